@@ -1,0 +1,74 @@
+# Thin: each target says what it runs. Presets are in CMakePresets.json, docs/quality.md explains the rest.
+JOBS ?= $(shell nproc)
+BASE ?= $(shell git merge-base origin/main HEAD 2>/dev/null || git rev-parse --verify -q HEAD~1)
+CHANGED = $(shell git diff --name-only --diff-filter=d $(BASE) -- '*.h' '*.cc' '*.cu' 2>/dev/null)
+BUILD = cmake --preset $(1) >/dev/null && cmake --build build/$(1) -j $(JOBS) --target $(2)
+CTEST = ctest --test-dir build/$(1) -j 2 --output-on-failure --no-tests=error --output-log build/$(1)/ctest.log
+
+# Clones in other folders share one compiler cache.
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_NOHASHDIR := 1
+
+.PHONY: deps release demo test asan tsan fuzz bench soak format check-format lint clean
+
+release:
+	$(call BUILD,release,all)
+
+deps:
+	deploy/install-deps.sh
+
+# The model reads documents once and answers from their encodings, beside a full prefill.
+demo: deps
+	$(call BUILD,release,kvlink)
+	deploy/demo/run.sh
+
+# Cheap checks first, so that a failure shows early.
+test: deps check-format
+	$(call BUILD,release,all)
+	$(call CTEST,release)
+	$(MAKE) asan
+	$(MAKE) tsan
+	$(MAKE) fuzz
+
+# AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow; fuzzers replay their corpus here.
+asan:
+	$(call BUILD,asan,asan_tests)
+	$(call CTEST,asan) -L asan
+
+# ThreadSanitizer over the tests of the parts that have threads: transport, store, integration, ingest, infer.
+tsan:
+	$(call BUILD,tsan,tsan_tests)
+	OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1 second_deadlock_stack=1" $(call CTEST,tsan) -L tsan
+
+# Every fuzzer for FUZZ_SECONDS, from its corpus.
+FUZZ_SECONDS ?= 15
+fuzz:
+	$(call BUILD,fuzz,fuzzers)
+	tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+bench:
+	$(call BUILD,release,all)
+	bench/run.sh
+
+# All tests with their long counts, then every fuzzer for ten minutes. Goes on where it stopped; KVLINK_SEED starts elsewhere.
+soak:
+	$(call BUILD,release,all)
+	$(call BUILD,fuzz,fuzzers)
+	tests/soak.sh
+
+format:
+	git ls-files -co --exclude-standard '*.h' '*.cc' '*.cu' | xargs clang-format -i
+
+# Of the files that differ from main (or from the commit before). Only clang-format 14 is asked: others format differently.
+check-format:
+	@if [ -z "$(CHANGED)" ]; then echo "format: nothing changed"; \
+	elif clang-format --version | grep -q 'version 14\.'; then clang-format --dry-run -Werror $(CHANGED) && echo "format: ok"; \
+	else echo "format: not checked, needs clang-format 14"; fi
+
+lint:
+	cmake --preset release >/dev/null
+	@if [ -z "$(filter %.cc,$(CHANGED))" ]; then echo "lint: nothing changed"; \
+	else clang-tidy -p build/release --quiet $(filter %.cc,$(CHANGED)); fi
+
+clean:
+	rm -rf build .cache/demo-store

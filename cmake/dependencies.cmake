@@ -1,0 +1,35 @@
+# Everything from outside, found once. Folders link the targets named here.
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(nlohmann_json 3.9 REQUIRED)
+if(KVLINK_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+
+find_package(OpenMP COMPONENTS CXX)
+# Debian's dnnl-config.cmake demands OpenCL's headers, which nothing of ours needs; the header and the library are enough.
+find_path(KVLINK_DNNL_INCLUDE dnnl.hpp)
+find_library(KVLINK_DNNL_LIBRARY dnnl)
+if(KVLINK_DNNL_INCLUDE AND KVLINK_DNNL_LIBRARY AND NOT TARGET DNNL::dnnl)
+  add_library(DNNL::dnnl UNKNOWN IMPORTED)
+  set_target_properties(DNNL::dnnl PROPERTIES IMPORTED_LOCATION ${KVLINK_DNNL_LIBRARY}
+    INTERFACE_INCLUDE_DIRECTORIES ${KVLINK_DNNL_INCLUDE})
+endif()
+find_package(hwy CONFIG)
+
+if(NOT KVLINK_BARE)
+  find_package(Protobuf MODULE REQUIRED)
+  find_package(RocksDB CONFIG REQUIRED)
+  find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+  find_package(ZLIB REQUIRED)
+  find_package(PkgConfig REQUIRED)
+  # Not under the name "zstd": its cache variables would confuse the Findzstd that RocksDB brings when CMake runs again.
+  pkg_check_modules(kvlink_zstd REQUIRED IMPORTED_TARGET libzstd)
+  pkg_check_modules(uring IMPORTED_TARGET liburing)
+  find_package(ucx CONFIG REQUIRED)
+  find_package(gRPC CONFIG REQUIRED)
+  find_package(prometheus-cpp CONFIG REQUIRED)
+endif()
+
+# xxHash is used header-only (XXH_INLINE_ALL with native vectors is 2-3 times the packaged library, design section 9).
+find_path(KVLINK_XXHASH_INCLUDE xxhash.h)
