@@ -1,0 +1,2 @@
+#define KVLINK_CHECKSUM ChecksumAvx2
+#include "base/checksum.inc"

@@ -1,0 +1,2 @@
+#define KVLINK_CHECKSUM ChecksumAvx512
+#include "base/checksum.inc"

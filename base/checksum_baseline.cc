@@ -1,0 +1,2 @@
+#define KVLINK_CHECKSUM ChecksumBaseline
+#include "base/checksum.inc"

@@ -1,0 +1,56 @@
+// Fixed-size little-endian fields of our own records and frames.
+// Thread-safety: pure functions; a FieldReader by one thread.
+#ifndef KVLINK_BASE_LITTLE_ENDIAN_H_
+#define KVLINK_BASE_LITTLE_ENDIAN_H_
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "absl/strings/string_view.h"
+
+namespace kvlink {
+
+template <typename T>
+void AppendField(T value, std::string* out) {
+  static_assert(std::is_unsigned_v<T>);
+  for (size_t i = 0; i < sizeof(T); ++i) out->push_back(static_cast<char>(value >> (8 * i)));
+}
+
+// Reads fields from the front; `ok()` turns false, for good, at the first that is not there.
+class FieldReader {
+ public:
+  explicit FieldReader(absl::string_view bytes) : rest_(bytes) {}
+
+  template <typename T>
+  T Read() {
+    static_assert(std::is_unsigned_v<T>);
+    T value = 0;
+    if (rest_.size() < sizeof(T)) {
+      ok_ = false;
+      return value;
+    }
+    for (size_t i = 0; i < sizeof(T); ++i) value |= static_cast<T>(static_cast<uint8_t>(rest_[i])) << (8 * i);
+    rest_.remove_prefix(sizeof(T));
+    return value;
+  }
+  void ReadBytes(void* out, size_t n) {
+    if (rest_.size() < n) {
+      ok_ = false;
+      return;
+    }
+    std::memcpy(out, rest_.data(), n);
+    rest_.remove_prefix(n);
+  }
+  bool ok() const { return ok_; }
+  bool at_end() const { return ok_ && rest_.empty(); }
+
+ private:
+  absl::string_view rest_;
+  bool ok_ = true;
+};
+
+}  // namespace kvlink
+
+#endif  // KVLINK_BASE_LITTLE_ENDIAN_H_

@@ -1,0 +1,279 @@
+#include "kernels/cpu/amx.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "kernels/bf16.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#define KVLINK_AMX_ASK 1
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#define KVLINK_AMX_ASK 0
+#endif
+#if KVLINK_AMX_ASK && defined(KVLINK_ASSEMBLES_AMX)
+#define KVLINK_AMX_RUN 1
+#else
+#define KVLINK_AMX_RUN 0
+#endif
+
+namespace kvlink::kernels::cpu {
+namespace {
+
+// A machine holds tiles 0 to 7 of 16 rows of 64 bytes, undefined at first:
+//   Zero<t>()                   tile t = 0
+//   Load<t>(from, stride)       row r of tile t = 64 bytes at from + r * stride
+//   Store<t>(to, stride)        the reverse
+//   DotBf16<c, a, b>()          c[m][n] += sum over k of a[m][2k] * b[k][2n] + a[m][2k + 1] * b[k][2n + 1]
+
+#if KVLINK_AMX_RUN
+
+// The operand of LDTILECFG: eight tiles of 16 rows of 64 bytes; what there might be for more tiles must be zero.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+// Instructions are written out instead of taken from the compiler's header: GCC's _tile_loadd and its kin paste the
+// number of the tile as text, which a template has not got, and do not say that they read memory.
+class AmxTiles {
+ public:
+  AmxTiles() { asm volatile("ldtilecfg %0" : : "m"(kConfig)); }
+  ~AmxTiles() { asm volatile("tilerelease"); }
+  AmxTiles(const AmxTiles&) = delete;
+  AmxTiles& operator=(const AmxTiles&) = delete;
+
+  template <int kTile>
+  void Zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+  }
+  template <int kTile>
+  void Load(const void* from, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kTile) : "memory");
+  }
+  template <int kTile>
+  void Store(void* to, int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kTile) : "memory");
+  }
+  template <int kSum, int kA, int kB>
+  void DotBf16() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+  }
+
+ private:
+  static constexpr TileConfig kConfig{};
+};
+
+#endif
+
+// TDPBF16PS as Intel's Software Developer's Manual (volume 2, "TDPBF16PS") has it: for each row and column two running
+// sums, over the even and over the odd numbers, are added to each other and then to the tile. Each step rounds to
+// nearest even; denormal numbers count as zero, before and after. A product of two bf16 numbers is exact in f32 (but
+// for one that underflows, 2^-149 at most), so that a multiplication and an addition are the fused one of the manual.
+class EmulatedTiles {
+ public:
+  template <int kTile>
+  void Zero() {
+    std::memset(tiles_[kTile], 0, sizeof(Tile));
+  }
+  template <int kTile>
+  void Load(const void* from, int64_t stride) {
+    for (int64_t r = 0; r < kTileSide; ++r) {
+      std::memcpy(tiles_[kTile][r], static_cast<const std::byte*>(from) + r * stride, kRowBytes);
+    }
+  }
+  template <int kTile>
+  void Store(void* to, int64_t stride) {
+    for (int64_t r = 0; r < kTileSide; ++r) {
+      std::memcpy(static_cast<std::byte*>(to) + r * stride, tiles_[kTile][r], kRowBytes);
+    }
+  }
+  template <int kSum, int kA, int kB>
+  void DotBf16() {
+    Halves a, b;
+    Widen(tiles_[kA], a);
+    Widen(tiles_[kB], b);
+    for (int64_t m = 0; m < kTileSide; ++m) {
+      float even[kTileSide] = {}, odd[kTileSide] = {}, sum[kTileSide];
+      for (int64_t k = 0; k < kTileSide; ++k) {
+        for (int64_t n = 0; n < kTileSide; ++n) {
+          even[n] = Flush(even[n] + a.even[m][k] * b.even[k][n]);
+          odd[n] = Flush(odd[n] + a.odd[m][k] * b.odd[k][n]);
+        }
+      }
+      std::memcpy(sum, tiles_[kSum][m], kRowBytes);
+      for (int64_t n = 0; n < kTileSide; ++n) sum[n] = Flush(Flush(sum[n]) + Flush(even[n] + odd[n]));
+      std::memcpy(tiles_[kSum][m], sum, kRowBytes);
+    }
+  }
+
+ private:
+  static constexpr int64_t kRowBytes = kTileBytes / kTileSide;
+  using Tile = std::byte[kTileSide][kRowBytes];
+  struct Halves {
+    float even[kTileSide][kTileSide], odd[kTileSide][kTileSide];
+  };
+
+  static float Flush(float x) { return std::abs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
+  static void Widen(const Tile& tile, Halves& to) {
+    for (int64_t r = 0; r < kTileSide; ++r) {
+      uint16_t row[kTileDepth];
+      std::memcpy(row, tile[r], kRowBytes);
+      for (int64_t i = 0; i < kTileSide; ++i) {
+        to.even[r][i] = Flush(Bf16ToFloat(row[2 * i]));
+        to.odd[r][i] = Flush(Bf16ToFloat(row[2 * i + 1]));
+      }
+    }
+  }
+
+  alignas(64) Tile tiles_[8];
+};
+
+const void* TileAt(const TileOperand& operand, int64_t tile, int64_t step) {
+  return static_cast<const std::byte*>(operand.data) + tile * operand.tile_stride + step * operand.step_stride;
+}
+
+// Writes what `out` has of the tile of sums at (row, column).
+template <int kTile, typename Machine>
+void StoreSums(Machine& machine, const TileProduct& product, int64_t row, int64_t column) {
+  float* out = product.out + row * product.out_stride + column;
+  const int64_t rows = std::min(kTileSide, product.rows - row), columns = std::min(kTileSide, product.columns - column);
+  if (rows == kTileSide && columns == kTileSide) {
+    machine.template Store<kTile>(out, product.out_stride * 4);
+    return;
+  }
+  alignas(64) float whole[kTileSide][kTileSide];
+  machine.template Store<kTile>(whole, kTileSide * 4);
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(out + r * product.out_stride, whole[r], static_cast<size_t>(columns) * 4);
+  }
+}
+
+// kRows x kColumns tiles of sums from tile (row, column) on: tiles 0 to 3 hold sums, 4 and 5 A, 6 and 7 B.
+template <int kRows, int kColumns, typename Machine>
+void MultiplyBlock(Machine& machine, const TileProduct& product, int64_t row, int64_t column) {
+  machine.template Zero<0>();
+  if constexpr (kColumns > 1) machine.template Zero<1>();
+  if constexpr (kRows > 1) machine.template Zero<2>();
+  if constexpr (kRows > 1 && kColumns > 1) machine.template Zero<3>();
+  for (int64_t step = 0; step < product.steps; ++step) {
+    machine.template Load<4>(TileAt(product.a, row, step), product.a.row_stride);
+    machine.template Load<6>(TileAt(product.b, column, step), product.b.row_stride);
+    machine.template DotBf16<0, 4, 6>();
+    if constexpr (kColumns > 1) {
+      machine.template Load<7>(TileAt(product.b, column + 1, step), product.b.row_stride);
+      machine.template DotBf16<1, 4, 7>();
+    }
+    if constexpr (kRows > 1) {
+      machine.template Load<5>(TileAt(product.a, row + 1, step), product.a.row_stride);
+      machine.template DotBf16<2, 5, 6>();
+    }
+    if constexpr (kRows > 1 && kColumns > 1) machine.template DotBf16<3, 5, 7>();
+  }
+  const int64_t at = row * kTileSide, side = column * kTileSide;
+  StoreSums<0>(machine, product, at, side);
+  if constexpr (kColumns > 1) StoreSums<1>(machine, product, at, side + kTileSide);
+  if constexpr (kRows > 1) StoreSums<2>(machine, product, at + kTileSide, side);
+  if constexpr (kRows > 1 && kColumns > 1) StoreSums<3>(machine, product, at + kTileSide, side + kTileSide);
+}
+
+template <typename Machine>
+void Multiply(absl::Span<const TileProduct> products) {
+  Machine machine;
+  for (const TileProduct& product : products) {
+    const int64_t rows = (product.rows + kTileSide - 1) / kTileSide;
+    const int64_t columns = (product.columns + kTileSide - 1) / kTileSide;
+    for (int64_t row = 0; row < rows; row += 2) {
+      for (int64_t column = 0; column < columns; column += 2) {
+        if (row + 1 < rows) {
+          column + 1 < columns ? MultiplyBlock<2, 2>(machine, product, row, column)
+                               : MultiplyBlock<2, 1>(machine, product, row, column);
+        } else {
+          column + 1 < columns ? MultiplyBlock<1, 2>(machine, product, row, column)
+                               : MultiplyBlock<1, 1>(machine, product, row, column);
+        }
+      }
+    }
+  }
+}
+
+#if KVLINK_AMX_ASK
+
+bool AmxPermitted() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+#endif
+#if KVLINK_AMX_RUN
+
+// A product of whole numbers, exact in any order of addition, that uses every tile.
+bool AmxMultipliesRight() {
+  constexpr int64_t kSize = 2 * kTileSide, kInner = 2 * kTileDepth;
+  const auto a_at = [](int64_t row, int64_t k) { return static_cast<float>((3 * row + 5 * k) % 11 - 5); };
+  const auto b_at = [](int64_t k, int64_t column) { return static_cast<float>((7 * k + 2 * column) % 13 - 6); };
+  alignas(64) uint16_t a[kSize][kInner], b[2][kInner / 2][kTileSide][2];
+  alignas(64) float out[kSize][kSize];
+  for (int64_t i = 0; i < kSize; ++i) {
+    for (int64_t k = 0; k < kInner; ++k) {
+      a[i][k] = FloatToBf16(a_at(i, k));
+      b[i / kTileSide][k / 2][i % kTileSide][k % 2] = FloatToBf16(b_at(k, i));
+    }
+  }
+  TileProduct product;
+  product.a = {a, kInner * 2, kTileSide * kInner * 2, kTileDepth * 2};
+  product.b = {b, kTileSide * 4, kInner / 2 * kTileSide * 4, kTileBytes};
+  product.rows = product.columns = product.out_stride = kSize;
+  product.steps = kInner / kTileDepth;
+  product.out = out[0];
+  Multiply<AmxTiles>({&product, 1});
+  for (int64_t row = 0; row < kSize; ++row) {
+    for (int64_t column = 0; column < kSize; ++column) {
+      float sum = 0;
+      for (int64_t k = 0; k < kInner; ++k) sum += a_at(row, k) * b_at(k, column);
+      if (out[row][column] != sum) return false;
+    }
+  }
+  return true;
+}
+
+#endif
+
+}  // namespace
+
+bool HasAmx() {
+#if KVLINK_AMX_RUN
+  static const bool has = AmxPermitted() && AmxMultipliesRight();
+  return has;
+#elif KVLINK_AMX_ASK
+  static const bool has = AmxPermitted();
+  return has;
+#else
+  return false;
+#endif
+}
+
+MultiplyTiles AmxMultiply() {
+#if KVLINK_AMX_RUN
+  if (HasAmx()) return Multiply<AmxTiles>;
+#endif
+  return nullptr;
+}
+
+void EmulatedMultiply(absl::Span<const TileProduct> products) { Multiply<EmulatedTiles>(products); }
+
+}  // namespace kvlink::kernels::cpu

@@ -1,0 +1,31 @@
+// The operations that work row by row or block by block. Arguments are validated already; `stream` takes what goes
+// wrong.
+#ifndef KVLINK_KERNELS_CPU_OPERATIONS_H_
+#define KVLINK_KERNELS_CPU_OPERATIONS_H_
+
+#include <cstdint>
+
+#include "kernels/cpu/threads.h"
+#include "kernels/host.h"
+#include "kernels/kernels.h"
+
+namespace kvlink::kernels::cpu {
+
+// rows.cc
+void Embed(HostStream& stream, const EmbedArgs& args, const Threads& threads);
+void AddRmsNorm(const AddRmsNormArgs& args, const Threads& threads);
+void QkvFinish(HostStream& stream, const QkvFinishArgs& args, const Threads& threads);
+int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab, const Threads& threads);
+void Sample(HostStream& stream, const SampleArgs& args, const Threads& threads);
+
+// slabs.cc
+void Pack(HostStream& stream, const PackArgs& args, const Threads& threads);
+void Land(const LandArgs& args, const Threads& threads);
+void ShiftKeys(HostStream& stream, const ShiftKeysArgs& args, const Threads& threads);
+
+// checksum.cc
+void Checksum(const ChecksumArgs& args, const Threads& threads);
+
+}  // namespace kvlink::kernels::cpu
+
+#endif  // KVLINK_KERNELS_CPU_OPERATIONS_H_

@@ -1,0 +1,326 @@
+// The operations a language model with linked attention is made of, as one interface that the CPU backends here and the
+// CUDA backend implement. The model code calls these and does not know which backend it runs on.
+//
+// Thread-safety: a Backend may be used from many threads at once; a Stream, an AttentionPlan and a Workspace by one at
+// a time. Ownership: the caller owns every Tensor's memory and every workspace; no operation allocates. All memory must
+// stay valid until Stream::Synchronize() returns after the operation.
+// Errors: an operation checks its arguments when it is launched (kernels/validate.h, the same checks for every backend)
+// and returns INVALID_ARGUMENT naming the operation and the argument, having written nothing. What only the device can
+// see (an id or a slot out of range, a key that is not finite) never reads or writes out of bounds and gives INTERNAL
+// at Synchronize(), as RESOURCE_EXHAUSTED does; outputs are then undefined. An operation of zero rows does nothing.
+//
+// Shapes: rows = fresh tokens of the batch (ragged over requests), H query heads, G key/value heads (H % G == 0), D =
+// head dimension. "f32|bf16" lists the dtypes an argument may have. Rows of a tensor may be strided; the last stride is
+// 1; elements of an output must not overlap. Tensors, segments' layer data, workspaces and sinks are memory of the
+// backend's device; everything else (a batch's arrays, block tables, spans, ropes) is host memory.
+#ifndef KVLINK_KERNELS_KERNELS_H_
+#define KVLINK_KERNELS_KERNELS_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "base/slab.h"
+#include "kernels/rope.h"
+
+namespace kvlink::kernels {
+
+enum class Dtype : uint8_t { kF32, kBf16, kI32, kI64, kU64, kU8 };
+int64_t DtypeBytes(Dtype dtype);
+absl::string_view DtypeName(Dtype dtype);  // "f32", "bf16", ...
+
+enum class DeviceType : uint8_t { kCpu, kCuda };
+struct Device {
+  DeviceType type = DeviceType::kCpu;
+  int index = 0;
+  bool operator==(const Device&) const = default;
+};
+
+// A view of memory it does not own. Strides are in elements.
+struct Tensor {
+  void* data = nullptr;
+  Dtype dtype = Dtype::kF32;
+  Device device;
+  int rank = 0;
+  std::array<int64_t, 4> sizes{};
+  std::array<int64_t, 4> strides{};
+  int64_t bytes = 0;  // readable or writable from data
+
+  // A dense row-major view over `data`.
+  static Tensor Dense(void* data, Dtype dtype, Device device, absl::Span<const int64_t> sizes);
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+  int64_t elements() const;
+  // Rows [begin, begin + count) of the first dimension.
+  Tensor Slice(int64_t begin, int64_t count) const;
+};
+
+// Memory of a backend, 4096-byte aligned, prefaulted, freed with the object. Move-only.
+class Buffer {
+ public:
+  using Deleter = void (*)(void* data, int64_t bytes);
+  Buffer() = default;
+  Buffer(void* data, int64_t bytes, Device device, Deleter deleter)
+      : data_(data), bytes_(bytes), device_(device), deleter_(deleter) {}
+  ~Buffer() { reset(); }
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  void reset();
+  void* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+  Device device_;
+  Deleter deleter_ = nullptr;
+};
+
+// An ordered queue of operations. The CPU backends run each operation to its end before they return.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  // Waits for everything launched so far; the first error since the last call.
+  virtual absl::Status Synchronize() = 0;
+};
+
+// Scratch memory lent to one operation, 64-byte aligned. Memory of the device.
+struct Workspace {
+  void* data = nullptr;
+  int64_t bytes = 0;
+};
+
+// A weight matrix [n, k] in whatever form its backend multiplies fastest. Immutable; shared by any number of streams.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  virtual int64_t n() const = 0;
+  virtual int64_t k() const = 0;
+  virtual int64_t bytes() const = 0;
+};
+
+enum class Epilogue : uint8_t {
+  kNone,
+  kSiluMul,  // n = 2m; out[:, j] = silu(y[:, j]) * y[:, m + j]; out has m columns
+};
+
+// Where the keys and values of one segment lie, for all layers: an encoding, or the private KV of a request.
+// Block b of head h of layer l starts at layer_data[l] + h * head_stride + (block_table ? block_table[b] : b) *
+// block_stride and is laid out as base/slab.h says for a block of n tokens, where n = 64 when `padded_blocks` (private
+// pages), else the number of tokens the block holds.
+struct KvSegment {
+  Codec codec = Codec::kRawF32;  // raw-f32, raw-bf16 or q8 (read in place)
+  absl::Span<const std::byte* const> layer_data;
+  const int32_t* block_table = nullptr;  // [ceil(tokens / 64)]
+  int64_t head_stride = 0;               // bytes
+  int64_t block_stride = 0;              // bytes
+  int64_t tokens = 0;                    // may be 0
+  bool padded_blocks = false;
+  // Ascending global positions of the tokens (private KV: keys are rotated there). nullptr: token j of a reader at
+  // offset o stands at o + j, and its key is rotated at j.
+  const int64_t* positions = nullptr;
+};
+
+// One request's reading of one segment: rows [row_begin, row_begin + row_count) read `segment` placed at `offset`.
+// Row r sees token j iff position(j) <= position(r), position(j) > position(r) - window where the layer has a window,
+// and bit j of `hidden` (word j / 64, bit j % 64) is clear (nullptr: nothing is hidden). With KvSegment::positions,
+// offset must be 0. Reads of one row add up: one softmax over everything the row sees; a segment read twice at two
+// offsets counts twice.
+struct KvRead {
+  int32_t segment = 0;
+  int64_t row_begin = 0;
+  int64_t row_count = 0;
+  int64_t offset = 0;
+  const uint64_t* hidden = nullptr;  // ceil(tokens / 64) words
+};
+
+// What a forward pass reads. A segment that several requests share is listed once and read once. The spans must outlive
+// the plan made from them.
+struct AttentionBatch {
+  absl::Span<const int64_t> positions;  // [rows] global position of each fresh row
+  absl::Span<const KvSegment> segments;
+  absl::Span<const KvRead> reads;       // ordered by segment
+  absl::Span<const Rope* const> ropes;  // the rope tables layers choose from; AttentionParams::rope indexes them
+};
+
+// The schedule for one batch, with query angles (position - offset) computed in f64. Splits have a fixed size of 256
+// tokens, so results do not depend on what else is in the batch.
+class AttentionPlan {
+ public:
+  virtual ~AttentionPlan() = default;
+  virtual int64_t rows() const = 0;
+};
+
+// Per layer.
+struct AttentionParams {
+  int64_t heads = 0;             // H
+  int64_t kv_heads = 0;          // G
+  int64_t head_dim = 0;          // D
+  float scale = 0;               // of the scores; usually 1/sqrt(D)
+  float softcap = 0;             // scores = cap * tanh(scores / cap); 0: none
+  int64_t window = 0;            // tokens a row sees, itself included; 0: all
+  const float* sinks = nullptr;  // [H] logits that join the softmax without a value; nullptr: none
+  int rope = 0;
+};
+
+struct EmbedArgs {
+  Tensor ids;    // [rows] i32; ids >= vocab take row (id - vocab) of `extra`
+  Tensor table;  // [vocab, hidden] f32|bf16
+  Tensor extra;  // [n, hidden] f32, or data == nullptr
+  Tensor out;    // [rows, hidden] f32
+};
+
+struct AddRmsNormArgs {
+  Tensor residual;  // [rows, hidden] f32, in and out: residual += delta
+  Tensor delta;     // [rows, hidden] f32|bf16, or data == nullptr
+  Tensor weight;    // [hidden] f32
+  float eps = 0;
+  Tensor out;  // [rows, hidden] f32|bf16: residual / sqrt(mean(residual^2) + eps) * weight
+};
+
+struct LinearArgs {
+  Tensor x;                              // [rows, k] f32|bf16
+  const PackedMatrix* weight = nullptr;  // [n, k]
+  Tensor bias;                           // [n] f32, or data == nullptr
+  Epilogue epilogue = Epilogue::kNone;
+  Tensor out;           // [rows, n] (or m, see Epilogue) f32|bf16: x W^T + bias
+  Workspace workspace;  // LinearWorkspaceBytes
+};
+
+// Pages of private KV of one layer: page p holds 64 tokens as [kv_head][K, V][64][dim] of `dtype`; [2 * 64, dim] is
+// dense. Rotation here and in LinkedAttention multiplies the rotated dimensions by Rope::attention_factor; the
+// dimensions beyond rotary_dim pass unchanged.
+struct QkvFinishArgs {
+  AttentionParams params;
+  Tensor qkv;     // [rows, (H + 2G) * D] f32|bf16: q heads, then k heads, then v heads
+  Tensor bias;    // [(H + 2G) * D] f32, or data == nullptr
+  Tensor q_norm;  // [D] f32 RMS norm per head (qwen3), or data == nullptr
+  Tensor k_norm;  // [D]
+  float norm_eps = 0;
+  const Rope* rope = nullptr;
+  Tensor positions;  // [rows] i64: K is rotated here (after bias and norm)
+  Tensor slots;      // [rows] i64: page * 64 + token within the page
+  Tensor pages;      // [pages, G, 2 * 64, D] f32|bf16
+  Tensor q_out;      // [rows, H, D] f32|bf16, not rotated
+};
+
+struct LinkedAttentionArgs {
+  const AttentionPlan* plan = nullptr;
+  int64_t layer = 0;
+  AttentionParams params;
+  Tensor q;    // [rows, H, D] f32|bf16, not rotated
+  Tensor out;  // [rows, H * D] f32|bf16. A row that sees nothing gets 0.
+  // [rows, H] f32 natural log of the sum of exponentials over keys, without the sink (-inf: sees nothing), or data ==
+  // nullptr.
+  Tensor lse;
+  Workspace workspace;  // AttentionWorkspaceBytes
+};
+
+// Turns private KV of one layer (keys rotated at 0..n-1) into a slab, and a slab into a raw one. kernels/codec.h
+// defines the arithmetic of q8 and q4 bit by bit. "Rotates back" and "forward" are the pure rotation: an attention
+// factor stays in the keys. A key or value that is not finite (or has no finite code) is INTERNAL at Synchronize():
+// such an encoding must not be stored.
+struct PackArgs {
+  SlabShape shape;                       // of `slab`
+  Tensor pages;                          // [pages, G, 2 * 64, D] f32|bf16
+  const int32_t* block_table = nullptr;  // [shape.blocks()] page of each block; host memory
+  const Rope* rope = nullptr;            // q4 rotates keys back
+  Tensor slab;                           // u8 [shape.slab_bytes()]; padding is zeroed
+};
+struct LandArgs {
+  SlabShape source_shape;
+  Tensor source;                  // u8 [source_shape.slab_bytes()]
+  Codec codec = Codec::kRawBf16;  // raw-bf16 or raw-f32: what `out` becomes, keys rotated locally
+  const Rope* rope = nullptr;     // q4 rotates keys forward
+  Tensor out;                     // u8 [slab_bytes() of the same shape under `codec`]
+};
+
+// The materialising shift: rotates keys by `delta` positions (the pure rotation, no attention factor) and writes them
+// where another engine wants them. Row t is read at in + t * in_strides[0] + g * in_strides[1] and written at out +
+// slots[t] * out_strides[0] + g * out_strides[1] (elements), so NHD and HND are both strides.
+struct ShiftKeysArgs {
+  const Rope* rope = nullptr;
+  int64_t delta = 0;
+  Tensor in;     // [tokens, G, D] f32|bf16, any strides but the last
+  Tensor slots;  // [tokens] i64
+  Tensor out;    // [slots, G, D] same dtype as `in`
+};
+
+struct ChecksumArgs {
+  Tensor bytes;                       // u8
+  absl::Span<const int64_t> offsets;  // [n] host memory
+  absl::Span<const int64_t> lengths;  // [n]
+  Tensor out;                         // [n] u64: XXH3-64, seed 0
+};
+
+// Sampling of one row. temperature 0 is greedy (ties: the lowest id). Filters apply in the order top_k, top_p, min_p,
+// on the distribution after temperature; kernels/sampling.h defines them. The random number is Philox4x32-10(key =
+// seed, counter = position): no state, the same on every backend. A NaN logit counts as -inf; a row without any logit
+// above -inf is INTERNAL at Synchronize().
+struct SampleParams {
+  float temperature = 0;
+  int32_t top_k = 0;  // 0: all
+  float top_p = 1;    // 1: all; 0 leaves the most probable token
+  float min_p = 0;    // 0: all; of the largest probability
+  uint64_t seed = 0;
+  int64_t position = 0;
+};
+struct SampleArgs {
+  Tensor logits;                          // [rows, vocab] f32
+  absl::Span<const SampleParams> params;  // [rows]
+  Tensor out;                             // [rows] i32
+  Workspace workspace;                    // SampleWorkspaceBytes
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual absl::string_view name() const = 0;  // "ref", "cpu", "cuda"
+  virtual Device device() const = 0;
+  // What activations and private KV should be in: f32, or bf16 where the machine multiplies it faster.
+  virtual Dtype compute_dtype() const = 0;
+  virtual std::unique_ptr<Stream> NewStream() = 0;
+  // RESOURCE_EXHAUSTED when the memory is not to be had.
+  virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
+  // Between host memory and this backend's. The host memory must stay until Synchronize().
+  virtual absl::Status CopyIn(Stream& stream, const void* host, void* device, int64_t bytes) = 0;
+  virtual absl::Status CopyOut(Stream& stream, const void* device, void* host, int64_t bytes) = 0;
+
+  // weight: [n, k] f32|bf16, dense, host memory, free to go afterwards.
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> PackWeights(const Tensor& weight) = 0;
+  // INVALID_ARGUMENT for ranges that do not fit together. Reuses `previous` (may be nullptr) where it can.
+  virtual absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(const AttentionBatch& batch,
+                                                              std::unique_ptr<AttentionPlan> previous) = 0;
+
+  // Enough for any launch of these sizes or smaller.
+  virtual int64_t LinearWorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogue epilogue) const = 0;
+  virtual int64_t AttentionWorkspaceBytes(const AttentionPlan& plan, const AttentionParams& params) const = 0;
+  virtual int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocab) const = 0;
+
+  virtual absl::Status Embed(Stream& stream, const EmbedArgs& args) = 0;
+  virtual absl::Status AddRmsNorm(Stream& stream, const AddRmsNormArgs& args) = 0;
+  virtual absl::Status Linear(Stream& stream, const LinearArgs& args) = 0;
+  virtual absl::Status QkvFinish(Stream& stream, const QkvFinishArgs& args) = 0;
+  // Also the dense causal attention of an encode (design section 5, VarlenCausal): a plan whose every row reads only
+  // the private segment it was appended to.
+  virtual absl::Status LinkedAttention(Stream& stream, const LinkedAttentionArgs& args) = 0;
+  virtual absl::Status Pack(Stream& stream, const PackArgs& args) = 0;
+  virtual absl::Status Land(Stream& stream, const LandArgs& args) = 0;
+  virtual absl::Status ShiftKeys(Stream& stream, const ShiftKeysArgs& args) = 0;
+  virtual absl::Status Checksum(Stream& stream, const ChecksumArgs& args) = 0;
+  virtual absl::Status Sample(Stream& stream, const SampleArgs& args) = 0;
+};
+
+}  // namespace kvlink::kernels
+
+#endif  // KVLINK_KERNELS_KERNELS_H_

@@ -1,0 +1,107 @@
+#include "kernels/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/philox.h"
+
+namespace kvlink::kernels {
+namespace {
+
+// Ranks below: a heap of these pops the largest logit first, ties by lower id.
+bool RanksBelow(const SampleCandidate& a, const SampleCandidate& b) {
+  return a.logit < b.logit || (a.logit == b.logit && a.id > b.id);
+}
+
+class Weigher {
+ public:
+  Weigher(float largest, float temperature) : largest_(largest), temperature_(temperature) {}
+  double operator()(float logit) const {
+    if (logit == largest_) return 1;  // also where both are +inf
+    return std::exp((static_cast<double>(logit) - static_cast<double>(largest_)) / static_cast<double>(temperature_));
+  }
+  double Sum(absl::Span<const SampleCandidate> candidates) const {
+    double sum = 0;
+    for (const SampleCandidate& candidate : candidates) sum += (*this)(candidate.logit);
+    return sum;
+  }
+
+ private:
+  const float largest_;
+  const float temperature_;
+};
+
+std::optional<int32_t> Greedy(absl::Span<const float> logits) {
+  float best = -std::numeric_limits<float>::infinity();
+  std::optional<int32_t> id;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] > best) {
+      best = logits[i];
+      id = static_cast<int32_t>(i);
+    }
+  }
+  return id;
+}
+
+// Keeps the first ranks that top_k and top_p leave: the tail of `candidates`, lowest rank first.
+absl::Span<SampleCandidate> KeepFirstRanks(absl::Span<SampleCandidate> candidates, const SampleParams& params,
+                                           const Weigher& weigh) {
+  const size_t count = candidates.size();
+  const bool by_k = params.top_k > 0 && static_cast<size_t>(params.top_k) < count;
+  if (!by_k && params.top_p >= 1) return candidates;
+  const size_t most = by_k ? static_cast<size_t>(params.top_k) : count;
+  double total = by_k ? 0 : weigh.Sum(candidates);
+  std::make_heap(candidates.begin(), candidates.end(), RanksBelow);
+  size_t popped = 0;
+  const auto pop = [&] {
+    std::pop_heap(candidates.begin(), candidates.end() - static_cast<int64_t>(popped), RanksBelow);
+    ++popped;
+    return weigh(candidates[count - popped].logit);
+  };
+  if (by_k) {
+    while (popped < most) total += pop();
+    if (params.top_p >= 1) return candidates.subspan(count - popped);
+  }
+  const double wanted = static_cast<double>(params.top_p) * total;
+  double reached = 0;
+  size_t kept = 0;
+  while (kept < most && (kept == 0 || reached < wanted)) {
+    if (kept == popped) pop();
+    ++kept;
+    reached += weigh(candidates[count - kept].logit);
+  }
+  return candidates.subspan(count - kept, kept);
+}
+
+}  // namespace
+
+std::optional<int32_t> SampleRow(absl::Span<const float> logits, const SampleParams& params,
+                                 absl::Span<SampleCandidate> scratch) {
+  const std::optional<int32_t> best = Greedy(logits);
+  if (!best.has_value() || params.temperature <= 0) return best;
+  size_t count = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] > -std::numeric_limits<float>::infinity()) scratch[count++] = {logits[i], static_cast<int32_t>(i)};
+  }
+  const Weigher weigh(logits[static_cast<size_t>(*best)], params.temperature);
+  absl::Span<SampleCandidate> kept = KeepFirstRanks(scratch.first(count), params, weigh);
+  if (params.min_p > 0) {
+    const auto end = std::remove_if(kept.begin(), kept.end(), [&](const SampleCandidate& candidate) {
+      return weigh(candidate.logit) < static_cast<double>(params.min_p);
+    });
+    kept = kept.first(static_cast<size_t>(end - kept.begin()));
+  }
+  if (kept.size() < count) {
+    std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  }
+  const double target = PhiloxUniform(params.seed, static_cast<uint64_t>(params.position)) * weigh.Sum(kept);
+  double reached = 0;
+  for (const SampleCandidate& candidate : kept) {
+    reached += weigh(candidate.logit);
+    if (target < reached) return candidate.id;
+  }
+  return best;  // only where u * total rounds up to the total
+}
+
+}  // namespace kvlink::kernels

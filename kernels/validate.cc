@@ -1,0 +1,422 @@
+#include "kernels/validate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace kvlink::kernels {
+namespace {
+
+constexpr int64_t kMaxHeads = 4096;
+constexpr int64_t kMaxHeadDim = 4096;
+constexpr int64_t kMaxPosition = int64_t{1}
+                                 << 40;  // positions and offsets: exact in f64, and sums of a few do not overflow
+constexpr int64_t kAnySize = -1;
+
+absl::Status Invalid(absl::string_view operation, absl::string_view argument, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(operation, ": ", argument, ": ", what));
+}
+
+bool Aligned(const void* data, int64_t alignment) {
+  return reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(alignment) == 0;
+}
+
+std::string ShapeText(absl::Span<const int64_t> sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : ", ", sizes[i] == kAnySize ? "any" : absl::StrCat(sizes[i]));
+  }
+  return text + "]";
+}
+
+// Checks the tensors of one operation.
+class Checker {
+ public:
+  Checker(absl::string_view operation, Device device) : operation_(operation), device_(device) {}
+
+  absl::Status Input(absl::string_view name, const Tensor& tensor, std::initializer_list<Dtype> dtypes,
+                     std::initializer_list<int64_t> sizes) const {
+    return Check(name, tensor, dtypes, sizes, /*output=*/false);
+  }
+  absl::Status Output(absl::string_view name, const Tensor& tensor, std::initializer_list<Dtype> dtypes,
+                      std::initializer_list<int64_t> sizes) const {
+    return Check(name, tensor, dtypes, sizes, /*output=*/true);
+  }
+  // An input that may be absent.
+  absl::Status Optional(absl::string_view name, const Tensor& tensor, std::initializer_list<Dtype> dtypes,
+                        std::initializer_list<int64_t> sizes) const {
+    return tensor.data == nullptr ? absl::OkStatus() : Input(name, tensor, dtypes, sizes);
+  }
+
+  absl::Status Fail(absl::string_view name, absl::string_view what) const { return Invalid(operation_, name, what); }
+
+  absl::Status RopeFits(const Rope* rope, int64_t head_dim) const {
+    if (rope == nullptr) return Fail("rope", "missing");
+    if (rope->rotary_dim < 2 || rope->rotary_dim % 2 != 0 || rope->rotary_dim > head_dim ||
+        static_cast<int64_t>(rope->inv_freq.size()) != rope->rotary_dim / 2) {
+      return Fail("rope", absl::StrCat("rotary_dim ", rope->rotary_dim, " with ", rope->inv_freq.size(),
+                                       " frequencies does not fit head dimension ", head_dim));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status WorkspaceFits(const Workspace& workspace, int64_t bytes) const {
+    if (bytes == 0) return absl::OkStatus();
+    if (workspace.data == nullptr || workspace.bytes < bytes) {
+      return Fail("workspace",
+                  absl::StrCat(workspace.data == nullptr ? 0 : workspace.bytes, " bytes, ", bytes, " needed"));
+    }
+    return Aligned(workspace.data, 64) ? absl::OkStatus() : Fail("workspace", "not 64-byte aligned");
+  }
+
+  absl::Status AttentionFits(const AttentionParams& params) const {
+    if (params.kv_heads < 1 || params.heads < params.kv_heads || params.heads > kMaxHeads ||
+        params.heads % params.kv_heads != 0) {
+      return Fail("params", absl::StrCat(params.heads, " heads over ", params.kv_heads, " kv heads"));
+    }
+    if (params.head_dim < 2 || params.head_dim > kMaxHeadDim || params.head_dim % 2 != 0) {
+      return Fail("params",
+                  absl::StrCat("head dimension ", params.head_dim, "; it must be even, from 2 to ", kMaxHeadDim));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Check(absl::string_view name, const Tensor& tensor, std::initializer_list<Dtype> dtypes,
+                     std::initializer_list<int64_t> sizes, bool output) const {
+    if (std::find(dtypes.begin(), dtypes.end(), tensor.dtype) == dtypes.end()) {
+      std::string allowed;
+      for (Dtype dtype : dtypes) absl::StrAppend(&allowed, allowed.empty() ? "" : " or ", DtypeName(dtype));
+      return Fail(name, absl::StrCat("dtype ", DtypeName(tensor.dtype), ", must be ", allowed));
+    }
+    if (!SizesMatch(tensor, sizes)) {
+      const int rank = std::clamp(tensor.rank, 0, 4);
+      return Fail(name, absl::StrCat("shape ", ShapeText({tensor.sizes.data(), static_cast<size_t>(rank)}),
+                                     ", must be ", ShapeText({sizes.begin(), sizes.size()})));
+    }
+    if (!(tensor.device == device_)) return Fail(name, "lies on another device than the backend");
+    for (int i = 0; i < tensor.rank; ++i) {
+      if (tensor.sizes[i] == 0) return absl::OkStatus();
+    }
+    if (tensor.data == nullptr) return Fail(name, "no data");
+    if (!Aligned(tensor.data, DtypeBytes(tensor.dtype))) return Fail(name, "data not aligned to its element");
+    return CheckStrides(name, tensor, output);
+  }
+
+  static bool SizesMatch(const Tensor& tensor, std::initializer_list<int64_t> sizes) {
+    if (tensor.rank != static_cast<int>(sizes.size())) return false;
+    int i = 0;
+    for (int64_t size : sizes) {
+      if (tensor.sizes[i] < 0 || (size != kAnySize && tensor.sizes[i] != size)) return false;
+      ++i;
+    }
+    return true;
+  }
+
+  absl::Status CheckStrides(absl::string_view name, const Tensor& tensor, bool output) const {
+    if (tensor.sizes[tensor.rank - 1] > 1 && tensor.strides[tensor.rank - 1] != 1)
+      return Fail(name, "last stride is not 1");
+    int64_t last = 0;  // index of the last element
+    for (int i = 0; i < tensor.rank; ++i) {
+      int64_t extent = 0;
+      if (tensor.strides[i] < 0) return Fail(name, absl::StrCat("stride ", tensor.strides[i], " is negative"));
+      if (__builtin_mul_overflow(tensor.sizes[i] - 1, tensor.strides[i], &extent) ||
+          __builtin_add_overflow(last, extent, &last)) {
+        return Fail(name, "strides overflow");
+      }
+    }
+    int64_t needed = 0;
+    if (__builtin_add_overflow(last, 1, &needed) || __builtin_mul_overflow(needed, DtypeBytes(tensor.dtype), &needed) ||
+        needed > tensor.bytes) {
+      return Fail(name, absl::StrCat("reaches beyond its ", tensor.bytes, " bytes"));
+    }
+    if (output && Overlaps(tensor)) return Fail(name, "elements of an output overlap");
+    return absl::OkStatus();
+  }
+
+  // Whether, sorted by stride, a dimension's stride is shorter than what the dimensions inside it cover.
+  static bool Overlaps(const Tensor& tensor) {
+    std::array<std::pair<int64_t, int64_t>, 4> dimensions;  // stride, size
+    int count = 0;
+    for (int i = 0; i < tensor.rank; ++i) {
+      if (tensor.sizes[i] <= 1) continue;
+      int at = count++;
+      for (; at > 0 && dimensions[at - 1].first > tensor.strides[i]; --at) dimensions[at] = dimensions[at - 1];
+      dimensions[at] = {tensor.strides[i], tensor.sizes[i]};
+    }
+    int64_t covered = 1;
+    for (int i = 0; i < count; ++i) {
+      if (dimensions[i].first < covered) return true;
+      covered = dimensions[i].first * (dimensions[i].second - 1) + covered;
+    }
+    return false;
+  }
+
+  const absl::string_view operation_;
+  const Device device_;
+};
+
+absl::Status PagesFit(const Checker& check, absl::string_view name, const Tensor& pages, int64_t kv_heads,
+                      int64_t head_dim, bool output) {
+  const auto dtypes = {Dtype::kF32, Dtype::kBf16};
+  const auto sizes = {kAnySize, kv_heads, 2 * kBlockTokens, head_dim};
+  KVLINK_RETURN_IF_ERROR(output ? check.Output(name, pages, dtypes, sizes) : check.Input(name, pages, dtypes, sizes));
+  if (pages.elements() > 0 && pages.strides[2] != head_dim) return check.Fail(name, "[2 * 64, dim] is not dense");
+  return absl::OkStatus();
+}
+
+bool Finite(float value) { return std::isfinite(value); }
+
+}  // namespace
+
+absl::Status ValidateEmbed(const EmbedArgs& args, Device device) {
+  const Checker check("Embed", device);
+  KVLINK_RETURN_IF_ERROR(check.Input("ids", args.ids, {Dtype::kI32}, {kAnySize}));
+  KVLINK_RETURN_IF_ERROR(check.Input("table", args.table, {Dtype::kF32, Dtype::kBf16}, {kAnySize, kAnySize}));
+  const int64_t hidden = args.table.sizes[1];
+  KVLINK_RETURN_IF_ERROR(check.Optional("extra", args.extra, {Dtype::kF32}, {kAnySize, hidden}));
+  return check.Output("out", args.out, {Dtype::kF32}, {args.ids.sizes[0], hidden});
+}
+
+absl::Status ValidateAddRmsNorm(const AddRmsNormArgs& args, Device device) {
+  const Checker check("AddRmsNorm", device);
+  KVLINK_RETURN_IF_ERROR(check.Output("residual", args.residual, {Dtype::kF32}, {kAnySize, kAnySize}));
+  const int64_t rows = args.residual.sizes[0], hidden = args.residual.sizes[1];
+  KVLINK_RETURN_IF_ERROR(check.Optional("delta", args.delta, {Dtype::kF32, Dtype::kBf16}, {rows, hidden}));
+  KVLINK_RETURN_IF_ERROR(check.Input("weight", args.weight, {Dtype::kF32}, {hidden}));
+  if (!Finite(args.eps) || args.eps < 0) return check.Fail("eps", "must be finite and not negative");
+  return check.Output("out", args.out, {Dtype::kF32, Dtype::kBf16}, {rows, hidden});
+}
+
+absl::Status ValidatePackWeights(const Tensor& weight) {
+  const Checker check("PackWeights", Device{});
+  KVLINK_RETURN_IF_ERROR(check.Input("weight", weight, {Dtype::kF32, Dtype::kBf16}, {kAnySize, kAnySize}));
+  if (weight.sizes[0] < 1 || weight.sizes[1] < 1) return check.Fail("weight", "empty");
+  if (weight.sizes[0] > 1 && weight.strides[0] != weight.sizes[1]) return check.Fail("weight", "not dense");
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLinear(const LinearArgs& args, Device device, int64_t workspace_bytes) {
+  const Checker check("Linear", device);
+  if (args.weight == nullptr) return check.Fail("weight", "missing");
+  const int64_t n = args.weight->n();
+  KVLINK_RETURN_IF_ERROR(check.Input("x", args.x, {Dtype::kF32, Dtype::kBf16}, {kAnySize, args.weight->k()}));
+  KVLINK_RETURN_IF_ERROR(check.Optional("bias", args.bias, {Dtype::kF32}, {n}));
+  int64_t columns = n;
+  if (args.epilogue == Epilogue::kSiluMul) {
+    if (n % 2 != 0) return check.Fail("epilogue", absl::StrCat("silu-mul needs an even number of outputs, not ", n));
+    columns = n / 2;
+  } else if (args.epilogue != Epilogue::kNone) {
+    return check.Fail("epilogue", "unknown");
+  }
+  KVLINK_RETURN_IF_ERROR(check.Output("out", args.out, {Dtype::kF32, Dtype::kBf16}, {args.x.sizes[0], columns}));
+  return args.x.sizes[0] == 0 ? absl::OkStatus() : check.WorkspaceFits(args.workspace, workspace_bytes);
+}
+
+absl::Status ValidateQkvFinish(const QkvFinishArgs& args, Device device) {
+  const Checker check("QkvFinish", device);
+  KVLINK_RETURN_IF_ERROR(check.AttentionFits(args.params));
+  const int64_t heads = args.params.heads, kv_heads = args.params.kv_heads, dim = args.params.head_dim;
+  const int64_t width = (heads + 2 * kv_heads) * dim;
+  KVLINK_RETURN_IF_ERROR(check.Input("qkv", args.qkv, {Dtype::kF32, Dtype::kBf16}, {kAnySize, width}));
+  const int64_t rows = args.qkv.sizes[0];
+  KVLINK_RETURN_IF_ERROR(check.Optional("bias", args.bias, {Dtype::kF32}, {width}));
+  KVLINK_RETURN_IF_ERROR(check.Optional("q_norm", args.q_norm, {Dtype::kF32}, {dim}));
+  KVLINK_RETURN_IF_ERROR(check.Optional("k_norm", args.k_norm, {Dtype::kF32}, {dim}));
+  if (!Finite(args.norm_eps) || args.norm_eps < 0) return check.Fail("norm_eps", "must be finite and not negative");
+  KVLINK_RETURN_IF_ERROR(check.RopeFits(args.rope, dim));
+  KVLINK_RETURN_IF_ERROR(check.Input("positions", args.positions, {Dtype::kI64}, {rows}));
+  KVLINK_RETURN_IF_ERROR(check.Input("slots", args.slots, {Dtype::kI64}, {rows}));
+  KVLINK_RETURN_IF_ERROR(PagesFit(check, "pages", args.pages, kv_heads, dim, /*output=*/true));
+  return check.Output("q_out", args.q_out, {Dtype::kF32, Dtype::kBf16}, {rows, heads, dim});
+}
+
+absl::Status ValidateBatch(const AttentionBatch& batch) {
+  const Checker check("Plan", Device{});
+  const int64_t rows = static_cast<int64_t>(batch.positions.size());
+  for (int64_t position : batch.positions) {
+    if (position < 0 || position > kMaxPosition) {
+      return check.Fail("positions", absl::StrCat("position ", position, " is out of range"));
+    }
+  }
+  for (const Rope* rope : batch.ropes) KVLINK_RETURN_IF_ERROR(check.RopeFits(rope, kMaxHeadDim));
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    const KvSegment& segment = batch.segments[i];
+    const std::string name = absl::StrCat("segment ", i);
+    if (segment.codec != Codec::kRawF32 && segment.codec != Codec::kRawBf16 && segment.codec != Codec::kQ8) {
+      return check.Fail(name, "only raw-f32, raw-bf16 and q8 are read in place; land it first");
+    }
+    if (segment.tokens < 0 || segment.tokens > kMaxPosition) {
+      return check.Fail(name, absl::StrCat(segment.tokens, " tokens"));
+    }
+    if (segment.head_stride < 0 || segment.block_stride < 0 || segment.head_stride % 4 != 0 ||
+        segment.block_stride % 4 != 0) {
+      return check.Fail(name, absl::StrCat("strides ", segment.head_stride, " and ", segment.block_stride,
+                                           " must be multiples of 4, not negative"));
+    }
+    if (segment.padded_blocks && segment.codec == Codec::kQ8) return check.Fail(name, "q8 has no padded blocks");
+    if (segment.positions != nullptr) {
+      for (int64_t j = 0; j < segment.tokens; ++j) {
+        const int64_t position = segment.positions[j];
+        if (position < 0 || position > kMaxPosition || (j > 0 && position <= segment.positions[j - 1])) {
+          return check.Fail(name,
+                            absl::StrCat("position ", position, " of token ", j, " is not ascending or out of range"));
+        }
+      }
+    }
+    if (segment.block_table != nullptr) {
+      for (int64_t b = 0; b * kBlockTokens < segment.tokens; ++b) {
+        if (segment.block_table[b] < 0) return check.Fail(name, absl::StrCat("block ", b, " has a negative page"));
+      }
+    }
+  }
+  int32_t previous = 0;
+  for (size_t i = 0; i < batch.reads.size(); ++i) {
+    const KvRead& read = batch.reads[i];
+    const std::string name = absl::StrCat("read ", i);
+    if (read.segment < 0 || static_cast<size_t>(read.segment) >= batch.segments.size()) {
+      return check.Fail(name, absl::StrCat("segment ", read.segment, " of ", batch.segments.size()));
+    }
+    if (read.segment < previous) return check.Fail(name, "reads are not ordered by segment");
+    previous = read.segment;
+    if (read.row_begin < 0 || read.row_count < 0 || read.row_begin > rows || read.row_count > rows - read.row_begin) {
+      return check.Fail(name, absl::StrCat("rows ", read.row_begin, " + ", read.row_count, " of ", rows));
+    }
+    if (read.offset < -kMaxPosition || read.offset > kMaxPosition) {
+      return check.Fail(name, absl::StrCat("offset ", read.offset, " is out of range"));
+    }
+    if (read.offset != 0 && batch.segments[read.segment].positions != nullptr) {
+      return check.Fail(name, "a segment with positions of its own takes no offset");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batch, Device device,
+                                     int64_t workspace_bytes) {
+  const Checker check("LinkedAttention", device);
+  const AttentionParams& params = args.params;
+  KVLINK_RETURN_IF_ERROR(check.AttentionFits(params));
+  if (!Finite(params.scale)) return check.Fail("params", "scale is not finite");
+  if (!Finite(params.softcap) || params.softcap < 0)
+    return check.Fail("params", "softcap must be finite and not negative");
+  if (params.window < 0 || params.window > kMaxPosition) return check.Fail("params", "window is out of range");
+  if (params.rope < 0 || static_cast<size_t>(params.rope) >= batch.ropes.size()) {
+    return check.Fail("params", absl::StrCat("rope ", params.rope, " of ", batch.ropes.size()));
+  }
+  KVLINK_RETURN_IF_ERROR(check.RopeFits(batch.ropes[params.rope], params.head_dim));
+  const int64_t rows = static_cast<int64_t>(batch.positions.size());
+  KVLINK_RETURN_IF_ERROR(check.Input("q", args.q, {Dtype::kF32, Dtype::kBf16}, {rows, params.heads, params.head_dim}));
+  KVLINK_RETURN_IF_ERROR(
+      check.Output("out", args.out, {Dtype::kF32, Dtype::kBf16}, {rows, params.heads * params.head_dim}));
+  if (args.lse.data != nullptr)
+    KVLINK_RETURN_IF_ERROR(check.Output("lse", args.lse, {Dtype::kF32}, {rows, params.heads}));
+  if (args.layer < 0) return check.Fail("layer", absl::StrCat(args.layer, " is negative"));
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    const KvSegment& segment = batch.segments[i];
+    if (segment.tokens == 0) continue;
+    const std::string name = absl::StrCat("segment ", i);
+    if (static_cast<size_t>(args.layer) >= segment.layer_data.size()) {
+      return check.Fail(name, absl::StrCat("has no layer ", args.layer));
+    }
+    const std::byte* data = segment.layer_data[args.layer];
+    if (data == nullptr || !Aligned(data, 4)) return check.Fail(name, "layer data is missing or not 4-byte aligned");
+    const SlabShape shape{segment.codec, params.kv_heads, params.head_dim, std::min(segment.tokens, kBlockTokens)};
+    const int64_t block = segment.padded_blocks ? shape.block_stride() : shape.head_bytes();
+    if (params.kv_heads > 1 && segment.head_stride < block) return check.Fail(name, "head stride shorter than a block");
+    if (segment.tokens > kBlockTokens && segment.block_stride < shape.block_stride()) {
+      return check.Fail(name, "block stride shorter than a block");
+    }
+  }
+  return rows == 0 ? absl::OkStatus() : check.WorkspaceFits(args.workspace, workspace_bytes);
+}
+
+absl::Status ValidatePack(const PackArgs& args, Device device) {
+  const Checker check("Pack", device);
+  if (absl::Status status = args.shape.Validate(); !status.ok()) return check.Fail("shape", status.message());
+  KVLINK_RETURN_IF_ERROR(
+      PagesFit(check, "pages", args.pages, args.shape.kv_heads, args.shape.head_dim, /*output=*/false));
+  if (args.block_table == nullptr) return check.Fail("block_table", "missing");
+  for (int64_t b = 0; b < args.shape.blocks(); ++b) {
+    if (args.block_table[b] < 0 || args.block_table[b] >= args.pages.sizes[0]) {
+      return check.Fail("block_table", absl::StrCat("page ", args.block_table[b], " of ", args.pages.sizes[0]));
+    }
+  }
+  if (!args.shape.keys_rotated()) KVLINK_RETURN_IF_ERROR(check.RopeFits(args.rope, args.shape.head_dim));
+  KVLINK_RETURN_IF_ERROR(check.Output("slab", args.slab, {Dtype::kU8}, {args.shape.slab_bytes()}));
+  return Aligned(args.slab.data, 4) ? absl::OkStatus() : check.Fail("slab", "not 4-byte aligned");
+}
+
+absl::Status ValidateLand(const LandArgs& args, Device device) {
+  const Checker check("Land", device);
+  SlabShape shape = args.source_shape;
+  if (absl::Status status = shape.Validate(); !status.ok()) return check.Fail("source_shape", status.message());
+  if (args.codec != Codec::kRawBf16 && args.codec != Codec::kRawF32) {
+    return check.Fail("codec", "a slab lands as raw-bf16 or raw-f32");
+  }
+  KVLINK_RETURN_IF_ERROR(check.Input("source", args.source, {Dtype::kU8}, {shape.slab_bytes()}));
+  if (!shape.keys_rotated()) KVLINK_RETURN_IF_ERROR(check.RopeFits(args.rope, shape.head_dim));
+  shape.codec = args.codec;
+  KVLINK_RETURN_IF_ERROR(check.Output("out", args.out, {Dtype::kU8}, {shape.slab_bytes()}));
+  if (!Aligned(args.source.data, 4)) return check.Fail("source", "not 4-byte aligned");
+  return Aligned(args.out.data, 4) ? absl::OkStatus() : check.Fail("out", "not 4-byte aligned");
+}
+
+absl::Status ValidateShiftKeys(const ShiftKeysArgs& args, Device device) {
+  const Checker check("ShiftKeys", device);
+  KVLINK_RETURN_IF_ERROR(check.Input("in", args.in, {Dtype::kF32, Dtype::kBf16}, {kAnySize, kAnySize, kAnySize}));
+  const int64_t tokens = args.in.sizes[0], kv_heads = args.in.sizes[1], dim = args.in.sizes[2];
+  KVLINK_RETURN_IF_ERROR(check.RopeFits(args.rope, dim));
+  if (args.delta < -kMaxPosition || args.delta > kMaxPosition) {
+    return check.Fail("delta", absl::StrCat(args.delta, " is out of range"));
+  }
+  KVLINK_RETURN_IF_ERROR(check.Input("slots", args.slots, {Dtype::kI64}, {tokens}));
+  return check.Output("out", args.out, {args.in.dtype}, {kAnySize, kv_heads, dim});
+}
+
+absl::Status ValidateChecksum(const ChecksumArgs& args, Device device) {
+  const Checker check("Checksum", device);
+  KVLINK_RETURN_IF_ERROR(check.Input("bytes", args.bytes, {Dtype::kU8}, {kAnySize}));
+  if (args.offsets.size() != args.lengths.size()) {
+    return check.Fail("lengths", absl::StrCat(args.lengths.size(), " for ", args.offsets.size(), " offsets"));
+  }
+  const int64_t bytes = args.bytes.sizes[0];
+  for (size_t i = 0; i < args.offsets.size(); ++i) {
+    const int64_t offset = args.offsets[i], length = args.lengths[i];
+    if (offset < 0 || length < 0 || offset > bytes || length > bytes - offset) {
+      return check.Fail("offsets", absl::StrCat("range ", offset, " + ", length, " of ", bytes, " bytes"));
+    }
+  }
+  return check.Output("out", args.out, {Dtype::kU64}, {static_cast<int64_t>(args.offsets.size())});
+}
+
+absl::Status ValidateSample(const SampleArgs& args, Device device, int64_t workspace_bytes) {
+  const Checker check("Sample", device);
+  const int64_t rows = static_cast<int64_t>(args.params.size());
+  KVLINK_RETURN_IF_ERROR(check.Input("logits", args.logits, {Dtype::kF32}, {rows, kAnySize}));
+  const int64_t vocab = args.logits.sizes[1];
+  if (vocab < 1 || vocab > std::numeric_limits<int32_t>::max()) {
+    return check.Fail("logits", absl::StrCat("vocabulary of ", vocab));
+  }
+  for (const SampleParams& params : args.params) {
+    if (!Finite(params.temperature) || params.temperature < 0) {
+      return check.Fail("params", absl::StrCat("temperature ", params.temperature, " must be finite and not negative"));
+    }
+    if (params.top_k < 0) return check.Fail("params", absl::StrCat("top_k ", params.top_k, " is negative"));
+    if (!(params.top_p >= 0 && params.top_p <= 1)) {
+      return check.Fail("params", absl::StrCat("top_p ", params.top_p, " is not within 0..1"));
+    }
+    if (!(params.min_p >= 0 && params.min_p <= 1)) {
+      return check.Fail("params", absl::StrCat("min_p ", params.min_p, " is not within 0..1"));
+    }
+    if (params.position < 0) return check.Fail("params", absl::StrCat("position ", params.position, " is negative"));
+  }
+  KVLINK_RETURN_IF_ERROR(check.Output("out", args.out, {Dtype::kI32}, {rows}));
+  return rows == 0 ? absl::OkStatus() : check.WorkspaceFits(args.workspace, workspace_bytes);
+}
+
+}  // namespace kvlink::kernels
