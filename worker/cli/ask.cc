@@ -1,0 +1,280 @@
+// kvlink ask: answers from stored documents, alone or beside a full prefill.
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+#include "worker/cli/ask_session.h"
+#include "worker/cli/commands.h"
+#include "worker/cli/questions.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kSummary =
+    "Answers QUESTION from documents: those named by --doc come from their encodings in the store,\n"
+    "those of --file are encoded on the spot and kept. With --compare the same question is answered by\n"
+    "an ordinary prefill as well, and both times to first token are shown.\n\n"
+    "--questions takes JSON lines: {\"question\": ..., \"documents\": [ids], \"answer\": expected text}. A\n"
+    "list as \"answer\" holds accepted spellings, the one to show first: [\"330 metres\", \"330 meters\"].\n\n"
+    "--secret-file takes the secret that the documents were ingested under. A document of another\n"
+    "secret, or of none, is refused; one of --file is encoded anew.";
+
+struct Flags {
+  AskOptions ask;
+  std::vector<std::string> documents;
+  std::vector<std::string> files;
+  std::string question;
+  std::string questions;
+  bool compare = false;
+  bool chat = false;
+  bool quiet = false;
+  double temperature = 0;
+  double top_p = 1;
+  double min_p = 0;
+  int64_t top_k = 0;
+  int64_t seed = 0;
+  double timeout = 600;
+};
+
+volatile std::sig_atomic_t interrupted = 0;
+
+absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
+  AddStoreFlags(arguments, flags.ask.store);
+  AddModelFlags(arguments, flags.ask.model);
+  arguments.Texts("doc", "ID", "Id of a document in the store; may be given several times, in order.",
+                  &flags.documents);
+  arguments.Texts("file", "PATH", "A text file, JSON lines or a directory; its documents come behind those of --doc.",
+                  &flags.files);
+  arguments.Text("question", "TEXT", "The question, where it is not an operand.", &flags.question);
+  arguments.Text("questions", "FILE", "Answer the questions of a JSON lines file, each from its documents.",
+                 &flags.questions);
+  arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
+  arguments.Choice(
+      "linker", {"concat", "links", "full"},
+      "concat: encodings side by side; links: with the trained link tokens of the profile; full: an ordinary prefill.",
+      &flags.ask.linker);
+  arguments.Flag("compare", "Answer by a full prefill as well, and show both.", &flags.compare);
+  arguments.Flag("chat", "Go on with further questions from standard input.", &flags.chat);
+  arguments.Integer("max-tokens", "N", "Most tokens of an answer.", 1, 1 << 20, &flags.ask.max_tokens);
+  arguments.Real("temperature", "T", "0: always the likeliest token.", 0, 100, &flags.temperature);
+  arguments.Integer("top-k", "N", "Only the N likeliest tokens; 0: all.", 0, 1 << 24, &flags.top_k);
+  arguments.Real("top-p", "P", "Only the likeliest tokens that make up P.", 0, 1, &flags.top_p);
+  arguments.Real("min-p", "P", "Only tokens at least P times as likely as the likeliest.", 0, 1, &flags.min_p);
+  arguments.Integer("seed", "N", "Seed of the sampling, where --temperature is above 0.", 0, INT64_MAX, &flags.seed);
+  arguments.Number("timeout", "SECONDS", "Most time for one answer.", &flags.timeout);
+  arguments.Flag("quiet", "Print answers only.", &flags.quiet);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
+  if (flags.question.empty()) flags.question = absl::StrJoin(arguments.operands(), " ");
+  if (!flags.questions.empty() && (!flags.question.empty() || flags.chat)) {
+    return absl::InvalidArgumentError("--questions brings its own; leave out the question and --chat");
+  }
+  if (!flags.questions.empty() && !(flags.documents.empty() && flags.files.empty())) {
+    return absl::InvalidArgumentError("--questions names the documents; leave out --doc and --file");
+  }
+  if (flags.question.empty() && flags.questions.empty() && !flags.chat) {
+    return absl::InvalidArgumentError("no question; write it behind the options, or use --questions or --chat");
+  }
+  if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare do not go together");
+  flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
+  flags.ask.sampling.top_k = static_cast<int32_t>(flags.top_k);
+  flags.ask.sampling.top_p = static_cast<float>(flags.top_p);
+  flags.ask.sampling.min_p = static_cast<float>(flags.min_p);
+  flags.ask.sampling.seed = static_cast<uint64_t>(flags.seed);
+  flags.ask.create_store = flags.documents.empty() && flags.questions.empty();
+  // A single linked answer keeps little of its own; everything else may fill the context (0).
+  if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == "concat") {
+    const size_t bytes = flags.question.size() + flags.ask.system.size();  // a token is a byte at least
+    flags.ask.private_tokens = static_cast<int64_t>(bytes) + flags.ask.max_tokens + 1024;
+  }
+  return absl::OkStatus();
+}
+
+infer::Limits LimitsOf(const Flags& flags) {
+  return {absl::Seconds(flags.timeout), [] { return interrupted != 0; }};
+}
+
+void Print(absl::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+std::string Tiers(const infer::RequestStats& stats) {
+  std::vector<std::string> parts;
+  const auto add = [&](int64_t documents, absl::string_view where, int64_t bytes) {
+    if (documents == 0) return;
+    const std::string read = bytes > 0 ? absl::StrCat(" (", FormatBytes(static_cast<double>(bytes)), ")") : "";
+    parts.push_back(absl::StrCat(documents, " ", where, read));
+  };
+  add(stats.documents_resident, "in use already", 0);
+  add(stats.documents_dram, "from memory", stats.bytes_dram);
+  add(stats.documents_segments, "from disk", stats.bytes_segments);
+  add(stats.documents_encoded, "encoded now", 0);
+  return parts.empty() ? "no encodings" : absl::StrJoin(parts, ", ");
+}
+
+// "0.041 s to the first token, 21 tokens at 35.1/s; 64 of 1937 prompt tokens computed; encodings: 4 from disk (41.2
+// MiB)"
+std::string Describe(const infer::Answer& answer, const infer::RequestStats& stats) {
+  return absl::StrFormat(
+      "%.3f s to the first token, %d tokens at %.1f/s; %d of %d prompt tokens computed; encodings: %s",
+      absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(), answer.fresh_tokens,
+      stats.prompt_tokens, Tiers(stats));
+}
+
+// One answer, streamed to standard output.
+absl::Status Answer(infer::Chat& chat, const Flags& flags, const std::string& question) {
+  const auto answer = chat.Ask(question, LimitsOf(flags), Print);
+  Print("\n");
+  KVLINK_RETURN_IF_ERROR(answer.status());
+  if (answer->stop != infer::Stop::kEnd && !flags.quiet) {
+    std::fprintf(stderr, "[the answer was cut at %s]\n",
+                 answer->stop == infer::Stop::kMaxTokens ? "--max-tokens" : "the model's context");
+  }
+  if (!flags.quiet) std::fprintf(stderr, "[%s]\n", Describe(*answer, chat.stats()).c_str());
+  return absl::OkStatus();
+}
+
+// What a set of comparisons came to.
+struct Totals {
+  std::vector<double> linked;
+  std::vector<double> full;
+  int64_t bytes = 0;
+  int expected = 0;
+  int linked_right = 0;
+  int full_right = 0;
+};
+
+std::string Times(double linked, double full) {
+  return absl::StrFormat("linked %.3f s, full prefill %.3f s: %.1f times sooner (%.1f%% less)", linked, full,
+                         full / linked, 100 * (1 - linked / full));
+}
+
+// The answer without the space around it, indented, on as few lines as it has.
+std::string Indented(absl::string_view answer) {
+  std::string text(absl::StripAsciiWhitespace(answer));
+  for (size_t at = 0; (at = text.find('\n', at)) != std::string::npos; ++at) text.insert(at + 1, "                ");
+  return text;
+}
+
+// Both answers of one question, one after the other: the full prefill reads nothing, so neither helps the other.
+absl::Status Compare(AskSession& session, const Flags& flags, const Question& question,
+                     const std::vector<infer::RequestDocument>& documents, Totals* totals) {
+  const auto linked_chat = session.NewChat(session.linker(), documents);
+  KVLINK_ASSIGN_OR_RETURN(const infer::Answer linked, linked_chat->Ask(question.text, LimitsOf(flags), nullptr));
+  const infer::RequestStats stats = linked_chat->stats();
+  absl::PrintF("  linked        %s\n", Indented(linked.text));
+  std::fflush(stdout);
+  const auto full_chat = session.NewChat(link::Linker::kFull, documents);
+  KVLINK_ASSIGN_OR_RETURN(const infer::Answer full, full_chat->Ask(question.text, LimitsOf(flags), nullptr));
+  absl::PrintF("  full prefill  %s\n", Indented(full.text));
+  if (!question.expected.empty()) {
+    const bool linked_right = Holds(linked.text, question.expected);
+    const bool full_right = Holds(full.text, question.expected);
+    ++totals->expected;
+    totals->linked_right += linked_right;
+    totals->full_right += full_right;
+    absl::PrintF("  expected      %s (linked: %s, full prefill: %s)\n", question.expected[0],
+                 linked_right ? "yes" : "no", full_right ? "yes" : "no");
+  }
+  const int64_t bytes = stats.bytes_dram + stats.bytes_segments;
+  totals->linked.push_back(absl::ToDoubleSeconds(linked.time_to_first_token));
+  totals->full.push_back(absl::ToDoubleSeconds(full.time_to_first_token));
+  totals->bytes += bytes;
+  absl::PrintF("  first token   %s\n", Times(totals->linked.back(), totals->full.back()));
+  absl::PrintF("  read          %s; %d of %d prompt tokens computed; encodings: %s\n",
+               FormatBytes(static_cast<double>(bytes)), linked.fresh_tokens, stats.prompt_tokens, Tiers(stats));
+  std::fflush(stdout);
+  return absl::OkStatus();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+void PrintTotals(const Totals& totals) {
+  absl::PrintF("\n%d questions. Median time to first token: %s. %s read.\n", totals.linked.size(),
+               Times(Median(totals.linked), Median(totals.full)), FormatBytes(static_cast<double>(totals.bytes)));
+  if (totals.expected > 0) {
+    absl::PrintF("Answers that hold the expected text: linked %d, full prefill %d, of %d.\n", totals.linked_right,
+                 totals.full_right, totals.expected);
+  }
+  std::fflush(stdout);
+}
+
+absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std::vector<Question>& questions) {
+  Totals totals;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    std::vector<infer::RequestDocument> documents;
+    for (const std::string& id : questions[i].documents) KVLINK_RETURN_IF_ERROR(session.AddById(id, &documents));
+    absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", i + 1, questions.size(), questions[i].text,
+                 absl::StrJoin(questions[i].documents, ", "));
+    std::fflush(stdout);
+    if (flags.compare) {
+      KVLINK_RETURN_IF_ERROR(Compare(session, flags, questions[i], documents, &totals));
+    } else {
+      const auto chat = session.NewChat(session.linker(), std::move(documents));
+      KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, questions[i].text));
+    }
+  }
+  if (flags.compare) PrintTotals(totals);
+  return absl::OkStatus();
+}
+
+// The first ^C ends the answer, or the wait for a question; reads are not begun again, as std::signal would have it.
+void StopOnInterrupt() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  sigaction(SIGINT, &action, nullptr);
+}
+
+absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer::RequestDocument> documents) {
+  const auto chat = session.NewChat(session.linker(), std::move(documents));
+  if (!flags.question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, flags.question));
+  if (!flags.chat) return absl::OkStatus();
+  const bool terminal = isatty(STDIN_FILENO) != 0;
+  std::string line;
+  while (interrupted == 0) {
+    if (terminal) Print("> ");
+    if (!std::getline(std::cin, line)) break;
+    const std::string question(absl::StripAsciiWhitespace(line));
+    if (!question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, question));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunAsk(absl::Span<char* const> args) {
+  Flags flags;
+  Arguments arguments("ask", "[QUESTION]", kSummary);
+  KVLINK_RETURN_IF_ERROR(Parse(args, arguments, flags));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  std::vector<Question> questions;
+  if (!flags.questions.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(questions, ReadQuestions(flags.questions));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
+  std::vector<infer::RequestDocument> documents;
+  for (const std::string& id : flags.documents) KVLINK_RETURN_IF_ERROR(session->AddById(id, &documents));
+  for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
+  StopOnInterrupt();
+  if (flags.compare) KVLINK_RETURN_IF_ERROR(session->WarmUp());
+  if (!questions.empty()) return AnswerQuestions(*session, flags, questions);
+  if (!flags.compare) return Converse(*session, flags, std::move(documents));
+  Totals totals;
+  return Compare(*session, flags, {flags.question, {}, {}}, documents, &totals);
+}
+
+}  // namespace kvlink::cli

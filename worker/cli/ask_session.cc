@@ -1,0 +1,87 @@
+#include "worker/cli/ask_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "worker/ingest/document_source.h"
+
+namespace kvlink::cli {
+
+absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& options) {
+  std::unique_ptr<AskSession> session(new AskSession());
+  session->options_ = options;
+  KVLINK_ASSIGN_OR_RETURN(session->linker_, link::ParseLinker(options.linker));
+  // What is cheap to refuse comes before the model is loaded.
+  KVLINK_ASSIGN_OR_RETURN(session->store_,
+                          OpenStore(options.store, options.create_store ? StoreUse::kCreate : StoreUse::kExisting));
+  KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
+  OpenedModel& opened = session->opened_;
+  const absl::string_view source = opened.weights->chat_template();
+  KVLINK_ASSIGN_OR_RETURN(session->template_,
+                          model::ChatTemplate::Parse(source.empty() ? model::ChatMlTemplate() : source));
+  const model::ModelConfig& config = opened.model->config();
+  if (config.bos >= 0) session->chat_options_.bos_token = opened.tokenizer->TokenBytes(config.bos);
+  if (!config.end_of_sequence.empty()) {
+    session->chat_options_.eos_token = opened.tokenizer->TokenBytes(config.end_of_sequence[0]);
+  }
+  infer::EngineOptions engine;
+  engine.ns = options.store.ns;
+  KVLINK_ASSIGN_OR_RETURN(engine.codec, ParseCodec(options.store.codec));
+  engine.tenant_secret = options.tenant_secret;
+  engine.profile = opened.profile;
+  engine.private_tokens = std::min(options.private_tokens, config.context);
+  engine.resident_budget_bytes = options.store.memory / 2;
+  KVLINK_ASSIGN_OR_RETURN(session->engine_, infer::Engine::Create(opened.model.get(), opened.fingerprint,
+                                                                  session->store_.get(), std::move(engine)));
+  return session;
+}
+
+absl::Status AskSession::AddById(const std::string& id, std::vector<infer::RequestDocument>* documents) {
+  const auto entry = store_->GetDocument(options_.store.ns, id);
+  if (absl::IsNotFound(entry.status())) {
+    return absl::NotFoundError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' is not in namespace '",
+                                            options_.store.ns, "' of ", options_.store.store,
+                                            "; kvlink inspect documents lists what is there"));
+  }
+  KVLINK_RETURN_IF_ERROR(entry.status());
+  KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret));
+  for (const CatalogPart& part : entry->parts) documents->push_back({part.tokens, part.identity});
+  return absl::OkStatus();
+}
+
+absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents) {
+  KVLINK_ASSIGN_OR_RETURN(const auto source, ingest::DocumentSource::Open({path}, {}));
+  while (const auto item = source->Next()) {
+    KVLINK_RETURN_IF_ERROR(Annotate(item->status, item->where));
+    auto tokens = opened_.tokenizer->Encode(link::DocumentText(opened_.profile, item->title, item->text),
+                                            /*parse_special=*/false);
+    KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item->where));
+    if (tokens->empty()) return absl::InvalidArgumentError(absl::StrCat(item->where, ": an empty document"));
+    documents->push_back({*std::move(tokens), std::nullopt});
+  }
+  return absl::OkStatus();
+}
+
+std::unique_ptr<infer::Chat> AskSession::NewChat(link::Linker linker, std::vector<infer::RequestDocument> documents) {
+  infer::ChatSettings settings;
+  settings.linker = linker;
+  settings.system = options_.system;
+  settings.documents = std::move(documents);
+  settings.max_tokens = options_.max_tokens;
+  settings.sampling = options_.sampling;
+  settings.options = chat_options_;
+  return std::make_unique<infer::Chat>(engine_.get(), opened_.tokenizer.get(), template_.get(), std::move(settings));
+}
+
+absl::Status AskSession::WarmUp() {
+  infer::Request request;
+  request.linker = link::Linker::kFull;
+  const int64_t rows = std::min(engine_->options().prefill_chunk, engine_->options().private_tokens / 2);
+  request.prompt.after.assign(std::max<int64_t>(rows, 1), 0);
+  return engine_->Start(request).status();
+}
+
+}  // namespace kvlink::cli

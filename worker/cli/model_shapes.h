@@ -1,0 +1,37 @@
+// Shapes of well-known models, for planning without having one.
+// Thread-safety: pure functions.
+#ifndef KVLINK_WORKER_CLI_MODEL_SHAPES_H_
+#define KVLINK_WORKER_CLI_MODEL_SHAPES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "worker/model/config.h"
+
+namespace kvlink::cli {
+
+struct ModelShape {
+  std::string name;
+  int64_t layers = 0;
+  int64_t hidden = 0;
+  int64_t intermediate = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t context = 0;
+
+  // Weights a token is multiplied with in the layers: what prefill costs, embeddings and head left out.
+  int64_t layer_parameters() const;
+};
+
+ModelShape ShapeOf(absl::string_view name, const model::ModelConfig& config);
+// A built-in name, in any case. NOT_FOUND with the nearest name.
+absl::StatusOr<ModelShape> BuiltInShape(absl::string_view name);
+std::vector<std::string> BuiltInNames();
+
+}  // namespace kvlink::cli
+
+#endif  // KVLINK_WORKER_CLI_MODEL_SHAPES_H_

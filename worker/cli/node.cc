@@ -1,0 +1,354 @@
+// kvlink store: a node that serves a store. kvlink status, namespace, drain: what an operator asks of one.
+#include "store/node/node.h"
+
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "base/descriptor.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "store/client/admin.h"
+#include "worker/cli/args.h"
+#include "worker/cli/commands.h"
+#include "worker/cli/open.h"
+#include "worker/cli/progress.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kStoreSummary =
+    "Serves the store in a directory: kvlink COMMAND --store HOST:PORT then works with it from other\n"
+    "processes and hosts. Control (sessions, catalog, health, reflection) is gRPC on --listen; encodings\n"
+    "travel over UCX on --data, over gRPC, or on the same host through shared memory (--socket).\n\n"
+    "Without --access-file everybody who reaches it may do everything, so it listens on this host only.\n"
+    "Lines of the file: NAME KEY read|write|admin NAMESPACE,NAMESPACE... (or *). UCX protects nobody from\n"
+    "a hostile host: give --data to trusted ones only.\n\n"
+    "When it serves, it prints its addresses as one line of JSON; its log goes to standard error, one\n"
+    "JSON object a line. SIGTERM and SIGINT end it once what is under way has ended; a second one at once.";
+
+constexpr absl::Duration kCallTimeout = absl::Seconds(10);
+
+// Signals as a descriptor, so that waiting for them needs no handler.
+absl::StatusOr<Descriptor> CatchEndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  Descriptor descriptor(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (descriptor.get() < 0) return absl::ErrnoToStatus(errno, "signalfd");
+  return descriptor;
+}
+
+// False: nothing came within the time.
+bool EndSignal(const Descriptor& signals, absl::Duration within) {
+  pollfd waiting{signals.get(), POLLIN, 0};
+  if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(within))) <= 0) return false;
+  signalfd_siginfo info;
+  return read(signals.get(), &info, sizeof(info)) == sizeof(info);
+}
+
+// A connection takes a descriptor: as many as this process may have, and not only as many as a shell gives it.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+struct StoreCommandFlags {
+  StoreFlags store;
+  std::string listen = "127.0.0.1:7400";
+  std::string data = "auto";
+  std::string socket = "auto";
+  std::string metrics;
+  std::string access_file;
+  int64_t scrub = int64_t{32} << 20;
+  int64_t drain_seconds = 30;
+};
+
+absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
+  arguments.Text("store", "DIR", "Directory of the store; made if it is not there.", &flags.store.store);
+  arguments.Text("listen", "HOST:PORT", "Where gRPC listens; port 0 chooses one.", &flags.listen);
+  arguments.Text("data", "HOST:PORT|none|auto", "Where UCX listens; auto: the host of --listen and a free port.",
+                 &flags.data);
+  arguments.Text("socket", "PATH|none|auto",
+                 "Socket through which readers on this host map the memory tier; auto: in the store's directory.",
+                 &flags.socket);
+  arguments.Text("metrics", "HOST:PORT", "Where Prometheus reads /metrics; without it nowhere.", &flags.metrics);
+  arguments.Text("access-file", "FILE", "Who may do what; see above.", &flags.access_file);
+  arguments.Bytes("memory", "Most memory for encodings.", &flags.store.memory);
+  arguments.Bytes("capacity", "Most disk space for encodings; beyond it those used least are evicted.",
+                  &flags.store.capacity);
+  arguments.Bytes("scrub", "Bytes a second that are read back and checked in the background; 0: none.", &flags.scrub);
+  arguments.Integer("drain-seconds", "N", "How long the end waits for what is under way.", 0, 86400,
+                    &flags.drain_seconds);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  if (!arguments.operands().empty()) {
+    return absl::InvalidArgumentError("it takes no operands; name the directory with --store");
+  }
+  if (IsNode(flags.store.store)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("option --store: ", flags.store.store, " is an address; name the directory of the store"));
+  }
+  return absl::OkStatus();
+}
+
+std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+
+store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
+  store::NodeOptions options;
+  options.directory = flags.store.store;
+  options.engine.dram_bytes = flags.store.memory;
+  options.engine.capacity_bytes = flags.store.capacity;
+  options.engine.scrub_bytes_per_second = flags.scrub;
+  options.engine.share_memory = flags.socket != "none";
+  options.control_address = flags.listen;
+  if (flags.data == "auto") {
+    options.data_address = absl::StrCat(HostOf(flags.listen), ":0");
+  } else if (flags.data != "none") {
+    options.data_address = flags.data;
+  }
+  if (flags.socket == "auto") {
+    options.local_socket = absl::StrCat(flags.store.store, "/socket");
+  } else if (flags.socket != "none") {
+    options.local_socket = flags.socket;
+  }
+  options.metrics_address = flags.metrics;
+  options.access_file = flags.access_file;
+  options.version = KVLINK_BUILD;
+  return options;
+}
+
+// "host:port" of UCX, or empty.
+std::string UcxAddress(const store::Node::Addresses& addresses) {
+  for (const std::string& address : addresses.data) {
+    absl::string_view rest = address;
+    if (absl::ConsumePrefix(&rest, "ucx://")) return std::string(rest);
+  }
+  return "";
+}
+
+}  // namespace
+
+absl::Status RunStore(absl::Span<char* const> args) {
+  StoreCommandFlags flags;
+  Arguments arguments("store", "", kStoreSummary);
+  KVLINK_RETURN_IF_ERROR(ParseStore(args, arguments, flags));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  // Before any thread: they all leave these signals to this one.
+  KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
+  RaiseDescriptorLimit();
+  KVLINK_ASSIGN_OR_RETURN(const auto node, store::Node::Start(OptionsOf(flags)));
+  const store::Node::Addresses& addresses = node->addresses();
+  const nlohmann::json ready = {{"store", flags.store.store},
+                                {"grpc", addresses.control},
+                                {"ucx", UcxAddress(addresses)},
+                                {"socket", addresses.local_socket},
+                                {"metrics", addresses.metrics}};
+  absl::PrintF("%s\n", ready.dump());
+  std::fflush(stdout);
+  while (!node->WaitForStop(absl::Now() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration())) {
+  }
+  node->Drain();
+  const absl::Time until = absl::Now() + absl::Seconds(flags.drain_seconds);
+  while (!node->idle() && absl::Now() < until && !EndSignal(signals, absl::Milliseconds(50))) {
+  }
+  return absl::OkStatus();
+}
+
+namespace {
+
+struct AdminFlags {
+  StoreFlags store;
+  bool watch = false;
+  bool json = false;
+  bool stop = false;
+  double interval = 1;
+  int64_t capacity = 0;
+  int64_t pinned = 0;
+  double timeout = 600;
+};
+
+absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& flags) {
+  if (!IsNode(flags.store)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
+  return store::NodeAdmin::Create(flags.store, key, ClientName());
+}
+
+nlohmann::json ToJson(const store::NodeStatus& status) {
+  nlohmann::json namespaces = nlohmann::json::array();
+  for (const auto& ns : status.namespaces) {
+    namespaces.push_back({{"name", ns.limits.name},
+                          {"capacity_bytes", ns.limits.capacity_bytes},
+                          {"pinned_limit_bytes", ns.limits.pinned_bytes},
+                          {"encodings", ns.encodings},
+                          {"documents", ns.documents},
+                          {"bytes", ns.bytes},
+                          {"pinned_bytes", ns.pinned_bytes},
+                          {"dram_bytes", ns.dram_bytes}});
+  }
+  return {{"namespaces", namespaces}, {"values", status.values}, {"texts", status.texts}};
+}
+
+int64_t Value(const store::NodeStatus& status, const std::string& name) {
+  const auto it = status.values.find(name);
+  return it == status.values.end() ? 0 : it->second;
+}
+
+std::string Bytes(int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); }
+
+// "12.3 MiB/s" of a counter between two readings.
+std::string Rate(const store::NodeStatus& now, const store::NodeStatus& before, const std::string& name,
+                 double seconds) {
+  if (seconds <= 0) return "";
+  const int64_t change = Value(now, name) - Value(before, name);
+  return absl::StrCat(FormatBytes(static_cast<double>(change) / seconds), "/s");
+}
+
+std::string Draw(const std::string& address, const store::NodeStatus& status, const store::NodeStatus& before,
+                 double seconds) {
+  std::string text;
+  const auto line = [&](absl::string_view name, absl::string_view rest) {
+    absl::StrAppendFormat(&text, "%-11s %s\n", name, rest);
+  };
+  const auto word = [&](const std::string& name) {
+    const auto it = status.texts.find(name);
+    return it == status.texts.end() ? std::string("?") : absl::Utf8SafeCEscape(it->second);
+  };
+  line("node", absl::StrCat(address, "  ", word("version"), "  ", word("state"), "  up ",
+                            FormatClock(absl::Seconds(Value(status, "uptime_seconds")))));
+  line("memory", absl::StrCat(Bytes(Value(status, "dram_bytes_used")), " of ", Bytes(Value(status, "dram_bytes")), ", ",
+                              Value(status, "leases"), " leases"));
+  line("segments",
+       absl::StrCat(Bytes(Value(status, "segment_bytes_used")), " used of ", Bytes(Value(status, "segment_bytes")),
+                    " allocated, ", Value(status, "evictions"), " evictions, ", word("io")));
+  line("clients",
+       absl::StrCat(Value(status, "sessions"), " sessions, ", Value(status, "connections"), " data connections, ",
+                    Value(status, "pulls"), " pulls and ", Value(status, "pushes"), " pushes under way"));
+  line("traffic",
+       absl::StrCat("hits ", Value(status, "hits_dram"), " memory, ", Value(status, "hits_segments"), " segments, ",
+                    Value(status, "misses"), " misses; read ", Bytes(Value(status, "bytes_read")), ", written ",
+                    Bytes(Value(status, "bytes_written"))));
+  if (seconds > 0) {
+    line("", absl::StrCat("sent ", Rate(status, before, "payload_bytes_sent", seconds), ", received ",
+                          Rate(status, before, "payload_bytes_landed", seconds), ", read from disk ",
+                          Rate(status, before, "bytes_read", seconds), ", written ",
+                          Rate(status, before, "bytes_written", seconds)));
+  }
+  if (const int64_t failures = Value(status, "integrity_failures"); failures > 0) {
+    line("damage", absl::StrCat(failures, " damaged encodings were found and dropped"));
+  }
+  for (const auto& ns : status.namespaces) {
+    line("namespace",
+         absl::StrCat(absl::Utf8SafeCEscape(ns.limits.name), ": ", ns.documents, " documents, ", ns.encodings,
+                      " encodings, ", Bytes(ns.bytes),
+                      ns.limits.capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(ns.limits.capacity_bytes)) : "", ", ",
+                      Bytes(ns.dram_bytes), " in memory, ", Bytes(ns.pinned_bytes), " pinned"));
+  }
+  return text;
+}
+
+absl::Status NoOperands(const Arguments& arguments) {
+  if (arguments.operands().empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("it takes no operands; name the node with --store HOST:PORT");
+}
+
+}  // namespace
+
+absl::Status RunStatus(absl::Span<char* const> args) {
+  AdminFlags flags;
+  Arguments arguments("status", "", "Shows a node: its tiers, namespaces and traffic.");
+  AddPlaceFlags(arguments, flags.store);
+  arguments.Flag("watch", "Draw it again and again, with rates.", &flags.watch);
+  arguments.Number("interval", "SECONDS", "Time between two drawings.", &flags.interval);
+  arguments.Flag("json", "Print JSON, with --watch an object a line.", &flags.json);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
+  KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
+  store::NodeStatus before;
+  absl::Time then = absl::InfinitePast();
+  for (;;) {
+    const auto answer = admin->Status(absl::Now() + kCallTimeout);
+    KVLINK_RETURN_IF_ERROR(HintAtKey(answer.status()));
+    const store::NodeStatus& status = *answer;
+    const absl::Time now = absl::Now();
+    if (flags.json) {
+      absl::PrintF("%s\n",
+                   ToJson(status).dump(flags.watch ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace));
+    } else {
+      const double seconds = then == absl::InfinitePast() ? 0 : absl::ToDoubleSeconds(now - then);
+      // Home, and clear what is below: a terminal shows one picture.
+      if (flags.watch && isatty(STDOUT_FILENO)) absl::PrintF("\x1b[H\x1b[J");
+      absl::PrintF("%s", Draw(flags.store.store, status, before, seconds));
+    }
+    std::fflush(stdout);
+    if (!flags.watch) return absl::OkStatus();
+    if (std::ferror(stdout) != 0) return absl::OkStatus();  // nobody looks any more
+    before = status;
+    then = now;
+    absl::SleepFor(absl::Seconds(flags.interval));
+  }
+}
+
+absl::Status RunNamespace(absl::Span<char* const> args) {
+  AdminFlags flags;
+  Arguments arguments("namespace", "NAME",
+                      "Sets how much of a node the namespace NAME may take. A namespace at its limit evicts its own\n"
+                      "encodings; it never takes room from another.");
+  AddPlaceFlags(arguments, flags.store);
+  arguments.Bytes("capacity", "Most disk space for its encodings; 0: as much as there is.", &flags.capacity);
+  arguments.Bytes("pinned", "Most disk space that its pinned encodings may take; 0: the node's default.",
+                  &flags.pinned);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  if (arguments.operands().size() != 1) return absl::InvalidArgumentError("say which namespace: kvlink namespace NAME");
+  KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
+  KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
+  return HintAtKey(
+      admin->SetNamespace({arguments.operands()[0], flags.capacity, flags.pinned}, absl::Now() + kCallTimeout));
+}
+
+absl::Status RunDrain(absl::Span<char* const> args) {
+  AdminFlags flags;
+  Arguments arguments("drain", "",
+                      "Lets a node finish: it takes no new sessions and no new encodings, serves those who hold on,\n"
+                      "and this command ends when nothing is under way any more.");
+  AddPlaceFlags(arguments, flags.store);
+  arguments.Flag("stop", "The node's process ends then.", &flags.stop);
+  arguments.Number("timeout", "SECONDS", "How long to wait.", &flags.timeout);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
+  KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
+  ProgressBar bar;
+  const absl::Status drained = admin->Drain(
+      flags.stop,
+      [&bar](const store::DrainState& state) {
+        bar.Update(-1, absl::StrCat("under way: ", state.pulls, " pulls, ", state.pushes, " pushes, ", state.leases,
+                                    " leases"));
+        return true;
+      },
+      absl::Now() + absl::Seconds(flags.timeout));
+  bar.Clear();
+  KVLINK_RETURN_IF_ERROR(HintAtKey(drained));
+  absl::PrintF("%s: drained%s\n", flags.store.store, flags.stop ? ", stopping" : "");
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,150 @@
+// kvlink plan: what encodings of a model weigh, and from which bandwidth on loading them beats computing them.
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/slab.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "worker/cli/args.h"
+#include "worker/cli/commands.h"
+#include "worker/cli/model_shapes.h"
+#include "worker/cli/open.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kSummary =
+    "Prints what encodings of a model weigh under each codec, what a corpus takes, and the bandwidth at\n"
+    "which loading an encoding is as fast as computing it. MODEL is a .gguf file, a model directory or\n"
+    "a built-in name (--list); without it, the default model. The prefill rate is --prefill-rate where\n"
+    "you have measured it, else --flops / (2 * weights of the layers): 640e12 is what one large GPU\n"
+    "reaches in bf16.";
+
+struct Flags {
+  ModelFlags model;
+  int64_t documents = 100000;
+  int64_t document_tokens = 512;
+  int64_t replicas = 1;
+  double prefill_rate = 0;
+  double flops = 640e12;
+  double gain = 10;
+  bool list = false;
+  bool json = false;
+};
+
+struct Row {
+  Codec codec = Codec::kRawBf16;
+  double bytes_per_token = 0;  // without padding
+  int64_t document_bytes = 0;  // as stored
+  double corpus_bytes = 0;
+  double break_even = 0;  // bytes/s
+};
+
+Row PlanCodec(const ModelShape& shape, Codec codec, const Flags& flags, double prefill_rate) {
+  const SlabShape slab{codec, shape.kv_heads, shape.head_dim, flags.document_tokens};
+  const double tokens = static_cast<double>(flags.document_tokens);
+  Row row;
+  row.codec = codec;
+  row.bytes_per_token = static_cast<double>(shape.layers * slab.used_bytes()) / tokens;
+  row.document_bytes = shape.layers * slab.slab_bytes();
+  row.corpus_bytes = static_cast<double>(row.document_bytes) * static_cast<double>(flags.documents * flags.replicas);
+  row.break_even = static_cast<double>(row.document_bytes) / tokens * prefill_rate;
+  return row;
+}
+
+absl::StatusOr<ModelShape> FindShape(const std::string& name) {
+  std::error_code error;
+  if (auto built_in = BuiltInShape(name); built_in.ok() || !std::filesystem::exists(name, error)) {
+    const bool path = name.find('/') != std::string::npos || name.find(".gguf") != std::string::npos;
+    if (built_in.ok() || !path) return built_in;
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto weights, OpenModelWeights(name));
+  return ShapeOf(name, weights->config());
+}
+
+void PrintText(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
+  absl::PrintF("%s: %d layers, %d key/value heads of %d, context %d\n", shape.name, shape.layers, shape.kv_heads,
+               shape.head_dim, shape.context);
+  absl::PrintF("corpus: %d documents of %d tokens, %d %s\n", flags.documents, flags.document_tokens, flags.replicas,
+               flags.replicas == 1 ? "copy" : "copies");
+  absl::PrintF(
+      "prefill: %.0f tokens/s (%s)\n\n", prefill_rate,
+      flags.prefill_rate > 0 ? "as given" : absl::StrFormat("%.3g FLOP/s over the layers' weights", flags.flops));
+  absl::PrintF("%-9s %12s %12s %12s %16s %16s\n", "codec", "per token", "per document", "corpus", "break-even",
+               absl::StrFormat("%gx faster", flags.gain));
+  for (const Row& row : rows) {
+    absl::PrintF("%-9s %12s %12s %12s %14s/s %14s/s\n", CodecName(row.codec), FormatBytes(row.bytes_per_token),
+                 FormatBytes(static_cast<double>(row.document_bytes)), FormatBytes(row.corpus_bytes),
+                 FormatBytes(row.break_even), FormatBytes(row.break_even * flags.gain));
+  }
+  absl::PrintF(
+      "\nBelow the break-even bandwidth computing a document again is faster than loading its encoding. It is that of "
+      "the\n"
+      "tier an encoding comes from: memory, a disk, a network.\n");
+}
+
+void PrintJson(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
+  nlohmann::json codecs = nlohmann::json::array();
+  for (const Row& row : rows) {
+    codecs.push_back({{"codec", std::string(CodecName(row.codec))},
+                      {"bytes_per_token", row.bytes_per_token},
+                      {"document_bytes", row.document_bytes},
+                      {"corpus_bytes", row.corpus_bytes},
+                      {"break_even_bytes_per_second", row.break_even},
+                      {"gain_bytes_per_second", row.break_even * flags.gain}});
+  }
+  const nlohmann::json json = {{"model", shape.name},
+                               {"layers", shape.layers},
+                               {"kv_heads", shape.kv_heads},
+                               {"head_dim", shape.head_dim},
+                               {"context", shape.context},
+                               {"documents", flags.documents},
+                               {"document_tokens", flags.document_tokens},
+                               {"replicas", flags.replicas},
+                               {"prefill_tokens_per_second", prefill_rate},
+                               {"gain", flags.gain},
+                               {"codecs", codecs}};
+  absl::PrintF("%s\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+}  // namespace
+
+absl::Status RunPlan(absl::Span<char* const> args) {
+  Flags flags;
+  Arguments arguments("plan", "[MODEL]", kSummary);
+  arguments.Text("model", "PATH|NAME", "The model, where MODEL is not given.", &flags.model.model);
+  arguments.Integer("documents", "N", "Documents of the corpus.", 1, int64_t{1} << 40, &flags.documents);
+  arguments.Integer("document-tokens", "N", "Tokens of a document.", 1, int64_t{1} << 24, &flags.document_tokens);
+  arguments.Integer("replicas", "N", "Copies of each encoding.", 1, 100, &flags.replicas);
+  arguments.Number("prefill-rate", "TOKENS/S", "Measured prefill rate of the machine that answers.",
+                   &flags.prefill_rate);
+  arguments.Number("flops", "FLOP/S", "What the machine that answers reaches in a matrix multiplication.",
+                   &flags.flops);
+  arguments.Number("gain", "FACTOR", "How much faster than prefill loading shall be.", &flags.gain);
+  arguments.Flag("list", "List the built-in models.", &flags.list);
+  arguments.Flag("json", "Print JSON.", &flags.json);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  if (flags.list) {
+    for (const std::string& name : BuiltInNames()) absl::PrintF("%s\n", name);
+    return absl::OkStatus();
+  }
+  if (arguments.operands().size() > 1) return absl::InvalidArgumentError("it takes one model");
+  KVLINK_ASSIGN_OR_RETURN(const ModelShape shape,
+                          FindShape(arguments.operands().empty() ? flags.model.model : arguments.operands()[0]));
+  const double rate =
+      flags.prefill_rate > 0 ? flags.prefill_rate : flags.flops / (2 * static_cast<double>(shape.layer_parameters()));
+  std::vector<Row> rows;
+  for (const Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
+    rows.push_back(PlanCodec(shape, codec, flags, rate));
+  }
+  if (flags.json) {
+    PrintJson(shape, flags, rate, rows);
+  } else {
+    PrintText(shape, flags, rate, rows);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,39 @@
+// A progress bar with rate and time left, on standard error, where that is a terminal; silent elsewhere.
+// Thread-safety: one thread at a time.
+#ifndef KVLINK_WORKER_CLI_PROGRESS_H_
+#define KVLINK_WORKER_CLI_PROGRESS_H_
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace kvlink::cli {
+
+class ProgressBar {
+ public:
+  ProgressBar();
+  ~ProgressBar() { Clear(); }
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+
+  // Draws at most ten times a second. `done` is the share done, 0..1; below 0: not known (no bar, no time left).
+  // `counts`: "120 documents, 3400 tokens/s".
+  void Update(double done, absl::string_view counts);
+  // Removes the bar, so that a line can be printed; the next Update draws it again.
+  void Clear();
+  absl::Duration elapsed() const;
+
+ private:
+  const bool shown_;
+  const absl::Time start_;
+  absl::Time last_;
+  bool drawn_ = false;
+};
+
+// "1:05", "2:03:04".
+std::string FormatClock(absl::Duration duration);
+
+}  // namespace kvlink::cli
+
+#endif  // KVLINK_WORKER_CLI_PROGRESS_H_

@@ -1,0 +1,198 @@
+#include "worker/encode/encoder.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace kvlink::encode {
+namespace {
+
+int64_t PagesFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
+// Rows [begin, end) of one document in one forward pass.
+struct Piece {
+  size_t document = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+class EncoderImpl final : public Encoder {
+ public:
+  EncoderImpl(const model::Model* model, const Fingerprint& fingerprint, EncoderOptions options)
+      : model_(model),
+        fingerprint_(fingerprint),
+        options_(std::move(options)),
+        context_(model->NewContext()),
+        stream_(model->backend()->NewStream()) {}
+
+  const EncoderOptions& options() const override { return options_; }
+
+  Identity IdentityOf(absl::Span<const int32_t> tokens) const override {
+    return ComputeIdentity({.model = fingerprint_, .context_digest = "", .tokens = tokens}, options_.tenant_secret);
+  }
+
+  absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) override {
+    KVLINK_RETURN_IF_ERROR(Check(documents));
+    int64_t longest = 0;
+    for (const auto& tokens : documents) longest = std::max<int64_t>(longest, tokens.size());
+    KVLINK_RETURN_IF_ERROR(EnsurePages(PagesFor(longest)));
+    std::vector<Encoded> encoded(documents.size());
+    std::vector<std::unique_ptr<model::KvSequence>> sequences(documents.size());
+    for (Piece next; next.document < documents.size();) {
+      const std::vector<Piece> pass = NextPass(documents, next);
+      KVLINK_RETURN_IF_ERROR(Forward(documents, pass, sequences));
+      for (const Piece& piece : pass) {
+        if (piece.end < static_cast<int64_t>(documents[piece.document].size())) continue;
+        KVLINK_ASSIGN_OR_RETURN(encoded[piece.document], Pack(documents[piece.document], *sequences[piece.document]));
+        sequences[piece.document].reset();
+      }
+    }
+    return encoded;
+  }
+
+  // Makes room for a batch, and for one document of `pages` pages.
+  absl::Status EnsurePages(int64_t pages) {
+    // A batch of whole pages, one more for a document that began in the pass before.
+    const int64_t wanted = std::max(pages, PagesFor(options_.batch_tokens)) + 1;
+    if (pages_ != nullptr && pages_->total_pages() >= wanted) return absl::OkStatus();
+    pages_.reset();
+    const kernels::Dtype dtype =
+        options_.codec == Codec::kRawF32 ? kernels::Dtype::kF32 : model_->backend()->compute_dtype();
+    auto created = model::KvPages::Create(model_->backend(), model_->config(), dtype, wanted);
+    if (!created.ok()) {
+      return Annotate(created.status(),
+                      absl::StrCat("private KV to encode documents of ", wanted * kBlockTokens, " tokens"));
+    }
+    pages_ = *std::move(created);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Check(absl::Span<const absl::Span<const int32_t>> documents) const {
+    const int64_t context = model_->config().context;
+    for (size_t i = 0; i < documents.size(); ++i) {
+      if (documents[i].empty()) return absl::InvalidArgumentError(absl::StrCat("document ", i, " is empty"));
+      if (static_cast<int64_t>(documents[i].size()) <= context) continue;
+      return absl::InvalidArgumentError(absl::StrCat("document ", i, " has ", documents[i].size(),
+                                                     " tokens, more than the model's context of ", context));
+    }
+    return absl::OkStatus();
+  }
+
+  // What the next forward pass takes, beginning at `next`, which is moved on. A document is cut only at multiples of
+  // batch_tokens from its own beginning: where it is cut does not depend on its neighbours.
+  std::vector<Piece> NextPass(absl::Span<const absl::Span<const int32_t>> documents, Piece& next) const {
+    std::vector<Piece> pass;
+    int64_t rows = options_.batch_tokens;
+    int64_t pages = pages_->total_pages();
+    while (next.document < documents.size()) {
+      const int64_t tokens = static_cast<int64_t>(documents[next.document].size());
+      const int64_t end = std::min(tokens, next.begin + options_.batch_tokens);
+      const int64_t need = PagesFor(end);
+      if (end - next.begin > rows || need > pages) break;
+      pass.push_back({next.document, next.begin, end});
+      rows -= end - next.begin;
+      pages -= need;
+      next = end == tokens ? Piece{next.document + 1} : Piece{next.document, end};
+      if (next.begin > 0) break;  // its next rows read these: another pass
+    }
+    return pass;
+  }
+
+  absl::Status Forward(absl::Span<const absl::Span<const int32_t>> documents, absl::Span<const Piece> pass,
+                       std::vector<std::unique_ptr<model::KvSequence>>& sequences) {
+    std::vector<int32_t> tokens;
+    std::vector<int64_t> positions, slots;
+    for (const Piece& piece : pass) {
+      const auto rows = documents[piece.document].subspan(piece.begin, piece.end - piece.begin);
+      tokens.insert(tokens.end(), rows.begin(), rows.end());
+      const size_t first = positions.size();
+      positions.resize(first + rows.size());
+      std::iota(positions.begin() + first, positions.end(), piece.begin);
+      std::unique_ptr<model::KvSequence>& sequence = sequences[piece.document];
+      if (sequence == nullptr) sequence = std::make_unique<model::KvSequence>(pages_.get());
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<int64_t> appended,
+                              sequence->Append(absl::MakeConstSpan(positions).subspan(first)));
+      slots.insert(slots.end(), appended.begin(), appended.end());
+    }
+    std::vector<kernels::KvSegment> segments;
+    std::vector<kernels::KvRead> reads;
+    int64_t row = 0;
+    for (const Piece& piece : pass) {
+      reads.push_back(
+          {.segment = static_cast<int32_t>(segments.size()), .row_begin = row, .row_count = piece.end - piece.begin});
+      segments.push_back(sequences[piece.document]->segment());
+      row += piece.end - piece.begin;
+    }
+    model::ForwardBatch batch;
+    batch.tokens = tokens;
+    batch.positions = positions;
+    batch.slots = slots;
+    batch.pages = pages_.get();
+    batch.segments = segments;
+    batch.reads = reads;
+    return model_->Forward(*context_, batch).status();
+  }
+
+  absl::StatusOr<Encoded> Pack(absl::Span<const int32_t> tokens, const model::KvSequence& sequence) {
+    const model::ModelConfig& config = model_->config();
+    kernels::Backend& backend = *model_->backend();
+    const SlabShape shape{.codec = options_.codec,
+                          .kv_heads = config.kv_heads,
+                          .head_dim = config.head_dim,
+                          .tokens = static_cast<int64_t>(tokens.size())};
+    KVLINK_RETURN_IF_ERROR(shape.Validate());
+    Encoded encoded;
+    encoded.manifest = Manifest::Uniform(shape, config.layers, model_->rope().rotary_dim);
+    encoded.manifest.identity = IdentityOf(tokens);
+    encoded.manifest.model = fingerprint_;
+    encoded.manifest.build = KVLINK_BUILD;
+    KVLINK_ASSIGN_OR_RETURN(encoded.bytes, backend.Allocate(encoded.manifest.bytes()));
+    auto* const data = static_cast<std::byte*>(encoded.bytes.data());
+    for (int64_t layer = 0; layer < config.layers; ++layer) {
+      std::byte* const slab = data + encoded.manifest.layers[layer].offset;
+      encoded.slabs.emplace_back(slab, encoded.manifest.layers[layer].length);
+      KVLINK_RETURN_IF_ERROR(
+          backend.Pack(*stream_, {.shape = shape,
+                                  .pages = pages_->layer(layer),
+                                  .block_table = sequence.block_table().data(),
+                                  .rope = &model_->rope(),
+                                  .slab = kernels::Tensor::Dense(slab, kernels::Dtype::kU8, backend.device(),
+                                                                 {encoded.manifest.layers[layer].length})}));
+    }
+    KVLINK_RETURN_IF_ERROR(stream_->Synchronize());
+    for (int64_t layer = 0; layer < config.layers; ++layer) {
+      KVLINK_RETURN_IF_ERROR(encoded.manifest.ChecksumLayer(layer, encoded.slabs[layer]));
+    }
+    encoded.manifest.Seal();
+    return encoded;
+  }
+
+  const model::Model* const model_;
+  const Fingerprint fingerprint_;
+  const EncoderOptions options_;
+  const std::unique_ptr<model::ForwardContext> context_;
+  const std::unique_ptr<kernels::Stream> stream_;
+  std::unique_ptr<model::KvPages> pages_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Encoder>> Encoder::Create(const model::Model* model, const Fingerprint& fingerprint,
+                                                         const EncoderOptions& options) {
+  if (options.batch_tokens < 1 || options.batch_tokens > (int64_t{1} << 20)) {
+    return absl::InvalidArgumentError(absl::StrCat("batch of ", options.batch_tokens, " tokens, not 1 to 1048576"));
+  }
+  // Slabs are checksummed and stored from host memory.
+  if (model->backend()->device().type != kernels::DeviceType::kCpu) {
+    return absl::UnimplementedError("encoding on a device is not supported yet; use the CPU backend");
+  }
+  auto encoder = std::make_unique<EncoderImpl>(model, fingerprint, options);
+  KVLINK_RETURN_IF_ERROR(encoder->EnsurePages(1));
+  return encoder;
+}
+
+}  // namespace kvlink::encode

@@ -1,0 +1,55 @@
+// Documents to encodings: fingerprint of the model, identity of the tokens, one forward pass over many documents,
+// packing into slabs, manifest. What ingest does in bulk and infer does for a document that is not in the store.
+// Thread-safety: an Encoder by one thread at a time; FingerprintOf and identities from any.
+#ifndef KVLINK_WORKER_ENCODE_ENCODER_H_
+#define KVLINK_WORKER_ENCODE_ENCODER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "proto/digest.h"
+#include "proto/manifest.h"
+#include "worker/model/model.h"
+#include "worker/model/weights.h"
+
+namespace kvlink::encode {
+
+// SHA-256 over canonical configuration and source tensors (name, type, shape, bytes) in name order, cached beside the
+// model (docs/formats.md "Fingerprint cache") by (inode, size, mtime) of its files. A cache that cannot be written is
+// not an error.
+absl::StatusOr<Fingerprint> FingerprintOf(const model::Weights& weights, bool use_cache);
+
+struct Encoded {
+  Manifest manifest;  // sealed
+  kernels::Buffer bytes;
+  // [layers] into `bytes`, each on a 4096-byte boundary: a store writes it to disk from there.
+  std::vector<absl::Span<const std::byte>> slabs;
+};
+
+struct EncoderOptions {
+  Codec codec = Codec::kRawBf16;
+  int64_t batch_tokens = 2048;  // most rows of one forward pass; a longer document is run in several, still exactly
+  std::string tenant_secret;    // empty: plain SHA-256 identities
+};
+
+class Encoder {
+ public:
+  // RESOURCE_EXHAUSTED when the private KV for one batch is not to be had.
+  static absl::StatusOr<std::unique_ptr<Encoder>> Create(const model::Model* model, const Fingerprint& fingerprint,
+                                                         const EncoderOptions& options);
+  virtual ~Encoder() = default;
+  virtual const EncoderOptions& options() const = 0;
+  virtual Identity IdentityOf(absl::Span<const int32_t> tokens) const = 0;
+  // Encodes each document alone (causal within itself, positions from 0), packed into as few forward passes as fit.
+  // Same order. The bits do not depend on what else is in the call. INVALID_ARGUMENT: an empty document or one longer
+  // than the context, by index.
+  virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) = 0;
+};
+
+}  // namespace kvlink::encode
+
+#endif  // KVLINK_WORKER_ENCODE_ENCODER_H_

@@ -1,0 +1,105 @@
+#include "worker/infer/chat.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+
+namespace kvlink::infer {
+
+double Answer::decode_rate() const {
+  const double seconds = absl::ToDoubleSeconds(decode_time);
+  return tokens > 1 && seconds > 0 ? static_cast<double>(tokens - 1) / seconds : 0;
+}
+
+Chat::Chat(Engine* engine, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat, ChatSettings settings)
+    : engine_(engine), tokenizer_(tokenizer), template_(chat), settings_(std::move(settings)) {}
+
+Chat::~Chat() = default;
+
+RequestStats Chat::stats() const { return conversation_ == nullptr ? RequestStats() : conversation_->stats(); }
+
+absl::StatusOr<Answer> Chat::Ask(absl::string_view question, const Limits& limits, const OnText& on_text) {
+  const absl::Time began = absl::Now();
+  // What is left of the time, for calls that come one after another.
+  const auto left = [&] { return Limits{limits.timeout - (absl::Now() - began), limits.cancelled}; };
+  const int64_t fed = conversation_ == nullptr ? 0 : conversation_->length();
+  KVLINK_RETURN_IF_ERROR(conversation_ == nullptr ? First(question, left()) : Next(question, left()));
+  Answer answer;
+  answer.time_to_first_token = absl::Now() - began;
+  answer.fresh_tokens = fed == 0 ? conversation_->stats().fresh_tokens : conversation_->length() - fed;
+  questions_.emplace_back(question);
+  const absl::Time first = absl::Now();
+  KVLINK_RETURN_IF_ERROR(Decode(left(), on_text, &answer));
+  answer.decode_time = absl::Now() - first;
+  return answer;
+}
+
+absl::Status Chat::First(absl::string_view question, const Limits& limits) {
+  Request request;
+  request.linker = settings_.linker;
+  request.documents = settings_.documents;
+  request.answer_tokens = settings_.max_tokens;
+  request.sampling = settings_.sampling;
+  request.allow_untrained_links = settings_.allow_untrained_links;
+  request.limits = limits;
+  KVLINK_ASSIGN_OR_RETURN(request.prompt, link::MakePrompt(*tokenizer_, *template_, settings_.options,
+                                                           engine_->options().profile, settings_.system, question));
+  KVLINK_ASSIGN_OR_RETURN(conversation_, engine_->Start(request));
+  return absl::OkStatus();
+}
+
+// Renders the conversation with a mark in place of each answer; what stands behind the last mark is the new part: the
+// end of the answer's turn, the user's turn, the head of the next answer.
+absl::Status Chat::Next(absl::string_view question, const Limits& limits) {
+  std::vector<model::ChatMessage> messages;
+  if (!settings_.system.empty()) messages.push_back({"system", {{settings_.system}}});
+  int mark = 0;
+  for (const std::string& asked : questions_) {
+    messages.push_back({"user", {{asked}}});
+    messages.push_back({"assistant", {{"", mark++}}});
+  }
+  messages.push_back({"user", {{std::string(question)}}});
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<model::RenderedSpan> spans, template_->Render(messages, settings_.options));
+  const auto last = std::find_if(spans.begin(), spans.end(), [&](const auto& span) { return span.mark == mark - 1; });
+  if (last == spans.end()) {
+    return absl::FailedPreconditionError("the chat template drops earlier answers, so the conversation cannot go on");
+  }
+  std::vector<model::TextSpan> behind;
+  for (auto it = std::next(last); it != spans.end(); ++it) behind.push_back({it->text, it->trusted});
+  KVLINK_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, model::EncodeSpans(*tokenizer_, behind));
+  if (unfed_) tokens.insert(tokens.begin(), conversation_->next());
+  return engine_->Extend(*conversation_, tokens, limits);
+}
+
+absl::Status Chat::Decode(const Limits& limits, const OnText& on_text, Answer* answer) {
+  const absl::Time deadline = absl::Now() + limits.timeout;
+  const auto give = [&](const std::string& text) {
+    answer->text += text;
+    if (on_text && !text.empty()) on_text(text);
+  };
+  model::StreamDecoder decoder(tokenizer_);
+  absl::Status status;
+  while (true) {
+    unfed_ = !engine_->IsEnd(conversation_->next());
+    if (!unfed_) {
+      answer->stop = Stop::kEnd;
+      break;
+    }
+    if (!tokenizer_->IsSpecial(conversation_->next())) give(decoder.Push(conversation_->next()));
+    if (++answer->tokens >= settings_.max_tokens) {
+      answer->stop = Stop::kMaxTokens;
+      break;
+    }
+    if (conversation_->length() >= engine_->model().config().context) {
+      answer->stop = Stop::kContext;
+      break;
+    }
+    status = engine_->Step(*conversation_, {deadline - absl::Now(), limits.cancelled});
+    if (!status.ok()) break;
+  }
+  give(decoder.Finish());
+  return status;
+}
+
+}  // namespace kvlink::infer

@@ -1,0 +1,228 @@
+// Linked decoding: answers a prompt over documents from their stored encodings, one forward pass over the fresh tokens
+// first, then one for each token of the answer. Tokens in, tokens out; worker/infer/chat.h puts text around it.
+//
+// A document that the store does not have, or whose bytes arrive damaged or too late, is encoded on the spot and
+// written back: that costs time and moves a counter, and never fails the request. Attention never reads a layer before
+// its bytes are verified, and nothing is kept of a pass during which the store took the memory of an encoding back: the
+// encoding is read anew and the pass done again.
+//
+// Thread-safety: an Engine may be used from many threads at once, each with conversations of its own; a Conversation by
+// one thread at a time. Lifetime: model, store and engine outlive every conversation; model and store outlive the
+// engine. Errors common to all: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation
+// stands where it stood before the call; RESOURCE_EXHAUSTED when the private KV is full.
+#ifndef KVLINK_WORKER_INFER_ENGINE_H_
+#define KVLINK_WORKER_INFER_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "kernels/kernels.h"
+#include "proto/digest.h"
+#include "store/store.h"
+#include "worker/encode/encoder.h"
+#include "worker/infer/resident_pool.h"
+#include "worker/infer/write_back.h"
+#include "worker/link/plan.h"
+#include "worker/link/profile.h"
+#include "worker/model/model.h"
+
+namespace kvlink::infer {
+
+struct EngineOptions {
+  std::string ns = "default";
+  Codec codec = Codec::kRawBf16;  // of the encodings it reads and writes
+  std::string tenant_secret;
+  link::LinkProfile profile;
+  // Rows [slots * N, hidden] that link ids from the vocabulary's end on stand for; empty where the profile uses
+  // ordinary ids.
+  std::vector<float> link_embeddings;
+  // Private KV of all conversations together, in tokens; 0: the model's context.
+  int64_t private_tokens = 0;
+  int64_t prefill_chunk = 1024;                        // most fresh rows of one forward pass
+  int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool
+  int64_t write_back_bytes = int64_t{256} << 20;       // WriteBack's queue; 0: nothing is written back
+  // How long one layer of an encoding may take to land before the document is encoded instead.
+  absl::Duration load_timeout = absl::Seconds(10);
+};
+
+// What bounds one call.
+struct Limits {
+  absl::Duration timeout = absl::Minutes(10);
+  std::function<bool()> cancelled;  // asked before every layer; may be empty
+};
+
+struct RequestDocument {
+  std::vector<int32_t> tokens;
+  std::optional<Identity> identity;  // as the catalog has it; computed from the tokens where absent
+};
+
+struct Request {
+  link::Linker linker = link::Linker::kConcat;
+  link::PromptTokens prompt;
+  std::vector<RequestDocument> documents;
+  int64_t answer_tokens = 1;           // room to leave in the context
+  kernels::SampleParams sampling;      // `position` is set by the engine
+  bool allow_untrained_links = false;  // measurements only
+  bool keep_logits = false;            // Conversation::logits()
+  Limits limits;
+};
+
+// What a request cost.
+struct RequestStats {
+  absl::Duration
+      time_to_first_token;         // from the call until the first token was sampled, loading and verification included
+  absl::Duration decode_time;      // of decode steps since
+  int64_t decoded_tokens = 0;      // by those steps
+  int64_t prompt_tokens = 0;       // positions in front of the answer
+  int64_t fresh_tokens = 0;        // of these, computed by this request
+  int64_t documents_resident = 0;  // encodings by where they were found
+  int64_t documents_dram = 0;
+  int64_t documents_segments = 0;
+  int64_t documents_encoded = 0;  // not in the store, damaged or late
+  int64_t bytes_dram = 0;         // of encodings, by where they were read
+  int64_t bytes_segments = 0;
+};
+
+class Engine;
+
+class Conversation {
+ public:
+  ~Conversation();
+  Conversation(const Conversation&) = delete;
+  Conversation& operator=(const Conversation&) = delete;
+
+  // Positions that have been fed, and the token sampled behind the last of them (not fed yet).
+  int64_t length() const { return length_; }
+  int32_t next() const { return next_; }
+  const RequestStats& stats() const { return stats_; }
+  // Distribution `next` was sampled from, [vocab]; empty unless Request::keep_logits.
+  absl::Span<const float> logits() const { return logits_; }
+
+ private:
+  friend class Engine;
+  struct Read {
+    std::shared_ptr<Resident> resident;
+    int64_t offset = 0;
+    int64_t document = 0;  // index into documents_
+    Identity identity;     // as the request names it
+  };
+  Conversation(Engine* engine, model::KvPages* pages) : engine_(engine), sequence_(pages) {}
+
+  Engine* const engine_;
+  model::KvSequence sequence_;
+  std::vector<RequestDocument> documents_;  // what encodes them again
+  std::vector<Read> reads_;
+  kernels::SampleParams sampling_;
+  int64_t length_ = 0;
+  int32_t next_ = 0;
+  bool keep_logits_ = false;
+  std::vector<float> logits_;
+  RequestStats stats_;
+};
+
+class Engine {
+ public:
+  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model. UNIMPLEMENTED: a device this engine
+  // cannot land encodings on. RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document
+  // is encoded on the spot.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const model::Model* model, const Fingerprint& fingerprint,
+                                                        store::Store* store, EngineOptions options);
+  // Writes back what is queued.
+  ~Engine();
+
+  // Prefill: reads (or encodes) the documents, computes the fresh tokens and samples the first token of the answer.
+  // INVALID_ARGUMENT and FAILED_PRECONDITION as link::MakePlan.
+  absl::StatusOr<std::unique_ptr<Conversation>> Start(const Request& request);
+  // The same for a plan of the caller's own, whose positions may have gaps.
+  absl::StatusOr<std::unique_ptr<Conversation>> StartPlanned(const link::LinkPlan& plan, const Request& request);
+  // One decode step of several different conversations in one forward pass: feeds each one's next() and samples the one
+  // behind it. A document that several of them read is read once. OUT_OF_RANGE, changing nothing: the context of one is
+  // full.
+  absl::Status StepBatch(absl::Span<Conversation* const> conversations, const Limits& limits);
+  absl::Status Step(Conversation& conversation, const Limits& limits) { return StepBatch({&conversation}, limits); }
+  // Feeds `tokens` behind what has been fed and samples the token behind them. next() has not been fed: a caller that
+  // keeps it puts it first. OUT_OF_RANGE, changing nothing, when they do not fit into the context.
+  absl::Status Extend(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits);
+  // As Extend, and returns the logits behind each of the tokens, [tokens, vocab]; for measurements.
+  absl::StatusOr<std::vector<float>> Score(Conversation& conversation, absl::Span<const int32_t> tokens,
+                                           const Limits& limits);
+  // How the next tokens of a conversation are sampled.
+  void SetSampling(Conversation& conversation, const kernels::SampleParams& sampling) {
+    conversation.sampling_ = sampling;
+  }
+
+  const model::Model& model() const { return *model_; }
+  const EngineOptions& options() const { return options_; }
+  bool IsEnd(int32_t token) const;  // of the end-of-sequence set
+  Identity IdentityOf(absl::Span<const int32_t> tokens) const;
+  ResidentPool& pool() { return pool_; }
+  // Waits for queued writes. False if `deadline` passed first.
+  bool DrainWriteBack(absl::Time deadline);
+
+  struct Stats {
+    int64_t requests = 0;
+    int64_t damaged = 0;  // encodings that failed their checksum while a request read them, and were encoded again
+    int64_t late = 0;     // that did not land in time, or could not be read, and were encoded again
+    int64_t lapsed = 0;   // whose memory the store took back during a pass, which was done again
+    int64_t encoded = 0;  // documents encoded on the spot, for these reasons and for misses
+    ResidentPool::Stats pool;
+    WriteBack::Stats write_back;
+  };
+  Stats stats() const;
+
+ private:
+  struct Call;      // one call's deadline and cancellation
+  struct Rows;      // fresh rows of one conversation in a forward pass
+  struct Assembly;  // a batch as Model::Forward takes it
+  struct Context;   // streams and scratch of one forward pass at a time
+  friend class Conversation;
+
+  Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options);
+
+  // Fills in the residents of documents (indices into conversation.reads_): from the pool, the store, or the encoder.
+  absl::Status ReadDocuments(Conversation& conversation, absl::Span<const size_t> reads, const Call& call);
+  // Encodes documents (indices into reads_) and puts their residents in place.
+  absl::Status EncodeDocuments(Conversation& conversation, absl::Span<const size_t> reads, const Call& call);
+  // Computes the fresh tokens chunk by chunk.
+  absl::Status Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call);
+  // Runs rows whose slots are taken; samples where rows ask for it. Again, with others in their place, where encodings
+  // prove to be of no use on the way.
+  absl::Status Run(absl::Span<Rows> rows, const Call& call);
+  // One pass. `useless`: what made it fail, if encodings did; it then left nothing behind but the rows' slots.
+  absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
+  // Puts another in the place of an encoding wherever the rows' conversations read it: read `anew`, or encoded.
+  absl::Status Replace(absl::Span<Rows> rows, const Resident* useless, bool anew, const Call& call);
+  absl::Status Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits);
+  absl::Status Feed(absl::Span<Rows> rows, const Call& call);
+  absl::Status ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
+                          std::vector<float>* scores);
+  absl::Status CheckRoom(const Conversation& conversation, int64_t tokens) const;
+  std::unique_ptr<Context> TakeContext();
+  void GiveContext(std::unique_ptr<Context> context);
+
+  const model::Model* const model_;
+  const Fingerprint fingerprint_;
+  const EngineOptions options_;
+  ResidentPool pool_;
+  std::unique_ptr<WriteBack> write_back_;  // nullptr: nothing is written back
+  std::unique_ptr<model::KvPages> pages_;
+
+  Mutex encoder_mutex_;  // held while documents are encoded on the spot
+  std::unique_ptr<encode::Encoder> encoder_ ABSL_GUARDED_BY(encoder_mutex_);
+
+  mutable Mutex mutex_;
+  std::vector<std::unique_ptr<Context>> contexts_ ABSL_GUARDED_BY(mutex_);
+  Stats stats_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::infer
+
+#endif  // KVLINK_WORKER_INFER_ENGINE_H_

@@ -1,0 +1,41 @@
+// What engine.cc and forward.cc share. Private to worker/infer.
+#ifndef KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
+#define KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "worker/infer/engine.h"
+
+namespace kvlink::infer {
+
+struct Engine::Call {
+  explicit Call(const Limits& limits) : deadline(absl::Now() + limits.timeout), cancelled(limits.cancelled) {}
+  absl::Status Check() const {
+    if (cancelled && cancelled()) return absl::CancelledError("the request was cancelled");
+    if (absl::Now() >= deadline) return absl::DeadlineExceededError("the request's time ran out");
+    return absl::OkStatus();
+  }
+  const absl::Time deadline;
+  const std::function<bool()> cancelled;
+};
+
+struct Engine::Rows {
+  Conversation* conversation = nullptr;
+  absl::Span<const int32_t> tokens;
+  absl::Span<const int64_t> positions;
+  std::vector<int64_t> slots;
+  bool sample = true;                    // the token behind the last row
+  std::vector<float>* scores = nullptr;  // logits of every row, appended
+};
+
+struct Engine::Context {
+  std::unique_ptr<model::ForwardContext> forward;
+  std::unique_ptr<kernels::Stream> stream;
+  kernels::Buffer sampling;  // workspace of Sample
+};
+
+}  // namespace kvlink::infer
+
+#endif  // KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_

@@ -1,0 +1,178 @@
+// One forward pass of the engine: which rows read which segments, waiting for layers, sampling.
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "worker/infer/engine_internal.h"
+
+namespace kvlink::infer {
+
+// Segments are listed once, however many conversations read them: encodings first, then private KV.
+struct Engine::Assembly {
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> positions;
+  std::vector<int64_t> slots;
+  std::vector<int64_t> logits_rows;
+  std::vector<kernels::KvSegment> segments;
+  std::vector<kernels::KvRead> reads;
+  std::vector<std::shared_ptr<Resident>> residents;  // encodings of the pass
+  std::vector<std::shared_ptr<Resident>> landing;    // of these, those not all of whose layers have landed
+
+  explicit Assembly(absl::Span<Rows> all) {
+    for (const Rows& rows : all) AddRows(rows);
+    int64_t row = 0;
+    for (const Rows& rows : all) {
+      AddEncodings(rows, row);
+      row += static_cast<int64_t>(rows.tokens.size());
+    }
+    row = 0;
+    for (const Rows& rows : all) {
+      const int64_t count = static_cast<int64_t>(rows.tokens.size());
+      reads.push_back({static_cast<int32_t>(segments.size()), row, count, 0, nullptr});
+      segments.push_back(rows.conversation->sequence_.segment());
+      row += count;
+    }
+    std::stable_sort(reads.begin(), reads.end(),
+                     [](const kernels::KvRead& a, const kernels::KvRead& b) { return a.segment < b.segment; });
+  }
+
+ private:
+  void AddRows(const Rows& rows) {
+    const int64_t first = static_cast<int64_t>(tokens.size());
+    const int64_t count = static_cast<int64_t>(rows.tokens.size());
+    tokens.insert(tokens.end(), rows.tokens.begin(), rows.tokens.end());
+    positions.insert(positions.end(), rows.positions.begin(), rows.positions.end());
+    slots.insert(slots.end(), rows.slots.begin(), rows.slots.end());
+    if (rows.scores != nullptr) {
+      for (int64_t i = 0; i < count; ++i) logits_rows.push_back(first + i);
+    } else if (rows.sample) {
+      logits_rows.push_back(first + count - 1);
+    }
+  }
+
+  void AddEncodings(const Rows& rows, int64_t first_row) {
+    for (const Conversation::Read& read : rows.conversation->reads_) {
+      const auto visible = std::lower_bound(rows.positions.begin(), rows.positions.end(), read.offset);
+      const int64_t begin = visible - rows.positions.begin();
+      const int64_t count = rows.positions.end() - visible;
+      if (count == 0) continue;
+      const auto [it, is_new] = index_.try_emplace(read.resident.get(), static_cast<int32_t>(segments.size()));
+      if (is_new) {
+        segments.push_back(read.resident->segment());
+        residents.push_back(read.resident);
+        if (!read.resident->ready()) landing.push_back(read.resident);
+      }
+      reads.push_back({it->second, first_row + begin, count, read.offset, nullptr});
+    }
+  }
+
+  absl::flat_hash_map<const Resident*, int32_t> index_;
+};
+
+std::unique_ptr<Engine::Context> Engine::TakeContext() {
+  {
+    MutexLock lock(&mutex_);
+    if (!contexts_.empty()) {
+      std::unique_ptr<Context> context = std::move(contexts_.back());
+      contexts_.pop_back();
+      return context;
+    }
+  }
+  auto context = std::make_unique<Context>();
+  context->forward = model_->NewContext();
+  context->stream = model_->backend()->NewStream();
+  return context;
+}
+
+void Engine::GiveContext(std::unique_ptr<Context> context) {
+  MutexLock lock(&mutex_);
+  contexts_.push_back(std::move(context));
+}
+
+absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless) {
+  KVLINK_RETURN_IF_ERROR(call.Check());
+  const Assembly assembly(rows);
+  model::ForwardBatch batch;
+  batch.tokens = assembly.tokens;
+  batch.positions = assembly.positions;
+  batch.slots = assembly.slots;
+  batch.pages = pages_.get();
+  batch.segments = assembly.segments;
+  batch.reads = assembly.reads;
+  batch.logits_rows = assembly.logits_rows;
+  if (!options_.link_embeddings.empty()) {
+    const int64_t hidden = model_->config().hidden;
+    batch.extra_embeddings = kernels::Tensor::Dense(
+        const_cast<float*>(options_.link_embeddings.data()), kernels::Dtype::kF32, model_->backend()->device(),
+        {static_cast<int64_t>(options_.link_embeddings.size()) / hidden, hidden});
+  }
+  batch.before_layer = [&](int64_t layer) -> absl::Status {
+    KVLINK_RETURN_IF_ERROR(call.Check());
+    for (const std::shared_ptr<Resident>& resident : assembly.landing) {
+      const absl::Time deadline = std::min(call.deadline, absl::Now() + options_.load_timeout);
+      const absl::Status landed = resident->WaitLayer(layer, deadline);
+      if (landed.ok()) continue;
+      KVLINK_RETURN_IF_ERROR(call.Check());
+      useless->push_back(resident);
+      return landed;
+    }
+    return absl::OkStatus();
+  };
+  std::unique_ptr<Context> context = TakeContext();
+  absl::StatusOr<kernels::Tensor> logits = model_->Forward(*context->forward, batch);
+  absl::Status status = logits.status();
+  // Before anything of the pass is given out. A pass that failed may have failed over such bytes too.
+  if (useless->empty()) {
+    for (const std::shared_ptr<Resident>& resident : assembly.residents) {
+      if (!resident->intact()) useless->push_back(resident);
+    }
+    if (!useless->empty()) status = absl::AbortedError("the store took back encodings while they were read");
+  }
+  if (status.ok()) status = Sample(*context, rows, *logits);
+  GiveContext(std::move(context));
+  return status;
+}
+
+absl::Status Engine::Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits) {
+  const int64_t vocab = model_->config().vocab;
+  int64_t row = 0;
+  for (Rows& one : rows) {
+    if (one.scores != nullptr) {
+      const int64_t count = static_cast<int64_t>(one.tokens.size());
+      const float* scores = logits.as<const float>() + row * logits.strides[0];
+      for (int64_t i = 0; i < count; ++i) {
+        one.scores->insert(one.scores->end(), scores + i * logits.strides[0], scores + i * logits.strides[0] + vocab);
+      }
+      row += count;
+    } else if (one.sample) {
+      ++row;
+    }
+    if (!one.sample) continue;
+    Conversation& conversation = *one.conversation;
+    const kernels::Tensor last = logits.Slice(row - 1, 1);
+    kernels::SampleParams params = conversation.sampling_;
+    params.position = one.positions.back() + 1;
+    int32_t sampled = 0;
+    kernels::SampleArgs args;
+    args.logits = last;
+    args.params = absl::MakeConstSpan(&params, 1);
+    args.out = kernels::Tensor::Dense(&sampled, kernels::Dtype::kI32, last.device, {1});
+    const int64_t workspace = model_->backend()->SampleWorkspaceBytes(1, vocab);
+    if (context.sampling.bytes() < workspace) {
+      KVLINK_ASSIGN_OR_RETURN(context.sampling, model_->backend()->Allocate(workspace));
+    }
+    args.workspace = {context.sampling.data(), context.sampling.bytes()};
+    KVLINK_RETURN_IF_ERROR(model_->backend()->Sample(*context.stream, args));
+    KVLINK_RETURN_IF_ERROR(context.stream->Synchronize());
+    conversation.next_ = sampled;
+    if (conversation.keep_logits_) {
+      const float* from = last.as<const float>();
+      conversation.logits_.assign(from, from + vocab);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::infer

@@ -1,0 +1,92 @@
+// A queue between threads with a limit on the weight (bytes, tokens) of what waits in it.
+// Thread-safety: all methods.
+#ifndef KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_
+#define KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+
+namespace kvlink::ingest {
+
+template <typename T>
+class BoundedQueue {
+ public:
+  // `patience`: how long a push waits for room.
+  BoundedQueue(int64_t limit, absl::Duration patience) : limit_(limit), patience_(patience) {}
+
+  // Waits until the weight fits (an item heavier than the limit fits into an empty queue). CANCELLED after Close;
+  // DEADLINE_EXCEEDED when nobody takes anything out.
+  absl::Status Push(T item, int64_t weight) {
+    const absl::Time deadline = absl::Now() + patience_;
+    MutexLock lock(&mutex_);
+    while (!closed_ && !items_.empty() && weight_ + weight > limit_) {
+      if (!room_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("the next stage took nothing for ", absl::FormatDuration(patience_)));
+      }
+    }
+    if (closed_) return absl::CancelledError("the queue was closed");
+    items_.emplace_back(std::move(item), weight);
+    weight_ += weight;
+    filled_.Signal();
+    return absl::OkStatus();
+  }
+
+  // Waits for one item at least, then takes as many as wait there up to `weight` (one in any case). Empty: the queue
+  // was finished and is empty, or closed.
+  std::vector<T> Pop(int64_t weight) {
+    std::vector<T> taken;
+    MutexLock lock(&mutex_);
+    while (!closed_ && !finished_ && items_.empty()) filled_.Wait(&mutex_);
+    if (closed_) return taken;
+    int64_t total = 0;
+    while (!items_.empty() && (taken.empty() || total + items_.front().second <= weight)) {
+      total += items_.front().second;
+      weight_ -= items_.front().second;
+      taken.push_back(std::move(items_.front().first));
+      items_.pop_front();
+    }
+    room_.SignalAll();
+    return taken;
+  }
+
+  // Nothing more is pushed; what waits is still taken.
+  void Finish() {
+    MutexLock lock(&mutex_);
+    finished_ = true;
+    filled_.SignalAll();
+    room_.SignalAll();
+  }
+  // Everybody stops; what waits is dropped.
+  void Close() {
+    MutexLock lock(&mutex_);
+    closed_ = true;
+    items_.clear();
+    filled_.SignalAll();
+    room_.SignalAll();
+  }
+
+ private:
+  const int64_t limit_;
+  const absl::Duration patience_;
+  Mutex mutex_;
+  CondVar room_;
+  CondVar filled_;
+  std::deque<std::pair<T, int64_t>> items_ ABSL_GUARDED_BY(mutex_);
+  int64_t weight_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace kvlink::ingest
+
+#endif  // KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_

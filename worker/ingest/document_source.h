@@ -1,0 +1,90 @@
+// Documents from JSON lines, text files, directories and standard input.
+//
+//   JSON lines   one object a line: {"id": "...", "title": "...", "text": "..."}; id may be an integer, title may be
+//                missing, other members are ignored. Names ending in .jsonl or .ndjson (and .gz or .zst behind that).
+//   text files   one document a file: its id is the file's name, its title the name without extensions. All other
+//                names.
+//   directories  every .txt, .md, .jsonl and .ndjson file in them (compressed or not), in order of name; ids of text
+//                files are their paths from the directory. Links to directories are not followed, hidden files are
+//                left out.
+//   "-"          JSON lines on standard input, unless the options say text.
+//
+// Thread-safety: one thread at a time, but Stop() from any.
+#ifndef KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
+#define KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/ingest/interrupt.h"
+#include "worker/ingest/line_reader.h"
+
+namespace kvlink::ingest {
+
+struct SourceOptions {
+  enum class Format { kAuto, kJsonLines, kText } format = Format::kAuto;
+  // For one text file or standard input as text; empty: from the file's name.
+  std::string id;
+  std::string title;
+  int64_t most_document_bytes = int64_t{64} << 20;  // of a line or of a text file, decompressed
+};
+
+// One document, or why it could not be read. `where` is "file" or "file:line".
+struct SourceItem {
+  std::string where;
+  absl::Status status;
+  std::string id;  // empty if it is not known
+  std::string title;
+  std::string text;      // valid UTF-8
+  int64_t position = 0;  // bytes of all inputs (compressed where they are) up to the end of this document
+};
+
+class DocumentSource {
+ public:
+  // Lists the inputs. INVALID_ARGUMENT: no inputs, "-" twice, an id for more than one text. NOT_FOUND naming a path
+  // that is not there; a directory without documents.
+  static absl::StatusOr<std::unique_ptr<DocumentSource>> Open(const std::vector<std::string>& paths,
+                                                              const SourceOptions& options);
+  // The next document, good or bad; nullopt at the end. What is wrong with one document or one file never ends the
+  // others.
+  std::optional<SourceItem> Next();
+  // From now on, and at once, Next() returns nullopt where it would have to read on.
+  void Stop() const { interrupt_->Raise(); }
+  // Bytes of all inputs; 0 if that is not known (standard input).
+  int64_t total_bytes() const { return total_bytes_; }
+
+ private:
+  struct Input {
+    std::string path;
+    std::string id;  // of a text
+    bool json_lines = false;
+    int64_t bytes = 0;
+  };
+  DocumentSource(const SourceOptions& options, std::unique_ptr<Interrupt> interrupt)
+      : options_(options), interrupt_(std::move(interrupt)) {}
+  absl::Status AddPath(const std::string& path);
+  absl::Status AddDirectory(const std::string& path);
+  void AddFile(const std::string& path, const std::string& id, bool json_lines);
+  std::optional<SourceItem> NextOrInterrupted();
+  std::optional<SourceItem> NextLine();
+  SourceItem ReadText(const Input& input);
+
+  const SourceOptions options_;
+  const std::unique_ptr<const Interrupt> interrupt_;
+  std::vector<Input> inputs_;
+  int64_t total_bytes_ = 0;
+  bool total_known_ = true;
+  size_t next_input_ = 0;
+  int64_t finished_bytes_ = 0;         // of the inputs before the current one
+  std::unique_ptr<LineReader> lines_;  // of the current input
+};
+
+}  // namespace kvlink::ingest
+
+#endif  // KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_

@@ -1,0 +1,44 @@
+// Lines of a byte stream, each of a bounded length.
+// Thread-safety: one thread at a time.
+#ifndef KVLINK_WORKER_INGEST_LINE_READER_H_
+#define KVLINK_WORKER_INGEST_LINE_READER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/ingest/byte_stream.h"
+
+namespace kvlink::ingest {
+
+class LineReader {
+ public:
+  // Takes ownership of `stream`.
+  LineReader(std::unique_ptr<ByteStream> stream, int64_t most_bytes)
+      : stream_(std::move(stream)), most_bytes_(most_bytes), buffer_(64 << 10) {}
+
+  struct Line {
+    std::string text;       // without its end ("\n" or "\r\n")
+    int64_t number = 0;     // from 1
+    bool too_long = false;  // it has more than most_bytes, and `text` is only its beginning
+  };
+  // nullopt at the end. A last line without "\n" counts. Errors of ByteStream::Read; the reader then is of no use.
+  absl::StatusOr<std::optional<Line>> Next();
+  int64_t position() const { return stream_->position(); }
+
+ private:
+  const std::unique_ptr<ByteStream> stream_;
+  const int64_t most_bytes_;
+  std::vector<char> buffer_;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  int64_t number_ = 0;
+};
+
+}  // namespace kvlink::ingest
+
+#endif  // KVLINK_WORKER_INGEST_LINE_READER_H_

@@ -1,0 +1,68 @@
+// Linkers: turn (documents, question) into a plan that says at which position every token stands, which documents are
+// read from their encodings, and which tokens are fresh (computed by this request). Design sections 2 and 5.
+// Thread-safety: pure functions and plain values.
+#ifndef KVLINK_WORKER_LINK_PLAN_H_
+#define KVLINK_WORKER_LINK_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "worker/link/profile.h"
+#include "worker/model/chat_template.h"
+#include "worker/model/tokenizer.h"
+
+namespace kvlink::link {
+
+enum class Linker {
+  kConcat,  // documents from their encodings, shifted to their offset
+  kLinks,   // the same, with trained link tokens behind each document
+  kFull,    // everything fresh: an ordinary prefill, every token sees everything before it
+};
+absl::StatusOr<Linker> ParseLinker(absl::string_view name);
+absl::string_view LinkerName(Linker linker);
+
+// A prompt around the documents, tokenised: what stands before the first document and what stands behind the last.
+struct PromptTokens {
+  std::vector<int32_t> before;
+  std::vector<int32_t> after;
+};
+// Renders the chat with the documents' place as the profile says, and tokenises each side with EncodeSpans. BOS comes
+// first exactly once if the tokenizer has one and the template or model wants it.
+absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
+                                        const model::ChatOptions& options, const LinkProfile& profile,
+                                        absl::string_view system, absl::string_view question);
+
+struct PlacedDocument {
+  int64_t document = 0;  // index into the request's documents
+  int64_t offset = 0;    // position of its first token
+};
+
+// Positions are 0..length-1 without gaps; fresh tokens ascend in position.
+struct LinkPlan {
+  std::vector<int32_t> fresh_tokens;      // vocabulary ids; ids >= vocab are link embedding rows (id - vocab)
+  std::vector<int64_t> fresh_positions;   // [fresh_tokens]
+  std::vector<PlacedDocument> documents;  // read from encodings, ascending offset; empty under kFull
+  int64_t length = 0;
+};
+
+struct PlanInput {
+  Linker linker = Linker::kConcat;
+  const LinkProfile* profile = nullptr;
+  int64_t vocab = 0;
+  int64_t context = 0;        // most positions
+  int64_t answer_tokens = 1;  // room to leave
+  PromptTokens prompt;
+  std::vector<absl::Span<const int32_t>> documents;  // tokens of each, in order
+  bool allow_untrained_links = false;                // measurements only
+};
+// INVALID_ARGUMENT: no room left for question or answer (says how many tokens over), more documents than slots, an
+// empty document. FAILED_PRECONDITION: kLinks with a profile that has no trained links.
+absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input);
+
+}  // namespace kvlink::link
+
+#endif  // KVLINK_WORKER_LINK_PLAN_H_

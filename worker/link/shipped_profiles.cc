@@ -1,0 +1,48 @@
+#include "worker/link/shipped_profiles.h"
+
+namespace kvlink::link {
+namespace {
+
+// A chat model that was never tuned for linked documents.
+constexpr absl::string_view kUntuned = R"json({
+  "name": "untuned",
+  "trained": false,
+  "links_per_document": 0,
+  "document_template": "Title: {title}\n{text}\n",
+  "place": "in-user"
+})json";
+
+// The authors' Llama-3 checkpoints (arXiv 2502.16002) use ids that Llama-3 keeps reserved: link j of slot i is
+// 128011 + i * N + j, 40 slots; 128254 opens the documents and 128255 closes them.
+constexpr absl::string_view kLlama1 = R"json({
+  "name": "kvlink-llama-1",
+  "trained": true,
+  "links_per_document": 1,
+  "slots": 40,
+  "first_link_id": 128011,
+  "mem_start": 128254,
+  "mem_end": 128255,
+  "document_template": "Title: {title}\n{text}\n",
+  "place": "after-system"
+})json";
+
+constexpr absl::string_view kLlama5 = R"json({
+  "name": "kvlink-llama-5",
+  "trained": true,
+  "links_per_document": 5,
+  "slots": 40,
+  "first_link_id": 128011,
+  "mem_start": 128254,
+  "mem_end": 128255,
+  "document_template": "Title: {title}\n{text}\n",
+  "place": "after-system"
+})json";
+
+constexpr ShippedProfile kProfiles[] = {
+    {"untuned", kUntuned}, {"kvlink-llama-1", kLlama1}, {"kvlink-llama-5", kLlama5}};
+
+}  // namespace
+
+absl::Span<const ShippedProfile> ShippedProfiles() { return kProfiles; }
+
+}  // namespace kvlink::link

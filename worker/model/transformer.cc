@@ -1,0 +1,299 @@
+// Model: packed weights and the forward pass. Loading is in transformer_load.cc.
+#include "worker/model/transformer.h"
+
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "base/status.h"
+
+namespace kvlink::model {
+namespace {
+
+using kernels::Dtype;
+using kernels::Tensor;
+
+// One caller's stream and scratch memory. Buffers only grow.
+class Context final : public ForwardContext {
+ public:
+  explicit Context(kernels::Backend* backend) : backend_(backend), stream(backend->NewStream()) {}
+
+  absl::StatusOr<Tensor> Scratch(int slot, Dtype dtype, absl::Span<const int64_t> sizes) {
+    int64_t bytes = kernels::DtypeBytes(dtype);
+    for (int64_t size : sizes) bytes *= size;
+    if (static_cast<size_t>(slot) >= buffers_.size()) buffers_.resize(slot + 1);
+    if (buffers_[slot].bytes() < bytes) {
+      buffers_[slot].reset();
+      KVLINK_ASSIGN_OR_RETURN(buffers_[slot], backend_->Allocate(bytes + bytes / 4));
+    }
+    return Tensor::Dense(buffers_[slot].data(), dtype, backend_->device(), sizes);
+  }
+
+  absl::StatusOr<kernels::Workspace> Workspace(int64_t bytes) {
+    if (workspace_.bytes() < bytes) {
+      workspace_.reset();
+      KVLINK_ASSIGN_OR_RETURN(workspace_, backend_->Allocate(bytes + bytes / 4));
+    }
+    return kernels::Workspace{workspace_.data(), workspace_.bytes()};
+  }
+
+ private:
+  kernels::Backend* const backend_;
+  std::vector<kernels::Buffer> buffers_;
+  kernels::Buffer workspace_;
+
+ public:
+  const std::unique_ptr<kernels::Stream> stream;
+  std::unique_ptr<kernels::AttentionPlan> plan;
+  std::vector<int32_t> wanted_rows;
+  std::vector<float> host_logits;  // of a backend whose memory the host cannot read
+};
+
+enum ScratchSlot {
+  kIds,
+  kPositions,
+  kSlots,
+  kResidual,
+  kNormed,
+  kQkv,
+  kQuery,
+  kAttention,
+  kGated,
+  kDelta,
+  kLogits,
+  kWantedRows,
+  kWantedResidual,
+  kWantedAttention
+};
+
+Tensor VectorOf(const kernels::Buffer& buffer, kernels::Device device) {
+  if (buffer.data() == nullptr) return {};
+  return Tensor::Dense(buffer.data(), Dtype::kF32, device, {buffer.bytes() / 4});
+}
+
+absl::Status CheckBatch(const ForwardBatch& batch, const ModelConfig& config) {
+  const size_t rows = batch.tokens.size();
+  if (rows == 0) return absl::InvalidArgumentError("forward pass without tokens");
+  if (batch.positions.size() != rows || batch.slots.size() != rows) {
+    return absl::InvalidArgumentError(absl::StrCat("forward pass of ", rows, " tokens has ", batch.positions.size(),
+                                                   " positions and ", batch.slots.size(), " slots"));
+  }
+  if (batch.pages == nullptr) return absl::InvalidArgumentError("forward pass without private KV pages");
+  if (static_cast<int64_t>(batch.pages->layer_data().size()) != config.layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("private KV of ", batch.pages->layer_data().size(), " layers for a model of ", config.layers));
+  }
+  const int64_t extra = batch.extra_embeddings.data == nullptr ? 0 : batch.extra_embeddings.sizes[0];
+  for (int32_t token : batch.tokens) {
+    if (token < 0 || token >= config.vocab + extra) {
+      return absl::InvalidArgumentError(absl::StrCat("token ", token, " is outside the vocabulary of ", config.vocab,
+                                                     " and ", extra, " extra embeddings"));
+    }
+  }
+  const int64_t slots = batch.pages->total_pages() * kBlockTokens;
+  for (int64_t slot : batch.slots) {
+    if (slot < 0 || slot >= slots) return absl::InvalidArgumentError(absl::StrCat("slot ", slot, " of ", slots));
+  }
+  int64_t last = -1;
+  for (int64_t row : batch.logits_rows) {
+    if (row <= last || row >= static_cast<int64_t>(rows)) {
+      return absl::InvalidArgumentError(absl::StrCat("logits row ", row, " after ", last, " of ", rows, " rows"));
+    }
+    last = row;
+  }
+  return absl::OkStatus();
+}
+
+// One forward pass: the tensors of the batch, and the steps over them.
+class Pass {
+ public:
+  Pass(const Transformer& model, Context& context, const ForwardBatch& batch)
+      : model_(model),
+        context_(context),
+        batch_(batch),
+        config_(model.config()),
+        backend_(*model.backend()),
+        rows_(static_cast<int64_t>(batch.tokens.size())) {}
+
+  absl::StatusOr<Tensor> Run() {
+    KVLINK_RETURN_IF_ERROR(CheckBatch(batch_, config_));
+    const absl::Status launched = Launch();
+    // Also after an error: what was launched still reads the caller's memory.
+    const absl::Status finished = context_.stream->Synchronize();
+    KVLINK_RETURN_IF_ERROR(launched);
+    KVLINK_RETURN_IF_ERROR(finished);
+    return HostLogits();
+  }
+
+ private:
+  absl::Status Launch() {
+    KVLINK_RETURN_IF_ERROR(Prepare());
+    KVLINK_RETURN_IF_ERROR(
+        backend_.Embed(*context_.stream, {ids_, model_.embedding_table(), batch_.extra_embeddings, residual_}));
+    const int64_t last = config_.layers - 1;
+    bool pending = false;  // delta_ holds the previous layer's output, not yet added
+    for (int64_t layer = 0; layer <= last; ++layer) {
+      KVLINK_RETURN_IF_ERROR(Attend(layer, pending));
+      if (layer == last) break;
+      KVLINK_RETURN_IF_ERROR(FeedForward(layer, 0, rows_));
+      pending = true;
+    }
+    return batch_.logits_rows.empty() ? absl::OkStatus() : Finish(last);
+  }
+
+  absl::Status Prepare() {
+    const Dtype compute = backend_.compute_dtype();
+    const int64_t qkv = (config_.heads + 2 * config_.kv_heads) * config_.head_dim;
+    KVLINK_ASSIGN_OR_RETURN(ids_, context_.Scratch(kIds, Dtype::kI32, {rows_}));
+    KVLINK_ASSIGN_OR_RETURN(positions_, context_.Scratch(kPositions, Dtype::kI64, {rows_}));
+    KVLINK_ASSIGN_OR_RETURN(slots_, context_.Scratch(kSlots, Dtype::kI64, {rows_}));
+    KVLINK_ASSIGN_OR_RETURN(residual_, context_.Scratch(kResidual, Dtype::kF32, {rows_, config_.hidden}));
+    KVLINK_ASSIGN_OR_RETURN(normed_, context_.Scratch(kNormed, compute, {rows_, config_.hidden}));
+    KVLINK_ASSIGN_OR_RETURN(qkv_, context_.Scratch(kQkv, compute, {rows_, qkv}));
+    KVLINK_ASSIGN_OR_RETURN(query_, context_.Scratch(kQuery, compute, {rows_, config_.heads, config_.head_dim}));
+    KVLINK_ASSIGN_OR_RETURN(attention_,
+                            context_.Scratch(kAttention, compute, {rows_, config_.heads * config_.head_dim}));
+    KVLINK_ASSIGN_OR_RETURN(gated_, context_.Scratch(kGated, compute, {rows_, config_.intermediate}));
+    KVLINK_ASSIGN_OR_RETURN(delta_, context_.Scratch(kDelta, compute, {rows_, config_.hidden}));
+    KVLINK_ASSIGN_OR_RETURN(
+        logits_,
+        context_.Scratch(kLogits, Dtype::kF32, {static_cast<int64_t>(batch_.logits_rows.size()), config_.vocab}));
+    KVLINK_RETURN_IF_ERROR(backend_.CopyIn(*context_.stream, batch_.tokens.data(), ids_.data, ids_.bytes));
+    KVLINK_RETURN_IF_ERROR(
+        backend_.CopyIn(*context_.stream, batch_.positions.data(), positions_.data, positions_.bytes));
+    KVLINK_RETURN_IF_ERROR(backend_.CopyIn(*context_.stream, batch_.slots.data(), slots_.data, slots_.bytes));
+    rope_ = &model_.rope();
+    const kernels::AttentionBatch attention{batch_.positions, batch_.segments, batch_.reads, {&rope_, 1}};
+    KVLINK_ASSIGN_OR_RETURN(context_.plan, backend_.Plan(attention, std::move(context_.plan)));
+    return absl::OkStatus();
+  }
+
+  absl::Status Linear(const Tensor& x, const kernels::PackedMatrix& weight, const kernels::Buffer* bias,
+                      kernels::Epilogue epilogue, const Tensor& out) {
+    KVLINK_ASSIGN_OR_RETURN(const kernels::Workspace workspace,
+                            context_.Workspace(backend_.LinearWorkspaceBytes(x.sizes[0], weight, epilogue)));
+    const Tensor bias_tensor = bias == nullptr ? Tensor{} : VectorOf(*bias, backend_.device());
+    return backend_.Linear(*context_.stream, {x, &weight, bias_tensor, epilogue, out, workspace});
+  }
+
+  absl::Status Norm(const kernels::Buffer& weight, bool add, int64_t begin, int64_t count) {
+    return backend_.AddRmsNorm(
+        *context_.stream,
+        {residual_.Slice(begin, count), add ? delta_.Slice(begin, count) : Tensor{},
+         VectorOf(weight, backend_.device()), static_cast<float>(config_.rms_eps), normed_.Slice(begin, count)});
+  }
+
+  // Norm, QKV, keys and values to their pages, attention over everything the rows see. After the last layer's keys and
+  // values an encode has all it came for.
+  absl::Status Attend(int64_t index, bool pending) {
+    const Layer& layer = model_.layer(index);
+    KVLINK_RETURN_IF_ERROR(Norm(layer.input_norm, pending, 0, rows_));
+    KVLINK_RETURN_IF_ERROR(Linear(normed_, *layer.qkv, nullptr, kernels::Epilogue::kNone, qkv_));
+    kernels::QkvFinishArgs finish;
+    finish.params = model_.attention_params(index);
+    finish.qkv = qkv_;
+    finish.bias = VectorOf(layer.qkv_bias, backend_.device());
+    finish.q_norm = VectorOf(layer.q_norm, backend_.device());
+    finish.k_norm = VectorOf(layer.k_norm, backend_.device());
+    finish.norm_eps = static_cast<float>(config_.rms_eps);
+    finish.rope = &model_.rope();
+    finish.positions = positions_;
+    finish.slots = slots_;
+    finish.pages = batch_.pages->layer(index);
+    finish.q_out = query_;
+    KVLINK_RETURN_IF_ERROR(backend_.QkvFinish(*context_.stream, finish));
+    if (index + 1 == config_.layers && batch_.logits_rows.empty()) return absl::OkStatus();
+    if (batch_.before_layer) KVLINK_RETURN_IF_ERROR(batch_.before_layer(index));
+    kernels::LinkedAttentionArgs attention;
+    attention.plan = context_.plan.get();
+    attention.layer = index;
+    attention.params = finish.params;
+    attention.q = query_;
+    attention.out = attention_;
+    KVLINK_ASSIGN_OR_RETURN(attention.workspace,
+                            context_.Workspace(backend_.AttentionWorkspaceBytes(*context_.plan, finish.params)));
+    return backend_.LinkedAttention(*context_.stream, attention);
+  }
+
+  // Output projection and MLP of rows [begin, begin + count); leaves the layer's last addend in delta_.
+  absl::Status FeedForward(int64_t index, int64_t begin, int64_t count) {
+    const Layer& layer = model_.layer(index);
+    const Tensor delta = delta_.Slice(begin, count);
+    KVLINK_RETURN_IF_ERROR(
+        Linear(attention_.Slice(begin, count), *layer.output, nullptr, kernels::Epilogue::kNone, delta));
+    KVLINK_RETURN_IF_ERROR(Norm(layer.post_norm, true, begin, count));
+    const Tensor gated = gated_.Slice(begin, count);
+    KVLINK_RETURN_IF_ERROR(
+        Linear(normed_.Slice(begin, count), *layer.gate_up, nullptr, kernels::Epilogue::kSiluMul, gated));
+    return Linear(gated, *layer.down, nullptr, kernels::Epilogue::kNone, delta);
+  }
+
+  // The last layer's second half, final norm and output matrix, only for the rows whose logits are wanted.
+  absl::Status Finish(int64_t last) {
+    const absl::Span<const int64_t> wanted = batch_.logits_rows;
+    const auto count = static_cast<int64_t>(wanted.size());
+    int64_t begin = wanted.front();
+    if (wanted.back() - begin + 1 != count) {
+      KVLINK_RETURN_IF_ERROR(GatherWanted());
+      begin = 0;
+    }
+    KVLINK_RETURN_IF_ERROR(FeedForward(last, begin, count));
+    KVLINK_RETURN_IF_ERROR(Norm(model_.final_norm(), true, begin, count));
+    return Linear(normed_.Slice(begin, count), model_.head(), nullptr, kernels::Epilogue::kNone, logits_);
+  }
+
+  // Moves scattered wanted rows together, so that the weights are read once. An embedding lookup is a gather.
+  absl::Status GatherWanted() {
+    const auto count = static_cast<int64_t>(batch_.logits_rows.size());
+    const std::array<int64_t, 2> sizes = {count, config_.heads * config_.head_dim};
+    context_.wanted_rows.assign(batch_.logits_rows.begin(), batch_.logits_rows.end());
+    KVLINK_ASSIGN_OR_RETURN(const Tensor rows, context_.Scratch(kWantedRows, Dtype::kI32, {count}));
+    KVLINK_ASSIGN_OR_RETURN(const Tensor residual,
+                            context_.Scratch(kWantedResidual, Dtype::kF32, {count, config_.hidden}));
+    KVLINK_ASSIGN_OR_RETURN(const Tensor attention, context_.Scratch(kWantedAttention, Dtype::kF32, sizes));
+    KVLINK_RETURN_IF_ERROR(backend_.CopyIn(*context_.stream, context_.wanted_rows.data(), rows.data, rows.bytes));
+    KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {rows, residual_, {}, residual}));
+    KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {rows, attention_, {}, attention}));
+    residual_ = residual;
+    attention_ = attention;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Tensor> HostLogits() {
+    if (backend_.device().type == kernels::DeviceType::kCpu || logits_.bytes == 0) return logits_;
+    context_.host_logits.resize(logits_.elements());
+    KVLINK_RETURN_IF_ERROR(
+        backend_.CopyOut(*context_.stream, logits_.data, context_.host_logits.data(), logits_.bytes));
+    KVLINK_RETURN_IF_ERROR(context_.stream->Synchronize());
+    return Tensor::Dense(context_.host_logits.data(), Dtype::kF32, {}, {logits_.sizes[0], logits_.sizes[1]});
+  }
+
+  const Transformer& model_;
+  Context& context_;
+  const ForwardBatch& batch_;
+  const ModelConfig& config_;
+  kernels::Backend& backend_;
+  const int64_t rows_;
+  const kernels::Rope* rope_ = nullptr;
+  Tensor ids_, positions_, slots_, residual_, normed_, qkv_, query_, attention_, gated_, delta_, logits_;
+};
+
+}  // namespace
+
+std::unique_ptr<ForwardContext> Transformer::NewContext() const { return std::make_unique<Context>(backend_); }
+
+kernels::AttentionParams Transformer::attention_params(int64_t layer) const {
+  kernels::AttentionParams params;
+  params.heads = config_.heads;
+  params.kv_heads = config_.kv_heads;
+  params.head_dim = config_.head_dim;
+  params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+  params.window = config_.window.empty() ? 0 : config_.window[layer];
+  return params;
+}
+
+absl::StatusOr<Tensor> Transformer::Forward(ForwardContext& context, const ForwardBatch& batch) const {
+  return Pass(*this, static_cast<Context&>(context), batch).Run();
+}
+
+}  // namespace kvlink::model
