@@ -1,0 +1,68 @@
+#include "proto/catalog.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "proto/envelope.h"
+#include "proto/kv.pb.h"
+#include "proto/wire.h"
+
+namespace kvlink {
+namespace {
+
+// "KVLC"
+constexpr EnvelopeKind kCatalogKind{0x434C564B, 1, 0, "catalog entry"};
+constexpr int64_t kMostBytes = int64_t{128} << 20;
+constexpr int64_t kMostParts = 4096;
+constexpr int64_t kMostTokens = int64_t{1} << 24;  // of a part, as in SlabShape
+
+absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("catalog entry: ", what)); }
+
+template <int kBytes>
+bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
+  if (from.size() != kBytes) return false;
+  std::memcpy(to.bytes.data(), from.data(), kBytes);
+  return true;
+}
+
+}  // namespace
+
+std::string SerializeCatalogEntry(const CatalogEntry& entry) {
+  proto::CatalogEntry message;
+  message.set_generation(entry.generation);
+  message.set_tombstone(entry.tombstone);
+  message.set_model(entry.model.bytes.data(), entry.model.bytes.size());
+  message.set_title(entry.title);
+  for (const CatalogPart& part : entry.parts) {
+    proto::CatalogPart* out = message.add_parts();
+    out->set_identity(part.identity.bytes.data(), part.identity.bytes.size());
+    out->mutable_tokens()->Add(part.tokens.begin(), part.tokens.end());
+  }
+  return WrapEnvelope(kCatalogKind, message.SerializeAsString());
+}
+
+absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
+  KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kCatalogKind, bytes));
+  if (static_cast<int64_t>(payload.size()) > kMostBytes) return Bad("too large");
+  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("catalog entry", payload, {5, kMostParts, kMostBytes}));
+  proto::CatalogEntry message;
+  if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return Bad("malformed");
+
+  CatalogEntry entry;
+  entry.generation = message.generation();
+  entry.tombstone = message.tombstone();
+  if (!CopyDigest(message.model(), entry.model)) return Bad("the model fingerprint has another length");
+  entry.title = message.title();
+  entry.parts.reserve(message.parts_size());
+  for (const proto::CatalogPart& part : message.parts()) {
+    CatalogPart out;
+    if (!CopyDigest(part.identity(), out.identity)) return Bad("an identity has another length");
+    if (part.tokens_size() > kMostTokens) return Bad("a part has too many tokens");
+    out.tokens.assign(part.tokens().begin(), part.tokens().end());
+    entry.parts.push_back(std::move(out));
+  }
+  return entry;
+}
+
+}  // namespace kvlink

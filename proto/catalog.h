@@ -1,0 +1,37 @@
+// A catalog entry: what a document id of a namespace stands for. Data, not cache: never evicted.
+// Wire format: docs/formats.md "Catalog entry" (an envelope around kvlink.proto.CatalogEntry).
+// Thread-safety: a plain value.
+#ifndef KVLINK_PROTO_CATALOG_H_
+#define KVLINK_PROTO_CATALOG_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "proto/digest.h"
+
+namespace kvlink {
+
+struct CatalogPart {
+  Identity identity;
+  // The tokens the identity was computed from: what encodes it again after an eviction, and what linkers recompute.
+  std::vector<int32_t> tokens;
+};
+
+struct CatalogEntry {
+  uint64_t generation = 0;  // from the caller; a lower one never replaces a higher one
+  bool tombstone = false;   // deleted at `generation`
+  Fingerprint model;        // whose tokens and identities these are
+  std::string title;
+  std::vector<CatalogPart> parts;  // ordered
+};
+
+std::string SerializeCatalogEntry(const CatalogEntry& entry);
+// As ParseManifest.
+absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes);
+
+}  // namespace kvlink
+
+#endif  // KVLINK_PROTO_CATALOG_H_

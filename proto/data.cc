@@ -1,0 +1,240 @@
+#include "proto/data.h"
+
+#include <google/protobuf/stubs/logging.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/little_endian.h"
+#include "base/slab.h"
+#include "base/status.h"
+#include "proto/envelope.h"
+#include "proto/wire.h"
+
+namespace kvlink {
+namespace {
+
+// "KVLR", "KVLA"
+constexpr EnvelopeKind kRequestKind{0x524C564B, 1, 0, "request"};
+constexpr EnvelopeKind kAnswerKind{0x414C564B, 1, 0, "answer"};
+constexpr size_t kTokenBytes = 16, kBootIdBytes = 16;
+constexpr size_t kIdentityBytes = sizeof(Identity::bytes), kEtagBytes = sizeof(Etag::bytes);
+constexpr int kMostLayers = 1024;
+constexpr size_t kMostName = 255;
+constexpr uint32_t kMostTier = 2;
+
+absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
+
+bool KnownCodec(uint32_t codec) { return codec >= 1 && codec <= 4; }
+
+bool Packed(const std::string& identities) {
+  return !identities.empty() && identities.size() % kIdentityBytes == 0 &&
+         identities.size() / kIdentityBytes <= kMostIdentities;
+}
+
+absl::Status CheckName(const proto::EncodingName& name) {
+  if (name.identity().size() != kIdentityBytes || name.etag().size() != kEtagBytes) {
+    return Bad("an encoding's name has an identity of 32 and an etag of 16 bytes");
+  }
+  if (!KnownCodec(name.codec())) return Bad("unknown codec");
+  return absl::OkStatus();
+}
+
+absl::Status CheckPull(const proto::Pull& pull) {
+  KVLINK_RETURN_IF_ERROR(CheckName(pull.name()));
+  if (pull.landings() < 1 || pull.landings() > kMostPieces) return Bad("a pull has 1 to 65536 landings");
+  const uint64_t last = pull.first_landing() + pull.landings();
+  if (last < pull.first_landing()) return Bad("landings of a pull beyond 2^64");
+  if (pull.part().tokens() < 0) return Bad("a part of fewer than 0 tokens");
+  return absl::OkStatus();
+}
+
+absl::Status CheckPushBegin(const proto::PushBegin& push) {
+  if (push.identity().size() != kIdentityBytes) return Bad("an identity has 32 bytes");
+  if (!KnownCodec(push.codec())) return Bad("unknown codec");
+  if (push.lengths_size() < 1 || push.lengths_size() > kMostLayers) return Bad("a push has 1 to 1024 layers");
+  for (const int64_t length : push.lengths()) {
+    if (length < 0 || length > (int64_t{1} << 30) || length % kSlabAlignment != 0) {
+      return Bad("a slab has 0 to 2^30 bytes, a multiple of 4096");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMark(const proto::Mark& mark) {
+  if (!proto::Mark::Act_IsValid(mark.act()) || mark.act() == proto::Mark::NONE) return Bad("unknown act of a mark");
+  if (mark.act() != proto::Mark::REMOVE && !KnownCodec(mark.codec())) return Bad("unknown codec");
+  if (!Packed(mark.identities())) return Bad("a mark names 1 to 4096 identities of 32 bytes");
+  return absl::OkStatus();
+}
+
+absl::Status CheckBody(const proto::Request& request) {
+  switch (request.body_case()) {
+    case proto::Request::kHello:
+      return request.hello().token().size() == kTokenBytes ? absl::OkStatus() : Bad("a session's token has 16 bytes");
+    case proto::Request::kLookup:
+      if (!KnownCodec(request.lookup().codec())) return Bad("unknown codec");
+      return Packed(request.lookup().identities()) ? absl::OkStatus()
+                                                   : Bad("a lookup names 1 to 4096 identities of 32 bytes");
+    case proto::Request::kPull:
+      return CheckPull(request.pull());
+    case proto::Request::kPushBegin:
+      return CheckPushBegin(request.push_begin());
+    case proto::Request::kPushCommit:
+      return absl::OkStatus();
+    case proto::Request::kMark:
+      return CheckMark(request.mark());
+    case proto::Request::kLease:
+      return CheckName(request.lease().name());
+    case proto::Request::kRelease:
+      return request.release().leases_size() >= 1 && request.release().leases_size() <= kMostIdentities
+                 ? absl::OkStatus()
+                 : Bad("a release names 1 to 4096 leases");
+    case proto::Request::kCancel:
+    case proto::Request::kRenew:
+      return absl::OkStatus();
+    case proto::Request::BODY_NOT_SET:
+      break;
+  }
+  return absl::UnimplementedError("without a body that this build knows");
+}
+
+absl::Status CheckBody(const proto::Answer& answer) {
+  switch (answer.body_case()) {
+    case proto::Answer::kWelcome:
+      return answer.welcome().boot_id().size() == kBootIdBytes ? absl::OkStatus() : Bad("a boot id has 16 bytes");
+    case proto::Answer::kFound: {
+      const size_t bytes = answer.found().records().size();
+      if (bytes % kFoundRecordBytes != 0 || bytes / kFoundRecordBytes > kMostIdentities) {
+        return Bad("found records have 40 bytes each and are at most 4096");
+      }
+      for (size_t i = 0; i < bytes / kFoundRecordBytes; ++i) {
+        if (FoundRecordAt(answer.found().records(), i).tier > kMostTier) return Bad("unknown tier");
+      }
+      return absl::OkStatus();
+    }
+    case proto::Answer::kPushReady:
+      return answer.push_ready().etag().empty() || answer.push_ready().etag().size() == kEtagBytes
+                 ? absl::OkStatus()
+                 : Bad("an etag has 16 bytes");
+    case proto::Answer::kPushDone:
+      return answer.push_done().etag().size() == kEtagBytes ? absl::OkStatus() : Bad("an etag has 16 bytes");
+    case proto::Answer::kPullStarted:
+      return answer.pull_started().tier() <= kMostTier ? absl::OkStatus() : Bad("unknown tier");
+    case proto::Answer::kMarked:
+      return answer.marked().codes().size() <= kMostIdentities ? absl::OkStatus() : Bad("too many codes");
+    case proto::Answer::kLeased:
+      if (answer.leased().offsets_size() > kMostLayers) return Bad("more than 1024 layers");
+      return answer.leased().tier() <= kMostTier ? absl::OkStatus() : Bad("unknown tier");
+    case proto::Answer::kSharedMemory:
+      return answer.shared_memory().ns().size() <= kMostName ? absl::OkStatus() : Bad("a name has at most 255 bytes");
+    case proto::Answer::kPullDone:
+    case proto::Answer::kLanded:
+    case proto::Answer::kReleased:
+    case proto::Answer::kRenewed:
+      return absl::OkStatus();
+    case proto::Answer::BODY_NOT_SET:
+      break;
+  }
+  // An error needs no body.
+  if (answer.code() != 0) return absl::OkStatus();
+  return absl::UnimplementedError("without a body that this build knows");
+}
+
+template <typename Message>
+std::string Serialize(const EnvelopeKind& kind, const Message& message) {
+  return WrapEnvelope(kind, message.SerializeAsString());
+}
+
+template <typename Message>
+absl::StatusOr<Message> Parse(const EnvelopeKind& kind, absl::string_view bytes, uint64_t* id) {
+  if (bytes.size() > kMostDataMessage) {
+    return absl::InvalidArgumentError(absl::StrCat(kind.name, ": ", bytes.size(), " bytes are too many"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kind, bytes));
+  Message message;
+  // At most 256 KiB, so that packed fields decode to 2 MiB at most.
+  if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
+    return absl::InvalidArgumentError(absl::StrCat(kind.name, ": malformed"));
+  }
+  if (id != nullptr) *id = message.id();
+  KVLINK_RETURN_IF_ERROR(Annotate(CheckBody(message), kind.name));
+  return message;
+}
+
+template <typename D>
+D ToDigest(absl::string_view bytes) {
+  D digest;
+  std::memcpy(digest.bytes.data(), bytes.data(), std::min(bytes.size(), digest.bytes.size()));
+  return digest;
+}
+
+}  // namespace
+
+std::string SerializeRequest(const proto::Request& request) { return Serialize(kRequestKind, request); }
+std::string SerializeAnswer(const proto::Answer& answer) { return Serialize(kAnswerKind, answer); }
+
+absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id) {
+  KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(kRequestKind, bytes, id));
+  if (request.ns().size() > kMostName) return Bad("request: a namespace's name has at most 255 bytes");
+  if (!request.boot_id().empty() && request.boot_id().size() != kBootIdBytes) {
+    return Bad("request: a boot id has 16 bytes");
+  }
+  return request;
+}
+
+absl::StatusOr<proto::Answer> ParseAnswer(absl::string_view bytes) {
+  KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, Parse<proto::Answer>(kAnswerKind, bytes, nullptr));
+  if (answer.code() > static_cast<uint32_t>(absl::StatusCode::kUnauthenticated)) {
+    return Bad("answer: unknown status code");
+  }
+  return answer;
+}
+
+void SilenceProtobuf() { google::protobuf::SetLogHandler(nullptr); }
+
+std::string PackIdentities(absl::Span<const Identity> identities) {
+  std::string packed;
+  packed.reserve(identities.size() * kIdentityBytes);
+  for (const Identity& identity : identities) packed.append(BytesOf(identity).data(), kIdentityBytes);
+  return packed;
+}
+
+std::vector<Identity> UnpackIdentities(absl::string_view packed) {
+  std::vector<Identity> identities(packed.size() / kIdentityBytes);
+  for (size_t i = 0; i < identities.size(); ++i) {
+    std::memcpy(identities[i].bytes.data(), packed.data() + i * kIdentityBytes, kIdentityBytes);
+  }
+  return identities;
+}
+
+Identity ToIdentity(absl::string_view bytes) { return ToDigest<Identity>(bytes); }
+Etag ToEtag(absl::string_view bytes) { return ToDigest<Etag>(bytes); }
+
+absl::string_view BytesOf(const Identity& identity) {
+  return {reinterpret_cast<const char*>(identity.bytes.data()), identity.bytes.size()};
+}
+absl::string_view BytesOf(const Etag& etag) {
+  return {reinterpret_cast<const char*>(etag.bytes.data()), etag.bytes.size()};
+}
+
+void AppendFoundRecord(const FoundRecord& record, std::string* out) {
+  out->append(BytesOf(record.etag).data(), kEtagBytes);
+  AppendField<uint64_t>(record.bytes, out);
+  AppendField<uint64_t>(record.tokens, out);
+  out->push_back(static_cast<char>(record.tier));
+  out->append(7, '\0');
+}
+
+FoundRecord FoundRecordAt(absl::string_view records, int64_t i) {
+  FieldReader reader(records.substr(static_cast<size_t>(i * kFoundRecordBytes), kFoundRecordBytes));
+  FoundRecord record;
+  reader.ReadBytes(record.etag.bytes.data(), kEtagBytes);
+  record.bytes = reader.Read<uint64_t>();
+  record.tokens = reader.Read<uint64_t>();
+  record.tier = reader.Read<uint8_t>();
+  return record;
+}
+
+}  // namespace kvlink

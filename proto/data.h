@@ -1,0 +1,64 @@
+// Messages of the data path as bytes (docs/formats.md "Data messages"): envelopes around proto::Request ("KVLR") and
+// proto::Answer ("KVLA"), proto/data.proto.
+//
+// What Parse accepts is of the documented sizes: identities of 32 bytes, etags of 16, counts within their bounds, a
+// body that is set and codecs, tiers and acts that are known. Whether it makes sense is the receiver's to say.
+//
+// Thread-safety: pure functions.
+#ifndef KVLINK_PROTO_DATA_H_
+#define KVLINK_PROTO_DATA_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "proto/data.pb.h"
+#include "proto/digest.h"
+
+namespace kvlink {
+
+inline constexpr int kMostIdentities = 4096;                     // of one message
+inline constexpr int kMostPieces = 65536;                        // of one pull
+inline constexpr int64_t kMostDataMessage = int64_t{256} << 10;  // bytes, envelope included
+inline constexpr int64_t kManifestPiece = int64_t{192} << 10;    // most bytes of a manifest in one message
+inline constexpr int64_t kMostManifest = int64_t{16} << 20;      // bytes of a manifest on the data path
+
+std::string SerializeRequest(const proto::Request& request);
+std::string SerializeAnswer(const proto::Answer& answer);
+// INVALID_ARGUMENT: damaged (the envelope carries a checksum), malformed or out of bounds; UNIMPLEMENTED: another
+// major version, or a body this build does not know. `id`, if given, becomes the request's id where the message could
+// be read at all, so that the refusal can name it; else it is left alone.
+absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id = nullptr);
+absl::StatusOr<proto::Answer> ParseAnswer(absl::string_view bytes);
+
+// The protobuf library writes to standard error when a message is malformed. A process that reads messages of strangers
+// calls this once: errors are returned, and nothing else is written. For the whole process.
+void SilenceProtobuf();
+
+std::string PackIdentities(absl::Span<const Identity> identities);
+// REQUIRES: a multiple of 32 bytes.
+std::vector<Identity> UnpackIdentities(absl::string_view packed);
+// REQUIRES: as many bytes as the name has.
+Identity ToIdentity(absl::string_view bytes);
+Etag ToEtag(absl::string_view bytes);
+absl::string_view BytesOf(const Identity& identity);
+absl::string_view BytesOf(const Etag& etag);
+
+// A record of proto::Found.
+struct FoundRecord {
+  Etag etag;
+  uint64_t bytes = 0;
+  uint64_t tokens = 0;
+  uint8_t tier = 0;  // 0 absent, 1 DRAM, 2 segments
+};
+inline constexpr int64_t kFoundRecordBytes = 40;
+void AppendFoundRecord(const FoundRecord& record, std::string* out);
+// REQUIRES: records.size() >= (i + 1) * kFoundRecordBytes.
+FoundRecord FoundRecordAt(absl::string_view records, int64_t i);
+
+}  // namespace kvlink
+
+#endif  // KVLINK_PROTO_DATA_H_

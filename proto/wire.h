@@ -1,0 +1,24 @@
+// Bounds on hostile protobuf payloads, checked before the parser allocates: a two-byte field may stand for a
+// hundred-byte object. Thread-safety: pure functions.
+#ifndef KVLINK_PROTO_WIRE_H_
+#define KVLINK_PROTO_WIRE_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace kvlink::internal {
+
+struct FieldBound {
+  int field;  // number of a repeated message field
+  int64_t most_elements;
+  int64_t most_bytes;  // of one element
+};
+
+// INVALID_ARGUMENT, beginning with `name`, if `payload` is malformed or passes the bound.
+absl::Status CheckFieldBound(absl::string_view name, absl::string_view payload, const FieldBound& bound);
+
+}  // namespace kvlink::internal
+
+#endif  // KVLINK_PROTO_WIRE_H_

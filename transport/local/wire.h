@@ -1,0 +1,90 @@
+// A connection over a Unix socket: one frame for each packet. Thread-safety and lifetime as transport/wire.h.
+#ifndef KVLINK_TRANSPORT_LOCAL_WIRE_H_
+#define KVLINK_TRANSPORT_LOCAL_WIRE_H_
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/descriptor.h"
+#include "transport/local/local.h"
+#include "transport/local/poller.h"
+#include "transport/progress.h"
+#include "transport/wire.h"
+
+namespace kvlink::transport {
+
+// What a wire shares with the handle and the events of its connection.
+struct LocalLink {
+  PeerCredentials credentials;
+  std::string peer;
+  std::atomic<int> queued_descriptors{0};
+  std::weak_ptr<Session> session;  // set before the connection is anybody's
+
+  // The progress thread's.
+  std::vector<Descriptor> arrived;  // beside the frame that is being handled
+  bool takes_descriptors = false;
+};
+
+class LocalWire : public Wire, public Watcher {
+ public:
+  // `socket` is connected. UNAVAILABLE: the system does not say who is there, or takes no packets as large as frames.
+  static absl::StatusOr<std::unique_ptr<LocalWire>> Open(Poller* poller, ProgressThread* thread, Descriptor socket,
+                                                         const std::string& path);
+  ~LocalWire() override;
+
+  void Attach(std::weak_ptr<Session> session) override;
+  void SendFrame(std::string frame, std::function<void()> taken) override;
+  void SendPayload(std::string frame, const Slice& from, std::function<void(const absl::Status&)> done) override;
+  void Close(bool flush, std::function<void()> closed) override;
+  bool Owns(const RegisteredBuffer&) const override { return false; }
+  std::string peer() const override { return link_->peer; }
+  void Ready(uint32_t events) override;
+
+  // What goes beside the next frame.
+  void Enclose(std::vector<Descriptor> descriptors) { enclosed_ = std::move(descriptors); }
+  // Where there was no next frame after all.
+  void DropEnclosed() { CountDown(&enclosed_); }
+  const std::shared_ptr<LocalLink>& link() const { return link_; }
+
+ private:
+  struct Outgoing {
+    std::string frame;
+    std::vector<Descriptor> descriptors;
+    std::function<void()> taken;
+  };
+  LocalWire(Poller* poller, ProgressThread* thread, Descriptor socket, std::shared_ptr<LocalLink> link)
+      : poller_(poller), thread_(thread), link_(std::move(link)), socket_(std::move(socket)) {}
+
+  // At most `packets`. False: there is nothing more to come.
+  bool Read(int packets);
+  void Write();
+  // Sends. False: the system does not take it now.
+  bool Give(Outgoing* outgoing);
+  void Broken(int error);
+  void Disconnect(int error);
+  void Taken(Outgoing* outgoing);
+  void CountDown(std::vector<Descriptor>* descriptors);
+  void SetInterest();
+  void Shut();
+
+  Poller* const poller_;
+  ProgressThread* const thread_;
+  const std::shared_ptr<LocalLink> link_;
+  Descriptor socket_;
+  uint64_t watch_ = 0;
+  std::vector<Descriptor> enclosed_;
+  std::deque<Outgoing> queue_;
+  bool broken_ = false;  // nothing can be sent any more
+  bool reset_ = false;   // the peer closed without having read everything
+  bool closing_ = false, shut_ = false;
+  std::function<void()> closed_;
+};
+
+}  // namespace kvlink::transport
+
+#endif  // KVLINK_TRANSPORT_LOCAL_WIRE_H_

@@ -1,0 +1,68 @@
+// What all transports built on Session share: the thread, the counters, the open sessions, connecting and ending.
+//
+// Thread-safety: as each method says. Lifetime: the transport stops listening, calls End(), and only then lets go of
+// what its wires need.
+#ifndef KVLINK_TRANSPORT_SESSION_HOST_H_
+#define KVLINK_TRANSPORT_SESSION_HOST_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "transport/counters.h"
+#include "transport/progress.h"
+#include "transport/session.h"
+#include "transport/transport.h"
+#include "transport/wire.h"
+
+namespace kvlink::transport {
+
+class SessionHost {
+ public:
+  // `source` may be null and outlives the host. INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED.
+  static absl::StatusOr<std::unique_ptr<SessionHost>> Start(const TransportOptions& options, EventSource* source);
+  ~SessionHost() { End(); }
+
+  // Progress thread: a session over `wire`, to be started by the caller; known until its wire is closed.
+  std::shared_ptr<Session> Add(std::unique_ptr<Wire> wire);
+  // Progress thread. Null: no such session.
+  std::shared_ptr<Session> Find(uint64_t token) const;
+  // Progress thread: whether one more connection may be accepted.
+  bool HasRoom() const { return static_cast<int>(sessions_.size()) < options_.max_connections; }
+
+  // Any other thread. `dial` runs on the progress thread and makes a wire. As Transport::Connect.
+  absl::StatusOr<std::shared_ptr<Connection>> Connect(
+      const std::function<absl::StatusOr<std::unique_ptr<Wire>>()>& dial, std::shared_ptr<ConnectionEvents> events,
+      absl::Time deadline);
+  // Any other thread: closes all connections, waits until nothing of them is under way, ends the thread. A peer can
+  // delay it by twice the heartbeat limit at most. A second call does nothing.
+  void End();
+
+  ProgressThread& thread() { return *thread_; }
+  Counters& counters() { return *counters_; }
+  // Shared with registered buffers, which may outlive the transport.
+  const std::shared_ptr<Counters>& shared_counters() const { return counters_; }
+  TransportStats Stats() const { return counters_->Stats(thread_->wakeups()); }
+
+ private:
+  SessionHost(const TransportOptions& options, std::unique_ptr<ProgressThread> thread)
+      : options_(options), counters_(std::make_shared<Counters>()), thread_(std::move(thread)) {}
+
+  const TransportOptions options_;
+  const std::shared_ptr<Counters> counters_;
+  const std::unique_ptr<ProgressThread> thread_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> sessions_;  // by token; the thread's own
+
+  bool ended_ = false;  // of who calls End
+  Mutex mutex_;
+  CondVar gone_;
+  int64_t open_sessions_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvlink::transport
+
+#endif  // KVLINK_TRANSPORT_SESSION_HOST_H_

@@ -1,0 +1,114 @@
+#include "transport/ucx/context.h"
+
+#include <ucs/config/global_opts.h>
+#include <ucs/debug/debug.h>
+#include <ucs/debug/log_def.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+
+namespace kvlink::transport {
+
+absl::Status UcxError(absl::string_view what, ucs_status_t status) {
+  return absl::UnavailableError(absl::StrCat("ucx: ", what, ": ", ucs_status_string(status)));
+}
+
+namespace {
+
+// UCX logs to standard output, which belongs to the program.
+ucs_log_func_rc_t LogToStandardError(const char* file, unsigned line, const char* function, ucs_log_level_t level,
+                                     const ucs_log_component_config_t* component, const char* format, va_list values) {
+  if (level > component->log_level) return UCS_LOG_FUNC_RC_STOP;
+  char text[1024];
+  vsnprintf(text, sizeof(text), format, values);
+  std::fprintf(stderr, "ucx: %s: %s\n", ucs_log_level_names[level], text);
+  return UCS_LOG_FUNC_RC_STOP;
+}
+
+void Prefer(ucp_config_t* config, const std::string& name, const std::string& value) {
+  if (getenv(("UCX_" + name).c_str()) == nullptr) ucp_config_modify(config, name.c_str(), value.c_str());
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string& device) {
+  // UCX's library catches them when it is loaded; they are the process's to handle.
+  static std::once_flag once;
+  std::call_once(once, [] {
+    ucs_log_push_handler(LogToStandardError);
+    const auto& caught = ucs_global_opts.error_signals;
+    for (unsigned i = 0; i < caught.count; ++i) ucs_debug_disable_signal(caught.signals[i]);
+    // A node that was killed listens at its port again at once, whatever is left of its connections. UCX takes this
+    // from the environment alone.
+    setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
+    // UCX 1.13 aborts the process on an assertion (tcp_ep.c, PUT_TX_WAITING_ACK) when a connection is cut while its tcp
+    // writes straight into a peer's memory; without that large payloads move at half to three quarters of the rate, and
+    // nothing else changes.
+    setenv("UCX_TCP_PUT_ENABLE", "n", 0);
+  });
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return UcxError("reading its configuration", status);
+  if (!device.empty()) Prefer(config, "NET_DEVICES", device);
+  ucp_params_t params = {};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.mt_workers_shared = 1;  // buffers come and go on other threads than the worker's
+  params.name = "kvlink";
+  ucp_context_h context = nullptr;
+  status = ucp_init(&params, config, &context);
+  ucp_config_release(config);
+  if (status != UCS_OK) return UcxError("starting", status);
+  return std::shared_ptr<UcxContext>(new UcxContext(context));
+}
+
+absl::StatusOr<std::shared_ptr<UcxBuffer>> UcxBuffer::Register(std::shared_ptr<UcxContext> context,
+                                                               std::shared_ptr<Counters> counters, std::byte* data,
+                                                               int64_t bytes, const MemoryPlace& place,
+                                                               std::shared_ptr<void> owner) {
+  ucp_context_attr_t attributes = {};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  ucp_context_query(context->get(), &attributes);
+  const ucs_memory_type_t type = place.kind == MemoryKind::kHost ? UCS_MEMORY_TYPE_HOST : UCS_MEMORY_TYPE_CUDA;
+  if ((attributes.memory_types & UCS_BIT(type)) == 0) {
+    return absl::UnimplementedError(
+        absl::StrCat("UCX on this machine cannot reach ", ucs_memory_type_names[type], " memory"));
+  }
+  ucp_mem_map_params_t params = {};
+  params.field_mask =
+      UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
+  params.address = data;
+  params.length = static_cast<size_t>(bytes);
+  params.memory_type = type;
+  ucp_mem_h handle = nullptr;
+  const ucs_status_t status = ucp_mem_map(context->get(), &params, &handle);
+  if (status != UCS_OK) {
+    return absl::ResourceExhaustedError(absl::StrCat("ucx: registering ", bytes, " bytes: ", ucs_status_string(status),
+                                                     "; is the limit on locked memory too low?"));
+  }
+  return std::shared_ptr<UcxBuffer>(
+      new UcxBuffer(std::move(context), std::move(counters), handle, data, bytes, place, std::move(owner)));
+}
+
+UcxBuffer::UcxBuffer(std::shared_ptr<UcxContext> context, std::shared_ptr<Counters> counters, ucp_mem_h handle,
+                     std::byte* data, int64_t bytes, const MemoryPlace& place, std::shared_ptr<void> owner)
+    : RegisteredBuffer(data, bytes, place),
+      owner_(std::move(owner)),
+      context_(std::move(context)),
+      counters_(std::move(counters)),
+      handle_(handle) {
+  counters_->registered_bytes += bytes;
+}
+
+UcxBuffer::~UcxBuffer() {
+  ucp_mem_unmap(context_->get(), handle_);
+  counters_->registered_bytes -= size();
+}
+
+}  // namespace kvlink::transport

@@ -1,0 +1,66 @@
+// A UCX worker: what it receives goes to the sessions of its host.
+//
+// Thread-safety: the progress thread of the host, but for Create, Bind and the destructor (when that thread is not
+// there).
+#ifndef KVLINK_TRANSPORT_UCX_WORKER_H_
+#define KVLINK_TRANSPORT_UCX_WORKER_H_
+
+#include <ucp/api/ucp.h>
+
+#include <functional>
+#include <memory>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "transport/address.h"
+#include "transport/progress.h"
+#include "transport/session_host.h"
+#include "transport/ucx/context.h"
+#include "transport/ucx/wire.h"
+
+namespace kvlink::transport {
+
+class UcxWorker : public EventSource {
+ public:
+  static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(std::shared_ptr<UcxContext> context);
+  ~UcxWorker() override;
+  // Before the first Listen or Dial.
+  void Bind(SessionHost* host) { host_ = host; }
+
+  bool Poll() override;
+  bool Arm() override { return ucp_worker_arm(worker_) == UCS_OK; }
+  int fd() const override { return fd_; }
+
+  // A wire to `address`, which connects in the background.
+  absl::StatusOr<std::unique_ptr<Wire>> Dial(const SocketAddress& address);
+
+  struct Listening {
+    UcxWorker* worker = nullptr;
+    Accept accept;
+    ucp_listener_h listener = nullptr;
+    Address bound;
+  };
+  absl::StatusOr<std::shared_ptr<Listening>> Listen(const Address& named, const SocketAddress& address, Accept accept);
+  void StopListening(Listening* listening);
+
+ private:
+  UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd)
+      : context_(std::move(context)), worker_(worker), fd_(fd) {}
+  static void OnConnection(ucp_conn_request_h request, void* listening);
+  static ucs_status_t OnFrame(void* self, const void* header, size_t header_length, void* data, size_t length,
+                              const ucp_am_recv_param_t* param);
+  static ucs_status_t OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
+                                const ucp_am_recv_param_t* param);
+  void TakeConnection(ucp_conn_request_h request, ucp_listener_h listener, const Accept& accept);
+
+  const std::shared_ptr<UcxContext> context_;
+  const ucp_worker_h worker_;
+  const int fd_;
+  SessionHost* host_ = nullptr;
+  // Accepted and not heard of yet: the first frame names its endpoint, later ones a token.
+  absl::flat_hash_map<ucp_ep_h, std::weak_ptr<Session>> silent_;
+};
+
+}  // namespace kvlink::transport
+
+#endif  // KVLINK_TRANSPORT_UCX_WORKER_H_
