@@ -1,0 +1,386 @@
+#include "store/client/remote.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "store/client/catalog.h"
+#include "store/client/control.h"
+#include "store/client/counters.h"
+#include "store/client/data_path.h"
+#include "store/client/mapped.h"
+#include "store/client/pull.h"
+#include "store/client/push.h"
+#include "store/client/retry.h"
+#include "store/client/verifier.h"
+#include "transport/address.h"
+
+namespace kvlink::store {
+namespace {
+
+constexpr absl::string_view kCarrierNames[] = {"auto", "mapped", "ucx", "grpc"};
+
+// Where the memory of this encoding is not to be had by mapping, it may still be had over a transport.
+bool MappingFailed(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
+}
+
+class Remote : public RemoteStore {
+ public:
+  explicit Remote(const RemoteOptions& options)
+      : options_(options),
+        retries_(&counters_),
+        control_(options.address, options.key, options.name, &retries_, &counters_),
+        catalog_(&control_, options.request_timeout),
+        verifier_(std::make_unique<Verifier>()) {}
+  ~Remote() override {
+    // First what calls back, then what it calls.
+    mapped_ = nullptr;
+    if (path_ != nullptr) path_->link().Close();
+    verifier_ = nullptr;
+  }
+  absl::Status Open();
+
+  absl::StatusOr<std::vector<Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
+                                            Codec codec) override;
+  absl::StatusOr<std::unique_ptr<Lease>> Read(absl::string_view ns, const Identity& identity, Codec codec,
+                                              const Etag& etag, absl::Time deadline) override;
+  absl::StatusOr<std::unique_ptr<PartLease>> ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
+                                                      const Etag& etag, const EncodingPart& part,
+                                                      absl::Time deadline) override;
+  absl::StatusOr<PutResult> Put(absl::string_view ns, const Manifest& manifest,
+                                absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) override;
+  absl::Status Pin(absl::string_view ns, const Identity& identity, Codec codec) override {
+    return Mark(proto::Mark::PIN, ns, identity, codec);
+  }
+  absl::Status Unpin(absl::string_view ns, const Identity& identity, Codec codec) override {
+    return Mark(proto::Mark::UNPIN, ns, identity, codec);
+  }
+  absl::Status Remove(absl::string_view ns, const Identity& identity) override {
+    return Mark(proto::Mark::REMOVE, ns, identity, Codec::kRawBf16);
+  }
+  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes) override {
+    KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(absl::Now() + options_.connect_timeout));
+    return path->AllocateSlabs(bytes);
+  }
+
+  absl::Status PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override {
+    return catalog_.Put(ns, id, entry);
+  }
+  absl::StatusOr<CatalogEntry> GetDocument(absl::string_view ns, absl::string_view id) override {
+    return catalog_.Get(ns, id);
+  }
+  absl::Status DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation) override {
+    return catalog_.Delete(ns, id, generation);
+  }
+  absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
+                                                          int64_t limit) override {
+    return catalog_.List(ns, after, limit);
+  }
+  absl::StatusOr<std::vector<Listed>> ListEncodings(absl::string_view ns, const Identity& after,
+                                                    int64_t limit) override {
+    return catalog_.ListEncodings(ns, after, limit);
+  }
+  absl::StatusOr<VerifyReport> Verify(std::function<bool(int64_t, int64_t)> progress) override {
+    return catalog_.Verify(progress);
+  }
+  void DropDramTier() override {
+    // What this process no longer reads is not to count as leased.
+    if (mapped_ != nullptr) mapped_->Flush(absl::Now() + options_.request_timeout).IgnoreError();
+    catalog_.DropDramTier();
+  }
+  absl::StatusOr<StoreStats> Stats() override;
+  RemoteCounters Counters() const override;
+  std::string ReadCarrier() const override;
+
+ private:
+  absl::Time Patience(absl::Time deadline) const { return std::min(deadline, absl::Now() + options_.patience); }
+  absl::StatusOr<DataPath*> Data(absl::Time deadline);
+  // The open connection for messages without payloads.
+  absl::StatusOr<std::shared_ptr<Channel>> Messages(absl::Time deadline);
+  absl::Status Mark(proto::Mark::Act act, absl::string_view ns, const Identity& identity, Codec codec);
+  absl::StatusOr<std::vector<Found>> LookupOnce(Channel* channel, absl::string_view ns,
+                                                absl::Span<const Identity> identities, Codec codec,
+                                                absl::Time deadline);
+  absl::StatusOr<std::unique_ptr<Lease>> ReadOnce(const EncodingAddress& address, absl::Time deadline);
+  absl::StatusOr<std::shared_ptr<Pull>> PullOnce(const EncodingAddress& address, const proto::Part& part,
+                                                 absl::Time deadline);
+  // What a request on `channel` came to: the session's end is UNAVAILABLE, to be tried again.
+  template <typename Result>
+  Result Checked(const Channel& channel, Result result) {
+    if (!absl::IsUnauthenticated(StatusOf(result))) return result;
+    control_.Ended(channel.session());
+    return absl::UnavailableError("the session has ended");
+  }
+
+  const RemoteOptions options_;
+  ClientCounters counters_;
+  RetryPolicy retries_;
+  Control control_;
+  Catalog catalog_;
+  std::atomic<uint64_t> ids_{1};
+
+  mutable Mutex path_mutex_;  // held while a path is chosen
+  std::unique_ptr<DataPath> path_ ABSL_GUARDED_BY(path_mutex_);
+  std::string why_no_better_;  // set by Open, and by Data before path_ is
+  std::unique_ptr<Verifier> verifier_;
+  std::unique_ptr<MappedReader> mapped_;  // null: reads do not map
+};
+
+absl::Status Remote::Open() {
+  const absl::Time deadline = absl::Now() + options_.connect_timeout;
+  KVLINK_RETURN_IF_ERROR(WithRetries(&retries_, deadline, [&] { return control_.Session(deadline).status(); }));
+  const bool may_map =
+      options_.transport == nullptr && (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped);
+  if (may_map) {
+    KVLINK_ASSIGN_OR_RETURN(mapped_, MappedReader::Create(&control_, &counters_, &ids_, options_.connect_timeout));
+    const absl::Status mapped = mapped_->Try(absl::Now() + options_.connect_timeout);
+    if (mapped.ok()) return absl::OkStatus();
+    mapped_ = nullptr;
+    if (options_.carrier == Carrier::kMapped) {
+      return absl::UnavailableError(
+          absl::StrCat(options_.address, ": its memory cannot be mapped: ", mapped.message()));
+    }
+    why_no_better_ = absl::StrCat("not mapped: ", mapped.message());
+  }
+  // Each carrier has the time of an attempt, whatever those before it took.
+  return Data(absl::Now() + 2 * options_.connect_timeout).status();
+}
+
+absl::StatusOr<DataPath*> Remote::Data(absl::Time deadline) {
+  MutexLock lock(&path_mutex_);
+  if (path_ != nullptr) return path_.get();
+  std::vector<Carrier> carriers = {options_.carrier};
+  if (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped) {
+    carriers = {Carrier::kUcx, Carrier::kGrpc};
+  }
+  if (options_.transport != nullptr) carriers.resize(1);
+  std::vector<std::string> problems;
+  for (const Carrier carrier : carriers) {
+    auto path = DataPath::Create(carrier, options_, &control_, &counters_, &ids_);
+    absl::Status status = path.status();
+    if (path.ok()) status = (*path)->link().Acquire(deadline).status();
+    if (status.ok()) {
+      if (!problems.empty()) {
+        absl::StrAppend(&why_no_better_, why_no_better_.empty() ? "" : "; ", absl::StrJoin(problems, "; "));
+      }
+      path_ = *std::move(path);
+      return path_.get();
+    }
+    if (absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status)) return status;
+    problems.push_back(absl::StrCat(path.ok() ? (*path)->name() : "", path.ok() ? ": " : "", status.message()));
+  }
+  return absl::UnavailableError(
+      absl::StrCat("no data connection to the node at ", options_.address, ": ", absl::StrJoin(problems, "; ")));
+}
+
+absl::StatusOr<std::shared_ptr<Channel>> Remote::Messages(absl::Time deadline) {
+  if (mapped_ != nullptr) {
+    auto channel = mapped_->Acquire(deadline);
+    if (channel.ok() || options_.carrier == Carrier::kMapped) return channel;
+  }
+  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
+  return path->link().Acquire(deadline);
+}
+
+absl::StatusOr<std::vector<Found>> Remote::Lookup(absl::string_view ns, absl::Span<const Identity> identities,
+                                                  Codec codec) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  const absl::Time deadline = absl::Now() + options_.request_timeout;
+  return WithRetries(&retries_, Patience(deadline), [&]() -> absl::StatusOr<std::vector<Found>> {
+    KVLINK_ASSIGN_OR_RETURN(const auto channel, Messages(deadline));
+    return Checked(*channel, LookupOnce(channel.get(), ns, identities, codec, deadline));
+  });
+}
+
+absl::StatusOr<std::vector<Found>> Remote::LookupOnce(Channel* channel, absl::string_view ns,
+                                                      absl::Span<const Identity> identities, Codec codec,
+                                                      absl::Time deadline) {
+  std::vector<Found> found(identities.size());
+  for (size_t begin = 0; begin < identities.size(); begin += kMostIdentities) {
+    const absl::Span<const Identity> some = identities.subspan(begin, kMostIdentities);
+    proto::Request request = channel->NewRequest(ns, deadline);
+    request.mutable_lookup()->set_codec(static_cast<uint32_t>(codec));
+    request.mutable_lookup()->set_identities(PackIdentities(some));
+    KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, channel->Call(request, deadline));
+    const std::string& records = answer.found().records();
+    if (records.size() != some.size() * kFoundRecordBytes) {
+      return absl::UnavailableError("the node answered a lookup with another number of records");
+    }
+    for (size_t i = 0; i < some.size(); ++i) {
+      const FoundRecord record = FoundRecordAt({records.data(), records.size()}, static_cast<int64_t>(i));
+      if (record.tier == 0) continue;
+      found[begin + i] = {.present = true,
+                          .codec = codec,
+                          .etag = record.etag,
+                          .tokens = static_cast<int64_t>(record.tokens),
+                          .bytes = static_cast<int64_t>(record.bytes),
+                          .tier = static_cast<Tier>(record.tier)};
+    }
+  }
+  return found;
+}
+
+absl::StatusOr<std::shared_ptr<Pull>> Remote::PullOnce(const EncodingAddress& address, const proto::Part& part,
+                                                       absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto channel, path->link().Acquire(deadline));
+  const Pull::Context context{&path->landing(), verifier_.get(), &counters_, options_.transfer_timeout};
+  return Checked(*channel, Pull::Begin(context, channel, address, part, deadline));
+}
+
+absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& address, absl::Time deadline) {
+  if (mapped_ != nullptr) {
+    auto lease = mapped_->Read(address, deadline);
+    if (absl::IsUnauthenticated(lease.status())) {
+      control_.Ended(control_.number());
+      return absl::UnavailableError("the session has ended");
+    }
+    if (lease.ok() || !MappingFailed(lease.status())) return lease;
+    if (options_.carrier == Carrier::kMapped) return absl::UnavailableError(lease.status().message());
+  }
+  KVLINK_ASSIGN_OR_RETURN(auto pull, PullOnce(address, {}, deadline));
+  return LeaseOver(std::move(pull));
+}
+
+absl::StatusOr<std::unique_ptr<Lease>> Remote::Read(absl::string_view ns, const Identity& identity, Codec codec,
+                                                    const Etag& etag, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  if (absl::Now() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
+  const EncodingAddress address{std::string(ns), identity, codec, etag};
+  return WithRetries(&retries_, Patience(deadline), [&] { return ReadOnce(address, deadline); });
+}
+
+absl::StatusOr<std::unique_ptr<PartLease>> Remote::ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
+                                                            const Etag& etag, const EncodingPart& part,
+                                                            absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  if (absl::Now() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
+  for (const int64_t number : {part.first_layer, part.layers, part.first_head, part.heads, part.tokens}) {
+    if (number < 0 || number > INT32_MAX) return absl::InvalidArgumentError(absl::StrCat("a part with ", number));
+  }
+  const EncodingAddress address{std::string(ns), identity, codec, etag};
+  proto::Part wanted;
+  wanted.set_first_layer(static_cast<uint32_t>(part.first_layer));
+  wanted.set_layers(static_cast<uint32_t>(part.layers));
+  wanted.set_first_head(static_cast<uint32_t>(part.first_head));
+  wanted.set_heads(static_cast<uint32_t>(part.heads));
+  wanted.set_tokens(part.tokens);
+  KVLINK_ASSIGN_OR_RETURN(
+      auto pull, WithRetries(&retries_, Patience(deadline), [&] { return PullOnce(address, wanted, deadline); }));
+  return PartOver(std::move(pull), part.tokens);
+}
+
+absl::StatusOr<PutResult> Remote::Put(absl::string_view ns, const Manifest& manifest,
+                                      absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  KVLINK_RETURN_IF_ERROR(Annotate(manifest.Validate(), "put"));
+  if (slabs.size() != manifest.layers.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("put: ", slabs.size(), " slabs for ", manifest.layers.size(), " layers"));
+  }
+  for (size_t layer = 0; layer < slabs.size(); ++layer) {
+    if (static_cast<int64_t>(slabs[layer].size()) != manifest.layers[layer].length) {
+      return absl::InvalidArgumentError(absl::StrCat("put: the slab of layer ", layer, " has ", slabs[layer].size(),
+                                                     " bytes, and the manifest says ", manifest.layers[layer].length));
+    }
+  }
+  if (absl::Now() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
+  PushOrder order;
+  order.ns = std::string(ns);
+  order.manifest = &manifest;
+  order.slabs = slabs;
+  ++counters_.pushes;
+  auto result = WithRetries(&retries_, deadline, [&]() -> absl::StatusOr<PutResult> {
+    KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
+    KVLINK_ASSIGN_OR_RETURN(const auto channel, path->link().Acquire(deadline));
+    order.sending = &path->sending();
+    order.registered = [path](absl::Span<const std::byte> slab) { return path->Registered(slab); };
+    return Checked(*channel, PushOnce(channel, &order, deadline));
+  });
+  if (!result.ok()) ++counters_.failed_pushes;
+  return result;
+}
+
+absl::Status Remote::Mark(proto::Mark::Act act, absl::string_view ns, const Identity& identity, Codec codec) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  const absl::Time deadline = absl::Now() + options_.request_timeout;
+  // One number for all attempts: the node carries it out once.
+  const uint64_t id = ids_.fetch_add(1);
+  return WithRetries(&retries_, Patience(deadline), [&]() -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(const auto channel, Messages(deadline));
+    proto::Request request = channel->NewRequest(ns, deadline, id);
+    request.mutable_mark()->set_act(act);
+    request.mutable_mark()->set_codec(static_cast<uint32_t>(codec));
+    request.mutable_mark()->set_identities(std::string(BytesOf(identity)));
+    auto answer = Checked(*channel, channel->Call(request, deadline));
+    if (!answer.ok()) return answer.status();
+    const std::string& codes = answer->marked().codes();
+    if (codes.size() != 1) return absl::UnavailableError("the node answered for another number of encodings");
+    const auto code = static_cast<absl::StatusCode>(codes[0]);
+    if (code == absl::StatusCode::kOk) return absl::OkStatus();
+    return absl::Status(code, absl::StrCat("the node's answer for encoding ", identity.Hex()));
+  });
+}
+
+absl::StatusOr<StoreStats> Remote::Stats() {
+  KVLINK_ASSIGN_OR_RETURN(StoreStats stats, catalog_.Stats());
+  absl::StrAppend(&stats.io, "; read over ", ReadCarrier());
+  MutexLock lock(&path_mutex_);
+  if (!why_no_better_.empty()) absl::StrAppend(&stats.io, " (", why_no_better_, ")");
+  return stats;
+}
+
+std::string Remote::ReadCarrier() const {
+  if (mapped_ != nullptr) return "mapped";
+  MutexLock lock(&path_mutex_);
+  return path_ == nullptr ? "nothing" : path_->name();
+}
+
+RemoteCounters Remote::Counters() const {
+  RemoteCounters counters;
+  counters.pulls = counters_.pulls;
+  counters.failed_pulls = counters_.failed_pulls;
+  counters.corrupt_slabs = counters_.corrupt_slabs;
+  counters.late_layers = counters_.late_layers;
+  counters.mapped_leases = counters_.mapped_leases;
+  counters.lapsed_leases = counters_.lapsed_leases;
+  counters.verified_bytes = counters_.verified_bytes;
+  counters.known_bytes = counters_.known_bytes;
+  counters.pushes = counters_.pushes;
+  counters.failed_pushes = counters_.failed_pushes;
+  counters.retries = counters_.retries;
+  counters.reconnects = counters_.reconnects;
+  counters.sessions = counters_.sessions;
+  MutexLock lock(&path_mutex_);
+  if (path_ != nullptr) counters.landing_bytes_used = path_->landing().used();
+  return counters;
+}
+
+}  // namespace
+
+absl::string_view CarrierName(Carrier carrier) { return kCarrierNames[static_cast<int>(carrier)]; }
+
+absl::StatusOr<Carrier> ParseCarrier(absl::string_view name) {
+  for (int i = 0; i < 4; ++i) {
+    if (name == kCarrierNames[i]) return static_cast<Carrier>(i);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("'", name, "' is no carrier: ", absl::StrJoin(kCarrierNames, ", ")));
+}
+
+absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& options) {
+  KVLINK_RETURN_IF_ERROR(Annotate(transport::ParseAddress(options.address).status(), "store"));
+  if (options.landing_bytes < 1 || options.sending_bytes < 1) {
+    return absl::InvalidArgumentError("store: landing_bytes and sending_bytes must be positive");
+  }
+  auto remote = std::make_unique<Remote>(options);
+  KVLINK_RETURN_IF_ERROR(remote->Open());
+  return remote;
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,335 @@
+#include "store/engine/engine.h"
+
+#include <algorithm>
+#include <iterator>
+#include <thread>
+#include <utility>
+
+#include "base/little_endian.h"
+#include "base/status.h"
+#include "store/engine/group_commit.h"
+#include "store/engine/index.h"
+#include "store/engine/log_check.h"
+#include "store/engine/table_loader.h"
+
+namespace kvlink::engine {
+namespace {
+
+constexpr absl::string_view kUuidName = "uuid";
+constexpr absl::string_view kDocumentsPrefix = "documents/";
+
+// Segments so large that files stay few, so small that a little store stays little.
+int64_t ChooseSegmentBytes(int64_t capacity) {
+  int64_t bytes = int64_t{256} << 20;
+  while (bytes > (1 << 20) && bytes * 8 > capacity) bytes /= 2;
+  return bytes;
+}
+
+// Threads that read the index at open.
+int LoadShards() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 8u)); }
+
+}  // namespace
+
+Engine::Engine(const EngineOptions& options) : options_(options), files_(options.observer) {}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& directory, const EngineOptions& options) {
+  if (directory.empty()) return absl::InvalidArgumentError("the store needs a directory");
+  if (options.dram_bytes < 0 || options.capacity_bytes < 2 * kSegmentBlockBytes) {
+    return absl::InvalidArgumentError("the store needs a DRAM tier of at least 0 and a capacity of at least 128 KiB");
+  }
+  if (options.scrub_bytes_per_second < 0)
+    return absl::InvalidArgumentError("a scrubber of fewer than 0 bytes a second");
+  if (options.pinned_bytes.value_or(0) < 0) return absl::InvalidArgumentError("a limit of pinned bytes below 0");
+  if (options.segment_bytes % kSegmentBlockBytes != 0 || options.segment_bytes < 0) {
+    return absl::InvalidArgumentError("segments are a multiple of 64 KiB");
+  }
+  std::string path = directory;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  std::unique_ptr<Engine> engine(new Engine(options));
+  KVLINK_RETURN_IF_ERROR(engine->Start(path));
+  return engine;
+}
+
+absl::Status Engine::Start(const std::string& directory) {
+  KVLINK_ASSIGN_OR_RETURN(directory_, StoreDirectory::Open(files_, directory, options_.create, options_.read_only));
+  // Segments may be many: they are opened while the index is. Of a new store the index decides first who it is.
+  absl::Status segments;
+  std::thread opening;
+  const auto open_segments = [this, &segments] { segments = OpenSegments(); };
+  if (directory_->identity().has_value()) opening = std::thread(open_segments);
+  const absl::Status index = OpenIndex();
+  if (opening.joinable()) {
+    opening.join();
+  } else if (index.ok()) {
+    open_segments();
+  }
+  KVLINK_RETURN_IF_ERROR(index);
+  KVLINK_RETURN_IF_ERROR(segments);
+  if (!options_.read_only) {
+    reserve_spent_ = !directory_->RestoreReserve().ok();
+    // What the log held is in tables now, and the log is gone.
+    const DurableManifest::State manifest = index_->durable_manifest();
+    directory_->RaiseFloor({index_->LastSequence(), manifest.number, manifest.bytes}).IgnoreError();
+  }
+  KVLINK_RETURN_IF_ERROR(LoadTable());
+  KVLINK_RETURN_IF_ERROR(StartMemory());
+  if (!options_.read_only) {
+    group_commit_ = std::make_unique<GroupCommit>(
+        [this](const std::vector<std::shared_ptr<PendingPut>>& group) { CommitGroup(group); });
+    maintainer_ = std::thread([this] { Maintain(); });
+    if (options_.scrub_bytes_per_second > 0) scrubber_ = std::thread([this] { Scrub(); });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::OpenSegments() {
+  KVLINK_ASSIGN_OR_RETURN(segments_, SegmentFiles::Open(files_, {.path = directory_->segments_path(),
+                                                                 .uuid = directory_->identity()->uuid,
+                                                                 .segment_bytes = directory_->identity()->segment_bytes,
+                                                                 .allow_direct = options_.allow_direct,
+                                                                 .read_only = options_.read_only}));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::OpenIndex() {
+  const bool fresh = !directory_->identity().has_value();
+  const auto advice = [&](const absl::Status& status) {
+    if (!absl::IsDataLoss(status)) return status;
+    return absl::DataLossError(
+        absl::StrCat(status.message(), "; the index at ", directory_->index_path(),
+                     " is damaged: restore the store from a copy, or move it away and ingest again"));
+  };
+  if (!fresh) {
+    const absl::Status logs = CheckLogs(files_, directory_->index_path());
+    if (!logs.ok()) return advice(logs);
+    const StoreDirectory::Floor floor = directory_->GetFloor();
+    const absl::Status manifest = CutTornManifest(files_, directory_->index_path(), floor.manifest_number,
+                                                  floor.manifest_bytes, options_.read_only);
+    if (!manifest.ok()) return advice(manifest);
+  }
+  const auto flushed = [this](uint64_t sequence, const DurableManifest::State& manifest) {
+    // Not raising it loses nothing but a check.
+    if (!options_.read_only) directory_->RaiseFloor({sequence, manifest.number, manifest.bytes}).IgnoreError();
+  };
+  auto index = Index::Open(
+      directory_->index_path(),
+      {.create = fresh, .read_only = options_.read_only, .observer = options_.observer, .flushed = flushed});
+  if (!index.ok()) return advice(index.status());
+  index_ = *std::move(index);
+
+  const auto stored = index_->GetMeta(kUuidName);
+  if (!stored.ok()) return advice(stored.status());
+  Uuid uuid{};
+  if (stored->has_value() && (*stored)->size() == uuid.size())
+    std::copy((*stored)->begin(), (*stored)->end(), uuid.begin());
+  if (!fresh) {
+    if (uuid != directory_->identity()->uuid) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the index at ", directory_->index_path(), " is of store ", UuidHex(uuid), ", the directory of store ",
+          UuidHex(directory_->identity()->uuid), "; put the right index back"));
+    }
+    if (const uint64_t floor = directory_->GetFloor().sequence; index_->LastSequence() < floor) {
+      return advice(absl::DataLossError(
+          absl::StrCat("the index ends at change ", index_->LastSequence(), " but held change ", floor)));
+    }
+    return absl::OkStatus();
+  }
+  if (!stored->has_value()) {
+    KVLINK_ASSIGN_OR_RETURN(uuid, NewUuid());
+    IndexBatch batch(index_.get());
+    batch.PutMeta(kUuidName, absl::string_view(reinterpret_cast<const char*>(uuid.data()), uuid.size()));
+    KVLINK_RETURN_IF_ERROR(index_->Commit(&batch));
+  }
+  StoreDirectory::Identity identity;
+  identity.uuid = uuid;
+  identity.segment_bytes = options_.segment_bytes > 0 ? std::max(options_.segment_bytes, 2 * kSegmentBlockBytes)
+                                                      : ChooseSegmentBytes(options_.capacity_bytes);
+  return directory_->SetIdentity(identity);
+}
+
+absl::Status Engine::LoadTable() {
+  struct Shard {
+    absl::Status status;
+    std::vector<EncodingKey> damaged;
+  };
+  std::vector<Shard> shards(LoadShards());
+  TableLoader loader(&table_, static_cast<int>(shards.size()));
+  const auto load = [&](int number) {
+    Shard& shard = shards[number];
+    absl::Status refused;
+    shard.status = index_->ScanLocations(number, static_cast<int>(shards.size()),
+                                         [&](const KeyView& key, const absl::StatusOr<Location>& location) {
+                                           if (location.ok()) {
+                                             loader.Add(number, key, *location);
+                                           } else if (absl::IsUnimplemented(location.status())) {
+                                             refused = location.status();
+                                           } else {
+                                             shard.damaged.push_back(key.ToKey());
+                                           }
+                                         });
+    if (shard.status.ok()) shard.status = refused;
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < shards.size(); ++i) threads.emplace_back(load, static_cast<int>(i));
+  load(0);
+  for (std::thread& thread : threads) thread.join();
+  std::vector<EncodingKey> drop;
+  for (Shard& shard : shards) {
+    KVLINK_RETURN_IF_ERROR(shard.status);
+    std::move(shard.damaged.begin(), shard.damaged.end(), std::back_inserter(drop));
+  }
+  TableLoader::Outcome loaded = loader.Finish(segments_->UsableRuns());
+  // What is astray points to a segment that is not there, or to a header.
+  std::move(loaded.astray.begin(), loaded.astray.end(), std::back_inserter(drop));
+  counters_.integrity_failures += static_cast<int64_t>(drop.size());
+  counters_.double_claims += static_cast<int64_t>(loaded.claimed_twice.size());
+  std::move(loaded.claimed_twice.begin(), loaded.claimed_twice.end(), std::back_inserter(drop));
+  next_sequence_ = loaded.last_sequence + 1;
+  KVLINK_RETURN_IF_ERROR(LoadNamespaces());
+
+  counters_.dropped_damaged = static_cast<int64_t>(drop.size());
+  MutexLock lock(&commit_mutex_);
+  if (!drop.empty() && !options_.read_only) {
+    IndexBatch batch(index_.get());
+    for (const EncodingKey& key : drop) batch.DeleteEncoding(key);
+    KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto counters, index_->ListMeta(kDocumentsPrefix));
+  for (const auto& [name, value] : counters) {
+    documents_[name.substr(kDocumentsPrefix.size())] = static_cast<int64_t>(FieldReader(value).Read<uint64_t>());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::StartMemory() {
+  io_ = NewBulkIo({.allow_uring = options_.allow_uring});
+  DramTierOptions options;
+  options.memory.limit = options_.dram_bytes;
+  options.memory.shared = options_.share_memory;
+  options.memory.chunk_ready = [this](int number, std::byte* data) { io_->ChunkReady(number, data); };
+  options.memory.chunk_leaves = [this](int number) { io_->ChunkLeaves(number); };
+  options.memory_added = options_.memory_added;
+  KVLINK_ASSIGN_OR_RETURN(tier_, DramTier::Create(std::move(options)));
+  io_->DeclareMemory(tier_->chunk_bytes(), tier_->chunks());
+  // So that readers can map it before the first of them asks for something. What cannot be had now is tried again then.
+  for (const Table::NamespaceUse& ns : table_.Namespaces()) tier_->AddNamespace(ns.ns).IgnoreError();
+  return absl::OkStatus();
+}
+
+Engine::~Engine() { Close(); }
+
+void Engine::Close() {
+  if (maintainer_.joinable()) {
+    {
+      MutexLock lock(&maintain_mutex_);
+      stop_ = true;
+      maintain_wake_.Signal();
+      scrub_wake_.SignalAll();
+    }
+    maintainer_.join();
+    if (scrubber_.joinable()) scrubber_.join();
+  }
+  group_commit_.reset();  // waits for the writes under way and commits them
+  // The tier's memory is registered with the ring and read into by it; its arena announces chunks to it.
+  if (tier_ != nullptr) tier_->StopGrowing();
+  io_.reset();
+  tier_.reset();
+  if (index_ != nullptr) index_->Close().IgnoreError();  // what is in its log is replayed by the next open
+}
+
+absl::Status Engine::Writable() const {
+  if (options_.read_only) return absl::FailedPreconditionError("the store was opened for reading only");
+  return absl::OkStatus();
+}
+
+absl::Status Engine::CommitBatch(IndexBatch* batch) {
+  absl::Status status = index_->Commit(batch);
+  if (status.ok()) return status;
+  if (absl::IsResourceExhausted(status)) {
+    reserve_spent_ = true;
+    disk_full_ = true;
+    KVLINK_RETURN_IF_ERROR(directory_->ReleaseReserve());
+  }
+  // RocksDB refuses writes after a failed one until it is told to go on. After a full disk it also tries by itself,
+  // every five seconds, and is busy meanwhile.
+  const absl::Time until = absl::Now() + absl::Seconds(15);
+  absl::Status resumed = index_->Resume();
+  while (absl::IsAborted(resumed) && absl::Now() < until) {
+    absl::SleepFor(absl::Milliseconds(20));
+    resumed = index_->Resume();
+  }
+  if (!resumed.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat(status.message(), "; reading goes on, writing needs the store opened again"));
+  }
+  return absl::IsResourceExhausted(status) ? index_->Commit(batch) : status;
+}
+
+absl::Status Engine::Pin(const EncodingKey& key) {
+  const int64_t most_bytes = options_.pinned_bytes.value_or(options_.capacity_bytes / 2);
+  KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Pin(key, most_bytes));
+  tier_->SetPinned(state.sequence, state.pinned);
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Unpin(const EncodingKey& key) {
+  KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Unpin(key));
+  tier_->SetPinned(state.sequence, state.pinned);
+  return absl::OkStatus();
+}
+
+Engine::Statistics Engine::Stats() {
+  Statistics stats;
+  stats.namespaces = table_.Namespaces();
+  for (const Table::NamespaceUse& ns : stats.namespaces) stats.pinned_encodings += ns.pinned;
+  {
+    MutexLock lock(&commit_mutex_);
+    stats.documents = documents_;
+  }
+  stats.segment_bytes = segments_->bytes();
+  stats.segment_bytes_used = table_.bytes();
+  stats.dram_bytes = tier_->capacity();
+  stats.dram_bytes_used = tier_->used();
+  stats.dram_bytes_by_namespace = tier_->used_by_namespace();
+  stats.hits_dram = counters_.dram.hits;
+  stats.hit_tokens_dram = counters_.dram.tokens;
+  stats.hit_bytes_dram = counters_.dram.bytes;
+  stats.hits_segments = counters_.segments.hits;
+  stats.hit_tokens_segments = counters_.segments.tokens;
+  stats.hit_bytes_segments = counters_.segments.bytes;
+  stats.misses = counters_.misses;
+  stats.bytes_read = counters_.bytes_read;
+  stats.bytes_written = counters_.bytes_written;
+  stats.bytes_written_in_place = counters_.bytes_written_in_place;
+  stats.evicted_capacity = counters_.evicted_capacity;
+  stats.evicted_quota = counters_.evicted_quota;
+  stats.evictions = stats.evicted_capacity + stats.evicted_quota;
+  stats.removed = counters_.removed;
+  stats.unreferenced = counters_.unreferenced;
+  stats.dropped_damaged = counters_.dropped_damaged;
+  stats.scrubbed_encodings = counters_.scrubbed_encodings;
+  stats.scrubbed_bytes = counters_.scrubbed_bytes;
+  stats.scrub_rounds = counters_.scrub_rounds;
+  stats.scrub_damaged = counters_.scrub_damaged;
+  stats.loads_in_flight = counters_.loads_in_flight;
+  stats.pushes_open = counters_.pushes_open;
+  stats.puts_in_flight = counters_.puts_in_flight;
+  stats.integrity_failures = counters_.integrity_failures;
+  stats.double_claims = counters_.double_claims;
+  stats.leases = tier_->leases();
+  const BulkIo::Depths depths = io_->depths();
+  stats.reads_waiting = depths.reads_waiting;
+  stats.reads_in_flight = depths.reads_in_flight;
+  stats.writes_waiting = depths.writes_waiting;
+  stats.writes_in_flight = depths.writes_in_flight;
+  stats.dram_evictions = tier_->evictions();
+  stats.io = io_->Describe();
+  stats.io += segments_->direct()     ? ", O_DIRECT"
+              : options_.allow_direct ? ", buffered (the file system refuses O_DIRECT)"
+                                      : ", buffered (O_DIRECT is switched off)";
+  return stats;
+}
+
+void Engine::DropDramTier() { tier_->Drop(); }
+
+}  // namespace kvlink::engine

@@ -1,0 +1,333 @@
+// One node's shard: encodings in segment files and in the DRAM tier, the index and the catalog in RocksDB.
+// What a caller may rely on is said in store/store.h; store/embedded puts that interface over this class.
+//
+// Thread-safety: all methods. Leases must be destroyed before the engine.
+// Locks, in the order they are taken: space_mutex_ (growing, evicting), one of load_mutexes_ (making resident),
+// commit_mutex_ (one change of the index at a time, and the table follows it before the next), then the locks inside of
+// table, tier and files.
+#ifndef KVLINK_STORE_ENGINE_ENGINE_H_
+#define KVLINK_STORE_ENGINE_ENGINE_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
+#include "proto/catalog.h"
+#include "proto/manifest.h"
+#include "store/engine/bulk_io.h"
+#include "store/engine/dram_tier.h"
+#include "store/engine/io_observer.h"
+#include "store/engine/location.h"
+#include "store/engine/namespace_settings.h"
+#include "store/engine/segment_files.h"
+#include "store/engine/store_directory.h"
+#include "store/engine/table.h"
+
+namespace kvlink::engine {
+
+class Engine;
+class GroupCommit;
+class Index;
+class IndexBatch;
+struct PendingPut;
+
+struct EngineOptions {
+  bool create = true;
+  bool read_only = false;
+  int64_t dram_bytes = int64_t{1} << 30;
+  int64_t capacity_bytes = int64_t{64} << 30;
+  int64_t segment_bytes = 0;  // of a new store; 0: chosen by the capacity, at most 256 MiB
+  // Most bytes of segments that the pinned encodings of one namespace may occupy; none given: half of the capacity.
+  std::optional<int64_t> pinned_bytes;
+  bool allow_uring = true;
+  bool allow_direct = true;
+  IoObserver* observer = nullptr;  // outlives the engine
+  // The DRAM tier's pages lie in memfds that readers of the namespace may map.
+  bool share_memory = false;
+  // Told of each namespace's memory before pages of it are handed out, also while the engine opens; must not call the
+  // engine.
+  std::function<void(const TierMemory&)> memory_added;
+  // The background scrubber's limit. 0: none runs.
+  int64_t scrub_bytes_per_second = 0;
+};
+
+// A reader's hold on an encoding; store::Lease says more.
+class EncodingLease {
+ public:
+  using Place = engine::Place;
+  const Manifest& manifest() const { return resident_->manifest(); }
+  bool from_dram() const { return from_dram_; }
+  absl::Status WaitLayer(int64_t layer, absl::Time deadline);
+  absl::Span<const std::byte> layer(int64_t layer) const { return resident_->slab(layer); }
+  // Calls `landed` once when the layer's bytes are there (read, not verified) or cannot be (why): within the call if
+  // that is known already, else on a thread of the I/O, which it must not keep waiting.
+  void OnLanded(int64_t layer, std::function<void(const absl::Status&)> landed);
+  Place place(int64_t layer) const { return resident_->place(layer); }
+  // Names this stay in memory: no other stay, of this encoding or another, has its number while the engine lives.
+  uint64_t residency() const { return resident_->number(); }
+  // The bytes are good while the generation of this slot has this value (Engine::generations_descriptor).
+  uint64_t generation_slot() const { return resident_->generation().number(); }
+  uint64_t generation() const { return resident_->generation().generation(); }
+
+ private:
+  friend class Engine;
+  EncodingLease(Engine* engine, EntryUse use, ResidentLease resident, bool from_dram)
+      : engine_(engine), use_(std::move(use)), resident_(std::move(resident)), from_dram_(from_dram) {}
+  Engine* const engine_;
+  const EntryUse use_;
+  const ResidentLease resident_;
+  const bool from_dram_;
+};
+
+// Memory in the DRAM tier for an encoding that is on its way here. Filled by its owner and given to CommitPush, or
+// destroyed, which gives the memory back. Thread-safety: none. Must be destroyed before the engine.
+class PendingPush {
+ public:
+  ~PendingPush();
+  PendingPush(const PendingPush&) = delete;
+  PendingPush& operator=(const PendingPush&) = delete;
+  // Writable, of the length that BeginPush was asked for.
+  absl::Span<std::byte> slab(int64_t layer) const { return residency_->slab(layer); }
+  Place place(int64_t layer) const { return residency_->place(layer); }
+
+ private:
+  friend class Engine;
+  PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency)
+      : engine_(engine), key_(std::move(key)), residency_(std::move(residency)) {}
+  Engine* const engine_;
+  EncodingKey key_;
+  std::shared_ptr<Residency> residency_;
+};
+
+class Engine {
+ public:
+  struct Info {
+    Location location;
+    bool resident = false;
+  };
+  struct PutOutcome {
+    Etag etag;
+    bool written = false;
+  };
+  struct Document {
+    std::string id;
+    CatalogEntry entry;
+  };
+  struct Statistics {
+    std::vector<Table::NamespaceUse> namespaces;
+    std::map<std::string, int64_t> documents;
+    std::map<std::string, int64_t> dram_bytes_by_namespace;  // used
+    int64_t segment_bytes = 0, segment_bytes_used = 0, dram_bytes = 0, dram_bytes_used = 0;
+    int64_t hits_dram = 0, hits_segments = 0, misses = 0, bytes_read = 0, bytes_written = 0;
+    int64_t bytes_written_in_place = 0;
+    int64_t evictions = 0, integrity_failures = 0, double_claims = 0, leases = 0;
+    std::string io;
+    // By tier, of the encodings that Read gave leases on.
+    int64_t hit_tokens_dram = 0, hit_tokens_segments = 0, hit_bytes_dram = 0, hit_bytes_segments = 0;
+    // Why encodings left: `evictions` is the sum of the first two.
+    int64_t evicted_capacity = 0;  // the store was full
+    int64_t evicted_quota = 0;     // their namespace was
+    int64_t removed = 0;           // Remove
+    int64_t unreferenced = 0;      // no document refers to them any more
+    int64_t dropped_damaged = 0;   // their bytes or records were wrong
+    int64_t dram_evictions = 0;    // from memory only
+    int64_t pinned_encodings = 0;
+    int64_t loads_in_flight = 0;  // encodings being read from segments
+    int64_t pushes_open = 0;      // begun, neither committed nor dropped
+    int64_t puts_in_flight = 0;   // being written or made durable
+    int64_t reads_waiting = 0, reads_in_flight = 0, writes_waiting = 0, writes_in_flight = 0;  // requests to the disk
+    int64_t scrubbed_encodings = 0, scrubbed_bytes = 0, scrub_rounds = 0, scrub_damaged = 0;
+  };
+  struct Damage {
+    EncodingKey key;
+    std::string what;
+  };
+  struct VerifyOutcome {
+    int64_t encodings = 0;
+    int64_t bytes = 0;
+    std::vector<Damage> damaged;
+    std::vector<std::string> index_problems;
+  };
+
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(const std::string& directory, const EngineOptions& options);
+  ~Engine();
+
+  // Encodings. A miss is an empty optional, or NOT_FOUND.
+  std::optional<Info> Find(const EncodingKey& key);
+  absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const EncodingKey& key, const Etag& etag, absl::Time deadline);
+  absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
+                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline);
+  // Put without a copy: memory of the tier for the slabs (multiples of 4096 bytes, 0 for a layer without KV), to be
+  // filled and committed. Whether the encoding is there already is not looked at (Find). INVALID_ARGUMENT: lengths.
+  // RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
+  absl::StatusOr<std::unique_ptr<PendingPush>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths);
+  // Stores it; padding is zeroed here. Verifies in the caller's thread while the disk writes from the push's memory,
+  // which stays in the tier. `done` is called exactly once: with an outcome from another thread, or within the call,
+  // when durable, or with an error as Put's. It must neither wait nor call the engine.
+  void CommitPush(std::unique_ptr<PendingPush> push, const Manifest& manifest,
+                  std::function<void(absl::StatusOr<PutOutcome>)> done);
+  // A use for the orders of eviction. NOT_FOUND.
+  absl::Status Touch(const EncodingKey& key);
+  // Starts loading into the DRAM tier; OK if it is there or on its way. NOT_FOUND, or errors as Read's.
+  absl::Status Prefetch(const EncodingKey& key, absl::Time deadline);
+  // A reader found wrong bytes: checks what is in memory and reads the segments again. OK: intact (what was wrong in
+  // memory is forgotten and counted). DATA_LOSS: damaged, and dropped. NOT_FOUND: a miss.
+  absl::Status Suspect(const EncodingKey& key);
+  absl::Status Pin(const EncodingKey& key);
+  absl::Status Unpin(const EncodingKey& key);
+  absl::Status Remove(absl::string_view ns, const Identity& identity);
+
+  // Catalog. Order of entries of one document: generation, then tombstones over others, then serialised bytes; the
+  // greatest stays.
+  absl::Status PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry);
+  absl::StatusOr<CatalogEntry> GetEntry(absl::string_view ns, absl::string_view id);
+  absl::StatusOr<std::vector<Document>> ListEntries(absl::string_view ns, absl::string_view after, int64_t limit);
+
+  // Namespaces. Durable on return, and applies at once: what is over a lower limit is evicted in the background.
+  // INVALID_ARGUMENT: a negative limit, no name.
+  absl::Status PutNamespace(absl::string_view ns, const NamespaceSettings& settings);
+  // Those that PutNamespace was called for.
+  std::map<std::string, NamespaceSettings> NamespaceSettingsAll();
+
+  // The table of generations, one u64 each, that readers may map. -1 and 0 if it is not shared.
+  int generations_descriptor() const { return tier_->generations().descriptor(); }
+  int64_t generations_bytes() const { return options_.share_memory ? tier_->generations().bytes() : 0; }
+
+  // Administration.
+  absl::StatusOr<std::vector<Manifest>> ListManifests(absl::string_view ns, const Identity& after, int64_t limit);
+  Statistics Stats();
+  absl::StatusOr<VerifyOutcome> Verify(const std::function<bool(int64_t, int64_t)>& progress);
+  void DropDramTier();
+
+ private:
+  friend class EncodingLease;
+  friend class GroupCommit;
+  friend class PendingPush;
+  struct TierCounters {
+    std::atomic<int64_t> hits{0}, tokens{0}, bytes{0};
+  };
+  struct Counters {
+    TierCounters dram, segments;
+    std::atomic<int64_t> misses{0}, bytes_read{0}, bytes_written{0};
+    std::atomic<int64_t> pushes_open{0}, puts_in_flight{0}, loads_in_flight{0};
+    std::atomic<int64_t> bytes_written_in_place{0};
+    std::atomic<int64_t> evicted_capacity{0}, evicted_quota{0}, removed{0}, unreferenced{0}, dropped_damaged{0};
+    std::atomic<int64_t> integrity_failures{0}, double_claims{0};
+    std::atomic<int64_t> scrubbed_encodings{0}, scrubbed_bytes{0}, scrub_rounds{0}, scrub_damaged{0};
+  };
+
+  explicit Engine(const EngineOptions& options);
+  // engine.cc
+  absl::Status Start(const std::string& directory);
+  absl::Status OpenSegments();
+  absl::Status OpenIndex();
+  absl::Status LoadTable();
+  absl::Status StartMemory();
+  void Close();
+  // Commits a batch; on a full disk gives back the reserve and tries again.
+  absl::Status CommitBatch(IndexBatch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  absl::Status Writable() const;
+
+  // engine_read.cc
+  struct Held {
+    EntryUse use;
+    ResidentLease resident;
+    bool from_dram = false;
+  };
+  // Leases what `use` names, loading it where it is not resident.
+  absl::StatusOr<Held> Hold(EntryUse use, absl::Time deadline);
+  absl::StatusOr<ResidentLease> Load(const EntryUse& use, std::shared_ptr<const Manifest> manifest,
+                                     absl::Time deadline);
+  absl::StatusOr<Manifest> ManifestOf(const EncodingKey& key, const Location& location);
+  // Requests that move all of an encoding between memory and segments, in layer order; `done(offset, length, status)`
+  // for each.
+  absl::StatusOr<std::vector<IoRequest>> Requests(
+      const Residency& residency, const Runs& runs, bool write,
+      std::function<void(int64_t, int64_t, const absl::Status&)> done) const;
+  // Its bytes are wrong: counts it, and the store stops serving it.
+  void DropDamaged(const EncodingKey& key, uint64_t sequence, bool count = true);
+
+  // engine_namespaces.cc
+  absl::Status LoadNamespaces();
+
+  // engine_verify.cc
+  void VerifyIndex(std::vector<std::string>* problems);
+
+  // engine_scrub.cc
+  // Reads an encoding back from the segments, a few layers at a time, and checks it. `next` (may be empty) is asked
+  // before each layer is read, with its bytes; false ends it with CANCELLED.
+  absl::Status VerifyEncoding(const EntryUse& use, bool background, const std::function<bool(int64_t)>& next);
+  bool PaceScrub(int64_t bytes, absl::Time* free_at);
+  bool ScrubRound();
+  void Scrub();
+
+  // engine_write.cc
+  absl::Status TakeSlabs(const std::shared_ptr<const Manifest>& manifest,
+                         absl::Span<const absl::Span<const std::byte>> slabs, PendingPut* put);
+  // What must hold before any put begins: writable, not on a disk that is full.
+  absl::Status CheckRoomToWrite();
+  absl::StatusOr<std::shared_ptr<PendingPut>> TakePush(std::unique_ptr<PendingPush> push, const Manifest& manifest);
+  std::shared_ptr<PendingPut> NewPut(EncodingKey key, const Manifest& manifest);
+  // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
+  // while the disk writes.
+  absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
+  void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  // Commits the batch together with the end of these encodings, and counts them in `reason`.
+  absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+
+  // engine_space.cc
+  absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
+  // Removes what the table picked and counts it in `reason`. True if something was evicted.
+  absl::StatusOr<bool> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  bool CanGrow() const;
+  // Adds a segment. False if the capacity or the disk has no room for one.
+  absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  int64_t LimitBlocks() const;
+  void AskMaintenance();
+  void Maintain();
+
+  const EngineOptions options_;
+  const FileSystem files_;
+  Counters counters_;
+  std::unique_ptr<StoreDirectory> directory_;
+  std::unique_ptr<Index> index_;
+  std::unique_ptr<SegmentFiles> segments_;
+  Table table_;
+  std::unique_ptr<BulkIo> io_;
+  std::unique_ptr<DramTier> tier_;
+  std::unique_ptr<GroupCommit> group_commit_;
+
+  Mutex space_mutex_;
+  std::array<Mutex, 16> load_mutexes_;  // by sequence: what is loaded by one is not loaded by another at the same time
+  Mutex commit_mutex_;
+  std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(commit_mutex_);  // per namespace, tombstones excluded
+  std::atomic<uint64_t> next_sequence_{1};
+  std::atomic<bool> disk_full_{false};  // growing failed; tried again after something was deleted
+  std::atomic<bool> reserve_spent_{false};
+
+  Mutex maintain_mutex_;
+  CondVar maintain_wake_;
+  bool maintain_asked_ ABSL_GUARDED_BY(maintain_mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(maintain_mutex_) = false;
+  std::thread maintainer_;
+  CondVar scrub_wake_;
+  std::thread scrubber_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_ENGINE_H_

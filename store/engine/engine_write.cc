@@ -1,0 +1,338 @@
+// The engine's writing side: puts, group commit, space, eviction.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/status.h"
+#include "store/engine/engine.h"
+#include "store/engine/group_commit.h"
+#include "store/engine/index.h"
+
+namespace kvlink::engine {
+namespace {
+
+using Slabs = absl::Span<const absl::Span<const std::byte>>;
+
+constexpr size_t kMostLayers = 1024;
+constexpr int64_t kMostBytes = int64_t{1} << 48;  // of an encoding, as a location record can say
+
+absl::Status CheckPut(const Manifest& manifest, Slabs slabs) {
+  KVLINK_RETURN_IF_ERROR(manifest.Validate());
+  if (slabs.size() != manifest.layers.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(slabs.size(), " slabs for ", manifest.layers.size(), " layers"));
+  }
+  int64_t end = 0;
+  for (size_t layer = 0; layer < slabs.size(); ++layer) {
+    const LayerManifest& record = manifest.layers[layer];
+    if (static_cast<int64_t>(slabs[layer].size()) != record.length) {
+      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " has ", slabs[layer].size(),
+                                                     " bytes, the manifest says ", record.length));
+    }
+    if (record.length > 0 && record.offset != end) {
+      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap behind the one before"));
+    }
+    end += record.length;
+  }
+  if (end == 0) return absl::InvalidArgumentError("an encoding without bytes");
+  return absl::OkStatus();
+}
+
+// Copies slab by slab where `to` is memory of its own, and checks each while it is still in cache.
+absl::Status FillAndVerify(Slabs slabs, Residency* to) {
+  for (size_t layer = 0; layer < slabs.size(); ++layer) {
+    if (slabs[layer].empty()) continue;
+    const absl::Span<std::byte> slab = to->slab(layer);
+    if (slab.data() != slabs[layer].data()) {
+      const int64_t used = to->manifest().shape(layer).used_bytes();
+      std::memcpy(slab.data(), slabs[layer].data(), used);
+      std::memset(slab.data() + used, 0, slab.size() - used);
+    }
+    const absl::Status verified = to->manifest().VerifyLayer(layer, slab);
+    if (!verified.ok()) return absl::InvalidArgumentError(verified.message());
+    to->SetVerified(layer);
+  }
+  return absl::OkStatus();
+}
+
+std::vector<absl::Span<const std::byte>> SlabsOf(const Residency& residency) {
+  std::vector<absl::Span<const std::byte>> slabs;
+  const size_t layers = residency.manifest().layers.size();
+  for (size_t layer = 0; layer < layers; ++layer) slabs.push_back(residency.slab(layer));
+  return slabs;
+}
+
+// What no checksum covers must not be what the memory held before.
+void ZeroPadding(const Residency& residency) {
+  const Manifest& manifest = residency.manifest();
+  for (size_t layer = 0; layer < manifest.layers.size(); ++layer) {
+    const absl::Span<std::byte> slab = residency.slab(layer);
+    if (slab.empty()) continue;
+    const int64_t used = manifest.shape(layer).used_bytes();
+    std::memset(slab.data() + used, 0, slab.size() - used);
+  }
+}
+
+bool Aligned(Slabs slabs) {
+  for (const absl::Span<const std::byte> slab : slabs) {
+    if (reinterpret_cast<uintptr_t>(slab.data()) % kSlabAlignment != 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
+                                               absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  KVLINK_RETURN_IF_ERROR(CheckPut(manifest, slabs));
+  if (absl::Now() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
+  EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
+  if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
+  KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
+  const std::shared_ptr<PendingPut> put = NewPut(std::move(key), manifest);
+  KVLINK_RETURN_IF_ERROR(TakeSlabs(std::make_shared<const Manifest>(manifest), slabs, put.get()));
+  std::function<absl::Status()> verify;
+  if (put->borrowed) {
+    verify = [&] { return FillAndVerify(slabs, put->kept != nullptr ? put->kept.get() : put->source.get()); };
+  }
+  KVLINK_RETURN_IF_ERROR(StartPut(put, verify));
+  MutexLock lock(&put->mutex);
+  while (!put->done) {
+    if (!put->finished.WaitUntil(&put->mutex, deadline) && !put->done) {
+      // Borrowed slabs are the caller's again only when the device has let go of them.
+      while (put->borrowed && put->left > 0) put->finished.Wait(&put->mutex);
+      return absl::DeadlineExceededError("put: not durable before the deadline; it may become so");
+    }
+  }
+  KVLINK_RETURN_IF_ERROR(put->status);
+  return PutOutcome{put->etag, put->written};
+}
+
+absl::Status Engine::CheckRoomToWrite() {
+  if (!reserve_spent_) return absl::OkStatus();
+  // What is left of a full disk is for deleting.
+  KVLINK_RETURN_IF_ERROR(Annotate(directory_->RestoreReserve(), "the disk is full; delete documents or add space"));
+  reserve_spent_ = false;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey& key,
+                                                               absl::Span<const int64_t> lengths) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
+  // All that placing the slabs needs of a manifest; the true one comes with the commit.
+  auto places = std::make_shared<Manifest>();
+  int64_t end = 0;
+  for (const int64_t length : lengths) {
+    if (length < 0 || length % kSlabAlignment != 0 || length > kMostBytes - end) {
+      return absl::InvalidArgumentError(absl::StrCat("push: a slab of ", length, " bytes"));
+    }
+    LayerManifest layer;
+    layer.offset = end;
+    layer.length = length;
+    if (length > 0) layer.components.emplace_back();  // so that it counts
+    places->layers.push_back(layer);
+    end += length;
+  }
+  if (end == 0 || lengths.size() > kMostLayers) {
+    return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency,
+                          tier_->MakeRoom(key.ns, std::move(places), /*may_evict=*/true, absl::InfinitePast()));
+  ++counters_.pushes_open;
+  return std::unique_ptr<PendingPush>(new PendingPush(this, key, std::move(residency)));
+}
+
+PendingPush::~PendingPush() { --engine_->counters_.pushes_open; }
+
+void Engine::CommitPush(std::unique_ptr<PendingPush> push, const Manifest& manifest,
+                        std::function<void(absl::StatusOr<PutOutcome>)> done) {
+  if (const auto there = table_.Find(push->key_)) {
+    push.reset();
+    return done(PutOutcome{there->etag, false});
+  }
+  auto put = TakePush(std::move(push), manifest);
+  if (!put.ok()) return done(put.status());
+  (*put)->on_done = [done](const absl::Status& status, const Etag& etag, bool written) {
+    if (status.ok()) return done(PutOutcome{etag, written});
+    done(status);
+  };
+  Residency* const source = (*put)->source.get();  // the put's while its verification is awaited
+  const absl::Status started = StartPut(*put, [source] { return FillAndVerify(SlabsOf(*source), source); });
+  if (started.ok()) return;
+  put->reset();
+  done(started);
+}
+
+absl::StatusOr<std::shared_ptr<PendingPut>> Engine::TakePush(std::unique_ptr<PendingPush> push,
+                                                             const Manifest& manifest) {
+  KVLINK_RETURN_IF_ERROR(CheckPut(manifest, SlabsOf(*push->residency_)));
+  if (manifest.identity != push->key_.identity || manifest.codec != push->key_.codec) {
+    return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
+  }
+  KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
+  std::shared_ptr<PendingPut> put = NewPut(push->key_, manifest);
+  put->source = std::move(push->residency_);
+  put->source->SetManifest(std::make_shared<const Manifest>(manifest));
+  put->kept = put->source;
+  ZeroPadding(*put->source);
+  return put;
+}
+
+std::shared_ptr<PendingPut> Engine::NewPut(EncodingKey key, const Manifest& manifest) {
+  auto put = std::make_shared<PendingPut>();
+  put->key = std::move(key);
+  put->manifest = SerializeManifest(manifest);
+  put->location.etag = manifest.etag;
+  put->location.tokens = manifest.tokens;
+  put->location.bytes = manifest.bytes();
+  put->location.sequence = next_sequence_++;
+  return put;
+}
+
+// Slabs on page boundaries are written from where they are, others from a copy. A copy stays in the DRAM tier where
+// there is room; one that displaced what reads brought would be worth less.
+absl::Status Engine::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, Slabs slabs, PendingPut* put) {
+  put->borrowed = Aligned(slabs);
+  auto room = tier_->MakeRoom(put->key.ns, manifest, /*may_evict=*/false, absl::InfinitePast());
+  if (!room.ok() && !put->borrowed)
+    room = tier_->MakeRoom(put->key.ns, manifest, /*may_evict=*/true, absl::InfinitePast());
+  if (room.ok()) put->kept = *room;
+  if (put->borrowed) {
+    put->source = Residency::Borrow(manifest, slabs);
+    return absl::OkStatus();
+  }
+  if (absl::IsResourceExhausted(room.status())) room = DramTier::Outside(manifest);
+  KVLINK_RETURN_IF_ERROR(room.status());
+  put->source = *room;
+  put->copied = true;
+  return Annotate(FillAndVerify(slabs, put->source.get()), "put");
+}
+
+absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify) {
+  KVLINK_ASSIGN_OR_RETURN(put->location.runs, AllocateBlocks(put->key.ns, put->location.blocks()));
+  {
+    MutexLock lock(&put->mutex);
+    put->left = put->location.bytes + (verify ? 1 : 0);  // the one: verification, below
+  }
+  group_commit_->Begin();
+  const auto part_done = [this, put](int64_t, int64_t length, const absl::Status& status) {
+    {
+      MutexLock lock(&put->mutex);
+      if (!status.ok() && put->status.ok()) put->status = status;
+      put->left -= length;
+      if (put->left > 0) return;
+      put->finished.SignalAll();
+    }
+    group_commit_->Written(put);
+  };
+  auto requests = Requests(*put->source, put->location.runs, /*write=*/true, part_done);
+  if (!requests.ok()) {
+    group_commit_->Abandon();
+    table_.Free(put->key.ns, put->location.runs);
+    return requests.status();
+  }
+  ++counters_.puts_in_flight;
+  io_->Submit(*std::move(requests));
+  // While the disk writes. Bytes that fail are never committed: their blocks are freed with the group.
+  if (verify) part_done(0, 1, verify());
+  return absl::OkStatus();
+}
+
+void Engine::CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group) {
+  counters_.puts_in_flight -= static_cast<int64_t>(group.size());
+  std::vector<std::shared_ptr<PendingPut>> good;
+  std::vector<Runs> runs;
+  for (const auto& put : group) {
+    absl::Status status;
+    {
+      MutexLock lock(&put->mutex);
+      status = put->status;
+    }
+    if (status.ok()) {
+      good.push_back(put);
+      runs.push_back(put->location.runs);
+    } else {
+      put->source.reset();
+      put->kept.reset();
+      table_.Free(put->key.ns, put->location.runs);
+      put->Finish(Annotate(status, "put"), Etag(), false);
+    }
+  }
+  absl::Status status = segments_->Sync(runs);
+  std::vector<std::shared_ptr<PendingPut>> winners;
+  std::vector<std::pair<std::shared_ptr<PendingPut>, Etag>> losers;
+  {
+    MutexLock lock(&commit_mutex_);
+    IndexBatch batch(index_.get());
+    absl::flat_hash_map<EncodingKey, Etag> in_batch;
+    for (const auto& put : good) {
+      // First commit wins.
+      const auto there = table_.Find(put->key);
+      const auto here = in_batch.find(put->key);
+      if (there.has_value() || here != in_batch.end()) {
+        losers.emplace_back(put, there.has_value() ? there->etag : here->second);
+        continue;
+      }
+      in_batch.emplace(put->key, put->location.etag);
+      batch.PutEncoding(put->key, put->location, put->manifest);
+      winners.push_back(put);
+    }
+    if (status.ok() && !winners.empty()) status = CommitBatch(&batch);
+    if (status.ok()) {
+      for (const auto& put : winners) table_.Insert(put->key, put->location);
+    }
+  }
+  for (const auto& put : winners) {
+    // The tier takes the memory, or it is freed, before the caller hears of the end.
+    std::shared_ptr<Residency> kept = std::move(put->kept);
+    put->source.reset();
+    if (!status.ok()) {
+      kept.reset();
+      // Whether the records reached the disk is unknown: the blocks stay taken until the next open, which sees.
+      put->Finish(Annotate(status, "put"), Etag(), false);
+      continue;
+    }
+    counters_.bytes_written += put->location.bytes;
+    if (!put->copied) counters_.bytes_written_in_place += put->location.bytes;
+    if (kept != nullptr) {
+      bool added = false;
+      tier_->Add(put->location.sequence, std::move(kept), false, &added);
+    }
+    put->Finish(absl::OkStatus(), put->location.etag, true);
+  }
+  for (const auto& [put, etag] : losers) {
+    put->source.reset();
+    put->kept.reset();
+    table_.Free(put->key.ns, put->location.runs);
+    // If the winner was in a batch that failed, nothing is stored.
+    put->Finish(status.ok() || table_.Find(put->key).has_value() ? absl::OkStatus() : Annotate(status, "put"), etag,
+                false);
+  }
+  AskMaintenance();
+}
+
+absl::Status Engine::RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason) {
+  for (const EncodingKey& key : keys) batch->DeleteEncoding(key);
+  KVLINK_RETURN_IF_ERROR(CommitBatch(batch));
+  for (const EncodingKey& key : keys) {
+    const auto location = table_.Find(key);
+    if (!location.has_value()) continue;
+    table_.Remove(key);
+    ++*reason;
+    tier_->Forget(location->sequence);
+  }
+  if (!keys.empty()) disk_full_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Remove(absl::string_view ns, const Identity& identity) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  MutexLock lock(&commit_mutex_);
+  const std::vector<EncodingKey> keys = table_.Variants(ns, identity);
+  if (keys.empty()) return absl::OkStatus();
+  IndexBatch batch(index_.get());
+  return RemoveKeys(keys, &batch, &counters_.removed);
+}
+
+}  // namespace kvlink::engine

@@ -1,0 +1,75 @@
+// Groups puts that arrive together into one flush and one commit: up to 2 ms while other puts are still writing, or 64
+// MiB. Thread-safety: all methods. Destruction commits what is ready.
+#ifndef KVLINK_STORE_ENGINE_GROUP_COMMIT_H_
+#define KVLINK_STORE_ENGINE_GROUP_COMMIT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "store/engine/location.h"
+#include "store/engine/residency.h"
+
+namespace kvlink::engine {
+
+// A put on its way. Shared by its caller, its writes and the committer, because the caller may give up at its deadline.
+struct PendingPut {
+  // Constant once writing begins.
+  EncodingKey key;
+  Location location;
+  std::string manifest;
+  // The committer's once all is written.
+  std::shared_ptr<Residency> source;  // what is written
+  std::shared_ptr<Residency> kept;    // what the DRAM tier gets; none where it has no room
+  bool borrowed = false;              // the source is the caller's memory, who waits until all is written
+  bool copied = false;                // the source is a copy of the caller's memory
+  // Called once, at the end; may be empty.
+  std::function<void(const absl::Status& outcome, const Etag& stored, bool was_written)> on_done;
+
+  Mutex mutex;
+  CondVar finished;
+  int64_t left ABSL_GUARDED_BY(mutex) = 0;  // bytes to write, and what else must end before
+  absl::Status status ABSL_GUARDED_BY(mutex);
+  bool done ABSL_GUARDED_BY(mutex) = false;
+  Etag etag ABSL_GUARDED_BY(mutex);  // what is stored
+  bool written ABSL_GUARDED_BY(mutex) = false;
+
+  void Finish(const absl::Status& outcome, const Etag& stored, bool was_written);
+};
+
+class GroupCommit {
+ public:
+  static constexpr absl::Duration kWait = absl::Milliseconds(2);
+  static constexpr int64_t kGroupBytes = int64_t{64} << 20;
+
+  // `commit` makes a group durable and finishes each put.
+  explicit GroupCommit(std::function<void(const std::vector<std::shared_ptr<PendingPut>>&)> commit);
+  ~GroupCommit();
+
+  // A put begins writing; then exactly one of the two follows.
+  void Begin();
+  void Written(std::shared_ptr<PendingPut> put);
+  void Abandon();
+
+ private:
+  void Run();
+
+  const std::function<void(const std::vector<std::shared_ptr<PendingPut>>&)> commit_;
+  Mutex mutex_;
+  CondVar wake_;
+  int writing_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::shared_ptr<PendingPut>> ready_ ABSL_GUARDED_BY(mutex_);
+  int64_t ready_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_GROUP_COMMIT_H_

@@ -1,0 +1,232 @@
+// The order in which things are evicted: S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
+// 2023). New things enter a small queue; what is used again there moves to the main queue, the rest leaves early. What
+// left is remembered for a while by a ghost, and enters the main queue at once if it comes back.
+//
+// The small queue's share of the weight is not a fixed tenth: what comes back after it left the small queue shows that
+// it was too short and lengthens it, what comes back after it left the main queue shortens it. With a fixed share
+// things that are used in bursts longer than the small queue miss where LRU would hit (bench/bench_cache).
+//
+// Thread-safety: none; the owner locks.
+#ifndef KVLINK_STORE_ENGINE_S3_FIFO_H_
+#define KVLINK_STORE_ENGINE_S3_FIFO_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/hash/hash.h"
+
+namespace kvlink::engine {
+
+// What the queues keep of a thing.
+template <typename Key, typename Ghost>
+struct S3FifoItem {
+  S3FifoItem* before = nullptr;
+  S3FifoItem* behind = nullptr;
+  Key key{};
+  Ghost ghost{};
+  int64_t weight = 0;
+  int32_t uses = 0;
+  bool in_main = false;
+};
+
+// Where items are, and are found by key: in a map. Things of which there are many keep theirs themselves.
+template <typename Key, typename Ghost>
+class S3FifoMap {
+ public:
+  using Item = S3FifoItem<Key, Ghost>;
+  // Null: none.
+  Item* Find(const Key& key) const {
+    const auto it = items_.find(key);
+    return it == items_.end() ? nullptr : it->second.get();
+  }
+  Item* Add(const Key& key) { return (items_[key] = std::make_unique<Item>()).get(); }
+  void Erase(const Key& key) { items_.erase(key); }
+  size_t size() const { return items_.size(); }
+
+ private:
+  absl::flat_hash_map<Key, std::unique_ptr<Item>> items_;
+};
+
+// Key: names one thing in the queues; `Places` finds its item. `Ghost`: what a thing that left is remembered by.
+template <typename Key, typename Ghost = Key, typename Places = S3FifoMap<Key, Ghost>>
+class S3Fifo {
+ public:
+  S3Fifo() = default;
+  S3Fifo(const S3Fifo&) = delete;
+  S3Fifo& operator=(const S3Fifo&) = delete;
+
+  // REQUIRES: the key is not in the queues.
+  void Insert(const Key& key, const Ghost& ghost, int64_t weight) {
+    const bool again = ComesBack(absl::HashOf(ghost), weight);
+    Item* const item = places_.Add(key);
+    *item = {.key = key, .ghost = ghost, .weight = weight, .in_main = again};
+    Queue& queue = again ? main_ : small_;
+    queue.PushBack(item);
+    queue.weight += weight;
+  }
+  // Notes a use. Unknown keys are ignored.
+  void Touch(const Key& key) {
+    if (Item* const item = places_.Find(key)) item->uses = std::min(item->uses + 1, 3);
+  }
+  void Erase(const Key& key) {
+    Item* const item = places_.Find(key);
+    if (item == nullptr) return;
+    Queue& queue = item->in_main ? main_ : small_;
+    queue.weight -= item->weight;
+    queue.Remove(item);
+    places_.Erase(key);
+  }
+  // Takes out the thing to evict next among those `may_evict(key)` allows. Nothing: none is allowed. Where nothing of
+  // the queue whose turn it is may go, the other gives.
+  template <typename MayEvict>
+  std::optional<Key> Evict(MayEvict may_evict) {
+    // What may not go is passed over once in the small queue, and in the main queue as often as it takes to find all
+    // others unused.
+    size_t refused = 0, main_steps = 0;
+    for (;;) {
+      const bool small_gives = refused < small_.size;
+      const bool main_gives = main_steps <= 4 * main_.size && main_.size > 0;
+      if (!small_gives && !main_gives) return std::nullopt;
+      if (small_gives && (!main_gives || small_.weight > share_ * weight())) {
+        Item* const item = small_.first;
+        if (item->uses > 1) {
+          item->uses = 0;
+          MoveToMain(item);
+        } else if (may_evict(item->key)) {
+          return TakeOut(item);
+        } else {
+          ++refused;
+          small_.Remove(item);
+          small_.PushBack(item);
+        }
+      } else {
+        ++main_steps;
+        Item* const item = main_.first;
+        if (item->uses == 0 && may_evict(item->key)) return TakeOut(item);
+        item->uses = std::max(item->uses - 1, 0);
+        main_.Remove(item);
+        main_.PushBack(item);
+      }
+    }
+  }
+
+  // How often it was used lately, 0 to 3. REQUIRES: the key is in the queues.
+  int uses(const Key& key) const { return places_.Find(key)->uses; }
+  // Whether is(key) of any.
+  template <typename Is>
+  bool Any(Is is) const {
+    for (const Queue* queue : {&small_, &main_}) {
+      for (const Item* item = queue->first; item != nullptr; item = item->behind) {
+        if (is(item->key)) return true;
+      }
+    }
+    return false;
+  }
+  // Calls visit(key) for each.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    Any([&visit](const Key& key) {
+      visit(key);
+      return false;
+    });
+  }
+
+  int64_t weight() const { return small_.weight + main_.weight; }
+  size_t size() const { return places_.size(); }
+  // Of the weight, that the small queue may have before it gives first.
+  double small_share() const { return share_; }
+  size_t ghosts() const { return ghosts_.size(); }
+
+ private:
+  static constexpr double kLeastShare = 0.1, kMostShare = 0.9;
+  static constexpr size_t kLeastGhosts = 64;
+  using Item = S3FifoItem<Key, Ghost>;
+  struct Queue {
+    Item* first = nullptr;
+    Item* last = nullptr;
+    size_t size = 0;
+    int64_t weight = 0;  // kept by whoever pushes and removes
+
+    void PushBack(Item* item) {
+      item->before = last;
+      item->behind = nullptr;
+      (last != nullptr ? last->behind : first) = item;
+      last = item;
+      ++size;
+    }
+    void Remove(Item* item) {
+      (item->before != nullptr ? item->before->behind : first) = item->behind;
+      (item->behind != nullptr ? item->behind->before : last) = item->before;
+      --size;
+    }
+  };
+  struct Memory {
+    size_t hash;
+    int64_t weight;
+    bool from_main;
+  };
+  using Memories = std::list<Memory>;
+  struct Ghosts {
+    Memories order;  // of their leaving
+    int64_t weight = 0;
+  };
+
+  void MoveToMain(Item* item) {
+    small_.weight -= item->weight;
+    main_.weight += item->weight;
+    item->in_main = true;
+    small_.Remove(item);
+    main_.PushBack(item);
+  }
+  Key TakeOut(Item* item) {
+    const Key key = item->key;
+    const Memory memory{absl::HashOf(item->ghost), item->weight, item->in_main};
+    Forget(memory.hash);  // of another thing with this ghost
+    Ghosts& ghosts = memory.from_main ? main_ghosts_ : small_ghosts_;
+    ghosts.weight += memory.weight;
+    ghosts_[memory.hash] = ghosts.order.insert(ghosts.order.end(), memory);
+    // As much as there are things, half of it from each queue; and never many more than things.
+    while (small_ghosts_.weight + main_ghosts_.weight > weight() ||
+           ghosts_.size() > std::max(4 * places_.size(), kLeastGhosts)) {
+      const bool from_main =
+          small_ghosts_.order.empty() || (!main_ghosts_.order.empty() && main_ghosts_.weight > small_ghosts_.weight);
+      Forget((from_main ? main_ghosts_ : small_ghosts_).order.front().hash);
+    }
+    Erase(key);
+    return key;
+  }
+  void Forget(size_t hash) {
+    const auto it = ghosts_.find(hash);
+    if (it == ghosts_.end()) return;
+    Ghosts& ghosts = it->second->from_main ? main_ghosts_ : small_ghosts_;
+    ghosts.weight -= it->second->weight;
+    ghosts.order.erase(it->second);
+    ghosts_.erase(it);
+  }
+  // Whether a ghost remembers it; which queue would have had to be longer is learned from that.
+  bool ComesBack(size_t hash, int64_t weight_of_it) {
+    const auto it = ghosts_.find(hash);
+    if (it == ghosts_.end()) return false;
+    // The fewer ghosts of a queue there are, the more one that comes back says.
+    const double small = std::max<double>(small_ghosts_.weight, 1), main = std::max<double>(main_ghosts_.weight, 1);
+    const double part = static_cast<double>(weight_of_it) / std::max<int64_t>(weight(), weight_of_it);
+    share_ += part * (it->second->from_main ? -std::max(1.0, small / main) : std::max(1.0, main / small));
+    share_ = std::clamp(share_, kLeastShare, kMostShare);
+    Forget(hash);
+    return true;
+  }
+
+  Queue small_, main_;
+  double share_ = kLeastShare;
+  Places places_;
+  Ghosts small_ghosts_, main_ghosts_;
+  absl::flat_hash_map<size_t, typename Memories::iterator> ghosts_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_S3_FIFO_H_

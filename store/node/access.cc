@@ -1,0 +1,140 @@
+#include "store/node/access.h"
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+#include "proto/digest.h"
+#include "store/store.h"
+
+namespace kvlink::store {
+namespace {
+
+constexpr size_t kMostBytes = size_t{1} << 20;
+constexpr size_t kFewestKeyCharacters = 16, kMostKeyCharacters = 1024;
+constexpr size_t kMostNamespaces = 1024;
+
+std::array<uint8_t, 32> HashOf(absl::string_view key) {
+  Sha256 hash;
+  hash.Update(key);
+  return hash.Finish();
+}
+
+absl::StatusOr<Right> ParseRight(absl::string_view text) {
+  for (const Right right : {Right::kRead, Right::kWrite, Right::kAdmin}) {
+    if (text == RightName(right)) return right;
+  }
+  return absl::InvalidArgumentError("the third field is the right: read, write or admin");
+}
+
+absl::Status ParseNamespaces(absl::string_view text, Grant* grant) {
+  if (text == "*") {
+    grant->every_namespace = true;
+    return absl::OkStatus();
+  }
+  for (const absl::string_view ns : absl::StrSplit(text, ',')) {
+    KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+    if (ns == "*") return absl::InvalidArgumentError("'*' stands alone, or names are listed");
+    grant->namespaces.emplace(ns);
+    if (grant->namespaces.size() > kMostNamespaces) return absl::InvalidArgumentError("more than 1024 namespaces");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::string_view RightName(Right right) {
+  switch (right) {
+    case Right::kRead:
+      return "read";
+    case Right::kWrite:
+      return "write";
+    case Right::kAdmin:
+      return "admin";
+  }
+  return "unknown";
+}
+
+absl::Status Grant::Allows(Right needed, absl::string_view ns) const {
+  if (right < needed) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("this key has the right '", RightName(right), "', and '", RightName(needed), "' is needed"));
+  }
+  if (!Covers(ns)) return absl::PermissionDeniedError(absl::StrCat("this key does not cover namespace '", ns, "'"));
+  return absl::OkStatus();
+}
+
+absl::Status Grant::AllowsAll(Right needed) const {
+  if (right < needed || !every_namespace) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("this needs a key with the right '", RightName(needed), "' over all namespaces ('*')"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
+  if (text.size() > kMostBytes) return absl::InvalidArgumentError("an access file has at most 1 MiB");
+  AccessList list;
+  list.guarded_ = true;
+  std::set<std::string> names;
+  int number = 0;
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    ++number;
+    line = line.substr(0, line.find('#'));
+    const std::vector<absl::string_view> fields = absl::StrSplit(line, absl::ByAnyChar(" \t\r"), absl::SkipEmpty());
+    if (fields.empty()) continue;
+    const auto bad = [number](const absl::Status& status) { return Annotate(status, absl::StrCat("line ", number)); };
+    if (fields.size() != 4) {
+      return bad(absl::InvalidArgumentError("expected NAME KEY RIGHTS NAMESPACES, separated by spaces"));
+    }
+    Grant grant;
+    grant.name = std::string(fields[0]);
+    KVLINK_RETURN_IF_ERROR(bad(ValidateName("name", fields[0])));
+    if (!names.insert(grant.name).second) return bad(absl::InvalidArgumentError("the name is there already"));
+    const absl::string_view key = fields[1];
+    const bool printable = std::all_of(key.begin(), key.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+    if (key.size() < kFewestKeyCharacters || key.size() > kMostKeyCharacters || !printable) {
+      return bad(absl::InvalidArgumentError("a key has 16 to 1024 printable ASCII characters"));
+    }
+    auto right = ParseRight(fields[2]);
+    if (!right.ok()) return bad(right.status());
+    grant.right = *right;
+    KVLINK_RETURN_IF_ERROR(bad(ParseNamespaces(fields[3], &grant)));
+    if (!list.grants_.emplace(HashOf(key), std::move(grant)).second) {
+      return bad(absl::InvalidArgumentError("the key is another line's, too"));
+    }
+  }
+  if (list.grants_.empty()) return absl::InvalidArgumentError("no line grants anything");
+  return list;
+}
+
+absl::StatusOr<AccessList> AccessList::Load(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read the access file ", path));
+  std::string text(kMostBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  auto list = Parse(text);
+  if (!list.ok()) return Annotate(list.status(), path);
+  return list;
+}
+
+absl::StatusOr<Grant> AccessList::Find(absl::string_view key) const {
+  if (!guarded_) {
+    Grant all;
+    all.name = "anybody";
+    all.right = Right::kAdmin;
+    all.every_namespace = true;
+    return all;
+  }
+  const auto found = grants_.find(HashOf(key));
+  if (found == grants_.end()) return absl::UnauthenticatedError("the key is not in the node's access file");
+  return found->second;
+}
+
+}  // namespace kvlink::store

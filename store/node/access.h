@@ -1,0 +1,57 @@
+// Who may do what: the access file of a node (docs/formats.md "Access file").
+// Thread-safety: plain values.
+#ifndef KVLINK_STORE_NODE_ACCESS_H_
+#define KVLINK_STORE_NODE_ACCESS_H_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace kvlink::store {
+
+// Each includes those before it.
+enum class Right : uint8_t { kRead = 1, kWrite = 2, kAdmin = 3 };
+absl::string_view RightName(Right right);
+
+// What a key opens.
+struct Grant {
+  std::string name;  // for logs
+  Right right = Right::kRead;
+  bool every_namespace = false;
+  std::set<std::string, std::less<>> namespaces;
+
+  // PERMISSION_DENIED, saying what is missing.
+  absl::Status Allows(Right needed, absl::string_view ns) const;
+  // For acts on the node as a whole, which need the right over every namespace.
+  absl::Status AllowsAll(Right needed) const;
+  bool Covers(absl::string_view ns) const { return every_namespace || namespaces.find(ns) != namespaces.end(); }
+};
+
+class AccessList {
+ public:
+  // Everybody may do everything, whatever the key.
+  AccessList() = default;
+  // INVALID_ARGUMENT naming the line, never the key.
+  static absl::StatusOr<AccessList> Parse(absl::string_view text);
+  // NOT_FOUND, INVALID_ARGUMENT (as Parse, naming the file).
+  static absl::StatusOr<AccessList> Load(const std::string& path);
+
+  // UNAUTHENTICATED: an unknown key.
+  absl::StatusOr<Grant> Find(absl::string_view key) const;
+  // Whether keys are asked for.
+  bool guarded() const { return guarded_; }
+
+ private:
+  bool guarded_ = false;
+  // By the hash of the key, so that the time of a look-up tells nothing about the keys.
+  std::map<std::array<uint8_t, 32>, Grant> grants_;
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_ACCESS_H_

@@ -1,0 +1,216 @@
+#include "store/node/node.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "proto/data.h"
+#include "store/node/statistics.h"
+#include "transport/address.h"
+#include "transport/ucx/ucx.h"
+
+namespace kvlink::store {
+namespace {
+
+// How often time limits are looked at: while something is under way, and else.
+constexpr absl::Duration kSweepBusy = absl::Milliseconds(250), kSweepIdle = absl::Seconds(1);
+constexpr absl::Duration kControlGrace = absl::Seconds(1);
+
+bool IsLoopback(const transport::SocketAddress& address) {
+  if (address.get()->sa_family == AF_INET) {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(address.get());
+    return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+  }
+  if (address.get()->sa_family == AF_INET6) {
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(address.get());
+    return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
+  }
+  return false;
+}
+
+// Whether a node without an access file may listen there.
+absl::Status CheckReach(absl::string_view what, const std::string& address, const AccessList& access) {
+  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress({address.data(), address.size()}));
+  if (access.guarded()) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
+  if (IsLoopback(resolved)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the ", what, " address ", address,
+                   " can be reached from other hosts, where everybody could do everything: name an access file, or "
+                   "listen at 127.0.0.1"));
+}
+
+// As clients are told: a wildcard host is left out, for them to put that of the control address in.
+std::string Advertised(const std::string& scheme, const std::string& address) {
+  const auto parsed = transport::ParseAddress({address.data(), address.size()});
+  const bool wildcard = parsed.ok() && (parsed->host == "0.0.0.0" || parsed->host == "::");
+  return wildcard ? absl::StrCat(scheme, "://:", parsed->port) : absl::StrCat(scheme, "://", address);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
+  SilenceProtobuf();
+  AccessList access;
+  if (!options.access_file.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(access, AccessList::Load(options.access_file));
+  }
+  KVLINK_RETURN_IF_ERROR(CheckReach("control", options.control_address, access));
+  if (!options.data_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("data", options.data_address, access));
+  if (!options.metrics_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("metrics", options.metrics_address, access));
+  std::unique_ptr<Node> node(
+      new Node(std::make_unique<Service>(options.limits, std::move(access), std::move(options.log))));
+  KVLINK_RETURN_IF_ERROR(node->Open(&options));
+  return node;
+}
+
+absl::Status Node::Open(NodeOptions* options) {
+  Service* const service = service_.get();
+  service->version = options->version;
+  service->transport_stats = [this] {
+    std::vector<std::pair<std::string, transport::TransportStats>> all;
+    for (const auto& port : ports_) all.emplace_back(port->scheme(), port->Stats());
+    return all;
+  };
+  service->drain = [this] { Drain(); };
+  service->stop = [this] {
+    MutexLock lock(&mutex_);
+    stop_asked_ = true;
+    wake_.SignalAll();
+  };
+  service->metrics = std::make_unique<Metrics>([service] { return ReadingsOf(service); });
+  options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
+  KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
+  KVLINK_RETURN_IF_ERROR(OpenPorts(options));
+  sweeper_ = std::thread([this] { Sweep(); });
+  KVLINK_RETURN_IF_ERROR(OpenControl(*options));
+  if (!options->metrics_address.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(addresses_.metrics, service->metrics->Serve(options->metrics_address));
+  }
+  std::string data;
+  for (const std::string& address : addresses_.data) absl::StrAppend(&data, data.empty() ? "" : " ", address);
+  serving_ = true;
+  service->log.Info("serving", {{"directory", options->directory},
+                                {"control", addresses_.control},
+                                {"data", data},
+                                {"metrics", addresses_.metrics},
+                                {"local_socket", addresses_.local_socket},
+                                {"guarded", service->access.guarded()},
+                                {"version", service->version}});
+  return absl::OkStatus();
+}
+
+absl::Status Node::OpenPorts(NodeOptions* options) {
+  if (!options->data_address.empty()) {
+    transport::TransportOptions ucx;
+    ucx.max_connections = options->limits.connections;
+    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(ucx));
+    options->carriers.push_back({"ucx", std::move(made), options->data_address});
+  }
+  for (NodeOptions::Carrier& carrier : options->carriers) {
+    KVLINK_ASSIGN_OR_RETURN(
+        auto port, DataPort::Open(service_.get(), carrier.scheme, std::move(carrier.transport), carrier.address));
+    addresses_.data.push_back(port->address());
+    service_->data_addresses.push_back(Advertised(port->scheme(), port->address().substr(port->scheme().size() + 3)));
+    ports_.push_back(std::move(port));
+  }
+  if (!options->local_socket.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenLocal(service_.get(), options->local_socket));
+    addresses_.local_socket = options->local_socket;
+    service_->local_socket = options->local_socket;
+    ports_.push_back(std::move(port));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Node::OpenControl(const NodeOptions& options) {
+  std::function<void(grpc::ServerBuilder*)> add;
+  if (options.grpc_data) {
+    KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenGrpc(service_.get(), &add));
+    ports_.push_back(std::move(port));
+  }
+  KVLINK_ASSIGN_OR_RETURN(control_, ControlServer::Start(service_.get(), options.control_address, add));
+  addresses_.control = control_->address();
+  if (options.grpc_data) {
+    addresses_.data.push_back("grpc://" + addresses_.control);
+    service_->data_addresses.push_back(Advertised("grpc", addresses_.control));
+  }
+  // What clients are told is complete.
+  service_->ready.store(true);
+  return absl::OkStatus();
+}
+
+void Node::Sweep() {
+  Service* const service = service_.get();
+  while (true) {
+    {
+      MutexLock lock(&mutex_);
+      if (closing_) return;
+      (void)wake_.WaitUntil(&mutex_, absl::Now() + (idle() ? kSweepIdle : kSweepBusy));
+      if (closing_) return;
+    }
+    const absl::Time now = absl::Now();
+    const int64_t expired = service->sessions.Sweep(now);
+    if (expired > 0) service->log.Info("sessions_expired", {{"count", expired}});
+    for (const auto& link : service->links.All()) link->Sweep(now);
+  }
+}
+
+bool Node::idle() const {
+  return service_->pulls.load() == 0 && service_->pushes.load() == 0 && service_->leases.load() == 0;
+}
+
+void Node::Drain() {
+  if (service_->draining.exchange(true)) return;
+  service_->log.Info("draining");
+  if (control_ != nullptr) control_->SetServing(false);
+}
+
+bool Node::WaitForStop(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (!stop_asked_) {
+    if (!wake_.WaitUntil(&mutex_, deadline) && !stop_asked_ && absl::Now() >= deadline) return false;
+  }
+  return true;
+}
+
+// Connections that were just being accepted come late, so the rest is asked again.
+void Node::CloseLinks() {
+  const absl::Time began = absl::Now();
+  do {
+    for (const auto& link : service_->links.All()) link->outlet()->Close();
+    if (absl::Now() - began > absl::Seconds(30)) service_->log.Error("closing_takes_long");
+  } while (!service_->links.WaitGone(absl::Now() + absl::Milliseconds(100)));
+}
+
+Node::~Node() {
+  Service* const service = service_.get();
+  if (serving_) service->log.Info("closing");
+  service->draining.store(true);
+  for (const auto& link : service->links.All()) link->Close("the node is closing");
+  if (control_ != nullptr) control_->Stop(kControlGrace);
+  if (service->metrics != nullptr) service->metrics->StopServing();
+  for (const auto& port : ports_) port->Close();
+  {
+    MutexLock lock(&mutex_);
+    closing_ = true;
+    wake_.SignalAll();
+  }
+  if (sweeper_.joinable()) sweeper_.join();
+  service->serving->Stop();
+  service->indexing->Stop();
+  // Every link goes when its requests, transfers and writes have ended.
+  CloseLinks();
+  if (service->engine != nullptr) service->sessions.CloseAll();
+  // Transports end with the last of what the network touches, and with it the leases; then nothing needs the engine.
+  ports_.clear();
+  service->memory.Clear();
+  service->engine = nullptr;
+  if (serving_) service->log.Info("closed");
+}
+
+}  // namespace kvlink::store

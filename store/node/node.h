@@ -1,0 +1,101 @@
+// A store node: one engine, served to workers over the network (and over shared memory on its own host).
+//
+// What it serves is in proto/store.proto (control, gRPC) and proto/data.proto (the data path, over the transports named
+// in the options). Without an access file everybody may do everything, and the node serves this host alone.
+//
+// Thread-safety: all methods but the destructor. Lifetime: destroying a node refuses and ends what is under way, waits
+// for it, and closes the store; what was acknowledged is durable.
+#ifndef KVLINK_STORE_NODE_NODE_H_
+#define KVLINK_STORE_NODE_NODE_H_
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "store/engine/engine.h"
+#include "store/node/control.h"
+#include "store/node/data_port.h"
+#include "store/node/limits.h"
+#include "store/node/log.h"
+#include "store/node/service.h"
+#include "transport/transport.h"
+
+namespace kvlink::store {
+
+struct NodeOptions {
+  std::string directory;  // of the store
+  // Of the store in it; memory_added is the node's own. share_memory: readers on this host may map the tier.
+  engine::EngineOptions engine;
+
+  // "host:port"; port 0 chooses one.
+  std::string control_address = "127.0.0.1:0";
+  std::string data_address;     // of UCX; empty: none
+  bool grpc_data = true;        // the data path over the control address, too
+  std::string metrics_address;  // http://ADDRESS/metrics for Prometheus; empty: none
+  std::string local_socket;     // path for readers on this host; empty: none
+  std::string access_file;      // docs/formats.md "Access file"; empty: none
+  // Transports of the caller's making: clients are told "SCHEME://" and the address.
+  struct Carrier {
+    std::string scheme;
+    std::unique_ptr<transport::Transport> transport;
+    std::string address;
+  };
+  std::vector<Carrier> carriers;
+
+  NodeLimits limits;
+  LogSink log;          // empty: standard error
+  std::string version;  // of the build, for clients to see
+};
+
+class Node {
+ public:
+  struct Addresses {
+    std::string control, metrics, local_socket;
+    std::vector<std::string> data;  // "ucx://127.0.0.1:34567"
+  };
+
+  // Serves when it returns. INVALID_ARGUMENT: addresses, the access file; FAILED_PRECONDITION: an address that other
+  // hosts reach, and no access file; UNAVAILABLE: an address is in use; errors of Engine::Open.
+  static absl::StatusOr<std::unique_ptr<Node>> Start(NodeOptions options);
+  ~Node();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  const Addresses& addresses() const { return addresses_; }
+  // Takes no more sessions (but of administrators) and pushes; reads go on. For good.
+  void Drain();
+  // Waits for the end of a Drain call that asked the process to stop. False: not before the deadline.
+  bool WaitForStop(absl::Time deadline);
+  // Nothing is under way: pulls, pushes, leases of readers that map the memory.
+  bool idle() const;
+  // For measurements and tests.
+  std::string MetricsText() const { return service_->metrics->Text(); }
+
+ private:
+  explicit Node(std::unique_ptr<Service> service) : service_(std::move(service)) {}
+  absl::Status Open(NodeOptions* options);
+  absl::Status OpenPorts(NodeOptions* options);
+  absl::Status OpenControl(const NodeOptions& options);
+  void Sweep();
+  void CloseLinks();
+
+  const std::unique_ptr<Service> service_;
+  Addresses addresses_;
+  bool serving_ = false;  // Start came to its end
+  std::vector<std::unique_ptr<DataPort>> ports_;
+  std::unique_ptr<ControlServer> control_;
+
+  Mutex mutex_;
+  CondVar wake_;
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_asked_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread sweeper_;
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_NODE_H_

@@ -1,0 +1,123 @@
+// Sessions: who speaks, for how long, and what is theirs and goes with them (pins, answers that a repeated request
+// gets).
+//
+// Thread-safety: all methods. Lifetime: sessions are shared; one that is closed or expired only refuses.
+#ifndef KVLINK_STORE_NODE_SESSIONS_H_
+#define KVLINK_STORE_NODE_SESSIONS_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "store/engine/location.h"
+#include "store/node/access.h"
+
+namespace kvlink::store {
+
+inline constexpr size_t kTokenBytes = 16;
+// From the system's generator of random numbers.
+std::string RandomBytes(size_t count);
+
+// Answers to requests that must not be carried out twice, by request id: those under way, and the latest that ended.
+class AnswerMemory {
+ public:
+  enum class State { kNew, kUnderWay, kAnswered };
+  // kNew: the caller carries it out and calls Finish or Forget. kAnswered: `*answer` is that of the first.
+  State Begin(uint64_t id, std::string* answer);
+  void Finish(uint64_t id, std::string answer);
+  void Forget(uint64_t id);
+
+ private:
+  struct Entry {
+    bool answered = false;
+    std::string answer;
+  };
+  Mutex mutex_;
+  absl::flat_hash_map<uint64_t, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::deque<uint64_t> answered_ ABSL_GUARDED_BY(mutex_);  // oldest first
+  size_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+class Session {
+ public:
+  Session(std::string token, int64_t number, Grant grant, std::string client, absl::Time expires);
+
+  const std::string& token() const { return token_; }
+  // For logs: tokens are secrets.
+  int64_t number() const { return number_; }
+  const Grant& grant() const { return grant_; }
+  const std::string& client() const { return client_; }
+  bool live(absl::Time now) const;
+  absl::Time expires() const;
+
+  // UNAUTHENTICATED: expired or closed; PERMISSION_DENIED.
+  absl::Status Check(Right needed, absl::string_view ns) const;
+
+  // Pins that were made for the session. AddPin: false once it is closed.
+  bool AddPin(const engine::EncodingKey& key);
+  // False: it has none of that encoding.
+  bool TakePin(const engine::EncodingKey& key);
+  AnswerMemory& answers() { return answers_; }
+
+ private:
+  friend class Sessions;
+  using Pins = std::map<engine::EncodingKey, int64_t>;
+  void Renew(absl::Time expires);
+  Pins Close();
+
+  const std::string token_;
+  const int64_t number_;
+  const Grant grant_;
+  const std::string client_;
+  AnswerMemory answers_;
+  std::atomic<int64_t> expires_;  // nanoseconds since 1970; 0: closed
+  Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  Pins pins_ ABSL_GUARDED_BY(mutex_);
+};
+
+class Sessions {
+ public:
+  // `unpin` gives back one pin of a session that ended.
+  Sessions(int most, absl::Duration lifetime, std::function<void(const engine::EncodingKey&)> unpin)
+      : most_(most), lifetime_(lifetime), unpin_(std::move(unpin)) {}
+
+  // RESOURCE_EXHAUSTED: as many as there may be are open.
+  absl::StatusOr<std::shared_ptr<Session>> Open(Grant grant, absl::string_view client);
+  // UNAUTHENTICATED: no such session, or it has expired.
+  absl::StatusOr<std::shared_ptr<Session>> Find(absl::string_view token);
+  // For the full lifetime from now. UNAUTHENTICATED: it has ended.
+  absl::Status Renew(Session* session);
+  void Close(Session* session);
+  void CloseAll();
+  // Closes what has expired; returns how many.
+  int64_t Sweep(absl::Time now);
+
+  absl::Duration lifetime() const { return lifetime_; }
+  int64_t size() const;
+
+ private:
+  void Release(const std::shared_ptr<Session>& session);
+
+  const int most_;
+  const absl::Duration lifetime_;
+  const std::function<void(const engine::EncodingKey&)> unpin_;
+  mutable Mutex mutex_;
+  absl::flat_hash_map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  int64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_SESSIONS_H_
