@@ -1,0 +1,75 @@
+#include "base/mutex.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+namespace kvlink {
+namespace {
+
+struct Counter {
+  Mutex mutex;
+  CondVar changed;
+  int value ABSL_GUARDED_BY(mutex) = 0;
+};
+
+TEST(MutexTest, ExcludesOtherThreads) {
+  Counter counter;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&counter] {
+      for (int i = 0; i < 5000; ++i) {
+        MutexLock lock(&counter.mutex);
+        ++counter.value;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  MutexLock lock(&counter.mutex);
+  EXPECT_EQ(counter.value, 20000);
+}
+
+TEST(CondVarTest, WakesTheWaiterWithTheMutexHeld) {
+  Counter counter;
+  std::thread other([&counter] {
+    for (int i = 0; i < 3; ++i) {
+      MutexLock lock(&counter.mutex);
+      ++counter.value;
+      counter.changed.SignalAll();
+    }
+  });
+  {
+    MutexLock lock(&counter.mutex);
+    while (counter.value < 3) counter.changed.Wait(&counter.mutex);
+    EXPECT_EQ(counter.value, 3);
+  }
+  other.join();
+}
+
+TEST(CondVarTest, WaitUntilEndsAtItsDeadline) {
+  Counter counter;
+  MutexLock lock(&counter.mutex);
+  // A spurious wake-up may come first; the deadline must come in the end.
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(5);
+  while (counter.changed.WaitUntil(&counter.mutex, deadline)) {
+  }
+  EXPECT_GE(absl::Now() + absl::Milliseconds(1), deadline);
+}
+
+TEST(CondVarTest, WaitUntilWithoutDeadlineIsWoken) {
+  Counter counter;
+  std::thread other([&counter] {
+    MutexLock lock(&counter.mutex);
+    counter.value = 1;
+    counter.changed.Signal();
+  });
+  {
+    MutexLock lock(&counter.mutex);
+    while (counter.value == 0) EXPECT_TRUE(counter.changed.WaitUntil(&counter.mutex, absl::InfiniteFuture()));
+  }
+  other.join();
+}
+
+}  // namespace
+}  // namespace kvlink

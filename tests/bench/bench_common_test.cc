@@ -1,0 +1,58 @@
+#include "bench/bench_common.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace kvlink::bench {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<Flags> Parse(std::vector<std::string> words) {
+  words.insert(words.begin(), "/somewhere/bench_test");
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  return Flags::Parse(static_cast<int>(argv.size()), argv.data(), "Measures nothing.",
+                      {{"rounds", "N", "Rounds (default 3)."}, {"small", "", "Less of it."}});
+}
+
+TEST(Flags, AreReadInEveryForm) {
+  const auto flags = Parse({"--small", "--rounds", "5", "--json=out.json"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  EXPECT_FALSE(flags->help_wanted());
+  EXPECT_TRUE(flags->Has("small"));
+  EXPECT_EQ(flags->GetInt("rounds", 3), 5);
+  EXPECT_EQ(flags->json(), "out.json");
+  EXPECT_EQ(Parse({})->GetInt("rounds", 3), 3);
+}
+
+TEST(Flags, HelpSaysWhatIsMeasuredAndEveryFlag) {
+  for (const char* word : {"--help", "-h"}) {
+    ::testing::internal::CaptureStdout();
+    const auto flags = Parse({"--small", word, "--unknown"});
+    const std::string help = ::testing::internal::GetCapturedStdout();
+    ASSERT_TRUE(flags.ok()) << flags.status();
+    EXPECT_TRUE(flags->help_wanted());
+    EXPECT_THAT(help, HasSubstr("Usage: bench_test [flags]\n\nMeasures nothing.\n\nFlags:\n"));
+    for (const char* head : {"  --rounds N ", "Rounds (default 3).", "  --small ", "  --json FILE ", "  --help "}) {
+      EXPECT_THAT(help, HasSubstr(head));
+    }
+  }
+}
+
+TEST(Flags, MistakesNameTheHelp) {
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"--round", "5"}, "unknown flag --round; see bench_test --help"},
+      {{"5"}, "unexpected argument '5'; see bench_test --help"},
+      {{"--small", "5"}, "unexpected argument '5'; see bench_test --help"},
+      {{"--rounds"}, "flag --rounds needs a value; see bench_test --help"},
+  };
+  for (const auto& [words, message] : cases) {
+    const absl::Status status = Parse(words).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.message(), message);
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::bench

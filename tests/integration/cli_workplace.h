@@ -1,0 +1,51 @@
+// What tests of the binary share: a folder, a tiny model, a store, and short ways to run commands on them.
+#ifndef KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_
+#define KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "tests/support/subprocess.h"
+#include "tests/support/tiny_model.h"
+
+namespace kvlink::testing {
+
+class CliTest : public ::testing::Test {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  std::string Path(const std::string& name) const { return (root_ / name).string(); }
+  std::string Write(const std::string& name, const std::string& bytes) const;
+  std::string MakeModel(const std::string& name, const TinyModelOptions& options) const;
+
+  // kvlink COMMAND --store STORE [--model MODEL] ARGUMENTS...
+  std::vector<std::string> Command(const std::string& command, const std::vector<std::string>& arguments) const;
+  Finished Run(const std::string& command, const std::vector<std::string>& arguments,
+               const SubprocessOptions& options = {}) const {
+    return RunToEnd(Command(command, arguments), options);
+  }
+  // What inspect --json prints.
+  nlohmann::json Inspect(const std::vector<std::string>& arguments) const;
+
+  // n JSON lines "d0".."dn-1", texts of some 40 tokens each.
+  static std::string Lines(int begin, int end);
+  // Catalogued documents have their encodings (a sample is asked for). Returns how many documents there are.
+  int CheckCatalogued() const;
+
+  std::filesystem::path root_;
+  std::string model_;
+  std::string store_;
+};
+
+// EXPECTs a refusal: status 1 and exactly one line on standard error that begins with "kvlink COMMAND: " and holds each
+// of `parts`.
+void ExpectRefused(const Finished& finished, const std::string& command, const std::vector<std::string>& parts);
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_

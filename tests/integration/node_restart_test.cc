@@ -1,0 +1,164 @@
+// A node that is killed, or told to end, and started again on its ports while clients write and read. Each of them goes
+// on with the store it has open; what was acknowledged is there, what was not is whole or absent.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstdio>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/integration/node_clients.h"
+#include "tests/integration/node_process.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::testing {
+namespace {
+
+// A client is back some seconds after its node: a round takes a quarter of a minute.
+int Seeds() { return Soak() ? FaultSeeds() : 1; }
+
+struct Load {
+  const char* name;
+  std::vector<double> writes;  // of each client, the share of writes
+  bool may_drain;              // SIGTERM or kill -9, by the seed; else kill -9
+};
+
+const Load kPushes = {"Pushes", {1, 1}, false};
+const Load kPulls = {"Pulls", {0, 0}, false};
+const Load kEverything = {"Everything", {1, 0, 0.5, 0.5}, true};
+
+using Case = std::tuple<Load, const char*>;
+
+class NodeRestartTest : public ::testing::TestWithParam<Case> {
+ protected:
+  const Load& load() const { return std::get<0>(GetParam()); }
+  std::string carrier() const { return std::get<1>(GetParam()); }
+  void RunOnce(uint64_t seed);
+
+  int64_t caught_ = 0;  // calls that a fault ended
+};
+
+void NodeRestartTest::RunOnce(uint64_t seed) {
+  SCOPED_TRACE(absl::StrCat("KVLINK_SEED=", seed));
+  std::mt19937_64 random(seed);
+  ScratchDirectory scratch(/*in_memory=*/true);
+  NodeProcess node(scratch.path() + "/store", {"--capacity", "1G", "--drain-seconds", "2"});
+  ASSERT_TRUE(node.Start());
+  Journal journal(scratch.path() + "/journal");
+  {
+    auto store = store::OpenRemote(ClientOptions(node.address(), carrier(), kPatience));
+    ASSERT_TRUE(store.ok()) << store.status();
+    const absl::Status written = WriteAll(store->get(), &journal, 1000000 * (seed % 1000), 8);
+    ASSERT_TRUE(written.ok()) << written;
+  }
+
+  std::vector<std::unique_ptr<BusyClient>> clients;
+  for (size_t i = 0; i < load().writes.size(); ++i) {
+    TrafficOptions options;
+    options.seed = random();
+    options.first = 1000000 * (seed % 1000) + 100000 * (i + 1);
+    options.writes = load().writes[i];
+    // Those that only write take many bytes at a time, to be met in the middle of it.
+    options.large_only = options.writes == 1;
+    options.recycle = 8;
+    clients.push_back(std::make_unique<BusyClient>(ClientOptions(node.address(), carrier()), &journal, options));
+    ASSERT_TRUE(clients.back()->ok());
+  }
+  for (auto& client : clients) EXPECT_TRUE((*client)->WaitForSuccesses(1, kHangGuard)) << (*client)->Stop();
+
+  for (int restart = 0; restart < 2; ++restart) {
+    absl::SleepFor(absl::Microseconds(random() % 200000));
+    if (load().may_drain && random() % 2 == 0) {
+      EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+    } else {
+      node.Kill();
+    }
+    absl::SleepFor(absl::Microseconds(random() % 300000));
+    ASSERT_TRUE(node.Start());
+    for (auto& client : clients) {
+      EXPECT_TRUE((*client)->WaitForSuccesses(2, 3 * kHangGuard))
+          << "it does not go on: " << (*client)->counts().Text() << "; " << (*client)->Stop();
+    }
+  }
+  for (auto& client : clients) {
+    const absl::Status kept = (*client)->Stop();
+    EXPECT_TRUE(kept.ok()) << kept << "; " << (*client)->counts().Text();
+    caught_ += (*client)->counts().failed();
+  }
+  clients.clear();
+  auto store = store::OpenRemote(ClientOptions(node.address(), carrier(), kPatience));
+  ASSERT_TRUE(store.ok()) << store.status();
+  const absl::Status intact = CheckJournal(store->get(), journal);
+  EXPECT_TRUE(intact.ok()) << intact;
+  store->reset();
+  EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+}
+
+TEST_P(NodeRestartTest, ClientsGoOnAndNothingAcknowledgedIsLost) {
+  for (int i = 0; i < Seeds() && !HasFailure(); ++i) RunOnce(TestSeed() + i);
+  std::printf("%lld calls ended with an error\n", static_cast<long long>(caught_));
+}
+
+INSTANTIATE_TEST_SUITE_P(Loads, NodeRestartTest,
+                         ::testing::Combine(::testing::Values(kPushes, kPulls, kEverything),
+                                            ::testing::Values("ucx", "grpc", "mapped")),
+                         [](const auto& info) {
+                           return absl::StrCat(std::get<0>(info.param).name, "_", std::get<1>(info.param));
+                         });
+
+// A node that stands still, and goes on: calls end by their deadlines, and later ones succeed.
+class NodeFreezeTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(NodeFreezeTest, CallsEndByTheirDeadlinesAndLaterOnesSucceed) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  NodeProcess node(scratch.path() + "/store", {"--capacity", "1G"});
+  ASSERT_TRUE(node.Start());
+  Journal journal(scratch.path() + "/journal");
+  std::vector<std::unique_ptr<BusyClient>> clients;
+  for (int i = 0; i < 3; ++i) {
+    TrafficOptions options;
+    options.seed = TestSeed() + i;
+    options.first = 100000 * (i + 1);
+    options.recycle = 8;
+    options.deadline = absl::Seconds(1);
+    clients.push_back(
+        std::make_unique<BusyClient>(ClientOptions(node.address(), GetParam(), options.deadline), &journal, options));
+    ASSERT_TRUE(clients.back()->ok());
+  }
+  std::mt19937_64 random(TestSeed());
+  for (int i = 0; i < Seeds() && !HasFailure(); ++i) {
+    for (auto& client : clients) {
+      EXPECT_TRUE((*client)->WaitForSuccesses(2, 3 * kHangGuard))
+          << "it does not go on: " << (*client)->counts().Text() << "; " << (*client)->Stop();
+    }
+    absl::SleepFor(absl::Microseconds(random() % 100000));
+    node.process().Signal(SIGSTOP);
+    // Longer than a call and than the heartbeat, which catches whoever calls; then shorter, in turn.
+    absl::SleepFor(absl::Milliseconds(i % 2 == 0 ? 2000 + random() % 2000 : 100 + random() % 900));
+    node.process().Signal(SIGCONT);
+  }
+  int64_t failed = 0;
+  for (auto& client : clients) {
+    EXPECT_TRUE((*client)->WaitForSuccesses(2, 3 * kHangGuard)) << (*client)->counts().Text();
+    const absl::Status kept = (*client)->Stop();
+    EXPECT_TRUE(kept.ok()) << kept;
+    failed += (*client)->counts().failed();
+  }
+  EXPECT_GT(failed, 0) << "no call was caught";
+  clients.clear();
+  EXPECT_TRUE(NodeFigures(node.address()).WaitForAtMost(kNothingHeld));
+  auto store = store::OpenRemote(ClientOptions(node.address(), GetParam(), kPatience));
+  ASSERT_TRUE(store.ok()) << store.status();
+  const absl::Status intact = CheckJournal(store->get(), journal);
+  EXPECT_TRUE(intact.ok()) << intact;
+  store->reset();
+  EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+}
+
+INSTANTIATE_TEST_SUITE_P(Carriers, NodeFreezeTest, ::testing::Values("ucx", "grpc", "mapped"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace kvlink::testing

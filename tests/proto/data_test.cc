@@ -1,0 +1,214 @@
+#include "proto/data.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "proto/envelope.h"
+
+namespace kvlink {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr EnvelopeKind kRequestKind{0x524C564B, 1, 0, "request"};
+
+std::string Hex(const std::string& bytes) { return absl::BytesToHexString({bytes.data(), bytes.size()}); }
+absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
+std::string Identities(size_t count) { return std::string(32 * count, '\1'); }
+
+proto::Request PullRequest() {
+  proto::Request request;
+  request.set_id(1);
+  proto::Pull* const pull = request.mutable_pull();
+  pull->mutable_name()->set_identity(Identities(1));
+  pull->mutable_name()->set_codec(1);
+  pull->mutable_name()->set_etag(std::string(16, '\2'));
+  pull->set_first_landing(1);
+  pull->set_landings(1);
+  return request;
+}
+
+TEST(Data, IsTheStoredFormat) {
+  proto::Request request;
+  request.set_id(7);
+  request.set_ns("a");
+  request.mutable_cancel()->set_request(3);
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(0, 24), "4b564c52010000000a000000");
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(32), "0807120161c201020803");
+  proto::Answer answer;
+  answer.set_id(7);
+  answer.mutable_pull_done();
+  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(0, 24), "4b564c410100000005000000");
+  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(32), "08079a0100");
+}
+
+TEST(Data, FoundRecords) {
+  FoundRecord record;
+  record.etag.bytes.fill(7);
+  record.bytes = 4096;
+  record.tokens = 40;
+  record.tier = 2;
+  std::string records;
+  AppendFoundRecord({}, &records);
+  AppendFoundRecord(record, &records);
+  ASSERT_EQ(records.size(), 2u * kFoundRecordBytes);
+  EXPECT_EQ(Hex(records.substr(40)),
+            "07070707070707070707070707070707"
+            "0010000000000000"
+            "2800000000000000"
+            "0200000000000000");
+  const FoundRecord read = FoundRecordAt(View(records), 1);
+  EXPECT_EQ(read.etag, record.etag);
+  EXPECT_EQ(read.bytes, 4096u);
+  EXPECT_EQ(read.tokens, 40u);
+  EXPECT_EQ(read.tier, 2);
+}
+
+TEST(Data, PackedIdentities) {
+  std::vector<Identity> identities(3);
+  for (size_t i = 0; i < identities.size(); ++i) identities[i].bytes.fill(static_cast<uint8_t>(i));
+  const std::string packed = PackIdentities(identities);
+  EXPECT_EQ(packed.size(), 96u);
+  EXPECT_EQ(UnpackIdentities(View(packed)), identities);
+}
+
+TEST(Data, ReadsWhatItWrote) {
+  const proto::Request request = PullRequest();
+  const std::string bytes = SerializeRequest(request);
+  uint64_t id = 0;
+  const auto read = ParseRequest(View(bytes), &id);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(id, 1u);
+  EXPECT_EQ(read->SerializeAsString(), request.SerializeAsString());
+}
+
+TEST(Data, DamageIsNoticed) {
+  const std::string whole = SerializeRequest(PullRequest());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    if (i == 5) continue;  // the minor version
+    std::string bytes = whole;
+    bytes[i] = static_cast<char>(bytes[i] ^ 0x10);
+    uint64_t id = 0;
+    EXPECT_FALSE(ParseRequest(View(bytes), &id).ok()) << i;
+    EXPECT_EQ(id, 0u);
+  }
+  for (size_t length = 0; length < whole.size(); ++length)
+    EXPECT_FALSE(ParseRequest(View(whole).substr(0, length)).ok());
+  EXPECT_EQ(ParseRequest(View(std::string(kMostDataMessage + 1, 'x'))).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  // A sound envelope around something else.
+  EXPECT_EQ(ParseRequest(View(WrapEnvelope(kRequestKind, "\xff\xff\xff"))).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Data, RequestsOutOfBoundsAreRefusedByTheirId) {
+  using Change = std::function<void(proto::Request*)>;
+  const std::vector<Change> changes = {
+      [](proto::Request* r) { r->mutable_hello()->set_token("short"); },
+      [](proto::Request* r) { r->set_boot_id("short"); },
+      [](proto::Request* r) { r->set_ns(std::string(256, 'n')); },
+      [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_identity("x"); },
+      [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_etag(""); },
+      [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_codec(0); },
+      [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_codec(5); },
+      [](proto::Request* r) { r->mutable_pull()->set_landings(0); },
+      [](proto::Request* r) { r->mutable_pull()->set_landings(65537); },
+      [](proto::Request* r) { r->mutable_pull()->set_first_landing(std::numeric_limits<uint64_t>::max()); },
+      [](proto::Request* r) { r->mutable_pull()->mutable_part()->set_tokens(-1); },
+      [](proto::Request* r) { r->mutable_lookup()->set_codec(1); },
+      [](proto::Request* r) { r->mutable_lookup()->set_identities(Identities(1)); },
+      [](proto::Request* r) {
+        r->mutable_lookup()->set_codec(1);
+        r->mutable_lookup()->set_identities(Identities(4097));
+      },
+      [](proto::Request* r) {
+        r->mutable_lookup()->set_codec(1);
+        r->mutable_lookup()->set_identities(Identities(1) + "x");
+      },
+      [](proto::Request* r) {
+        r->mutable_push_begin()->set_codec(1);
+        r->mutable_push_begin()->set_identity(Identities(1));
+      },
+      [](proto::Request* r) {
+        r->mutable_push_begin()->set_codec(1);
+        r->mutable_push_begin()->set_identity(Identities(1));
+        r->mutable_push_begin()->add_lengths(100);
+      },
+      [](proto::Request* r) {
+        r->mutable_push_begin()->set_codec(1);
+        r->mutable_push_begin()->set_identity(Identities(1));
+        r->mutable_push_begin()->add_lengths(-4096);
+      },
+      [](proto::Request* r) {
+        r->mutable_push_begin()->set_codec(1);
+        r->mutable_push_begin()->set_identity(Identities(1));
+        for (int i = 0; i < 1025; ++i) r->mutable_push_begin()->add_lengths(4096);
+      },
+      [](proto::Request* r) { r->mutable_mark()->set_identities(Identities(1)); },
+      [](proto::Request* r) {
+        r->mutable_mark()->set_act(proto::Mark::PIN);
+        r->mutable_mark()->set_identities(Identities(1));
+      },
+      [](proto::Request* r) { r->mutable_release(); },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    proto::Request request = PullRequest();
+    request.set_id(9);
+    changes[i](&request);
+    uint64_t id = 0;
+    const auto read = ParseRequest(View(SerializeRequest(request)), &id);
+    EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << i;
+    EXPECT_EQ(id, 9u) << i;
+  }
+}
+
+TEST(Data, BodiesOfTheFutureAreNamedAsSuch) {
+  // Field 90, a message, which this build does not know.
+  const std::string bytes = WrapEnvelope(kRequestKind, absl::string_view("\x08\x05\xd2\x05\x00", 5));
+  uint64_t id = 0;
+  EXPECT_EQ(ParseRequest(View(bytes), &id).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(id, 5u);
+}
+
+TEST(Data, AnswersOutOfBoundsAreRefused) {
+  using Change = std::function<void(proto::Answer*)>;
+  const std::vector<Change> changes = {
+      [](proto::Answer* a) { a->mutable_welcome()->set_boot_id("short"); },
+      [](proto::Answer* a) { a->mutable_found()->set_records("short"); },
+      [](proto::Answer* a) { a->mutable_found()->set_records(std::string(40, '\3')); },
+      [](proto::Answer* a) { a->mutable_found()->set_records(std::string(40 * 4097, '\0')); },
+      [](proto::Answer* a) { a->mutable_push_ready()->set_etag("x"); },
+      [](proto::Answer* a) { a->mutable_push_done(); },
+      [](proto::Answer* a) { a->mutable_pull_started()->set_tier(3); },
+      [](proto::Answer* a) { a->mutable_marked()->set_codes(std::string(4097, '\0')); },
+      [](proto::Answer* a) { a->mutable_leased()->set_tier(3); },
+      [](proto::Answer* a) {
+        for (int i = 0; i < 1025; ++i) a->mutable_leased()->add_offsets(0);
+      },
+      [](proto::Answer* a) { a->mutable_shared_memory()->set_ns(std::string(256, 'n')); },
+      [](proto::Answer* a) {
+        a->mutable_pull_done();
+        a->set_code(17);
+      },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    proto::Answer answer;
+    answer.set_id(1);
+    changes[i](&answer);
+    EXPECT_EQ(ParseAnswer(View(SerializeAnswer(answer))).status().code(), absl::StatusCode::kInvalidArgument) << i;
+  }
+  proto::Answer refused;
+  refused.set_code(8);
+  EXPECT_TRUE(ParseAnswer(View(SerializeAnswer(refused))).ok());
+  refused.set_code(0);
+  EXPECT_EQ(ParseAnswer(View(SerializeAnswer(refused))).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace kvlink

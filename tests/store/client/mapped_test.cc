@@ -1,0 +1,190 @@
+// Reads of mapped memory: verified once for each stay in memory, kept while the reader lives, and never believed when
+// the node took the pages back.
+#include <signal.h>
+
+#include <filesystem>
+#include <functional>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/client/remote_place.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/subprocess.h"
+
+namespace kvlink::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+
+bool EventuallyTrue(const std::function<bool()>& condition) {
+  const absl::Time limit = Soon();
+  while (!condition()) {
+    if (absl::Now() > limit) return false;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
+RemotePlaceOptions Mapped() {
+  RemotePlaceOptions options;
+  options.way = "mapped";
+  options.store.dram_bytes = 4 << 20;
+  options.store.capacity_bytes = 128 << 20;
+  options.node = [](store::NodeOptions* node) { node->limits.lease = absl::Seconds(1); };
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s) {
+  return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+}
+
+absl::Status WaitAll(store::Lease* lease) {
+  for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
+    const absl::Status status = lease->WaitLayer(static_cast<int64_t>(layer), Soon());
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// So many other encodings that the DRAM tier holds nothing else.
+void Churn(store::Store* store, int first) {
+  for (int i = 0; i < 40; ++i) {
+    const Synthetic s = MakeSynthetic(first + i, 4, 600, 1, 32);
+    const absl::Status put = store->Put("ns", s.manifest, s.spans(), Soon()).status();
+    EXPECT_TRUE(put.ok()) << put;
+    const absl::Status read = ReadAndCompare(store, "ns", s);
+    EXPECT_TRUE(read.ok()) << read;
+  }
+}
+
+TEST(MappedTest, BytesAreVerifiedOncePerResidency) {
+  RemotePlace place(Mapped());
+  ASSERT_EQ(place.remote()->ReadCarrier(), "mapped");
+  const Synthetic s = MakeSynthetic(1, 4, 600, 2);
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
+    EXPECT_EQ(place.remote()->Counters().verified_bytes, s.bytes());
+    EXPECT_EQ(place.remote()->Counters().known_bytes, round * s.bytes());
+  }
+  place.store()->DropDramTier();
+  store::Tier source;
+  ASSERT_TRUE(ReadAndCompare(place.store(), "ns", s, &source).ok());
+  EXPECT_EQ(source, store::Tier::kSegments);
+  EXPECT_EQ(place.remote()->Counters().verified_bytes, 2 * s.bytes());
+  EXPECT_EQ(place.remote()->Counters().pulls, 0);
+}
+
+TEST(MappedTest, ALeaseIsKeptWhileItIsHeld) {
+  RemotePlace place(Mapped());
+  const Synthetic s = MakeSynthetic(1, 4, 600, 2);
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  auto lease = ReadOf(place.store(), s);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  ASSERT_TRUE(WaitAll(lease->get()).ok());
+  absl::SleepFor(absl::Milliseconds(3500));  // more than three times what a silent connection may
+  Churn(place.store(), 100);
+  EXPECT_TRUE((*lease)->intact());
+  for (int layer = 0; layer < 4; ++layer) EXPECT_EQ((*lease)->layer(layer), absl::MakeConstSpan(s.slabs[layer]));
+  EXPECT_EQ(place.store()->Stats()->leases, 1);
+  *lease = nullptr;
+  EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
+  EXPECT_EQ(place.remote()->Counters().lapsed_leases, 0);
+}
+
+TEST(MappedTest, BytesOutliveTheNode) {
+  RemotePlace place(Mapped());
+  const Synthetic s = MakeSynthetic(1, 4, 600, 2);
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  auto lease = ReadOf(place.store(), s);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  ASSERT_TRUE(WaitAll(lease->get()).ok());
+  place.StopNode();
+  for (int layer = 0; layer < 4; ++layer) {
+    EXPECT_TRUE(!(*lease)->intact() || (*lease)->layer(layer) == absl::MakeConstSpan(s.slabs[layer]));
+  }
+  EXPECT_TRUE(absl::IsUnavailable(ReadOf(place.store(), s).status()));
+  place.StartNode();
+  ASSERT_TRUE(EventuallyTrue([&] { return ReadAndCompare(place.store(), "ns", s).ok(); }));
+  EXPECT_GE(place.remote()->Counters().mapped_leases, 2);
+}
+
+// A reader in a process of its own, so that it can be frozen.
+class Reader {
+ public:
+  Reader(RemotePlace& place, const Synthetic& s) {
+    const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
+    process_ = std::make_unique<Subprocess>(
+        std::vector<std::string>{self.substr(0, self.rfind('/')) + "/store_client_mapped_reader",
+                                 place.node()->addresses().control, s.manifest.etag.Hex()},
+        SubprocessOptions{.input = "", .keep_input_open = true});
+    EXPECT_TRUE(EventuallyTrue([&] { return Says("holds") || !process_->running(); }));
+    EXPECT_TRUE(Says("holds")) << process_->output() << process_->errors();
+  }
+  void Signal(int signal) { process_->Signal(signal); }
+  void Kill() { process_->Kill(); }
+  // What it finds when it looks again.
+  std::string Look() {
+    process_->CloseInput();
+    process_->Wait();
+    return process_->output();
+  }
+  bool Says(const std::string& text) { return process_->output().find(text) != std::string::npos; }
+
+ private:
+  std::unique_ptr<Subprocess> process_;
+};
+
+TEST(MappedTest, AFrozenReaderLosesItsLeaseAndKnows) {
+  RemotePlace place(Mapped());
+  const Synthetic s = MakeSynthetic(7, 4, 600, 2, 32);
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  for (const bool frozen : {false, true}) {
+    Reader reader(place, s);
+    EXPECT_EQ(place.store()->Stats()->leases, 1);
+    if (frozen) {
+      reader.Signal(SIGSTOP);
+      EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
+    }
+    if (frozen) place.store()->DropDramTier();
+    Churn(place.store(), 100 + 50 * frozen);
+    if (frozen) reader.Signal(SIGCONT);
+    const std::string found = reader.Look();
+    EXPECT_THAT(found, HasSubstr(frozen ? "lapsed" : "intact, the same bytes"));
+    EXPECT_THAT(found, ::testing::Not(HasSubstr("WRONG")));
+  }
+}
+
+TEST(MappedTest, AKilledReaderLeavesNothing) {
+  RemotePlace place(Mapped());
+  const Synthetic s = MakeSynthetic(7, 4, 600, 2, 32);
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  for (int round = 0; round < 3; ++round) {
+    Reader reader(place, s);
+    EXPECT_EQ(place.store()->Stats()->leases, 1);
+    reader.Kill();
+    EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
+  }
+}
+
+TEST(MappedTest, WhereNothingIsSharedAutoPulls) {
+  RemotePlaceOptions options = Mapped();
+  options.node = [](store::NodeOptions* node) { node->engine.share_memory = false; };
+  options.client = [](store::RemoteOptions* client) {
+    client->carrier = store::Carrier::kAuto;
+    client->connect_timeout = absl::Seconds(2);
+  };
+  RemotePlace place(options);
+  EXPECT_NE(place.remote()->ReadCarrier(), "mapped");
+  EXPECT_THAT(place.remote()->Stats()->io, HasSubstr("not mapped: the node did not share its memory"));
+  const Synthetic s = MakeSynthetic(1, 4, 600, 2);
+  ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
+  EXPECT_EQ(place.remote()->Counters().pulls, 1);
+}
+
+}  // namespace
+}  // namespace kvlink::testing

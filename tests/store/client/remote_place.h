@@ -1,0 +1,65 @@
+// A node and a client of it, for the tests of store/client: over the loopback, UCX's tcp, gRPC or mapped memory.
+#ifndef KVLINK_TESTS_STORE_CLIENT_REMOTE_PLACE_H_
+#define KVLINK_TESTS_STORE_CLIENT_REMOTE_PLACE_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "store/client/remote.h"
+#include "store/node/node.h"
+#include "tests/store/contract.h"
+#include "tests/store/node/raw_client.h"
+#include "transport/faulty/faulty.h"
+
+namespace kvlink::testing {
+
+struct RemotePlaceOptions {
+  std::string way = "loopback";  // "loopback", "ucx", "grpc", "mapped"
+  StorePlaceOptions store;
+  std::function<void(store::NodeOptions*)> node;      // last word on the node's options
+  std::function<void(store::RemoteOptions*)> client;  // and on the client's
+  // Puts a transport that goes wrong in front of each side. Off until they are enabled.
+  bool faulty = false;
+  transport::FaultOptions faults;
+};
+
+// Thread-safety: the store's methods; the rest by one thread.
+class RemotePlace : public StorePlace {
+ public:
+  explicit RemotePlace(RemotePlaceOptions options);
+  ~RemotePlace() override;
+
+  store::Store* store() override { return remote_.get(); }
+  store::RemoteStore* remote() { return remote_.get(); }
+  void Reopen() override;
+  bool leases_count() const override { return options_.way == "mapped"; }
+
+  // The node comes back at the same address.
+  void StopNode() { node_->Stop(); }
+  void StartNode() { node_->Start(); }
+  void CloseClient();
+  void OpenClient();
+  store::RemoteOptions ClientOptions();
+  TestNode& node() { return *node_; }
+  // Of the present node and client; null unless options.faulty.
+  transport::FaultyTransport* node_faults() { return node_faults_; }
+  transport::FaultyTransport* client_faults() { return client_faults_.get(); }
+  void EnableFaults(bool on);
+
+ private:
+  void Change(store::NodeOptions* options);
+  std::shared_ptr<transport::Transport> ClientTransport();
+
+  const RemotePlaceOptions options_;
+  const ScratchDirectory socket_directory_;
+  std::string control_address_, data_address_;  // once they are known
+  transport::FaultyTransport* node_faults_ = nullptr;
+  std::unique_ptr<TestNode> node_;
+  std::shared_ptr<transport::FaultyTransport> client_faults_;
+  std::unique_ptr<store::RemoteStore> remote_;
+};
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_STORE_CLIENT_REMOTE_PLACE_H_

@@ -1,0 +1,341 @@
+// What store.h promises, whatever is behind it.
+#include "tests/store/contract.h"
+
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/synthetic.h"
+
+namespace kvlink::store {
+namespace {
+
+using ::kvlink::testing::EntryOf;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ReadAndCompare;
+using ::kvlink::testing::StoreMaker;
+using ::kvlink::testing::StorePlace;
+using ::kvlink::testing::StorePlaceOptions;
+using ::kvlink::testing::Synthetic;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+
+class StoreContractTest : public ::testing::TestWithParam<StoreMaker> {
+ protected:
+  // The second call closes the store and opens it again.
+  Store* Open(const StorePlaceOptions& options = {}) {
+    if (place_ == nullptr) {
+      place_ = GetParam().make(options);
+    } else {
+      place_->Reopen();
+    }
+    return place_->store();
+  }
+  std::unique_ptr<StorePlace> place_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreContractTest, ::testing::ValuesIn(testing::StoresUnderTest()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(StoreContractTest, StoresReadsAndSurvivesReopening) {
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2, 3, 700, 2, 64);
+  {
+    Store* const store = Open();
+    for (const Synthetic* s : {&a, &b}) {
+      auto put = store->Put("ns", s->manifest, s->spans(), Soon());
+      ASSERT_TRUE(put.ok()) << put.status();
+      EXPECT_TRUE(put->written);
+      EXPECT_EQ(put->etag, s->manifest.etag);
+    }
+    Tier source;
+    EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
+    EXPECT_EQ(source, Tier::kDram);  // a put leaves a copy
+    store->DropDramTier();
+    EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
+    EXPECT_EQ(source, Tier::kSegments);
+    EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
+    EXPECT_EQ(source, Tier::kDram);
+  }
+  Store* const store = Open();
+  Tier source;
+  EXPECT_TRUE(ReadAndCompare(store, "ns", a, &source).ok());
+  EXPECT_EQ(source, Tier::kSegments);
+  EXPECT_TRUE(ReadAndCompare(store, "ns", b).ok());
+  EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "other", a)));
+  const auto stats = store->Stats();
+  ASSERT_TRUE(stats.ok());
+  ASSERT_EQ(stats->namespaces.size(), 1u);
+  EXPECT_EQ(stats->namespaces[0].encodings, 2);
+  EXPECT_EQ(stats->namespaces[0].bytes, a.bytes() + b.bytes());
+  EXPECT_GT(stats->hits_segments, 0);
+  const auto report = store->Verify({});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->encodings, 2);
+  EXPECT_TRUE(report->damaged.empty());
+  EXPECT_THAT(report->index_problems, ::testing::IsEmpty());
+}
+
+TEST_P(StoreContractTest, FirstCommitWinsAndAnotherEtagIsAMiss) {
+  Store* const store = Open();
+  const Synthetic first = MakeSynthetic(1);
+  Synthetic second = first;
+  second.slabs[0][5] ^= std::byte{1};
+  ASSERT_TRUE(second.manifest.ChecksumLayer(0, second.slabs[0]).ok());
+  second.manifest.Seal();
+  ASSERT_TRUE(store->Put("ns", first.manifest, first.spans(), Soon()).ok());
+  const auto put = store->Put("ns", second.manifest, second.spans(), Soon());
+  ASSERT_TRUE(put.ok());
+  EXPECT_FALSE(put->written);
+  EXPECT_EQ(put->etag, first.manifest.etag);
+  EXPECT_TRUE(absl::IsNotFound(
+      store->Read("ns", first.manifest.identity, Codec::kRawBf16, second.manifest.etag, Soon()).status()));
+  EXPECT_TRUE(ReadAndCompare(store, "ns", first).ok());
+}
+
+TEST_P(StoreContractTest, RefusesWhatDoesNotAgree) {
+  Store* const store = Open();
+  const Synthetic good = MakeSynthetic(1);
+  for (const uint64_t number : {1, 2}) {  // off and on a page boundary
+    Synthetic bad = MakeSynthetic(number);
+    bad.slabs[1][3] ^= std::byte{4};
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", bad.manifest, bad.spans(), Soon()).status()));
+    EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", bad)));
+    EXPECT_EQ(store->Stats()->segment_bytes_used, 0);
+  }
+  auto spans = good.spans();
+  spans.pop_back();
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", good.manifest, spans, Soon()).status()));
+  Manifest unsealed = good.manifest;
+  unsealed.etag = Etag();
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Put("ns", unsealed, good.spans(), Soon()).status()));
+  for (const std::string& name : {std::string(), std::string(256, 'x'), std::string("a\nb"), std::string("a\0b", 3),
+                                  std::string("\xff"), std::string("\xc2\x85")}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Put(name, good.manifest, good.spans(), Soon()).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->PutDocument("ns", name, EntryOf({&good}, 1))));
+  }
+  EXPECT_TRUE(absl::IsDeadlineExceeded(store->Put("ns", good.manifest, good.spans(), absl::InfinitePast()).status()));
+  EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", good)));
+  EXPECT_TRUE(store->Put("na\xc3\xafve", good.manifest, good.spans(), Soon()).ok());
+}
+
+TEST_P(StoreContractTest, CatalogKeepsTheHighestGenerationAndDropsWhatNothingRefersTo) {
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2), c = MakeSynthetic(3);
+  {
+    Store* const store = Open();
+    for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+    ASSERT_TRUE(store->PutDocument("ns", "one", EntryOf({&a, &b}, 5, "One")).ok());
+    ASSERT_TRUE(store->PutDocument("ns", "two", EntryOf({&b}, 1, "Two")).ok());
+    EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "one", EntryOf({&c}, 4))));
+    EXPECT_EQ(store->GetDocument("ns", "one")->title, "One");
+    EXPECT_TRUE(store->PutDocument("ns", "one", EntryOf({&a, &b}, 5, "One")).ok());  // the same again
+    // An update: nothing refers to `a` any more.
+    ASSERT_TRUE(store->PutDocument("ns", "one", EntryOf({&b, &c}, 6, "One, again")).ok());
+    EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", a)));
+    EXPECT_TRUE(ReadAndCompare(store, "ns", b).ok());
+    EXPECT_TRUE(absl::IsFailedPrecondition(store->DeleteDocument("ns", "one", 5)));
+    ASSERT_TRUE(store->DeleteDocument("ns", "one", 6).ok());
+    EXPECT_TRUE(absl::IsNotFound(store->GetDocument("ns", "one").status()));
+    EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "one", EntryOf({&a}, 6))));
+    EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", c)));
+    EXPECT_TRUE(ReadAndCompare(store, "ns", b).ok());  // "two" refers to it
+    EXPECT_TRUE(store->DeleteDocument("ns", "never there", 1).ok());
+  }
+  Store* const store = Open();
+  EXPECT_TRUE(absl::IsNotFound(store->GetDocument("ns", "one").status()));
+  ASSERT_TRUE(store->PutDocument("ns", "three", EntryOf({&b}, 1, "Three")).ok());
+  auto list = store->ListDocuments("ns", "", 10);
+  ASSERT_TRUE(list.ok());
+  ASSERT_EQ(list->size(), 2u);
+  EXPECT_EQ((*list)[0].id, "three");
+  EXPECT_EQ((*list)[0].tokens, 3);
+  EXPECT_EQ((*list)[1].id, "two");
+  EXPECT_EQ(store->ListDocuments("ns", "three", 10)->size(), 1u);
+  EXPECT_EQ(store->ListDocuments("ns", "", 1)->size(), 1u);
+  EXPECT_EQ(store->Stats()->namespaces[0].documents, 2);
+  EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+TEST_P(StoreContractTest, RemovedEncodingsStayReadableUnderTheirLeases) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1);
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  store->DropDramTier();
+  auto lease = store->Read("ns", a.manifest.identity, Codec::kRawBf16, a.manifest.etag, Soon());
+  ASSERT_TRUE(lease.ok());
+  ASSERT_TRUE(store->Remove("ns", a.manifest.identity).ok());
+  EXPECT_FALSE((*store->Lookup("ns", {a.manifest.identity}, Codec::kRawBf16))[0].present);
+  // Its blocks are not given to others while it is held.
+  for (int i = 10; i < 40; ++i) {
+    const Synthetic other = MakeSynthetic(i);
+    ASSERT_TRUE(store->Put("ns", other.manifest, other.spans(), Soon()).ok());
+  }
+  for (int layer = 0; layer < 2; ++layer) {
+    ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+    EXPECT_EQ((*lease)->layer(layer), absl::MakeConstSpan(a.slabs[layer]));
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(2, Soon())));
+  if (place_->leases_count()) {
+    EXPECT_EQ(store->Stats()->leases, 1);
+  }
+}
+
+TEST_P(StoreContractTest, ListsEncodings) {
+  Store* const store = Open();
+  for (int i = 0; i < 5; ++i) {
+    for (Codec codec : {Codec::kRawBf16, Codec::kQ8}) {
+      const Synthetic s = MakeSynthetic(i, 2, 40, 1, 32, codec);
+      ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    }
+  }
+  Identity after;
+  int64_t total = 0;
+  for (;;) {
+    auto page = store->ListEncodings("ns", after, 3);
+    ASSERT_TRUE(page.ok()) << page.status();
+    if (page->empty()) break;
+    EXPECT_EQ(page->size(), 4u - (total == 8 ? 2 : 0));  // whole identities
+    total += static_cast<int64_t>(page->size());
+    after = page->back().manifest.identity;
+  }
+  EXPECT_EQ(total, 10);
+}
+
+TEST_P(StoreContractTest, ManyThreadsPutReadAndDelete) {
+  Store* const store = Open({.dram_bytes = 2 << 20});  // so that eviction from DRAM happens
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(t);
+      for (int i = 0; i < 60; ++i) {
+        const Synthetic s = MakeSynthetic(random() % 24);
+        switch (random() % 4) {
+          case 0: {
+            const auto put = store->Put("ns", s.manifest, s.spans(), Soon());
+            if (!put.ok()) ++wrong;
+            break;
+          }
+          case 1:
+            if (!store->Remove("ns", s.manifest.identity).ok()) ++wrong;
+            break;
+          default: {
+            const absl::Status status = ReadAndCompare(store, "ns", s);
+            if (!status.ok() && !absl::IsNotFound(status) && !absl::IsResourceExhausted(status)) {
+              ADD_FAILURE() << status;
+              ++wrong;
+            }
+          }
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  const auto report = store->Verify({});
+  ASSERT_TRUE(report.ok());
+  EXPECT_THAT(report->index_problems, ::testing::IsEmpty());
+  EXPECT_TRUE(report->damaged.empty());
+}
+
+TEST_P(StoreContractTest, LooksUpManyAtOnce) {
+  Store* const store = Open();
+  std::vector<Identity> identities;
+  for (int i = 0; i < 9000; ++i) {
+    Identity identity;
+    identity.bytes[0] = static_cast<uint8_t>(i);
+    identity.bytes[1] = static_cast<uint8_t>(i >> 8);
+    identities.push_back(identity);
+  }
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2, 3, 700, 2);
+  for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  identities[4095] = identities[8999] = a.manifest.identity;
+  identities[4096] = b.manifest.identity;
+  const auto found = store->Lookup("ns", identities, Codec::kRawBf16);
+  ASSERT_TRUE(found.ok()) << found.status();
+  ASSERT_EQ(found->size(), identities.size());
+  for (size_t i = 0; i < found->size(); ++i) {
+    EXPECT_EQ((*found)[i].present, i == 4095 || i == 4096 || i == 8999) << i;
+  }
+  EXPECT_EQ((*found)[8999].etag, a.manifest.etag);
+  EXPECT_EQ((*found)[4096].etag, b.manifest.etag);
+  EXPECT_EQ((*found)[4096].tokens, 700);
+  EXPECT_EQ((*found)[4096].bytes, b.bytes());
+  EXPECT_EQ((*found)[4096].tier, Tier::kDram);
+  EXPECT_EQ(store->Lookup("ns", {}, Codec::kRawBf16)->size(), 0u);
+  EXPECT_FALSE((*store->Lookup("ns", {a.manifest.identity}, Codec::kQ8))[0].present);
+  EXPECT_TRUE(absl::IsInvalidArgument(store->Lookup("", {a.manifest.identity}, Codec::kQ8).status()));
+}
+
+TEST_P(StoreContractTest, ReadsHaveDeadlinesAndLayers) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1, 4);
+  const auto read = [&](absl::Time deadline) {
+    return store->Read("ns", a.manifest.identity, Codec::kRawBf16, a.manifest.etag, deadline);
+  };
+  EXPECT_TRUE(absl::IsNotFound(read(Soon()).status()));
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(read(absl::InfinitePast()).status()));
+  const auto lease = read(absl::InfiniteFuture());
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  EXPECT_EQ((*lease)->manifest().etag, a.manifest.etag);
+  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(4, Soon())));
+  EXPECT_TRUE(absl::IsInvalidArgument((*lease)->WaitLayer(-1, Soon())));
+  for (int layer = 0; layer < 4; ++layer) {
+    ASSERT_TRUE((*lease)->WaitLayer(layer, absl::InfiniteFuture()).ok());
+    EXPECT_EQ((*lease)->layer(layer), absl::MakeConstSpan(a.slabs[layer]));
+  }
+  EXPECT_TRUE((*lease)->WaitLayer(0, absl::InfinitePast()).ok());  // it is there
+  EXPECT_TRUE((*lease)->intact());
+}
+
+TEST_P(StoreContractTest, PinsAreCountedAndBounded) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1);
+  EXPECT_TRUE(absl::IsNotFound(store->Pin("ns", a.manifest.identity, Codec::kRawBf16)));
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  EXPECT_EQ(store->Stats()->pinned_bytes, 0);
+  ASSERT_TRUE(store->Pin("ns", a.manifest.identity, Codec::kRawBf16).ok());
+  ASSERT_TRUE(store->Pin("ns", a.manifest.identity, Codec::kRawBf16).ok());
+  const int64_t pinned = store->Stats()->pinned_bytes;
+  EXPECT_GT(pinned, 0);
+  EXPECT_TRUE(store->Unpin("ns", a.manifest.identity, Codec::kRawBf16).ok());
+  EXPECT_EQ(store->Stats()->pinned_bytes, pinned);
+  EXPECT_TRUE(store->Unpin("ns", a.manifest.identity, Codec::kRawBf16).ok());
+  EXPECT_EQ(store->Stats()->pinned_bytes, 0);
+  EXPECT_FALSE(store->Unpin("ns", a.manifest.identity, Codec::kRawBf16).ok());
+  // Each takes a block of 64 KiB; one namespace may pin half of the capacity.
+  absl::Status last;
+  int pins = 0;
+  for (int i = 0; i < 600 && last.ok(); ++i) {
+    const Synthetic s = MakeSynthetic(i, 1, 1);
+    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    last = store->Pin("ns", s.manifest.identity, Codec::kRawBf16);
+    pins += last.ok() ? 1 : 0;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(last)) << last;
+  EXPECT_GT(pins, 100);
+}
+
+TEST_P(StoreContractTest, VerifyTellsHowFarItIsAndCanBeStopped) {
+  Store* const store = Open();
+  for (int i = 0; i < 20; ++i) {
+    const Synthetic s = MakeSynthetic(i);
+    ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  }
+  int64_t done = 0, all = 0;
+  const auto report = store->Verify([&](int64_t so_far, int64_t in_all) {
+    done = so_far;
+    all = in_all;
+    return true;
+  });
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->encodings, 20);
+  EXPECT_GT(report->bytes, 0);
+  EXPECT_EQ(done, all);
+  EXPECT_TRUE(store->Verify([](int64_t, int64_t) { return false; }).ok());
+}
+
+}  // namespace
+}  // namespace kvlink::store

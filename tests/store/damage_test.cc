@@ -1,0 +1,211 @@
+// A byte flipped anywhere in a store's files: reading returns right bytes, a miss or a clear error, and verify agrees.
+#include <filesystem>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/embedded/embedded_engine.h"
+#include "store/engine/index.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::store {
+namespace {
+
+namespace fs = std::filesystem;
+using ::kvlink::testing::EntryOf;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ReadAndCompare;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::Soak;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestSeed;
+
+constexpr int kDocuments = 12;
+
+absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path) {
+  engine::EngineOptions options;
+  options.dram_bytes = 4 << 20;
+  options.segment_bytes = 1 << 20;
+  options.capacity_bytes = 8 << 20;
+  auto opened = engine::Engine::Open(path, options);
+  if (!opened.ok()) return opened.status();
+  return StoreOver(*std::move(opened));
+}
+
+Synthetic Encoding(int document) { return MakeSynthetic(document, 2, document % 4 == 0 ? 700 : 40); }
+CatalogEntry Entry(int document) {
+  const Synthetic encoding = Encoding(document);
+  return EntryOf({&encoding}, 1, absl::StrCat("title ", document));
+}
+
+void Fill(Store* store, int first, int last) {
+  for (int i = first; i < last; ++i) {
+    const Synthetic encoding = Encoding(i);
+    ASSERT_TRUE(store->Put("ns", encoding.manifest, encoding.spans(), absl::InfiniteFuture()).ok());
+    ASSERT_TRUE(store->PutDocument("ns", absl::StrCat("doc ", i), Entry(i)).ok());
+  }
+}
+
+// Copies all that matters of a store; reserved space and RocksDB's own log do not.
+void Copy(const std::string& from, const std::string& to) {
+  for (const auto& item : fs::recursive_directory_iterator(from)) {
+    const fs::path target = fs::path(to) / fs::relative(item.path(), from);
+    if (item.is_directory()) {
+      fs::create_directories(target);
+    } else if (item.path().filename() != "reserve") {
+      fs::copy_file(item.path(), target);
+    }
+  }
+}
+
+std::vector<fs::path> Files(const std::string& path) {
+  std::vector<fs::path> files;
+  for (const auto& item : fs::recursive_directory_iterator(path)) {
+    const std::string name = item.path().filename();
+    if (item.is_regular_file() && fs::file_size(item.path()) > 0 && name != "LOCK" && name != "reserve" &&
+        name.rfind("LOG", 0) != 0) {
+      files.push_back(item.path());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+// What the whole store may answer after one byte was flipped. `lost_tail`: how many of the last documents may be
+// missing.
+absl::Status CheckFlipped(const std::string& path, int lost_tail) {
+  auto store = Open(path);
+  if (!store.ok()) {
+    const bool clear = absl::IsDataLoss(store.status()) || absl::IsUnimplemented(store.status()) ||
+                       absl::IsFailedPrecondition(store.status());
+    return clear && store.status().message().find('\n') == absl::string_view::npos
+               ? absl::OkStatus()
+               : absl::InternalError(absl::StrCat("unclear: ", store.status().ToString()));
+  }
+  const auto before = (*store)->Stats();
+  const auto report = (*store)->Verify({});
+  const int64_t reported =
+      static_cast<int64_t>(report.ok() ? report->damaged.size() + report->index_problems.size() : 1) +
+      before->integrity_failures;
+  int64_t missing = 0;
+  for (int i = 0; i < kDocuments; ++i) {
+    const auto got = (*store)->GetDocument("ns", absl::StrCat("doc ", i));
+    if (got.ok() && SerializeCatalogEntry(*got) != SerializeCatalogEntry(Entry(i)))
+      return absl::InternalError("WRONG ENTRY");
+    if (absl::IsNotFound(got.status()) && i < kDocuments - lost_tail) {
+      return absl::InternalError(absl::StrCat("document ", i, " is silently gone"));
+    }
+    if (!got.ok()) ++missing;
+    const absl::Status status = ReadAndCompare(store->get(), "ns", Encoding(i));
+    if (absl::IsInternal(status)) return status;
+    if (!status.ok() && (reported == 0 || !absl::IsNotFound(status)) && i < kDocuments - lost_tail) {
+      return absl::InternalError(absl::StrCat("encoding ", i, " after verify: ", status.ToString()));
+    }
+  }
+  if (missing > lost_tail && reported == 0) return absl::InternalError("verify found nothing");
+  return absl::OkStatus();
+}
+
+void FlipMany(const std::string& original, int flips, int lost_tail) {
+  std::mt19937_64 random(TestSeed());
+  const std::vector<fs::path> files = Files(original);
+  for (int i = 0; i < flips; ++i) {
+    ScratchDirectory copy(/*in_memory=*/true);
+    Copy(original, copy.path());
+    const fs::path file = fs::path(copy.path()) / fs::relative(files[i % files.size()], original);
+    const int64_t size = static_cast<int64_t>(fs::file_size(file));
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    int64_t offset = 0;
+    int byte = 0;
+    // Prefer bytes that say something.
+    for (int tries = 0; tries < 64 && byte == 0; ++tries) {
+      offset = static_cast<int64_t>(random() % size);
+      stream.seekg(offset);
+      byte = stream.get();
+    }
+    stream.seekp(offset);
+    stream.put(static_cast<char>(byte ^ (1 << random() % 8)));
+    stream.close();
+    const absl::Status status = CheckFlipped(copy.path(), lost_tail);
+    ASSERT_TRUE(status.ok()) << fs::relative(file, copy.path()) << " byte " << offset << ": " << status;
+  }
+}
+
+TEST(DamageTest, AByteFlippedInAClosedStore) {
+  ScratchDirectory scratch(true);
+  {
+    auto store = Open(scratch.path());
+    ASSERT_TRUE(store.ok());
+    Fill(store->get(), 0, kDocuments);
+  }
+  FlipMany(scratch.path(), Soak() ? 2000 : 60, 0);
+}
+
+TEST(DamageTest, AByteFlippedInAStoreThatCrashed) {
+  ScratchDirectory scratch(true), crashed(true);
+  {
+    auto store = Open(scratch.path());
+    ASSERT_TRUE(store.ok());
+    Fill(store->get(), 0, kDocuments);
+    Copy(scratch.path(), crashed.path());  // what a killed process leaves
+  }
+  // The log's last record looks the same torn as damaged.
+  FlipMany(crashed.path(), Soak() ? 2000 : 60, 1);
+}
+
+TEST(DamageTest, TwoClaimsOnABlockDropBoth) {
+  ScratchDirectory scratch(true);
+  {
+    auto store = Open(scratch.path());
+    ASSERT_TRUE(store.ok());
+    Fill(store->get(), 0, 3);
+  }
+  {
+    // A second location record for the blocks of encoding 1, as a bug or a restored copy could leave it.
+    auto index = engine::Index::Open(scratch.path() + "/index", {});
+    ASSERT_TRUE(index.ok()) << index.status();
+    engine::EncodingKey victim{"ns", Encoding(1).manifest.identity, Codec::kRawBf16};
+    engine::Location taken;
+    ASSERT_TRUE((*index)
+                    ->ScanLocations([&](engine::EncodingKey key, absl::StatusOr<engine::Location> location) {
+                      if (key == victim) taken = *location;
+                    })
+                    .ok());
+    Synthetic other = MakeSynthetic(77);
+    taken.etag = other.manifest.etag;
+    taken.sequence += 100;
+    engine::IndexBatch batch(index->get());
+    batch.PutEncoding({"ns", other.manifest.identity, Codec::kRawBf16}, taken, SerializeManifest(other.manifest));
+    ASSERT_TRUE((*index)->Commit(&batch).ok());
+    ASSERT_TRUE((*index)->Close().ok());
+  }
+  auto store = Open(scratch.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ((*store)->Stats()->double_claims, 2);
+  EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store->get(), "ns", Encoding(1))));
+  EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store->get(), "ns", MakeSynthetic(77))));
+  EXPECT_TRUE(ReadAndCompare(store->get(), "ns", Encoding(0)).ok());
+  EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+TEST(DamageTest, ASegmentOfAnotherStoreIsRefused) {
+  ScratchDirectory one(true), two(true);
+  for (const ScratchDirectory* scratch : {&one, &two}) {
+    auto store = Open(scratch->path());
+    ASSERT_TRUE(store.ok());
+    Fill(store->get(), 0, 1);
+  }
+  fs::copy_file(one.path() + "/segments/000000.seg", two.path() + "/segments/000000.seg",
+                fs::copy_options::overwrite_existing);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Open(two.path()).status()));
+  // So is another index.
+  fs::remove_all(one.path() + "/index");
+  fs::copy(two.path() + "/index", one.path() + "/index", fs::copy_options::recursive);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Open(one.path()).status()));
+  fs::remove_all(one.path() + "/index");
+  EXPECT_TRUE(absl::IsDataLoss(Open(one.path()).status())) << Open(one.path()).status();
+}
+
+}  // namespace
+}  // namespace kvlink::store

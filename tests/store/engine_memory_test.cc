@@ -1,0 +1,83 @@
+// The DRAM tier's memory as the engine uses it: chunks move between namespaces under its reads.
+#include <unistd.h>
+
+#include <map>
+#include <random>
+
+#include "gtest/gtest.h"
+#include "store/engine/engine.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::engine {
+namespace {
+
+using kvlink::testing::MakeSynthetic;
+using kvlink::testing::ScratchDirectory;
+using kvlink::testing::Slab;
+using kvlink::testing::SlabAllocator;
+using kvlink::testing::Soak;
+using kvlink::testing::Synthetic;
+using kvlink::testing::TestSeed;
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+
+class EngineMemoryTest : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Memory, EngineMemoryTest, ::testing::Bool(), [](const ::testing::TestParamInfo<bool>& info) {
+  return info.param ? "Shared" : "Anonymous";
+});
+
+// What is registered with the kernel goes and comes with the memory.
+TEST_P(EngineMemoryTest, ReadsLandInMemoryThatMovedAround) {
+  std::mt19937_64 random(TestSeed());
+  ScratchDirectory scratch(true);
+  std::map<uint32_t, TierMemory> memories;
+  EngineOptions options;
+  options.dram_bytes = 8 * kMiB;  // 16 chunks for 20 namespaces
+  options.capacity_bytes = 256 * kMiB;
+  options.share_memory = GetParam();
+  options.memory_added = [&memories](const TierMemory& memory) { memories[memory.number] = memory; };
+  auto engine = Engine::Open(scratch.path(), options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  std::vector<Synthetic> encodings;
+  for (int i = 0; i < 4; ++i) encodings.push_back(MakeSynthetic(i, 2, 700));
+  const auto name = [](int i) { return absl::StrCat("ns", i); };
+  for (int i = 0; i < 20; ++i) {
+    for (const auto& encoding : encodings)
+      ASSERT_TRUE((*engine)->Put(name(i), encoding.manifest, encoding.spans(), absl::InfiniteFuture()).ok());
+  }
+  for (int i = 0; i < (Soak() ? 10000 : 1000); ++i) {
+    const auto& encoding = encodings[random() % 4];
+    const auto lease =
+        (*engine)->Read({name(static_cast<int>(random() % 20)), encoding.manifest.identity, Codec::kRawBf16},
+                        encoding.manifest.etag, absl::Now() + absl::Seconds(60));
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      const absl::Status landed = (*lease)->WaitLayer(layer, absl::Now() + absl::Seconds(60));
+      ASSERT_TRUE(landed.ok()) << landed << "; " << (*engine)->Stats().io;
+      ASSERT_EQ((*lease)->layer(layer), absl::MakeConstSpan(encoding.slabs[layer]));
+      const TierMemory& memory = memories.at((*lease)->place(layer).memory);
+      ASSERT_EQ(memory.base + (*lease)->place(layer).offset, (*lease)->layer(layer).data());
+      if (!GetParam()) continue;
+      Slab seen(encoding.slabs[layer].size(), std::byte{0}, SlabAllocator<std::byte>(true));
+      ASSERT_EQ(pread(memory.descriptor, seen.data(), seen.size(), (*lease)->place(layer).offset),
+                static_cast<ssize_t>(seen.size()));
+      ASSERT_EQ(seen, encoding.slabs[layer]);
+      uint64_t generation = 0;
+      ASSERT_EQ(pread((*engine)->generations_descriptor(), &generation, 8,
+                      static_cast<off_t>((*lease)->generation_slot() * 8)),
+                8);
+      ASSERT_EQ(generation, (*lease)->generation());
+    }
+  }
+  EXPECT_EQ(memories.size(), 20u);
+  EXPECT_GT((*engine)->Stats().dram_evictions, 100);
+  // The memory is there again as soon as the store is.
+  engine->reset();
+  memories.clear();
+  ASSERT_TRUE((engine = Engine::Open(scratch.path(), options)).ok());
+  EXPECT_EQ(memories.size(), 20u);
+}
+
+}  // namespace
+}  // namespace kvlink::engine

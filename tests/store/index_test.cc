@@ -1,0 +1,181 @@
+// The index read in parts, and the table filled from it.
+#include "store/engine/index.h"
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "gtest/gtest.h"
+#include "store/engine/table.h"
+#include "store/engine/table_loader.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::engine {
+namespace {
+
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestSeed;
+
+Identity RandomIdentity(std::mt19937_64* random) {
+  Identity identity;
+  for (uint8_t& byte : identity.bytes) byte = static_cast<uint8_t>((*random)());
+  return identity;
+}
+
+Location OneBlock(uint32_t block, uint64_t sequence) {
+  Location location;
+  location.tokens = 1;
+  location.bytes = 4096;
+  location.sequence = sequence;
+  location.runs = {{block, 1}};
+  return location;
+}
+
+TEST(IndexTest, PartsTogetherAreAll) {
+  std::mt19937_64 random(TestSeed());
+  ScratchDirectory scratch(/*in_memory=*/true);
+  auto index = Index::Open(scratch.path() + "/index", {.create = true});
+  ASSERT_TRUE(index.ok()) << index.status();
+  // Names that begin alike, the shortest and the longest, and what lies at the ends of the parts.
+  const std::vector<std::string> namespaces = {"a", "aa", "a~", "b", std::string(255, 'z'), "\xc3\xa9", "~"};
+  std::set<EncodingKey> all;
+  const std::string manifest = SerializeManifest(MakeSynthetic(1).manifest);
+  IndexBatch batch(index->get());
+  for (int i = 0; i < 500; ++i) {
+    EncodingKey key{namespaces[random() % namespaces.size()], RandomIdentity(&random)};
+    if (i % 10 == 0) key.identity.bytes[0] = i % 20 == 0 ? 0x80 : 0x7f;
+    if (i % 25 == 0) key.identity.bytes[0] = i % 50 == 0 ? 0 : 0xff;
+    if (i % 7 == 0) key.codec = Codec::kQ8;
+    all.insert(key);
+    batch.PutEncoding(key, OneBlock(i + 1, i + 1), manifest);
+  }
+  ASSERT_TRUE((*index)->Commit(&batch).ok());
+  for (const int shards : {1, 2, 3, 8, 256}) {
+    std::set<EncodingKey> found;
+    size_t most = 0;
+    for (int shard = 0; shard < shards; ++shard) {
+      const size_t before = found.size();
+      const absl::Status scanned =
+          (*index)->ScanLocations(shard, shards, [&](const KeyView& key, const absl::StatusOr<Location>& location) {
+            EXPECT_TRUE(location.ok());
+            EXPECT_TRUE(found.insert(key.ToKey()).second) << "given twice";
+          });
+      ASSERT_TRUE(scanned.ok()) << scanned;
+      most = std::max(most, found.size() - before);
+    }
+    EXPECT_EQ(found, all) << shards << " parts";
+    EXPECT_LT(most, 500u / shards + 100) << "parts are of about the same size";
+  }
+  std::vector<EncodingKey> listed;
+  for (std::optional<EncodingKey> after;;) {
+    const auto keys = (*index)->KeysAfter(after, 64);
+    ASSERT_TRUE(keys.ok());
+    if (keys->empty()) break;
+    listed.insert(listed.end(), keys->begin(), keys->end());
+    after = keys->back();
+  }
+  EXPECT_EQ(std::set<EncodingKey>(listed.begin(), listed.end()), all);
+  EXPECT_EQ(listed.size(), all.size());
+}
+
+// What the loader decides, against the plainest decision.
+TEST(TableLoaderTest, AgreesWithAMapOfBlocks) {
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 50; ++round) {
+    const std::vector<engine::Run> usable = {{1, 200}, {257, 255}, {1025, 100}};
+    std::map<EncodingKey, Location> records;
+    const int count = 1 + static_cast<int>(random() % 120);
+    uint32_t next = 1;
+    for (int i = 0; i < count; ++i) {
+      Location location = OneBlock(0, i + 1);
+      location.runs.clear();
+      int64_t blocks = 0;
+      for (uint64_t r = 0; r < 1 + random() % 3; ++r) {
+        engine::Run run{next, static_cast<uint32_t>(1 + random() % 3)};
+        if (random() % 40 == 0) run.first = static_cast<uint32_t>(random() % 1200);  // anywhere
+        location.runs.push_back(run);
+        blocks += run.count;
+        next = run.first + run.count + random() % 2;
+        if (next > 195 && next < 257) next = 257;
+        if (next > 500 && next < 1025) next = 1025;
+      }
+      location.bytes = blocks * kSegmentBlockBytes;
+      records[{random() % 2 == 0 ? "a" : "b", RandomIdentity(&random)}] = location;
+    }
+    std::map<uint32_t, int> claims;
+    std::set<uint32_t> usable_blocks;
+    for (const engine::Run& run : usable) {
+      for (uint32_t b = run.first; b < run.first + run.count; ++b) usable_blocks.insert(b);
+    }
+    for (const auto& [key, location] : records) {
+      for (const engine::Run& run : location.runs) {
+        for (uint32_t b = run.first; b < run.first + run.count; ++b) ++claims[b];
+      }
+    }
+    std::set<EncodingKey> twice, astray;
+    int64_t free = static_cast<int64_t>(usable_blocks.size());
+    for (const auto& [key, location] : records) {
+      bool is_twice = false, is_astray = false;
+      for (const engine::Run& run : location.runs) {
+        for (uint32_t b = run.first; b < run.first + run.count; ++b) {
+          is_twice |= claims[b] > 1;
+          is_astray |= !usable_blocks.contains(b);
+        }
+      }
+      if (is_twice) {
+        twice.insert(key);
+      } else if (is_astray) {
+        astray.insert(key);
+      } else {
+        free -= location.blocks();
+      }
+    }
+
+    Table table;
+    TableLoader loader(&table, 2);
+    std::vector<std::thread> threads;
+    for (int shard = 0; shard < 2; ++shard) {
+      threads.emplace_back([&, shard] {
+        int i = 0;
+        for (const auto& [key, location] : records) {
+          if (i++ % 2 == shard) loader.Add(shard, {key.ns, key.identity, key.codec}, location);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const TableLoader::Outcome outcome = loader.Finish(usable);
+    EXPECT_EQ(std::set<EncodingKey>(outcome.claimed_twice.begin(), outcome.claimed_twice.end()), twice);
+    EXPECT_EQ(std::set<EncodingKey>(outcome.astray.begin(), outcome.astray.end()), astray);
+    EXPECT_EQ(outcome.last_sequence, static_cast<uint64_t>(count));
+    ASSERT_EQ(table.free_blocks(), free);
+    ASSERT_EQ(table.size(), static_cast<int64_t>(records.size() - twice.size() - astray.size()));
+    for (const auto& [key, location] : records) {
+      const auto found = table.Find(key);
+      ASSERT_EQ(found.has_value(), !twice.contains(key) && !astray.contains(key));
+      if (found.has_value()) {
+        EXPECT_EQ(found->sequence, location.sequence);
+      }
+    }
+    // The oldest leave first.
+    for (const std::string ns : {"a", "b"}) {
+      uint64_t last = 0;
+      for (const EncodingKey& key : table.PickOf(ns, 1000000)) {
+        EXPECT_GT(table.Find(key)->sequence, last);
+        last = table.Find(key)->sequence;
+        table.Remove(key);
+      }
+    }
+    EXPECT_EQ(table.size(), 0);
+    EXPECT_EQ(table.bytes(), 0);
+    EXPECT_EQ(table.free_blocks(), static_cast<int64_t>(usable_blocks.size()));
+    for (const engine::Run& run : usable) EXPECT_TRUE(table.Allocate("c", run.count).has_value()) << "all merged again";
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::engine

@@ -1,0 +1,359 @@
+// Readers on the node's own host: descriptors of memory, leases, and what tells that leased bytes are still good.
+#include "transport/local/local.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/node/leases.h"
+#include "tests/store/node/raw_client.h"
+
+namespace kvlink::testing {
+namespace {
+
+// Maps what the node shares, read-only.
+class Mapping {
+ public:
+  Mapping(int descriptor, size_t bytes) : bytes_(bytes) {
+    data_ = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+    EXPECT_NE(data_, MAP_FAILED);
+    writable_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0) != MAP_FAILED;
+  }
+  ~Mapping() { munmap(data_, bytes_); }
+  const std::byte* data() const { return static_cast<const std::byte*>(data_); }
+  bool writable() const { return writable_; }
+
+ private:
+  const size_t bytes_;
+  void* data_;
+  bool writable_;
+};
+
+// A connection over the node's socket.
+class LocalClient {
+ public:
+  LocalClient(transport::LocalTransport* transport, const std::string& path) {
+    auto connected = transport->ConnectLocal(path, inbox_, Patience());
+    EXPECT_TRUE(connected.ok()) << connected.status();
+    connection_ = *std::move(connected);
+  }
+  ~LocalClient() { connection_->Close(); }
+
+  uint64_t Send(proto::Request request) {
+    request.set_id(++last_id_);
+    request.set_remaining_ms(60000);
+    const std::string bytes = SerializeRequest(request);
+    (void)connection_->SendMessage({bytes.data(), bytes.size()});
+    return request.id();
+  }
+  // The next answer to that request; takes in memory on the way.
+  absl::StatusOr<proto::Answer> Next(uint64_t id) {
+    while (true) {
+      for (auto early = early_.begin(); early != early_.end(); ++early) {
+        if (early->id() != id) continue;
+        proto::Answer answer = std::move(*early);
+        early_.erase(early);
+        return answer;
+      }
+      auto message = inbox_->Next();
+      if (!message.has_value()) return absl::UnavailableError("the connection was closed");
+      KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, ParseAnswer({message->text.data(), message->text.size()}));
+      if (answer.has_shared_memory()) {
+        EXPECT_EQ(message->descriptors.size(), 1u);
+        const proto::SharedMemory& memory = answer.shared_memory();
+        memories[memory.memory()] = std::make_unique<Mapping>(message->descriptors[0].get(), memory.bytes());
+        names[memory.memory()] = memory.ns();
+      } else {
+        EXPECT_TRUE(message->descriptors.empty());
+        early_.push_back(std::move(answer));
+      }
+    }
+  }
+  absl::StatusOr<proto::Answer> Ask(proto::Request request) {
+    KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, Next(Send(std::move(request))));
+    KVLINK_RETURN_IF_ERROR(StatusOf(answer));
+    return answer;
+  }
+  absl::Status Hello(const std::string& token) {
+    proto::Request request;
+    request.mutable_hello()->set_token(token);
+    return Ask(std::move(request)).status();
+  }
+  absl::StatusOr<proto::Leased> Lease(const std::string& ns, const Manifest& manifest) {
+    proto::Request request;
+    request.set_ns(ns);
+    proto::EncodingName* const name = request.mutable_lease()->mutable_name();
+    name->set_identity(std::string(BytesOf(manifest.identity)));
+    name->set_codec(static_cast<uint32_t>(manifest.codec));
+    name->set_etag(std::string(BytesOf(manifest.etag)));
+    KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, Ask(std::move(request)));
+    return answer.leased();
+  }
+  // Waits until that many layers of the lease are there.
+  absl::Status AwaitLanded(const proto::Leased& lease, uint32_t layers) {
+    uint32_t landed = lease.landed();
+    while (landed < layers) {
+      KVLINK_ASSIGN_OR_RETURN(const proto::Answer news, Next(0));
+      KVLINK_RETURN_IF_ERROR(StatusOf(news));
+      if (news.landed().lease() != lease.lease()) return absl::InternalError("news of another lease");
+      landed = news.landed().landed();
+    }
+    return absl::OkStatus();
+  }
+  const std::byte* At(uint32_t memory, uint64_t offset) { return memories.at(memory)->data() + offset; }
+  uint64_t Generation(uint64_t slot) {
+    uint64_t generation;
+    std::memcpy(&generation, At(store::kGenerationsMemory, slot * sizeof(generation)), sizeof(generation));
+    return generation;
+  }
+  absl::Status Closed() { return inbox_->Closed(); }
+
+  std::map<uint32_t, std::unique_ptr<Mapping>> memories;
+  std::map<uint32_t, std::string> names;
+
+ private:
+  struct Message {
+    std::string text;
+    std::vector<Descriptor> descriptors;
+  };
+  class Messages : public transport::LocalEvents {
+   public:
+    void OnMessage(absl::string_view text) override { Add({std::string(text), {}}); }
+    void OnMessageWithDescriptors(absl::string_view text, std::vector<Descriptor> descriptors) override {
+      Add({std::string(text), std::move(descriptors)});
+    }
+    void OnClosed(const absl::Status& why) override { closed_.OnClosed(why), closed_signal(); }
+    std::optional<Message> Next() {
+      MutexLock lock(&mutex_);
+      const absl::Time limit = Patience();
+      while (messages_.empty()) {
+        if (over_ || !changed_.WaitUntil(&mutex_, limit)) return std::nullopt;
+      }
+      Message message = std::move(messages_.front());
+      messages_.pop_front();
+      return message;
+    }
+    absl::Status Closed() { return closed_.Closed(); }
+
+   private:
+    void Add(Message message) {
+      MutexLock lock(&mutex_);
+      messages_.push_back(std::move(message));
+      changed_.SignalAll();
+    }
+    void closed_signal() {
+      MutexLock lock(&mutex_);
+      over_ = true;
+      changed_.SignalAll();
+    }
+    Inbox closed_;
+    Mutex mutex_;
+    CondVar changed_;
+    std::deque<Message> messages_ ABSL_GUARDED_BY(mutex_);
+    bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  };
+  const std::shared_ptr<Messages> inbox_ = std::make_shared<Messages>();
+  std::shared_ptr<transport::LocalConnection> connection_;
+  uint64_t last_id_ = 0;
+  std::deque<proto::Answer> early_;
+};
+
+class LocalTest : public ::testing::Test {
+ protected:
+  void StartNode(const TestNode::Change& change = {}) {
+    node_ = std::make_unique<TestNode>(Carrier::kLoopback, [&](store::NodeOptions* options) {
+      options->engine.share_memory = true;
+      options->local_socket = socket();
+      if (change) change(options);
+    });
+    control_ = std::make_unique<RawControl>((*node_)->addresses().control);
+    loopback_ = node_->NewClientTransport();
+    auto local = transport::NewLocalTransport({});
+    ASSERT_TRUE(local.ok()) << local.status();
+    local_ = *std::move(local);
+  }
+  std::string socket() const { return directory_.path() + "/socket"; }
+  std::unique_ptr<LocalClient> Connect(const std::string& key = "") {
+    control_->set_token("");
+    const auto session = control_->Open(key);
+    EXPECT_TRUE(session.ok()) << session.status();
+    EXPECT_EQ(session->local_socket(), socket());
+    auto client = std::make_unique<LocalClient>(local_.get(), socket());
+    const absl::Status hello = client->Hello(control_->token());
+    EXPECT_TRUE(hello.ok()) << hello;
+    return client;
+  }
+  void Push(const std::string& ns, const Synthetic& encoding, const std::string& key = "") {
+    RawControl control((*node_)->addresses().control);
+    ASSERT_TRUE(control.Open(key).ok());
+    RawData data(loopback_.get(), node_->data_address());
+    ASSERT_TRUE(data.Hello(control.token()).ok());
+    const auto pushed = data.Push(ns, encoding);
+    ASSERT_TRUE(pushed.ok()) << pushed.status();
+  }
+  void DropTier() {
+    RawControl control((*node_)->addresses().control);
+    ASSERT_TRUE(control.Open().ok());
+    store::v1::DropDramTierResponse response;
+    ASSERT_TRUE(control->DropDramTier(control.Context().get(), {}, &response).ok());
+  }
+  void AwaitIdle() {
+    const absl::Time limit = Patience();
+    while (!(*node_)->idle() && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_TRUE((*node_)->idle());
+  }
+  static void ExpectBytes(LocalClient* client, const proto::Leased& lease, const Synthetic& encoding) {
+    ASSERT_TRUE(client->AwaitLanded(lease, static_cast<uint32_t>(encoding.slabs.size())).ok());
+    ASSERT_EQ(lease.offsets_size(), static_cast<int>(encoding.slabs.size()));
+    for (int layer = 0; layer < lease.offsets_size(); ++layer) {
+      const Slab& slab = encoding.slabs[layer];
+      EXPECT_EQ(std::memcmp(client->At(lease.memory(), lease.offsets(layer)), slab.data(), slab.size()), 0) << layer;
+    }
+  }
+
+  ScratchDirectory directory_{/*in_memory=*/true};
+  std::unique_ptr<TestNode> node_;
+  std::unique_ptr<transport::Transport> loopback_;
+  std::unique_ptr<transport::LocalTransport> local_;
+  std::unique_ptr<RawControl> control_;
+};
+
+TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
+  StartNode();
+  const Synthetic encoding = MakeSynthetic(1, /*layers=*/4, /*tokens=*/600, /*kv_heads=*/2);
+  const auto client = Connect();
+  Push("a", encoding);  // memory of a namespace that came later is sent with the first lease
+  const auto lease = client->Lease("a", encoding.manifest);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  EXPECT_EQ(lease->tier(), 1u);
+  EXPECT_EQ(client->names.at(lease->memory()), "a");
+  EXPECT_EQ(client->names.at(store::kGenerationsMemory), "");
+  ExpectBytes(client.get(), *lease, encoding);
+  const auto manifest = ParseManifest({lease->manifest().data(), lease->manifest().size()});
+  ASSERT_TRUE(manifest.ok());
+  EXPECT_EQ(manifest->etag, encoding.manifest.etag);
+  EXPECT_EQ(client->Generation(lease->generation_slot()), lease->generation());
+  for (const auto& [number, memory] : client->memories) EXPECT_FALSE(memory->writable()) << number;
+  // Another lease on the same stay in memory.
+  const auto again = client->Lease("a", encoding.manifest);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->residency(), lease->residency());
+  EXPECT_NE(again->lease(), lease->lease());
+  // A connection that comes now gets the memory with its hello.
+  const auto later = Connect();
+  EXPECT_TRUE(later->Lease("a", encoding.manifest).ok());
+  EXPECT_EQ(later->memories.size(), 2u);
+}
+
+TEST_F(LocalTest, LayersAreToldOfAsTheyLand) {
+  StartNode();
+  const Synthetic encoding = MakeSynthetic(2, /*layers=*/8, /*tokens=*/600, /*kv_heads=*/2);
+  Push("a", encoding);
+  const auto client = Connect();
+  for (int i = 0; i < 5; ++i) {
+    DropTier();
+    const auto lease = client->Lease("a", encoding.manifest);
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    EXPECT_EQ(lease->tier(), 2u);
+    ExpectBytes(client.get(), *lease, encoding);
+    proto::Request release;
+    release.mutable_release()->add_leases(lease->lease());
+    ASSERT_TRUE(client->Ask(release).ok());
+  }
+  AwaitIdle();
+}
+
+TEST_F(LocalTest, TheGenerationChangesWithThePages) {
+  StartNode();
+  const Synthetic encoding = MakeSynthetic(3);
+  Push("a", encoding);
+  const auto client = Connect();
+  const auto lease = client->Lease("a", encoding.manifest);
+  ASSERT_TRUE(lease.ok());
+  DropTier();  // leased: it stays
+  EXPECT_EQ(client->Generation(lease->generation_slot()), lease->generation());
+  ExpectBytes(client.get(), *lease, encoding);
+  proto::Request release;
+  release.mutable_release()->add_leases(lease->lease());
+  release.mutable_release()->add_leases(999);
+  ASSERT_TRUE(client->Ask(release).ok());
+  AwaitIdle();
+  DropTier();
+  EXPECT_NE(client->Generation(lease->generation_slot()), lease->generation());
+}
+
+TEST_F(LocalTest, LeasesGoWithTheirConnection) {
+  StartNode();
+  const Synthetic encoding = MakeSynthetic(4);
+  Push("a", encoding);
+  auto client = Connect();
+  const auto lease = client->Lease("a", encoding.manifest);
+  ASSERT_TRUE(lease.ok());
+  EXPECT_FALSE((*node_)->idle());
+  client = nullptr;
+  AwaitIdle();
+}
+
+TEST_F(LocalTest, ASilentConnectionLosesItsLeases) {
+  StartNode([](store::NodeOptions* options) { options->limits.lease = absl::Seconds(3); });
+  const Synthetic encoding = MakeSynthetic(5);
+  Push("a", encoding);
+  const auto client = Connect(), silent = Connect();
+  const auto lease = client->Lease("a", encoding.manifest), lost = silent->Lease("a", encoding.manifest);
+  ASSERT_TRUE(lease.ok() && lost.ok());
+  const absl::Time begin = absl::Now();
+  while (absl::Now() < begin + absl::Seconds(5)) {
+    proto::Request renew;
+    renew.mutable_renew();
+    ASSERT_TRUE(client->Ask(renew).ok());
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_FALSE(silent->Closed().ok());
+  EXPECT_FALSE((*node_)->idle());  // the other's
+  EXPECT_EQ(client->Generation(lease->generation_slot()), lease->generation());
+}
+
+TEST_F(LocalTest, MemoryIsSharedByRights) {
+  std::ofstream(directory_.path() + "/access") << "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n";
+  StartNode([this](store::NodeOptions* options) { options->access_file = directory_.path() + "/access"; });
+  const Synthetic encoding = MakeSynthetic(6);
+  Push("a", encoding, "writer-key-123456");
+  Push("b", encoding, "writer-key-123456");
+  const auto reader = Connect("reader-key-123456");
+  EXPECT_TRUE(reader->Lease("a", encoding.manifest).ok());
+  EXPECT_EQ(reader->Lease("b", encoding.manifest).status().code(), absl::StatusCode::kPermissionDenied);
+  for (const auto& [number, name] : reader->names) EXPECT_NE(name, "b");
+  EXPECT_EQ(Connect("writer-key-123456")->Hello("x").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(LocalTest, WhatALocalConnectionCannotDo) {
+  StartNode([](store::NodeOptions* options) { options->limits.leases_per_connection = 2; });
+  const Synthetic encoding = MakeSynthetic(7);
+  Push("a", encoding);
+  const auto client = Connect();
+  EXPECT_EQ(client->Lease("a", MakeSynthetic(8).manifest).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(client->Lease("a", encoding.manifest).ok());
+  EXPECT_TRUE(client->Lease("a", encoding.manifest).ok());
+  EXPECT_EQ(client->Lease("a", encoding.manifest).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(client->Ask(RawData::PullOf("a", encoding.manifest, 1, 2)).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(client->Ask(RawData::PushBegin("a", MakeSynthetic(9))).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  LocalClient stranger(local_.get(), socket());
+  EXPECT_EQ(stranger.Lease("a", encoding.manifest).status().code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_TRUE(stranger.memories.empty());
+}
+
+}  // namespace
+}  // namespace kvlink::testing

@@ -1,0 +1,248 @@
+// The parts of a node on their own: access lists, sessions, lanes, credit for pushes, the log.
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/node/access.h"
+#include "store/node/lane.h"
+#include "store/node/log.h"
+#include "store/node/push_credit.h"
+#include "store/node/sessions.h"
+
+namespace kvlink::store {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kFile[] =
+    "# comment\n"
+    "ingest 0123456789abcdef write news,wiki\n"
+    "\n"
+    "ask\t fedcba9876543210  read *   # all of them\r\n";
+
+TEST(Access, AFileGrantsWhatItSays) {
+  const auto list = AccessList::Parse(kFile);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_TRUE(list->guarded());
+  const auto ingest = list->Find("0123456789abcdef"), ask = list->Find("fedcba9876543210");
+  ASSERT_TRUE(ingest.ok() && ask.ok());
+  EXPECT_EQ(ingest->name, "ingest");
+  EXPECT_TRUE(ingest->Allows(Right::kRead, "news").ok());
+  EXPECT_TRUE(ingest->Allows(Right::kWrite, "wiki").ok());
+  EXPECT_EQ(ingest->Allows(Right::kAdmin, "wiki").code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ingest->Allows(Right::kRead, "new").code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_TRUE(ask->Allows(Right::kRead, "anything").ok());
+  EXPECT_EQ(ask->Allows(Right::kWrite, "anything").code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ask->AllowsAll(Right::kAdmin).code(), absl::StatusCode::kPermissionDenied);
+  for (const char* key : {"", "0123456789abcde", "0123456789abcdef ", "ingest", "#"}) {
+    EXPECT_EQ(list->Find(key).status().code(), absl::StatusCode::kUnauthenticated) << key;
+  }
+}
+
+TEST(Access, WithoutAFileEverybodyMayDoEverything) {
+  const auto anybody = AccessList().Find("");
+  ASSERT_TRUE(anybody.ok());
+  EXPECT_TRUE(anybody->Allows(Right::kAdmin, "x").ok());
+  EXPECT_TRUE(anybody->AllowsAll(Right::kAdmin).ok());
+}
+
+TEST(Access, MistakesAreNamedByTheirLineAndNeverTheKey) {
+  const std::string key = "0123456789abcdef";
+  const std::vector<std::string> lines = {
+      "ask " + key + " read",           "ask short read *",          "ask " + key + " root *",
+      "ask " + key + " read ,",         "ask " + key + " read a,*",  "ask " + key + " read * more",
+      "ingest 1123456789abcdef read *", "ask " + key + " read \x01", "other " + key + " read *",
+      "ask " + key + "\xc3\xa9 read *",
+  };
+  for (const std::string& line : lines) {
+    const auto list = AccessList::Parse(absl::StrCat("ingest 0123456789abcdef write *\n", line, "\n"));
+    EXPECT_EQ(list.status().code(), absl::StatusCode::kInvalidArgument) << line;
+    EXPECT_THAT(std::string(list.status().message()), HasSubstr("line 2")) << line;
+    EXPECT_THAT(std::string(list.status().message()), Not(HasSubstr(key)));
+  }
+  EXPECT_FALSE(AccessList::Parse("").ok());
+  EXPECT_FALSE(AccessList::Parse("# nobody\n").ok());
+  EXPECT_EQ(AccessList::Load("/nonexistent/access").status().code(), absl::StatusCode::kNotFound);
+}
+
+Grant Everything() { return *AccessList().Find(""); }
+
+TEST(SessionsTest, PinsComeBackHoweverASessionEnds) {
+  std::vector<std::string> unpinned;
+  Sessions sessions(10, absl::Milliseconds(200), [&](const engine::EncodingKey& key) { unpinned.push_back(key.ns); });
+  const auto closed = *sessions.Open(Everything(), "closed"), expires = *sessions.Open(Everything(), "expires");
+  EXPECT_NE(closed->token(), expires->token());
+  EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}));
+  EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}));
+  EXPECT_TRUE(closed->AddPin({"b", {}, Codec::kRawBf16}));
+  EXPECT_TRUE(closed->TakePin({"b", {}, Codec::kRawBf16}));
+  EXPECT_FALSE(closed->TakePin({"b", {}, Codec::kRawBf16}));
+  EXPECT_TRUE(expires->AddPin({"c", {}, Codec::kRawBf16}));
+  sessions.Close(closed.get());
+  EXPECT_THAT(unpinned, ElementsAre("a", "a"));
+  EXPECT_FALSE(closed->AddPin({"a", {}, Codec::kRawBf16}));
+  EXPECT_EQ(closed->Check(Right::kRead, "a").code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(sessions.Find(closed->token()).status().code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(sessions.Sweep(absl::Now()), 0);
+  EXPECT_EQ(sessions.Sweep(absl::Now() + absl::Seconds(1)), 1);
+  EXPECT_THAT(unpinned, ElementsAre("a", "a", "c"));
+  EXPECT_EQ(sessions.size(), 0);
+  EXPECT_EQ(sessions.Renew(expires.get()).code(), absl::StatusCode::kUnauthenticated);
+}
+
+TEST(SessionsTest, AnswersAreRememberedWithinABound) {
+  AnswerMemory memory;
+  std::string answer;
+  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kNew);
+  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kUnderWay);
+  memory.Finish(1, "first");
+  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kAnswered);
+  EXPECT_EQ(answer, "first");
+  EXPECT_EQ(memory.Begin(2, &answer), AnswerMemory::State::kNew);
+  memory.Forget(2);
+  EXPECT_EQ(memory.Begin(2, &answer), AnswerMemory::State::kNew);
+  for (uint64_t id = 10; id < 1000; ++id) memory.Finish(id, "x");
+  EXPECT_EQ(memory.Begin(999, &answer), AnswerMemory::State::kAnswered);
+  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kNew);       // forgotten
+  EXPECT_EQ(memory.Begin(2, &answer), AnswerMemory::State::kUnderWay);  // what is under way is not
+  for (uint64_t id = 2000; id < 2100; ++id) memory.Finish(id, std::string(8192, 'x'));
+  EXPECT_EQ(memory.Begin(2099, &answer), AnswerMemory::State::kAnswered);
+  EXPECT_EQ(memory.Begin(2050, &answer), AnswerMemory::State::kNew);
+}
+
+// Lets work wait until it is opened.
+class Gate {
+ public:
+  void Open() {
+    MutexLock lock(&mutex_);
+    open_ = true;
+    changed_.SignalAll();
+  }
+  void Pass() {
+    MutexLock lock(&mutex_);
+    while (!open_) changed_.Wait(&mutex_);
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+TEST(LaneTest, IsBoundedAndDropsWhatIsLate) {
+  Gate gate, entered;
+  std::atomic<int> done{0}, late{0}, refused{0};
+  Lane lane({.name = "test", .threads = 1, .most_queued = 3, .most_queued_bytes = 100});
+  ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
+                       [&](const absl::Status&) {
+                         entered.Open();
+                         gate.Pass();
+                       })
+                  .ok());
+  entered.Pass();
+  const auto work = [&](const absl::Status& turn) {
+    (turn.ok() ? done : absl::IsDeadlineExceeded(turn) ? late : refused)++;
+  };
+  EXPECT_TRUE(lane.Add(absl::Now() - absl::Seconds(1), 60, work).ok());
+  EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 60, work).code(), absl::StatusCode::kResourceExhausted);  // bytes
+  EXPECT_TRUE(lane.Add(absl::InfiniteFuture(), 10, work).ok());
+  EXPECT_TRUE(lane.Add(absl::InfiniteFuture(), 10, work).ok());
+  EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 10, work).code(), absl::StatusCode::kResourceExhausted);  // count
+  EXPECT_TRUE(lane.AddAdmitted(absl::InfiniteFuture(), work).ok());
+  EXPECT_EQ(lane.queued(), 4);
+  gate.Open();
+  while (done + late < 4) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(late, 1);
+  lane.Stop();
+  EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 0, work).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(LaneTest, StopRefusesWhatWaits) {
+  Gate gate, entered;
+  std::atomic<int> refused{0};
+  Lane lane({.name = "test", .threads = 1});
+  ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
+                       [&](const absl::Status&) {
+                         entered.Open();
+                         gate.Pass();
+                       })
+                  .ok());
+  entered.Pass();
+  ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
+                       [&](const absl::Status& turn) {
+                         if (absl::IsUnavailable(turn)) ++refused;
+                         gate.Open();
+                       })
+                  .ok());
+  lane.Stop();
+  EXPECT_EQ(refused, 1);
+}
+
+TEST(PushCreditTest, ShrinksWhilePullsAreServed) {
+  PushCredit credit(100, 20, absl::ZeroDuration());
+  std::vector<int> asked;
+  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
+  EXPECT_TRUE(credit.Take(60, waiter(1)));
+  EXPECT_TRUE(credit.Take(40, waiter(2)));
+  EXPECT_FALSE(credit.Take(1, waiter(3)));
+  credit.Return(60);
+  EXPECT_THAT(asked, ElementsAre(3));
+  credit.PullBegan();
+  EXPECT_FALSE(credit.Take(10, waiter(4)));  // 40 are on their way
+  credit.Return(40);
+  EXPECT_THAT(asked, ElementsAre(3, 4));
+  EXPECT_TRUE(credit.Take(60, waiter(5)));  // one is always let in
+  EXPECT_FALSE(credit.Take(10, waiter(6)));
+  credit.PullEnded();
+  EXPECT_THAT(asked, ElementsAre(3, 4, 6));
+  EXPECT_EQ(credit.taken(), 60);
+}
+
+TEST(PushCreditTest, StaysSmallShortlyAfterAPull) {
+  PushCredit credit(100, 20, absl::Hours(1));
+  credit.PullBegan();
+  credit.PullEnded();
+  EXPECT_TRUE(credit.Take(15, [] {}));
+  bool asked = false;
+  EXPECT_FALSE(credit.Take(15, [&] { asked = true; }));
+  credit.Return(15);
+  EXPECT_TRUE(asked);
+}
+
+TEST(PushCreditTest, ThoseThatAreGoneDoNotHoldUpOthers) {
+  PushCredit credit(10, 10, absl::ZeroDuration());
+  EXPECT_TRUE(credit.Take(10, [] {}));
+  EXPECT_FALSE(credit.Take(10, [] {}));  // takes nothing when asked
+  bool asked = false;
+  EXPECT_FALSE(credit.Take(10, [&] { asked = true; }));
+  credit.Return(10);
+  EXPECT_TRUE(asked);
+}
+
+TEST(LogTest, LinesAreJsonAndRepeatedEventsAreCounted) {
+  std::vector<std::string> lines;
+  Log log([&](absl::string_view line) { lines.emplace_back(line); });
+  log.Info("event", {{"number", int64_t{-3}}, {"real", 0.5}, {"flag", true}, {"text", std::string("a\"b\\\n\xff")}});
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_THAT(lines[0], HasSubstr("\"level\":\"info\",\"event\":\"event\",\"number\":-3,\"real\":0.5,\"flag\":true,"
+                                  "\"text\":\"a\\\"b\\\\\\u000a?\"}"));
+  EXPECT_THAT(lines[0], ::testing::StartsWith("{\"time\":\"2"));
+  for (int i = 0; i < 1000; ++i) log.Warning("often");
+  EXPECT_LT(lines.size(), 100u);
+  log.Error("seldom");
+  EXPECT_THAT(lines.back(), HasSubstr("seldom"));
+  absl::SleepFor(absl::Milliseconds(400));
+  log.Warning("often");
+  EXPECT_THAT(lines.back(), HasSubstr("\"suppressed\":9"));
+}
+
+}  // namespace
+}  // namespace kvlink::store

@@ -1,0 +1,419 @@
+// What a node refuses on its data path, and what it does with transfers that do not end as they should.
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/node/raw_client.h"
+
+namespace kvlink::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+class RequestsTest : public ::testing::Test {
+ protected:
+  void StartNode(const TestNode::Change& change = {}) {
+    node_ = std::make_unique<TestNode>(Carrier::kLoopback, change);
+    transport_ = node_->NewClientTransport();
+    control_ = std::make_unique<RawControl>((*node_)->addresses().control);
+  }
+  // A connection of a new session.
+  std::unique_ptr<RawData> Connect(const std::string& key = "") {
+    const auto session = control_->Open(key);
+    EXPECT_TRUE(session.ok()) << session.status();
+    return ConnectAs(control_->token());
+  }
+  std::unique_ptr<RawData> ConnectAs(const std::string& token) {
+    auto data = std::make_unique<RawData>(transport_.get(), node_->data_address());
+    const absl::Status hello = data->Hello(token);
+    EXPECT_TRUE(hello.ok()) << hello;
+    return data;
+  }
+  int64_t Value(const std::string& name) {
+    RawControl control((*node_)->addresses().control);
+    EXPECT_TRUE(control.Open().ok());
+    const auto stats = control.Stats();
+    EXPECT_TRUE(stats.ok()) << stats.status();
+    return stats.ok() ? stats->values().at(name) : -1;
+  }
+  // Waits until a value of the node's statistics is as wanted.
+  void Await(const std::string& name, int64_t wanted) {
+    const absl::Time limit = Patience();
+    while (Value(name) != wanted && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(20));
+    EXPECT_EQ(Value(name), wanted) << name;
+  }
+  static proto::Request LookupOf(const std::string& ns) {
+    proto::Request request;
+    request.set_ns(ns);
+    request.mutable_lookup()->set_codec(1);
+    request.mutable_lookup()->set_identities(std::string(32, 'i'));
+    return request;
+  }
+
+  std::unique_ptr<TestNode> node_;
+  std::unique_ptr<transport::Transport> transport_;
+  std::unique_ptr<RawControl> control_;
+};
+
+TEST_F(RequestsTest, HelloComesFirst) {
+  StartNode();
+  RawData data(transport_.get(), node_->data_address());
+  EXPECT_EQ(data.Ask(LookupOf("a")).status().code(), absl::StatusCode::kUnauthenticated);
+  // A token of no session ends the connection.
+  EXPECT_EQ(data.Hello(std::string(16, 'x')).code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_TRUE(absl::IsUnavailable(data.inbox()->Closed()));
+}
+
+TEST_F(RequestsTest, AConnectionThatSaysNothingIsClosed) {
+  StartNode([](store::NodeOptions* options) { options->limits.hello_within = absl::Seconds(2); });
+  RawData silent(transport_.get(), node_->data_address());
+  const auto speaker = Connect();
+  EXPECT_TRUE(absl::IsUnavailable(silent.inbox()->Closed()));
+  EXPECT_TRUE(speaker->Ask(LookupOf("a")).ok());
+}
+
+TEST_F(RequestsTest, TheAddresseeMustBeTheNode) {
+  StartNode();
+  auto data = Connect();
+  proto::Request request = LookupOf("a");
+  request.set_boot_id(std::string(16, 'b'));
+  EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kFailedPrecondition);
+  request = LookupOf("a");
+  request.set_placement(7);
+  EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(data->Ask(LookupOf("")).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(data->Ask(LookupOf("a\x01")).status().code(), absl::StatusCode::kInvalidArgument);
+  const std::string boot = control_->Open()->boot_id();
+  request = LookupOf("a");
+  request.set_boot_id(boot);
+  EXPECT_TRUE(data->Ask(request).ok());
+  // Another start is another node.
+  const std::string token = control_->token();
+  data = nullptr;  // before its transport
+  node_->Start();
+  transport_ = node_->NewClientTransport();
+  RawData later(transport_.get(), node_->data_address());
+  EXPECT_EQ(later.Hello(token).code(), absl::StatusCode::kUnauthenticated);
+}
+
+TEST_F(RequestsTest, RightsAreCheckedWithEachRequest) {
+  ScratchDirectory access(/*in_memory=*/true);
+  std::ofstream(access.path() + "/access") << "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n";
+  StartNode([&](store::NodeOptions* options) { options->access_file = access.path() + "/access"; });
+  const auto reader = Connect("reader-key-123456");
+  const std::string reader_token = control_->token();
+  const auto writer = Connect("writer-key-123456");
+  const Synthetic encoding = MakeSynthetic(1);
+  const std::vector<Identity> identities = {encoding.manifest.identity};
+  EXPECT_EQ(reader->Push("a", encoding).status().code(), absl::StatusCode::kPermissionDenied);
+  ASSERT_TRUE(writer->Push("a", encoding).ok());
+  ASSERT_TRUE(writer->Push("b", encoding).ok());
+  EXPECT_TRUE(reader->Pull("a", encoding.manifest).ok());
+  EXPECT_EQ(reader->Pull("b", encoding.manifest).status().code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(reader->Lookup("b", identities).status().code(), absl::StatusCode::kPermissionDenied);
+  for (const auto act : {proto::Mark::PIN, proto::Mark::UNPIN, proto::Mark::REMOVE}) {
+    EXPECT_EQ(reader->Mark("a", act, identities).status().code(), absl::StatusCode::kPermissionDenied);
+  }
+  for (const auto act : {proto::Mark::TOUCH, proto::Mark::PREFETCH, proto::Mark::SUSPECT}) {
+    const auto marked = reader->Mark("a", act, identities);
+    ASSERT_TRUE(marked.ok()) << marked.status();
+    EXPECT_EQ(*marked, std::string(1, '\0'));
+  }
+  // Another hello brings its rights.
+  EXPECT_TRUE(writer->Hello(reader_token).ok());
+  EXPECT_EQ(writer->Push("a", MakeSynthetic(2)).status().code(), absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(RequestsTest, AnExpiredSessionIsRefusedUntilTheNextHello) {
+  StartNode([](store::NodeOptions* options) { options->limits.session_lifetime = absl::Seconds(2); });
+  const auto data = Connect();
+  EXPECT_TRUE(data->Ask(LookupOf("a")).ok());
+  absl::SleepFor(absl::Milliseconds(2200));
+  EXPECT_EQ(data->Ask(LookupOf("a")).status().code(), absl::StatusCode::kUnauthenticated);
+  control_->set_token("");
+  ASSERT_TRUE(control_->Open().ok());
+  EXPECT_TRUE(data->Hello(control_->token()).ok());
+  EXPECT_TRUE(data->Ask(LookupOf("a")).ok());
+}
+
+TEST_F(RequestsTest, WhatMakesNoSenseIsRefusedAndTheConnectionStays) {
+  StartNode();
+  const auto data = Connect();
+  proto::Request request = LookupOf("a");
+  request.mutable_lookup()->set_codec(9);
+  EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kInvalidArgument);
+  request = LookupOf("a");
+  request.clear_lookup();
+  EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(data->Pull("a", MakeSynthetic(1).manifest).status().code(), absl::StatusCode::kNotFound);
+  // A lease is for local connections.
+  request.mutable_lease()->mutable_name()->set_identity(std::string(32, 'i'));
+  request.mutable_lease()->mutable_name()->set_codec(1);
+  request.mutable_lease()->mutable_name()->set_etag(std::string(16, 'e'));
+  EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(data->Ask(LookupOf("a")).ok());
+}
+
+TEST_F(RequestsTest, WhatCannotBeReadEndsTheConnection) {
+  StartNode();
+  for (const std::string& bytes : {std::string("x"), std::string(1000, '\0'), std::string(200000, 'z')}) {
+    const auto data = Connect();
+    ASSERT_TRUE(data->SendBytes({bytes.data(), bytes.size()}).ok());
+    const auto answer = data->Next(0);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(StatusOf(*answer).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_TRUE(absl::IsUnavailable(data->inbox()->Closed()));
+  }
+  EXPECT_EQ(Value("malformed_requests"), 3);
+}
+
+TEST_F(RequestsTest, APassedDeadlineIsNotBegun) {
+  StartNode([](store::NodeOptions* options) { options->limits.serving_threads = 1; });
+  const auto data = Connect();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  // The landing never comes, so the pull ends by its deadline.
+  proto::Request pull = RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2);
+  pull.set_remaining_ms(200);
+  const uint64_t id = data->Send(pull);
+  ASSERT_TRUE(data->Next(id)->has_pull_started());
+  EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kDeadlineExceeded);
+  Await("pulls", 0);
+}
+
+TEST_F(RequestsTest, PullsEndWithCancelAndWithTheConnection) {
+  StartNode();
+  auto data = Connect();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  const uint64_t id = data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2));
+  ASSERT_TRUE(data->Next(id)->has_pull_started());
+  proto::Request again = RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2);
+  again.set_id(id);
+  data->Send(again);
+  EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kInvalidArgument);
+  proto::Request cancel;
+  cancel.mutable_cancel()->set_request(id);
+  data->Send(cancel);
+  EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kCancelled);
+  // Too few landings.
+  const uint64_t few = data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(1), 1));
+  EXPECT_EQ(StatusOf(*data->Next(few)).code(), absl::StatusCode::kInvalidArgument);
+  const uint64_t open = data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2));
+  ASSERT_TRUE(data->Next(open)->has_pull_started());
+  data = nullptr;
+  Await("pulls", 0);
+  Await("connections", 0);
+  Await("leases", 0);
+}
+
+TEST_F(RequestsTest, ALandingThatIsTooShortEndsThePull) {
+  StartNode();
+  const auto data = Connect();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  const uint64_t first = data->TakeLandings(2);
+  const uint64_t id = data->Send(RawData::PullOf("a", encoding.manifest, first, 2));
+  ASSERT_TRUE(data->Next(id)->has_pull_started());
+  Completion landed;
+  data->connection()->Land(first, {*transport_->Allocate(4096), 0, 1000}, Patience(), landed.ForLanding());
+  EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kInvalidArgument);
+  Await("pulls", 0);
+}
+
+TEST_F(RequestsTest, ConnectionsAreBounded) {
+  StartNode([](store::NodeOptions* options) { options->limits.connections = 2; });
+  auto first = Connect();
+  const auto second = Connect();
+  const auto refused =
+      transport_->Connect(node_->data_address(), std::make_shared<Inbox>(), absl::Now() + absl::Seconds(30));
+  EXPECT_FALSE(refused.ok());
+  first = nullptr;
+  Await("connections", 1);
+  EXPECT_TRUE(Connect()->Ask(LookupOf("a")).ok());
+}
+
+TEST_F(RequestsTest, TransfersOfAConnectionAreBounded) {
+  StartNode([](store::NodeOptions* options) {
+    options->limits.pulls_per_connection = 3;
+    options->limits.pushes_per_connection = 2;
+    options->limits.pulls = 5;
+  });
+  const auto data = Connect(), other = Connect();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  const auto begin = [&](RawData* on) {
+    const uint64_t id = on->Send(RawData::PullOf("a", encoding.manifest, on->TakeLandings(2), 2));
+    return StatusOf(*on->Next(id)).code();
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(begin(data.get()), absl::StatusCode::kOk);
+  EXPECT_EQ(begin(data.get()), absl::StatusCode::kResourceExhausted);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(begin(other.get()), absl::StatusCode::kOk);
+  EXPECT_EQ(begin(other.get()), absl::StatusCode::kResourceExhausted);
+  for (int i = 0; i < 3; ++i) {
+    const auto ready = data->Ask(RawData::PushBegin("a", MakeSynthetic(10 + i)));
+    EXPECT_EQ(ready.status().code(), i < 2 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted);
+  }
+  const uint64_t id = data->Send(RawData::PushBegin("a", MakeSynthetic(20)));
+  EXPECT_GT(data->Next(id)->retry_after_ms(), 0u);
+}
+
+TEST_F(RequestsTest, HalfFinishedPushesExpireAndLeaveNothing) {
+  StartNode([](store::NodeOptions* options) { options->limits.push_progress = absl::Seconds(2); });
+  auto data = Connect();
+  const Synthetic half = MakeSynthetic(1), cut = MakeSynthetic(2);
+  const uint64_t id = data->Send(RawData::PushBegin("a", half));
+  const auto ready = data->Next(id);
+  ASSERT_TRUE(ready.ok() && ready->has_push_ready());
+  Completion sent;
+  const auto buffer = data->Registered(absl::MakeConstSpan(half.slabs[0]));
+  const int64_t length = half.manifest.layers[0].length;
+  data->connection()->Send(ready->push_ready().first_landing(), {*buffer, 0, length}, Patience(), sent.ForSend());
+  (void)sent.Wait();  // on a slow machine the push may be gone before
+  Await("pushes", 0);
+  const auto late = data->Ask(RawData::PushCommit("a", id, half.manifest));
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kFailedPrecondition) << late.status();
+  // A push whose connection goes.
+  ASSERT_TRUE(data->Ask(RawData::PushBegin("a", cut)).ok());
+  data = nullptr;
+  Await("pushes", 0);
+  const auto later = Connect();
+  const auto found = later->Lookup("a", {half.manifest.identity, cut.manifest.identity});
+  ASSERT_TRUE(found.ok()) << found.status();
+  for (const FoundRecord& record : *found) EXPECT_EQ(record.tier, 0);
+  EXPECT_TRUE(later->Push("a", half).ok());
+  EXPECT_TRUE(later->Pull("a", half.manifest).ok());
+}
+
+TEST_F(RequestsTest, AManifestThatDoesNotFitIsRefused) {
+  StartNode();
+  const auto data = Connect();
+  const Synthetic good = MakeSynthetic(1), other = MakeSynthetic(3), longer = MakeSynthetic(1, /*layers=*/3);
+  // Slabs of one encoding under the manifest of another; damaged slabs; a manifest that is none.
+  Synthetic wrong = good;
+  wrong.manifest = other.manifest;
+  const auto begin_as = [&](const Synthetic& begun, const std::string& manifest, bool flip) {
+    const uint64_t id = data->Send(RawData::PushBegin("a", begun));
+    const auto ready = data->Next(id);
+    EXPECT_TRUE(ready.ok() && ready->has_push_ready());
+    std::vector<Completion> sent(begun.slabs.size());
+    for (size_t layer = 0; layer < begun.slabs.size(); ++layer) {
+      auto buffer = *data->Registered(absl::MakeConstSpan(begun.slabs[layer]));
+      if (flip) buffer->data()[8] ^= std::byte{1};
+      data->connection()->Send(ready->push_ready().first_landing() + layer, {buffer, 0, buffer->size()}, Patience(),
+                               sent[layer].ForSend());
+    }
+    proto::Request commit;
+    commit.set_id(id);
+    commit.set_ns("a");
+    commit.mutable_push_commit()->set_manifest(manifest);
+    data->Send(commit);
+    for (const Completion& slab : sent) EXPECT_TRUE(slab.Wait().ok());
+    return StatusOf(*data->Next(id));
+  };
+  EXPECT_EQ(begin_as(good, SerializeManifest(other.manifest), false).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(begin_as(good, SerializeManifest(longer.manifest), false).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(begin_as(good, SerializeManifest(good.manifest), true).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(begin_as(good, "no manifest", false).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ((*data->Lookup("a", {good.manifest.identity}))[0].tier, 0);
+  Await("pushes", 0);
+  EXPECT_TRUE(data->Push("a", good).ok());
+}
+
+TEST_F(RequestsTest, ARepeatedCommitGetsTheFirstAnswer) {
+  StartNode();
+  auto data = Connect();
+  const std::string token = control_->token();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  const uint64_t id = 1 + 1;  // hello was 1
+  const auto again = data->Ask(RawData::PushCommit("a", id, encoding.manifest));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->push_done().written());
+  // On another connection of the session, too; not in another session.
+  data = ConnectAs(token);
+  const auto elsewhere = data->Ask(RawData::PushCommit("a", id, encoding.manifest));
+  ASSERT_TRUE(elsewhere.ok()) << elsewhere.status();
+  EXPECT_TRUE(elsewhere->push_done().written());
+  const auto stranger = Connect();
+  EXPECT_EQ(stranger->Ask(RawData::PushCommit("a", id, encoding.manifest)).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(RequestsTest, PinsAreCountedOnceAndGoWithTheSession) {
+  StartNode();
+  auto data = Connect();
+  const std::string token = control_->token();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  const auto mark = [&](proto::Mark::Act act, uint64_t id) {
+    proto::Request request;
+    request.set_id(id);
+    request.set_ns("a");
+    request.mutable_mark()->set_act(act);
+    request.mutable_mark()->set_codec(1);
+    request.mutable_mark()->set_identities(std::string(BytesOf(encoding.manifest.identity)) + std::string(32, 'x'));
+    const auto answer = data->Ask(request);
+    return answer.ok() ? answer->marked().codes() : answer.status().ToString();
+  };
+  const std::string done("\0\5", 2);  // the second is not there
+  EXPECT_EQ(mark(proto::Mark::PIN, 100), done);
+  EXPECT_GT(Value("pinned_bytes"), 0);
+  data = ConnectAs(token);
+  EXPECT_EQ(mark(proto::Mark::PIN, 100), done);  // the same request
+  EXPECT_EQ(mark(proto::Mark::UNPIN, 101), done);
+  EXPECT_EQ(Value("pinned_bytes"), 0);
+  EXPECT_EQ(mark(proto::Mark::UNPIN, 102), std::string("\5\5", 2));
+  EXPECT_EQ(mark(proto::Mark::PIN, 103), done);
+  // Another session cannot take it away.
+  auto mine = std::move(data);
+  data = Connect();
+  EXPECT_EQ(mark(proto::Mark::UNPIN, 104), std::string("\5\5", 2));
+  EXPECT_GT(Value("pinned_bytes"), 0);
+  control_->set_token(token);
+  store::v1::CloseSessionResponse closed;
+  ASSERT_TRUE((*control_)->CloseSession(control_->Context().get(), {}, &closed).ok());
+  EXPECT_EQ(Value("pinned_bytes"), 0);
+  EXPECT_EQ(mark(proto::Mark::REMOVE, 105), std::string("\0\0", 2));
+  EXPECT_EQ((*data->Lookup("a", {encoding.manifest.identity}))[0].tier, 0);
+}
+
+TEST_F(RequestsTest, FullLanesAreSaidSo) {
+  StartNode([](store::NodeOptions* options) { options->limits.requests_per_connection = 0; });
+  const auto data = Connect();
+  const uint64_t id = data->Send(LookupOf("a"));
+  const auto answer = data->Next(id);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(StatusOf(*answer).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(answer->retry_after_ms(), 0u);
+}
+
+TEST_F(RequestsTest, MetricsAreServed) {
+  StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
+  const auto data = Connect();
+  ASSERT_TRUE(data->Push("a", MakeSynthetic(1)).ok());
+  ASSERT_TRUE(data->Pull("a", MakeSynthetic(1).manifest).ok());
+  // What ended is counted shortly after its answer.
+  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  std::string text;
+  do {
+    text = (*node_)->MetricsText();
+  } while (text.find("kvlink_operations_total{code=\"OK\",operation=\"push\"} 1") == std::string::npos &&
+           absl::Now() < limit);
+  for (const char* line :
+       {"kvlink_operation_seconds_bucket{operation=\"pull\",le=\"",
+        "kvlink_operations_total{code=\"OK\",operation=\"push\"} 1", "kvlink_hit_tokens_total{tier=\"dram\"} 40",
+        "kvlink_sessions 1", "kvlink_connections 1", "kvlink_transport_registered_bytes{transport=\"loopback\"}",
+        "kvlink_namespace_encodings{namespace=\"a\"} 1", "kvlink_integrity_failures_total 0",
+        "kvlink_queued_requests{lane=\"serving\"} 0", "kvlink_evictions_total{"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT((*node_)->addresses().metrics, ::testing::StartsWith("127.0.0.1:"));
+}
+
+}  // namespace
+}  // namespace kvlink::testing

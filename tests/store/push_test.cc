@@ -1,0 +1,418 @@
+// Pushes straight into the tier, and what readers may do besides reading: OnLanded, Touch, Prefetch, Suspect.
+#include <cstring>
+#include <map>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/engine/engine.h"
+#include "tests/store/failing_io.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::engine {
+namespace {
+
+using ::kvlink::testing::Broken;
+using ::kvlink::testing::EntryOf;
+using ::kvlink::testing::FailingIo;
+using ::kvlink::testing::FlipOnDisk;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestSeed;
+
+constexpr char kNamespace[] = "ns";
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+
+EncodingKey KeyOf(const Synthetic& s) { return {kNamespace, s.manifest.identity, s.manifest.codec}; }
+
+std::vector<int64_t> LengthsOf(const Synthetic& s) {
+  std::vector<int64_t> lengths;
+  for (const LayerManifest& layer : s.manifest.layers) lengths.push_back(layer.length);
+  return lengths;
+}
+
+class PushTest : public ::testing::Test {
+ protected:
+  PushTest() : scratch_(/*in_memory=*/true) {
+    options_.dram_bytes = 4 << 20;
+    options_.segment_bytes = 1 << 20;
+    options_.capacity_bytes = 8 << 20;
+    options_.memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); };
+    Open();
+  }
+  void Open() {
+    engine_.reset();
+    memories_.clear();
+    auto opened = Engine::Open(scratch_.path(), options_);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    engine_ = *std::move(opened);
+  }
+
+  // Fills a push; the padding gets what a hostile or careless sender could leave in it.
+  std::unique_ptr<PendingPush> Fill(const Synthetic& s) {
+    auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
+    if (!push.ok()) {
+      ADD_FAILURE() << push.status();
+      return nullptr;
+    }
+    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+      const absl::Span<std::byte> slab = (*push)->slab(layer);
+      std::memset(slab.data(), 0xee, slab.size());
+      std::memcpy(slab.data(), s.slabs[layer].data(), s.manifest.shape(layer).used_bytes());
+    }
+    return *std::move(push);
+  }
+  absl::StatusOr<Engine::PutOutcome> Commit(std::unique_ptr<PendingPush> push, const Manifest& manifest) {
+    Mutex mutex;
+    CondVar ended;
+    std::optional<absl::StatusOr<Engine::PutOutcome>> outcome;
+    int calls = 0;
+    engine_->CommitPush(std::move(push), manifest, [&](absl::StatusOr<Engine::PutOutcome> given) {
+      MutexLock lock(&mutex);
+      outcome = std::move(given);
+      ++calls;
+      ended.Signal();
+    });
+    MutexLock lock(&mutex);
+    const absl::Time deadline = Soon();
+    while (!outcome.has_value() && absl::Now() < deadline) ended.WaitUntil(&mutex, deadline);
+    EXPECT_EQ(calls, 1);
+    return outcome.has_value() ? *outcome : absl::StatusOr<Engine::PutOutcome>(absl::DeadlineExceededError("hangs"));
+  }
+  absl::StatusOr<Engine::PutOutcome> Push(const Synthetic& s) { return Commit(Fill(s), s.manifest); }
+
+  absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const Synthetic& s) {
+    return engine_->Read(KeyOf(s), s.manifest.etag, Soon());
+  }
+  absl::Status Compare(const Synthetic& s, bool* from_dram = nullptr) {
+    auto lease = Read(s);
+    if (!lease.ok()) return lease.status();
+    if (from_dram != nullptr) *from_dram = (*lease)->from_dram();
+    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+      absl::Status status = (*lease)->WaitLayer(layer, Soon());
+      if (!status.ok()) return status;
+      if ((*lease)->layer(layer) != absl::MakeConstSpan(s.slabs[layer])) return absl::InternalError("WRONG BYTES");
+    }
+    return absl::OkStatus();
+  }
+  // Whether [data, data + length) is where `place` says.
+  bool LiesAt(const Place& place, const std::byte* data, int64_t length) {
+    for (const TierMemory& memory : memories_) {
+      if (memory.number != place.memory) continue;
+      return memory.base + place.offset == data && place.offset >= 0 && place.offset + length <= memory.bytes;
+    }
+    return false;
+  }
+
+  ScratchDirectory scratch_;
+  EngineOptions options_;
+  std::vector<TierMemory> memories_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(PushTest, LandsInTheTierAndIsThereAfterReopening) {
+  const Synthetic s = MakeSynthetic(1, 3, 700, 2, 64);
+  std::unique_ptr<PendingPush> push = Fill(s);
+  ASSERT_NE(push, nullptr);
+  EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
+  EXPECT_EQ(engine_->Stats().pushes_open, 1);
+  std::vector<const std::byte*> slabs;
+  for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+    slabs.push_back(push->slab(layer).data());
+    EXPECT_TRUE(LiesAt(push->place(layer), slabs.back(), s.manifest.layers[layer].length));
+  }
+  const auto outcome = Commit(std::move(push), s.manifest);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->written);
+  EXPECT_EQ(outcome->etag, s.manifest.etag);
+  {
+    auto lease = Read(s);
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    EXPECT_TRUE((*lease)->from_dram());
+    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+      EXPECT_EQ((*lease)->layer(layer).data(), slabs[layer]) << "a copy was made";
+      EXPECT_TRUE(LiesAt((*lease)->place(layer), slabs[layer], s.manifest.layers[layer].length));
+    }
+  }
+  EXPECT_EQ(engine_->Stats().bytes_written_in_place, s.bytes());
+  EXPECT_EQ(Compare(s), absl::OkStatus()) << "padding included";
+  Open();
+  bool from_dram = true;
+  EXPECT_EQ(Compare(s, &from_dram), absl::OkStatus());
+  EXPECT_FALSE(from_dram);
+  {
+    auto lease = Read(s);
+    EXPECT_TRUE(LiesAt((*lease)->place(1), (*lease)->layer(1).data(), s.manifest.layers[1].length));
+  }
+  const auto again = Push(s);
+  ASSERT_TRUE(again.ok());
+  EXPECT_FALSE(again->written);
+}
+
+TEST_F(PushTest, WhatDoesNotAgreeIsRefusedAndItsMemoryComesBack) {
+  const Synthetic s = MakeSynthetic(1), other = MakeSynthetic(2), longer = MakeSynthetic(3, 2, 700);
+  const auto refused = [&](std::unique_ptr<PendingPush> push, const Manifest& manifest) {
+    const auto outcome = Commit(std::move(push), manifest);
+    EXPECT_TRUE(absl::IsInvalidArgument(outcome.status())) << outcome.status();
+  };
+  auto flipped = Fill(s);
+  flipped->slab(1)[7] ^= std::byte{1};
+  refused(std::move(flipped), s.manifest);
+  refused(Fill(s), other.manifest);
+  refused(Fill(s), longer.manifest);
+  Manifest unsealed = s.manifest;
+  unsealed.etag = Etag();
+  refused(Fill(s), unsealed);
+  Manifest elsewhere = s.manifest;
+  elsewhere.codec = Codec::kQ8;
+  refused(Fill(s), elsewhere);
+  Fill(s).reset();
+  EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
+  EXPECT_FALSE(engine_->Find(KeyOf(other)).has_value());
+  Engine::Statistics stats = engine_->Stats();
+  EXPECT_EQ(stats.dram_bytes_used, 0);
+  EXPECT_EQ(stats.segment_bytes_used, 0);
+  EXPECT_EQ(stats.pushes_open, 0);
+  EXPECT_EQ(stats.puts_in_flight, 0);
+  for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{},
+                                              {0, 0},
+                                              {-4096},
+                                              {100},
+                                              {int64_t{1} << 62, int64_t{1} << 62},
+                                              std::vector<int64_t>(2000, 4096)}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(engine_->BeginPush(KeyOf(s), lengths).status()));
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(engine_->BeginPush(KeyOf(s), {5 << 20}).status()));
+  EXPECT_TRUE(Push(s).ok());
+}
+
+TEST_F(PushTest, MakesRoomButNotFromLeasesAndOtherPushes) {
+  // 16 KiB each, 256 in the tier.
+  std::vector<std::unique_ptr<EncodingLease>> leases;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(Push(MakeSynthetic(i)).ok());
+    leases.push_back(*Read(MakeSynthetic(i)));
+  }
+  std::vector<std::unique_ptr<PendingPush>> pushes;
+  for (;;) {
+    const Synthetic s = MakeSynthetic(1000 + pushes.size());
+    auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
+    if (!push.ok()) {
+      EXPECT_TRUE(absl::IsResourceExhausted(push.status())) << push.status();
+      break;
+    }
+    pushes.push_back(*std::move(push));
+    std::memset(pushes.back()->slab(0).data(), 0x55, pushes.back()->slab(0).size());
+    ASSERT_LT(pushes.size(), 1000u);
+  }
+  EXPECT_EQ(pushes.size(), 156u);
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(leases[i]->layer(0), absl::MakeConstSpan(MakeSynthetic(i).slabs[0]));
+  }
+  leases.pop_back();
+  EXPECT_TRUE(engine_->BeginPush(KeyOf(MakeSynthetic(1)), {4096}).ok()) << "what is not leased makes room";
+}
+
+TEST_F(PushTest, OfTwoPushesOfOneEncodingTheFirstStays) {
+  const Synthetic first = MakeSynthetic(1);
+  Synthetic second = first;
+  second.slabs[0][5] ^= std::byte{1};
+  ASSERT_TRUE(second.manifest.ChecksumLayer(0, second.slabs[0]).ok());
+  second.manifest.Seal();
+  auto push = Fill(second);
+  ASSERT_TRUE(Push(first).ok());
+  const auto outcome = Commit(std::move(push), second.manifest);
+  ASSERT_TRUE(outcome.ok());
+  EXPECT_FALSE(outcome->written);
+  EXPECT_EQ(outcome->etag, first.manifest.etag);
+  EXPECT_EQ(Compare(first), absl::OkStatus());
+  EXPECT_EQ(engine_->Stats().dram_bytes_used, first.bytes());
+  EXPECT_EQ(engine_->Stats().dram_bytes_by_namespace.at(kNamespace), first.bytes());
+}
+
+TEST_F(PushTest, AFailingDiskIsSaidAndNothingStays) {
+  for (const bool uring : {true, false}) {
+    FailingIo io;
+    options_.observer = &io;
+    options_.allow_uring = uring;
+    Open();
+    const Synthetic s = MakeSynthetic(uring ? 1 : 2, 4, 700);
+    io.Fail("segments", Broken);
+    EXPECT_TRUE(absl::IsDataLoss(Push(s).status()));
+    io.Fail("segments", nullptr, Broken);
+    EXPECT_TRUE(absl::IsDataLoss(Push(s).status()));
+    io.Fail("", nullptr);
+    EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
+    EXPECT_EQ(engine_->Stats().dram_bytes_used, 0);
+    EXPECT_EQ(engine_->Stats().puts_in_flight, 0);
+    EXPECT_TRUE(Push(s).ok());
+    // Layers that cannot be read say so too.
+    engine_->DropDramTier();
+    io.Fail("segments", nullptr, nullptr, Broken);
+    auto lease = Read(s);
+    ASSERT_TRUE(lease.ok());
+    Mutex mutex;
+    CondVar told;
+    std::optional<absl::Status> landed;
+    (*lease)->OnLanded(3, [&](const absl::Status& status) {
+      MutexLock lock(&mutex);
+      landed = status;
+      told.Signal();
+    });
+    {
+      MutexLock lock(&mutex);
+      const absl::Time deadline = Soon();
+      while (!landed.has_value() && absl::Now() < deadline) told.WaitUntil(&mutex, deadline);
+      ASSERT_TRUE(landed.has_value());
+      EXPECT_TRUE(absl::IsDataLoss(*landed)) << *landed;
+    }
+    io.Fail("", nullptr);
+    (*lease).reset();
+    engine_.reset();
+  }
+}
+
+TEST_F(PushTest, ManyAtOnceInManyThreads) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(TestSeed() + t);
+      for (int i = 0; i < 60; ++i) {
+        const Synthetic s = MakeSynthetic(random() % 24, 3);
+        auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
+        if (!push.ok()) {
+          EXPECT_TRUE(absl::IsResourceExhausted(push.status())) << push.status();
+          continue;
+        }
+        for (size_t layer = 0; layer < s.slabs.size(); ++layer)
+          std::memcpy((*push)->slab(layer).data(), s.slabs[layer].data(), s.slabs[layer].size());
+        if (random() % 4 == 0) continue;  // dropped half way
+        const auto outcome = Commit(*std::move(push), s.manifest);
+        EXPECT_TRUE(outcome.ok()) << outcome.status();
+        const absl::Status status = Compare(s);
+        EXPECT_TRUE(status.ok() || absl::IsNotFound(status)) << status;
+        if (random() % 3 == 0) engine_->Remove(kNamespace, s.manifest.identity).IgnoreError();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const Engine::Statistics stats = engine_->Stats();
+  EXPECT_EQ(stats.pushes_open, 0);
+  EXPECT_EQ(stats.puts_in_flight, 0);
+  EXPECT_EQ(stats.integrity_failures, 0);
+  const auto verified = engine_->Verify({});
+  ASSERT_TRUE(verified.ok());
+  EXPECT_TRUE(verified->damaged.empty());
+  EXPECT_TRUE(verified->index_problems.empty());
+}
+
+TEST_F(PushTest, WhyEncodingsLeftIsCounted) {
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2), c = MakeSynthetic(3);
+  for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(Push(*s).ok());
+  ASSERT_TRUE(engine_->Pin(KeyOf(c)).ok());
+  EXPECT_EQ(engine_->Stats().pinned_encodings, 1);
+  ASSERT_TRUE(engine_->PutEntry(kNamespace, "one", EntryOf({&a, &c}, 1)).ok());
+  ASSERT_TRUE(engine_->PutEntry(kNamespace, "one", EntryOf({&c}, 2)).ok());
+  ASSERT_TRUE(engine_->Remove(kNamespace, b.manifest.identity).ok());
+  ASSERT_TRUE(engine_->Remove(kNamespace, b.manifest.identity).ok());
+  const Engine::Statistics stats = engine_->Stats();
+  EXPECT_EQ(stats.unreferenced, 1);
+  EXPECT_EQ(stats.removed, 1);
+  EXPECT_EQ(stats.evictions, 0);
+  EXPECT_EQ(stats.dropped_damaged, 0);
+}
+
+TEST_F(PushTest, LayersTellWhenTheyHaveLanded) {
+  const Synthetic s = MakeSynthetic(4, 8, 700);
+  ASSERT_TRUE(Push(s).ok());
+  for (int round = 0; round < 20; ++round) {
+    engine_->DropDramTier();
+    auto lease = Read(s);
+    ASSERT_TRUE(lease.ok());
+    Mutex mutex;
+    CondVar changed;
+    std::map<int64_t, int> calls;
+    for (int64_t layer = 0; layer < 8; ++layer) {
+      (*lease)->OnLanded(layer, [&, layer](const absl::Status& status) {
+        EXPECT_TRUE(status.ok()) << status;
+        EXPECT_EQ(std::memcmp((*lease)->layer(layer).data(), s.slabs[layer].data(), 4096), 0);
+        MutexLock lock(&mutex);
+        ++calls[layer];
+        changed.Signal();
+      });
+    }
+    MutexLock lock(&mutex);
+    const absl::Time deadline = Soon();
+    while (calls.size() < 8 && absl::Now() < deadline) changed.WaitUntil(&mutex, deadline);
+    ASSERT_EQ(calls.size(), 8u);
+    for (const auto& [layer, times] : calls) EXPECT_EQ(times, 1);
+  }
+  auto lease = Read(s);
+  bool within = false;
+  (*lease)->OnLanded(3, [&](const absl::Status& status) { within = status.ok(); });
+  EXPECT_TRUE(within);
+  absl::Status none;
+  (*lease)->OnLanded(8, [&](const absl::Status& status) { none = status; });
+  EXPECT_TRUE(absl::IsInvalidArgument(none));
+}
+
+TEST_F(PushTest, PrefetchLoadsAndTouchKeeps) {
+  const Synthetic s = MakeSynthetic(4);
+  EXPECT_TRUE(absl::IsNotFound(engine_->Prefetch(KeyOf(s), Soon())));
+  EXPECT_TRUE(absl::IsNotFound(engine_->Touch(KeyOf(s))));
+  EXPECT_TRUE(absl::IsNotFound(engine_->Suspect(KeyOf(s))));
+  ASSERT_TRUE(Push(s).ok());
+  engine_->DropDramTier();
+  EXPECT_FALSE(engine_->Find(KeyOf(s))->resident);
+  EXPECT_EQ(engine_->Prefetch(KeyOf(s), Soon()), absl::OkStatus());
+  EXPECT_TRUE(engine_->Find(KeyOf(s))->resident);
+  const absl::Time deadline = Soon();
+  while (engine_->Stats().loads_in_flight > 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+  bool from_dram = false;
+  EXPECT_EQ(Compare(s, &from_dram), absl::OkStatus());
+  EXPECT_TRUE(from_dram);
+  const Engine::Statistics stats = engine_->Stats();
+  EXPECT_EQ(stats.hits_dram, 1) << "prefetching is no hit";
+  EXPECT_EQ(stats.hits_segments, 0);
+  EXPECT_EQ(stats.hit_tokens_dram, s.manifest.tokens);
+  EXPECT_EQ(stats.hit_bytes_dram, s.bytes());
+  EXPECT_EQ(stats.leases, 0);
+  // What is touched outlives what is not.
+  for (int i = 100; i < 700; ++i) {
+    ASSERT_TRUE(Push(MakeSynthetic(i)).ok());
+    ASSERT_EQ(engine_->Touch(KeyOf(s)), absl::OkStatus()) << i;
+  }
+  EXPECT_TRUE(engine_->Find(KeyOf(s))->resident);
+}
+
+TEST_F(PushTest, SuspicionFindsWhatIsWrong) {
+  const Synthetic s = MakeSynthetic(4);
+  ASSERT_TRUE(Push(s).ok());
+  EXPECT_EQ(engine_->Suspect(KeyOf(s)), absl::OkStatus());
+  EXPECT_TRUE(engine_->Find(KeyOf(s))->resident);
+  EXPECT_EQ(engine_->Stats().integrity_failures, 0);
+  {
+    // Memory that went wrong behind the checksum.
+    auto lease = Read(s);
+    const_cast<std::byte&>((*lease)->layer(1)[9]) ^= std::byte{2};
+  }
+  EXPECT_EQ(engine_->Suspect(KeyOf(s)), absl::OkStatus());
+  EXPECT_FALSE(engine_->Find(KeyOf(s))->resident);
+  EXPECT_EQ(engine_->Stats().integrity_failures, 1);
+  EXPECT_EQ(Compare(s), absl::OkStatus());
+  ASSERT_EQ(FlipOnDisk(scratch_.path(), s), 1);
+  EXPECT_TRUE(absl::IsDataLoss(engine_->Suspect(KeyOf(s))));
+  EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
+  EXPECT_TRUE(absl::IsNotFound(engine_->Suspect(KeyOf(s))));
+  EXPECT_EQ(engine_->Stats().integrity_failures, 2);
+  EXPECT_EQ(engine_->Stats().dropped_damaged, 1);
+  EXPECT_TRUE(Push(s).ok());
+}
+
+}  // namespace
+}  // namespace kvlink::engine

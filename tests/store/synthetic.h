@@ -1,0 +1,167 @@
+// Synthetic encodings and temporary directories for the store's tests.
+#ifndef KVLINK_TESTS_STORE_SYNTHETIC_H_
+#define KVLINK_TESTS_STORE_SYNTHETIC_H_
+
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "proto/catalog.h"
+#include "proto/manifest.h"
+#include "store/store.h"
+
+namespace kvlink::testing {
+
+// A directory of its own, removed with the object. In memory where there is memory, so that tests do not wait for a
+// disk.
+class ScratchDirectory {
+ public:
+  explicit ScratchDirectory(bool in_memory = false) {
+    const char* base = std::getenv("TMPDIR");
+    std::string pattern = base != nullptr ? base : "/tmp";
+    if (in_memory && std::filesystem::exists("/dev/shm")) pattern = "/dev/shm";
+    pattern += "/kvlink_store_XXXXXX";
+    path_ = mkdtemp(pattern.data());
+  }
+  ~ScratchDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Memory on a page boundary, which a store writes without a copy, or elsewhere.
+template <typename T>
+struct SlabAllocator {
+  using value_type = T;
+  explicit SlabAllocator(bool on_page) : on_page(on_page) {}
+  template <typename U>
+  SlabAllocator(const SlabAllocator<U>& other) : on_page(other.on_page) {}
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{on_page ? size_t{4096} : size_t{16}}));
+  }
+  void deallocate(T* data, size_t) { ::operator delete (data, std::align_val_t{on_page ? size_t{4096} : size_t{16}}); }
+  template <typename U>
+  bool operator==(const SlabAllocator<U>& other) const {
+    return on_page == other.on_page;
+  }
+  bool on_page;
+};
+using Slab = std::vector<std::byte, SlabAllocator<std::byte>>;
+
+struct Synthetic {
+  Manifest manifest;
+  std::vector<Slab> slabs;
+  std::vector<int32_t> tokens;
+
+  std::vector<absl::Span<const std::byte>> spans() const {
+    std::vector<absl::Span<const std::byte>> spans;
+    for (const Slab& slab : slabs) spans.push_back(absl::MakeConstSpan(slab));
+    return spans;
+  }
+  int64_t bytes() const { return manifest.bytes(); }
+};
+
+// The encoding of "document" number `number`: everything follows from the arguments, so that a reader can make it again
+// and compare. Slabs of even numbers lie on pages.
+inline Synthetic MakeSynthetic(uint64_t number, int64_t layers = 2, int64_t tokens = 40, int64_t kv_heads = 1,
+                               int64_t head_dim = 32, Codec codec = Codec::kRawBf16) {
+  Synthetic made;
+  std::mt19937_64 random(number * 1000003 + 17);
+  made.tokens = {static_cast<int32_t>(number), static_cast<int32_t>(tokens), 7};
+  const SlabShape shape{codec, kv_heads, head_dim, tokens};
+  made.manifest = Manifest::Uniform(shape, layers, head_dim);
+  Fingerprint model;
+  model.bytes[0] = 9;
+  made.manifest.model = model;
+  made.manifest.identity = ComputeIdentity({model, "", made.tokens}, "");
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    Slab slab(made.manifest.layers[layer].length, std::byte{0}, SlabAllocator<std::byte>(number % 2 == 0));
+    for (int64_t i = 0; i < shape.used_bytes(); i += 8) {
+      const uint64_t word = random();
+      for (int64_t j = 0; j < 8 && i + j < shape.used_bytes(); ++j)
+        slab[i + j] = static_cast<std::byte>(word >> (8 * j));
+    }
+    made.slabs.push_back(std::move(slab));
+    const absl::Status status = made.manifest.ChecksumLayer(layer, made.slabs.back());
+    if (!status.ok()) std::abort();
+  }
+  made.manifest.Seal();
+  return made;
+}
+
+inline CatalogEntry EntryOf(const std::vector<const Synthetic*>& parts, uint64_t generation, std::string title = "") {
+  CatalogEntry entry;
+  entry.generation = generation;
+  entry.title = std::move(title);
+  for (const Synthetic* part : parts) {
+    entry.model = part->manifest.model;
+    entry.parts.push_back({part->manifest.identity, part->tokens});
+  }
+  return entry;
+}
+
+// Flips a bit of an encoding in the segments of the store at `path`, wherever it lies. Returns how often it was found.
+inline int FlipOnDisk(const std::string& path, const Synthetic& encoding) {
+  const std::string needle(reinterpret_cast<const char*>(encoding.slabs[0].data()), 64);
+  int flipped = 0;
+  for (const auto& file : std::filesystem::directory_iterator(path + "/segments")) {
+    std::fstream stream(file.path(), std::ios::in | std::ios::out | std::ios::binary);
+    const std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+    const size_t at = bytes.find(needle);
+    if (at == std::string::npos) continue;
+    stream.clear();
+    stream.seekp(static_cast<std::streamoff>(at) + 5);
+    stream.put(static_cast<char>(bytes[at + 5] ^ 1));
+    ++flipped;
+  }
+  return flipped;
+}
+
+// A layer of a lease, compared byte by byte. ABORTED: the bytes may not be the encoding's any more, and the lease says
+// so (Lease::intact, asked after the bytes were used, as its users do).
+inline absl::Status CompareLayer(store::Lease* lease, const Synthetic& expected, size_t layer, absl::Time deadline) {
+  const absl::Status landed = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
+  if (!landed.ok()) return landed;
+  const absl::Span<const std::byte> got = lease->layer(static_cast<int64_t>(layer));
+  if (reinterpret_cast<uintptr_t>(got.data()) % 4096 != 0) return absl::InternalError("a slab is not aligned");
+  const bool equal = got == absl::MakeConstSpan(expected.slabs[layer]);
+  if (!lease->intact()) return absl::AbortedError("the lease lapsed");
+  return equal ? absl::OkStatus() : absl::InternalError(absl::StrCat("WRONG BYTES in layer ", layer));
+}
+
+// Reads an encoding through a lease and compares every byte. NOT_FOUND: a miss.
+inline absl::Status ReadAndCompare(store::Store* store, absl::string_view ns, const Synthetic& expected,
+                                   store::Tier* source = nullptr,
+                                   absl::Time deadline = absl::Now() + absl::Seconds(60)) {
+  auto found = store->Lookup(ns, {expected.manifest.identity}, expected.manifest.codec);
+  if (!found.ok()) return found.status();
+  if (!(*found)[0].present) return absl::NotFoundError("a miss");
+  auto lease = store->Read(ns, expected.manifest.identity, expected.manifest.codec, (*found)[0].etag, deadline);
+  if (!lease.ok()) return lease.status();
+  if (source != nullptr) *source = (*lease)->source();
+  for (size_t layer = 0; layer < expected.slabs.size(); ++layer) {
+    const absl::Status status = CompareLayer(lease->get(), expected, layer, deadline);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_STORE_SYNTHETIC_H_

@@ -1,0 +1,35 @@
+#include "tests/support/backends.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/ref/ref.h"
+#ifdef KVLINK_TEST_CPU
+#include "kernels/cpu/cpu.h"
+#endif
+
+namespace kvlink::testing {
+namespace {
+
+#ifdef KVLINK_TEST_CPU
+std::unique_ptr<kernels::Backend> MakeCpu(kernels::CpuOptions::Compute compute) {
+  auto backend = kernels::MakeCpuBackend({.threads = 0, .compute = compute});
+  if (backend.ok()) return *std::move(backend);
+  std::fprintf(stderr, "%s\n", std::string(backend.status().message()).c_str());
+  std::abort();
+}
+#endif
+
+}  // namespace
+
+std::vector<BackendFactory> AllBackends() {
+  std::vector<BackendFactory> backends;
+  backends.push_back({"ref", [] { return kernels::MakeRefBackend(); }});
+#ifdef KVLINK_TEST_CPU
+  backends.push_back({"cpu_f32", [] { return MakeCpu(kernels::CpuOptions::Compute::kF32); }});
+  backends.push_back({"cpu_bf16", [] { return MakeCpu(kernels::CpuOptions::Compute::kBf16); }});
+#endif
+  return backends;
+}
+
+}  // namespace kvlink::testing

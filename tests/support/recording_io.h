@@ -1,0 +1,65 @@
+// Records what a store does to its files, and rebuilds the states a power loss at any moment could have left.
+//
+// The rules of a legal state. A write is durable if a flush of its file began after the write had ended, and ended
+// before the moment. Any other write may be there, may be gone, or may be there in part, in sectors of 512 bytes.
+// Creating, renaming and removing become durable with a flush of their directory; of those not flushed, a prefix in
+// their order is there, directory by directory. Sizes go with the writes and flushes that set them.
+//
+// Thread-safety: recording is thread-safe; Rebuild only when nothing records.
+#ifndef KVLINK_TESTS_SUPPORT_RECORDING_IO_H_
+#define KVLINK_TESTS_SUPPORT_RECORDING_IO_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "store/engine/io_observer.h"
+
+namespace kvlink::testing {
+
+class RecordingIo : public engine::IoObserver {
+ public:
+  // Paths below `root` are recorded, relative to it; `root` itself exists.
+  explicit RecordingIo(std::string root) : root_(std::move(root)) {}
+
+  absl::StatusOr<uint64_t> WriteStarted(const std::string& path, int64_t offset,
+                                        absl::Span<const std::byte> bytes) override;
+  void WriteEnded(uint64_t write) override;
+  absl::StatusOr<uint64_t> SyncStarted(const std::string& path) override;
+  void SyncEnded(uint64_t sync) override;
+  void Created(const std::string& path) override;
+  void Resized(const std::string& path, int64_t size) override;
+  void Renamed(const std::string& from, const std::string& to) override;
+  void Removed(const std::string& path) override;
+  void DirectoryCreated(const std::string& path) override;
+
+  // How much has been recorded: a moment, for Rebuild and for saying when something was promised.
+  int64_t Now() const;
+  // Makes in `directory` (empty) the state after a power loss at `moment`, as `seed` chooses among the legal ones.
+  void Rebuild(int64_t moment, uint64_t seed, const std::string& directory) const;
+
+ private:
+  enum class Kind : uint8_t { kWrite, kSync, kCreate, kResize, kRename, kRemove, kMakeDirectory };
+  struct Event {
+    Kind kind;
+    std::string path;
+    std::string to;
+    int64_t offset = 0;  // or size
+    std::string bytes;
+    int64_t started = 0;  // moments
+    int64_t ended = INT64_MAX;
+  };
+  int64_t Append(Event event);
+  std::string Relative(const std::string& path) const;
+
+  const std::string root_;
+  mutable Mutex mutex_;
+  std::vector<Event> events_ ABSL_GUARDED_BY(mutex_);
+  int64_t now_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_SUPPORT_RECORDING_IO_H_

@@ -1,0 +1,40 @@
+// The seed of randomised tests, and whether they run in full.
+#ifndef KVLINK_TESTS_SUPPORT_SEED_H_
+#define KVLINK_TESTS_SUPPORT_SEED_H_
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+namespace kvlink::testing {
+
+// KVLINK_SEED, or a fixed number. Printed once for each process.
+inline uint64_t TestSeed() {
+  static const uint64_t seed = [] {
+    const char* text = std::getenv("KVLINK_SEED");
+    const uint64_t value = text != nullptr ? std::strtoull(text, nullptr, 10) : 20250217;
+    std::printf("KVLINK_SEED=%llu\n", static_cast<unsigned long long>(value));
+    return value;
+  }();
+  return seed;
+}
+
+// KVLINK_SOAK=1: long counts.
+inline bool Soak() {
+  const char* text = std::getenv("KVLINK_SOAK");
+  return text != nullptr && std::string(text) == "1";
+}
+
+// How many seeds a test of faults over processes runs: TestSeed() and those after it. Fewer where all is slow.
+inline int FaultSeeds() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return Soak() ? 20 : 2;
+#else
+  return Soak() ? 100 : 5;
+#endif
+}
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_SUPPORT_SEED_H_

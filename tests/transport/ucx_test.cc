@@ -1,0 +1,159 @@
+// What is UCX's own among the carriers: where it listens, ports that were in use a moment ago, and crowds.
+#include "transport/ucx/ucx.h"
+
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/descriptor.h"
+#include "gtest/gtest.h"
+#include "tests/support/seed.h"
+#include "tests/support/subprocess.h"
+#include "tests/transport/peers.h"
+#include "transport/address.h"
+
+namespace kvlink::transport {
+namespace {
+
+using namespace kvlink::testing;
+
+// Addresses at which this process listens, in /proc/net's hexadecimal: "0100007F" is 127.0.0.1.
+std::multiset<std::string> Listening() {
+  std::set<std::string> sockets;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+    if (absl::StartsWith(target, "socket:[")) sockets.insert(target.substr(8, target.size() - 9));
+  }
+  std::multiset<std::string> addresses;
+  for (const char* table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+    std::ifstream file(table);
+    for (std::string line; std::getline(file, line);) {
+      const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      if (words.size() < 10 || words[3] != "0A" || sockets.count(words[9]) == 0) continue;
+      addresses.insert(words[1].substr(0, words[1].find(':')));
+    }
+  }
+  return addresses;
+}
+
+TEST(Ucx, ListensWhereItIsToldAndNowhereElse) {
+  unsetenv("UCX_NET_DEVICES");
+  auto transport = NewUcxTransport({}, "127.0.0.1:0");
+  ASSERT_TRUE(transport.ok()) << transport.status();
+  {
+    Server server(transport->get());
+    const auto addresses = Listening();
+    EXPECT_GE(addresses.size(), 1u);
+    EXPECT_EQ(addresses.count("0100007F"), addresses.size()) << *addresses.begin();
+  }
+  EXPECT_EQ(NewUcxTransport({}, "192.0.2.77:1").status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(NewUcxTransport({}, "nonsense").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(*DeviceWith(*Resolve(*ParseAddress("0.0.0.0:1"))), "");
+  EXPECT_EQ(*DeviceWith(*Resolve(*ParseAddress("[::]:1"))), "");
+  EXPECT_EQ(*DeviceWith(*Resolve(*ParseAddress("127.0.0.9:1"))), "lo");
+  setenv("UCX_NET_DEVICES", "lo", 1);
+}
+
+TEST(Ucx, APortInUseIsRefused) {
+  auto first = NewTransport(Carrier::kUcx), second = NewTransport(Carrier::kUcx);
+  Server server(first.get());
+  EXPECT_EQ(second->Listen(server.address(), [](std::shared_ptr<Connection>) { return nullptr; }).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+// A node that was killed, with connections open, and is started again.
+TEST(Ucx, ThePortOfAKilledProcessIsFreeAtOnce) {
+  const std::string program =
+      (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "transport_peer_process").string();
+  std::string address = "127.0.0.1:0";
+  for (int cycle = 0; cycle < 5; ++cycle) {
+    Subprocess child({program, "ucx", "listen", address});
+    while (child.running() && child.output().find('\n') == std::string::npos) std::this_thread::yield();
+    ASSERT_TRUE(child.running()) << child.errors();
+    const std::string said = child.output().substr(0, child.output().find('\n'));
+    EXPECT_TRUE(cycle == 0 || said == address) << said << ", " << address;
+    address = said;
+    auto client = NewTransport(Carrier::kUcx);
+    const auto inbox = std::make_shared<Inbox>();
+    auto connection = client->Connect(address, inbox, Patience());
+    ASSERT_TRUE(connection.ok()) << connection.status();
+    ASSERT_TRUE((*connection)->SendMessage("echo").ok());
+    EXPECT_EQ(inbox->Next(), "echo");
+    child.Kill();
+    EXPECT_EQ(inbox->Closed().code(), absl::StatusCode::kUnavailable);
+    *connection = nullptr;
+  }
+}
+
+int OpenDescriptors() {
+  int count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
+  return count;
+}
+
+int64_t ResidentBytes() {
+  int64_t total = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+double CpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+// What a crowd takes is printed, and that it is served is asserted.
+TEST(Ucx, ManyConnections) {
+  const int count = Soak() ? 1000 : 100;
+  rlimit limit = {};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  auto server_transport = NewTransport(Carrier::kUcx), client_transport = NewTransport(Carrier::kUcx);
+  Server server(server_transport.get());
+  const int descriptors = OpenDescriptors();
+  const int64_t resident = ResidentBytes();
+  std::vector<std::shared_ptr<Connection>> clients;
+  std::vector<std::shared_ptr<Inbox>> inboxes;
+  std::vector<Server::Accepted> accepted;
+  for (int i = 0; i < count; ++i) {
+    inboxes.push_back(std::make_shared<Inbox>());
+    auto connected = client_transport->Connect(server.address(), inboxes.back(), Patience());
+    ASSERT_TRUE(connected.ok()) << i << ": " << connected.status();
+    clients.push_back(*connected);
+    accepted.push_back(server.Next());
+  }
+  for (int i = 0; i < count; ++i) ASSERT_TRUE(clients[i]->SendMessage(absl::StrCat("request ", i)).ok());
+  for (int i = 0; i < count; ++i) {
+    ASSERT_EQ(accepted[i].inbox->Next(), absl::StrCat("request ", i));
+    ASSERT_TRUE(accepted[i].connection->SendMessage("answer").ok());
+  }
+  for (int i = 0; i < count; ++i) ASSERT_EQ(inboxes[i]->Next(), "answer");
+  std::printf("%d connections, both ends: %.1f descriptors and %lld KiB each\n", count,
+              static_cast<double>(OpenDescriptors() - descriptors) / count,
+              static_cast<long long>((ResidentBytes() - resident) / count >> 10));
+  if (Soak()) {
+    const double cpu = CpuSeconds();
+    std::this_thread::sleep_for(std::chrono::seconds(20));
+    std::printf("idle, both ends: %.2f%% of a processor\n", (CpuSeconds() - cpu) / 20 * 100);
+  }
+  clients.clear();
+  for (int i = 0; i < count; ++i) ASSERT_EQ(accepted[i].inbox->Closed().code(), absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace kvlink::transport

@@ -1,0 +1,289 @@
+#include "worker/infer/engine.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "tests/worker/infer/fixture.h"
+
+namespace kvlink::infer {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST_F(EngineTest, AMissIsEncodedAndWrittenBack) {
+  const auto engine = MakeEngine(store_.get(), Options());
+  const auto first = Start(*engine, Ask());
+  EXPECT_EQ(first->stats().documents_encoded, 4);
+  EXPECT_EQ(first->stats().fresh_tokens, 14);
+  EXPECT_EQ(first->stats().prompt_tokens, 14 + 265);
+  EXPECT_EQ(engine->stats().encoded, 4);
+  ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+  EXPECT_EQ(engine->stats().write_back.written, 4);
+  EXPECT_EQ(store_->Stats()->namespaces.at(0).encodings, 4);
+
+  const auto engine2 = MakeEngine(store_.get(), Options());
+  store_->DropDramTier();
+  const auto second = Start(*engine2, Ask());
+  EXPECT_EQ(second->stats().documents_segments, 4);
+  EXPECT_GT(second->stats().bytes_segments, 0);
+  EXPECT_EQ(engine2->stats().encoded, 0);
+  EXPECT_EQ(LogitsOf(*first), LogitsOf(*second));
+}
+
+TEST_F(EngineTest, OneResidentCopyServesAllRequestsAtAllOffsets) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), Options());
+  const auto a = Start(*engine, Ask({0, 2}));
+  const auto b = Start(*engine, Ask({2, 3, 0, 2}));
+  EXPECT_EQ(engine->stats().pool.residents, 3);
+  EXPECT_EQ(engine->stats().pool.loads_dram + engine->stats().pool.loads_segments, 3);
+  EXPECT_EQ(store_->Stats()->leases, 3);
+  EXPECT_EQ(b->stats().documents_resident, 3);
+  EXPECT_LE(LargestDifference(LogitsOf(*a), Expected(Ask({0, 2}))), kTolerance);
+  EXPECT_LE(LargestDifference(LogitsOf(*b), Expected(Ask({2, 3, 0, 2}))), kTolerance);
+}
+
+TEST_F(EngineTest, WhatNobodyUsesIsEvictedBeyondTheBudget) {
+  FillStore();
+  EngineOptions options = Options();
+  options.resident_budget_bytes = 0;
+  const auto engine = MakeEngine(store_.get(), options);
+  auto a = Start(*engine, Ask({0, 2}));
+  EXPECT_EQ(engine->stats().pool.residents, 2);
+  a.reset();
+  EXPECT_EQ(engine->stats().pool.residents, 0);
+  EXPECT_EQ(engine->stats().pool.evictions, 2);
+  EXPECT_EQ(store_->Stats()->leases, 0);
+}
+
+TEST_F(EngineTest, EachCodecAnswersNearlyTheSame) {
+  const std::vector<float> expected = Expected(Ask());
+  for (const auto& [codec, tolerance] : {std::pair{Codec::kRawBf16, 0.02}, {Codec::kQ8, 0.05}, {Codec::kQ4, 0.5}}) {
+    SCOPED_TRACE(std::string(CodecName(codec)));
+    FillStore(codec);
+    const auto engine = MakeEngine(store_.get(), Options(codec));
+    const auto stored = Start(*engine, Ask());
+    EXPECT_EQ(stored->stats().documents_encoded, 0);
+    EXPECT_LE(LargestDifference(LogitsOf(*stored), expected), tolerance);
+    // What was computed here is read in the same form as what was stored.
+    const auto engine2 = MakeEngine(nullptr, Options(codec));
+    EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine2, Ask())), LogitsOf(*stored)), kTolerance);
+  }
+}
+
+TEST_F(EngineTest, FullIsTheSameInAnyChunks) {
+  Request request = Ask();
+  request.linker = link::Linker::kFull;
+  std::vector<float> whole;
+  for (int64_t chunk : {1024, 64, 7}) {
+    EngineOptions options = Options();
+    options.prefill_chunk = chunk;
+    const auto engine = MakeEngine(nullptr, options);
+    const auto conversation = Start(*engine, request);
+    EXPECT_EQ(conversation->stats().fresh_tokens, conversation->stats().prompt_tokens);
+    if (whole.empty()) whole = LogitsOf(*conversation);
+    EXPECT_LE(LargestDifference(LogitsOf(*conversation), whole), kTolerance) << chunk;
+  }
+  // With one document at the very start, linked and ordinary attention see the same.
+  request.prompt.before.clear();
+  request.documents.resize(1);
+  const auto engine = MakeEngine(nullptr, Options());
+  const auto full = Start(*engine, request);
+  request.linker = link::Linker::kConcat;
+  const auto linked = Start(*engine, request);
+  EXPECT_LE(LargestDifference(LogitsOf(*full), LogitsOf(*linked)), kTolerance);
+}
+
+TEST_F(EngineTest, ContinuingEqualsComputingAgain) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), Options());
+  const auto conversation = Start(*engine, Ask());
+  std::vector<int32_t> behind = Decode(*engine, *conversation, 6);
+  std::mt19937_64 random(3);
+  const std::vector<int32_t> turn = RandomTokens(random, 12, loaded_.model->config().vocab);
+  behind.insert(behind.end(), turn.begin(), turn.end());
+  std::vector<int32_t> fed = turn;
+  fed.insert(fed.begin(), conversation->next());  // the last token of the answer was not fed yet
+  ASSERT_TRUE(engine->Extend(*conversation, fed, {}).ok());
+
+  Request again = Ask();
+  again.prompt.after.insert(again.prompt.after.end(), behind.begin(), behind.end());
+  const auto recomputed = Start(*engine, again);
+  EXPECT_EQ(conversation->length(), recomputed->length());
+  EXPECT_EQ(conversation->next(), recomputed->next());
+  EXPECT_LE(LargestDifference(LogitsOf(*conversation), LogitsOf(*recomputed)), kTolerance);
+}
+
+TEST_F(EngineTest, ABatchOfConversationsStepsAsEachAlone) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), Options());
+  const std::vector<std::vector<int>> asked = {{0, 1, 2, 3}, {2, 0}, {}, {2, 2, 3}};
+  std::vector<std::unique_ptr<Conversation>> together;
+  std::vector<Conversation*> batch;
+  for (const auto& documents : asked) {
+    together.push_back(Start(*engine, Ask(documents)));
+    batch.push_back(together.back().get());
+  }
+  for (int step = 0; step < 5; ++step) ASSERT_TRUE(engine->StepBatch(batch, {}).ok());
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const auto alone = Start(*engine, Ask(asked[i]));
+    Decode(*engine, *alone, 6);
+    EXPECT_EQ(alone->next(), together[i]->next());
+    EXPECT_EQ(alone->length(), together[i]->length());
+    EXPECT_LE(LargestDifference(LogitsOf(*alone), LogitsOf(*together[i])), kTolerance);
+    EXPECT_EQ(together[i]->stats().decoded_tokens, 5);
+  }
+}
+
+TEST_F(EngineTest, SamplingDependsOnTheSeedAlone) {
+  Request request = Ask();
+  request.sampling.temperature = 2;
+  request.sampling.seed = 5;
+  const auto engine = MakeEngine(nullptr, Options());
+  const auto a = Start(*engine, request);
+  const auto b = Start(*engine, request);
+  const std::vector<int32_t> decoded = Decode(*engine, *a, 12);
+  EXPECT_EQ(decoded, Decode(*engine, *b, 12));
+  request.sampling.seed = 6;
+  EXPECT_NE(decoded, Decode(*engine, *Start(*engine, request), 12));
+}
+
+// Flips one byte in every 512 of each file that holds slabs.
+void DamageSegments(const std::string& directory) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    if (!entry.is_regular_file() || entry.path().string().find("segment") == std::string::npos) continue;
+    const int fd = open(entry.path().c_str(), O_RDWR);
+    ASSERT_GE(fd, 0);
+    struct stat info;
+    ASSERT_EQ(fstat(fd, &info), 0);
+    std::vector<char> bytes(info.st_size);
+    ASSERT_EQ(pread(fd, bytes.data(), bytes.size(), 0), info.st_size);
+    for (size_t i = 100; i < bytes.size(); i += 512) bytes[i] ^= 0x40;
+    ASSERT_EQ(pwrite(fd, bytes.data(), bytes.size(), 0), info.st_size);
+    ASSERT_EQ(fsync(fd), 0);
+    ASSERT_EQ(close(fd), 0);
+    ++files;
+  }
+  ASSERT_GT(files, 0) << "the store keeps its slabs elsewhere than this test looks";
+}
+
+TEST_F(EngineTest, DamagedBytesAreEncodedAgain) {
+  FillStore();
+  store_->DropDramTier();
+  DamageSegments(directory_.path() + "/store");
+  const auto engine = MakeEngine(store_.get(), Options());
+  const auto conversation = Start(*engine, Ask());
+  EXPECT_LE(LargestDifference(LogitsOf(*conversation), Expected(Ask())), kTolerance);
+  EXPECT_GT(engine->stats().damaged, 0);
+  EXPECT_EQ(engine->stats().encoded, 4);
+  EXPECT_GT(store_->Stats()->integrity_failures, 0);
+}
+
+TEST_F(EngineTest, LimitsEndACallAndLeaveTheConversation) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), Options());
+  Request late = Ask();
+  late.limits.timeout = absl::ZeroDuration();
+  EXPECT_EQ(engine->Start(late).status().code(), absl::StatusCode::kDeadlineExceeded);
+  Request cancelled = Ask();
+  cancelled.limits.cancelled = [] { return true; };
+  EXPECT_EQ(engine->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
+
+  const auto conversation = Start(*engine, Ask());
+  const auto undisturbed = Start(*engine, Ask());
+  Limits after_one_layer;
+  int asked = 0;
+  after_one_layer.cancelled = [&] { return ++asked > 2; };
+  EXPECT_EQ(engine->Step(*conversation, after_one_layer).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(engine->Extend(*conversation, {7, 8, 9}, {absl::ZeroDuration(), {}}).code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(conversation->length(), undisturbed->length());
+  EXPECT_EQ(Decode(*engine, *conversation, 8), Decode(*engine, *undisturbed, 8));
+}
+
+TEST_F(EngineTest, RefusesWhatCannotBeAnswered) {
+  const auto engine = MakeEngine(store_.get(), Options());
+  Request links = Ask();
+  links.linker = link::Linker::kLinks;
+  EXPECT_EQ(engine->Start(links).status().code(), absl::StatusCode::kFailedPrecondition);
+  Request long_answer = Ask();
+  long_answer.answer_tokens = 4096;
+  EXPECT_THAT(engine->Start(long_answer).status().message(), HasSubstr("tokens too many"));
+  Request empty = Ask();
+  empty.documents[1].tokens.clear();
+  EXPECT_THAT(engine->Start(empty).status().message(), HasSubstr("document 2 of 4 is empty"));
+  EngineOptions other = Options();
+  other.profile = *link::LoadLinkProfile("kvlink-llama-5");
+  EXPECT_THAT(Engine::Create(loaded_.model.get(), loaded_.fingerprint, nullptr, other).status().message(),
+              HasSubstr("belongs to another model"));
+}
+
+TEST_F(EngineTest, FullPrivateKvIsAnErrorThatLeaksNothing) {
+  EngineOptions options = Options();
+  options.private_tokens = 64;  // and the spare pages
+  const auto engine = MakeEngine(nullptr, options);
+  Request full = Ask();
+  full.linker = link::Linker::kFull;
+  std::vector<std::unique_ptr<Conversation>> held;
+  absl::StatusOr<std::unique_ptr<Conversation>> last = absl::UnknownError("");
+  for (int i = 0; i < 100; ++i) {
+    last = engine->Start(full);
+    if (!last.ok()) break;
+    held.push_back(*std::move(last));
+  }
+  EXPECT_EQ(last.status().code(), absl::StatusCode::kResourceExhausted);
+  const size_t most = held.size();
+  held.clear();
+  while (true) {
+    last = engine->Start(full);
+    if (!last.ok()) break;
+    held.push_back(*std::move(last));
+  }
+  EXPECT_EQ(held.size(), most);
+}
+
+TEST_F(EngineTest, ManyThreadsShareEverything) {
+  FillStore();
+  store_->DropDramTier();
+  EngineOptions options = Options();
+  options.resident_budget_bytes = 0;  // loads and evicts all the time
+  options.private_tokens = 4096;
+  const auto engine = MakeEngine(store_.get(), options);
+  std::vector<std::vector<int>> asked = {{0, 1}, {2, 0}, {3, 2, 1}, {0}};
+  std::vector<std::vector<int32_t>> expected;
+  {
+    const auto quiet = MakeEngine(nullptr, Options());
+    for (const auto& documents : asked) expected.push_back(Decode(*quiet, *Start(*quiet, Ask(documents)), 4));
+  }
+  // A document that is in no store is encoded by whoever comes first.
+  std::mt19937_64 random(9);
+  documents_.push_back({RandomTokens(random, 20, loaded_.model->config().vocab), {}});
+  asked[3].push_back(4);
+  {
+    const auto quiet = MakeEngine(nullptr, Options());
+    expected[3] = Decode(*quiet, *Start(*quiet, Ask(asked[3])), 4);
+  }
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 3; ++round) {
+        const size_t which = (t + round) % asked.size();
+        const auto conversation = Start(*engine, Ask(asked[which]));
+        if (conversation == nullptr || Decode(*engine, *conversation, 4) != expected[which]) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(engine->stats().pool.residents, 0);
+}
+
+}  // namespace
+}  // namespace kvlink::infer

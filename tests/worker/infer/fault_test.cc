@@ -1,0 +1,177 @@
+// A store that fails in every way it can: requests are answered all the same, as if nothing had happened.
+#include <algorithm>
+
+#include "gmock/gmock.h"
+#include "tests/worker/infer/faulty_store.h"
+#include "tests/worker/infer/fixture.h"
+
+namespace kvlink::infer {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kTokens = 6;
+constexpr int kAlways = 1 << 20;
+
+class FaultTest : public EngineTest {
+ protected:
+  Identity IdentityOf(int document) const {
+    return ComputeIdentity({loaded_.fingerprint, "", documents_[document].tokens}, "");
+  }
+  // Everything a conversation gives out: an answer, a turn behind it, scores of that turn.
+  struct Transcript {
+    std::vector<int32_t> tokens;
+    std::vector<float> logits;
+    std::vector<float> scores;
+  };
+  Transcript Talk(Engine& engine, const std::vector<int>& asked = {0, 1, 2, 3}) {
+    Transcript transcript;
+    const auto conversation = Start(engine, Ask(asked));
+    if (conversation == nullptr) return transcript;
+    transcript.tokens = Decode(engine, *conversation, kTokens);
+    const std::vector<int32_t> turn = {conversation->next(), 20, 30, 40, 50};
+    EXPECT_TRUE(engine.Extend(*conversation, turn, {}).ok());
+    transcript.tokens.push_back(conversation->next());
+    auto scores = engine.Score(*conversation, turn, {});
+    EXPECT_TRUE(scores.ok()) << scores.status();
+    if (scores.ok()) transcript.scores = *std::move(scores);
+    transcript.logits = LogitsOf(*conversation);
+    return transcript;
+  }
+  static void ExpectSame(const Transcript& actual, const Transcript& expected) {
+    EXPECT_EQ(actual.tokens, expected.tokens);
+    EXPECT_LE(LargestDifference(actual.logits, expected.logits), kTolerance);
+    EXPECT_LE(LargestDifference(actual.scores, expected.scores), kTolerance);
+  }
+};
+
+TEST_F(FaultTest, EveryErrorOfEveryLayerCostsOneEncode) {
+  FillStore();
+  const auto quiet = MakeEngine(store_.get(), Options());
+  const Transcript expected = Talk(*quiet);
+  for (int code = 1; code <= 16; ++code) {
+    const absl::Status fault(static_cast<absl::StatusCode>(code), "as told");
+    SCOPED_TRACE(fault.ToString());
+    for (int64_t layer = 0; layer < loaded_.model->config().layers; ++layer) {
+      testing::FaultyStore faulty(store_.get());
+      faulty.FailLayer(IdentityOf(2), layer, fault);
+      const auto engine = MakeEngine(&faulty, Options());
+      ExpectSame(Talk(*engine), expected);
+      EXPECT_EQ(engine->stats().encoded, 1);
+      EXPECT_EQ(engine->stats().damaged, absl::IsDataLoss(fault) ? 1 : 0);
+      EXPECT_EQ(engine->stats().late, absl::IsDataLoss(fault) ? 0 : 1);
+    }
+  }
+}
+
+TEST_F(FaultTest, WhatComesLateIsEncoded) {
+  FillStore();
+  const auto quiet = MakeEngine(store_.get(), Options());
+  const Transcript expected = Talk(*quiet);
+  testing::FaultyStore faulty(store_.get());
+  faulty.DelayLayer(IdentityOf(0), 0);
+  faulty.DelayLayer(IdentityOf(3), 2);
+  EngineOptions options = Options();
+  options.load_timeout = absl::Milliseconds(20);
+  const auto engine = MakeEngine(&faulty, options);
+  ExpectSame(Talk(*engine), expected);
+  EXPECT_GE(engine->stats().late, 2);
+  EXPECT_GE(engine->stats().encoded, 2);
+}
+
+TEST_F(FaultTest, AStoreThatDoesNotAnswerIsAMiss) {
+  FillStore();
+  const auto quiet = MakeEngine(store_.get(), Options());
+  const Transcript expected = Talk(*quiet);
+  for (const bool lookups : {true, false}) {
+    testing::FaultyStore faulty(store_.get());
+    const absl::Status gone = absl::UnavailableError("closing");
+    lookups ? faulty.FailLookups(gone) : faulty.FailReads(gone);
+    faulty.FailPuts(gone);
+    const auto engine = MakeEngine(&faulty, Options());
+    ExpectSame(Talk(*engine), expected);
+    EXPECT_EQ(engine->stats().pool.store_errors, lookups ? 1 : 4);
+    EXPECT_EQ(engine->stats().encoded, 4);
+    ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+    EXPECT_EQ(engine->stats().write_back.failed, 4);
+    EXPECT_THAT(engine->stats().write_back.last_error, HasSubstr("closing"));
+  }
+}
+
+TEST_F(FaultTest, APassOverMemoryThatWasTakenBackIsDoneAgain) {
+  for (const Codec codec : {Codec::kRawF32, Codec::kQ8, Codec::kQ4}) {
+    FillStore(codec);
+    const auto quiet = MakeEngine(store_.get(), Options(codec));
+    const Transcript expected = Talk(*quiet);
+    int64_t lapsed = 0;
+    for (const int times : {1, 2, kAlways}) {
+      for (int checks = -1; checks <= kTokens + 2; ++checks) {
+        SCOPED_TRACE(absl::StrCat(std::string(CodecName(codec)), " after ", checks, " checks, ", times, " times"));
+        testing::FaultyStore faulty(store_.get());
+        faulty.TakeBack(IdentityOf(2), checks, times);
+        if (checks % 2 == 0) faulty.TakeBack(IdentityOf(0), checks, times);
+        const auto engine = MakeEngine(&faulty, Options(codec));
+        ExpectSame(Talk(*engine), expected);
+        // What q4 was expanded into is this process's own, once it is whole.
+        if (codec != Codec::kQ4 && checks < kTokens) {
+          EXPECT_GT(engine->stats().lapsed, 0);
+          EXPECT_GE(faulty.taken_back(), engine->stats().lapsed);
+        }
+        EXPECT_EQ(engine->stats().damaged, 0);
+        lapsed = std::max(lapsed, engine->stats().lapsed);
+      }
+    }
+    EXPECT_GT(lapsed, 0);
+  }
+}
+
+TEST_F(FaultTest, ABatchIsDoneAgainForAllThatReadTheEncoding) {
+  FillStore();
+  const std::vector<std::vector<int>> asked = {{0, 1, 2, 3}, {2, 0}, {1}, {2, 2, 3}};
+  const auto answers = [&](Engine& engine) {
+    std::vector<std::unique_ptr<Conversation>> conversations;
+    std::vector<Conversation*> batch;
+    for (const auto& documents : asked) {
+      conversations.push_back(Start(engine, Ask(documents)));
+      batch.push_back(conversations.back().get());
+    }
+    std::vector<std::vector<int32_t>> tokens(asked.size());
+    for (int step = 0; step < kTokens; ++step) {
+      for (size_t i = 0; i < asked.size(); ++i) tokens[i].push_back(batch[i]->next());
+      EXPECT_TRUE(engine.StepBatch(batch, {}).ok());
+    }
+    for (Conversation* one : batch) EXPECT_EQ(one->stats().decoded_tokens, kTokens);
+    return tokens;
+  };
+  const auto quiet = MakeEngine(store_.get(), Options());
+  const auto expected = answers(*quiet);
+  for (const int times : {1, kAlways}) {
+    for (int checks = 0; checks <= kTokens + 4; ++checks) {
+      SCOPED_TRACE(absl::StrCat(checks, " checks, ", times, " times"));
+      testing::FaultyStore faulty(store_.get());
+      faulty.TakeBack(IdentityOf(2), checks, times);
+      const auto engine = MakeEngine(&faulty, Options());
+      EXPECT_EQ(answers(*engine), expected);
+      EXPECT_GT(engine->stats().lapsed + engine->stats().pool.dropped, 0);
+    }
+  }
+}
+
+TEST_F(FaultTest, ThePoolGivesOutNothingThatWasTakenBack) {
+  FillStore();
+  const auto quiet = MakeEngine(store_.get(), Options());
+  const Transcript expected = Talk(*quiet);
+  testing::FaultyStore faulty(store_.get());
+  const auto engine = MakeEngine(&faulty, Options());
+  faulty.TakeBack(IdentityOf(1), kTokens + 1, 1);  // at the end of the first conversation
+  ExpectSame(Talk(*engine), expected);
+  EXPECT_EQ(faulty.taken_back(), 1);
+  const int64_t lapsed = engine->stats().lapsed;
+  ExpectSame(Talk(*engine), expected);
+  EXPECT_EQ(engine->stats().lapsed, lapsed);
+  EXPECT_GE(engine->stats().pool.dropped, 1);
+  EXPECT_EQ(engine->stats().encoded, 0);
+}
+
+}  // namespace
+}  // namespace kvlink::infer

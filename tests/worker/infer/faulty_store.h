@@ -1,0 +1,161 @@
+// A store in front of a real one that fails where it is told to.
+// Thread-safety: as Store; the methods that tell it before anything else uses it. Bytes that are taken back change
+// under whoever reads them, so those leases by one thread at a time.
+#ifndef KVLINK_TESTS_WORKER_INFER_FAULTY_STORE_H_
+#define KVLINK_TESTS_WORKER_INFER_FAULTY_STORE_H_
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "store/store.h"
+
+namespace kvlink::testing {
+
+class FaultyStore final : public store::Store {
+ public:
+  explicit FaultyStore(store::Store* real) : real_(real) {}
+
+  // Waiting for `layer` of this encoding returns `status`.
+  void FailLayer(const Identity& identity, int64_t layer, absl::Status status) {
+    layers_[identity] = {layer, std::move(status)};
+  }
+  // Waiting for `layer` of this encoding lasts until the deadline.
+  void DelayLayer(const Identity& identity, int64_t layer) { layers_[identity] = {layer, absl::OkStatus()}; }
+  void FailLookups(absl::Status status) { lookups_ = std::move(status); }
+  void FailReads(absl::Status status) { reads_ = std::move(status); }
+  void FailPuts(absl::Status status) { puts_ = std::move(status); }
+  // The memory of the next `times` leases of this encoding is given to others: right after the `checks`th call of
+  // intact() (from 0), or for -1 after the last layer was waited for.
+  void TakeBack(const Identity& identity, int checks, int times) { taken_back_[identity] = {checks, times}; }
+  // Leases whose memory was given to others.
+  int taken_back() const { return taken_; }
+
+  absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
+                                                   Codec codec) override {
+    if (!lookups_.ok()) return lookups_;
+    return real_->Lookup(ns, identities, codec);
+  }
+  absl::StatusOr<std::unique_ptr<store::Lease>> Read(absl::string_view ns, const Identity& identity, Codec codec,
+                                                     const Etag& etag, absl::Time deadline) override {
+    if (!reads_.ok()) return reads_;
+    auto lease = real_->Read(ns, identity, codec, etag, deadline);
+    const auto taken = taken_back_.find(identity);
+    if (lease.ok() && taken != taken_back_.end() && taken->second.second > 0) {
+      --taken->second.second;
+      return std::make_unique<ShortLease>(*std::move(lease), taken->second.first, &taken_);
+    }
+    const auto fault = layers_.find(identity);
+    if (!lease.ok() || fault == layers_.end()) return lease;
+    return std::make_unique<FaultyLease>(*std::move(lease), fault->second.first, fault->second.second);
+  }
+  absl::StatusOr<store::PutResult> Put(absl::string_view ns, const Manifest& manifest,
+                                       absl::Span<const absl::Span<const std::byte>> slabs,
+                                       absl::Time deadline) override {
+    if (!puts_.ok()) return puts_;
+    return real_->Put(ns, manifest, slabs, deadline);
+  }
+  absl::Status Pin(absl::string_view ns, const Identity& identity, Codec codec) override {
+    return real_->Pin(ns, identity, codec);
+  }
+  absl::Status Unpin(absl::string_view ns, const Identity& identity, Codec codec) override {
+    return real_->Unpin(ns, identity, codec);
+  }
+  absl::Status Remove(absl::string_view ns, const Identity& identity) override { return real_->Remove(ns, identity); }
+  absl::Status PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override {
+    return real_->PutDocument(ns, id, entry);
+  }
+  absl::StatusOr<CatalogEntry> GetDocument(absl::string_view ns, absl::string_view id) override {
+    return real_->GetDocument(ns, id);
+  }
+  absl::Status DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation) override {
+    return real_->DeleteDocument(ns, id, generation);
+  }
+  absl::StatusOr<std::vector<store::DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
+                                                                 int64_t limit) override {
+    return real_->ListDocuments(ns, after, limit);
+  }
+  absl::StatusOr<store::StoreStats> Stats() override { return real_->Stats(); }
+  absl::StatusOr<std::vector<Listed>> ListEncodings(absl::string_view ns, const Identity& after,
+                                                    int64_t limit) override {
+    return real_->ListEncodings(ns, after, limit);
+  }
+  absl::StatusOr<store::VerifyReport> Verify(std::function<bool(int64_t, int64_t)> progress) override {
+    return real_->Verify(std::move(progress));
+  }
+  void DropDramTier() override { real_->DropDramTier(); }
+
+ private:
+  class FaultyLease final : public store::Lease {
+   public:
+    FaultyLease(std::unique_ptr<store::Lease> real, int64_t layer, absl::Status status)
+        : real_(std::move(real)), fails_(layer), status_(std::move(status)) {}
+    const Manifest& manifest() const override { return real_->manifest(); }
+    store::Tier source() const override { return real_->source(); }
+    absl::Status WaitLayer(int64_t layer, absl::Time deadline) override {
+      if (layer < fails_) return real_->WaitLayer(layer, deadline);
+      if (!status_.ok()) return status_;
+      absl::SleepFor(deadline - absl::Now());
+      return absl::DeadlineExceededError("the layer did not land in time");
+    }
+    absl::Span<const std::byte> layer(int64_t layer) const override { return real_->layer(layer); }
+
+   private:
+    const std::unique_ptr<store::Lease> real_;
+    const int64_t fails_;
+    const absl::Status status_;
+  };
+
+  // On a copy of the bytes, which is overwritten at its moment.
+  class ShortLease final : public store::Lease {
+   public:
+    ShortLease(std::unique_ptr<store::Lease> real, int checks, int* taken)
+        : real_(std::move(real)), last_check_(checks), taken_(taken) {
+      for (const LayerManifest& layer : manifest().layers) slabs_.emplace_back(layer.length);
+    }
+    const Manifest& manifest() const override { return real_->manifest(); }
+    store::Tier source() const override { return real_->source(); }
+    absl::Status WaitLayer(int64_t layer, absl::Time deadline) override {
+      if (!intact_) return absl::UnavailableError("the memory belongs to others");
+      absl::Status status = real_->WaitLayer(layer, deadline);
+      if (!status.ok()) return status;
+      std::copy(real_->layer(layer).begin(), real_->layer(layer).end(), slabs_[layer].begin());
+      if (last_check_ < 0 && layer + 1 == static_cast<int64_t>(slabs_.size())) Overwrite();
+      return status;
+    }
+    absl::Span<const std::byte> layer(int64_t layer) const override { return slabs_[layer]; }
+    bool intact() const override {
+      if (!intact_) return false;
+      if (checks_++ == last_check_) Overwrite();
+      return true;
+    }
+
+   private:
+    void Overwrite() const {
+      intact_ = false;
+      ++*taken_;
+      for (auto& slab : slabs_) std::memset(slab.data(), 0x3d, slab.size());
+    }
+
+    const std::unique_ptr<store::Lease> real_;
+    const int last_check_;
+    int* const taken_;
+    mutable int checks_ = 0;
+    mutable bool intact_ = true;
+    mutable std::vector<std::vector<std::byte>> slabs_;
+  };
+
+  store::Store* const real_;
+  std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
+  std::map<Identity, std::pair<int, int>> taken_back_;
+  int taken_ = 0;
+  absl::Status lookups_, reads_, puts_;
+};
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_WORKER_INFER_FAULTY_STORE_H_

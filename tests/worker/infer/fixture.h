@@ -1,0 +1,204 @@
+// What the tests of worker/infer share: a tiny model on a backend, a real embedded store in a directory of its own, an
+// engine.
+#ifndef KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
+#define KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
+
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "kernels/ref/ref.h"
+#include "store/embedded/embedded.h"
+#include "tests/support/backends.h"
+#include "tests/support/seed.h"
+#include "tests/support/tiny_model.h"
+#include "worker/encode/encoder.h"
+#include "worker/infer/engine.h"
+#include "worker/model/weights.h"
+
+namespace kvlink::infer {
+
+using testing::Soak;
+using testing::TestSeed;
+
+// A directory that goes with the object.
+class TempDirectory {
+ public:
+  TempDirectory() {
+    static int count = 0;
+    path_ =
+        (std::filesystem::path(::testing::TempDir()) / absl::StrCat("kvlink_infer_", getpid(), "_", count++)).string();
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directories(path_);
+  }
+  ~TempDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// A model and what belongs to it. Members are ordered by lifetime.
+struct Loaded {
+  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<model::Weights> weights;
+  std::unique_ptr<model::Model> model;
+  Fingerprint fingerprint;
+};
+
+inline Loaded LoadModel(const std::string& path, std::unique_ptr<kernels::Backend> backend) {
+  Loaded loaded;
+  loaded.backend = std::move(backend);
+  auto weights = model::OpenWeights(path);
+  EXPECT_TRUE(weights.ok()) << weights.status();
+  loaded.weights = *std::move(weights);
+  auto model = model::Model::Load(loaded.backend.get(), *loaded.weights, {});
+  EXPECT_TRUE(model.ok()) << model.status();
+  loaded.model = *std::move(model);
+  const auto fingerprint = encode::FingerprintOf(*loaded.weights, false);
+  EXPECT_TRUE(fingerprint.ok()) << fingerprint.status();
+  loaded.fingerprint = *fingerprint;
+  return loaded;
+}
+
+// A backend that computes in f32: the fast one where this build has it.
+inline std::unique_ptr<kernels::Backend> FastF32() {
+  std::unique_ptr<kernels::Backend> backend;
+  for (const testing::BackendFactory& factory : testing::AllBackends()) {
+    if (factory.name == "ref" || factory.name == "cpu_f32") backend = factory.make();
+  }
+  return backend;
+}
+
+inline std::unique_ptr<store::Store> OpenStore(const std::string& directory, int64_t dram_bytes = int64_t{64} << 20) {
+  store::EmbeddedOptions options;
+  options.dram_bytes = dram_bytes;
+  options.capacity_bytes = int64_t{1} << 30;
+  auto opened = store::OpenEmbedded(directory, options);
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  return *std::move(opened);
+}
+
+inline std::vector<int32_t> RandomTokens(std::mt19937_64& random, int64_t count, int64_t vocab) {
+  std::uniform_int_distribution<int32_t> token(3, static_cast<int32_t>(vocab) - 1);
+  std::vector<int32_t> tokens(count);
+  for (int32_t& one : tokens) one = token(random);
+  return tokens;
+}
+
+inline double LargestDifference(absl::Span<const float> a, absl::Span<const float> b) {
+  if (a.size() != b.size()) return HUGE_VAL;
+  double most = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (!(difference <= most)) most = difference;  // a NaN stays
+  }
+  return most;
+}
+
+// Kullback-Leibler divergence of softmax(q) from softmax(p), in nats.
+inline double Divergence(absl::Span<const float> p, absl::Span<const float> q) {
+  const auto normaliser = [](absl::Span<const float> logits) {
+    double most = -HUGE_VAL;
+    for (float logit : logits) most = std::max<double>(most, logit);
+    double sum = 0;
+    for (float logit : logits) sum += std::exp(logit - most);
+    return most + std::log(sum);
+  };
+  const double p_sum = normaliser(p);
+  const double q_sum = normaliser(q);
+  double divergence = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double log_p = p[i] - p_sum;
+    divergence += std::exp(log_p) * (log_p - (q[i] - q_sum));
+  }
+  return divergence;
+}
+
+// An engine's surroundings: the scalar backend, four documents, a prompt.
+class EngineTest : public ::testing::Test {
+ protected:
+  static constexpr double kTolerance = 1e-4;  // of logits
+
+  void SetUp() override {
+    testing::TinyModelOptions model;
+    model.seed = 11;
+    model.tied = false;  // tied random embeddings only repeat the last token
+    ASSERT_TRUE(testing::WriteTinyModel(directory_.path() + "/model", model).ok());
+    loaded_ = LoadModel(directory_.path() + "/model", kernels::MakeRefBackend());
+    store_ = OpenStore(directory_.path() + "/store");
+    std::mt19937_64 random(TestSeed());
+    for (int64_t tokens : {70, 1, 130, 64}) {
+      documents_.push_back({RandomTokens(random, tokens, model.vocab), {}});
+    }
+    prompt_ = {RandomTokens(random, 5, model.vocab), RandomTokens(random, 9, model.vocab)};
+  }
+
+  EngineOptions Options(Codec codec = Codec::kRawF32) const {
+    EngineOptions options;
+    options.codec = codec;
+    options.profile = *link::LoadLinkProfile("untuned");
+    options.private_tokens = 1024;
+    return options;
+  }
+  std::unique_ptr<Engine> MakeEngine(store::Store* store, const EngineOptions& options) {
+    auto engine = Engine::Create(loaded_.model.get(), loaded_.fingerprint, store, options);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+  Request Ask(std::vector<int> documents = {0, 1, 2, 3}) const {
+    Request request;
+    request.prompt = prompt_;
+    for (int i : documents) request.documents.push_back(documents_[i]);
+    request.keep_logits = true;
+    return request;
+  }
+  static std::unique_ptr<Conversation> Start(Engine& engine, const Request& request) {
+    auto conversation = engine.Start(request);
+    EXPECT_TRUE(conversation.ok()) << conversation.status();
+    return conversation.ok() ? *std::move(conversation) : nullptr;
+  }
+  static std::vector<int32_t> Decode(Engine& engine, Conversation& conversation, int tokens) {
+    std::vector<int32_t> decoded = {conversation.next()};
+    while (static_cast<int>(decoded.size()) < tokens) {
+      EXPECT_TRUE(engine.Step(conversation, {}).ok());
+      decoded.push_back(conversation.next());
+    }
+    return decoded;
+  }
+  static std::vector<float> LogitsOf(const Conversation& conversation) {
+    return {conversation.logits().begin(), conversation.logits().end()};
+  }
+  // Encodes all documents into the store, through an engine of its own.
+  void FillStore(Codec codec = Codec::kRawF32) {
+    const auto engine = MakeEngine(store_.get(), Options(codec));
+    Start(*engine, Ask());
+    ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+    ASSERT_EQ(engine->stats().write_back.written, 4) << engine->stats().write_back.last_error;
+  }
+  std::vector<float> Expected(const Request& request) {
+    const auto engine = MakeEngine(nullptr, Options());
+    return LogitsOf(*Start(*engine, request));
+  }
+
+  TempDirectory directory_;
+  Loaded loaded_;
+  std::unique_ptr<store::Store> store_;
+  std::vector<RequestDocument> documents_;
+  link::PromptTokens prompt_;
+};
+
+}  // namespace kvlink::infer
+
+#endif  // KVLINK_TESTS_WORKER_INFER_FIXTURE_H_

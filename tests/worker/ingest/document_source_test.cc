@@ -1,0 +1,211 @@
+#include "worker/ingest/document_source.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+
+namespace kvlink::ingest {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string Gzip(const std::string& text) {
+  std::string out(compressBound(text.size()) + 64, '\0');
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string Zstd(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
+  return out;
+}
+
+class DocumentSourceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = fs::path(::testing::TempDir()) / absl::StrCat("source_", getpid());
+    fs::remove_all(root_);
+    fs::create_directories(root_);
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  std::string Write(const std::string& name, const std::string& bytes) {
+    const fs::path path = root_ / name;
+    fs::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << bytes;
+    return path.string();
+  }
+
+  static std::vector<SourceItem> All(const std::vector<std::string>& paths, const SourceOptions& options = {}) {
+    std::vector<SourceItem> items;
+    auto source = DocumentSource::Open(paths, options);
+    EXPECT_TRUE(source.ok()) << source.status();
+    if (!source.ok()) return items;
+    while (auto item = (*source)->Next()) items.push_back(*std::move(item));
+    return items;
+  }
+  static std::vector<std::string> Ids(const std::vector<SourceItem>& items) {
+    std::vector<std::string> ids;
+    for (const SourceItem& item : items) ids.push_back(item.status.ok() ? item.id : "!" + item.where);
+    return ids;
+  }
+
+  fs::path root_;
+};
+
+TEST_F(DocumentSourceTest, JsonLinesGoodAndBadByLine) {
+  const std::string path = Write("a.jsonl",
+                                 "{\"id\":\"one\",\"title\":\"T\",\"text\":\"first\"}\r\n"
+                                 "\n"
+                                 "not json\n"
+                                 "{\"id\":7,\"text\":\"seventh\",\"more\":[[[[1]]],{\"deep\":{}}]}\n"
+                                 "{\"text\":\"no id\"}\n"
+                                 "{\"id\":\"x\",\"text\":5}\n"
+                                 "{\"id\":\"y\",\"text\":\"\xff\xfe\"}\n"
+                                 "{\"id\":1.5,\"text\":\"t\"}\n"
+                                 "{\"id\":\"z\",\"title\":[],\"text\":\"t\"}\n"
+                                 "{\"id\":\"last\",\"text\":\"without newline\"}");
+  const std::vector<SourceItem> items = All({path});
+  EXPECT_THAT(Ids(items), ElementsAre("one", "!" + path + ":3", "7", "!" + path + ":5", "!" + path + ":6",
+                                      "!" + path + ":7", "!" + path + ":8", "!" + path + ":9", "last"));
+  EXPECT_EQ(items[0].title, "T");
+  EXPECT_EQ(items[0].text, "first");
+  EXPECT_EQ(items[2].text, "seventh");
+  EXPECT_THAT(std::string(items[5].status.message()), HasSubstr("invalid UTF-8 at byte 18"));
+  EXPECT_EQ(items.back().position, static_cast<int64_t>(fs::file_size(path)));
+}
+
+TEST_F(DocumentSourceTest, CompressedStreamsAreTheSameText) {
+  std::string lines;
+  for (int i = 0; i < 5000; ++i) absl::StrAppend(&lines, "{\"id\":\"", i, "\",\"text\":\"text of ", i * 7919, "\"}\n");
+  const std::string half = lines.substr(0, lines.size() / 2), rest = lines.substr(lines.size() / 2);
+  for (const std::string& bytes : {lines, Gzip(lines), Zstd(lines), Gzip(half) + Gzip(rest), Zstd(half) + Zstd(rest)}) {
+    // The name says nothing about the compression: standard input has none.
+    const std::vector<SourceItem> items = All({Write("b.jsonl", bytes)});
+    ASSERT_EQ(items.size(), 5000u);
+    for (int i = 0; i < 5000; ++i) ASSERT_EQ(items[i].id, absl::StrCat(i)) << items[i].status;
+  }
+}
+
+TEST_F(DocumentSourceTest, DamagedCompressionIsNamedAndEndsOnlyItsFile) {
+  std::string lines;
+  for (int i = 0; i < 3000; ++i)
+    absl::StrAppend(&lines, "{\"id\":\"", i, "\",\"text\":\"", i * 104729 % 99991, "\"}\n");
+  const std::string good = Write("z.jsonl", "{\"id\":\"after\",\"text\":\"t\"}\n");
+  for (const std::string& whole : {Gzip(lines), Zstd(lines)}) {
+    for (const size_t cut : {whole.size() - 1, whole.size() / 2, size_t{6}}) {
+      const std::string path = Write("cut.jsonl.gz", whole.substr(0, cut));
+      const std::vector<SourceItem> items = All({path, good});
+      ASSERT_GE(items.size(), 2u);
+      EXPECT_EQ(items.back().id, "after");
+      EXPECT_FALSE(items[items.size() - 2].status.ok());
+      EXPECT_THAT(std::string(items[items.size() - 2].status.message()), HasSubstr("in the middle")) << cut;
+    }
+  }
+  std::string damaged = Gzip(lines);
+  damaged[damaged.size() / 2] ^= 0x55;
+  const std::vector<SourceItem> items = All({Write("damaged.gz", damaged)});
+  ASSERT_EQ(items.size(), 1u);  // a text file: one document, failed as a whole
+  EXPECT_FALSE(items[0].status.ok());
+}
+
+TEST_F(DocumentSourceTest, LinesAndTextsAreBounded) {
+  SourceOptions options;
+  options.most_document_bytes = 100;
+  const std::string path = Write(
+      "long.jsonl", "{\"id\":\"a\",\"text\":\"" + std::string(1000000, 'x') + "\"}\n{\"id\":\"b\",\"text\":\"t\"}\n");
+  EXPECT_THAT(Ids(All({path}, options)), ElementsAre("!" + path + ":1", "b"));
+  const std::string text = Write("long.txt", std::string(101, 'x'));
+  EXPECT_THAT(Ids(All({text}, options)), ElementsAre("!" + text));
+  EXPECT_THAT(Ids(All({Write("fits.txt", std::string(100, 'x'))}, options)), ElementsAre("fits.txt"));
+}
+
+TEST_F(DocumentSourceTest, DirectoriesAreWalkedInOrder) {
+  Write("d/b.txt", "b");
+  Write("d/a.md", "a");
+  Write("d/sub/c.txt.gz", Gzip("c"));
+  Write("d/sub/e.jsonl.zst", Zstd("{\"id\":\"e1\",\"text\":\"t\"}\n"));
+  Write("d/.hidden/x.txt", "x");
+  Write("d/picture.png", "p");
+  const std::vector<SourceItem> items = All({(root_ / "d").string()});
+  EXPECT_THAT(Ids(items), ElementsAre("a.md", "b.txt", "sub/c.txt.gz", "e1"));
+  EXPECT_EQ(items[2].text, "c");
+  EXPECT_EQ(items[2].title, "c");
+  EXPECT_FALSE(DocumentSource::Open({(root_ / "d/.hidden/..nothing").string()}, {}).ok());
+  fs::create_directories(root_ / "empty");
+  const auto empty = DocumentSource::Open({(root_ / "empty").string()}, {});
+  EXPECT_EQ(empty.status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(DocumentSourceTest, StopEndsTheWaitForAPipe) {
+  const std::string path = (root_ / "pipe.jsonl").string();
+  const std::string line = "{\"id\":\"a\",\"text\":\"t\"}\n";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  enum Writer { kNone, kIdle, kIdleInALine };
+  for (const Writer writer : {kNone, kIdle, kIdleInALine}) {
+    auto source = DocumentSource::Open({path, Write("next.jsonl", line)}, {});
+    ASSERT_TRUE(source.ok()) << source.status();
+    const int descriptor = writer == kNone ? -1 : open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (writer != kNone) {
+      const std::string sent = writer == kIdle ? line : line + line.substr(0, 5);
+      ASSERT_EQ(write(descriptor, sent.data(), sent.size()), static_cast<ssize_t>(sent.size()));
+      const auto item = (*source)->Next();
+      ASSERT_TRUE(item.has_value());
+      EXPECT_EQ(item->id, "a") << item->status;
+    }
+    std::thread reader([&] { EXPECT_FALSE((*source)->Next().has_value()); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // most times it waits by now
+    (*source)->Stop();
+    reader.join();
+    EXPECT_FALSE((*source)->Next().has_value()) << "what is behind the pipe is not wanted either";
+    if (descriptor >= 0) close(descriptor);
+  }
+}
+
+TEST_F(DocumentSourceTest, APipeIsReadToItsEnd) {
+  const std::string path = (root_ / "pipe.jsonl").string();
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::thread writer([&] {
+    std::ofstream pipe(path);
+    for (int i = 0; i < 20000; ++i) pipe << "{\"id\":" << i << ",\"text\":\"some text\"}\n";
+  });
+  EXPECT_EQ(All({path}).size(), 20000u);
+  writer.join();
+}
+
+TEST_F(DocumentSourceTest, OptionsNameOneText) {
+  SourceOptions options;
+  options.id = "name";
+  options.title = "Title";
+  const std::vector<SourceItem> items = All({Write("some.txt", "text")}, options);
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_EQ(items[0].id, "name");
+  EXPECT_EQ(items[0].title, "Title");
+  EXPECT_FALSE(DocumentSource::Open({Write("1.txt", "a"), Write("2.txt", "b")}, options).ok());
+  EXPECT_FALSE(DocumentSource::Open({}, {}).ok());
+  EXPECT_FALSE(DocumentSource::Open({"-", "-"}, {}).ok());
+}
+
+}  // namespace
+}  // namespace kvlink::ingest

@@ -1,0 +1,202 @@
+#include "worker/ingest/ingest.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/ref/ref.h"
+#include "store/embedded/embedded.h"
+#include "tests/support/tiny_model.h"
+#include "worker/model/model.h"
+#include "worker/model/weights.h"
+
+namespace kvlink::ingest {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class IngestTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = fs::path(::testing::TempDir()) / absl::StrCat("ingest_", getpid());
+    fs::remove_all(root_);
+    fs::create_directories(root_);
+    profile_ = *link::LoadLinkProfile("untuned");
+    UseModel(1);
+    OpenStore();
+  }
+  void TearDown() override {
+    store_.reset();
+    fs::remove_all(root_);
+  }
+
+  void UseModel(uint64_t seed) {
+    testing::TinyModelOptions options;
+    options.seed = seed;
+    options.layers = 2;
+    options.context = 256;
+    const std::string directory = (root_ / absl::StrCat("model", seed)).string();
+    ASSERT_TRUE(testing::WriteTinyModel(directory, options).ok());
+    const auto weights = model::OpenWeights(directory);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    tokenizer_ = *model::OpenTokenizer(directory);
+    model_ = *model::Model::Load(backend_.get(), **weights, {});
+    fingerprint_ = *encode::FingerprintOf(**weights, false);
+    encode::EncoderOptions encoder_options;
+    encoder_options.batch_tokens = 128;
+    encoder_ = *encode::Encoder::Create(model_.get(), fingerprint_, encoder_options);
+  }
+  void OpenStore(int64_t capacity = int64_t{1} << 30) {
+    store_.reset();
+    store::EmbeddedOptions options;
+    options.dram_bytes = 64 << 20;
+    options.capacity_bytes = capacity;
+    auto opened = store::OpenEmbedded((root_ / "store").string(), options);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    store_ = *std::move(opened);
+  }
+  static std::string Line(const std::string& id, const std::string& text, const std::string& title = "T") {
+    return absl::StrCat("{\"id\":\"", id, "\",\"title\":\"", title, "\",\"text\":\"", text, "\"}\n");
+  }
+
+  absl::Status Run(const std::string& lines, const IngestOptions& options = {}) {
+    const std::string path = (root_ / "in.jsonl").string();
+    std::ofstream(path, std::ios::binary) << lines;
+    auto source = DocumentSource::Open({path}, {});
+    EXPECT_TRUE(source.ok()) << source.status();
+    failures_.clear();
+    IngestInput input{source->get(), tokenizer_.get(), &profile_,   model_->config().context,
+                      fingerprint_,  encoder_.get(),   store_.get()};
+    IngestCallbacks callbacks;
+    callbacks.failed = [this](absl::string_view where, absl::string_view id, const absl::Status& status) {
+      failures_.push_back(absl::StrCat(where.substr(where.rfind(':') + 1), " ", id, " ", status.message()));
+    };
+    return Ingest(input, options, callbacks, &counts_);
+  }
+
+  const std::unique_ptr<kernels::Backend> backend_ = kernels::MakeRefBackend();
+  fs::path root_;
+  link::LinkProfile profile_;
+  std::unique_ptr<model::Tokenizer> tokenizer_;
+  std::unique_ptr<model::Model> model_;
+  Fingerprint fingerprint_;
+  std::unique_ptr<encode::Encoder> encoder_;
+  std::unique_ptr<store::Store> store_;
+  std::vector<std::string> failures_;
+  IngestCounts counts_;
+};
+
+TEST_F(IngestTest, EveryDocumentIsCataloguedAndItsEncodingReadsBack) {
+  std::string lines;
+  for (int i = 0; i < 20; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i, " and more"));
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.added, 20);
+  EXPECT_EQ(counts_.failed, 0);
+  EXPECT_GT(counts_.tokens, 200);
+  EXPECT_EQ(counts_.position, static_cast<int64_t>(lines.size()));
+  for (int i = 0; i < 20; ++i) {
+    const auto entry = store_->GetDocument("default", absl::StrCat("d", i));
+    ASSERT_TRUE(entry.ok()) << entry.status();
+    EXPECT_EQ(entry->title, "T");
+    EXPECT_TRUE(entry->model == fingerprint_);
+    ASSERT_EQ(entry->parts.size(), 1u);
+    const std::string text = link::DocumentText(profile_, "T", absl::StrCat("the text of number ", i, " and more"));
+    EXPECT_EQ(tokenizer_->Decode(entry->parts[0].tokens, false), text);
+    const auto found = store_->Lookup("default", {entry->parts[0].identity}, Codec::kRawBf16);
+    ASSERT_TRUE(found.ok());
+    ASSERT_TRUE((*found)[0].present);
+    const auto lease = store_->Read("default", entry->parts[0].identity, Codec::kRawBf16, (*found)[0].etag,
+                                    absl::Now() + absl::Seconds(30));
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      EXPECT_TRUE((*lease)->WaitLayer(layer, absl::Now() + absl::Seconds(30)).ok());
+    }
+  }
+}
+
+TEST_F(IngestTest, EqualTextIsEncodedOnce) {
+  std::string lines;
+  for (int i = 0; i < 30; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("text ", i % 3));
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.added, 30);
+  EXPECT_EQ(counts_.shared, 27);
+  const auto stats = store_->Stats();
+  ASSERT_TRUE(stats.ok());
+  EXPECT_EQ(stats->namespaces[0].encodings, 3);
+  EXPECT_EQ(stats->namespaces[0].documents, 30);
+  EXPECT_EQ(stats->bytes_written, counts_.bytes);
+  EXPECT_EQ(stats->bytes_written_in_place, stats->bytes_written) << "encodings were copied on their way to the disk";
+}
+
+TEST_F(IngestTest, ASecondRunSkipsWhatIsCompleteAndDoesTheRest) {
+  ASSERT_TRUE(Run(Line("a", "one") + Line("b", "two")).ok());
+  OpenStore();
+  ASSERT_TRUE(Run(Line("a", "one") + Line("b", "two changed") + Line("c", "three") + Line("d", "one")).ok());
+  EXPECT_EQ(counts_.skipped, 1);
+  EXPECT_EQ(counts_.added, 3);
+  EXPECT_EQ(counts_.shared, 1);
+  const std::string now = tokenizer_->Decode(store_->GetDocument("default", "b")->parts[0].tokens, false);
+  EXPECT_THAT(now, HasSubstr("two changed"));
+  // An evicted encoding is made again, though the catalog names it.
+  ASSERT_TRUE(store_->Remove("default", store_->GetDocument("default", "c")->parts[0].identity).ok());
+  ASSERT_TRUE(Run(Line("a", "one") + Line("c", "three")).ok());
+  EXPECT_EQ(counts_.skipped, 1);
+  EXPECT_EQ(counts_.added, 1);
+  EXPECT_EQ(counts_.shared, 0);
+}
+
+TEST_F(IngestTest, FailuresAreNamedAndDoNotStopTheOthers) {
+  std::string long_text;
+  for (int i = 0; i < 300; ++i) absl::StrAppend(&long_text, "word", i, " ");
+  ASSERT_TRUE(Run(Line("a", "good") + "broken\n" + Line("empty", "  ") + Line("long", long_text) + Line("a", "again") +
+                  Line("", "no name") + Line("b", "good too"))
+                  .ok());
+  EXPECT_EQ(counts_.documents, 7);
+  EXPECT_EQ(counts_.added, 2);
+  EXPECT_EQ(counts_.failed, 5);
+  EXPECT_THAT(failures_, ElementsAre(HasSubstr("2  not a JSON object"), HasSubstr("3 empty the document is empty"),
+                                     HasSubstr("context of 256"), HasSubstr("in.jsonl:1"), HasSubstr("6  ")));
+}
+
+TEST_F(IngestTest, AnotherModelReplacesTheEntry) {
+  ASSERT_TRUE(Run(Line("a", "one")).ok());
+  const Identity before = store_->GetDocument("default", "a")->parts[0].identity;
+  UseModel(2);
+  ASSERT_TRUE(Run(Line("a", "one")).ok());
+  EXPECT_EQ(counts_.added, 1);
+  EXPECT_FALSE(store_->GetDocument("default", "a")->parts[0].identity == before);
+}
+
+TEST_F(IngestTest, AnOlderGenerationNeverReplacesANewerOne) {
+  IngestOptions options;
+  options.generation = 100;
+  ASSERT_TRUE(Run(Line("a", "new"), options).ok());
+  options.generation = 99;
+  ASSERT_TRUE(Run(Line("a", "old"), options).ok());
+  EXPECT_EQ(counts_.failed, 1);
+  ASSERT_TRUE(store_->DeleteDocument("default", "a", 101).ok());
+  ASSERT_TRUE(Run(Line("a", "again")).ok());  // the clock is beyond any small number
+  EXPECT_EQ(counts_.added, 1);
+  EXPECT_TRUE(store_->GetDocument("default", "a").ok());
+}
+
+TEST_F(IngestTest, NamespacesShareNothing) {
+  ASSERT_TRUE(Run(Line("a", "one")).ok());
+  IngestOptions options;
+  options.ns = "other";
+  ASSERT_TRUE(Run(Line("a", "one"), options).ok());
+  EXPECT_EQ(counts_.added, 1);
+  EXPECT_EQ(counts_.shared, 0);
+  options.ns = std::string("bad\nname");
+  EXPECT_EQ(Run(Line("a", "one"), options).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvlink::ingest

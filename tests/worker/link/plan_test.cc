@@ -1,0 +1,144 @@
+#include "worker/link/plan.h"
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace kvlink::link {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class PlanTest : public testing::Test {
+ protected:
+  PlanTest() {
+    profile_ = *LoadLinkProfile("untuned");
+    input_.profile = &profile_;
+    input_.vocab = 1000;
+    input_.context = 100;
+    input_.prompt = {{1, 2}, {3, 4, 5}};
+    documents_ = {{10, 11, 12}, {20}, {30, 31}};
+    for (const auto& document : documents_) input_.documents.push_back(document);
+  }
+  void TrainedLinks(int64_t n, int64_t slots) {
+    profile_.trained = true;
+    profile_.links_per_document = n;
+    profile_.slots = slots;
+  }
+  LinkProfile profile_;
+  std::vector<std::vector<int32_t>> documents_;
+  PlanInput input_;
+};
+
+TEST_F(PlanTest, ConcatPlacesDocumentsOneAfterAnother) {
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->length, 11);
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 8, 9, 10));
+  ASSERT_EQ(plan->documents.size(), 3);
+  EXPECT_EQ(plan->documents[0].offset, 2);
+  EXPECT_EQ(plan->documents[1].offset, 5);
+  EXPECT_EQ(plan->documents[2].offset, 6);
+  EXPECT_EQ(plan->documents[2].document, 2);
+}
+
+TEST_F(PlanTest, LinksStandBehindEachDocumentByItsSlot) {
+  TrainedLinks(2, 3);
+  profile_.first_link_id = 500;
+  profile_.mem_start = 900;
+  profile_.mem_end = 901;
+  input_.linker = Linker::kLinks;
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 900, 500, 501, 502, 503, 504, 505, 901, 3, 4, 5));
+  EXPECT_THAT(plan->fresh_positions, ElementsAre(0, 1, 2, 6, 7, 9, 10, 13, 14, 15, 16, 17, 18));
+  EXPECT_EQ(plan->documents[1].offset, 8);
+  EXPECT_EQ(plan->length, 19);
+}
+
+TEST_F(PlanTest, LinkEmbeddingsAreRowsBehindTheVocabulary) {
+  TrainedLinks(1, 40);
+  profile_.link_embeddings_file = "links.safetensors";
+  input_.linker = Linker::kLinks;
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 1000, 1001, 1002, 3, 4, 5));
+}
+
+TEST_F(PlanTest, FullIsAnOrdinaryPrefill) {
+  profile_.mem_start = 900;
+  input_.linker = Linker::kFull;
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->documents, IsEmpty());
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 10, 11, 12, 20, 30, 31, 3, 4, 5));
+  std::vector<int64_t> positions(11);
+  std::iota(positions.begin(), positions.end(), 0);
+  EXPECT_EQ(plan->fresh_positions, positions);
+}
+
+TEST_F(PlanTest, NoDocumentsIsAPlainChat) {
+  profile_.mem_start = 900;
+  input_.documents.clear();
+  const auto plan = MakePlan(input_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_THAT(plan->fresh_tokens, ElementsAre(1, 2, 3, 4, 5));
+}
+
+TEST_F(PlanTest, UntrainedLinksAreRefused) {
+  input_.linker = Linker::kLinks;
+  EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kFailedPrecondition);
+  TrainedLinks(5, 8);
+  profile_.trained = false;
+  const auto refused = MakePlan(input_);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.status().message(), HasSubstr("never trained"));
+  input_.allow_untrained_links = true;
+  EXPECT_TRUE(MakePlan(input_).ok());
+}
+
+TEST_F(PlanTest, MoreDocumentsThanSlotsAreRefused) {
+  TrainedLinks(1, 2);
+  input_.linker = Linker::kLinks;
+  const auto plan = MakePlan(input_);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(plan.status().message(), HasSubstr("3 documents"));
+  EXPECT_THAT(plan.status().message(), HasSubstr("2 slots"));
+}
+
+TEST_F(PlanTest, SaysHowManyTokensTooMany) {
+  input_.context = 12;
+  EXPECT_TRUE(MakePlan(input_).ok());
+  input_.answer_tokens = 4;
+  for (Linker linker : {Linker::kConcat, Linker::kFull}) {
+    input_.linker = linker;
+    const auto plan = MakePlan(input_);
+    EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(plan.status().message(),
+                HasSubstr("3 tokens too many (6 of documents, 5 around them, 4 for the answer"));
+  }
+}
+
+TEST_F(PlanTest, EmptyDocumentsAndPromptsAreRefused) {
+  input_.documents[1] = {};
+  EXPECT_THAT(MakePlan(input_).status().message(), HasSubstr("document 2 of 3 is empty"));
+  input_.documents.pop_back();
+  input_.prompt.after.clear();
+  EXPECT_EQ(MakePlan(input_).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(LinkerNames, RoundTrip) {
+  for (Linker linker : {Linker::kConcat, Linker::kLinks, Linker::kFull}) {
+    EXPECT_EQ(*ParseLinker(LinkerName(linker)), linker);
+  }
+  EXPECT_THAT(ParseLinker("magic").status().message(), HasSubstr("use concat, links or full"));
+}
+
+}  // namespace
+}  // namespace kvlink::link

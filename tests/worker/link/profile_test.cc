@@ -1,0 +1,118 @@
+#include "worker/link/profile.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "worker/link/shipped_profiles.h"
+
+namespace kvlink::link {
+namespace {
+
+using ::testing::HasSubstr;
+
+model::ModelConfig Llama3() {
+  model::ModelConfig config;
+  config.vocab = 128256;
+  return config;
+}
+
+TEST(LinkProfile, ShippedOnesParseAndFitTheirModels) {
+  for (const ShippedProfile& shipped : ShippedProfiles()) {
+    const auto profile = LoadLinkProfile(std::string(shipped.name));
+    ASSERT_TRUE(profile.ok()) << profile.status();
+    EXPECT_EQ(profile->name, shipped.name);
+    EXPECT_TRUE(CheckProfile(*profile, Llama3()).ok());
+  }
+  const auto untuned = LoadLinkProfile("untuned");
+  EXPECT_FALSE(untuned->trained);
+  EXPECT_EQ(untuned->place, LinkProfile::Place::kInUser);
+  const auto five = LoadLinkProfile("kvlink-llama-5");
+  EXPECT_TRUE(five->trained);
+  EXPECT_EQ(five->links_per_document, 5);
+  EXPECT_EQ(five->slots, 40);
+  EXPECT_EQ(*five->first_link_id, 128011);
+  EXPECT_EQ(*five->mem_start, 128254);
+  EXPECT_EQ(*five->mem_end, 128255);
+  // Their last link id stays clear of the markers.
+  EXPECT_LT(128011 + 40 * 5 - 1, 128254);
+}
+
+TEST(LinkProfile, CheckRefusesAModelWithFewerIds) {
+  model::ModelConfig small;
+  small.vocab = 49152;
+  const absl::Status status = CheckProfile(*LoadLinkProfile("kvlink-llama-1"), small);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("belongs to another model"));
+}
+
+TEST(LinkProfile, RefusesWhatDoesNotFitTogether) {
+  const struct {
+    const char* json;
+    const char* says;
+  } cases[] = {
+      {"", "not a JSON object"},
+      {"[1]", "not a JSON object"},
+      {"{\"name\": \"x\"", "not a JSON object"},
+      {"{}", "'name' is missing"},
+      {R"({"name":"x","sluts":3})", "'sluts' is not known"},
+      {R"({"name":7})", "'name' must be a string"},
+      {R"({"name":"x","trained":1})", "'trained' must be true or false"},
+      {R"({"name":"x","slots":-1})", "'slots' must be an integer"},
+      {R"({"name":"x","slots":1e30})", "'slots' must be an integer"},
+      {R"({"name":"x","mem_start":4294967296})", "'mem_start' must be an integer"},
+      {R"({"name":"x","links_per_document":5})", "'slots' must be at least 1"},
+      {R"({"name":"x","links_per_document":5,"slots":4})", "'first_link_id' or 'link_embeddings_file'"},
+      {R"({"name":"x","links_per_document":5,"slots":4,"first_link_id":9,"link_embeddings_file":"a"})",
+       "one of the two"},
+      {R"({"name":"x","links_per_document":256,"slots":65536,"first_link_id":2147000000})", "leaves no room"},
+      {R"({"name":"x","first_link_id":4})", "'links_per_document' is 0"},
+      {R"({"name":"x","document_template":"no place"})", "must hold {text} exactly once"},
+      {R"({"name":"x","document_template":"{text}{text}"})", "must hold {text} exactly once"},
+      {R"({"name":"x","document_template":"Document {index}: {text}"})", "{index}"},
+      {R"({"name":"x","place":"anywhere"})", "'place' must be"},
+  };
+  for (const auto& c : cases) {
+    const auto profile = ParseLinkProfile(c.json, "");
+    ASSERT_FALSE(profile.ok()) << c.json;
+    EXPECT_EQ(profile.status().code(), absl::StatusCode::kInvalidArgument) << c.json;
+    EXPECT_THAT(profile.status().message(), HasSubstr(c.says)) << c.json;
+    EXPECT_EQ(profile.status().message().find('\n'), absl::string_view::npos);
+  }
+}
+
+TEST(LinkProfile, FilesAreFoundBesideTheProfile) {
+  const std::filesystem::path directory = std::filesystem::path(testing::TempDir()) / "kvlink_profile_test";
+  std::filesystem::create_directories(directory);
+  const std::string path = (directory / "mine.json").string();
+  std::ofstream(path)
+      << R"({"name":"mine","trained":true,"links_per_document":2,"slots":3,"link_embeddings_file":"links.safetensors"})";
+  const auto profile = LoadLinkProfile(path);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->link_embeddings_file, (directory / "links.safetensors").string());
+  EXPECT_FALSE(profile->first_link_id.has_value());
+  std::filesystem::remove_all(directory);
+
+  const auto missing = LoadLinkProfile(path);
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(missing.status().message(), HasSubstr("kvlink-llama-5"));
+}
+
+TEST(DocumentText, FillsTheTemplateOnce) {
+  LinkProfile profile;
+  EXPECT_EQ(DocumentText(profile, "Moon", "It orbits."), "Title: Moon\nIt orbits.\n");
+  EXPECT_EQ(DocumentText(profile, "", "It orbits."), "It orbits.\n");
+  // What a document says is never taken for a placeholder.
+  EXPECT_EQ(DocumentText(profile, "{text}", "{title}"), "Title: {text}\n{title}\n");
+  profile.document_template = "<{title}> {text}";
+  EXPECT_EQ(DocumentText(profile, "", "a"), "<> a");
+  profile.document_template = "{text}\n-- {title}";
+  EXPECT_EQ(DocumentText(profile, "", "a"), "a\n");
+  EXPECT_EQ(DocumentText(profile, "b", "a"), "a\n-- b");
+}
+
+}  // namespace
+}  // namespace kvlink::link
