@@ -1,0 +1,176 @@
+#include "bench/bench_common.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <new>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "nlohmann/json.hpp"
+
+namespace kvlink::bench {
+
+double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+double Median(std::vector<double> values) { return Quantile(std::move(values), 0.5); }
+
+double Quantile(std::vector<double> values, double fraction) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const double at = fraction * static_cast<double>(values.size() - 1);
+  const size_t below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, values.size() - 1);
+  return values[below] + (at - static_cast<double>(below)) * (values[above] - values[below]);
+}
+
+std::vector<double> Interleave(absl::Span<const std::function<void()>> alternatives, int rounds) {
+  std::vector<std::vector<double>> seconds(alternatives.size());
+  for (int round = -1; round < rounds; ++round) {
+    for (size_t i = 0; i < alternatives.size(); ++i) {
+      const double start = Now();
+      alternatives[i]();
+      if (round >= 0) seconds[i].push_back(Now() - start);
+    }
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& values : seconds) medians.push_back(Median(std::move(values)));
+  return medians;
+}
+
+void Prefault(void* data, int64_t bytes) { std::memset(data, 0, static_cast<size_t>(bytes)); }
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+Memory::Memory(int64_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
+  data_ = std::aligned_alloc(kHugePage, static_cast<size_t>(bytes_));
+  if (data_ == nullptr) throw std::bad_alloc();
+  madvise(data_, bytes_, MADV_HUGEPAGE);  // as the arenas of the product; without, small pages serve
+  Prefault(data_, bytes_);
+}
+
+Memory::~Memory() { std::free(data_); }
+
+Report::Report(absl::string_view title) { std::printf("%s\n", std::string(title).c_str()); }
+
+void Report::Add(absl::string_view name, double value, absl::string_view unit, std::optional<Target> target) {
+  figures_.push_back({std::string(name), value, std::string(unit), target});
+  const Figure& figure = figures_.back();
+  std::printf("  %-58s %12.4g %-10s", figure.name.c_str(), value, figure.unit.c_str());
+  if (target)
+    std::printf("  %s %-8.4g %s", target->at_most ? "<=" : ">=", target->value, figure.met() ? "met" : "MISSED");
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+void Report::Section(absl::string_view heading) {
+  std::printf("%s\n", std::string(heading).c_str());
+  std::fflush(stdout);
+}
+
+bool Report::AllMet() const {
+  return absl::c_all_of(figures_, [](const Figure& figure) { return figure.met(); });
+}
+
+absl::Status Report::WriteJson(const std::string& path) const {
+  nlohmann::json all = nlohmann::json::array();
+  for (const Figure& figure : figures_) {
+    nlohmann::json one{{"name", figure.name}, {"unit", figure.unit}, {"target", nullptr}, {"met", nullptr}};
+    one["value"] = std::isfinite(figure.value) ? nlohmann::json(figure.value) : nlohmann::json(nullptr);
+    if (figure.target) {
+      one["target"] = figure.target->value;
+      one["met"] = figure.met();
+    }
+    all.push_back(std::move(one));
+  }
+  std::ofstream file(path);
+  file << all.dump(1) << "\n";
+  file.close();
+  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path, "; check the directory and its rights"));
+  return absl::OkStatus();
+}
+
+int Report::Finish(const std::string& path) const {
+  if (path.empty()) return 0;
+  const absl::Status status = WriteJson(path);
+  if (!status.ok()) std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  return status.ok() ? 0 : 1;
+}
+
+namespace {
+
+constexpr FlagHelp kJson = {"json", "FILE", "Write the figures to FILE."};
+
+std::string Help(absl::string_view program, absl::string_view summary, absl::Span<const FlagHelp> known) {
+  std::string help = absl::StrCat("Usage: ", program, " [flags]\n\n", summary, "\n\nFlags:\n");
+  const auto add = [&help](const FlagHelp& flag) {
+    const std::string head = absl::StrCat("--", flag.name, flag.value.empty() ? "" : " ", flag.value);
+    absl::StrAppendFormat(&help, "  %-26s  %s\n", head, flag.help);
+  };
+  for (const FlagHelp& flag : known) add(flag);
+  add(kJson);
+  add({"help", "", "Show this help."});
+  return help;
+}
+
+}  // namespace
+
+absl::StatusOr<Flags> Flags::Parse(int argc, char** argv, absl::string_view summary, absl::Span<const FlagHelp> known) {
+  const std::string program = std::filesystem::path(argv[0]).filename();
+  const auto bad = [&program](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(what, "; see ", program, " --help"));
+  };
+  Flags flags;
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (argument == "-h" || argument == "--help") {
+      flags.help_wanted_ = true;
+      std::fputs(Help(program, summary, known).c_str(), stdout);
+      return flags;
+    }
+    if (!absl::ConsumePrefix(&argument, "--")) return bad(absl::StrCat("unexpected argument '", argument, "'"));
+    const size_t equals = argument.find('=');
+    const absl::string_view name = argument.substr(0, equals);
+    const auto known_flag = absl::c_find_if(known, [&](const FlagHelp& flag) { return flag.name == name; });
+    if (known_flag == known.end() && name != kJson.name) return bad(absl::StrCat("unknown flag --", name));
+    const bool is_switch = known_flag != known.end() && known_flag->value.empty();
+    std::string value;
+    if (equals != absl::string_view::npos) {
+      value = std::string(argument.substr(equals + 1));
+    } else if (!is_switch) {
+      if (i + 1 >= argc) return bad(absl::StrCat("flag --", name, " needs a value"));
+      value = argv[++i];
+    }
+    flags.values_.emplace_back(std::string(name), std::move(value));
+  }
+  return flags;
+}
+
+bool Flags::Has(absl::string_view name) const {
+  return absl::c_any_of(values_, [&](const auto& value) { return value.first == name; });
+}
+
+std::string Flags::Get(absl::string_view name, absl::string_view fallback) const {
+  for (const auto& [key, value] : values_) {
+    if (key == name) return value;
+  }
+  return std::string(fallback);
+}
+
+int64_t Flags::GetInt(absl::string_view name, int64_t fallback) const {
+  int64_t number = 0;
+  return absl::SimpleAtoi(Get(name, ""), &number) ? number : fallback;
+}
+
+}  // namespace kvlink::bench

@@ -1,0 +1,117 @@
+// What every bench shares: figures with their targets, the table and the JSON they end in, and fair timing.
+//
+// Benches compare alternatives inside one run, because figures of a shared machine move from run to run: time them with
+// Interleave() and put the ratio in the report. Not thread-safe.
+#ifndef KVLINK_BENCH_BENCH_COMMON_H_
+#define KVLINK_BENCH_BENCH_COMMON_H_
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace kvlink::bench {
+
+// Seconds of a steady clock.
+double Now();
+
+// The middle value (the mean of the middle two); 0 of nothing. `fraction` 0.99 gives the 99th percentile.
+double Median(std::vector<double> values);
+double Quantile(std::vector<double> values, double fraction);
+
+// Runs the alternatives in turn, `rounds` times each after one round that is not counted, and returns the median
+// seconds of each.
+std::vector<double> Interleave(absl::Span<const std::function<void()>> alternatives, int rounds);
+
+// Touches every page, so that the first use of the memory is not what a bench measures.
+void Prefault(void* data, int64_t bytes);
+
+// Memory on a 4096-byte boundary, prefaulted and zeroed, freed with the object.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes);
+  ~Memory();
+  Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  template <typename T = void>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_;
+  int64_t bytes_;
+};
+
+// What a figure must reach. at_most: smaller is better.
+struct Target {
+  double value = 0;
+  bool at_most = false;
+};
+
+class Report {
+ public:
+  explicit Report(absl::string_view title);
+  // Prints the line at once, so that a long bench shows where it is.
+  void Add(absl::string_view name, double value, absl::string_view unit, std::optional<Target> target = std::nullopt);
+  // A heading between lines; not part of the JSON.
+  void Section(absl::string_view heading);
+  // Whether every figure with a target met it.
+  bool AllMet() const;
+  // [{"name","value","unit","target","met"}]; target and met are null where there is no target. A value that is not
+  // finite is null.
+  absl::Status WriteJson(const std::string& path) const;
+  // Writes the JSON when `path` is not empty and returns the exit code of main(): 0, or 1 when the file cannot be
+  // written.
+  int Finish(const std::string& path) const;
+
+ private:
+  struct Figure {
+    std::string name;
+    double value;
+    std::string unit;
+    std::optional<Target> target;
+    bool met() const { return !target || (target->at_most ? value <= target->value : value >= target->value); }
+  };
+  std::vector<Figure> figures_;
+};
+
+// A flag of a bench. `value` as the help shows it: "N"; empty: a switch.
+struct FlagHelp {
+  absl::string_view name;
+  absl::string_view value;
+  absl::string_view help;
+};
+
+// The command line of a bench: `--name value` or `--name=value`, `--name` alone for a switch, and `--help`.
+class Flags {
+ public:
+  // `summary`: one line on what the bench measures. After OK: either help_wanted(), and the help was printed to
+  // standard output, or the flags can be read. INVALID_ARGUMENT naming the first flag that is not in `known` ("json"
+  // and "help" always are) or has no value, or an argument that is no flag.
+  static absl::StatusOr<Flags> Parse(int argc, char** argv, absl::string_view summary,
+                                     absl::Span<const FlagHelp> known);
+  bool help_wanted() const { return help_wanted_; }
+  bool Has(absl::string_view name) const;
+  std::string Get(absl::string_view name, absl::string_view fallback) const;
+  // The fallback also when the value is no number.
+  int64_t GetInt(absl::string_view name, int64_t fallback) const;
+  std::string json() const { return Get("json", ""); }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> values_;
+  bool help_wanted_ = false;
+};
+
+}  // namespace kvlink::bench
+
+#endif  // KVLINK_BENCH_BENCH_COMMON_H_

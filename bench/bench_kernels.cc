@@ -1,0 +1,436 @@
+// How near do the CPU kernels come to what this machine can do? Each operation, for the shapes of SmolLM2-135M and
+// Llama-3.1-8B, beside a ceiling measured in the same rounds: fused multiply-adds per second, bytes read per second,
+// bytes copied per second.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/slab.h"
+#include "bench/bench_common.h"
+#include "bench/ceilings.h"
+#include "kernels/cpu/cpu.h"
+
+namespace kvlink::bench {
+namespace {
+
+using kernels::Dtype;
+using kernels::Tensor;
+
+[[noreturn]] void Die(const absl::Status& status) {
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  std::exit(1);
+}
+void Check(const absl::Status& status) {
+  if (!status.ok()) Die(status);
+}
+template <typename T>
+T Value(absl::StatusOr<T> value) {
+  if (!value.ok()) Die(value.status());
+  return *std::move(value);
+}
+
+struct Model {
+  std::string name;
+  int64_t hidden, heads, kv_heads, dim, ffn, vocab;
+  kernels::AttentionParams attention() const {
+    kernels::AttentionParams params;
+    params.heads = heads;
+    params.kv_heads = kv_heads;
+    params.head_dim = dim;
+    params.scale = 1 / std::sqrt(static_cast<float>(dim));
+    return params;
+  }
+};
+const Model kSmol{"SmolLM2-135M", 576, 9, 3, 64, 1536, 49152};
+const Model kLlama{"Llama-3.1-8B", 4096, 32, 8, 128, 14336, 128256};
+
+// Memory filled with small random numbers (bytes, for Dtype::kU8).
+struct Array {
+  Array(Dtype dtype, std::vector<int64_t> sizes) : memory(Bytes(dtype, sizes)) {
+    tensor = Tensor::Dense(memory.as<>(), dtype, {}, sizes);
+    std::minstd_rand random(7);
+    const int64_t count = tensor.elements();
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;
+      uint32_t bits;
+      std::memcpy(&bits, &value, 4);
+      if (dtype == Dtype::kF32) memory.as<float>()[i] = value;
+      if (dtype == Dtype::kBf16) memory.as<uint16_t>()[i] = static_cast<uint16_t>(bits >> 16);
+      if (dtype == Dtype::kU8) memory.as<uint8_t>()[i] = static_cast<uint8_t>(random());
+    }
+  }
+  static int64_t Bytes(Dtype dtype, const std::vector<int64_t>& sizes) {
+    int64_t bytes = kernels::DtypeBytes(dtype);
+    for (int64_t size : sizes) bytes *= size;
+    return std::max<int64_t>(bytes, 64);
+  }
+  Memory memory;
+  Tensor tensor;
+};
+
+class Bench {
+ public:
+  Bench(int threads, int rounds)
+      : backend_(Value(kernels::MakeCpuBackend({.threads = threads, .compute = kernels::CpuOptions::Compute::kF32}))),
+        bf16_(Value(kernels::MakeCpuBackend({.threads = threads, .compute = kernels::CpuOptions::Compute::kBf16}))),
+        ceilings_(threads),
+        rounds_(rounds),
+        report_("Kernels of the CPU backend, and the share they reach of what was measured around them") {}
+
+  Report& report() { return report_; }
+  void Ceilings();
+  void Linear(const Model& model, absl::Span<const int64_t> rows);
+  void Decode(const Model& model, Dtype weights, int64_t rows);
+  void Prefill(const Model& model, int64_t rows);
+  void Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool tiles = false);
+  void LinkedInTiles(const Model& model);
+  void Rows(const Model& model);
+
+ private:
+  // Runs `ceiling` and `operation` in turn; each returns how much it did per second. Reports the operation's median
+  // rate, and the median of its share of the ceiling in the same round.
+  void Share(const std::string& name, absl::string_view unit, double target, const std::function<double()>& ceiling,
+             const std::function<double()>& operation) {
+    std::vector<double> rates, shares;
+    for (int round = -1; round < rounds_; ++round) {
+      const double most = ceiling();
+      const double rate = operation();
+      if (round < 0) continue;
+      rates.push_back(rate);
+      shares.push_back(rate / most);
+    }
+    report_.Add(name, Median(rates), unit);
+    report_.Add(absl::StrCat(name, ", share of ceiling"), Median(shares), "",
+                target > 0 ? std::optional<Target>(Target{target}) : std::nullopt);
+  }
+  // Repeats f for at least 20 ms; `work` per call, in units of 1e9.
+  static double Rate(double work, const std::function<void()>& f) {
+    const double start = Now();
+    int calls = 0;
+    do {
+      f();
+      ++calls;
+    } while (Now() - start < 0.02);
+    return work * calls / (Now() - start) / 1e9;
+  }
+  void LinearShape(const std::string& name, kernels::Backend& backend, int64_t n, int64_t k, int64_t rows, bool silu,
+                   double target);
+  void RunAttention(kernels::Backend& backend, const std::string& name, const Model& model,
+                    const kernels::AttentionBatch& batch, double flops, double bytes);
+
+  std::unique_ptr<kernels::Backend> backend_, bf16_;
+  class Ceilings ceilings_;
+  const int rounds_;
+  Report report_;
+};
+
+void Bench::Ceilings() {
+  report_.Section("ceilings");
+  const auto median = [&](auto&& f) {
+    std::vector<double> values;
+    for (int i = 0; i < rounds_; ++i) values.push_back(f());
+    return Median(values);
+  };
+  report_.Add("f32 fused multiply-adds", median([&] { return ceilings_.FmaGflops(); }), "GFLOP/s");
+  report_.Add("memory read", median([&] { return ceilings_.ReadGbps(); }), "GB/s");
+  report_.Add("memory copy (bytes copied)", median([&] { return ceilings_.CopyGbps(); }), "GB/s");
+}
+
+void Bench::LinearShape(const std::string& name, kernels::Backend& backend, int64_t n, int64_t k, int64_t rows,
+                        bool silu, double target) {
+  const Array weight(Dtype::kF32, {n, k}), x(Dtype::kF32, {rows, k}), out(Dtype::kF32, {rows, silu ? n / 2 : n});
+  const auto packed = Value(backend.PackWeights(weight.tensor));
+  kernels::LinearArgs args;
+  args.x = x.tensor;
+  args.weight = packed.get();
+  args.epilogue = silu ? kernels::Epilogue::kSiluMul : kernels::Epilogue::kNone;
+  args.out = out.tensor;
+  const Memory workspace(backend.LinearWorkspaceBytes(rows, *packed, args.epilogue) + 64);
+  args.workspace = {workspace.as<>(), workspace.bytes()};
+  const auto stream = backend.NewStream();
+  Share(
+      absl::StrCat(name, " [", n, ", ", k, "] x ", rows, " rows"), "GFLOP/s", target,
+      [&] { return ceilings_.FmaGflops(); },
+      [&] { return Rate(2.0 * static_cast<double>(n * k * rows), [&] { Check(backend.Linear(*stream, args)); }); });
+}
+
+void Bench::Linear(const Model& model, absl::Span<const int64_t> rows) {
+  report_.Section(absl::StrCat("Linear in f32, ", model.name));
+  const int64_t qkv = (model.heads + 2 * model.kv_heads) * model.dim;
+  for (int64_t r : rows) {
+    const double target = r >= 512 ? 0.85 : 0;
+    LinearShape("qkv", *backend_, qkv, model.hidden, r, false, target);
+    LinearShape("attention out", *backend_, model.hidden, model.heads * model.dim, r, false, target);
+    LinearShape("gate, up, silu", *backend_, 2 * model.ffn, model.hidden, r, true, target);
+    LinearShape("down", *backend_, model.hidden, model.ffn, r, false, target);
+  }
+  LinearShape("qkv in bf16 (oneDNN)", *bf16_, qkv, model.hidden, 512, false, 0);
+}
+
+void Bench::Decode(const Model& model, Dtype dtype, int64_t rows) {
+  // All matrices of enough layers that none is still in a cache when its turn comes again.
+  const std::vector<std::pair<int64_t, int64_t>> shapes = {
+      {(model.heads + 2 * model.kv_heads) * model.dim, model.hidden},
+      {model.hidden, model.heads * model.dim},
+      {2 * model.ffn, model.hidden},
+      {model.hidden, model.ffn}};
+  std::vector<std::unique_ptr<kernels::PackedMatrix>> weights;
+  int64_t bytes = 0, widest = 0;
+  while (bytes < int64_t{768} << 20) {
+    for (const auto& [n, k] : shapes) {
+      const Array weight(dtype, {n, k});
+      weights.push_back(Value(backend_->PackWeights(weight.tensor)));
+      bytes += weights.back()->bytes();
+      widest = std::max({widest, n, k});
+    }
+  }
+  const Array x(Dtype::kF32, {rows, widest}), out(Dtype::kF32, {rows, widest});
+  const Memory workspace(int64_t{64} << 20);
+  const auto stream = backend_->NewStream();
+  const auto run = [&] {
+    for (const auto& weight : weights) {
+      kernels::LinearArgs args;
+      args.x = x.tensor;
+      args.x.sizes[1] = weight->k();
+      args.weight = weight.get();
+      args.out = out.tensor;
+      args.out.sizes[1] = weight->n();
+      args.workspace = {workspace.as<>(), workspace.bytes()};
+      Check(backend_->Linear(*stream, args));
+    }
+  };
+  Share(
+      absl::StrCat("decode, all matrices of ", model.name, ", weights ", kernels::DtypeName(dtype), ", ", rows,
+                   " rows"),
+      "GB/s", rows == 1 ? 0.8 : 0, [&] { return ceilings_.ReadGbps(); },
+      [&] { return Rate(static_cast<double>(bytes), run); });
+}
+
+void Bench::RunAttention(kernels::Backend& backend, const std::string& name, const Model& model,
+                         const kernels::AttentionBatch& batch, double flops, double bytes) {
+  const auto plan = Value(backend.Plan(batch, nullptr));
+  const int64_t rows = static_cast<int64_t>(batch.positions.size());
+  const Array q(Dtype::kF32, {rows, model.heads, model.dim}), out(Dtype::kF32, {rows, model.heads * model.dim});
+  kernels::LinkedAttentionArgs args;
+  args.plan = plan.get();
+  args.params = model.attention();
+  args.q = q.tensor;
+  args.out = out.tensor;
+  const Memory workspace(backend.AttentionWorkspaceBytes(*plan, args.params) + 64);
+  args.workspace = {workspace.as<>(), workspace.bytes()};
+  const auto stream = backend.NewStream();
+  const auto run = [&] { Check(backend.LinkedAttention(*stream, args)); };
+  if (rows > 1) {
+    Share(
+        name, "GFLOP/s", rows >= 1024 ? 0.65 : 0, [&] { return ceilings_.FmaGflops(); },
+        [&] { return Rate(flops, run); });
+  } else {
+    Share(
+        name, "GB/s", 0, [&] { return ceilings_.ReadGbps(); }, [&] { return Rate(bytes, run); });
+  }
+}
+
+kernels::Rope MakeRope(int64_t dim) {
+  kernels::RopeConfig config;
+  config.rotary_dim = dim;
+  return Value(kernels::MakeRope(config));
+}
+
+// Causal attention of `rows` rows over the private pages they were appended to.
+void Bench::Prefill(const Model& model, int64_t rows) {
+  const int64_t pages = (rows + kBlockTokens - 1) / kBlockTokens;
+  const Array kv(Dtype::kF32, {pages, model.kv_heads, 2 * kBlockTokens, model.dim});
+  const kernels::Rope rope = MakeRope(model.dim);
+  std::vector<int64_t> positions(rows);
+  for (int64_t i = 0; i < rows; ++i) positions[i] = i;
+  const std::byte* layer = kv.memory.as<const std::byte>();
+  kernels::KvSegment segment;
+  segment.codec = Codec::kRawF32;
+  segment.layer_data = {&layer, 1};
+  segment.head_stride = 2 * kBlockTokens * model.dim * 4;
+  segment.block_stride = segment.head_stride * model.kv_heads;
+  segment.tokens = rows;
+  segment.padded_blocks = true;
+  segment.positions = positions.data();
+  kernels::KvRead read;
+  read.row_count = rows;
+  const kernels::Rope* ropes[] = {&rope};
+  const double pairs = static_cast<double>(rows) * static_cast<double>(rows + 1) / 2;
+  RunAttention(*backend_, absl::StrCat("causal ", rows, " rows, ", model.name), model,
+               {positions, {&segment, 1}, {&read, 1}, ropes}, pairs * 4 * static_cast<double>(model.heads * model.dim),
+               0);
+}
+
+// Fresh rows behind documents of `tokens` tokens each; `tiles`: on the backend that computes in bf16.
+void Bench::Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool tiles) {
+  const SlabShape shape{codec, model.kv_heads, model.dim, tokens};
+  const kernels::Rope rope = MakeRope(model.dim);
+  // One document's bytes, valid numbers in any codec; every document has a copy of its own.
+  const Array random(codec == Codec::kRawBf16 ? Dtype::kBf16 : Dtype::kF32,
+                     {shape.slab_bytes() / (codec == Codec::kRawBf16 ? 2 : 4)});
+  std::vector<Memory> slabs;
+  std::vector<const std::byte*> layers;
+  std::vector<kernels::KvSegment> segments(documents);
+  std::vector<kernels::KvRead> reads(documents);
+  for (int64_t i = 0; i < documents; ++i) {
+    slabs.emplace_back(shape.slab_bytes());
+    if (codec != Codec::kQ8) std::memcpy(slabs.back().as<>(), random.memory.as<>(), shape.slab_bytes());
+    layers.push_back(slabs.back().as<const std::byte>());
+  }
+  for (int64_t i = 0; i < documents; ++i) {
+    segments[i].codec = codec;
+    segments[i].layer_data = {&layers[i], 1};
+    segments[i].head_stride = shape.head_bytes();
+    segments[i].block_stride = shape.block_stride();
+    segments[i].tokens = tokens;
+    reads[i].segment = static_cast<int32_t>(i);
+    reads[i].row_count = rows;
+    reads[i].offset = i * tokens;
+  }
+  std::vector<int64_t> positions(rows);
+  for (int64_t i = 0; i < rows; ++i) positions[i] = documents * tokens + i;
+  const kernels::Rope* ropes[] = {&rope};
+  const double keys = static_cast<double>(documents * tokens);
+  RunAttention(tiles ? *bf16_ : *backend_,
+               absl::StrCat("linked ", rows, " rows, ", documents, " x ", tokens, " tokens ", CodecName(codec), ", ",
+                            model.name, tiles ? ", in tiles" : ""),
+               model, {positions, segments, reads, ropes},
+               keys * static_cast<double>(rows) * 4 * static_cast<double>(model.heads * model.dim),
+               static_cast<double>(shape.used_bytes() * documents));
+}
+
+void Bench::LinkedInTiles(const Model& model) {
+  if (Value(kernels::MakeCpuBackend({.threads = 1}))->compute_dtype() != Dtype::kBf16) {
+    report_.Section("LinkedAttention in AMX tiles: skipped, this CPU or this build has none");
+    return;
+  }
+  report_.Section("LinkedAttention in AMX tiles, beside f32 multiply-adds");
+  for (int64_t rows : {16, 64, 512}) Linked(model, rows, 15, 512, Codec::kRawBf16, /*tiles=*/true);
+}
+
+void Bench::Rows(const Model& model) {
+  report_.Section(absl::StrCat("Rows and slabs, ", model.name));
+  const int64_t rows = 2048, qkv_width = (model.heads + 2 * model.kv_heads) * model.dim;
+  const auto stream = backend_->NewStream();
+  const auto copy = [&] { return ceilings_.CopyGbps(); };
+  const auto read = [&] { return ceilings_.ReadGbps(); };
+  {
+    const Array residual(Dtype::kF32, {rows, model.hidden}), delta(Dtype::kF32, {rows, model.hidden}),
+        weight(Dtype::kF32, {model.hidden}), out(Dtype::kF32, {rows, model.hidden});
+    std::memset(delta.memory.as<>(), 0, delta.memory.bytes());
+    const kernels::AddRmsNormArgs args{residual.tensor, delta.tensor, weight.tensor, 1e-5f, out.tensor};
+    // Two read, two written: twice a copy.
+    Share("AddRmsNorm (bytes out)", "GB/s", 0, copy, [&] {
+      return Rate(2.0 * static_cast<double>(out.tensor.bytes), [&] { Check(backend_->AddRmsNorm(*stream, args)); });
+    });
+  }
+  const kernels::Rope rope = MakeRope(model.dim);
+  const Array pages(Dtype::kF32, {rows / kBlockTokens, model.kv_heads, 2 * kBlockTokens, model.dim});
+  {
+    const Array qkv(Dtype::kF32, {rows, qkv_width}), q(Dtype::kF32, {rows, model.heads, model.dim});
+    const Array positions(Dtype::kI64, {rows});
+    for (int64_t i = 0; i < rows; ++i) positions.memory.as<int64_t>()[i] = i;
+    kernels::QkvFinishArgs args;
+    args.params = model.attention();
+    args.qkv = qkv.tensor;
+    args.rope = &rope;
+    args.positions = args.slots = positions.tensor;
+    args.pages = pages.tensor;
+    args.q_out = q.tensor;
+    Share("QkvFinish (bytes in)", "GB/s", 0, copy, [&] {
+      return Rate(static_cast<double>(qkv.tensor.bytes), [&] { Check(backend_->QkvFinish(*stream, args)); });
+    });
+  }
+  std::vector<int32_t> table(rows / kBlockTokens);
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
+  const SlabShape bf16{Codec::kRawBf16, model.kv_heads, model.dim, rows};
+  const Array landed(Dtype::kU8, {bf16.slab_bytes()});
+  for (Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
+    SlabShape shape = bf16;
+    shape.codec = codec;
+    const Array slab(Dtype::kU8, {shape.slab_bytes()});
+    const kernels::PackArgs pack{shape, pages.tensor, table.data(), &rope, slab.tensor};
+    Share(absl::StrCat("Pack f32 pages as ", CodecName(codec), " (bytes in)"), "GB/s", 0, copy,
+          [&] { return Rate(static_cast<double>(pages.tensor.bytes), [&] { Check(backend_->Pack(*stream, pack)); }); });
+    const kernels::LandArgs land{shape, slab.tensor, Codec::kRawBf16, &rope, landed.tensor};
+    Share(absl::StrCat("Land ", CodecName(codec), " as raw-bf16 (bytes out)"), "GB/s", 0, copy, [&] {
+      return Rate(static_cast<double>(landed.tensor.bytes), [&] { Check(backend_->Land(*stream, land)); });
+    });
+  }
+  {
+    const Array bytes(Dtype::kU8, {int64_t{256} << 20}), out(Dtype::kU64, {1024});
+    std::vector<int64_t> offsets(1024), lengths(1024, int64_t{256} << 10);
+    for (int64_t i = 0; i < 1024; ++i) offsets[i] = i << 18;
+    const kernels::ChecksumArgs args{bytes.tensor, offsets, lengths, out.tensor};
+    Share("Checksum", "GB/s", 0, read, [&] {
+      return Rate(static_cast<double>(bytes.tensor.bytes), [&] { Check(backend_->Checksum(*stream, args)); });
+    });
+  }
+  {
+    const Array logits(Dtype::kF32, {16, model.vocab}), out(Dtype::kI32, {16});
+    for (const bool greedy : {true, false}) {
+      std::vector<kernels::SampleParams> params(16);
+      for (auto& p : params) p = greedy ? kernels::SampleParams{} : kernels::SampleParams{0.8f, 40, 0.95f, 0, 1, 1};
+      const Memory workspace(backend_->SampleWorkspaceBytes(16, model.vocab) + 64);
+      const kernels::SampleArgs args{logits.tensor, params, out.tensor, {workspace.as<>(), workspace.bytes()}};
+      Share(greedy ? "Sample, greedy" : "Sample, temperature, top-k 40, top-p 0.95", "GB/s", 0, read, [&] {
+        return Rate(static_cast<double>(logits.tensor.bytes), [&] { Check(backend_->Sample(*stream, args)); });
+      });
+    }
+  }
+}
+
+int Main(int argc, char** argv) {
+  const Flags flags = Value(Flags::Parse(
+      argc, argv, "Measures the CPU kernels beside ceilings of this machine: multiply-adds, reads, copies.",
+      {{"threads", "N", "Threads; 0, the default: every core this process may use."},
+       {"rounds", "N", "Rounds of each (default 9)."},
+       {"small", "", "Leave out the shapes of Llama-3.1-8B."},
+       {"only", "PART", "One of linear, decode, attention, rows (default: all)."}}));
+  if (flags.help_wanted()) return 0;
+  const bool small = flags.Has("small");
+  const std::string only = flags.Get("only", "");
+  const auto wanted = [&](absl::string_view part) { return only.empty() || only == part; };
+  Bench bench(static_cast<int>(flags.GetInt("threads", 0)), static_cast<int>(flags.GetInt("rounds", 9)));
+  bench.Ceilings();
+  if (wanted("linear")) {
+    bench.Linear(kSmol, {8, 64, 512, 2048});
+    if (!small) bench.Linear(kLlama, {64, 512});
+  }
+  if (wanted("decode")) {
+    bench.report().Section("Linear, few rows: the weights are read once");
+    for (Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
+      for (int64_t rows : {1, 4, 8}) bench.Decode(kSmol, dtype, rows);
+    }
+    if (!small) bench.Decode(kLlama, Dtype::kBf16, 1);
+  }
+  if (wanted("attention")) {
+    bench.report().Section("LinkedAttention in f32");
+    for (int64_t rows : {512, 2048, 8192}) bench.Prefill(kSmol, rows);
+    bench.Linked(kSmol, 64, 15, 512, Codec::kRawBf16);
+    bench.Linked(kSmol, 64, 15, 512, Codec::kRawF32);
+    bench.Linked(kSmol, 64, 15, 512, Codec::kQ8);
+    for (Codec codec : {Codec::kRawBf16, Codec::kRawF32, Codec::kQ8}) bench.Linked(kSmol, 1, 15, 512, codec);
+    if (!small) {
+      bench.Prefill(kLlama, 2048);
+      bench.Linked(kLlama, 64, 15, 512, Codec::kRawBf16);
+      bench.Linked(kLlama, 1, 15, 512, Codec::kRawBf16);
+    }
+    bench.LinkedInTiles(kSmol);
+    if (!small) bench.LinkedInTiles(kLlama);
+  }
+  if (wanted("rows")) bench.Rows(kSmol);
+  return bench.report().Finish(flags.json());
+}
+
+}  // namespace
+}  // namespace kvlink::bench
+
+int main(int argc, char** argv) { return kvlink::bench::Main(argc, argv); }

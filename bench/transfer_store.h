@@ -1,0 +1,31 @@
+// The store's rows of bench_transfer: a node in a process of its own, and its client here.
+#ifndef KVLINK_BENCH_TRANSFER_STORE_H_
+#define KVLINK_BENCH_TRANSFER_STORE_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "bench/transfer.h"
+
+namespace kvlink::bench {
+
+// How a row moves encodings: pulled from the node's DRAM, from its segments, leased where they are, or pushed.
+enum class StoreMove { kPullDram, kPullSegments, kMapped, kPush };
+
+// Where the node of the bench with that process id keeps its store. The bench removes it, since servers are killed.
+std::string StoreScratch(pid_t bench);
+// Serves a node over a store there, whose tier holds twice `ring_bytes`. Does not return.
+[[noreturn]] void ServeStore(int64_t ring_bytes);
+
+// `carrier`: "ucx" or "grpc" (kMapped maps). Reads are verified, unit by unit. The first Move of a shape writes as many
+// encodings of it as fit into `ring_bytes`.
+absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address, StoreMove move,
+                                                     const std::string& carrier, int64_t ring_bytes);
+
+}  // namespace kvlink::bench
+
+#endif  // KVLINK_BENCH_TRANSFER_STORE_H_
