@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "absl/strings/match.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "bench/transfer.h"
@@ -35,7 +36,8 @@ struct Row {
 
 class Bench {
  public:
-  Bench(int64_t ring_bytes, std::string self) : ring_bytes_(ring_bytes), self_(std::move(self)) {}
+  Bench(int64_t ring_bytes, std::string self, std::string rows)
+      : ring_bytes_(ring_bytes), self_(std::move(self)), wanted_(std::move(rows)) {}
 
   void Start(bool grpc) {
     auto ceiling = NewUcxCeiling(Serve("ceiling"), ring_bytes_);
@@ -43,12 +45,11 @@ class Bench {
     rows_.push_back({*std::move(ceiling), std::nullopt});
     AddTransport("ucx", Target{0.9, false}, Target{0.8, false});
     if (grpc) AddTransport("grpc", std::nullopt, std::nullopt);
-    const std::string node = Serve("store");
-    AddStore(node, StoreMove::kPullDram, "ucx", Target{0.8, false});
-    AddStore(node, StoreMove::kPullSegments, "ucx", std::nullopt);
-    AddStore(node, StoreMove::kMapped, "ucx", std::nullopt);
-    AddStore(node, StoreMove::kPush, "ucx", std::nullopt);
-    if (grpc) AddStore(node, StoreMove::kPullDram, "grpc", std::nullopt);
+    AddStore(StoreMove::kPullDram, "ucx", Target{0.8, false});
+    AddStore(StoreMove::kPullSegments, "ucx", std::nullopt);
+    AddStore(StoreMove::kMapped, "ucx", std::nullopt);
+    AddStore(StoreMove::kPush, "ucx", std::nullopt);
+    if (grpc) AddStore(StoreMove::kPullDram, "grpc", std::nullopt);
   }
 
   void Measure(const EncodingShape& shape, int rounds, bool peers, Report* report) {
@@ -88,18 +89,24 @@ class Bench {
   void AddTransport(const std::string& carrier, std::optional<Target> plain, std::optional<Target> verified) {
     auto reader = ConnectTransport(carrier, Serve(carrier), ring_bytes_);
     if (!reader.ok()) Die(reader.status());
-    rows_.push_back({NewTransportMover(*reader, false), plain});
-    rows_.push_back({NewTransportMover(*reader, true), verified});
+    AddRow(NewTransportMover(*reader, false), plain);
+    AddRow(NewTransportMover(*reader, true), verified);
   }
 
-  void AddStore(const std::string& node, StoreMove move, const std::string& carrier, std::optional<Target> target) {
-    auto mover = NewStoreMover(node, move, carrier, ring_bytes_ / 2);
+  // Each with a node of its own: they drop and evict what is in DRAM.
+  void AddStore(StoreMove move, const std::string& carrier, std::optional<Target> target) {
+    if (!absl::StrContains(StoreMoveName(move, carrier), wanted_)) return;
+    auto mover = NewStoreMover(Serve("store"), move, carrier, ring_bytes_);
     if (!mover.ok()) Die(mover.status());
-    rows_.push_back({*std::move(mover), target});
+    AddRow(*std::move(mover), target);
+  }
+  void AddRow(std::unique_ptr<Mover> mover, std::optional<Target> target) {
+    if (absl::StrContains(mover->name(), wanted_)) rows_.push_back({std::move(mover), target});
   }
 
   const int64_t ring_bytes_;
   const std::string self_;
+  const std::string wanted_;  // only rows with this in their names, and the ceiling
   std::vector<std::unique_ptr<ServingProcess>> servers_;  // outlive the rows
   std::vector<Row> rows_;
 };
@@ -109,6 +116,7 @@ int Main(int argc, char** argv) {
       argc, argv, "Measures how fast encodings come from another process, against bare UCX and against others.",
       {{"ring", "N", "MiB of memory on each side that they come from and go to (default 1024)."},
        {"rounds", "N", "Rounds of each (default 7)."},
+       {"rows", "TEXT", "Only rows with this in their names, and the ceiling."},
        {"no-peers", "", "Without other systems."},
        {"no-grpc", "", "Without the carrier gRPC."},
        {"serve", "WHAT", "Serves: ceiling, ucx, grpc or store (the bench starts these itself)."}});
@@ -124,7 +132,7 @@ int Main(int argc, char** argv) {
   const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 7), 1, 1000));
   Report report("transfer");
   {
-    Bench bench(ring_bytes, "/proc/self/exe");
+    Bench bench(ring_bytes, "/proc/self/exe", flags->Get("rows", ""));
     bench.Start(!flags->Has("no-grpc"));
     for (const EncodingShape& shape : kShapes) bench.Measure(shape, rounds, !flags->Has("no-peers"), &report);
   }

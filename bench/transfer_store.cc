@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -33,8 +32,9 @@ Manifest ManifestOf(const EncodingShape& shape) {
   return manifest;
 }
 
-// Encodings of one shape in the store, under names that count up.
+// The encodings of one shape in the store, under names that count up.
 struct Written {
+  std::string shape;
   std::vector<Manifest> manifests;
   size_t next = 0;
 };
@@ -46,14 +46,19 @@ class StoreMover : public Mover {
   std::string name() const override { return name_; }
 
   absl::StatusOr<MoveTime> Move(const EncodingShape& shape) override {
-    Written& written = shapes_[shape.name];
-    if (written.manifests.empty()) KVLINK_RETURN_IF_ERROR(Write(shape, &written));
-    const size_t i = written.next++ % written.manifests.size();
-    return move_ == StoreMove::kPush ? Push(&written.manifests[i]) : Read(written.manifests[i]);
+    if (shape.name != written_.shape) KVLINK_RETURN_IF_ERROR(Write(shape));
+    Manifest& next = written_.manifests[written_.next++ % written_.manifests.size()];
+    return move_ == StoreMove::kPush ? Push(&next) : Read(next);
   }
 
  private:
-  absl::Status Write(const EncodingShape& shape, Written* written) {
+  // Instead of what was there, so that the node's DRAM tier holds all of it.
+  absl::Status Write(const EncodingShape& shape) {
+    if (move_ != StoreMove::kPush) {
+      for (const Manifest& one : written_.manifests) {
+        KVLINK_RETURN_IF_ERROR(remote_->Remove(kNamespace, one.identity));
+      }
+    }
     const Manifest manifest = ManifestOf(shape);
     if (manifest.bytes() != shape.bytes()) return absl::InternalError("the shape has padding");
     const int64_t count = std::max<int64_t>(1, ring_bytes_ / shape.bytes());
@@ -70,8 +75,8 @@ class StoreMover : public Mover {
       KVLINK_RETURN_IF_ERROR(sealed.ChecksumLayer(layer, spans_.back()));
     }
     sealed.Seal();
-    written->manifests.assign(count, sealed);
-    for (Manifest& one : written->manifests) {
+    written_ = {shape.name, std::vector<Manifest>(count, sealed)};
+    for (Manifest& one : written_.manifests) {
       Rename(&one);
       if (move_ == StoreMove::kPush) continue;
       KVLINK_RETURN_IF_ERROR(remote_->Put(kNamespace, one, spans_, Soon()).status());
@@ -112,7 +117,7 @@ class StoreMover : public Mover {
   const std::string name_;
   const int64_t ring_bytes_;
   const std::unique_ptr<store::RemoteStore> remote_;
-  std::map<std::string, Written> shapes_;
+  Written written_;
   std::shared_ptr<transport::RegisteredBuffer> slabs_;
   std::vector<absl::Span<const std::byte>> spans_;
   uint64_t names_ = 0;
@@ -125,13 +130,12 @@ std::string StoreScratch(pid_t bench) {
 }
 
 void ServeStore(int64_t ring_bytes) {
-  const std::string directory = StoreScratch(getppid());
-  std::filesystem::remove_all(directory);
+  const std::string directory = absl::StrCat(StoreScratch(getppid()), "/", getpid());
   store::NodeOptions options;
   options.directory = directory + "/store";
   std::filesystem::create_directories(directory);
-  options.engine.dram_bytes = 2 * ring_bytes + (int64_t{256} << 20);
-  options.engine.capacity_bytes = 12 * ring_bytes;
+  options.engine.dram_bytes = ring_bytes + ring_bytes / 4 + (int64_t{256} << 20);
+  options.engine.capacity_bytes = 6 * ring_bytes;
   options.engine.share_memory = true;
   options.data_address = "127.0.0.1:0";
   options.local_socket = directory + "/socket";
@@ -144,6 +148,12 @@ void ServeStore(int64_t ring_bytes) {
   ServeForever((*node)->addresses().control);
 }
 
+std::string StoreMoveName(StoreMove move, const std::string& carrier) {
+  static constexpr const char* kNames[] = {"store pull from DRAM", "store pull from segments", "store mapped",
+                                           "store push"};
+  return absl::StrCat(kNames[static_cast<int>(move)], move == StoreMove::kMapped ? "" : absl::StrCat(", ", carrier));
+}
+
 absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address, StoreMove move,
                                                      const std::string& carrier, int64_t ring_bytes) {
   store::RemoteOptions options;
@@ -153,11 +163,8 @@ absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address,
   options.name = "bench";
   KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(move == StoreMove::kMapped ? "mapped" : carrier));
   KVLINK_ASSIGN_OR_RETURN(auto remote, store::OpenRemote(options));
-  static constexpr const char* kNames[] = {"store pull from DRAM", "store pull from segments", "store mapped",
-                                           "store push"};
-  const std::string name = absl::StrCat(kNames[static_cast<int>(move)], move == StoreMove::kMapped ? "" : ", ",
-                                        move == StoreMove::kMapped ? "" : carrier);
-  return std::unique_ptr<Mover>(std::make_unique<StoreMover>(std::move(remote), move, name, ring_bytes));
+  return std::unique_ptr<Mover>(
+      std::make_unique<StoreMover>(std::move(remote), move, StoreMoveName(move, carrier), ring_bytes));
 }
 
 }  // namespace kvlink::bench

@@ -156,11 +156,6 @@ class Server : public Side {
   }
   // As much at a time as keeps the network busy; more is not faster, and makes the first late.
   void Send() {
-    if (sent_ == asked_.layers) {
-      asked_ = {};
-      sent_ = 0;
-      return;
-    }
     const int64_t depth = std::max<int64_t>(2, kInFlight / asked_.slab_bytes);
     for (; sent_ < asked_.layers && in_flight_ < depth; ++sent_) {
       auto* const header = new Header{this, sent_};
@@ -179,6 +174,9 @@ class Server : public Side {
       if (UCS_PTR_IS_ERR(answer)) std::exit(1);
       if (!UCS_PTR_IS_PTR(answer)) Sent(header);
     }
+    if (sent_ < asked_.layers) return;
+    asked_ = {};  // at once: the next may come while the last is on its way
+    sent_ = 0;
   }
   struct Header {
     Server* server;

@@ -48,9 +48,12 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
     // from the environment alone.
     setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
     // UCX 1.13 aborts the process on an assertion (tcp_ep.c, PUT_TX_WAITING_ACK) when a connection is cut while its tcp
-    // writes straight into a peer's memory; without that large payloads move at half to three quarters of the rate, and
-    // nothing else changes.
+    // writes straight into a peer's memory. Without that, payloads come in pieces of these sizes, which must be large
+    // enough that the system calls do not count and small enough for the receiver's cache: a process holds one for each
+    // connection that is in the middle of a piece.
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);
+    setenv("UCX_TCP_RX_SEG_SIZE", "512k", 0);
+    setenv("UCX_TCP_TX_SEG_SIZE", "512k", 0);
   });
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
