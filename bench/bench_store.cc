@@ -1,8 +1,6 @@
 // Does the store cost anything over the disk? Writes and reads slabs through the embedded store and through bare
 // io_uring with O_DIRECT and registered memory: same file system, same sizes, same number of flushes, interleaved in
 // one run.
-#include <fcntl.h>
-#include <liburing.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -15,20 +13,20 @@
 #include <thread>
 
 #include "base/status.h"
+#include "bench/bare_disk.h"
 #include "bench/bench_common.h"
 #include "store/embedded/embedded_engine.h"
 
 namespace kvlink {
 namespace {
 
+using bench::BareDisk;
 using bench::Memory;
 using bench::Now;
 using bench::Report;
 
 constexpr int kPutters = 4;
-constexpr int kAhead = 3;   // encodings read ahead of the one that is waited for
-constexpr int kDepth = 32;  // as the engine's
-constexpr int64_t kRequest = 512 << 10;
+constexpr int kAhead = 3;  // encodings read ahead of the one that is waited for
 constexpr int64_t kMemory = 96 << 20;
 // An encoding of SmolLM2-135M: 512 tokens.
 constexpr int64_t kLayers = 30;
@@ -77,79 +75,6 @@ class CountFlushes : public engine::IoObserver {
   void Removed(const std::string&) override {}
   void DirectoryCreated(const std::string&) override {}
   std::atomic<int64_t> flushes{0};
-};
-
-// The ceiling: one file, one ring.
-class Bare {
- public:
-  Bare(const std::string& path, int64_t bytes) : bytes_(bytes) {
-    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0644);
-    if (fd_ < 0 || io_uring_queue_init(kDepth, &ring_, 0) < 0) {
-      Die("io_uring with O_DIRECT is not permitted here: nothing to compare with");
-    }
-    // The same kind of memory as the store's, and as much of it.
-    auto memory = engine::Mapping::Create({.bytes = kMemory, .alignment = int64_t{2} << 20});
-    MustBe(memory.status());
-    memory_ = *std::move(memory);
-    MustBe(memory_->Populate(0, kMemory));
-    std::memset(memory_->base(), 7, kMemory);
-    iovec vec = {memory_->base(), static_cast<size_t>(kMemory)};
-    registered_ = io_uring_register_buffers(&ring_, &vec, 1) == 0;
-    if (fallocate(fd_, 0, 0, bytes) != 0) Die("fallocate");
-    Transfer(true, 1);  // so that extents are written ones, as the store's are
-  }
-  ~Bare() {
-    io_uring_queue_exit(&ring_);
-    close(fd_);
-  }
-  Bare(const Bare&) = delete;
-  Bare& operator=(const Bare&) = delete;
-
-  // Everything once, in order, kDepth requests in flight; a write flushes `flushes` times, evenly spread.
-  void Transfer(bool write, int64_t flushes) {
-    const int64_t requests = (bytes_ + kRequest - 1) / kRequest;
-    const int64_t each = write ? std::max<int64_t>(1, requests / std::max<int64_t>(1, flushes)) : requests;
-    for (int64_t first = 0; first < requests; first += each) {
-      const int64_t last = std::min(requests, first + each);
-      Run(write, first, last);
-      if (write && fdatasync(fd_) != 0) Die("fdatasync");
-    }
-  }
-
- private:
-  void Run(bool write, int64_t next, int64_t last) {
-    int in_flight = 0;
-    while (next < last || in_flight > 0) {
-      while (next < last && in_flight < kDepth) {
-        io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-        std::byte* data = memory_->base() + next * kRequest % kMemory;
-        const unsigned length = static_cast<unsigned>(std::min(kRequest, bytes_ - next * kRequest));
-        const int64_t offset = next * kRequest;
-        if (registered_) {
-          write ? io_uring_prep_write_fixed(sqe, fd_, data, length, offset, 0)
-                : io_uring_prep_read_fixed(sqe, fd_, data, length, offset, 0);
-        } else {
-          write ? io_uring_prep_write(sqe, fd_, data, length, offset)
-                : io_uring_prep_read(sqe, fd_, data, length, offset);
-        }
-        ++next;
-        ++in_flight;
-      }
-      io_uring_submit_and_wait(&ring_, 1);
-      io_uring_cqe* cqe = nullptr;
-      while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-        if (cqe->res < 0) Die(std::strerror(-cqe->res));
-        io_uring_cqe_seen(&ring_, cqe);
-        --in_flight;
-      }
-    }
-  }
-
-  std::unique_ptr<engine::Mapping> memory_;
-  const int64_t bytes_;
-  int fd_ = -1;
-  io_uring ring_{};
-  bool registered_ = false;
 };
 
 // The store's side: `count` encodings of the same bytes under different names.
@@ -300,18 +225,22 @@ int Main(int argc, char** argv) {
   } cleanup{directory};
 
   Subject subject(directory + "/store", count);
-  Bare bare(directory + "/bare", subject.bytes());
+  // The same kind of memory as the store's, and as much of it.
+  const auto bare = BareDisk::Create(directory + "/bare", subject.bytes(), kMemory);
+  MustBe(bare.status());
   const double gigabytes = static_cast<double>(subject.bytes()) * 1e-9;
   // Not counted: segments grow, memory is touched.
   int64_t flushes = subject.Write();
   std::vector<Cost> bare_write, store_write, bare_read, store_read, verify;
   for (int round = 0; round < rounds; ++round) {
     subject.Remove();
-    const auto bare_writes = [&] { bare_write.push_back(Measure([&] { bare.Transfer(true, flushes); })); };
+    const auto bare_writes = [&] { bare_write.push_back(Measure([&] { MustBe((*bare)->Write(flushes)); })); };
     if (round % 2 == 0) bare_writes();
     store_write.push_back(Measure([&] { flushes = subject.Write(); }));
     if (round % 2 == 1) bare_writes();
-    const auto bare_reads = [&] { bare_read.push_back(Measure([&] { bare.Transfer(false, 0); })); };
+    const auto bare_reads = [&] {
+      bare_read.push_back(Measure([&] { MustBe((*bare)->Transfer(false, 0, subject.bytes())); }));
+    };
     subject.store()->DropDramTier();
     if (round % 2 == 0) bare_reads();
     store_read.push_back(Measure([&] { subject.Read(); }));

@@ -2,15 +2,21 @@
 // interleaved in one run and lies in rings of memory that no cache holds. Two processes: what serves, and this one.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "bench/transfer.h"
+#include "bench/transfer_machine.h"
 #include "bench/transfer_peers.h"
 #include "bench/transfer_store.h"
 #include "bench/transfer_transport.h"
@@ -20,40 +26,59 @@ namespace kvlink::bench {
 namespace {
 
 // 512 tokens of Llama-3.1-8B and of SmolLM2-135M, in bf16; and the documents of a request, which are asked for at once.
-const EncodingShape kShapes[] = {
-    {"Llama 8B", 32, int64_t{2} << 20}, {"SmolLM2", 30, int64_t{384} << 10}, {"8 of SmolLM2", 240, int64_t{384} << 10}};
+const EncodingShape kShapes[] = {{"Llama 8B", 1, 32, int64_t{2} << 20},
+                                 {"SmolLM2", 1, 30, int64_t{384} << 10},
+                                 {"8 of SmolLM2", 8, 30, int64_t{384} << 10}};
 
 [[noreturn]] void Die(const absl::Status& status) {
   std::fprintf(stderr, "bench_transfer: %s\n", std::string(status.message()).c_str());
   std::exit(1);
 }
 
-// The rows: what moves, and what it must reach of the ceiling, which is the first row.
+// What a row is measured against: the ceiling of the network, the lesser of that and the disk's, or a copy in memory.
+enum class Against { kNetwork, kNetworkAndDisk, kCopy };
+
 struct Row {
   std::unique_ptr<Mover> mover;
-  std::optional<Target> of_ceiling;
+  Against against = Against::kNetwork;
+  std::optional<double> at_least;  // of that
 };
 
 class Bench {
  public:
   Bench(int64_t ring_bytes, std::string self, std::string rows)
       : ring_bytes_(ring_bytes), self_(std::move(self)), wanted_(std::move(rows)) {}
-
-  void Start(bool grpc) {
-    auto ceiling = NewUcxCeiling(Serve("ceiling"), ring_bytes_);
-    if (!ceiling.ok()) Die(ceiling.status());
-    rows_.push_back({*std::move(ceiling), std::nullopt});
-    AddTransport("ucx", Target{0.9, false}, Target{0.8, false});
-    if (grpc) AddTransport("grpc", std::nullopt, std::nullopt);
-    AddStore(StoreMove::kPullDram, "ucx", Target{0.8, false});
-    AddStore(StoreMove::kPullSegments, "ucx", std::nullopt);
-    AddStore(StoreMove::kMapped, "ucx", std::nullopt);
-    AddStore(StoreMove::kPush, "ucx", std::nullopt);
-    if (grpc) AddStore(StoreMove::kPullDram, "grpc", std::nullopt);
+  ~Bench() {
+    rows_.clear();
+    servers_.clear();
+    for (const bool in_memory : {false, true}) {
+      std::error_code ignored;  // a server that dies may still write there
+      std::filesystem::remove_all(StoreScratch(getpid(), in_memory), ignored);
+    }
   }
 
-  void Measure(const EncodingShape& shape, int rounds, bool peers, Report* report) {
-    std::vector<Mover*> movers;
+  absl::Status Start(bool grpc) {
+    for (const bool in_memory : {false, true}) {
+      std::filesystem::create_directories(StoreScratch(getpid(), in_memory));
+    }
+    KVLINK_ASSIGN_OR_RETURN(const std::string port, Serve("ceiling"));
+    KVLINK_ASSIGN_OR_RETURN(network_, NewUcxCeiling(port, ring_bytes_));
+    KVLINK_ASSIGN_OR_RETURN(disk_, NewDiskMover(StoreScratch(getpid(), false) + "/bare", ring_bytes_));
+    copy_ = NewCopyMover(ring_bytes_);
+    KVLINK_RETURN_IF_ERROR(AddTransport("ucx", 0.9, 0.8));
+    if (grpc) KVLINK_RETURN_IF_ERROR(AddTransport("grpc", std::nullopt, std::nullopt));
+    KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPullDram, "ucx", Against::kNetwork, 0.8));
+    KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPullSegments, "ucx", Against::kNetworkAndDisk, 0.8));
+    KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kMappedFirst, "ucx", Against::kCopy, 1.0));
+    KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kMapped, "ucx", Against::kCopy, std::nullopt));
+    KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPushMemory, "ucx", Against::kNetwork, 0.8));
+    KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPush, "ucx", Against::kNetworkAndDisk, std::nullopt));
+    if (grpc) KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPullDram, "grpc", Against::kNetwork, std::nullopt));
+    return absl::OkStatus();
+  }
+
+  absl::Status Measure(const EncodingShape& shape, int rounds, bool peers, Report* report) {
+    std::vector<Mover*> movers = {network_.get(), disk_.get(), copy_.get()};
     for (const Row& row : rows_) movers.push_back(row.mover.get());
     std::unique_ptr<Mover> redis;
     if (peers) {
@@ -62,52 +87,97 @@ class Bench {
       if (made.ok()) redis = *std::move(made);
     }
     if (redis != nullptr) movers.push_back(redis.get());
-    const auto moved = MeasureMovers(movers, shape, ring_bytes_, rounds);
-    if (!moved.ok()) Die(moved.status());
-    report->Section(absl::StrCat(shape.name, ": ", shape.layers, " layers of ", shape.slab_bytes >> 10, " KiB"));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<Moved> moved, MeasureMovers(movers, shape, ring_bytes_, rounds));
+    report->Section(absl::StrCat(shape.name, ": ", shape.encodings, " x ", shape.layers, " layers of ",
+                                 shape.slab_bytes >> 10, " KiB"));
+    double store = 0;  // what the store's pulls reach
     for (size_t i = 0; i < movers.size(); ++i) {
       const std::string name = absl::StrCat(shape.name, " ", movers[i]->name());
-      report->Add(name, (*moved)[i].gigabytes_per_second, "GB/s");
-      if (i > 0) {
-        report->Add(absl::StrCat(name, " / bare ucx"),
-                    (*moved)[i].gigabytes_per_second / (*moved)[0].gigabytes_per_second, "",
-                    i < rows_.size() ? rows_[i].of_ceiling : std::nullopt);
+      const double rate = moved[i].gigabytes_per_second;
+      report->Add(name, rate, "GB/s");
+      if (i >= 3 && i - 3 < rows_.size()) AddRatio(name, rows_[i - 3], moved, i, report);
+      if (movers[i]->name() == StoreMoveName(StoreMove::kPullDram, "ucx")) store = rate;
+      if (movers[i] == redis.get() && store > 0) {
+        report->Add(absl::StrCat(shape.name, " store pull / redis"), store / rate, "", Target{1.0, false});
       }
-      report->Add(absl::StrCat(name, " first layer"), 1e6 * (*moved)[i].first_seconds, "us");
-      report->Add(absl::StrCat(name, " whole"), 1e6 * (*moved)[i].whole_seconds, "us");
+      report->Add(absl::StrCat(name, " first layer"), 1e6 * moved[i].first_seconds, "us");
+      report->Add(absl::StrCat(name, " whole"), 1e6 * moved[i].whole_seconds, "us");
     }
+    if (peers) AddOtherPeers(shape, rounds, store, report);
+    return absl::OkStatus();
   }
 
  private:
-  // Starts this program as a server; the address.
-  std::string Serve(const std::string& what) {
-    auto server = ServingProcess::Start({self_, "--serve", what, "--ring", absl::StrCat(ring_bytes_ >> 20)});
-    if (!server.ok()) Die(server.status());
-    servers_.push_back(*std::move(server));
-    return servers_.back()->first_line();
-  }
-  void AddTransport(const std::string& carrier, std::optional<Target> plain, std::optional<Target> verified) {
-    auto reader = ConnectTransport(carrier, Serve(carrier), ring_bytes_);
-    if (!reader.ok()) Die(reader.status());
-    AddRow(NewTransportMover(*reader, false), plain);
-    AddRow(NewTransportMover(*reader, true), verified);
+  static void AddRatio(const std::string& name, const Row& row, const std::vector<Moved>& moved, size_t i,
+                       Report* report) {
+    const double network = moved[0].gigabytes_per_second, disk = moved[1].gigabytes_per_second,
+                 copy = moved[2].gigabytes_per_second;
+    const bool by_disk = row.against == Against::kNetworkAndDisk && disk < network;
+    const double against = row.against == Against::kCopy ? copy : by_disk ? disk : network;
+    std::optional<Target> target;
+    if (row.at_least.has_value()) target = Target{*row.at_least, false};
+    report->Add(absl::StrCat(name, row.against == Against::kCopy ? " / memcpy"
+                                   : by_disk                     ? " / bare io_uring"
+                                                                 : " / bare ucx"),
+                moved[i].gigabytes_per_second / against, "", target);
+    // Its first layer lands within an eighth of the whole.
+    if (!row.at_least.has_value() || row.against != Against::kNetwork ||
+        moved[i].first_seconds == moved[i].whole_seconds) {
+      return;
+    }
+    report->Add(absl::StrCat(name, " first layer / whole"), moved[i].first_seconds / moved[i].whole_seconds, "",
+                Target{0.125, true});
   }
 
-  // Each with a node of its own: they drop and evict what is in DRAM.
-  void AddStore(StoreMove move, const std::string& carrier, std::optional<Target> target) {
-    if (!absl::StrContains(StoreMoveName(move, carrier), wanted_)) return;
-    auto mover = NewStoreMover(Serve("store"), move, carrier, ring_bytes_);
-    if (!mover.ok()) Die(mover.status());
-    AddRow(*std::move(mover), target);
+  // Those that are programs of their own: after ours, not between.
+  void AddOtherPeers(const EncodingShape& shape, int rounds, double store, Report* report) {
+    const std::string scripts = KVLINK_SOURCE_DIR "/bench/peers/";
+    const auto mooncake = RunPeer(absl::StrCat("python3 ", scripts, "mooncake_peer.py ", shape.slabs(), " ",
+                                               shape.slab_bytes, " ", ring_bytes_ >> 20, " ", rounds, " 2>/dev/null"));
+    const auto json = nlohmann::json::parse(mooncake.value_or(""), nullptr, false);
+    if (json.is_object()) {
+      const double rate = json.value("gigabytes_per_second", 0.0);
+      report->Add(absl::StrCat(shape.name, " mooncake tcp"), rate, "GB/s");
+      if (store > 0)
+        report->Add(absl::StrCat(shape.name, " store pull / mooncake tcp"), store / rate, "", Target{1.0, false});
+    } else {
+      std::printf("  without mooncake: %s\n", std::string(mooncake.status().message()).c_str());
+    }
+    const auto perftest = RunPeer(absl::StrCat(scripts, "ucx_perftest.sh ", shape.slab_bytes));
+    std::printf("  ucx_perftest: %s\n",
+                perftest.ok() ? perftest->c_str() : std::string(perftest.status().message()).c_str());
   }
-  void AddRow(std::unique_ptr<Mover> mover, std::optional<Target> target) {
-    if (absl::StrContains(mover->name(), wanted_)) rows_.push_back({std::move(mover), target});
+
+  // Starts this program as a server; the address.
+  absl::StatusOr<std::string> Serve(const std::string& what) {
+    KVLINK_ASSIGN_OR_RETURN(auto server,
+                            ServingProcess::Start({self_, "--serve", what, "--ring", absl::StrCat(ring_bytes_ >> 20)}));
+    servers_.push_back(std::move(server));
+    return servers_.back()->first_line();
+  }
+  absl::Status AddTransport(const std::string& carrier, std::optional<double> plain, std::optional<double> verified) {
+    if (!absl::StrContains(absl::StrCat("transport over ", carrier), wanted_)) return absl::OkStatus();
+    KVLINK_ASSIGN_OR_RETURN(const std::string address, Serve(carrier));
+    KVLINK_ASSIGN_OR_RETURN(auto reader, ConnectTransport(carrier, address, ring_bytes_));
+    rows_.push_back({NewTransportMover(reader, false), Against::kNetwork, plain});
+    rows_.push_back({NewTransportMover(reader, true), Against::kNetwork, verified});
+    return absl::OkStatus();
+  }
+  // Each with a node of its own: they drop and evict what is in DRAM.
+  absl::Status AddStore(StoreMove move, const std::string& carrier, Against against, std::optional<double> at_least) {
+    if (!absl::StrContains(StoreMoveName(move, carrier), wanted_)) return absl::OkStatus();
+    KVLINK_ASSIGN_OR_RETURN(const std::string address,
+                            Serve(move == StoreMove::kPushMemory ? "store-in-memory" : "store"));
+    KVLINK_ASSIGN_OR_RETURN(auto mover, NewStoreMover(address, move, carrier, ring_bytes_));
+    rows_.push_back({std::move(mover), against, at_least});
+    return absl::OkStatus();
   }
 
   const int64_t ring_bytes_;
   const std::string self_;
-  const std::string wanted_;  // only rows with this in their names, and the ceiling
+  const std::string wanted_;                              // only rows with this in their names
   std::vector<std::unique_ptr<ServingProcess>> servers_;  // outlive the rows
+  std::unique_ptr<Mover> network_, disk_, copy_;
   std::vector<Row> rows_;
 };
 
@@ -116,27 +186,30 @@ int Main(int argc, char** argv) {
       argc, argv, "Measures how fast encodings come from another process, against bare UCX and against others.",
       {{"ring", "N", "MiB of memory on each side that they come from and go to (default 1024)."},
        {"rounds", "N", "Rounds of each (default 7)."},
-       {"rows", "TEXT", "Only rows with this in their names, and the ceiling."},
+       {"rows", "TEXT", "Only rows with this in their names, and the ceilings."},
        {"no-peers", "", "Without other systems."},
        {"no-grpc", "", "Without the carrier gRPC."},
-       {"serve", "WHAT", "Serves: ceiling, ucx, grpc or store (the bench starts these itself)."}});
+       {"serve", "WHAT", "Serves: ceiling, ucx, grpc, store or store-in-memory (the bench starts these itself)."}});
   if (!flags.ok()) Die(flags.status());
   if (flags->help_wanted()) return 0;
   setenv("UCX_NET_DEVICES", "lo", 0);
   const int64_t ring_bytes = std::clamp<int64_t>(flags->GetInt("ring", 1024), 64, 1 << 16) << 20;
   const std::string serve = flags->Get("serve", "");
   if (serve == "ceiling") ServeUcxCeiling(ring_bytes);
-  if (serve == "store") ServeStore(ring_bytes);
+  if (serve == "store" || serve == "store-in-memory") ServeStore(ring_bytes, serve == "store-in-memory");
   if (!serve.empty()) ServeTransport(serve, ring_bytes);
 
   const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 7), 1, 1000));
   Report report("transfer");
+  absl::Status status;
   {
     Bench bench(ring_bytes, "/proc/self/exe", flags->Get("rows", ""));
-    bench.Start(!flags->Has("no-grpc"));
-    for (const EncodingShape& shape : kShapes) bench.Measure(shape, rounds, !flags->Has("no-peers"), &report);
+    status = bench.Start(!flags->Has("no-grpc"));
+    for (const EncodingShape& shape : kShapes) {
+      if (status.ok()) status = bench.Measure(shape, rounds, !flags->Has("no-peers"), &report);
+    }
   }
-  std::filesystem::remove_all(StoreScratch(getpid()));
+  if (!status.ok()) Die(status);
   return report.Finish(flags->json());
 }
 

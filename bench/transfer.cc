@@ -23,15 +23,16 @@ absl::StatusOr<std::vector<Moved>> MeasureMovers(absl::Span<Mover* const> movers
   const int64_t count = std::max<int64_t>(1, round_bytes / shape.bytes());
   for (int round = -1; round < rounds; ++round) {
     for (size_t i = 0; i < movers.size(); ++i) {
-      const double start = Now();
+      double took = 0;
       for (int64_t n = 0; n < count; ++n) {
         const auto time = movers[i]->Move(shape);
         if (!time.ok()) return Annotate(time.status(), movers[i]->name());
+        took += time->whole;
         if (round < 0) continue;
         samples[i].first.push_back(time->first);
         samples[i].whole.push_back(time->whole);
       }
-      if (round >= 0) samples[i].rates.push_back(1e-9 * static_cast<double>(count * shape.bytes()) / (Now() - start));
+      if (round >= 0) samples[i].rates.push_back(1e-9 * static_cast<double>(count * shape.bytes()) / took);
     }
   }
   std::vector<Moved> moved;

@@ -18,14 +18,18 @@ namespace kvlink::bench {
 
 inline constexpr int64_t kTransferUnit = int64_t{64} << 10;  // what has a checksum
 
+// What is moved at a time: some encodings of so many layers, the documents of a request.
 struct EncodingShape {
   std::string name;
+  int64_t encodings = 1;
   int64_t layers = 0;
   int64_t slab_bytes = 0;  // a multiple of kTransferUnit
-  int64_t bytes() const { return layers * slab_bytes; }
+  int64_t slabs() const { return encodings * layers; }
+  int64_t encoding_bytes() const { return layers * slab_bytes; }
+  int64_t bytes() const { return slabs() * slab_bytes; }
 };
 
-// Seconds from asking for an encoding until its first layer is there, and until it is there as a whole.
+// Seconds from asking for the encodings until their first layer is there, and until all is there.
 struct MoveTime {
   double first = 0, whole = 0;
 };
@@ -35,13 +39,13 @@ class Mover {
  public:
   virtual ~Mover() = default;
   virtual std::string name() const = 0;
-  // The next encoding; returns when the reader has it.
+  // The next encodings; returns when the reader has them.
   virtual absl::StatusOr<MoveTime> Move(const EncodingShape& shape) = 0;
 };
 
 struct Moved {
-  double gigabytes_per_second = 0;              // median of the rounds
-  double first_seconds = 0, whole_seconds = 0;  // median of the encodings
+  double gigabytes_per_second = 0;              // median of the rounds, of the time that moves took
+  double first_seconds = 0, whole_seconds = 0;  // median of the moves
 };
 
 // Lets the movers take turns: `rounds` times, after one round that is not counted, each moves encodings of `shape`

@@ -3,8 +3,10 @@
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -122,10 +124,10 @@ class RedisMover : public Mover {
     const int64_t at = place_.Next(shape.bytes());
     const double start = Now();
     std::string keys;
-    for (int64_t i = 0; i < shape.layers; ++i) keys += Redis::Get(absl::StrCat(at + i * shape.slab_bytes));
+    for (int64_t i = 0; i < shape.slabs(); ++i) keys += Redis::Get(absl::StrCat(at + i * shape.slab_bytes));
     KVLINK_RETURN_IF_ERROR(redis_.AskFor(keys));
     MoveTime time;
-    for (int64_t i = 0; i < shape.layers; ++i) {
+    for (int64_t i = 0; i < shape.slabs(); ++i) {
       KVLINK_RETURN_IF_ERROR(redis_.ReadValue(ring_.as<std::byte>() + at + i * shape.slab_bytes, shape.slab_bytes));
       if (i == 0) time.first = Now() - start;
     }
@@ -135,7 +137,7 @@ class RedisMover : public Mover {
   absl::Status Fill(const EncodingShape& shape, int64_t ring_bytes) {
     FillRing(ring_.as<std::byte>(), ring_bytes);
     for (int64_t at = 0; at + shape.bytes() <= ring_bytes; at += shape.bytes()) {
-      for (int64_t i = 0; i < shape.layers; ++i) {
+      for (int64_t i = 0; i < shape.slabs(); ++i) {
         const int64_t slab = at + i * shape.slab_bytes;
         KVLINK_RETURN_IF_ERROR(redis_.Set(absl::StrCat(slab), ring_.as<std::byte>() + slab, shape.slab_bytes));
       }
@@ -165,6 +167,17 @@ absl::StatusOr<std::unique_ptr<Mover>> NewRedisMover(const EncodingShape& shape,
   auto mover = std::make_unique<RedisMover>(std::move(server), std::move(redis), ring_bytes);
   KVLINK_RETURN_IF_ERROR(mover->Fill(shape, ring_bytes));
   return mover;
+}
+
+absl::StatusOr<std::string> RunPeer(const std::string& command) {
+  FILE* const output = popen(command.c_str(), "r");
+  if (output == nullptr) return absl::UnavailableError(absl::StrCat(command, " does not start"));
+  std::string line;
+  for (int letter = fgetc(output); letter != EOF; letter = fgetc(output)) line.push_back(static_cast<char>(letter));
+  const int status = pclose(output);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77) return absl::NotFoundError("what it needs is not installed");
+  if (status != 0) return absl::UnavailableError(absl::StrCat(command, " failed"));
+  return line;
 }
 
 }  // namespace kvlink::bench

@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,7 @@ namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 constexpr char kNamespace[] = "bench";
+constexpr int64_t kSourceBytes = int64_t{256} << 20;
 
 absl::Time Soon() { return absl::Now() + kPatience; }
 
@@ -32,54 +35,68 @@ Manifest ManifestOf(const EncodingShape& shape) {
   return manifest;
 }
 
-// The encodings of one shape in the store, under names that count up.
-struct Written {
-  std::string shape;
-  std::vector<Manifest> manifests;
-  size_t next = 0;
-};
-
 class StoreMover : public Mover {
  public:
-  StoreMover(std::unique_ptr<store::RemoteStore> remote, StoreMove move, std::string name, int64_t ring_bytes)
-      : move_(move), name_(std::move(name)), ring_bytes_(ring_bytes), remote_(std::move(remote)) {}
+  StoreMover(store::RemoteOptions options, StoreMove move, std::string name, int64_t ring_bytes)
+      : options_(std::move(options)), move_(move), name_(std::move(name)), ring_bytes_(ring_bytes) {}
   std::string name() const override { return name_; }
 
+  absl::Status Connect() {
+    remote_ = nullptr;
+    KVLINK_ASSIGN_OR_RETURN(remote_, store::OpenRemote(options_));
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<MoveTime> Move(const EncodingShape& shape) override {
-    if (shape.name != written_.shape) KVLINK_RETURN_IF_ERROR(Write(shape));
-    Manifest& next = written_.manifests[written_.next++ % written_.manifests.size()];
-    return move_ == StoreMove::kPush ? Push(&next) : Read(next);
+    if (shape.name != shape_) KVLINK_RETURN_IF_ERROR(Write(shape));
+    const size_t count = static_cast<size_t>(shape.encodings);
+    if (next_ + count > manifests_.size()) {
+      next_ = 0;
+      // Who connects anew knows of no memory that it was verified.
+      if (move_ == StoreMove::kMappedFirst) KVLINK_RETURN_IF_ERROR(Connect());
+    }
+    const absl::Span<Manifest> some = absl::MakeSpan(manifests_).subspan(next_, count);
+    next_ += count;
+    return IsPush() ? Push(some) : Read(some);
   }
 
  private:
-  // Instead of what was there, so that the node's DRAM tier holds all of it.
+  bool IsPush() const { return move_ == StoreMove::kPush || move_ == StoreMove::kPushMemory; }
+
+  // Encodings of the shape, instead of what was there, so that the node's DRAM tier holds all of them.
   absl::Status Write(const EncodingShape& shape) {
-    if (move_ != StoreMove::kPush) {
-      for (const Manifest& one : written_.manifests) {
-        KVLINK_RETURN_IF_ERROR(remote_->Remove(kNamespace, one.identity));
-      }
+    if (!IsPush()) {
+      for (const Manifest& one : manifests_) KVLINK_RETURN_IF_ERROR(remote_->Remove(kNamespace, one.identity));
     }
-    const Manifest manifest = ManifestOf(shape);
-    if (manifest.bytes() != shape.bytes()) return absl::InternalError("the shape has padding");
-    const int64_t count = std::max<int64_t>(1, ring_bytes_ / shape.bytes());
-    KVLINK_ASSIGN_OR_RETURN(slabs_, remote_->AllocateSlabs(shape.bytes()));
-    uint64_t state = 88172645463325252;
-    for (int64_t at = 0; at + 8 <= shape.bytes(); at += 8) {
-      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-      std::memcpy(slabs_->data() + at, &state, 8);
-    }
-    spans_.clear();
-    Manifest sealed = manifest;
+    Manifest manifest = ManifestOf(shape);
+    if (manifest.bytes() != shape.encoding_bytes()) return absl::InternalError("the shape has padding");
+    KVLINK_RETURN_IF_ERROR(MakeSources(shape));
     for (int64_t layer = 0; layer < shape.layers; ++layer) {
-      spans_.push_back(absl::MakeConstSpan(slabs_->data() + layer * shape.slab_bytes, shape.slab_bytes));
-      KVLINK_RETURN_IF_ERROR(sealed.ChecksumLayer(layer, spans_.back()));
+      KVLINK_RETURN_IF_ERROR(manifest.ChecksumLayer(layer, sources_[0][layer]));
     }
-    sealed.Seal();
-    written_ = {shape.name, std::vector<Manifest>(count, sealed)};
-    for (Manifest& one : written_.manifests) {
+    manifest.Seal();
+    shape_ = shape.name;
+    next_ = 0;
+    manifests_.assign(std::max(shape.encodings, ring_bytes_ / manifest.bytes()), manifest);
+    for (Manifest& one : manifests_) {
       Rename(&one);
-      if (move_ == StoreMove::kPush) continue;
-      KVLINK_RETURN_IF_ERROR(remote_->Put(kNamespace, one, spans_, Soon()).status());
+      if (!IsPush()) KVLINK_RETURN_IF_ERROR(remote_->Put(kNamespace, one, sources_[0], Soon()).status());
+    }
+    return absl::OkStatus();
+  }
+  // What is pushed: the same bytes in as many places as no cache holds.
+  absl::Status MakeSources(const EncodingShape& shape) {
+    const int64_t places = std::max<int64_t>(shape.encodings, kSourceBytes / shape.encoding_bytes());
+    sources_.clear();
+    memory_ = nullptr;
+    KVLINK_ASSIGN_OR_RETURN(memory_, remote_->AllocateSlabs(places * shape.encoding_bytes()));
+    for (int64_t place = 0; place < places; ++place) {
+      std::byte* const encoding = memory_->data() + place * shape.encoding_bytes();
+      FillRing(encoding, shape.encoding_bytes());
+      sources_.emplace_back();
+      for (int64_t layer = 0; layer < shape.layers; ++layer) {
+        sources_.back().push_back(absl::MakeConstSpan(encoding + layer * shape.slab_bytes, shape.slab_bytes));
+      }
     }
     return absl::OkStatus();
   }
@@ -88,49 +105,74 @@ class StoreMover : public Mover {
     std::memcpy(manifest->identity.bytes.data(), number, sizeof(number));
   }
 
-  absl::StatusOr<MoveTime> Push(Manifest* manifest) {
+  absl::StatusOr<MoveTime> Push(absl::Span<Manifest> manifests) {
+    std::vector<absl::Status> outcomes(manifests.size());
     const double start = Now();
-    KVLINK_ASSIGN_OR_RETURN(const auto put, remote_->Put(kNamespace, *manifest, spans_, Soon()));
-    if (!put.written) return absl::InternalError("it was there already");
+    {
+      std::vector<std::thread> pushers;
+      for (size_t i = 0; i < manifests.size(); ++i) {
+        pushers.emplace_back([this, &outcomes, &manifests, i, &source = sources_[pushed_++ % sources_.size()]] {
+          const auto put = remote_->Put(kNamespace, manifests[i], source, Soon());
+          outcomes[i] = put.ok() && !put->written ? absl::InternalError("it was there already") : put.status();
+        });
+      }
+      for (std::thread& pusher : pushers) pusher.join();
+    }
     const double took = Now() - start;
-    KVLINK_RETURN_IF_ERROR(remote_->Remove(kNamespace, manifest->identity));
-    Rename(manifest);
+    for (size_t i = 0; i < manifests.size(); ++i) {
+      KVLINK_RETURN_IF_ERROR(outcomes[i]);
+      KVLINK_RETURN_IF_ERROR(remote_->Remove(kNamespace, manifests[i].identity));
+      Rename(&manifests[i]);
+    }
     return MoveTime{took, took};
   }
 
-  absl::StatusOr<MoveTime> Read(const Manifest& manifest) {
+  absl::StatusOr<MoveTime> Read(absl::Span<const Manifest> manifests) {
     if (move_ == StoreMove::kPullSegments) remote_->DropDramTier();
     const double start = Now();
-    KVLINK_ASSIGN_OR_RETURN(const auto found, remote_->Lookup(kNamespace, {manifest.identity}, manifest.codec));
-    if (!found[0].present) return absl::NotFoundError("the node evicted it");
-    KVLINK_ASSIGN_OR_RETURN(const auto lease,
-                            remote_->Read(kNamespace, manifest.identity, manifest.codec, manifest.etag, Soon()));
-    KVLINK_RETURN_IF_ERROR(lease->WaitLayer(0, Soon()));
+    std::vector<Identity> identities;
+    for (const Manifest& manifest : manifests) identities.push_back(manifest.identity);
+    KVLINK_ASSIGN_OR_RETURN(const auto found, remote_->Lookup(kNamespace, identities, manifests[0].codec));
+    std::vector<std::unique_ptr<store::Lease>> leases;
+    for (size_t i = 0; i < manifests.size(); ++i) {
+      if (!found[i].present) return absl::NotFoundError("the node evicted it");
+      KVLINK_ASSIGN_OR_RETURN(auto lease,
+                              remote_->Read(kNamespace, identities[i], manifests[i].codec, manifests[i].etag, Soon()));
+      leases.push_back(std::move(lease));
+    }
+    KVLINK_RETURN_IF_ERROR(leases[0]->WaitLayer(0, Soon()));
     const double first = Now() - start;
-    for (size_t layer = 1; layer < manifest.layers.size(); ++layer) {
-      KVLINK_RETURN_IF_ERROR(lease->WaitLayer(static_cast<int64_t>(layer), Soon()));
+    for (const auto& lease : leases) {
+      for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
+        KVLINK_RETURN_IF_ERROR(lease->WaitLayer(static_cast<int64_t>(layer), Soon()));
+      }
     }
     return MoveTime{first, Now() - start};
   }
 
+  const store::RemoteOptions options_;
   const StoreMove move_;
   const std::string name_;
   const int64_t ring_bytes_;
-  const std::unique_ptr<store::RemoteStore> remote_;
-  Written written_;
-  std::shared_ptr<transport::RegisteredBuffer> slabs_;
-  std::vector<absl::Span<const std::byte>> spans_;
+  std::unique_ptr<store::RemoteStore> remote_;
+  std::string shape_;                // of what is in the store
+  std::vector<Manifest> manifests_;  // under names that count up
+  size_t next_ = 0;
+  std::shared_ptr<transport::RegisteredBuffer> memory_;
+  std::vector<std::vector<absl::Span<const std::byte>>> sources_;  // the slabs of each place
+  size_t pushed_ = 0;
   uint64_t names_ = 0;
 };
 
 }  // namespace
 
-std::string StoreScratch(pid_t bench) {
-  return absl::StrCat(std::filesystem::temp_directory_path().string(), "/bench_transfer_", bench);
+std::string StoreScratch(pid_t bench, bool in_memory) {
+  const std::string root = in_memory ? "/dev/shm" : std::filesystem::temp_directory_path().string();
+  return absl::StrCat(root, "/bench_transfer_", bench);
 }
 
-void ServeStore(int64_t ring_bytes) {
-  const std::string directory = absl::StrCat(StoreScratch(getppid()), "/", getpid());
+void ServeStore(int64_t ring_bytes, bool in_memory) {
+  const std::string directory = absl::StrCat(StoreScratch(getppid(), in_memory), "/", getpid());
   store::NodeOptions options;
   options.directory = directory + "/store";
   std::filesystem::create_directories(directory);
@@ -149,22 +191,25 @@ void ServeStore(int64_t ring_bytes) {
 }
 
 std::string StoreMoveName(StoreMove move, const std::string& carrier) {
-  static constexpr const char* kNames[] = {"store pull from DRAM", "store pull from segments", "store mapped",
-                                           "store push"};
-  return absl::StrCat(kNames[static_cast<int>(move)], move == StoreMove::kMapped ? "" : absl::StrCat(", ", carrier));
+  static constexpr const char* kNames[] = {
+      "store pull from DRAM", "store pull from segments", "store mapped, first use", "store mapped",
+      "store push",           "store push to memory"};
+  const bool mapped = move == StoreMove::kMapped || move == StoreMove::kMappedFirst;
+  return absl::StrCat(kNames[static_cast<int>(move)], mapped ? "" : absl::StrCat(", ", carrier));
 }
 
 absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address, StoreMove move,
                                                      const std::string& carrier, int64_t ring_bytes) {
+  const bool mapped = move == StoreMove::kMapped || move == StoreMove::kMappedFirst;
   store::RemoteOptions options;
   options.address = address;
   options.landing_bytes = int64_t{256} << 20;
   options.sending_bytes = int64_t{128} << 20;
   options.name = "bench";
-  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(move == StoreMove::kMapped ? "mapped" : carrier));
-  KVLINK_ASSIGN_OR_RETURN(auto remote, store::OpenRemote(options));
-  return std::unique_ptr<Mover>(
-      std::make_unique<StoreMover>(std::move(remote), move, StoreMoveName(move, carrier), ring_bytes));
+  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(mapped ? "mapped" : carrier));
+  auto mover = std::make_unique<StoreMover>(options, move, StoreMoveName(move, carrier), ring_bytes);
+  KVLINK_RETURN_IF_ERROR(mover->Connect());
+  return mover;
 }
 
 }  // namespace kvlink::bench

@@ -13,18 +13,19 @@
 
 namespace kvlink::bench {
 
-// How a row moves encodings: pulled from the node's DRAM, from its segments, leased where they are, or pushed.
-enum class StoreMove { kPullDram, kPullSegments, kMapped, kPush };
+// How a row moves encodings: pulled from the node's DRAM or from its segments; leased where they are, by who verifies
+// them for the first time or knows them; pushed to a node whose segments are on the disk, or in memory.
+enum class StoreMove { kPullDram, kPullSegments, kMappedFirst, kMapped, kPush, kPushMemory };
 
 // Where the nodes of the bench with that process id keep their stores. The bench removes it, since servers are killed.
-std::string StoreScratch(pid_t bench);
+std::string StoreScratch(pid_t bench, bool in_memory);
 // Serves a node over a store there, whose tier holds `ring_bytes` of encodings. Does not return.
-[[noreturn]] void ServeStore(int64_t ring_bytes);
+[[noreturn]] void ServeStore(int64_t ring_bytes, bool in_memory);
 
 // "store pull from DRAM, ucx".
 std::string StoreMoveName(StoreMove move, const std::string& carrier);
-// `carrier`: "ucx" or "grpc" (kMapped maps). Reads are verified, unit by unit. The first Move of another shape writes as
-// many encodings of it as fit into `ring_bytes`.
+// `carrier`: "ucx" or "grpc" (kMapped maps). Reads are verified, unit by unit. The first Move of another shape writes
+// as many encodings of it as fit into `ring_bytes`.
 absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address, StoreMove move,
                                                      const std::string& carrier, int64_t ring_bytes);
 

@@ -85,16 +85,16 @@ class TransportReader {
   const std::string& name() const { return name_; }
 
   absl::StatusOr<MoveTime> Move(const EncodingShape& shape, bool verify) {
-    const Ask ask = {place_.Next(shape.bytes()), shape.layers, shape.slab_bytes, next_id_};
-    next_id_ += static_cast<uint64_t>(shape.layers);
+    const Ask ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, next_id_};
+    next_id_ += static_cast<uint64_t>(shape.slabs());
     const double start = Now();
     const absl::Time deadline = absl::Now() + kPatience;
     {
       MutexLock lock(&mutex_);
       landed_.clear();
-      wake_at_ = verify ? 1 : static_cast<size_t>(shape.layers);
+      wake_at_ = verify ? 1 : static_cast<size_t>(shape.slabs());
     }
-    for (int64_t i = 0; i < shape.layers; ++i) {
+    for (int64_t i = 0; i < shape.slabs(); ++i) {
       connection_->Land(ask.first_id + static_cast<uint64_t>(i),
                         {ring_, ask.at + i * shape.slab_bytes, shape.slab_bytes}, deadline,
                         [this, i](const absl::Status& status, int64_t) {
@@ -106,7 +106,7 @@ class TransportReader {
     KVLINK_RETURN_IF_ERROR(
         connection_->SendMessage(absl::string_view(reinterpret_cast<const char*>(&ask), sizeof(ask))));
     MoveTime time;
-    for (size_t n = 0; n < static_cast<size_t>(shape.layers); ++n) {
+    for (size_t n = 0; n < static_cast<size_t>(shape.slabs()); ++n) {
       const Landed landed = WaitFor(n, verify);
       KVLINK_RETURN_IF_ERROR(landed.status);
       if (verify) KVLINK_RETURN_IF_ERROR(Verify(ask.at + landed.layer * shape.slab_bytes, shape.slab_bytes));

@@ -214,8 +214,8 @@ class Client : public Side, public Mover {
   }
   std::string name() const override { return "bare ucx"; }
   absl::StatusOr<MoveTime> Move(const EncodingShape& shape) override {
-    ask_ = {place_.Next(shape.bytes()), shape.layers, shape.slab_bytes};
-    left_ = shape.layers;
+    ask_ = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes};
+    left_ = shape.slabs();
     const double start = Now();
     first_ = 0;
     ucp_request_param_t params = {};

@@ -136,6 +136,7 @@ absl::Status Pull::Prepare(const std::string& manifest, const proto::Part& part)
   MutexLock lock(&mutex_);
   slices_ = std::move(slices);
   states_.assign(pieces_.size(), State::kPending);
+  awaited_.assign(pieces_.size(), false);
   return absl::OkStatus();
 }
 
@@ -153,7 +154,6 @@ void Pull::LandMore() {
 }
 
 void Pull::OnLanded(size_t piece, const absl::Status& status, int64_t bytes) {
-  transport::Slice slice;
   absl::Status failed = status;
   if (failed.ok() && bytes != pieces_[piece].length) {
     failed = absl::DataLossError(
@@ -165,19 +165,21 @@ void Pull::OnLanded(size_t piece, const absl::Status& status, int64_t bytes) {
     if (stopped_) return;
     if (failed.ok()) {
       states_[piece] = State::kLanded;
-      slice = slices_[piece];
+      if (awaited_[piece]) changed_.SignalAll();
     }
   }
   if (!failed.ok()) return Fail(failed, /*tell_node=*/true);
-  context_.verifier->Submit(
-      [self = shared_from_this(), piece, slice = std::move(slice)] { self->Verify(piece, slice); });
+  context_.verifier->Submit([self = shared_from_this(), piece] { self->Verify(piece); });
   LandMore();
 }
 
-void Pull::Verify(size_t piece, const transport::Slice& slice) {
+void Pull::Verify(size_t piece) {
+  transport::Slice slice;  // keeps the memory, should the pull be released meanwhile
   {
     MutexLock lock(&mutex_);
-    if (stopped_) return;
+    if (stopped_ || states_[piece] != State::kLanded) return;
+    states_[piece] = State::kVerifying;
+    slice = slices_[piece];
   }
   ClearPadding(pieces_[piece], slice);
   const absl::Status verified =
@@ -191,7 +193,7 @@ void Pull::Verify(size_t piece, const transport::Slice& slice) {
   MutexLock lock(&mutex_);
   states_[piece] = State::kGood;
   ++good_;
-  changed_.SignalAll();
+  if (awaited_[piece]) changed_.SignalAll();
   if (good_ == pieces_.size() && !stopped_) Stop(/*tell_node=*/false);
 }
 
@@ -250,6 +252,13 @@ absl::Status Pull::WaitLayer(int64_t layer, absl::Time deadline) {
   for (size_t piece = first_piece_[layer]; piece < first_piece_[layer + 1]; ++piece) {
     while (states_[piece] != State::kGood) {
       if (!failed_.ok()) return AsWaited(failed_);
+      if (states_[piece] == State::kLanded) {
+        mutex_.Unlock();
+        Verify(piece);
+        mutex_.Lock();
+        continue;
+      }
+      awaited_[piece] = true;
       if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && states_[piece] != State::kGood &&
           failed_.ok()) {
         ++context_.counters->late_layers;

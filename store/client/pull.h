@@ -61,14 +61,16 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   void OnClosed(const absl::Status& why) override;
 
  private:
-  enum class State : uint8_t { kPending, kLanding, kLanded, kGood };
+  enum class State : uint8_t { kPending, kLanding, kLanded, kVerifying, kGood };
 
   absl::Status Start(const proto::Part& part, absl::Time deadline);
   absl::StatusOr<std::string> AwaitManifest(absl::Time deadline);
   absl::Status Prepare(const std::string& manifest, const proto::Part& part);
   void LandMore();
   void OnLanded(size_t piece, const absl::Status& status, int64_t bytes);
-  void Verify(size_t piece, const transport::Slice& slice);
+  // Verifies a piece that has landed, unless somebody else is at it: the verifier's thread, or who waits for it, which
+  // has nothing better to do.
+  void Verify(size_t piece);
   void ClearPadding(const Piece& piece, const transport::Slice& slice) const;
   void Suspect();
   // The first call ends the pull: nobody who waits gets a layer that has not landed yet.
@@ -94,6 +96,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the manifest is whole
   std::vector<transport::Slice> slices_ ABSL_GUARDED_BY(mutex_);
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
+  std::vector<bool> awaited_ ABSL_GUARDED_BY(mutex_);  // pieces of which somebody wants to hear
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // piece to land
   size_t good_ ABSL_GUARDED_BY(mutex_) = 0;
   int landing_ ABSL_GUARDED_BY(mutex_) = 0;
