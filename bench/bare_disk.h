@@ -18,7 +18,7 @@ namespace kvlink::bench {
 
 class BareDisk {
  public:
-  static constexpr int kDepth = 32;  // requests in flight, as the engine's
+  static constexpr int kDepth = 32;  // requests in flight, twice the engine's
   static constexpr int64_t kRequest = 512 << 10;
 
   // Makes a file of `bytes` and writes all of it, so that its extents are written ones. `memory_bytes`, a multiple of

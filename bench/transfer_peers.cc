@@ -158,12 +158,18 @@ absl::StatusOr<std::unique_ptr<Mover>> NewRedisMover(const EncodingShape& shape,
   if (std::system("command -v redis-server >/dev/null 2>&1") != 0) {
     return absl::NotFoundError("redis-server is not installed (package redis-server)");
   }
-  const uint16_t port = FreePort();
-  KVLINK_ASSIGN_OR_RETURN(
-      auto server, ServingProcess::Start({"redis-server", "--bind", "127.0.0.1", "--port", absl::StrCat(port), "--save",
-                                          "", "--appendonly", "no", "--logfile", "", "--dir", "/tmp"}));
+  std::unique_ptr<ServingProcess> server;
   Redis redis;
-  KVLINK_RETURN_IF_ERROR(redis.Connect(port, absl::Now() + absl::Seconds(10)));
+  absl::Status connected;
+  // A port that was free may be taken before the server is there.
+  for (int attempt = 0; attempt < 3 && (attempt == 0 || !connected.ok()); ++attempt) {
+    const uint16_t port = FreePort();
+    KVLINK_ASSIGN_OR_RETURN(
+        server, ServingProcess::Start({"redis-server", "--bind", "127.0.0.1", "--port", absl::StrCat(port), "--save",
+                                       "", "--appendonly", "no", "--logfile", "", "--dir", "/tmp"}));
+    connected = redis.Connect(port, absl::Now() + absl::Seconds(5));
+  }
+  KVLINK_RETURN_IF_ERROR(connected);
   auto mover = std::make_unique<RedisMover>(std::move(server), std::move(redis), ring_bytes);
   KVLINK_RETURN_IF_ERROR(mover->Fill(shape, ring_bytes));
   return mover;

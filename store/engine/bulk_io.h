@@ -55,7 +55,8 @@ class BulkIo {
 
 struct BulkIoOptions {
   bool allow_uring = true;
-  IoLimits uring = {.all = 32, .bulk = 12, .bulk_beside_reads = 4};
+  // 8 MiB in flight keep a disk busy; more make the first layer of an encoding late, which shares it with the last.
+  IoLimits uring = {.all = 16, .bulk = 12, .bulk_beside_reads = 4};
   IoLimits pool = {.all = 4, .bulk = 3, .bulk_beside_reads = 1};  // a thread for each request in flight
 };
 std::unique_ptr<BulkIo> NewBulkIo(const BulkIoOptions& options);
