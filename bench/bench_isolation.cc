@@ -1,7 +1,10 @@
 // Do pushes at the write ceiling hold up readers? A node in a process of its own; pulls from its DRAM and from its
 // segments over UCX, alone and beside a niced process that pushes as fast as the node takes them, in turns within one
-// run. All of them share this machine's cores.
+// run. All of them share this machine's cores, and its disk: what a niced process that writes a file and nothing else
+// does to the same pulls is the machine's part.
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -123,6 +126,19 @@ std::unique_ptr<store::RemoteStore> Connect(const std::string& address) {
   ServeForever("pushing");
 }
 
+[[noreturn]] void WriteFile(const std::string& path) {
+  if (setpriority(PRIO_PROCESS, 0, kNice) != 0) Die("setpriority");
+  constexpr int64_t kRequest = int64_t{2} << 20, kRequests = 300;
+  const int file = open(path.c_str(), O_CREAT | O_WRONLY | O_DIRECT | O_CLOEXEC, 0600);
+  const Memory memory(kRequest);
+  std::thread writer([&] {
+    for (int64_t i = 0;; ++i) {
+      if (pwrite(file, memory.as<>(), kRequest, i % kRequests * kRequest) != kRequest) Die("writing a file");
+    }
+  });
+  ServeForever("writing");
+}
+
 // Pulls as a worker does: a read, and every layer verified. What does not come from `tier` is not counted.
 class Puller {
  public:
@@ -152,7 +168,7 @@ class Puller {
 };
 
 struct Samples {
-  std::vector<double> alone, beside;
+  std::vector<double> alone, beside_writes, beside_pushes;
 };
 
 void AddPulls(Report* report, absl::string_view what, const Samples& samples, double most) {
@@ -162,9 +178,12 @@ void AddPulls(Report* report, absl::string_view what, const Samples& samples, do
   };
   report->Section(what);
   add("alone", samples.alone);
-  add("beside pushes", samples.beside);
-  report->Add(absl::StrCat(what, " p99 beside pushes / alone"),
-              Quantile(samples.beside, 0.99) / Quantile(samples.alone, 0.99), "", Target{most, true});
+  add("beside bare writes", samples.beside_writes);
+  add("beside pushes", samples.beside_pushes);
+  const double alone = Quantile(samples.alone, 0.99);
+  report->Add(absl::StrCat(what, " p99 beside bare writes / alone"), Quantile(samples.beside_writes, 0.99) / alone, "");
+  report->Add(absl::StrCat(what, " p99 beside pushes / alone"), Quantile(samples.beside_pushes, 0.99) / alone, "",
+              Target{most, true});
 }
 
 // GB/s that the node writes meanwhile.
@@ -180,16 +199,18 @@ int Main(int argc, char** argv) {
       Flags::Parse(argc, argv, "Measures how much pushes at a node's write ceiling hold up pulls from it.",
                    {kScratchFlag,
                     {"pulls", "N", "Pulls of each kind in a round (default 100)."},
-                    {"rounds", "N", "Rounds (default 5)."},
+                    {"rounds", "N", "Rounds (default 4)."},
                     {"serve", "DIRECTORY", "For the bench itself."},
-                    {"push", "ADDRESS", "For the bench itself."}});
+                    {"push", "ADDRESS", "For the bench itself."},
+                    {"write", "FILE", "For the bench itself."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
   setenv("UCX_NET_DEVICES", "lo", 0);
   if (flags->Has("serve")) Serve(flags->Get("serve", ""));
   if (flags->Has("push")) Push(flags->Get("push", ""));
+  if (flags->Has("write")) WriteFile(flags->Get("write", ""));
   const int pulls = static_cast<int>(std::clamp<int64_t>(flags->GetInt("pulls", 100), 1, 100000));
-  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 5), 1, 1000));
+  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 4), 1, 1000));
 
   const Scratch scratch = Must(Scratch::Make(flags->Get("dir", "")));
   const auto node = Must(ServingProcess::Start({"/proc/self/exe", "--serve", scratch.path()}));
@@ -205,15 +226,19 @@ int Main(int argc, char** argv) {
     Samples ignored_dram, ignored_segments;
     Samples* const to_dram = round < 0 ? &ignored_dram : &dram;
     Samples* const to_segments = round < 0 ? &ignored_segments : &segments;
-    from_dram.Pull(pulls, &to_dram->alone);
-    from_segments.Pull(pulls, &to_segments->alone);
+    const auto pull = [&](std::vector<double> Samples::*when) {
+      from_dram.Pull(pulls, &(to_dram->*when));
+      from_segments.Pull(pulls, &(to_segments->*when));
+    };
+    pull(&Samples::alone);
+    {
+      const auto writer = Must(ServingProcess::Start({"/proc/self/exe", "--write", scratch.path() + "/bare"}));
+      pull(&Samples::beside_writes);
+    }
     const auto generator = Must(ServingProcess::Start({"/proc/self/exe", "--push", address}));
     absl::SleepFor(absl::Milliseconds(200));
     const double alone = WriteRate(store.get(), [] { absl::SleepFor(absl::Seconds(1)); });
-    const double with_pulls = WriteRate(store.get(), [&] {
-      from_dram.Pull(pulls, &to_dram->beside);
-      from_segments.Pull(pulls, &to_segments->beside);
-    });
+    const double with_pulls = WriteRate(store.get(), [&] { pull(&Samples::beside_pushes); });
     if (round < 0) continue;
     ceiling.push_back(alone);
     beside.push_back(with_pulls);
