@@ -1,6 +1,8 @@
 #include "bench/bench_common.h"
 
+#include <errno.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -11,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -61,6 +64,25 @@ Memory::Memory(int64_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHu
 }
 
 Memory::~Memory() { std::free(data_); }
+
+absl::StatusOr<Scratch> Scratch::Make(std::string path) {
+  std::error_code error;
+  if (path.empty()) {
+    path = std::filesystem::temp_directory_path(error) / absl::StrCat(program_invocation_short_name, "_", getpid());
+  }
+  if (std::filesystem::exists(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " exists; name a directory that can be made and removed"));
+  }
+  if (!std::filesystem::create_directories(path, error)) {
+    return absl::UnavailableError(absl::StrCat("cannot make the directory ", path, ": ", error.message()));
+  }
+  return Scratch(std::move(path));
+}
+
+Scratch::~Scratch() {
+  std::error_code ignored;
+  if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+}
 
 Report::Report(absl::string_view title) { std::printf("%s\n", std::string(title).c_str()); }
 

@@ -52,6 +52,23 @@ class Memory {
   int64_t bytes_;
 };
 
+// A directory that is there as long as the object.
+class Scratch {
+ public:
+  // Makes `path`; empty: one among the temporary files, named after the program and its process. INVALID_ARGUMENT:
+  // there is something at that path, which nobody may want removed; UNAVAILABLE: it cannot be made.
+  static absl::StatusOr<Scratch> Make(std::string path);
+  ~Scratch();
+  Scratch(Scratch&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit Scratch(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
 // What a figure must reach. at_most: smaller is better.
 struct Target {
   double value = 0;
@@ -91,6 +108,10 @@ struct FlagHelp {
   absl::string_view value;
   absl::string_view help;
 };
+
+// Names the path of a Scratch.
+inline constexpr FlagHelp kScratchFlag = {"dir", "DIRECTORY",
+                                          "Made and removed by the bench (default: among the temporary files)."};
 
 // The command line of a bench: `--name value` or `--name=value`, `--name` alone for a switch, and `--help`.
 class Flags {

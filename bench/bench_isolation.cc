@@ -1,41 +1,44 @@
-// Do pushes at the write ceiling hold up readers? Pulls from DRAM and from segments on an engine, alone and beside
-// pushes that come as fast as the disk takes them from a niced generator, in turns within one run.
+// Do pushes at the write ceiling hold up readers? A node in a process of its own; pulls from its DRAM and from its
+// segments over UCX, alone and beside a niced process that pushes as fast as the node takes them, in turns within one
+// run. All of them share this machine's cores, and its disk: what a niced process that writes a file and nothing else
+// does to the same pulls is the machine's part.
+#include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <filesystem>
+#include <functional>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "base/mutex.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
+#include "bench/transfer.h"
+#include "store/client/remote.h"
 #include "store/engine/engine.h"
+#include "store/node/node.h"
 
-namespace kvlink {
+namespace kvlink::bench {
 namespace {
-
-using bench::Now;
-using bench::Report;
-using engine::EncodingKey;
-using engine::Engine;
 
 // An encoding of SmolLM2-135M: 512 tokens.
 constexpr int64_t kLayers = 30;
 constexpr SlabShape kShape{Codec::kRawBf16, 3, 64, 512};
 const int64_t kBytes = kLayers * kShape.slab_bytes();
-constexpr int kResident = 8;     // encodings pulled from DRAM
-constexpr int kOnDisk = 40;      // encodings pulled from segments: more than the tier has room for
-constexpr int kPushers = 2;      // threads of the generator
-constexpr int kPushesAhead = 3;  // of each, neither written nor failed
-constexpr int kNice = 19;
-constexpr int64_t kDramBytes = int64_t{288} << 20;
+constexpr int kResident = 8;  // encodings pulled from DRAM
+constexpr int kOnDisk = 40;   // encodings pulled from segments: more than the tier has room for
+constexpr int kPushers = 4;   // pushes of the generator under way
+constexpr int kNice = 19;     // of the generator
+constexpr int64_t kDramBytes = int64_t{384} << 20;
+constexpr absl::Duration kPatience = absl::Seconds(60);
 
 [[noreturn]] void Die(absl::string_view what) {
   std::fprintf(stderr, "bench_isolation: %s\n", std::string(what).c_str());
@@ -46,231 +49,213 @@ void MustBe(const absl::Status& status) {
   if (!status.ok()) Die(status.message());
 }
 
-struct Source {
-  explicit Source(int count) : slabs(kBytes) {
-    uint64_t state = 88172645463325252;
-    for (int64_t i = 0; i < kBytes / 8; ++i) {
-      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-      slabs.as<uint64_t>()[i] = state;
-    }
-    Manifest manifest = Manifest::Uniform(kShape, kLayers, kShape.head_dim);
+template <typename T>
+T Must(absl::StatusOr<T> result) {
+  MustBe(result.status());
+  return *std::move(result);
+}
+
+absl::Time Soon() { return absl::Now() + kPatience; }
+
+Manifest Named(Manifest manifest, uint64_t number) {
+  std::memcpy(manifest.identity.bytes.data(), &number, sizeof(number));
+  return manifest;
+}
+
+// One encoding's slabs, ready to be written under any name.
+struct Slabs {
+  explicit Slabs(std::byte* data) {
+    FillRing(data, kBytes);
+    manifest = Manifest::Uniform(kShape, kLayers, kShape.head_dim);
     for (int64_t layer = 0; layer < kLayers; ++layer) {
-      spans.push_back(absl::MakeConstSpan(slabs.as<std::byte>() + layer * kShape.slab_bytes(), kShape.slab_bytes()));
+      spans.push_back(absl::MakeConstSpan(data + layer * kShape.slab_bytes(), kShape.slab_bytes()));
       MustBe(manifest.ChecksumLayer(layer, spans.back()));
     }
     manifest.Seal();
-    for (int i = 0; i < count; ++i) manifests.push_back(Named(manifest, i));
   }
-  static Manifest Named(Manifest manifest, int64_t number) {
-    std::memcpy(manifest.identity.bytes.data(), &number, sizeof(number));
-    return manifest;
-  }
-
-  bench::Memory slabs;
+  Manifest manifest;
   std::vector<absl::Span<const std::byte>> spans;
-  std::vector<Manifest> manifests;
 };
 
-// Pushes without end, from threads of low priority: what a transport would have landed is copied into the push.
-class Generator {
- public:
-  Generator(Engine* engine, const Source* source) : engine_(engine), source_(source) {}
-  ~Generator() { Stop(); }
+// The parts of the program, each in a process of its own.
 
-  void Start() {
-    stop_ = false;
-    for (int t = 0; t < kPushers; ++t) threads_.emplace_back([this] { Run(); });
-  }
-  void Stop() {
-    stop_ = true;
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
-  }
-  int64_t pushed() const { return pushed_; }
-
- private:
-  void Run() {
-    if (setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice) != 0) Die("setpriority");
-    const std::vector<int64_t> lengths(kLayers, kShape.slab_bytes());
-    Mutex mutex;
-    CondVar ended;
-    int ahead = 0;
-    while (!stop_) {
-      const Manifest manifest = Source::Named(source_->manifests[0], 1000000 + next_++);
-      auto push = engine_->BeginPush({"pushed", manifest.identity, manifest.codec}, lengths);
-      if (absl::IsResourceExhausted(push.status())) {
-        absl::SleepFor(absl::Milliseconds(1));
-        continue;
-      }
-      MustBe(push.status());
-      for (int64_t layer = 0; layer < kLayers; ++layer)
-        std::memcpy((*push)->slab(layer).data(), source_->spans[layer].data(), source_->spans[layer].size());
-      {
-        MutexLock lock(&mutex);
-        while (ahead >= kPushesAhead) ended.Wait(&mutex);
-        ++ahead;
-      }
-      engine_->CommitPush(*std::move(push), manifest, [&](absl::StatusOr<Engine::PutOutcome> outcome) {
-        MustBe(outcome.status());
-        ++pushed_;
-        MutexLock lock(&mutex);
-        --ahead;
-        ended.Signal();
-      });
+[[noreturn]] void Serve(const std::string& directory) {
+  store::NodeOptions options;
+  options.directory = directory + "/store";
+  options.engine.dram_bytes = kDramBytes;
+  options.engine.capacity_bytes = int64_t{4} << 30;
+  options.data_address = "127.0.0.1:0";
+  options.log = [](absl::string_view) {};
+  {
+    const Memory memory(kBytes);
+    const Slabs slabs(memory.as<std::byte>());
+    const auto engine = Must(engine::Engine::Open(options.directory, options.engine));
+    // What is pushed evicts what was pushed before, so that the disk is written in steady state.
+    MustBe(engine->PutNamespace("pushed", {.capacity_bytes = 60 * kBytes}));
+    for (int i = 0; i < kResident + kOnDisk; ++i) {
+      MustBe(
+          engine->Put(i < kResident ? "resident" : "on-disk", Named(slabs.manifest, i), slabs.spans, Soon()).status());
     }
-    MutexLock lock(&mutex);
-    while (ahead > 0) ended.Wait(&mutex);
   }
+  const auto node = Must(store::Node::Start(std::move(options)));
+  ServeForever(node->addresses().control);
+}
 
-  Engine* const engine_;
-  const Source* const source_;
-  std::vector<std::thread> threads_;
-  std::atomic<bool> stop_{false};
-  std::atomic<int64_t> next_{0}, pushed_{0};
-};
+std::unique_ptr<store::RemoteStore> Connect(const std::string& address) {
+  store::RemoteOptions options;
+  options.address = address;
+  options.carrier = store::Carrier::kUcx;
+  options.name = "bench";
+  return Must(store::OpenRemote(options));
+}
 
-// Seconds of each pull: a lease, every layer, and its bytes out of the tier, as a connection would send them.
+[[noreturn]] void Push(const std::string& address) {
+  if (setpriority(PRIO_PROCESS, 0, kNice) != 0) Die("setpriority");  // inherited by every thread
+  const auto store = Connect(address);
+  const auto memory = Must(store->AllocateSlabs(kBytes));
+  const Slabs slabs(memory->data());
+  std::vector<std::thread> pushers;
+  for (uint64_t pusher = 0; pusher < kPushers; ++pusher) {
+    pushers.emplace_back([&, pusher] {
+      for (auto next = static_cast<uint64_t>(absl::GetCurrentTimeNanos()) * kPushers + pusher;; next += kPushers) {
+        const auto put = store->Put("pushed", Named(slabs.manifest, next), slabs.spans, absl::InfiniteFuture());
+        if (!absl::IsResourceExhausted(put.status())) MustBe(put.status());
+      }
+    });
+  }
+  ServeForever("pushing");
+}
+
+[[noreturn]] void WriteFile(const std::string& path) {
+  if (setpriority(PRIO_PROCESS, 0, kNice) != 0) Die("setpriority");
+  constexpr int64_t kRequest = int64_t{2} << 20, kRequests = 300;
+  const int file = open(path.c_str(), O_CREAT | O_WRONLY | O_DIRECT | O_CLOEXEC, 0600);
+  const Memory memory(kRequest);
+  std::thread writer([&] {
+    for (int64_t i = 0;; ++i) {
+      if (pwrite(file, memory.as<>(), kRequest, i % kRequests * kRequest) != kRequest) Die("writing a file");
+    }
+  });
+  ServeForever("writing");
+}
+
+// Pulls as a worker does: a read, and every layer verified. What does not come from `tier` is not counted.
 class Puller {
  public:
-  Puller(Engine* engine, const Source* source, std::string ns, int count, bool from_dram)
-      : engine_(engine),
-        source_(source),
-        ns_(std::move(ns)),
-        count_(count),
-        from_dram_(from_dram),
-        out_(int64_t{8} * kBytes) {}
+  Puller(store::Store* store, std::string ns, const Manifest& manifest, int first, int count, store::Tier tier)
+      : store_(store), ns_(std::move(ns)), manifest_(manifest), first_(first), count_(count), tier_(tier) {}
 
   void Pull(int pulls, std::vector<double>* seconds) {
-    for (int i = 0; i < pulls; ++i) {
-      const Manifest& manifest = source_->manifests[next_++ % count_];
-      std::byte* const out = out_.as<std::byte>() + next_ % 8 * kBytes;
+    for (int done = 0, tried = 0; done < pulls; ++tried) {
+      if (tried > 20 * pulls) Die(absl::StrCat("pulls of '", ns_, "' come from another tier"));
+      const Manifest wanted = Named(manifest_, first_ + next_++ % count_);
       const double start = Now();
-      auto lease = engine_->Read({ns_, manifest.identity, manifest.codec}, manifest.etag, absl::InfiniteFuture());
-      if (absl::IsResourceExhausted(lease.status())) continue;
-      MustBe(lease.status());
-      for (int64_t layer = 0; layer < kLayers; ++layer) {
-        MustBe((*lease)->WaitLayer(layer, absl::InfiniteFuture()));
-        std::memcpy(out + layer * kShape.slab_bytes(), (*lease)->layer(layer).data(), kShape.slab_bytes());
-      }
-      if ((*lease)->from_dram() == from_dram_) seconds->push_back(Now() - start);
+      const auto lease = Must(store_->Read(ns_, wanted.identity, wanted.codec, wanted.etag, Soon()));
+      for (int64_t layer = 0; layer < kLayers; ++layer) MustBe(lease->WaitLayer(layer, Soon()));
+      if (lease->source() != tier_) continue;
+      seconds->push_back(Now() - start);
+      ++done;
     }
   }
 
  private:
-  Engine* const engine_;
-  const Source* const source_;
+  store::Store* const store_;
   const std::string ns_;
-  const int count_;
-  const bool from_dram_;  // what else comes from there does not count
-  int64_t next_ = 0;
-  bench::Memory out_;
+  const Manifest manifest_;
+  const int first_, count_;
+  const store::Tier tier_;
+  int next_ = 0;
 };
 
 struct Samples {
-  std::vector<double> alone, beside;
+  std::vector<double> alone, beside_writes, beside_pushes;
 };
 
 void AddPulls(Report* report, absl::string_view what, const Samples& samples, double most) {
   const auto add = [&](absl::string_view name, const std::vector<double>& seconds) {
-    report->Add(absl::StrCat(what, " ", name, " p50"), 1e3 * bench::Median(seconds), "ms");
-    report->Add(absl::StrCat(what, " ", name, " p99"), 1e3 * bench::Quantile(seconds, 0.99), "ms");
+    report->Add(absl::StrCat(what, " ", name, " p50"), 1e3 * Median(seconds), "ms");
+    report->Add(absl::StrCat(what, " ", name, " p99"), 1e3 * Quantile(seconds, 0.99), "ms");
   };
   report->Section(what);
   add("alone", samples.alone);
-  add("beside pushes", samples.beside);
-  report->Add(absl::StrCat(what, " p99 beside pushes / alone"),
-              bench::Quantile(samples.beside, 0.99) / bench::Quantile(samples.alone, 0.99), "",
-              bench::Target{most, true});
+  add("beside bare writes", samples.beside_writes);
+  add("beside pushes", samples.beside_pushes);
+  const double alone = Quantile(samples.alone, 0.99);
+  report->Add(absl::StrCat(what, " p99 beside bare writes / alone"), Quantile(samples.beside_writes, 0.99) / alone, "");
+  report->Add(absl::StrCat(what, " p99 beside pushes / alone"), Quantile(samples.beside_pushes, 0.99) / alone, "",
+              Target{most, true});
+}
+
+// GB/s that the node writes meanwhile.
+double WriteRate(store::Store* store, const std::function<void()>& body) {
+  const int64_t before = Must(store->Stats()).bytes_written;
+  const double start = Now();
+  body();
+  return 1e-9 * static_cast<double>(Must(store->Stats()).bytes_written - before) / (Now() - start);
 }
 
 int Main(int argc, char** argv) {
-  const auto flags = bench::Flags::Parse(
-      argc, argv, "Measures how much pushes at the write ceiling hold up pulls from DRAM and from segments.",
-      {{"dir", "DIRECTORY", "Made and removed by the bench (default: among the temporary files)."},
-       {"pulls", "N", "Pulls of each kind in a round (default 150)."},
-       {"rounds", "N", "Rounds (default 5)."}});
+  const auto flags =
+      Flags::Parse(argc, argv, "Measures how much pushes at a node's write ceiling hold up pulls from it.",
+                   {kScratchFlag,
+                    {"pulls", "N", "Pulls of each kind in a round (default 100)."},
+                    {"rounds", "N", "Rounds (default 4)."},
+                    {"serve", "DIRECTORY", "For the bench itself."},
+                    {"push", "ADDRESS", "For the bench itself."},
+                    {"write", "FILE", "For the bench itself."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
-  const std::string directory =
-      flags->Get("dir", (std::filesystem::temp_directory_path() / absl::StrCat("bench_isolation_", getpid())).string());
-  const int pulls = static_cast<int>(std::clamp<int64_t>(flags->GetInt("pulls", 150), 1, 100000));
-  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 5), 1, 1000));
-  if (std::filesystem::exists(directory))
-    Die(absl::StrCat(directory, " exists; name a directory that can be made and removed"));
-  struct Cleanup {
-    std::string path;
-    ~Cleanup() {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
-    }
-  } cleanup{directory};
+  setenv("UCX_NET_DEVICES", "lo", 0);
+  if (flags->Has("serve")) Serve(flags->Get("serve", ""));
+  if (flags->Has("push")) Push(flags->Get("push", ""));
+  if (flags->Has("write")) WriteFile(flags->Get("write", ""));
+  const int pulls = static_cast<int>(std::clamp<int64_t>(flags->GetInt("pulls", 100), 1, 100000));
+  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 4), 1, 1000));
 
-  const Source source(kOnDisk);
-  engine::EngineOptions options;
-  options.dram_bytes = kDramBytes;
-  options.capacity_bytes = int64_t{4} << 30;
-  auto opened = Engine::Open(directory, options);
-  MustBe(opened.status());
-  Engine* const engine = opened->get();
-  // What is pushed evicts what was pushed before, so that the disk is written in steady state.
-  MustBe(engine->PutNamespace("pushed", {.capacity_bytes = 60 * kBytes}));
-  for (const char* ns : {"resident", "on-disk"}) {
-    for (int i = 0; i < (ns[0] == 'r' ? kResident : kOnDisk); ++i)
-      MustBe(engine->Put(ns, source.manifests[i], source.spans, absl::InfiniteFuture()).status());
-  }
-  std::vector<std::unique_ptr<engine::EncodingLease>> held;
-  for (int i = 0; i < kResident; ++i) {
-    const Manifest& manifest = source.manifests[i];
-    auto lease = engine->Read({"resident", manifest.identity, manifest.codec}, manifest.etag, absl::InfiniteFuture());
-    MustBe(lease.status());
-    for (int64_t layer = 0; layer < kLayers; ++layer) MustBe((*lease)->WaitLayer(layer, absl::InfiniteFuture()));
-    held.push_back(*std::move(lease));
-  }
-
-  Puller from_dram(engine, &source, "resident", kResident, true),
-      from_segments(engine, &source, "on-disk", kOnDisk, false);
-  Generator generator(engine, &source);
+  const Scratch scratch = Must(Scratch::Make(flags->Get("dir", "")));
+  const auto node = Must(ServingProcess::Start({"/proc/self/exe", "--serve", scratch.path()}));
+  const std::string& address = node->first_line();
+  const auto store = Connect(address);
+  const Memory memory(kBytes);
+  const Manifest manifest = Slabs(memory.as<std::byte>()).manifest;
+  Puller from_dram(store.get(), "resident", manifest, 0, kResident, store::Tier::kDram);
+  Puller from_segments(store.get(), "on-disk", manifest, kResident, kOnDisk, store::Tier::kSegments);
   Samples dram, segments;
-  std::vector<double> ceiling, beside;  // GB/s of pushes
-  const auto rate = [&](const std::function<void()>& body) {
-    const int64_t before = generator.pushed();
-    const double start = Now();
-    body();
-    return 1e-9 * static_cast<double>((generator.pushed() - before) * kBytes) / (Now() - start);
-  };
+  std::vector<double> ceiling, beside;
   for (int round = -1; round < rounds; ++round) {
     Samples ignored_dram, ignored_segments;
     Samples* const to_dram = round < 0 ? &ignored_dram : &dram;
     Samples* const to_segments = round < 0 ? &ignored_segments : &segments;
-    from_dram.Pull(pulls, &to_dram->alone);
-    from_segments.Pull(pulls, &to_segments->alone);
-    generator.Start();
+    const auto pull = [&](std::vector<double> Samples::*when) {
+      from_dram.Pull(pulls, &(to_dram->*when));
+      from_segments.Pull(pulls, &(to_segments->*when));
+    };
+    pull(&Samples::alone);
+    {
+      const auto writer = Must(ServingProcess::Start({"/proc/self/exe", "--write", scratch.path() + "/bare"}));
+      pull(&Samples::beside_writes);
+    }
+    const auto generator = Must(ServingProcess::Start({"/proc/self/exe", "--push", address}));
     absl::SleepFor(absl::Milliseconds(200));
-    const double alone = rate([] { absl::SleepFor(absl::Milliseconds(1000)); });
-    const double with_pulls = rate([&] {
-      from_dram.Pull(pulls, &to_dram->beside);
-      from_segments.Pull(pulls, &to_segments->beside);
-    });
-    generator.Stop();
+    const double alone = WriteRate(store.get(), [] { absl::SleepFor(absl::Seconds(1)); });
+    const double with_pulls = WriteRate(store.get(), [&] { pull(&Samples::beside_pushes); });
     if (round < 0) continue;
     ceiling.push_back(alone);
     beside.push_back(with_pulls);
   }
   Report report("isolation");
-  std::printf(
-      "encodings of %.1f MB (%lld layers), %d pulls of each kind in %d rounds, %d pushing threads at nice %d; %s\n",
-      1e-6 * static_cast<double>(kBytes), static_cast<long long>(kLayers), pulls, rounds, kPushers, kNice,
-      engine->Stats().io.c_str());
+  std::printf("encodings of %.1f MB (%lld layers), %d pulls of each kind in %d rounds, %d pushes at nice %d; %s\n",
+              1e-6 * static_cast<double>(kBytes), static_cast<long long>(kLayers), pulls, rounds, kPushers, kNice,
+              Must(store->Stats()).io.c_str());
   AddPulls(&report, "DRAM", dram, 2);
   AddPulls(&report, "segments", segments, 4);
   report.Section("pushes");
-  report.Add("pushes without pulls", bench::Median(ceiling), "GB/s");
-  report.Add("pushes beside pulls", bench::Median(beside), "GB/s");
-  held.clear();
+  report.Add("pushes without pulls", Median(ceiling), "GB/s");
+  report.Add("pushes beside pulls", Median(beside), "GB/s");
   return report.Finish(flags->json());
 }
 
 }  // namespace
-}  // namespace kvlink
+}  // namespace kvlink::bench
 
-int main(int argc, char** argv) { return kvlink::Main(argc, argv); }
+int main(int argc, char** argv) { return kvlink::bench::Main(argc, argv); }

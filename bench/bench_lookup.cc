@@ -1,12 +1,9 @@
 // How many identities a second does a node look up? The node and one client share this machine's cores; half of the
 // identities are stored. A lookup is a call of the Store interface: one message there, one back.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
@@ -89,20 +86,18 @@ int Main(int argc, char** argv) {
   if (flags->help_wanted()) return 0;
   setenv("UCX_NET_DEVICES", "lo", 0);
   const double seconds = static_cast<double>(std::clamp<int64_t>(flags->GetInt("seconds", 3), 1, 600));
-  const std::string directory =
-      absl::StrCat(std::filesystem::temp_directory_path().string(), "/bench_lookup_", getpid());
-  std::filesystem::create_directories(directory);
+  const Scratch scratch = Must(Scratch::Make(""));
   std::vector<Identity> identities;
   for (int i = 0; i < 2 * kStored; ++i) identities.push_back(IdentityOf(i));
   Report report("lookup");
   {
     store::NodeOptions options;
-    options.directory = directory + "/store";
+    options.directory = scratch.path() + "/store";
     options.engine.dram_bytes = int64_t{64} << 20;
     options.engine.capacity_bytes = int64_t{2} << 30;
     options.engine.share_memory = true;
     options.data_address = "127.0.0.1:0";
-    options.local_socket = directory + "/socket";
+    options.local_socket = scratch.path() + "/socket";
     options.log = [](absl::string_view) {};
     const auto node = Must(store::Node::Start(std::move(options)));
     for (const char* carrier : {"ucx", "mapped", "grpc"}) {
@@ -116,7 +111,6 @@ int Main(int argc, char** argv) {
       for (const int batch : kBatches) MeasureBatch(store.get(), carrier, identities, batch, seconds, &report);
     }
   }
-  std::filesystem::remove_all(directory);
   return report.Finish(flags->json());
 }
 

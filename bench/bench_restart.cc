@@ -203,7 +203,7 @@ Served RunPart(const std::vector<std::string>& arguments, bool killed) {
 int Main(int argc, char** argv) {
   const auto flags = bench::Flags::Parse(
       argc, argv, "Measures how soon a store of many encodings serves after kill -9, and the memory they take.",
-      {{"dir", "DIRECTORY", "Made and removed by the bench (default: among the temporary files)."},
+      {bench::kScratchFlag,
        {"encodings", "N", "In the store (default 1000000)."},
        {"layers", "N", "Of each, 1 to 16: its manifest grows with them (default 2)."},
        {"log", "N", "Records written before the kill (default 100000)."},
@@ -211,8 +211,7 @@ int Main(int argc, char** argv) {
        {"part", "NAME", "For the bench itself."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
-  const std::string directory =
-      flags->Get("dir", (std::filesystem::temp_directory_path() / absl::StrCat("bench_restart_", getpid())).string());
+  const std::string directory = flags->Get("dir", "");  // of a part: its store
   const int64_t encodings = std::clamp<int64_t>(flags->GetInt("encodings", 1000000), 1, 20000000);
   const int64_t layers = std::clamp<int64_t>(flags->GetInt("layers", 2), 1, 16);
   const int64_t log = std::clamp<int64_t>(flags->GetInt("log", 100000), 0, encodings);
@@ -223,19 +222,11 @@ int Main(int argc, char** argv) {
   if (part == "serve") Serve(directory, encodings);
   if (!part.empty()) return 0;
 
-  if (std::filesystem::exists(directory))
-    Die(absl::StrCat(directory, " exists; name a directory that can be made and removed"));
-  struct Cleanup {
-    std::string path;
-    ~Cleanup() {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
-    }
-  } cleanup{directory};
-  std::filesystem::create_directories(directory);
+  const auto scratch = bench::Scratch::Make(directory);
+  MustBe(scratch.status());
   const auto run = [&](absl::string_view name, absl::string_view where, int64_t count, bool killed) {
     return RunPart(
-        {absl::StrCat("--part=", name), absl::StrCat("--dir=", directory, "/", where),
+        {absl::StrCat("--part=", name), absl::StrCat("--dir=", scratch->path(), "/", where),
          absl::StrCat("--encodings=", count), absl::StrCat("--layers=", layers), absl::StrCat("--log=", log)},
         killed);
   };
@@ -245,7 +236,7 @@ int Main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     run("log", "store", encodings, true);
     log_bytes = 0;
-    for (const auto& file : std::filesystem::directory_iterator(directory + "/store/index"))
+    for (const auto& file : std::filesystem::directory_iterator(scratch->path() + "/store/index"))
       if (file.path().extension() == ".log") log_bytes += static_cast<int64_t>(file.file_size());
     const Served served = run("serve", "store", encodings, true);
     first.push_back(served.first_answer);

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <thread>
 
@@ -202,31 +201,21 @@ void AddPair(Report* report, absl::string_view what, double gigabytes, const std
 int Main(int argc, char** argv) {
   const auto flags = bench::Flags::Parse(
       argc, argv, "Measures what the store costs over the disk: writes and reads through it and through bare io_uring.",
-      {{"dir", "DIRECTORY", "Made and removed by the bench (default: among the temporary files)."},
+      {bench::kScratchFlag,
        {"megabytes", "N", "Bytes of the encodings, in MiB (default 360)."},
        {"rounds", "N", "Rounds of each (default 5)."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
-  const std::string directory =
-      flags->Get("dir", (std::filesystem::temp_directory_path() / absl::StrCat("bench_store_", getpid())).string());
   const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 5), 1, 1000));
   const int64_t encoding_bytes = kLayers * kShape.slab_bytes();
   const int64_t count =
       std::max<int64_t>(8, (std::clamp<int64_t>(flags->GetInt("megabytes", 360), 1, 100000) << 20) / encoding_bytes);
-  if (std::filesystem::exists(directory))
-    Die(absl::StrCat(directory, " exists; name a directory that can be made and removed"));
-  std::filesystem::create_directories(directory);
-  struct Cleanup {
-    std::string path;
-    ~Cleanup() {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
-    }
-  } cleanup{directory};
+  const auto scratch = bench::Scratch::Make(flags->Get("dir", ""));
+  MustBe(scratch.status());
 
-  Subject subject(directory + "/store", count);
+  Subject subject(scratch->path() + "/store", count);
   // The same kind of memory as the store's, and as much of it.
-  const auto bare = BareDisk::Create(directory + "/bare", subject.bytes(), kMemory);
+  const auto bare = BareDisk::Create(scratch->path() + "/bare", subject.bytes(), kMemory);
   MustBe(bare.status());
   const double gigabytes = static_cast<double>(subject.bytes()) * 1e-9;
   // Not counted: segments grow, memory is touched.

@@ -53,6 +53,8 @@ class GrpcControlServer : public ControlServer {
       return absl::UnavailableError(absl::StrCat("cannot listen at ", address, ": in use, or not this host's"));
     }
     address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+    // Beside the server as a whole, for those who ask for the service by name.
+    server_->GetHealthCheckService()->SetServingStatus(v1::Store::service_full_name(), true);
     return absl::OkStatus();
   }
 

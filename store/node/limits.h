@@ -24,7 +24,7 @@ struct NodeLimits {
   absl::Duration unnamed_deadline = absl::Seconds(30);  // of requests that name none
 
   // Payload bytes of pushes that may be on their way at a time: alone, and while pulls are served.
-  int64_t push_bytes = int64_t{64} << 20, push_bytes_beside_pulls = int64_t{8} << 20;
+  int64_t push_bytes = int64_t{64} << 20, push_bytes_beside_pulls = int64_t{1} << 20;
   absl::Duration push_yields = absl::Milliseconds(100);  // for how long after a pull pushes still give way
   int64_t manifest_bytes = int64_t{256} << 20;           // of pushes, not yet committed, together
 

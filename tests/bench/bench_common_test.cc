@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 namespace kvlink::bench {
 namespace {
 
@@ -52,6 +54,20 @@ TEST(Flags, MistakesNameTheHelp) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(status.message(), message);
   }
+}
+
+TEST(Scratch, IsRemovedWithTheObjectAndTakesNothingThatIsThere) {
+  std::string path;
+  {
+    auto made = Scratch::Make("");
+    ASSERT_TRUE(made.ok()) << made.status();
+    const Scratch scratch = *std::move(made);
+    path = scratch.path();
+    EXPECT_TRUE(std::filesystem::is_directory(path));
+    EXPECT_EQ(Scratch::Make(path).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_TRUE(std::filesystem::is_directory(path));
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
 }
 
 }  // namespace

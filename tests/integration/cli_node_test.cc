@@ -89,6 +89,10 @@ TEST_P(CliCarrierTest, ThreeProcessesStoreAndAnswerAsOneDoes) {
   EXPECT_EQ(verified.status, 0) << verified.errors;
   EXPECT_THAT(verified.output, HasSubstr("8 encodings"));
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+  // The log holds nothing that a document or a user said.
+  const std::string log = node.process().errors();
+  EXPECT_THAT(log, HasSubstr("\"event\":\"connection_opened\""));
+  for (const char* said : {"grains", "glass", "Number "}) EXPECT_THAT(log, Not(HasSubstr(said)));
 
   UseDirectory(directory_);
   EXPECT_EQ(Run("verify", {}).status, 0);

@@ -184,6 +184,16 @@ class CrowdTest : public ::testing::Test {
       EXPECT_EQ(counts.failed(), 0) << carrier << ": " << counts.Text();
     }
   }
+  // What an idle crowd costs while nothing happens. Printed, not asserted: it is a time.
+  void PrintIdle(int count, const char* what) {
+    const int64_t bytes = Resident() - resident_;
+    const absl::Duration idle = absl::Seconds(Soak() ? 10 : 1);
+    const double before = ProcessorSeconds(node_.process().pid());
+    absl::SleepFor(idle);
+    const double used = ProcessorSeconds(node_.process().pid()) - before;
+    std::printf("%d %s: %.1f KiB resident for each, %.2f%% of one processor while idle\n", count, what,
+                static_cast<double>(bytes) / count / 1024, 100 * used / absl::ToDoubleSeconds(idle));
+  }
   int64_t Resident() { return ResidentBytes(node_.process().pid()); }
   int64_t Descriptors() { return OpenDescriptors(node_.process().pid()); }
   void ExpectGone(const char* what) {
@@ -203,8 +213,8 @@ class CrowdTest : public ::testing::Test {
 };
 
 TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
-  const int wanted = Soak() ? 10000 : 500;
-  const int count = static_cast<int>(std::min<int64_t>(wanted, descriptors_allowed_ - 1000));
+  const int count = Soak() ? 10000 : 500;
+  if (descriptors_allowed_ < count + 1000) GTEST_SKIP() << descriptors_allowed_ << " descriptors are too few";
   int64_t resident_after_first = 0;
   for (int round = 0; round < 2; ++round) {
     std::vector<Descriptor> sockets;
@@ -215,8 +225,7 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
     EXPECT_GE(Descriptors(), descriptors_ + count - 16) << "they were not accepted";
     ASSERT_NO_FATAL_FAILURE(Serves());
     const int64_t grown = Resident() - resident_;
-    std::printf("%d idle connections: %lld KiB resident for each\n", count,
-                static_cast<long long>(grown / count >> 10));
+    PrintIdle(count, "idle connections");
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     EXPECT_LT(grown, (int64_t{64} << 20) + count * (int64_t{64} << 10));
 #endif
@@ -225,7 +234,9 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
     if (round == 0) resident_after_first = Resident();
   }
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  EXPECT_LT(Resident(), resident_after_first + (int64_t{32} << 20)) << "a second crowd needs what the first gave back";
+  // The allocator keeps some free pages of each connection, and more after a second crowd; a third adds little.
+  EXPECT_LT(Resident(), resident_after_first + (int64_t{32} << 20) + count * (int64_t{16} << 10))
+      << "a second crowd needs what the first gave back";
 #endif
   EXPECT_EQ(node_.Stop(), 0) << node_.process().errors();
 }
@@ -242,7 +253,7 @@ TEST_F(CrowdTest, DataSessions) {
       EXPECT_GE(figures_->Get("sessions"), count);
       ASSERT_NO_FATAL_FAILURE(Serves());
       const int64_t grown = Resident() - resident_;
-      std::printf("%d data sessions: %lld KiB resident for each\n", count, static_cast<long long>(grown / count >> 10));
+      PrintIdle(count, "data sessions");
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
       EXPECT_LT(grown, (int64_t{64} << 20) + count * (int64_t{256} << 10));
 #endif

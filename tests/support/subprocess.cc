@@ -129,4 +129,14 @@ int64_t OpenDescriptors(pid_t process) {
   return std::distance(begin(opened), end(opened));
 }
 
+double ProcessorSeconds(pid_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+  std::string word;
+  std::getline(file, word, ')');  // the program's name may hold spaces
+  for (int field = 3; field < 14; ++field) file >> word;
+  int64_t user = 0, system = 0;
+  file >> user >> system;
+  return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
 }  // namespace kvlink::testing

@@ -59,6 +59,7 @@ Finished RunToEnd(const std::vector<std::string>& arguments, const SubprocessOpt
 // Of a process of this user; 0 if there is none.
 int64_t ResidentBytes(pid_t process);
 int64_t OpenDescriptors(pid_t process);
+double ProcessorSeconds(pid_t process);  // that it has used
 
 }  // namespace kvlink::testing
 

@@ -1,4 +1,5 @@
 // The node's gRPC service: sessions, rights, catalog, namespaces, administration.
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/rpc/rpc.h"
@@ -341,6 +343,65 @@ TEST_F(ControlTest, ADrainLetsReadersEnd) {
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_TRUE(progress.drained());
   EXPECT_TRUE((*node_)->WaitForStop(Patience()));
+}
+
+// A call whose messages have no generated code here: one request, one response.
+absl::StatusOr<std::string> CallRaw(const std::string& address, const std::string& method, const std::string& request) {
+  grpc::GenericStub stub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(Patience()));
+  grpc::CompletionQueue queue;
+  const auto done = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  const auto stream = stub.PrepareCall(&context, method, &queue);
+  const grpc::Slice slice(request);
+  grpc::ByteBuffer response;
+  grpc::Slice answer;
+  grpc::Status status;
+  stream->StartCall(nullptr);
+  bool read = done();
+  if (read) stream->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+  read = read && done();
+  if (read) stream->Read(&response, nullptr);
+  read = read && done();
+  stream->Finish(&status, nullptr);
+  (void)done();
+  if (!status.ok()) return store::FromGrpc(status);
+  if (!read || !response.DumpToSingleSlice(&answer).ok()) return absl::InternalError("no response");
+  return std::string(reinterpret_cast<const char*>(answer.begin()), answer.size());
+}
+
+// A field of such a message.
+std::string Field(int number, absl::string_view text) {
+  return absl::StrFormat("%c%c%s", number << 3 | 2, static_cast<int>(text.size()), text);
+}
+
+TEST_F(ControlTest, HealthIsToldUntilADrain) {
+  StartNode();
+  const auto health = [this](const std::string& service) {
+    return CallRaw((*node_)->addresses().control, "/grpc.health.v1.Health/Check", Field(1, service));
+  };
+  const std::string serving("\x08\x01"), not_serving("\x08\x02");
+  for (const char* service : {"", "kvlink.store.v1.Store"}) {
+    const auto told = health(service);
+    ASSERT_TRUE(told.ok()) << "'" << service << "': " << told.status();
+    EXPECT_EQ(*told, serving) << service;
+  }
+  EXPECT_EQ(health("kvlink.store.v1.Nothing").status().code(), absl::StatusCode::kNotFound);
+  (*node_)->Drain();
+  for (const char* service : {"", "kvlink.store.v1.Store"}) EXPECT_EQ(health(service).value_or(""), not_serving);
+}
+
+TEST_F(ControlTest, ReflectionListsTheServices) {
+  StartNode();
+  const auto services = CallRaw((*node_)->addresses().control,
+                                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Field(7, "*"));
+  ASSERT_TRUE(services.ok()) << services.status();
+  EXPECT_THAT(*services, HasSubstr("kvlink.store.v1.Store"));
+  EXPECT_THAT(*services, HasSubstr("grpc.health.v1.Health"));
 }
 
 TEST_F(ControlTest, NothingIsServedToOtherHostsWithoutAnAccessFile) {

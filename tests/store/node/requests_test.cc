@@ -1,13 +1,19 @@
 // What a node refuses on its data path, and what it does with transfers that do not end as they should.
+#include <sys/socket.h>
+
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/node/raw_client.h"
+#include "transport/address.h"
 
 namespace kvlink::testing {
 namespace {
@@ -392,26 +398,61 @@ TEST_F(RequestsTest, FullLanesAreSaidSo) {
   EXPECT_GT(answer->retry_after_ms(), 0u);
 }
 
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const auto parsed = transport::ParseAddress({address.data(), address.size()});
+  const auto resolved = transport::Resolve(*parsed);
+  const Descriptor socket(::socket(resolved->get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_EQ(connect(socket.get(), resolved->get(), resolved->length), 0);
+  const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
+  EXPECT_EQ(send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL), static_cast<ssize_t>(request.size()));
+  std::string response(1 << 20, 0);
+  size_t length = 0;
+  for (ssize_t got = 1; got > 0; length += static_cast<size_t>(std::max<ssize_t>(got, 0))) {
+    got = recv(socket.get(), response.data() + length, response.size() - length, 0);
+  }
+  response.resize(length);
+  return response;
+}
+
 TEST_F(RequestsTest, MetricsAreServed) {
   StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
   const auto data = Connect();
+  const Manifest manifest = MakeSynthetic(1).manifest;
   ASSERT_TRUE(data->Push("a", MakeSynthetic(1)).ok());
-  ASSERT_TRUE(data->Pull("a", MakeSynthetic(1).manifest).ok());
+  ASSERT_TRUE(data->Pull("a", manifest).ok());
+  store::v1::DropDramTierResponse dropped;
+  ASSERT_TRUE((*control_)->DropDramTier(control_->Context().get(), {}, &dropped).ok());
+  ASSERT_TRUE(data->Pull("a", manifest).ok());
   // What ended is counted shortly after its answer.
   const absl::Time limit = absl::Now() + absl::Seconds(60);
-  std::string text;
-  do {
-    text = (*node_)->MetricsText();
-  } while (text.find("kvlink_operations_total{code=\"OK\",operation=\"push\"} 1") == std::string::npos &&
-           absl::Now() < limit);
-  for (const char* line :
-       {"kvlink_operation_seconds_bucket{operation=\"pull\",le=\"",
-        "kvlink_operations_total{code=\"OK\",operation=\"push\"} 1", "kvlink_hit_tokens_total{tier=\"dram\"} 40",
-        "kvlink_sessions 1", "kvlink_connections 1", "kvlink_transport_registered_bytes{transport=\"loopback\"}",
-        "kvlink_namespace_encodings{namespace=\"a\"} 1", "kvlink_integrity_failures_total 0",
-        "kvlink_queued_requests{lane=\"serving\"} 0", "kvlink_evictions_total{"}) {
-    EXPECT_THAT(text, HasSubstr(line));
+  for (const char* ended : {"operation=\"push\"} 1", "operation=\"pull\"} 2"}) {
+    const std::string line = absl::StrCat("kvlink_operations_total{code=\"OK\",", ended);
+    while (!absl::StrContains((*node_)->MetricsText(), line) && absl::Now() < limit) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
   }
+  const std::string text = HttpGet((*node_)->addresses().metrics, "/metrics");
+  const std::string bytes = absl::StrCat(manifest.bytes());
+  for (const std::string& line :
+       {std::string("kvlink_operation_seconds_bucket{operation=\"pull\",le=\""),
+        std::string("kvlink_operation_seconds_count{operation=\"pull\"} 2"),
+        std::string("kvlink_operations_total{code=\"OK\",operation=\"push\"} 1"),
+        std::string("kvlink_hits_total{tier=\"dram\"} 1"), std::string("kvlink_hits_total{tier=\"segments\"} 1"),
+        std::string("kvlink_hit_tokens_total{tier=\"dram\"} 40"),
+        std::string("kvlink_hit_tokens_total{tier=\"segments\"} 40"),
+        absl::StrCat("kvlink_hit_bytes_total{tier=\"dram\"} ", bytes),
+        absl::StrCat("kvlink_hit_bytes_total{tier=\"segments\"} ", bytes), std::string("kvlink_sessions 1"),
+        std::string("kvlink_connections 1"), std::string("kvlink_transport_registered_bytes{transport=\"loopback\"}"),
+        std::string("kvlink_engine_leases "), std::string("kvlink_mapped_leases 0"),
+        std::string("kvlink_namespace_encodings{namespace=\"a\"} 1"), std::string("kvlink_integrity_failures_total 0"),
+        std::string("kvlink_queued_requests{lane=\"serving\"} 0")}) {
+    EXPECT_TRUE(absl::StrContains(text, line)) << line;
+  }
+  for (const char* reason : {"capacity", "quota", "removed", "unreferenced", "damaged"}) {
+    const std::string line = absl::StrCat("kvlink_evictions_total{reason=\"", reason, "\",tier=\"segments\"} 0");
+    EXPECT_TRUE(absl::StrContains(text, line)) << line;
+  }
+  EXPECT_TRUE(absl::StrContains(text, "kvlink_evictions_total{reason=\"capacity\",tier=\"dram\"}"));
   EXPECT_THAT((*node_)->addresses().metrics, ::testing::StartsWith("127.0.0.1:"));
 }
 
