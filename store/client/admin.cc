@@ -56,7 +56,7 @@ absl::Status GrpcAdmin::Drain(bool stop, const std::function<bool(const DrainSta
   return WithRetries(&retries_, deadline, [&]() -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const OpenedSession session, control_.Session(deadline));
     grpc::ClientContext context;
-    Control::Prepare(&context, session.token, deadline);
+    control_.Prepare(&context, session.token, deadline);
     v1::DrainRequest request;
     request.set_stop(stop);
     const auto reader = control_.stub()->Drain(&context, request);

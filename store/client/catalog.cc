@@ -151,7 +151,7 @@ absl::StatusOr<StoreStats> Catalog::Stats() {
 absl::StatusOr<VerifyReport> Catalog::Verify(const std::function<bool(int64_t, int64_t)>& progress) {
   KVLINK_ASSIGN_OR_RETURN(const OpenedSession session, control_->Session(DeadlineFor(timeout_, 0)));
   grpc::ClientContext context;
-  Control::Prepare(&context, session.token, absl::InfiniteFuture());
+  control_->Prepare(&context, session.token, absl::InfiniteFuture());
   const auto reader = control_->stub()->Verify(&context, v1::VerifyRequest());
   VerifyReport report;
   v1::VerifyProgress news;

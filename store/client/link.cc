@@ -11,7 +11,8 @@
 namespace kvlink::store {
 namespace {
 
-constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20), kMostBackoff = absl::Seconds(2);
+// An attempt on a node that is not there costs next to nothing, and one that is back is not to be kept waiting.
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20), kMostBackoff = absl::Milliseconds(250);
 constexpr absl::Duration kClosing = absl::Seconds(10);
 
 }  // namespace

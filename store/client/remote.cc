@@ -100,7 +100,10 @@ class Remote : public RemoteStore {
 
  private:
   absl::Time Patience(absl::Time deadline) const { return std::min(deadline, absl::Now() + options_.patience); }
+  // The way of payloads, chosen when it is first needed.
   absl::StatusOr<DataPath*> Data(absl::Time deadline);
+  // `problems`: of the carriers that were tried before.
+  absl::StatusOr<std::unique_ptr<DataPath>> ChoosePath(absl::Time deadline, std::vector<std::string>* problems);
   // The open connection for messages without payloads.
   absl::StatusOr<std::shared_ptr<Channel>> Messages(absl::Time deadline);
   absl::Status Mark(proto::Mark::Act act, absl::string_view ns, const Identity& identity, Codec codec);
@@ -125,9 +128,11 @@ class Remote : public RemoteStore {
   Catalog catalog_;
   std::atomic<uint64_t> ids_{1};
 
-  mutable Mutex path_mutex_;  // held while a path is chosen
-  std::unique_ptr<DataPath> path_ ABSL_GUARDED_BY(path_mutex_);
-  std::string why_no_better_;  // set by Open, and by Data before path_ is
+  mutable Mutex path_mutex_;
+  CondVar path_chosen_;
+  bool choosing_ ABSL_GUARDED_BY(path_mutex_) = false;           // one of the callers of Data does
+  std::unique_ptr<DataPath> path_ ABSL_GUARDED_BY(path_mutex_);  // stays once it is there
+  std::vector<std::string> why_no_better_ ABSL_GUARDED_BY(path_mutex_);
   std::unique_ptr<Verifier> verifier_;
   std::unique_ptr<MappedReader> mapped_;  // null: reads do not map
 };
@@ -146,7 +151,8 @@ absl::Status Remote::Open() {
       return absl::UnavailableError(
           absl::StrCat(options_.address, ": its memory cannot be mapped: ", mapped.message()));
     }
-    why_no_better_ = absl::StrCat("not mapped: ", mapped.message());
+    MutexLock lock(&path_mutex_);
+    why_no_better_.push_back(absl::StrCat("not mapped: ", mapped.message()));
   }
   // Each carrier has the time of an attempt, whatever those before it took.
   return Data(absl::Now() + 2 * options_.connect_timeout).status();
@@ -154,29 +160,42 @@ absl::Status Remote::Open() {
 
 absl::StatusOr<DataPath*> Remote::Data(absl::Time deadline) {
   MutexLock lock(&path_mutex_);
+  while (choosing_) {
+    if (!path_chosen_.WaitUntil(&path_mutex_, deadline) && absl::Now() >= deadline && choosing_) {
+      return absl::DeadlineExceededError("no data connection to the node in time");
+    }
+  }
   if (path_ != nullptr) return path_.get();
+  // Without the lock: it dials, and who only looks at the store does not wait for that.
+  choosing_ = true;
+  path_mutex_.Unlock();
+  std::vector<std::string> problems;
+  auto chosen = ChoosePath(deadline, &problems);
+  path_mutex_.Lock();
+  choosing_ = false;
+  path_chosen_.SignalAll();
+  if (!chosen.ok()) return chosen.status();
+  why_no_better_.insert(why_no_better_.end(), problems.begin(), problems.end());
+  path_ = *std::move(chosen);
+  return path_.get();
+}
+
+absl::StatusOr<std::unique_ptr<DataPath>> Remote::ChoosePath(absl::Time deadline, std::vector<std::string>* problems) {
   std::vector<Carrier> carriers = {options_.carrier};
   if (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped) {
     carriers = {Carrier::kUcx, Carrier::kGrpc};
   }
   if (options_.transport != nullptr) carriers.resize(1);
-  std::vector<std::string> problems;
   for (const Carrier carrier : carriers) {
     auto path = DataPath::Create(carrier, options_, &control_, &counters_, &ids_);
     absl::Status status = path.status();
     if (path.ok()) status = (*path)->link().Acquire(deadline).status();
-    if (status.ok()) {
-      if (!problems.empty()) {
-        absl::StrAppend(&why_no_better_, why_no_better_.empty() ? "" : "; ", absl::StrJoin(problems, "; "));
-      }
-      path_ = *std::move(path);
-      return path_.get();
-    }
+    if (status.ok()) return path;
     if (absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status)) return status;
-    problems.push_back(absl::StrCat(path.ok() ? (*path)->name() : "", path.ok() ? ": " : "", status.message()));
+    problems->push_back(absl::StrCat(path.ok() ? (*path)->name() : "", path.ok() ? ": " : "", status.message()));
   }
   return absl::UnavailableError(
-      absl::StrCat("no data connection to the node at ", options_.address, ": ", absl::StrJoin(problems, "; ")));
+      absl::StrCat("no data connection to the node at ", options_.address, ": ", absl::StrJoin(*problems, "; ")));
 }
 
 absl::StatusOr<std::shared_ptr<Channel>> Remote::Messages(absl::Time deadline) {
@@ -332,7 +351,7 @@ absl::StatusOr<StoreStats> Remote::Stats() {
   KVLINK_ASSIGN_OR_RETURN(StoreStats stats, catalog_.Stats());
   absl::StrAppend(&stats.io, "; read over ", ReadCarrier());
   MutexLock lock(&path_mutex_);
-  if (!why_no_better_.empty()) absl::StrAppend(&stats.io, " (", why_no_better_, ")");
+  if (!why_no_better_.empty()) absl::StrAppend(&stats.io, " (", absl::StrJoin(why_no_better_, "; "), ")");
   return stats;
 }
 

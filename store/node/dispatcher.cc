@@ -79,12 +79,30 @@ void Renew(const std::shared_ptr<Call>& call) {
   call->Answer(std::move(answer));
 }
 
+absl::Status Cancelled() { return absl::CancelledError("cancelled by the client"); }
+
 void Cancel(Link* link, uint64_t request) {
+  link->CancelWaiting(request);
   for (const Link::Kind kind : {Link::Kind::kPull, Link::Kind::kPush}) {
     if (const auto transfer = link->FindTransfer(kind, request)) {
-      transfer->End(absl::CancelledError("cancelled by the client"));
+      transfer->End(Cancelled());
     }
   }
+}
+
+// In a lane, at its turn.
+void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>), const absl::Status& turn) {
+  Link* const link = call->link().get();
+  const uint64_t id = call->id();
+  if (!turn.ok()) {
+    call->Refuse(turn);
+  } else if (link->Cancelled(id)) {
+    call->Refuse(Cancelled());
+  } else {
+    run(call);
+  }
+  // A Cancel that came while it began found nothing to end yet.
+  if (link->Began(id)) Cancel(link, id);
 }
 
 // What is done with the requests of a kind.
@@ -172,10 +190,12 @@ void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
   const auto call = std::make_shared<Call>(link, std::move(request), route.operation, deadline);
   if (route.where == Route::kAtOnce) return route.run(call);
   Lane* const lane = route.where == Route::kServing ? service->serving.get() : service->indexing.get();
-  const absl::Status added = lane->Add(deadline, bytes, [call, run = route.run](const absl::Status& turn) {
-    turn.ok() ? run(call) : call->Refuse(turn);
-  });
-  if (!added.ok()) call->Refuse(added);
+  link->Waits(id);
+  const absl::Status added =
+      lane->Add(deadline, bytes, [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); });
+  if (added.ok()) return;
+  link->Began(id);
+  call->Refuse(added);
 }
 
 }  // namespace

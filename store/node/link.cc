@@ -146,6 +146,32 @@ bool Link::AddRequest() {
   return false;
 }
 
+void Link::Waits(uint64_t id) {
+  MutexLock lock(&mutex_);
+  waiting_.emplace(id, false);
+}
+
+bool Link::Cancelled(uint64_t id) const {
+  MutexLock lock(&mutex_);
+  const auto found = waiting_.find(id);
+  return found != waiting_.end() && found->second;
+}
+
+void Link::CancelWaiting(uint64_t id) {
+  MutexLock lock(&mutex_);
+  const auto found = waiting_.find(id);
+  if (found != waiting_.end()) found->second = true;
+}
+
+bool Link::Began(uint64_t id) {
+  MutexLock lock(&mutex_);
+  const auto found = waiting_.find(id);
+  if (found == waiting_.end()) return false;
+  const bool cancelled = found->second;
+  waiting_.erase(found);
+  return cancelled;
+}
+
 absl::Status Link::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer) {
   const bool pull = kind == Kind::kPull;
   const NodeLimits& limits = service_->limits;

@@ -131,6 +131,14 @@ class Link : public std::enable_shared_from_this<Link> {
   bool AddRequest();
   void RemoveRequest() { requests_.fetch_sub(1, std::memory_order_relaxed); }
 
+  // Requests in a lane, from Waits to Began: a Cancel may come before they have become anything that it could end.
+  void Waits(uint64_t id);
+  // True: cancelled since Waits.
+  bool Cancelled(uint64_t id) const;
+  void CancelWaiting(uint64_t id);
+  // As Cancelled, the last time.
+  bool Began(uint64_t id);
+
   // Transfers. RESOURCE_EXHAUSTED: the connection's or the node's limit; INVALID_ARGUMENT: the id is in use;
   // UNAVAILABLE: closed.
   enum class Kind { kPull, kPush };
@@ -164,6 +172,7 @@ class Link : public std::enable_shared_from_this<Link> {
 
   mutable Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, bool> waiting_ ABSL_GUARDED_BY(mutex_);  // request -> whether it was cancelled
   Transfers pulls_ ABSL_GUARDED_BY(mutex_), pushes_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<engine::EncodingLease>> leases_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_lease_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -16,8 +16,8 @@
 namespace kvlink::testing {
 namespace {
 
-// A client is back some seconds after its node: a round takes a quarter of a minute.
-int Seeds() { return Soak() ? FaultSeeds() : 1; }
+// A round takes some seconds.
+int Seeds() { return Soak() ? FaultSeeds() : 2; }
 
 struct Load {
   const char* name;

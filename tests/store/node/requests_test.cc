@@ -217,6 +217,30 @@ TEST_F(RequestsTest, PullsEndWithCancelAndWithTheConnection) {
   Await("leases", 0);
 }
 
+TEST_F(RequestsTest, ACancelReachesWhatStillWaitsForItsTurn) {
+  StartNode([](store::NodeOptions* options) { options->limits.serving_threads = 1; });
+  const auto data = Connect();
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data->Push("a", encoding).ok());
+  // None of the landings ever comes, so each ends by its Cancel or not at all.
+  constexpr int kPulls = 32;
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < kPulls; ++i) {
+    ids.push_back(data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2)));
+    proto::Request cancel;
+    cancel.mutable_cancel()->set_request(ids.back());
+    data->Send(cancel);
+  }
+  for (const uint64_t id : ids) {
+    auto answer = data->Next(id);
+    if (answer.ok() && answer->has_pull_started()) answer = data->Next(id);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(StatusOf(*answer).code(), absl::StatusCode::kCancelled);
+  }
+  Await("pulls", 0);
+  Await("leases", 0);
+}
+
 TEST_F(RequestsTest, ALandingThatIsTooShortEndsThePull) {
   StartNode();
   const auto data = Connect();

@@ -1,0 +1,116 @@
+// Memory that payloads land in, and a network that is slow to let go of it.
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "gtest/gtest.h"
+#include "tests/store/client/remote_place.h"
+#include "tests/store/synthetic.h"
+
+namespace kvlink::testing {
+namespace {
+
+using store::RemoteOptions;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+
+// A network that does not let go of landings: what it keeps, it may still write to.
+class Grip : public transport::Transport {
+ public:
+  explicit Grip(std::shared_ptr<transport::Transport> inner) : inner_(std::move(inner)) {}
+  // Of all landings so far.
+  void LetGo() {
+    std::vector<transport::Slice> kept;
+    MutexLock lock(&mutex_);
+    kept.swap(kept_);
+    keeps_ = false;
+  }
+
+  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Allocate(int64_t bytes) override {
+    return inner_->Allocate(bytes);
+  }
+  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Register(std::byte* data, int64_t bytes,
+                                                                        const transport::MemoryPlace& place,
+                                                                        std::shared_ptr<void> owner) override {
+    return inner_->Register(data, bytes, place, std::move(owner));
+  }
+  absl::StatusOr<std::unique_ptr<transport::Listener>> Listen(absl::string_view address,
+                                                              transport::Accept accept) override {
+    return inner_->Listen(address, std::move(accept));
+  }
+  absl::StatusOr<std::shared_ptr<transport::Connection>> Connect(absl::string_view address,
+                                                                 std::shared_ptr<transport::ConnectionEvents> events,
+                                                                 absl::Time deadline) override {
+    auto inner = inner_->Connect(address, std::move(events), deadline);
+    if (!inner.ok()) return inner.status();
+    return std::make_shared<Held>(this, *std::move(inner));
+  }
+  transport::TransportStats Stats() const override { return inner_->Stats(); }
+
+ private:
+  class Held : public transport::Connection {
+   public:
+    Held(Grip* grip, std::shared_ptr<transport::Connection> inner) : grip_(grip), inner_(std::move(inner)) {}
+    absl::Status SendMessage(absl::string_view message) override { return inner_->SendMessage(message); }
+    void Land(uint64_t id, transport::Slice into, absl::Time deadline, transport::Landed done) override {
+      grip_->Keep(into);
+      inner_->Land(id, std::move(into), deadline, std::move(done));
+    }
+    void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
+      inner_->Send(id, std::move(from), deadline, std::move(done));
+    }
+    void CancelLanding(uint64_t id) override { inner_->CancelLanding(id); }
+    void CancelSend(uint64_t id) override { inner_->CancelSend(id); }
+    void Close() override { inner_->Close(); }
+    std::string peer() const override { return inner_->peer(); }
+
+   private:
+    Grip* const grip_;
+    const std::shared_ptr<transport::Connection> inner_;
+  };
+  void Keep(const transport::Slice& slice) {
+    MutexLock lock(&mutex_);
+    if (keeps_) kept_.push_back(slice);
+  }
+
+  const std::shared_ptr<transport::Transport> inner_;
+  Mutex mutex_;
+  std::vector<transport::Slice> kept_ ABSL_GUARDED_BY(mutex_);
+  bool keeps_ ABSL_GUARDED_BY(mutex_) = true;
+};
+
+TEST(LandingMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
+  for (const bool landed : {true, false}) {
+    SCOPED_TRACE(landed ? "landed" : "released at once");
+    std::shared_ptr<Grip> grip;
+    RemotePlaceOptions options;
+    options.client = [&grip](RemoteOptions* client) {
+      client->landing_bytes = 6 * 4096;
+      grip = std::make_shared<Grip>(client->transport);
+      client->transport = grip;
+    };
+    RemotePlace place(options);
+    store::RemoteStore* const store = place.remote();
+    const Synthetic a = MakeSynthetic(1, 4, 10), b = MakeSynthetic(2, 4, 10);  // 4 pages each
+    for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+    auto lease = store->Read("ns", a.manifest.identity, a.manifest.codec, a.manifest.etag, Soon());
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    for (int64_t layer = 0; landed && layer < 4; ++layer) {
+      ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+    }
+    *lease = nullptr;
+    EXPECT_EQ(store->Counters().landing_bytes_used, 4 * 4096);
+    EXPECT_TRUE(absl::IsResourceExhausted(
+        store->Read("ns", b.manifest.identity, b.manifest.codec, b.manifest.etag, Soon()).status()));
+    grip->LetGo();
+    const absl::Time limit = Soon();
+    while (store->Counters().landing_bytes_used > 0 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+    const absl::Status read = ReadAndCompare(store, "ns", b);
+    EXPECT_TRUE(read.ok()) << read;
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::testing
