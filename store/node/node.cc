@@ -1,6 +1,7 @@
 #include "store/node/node.h"
 
 #include <arpa/inet.h>
+#include <malloc.h>
 #include <netinet/in.h>
 
 #include <utility>
@@ -18,6 +19,8 @@ namespace {
 
 // How often time limits are looked at: while something is under way, and else.
 constexpr absl::Duration kSweepBusy = absl::Milliseconds(250), kSweepIdle = absl::Seconds(1);
+// A crowd that left leaves holes in the heap, hundreds of megabytes of them.
+constexpr absl::Duration kTrim = absl::Minutes(1);
 constexpr absl::Duration kControlGrace = absl::Seconds(1);
 
 bool IsLoopback(const transport::SocketAddress& address) {
@@ -146,6 +149,7 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
 
 void Node::Sweep() {
   Service* const service = service_.get();
+  absl::Time trimmed = absl::Now();
   while (true) {
     {
       MutexLock lock(&mutex_);
@@ -157,6 +161,9 @@ void Node::Sweep() {
     const int64_t expired = service->sessions.Sweep(now);
     if (expired > 0) service->log.Info("sessions_expired", {{"count", expired}});
     for (const auto& link : service->links.All()) link->Sweep(now);
+    if (!idle() || now - trimmed < kTrim) continue;
+    malloc_trim(0);
+    trimmed = now;
   }
 }
 
