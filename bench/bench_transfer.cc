@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -51,22 +50,14 @@ class Bench {
  public:
   Bench(int64_t ring_bytes, std::string self, std::string rows)
       : ring_bytes_(ring_bytes), self_(std::move(self)), wanted_(std::move(rows)) {}
-  ~Bench() {
-    rows_.clear();
-    servers_.clear();
-    for (const bool in_memory : {false, true}) {
-      std::error_code ignored;  // a server that dies may still write there
-      std::filesystem::remove_all(StoreScratch(getpid(), in_memory), ignored);
-    }
-  }
-
   absl::Status Start(bool grpc) {
     for (const bool in_memory : {false, true}) {
-      std::filesystem::create_directories(StoreScratch(getpid(), in_memory));
+      KVLINK_ASSIGN_OR_RETURN(auto scratch, Scratch::Make(StoreScratch(getpid(), in_memory)));
+      scratch_.push_back(std::move(scratch));
     }
     KVLINK_ASSIGN_OR_RETURN(const std::string port, Serve("ceiling"));
     KVLINK_ASSIGN_OR_RETURN(network_, NewUcxCeiling(port, ring_bytes_));
-    KVLINK_ASSIGN_OR_RETURN(disk_, NewDiskMover(StoreScratch(getpid(), false) + "/bare", ring_bytes_));
+    KVLINK_ASSIGN_OR_RETURN(disk_, NewDiskMover(scratch_[0].path() + "/bare", ring_bytes_));
     copy_ = NewCopyMover(ring_bytes_);
     KVLINK_RETURN_IF_ERROR(AddTransport("ucx", 0.9, 0.8));
     if (grpc) KVLINK_RETURN_IF_ERROR(AddTransport("grpc", std::nullopt, std::nullopt));
@@ -175,6 +166,7 @@ class Bench {
   const int64_t ring_bytes_;
   const std::string self_;
   const std::string wanted_;                              // only rows with this in their names
+  std::vector<Scratch> scratch_;                          // on the disk and in memory; outlives what writes there
   std::vector<std::unique_ptr<ServingProcess>> servers_;  // outlive the rows
   std::unique_ptr<Mover> network_, disk_, copy_;
   std::vector<Row> rows_;

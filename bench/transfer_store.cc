@@ -35,6 +35,8 @@ Manifest ManifestOf(const EncodingShape& shape) {
   return manifest;
 }
 
+bool IsMapped(StoreMove move) { return move == StoreMove::kMapped || move == StoreMove::kMappedFirst; }
+
 class StoreMover : public Mover {
  public:
   StoreMover(store::RemoteOptions options, StoreMove move, std::string name, int64_t ring_bytes)
@@ -194,19 +196,17 @@ std::string StoreMoveName(StoreMove move, const std::string& carrier) {
   static constexpr const char* kNames[] = {
       "store pull from DRAM", "store pull from segments", "store mapped, first use", "store mapped",
       "store push",           "store push to memory"};
-  const bool mapped = move == StoreMove::kMapped || move == StoreMove::kMappedFirst;
-  return absl::StrCat(kNames[static_cast<int>(move)], mapped ? "" : absl::StrCat(", ", carrier));
+  return absl::StrCat(kNames[static_cast<int>(move)], IsMapped(move) ? "" : absl::StrCat(", ", carrier));
 }
 
 absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address, StoreMove move,
                                                      const std::string& carrier, int64_t ring_bytes) {
-  const bool mapped = move == StoreMove::kMapped || move == StoreMove::kMappedFirst;
   store::RemoteOptions options;
   options.address = address;
   options.landing_bytes = int64_t{256} << 20;
   options.sending_bytes = int64_t{128} << 20;
   options.name = "bench";
-  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(mapped ? "mapped" : carrier));
+  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(IsMapped(move) ? "mapped" : carrier));
   auto mover = std::make_unique<StoreMover>(options, move, StoreMoveName(move, carrier), ring_bytes);
   KVLINK_RETURN_IF_ERROR(mover->Connect());
   return mover;

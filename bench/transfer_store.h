@@ -17,7 +17,8 @@ namespace kvlink::bench {
 // them for the first time or knows them; pushed to a node whose segments are on the disk, or in memory.
 enum class StoreMove { kPullDram, kPullSegments, kMappedFirst, kMapped, kPush, kPushMemory };
 
-// Where the nodes of the bench with that process id keep their stores. The bench removes it, since servers are killed.
+// Where the nodes of the bench with that process id keep their stores. The bench makes and removes it, since servers
+// are killed.
 std::string StoreScratch(pid_t bench, bool in_memory);
 // Serves a node over a store there, whose tier holds `ring_bytes` of encodings. Does not return.
 [[noreturn]] void ServeStore(int64_t ring_bytes, bool in_memory);
