@@ -92,12 +92,17 @@ class RawPeer : public EventSource {
     });
   }
   uint64_t token() const { return token_; }
+  // Waits until the other side granted a landing.
+  void AwaitGrant() {
+    while (!granted_) std::this_thread::yield();
+  }
 
  private:
   static ucs_status_t OnFrame(void* self, const void*, size_t, void* data, size_t length, const ucp_am_recv_param_t*) {
     const auto frame = ParseFrame(absl::string_view(static_cast<const char*>(data), length));
     if (frame.ok() && frame->kind == FrameKind::kHello)
       static_cast<RawPeer*>(self)->token_ = ParseHello(frame->body).token;
+    if (frame.ok() && frame->kind == FrameKind::kGrant) static_cast<RawPeer*>(self)->granted_ = true;
     return UCS_OK;
   }
 
@@ -110,6 +115,7 @@ class RawPeer : public EventSource {
   std::unique_ptr<UcxWire> wire_;
   uint32_t sequence_ = 0;
   std::atomic<uint64_t> token_{0};
+  std::atomic<bool> granted_{false};
 };
 
 class HostileTest : public ::testing::Test {
@@ -129,6 +135,7 @@ class HostileTest : public ::testing::Test {
     inbox_ = std::move(taken.inbox);
     ASSERT_NE(connection_, nullptr);
     connection_->Land(1, {target_, 0, bytes}, Patience(), landed_.ForLanding());
+    raw_->AwaitGrant();
   }
   void ExpectClosedFor(const std::string& reason) {
     EXPECT_EQ(inbox_->Closed().code(), absl::StatusCode::kInvalidArgument) << reason;
