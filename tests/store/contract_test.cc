@@ -12,6 +12,7 @@
 namespace kvlink::store {
 namespace {
 
+using ::kvlink::testing::EmptyDramTier;
 using ::kvlink::testing::EntryOf;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ReadAndCompare;
@@ -52,7 +53,7 @@ TEST_P(StoreContractTest, StoresReadsAndSurvivesReopening) {
     Tier source;
     EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
     EXPECT_EQ(source, Tier::kDram);  // a put leaves a copy
-    store->DropDramTier();
+    ASSERT_TRUE(EmptyDramTier(store));
     EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
     EXPECT_EQ(source, Tier::kSegments);
     EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
@@ -161,7 +162,7 @@ TEST_P(StoreContractTest, RemovedEncodingsStayReadableUnderTheirLeases) {
   Store* const store = Open();
   const Synthetic a = MakeSynthetic(1);
   ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
-  store->DropDramTier();
+  ASSERT_TRUE(EmptyDramTier(store));
   auto lease = store->Read("ns", a.manifest.identity, Codec::kRawBf16, a.manifest.etag, Soon());
   ASSERT_TRUE(lease.ok());
   ASSERT_TRUE(store->Remove("ns", a.manifest.identity).ok());

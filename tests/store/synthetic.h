@@ -162,6 +162,18 @@ inline absl::Status ReadAndCompare(store::Store* store, absl::string_view ns, co
   return absl::OkStatus();
 }
 
+// Empties the DRAM tier, of which a node may hold something for a moment after it answered. False: it stays in use.
+inline bool EmptyDramTier(store::Store* store) {
+  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  while (true) {
+    store->DropDramTier();
+    const auto stats = store->Stats();
+    if (stats.ok() && stats->dram_bytes_used == 0) return true;
+    if (absl::Now() > limit) return false;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+}
+
 }  // namespace kvlink::testing
 
 #endif  // KVLINK_TESTS_STORE_SYNTHETIC_H_

@@ -70,7 +70,7 @@ TEST(MappedTest, BytesAreVerifiedOncePerResidency) {
     EXPECT_EQ(place.remote()->Counters().verified_bytes, s.bytes());
     EXPECT_EQ(place.remote()->Counters().known_bytes, round * s.bytes());
   }
-  place.store()->DropDramTier();
+  ASSERT_TRUE(EmptyDramTier(place.store()));
   store::Tier source;
   ASSERT_TRUE(ReadAndCompare(place.store(), "ns", s, &source).ok());
   EXPECT_EQ(source, store::Tier::kSegments);

@@ -330,12 +330,12 @@ TEST_P(RemoteFaultTest, APutWhoseAnswerIsLostIsMadeOnce) {
 
 TEST_P(RemoteTest, ASessionIsKeptAndOpenedAgain) {
   RemotePlaceOptions options;
-  options.node = [](store::NodeOptions* node) { node->limits.session_lifetime = absl::Milliseconds(400); };
+  options.node = [](store::NodeOptions* node) { node->limits.session_lifetime = absl::Seconds(2); };
   RemotePlace& place = Place(options);
   const Synthetic s = MakeSynthetic(1);
   ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
   ASSERT_TRUE(place.store()->Pin("ns", s.manifest.identity, Codec::kRawBf16).ok());
-  absl::SleepFor(absl::Seconds(1));
+  absl::SleepFor(absl::Seconds(5));
   EXPECT_GT(place.store()->Stats()->pinned_bytes, 0) << "the session has ended, and its pins with it";
   EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
   EXPECT_EQ(place.remote()->Counters().sessions, 1);
