@@ -20,6 +20,7 @@ namespace {
 
 using kvlink::testing::Change;
 using kvlink::testing::Ledger;
+using kvlink::testing::PutInto;
 using kvlink::testing::RunChanges;
 using kvlink::testing::ScratchDirectory;
 using kvlink::testing::Soak;
@@ -56,7 +57,7 @@ struct Line {
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       const absl::Status status = RunChanges(
-          store->get(), seed, t, kChanges, [&](const Change& change) { tell(change, false); },
+          store->get(), PutInto(store->get()), seed, t, kChanges, [&](const Change& change) { tell(change, false); },
           [&](const Change& change) { tell(change, true); });
       if (!status.ok()) {
         std::fprintf(stderr, "%s\n", status.ToString().c_str());

@@ -1,4 +1,6 @@
 // Pushes straight into the tier, and what readers may do besides reading: OnLanded, Touch, Prefetch, Suspect.
+#include "tests/store/push.h"
+
 #include <cstring>
 #include <map>
 #include <optional>
@@ -16,9 +18,12 @@ namespace kvlink::engine {
 namespace {
 
 using ::kvlink::testing::Broken;
+using ::kvlink::testing::CommitFilledPush;
 using ::kvlink::testing::EntryOf;
 using ::kvlink::testing::FailingIo;
+using ::kvlink::testing::FillPush;
 using ::kvlink::testing::FlipOnDisk;
+using ::kvlink::testing::LengthsOf;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
@@ -29,12 +34,6 @@ constexpr char kNamespace[] = "ns";
 absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
 
 EncodingKey KeyOf(const Synthetic& s) { return {kNamespace, s.manifest.identity, s.manifest.codec}; }
-
-std::vector<int64_t> LengthsOf(const Synthetic& s) {
-  std::vector<int64_t> lengths;
-  for (const LayerManifest& layer : s.manifest.layers) lengths.push_back(layer.length);
-  return lengths;
-}
 
 class PushTest : public ::testing::Test {
  protected:
@@ -53,36 +52,13 @@ class PushTest : public ::testing::Test {
     engine_ = *std::move(opened);
   }
 
-  // Fills a push; the padding gets what a hostile or careless sender could leave in it.
   std::unique_ptr<PendingPush> Fill(const Synthetic& s) {
-    auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
-    if (!push.ok()) {
-      ADD_FAILURE() << push.status();
-      return nullptr;
-    }
-    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-      const absl::Span<std::byte> slab = (*push)->slab(layer);
-      std::memset(slab.data(), 0xee, slab.size());
-      std::memcpy(slab.data(), s.slabs[layer].data(), s.manifest.shape(layer).used_bytes());
-    }
-    return *std::move(push);
+    auto push = FillPush(engine_.get(), KeyOf(s), s);
+    EXPECT_TRUE(push.ok()) << push.status();
+    return push.ok() ? *std::move(push) : nullptr;
   }
   absl::StatusOr<Engine::PutOutcome> Commit(std::unique_ptr<PendingPush> push, const Manifest& manifest) {
-    Mutex mutex;
-    CondVar ended;
-    std::optional<absl::StatusOr<Engine::PutOutcome>> outcome;
-    int calls = 0;
-    engine_->CommitPush(std::move(push), manifest, [&](absl::StatusOr<Engine::PutOutcome> given) {
-      MutexLock lock(&mutex);
-      outcome = std::move(given);
-      ++calls;
-      ended.Signal();
-    });
-    MutexLock lock(&mutex);
-    const absl::Time deadline = Soon();
-    while (!outcome.has_value() && absl::Now() < deadline) ended.WaitUntil(&mutex, deadline);
-    EXPECT_EQ(calls, 1);
-    return outcome.has_value() ? *outcome : absl::StatusOr<Engine::PutOutcome>(absl::DeadlineExceededError("hangs"));
+    return CommitFilledPush(engine_.get(), std::move(push), manifest);
   }
   absl::StatusOr<Engine::PutOutcome> Push(const Synthetic& s) { return Commit(Fill(s), s.manifest); }
 

@@ -15,10 +15,10 @@ absl::Time Deadline() { return absl::Now() + absl::Seconds(120); }
 // Most encodings fit a block, some need several.
 Synthetic EncodingNumber(uint64_t number) { return MakeSynthetic(number, 2, number % 5 == 0 ? 700 : 40); }
 
-absl::Status Apply(store::Store* store, const Change& change) {
+absl::Status Apply(store::Store* store, const PutEncoding& put, const Change& change) {
   if (change.deletes) return store->DeleteDocument(kNamespace, change.id(), change.version);
   for (const Synthetic& encoding : change.Encodings()) {
-    KVLINK_RETURN_IF_ERROR(store->Put(kNamespace, encoding.manifest, encoding.spans(), Deadline()).status());
+    KVLINK_RETURN_IF_ERROR(put(kNamespace, encoding));
   }
   return store->PutDocument(kNamespace, change.id(), change.Entry());
 }
@@ -39,7 +39,13 @@ CatalogEntry Change::Entry() const {
   return EntryOf(parts, version, absl::StrCat(id(), " version ", version));
 }
 
-absl::Status RunChanges(store::Store* store, uint64_t seed, int thread, int count,
+PutEncoding PutInto(store::Store* store) {
+  return [store](absl::string_view ns, const Synthetic& encoding) {
+    return store->Put(ns, encoding.manifest, encoding.spans(), Deadline()).status();
+  };
+}
+
+absl::Status RunChanges(store::Store* store, const PutEncoding& put, uint64_t seed, int thread, int count,
                         const std::function<void(const Change&)>& started,
                         const std::function<void(const Change&)>& acknowledged) {
   std::mt19937_64 random(seed * 31 + thread);
@@ -51,7 +57,7 @@ absl::Status RunChanges(store::Store* store, uint64_t seed, int thread, int coun
     change.version = ++versions[change.document];
     change.deletes = random() % 5 == 0;
     started(change);
-    KVLINK_RETURN_IF_ERROR(Annotate(Apply(store, change), absl::StrCat("change ", i, " of thread ", thread)));
+    KVLINK_RETURN_IF_ERROR(Annotate(Apply(store, put, change), absl::StrCat("change ", i, " of thread ", thread)));
     acknowledged(change);
   }
   return absl::OkStatus();
@@ -123,7 +129,7 @@ absl::Status Ledger::Check(store::Store* store, int64_t moment, bool evictions) 
     Change next = lines.back().change;
     ++next.version;
     next.deletes = false;
-    KVLINK_RETURN_IF_ERROR(Annotate(Apply(store, next), "resume"));
+    KVLINK_RETURN_IF_ERROR(Annotate(Apply(store, PutInto(store), next), "resume"));
     KVLINK_RETURN_IF_ERROR(Annotate(ReadAndCompare(store, kNamespace, next.Encodings()[0]), "resume"));
   }
   report = store->Verify({});

@@ -27,9 +27,13 @@ struct Change {
   CatalogEntry Entry() const;
 };
 
+// How an encoding comes into a namespace of the store.
+using PutEncoding = std::function<absl::Status(absl::string_view ns, const Synthetic& encoding)>;
+PutEncoding PutInto(store::Store* store);
+
 // Makes `count` changes to documents of its own (of `thread`), calling started before and acknowledged after each. The
 // changes follow from the seed. Stops at the first failure.
-absl::Status RunChanges(store::Store* store, uint64_t seed, int thread, int count,
+absl::Status RunChanges(store::Store* store, const PutEncoding& put, uint64_t seed, int thread, int count,
                         const std::function<void(const Change&)>& started,
                         const std::function<void(const Change&)>& acknowledged);
 

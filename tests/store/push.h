@@ -1,0 +1,65 @@
+// Pushes into an engine, as a node makes them.
+#ifndef KVLINK_TESTS_STORE_PUSH_H_
+#define KVLINK_TESTS_STORE_PUSH_H_
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/status.h"
+#include "store/engine/engine.h"
+#include "tests/store/synthetic.h"
+
+namespace kvlink::testing {
+
+inline std::vector<int64_t> LengthsOf(const Synthetic& s) {
+  std::vector<int64_t> lengths;
+  for (const LayerManifest& layer : s.manifest.layers) lengths.push_back(layer.length);
+  return lengths;
+}
+
+// Begins and fills a push; the padding gets what a hostile or careless sender could leave in it.
+inline absl::StatusOr<std::unique_ptr<engine::PendingPush>> FillPush(engine::Engine* engine,
+                                                                     const engine::EncodingKey& key,
+                                                                     const Synthetic& s) {
+  KVLINK_ASSIGN_OR_RETURN(auto push, engine->BeginPush(key, LengthsOf(s)));
+  for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+    const absl::Span<std::byte> slab = push->slab(layer);
+    std::memset(slab.data(), 0xee, slab.size());
+    std::memcpy(slab.data(), s.slabs[layer].data(), s.manifest.shape(layer).used_bytes());
+  }
+  return push;
+}
+
+// Waits for its outcome. DEADLINE_EXCEEDED: it hangs; INTERNAL: it was told twice.
+inline absl::StatusOr<engine::Engine::PutOutcome> CommitFilledPush(engine::Engine* engine,
+                                                                   std::unique_ptr<engine::PendingPush> push,
+                                                                   const Manifest& manifest) {
+  // Outlives this call, should the outcome come after all.
+  struct Outcome {
+    Mutex mutex;
+    CondVar ended;
+    std::optional<absl::StatusOr<engine::Engine::PutOutcome>> given ABSL_GUARDED_BY(mutex);
+    int calls ABSL_GUARDED_BY(mutex) = 0;
+  };
+  const auto outcome = std::make_shared<Outcome>();
+  engine->CommitPush(std::move(push), manifest, [outcome](absl::StatusOr<engine::Engine::PutOutcome> given) {
+    MutexLock lock(&outcome->mutex);
+    outcome->given = std::move(given);
+    ++outcome->calls;
+    outcome->ended.Signal();
+  });
+  MutexLock lock(&outcome->mutex);
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (!outcome->given.has_value() && absl::Now() < deadline) outcome->ended.WaitUntil(&outcome->mutex, deadline);
+  if (outcome->calls > 1) return absl::InternalError("the outcome of a push was told twice");
+  if (!outcome->given.has_value()) return absl::DeadlineExceededError("a push hangs");
+  return *outcome->given;
+}
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_STORE_PUSH_H_
