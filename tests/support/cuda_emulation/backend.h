@@ -1,0 +1,15 @@
+// The CUDA backend with its kernels run on the host (kernels/cuda/device.h says how).
+#ifndef KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
+#define KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
+
+#include <memory>
+
+#include "kernels/kernels.h"
+
+namespace kvlink::testing {
+
+std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
