@@ -48,8 +48,14 @@ std::vector<BackendFactory> AllBackends() {
   backends.push_back({"cpu_f32", [] { return MakeCpu(kernels::CpuOptions::Compute::kF32); }});
   backends.push_back({"cpu_bf16", [] { return MakeCpu(kernels::CpuOptions::Compute::kBf16); }});
 #endif
-  backends.push_back({"cuda_emulated", MakeEmulatedCudaBackend});
-  if (HasCuda()) backends.push_back({"cuda", MakeCuda});
+  backends.push_back({"cuda_emulated", MakeEmulatedCudaBackend, /*on_device=*/true});
+  if (HasCuda()) backends.push_back({"cuda", MakeCuda, /*on_device=*/true});
+  return backends;
+}
+
+std::vector<BackendFactory> HostBackends() {
+  std::vector<BackendFactory> backends = AllBackends();
+  std::erase_if(backends, [](const BackendFactory& backend) { return backend.on_device; });
   return backends;
 }
 
