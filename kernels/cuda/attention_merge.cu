@@ -9,6 +9,7 @@ namespace kvlink::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kAtOnce = 4;  // dimensions of a lane
 
 // A warp for each (row, head), in two passes over the states: the largest score first, then one factor for each slot.
 KVLINK_KERNEL(kThreads, 4) MergeAttentionKernel(AttentionLaunch l) {
@@ -29,13 +30,20 @@ KVLINK_KERNEL(kThreads, 4) MergeAttentionKernel(AttentionLaunch l) {
   // A sink adds a power of two and no value.
   if (l.sinks != nullptr && !nothing) share /= 1 + Exp2(l.sinks[head] * kLog2E - log2_sum);
   const int64_t to = row * l.out.strides[0] + head * l.dim;
-  for (int64_t d = lane; d < l.dim; d += 32) {
-    float value = 0;
+  for (int64_t first = lane; first < l.dim; first += 32 * kAtOnce) {
+    float values[kAtOnce] = {};
     for (int64_t slot = begin; !nothing && slot < end; ++slot) {
       const int64_t at = slot * l.heads + head;
-      value += l.values[at * l.dim + d] * Exp2(l.states[2 * at] - largest);
+      const float weight = Exp2(l.states[2 * at] - largest);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + 32 * i < l.dim) values[i] += l.values[at * l.dim + first + 32 * i] * weight;
+      }
     }
-    Store(l.out, to + d, value * share);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + 32 * i < l.dim) Store(l.out, to + first + 32 * i, values[i] * share);
+    }
   }
   if (l.lse != nullptr && lane == 0) l.lse[row * l.lse_strides[0] + head * l.lse_strides[1]] = log2_sum * kLn2;
 }

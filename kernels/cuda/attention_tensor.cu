@@ -26,8 +26,8 @@ struct Shared {
   uint16_t keys[2][kTokens][kStride];
   uint16_t values[2][kTokens][kStride];
   float scales[2][2][kTokens];  // [buffer][keys, values]
-  int32_t row_begin[kTileRows], row_end[kTileRows], row_read[kTileRows];
-  int64_t row_hidden[kTileRows];
+  int64_t row_hidden[kTileRows], row_query[kTileRows];
+  int32_t row_begin[kTileRows], row_end[kTileRows], row_read[kTileRows], row_row[kTileRows];
   int32_t warp_begin[kWarps], warp_end[kWarps];
 };
 
@@ -111,30 +111,28 @@ KVLINK_DEVICE void LoadBlock(const AttentionLaunch& l, const AttentionStep& step
   }
 }
 
-// The 16 rows of a warp: what they see of the step, and their queries turned for it.
+// The 16 rows of a warp: who they are, and what they see of the step.
 template <int kDim>
-KVLINK_DEVICE void BeginStep(const AttentionLaunch& l, const Tile& tile, const AttentionStep& step,
-                             Shared<kDim>& shared) {
-  const int lane = ThreadIndex() % 32, warp = ThreadIndex() / 32, first = warp * kWarpRows;
+KVLINK_DEVICE void FindRows(const AttentionLaunch& l, const Tile& tile, const AttentionStep& step,
+                            Shared<kDim>& shared) {
+  const int lane = ThreadIndex() % 32, warp = ThreadIndex() / 32, index = warp * kWarpRows + lane;
   int32_t begin = 0x7fffffff, end = 0;
   if (lane < kWarpRows) {
-    const int index = first + lane;
-    int32_t row_begin = 0, row_end = 0, read = 0;
-    int64_t hidden = -1;
+    shared.row_begin[index] = shared.row_end[index] = 0;
+    shared.row_hidden[index] = -1;
     if (index < tile.rows()) {
-      const RowView view(l, tile, step, TileRow(l, tile, index));
-      row_begin = view.begin;
-      row_end = view.end;
-      read = view.read;
-      hidden = view.hidden;
-    }
-    shared.row_begin[index] = row_begin;
-    shared.row_end[index] = row_end;
-    shared.row_read[index] = read;
-    shared.row_hidden[index] = hidden;
-    if (row_begin < row_end) {
-      begin = row_begin;
-      end = row_end;
+      const TileRow row(l, tile, index);
+      const RowView view(l, tile, step, row);
+      shared.row_begin[index] = view.begin;
+      shared.row_end[index] = view.end;
+      shared.row_hidden[index] = view.hidden;
+      shared.row_read[index] = view.read;
+      shared.row_row[index] = row.row;
+      shared.row_query[index] = row.row * l.q.strides[0] + row.head * l.q.strides[1];
+      if (view.begin < view.end) {
+        begin = view.begin;
+        end = view.end;
+      }
     }
   }
   for (int mask = 8; mask > 0; mask /= 2) {
@@ -146,26 +144,29 @@ KVLINK_DEVICE void BeginStep(const AttentionLaunch& l, const Tile& tile, const A
     shared.warp_begin[warp] = begin;
     shared.warp_end[warp] = end;
   }
-  SyncWarp();
-  for (int r = 0; r < kWarpRows; ++r) {
-    const int index = first + r;
-    if (index >= tile.rows()) {
-      for (int d = lane; d < kDim; d += 32) shared.query[index][d] = 0;
-      continue;
-    }
-    const TileRow row(l, tile, index);
-    const int32_t read = shared.row_read[index];
-    const int64_t from = row.row * l.q.strides[0] + row.head * l.q.strides[1];
-    const int half = static_cast<int>(l.half);
-    for (int i = lane; i < half; i += 32) {
-      float cosine, sine;
-      QueryAngle(l, row.row, read, i, &cosine, &sine);
-      const float a = Load(l.q, from + i), b = Load(l.q, from + i + half);
-      shared.query[index][i] = ToBf16(a * cosine - b * sine);
-      shared.query[index][i + half] = ToBf16(b * cosine + a * sine);
-    }
-    for (int d = 2 * half + lane; d < kDim; d += 32) shared.query[index][d] = ToBf16(Load(l.q, from + d));
+}
+
+// Their queries, turned for the step. Flat loops, so that many loads are under way at a time.
+template <int kDim>
+KVLINK_DEVICE void TurnQueries(const AttentionLaunch& l, const Tile& tile, Shared<kDim>& shared) {
+  const int lane = ThreadIndex() % 32, first = ThreadIndex() / 32 * kWarpRows;
+  const int left = tile.rows() - first, rows = left < 0 ? 0 : left < kWarpRows ? left : kWarpRows;
+  const int half = static_cast<int>(l.half), rest = kDim - 2 * half;
+#pragma unroll 4
+  for (int i = lane; i < rows * half; i += 32) {
+    const int index = first + i / half, d = i % half;
+    float cosine, sine;
+    QueryAngle(l, shared.row_row[index], shared.row_read[index], d, &cosine, &sine);
+    const int64_t from = shared.row_query[index] + d;
+    const float a = Load(l.q, from), b = Load(l.q, from + half);
+    shared.query[index][d] = ToBf16(a * cosine - b * sine);
+    shared.query[index][d + half] = ToBf16(b * cosine + a * sine);
   }
+  for (int i = lane; i < rows * rest; i += 32) {
+    const int index = first + i / rest, d = 2 * half + i % rest;
+    shared.query[index][d] = ToBf16(Load(l.q, shared.row_query[index] + d));
+  }
+  for (int i = rows * kDim + lane; i < kWarpRows * kDim; i += 32) shared.query[first + i / kDim][i % kDim] = 0;
 }
 
 // The two rows of the 16 whose scores and values a lane holds, lane / 4 and 8 more: their softmax so far. `sum` is the
@@ -180,6 +181,7 @@ KVLINK_DEVICE void AddBlock(const AttentionLaunch& l, int32_t block, bool q8, in
                             RowState (&states)[2], float (&values)[kDim / 8][4]) {
   const int lane = ThreadIndex() % 32, first = ThreadIndex() / 32 * kWarpRows;
   const int matrix = lane / 8, in_matrix = lane % 8;
+  SyncWarp();  // what follows is one instruction of the whole warp
   float scores[kTokens / 8][4];
 #pragma unroll
   for (int i = 0; i < kTokens / 8; ++i) {
@@ -300,7 +302,7 @@ TensorAttentionKernel(AttentionLaunch l) {
     const AttentionStep step = l.plan.steps[tile.unit.steps_begin + s];
     const bool q8 = l.plan.segments[step.segment].codec == kCodecQ8;
     SyncThreads();  // the step before is read to its end
-    BeginStep<kDim>(l, tile, step, shared);
+    FindRows<kDim>(l, tile, step, shared);
     SyncThreads();
     int32_t begin = shared.warp_begin[0], end = shared.warp_end[0];
     for (int w = 1; w < kWarps; ++w) {
@@ -310,8 +312,10 @@ TensorAttentionKernel(AttentionLaunch l) {
     const int32_t own_begin = shared.warp_begin[warp], own_end = shared.warp_end[warp];
     const int32_t first = begin / kTokens > step.block_begin ? begin / kTokens : step.block_begin;
     const int32_t most = (end + kTokens - 1) / kTokens, last = most < step.block_end ? most : step.block_end;
-    if (first < last) LoadBlock<kDim>(l, step, tile.kv_head, first, q8, 0, shared);
+    if (first >= last) continue;
+    LoadBlock<kDim>(l, step, tile.kv_head, first, q8, 0, shared);
     CopyCommit();
+    TurnQueries<kDim>(l, tile, shared);
     for (int32_t block = first; block < last; ++block) {
       const int buffer = (block - first) % 2;
       CopyWait<0>();

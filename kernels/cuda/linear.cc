@@ -1,5 +1,6 @@
 #include "kernels/cuda/linear.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -96,7 +97,7 @@ absl::Status Linear::Run(void* stream, const LinearArgs& args) const {
   const bool in_place =
       args.x.dtype == Dtype::kBf16 && matrix.k() == padded && args.x.strides[0] % kAligned == 0 && Aligned(args.x.data);
   product.x = args.x.as<const uint16_t>();
-  product.x_stride = args.x.strides[0];
+  product.x_stride = rows == 1 ? padded : args.x.strides[0];  // the stride of a single row may be anything
   if (!in_place) {
     RoundRowsLaunch round;
     round.from = ViewOf(args.x);
@@ -114,6 +115,7 @@ absl::Status Linear::Run(void* stream, const LinearArgs& args) const {
   if (!silu && fused_bias && args.out.strides[0] * DtypeBytes(args.out.dtype) % 16 == 0 && Aligned(args.out.data)) {
     product.bias = bias;
     product.out = ViewOf(args.out);
+    if (rows == 1) product.out.strides[0] = RoundUp(n, kAligned);
     return matmul_->Run(stream, product);
   }
   // A bf16 silu-mul is computed from a bf16 product: half the traffic, and no more rounding than any activation sees.
