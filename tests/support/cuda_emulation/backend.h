@@ -9,6 +9,8 @@
 namespace kvlink::testing {
 
 std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
+// From now on no memory of the emulated device, nor pinned memory, is to be had; or it is again.
+void SetEmulatedDeviceExhausted(bool exhausted);
 
 }  // namespace kvlink::testing
 

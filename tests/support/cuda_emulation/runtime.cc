@@ -4,12 +4,14 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/bf16.h"
 #include "kernels/cuda/matmul.h"
+#include "tests/support/cuda_emulation/backend.h"
 
 namespace kvlink::kernels::cuda {
 namespace {
@@ -40,10 +42,12 @@ class PlainMatmul : public Matmul {
   }
 };
 
+std::atomic<bool> exhausted{false};
+
 absl::StatusOr<void*> AllocateExactly(int64_t bytes) {
   constexpr size_t kAlignment = 4096;
   void* memory = nullptr;
-  if (bytes > static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) ||
+  if (exhausted || bytes > static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) ||
       posix_memalign(&memory, kAlignment, static_cast<size_t>(bytes)) != 0) {
     return absl::ResourceExhaustedError(absl::StrCat("Allocate: no ", bytes, " bytes"));
   }
@@ -84,3 +88,9 @@ absl::Status LaunchStatus(absl::string_view operation, int error) {
 }
 
 }  // namespace kvlink::kernels::cuda
+
+namespace kvlink::testing {
+
+void SetEmulatedDeviceExhausted(bool exhausted) { kernels::cuda::exhausted = exhausted; }
+
+}  // namespace kvlink::testing
