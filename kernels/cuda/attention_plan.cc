@@ -406,7 +406,7 @@ void CudaPlan::Describe(int rope, AttentionLaunch* launch) const {
 }
 
 absl::Span<const AttentionItem> CudaPlan::items(bool scalar, int size) const {
-  const size_t list = static_cast<size_t>((scalar ? kItemSizes : 0) + size);
+  const size_t list = static_cast<size_t>(size) + (scalar ? size_t{kItemSizes} : 0);
   return absl::MakeConstSpan(items_).subspan(static_cast<size_t>(items_begin_[list]),
                                              static_cast<size_t>(items_begin_[list + 1] - items_begin_[list]));
 }
