@@ -16,6 +16,8 @@ int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // bf16 elements in 16 bytes: what rows are padded to.
 constexpr int64_t kAligned = 8;
+// Of the library's own part of a workspace, whose contract asks for less.
+constexpr int64_t kMatmulAlignment = 256;
 
 class CudaMatrix : public PackedMatrix {
  public:
@@ -81,13 +83,15 @@ bool Linear::Packed(const PackedMatrix& weight, Device device) {
 int64_t Linear::WorkspaceBytes(int64_t rows, const PackedMatrix& weight) const {
   if (rows <= 0) return 0;
   const int64_t padded = RoundUp(weight.k(), kAligned), columns = RoundUp(weight.n(), kAligned);
-  return RoundUp(matmul_->WorkspaceBytes(), 64) + RoundUp(rows * padded * 2, 64) + RoundUp(rows * columns * 4, 64);
+  return RoundUp(matmul_->WorkspaceBytes(), 64) + kMatmulAlignment + RoundUp(rows * padded * 2, 64) +
+         RoundUp(rows * columns * 4, 64);
 }
 
 absl::Status Linear::Run(void* stream, const LinearArgs& args) const {
   const auto& matrix = static_cast<const CudaMatrix&>(*args.weight);
   const int64_t rows = args.x.sizes[0], n = matrix.n(), padded = matrix.padded();
-  std::byte* free = static_cast<std::byte*>(args.workspace.data);
+  std::byte* free =
+      reinterpret_cast<std::byte*>(RoundUp(reinterpret_cast<intptr_t>(args.workspace.data), kMatmulAlignment));
   MatmulArgs product;
   product.workspace = {free, matmul_->WorkspaceBytes()};
   free += RoundUp(product.workspace.bytes, 64);
@@ -111,7 +115,7 @@ absl::Status Linear::Run(void* stream, const LinearArgs& args) const {
 
   const float* bias = args.bias.data == nullptr ? nullptr : args.bias.as<const float>();
   const bool silu = args.epilogue == Epilogue::kSiluMul, bf16 = args.out.dtype == Dtype::kBf16;
-  const bool fused_bias = bias == nullptr || (!bf16 && Aligned(bias));
+  const bool fused_bias = bias == nullptr || (!bf16 && Aligned(bias) && n % kAligned == 0);
   if (!silu && fused_bias && args.out.strides[0] * DtypeBytes(args.out.dtype) % 16 == 0 && Aligned(args.out.data)) {
     product.bias = bias;
     product.out = ViewOf(args.out);

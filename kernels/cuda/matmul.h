@@ -14,7 +14,8 @@
 namespace kvlink::kernels::cuda {
 
 // out[rows, n] = x[rows, k] weight[n, k]^T (+ bias), sums in f32. Rows of x and weight are bf16, 16-byte aligned, k a
-// multiple of 8. Rows of out are 16-byte aligned; a bias is f32 and 16-byte aligned, and out is f32 then.
+// multiple of 8. Rows of out are 16-byte aligned; a bias is f32 and 16-byte aligned, and out is f32 and n a multiple of
+// 8 then. The workspace is 256-byte aligned.
 struct MatmulArgs {
   const uint16_t* x = nullptr;
   int64_t x_stride = 0;

@@ -19,10 +19,24 @@ namespace {
 // Streams and events are not looked at: there is but one.
 int token;
 
+// A plain loop that holds its caller to what matmul.h asks for.
 class PlainMatmul : public Matmul {
  public:
-  int64_t WorkspaceBytes() const override { return 0; }
+  int64_t WorkspaceBytes() const override { return 1000; }
   absl::Status Run(void*, const MatmulArgs& args) override {
+    const auto aligned = [](const void* data, uintptr_t bytes) {
+      return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+    };
+    const int64_t out_bytes = args.out.strides[0] * (args.out.bf16 ? 2 : 4);
+    if (!aligned(args.x, 16) || args.x_stride % 8 != 0 || !aligned(args.weight, 16) || args.k % 8 != 0 ||
+        !aligned(args.out.data, 16) || out_bytes % 16 != 0 || !aligned(args.workspace.data, 256) ||
+        args.workspace.bytes < WorkspaceBytes()) {
+      return absl::InternalError("matmul: not aligned as promised");
+    }
+    if (args.bias != nullptr && (args.out.bf16 || !aligned(args.bias, 16) || args.n % 8 != 0)) {
+      return absl::InternalError("matmul: a bias that the library does not take");
+    }
+    std::memset(args.workspace.data, 0xff, static_cast<size_t>(args.workspace.bytes));
     for (int64_t row = 0; row < args.rows; ++row) {
       for (int64_t column = 0; column < args.n; ++column) {
         float sum = 0;
