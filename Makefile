@@ -9,7 +9,7 @@ CTEST = ctest --test-dir build/$(1) -j 2 --output-on-failure --no-tests=error --
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: deps release demo test asan tsan fuzz bench soak format check-format lint clean
+.PHONY: deps release demo test asan tsan fuzz cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
@@ -26,6 +26,7 @@ demo: deps
 test: deps check-format
 	$(call BUILD,release,all)
 	$(call CTEST,release)
+	$(MAKE) cuda-check
 	$(MAKE) asan
 	$(MAKE) tsan
 	$(MAKE) fuzz
@@ -45,6 +46,12 @@ FUZZ_SECONDS ?= 15
 fuzz:
 	$(call BUILD,fuzz,fuzzers)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+# The CUDA backend compiled for each architecture, what its kernels take, and that those of attention and landing do not spill.
+NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+cuda-check:
+	@if [ -z "$(NVCC)" ]; then echo "cuda-check: skipped, there is no nvcc"; \
+	else $(call BUILD,cuda,kvlink_kernels_cuda) && python3 tests/kernels/cuda_report.py . $(NVCC); fi
 
 bench:
 	$(call BUILD,release,all)

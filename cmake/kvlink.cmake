@@ -18,7 +18,8 @@ endif()
 
 add_library(kvlink_options INTERFACE)
 target_include_directories(kvlink_options INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/generated)
-target_compile_options(kvlink_options INTERFACE -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers)
+target_compile_options(kvlink_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wno-unused-parameter;-Wno-missing-field-initializers>")
 if(KVLINK_SANITIZE)
   add_compile_options(-fsanitize=${KVLINK_SANITIZE} -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${KVLINK_SANITIZE})

@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "kernels/bf16.h"
+#include "kernels/host_device.h"
 
 namespace kvlink::kernels {
 
@@ -34,7 +35,7 @@ struct Q8Group {
   bool finite = true;
 
   // `largest` is max|x|; NaN or infinity if any x is.
-  static Q8Group Of(float largest) {
+  KVLINK_HOST_DEVICE static Q8Group Of(float largest) {
     Q8Group group;
     group.finite = std::isfinite(largest);
     const float scale = largest / 127.0f;
@@ -44,7 +45,7 @@ struct Q8Group {
     }
     return group;
   }
-  int8_t Encode(float x) const {
+  KVLINK_HOST_DEVICE int8_t Encode(float x) const {
     return static_cast<int8_t>(std::clamp(std::nearbyintf(x * inverse), -127.0f, 127.0f));
   }
 };
@@ -56,7 +57,7 @@ struct Q4Group {
   float inverse = 0;  // 0 where scale is 0
   bool finite = true;
 
-  static Q4Group Of(float smallest, float largest) {
+  KVLINK_HOST_DEVICE static Q4Group Of(float smallest, float largest) {
     Q4Group group;
     group.finite = std::isfinite(smallest) && std::isfinite(largest);
     if (!group.finite) return group;
@@ -74,7 +75,7 @@ struct Q4Group {
     }
     return group;
   }
-  uint8_t Encode(float x) const {
+  KVLINK_HOST_DEVICE uint8_t Encode(float x) const {
     return static_cast<uint8_t>(std::clamp(std::nearbyintf((x - min) * inverse), 0.0f, 15.0f));
   }
 };

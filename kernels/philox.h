@@ -6,9 +6,12 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/host_device.h"
+
 namespace kvlink::kernels {
 
-constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+KVLINK_HOST_DEVICE constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                                                std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter[2];
@@ -22,7 +25,7 @@ constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, st
 
 // Uniform in [0, 1), a multiple of 2^-53: key = seed, counter = position, both low word first, the upper counter words
 // 0. The first output word gives the upper bits.
-constexpr double PhiloxUniform(uint64_t seed, uint64_t position) {
+KVLINK_HOST_DEVICE constexpr double PhiloxUniform(uint64_t seed, uint64_t position) {
   const auto word = Philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},
                                {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   return static_cast<double>(((uint64_t{word[0]} << 32) | word[1]) >> 11) * 0x1p-53;

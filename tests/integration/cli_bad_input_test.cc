@@ -55,6 +55,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   const std::string input = Write("in.jsonl", Lines(0, 1));
   ExpectRefused(Run("ingest", {input, "--codecs", "q8"}), "ingest", {"--codecs", "--codec"});
   ExpectRefused(Run("ingest", {input, "--codec", "q5"}), "ingest", {"q5", "raw-bf16"});
+  ExpectRefused(Run("ingest", {input, "--device", "tpu"}), "ingest", {"tpu", "cuda"});
   ExpectRefused(Run("ingest", {Path("nothing.jsonl")}), "ingest", {"nothing.jsonl", "no such file"});
   ExpectRefused(Run("ingest", {}), "ingest", {"no input"});
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});

@@ -175,6 +175,81 @@ TEST_P(LinkedAttentionTest, TheSameDocumentTwiceInOneRequest) {
   ExpectExactInRawCodecs(shape);
 }
 
+// Head dimensions that vector and tensor units like, and others; more heads of one key than any tile has rows.
+TEST_P(LinkedAttentionTest, DimensionsAndGroupsOfAllKinds) {
+  struct Kind {
+    int64_t heads, kv_heads, dim;
+  };
+  for (const Kind& kind : {Kind{6, 2, 16}, Kind{7, 1, 96}, Kind{2, 1, 256}, Kind{3, 3, 34}, Kind{144, 2, 64}}) {
+    CaseShape shape = SmallShape();
+    shape.params.heads = kind.heads, shape.params.kv_heads = kind.kv_heads, shape.params.head_dim = kind.dim;
+    shape.params.scale = 1 / std::sqrt(static_cast<float>(kind.dim));
+    shape.rope.rotary_dim = kind.dim;
+    shape.documents = {70, 33};
+    shape.requests = {{.placements = {{0, 2, {}}, {1, 72, {}}}, .fresh = {0, 1, 105, 106}, .rows = {1, 2, 3}}};
+    for (Codec codec : {Codec::kRawF32, Codec::kRawBf16, Codec::kQ8}) {
+      shape.codec = codec;
+      shape.activations = codec == Codec::kRawF32 ? Dtype::kF32 : Dtype::kBf16;
+      ExpectExact(shape);
+    }
+  }
+}
+
+// More rows than any backend keeps partial results of, among them rows that see half of a document.
+TEST_P(LinkedAttentionTest, APrefillOfHundredsOfRows) {
+  CaseShape shape = SmallShape();
+  shape.params.window = 100;  // tiles of later rows see nothing of the documents
+  shape.documents = {300, 70};
+  Request request{.placements = {{0, 1, {}}, {1, 301, std::vector<bool>(70, false)}}};
+  request.placements[1].hidden[5] = request.placements[1].hidden[66] = true;
+  request.fresh = {0, 100, 306};
+  for (int64_t position = 371; position < 571; ++position) request.fresh.push_back(position);
+  for (size_t row = 0; row < request.fresh.size(); ++row) request.rows.push_back(static_cast<int64_t>(row));
+  shape.requests = {request};
+  for (Codec codec : {Codec::kRawF32, Codec::kRawBf16, Codec::kQ8}) {
+    shape.codec = codec;
+    shape.activations = codec == Codec::kRawF32 ? Dtype::kF32 : Dtype::kBf16;
+    ExpectExact(shape);
+  }
+}
+
+// 4 bytes of alignment are all that the interface asks of keys.
+TEST_P(LinkedAttentionTest, KeysMayLieAtAnyFourthByte) {
+  const kernels::AttentionParams params{.heads = 4, .kv_heads = 2, .head_dim = 64, .scale = 0.125f};
+  const kernels::Rope rope = kernels::MakeRope({.rotary_dim = 64}).value();
+  const kernels::Rope* ropes[] = {&rope};
+  const std::vector<int64_t> positions = {90, 91};
+  const std::vector<kernels::KvRead> reads = {{0, 0, 2, 20, nullptr}};
+  const auto q = DeviceTensor::Of(backend_.get(), Dtype::kF32, {2, 4, 64}, std::vector<float>(2 * 4 * 64, 0.25f));
+  for (Codec codec : {Codec::kRawF32, Codec::kRawBf16, Codec::kQ8}) {
+    const SlabShape slab{codec, 2, 64, 70};
+    std::vector<std::vector<float>> answers;
+    for (size_t shift : {size_t{0}, size_t{4}, size_t{8}}) {
+      // Bytes below 0x40 are small positive numbers in every codec, and as scales.
+      std::vector<uint8_t> bytes(static_cast<size_t>(slab.used_bytes()) + shift);
+      for (size_t i = shift; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(((i - shift) * 37) % 64);
+      const auto data = DeviceTensor::OfInts(backend_.get(), Dtype::kU8, bytes);
+      const std::byte* layers[] = {data.data() + shift};
+      const std::vector<kernels::KvSegment> segments = {{.codec = codec,
+                                                         .layer_data = layers,
+                                                         .head_stride = slab.head_bytes(),
+                                                         .block_stride = slab.block_stride(),
+                                                         .tokens = 70}};
+      const auto plan = backend_->Plan({positions, segments, reads, ropes}, nullptr);
+      ASSERT_TRUE(plan.ok()) << plan.status();
+      const auto out = DeviceTensor::Poisoned(backend_.get(), Dtype::kF32, {2, 4 * 64});
+      const DeviceWorkspace workspace(backend_.get(), backend_->AttentionWorkspaceBytes(**plan, params));
+      auto stream = backend_->NewStream();
+      ASSERT_TRUE(backend_->LinkedAttention(*stream, {plan->get(), 0, params, q, out, {}, workspace}).ok());
+      ASSERT_TRUE(stream->Synchronize().ok());
+      answers.push_back(out.Floats());
+    }
+    EXPECT_EQ(answers[1], answers[0]) << CodecName(codec);
+    EXPECT_EQ(answers[2], answers[0]) << CodecName(codec);
+    EXPECT_FALSE(std::isnan(answers[0][0])) << CodecName(codec);
+  }
+}
+
 TEST_P(LinkedAttentionTest, RowsThatSeeNothingAndEmptySegments) {
   const kernels::AttentionParams params{.heads = 4, .kv_heads = 2, .head_dim = 64, .scale = 0.125f};
   const kernels::Rope rope = kernels::MakeRope({.rotary_dim = 64}).value();

@@ -3,7 +3,9 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "kernels/cuda/cuda.h"
 #include "kernels/ref/ref.h"
+#include "tests/support/cuda_emulation/backend.h"
 #ifdef KVLINK_TEST_CPU
 #include "kernels/cpu/cpu.h"
 #endif
@@ -20,6 +22,23 @@ std::unique_ptr<kernels::Backend> MakeCpu(kernels::CpuOptions::Compute compute) 
 }
 #endif
 
+std::unique_ptr<kernels::Backend> MakeCuda() {
+  auto backend = kernels::MakeCudaBackend({});
+  return backend.ok() ? *std::move(backend) : nullptr;
+}
+
+// Whether this build and this machine have CUDA. Says once why not.
+bool HasCuda() {
+  static const bool has = [] {
+    const auto backend = kernels::MakeCudaBackend({});
+    if (!backend.ok()) {
+      std::printf("backend cuda: skipped, %s\n", std::string(backend.status().message()).c_str());
+    }
+    return backend.ok();
+  }();
+  return has;
+}
+
 }  // namespace
 
 std::vector<BackendFactory> AllBackends() {
@@ -29,6 +48,14 @@ std::vector<BackendFactory> AllBackends() {
   backends.push_back({"cpu_f32", [] { return MakeCpu(kernels::CpuOptions::Compute::kF32); }});
   backends.push_back({"cpu_bf16", [] { return MakeCpu(kernels::CpuOptions::Compute::kBf16); }});
 #endif
+  backends.push_back({"cuda_emulated", MakeEmulatedCudaBackend, /*on_device=*/true});
+  if (HasCuda()) backends.push_back({"cuda", MakeCuda, /*on_device=*/true});
+  return backends;
+}
+
+std::vector<BackendFactory> HostBackends() {
+  std::vector<BackendFactory> backends = AllBackends();
+  std::erase_if(backends, [](const BackendFactory& backend) { return backend.on_device; });
   return backends;
 }
 

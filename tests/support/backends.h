@@ -15,10 +15,13 @@ namespace kvlink::testing {
 struct BackendFactory {
   std::string name;  // letters, digits and underscores: part of test names
   std::function<std::unique_ptr<kernels::Backend>()> make;
+  bool on_device = false;  // its memory is not to be touched by the host
 };
 inline std::ostream& operator<<(std::ostream& out, const BackendFactory& factory) { return out << factory.name; }
 
 std::vector<BackendFactory> AllBackends();
+// Those whose memory is the host's.
+std::vector<BackendFactory> HostBackends();
 
 }  // namespace kvlink::testing
 

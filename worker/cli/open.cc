@@ -16,6 +16,7 @@
 #include "base/slab.h"
 #include "base/status.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cuda/cuda.h"
 #include "store/client/remote.h"
 #include "store/embedded/embedded.h"
 #include "worker/encode/encoder.h"
@@ -29,6 +30,7 @@ std::string Environment(const char* name) {
 }
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelFlags& flags) {
+  if (flags.device == "cuda") return kernels::MakeCudaBackend({});
   using Compute = kernels::CpuOptions::Compute;
   kernels::CpuOptions options;
   options.threads = static_cast<int>(flags.threads);
@@ -118,8 +120,9 @@ void AddModelFlags(Arguments& arguments, ModelFlags& flags) {
       "profile", "NAME|FILE",
       "Link profile, how documents stand in a prompt: untuned, kvlink-llama-1, kvlink-llama-5 or a JSON file.",
       &flags.profile);
-  arguments.Choice("compute", {"auto", "f32", "bf16"}, "Number format of the arithmetic; auto: the faster one here.",
-                   &flags.compute);
+  arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; ingest and ask refuse cuda so far.", &flags.device);
+  arguments.Choice("compute", {"auto", "f32", "bf16"},
+                   "Number format of the arithmetic on the CPU; auto: the faster one here.", &flags.compute);
   arguments.Integer("threads", "N", "Threads; 0: every core this process may use.", 0, 4096, &flags.threads);
 }
 

@@ -39,6 +39,7 @@ struct ModelFlags {
   ModelFlags();
   std::string model;  // $KVLINK_MODEL, or models/SmolLM2-135M-Instruct.Q4_1.gguf
   std::string profile = "untuned";
+  std::string device = "cpu";
   std::string compute = "auto";
   int64_t threads = 0;  // 0: every core this process may use
 };
@@ -47,7 +48,7 @@ struct ModelFlags {
 void AddPlaceFlags(Arguments& arguments, StoreFlags& flags);
 // These, --namespace, --codec, --memory, --capacity, --secret-file and --carrier.
 void AddStoreFlags(Arguments& arguments, StoreFlags& flags);
-// --model, --profile, --compute, --threads.
+// --model, --profile, --device, --compute, --threads.
 void AddModelFlags(Arguments& arguments, ModelFlags& flags);
 
 // Whether --store names a node, "host:port", and not a directory ("./a:1" is one).

@@ -190,7 +190,7 @@ TEST_P(EncoderTest, RefusesWhatCannotBeEncodedByIndex) {
   EXPECT_FALSE(Encoder::Create(setup.model.get(), setup.fingerprint, absurd).ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, EncoderTest, ::testing::ValuesIn(testing::AllBackends()),
+INSTANTIATE_TEST_SUITE_P(Backends, EncoderTest, ::testing::ValuesIn(testing::HostBackends()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

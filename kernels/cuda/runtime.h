@@ -1,0 +1,48 @@
+// What the backend needs of a device beside kernels: memory, streams, copies. runtime.cc implements it with CUDA;
+// tests/support/cuda_emulation with host memory, where everything is done when it returns.
+//
+// Errors: RESOURCE_EXHAUSTED where memory is not to be had; UNAVAILABLE where there is no driver or device; INTERNAL,
+// with CUDA's own words, for the rest. Streams and events are CUDA's, untyped. Thread-safe.
+#ifndef KVLINK_KERNELS_CUDA_RUNTIME_H_
+#define KVLINK_KERNELS_CUDA_RUNTIME_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace kvlink::kernels::cuda {
+
+// Checks that device `index` is there and that these kernels run on it (compute capability 8.0 or later).
+absl::Status OpenDevice(int index);
+// Makes `index` the device of the calling thread, for what follows.
+absl::Status UseDevice(int index);
+
+absl::StatusOr<void*> CreateStream();
+void DestroyStream(void* stream);
+absl::Status SynchronizeStream(void* stream);
+// An event: recorded in one stream, waited for by others or by the host. Waiting for one never recorded does nothing.
+absl::StatusOr<void*> CreateEvent();
+void DestroyEvent(void* event);
+absl::Status RecordEvent(void* event, void* stream);
+absl::Status WaitEvent(void* stream, void* event);
+absl::Status SynchronizeEvent(void* event);
+
+// 4096-byte aligned memory of the device in use; any thread may free it.
+absl::StatusOr<void*> AllocateDevice(int64_t bytes);
+void FreeDevice(void* memory);
+// Host memory that copies reach without staging.
+absl::StatusOr<void*> AllocatePinned(int64_t bytes);
+void FreePinned(void* memory);
+
+// Ordered in the stream, either memory being the host's or the device's.
+absl::Status Copy(void* stream, void* to, const void* from, int64_t bytes);
+absl::Status Fill(void* stream, void* to, int value, int64_t bytes);
+
+// What a launch returned, naming the operation.
+absl::Status LaunchStatus(absl::string_view operation, int error);
+
+}  // namespace kvlink::kernels::cuda
+
+#endif  // KVLINK_KERNELS_CUDA_RUNTIME_H_

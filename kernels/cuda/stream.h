@@ -1,0 +1,58 @@
+// A stream of the device, with what operations need beside it and must not allocate: a ring through which small host
+// arrays travel, tables of ropes, and the record of the first fault that a kernel met. Used by one thread at a time.
+#ifndef KVLINK_KERNELS_CUDA_STREAM_H_
+#define KVLINK_KERNELS_CUDA_STREAM_H_
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda/operations.h"
+#include "kernels/kernels.h"
+
+namespace kvlink::kernels::cuda {
+
+class CudaStream : public Stream {
+ public:
+  // What one call of Stage may take.
+  static constexpr int64_t kMaxStaged = int64_t{1} << 20;
+
+  // Where memory is lacking, status() and every Synchronize() say so.
+  explicit CudaStream(int device);
+  ~CudaStream() override;
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  absl::Status Synchronize() override;
+
+  // To be asked before each operation; makes the device that of the calling thread.
+  absl::Status Use();
+  void* handle() const { return handle_; }
+  FaultRecord* fault() const { return fault_; }
+  // A copy of `bytes` (at most kMaxStaged) bytes on the device, for what is launched in this stream before the next
+  // call. Waits for the stream where the ring is full.
+  absl::StatusOr<const void*> Stage(const void* data, int64_t bytes);
+  // The frequencies on the device; kept from call to call.
+  absl::StatusOr<RopeView> StageRope(const Rope& rope);
+
+ private:
+  static constexpr int kRopes = 4;
+  absl::Status Create();
+  absl::StatusOr<int64_t> Reserve(int64_t bytes);
+
+  const int device_;
+  absl::Status status_;
+  void* handle_ = nullptr;
+  std::byte* pinned_ = nullptr;  // the ring, then a fault
+  std::byte* memory_ = nullptr;  // the ring, the ropes, the fault
+  FaultRecord* fault_ = nullptr;
+  int64_t used_ = 0;  // of the ring
+  std::array<std::vector<double>, kRopes> ropes_;
+  int next_rope_ = 0;
+};
+
+}  // namespace kvlink::kernels::cuda
+
+#endif  // KVLINK_KERNELS_CUDA_STREAM_H_

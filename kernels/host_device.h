@@ -1,0 +1,11 @@
+// Marks the few functions that host and device code share, so that an arithmetic has one definition.
+#ifndef KVLINK_KERNELS_HOST_DEVICE_H_
+#define KVLINK_KERNELS_HOST_DEVICE_H_
+
+#ifdef __CUDACC__
+#define KVLINK_HOST_DEVICE __host__ __device__
+#else
+#define KVLINK_HOST_DEVICE
+#endif
+
+#endif  // KVLINK_KERNELS_HOST_DEVICE_H_

@@ -1,0 +1,17 @@
+// The CUDA backend with its kernels run on the host (kernels/cuda/device.h says how).
+#ifndef KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
+#define KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
+
+#include <memory>
+
+#include "kernels/kernels.h"
+
+namespace kvlink::testing {
+
+std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
+// From now on no memory of the emulated device, nor pinned memory, is to be had; or it is again.
+void SetEmulatedDeviceExhausted(bool exhausted);
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_

@@ -1,0 +1,110 @@
+// kernels/cuda/runtime.h and matmul.h over host memory. Device memory is of exactly the size that was asked for, so
+// that AddressSanitizer sees what lies beyond, and holds 0xff at first.
+#include "kernels/cuda/runtime.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/bf16.h"
+#include "kernels/cuda/matmul.h"
+#include "tests/support/cuda_emulation/backend.h"
+
+namespace kvlink::kernels::cuda {
+namespace {
+
+// Streams and events are not looked at: there is but one.
+int token;
+
+// A plain loop that holds its caller to what matmul.h asks for.
+class PlainMatmul : public Matmul {
+ public:
+  int64_t WorkspaceBytes() const override { return 1000; }
+  absl::Status Run(void*, const MatmulArgs& args) override {
+    const auto aligned = [](const void* data, uintptr_t bytes) {
+      return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+    };
+    const int64_t out_bytes = args.out.strides[0] * (args.out.bf16 ? 2 : 4);
+    if (!aligned(args.x, 16) || args.x_stride % 8 != 0 || !aligned(args.weight, 16) || args.k % 8 != 0 ||
+        !aligned(args.out.data, 16) || out_bytes % 16 != 0 || !aligned(args.workspace.data, 256) ||
+        args.workspace.bytes < WorkspaceBytes()) {
+      return absl::InternalError("matmul: not aligned as promised");
+    }
+    if (args.bias != nullptr && (args.out.bf16 || !aligned(args.bias, 16) || args.n % 8 != 0)) {
+      return absl::InternalError("matmul: a bias that the library does not take");
+    }
+    std::memset(args.workspace.data, 0xff, static_cast<size_t>(args.workspace.bytes));
+    for (int64_t row = 0; row < args.rows; ++row) {
+      for (int64_t column = 0; column < args.n; ++column) {
+        float sum = 0;
+        for (int64_t i = 0; i < args.k; ++i) {
+          sum += Bf16ToFloat(args.x[row * args.x_stride + i]) * Bf16ToFloat(args.weight[column * args.k + i]);
+        }
+        if (args.bias != nullptr) sum += args.bias[column];
+        const int64_t at = row * args.out.strides[0] + column;
+        if (args.out.bf16) {
+          static_cast<uint16_t*>(args.out.data)[at] = FloatToBf16(sum);
+        } else {
+          static_cast<float*>(args.out.data)[at] = sum;
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+};
+
+std::atomic<bool> exhausted{false};
+
+absl::StatusOr<void*> AllocateExactly(int64_t bytes) {
+  constexpr size_t kAlignment = 4096;
+  void* memory = nullptr;
+  if (exhausted || bytes > static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) ||
+      posix_memalign(&memory, kAlignment, static_cast<size_t>(bytes)) != 0) {
+    return absl::ResourceExhaustedError(absl::StrCat("Allocate: no ", bytes, " bytes"));
+  }
+  std::memset(memory, 0xff, static_cast<size_t>(bytes));
+  return memory;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Matmul>> MakeMatmul() { return std::make_unique<PlainMatmul>(); }
+
+absl::Status OpenDevice(int) { return absl::OkStatus(); }
+absl::Status UseDevice(int) { return absl::OkStatus(); }
+absl::StatusOr<void*> CreateStream() { return &token; }
+void DestroyStream(void*) {}
+absl::Status SynchronizeStream(void*) { return absl::OkStatus(); }
+absl::StatusOr<void*> CreateEvent() { return &token; }
+void DestroyEvent(void*) {}
+absl::Status RecordEvent(void*, void*) { return absl::OkStatus(); }
+absl::Status WaitEvent(void*, void*) { return absl::OkStatus(); }
+absl::Status SynchronizeEvent(void*) { return absl::OkStatus(); }
+
+absl::StatusOr<void*> AllocateDevice(int64_t bytes) { return AllocateExactly(bytes); }
+void FreeDevice(void* memory) { std::free(memory); }
+absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return AllocateExactly(bytes); }
+void FreePinned(void* memory) { std::free(memory); }
+
+absl::Status Copy(void*, void* to, const void* from, int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  return absl::OkStatus();
+}
+absl::Status Fill(void*, void* to, int value, int64_t bytes) {
+  if (bytes > 0) std::memset(to, value, static_cast<size_t>(bytes));
+  return absl::OkStatus();
+}
+absl::Status LaunchStatus(absl::string_view operation, int error) {
+  return error == 0 ? absl::OkStatus() : absl::InternalError(absl::StrCat(operation, ": ", error));
+}
+
+}  // namespace kvlink::kernels::cuda
+
+namespace kvlink::testing {
+
+void SetEmulatedDeviceExhausted(bool exhausted) { kernels::cuda::exhausted = exhausted; }
+
+}  // namespace kvlink::testing
