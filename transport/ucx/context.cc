@@ -52,6 +52,10 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
     // enough that the system calls do not count and small enough for the receiver's cache: a process holds one for each
     // connection that is in the middle of a piece.
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);
+    // Nor may it send from where the payload lies: when such a send finds the peer gone, its tcp completes it twice and
+    // aborts on an assertion (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). Without room for vectors it sends from a
+    // piece of its own.
+    setenv("UCX_TCP_MAX_IOV", "0", 0);
     setenv("UCX_TCP_RX_SEG_SIZE", "512k", 0);
     setenv("UCX_TCP_TX_SEG_SIZE", "512k", 0);
   });
