@@ -230,7 +230,11 @@ class NodeProcess {
     ASSERT_NE(line.find('\n'), std::string::npos) << process_->errors();
     control_ = line.substr(0, line.find('\n'));
   }
-  void Kill() { process_->Kill(); }
+  // Waits for its end: the store is locked until then.
+  void Kill() {
+    process_->Kill();
+    process_->Wait();
+  }
   void Signal(int signal) { process_->Signal(signal); }
   const std::string& control() const { return control_; }
 
