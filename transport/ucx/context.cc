@@ -52,10 +52,6 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
     // enough that the system calls do not count and small enough for the receiver's cache: a process holds one for each
     // connection that is in the middle of a piece.
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);
-    // Nor may it send from where the payload lies: when such a send finds the peer gone, its tcp completes it twice and
-    // aborts on an assertion (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). Without room for vectors it sends from a
-    // piece of its own.
-    setenv("UCX_TCP_MAX_IOV", "0", 0);
     setenv("UCX_TCP_RX_SEG_SIZE", "512k", 0);
     setenv("UCX_TCP_TX_SEG_SIZE", "512k", 0);
   });
@@ -63,6 +59,10 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return UcxError("reading its configuration", status);
   if (!device.empty()) Prefer(config, "NET_DEVICES", device);
+  // Nor may tcp send from where a payload lies: a send of that kind that finds the peer gone is completed twice, on which
+  // UCX aborts the process (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). This makes it send from a piece of its own, and
+  // does not touch what RDMA does for a rendezvous.
+  Prefer(config, "ZCOPY_THRESH", "inf");
   ucp_params_t params = {};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
