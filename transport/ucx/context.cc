@@ -59,9 +59,9 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return UcxError("reading its configuration", status);
   if (!device.empty()) Prefer(config, "NET_DEVICES", device);
-  // Nor may tcp send from where a payload lies: a send of that kind that finds the peer gone is completed twice, on which
-  // UCX aborts the process (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). This makes it send from a piece of its own, and
-  // does not touch what RDMA does for a rendezvous.
+  // Nor may tcp send from where a payload lies: a send of that kind that finds the peer gone is completed twice, on
+  // which UCX aborts the process (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). This makes it send from a piece of its
+  // own, and does not touch what RDMA does for a rendezvous.
   Prefer(config, "ZCOPY_THRESH", "inf");
   ucp_params_t params = {};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
