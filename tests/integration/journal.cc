@@ -39,10 +39,10 @@ void Journal::Acknowledged(uint64_t number) {
 }
 
 void Journal::Removed(uint64_t number) {
-  ++removals_;
   Write('-', number);
   MutexLock lock(&mutex_);
   known_.erase(std::remove(known_.begin(), known_.end(), number), known_.end());
+  ++removals_;  // last: who sees the count does not see the number any more
 }
 
 std::vector<uint64_t> Journal::known() const {

@@ -26,7 +26,7 @@ class Journal {
   void Acknowledged(uint64_t number);
   // Its acknowledgement binds no more.
   void Removed(uint64_t number);
-  // How often that was called on this object.
+  // How often that was called on this object. Asked before known(): a number of it that goes later, this counts.
   int64_t removals() const { return removals_.load(); }
 
   // Of this object's own Acknowledged, and of what the file held when it was opened.
