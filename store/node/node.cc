@@ -198,10 +198,10 @@ Node::~Node() {
   Service* const service = service_.get();
   if (serving_) service->log.Info("closing");
   service->draining.store(true);
+  for (const auto& port : ports_) port->Close();
   for (const auto& link : service->links.All()) link->Close("the node is closing");
   if (control_ != nullptr) control_->Stop(kControlGrace);
   if (service->metrics != nullptr) service->metrics->StopServing();
-  for (const auto& port : ports_) port->Close();
   {
     MutexLock lock(&mutex_);
     closing_ = true;

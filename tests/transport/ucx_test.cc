@@ -97,6 +97,39 @@ TEST(Ucx, ThePortOfAKilledProcessIsFreeAtOnce) {
   }
 }
 
+// UCX holds a connection whose peer has said nothing yet, and with it a pointer to the listener it came by.
+TEST(Ucx, WhoSpeaksAfterTheListenerHasGoneIsRefused) {
+  auto transport = NewTransport(Carrier::kUcx), client = NewTransport(Carrier::kUcx);
+  Server server(transport.get());
+  const std::string address = server.address();
+  const SocketAddress resolved = *Resolve(*ParseAddress(address));
+  std::vector<Descriptor> silent;
+  for (int i = 0; i < 8; ++i) {
+    silent.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(silent.back().get(), resolved.get(), resolved.length), 0);
+  }
+  // UCX takes connections in their order: it has taken those before.
+  auto heard = client->Connect(address, std::make_shared<Inbox>(), Patience());
+  ASSERT_TRUE(heard.ok()) << heard.status();
+  *heard = nullptr;
+  server.StopListening();
+  // As UCX 1.13 has it (tcp_sockcm.h): the length of what follows, a status, padding, and that.
+  struct {
+    uint64_t length = 64, status = 0;
+    char data[64] = {};
+  } request;
+  for (const Descriptor& one : silent) {
+    ASSERT_EQ(send(one.get(), &request, sizeof(request), MSG_NOSIGNAL), static_cast<ssize_t>(sizeof(request)));
+    timeval limit = {20, 0};
+    setsockopt(one.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    char answer[64];
+    EXPECT_GT(recv(one.get(), answer, sizeof(answer), 0), 8);
+    EXPECT_NE(answer[8], 0);
+  }
+  EXPECT_EQ(client->Connect(address, std::make_shared<Inbox>(), Patience()).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
 int OpenDescriptors() {
   int count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;

@@ -14,16 +14,15 @@ namespace {
 
 class UcxListener : public Listener {
  public:
-  UcxListener(ProgressThread* thread, std::shared_ptr<UcxWorker::Listening> listening)
-      : thread_(thread), listening_(std::move(listening)) {}
+  UcxListener(ProgressThread* thread, UcxWorker::Listening* listening) : thread_(thread), listening_(listening) {}
   ~UcxListener() override {
-    thread_->Run([this] { listening_->worker->StopListening(listening_.get()); });
+    thread_->Run([this] { UcxWorker::StopListening(listening_); });
   }
   std::string address() const override { return listening_->bound.ToString(); }
 
  private:
   ProgressThread* const thread_;
-  const std::shared_ptr<UcxWorker::Listening> listening_;
+  UcxWorker::Listening* const listening_;
 };
 
 class UcxTransport : public Transport {
@@ -44,10 +43,10 @@ class UcxTransport : public Transport {
   absl::StatusOr<std::unique_ptr<Listener>> Listen(absl::string_view address, Accept accept) override {
     KVLINK_ASSIGN_OR_RETURN(const Address named, ParseAddress(address));
     KVLINK_ASSIGN_OR_RETURN(const SocketAddress resolved, Resolve(named));
-    absl::StatusOr<std::shared_ptr<UcxWorker::Listening>> listening;
+    absl::StatusOr<UcxWorker::Listening*> listening;
     host_->thread().Run([&] { listening = worker_->Listen(named, resolved, std::move(accept)); });
     if (!listening.ok()) return listening.status();
-    return std::make_unique<UcxListener>(&host_->thread(), *std::move(listening));
+    return std::make_unique<UcxListener>(&host_->thread(), *listening);
   }
   absl::StatusOr<std::shared_ptr<Connection>> Connect(absl::string_view address,
                                                       std::shared_ptr<ConnectionEvents> events,

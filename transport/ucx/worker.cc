@@ -54,7 +54,10 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(std::shared_ptr<Ucx
   return made;
 }
 
-UcxWorker::~UcxWorker() { ucp_worker_destroy(worker_); }
+UcxWorker::~UcxWorker() {
+  for (const auto& listening : listenings_) ucp_listener_destroy(listening->listener);
+  ucp_worker_destroy(worker_);
+}
 
 bool UcxWorker::Poll() {
   bool any = false;
@@ -71,9 +74,9 @@ absl::StatusOr<std::unique_ptr<Wire>> UcxWorker::Dial(const SocketAddress& addre
   return UcxWire::Open(worker_, context_.get(), &host_->thread(), params, address.ToAddress().ToString());
 }
 
-absl::StatusOr<std::shared_ptr<UcxWorker::Listening>> UcxWorker::Listen(const Address& named,
-                                                                        const SocketAddress& address, Accept accept) {
-  auto listening = std::make_shared<Listening>();
+absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, const SocketAddress& address,
+                                                        Accept accept) {
+  auto listening = std::make_unique<Listening>();
   listening->worker = this;
   listening->accept = std::move(accept);
   ucp_listener_params_t params = {};
@@ -90,23 +93,20 @@ absl::StatusOr<std::shared_ptr<UcxWorker::Listening>> UcxWorker::Listen(const Ad
   attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
   ucp_listener_query(listening->listener, &attributes);
   listening->bound = {named.host, SocketAddress{attributes.sockaddr}.ToAddress().port};
-  return listening;
+  listenings_.push_back(std::move(listening));
+  return listenings_.back().get();
 }
-
-void UcxWorker::StopListening(Listening* listening) { ucp_listener_destroy(listening->listener); }
 
 void UcxWorker::OnConnection(ucp_conn_request_h request, void* arg) {
-  auto* const listening = static_cast<Listening*>(arg);
+  const auto* const listening = static_cast<const Listening*>(arg);
   UcxWorker* const worker = listening->worker;
-  worker->host_->thread().Defer([worker, request, accept = listening->accept, listener = listening->listener] {
-    worker->TakeConnection(request, listener, accept);
-  });
+  worker->host_->thread().Defer([worker, request, listening] { worker->TakeConnection(request, *listening); });
 }
 
-void UcxWorker::TakeConnection(ucp_conn_request_h request, ucp_listener_h listener, const Accept& accept) {
-  if (!host_->HasRoom()) {
-    host_->counters().Closed("excess");
-    ucp_listener_reject(listener, request);
+void UcxWorker::TakeConnection(ucp_conn_request_h request, const Listening& listening) {
+  if (listening.accept == nullptr || !host_->HasRoom()) {
+    host_->counters().Closed(listening.accept == nullptr ? "refused" : "excess");
+    ucp_listener_reject(listening.listener, request);
     return;
   }
   ucp_conn_request_attr_t attributes = {};
@@ -122,7 +122,7 @@ void UcxWorker::TakeConnection(ucp_conn_request_h request, ucp_listener_h listen
   const ucp_ep_h endpoint = (*wire)->endpoint();
   const auto session = host_->Add(*std::move(wire));
   silent_[endpoint] = session;
-  session->StartServer(accept);
+  session->StartServer(listening.accept);
 }
 
 ucs_status_t UcxWorker::OnFrame(void* self, const void*, size_t, void* data, size_t length,

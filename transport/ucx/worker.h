@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
@@ -34,14 +35,16 @@ class UcxWorker : public EventSource {
   // A wire to `address`, which connects in the background.
   absl::StatusOr<std::unique_ptr<Wire>> Dial(const SocketAddress& address);
 
+  // One stays until the worker goes: UCX keeps pointers to its listener in connections that have not said yet what they
+  // want (tcp_listener.c), and follows them on a thread of its own.
   struct Listening {
     UcxWorker* worker = nullptr;
-    Accept accept;
+    Accept accept;  // null: who comes is refused
     ucp_listener_h listener = nullptr;
     Address bound;
   };
-  absl::StatusOr<std::shared_ptr<Listening>> Listen(const Address& named, const SocketAddress& address, Accept accept);
-  void StopListening(Listening* listening);
+  absl::StatusOr<Listening*> Listen(const Address& named, const SocketAddress& address, Accept accept);
+  static void StopListening(Listening* listening) { listening->accept = nullptr; }
 
  private:
   UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd)
@@ -51,12 +54,13 @@ class UcxWorker : public EventSource {
                               const ucp_am_recv_param_t* param);
   static ucs_status_t OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
                                 const ucp_am_recv_param_t* param);
-  void TakeConnection(ucp_conn_request_h request, ucp_listener_h listener, const Accept& accept);
+  void TakeConnection(ucp_conn_request_h request, const Listening& listening);
 
   const std::shared_ptr<UcxContext> context_;
   const ucp_worker_h worker_;
   const int fd_;
   SessionHost* host_ = nullptr;
+  std::vector<std::unique_ptr<Listening>> listenings_;
   // Accepted and not heard of yet: the first frame names its endpoint, later ones a token.
   absl::flat_hash_map<ucp_ep_h, std::weak_ptr<Session>> silent_;
 };
