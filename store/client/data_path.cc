@@ -12,13 +12,25 @@
 namespace kvlink::store {
 namespace {
 
-absl::StatusOr<std::shared_ptr<transport::Transport>> NewTransport(Carrier carrier) {
-  if (carrier == Carrier::kGrpc) {
-    KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewGrpcTransport({}));
-    return std::shared_ptr<transport::Transport>(std::move(transport));
-  }
-  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewUcxTransport({}));
-  return std::shared_ptr<transport::Transport>(std::move(transport));
+template <typename Made>
+absl::StatusOr<std::shared_ptr<transport::Transport>> Shared(absl::StatusOr<std::unique_ptr<Made>> made) {
+  KVLINK_RETURN_IF_ERROR(made.status());
+  return std::shared_ptr<transport::Transport>(*std::move(made));
+}
+
+// One of a kind for all stores of a process, as long as any of them is there. UCX's workers are served by one thread of
+// UCX, which takes an event for the handler of another worker that got the same file descriptor, and aborts the process
+// (UCX 1.13, async.c); and threads and buffers are better shared anyhow.
+absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier carrier) {
+  static Mutex mutex;
+  static std::weak_ptr<transport::Transport> shared[2];
+  MutexLock lock(&mutex);
+  std::weak_ptr<transport::Transport>& known = shared[carrier == Carrier::kGrpc];
+  if (auto transport = known.lock()) return transport;
+  KVLINK_ASSIGN_OR_RETURN(auto transport, carrier == Carrier::kGrpc ? Shared(transport::NewGrpcTransport({}))
+                                                                    : Shared(transport::NewUcxTransport({})));
+  known = transport;
+  return transport;
 }
 
 }  // namespace
@@ -48,7 +60,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
   std::shared_ptr<transport::Transport> transport = options.transport;
   if (transport == nullptr) {
     name = scheme = std::string(CarrierName(carrier));
-    auto made = NewTransport(carrier);
+    auto made = SharedTransport(carrier);
     if (!made.ok()) return absl::UnavailableError(absl::StrCat(name, ": ", made.status().message()));
     transport = *std::move(made);
   }
