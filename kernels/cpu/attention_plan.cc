@@ -10,55 +10,10 @@ namespace kvlink::kernels::cpu {
 
 void CpuPlan::Build(const AttentionBatch& batch, const Threads& threads) {
   batch_ = batch;
-  FindGroups();
+  FindRowGroups(batch_, &groups_, &group_reads_, &cuts_);
   FindEnds();
   FindUnits();
   FillAngles(threads);
-}
-
-// Cuts the rows wherever a read begins or ends, and lists each piece's reads in the order of the batch.
-void CpuPlan::FindGroups() {
-  groups_.clear();
-  group_reads_.clear();
-  cuts_ = {0, rows()};
-  const auto reads_rows = [&](const KvRead& read) {
-    return read.row_count > 0 && batch_.segments[read.segment].tokens > 0;
-  };
-  for (const KvRead& read : batch_.reads) {
-    if (!reads_rows(read)) continue;
-    cuts_.push_back(read.row_begin);
-    cuts_.push_back(read.row_begin + read.row_count);
-  }
-  std::sort(cuts_.begin(), cuts_.end());
-  cuts_.erase(std::unique(cuts_.begin(), cuts_.end()), cuts_.end());
-  for (size_t i = 0; i + 1 < cuts_.size(); ++i) {
-    Group group;
-    group.row_begin = cuts_[i];
-    group.row_count = cuts_[i + 1] - cuts_[i];
-    groups_.push_back(group);
-  }
-  const auto first_group = [&](const KvRead& read) {
-    return std::lower_bound(cuts_.begin(), cuts_.end(), read.row_begin) - cuts_.begin();
-  };
-  // Count, then place.
-  for (const KvRead& read : batch_.reads) {
-    if (!reads_rows(read)) continue;
-    for (int64_t g = first_group(read); cuts_[g] < read.row_begin + read.row_count; ++g) ++groups_[g].reads_end;
-  }
-  int64_t total = 0;
-  for (Group& group : groups_) {
-    group.reads_begin = total;
-    total += group.reads_end;
-    group.reads_end = group.reads_begin;
-  }
-  group_reads_.resize(total);
-  for (size_t r = 0; r < batch_.reads.size(); ++r) {
-    const KvRead& read = batch_.reads[r];
-    if (!reads_rows(read)) continue;
-    for (int64_t g = first_group(read); cuts_[g] < read.row_begin + read.row_count; ++g) {
-      group_reads_[groups_[g].reads_end++].read = static_cast<int32_t>(r);
-    }
-  }
 }
 
 void CpuPlan::FindEnds() {
@@ -71,11 +26,7 @@ void CpuPlan::FindEnds() {
       group_read.end_begin = static_cast<int64_t>(ends_.size());
       int64_t most = 0;
       for (int64_t row = group.row_begin; row < group.row_begin + group.row_count; ++row) {
-        const int64_t position = batch_.positions[row];
-        int64_t end = std::clamp<int64_t>(position - read.offset + 1, 0, segment.tokens);
-        if (segment.positions != nullptr) {
-          end = std::upper_bound(segment.positions, segment.positions + segment.tokens, position) - segment.positions;
-        }
+        const int64_t end = TokensSeen(segment, read, batch_.positions[row]);
         ends_.push_back(static_cast<int32_t>(end));
         most = std::max(most, end);
       }

@@ -15,6 +15,7 @@
 
 #include "kernels/cpu/threads.h"
 #include "kernels/kernels.h"
+#include "kernels/row_groups.h"
 
 namespace kvlink::kernels::cpu {
 
@@ -31,11 +32,7 @@ class CpuPlan : public AttentionPlan {
     int64_t splits = 0;      // splits that any row reaches
     int64_t first_slot = 0;  // deferred groups: slot of split 0
   };
-  struct Group {
-    int64_t row_begin = 0;
-    int64_t row_count = 0;
-    int64_t reads_begin = 0;  // in group_reads()
-    int64_t reads_end = 0;
+  struct Group : RowGroup {
     int64_t slots = 0;         // deferred groups: (read, split) pairs
     int64_t slots_before = 0;  // of the deferred groups of the same kind (narrow or not) before this one
     bool deferred() const { return row_count <= kDeferredRows; }
@@ -79,7 +76,6 @@ class CpuPlan : public AttentionPlan {
   const float* Angle(const std::vector<float>& angles, int rope, int64_t i) const {
     return angles.data() + i * 2 * Half(rope);
   }
-  void FindGroups();
   void FindEnds();
   void FindUnits();
   void FillAngles(const Threads& threads);
@@ -97,7 +93,7 @@ class CpuPlan : public AttentionPlan {
   int64_t max_deferred_rows_ = 0;
   std::vector<std::vector<float>> row_angles_;     // by rope: [row][cos, sin][half]
   std::vector<std::vector<float>> offset_angles_;  // by rope: [read][cos, sin][half]
-  std::vector<int64_t> cuts_;                      // scratch of FindGroups
+  std::vector<int64_t> cuts_;                      // scratch of FindRowGroups
 };
 
 }  // namespace kvlink::kernels::cpu

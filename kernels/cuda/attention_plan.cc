@@ -58,7 +58,7 @@ absl::Status CudaPlan::Build(const AttentionBatch& batch, void* upload) {
   }
   batch_ = batch;
   FindSegments();
-  FindGroups();
+  FindRowGroups(batch_, &groups_, &group_reads_, &cuts_);
   FindEnds();
   int64_t slots = 0;
   for (const Group& group : groups_) slots += group.deferred ? group.slots : group.row_count;
@@ -122,49 +122,6 @@ void CudaPlan::FindSegments() {
   }
 }
 
-// Cuts the rows wherever a read begins or ends, and lists each piece's reads in the order of the batch.
-void CudaPlan::FindGroups() {
-  groups_.clear();
-  group_reads_.clear();
-  cuts_ = {0, rows()};
-  const auto reads_rows = [&](const KvRead& read) {
-    return read.row_count > 0 && batch_.segments[static_cast<size_t>(read.segment)].tokens > 0;
-  };
-  for (const KvRead& read : batch_.reads) {
-    if (!reads_rows(read)) continue;
-    cuts_.push_back(read.row_begin);
-    cuts_.push_back(read.row_begin + read.row_count);
-  }
-  std::sort(cuts_.begin(), cuts_.end());
-  cuts_.erase(std::unique(cuts_.begin(), cuts_.end()), cuts_.end());
-  for (size_t i = 0; i + 1 < cuts_.size(); ++i) {
-    Group group;
-    group.row_begin = cuts_[i];
-    group.row_count = cuts_[i + 1] - cuts_[i];
-    groups_.push_back(group);
-  }
-  // Calls f(group, read) for every group that a read covers.
-  const auto each = [&](auto&& f) {
-    for (size_t r = 0; r < batch_.reads.size(); ++r) {
-      const KvRead& read = batch_.reads[r];
-      if (!reads_rows(read)) continue;
-      const auto first = std::lower_bound(cuts_.begin(), cuts_.end(), read.row_begin) - cuts_.begin();
-      for (size_t g = static_cast<size_t>(first); cuts_[g] < read.row_begin + read.row_count; ++g) f(groups_[g], r);
-    }
-  };
-  each([](Group& group, size_t) { ++group.reads_end; });  // counts, for now
-  int64_t total = 0;
-  for (Group& group : groups_) {
-    group.reads_begin = total;
-    total += group.reads_end;
-    group.reads_end = group.reads_begin;
-  }
-  group_reads_.resize(static_cast<size_t>(total));
-  each([&](Group& group, size_t r) {
-    group_reads_[static_cast<size_t>(group.reads_end++)].read = static_cast<int32_t>(r);
-  });
-}
-
 void CudaPlan::FindEnds() {
   ends_.clear();
   slots_before_.clear();
@@ -178,11 +135,7 @@ void CudaPlan::FindEnds() {
       group_read.ends_begin = static_cast<int64_t>(ends_.size());
       group_read.most = 0;
       for (int64_t k = 0; k < group.row_count; ++k) {
-        const int64_t position = batch_.positions[static_cast<size_t>(group.row_begin + k)];
-        int64_t end = std::clamp<int64_t>(position - read.offset + 1, 0, segment.tokens);
-        if (segment.positions != nullptr) {
-          end = std::upper_bound(segment.positions, segment.positions + segment.tokens, position) - segment.positions;
-        }
+        const int64_t end = TokensSeen(segment, read, batch_.positions[static_cast<size_t>(group.row_begin + k)]);
         ends_.push_back(static_cast<int32_t>(end));
         slots_before_.push_back(before[static_cast<size_t>(k)]);
         before[static_cast<size_t>(k)] += static_cast<int32_t>(DivideUp(end, kSplitTokens));

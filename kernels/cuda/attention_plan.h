@@ -15,6 +15,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/kernels.h"
+#include "kernels/row_groups.h"
 
 namespace kvlink::kernels::cuda {
 
@@ -54,9 +55,7 @@ class CudaPlan : public AttentionPlan {
   absl::Span<const AttentionItem> items(bool scalar, int size) const;
 
  private:
-  struct Group {
-    int64_t row_begin = 0, row_count = 0;
-    int64_t reads_begin = 0, reads_end = 0;  // in group_reads_
+  struct Group : RowGroup {
     int64_t slots = 0;
     bool deferred = false;
   };
@@ -71,7 +70,6 @@ class CudaPlan : public AttentionPlan {
   };
 
   void FindSegments();
-  void FindGroups();
   void FindEnds();
   void FindSlots();
   void FindUnits();
