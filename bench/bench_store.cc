@@ -24,7 +24,7 @@ using bench::Memory;
 using bench::Now;
 using bench::Report;
 
-constexpr int kPutters = 4;
+constexpr int kPutters = 8;
 constexpr int kAhead = 3;  // encodings read ahead of the one that is waited for
 constexpr int64_t kMemory = 96 << 20;
 // An encoding of SmolLM2-135M: 512 tokens.
@@ -203,10 +203,10 @@ int Main(int argc, char** argv) {
       argc, argv, "Measures what the store costs over the disk: writes and reads through it and through bare io_uring.",
       {bench::kScratchFlag,
        {"megabytes", "N", "Bytes of the encodings, in MiB (default 360)."},
-       {"rounds", "N", "Rounds of each (default 5)."}});
+       {"rounds", "N", "Rounds of each (default 15)."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
-  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 5), 1, 1000));
+  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 15), 1, 1000));
   const int64_t encoding_bytes = kLayers * kShape.slab_bytes();
   const int64_t count =
       std::max<int64_t>(8, (std::clamp<int64_t>(flags->GetInt("megabytes", 360), 1, 100000) << 20) / encoding_bytes);

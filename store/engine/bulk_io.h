@@ -28,8 +28,8 @@ struct IoRequest {
   std::function<void(const absl::Status&)> done;
 };
 
-// Most bytes worth asking for in one request: larger ones only lengthen the queue.
-inline constexpr int64_t kIoRequestBytes = 512 << 10;
+// Most bytes of one request. Larger reads only make the first layer late; writes have no first layer.
+inline constexpr int64_t kReadBytes = 512 << 10, kWriteBytes = 1 << 20;
 
 class BulkIo {
  public:

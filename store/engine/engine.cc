@@ -75,7 +75,8 @@ absl::Status Engine::Start(const std::string& directory) {
   KVLINK_RETURN_IF_ERROR(StartMemory());
   if (!options_.read_only) {
     group_commit_ = std::make_unique<GroupCommit>(
-        [this](const std::vector<std::shared_ptr<PendingPut>>& group) { CommitGroup(group); });
+        [this](const GroupCommit::Group& group) { return FlushGroup(group); },
+        [this](const GroupCommit::Group& group, const absl::Status& flushed) { CommitGroup(group, flushed); });
     maintainer_ = std::thread([this] { Maintain(); });
     if (options_.scrub_bytes_per_second > 0) scrubber_ = std::thread([this] { Scrub(); });
   }

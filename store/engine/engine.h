@@ -283,7 +283,9 @@ class Engine {
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
-  void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  // For the committer (group_commit.h): makes the puts' bytes durable; then, where that went well, their records.
+  absl::Status FlushGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group, absl::Status status);
   // Commits the batch together with the end of these encodings, and counts them in `reason`.
   absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);

@@ -141,6 +141,7 @@ absl::StatusOr<std::vector<IoRequest>> Engine::Requests(
   const auto shared_done =
       std::make_shared<std::function<void(int64_t, int64_t, const absl::Status&)>>(std::move(done));
   const int64_t chunk_bytes = tier_->chunk_bytes();
+  const int64_t most = write ? kWriteBytes : kReadBytes;
   size_t run = 0;
   int64_t in_run = 0;    // bytes of the run already used
   int64_t position = 0;  // in the encoding
@@ -161,12 +162,11 @@ absl::StatusOr<std::vector<IoRequest>> Engine::Requests(
       // Not beyond the run, nor beyond the chunk of registered memory.
       const int64_t in_chunk = static_cast<int64_t>(reinterpret_cast<uintptr_t>(rest.data()) % chunk_bytes);
       const int64_t length =
-          std::min({static_cast<int64_t>(rest.size()), int64_t{runs[run].count} * kSegmentBlockBytes - in_run,
-                    kIoRequestBytes, chunk_bytes - in_chunk});
+          std::min({static_cast<int64_t>(rest.size()), int64_t{runs[run].count} * kSegmentBlockBytes - in_run, most,
+                    chunk_bytes - in_chunk});
       IoRequest* last = requests.empty() ? nullptr : &requests.back();
       const bool joins = last != nullptr && last->file == file && last->offset + last->length == file_offset &&
-                         last->data + last->length == rest.data() && last->length + length <= kIoRequestBytes &&
-                         in_chunk != 0;
+                         last->data + last->length == rest.data() && last->length + length <= most && in_chunk != 0;
       if (joins) {
         last->length += length;
       } else {

@@ -239,27 +239,33 @@ absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std:
   return absl::OkStatus();
 }
 
-void Engine::CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group) {
-  counters_.puts_in_flight -= static_cast<int64_t>(group.size());
-  std::vector<std::shared_ptr<PendingPut>> good;
+absl::Status Engine::FlushGroup(const GroupCommit::Group& group) {
   std::vector<Runs> runs;
   for (const auto& put : group) {
-    absl::Status status;
+    MutexLock lock(&put->mutex);
+    if (put->status.ok()) runs.push_back(put->location.runs);
+  }
+  return segments_->Sync(runs);
+}
+
+void Engine::CommitGroup(const GroupCommit::Group& group, absl::Status status) {
+  counters_.puts_in_flight -= static_cast<int64_t>(group.size());
+  std::vector<std::shared_ptr<PendingPut>> good;
+  for (const auto& put : group) {
+    absl::Status written;
     {
       MutexLock lock(&put->mutex);
-      status = put->status;
+      written = put->status;
     }
-    if (status.ok()) {
+    if (written.ok()) {
       good.push_back(put);
-      runs.push_back(put->location.runs);
-    } else {
-      put->source.reset();
-      put->kept.reset();
-      table_.Free(put->key.ns, put->location.runs);
-      put->Finish(Annotate(status, "put"), Etag(), false);
+      continue;
     }
+    put->source.reset();
+    put->kept.reset();
+    table_.Free(put->key.ns, put->location.runs);
+    put->Finish(Annotate(written, "put"), Etag(), false);
   }
-  absl::Status status = segments_->Sync(runs);
   std::vector<std::shared_ptr<PendingPut>> winners;
   std::vector<std::pair<std::shared_ptr<PendingPut>, Etag>> losers;
   {

@@ -16,9 +16,11 @@ void PendingPut::Finish(const absl::Status& outcome, const Etag& stored, bool wa
   if (on_done) std::exchange(on_done, nullptr)(outcome, stored, was_written);
 }
 
-GroupCommit::GroupCommit(std::function<void(const std::vector<std::shared_ptr<PendingPut>>&)> commit)
-    : commit_(std::move(commit)) {
-  thread_ = std::thread([this] { Run(); });
+GroupCommit::GroupCommit(std::function<absl::Status(const Group&)> flush,
+                         std::function<void(const Group&, const absl::Status&)> commit)
+    : flush_(std::move(flush)), commit_(std::move(commit)) {
+  flusher_ = std::thread([this] { Flush(); });
+  committer_ = std::thread([this] { Commit(); });
 }
 
 GroupCommit::~GroupCommit() {
@@ -27,7 +29,8 @@ GroupCommit::~GroupCommit() {
     stop_ = true;
     wake_.SignalAll();
   }
-  thread_.join();
+  flusher_.join();
+  committer_.join();
 }
 
 void GroupCommit::Begin() {
@@ -49,20 +52,40 @@ void GroupCommit::Abandon() {
   wake_.Signal();
 }
 
-void GroupCommit::Run() {
+GroupCommit::Group GroupCommit::Take() {
+  MutexLock lock(&mutex_);
+  while (ready_.empty() && !(stop_ && writing_ == 0)) wake_.Wait(&mutex_);
+  const absl::Time until = absl::Now() + kWait;
+  while (!ready_.empty() && writing_ > 0 && ready_bytes_ < kGroupBytes && wake_.WaitUntil(&mutex_, until)) {
+  }
+  ready_bytes_ = 0;
+  return std::exchange(ready_, {});
+}
+
+void GroupCommit::Flush() {
+  bool last = false;
+  while (!last) {
+    Flushed flushed{Take(), absl::OkStatus()};
+    last = flushed.group.empty();
+    if (!last) flushed.status = flush_(flushed.group);
+    MutexLock lock(&mutex_);
+    while (flushed_.has_value()) handed_over_.Wait(&mutex_);
+    flushed_ = std::move(flushed);
+    handed_over_.SignalAll();
+  }
+}
+
+void GroupCommit::Commit() {
   for (;;) {
-    std::vector<std::shared_ptr<PendingPut>> group;
+    Flushed flushed;
     {
       MutexLock lock(&mutex_);
-      while (ready_.empty() && !(stop_ && writing_ == 0)) wake_.Wait(&mutex_);
-      if (ready_.empty()) return;
-      const absl::Time until = absl::Now() + kWait;
-      while (writing_ > 0 && ready_bytes_ < kGroupBytes && wake_.WaitUntil(&mutex_, until)) {
-      }
-      group.swap(ready_);
-      ready_bytes_ = 0;
+      while (!flushed_.has_value()) handed_over_.Wait(&mutex_);
+      flushed = *std::exchange(flushed_, std::nullopt);
+      handed_over_.SignalAll();
     }
-    commit_(group);
+    if (flushed.group.empty()) return;
+    commit_(flushed.group, flushed.status);
   }
 }
 

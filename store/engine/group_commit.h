@@ -1,11 +1,13 @@
 // Groups puts that arrive together into one flush and one commit: up to 2 ms while other puts are still writing, or 64
-// MiB. Thread-safety: all methods. Destruction commits what is ready.
+// MiB. A group is flushed while the one before it is committed. Thread-safety: all methods. Destruction commits what is
+// ready.
 #ifndef KVLINK_STORE_ENGINE_GROUP_COMMIT_H_
 #define KVLINK_STORE_ENGINE_GROUP_COMMIT_H_
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,8 +50,12 @@ class GroupCommit {
   static constexpr absl::Duration kWait = absl::Milliseconds(2);
   static constexpr int64_t kGroupBytes = int64_t{64} << 20;
 
-  // `commit` makes a group durable and finishes each put.
-  explicit GroupCommit(std::function<void(const std::vector<std::shared_ptr<PendingPut>>&)> commit);
+  using Group = std::vector<std::shared_ptr<PendingPut>>;
+
+  // `flush` makes the bytes of a group durable; `commit` is told what came of it, makes the records durable, and
+  // finishes each put. Each is called by one thread, for the groups in their order.
+  GroupCommit(std::function<absl::Status(const Group&)> flush,
+              std::function<void(const Group&, const absl::Status&)> commit);
   ~GroupCommit();
 
   // A put begins writing; then exactly one of the two follows.
@@ -58,16 +64,27 @@ class GroupCommit {
   void Abandon();
 
  private:
-  void Run();
+  struct Flushed {
+    Group group;
+    absl::Status status;
+  };
 
-  const std::function<void(const std::vector<std::shared_ptr<PendingPut>>&)> commit_;
+  void Flush();
+  void Commit();
+  // Waits for puts and takes them. Empty: there will be none.
+  Group Take();
+
+  const std::function<absl::Status(const Group&)> flush_;
+  const std::function<void(const Group&, const absl::Status&)> commit_;
   Mutex mutex_;
   CondVar wake_;
   int writing_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<std::shared_ptr<PendingPut>> ready_ ABSL_GUARDED_BY(mutex_);
+  Group ready_ ABSL_GUARDED_BY(mutex_);
   int64_t ready_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  std::optional<Flushed> flushed_ ABSL_GUARDED_BY(mutex_);  // a group without puts is the last
+  CondVar handed_over_;
+  std::thread flusher_, committer_;
 };
 
 }  // namespace kvlink::engine
