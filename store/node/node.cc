@@ -35,12 +35,16 @@ bool IsLoopback(const transport::SocketAddress& address) {
   return false;
 }
 
+absl::StatusOr<bool> IsLoopback(const std::string& address) {
+  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
+  KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
+  return IsLoopback(resolved);
+}
+
 // Whether a node without an access file may listen there.
 absl::Status CheckReach(absl::string_view what, const std::string& address, const AccessList& access) {
-  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress({address.data(), address.size()}));
-  if (access.guarded()) return absl::OkStatus();
-  KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
-  if (IsLoopback(resolved)) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(address));
+  if (access.guarded() || loopback) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("the ", what, " address ", address,
                    " can be reached from other hosts, where everybody could do everything: name an access file, or "
@@ -111,7 +115,10 @@ absl::Status Node::OpenPorts(NodeOptions* options) {
   if (!options->data_address.empty()) {
     transport::TransportOptions ucx;
     ucx.max_connections = options->limits.connections;
-    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(ucx));
+    // UCX's tcp listens on every device that it uses. One at which other hosts reach the node is not narrowed down:
+    // that would hide its RDMA devices.
+    KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(options->data_address));
+    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(ucx, loopback ? options->data_address : ""));
     options->carriers.push_back({"ucx", std::move(made), options->data_address});
   }
   for (NodeOptions::Carrier& carrier : options->carriers) {

@@ -7,9 +7,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 #include "transport/grpc/grpc.h"
 #include "transport/local/local.h"
@@ -222,6 +227,27 @@ Peers::Peers(Carrier carrier, const transport::TransportOptions& options)
   Server::Accepted taken = server->Next();
   accepted = std::move(taken.connection);
   server_inbox = std::move(taken.inbox);
+}
+
+std::multiset<std::string> Listening() {
+  std::set<std::string> sockets;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+    if (absl::StartsWith(target, "socket:[")) sockets.insert(target.substr(8, target.size() - 9));
+  }
+  std::multiset<std::string> addresses;
+  for (const char* table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+    std::ifstream file(table);
+    for (std::string line; std::getline(file, line);) {
+      const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      if (words.size() < 10 || words[3] != "0A" || sockets.count(words[9]) == 0) continue;
+      absl::string_view address = absl::string_view(words[1]).substr(0, words[1].find(':'));
+      absl::ConsumePrefix(&address, "0000000000000000FFFF0000");  // IPv4 in IPv6
+      addresses.emplace(address);
+    }
+  }
+  return addresses;
 }
 
 namespace {

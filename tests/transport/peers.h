@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -114,6 +115,9 @@ struct Peers {
 
 // A transport of its own. For UCX over the machine's loopback device.
 std::unique_ptr<transport::Transport> NewTransport(Carrier carrier, const transport::TransportOptions& options = {});
+
+// Addresses at which this process listens, in /proc/net's hexadecimal: "0100007F" is 127.0.0.1.
+std::multiset<std::string> Listening();
 
 // Bytes that tell which payload they belong to.
 void Fill(transport::Slice slice, uint64_t seed);

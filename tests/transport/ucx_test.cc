@@ -9,13 +9,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <set>
 #include <thread>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/descriptor.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
@@ -27,26 +23,6 @@ namespace kvlink::transport {
 namespace {
 
 using namespace kvlink::testing;
-
-// Addresses at which this process listens, in /proc/net's hexadecimal: "0100007F" is 127.0.0.1.
-std::multiset<std::string> Listening() {
-  std::set<std::string> sockets;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code gone;
-    const std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
-    if (absl::StartsWith(target, "socket:[")) sockets.insert(target.substr(8, target.size() - 9));
-  }
-  std::multiset<std::string> addresses;
-  for (const char* table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
-    std::ifstream file(table);
-    for (std::string line; std::getline(file, line);) {
-      const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
-      if (words.size() < 10 || words[3] != "0A" || sockets.count(words[9]) == 0) continue;
-      addresses.insert(words[1].substr(0, words[1].find(':')));
-    }
-  }
-  return addresses;
-}
 
 TEST(Ucx, ListensWhereItIsToldAndNowhereElse) {
   unsetenv("UCX_NET_DEVICES");

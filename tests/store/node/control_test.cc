@@ -415,6 +415,19 @@ TEST_F(ControlTest, NothingIsServedToOtherHostsWithoutAnAccessFile) {
     EXPECT_EQ(node.status().code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(node.status().message()), HasSubstr("access file"));
   }
+  {
+    // UCX by itself would listen on every device.
+    unsetenv("UCX_NET_DEVICES");
+    store::NodeOptions options;
+    options.directory = directory.path() + "/store";
+    options.log = [](absl::string_view) {};
+    options.data_address = "127.0.0.1:0";
+    const auto node = store::Node::Start(std::move(options));
+    ASSERT_TRUE(node.ok()) << node.status();
+    const auto addresses = Listening();
+    EXPECT_GE(addresses.size(), 2u);
+    EXPECT_EQ(addresses.count("0100007F"), addresses.size()) << *addresses.begin();
+  }
   Guard();
   change_ = [this](store::NodeOptions* options) {
     options->access_file = access_.path() + "/access";
