@@ -1,5 +1,6 @@
-// How soon does a store of a million encodings serve after kill -9, and how much memory do they take? From the start of
-// a process to its first answered lookup; the process before it was killed with its log as full as it gets.
+// How soon does a node of a million encodings serve after kill -9, and how much memory do they take? From the start of
+// its process to the first lookup that a client of it, over UCX, has answered; the process before it was killed with
+// its log as full as it gets.
 //
 // The encodings are records of the index and blocks of segments that are holes: opening reads neither slabs.
 #include <signal.h>
@@ -18,12 +19,16 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
+#include "bench/transfer.h"
+#include "store/client/remote.h"
 #include "store/engine/engine.h"
 #include "store/engine/index.h"
 #include "store/engine/segment_files.h"
 #include "store/engine/store_directory.h"
+#include "store/node/node.h"
 
 namespace kvlink {
 namespace {
@@ -128,8 +133,20 @@ void FillLog(const std::string& directory, int64_t encodings, int64_t layers, in
   kill(getpid(), SIGKILL);
 }
 
-int64_t StatusBytes(const std::string& field) {
-  std::ifstream status("/proc/self/status");
+[[noreturn]] void Serve(const std::string& directory, int64_t encodings) {
+  store::NodeOptions options;
+  options.directory = directory;
+  options.engine = Options(encodings);
+  options.data_address = "127.0.0.1:0";
+  options.log = [](absl::string_view) {};
+  const double start = Now();
+  const auto node = store::Node::Start(std::move(options));
+  MustBe(node.status());
+  bench::ServeForever(absl::StrCat((*node)->addresses().control, " ", Now() - start));
+}
+
+int64_t StatusBytes(pid_t process, const std::string& field) {
+  std::ifstream status(absl::StrCat("/proc/", process, "/status"));
   std::string line;
   while (std::getline(status, line)) {
     if (line.rfind(field + ":", 0) != 0) continue;
@@ -137,67 +154,55 @@ int64_t StatusBytes(const std::string& field) {
     if (absl::SimpleAtoi(line.substr(field.size() + 1, line.size() - field.size() - 1 - 3), &kilobytes))
       return kilobytes << 10;
   }
-  Die("no " + field + " in /proc/self/status");
-}
-
-void Serve(const std::string& directory, int64_t encodings) {
-  const double start = Now();
-  auto opened = Engine::Open(directory, Options(encodings));
-  MustBe(opened.status());
-  const double open = Now() - start;
-  const bool found = (*opened)->Find(KeyOf(encodings - 1)).has_value();
-  if (found != (encodings > 1)) Die("the last encoding is not there");
-  // Seen by whoever waits for it: the answer.
-  std::printf("%d\n", found ? 1 : 0);
-  std::fflush(stdout);
-  const Engine::Statistics stats = (*opened)->Stats();
-  if (stats.integrity_failures + stats.double_claims != 0) Die("records were dropped");
-  int64_t count = 0;
-  for (const auto& ns : stats.namespaces) count += ns.encodings;
-  if (encodings > 1 && count != encodings) Die(absl::StrCat(count, " encodings of ", encodings));
-  std::printf("%.6f %lld %lld\n", open, static_cast<long long>(StatusBytes("VmRSS")),
-              static_cast<long long>(StatusBytes("VmHWM")));
-  std::fflush(stdout);
-  kill(getpid(), SIGKILL);
+  Die("no " + field + " in /proc/PID/status");
 }
 
 struct Served {
-  double first_answer = 0;  // seconds since the process was started
-  double open = 0;
+  double first_answer = 0;        // seconds since the process was started
+  double start = 0;               // of which the node's own
   double resident = 0, peak = 0;  // bytes
 };
 
-// Runs this program as one of its parts. Every part but Build ends by SIGKILL.
-Served RunPart(const std::vector<std::string>& arguments, bool killed) {
-  std::vector<std::string> words = {"bench_restart"};
-  words.insert(words.end(), arguments.begin(), arguments.end());
+// Starts a node of its own, asks it, and kills it.
+Served ServeOnce(const std::vector<std::string>& command, int64_t encodings) {
+  Served served;
+  const double start = Now();
+  const auto node = bench::ServingProcess::Start(command);
+  MustBe(node.status());
+  const std::vector<std::string> words = absl::StrSplit((*node)->first_line(), ' ');
+  if (words.size() != 2 || !absl::SimpleAtod(words[1], &served.start)) Die("the node said something else");
+  store::RemoteOptions options;
+  options.address = words[0];
+  options.carrier = store::Carrier::kUcx;
+  const auto client = store::OpenRemote(options);
+  MustBe(client.status());
+  const EncodingKey last = KeyOf(encodings - 1);
+  const auto found = (*client)->Lookup(last.ns, {last.identity}, last.codec);
+  MustBe(found.status());
+  served.first_answer = Now() - start;
+  if ((*found)[0].present != (encodings > 1)) Die("the last encoding is not there");
+  const auto stats = (*client)->Stats();
+  MustBe(stats.status());
+  if (stats->integrity_failures + stats->double_claims != 0) Die("records were dropped");
+  int64_t count = 0;
+  for (const auto& ns : stats->namespaces) count += ns.encodings;
+  if (encodings > 1 && count != encodings) Die(absl::StrCat(count, " encodings of ", encodings));
+  served.resident = static_cast<double>(StatusBytes((*node)->process(), "VmRSS"));
+  served.peak = static_cast<double>(StatusBytes((*node)->process(), "VmHWM"));
+  return served;
+}
+
+// Runs this program as one of its parts, to its end.
+void RunPart(const std::vector<std::string>& command, bool killed) {
+  std::vector<std::string> words = command;
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
-  int ends[2];
-  if (pipe(ends) != 0) Die("pipe");
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-  posix_spawn_file_actions_addclose(&actions, ends[0]);
   pid_t child = -1;
-  const double start = Now();
-  if (posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv.data(), environ) != 0) Die("spawn");
-  posix_spawn_file_actions_destroy(&actions);
-  close(ends[1]);
-  Served served;
-  std::string text;
-  char byte;
-  while (read(ends[0], &byte, 1) == 1) {
-    if (text.empty()) served.first_answer = Now() - start;
-    text.push_back(byte);
-  }
-  close(ends[0]);
+  if (posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, argv.data(), environ) != 0) Die("spawn");
   int status = 0;
   waitpid(child, &status, 0);
-  if (killed ? !WIFSIGNALED(status) : status != 0) Die(absl::StrCat("part '", arguments[0], "' failed"));
-  if (!text.empty()) std::sscanf(text.c_str(), "%*d %lf %lf %lf", &served.open, &served.resident, &served.peak);
-  return served;
+  if (killed ? !WIFSIGNALED(status) : status != 0) Die(absl::StrCat("part '", command[1], "' failed"));
 }
 
 int Main(int argc, char** argv) {
@@ -224,34 +229,37 @@ int Main(int argc, char** argv) {
 
   const auto scratch = bench::Scratch::Make(directory);
   MustBe(scratch.status());
-  const auto run = [&](absl::string_view name, absl::string_view where, int64_t count, bool killed) {
-    return RunPart(
-        {absl::StrCat("--part=", name), absl::StrCat("--dir=", scratch->path(), "/", where),
-         absl::StrCat("--encodings=", count), absl::StrCat("--layers=", layers), absl::StrCat("--log=", log)},
-        killed);
+  const auto command = [&](absl::string_view name, absl::string_view where, int64_t count) {
+    return std::vector<std::string>{"/proc/self/exe",
+                                    absl::StrCat("--part=", name),
+                                    absl::StrCat("--dir=", scratch->path(), "/", where),
+                                    absl::StrCat("--encodings=", count),
+                                    absl::StrCat("--layers=", layers),
+                                    absl::StrCat("--log=", log)};
   };
-  run("build", "store", encodings, false);
-  std::vector<double> first, open, resident, peak, empty;
+  RunPart(command("build", "store", encodings), false);
+  std::vector<double> first, start, resident, peak, empty;
   int64_t log_bytes = 0;
   for (int round = 0; round < rounds; ++round) {
-    run("log", "store", encodings, true);
+    RunPart(command("log", "store", encodings), true);
     log_bytes = 0;
     for (const auto& file : std::filesystem::directory_iterator(scratch->path() + "/store/index"))
       if (file.path().extension() == ".log") log_bytes += static_cast<int64_t>(file.file_size());
-    const Served served = run("serve", "store", encodings, true);
+    const Served served = ServeOnce(command("serve", "store", encodings), encodings);
     first.push_back(served.first_answer);
-    open.push_back(served.open);
+    start.push_back(served.start);
     resident.push_back(served.resident);
     peak.push_back(served.peak);
-    empty.push_back(run("serve", "empty", 1, true).resident);
+    empty.push_back(ServeOnce(command("serve", "empty", 1), 1).resident);
   }
   bench::Report report("restart");
   std::printf("%lld encodings in %d namespaces, %lld records of %lld layers (%.1f MB) in the log, %d restarts\n",
               static_cast<long long>(encodings), kNamespaces, static_cast<long long>(log),
               static_cast<long long>(layers), 1e-6 * static_cast<double>(log_bytes), rounds);
-  report.Add("first answer after the start of the process", bench::Median(first), "s", bench::Target{1, true});
+  report.Add("first answer to a client after the start of the node's process", bench::Median(first), "s",
+             bench::Target{1, true});
   report.Add("first answer, slowest", *std::max_element(first.begin(), first.end()), "s");
-  report.Add("of which opening", bench::Median(open), "s");
+  report.Add("of which the node's start", bench::Median(start), "s");
   const double millions = 1e-6 * static_cast<double>(encodings);
   report.Add("memory per million encodings", 1e-6 * (bench::Median(resident) - bench::Median(empty)) / millions, "MB");
   report.Add("peak memory per million encodings", 1e-6 * (bench::Median(peak) - bench::Median(empty)) / millions, "MB");

@@ -85,6 +85,7 @@ class ServingProcess {
   ServingProcess(const ServingProcess&) = delete;
   ServingProcess& operator=(const ServingProcess&) = delete;
   const std::string& first_line() const { return first_line_; }
+  pid_t process() const { return process_; }
 
  private:
   explicit ServingProcess(pid_t process) : process_(process) {}
