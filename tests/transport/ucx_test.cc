@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -73,37 +74,65 @@ TEST(Ucx, ThePortOfAKilledProcessIsFreeAtOnce) {
   }
 }
 
+// A client of UCX 1.13 as its server sees it first (tcp_sockcm.h): the length of what follows, a status, padding, and
+// that. Negative: not connected.
+Descriptor Connected(const SocketAddress& address) {
+  Descriptor made(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  timeval limit = {20, 0};
+  setsockopt(made.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  return connect(made.get(), address.get(), address.length) == 0 ? std::move(made) : Descriptor();
+}
+bool Speak(const Descriptor& socket) {
+  struct {
+    uint64_t length = 64, status = 0;
+    char data[64] = {};
+  } request;
+  return send(socket.get(), &request, sizeof(request), MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(request));
+}
+
 // UCX holds a connection whose peer has said nothing yet, and with it a pointer to the listener it came by.
 TEST(Ucx, WhoSpeaksAfterTheListenerHasGoneIsRefused) {
   auto transport = NewTransport(Carrier::kUcx), client = NewTransport(Carrier::kUcx);
   Server server(transport.get());
   const std::string address = server.address();
-  const SocketAddress resolved = *Resolve(*ParseAddress(address));
   std::vector<Descriptor> silent;
-  for (int i = 0; i < 8; ++i) {
-    silent.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    ASSERT_EQ(connect(silent.back().get(), resolved.get(), resolved.length), 0);
-  }
+  for (int i = 0; i < 8; ++i) silent.push_back(Connected(*Resolve(*ParseAddress(address))));
   // UCX takes connections in their order: it has taken those before.
   auto heard = client->Connect(address, std::make_shared<Inbox>(), Patience());
   ASSERT_TRUE(heard.ok()) << heard.status();
   *heard = nullptr;
   server.StopListening();
-  // As UCX 1.13 has it (tcp_sockcm.h): the length of what follows, a status, padding, and that.
-  struct {
-    uint64_t length = 64, status = 0;
-    char data[64] = {};
-  } request;
   for (const Descriptor& one : silent) {
-    ASSERT_EQ(send(one.get(), &request, sizeof(request), MSG_NOSIGNAL), static_cast<ssize_t>(sizeof(request)));
-    timeval limit = {20, 0};
-    setsockopt(one.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    ASSERT_TRUE(Speak(one));
     char answer[64];
     EXPECT_GT(recv(one.get(), answer, sizeof(answer), 0), 8);
     EXPECT_NE(answer[8], 0);
   }
   EXPECT_EQ(client->Connect(address, std::make_shared<Inbox>(), Patience()).status().code(),
             absl::StatusCode::kUnavailable);
+}
+
+// UCX hears them on a thread of its own, also while what they are for goes.
+TEST(Ucx, OthersMaySpeakWhileATransportEnds) {
+  const int rounds = Soak() ? 5000 : 100;
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < rounds; ++round) {
+    auto transport = NewTransport(Carrier::kUcx);
+    Server server(transport.get());
+    const SocketAddress address = *Resolve(*ParseAddress(server.address()));
+    std::vector<Descriptor> silent;
+    for (int i = 0; i < 16; ++i) silent.push_back(Connected(address));
+    server.StopListening();
+    std::thread others([&, wait = random() % 500] {
+      for (const Descriptor& one : silent) {
+        std::this_thread::sleep_for(std::chrono::microseconds(wait));
+        Speak(one);
+      }
+    });
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 1000));
+    transport = nullptr;
+    others.join();
+  }
 }
 
 int OpenDescriptors() {

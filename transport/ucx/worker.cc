@@ -1,7 +1,12 @@
 #include "transport/ucx/worker.h"
 
+#include <sys/eventfd.h>
+#include <ucs/async/async_fwd.h>
+
 #include <utility>
 
+#include "base/descriptor.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "transport/frame.h"
 
@@ -26,6 +31,43 @@ class UcxOffer : public Offer {
   void* const descriptor_;
   const int64_t bytes_;
   bool received_ = false;
+};
+
+// As long as it is there, the thread on which UCX handles connections, of all workers of the process, stands still.
+class StillAsyncThread {
+ public:
+  StillAsyncThread() : event_(eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    // Either mode of threads is the same thread.
+    set_ = event_.get() >= 0 && ucs_async_set_event_handler(UCS_ASYNC_MODE_THREAD_SPINLOCK, event_.get(),
+                                                            UCS_EVENT_SET_EVREAD, Stand, this, nullptr) == UCS_OK;
+    MutexLock lock(&mutex_);
+    while (set_ && !still_) changed_.Wait(&mutex_);
+  }
+  ~StillAsyncThread() {
+    {
+      MutexLock lock(&mutex_);
+      over_ = true;
+      changed_.SignalAll();
+    }
+    if (set_) ucs_async_remove_handler(event_.get(), 1);
+  }
+  StillAsyncThread(const StillAsyncThread&) = delete;
+  StillAsyncThread& operator=(const StillAsyncThread&) = delete;
+
+ private:
+  static void Stand(int, ucs_event_set_types_t, void* arg) {
+    auto* const self = static_cast<StillAsyncThread*>(arg);
+    MutexLock lock(&self->mutex_);
+    self->still_ = true;
+    self->changed_.SignalAll();
+    while (!self->over_) self->changed_.Wait(&self->mutex_);
+  }
+
+  const Descriptor event_;
+  bool set_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  bool still_ ABSL_GUARDED_BY(mutex_) = false, over_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace
@@ -55,6 +97,8 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(std::shared_ptr<Ucx
 }
 
 UcxWorker::~UcxWorker() {
+  // Between the two, nobody may speak.
+  const StillAsyncThread still;
   for (const auto& listening : listenings_) ucp_listener_destroy(listening->listener);
   ucp_worker_destroy(worker_);
 }
@@ -100,12 +144,16 @@ absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, co
 void UcxWorker::OnConnection(ucp_conn_request_h request, void* arg) {
   const auto* const listening = static_cast<const Listening*>(arg);
   UcxWorker* const worker = listening->worker;
+  if (listening->accept == nullptr) {
+    ucp_listener_reject(listening->listener, request);
+    return;
+  }
   worker->host_->thread().Defer([worker, request, listening] { worker->TakeConnection(request, *listening); });
 }
 
 void UcxWorker::TakeConnection(ucp_conn_request_h request, const Listening& listening) {
-  if (listening.accept == nullptr || !host_->HasRoom()) {
-    host_->counters().Closed(listening.accept == nullptr ? "refused" : "excess");
+  if (!host_->HasRoom()) {
+    host_->counters().Closed("excess");
     ucp_listener_reject(listening.listener, request);
     return;
   }
