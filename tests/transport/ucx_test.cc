@@ -114,7 +114,7 @@ TEST(Ucx, WhoSpeaksAfterTheListenerHasGoneIsRefused) {
 
 // UCX hears them on a thread of its own, also while what they are for goes.
 TEST(Ucx, OthersMaySpeakWhileATransportEnds) {
-  const int rounds = Soak() ? 5000 : 100;
+  const int rounds = Soak() ? 2000 : 100;
   std::mt19937_64 random(TestSeed());
   for (int round = 0; round < rounds; ++round) {
     auto transport = NewTransport(Carrier::kUcx);

@@ -70,6 +70,13 @@ class StillAsyncThread {
   bool still_ ABSL_GUARDED_BY(mutex_) = false, over_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// UCX's thread would note that the connection can be written to, and find that note when another one has its
+// descriptor, on which UCX aborts the process (UCX 1.13, tcp_sockcm_ep.c).
+void Reject(ucp_listener_h listener, ucp_conn_request_h request) {
+  const StillAsyncThread still;
+  ucp_listener_reject(listener, request);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(std::shared_ptr<UcxContext> context) {
@@ -144,18 +151,14 @@ absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, co
 void UcxWorker::OnConnection(ucp_conn_request_h request, void* arg) {
   const auto* const listening = static_cast<const Listening*>(arg);
   UcxWorker* const worker = listening->worker;
-  if (listening->accept == nullptr) {
-    ucp_listener_reject(listening->listener, request);
-    return;
-  }
+  if (listening->accept == nullptr) return Reject(listening->listener, request);
   worker->host_->thread().Defer([worker, request, listening] { worker->TakeConnection(request, *listening); });
 }
 
 void UcxWorker::TakeConnection(ucp_conn_request_h request, const Listening& listening) {
   if (!host_->HasRoom()) {
     host_->counters().Closed("excess");
-    ucp_listener_reject(listening.listener, request);
-    return;
+    return Reject(listening.listener, request);
   }
   ucp_conn_request_attr_t attributes = {};
   attributes.field_mask = UCP_CONN_REQUEST_ATTR_FIELD_CLIENT_ADDR;
