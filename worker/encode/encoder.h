@@ -24,8 +24,8 @@ namespace kvlink::encode {
 absl::StatusOr<Fingerprint> FingerprintOf(const model::Weights& weights, bool use_cache);
 
 struct Encoded {
-  Manifest manifest;  // sealed
-  kernels::Buffer bytes;
+  Manifest manifest;      // sealed
+  kernels::Buffer bytes;  // on the host, wherever they were computed
   // [layers] into `bytes`, each on a 4096-byte boundary: a store writes it to disk from there.
   std::vector<absl::Span<const std::byte>> slabs;
 };
@@ -38,7 +38,7 @@ struct EncoderOptions {
 
 class Encoder {
  public:
-  // RESOURCE_EXHAUSTED when the private KV for one batch is not to be had.
+  // RESOURCE_EXHAUSTED when the private KV for one batch, or a device's pinned memory, is not to be had.
   static absl::StatusOr<std::unique_ptr<Encoder>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                          const EncoderOptions& options);
   virtual ~Encoder() = default;
