@@ -146,7 +146,7 @@ TEST_F(FaultTest, ABatchIsDoneAgainForAllThatReadTheEncoding) {
   const auto quiet = MakeEngine(store_.get(), Options());
   const auto expected = answers(*quiet);
   for (const int times : {1, kAlways}) {
-    for (int checks = 0; checks <= kTokens + 4; ++checks) {
+    for (int checks = 0; checks <= kTokens + 3; ++checks) {
       SCOPED_TRACE(absl::StrCat(checks, " checks, ", times, " times"));
       testing::FaultyStore faulty(store_.get());
       faulty.TakeBack(IdentityOf(2), checks, times);
