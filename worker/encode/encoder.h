@@ -45,8 +45,8 @@ class Encoder {
   virtual const EncoderOptions& options() const = 0;
   virtual Identity IdentityOf(absl::Span<const int32_t> tokens) const = 0;
   // Encodes each document alone (causal within itself, positions from 0), packed into as few forward passes as fit.
-  // Same order. The bits do not depend on what else is in the call. INVALID_ARGUMENT: an empty document or one longer
-  // than the context, by index.
+  // Same order. On the host the bits do not depend on what else is in the call; a device may add up in another order.
+  // INVALID_ARGUMENT: an empty document or one longer than the context, by index. RESOURCE_EXHAUSTED: no memory.
   virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) = 0;
 };
 
