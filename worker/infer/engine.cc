@@ -205,8 +205,10 @@ absl::Status Engine::EncodeMissing(absl::Span<const absl::Span<const int32_t>> d
       group.push_back(documents[missing[begin + group.size()]]);
       tokens += static_cast<int64_t>(group.back().size());
     }
-    KVLINK_ASSIGN_OR_RETURN(std::vector<encode::Encoded> encoded, encoder_->Encode(group));
-    for (encode::Encoded& one : encoded) {
+    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder_->Encode(group);
+    if (absl::IsResourceExhausted(encoded.status())) encoder_ = nullptr;  // as it may be what holds the memory
+    KVLINK_RETURN_IF_ERROR(encoded.status());
+    for (encode::Encoded& one : *encoded) {
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
       ResidentPool::Acquired& answer = acquired[missing[begin++]];
       answer.resident = pool_.Insert(shared, std::move(answer.room));

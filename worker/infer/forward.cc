@@ -151,7 +151,8 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
     if (!useless->empty()) status = absl::AbortedError("the store took back encodings while they were read");
   }
   if (status.ok()) status = Sample(*context, rows, *logits);
-  GiveContext(std::move(context));
+  // Streams that lacked memory when they were made, or that the device failed, stay useless.
+  if (!absl::IsResourceExhausted(status) && !absl::IsInternal(status)) GiveContext(std::move(context));
   return status;
 }
 

@@ -170,6 +170,15 @@ TEST_P(DeviceTest, MissesWaitForRoomToo) {
   EXPECT_EQ(asked.conversation->stats().documents_encoded, 1);
 }
 
+TEST_P(DeviceTest, WithoutMemoryForAPassTheNextOneStartsAnew) {
+  if (!emulated()) GTEST_SKIP() << "a real one is not to be filled";
+  const auto engine = MakeEngine(nullptr, Options());
+  testing::SetEmulatedDeviceExhausted(true);
+  EXPECT_EQ(engine->Start(Ask({})).status().code(), absl::StatusCode::kResourceExhausted);
+  testing::SetEmulatedDeviceExhausted(false);
+  EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine, Ask({}))), Expected(Ask({}))), tolerance());
+}
+
 TEST_P(DeviceTest, ADeviceWithoutMemoryFailsTheRequestThatNeedsSome) {
   if (!emulated()) GTEST_SKIP() << "a real one is not to be filled";
   FillStore();
