@@ -71,11 +71,11 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
   int64_t bytes = 0;
   for (const Wanted& one : wanted) bytes += BytesOf(one);
   const auto exhausted = [&](absl::string_view why) {
-    return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes of encodings on the device: ", why,
-                                                     "; give it more than ", options_.budget_bytes,
-                                                     ", or ask from fewer documents"));
+    return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes of encodings in the ",
+                                                     options_.budget_bytes, " that the device has for all requests",
+                                                     why, "; ask from fewer documents, or give it more"));
   };
-  if (bytes > options_.budget_bytes) return exhausted("that is more than it has for all requests");
+  if (bytes > options_.budget_bytes) return exhausted("");
   {
     MutexLock lock(&mutex_);
     ++stats_.waits;
@@ -83,7 +83,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
   while (!TryAdmit(wanted, join, &admission)) {
     if (patience.cancelled && patience.cancelled()) return absl::CancelledError("the request was cancelled");
     const absl::Time now = absl::Now();
-    if (now >= patience.deadline) return exhausted("other requests held it until this one's time ran out");
+    if (now >= patience.deadline) return exhausted(": others held them until this request's time ran out");
     MutexLock lock(&mutex_);
     changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));
   }

@@ -139,14 +139,14 @@ TEST_P(DeviceTest, WhatDoesNotFitFailsAlone) {
   const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
   const auto never = engine->Start(Ask({0, 1, 2}));
   EXPECT_EQ(never.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(never.status().message(), HasSubstr("more than it has for all requests"));
+  EXPECT_THAT(never.status().message(), HasSubstr(absl::StrCat(BytesOf({0, 1, 2}), " bytes of encodings")));
   const auto holder = Start(*engine, Ask({0, 2}));
   const auto undisturbed = Start(*engine, Ask({0, 2}));
   Request late = Ask({3, 0});
   late.limits.timeout = absl::Milliseconds(100);
   const auto timed_out = engine->Start(late);
   EXPECT_EQ(timed_out.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(timed_out.status().message(), HasSubstr("until this one's time ran out"));
+  EXPECT_THAT(timed_out.status().message(), HasSubstr("until this request's time ran out"));
   Request cancelled = Ask({3});
   cancelled.limits.cancelled = [] { return true; };
   EXPECT_EQ(engine->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
