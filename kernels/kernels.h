@@ -292,6 +292,9 @@ class Backend {
   virtual std::unique_ptr<Stream> NewStream() = 0;
   // RESOURCE_EXHAUSTED when the memory is not to be had.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
+  // Host memory that copies reach in the background: page-locked for a device, any for a backend on the host. From
+  // other host memory a copy may wait for what it copies.
+  virtual absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) = 0;
   // Between host memory and this backend's. The host memory must stay until Synchronize().
   virtual absl::Status CopyIn(Stream& stream, const void* host, void* device, int64_t bytes) = 0;
   virtual absl::Status CopyOut(Stream& stream, const void* device, void* host, int64_t bytes) = 0;

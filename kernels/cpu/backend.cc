@@ -30,6 +30,7 @@ class CpuBackend : public Backend {
   Dtype compute_dtype() const override { return bf16_ ? Dtype::kBf16 : Dtype::kF32; }
   std::unique_ptr<Stream> NewStream() override { return std::make_unique<HostStream>(); }
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override { return AllocateHost(bytes); }
+  absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) override { return AllocateHost(bytes); }
 
   absl::Status CopyIn(Stream&, const void* host, void* device, int64_t bytes) override {
     return CopyHost("CopyIn", host, device, bytes);

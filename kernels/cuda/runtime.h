@@ -1,5 +1,5 @@
 // What the backend needs of a device beside kernels: memory, streams, copies. runtime.cc implements it with CUDA;
-// tests/support/cuda_emulation with host memory, where everything is done when it returns.
+// tests/support/cuda_emulation with host memory, where kernels are done when they return, and copies when they must be.
 //
 // Errors: RESOURCE_EXHAUSTED where memory is not to be had; UNAVAILABLE where there is no driver or device; INTERNAL,
 // with CUDA's own words, for the rest. Streams and events are CUDA's, untyped. Thread-safe.

@@ -56,6 +56,8 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--codecs", "q8"}), "ingest", {"--codecs", "--codec"});
   ExpectRefused(Run("ingest", {input, "--codec", "q5"}), "ingest", {"q5", "raw-bf16"});
   ExpectRefused(Run("ingest", {input, "--device", "tpu"}), "ingest", {"tpu", "cuda"});
+  const Finished on_device = Run("ingest", {input, "--device", "cuda"});  // works where there is one
+  if (on_device.status != 0) ExpectRefused(on_device, "ingest", {"--device cpu"});
   ExpectRefused(Run("ingest", {Path("nothing.jsonl")}), "ingest", {"nothing.jsonl", "no such file"});
   ExpectRefused(Run("ingest", {}), "ingest", {"no input"});
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});

@@ -219,10 +219,15 @@ TEST(CudaPlanTest, AddressesThatChangeArriveAtTheLaunch) {
   CudaPlan plan;
   ASSERT_TRUE(plan.Build(batch.view(), nullptr).ok());
   CudaStream stream(0);
-  EXPECT_EQ((*plan.LayerData(stream, 0).value()), first);
+  const auto address = [&](int64_t layer) {
+    const void* const* on_device = plan.LayerData(stream, layer).value();
+    EXPECT_TRUE(stream.Synchronize().ok());
+    return *on_device;
+  };
+  EXPECT_EQ(address(0), first);
   layers[1] = second;
-  EXPECT_EQ((*plan.LayerData(stream, 1).value()), second);
-  EXPECT_EQ((*plan.LayerData(stream, 0).value()), first);
+  EXPECT_EQ(address(1), second);
+  EXPECT_EQ(address(0), first);
 }
 
 }  // namespace

@@ -71,6 +71,8 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Real("min-p", "P", "Only tokens at least P times as likely as the likeliest.", 0, 1, &flags.min_p);
   arguments.Integer("seed", "N", "Seed of the sampling, where --temperature is above 0.", 0, INT64_MAX, &flags.seed);
   arguments.Number("timeout", "SECONDS", "Most time for one answer.", &flags.timeout);
+  arguments.Bytes("device-memory", "With --device cuda: most of its memory for encodings, which must hold a request's.",
+                  &flags.ask.device_memory);
   arguments.Flag("quiet", "Print answers only.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();

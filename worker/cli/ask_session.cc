@@ -33,7 +33,7 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   engine.tenant_secret = options.tenant_secret;
   engine.profile = opened.profile;
   engine.private_tokens = std::min(options.private_tokens, config.context);
-  engine.resident_budget_bytes = options.store.memory / 2;
+  engine.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
   KVLINK_ASSIGN_OR_RETURN(session->engine_, infer::Engine::Create(opened.model.get(), opened.fingerprint,
                                                                   session->store_.get(), std::move(engine)));
   return session;

@@ -25,8 +25,9 @@ struct AskOptions {
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
-  bool create_store = false;   // documents of files only: a store that is not there yet is made
-  int64_t private_tokens = 0;  // EngineOptions
+  int64_t device_memory = int64_t{4} << 30;  // of a device, for encodings
+  bool create_store = false;                 // documents of files only: a store that is not there yet is made
+  int64_t private_tokens = 0;                // EngineOptions
 };
 
 class AskSession {

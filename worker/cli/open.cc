@@ -120,7 +120,7 @@ void AddModelFlags(Arguments& arguments, ModelFlags& flags) {
       "profile", "NAME|FILE",
       "Link profile, how documents stand in a prompt: untuned, kvlink-llama-1, kvlink-llama-5 or a JSON file.",
       &flags.profile);
-  arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; ingest and ask refuse cuda so far.", &flags.device);
+  arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; cuda: on an NVIDIA device.", &flags.device);
   arguments.Choice("compute", {"auto", "f32", "bf16"},
                    "Number format of the arithmetic on the CPU; auto: the faster one here.", &flags.compute);
   arguments.Integer("threads", "N", "Threads; 0: every core this process may use.", 0, 4096, &flags.threads);

@@ -6,6 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "kernels/host.h"
+#include "kernels/transfer.h"
 
 namespace kvlink::encode {
 namespace {
@@ -53,6 +55,15 @@ class EncoderImpl final : public Encoder {
     return encoded;
   }
 
+  absl::Status Prepare() {
+    // Slabs are checksummed and stored from host memory.
+    if (model_->backend()->device().type != kernels::DeviceType::kCpu) {
+      KVLINK_ASSIGN_OR_RETURN(transfer_, kernels::Transfer::Create(model_->backend()));
+    }
+    return EnsurePages(1);
+  }
+
+ private:
   // Makes room for a batch, and for one document of `pages` pages.
   absl::Status EnsurePages(int64_t pages) {
     // A batch of whole pages, one more for a document that began in the pass before.
@@ -70,7 +81,6 @@ class EncoderImpl final : public Encoder {
     return absl::OkStatus();
   }
 
- private:
   absl::Status Check(absl::Span<const absl::Span<const int32_t>> documents) const {
     const int64_t context = model_->config().context;
     for (size_t i = 0; i < documents.size(); ++i) {
@@ -139,7 +149,6 @@ class EncoderImpl final : public Encoder {
 
   absl::StatusOr<Encoded> Pack(absl::Span<const int32_t> tokens, const model::KvSequence& sequence) {
     const model::ModelConfig& config = model_->config();
-    kernels::Backend& backend = *model_->backend();
     const SlabShape shape{.codec = options_.codec,
                           .kv_heads = config.kv_heads,
                           .head_dim = config.head_dim,
@@ -150,25 +159,59 @@ class EncoderImpl final : public Encoder {
     encoded.manifest.identity = IdentityOf(tokens);
     encoded.manifest.model = fingerprint_;
     encoded.manifest.build = KVLINK_BUILD;
-    KVLINK_ASSIGN_OR_RETURN(encoded.bytes, backend.Allocate(encoded.manifest.bytes()));
+    KVLINK_ASSIGN_OR_RETURN(encoded.bytes, kernels::AllocateHost(encoded.manifest.bytes()));
     auto* const data = static_cast<std::byte*>(encoded.bytes.data());
-    for (int64_t layer = 0; layer < config.layers; ++layer) {
-      std::byte* const slab = data + encoded.manifest.layers[layer].offset;
-      encoded.slabs.emplace_back(slab, encoded.manifest.layers[layer].length);
-      KVLINK_RETURN_IF_ERROR(
-          backend.Pack(*stream_, {.shape = shape,
-                                  .pages = pages_->layer(layer),
-                                  .block_table = sequence.block_table().data(),
-                                  .rope = &model_->rope(),
-                                  .slab = kernels::Tensor::Dense(slab, kernels::Dtype::kU8, backend.device(),
-                                                                 {encoded.manifest.layers[layer].length})}));
+    for (const LayerManifest& layer : encoded.manifest.layers) {
+      encoded.slabs.emplace_back(data + layer.offset, layer.length);
     }
-    KVLINK_RETURN_IF_ERROR(stream_->Synchronize());
-    for (int64_t layer = 0; layer < config.layers; ++layer) {
-      KVLINK_RETURN_IF_ERROR(encoded.manifest.ChecksumLayer(layer, encoded.slabs[layer]));
-    }
+    const absl::Status packed = PackLayers(shape, sequence, encoded);
+    // Also after an error: a layer that is still being packed reads pages that are given back now.
+    const absl::Status finished = stream_->Synchronize();
+    KVLINK_RETURN_IF_ERROR(packed);
+    KVLINK_RETURN_IF_ERROR(finished);
     encoded.manifest.Seal();
     return encoded;
+  }
+
+  // While one layer is packed, the one before leaves the device and is checksummed.
+  absl::Status PackLayers(const SlabShape& shape, const model::KvSequence& sequence, Encoded& encoded) {
+    const int64_t layers = model_->config().layers;
+    KVLINK_RETURN_IF_ERROR(EnsureSlabs(shape.slab_bytes()));
+    for (int64_t layer = 0; layer <= layers; ++layer) {
+      KVLINK_RETURN_IF_ERROR(stream_->Synchronize());
+      if (layer < layers) KVLINK_RETURN_IF_ERROR(PackLayer(layer, shape, sequence, Slab(layer, encoded)));
+      if (layer == 0) continue;
+      const absl::Span<const std::byte> done = encoded.slabs[layer - 1];
+      if (transfer_ != nullptr) {
+        KVLINK_RETURN_IF_ERROR(transfer_->ToHost(Slab(layer - 1, encoded), const_cast<std::byte*>(done.data()),
+                                                 static_cast<int64_t>(done.size())));
+      }
+      KVLINK_RETURN_IF_ERROR(encoded.manifest.ChecksumLayer(layer - 1, done));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PackLayer(int64_t layer, const SlabShape& shape, const model::KvSequence& sequence, std::byte* slab) {
+    kernels::Backend& backend = *model_->backend();
+    return backend.Pack(
+        *stream_, {.shape = shape,
+                   .pages = pages_->layer(layer),
+                   .block_table = sequence.block_table().data(),
+                   .rope = &model_->rope(),
+                   .slab = kernels::Tensor::Dense(slab, kernels::Dtype::kU8, backend.device(), {shape.slab_bytes()})});
+  }
+
+  // Where a layer is packed: on a device into one of two slabs in turn, else where it stays.
+  std::byte* Slab(int64_t layer, const Encoded& encoded) const {
+    if (transfer_ == nullptr) return const_cast<std::byte*>(encoded.slabs[layer].data());
+    return static_cast<std::byte*>(slabs_.data()) + layer % 2 * (slabs_.bytes() / 2);
+  }
+
+  absl::Status EnsureSlabs(int64_t bytes) {
+    if (transfer_ == nullptr || slabs_.bytes() >= 2 * bytes) return absl::OkStatus();
+    slabs_.reset();
+    KVLINK_ASSIGN_OR_RETURN(slabs_, model_->backend()->Allocate(2 * bytes));
+    return absl::OkStatus();
   }
 
   const model::Model* const model_;
@@ -177,6 +220,9 @@ class EncoderImpl final : public Encoder {
   const std::unique_ptr<model::ForwardContext> context_;
   const std::unique_ptr<kernels::Stream> stream_;
   std::unique_ptr<model::KvPages> pages_;
+  // On a device: what is packed there, and how it leaves.
+  kernels::Buffer slabs_;
+  std::unique_ptr<kernels::Transfer> transfer_;
 };
 
 }  // namespace
@@ -186,12 +232,8 @@ absl::StatusOr<std::unique_ptr<Encoder>> Encoder::Create(const model::Model* mod
   if (options.batch_tokens < 1 || options.batch_tokens > (int64_t{1} << 20)) {
     return absl::InvalidArgumentError(absl::StrCat("batch of ", options.batch_tokens, " tokens, not 1 to 1048576"));
   }
-  // Slabs are checksummed and stored from host memory.
-  if (model->backend()->device().type != kernels::DeviceType::kCpu) {
-    return absl::UnimplementedError("encoding on a device is not supported yet; use the CPU backend");
-  }
   auto encoder = std::make_unique<EncoderImpl>(model, fingerprint, options);
-  KVLINK_RETURN_IF_ERROR(encoder->EnsurePages(1));
+  KVLINK_RETURN_IF_ERROR(encoder->Prepare());
   return encoder;
 }
 

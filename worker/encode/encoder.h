@@ -24,8 +24,8 @@ namespace kvlink::encode {
 absl::StatusOr<Fingerprint> FingerprintOf(const model::Weights& weights, bool use_cache);
 
 struct Encoded {
-  Manifest manifest;  // sealed
-  kernels::Buffer bytes;
+  Manifest manifest;      // sealed
+  kernels::Buffer bytes;  // on the host, wherever they were computed
   // [layers] into `bytes`, each on a 4096-byte boundary: a store writes it to disk from there.
   std::vector<absl::Span<const std::byte>> slabs;
 };
@@ -38,15 +38,15 @@ struct EncoderOptions {
 
 class Encoder {
  public:
-  // RESOURCE_EXHAUSTED when the private KV for one batch is not to be had.
+  // RESOURCE_EXHAUSTED when the private KV for one batch, or a device's pinned memory, is not to be had.
   static absl::StatusOr<std::unique_ptr<Encoder>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                          const EncoderOptions& options);
   virtual ~Encoder() = default;
   virtual const EncoderOptions& options() const = 0;
   virtual Identity IdentityOf(absl::Span<const int32_t> tokens) const = 0;
   // Encodes each document alone (causal within itself, positions from 0), packed into as few forward passes as fit.
-  // Same order. The bits do not depend on what else is in the call. INVALID_ARGUMENT: an empty document or one longer
-  // than the context, by index.
+  // Same order. On the host the bits do not depend on what else is in the call; a device may add up in another order.
+  // INVALID_ARGUMENT: an empty document or one longer than the context, by index. RESOURCE_EXHAUSTED: no memory.
   virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) = 0;
 };
 

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "worker/infer/engine_internal.h"
@@ -44,14 +43,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model
   if (options.prefill_chunk < 1 || options.private_tokens < 0) {
     return absl::InvalidArgumentError("engine: prefill_chunk must be positive and private_tokens not negative");
   }
-  if (model->backend()->device().type != kernels::DeviceType::kCpu) {
-    return absl::UnimplementedError("engine: encodings can only be read in the memory of a CPU backend");
-  }
   if (options.private_tokens == 0) options.private_tokens = config.context;
   std::unique_ptr<Engine> engine(new Engine(model, fingerprint, store, std::move(options)));
   const int64_t pages = (engine->options_.private_tokens + kPageTokens - 1) / kPageTokens + kSparePages;
   KVLINK_ASSIGN_OR_RETURN(engine->pages_,
                           model::KvPages::Create(model->backend(), config, model->backend()->compute_dtype(), pages));
+  KVLINK_RETURN_IF_ERROR(engine->UploadLinkEmbeddings());
   if (store != nullptr && engine->options_.write_back_bytes > 0) {
     WriteBack::Options write_back;
     write_back.ns = engine->options_.ns;
@@ -65,9 +62,20 @@ Engine::Engine(const model::Model* model, const Fingerprint& fingerprint, store:
     : model_(model),
       fingerprint_(fingerprint),
       options_(std::move(options)),
-      pool_(store, model, fingerprint, {options_.ns, options_.codec, options_.resident_budget_bytes}) {}
+      pool_(store, model, fingerprint,
+            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout}) {}
 
 Engine::~Engine() = default;
+
+absl::Status Engine::UploadLinkEmbeddings() {
+  if (options_.link_embeddings.empty()) return absl::OkStatus();
+  kernels::Backend& backend = *model_->backend();
+  const int64_t bytes = static_cast<int64_t>(options_.link_embeddings.size() * sizeof(float));
+  KVLINK_ASSIGN_OR_RETURN(link_embeddings_, backend.Allocate(bytes));
+  const std::unique_ptr<kernels::Stream> stream = backend.NewStream();
+  KVLINK_RETURN_IF_ERROR(backend.CopyIn(*stream, options_.link_embeddings.data(), link_embeddings_.data(), bytes));
+  return stream->Synchronize();
+}
 
 bool Engine::IsEnd(int32_t token) const {
   const std::vector<int32_t>& ends = model_->config().end_of_sequence;
@@ -112,17 +120,18 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
   conversation->sampling_ = request.sampling;
   conversation->keep_logits_ = request.keep_logits;
   conversation->documents_ = request.documents;
-  std::vector<size_t> reads;
   for (const link::PlacedDocument& placed : plan.documents) {
     if (placed.document < 0 || placed.document >= static_cast<int64_t>(request.documents.size())) {
       return absl::InvalidArgumentError(absl::StrCat("plan: no document ", placed.document, " in the request"));
     }
     const RequestDocument& document = request.documents[placed.document];
-    reads.push_back(conversation->reads_.size());
+    if (document.tokens.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("plan: document ", placed.document, " is empty"));
+    }
     conversation->reads_.push_back({nullptr, placed.offset, placed.document,
                                     document.identity ? *document.identity : IdentityOf(document.tokens)});
   }
-  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, reads, call));
+  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, call));
   KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call));
   RequestStats& stats = conversation->stats_;
   stats.prompt_tokens = plan.length;
@@ -133,38 +142,42 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
   return conversation;
 }
 
-absl::Status Engine::ReadDocuments(Conversation& conversation, absl::Span<const size_t> reads, const Call& call) {
-  if (reads.empty()) return absl::OkStatus();
-  std::vector<Identity> identities;
-  for (size_t index : reads) identities.push_back(conversation.reads_[index].identity);
-  const absl::Time deadline = std::min(call.deadline, absl::Now() + options_.load_timeout);
-  std::vector<ResidentPool::Acquired> acquired = pool_.Acquire(identities, deadline);
-  RequestStats& stats = conversation.stats_;
-  std::vector<size_t> missing;
-  for (size_t i = 0; i < acquired.size(); ++i) {
-    const std::shared_ptr<Resident>& resident = acquired[i].resident;
-    Conversation::Read& read = conversation.reads_[reads[i]];
-    const int64_t wanted = static_cast<int64_t>(conversation.documents_[read.document].tokens.size());
-    if (resident == nullptr || resident->tokens() != wanted) {
-      missing.push_back(reads[i]);
-      continue;
-    }
-    read.resident = resident;
-    if (!acquired[i].loaded) {
-      ++stats.documents_resident;
-    } else if (resident->source() == store::Tier::kDram) {
-      ++stats.documents_dram;
-      stats.bytes_dram += resident->manifest().bytes();
-    } else {
-      ++stats.documents_segments;
-      stats.bytes_segments += resident->manifest().bytes();
-    }
+absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities& computed, const Call& call) {
+  std::vector<ResidentPool::Wanted> wanted;  // each once, however often it is read
+  std::vector<absl::Span<const int32_t>> documents;
+  absl::flat_hash_map<Identity, size_t> index;
+  for (const Conversation::Read& read : conversation.reads_) {
+    if (read.resident != nullptr || !index.try_emplace(read.identity, wanted.size()).second) continue;
+    const absl::Span<const int32_t> tokens = conversation.documents_[read.document].tokens;
+    wanted.push_back({read.identity, static_cast<int64_t>(tokens.size()), !computed.contains(read.identity)});
+    documents.push_back(tokens);
   }
-  return EncodeDocuments(conversation, missing, call);
+  if (wanted.empty()) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
+                          pool_.Acquire(wanted, {call.deadline, call.cancelled}));
+  std::vector<bool> missed;
+  for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
+  KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, absl::MakeSpan(acquired), call));
+  RequestStats& stats = conversation.stats_;
+  for (Conversation::Read& read : conversation.reads_) {
+    if (read.resident != nullptr) continue;
+    const size_t i = index.at(read.identity);
+    read.resident = acquired[i].resident;
+    const bool loaded = std::exchange(acquired[i].loaded, false);
+    const bool dram = read.resident->source() == store::Tier::kDram;
+    ++(missed[i] ? stats.documents_encoded
+       : !loaded ? stats.documents_resident
+       : dram    ? stats.documents_dram
+                 : stats.documents_segments);
+    if (loaded) (dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
+  }
+  return absl::OkStatus();
 }
 
-absl::Status Engine::EncodeDocuments(Conversation& conversation, absl::Span<const size_t> reads, const Call& call) {
-  if (reads.empty()) return absl::OkStatus();
+absl::Status Engine::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
+                                   absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
+  const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
+  if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return absl::OkStatus();
   MutexLock lock(&encoder_mutex_);
   if (encoder_ == nullptr) {
     encode::EncoderOptions options;
@@ -172,75 +185,65 @@ absl::Status Engine::EncodeDocuments(Conversation& conversation, absl::Span<cons
     options.tenant_secret = options_.tenant_secret;
     KVLINK_ASSIGN_OR_RETURN(encoder_, encode::Encoder::Create(model_, fingerprint_, options));
   }
-  absl::flat_hash_map<Identity, std::shared_ptr<Resident>> residents;
-  std::vector<Identity> identities;
-  std::vector<absl::Span<const int32_t>> missing;
-  for (size_t index : reads) {
-    absl::Span<const int32_t> tokens = conversation.documents_[conversation.reads_[index].document].tokens;
-    identities.push_back(encoder_->IdentityOf(tokens));
-    const auto [it, is_new] = residents.try_emplace(identities.back(), nullptr);
-    if (!is_new) continue;
+  std::vector<size_t> missing;
+  for (size_t i = 0; i < acquired.size(); ++i) {
+    if (!is_missing(acquired[i])) continue;
     // Another request may have encoded it while this one waited for the encoder.
-    std::shared_ptr<Resident> there = pool_.Find(identities.back());
-    if (there != nullptr && there->ready()) {
-      it->second = std::move(there);
+    std::shared_ptr<Resident> there = pool_.Find(encoder_->IdentityOf(documents[i]));
+    if (there != nullptr && there->certain()) {
+      acquired[i].resident = std::move(there);
+      acquired[i].room = {};
     } else {
-      missing.push_back(tokens);
+      missing.push_back(i);
     }
   }
   // In groups, so that the call's limits are looked at in between.
   for (size_t begin = 0; begin < missing.size();) {
     KVLINK_RETURN_IF_ERROR(call.Check());
-    size_t end = begin;
-    for (int64_t tokens = 0; end < missing.size() && tokens < encoder_->options().batch_tokens; ++end) {
-      tokens += static_cast<int64_t>(missing[end].size());
+    std::vector<absl::Span<const int32_t>> group;
+    for (int64_t tokens = 0; begin + group.size() < missing.size() && tokens < encoder_->options().batch_tokens;) {
+      group.push_back(documents[missing[begin + group.size()]]);
+      tokens += static_cast<int64_t>(group.back().size());
     }
-    KVLINK_ASSIGN_OR_RETURN(std::vector<encode::Encoded> encoded,
-                            encoder_->Encode(absl::MakeConstSpan(missing).subspan(begin, end - begin)));
-    begin = end;
-    for (encode::Encoded& one : encoded) {
+    absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder_->Encode(group);
+    if (absl::IsResourceExhausted(encoded.status())) encoder_ = nullptr;  // as it may be what holds the memory
+    KVLINK_RETURN_IF_ERROR(encoded.status());
+    for (encode::Encoded& one : *encoded) {
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
-      KVLINK_ASSIGN_OR_RETURN(residents[shared->manifest.identity], pool_.Insert(shared));
+      ResidentPool::Acquired& answer = acquired[missing[begin++]];
+      answer.resident = pool_.Insert(shared, std::move(answer.room));
       if (write_back_ != nullptr) write_back_->Offer(shared);
     }
   }
-  for (size_t i = 0; i < reads.size(); ++i) conversation.reads_[reads[i]].resident = residents[identities[i]];
-  conversation.stats_.documents_encoded += static_cast<int64_t>(reads.size());
   MutexLock stats_lock(&mutex_);
   stats_.encoded += static_cast<int64_t>(missing.size());
   return absl::OkStatus();
 }
 
-absl::Status Engine::Replace(absl::Span<Rows> rows, const Resident* useless, bool anew, const Call& call) {
+void Engine::Forget(absl::Span<Rows> rows, const Resident* useless) {
   pool_.Drop(useless);
   for (const Rows& one : rows) {
-    Conversation& conversation = *one.conversation;
-    std::vector<size_t> reads;
-    for (size_t i = 0; i < conversation.reads_.size(); ++i) {
-      if (conversation.reads_[i].resident.get() == useless) reads.push_back(i);
+    for (Conversation::Read& read : one.conversation->reads_) {
+      if (read.resident.get() == useless) read.resident = nullptr;
     }
-    KVLINK_RETURN_IF_ERROR(anew ? ReadDocuments(conversation, reads, call)
-                                : EncodeDocuments(conversation, reads, call));
   }
-  return absl::OkStatus();
 }
 
 absl::Status Engine::Run(absl::Span<Rows> rows, const Call& call) {
-  absl::flat_hash_set<Identity> lapsed;
+  // An encoding that was taken back is read anew once; then it is computed here, as one of no use is at once, and that
+  // cannot fail. So this ends after as many rounds as there are documents, twice.
+  Identities lapsed, computed;
   while (true) {
+    for (const Rows& one : rows) KVLINK_RETURN_IF_ERROR(ReadDocuments(*one.conversation, computed, call));
     std::vector<std::shared_ptr<Resident>> useless;
     const absl::Status status = Forward(rows, call, &useless);
     if (useless.empty()) return status;
-    // An encoding is read anew once; then it is computed here, which cannot fail. So this ends after as many rounds as
-    // there are documents, twice.
     for (const std::shared_ptr<Resident>& resident : useless) {
       const bool taken_back = !resident->intact();
-      {
-        MutexLock lock(&mutex_);
-        ++(taken_back ? stats_.lapsed : absl::IsDataLoss(status) ? stats_.damaged : stats_.late);
-      }
-      const bool anew = taken_back && lapsed.insert(resident->identity()).second;
-      KVLINK_RETURN_IF_ERROR(Replace(rows, resident.get(), anew, call));
+      if (!taken_back || !lapsed.insert(resident->identity()).second) computed.insert(resident->identity());
+      Forget(rows, resident.get());
+      MutexLock lock(&mutex_);
+      ++(taken_back ? stats_.lapsed : absl::IsDataLoss(status) ? stats_.damaged : stats_.late);
     }
   }
 }

@@ -9,7 +9,8 @@
 // Thread-safety: an Engine may be used from many threads at once, each with conversations of its own; a Conversation by
 // one thread at a time. Lifetime: model, store and engine outlive every conversation; model and store outlive the
 // engine. Errors common to all: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation
-// stands where it stood before the call; RESOURCE_EXHAUSTED when the private KV is full.
+// stands where it stood before the call; RESOURCE_EXHAUSTED when the private KV is full, or a device: a request waits
+// for room for its encodings, and fails alone where there is none in time.
 #ifndef KVLINK_WORKER_INFER_ENGINE_H_
 #define KVLINK_WORKER_INFER_ENGINE_H_
 
@@ -20,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -47,7 +49,7 @@ struct EngineOptions {
   // Private KV of all conversations together, in tokens; 0: the model's context.
   int64_t private_tokens = 0;
   int64_t prefill_chunk = 1024;                        // most fresh rows of one forward pass
-  int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool
+  int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
   int64_t write_back_bytes = int64_t{256} << 20;       // WriteBack's queue; 0: nothing is written back
   // How long one layer of an encoding may take to land before the document is encoded instead.
   absl::Duration load_timeout = absl::Seconds(10);
@@ -109,7 +111,7 @@ class Conversation {
  private:
   friend class Engine;
   struct Read {
-    std::shared_ptr<Resident> resident;
+    std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
     int64_t document = 0;  // index into documents_
     Identity identity;     // as the request names it
@@ -130,9 +132,8 @@ class Conversation {
 
 class Engine {
  public:
-  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model. UNIMPLEMENTED: a device this engine
-  // cannot land encodings on. RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document
-  // is encoded on the spot.
+  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model. RESOURCE_EXHAUSTED: no memory for the
+  // private KV. `store` may be nullptr: every document is encoded on the spot.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                         store::Store* store, EngineOptions options);
   // Writes back what is queued.
@@ -183,14 +184,18 @@ class Engine {
   struct Rows;      // fresh rows of one conversation in a forward pass
   struct Assembly;  // a batch as Model::Forward takes it
   struct Context;   // streams and scratch of one forward pass at a time
+  using Identities = absl::flat_hash_set<Identity>;
   friend class Conversation;
 
   Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options);
 
-  // Fills in the residents of documents (indices into conversation.reads_): from the pool, the store, or the encoder.
-  absl::Status ReadDocuments(Conversation& conversation, absl::Span<const size_t> reads, const Call& call);
-  // Encodes documents (indices into reads_) and puts their residents in place.
-  absl::Status EncodeDocuments(Conversation& conversation, absl::Span<const size_t> reads, const Call& call);
+  absl::Status UploadLinkEmbeddings();
+  // Fills in the residents that a conversation lacks: from the pool, the store (but for those to be `computed`), or the
+  // encoder.
+  absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, const Call& call);
+  // Encodes the documents of those that are missing.
+  absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
+                             absl::Span<ResidentPool::Acquired> acquired, const Call& call);
   // Computes the fresh tokens chunk by chunk.
   absl::Status Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call);
   // Runs rows whose slots are taken; samples where rows ask for it. Again, with others in their place, where encodings
@@ -198,9 +203,12 @@ class Engine {
   absl::Status Run(absl::Span<Rows> rows, const Call& call);
   // One pass. `useless`: what made it fail, if encodings did; it then left nothing behind but the rows' slots.
   absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
-  // Puts another in the place of an encoding wherever the rows' conversations read it: read `anew`, or encoded.
-  absl::Status Replace(absl::Span<Rows> rows, const Resident* useless, bool anew, const Call& call);
+  // Lets go of an encoding wherever the rows' conversations read it.
+  void Forget(absl::Span<Rows> rows, const Resident* useless);
   absl::Status Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits);
+  // Into context.sampled, and logits to where they are wanted. `params`: one for each of `rows`, until it is done.
+  absl::Status LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
+                              absl::Span<kernels::SampleParams> params);
   absl::Status Feed(absl::Span<Rows> rows, const Call& call);
   absl::Status ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
                           std::vector<float>* scores);
@@ -214,6 +222,7 @@ class Engine {
   ResidentPool pool_;
   std::unique_ptr<WriteBack> write_back_;  // nullptr: nothing is written back
   std::unique_ptr<model::KvPages> pages_;
+  kernels::Buffer link_embeddings_;
 
   Mutex encoder_mutex_;  // held while documents are encoded on the spot
   std::unique_ptr<encode::Encoder> encoder_ ABSL_GUARDED_BY(encoder_mutex_);

@@ -34,6 +34,7 @@ struct Engine::Context {
   std::unique_ptr<model::ForwardContext> forward;
   std::unique_ptr<kernels::Stream> stream;
   kernels::Buffer sampling;  // workspace of Sample
+  kernels::Buffer sampled;   // ids
 };
 
 }  // namespace kvlink::infer

@@ -8,6 +8,25 @@
 #include "worker/infer/engine_internal.h"
 
 namespace kvlink::infer {
+namespace {
+
+absl::Status Grow(kernels::Backend& backend, int64_t bytes, kernels::Buffer* buffer) {
+  if (buffer->bytes() >= bytes) return absl::OkStatus();
+  buffer->reset();
+  KVLINK_ASSIGN_OR_RETURN(*buffer, backend.Allocate(bytes));
+  return absl::OkStatus();
+}
+
+// Dense rows of logits, which are there when the stream has been waited for.
+absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, const kernels::Tensor& logits,
+                          std::vector<float>* out) {
+  const size_t begin = out->size();
+  out->resize(begin + static_cast<size_t>(logits.elements()));
+  return backend.CopyOut(stream, logits.data, out->data() + begin,
+                         logits.elements() * static_cast<int64_t>(sizeof(float)));
+}
+
+}  // namespace
 
 // Segments are listed once, however many conversations read them: encodings first, then private KV.
 struct Engine::Assembly {
@@ -104,9 +123,9 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
   batch.logits_rows = assembly.logits_rows;
   if (!options_.link_embeddings.empty()) {
     const int64_t hidden = model_->config().hidden;
-    batch.extra_embeddings = kernels::Tensor::Dense(
-        const_cast<float*>(options_.link_embeddings.data()), kernels::Dtype::kF32, model_->backend()->device(),
-        {static_cast<int64_t>(options_.link_embeddings.size()) / hidden, hidden});
+    batch.extra_embeddings =
+        kernels::Tensor::Dense(link_embeddings_.data(), kernels::Dtype::kF32, model_->backend()->device(),
+                               {static_cast<int64_t>(options_.link_embeddings.size()) / hidden, hidden});
   }
   batch.before_layer = [&](int64_t layer) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(call.Check());
@@ -115,7 +134,8 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
       const absl::Status landed = resident->WaitLayer(layer, deadline);
       if (landed.ok()) continue;
       KVLINK_RETURN_IF_ERROR(call.Check());
-      useless->push_back(resident);
+      // One that was computed here cannot be of no use: the device failed.
+      if (resident->source() != store::Tier::kNone) useless->push_back(resident);
       return landed;
     }
     return absl::OkStatus();
@@ -131,46 +151,58 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
     if (!useless->empty()) status = absl::AbortedError("the store took back encodings while they were read");
   }
   if (status.ok()) status = Sample(*context, rows, *logits);
-  GiveContext(std::move(context));
+  // Streams that lacked memory when they were made, or that the device failed, stay useless.
+  if (!absl::IsResourceExhausted(status) && !absl::IsInternal(status)) GiveContext(std::move(context));
   return status;
 }
 
 absl::Status Engine::Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits) {
-  const int64_t vocab = model_->config().vocab;
-  int64_t row = 0;
-  for (Rows& one : rows) {
+  if (logits.sizes[0] == 0) return absl::OkStatus();
+  kernels::Backend& backend = *model_->backend();
+  const auto count = static_cast<int64_t>(rows.size());
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(int32_t));
+  KVLINK_RETURN_IF_ERROR(Grow(backend, backend.SampleWorkspaceBytes(1, logits.sizes[1]), &context.sampling));
+  KVLINK_RETURN_IF_ERROR(Grow(backend, bytes, &context.sampled));
+  std::vector<int32_t> ids(rows.size());
+  std::vector<kernels::SampleParams> params(rows.size());
+  absl::Status launched = LaunchSampling(context, rows, logits, absl::MakeSpan(params));
+  if (launched.ok()) launched = backend.CopyOut(*context.stream, context.sampled.data(), ids.data(), bytes);
+  // Also after an error: what was launched writes to the caller's memory.
+  const absl::Status finished = context.stream->Synchronize();
+  KVLINK_RETURN_IF_ERROR(launched);
+  KVLINK_RETURN_IF_ERROR(finished);
+  for (int64_t i = 0; i < count; ++i) {
+    if (rows[i].sample) rows[i].conversation->next_ = ids[i];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
+                                    absl::Span<kernels::SampleParams> params) {
+  kernels::Backend& backend = *model_->backend();
+  kernels::Stream& stream = *context.stream;
+  const kernels::Tensor sampled = kernels::Tensor::Dense(context.sampled.data(), kernels::Dtype::kI32, backend.device(),
+                                                         {static_cast<int64_t>(rows.size())});
+  int64_t row = 0;  // of logits, behind those of the conversations before
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Rows& one = rows[i];
+    const int64_t mine = one.scores != nullptr ? static_cast<int64_t>(one.tokens.size()) : one.sample ? 1 : 0;
+    row += mine;
     if (one.scores != nullptr) {
-      const int64_t count = static_cast<int64_t>(one.tokens.size());
-      const float* scores = logits.as<const float>() + row * logits.strides[0];
-      for (int64_t i = 0; i < count; ++i) {
-        one.scores->insert(one.scores->end(), scores + i * logits.strides[0], scores + i * logits.strides[0] + vocab);
-      }
-      row += count;
-    } else if (one.sample) {
-      ++row;
+      KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, logits.Slice(row - mine, mine), one.scores));
     }
     if (!one.sample) continue;
     Conversation& conversation = *one.conversation;
     const kernels::Tensor last = logits.Slice(row - 1, 1);
-    kernels::SampleParams params = conversation.sampling_;
-    params.position = one.positions.back() + 1;
-    int32_t sampled = 0;
-    kernels::SampleArgs args;
-    args.logits = last;
-    args.params = absl::MakeConstSpan(&params, 1);
-    args.out = kernels::Tensor::Dense(&sampled, kernels::Dtype::kI32, last.device, {1});
-    const int64_t workspace = model_->backend()->SampleWorkspaceBytes(1, vocab);
-    if (context.sampling.bytes() < workspace) {
-      KVLINK_ASSIGN_OR_RETURN(context.sampling, model_->backend()->Allocate(workspace));
-    }
-    args.workspace = {context.sampling.data(), context.sampling.bytes()};
-    KVLINK_RETURN_IF_ERROR(model_->backend()->Sample(*context.stream, args));
-    KVLINK_RETURN_IF_ERROR(context.stream->Synchronize());
-    conversation.next_ = sampled;
-    if (conversation.keep_logits_) {
-      const float* from = last.as<const float>();
-      conversation.logits_.assign(from, from + vocab);
-    }
+    params[i] = conversation.sampling_;
+    params[i].position = one.positions.back() + 1;
+    KVLINK_RETURN_IF_ERROR(backend.Sample(stream, {last,
+                                                   params.subspan(i, 1),
+                                                   sampled.Slice(static_cast<int64_t>(i), 1),
+                                                   {context.sampling.data(), context.sampling.bytes()}}));
+    if (!conversation.keep_logits_) continue;
+    conversation.logits_.clear();
+    KVLINK_RETURN_IF_ERROR(AppendLogits(backend, stream, last, &conversation.logits_));
   }
   return absl::OkStatus();
 }

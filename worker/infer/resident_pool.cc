@@ -1,24 +1,29 @@
 #include "worker/infer/resident_pool.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 
 namespace kvlink::infer {
 namespace {
 
-// Whether the manifest describes equal layers of the shape this model reads. Anything else is another model's, whatever
-// its name.
-bool Fits(const Manifest& manifest, const model::ModelConfig& config, Codec codec, const Fingerprint& fingerprint) {
-  if (manifest.model != fingerprint || manifest.codec != codec || manifest.tokens < 1 ||
-      static_cast<int64_t>(manifest.layers.size()) != config.layers) {
+// How often a call that waits for room looks whether it was cancelled.
+constexpr absl::Duration kAskEvery = absl::Milliseconds(50);
+
+// Whether the manifest describes equal layers of the shape this model reads. Anything else is another model's, or
+// another document's, whatever its name.
+bool Fits(const Manifest& manifest, int64_t layers, const SlabShape& wanted, const Fingerprint& fingerprint) {
+  if (manifest.model != fingerprint || manifest.codec != wanted.codec || manifest.tokens != wanted.tokens ||
+      static_cast<int64_t>(manifest.layers.size()) != layers) {
     return false;
   }
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
+  for (int64_t layer = 0; layer < layers; ++layer) {
     if (manifest.layers[layer].components.empty()) return false;
     const SlabShape shape = manifest.shape(layer);
-    if (shape.codec != codec || shape.kv_heads != config.kv_heads || shape.head_dim != config.head_dim ||
-        shape.tokens != manifest.tokens || shape.slab_bytes() != manifest.layers[layer].length) {
+    if (shape.codec != wanted.codec || shape.kv_heads != wanted.kv_heads || shape.head_dim != wanted.head_dim ||
+        shape.tokens != wanted.tokens || shape.slab_bytes() != manifest.layers[layer].length) {
       return false;
     }
   }
@@ -29,116 +34,204 @@ bool Fits(const Manifest& manifest, const model::ModelConfig& config, Codec code
 
 ResidentPool::ResidentPool(store::Store* store, const model::Model* model, const Fingerprint& fingerprint,
                            const Options& options)
-    : store_(store), model_(model), fingerprint_(fingerprint), options_(options) {}
+    : store_(store),
+      model_(model),
+      fingerprint_(fingerprint),
+      options_(options),
+      hard_(model->backend()->device().type != kernels::DeviceType::kCpu),
+      lander_(model->backend(), &model->rope()) {}
 
-std::vector<ResidentPool::Acquired> ResidentPool::Acquire(absl::Span<const Identity> identities, absl::Time deadline) {
-  std::vector<Acquired> answers(identities.size());
-  std::vector<size_t> mine;    // this call loads these
-  std::vector<size_t> others;  // another call is loading these
-  std::vector<Identity> wanted;
+SlabShape ResidentPool::Shape(int64_t tokens) const {
+  const model::ModelConfig& config = model_->config();
+  return {.codec = options_.codec, .kv_heads = config.kv_heads, .head_dim = config.head_dim, .tokens = tokens};
+}
+
+int64_t ResidentPool::BytesOf(const Wanted& wanted) const {
+  return Resident::Bytes(Shape(wanted.tokens), model_->config().layers);
+}
+
+absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::Span<const Wanted> wanted,
+                                                                          const Patience& patience) {
+  for (const bool join : {true, false}) {
+    KVLINK_ASSIGN_OR_RETURN(Admission admission, Admit(wanted, join, patience));
+    const absl::Time deadline = std::min(patience.deadline, absl::Now() + options_.load_timeout);
+    const absl::Status allocated = AllocateRooms(admission);
+    Load(allocated.ok() ? store_ : nullptr, wanted, admission, deadline);
+    KVLINK_RETURN_IF_ERROR(allocated);
+    if (Join(wanted, admission, deadline)) return std::move(admission.answers);
+    // What others did not load needs room of this call's own: once more, from the beginning, holding nothing.
+  }
+  return absl::InternalError("resident pool: a call that joins no other one waited for one");
+}
+
+absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wanted> wanted, bool join,
+                                                            const Patience& patience) {
+  Admission admission;
+  if (TryAdmit(wanted, join, &admission)) return admission;
+  int64_t bytes = 0;
+  for (const Wanted& one : wanted) bytes += BytesOf(one);
+  const auto exhausted = [&](absl::string_view why) {
+    return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes of encodings in the ",
+                                                     options_.budget_bytes, " that the device has for all requests",
+                                                     why, "; ask from fewer documents, or give it more"));
+  };
+  if (bytes > options_.budget_bytes) return exhausted("");
   {
     MutexLock lock(&mutex_);
-    for (size_t i = 0; i < identities.size(); ++i) {
-      const auto place = Place(identities[i]);
-      if (place == lru_.end()) {
-        lru_.push_back({identities[i], nullptr});
-        index_[identities[i]] = std::prev(lru_.end());
-        mine.push_back(i);
-        wanted.push_back(identities[i]);
-      } else if (place->resident == nullptr) {
-        others.push_back(i);
-      } else {
-        lru_.splice(lru_.end(), lru_, place);
-        answers[i].resident = place->resident;
-        ++stats_.hits;
-      }
-    }
+    ++stats_.waits;
   }
-  if (!mine.empty()) {
-    std::vector<std::shared_ptr<Resident>> loaded = Load(wanted, deadline);
+  while (!TryAdmit(wanted, join, &admission)) {
+    if (patience.cancelled && patience.cancelled()) return absl::CancelledError("the request was cancelled");
+    const absl::Time now = absl::Now();
+    if (now >= patience.deadline) return exhausted(": others held them until this request's time ran out");
     MutexLock lock(&mutex_);
-    for (size_t k = 0; k < mine.size(); ++k) answers[mine[k]] = Settle(wanted[k], loaded[k]);
-    loaded_.SignalAll();
-    TrimTo(options_.budget_bytes);
+    changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));
+  }
+  return admission;
+}
+
+bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, Admission* admission) {
+  *admission = {};
+  admission->answers.resize(wanted.size());
+  std::vector<size_t> needy;  // get room
+  std::vector<Lru::iterator> hits;
+  int64_t bytes = 0;
+  MutexLock lock(&mutex_);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const auto place = Place(wanted[i].identity);
+    const Resident* there = place == lru_.end() ? nullptr : place->resident.get();
+    if (there != nullptr && there->tokens() == wanted[i].tokens && (wanted[i].ask_store || there->certain())) {
+      admission->answers[i].resident = place->resident;
+      hits.push_back(place);
+      continue;
+    }
+    if (place == lru_.end() && wanted[i].ask_store) {
+      admission->mine.push_back(i);
+    } else if (place != lru_.end() && there == nullptr && wanted[i].ask_store && join) {
+      admission->others.push_back(i);
+      continue;
+    }
+    needy.push_back(i);
+    bytes += BytesOf(wanted[i]);
+  }
+  if (!MakeRoom(bytes)) {
+    *admission = {};
+    return false;
+  }
+  for (size_t i : needy) admission->answers[i].room = Room(&used_, BytesOf(wanted[i]));
+  for (size_t i : admission->mine) {
+    lru_.push_back({wanted[i].identity, nullptr});
+    index_[wanted[i].identity] = std::prev(lru_.end());
+  }
+  for (const Lru::iterator& place : hits) lru_.splice(lru_.end(), lru_, place);
+  stats_.hits += static_cast<int64_t>(hits.size());
+  return true;
+}
+
+absl::Status ResidentPool::AllocateRooms(Admission& admission) {
+  if (!lander_.Lands(options_.codec)) return absl::OkStatus();
+  for (Acquired& answer : admission.answers) {
+    if (answer.room.bytes() == 0) continue;
+    auto memory = model_->backend()->Allocate(answer.room.bytes());
+    if (absl::IsResourceExhausted(memory.status())) {
+      Clear();  // what nobody refers to may be what fills it
+      memory = model_->backend()->Allocate(answer.room.bytes());
+    }
+    if (!memory.ok()) return memory.status();
+    answer.room.memory = *std::move(memory);
+  }
+  return absl::OkStatus();
+}
+
+void ResidentPool::Load(store::Store* store, absl::Span<const Wanted> wanted, Admission& admission,
+                        absl::Time deadline) {
+  if (admission.mine.empty()) return;
+  std::vector<std::shared_ptr<Resident>> loaded(admission.mine.size());
+  std::vector<Identity> identities;
+  for (size_t i : admission.mine) identities.push_back(wanted[i].identity);
+  if (store != nullptr) {
+    const auto found = store->Lookup(options_.ns, identities, options_.codec);
+    const bool answered = found.ok() && found->size() == identities.size();
+    if (!answered) CountError();
+    for (size_t k = 0; answered && k < identities.size(); ++k) {
+      const size_t i = admission.mine[k];
+      if ((*found)[k].present) loaded[k] = LoadOne(wanted[i], (*found)[k], deadline, admission.answers[i].room);
+    }
   }
   MutexLock lock(&mutex_);
-  for (size_t i : others) {
-    while (true) {
-      const auto it = index_.find(identities[i]);
-      if (it == index_.end()) break;  // the other call found nothing
-      if (it->second->resident != nullptr) {
-        answers[i].resident = it->second->resident;
-        ++stats_.hits;
-        break;
-      }
-      if (!loaded_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) break;
-    }
+  for (size_t k = 0; k < loaded.size(); ++k) {
+    const size_t i = admission.mine[k];
+    Settle(wanted[i], std::move(loaded[k]), &admission.answers[i]);
   }
-  return answers;
+  changed_.SignalAll();
+  TrimTo(options_.budget_bytes);
 }
 
-ResidentPool::Acquired ResidentPool::Settle(const Identity& identity, std::shared_ptr<Resident> loaded) {
-  if (loaded == nullptr) {
-    ++stats_.misses;
-  } else {
-    ++(loaded->source() == store::Tier::kDram ? stats_.loads_dram : stats_.loads_segments);
-  }
-  const auto it = index_.find(identity);
-  // Insert may have put an encoding into the place meanwhile, and that one may even have been dropped again.
-  if (it == index_.end()) return {std::move(loaded), true};
-  if (it->second->resident != nullptr) return {it->second->resident, false};
-  if (loaded == nullptr) {
-    lru_.erase(it->second);
-    index_.erase(it);
-    return {};
-  }
-  bytes_ += loaded->bytes();
-  it->second->resident = loaded;
-  return {std::move(loaded), true};
-}
-
-std::vector<std::shared_ptr<Resident>> ResidentPool::Load(absl::Span<const Identity> identities, absl::Time deadline) {
-  std::vector<std::shared_ptr<Resident>> loaded(identities.size());
-  if (store_ == nullptr) return loaded;
-  const auto found = store_->Lookup(options_.ns, identities, options_.codec);
-  if (!found.ok() || found->size() != identities.size()) {
-    CountError();
-    return loaded;
-  }
-  for (size_t i = 0; i < identities.size(); ++i) {
-    if ((*found)[i].present) loaded[i] = LoadOne(identities[i], (*found)[i], deadline);
-  }
-  return loaded;
-}
-
-std::shared_ptr<Resident> ResidentPool::LoadOne(const Identity& identity, const store::Found& found,
-                                                absl::Time deadline) {
-  auto lease = store_->Read(options_.ns, identity, options_.codec, found.etag, deadline);
+std::shared_ptr<Resident> ResidentPool::LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline,
+                                                Room& room) {
+  auto lease = store_->Read(options_.ns, wanted.identity, options_.codec, found.etag, deadline);
   if (absl::IsResourceExhausted(lease.status())) {
     // Leases that only this pool still holds may be what fills the tier.
     Clear();
-    lease = store_->Read(options_.ns, identity, options_.codec, found.etag, deadline);
+    lease = store_->Read(options_.ns, wanted.identity, options_.codec, found.etag, deadline);
   }
   if (!lease.ok()) {
     if (!absl::IsNotFound(lease.status())) CountError();
     return nullptr;
   }
-  if ((*lease)->manifest().identity != identity ||
-      !Fits((*lease)->manifest(), model_->config(), options_.codec, fingerprint_)) {
+  const Manifest& manifest = (*lease)->manifest();
+  if (manifest.identity != wanted.identity ||
+      !Fits(manifest, model_->config().layers, Shape(wanted.tokens), fingerprint_)) {
     CountError();
     return nullptr;
   }
-  auto resident = Resident::FromLease(*std::move(lease), model_->backend(), &model_->rope());
-  if (!resident.ok()) {
-    CountError();
-    return nullptr;
-  }
-  return *std::move(resident);
+  return Resident::FromLease(*std::move(lease), std::move(room), &lander_);
 }
 
-absl::StatusOr<std::shared_ptr<Resident>> ResidentPool::Insert(std::shared_ptr<const encode::Encoded> encoded) {
-  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Resident> resident,
-                          Resident::FromEncoded(std::move(encoded), model_->backend(), &model_->rope()));
+void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer) {
+  if (loaded == nullptr) {
+    ++stats_.misses;
+  } else {
+    ++(loaded->source() == store::Tier::kDram ? stats_.loads_dram : stats_.loads_segments);
+  }
+  const auto it = index_.find(wanted.identity);
+  if (it != index_.end() && it->second->resident != nullptr) {
+    // Insert has put an encoding into the place meanwhile.
+    answer->resident = it->second->resident;
+    answer->room = {};
+    return;
+  }
+  answer->resident = loaded;
+  answer->loaded = loaded != nullptr;
+  if (it == index_.end()) return;  // one that was inserted was even dropped again
+  if (loaded != nullptr) {
+    it->second->resident = std::move(loaded);
+  } else {
+    lru_.erase(it->second);
+    index_.erase(it);
+  }
+}
+
+bool ResidentPool::Join(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  for (size_t i : admission.others) {
+    while (true) {
+      const auto it = index_.find(wanted[i].identity);
+      if (it == index_.end()) return false;
+      if (it->second->resident != nullptr) {
+        if (it->second->resident->tokens() != wanted[i].tokens) return false;
+        admission.answers[i].resident = it->second->resident;
+        ++stats_.hits;
+        break;
+      }
+      if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) return false;
+    }
+  }
+  return true;
+}
+
+std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Encoded> encoded, Room room) {
+  std::shared_ptr<Resident> resident = Resident::FromEncoded(std::move(encoded), std::move(room), &lander_);
   MutexLock lock(&mutex_);
   const auto place = Place(resident->identity());
   if (place == lru_.end()) {
@@ -146,13 +239,11 @@ absl::StatusOr<std::shared_ptr<Resident>> ResidentPool::Insert(std::shared_ptr<c
     index_[resident->identity()] = std::prev(lru_.end());
   } else {
     std::shared_ptr<Resident>& there = place->resident;
-    if (there != nullptr && there->ready()) return there;
+    if (there != nullptr && there->certain()) return there;
     // One that is still landing may yet fail; this one cannot.
-    if (there != nullptr) bytes_ -= there->bytes();
     there = resident;
-    loaded_.SignalAll();
   }
-  bytes_ += resident->bytes();
+  changed_.SignalAll();
   TrimTo(options_.budget_bytes);
   return resident;
 }
@@ -172,7 +263,6 @@ ResidentPool::Lru::iterator ResidentPool::Place(const Identity& identity) {
 }
 
 void ResidentPool::DropPlace(Lru::iterator place) {
-  bytes_ -= place->resident->bytes();
   ++stats_.dropped;
   index_.erase(place->identity);
   lru_.erase(place);
@@ -187,21 +277,31 @@ void ResidentPool::Drop(const Resident* resident) {
 void ResidentPool::Trim() {
   MutexLock lock(&mutex_);
   TrimTo(options_.budget_bytes);
+  changed_.SignalAll();
 }
 
 void ResidentPool::Clear() {
   MutexLock lock(&mutex_);
   TrimTo(0);
+  changed_.SignalAll();
+}
+
+bool ResidentPool::MakeRoom(int64_t bytes) {
+  if (!hard_ || bytes == 0) return true;
+  const int64_t most = options_.budget_bytes - bytes;
+  int64_t idle = 0;
+  for (const Entry& entry : lru_) idle += entry.idle() ? entry.resident->bytes() : 0;
+  if (used_ - idle > most) return false;
+  TrimTo(most);
+  return true;
 }
 
 void ResidentPool::TrimTo(int64_t bytes) {
-  for (auto it = lru_.begin(); bytes_ > bytes && it != lru_.end();) {
-    // Only the pool refers to it, and only through the pool could somebody else come to.
-    if (it->resident == nullptr || it->resident.use_count() > 1) {
+  for (auto it = lru_.begin(); used_ > bytes && it != lru_.end();) {
+    if (!it->idle()) {
       ++it;
       continue;
     }
-    bytes_ -= it->resident->bytes();
     ++stats_.evictions;
     index_.erase(it->identity);
     it = lru_.erase(it);
@@ -216,7 +316,7 @@ void ResidentPool::CountError() {
 ResidentPool::Stats ResidentPool::stats() const {
   MutexLock lock(&mutex_);
   Stats stats = stats_;
-  stats.bytes = bytes_;
+  stats.bytes = used_;
   for (const Entry& entry : lru_) stats.residents += entry.resident != nullptr ? 1 : 0;
   return stats;
 }

@@ -121,9 +121,9 @@ class Model {
   virtual absl::Status EmbeddingRow(int32_t token, absl::Span<float> out) const = 0;
 
   // Runs the layers over the batch, writing fresh keys and values to `pages` before each layer's attention, and returns
-  // logits [logits_rows, vocab] f32, host-readable, valid until the context's next use. Empty logits_rows: the last
-  // layer's output is not computed and the tensor has zero rows (encode). INVALID_ARGUMENT for ids, rows or slots out
-  // of range; before_layer's status; what the backend returns.
+  // logits [logits_rows, vocab] f32 in the backend's memory, valid until the context's next use. Empty logits_rows:
+  // the last layer's output is not computed and the tensor has zero rows (encode). INVALID_ARGUMENT for ids, rows or
+  // slots out of range; before_layer's status; what the backend returns.
   virtual absl::StatusOr<kernels::Tensor> Forward(ForwardContext& context, const ForwardBatch& batch) const = 0;
 };
 

@@ -46,7 +46,6 @@ class Context final : public ForwardContext {
   const std::unique_ptr<kernels::Stream> stream;
   std::unique_ptr<kernels::AttentionPlan> plan;
   std::vector<int32_t> wanted_rows;
-  std::vector<float> host_logits;  // of a backend whose memory the host cannot read
 };
 
 enum ScratchSlot {
@@ -122,7 +121,7 @@ class Pass {
     const absl::Status finished = context_.stream->Synchronize();
     KVLINK_RETURN_IF_ERROR(launched);
     KVLINK_RETURN_IF_ERROR(finished);
-    return HostLogits();
+    return logits_;
   }
 
  private:
@@ -257,15 +256,6 @@ class Pass {
     residual_ = residual;
     attention_ = attention;
     return absl::OkStatus();
-  }
-
-  absl::StatusOr<Tensor> HostLogits() {
-    if (backend_.device().type == kernels::DeviceType::kCpu || logits_.bytes == 0) return logits_;
-    context_.host_logits.resize(logits_.elements());
-    KVLINK_RETURN_IF_ERROR(
-        backend_.CopyOut(*context_.stream, logits_.data, context_.host_logits.data(), logits_.bytes));
-    KVLINK_RETURN_IF_ERROR(context_.stream->Synchronize());
-    return Tensor::Dense(context_.host_logits.data(), Dtype::kF32, {}, {logits_.sizes[0], logits_.sizes[1]});
   }
 
   const Transformer& model_;

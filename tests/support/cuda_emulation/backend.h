@@ -11,6 +11,8 @@ namespace kvlink::testing {
 std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
 // From now on no memory of the emulated device, nor pinned memory, is to be had; or it is again.
 void SetEmulatedDeviceExhausted(bool exhausted);
+// Of memory of the emulated device that is in use, by all its backends.
+int64_t EmulatedDeviceBytes();
 
 }  // namespace kvlink::testing
 

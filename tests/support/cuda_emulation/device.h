@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "kernels/bf16.h"
+#include "kernels/cuda/runtime.h"
 #include "tests/support/cuda_emulation/emulator.h"
 
 #define KVLINK_KERNEL(threads, blocks) void
@@ -102,8 +103,9 @@ void LoadMatricesTransposed(uint32_t (&out)[4], const void* shared_row);
 void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 template <typename... P>
-int Launch(void*, int64_t grid_x, int64_t grid_y, int threads, int64_t shared, void (*kernel)(P...),
+int Launch(void* stream, int64_t grid_x, int64_t grid_y, int threads, int64_t shared, void (*kernel)(P...),
            const std::type_identity_t<P>&... arguments) {
+  static_cast<void>(SynchronizeStream(stream));  // what was queued before
   emulation::RunGrid(grid_x, grid_y, threads, shared, [&] { kernel(arguments...); });
   return 0;
 }

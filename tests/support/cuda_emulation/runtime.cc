@@ -1,5 +1,6 @@
 // kernels/cuda/runtime.h and matmul.h over host memory. Device memory is of exactly the size that was asked for, so
-// that AddressSanitizer sees what lies beyond, and holds 0xff at first.
+// that AddressSanitizer sees what lies beyond, and holds 0xff at first. Copies are made as late as a device may make
+// them: when their stream is waited for, or something behind them in it is carried out.
 #include "kernels/cuda/runtime.h"
 
 #include <unistd.h>
@@ -7,8 +8,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/mutex.h"
 #include "kernels/bf16.h"
 #include "kernels/cuda/matmul.h"
 #include "tests/support/cuda_emulation/backend.h"
@@ -16,14 +20,62 @@
 namespace kvlink::kernels::cuda {
 namespace {
 
-// Streams and events are not looked at: there is but one.
-int token;
+int token;  // every event
+
+struct Pending {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+class Streams {
+ public:
+  void* New() {
+    MutexLock lock(&mutex_);
+    void* stream = new char;
+    pending_[stream];
+    return stream;
+  }
+  void End(void* stream) {
+    Finish(stream);
+    MutexLock lock(&mutex_);
+    pending_.erase(stream);
+    delete static_cast<char*>(stream);
+  }
+  void Add(void* stream, const Pending& copy) {
+    MutexLock lock(&mutex_);
+    pending_[stream].push_back(copy);
+  }
+  void Finish(void* stream) {
+    MutexLock lock(&mutex_);
+    const auto found = pending_.find(stream);
+    if (found != pending_.end()) Copy(found->second);
+  }
+  void FinishAll() {
+    MutexLock lock(&mutex_);
+    for (auto& [stream, copies] : pending_) Copy(copies);
+  }
+
+ private:
+  static void Copy(std::vector<Pending>& copies) {
+    for (const Pending& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
+    copies.clear();
+  }
+
+  Mutex mutex_;
+  std::map<void*, std::vector<Pending>> pending_ ABSL_GUARDED_BY(mutex_);
+};
+Streams& TheStreams() {
+  static Streams* streams = new Streams;
+  return *streams;
+}
 
 // A plain loop that holds its caller to what matmul.h asks for.
 class PlainMatmul : public Matmul {
  public:
   int64_t WorkspaceBytes() const override { return 1000; }
-  absl::Status Run(void*, const MatmulArgs& args) override {
+  absl::Status Run(void* stream, const MatmulArgs& args) override {
+    TheStreams().Finish(stream);
     const auto aligned = [](const void* data, uintptr_t bytes) {
       return reinterpret_cast<uintptr_t>(data) % bytes == 0;
     };
@@ -58,6 +110,16 @@ class PlainMatmul : public Matmul {
 
 std::atomic<bool> exhausted{false};
 
+// Sizes of device memory in use.
+struct InUse {
+  Mutex mutex;
+  std::map<void*, int64_t> sizes ABSL_GUARDED_BY(mutex);
+};
+InUse& DeviceMemory() {
+  static InUse* in_use = new InUse;
+  return *in_use;
+}
+
 absl::StatusOr<void*> AllocateExactly(int64_t bytes) {
   constexpr size_t kAlignment = 4096;
   void* memory = nullptr;
@@ -75,25 +137,48 @@ absl::StatusOr<std::unique_ptr<Matmul>> MakeMatmul() { return std::make_unique<P
 
 absl::Status OpenDevice(int) { return absl::OkStatus(); }
 absl::Status UseDevice(int) { return absl::OkStatus(); }
-absl::StatusOr<void*> CreateStream() { return &token; }
-void DestroyStream(void*) {}
-absl::Status SynchronizeStream(void*) { return absl::OkStatus(); }
+absl::StatusOr<void*> CreateStream() { return TheStreams().New(); }
+void DestroyStream(void* stream) { TheStreams().End(stream); }
+absl::Status SynchronizeStream(void* stream) {
+  TheStreams().Finish(stream);
+  return absl::OkStatus();
+}
 absl::StatusOr<void*> CreateEvent() { return &token; }
 void DestroyEvent(void*) {}
-absl::Status RecordEvent(void*, void*) { return absl::OkStatus(); }
+// Done at once, so that nobody has to wait for it.
+absl::Status RecordEvent(void*, void* stream) { return SynchronizeStream(stream); }
 absl::Status WaitEvent(void*, void*) { return absl::OkStatus(); }
 absl::Status SynchronizeEvent(void*) { return absl::OkStatus(); }
 
-absl::StatusOr<void*> AllocateDevice(int64_t bytes) { return AllocateExactly(bytes); }
-void FreeDevice(void* memory) { std::free(memory); }
+absl::StatusOr<void*> AllocateDevice(int64_t bytes) {
+  auto memory = AllocateExactly(bytes);
+  if (!memory.ok()) return memory;
+  InUse& in_use = DeviceMemory();
+  MutexLock lock(&in_use.mutex);
+  in_use.sizes[*memory] = bytes;
+  return memory;
+}
+void FreeDevice(void* memory) {
+  TheStreams().FinishAll();  // as cudaFree does
+  {
+    InUse& in_use = DeviceMemory();
+    MutexLock lock(&in_use.mutex);
+    in_use.sizes.erase(memory);
+  }
+  std::free(memory);
+}
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return AllocateExactly(bytes); }
-void FreePinned(void* memory) { std::free(memory); }
+void FreePinned(void* memory) {
+  TheStreams().FinishAll();  // as cudaFreeHost does
+  std::free(memory);
+}
 
-absl::Status Copy(void*, void* to, const void* from, int64_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+absl::Status Copy(void* stream, void* to, const void* from, int64_t bytes) {
+  if (bytes > 0) TheStreams().Add(stream, {to, from, static_cast<size_t>(bytes)});
   return absl::OkStatus();
 }
-absl::Status Fill(void*, void* to, int value, int64_t bytes) {
+absl::Status Fill(void* stream, void* to, int value, int64_t bytes) {
+  TheStreams().Finish(stream);
   if (bytes > 0) std::memset(to, value, static_cast<size_t>(bytes));
   return absl::OkStatus();
 }
@@ -106,5 +191,13 @@ absl::Status LaunchStatus(absl::string_view operation, int error) {
 namespace kvlink::testing {
 
 void SetEmulatedDeviceExhausted(bool exhausted) { kernels::cuda::exhausted = exhausted; }
+
+int64_t EmulatedDeviceBytes() {
+  kernels::cuda::InUse& in_use = kernels::cuda::DeviceMemory();
+  MutexLock lock(&in_use.mutex);
+  int64_t bytes = 0;
+  for (const auto& [memory, size] : in_use.sizes) bytes += size;
+  return bytes;
+}
 
 }  // namespace kvlink::testing

@@ -126,17 +126,29 @@ inline double Divergence(absl::Span<const float> p, absl::Span<const float> q) {
   return divergence;
 }
 
-// An engine's surroundings: the scalar backend, four documents, a prompt.
-class EngineTest : public ::testing::Test {
- protected:
-  static constexpr double kTolerance = 1e-4;  // of logits
+// The scalar backend, and every device.
+inline std::vector<testing::BackendFactory> EngineBackends() {
+  std::vector<testing::BackendFactory> backends = testing::AllBackends();
+  std::erase_if(backends, [](const auto& backend) { return backend.name != "ref" && !backend.on_device; });
+  return backends;
+}
 
+// An engine's surroundings: a backend, four documents, a prompt.
+class EngineTest : public ::testing::TestWithParam<testing::BackendFactory> {
+ protected:
   void SetUp() override {
     testing::TinyModelOptions model;
     model.seed = 11;
     model.tied = false;  // tied random embeddings only repeat the last token
+    if (GetParam().on_device) {
+      model.layers = 2;     // emulation is slow
+      model.head_dim = 64;  // one that tensor cores take
+      model.heads = 2;
+      model.kv_heads = 1;
+    }
     ASSERT_TRUE(testing::WriteTinyModel(directory_.path() + "/model", model).ok());
-    loaded_ = LoadModel(directory_.path() + "/model", kernels::MakeRefBackend());
+    loaded_ = LoadModel(directory_.path() + "/model", GetParam().make());
+    bf16_ = loaded_.backend->compute_dtype() == kernels::Dtype::kBf16;
     store_ = OpenStore(directory_.path() + "/store");
     std::mt19937_64 random(TestSeed());
     for (int64_t tokens : {70, 1, 130, 64}) {
@@ -145,17 +157,34 @@ class EngineTest : public ::testing::Test {
     prompt_ = {RandomTokens(random, 5, model.vocab), RandomTokens(random, 9, model.vocab)};
   }
 
-  EngineOptions Options(Codec codec = Codec::kRawF32) const {
+  // Of logits that are computed in another order. They are of the order of 1, and so is what bf16 rounds on the way to
+  // them, by 2^-9 each time.
+  double tolerance() const { return bf16_ ? 0.05 : 1e-4; }
+  // In which encodings are as exact as the arithmetic.
+  Codec exact() const { return bf16_ ? Codec::kRawBf16 : Codec::kRawF32; }
+  EngineOptions Options(Codec codec) const {
     EngineOptions options;
     options.codec = codec;
     options.profile = *link::LoadLinkProfile("untuned");
     options.private_tokens = 1024;
     return options;
   }
+  EngineOptions Options() const { return Options(exact()); }
   std::unique_ptr<Engine> MakeEngine(store::Store* store, const EngineOptions& options) {
     auto engine = Engine::Create(loaded_.model.get(), loaded_.fingerprint, store, options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
+  }
+  // What residents of these documents take in memory.
+  int64_t BytesOf(const std::vector<int>& documents) const {
+    const model::ModelConfig& config = loaded_.model->config();
+    int64_t bytes = 0;
+    for (int i : documents) {
+      const SlabShape shape{exact(), config.kv_heads, config.head_dim,
+                            static_cast<int64_t>(documents_[i].tokens.size())};
+      bytes += Resident::Bytes(shape, config.layers);
+    }
+    return bytes;
   }
   Request Ask(std::vector<int> documents = {0, 1, 2, 3}) const {
     Request request;
@@ -181,7 +210,8 @@ class EngineTest : public ::testing::Test {
     return {conversation.logits().begin(), conversation.logits().end()};
   }
   // Encodes all documents into the store, through an engine of its own.
-  void FillStore(Codec codec = Codec::kRawF32) {
+  void FillStore() { FillStore(exact()); }
+  void FillStore(Codec codec) {
     const auto engine = MakeEngine(store_.get(), Options(codec));
     Start(*engine, Ask());
     ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
@@ -194,6 +224,7 @@ class EngineTest : public ::testing::Test {
 
   TempDirectory directory_;
   Loaded loaded_;
+  bool bf16_ = false;  // what the backend computes in
   std::unique_ptr<store::Store> store_;
   std::vector<RequestDocument> documents_;
   link::PromptTokens prompt_;

@@ -57,7 +57,7 @@ absl::StatusOr<kernels::Tensor> Runner::Run(KvSequence& sequence, absl::Span<con
   batch.segments = {&segment, 1};
   batch.reads = {&read, 1};
   batch.logits_rows = wanted;
-  return model_->Forward(*context_, batch);
+  return Forward(batch);
 }
 
 absl::StatusOr<kernels::Tensor> Runner::Step(absl::Span<const std::unique_ptr<KvSequence>> sequences,
@@ -82,7 +82,17 @@ absl::StatusOr<kernels::Tensor> Runner::Step(absl::Span<const std::unique_ptr<Kv
   batch.segments = segments;
   batch.reads = reads;
   batch.logits_rows = wanted;
-  return model_->Forward(*context_, batch);
+  return Forward(batch);
+}
+
+absl::StatusOr<kernels::Tensor> Runner::Forward(const ForwardBatch& batch) {
+  KVLINK_ASSIGN_OR_RETURN(const kernels::Tensor logits, model_->Forward(*context_, batch));
+  logits_.resize(logits.elements());
+  kernels::Backend& backend = *model_->backend();
+  const auto stream = backend.NewStream();
+  KVLINK_RETURN_IF_ERROR(backend.CopyOut(*stream, logits.data, logits_.data(), logits.bytes));
+  KVLINK_RETURN_IF_ERROR(stream->Synchronize());
+  return kernels::Tensor::Dense(logits_.data(), kernels::Dtype::kF32, {}, {logits.sizes[0], logits.sizes[1]});
 }
 
 absl::Span<const float> Row(const kernels::Tensor& logits, int64_t row) {

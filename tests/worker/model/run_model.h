@@ -40,7 +40,8 @@ class Runner {
   KvPages* pages() { return pages_.get(); }
   ForwardContext& context() { return *context_; }
 
-  // Appends `tokens` to `sequence` behind what it holds and runs them. Logits of all of them, or of the last one only.
+  // Appends `tokens` to `sequence` behind what it holds and runs them. Logits of all of them, or of the last one only,
+  // on the host.
   absl::StatusOr<kernels::Tensor> Run(KvSequence& sequence, absl::Span<const int32_t> tokens, bool all_logits);
   // One token for each sequence in one pass; logits of all.
   absl::StatusOr<kernels::Tensor> Step(absl::Span<const std::unique_ptr<KvSequence>> sequences,
@@ -48,9 +49,12 @@ class Runner {
 
  private:
   Runner() = default;
+  absl::StatusOr<kernels::Tensor> Forward(const ForwardBatch& batch);
+
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvPages> pages_;
   std::unique_ptr<ForwardContext> context_;
+  std::vector<float> logits_;
 };
 
 // Row `row` of a logits tensor.

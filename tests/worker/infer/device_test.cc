@@ -1,0 +1,208 @@
+// Residents in device memory: one copy for all, a hard budget, a device without memory; and the same answers as the
+// host gives from the same store. What holds on every backend is in the other tests of this folder.
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "tests/support/cuda_emulation/backend.h"
+#include "tests/worker/infer/fixture.h"
+
+namespace kvlink::infer {
+namespace {
+
+using ::testing::HasSubstr;
+
+class DeviceTest : public EngineTest {
+ protected:
+  ~DeviceTest() override { testing::SetEmulatedDeviceExhausted(false); }
+  bool emulated() const { return GetParam().name == "cuda_emulated"; }
+  EngineOptions WithRoomFor(const std::vector<int>& documents) const {
+    EngineOptions options = Options();
+    options.resident_budget_bytes = BytesOf(documents);
+    return options;
+  }
+  // An answer that is asked for in the background.
+  struct Asked {
+    std::unique_ptr<Conversation> conversation;
+    absl::Status status;
+    std::thread thread;
+    void Wait() { thread.join(); }
+  };
+  static void AskBehind(Engine& engine, const Request& request, Asked* asked) {
+    asked->thread = std::thread([&engine, request, asked] {
+      auto conversation = engine.Start(request);
+      asked->status = conversation.status();
+      if (conversation.ok()) asked->conversation = *std::move(conversation);
+    });
+  }
+  static void AwaitWaits(Engine& engine, int64_t waits) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    while (engine.stats().pool.waits < waits && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    ASSERT_EQ(engine.stats().pool.waits, waits);
+  }
+};
+
+// The encodings of one backend are read by the other. bf16 keeps 8 bits: it is compared by divergence, as everywhere.
+TEST_P(DeviceTest, AnswersAsTheHostDoesFromTheSameStore) {
+  const Loaded host = LoadModel(directory_.path() + "/model", FastF32());
+  for (const Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
+    for (const bool encoded_here : {true, false}) {
+      SCOPED_TRACE(absl::StrCat(std::string(CodecName(codec)), encoded_here ? " of the device" : " of the host"));
+      const auto store = OpenStore(absl::StrCat(directory_.path(), "/", static_cast<int>(codec), encoded_here));
+      const auto make = [&](const Loaded& loaded) {
+        return std::move(Engine::Create(loaded.model.get(), loaded.fingerprint, store.get(), Options(codec))).value();
+      };
+      const auto device = make(loaded_), cpu = make(host);
+      Engine& first = encoded_here ? *device : *cpu;
+      Start(first, Ask());
+      ASSERT_TRUE(first.DrainWriteBack(absl::Now() + absl::Seconds(60)));
+      const auto here = Start(*device, Ask()), there = Start(*cpu, Ask());
+      EXPECT_EQ(device->stats().encoded + cpu->stats().encoded, 4);
+      EXPECT_LE(Divergence(LogitsOf(*there), LogitsOf(*here)), 0.001);
+      const std::vector<int32_t> turn = {7, 8, 9, 10};
+      const auto scores = device->Score(*here, turn, {}), expected = cpu->Score(*there, turn, {});
+      ASSERT_TRUE(scores.ok() && expected.ok());
+      const int64_t vocab = host.model->config().vocab;
+      for (size_t i = 0; i < expected->size(); i += vocab) {
+        EXPECT_LE(Divergence(absl::MakeConstSpan(*expected).subspan(i, vocab),
+                             absl::MakeConstSpan(*scores).subspan(i, vocab)),
+                  0.001);
+      }
+    }
+  }
+}
+
+TEST_P(DeviceTest, MemoryDoesNotGrowWithTheConversations) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), Options());
+  Start(*engine, Ask({2, 3, 0, 2}));  // scratch memory
+  engine->pool().Clear();
+  const auto first = Start(*engine, Ask({0, 2}));
+  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(store_->Stats()->leases, 0) << "a copy that is whole needs no lease";
+  const int64_t used = testing::EmulatedDeviceBytes();
+  std::vector<std::unique_ptr<Conversation>> others;
+  for (const std::vector<int>& documents : {std::vector<int>{2, 0}, {0}, {2}, {2, 2, 0}, {0, 2}}) {
+    others.push_back(Start(*engine, Ask(documents)));
+    Decode(*engine, *others.back(), 3);
+  }
+  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(engine->stats().pool.residents, 2);
+  if (emulated()) {
+    EXPECT_EQ(testing::EmulatedDeviceBytes(), used);
+  }
+  EXPECT_EQ(LogitsOf(*Start(*engine, Ask({0, 2}))), LogitsOf(*first));
+}
+
+TEST_P(DeviceTest, WhatLacksRoomWaitsForOthersToLetGo) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
+  auto holder = Start(*engine, Ask({0, 2}));
+  Asked asked;
+  AskBehind(*engine, Ask({3}), &asked);
+  AwaitWaits(*engine, 1);
+  // It holds nothing meanwhile, and nobody else is disturbed.
+  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(Start(*engine, Ask({2}))->stats().documents_resident, 1);
+  EXPECT_TRUE(engine->Step(*holder, {}).ok());
+  EXPECT_EQ(engine->stats().pool.evictions, 0);
+  holder.reset();
+  asked.Wait();
+  ASSERT_TRUE(asked.status.ok()) << asked.status;
+  EXPECT_LE(LargestDifference(LogitsOf(*asked.conversation), Expected(Ask({3}))), tolerance());
+  // The one used last is still there.
+  EXPECT_EQ(engine->stats().pool.evictions, 1);
+  EXPECT_EQ(Start(*engine, Ask({2}))->stats().documents_resident, 1);
+}
+
+// Each wants some of what the others have, and something else beside it.
+TEST_P(DeviceTest, ThoseThatDoNotFitTogetherTakeTurns) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2, 3}));
+  const std::vector<std::vector<int>> wanted = {{0, 2, 3}, {2, 0, 1}, {3, 2}, {1, 3, 0}};
+  std::vector<std::vector<float>> logits(2 * wanted.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    threads.emplace_back([&, i] {
+      const auto conversation = Start(*engine, Ask(wanted[i % wanted.size()]));
+      if (conversation != nullptr) logits[i] = LogitsOf(*conversation);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    EXPECT_LE(LargestDifference(logits[i], Expected(Ask(wanted[i % wanted.size()]))), tolerance()) << i;
+  }
+  EXPECT_LE(engine->stats().pool.bytes, BytesOf({0, 2, 3}));
+}
+
+TEST_P(DeviceTest, WhatDoesNotFitFailsAlone) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
+  const auto never = engine->Start(Ask({0, 1, 2}));
+  EXPECT_EQ(never.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(never.status().message(), HasSubstr(absl::StrCat(BytesOf({0, 1, 2}), " bytes of encodings")));
+  const auto holder = Start(*engine, Ask({0, 2}));
+  const auto undisturbed = Start(*engine, Ask({0, 2}));
+  Request late = Ask({3, 0});
+  late.limits.timeout = absl::Milliseconds(100);
+  const auto timed_out = engine->Start(late);
+  EXPECT_EQ(timed_out.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(timed_out.status().message(), HasSubstr("until this request's time ran out"));
+  Request cancelled = Ask({3});
+  cancelled.limits.cancelled = [] { return true; };
+  EXPECT_EQ(engine->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Decode(*engine, *holder, 4), Decode(*engine, *undisturbed, 4));
+  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(engine->stats().encoded, 0);
+}
+
+// A miss has its room before it is encoded.
+TEST_P(DeviceTest, MissesWaitForRoomToo) {
+  const auto engine = MakeEngine(nullptr, WithRoomFor({0, 2}));
+  auto holder = Start(*engine, Ask({0, 2}));
+  Asked asked;
+  AskBehind(*engine, Ask({2, 3}), &asked);
+  AwaitWaits(*engine, 1);
+  EXPECT_EQ(engine->stats().encoded, 2);
+  holder.reset();
+  asked.Wait();
+  ASSERT_TRUE(asked.status.ok()) << asked.status;
+  EXPECT_EQ(asked.conversation->stats().documents_resident, 1);
+  EXPECT_EQ(asked.conversation->stats().documents_encoded, 1);
+}
+
+TEST_P(DeviceTest, WithoutMemoryForAPassTheNextOneStartsAnew) {
+  if (!emulated()) GTEST_SKIP() << "a real one is not to be filled";
+  const auto engine = MakeEngine(nullptr, Options());
+  testing::SetEmulatedDeviceExhausted(true);
+  EXPECT_EQ(engine->Start(Ask({})).status().code(), absl::StatusCode::kResourceExhausted);
+  testing::SetEmulatedDeviceExhausted(false);
+  EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine, Ask({}))), Expected(Ask({}))), tolerance());
+}
+
+TEST_P(DeviceTest, ADeviceWithoutMemoryFailsTheRequestThatNeedsSome) {
+  if (!emulated()) GTEST_SKIP() << "a real one is not to be filled";
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), Options());
+  const auto holder = Start(*engine, Ask({0, 2}));
+  const auto undisturbed = Start(*engine, Ask({0, 2}));
+  std::vector<int32_t> decoded = Decode(*engine, *holder, 3);
+  testing::SetEmulatedDeviceExhausted(true);
+  EXPECT_EQ(engine->Start(Ask({3})).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  decoded.pop_back();
+  for (const int32_t token : Decode(*engine, *holder, 3)) decoded.push_back(token);
+  testing::SetEmulatedDeviceExhausted(false);
+  EXPECT_EQ(decoded, Decode(*engine, *undisturbed, 5));
+  EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine, Ask({3}))), Expected(Ask({3}))), tolerance());
+}
+
+std::vector<testing::BackendFactory> Devices() {
+  std::vector<testing::BackendFactory> backends = EngineBackends();
+  std::erase_if(backends, [](const auto& backend) { return !backend.on_device; });
+  return backends;
+}
+INSTANTIATE_TEST_SUITE_P(Backends, DeviceTest, ::testing::ValuesIn(Devices()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace kvlink::infer

@@ -1,0 +1,61 @@
+// Brings slabs, as they are stored, into memory that attention reads: copies them to a device, expands q4.
+// Thread-safety: all methods. Lifetime: the backend and the rope outlive the object.
+#ifndef KVLINK_WORKER_INFER_LANDER_H_
+#define KVLINK_WORKER_INFER_LANDER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
+#include "base/slab.h"
+#include "kernels/kernels.h"
+#include "kernels/transfer.h"
+
+namespace kvlink::infer {
+
+class Lander {
+ public:
+  Lander(kernels::Backend* backend, const kernels::Rope* rope) : backend_(backend), rope_(rope) {}
+
+  // What attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
+  static SlabShape Landed(SlabShape stored) {
+    if (stored.codec == Codec::kQ4) stored.codec = Codec::kRawBf16;
+    return stored;
+  }
+  // Whether slabs have to be landed at all; attention reads others where they are.
+  bool Lands(Codec stored) const { return on_device() || stored == Codec::kQ4; }
+  // Fills `out`, backend's memory of Landed(stored).slab_bytes(), from a slab in host memory, and waits for it alone:
+  // what is computed meanwhile goes on. Errors are the backend's; RESOURCE_EXHAUSTED: no memory for the way.
+  absl::Status Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+
+ private:
+  // More of them than these do not make a bus faster.
+  static constexpr int kMostLanes = 4;
+  // What one slab at a time needs.
+  struct Lane {
+    std::unique_ptr<kernels::Transfer> transfer;  // to a device
+    kernels::Buffer staging;                      // on the device: a slab of q4
+    std::unique_ptr<kernels::Stream> stream;      // expands it
+  };
+
+  bool on_device() const { return backend_->device().type != kernels::DeviceType::kCpu; }
+  std::unique_ptr<Lane> TakeLane();
+  void GiveLane(std::unique_ptr<Lane> lane);
+  absl::Status LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  absl::Status Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out);
+
+  kernels::Backend* const backend_;
+  const kernels::Rope* const rope_;
+  Mutex mutex_;
+  CondVar given_;
+  int lanes_ ABSL_GUARDED_BY(mutex_) = 0;  // in use, and idle
+  std::vector<std::unique_ptr<Lane>> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::infer
+
+#endif  // KVLINK_WORKER_INFER_LANDER_H_
