@@ -202,14 +202,14 @@ int Main(int argc, char** argv) {
   const auto flags = bench::Flags::Parse(
       argc, argv, "Measures what the store costs over the disk: writes and reads through it and through bare io_uring.",
       {bench::kScratchFlag,
-       {"megabytes", "N", "Bytes of the encodings, in MiB (default 360)."},
-       {"rounds", "N", "Rounds of each (default 15)."}});
+       {"megabytes", "N", "Bytes of the encodings, in MiB (default 1440)."},
+       {"rounds", "N", "Rounds of each (default 9)."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
-  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 15), 1, 1000));
+  const int rounds = static_cast<int>(std::clamp<int64_t>(flags->GetInt("rounds", 9), 1, 1000));
   const int64_t encoding_bytes = kLayers * kShape.slab_bytes();
   const int64_t count =
-      std::max<int64_t>(8, (std::clamp<int64_t>(flags->GetInt("megabytes", 360), 1, 100000) << 20) / encoding_bytes);
+      std::max<int64_t>(8, (std::clamp<int64_t>(flags->GetInt("megabytes", 1440), 1, 100000) << 20) / encoding_bytes);
   const auto scratch = bench::Scratch::Make(flags->Get("dir", ""));
   MustBe(scratch.status());
 
