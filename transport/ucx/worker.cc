@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <ucs/async/async_fwd.h>
 
+#include <atomic>
 #include <utility>
 
 #include "base/descriptor.h"
@@ -49,7 +50,8 @@ class StillAsyncThread {
       over_ = true;
       changed_.SignalAll();
     }
-    if (set_) ucs_async_remove_handler(event_.get(), 1);
+    if (set_) ucs_async_remove_handler(event_.get(), 1);  // waits for its end
+    (void)ended_.load(std::memory_order_acquire);
   }
   StillAsyncThread(const StillAsyncThread&) = delete;
   StillAsyncThread& operator=(const StillAsyncThread&) = delete;
@@ -57,14 +59,18 @@ class StillAsyncThread {
  private:
   static void Stand(int, ucs_event_set_types_t, void* arg) {
     auto* const self = static_cast<StillAsyncThread*>(arg);
-    MutexLock lock(&self->mutex_);
-    self->still_ = true;
-    self->changed_.SignalAll();
-    while (!self->over_) self->changed_.Wait(&self->mutex_);
+    {
+      MutexLock lock(&self->mutex_);
+      self->still_ = true;
+      self->changed_.SignalAll();
+      while (!self->over_) self->changed_.Wait(&self->mutex_);
+    }
+    self->ended_.fetch_add(1, std::memory_order_release);
   }
 
   const Descriptor event_;
   bool set_ = false;
+  std::atomic<int> ended_{0};  // for ThreadSanitizer, which does not see how UCX tells of the end
   Mutex mutex_;
   CondVar changed_;
   bool still_ ABSL_GUARDED_BY(mutex_) = false, over_ ABSL_GUARDED_BY(mutex_) = false;
