@@ -94,7 +94,10 @@ Link::Link(Service* service, std::unique_ptr<Outlet> outlet, absl::string_view c
   service_->links.Constructed();
 }
 
-Link::~Link() { service_->links.Gone(); }
+Link::~Link() {
+  outlet_ = nullptr;  // once all links are gone, the transports go
+  service_->links.Gone();
+}
 
 void Link::Send(const proto::Answer& answer) { SendBytes(Text(SerializeAnswer(answer))); }
 

@@ -162,7 +162,7 @@ class Link : public std::enable_shared_from_this<Link> {
   std::vector<std::shared_ptr<Transfer>> AllTransfers() const;
 
   Service* const service_;
-  const std::unique_ptr<Outlet> outlet_;
+  std::unique_ptr<Outlet> outlet_;  // until the destructor
   const std::string carrier_;
   const int64_t number_;
   const absl::Time opened_;
@@ -194,7 +194,7 @@ class Links {
   std::vector<std::shared_ptr<Link>> All() const;
   int64_t open() const { return open_.load(std::memory_order_relaxed); }
   int64_t NextNumber() { return ++numbers_; }
-  // Waits until all are destroyed. False at the deadline.
+  // Waits until all are destroyed, and their outlets. False at the deadline.
   bool WaitGone(absl::Time deadline);
 
  private:

@@ -11,8 +11,10 @@
 #include "gtest/gtest.h"
 #include "store/node/access.h"
 #include "store/node/lane.h"
+#include "store/node/link.h"
 #include "store/node/log.h"
 #include "store/node/push_credit.h"
+#include "store/node/service.h"
 #include "store/node/sessions.h"
 
 namespace kvlink::store {
@@ -242,6 +244,32 @@ TEST(LogTest, LinesAreJsonAndRepeatedEventsAreCounted) {
   absl::SleepFor(absl::Milliseconds(400));
   log.Warning("often");
   EXPECT_THAT(lines.back(), HasSubstr("\"suppressed\":9"));
+}
+
+// An outlet ends by telling its transport, and the node lets its transports go once all links are gone.
+TEST(Links, AreGoneOnceTheirOutletsAre) {
+  class SlowToEnd : public Outlet {
+   public:
+    explicit SlowToEnd(std::atomic<bool>* ended) : ended_(ended) {}
+    ~SlowToEnd() override {
+      absl::SleepFor(absl::Milliseconds(50));
+      ended_->store(true);
+    }
+    absl::Status Send(absl::string_view) override { return absl::OkStatus(); }
+    void Close() override {}
+    std::string peer() const override { return "nobody"; }
+
+   private:
+    std::atomic<bool>* const ended_;
+  };
+  Service service(NodeLimits(), AccessList(), [](absl::string_view) {});
+  std::atomic<bool> ended{false};
+  auto link = std::make_shared<Link>(&service, std::make_unique<SlowToEnd>(&ended), "test");
+  EXPECT_FALSE(service.links.WaitGone(absl::Now()));
+  std::thread releases([&] { link = nullptr; });
+  EXPECT_TRUE(service.links.WaitGone(absl::Now() + absl::Seconds(60)));
+  EXPECT_TRUE(ended.load());
+  releases.join();
 }
 
 }  // namespace
