@@ -42,6 +42,10 @@ T MustBe(absl::StatusOr<T> value) {
   return *std::move(value);
 }
 
+void MustBe(const absl::Status& status) {
+  if (!status.ok()) Die(status.message());
+}
+
 // Documents of different lengths whose encodings share their bytes.
 class Documents {
  public:
@@ -170,9 +174,12 @@ class SegmentRun {
     std::vector<int64_t> lengths;
     for (const auto& slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
     auto push = MustBe(engine_->BeginPush(documents_.key(document), lengths));
-    for (size_t layer = 0; layer < slabs.size(); ++layer)
+    MustBe(push->Accept(manifest));
+    for (size_t layer = 0; layer < slabs.size(); ++layer) {
       std::memcpy(push->slab(layer).data(), slabs[layer].data(), slabs[layer].size());
-    engine_->CommitPush(std::move(push), manifest, [this, document](absl::StatusOr<engine::Engine::PutOutcome> put) {
+      MustBe(push->WriteLayer(static_cast<int64_t>(layer)));
+    }
+    engine_->CommitPush(std::move(push), [this, document](absl::StatusOr<engine::Engine::PutOutcome> put) {
       MustBe(std::move(put));
       MutexLock lock(&mutex_);
       on_their_way_.erase(document);

@@ -22,6 +22,7 @@ class Push : public AnswerSink {
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override {
     answers_.OnAnswer(status, answer);
     MutexLock lock(&mutex_);
+    if (!status.ok() || answer.has_push_done()) answered_ = true;
     if (!status.ok()) failed_ = status;
     changed_.SignalAll();
   }
@@ -44,6 +45,10 @@ class Push : public AnswerSink {
     if (!status.ok() && unsent_.ok()) unsent_ = status;
     changed_.SignalAll();
   }
+  bool answered() {
+    MutexLock lock(&mutex_);
+    return answered_;
+  }
   bool failed() {
     MutexLock lock(&mutex_);
     return !failed_.ok() || !unsent_.ok();
@@ -60,6 +65,7 @@ class Push : public AnswerSink {
   AnswerQueue answers_;
   Mutex mutex_;
   CondVar changed_;
+  bool answered_ ABSL_GUARDED_BY(mutex_) = false;  // the commit
   int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_), unsent_ ABSL_GUARDED_BY(mutex_);
 };
@@ -122,22 +128,21 @@ absl::Status CheckSlabs(const PushOrder& order, const absl::Status& refusal) {
   return absl::UnavailableError(absl::StrCat("slabs were damaged on their way: ", refusal.message()));
 }
 
-// From PushReady on.
+// From PushReady on. The manifest goes ahead of the slabs: the node then writes each as soon as it is there.
 absl::StatusOr<PutResult> Deliver(Channel* channel, PushOrder* order, uint64_t id, uint64_t first_landing,
                                   const std::shared_ptr<Push>& push, absl::Time deadline) {
-  absl::Status sent = SendSlabs(channel, *order, first_landing, push, deadline);
+  order->committed = id;
+  KVLINK_RETURN_IF_ERROR(SendCommit(channel, *order, id, push, deadline));
+  const absl::Status sent = SendSlabs(channel, *order, first_landing, push, deadline);
   if (!sent.ok()) {
     for (size_t layer = 0; layer < order->slabs.size(); ++layer)
       channel->connection()->CancelSend(first_landing + layer);
-    if (!absl::IsCancelled(sent)) return sent;
-    // The node took its landings back, and says why.
-    const auto answer = push->Next(std::min(deadline, absl::Now() + kRepeat));
-    return answer.ok() || absl::IsDeadlineExceeded(answer.status()) ? absl::UnavailableError(sent.message())
-                                                                    : answer.status();
+    // Unless the node has taken its landings back, or has answered already, no answer can be counted on.
+    if (!absl::IsCancelled(sent) && !push->answered()) return sent;
+    deadline = std::min(deadline, absl::Now() + kRepeat);
   }
-  order->committed = id;
-  KVLINK_RETURN_IF_ERROR(SendCommit(channel, *order, id, push, deadline));
   auto done = AwaitDone(push.get(), deadline);
+  if (!sent.ok() && absl::IsDeadlineExceeded(done.status())) return absl::UnavailableError(sent.message());
   // Only a lost answer leaves open what became of it.
   if (!absl::IsUnavailable(done.status()) && !absl::IsDeadlineExceeded(done.status())) order->committed = 0;
   // The node has dropped the push and says to begin again.

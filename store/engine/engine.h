@@ -91,8 +91,10 @@ class EncodingLease {
   const bool from_dram_;
 };
 
-// Memory in the DRAM tier for an encoding that is on its way here. Filled by its owner and given to CommitPush, or
-// destroyed, which gives the memory back. Thread-safety: none. Must be destroyed before the engine.
+// An encoding on its way here: memory in the DRAM tier that its owner fills, and, once its manifest is known, blocks to
+// which each layer is written as soon as it is there. Ends in Engine::CommitPush, or is destroyed, which gives all
+// back. Thread-safety: slab and place may be called at any time, of the others one at a time. Must be destroyed before
+// the engine.
 class PendingPush {
  public:
   ~PendingPush();
@@ -102,13 +104,31 @@ class PendingPush {
   absl::Span<std::byte> slab(int64_t layer) const { return residency_->slab(layer); }
   Place place(int64_t layer) const { return residency_->place(layer); }
 
+  // The manifest, once, before or after the bytes. INVALID_ARGUMENT: of another encoding or of other lengths; errors as
+  // Put's where there is no space. The push then is as before.
+  absl::Status Accept(const Manifest& manifest);
+  // REQUIRES: Accept returned OK; all of the layer, which has bytes, has been filled. Once for each. Zeroes its
+  // padding, verifies it here and hands it to the disk. INVALID_ARGUMENT: it is not what the manifest says; such a push
+  // cannot be stored any more.
+  absl::Status WriteLayer(int64_t layer);
+
  private:
   friend class Engine;
-  PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency)
-      : engine_(engine), key_(std::move(key)), residency_(std::move(residency)) {}
+  PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency);
+  void SubmitVerified();
+  // The put is another's to end, and so much of it is left besides the writes that are submitted.
+  std::shared_ptr<PendingPut> Release(int64_t* left);
+
   Engine* const engine_;
-  EncodingKey key_;
+  const EncodingKey key_;
   std::shared_ptr<Residency> residency_;
+  std::vector<int64_t> lengths_;     // of layers
+  std::shared_ptr<PendingPut> put_;  // from Accept to Release
+  std::vector<IoRequest> writes_;    // of all layers, in their order; those before next_write_ are submitted
+  size_t next_write_ = 0, verified_layers_ = 0;
+  int64_t submitted_bytes_ = 0, verified_bytes_ = 0;  // of the layers before verified_layers_
+  std::vector<bool> verified_;                        // by layer
+  absl::Status failure_;
 };
 
 class Engine {
@@ -173,11 +193,10 @@ class Engine {
   // filled and committed. Whether the encoding is there already is not looked at (Find). INVALID_ARGUMENT: lengths.
   // RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
   absl::StatusOr<std::unique_ptr<PendingPush>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths);
-  // Stores it; padding is zeroed here. Verifies in the caller's thread while the disk writes from the push's memory,
-  // which stays in the tier. `done` is called exactly once: with an outcome from another thread, or within the call,
-  // when durable, or with an error as Put's. It must neither wait nor call the engine.
-  void CommitPush(std::unique_ptr<PendingPush> push, const Manifest& manifest,
-                  std::function<void(absl::StatusOr<PutOutcome>)> done);
+  // REQUIRES: Accept returned OK. Stores what was written of it, if that was every layer; its memory stays in the tier.
+  // `done` is called exactly once: with an outcome from another thread, or within the call, when durable, or when
+  // nothing of it is left, with an error as WriteLayer's or Put's. It must neither wait nor call the engine.
+  void CommitPush(std::unique_ptr<PendingPush> push, std::function<void(absl::StatusOr<PutOutcome>)> done);
   // A use for the orders of eviction. NOT_FOUND.
   absl::Status Touch(const EncodingKey& key);
   // Starts loading into the DRAM tier; OK if it is there or on its way. NOT_FOUND, or errors as Read's.
@@ -276,13 +295,19 @@ class Engine {
   // engine_write.cc
   absl::Status TakeSlabs(const std::shared_ptr<const Manifest>& manifest,
                          absl::Span<const absl::Span<const std::byte>> slabs, PendingPut* put);
+  // Whether the manifest is complete, and of slabs of these lengths without gaps.
+  static absl::Status CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths);
   // What must hold before any put begins: writable, not on a disk that is full.
   absl::Status CheckRoomToWrite();
-  absl::StatusOr<std::shared_ptr<PendingPut>> TakePush(std::unique_ptr<PendingPush> push, const Manifest& manifest);
   std::shared_ptr<PendingPut> NewPut(EncodingKey key, const Manifest& manifest);
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
+  // Of all of `put`'s source; each ends in PartDone.
+  absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
+  // So many of `put`'s left() have come to their end; with the last of them it is the committer's.
+  void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
+  void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
   // For the committer (group_commit.h): makes the puts' bytes durable; then, where that went well, their records.
   absl::Status FlushGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
   void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group, absl::Status status);

@@ -13,30 +13,6 @@ namespace {
 
 using Slabs = absl::Span<const absl::Span<const std::byte>>;
 
-constexpr size_t kMostLayers = 1024;
-constexpr int64_t kMostBytes = int64_t{1} << 48;  // of an encoding, as a location record can say
-
-absl::Status CheckPut(const Manifest& manifest, Slabs slabs) {
-  KVLINK_RETURN_IF_ERROR(manifest.Validate());
-  if (slabs.size() != manifest.layers.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(slabs.size(), " slabs for ", manifest.layers.size(), " layers"));
-  }
-  int64_t end = 0;
-  for (size_t layer = 0; layer < slabs.size(); ++layer) {
-    const LayerManifest& record = manifest.layers[layer];
-    if (static_cast<int64_t>(slabs[layer].size()) != record.length) {
-      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " has ", slabs[layer].size(),
-                                                     " bytes, the manifest says ", record.length));
-    }
-    if (record.length > 0 && record.offset != end) {
-      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap behind the one before"));
-    }
-    end += record.length;
-  }
-  if (end == 0) return absl::InvalidArgumentError("an encoding without bytes");
-  return absl::OkStatus();
-}
-
 // Copies slab by slab where `to` is memory of its own, and checks each while it is still in cache.
 absl::Status FillAndVerify(Slabs slabs, Residency* to) {
   for (size_t layer = 0; layer < slabs.size(); ++layer) {
@@ -54,24 +30,6 @@ absl::Status FillAndVerify(Slabs slabs, Residency* to) {
   return absl::OkStatus();
 }
 
-std::vector<absl::Span<const std::byte>> SlabsOf(const Residency& residency) {
-  std::vector<absl::Span<const std::byte>> slabs;
-  const size_t layers = residency.manifest().layers.size();
-  for (size_t layer = 0; layer < layers; ++layer) slabs.push_back(residency.slab(layer));
-  return slabs;
-}
-
-// What no checksum covers must not be what the memory held before.
-void ZeroPadding(const Residency& residency) {
-  const Manifest& manifest = residency.manifest();
-  for (size_t layer = 0; layer < manifest.layers.size(); ++layer) {
-    const absl::Span<std::byte> slab = residency.slab(layer);
-    if (slab.empty()) continue;
-    const int64_t used = manifest.shape(layer).used_bytes();
-    std::memset(slab.data() + used, 0, slab.size() - used);
-  }
-}
-
 bool Aligned(Slabs slabs) {
   for (const absl::Span<const std::byte> slab : slabs) {
     if (reinterpret_cast<uintptr_t>(slab.data()) % kSlabAlignment != 0) return false;
@@ -84,7 +42,9 @@ bool Aligned(Slabs slabs) {
 absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
                                                absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(Writable());
-  KVLINK_RETURN_IF_ERROR(CheckPut(manifest, slabs));
+  std::vector<int64_t> lengths;
+  for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
+  KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
   if (absl::Now() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
   if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
@@ -108,75 +68,33 @@ absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manif
   return PutOutcome{put->etag, put->written};
 }
 
+absl::Status Engine::CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths) {
+  KVLINK_RETURN_IF_ERROR(manifest.Validate());
+  if (lengths.size() != manifest.layers.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(lengths.size(), " slabs for ", manifest.layers.size(), " layers"));
+  }
+  int64_t end = 0;
+  for (size_t layer = 0; layer < lengths.size(); ++layer) {
+    const LayerManifest& record = manifest.layers[layer];
+    if (lengths[layer] != record.length) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("slab of layer ", layer, " has ", lengths[layer], " bytes, the manifest says ", record.length));
+    }
+    if (record.length > 0 && record.offset != end) {
+      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap behind the one before"));
+    }
+    end += record.length;
+  }
+  if (end == 0) return absl::InvalidArgumentError("an encoding without bytes");
+  return absl::OkStatus();
+}
+
 absl::Status Engine::CheckRoomToWrite() {
   if (!reserve_spent_) return absl::OkStatus();
   // What is left of a full disk is for deleting.
   KVLINK_RETURN_IF_ERROR(Annotate(directory_->RestoreReserve(), "the disk is full; delete documents or add space"));
   reserve_spent_ = false;
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey& key,
-                                                               absl::Span<const int64_t> lengths) {
-  KVLINK_RETURN_IF_ERROR(Writable());
-  KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
-  // All that placing the slabs needs of a manifest; the true one comes with the commit.
-  auto places = std::make_shared<Manifest>();
-  int64_t end = 0;
-  for (const int64_t length : lengths) {
-    if (length < 0 || length % kSlabAlignment != 0 || length > kMostBytes - end) {
-      return absl::InvalidArgumentError(absl::StrCat("push: a slab of ", length, " bytes"));
-    }
-    LayerManifest layer;
-    layer.offset = end;
-    layer.length = length;
-    if (length > 0) layer.components.emplace_back();  // so that it counts
-    places->layers.push_back(layer);
-    end += length;
-  }
-  if (end == 0 || lengths.size() > kMostLayers) {
-    return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
-  }
-  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency,
-                          tier_->MakeRoom(key.ns, std::move(places), /*may_evict=*/true, absl::InfinitePast()));
-  ++counters_.pushes_open;
-  return std::unique_ptr<PendingPush>(new PendingPush(this, key, std::move(residency)));
-}
-
-PendingPush::~PendingPush() { --engine_->counters_.pushes_open; }
-
-void Engine::CommitPush(std::unique_ptr<PendingPush> push, const Manifest& manifest,
-                        std::function<void(absl::StatusOr<PutOutcome>)> done) {
-  if (const auto there = table_.Find(push->key_)) {
-    push.reset();
-    return done(PutOutcome{there->etag, false});
-  }
-  auto put = TakePush(std::move(push), manifest);
-  if (!put.ok()) return done(put.status());
-  (*put)->on_done = [done](const absl::Status& status, const Etag& etag, bool written) {
-    if (status.ok()) return done(PutOutcome{etag, written});
-    done(status);
-  };
-  Residency* const source = (*put)->source.get();  // the put's while its verification is awaited
-  const absl::Status started = StartPut(*put, [source] { return FillAndVerify(SlabsOf(*source), source); });
-  if (started.ok()) return;
-  put->reset();
-  done(started);
-}
-
-absl::StatusOr<std::shared_ptr<PendingPut>> Engine::TakePush(std::unique_ptr<PendingPush> push,
-                                                             const Manifest& manifest) {
-  KVLINK_RETURN_IF_ERROR(CheckPut(manifest, SlabsOf(*push->residency_)));
-  if (manifest.identity != push->key_.identity || manifest.codec != push->key_.codec) {
-    return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
-  }
-  KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
-  std::shared_ptr<PendingPut> put = NewPut(push->key_, manifest);
-  put->source = std::move(push->residency_);
-  put->source->SetManifest(std::make_shared<const Manifest>(manifest));
-  put->kept = put->source;
-  ZeroPadding(*put->source);
-  return put;
 }
 
 std::shared_ptr<PendingPut> Engine::NewPut(EncodingKey key, const Manifest& manifest) {
@@ -216,17 +134,7 @@ absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std:
     put->left = put->location.bytes + (verify ? 1 : 0);  // the one: verification, below
   }
   group_commit_->Begin();
-  const auto part_done = [this, put](int64_t, int64_t length, const absl::Status& status) {
-    {
-      MutexLock lock(&put->mutex);
-      if (!status.ok() && put->status.ok()) put->status = status;
-      put->left -= length;
-      if (put->left > 0) return;
-      put->finished.SignalAll();
-    }
-    group_commit_->Written(put);
-  };
-  auto requests = Requests(*put->source, put->location.runs, /*write=*/true, part_done);
+  auto requests = Writes(put);
   if (!requests.ok()) {
     group_commit_->Abandon();
     table_.Free(put->key.ns, put->location.runs);
@@ -235,8 +143,24 @@ absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std:
   ++counters_.puts_in_flight;
   io_->Submit(*std::move(requests));
   // While the disk writes. Bytes that fail are never committed: their blocks are freed with the group.
-  if (verify) part_done(0, 1, verify());
+  if (verify) PartDone(put, 1, verify());
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<IoRequest>> Engine::Writes(const std::shared_ptr<PendingPut>& put) {
+  return Requests(*put->source, put->location.runs, /*write=*/true,
+                  [this, put](int64_t, int64_t length, const absl::Status& status) { PartDone(put, length, status); });
+}
+
+void Engine::PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status) {
+  {
+    MutexLock lock(&put->mutex);
+    if (!status.ok() && put->status.ok()) put->status = status;
+    put->left -= part;
+    if (put->left > 0) return;
+    put->finished.SignalAll();
+  }
+  group_commit_->Written(put);
 }
 
 absl::Status Engine::FlushGroup(const GroupCommit::Group& group) {

@@ -20,6 +20,8 @@ namespace {
 // transport::kMaxOperations.
 constexpr size_t kMostLandings = 64;
 
+// Slabs and manifest may come in any order. Once the manifest is here, each slab is verified and written when it has
+// landed, while others are still on their way; the commit follows the last of them.
 class Push : public Transfer, public std::enable_shared_from_this<Push> {
  public:
   Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::PendingPush> memory)
@@ -54,7 +56,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     }
   }
 
-  // A piece of the manifest; with the last one the commit begins when everything is there.
+  // A piece of the manifest; with the last one the slabs that are there begin to be written.
   void Commit(std::shared_ptr<Call> call) {
     const proto::PushCommit& commit = call->request().push_commit();
     const int64_t bytes = static_cast<int64_t>(commit.manifest().size());
@@ -82,15 +84,15 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       return End(refused);
     }
     if (commit.more()) return call->Silent();
-    WriteIfComplete();
+    AskToWrite();
   }
 
   void End(const absl::Status& why) override {
     std::set<size_t> open;
     {
       MutexLock lock(&mutex_);
-      // What is being written is let be: it ends soon, and its outcome is what a repeated commit is told.
-      if (why_.has_value() || writing_) return;
+      // What is being committed is let be: it ends soon, and its outcome is what a repeated commit is told.
+      if (why_.has_value() || committing_) return;
       why_ = why;
       ended_ = absl::Now();
       open = open_;
@@ -105,7 +107,8 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     std::shared_ptr<Call> commit;
     {
       MutexLock lock(&mutex_);
-      if (writing_) return;
+      // With everything here it only waits for its turn.
+      if (committing_ || (commit_ != nullptr && missing_ == 0)) return;
       progressed = progressed_;
       ended = ended_;
       commit = commit_;
@@ -164,44 +167,76 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       open_.erase(layer);
       if (bad.ok()) {
         --missing_;
+        landed_.insert(layer);
         progressed_ = absl::Now();
       }
     }
     service_->push_credit.Return(lengths_[layer]);
     if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not land"));
     Advance();
-    WriteIfComplete();
+    AskToWrite();
   }
 
-  void WriteIfComplete() {
+  // Asks for a turn, if there is something to write and no turn has been asked for.
+  void AskToWrite() {
     {
       MutexLock lock(&mutex_);
-      if (why_.has_value() || writing_ || commit_ == nullptr || missing_ > 0) return;
+      if (why_.has_value() || commit_ == nullptr || writing_ || landed_.empty()) return;
       writing_ = true;
-      buffer_ = nullptr;
     }
-    // The number of pushes is limited, so their commits need no place in the queue.
+    // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
     const absl::Status added = service_->indexing->AddAdmitted(
-        absl::InfiniteFuture(), [self = shared_from_this()](const absl::Status& status) { self->Write(status); });
-    if (!added.ok()) Done(added);
+        absl::InfiniteFuture(), [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); });
+    if (!added.ok()) End(added);
   }
 
+  // Writes what has landed until now; the turn that writes the last slab commits.
   void Write(const absl::Status& turn) {
-    if (!turn.ok()) return Done(turn);
-    std::string bytes;
+    absl::Status status = turn;
+    while (status.ok()) {
+      std::shared_ptr<Memory> memory;  // stays while it is written, should the push end meanwhile
+      size_t layer = 0;
+      {
+        MutexLock lock(&mutex_);
+        if (why_.has_value()) return;
+        if (landed_.empty()) {
+          if (missing_ == 0) break;
+          writing_ = false;
+          return;
+        }
+        memory = memory_;
+        layer = *landed_.begin();
+        landed_.erase(landed_.begin());
+      }
+      status = WriteLayer(memory->push.get(), static_cast<int64_t>(layer));
+    }
+    if (!status.ok()) return End(status);
     std::unique_ptr<engine::PendingPush> push;
     {
       MutexLock lock(&mutex_);
-      bytes = manifest_;
+      if (why_.has_value()) return;
+      committing_ = true;
+      buffer_ = nullptr;
       push = std::move(memory_->push);
     }
-    auto manifest = ParseManifest({bytes.data(), bytes.size()});
-    if (!manifest.ok()) return Done(manifest.status());
-    const absl::Status fits = CheckManifest(*manifest);
-    if (!fits.ok()) return Done(fits);
     service_->engine->CommitPush(
-        std::move(push), *manifest,
+        std::move(push),
         [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); });
+  }
+
+  absl::Status WriteLayer(engine::PendingPush* push, int64_t layer) {
+    if (!accepted_) {
+      std::string bytes;
+      {
+        MutexLock lock(&mutex_);
+        bytes = manifest_;
+      }
+      KVLINK_ASSIGN_OR_RETURN(const Manifest manifest, ParseManifest({bytes.data(), bytes.size()}));
+      KVLINK_RETURN_IF_ERROR(CheckManifest(manifest));
+      KVLINK_RETURN_IF_ERROR(push->Accept(manifest));
+      accepted_ = true;
+    }
+    return push->WriteLayer(layer);
   }
 
   absl::Status CheckManifest(const Manifest& manifest) const {
@@ -221,14 +256,14 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     return absl::OkStatus();
   }
 
-  // The write has ended.
+  // The commit has ended.
   void Done(const absl::StatusOr<engine::Engine::PutOutcome>& outcome) {
     {
       MutexLock lock(&mutex_);
       why_ = outcome.status();
       outcome_ = outcome.ok() ? std::optional(*outcome) : std::nullopt;
       ended_ = absl::Now();
-      writing_ = false;
+      committing_ = false;
     }
     Finish();
   }
@@ -276,14 +311,17 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<transport::RegisteredBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
   uint32_t buffer_memory_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;        // layer to lay out next
-  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);  // layers laid out and not filled
-  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;    // layers
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;   // for credit
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // layer to lay out next
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
+  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
+  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;     // for credit
   absl::Time progressed_ ABSL_GUARDED_BY(mutex_), ended_ ABSL_GUARDED_BY(mutex_);
   std::string manifest_;
   std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false, finished_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // a turn was asked for and has not ended
+  bool accepted_ = false;                         // of the one whose turn it is
+  bool committing_ ABSL_GUARDED_BY(mutex_) = false, finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: it has ended
   std::optional<engine::Engine::PutOutcome> outcome_ ABSL_GUARDED_BY(mutex_);
 };

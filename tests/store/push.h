@@ -34,7 +34,7 @@ inline absl::StatusOr<std::unique_ptr<engine::PendingPush>> FillPush(engine::Eng
   return push;
 }
 
-// Waits for its outcome. DEADLINE_EXCEEDED: it hangs; INTERNAL: it was told twice.
+// Accepts, writes and commits it, and waits for the outcome. DEADLINE_EXCEEDED: it hangs; INTERNAL: it was told twice.
 inline absl::StatusOr<engine::Engine::PutOutcome> CommitFilledPush(engine::Engine* engine,
                                                                    std::unique_ptr<engine::PendingPush> push,
                                                                    const Manifest& manifest) {
@@ -46,7 +46,11 @@ inline absl::StatusOr<engine::Engine::PutOutcome> CommitFilledPush(engine::Engin
     int calls ABSL_GUARDED_BY(mutex) = 0;
   };
   const auto outcome = std::make_shared<Outcome>();
-  engine->CommitPush(std::move(push), manifest, [outcome](absl::StatusOr<engine::Engine::PutOutcome> given) {
+  KVLINK_RETURN_IF_ERROR(push->Accept(manifest));
+  for (size_t layer = 0; layer < manifest.layers.size(); ++layer) {
+    if (manifest.layers[layer].length > 0 && !push->WriteLayer(static_cast<int64_t>(layer)).ok()) break;
+  }
+  engine->CommitPush(std::move(push), [outcome](absl::StatusOr<engine::Engine::PutOutcome> given) {
     MutexLock lock(&outcome->mutex);
     outcome->given = std::move(given);
     ++outcome->calls;

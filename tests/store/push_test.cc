@@ -167,6 +167,68 @@ TEST_F(PushTest, WhatDoesNotAgreeIsRefusedAndItsMemoryComesBack) {
   EXPECT_TRUE(Push(s).ok());
 }
 
+TEST_F(PushTest, EachLayerIsWrittenWhenItIsThere) {
+  class CountingIo : public FailingIo {
+   public:
+    absl::StatusOr<uint64_t> WriteStarted(const std::string& path, int64_t offset,
+                                          absl::Span<const std::byte> bytes) override {
+      if (path.find("segments") != std::string::npos) written += static_cast<int64_t>(bytes.size());
+      return FailingIo::WriteStarted(path, offset, bytes);
+    }
+    std::atomic<int64_t> written{0};
+  };
+  CountingIo io;
+  options_.observer = &io;
+  Open();
+  const Synthetic s = MakeSynthetic(1, 3, 700, 2, 64);
+  const int64_t slab = s.manifest.layers[0].length;
+  const auto fill = [&](PendingPush* push, int64_t layer) {
+    std::memcpy(push->slab(layer).data(), s.slabs[layer].data(), s.slabs[layer].size());
+  };
+  std::unique_ptr<PendingPush> push = *engine_->BeginPush(KeyOf(s), LengthsOf(s));
+  EXPECT_TRUE(absl::IsInvalidArgument(push->WriteLayer(0))) << "without a manifest";
+  EXPECT_EQ(push->Accept(s.manifest), absl::OkStatus());
+  EXPECT_TRUE(absl::IsInvalidArgument(push->Accept(s.manifest))) << "a second one";
+  const int64_t before = io.written;
+  // Layers come in any order; a write may hold the end of one and the beginning of the next.
+  fill(push.get(), 1);
+  EXPECT_EQ(push->WriteLayer(1), absl::OkStatus());
+  EXPECT_EQ(io.written, before);
+  fill(push.get(), 0);
+  EXPECT_EQ(push->WriteLayer(0), absl::OkStatus());
+  EXPECT_GE(io.written - before, slab);
+  EXPECT_TRUE(absl::IsInvalidArgument(push->WriteLayer(0))) << "twice";
+  // One whose last layer does not come leaves nothing: more of them than the store has blocks for.
+  const absl::Time deadline = Soon();
+  for (int i = 0; i < 40; ++i) {
+    push = nullptr;
+    while (engine_->Stats().puts_in_flight > 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    ASSERT_EQ(engine_->Stats().dram_bytes_used, 0);
+    push = *engine_->BeginPush(KeyOf(s), LengthsOf(s));
+    ASSERT_EQ(push->Accept(s.manifest), absl::OkStatus());
+    fill(push.get(), 0);
+    ASSERT_EQ(push->WriteLayer(0), absl::OkStatus());
+  }
+  Mutex mutex;
+  CondVar told;
+  std::optional<absl::Status> outcome;
+  engine_->CommitPush(std::move(push), [&](const absl::StatusOr<Engine::PutOutcome>& put) {
+    MutexLock lock(&mutex);
+    outcome = put.status();
+    told.Signal();
+  });
+  {
+    MutexLock lock(&mutex);
+    while (!outcome.has_value() && absl::Now() < deadline) told.WaitUntil(&mutex, deadline);
+    ASSERT_TRUE(outcome.has_value());
+    EXPECT_TRUE(absl::IsInvalidArgument(*outcome)) << *outcome;
+  }
+  EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
+  EXPECT_TRUE(Push(s).ok());
+  EXPECT_EQ(Compare(s), absl::OkStatus());
+  engine_.reset();
+}
+
 TEST_F(PushTest, MakesRoomButNotFromLeasesAndOtherPushes) {
   // 16 KiB each, 256 in the tier.
   std::vector<std::unique_ptr<EncodingLease>> leases;

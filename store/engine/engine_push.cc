@@ -1,0 +1,148 @@
+// The engine's pushes: encodings that come from elsewhere into memory of the tier, and are written as they come.
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "store/engine/engine.h"
+#include "store/engine/group_commit.h"
+
+namespace kvlink::engine {
+namespace {
+
+constexpr size_t kMostLayers = 1024;
+constexpr int64_t kMostBytes = int64_t{1} << 48;  // of an encoding, as a location record can say
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey& key,
+                                                               absl::Span<const int64_t> lengths) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
+  // All that placing the slabs needs of a manifest; the true one comes later.
+  auto places = std::make_shared<Manifest>();
+  int64_t end = 0;
+  for (const int64_t length : lengths) {
+    if (length < 0 || length % kSlabAlignment != 0 || length > kMostBytes - end) {
+      return absl::InvalidArgumentError(absl::StrCat("push: a slab of ", length, " bytes"));
+    }
+    LayerManifest layer;
+    layer.offset = end;
+    layer.length = length;
+    if (length > 0) layer.components.emplace_back();  // so that it counts
+    places->layers.push_back(layer);
+    end += length;
+  }
+  if (end == 0 || lengths.size() > kMostLayers) {
+    return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency,
+                          tier_->MakeRoom(key.ns, std::move(places), /*may_evict=*/true, absl::InfinitePast()));
+  ++counters_.pushes_open;
+  return std::unique_ptr<PendingPush>(new PendingPush(this, key, std::move(residency)));
+}
+
+PendingPush::PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency)
+    : engine_(engine), key_(std::move(key)), residency_(std::move(residency)) {
+  const size_t layers = residency_->manifest().layers.size();
+  for (size_t layer = 0; layer < layers; ++layer) lengths_.push_back(static_cast<int64_t>(slab(layer).size()));
+}
+
+PendingPush::~PendingPush() {
+  if (put_ != nullptr) {
+    int64_t left = 0;
+    const std::shared_ptr<PendingPut> put = Release(&left);
+    residency_ = nullptr;
+    engine_->EndPush(put, left, absl::CancelledError("the push was dropped"));
+  }
+  --engine_->counters_.pushes_open;
+}
+
+absl::Status PendingPush::Accept(const Manifest& manifest) {
+  if (put_ != nullptr) return absl::InvalidArgumentError("push: it has a manifest");
+  KVLINK_RETURN_IF_ERROR(Engine::CheckPut(manifest, lengths_));
+  if (manifest.identity != key_.identity || manifest.codec != key_.codec) {
+    return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
+  }
+  KVLINK_RETURN_IF_ERROR(engine_->CheckRoomToWrite());
+  std::shared_ptr<PendingPut> put = engine_->NewPut(key_, manifest);
+  KVLINK_ASSIGN_OR_RETURN(put->location.runs, engine_->AllocateBlocks(key_.ns, put->location.blocks()));
+  residency_->SetManifest(std::make_shared<const Manifest>(manifest));
+  put->source = residency_;
+  put->kept = residency_;
+  auto writes = engine_->Writes(put);
+  if (!writes.ok()) {
+    engine_->table_.Free(key_.ns, put->location.runs);
+    return writes.status();
+  }
+  {
+    MutexLock lock(&put->mutex);
+    put->left = put->location.bytes + 1;  // the one: EndPush
+  }
+  writes_ = *std::move(writes);
+  put_ = std::move(put);
+  ++engine_->counters_.puts_in_flight;
+  for (const int64_t length : lengths_) verified_.push_back(length == 0);
+  return absl::OkStatus();
+}
+
+absl::Status PendingPush::WriteLayer(int64_t layer) {
+  if (put_ == nullptr || verified_[layer]) return absl::InvalidArgumentError("push: not a layer to be written now");
+  // What no checksum covers must not be what the memory held before.
+  const absl::Span<std::byte> bytes = slab(layer);
+  const int64_t used = residency_->manifest().shape(layer).used_bytes();
+  std::memset(bytes.data() + used, 0, bytes.size() - used);
+  const absl::Status verified = residency_->manifest().VerifyLayer(layer, bytes);
+  if (!verified.ok()) {
+    failure_ = absl::InvalidArgumentError(verified.message());
+    return failure_;
+  }
+  residency_->SetVerified(layer);
+  verified_[layer] = true;
+  SubmitVerified();
+  return absl::OkStatus();
+}
+
+// In the order of the layers, so that a write may hold several: those before the first that is not verified.
+void PendingPush::SubmitVerified() {
+  while (verified_layers_ < verified_.size() && verified_[verified_layers_]) {
+    verified_bytes_ += lengths_[verified_layers_++];
+  }
+  std::vector<IoRequest> due;
+  for (; next_write_ < writes_.size(); ++next_write_) {
+    IoRequest& write = writes_[next_write_];
+    if (submitted_bytes_ + write.length > verified_bytes_) break;
+    submitted_bytes_ += write.length;
+    due.push_back(std::move(write));
+  }
+  if (!due.empty()) engine_->io_->Submit(std::move(due));
+}
+
+std::shared_ptr<PendingPut> PendingPush::Release(int64_t* left) {
+  *left = put_->location.bytes - submitted_bytes_ + 1;
+  return std::move(put_);
+}
+
+// The committer frees what a put that failed had taken, once its writes are done.
+void Engine::EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status) {
+  group_commit_->Begin();
+  PartDone(put, left, status);
+}
+
+void Engine::CommitPush(std::unique_ptr<PendingPush> push, std::function<void(absl::StatusOr<PutOutcome>)> done) {
+  if (push->put_ == nullptr) return done(absl::InvalidArgumentError("push: it has no manifest"));
+  absl::Status status = push->failure_;
+  if (status.ok() && push->next_write_ < push->writes_.size()) {
+    status = absl::InvalidArgumentError("push: not all layers have been written");
+  }
+  int64_t left = 0;
+  const std::shared_ptr<PendingPut> put = push->Release(&left);
+  push = nullptr;
+  put->on_done = [done = std::move(done)](const absl::Status& outcome, const Etag& etag, bool written) {
+    if (outcome.ok()) return done(PutOutcome{etag, written});
+    done(outcome);
+  };
+  EndPush(put, left, status);
+}
+
+}  // namespace kvlink::engine
