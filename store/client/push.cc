@@ -131,9 +131,10 @@ absl::Status CheckSlabs(const PushOrder& order, const absl::Status& refusal) {
 // From PushReady on. The manifest goes ahead of the slabs: the node then writes each as soon as it is there.
 absl::StatusOr<PutResult> Deliver(Channel* channel, PushOrder* order, uint64_t id, uint64_t first_landing,
                                   const std::shared_ptr<Push>& push, absl::Time deadline) {
-  order->committed = id;
+  order->offered = true;
   KVLINK_RETURN_IF_ERROR(SendCommit(channel, *order, id, push, deadline));
   const absl::Status sent = SendSlabs(channel, *order, first_landing, push, deadline);
+  order->committed = sent.ok() ? id : 0;
   if (!sent.ok()) {
     for (size_t layer = 0; layer < order->slabs.size(); ++layer)
       channel->connection()->CancelSend(first_landing + layer);
@@ -169,7 +170,7 @@ absl::StatusOr<PutResult> Attempt(Channel* channel, PushOrder* order, absl::Time
   } else if (!answer->push_ready().etag().empty()) {
     const Etag etag = ToEtag(answer->push_ready().etag());
     // Ours of the attempt before, as far as anybody can tell.
-    result = PutResult{etag, order->committed != 0 && etag == order->manifest->etag};
+    result = PutResult{etag, order->offered && etag == order->manifest->etag};
   } else {
     result = Deliver(channel, order, id, answer->push_ready().first_landing(), push, deadline);
   }
