@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "bench/bench_model.h"
 #include "bench/ceilings.h"
+#include "bench/pass_cost.h"
 #include "worker/infer/engine.h"
 
 namespace kvlink::bench {
@@ -67,15 +68,8 @@ struct Best {
 // What any implementation needs at least: the operations of the fresh tokens at the measured FLOP/s, or the bytes it
 // must read at the measured bandwidth, whichever takes longer.
 double Floor(const model::ModelConfig& config, const Best& best, int64_t fresh, int64_t cached) {
-  const double weights = static_cast<double>(config.layers) *
-                         (config.hidden * (config.heads + 2 * config.kv_heads) * config.head_dim +
-                          config.heads * config.head_dim * config.hidden + 3.0 * config.hidden * config.intermediate);
-  const double head = static_cast<double>(config.vocab) * config.hidden;
-  const double pairs = static_cast<double>(fresh) * cached + 0.5 * static_cast<double>(fresh) * fresh;
-  const double attention = 4.0 * static_cast<double>(config.layers * config.heads * config.head_dim) * pairs;
-  const double flops = 2 * weights * static_cast<double>(fresh) + 2 * head + attention;
-  const double kv = static_cast<double>(2 * 2 * config.layers * config.kv_heads * config.head_dim) * cached;
-  const double bytes = 4 * (weights + head) + kv;
+  const double flops = PassOperations(config, fresh, cached);
+  const double bytes = 4 * Weights(config) + KvBytes(config, 2) * static_cast<double>(cached);
   return std::max(flops / (1e9 * best.gflops), bytes / (1e9 * best.read_gbps));
 }
 

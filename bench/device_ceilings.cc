@@ -36,9 +36,9 @@ absl::StatusOr<std::unique_ptr<DeviceCeilings>> DeviceCeilings::Create(kernels::
   }
   KVLINK_ASSIGN_OR_RETURN(made->matrix_,
                           backend->PackWeights(Tensor::Dense(host, Dtype::kBf16, {}, {sizes.side, sizes.side})));
-  KVLINK_ASSIGN_OR_RETURN(made->workspace_, backend->Allocate(std::max<int64_t>(
-                                                64, backend->LinearWorkspaceBytes(sizes.side, *made->matrix_,
-                                                                                  kernels::Epilogue::kNone))));
+  KVLINK_ASSIGN_OR_RETURN(
+      made->workspace_, backend->Allocate(std::max<int64_t>(
+                            64, backend->LinearWorkspaceBytes(sizes.side, *made->matrix_, kernels::Epilogue::kNone))));
   KVLINK_RETURN_IF_ERROR(backend->CopyIn(*made->stream_, host, made->from_.data(), matrix));
   KVLINK_RETURN_IF_ERROR(made->stream_->Synchronize());
   KVLINK_RETURN_IF_ERROR(made->Measure());

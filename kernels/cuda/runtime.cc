@@ -113,6 +113,12 @@ absl::StatusOr<void*> AllocateDevice(int64_t bytes) {
 }
 void FreeDevice(void* memory) { cudaFree(TheBegins().Take(memory)); }
 
+absl::StatusOr<int64_t> MemoryInUse() {
+  size_t free = 0, total = 0;
+  KVLINK_RETURN_IF_ERROR(Check(cudaMemGetInfo(&free, &total), "memory of the device"));
+  return static_cast<int64_t>(total - free);
+}
+
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
   void* memory = nullptr;
   KVLINK_RETURN_IF_ERROR(Check(cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocPortable),

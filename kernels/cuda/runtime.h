@@ -32,6 +32,8 @@ absl::Status SynchronizeEvent(void* event);
 // 4096-byte aligned memory of the device in use; any thread may free it.
 absl::StatusOr<void*> AllocateDevice(int64_t bytes);
 void FreeDevice(void* memory);
+// Bytes of the device in use, by whatever process.
+absl::StatusOr<int64_t> MemoryInUse();
 // Host memory that copies reach without staging.
 absl::StatusOr<void*> AllocatePinned(int64_t bytes);
 void FreePinned(void* memory);

@@ -167,6 +167,13 @@ void FreeDevice(void* memory) {
   }
   std::free(memory);
 }
+absl::StatusOr<int64_t> MemoryInUse() {
+  InUse& in_use = DeviceMemory();
+  MutexLock lock(&in_use.mutex);
+  int64_t bytes = 0;
+  for (const auto& [memory, size] : in_use.sizes) bytes += size;
+  return bytes;
+}
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return AllocateExactly(bytes); }
 void FreePinned(void* memory) {
   TheStreams().FinishAll();  // as cudaFreeHost does
@@ -192,12 +199,6 @@ namespace kvlink::testing {
 
 void SetEmulatedDeviceExhausted(bool exhausted) { kernels::cuda::exhausted = exhausted; }
 
-int64_t EmulatedDeviceBytes() {
-  kernels::cuda::InUse& in_use = kernels::cuda::DeviceMemory();
-  MutexLock lock(&in_use.mutex);
-  int64_t bytes = 0;
-  for (const auto& [memory, size] : in_use.sizes) bytes += size;
-  return bytes;
-}
+int64_t EmulatedDeviceBytes() { return *kernels::cuda::MemoryInUse(); }
 
 }  // namespace kvlink::testing
