@@ -105,7 +105,7 @@ double Contexts::Floor(const Way& way, int64_t tokens) const {
   const double stored = static_cast<double>(tokens / document_tokens_ * host.layers() * host.shape().used_bytes());
   const auto number = static_cast<double>(kernels::DtypeBytes(bench_.backend->compute_dtype()));
   return std::max({way.loaded ? stored / rates.linked : 0, (number * Weights(config) + stored) / rates.copied,
-                   PassOperations(config, bench_.options->fresh_tokens, tokens) / rates.operations});
+                   PassOperations(config, ConcatPass(bench_.options->fresh_tokens, tokens)) / rates.operations});
 }
 
 void Contexts::Print(const Way& way, int64_t tokens, double seconds, double full) {
@@ -138,7 +138,8 @@ absl::Status Contexts::Measure(int64_t tokens) {
   bench_.Add(absl::StrCat("full prefill ", tokens), 1e3 * seconds[0], "ms");
   bench_.Add(absl::StrCat("full prefill ", tokens, ", rate"), static_cast<double>(rows) / seconds[0], "tokens/s");
   bench_.Add(absl::StrCat("full prefill ", tokens, " over product of square matrices"),
-             PassOperations(options.config, rows, 0) / seconds[0] / bench_.rates().operations, "x");
+             PassOperations(options.config, {rows, CausalPairs(rows), rows}) / seconds[0] / bench_.rates().operations,
+             "x");
   for (size_t i = 0; i < std::size(kWays); ++i) Print(kWays[i], tokens, seconds[i + 1], seconds[0]);
   return absl::OkStatus();
 }

@@ -8,19 +8,23 @@
 
 namespace kvlink::bench {
 
-// Numbers in the matrices that every row of a pass is multiplied by: those of one layer, and of the output.
-double LayerWeights(const model::ModelConfig& config);
-double HeadWeights(const model::ModelConfig& config);
-// Of all layers and the output matrix.
+// Numbers in the matrices of all layers and of the output.
 double Weights(const model::ModelConfig& config);
-// Bytes of keys and values of one token in all layers, `number_bytes` for each number.
-double KvBytes(const model::ModelConfig& config, double number_bytes);
-// Floating-point operations of attention in one layer: `fresh` rows that see `cached` tokens and, causally, each other.
-double AttentionOperations(const model::ModelConfig& config, double fresh, double cached);
-// Of a whole pass that ends in the logits of one row.
-double PassOperations(const model::ModelConfig& config, int64_t fresh, int64_t cached);
-// Of encoding `documents` of `tokens` tokens each: nothing follows the keys and values of the last layer.
-double EncodeOperations(const model::ModelConfig& config, int64_t documents, int64_t tokens);
+// Bytes of keys and values of one token in all layers, in bf16.
+double KvBytes(const model::ModelConfig& config);
+
+struct PassShape {
+  int64_t rows = 0;
+  double pairs = 0;  // of a row and a key that it sees
+  // Keys that the row sees whose logits are wanted; 0: none are, the pass encodes.
+  int64_t last_keys = 0;
+};
+// Pairs of `rows` rows that see each other causally, and themselves.
+double CausalPairs(int64_t rows);
+// `concat`: half of the `fresh` rows come before the documents' tokens and half behind.
+PassShape ConcatPass(int64_t fresh, int64_t cached);
+// Floating-point operations. Of the last layer only its keys and values are needed for all rows.
+double PassOperations(const model::ModelConfig& config, const PassShape& pass);
 
 }  // namespace kvlink::bench
 
