@@ -100,18 +100,21 @@ absl::Status BenchSharing(DeviceBench& bench, const model::Model& model) {
                                      options.document_tokens, " tokens: ", options.fresh_tokens, " fresh, ",
                                      options.answer_tokens, " answered"));
   KVLINK_ASSIGN_OR_RETURN(const auto sharing, Sharing::Create(bench, model));
-  double alone = 0;  // bytes of the documents of as many requests as come first
+  double alone = 0;  // bytes of the documents of the first
   for (int64_t count : options.concurrent) {
     Sharing::Times times;
     for (int round = 0; round < options.rounds; ++round) KVLINK_RETURN_IF_ERROR(sharing->Round(count, &times));
     const auto bytes = static_cast<double>(times.document_bytes), requests = static_cast<double>(count);
-    if (alone == 0) alone = bytes;
-    const std::string name = absl::StrCat(count, " requests");
+    const std::string name = absl::StrCat("N = ", count);
     bench.Add(absl::StrCat(name, ", requests"), requests / Median(times.seconds), "requests/s");
     bench.Add(absl::StrCat(name, ", decoding"), requests / Median(times.steps), "tokens/s");
     bench.Add(absl::StrCat(name, ", device memory of documents"), bytes / (1 << 20), "MiB");
-    bench.Add(absl::StrCat(name, ", device memory of documents over that of ", options.concurrent[0]), bytes / alone,
-              "x", Target{1.01, /*at_most=*/true});
+    if (alone == 0) {
+      alone = bytes;
+      continue;
+    }
+    bench.Add(absl::StrCat(name, ", device memory of documents, growth"), bytes / alone, "x",
+              Target{1.01, /*at_most=*/true});
   }
   return absl::OkStatus();
 }

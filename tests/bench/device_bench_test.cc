@@ -52,29 +52,30 @@ std::vector<std::string> Promised() {
   }
   for (int requests : {1, 3}) {
     for (const char* what : {"requests", "decoding", "device memory of documents"}) {
-      names.push_back(absl::StrCat(requests, " requests, ", what));
+      names.push_back(absl::StrCat("N = ", requests, ", ", what));
     }
   }
   return names;
 }
 
-TEST(DeviceBench, GivesEveryFigureOnEveryBackend) {
-  for (const testing::BackendFactory& factory : testing::AllBackends()) {
-    SCOPED_TRACE(factory.name);
-    const auto backend = factory.make();
-    const DeviceBenchOptions options = SmallDeviceBench();
-    Report report(factory.name);
-    ASSERT_EQ(RunDeviceBench(backend.get(), options, &report), absl::OkStatus());
-    std::map<std::string, double> figures = Figures(report);
-    for (const std::string& name : Promised()) {
-      ASSERT_EQ(figures.count(name), 1u) << name;
-      if (!absl::StrContains(name, "less than")) {
-        EXPECT_GT(figures[name], 0) << name;
-      }
+class DeviceBenchOn : public ::testing::TestWithParam<testing::BackendFactory> {};
+
+TEST_P(DeviceBenchOn, GivesEveryFigure) {
+  const auto backend = GetParam().make();
+  Report report(GetParam().name);
+  ASSERT_EQ(RunDeviceBench(backend.get(), SmallDeviceBench(), &report), absl::OkStatus());
+  std::map<std::string, double> figures = Figures(report);
+  for (const std::string& name : Promised()) {
+    ASSERT_EQ(figures.count(name), 1u) << name;
+    if (!absl::StrContains(name, "less than")) {
+      EXPECT_GT(figures[name], 0) << name;
     }
-    EXPECT_EQ(figures["1 requests, device memory of documents"], figures["3 requests, device memory of documents"]);
   }
+  EXPECT_EQ(figures["N = 3, device memory of documents, growth"], 1);
 }
+
+INSTANTIATE_TEST_SUITE_P(Backends, DeviceBenchOn, ::testing::ValuesIn(testing::AllBackends()),
+                         [](const auto& info) { return info.param.name; });
 
 // By what the device has in use, not by what the bench says.
 TEST(DeviceBench, SharedDocumentsTakeDeviceMemoryOnce) {
@@ -93,7 +94,7 @@ TEST(DeviceBench, SharedDocumentsTakeDeviceMemoryOnce) {
   const SlabShape slab{Codec::kRawBf16, config.kv_heads, config.head_dim, options.document_tokens};
   const auto bytes = static_cast<double>(options.documents * config.layers * slab.slab_bytes());
   for (int requests : {1, 2, 5}) {
-    EXPECT_EQ(figures[absl::StrCat(requests, " requests, device memory of documents")] * (1 << 20), bytes) << requests;
+    EXPECT_EQ(figures[absl::StrCat("N = ", requests, ", device memory of documents")] * (1 << 20), bytes) << requests;
   }
 }
 
