@@ -53,12 +53,15 @@ absl::Status Lander::Expand(Lane& lane, const SlabShape& stored, const void* sla
   const auto bytes = [&](const void* data, int64_t count) {
     return Tensor::Dense(const_cast<void*>(data), Dtype::kU8, backend_->device(), {count});
   };
-  KVLINK_RETURN_IF_ERROR(backend_->Land(*lane.stream, {.source_shape = stored,
-                                                       .source = bytes(slab, stored.slab_bytes()),
-                                                       .codec = landed.codec,
-                                                       .rope = rope_,
-                                                       .out = bytes(out, landed.slab_bytes())}));
-  return lane.stream->Synchronize();
+  const absl::Status launched = backend_->Land(*lane.stream, {.source_shape = stored,
+                                                              .source = bytes(slab, stored.slab_bytes()),
+                                                              .codec = landed.codec,
+                                                              .rope = rope_,
+                                                              .out = bytes(out, landed.slab_bytes())});
+  // Also after an error: what was launched reads and writes memory that may go now.
+  const absl::Status finished = lane.stream->Synchronize();
+  KVLINK_RETURN_IF_ERROR(launched);
+  return finished;
 }
 
 }  // namespace kvlink::kernels
