@@ -45,7 +45,7 @@ struct DeviceBenchOptions {
   // sharing
   std::vector<int64_t> concurrent = {1, 8, 64};
   int64_t answer_tokens = 32;
-  // Bytes of the device that are in use, by everything; empty: the documents' own buffers are counted.
+  // Bytes of the device that are in use, for whatever; empty: the documents' own buffers are counted.
   std::function<absl::StatusOr<int64_t>()> memory_in_use;
 };
 // The same of a toy, for tests: no figure means anything.

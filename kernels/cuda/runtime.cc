@@ -53,6 +53,14 @@ class Pools {
     }
     cudaFreeAsync(given.begin, given.stream);
   }
+  absl::StatusOr<int64_t> InUse() {
+    KVLINK_ASSIGN_OR_RETURN(const Pool pool, OfThisDevice());
+    KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), "memory in use"));  // what is being freed
+    uint64_t bytes = 0;
+    KVLINK_RETURN_IF_ERROR(
+        Check(cudaMemPoolGetAttribute(pool.pool, cudaMemPoolAttrUsedMemCurrent, &bytes), "memory in use"));
+    return static_cast<int64_t>(bytes);
+  }
 
  private:
   struct Pool {
@@ -178,11 +186,7 @@ absl::StatusOr<void*> AllocateDevice(int64_t bytes) {
 }
 void FreeDevice(void* memory) { ThePools().Free(memory); }
 
-absl::StatusOr<int64_t> MemoryInUse() {
-  size_t free = 0, total = 0;
-  KVLINK_RETURN_IF_ERROR(Check(cudaMemGetInfo(&free, &total), "memory of the device"));
-  return static_cast<int64_t>(total - free);
-}
+absl::StatusOr<int64_t> MemoryInUse() { return ThePools().InUse(); }
 
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
   void* memory = nullptr;

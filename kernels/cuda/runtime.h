@@ -39,7 +39,7 @@ absl::Status SynchronizeEvent(void* event);
 // streams and plans before they go.
 absl::StatusOr<void*> AllocateDevice(int64_t bytes);
 void FreeDevice(void* memory);
-// Bytes of the device in use, by whatever process.
+// Bytes of the device in use that came from AllocateDevice.
 absl::StatusOr<int64_t> MemoryInUse();
 // Host memory that copies reach without staging.
 absl::StatusOr<void*> AllocatePinned(int64_t bytes);
