@@ -1,6 +1,8 @@
 // Time to first token by context: a full prefill beside linked answers over documents that are resident or come from
 // pinned host memory, and the floor that the device's measured speed allows.
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <utility>
 
