@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "bench/bench_model.h"
 #include "bench/ceilings.h"
+#include "bench/pass_cost.h"
 #include "worker/infer/engine.h"
 
 namespace kvlink::bench {
@@ -66,17 +67,19 @@ struct Best {
 
 // What any implementation needs at least: the operations of the fresh tokens at the measured FLOP/s, or the bytes it
 // must read at the measured bandwidth, whichever takes longer.
-double Floor(const model::ModelConfig& config, const Best& best, int64_t fresh, int64_t cached) {
-  const double weights = static_cast<double>(config.layers) *
-                         (config.hidden * (config.heads + 2 * config.kv_heads) * config.head_dim +
-                          config.heads * config.head_dim * config.hidden + 3.0 * config.hidden * config.intermediate);
-  const double head = static_cast<double>(config.vocab) * config.hidden;
-  const double pairs = static_cast<double>(fresh) * cached + 0.5 * static_cast<double>(fresh) * fresh;
-  const double attention = 4.0 * static_cast<double>(config.layers * config.heads * config.head_dim) * pairs;
-  const double flops = 2 * weights * static_cast<double>(fresh) + 2 * head + attention;
-  const double kv = static_cast<double>(2 * 2 * config.layers * config.kv_heads * config.head_dim) * cached;
-  const double bytes = 4 * (weights + head) + kv;
-  return std::max(flops / (1e9 * best.gflops), bytes / (1e9 * best.read_gbps));
+double Floor(const model::ModelConfig& config, const Best& best, const PassShape& pass, int64_t cached) {
+  const double bytes = 4 * Weights(config) + KvBytes(config) * static_cast<double>(cached);
+  return std::max(PassOperations(config, pass) / (1e9 * best.gflops), bytes / (1e9 * best.read_gbps));
+}
+
+// Links stand behind their document, and see it with all before.
+PassShape LinksPass(int64_t documents) {
+  PassShape pass = ConcatPass(kFreshTokens, documents * kDocumentTokens);
+  const int64_t links = documents * kLinks;
+  for (int64_t i = 1; i <= documents; ++i) pass.pairs += static_cast<double>(kLinks * i * kDocumentTokens);
+  pass.pairs += CausalPairs(kFreshTokens + links) - CausalPairs(kFreshTokens);
+  pass.rows += links, pass.last_keys += links;
+  return pass;
 }
 
 // Medians of the seconds of each way to the first token.
@@ -176,17 +179,18 @@ class Bench {
   void Print(int64_t tokens, const Times& times) {
     const double full = Median(times.full);
     report_->Section(absl::StrCat(tokens, " tokens of documents, ", kFreshTokens, " fresh"));
-    const auto line = [&](absl::string_view what, const std::vector<double>& seconds, int64_t fresh, int64_t cached) {
+    const auto line = [&](absl::string_view what, const std::vector<double>& seconds, const PassShape& pass,
+                          int64_t cached) {
       report_->Add(absl::StrCat(what, " ", tokens), 1e3 * Median(seconds), "ms");
-      report_->Add(absl::StrCat(what, " ", tokens, " floor"), 1e3 * Floor(model_.model->config(), best_, fresh, cached),
+      report_->Add(absl::StrCat(what, " ", tokens, " floor"), 1e3 * Floor(model_.model->config(), best_, pass, cached),
                    "ms");
     };
-    const int64_t links = kFreshTokens + tokens / kDocumentTokens * kLinks;
-    line("full prefill", times.full, tokens + kFreshTokens, 0);
-    report_->Add(absl::StrCat("full prefill ", tokens, " rate"), static_cast<double>(tokens + kFreshTokens) / full,
-                 "tokens/s");
-    line("concat from DRAM", times.dram, kFreshTokens, tokens);
-    line("concat from segments", times.segments, kFreshTokens, tokens);
+    const int64_t rows = tokens + kFreshTokens;
+    const PassShape concat = ConcatPass(kFreshTokens, tokens), links = LinksPass(tokens / kDocumentTokens);
+    line("full prefill", times.full, {rows, CausalPairs(rows), rows}, 0);
+    report_->Add(absl::StrCat("full prefill ", tokens, " rate"), static_cast<double>(rows) / full, "tokens/s");
+    line("concat from DRAM", times.dram, concat, tokens);
+    line("concat from segments", times.segments, concat, tokens);
     line("links from DRAM", times.links_dram, links, tokens);
     line("links from segments", times.links_segments, links, tokens);
     const auto less = [&](absl::string_view what, const std::vector<double>& seconds, double at_1k, double at_5k,

@@ -63,7 +63,8 @@ struct Tensor {
   Tensor Slice(int64_t begin, int64_t count) const;
 };
 
-// Memory of a backend, 4096-byte aligned, prefaulted, freed with the object. Move-only.
+// Memory of a backend, 4096-byte aligned, prefaulted, freed with the object. Nothing launched may use it any more then:
+// it may be somebody else's at once. Move-only.
 class Buffer {
  public:
   using Deleter = void (*)(void* data, int64_t bytes);

@@ -3,6 +3,7 @@
 #ifndef KVLINK_KERNELS_CUDA_CUDA_H_
 #define KVLINK_KERNELS_CUDA_CUDA_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -16,6 +17,9 @@ struct CudaOptions {
 
 // UNAVAILABLE, naming --device cpu, without a driver, without such a device, or in a build without CUDA. Thread-safe.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
+
+// Bytes of the device's memory that all backends of this process have in use. UNAVAILABLE as above. Thread-safe.
+absl::StatusOr<int64_t> CudaMemoryInUse(int device);
 
 }  // namespace kvlink::kernels
 

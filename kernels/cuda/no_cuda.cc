@@ -1,9 +1,15 @@
 #include "kernels/cuda/cuda.h"
 
 namespace kvlink::kernels {
+namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions&) {
+absl::Status NoCuda() {
   return absl::UnavailableError("this build has no CUDA; build with the preset cuda, or use --device cpu");
 }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions&) { return NoCuda(); }
+absl::StatusOr<int64_t> CudaMemoryInUse(int) { return NoCuda(); }
 
 }  // namespace kvlink::kernels

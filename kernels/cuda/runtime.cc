@@ -22,29 +22,104 @@ absl::Status Check(cudaError_t error, absl::string_view what) {
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text) : absl::InternalError(text);
 }
 
-// Where cudaMalloc, which aligns to 256 bytes, put memory that begins elsewhere for our alignment.
-class Begins {
+// Device memory by pools: what was freed is given out again without the driver, and without waiting for the device.
+// Every pool has a stream in which its memory comes and goes, and nothing else runs.
+class Pools {
  public:
-  void Add(void* aligned, void* begin) {
+  // Of the device in use.
+  absl::StatusOr<void*> Allocate(int64_t bytes, absl::string_view what) {
+    KVLINK_ASSIGN_OR_RETURN(const Pool pool, OfThisDevice());
+    bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    KVLINK_ASSIGN_OR_RETURN(void* begin, Take(pool, bytes, what));
+    if (reinterpret_cast<uintptr_t>(begin) % kAlignment != 0) {
+      // CUDA promises 256 bytes; sizes that are multiples of ours are all that has been seen to keep pools aligned.
+      cudaFreeAsync(begin, pool.stream);
+      KVLINK_ASSIGN_OR_RETURN(begin, Take(pool, bytes + kAlignment, what));
+    }
+    const uintptr_t at = reinterpret_cast<uintptr_t>(begin);
+    void* aligned = reinterpret_cast<void*>((at + kAlignment - 1) / kAlignment * kAlignment);
     MutexLock lock(&mutex_);
-    begins_[aligned] = begin;
+    given_[aligned] = {begin, pool.stream};
+    return aligned;
   }
-  void* Take(void* aligned) {
-    MutexLock lock(&mutex_);
-    const auto found = begins_.find(aligned);
-    if (found == begins_.end()) return aligned;
-    void* begin = found->second;
-    begins_.erase(found);
-    return begin;
+  void Free(void* memory) {
+    Given given;
+    {
+      MutexLock lock(&mutex_);
+      const auto found = given_.find(memory);
+      if (found == given_.end()) return;
+      given = found->second;
+      given_.erase(found);
+    }
+    cudaFreeAsync(given.begin, given.stream);
+  }
+  absl::StatusOr<int64_t> InUse() {
+    KVLINK_ASSIGN_OR_RETURN(const Pool pool, OfThisDevice());
+    KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), "memory in use"));  // what is being freed
+    uint64_t bytes = 0;
+    KVLINK_RETURN_IF_ERROR(
+        Check(cudaMemPoolGetAttribute(pool.pool, cudaMemPoolAttrUsedMemCurrent, &bytes), "memory in use"));
+    return static_cast<int64_t>(bytes);
   }
 
  private:
+  struct Pool {
+    cudaMemPool_t pool = nullptr;
+    cudaStream_t stream = nullptr;
+  };
+  struct Given {
+    void* begin = nullptr;
+    cudaStream_t stream = nullptr;
+  };
+
+  // The memory is there for every stream when this returns.
+  static absl::StatusOr<void*> Take(const Pool& pool, int64_t bytes, absl::string_view what) {
+    void* begin = nullptr;
+    cudaError_t error = cudaMallocFromPoolAsync(&begin, static_cast<size_t>(bytes), pool.pool, pool.stream);
+    if (error == cudaErrorMemoryAllocation) {
+      // What lies in the pool may be what lacks, in pieces that do not fit.
+      static_cast<void>(cudaGetLastError());
+      KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), what));
+      KVLINK_RETURN_IF_ERROR(Check(cudaMemPoolTrimTo(pool.pool, 0), what));
+      error = cudaMallocFromPoolAsync(&begin, static_cast<size_t>(bytes), pool.pool, pool.stream);
+    }
+    KVLINK_RETURN_IF_ERROR(Check(error, what));
+    const absl::Status there = Check(cudaStreamSynchronize(pool.stream), what);
+    if (there.ok()) return begin;
+    cudaFreeAsync(begin, pool.stream);
+    return there;
+  }
+
+  absl::StatusOr<Pool> OfThisDevice() {
+    int device = 0;
+    KVLINK_RETURN_IF_ERROR(Check(cudaGetDevice(&device), "device"));
+    MutexLock lock(&mutex_);
+    const auto found = pools_.find(device);
+    if (found != pools_.end()) return found->second;
+    cudaMemPoolProps properties = {};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device;
+    Pool pool;
+    KVLINK_RETURN_IF_ERROR(Check(cudaMemPoolCreate(&pool.pool, &properties), "memory pool"));
+    uint64_t keep = std::numeric_limits<uint64_t>::max();
+    absl::Status made =
+        Check(cudaMemPoolSetAttribute(pool.pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
+    if (made.ok()) made = Check(cudaStreamCreateWithFlags(&pool.stream, cudaStreamNonBlocking), "new stream");
+    if (!made.ok()) {
+      cudaMemPoolDestroy(pool.pool);
+      return made;
+    }
+    return pools_[device] = pool;
+  }
+
   Mutex mutex_;
-  std::map<void*, void*> begins_ ABSL_GUARDED_BY(mutex_);
+  std::map<int, Pool> pools_ ABSL_GUARDED_BY(mutex_);  // by device; as old as the process
+  std::map<void*, Given> given_ ABSL_GUARDED_BY(mutex_);
 };
-Begins& TheBegins() {
-  static auto* begins = new Begins;
-  return *begins;
+Pools& ThePools() {
+  static auto* pools = new Pools;
+  return *pools;
 }
 
 }  // namespace
@@ -66,6 +141,12 @@ absl::Status OpenDevice(int index) {
   if (major < 8) {
     return absl::UnavailableError(absl::StrCat("CUDA device ", index, " has compute capability ", major, ".", minor,
                                                ", 8.0 is needed; use --device cpu"));
+  }
+  int pools = 0;
+  KVLINK_RETURN_IF_ERROR(Check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index), "device"));
+  if (pools == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("CUDA device ", index, " has no memory pools (an old driver?); use --device cpu"));
   }
   return absl::OkStatus();
 }
@@ -101,17 +182,11 @@ absl::Status SynchronizeEvent(void* event) {
 absl::StatusOr<void*> AllocateDevice(int64_t bytes) {
   const std::string what = absl::StrCat("Allocate: no ", bytes, " bytes of device memory");
   if (bytes > std::numeric_limits<int64_t>::max() / 2) return absl::ResourceExhaustedError(what);
-  void* begin = nullptr;
-  KVLINK_RETURN_IF_ERROR(Check(cudaMalloc(&begin, static_cast<size_t>(bytes)), what));
-  if (reinterpret_cast<uintptr_t>(begin) % kAlignment == 0) return begin;
-  cudaFree(begin);
-  KVLINK_RETURN_IF_ERROR(Check(cudaMalloc(&begin, static_cast<size_t>(bytes + kAlignment)), what));
-  const uintptr_t at = reinterpret_cast<uintptr_t>(begin);
-  void* aligned = reinterpret_cast<void*>((at + kAlignment - 1) / kAlignment * kAlignment);
-  if (aligned != begin) TheBegins().Add(aligned, begin);
-  return aligned;
+  return ThePools().Allocate(bytes, what);
 }
-void FreeDevice(void* memory) { cudaFree(TheBegins().Take(memory)); }
+void FreeDevice(void* memory) { ThePools().Free(memory); }
+
+absl::StatusOr<int64_t> MemoryInUse() { return ThePools().InUse(); }
 
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
   void* memory = nullptr;

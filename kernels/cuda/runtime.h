@@ -29,9 +29,18 @@ absl::Status RecordEvent(void* event, void* stream);
 absl::Status WaitEvent(void* stream, void* event);
 absl::Status SynchronizeEvent(void* event);
 
-// 4096-byte aligned memory of the device in use; any thread may free it.
+// 4096-byte aligned memory of the device in use, there for all streams; any thread may free it. It comes from a pool
+// that keeps what is freed, so that neither waits for what the device computes. RESOURCE_EXHAUSTED once the pool has
+// nothing left to give back to the device.
+//
+// Freed memory may be given out again at once, to any stream: whoever frees guarantees that nothing launched still
+// reads or writes it, by having waited for the stream (kernels.h asks for that). So do Transfer and Lander before they
+// return, also on errors; a forward pass before it returns, so that residents are let go only when no pass reads them;
+// streams and plans before they go.
 absl::StatusOr<void*> AllocateDevice(int64_t bytes);
 void FreeDevice(void* memory);
+// Bytes of the device in use that came from AllocateDevice.
+absl::StatusOr<int64_t> MemoryInUse();
 // Host memory that copies reach without staging.
 absl::StatusOr<void*> AllocatePinned(int64_t bytes);
 void FreePinned(void* memory);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On a machine with a CUDA device: builds kernels and worker/model alone (preset bare, with CUDA), runs their tests on
-# every backend, the device's among them, and measures the kernels. Ends in one table. Needs CMake, ninja, nvcc, Abseil
-# and GoogleTest, the latter two where CMAKE_PREFIX_PATH says or where CMake finds them. Figures: build/bare/gpu/.
+# every backend, the device's among them, and measures the kernels and a model of random weights; PyTorch's full prefill
+# beside it where python3 has torch. Ends in one table. Needs CMake, ninja, nvcc, Abseil and GoogleTest, the latter two
+# where CMAKE_PREFIX_PATH says or where CMake finds them. Figures: build/bare/gpu/.
 # Options: --no-bench; --allow-no-device, to try the script itself.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,7 +22,7 @@ results=build/bare/gpu
 mkdir -p "$results"
 
 failed=0 table=()
-for test in kernels_test linked_attention_test cuda_test model_forward_test; do
+for test in kernels_test linked_attention_test cuda_test model_forward_test bench_device_test; do
   log=$results/$test.log
   build/bare/bin/$test >"$log" 2>&1
   code=$?
@@ -34,22 +35,18 @@ for test in kernels_test linked_attention_test cuda_test model_forward_test; do
   table+=("$(printf '%-24s %-8s %6s passed, %4s of them on the device' "$test" "$([ $code -eq 0 ] && echo ok || echo FAILED)" "${passed:-0}" "$on_device")")
 done
 if [ $bench -eq 1 ]; then
-  for name in cuda kernels; do
+  rm -f "$results"/*.json
+  for name in cuda device kernels; do
     arguments=()
-    [ $name = cuda ] || arguments=(--small --rounds 3)
+    [ $name != kernels ] || arguments=(--small --rounds 3)
     echo "== bench_$name"
     build/bare/bin/bench_$name ${arguments[@]+"${arguments[@]}"} --json "$results/bench_$name.json" | tee "$results/bench_$name.log" || failed=1
   done
+  echo "== PyTorch"
+  python3 bench/torch_prefill.py --json "$results/torch_prefill.json" | tee "$results/torch_prefill.log" || [ "${PIPESTATUS[0]}" -eq 3 ] || failed=1
 fi
 
 echo "== tests"
 printf '%s\n' "${table[@]}"
-if [ $bench -eq 1 ] && [ -f "$results/bench_cuda.json" ]; then
-  echo "== kernels on the device"
-  python3 - "$results/bench_cuda.json" <<'PYTHON'
-import json, sys
-for figure in json.load(open(sys.argv[1])):
-    print("%-64s %12.4g %s" % (figure["name"], figure["value"] or 0, figure["unit"]))
-PYTHON
-fi
+[ $bench -eq 0 ] || python3 tests/gpu/figures.py "$results" || failed=1
 exit $failed

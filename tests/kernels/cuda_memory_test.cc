@@ -1,4 +1,4 @@
-// A device without memory: RESOURCE_EXHAUSTED from whatever needs some, and nothing else breaks.
+// A device without memory: RESOURCE_EXHAUSTED from whatever needs some, and nothing else breaks. And what frees memory.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -58,6 +58,22 @@ TEST_F(CudaMemoryTest, WhatAllocatesSaysSo) {
   EXPECT_EQ(embedded(*stream, ids, table), (std::vector<float>{3, 4}));
   EXPECT_TRUE(backend_->PackWeights(matrix).ok());
   EXPECT_TRUE(backend_->Plan({many, {}, {}, ropes}, nullptr).ok());
+}
+
+// A device would not wait either: what is freed is given to others at once.
+TEST_F(CudaMemoryTest, WhatIsStillCopiedMustNotBeFreed) {
+  const auto stream = backend_->NewStream();
+  const std::vector<std::byte> host(64);
+  const auto copy_and_free = [&](bool wait) {
+    kernels::Buffer memory = backend_->Allocate(64).value();
+    ASSERT_TRUE(backend_->CopyIn(*stream, host.data(), memory.data(), 64).ok());
+    if (wait) {
+      ASSERT_TRUE(stream->Synchronize().ok());
+    }
+    memory.reset();
+  };
+  EXPECT_DEATH(copy_and_free(false), "freed before the copies");
+  copy_and_free(true);
 }
 
 }  // namespace

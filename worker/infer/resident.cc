@@ -5,23 +5,23 @@
 
 namespace kvlink::infer {
 
-std::shared_ptr<Resident> Resident::FromLease(std::unique_ptr<store::Lease> lease, Room room, Lander* lander) {
+std::shared_ptr<Resident> Resident::FromLease(std::unique_ptr<store::Lease> lease, Room room, kernels::Lander* lander) {
   const std::shared_ptr<store::Lease> shared = std::move(lease);
   return std::shared_ptr<Resident>(new Resident(shared->manifest(), {shared, nullptr}, std::move(room), lander));
 }
 
 std::shared_ptr<Resident> Resident::FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Room room,
-                                                Lander* lander) {
+                                                kernels::Lander* lander) {
   const Manifest& manifest = encoded->manifest;
   return std::shared_ptr<Resident>(new Resident(manifest, {nullptr, std::move(encoded)}, std::move(room), lander));
 }
 
-Resident::Resident(const Manifest& manifest, Source source, Room room, Lander* lander)
+Resident::Resident(const Manifest& manifest, Source source, Room room, kernels::Lander* lander)
     : identity_(manifest.identity),
       source_(source.lease != nullptr ? source.lease->source() : store::Tier::kNone),
       stored_bytes_(manifest.bytes()),
       stored_(manifest.shape(0)),
-      resident_(Lander::Landed(stored_)),
+      resident_(kernels::Lander::Landed(stored_)),
       room_(std::move(room)),
       lander_(lander),
       from_(std::move(source)),

@@ -17,10 +17,10 @@
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "kernels/kernels.h"
+#include "kernels/lander.h"
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
-#include "worker/infer/lander.h"
 
 namespace kvlink::infer {
 
@@ -57,11 +57,13 @@ class Room {
 class Resident {
  public:
   // What the resident of such an encoding takes.
-  static int64_t Bytes(const SlabShape& stored, int64_t layers) { return layers * Lander::Landed(stored).slab_bytes(); }
+  static int64_t Bytes(const SlabShape& stored, int64_t layers) {
+    return layers * kernels::Lander::Landed(stored).slab_bytes();
+  }
   // Of bytes in a store, and of bytes computed here. `room` has Bytes(), and as much memory where lander->Lands().
-  static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Room room, Lander* lander);
+  static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Room room, kernels::Lander* lander);
   static std::shared_ptr<Resident> FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Room room,
-                                               Lander* lander);
+                                               kernels::Lander* lander);
 
   const Identity& identity() const { return identity_; }
   int64_t tokens() const { return resident_.tokens; }
@@ -88,7 +90,7 @@ class Resident {
     std::shared_ptr<store::Lease> lease;
     std::shared_ptr<const encode::Encoded> encoded;
   };
-  Resident(const Manifest& manifest, Source source, Room room, Lander* lander);
+  Resident(const Manifest& manifest, Source source, Room room, kernels::Lander* lander);
   Source source_now() const;
   bool copies() const { return room_.memory.data() != nullptr; }
   std::byte* CopyOf(int64_t layer) const {
@@ -101,7 +103,7 @@ class Resident {
   const SlabShape stored_;    // of each layer as stored
   const SlabShape resident_;  // as attention reads it
   const Room room_;
-  Lander* const lander_;
+  kernels::Lander* const lander_;
 
   mutable Mutex source_mutex_;
   Source from_ ABSL_GUARDED_BY(source_mutex_);

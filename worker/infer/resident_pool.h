@@ -22,10 +22,10 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
+#include "kernels/lander.h"
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
-#include "worker/infer/lander.h"
 #include "worker/infer/resident.h"
 #include "worker/model/model.h"
 
@@ -130,7 +130,7 @@ class ResidentPool {
   const Fingerprint fingerprint_;
   const Options options_;
   const bool hard_;  // the budget
-  Lander lander_;
+  kernels::Lander lander_;
 
   std::atomic<int64_t> used_{0};  // of the budget; grows under mutex_
 

@@ -1,6 +1,7 @@
 // Model: packed weights and the forward pass. Loading is in transformer_load.cc.
 #include "worker/model/transformer.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -29,13 +30,14 @@ class Context final : public ForwardContext {
     return Tensor::Dense(buffers_[slot].data(), dtype, backend_->device(), sizes);
   }
 
-  absl::StatusOr<kernels::Workspace> Workspace(int64_t bytes) {
-    if (workspace_.bytes() < bytes) {
-      workspace_.reset();
-      KVLINK_ASSIGN_OR_RETURN(workspace_, backend_->Allocate(bytes + bytes / 4));
-    }
-    return kernels::Workspace{workspace_.data(), workspace_.bytes()};
+  // To be called while nothing runs.
+  absl::Status ReserveWorkspace(int64_t bytes) {
+    if (workspace_.bytes() >= bytes) return absl::OkStatus();
+    workspace_.reset();
+    KVLINK_ASSIGN_OR_RETURN(workspace_, backend_->Allocate(bytes + bytes / 4));
+    return absl::OkStatus();
   }
+  kernels::Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
 
  private:
   kernels::Backend* const backend_;
@@ -164,15 +166,29 @@ class Pass {
     rope_ = &model_.rope();
     const kernels::AttentionBatch attention{batch_.positions, batch_.segments, batch_.reads, {&rope_, 1}};
     KVLINK_ASSIGN_OR_RETURN(context_.plan, backend_.Plan(attention, std::move(context_.plan)));
-    return absl::OkStatus();
+    return context_.ReserveWorkspace(WorkspaceBytes());
+  }
+
+  // What any operation of the pass needs.
+  int64_t WorkspaceBytes() const {
+    using kernels::Epilogue;
+    const auto wanted = static_cast<int64_t>(batch_.logits_rows.size());
+    int64_t bytes = wanted == 0 ? 0 : backend_.LinearWorkspaceBytes(wanted, model_.head(), Epilogue::kNone);
+    for (int64_t index = 0; index < config_.layers; ++index) {
+      const Layer& layer = model_.layer(index);
+      bytes = std::max({bytes, backend_.LinearWorkspaceBytes(rows_, *layer.qkv, Epilogue::kNone),
+                        backend_.LinearWorkspaceBytes(rows_, *layer.output, Epilogue::kNone),
+                        backend_.LinearWorkspaceBytes(rows_, *layer.gate_up, Epilogue::kSiluMul),
+                        backend_.LinearWorkspaceBytes(rows_, *layer.down, Epilogue::kNone),
+                        backend_.AttentionWorkspaceBytes(*context_.plan, model_.attention_params(index))});
+    }
+    return bytes;
   }
 
   absl::Status Linear(const Tensor& x, const kernels::PackedMatrix& weight, const kernels::Buffer* bias,
                       kernels::Epilogue epilogue, const Tensor& out) {
-    KVLINK_ASSIGN_OR_RETURN(const kernels::Workspace workspace,
-                            context_.Workspace(backend_.LinearWorkspaceBytes(x.sizes[0], weight, epilogue)));
     const Tensor bias_tensor = bias == nullptr ? Tensor{} : VectorOf(*bias, backend_.device());
-    return backend_.Linear(*context_.stream, {x, &weight, bias_tensor, epilogue, out, workspace});
+    return backend_.Linear(*context_.stream, {x, &weight, bias_tensor, epilogue, out, context_.workspace()});
   }
 
   absl::Status Norm(const kernels::Buffer& weight, bool add, int64_t begin, int64_t count) {
@@ -209,8 +225,7 @@ class Pass {
     attention.params = finish.params;
     attention.q = query_;
     attention.out = attention_;
-    KVLINK_ASSIGN_OR_RETURN(attention.workspace,
-                            context_.Workspace(backend_.AttentionWorkspaceBytes(*context_.plan, finish.params)));
+    attention.workspace = context_.workspace();
     return backend_.LinkedAttention(*context_.stream, attention);
   }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -54,6 +55,21 @@ class Streams {
   void FinishAll() {
     MutexLock lock(&mutex_);
     for (auto& [stream, copies] : pending_) Copy(copies);
+  }
+  // Whether a copy that is still to be made reads or writes any of these bytes.
+  bool Use(const void* memory, int64_t bytes) {
+    const auto* begin = static_cast<const std::byte*>(memory);
+    const auto overlaps = [&](const void* data, size_t count) {
+      const auto* at = static_cast<const std::byte*>(data);
+      return at < begin + bytes && begin < at + count;
+    };
+    MutexLock lock(&mutex_);
+    for (const auto& [stream, copies] : pending_) {
+      for (const Pending& copy : copies) {
+        if (overlaps(copy.to, copy.bytes) || overlaps(copy.from, copy.bytes)) return true;
+      }
+    }
+    return false;
   }
 
  private:
@@ -159,13 +175,26 @@ absl::StatusOr<void*> AllocateDevice(int64_t bytes) {
   return memory;
 }
 void FreeDevice(void* memory) {
-  TheStreams().FinishAll();  // as cudaFree does
+  int64_t bytes = 0;
   {
     InUse& in_use = DeviceMemory();
     MutexLock lock(&in_use.mutex);
-    in_use.sizes.erase(memory);
+    const auto found = in_use.sizes.find(memory);
+    bytes = found->second;
+    in_use.sizes.erase(found);
+  }
+  if (TheStreams().Use(memory, bytes)) {
+    std::fprintf(stderr, "emulated device: memory was freed before the copies that use it were waited for\n");
+    std::abort();
   }
   std::free(memory);
+}
+absl::StatusOr<int64_t> MemoryInUse() {
+  InUse& in_use = DeviceMemory();
+  MutexLock lock(&in_use.mutex);
+  int64_t bytes = 0;
+  for (const auto& [memory, size] : in_use.sizes) bytes += size;
+  return bytes;
 }
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return AllocateExactly(bytes); }
 void FreePinned(void* memory) {
@@ -192,12 +221,6 @@ namespace kvlink::testing {
 
 void SetEmulatedDeviceExhausted(bool exhausted) { kernels::cuda::exhausted = exhausted; }
 
-int64_t EmulatedDeviceBytes() {
-  kernels::cuda::InUse& in_use = kernels::cuda::DeviceMemory();
-  MutexLock lock(&in_use.mutex);
-  int64_t bytes = 0;
-  for (const auto& [memory, size] : in_use.sizes) bytes += size;
-  return bytes;
-}
+int64_t EmulatedDeviceBytes() { return *kernels::cuda::MemoryInUse(); }
 
 }  // namespace kvlink::testing

@@ -1,7 +1,7 @@
 // Brings slabs, as they are stored, into memory that attention reads: copies them to a device, expands q4.
 // Thread-safety: all methods. Lifetime: the backend and the rope outlive the object.
-#ifndef KVLINK_WORKER_INFER_LANDER_H_
-#define KVLINK_WORKER_INFER_LANDER_H_
+#ifndef KVLINK_KERNELS_LANDER_H_
+#define KVLINK_KERNELS_LANDER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -15,11 +15,11 @@
 #include "kernels/kernels.h"
 #include "kernels/transfer.h"
 
-namespace kvlink::infer {
+namespace kvlink::kernels {
 
 class Lander {
  public:
-  Lander(kernels::Backend* backend, const kernels::Rope* rope) : backend_(backend), rope_(rope) {}
+  Lander(Backend* backend, const Rope* rope) : backend_(backend), rope_(rope) {}
 
   // What attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
   static SlabShape Landed(SlabShape stored) {
@@ -37,25 +37,25 @@ class Lander {
   static constexpr int kMostLanes = 4;
   // What one slab at a time needs.
   struct Lane {
-    std::unique_ptr<kernels::Transfer> transfer;  // to a device
-    kernels::Buffer staging;                      // on the device: a slab of q4
-    std::unique_ptr<kernels::Stream> stream;      // expands it
+    std::unique_ptr<Transfer> transfer;  // to a device
+    Buffer staging;                      // on the device: a slab of q4
+    std::unique_ptr<Stream> stream;      // expands it
   };
 
-  bool on_device() const { return backend_->device().type != kernels::DeviceType::kCpu; }
+  bool on_device() const { return backend_->device().type != DeviceType::kCpu; }
   std::unique_ptr<Lane> TakeLane();
   void GiveLane(std::unique_ptr<Lane> lane);
   absl::Status LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
   absl::Status Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out);
 
-  kernels::Backend* const backend_;
-  const kernels::Rope* const rope_;
+  Backend* const backend_;
+  const Rope* const rope_;
   Mutex mutex_;
   CondVar given_;
   int lanes_ ABSL_GUARDED_BY(mutex_) = 0;  // in use, and idle
   std::vector<std::unique_ptr<Lane>> idle_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace kvlink::infer
+}  // namespace kvlink::kernels
 
-#endif  // KVLINK_WORKER_INFER_LANDER_H_
+#endif  // KVLINK_KERNELS_LANDER_H_

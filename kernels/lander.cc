@@ -1,10 +1,10 @@
-#include "worker/infer/lander.h"
+#include "kernels/lander.h"
 
 #include <utility>
 
 #include "base/status.h"
 
-namespace kvlink::infer {
+namespace kvlink::kernels {
 
 absl::Status Lander::Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out) {
   std::unique_ptr<Lane> lane = TakeLane();
@@ -36,7 +36,7 @@ absl::Status Lander::LandIn(Lane& lane, const SlabShape& stored, absl::Span<cons
   if (!on_device()) return Expand(lane, stored, slab.data(), out);
   const int64_t bytes = stored.slab_bytes();
   if (lane.transfer == nullptr) {
-    KVLINK_ASSIGN_OR_RETURN(lane.transfer, kernels::Transfer::Create(backend_));
+    KVLINK_ASSIGN_OR_RETURN(lane.transfer, Transfer::Create(backend_));
   }
   if (stored.codec != Codec::kQ4) return lane.transfer->ToDevice(slab.data(), out, bytes);
   if (lane.staging.bytes() < bytes) {
@@ -51,14 +51,17 @@ absl::Status Lander::Expand(Lane& lane, const SlabShape& stored, const void* sla
   if (lane.stream == nullptr) lane.stream = backend_->NewStream();
   const SlabShape landed = Landed(stored);
   const auto bytes = [&](const void* data, int64_t count) {
-    return kernels::Tensor::Dense(const_cast<void*>(data), kernels::Dtype::kU8, backend_->device(), {count});
+    return Tensor::Dense(const_cast<void*>(data), Dtype::kU8, backend_->device(), {count});
   };
-  KVLINK_RETURN_IF_ERROR(backend_->Land(*lane.stream, {.source_shape = stored,
-                                                       .source = bytes(slab, stored.slab_bytes()),
-                                                       .codec = landed.codec,
-                                                       .rope = rope_,
-                                                       .out = bytes(out, landed.slab_bytes())}));
-  return lane.stream->Synchronize();
+  const absl::Status launched = backend_->Land(*lane.stream, {.source_shape = stored,
+                                                              .source = bytes(slab, stored.slab_bytes()),
+                                                              .codec = landed.codec,
+                                                              .rope = rope_,
+                                                              .out = bytes(out, landed.slab_bytes())});
+  // Also after an error: what was launched reads and writes memory that may go now.
+  const absl::Status finished = lane.stream->Synchronize();
+  KVLINK_RETURN_IF_ERROR(launched);
+  return finished;
 }
 
-}  // namespace kvlink::infer
+}  // namespace kvlink::kernels

@@ -1,0 +1,149 @@
+#include "bench/device_passes.h"
+
+#include <algorithm>
+
+#include "base/slab.h"
+#include "base/status.h"
+
+namespace kvlink::bench {
+
+absl::StatusOr<std::unique_ptr<DevicePasses>> DevicePasses::Create(const model::Model* model, int64_t tokens,
+                                                                   int64_t requests) {
+  std::unique_ptr<DevicePasses> passes(new DevicePasses(model));
+  kernels::Backend& backend = *model->backend();
+  const int64_t pages = tokens / kBlockTokens + requests;  // the last page of each is not full
+  KVLINK_ASSIGN_OR_RETURN(passes->pages_,
+                          model::KvPages::Create(&backend, model->config(), backend.compute_dtype(), pages));
+  passes->context_ = model->NewContext();
+  passes->stream_ = backend.NewStream();
+  KVLINK_ASSIGN_OR_RETURN(passes->sampled_, backend.Allocate(requests * static_cast<int64_t>(sizeof(int32_t))));
+  KVLINK_ASSIGN_OR_RETURN(passes->workspace_, backend.Allocate(std::max<int64_t>(
+                                                  64, backend.SampleWorkspaceBytes(requests, model->config().vocab))));
+  return passes;
+}
+
+void DevicePasses::AddText(int64_t begin, int64_t count, Rows* rows) const {
+  for (int64_t position = begin; position < begin + count; ++position) {
+    rows->positions.push_back(position);
+    rows->tokens.push_back(static_cast<int32_t>((position * 7919 + 13) % model_->config().vocab));
+  }
+}
+
+absl::Status DevicePasses::First(absl::Span<const std::unique_ptr<Request>> requests,
+                                 absl::Span<const kernels::KvSegment> documents, int64_t fresh,
+                                 const BeforeLayer& before_layer) {
+  std::vector<Rows> rows(requests.size());
+  for (size_t r = 0; r < requests.size(); ++r) {
+    Request& request = *requests[r];
+    rows[r].request = &request;
+    AddText(0, fresh / 2, &rows[r]);
+    request.length = fresh / 2;
+    request.offsets.assign(documents.size(), 0);
+    for (size_t i = 0; i < documents.size(); ++i) {
+      const size_t document = (i + r) % documents.size();
+      request.offsets[document] = request.length;
+      request.length += documents[document].tokens;
+    }
+    AddText(request.length, fresh - fresh / 2, &rows[r]);
+  }
+  return Run(rows, documents, before_layer, true);
+}
+
+absl::Status DevicePasses::Step(absl::Span<const std::unique_ptr<Request>> requests,
+                                absl::Span<const kernels::KvSegment> documents) {
+  std::vector<Rows> rows;
+  for (const std::unique_ptr<Request>& request : requests) {
+    rows.push_back({request.get(), {request->length}, {request->token}});
+  }
+  return Run(rows, documents, {}, true);
+}
+
+absl::Status DevicePasses::Full(Request& request, int64_t tokens, int64_t chunk) {
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    Rows rows{&request, {}, {}};
+    AddText(begin, std::min(chunk, tokens - begin), &rows);
+    KVLINK_RETURN_IF_ERROR(Run({&rows, 1}, {}, {}, begin + chunk >= tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DevicePasses::Encode(absl::Span<const std::unique_ptr<Request>> requests, int64_t tokens) {
+  std::vector<Rows> rows;
+  for (const std::unique_ptr<Request>& request : requests) {
+    AddText(0, tokens, &rows.emplace_back(Rows{request.get(), {}, {}}));
+  }
+  return Run(rows, {}, {}, false);
+}
+
+// Segments are listed once, however many requests read them: documents first, then private KV.
+struct DevicePasses::Assembly {
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> positions, slots, last_rows;
+  std::vector<kernels::KvSegment> segments;
+  std::vector<kernels::KvRead> reads;
+
+  absl::Status AddRows(absl::Span<const Rows> rows) {
+    for (const Rows& mine : rows) {
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<int64_t> taken, mine.request->kv.Append(mine.positions));
+      tokens.insert(tokens.end(), mine.tokens.begin(), mine.tokens.end());
+      positions.insert(positions.end(), mine.positions.begin(), mine.positions.end());
+      slots.insert(slots.end(), taken.begin(), taken.end());
+      last_rows.push_back(static_cast<int64_t>(positions.size()) - 1);
+      mine.request->length = mine.positions.back() + 1;
+    }
+    return absl::OkStatus();
+  }
+  void AddDocuments(absl::Span<const Rows> rows, absl::Span<const kernels::KvSegment> documents) {
+    segments.assign(documents.begin(), documents.end());
+    for (size_t document = 0; document < documents.size(); ++document) {
+      for (size_t r = 0; r < rows.size(); ++r) {
+        const std::vector<int64_t>& mine = rows[r].positions;
+        const int64_t offset = rows[r].request->offsets[document];
+        const int64_t count = mine.end() - std::lower_bound(mine.begin(), mine.end(), offset);
+        if (count == 0) continue;
+        reads.push_back({static_cast<int32_t>(document), last_rows[r] + 1 - count, count, offset, nullptr});
+      }
+    }
+  }
+  void AddPrivate(absl::Span<const Rows> rows) {
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const auto count = static_cast<int64_t>(rows[r].positions.size());
+      reads.push_back({static_cast<int32_t>(segments.size()), last_rows[r] + 1 - count, count, 0, nullptr});
+      segments.push_back(rows[r].request->kv.segment());
+    }
+  }
+};
+
+absl::Status DevicePasses::Run(absl::Span<const Rows> rows, absl::Span<const kernels::KvSegment> documents,
+                               const BeforeLayer& before_layer, bool sample) {
+  Assembly assembly;
+  KVLINK_RETURN_IF_ERROR(assembly.AddRows(rows));
+  assembly.AddDocuments(rows, documents);
+  assembly.AddPrivate(rows);
+  model::ForwardBatch batch;
+  batch.tokens = assembly.tokens;
+  batch.positions = assembly.positions;
+  batch.slots = assembly.slots;
+  batch.pages = pages_.get();
+  batch.segments = assembly.segments;
+  batch.reads = assembly.reads;
+  if (sample) batch.logits_rows = assembly.last_rows;
+  batch.before_layer = before_layer;
+  KVLINK_ASSIGN_OR_RETURN(const kernels::Tensor logits, model_->Forward(*context_, batch));
+  return sample ? Sample(rows, logits) : absl::OkStatus();
+}
+
+absl::Status DevicePasses::Sample(absl::Span<const Rows> rows, const kernels::Tensor& logits) {
+  kernels::Backend& backend = *model_->backend();
+  const auto count = static_cast<int64_t>(rows.size());
+  const std::vector<kernels::SampleParams> greedy(rows.size());
+  std::vector<int32_t> ids(rows.size());
+  const kernels::Tensor out = kernels::Tensor::Dense(sampled_.data(), kernels::Dtype::kI32, backend.device(), {count});
+  absl::Status status = backend.Sample(*stream_, {logits, greedy, out, {workspace_.data(), workspace_.bytes()}});
+  status.Update(backend.CopyOut(*stream_, out.data, ids.data(), out.bytes));
+  status.Update(stream_->Synchronize());
+  for (size_t i = 0; i < ids.size(); ++i) rows[i].request->token = ids[i];
+  return status;
+}
+
+}  // namespace kvlink::bench
