@@ -131,7 +131,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
     conversation->reads_.push_back({nullptr, placed.offset, placed.document,
                                     document.identity ? *document.identity : IdentityOf(document.tokens)});
   }
-  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, call));
+  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, /*holds=*/false, call));
   KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call));
   RequestStats& stats = conversation->stats_;
   stats.prompt_tokens = plan.length;
@@ -142,7 +142,8 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
   return conversation;
 }
 
-absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities& computed, const Call& call) {
+absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
+                                   const Call& call) {
   std::vector<ResidentPool::Wanted> wanted;  // each once, however often it is read
   std::vector<absl::Span<const int32_t>> documents;
   absl::flat_hash_map<Identity, size_t> index;
@@ -154,7 +155,7 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
   }
   if (wanted.empty()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
-                          pool_.Acquire(wanted, {call.deadline, call.cancelled}));
+                          pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
   std::vector<bool> missed;
   for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
   KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, absl::MakeSpan(acquired), call));
@@ -234,7 +235,9 @@ absl::Status Engine::Run(absl::Span<Rows> rows, const Call& call) {
   // cannot fail. So this ends after as many rounds as there are documents, twice.
   Identities lapsed, computed;
   while (true) {
-    for (const Rows& one : rows) KVLINK_RETURN_IF_ERROR(ReadDocuments(*one.conversation, computed, call));
+    for (const Rows& one : rows) {
+      KVLINK_RETURN_IF_ERROR(ReadDocuments(*one.conversation, computed, /*holds=*/true, call));
+    }
     std::vector<std::shared_ptr<Resident>> useless;
     const absl::Status status = Forward(rows, call, &useless);
     if (useless.empty()) return status;

@@ -191,8 +191,8 @@ class Engine {
 
   absl::Status UploadLinkEmbeddings();
   // Fills in the residents that a conversation lacks: from the pool, the store (but for those to be `computed`), or the
-  // encoder.
-  absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, const Call& call);
+  // encoder. `holds`: as in Patience.
+  absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, bool holds, const Call& call);
   // Encodes the documents of those that are missing.
   absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);

@@ -67,7 +67,8 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
 absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wanted> wanted, bool join,
                                                             const Patience& patience) {
   Admission admission;
-  if (TryAdmit(wanted, join, &admission)) return admission;
+  MutexLock lock(&mutex_);
+  if (TryAdmit(wanted, join, patience.holds || turns_.empty(), &admission)) return admission;
   int64_t bytes = 0;
   for (const Wanted& one : wanted) bytes += BytesOf(one);
   const auto exhausted = [&](absl::string_view why) {
@@ -76,27 +77,36 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
                                                      why, "; ask from fewer documents, or give it more"));
   };
   if (bytes > options_.budget_bytes) return exhausted("");
-  {
-    MutexLock lock(&mutex_);
-    ++stats_.waits;
-  }
-  while (!TryAdmit(wanted, join, &admission)) {
-    if (patience.cancelled && patience.cancelled()) return absl::CancelledError("the request was cancelled");
+  ++stats_.waits;
+  const auto turn = turns_.emplace(turns_.end());
+  absl::Status status;
+  while (!TryAdmit(wanted, join, patience.holds || turn == turns_.begin(), &admission)) {
     const absl::Time now = absl::Now();
-    if (now >= patience.deadline) return exhausted(": others held them until this request's time ran out");
-    MutexLock lock(&mutex_);
+    if (now >= patience.deadline) {
+      status = exhausted(": others held them until this request's time ran out");
+      break;
+    }
     changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));
+    if (!patience.cancelled) continue;
+    mutex_.Unlock();  // it is the caller's code
+    const bool cancelled = patience.cancelled();
+    mutex_.Lock();
+    if (!cancelled) continue;
+    status = absl::CancelledError("the request was cancelled");
+    break;
   }
+  turns_.erase(turn);
+  changed_.SignalAll();  // the next one's turn
+  KVLINK_RETURN_IF_ERROR(status);
   return admission;
 }
 
-bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, Admission* admission) {
+bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, bool turn, Admission* admission) {
   *admission = {};
   admission->answers.resize(wanted.size());
   std::vector<size_t> needy;  // get room
   std::vector<Lru::iterator> hits;
   int64_t bytes = 0;
-  MutexLock lock(&mutex_);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const auto place = Place(wanted[i].identity);
     const Resident* there = place == lru_.end() ? nullptr : place->resident.get();
@@ -114,7 +124,7 @@ bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, Admissio
     needy.push_back(i);
     bytes += BytesOf(wanted[i]);
   }
-  if (!MakeRoom(bytes)) {
+  if ((bytes > 0 && !turn) || !MakeRoom(bytes)) {
     *admission = {};
     return false;
   }

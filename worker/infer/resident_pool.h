@@ -2,7 +2,9 @@
 //
 // A resident lives while somebody refers to it; one that nobody refers to stays until its room is needed, and then the
 // least recently used goes first. On the host the budget bounds what nobody refers to. On a device it bounds
-// everything: a call that lacks room waits for others to let go, and holds nothing while it waits.
+// everything: a call that lacks room waits for others to let go, and holds nothing while it waits. Those that wait are
+// served in the order in which they came, so that what needs much room is not starved by what needs little; a call that
+// needs none waits for nobody.
 //
 // Thread-safety: all methods. Lifetime: the store, the model and the pool outlive every resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_POOL_H_
@@ -56,6 +58,8 @@ class ResidentPool {
   struct Patience {
     absl::Time deadline = absl::InfiniteFuture();
     std::function<bool()> cancelled;  // asked now and then; may be empty
+    // The caller holds residents, whose room others may be waiting for: it does not wait for its turn.
+    bool holds = false;
   };
   // One answer for each of `wanted`, which are different, in order. Loading has begun for those of the store; several
   // calls for one identity share one load. Whatever the store cannot give in time (absent, evicted, unavailable, of
@@ -106,8 +110,9 @@ class ResidentPool {
   SlabShape Shape(int64_t tokens) const;
   // Looks everything up and takes room for what is not there, waiting for it. `join`: loads of other calls count.
   absl::StatusOr<Admission> Admit(absl::Span<const Wanted> wanted, bool join, const Patience& patience);
-  // The same without waiting. False: there is no room.
-  bool TryAdmit(absl::Span<const Wanted> wanted, bool join, Admission* admission);
+  // The same without waiting. False: there is no room, or it is not this call's `turn` to take some.
+  bool TryAdmit(absl::Span<const Wanted> wanted, bool join, bool turn, Admission* admission)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status AllocateRooms(Admission& admission);
   // Ends the loading of one identity: puts what came of it (nullptr: a miss) into its place.
   void Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer)
@@ -135,7 +140,8 @@ class ResidentPool {
   std::atomic<int64_t> used_{0};  // of the budget; grows under mutex_
 
   mutable Mutex mutex_;
-  CondVar changed_;  // a load ended, or there is room
+  CondVar changed_;                                // a load ended, or there is room, or it is another's turn
+  std::list<char> turns_ ABSL_GUARDED_BY(mutex_);  // a place for each call that waits, in order
   Lru lru_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<Identity, Lru::iterator> index_ ABSL_GUARDED_BY(mutex_);
   Stats stats_ ABSL_GUARDED_BY(mutex_);
