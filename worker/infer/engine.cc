@@ -43,6 +43,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model
   if (options.prefill_chunk < 1 || options.private_tokens < 0) {
     return absl::InvalidArgumentError("engine: prefill_chunk must be positive and private_tokens not negative");
   }
+  if (options.host_bytes < 0 ||
+      (options.host_bytes > 0 && model->backend()->device().type == kernels::DeviceType::kCpu)) {
+    return absl::InvalidArgumentError("engine: only a device keeps copies of encodings in host memory");
+  }
   if (options.private_tokens == 0) options.private_tokens = config.context;
   std::unique_ptr<Engine> engine(new Engine(model, fingerprint, store, std::move(options)));
   const int64_t pages = (engine->options_.private_tokens + kPageTokens - 1) / kPageTokens + kSparePages;
@@ -63,7 +67,8 @@ Engine::Engine(const model::Model* model, const Fingerprint& fingerprint, store:
       fingerprint_(fingerprint),
       options_(std::move(options)),
       pool_(store, model, fingerprint,
-            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout}) {}
+            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout, options_.host_bytes}) {
+}
 
 Engine::~Engine() = default;
 
@@ -165,12 +170,14 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
     const size_t i = index.at(read.identity);
     read.resident = acquired[i].resident;
     const bool loaded = std::exchange(acquired[i].loaded, false);
-    const bool dram = read.resident->source() == store::Tier::kDram;
+    const bool host = read.resident->from_host(), dram = read.resident->source() == store::Tier::kDram;
     ++(missed[i] ? stats.documents_encoded
        : !loaded ? stats.documents_resident
+       : host    ? stats.documents_host
        : dram    ? stats.documents_dram
                  : stats.documents_segments);
-    if (loaded) (dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
+    if (loaded)
+      (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
   return absl::OkStatus();
 }

@@ -50,6 +50,7 @@ struct EngineOptions {
   int64_t private_tokens = 0;
   int64_t prefill_chunk = 1024;                        // most fresh rows of one forward pass
   int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
+  int64_t host_bytes = 0;                              // HostTier: pinned host memory, of a device alone; 0: none
   int64_t write_back_bytes = int64_t{256} << 20;       // WriteBack's queue; 0: nothing is written back
   // How long one layer of an encoding may take to land before the document is encoded instead.
   absl::Duration load_timeout = absl::Seconds(10);
@@ -86,10 +87,12 @@ struct RequestStats {
   int64_t prompt_tokens = 0;       // positions in front of the answer
   int64_t fresh_tokens = 0;        // of these, computed by this request
   int64_t documents_resident = 0;  // encodings by where they were found
+  int64_t documents_host = 0;      // copies of our own in host memory
   int64_t documents_dram = 0;
   int64_t documents_segments = 0;
   int64_t documents_encoded = 0;  // not in the store, damaged or late
-  int64_t bytes_dram = 0;         // of encodings, by where they were read
+  int64_t bytes_host = 0;         // of encodings, by where they were read
+  int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
 };
 
@@ -132,8 +135,8 @@ class Conversation {
 
 class Engine {
  public:
-  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model. RESOURCE_EXHAUSTED: no memory for the
-  // private KV. `store` may be nullptr: every document is encoded on the spot.
+  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory for a backend on the host.
+  // RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document is encoded on the spot.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                         store::Store* store, EngineOptions options);
   // Writes back what is queued.

@@ -6,6 +6,9 @@
 // served in the order in which they came, so that what needs much room is not starved by what needs little; a call that
 // needs none waits for nobody.
 //
+// What a device evicts may still have a copy in host memory (host_tier.h): wanted again, it lands from there, and the
+// store is not asked.
+//
 // Thread-safety: all methods. Lifetime: the store, the model and the pool outlive every resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_POOL_H_
 #define KVLINK_WORKER_INFER_RESIDENT_POOL_H_
@@ -28,6 +31,7 @@
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
+#include "worker/infer/host_tier.h"
 #include "worker/infer/resident.h"
 #include "worker/model/model.h"
 
@@ -40,6 +44,7 @@ class ResidentPool {
     Codec codec = Codec::kRawBf16;
     int64_t budget_bytes = int64_t{256} << 20;
     absl::Duration load_timeout = absl::Seconds(10);  // of an answer of the store
+    int64_t host_bytes = 0;                           // HostTier of a device; 0: none
   };
   // `store` may be nullptr: nothing is ever found.
   ResidentPool(store::Store* store, const model::Model* model, const Fingerprint& fingerprint, const Options& options);
@@ -83,11 +88,13 @@ class ResidentPool {
     int64_t hits = 0;        // found in the pool
     int64_t loads_dram = 0;  // leases by the tier they were found in
     int64_t loads_segments = 0;
+    int64_t loads_host = 0;  // from copies in host memory
     int64_t misses = 0;
     int64_t store_errors = 0;  // lookups or reads that failed otherwise than by a miss
     int64_t evictions = 0;
     int64_t dropped = 0;  // proved to be of no use
     int64_t waits = 0;    // calls that waited for room
+    HostTier::Stats host;
   };
   Stats stats() const;
 
@@ -117,8 +124,13 @@ class ResidentPool {
   // Ends the loading of one identity: puts what came of it (nullptr: a miss) into its place.
   void Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Loads what is this call's to load, if `store` has it.
-  void Load(store::Store* store, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
+  // Loads what is this call's to load, if it is to be had, and if there is memory for it.
+  void Load(bool memory, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
+  // From the copy in host memory. nullptr: there is none of this shape.
+  std::shared_ptr<Resident> LoadFromHost(const Wanted& wanted, Room& room);
+  // From the store, into those of `loaded` that are nullptr: one for each of admission.mine.
+  void LoadFromStore(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline,
+                     absl::Span<std::shared_ptr<Resident>> loaded);
   std::shared_ptr<Resident> LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline, Room& room);
   // Waits for the loads of others. False: one of them came to nothing, or not in time.
   bool Join(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
@@ -136,6 +148,8 @@ class ResidentPool {
   const Options options_;
   const bool hard_;  // the budget
   kernels::Lander lander_;
+  const std::unique_ptr<HostTier> host_;  // nullptr: none
+  const Resident::Way way_;
 
   std::atomic<int64_t> used_{0};  // of the budget; grows under mutex_
 
