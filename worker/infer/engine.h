@@ -49,6 +49,7 @@ struct EngineOptions {
   // Private KV of all conversations together, in tokens; 0: the model's context.
   int64_t private_tokens = 0;
   int64_t prefill_chunk = 1024;                        // most fresh rows of one forward pass
+  int64_t graph_rows = 64;                             // ForwardBatch, where all layers are there; 0: no graphs
   int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
   int64_t host_bytes = 0;                              // HostTier: pinned host memory, of a device alone; 0: none
   int64_t write_back_bytes = int64_t{256} << 20;       // WriteBack's queue; 0: nothing is written back
@@ -177,6 +178,8 @@ class Engine {
     int64_t late = 0;     // that did not land in time, or could not be read, and were encoded again
     int64_t lapsed = 0;   // whose memory the store took back during a pass, which was done again
     int64_t encoded = 0;  // documents encoded on the spot, for these reasons and for misses
+    int64_t graphs = 0;   // passes that ran as one graph of a device
+    int64_t graphs_failed = 0;  // that should have, and ran as others do
     ResidentPool::Stats pool;
     WriteBack::Stats write_back;
   };
@@ -206,6 +209,7 @@ class Engine {
   absl::Status Run(absl::Span<Rows> rows, const Call& call);
   // One pass. `useless`: what made it fail, if encodings did; it then left nothing behind but the rows' slots.
   absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
+  void CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now);
   // Lets go of an encoding wherever the rows' conversations read it.
   void Forget(absl::Span<Rows> rows, const Resident* useless);
   absl::Status Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits);
