@@ -47,6 +47,7 @@ absl::StatusOr<std::unique_ptr<HostDocuments>> HostDocuments::Make(kernels::Back
   std::unique_ptr<HostDocuments> documents(new HostDocuments(shape, layers));
   const int64_t bytes = shape.slab_bytes();
   KVLINK_ASSIGN_OR_RETURN(documents->memory_, backend->AllocatePinned(count * layers * bytes));
+  documents->pinned_ = backend->device().type != kernels::DeviceType::kCpu;
   KVLINK_ASSIGN_OR_RETURN(const kernels::Buffer slab, backend->Allocate(bytes));
   const std::unique_ptr<kernels::Stream> stream = backend->NewStream();
   for (int64_t i = 0; i < count * layers; ++i) {
@@ -83,8 +84,10 @@ DeviceDocuments::DeviceDocuments(const HostDocuments* host, kernels::Lander* lan
 
 absl::Status DeviceDocuments::Land(int64_t document, int64_t layer) {
   if (!lander_->Lands(host_->shape().codec)) return absl::OkStatus();
-  const std::byte* room = layers_[static_cast<size_t>(document)][static_cast<size_t>(layer)];
-  return lander_->Land(host_->shape(), host_->slab(document, layer), const_cast<std::byte*>(room));
+  std::byte* const room = const_cast<std::byte*>(layers_[static_cast<size_t>(document)][static_cast<size_t>(layer)]);
+  const absl::Span<const std::byte> slab = host_->slab(document, layer);
+  return host_->pinned() ? lander_->LandPinned(host_->shape(), {slab}, room)
+                         : lander_->Land(host_->shape(), slab, room);
 }
 
 Landing::Landing(DeviceDocuments* documents)

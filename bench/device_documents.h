@@ -53,6 +53,8 @@ class HostDocuments {
   absl::Span<const std::byte> slab(int64_t document, int64_t layer) const;
   const SlabShape& shape() const { return shape_; }
   int64_t layers() const { return layers_; }
+  // A device copies them from where they are.
+  bool pinned() const { return pinned_; }
   // What one document takes on a device.
   int64_t landed_bytes() const { return layers_ * kernels::Lander::Landed(shape_).slab_bytes(); }
 
@@ -61,6 +63,7 @@ class HostDocuments {
   const SlabShape shape_;
   const int64_t layers_;
   kernels::Buffer memory_;
+  bool pinned_ = false;
 };
 
 // Documents where attention reads them: in memory of the device, or, where nothing has to land, the host's own.

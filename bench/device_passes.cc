@@ -6,6 +6,12 @@
 #include "base/status.h"
 
 namespace kvlink::bench {
+namespace {
+
+// Passes of so many rows run as graphs, as they do in worker/infer.
+constexpr int64_t kGraphRows = 64;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<DevicePasses>> DevicePasses::Create(const model::Model* model, int64_t tokens,
                                                                    int64_t requests) {
@@ -129,6 +135,7 @@ absl::Status DevicePasses::Run(absl::Span<const Rows> rows, absl::Span<const ker
   batch.reads = assembly.reads;
   if (sample) batch.logits_rows = assembly.last_rows;
   batch.before_layer = before_layer;
+  if (!before_layer) batch.graph_rows = kGraphRows;
   KVLINK_ASSIGN_OR_RETURN(const kernels::Tensor logits, model_->Forward(*context_, batch));
   return sample ? Sample(rows, logits) : absl::OkStatus();
 }

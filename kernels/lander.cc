@@ -7,8 +7,28 @@
 namespace kvlink::kernels {
 
 absl::Status Lander::Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out) {
+  return WithLane([&](Lane& lane) { return LandIn(lane, stored, slab, out); });
+}
+
+absl::Status Lander::LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts,
+                                std::byte* out) {
+  return WithLane([&](Lane& lane) -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(std::byte* const to, Staging(lane, stored, out));
+    absl::Status launched;
+    int64_t at = 0;
+    for (const absl::Span<const std::byte> part : parts) {
+      const auto bytes = static_cast<int64_t>(part.size());
+      if (launched.ok()) launched = backend_->CopyIn(StreamOf(lane), part.data(), to + at, bytes);
+      at += bytes;
+    }
+    if (launched.ok() && to != out) launched = Expand(lane, stored, to, out);
+    return Finish(lane, launched);
+  });
+}
+
+absl::Status Lander::WithLane(absl::FunctionRef<absl::Status(Lane&)> land) {
   std::unique_ptr<Lane> lane = TakeLane();
-  const absl::Status status = LandIn(*lane, stored, slab, out);
+  const absl::Status status = land(*lane);
   if (!status.ok()) *lane = {};  // its streams may fail for ever
   GiveLane(std::move(lane));
   return status;
@@ -32,34 +52,44 @@ void Lander::GiveLane(std::unique_ptr<Lane> lane) {
   given_.Signal();
 }
 
+absl::StatusOr<std::byte*> Lander::Staging(Lane& lane, const SlabShape& stored, std::byte* out) {
+  if (stored.codec != Codec::kQ4) return out;
+  if (lane.staging.bytes() < stored.slab_bytes()) {
+    lane.staging.reset();
+    KVLINK_ASSIGN_OR_RETURN(lane.staging, backend_->Allocate(stored.slab_bytes()));
+  }
+  return static_cast<std::byte*>(lane.staging.data());
+}
+
 absl::Status Lander::LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out) {
-  if (!on_device()) return Expand(lane, stored, slab.data(), out);
-  const int64_t bytes = stored.slab_bytes();
+  if (!on_device()) return Finish(lane, Expand(lane, stored, slab.data(), out));
   if (lane.transfer == nullptr) {
     KVLINK_ASSIGN_OR_RETURN(lane.transfer, Transfer::Create(backend_));
   }
-  if (stored.codec != Codec::kQ4) return lane.transfer->ToDevice(slab.data(), out, bytes);
-  if (lane.staging.bytes() < bytes) {
-    lane.staging.reset();
-    KVLINK_ASSIGN_OR_RETURN(lane.staging, backend_->Allocate(bytes));
-  }
-  KVLINK_RETURN_IF_ERROR(lane.transfer->ToDevice(slab.data(), lane.staging.data(), bytes));
-  return Expand(lane, stored, lane.staging.data(), out);
+  KVLINK_ASSIGN_OR_RETURN(std::byte* const to, Staging(lane, stored, out));
+  KVLINK_RETURN_IF_ERROR(lane.transfer->ToDevice(slab.data(), to, stored.slab_bytes()));
+  return to == out ? absl::OkStatus() : Finish(lane, Expand(lane, stored, to, out));
+}
+
+Stream& Lander::StreamOf(Lane& lane) {
+  if (lane.stream == nullptr) lane.stream = backend_->NewStream();
+  return *lane.stream;
 }
 
 absl::Status Lander::Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out) {
-  if (lane.stream == nullptr) lane.stream = backend_->NewStream();
   const SlabShape landed = Landed(stored);
   const auto bytes = [&](const void* data, int64_t count) {
     return Tensor::Dense(const_cast<void*>(data), Dtype::kU8, backend_->device(), {count});
   };
-  const absl::Status launched = backend_->Land(*lane.stream, {.source_shape = stored,
-                                                              .source = bytes(slab, stored.slab_bytes()),
-                                                              .codec = landed.codec,
-                                                              .rope = rope_,
-                                                              .out = bytes(out, landed.slab_bytes())});
-  // Also after an error: what was launched reads and writes memory that may go now.
-  const absl::Status finished = lane.stream->Synchronize();
+  return backend_->Land(StreamOf(lane), {.source_shape = stored,
+                                         .source = bytes(slab, stored.slab_bytes()),
+                                         .codec = landed.codec,
+                                         .rope = rope_,
+                                         .out = bytes(out, landed.slab_bytes())});
+}
+
+absl::Status Lander::Finish(Lane& lane, const absl::Status& launched) {
+  const absl::Status finished = lane.stream == nullptr ? absl::OkStatus() : lane.stream->Synchronize();
   KVLINK_RETURN_IF_ERROR(launched);
   return finished;
 }

@@ -8,7 +8,9 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "base/slab.h"
@@ -31,6 +33,9 @@ class Lander {
   // Fills `out`, backend's memory of Landed(stored).slab_bytes(), from a slab in host memory, and waits for it alone:
   // what is computed meanwhile goes on. Errors are the backend's; RESOURCE_EXHAUSTED: no memory for the way.
   absl::Status Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  // The same on a device from pinned memory, where the slab is in parts that follow each other: copied from where it
+  // is.
+  absl::Status LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts, std::byte* out);
 
  private:
   // More of them than these do not make a bus faster.
@@ -39,14 +44,21 @@ class Lander {
   struct Lane {
     std::unique_ptr<Transfer> transfer;  // to a device
     Buffer staging;                      // on the device: a slab of q4
-    std::unique_ptr<Stream> stream;      // expands it
+    std::unique_ptr<Stream> stream;      // expands it, copies from pinned memory
   };
 
   bool on_device() const { return backend_->device().type != DeviceType::kCpu; }
   std::unique_ptr<Lane> TakeLane();
   void GiveLane(std::unique_ptr<Lane> lane);
+  absl::Status WithLane(absl::FunctionRef<absl::Status(Lane&)> land);
   absl::Status LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  // Where a slab has to be on the device before it is landed in `out`: `out` itself, or staging.
+  absl::StatusOr<std::byte*> Staging(Lane& lane, const SlabShape& stored, std::byte* out);
+  // Launched in the lane's stream.
   absl::Status Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out);
+  // Also after an error: what was launched reads and writes memory that may go now.
+  static absl::Status Finish(Lane& lane, const absl::Status& launched);
+  Stream& StreamOf(Lane& lane);
 
   Backend* const backend_;
   const Rope* const rope_;

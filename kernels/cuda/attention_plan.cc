@@ -71,8 +71,8 @@ absl::Status CudaPlan::Build(const AttentionBatch& batch, void* upload) {
   return rows() == 0 ? absl::OkStatus() : Upload(upload);
 }
 
-absl::Status CudaPlan::Ready(void* stream) const {
-  return event_ == nullptr ? absl::OkStatus() : WaitEvent(stream, event_);
+absl::Status CudaPlan::Ready(CudaStream& stream) const {
+  return event_ == nullptr ? absl::OkStatus() : stream.WaitFor(event_);
 }
 
 void CudaPlan::FindSegments() {

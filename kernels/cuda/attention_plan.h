@@ -33,7 +33,7 @@ class CudaPlan : public AttentionPlan {
   // Arguments are validated already; nothing reads an earlier plan of this object any more. Copies are made in
   // `upload`; kernels of other streams wait by Ready(). RESOURCE_EXHAUSTED without memory.
   absl::Status Build(const AttentionBatch& batch, void* upload);
-  absl::Status Ready(void* stream) const;
+  absl::Status Ready(CudaStream& stream) const;
 
   int64_t rows() const override { return static_cast<int64_t>(batch_.positions.size()); }
   const AttentionBatch& batch() const { return batch_; }

@@ -169,7 +169,7 @@ class CudaBackend : public Backend {
     if (plan->rows() == 0) return absl::OkStatus();
     CudaStream& ours = Ours(stream);
     KVLINK_RETURN_IF_ERROR(ours.Use());
-    KVLINK_RETURN_IF_ERROR(plan->Ready(ours.handle()));
+    KVLINK_RETURN_IF_ERROR(plan->Ready(ours));
     AttentionLaunch launch;
     plan->Describe(args.params.rope, &launch);
     if (plan->slots() > 0) {

@@ -207,6 +207,32 @@ absl::Status Fill(void* stream, void* to, int value, int64_t bytes) {
   return Check(cudaMemsetAsync(to, value, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream)), "fill");
 }
 
+absl::Status BeginCapture(void* stream) {
+  // Other threads go on allocating and waiting.
+  return Check(cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal), "capture");
+}
+absl::StatusOr<void*> EndCapture(void* stream) {
+  cudaGraph_t graph = nullptr;
+  KVLINK_RETURN_IF_ERROR(Check(cudaStreamEndCapture(static_cast<cudaStream_t>(stream), &graph), "capture"));
+  return graph;
+}
+void DestroyGraph(void* graph) { cudaGraphDestroy(static_cast<cudaGraph_t>(graph)); }
+absl::StatusOr<void*> MakeExecutable(void* graph) {
+  cudaGraphExec_t executable = nullptr;
+  KVLINK_RETURN_IF_ERROR(Check(cudaGraphInstantiate(&executable, static_cast<cudaGraph_t>(graph), 0), "new graph"));
+  return executable;
+}
+bool UpdateExecutable(void* executable, void* graph) {
+  cudaGraphExecUpdateResultInfo info = {};
+  const cudaError_t error =
+      cudaGraphExecUpdate(static_cast<cudaGraphExec_t>(executable), static_cast<cudaGraph_t>(graph), &info);
+  return Check(error, "update of a graph").ok();
+}
+void DestroyExecutable(void* executable) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable)); }
+absl::Status LaunchExecutable(void* executable, void* stream) {
+  return Check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable), static_cast<cudaStream_t>(stream)), "graph");
+}
+
 absl::Status LaunchStatus(absl::string_view operation, int error) {
   return Check(static_cast<cudaError_t>(error), operation);
 }

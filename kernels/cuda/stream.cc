@@ -1,5 +1,6 @@
 #include "kernels/cuda/stream.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numbers>
 #include <string>
@@ -13,6 +14,16 @@ namespace {
 
 constexpr int64_t kRopeBytes = 2048 * sizeof(double);  // of the largest rotary_dim
 constexpr int64_t kAlignment = 64;
+
+class CudaGraph : public Graph {
+ public:
+  explicit CudaGraph(void* executable) : executable_(executable) {}
+  ~CudaGraph() override { DestroyExecutable(executable_); }
+  void* executable() const { return executable_; }
+
+ private:
+  void* const executable_;
+};
 
 std::string Text(const FaultRecord& record) {
   switch (static_cast<Fault>(record.fault)) {
@@ -76,9 +87,57 @@ absl::Status CudaStream::Synchronize() {
   return absl::InternalError(Text(fault));
 }
 
+absl::Status CudaStream::BeginCapture() {
+  KVLINK_RETURN_IF_ERROR(Use());
+  KVLINK_RETURN_IF_ERROR(cuda::BeginCapture(handle_));
+  capturing_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status CudaStream::EndCapture(std::unique_ptr<Graph>* graph) {
+  const absl::Status status = LaunchRecorded(graph);
+  if (!status.ok()) {
+    graph->reset();
+    for (std::vector<double>& rope : ropes_) rope.clear();  // of those staged meanwhile nothing arrived
+  }
+  awaited_.clear();
+  return status;
+}
+
+absl::Status CudaStream::LaunchRecorded(std::unique_ptr<Graph>* graph) {
+  capturing_ = false;
+  KVLINK_ASSIGN_OR_RETURN(void* const recorded, cuda::EndCapture(handle_));
+  const std::unique_ptr<void, void (*)(void*)> owned(recorded, DestroyGraph);
+  auto* executable = static_cast<CudaGraph*>(graph->get());
+  if (executable == nullptr || !UpdateExecutable(executable->executable(), recorded)) {
+    graph->reset();
+    KVLINK_ASSIGN_OR_RETURN(void* const made, MakeExecutable(recorded));
+    *graph = std::make_unique<CudaGraph>(made);
+    executable = static_cast<CudaGraph*>(graph->get());
+  }
+  for (void* event : awaited_) KVLINK_RETURN_IF_ERROR(WaitEvent(handle_, event));
+  return LaunchExecutable(executable->executable(), handle_);
+}
+
+void CudaStream::DropCapture() {
+  capturing_ = false;
+  awaited_.clear();
+  for (std::vector<double>& rope : ropes_) rope.clear();  // as above
+  const auto recorded = cuda::EndCapture(handle_);
+  if (recorded.ok()) DestroyGraph(*recorded);
+}
+
+absl::Status CudaStream::WaitFor(void* event) {
+  if (!capturing_) return WaitEvent(handle_, event);
+  // It is not of the recording, and cannot be waited for from within.
+  if (std::find(awaited_.begin(), awaited_.end(), event) == awaited_.end()) awaited_.push_back(event);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int64_t> CudaStream::Reserve(int64_t bytes) {
   if (bytes > kMaxStaged) return absl::InternalError(absl::StrCat("staging ", bytes, " bytes at once"));
   if (used_ + bytes > kMaxStaged) {
+    if (capturing_) return absl::ResourceExhaustedError("staging: the ring is full while operations are recorded");
     KVLINK_RETURN_IF_ERROR(SynchronizeStream(handle_));
     used_ = 0;
   }

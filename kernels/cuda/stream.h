@@ -5,16 +5,18 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/graph.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::cuda {
 
-class CudaStream : public Stream {
+class CudaStream : public GraphStream {
  public:
   // What one call of Stage may take.
   static constexpr int64_t kMaxStaged = int64_t{1} << 20;
@@ -26,13 +28,18 @@ class CudaStream : public Stream {
   CudaStream& operator=(const CudaStream&) = delete;
 
   absl::Status Synchronize() override;
+  absl::Status BeginCapture() override;
+  absl::Status EndCapture(std::unique_ptr<Graph>* graph) override;
+  void DropCapture() override;
 
   // To be asked before each operation; makes the device that of the calling thread.
   absl::Status Use();
   void* handle() const { return handle_; }
   FaultRecord* fault() const { return fault_; }
+  // What is launched from here on waits for the event, which was recorded in another stream.
+  absl::Status WaitFor(void* event);
   // A copy of `bytes` (at most kMaxStaged) bytes on the device, for what is launched in this stream before the next
-  // call. Waits for the stream where the ring is full.
+  // call. Where the ring is full it waits for the stream; RESOURCE_EXHAUSTED while operations are recorded.
   absl::StatusOr<const void*> Stage(const void* data, int64_t bytes);
   // The frequencies on the device; kept from call to call.
   absl::StatusOr<RopeView> StageRope(const Rope& rope);
@@ -41,6 +48,7 @@ class CudaStream : public Stream {
   static constexpr int kRopes = 4;
   absl::Status Create();
   absl::StatusOr<int64_t> Reserve(int64_t bytes);
+  absl::Status LaunchRecorded(std::unique_ptr<Graph>* graph);
 
   const int device_;
   absl::Status status_;
@@ -51,6 +59,8 @@ class CudaStream : public Stream {
   int64_t used_ = 0;  // of the ring
   std::array<std::vector<double>, kRopes> ropes_;
   int next_rope_ = 0;
+  bool capturing_ = false;
+  std::vector<void*> awaited_;  // by what is being recorded
 };
 
 }  // namespace kvlink::kernels::cuda

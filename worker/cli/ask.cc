@@ -73,6 +73,11 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Number("timeout", "SECONDS", "Most time for one answer.", &flags.timeout);
   arguments.Bytes("device-memory", "With --device cuda: most of its memory for encodings, which must hold a request's.",
                   &flags.ask.device_memory);
+  arguments.Bytes(
+      "host-memory",
+      "With --device cuda: host memory for copies of encodings, from which those that the device had no room "
+      "for land again; 0: none.",
+      &flags.ask.host_memory);
   arguments.Flag("quiet", "Print answers only.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -86,6 +91,9 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   }
   if (flags.question.empty() && flags.questions.empty() && !flags.chat) {
     return absl::InvalidArgumentError("no question; write it behind the options, or use --questions or --chat");
+  }
+  if (flags.ask.host_memory > 0 && flags.ask.model.device == "cpu") {
+    return absl::InvalidArgumentError("--host-memory is for --device cuda; with --device cpu leave it out");
   }
   if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare do not go together");
   flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
@@ -119,6 +127,7 @@ std::string Tiers(const infer::RequestStats& stats) {
     parts.push_back(absl::StrCat(documents, " ", where, read));
   };
   add(stats.documents_resident, "in use already", 0);
+  add(stats.documents_host, "from host memory", stats.bytes_host);
   add(stats.documents_dram, "from memory", stats.bytes_dram);
   add(stats.documents_segments, "from disk", stats.bytes_segments);
   add(stats.documents_encoded, "encoded now", 0);
@@ -189,7 +198,7 @@ absl::Status Compare(AskSession& session, const Flags& flags, const Question& qu
     absl::PrintF("  expected      %s (linked: %s, full prefill: %s)\n", question.expected[0],
                  linked_right ? "yes" : "no", full_right ? "yes" : "no");
   }
-  const int64_t bytes = stats.bytes_dram + stats.bytes_segments;
+  const int64_t bytes = stats.bytes_host + stats.bytes_dram + stats.bytes_segments;
   totals->linked.push_back(absl::ToDoubleSeconds(linked.time_to_first_token));
   totals->full.push_back(absl::ToDoubleSeconds(full.time_to_first_token));
   totals->bytes += bytes;

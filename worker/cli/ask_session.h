@@ -26,6 +26,7 @@ struct AskOptions {
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
   int64_t device_memory = int64_t{4} << 30;  // of a device, for encodings
+  int64_t host_memory = 0;                   // for copies of encodings beside a device; 0: none
   bool create_store = false;                 // documents of files only: a store that is not there yet is made
   int64_t private_tokens = 0;                // EngineOptions
 };

@@ -43,6 +43,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model
   if (options.prefill_chunk < 1 || options.private_tokens < 0) {
     return absl::InvalidArgumentError("engine: prefill_chunk must be positive and private_tokens not negative");
   }
+  if (options.host_bytes < 0 ||
+      (options.host_bytes > 0 && model->backend()->device().type == kernels::DeviceType::kCpu)) {
+    return absl::InvalidArgumentError("engine: only a device keeps copies of encodings in host memory");
+  }
   if (options.private_tokens == 0) options.private_tokens = config.context;
   std::unique_ptr<Engine> engine(new Engine(model, fingerprint, store, std::move(options)));
   const int64_t pages = (engine->options_.private_tokens + kPageTokens - 1) / kPageTokens + kSparePages;
@@ -63,7 +67,8 @@ Engine::Engine(const model::Model* model, const Fingerprint& fingerprint, store:
       fingerprint_(fingerprint),
       options_(std::move(options)),
       pool_(store, model, fingerprint,
-            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout}) {}
+            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout, options_.host_bytes}) {
+}
 
 Engine::~Engine() = default;
 
@@ -131,7 +136,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
     conversation->reads_.push_back({nullptr, placed.offset, placed.document,
                                     document.identity ? *document.identity : IdentityOf(document.tokens)});
   }
-  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, call));
+  KVLINK_RETURN_IF_ERROR(ReadDocuments(*conversation, {}, /*holds=*/false, call));
   KVLINK_RETURN_IF_ERROR(Prefill(*conversation, plan, call));
   RequestStats& stats = conversation->stats_;
   stats.prompt_tokens = plan.length;
@@ -142,7 +147,8 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
   return conversation;
 }
 
-absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities& computed, const Call& call) {
+absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
+                                   const Call& call) {
   std::vector<ResidentPool::Wanted> wanted;  // each once, however often it is read
   std::vector<absl::Span<const int32_t>> documents;
   absl::flat_hash_map<Identity, size_t> index;
@@ -154,7 +160,7 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
   }
   if (wanted.empty()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(std::vector<ResidentPool::Acquired> acquired,
-                          pool_.Acquire(wanted, {call.deadline, call.cancelled}));
+                          pool_.Acquire(wanted, {call.deadline, call.cancelled, holds}));
   std::vector<bool> missed;
   for (const ResidentPool::Acquired& one : acquired) missed.push_back(one.resident == nullptr);
   KVLINK_RETURN_IF_ERROR(EncodeMissing(documents, absl::MakeSpan(acquired), call));
@@ -164,12 +170,14 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
     const size_t i = index.at(read.identity);
     read.resident = acquired[i].resident;
     const bool loaded = std::exchange(acquired[i].loaded, false);
-    const bool dram = read.resident->source() == store::Tier::kDram;
+    const bool host = read.resident->from_host(), dram = read.resident->source() == store::Tier::kDram;
     ++(missed[i] ? stats.documents_encoded
        : !loaded ? stats.documents_resident
+       : host    ? stats.documents_host
        : dram    ? stats.documents_dram
                  : stats.documents_segments);
-    if (loaded) (dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
+    if (loaded)
+      (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
   return absl::OkStatus();
 }
@@ -234,7 +242,9 @@ absl::Status Engine::Run(absl::Span<Rows> rows, const Call& call) {
   // cannot fail. So this ends after as many rounds as there are documents, twice.
   Identities lapsed, computed;
   while (true) {
-    for (const Rows& one : rows) KVLINK_RETURN_IF_ERROR(ReadDocuments(*one.conversation, computed, call));
+    for (const Rows& one : rows) {
+      KVLINK_RETURN_IF_ERROR(ReadDocuments(*one.conversation, computed, /*holds=*/true, call));
+    }
     std::vector<std::shared_ptr<Resident>> useless;
     const absl::Status status = Forward(rows, call, &useless);
     if (useless.empty()) return status;

@@ -49,7 +49,9 @@ struct EngineOptions {
   // Private KV of all conversations together, in tokens; 0: the model's context.
   int64_t private_tokens = 0;
   int64_t prefill_chunk = 1024;                        // most fresh rows of one forward pass
+  int64_t graph_rows = 64;                             // ForwardBatch, where all layers are there; 0: no graphs
   int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
+  int64_t host_bytes = 0;                              // HostTier: pinned host memory, of a device alone; 0: none
   int64_t write_back_bytes = int64_t{256} << 20;       // WriteBack's queue; 0: nothing is written back
   // How long one layer of an encoding may take to land before the document is encoded instead.
   absl::Duration load_timeout = absl::Seconds(10);
@@ -86,10 +88,12 @@ struct RequestStats {
   int64_t prompt_tokens = 0;       // positions in front of the answer
   int64_t fresh_tokens = 0;        // of these, computed by this request
   int64_t documents_resident = 0;  // encodings by where they were found
+  int64_t documents_host = 0;      // copies of our own in host memory
   int64_t documents_dram = 0;
   int64_t documents_segments = 0;
   int64_t documents_encoded = 0;  // not in the store, damaged or late
-  int64_t bytes_dram = 0;         // of encodings, by where they were read
+  int64_t bytes_host = 0;         // of encodings, by where they were read
+  int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
 };
 
@@ -132,8 +136,8 @@ class Conversation {
 
 class Engine {
  public:
-  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model. RESOURCE_EXHAUSTED: no memory for the
-  // private KV. `store` may be nullptr: every document is encoded on the spot.
+  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory for a backend on the host.
+  // RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document is encoded on the spot.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                         store::Store* store, EngineOptions options);
   // Writes back what is queued.
@@ -174,6 +178,8 @@ class Engine {
     int64_t late = 0;     // that did not land in time, or could not be read, and were encoded again
     int64_t lapsed = 0;   // whose memory the store took back during a pass, which was done again
     int64_t encoded = 0;  // documents encoded on the spot, for these reasons and for misses
+    int64_t graphs = 0;   // passes that ran as one graph of a device
+    int64_t graphs_failed = 0;  // that should have, and ran as others do
     ResidentPool::Stats pool;
     WriteBack::Stats write_back;
   };
@@ -191,8 +197,8 @@ class Engine {
 
   absl::Status UploadLinkEmbeddings();
   // Fills in the residents that a conversation lacks: from the pool, the store (but for those to be `computed`), or the
-  // encoder.
-  absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, const Call& call);
+  // encoder. `holds`: as in Patience.
+  absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, bool holds, const Call& call);
   // Encodes the documents of those that are missing.
   absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);
@@ -203,6 +209,7 @@ class Engine {
   absl::Status Run(absl::Span<Rows> rows, const Call& call);
   // One pass. `useless`: what made it fail, if encodings did; it then left nothing behind but the rows' slots.
   absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
+  void CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now);
   // Lets go of an encoding wherever the rows' conversations read it.
   void Forget(absl::Span<Rows> rows, const Resident* useless);
   absl::Status Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits);

@@ -127,6 +127,7 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
         kernels::Tensor::Dense(link_embeddings_.data(), kernels::Dtype::kF32, model_->backend()->device(),
                                {static_cast<int64_t>(options_.link_embeddings.size()) / hidden, hidden});
   }
+  if (assembly.landing.empty()) batch.graph_rows = options_.graph_rows;
   batch.before_layer = [&](int64_t layer) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(call.Check());
     for (const std::shared_ptr<Resident>& resident : assembly.landing) {
@@ -141,7 +142,9 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
     return absl::OkStatus();
   };
   std::unique_ptr<Context> context = TakeContext();
+  const model::ForwardContext::Graphs before = context->forward->graphs();
   absl::StatusOr<kernels::Tensor> logits = model_->Forward(*context->forward, batch);
+  CountGraphs(before, context->forward->graphs());
   absl::Status status = logits.status();
   // Before anything of the pass is given out. A pass that failed may have failed over such bytes too.
   if (useless->empty()) {
@@ -154,6 +157,12 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
   // Streams that lacked memory when they were made, or that the device failed, stay useless.
   if (!absl::IsResourceExhausted(status) && !absl::IsInternal(status)) GiveContext(std::move(context));
   return status;
+}
+
+void Engine::CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now) {
+  MutexLock lock(&mutex_);
+  stats_.graphs += now.launched - before.launched;
+  stats_.graphs_failed += now.failed - before.failed;
 }
 
 absl::Status Engine::Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits) {

@@ -1,32 +1,45 @@
 #include "worker/infer/resident.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 
 namespace kvlink::infer {
 
-std::shared_ptr<Resident> Resident::FromLease(std::unique_ptr<store::Lease> lease, Room room, kernels::Lander* lander) {
+std::shared_ptr<Resident> Resident::FromLease(std::unique_ptr<store::Lease> lease, Room room, const Way& way) {
   const std::shared_ptr<store::Lease> shared = std::move(lease);
-  return std::shared_ptr<Resident>(new Resident(shared->manifest(), {shared, nullptr}, std::move(room), lander));
+  const Manifest& manifest = shared->manifest();
+  return std::shared_ptr<Resident>(new Resident(manifest.identity, manifest.shape(0), manifest.layers.size(),
+                                                {.lease = shared}, std::move(room), way));
 }
 
 std::shared_ptr<Resident> Resident::FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Room room,
-                                                kernels::Lander* lander) {
+                                                const Way& way) {
   const Manifest& manifest = encoded->manifest;
-  return std::shared_ptr<Resident>(new Resident(manifest, {nullptr, std::move(encoded)}, std::move(room), lander));
+  return std::shared_ptr<Resident>(new Resident(manifest.identity, manifest.shape(0), manifest.layers.size(),
+                                                {.encoded = encoded}, std::move(room), way));
 }
 
-Resident::Resident(const Manifest& manifest, Source source, Room room, kernels::Lander* lander)
-    : identity_(manifest.identity),
+std::shared_ptr<Resident> Resident::FromHost(const Identity& identity, std::shared_ptr<const HostCopy> copy, Room room,
+                                             const Way& way) {
+  const auto layers = static_cast<size_t>(copy->layers());
+  return std::shared_ptr<Resident>(
+      new Resident(identity, copy->stored(), layers, {.host = copy}, std::move(room), way));
+}
+
+Resident::Resident(const Identity& identity, const SlabShape& stored, size_t layers, Source source, Room room,
+                   const Way& way)
+    : identity_(identity),
       source_(source.lease != nullptr ? source.lease->source() : store::Tier::kNone),
-      stored_bytes_(manifest.bytes()),
-      stored_(manifest.shape(0)),
-      resident_(kernels::Lander::Landed(stored_)),
+      from_host_(source.host != nullptr),
+      stored_(stored),
+      resident_(kernels::Lander::Landed(stored)),
       room_(std::move(room)),
-      lander_(lander),
+      way_(way),
       from_(std::move(source)),
-      layer_data_(manifest.layers.size(), nullptr) {
-  for (size_t layer = 0; copies() && layer < layer_data_.size(); ++layer) {
+      layer_data_(layers, nullptr) {
+  for (size_t layer = 0; copies() && layer < layers; ++layer) {
     layer_data_[layer] = CopyOf(static_cast<int64_t>(layer));
   }
 }
@@ -59,22 +72,37 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
     return absl::FailedPreconditionError(
         absl::StrCat("layer ", layer, " of an encoding waited for before layer ", landed));
   }
-  if (!copies()) {
-    layer_data_[layer] = slab.data();
+  if (copies()) {
+    KVLINK_RETURN_IF_ERROR(CopyLayer(layer, from, slab));
   } else {
-    KVLINK_RETURN_IF_ERROR(lander_->Land(stored_, slab, CopyOf(layer)));
-    // Only now is it known that what was copied is what was verified.
-    if (from.lease != nullptr && !from.lease->intact()) {
-      return absl::UnavailableError(
-          absl::StrCat("the store took back layer ", layer, " of an encoding while it was read"));
-    }
+    layer_data_[layer] = slab.data();
   }
   landed_.store(layer + 1, std::memory_order_release);
   if (copies() && ready()) {
+    if (kept_ != nullptr) way_.host->Keep(identity_, std::exchange(kept_, nullptr));
     MutexLock source_lock(&source_mutex_);
     from_ = {};
   }
   return absl::OkStatus();
+}
+
+absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<const std::byte> slab) {
+  if (from.host != nullptr) return way_.lander->LandPinned(stored_, from.host->layer(layer), CopyOf(layer));
+  if (layer == 0 && way_.host != nullptr) {
+    kept_ = way_.host->Make(stored_, static_cast<int64_t>(layer_data_.size()));
+  }
+  if (kept_ != nullptr) {
+    kept_->Fill(layer, slab);
+  } else {
+    KVLINK_RETURN_IF_ERROR(way_.lander->Land(stored_, slab, CopyOf(layer)));
+  }
+  // Only now is it known that what was copied is what was verified.
+  if (from.lease != nullptr && !from.lease->intact()) {
+    kept_ = nullptr;
+    return absl::UnavailableError(
+        absl::StrCat("the store took back layer ", layer, " of an encoding while it was read"));
+  }
+  return kept_ == nullptr ? absl::OkStatus() : way_.lander->LandPinned(stored_, kept_->layer(layer), CopyOf(layer));
 }
 
 kernels::KvSegment Resident::segment() const {

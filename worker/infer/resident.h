@@ -1,8 +1,9 @@
 // One encoding in the memory that attention reads. Raw and q8 encodings are read where a backend on the host finds them
 // in the store's lease; on a device every encoding has a copy of its own there, and q4 is expanded into one everywhere.
-// The copy is made layer by layer as they land, and what it was made from is released when it is whole.
+// The copy is made layer by layer as they land, and what it was made from is released when it is whole. Where there is
+// a second tier in host memory (host_tier.h), a layer lands by way of it, and the host's copy is kept once it is whole.
 //
-// Thread-safety: all methods of Resident. Lifetime: the lander, and whoever counts the room, outlive a resident.
+// Thread-safety: all methods of Resident. Lifetime: the way, and whoever counts the room, outlive a resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_H_
 #define KVLINK_WORKER_INFER_RESIDENT_H_
 
@@ -21,6 +22,7 @@
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
+#include "worker/infer/host_tier.h"
 
 namespace kvlink::infer {
 
@@ -60,16 +62,25 @@ class Resident {
   static int64_t Bytes(const SlabShape& stored, int64_t layers) {
     return layers * kernels::Lander::Landed(stored).slab_bytes();
   }
-  // Of bytes in a store, and of bytes computed here. `room` has Bytes(), and as much memory where lander->Lands().
-  static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Room room, kernels::Lander* lander);
+  // What residents are made with: both outlive them. `host` may be nullptr.
+  struct Way {
+    kernels::Lander* lander = nullptr;
+    HostTier* host = nullptr;
+  };
+  // Of bytes in a store, of bytes computed here, and of a copy in host memory. `room` has Bytes(), and as much memory
+  // where lander->Lands().
+  static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Room room, const Way& way);
   static std::shared_ptr<Resident> FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Room room,
-                                               kernels::Lander* lander);
+                                               const Way& way);
+  static std::shared_ptr<Resident> FromHost(const Identity& identity, std::shared_ptr<const HostCopy> copy, Room room,
+                                            const Way& way);
 
   const Identity& identity() const { return identity_; }
   int64_t tokens() const { return resident_.tokens; }
-  // Where the bytes came from; kNone: computed here.
+  // Where the bytes came from; kNone: from no store.
   store::Tier source() const { return source_; }
-  int64_t stored_bytes() const { return stored_bytes_; }
+  bool from_host() const { return from_host_; }  // else what came from no store was computed here
+  int64_t stored_bytes() const { return static_cast<int64_t>(layer_data_.size()) * stored_.slab_bytes(); }
   int64_t bytes() const { return room_.bytes(); }
 
   // Waits until the layer is verified and where attention reads it. To be called in layer order. DATA_LOSS,
@@ -85,31 +96,36 @@ class Resident {
   kernels::KvSegment segment() const;
 
  private:
-  // What the bytes are read from: one of the two, or none when the copy is whole.
+  // What the bytes are read from: one of these, or none when the copy is whole.
   struct Source {
     std::shared_ptr<store::Lease> lease;
     std::shared_ptr<const encode::Encoded> encoded;
+    std::shared_ptr<const HostCopy> host;
   };
-  Resident(const Manifest& manifest, Source source, Room room, kernels::Lander* lander);
+  Resident(const Identity& identity, const SlabShape& stored, size_t layers, Source source, Room room, const Way& way);
   Source source_now() const;
   bool copies() const { return room_.memory.data() != nullptr; }
   std::byte* CopyOf(int64_t layer) const {
     return static_cast<std::byte*>(room_.memory.data()) + layer * resident_.slab_bytes();
   }
+  // Makes the copy of one layer. `slab`: where it lies, unless that is a copy in host memory.
+  absl::Status CopyLayer(int64_t layer, const Source& from, absl::Span<const std::byte> slab)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(landing_);
 
   const Identity identity_;
   const store::Tier source_;
-  const int64_t stored_bytes_;
+  const bool from_host_;
   const SlabShape stored_;    // of each layer as stored
   const SlabShape resident_;  // as attention reads it
   const Room room_;
-  kernels::Lander* const lander_;
+  const Way way_;
 
   mutable Mutex source_mutex_;
   Source from_ ABSL_GUARDED_BY(source_mutex_);
 
-  Mutex landing_;                   // held while a layer is landed
-  std::atomic<int64_t> landed_{0};  // layers; advanced under landing_
+  Mutex landing_;                                             // held while a layer is landed
+  std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(landing_);  // being filled; nullptr: none is kept
+  std::atomic<int64_t> landed_{0};                            // layers; advanced under landing_
   // Where there is no copy, element l is written once, under landing_, before landed_ passes l, and read only by those
   // who waited for it.
   std::vector<const std::byte*> layer_data_;

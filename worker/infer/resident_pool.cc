@@ -39,7 +39,10 @@ ResidentPool::ResidentPool(store::Store* store, const model::Model* model, const
       fingerprint_(fingerprint),
       options_(options),
       hard_(model->backend()->device().type != kernels::DeviceType::kCpu),
-      lander_(model->backend(), &model->rope()) {}
+      lander_(model->backend(), &model->rope()),
+      host_(hard_ && options.host_bytes > 0 ? std::make_unique<HostTier>(model->backend(), options.host_bytes)
+                                            : nullptr),
+      way_{&lander_, host_.get()} {}
 
 SlabShape ResidentPool::Shape(int64_t tokens) const {
   const model::ModelConfig& config = model_->config();
@@ -54,9 +57,14 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
                                                                           const Patience& patience) {
   for (const bool join : {true, false}) {
     KVLINK_ASSIGN_OR_RETURN(Admission admission, Admit(wanted, join, patience));
+    if (host_ != nullptr) {
+      for (const Acquired& answer : admission.answers) {
+        if (answer.resident != nullptr) host_->Find(answer.resident->identity());  // it is in use
+      }
+    }
     const absl::Time deadline = std::min(patience.deadline, absl::Now() + options_.load_timeout);
     const absl::Status allocated = AllocateRooms(admission);
-    Load(allocated.ok() ? store_ : nullptr, wanted, admission, deadline);
+    Load(allocated.ok(), wanted, admission, deadline);
     KVLINK_RETURN_IF_ERROR(allocated);
     if (Join(wanted, admission, deadline)) return std::move(admission.answers);
     // What others did not load needs room of this call's own: once more, from the beginning, holding nothing.
@@ -67,7 +75,8 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
 absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wanted> wanted, bool join,
                                                             const Patience& patience) {
   Admission admission;
-  if (TryAdmit(wanted, join, &admission)) return admission;
+  MutexLock lock(&mutex_);
+  if (TryAdmit(wanted, join, patience.holds || turns_.empty(), &admission)) return admission;
   int64_t bytes = 0;
   for (const Wanted& one : wanted) bytes += BytesOf(one);
   const auto exhausted = [&](absl::string_view why) {
@@ -76,27 +85,36 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
                                                      why, "; ask from fewer documents, or give it more"));
   };
   if (bytes > options_.budget_bytes) return exhausted("");
-  {
-    MutexLock lock(&mutex_);
-    ++stats_.waits;
-  }
-  while (!TryAdmit(wanted, join, &admission)) {
-    if (patience.cancelled && patience.cancelled()) return absl::CancelledError("the request was cancelled");
+  ++stats_.waits;
+  const auto turn = turns_.emplace(turns_.end());
+  absl::Status status;
+  while (!TryAdmit(wanted, join, patience.holds || turn == turns_.begin(), &admission)) {
     const absl::Time now = absl::Now();
-    if (now >= patience.deadline) return exhausted(": others held them until this request's time ran out");
-    MutexLock lock(&mutex_);
+    if (now >= patience.deadline) {
+      status = exhausted(": others held them until this request's time ran out");
+      break;
+    }
     changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));
+    if (!patience.cancelled) continue;
+    mutex_.Unlock();  // it is the caller's code
+    const bool cancelled = patience.cancelled();
+    mutex_.Lock();
+    if (!cancelled) continue;
+    status = absl::CancelledError("the request was cancelled");
+    break;
   }
+  turns_.erase(turn);
+  changed_.SignalAll();  // the next one's turn
+  KVLINK_RETURN_IF_ERROR(status);
   return admission;
 }
 
-bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, Admission* admission) {
+bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, bool turn, Admission* admission) {
   *admission = {};
   admission->answers.resize(wanted.size());
   std::vector<size_t> needy;  // get room
   std::vector<Lru::iterator> hits;
   int64_t bytes = 0;
-  MutexLock lock(&mutex_);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const auto place = Place(wanted[i].identity);
     const Resident* there = place == lru_.end() ? nullptr : place->resident.get();
@@ -114,7 +132,7 @@ bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, Admissio
     needy.push_back(i);
     bytes += BytesOf(wanted[i]);
   }
-  if (!MakeRoom(bytes)) {
+  if ((bytes > 0 && !turn) || !MakeRoom(bytes)) {
     *admission = {};
     return false;
   }
@@ -143,21 +161,14 @@ absl::Status ResidentPool::AllocateRooms(Admission& admission) {
   return absl::OkStatus();
 }
 
-void ResidentPool::Load(store::Store* store, absl::Span<const Wanted> wanted, Admission& admission,
-                        absl::Time deadline) {
+void ResidentPool::Load(bool memory, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline) {
   if (admission.mine.empty()) return;
   std::vector<std::shared_ptr<Resident>> loaded(admission.mine.size());
-  std::vector<Identity> identities;
-  for (size_t i : admission.mine) identities.push_back(wanted[i].identity);
-  if (store != nullptr) {
-    const auto found = store->Lookup(options_.ns, identities, options_.codec);
-    const bool answered = found.ok() && found->size() == identities.size();
-    if (!answered) CountError();
-    for (size_t k = 0; answered && k < identities.size(); ++k) {
-      const size_t i = admission.mine[k];
-      if ((*found)[k].present) loaded[k] = LoadOne(wanted[i], (*found)[k], deadline, admission.answers[i].room);
-    }
+  for (size_t k = 0; memory && k < loaded.size(); ++k) {
+    const size_t i = admission.mine[k];
+    loaded[k] = LoadFromHost(wanted[i], admission.answers[i].room);
   }
+  if (memory && store_ != nullptr) LoadFromStore(wanted, admission, deadline, absl::MakeSpan(loaded));
   MutexLock lock(&mutex_);
   for (size_t k = 0; k < loaded.size(); ++k) {
     const size_t i = admission.mine[k];
@@ -165,6 +176,32 @@ void ResidentPool::Load(store::Store* store, absl::Span<const Wanted> wanted, Ad
   }
   changed_.SignalAll();
   TrimTo(options_.budget_bytes);
+}
+
+std::shared_ptr<Resident> ResidentPool::LoadFromHost(const Wanted& wanted, Room& room) {
+  if (host_ == nullptr) return nullptr;
+  std::shared_ptr<const HostCopy> copy = host_->Find(wanted.identity);
+  if (copy == nullptr || copy->stored().tokens != wanted.tokens) return nullptr;
+  return Resident::FromHost(wanted.identity, std::move(copy), std::move(room), way_);
+}
+
+void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline,
+                                 absl::Span<std::shared_ptr<Resident>> loaded) {
+  std::vector<Identity> identities;
+  std::vector<size_t> missing;  // of loaded
+  for (size_t k = 0; k < loaded.size(); ++k) {
+    if (loaded[k] != nullptr) continue;
+    identities.push_back(wanted[admission.mine[k]].identity);
+    missing.push_back(k);
+  }
+  if (missing.empty()) return;
+  const auto found = store_->Lookup(options_.ns, identities, options_.codec);
+  if (!found.ok() || found->size() != identities.size()) return CountError();
+  for (size_t n = 0; n < missing.size(); ++n) {
+    const size_t i = admission.mine[missing[n]];
+    if (!(*found)[n].present) continue;
+    loaded[missing[n]] = LoadOne(wanted[i], (*found)[n], deadline, admission.answers[i].room);
+  }
 }
 
 std::shared_ptr<Resident> ResidentPool::LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline,
@@ -185,14 +222,16 @@ std::shared_ptr<Resident> ResidentPool::LoadOne(const Wanted& wanted, const stor
     CountError();
     return nullptr;
   }
-  return Resident::FromLease(*std::move(lease), std::move(room), &lander_);
+  return Resident::FromLease(*std::move(lease), std::move(room), way_);
 }
 
 void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer) {
   if (loaded == nullptr) {
     ++stats_.misses;
   } else {
-    ++(loaded->source() == store::Tier::kDram ? stats_.loads_dram : stats_.loads_segments);
+    ++(loaded->from_host()                      ? stats_.loads_host
+       : loaded->source() == store::Tier::kDram ? stats_.loads_dram
+                                                : stats_.loads_segments);
   }
   const auto it = index_.find(wanted.identity);
   if (it != index_.end() && it->second->resident != nullptr) {
@@ -231,7 +270,7 @@ bool ResidentPool::Join(absl::Span<const Wanted> wanted, Admission& admission, a
 }
 
 std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Encoded> encoded, Room room) {
-  std::shared_ptr<Resident> resident = Resident::FromEncoded(std::move(encoded), std::move(room), &lander_);
+  std::shared_ptr<Resident> resident = Resident::FromEncoded(std::move(encoded), std::move(room), way_);
   MutexLock lock(&mutex_);
   const auto place = Place(resident->identity());
   if (place == lru_.end()) {
@@ -316,6 +355,7 @@ void ResidentPool::CountError() {
 ResidentPool::Stats ResidentPool::stats() const {
   MutexLock lock(&mutex_);
   Stats stats = stats_;
+  if (host_ != nullptr) stats.host = host_->stats();
   stats.bytes = used_;
   for (const Entry& entry : lru_) stats.residents += entry.resident != nullptr ? 1 : 0;
   return stats;

@@ -2,7 +2,12 @@
 //
 // A resident lives while somebody refers to it; one that nobody refers to stays until its room is needed, and then the
 // least recently used goes first. On the host the budget bounds what nobody refers to. On a device it bounds
-// everything: a call that lacks room waits for others to let go, and holds nothing while it waits.
+// everything: a call that lacks room waits for others to let go, and holds nothing while it waits. Those that wait are
+// served in the order in which they came, so that what needs much room is not starved by what needs little; a call that
+// needs none waits for nobody.
+//
+// What a device evicts may still have a copy in host memory (host_tier.h): wanted again, it lands from there, and the
+// store is not asked.
 //
 // Thread-safety: all methods. Lifetime: the store, the model and the pool outlive every resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_POOL_H_
@@ -26,6 +31,7 @@
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
+#include "worker/infer/host_tier.h"
 #include "worker/infer/resident.h"
 #include "worker/model/model.h"
 
@@ -38,6 +44,7 @@ class ResidentPool {
     Codec codec = Codec::kRawBf16;
     int64_t budget_bytes = int64_t{256} << 20;
     absl::Duration load_timeout = absl::Seconds(10);  // of an answer of the store
+    int64_t host_bytes = 0;                           // HostTier of a device; 0: none
   };
   // `store` may be nullptr: nothing is ever found.
   ResidentPool(store::Store* store, const model::Model* model, const Fingerprint& fingerprint, const Options& options);
@@ -56,6 +63,8 @@ class ResidentPool {
   struct Patience {
     absl::Time deadline = absl::InfiniteFuture();
     std::function<bool()> cancelled;  // asked now and then; may be empty
+    // The caller holds residents, whose room others may be waiting for: it does not wait for its turn.
+    bool holds = false;
   };
   // One answer for each of `wanted`, which are different, in order. Loading has begun for those of the store; several
   // calls for one identity share one load. Whatever the store cannot give in time (absent, evicted, unavailable, of
@@ -79,11 +88,13 @@ class ResidentPool {
     int64_t hits = 0;        // found in the pool
     int64_t loads_dram = 0;  // leases by the tier they were found in
     int64_t loads_segments = 0;
+    int64_t loads_host = 0;  // from copies in host memory
     int64_t misses = 0;
     int64_t store_errors = 0;  // lookups or reads that failed otherwise than by a miss
     int64_t evictions = 0;
     int64_t dropped = 0;  // proved to be of no use
     int64_t waits = 0;    // calls that waited for room
+    HostTier::Stats host;
   };
   Stats stats() const;
 
@@ -106,14 +117,20 @@ class ResidentPool {
   SlabShape Shape(int64_t tokens) const;
   // Looks everything up and takes room for what is not there, waiting for it. `join`: loads of other calls count.
   absl::StatusOr<Admission> Admit(absl::Span<const Wanted> wanted, bool join, const Patience& patience);
-  // The same without waiting. False: there is no room.
-  bool TryAdmit(absl::Span<const Wanted> wanted, bool join, Admission* admission);
+  // The same without waiting. False: there is no room, or it is not this call's `turn` to take some.
+  bool TryAdmit(absl::Span<const Wanted> wanted, bool join, bool turn, Admission* admission)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status AllocateRooms(Admission& admission);
   // Ends the loading of one identity: puts what came of it (nullptr: a miss) into its place.
   void Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Loads what is this call's to load, if `store` has it.
-  void Load(store::Store* store, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
+  // Loads what is this call's to load, if it is to be had, and if there is memory for it.
+  void Load(bool memory, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
+  // From the copy in host memory. nullptr: there is none of this shape.
+  std::shared_ptr<Resident> LoadFromHost(const Wanted& wanted, Room& room);
+  // From the store, into those of `loaded` that are nullptr: one for each of admission.mine.
+  void LoadFromStore(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline,
+                     absl::Span<std::shared_ptr<Resident>> loaded);
   std::shared_ptr<Resident> LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline, Room& room);
   // Waits for the loads of others. False: one of them came to nothing, or not in time.
   bool Join(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
@@ -131,11 +148,14 @@ class ResidentPool {
   const Options options_;
   const bool hard_;  // the budget
   kernels::Lander lander_;
+  const std::unique_ptr<HostTier> host_;  // nullptr: none
+  const Resident::Way way_;
 
   std::atomic<int64_t> used_{0};  // of the budget; grows under mutex_
 
   mutable Mutex mutex_;
-  CondVar changed_;  // a load ended, or there is room
+  CondVar changed_;                                // a load ended, or there is room, or it is another's turn
+  std::list<char> turns_ ABSL_GUARDED_BY(mutex_);  // a place for each call that waits, in order
   Lru lru_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<Identity, Lru::iterator> index_ ABSL_GUARDED_BY(mutex_);
   Stats stats_ ABSL_GUARDED_BY(mutex_);

@@ -94,12 +94,23 @@ struct ForwardBatch {
   // Called before a layer reads its segments, in layer order: waits for slabs that are still landing. A non-OK status
   // ends the pass and is returned as it is. May be empty.
   std::function<absl::Status(int64_t layer)> before_layer;
+  // A pass of at most so many rows may be recorded and launched as one graph, which a device runs with less said
+  // between its kernels; before_layer is not called then. Results are the same to the bit.
+  int64_t graph_rows = 0;
 };
 
 // Streams, workspaces and plans of one caller, grown as needed and used again.
 class ForwardContext {
  public:
+  struct Graphs {
+    int64_t launched = 0;  // passes that ran as one graph
+    int64_t failed = 0;    // that could not be recorded, and ran as others do
+  };
   virtual ~ForwardContext() = default;
+  const Graphs& graphs() const { return graphs_; }
+
+ protected:
+  Graphs graphs_;
 };
 
 class Model {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "kernels/graph.h"
 
 namespace kvlink::model {
 namespace {
@@ -39,10 +40,30 @@ class Context final : public ForwardContext {
   }
   kernels::Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
 
+  // Where the graph of passes of this shape is kept. nullptr: this is the first one, which runs as it is, so that what
+  // a device prepares at first use is there.
+  std::unique_ptr<kernels::Graph>* GraphOf(const std::array<int64_t, 3>& shape) {
+    const auto found = std::find_if(shapes_.begin(), shapes_.end(), [&](const Shape& s) { return s.shape == shape; });
+    if (found != shapes_.end()) {
+      std::rotate(found, found + 1, shapes_.end());
+      return &shapes_.back().graph;
+    }
+    if (shapes_.size() == kMostGraphs) shapes_.erase(shapes_.begin());
+    shapes_.push_back({shape, nullptr});
+    return nullptr;
+  }
+  Graphs& counts() { return graphs_; }
+
  private:
+  struct Shape {
+    std::array<int64_t, 3> shape;
+    std::unique_ptr<kernels::Graph> graph;
+  };
+  static constexpr size_t kMostGraphs = 8;  // each takes some memory of the device
   kernels::Backend* const backend_;
   std::vector<kernels::Buffer> buffers_;
   kernels::Buffer workspace_;
+  std::vector<Shape> shapes_;  // least recently used first
 
  public:
   const std::unique_ptr<kernels::Stream> stream;
@@ -129,12 +150,38 @@ class Pass {
  private:
   absl::Status Launch() {
     KVLINK_RETURN_IF_ERROR(Prepare());
+    kernels::GraphStream* const stream =
+        rows_ > batch_.graph_rows ? nullptr : kernels::GraphStream::Of(*context_.stream);
+    if (stream == nullptr) return LaunchLayers(batch_.before_layer);
+    const auto wanted = static_cast<int64_t>(batch_.logits_rows.size());
+    std::unique_ptr<kernels::Graph>* const graph = context_.GraphOf({rows_, wanted, scattered()});
+    if (graph == nullptr) return LaunchLayers(batch_.before_layer);
+    if (LaunchGraph(*stream, graph).ok()) {
+      ++context_.counts().launched;
+      return absl::OkStatus();
+    }
+    ++context_.counts().failed;
+    return LaunchLayers(batch_.before_layer);
+  }
+
+  absl::Status LaunchGraph(kernels::GraphStream& stream, std::unique_ptr<kernels::Graph>* graph) {
+    KVLINK_RETURN_IF_ERROR(stream.BeginCapture());
+    const absl::Status recorded = LaunchLayers(nullptr);
+    if (recorded.ok()) return stream.EndCapture(graph);
+    stream.DropCapture();
+    return recorded;
+  }
+
+  // Everything behind Prepare(): it allocates nothing, waits for nothing, and can be done again.
+  absl::Status LaunchLayers(const std::function<absl::Status(int64_t)>& before_layer) {
+    residual_ = all_residual_;
+    attention_ = all_attention_;
     KVLINK_RETURN_IF_ERROR(
         backend_.Embed(*context_.stream, {ids_, model_.embedding_table(), batch_.extra_embeddings, residual_}));
     const int64_t last = config_.layers - 1;
     bool pending = false;  // delta_ holds the previous layer's output, not yet added
     for (int64_t layer = 0; layer <= last; ++layer) {
-      KVLINK_RETURN_IF_ERROR(Attend(layer, pending));
+      KVLINK_RETURN_IF_ERROR(Attend(layer, pending, before_layer));
       if (layer == last) break;
       KVLINK_RETURN_IF_ERROR(FeedForward(layer, 0, rows_));
       pending = true;
@@ -148,11 +195,11 @@ class Pass {
     KVLINK_ASSIGN_OR_RETURN(ids_, context_.Scratch(kIds, Dtype::kI32, {rows_}));
     KVLINK_ASSIGN_OR_RETURN(positions_, context_.Scratch(kPositions, Dtype::kI64, {rows_}));
     KVLINK_ASSIGN_OR_RETURN(slots_, context_.Scratch(kSlots, Dtype::kI64, {rows_}));
-    KVLINK_ASSIGN_OR_RETURN(residual_, context_.Scratch(kResidual, Dtype::kF32, {rows_, config_.hidden}));
+    KVLINK_ASSIGN_OR_RETURN(all_residual_, context_.Scratch(kResidual, Dtype::kF32, {rows_, config_.hidden}));
     KVLINK_ASSIGN_OR_RETURN(normed_, context_.Scratch(kNormed, compute, {rows_, config_.hidden}));
     KVLINK_ASSIGN_OR_RETURN(qkv_, context_.Scratch(kQkv, compute, {rows_, qkv}));
     KVLINK_ASSIGN_OR_RETURN(query_, context_.Scratch(kQuery, compute, {rows_, config_.heads, config_.head_dim}));
-    KVLINK_ASSIGN_OR_RETURN(attention_,
+    KVLINK_ASSIGN_OR_RETURN(all_attention_,
                             context_.Scratch(kAttention, compute, {rows_, config_.heads * config_.head_dim}));
     KVLINK_ASSIGN_OR_RETURN(gated_, context_.Scratch(kGated, compute, {rows_, config_.intermediate}));
     KVLINK_ASSIGN_OR_RETURN(delta_, context_.Scratch(kDelta, compute, {rows_, config_.hidden}));
@@ -163,6 +210,7 @@ class Pass {
     KVLINK_RETURN_IF_ERROR(
         backend_.CopyIn(*context_.stream, batch_.positions.data(), positions_.data, positions_.bytes));
     KVLINK_RETURN_IF_ERROR(backend_.CopyIn(*context_.stream, batch_.slots.data(), slots_.data, slots_.bytes));
+    if (scattered()) KVLINK_RETURN_IF_ERROR(PrepareWanted());
     rope_ = &model_.rope();
     const kernels::AttentionBatch attention{batch_.positions, batch_.segments, batch_.reads, {&rope_, 1}};
     KVLINK_ASSIGN_OR_RETURN(context_.plan, backend_.Plan(attention, std::move(context_.plan)));
@@ -200,7 +248,7 @@ class Pass {
 
   // Norm, QKV, keys and values to their pages, attention over everything the rows see. After the last layer's keys and
   // values an encode has all it came for.
-  absl::Status Attend(int64_t index, bool pending) {
+  absl::Status Attend(int64_t index, bool pending, const std::function<absl::Status(int64_t)>& before_layer) {
     const Layer& layer = model_.layer(index);
     KVLINK_RETURN_IF_ERROR(Norm(layer.input_norm, pending, 0, rows_));
     KVLINK_RETURN_IF_ERROR(Linear(normed_, *layer.qkv, nullptr, kernels::Epilogue::kNone, qkv_));
@@ -218,7 +266,7 @@ class Pass {
     finish.q_out = query_;
     KVLINK_RETURN_IF_ERROR(backend_.QkvFinish(*context_.stream, finish));
     if (index + 1 == config_.layers && batch_.logits_rows.empty()) return absl::OkStatus();
-    if (batch_.before_layer) KVLINK_RETURN_IF_ERROR(batch_.before_layer(index));
+    if (before_layer) KVLINK_RETURN_IF_ERROR(before_layer(index));
     kernels::LinkedAttentionArgs attention;
     attention.plan = context_.plan.get();
     attention.layer = index;
@@ -247,7 +295,7 @@ class Pass {
     const absl::Span<const int64_t> wanted = batch_.logits_rows;
     const auto count = static_cast<int64_t>(wanted.size());
     int64_t begin = wanted.front();
-    if (wanted.back() - begin + 1 != count) {
+    if (scattered()) {
       KVLINK_RETURN_IF_ERROR(GatherWanted());
       begin = 0;
     }
@@ -256,20 +304,27 @@ class Pass {
     return Linear(normed_.Slice(begin, count), model_.head(), nullptr, kernels::Epilogue::kNone, logits_);
   }
 
-  // Moves scattered wanted rows together, so that the weights are read once. An embedding lookup is a gather.
-  absl::Status GatherWanted() {
+  bool scattered() const {
+    const absl::Span<const int64_t> wanted = batch_.logits_rows;
+    return !wanted.empty() && wanted.back() - wanted.front() + 1 != static_cast<int64_t>(wanted.size());
+  }
+
+  absl::Status PrepareWanted() {
     const auto count = static_cast<int64_t>(batch_.logits_rows.size());
     const std::array<int64_t, 2> sizes = {count, config_.heads * config_.head_dim};
     context_.wanted_rows.assign(batch_.logits_rows.begin(), batch_.logits_rows.end());
-    KVLINK_ASSIGN_OR_RETURN(const Tensor rows, context_.Scratch(kWantedRows, Dtype::kI32, {count}));
-    KVLINK_ASSIGN_OR_RETURN(const Tensor residual,
-                            context_.Scratch(kWantedResidual, Dtype::kF32, {count, config_.hidden}));
-    KVLINK_ASSIGN_OR_RETURN(const Tensor attention, context_.Scratch(kWantedAttention, Dtype::kF32, sizes));
-    KVLINK_RETURN_IF_ERROR(backend_.CopyIn(*context_.stream, context_.wanted_rows.data(), rows.data, rows.bytes));
-    KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {rows, residual_, {}, residual}));
-    KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {rows, attention_, {}, attention}));
-    residual_ = residual;
-    attention_ = attention;
+    KVLINK_ASSIGN_OR_RETURN(wanted_, context_.Scratch(kWantedRows, Dtype::kI32, {count}));
+    KVLINK_ASSIGN_OR_RETURN(wanted_residual_, context_.Scratch(kWantedResidual, Dtype::kF32, {count, config_.hidden}));
+    KVLINK_ASSIGN_OR_RETURN(wanted_attention_, context_.Scratch(kWantedAttention, Dtype::kF32, sizes));
+    return backend_.CopyIn(*context_.stream, context_.wanted_rows.data(), wanted_.data, wanted_.bytes);
+  }
+
+  // Moves scattered wanted rows together, so that the weights are read once. An embedding lookup is a gather.
+  absl::Status GatherWanted() {
+    KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {wanted_, residual_, {}, wanted_residual_}));
+    KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {wanted_, attention_, {}, wanted_attention_}));
+    residual_ = wanted_residual_;
+    attention_ = wanted_attention_;
     return absl::OkStatus();
   }
 
@@ -280,7 +335,9 @@ class Pass {
   kernels::Backend& backend_;
   const int64_t rows_;
   const kernels::Rope* rope_ = nullptr;
-  Tensor ids_, positions_, slots_, residual_, normed_, qkv_, query_, attention_, gated_, delta_, logits_;
+  Tensor ids_, positions_, slots_, all_residual_, normed_, qkv_, query_, all_attention_, gated_, delta_, logits_;
+  Tensor wanted_, wanted_residual_, wanted_attention_;
+  Tensor residual_, attention_;  // of the rows that go on: all, then those that are wanted
 };
 
 }  // namespace

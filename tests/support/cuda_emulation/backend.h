@@ -11,6 +11,8 @@ namespace kvlink::testing {
 std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
 // From now on no memory of the emulated device, nor pinned memory, is to be had; or it is again.
 void SetEmulatedDeviceExhausted(bool exhausted);
+// From now on no recording of operations succeeds; or they do again.
+void SetEmulatedDeviceUnrecordable(bool unrecordable);
 // Of memory of the emulated device that is in use, by all its backends.
 int64_t EmulatedDeviceBytes();
 

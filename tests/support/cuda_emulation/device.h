@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <numbers>
 #include <tuple>
 #include <type_traits>
@@ -102,11 +103,12 @@ void LoadMatrices(uint32_t (&out)[4], const void* shared_row);
 void LoadMatricesTransposed(uint32_t (&out)[4], const void* shared_row);
 void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
+// Runs `kernel` behind what was queued in the stream before, or records it.
+void RunOrRecord(void* stream, std::function<void()> kernel);
 template <typename... P>
 int Launch(void* stream, int64_t grid_x, int64_t grid_y, int threads, int64_t shared, void (*kernel)(P...),
            const std::type_identity_t<P>&... arguments) {
-  static_cast<void>(SynchronizeStream(stream));  // what was queued before
-  emulation::RunGrid(grid_x, grid_y, threads, shared, [&] { kernel(arguments...); });
+  RunOrRecord(stream, [=] { emulation::RunGrid(grid_x, grid_y, threads, shared, [&] { kernel(arguments...); }); });
   return 0;
 }
 

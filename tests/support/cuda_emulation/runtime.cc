@@ -1,89 +1,148 @@
 // kernels/cuda/runtime.h and matmul.h over host memory. Device memory is of exactly the size that was asked for, so
 // that AddressSanitizer sees what lies beyond, and holds 0xff at first. Copies are made as late as a device may make
-// them: when their stream is waited for, or something behind them in it is carried out.
+// them: when their stream is waited for, or something behind them in it is carried out; and so is a graph, all of it.
 #include "kernels/cuda/runtime.h"
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
+#include "base/status.h"
 #include "kernels/bf16.h"
 #include "kernels/cuda/matmul.h"
 #include "tests/support/cuda_emulation/backend.h"
+#include "tests/support/cuda_emulation/device.h"
 
 namespace kvlink::kernels::cuda {
 namespace {
 
 int token;  // every event
 
-struct Pending {
-  void* to;
-  const void* from;
-  size_t bytes;
+// What a stream does: a copy, or something else.
+struct Work {
+  enum Kind { kCopy, kFill, kKernel, kMatmul } kind;
+  std::function<void()> run;
+  const void* to = nullptr;  // of a copy
+  const void* from = nullptr;
+  size_t bytes = 0;
 };
+using Works = std::vector<Work>;
+
+// The stream whose work this thread records.
+thread_local void* recording = nullptr;
 
 class Streams {
  public:
   void* New() {
     MutexLock lock(&mutex_);
     void* stream = new char;
-    pending_[stream];
+    streams_[stream];
     return stream;
   }
   void End(void* stream) {
     Finish(stream);
     MutexLock lock(&mutex_);
-    pending_.erase(stream);
+    streams_.erase(stream);
     delete static_cast<char*>(stream);
   }
-  void Add(void* stream, const Pending& copy) {
+  // To be done later.
+  void Add(void* stream, Work work) {
     MutexLock lock(&mutex_);
-    pending_[stream].push_back(copy);
+    State& state = streams_[stream];
+    (state.recording ? state.recorded : state.pending).push_back(std::move(work));
+  }
+  void Add(void* stream, const Works& works) {
+    for (const Work& work : works) Add(stream, work);
+  }
+  // To be done now, behind what is pending.
+  void Do(void* stream, Work work) {
+    {
+      MutexLock lock(&mutex_);
+      State& state = streams_[stream];
+      if (state.recording) {
+        state.recorded.push_back(std::move(work));
+        return;
+      }
+      Run(state.pending);
+    }
+    work.run();
   }
   void Finish(void* stream) {
     MutexLock lock(&mutex_);
-    const auto found = pending_.find(stream);
-    if (found != pending_.end()) Copy(found->second);
+    const auto found = streams_.find(stream);
+    if (found != streams_.end()) Run(found->second.pending);
   }
   void FinishAll() {
     MutexLock lock(&mutex_);
-    for (auto& [stream, copies] : pending_) Copy(copies);
+    for (auto& [stream, state] : streams_) Run(state.pending);
+  }
+  void Begin(void* stream) {
+    MutexLock lock(&mutex_);
+    streams_[stream] = {std::move(streams_[stream].pending), {}, /*recording=*/true, /*voided=*/false};
+  }
+  // What was recorded is good for nothing.
+  void Void(void* stream) {
+    MutexLock lock(&mutex_);
+    streams_[stream].voided = true;
+  }
+  // False: it was voided.
+  bool Take(void* stream, Works* recorded) {
+    MutexLock lock(&mutex_);
+    State& state = streams_[stream];
+    state.recording = false;
+    *recorded = std::move(state.recorded);
+    return !state.voided;
   }
   // Whether a copy that is still to be made reads or writes any of these bytes.
   bool Use(const void* memory, int64_t bytes) {
     const auto* begin = static_cast<const std::byte*>(memory);
     const auto overlaps = [&](const void* data, size_t count) {
       const auto* at = static_cast<const std::byte*>(data);
-      return at < begin + bytes && begin < at + count;
+      return count > 0 && at < begin + bytes && begin < at + count;
     };
     MutexLock lock(&mutex_);
-    for (const auto& [stream, copies] : pending_) {
-      for (const Pending& copy : copies) {
-        if (overlaps(copy.to, copy.bytes) || overlaps(copy.from, copy.bytes)) return true;
+    for (const auto& [stream, state] : streams_) {
+      for (const Work& work : state.pending) {
+        if (overlaps(work.to, work.bytes) || overlaps(work.from, work.bytes)) return true;
       }
     }
     return false;
   }
 
  private:
-  static void Copy(std::vector<Pending>& copies) {
-    for (const Pending& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
-    copies.clear();
+  struct State {
+    Works pending, recorded;
+    bool recording = false, voided = false;
+  };
+  static void Run(Works& works) {
+    for (const Work& work : works) work.run();
+    works.clear();
   }
 
   Mutex mutex_;
-  std::map<void*, std::vector<Pending>> pending_ ABSL_GUARDED_BY(mutex_);
+  std::map<void*, State> streams_ ABSL_GUARDED_BY(mutex_);
 };
 Streams& TheStreams() {
   static Streams* streams = new Streams;
   return *streams;
+}
+
+// What a thread that records must not do.
+absl::Status CheckNotRecording(absl::string_view what) {
+  if (recording == nullptr) return absl::OkStatus();
+  TheStreams().Void(recording);
+  return absl::InternalError(absl::StrCat(what, " while operations are recorded"));
 }
 
 // A plain loop that holds its caller to what matmul.h asks for.
@@ -91,7 +150,6 @@ class PlainMatmul : public Matmul {
  public:
   int64_t WorkspaceBytes() const override { return 1000; }
   absl::Status Run(void* stream, const MatmulArgs& args) override {
-    TheStreams().Finish(stream);
     const auto aligned = [](const void* data, uintptr_t bytes) {
       return reinterpret_cast<uintptr_t>(data) % bytes == 0;
     };
@@ -104,6 +162,12 @@ class PlainMatmul : public Matmul {
     if (args.bias != nullptr && (args.out.bf16 || !aligned(args.bias, 16) || args.n % 8 != 0)) {
       return absl::InternalError("matmul: a bias that the library does not take");
     }
+    TheStreams().Do(stream, {Work::kMatmul, [this, args] { Multiply(args); }});
+    return absl::OkStatus();
+  }
+
+ private:
+  void Multiply(const MatmulArgs& args) const {
     std::memset(args.workspace.data, 0xff, static_cast<size_t>(args.workspace.bytes));
     for (int64_t row = 0; row < args.rows; ++row) {
       for (int64_t column = 0; column < args.n; ++column) {
@@ -120,11 +184,11 @@ class PlainMatmul : public Matmul {
         }
       }
     }
-    return absl::OkStatus();
   }
 };
 
 std::atomic<bool> exhausted{false};
+std::atomic<bool> unrecordable{false};
 
 // Sizes of device memory in use.
 struct InUse {
@@ -137,6 +201,7 @@ InUse& DeviceMemory() {
 }
 
 absl::StatusOr<void*> AllocateExactly(int64_t bytes) {
+  KVLINK_RETURN_IF_ERROR(CheckNotRecording("allocating"));
   constexpr size_t kAlignment = 4096;
   void* memory = nullptr;
   if (exhausted || bytes > static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) ||
@@ -156,6 +221,7 @@ absl::Status UseDevice(int) { return absl::OkStatus(); }
 absl::StatusOr<void*> CreateStream() { return TheStreams().New(); }
 void DestroyStream(void* stream) { TheStreams().End(stream); }
 absl::Status SynchronizeStream(void* stream) {
+  KVLINK_RETURN_IF_ERROR(CheckNotRecording("waiting for a stream"));
   TheStreams().Finish(stream);
   return absl::OkStatus();
 }
@@ -163,8 +229,42 @@ absl::StatusOr<void*> CreateEvent() { return &token; }
 void DestroyEvent(void*) {}
 // Done at once, so that nobody has to wait for it.
 absl::Status RecordEvent(void*, void* stream) { return SynchronizeStream(stream); }
-absl::Status WaitEvent(void*, void*) { return absl::OkStatus(); }
-absl::Status SynchronizeEvent(void*) { return absl::OkStatus(); }
+absl::Status WaitEvent(void* stream, void*) {
+  return stream == recording ? CheckNotRecording("waiting for an event of another stream") : absl::OkStatus();
+}
+absl::Status SynchronizeEvent(void*) { return CheckNotRecording("waiting for an event"); }
+
+absl::Status BeginCapture(void* stream) {
+  KVLINK_RETURN_IF_ERROR(CheckNotRecording("recording"));
+  recording = stream;
+  TheStreams().Begin(stream);
+  return absl::OkStatus();
+}
+absl::StatusOr<void*> EndCapture(void* stream) {
+  recording = nullptr;
+  auto works = std::make_unique<Works>();
+  if (!TheStreams().Take(stream, works.get()) || unrecordable) return absl::InternalError("capture: it is void");
+  return works.release();
+}
+void DestroyGraph(void* graph) { delete static_cast<Works*>(graph); }
+absl::StatusOr<void*> MakeExecutable(void* graph) { return new Works(*static_cast<Works*>(graph)); }
+bool UpdateExecutable(void* executable, void* graph) {
+  Works& to = *static_cast<Works*>(executable);
+  const Works& from = *static_cast<Works*>(graph);
+  const auto alike = [](const Work& a, const Work& b) { return a.kind == b.kind; };
+  if (!std::equal(to.begin(), to.end(), from.begin(), from.end(), alike)) return false;
+  to = from;
+  return true;
+}
+void DestroyExecutable(void* executable) { DestroyGraph(executable); }
+// Carried out as late as a device may.
+absl::Status LaunchExecutable(void* executable, void* stream) {
+  TheStreams().Add(stream, *static_cast<Works*>(executable));
+  return absl::OkStatus();
+}
+void RunOrRecord(void* stream, std::function<void()> kernel) {
+  TheStreams().Do(stream, {Work::kKernel, std::move(kernel)});
+}
 
 absl::StatusOr<void*> AllocateDevice(int64_t bytes) {
   auto memory = AllocateExactly(bytes);
@@ -203,12 +303,14 @@ void FreePinned(void* memory) {
 }
 
 absl::Status Copy(void* stream, void* to, const void* from, int64_t bytes) {
-  if (bytes > 0) TheStreams().Add(stream, {to, from, static_cast<size_t>(bytes)});
+  const auto count = static_cast<size_t>(bytes);
+  const auto copy = [=] { std::memcpy(to, from, count); };
+  if (bytes > 0) TheStreams().Add(stream, {Work::kCopy, copy, to, from, count});
   return absl::OkStatus();
 }
 absl::Status Fill(void* stream, void* to, int value, int64_t bytes) {
-  TheStreams().Finish(stream);
-  if (bytes > 0) std::memset(to, value, static_cast<size_t>(bytes));
+  const auto fill = [=] { std::memset(to, value, static_cast<size_t>(bytes)); };
+  if (bytes > 0) TheStreams().Do(stream, {Work::kFill, fill});
   return absl::OkStatus();
 }
 absl::Status LaunchStatus(absl::string_view operation, int error) {
@@ -220,6 +322,8 @@ absl::Status LaunchStatus(absl::string_view operation, int error) {
 namespace kvlink::testing {
 
 void SetEmulatedDeviceExhausted(bool exhausted) { kernels::cuda::exhausted = exhausted; }
+
+void SetEmulatedDeviceUnrecordable(bool unrecordable) { kernels::cuda::unrecordable = unrecordable; }
 
 int64_t EmulatedDeviceBytes() { return *kernels::cuda::MemoryInUse(); }
 

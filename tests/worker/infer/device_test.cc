@@ -1,5 +1,6 @@
 // Residents in device memory: one copy for all, a hard budget, a device without memory; and the same answers as the
 // host gives from the same store. What holds on every backend is in the other tests of this folder.
+#include <atomic>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -112,6 +113,47 @@ TEST_P(DeviceTest, WhatLacksRoomWaitsForOthersToLetGo) {
   // The one used last is still there.
   EXPECT_EQ(engine->stats().pool.evictions, 1);
   EXPECT_EQ(Start(*engine, Ask({2}))->stats().documents_resident, 1);
+}
+
+// What little it wants would fit at once; but then one after another would slip by.
+TEST_P(DeviceTest, ThoseThatWaitAreServedInOrder) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
+  auto holder = Start(*engine, Ask({3}));
+  Asked large, small;
+  AskBehind(*engine, Ask({0, 2}), &large);
+  AwaitWaits(*engine, 1);
+  AskBehind(*engine, Ask({1}), &small);
+  AwaitWaits(*engine, 2);
+  // Who needs no room waits for nobody.
+  EXPECT_EQ(Start(*engine, Ask({3}))->stats().documents_resident, 1);
+  holder.reset();
+  large.Wait();
+  ASSERT_TRUE(large.status.ok()) << large.status;
+  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));  // all there is
+  large.conversation.reset();
+  small.Wait();
+  ASSERT_TRUE(small.status.ok()) << small.status;
+}
+
+// One that gives up lets the next one pass.
+TEST_P(DeviceTest, ATurnEndsWithItsRequest) {
+  FillStore();
+  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
+  const auto holder = Start(*engine, Ask({3}));
+  std::atomic<bool> cancelled = false;
+  Request request = Ask({0, 2});
+  request.limits.cancelled = [&] { return cancelled.load(); };
+  Asked large, small;
+  AskBehind(*engine, request, &large);
+  AwaitWaits(*engine, 1);
+  AskBehind(*engine, Ask({1}), &small);
+  AwaitWaits(*engine, 2);
+  cancelled = true;
+  large.Wait();
+  EXPECT_EQ(large.status.code(), absl::StatusCode::kCancelled);
+  small.Wait();
+  ASSERT_TRUE(small.status.ok()) << small.status;
 }
 
 // Each wants some of what the others have, and something else beside it.

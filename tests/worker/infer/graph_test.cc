@@ -1,0 +1,109 @@
+// Passes as graphs: the same to the bit as one operation after another, and given up where a device does not record.
+#include "tests/support/cuda_emulation/backend.h"
+#include "tests/worker/infer/fixture.h"
+
+namespace kvlink::infer {
+namespace {
+
+class GraphTest : public EngineTest {
+ protected:
+  ~GraphTest() override { testing::SetEmulatedDeviceUnrecordable(false); }
+  bool emulated() const { return GetParam().name == "cuda_emulated"; }
+  std::unique_ptr<Engine> EngineOf(const Loaded& loaded, int64_t graph_rows) {
+    EngineOptions options = Options();
+    options.graph_rows = graph_rows;
+    auto engine = Engine::Create(loaded.model.get(), loaded.fingerprint, nullptr, options);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+  // Answers, turns and steps of a batch: every number that comes out.
+  std::vector<float> Everything(Engine& engine) {
+    std::vector<float> all;
+    const auto add = [&](const Conversation& conversation) {
+      all.push_back(static_cast<float>(conversation.next()));
+      all.insert(all.end(), conversation.logits().begin(), conversation.logits().end());
+    };
+    const auto a = Start(engine, Ask({0, 2})), b = Start(engine, Ask({2, 3, 1})), c = Start(engine, Ask({}));
+    for (int turn = 0; turn < 2; ++turn) {
+      for (int step = 0; step < 3; ++step) {
+        EXPECT_TRUE(engine.Step(*a, {}).ok());
+        add(*a);
+      }
+      for (int step = 0; step < 3; ++step) {
+        EXPECT_TRUE(engine.StepBatch({a.get(), b.get(), c.get()}, {}).ok());
+        for (const Conversation* one : {a.get(), b.get(), c.get()}) add(*one);
+      }
+      const auto scores = engine.Score(*b, {7, 8, 9, 10, 11}, {});
+      EXPECT_TRUE(scores.ok()) << scores.status();
+      all.insert(all.end(), scores->begin(), scores->end());
+      EXPECT_TRUE(engine.Extend(*c, std::vector<int32_t>(70, 5 + turn), {}).ok());  // more than a graph takes
+      add(*c);
+    }
+    return all;
+  }
+};
+
+TEST_P(GraphTest, ResultsAreTheSameToTheBit) {
+  for (const uint64_t seed : {1, 2, 3}) {
+    SCOPED_TRACE(seed);
+    testing::TinyModelOptions model;
+    model.seed = seed;
+    model.architecture = seed == 1 ? "qwen3" : seed == 2 ? "qwen2" : "mistral";
+    model.window = seed == 3 ? 50 : 0;
+    model.tied = false;
+    model.layers = 2;
+    model.head_dim = seed == 2 ? 16 : 64;
+    model.heads = 2;
+    model.kv_heads = 1;
+    const std::string path = directory_.path() + "/" + model.architecture;
+    ASSERT_TRUE(testing::WriteTinyModel(path, model).ok());
+    const Loaded loaded = LoadModel(path, GetParam().make());
+    const auto plain = EngineOf(loaded, 0), graphs = EngineOf(loaded, 64);
+    const std::vector<float> expected = Everything(*plain);
+    EXPECT_EQ(Everything(*graphs), expected);
+    EXPECT_EQ(plain->stats().graphs, 0);
+    if (!GetParam().on_device) {
+      EXPECT_EQ(graphs->stats().graphs, 0) << "a host has none";
+    } else {
+      EXPECT_GE(graphs->stats().graphs, 10);
+    }
+    EXPECT_EQ(graphs->stats().graphs_failed, 0);
+  }
+}
+
+TEST_P(GraphTest, WhereADeviceDoesNotRecordPassesRunAsTheyAre) {
+  if (!emulated()) GTEST_SKIP() << "another one cannot be told to fail";
+  const auto plain = EngineOf(loaded_, 0), graphs = EngineOf(loaded_, 64);
+  testing::SetEmulatedDeviceUnrecordable(true);
+  EXPECT_EQ(Everything(*graphs), Everything(*plain));
+  EXPECT_EQ(graphs->stats().graphs, 0);
+  EXPECT_GE(graphs->stats().graphs_failed, 10);
+  testing::SetEmulatedDeviceUnrecordable(false);
+  Everything(*graphs);
+  EXPECT_GE(graphs->stats().graphs, 10);
+}
+
+// More shapes than graphs are kept, in turn.
+TEST_P(GraphTest, ManyShapesTakeTurns) {
+  const auto plain = EngineOf(loaded_, 0), graphs = EngineOf(loaded_, 64);
+  const auto scores = [&](Engine& engine) {
+    std::vector<float> all;
+    const auto conversation = Start(engine, Ask({0}));
+    for (int round = 0; round < 3; ++round) {
+      for (const int64_t rows : {1, 2, 3, 4, 1, 5, 6, 7, 8, 1, 9, 10, 11, 12, 1, 12, 11}) {
+        const auto some = engine.Score(*conversation, std::vector<int32_t>(rows, 9), {});
+        EXPECT_TRUE(some.ok()) << some.status();
+        all.insert(all.end(), some->begin(), some->end());
+      }
+    }
+    return all;
+  };
+  EXPECT_EQ(scores(*graphs), scores(*plain));
+  EXPECT_EQ(graphs->stats().graphs > 0, GetParam().on_device);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, GraphTest, ::testing::ValuesIn(EngineBackends()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace kvlink::infer
