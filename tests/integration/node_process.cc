@@ -6,18 +6,19 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "tests/support/address.h"
 
 namespace kvlink::testing {
-
 NodeProcess::NodeProcess(std::string directory, std::vector<std::string> arguments, SubprocessOptions options)
-    : directory_(std::move(directory)), arguments_(std::move(arguments)), options_(std::move(options)) {}
+    : directory_(std::move(directory)),
+      arguments_(std::move(arguments)),
+      options_(std::move(options)),
+      control_(UnusedAddress()),
+      data_(UnusedAddress()) {}
 
 bool NodeProcess::Start() {
   std::vector<std::string> words = {KVLINK_BINARY, "store", "--store", directory_};
-  words.insert(words.end(), {"--listen", ready_.is_null() ? "127.0.0.1:0" : ready_["grpc"].get<std::string>()});
-  if (!ready_.is_null() && ready_["ucx"] != "") {
-    words.insert(words.end(), {"--data", ready_["ucx"].get<std::string>()});
-  }
+  words.insert(words.end(), {"--listen", control_, "--data", data_});
   words.insert(words.end(), {"--memory", "128M"});
   words.insert(words.end(), arguments_.begin(), arguments_.end());
   process_ = std::make_unique<Subprocess>(words, options_);

@@ -35,6 +35,7 @@ class NodeProcess {
   const std::string directory_;
   const std::vector<std::string> arguments_;
   const SubprocessOptions options_;
+  const std::string control_, data_;  // where it listens
   nlohmann::json ready_;
   std::unique_ptr<Subprocess> process_;
 };

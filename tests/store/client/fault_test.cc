@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/address.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 
@@ -226,9 +227,7 @@ class NodeProcess {
         SubprocessOptions{.input = "", .keep_input_open = true, .environment = {"UCX_NET_DEVICES=lo"}});
     EXPECT_TRUE(
         EventuallyTrue([&] { return process_->output().find('\n') != std::string::npos || !process_->running(); }));
-    const std::string line = process_->output();
-    ASSERT_NE(line.find('\n'), std::string::npos) << process_->errors();
-    control_ = line.substr(0, line.find('\n'));
+    ASSERT_NE(process_->output().find('\n'), std::string::npos) << process_->errors();
   }
   // Waits for its end: the store is locked until then.
   void Kill() {
@@ -244,7 +243,7 @@ class NodeProcess {
     return self.substr(0, self.rfind('/')) + "/store_client_node_process";
   }
   ScratchDirectory directory_{/*in_memory=*/true};
-  std::string control_ = "127.0.0.1:0";
+  const std::string control_ = UnusedAddress();
   std::unique_ptr<Subprocess> process_;
 };
 

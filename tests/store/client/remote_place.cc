@@ -21,8 +21,6 @@ T Must(absl::StatusOr<T> made, const char* what) {
 RemotePlace::RemotePlace(RemotePlaceOptions options) : options_(std::move(options)) {
   node_ = std::make_unique<TestNode>(options_.way == "ucx" ? Carrier::kUcx : Carrier::kLoopback,
                                      [this](store::NodeOptions* node) { Change(node); });
-  control_address_ = (*node_)->addresses().control;
-  data_address_ = node_->data_address();
   OpenClient();
 }
 
@@ -32,7 +30,7 @@ void RemotePlace::Change(store::NodeOptions* options) {
   options->engine.dram_bytes = options_.store.dram_bytes;
   options->engine.capacity_bytes = options_.store.capacity_bytes;
   options->engine.segment_bytes = 0;
-  if (!control_address_.empty()) options->control_address = control_address_;
+  options->control_address = control_address_;
   if (options_.way == "mapped") {
     options->engine.share_memory = true;
     options->local_socket = socket_directory_.path() + "/socket";

@@ -10,6 +10,7 @@
 #include "store/node/node.h"
 #include "tests/store/contract.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/address.h"
 #include "transport/faulty/faulty.h"
 
 namespace kvlink::testing {
@@ -53,7 +54,7 @@ class RemotePlace : public StorePlace {
 
   const RemotePlaceOptions options_;
   const ScratchDirectory socket_directory_;
-  std::string control_address_, data_address_;  // once they are known
+  const std::string control_address_ = UnusedAddress();
   transport::FaultyTransport* node_faults_ = nullptr;
   std::unique_ptr<TestNode> node_;
   std::shared_ptr<transport::FaultyTransport> client_faults_;
