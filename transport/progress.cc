@@ -159,7 +159,11 @@ void ProgressThread::Loop() {
       continue;
     }
     if (stopping()) return;
-    if (source_ != nullptr && now_ - last_event < kSpin) continue;
+    if (source_ != nullptr && now_ - last_event < kSpin) {
+      // Whom an event wakes may be waiting for this very processor, and would for as long as this thread polls.
+      std::this_thread::yield();
+      continue;
+    }
     if (source_ != nullptr && !source_->Arm()) continue;
     WaitForEvents();
     last_event = absl::Now();
