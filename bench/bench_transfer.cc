@@ -84,36 +84,35 @@ class Bench {
     KVLINK_ASSIGN_OR_RETURN(const std::vector<Moved> moved, MeasureMovers(movers, shape, ring_bytes_, rounds));
     report->Section(absl::StrCat(shape.name, ": ", shape.encodings, " x ", shape.layers, " layers of ",
                                  shape.slab_bytes >> 10, " KiB"));
-    double store = 0;  // what the store's pulls reach
+    const Moved* store = nullptr;  // what the store's pulls reach
     for (size_t i = 0; i < movers.size(); ++i) {
       const std::string name = absl::StrCat(shape.name, " ", movers[i]->name());
       const double rate = moved[i].gigabytes_per_second;
       report->Add(name, rate, "GB/s");
       if (i >= 3 && i - 3 < rows_.size()) AddRatio(shape, name, rows_[i - 3], moved, i, report);
-      if (movers[i]->name() == StoreMoveName(StoreMove::kPullDram, "ucx")) store = rate;
-      if (movers[i] == redis.get() && store > 0) {
-        report->Add(absl::StrCat(shape.name, " store pull / redis"), store / rate, "", Target{1.0, false});
+      if (movers[i]->name() == StoreMoveName(StoreMove::kPullDram, "ucx")) store = &moved[i];
+      if (movers[i] == redis.get() && store != nullptr) {
+        report->Add(absl::StrCat(shape.name, " store pull / redis"), RatioOf(*store, moved[i]), "", Target{1.0, false});
       }
       report->Add(absl::StrCat(name, " first layer"), 1e6 * moved[i].first_seconds, "us");
       report->Add(absl::StrCat(name, " whole"), 1e6 * moved[i].whole_seconds, "us");
     }
-    if (peers) AddOtherPeers(shape, rounds, store, report);
+    if (peers) AddOtherPeers(shape, rounds, store == nullptr ? 0 : store->gigabytes_per_second, report);
     return absl::OkStatus();
   }
 
  private:
   static void AddRatio(const Shape& shape, const std::string& name, const Row& row, const std::vector<Moved>& moved,
                        size_t i, Report* report) {
-    const double network = moved[0].gigabytes_per_second, disk = moved[1].gigabytes_per_second,
-                 copy = moved[2].gigabytes_per_second;
-    const bool by_disk = row.against == Against::kNetworkAndDisk && disk < network;
-    const double against = row.against == Against::kCopy ? copy : by_disk ? disk : network;
+    const bool by_disk = row.against == Against::kNetworkAndDisk &&
+                         moved[1].gigabytes_per_second < moved[0].gigabytes_per_second;
+    const Moved& ceiling = moved[row.against == Against::kCopy ? 2 : by_disk ? 1 : 0];
     std::optional<Target> target;
     if (row.at_least.has_value()) target = Target{*row.at_least, false};
     report->Add(absl::StrCat(name, row.against == Against::kCopy ? " / memcpy"
                                    : by_disk                     ? " / bare io_uring"
                                                                  : " / bare ucx"),
-                moved[i].gigabytes_per_second / against, "", target);
+                RatioOf(moved[i], ceiling), "", target);
     if (!shape.asks_for_first || row.against != Against::kNetwork || !absl::StrContains(name, "pull")) return;
     report->Add(absl::StrCat(name, " first layer / whole"), moved[i].first_seconds / moved[i].whole_seconds, "",
                 Target{0.125, true});

@@ -14,29 +14,35 @@
 
 namespace kvlink::bench {
 
+double RatioOf(const Moved& moved, const Moved& ceiling) {
+  std::vector<double> ratios;
+  for (size_t turn = 0; turn < moved.turns.size(); ++turn) ratios.push_back(moved.turns[turn] / ceiling.turns[turn]);
+  return Median(ratios);
+}
+
 absl::StatusOr<std::vector<Moved>> MeasureMovers(absl::Span<Mover* const> movers, const EncodingShape& shape,
                                                  int64_t round_bytes, int rounds) {
   struct Samples {
-    std::vector<double> rates, first, whole;
+    std::vector<double> turns, first, whole;
   };
   std::vector<Samples> samples(movers.size());
-  const int64_t count = std::max<int64_t>(1, round_bytes / shape.bytes());
-  for (int round = -1; round < rounds; ++round) {
+  const int64_t count = std::max<int64_t>(1, round_bytes / kTurnsOfRound / shape.bytes());
+  for (int turn = -kTurnsOfRound; turn < rounds * kTurnsOfRound; ++turn) {
     for (size_t i = 0; i < movers.size(); ++i) {
       double took = 0;
       for (int64_t n = 0; n < count; ++n) {
         const auto time = movers[i]->Move(shape);
         if (!time.ok()) return Annotate(time.status(), movers[i]->name());
         took += time->whole;
-        if (round < 0) continue;
+        if (turn < 0) continue;
         samples[i].first.push_back(time->first);
         samples[i].whole.push_back(time->whole);
       }
-      if (round >= 0) samples[i].rates.push_back(1e-9 * static_cast<double>(count * shape.bytes()) / took);
+      if (turn >= 0) samples[i].turns.push_back(1e-9 * static_cast<double>(count * shape.bytes()) / took);
     }
   }
   std::vector<Moved> moved;
-  for (const Samples& of : samples) moved.push_back({Median(of.rates), Median(of.first), Median(of.whole)});
+  for (const Samples& of : samples) moved.push_back({Median(of.turns), Median(of.first), Median(of.whole), of.turns});
   return moved;
 }
 

@@ -44,12 +44,17 @@ class Mover {
 };
 
 struct Moved {
-  double gigabytes_per_second = 0;              // median of the rounds, of the time that moves took
+  double gigabytes_per_second = 0;              // median of the turns, of the time that moves took
   double first_seconds = 0, whole_seconds = 0;  // median of the moves
+  std::vector<double> turns;                    // GB/s of each
 };
+// Median of what `moved` reached of `ceiling` in the same turns. What a virtual machine's processors have between them
+// changes threefold within seconds, and does so for both.
+double RatioOf(const Moved& moved, const Moved& ceiling);
 
-// Lets the movers take turns: `rounds` times, after one round that is not counted, each moves encodings of `shape`
-// until `round_bytes` have moved.
+// Lets the movers take turns: in each of `rounds` rounds, after one that is not counted, each moves encodings of
+// `shape` until `round_bytes` have moved, in kTurnsOfRound turns.
+inline constexpr int kTurnsOfRound = 4;
 absl::StatusOr<std::vector<Moved>> MeasureMovers(absl::Span<Mover* const> movers, const EncodingShape& shape,
                                                  int64_t round_bytes, int rounds);
 
