@@ -28,8 +28,9 @@ struct IoRequest {
   std::function<void(const absl::Status&)> done;
 };
 
-// Most bytes of one request. Larger reads only make the first layer late; writes have no first layer.
-inline constexpr int64_t kReadBytes = 512 << 10, kWriteBytes = 1 << 20;
+// Most bytes of one request. Reads that are in flight share the disk, so larger ones only make the first layer of an
+// encoding come with the last of them; writes have no first layer.
+inline constexpr int64_t kReadBytes = 128 << 10, kWriteBytes = 1 << 20;
 
 class BulkIo {
  public:
@@ -55,7 +56,7 @@ class BulkIo {
 
 struct BulkIoOptions {
   bool allow_uring = true;
-  // 8 MiB in flight keep a disk busy; more make the first layer of an encoding late, which shares it with the last.
+  // 2 MiB of reads in flight keep a disk busy.
   IoLimits uring = {.all = 16, .bulk = 12, .bulk_beside_reads = 4};
   IoLimits pool = {.all = 4, .bulk = 3, .bulk_beside_reads = 1};  // a thread for each request in flight
 };
