@@ -276,6 +276,15 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
   return absl::OkStatus();
 }
 
+absl::Status AnswerAll(AskSession& session, const Flags& flags, const std::vector<Question>& questions,
+                       std::vector<infer::RequestDocument> documents) {
+  if (flags.compare) KVLINK_RETURN_IF_ERROR(session.WarmUp());
+  if (!questions.empty()) return AnswerQuestions(session, flags, questions);
+  if (!flags.compare) return Converse(session, flags, std::move(documents));
+  Totals totals;
+  return Compare(session, flags, {flags.question, {}, {}}, documents, &totals);
+}
+
 }  // namespace
 
 absl::Status RunAsk(absl::Span<char* const> args) {
@@ -296,11 +305,12 @@ absl::Status RunAsk(absl::Span<char* const> args) {
                  std::string(session->engine().landing().message()).c_str());
   }
   StopOnInterrupt();
-  if (flags.compare) KVLINK_RETURN_IF_ERROR(session->WarmUp());
-  if (!questions.empty()) return AnswerQuestions(*session, flags, questions);
-  if (!flags.compare) return Converse(*session, flags, std::move(documents));
-  Totals totals;
-  return Compare(*session, flags, {flags.question, {}, {}}, documents, &totals);
+  const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));
+  if (const absl::Status recording = session->engine().model().recording(); !flags.quiet && !recording.ok()) {
+    std::fprintf(stderr, "[passes did not run as graphs of the device: %s]\n",
+                 std::string(recording.message()).c_str());
+  }
+  return status;
 }
 
 }  // namespace kvlink::cli
