@@ -62,10 +62,10 @@ struct RemoteOptions {
 
 // Of a store since it was opened.
 struct RemoteCounters {
-  int64_t pulls = 0;          // reads over a transport that began
-  int64_t failed_pulls = 0;   // of these, those that did not land whole, for whatever reason but release
-  int64_t corrupt_slabs = 0;  // wrong checksums, mapped ones included
-  int64_t device_pulls = 0;   // of the pulls, those into a device's region
+  int64_t pulls = 0;             // reads over a transport that began
+  int64_t failed_pulls = 0;      // of these, those that did not land whole, for whatever reason but release
+  int64_t corrupt_slabs = 0;     // wrong checksums, mapped ones included
+  int64_t device_pulls = 0;      // of the pulls, those into a device's region
   int64_t device_fallbacks = 0;  // that were meant for one and landed on the host: it was full, or left alone
   int64_t late_layers = 0;       // WaitLayer gave DEADLINE_EXCEEDED
   int64_t mapped_leases = 0;
