@@ -82,58 +82,26 @@ absl::Status DevicePasses::Encode(absl::Span<const std::unique_ptr<Request>> req
 }
 
 // Segments are listed once, however many requests read them: documents first, then private KV.
-struct DevicePasses::Assembly {
-  std::vector<int32_t> tokens;
-  std::vector<int64_t> positions, slots, last_rows;
-  std::vector<kernels::KvSegment> segments;
-  std::vector<kernels::KvRead> reads;
-
-  absl::Status AddRows(absl::Span<const Rows> rows) {
-    for (const Rows& mine : rows) {
-      KVLINK_ASSIGN_OR_RETURN(const std::vector<int64_t> taken, mine.request->kv.Append(mine.positions));
-      tokens.insert(tokens.end(), mine.tokens.begin(), mine.tokens.end());
-      positions.insert(positions.end(), mine.positions.begin(), mine.positions.end());
-      slots.insert(slots.end(), taken.begin(), taken.end());
-      last_rows.push_back(static_cast<int64_t>(positions.size()) - 1);
-      mine.request->length = mine.positions.back() + 1;
-    }
-    return absl::OkStatus();
-  }
-  void AddDocuments(absl::Span<const Rows> rows, absl::Span<const kernels::KvSegment> documents) {
-    segments.assign(documents.begin(), documents.end());
-    for (size_t document = 0; document < documents.size(); ++document) {
-      for (size_t r = 0; r < rows.size(); ++r) {
-        const std::vector<int64_t>& mine = rows[r].positions;
-        const int64_t offset = rows[r].request->offsets[document];
-        const int64_t count = mine.end() - std::lower_bound(mine.begin(), mine.end(), offset);
-        if (count == 0) continue;
-        reads.push_back({static_cast<int32_t>(document), last_rows[r] + 1 - count, count, offset, nullptr});
-      }
-    }
-  }
-  void AddPrivate(absl::Span<const Rows> rows) {
-    for (size_t r = 0; r < rows.size(); ++r) {
-      const auto count = static_cast<int64_t>(rows[r].positions.size());
-      reads.push_back({static_cast<int32_t>(segments.size()), last_rows[r] + 1 - count, count, 0, nullptr});
-      segments.push_back(rows[r].request->kv.segment());
-    }
-  }
-};
-
 absl::Status DevicePasses::Run(absl::Span<const Rows> rows, absl::Span<const kernels::KvSegment> documents,
                                const BeforeLayer& before_layer, bool sample) {
-  Assembly assembly;
-  KVLINK_RETURN_IF_ERROR(assembly.AddRows(rows));
-  assembly.AddDocuments(rows, documents);
-  assembly.AddPrivate(rows);
-  model::ForwardBatch batch;
-  batch.tokens = assembly.tokens;
-  batch.positions = assembly.positions;
-  batch.slots = assembly.slots;
-  batch.pages = pages_.get();
-  batch.segments = assembly.segments;
-  batch.reads = assembly.reads;
-  if (sample) batch.logits_rows = assembly.last_rows;
+  model::BatchArrays arrays;
+  std::vector<int64_t> first;
+  for (const Rows& mine : rows) {
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<int64_t> slots, mine.request->kv.Append(mine.positions));
+    first.push_back(arrays.AddRows(mine.tokens, mine.positions, slots));
+    if (sample) arrays.logits_rows.push_back(static_cast<int64_t>(arrays.tokens.size()) - 1);
+    mine.request->length = mine.positions.back() + 1;
+  }
+  arrays.segments.assign(documents.begin(), documents.end());
+  for (size_t document = 0; document < documents.size(); ++document) {
+    for (size_t r = 0; r < rows.size(); ++r) {
+      arrays.AddRead(static_cast<int32_t>(document), rows[r].positions, first[r], rows[r].request->offsets[document]);
+    }
+  }
+  for (size_t r = 0; r < rows.size(); ++r) {
+    arrays.AddPrivate(rows[r].request->kv, first[r], static_cast<int64_t>(rows[r].positions.size()));
+  }
+  model::ForwardBatch batch = arrays.Batch(pages_.get());
   batch.before_layer = before_layer;
   if (!before_layer) batch.graph_rows = kGraphRows;
   KVLINK_ASSIGN_OR_RETURN(const kernels::Tensor logits, model_->Forward(*context_, batch));

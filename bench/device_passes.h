@@ -54,7 +54,6 @@ class DevicePasses {
     std::vector<int64_t> positions;
     std::vector<int32_t> tokens;
   };
-  struct Assembly;
 
   explicit DevicePasses(const model::Model* model) : model_(model) {}
   // Any text will do.

@@ -296,7 +296,11 @@ class Backend {
   // Host memory that copies reach in the background: page-locked for a device, any for a backend on the host. From
   // other host memory a copy may wait for what it copies.
   virtual absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) = 0;
-  // Between host memory and this backend's. The host memory must stay until Synchronize().
+  // As Allocate, of memory that a network may be told to write to: no pool gives it out again. Taking and giving it may
+  // wait for the device: it is for what stays.
+  virtual absl::StatusOr<Buffer> AllocateForNetwork(int64_t bytes) { return Allocate(bytes); }
+  // Between host memory and this backend's; what CopyIn reads may be this backend's as well. Memory must stay until
+  // Synchronize().
   virtual absl::Status CopyIn(Stream& stream, const void* host, void* device, int64_t bytes) = 0;
   virtual absl::Status CopyOut(Stream& stream, const void* device, void* host, int64_t bytes) = 0;
 

@@ -1,5 +1,6 @@
 #include "kernels/lander.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
@@ -22,6 +23,23 @@ absl::Status Lander::LandPinned(const SlabShape& stored, absl::Span<const absl::
       at += bytes;
     }
     if (launched.ok() && to != out) launched = Expand(lane, stored, to, out);
+    return Finish(lane, launched);
+  });
+}
+
+absl::Status Lander::LandThere(const SlabShape& stored, const std::byte* slab,
+                               absl::Span<const absl::Span<std::byte>> copies, std::byte* out) {
+  return WithLane([&](Lane& lane) -> absl::Status {
+    const int64_t used = stored.used_bytes();
+    absl::Status launched = stored.codec == Codec::kQ4 ? Expand(lane, stored, slab, out)
+                                                       : backend_->CopyIn(StreamOf(lane), slab, out, used);
+    int64_t at = 0;
+    for (const absl::Span<std::byte> copy : copies) {
+      const int64_t bytes = std::min(static_cast<int64_t>(copy.size()), used - at);
+      if (bytes <= 0) break;
+      if (launched.ok()) launched = backend_->CopyOut(StreamOf(lane), slab + at, copy.data(), bytes);
+      at += bytes;
+    }
     return Finish(lane, launched);
   });
 }

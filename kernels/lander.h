@@ -36,6 +36,10 @@ class Lander {
   // The same on a device from pinned memory, where the slab is in parts that follow each other: copied from where it
   // is.
   absl::Status LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts, std::byte* out);
+  // The same where the slab is in the device's memory already; its padding is not read, and nor does it land. Where
+  // there are `copies`, parts of pinned memory that follow each other, they get the slab as it is stored.
+  absl::Status LandThere(const SlabShape& stored, const std::byte* slab, absl::Span<const absl::Span<std::byte>> copies,
+                         std::byte* out);
 
  private:
   // More of them than these do not make a bus faster.

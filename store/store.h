@@ -41,6 +41,29 @@ struct Found {
   Tier tier = Tier::kNone;
 };
 
+// Memory of a device, lent to a store so that encodings land in it from the network and do not touch the host. It stays
+// what it is for as long as `owner`, which the store keeps until nobody writes to it any more.
+struct DeviceRegion {
+  int device = 0;             // CUDA's number of it
+  std::byte* data = nullptr;  // 4096-byte aligned
+  int64_t bytes = 0;
+  std::shared_ptr<void> owner;
+  // out[i] becomes XXH3-64, seed 0, of bytes [offsets[i], offsets[i] + lengths[i]) of the region, computed on the
+  // device; returns when all are there. Called from many threads, for as long as the store is there: what it uses of
+  // the device outlives the store.
+  std::function<absl::Status(absl::Span<const int64_t> offsets, absl::Span<const int64_t> lengths,
+                             absl::Span<uint64_t> out)>
+      checksums;
+};
+
+// A region as a store knows it. Thread-safe. Released before the store.
+class DeviceLanding {
+ public:
+  virtual ~DeviceLanding() = default;
+  // Bytes that encodings, and what the network has not let go of, take of it now.
+  virtual int64_t used() const = 0;
+};
+
 // A reader's hold on one encoding. Its bytes stay in place until the lease is destroyed, and unchanged but for what
 // intact() says. Thread-safe.
 class Lease {
@@ -55,6 +78,9 @@ class Lease {
   virtual absl::Status WaitLayer(int64_t layer, absl::Time deadline) = 0;
   // Slab of a layer, 4096-byte aligned, manifest().layers[layer].length bytes. REQUIRES: WaitLayer(layer) returned OK.
   virtual absl::Span<const std::byte> layer(int64_t layer) const = 0;
+  // Whether layer() is memory of the region that the encoding was read into: not for the host to read, and with
+  // anything in the slab's padding. The same for as long as the lease.
+  virtual bool on_device() const { return false; }
   // True: all that was read of the slabs before this call was what WaitLayer verified. False, and then for ever: the
   // store has taken the memory back and the bytes may be another encoding's. Can happen only where a reader maps the
   // memory of another process; it asks after each use of the bytes (a forward pass), and where the answer is false it
@@ -128,6 +154,18 @@ class Store {
   // evicted, or another etag). RESOURCE_EXHAUSTED: the DRAM tier is full of leased encodings.
   virtual absl::StatusOr<std::unique_ptr<Lease>> Read(absl::string_view ns, const Identity& identity, Codec codec,
                                                       const Etag& etag, absl::Time deadline) = 0;
+  // Makes a region known, for ReadTo. UNIMPLEMENTED, saying why: what this store reads by does not reach such memory.
+  // INVALID_ARGUMENT: a region that is empty, not aligned or without checksums. RESOURCE_EXHAUSTED: the network cannot
+  // take it. UNAVAILABLE.
+  virtual absl::StatusOr<std::shared_ptr<DeviceLanding>> OpenLanding(const DeviceRegion& region) {
+    return absl::UnimplementedError("this store reads into host memory");
+  }
+  // As Read, into a region of OpenLanding. An encoding that finds no room there lands as by Read; the lease says where.
+  virtual absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceLanding* landing, absl::string_view ns,
+                                                        const Identity& identity, Codec codec, const Etag& etag,
+                                                        absl::Time deadline) {
+    return Read(ns, identity, codec, etag, deadline);
+  }
   // Stores an encoding; returns when it is durable. slabs[l] has manifest.layers[l].length bytes, padding zero; slabs
   // on 4096-byte boundaries are written without a copy, fastest from huge pages. The manifest must be sealed; the store
   // verifies the checksums against the slabs before it acknowledges (INVALID_ARGUMENT if they differ). Concurrent puts

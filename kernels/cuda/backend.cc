@@ -59,6 +59,13 @@ class CudaBackend : public Backend {
     KVLINK_ASSIGN_OR_RETURN(void* data, AllocateDevice(bytes));
     return Buffer(data, bytes, device_, [](void* memory, int64_t) { FreeDevice(memory); });
   }
+  absl::StatusOr<Buffer> AllocateForNetwork(int64_t bytes) override {
+    if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("AllocateForNetwork: ", bytes, " bytes"));
+    if (bytes == 0) return Buffer();
+    KVLINK_RETURN_IF_ERROR(UseDevice(device_.index));
+    KVLINK_ASSIGN_OR_RETURN(void* data, AllocatePlain(bytes));
+    return Buffer(data, bytes, device_, [](void* memory, int64_t) { FreePlain(memory); });
+  }
   absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) override {
     if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("AllocatePinned: ", bytes, " bytes"));
     if (bytes == 0) return Buffer();

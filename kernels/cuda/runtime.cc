@@ -188,6 +188,17 @@ void FreeDevice(void* memory) { ThePools().Free(memory); }
 
 absl::StatusOr<int64_t> MemoryInUse() { return ThePools().InUse(); }
 
+absl::StatusOr<void*> AllocatePlain(int64_t bytes) {
+  void* memory = nullptr;
+  KVLINK_RETURN_IF_ERROR(Check(cudaMalloc(&memory, static_cast<size_t>(bytes)),
+                               absl::StrCat("no ", bytes, " bytes of device memory for the network")));
+  if (reinterpret_cast<uintptr_t>(memory) % kAlignment == 0) return memory;
+  // CUDA promises 256 bytes; from 1 MiB on, whole pages of the device are all that has been seen.
+  FreePlain(memory);
+  return absl::InternalError(absl::StrCat("CUDA: ", bytes, " bytes of device memory that begin within a page"));
+}
+void FreePlain(void* memory) { cudaFree(memory); }
+
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
   void* memory = nullptr;
   KVLINK_RETURN_IF_ERROR(Check(cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocPortable),

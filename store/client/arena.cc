@@ -25,6 +25,11 @@ struct Arena::Range {
   const int64_t offset, length;
 };
 
+Arena::Arena(std::shared_ptr<transport::RegisteredBuffer> buffer, std::string name)
+    : transport_(nullptr), bytes_(buffer->size()), name_(std::move(name)), buffer_(std::move(buffer)) {
+  free_[0] = bytes_ / kSlabAlignment * kSlabAlignment;
+}
+
 absl::Status Arena::Prepare() {
   if (buffer_ != nullptr) return absl::OkStatus();
   auto buffer = transport_->Allocate(Rounded(bytes_));

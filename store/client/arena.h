@@ -25,6 +25,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   // `name` for messages: "landing memory". The memory is made with the first range; the transport lives longer.
   Arena(transport::Transport* transport, int64_t bytes, std::string name)
       : transport_(transport), bytes_(bytes), name_(std::move(name)) {}
+  // Over memory that is registered already.
+  Arena(std::shared_ptr<transport::RegisteredBuffer> buffer, std::string name);
 
   // Ranges of these lengths, on page boundaries, all or none; an empty slice for 0. RESOURCE_EXHAUSTED: no room now.
   absl::StatusOr<std::vector<transport::Slice>> Take(absl::Span<const int64_t> lengths);

@@ -18,6 +18,7 @@
 #include "store/client/control.h"
 #include "store/client/counters.h"
 #include "store/client/link.h"
+#include "store/client/region.h"
 #include "store/client/remote.h"
 #include "transport/transport.h"
 
@@ -34,6 +35,10 @@ class DataPath {
   DataLink& link() { return *link_; }
   Arena& landing() { return *landing_; }
   Arena& sending() { return *sending_; }
+  // As Region::Open.
+  absl::StatusOr<std::shared_ptr<Region>> OpenRegion(const DeviceRegion& region, absl::Duration rest) {
+    return Region::Open(transport_.get(), region, rest);
+  }
   absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes);
   // The memory of AllocateSlabs that `slab` lies in, if it does.
   std::optional<transport::Slice> Registered(absl::Span<const std::byte> slab);

@@ -32,6 +32,7 @@ class PulledLease : public Lease {
   absl::Span<const std::byte> layer(int64_t layer) const override {
     return pull_->Bytes(layer, 0, manifest().layers[layer].length);
   }
+  bool on_device() const override { return pull_->on_device(); }
 
  private:
   const std::shared_ptr<Pull> pull_;
@@ -132,12 +133,22 @@ absl::Status Pull::Prepare(const std::string& manifest, const proto::Part& part)
     while (piece < pieces_.size() && pieces_[piece].layer < static_cast<int64_t>(layer)) ++piece;
     first_piece_.push_back(piece);
   }
-  KVLINK_ASSIGN_OR_RETURN(auto slices, context_.landing->Take(lengths));
+  KVLINK_ASSIGN_OR_RETURN(auto slices, TakeMemory(lengths));
   MutexLock lock(&mutex_);
   slices_ = std::move(slices);
   states_.assign(pieces_.size(), State::kPending);
   awaited_.assign(pieces_.size(), false);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<transport::Slice>> Pull::TakeMemory(absl::Span<const int64_t> lengths) {
+  if (context_.region != nullptr) {
+    auto slices = context_.region->Take(lengths);
+    on_device_ = slices.ok();
+    ++(on_device_ ? context_.counters->device_pulls : context_.counters->device_fallbacks);
+    if (on_device_) return slices;
+  }
+  return context_.landing->Take(lengths);
 }
 
 void Pull::LandMore() {
@@ -181,28 +192,35 @@ void Pull::Verify(size_t piece) {
     states_[piece] = State::kVerifying;
     slice = slices_[piece];
   }
-  ClearPadding(pieces_[piece], slice);
-  const absl::Status verified =
-      VerifyPiece(manifest_, pieces_[piece], {slice.data(), static_cast<size_t>(slice.length)});
+  const absl::Status verified = VerifyBytes(pieces_[piece], slice);
   context_.counters->verified_bytes += slice.length;
-  if (!verified.ok()) {
+  if (absl::IsDataLoss(verified)) {
     ++context_.counters->corrupt_slabs;
     Suspect();
-    return Fail(verified, /*tell_node=*/true);
   }
+  if (!verified.ok()) return Fail(verified, /*tell_node=*/true);
   MutexLock lock(&mutex_);
   states_[piece] = State::kGood;
   ++good_;
   if (awaited_[piece]) changed_.SignalAll();
-  if (good_ == pieces_.size() && !stopped_) Stop(/*tell_node=*/false);
+  if (good_ < pieces_.size() || stopped_) return;
+  Stop(/*tell_node=*/false);
+  if (on_device_) context_.region->Ended(/*good=*/true);
 }
 
-// The zeros behind the last head belong to no unit, so nothing else vouches for them.
-void Pull::ClearPadding(const Piece& piece, const transport::Slice& slice) const {
+absl::Status Pull::VerifyBytes(const Piece& piece, const transport::Slice& slice) const {
+  if (on_device_) return context_.region->Verify(manifest_, piece, slice);
+  // The zeros behind the last head belong to no unit, so nothing else vouches for them.
   const int64_t used = manifest_.shape(piece.layer).used_bytes();
   if (piece.offset + piece.length > used) {
     std::memset(slice.data() + (used - piece.offset), 0, piece.offset + piece.length - used);
   }
+  return VerifyPiece(manifest_, piece, [&](auto offsets, auto lengths, auto out) {
+    for (size_t i = 0; i < out.size(); ++i) {
+      out[i] = Checksum64({slice.data() + offsets[i], static_cast<size_t>(lengths[i])});
+    }
+    return absl::OkStatus();
+  });
 }
 
 void Pull::Suspect() {
@@ -219,6 +237,7 @@ void Pull::Fail(absl::Status why, bool tell_node) {
   if (stopped_) return;
   failed_ = std::move(why);
   if (!states_.empty()) ++context_.counters->failed_pulls;
+  if (!states_.empty() && on_device_) context_.region->Ended(/*good=*/false);
   changed_.SignalAll();
   Stop(tell_node);
 }

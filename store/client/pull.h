@@ -1,5 +1,5 @@
 // One encoding, or a part of one, on its way from the node: its manifest, then piece after piece into landing memory,
-// each verified before anybody sees it.
+// of the host or of a device, each verified where it landed before anybody sees it.
 //
 // Thread-safety: all methods. Lifetime: shared by the lease, by the channel until the end is known, and by what is
 // under way; verifier, counters and landing memory outlive it.
@@ -20,6 +20,7 @@
 #include "store/client/arena.h"
 #include "store/client/channel.h"
 #include "store/client/counters.h"
+#include "store/client/region.h"
 #include "store/client/remote.h"
 #include "store/client/verifier.h"
 #include "store/store.h"
@@ -37,6 +38,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
  public:
   struct Context {
     Arena* landing;
+    std::shared_ptr<Region> region;  // goes before `landing`, where there is room; may be nullptr
     Verifier* verifier;
     ClientCounters* counters;
     absl::Duration transfer_timeout;
@@ -51,8 +53,11 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
 
   const Manifest& manifest() const { return manifest_; }
   Tier source() const { return tier_; }
+  // Whether the bytes are in the region.
+  bool on_device() const { return on_device_; }
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
-  // Bytes [offset, offset + length) of a layer's slab. REQUIRES: WaitLayer(layer) returned OK and the part has them.
+  // Bytes [offset, offset + length) of a layer's slab, where they landed. REQUIRES: WaitLayer(layer) returned OK and
+  // the part has them.
   absl::Span<const std::byte> Bytes(int64_t layer, int64_t offset, int64_t length) const;
   // Nobody waits any more: stops what is under way and gives the memory back.
   void Release();
@@ -66,12 +71,14 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   absl::Status Start(const proto::Part& part, absl::Time deadline);
   absl::StatusOr<std::string> AwaitManifest(absl::Time deadline);
   absl::Status Prepare(const std::string& manifest, const proto::Part& part);
+  // Memory for pieces of these lengths.
+  absl::StatusOr<std::vector<transport::Slice>> TakeMemory(absl::Span<const int64_t> lengths);
   void LandMore();
   void OnLanded(size_t piece, const absl::Status& status, int64_t bytes);
   // Verifies a piece that has landed, unless somebody else is at it: the verifier's thread, or who waits for it, which
   // has nothing better to do.
   void Verify(size_t piece);
-  void ClearPadding(const Piece& piece, const transport::Slice& slice) const;
+  absl::Status VerifyBytes(const Piece& piece, const transport::Slice& slice) const;
   void Suspect();
   // The first call ends the pull: nobody who waits gets a layer that has not landed yet.
   void Fail(absl::Status why, bool tell_node);
@@ -87,6 +94,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   // Set by Begin, before the pull is anybody else's.
   Manifest manifest_;
   Tier tier_ = Tier::kNone;
+  bool on_device_ = false;
   std::vector<Piece> pieces_;
   std::vector<size_t> first_piece_;  // of each layer, and the number of pieces
 

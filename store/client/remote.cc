@@ -49,7 +49,12 @@ class Remote : public RemoteStore {
   absl::StatusOr<std::vector<Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                             Codec codec) override;
   absl::StatusOr<std::unique_ptr<Lease>> Read(absl::string_view ns, const Identity& identity, Codec codec,
-                                              const Etag& etag, absl::Time deadline) override;
+                                              const Etag& etag, absl::Time deadline) override {
+    return ReadTo(nullptr, ns, identity, codec, etag, deadline);
+  }
+  absl::StatusOr<std::shared_ptr<DeviceLanding>> OpenLanding(const DeviceRegion& region) override;
+  absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceLanding* landing, absl::string_view ns, const Identity& identity,
+                                                Codec codec, const Etag& etag, absl::Time deadline) override;
   absl::StatusOr<std::unique_ptr<PartLease>> ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
                                                       const Etag& etag, const EncodingPart& part,
                                                       absl::Time deadline) override;
@@ -110,9 +115,11 @@ class Remote : public RemoteStore {
   absl::StatusOr<std::vector<Found>> LookupOnce(Channel* channel, absl::string_view ns,
                                                 absl::Span<const Identity> identities, Codec codec,
                                                 absl::Time deadline);
-  absl::StatusOr<std::unique_ptr<Lease>> ReadOnce(const EncodingAddress& address, absl::Time deadline);
+  // `region`: where to land; nullptr: on the host.
+  absl::StatusOr<std::unique_ptr<Lease>> ReadOnce(const EncodingAddress& address, const std::shared_ptr<Region>& region,
+                                                  absl::Time deadline);
   absl::StatusOr<std::shared_ptr<Pull>> PullOnce(const EncodingAddress& address, const proto::Part& part,
-                                                 absl::Time deadline);
+                                                 const std::shared_ptr<Region>& region, absl::Time deadline);
   // What a request on `channel` came to: the session's end is UNAVAILABLE, to be tried again.
   template <typename Result>
   Result Checked(const Channel& channel, Result result) {
@@ -246,14 +253,15 @@ absl::StatusOr<std::vector<Found>> Remote::LookupOnce(Channel* channel, absl::st
 }
 
 absl::StatusOr<std::shared_ptr<Pull>> Remote::PullOnce(const EncodingAddress& address, const proto::Part& part,
-                                                       absl::Time deadline) {
+                                                       const std::shared_ptr<Region>& region, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
   KVLINK_ASSIGN_OR_RETURN(auto channel, path->link().Acquire(deadline));
-  const Pull::Context context{&path->landing(), verifier_.get(), &counters_, options_.transfer_timeout};
+  const Pull::Context context{&path->landing(), region, verifier_.get(), &counters_, options_.transfer_timeout};
   return Checked(*channel, Pull::Begin(context, channel, address, part, deadline));
 }
 
-absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& address, absl::Time deadline) {
+absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& address,
+                                                        const std::shared_ptr<Region>& region, absl::Time deadline) {
   if (mapped_ != nullptr) {
     auto lease = mapped_->Read(address, deadline);
     if (absl::IsUnauthenticated(lease.status())) {
@@ -263,16 +271,25 @@ absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& a
     if (lease.ok() || !MappingFailed(lease.status())) return lease;
     if (options_.carrier == Carrier::kMapped) return absl::UnavailableError(lease.status().message());
   }
-  KVLINK_ASSIGN_OR_RETURN(auto pull, PullOnce(address, {}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto pull, PullOnce(address, {}, region, deadline));
   return LeaseOver(std::move(pull));
 }
 
-absl::StatusOr<std::unique_ptr<Lease>> Remote::Read(absl::string_view ns, const Identity& identity, Codec codec,
-                                                    const Etag& etag, absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<DeviceLanding>> Remote::OpenLanding(const DeviceRegion& region) {
+  if (mapped_ != nullptr) return absl::UnimplementedError("encodings are read from the node's memory, which is mapped");
+  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(absl::Now() + options_.connect_timeout));
+  return path->OpenRegion(region, options_.region_rest);
+}
+
+absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadTo(DeviceLanding* landing, absl::string_view ns,
+                                                      const Identity& identity, Codec codec, const Etag& etag,
+                                                      absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   if (absl::Now() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   const EncodingAddress address{std::string(ns), identity, codec, etag};
-  return WithRetries(&retries_, Patience(deadline), [&] { return ReadOnce(address, deadline); });
+  std::shared_ptr<Region> region;
+  if (auto* const ours = dynamic_cast<Region*>(landing)) region = ours->shared_from_this();
+  return WithRetries(&retries_, Patience(deadline), [&] { return ReadOnce(address, region, deadline); });
 }
 
 absl::StatusOr<std::unique_ptr<PartLease>> Remote::ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
@@ -290,8 +307,8 @@ absl::StatusOr<std::unique_ptr<PartLease>> Remote::ReadPart(absl::string_view ns
   wanted.set_first_head(static_cast<uint32_t>(part.first_head));
   wanted.set_heads(static_cast<uint32_t>(part.heads));
   wanted.set_tokens(part.tokens);
-  KVLINK_ASSIGN_OR_RETURN(
-      auto pull, WithRetries(&retries_, Patience(deadline), [&] { return PullOnce(address, wanted, deadline); }));
+  KVLINK_ASSIGN_OR_RETURN(auto pull, WithRetries(&retries_, Patience(deadline),
+                                                 [&] { return PullOnce(address, wanted, nullptr, deadline); }));
   return PartOver(std::move(pull), part.tokens);
 }
 
@@ -367,6 +384,8 @@ RemoteCounters Remote::Counters() const {
   counters.failed_pulls = counters_.failed_pulls;
   counters.corrupt_slabs = counters_.corrupt_slabs;
   counters.late_layers = counters_.late_layers;
+  counters.device_pulls = counters_.device_pulls;
+  counters.device_fallbacks = counters_.device_fallbacks;
   counters.mapped_leases = counters_.mapped_leases;
   counters.lapsed_leases = counters_.lapsed_leases;
   counters.verified_bytes = counters_.verified_bytes;

@@ -7,6 +7,8 @@
 //     WaitLayer then gives DATA_LOSS, DEADLINE_EXCEEDED or UNAVAILABLE, and a counter moves. A wrong checksum is told
 //     to the node, which looks at what it stores.
 //   - On the node's own host, reads map the node's memory and copy nothing; such a lease may lapse (Lease::intact).
+//   - ReadTo lands in a device's region where UCX reaches its memory and reads do not map. After several failures there
+//     in a row, each a miss as any other, reads land on the host for a while (RemoteOptions::region_rest).
 //   - Pins belong to the session: they end with the process, or with the node.
 //
 // Thread-safety: all methods. Lifetime: leases and slab memory are released before the store.
@@ -47,6 +49,7 @@ struct RemoteOptions {
   absl::Duration connect_timeout = absl::Seconds(5);   // of one attempt to connect
   absl::Duration request_timeout = absl::Seconds(5);   // of lookups, pins, catalog and administration
   absl::Duration transfer_timeout = absl::Minutes(1);  // an encoding that has not landed by then never will
+  absl::Duration region_rest = absl::Minutes(1);       // see above
   // How long lookups, reads and pins are tried again while the node cannot be reached: encoding a document is better
   // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
   absl::Duration patience = absl::Seconds(1);
@@ -59,10 +62,12 @@ struct RemoteOptions {
 
 // Of a store since it was opened.
 struct RemoteCounters {
-  int64_t pulls = 0;          // reads over a transport that began
-  int64_t failed_pulls = 0;   // of these, those that did not land whole, for whatever reason but release
-  int64_t corrupt_slabs = 0;  // wrong checksums, mapped ones included
-  int64_t late_layers = 0;    // WaitLayer gave DEADLINE_EXCEEDED
+  int64_t pulls = 0;             // reads over a transport that began
+  int64_t failed_pulls = 0;      // of these, those that did not land whole, for whatever reason but release
+  int64_t corrupt_slabs = 0;     // wrong checksums, mapped ones included
+  int64_t device_pulls = 0;      // of the pulls, those into a device's region
+  int64_t device_fallbacks = 0;  // that were meant for one and landed on the host: it was full, or left alone
+  int64_t late_layers = 0;       // WaitLayer gave DEADLINE_EXCEEDED
   int64_t mapped_leases = 0;
   int64_t lapsed_leases = 0;  // mapped ones whose memory the node took back while they were held
   int64_t verified_bytes = 0;

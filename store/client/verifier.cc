@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/slab.h"
+#include "base/status.h"
 
 namespace kvlink::store {
 
@@ -37,22 +39,24 @@ void Verifier::Run() {
   }
 }
 
-absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, absl::Span<const std::byte> bytes) {
-  if (piece.offset == 0 && piece.length == manifest.layers[piece.layer].length) {
-    return manifest.VerifyLayer(piece.layer, bytes);
-  }
+absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChecksums checksums) {
   const SlabShape shape = manifest.shape(piece.layer);
-  const int64_t end = piece.offset + piece.length;
-  for (int64_t head = piece.offset / shape.head_bytes(); head < shape.kv_heads; ++head) {
-    for (int64_t unit = 0; unit < shape.units_per_head(); ++unit) {
-      const int64_t offset = shape.unit_offset(head, unit), length = shape.unit_bytes(unit);
-      if (offset >= end) return absl::OkStatus();
-      if (Checksum64(bytes.subspan(offset - piece.offset, length)) !=
-          manifest.unit_checksums[manifest.unit_index(piece.layer, head, unit)]) {
-        return absl::DataLossError(
-            absl::StrCat("layer ", piece.layer, ", head ", head, ", unit ", unit, ": the checksum does not match"));
-      }
-    }
+  const int64_t end = std::min(piece.offset + piece.length, shape.used_bytes());
+  const int64_t units = shape.units_per_head();
+  std::vector<int64_t> offsets, lengths;
+  int64_t unit = piece.offset / shape.head_bytes() * units;  // of the layer
+  const int64_t first = unit;
+  for (; unit < shape.kv_heads * units && shape.unit_offset(unit / units, unit % units) < end; ++unit) {
+    offsets.push_back(shape.unit_offset(unit / units, unit % units) - piece.offset);
+    lengths.push_back(shape.unit_bytes(unit % units));
+  }
+  std::vector<uint64_t> found(offsets.size());
+  KVLINK_RETURN_IF_ERROR(checksums(offsets, lengths, absl::MakeSpan(found)));
+  for (unit = first; unit - first < static_cast<int64_t>(found.size()); ++unit) {
+    const int64_t head = unit / units, within = unit % units;
+    if (found[unit - first] == manifest.unit_checksums[manifest.unit_index(piece.layer, head, within)]) continue;
+    return absl::DataLossError(
+        absl::StrCat("layer ", piece.layer, ", head ", head, ", unit ", within, ": the checksum does not match"));
   }
   return absl::OkStatus();
 }

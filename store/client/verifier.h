@@ -4,10 +4,12 @@
 #ifndef KVLINK_STORE_CLIENT_VERIFIER_H_
 #define KVLINK_STORE_CLIENT_VERIFIER_H_
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <thread>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
@@ -32,9 +34,13 @@ class Verifier {
   std::thread thread_;
 };
 
-// Checks every unit that lies in `bytes`, which are those of `piece`. DATA_LOSS naming layer, head, unit. REQUIRES: the
-// piece is one of PiecesOf(manifest, ...).
-absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, absl::Span<const std::byte> bytes);
+// XXH3-64 of ranges of a piece that has landed, as DeviceRegion::checksums.
+using PieceChecksums = absl::FunctionRef<absl::Status(absl::Span<const int64_t> offsets,
+                                                      absl::Span<const int64_t> lengths, absl::Span<uint64_t> out)>;
+
+// Checks every unit that lies in `piece`. DATA_LOSS naming layer, head, unit; or the status of `checksums`. REQUIRES:
+// the piece is one of PiecesOf(manifest, ...).
+absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChecksums checksums);
 
 }  // namespace kvlink::store
 

@@ -19,6 +19,10 @@ absl::Status UcxError(absl::string_view what, ucs_status_t status) {
   return absl::UnavailableError(absl::StrCat("ucx: ", what, ": ", ucs_status_string(status)));
 }
 
+ucs_memory_type_t MemoryTypeOf(const MemoryPlace& place) {
+  return place.kind == MemoryKind::kHost ? UCS_MEMORY_TYPE_HOST : UCS_MEMORY_TYPE_CUDA;
+}
+
 namespace {
 
 // UCX logs to standard output, which belongs to the program.
@@ -82,7 +86,7 @@ absl::StatusOr<std::shared_ptr<UcxBuffer>> UcxBuffer::Register(std::shared_ptr<U
   ucp_context_attr_t attributes = {};
   attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
   ucp_context_query(context->get(), &attributes);
-  const ucs_memory_type_t type = place.kind == MemoryKind::kHost ? UCS_MEMORY_TYPE_HOST : UCS_MEMORY_TYPE_CUDA;
+  const ucs_memory_type_t type = MemoryTypeOf(place);
   if ((attributes.memory_types & UCS_BIT(type)) == 0) {
     return absl::UnimplementedError(
         absl::StrCat("UCX on this machine cannot reach ", ucs_memory_type_names[type], " memory"));

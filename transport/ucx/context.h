@@ -16,6 +16,9 @@ namespace kvlink::transport {
 // UNAVAILABLE, "ucx: <what>: <UCX's words>".
 absl::Status UcxError(absl::string_view what, ucs_status_t status);
 
+// What UCX calls the memory of such a place.
+ucs_memory_type_t MemoryTypeOf(const MemoryPlace& place);
+
 class UcxContext {
  public:
   // `device`: the one network device that is used; empty: all. The environment goes before what is set here.

@@ -7,6 +7,16 @@
 
 namespace kvlink::transport {
 
+namespace {
+
+// Said, and not left for UCX to find out: what it does not know of a device's memory it takes for the host's.
+void SetMemory(const RegisteredBuffer& buffer, ucp_request_param_t* params) {
+  params->op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  params->memory_type = MemoryTypeOf(buffer.place());
+}
+
+}  // namespace
+
 // One operation in UCX. Owns itself until Finish.
 struct UcxWire::Request {
   UcxWire* wire;
@@ -103,10 +113,7 @@ void UcxWire::SendPayload(std::string frame, const Slice& from, std::function<vo
   if (closing_) return Started(request, UCS_STATUS_PTR(UCS_ERR_CANCELED));
   ucp_request_param_t params = Params(request);
   params.flags = UCP_AM_SEND_FLAG_RNDV;
-  if (from.buffer->place().kind == MemoryKind::kHost) {
-    params.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-    params.memory_type = UCS_MEMORY_TYPE_HOST;
-  }
+  SetMemory(*from.buffer, &params);
   Started(request, ucp_am_send_nbx(endpoint_, kPayloadMessage, request->frame.data(), request->frame.size(),
                                    from.data(), from.length, &params));
 }
@@ -116,10 +123,7 @@ bool UcxWire::Receive(void* descriptor, const Slice& into, std::function<void(co
   ucp_request_param_t params = Params(request);
   params.op_attr_mask &= ~static_cast<uint32_t>(UCP_OP_ATTR_FIELD_FLAGS);
   params.cb.recv_am = OnReceived;
-  if (into.buffer->place().kind == MemoryKind::kHost) {
-    params.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-    params.memory_type = UCS_MEMORY_TYPE_HOST;
-  }
+  SetMemory(*into.buffer, &params);
   const ucs_status_ptr_t answer = ucp_am_recv_data_nbx(worker_, descriptor, into.data(), into.length, &params);
   Started(request, answer);
   return !UCS_PTR_IS_ERR(answer);

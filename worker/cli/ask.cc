@@ -78,6 +78,12 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
       "With --device cuda: host memory for copies of encodings, from which those that the device had no room "
       "for land again; 0: none.",
       &flags.ask.host_memory);
+  arguments.Bytes(
+      "landing-memory",
+      "With --device cuda and a node that is read over UCX: device memory, beside --device-memory, in which encodings "
+      "land straight from the network where UCX reaches it; 0: they come by way of the host, as those that find no "
+      "room.",
+      &flags.ask.landing_memory);
   arguments.Flag("quiet", "Print answers only.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -94,6 +100,9 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   }
   if (flags.ask.host_memory > 0 && flags.ask.model.device == "cpu") {
     return absl::InvalidArgumentError("--host-memory is for --device cuda; with --device cpu leave it out");
+  }
+  if (arguments.given("landing-memory") && flags.ask.model.device == "cpu") {
+    return absl::InvalidArgumentError("--landing-memory is for --device cuda; with --device cpu leave it out");
   }
   if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare do not go together");
   flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
@@ -130,6 +139,8 @@ std::string Tiers(const infer::RequestStats& stats) {
   add(stats.documents_host, "from host memory", stats.bytes_host);
   add(stats.documents_dram, "from memory", stats.bytes_dram);
   add(stats.documents_segments, "from disk", stats.bytes_segments);
+  if (stats.documents_direct > 0)
+    absl::StrAppend(&parts.back(), ", ", stats.documents_direct, " of these straight to the device");
   add(stats.documents_encoded, "encoded now", 0);
   return parts.empty() ? "no encodings" : absl::StrJoin(parts, ", ");
 }
@@ -265,6 +276,15 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
   return absl::OkStatus();
 }
 
+absl::Status AnswerAll(AskSession& session, const Flags& flags, const std::vector<Question>& questions,
+                       std::vector<infer::RequestDocument> documents) {
+  if (flags.compare) KVLINK_RETURN_IF_ERROR(session.WarmUp());
+  if (!questions.empty()) return AnswerQuestions(session, flags, questions);
+  if (!flags.compare) return Converse(session, flags, std::move(documents));
+  Totals totals;
+  return Compare(session, flags, {flags.question, {}, {}}, documents, &totals);
+}
+
 }  // namespace
 
 absl::Status RunAsk(absl::Span<char* const> args) {
@@ -280,12 +300,17 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   std::vector<infer::RequestDocument> documents;
   for (const std::string& id : flags.documents) KVLINK_RETURN_IF_ERROR(session->AddById(id, &documents));
   for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
+  if (!flags.quiet && session->engine().options().landing_bytes > 0 && !session->engine().landing().ok()) {
+    std::fprintf(stderr, "[encodings come by way of the host: %s]\n",
+                 std::string(session->engine().landing().message()).c_str());
+  }
   StopOnInterrupt();
-  if (flags.compare) KVLINK_RETURN_IF_ERROR(session->WarmUp());
-  if (!questions.empty()) return AnswerQuestions(*session, flags, questions);
-  if (!flags.compare) return Converse(*session, flags, std::move(documents));
-  Totals totals;
-  return Compare(*session, flags, {flags.question, {}, {}}, documents, &totals);
+  const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));
+  if (const absl::Status recording = session->engine().model().recording(); !flags.quiet && !recording.ok()) {
+    std::fprintf(stderr, "[passes did not run as graphs of the device: %s]\n",
+                 std::string(recording.message()).c_str());
+  }
+  return status;
 }
 
 }  // namespace kvlink::cli

@@ -35,6 +35,7 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   engine.private_tokens = std::min(options.private_tokens, config.context);
   engine.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
   engine.host_bytes = options.host_memory;
+  if (options.model.device != "cpu" && IsNode(options.store.store)) engine.landing_bytes = options.landing_memory;
   KVLINK_ASSIGN_OR_RETURN(session->engine_, infer::Engine::Create(opened.model.get(), opened.fingerprint,
                                                                   session->store_.get(), std::move(engine)));
   return session;

@@ -25,10 +25,11 @@ struct AskOptions {
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
-  int64_t device_memory = int64_t{4} << 30;  // of a device, for encodings
-  int64_t host_memory = 0;                   // for copies of encodings beside a device; 0: none
-  bool create_store = false;                 // documents of files only: a store that is not there yet is made
-  int64_t private_tokens = 0;                // EngineOptions
+  int64_t device_memory = int64_t{4} << 30;     // of a device, for encodings
+  int64_t host_memory = 0;                      // for copies of encodings beside a device; 0: none
+  int64_t landing_memory = int64_t{512} << 20;  // of a device, where encodings land from a node; 0: none
+  bool create_store = false;                    // documents of files only: a store that is not there yet is made
+  int64_t private_tokens = 0;                   // EngineOptions
 };
 
 class AskSession {

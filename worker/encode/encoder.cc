@@ -114,37 +114,18 @@ class EncoderImpl final : public Encoder {
 
   absl::Status Forward(absl::Span<const absl::Span<const int32_t>> documents, absl::Span<const Piece> pass,
                        std::vector<std::unique_ptr<model::KvSequence>>& sequences) {
-    std::vector<int32_t> tokens;
-    std::vector<int64_t> positions, slots;
+    model::BatchArrays arrays;
     for (const Piece& piece : pass) {
       const auto rows = documents[piece.document].subspan(piece.begin, piece.end - piece.begin);
-      tokens.insert(tokens.end(), rows.begin(), rows.end());
-      const size_t first = positions.size();
-      positions.resize(first + rows.size());
-      std::iota(positions.begin() + first, positions.end(), piece.begin);
+      std::vector<int64_t> positions(rows.size());
+      std::iota(positions.begin(), positions.end(), piece.begin);
       std::unique_ptr<model::KvSequence>& sequence = sequences[piece.document];
       if (sequence == nullptr) sequence = std::make_unique<model::KvSequence>(pages_.get());
-      KVLINK_ASSIGN_OR_RETURN(const std::vector<int64_t> appended,
-                              sequence->Append(absl::MakeConstSpan(positions).subspan(first)));
-      slots.insert(slots.end(), appended.begin(), appended.end());
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<int64_t> slots, sequence->Append(positions));
+      const int64_t first = arrays.AddRows(rows, positions, slots);
+      arrays.AddPrivate(*sequence, first, static_cast<int64_t>(rows.size()));
     }
-    std::vector<kernels::KvSegment> segments;
-    std::vector<kernels::KvRead> reads;
-    int64_t row = 0;
-    for (const Piece& piece : pass) {
-      reads.push_back(
-          {.segment = static_cast<int32_t>(segments.size()), .row_begin = row, .row_count = piece.end - piece.begin});
-      segments.push_back(sequences[piece.document]->segment());
-      row += piece.end - piece.begin;
-    }
-    model::ForwardBatch batch;
-    batch.tokens = tokens;
-    batch.positions = positions;
-    batch.slots = slots;
-    batch.pages = pages_.get();
-    batch.segments = segments;
-    batch.reads = reads;
-    return model_->Forward(*context_, batch).status();
+    return model_->Forward(*context_, arrays.Batch(pages_.get())).status();
   }
 
   absl::StatusOr<Encoded> Pack(absl::Span<const int32_t> tokens, const model::KvSequence& sequence) {

@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "kernels/device_checksums.h"
 #include "worker/infer/engine_internal.h"
 
 namespace kvlink::infer {
@@ -23,6 +24,26 @@ absl::Status CheckLinkEmbeddings(const EngineOptions& options, const model::Mode
   return absl::InvalidArgumentError(absl::StrCat(
       "link embeddings of profile '", options.profile.name, "' have ", have, " elements; ", options.profile.slots,
       " slots of ", options.profile.links_per_document, " links ", config.hidden, " wide make ", wanted));
+}
+
+// A region of the device, lent to the store.
+absl::StatusOr<std::shared_ptr<store::DeviceLanding>> OpenLanding(store::Store* store, kernels::Backend* backend,
+                                                                  int64_t bytes) {
+  if (store == nullptr || bytes == 0) return absl::UnimplementedError("no region of the device was asked for");
+  KVLINK_ASSIGN_OR_RETURN(kernels::Buffer allocated, backend->AllocateForNetwork(bytes));
+  const auto memory = std::make_shared<kernels::Buffer>(std::move(allocated));
+  const auto checksums = std::make_shared<kernels::DeviceChecksums>(backend);
+  auto* const data = static_cast<std::byte*>(memory->data());
+  store::DeviceRegion region;
+  region.device = backend->device().index;
+  region.data = data;
+  region.bytes = bytes;
+  region.owner = memory;
+  region.checksums = [checksums, data, bytes](absl::Span<const int64_t> offsets, absl::Span<const int64_t> lengths,
+                                              absl::Span<uint64_t> out) {
+    return checksums->Compute(data, bytes, offsets, lengths, out);
+  };
+  return store->OpenLanding(region);
 }
 
 }  // namespace
@@ -43,12 +64,16 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model
   if (options.prefill_chunk < 1 || options.private_tokens < 0) {
     return absl::InvalidArgumentError("engine: prefill_chunk must be positive and private_tokens not negative");
   }
-  if (options.host_bytes < 0 ||
-      (options.host_bytes > 0 && model->backend()->device().type == kernels::DeviceType::kCpu)) {
+  const bool on_host = model->backend()->device().type == kernels::DeviceType::kCpu;
+  if (options.host_bytes < 0 || (options.host_bytes > 0 && on_host)) {
     return absl::InvalidArgumentError("engine: only a device keeps copies of encodings in host memory");
   }
+  if (options.landing_bytes < 0 || (options.landing_bytes > 0 && on_host)) {
+    return absl::InvalidArgumentError("engine: only a device has a region where encodings land");
+  }
   if (options.private_tokens == 0) options.private_tokens = config.context;
-  std::unique_ptr<Engine> engine(new Engine(model, fingerprint, store, std::move(options)));
+  auto landing = OpenLanding(store, model->backend(), options.landing_bytes);
+  std::unique_ptr<Engine> engine(new Engine(model, fingerprint, store, std::move(options), std::move(landing)));
   const int64_t pages = (engine->options_.private_tokens + kPageTokens - 1) / kPageTokens + kSparePages;
   KVLINK_ASSIGN_OR_RETURN(engine->pages_,
                           model::KvPages::Create(model->backend(), config, model->backend()->compute_dtype(), pages));
@@ -62,13 +87,15 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model
   return engine;
 }
 
-Engine::Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options)
+Engine::Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options,
+               absl::StatusOr<std::shared_ptr<store::DeviceLanding>> landing)
     : model_(model),
       fingerprint_(fingerprint),
       options_(std::move(options)),
+      landing_(landing.status()),
       pool_(store, model, fingerprint,
-            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout, options_.host_bytes}) {
-}
+            {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout, options_.host_bytes,
+             landing.ok() ? *std::move(landing) : nullptr}) {}
 
 Engine::~Engine() = default;
 
@@ -176,8 +203,9 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
        : host    ? stats.documents_host
        : dram    ? stats.documents_dram
                  : stats.documents_segments);
-    if (loaded)
-      (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
+    if (!loaded) continue;
+    stats.documents_direct += read.resident->landed_on_device() ? 1 : 0;
+    (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
   return absl::OkStatus();
 }

@@ -52,7 +52,11 @@ struct EngineOptions {
   int64_t graph_rows = 64;                             // ForwardBatch, where all layers are there; 0: no graphs
   int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
   int64_t host_bytes = 0;                              // HostTier: pinned host memory, of a device alone; 0: none
-  int64_t write_back_bytes = int64_t{256} << 20;       // WriteBack's queue; 0: nothing is written back
+  // Of a device's memory, beside the budget: where encodings land from a network that reaches it, until they have their
+  // place in the budget. What it has no room for lands by way of the host. 0: everything does. The model's backend then
+  // outlives the store.
+  int64_t landing_bytes = 0;
+  int64_t write_back_bytes = int64_t{256} << 20;  // WriteBack's queue; 0: nothing is written back
   // How long one layer of an encoding may take to land before the document is encoded instead.
   absl::Duration load_timeout = absl::Seconds(10);
 };
@@ -91,6 +95,7 @@ struct RequestStats {
   int64_t documents_host = 0;      // copies of our own in host memory
   int64_t documents_dram = 0;
   int64_t documents_segments = 0;
+  int64_t documents_direct = 0;   // of these two, those that landed in the device's memory
   int64_t documents_encoded = 0;  // not in the store, damaged or late
   int64_t bytes_host = 0;         // of encodings, by where they were read
   int64_t bytes_dram = 0;
@@ -136,7 +141,8 @@ class Conversation {
 
 class Engine {
  public:
-  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory for a backend on the host.
+  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory or a landing region for a
+  // backend on the host.
   // RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document is encoded on the spot.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                         store::Store* store, EngineOptions options);
@@ -166,6 +172,9 @@ class Engine {
 
   const model::Model& model() const { return *model_; }
   const EngineOptions& options() const { return options_; }
+  // OK: encodings land in the device's memory where there is room. Else why they come by way of the host; that is no
+  // error of any request.
+  const absl::Status& landing() const { return landing_; }
   bool IsEnd(int32_t token) const;  // of the end-of-sequence set
   Identity IdentityOf(absl::Span<const int32_t> tokens) const;
   ResidentPool& pool() { return pool_; }
@@ -193,7 +202,8 @@ class Engine {
   using Identities = absl::flat_hash_set<Identity>;
   friend class Conversation;
 
-  Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options);
+  Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options,
+         absl::StatusOr<std::shared_ptr<store::DeviceLanding>> landing);
 
   absl::Status UploadLinkEmbeddings();
   // Fills in the residents that a conversation lacks: from the pool, the store (but for those to be `computed`), or the
@@ -226,6 +236,7 @@ class Engine {
   const model::Model* const model_;
   const Fingerprint fingerprint_;
   const EngineOptions options_;
+  const absl::Status landing_;
   ResidentPool pool_;
   std::unique_ptr<WriteBack> write_back_;  // nullptr: nothing is written back
   std::unique_ptr<model::KvPages> pages_;

@@ -30,60 +30,44 @@ absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, co
 
 // Segments are listed once, however many conversations read them: encodings first, then private KV.
 struct Engine::Assembly {
-  std::vector<int32_t> tokens;
-  std::vector<int64_t> positions;
-  std::vector<int64_t> slots;
-  std::vector<int64_t> logits_rows;
-  std::vector<kernels::KvSegment> segments;
-  std::vector<kernels::KvRead> reads;
+  model::BatchArrays arrays;
   std::vector<std::shared_ptr<Resident>> residents;  // encodings of the pass
   std::vector<std::shared_ptr<Resident>> landing;    // of these, those not all of whose layers have landed
 
   explicit Assembly(absl::Span<Rows> all) {
-    for (const Rows& rows : all) AddRows(rows);
-    int64_t row = 0;
+    std::vector<int64_t> first;
     for (const Rows& rows : all) {
-      AddEncodings(rows, row);
-      row += static_cast<int64_t>(rows.tokens.size());
+      first.push_back(arrays.AddRows(rows.tokens, rows.positions, rows.slots));
+      AddLogits(rows, first.back());
     }
-    row = 0;
-    for (const Rows& rows : all) {
-      const int64_t count = static_cast<int64_t>(rows.tokens.size());
-      reads.push_back({static_cast<int32_t>(segments.size()), row, count, 0, nullptr});
-      segments.push_back(rows.conversation->sequence_.segment());
-      row += count;
+    for (size_t i = 0; i < all.size(); ++i) AddEncodings(all[i], first[i]);
+    for (size_t i = 0; i < all.size(); ++i) {
+      arrays.AddPrivate(all[i].conversation->sequence_, first[i], static_cast<int64_t>(all[i].tokens.size()));
     }
-    std::stable_sort(reads.begin(), reads.end(),
+    std::stable_sort(arrays.reads.begin(), arrays.reads.end(),
                      [](const kernels::KvRead& a, const kernels::KvRead& b) { return a.segment < b.segment; });
   }
 
  private:
-  void AddRows(const Rows& rows) {
-    const int64_t first = static_cast<int64_t>(tokens.size());
-    const int64_t count = static_cast<int64_t>(rows.tokens.size());
-    tokens.insert(tokens.end(), rows.tokens.begin(), rows.tokens.end());
-    positions.insert(positions.end(), rows.positions.begin(), rows.positions.end());
-    slots.insert(slots.end(), rows.slots.begin(), rows.slots.end());
+  void AddLogits(const Rows& rows, int64_t first) {
+    const auto count = static_cast<int64_t>(rows.tokens.size());
     if (rows.scores != nullptr) {
-      for (int64_t i = 0; i < count; ++i) logits_rows.push_back(first + i);
+      for (int64_t i = 0; i < count; ++i) arrays.logits_rows.push_back(first + i);
     } else if (rows.sample) {
-      logits_rows.push_back(first + count - 1);
+      arrays.logits_rows.push_back(first + count - 1);
     }
   }
 
   void AddEncodings(const Rows& rows, int64_t first_row) {
     for (const Conversation::Read& read : rows.conversation->reads_) {
-      const auto visible = std::lower_bound(rows.positions.begin(), rows.positions.end(), read.offset);
-      const int64_t begin = visible - rows.positions.begin();
-      const int64_t count = rows.positions.end() - visible;
-      if (count == 0) continue;
-      const auto [it, is_new] = index_.try_emplace(read.resident.get(), static_cast<int32_t>(segments.size()));
+      if (rows.positions.empty() || rows.positions.back() < read.offset) continue;  // it is behind all of them
+      const auto [it, is_new] = index_.try_emplace(read.resident.get(), static_cast<int32_t>(arrays.segments.size()));
       if (is_new) {
-        segments.push_back(read.resident->segment());
+        arrays.segments.push_back(read.resident->segment());
         residents.push_back(read.resident);
         if (!read.resident->ready()) landing.push_back(read.resident);
       }
-      reads.push_back({it->second, first_row + begin, count, read.offset, nullptr});
+      arrays.AddRead(it->second, rows.positions, first_row, read.offset);
     }
   }
 
@@ -113,14 +97,7 @@ void Engine::GiveContext(std::unique_ptr<Context> context) {
 absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless) {
   KVLINK_RETURN_IF_ERROR(call.Check());
   const Assembly assembly(rows);
-  model::ForwardBatch batch;
-  batch.tokens = assembly.tokens;
-  batch.positions = assembly.positions;
-  batch.slots = assembly.slots;
-  batch.pages = pages_.get();
-  batch.segments = assembly.segments;
-  batch.reads = assembly.reads;
-  batch.logits_rows = assembly.logits_rows;
+  model::ForwardBatch batch = assembly.arrays.Batch(pages_.get());
   if (!options_.link_embeddings.empty()) {
     const int64_t hidden = model_->config().hidden;
     batch.extra_embeddings =

@@ -38,14 +38,14 @@ class HostCopy {
   const SlabShape& stored() const { return stored_; }  // of each layer
   int64_t layers() const { return layers_; }
   void Fill(int64_t layer, absl::Span<const std::byte> slab);
-  // The slab of a layer, in parts that follow each other.
+  // The slab of a layer, in parts that follow each other; Parts: to be filled.
+  std::vector<absl::Span<std::byte>> Parts(int64_t layer) const;
   std::vector<absl::Span<const std::byte>> layer(int64_t layer) const;
 
  private:
   friend class HostTier;
   HostCopy(HostTier* tier, const SlabShape& stored, int64_t layers, std::vector<std::byte*> pieces)
       : tier_(tier), stored_(stored), layers_(layers), pieces_(std::move(pieces)) {}
-  std::vector<absl::Span<std::byte>> Parts(int64_t layer) const;
 
   HostTier* const tier_;
   const SlabShape stored_;

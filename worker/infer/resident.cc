@@ -33,6 +33,7 @@ Resident::Resident(const Identity& identity, const SlabShape& stored, size_t lay
     : identity_(identity),
       source_(source.lease != nullptr ? source.lease->source() : store::Tier::kNone),
       from_host_(source.host != nullptr),
+      on_device_(source.lease != nullptr && source.lease->on_device()),
       stored_(stored),
       resident_(kernels::Lander::Landed(stored)),
       room_(std::move(room)),
@@ -90,6 +91,12 @@ absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<c
   if (from.host != nullptr) return way_.lander->LandPinned(stored_, from.host->layer(layer), CopyOf(layer));
   if (layer == 0 && way_.host != nullptr) {
     kept_ = way_.host->Make(stored_, static_cast<int64_t>(layer_data_.size()));
+  }
+  if (on_device_) {
+    // It is no mapped lease: what was verified stays.
+    return way_.lander->LandThere(stored_, slab.data(),
+                                  kept_ == nullptr ? std::vector<absl::Span<std::byte>>() : kept_->Parts(layer),
+                                  CopyOf(layer));
   }
   if (kept_ != nullptr) {
     kept_->Fill(layer, slab);

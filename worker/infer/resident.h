@@ -1,7 +1,8 @@
 // One encoding in the memory that attention reads. Raw and q8 encodings are read where a backend on the host finds them
 // in the store's lease; on a device every encoding has a copy of its own there, and q4 is expanded into one everywhere.
 // The copy is made layer by layer as they land, and what it was made from is released when it is whole. Where there is
-// a second tier in host memory (host_tier.h), a layer lands by way of it, and the host's copy is kept once it is whole.
+// a second tier in host memory (host_tier.h), a layer lands by way of it, and the host's copy is kept once it is whole;
+// a layer that landed on the device is copied there as well, from the device.
 //
 // Thread-safety: all methods of Resident. Lifetime: the way, and whoever counts the room, outlive a resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_H_
@@ -79,7 +80,8 @@ class Resident {
   int64_t tokens() const { return resident_.tokens; }
   // Where the bytes came from; kNone: from no store.
   store::Tier source() const { return source_; }
-  bool from_host() const { return from_host_; }  // else what came from no store was computed here
+  bool from_host() const { return from_host_; }         // else what came from no store was computed here
+  bool landed_on_device() const { return on_device_; }  // it came from the network without touching the host
   int64_t stored_bytes() const { return static_cast<int64_t>(layer_data_.size()) * stored_.slab_bytes(); }
   int64_t bytes() const { return room_.bytes(); }
 
@@ -115,6 +117,7 @@ class Resident {
   const Identity identity_;
   const store::Tier source_;
   const bool from_host_;
+  const bool on_device_;
   const SlabShape stored_;    // of each layer as stored
   const SlabShape resident_;  // as attention reads it
   const Room room_;

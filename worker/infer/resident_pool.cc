@@ -206,11 +206,14 @@ void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& adm
 
 std::shared_ptr<Resident> ResidentPool::LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline,
                                                 Room& room) {
-  auto lease = store_->Read(options_.ns, wanted.identity, options_.codec, found.etag, deadline);
+  const auto read = [&] {
+    return store_->ReadTo(options_.landing.get(), options_.ns, wanted.identity, options_.codec, found.etag, deadline);
+  };
+  auto lease = read();
   if (absl::IsResourceExhausted(lease.status())) {
     // Leases that only this pool still holds may be what fills the tier.
     Clear();
-    lease = store_->Read(options_.ns, wanted.identity, options_.codec, found.etag, deadline);
+    lease = read();
   }
   if (!lease.ok()) {
     if (!absl::IsNotFound(lease.status())) CountError();
@@ -232,6 +235,7 @@ void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded
     ++(loaded->from_host()                      ? stats_.loads_host
        : loaded->source() == store::Tier::kDram ? stats_.loads_dram
                                                 : stats_.loads_segments);
+    stats_.loads_direct += loaded->landed_on_device() ? 1 : 0;
   }
   const auto it = index_.find(wanted.identity);
   if (it != index_.end() && it->second->resident != nullptr) {
@@ -315,6 +319,11 @@ void ResidentPool::Drop(const Resident* resident) {
 
 void ResidentPool::Trim() {
   MutexLock lock(&mutex_);
+  // What nobody waits for any more would go on taking room where it landed.
+  for (auto it = lru_.begin(); it != lru_.end();) {
+    const bool left = it->idle() && it->resident->landed_on_device() && !it->resident->ready();
+    it = left ? Evict(it) : std::next(it);
+  }
   TrimTo(options_.budget_bytes);
   changed_.SignalAll();
 }
@@ -337,14 +346,14 @@ bool ResidentPool::MakeRoom(int64_t bytes) {
 
 void ResidentPool::TrimTo(int64_t bytes) {
   for (auto it = lru_.begin(); used_ > bytes && it != lru_.end();) {
-    if (!it->idle()) {
-      ++it;
-      continue;
-    }
-    ++stats_.evictions;
-    index_.erase(it->identity);
-    it = lru_.erase(it);
+    it = it->idle() ? Evict(it) : std::next(it);
   }
+}
+
+ResidentPool::Lru::iterator ResidentPool::Evict(Lru::iterator place) {
+  ++stats_.evictions;
+  index_.erase(place->identity);
+  return lru_.erase(place);
 }
 
 void ResidentPool::CountError() {
@@ -356,6 +365,7 @@ ResidentPool::Stats ResidentPool::stats() const {
   MutexLock lock(&mutex_);
   Stats stats = stats_;
   if (host_ != nullptr) stats.host = host_->stats();
+  if (options_.landing != nullptr) stats.landing_bytes = options_.landing->used();
   stats.bytes = used_;
   for (const Entry& entry : lru_) stats.residents += entry.resident != nullptr ? 1 : 0;
   return stats;

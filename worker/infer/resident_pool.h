@@ -45,6 +45,8 @@ class ResidentPool {
     int64_t budget_bytes = int64_t{256} << 20;
     absl::Duration load_timeout = absl::Seconds(10);  // of an answer of the store
     int64_t host_bytes = 0;                           // HostTier of a device; 0: none
+    // Of `store`, in memory of the model's device: where encodings land. nullptr: on the host.
+    std::shared_ptr<store::DeviceLanding> landing;
   };
   // `store` may be nullptr: nothing is ever found.
   ResidentPool(store::Store* store, const model::Model* model, const Fingerprint& fingerprint, const Options& options);
@@ -78,7 +80,8 @@ class ResidentPool {
   std::shared_ptr<Resident> Find(const Identity& identity);
   // Forgets a resident that proved to be of no use, so that the next request gets another one.
   void Drop(const Resident* resident);
-  // To be called by who lets go of residents: evicts what nobody refers to, down to the budget, or all of it.
+  // To be called by who lets go of residents: evicts what nobody refers to, down to the budget, or all of it; and what
+  // nobody refers to any more that is not whole, where it landed on the device.
   void Trim();
   void Clear();
 
@@ -88,7 +91,9 @@ class ResidentPool {
     int64_t hits = 0;        // found in the pool
     int64_t loads_dram = 0;  // leases by the tier they were found in
     int64_t loads_segments = 0;
-    int64_t loads_host = 0;  // from copies in host memory
+    int64_t loads_host = 0;     // from copies in host memory
+    int64_t loads_direct = 0;   // of those from the store, what landed in the device's memory
+    int64_t landing_bytes = 0;  // of Options::landing, in use now
     int64_t misses = 0;
     int64_t store_errors = 0;  // lookups or reads that failed otherwise than by a miss
     int64_t evictions = 0;
@@ -141,6 +146,8 @@ class ResidentPool {
   // Evicts for `bytes` more. False, evicting nothing, where that would not do.
   bool MakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TrimTo(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The place behind it.
+  Lru::iterator Evict(Lru::iterator place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   store::Store* const store_;
   const model::Model* const model_;

@@ -99,12 +99,32 @@ struct ForwardBatch {
   int64_t graph_rows = 0;
 };
 
+// What a ForwardBatch refers to, as it is collected: the rows of one request after another, then what they read, in the
+// order of segments, each of which is listed once.
+struct BatchArrays {
+  std::vector<int32_t> tokens;
+  std::vector<int64_t> positions, slots, logits_rows;
+  std::vector<kernels::KvSegment> segments;
+  std::vector<kernels::KvRead> reads;
+
+  // Fresh rows of one request, at ascending positions. Returns the first of them.
+  int64_t AddRows(absl::Span<const int32_t> tokens, absl::Span<const int64_t> positions,
+                  absl::Span<const int64_t> slots);
+  // Rows from `first_row` on, which are at `positions`, read a segment that was placed at `offset`: those not before
+  // it.
+  void AddRead(int32_t segment, absl::Span<const int64_t> positions, int64_t first_row, int64_t offset);
+  // `rows` rows from `first_row` on read their own keys and values, of which nobody else knows.
+  void AddPrivate(const KvSequence& sequence, int64_t first_row, int64_t rows);
+  // Refers to this object, which then stays as it is.
+  ForwardBatch Batch(KvPages* pages) const;
+};
+
 // Streams, workspaces and plans of one caller, grown as needed and used again.
 class ForwardContext {
  public:
   struct Graphs {
     int64_t launched = 0;  // passes that ran as one graph
-    int64_t failed = 0;    // that could not be recorded, and ran as others do
+    int64_t failed = 0;    // that were not recorded when it was tried, and ran as others do
   };
   virtual ~ForwardContext() = default;
   const Graphs& graphs() const { return graphs_; }
@@ -128,6 +148,9 @@ class Model {
   virtual kernels::Backend* backend() const = 0;
   virtual const kernels::Rope& rope() const = 0;
   virtual std::unique_ptr<ForwardContext> NewContext() const = 0;
+  // OK: passes that may run as graphs do. Else what came of the last one of several in a row that could not be
+  // recorded: since then none is tried. Thread-safe.
+  virtual absl::Status recording() const = 0;
   // Embedding row of a token as f32 [hidden].
   virtual absl::Status EmbeddingRow(int32_t token, absl::Span<float> out) const = 0;
 

@@ -150,17 +150,16 @@ class Pass {
  private:
   absl::Status Launch() {
     KVLINK_RETURN_IF_ERROR(Prepare());
-    kernels::GraphStream* const stream =
-        rows_ > batch_.graph_rows ? nullptr : kernels::GraphStream::Of(*context_.stream);
+    const bool recorded = rows_ <= batch_.graph_rows && model_.recordings().tried();
+    kernels::GraphStream* const stream = recorded ? kernels::GraphStream::Of(*context_.stream) : nullptr;
     if (stream == nullptr) return LaunchLayers(batch_.before_layer);
     const auto wanted = static_cast<int64_t>(batch_.logits_rows.size());
     std::unique_ptr<kernels::Graph>* const graph = context_.GraphOf({rows_, wanted, scattered()});
     if (graph == nullptr) return LaunchLayers(batch_.before_layer);
-    if (LaunchGraph(*stream, graph).ok()) {
-      ++context_.counts().launched;
-      return absl::OkStatus();
-    }
-    ++context_.counts().failed;
+    const absl::Status launched = LaunchGraph(*stream, graph);
+    model_.recordings().Ended(launched);
+    ++(launched.ok() ? context_.counts().launched : context_.counts().failed);
+    if (launched.ok()) return launched;
     return LaunchLayers(batch_.before_layer);
   }
 

@@ -2,9 +2,12 @@
 #ifndef KVLINK_WORKER_MODEL_TRANSFORMER_H_
 #define KVLINK_WORKER_MODEL_TRANSFORMER_H_
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "base/mutex.h"
 #include "worker/model/model.h"
 
 namespace kvlink::model {
@@ -22,12 +25,36 @@ struct Layer {
   std::unique_ptr<kernels::PackedMatrix> down;     // [hidden, intermediate]
 };
 
+// Whether recording passes is still tried. Thread-safe.
+class Recordings {
+ public:
+  static constexpr int kMostFailures = 3;  // in a row; then it is not tried any more
+  bool tried() const { return failures_.load(std::memory_order_relaxed) < kMostFailures; }
+  void Ended(const absl::Status& status) {
+    MutexLock lock(&mutex_);
+    if (!tried()) return;
+    failures_ = status.ok() ? 0 : failures_ + 1;
+    if (!tried()) why_not_ = status;
+  }
+  absl::Status status() const {
+    MutexLock lock(&mutex_);
+    return why_not_;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::atomic<int> failures_{0};  // changed under mutex_
+  absl::Status why_not_ ABSL_GUARDED_BY(mutex_);
+};
+
 class Transformer final : public Model {
  public:
   const ModelConfig& config() const override { return config_; }
   kernels::Backend* backend() const override { return backend_; }
   const kernels::Rope& rope() const override { return rope_; }
   std::unique_ptr<ForwardContext> NewContext() const override;
+  absl::Status recording() const override { return recordings_.status(); }
+  Recordings& recordings() const { return recordings_; }
   absl::Status EmbeddingRow(int32_t token, absl::Span<float> out) const override;
   absl::StatusOr<kernels::Tensor> Forward(ForwardContext& context, const ForwardBatch& batch) const override;
 
@@ -48,6 +75,7 @@ class Transformer final : public Model {
   std::vector<Layer> layers_;
   kernels::Buffer final_norm_;
   std::unique_ptr<kernels::PackedMatrix> head_;  // [vocab, hidden]
+  mutable Recordings recordings_;
 };
 
 }  // namespace kvlink::model

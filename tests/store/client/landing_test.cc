@@ -3,9 +3,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/mutex.h"
 #include "gtest/gtest.h"
+#include "tests/store/client/device_region.h"
+#include "tests/store/client/forwarding_transport.h"
 #include "tests/store/client/remote_place.h"
 #include "tests/store/synthetic.h"
 
@@ -17,9 +20,9 @@ using store::RemoteOptions;
 absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
 
 // A network that does not let go of landings: what it keeps, it may still write to.
-class Grip : public transport::Transport {
+class Grip : public ForwardingTransport {
  public:
-  explicit Grip(std::shared_ptr<transport::Transport> inner) : inner_(std::move(inner)) {}
+  using ForwardingTransport::ForwardingTransport;
   // Of all landings so far.
   void LetGo() {
     std::vector<transport::Slice> kept;
@@ -27,27 +30,13 @@ class Grip : public transport::Transport {
     kept.swap(kept_);
     keeps_ = false;
   }
-
-  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Allocate(int64_t bytes) override {
-    return inner_->Allocate(bytes);
-  }
-  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Register(std::byte* data, int64_t bytes,
-                                                                        const transport::MemoryPlace& place,
-                                                                        std::shared_ptr<void> owner) override {
-    return inner_->Register(data, bytes, place, std::move(owner));
-  }
-  absl::StatusOr<std::unique_ptr<transport::Listener>> Listen(absl::string_view address,
-                                                              transport::Accept accept) override {
-    return inner_->Listen(address, std::move(accept));
-  }
   absl::StatusOr<std::shared_ptr<transport::Connection>> Connect(absl::string_view address,
                                                                  std::shared_ptr<transport::ConnectionEvents> events,
                                                                  absl::Time deadline) override {
-    auto inner = inner_->Connect(address, std::move(events), deadline);
+    auto inner = ForwardingTransport::Connect(address, std::move(events), deadline);
     if (!inner.ok()) return inner.status();
     return std::make_shared<Held>(this, *std::move(inner));
   }
-  transport::TransportStats Stats() const override { return inner_->Stats(); }
 
  private:
   class Held : public transport::Connection {
@@ -75,7 +64,6 @@ class Grip : public transport::Transport {
     if (keeps_) kept_.push_back(slice);
   }
 
-  const std::shared_ptr<transport::Transport> inner_;
   Mutex mutex_;
   std::vector<transport::Slice> kept_ ABSL_GUARDED_BY(mutex_);
   bool keeps_ ABSL_GUARDED_BY(mutex_) = true;
@@ -83,32 +71,49 @@ class Grip : public transport::Transport {
 
 TEST(LandingMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
   for (const bool landed : {true, false}) {
-    SCOPED_TRACE(landed ? "landed" : "released at once");
-    std::shared_ptr<Grip> grip;
-    RemotePlaceOptions options;
-    options.client = [&grip](RemoteOptions* client) {
-      client->landing_bytes = 6 * 4096;
-      grip = std::make_shared<Grip>(client->transport);
-      client->transport = grip;
-    };
-    RemotePlace place(options);
-    store::RemoteStore* const store = place.remote();
-    const Synthetic a = MakeSynthetic(1, 4, 10), b = MakeSynthetic(2, 4, 10);  // 4 pages each
-    for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
-    auto lease = store->Read("ns", a.manifest.identity, a.manifest.codec, a.manifest.etag, Soon());
-    ASSERT_TRUE(lease.ok()) << lease.status();
-    for (int64_t layer = 0; landed && layer < 4; ++layer) {
-      ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+    for (const bool on_device : {false, true}) {
+      SCOPED_TRACE(absl::StrCat(landed ? "landed" : "released at once", on_device ? ", on a device" : ""));
+      TestRegion region(6 * 4096);
+      std::shared_ptr<Grip> grip;
+      RemotePlaceOptions options;
+      options.client = [&grip](RemoteOptions* client) {
+        client->landing_bytes = 6 * 4096;
+        ReachDevices(client);
+        grip = std::make_shared<Grip>(client->transport);
+        client->transport = grip;
+      };
+      RemotePlace place(options);
+      store::RemoteStore* const store = place.remote();
+      std::shared_ptr<store::DeviceLanding> landing;
+      if (on_device) landing = *store->OpenLanding(region.Describe());
+      const auto read = [&](const Synthetic& s) {
+        return store->ReadTo(landing.get(), "ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+      };
+      const auto used = [&] { return on_device ? landing->used() : store->Counters().landing_bytes_used; };
+      const Synthetic a = MakeSynthetic(1, 4, 10), b = MakeSynthetic(2, 4, 10);  // 4 pages each
+      for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+      auto lease = read(a);
+      ASSERT_TRUE(lease.ok()) << lease.status();
+      ASSERT_EQ((*lease)->on_device(), on_device);
+      for (int64_t layer = 0; landed && layer < 4; ++layer) {
+        ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
+      }
+      *lease = nullptr;
+      EXPECT_EQ(used(), 4 * 4096);
+      {
+        const auto other = read(b);
+        EXPECT_EQ(other.status().code(), on_device ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted);
+        EXPECT_FALSE(other.ok() && (*other)->on_device());
+      }
+      grip->LetGo();
+      const absl::Time limit = Soon();
+      while (used() > 0 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+      if (on_device) {
+        EXPECT_TRUE((*read(b))->on_device());
+      }
+      const absl::Status status = ReadAndCompare(store, "ns", b);
+      EXPECT_TRUE(status.ok()) << status;
     }
-    *lease = nullptr;
-    EXPECT_EQ(store->Counters().landing_bytes_used, 4 * 4096);
-    EXPECT_TRUE(absl::IsResourceExhausted(
-        store->Read("ns", b.manifest.identity, b.manifest.codec, b.manifest.etag, Soon()).status()));
-    grip->LetGo();
-    const absl::Time limit = Soon();
-    while (store->Counters().landing_bytes_used > 0 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
-    const absl::Status read = ReadAndCompare(store, "ns", b);
-    EXPECT_TRUE(read.ok()) << read;
   }
 }
 

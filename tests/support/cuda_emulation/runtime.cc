@@ -296,6 +296,8 @@ absl::StatusOr<int64_t> MemoryInUse() {
   for (const auto& [memory, size] : in_use.sizes) bytes += size;
   return bytes;
 }
+absl::StatusOr<void*> AllocatePlain(int64_t bytes) { return AllocateDevice(bytes); }
+void FreePlain(void* memory) { FreeDevice(memory); }
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return AllocateExactly(bytes); }
 void FreePinned(void* memory) {
   TheStreams().FinishAll();  // as cudaFreeHost does
