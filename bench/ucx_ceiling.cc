@@ -196,7 +196,7 @@ class Server : public Side {
 
 class Client : public Side, public Mover {
  public:
-  explicit Client(int64_t ring_bytes) : Side(ring_bytes), place_(ring_bytes) {}
+  Client(int64_t ring_bytes, std::string name) : Side(ring_bytes), name_(std::move(name)), place_(ring_bytes) {}
   absl::Status Dial(const std::string& port) {
     KVLINK_RETURN_IF_ERROR(Open());
     KVLINK_RETURN_IF_ERROR(Handle(kSlab, OnSlab));
@@ -212,7 +212,7 @@ class Client : public Side, public Mover {
     params.sockaddr = {reinterpret_cast<sockaddr*>(&address), sizeof(address)};
     return Connect(params);
   }
-  std::string name() const override { return "bare ucx"; }
+  std::string name() const override { return name_; }
   absl::StatusOr<MoveTime> Move(const EncodingShape& shape) override {
     ask_ = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes};
     left_ = shape.slabs();
@@ -263,6 +263,7 @@ class Client : public Side, public Mover {
     --left_;
   }
 
+  const std::string name_;
   RingPlace place_;
   Ask ask_ = {};
   int64_t left_ = 0;
@@ -285,8 +286,9 @@ void ServeUcxCeiling(int64_t ring_bytes) {
   server.Serve();
 }
 
-absl::StatusOr<std::unique_ptr<Mover>> NewUcxCeiling(const std::string& port, int64_t ring_bytes) {
-  auto client = std::make_unique<Client>(ring_bytes);
+absl::StatusOr<std::unique_ptr<Mover>> NewUcxCeiling(const std::string& name, const std::string& port,
+                                                     int64_t ring_bytes) {
+  auto client = std::make_unique<Client>(ring_bytes, name);
   KVLINK_RETURN_IF_ERROR(client->Dial(port));
   return client;
 }

@@ -14,7 +14,8 @@ namespace kvlink::bench {
 // Serves encodings from a ring until it is killed; says the port in its first line. Ends the program on errors.
 [[noreturn]] void ServeUcxCeiling(int64_t ring_bytes);
 // Pulls from such a process at 127.0.0.1:`port`. UNAVAILABLE.
-absl::StatusOr<std::unique_ptr<Mover>> NewUcxCeiling(const std::string& port, int64_t ring_bytes);
+absl::StatusOr<std::unique_ptr<Mover>> NewUcxCeiling(const std::string& name, const std::string& port,
+                                                     int64_t ring_bytes);
 
 }  // namespace kvlink::bench
 
