@@ -16,6 +16,8 @@ namespace {
 // Both ends of a pull are woken several times on its way; with 50 us, one between two processes that share two cores
 // has a tenth less of the bandwidth. A connection that idles has an event every few seconds.
 constexpr absl::Duration kSpin = absl::Microseconds(300);
+// A yield that took so long gave the processor to somebody with much to do; then there is no polling for a while.
+constexpr absl::Duration kCrowded = absl::Microseconds(1500), kCrowdedFor = absl::Milliseconds(20);
 
 }  // namespace
 
@@ -146,7 +148,7 @@ void ProgressThread::WaitForEvents() {
 }
 
 void ProgressThread::Loop() {
-  absl::Time last_event = absl::Now();
+  absl::Time last_event = absl::Now(), crowded_until = absl::InfinitePast();
   for (;;) {
     now_ = absl::Now();
     bool any = RunPosted();
@@ -159,9 +161,12 @@ void ProgressThread::Loop() {
       continue;
     }
     if (stopping()) return;
-    if (source_ != nullptr && now_ - last_event < kSpin) {
-      // Whom an event wakes may be waiting for this very processor, and would for as long as this thread polls.
+    if (source_ != nullptr && now_ - last_event < kSpin && now_ >= crowded_until) {
+      // Whom an event wakes may be waiting for this very processor, and would for as long as this thread polls. Where
+      // others compute on it, they keep it now, so that waiting, which ends with the event, is faster.
       std::this_thread::yield();
+      const absl::Time back = absl::Now();
+      if (back - now_ > kCrowded) crowded_until = back + kCrowdedFor;
       continue;
     }
     if (source_ != nullptr && !source_->Arm()) continue;
