@@ -1,5 +1,6 @@
 // The thread that a transport's connections live on: work handed over by other threads, timers, and a source of events
-// (a UCX worker) that is polled for up to 300 us after the last event and then waited for.
+// (a UCX worker) that is polled for up to 300 us after the last event, unless others compute on that processor, and
+// then waited for.
 #ifndef KVLINK_TRANSPORT_PROGRESS_H_
 #define KVLINK_TRANSPORT_PROGRESS_H_
 
