@@ -29,6 +29,12 @@ double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 double Median(std::vector<double> values) { return Quantile(std::move(values), 0.5); }
 
+double MedianRatio(absl::Span<const double> ours, absl::Span<const double> ceiling) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / ceiling[i]);
+  return Median(std::move(ratios));
+}
+
 double Quantile(std::vector<double> values, double fraction) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());

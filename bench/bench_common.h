@@ -25,6 +25,9 @@ double Now();
 // The middle value (the mean of the middle two); 0 of nothing. `fraction` 0.99 gives the 99th percentile.
 double Median(std::vector<double> values);
 double Quantile(std::vector<double> values, double fraction);
+// Median of ours[i] / ceiling[i], which were measured one right after the other. A virtual machine's processors and
+// disk change threefold within seconds, and do so for both. REQUIRES: as many of each.
+double MedianRatio(absl::Span<const double> ours, absl::Span<const double> ceiling);
 
 // Runs the alternatives in turn, `rounds` times each after one round that is not counted, and returns the median
 // seconds of each.

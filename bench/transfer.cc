@@ -14,12 +14,6 @@
 
 namespace kvlink::bench {
 
-double RatioOf(const Moved& moved, const Moved& ceiling) {
-  std::vector<double> ratios;
-  for (size_t turn = 0; turn < moved.turns.size(); ++turn) ratios.push_back(moved.turns[turn] / ceiling.turns[turn]);
-  return Median(ratios);
-}
-
 absl::StatusOr<std::vector<Moved>> MeasureMovers(absl::Span<Mover* const> movers, const EncodingShape& shape,
                                                  int64_t round_bytes, int rounds) {
   struct Samples {

@@ -48,9 +48,6 @@ struct Moved {
   double first_seconds = 0, whole_seconds = 0;  // median of the moves
   std::vector<double> turns;                    // GB/s of each
 };
-// Median of what `moved` reached of `ceiling` in the same turns. What a virtual machine's processors have between them
-// changes threefold within seconds, and does so for both.
-double RatioOf(const Moved& moved, const Moved& ceiling);
 
 // Lets the movers take turns: in each of `rounds` rounds, after one that is not counted, each moves encodings of
 // `shape` until `round_bytes` have moved, in kTurnsOfRound turns.

@@ -18,6 +18,11 @@ absl::StatusOr<Flags> Parse(std::vector<std::string> words) {
                       {{"rounds", "N", "Rounds (default 3)."}, {"small", "", "Less of it."}});
 }
 
+TEST(MedianRatio, IsOfPairs) {
+  EXPECT_DOUBLE_EQ(MedianRatio({8, 1, 4}, {10, 2, 5}), 0.8);
+  EXPECT_DOUBLE_EQ(MedianRatio({9, 1, 1}, {10, 5, 1}), 0.9);  // that of the medians is 0.2
+}
+
 TEST(Flags, AreReadInEveryForm) {
   const auto flags = Parse({"--small", "--rounds", "5", "--json=out.json"});
   ASSERT_TRUE(flags.ok()) << flags.status();
