@@ -53,25 +53,14 @@ class CudaBackend : public Backend {
   std::unique_ptr<Stream> NewStream() override { return std::make_unique<CudaStream>(device_.index); }
 
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override {
-    if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("Allocate: ", bytes, " bytes"));
-    if (bytes == 0) return Buffer();
-    KVLINK_RETURN_IF_ERROR(UseDevice(device_.index));
-    KVLINK_ASSIGN_OR_RETURN(void* data, AllocateDevice(bytes));
-    return Buffer(data, bytes, device_, [](void* memory, int64_t) { FreeDevice(memory); });
+    return Take("Allocate", bytes, device_, AllocateDevice, [](void* memory, int64_t) { FreeDevice(memory); });
   }
   absl::StatusOr<Buffer> AllocateForNetwork(int64_t bytes) override {
-    if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("AllocateForNetwork: ", bytes, " bytes"));
-    if (bytes == 0) return Buffer();
-    KVLINK_RETURN_IF_ERROR(UseDevice(device_.index));
-    KVLINK_ASSIGN_OR_RETURN(void* data, AllocatePlain(bytes));
-    return Buffer(data, bytes, device_, [](void* memory, int64_t) { FreePlain(memory); });
+    return Take("AllocateForNetwork", bytes, device_, AllocatePlain, [](void* memory, int64_t) { FreePlain(memory); });
   }
   absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) override {
-    if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("AllocatePinned: ", bytes, " bytes"));
-    if (bytes == 0) return Buffer();
-    KVLINK_RETURN_IF_ERROR(UseDevice(device_.index));
-    KVLINK_ASSIGN_OR_RETURN(void* data, cuda::AllocatePinned(bytes));
-    return Buffer(data, bytes, Device{}, [](void* memory, int64_t) { FreePinned(memory); });
+    return Take("AllocatePinned", bytes, Device{}, cuda::AllocatePinned,
+                [](void* memory, int64_t) { FreePinned(memory); });
   }
   absl::Status CopyIn(Stream& stream, const void* host, void* device, int64_t bytes) override {
     return CopyChecked("CopyIn", stream, device, host, bytes);
@@ -317,6 +306,14 @@ class CudaBackend : public Backend {
   }
 
  private:
+  absl::StatusOr<Buffer> Take(absl::string_view operation, int64_t bytes, Device where,
+                              absl::StatusOr<void*> (*allocate)(int64_t), Buffer::Deleter give_back) {
+    if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat(operation, ": ", bytes, " bytes"));
+    if (bytes == 0) return Buffer();
+    KVLINK_RETURN_IF_ERROR(UseDevice(device_.index));
+    KVLINK_ASSIGN_OR_RETURN(void* data, allocate(bytes));
+    return Buffer(data, bytes, where, give_back);
+  }
   absl::Status CopyChecked(absl::string_view operation, Stream& stream, void* to, const void* from, int64_t bytes) {
     if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat(operation, ": ", bytes, " bytes"));
     if (bytes == 0) return absl::OkStatus();
