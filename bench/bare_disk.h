@@ -12,7 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/descriptor.h"
-#include "store/engine/mapping.h"
+#include "store/engine/memory/mapping.h"
 
 namespace kvlink::bench {
 

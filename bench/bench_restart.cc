@@ -25,9 +25,9 @@
 #include "bench/transfer.h"
 #include "store/client/remote.h"
 #include "store/engine/engine.h"
-#include "store/engine/index.h"
-#include "store/engine/segment_files.h"
-#include "store/engine/store_directory.h"
+#include "store/engine/index/index.h"
+#include "store/engine/disk/segment_files.h"
+#include "store/engine/disk/store_directory.h"
 #include "store/node/node.h"
 
 namespace kvlink {

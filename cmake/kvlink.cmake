@@ -47,15 +47,17 @@ function(kvlink_binary name)
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS})
 endfunction()
 
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/tests_source_dir.h CONTENT "#define KVLINK_SOURCE_DIR \"@CMAKE_SOURCE_DIR@\"\n" @ONLY)
+
 # kvlink_test(NAME SOURCES a_test.cc [DEPS x y] [LABELS slow model] [TIMEOUT seconds])
-# Tests find committed files through the macro KVLINK_SOURCE_DIR.
+# Tests find committed files through the macro KVLINK_SOURCE_DIR of tests_source_dir.h: a header and not a definition,
+# so that clones in other folders share the compiled objects of all tests that do not need it.
 # Labels beside those given: asan unless slow; tsan in the folders whose code has threads, unless slow or grpc (whose
 # processes run the packaged gRPC on both sides: ThreadSanitizer sees neither its locks nor Abseil's and reports it).
 function(kvlink_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
-  target_compile_definitions(${name} PRIVATE KVLINK_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)

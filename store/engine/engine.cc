@@ -8,9 +8,9 @@
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "store/engine/group_commit.h"
-#include "store/engine/index.h"
-#include "store/engine/log_check.h"
-#include "store/engine/table_loader.h"
+#include "store/engine/index/index.h"
+#include "store/engine/index/log_check.h"
+#include "store/engine/index/table_loader.h"
 
 namespace kvlink::engine {
 namespace {

@@ -26,14 +26,14 @@
 #include "base/mutex.h"
 #include "proto/catalog.h"
 #include "proto/manifest.h"
-#include "store/engine/bulk_io.h"
-#include "store/engine/dram_tier.h"
-#include "store/engine/io_observer.h"
-#include "store/engine/location.h"
-#include "store/engine/namespace_settings.h"
-#include "store/engine/segment_files.h"
-#include "store/engine/store_directory.h"
-#include "store/engine/table.h"
+#include "store/engine/disk/bulk_io.h"
+#include "store/engine/memory/dram_tier.h"
+#include "store/engine/disk/io_observer.h"
+#include "store/engine/disk/location.h"
+#include "store/engine/index/namespace_settings.h"
+#include "store/engine/disk/segment_files.h"
+#include "store/engine/disk/store_directory.h"
+#include "store/engine/index/table.h"
 
 namespace kvlink::engine {
 

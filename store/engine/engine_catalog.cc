@@ -6,7 +6,7 @@
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
-#include "store/engine/index.h"
+#include "store/engine/index/index.h"
 
 namespace kvlink::engine {
 namespace {

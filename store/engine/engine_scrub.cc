@@ -9,7 +9,7 @@
 
 #include "base/status.h"
 #include "store/engine/engine.h"
-#include "store/engine/index.h"
+#include "store/engine/index/index.h"
 
 namespace kvlink::engine {
 namespace {

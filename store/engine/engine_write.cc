@@ -6,7 +6,7 @@
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/group_commit.h"
-#include "store/engine/index.h"
+#include "store/engine/index/index.h"
 
 namespace kvlink::engine {
 namespace {

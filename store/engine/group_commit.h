@@ -15,8 +15,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
-#include "store/engine/location.h"
-#include "store/engine/residency.h"
+#include "store/engine/disk/location.h"
+#include "store/engine/memory/residency.h"
 
 namespace kvlink::engine {
 

@@ -10,7 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "proto/data.h"
-#include "store/node/statistics.h"
+#include "store/node/watch/statistics.h"
 #include "transport/address.h"
 #include "transport/ucx/ucx.h"
 

@@ -17,10 +17,10 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "store/engine/engine.h"
-#include "store/node/control.h"
-#include "store/node/data_port.h"
+#include "store/node/control/control.h"
+#include "store/node/data/data_port.h"
 #include "store/node/limits.h"
-#include "store/node/log.h"
+#include "store/node/watch/log.h"
 #include "store/node/service.h"
 #include "transport/transport.h"
 

@@ -20,7 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
-#include "store/engine/location.h"
+#include "store/engine/disk/location.h"
 #include "store/node/access.h"
 
 namespace kvlink::store {

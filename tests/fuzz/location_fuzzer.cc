@@ -6,8 +6,8 @@
 #include <string>
 
 #include "proto/envelope.h"
-#include "store/engine/location.h"
-#include "store/engine/namespace_settings.h"
+#include "store/engine/disk/location.h"
+#include "store/engine/index/namespace_settings.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvlink;

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "store/engine/io_observer.h"
+#include "store/engine/disk/io_observer.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/node_process.h"
 #include "tests/integration/own_node.h"

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "absl/time/time.h"
-#include "store/client/admin.h"
+#include "store/client/control/admin.h"
 #include "store/client/remote.h"
 #include "tests/integration/traffic.h"
 #include "tests/support/subprocess.h"

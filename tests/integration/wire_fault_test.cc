@@ -12,8 +12,8 @@
 #include "tests/integration/node_clients.h"
 #include "tests/integration/own_node.h"
 #include "tests/support/seed.h"
-#include "transport/faulty/faulty.h"
-#include "transport/loopback/loopback.h"
+#include "tests/support/transport/faulty/faulty.h"
+#include "tests/support/transport/loopback/loopback.h"
 #include "transport/ucx/ucx.h"
 
 namespace kvlink::testing {

@@ -1,4 +1,5 @@
 #include "kernels/rope.h"
+#include "tests_source_dir.h"
 
 #include <gtest/gtest.h>
 

@@ -13,7 +13,9 @@ import tempfile
 # have no entry here; "store/store.h" stands for that header alone.
 WORKER = ["base", "kernels", "proto", "store/store.h", "worker/model", "worker/link"]
 EVERYTHING = ["base", "kernels", "proto", "transport", "store", "store/engine", "store/embedded", "store/client", "store/cluster",
-              "store/node", "store/rpc", "worker"]
+              "store/node", "store/rpc", "store/client/control", "store/engine/disk", "worker"]
+NODE = ["base", "proto", "transport", "store", "store/rpc", "store/engine", "store/engine/disk", "store/engine/memory", "store/node",
+        "store/node/watch"]
 LAYERS = {
     "base": [],
     "proto": ["base"],
@@ -23,12 +25,20 @@ LAYERS = {
     "kernels/cuda": ["base", "kernels"],
     "transport": ["base"],
     "store": ["base", "proto"],
-    "store/engine": ["base", "proto"],
+    "store/engine": ["base", "proto", "store/engine/disk", "store/engine/index", "store/engine/memory"],
+    "store/engine/disk": ["base", "proto"],
+    "store/engine/index": ["base", "proto", "store/engine/disk", "store/engine/s3_fifo.h"],
+    "store/engine/memory": ["base", "proto", "store/engine/s3_fifo.h"],
     "store/embedded": ["base", "proto", "store", "store/engine"],
     "store/rpc": ["base", "proto"],
-    "store/client": ["base", "proto", "transport", "store", "store/rpc"],
+    "store/client": ["base", "proto", "transport", "store", "store/client/control", "store/client/data"],
+    "store/client/control": ["base", "proto", "store", "store/rpc"],
+    "store/client/data": ["base", "proto", "transport", "store", "store/client", "store/client/control"],
     "store/cluster": ["base", "proto", "transport", "store", "store/rpc"],
-    "store/node": ["base", "proto", "transport", "store", "store/rpc", "store/engine", "store/cluster", "store/client"],
+    "store/node": NODE + ["store/node/control", "store/node/data"],
+    "store/node/control": NODE,
+    "store/node/data": NODE,
+    "store/node/watch": NODE,
     "worker/model": ["base", "kernels"],
     "worker/link": ["base", "kernels", "worker/model"],
     "worker/encode": WORKER,

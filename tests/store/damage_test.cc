@@ -5,7 +5,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/embedded/embedded_engine.h"
-#include "store/engine/index.h"
+#include "store/engine/index/index.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/mutex.h"
-#include "store/engine/io_observer.h"
+#include "store/engine/disk/io_observer.h"
 
 namespace kvlink::testing {
 

@@ -1,5 +1,5 @@
 // The index read in parts, and the table filled from it.
-#include "store/engine/index.h"
+#include "store/engine/index/index.h"
 
 #include <algorithm>
 #include <map>
@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "gtest/gtest.h"
-#include "store/engine/table.h"
-#include "store/engine/table_loader.h"
+#include "store/engine/index/table.h"
+#include "store/engine/index/table_loader.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"
 

@@ -14,9 +14,9 @@
 #include <set>
 
 #include "gtest/gtest.h"
-#include "store/engine/arena.h"
-#include "store/engine/dram_tier.h"
-#include "store/engine/generations.h"
+#include "store/engine/memory/arena.h"
+#include "store/engine/memory/dram_tier.h"
+#include "store/engine/memory/generations.h"
 #include "tests/store/tier.h"
 #include "tests/support/seed.h"
 

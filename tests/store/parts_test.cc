@@ -6,10 +6,10 @@
 #include <set>
 
 #include "gtest/gtest.h"
-#include "store/engine/allocator.h"
-#include "store/engine/io_queue.h"
-#include "store/engine/location.h"
-#include "store/engine/namespace_settings.h"
+#include "store/engine/disk/allocator.h"
+#include "store/engine/disk/io_queue.h"
+#include "store/engine/disk/location.h"
+#include "store/engine/index/namespace_settings.h"
 #include "store/engine/s3_fifo.h"
 #include "tests/support/seed.h"
 

@@ -16,7 +16,7 @@
 #include <thread>
 
 #include "gtest/gtest.h"
-#include "store/engine/dram_tier.h"
+#include "store/engine/memory/dram_tier.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/mutex.h"
-#include "store/engine/io_observer.h"
+#include "store/engine/disk/io_observer.h"
 
 namespace kvlink::testing {
 

@@ -1,5 +1,5 @@
 // The faulty decorator: each fault strikes as told, and under a mix of them every operation still completes once.
-#include "transport/faulty/faulty.h"
+#include "tests/support/transport/faulty/faulty.h"
 
 #include <random>
 #include <set>

@@ -18,7 +18,7 @@
 #include "gtest/gtest.h"
 #include "transport/grpc/grpc.h"
 #include "transport/local/local.h"
-#include "transport/loopback/loopback.h"
+#include "tests/support/transport/loopback/loopback.h"
 #include "transport/ucx/ucx.h"
 
 namespace kvlink::testing {

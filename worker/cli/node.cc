@@ -17,7 +17,7 @@
 #include "base/descriptor.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "store/client/admin.h"
+#include "store/client/control/admin.h"
 #include "worker/cli/args.h"
 #include "worker/cli/commands.h"
 #include "worker/cli/open.h"

@@ -11,7 +11,7 @@
 #include "tests/store/contract.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/support/address.h"
-#include "transport/faulty/faulty.h"
+#include "tests/support/transport/faulty/faulty.h"
 
 namespace kvlink::testing {
 

@@ -16,7 +16,7 @@
 #include "base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "store/node/leases.h"
+#include "store/node/data/leases.h"
 #include "tests/store/node/raw_client.h"
 
 namespace kvlink::testing {

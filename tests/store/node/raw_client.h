@@ -20,7 +20,7 @@
 #include "store/node/node.h"
 #include "tests/store/synthetic.h"
 #include "tests/transport/peers.h"
-#include "transport/loopback/loopback.h"
+#include "tests/support/transport/loopback/loopback.h"
 #include "transport/transport.h"
 
 namespace kvlink::testing {

@@ -8,6 +8,7 @@
 #include "tests/worker/infer/fixture.h"
 #include "worker/infer/chat.h"
 #include "worker/link/plan.h"
+#include "tests_source_dir.h"
 
 namespace kvlink::infer {
 namespace {

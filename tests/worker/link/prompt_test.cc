@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "worker/link/plan.h"
 #include "worker/model/weights.h"
+#include "tests_source_dir.h"
 
 namespace kvlink::link {
 namespace {

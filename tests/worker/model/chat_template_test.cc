@@ -15,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "worker/model/jinja_evaluator.h"
+#include "tests_source_dir.h"
 
 namespace kvlink::model {
 namespace {

@@ -9,6 +9,7 @@
 #include "kernels/ref/ref.h"
 #include "tests/support/backends.h"
 #include "tests/worker/model/run_model.h"
+#include "tests_source_dir.h"
 
 namespace kvlink::model {
 namespace {

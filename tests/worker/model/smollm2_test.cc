@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu.h"
 #include "tests/worker/model/run_model.h"
+#include "tests_source_dir.h"
 
 namespace kvlink::model {
 namespace {

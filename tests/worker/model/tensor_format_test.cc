@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "worker/model/gguf.h"
 #include "worker/model/mapped_file.h"
+#include "tests_source_dir.h"
 
 namespace kvlink::model {
 namespace {

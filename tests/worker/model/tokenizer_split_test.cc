@@ -4,6 +4,7 @@
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests_source_dir.h"
 
 namespace kvlink::model {
 namespace {

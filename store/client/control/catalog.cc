@@ -1,0 +1,185 @@
+#include "store/client/control/catalog.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "proto/data.h"
+#include "store/rpc/rpc.h"
+
+namespace kvlink::store {
+namespace {
+
+constexpr int64_t kMostListed = 1024;
+using Stub = Control::Stub;
+
+// Catalog entries and listings may be large.
+absl::Time DeadlineFor(absl::Duration timeout, int64_t bytes) {
+  return absl::Now() + timeout + absl::Seconds(bytes >> 24);
+}
+
+absl::Status CheckNames(absl::string_view ns, absl::string_view id) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  return ValidateName("document id", id);
+}
+
+// The result of the one document that was asked about.
+template <typename Response>
+absl::Status OnlyResult(const Response& response) {
+  if (response.results_size() != 1) return absl::UnavailableError("the node answered about other documents");
+  return absl::Status(static_cast<absl::StatusCode>(response.results(0).code()), response.results(0).message());
+}
+
+int64_t ValueOf(const v1::StatsResponse& response, const char* name) {
+  const auto found = response.values().find(name);
+  return found == response.values().end() ? 0 : found->second;
+}
+
+}  // namespace
+
+absl::Status Catalog::Put(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
+  KVLINK_RETURN_IF_ERROR(CheckNames(ns, id));
+  v1::PutDocumentsRequest request;
+  request.set_ns(std::string(ns));
+  v1::Document* const document = request.add_documents();
+  document->set_id(std::string(id));
+  document->set_entry(SerializeCatalogEntry(entry));
+  v1::Results response;
+  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::PutDocuments, request, &response,
+                                        DeadlineFor(timeout_, static_cast<int64_t>(document->entry().size()))));
+  return OnlyResult(response);
+}
+
+absl::StatusOr<CatalogEntry> Catalog::Get(absl::string_view ns, absl::string_view id) {
+  KVLINK_RETURN_IF_ERROR(CheckNames(ns, id));
+  v1::GetDocumentsRequest request;
+  request.set_ns(std::string(ns));
+  request.add_ids(std::string(id));
+  v1::GetDocumentsResponse response;
+  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::GetDocuments, request, &response, DeadlineFor(timeout_, 0)));
+  KVLINK_RETURN_IF_ERROR(OnlyResult(response));
+  if (response.entries_size() != 1) return absl::UnavailableError("the node answered about other documents");
+  return ParseCatalogEntry(response.entries(0));
+}
+
+absl::Status Catalog::Delete(absl::string_view ns, absl::string_view id, uint64_t generation) {
+  KVLINK_RETURN_IF_ERROR(CheckNames(ns, id));
+  v1::DeleteDocumentsRequest request;
+  request.set_ns(std::string(ns));
+  v1::DeletedDocument* const document = request.add_documents();
+  document->set_id(std::string(id));
+  document->set_generation(generation);
+  v1::Results response;
+  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::DeleteDocuments, request, &response, DeadlineFor(timeout_, 0)));
+  return OnlyResult(response);
+}
+
+absl::StatusOr<std::vector<DocumentInfo>> Catalog::List(absl::string_view ns, absl::string_view after, int64_t limit) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  std::vector<DocumentInfo> documents;
+  v1::ListDocumentsRequest request;
+  request.set_ns(std::string(ns));
+  request.set_after(std::string(after));
+  while (static_cast<int64_t>(documents.size()) < limit) {
+    const int64_t page = std::min(kMostListed, limit - static_cast<int64_t>(documents.size()));
+    request.set_limit(static_cast<uint32_t>(page));
+    v1::ListDocumentsResponse response;
+    KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::ListDocuments, request, &response, DeadlineFor(timeout_, 0)));
+    for (const v1::DocumentInfo& one : response.documents()) {
+      documents.push_back({one.id(), one.generation(), one.title(), one.tokens()});
+    }
+    if (response.documents_size() < page) break;
+    request.set_after(documents.back().id);
+  }
+  return documents;
+}
+
+absl::StatusOr<std::vector<Store::Listed>> Catalog::ListEncodings(absl::string_view ns, const Identity& after,
+                                                                  int64_t limit) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  std::vector<Store::Listed> listed;
+  v1::ListEncodingsRequest request;
+  request.set_ns(std::string(ns));
+  request.set_after(std::string(BytesOf(after)));
+  while (static_cast<int64_t>(listed.size()) < limit) {
+    const int64_t page = std::min(kMostListed, limit - static_cast<int64_t>(listed.size()));
+    request.set_limit(static_cast<uint32_t>(page));
+    v1::ListEncodingsResponse response;
+    KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::ListEncodings, request, &response, DeadlineFor(timeout_, 64 << 20)));
+    for (const std::string& bytes : response.manifests()) {
+      KVLINK_ASSIGN_OR_RETURN(Manifest manifest, ParseManifest(bytes));
+      listed.push_back({std::string(ns), std::move(manifest)});
+    }
+    // The node ends a page early where manifests are large, so only an empty one is the last.
+    if (response.manifests_size() == 0) break;
+    request.set_after(std::string(BytesOf(listed.back().manifest.identity)));
+  }
+  return listed;
+}
+
+absl::StatusOr<StoreStats> Catalog::Stats() {
+  v1::StatsResponse response;
+  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::Stats, v1::StatsRequest(), &response, DeadlineFor(timeout_, 0)));
+  StoreStats stats;
+  for (const v1::NamespaceStats& ns : response.namespaces()) {
+    stats.namespaces.push_back({ns.settings().name(), ns.encodings(), ns.bytes(), ns.pinned_bytes(), ns.documents()});
+  }
+  stats.segment_bytes = ValueOf(response, "segment_bytes");
+  stats.segment_bytes_used = ValueOf(response, "segment_bytes_used");
+  stats.pinned_bytes = ValueOf(response, "pinned_bytes");
+  stats.dram_bytes = ValueOf(response, "dram_bytes");
+  stats.dram_bytes_used = ValueOf(response, "dram_bytes_used");
+  stats.hits_dram = ValueOf(response, "hits_dram");
+  stats.hits_segments = ValueOf(response, "hits_segments");
+  stats.misses = ValueOf(response, "misses");
+  stats.bytes_read = ValueOf(response, "bytes_read");
+  stats.bytes_written = ValueOf(response, "bytes_written");
+  stats.bytes_written_in_place = ValueOf(response, "bytes_written_in_place");
+  stats.evictions = ValueOf(response, "evictions");
+  stats.integrity_failures = ValueOf(response, "integrity_failures");
+  stats.double_claims = ValueOf(response, "double_claims");
+  stats.leases = ValueOf(response, "leases");
+  const auto io = response.texts().find("io");
+  if (io != response.texts().end()) stats.io = io->second;
+  return stats;
+}
+
+absl::StatusOr<VerifyReport> Catalog::Verify(const std::function<bool(int64_t, int64_t)>& progress) {
+  KVLINK_ASSIGN_OR_RETURN(const OpenedSession session, control_->Session(DeadlineFor(timeout_, 0)));
+  grpc::ClientContext context;
+  control_->Prepare(&context, session.token, absl::InfiniteFuture());
+  const auto reader = control_->stub()->Verify(&context, v1::VerifyRequest());
+  VerifyReport report;
+  v1::VerifyProgress news;
+  bool stopped = false;
+  while (reader->Read(&news)) {
+    report.bytes = news.bytes_done();
+    if (progress && !stopped && !progress(news.bytes_done(), news.bytes())) {
+      stopped = true;
+      context.TryCancel();
+    }
+    if (!news.finished()) continue;
+    report.encodings = news.encodings();
+    for (const v1::Damage& damage : news.damaged()) {
+      report.damaged.push_back(
+          {damage.ns(), ToIdentity(damage.identity()), static_cast<Codec>(damage.codec()), damage.what()});
+    }
+    report.index_problems.assign(news.index_problems().begin(), news.index_problems().end());
+  }
+  const grpc::Status status = reader->Finish();
+  if (stopped) return report;
+  KVLINK_RETURN_IF_ERROR(control_->Outcome(status, context, session.number));
+  return report;
+}
+
+void Catalog::DropDramTier() {
+  v1::DropDramTierResponse response;
+  // For measurements: a node that is not there shows itself by the next call.
+  (void)control_->Call(&Stub::DropDramTier, v1::DropDramTierRequest(), &response, DeadlineFor(timeout_, 0));
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,212 @@
+#include "store/client/control/control.h"
+
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "store/rpc/rpc.h"
+
+namespace kvlink::store {
+namespace {
+
+constexpr int kMostMessage = 160 << 20;  // a catalog entry has up to 128 MiB
+constexpr absl::Duration kGoodbye = absl::Seconds(1);
+constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
+constexpr size_t kTokenBytes = 16;
+// Between attempts to connect to a node that is not there, which cost next to nothing; how long one may take; and how
+// long a call waits for the one that is being made.
+constexpr int kFirstReconnectMs = 50, kMostReconnectMs = 200, kConnectMs = 1000;
+constexpr absl::Duration kApproach = absl::Milliseconds(100);
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMostMessage);
+  arguments.SetMaxSendMessageSize(kMostMessage);
+  // A node that was restarted is found again soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMostReconnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // its name says otherwise
+  // Connections of one store are its own, so that another's backoff is not ours.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
+  const auto& metadata = context.GetServerTrailingMetadata();
+  const auto found = metadata.find(kRetryAfterMetadata);
+  int64_t milliseconds = 0;
+  if (found == metadata.end() ||
+      !absl::SimpleAtoi(absl::string_view(found->second.data(), found->second.size()), &milliseconds)) {
+    return std::nullopt;
+  }
+  return absl::Milliseconds(milliseconds);
+}
+
+}  // namespace
+
+Control::Control(std::string address, std::string key, std::string name, RetryPolicy* retries, ClientCounters* counters)
+    : address_(std::move(address)),
+      key_(std::move(key)),
+      name_(std::move(name)),
+      retries_(retries),
+      counters_(counters),
+      channel_(Dial(address_)),
+      stub_(v1::Store::NewStub(channel_)),
+      keeper_([this] { Keep(); }) {}
+
+Control::~Control() {
+  OpenedSession session;
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    session = session_;
+    changed_.SignalAll();
+  }
+  keeper_.join();
+  if (number() == 0) return;
+  grpc::ClientContext context;
+  Prepare(&context, session.token, absl::Now() + kGoodbye);
+  v1::CloseSessionResponse response;
+  // Whatever comes of it, the session ends: soon, or when its time is over.
+  (void)stub_->CloseSession(&context, {}, &response);
+}
+
+void Control::Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
+  // After a failure gRPC refuses calls at once until it is connected, and sees that it is only while a thread waits
+  // within it: without this one, the calls to a node that is back would fail until gRPC looks by itself, every 5 s.
+  if (channel_->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    channel_->WaitForConnected(absl::ToChronoTime(std::min(deadline, absl::Now() + kApproach)));
+  }
+  // gRPC does not know infinite futures of ours.
+  context->set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(24))));
+  if (!token.empty()) context->AddMetadata(kTokenMetadata, absl::BytesToHexString(token));
+}
+
+absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session) {
+  absl::Status outcome = FromGrpc(status);
+  if (outcome.ok()) return outcome;
+  if (absl::IsUnauthenticated(outcome) && session != 0) {
+    Ended(session);
+    return absl::UnavailableError(absl::StrCat("the session at ", address_, " has ended"));
+  }
+  outcome = Annotate(outcome, address_);
+  if (const auto after = RetryAfterOf(context)) return WithRetryAfter(outcome, *after);
+  return outcome;
+}
+
+void Control::Ended(uint64_t number) {
+  MutexLock lock(&mutex_);
+  if (number_.load(std::memory_order_relaxed) != number) return;
+  number_.store(0, std::memory_order_release);
+  renew_at_ = absl::InfiniteFuture();
+}
+
+absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (true) {
+    if (stop_) return absl::UnavailableError("the store is closing");
+    if (number_.load(std::memory_order_relaxed) != 0) return session_;
+    if (!opening_) break;
+    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat("no session at ", address_, " in time"));
+    }
+  }
+  opening_ = true;
+  mutex_.Unlock();
+  auto opened = OpenSession(deadline);
+  mutex_.Lock();
+  opening_ = false;
+  changed_.SignalAll();
+  if (!opened.ok()) return opened.status();
+  opened->number = ++last_number_;
+  session_ = *std::move(opened);
+  number_.store(last_number_, std::memory_order_release);
+  ++counters_->sessions;
+  return session_;
+}
+
+absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
+  v1::OpenSessionRequest request;
+  request.set_key(key_);
+  request.set_client(name_);
+  grpc::ClientContext context;
+  Prepare(&context, "", deadline);
+  v1::Session response;
+  const absl::Time asked = absl::Now();
+  KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
+  if (response.token().size() != kTokenBytes || response.boot_id().size() != kTokenBytes) {
+    return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node of this version does"));
+  }
+  OpenedSession session;
+  session.token = response.token();
+  session.boot_id = response.boot_id();
+  session.data.assign(response.data().begin(), response.data().end());
+  session.local_socket = response.local_socket();
+  MutexLock lock(&mutex_);
+  const absl::Duration lifetime = absl::Milliseconds(response.lifetime_ms());
+  expires_ = asked + lifetime;
+  renew_at_ = asked + lifetime / 2;
+  changed_.SignalAll();
+  return session;
+}
+
+absl::Status Control::Renew(uint64_t number, absl::Time deadline) {
+  OpenedSession session;
+  {
+    MutexLock lock(&mutex_);
+    if (number_.load(std::memory_order_relaxed) != number) return absl::UnauthenticatedError("the session has ended");
+    session = session_;
+  }
+  return RenewOnce(session, deadline);
+}
+
+absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadline) {
+  grpc::ClientContext context;
+  Prepare(&context, session.token, deadline);
+  v1::Session response;
+  const absl::Time asked = absl::Now();
+  const grpc::Status status = stub_->RenewSession(&context, {}, &response);
+  if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
+      (status.ok() && response.boot_id() != session.boot_id)) {
+    Ended(session.number);
+    return absl::UnauthenticatedError(absl::StrCat("the session at ", address_, " has ended"));
+  }
+  KVLINK_RETURN_IF_ERROR(Outcome(status, context, 0));
+  MutexLock lock(&mutex_);
+  if (number_.load(std::memory_order_relaxed) != session.number) return absl::OkStatus();
+  const absl::Duration lifetime = absl::Milliseconds(response.lifetime_ms());
+  expires_ = asked + lifetime;
+  renew_at_ = asked + lifetime / 2;
+  return absl::OkStatus();
+}
+
+void Control::Keep() {
+  MutexLock lock(&mutex_);
+  while (!stop_) {
+    if (absl::Now() < renew_at_) {
+      changed_.WaitUntil(&mutex_, renew_at_);
+      continue;
+    }
+    const OpenedSession session = session_;
+    if (absl::Now() >= expires_) {
+      number_.store(0, std::memory_order_release);
+      renew_at_ = absl::InfiniteFuture();
+      continue;
+    }
+    renew_at_ = absl::Now() + kRenewAgain;  // unless this one succeeds
+    mutex_.Unlock();
+    // An ended session is opened again by who needs one.
+    (void)RenewOnce(session, absl::Now() + kRenewTimeout);
+    mutex_.Lock();
+  }
+}
+
+}  // namespace kvlink::store

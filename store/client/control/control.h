@@ -1,0 +1,96 @@
+// The node's gRPC service as a client uses it: the session, kept open and opened again when it has ended, and calls
+// that carry its token.
+//
+// Thread-safety: all methods. Errors common to all: UNAVAILABLE (with RetryAfter where the node said so),
+// DEADLINE_EXCEEDED, UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED.
+#ifndef KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
+#define KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "proto/store.grpc.pb.h"
+#include "store/client/control/counters.h"
+#include "store/client/control/retry.h"
+
+namespace kvlink::store {
+
+struct OpenedSession {
+  uint64_t number = 0;  // 1, 2, ...: of this client's sessions
+  std::string token, boot_id;
+  std::vector<std::string> data;  // "ucx://host:port", as the node names them
+  std::string local_socket;
+};
+
+class Control {
+ public:
+  using Stub = v1::Store::Stub;
+
+  Control(std::string address, std::string key, std::string name, RetryPolicy* retries, ClientCounters* counters);
+  // Closes the session.
+  ~Control();
+
+  // The session; opens one if there is none. One attempt.
+  absl::StatusOr<OpenedSession> Session(absl::Time deadline);
+  // Of the open session; 0 if there is none.
+  uint64_t number() const { return number_.load(std::memory_order_acquire); }
+  // Asks the node for a longer session. UNAUTHENTICATED, and number() is another, if the session has ended.
+  absl::Status Renew(uint64_t number, absl::Time deadline);
+  // That session has ended.
+  void Ended(uint64_t number);
+
+  // A call with retries; one over an ended session is made again in a new one.
+  template <typename Request, typename Response>
+  absl::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                    const Request& request, Response* response, absl::Time deadline) {
+    return WithRetries(retries_, deadline, [&]() -> absl::Status {
+      auto session = Session(deadline);
+      if (!session.ok()) return session.status();
+      grpc::ClientContext context;
+      Prepare(&context, session->token, deadline);
+      response->Clear();
+      return Outcome((stub_.get()->*method)(&context, request, response), context, session->number);
+    });
+  }
+  Stub* stub() const { return stub_.get(); }
+  // Before each call. Waits a moment (0.1 s) for the node to be connected again, where it was lost.
+  void Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline);
+  // What a call came to. An UNAUTHENTICATED of the session is UNAVAILABLE, to be tried again at once.
+  absl::Status Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session);
+
+ private:
+  absl::StatusOr<OpenedSession> OpenSession(absl::Time deadline);
+  absl::Status RenewOnce(const OpenedSession& session, absl::Time deadline);
+  void Keep();
+
+  const std::string address_, key_, name_;
+  RetryPolicy* const retries_;
+  ClientCounters* const counters_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<Stub> stub_;
+
+  std::atomic<uint64_t> number_{0};
+  Mutex mutex_;
+  CondVar changed_;
+  OpenedSession session_ ABSL_GUARDED_BY(mutex_);  // meaningful while number_ is not 0
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool opening_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time renew_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Time expires_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread keeper_;
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_

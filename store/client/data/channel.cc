@@ -1,0 +1,205 @@
+#include "store/client/data/channel.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "store/client/control/retry.h"
+
+namespace kvlink::store {
+namespace {
+
+// A connection that answered nothing for so long while it was asked is taken for dead.
+constexpr absl::Duration kSilence = absl::Seconds(2);
+constexpr absl::Duration kQueueFull = absl::Milliseconds(10);
+constexpr int kMostLandingsOfAPull = 256;
+
+absl::Status StatusOf(const proto::Answer& answer) {
+  if (answer.code() == 0) return absl::OkStatus();
+  absl::Status status(static_cast<absl::StatusCode>(answer.code()), answer.message());
+  return answer.retry_after_ms() == 0 ? status
+                                      : WithRetryAfter(std::move(status), absl::Milliseconds(answer.retry_after_ms()));
+}
+
+}  // namespace
+
+uint32_t RemainingMilliseconds(absl::Time deadline) {
+  const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+  return static_cast<uint32_t>(std::clamp<int64_t>(left, 1, 24 * 3600 * 1000));
+}
+
+void AnswerQueue::OnAnswer(const absl::Status& status, const proto::Answer& answer) {
+  MutexLock lock(&mutex_);
+  if (status.ok()) {
+    answers_.emplace_back(answer);
+  } else {
+    answers_.emplace_back(status);
+  }
+  changed_.SignalAll();
+}
+
+void AnswerQueue::OnClosed(const absl::Status& why) {
+  MutexLock lock(&mutex_);
+  closed_ = why;
+  changed_.SignalAll();
+}
+
+absl::StatusOr<proto::Answer> AnswerQueue::Next(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (answers_.empty()) {
+    if (!closed_.ok()) return closed_;
+    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && answers_.empty()) {
+      return absl::DeadlineExceededError("the node did not answer in time");
+    }
+  }
+  absl::StatusOr<proto::Answer> answer = std::move(answers_.front());
+  answers_.pop_front();
+  return answer;
+}
+
+absl::Status Slots::Take(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (free_ == 0) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && free_ == 0) {
+      return absl::DeadlineExceededError("as many transfers as the node allows are under way");
+    }
+  }
+  --free_;
+  return absl::OkStatus();
+}
+
+void Slots::Give() {
+  MutexLock lock(&mutex_);
+  ++free_;
+  changed_.Signal();
+}
+
+void Channel::Bind(std::shared_ptr<transport::Connection> connection) {
+  connection_ = std::move(connection);
+  MutexLock lock(&mutex_);
+  if (why_.ok()) open_.store(true, std::memory_order_release);
+}
+
+absl::Status Channel::Hello(const std::string& token, const std::string& boot_id, uint64_t session,
+                            absl::Time deadline) {
+  proto::Request request = NewRequest("", deadline);
+  request.clear_boot_id();
+  request.mutable_hello()->set_token(token);
+  KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, Call(request, deadline));
+  if (!answer.has_welcome() || answer.welcome().boot_id() != boot_id) {
+    return absl::UnauthenticatedError(absl::StrCat(connection_->peer(), " is another start of the node"));
+  }
+  if (pulls_ == nullptr) {
+    const proto::Welcome& welcome = answer.welcome();
+    boot_id_ = boot_id;
+    lease_ = absl::Milliseconds(welcome.lease_ms());
+    const int pulls = static_cast<int>(std::clamp<uint32_t>(welcome.most_pulls(), 1, transport::kMaxOperations));
+    pulls_ = std::make_unique<Slots>(pulls);
+    pushes_ = std::make_unique<Slots>(static_cast<int>(std::clamp<uint32_t>(welcome.most_pushes(), 1, 1024)));
+    landings_of_a_pull_ = std::clamp(transport::kMaxOperations / 2 / pulls, 1, kMostLandingsOfAPull);
+  }
+  session_.store(session, std::memory_order_release);
+  return absl::OkStatus();
+}
+
+void Channel::Close() {
+  open_.store(false, std::memory_order_release);
+  if (connection_ != nullptr) connection_->Close();
+}
+
+bool Channel::WaitClosed(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (!closed_) {
+    if (!gone_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) return closed_;
+  }
+  return true;
+}
+
+proto::Request Channel::NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id) const {
+  proto::Request request;
+  request.set_id(id != 0 ? id : ids_->fetch_add(1, std::memory_order_relaxed));
+  request.set_ns(std::string(ns));
+  request.set_boot_id(boot_id_);
+  request.set_remaining_ms(RemainingMilliseconds(deadline));
+  return request;
+}
+
+absl::Status Channel::Ask(const proto::Request& request, std::shared_ptr<AnswerSink> sink) {
+  {
+    MutexLock lock(&mutex_);
+    if (!why_.ok()) return why_;
+    sinks_[request.id()] = std::move(sink);
+  }
+  absl::Status sent = connection_->SendMessage(SerializeRequest(request));
+  if (sent.ok()) return sent;
+  Forget(request.id());
+  return absl::IsResourceExhausted(sent) ? WithRetryAfter(std::move(sent), kQueueFull) : sent;
+}
+
+void Channel::Forget(uint64_t id) {
+  MutexLock lock(&mutex_);
+  sinks_.erase(id);
+}
+
+void Channel::Tell(const proto::Request& request) {
+  // What it asks for is given up when the connection closes, or by its time limit.
+  (void)connection_->SendMessage(SerializeRequest(request));
+}
+
+absl::StatusOr<proto::Answer> Channel::Call(const proto::Request& request, absl::Time deadline) {
+  const absl::Time began = absl::Now();
+  const auto queue = std::make_shared<AnswerQueue>();
+  KVLINK_RETURN_IF_ERROR(Ask(request, queue));
+  auto answer = queue->Next(deadline);
+  Forget(request.id());
+  if (absl::IsDeadlineExceeded(answer.status()) && absl::Now() - began >= kSilence &&
+      heard_.load(std::memory_order_relaxed) < absl::ToUnixNanos(began)) {
+    Close();
+  }
+  return answer;
+}
+
+void Channel::OnMessage(absl::string_view message) { OnMessageWithDescriptors(message, {}); }
+
+void Channel::OnMessageWithDescriptors(absl::string_view message, std::vector<Descriptor> descriptors) {
+  heard_.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed);
+  const absl::StatusOr<proto::Answer> answer = ParseAnswer(message);
+  if (!answer.ok()) {
+    // Whose answer it was is not known, so nobody can be told but all.
+    Close();
+    return;
+  }
+  if (answer->id() == 0) {
+    if (unasked_ != nullptr) unasked_->OnNews(*answer, std::move(descriptors));
+    return;
+  }
+  std::shared_ptr<AnswerSink> sink;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = sinks_.find(answer->id());
+    if (found == sinks_.end()) return;  // given up meanwhile
+    sink = found->second;
+  }
+  sink->OnAnswer(StatusOf(*answer), *answer);
+}
+
+void Channel::OnClosed(const absl::Status& why) {
+  absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks;
+  const absl::Status closed = absl::UnavailableError(
+      absl::StrCat("the connection to the node closed", why.ok() ? "" : ": ", why.ok() ? "" : why.message()));
+  {
+    MutexLock lock(&mutex_);
+    open_.store(false, std::memory_order_release);
+    why_ = closed;
+    sinks.swap(sinks_);
+  }
+  for (const auto& [id, sink] : sinks) sink->OnClosed(closed);
+  sinks.clear();
+  MutexLock lock(&mutex_);
+  closed_ = true;
+  gone_.SignalAll();
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,139 @@
+// One open data connection to the node: requests out, answers to those who wait for them, numbers for landings.
+//
+// Thread-safety: all methods. Lifetime: shared by the link that dialled it, by everything under way on it, and by the
+// transport until OnClosed.
+#ifndef KVLINK_STORE_CLIENT_DATA_CHANNEL_H_
+#define KVLINK_STORE_CLIENT_DATA_CHANNEL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "proto/data.h"
+#include "transport/local/local.h"
+#include "transport/transport.h"
+
+namespace kvlink::store {
+
+// Who waits for the answers to a request. Called by the carrier's thread, in order; returns soon.
+class AnswerSink {
+ public:
+  virtual ~AnswerSink() = default;
+  // `status` is that of the answer.
+  virtual void OnAnswer(const absl::Status& status, const proto::Answer& answer) = 0;
+  // The connection is closed: no more answers.
+  virtual void OnClosed(const absl::Status& why) = 0;
+};
+
+// Who gets what answers no request (local connections). As AnswerSink.
+class Unasked {
+ public:
+  virtual ~Unasked() = default;
+  virtual void OnNews(const proto::Answer& answer, std::vector<Descriptor> descriptors) = 0;
+};
+
+// A queue of answers for a thread that waits for them.
+class AnswerQueue : public AnswerSink {
+ public:
+  void OnAnswer(const absl::Status& status, const proto::Answer& answer) override;
+  void OnClosed(const absl::Status& why) override;
+  // The next one, or its error. UNAVAILABLE: closed. DEADLINE_EXCEEDED.
+  absl::StatusOr<proto::Answer> Next(absl::Time deadline);
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<absl::StatusOr<proto::Answer>> answers_ ABSL_GUARDED_BY(mutex_);
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+};
+
+// At most so many at a time.
+class Slots {
+ public:
+  explicit Slots(int most) : free_(most) {}
+  // DEADLINE_EXCEEDED.
+  absl::Status Take(absl::Time deadline);
+  void Give();
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  int free_ ABSL_GUARDED_BY(mutex_);
+};
+
+class Channel : public transport::LocalEvents, public std::enable_shared_from_this<Channel> {
+ public:
+  // `ids`: the numbers of requests, of all channels of a session. `unasked` may be null.
+  Channel(std::atomic<uint64_t>* ids, std::shared_ptr<Unasked> unasked) : ids_(ids), unasked_(std::move(unasked)) {}
+
+  // Before anything else.
+  void Bind(std::shared_ptr<transport::Connection> connection);
+  // Says who speaks, first and again after a new session. UNAUTHENTICATED: the node does not know the session.
+  absl::Status Hello(const std::string& token, const std::string& boot_id, uint64_t session, absl::Time deadline);
+  uint64_t session() const { return session_.load(std::memory_order_acquire); }
+  // From the node's Welcome.
+  absl::Duration lease() const { return lease_; }
+  Slots& pulls() { return *pulls_; }
+  Slots& pushes() { return *pushes_; }
+  // Landings of one pull that may be open at a time, so that all pulls together stay within what a connection bears.
+  int landings_of_a_pull() const { return landings_of_a_pull_; }
+
+  bool open() const { return open_.load(std::memory_order_acquire); }
+  void Close();
+  // Waits until the transport has no more to do with the channel. False at the deadline.
+  bool WaitClosed(absl::Time deadline);
+  transport::Connection* connection() const { return connection_.get(); }
+  const std::shared_ptr<Unasked>& unasked() const { return unasked_; }
+
+  // A request with a number of its own, or that of an earlier one.
+  proto::Request NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id = 0) const;
+  // Sends a request whose answers go to `sink` until Forget. UNAVAILABLE, RESOURCE_EXHAUSTED (with RetryAfter): not
+  // sent.
+  absl::Status Ask(const proto::Request& request, std::shared_ptr<AnswerSink> sink);
+  void Forget(uint64_t id);
+  // Sends a request whose answer nobody waits for, if it can.
+  void Tell(const proto::Request& request);
+  // Asks, and waits for one answer. A connection that was silent all that time is given up.
+  absl::StatusOr<proto::Answer> Call(const proto::Request& request, absl::Time deadline);
+  // `count` numbers for landings; returns the first.
+  uint64_t NewLandings(int64_t count) { return landings_.fetch_add(count, std::memory_order_relaxed); }
+
+  void OnMessage(absl::string_view message) override;
+  void OnMessageWithDescriptors(absl::string_view message, std::vector<Descriptor> descriptors) override;
+  void OnClosed(const absl::Status& why) override;
+
+ private:
+  std::atomic<uint64_t>* const ids_;
+  const std::shared_ptr<Unasked> unasked_;
+  std::atomic<bool> open_{false};
+  std::atomic<uint64_t> session_{0};
+  std::atomic<uint64_t> landings_{1};
+  std::atomic<int64_t> heard_{0};  // nanoseconds since 1970
+
+  // Set before the channel is shared.
+  std::shared_ptr<transport::Connection> connection_;
+  std::string boot_id_;
+  absl::Duration lease_;
+  std::unique_ptr<Slots> pulls_, pushes_;
+  int landings_of_a_pull_ = 1;
+
+  Mutex mutex_;
+  CondVar gone_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks_ ABSL_GUARDED_BY(mutex_);
+  absl::Status why_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// The milliseconds until `deadline` as requests carry them.
+uint32_t RemainingMilliseconds(absl::Time deadline);
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_DATA_CHANNEL_H_

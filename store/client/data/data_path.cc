@@ -1,0 +1,105 @@
+#include "store/client/data/data_path.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/status.h"
+#include "transport/grpc/grpc.h"
+#include "transport/ucx/ucx.h"
+
+namespace kvlink::store {
+namespace {
+
+template <typename Made>
+absl::StatusOr<std::shared_ptr<transport::Transport>> Shared(absl::StatusOr<std::unique_ptr<Made>> made) {
+  KVLINK_RETURN_IF_ERROR(made.status());
+  return std::shared_ptr<transport::Transport>(*std::move(made));
+}
+
+// One of a kind for all stores of a process, as long as any of them is there. UCX's workers are served by one thread of
+// UCX, which takes an event for the handler of another worker that got the same file descriptor, and aborts the process
+// (UCX 1.13, async.c); and threads and buffers are better shared anyhow.
+absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier carrier) {
+  static Mutex mutex;
+  static std::weak_ptr<transport::Transport> shared[2];
+  MutexLock lock(&mutex);
+  std::weak_ptr<transport::Transport>& known = shared[carrier == Carrier::kGrpc];
+  if (auto transport = known.lock()) return transport;
+  KVLINK_ASSIGN_OR_RETURN(auto transport, carrier == Carrier::kGrpc ? Shared(transport::NewGrpcTransport({}))
+                                                                    : Shared(transport::NewUcxTransport({})));
+  known = transport;
+  return transport;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> DataAddress(absl::Span<const std::string> data, absl::string_view scheme,
+                                        absl::string_view address) {
+  for (const std::string& one : data) {
+    const size_t mark = one.find("://");
+    if (mark == std::string::npos || (!scheme.empty() && absl::string_view(one).substr(0, mark) != scheme)) continue;
+    const absl::string_view target = absl::string_view(one).substr(mark + 3);
+    if (!absl::StartsWith(target, ":")) return std::string(target);
+    return absl::StrCat(address.substr(0, address.rfind(':')), target);
+  }
+  return absl::NotFoundError(absl::StrCat("the node serves no data over ", scheme.empty() ? "any carrier" : scheme));
+}
+
+DataPath::DataPath(std::string name, std::shared_ptr<transport::Transport> transport, const RemoteOptions& options)
+    : name_(std::move(name)),
+      transport_(std::move(transport)),
+      landing_(std::make_shared<Arena>(transport_.get(), options.landing_bytes, "landing memory")),
+      sending_(std::make_shared<Arena>(transport_.get(), options.sending_bytes, "sending memory")) {}
+
+absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, const RemoteOptions& options,
+                                                           Control* control, ClientCounters* counters,
+                                                           std::atomic<uint64_t>* ids) {
+  std::string name = "transport", scheme;
+  std::shared_ptr<transport::Transport> transport = options.transport;
+  if (transport == nullptr) {
+    name = scheme = std::string(CarrierName(carrier));
+    auto made = SharedTransport(carrier);
+    if (!made.ok()) return absl::UnavailableError(absl::StrCat(name, ": ", made.status().message()));
+    transport = *std::move(made);
+  }
+  std::unique_ptr<DataPath> path(new DataPath(name, transport, options));
+  path->link_ = std::make_unique<DataLink>(
+      control, counters, options.connect_timeout,
+      [transport = transport.get(), scheme, ids, fixed = options.data_address, address = options.address](
+          const OpenedSession& session, absl::Time deadline) -> absl::StatusOr<std::shared_ptr<Channel>> {
+        std::string target = fixed;
+        if (target.empty()) {
+          auto named = DataAddress(session.data, scheme, address);
+          if (!named.ok()) return absl::UnavailableError(named.status().message());
+          target = *std::move(named);
+        }
+        auto channel = std::make_shared<Channel>(ids, nullptr);
+        KVLINK_ASSIGN_OR_RETURN(auto connection, transport->Connect(target, channel, deadline));
+        channel->Bind(std::move(connection));
+        return channel;
+      });
+  return path;
+}
+
+absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> DataPath::AllocateSlabs(int64_t bytes) {
+  KVLINK_ASSIGN_OR_RETURN(auto buffer, transport_->Allocate(bytes));
+  MutexLock lock(&mutex_);
+  slabs_.remove_if([](const auto& one) { return one.expired(); });
+  slabs_.push_back(buffer);
+  return buffer;
+}
+
+std::optional<transport::Slice> DataPath::Registered(absl::Span<const std::byte> slab) {
+  MutexLock lock(&mutex_);
+  for (const auto& one : slabs_) {
+    auto buffer = one.lock();
+    if (buffer == nullptr) continue;
+    const int64_t offset = slab.data() - buffer->data(), length = static_cast<int64_t>(slab.size());
+    if (offset >= 0 && offset + length <= buffer->size()) return transport::Slice{std::move(buffer), offset, length};
+  }
+  return std::nullopt;
+}
+
+}  // namespace kvlink::store

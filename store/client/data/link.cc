@@ -1,0 +1,109 @@
+#include "store/client/data/link.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "store/client/control/retry.h"
+
+namespace kvlink::store {
+namespace {
+
+// An attempt on a node that is not there costs next to nothing, and one that is back is not to be kept waiting.
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20), kMostBackoff = absl::Milliseconds(250);
+constexpr absl::Duration kClosing = absl::Seconds(10);
+
+}  // namespace
+
+DataLink::~DataLink() { Close(); }
+
+void DataLink::Close() {
+  std::vector<std::shared_ptr<Channel>> channels;
+  {
+    MutexLock lock(&mutex_);
+    closed_ = true;
+    while (dialling_) changed_.Wait(&mutex_);
+    channels.swap(retired_);
+    if (channel_ != nullptr) channels.push_back(std::move(channel_));
+    channel_ = nullptr;
+    changed_.SignalAll();
+  }
+  for (const auto& channel : channels) channel->Close();
+  const absl::Time limit = absl::Now() + kClosing;
+  for (const auto& channel : channels) channel->WaitClosed(limit);
+}
+
+absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (true) {
+    if (closed_) return absl::UnavailableError("the store is closing");
+    if (channel_ != nullptr && channel_->open() && channel_->session() == control_->number()) return channel_;
+    if (!dialling_) break;
+    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+      return absl::DeadlineExceededError("no connection to the node in time");
+    }
+  }
+  const absl::Time now = absl::Now();
+  if (now < not_before_) return WithRetryAfter(last_failure_, not_before_ - now + absl::Milliseconds(1));
+  if (channel_ != nullptr && !channel_->open()) {
+    retired_.erase(std::remove_if(retired_.begin(), retired_.end(),
+                                  [](const auto& channel) { return channel->WaitClosed(absl::InfinitePast()); }),
+                   retired_.end());
+    retired_.push_back(std::move(channel_));
+    channel_ = nullptr;
+  }
+  dialling_ = true;
+  std::shared_ptr<Channel> present = channel_;
+  mutex_.Unlock();
+  auto connected = Connect(std::move(present), std::min(deadline, now + connect_timeout_));
+  mutex_.Lock();
+  dialling_ = false;
+  changed_.SignalAll();
+  if (connected.ok()) {
+    if (*connected != channel_ && ++connections_ > 1) ++counters_->reconnects;
+    if (channel_ != nullptr && channel_ != *connected) retired_.push_back(channel_);
+    channel_ = *connected;
+    failures_ = 0;
+    return channel_;
+  }
+  // A caller in a hurry says nothing about the node.
+  if (!absl::IsDeadlineExceeded(connected.status()) || absl::Now() >= now + connect_timeout_) {
+    const absl::Duration backoff = JitteredBackoff(kFirstBackoff, kMostBackoff, failures_++);
+    not_before_ = absl::Now() + backoff;
+    last_failure_ = connected.status();
+    if (absl::IsDeadlineExceeded(last_failure_)) last_failure_ = absl::UnavailableError(last_failure_.message());
+  }
+  if (absl::IsDeadlineExceeded(connected.status()) && absl::Now() < deadline) {
+    return absl::UnavailableError(connected.status().message());
+  }
+  return connected.status();
+}
+
+absl::StatusOr<std::shared_ptr<Channel>> DataLink::Connect(std::shared_ptr<Channel> channel, absl::Time deadline) {
+  for (int attempt = 0;; ++attempt) {
+    KVLINK_ASSIGN_OR_RETURN(const OpenedSession session, control_->Session(deadline));
+    absl::Status failed;
+    if (channel == nullptr || !channel->open()) {
+      auto dialled = dial_(session, deadline);
+      failed = dialled.status();
+      channel = dialled.ok() ? *std::move(dialled) : nullptr;
+    }
+    if (failed.ok()) failed = channel->Hello(session.token, session.boot_id, session.number, deadline);
+    if (failed.ok()) return channel;
+    if (channel != nullptr) {
+      channel->Close();
+      channel->WaitClosed(deadline);
+      channel = nullptr;
+    }
+    // Where the node was started again, the session names addresses of the start before, and its token is nobody's.
+    const absl::Status renewed = control_->Renew(session.number, deadline);
+    if (absl::IsUnauthenticated(renewed) && attempt == 0) continue;
+    if (!absl::IsUnauthenticated(failed)) return failed;
+    if (!renewed.ok()) return absl::UnavailableError(failed.message());
+    return absl::FailedPreconditionError("what answers there is not the node that the session is with");
+  }
+}
+
+}  // namespace kvlink::store

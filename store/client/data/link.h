@@ -1,0 +1,61 @@
+// The one data connection over one carrier: dialled when it is first needed, in the present session, and again when it
+// has closed.
+//
+// Thread-safety: all methods.
+#ifndef KVLINK_STORE_CLIENT_DATA_LINK_H_
+#define KVLINK_STORE_CLIENT_DATA_LINK_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "store/client/data/channel.h"
+#include "store/client/control/control.h"
+#include "store/client/control/counters.h"
+
+namespace kvlink::store {
+
+class DataLink {
+ public:
+  // Makes a connection for a session; says hello is the link's part.
+  using Dial =
+      std::function<absl::StatusOr<std::shared_ptr<Channel>>(const OpenedSession& session, absl::Time deadline)>;
+  DataLink(Control* control, ClientCounters* counters, absl::Duration connect_timeout, Dial dial)
+      : control_(control), counters_(counters), connect_timeout_(connect_timeout), dial_(std::move(dial)) {}
+  ~DataLink();  // as Close
+
+  // The open connection. One of the callers dials, the others wait for it. UNAVAILABLE (with RetryAfter soon after an
+  // attempt that failed: it is not made again yet), DEADLINE_EXCEEDED, FAILED_PRECONDITION (what answers there is
+  // another node), and what Control gives.
+  absl::StatusOr<std::shared_ptr<Channel>> Acquire(absl::Time deadline);
+  // Closes, waits until the transport is done with all connections (10 s at most), and stays closed.
+  void Close();
+
+ private:
+  absl::StatusOr<std::shared_ptr<Channel>> Connect(std::shared_ptr<Channel> channel, absl::Time deadline);
+
+  Control* const control_;
+  ClientCounters* const counters_;
+  const absl::Duration connect_timeout_;
+  const Dial dial_;
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::shared_ptr<Channel> channel_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<Channel>> retired_
+      ABSL_GUARDED_BY(mutex_);  // closed, but perhaps not yet for the transport
+  bool dialling_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  int connections_ ABSL_GUARDED_BY(mutex_) = 0;
+  int failures_ ABSL_GUARDED_BY(mutex_) = 0;  // in a row
+  absl::Time not_before_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_DATA_LINK_H_

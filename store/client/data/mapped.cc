@@ -1,0 +1,152 @@
+#include "store/client/data/mapped.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "store/client/data/mapped_lease.h"
+
+namespace kvlink::store {
+namespace {
+
+constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would end this process
+constexpr int kRenewsPerLease = 4;
+constexpr absl::Duration kLeastRenewal = absl::Milliseconds(10);
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Mapping>> Mapping::Map(const Descriptor& descriptor, int64_t bytes) {
+  struct stat info;
+  const int seals = fcntl(descriptor.get(), F_GET_SEALS);
+  if (seals < 0 || (seals & kSeals) != kSeals) {
+    return absl::FailedPreconditionError("the node's memory is not sealed against shrinking, so it is not mapped");
+  }
+  if (bytes < 1 || fstat(descriptor.get(), &info) != 0 || info.st_size < bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the node's memory is smaller than the ", bytes, " bytes it names"));
+  }
+  void* const data = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor.get(), 0);
+  if (data == MAP_FAILED) {
+    return absl::UnavailableError(absl::StrCat("the node's memory cannot be mapped: ", std::strerror(errno)));
+  }
+  madvise(data, bytes, MADV_DONTFORK);
+  return std::shared_ptr<const Mapping>(new Mapping(static_cast<const std::byte*>(data), bytes));
+}
+
+Mapping::~Mapping() { munmap(const_cast<std::byte*>(data_), size_); }
+
+bool VerifiedLayers::Has(uint64_t residency, int64_t layer) const {
+  MutexLock lock(&mutex_);
+  const auto found = layers_.find(residency);
+  return found != layers_.end() && layer < static_cast<int64_t>(found->second.size()) && found->second[layer];
+}
+
+void VerifiedLayers::Add(uint64_t residency, int64_t layer, int64_t layers) {
+  MutexLock lock(&mutex_);
+  const auto [it, is_new] = layers_.try_emplace(residency);
+  if (is_new) {
+    order_.push_back(residency);
+    it->second.resize(layers);
+  }
+  if (layer < static_cast<int64_t>(it->second.size())) it->second[layer] = true;
+  if (order_.size() <= kMostResidencies) return;
+  layers_.erase(order_.front());
+  order_.pop_front();
+}
+
+absl::StatusOr<std::unique_ptr<MappedReader>> MappedReader::Create(Control* control, ClientCounters* counters,
+                                                                   std::atomic<uint64_t>* ids,
+                                                                   absl::Duration connect_timeout) {
+  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport({}));
+  return std::unique_ptr<MappedReader>(new MappedReader(control, counters, ids, connect_timeout, std::move(transport)));
+}
+
+MappedReader::MappedReader(Control* control, ClientCounters* counters, std::atomic<uint64_t>* ids,
+                           absl::Duration connect_timeout, std::unique_ptr<transport::LocalTransport> transport)
+    : counters_(counters),
+      ids_(ids),
+      transport_(std::move(transport)),
+      link_(std::make_unique<DataLink>(
+          control, counters, connect_timeout,
+          [this](const OpenedSession& session, absl::Time deadline) { return Dial(session, deadline); })),
+      renewer_([this] { Renew(); }) {}
+
+MappedReader::~MappedReader() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    changed_.SignalAll();
+  }
+  renewer_.join();
+  link_ = nullptr;
+}
+
+absl::StatusOr<std::shared_ptr<Channel>> MappedReader::Dial(const OpenedSession& session, absl::Time deadline) {
+  if (session.local_socket.empty()) return absl::UnavailableError("the node has no local socket");
+  std::shared_ptr<VerifiedLayers> verified;
+  {
+    MutexLock lock(&mutex_);
+    if (verified_ == nullptr || boot_id_ != session.boot_id) {
+      boot_id_ = session.boot_id;
+      verified_ = std::make_shared<VerifiedLayers>();
+    }
+    verified = verified_;
+  }
+  auto channel = std::make_shared<Channel>(ids_, std::make_shared<SharedTier>(verified, held_, counters_));
+  KVLINK_ASSIGN_OR_RETURN(auto connection, transport_->ConnectLocal(session.local_socket, channel, deadline));
+  channel->Bind(std::move(connection));
+  return channel;
+}
+
+absl::Status MappedReader::Try(absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto channel, Acquire(deadline));
+  KVLINK_RETURN_IF_ERROR(static_cast<SharedTier*>(channel->unasked().get())->WaitReady(deadline));
+  MutexLock lock(&mutex_);
+  renew_every_ = std::max(kLeastRenewal, channel->lease() / kRenewsPerLease);
+  return absl::OkStatus();
+}
+
+absl::Status MappedReader::Flush(absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto channel, Acquire(deadline));
+  proto::Request request = channel->NewRequest("", deadline);
+  request.mutable_renew();  // a node handles releases and renewals in their order
+  return channel->Call(request, deadline).status();
+}
+
+absl::StatusOr<std::unique_ptr<Lease>> MappedReader::Read(const EncodingAddress& address, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(auto channel, Acquire(deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto lease, MappedLease::Take(std::move(channel), address, deadline));
+  ++counters_->mapped_leases;
+  return std::unique_ptr<Lease>(std::move(lease));
+}
+
+void MappedReader::Renew() {
+  while (true) {
+    absl::Duration every;
+    {
+      MutexLock lock(&mutex_);
+      const absl::Time next = absl::Now() + renew_every_;
+      while (!stop_ && absl::Now() < next) changed_.WaitUntil(&mutex_, next);
+      if (stop_) return;
+      every = renew_every_;
+    }
+    if (held_->load() == 0) continue;
+    // A connection that is gone has no leases left to be renewed.
+    const absl::Time deadline = absl::Now() + every;
+    const auto channel = link_->Acquire(deadline);
+    if (!channel.ok()) continue;
+    proto::Request request = (*channel)->NewRequest("", deadline);
+    request.mutable_renew();
+    (*channel)->Tell(request);
+  }
+}
+
+}  // namespace kvlink::store

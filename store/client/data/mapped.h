@@ -1,0 +1,104 @@
+// Reads on the node's own host: its DRAM tier, mapped. Nothing is copied; the node keeps the pages for as long as the
+// lease is renewed, and says through a table of generations when it did not.
+//
+// Thread-safety: all methods. Lifetime: leases are released before the reader; the mappings live as long as anybody
+// reads them, the node's end included.
+#ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_H_
+#define KVLINK_STORE_CLIENT_DATA_MAPPED_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/descriptor.h"
+#include "base/mutex.h"
+#include "store/client/data/channel.h"
+#include "store/client/control/control.h"
+#include "store/client/control/counters.h"
+#include "store/client/data/link.h"
+#include "store/client/data/pull.h"
+#include "store/store.h"
+#include "transport/local/local.h"
+
+namespace kvlink::store {
+
+// Memory of another process, for reading.
+class Mapping {
+ public:
+  // FAILED_PRECONDITION: not sealed as docs/formats.md says, so that it could shrink under the reader, or smaller than
+  // `bytes`. UNAVAILABLE: the system does not map it.
+  static absl::StatusOr<std::shared_ptr<const Mapping>> Map(const Descriptor& descriptor, int64_t bytes);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  const std::byte* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  Mapping(const std::byte* data, int64_t size) : data_(data), size_(size) {}
+  const std::byte* const data_;
+  const int64_t size_;
+};
+
+// Which layers of which residencies were verified. Bounded: the oldest residencies are forgotten.
+class VerifiedLayers {
+ public:
+  bool Has(uint64_t residency, int64_t layer) const;
+  void Add(uint64_t residency, int64_t layer, int64_t layers);
+
+ private:
+  static constexpr size_t kMostResidencies = 8192;
+  mutable Mutex mutex_;
+  absl::flat_hash_map<uint64_t, std::vector<bool>> layers_ ABSL_GUARDED_BY(mutex_);
+  std::deque<uint64_t> order_ ABSL_GUARDED_BY(mutex_);
+};
+
+class MappedReader {
+ public:
+  // RESOURCE_EXHAUSTED: no file descriptors.
+  static absl::StatusOr<std::unique_ptr<MappedReader>> Create(Control* control, ClientCounters* counters,
+                                                              std::atomic<uint64_t>* ids,
+                                                              absl::Duration connect_timeout);
+  ~MappedReader();
+
+  // For messages without payloads too. As DataLink::Acquire; UNAVAILABLE also: the node has no local socket.
+  absl::StatusOr<std::shared_ptr<Channel>> Acquire(absl::Time deadline) { return link_->Acquire(deadline); }
+  // Whether the node's memory can be mapped here at all: connects, and waits for the table of generations.
+  absl::Status Try(absl::Time deadline);
+  // Waits until the node has handled what was sent before: leases that were released are released there.
+  absl::Status Flush(absl::Time deadline);
+  // As Store::Read.
+  absl::StatusOr<std::unique_ptr<Lease>> Read(const EncodingAddress& address, absl::Time deadline);
+
+ private:
+  MappedReader(Control* control, ClientCounters* counters, std::atomic<uint64_t>* ids, absl::Duration connect_timeout,
+               std::unique_ptr<transport::LocalTransport> transport);
+  absl::StatusOr<std::shared_ptr<Channel>> Dial(const OpenedSession& session, absl::Time deadline);
+  void Renew();
+
+  ClientCounters* const counters_;
+  std::atomic<uint64_t>* const ids_;
+  const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);  // leases
+  const std::unique_ptr<transport::LocalTransport> transport_;
+  std::unique_ptr<DataLink> link_;
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  // Of the node's present start: residencies are numbered anew with each.
+  std::string boot_id_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<VerifiedLayers> verified_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration renew_every_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread renewer_;
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_DATA_MAPPED_H_

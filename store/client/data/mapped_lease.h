@@ -1,0 +1,129 @@
+// What a mapped reader knows of the node's memory over one connection, and its leases on it. Private to store/client.
+//
+// Thread-safety: all methods. Lifetime: a tier is shared by its channel and the leases; a mapping by whoever reads it.
+#ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
+#define KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "store/client/data/channel.h"
+#include "store/client/control/counters.h"
+#include "store/client/data/mapped.h"
+#include "store/client/data/pull.h"
+#include "store/store.h"
+
+namespace kvlink::store {
+
+class LeaseState;
+
+// The memory that the node has shared over a connection, and news of its leases.
+class SharedTier : public Unasked {
+ public:
+  SharedTier(std::shared_ptr<VerifiedLayers> verified, std::shared_ptr<std::atomic<int64_t>> held,
+             ClientCounters* counters)
+      : verified_(std::move(verified)), held_(std::move(held)), counters_(counters) {}
+
+  // Until the table of generations is mapped. FAILED_PRECONDITION, UNAVAILABLE: it cannot be. DEADLINE_EXCEEDED.
+  absl::Status WaitReady(absl::Time deadline);
+  // nullptr: no such memory, or another namespace's.
+  std::shared_ptr<const Mapping> Find(uint32_t memory, absl::string_view ns) const;
+  std::shared_ptr<const Mapping> generations() const;
+  VerifiedLayers& verified() { return *verified_; }
+  ClientCounters& counters() { return *counters_; }
+
+  void Add(uint64_t lease, std::weak_ptr<LeaseState> state);
+  void Remove(uint64_t lease);
+  void OnNews(const proto::Answer& answer, std::vector<Descriptor> descriptors) override;
+
+ private:
+  struct Memory {
+    std::string ns;
+    std::shared_ptr<const Mapping> mapping;
+  };
+  const std::shared_ptr<VerifiedLayers> verified_;
+  const std::shared_ptr<std::atomic<int64_t>> held_;
+  ClientCounters* const counters_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  absl::flat_hash_map<uint32_t, Memory> memories_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Mapping> generations_ ABSL_GUARDED_BY(mutex_);
+  absl::Status problem_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint64_t, std::weak_ptr<LeaseState>> leases_ ABSL_GUARDED_BY(mutex_);
+};
+
+// What the carrier tells of one lease.
+class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseState> {
+ public:
+  LeaseState(std::shared_ptr<Channel> channel, std::shared_ptr<SharedTier> tier)
+      : channel_(std::move(channel)), tier_(std::move(tier)) {}
+  ~LeaseState() override;
+
+  // The node's answer, its manifest complete.
+  absl::StatusOr<proto::Leased> Await(absl::Time deadline);
+  // Until layers [0, layer] are there. UNAVAILABLE, DEADLINE_EXCEEDED, DATA_LOSS.
+  absl::Status AwaitLayer(int64_t layer, absl::Time deadline);
+  // Gives the lease back, now or when it comes.
+  void Release();
+  void OnLanded(const absl::Status& status, int64_t landed);
+
+  void OnAnswer(const absl::Status& status, const proto::Answer& answer) override;
+  void OnClosed(const absl::Status& why) override;
+  const std::shared_ptr<Channel>& channel() const { return channel_; }
+  SharedTier& tier() const { return *tier_; }
+
+ private:
+  void GiveBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::shared_ptr<Channel> channel_;
+  const std::shared_ptr<SharedTier> tier_;
+  Mutex mutex_;
+  CondVar changed_;
+  proto::Leased leased_ ABSL_GUARDED_BY(mutex_);
+  uint64_t request_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t lease_ = 0;  // the node's number; set by the carrier's thread
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false, complete_ ABSL_GUARDED_BY(mutex_) = false;
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
+};
+
+class MappedLease : public Lease {
+ public:
+  // As Store::Read; FAILED_PRECONDITION: the node does not share the memory of this encoding.
+  static absl::StatusOr<std::unique_ptr<MappedLease>> Take(std::shared_ptr<Channel> channel,
+                                                           const EncodingAddress& address, absl::Time deadline);
+  ~MappedLease() override;
+  const Manifest& manifest() const override { return manifest_; }
+  Tier source() const override { return source_; }
+  absl::Status WaitLayer(int64_t layer, absl::Time deadline) override;
+  absl::Span<const std::byte> layer(int64_t layer) const override;
+  bool intact() const override;
+
+ private:
+  explicit MappedLease(std::shared_ptr<LeaseState> state) : state_(std::move(state)) {}
+  absl::Status Prepare(const proto::Leased& leased, const EncodingAddress& address);
+  absl::Status Lapsed() const;
+  void Suspect() const;
+
+  const std::shared_ptr<LeaseState> state_;
+  std::string ns_;
+  Manifest manifest_;
+  Tier source_ = Tier::kNone;
+  std::shared_ptr<const Mapping> memory_, generations_;
+  std::vector<int64_t> offsets_;  // of each layer
+  const uint64_t* slot_ = nullptr;
+  uint64_t generation_ = 0, residency_ = 0;
+  mutable std::atomic<bool> lapsed_{false};
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_

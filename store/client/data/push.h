@@ -1,0 +1,42 @@
+// One encoding on its way to the node.
+//
+// Thread-safety: pure functions over thread-safe parts; a call waits.
+#ifndef KVLINK_STORE_CLIENT_DATA_PUSH_H_
+#define KVLINK_STORE_CLIENT_DATA_PUSH_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "proto/manifest.h"
+#include "store/client/data/arena.h"
+#include "store/client/data/channel.h"
+#include "store/store.h"
+
+namespace kvlink::store {
+
+struct PushOrder {
+  std::string ns;
+  const Manifest* manifest;
+  absl::Span<const absl::Span<const std::byte>> slabs;
+  // What a slab is sent from without a copy, if it lies in such memory.
+  std::function<std::optional<transport::Slice>(absl::Span<const std::byte>)> registered;
+  Arena* sending;
+  // Kept up to date. A commit of an earlier attempt all of whose slabs were sent, and whose answer did not come; 0:
+  // none.
+  uint64_t committed = 0;
+  bool offered = false;  // some attempt has sent its commit: what is stored may be ours
+};
+
+// One attempt. When it has failed, nothing of the caller's slabs is read any more. Errors as Store::Put; UNAVAILABLE
+// may have been carried out.
+absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<Channel>& channel, PushOrder* order, absl::Time deadline);
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_DATA_PUSH_H_

@@ -1,0 +1,54 @@
+// A region of a device's memory that encodings land in, registered with the transport of the client.
+//
+// Thread-safety: all methods. Ownership: pulls share it.
+#ifndef KVLINK_STORE_CLIENT_DATA_REGION_H_
+#define KVLINK_STORE_CLIENT_DATA_REGION_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
+#include "proto/manifest.h"
+#include "proto/part.h"
+#include "store/client/data/arena.h"
+#include "store/store.h"
+#include "transport/transport.h"
+
+namespace kvlink::store {
+
+class Region : public DeviceLanding, public std::enable_shared_from_this<Region> {
+ public:
+  // As Store::OpenLanding. `rest`: how long the region is left alone after kMostFailures landings in a row that failed.
+  static absl::StatusOr<std::shared_ptr<Region>> Open(transport::Transport* transport, const DeviceRegion& region,
+                                                      absl::Duration rest);
+  int64_t used() const override { return arena_->used(); }
+
+  // As Arena::Take. UNAVAILABLE: it is left alone now.
+  absl::StatusOr<std::vector<transport::Slice>> Take(absl::Span<const int64_t> lengths);
+  // As VerifyPiece, of what landed in `slice`.
+  absl::Status Verify(const Manifest& manifest, const Piece& piece, const transport::Slice& slice) const;
+  // An encoding has landed whole, or has not.
+  void Ended(bool good);
+
+  static constexpr int kMostFailures = 3;
+
+ private:
+  Region(const DeviceRegion& region, std::shared_ptr<Arena> arena, absl::Duration rest)
+      : region_(region), arena_(std::move(arena)), rest_(rest) {}
+
+  const DeviceRegion region_;
+  const std::shared_ptr<Arena> arena_;
+  const absl::Duration rest_;
+  Mutex mutex_;
+  int failures_ ABSL_GUARDED_BY(mutex_) = 0;  // in a row
+  absl::Time rests_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_CLIENT_DATA_REGION_H_

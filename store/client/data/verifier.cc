@@ -1,0 +1,64 @@
+#include "store/client/data/verifier.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/slab.h"
+#include "base/status.h"
+
+namespace kvlink::store {
+
+Verifier::~Verifier() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    wake_.SignalAll();
+  }
+  thread_.join();
+}
+
+void Verifier::Submit(std::function<void()> work) {
+  MutexLock lock(&mutex_);
+  queue_.push_back(std::move(work));
+  wake_.Signal();
+}
+
+void Verifier::Run() {
+  while (true) {
+    std::function<void()> work;
+    {
+      MutexLock lock(&mutex_);
+      while (queue_.empty() && !stop_) wake_.Wait(&mutex_);
+      if (queue_.empty()) return;
+      work = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    work();
+  }
+}
+
+absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChecksums checksums) {
+  const SlabShape shape = manifest.shape(piece.layer);
+  const int64_t end = std::min(piece.offset + piece.length, shape.used_bytes());
+  const int64_t units = shape.units_per_head();
+  std::vector<int64_t> offsets, lengths;
+  int64_t unit = piece.offset / shape.head_bytes() * units;  // of the layer
+  const int64_t first = unit;
+  for (; unit < shape.kv_heads * units && shape.unit_offset(unit / units, unit % units) < end; ++unit) {
+    offsets.push_back(shape.unit_offset(unit / units, unit % units) - piece.offset);
+    lengths.push_back(shape.unit_bytes(unit % units));
+  }
+  std::vector<uint64_t> found(offsets.size());
+  KVLINK_RETURN_IF_ERROR(checksums(offsets, lengths, absl::MakeSpan(found)));
+  for (unit = first; unit - first < static_cast<int64_t>(found.size()); ++unit) {
+    const int64_t head = unit / units, within = unit % units;
+    if (found[unit - first] == manifest.unit_checksums[manifest.unit_index(piece.layer, head, within)]) continue;
+    return absl::DataLossError(
+        absl::StrCat("layer ", piece.layer, ", head ", head, ", unit ", within, ": the checksum does not match"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,86 @@
+// Files and directories of the store, each change told to the IoObserver.
+// Thread-safety: a File may be read and written from many threads; FileSystem is stateless.
+// Errors: NOT_FOUND (no such file), RESOURCE_EXHAUSTED (no space left, quota), PERMISSION_DENIED, DATA_LOSS (the device
+// failed, or the file ends early); all name the action and the path.
+#ifndef KVLINK_STORE_ENGINE_DISK_FILE_H_
+#define KVLINK_STORE_ENGINE_DISK_FILE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "base/descriptor.h"
+#include "store/engine/disk/io_observer.h"
+
+namespace kvlink::engine {
+
+// Status for errno `error` of `action` ("write", "open") on `path`.
+absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view path);
+
+class File {
+ public:
+  int fd() const { return descriptor_.get(); }
+  const std::string& path() const { return path_; }
+  // Whether it was opened with O_DIRECT: offsets, lengths and addresses are then multiples of 4096.
+  bool direct() const { return direct_; }
+  IoObserver* observer() const { return observer_; }
+
+  // Whole range or an error.
+  absl::Status Read(int64_t offset, absl::Span<std::byte> bytes) const;
+  absl::Status Write(int64_t offset, absl::Span<const std::byte> bytes);
+  // fdatasync.
+  absl::Status Sync();
+  absl::StatusOr<int64_t> Size() const;
+  absl::Status Resize(int64_t size);
+  // Reserves space up to `size` where the file system can, and sets the size.
+  absl::Status Allocate(int64_t size);
+
+ private:
+  friend class FileSystem;
+  File(Descriptor descriptor, std::string path, bool direct, IoObserver* observer)
+      : descriptor_(std::move(descriptor)), path_(std::move(path)), direct_(direct), observer_(observer) {}
+
+  Descriptor descriptor_;
+  const std::string path_;
+  const bool direct_;
+  IoObserver* const observer_;
+};
+
+class FileSystem {
+ public:
+  explicit FileSystem(IoObserver* observer) : observer_(observer) {}
+
+  struct OpenOptions {
+    bool write = false;
+    bool create = false;  // a new file; ALREADY_EXISTS if there is one
+    bool direct = false;  // O_DIRECT; falls back to buffered where the file system refuses it
+  };
+  absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path, const OpenOptions& options) const;
+  // OK if it is there already.
+  absl::Status MakeDirectory(const std::string& path) const;
+  absl::Status Rename(const std::string& from, const std::string& to) const;
+  // OK if there was none.
+  absl::Status Remove(const std::string& path) const;
+  absl::Status SyncDirectory(const std::string& path) const;
+  bool Exists(const std::string& path) const;
+  // Names in a directory, sorted, without "." and "..".
+  absl::StatusOr<std::vector<std::string>> List(const std::string& path) const;
+  // A small file as a whole. RESOURCE_EXHAUSTED beyond `limit`.
+  absl::StatusOr<std::string> ReadWhole(const std::string& path, int64_t limit) const;
+  // Replaces `directory`/`name` durably and atomically (write to name.tmp, flush, rename, flush the directory).
+  absl::Status WriteWhole(const std::string& directory, const std::string& name, absl::string_view bytes) const;
+  // Bytes an ordinary user may still allocate.
+  absl::StatusOr<int64_t> FreeSpace(const std::string& path) const;
+
+ private:
+  IoObserver* const observer_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_DISK_FILE_H_

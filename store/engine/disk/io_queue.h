@@ -1,0 +1,65 @@
+// Which request to the disk comes next. Somebody waits for a read; writes and the scrubber's reads are bulk: few of
+// them are in flight while reads are, so that a read waits behind little, and some always are, so that they end.
+//
+// Thread-safety: none; the owner locks.
+#ifndef KVLINK_STORE_ENGINE_DISK_IO_QUEUE_H_
+#define KVLINK_STORE_ENGINE_DISK_IO_QUEUE_H_
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <utility>
+
+namespace kvlink::engine {
+
+struct IoLimits {
+  int all = 0;                // requests in flight
+  int bulk = 0;               // of these bulk, while there are no reads
+  int bulk_beside_reads = 0;  // and while there are: as many places are kept for it
+};
+
+template <typename Item>
+class IoQueue {
+ public:
+  explicit IoQueue(const IoLimits& limits) : limits_(limits) {}
+
+  void Push(Item item, bool bulk) { (bulk ? bulk_ : reads_).waiting.push_back(std::move(item)); }
+  // What to start now, which counts as in flight until Ended. Nothing: as much is in flight as may be.
+  std::optional<Item> Next() {
+    const bool reading = !reads_.waiting.empty() || reads_.in_flight > 0;
+    const int kept = bulk_.waiting.empty() ? 0 : limits_.bulk_beside_reads - bulk_.in_flight;
+    if (in_flight() >= limits_.all) return std::nullopt;
+    if (!reads_.waiting.empty() && in_flight() + (kept > 0 ? kept : 0) < limits_.all) return Start(&reads_);
+    if (!bulk_.waiting.empty() && bulk_.in_flight < (reading ? limits_.bulk_beside_reads : limits_.bulk)) {
+      return Start(&bulk_);
+    }
+    return std::nullopt;
+  }
+  void Ended(bool bulk) { --(bulk ? bulk_ : reads_).in_flight; }
+
+  int64_t reads_waiting() const { return static_cast<int64_t>(reads_.waiting.size()); }
+  int64_t bulk_waiting() const { return static_cast<int64_t>(bulk_.waiting.size()); }
+  int reads_in_flight() const { return reads_.in_flight; }
+  int bulk_in_flight() const { return bulk_.in_flight; }
+  int in_flight() const { return reads_.in_flight + bulk_.in_flight; }
+  bool idle() const { return in_flight() == 0 && reads_.waiting.empty() && bulk_.waiting.empty(); }
+
+ private:
+  struct Lane {
+    std::deque<Item> waiting;
+    int in_flight = 0;
+  };
+  std::optional<Item> Start(Lane* lane) {
+    std::optional<Item> item(std::move(lane->waiting.front()));
+    lane->waiting.pop_front();
+    ++lane->in_flight;
+    return item;
+  }
+
+  const IoLimits limits_;
+  Lane reads_, bulk_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_DISK_IO_QUEUE_H_

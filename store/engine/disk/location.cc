@@ -1,0 +1,84 @@
+#include "store/engine/disk/location.h"
+
+#include "base/little_endian.h"
+#include "base/status.h"
+#include "proto/envelope.h"
+
+namespace kvlink::engine {
+namespace {
+
+constexpr EnvelopeKind kLocationKind = {0x4c53564b /* "KVSL" */, 1, 0, "location record"};
+
+}  // namespace
+
+std::string EncodeKey(const EncodingKey& key) {
+  std::string bytes = key.ns;
+  bytes.push_back('\0');
+  bytes.append(reinterpret_cast<const char*>(key.identity.bytes.data()), key.identity.bytes.size());
+  bytes.push_back(static_cast<char>(key.codec));
+  return bytes;
+}
+
+absl::StatusOr<EncodingKey> DecodeKey(absl::string_view bytes) {
+  KVLINK_ASSIGN_OR_RETURN(const KeyView key, DecodeKeyView(bytes));
+  return key.ToKey();
+}
+
+absl::StatusOr<KeyView> DecodeKeyView(absl::string_view bytes) {
+  KeyView key;
+  const size_t end = bytes.find('\0');
+  if (end == absl::string_view::npos || end == 0 || bytes.size() != end + 1 + key.identity.bytes.size() + 1) {
+    return absl::InvalidArgumentError("not the key of an encoding");
+  }
+  key.ns = bytes.substr(0, end);
+  std::memcpy(key.identity.bytes.data(), bytes.data() + end + 1, key.identity.bytes.size());
+  key.codec = static_cast<Codec>(bytes.back());
+  if (key.codec < Codec::kRawBf16 || key.codec > Codec::kQ4) {
+    return absl::InvalidArgumentError(absl::StrCat("unknown codec ", static_cast<int>(key.codec), " in a key"));
+  }
+  return key;
+}
+
+std::string SerializeLocation(const Location& location) {
+  std::string payload(reinterpret_cast<const char*>(location.etag.bytes.data()), location.etag.bytes.size());
+  AppendField<uint32_t>(location.tokens, &payload);
+  AppendField<uint64_t>(location.bytes, &payload);
+  AppendField<uint64_t>(location.sequence, &payload);
+  AppendField<uint8_t>(location.runs.size(), &payload);
+  for (const Run& run : location.runs) {
+    AppendField<uint32_t>(run.first, &payload);
+    AppendField<uint32_t>(run.count, &payload);
+  }
+  return WrapEnvelope(kLocationKind, payload);
+}
+
+absl::StatusOr<Location> ParseLocation(absl::string_view bytes) {
+  KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kLocationKind, bytes));
+  FieldReader reader(payload);
+  Location location;
+  reader.ReadBytes(location.etag.bytes.data(), location.etag.bytes.size());
+  location.tokens = reader.Read<uint32_t>();
+  location.bytes = static_cast<int64_t>(reader.Read<uint64_t>());
+  location.sequence = reader.Read<uint64_t>();
+  const int runs = reader.Read<uint8_t>();
+  if (!reader.ok() || runs < 1 || runs > kMaxRuns) return absl::InvalidArgumentError("location record: number of runs");
+  int64_t blocks = 0;
+  for (int i = 0; i < runs; ++i) {
+    Run run;
+    run.first = reader.Read<uint32_t>();
+    run.count = reader.Read<uint32_t>();
+    if (run.count == 0 || uint64_t{run.first} + run.count > UINT32_MAX) {
+      return absl::InvalidArgumentError("location record: a run that is empty or ends beyond the last block");
+    }
+    blocks += run.count;
+    location.runs.push_back(run);
+  }
+  if (!reader.at_end()) return absl::InvalidArgumentError("location record: wrong length");
+  if (location.tokens < 1 || location.bytes < kSlabAlignment || location.bytes % kSlabAlignment != 0 ||
+      location.bytes > (int64_t{1} << 48) || location.blocks() != blocks) {
+    return absl::InvalidArgumentError("location record: sizes do not agree");
+  }
+  return location;
+}
+
+}  // namespace kvlink::engine

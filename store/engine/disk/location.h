@@ -1,0 +1,77 @@
+// Where an encoding lies: its name, and its location record in the index (docs/formats.md "Location record", at most
+// 128 bytes). Thread-safety: plain values and pure functions.
+#ifndef KVLINK_STORE_ENGINE_DISK_LOCATION_H_
+#define KVLINK_STORE_ENGINE_DISK_LOCATION_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/slab.h"
+#include "proto/digest.h"
+
+namespace kvlink::engine {
+
+inline constexpr int64_t kSegmentBlockBytes = 64 << 10;
+inline constexpr int kMaxRuns = 8;
+
+// Blocks for `bytes` bytes.
+inline constexpr int64_t BlocksFor(int64_t bytes) { return (bytes + kSegmentBlockBytes - 1) / kSegmentBlockBytes; }
+
+struct EncodingKey {
+  std::string ns;
+  Identity identity;
+  Codec codec = Codec::kRawBf16;
+
+  auto operator<=>(const EncodingKey&) const = default;
+  template <typename H>
+  friend H AbslHashValue(H h, const EncodingKey& key) {
+    return H::combine(std::move(h), key.ns, key.identity, key.codec);
+  }
+};
+
+// The same, over bytes of another.
+struct KeyView {
+  absl::string_view ns;
+  Identity identity;
+  Codec codec = Codec::kRawBf16;
+
+  EncodingKey ToKey() const { return {std::string(ns), identity, codec}; }
+};
+
+// namespace | 0 | identity | codec. Names have no zero byte (store.h), so the order is that of (namespace, identity,
+// codec).
+std::string EncodeKey(const EncodingKey& key);
+// INVALID_ARGUMENT for anything EncodeKey does not write.
+absl::StatusOr<EncodingKey> DecodeKey(absl::string_view bytes);
+// `ns` is part of `bytes`.
+absl::StatusOr<KeyView> DecodeKeyView(absl::string_view bytes);
+
+// Consecutive blocks, numbered through all segments: block b of segment s is s * blocks_per_segment + b.
+struct Run {
+  uint32_t first = 0;
+  uint32_t count = 0;
+  bool operator==(const Run&) const = default;
+};
+using Runs = absl::InlinedVector<Run, 2>;
+
+struct Location {
+  Etag etag;
+  int64_t tokens = 0;
+  int64_t bytes = 0;      // of all slabs, a multiple of 4096
+  uint64_t sequence = 0;  // of the put, ascending: the order of eviction is rebuilt from it
+  Runs runs;              // the bytes in order; 1..kMaxRuns
+
+  int64_t blocks() const { return BlocksFor(bytes); }
+};
+
+std::string SerializeLocation(const Location& location);
+// INVALID_ARGUMENT for anything damaged or inconsistent, UNIMPLEMENTED for another major version.
+absl::StatusOr<Location> ParseLocation(absl::string_view bytes);
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_DISK_LOCATION_H_

@@ -1,0 +1,167 @@
+#include "store/engine/index/log_check.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
+#include "base/status.h"
+
+namespace kvlink::engine {
+namespace {
+
+constexpr int64_t kBlock = 32768;
+constexpr int64_t kHeader = 7;  // u32 masked CRC32C of type and payload, u16 length, u8 type
+constexpr uint8_t kFull = 1, kFirst = 2, kLast = 4;
+constexpr int64_t kMostLogBytes = int64_t{1} << 30;
+
+// CRC32C, eight bytes at a time: table t is of bytes with t bytes behind them.
+using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
+constexpr CrcTables MakeCrcTables() {
+  CrcTables tables{};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t crc = i;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0x82f63b78u : 0);
+    tables[0][i] = crc;
+  }
+  for (size_t t = 1; t < tables.size(); ++t) {
+    for (uint32_t i = 0; i < 256; ++i) {
+      const uint32_t before = tables[t - 1][i];
+      tables[t][i] = tables[0][before & 0xff] ^ (before >> 8);
+    }
+  }
+  return tables;
+}
+constexpr CrcTables kCrcTables = MakeCrcTables();
+
+uint32_t MaskedCrc(absl::string_view bytes) {
+  uint32_t crc = ~0u;
+  for (; bytes.size() >= 8; bytes.remove_prefix(8)) {
+    uint64_t word;
+    std::memcpy(&word, bytes.data(), 8);
+    word ^= crc;
+    crc = 0;
+    for (int i = 0; i < 8; ++i) crc ^= kCrcTables[7 - i][(word >> (8 * i)) & 0xff];
+  }
+  for (const char c : bytes) crc = kCrcTables[0][(crc ^ static_cast<uint8_t>(c)) & 0xff] ^ (crc >> 8);
+  crc = ~crc;
+  return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+}
+
+struct Record {
+  bool intact = false;
+  bool empty = false;  // zeros, or the few bytes at the end of a block: nothing was written here
+  uint8_t type = 0;
+  int64_t end = 0;
+};
+
+Record ReadRecord(absl::string_view log, int64_t at) {
+  Record record;
+  const int64_t block_end = std::min<int64_t>((at / kBlock + 1) * kBlock, static_cast<int64_t>(log.size()));
+  record.end = block_end;
+  if (block_end - at < kHeader) {
+    record.empty = true;
+    return record;
+  }
+  const auto byte = [&](int64_t i) { return static_cast<uint32_t>(static_cast<uint8_t>(log[at + i])); };
+  const uint32_t crc = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+  const int64_t length = byte(4) | byte(5) << 8;
+  record.type = static_cast<uint8_t>(byte(6));
+  if (crc == 0 && length == 0 && record.type == 0) {
+    record.empty = true;
+    return record;
+  }
+  if (record.type < kFull || record.type > kLast || at + kHeader + length > block_end) return record;
+  record.intact = MaskedCrc(log.substr(at + 6, 1 + length)) == crc;
+  if (record.intact) record.end = at + kHeader + length;
+  return record;
+}
+
+}  // namespace
+
+LogScan ScanLog(absl::string_view log) {
+  LogScan scan;
+  int64_t at = 0;
+  const int64_t size = static_cast<int64_t>(log.size());
+  while (at < size) {
+    const Record record = ReadRecord(log, at);
+    if (record.intact) {
+      scan.any = true;
+      at = record.end;
+      continue;
+    }
+    if (record.empty) {
+      // Preallocated space, or a hole where a lost write was: what follows in the block counts only if it is intact.
+      const bool zeros = std::all_of(log.begin() + at, log.begin() + record.end, [](char c) { return c == 0; });
+      if (!zeros && record.end - at >= kHeader && scan.bad < 0) scan.bad = at;
+      if (zeros || scan.bad < 0) {
+        at = record.end;
+        continue;
+      }
+    } else if (scan.bad < 0) {
+      scan.bad = at;
+    }
+    break;
+  }
+  if (scan.bad < 0) return scan;
+  // Behind the damage records begin at any byte of this block, and at the start of each later one.
+  const int64_t block_end = std::min(size, (scan.bad / kBlock + 1) * kBlock);
+  for (at = scan.bad + 1; at < block_end && !scan.starts_after_bad; ++at) {
+    const Record record = ReadRecord(log, at);
+    scan.starts_after_bad = record.intact && (record.type == kFull || record.type == kFirst);
+  }
+  for (int64_t block = block_end; block < size && !scan.starts_after_bad; block += kBlock) {
+    for (at = block; at < std::min(size, block + kBlock);) {
+      const Record record = ReadRecord(log, at);
+      if (!record.intact) break;
+      scan.starts_after_bad |= record.type == kFull || record.type == kFirst;
+      at = record.end;
+    }
+  }
+  return scan;
+}
+
+absl::Status CutTornManifest(const FileSystem& files, const std::string& index_path, uint64_t durable_number,
+                             int64_t durable_bytes, bool read_only) {
+  const auto current = files.ReadWhole(index_path + "/CURRENT", 4096);
+  if (!current.ok()) return absl::OkStatus();  // RocksDB says what is wrong
+  const absl::string_view name = absl::StripTrailingAsciiWhitespace(*current);
+  absl::string_view digits = name;
+  uint64_t number = 0;
+  if (!absl::ConsumePrefix(&digits, "MANIFEST-") || !absl::SimpleAtoi(digits, &number)) return absl::OkStatus();
+  const std::string path = absl::StrCat(index_path, "/", name);
+  const auto manifest = files.ReadWhole(path, kMostLogBytes);
+  if (!manifest.ok()) return absl::OkStatus();
+  const LogScan scan = ScanLog(*manifest);
+  const int64_t good = scan.bad < 0 ? static_cast<int64_t>(manifest->size()) : scan.bad;
+  if (number < durable_number || (number == durable_number && good < durable_bytes)) {
+    return absl::DataLossError(absl::StrCat("the index's ", name, " is damaged at byte ", good));
+  }
+  if (scan.bad < 0 || !scan.any || read_only) return absl::OkStatus();
+  KVLINK_ASSIGN_OR_RETURN(auto file, files.Open(path, {.write = true}));
+  KVLINK_RETURN_IF_ERROR(file->Resize(scan.bad));
+  return file->Sync();
+}
+
+absl::Status CheckLogs(const FileSystem& files, const std::string& index_path) {
+  const auto names = files.List(index_path);
+  if (absl::IsNotFound(names.status())) return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(names.status());
+  std::string damaged;
+  for (const std::string& name : *names) {  // numbered with leading zeros: in the order they were written
+    if (!absl::EndsWith(name, ".log")) continue;
+    KVLINK_ASSIGN_OR_RETURN(const std::string log, files.ReadWhole(index_path + "/" + name, kMostLogBytes));
+    const LogScan scan = ScanLog(log);
+    if (!damaged.empty() && scan.any) return absl::DataLossError(damaged);
+    if (scan.bad < 0) continue;
+    damaged = absl::StrCat("the index's log ", name, " is damaged at byte ", scan.bad, ", and later changes follow it");
+    if (scan.starts_after_bad) return absl::DataLossError(damaged);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::engine

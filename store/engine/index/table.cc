@@ -1,0 +1,394 @@
+#include "store/engine/index/table.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "store/engine/index/table_entry.h"
+
+namespace kvlink::engine {
+
+// How the blocks are shared out.
+struct Table::Shares {
+  double shrink = 1;  // of all shares, so that together they are no more than there is
+  int64_t pool = 1;   // of those without a limit together
+  int64_t pool_blocks = 0;
+
+  // Of 1: has just its share. Those without a limit stand and fall together.
+  double Use(const Namespace& ns, int64_t more = 0) const {
+    const bool in_pool = ns.limit_blocks() == INT64_MAX;
+    const double share = static_cast<double>(std::max<int64_t>(1, in_pool ? pool : ns.limit_blocks())) * shrink;
+    return static_cast<double>((in_pool ? pool_blocks : ns.blocks) + more) / share;
+  }
+};
+
+EntryUse& EntryUse::operator=(EntryUse&& other) noexcept {
+  std::swap(table_, other.table_);
+  std::swap(entry_, other.entry_);
+  return *this;
+}
+
+EntryUse::~EntryUse() {
+  if (entry_ != nullptr) table_->Release(entry_);
+}
+
+EncodingKey EntryUse::key() const { return entry_->key(); }
+const Location& EntryUse::location() const { return entry_->location; }
+
+Table::Table() = default;
+Table::~Table() = default;
+
+int64_t Table::Namespace::limit_blocks() const {
+  if (!limits.has_value() || limits->capacity_bytes == 0) return INT64_MAX;
+  return limits->capacity_bytes / kSegmentBlockBytes;
+}
+
+Table::Name Table::NameOf(const Entry& entry) { return {entry.identity, entry.codec}; }
+size_t Table::NameHash::operator()(const Entry* entry) const { return (*this)(NameOf(*entry)); }
+bool Table::SameName::operator()(const Entry* a, const Name& b) const {
+  return a->identity == b.identity && a->codec == b.codec;
+}
+
+const Table::Namespace* Table::Known(absl::string_view ns) const {
+  const auto it = namespaces_.find(std::string_view(ns.data(), ns.size()));
+  return it == namespaces_.end() ? nullptr : &it->second;
+}
+
+Table::Namespace& Table::NamespaceOf(absl::string_view ns) {
+  const std::string_view name(ns.data(), ns.size());
+  auto it = namespaces_.find(name);
+  if (it == namespaces_.end()) {
+    it = namespaces_.try_emplace(std::string(name)).first;
+    it->second.name = it->first;
+  }
+  return it->second;
+}
+
+Table::Entry* Table::FindLocked(const EncodingKey& key) const {
+  const Namespace* const ns = Known(key.ns);
+  if (ns == nullptr) return nullptr;
+  const auto it = ns->entries.find(Name{key.identity, key.codec});
+  return it == ns->entries.end() ? nullptr : *it;
+}
+
+std::optional<Location> Table::Find(const EncodingKey& key) const {
+  MutexLock lock(&mutex_);
+  const Entry* const entry = FindLocked(key);
+  if (entry == nullptr) return std::nullopt;
+  return entry->location;
+}
+
+EntryUse Table::Use(const EncodingKey& key, bool touch) {
+  EntryUse use;
+  MutexLock lock(&mutex_);
+  Entry* const entry = FindLocked(key);
+  if (entry == nullptr) return use;
+  use.table_ = this;
+  use.entry_ = entry;
+  ++entry->uses;
+  if (touch) entry->ns->order.Touch(entry);
+  return use;
+}
+
+void Table::Release(Entry* entry) {
+  MutexLock lock(&mutex_);
+  if (--entry->uses == 0 && entry->dead) FreeEntry(entry);
+}
+
+void Table::FreeEntry(Entry* entry) {
+  FreeLocked(entry->ns, entry->location.runs);
+  entry->ns = nullptr;
+  entry->uses = entry->pins = 0;
+  entry->dead = entry->leaving = false;
+  unused_.push_back(entry);
+}
+
+void Table::Insert(const EncodingKey& key, const Location& location) {
+  MutexLock lock(&mutex_);
+  if (unused_.empty()) {
+    pool_.push_back(std::make_unique<Entry[]>(kPoolEntries));
+    for (size_t i = kPoolEntries; i-- > 0;) unused_.push_back(&pool_.back()[i]);
+  }
+  Entry* const entry = unused_.back();
+  unused_.pop_back();
+  Namespace& ns = NamespaceOf(key.ns);
+  entry->ns = &ns;
+  entry->identity = key.identity;
+  entry->codec = key.codec;
+  entry->location = location;
+  ns.bytes += location.bytes;
+  bytes_ += location.bytes;
+  ++size_;
+  ns.order.Insert(entry, entry->ghost(), location.blocks());
+  ns.entries.insert(entry);
+}
+
+bool Table::Remove(const EncodingKey& key, std::optional<uint64_t> sequence) {
+  MutexLock lock(&mutex_);
+  Entry* const entry = FindLocked(key);
+  if (entry == nullptr) return false;
+  if (sequence.has_value() && entry->location.sequence != *sequence) return false;
+  Namespace& ns = *entry->ns;
+  ns.entries.erase(entry);
+  ns.bytes -= entry->location.bytes;
+  if (entry->pins > 0) {
+    ns.pinned_bytes -= entry->block_bytes();
+    --ns.pinned;
+  }
+  bytes_ -= entry->location.bytes;
+  --size_;
+  ns.order.Erase(entry);
+  entry->dead = true;
+  if (entry->uses == 0) FreeEntry(entry);
+  return true;
+}
+
+std::vector<EncodingKey> Table::Variants(absl::string_view ns, const Identity& identity) const {
+  std::vector<EncodingKey> keys;
+  EncodingKey key{std::string(ns), identity};
+  MutexLock lock(&mutex_);
+  for (Codec codec : {Codec::kRawBf16, Codec::kRawF32, Codec::kQ8, Codec::kQ4}) {
+    key.codec = codec;
+    if (FindLocked(key) != nullptr) keys.push_back(key);
+  }
+  return keys;
+}
+
+absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t most_bytes) {
+  MutexLock lock(&mutex_);
+  Entry* const entry = FindLocked(key);
+  if (entry == nullptr || entry->leaving) return absl::NotFoundError("a miss: nothing to pin");
+  if (entry->pins == 0) {
+    Namespace& ns = *entry->ns;
+    if (ns.limits.has_value() && ns.limits->pinned_bytes > 0) {
+      most_bytes = ns.limits->pinned_bytes;
+    } else if (ns.limits.has_value() && ns.limits->capacity_bytes > 0) {
+      most_bytes = std::min(most_bytes, ns.limits->capacity_bytes / 2);
+    }
+    if (ns.pinned_bytes + entry->block_bytes() > most_bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat("namespace '", key.ns, "' may pin ", most_bytes, " bytes, has ",
+                                                       ns.pinned_bytes, " and this encoding takes ",
+                                                       entry->block_bytes(), "; unpin others first"));
+    }
+    ns.pinned_bytes += entry->block_bytes();
+    ++ns.pinned;
+  }
+  ++entry->pins;
+  return PinState{entry->location.sequence, true};
+}
+
+absl::StatusOr<Table::PinState> Table::Unpin(const EncodingKey& key) {
+  MutexLock lock(&mutex_);
+  Entry* const entry = FindLocked(key);
+  if (entry == nullptr || entry->pins == 0) return absl::NotFoundError("not pinned, or a miss");
+  if (--entry->pins == 0) {
+    entry->ns->pinned_bytes -= entry->block_bytes();
+    --entry->ns->pinned;
+  }
+  return PinState{entry->location.sequence, entry->pins > 0};
+}
+
+bool Table::Pinned(const EncodingKey& key) const {
+  MutexLock lock(&mutex_);
+  const Entry* const entry = FindLocked(key);
+  return entry != nullptr && entry->pins > 0;
+}
+
+void Table::SetLimits(absl::string_view ns, const NamespaceSettings& limits) {
+  MutexLock lock(&mutex_);
+  NamespaceOf(ns).limits = limits;
+}
+
+std::map<std::string, NamespaceSettings> Table::LimitsAll() const {
+  std::map<std::string, NamespaceSettings> all;
+  MutexLock lock(&mutex_);
+  for (const auto& [name, ns] : namespaces_) {
+    if (ns.limits.has_value()) all.emplace(name, *ns.limits);
+  }
+  return all;
+}
+
+void Table::AddFree(Run run) {
+  MutexLock lock(&mutex_);
+  allocator_.Free(run);
+}
+
+std::optional<Runs> Table::Allocate(absl::string_view ns, int64_t blocks) {
+  MutexLock lock(&mutex_);
+  Namespace& of = NamespaceOf(ns);
+  if (blocks > of.limit_blocks() - of.blocks) return std::nullopt;
+  std::optional<Runs> runs = allocator_.Allocate(blocks);
+  if (runs.has_value()) of.blocks += blocks;
+  return runs;
+}
+
+void Table::Free(absl::string_view ns, const Runs& runs) {
+  MutexLock lock(&mutex_);
+  FreeLocked(&NamespaceOf(ns), runs);
+}
+
+void Table::FreeLocked(Namespace* ns, const Runs& runs) {
+  for (const Run& run : runs) {
+    allocator_.Free(run);
+    ns->blocks -= run.count;
+  }
+}
+
+int64_t Table::free_blocks() const {
+  MutexLock lock(&mutex_);
+  return allocator_.free_blocks();
+}
+
+bool Table::FitsLimit(absl::string_view ns, int64_t blocks) const {
+  MutexLock lock(&mutex_);
+  const Namespace* const of = Known(ns);
+  return of == nullptr || blocks <= of->limit_blocks();
+}
+
+int64_t Table::OverLimit(absl::string_view ns, int64_t more) const {
+  MutexLock lock(&mutex_);
+  const Namespace* const of = Known(ns);
+  if (of == nullptr || of->limit_blocks() == INT64_MAX) return 0;
+  return std::max<int64_t>(0, of->blocks + more - of->limit_blocks());
+}
+
+std::vector<std::pair<std::string, int64_t>> Table::OverWatermark(int64_t high, int64_t low) const {
+  std::vector<std::pair<std::string, int64_t>> over;
+  MutexLock lock(&mutex_);
+  for (const auto& [name, ns] : namespaces_) {
+    const int64_t limit = ns.limit_blocks();
+    if (limit == INT64_MAX || ns.blocks <= limit / 100.0 * high) continue;
+    over.emplace_back(name, ns.blocks - static_cast<int64_t>(limit / 100.0 * low));
+  }
+  return over;
+}
+
+std::vector<Table::NamespaceUse> Table::Namespaces() const {
+  std::vector<NamespaceUse> uses;
+  MutexLock lock(&mutex_);
+  for (const auto& [name, ns] : namespaces_) {
+    if (ns.entries.empty()) continue;
+    uses.push_back({name, static_cast<int64_t>(ns.entries.size()), ns.bytes, ns.pinned_bytes, ns.pinned});
+  }
+  return uses;
+}
+
+int64_t Table::bytes() const {
+  MutexLock lock(&mutex_);
+  return bytes_;
+}
+
+int64_t Table::size() const {
+  MutexLock lock(&mutex_);
+  return size_;
+}
+
+bool Table::EvictOne(Namespace* ns, int64_t* blocks, std::vector<EncodingKey>* victims) {
+  const std::optional<Entry*> victim =
+      ns->order.Evict([](const Entry* entry) { return entry->uses == 0 && entry->pins == 0; });
+  if (!victim.has_value()) return false;
+  (*victim)->leaving = true;
+  *blocks -= (*victim)->location.blocks();
+  victims->push_back((*victim)->key());
+  return true;
+}
+
+std::vector<EncodingKey> Table::PickOf(absl::string_view ns, int64_t blocks) {
+  std::vector<EncodingKey> victims;
+  MutexLock lock(&mutex_);
+  Namespace& of = NamespaceOf(ns);
+  while (blocks > 0 && EvictOne(&of, &blocks, &victims)) {
+  }
+  return victims;
+}
+
+Table::Shares Table::SharesOf(int64_t limit) const {
+  Shares shares;
+  int64_t limits = 0;
+  for (const auto& [name, ns] : namespaces_) {
+    if (ns.limit_blocks() == INT64_MAX) {
+      shares.pool_blocks += ns.blocks;
+    } else {
+      limits += std::min(ns.limit_blocks(), limit);
+    }
+  }
+  shares.pool = std::max(limit - limits, limit / 10);
+  const int64_t together = limits + (shares.pool_blocks > 0 ? shares.pool : 0);
+  if (together > limit) shares.shrink = static_cast<double>(limit) / static_cast<double>(together);
+  return shares;
+}
+
+template <typename Allowed>
+void Table::EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vector<EncodingKey>* victims) {
+  Shares shares = SharesOf(limit);
+  std::vector<Namespace*> left;
+  for (auto& [name, ns] : namespaces_) {
+    if (!ns.entries.empty()) left.push_back(&ns);
+  }
+  // What is picked counts as gone, so that the next is picked where then most is.
+  absl::flat_hash_map<const Namespace*, int64_t> gone;
+  int64_t gone_of_pool = 0;
+  while (*blocks > 0) {
+    const auto use = [&](const Namespace* ns) {
+      return shares.Use(*ns, -(ns->limit_blocks() == INT64_MAX ? gone_of_pool : gone[ns]));
+    };
+    auto most = left.end();
+    for (auto it = left.begin(); it != left.end(); ++it) {
+      if (!allowed(**it, use(*it))) continue;
+      if (most == left.end() ||
+          std::pair(use(*it), (*it)->blocks - gone[*it]) > std::pair(use(*most), (*most)->blocks - gone[*most])) {
+        most = it;
+      }
+    }
+    if (most == left.end()) return;
+    const int64_t before = *blocks;
+    if (!EvictOne(*most, blocks, victims)) {
+      left.erase(most);
+      continue;
+    }
+    gone[*most] += before - *blocks;
+    if ((*most)->limit_blocks() == INT64_MAX) gone_of_pool += before - *blocks;
+  }
+}
+
+std::vector<EncodingKey> Table::PickOverall(int64_t blocks, int64_t limit) {
+  std::vector<EncodingKey> victims;
+  MutexLock lock(&mutex_);
+  EvictMost(
+      limit, [](const Namespace&, double) { return true; }, &blocks, &victims);
+  return victims;
+}
+
+std::vector<EncodingKey> Table::PickFor(absl::string_view ns, int64_t blocks, int64_t limit) {
+  std::vector<EncodingKey> victims;
+  MutexLock lock(&mutex_);
+  const Namespace& of = NamespaceOf(ns);
+  const bool within = SharesOf(limit).Use(of, blocks) <= 1;
+  EvictMost(
+      limit, [](const Namespace&, double use) { return use > 1; }, &blocks, &victims);
+  EvictMost(
+      limit,
+      [&of](const Namespace& other, double) {
+        return &other == &of || (of.limit_blocks() == INT64_MAX && other.limit_blocks() == INT64_MAX);
+      },
+      &blocks, &victims);
+  if (within)
+    EvictMost(
+        limit, [](const Namespace&, double) { return true; }, &blocks, &victims);
+  return victims;
+}
+
+bool Table::Picked(const EncodingKey& key) const {
+  MutexLock lock(&mutex_);
+  const Entry* const entry = FindLocked(key);
+  return entry != nullptr && entry->leaving;
+}
+
+void Table::PutBack(const EncodingKey& key) {
+  MutexLock lock(&mutex_);
+  Entry* const entry = FindLocked(key);
+  if (entry == nullptr || !entry->leaving) return;
+  entry->leaving = false;
+  entry->ns->order.Insert(entry, entry->ghost(), entry->location.blocks());
+}
+
+}  // namespace kvlink::engine

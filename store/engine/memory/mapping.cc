@@ -1,0 +1,137 @@
+#include "store/engine/memory/mapping.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/cleanup/cleanup.h"
+#include "base/status.h"
+
+// What glibc's headers are too old for.
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+namespace kvlink::engine {
+namespace {
+
+constexpr int64_t kPageBytes = 4096;
+constexpr int64_t kHugePageBytes = int64_t{2} << 20;
+
+absl::Status Failed(absl::string_view what, int64_t bytes) {
+  const std::string message = absl::StrCat(what, " for ", bytes, " bytes of memory: ", std::strerror(errno));
+  return errno == ENOMEM || errno == EMFILE || errno == ENFILE ? absl::ResourceExhaustedError(message)
+                                                               : absl::UnavailableError(message);
+}
+
+void TouchEach(std::byte* data, int64_t bytes, int64_t step) {
+  // Not a plain write: the byte may be in use.
+  for (int64_t i = 0; i < bytes; i += step) __atomic_fetch_or(reinterpret_cast<unsigned char*>(data + i), 0, 0);
+}
+
+// Address space of nothing, its base aligned.
+absl::StatusOr<std::byte*> Reserve(int64_t bytes, int64_t alignment) {
+  const int64_t slack = alignment - kPageBytes;
+  void* const got = mmap(nullptr, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (got == MAP_FAILED) return Failed("no address space", bytes);
+  std::byte* const start = static_cast<std::byte*>(got);
+  const int64_t before = (alignment - reinterpret_cast<uintptr_t>(start) % alignment) % alignment;
+  if (before > 0) munmap(start, before);
+  if (slack > before) munmap(start + before + bytes, slack - before);
+  return start + before;
+}
+
+// A memfd of `bytes` bytes, open for writing.
+absl::StatusOr<int> NewMemfd(int64_t bytes) {
+  int fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+  if (fd < 0 && errno == EINVAL) fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return Failed("no memfd", bytes);
+  if (ftruncate(fd, bytes) == 0) return fd;
+  const absl::Status status = Failed("no memfd", bytes);
+  close(fd);
+  return status;
+}
+
+// Seals the memfd and returns a descriptor of it that cannot write. Nobody else can open it anew: that takes its owner,
+// who could as well attach to the process.
+absl::StatusOr<int> SealForReaders(int fd, const MappingOptions& options) {
+  const int descriptor = open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return Failed("no second descriptor", options.bytes);
+  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (options.permanent ? F_SEAL_FUTURE_WRITE : 0);
+  if (fchmod(fd, 0) == 0 && fcntl(fd, F_ADD_SEALS, seals) == 0) return descriptor;
+  const absl::Status status = Failed("a memfd cannot be sealed", options.bytes);
+  close(descriptor);
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Mapping>> Mapping::Create(const MappingOptions& options) {
+  KVLINK_ASSIGN_OR_RETURN(std::byte* const base, Reserve(options.bytes, options.alignment));
+  int fd = -1, descriptor = -1;
+  absl::Cleanup give_back = [&] { munmap(base, options.bytes); };
+  absl::Cleanup close_writable = [&] {
+    if (fd >= 0) close(fd);
+  };
+  if (options.shared) {
+    KVLINK_ASSIGN_OR_RETURN(fd, NewMemfd(options.bytes));
+  }
+  const int kind = options.shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  if (mmap(base, options.bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
+    return Failed("no mapping", options.bytes);
+  }
+  if (options.shared) {  // the seal against writing spares the mapping that is there
+    KVLINK_ASSIGN_OR_RETURN(descriptor, SealForReaders(fd, options));
+  }
+  madvise(base, options.bytes, MADV_HUGEPAGE);
+  madvise(base, options.bytes, MADV_DONTFORK);
+  std::move(give_back).Cancel();
+  return std::unique_ptr<Mapping>(new Mapping(base, options.bytes, descriptor));
+}
+
+Mapping::~Mapping() {
+  munmap(base_, bytes_);
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
+  std::byte* const data = base_ + offset;
+  if (descriptor_ >= 0 && bytes % kHugePageBytes == 0 && reinterpret_cast<uintptr_t>(data) % kHugePageBytes == 0) {
+    // Memory of files gets huge pages by this call even where the system gives them to nobody unasked; it fills up from
+    // one small page each. Failing leaves small pages.
+    TouchEach(data, bytes, kHugePageBytes);
+    madvise(data, bytes, MADV_COLLAPSE);
+  }
+  if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return absl::OkStatus();
+  if (errno != EINVAL) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes: ", std::strerror(errno)));
+  }
+  TouchEach(data, bytes, kPageBytes);  // a kernel before 5.14
+  return absl::OkStatus();
+}
+
+absl::Status Mapping::Remove(int64_t offset, int64_t bytes) {
+  if (madvise(base_ + offset, bytes, descriptor_ >= 0 ? MADV_REMOVE : MADV_DONTNEED) == 0) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat(bytes, " bytes of memory cannot be given back to the system: ", std::strerror(errno)));
+}
+
+int64_t Mapping::resident() const {
+  struct stat status;
+  return descriptor_ >= 0 && fstat(descriptor_, &status) == 0 ? int64_t{status.st_blocks} * 512 : 0;
+}
+
+}  // namespace kvlink::engine

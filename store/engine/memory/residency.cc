@@ -1,0 +1,158 @@
+#include "store/engine/memory/residency.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/status.h"
+
+namespace kvlink::engine {
+
+Residency::Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation,
+                     uint64_t number)
+    : manifest_(std::move(manifest)), pages_(std::move(pages)), generation_(std::move(generation)), number_(number) {
+  std::vector<absl::Span<std::byte>> slabs;
+  const bool whole = pages_.size() == 1;
+  size_t next = 0;
+  if (pages_.empty()) return;  // Borrow sets them
+  for (const LayerManifest& layer : manifest_->layers) {
+    if (layer.length == 0) {
+      slabs.emplace_back();
+    } else if (whole) {
+      slabs.push_back(absl::MakeSpan(pages_[0].data() + layer.offset, layer.length));
+    } else {
+      slabs.push_back(absl::MakeSpan(pages_[next++].data(), layer.length));
+    }
+  }
+  SetSlabs(slabs);
+}
+
+std::shared_ptr<Residency> Residency::Borrow(std::shared_ptr<const Manifest> manifest,
+                                             absl::Span<const absl::Span<const std::byte>> slabs) {
+  auto residency = std::make_shared<Residency>(std::move(manifest), std::vector<Pages>());
+  std::vector<absl::Span<std::byte>> places;
+  for (const absl::Span<const std::byte> slab : slabs) {
+    // Requests have one type of address for reading and writing; these are only written from.
+    places.push_back(absl::MakeSpan(const_cast<std::byte*>(slab.data()), slab.size()));
+  }
+  residency->SetSlabs(places);
+  return residency;
+}
+
+void Residency::SetSlabs(const std::vector<absl::Span<std::byte>>& slabs) {
+  slabs_ = slabs;
+  MutexLock lock(&mutex_);
+  for (const absl::Span<std::byte> slab : slabs) {
+    const int64_t length = static_cast<int64_t>(slab.size());
+    bytes_ += length;
+    missing_.push_back(length);
+    states_.push_back(length == 0 ? State::kVerified : State::kAbsent);
+  }
+}
+
+Place Residency::place(int64_t layer) const {
+  const Arena& arena = *pages_.front().arena();
+  return slabs_[layer].empty() ? Place{arena.memory().number, 0} : arena.place(slabs_[layer].data());
+}
+
+void Residency::SetVerified(int64_t layer) {
+  MutexLock lock(&mutex_);
+  missing_[layer] = 0;
+  states_[layer] = State::kVerified;
+}
+
+void Residency::Landed(int64_t offset, int64_t length, const absl::Status& status) {
+  std::vector<std::pair<LandedFunction, absl::Status>> due;
+  {
+    MutexLock lock(&mutex_);
+    const std::vector<LayerManifest>& layers = manifest_->layers;
+    // The first layer that ends behind `offset`; offsets ascend.
+    auto layer = std::partition_point(layers.begin(), layers.end(),
+                                      [offset](const LayerManifest& l) { return l.offset + l.length <= offset; });
+    for (; layer != layers.end() && layer->offset < offset + length; ++layer) {
+      const size_t index = layer - layers.begin();
+      const int64_t overlap =
+          std::min(layer->offset + layer->length, offset + length) - std::max(layer->offset, offset);
+      if (overlap <= 0) continue;
+      missing_[index] -= overlap;
+      if (!status.ok()) {
+        states_[index] = State::kFailed;
+        failure_ = status;
+      } else if (missing_[index] == 0 && states_[index] == State::kAbsent) {
+        states_[index] = State::kLanded;
+      }
+    }
+    size_t kept = 0;
+    for (auto& [waiting, landed] : on_landed_) {
+      if (states_[waiting] == State::kAbsent) {
+        on_landed_[kept++] = {waiting, std::move(landed)};
+      } else {
+        due.emplace_back(std::move(landed), LandedStatus(waiting));
+      }
+    }
+    on_landed_.resize(kept);
+    changed_.SignalAll();
+  }
+  for (const auto& [landed, outcome] : due) landed(outcome);
+}
+
+absl::Status Residency::LandedStatus(int64_t layer) const {
+  return states_[layer] == State::kFailed ? failure_ : absl::OkStatus();
+}
+
+void Residency::OnLanded(int64_t layer, LandedFunction landed) {
+  absl::Status outcome;
+  {
+    MutexLock lock(&mutex_);
+    if (layer < 0 || layer >= static_cast<int64_t>(states_.size())) {
+      outcome =
+          absl::InvalidArgumentError(absl::StrCat("layer ", layer, " of an encoding of ", states_.size(), " layers"));
+    } else if (states_[layer] == State::kAbsent) {
+      on_landed_.emplace_back(layer, std::move(landed));
+      return;
+    } else {
+      outcome = LandedStatus(layer);
+    }
+  }
+  landed(outcome);
+}
+
+bool Residency::complete() const {
+  MutexLock lock(&mutex_);
+  for (State state : states_) {
+    if (state == State::kAbsent || state == State::kFailed) return false;
+  }
+  return true;
+}
+
+absl::Status Residency::WaitLayer(int64_t layer, absl::Time deadline) {
+  {
+    MutexLock lock(&mutex_);
+    if (layer < 0 || layer >= static_cast<int64_t>(states_.size())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer ", layer, " of an encoding of ", states_.size(), " layers"));
+    }
+    while (states_[layer] == State::kAbsent || states_[layer] == State::kVerifying) {
+      if (!changed_.WaitUntil(&mutex_, deadline) &&
+          (states_[layer] == State::kAbsent || states_[layer] == State::kVerifying)) {
+        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " has not landed before the deadline"));
+      }
+    }
+    if (states_[layer] == State::kVerified) return absl::OkStatus();
+    if (states_[layer] == State::kFailed) return failure_;
+    states_[layer] = State::kVerifying;
+  }
+  const absl::Status status = manifest_->VerifyLayer(layer, slabs_[layer]);
+  if (status.ok()) {
+    // No unit's checksum covers the padding.
+    const int64_t used = manifest_->shape(layer).used_bytes();
+    std::memset(slabs_[layer].data() + used, 0, slabs_[layer].size() - used);
+  }
+  MutexLock lock(&mutex_);
+  states_[layer] = status.ok() ? State::kVerified : State::kFailed;
+  if (!status.ok()) failure_ = absl::DataLossError(status.message());
+  changed_.SignalAll();
+  return status.ok() ? absl::OkStatus() : failure_;
+}
+
+}  // namespace kvlink::engine

@@ -1,0 +1,91 @@
+// One encoding in memory: its manifest, its slabs, and how far they have landed and been verified.
+//
+// Loading is in layer order: pieces of the encoding are read in that order and each layer becomes usable on its own.
+// A layer is verified by the first who waits for it, once per residency.
+//
+// A residency has a number that no other gets, and a slot in the table of generations, whose value changes before its
+// memory can be another's.
+//
+// Thread-safety: all methods; a layer's bytes are constant once WaitLayer returned OK. Shared by the tier, by leases
+// and by reads in flight; the memory goes back when the last of them is done.
+#ifndef KVLINK_STORE_ENGINE_MEMORY_RESIDENCY_H_
+#define KVLINK_STORE_ENGINE_MEMORY_RESIDENCY_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
+#include "proto/manifest.h"
+#include "store/engine/memory/arena.h"
+#include "store/engine/memory/generations.h"
+
+namespace kvlink::engine {
+
+using LandedFunction = std::function<void(const absl::Status&)>;
+
+class Residency {
+ public:
+  // `pages`: one piece for all layers, or one per layer that has bytes. Layers start out absent. Of memory outside of
+  // the tier `generation` is empty and `number` 0.
+  Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation = {},
+            uint64_t number = 0);
+  // Over slabs that belong to another and are only read; they outlive every use of this object.
+  static std::shared_ptr<Residency> Borrow(std::shared_ptr<const Manifest> manifest,
+                                           absl::Span<const absl::Span<const std::byte>> slabs);
+
+  const Manifest& manifest() const { return *manifest_; }
+  // Of memory that was taken before its manifest was known. REQUIRES: layers of the same lengths, and nobody else holds
+  // this object yet.
+  void SetManifest(std::shared_ptr<const Manifest> manifest) { manifest_ = std::move(manifest); }
+  // Where layer l's slab lies (writable: for whoever fills it).
+  absl::Span<std::byte> slab(int64_t layer) const { return slabs_[layer]; }
+  int64_t bytes() const { return bytes_; }
+  // REQUIRES: its memory is of the tier. Of a layer without bytes: the beginning of the memory.
+  Place place(int64_t layer) const;
+  const std::vector<Pages>& pages() const { return pages_; }
+  uint64_t number() const { return number_; }
+  const GenerationSlot& generation() const { return generation_; }
+
+  // The filler copied and verified layer l.
+  void SetVerified(int64_t layer);
+  // Bytes [offset, offset + length) of the encoding have been read, or could not be.
+  void Landed(int64_t offset, int64_t length, const absl::Status& status);
+  // Calls `landed` once when all of layer l has landed (OK, not verified) or cannot (why): within the call if that is
+  // known already, else by whoever lands it. It must not wait.
+  void OnLanded(int64_t layer, LandedFunction landed);
+  // Whether every layer has landed.
+  bool complete() const;
+
+  // As store::Lease::WaitLayer.
+  absl::Status WaitLayer(int64_t layer, absl::Time deadline);
+
+ private:
+  enum class State : uint8_t { kAbsent, kLanded, kVerifying, kVerified, kFailed };
+
+  void SetSlabs(const std::vector<absl::Span<std::byte>>& slabs);
+  absl::Status LandedStatus(int64_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  std::shared_ptr<const Manifest> manifest_;
+  const std::vector<Pages> pages_;
+  const GenerationSlot generation_;  // behind the pages: it is destroyed before them
+  const uint64_t number_;
+  std::vector<absl::Span<std::byte>> slabs_;
+  int64_t bytes_ = 0;
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
+  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // bytes of each layer not landed yet
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);          // why layers are kFailed
+  std::vector<std::pair<int64_t, LandedFunction>> on_landed_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_MEMORY_RESIDENCY_H_

@@ -1,0 +1,119 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "proto/catalog.h"
+#include "store/node/control/control_service.h"
+#include "store/store.h"
+
+namespace kvlink::store {
+namespace {
+
+constexpr int kMostDocuments = 1024;                    // of a call
+constexpr int64_t kMostEntryBytes = int64_t{64} << 20;  // of the entries of one answer, the last aside
+
+absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
+
+absl::Status CheckBatch(int count) {
+  if (count >= 1 && count <= kMostDocuments) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("a call names 1 to ", kMostDocuments, " documents, and not ", count));
+}
+
+absl::Status CheckNamespace(const Session& session, Right right, const std::string& ns) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", View(ns)));
+  return session.Check(right, View(ns));
+}
+
+void AddResult(const absl::Status& status, v1::Result* result) {
+  result->set_code(static_cast<uint32_t>(status.code()));
+  result->set_message(std::string(status.message()));
+}
+
+}  // namespace
+
+grpc::Status ControlService::PutDocuments(grpc::ServerContext* context, const v1::PutDocumentsRequest* request,
+                                          v1::Results* reply) {
+  return Run(context, Operation::kCatalogPut, [&](Session* session) -> absl::Status {
+    KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kWrite, request->ns()));
+    KVLINK_RETURN_IF_ERROR(CheckBatch(request->documents_size()));
+    for (const v1::Document& document : request->documents()) {
+      const auto put = [&]() -> absl::Status {
+        if (context->IsCancelled()) return absl::CancelledError("the call has ended");
+        KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(document.id())));
+        KVLINK_ASSIGN_OR_RETURN(const CatalogEntry entry, ParseCatalogEntry(View(document.entry())));
+        return node_->engine->PutEntry(View(request->ns()), View(document.id()), entry);
+      };
+      AddResult(put(), reply->add_results());
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ControlService::GetDocuments(grpc::ServerContext* context, const v1::GetDocumentsRequest* request,
+                                          v1::GetDocumentsResponse* reply) {
+  return Run(context, Operation::kCatalogGet, [&](Session* session) -> absl::Status {
+    KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kRead, request->ns()));
+    KVLINK_RETURN_IF_ERROR(CheckBatch(request->ids_size()));
+    int64_t bytes = 0;
+    for (const std::string& id : request->ids()) {
+      const auto get = [&]() -> absl::StatusOr<CatalogEntry> {
+        KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(id)));
+        if (bytes > kMostEntryBytes) {
+          return absl::ResourceExhaustedError("the entries before this one fill an answer: ask for the rest again");
+        }
+        return node_->engine->GetEntry(View(request->ns()), View(id));
+      };
+      const auto entry = get();
+      AddResult(entry.status(), reply->add_results());
+      std::string* const out = reply->add_entries();
+      if (entry.ok()) *out = SerializeCatalogEntry(*entry);
+      bytes += static_cast<int64_t>(out->size());
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ControlService::DeleteDocuments(grpc::ServerContext* context, const v1::DeleteDocumentsRequest* request,
+                                             v1::Results* reply) {
+  return Run(context, Operation::kCatalogDelete, [&](Session* session) -> absl::Status {
+    KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kWrite, request->ns()));
+    KVLINK_RETURN_IF_ERROR(CheckBatch(request->documents_size()));
+    for (const v1::DeletedDocument& document : request->documents()) {
+      const auto put = [&]() -> absl::Status {
+        if (context->IsCancelled()) return absl::CancelledError("the call has ended");
+        KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(document.id())));
+        CatalogEntry tombstone;
+        tombstone.generation = document.generation();
+        tombstone.tombstone = true;
+        return node_->engine->PutEntry(View(request->ns()), View(document.id()), tombstone);
+      };
+      AddResult(put(), reply->add_results());
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ControlService::ListDocuments(grpc::ServerContext* context, const v1::ListDocumentsRequest* request,
+                                           v1::ListDocumentsResponse* reply) {
+  return Run(context, Operation::kCatalogList, [&](Session* session) -> absl::Status {
+    KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kRead, request->ns()));
+    const int64_t limit = std::min<int64_t>(request->limit(), kMostDocuments);
+    KVLINK_ASSIGN_OR_RETURN(const auto documents,
+                            node_->engine->ListEntries(View(request->ns()), View(request->after()), limit));
+    for (const engine::Engine::Document& document : documents) {
+      v1::DocumentInfo* const info = reply->add_documents();
+      info->set_id(document.id);
+      info->set_generation(document.entry.generation);
+      info->set_title(document.entry.title);
+      int64_t tokens = 0;
+      for (const CatalogPart& part : document.entry.parts) tokens += static_cast<int64_t>(part.tokens.size());
+      info->set_tokens(tokens);
+    }
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,115 @@
+#include "store/node/data/data_port.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "store/node/data/dispatcher.h"
+#include "transport/grpc/grpc.h"
+#include "transport/local/local.h"
+
+namespace kvlink::store {
+namespace {
+
+class TransportOutlet : public Outlet {
+ public:
+  TransportOutlet(std::shared_ptr<transport::Connection> connection, size_t transport)
+      : connection_(std::move(connection)), transport_(transport) {}
+  absl::Status Send(absl::string_view answer) override { return connection_->SendMessage(answer); }
+  transport::Connection* payloads() override { return connection_.get(); }
+  size_t transport() const override { return transport_; }
+  void Close() override { connection_->Close(); }
+  std::string peer() const override { return connection_->peer(); }
+
+ private:
+  const std::shared_ptr<transport::Connection> connection_;
+  const size_t transport_;
+};
+
+class LocalOutlet : public Outlet {
+ public:
+  explicit LocalOutlet(std::shared_ptr<transport::LocalConnection> connection) : connection_(std::move(connection)) {}
+  absl::Status Send(absl::string_view answer) override { return connection_->SendMessage(answer); }
+  absl::Status SendDescriptor(absl::string_view answer, int descriptor) override {
+    return connection_->SendMessageWithDescriptors(answer, {descriptor});
+  }
+  bool carries_descriptors() const override { return true; }
+  void Close() override { connection_->Close(); }
+  std::string peer() const override { return absl::StrCat("process ", connection_->credentials().process); }
+
+ private:
+  const std::shared_ptr<transport::LocalConnection> connection_;
+};
+
+class LinkEvents : public transport::ConnectionEvents {
+ public:
+  explicit LinkEvents(std::shared_ptr<Link> link) : link_(std::move(link)) {}
+  void OnMessage(absl::string_view message) override { Dispatch(link_, message); }
+  void OnClosed(const absl::Status& why) override { link_->OnClosed(why); }
+
+ private:
+  const std::shared_ptr<Link> link_;
+};
+
+// A link for a connection that was just made. Null: as many as there may be are open.
+std::shared_ptr<transport::ConnectionEvents> Admit(Service* service, std::unique_ptr<Outlet> outlet,
+                                                   const std::string& carrier) {
+  if (!service->links.Admit(service->limits.connections)) {
+    service->log.Warning("connection_refused", {{"peer", outlet->peer()}, {"why", std::string("too many")}});
+    return nullptr;
+  }
+  const auto link = std::make_shared<Link>(service, std::move(outlet), carrier);
+  service->links.Add(link);
+  return std::make_shared<LinkEvents>(link);
+}
+
+transport::Accept Acceptor(Service* service, size_t transport, const std::string& carrier) {
+  return [service, transport, carrier](std::shared_ptr<transport::Connection> connection) {
+    return Admit(service, std::make_unique<TransportOutlet>(std::move(connection), transport), carrier);
+  };
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DataPort>> DataPort::Open(Service* service, std::string scheme,
+                                                         std::unique_ptr<transport::Transport> transport,
+                                                         const std::string& address) {
+  std::unique_ptr<DataPort> port(new DataPort(std::move(scheme), std::move(transport)));
+  const size_t number = service->memory.AddTransport(port->transport_.get());
+  auto accept = Acceptor(service, number, port->scheme_);
+  KVLINK_ASSIGN_OR_RETURN(port->listener_, port->transport_->Listen(address, std::move(accept)));
+  port->address_ = port->listener_->address();
+  return port;
+}
+
+absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenGrpc(Service* service,
+                                                             std::function<void(grpc::ServerBuilder*)>* add) {
+  transport::TransportOptions options;
+  options.max_connections = service->limits.connections;
+  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewGrpcTransport(options));
+  transport::GrpcTransport* const grpc = transport.get();
+  std::unique_ptr<DataPort> port(new DataPort("grpc", std::move(transport)));
+  const size_t number = service->memory.AddTransport(grpc);
+  *add = [grpc, port = port.get(), accept = Acceptor(service, number, port->scheme_)](grpc::ServerBuilder* builder) {
+    port->listener_ = grpc->Register(builder, accept);
+  };
+  return port;
+}
+
+absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(Service* service, const std::string& path) {
+  // Whoever connects must show a session's token. Without an access file sessions are for the asking.
+  const mode_t mode = service->access.guarded() ? 0666 : 0600;
+  transport::TransportOptions options;
+  options.max_connections = service->limits.connections;
+  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(options));
+  transport::LocalTransport* const local = transport.get();
+  std::unique_ptr<DataPort> port(new DataPort("local", std::move(transport)));
+  auto accept = [service](std::shared_ptr<transport::LocalConnection> connection) {
+    return Admit(service, std::make_unique<LocalOutlet>(std::move(connection)), "local");
+  };
+  KVLINK_ASSIGN_OR_RETURN(port->listener_, local->ListenLocal(path, mode, std::move(accept)));
+  port->address_ = path;
+  return port;
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,227 @@
+#include "store/node/data/dispatcher.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "store/node/data/leases.h"
+#include "store/node/data/marks.h"
+#include "store/node/data/pulls.h"
+#include "store/node/data/pushes.h"
+#include "store/node/service.h"
+#include "store/store.h"
+
+namespace kvlink::store {
+namespace {
+
+// A lookup of at most so many identities is answered on the carrier's thread: about 0.2 ms.
+constexpr size_t kLookupAtOnce = 1024;
+
+void Hello(const std::shared_ptr<Link>& link, const proto::Request& request) {
+  Service* const service = link->service();
+  const absl::Time arrived = absl::Now();
+  auto session = service->sessions.Find({request.hello().token().data(), request.hello().token().size()});
+  service->metrics->Ended(Operation::kHello, absl::Now() - arrived, session.status().code());
+  if (!session.ok()) {
+    link->Send(Refusal(request.id(), session.status()));
+    return link->Close("its token is of no session");
+  }
+  const bool first = link->session() == nullptr;
+  link->SetSession(*session);
+  const NodeLimits& limits = service->limits;
+  proto::Answer answer;
+  answer.set_id(request.id());
+  answer.mutable_welcome()->set_boot_id(service->boot_id);
+  answer.mutable_welcome()->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.lease)));
+  answer.mutable_welcome()->set_most_pulls(static_cast<uint32_t>(limits.pulls_per_connection));
+  answer.mutable_welcome()->set_most_pushes(static_cast<uint32_t>(limits.pushes_per_connection));
+  link->Send(answer);
+  if (first) {
+    service->log.Info("connection_opened", {{"connection", link->number()},
+                                            {"peer", link->outlet()->peer()},
+                                            {"carrier", link->carrier()},
+                                            {"session", (*session)->number()},
+                                            {"client", (*session)->client()}});
+  }
+  if (!link->outlet()->carries_descriptors()) return;
+  const absl::Status shared = ShareMemory(link.get());
+  if (!shared.ok()) service->log.Warning("memory_not_shared", {{"why", std::string(shared.message())}});
+}
+
+void Lookup(const std::shared_ptr<Call>& call) {
+  const proto::Lookup& lookup = call->request().lookup();
+  const absl::string_view identities(lookup.identities().data(), lookup.identities().size());
+  const size_t count = identities.size() / sizeof(Identity::bytes);
+  engine::EncodingKey key = call->KeyOf(identities.substr(0, sizeof(Identity::bytes)), lookup.codec());
+  proto::Answer answer;
+  std::string* const records = answer.mutable_found()->mutable_records();
+  records->reserve(count * kFoundRecordBytes);
+  for (size_t i = 0; i < count; ++i) {
+    key.identity = ToIdentity(identities.substr(i * sizeof(Identity::bytes), sizeof(Identity::bytes)));
+    FoundRecord record;
+    if (const auto info = call->service()->engine->Find(key); info.has_value()) {
+      record.etag = info->location.etag;
+      record.bytes = static_cast<uint64_t>(info->location.bytes);
+      record.tokens = static_cast<uint64_t>(info->location.tokens);
+      record.tier = static_cast<uint8_t>(info->resident ? Tier::kDram : Tier::kSegments);
+    }
+    AppendFoundRecord(record, records);
+  }
+  call->Answer(std::move(answer));
+}
+
+void Renew(const std::shared_ptr<Call>& call) {
+  proto::Answer answer;
+  answer.mutable_renewed();
+  call->Answer(std::move(answer));
+}
+
+absl::Status Cancelled() { return absl::CancelledError("cancelled by the client"); }
+
+void Cancel(Link* link, uint64_t request) {
+  link->CancelWaiting(request);
+  for (const Link::Kind kind : {Link::Kind::kPull, Link::Kind::kPush}) {
+    if (const auto transfer = link->FindTransfer(kind, request)) {
+      transfer->End(Cancelled());
+    }
+  }
+}
+
+// In a lane, at its turn.
+void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>), const absl::Status& turn) {
+  Link* const link = call->link().get();
+  const uint64_t id = call->id();
+  if (!turn.ok()) {
+    call->Refuse(turn);
+  } else if (link->Cancelled(id)) {
+    call->Refuse(Cancelled());
+  } else {
+    run(call);
+  }
+  // A Cancel that came while it began found nothing to end yet.
+  if (link->Began(id)) Cancel(link, id);
+}
+
+// What is done with the requests of a kind.
+struct Route {
+  Operation operation;
+  Right right;
+  enum Where { kAtOnce, kServing, kIndexing } where;
+  void (*run)(std::shared_ptr<Call>);
+};
+
+Route RouteOf(const proto::Request& request) {
+  using Body = proto::Request::BodyCase;
+  switch (request.body_case()) {
+    case Body::kLookup: {
+      const bool few = request.lookup().identities().size() <= kLookupAtOnce * sizeof(Identity::bytes);
+      return {Operation::kLookup, Right::kRead, few ? Route::kAtOnce : Route::kServing,
+              [](std::shared_ptr<Call> call) { Lookup(call); }};
+    }
+    case Body::kPull:
+      return {Operation::kPull, Right::kRead, Route::kServing, StartPull};
+    case Body::kPushBegin:
+      return {Operation::kPushBegin, Right::kWrite, Route::kIndexing, BeginPush};
+    case Body::kPushCommit:
+      return {Operation::kPush, Right::kWrite, Route::kAtOnce, CommitPush};
+    case Body::kMark: {
+      const proto::Mark::Act act = request.mark().act();
+      return {Operation::kMark, RightFor(act), IsIndexing(act) ? Route::kIndexing : Route::kServing, DoMark};
+    }
+    case Body::kLease:
+      return {Operation::kLease, Right::kRead, Route::kServing, TakeLease};
+    case Body::kRelease:
+      return {Operation::kLease, Right::kRead, Route::kAtOnce, ReleaseLeases};
+    default:
+      return {Operation::kLease, Right::kRead, Route::kAtOnce, [](std::shared_ptr<Call> call) { Renew(call); }};
+  }
+}
+
+absl::Status CheckAddressee(const Service& service, const proto::Request& request) {
+  if (!request.boot_id().empty() && request.boot_id() != service.boot_id) {
+    return absl::FailedPreconditionError("the node was started anew since: say hello and ask again");
+  }
+  if (request.placement() != 0 && request.placement() != service.placement_epoch) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("placement epoch ", request.placement(), ", and the node is at ", service.placement_epoch));
+  }
+  return absl::OkStatus();
+}
+
+// Of renewals and releases, which are of the connection, no namespace is asked.
+absl::Status CheckRights(const Session& session, const proto::Request& request, Right right) {
+  const auto body = request.body_case();
+  if (body == proto::Request::kRenew || body == proto::Request::kRelease) {
+    return session.live(absl::Now()) ? absl::OkStatus()
+                                     : absl::UnauthenticatedError("the session has expired: open another one");
+  }
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", {request.ns().data(), request.ns().size()}));
+  return session.Check(right, {request.ns().data(), request.ns().size()});
+}
+
+absl::Time DeadlineOf(const NodeLimits& limits, const proto::Request& request) {
+  const absl::Duration left =
+      request.remaining_ms() == 0 ? limits.unnamed_deadline : absl::Milliseconds(request.remaining_ms());
+  return absl::Now() + std::min(left, limits.longest_request);
+}
+
+void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
+  Service* const service = link->service();
+  const uint64_t id = request.id();
+  const std::shared_ptr<Session> session = link->session();
+  if (session == nullptr) {
+    return link->Send(Refusal(id, absl::UnauthenticatedError("say hello first, with the token of a session")));
+  }
+  const Route route = RouteOf(request);
+  absl::Status refused = CheckAddressee(*service, request);
+  if (refused.ok()) refused = CheckRights(*session, request, route.right);
+  if (refused.ok() && !link->AddRequest()) {
+    refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
+  }
+  if (!refused.ok()) {
+    service->metrics->Ended(route.operation, absl::ZeroDuration(), refused.code());
+    return link->Send(Refusal(id, refused));
+  }
+  const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
+  const absl::Time deadline = DeadlineOf(service->limits, request);
+  const auto call = std::make_shared<Call>(link, std::move(request), route.operation, deadline);
+  if (route.where == Route::kAtOnce) return route.run(call);
+  Lane* const lane = route.where == Route::kServing ? service->serving.get() : service->indexing.get();
+  link->Waits(id);
+  const absl::Status added =
+      lane->Add(deadline, bytes, [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); });
+  if (added.ok()) return;
+  link->Began(id);
+  call->Refuse(added);
+}
+
+}  // namespace
+
+void Dispatch(const std::shared_ptr<Link>& link, absl::string_view message) {
+  uint64_t id = 0;
+  auto request = ParseRequest(message, &id);
+  if (request.ok() && id == 0) request = absl::InvalidArgumentError("request ids begin at 1");
+  if (!request.ok()) {
+    link->service()->metrics->Malformed();
+    link->service()->log.Warning("malformed_request", {{"connection", link->number()},
+                                                       {"peer", link->outlet()->peer()},
+                                                       {"why", std::string(request.status().message())}});
+    link->Send(Refusal(id, request.status()));
+    if (id == 0) link->Close("it sent what cannot be read");
+    return;
+  }
+  link->Heard();
+  switch (request->body_case()) {
+    case proto::Request::kHello:
+      return Hello(link, *request);
+    case proto::Request::kCancel:
+      return Cancel(link.get(), request->cancel().request());
+    default:
+      return Carry(link, *std::move(request));
+  }
+}
+
+}  // namespace kvlink::store

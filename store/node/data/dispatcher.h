@@ -1,0 +1,21 @@
+// Requests of the data path, whatever carries them: parsed, checked, and answered at once or handed to a lane.
+//
+// Order of the checks: the message, who speaks (Hello), the boot id and the placement epoch, rights over the namespace,
+// the limits, the deadline. A message that cannot be read ends the connection; everything else is answered.
+//
+// Thread-safety: any thread, for one link one at a time. OnMessage returns within a fraction of a millisecond.
+#ifndef KVLINK_STORE_NODE_DATA_DISPATCHER_H_
+#define KVLINK_STORE_NODE_DATA_DISPATCHER_H_
+
+#include <memory>
+
+#include "absl/strings/string_view.h"
+#include "store/node/data/link.h"
+
+namespace kvlink::store {
+
+void Dispatch(const std::shared_ptr<Link>& link, absl::string_view message);
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_DATA_DISPATCHER_H_

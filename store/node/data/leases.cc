@@ -1,0 +1,150 @@
+#include "store/node/data/leases.h"
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+#include "store/node/data/pulls.h"
+#include "store/node/service.h"
+
+namespace kvlink::store {
+namespace {
+
+// Tells a client which layers of its lease are there, until all are.
+class LandingNews : public std::enable_shared_from_this<LandingNews> {
+ public:
+  LandingNews(std::shared_ptr<Link> link, uint64_t number, const std::shared_ptr<engine::EncodingLease>& lease)
+      : link_(std::move(link)), number_(number), lease_(lease) {}
+
+  // Layers [0, first) were told of.
+  void Begin(int64_t first) { Wait(first); }
+
+ private:
+  // Ends where the lease has ended: it is not kept alive from here.
+  void Wait(int64_t layer) {
+    while (true) {
+      const auto lease = lease_.lock();
+      if (lease == nullptr || layer >= static_cast<int64_t>(lease->manifest().layers.size())) return;
+      // 0: waiting, 1: called within OnLanded, 2: OnLanded has returned first.
+      const auto state = std::make_shared<std::atomic<int>>(0);
+      lease->OnLanded(layer, [self = shared_from_this(), layer, state](const absl::Status& status) {
+        self->Tell(layer, status);
+        if (status.ok() && state->exchange(1) == 2) self->Wait(layer + 1);
+      });
+      if (state->exchange(2) != 1) return;
+      ++layer;
+    }
+  }
+
+  void Tell(int64_t layer, const absl::Status& status) {
+    proto::Answer news;
+    if (!status.ok()) {
+      news.set_code(static_cast<uint32_t>(status.code()));
+      news.set_message(std::string(status.message()));
+    }
+    news.mutable_landed()->set_lease(number_);
+    news.mutable_landed()->set_landed(static_cast<uint32_t>(layer + (status.ok() ? 1 : 0)));
+    link_->Send(news);
+  }
+
+  const std::shared_ptr<Link> link_;
+  const uint64_t number_;
+  const std::weak_ptr<engine::EncodingLease> lease_;
+};
+
+// Layers [0, n) that are there now. Only looks.
+int64_t LandedNow(engine::EncodingLease* lease) {
+  const int64_t layers = static_cast<int64_t>(lease->manifest().layers.size());
+  int64_t landed = 0;
+  while (landed < layers) {
+    const auto there = std::make_shared<std::atomic<bool>>(false);
+    lease->OnLanded(landed, [there](const absl::Status& status) { there->store(status.ok()); });
+    if (!there->load()) break;
+    ++landed;
+  }
+  return landed;
+}
+
+absl::Status Take(const std::shared_ptr<Call>& call) {
+  Service* const service = call->service();
+  const std::shared_ptr<Link>& link = call->link();
+  if (!link->outlet()->carries_descriptors()) {
+    return absl::FailedPreconditionError("leases are given to local connections only: pull instead");
+  }
+  const proto::EncodingName& name = call->request().lease().name();
+  KVLINK_ASSIGN_OR_RETURN(auto taken, service->engine->Read(call->KeyOf(name.identity(), name.codec()),
+                                                            ToEtag(name.etag()), call->deadline()));
+  const std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
+  const Manifest& manifest = lease->manifest();
+  proto::Leased leased;
+  for (int64_t layer = 0; layer < static_cast<int64_t>(manifest.layers.size()); ++layer) {
+    const engine::Place place = manifest.layers[layer].length > 0 ? lease->place(layer) : engine::Place();
+    if (manifest.layers[layer].length > 0) leased.set_memory(place.memory);
+    leased.add_offsets(static_cast<uint64_t>(place.offset));
+  }
+  const auto memory = service->memory.Find(leased.memory());
+  if (!memory.has_value() || memory->descriptor < 0 || memory->ns != call->ns()) {
+    return absl::FailedPreconditionError("the node does not share its memory: pull instead");
+  }
+  KVLINK_RETURN_IF_ERROR(link->SendMemory(*memory));
+  const int64_t landed = LandedNow(lease.get());
+  const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kSegments;
+  KVLINK_ASSIGN_OR_RETURN(const uint64_t number, link->AddLease(lease));
+  leased.set_lease(number);
+  leased.set_generation_slot(lease->generation_slot());
+  leased.set_generation(lease->generation());
+  leased.set_residency(lease->residency());
+  leased.set_landed(static_cast<uint32_t>(landed));
+  leased.set_tier(static_cast<uint32_t>(tier));
+  const absl::Status sent = SendManifest(manifest, *call, [&](absl::string_view piece, bool more, bool first) {
+    proto::Answer answer;
+    if (first) *answer.mutable_leased() = leased;
+    answer.mutable_leased()->set_lease(number);
+    answer.mutable_leased()->set_manifest(piece.data(), piece.size());
+    answer.mutable_leased()->set_more(more);
+    return answer;
+  });
+  if (!sent.ok()) {
+    link->RemoveLease(number);
+    return sent;
+  }
+  call->Answered();
+  service->metrics->Hit(tier, manifest.tokens, manifest.bytes());
+  std::make_shared<LandingNews>(link, number, lease)->Begin(landed);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ShareMemory(Link* link) {
+  Service* const service = link->service();
+  const std::shared_ptr<Session> session = link->session();
+  if (service->engine->generations_descriptor() < 0) {
+    return absl::UnimplementedError("the node does not share its memory");
+  }
+  engine::TierMemory generations;
+  generations.number = kGenerationsMemory;
+  generations.bytes = service->engine->generations_bytes();
+  generations.descriptor = service->engine->generations_descriptor();
+  KVLINK_RETURN_IF_ERROR(link->SendMemory(generations));
+  for (const engine::TierMemory& memory : service->memory.All()) {
+    if (memory.descriptor < 0 || memory.ns.empty() || !session->grant().Covers(memory.ns)) continue;
+    KVLINK_RETURN_IF_ERROR(link->SendMemory(memory));
+  }
+  return absl::OkStatus();
+}
+
+void TakeLease(std::shared_ptr<Call> call) {
+  const absl::Status status = Take(call);
+  if (!status.ok()) call->Refuse(status);
+}
+
+void ReleaseLeases(std::shared_ptr<Call> call) {
+  for (const uint64_t lease : call->request().release().leases()) call->link()->RemoveLease(lease);
+  proto::Answer answer;
+  answer.mutable_released();
+  call->Answer(std::move(answer));
+}
+
+}  // namespace kvlink::store

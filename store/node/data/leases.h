@@ -1,0 +1,25 @@
+// Leases of readers that map the tier's memory (local connections): where the bytes lie, and what tells that they are
+// still good. A lease ends with its release, its connection, or when the connection was silent for too long.
+#ifndef KVLINK_STORE_NODE_DATA_LEASES_H_
+#define KVLINK_STORE_NODE_DATA_LEASES_H_
+
+#include <memory>
+
+#include "store/node/data/link.h"
+
+namespace kvlink::store {
+
+// The number that stands for the table of generations where memory is shared.
+inline constexpr uint32_t kGenerationsMemory = 0xFFFFFFFFu;
+
+// Gives a client that has said hello the memory that it may read. UNIMPLEMENTED: the carrier has no descriptors.
+absl::Status ShareMemory(Link* link);
+// Answers the call, which asks for a lease; then tells of layers as they land. REQUIRES: rights are checked; a thread
+// that may wait.
+void TakeLease(std::shared_ptr<Call> call);
+// Answers the call, which is a release. Leases that are not there (any more) are passed over.
+void ReleaseLeases(std::shared_ptr<Call> call);
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_DATA_LEASES_H_

@@ -1,0 +1,210 @@
+// One client's connection to the node's data path, whatever carries it: who speaks, what is under way for it, and how
+// answers and payloads reach it.
+//
+// Thread-safety: all methods. Lifetime: shared by the carrier (until the connection has closed) and by every request
+// under way; the node waits for the last one to go.
+#ifndef KVLINK_STORE_NODE_DATA_LINK_H_
+#define KVLINK_STORE_NODE_DATA_LINK_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "proto/data.h"
+#include "store/engine/engine.h"
+#include "store/node/watch/metrics.h"
+#include "store/node/sessions.h"
+#include "transport/transport.h"
+
+namespace kvlink::store {
+
+struct Service;
+class Link;
+
+// The carrier's side of a link. Thread-safe.
+class Outlet {
+ public:
+  virtual ~Outlet() = default;
+  // Errors as transport::Connection::SendMessage.
+  virtual absl::Status Send(absl::string_view answer) = 0;
+  // With a file descriptor, of which the receiver gets its own. UNIMPLEMENTED: this carrier has none.
+  virtual absl::Status SendDescriptor(absl::string_view answer, int descriptor);
+  virtual bool carries_descriptors() const { return false; }
+  // Where payloads travel; null: they do not. Lives as long as the outlet.
+  virtual transport::Connection* payloads() { return nullptr; }
+  // Of MemoryMap.
+  virtual size_t transport() const { return 0; }
+  virtual void Close() = 0;
+  virtual std::string peer() const = 0;
+};
+
+// A pull or a push that is under way on a link. Ends itself, or is ended here; answers its request once.
+class Transfer {
+ public:
+  virtual ~Transfer() = default;
+  // Ends it as soon as what is on its way has been stopped. Not to be called with a lock held.
+  virtual void End(const absl::Status& why) = 0;
+  // Ends it if its time is up.
+  virtual void Sweep(absl::Time now) = 0;
+};
+
+// One request that is being answered. Destroying it without an answer answers with INTERNAL: none is ever lost.
+class Call {
+ public:
+  Call(std::shared_ptr<Link> link, proto::Request request, Operation operation, absl::Time deadline);
+  ~Call();
+
+  Service* service() const;
+  const std::shared_ptr<Link>& link() const { return link_; }
+  const std::shared_ptr<Session>& session() const { return session_; }
+  proto::Request& request() { return request_; }
+  uint64_t id() const { return request_.id(); }
+  const std::string& ns() const { return request_.ns(); }
+  absl::Time deadline() const { return deadline_; }
+  void set_deadline(absl::Time deadline) { deadline_ = deadline; }
+  engine::EncodingKey KeyOf(absl::string_view identity, uint32_t codec) const;
+
+  // Before the last answer.
+  void More(proto::Answer answer) const;
+  // The last one. Only the first call of either counts.
+  void Answer(proto::Answer answer);
+  void Refuse(const absl::Status& status);
+  // An answer that was given before.
+  void Repeat(absl::string_view bytes);
+  // The last answer went out with More.
+  void Answered();
+  // Another request brings the answer.
+  void Silent() { ended_.store(true); }
+
+ private:
+  void Ended(absl::StatusCode code);
+
+  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<Session> session_;
+  proto::Request request_;
+  const Operation operation_;
+  const absl::Time arrived_;
+  absl::Time deadline_;
+  std::atomic<bool> ended_{false};
+};
+
+// RESOURCE_EXHAUSTED and UNAVAILABLE as an answer, with the time after which to try again.
+proto::Answer Refusal(uint64_t id, const absl::Status& status);
+// "kvlink-retry-after-ms" of a status; 0: none.
+uint32_t RetryAfterMilliseconds(const absl::Status& status);
+
+class Link : public std::enable_shared_from_this<Link> {
+ public:
+  Link(Service* service, std::unique_ptr<Outlet> outlet, absl::string_view carrier);
+  ~Link();
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  Service* service() const { return service_; }
+  Outlet* outlet() const { return outlet_.get(); }
+  const std::string& carrier() const { return carrier_; }
+  int64_t number() const { return number_; }
+
+  // A client that does not take its answers loses the connection.
+  void Send(const proto::Answer& answer);
+  void SendBytes(absl::string_view answer);
+  // Gives the client memory to map, unless it has it; before anything that is said about it. Errors as
+  // Outlet::SendDescriptor.
+  absl::Status SendMemory(const engine::TierMemory& memory);
+  void Close(absl::string_view why);
+
+  std::shared_ptr<Session> session() const;
+  void SetSession(std::shared_ptr<Session> session);
+  void Heard();
+  absl::Time heard() const;
+  absl::Time opened() const { return opened_; }
+
+  // Requests that wait or run. False: as many as one connection may have.
+  bool AddRequest();
+  void RemoveRequest() { requests_.fetch_sub(1, std::memory_order_relaxed); }
+
+  // Requests in a lane, from Waits to Began: a Cancel may come before they have become anything that it could end.
+  void Waits(uint64_t id);
+  // True: cancelled since Waits.
+  bool Cancelled(uint64_t id) const;
+  void CancelWaiting(uint64_t id);
+  // As Cancelled, the last time.
+  bool Began(uint64_t id);
+
+  // Transfers. RESOURCE_EXHAUSTED: the connection's or the node's limit; INVALID_ARGUMENT: the id is in use;
+  // UNAVAILABLE: closed.
+  enum class Kind { kPull, kPush };
+  absl::Status AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer);
+  void RemoveTransfer(Kind kind, uint64_t id);
+  std::shared_ptr<Transfer> FindTransfer(Kind kind, uint64_t id) const;
+  // Ids for the landings of a push.
+  uint64_t TakeLandings(int64_t count) { return next_landing_.fetch_add(static_cast<uint64_t>(count)); }
+
+  // Leases of a local connection. As AddTransfer.
+  absl::StatusOr<uint64_t> AddLease(std::shared_ptr<engine::EncodingLease> lease);
+  void RemoveLease(uint64_t lease);
+
+  // From the carrier: the connection is gone.
+  void OnClosed(const absl::Status& why);
+  // Ends what took too long.
+  void Sweep(absl::Time now);
+
+ private:
+  using Transfers = std::map<uint64_t, std::shared_ptr<Transfer>>;
+  std::vector<std::shared_ptr<Transfer>> AllTransfers() const;
+
+  Service* const service_;
+  std::unique_ptr<Outlet> outlet_;  // until the destructor
+  const std::string carrier_;
+  const int64_t number_;
+  const absl::Time opened_;
+  std::atomic<int64_t> heard_;  // nanoseconds since 1970
+  std::atomic<int> requests_{0};
+  std::atomic<uint64_t> next_landing_{1};
+
+  mutable Mutex mutex_;
+  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, bool> waiting_ ABSL_GUARDED_BY(mutex_);  // request -> whether it was cancelled
+  Transfers pulls_ ABSL_GUARDED_BY(mutex_), pushes_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::shared_ptr<engine::EncodingLease>> leases_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_lease_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+
+  Mutex memory_mutex_;  // also the order of SharedMemory before what needs it
+  std::set<uint32_t> memories_sent_ ABSL_GUARDED_BY(memory_mutex_);
+};
+
+// All links of a node.
+class Links {
+ public:
+  // False: as many as there may be.
+  bool Admit(int most);
+  void Add(const std::shared_ptr<Link>& link);
+  void Closed();  // one that was admitted
+  void Gone();    // one that was constructed
+  void Constructed();
+  std::vector<std::shared_ptr<Link>> All() const;
+  int64_t open() const { return open_.load(std::memory_order_relaxed); }
+  int64_t NextNumber() { return ++numbers_; }
+  // Waits until all are destroyed, and their outlets. False at the deadline.
+  bool WaitGone(absl::Time deadline);
+
+ private:
+  std::atomic<int64_t> open_{0}, numbers_{0};
+  mutable Mutex mutex_;
+  CondVar gone_;
+  std::vector<std::weak_ptr<Link>> links_ ABSL_GUARDED_BY(mutex_);
+  int64_t alive_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_DATA_LINK_H_

@@ -1,0 +1,246 @@
+#include "store/node/data/pulls.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "proto/part.h"
+#include "store/node/service.h"
+
+namespace kvlink::store {
+namespace {
+
+// Sends of one pull that are open at a time: enough to keep a network busy with pieces of 64 KiB, and as few as the
+// pulls of a connection can share its transport::kMaxOperations.
+constexpr int kMostSends = 64;
+
+class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
+ public:
+  Pull(std::shared_ptr<Call> call, std::shared_ptr<engine::EncodingLease> lease, std::vector<Piece> pieces)
+      : service_(call->service()),
+        link_(call->link()),
+        id_(call->id()),
+        deadline_(call->deadline()),
+        first_landing_(call->request().pull().first_landing()),
+        pieces_(std::move(pieces)),
+        call_(std::move(call)),
+        lease_(std::move(lease)) {
+    service_->push_credit.PullBegan();
+  }
+  ~Pull() override { service_->push_credit.PullEnded(); }
+
+  // Sends what may be sent now, and asks to be called when the next layer is there. Finish is to be called after it.
+  void Advance() {
+    {
+      MutexLock lock(&mutex_);
+      // One thread at a time, and no deeper for layers that are there already; the one that is at it goes on.
+      again_ = true;
+      if (std::exchange(advancing_, true)) return;
+    }
+    while (true) {
+      std::shared_ptr<engine::EncodingLease> lease;
+      int64_t layer = 0;
+      {
+        MutexLock lock(&mutex_);
+        if (!std::exchange(again_, false)) {
+          advancing_ = false;
+          return;
+        }
+        while (MaySend() && pieces_[next_].layer < landed_) SendNext();
+        if (MaySend() && !std::exchange(waiting_, true)) {
+          layer = pieces_[next_].layer;
+          lease = lease_;
+        }
+      }
+      if (lease == nullptr) continue;
+      lease->OnLanded(layer,
+                      [self = shared_from_this(), layer](const absl::Status& status) { self->Landed(layer, status); });
+    }
+  }
+
+  void End(const absl::Status& why) override {
+    std::set<size_t> open;
+    {
+      MutexLock lock(&mutex_);
+      if (why_.has_value()) return;
+      why_ = why;
+      open = open_;
+    }
+    for (const size_t piece : open) link_->outlet()->payloads()->CancelSend(first_landing_ + piece);
+    Finish();
+  }
+
+  // Answers, if nothing is left to be done.
+  void Finish() {
+    std::shared_ptr<Call> call;
+    absl::Status why;
+    {
+      MutexLock lock(&mutex_);
+      if (call_ == nullptr || !open_.empty()) return;
+      if (!why_.has_value() && next_ < pieces_.size()) return;
+      why = why_.value_or(absl::OkStatus());
+      if (!why_.has_value()) why_ = absl::OkStatus();
+      call = std::move(call_);
+      lease_ = nullptr;
+      buffer_ = nullptr;
+    }
+    link_->RemoveTransfer(Link::Kind::kPull, id_);
+    if (!why.ok()) return call->Refuse(why);
+    proto::Answer answer;
+    answer.mutable_pull_done();
+    call->Answer(std::move(answer));
+  }
+
+  void Sweep(absl::Time now) override {
+    if (now > deadline_) End(absl::DeadlineExceededError("the pull did not end within its deadline"));
+  }
+
+ private:
+  bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !why_.has_value() && next_ < pieces_.size() && open_.size() < kMostSends;
+  }
+  void SendNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const size_t number = next_++;
+    const Piece& piece = pieces_[number];
+    const auto slice = SliceOf(piece);
+    if (!slice.ok()) {
+      why_ = slice.status();
+      return;
+    }
+    open_.insert(number);
+    // Under the lock, so that pieces start in their order; it only hands over.
+    link_->outlet()->payloads()->Send(
+        first_landing_ + number, *slice, deadline_,
+        [self = shared_from_this(), number](const absl::Status& status) { self->Sent(number, status); });
+  }
+
+  // The bytes of a piece, with the lease: it ends when the network does not touch them any more.
+  absl::StatusOr<transport::Slice> SliceOf(const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const engine::Place place = lease_->place(piece.layer);
+    if (buffer_ == nullptr || memory_ != place.memory) {
+      KVLINK_ASSIGN_OR_RETURN(auto buffer, service_->memory.Buffer(link_->outlet()->transport(), place.memory));
+      struct Hold {
+        std::shared_ptr<engine::EncodingLease> lease;
+        std::shared_ptr<transport::RegisteredBuffer> buffer;
+      };
+      auto hold = std::make_shared<Hold>(Hold{lease_, std::move(buffer)});
+      buffer_ = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
+      memory_ = place.memory;
+    }
+    return transport::Slice{buffer_, place.offset + piece.offset, piece.length};
+  }
+
+  void Landed(int64_t layer, const absl::Status& status) {
+    {
+      MutexLock lock(&mutex_);
+      waiting_ = false;
+      if (status.ok()) landed_ = std::max(landed_, layer + 1);
+    }
+    if (status.ok()) {
+      Advance();
+      Finish();
+    } else {
+      End(status);
+    }
+  }
+
+  void Sent(size_t number, const absl::Status& status) {
+    {
+      MutexLock lock(&mutex_);
+      open_.erase(number);
+    }
+    if (status.ok()) {
+      Advance();
+    } else {
+      End(absl::IsInvalidArgument(status) ? Annotate(status, "a landing of the pull is too short or named twice")
+                                          : status);
+    }
+    Finish();
+  }
+
+  Service* const service_;
+  const std::shared_ptr<Link> link_;
+  const uint64_t id_;
+  const absl::Time deadline_;
+  const uint64_t first_landing_;
+  const std::vector<Piece> pieces_;
+
+  Mutex mutex_;
+  std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);  // null: answered
+  std::shared_ptr<engine::EncodingLease> lease_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<transport::RegisteredBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
+  uint32_t memory_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
+  int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;    // layers [0, landed_) are there
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;  // OnLanded will call
+  bool advancing_ ABSL_GUARDED_BY(mutex_) = false, again_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: nothing more is sent
+};
+
+absl::Status Start(const std::shared_ptr<Call>& call) {
+  Service* const service = call->service();
+  const proto::Pull& pull = call->request().pull();
+  if (call->link()->outlet()->payloads() == nullptr) {
+    return absl::FailedPreconditionError(
+        "payloads do not travel on this connection: take a lease, or pull over another");
+  }
+  KVLINK_ASSIGN_OR_RETURN(auto taken, service->engine->Read(call->KeyOf(pull.name().identity(), pull.name().codec()),
+                                                            ToEtag(pull.name().etag()), call->deadline()));
+  std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
+  KVLINK_ASSIGN_OR_RETURN(std::vector<Piece> pieces, PiecesOf(lease->manifest(), pull.part()));
+  if (pieces.size() > pull.landings()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the part has ", pieces.size(), " pieces, and the pull has ", pull.landings(), " landings"));
+  }
+  int64_t bytes = 0;
+  for (const Piece& piece : pieces) bytes += piece.length;
+  const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kSegments;
+  const int64_t tokens = pull.part().tokens() == 0 ? lease->manifest().tokens : pull.part().tokens();
+
+  const auto transfer = std::make_shared<Pull>(call, lease, std::move(pieces));
+  KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPull, call->id(), transfer));
+  const absl::Status sent =
+      SendManifest(lease->manifest(), *call, [tier](absl::string_view piece, bool more, bool first) {
+        proto::Answer answer;
+        answer.mutable_pull_started()->set_manifest(piece.data(), piece.size());
+        answer.mutable_pull_started()->set_more(more);
+        answer.mutable_pull_started()->set_tier(static_cast<uint32_t>(tier));
+        return answer;
+      });
+  if (!sent.ok()) {
+    transfer->End(sent);
+    return absl::OkStatus();  // answered
+  }
+  service->metrics->Hit(tier, tokens, bytes);
+  transfer->Advance();
+  // Nothing to send, or all was sent meanwhile.
+  transfer->Finish();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status SendManifest(const Manifest& manifest, const Call& call, const ManifestPiece& fill) {
+  const std::string bytes = SerializeManifest(manifest);
+  if (static_cast<int64_t>(bytes.size()) > kMostManifest) {
+    return absl::OutOfRangeError(absl::StrCat("the manifest has ", bytes.size(), " bytes, too many for this path"));
+  }
+  for (size_t at = 0; at < bytes.size(); at += kManifestPiece) {
+    const size_t length = std::min<size_t>(kManifestPiece, bytes.size() - at);
+    call.More(fill({bytes.data() + at, length}, at + length < bytes.size(), at == 0));
+  }
+  return absl::OkStatus();
+}
+
+void StartPull(std::shared_ptr<Call> call) {
+  const absl::Status status = Start(call);
+  if (!status.ok()) call->Refuse(status);
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,54 @@
+// How much of pushes may be on its way at a time: little while pulls are served and shortly after, so that indexing
+// gives way to serving.
+//
+// Thread-safety: all methods.
+#ifndef KVLINK_STORE_NODE_DATA_PUSH_CREDIT_H_
+#define KVLINK_STORE_NODE_DATA_PUSH_CREDIT_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+
+#include "absl/time/time.h"
+#include "base/mutex.h"
+
+namespace kvlink::store {
+
+class PushCredit {
+ public:
+  // `shortly`: for how long after the last pull the next one is still expected.
+  PushCredit(int64_t alone, int64_t beside_pulls, absl::Duration shortly)
+      : alone_(alone), beside_pulls_(beside_pulls), shortly_(shortly) {}
+
+  // True: `bytes` may come, until Return. False: `again` will be called when there may be room, by whoever makes it;
+  // it may find none. One landing is always let in.
+  bool Take(int64_t bytes, std::function<void()> again);
+  void Return(int64_t bytes);
+  void PullBegan();
+  void PullEnded();
+  int64_t taken() const;
+
+ private:
+  bool HasRoom(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return taken_ == 0 || taken_ + bytes <= Room();
+  }
+  int64_t Room() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Asks those that wait, in order, as far as the room goes.
+  void Wake();
+
+  const int64_t alone_, beside_pulls_;
+  const absl::Duration shortly_;
+  mutable Mutex mutex_;
+  int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t pulls_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time last_pull_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  struct Waiter {
+    int64_t bytes;
+    std::function<void()> again;
+  };
+  std::deque<Waiter> waiting_ ABSL_GUARDED_BY(mutex_);  // one for each push at most
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_DATA_PUSH_CREDIT_H_

@@ -1,0 +1,385 @@
+#include "store/node/data/pushes.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "proto/manifest.h"
+#include "store/node/service.h"
+
+namespace kvlink::store {
+namespace {
+
+// Landings of one push that are open at a time, so that the pushes of a connection fit in its
+// transport::kMaxOperations.
+constexpr size_t kMostLandings = 64;
+
+// Slabs and manifest may come in any order. Once the manifest is here, each slab is verified and written when it has
+// landed, while others are still on their way; the commit follows the last of them.
+class Push : public Transfer, public std::enable_shared_from_this<Push> {
+ public:
+  Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::PendingPush> memory)
+      : service_(begin->service()),
+        link_(begin->link()),
+        id_(begin->id()),
+        key_(std::move(key)),
+        lengths_(begin->request().push_begin().lengths().begin(), begin->request().push_begin().lengths().end()),
+        first_landing_(link_->TakeLandings(static_cast<int64_t>(lengths_.size()))),
+        memory_(std::make_shared<Memory>(Memory{std::move(memory)})),
+        progressed_(absl::Now()) {
+    missing_ = std::count_if(lengths_.begin(), lengths_.end(), [](int64_t length) { return length > 0; });
+  }
+  ~Push() override { service_->manifest_bytes.fetch_sub(static_cast<int64_t>(manifest_.size())); }
+
+  uint64_t first_landing() const { return first_landing_; }
+
+  // Lays out memory as far as there is credit.
+  void Advance() {
+    while (true) {
+      MutexLock lock(&mutex_);
+      if (why_.has_value() || waiting_) return;
+      while (next_ < lengths_.size() && lengths_[next_] == 0) ++next_;
+      if (next_ == lengths_.size() || open_.size() >= kMostLandings) return;
+      waiting_ = true;
+      const bool taken = service_->push_credit.Take(lengths_[next_], [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->Resume();
+      });
+      if (!taken) return;
+      waiting_ = false;
+      LandNext();
+    }
+  }
+
+  // A piece of the manifest; with the last one the slabs that are there begin to be written.
+  void Commit(std::shared_ptr<Call> call) {
+    const proto::PushCommit& commit = call->request().push_commit();
+    const int64_t bytes = static_cast<int64_t>(commit.manifest().size());
+    absl::Status refused;
+    {
+      MutexLock lock(&mutex_);
+      progressed_ = absl::Now();
+      if (why_.has_value()) {
+        refused = *why_;
+      } else if (commit_ != nullptr) {
+        refused = absl::InvalidArgumentError("the manifest of this push is complete already");
+      } else if (static_cast<int64_t>(manifest_.size()) + bytes > kMostManifest) {
+        refused = absl::InvalidArgumentError("the manifest is larger than 16 MiB");
+      } else if (service_->manifest_bytes.fetch_add(bytes) + bytes > service_->limits.manifest_bytes) {
+        service_->manifest_bytes.fetch_sub(bytes);
+        refused = absl::ResourceExhaustedError("manifests of pushes fill the room that the node has for them");
+      } else {
+        manifest_ += commit.manifest();
+        if (!commit.more()) commit_ = call;
+      }
+    }
+    if (!refused.ok()) {
+      call->session()->answers().Forget(id_);
+      call->Refuse(refused);
+      return End(refused);
+    }
+    if (commit.more()) return call->Silent();
+    AskToWrite();
+  }
+
+  void End(const absl::Status& why) override {
+    std::set<size_t> open;
+    {
+      MutexLock lock(&mutex_);
+      // What is being committed is let be: it ends soon, and its outcome is what a repeated commit is told.
+      if (why_.has_value() || committing_) return;
+      why_ = why;
+      ended_ = absl::Now();
+      open = open_;
+    }
+    for (const size_t layer : open) link_->outlet()->payloads()->CancelLanding(first_landing_ + layer);
+    service_->log.Info("push_dropped", {{"connection", link_->number()}, {"why", std::string(why.message())}});
+    Finish();
+  }
+
+  void Sweep(absl::Time now) override {
+    absl::Time progressed, ended;
+    std::shared_ptr<Call> commit;
+    {
+      MutexLock lock(&mutex_);
+      // With everything here it only waits for its turn.
+      if (committing_ || (commit_ != nullptr && missing_ == 0)) return;
+      progressed = progressed_;
+      ended = ended_;
+      commit = commit_;
+    }
+    if (now - progressed > service_->limits.push_progress) {
+      End(absl::DeadlineExceededError("the push made no progress and was dropped"));
+    } else if (commit != nullptr && now > commit->deadline()) {
+      End(absl::DeadlineExceededError("the slabs of the push did not land within the deadline of its commit"));
+    }
+  }
+
+ private:
+  // Shared with the network, which may touch the bytes until it drops its slices.
+  struct Memory {
+    std::unique_ptr<engine::PendingPush> push;
+  };
+  struct Hold {
+    std::shared_ptr<Memory> memory;
+    std::shared_ptr<transport::RegisteredBuffer> buffer;
+  };
+
+  void Resume() {
+    {
+      MutexLock lock(&mutex_);
+      waiting_ = false;
+    }
+    Advance();
+  }
+
+  void LandNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const size_t layer = next_++;
+    const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
+    if (buffer_ == nullptr || buffer_memory_ != place.memory) {
+      auto buffer = service_->memory.Buffer(link_->outlet()->transport(), place.memory);
+      // Begin has seen that there is one.
+      const auto hold = std::make_shared<Hold>(Hold{memory_, *std::move(buffer)});
+      buffer_ = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
+      buffer_memory_ = place.memory;
+    }
+    open_.insert(layer);
+    link_->outlet()->payloads()->Land(first_landing_ + layer, {buffer_, place.offset, lengths_[layer]},
+                                      absl::Now() + service_->limits.push_progress,
+                                      [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
+                                        self->Landed(layer, status, bytes);
+                                      });
+  }
+
+  void Landed(size_t layer, const absl::Status& status, int64_t bytes) {
+    absl::Status bad = status;
+    if (bad.ok() && bytes != lengths_[layer]) {
+      bad = absl::InvalidArgumentError(
+          absl::StrCat("layer ", layer, " came with ", bytes, " bytes, and ", lengths_[layer], " were announced"));
+    }
+    {
+      MutexLock lock(&mutex_);
+      open_.erase(layer);
+      if (bad.ok()) {
+        --missing_;
+        landed_.insert(layer);
+        progressed_ = absl::Now();
+      }
+    }
+    service_->push_credit.Return(lengths_[layer]);
+    if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not land"));
+    Advance();
+    AskToWrite();
+  }
+
+  // Asks for a turn, if there is something to write and no turn has been asked for.
+  void AskToWrite() {
+    {
+      MutexLock lock(&mutex_);
+      if (why_.has_value() || commit_ == nullptr || writing_ || landed_.empty()) return;
+      writing_ = true;
+    }
+    // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
+    const absl::Status added = service_->indexing->AddAdmitted(
+        absl::InfiniteFuture(), [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); });
+    if (!added.ok()) End(added);
+  }
+
+  // Writes what has landed until now; the turn that writes the last slab commits.
+  void Write(const absl::Status& turn) {
+    absl::Status status = turn;
+    while (status.ok()) {
+      std::shared_ptr<Memory> memory;  // stays while it is written, should the push end meanwhile
+      size_t layer = 0;
+      {
+        MutexLock lock(&mutex_);
+        if (why_.has_value()) return;
+        if (landed_.empty()) {
+          if (missing_ == 0) break;
+          writing_ = false;
+          return;
+        }
+        memory = memory_;
+        layer = *landed_.begin();
+        landed_.erase(landed_.begin());
+      }
+      status = WriteLayer(memory->push.get(), static_cast<int64_t>(layer));
+    }
+    if (!status.ok()) return End(status);
+    std::unique_ptr<engine::PendingPush> push;
+    {
+      MutexLock lock(&mutex_);
+      if (why_.has_value()) return;
+      committing_ = true;
+      buffer_ = nullptr;
+      push = std::move(memory_->push);
+    }
+    service_->engine->CommitPush(
+        std::move(push),
+        [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); });
+  }
+
+  absl::Status WriteLayer(engine::PendingPush* push, int64_t layer) {
+    if (!accepted_) {
+      std::string bytes;
+      {
+        MutexLock lock(&mutex_);
+        bytes = manifest_;
+      }
+      KVLINK_ASSIGN_OR_RETURN(const Manifest manifest, ParseManifest({bytes.data(), bytes.size()}));
+      KVLINK_RETURN_IF_ERROR(CheckManifest(manifest));
+      KVLINK_RETURN_IF_ERROR(push->Accept(manifest));
+      accepted_ = true;
+    }
+    return push->WriteLayer(layer);
+  }
+
+  absl::Status CheckManifest(const Manifest& manifest) const {
+    if (manifest.identity != key_.identity || manifest.codec != key_.codec) {
+      return absl::InvalidArgumentError("the manifest is of another encoding than the push");
+    }
+    if (manifest.layers.size() != lengths_.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the manifest has ", manifest.layers.size(), " layers, and the push has ", lengths_.size()));
+    }
+    for (size_t layer = 0; layer < lengths_.size(); ++layer) {
+      if (manifest.layers[layer].length != lengths_[layer]) {
+        return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " has ", manifest.layers[layer].length,
+                                                       " bytes in the manifest, and ", lengths_[layer], " were sent"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // The commit has ended.
+  void Done(const absl::StatusOr<engine::Engine::PutOutcome>& outcome) {
+    {
+      MutexLock lock(&mutex_);
+      why_ = outcome.status();
+      outcome_ = outcome.ok() ? std::optional(*outcome) : std::nullopt;
+      ended_ = absl::Now();
+      committing_ = false;
+    }
+    Finish();
+  }
+
+  // Nothing comes or is written any more, once what was laid out has completed: gives the memory back and answers.
+  void Finish() {
+    std::shared_ptr<Call> commit;
+    absl::Status why;
+    std::optional<engine::Engine::PutOutcome> outcome;
+    {
+      MutexLock lock(&mutex_);
+      if (!why_.has_value()) return;
+      // Slices on their way keep it for as long as they need it.
+      buffer_ = nullptr;
+      memory_ = nullptr;
+      commit = std::move(commit_);
+      why = *why_;
+      outcome = outcome_;
+      if (std::exchange(finished_, true)) return;
+    }
+    link_->RemoveTransfer(Link::Kind::kPush, id_);
+    if (commit == nullptr) return;
+    AnswerMemory& answers = commit->session()->answers();
+    if (!outcome.has_value()) {
+      answers.Forget(id_);
+      return commit->Refuse(why);
+    }
+    proto::Answer answer;
+    answer.set_id(id_);
+    answer.mutable_push_done()->set_etag(std::string(BytesOf(outcome->etag)));
+    answer.mutable_push_done()->set_written(outcome->written);
+    const std::string bytes = SerializeAnswer(answer);
+    answers.Finish(id_, bytes);
+    commit->Repeat({bytes.data(), bytes.size()});
+  }
+
+  Service* const service_;
+  const std::shared_ptr<Link> link_;
+  const uint64_t id_;
+  const engine::EncodingKey key_;
+  const std::vector<int64_t> lengths_;
+  const uint64_t first_landing_;
+
+  Mutex mutex_;
+  std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<transport::RegisteredBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
+  uint32_t buffer_memory_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // layer to lay out next
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
+  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
+  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;     // for credit
+  absl::Time progressed_ ABSL_GUARDED_BY(mutex_), ended_ ABSL_GUARDED_BY(mutex_);
+  std::string manifest_;
+  std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // a turn was asked for and has not ended
+  bool accepted_ = false;                         // of the one whose turn it is
+  bool committing_ ABSL_GUARDED_BY(mutex_) = false, finished_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: it has ended
+  std::optional<engine::Engine::PutOutcome> outcome_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::Status Begin(const std::shared_ptr<Call>& call) {
+  Service* const service = call->service();
+  const proto::PushBegin& begin = call->request().push_begin();
+  if (service->draining.load()) {
+    return absl::UnavailableError("the node is draining and takes no more pushes");
+  }
+  if (call->link()->outlet()->payloads() == nullptr) {
+    return absl::FailedPreconditionError("payloads do not travel on this connection: push over another");
+  }
+  engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
+  proto::Answer answer;
+  if (const auto found = service->engine->Find(key); found.has_value()) {
+    answer.mutable_push_ready()->set_etag(std::string(BytesOf(found->location.etag)));
+    call->Answer(std::move(answer));
+    return absl::OkStatus();
+  }
+  const std::vector<int64_t> lengths(begin.lengths().begin(), begin.lengths().end());
+  KVLINK_ASSIGN_OR_RETURN(auto memory, service->engine->BeginPush(key, lengths));
+  for (size_t layer = 0; layer < lengths.size(); ++layer) {
+    if (lengths[layer] == 0) continue;
+    const uint32_t number = memory->place(static_cast<int64_t>(layer)).memory;
+    KVLINK_RETURN_IF_ERROR(service->memory.Buffer(call->link()->outlet()->transport(), number).status());
+  }
+  const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
+  KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPush, call->id(), push));
+  answer.mutable_push_ready()->set_first_landing(push->first_landing());
+  call->Answer(std::move(answer));
+  push->Advance();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void BeginPush(std::shared_ptr<Call> call) {
+  const absl::Status status = Begin(call);
+  if (!status.ok()) call->Refuse(status);
+}
+
+void CommitPush(std::shared_ptr<Call> call) {
+  const auto push = std::dynamic_pointer_cast<Push>(call->link()->FindTransfer(Link::Kind::kPush, call->id()));
+  if (push != nullptr && call->request().push_commit().more()) return push->Commit(std::move(call));
+  std::string answer;
+  switch (call->session()->answers().Begin(call->id(), &answer)) {
+    case AnswerMemory::State::kAnswered:
+      return call->Repeat({answer.data(), answer.size()});
+    case AnswerMemory::State::kUnderWay:
+      return call->Refuse(absl::UnavailableError("this push is being committed: ask again"));
+    case AnswerMemory::State::kNew:
+      break;
+  }
+  if (push != nullptr) return push->Commit(std::move(call));
+  call->session()->answers().Forget(call->id());
+  call->Refuse(absl::FailedPreconditionError(absl::StrCat(
+      "no push ", call->id(), " is open on this connection: it was never begun, or was dropped; begin again")));
+}
+
+}  // namespace kvlink::store

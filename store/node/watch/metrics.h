@@ -1,0 +1,78 @@
+// What a node measures, for Prometheus. Counters and histograms are kept here; what other parts know anyway (tiers,
+// namespaces, transports) is asked for when somebody reads.
+//
+// Thread-safety: all methods.
+#ifndef KVLINK_STORE_NODE_WATCH_METRICS_H_
+#define KVLINK_STORE_NODE_WATCH_METRICS_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "store/store.h"
+
+namespace kvlink::store {
+
+enum class Operation : uint8_t {
+  kHello,
+  kLookup,
+  kPull,
+  kPushBegin,
+  kPush,
+  kMark,
+  kLease,
+  kSession,
+  kCatalogPut,
+  kCatalogGet,
+  kCatalogDelete,
+  kCatalogList,
+  kAdministration
+};
+inline constexpr int kOperations = 13;
+absl::string_view OperationName(Operation operation);
+
+class Metrics {
+ public:
+  // A value that is read when somebody asks: kvlink_NAME{LABELS}.
+  struct Reading {
+    std::string name, help;
+    bool counts = false;  // only ever grows
+    std::map<std::string, std::string> labels;
+    double value = 0;
+  };
+  using Readings = std::function<std::vector<Reading>()>;
+
+  explicit Metrics(Readings readings);
+  ~Metrics();
+
+  // An operation that ended so, this long after it came.
+  void Ended(Operation operation, absl::Duration took, absl::StatusCode code);
+  // An encoding (or a part of it) that was pulled or leased.
+  void Hit(Tier tier, int64_t tokens, int64_t bytes);
+  void Malformed() { malformed_.fetch_add(1, std::memory_order_relaxed); }
+  int64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
+
+  // Serves http://ADDRESS/metrics. UNAVAILABLE: cannot listen there. Returns the address with the port that was chosen.
+  absl::StatusOr<std::string> Serve(const std::string& address);
+  void StopServing();
+  // The page as it is served.
+  std::string Text() const;
+
+ private:
+  struct Impl;
+  const std::shared_ptr<Impl> impl_;
+  std::atomic<int64_t> malformed_{0};
+};
+
+}  // namespace kvlink::store
+
+#endif  // KVLINK_STORE_NODE_WATCH_METRICS_H_

@@ -1,0 +1,80 @@
+// One connection of a faulty transport. Thread-safety: the decorator's thread alone, but for what is marked.
+#ifndef KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_LINK_H_
+#define KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_LINK_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "tests/support/transport/faulty/faulty.h"
+#include "transport/progress.h"
+#include "transport/transport.h"
+
+namespace kvlink::transport {
+
+class Link : public std::enable_shared_from_this<Link> {
+ public:
+  // `thread` and `allocator` outlive what the link is asked to do.
+  Link(ProgressThread* thread, Transport* allocator, absl::Duration delay, absl::Duration freeze)
+      : thread_(thread), allocator_(allocator), delay_(delay), freeze_(freeze) {}
+
+  // What to give to the inner transport, so that events reach `events` on the decorator's thread. Any thread.
+  std::shared_ptr<ConnectionEvents> Wrap(std::shared_ptr<ConnectionEvents> events);
+  // Any thread, once, before the connection is used.
+  void Bind(std::shared_ptr<Connection> inner);
+
+  // What the user asked for, struck by `fault`; `draw` says where a corruption goes.
+  void SendMessage(std::string message, Fault fault, uint64_t draw);
+  void Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault fault, uint64_t draw);
+  void Land(uint64_t id, Slice into, absl::Time deadline, Landed done);
+  void CancelLanding(uint64_t id);
+  void CancelSend(uint64_t id);
+  void Close();
+  // Lets go of the inner connection.
+  void Abandon();
+
+  bool closed() const { return closed_; }  // any thread
+  const std::string& peer() const { return peer_; }
+
+ private:
+  class Events;
+  // Something on its way out that waits. `go` passes it on; `fail` (of a send) completes it instead.
+  struct Held {
+    bool behind_next = false;
+    bool send = false;
+    uint64_t id = 0;
+    std::function<void()> go;
+    std::function<void(const absl::Status&)> fail;
+    Timers::Id due, deadline;
+  };
+
+  void OnMessage(std::string message);
+  void OnClosed(const absl::Status& why);
+  // Applies the faults that strike at passing: cut, freeze, delay, reorder. False: the operation is over.
+  void Pass(Held held, absl::Time deadline, Fault fault);
+  void Hold(Held held, absl::Time due, absl::Time deadline);
+  void Go(int64_t number);
+  void FailHeld(int64_t number, const absl::Status& status);
+  void FailAll(const absl::Status& status);
+  bool frozen() const { return thread_->now() < frozen_until_; }
+  void PassMessage(const std::string& message);
+
+  ProgressThread* const thread_;
+  Transport* const allocator_;
+  const absl::Duration delay_, freeze_;
+  std::shared_ptr<Connection> inner_;
+  std::shared_ptr<ConnectionEvents> events_;
+  std::string peer_;
+  std::atomic<bool> closed_{false};
+  absl::Time frozen_until_ = absl::InfinitePast();
+  std::map<int64_t, Held> held_;  // in the order of the calls
+  int64_t last_ = 0;
+  std::deque<std::string> inbound_;  // messages that came while frozen
+};
+
+}  // namespace kvlink::transport
+
+#endif  // KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_LINK_H_
