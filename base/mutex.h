@@ -5,13 +5,12 @@
 #ifndef KVLINK_BASE_MUTEX_H_
 #define KVLINK_BASE_MUTEX_H_
 
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace kvlink {
 
@@ -44,19 +43,18 @@ class CondVar {
     condition_.wait(lock);
     lock.release();
   }
-  // As Wait, but not beyond `deadline`. False if the deadline passed first.
+  // As Wait, but not beyond `deadline`, a time of SteadyNow(). False: the deadline has passed, and what was waited for
+  // may hold all the same.
   bool WaitUntil(Mutex* mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
     std::cv_status status = std::cv_status::no_timeout;
     if (deadline == absl::InfiniteFuture()) {
       condition_.wait(lock);
     } else {
-      const auto left = absl::ToChronoNanoseconds(deadline - absl::Now());
-      // wait_for with pthread_cond_clockwait is invisible to older ThreadSanitizers; system_clock is not.
-      status = condition_.wait_until(lock, std::chrono::system_clock::now() + left);
+      status = condition_.wait_until(lock, ToSteadyClock(deadline));
     }
     lock.release();
-    return status == std::cv_status::no_timeout;
+    return status == std::cv_status::no_timeout || SteadyNow() < deadline;
   }
   void Signal() { condition_.notify_one(); }
   void SignalAll() { condition_.notify_all(); }

@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "bench/transfer.h"
@@ -55,7 +56,7 @@ T Must(absl::StatusOr<T> result) {
   return *std::move(result);
 }
 
-absl::Time Soon() { return absl::Now() + kPatience; }
+absl::Time Soon() { return SteadyNow() + kPatience; }
 
 Manifest Named(Manifest manifest, uint64_t number) {
   std::memcpy(manifest.identity.bytes.data(), &number, sizeof(number));

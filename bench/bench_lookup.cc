@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "store/client/remote.h"
@@ -51,7 +51,7 @@ void StoreEncodings(store::Store* store) {
   manifest.Seal();
   for (int i = 0; i < kStored; ++i) {
     manifest.identity = IdentityOf(2 * i);
-    Must(store->Put("bench", manifest, {span}, absl::Now() + absl::Minutes(1)));
+    Must(store->Put("bench", manifest, {span}, SteadyNow() + absl::Minutes(1)));
   }
 }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "bench/bench_model.h"
 #include "bench/ceilings.h"
@@ -99,7 +100,7 @@ class Bench {
       infer::Request request = RequestOf(model_, {document}, 1, link::Linker::kConcat);
       KVLINK_RETURN_IF_ERROR(engine_->Start(request).status());
     }
-    if (!engine_->DrainWriteBack(absl::Now() + absl::Minutes(5)))
+    if (!engine_->DrainWriteBack(SteadyNow() + absl::Minutes(5)))
       return absl::DeadlineExceededError("writes take too long");
     const auto stats = engine_->stats().write_back;
     if (stats.failed + stats.refused > 0) return absl::InternalError(absl::StrCat("writing: ", stats.last_error));

@@ -13,6 +13,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
@@ -48,7 +49,7 @@ class Redis {
     for (;;) {
       socket_ = Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
       if (connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) break;
-      if (absl::Now() > deadline) return Failed("the server does not answer");
+      if (SteadyNow() > deadline) return Failed("the server does not answer");
       absl::SleepFor(absl::Milliseconds(20));
     }
     const int one = 1;
@@ -167,7 +168,7 @@ absl::StatusOr<std::unique_ptr<Mover>> NewRedisMover(const EncodingShape& shape,
     KVLINK_ASSIGN_OR_RETURN(
         server, ServingProcess::Start({"redis-server", "--bind", "127.0.0.1", "--port", absl::StrCat(port), "--save",
                                        "", "--appendonly", "no", "--logfile", "", "--dir", "/tmp"}));
-    connected = redis.Connect(port, absl::Now() + absl::Seconds(5));
+    connected = redis.Connect(port, SteadyNow() + absl::Seconds(5));
   }
   KVLINK_RETURN_IF_ERROR(connected);
   auto mover = std::make_unique<RedisMover>(std::move(server), std::move(redis), ring_bytes);

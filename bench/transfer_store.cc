@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "store/client/remote.h"
@@ -25,7 +25,7 @@ constexpr absl::Duration kPatience = absl::Seconds(60);
 constexpr char kNamespace[] = "bench";
 constexpr int64_t kSourceBytes = int64_t{256} << 20;
 
-absl::Time Soon() { return absl::Now() + kPatience; }
+absl::Time Soon() { return SteadyNow() + kPatience; }
 
 // A slab of so many bytes: heads of 64 bf16 numbers, blocks without a gap.
 Manifest ManifestOf(const EncodingShape& shape) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/checksum.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
@@ -37,7 +38,7 @@ class ServedConnection : public ConnectionEvents {
     std::memcpy(&ask, message.data(), sizeof(ask));
     for (int64_t i = 0; i < ask.layers; ++i) {
       connection_->Send(ask.first_id + static_cast<uint64_t>(i), {ring_, ask.at + i * ask.slab_bytes, ask.slab_bytes},
-                        absl::Now() + kPatience, [](const absl::Status&) {});
+                        SteadyNow() + kPatience, [](const absl::Status&) {});
     }
   }
   void OnClosed(const absl::Status&) override { std::exit(0); }
@@ -88,7 +89,7 @@ class TransportReader {
     const Ask ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, next_id_};
     next_id_ += static_cast<uint64_t>(shape.slabs());
     const double start = Now();
-    const absl::Time deadline = absl::Now() + kPatience;
+    const absl::Time deadline = SteadyNow() + kPatience;
     {
       MutexLock lock(&mutex_);
       landed_.clear();
@@ -160,7 +161,7 @@ absl::StatusOr<std::shared_ptr<TransportReader>> ConnectTransport(const std::str
     void OnClosed(const absl::Status&) override {}
   };
   KVLINK_ASSIGN_OR_RETURN(auto connection,
-                          reader->transport()->Connect(address, std::make_shared<Events>(), absl::Now() + kPatience));
+                          reader->transport()->Connect(address, std::make_shared<Events>(), SteadyNow() + kPatience));
   reader->set_connection(std::move(connection));
   return reader;
 }

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -136,7 +137,7 @@ void ProgressThread::WaitForEvents() {
   int timeout = -1;
   if (next != absl::InfiniteFuture()) {
     // Rounded up, so that the timer is due when this returns.
-    timeout = static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(next - absl::Now()) + 1, 0, 60000));
+    timeout = static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(next - SteadyNow()) + 1, 0, 60000));
   }
   epoll_event events[2];
   epoll_wait(epoll_, events, 2, timeout);
@@ -148,9 +149,9 @@ void ProgressThread::WaitForEvents() {
 }
 
 void ProgressThread::Loop() {
-  absl::Time last_event = absl::Now(), crowded_until = absl::InfinitePast();
+  absl::Time last_event = SteadyNow(), crowded_until = absl::InfinitePast();
   for (;;) {
-    now_ = absl::Now();
+    now_ = SteadyNow();
     bool any = RunPosted();
     if (source_ != nullptr && source_->Poll()) any = true;
     if (timers_.Run(now_)) any = true;
@@ -165,13 +166,13 @@ void ProgressThread::Loop() {
       // Whom an event wakes may be waiting for this very processor, and would for as long as this thread polls. Where
       // others compute on it, they keep it now, so that waiting, which ends with the event, is faster.
       std::this_thread::yield();
-      const absl::Time back = absl::Now();
+      const absl::Time back = SteadyNow();
       if (back - now_ > kCrowded) crowded_until = back + kCrowdedFor;
       continue;
     }
     if (source_ != nullptr && !source_->Arm()) continue;
     WaitForEvents();
-    last_event = absl::Now();
+    last_event = SteadyNow();
   }
 }
 

@@ -4,6 +4,7 @@
 #include <random>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -246,7 +247,7 @@ Session::TransferPointer Session::Open(Transfers* open, uint64_t id, const Slice
     refused = absl::ResourceExhaustedError(absl::StrCat(kMaxOperations, " operations are open; wait for some"));
   } else if (open->contains(id)) {
     refused = absl::InvalidArgumentError(absl::StrCat("id ", id, " is in use"));
-  } else if (deadline <= absl::Now()) {
+  } else if (deadline <= SteadyNow()) {
     refused = absl::DeadlineExceededError("the deadline had passed before the operation began");
   }
   if (!refused.ok()) {

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -107,7 +108,7 @@ void SessionHost::End() {
     for (const auto& session : sessions) session->Shut(absl::OkStatus(), "local", true);
   });
   {
-    const absl::Time limit = absl::Now() + 2 * options_.heartbeat;
+    const absl::Time limit = SteadyNow() + 2 * options_.heartbeat;
     MutexLock lock(&mutex_);
     while (open_sessions_ > 0) {
       if (!gone_.WaitUntil(&mutex_, limit)) break;

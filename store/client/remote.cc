@@ -7,16 +7,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/client/control/catalog.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
+#include "store/client/control/retry.h"
 #include "store/client/data/data_path.h"
 #include "store/client/data/mapped.h"
 #include "store/client/data/pull.h"
 #include "store/client/data/push.h"
-#include "store/client/control/retry.h"
 #include "store/client/data/verifier.h"
 #include "transport/address.h"
 
@@ -70,7 +70,7 @@ class Remote : public RemoteStore {
     return Mark(proto::Mark::REMOVE, ns, identity, Codec::kRawBf16);
   }
   absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes) override {
-    KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(absl::Now() + options_.connect_timeout));
+    KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(SteadyNow() + options_.connect_timeout));
     return path->AllocateSlabs(bytes);
   }
 
@@ -96,7 +96,7 @@ class Remote : public RemoteStore {
   }
   void DropDramTier() override {
     // What this process no longer reads is not to count as leased.
-    if (mapped_ != nullptr) mapped_->Flush(absl::Now() + options_.request_timeout).IgnoreError();
+    if (mapped_ != nullptr) mapped_->Flush(SteadyNow() + options_.request_timeout).IgnoreError();
     catalog_.DropDramTier();
   }
   absl::StatusOr<StoreStats> Stats() override;
@@ -104,7 +104,7 @@ class Remote : public RemoteStore {
   std::string ReadCarrier() const override;
 
  private:
-  absl::Time Patience(absl::Time deadline) const { return std::min(deadline, absl::Now() + options_.patience); }
+  absl::Time Patience(absl::Time deadline) const { return std::min(deadline, SteadyNow() + options_.patience); }
   // The way of payloads, chosen when it is first needed.
   absl::StatusOr<DataPath*> Data(absl::Time deadline);
   // `problems`: of the carriers that were tried before.
@@ -145,13 +145,13 @@ class Remote : public RemoteStore {
 };
 
 absl::Status Remote::Open() {
-  const absl::Time deadline = absl::Now() + options_.connect_timeout;
+  const absl::Time deadline = SteadyNow() + options_.connect_timeout;
   KVLINK_RETURN_IF_ERROR(WithRetries(&retries_, deadline, [&] { return control_.Session(deadline).status(); }));
   const bool may_map =
       options_.transport == nullptr && (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped);
   if (may_map) {
     KVLINK_ASSIGN_OR_RETURN(mapped_, MappedReader::Create(&control_, &counters_, &ids_, options_.connect_timeout));
-    const absl::Status mapped = mapped_->Try(absl::Now() + options_.connect_timeout);
+    const absl::Status mapped = mapped_->Try(SteadyNow() + options_.connect_timeout);
     if (mapped.ok()) return absl::OkStatus();
     mapped_ = nullptr;
     if (options_.carrier == Carrier::kMapped) {
@@ -162,13 +162,13 @@ absl::Status Remote::Open() {
     why_no_better_.push_back(absl::StrCat("not mapped: ", mapped.message()));
   }
   // Each carrier has the time of an attempt, whatever those before it took.
-  return Data(absl::Now() + 2 * options_.connect_timeout).status();
+  return Data(SteadyNow() + 2 * options_.connect_timeout).status();
 }
 
 absl::StatusOr<DataPath*> Remote::Data(absl::Time deadline) {
   MutexLock lock(&path_mutex_);
   while (choosing_) {
-    if (!path_chosen_.WaitUntil(&path_mutex_, deadline) && absl::Now() >= deadline && choosing_) {
+    if (!path_chosen_.WaitUntil(&path_mutex_, deadline) && choosing_) {
       return absl::DeadlineExceededError("no data connection to the node in time");
     }
   }
@@ -217,7 +217,7 @@ absl::StatusOr<std::shared_ptr<Channel>> Remote::Messages(absl::Time deadline) {
 absl::StatusOr<std::vector<Found>> Remote::Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                   Codec codec) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-  const absl::Time deadline = absl::Now() + options_.request_timeout;
+  const absl::Time deadline = SteadyNow() + options_.request_timeout;
   return WithRetries(&retries_, Patience(deadline), [&]() -> absl::StatusOr<std::vector<Found>> {
     KVLINK_ASSIGN_OR_RETURN(const auto channel, Messages(deadline));
     return Checked(*channel, LookupOnce(channel.get(), ns, identities, codec, deadline));
@@ -277,7 +277,7 @@ absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& a
 
 absl::StatusOr<std::shared_ptr<DeviceLanding>> Remote::OpenLanding(const DeviceRegion& region) {
   if (mapped_ != nullptr) return absl::UnimplementedError("encodings are read from the node's memory, which is mapped");
-  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(absl::Now() + options_.connect_timeout));
+  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(SteadyNow() + options_.connect_timeout));
   return path->OpenRegion(region, options_.region_rest);
 }
 
@@ -285,7 +285,7 @@ absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadTo(DeviceLanding* landing, ab
                                                       const Identity& identity, Codec codec, const Etag& etag,
                                                       absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-  if (absl::Now() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   const EncodingAddress address{std::string(ns), identity, codec, etag};
   std::shared_ptr<Region> region;
   if (auto* const ours = dynamic_cast<Region*>(landing)) region = ours->shared_from_this();
@@ -296,7 +296,7 @@ absl::StatusOr<std::unique_ptr<PartLease>> Remote::ReadPart(absl::string_view ns
                                                             const Etag& etag, const EncodingPart& part,
                                                             absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-  if (absl::Now() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   for (const int64_t number : {part.first_layer, part.layers, part.first_head, part.heads, part.tokens}) {
     if (number < 0 || number > INT32_MAX) return absl::InvalidArgumentError(absl::StrCat("a part with ", number));
   }
@@ -326,7 +326,7 @@ absl::StatusOr<PutResult> Remote::Put(absl::string_view ns, const Manifest& mani
                                                      " bytes, and the manifest says ", manifest.layers[layer].length));
     }
   }
-  if (absl::Now() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   PushOrder order;
   order.ns = std::string(ns);
   order.manifest = &manifest;
@@ -345,7 +345,7 @@ absl::StatusOr<PutResult> Remote::Put(absl::string_view ns, const Manifest& mani
 
 absl::Status Remote::Mark(proto::Mark::Act act, absl::string_view ns, const Identity& identity, Codec codec) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-  const absl::Time deadline = absl::Now() + options_.request_timeout;
+  const absl::Time deadline = SteadyNow() + options_.request_timeout;
   // One number for all attempts: the node carries it out once.
   const uint64_t id = ids_.fetch_add(1);
   return WithRetries(&retries_, Patience(deadline), [&]() -> absl::Status {

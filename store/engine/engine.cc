@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "store/engine/group_commit.h"
@@ -253,9 +254,9 @@ absl::Status Engine::CommitBatch(IndexBatch* batch) {
   }
   // RocksDB refuses writes after a failed one until it is told to go on. After a full disk it also tries by itself,
   // every five seconds, and is busy meanwhile.
-  const absl::Time until = absl::Now() + absl::Seconds(15);
+  const absl::Time until = SteadyNow() + absl::Seconds(15);
   absl::Status resumed = index_->Resume();
-  while (absl::IsAborted(resumed) && absl::Now() < until) {
+  while (absl::IsAborted(resumed) && SteadyNow() < until) {
     absl::SleepFor(absl::Milliseconds(20));
     resumed = index_->Resume();
   }

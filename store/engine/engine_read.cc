@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/index/index.h"
@@ -30,7 +31,7 @@ std::optional<Engine::Info> Engine::Find(const EncodingKey& key) {
 
 absl::StatusOr<std::unique_ptr<EncodingLease>> Engine::Read(const EncodingKey& key, const Etag& etag,
                                                             absl::Time deadline) {
-  if (absl::Now() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   EntryUse use = table_.Use(key, /*touch=*/true);
   if (!use || use.location().etag != etag) {
     ++counters_.misses;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/index/index.h"
@@ -79,22 +80,22 @@ absl::Status Engine::VerifyEncoding(const EntryUse& use, bool background, const 
 
 // Waits until so many bytes more are within the limit, and nobody waits for reads. False: the engine is closing.
 bool Engine::PaceScrub(int64_t bytes, absl::Time* free_at) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   const absl::Time start = std::max(*free_at, now);
   *free_at = start + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(options_.scrub_bytes_per_second));
   const absl::Time yield_until = start + kMostYield;
   MutexLock lock(&maintain_mutex_);
-  while (!stop_ && absl::Now() < start) scrub_wake_.WaitUntil(&maintain_mutex_, start);
-  while (!stop_ && absl::Now() < yield_until) {
+  while (!stop_ && SteadyNow() < start) scrub_wake_.WaitUntil(&maintain_mutex_, start);
+  while (!stop_ && SteadyNow() < yield_until) {
     const BulkIo::Depths depths = io_->depths();
     if (depths.reads_waiting + depths.reads_in_flight == 0) break;
-    scrub_wake_.WaitUntil(&maintain_mutex_, absl::Now() + absl::Milliseconds(1));
+    scrub_wake_.WaitUntil(&maintain_mutex_, SteadyNow() + absl::Milliseconds(1));
   }
   return !stop_;
 }
 
 bool Engine::ScrubRound() {
-  absl::Time free_at = absl::Now();
+  absl::Time free_at = SteadyNow();
   std::optional<EncodingKey> after;
   for (;;) {
     const auto keys = index_->KeysAfter(after, kKeysAtOnce);
@@ -121,11 +122,11 @@ void Engine::Scrub() {
   // Its checksums are to take no reader's processor; without permission to step back it just goes on.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
   for (;;) {
-    const absl::Time next = absl::Now() + kBetweenRounds;
+    const absl::Time next = SteadyNow() + kBetweenRounds;
     if (!ScrubRound()) return;
     ++counters_.scrub_rounds;
     MutexLock lock(&maintain_mutex_);
-    while (!stop_ && absl::Now() < next) scrub_wake_.WaitUntil(&maintain_mutex_, next);
+    while (!stop_ && SteadyNow() < next) scrub_wake_.WaitUntil(&maintain_mutex_, next);
     if (stop_) return;
   }
 }

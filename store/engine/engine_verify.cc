@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/index/index.h"
@@ -49,7 +50,7 @@ absl::Status Engine::Suspect(const EncodingKey& key) {
     for (size_t layer = 0; layer < resident->manifest().layers.size() && status.ok(); ++layer) {
       if (resident->manifest().layers[layer].length == 0) continue;
       // Verified once already, perhaps: what was right then is what is in doubt.
-      status = resident->WaitLayer(layer, absl::Now() + kMostWait);
+      status = resident->WaitLayer(layer, SteadyNow() + kMostWait);
       if (status.ok()) status = resident->manifest().VerifyLayer(layer, resident->slab(layer));
     }
     if (absl::IsDeadlineExceeded(status)) return status;

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/group_commit.h"
@@ -45,7 +46,7 @@ absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manif
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
-  if (absl::Now() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
   if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/clock.h"
+
 namespace kvlink::engine {
 
 void PendingPut::Finish(const absl::Status& outcome, const Etag& stored, bool was_written) {
@@ -55,7 +57,7 @@ void GroupCommit::Abandon() {
 GroupCommit::Group GroupCommit::Take() {
   MutexLock lock(&mutex_);
   while (ready_.empty() && !(stop_ && writing_ == 0)) wake_.Wait(&mutex_);
-  const absl::Time until = absl::Now() + kWait;
+  const absl::Time until = SteadyNow() + kWait;
   while (!ready_.empty() && writing_ > 0 && ready_bytes_ < kGroupBytes && wake_.WaitUntil(&mutex_, until)) {
   }
   ready_bytes_ = 0;

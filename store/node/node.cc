@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "proto/data.h"
 #include "store/node/watch/statistics.h"
@@ -156,15 +156,15 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
 
 void Node::Sweep() {
   Service* const service = service_.get();
-  absl::Time trimmed = absl::Now();
+  absl::Time trimmed = SteadyNow();
   while (true) {
     {
       MutexLock lock(&mutex_);
       if (closing_) return;
-      (void)wake_.WaitUntil(&mutex_, absl::Now() + (idle() ? kSweepIdle : kSweepBusy));
+      (void)wake_.WaitUntil(&mutex_, SteadyNow() + (idle() ? kSweepIdle : kSweepBusy));
       if (closing_) return;
     }
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     const int64_t expired = service->sessions.Sweep(now);
     if (expired > 0) service->log.Info("sessions_expired", {{"count", expired}});
     for (const auto& link : service->links.All()) link->Sweep(now);
@@ -187,18 +187,18 @@ void Node::Drain() {
 bool Node::WaitForStop(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (!stop_asked_) {
-    if (!wake_.WaitUntil(&mutex_, deadline) && !stop_asked_ && absl::Now() >= deadline) return false;
+    if (!wake_.WaitUntil(&mutex_, deadline) && !stop_asked_ && SteadyNow() >= deadline) return false;
   }
   return true;
 }
 
 // Connections that were just being accepted come late, so the rest is asked again.
 void Node::CloseLinks() {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   do {
     for (const auto& link : service_->links.All()) link->outlet()->Close();
-    if (absl::Now() - began > absl::Seconds(30)) service_->log.Error("closing_takes_long");
-  } while (!service_->links.WaitGone(absl::Now() + absl::Milliseconds(100)));
+    if (SteadyNow() - began > absl::Seconds(30)) service_->log.Error("closing_takes_long");
+  } while (!service_->links.WaitGone(SteadyNow() + absl::Milliseconds(100)));
 }
 
 Node::~Node() {

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::store {
 
@@ -10,7 +10,7 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
     : limits(limits),
       access(std::move(access)),
       boot_id(RandomBytes(16)),
-      started(absl::Now()),
+      started(SteadyNow()),
       log(std::move(sink)),
       sessions(limits.sessions, limits.session_lifetime,
                [this](const engine::EncodingKey& key) { (void)engine->Unpin(key); }),

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::store {
 namespace {
@@ -71,7 +71,7 @@ absl::Time Session::expires() const { return absl::FromUnixNanos(expires_.load(s
 bool Session::live(absl::Time now) const { return now < expires(); }
 
 absl::Status Session::Check(Right needed, absl::string_view ns) const {
-  if (!live(absl::Now())) return Ended();
+  if (!live(SteadyNow())) return Ended();
   return grant_.Allows(needed, ns);
 }
 
@@ -106,7 +106,7 @@ absl::StatusOr<std::shared_ptr<Session>> Sessions::Open(Grant grant, absl::strin
   }
   client = client.substr(0, kMostClientName);
   auto session = std::make_shared<Session>(RandomBytes(kTokenBytes), ++opened_, std::move(grant),
-                                           std::string(client.data(), client.size()), absl::Now() + lifetime_);
+                                           std::string(client.data(), client.size()), SteadyNow() + lifetime_);
   sessions_.emplace(session->token(), session);
   return session;
 }
@@ -114,15 +114,15 @@ absl::StatusOr<std::shared_ptr<Session>> Sessions::Open(Grant grant, absl::strin
 absl::StatusOr<std::shared_ptr<Session>> Sessions::Find(absl::string_view token) {
   MutexLock lock(&mutex_);
   const auto found = sessions_.find(token);
-  if (found == sessions_.end() || !found->second->live(absl::Now())) return Ended();
+  if (found == sessions_.end() || !found->second->live(SteadyNow())) return Ended();
   return found->second;
 }
 
 absl::Status Sessions::Renew(Session* session) {
   MutexLock lock(&mutex_);
   // Under the lock that Sweep decides under: one that it took stays ended.
-  if (sessions_.find(session->token()) == sessions_.end() || !session->live(absl::Now())) return Ended();
-  session->Renew(absl::Now() + lifetime_);
+  if (sessions_.find(session->token()) == sessions_.end() || !session->live(SteadyNow())) return Ended();
+  session->Renew(SteadyNow() + lifetime_);
   return absl::OkStatus();
 }
 

@@ -5,6 +5,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/clock.h"
+
 namespace kvlink {
 namespace {
 
@@ -51,10 +53,10 @@ TEST(CondVarTest, WaitUntilEndsAtItsDeadline) {
   Counter counter;
   MutexLock lock(&counter.mutex);
   // A spurious wake-up may come first; the deadline must come in the end.
-  const absl::Time deadline = absl::Now() + absl::Milliseconds(5);
+  const absl::Time deadline = SteadyNow() + absl::Milliseconds(5);
   while (counter.changed.WaitUntil(&counter.mutex, deadline)) {
   }
-  EXPECT_GE(absl::Now() + absl::Milliseconds(1), deadline);
+  EXPECT_GE(SteadyNow() + absl::Milliseconds(1), deadline);
 }
 
 TEST(CondVarTest, WaitUntilWithoutDeadlineIsWoken) {

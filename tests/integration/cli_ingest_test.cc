@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/integration/cli_workplace.h"
 #include "tests/support/seed.h"
 
@@ -98,9 +99,9 @@ TEST_F(CliTest, KilledAtAnyMomentItResumes) {
   const std::string input = Write("in.jsonl", Lines(0, documents));
   const std::vector<std::string> arguments = {input, "-", "--batch-tokens", "64"};
   // Kills fall within the time that a whole run takes here, however fast the machine is.
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   ASSERT_EQ(Run("ingest", arguments).status, 0);
-  const int64_t whole = absl::ToInt64Microseconds(absl::Now() - begin);
+  const int64_t whole = absl::ToInt64Microseconds(SteadyNow() - begin);
   const int rounds = Soak() ? 100 : 3;
   int interrupted = 0;
   for (int round = 0; round < rounds; ++round) {
@@ -153,8 +154,8 @@ TEST_F(CliTest, AFullDiskEndsIngestWhileItsInputIsIdle) {
   ASSERT_EQ(Run("ingest", {Write("few.jsonl", Lines(0, 3))}).status, 0);
   Subprocess process(Command("ingest", {"-"}),
                      {.input = Lines(0, 200), .keep_input_open = true, .file_size_limit = 512 << 10});
-  const absl::Time deadline = absl::Now() + absl::Seconds(120);
-  while (process.running() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+  const absl::Time deadline = SteadyNow() + absl::Seconds(120);
+  while (process.running() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
   ASSERT_FALSE(process.running()) << "it waits for input: " << process.errors();
   EXPECT_EQ(process.Wait(), 1);
   EXPECT_THAT(process.errors(), HasSubstr("File too large"));
@@ -183,8 +184,8 @@ TEST_F(CliTest, FilesThatMayHardlyGrowEndIngestWithALine) {
 
 TEST_F(CliTest, AStoreIsOneProcessAtATime) {
   Subprocess holder(Command("ingest", {"-"}), {.input = Lines(0, 1), .keep_input_open = true});
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  while (!fs::exists(fs::path(store_) / "STORE") && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+  const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+  while (!fs::exists(fs::path(store_) / "STORE") && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
   ExpectRefused(Run("ingest", {Write("in.jsonl", Lines(1, 2))}), "ingest", {store_, "in use", "process"});
   ExpectRefused(Run("inspect", {"store"}), "inspect", {store_, "in use"});
   ExpectRefused(Run("verify", {}), "verify", {store_, "in use"});

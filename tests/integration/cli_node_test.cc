@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/integration/cli_workplace.h"
 #include "tests/integration/node_process.h"
 #include "tests/support/seed.h"
@@ -184,8 +185,8 @@ TEST_F(CliNodeTest, ANodeThatDiesWhileAskedCostsTimeAndNotTheAnswer) {
   ASSERT_EQ(answer.status, 0) << answer.errors;
   Subprocess chat(Command("ask", {"--doc", "d0", "--doc", "d5", "--doc", "d3", "--max-tokens", "12", "--chat"}),
                   {.input = "How many grains are there?\n", .keep_input_open = true});
-  const absl::Time deadline = absl::Now() + absl::Minutes(1);
-  while (chat.errors().find("encodings:") == std::string::npos && absl::Now() < deadline && chat.running()) {
+  const absl::Time deadline = SteadyNow() + absl::Minutes(1);
+  while (chat.errors().find("encodings:") == std::string::npos && SteadyNow() < deadline && chat.running()) {
     absl::SleepFor(absl::Milliseconds(10));
   }
   node.Kill();

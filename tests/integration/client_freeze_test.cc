@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/own_node.h"
 #include "tests/support/seed.h"
@@ -70,8 +71,8 @@ class ClientFreezeTest : public ::testing::TestWithParam<const char*> {
     }
     const int64_t hits = Hits();
     client->Signal(SIGCONT);
-    const absl::Time deadline = absl::Now() + 3 * kHangGuard;
-    while (Hits() < hits + 6 && client->running() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
+    const absl::Time deadline = SteadyNow() + 3 * kHangGuard;
+    while (Hits() < hits + 6 && client->running() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(5));
     EXPECT_GE(Hits(), hits + 6) << "it does not go on";
     client->CloseInput();
     EXPECT_EQ(client->Wait(), 0) << client->errors();

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "proto/data.h"
 #include "proto/store.grpc.pb.h"
@@ -198,8 +199,8 @@ class CrowdTest : public ::testing::Test {
   int64_t Descriptors() { return OpenDescriptors(node_.process().pid()); }
   void ExpectGone(const char* what) {
     ASSERT_TRUE(figures_->WaitForAtMost(kNothingHeld));
-    const absl::Time deadline = absl::Now() + 3 * kHangGuard;
-    while (Descriptors() > descriptors_ + 8 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+    const absl::Time deadline = SteadyNow() + 3 * kHangGuard;
+    while (Descriptors() > descriptors_ + 8 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
     EXPECT_LE(Descriptors(), descriptors_ + 8) << what;
     ASSERT_NO_FATAL_FAILURE(Serves());
   }
@@ -220,8 +221,8 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
     std::vector<Descriptor> sockets;
     for (int i = 0; i < count && !HasFailure(); ++i) sockets.push_back(ConnectIdle(node_.address(), i % 4 != 0));
     ASSERT_FALSE(HasFailure());
-    const absl::Time deadline = absl::Now() + 3 * kHangGuard;
-    while (Descriptors() < descriptors_ + count - 16 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+    const absl::Time deadline = SteadyNow() + 3 * kHangGuard;
+    while (Descriptors() < descriptors_ + count - 16 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
     EXPECT_GE(Descriptors(), descriptors_ + count - 16) << "they were not accepted";
     ASSERT_NO_FATAL_FAILURE(Serves());
     const int64_t grown = Resident() - resident_;

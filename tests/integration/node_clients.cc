@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::testing {
 
@@ -35,7 +36,7 @@ BusyClient::BusyClient(const store::RemoteOptions& options, Journal* journal, co
 }
 
 int64_t NodeFigures::Get(const std::string& name) const {
-  const auto status = admin_->Status(absl::Now() + kHangGuard);
+  const auto status = admin_->Status(SteadyNow() + kHangGuard);
   EXPECT_TRUE(status.ok()) << status.status();
   if (!status.ok()) return -1;
   const auto found = status->values.find(name);
@@ -44,10 +45,10 @@ int64_t NodeFigures::Get(const std::string& name) const {
 }
 
 bool NodeFigures::WaitForAtMost(const std::map<std::string, int64_t>& most, absl::Duration within) const {
-  const absl::Time deadline = absl::Now() + within;
+  const absl::Time deadline = SteadyNow() + within;
   std::string left;
   do {
-    const auto status = admin_->Status(absl::Now() + kHangGuard);
+    const auto status = admin_->Status(SteadyNow() + kHangGuard);
     left = status.ok() ? "" : status.status().ToString();
     for (const auto& [name, value] : most) {
       if (!status.ok()) break;
@@ -60,7 +61,7 @@ bool NodeFigures::WaitForAtMost(const std::map<std::string, int64_t>& most, absl
     }
     if (left.empty()) return true;
     absl::SleepFor(absl::Milliseconds(10));
-  } while (absl::Now() < deadline);
+  } while (SteadyNow() < deadline);
   ADD_FAILURE() << "still there after " << absl::FormatDuration(within) << ": " << left;
   return false;
 }
@@ -72,9 +73,9 @@ std::unique_ptr<Subprocess> StartClientProcess(const std::string& address, const
   auto process = std::make_unique<Subprocess>(
       std::vector<std::string>{program, address, carrier, journal, absl::StrCat(seed), absl::StrCat(first), role},
       SubprocessOptions{.keep_input_open = true});
-  const absl::Time deadline = absl::Now() + 3 * kHangGuard;
+  const absl::Time deadline = SteadyNow() + 3 * kHangGuard;
   const auto ready = [&] { return process->output().find("ready\n") != std::string::npos; };
-  while (!ready() && process->running() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+  while (!ready() && process->running() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
   if (ready()) return process;
   ADD_FAILURE() << "the client does nothing: " << process->errors();
   return nullptr;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/support/address.h"
 
 namespace kvlink::testing {
@@ -22,8 +23,8 @@ bool NodeProcess::Start() {
   words.insert(words.end(), {"--memory", "128M"});
   words.insert(words.end(), arguments_.begin(), arguments_.end());
   process_ = std::make_unique<Subprocess>(words, options_);
-  const absl::Time deadline = absl::Now() + absl::Minutes(1);
-  while (absl::Now() < deadline && process_->running()) {
+  const absl::Time deadline = SteadyNow() + absl::Minutes(1);
+  while (SteadyNow() < deadline && process_->running()) {
     const std::string output = process_->output();
     // UCX may have something to say before it.
     const size_t begin = output.find('{');

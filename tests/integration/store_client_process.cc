@@ -16,6 +16,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "tests/integration/node_clients.h"
 
@@ -42,7 +43,7 @@ class Holder {
     if (held.lease == nullptr) return Take(&held);
     const size_t layer = random_() % held.encoding->slabs.size();
     const absl::Status used =
-        CompareLayer(held.lease.get(), *held.encoding, layer, absl::Now() + TrafficOptions().deadline);
+        CompareLayer(held.lease.get(), *held.encoding, layer, SteadyNow() + TrafficOptions().deadline);
     if (absl::IsInternal(used) || absl::IsDataLoss(used)) {
       return Annotate(used, absl::StrCat("encoding ", held.encoding->tokens[0]));
     }
@@ -67,7 +68,7 @@ class Holder {
     held->encoding = EncodingOf(known_[random_() % known_.size()]);
     const Manifest& manifest = held->encoding->manifest;
     auto lease = store_->Read(kTrafficNamespace, manifest.identity, manifest.codec, manifest.etag,
-                              absl::Now() + TrafficOptions().deadline);
+                              SteadyNow() + TrafficOptions().deadline);
     if (lease.ok()) {
       held->lease = *std::move(lease);
       return absl::OkStatus();

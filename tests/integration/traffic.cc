@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::testing {
@@ -126,7 +127,7 @@ absl::StatusOr<uint64_t> Traffic::Recycled() {
   if (written) {
     // No promise binds any more from here on, whether the removal succeeds or not.
     journal_->Removed(number);
-    const absl::Time start = absl::Now();
+    const absl::Time start = SteadyNow();
     const absl::Status removed = store_->Remove(kTrafficNamespace, EncodingOf(number)->manifest.identity);
     KVLINK_RETURN_IF_ERROR(Judge("remove", number, removed, start));
     // A removal that is still on its way may strike at any time: that number is not used again.
@@ -139,7 +140,7 @@ absl::StatusOr<uint64_t> Traffic::Recycled() {
 absl::Status Traffic::Write(uint64_t number) {
   const std::shared_ptr<const Synthetic> encoding = EncodingOf(number);
   journal_->Started(number);
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   const auto put = store_->Put(kTrafficNamespace, encoding->manifest, encoding->spans(), start + options_.deadline);
   KVLINK_RETURN_IF_ERROR(Judge("write", number, put.status(), start));
   if (!put.ok()) return absl::OkStatus();
@@ -152,7 +153,7 @@ absl::Status Traffic::Read(uint64_t number) { return ReadSince(number, journal_-
 
 absl::Status Traffic::ReadSince(uint64_t number, int64_t removals) {
   const std::shared_ptr<const Synthetic> encoding = EncodingOf(number);
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   const absl::Status status = ReadAndCompare(store_, kTrafficNamespace, *encoding, nullptr, start + options_.deadline);
   if (absl::IsNotFound(status) && journal_->removals() != removals) {
     counts_->Add("read of what was removed");
@@ -162,7 +163,7 @@ absl::Status Traffic::ReadSince(uint64_t number, int64_t removals) {
 }
 
 absl::Status Traffic::Judge(const std::string& call, uint64_t number, const absl::Status& status, absl::Time start) {
-  const absl::Duration took = absl::Now() - start;
+  const absl::Duration took = SteadyNow() - start;
   // A read begins with a lookup, which has its own.
   const absl::Duration allowed = call == "read" ? 2 * options_.deadline : options_.deadline;
   if (took > allowed + kHangGuard) {
@@ -213,8 +214,8 @@ absl::Status TrafficThread::Stop() {
 bool TrafficThread::WaitForSuccesses(int64_t more, absl::Duration within) {
   const auto successes = [this] { return counts_.of("write ok") + counts_.of("read ok"); };
   const int64_t wanted = successes() + more;
-  const absl::Time deadline = absl::Now() + within;
-  while (successes() < wanted && going() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(2));
+  const absl::Time deadline = SteadyNow() + within;
+  while (successes() < wanted && going() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(2));
   return successes() >= wanted;
 }
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/own_node.h"
 #include "tests/support/seed.h"
@@ -105,11 +105,11 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
   void ExpectWell() {
     Enable(false);
     // A connection that the faults broke is noticed with the first call that it spoils.
-    const absl::Time deadline = absl::Now() + kHangGuard;
+    const absl::Time deadline = SteadyNow() + kHangGuard;
     absl::Status status;
     do {
       status = stores_[0]->Lookup(kTrafficNamespace, {EncodingOf(1)->manifest.identity}, Codec::kRawBf16).status();
-    } while (!status.ok() && absl::Now() < deadline);
+    } while (!status.ok() && SteadyNow() < deadline);
     EXPECT_TRUE(status.ok()) << status;
     const absl::Status intact = CheckJournal(stores_[1].get(), *journal_);
     EXPECT_TRUE(intact.ok()) << intact;

@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/synthetic.h"
@@ -21,7 +22,7 @@ using ::kvlink::testing::StorePlace;
 using ::kvlink::testing::StorePlaceOptions;
 using ::kvlink::testing::Synthetic;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 class StoreContractTest : public ::testing::TestWithParam<StoreMaker> {
  protected:

@@ -2,6 +2,7 @@
 
 #include <fstream>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/contract.h"
@@ -17,7 +18,7 @@ using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::testing::HasSubstr;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 EmbeddedOptions Small() {
   EmbeddedOptions options;

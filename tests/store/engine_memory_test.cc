@@ -4,6 +4,7 @@
 #include <map>
 #include <random>
 
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
 #include "tests/store/synthetic.h"
@@ -50,10 +51,10 @@ TEST_P(EngineMemoryTest, ReadsLandInMemoryThatMovedAround) {
     const auto& encoding = encodings[random() % 4];
     const auto lease =
         (*engine)->Read({name(static_cast<int>(random() % 20)), encoding.manifest.identity, Codec::kRawBf16},
-                        encoding.manifest.etag, absl::Now() + absl::Seconds(60));
+                        encoding.manifest.etag, SteadyNow() + absl::Seconds(60));
     ASSERT_TRUE(lease.ok()) << lease.status();
     for (int64_t layer = 0; layer < 2; ++layer) {
-      const absl::Status landed = (*lease)->WaitLayer(layer, absl::Now() + absl::Seconds(60));
+      const absl::Status landed = (*lease)->WaitLayer(layer, SteadyNow() + absl::Seconds(60));
       ASSERT_TRUE(landed.ok()) << landed << "; " << (*engine)->Stats().io;
       ASSERT_EQ((*lease)->layer(layer), absl::MakeConstSpan(encoding.slabs[layer]));
       const TierMemory& memory = memories.at((*lease)->place(layer).memory);

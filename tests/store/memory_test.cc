@@ -13,6 +13,7 @@
 #include <random>
 #include <set>
 
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "store/engine/memory/arena.h"
 #include "store/engine/memory/dram_tier.h"
@@ -215,8 +216,8 @@ class Reader {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   bool WaitFor(const std::atomic<uint64_t>& value, uint64_t least) {
-    for (const absl::Time until = absl::Now() + absl::Seconds(60); value < least;) {
-      if (absl::Now() > until) return false;
+    for (const absl::Time until = SteadyNow() + absl::Seconds(60); value < least;) {
+      if (SteadyNow() > until) return false;
       absl::SleepFor(absl::Microseconds(100));
     }
     return true;
@@ -347,11 +348,11 @@ TEST(SharedMemoryTest, TheGenerationChangesBeforeTheBytes) {
   ASSERT_TRUE(reader.WaitFor(reader->ready, 1));
   const int rounds = Soak() ? 200000 : 5000;
   int round = 0;
-  for (const absl::Time until = absl::Now() + absl::Seconds(60);
-       round < rounds || ((reader->changed < 100 || reader->intact < 100) && absl::Now() < until); ++round) {
+  for (const absl::Time until = SteadyNow() + absl::Seconds(60);
+       round < rounds || ((reader->changed < 100 || reader->intact < 100) && SteadyNow() < until); ++round) {
     // A few large ones fill the tier, so that pages come round at once.
     auto residency =
-        tier->MakeRoom("ns", ManifestOf({kPage * static_cast<int64_t>(1 + random() % 60)}), true, absl::Now());
+        tier->MakeRoom("ns", ManifestOf({kPage * static_cast<int64_t>(1 + random() % 60)}), true, SteadyNow());
     ASSERT_TRUE(residency.ok()) << residency.status();
     bool added = false;
     const uint64_t sequence = (*residency)->number();
@@ -378,7 +379,7 @@ TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
   });
   auto lease = std::make_unique<ResidentLease>();
   {
-    auto residency = tier->MakeRoom("ns", ManifestOf({1 << 20}), true, absl::Now());
+    auto residency = tier->MakeRoom("ns", ManifestOf({1 << 20}), true, SteadyNow());
     ASSERT_TRUE(residency.ok()) << residency.status();
     bool added = false;
     *lease = tier->Add(1, *std::move(residency), false, &added);
@@ -388,7 +389,7 @@ TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
   reader.Signal(SIGSTOP);
   const auto fill = [&](const char* ns, int count) {
     for (int i = 0; i < count; ++i) {
-      auto residency = tier->MakeRoom(ns, ManifestOf({1 << 20}), true, absl::Now());
+      auto residency = tier->MakeRoom(ns, ManifestOf({1 << 20}), true, SteadyNow());
       if (!residency.ok()) return i;
       for (std::byte& byte : (*residency)->slab(0)) byte = std::byte{0xff};
       bool added = false;
@@ -433,7 +434,7 @@ TEST(SharedMemoryTest, WhatAReaderTouchesBeyondTheMemoryGoesAgain) {
     return sum == 0 ? 0 : 1;
   });
   ASSERT_TRUE(reader.WaitFor(reader->ready, 1));
-  for (const absl::Time until = absl::Now() + absl::Seconds(60); absl::Now() < until;) {
+  for (const absl::Time until = SteadyNow() + absl::Seconds(60); SteadyNow() < until;) {
     ASSERT_EQ(fstat(memory.descriptor, &status), 0);
     if (status.st_blocks == 0) break;
     absl::SleepFor(absl::Milliseconds(20));

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
@@ -57,8 +58,8 @@ inline absl::StatusOr<engine::Engine::PutOutcome> CommitFilledPush(engine::Engin
     outcome->ended.Signal();
   });
   MutexLock lock(&outcome->mutex);
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  while (!outcome->given.has_value() && absl::Now() < deadline) outcome->ended.WaitUntil(&outcome->mutex, deadline);
+  const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+  while (!outcome->given.has_value() && SteadyNow() < deadline) outcome->ended.WaitUntil(&outcome->mutex, deadline);
   if (outcome->calls > 1) return absl::InternalError("the outcome of a push was told twice");
   if (!outcome->given.has_value()) return absl::DeadlineExceededError("a push hangs");
   return *outcome->given;

@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
@@ -31,7 +32,7 @@ using ::kvlink::testing::TestSeed;
 
 constexpr char kNamespace[] = "ns";
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 EncodingKey KeyOf(const Synthetic& s) { return {kNamespace, s.manifest.identity, s.manifest.codec}; }
 
@@ -202,7 +203,7 @@ TEST_F(PushTest, EachLayerIsWrittenWhenItIsThere) {
   const absl::Time deadline = Soon();
   for (int i = 0; i < 40; ++i) {
     push = nullptr;
-    while (engine_->Stats().puts_in_flight > 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    while (engine_->Stats().puts_in_flight > 0 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
     ASSERT_EQ(engine_->Stats().dram_bytes_used, 0);
     push = *engine_->BeginPush(KeyOf(s), LengthsOf(s));
     ASSERT_EQ(push->Accept(s.manifest), absl::OkStatus());
@@ -219,7 +220,7 @@ TEST_F(PushTest, EachLayerIsWrittenWhenItIsThere) {
   });
   {
     MutexLock lock(&mutex);
-    while (!outcome.has_value() && absl::Now() < deadline) told.WaitUntil(&mutex, deadline);
+    while (!outcome.has_value() && SteadyNow() < deadline) told.WaitUntil(&mutex, deadline);
     ASSERT_TRUE(outcome.has_value());
     EXPECT_TRUE(absl::IsInvalidArgument(*outcome)) << *outcome;
   }
@@ -305,7 +306,7 @@ TEST_F(PushTest, AFailingDiskIsSaidAndNothingStays) {
     {
       MutexLock lock(&mutex);
       const absl::Time deadline = Soon();
-      while (!landed.has_value() && absl::Now() < deadline) told.WaitUntil(&mutex, deadline);
+      while (!landed.has_value() && SteadyNow() < deadline) told.WaitUntil(&mutex, deadline);
       ASSERT_TRUE(landed.has_value());
       EXPECT_TRUE(absl::IsDataLoss(*landed)) << *landed;
     }
@@ -386,7 +387,7 @@ TEST_F(PushTest, LayersTellWhenTheyHaveLanded) {
     }
     MutexLock lock(&mutex);
     const absl::Time deadline = Soon();
-    while (calls.size() < 8 && absl::Now() < deadline) changed.WaitUntil(&mutex, deadline);
+    while (calls.size() < 8 && SteadyNow() < deadline) changed.WaitUntil(&mutex, deadline);
     ASSERT_EQ(calls.size(), 8u);
     for (const auto& [layer, times] : calls) EXPECT_EQ(times, 1);
   }
@@ -410,7 +411,7 @@ TEST_F(PushTest, PrefetchLoadsAndTouchKeeps) {
   EXPECT_EQ(engine_->Prefetch(KeyOf(s), Soon()), absl::OkStatus());
   EXPECT_TRUE(engine_->Find(KeyOf(s))->resident);
   const absl::Time deadline = Soon();
-  while (engine_->Stats().loads_in_flight > 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+  while (engine_->Stats().loads_in_flight > 0 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
   bool from_dram = false;
   EXPECT_EQ(Compare(s, &from_dram), absl::OkStatus());
   EXPECT_TRUE(from_dram);

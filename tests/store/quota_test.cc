@@ -3,6 +3,7 @@
 #include <set>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
@@ -20,7 +21,7 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kBlock = kSegmentBlockBytes;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 // 60 blocks in four segments; encodings of one block.
 class QuotaTest : public ::testing::Test {
@@ -62,7 +63,7 @@ class QuotaTest : public ::testing::Test {
   template <typename Condition>
   bool Eventually(Condition condition) {
     const absl::Time deadline = Soon();
-    while (!condition() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(2));
+    while (!condition() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(2));
     return condition();
   }
 

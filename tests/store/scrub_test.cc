@@ -4,6 +4,7 @@
 #include <set>
 #include <thread>
 
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
 #include "tests/store/synthetic.h"
@@ -18,7 +19,7 @@ using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 std::unique_ptr<Engine> MustOpen(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true) {
   EngineOptions options;
@@ -39,7 +40,7 @@ EncodingKey KeyOf(absl::string_view ns, const Synthetic& s) {
 template <typename Condition>
 bool Eventually(Condition condition) {
   const absl::Time deadline = Soon();
-  while (!condition() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
+  while (!condition() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(5));
   return condition();
 }
 
@@ -89,12 +90,12 @@ TEST(ScrubTest, KeepsToItsLimitAndClosesAtOnce) {
     EXPECT_EQ(engine->Stats().scrub_rounds, 0);
   }
   constexpr int64_t kLimit = 512 << 10;
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   auto engine = MustOpen(scratch.path(), kLimit);
   ASSERT_TRUE(Eventually([&] { return engine->Stats().scrubbed_bytes > 3 * encoding; }));
   // What the limit allows in this time, and the layers that may be ahead of it.
   const int64_t scrubbed = engine->Stats().scrubbed_bytes;
-  EXPECT_LE(scrubbed, absl::ToDoubleSeconds(absl::Now() - start) * kLimit + static_cast<double>(encoding));
+  EXPECT_LE(scrubbed, absl::ToDoubleSeconds(SteadyNow() - start) * kLimit + static_cast<double>(encoding));
   engine.reset();
   engine = MustOpen(scratch.path(), 1);
   engine.reset();  // however far the next byte is away

@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/embedded/embedded_engine.h"
@@ -26,7 +27,7 @@ using ::kvlink::testing::Synthetic;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 engine::EngineOptions Small() {
   engine::EngineOptions options;

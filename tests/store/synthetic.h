@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/clock.h"
 #include "proto/catalog.h"
 #include "proto/manifest.h"
 #include "store/store.h"
@@ -148,7 +149,7 @@ inline absl::Status CompareLayer(store::Lease* lease, const Synthetic& expected,
 // Reads an encoding through a lease and compares every byte. NOT_FOUND: a miss.
 inline absl::Status ReadAndCompare(store::Store* store, absl::string_view ns, const Synthetic& expected,
                                    store::Tier* source = nullptr,
-                                   absl::Time deadline = absl::Now() + absl::Seconds(60)) {
+                                   absl::Time deadline = SteadyNow() + absl::Seconds(60)) {
   auto found = store->Lookup(ns, {expected.manifest.identity}, expected.manifest.codec);
   if (!found.ok()) return found.status();
   if (!(*found)[0].present) return absl::NotFoundError("a miss");
@@ -164,12 +165,12 @@ inline absl::Status ReadAndCompare(store::Store* store, absl::string_view ns, co
 
 // Empties the DRAM tier, of which a node may hold something for a moment after it answered. False: it stays in use.
 inline bool EmptyDramTier(store::Store* store) {
-  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  const absl::Time limit = SteadyNow() + absl::Seconds(60);
   while (true) {
     store->DropDramTier();
     const auto stats = store->Stats();
     if (stats.ok() && stats->dram_bytes_used == 0) return true;
-    if (absl::Now() > limit) return false;
+    if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(1));
   }
 }

@@ -15,6 +15,7 @@
 #include <set>
 #include <thread>
 
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "store/engine/memory/dram_tier.h"
 #include "tests/support/seed.h"
@@ -375,7 +376,7 @@ TEST_P(TierTest, ManyThreadsAgree) {
       for (int i = 0; i < (Soak() ? 20000 : 2000); ++i) {
         const std::string ns(1, static_cast<char>('a' + random() % 3));
         auto residency = tier_->MakeRoom(ns, ManifestOf({kPage * static_cast<int64_t>(1 + random() % 50)}), true,
-                                         absl::Now() + absl::Milliseconds(1));
+                                         SteadyNow() + absl::Milliseconds(1));
         if (!residency.ok()) {
           ++refused;
         } else {

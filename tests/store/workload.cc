@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::testing {
@@ -10,7 +11,7 @@ namespace {
 constexpr char kNamespace[] = "crash";
 constexpr int kDocuments = 6;  // of each thread
 
-absl::Time Deadline() { return absl::Now() + absl::Seconds(120); }
+absl::Time Deadline() { return SteadyNow() + absl::Seconds(120); }
 
 // Most encodings fit a block, some need several.
 Synthetic EncodingNumber(uint64_t number) { return MakeSynthetic(number, 2, number % 5 == 0 ? 700 : 40); }

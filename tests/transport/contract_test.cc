@@ -2,6 +2,7 @@
 #include <random>
 #include <thread>
 
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
 #include "tests/transport/peers.h"
@@ -132,15 +133,15 @@ TEST_P(ContractTest, DeadlineOfWhatNeverBegan) {
   auto buffer = Buffer(peers.client_transport.get(), 4096);
   WatchedSlice into(buffer, 0, 2048), from(buffer, 2048, 2048);
   Completion landing, sending;
-  peers.client->Land(1, into.Take(), absl::Now() + absl::Milliseconds(30), landing.ForLanding());
-  peers.client->Send(2, from.Take(), absl::Now() + absl::Milliseconds(30), sending.ForSend());
+  peers.client->Land(1, into.Take(), SteadyNow() + absl::Milliseconds(30), landing.ForLanding());
+  peers.client->Send(2, from.Take(), SteadyNow() + absl::Milliseconds(30), sending.ForSend());
   EXPECT_EQ(landing.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(sending.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_TRUE(into.WaitFree());
   EXPECT_TRUE(from.WaitFree());
   // Past already.
   Completion past;
-  peers.client->Land(3, {buffer, 0, 1}, absl::Now() - absl::Seconds(1), past.ForLanding());
+  peers.client->Land(3, {buffer, 0, 1}, SteadyNow() - absl::Seconds(1), past.ForLanding());
   EXPECT_EQ(past.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   // The connection lives.
   ASSERT_TRUE(peers.client->SendMessage("still here").ok());

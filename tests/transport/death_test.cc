@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
@@ -132,7 +133,7 @@ TEST_P(DeathTest, DeadlineWithAFrozenPeer) {
     Child child(carrier(), &server_);
     Transfer transfer(transport_.get(), child, landing(), 100);
     const int64_t closed_before = ClosedForSilence();
-    transfer.Start(absl::Now() + absl::Seconds(1));
+    transfer.Start(SteadyNow() + absl::Seconds(1));
     transfer.completions[0].Wait().IgnoreError();
     child.process.Signal(SIGSTOP);
     const int late = transfer.Count(absl::StatusCode::kDeadlineExceeded);
@@ -219,7 +220,7 @@ TEST_P(DeathTest, CyclesOfKilledPeersLeaveNothingBehind) {
   }
   while (transport_->Stats().connections > 0) std::this_thread::yield();
   // gRPC closes a socket somewhat later than the connection over it.
-  for (const absl::Time limit = Patience(); OpenDescriptors(getpid()) > descriptors && absl::Now() < limit;) {
+  for (const absl::Time limit = Patience(); OpenDescriptors(getpid()) > descriptors && SteadyNow() < limit;) {
     std::this_thread::yield();
   }
   const int64_t grown = Held() - resident;

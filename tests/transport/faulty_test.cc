@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
 #include "tests/transport/peers.h"
@@ -113,8 +114,8 @@ Outcome OnePayload(Carrier carrier, Fault fault, absl::Duration delay, absl::Dur
   Fill(slice, 3);
   WatchedSlice from(*source, 0, kSlab), into(*target, 0, kSlab);
   Completion sent, landed;
-  harmed.accepted->Land(1, into.Take(), absl::Now() + patience, landed.ForLanding());
-  harmed.client->Send(1, from.Take(), absl::Now() + patience, sent.ForSend());
+  harmed.accepted->Land(1, into.Take(), SteadyNow() + patience, landed.ForLanding());
+  harmed.client->Send(1, from.Take(), SteadyNow() + patience, sent.ForSend());
   Outcome outcome{sent.Wait(), landed.Wait()};
   EXPECT_TRUE(from.WaitFree());
   EXPECT_TRUE(into.WaitFree());
@@ -180,7 +181,7 @@ void RunMix(Carrier carrier, uint64_t seed) {
        target = harmed.server_transport->Allocate(kPayloads * kSlab);
   std::vector<WatchedSlice> from, into;
   std::vector<Completion> sent(kPayloads), landed(kPayloads);
-  const absl::Time deadline = absl::Now() + absl::Milliseconds(500);
+  const absl::Time deadline = SteadyNow() + absl::Milliseconds(500);
   std::set<std::string> messages;
   for (int i = 0; i < kPayloads; ++i) {
     Fill({*source, i * kSlab, kSlab}, i);

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
 #include "tests/transport/peers.h"
@@ -261,7 +262,7 @@ TEST_F(GrpcTest, ASlowReaderDoesNotGrowMemory) {
   for (uint64_t i = 0; i < kSlabs; ++i) grants.push_back({i, kSlab});
   raw_->Frame(FrameKind::kGrant, GrantBody(grants));
   for (int64_t i = 0; i < kSlabs; ++i) {
-    taken.connection->Send(uint64_t(i), {source, i * kSlab, kSlab}, absl::Now() + absl::Seconds(2), sent[i].ForSend());
+    taken.connection->Send(uint64_t(i), {source, i * kSlab, kSlab}, SteadyNow() + absl::Seconds(2), sent[i].ForSend());
   }
   int messages = 0;
   for (int refused = 0; refused < 20; ++refused) {

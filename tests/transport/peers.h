@@ -11,13 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "transport/transport.h"
 
 namespace kvlink::testing {
 
 // Waits in tests end after this; only a failure takes as long.
-inline absl::Time Patience() { return absl::Now() + absl::Seconds(60); }
+inline absl::Time Patience() { return SteadyNow() + absl::Seconds(60); }
 
 // Keeps what a connection tells.
 class Inbox : public transport::ConnectionEvents {

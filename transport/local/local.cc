@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "transport/local/listener.h"
 #include "transport/local/poller.h"
@@ -126,7 +127,7 @@ absl::StatusOr<Descriptor> ConnectSocket(const std::string& path, absl::Time dea
       return absl::UnavailableError(absl::StrCat("connecting to ", path, ": ", std::strerror(errno)));
     }
     // More wait to be accepted than the system queues.
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError(absl::StrCat(path, ": not accepted in time"));
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError(absl::StrCat(path, ": not accepted in time"));
     absl::SleepFor(absl::Milliseconds(1));
   }
   return made;

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -159,11 +160,11 @@ absl::Status RunStore(absl::Span<char* const> args) {
                                 {"metrics", addresses.metrics}};
   absl::PrintF("%s\n", ready.dump());
   std::fflush(stdout);
-  while (!node->WaitForStop(absl::Now() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration())) {
+  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration())) {
   }
   node->Drain();
-  const absl::Time until = absl::Now() + absl::Seconds(flags.drain_seconds);
-  while (!node->idle() && absl::Now() < until && !EndSignal(signals, absl::Milliseconds(50))) {
+  const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
+  while (!node->idle() && SteadyNow() < until && !EndSignal(signals, absl::Milliseconds(50))) {
   }
   return absl::OkStatus();
 }
@@ -284,10 +285,10 @@ absl::Status RunStatus(absl::Span<char* const> args) {
   store::NodeStatus before;
   absl::Time then = absl::InfinitePast();
   for (;;) {
-    const auto answer = admin->Status(absl::Now() + kCallTimeout);
+    const auto answer = admin->Status(SteadyNow() + kCallTimeout);
     KVLINK_RETURN_IF_ERROR(HintAtKey(answer.status()));
     const store::NodeStatus& status = *answer;
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     if (flags.json) {
       absl::PrintF("%s\n",
                    ToJson(status).dump(flags.watch ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -321,7 +322,7 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
   return HintAtKey(
-      admin->SetNamespace({arguments.operands()[0], flags.capacity, flags.pinned}, absl::Now() + kCallTimeout));
+      admin->SetNamespace({arguments.operands()[0], flags.capacity, flags.pinned}, SteadyNow() + kCallTimeout));
 }
 
 absl::Status RunDrain(absl::Span<char* const> args) {
@@ -344,7 +345,7 @@ absl::Status RunDrain(absl::Span<char* const> args) {
                                     " leases"));
         return true;
       },
-      absl::Now() + absl::Seconds(flags.timeout));
+      SteadyNow() + absl::Seconds(flags.timeout));
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(HintAtKey(drained));
   absl::PrintF("%s: drained%s\n", flags.store.store, flags.stop ? ", stopping" : "");

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::cli {
 
@@ -17,13 +17,13 @@ std::string FormatClock(absl::Duration duration) {
   return absl::StrFormat("%d:%02d:%02d", seconds / 3600, seconds / 60 % 60, seconds % 60);
 }
 
-ProgressBar::ProgressBar() : shown_(isatty(STDERR_FILENO) == 1), start_(absl::Now()), last_(absl::InfinitePast()) {}
+ProgressBar::ProgressBar() : shown_(isatty(STDERR_FILENO) == 1), start_(SteadyNow()), last_(absl::InfinitePast()) {}
 
-absl::Duration ProgressBar::elapsed() const { return absl::Now() - start_; }
+absl::Duration ProgressBar::elapsed() const { return SteadyNow() - start_; }
 
 void ProgressBar::Update(double done, absl::string_view counts) {
   if (!shown_) return;
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now - last_ < absl::Milliseconds(100)) return;
   last_ = now;
   std::string line;

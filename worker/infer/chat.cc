@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::infer {
@@ -20,18 +21,18 @@ Chat::~Chat() = default;
 RequestStats Chat::stats() const { return conversation_ == nullptr ? RequestStats() : conversation_->stats(); }
 
 absl::StatusOr<Answer> Chat::Ask(absl::string_view question, const Limits& limits, const OnText& on_text) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   // What is left of the time, for calls that come one after another.
-  const auto left = [&] { return Limits{limits.timeout - (absl::Now() - began), limits.cancelled}; };
+  const auto left = [&] { return Limits{limits.timeout - (SteadyNow() - began), limits.cancelled}; };
   const int64_t fed = conversation_ == nullptr ? 0 : conversation_->length();
   KVLINK_RETURN_IF_ERROR(conversation_ == nullptr ? First(question, left()) : Next(question, left()));
   Answer answer;
-  answer.time_to_first_token = absl::Now() - began;
+  answer.time_to_first_token = SteadyNow() - began;
   answer.fresh_tokens = fed == 0 ? conversation_->stats().fresh_tokens : conversation_->length() - fed;
   questions_.emplace_back(question);
-  const absl::Time first = absl::Now();
+  const absl::Time first = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Decode(left(), on_text, &answer));
-  answer.decode_time = absl::Now() - first;
+  answer.decode_time = SteadyNow() - first;
   return answer;
 }
 
@@ -73,7 +74,7 @@ absl::Status Chat::Next(absl::string_view question, const Limits& limits) {
 }
 
 absl::Status Chat::Decode(const Limits& limits, const OnText& on_text, Answer* answer) {
-  const absl::Time deadline = absl::Now() + limits.timeout;
+  const absl::Time deadline = SteadyNow() + limits.timeout;
   const auto give = [&](const std::string& text) {
     answer->text += text;
     if (on_text && !text.empty()) on_text(text);
@@ -95,7 +96,7 @@ absl::Status Chat::Decode(const Limits& limits, const OnText& on_text, Answer* a
       answer->stop = Stop::kContext;
       break;
     }
-    status = engine_->Step(*conversation_, {deadline - absl::Now(), limits.cancelled});
+    status = engine_->Step(*conversation_, {deadline - SteadyNow(), limits.cancelled});
     if (!status.ok()) break;
   }
   give(decoder.Finish());

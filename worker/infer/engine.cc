@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "kernels/device_checksums.h"
 #include "worker/infer/engine_internal.h"
@@ -146,7 +147,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::Start(const Request& reque
 }
 
 absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::LinkPlan& plan, const Request& request) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const Call call(request.limits);
   std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get()));
   conversation->sampling_ = request.sampling;
@@ -168,7 +169,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
   RequestStats& stats = conversation->stats_;
   stats.prompt_tokens = plan.length;
   stats.fresh_tokens = static_cast<int64_t>(plan.fresh_tokens.size());
-  stats.time_to_first_token = absl::Now() - began;
+  stats.time_to_first_token = SteadyNow() - began;
   MutexLock lock(&mutex_);
   ++stats_.requests;
   return conversation;
@@ -331,7 +332,7 @@ absl::Status Engine::Feed(absl::Span<Rows> rows, const Call& call) {
 }
 
 absl::Status Engine::StepBatch(absl::Span<Conversation* const> conversations, const Limits& limits) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const Call call(limits);
   std::vector<Rows> rows(conversations.size());
   std::vector<int32_t> tokens(rows.size());
@@ -346,7 +347,7 @@ absl::Status Engine::StepBatch(absl::Span<Conversation* const> conversations, co
   }
   KVLINK_RETURN_IF_ERROR(Feed(absl::MakeSpan(rows), call));
   for (Conversation* conversation : conversations) {
-    conversation->stats_.decode_time += absl::Now() - began;
+    conversation->stats_.decode_time += SteadyNow() - began;
     ++conversation->stats_.decoded_tokens;
   }
   return absl::OkStatus();

@@ -6,15 +6,16 @@
 #include <memory>
 #include <vector>
 
+#include "base/clock.h"
 #include "worker/infer/engine.h"
 
 namespace kvlink::infer {
 
 struct Engine::Call {
-  explicit Call(const Limits& limits) : deadline(absl::Now() + limits.timeout), cancelled(limits.cancelled) {}
+  explicit Call(const Limits& limits) : deadline(SteadyNow() + limits.timeout), cancelled(limits.cancelled) {}
   absl::Status Check() const {
     if (cancelled && cancelled()) return absl::CancelledError("the request was cancelled");
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError("the request's time ran out");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the request's time ran out");
     return absl::OkStatus();
   }
   const absl::Time deadline;

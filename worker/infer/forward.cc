@@ -4,6 +4,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "worker/infer/engine_internal.h"
 
@@ -108,7 +109,7 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
   batch.before_layer = [&](int64_t layer) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(call.Check());
     for (const std::shared_ptr<Resident>& resident : assembly.landing) {
-      const absl::Time deadline = std::min(call.deadline, absl::Now() + options_.load_timeout);
+      const absl::Time deadline = std::min(call.deadline, SteadyNow() + options_.load_timeout);
       const absl::Status landed = resident->WaitLayer(layer, deadline);
       if (landed.ok()) continue;
       KVLINK_RETURN_IF_ERROR(call.Check());

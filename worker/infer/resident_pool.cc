@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::infer {
@@ -62,7 +63,7 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
         if (answer.resident != nullptr) host_->Find(answer.resident->identity());  // it is in use
       }
     }
-    const absl::Time deadline = std::min(patience.deadline, absl::Now() + options_.load_timeout);
+    const absl::Time deadline = std::min(patience.deadline, SteadyNow() + options_.load_timeout);
     const absl::Status allocated = AllocateRooms(admission);
     Load(allocated.ok(), wanted, admission, deadline);
     KVLINK_RETURN_IF_ERROR(allocated);
@@ -89,7 +90,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
   const auto turn = turns_.emplace(turns_.end());
   absl::Status status;
   while (!TryAdmit(wanted, join, patience.holds || turn == turns_.begin(), &admission)) {
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     if (now >= patience.deadline) {
       status = exhausted(": others held them until this request's time ran out");
       break;
@@ -267,7 +268,7 @@ bool ResidentPool::Join(absl::Span<const Wanted> wanted, Admission& admission, a
         ++stats_.hits;
         break;
       }
-      if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) return false;
+      if (!changed_.WaitUntil(&mutex_, deadline)) return false;
     }
   }
   return true;

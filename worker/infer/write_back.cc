@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/clock.h"
+
 namespace kvlink::infer {
 
 WriteBack::WriteBack(store::Store* store, const Options& options)
@@ -33,7 +35,7 @@ bool WriteBack::Offer(std::shared_ptr<const encode::Encoded> encoded) {
 bool WriteBack::Drain(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (queued_bytes_ > 0) {
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) return queued_bytes_ == 0;
+    if (!changed_.WaitUntil(&mutex_, deadline)) return queued_bytes_ == 0;
   }
   return true;
 }
@@ -53,7 +55,7 @@ void WriteBack::Run() {
       encoded = std::move(queue_.front());
       queue_.pop_front();
     }
-    const auto put = store_->Put(options_.ns, encoded->manifest, encoded->slabs, absl::Now() + options_.put_timeout);
+    const auto put = store_->Put(options_.ns, encoded->manifest, encoded->slabs, SteadyNow() + options_.put_timeout);
     MutexLock lock(&mutex_);
     if (put.ok()) {
       ++stats_.written;

@@ -11,8 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 
 namespace kvlink::ingest {
@@ -26,10 +26,10 @@ class BoundedQueue {
   // Waits until the weight fits (an item heavier than the limit fits into an empty queue). CANCELLED after Close;
   // DEADLINE_EXCEEDED when nobody takes anything out.
   absl::Status Push(T item, int64_t weight) {
-    const absl::Time deadline = absl::Now() + patience_;
+    const absl::Time deadline = SteadyNow() + patience_;
     MutexLock lock(&mutex_);
     while (!closed_ && !items_.empty() && weight_ + weight > limit_) {
-      if (!room_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+      if (!room_.WaitUntil(&mutex_, deadline)) {
         return absl::DeadlineExceededError(
             absl::StrCat("the next stage took nothing for ", absl::FormatDuration(patience_)));
       }

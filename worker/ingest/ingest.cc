@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "worker/ingest/bounded_queue.h"
@@ -247,7 +248,7 @@ class Run {
     if (!job.encoded.has_value()) return absl::OkStatus();
     KVLINK_ASSIGN_OR_RETURN(
         const store::PutResult result,
-        input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, absl::Now() + options_.put_timeout));
+        input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, SteadyNow() + options_.put_timeout));
     if (result.written) {
       Count([&](IngestCounts& counts) { counts.bytes += job.encoded->manifest.bytes(); });
     }

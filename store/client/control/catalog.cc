@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "proto/data.h"
 #include "store/rpc/rpc.h"
@@ -19,7 +19,7 @@ using Stub = Control::Stub;
 
 // Catalog entries and listings may be large.
 absl::Time DeadlineFor(absl::Duration timeout, int64_t bytes) {
-  return absl::Now() + timeout + absl::Seconds(bytes >> 24);
+  return SteadyNow() + timeout + absl::Seconds(bytes >> 24);
 }
 
 absl::Status CheckNames(absl::string_view ns, absl::string_view id) {

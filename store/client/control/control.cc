@@ -10,7 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/rpc/rpc.h"
 
@@ -73,7 +73,7 @@ Control::~Control() {
   keeper_.join();
   if (number() == 0) return;
   grpc::ClientContext context;
-  Prepare(&context, session.token, absl::Now() + kGoodbye);
+  Prepare(&context, session.token, SteadyNow() + kGoodbye);
   v1::CloseSessionResponse response;
   // Whatever comes of it, the session ends: soon, or when its time is over.
   (void)stub_->CloseSession(&context, {}, &response);
@@ -83,10 +83,10 @@ void Control::Prepare(grpc::ClientContext* context, const std::string& token, ab
   // After a failure gRPC refuses calls at once until it is connected, and sees that it is only while a thread waits
   // within it: without this one, the calls to a node that is back would fail until gRPC looks by itself, every 5 s.
   if (channel_->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
-    channel_->WaitForConnected(absl::ToChronoTime(std::min(deadline, absl::Now() + kApproach)));
+    channel_->WaitForConnected(ToSystemClock(std::min(deadline, SteadyNow() + kApproach)));
   }
   // gRPC does not know infinite futures of ours.
-  context->set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Hours(24))));
+  context->set_deadline(ToSystemClock(std::min(deadline, SteadyNow() + absl::Hours(24))));
   if (!token.empty()) context->AddMetadata(kTokenMetadata, absl::BytesToHexString(token));
 }
 
@@ -115,7 +115,7 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
     if (stop_) return absl::UnavailableError("the store is closing");
     if (number_.load(std::memory_order_relaxed) != 0) return session_;
     if (!opening_) break;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+    if (!changed_.WaitUntil(&mutex_, deadline)) {
       return absl::DeadlineExceededError(absl::StrCat("no session at ", address_, " in time"));
     }
   }
@@ -140,7 +140,7 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   grpc::ClientContext context;
   Prepare(&context, "", deadline);
   v1::Session response;
-  const absl::Time asked = absl::Now();
+  const absl::Time asked = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
   if (response.token().size() != kTokenBytes || response.boot_id().size() != kTokenBytes) {
     return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node of this version does"));
@@ -172,7 +172,7 @@ absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadlin
   grpc::ClientContext context;
   Prepare(&context, session.token, deadline);
   v1::Session response;
-  const absl::Time asked = absl::Now();
+  const absl::Time asked = SteadyNow();
   const grpc::Status status = stub_->RenewSession(&context, {}, &response);
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
       (status.ok() && response.boot_id() != session.boot_id)) {
@@ -191,20 +191,20 @@ absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadlin
 void Control::Keep() {
   MutexLock lock(&mutex_);
   while (!stop_) {
-    if (absl::Now() < renew_at_) {
+    if (SteadyNow() < renew_at_) {
       changed_.WaitUntil(&mutex_, renew_at_);
       continue;
     }
     const OpenedSession session = session_;
-    if (absl::Now() >= expires_) {
+    if (SteadyNow() >= expires_) {
       number_.store(0, std::memory_order_release);
       renew_at_ = absl::InfiniteFuture();
       continue;
     }
-    renew_at_ = absl::Now() + kRenewAgain;  // unless this one succeeds
+    renew_at_ = SteadyNow() + kRenewAgain;  // unless this one succeeds
     mutex_.Unlock();
     // An ended session is opened again by who needs one.
-    (void)RenewOnce(session, absl::Now() + kRenewTimeout);
+    (void)RenewOnce(session, SteadyNow() + kRenewTimeout);
     mutex_.Lock();
   }
 }

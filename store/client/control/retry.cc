@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
+#include "base/clock.h"
 #include "store/rpc/rpc.h"
 
 namespace kvlink::store {
@@ -45,7 +46,7 @@ std::optional<absl::Duration> RetryPolicy::Wait(const absl::Status& status, int 
   if (!worth || attempt >= kMostAttempts) return std::nullopt;
   absl::Duration wait = JitteredBackoff(kBase, kMost, attempt);
   if (told.has_value()) wait = std::max(wait, *told * (1 + Random() / 4));
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now + wait >= deadline) return std::nullopt;
   MutexLock lock(&mutex_);
   if (filled_ != absl::InfinitePast()) {

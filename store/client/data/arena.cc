@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/slab.h"
 #include "base/status.h"
 
@@ -114,7 +114,7 @@ absl::StatusOr<transport::Slice> Arena::TakeOne(int64_t length, absl::Time deadl
   }
   while (true) {
     if (const std::optional<int64_t> offset = Allocate(Rounded(length))) return SliceOf(*offset, length);
-    if (!freed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+    if (!freed_.WaitUntil(&mutex_, deadline)) {
       return absl::DeadlineExceededError(absl::StrCat("no room in the ", name_, " in time"));
     }
   }

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/client/control/retry.h"
 
@@ -26,7 +26,7 @@ absl::Status StatusOf(const proto::Answer& answer) {
 }  // namespace
 
 uint32_t RemainingMilliseconds(absl::Time deadline) {
-  const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+  const int64_t left = absl::ToInt64Milliseconds(deadline - SteadyNow());
   return static_cast<uint32_t>(std::clamp<int64_t>(left, 1, 24 * 3600 * 1000));
 }
 
@@ -50,7 +50,7 @@ absl::StatusOr<proto::Answer> AnswerQueue::Next(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (answers_.empty()) {
     if (!closed_.ok()) return closed_;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && answers_.empty()) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && answers_.empty()) {
       return absl::DeadlineExceededError("the node did not answer in time");
     }
   }
@@ -62,7 +62,7 @@ absl::StatusOr<proto::Answer> AnswerQueue::Next(absl::Time deadline) {
 absl::Status Slots::Take(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (free_ == 0) {
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && free_ == 0) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && free_ == 0) {
       return absl::DeadlineExceededError("as many transfers as the node allows are under way");
     }
   }
@@ -112,7 +112,7 @@ void Channel::Close() {
 bool Channel::WaitClosed(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (!closed_) {
-    if (!gone_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) return closed_;
+    if (!gone_.WaitUntil(&mutex_, deadline)) return closed_;
   }
   return true;
 }
@@ -149,12 +149,12 @@ void Channel::Tell(const proto::Request& request) {
 }
 
 absl::StatusOr<proto::Answer> Channel::Call(const proto::Request& request, absl::Time deadline) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const auto queue = std::make_shared<AnswerQueue>();
   KVLINK_RETURN_IF_ERROR(Ask(request, queue));
   auto answer = queue->Next(deadline);
   Forget(request.id());
-  if (absl::IsDeadlineExceeded(answer.status()) && absl::Now() - began >= kSilence &&
+  if (absl::IsDeadlineExceeded(answer.status()) && SteadyNow() - began >= kSilence &&
       heard_.load(std::memory_order_relaxed) < absl::ToUnixNanos(began)) {
     Close();
   }
@@ -164,7 +164,7 @@ absl::StatusOr<proto::Answer> Channel::Call(const proto::Request& request, absl:
 void Channel::OnMessage(absl::string_view message) { OnMessageWithDescriptors(message, {}); }
 
 void Channel::OnMessageWithDescriptors(absl::string_view message, std::vector<Descriptor> descriptors) {
-  heard_.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed);
+  heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed);
   const absl::StatusOr<proto::Answer> answer = ParseAnswer(message);
   if (!answer.ok()) {
     // Whose answer it was is not known, so nobody can be told but all.

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/client/control/retry.h"
 
@@ -31,7 +31,7 @@ void DataLink::Close() {
     changed_.SignalAll();
   }
   for (const auto& channel : channels) channel->Close();
-  const absl::Time limit = absl::Now() + kClosing;
+  const absl::Time limit = SteadyNow() + kClosing;
   for (const auto& channel : channels) channel->WaitClosed(limit);
 }
 
@@ -41,11 +41,11 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) 
     if (closed_) return absl::UnavailableError("the store is closing");
     if (channel_ != nullptr && channel_->open() && channel_->session() == control_->number()) return channel_;
     if (!dialling_) break;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+    if (!changed_.WaitUntil(&mutex_, deadline)) {
       return absl::DeadlineExceededError("no connection to the node in time");
     }
   }
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now < not_before_) return WithRetryAfter(last_failure_, not_before_ - now + absl::Milliseconds(1));
   if (channel_ != nullptr && !channel_->open()) {
     retired_.erase(std::remove_if(retired_.begin(), retired_.end(),
@@ -69,13 +69,13 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) 
     return channel_;
   }
   // A caller in a hurry says nothing about the node.
-  if (!absl::IsDeadlineExceeded(connected.status()) || absl::Now() >= now + connect_timeout_) {
+  if (!absl::IsDeadlineExceeded(connected.status()) || SteadyNow() >= now + connect_timeout_) {
     const absl::Duration backoff = JitteredBackoff(kFirstBackoff, kMostBackoff, failures_++);
-    not_before_ = absl::Now() + backoff;
+    not_before_ = SteadyNow() + backoff;
     last_failure_ = connected.status();
     if (absl::IsDeadlineExceeded(last_failure_)) last_failure_ = absl::UnavailableError(last_failure_.message());
   }
-  if (absl::IsDeadlineExceeded(connected.status()) && absl::Now() < deadline) {
+  if (absl::IsDeadlineExceeded(connected.status()) && SteadyNow() < deadline) {
     return absl::UnavailableError(connected.status().message());
   }
   return connected.status();

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/client/data/mapped_lease.h"
 
@@ -133,14 +133,14 @@ void MappedReader::Renew() {
     absl::Duration every;
     {
       MutexLock lock(&mutex_);
-      const absl::Time next = absl::Now() + renew_every_;
-      while (!stop_ && absl::Now() < next) changed_.WaitUntil(&mutex_, next);
+      const absl::Time next = SteadyNow() + renew_every_;
+      while (!stop_ && SteadyNow() < next) changed_.WaitUntil(&mutex_, next);
       if (stop_) return;
       every = renew_every_;
     }
     if (held_->load() == 0) continue;
     // A connection that is gone has no leases left to be renewed.
-    const absl::Time deadline = absl::Now() + every;
+    const absl::Time deadline = SteadyNow() + every;
     const auto channel = link_->Acquire(deadline);
     if (!channel.ok()) continue;
     proto::Request request = (*channel)->NewRequest("", deadline);

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/slab.h"
 #include "base/status.h"
 
@@ -32,7 +32,7 @@ absl::Status SharedTier::WaitReady(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (generations_ == nullptr) {
     if (!problem_.ok()) return problem_;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline) {
+    if (!changed_.WaitUntil(&mutex_, deadline)) {
       return absl::DeadlineExceededError("the node did not share its memory");
     }
   }
@@ -91,7 +91,7 @@ absl::StatusOr<proto::Leased> LeaseState::Await(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (!complete_) {
     if (!failed_.ok()) return failed_;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && !complete_ && failed_.ok()) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && !complete_ && failed_.ok()) {
       return absl::DeadlineExceededError("the node did not answer in time");
     }
   }
@@ -102,7 +102,7 @@ absl::Status LeaseState::AwaitLayer(int64_t layer, absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (landed_ <= layer) {
     if (!failed_.ok()) return failed_;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && landed_ <= layer && failed_.ok()) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && landed_ <= layer && failed_.ok()) {
       return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not land in time"));
     }
   }
@@ -160,7 +160,7 @@ void LeaseState::Release() {
 
 void LeaseState::GiveBack() {
   tier_->Remove(lease_);
-  proto::Request request = channel_->NewRequest("", absl::Now() + kGoodbye);
+  proto::Request request = channel_->NewRequest("", SteadyNow() + kGoodbye);
   request.mutable_release()->add_leases(lease_);
   channel_->Tell(request);
 }
@@ -260,7 +260,7 @@ absl::Status MappedLease::WaitLayer(int64_t layer, absl::Time deadline) {
 }
 
 void MappedLease::Suspect() const {
-  proto::Request request = state_->channel()->NewRequest(ns_, absl::Now() + kGoodbye);
+  proto::Request request = state_->channel()->NewRequest(ns_, SteadyNow() + kGoodbye);
   proto::Mark* const mark = request.mutable_mark();
   mark->set_act(proto::Mark::SUSPECT);
   mark->set_codec(static_cast<uint32_t>(manifest_.codec));

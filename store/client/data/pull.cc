@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/client/control/retry.h"
 
@@ -69,7 +69,7 @@ Pull::Pull(const Context& context, std::shared_ptr<Channel> channel, const Encod
     : context_(context),
       channel_(std::move(channel)),
       address_(address),
-      landing_deadline_(absl::Now() + context.transfer_timeout) {}
+      landing_deadline_(SteadyNow() + context.transfer_timeout) {}
 
 absl::StatusOr<std::shared_ptr<Pull>> Pull::Begin(const Context& context, std::shared_ptr<Channel> channel,
                                                   const EncodingAddress& address, const proto::Part& part,
@@ -111,7 +111,7 @@ absl::StatusOr<std::string> Pull::AwaitManifest(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (!started_) {
     if (!failed_.ok()) return failed_;
-    if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && !started_ && failed_.ok()) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && !started_ && failed_.ok()) {
       return absl::DeadlineExceededError("the node did not answer the pull in time");
     }
   }
@@ -278,8 +278,7 @@ absl::Status Pull::WaitLayer(int64_t layer, absl::Time deadline) {
         continue;
       }
       awaited_[piece] = true;
-      if (!changed_.WaitUntil(&mutex_, deadline) && absl::Now() >= deadline && states_[piece] != State::kGood &&
-          failed_.ok()) {
+      if (!changed_.WaitUntil(&mutex_, deadline) && states_[piece] != State::kGood && failed_.ok()) {
         ++context_.counters->late_layers;
         return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not land in time"));
       }

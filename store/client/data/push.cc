@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::store {
@@ -95,8 +95,8 @@ absl::StatusOr<PutResult> AwaitDone(Push* push, absl::Time deadline) {
 // A push that failed meanwhile does not wait for room any longer.
 absl::StatusOr<transport::Slice> TakeRoom(Arena* sending, int64_t length, Push* push, absl::Time deadline) {
   while (true) {
-    auto room = sending->TakeOne(length, std::min(deadline, absl::Now() + kLook));
-    if (!absl::IsDeadlineExceeded(room.status()) || absl::Now() >= deadline || push->failed()) return room;
+    auto room = sending->TakeOne(length, std::min(deadline, SteadyNow() + kLook));
+    if (!absl::IsDeadlineExceeded(room.status()) || SteadyNow() >= deadline || push->failed()) return room;
   }
 }
 
@@ -140,7 +140,7 @@ absl::StatusOr<PutResult> Deliver(Channel* channel, PushOrder* order, uint64_t i
       channel->connection()->CancelSend(first_landing + layer);
     // Unless the node has taken its landings back, or has answered already, no answer can be counted on.
     if (!absl::IsCancelled(sent) && !push->answered()) return sent;
-    deadline = std::min(deadline, absl::Now() + kRepeat);
+    deadline = std::min(deadline, SteadyNow() + kRepeat);
   }
   auto done = AwaitDone(push.get(), deadline);
   if (!sent.ok() && absl::IsDeadlineExceeded(done.status())) return absl::UnavailableError(sent.message());
@@ -188,7 +188,7 @@ absl::StatusOr<PutResult> Attempt(Channel* channel, PushOrder* order, absl::Time
 absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<Channel>& channel, PushOrder* order, absl::Time deadline) {
   if (order->committed != 0) {
     const auto push = std::make_shared<Push>();
-    const absl::Time limit = std::min(deadline, absl::Now() + kRepeat);
+    const absl::Time limit = std::min(deadline, SteadyNow() + kRepeat);
     KVLINK_RETURN_IF_ERROR(SendCommit(channel.get(), *order, order->committed, push, limit));
     auto done = AwaitDone(push.get(), limit);
     channel->Forget(order->committed);

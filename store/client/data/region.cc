@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/slab.h"
 #include "base/status.h"
 #include "store/client/data/verifier.h"
@@ -27,7 +27,7 @@ absl::StatusOr<std::shared_ptr<Region>> Region::Open(transport::Transport* trans
 absl::StatusOr<std::vector<transport::Slice>> Region::Take(absl::Span<const int64_t> lengths) {
   {
     MutexLock lock(&mutex_);
-    if (absl::Now() < rests_until_) return absl::UnavailableError("landings in the region of the device failed");
+    if (SteadyNow() < rests_until_) return absl::UnavailableError("landings in the region of the device failed");
   }
   return arena_->Take(lengths);
 }
@@ -44,7 +44,7 @@ void Region::Ended(bool good) {
   MutexLock lock(&mutex_);
   failures_ = good ? 0 : failures_ + 1;
   if (failures_ < kMostFailures) return;
-  rests_until_ = absl::Now() + rest_;
+  rests_until_ = SteadyNow() + rest_;
   --failures_;  // then one will do
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::engine {
@@ -280,7 +281,7 @@ Arena* ArenaPool::NextToPrefault() const {
 
 void ArenaPool::Prefault() {
   bool failed = false;
-  absl::Time trim = absl::Now() + kTrimEvery;
+  absl::Time trim = SteadyNow() + kTrimEvery;
   for (;;) {
     Arena* arena = nullptr;
     {
@@ -288,14 +289,14 @@ void ArenaPool::Prefault() {
       for (;;) {
         if (stop_) return;
         arena = failed || free_numbers_.empty() ? nullptr : NextToPrefault();
-        if (arena != nullptr || ((options_.shared || failed) && absl::Now() >= trim)) break;
+        if (arena != nullptr || ((options_.shared || failed) && SteadyNow() >= trim)) break;
         wake_.WaitUntil(&mutex_, options_.shared || failed ? trim : absl::InfiniteFuture());
       }
     }
     failed = arena != nullptr && !Grow(arena, 0);
-    if (absl::Now() < trim) continue;
+    if (SteadyNow() < trim) continue;
     if (options_.shared) Trim();
-    trim = absl::Now() + kTrimEvery;
+    trim = SteadyNow() + kTrimEvery;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::engine {
@@ -91,7 +92,7 @@ absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeRoom(absl::string_view 
       if (EvictOne(space, /*also_read=*/false) != nullptr) continue;
       if (MoveChunkTo(space, bytes)) continue;
     }
-    if (!may_evict || !MemoryReturns(*space) || absl::Now() >= deadline) {
+    if (!may_evict || !MemoryReturns(*space) || SteadyNow() >= deadline) {
       return absl::ResourceExhaustedError(
           absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: what namespace '", ns,
                        "' has of it is leased, and the others have no more than their share"));

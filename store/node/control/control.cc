@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "store/node/control/control_service.h"
 
 namespace kvlink::store {
@@ -67,7 +68,7 @@ class GrpcControlServer : public ControlServer {
   void Stop(absl::Duration grace) override {
     if (server_ == nullptr) return;
     calls_.Stop();
-    server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    server_->Shutdown(ToSystemClock(SteadyNow() + grace));
     server_->Wait();
     server_ = nullptr;
   }

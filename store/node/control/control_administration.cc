@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "proto/manifest.h"
 #include "store/node/control/control_service.h"
@@ -136,8 +137,8 @@ grpc::Status ControlService::Verify(grpc::ServerContext* context, const v1::Veri
       if (Ended(context)) return false;
       progress.set_bytes_done(done);
       progress.set_bytes(all);
-      if (absl::Now() - told < kNewsEvery) return true;
-      told = absl::Now();
+      if (SteadyNow() - told < kNewsEvery) return true;
+      told = SteadyNow();
       return stream->Write(progress);
     }));
     if (Ended(context)) return absl::CancelledError("the call has ended");

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "proto/digest.h"
 #include "store/node/control/control_service.h"
@@ -23,10 +23,10 @@ absl::StatusOr<std::shared_ptr<Session>> ControlService::Caller(const grpc::Serv
 
 grpc::Status ControlService::Run(grpc::ServerContext* context, Operation operation,
                                  const std::function<absl::Status(Session*)>& call) const {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const auto session = Caller(*context);
   const absl::Status status = session.ok() ? call(session->get()) : session.status();
-  node_->metrics->Ended(operation, absl::Now() - began, status.code());
+  node_->metrics->Ended(operation, SteadyNow() - began, status.code());
   if (const uint32_t retry = RetryAfterMilliseconds(status); retry > 0) {
     context->AddTrailingMetadata(kRetryAfterMetadata, std::to_string(retry));
   }
@@ -44,7 +44,7 @@ void ControlService::Describe(const Session& session, v1::Session* reply) const 
 
 grpc::Status ControlService::OpenSession(grpc::ServerContext* context, const v1::OpenSessionRequest* request,
                                          v1::Session* reply) {
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   const auto open = [&]() -> absl::Status {
     if (!node_->ready.load()) return absl::UnavailableError("the node is starting");
     KVLINK_ASSIGN_OR_RETURN(Grant grant, node_->access.Find({request->key().data(), request->key().size()}));
@@ -62,7 +62,7 @@ grpc::Status ControlService::OpenSession(grpc::ServerContext* context, const v1:
   };
   const absl::Status status = open();
   if (absl::IsUnauthenticated(status)) node_->log.Warning("session_refused", {{"peer", context->peer()}});
-  node_->metrics->Ended(Operation::kSession, absl::Now() - began, status.code());
+  node_->metrics->Ended(Operation::kSession, SteadyNow() - began, status.code());
   if (const uint32_t retry = RetryAfterMilliseconds(status); retry > 0) {
     context->AddTrailingMetadata(kRetryAfterMetadata, std::to_string(retry));
   }

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/node/data/leases.h"
 #include "store/node/data/marks.h"
@@ -22,9 +22,9 @@ constexpr size_t kLookupAtOnce = 1024;
 
 void Hello(const std::shared_ptr<Link>& link, const proto::Request& request) {
   Service* const service = link->service();
-  const absl::Time arrived = absl::Now();
+  const absl::Time arrived = SteadyNow();
   auto session = service->sessions.Find({request.hello().token().data(), request.hello().token().size()});
-  service->metrics->Ended(Operation::kHello, absl::Now() - arrived, session.status().code());
+  service->metrics->Ended(Operation::kHello, SteadyNow() - arrived, session.status().code());
   if (!session.ok()) {
     link->Send(Refusal(request.id(), session.status()));
     return link->Close("its token is of no session");
@@ -155,7 +155,7 @@ absl::Status CheckAddressee(const Service& service, const proto::Request& reques
 absl::Status CheckRights(const Session& session, const proto::Request& request, Right right) {
   const auto body = request.body_case();
   if (body == proto::Request::kRenew || body == proto::Request::kRelease) {
-    return session.live(absl::Now()) ? absl::OkStatus()
+    return session.live(SteadyNow()) ? absl::OkStatus()
                                      : absl::UnauthenticatedError("the session has expired: open another one");
   }
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", {request.ns().data(), request.ns().size()}));
@@ -165,7 +165,7 @@ absl::Status CheckRights(const Session& session, const proto::Request& request, 
 absl::Time DeadlineOf(const NodeLimits& limits, const proto::Request& request) {
   const absl::Duration left =
       request.remaining_ms() == 0 ? limits.unnamed_deadline : absl::Milliseconds(request.remaining_ms());
-  return absl::Now() + std::min(left, limits.longest_request);
+  return SteadyNow() + std::min(left, limits.longest_request);
 }
 
 void Carry(const std::shared_ptr<Link>& link, proto::Request request) {

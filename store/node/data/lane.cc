@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::store {
 
@@ -55,7 +55,7 @@ void Lane::Loop() {
       items_.pop_front();
       bytes_ -= item.bytes;
     }
-    item.work(absl::Now() < item.deadline
+    item.work(SteadyNow() < item.deadline
                   ? absl::OkStatus()
                   : absl::DeadlineExceededError("the deadline passed while the request waited for its turn"));
   }

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "store/node/service.h"
 
 namespace kvlink::store {
@@ -40,7 +40,7 @@ Call::Call(std::shared_ptr<Link> link, proto::Request request, Operation operati
       session_(link_->session()),
       request_(std::move(request)),
       operation_(operation),
-      arrived_(absl::Now()),
+      arrived_(SteadyNow()),
       deadline_(deadline) {}
 
 Call::~Call() {
@@ -82,14 +82,14 @@ void Call::Answered() {
   if (!ended_.exchange(true)) Ended(absl::StatusCode::kOk);
 }
 
-void Call::Ended(absl::StatusCode code) { service()->metrics->Ended(operation_, absl::Now() - arrived_, code); }
+void Call::Ended(absl::StatusCode code) { service()->metrics->Ended(operation_, SteadyNow() - arrived_, code); }
 
 Link::Link(Service* service, std::unique_ptr<Outlet> outlet, absl::string_view carrier)
     : service_(service),
       outlet_(std::move(outlet)),
       carrier_(carrier),
       number_(service->links.NextNumber()),
-      opened_(absl::Now()),
+      opened_(SteadyNow()),
       heard_(absl::ToUnixNanos(opened_)) {
   service_->links.Constructed();
 }
@@ -140,7 +140,7 @@ void Link::SetSession(std::shared_ptr<Session> session) {
   session_ = std::move(session);
 }
 
-void Link::Heard() { heard_.store(absl::ToUnixNanos(absl::Now()), std::memory_order_relaxed); }
+void Link::Heard() { heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed); }
 absl::Time Link::heard() const { return absl::FromUnixNanos(heard_.load(std::memory_order_relaxed)); }
 
 bool Link::AddRequest() {
@@ -323,7 +323,7 @@ std::vector<std::shared_ptr<Link>> Links::All() const {
 bool Links::WaitGone(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (alive_ > 0) {
-    if (!gone_.WaitUntil(&mutex_, deadline) && alive_ > 0 && absl::Now() >= deadline) return false;
+    if (!gone_.WaitUntil(&mutex_, deadline) && alive_ > 0 && SteadyNow() >= deadline) return false;
   }
   return true;
 }

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "store/node/service.h"
 
 namespace kvlink::store {
@@ -79,7 +79,7 @@ void DoMark(std::shared_ptr<Call> call) {
   std::string* const codes = answer.mutable_marked()->mutable_codes();
   for (const Identity& identity : UnpackIdentities({mark.identities().data(), mark.identities().size()})) {
     absl::Status status = absl::DeadlineExceededError("");
-    if (absl::Now() < call->deadline()) {
+    if (SteadyNow() < call->deadline()) {
       status =
           DoOne(call->service(), session, mark.act(), call->KeyOf(BytesOf(identity), mark.codec()), call->deadline());
     }

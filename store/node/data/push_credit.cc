@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::store {
 
@@ -19,7 +19,7 @@ bool PushCredit::Take(int64_t bytes, std::function<void()> again) {
 // Nobody needs to be woken when the time after a pull is over: whoever waits does so for what is taken to be returned.
 int64_t PushCredit::Room() const {
   if (pulls_ > 0) return beside_pulls_;
-  return absl::Now() - last_pull_ < shortly_ ? beside_pulls_ : alone_;
+  return SteadyNow() - last_pull_ < shortly_ ? beside_pulls_ : alone_;
 }
 
 void PushCredit::Wake() {
@@ -58,7 +58,7 @@ void PushCredit::PullEnded() {
   {
     MutexLock lock(&mutex_);
     --pulls_;
-    last_pull_ = absl::Now();
+    last_pull_ = SteadyNow();
   }
   Wake();
 }

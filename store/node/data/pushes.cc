@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "proto/manifest.h"
 #include "store/node/service.h"
@@ -32,7 +32,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         lengths_(begin->request().push_begin().lengths().begin(), begin->request().push_begin().lengths().end()),
         first_landing_(link_->TakeLandings(static_cast<int64_t>(lengths_.size()))),
         memory_(std::make_shared<Memory>(Memory{std::move(memory)})),
-        progressed_(absl::Now()) {
+        progressed_(SteadyNow()) {
     missing_ = std::count_if(lengths_.begin(), lengths_.end(), [](int64_t length) { return length > 0; });
   }
   ~Push() override { service_->manifest_bytes.fetch_sub(static_cast<int64_t>(manifest_.size())); }
@@ -63,7 +63,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     absl::Status refused;
     {
       MutexLock lock(&mutex_);
-      progressed_ = absl::Now();
+      progressed_ = SteadyNow();
       if (why_.has_value()) {
         refused = *why_;
       } else if (commit_ != nullptr) {
@@ -94,7 +94,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       // What is being committed is let be: it ends soon, and its outcome is what a repeated commit is told.
       if (why_.has_value() || committing_) return;
       why_ = why;
-      ended_ = absl::Now();
+      ended_ = SteadyNow();
       open = open_;
     }
     for (const size_t layer : open) link_->outlet()->payloads()->CancelLanding(first_landing_ + layer);
@@ -150,7 +150,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     }
     open_.insert(layer);
     link_->outlet()->payloads()->Land(first_landing_ + layer, {buffer_, place.offset, lengths_[layer]},
-                                      absl::Now() + service_->limits.push_progress,
+                                      SteadyNow() + service_->limits.push_progress,
                                       [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
                                         self->Landed(layer, status, bytes);
                                       });
@@ -168,7 +168,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       if (bad.ok()) {
         --missing_;
         landed_.insert(layer);
-        progressed_ = absl::Now();
+        progressed_ = SteadyNow();
       }
     }
     service_->push_credit.Return(lengths_[layer]);
@@ -262,7 +262,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       why_ = outcome.status();
       outcome_ = outcome.ok() ? std::optional(*outcome) : std::nullopt;
-      ended_ = absl::Now();
+      ended_ = SteadyNow();
       committing_ = false;
     }
     Finish();

@@ -4,7 +4,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/clock.h"
 
 namespace kvlink::store {
 namespace {
@@ -138,7 +138,7 @@ std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::
       {"serving_queued", service->serving->queued()},
       {"indexing_queued", service->indexing->queued()},
       {"malformed_requests", service->metrics->malformed()},
-      {"uptime_ms", absl::ToInt64Milliseconds(absl::Now() - service->started)},
+      {"uptime_ms", absl::ToInt64Milliseconds(SteadyNow() - service->started)},
   };
   int64_t pinned = 0;
   for (const auto& ns : statistics.namespaces) pinned += ns.pinned_bytes;

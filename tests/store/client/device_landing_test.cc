@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/device_region.h"
@@ -17,7 +18,7 @@ namespace {
 using ::testing::HasSubstr;
 using transport::Fault;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 class DeviceLandingTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -62,7 +63,7 @@ class DeviceLandingTest : public ::testing::TestWithParam<std::string> {
   }
   static void AwaitUnused(const store::DeviceLanding& landing) {
     const absl::Time limit = Soon();
-    while (landing.used() > 0 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+    while (landing.used() > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
     EXPECT_EQ(landing.used(), 0);
   }
 
@@ -99,7 +100,7 @@ TEST_P(DeviceLandingTest, LandsAndIsVerifiedThere) {
   EXPECT_TRUE(region_.kept());
   landing = nullptr;
   const absl::Time limit = Soon();
-  while (region_.kept() && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+  while (region_.kept() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_FALSE(region_.kept());
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
@@ -23,7 +24,7 @@ constexpr absl::Duration kCall = absl::Seconds(2);
 // A call that lasts this much longer than its deadline hangs.
 constexpr absl::Duration kHang = absl::Seconds(20);
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 Synthetic Encoding(int number) {
   // Of one layer and of many, within a unit and beyond.
@@ -61,7 +62,7 @@ class Load {
       const absl::Time limit = Soon();
       do {
         status = ReadAndCompare(store, "ns", encodings_[number]);
-      } while (absl::IsUnavailable(status) && absl::Now() < limit);  // it may have to connect first
+      } while (absl::IsUnavailable(status) && SteadyNow() < limit);  // it may have to connect first
       EXPECT_TRUE(status.ok()) << "encoding " << number << ": " << status;
     }
   }
@@ -72,7 +73,7 @@ class Load {
   void One(std::mt19937_64& random) {
     const int number = static_cast<int>(random() % kDocuments);
     const Synthetic& s = encodings_[number];
-    const absl::Time began = absl::Now();
+    const absl::Time began = SteadyNow();
     const absl::Time deadline = began + kCall;
     absl::Status status;
     switch (random() % 8) {
@@ -107,7 +108,7 @@ class Load {
         break;
     }
     EXPECT_TRUE(Excused(status)) << status;
-    EXPECT_LT(absl::Now(), deadline + kHang) << "a call hangs";
+    EXPECT_LT(SteadyNow(), deadline + kHang) << "a call hangs";
     if (!status.ok() && !absl::IsNotFound(status)) ++failures_;
   }
 
@@ -152,7 +153,7 @@ class Load {
 bool EventuallyTrue(const std::function<bool()>& condition) {
   const absl::Time limit = Soon();
   while (!condition()) {
-    if (absl::Now() > limit) return false;
+    if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(2));
   }
   return true;
@@ -288,14 +289,14 @@ TEST(NodeDeathTest, FrozenUnderLoad) {
   ASSERT_NE(remote, nullptr);
   Load load(remote.get());
   load.Run(TestSeed(), 10);
-  const absl::Time began = absl::Now();
+  const absl::Time began = SteadyNow();
   std::thread freezer([&] {
     absl::SleepFor(absl::Milliseconds(20));
     node.Signal(SIGSTOP);
     absl::SleepFor(absl::Seconds(4));
     node.Signal(SIGCONT);
   });
-  while (absl::Now() < began + absl::Seconds(5)) load.Run(TestSeed() + 1, 5);
+  while (SteadyNow() < began + absl::Seconds(5)) load.Run(TestSeed() + 1, 5);
   freezer.join();
   load.CheckAcknowledged(remote.get());
   EXPECT_GT(load.failures(), 0);

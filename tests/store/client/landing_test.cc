@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/device_region.h"
@@ -17,7 +18,7 @@ namespace {
 
 using store::RemoteOptions;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 // A network that does not let go of landings: what it keeps, it may still write to.
 class Grip : public ForwardingTransport {
@@ -107,7 +108,7 @@ TEST(LandingMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
       }
       grip->LetGo();
       const absl::Time limit = Soon();
-      while (used() > 0 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+      while (used() > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
       if (on_device) {
         EXPECT_TRUE((*read(b))->on_device());
       }

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 
+#include "base/clock.h"
 #include "store/client/remote.h"
 #include "tests/store/synthetic.h"
 
@@ -25,7 +26,7 @@ int main(int argc, char** argv) {
   if (!store.ok()) return Fail(store.status());
   const Synthetic s = kvlink::testing::MakeSynthetic(7, 4, 600, 2, 32);
   if (s.manifest.etag.Hex() != argv[2]) return 2;
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  const absl::Time deadline = kvlink::SteadyNow() + absl::Seconds(60);
   const auto lease = (*store)->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, deadline);
   if (!lease.ok()) return Fail(lease.status());
   for (int layer = 0; layer < 4; ++layer) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
@@ -17,12 +18,12 @@ namespace {
 
 using ::testing::HasSubstr;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 bool EventuallyTrue(const std::function<bool()>& condition) {
   const absl::Time limit = Soon();
   while (!condition()) {
-    if (absl::Now() > limit) return false;
+    if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(2));
   }
   return true;
@@ -151,7 +152,7 @@ TEST(MappedTest, AFrozenReaderLosesItsLeaseAndKnows) {
   for (const bool frozen : {false, true}) {
     Reader reader(place, s);
     // Those of the churn go by a carrier of their own.
-  EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
+    EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
     if (frozen) {
       reader.Signal(SIGSTOP);
       EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
@@ -172,7 +173,7 @@ TEST(MappedTest, AKilledReaderLeavesNothing) {
   for (int round = 0; round < 3; ++round) {
     Reader reader(place, s);
     // Those of the churn go by a carrier of their own.
-  EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
+    EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 1; }));
     reader.Kill();
     EXPECT_TRUE(EventuallyTrue([&] { return place.store()->Stats()->leases == 0; }));
   }

@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
@@ -21,7 +22,7 @@ using store::RemoteOptions;
 using ::testing::HasSubstr;
 using transport::Fault;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
 absl::StatusOr<std::unique_ptr<store::Lease>> ReadOf(store::Store* store, const Synthetic& s,
                                                      absl::Time deadline = Soon()) {
@@ -40,7 +41,7 @@ absl::Status WaitAll(store::Lease* lease, absl::Time deadline = Soon()) {
 bool EventuallyTrue(const std::function<bool()>& condition) {
   const absl::Time limit = Soon();
   while (!condition()) {
-    if (absl::Now() > limit) return false;
+    if (SteadyNow() > limit) return false;
     absl::SleepFor(absl::Milliseconds(1));
   }
   return true;
@@ -210,9 +211,9 @@ TEST_P(RemoteTest, ANodeThatComesBackIsFoundAgain) {
   for (int round = 1; round <= 3; ++round) {
     place.StopNode();
     EXPECT_TRUE(absl::IsUnavailable(store->Lookup("ns", {a.manifest.identity}, Codec::kRawBf16).status()));
-    EXPECT_TRUE(absl::IsUnavailable(ReadOf(store, a, absl::Now() + absl::Seconds(20)).status()));
+    EXPECT_TRUE(absl::IsUnavailable(ReadOf(store, a, SteadyNow() + absl::Seconds(20)).status()));
     EXPECT_TRUE(absl::IsUnavailable(store->GetDocument("ns", "one").status()));
-    EXPECT_TRUE(absl::IsUnavailable(store->Put("ns", b.manifest, b.spans(), absl::Now() + absl::Seconds(2)).status()));
+    EXPECT_TRUE(absl::IsUnavailable(store->Put("ns", b.manifest, b.spans(), SteadyNow() + absl::Seconds(2)).status()));
     place.StartNode();
     ASSERT_TRUE(EventuallyTrue([&] { return ReadAndCompare(store, "ns", a).ok(); }));
     ASSERT_TRUE(store->PutDocument("ns", "one", EntryOf({&a}, round)).ok());
@@ -262,7 +263,7 @@ TEST_P(RemoteFaultTest, ALostSlabIsLate) {
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
   EXPECT_TRUE((*lease)->WaitLayer(0, Soon()).ok());
-  EXPECT_TRUE(absl::IsDeadlineExceeded((*lease)->WaitLayer(1, absl::Now() + absl::Milliseconds(100))));
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*lease)->WaitLayer(1, SteadyNow() + absl::Milliseconds(100))));
   EXPECT_EQ(place.remote()->Counters().late_layers, 1);
   EXPECT_EQ((*lease)->layer(0), absl::MakeConstSpan(s.slabs[0]));
   *lease = nullptr;

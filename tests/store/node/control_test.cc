@@ -9,6 +9,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/rpc/rpc.h"
@@ -171,8 +172,8 @@ TEST_F(ControlTest, SessionsExpireUnlessRenewed) {
   change_ = [](store::NodeOptions* options) { options->limits.session_lifetime = absl::Seconds(3); };
   StartNode();
   const auto renewed = Client(), left = Client();
-  const absl::Time begin = absl::Now();
-  while (absl::Now() < begin + absl::Seconds(5)) {
+  const absl::Time begin = SteadyNow();
+  while (SteadyNow() < begin + absl::Seconds(5)) {
     v1::Session session;
     ASSERT_TRUE((*renewed)->RenewSession(renewed->Context().get(), {}, &session).ok());
     EXPECT_EQ(session.token(), renewed->token());
@@ -327,7 +328,7 @@ TEST_F(ControlTest, ADrainLetsReadersEnd) {
   ASSERT_TRUE(stream->Read(&progress));
   EXPECT_FALSE(progress.drained());
   EXPECT_EQ(progress.pulls(), 1);
-  EXPECT_FALSE((*node_)->WaitForStop(absl::Now()));
+  EXPECT_FALSE((*node_)->WaitForStop(SteadyNow()));
 
   EXPECT_EQ(data.Push("a", MakeSynthetic(2)).status().code(), absl::StatusCode::kUnavailable);
   // Reads go on.
@@ -349,7 +350,7 @@ TEST_F(ControlTest, ADrainLetsReadersEnd) {
 absl::StatusOr<std::string> CallRaw(const std::string& address, const std::string& method, const std::string& request) {
   grpc::GenericStub stub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(Patience()));
+  context.set_deadline(ToSystemClock(Patience()));
   grpc::CompletionQueue queue;
   const auto done = [&queue] {
     void* tag = nullptr;

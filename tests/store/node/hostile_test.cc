@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/envelope.h"
@@ -55,7 +56,7 @@ class HostileTest : public ::testing::TestWithParam<Carrier> {
   }
   void ExpectNothingIsLeft() {
     const absl::Time limit = Patience();
-    while (!node_->idle() && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(20));
+    while (!node_->idle() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(20));
     EXPECT_TRUE(node_->idle());
   }
 
@@ -213,7 +214,7 @@ TEST_P(HostileTest, AbsurdPushes) {
   const Synthetic small = MakeSynthetic(7);
   const auto unannounced = *transport_->Allocate(1 << 20);
   Completion sent;
-  other->connection()->Send(12345, {unannounced, 0, 1 << 20}, absl::Now() + absl::Milliseconds(200), sent.ForSend());
+  other->connection()->Send(12345, {unannounced, 0, 1 << 20}, SteadyNow() + absl::Milliseconds(200), sent.ForSend());
   EXPECT_EQ(sent.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   data->connection()->Close();
   ExpectNothingIsLeft();

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -210,7 +211,7 @@ class LocalTest : public ::testing::Test {
   }
   void AwaitIdle() {
     const absl::Time limit = Patience();
-    while (!(*node_)->idle() && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(10));
+    while (!(*node_)->idle() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(10));
     EXPECT_TRUE((*node_)->idle());
   }
   static void ExpectBytes(LocalClient* client, const proto::Leased& lease, const Synthetic& encoding) {
@@ -312,8 +313,8 @@ TEST_F(LocalTest, ASilentConnectionLosesItsLeases) {
   const auto client = Connect(), silent = Connect();
   const auto lease = client->Lease("a", encoding.manifest), lost = silent->Lease("a", encoding.manifest);
   ASSERT_TRUE(lease.ok() && lost.ok());
-  const absl::Time begin = absl::Now();
-  while (absl::Now() < begin + absl::Seconds(5)) {
+  const absl::Time begin = SteadyNow();
+  while (SteadyNow() < begin + absl::Seconds(5)) {
     proto::Request renew;
     renew.mutable_renew();
     ASSERT_TRUE(client->Ask(renew).ok());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/part.h"
@@ -94,10 +95,10 @@ TEST_P(NodeTest, WhatIsPushedIsFoundAndPulled) {
 
   ExpectPulls(encoding, {});
   // A pull's hold on the pages ends shortly after its answer.
-  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  const absl::Time limit = SteadyNow() + absl::Seconds(60);
   do {
     DropTier();
-  } while ((*data_->Lookup("a", {encoding.manifest.identity}))[0].tier != 2 && absl::Now() < limit);
+  } while ((*data_->Lookup("a", {encoding.manifest.identity}))[0].tier != 2 && SteadyNow() < limit);
   EXPECT_EQ((*data_->Lookup("a", {encoding.manifest.identity}))[0].tier, 2);
   ExpectPulls(encoding, {});
 

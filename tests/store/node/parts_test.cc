@@ -6,16 +6,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/node/access.h"
 #include "store/node/data/lane.h"
 #include "store/node/data/link.h"
-#include "store/node/watch/log.h"
 #include "store/node/data/push_credit.h"
 #include "store/node/service.h"
 #include "store/node/sessions.h"
+#include "store/node/watch/log.h"
 
 namespace kvlink::store {
 namespace {
@@ -93,8 +94,8 @@ TEST(SessionsTest, PinsComeBackHoweverASessionEnds) {
   EXPECT_FALSE(closed->AddPin({"a", {}, Codec::kRawBf16}));
   EXPECT_EQ(closed->Check(Right::kRead, "a").code(), absl::StatusCode::kUnauthenticated);
   EXPECT_EQ(sessions.Find(closed->token()).status().code(), absl::StatusCode::kUnauthenticated);
-  EXPECT_EQ(sessions.Sweep(absl::Now()), 0);
-  EXPECT_EQ(sessions.Sweep(absl::Now() + absl::Seconds(1)), 1);
+  EXPECT_EQ(sessions.Sweep(SteadyNow()), 0);
+  EXPECT_EQ(sessions.Sweep(SteadyNow() + absl::Seconds(1)), 1);
   EXPECT_THAT(unpinned, ElementsAre("a", "a", "c"));
   EXPECT_EQ(sessions.size(), 0);
   EXPECT_EQ(sessions.Renew(expires.get()).code(), absl::StatusCode::kUnauthenticated);
@@ -153,7 +154,7 @@ TEST(LaneTest, IsBoundedAndDropsWhatIsLate) {
   const auto work = [&](const absl::Status& turn) {
     (turn.ok() ? done : absl::IsDeadlineExceeded(turn) ? late : refused)++;
   };
-  EXPECT_TRUE(lane.Add(absl::Now() - absl::Seconds(1), 60, work).ok());
+  EXPECT_TRUE(lane.Add(SteadyNow() - absl::Seconds(1), 60, work).ok());
   EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 60, work).code(), absl::StatusCode::kResourceExhausted);  // bytes
   EXPECT_TRUE(lane.Add(absl::InfiniteFuture(), 10, work).ok());
   EXPECT_TRUE(lane.Add(absl::InfiniteFuture(), 10, work).ok());
@@ -265,9 +266,9 @@ TEST(Links, AreGoneOnceTheirOutletsAre) {
   Service service(NodeLimits(), AccessList(), [](absl::string_view) {});
   std::atomic<bool> ended{false};
   auto link = std::make_shared<Link>(&service, std::make_unique<SlowToEnd>(&ended), "test");
-  EXPECT_FALSE(service.links.WaitGone(absl::Now()));
+  EXPECT_FALSE(service.links.WaitGone(SteadyNow()));
   std::thread releases([&] { link = nullptr; });
-  EXPECT_TRUE(service.links.WaitGone(absl::Now() + absl::Seconds(60)));
+  EXPECT_TRUE(service.links.WaitGone(SteadyNow() + absl::Seconds(60)));
   EXPECT_TRUE(ended.load());
   releases.join();
 }

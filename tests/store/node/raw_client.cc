@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "gtest/gtest.h"
 #include "proto/part.h"
@@ -94,7 +95,7 @@ absl::StatusOr<store::v1::Session> RawControl::Open(const std::string& key, cons
 
 std::unique_ptr<grpc::ClientContext> RawControl::Context() const {
   auto context = std::make_unique<grpc::ClientContext>();
-  context->set_deadline(absl::ToChronoTime(Patience()));
+  context->set_deadline(ToSystemClock(Patience()));
   context->set_wait_for_ready(true);
   if (!token_.empty()) {
     context->AddMetadata(store::kTokenMetadata, absl::BytesToHexString({token_.data(), token_.size()}));
@@ -131,9 +132,9 @@ uint64_t RawData::Send(proto::Request request) {
   if (request.id() == 0) request.set_id(++last_id_);
   if (request.remaining_ms() == 0) request.set_remaining_ms(60000);
   const std::string bytes = SerializeRequest(request);
-  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  const absl::Time limit = SteadyNow() + absl::Seconds(60);
   absl::Status sent = SendBytes({bytes.data(), bytes.size()});
-  while (absl::IsResourceExhausted(sent) && absl::Now() < limit) {  // the network has not taken the last ones yet
+  while (absl::IsResourceExhausted(sent) && SteadyNow() < limit) {  // the network has not taken the last ones yet
     absl::SleepFor(absl::Milliseconds(1));
     sent = SendBytes({bytes.data(), bytes.size()});
   }

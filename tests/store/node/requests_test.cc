@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -49,7 +50,7 @@ class RequestsTest : public ::testing::Test {
   // Waits until a value of the node's statistics is as wanted.
   void Await(const std::string& name, int64_t wanted) {
     const absl::Time limit = Patience();
-    while (Value(name) != wanted && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(20));
+    while (Value(name) != wanted && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(20));
     EXPECT_EQ(Value(name), wanted) << name;
   }
   static proto::Request LookupOf(const std::string& ns) {
@@ -260,7 +261,7 @@ TEST_F(RequestsTest, ConnectionsAreBounded) {
   auto first = Connect();
   const auto second = Connect();
   const auto refused =
-      transport_->Connect(node_->data_address(), std::make_shared<Inbox>(), absl::Now() + absl::Seconds(30));
+      transport_->Connect(node_->data_address(), std::make_shared<Inbox>(), SteadyNow() + absl::Seconds(30));
   EXPECT_FALSE(refused.ok());
   first = nullptr;
   Await("connections", 1);
@@ -445,15 +446,15 @@ TEST_F(RequestsTest, MetricsAreServed) {
   ASSERT_TRUE(data->Push("a", MakeSynthetic(1)).ok());
   ASSERT_TRUE(data->Pull("a", manifest).ok());
   // A pull's hold on the pages ends, and what ended is counted, shortly after the answer.
-  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  const absl::Time limit = SteadyNow() + absl::Seconds(60);
   do {
     store::v1::DropDramTierResponse dropped;
     ASSERT_TRUE((*control_)->DropDramTier(control_->Context().get(), {}, &dropped).ok());
-  } while ((*data->Lookup("a", {manifest.identity}))[0].tier != 2 && absl::Now() < limit);
+  } while ((*data->Lookup("a", {manifest.identity}))[0].tier != 2 && SteadyNow() < limit);
   ASSERT_TRUE(data->Pull("a", manifest).ok());
   for (const char* ended : {"operation=\"push\"} 1", "operation=\"pull\"} 2"}) {
     const std::string line = absl::StrCat("kvlink_operations_total{code=\"OK\",", ended);
-    while (!absl::StrContains((*node_)->MetricsText(), line) && absl::Now() < limit) {
+    while (!absl::StrContains((*node_)->MetricsText(), line) && SteadyNow() < limit) {
       absl::SleepFor(absl::Milliseconds(1));
     }
   }

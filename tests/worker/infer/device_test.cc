@@ -3,6 +3,7 @@
 #include <atomic>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "tests/support/cuda_emulation/backend.h"
 #include "tests/worker/infer/fixture.h"
@@ -36,8 +37,8 @@ class DeviceTest : public EngineTest {
     });
   }
   static void AwaitWaits(Engine& engine, int64_t waits) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(60);
-    while (engine.stats().pool.waits < waits && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+    while (engine.stats().pool.waits < waits && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
     ASSERT_EQ(engine.stats().pool.waits, waits);
   }
 };
@@ -55,7 +56,7 @@ TEST_P(DeviceTest, AnswersAsTheHostDoesFromTheSameStore) {
       const auto device = make(loaded_), cpu = make(host);
       Engine& first = encoded_here ? *device : *cpu;
       Start(first, Ask());
-      ASSERT_TRUE(first.DrainWriteBack(absl::Now() + absl::Seconds(60)));
+      ASSERT_TRUE(first.DrainWriteBack(SteadyNow() + absl::Seconds(60)));
       const auto here = Start(*device, Ask()), there = Start(*cpu, Ask());
       EXPECT_EQ(device->stats().encoded + cpu->stats().encoded, 4);
       EXPECT_LE(Divergence(LogitsOf(*there), LogitsOf(*here)), 0.001);

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <thread>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "tests/worker/infer/fixture.h"
 
@@ -22,7 +23,7 @@ TEST_P(EngineTest, AMissIsEncodedAndWrittenBack) {
   EXPECT_EQ(first->stats().fresh_tokens, 14);
   EXPECT_EQ(first->stats().prompt_tokens, 14 + 265);
   EXPECT_EQ(engine->stats().encoded, 4);
-  ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+  ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
   EXPECT_EQ(engine->stats().write_back.written, 4);
   EXPECT_EQ(store_->Stats()->namespaces.at(0).encodings, 4);
 

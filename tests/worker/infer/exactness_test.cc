@@ -5,6 +5,7 @@
 #include <numeric>
 #include <random>
 
+#include "base/clock.h"
 #include "tests/support/masked_forward.h"
 #include "tests/worker/infer/fixture.h"
 #include "worker/link/plan.h"
@@ -150,7 +151,7 @@ void Materialise(store::Store& store, const Loaded& loaded, absl::Span<const int
   const Identity identity = ComputeIdentity({loaded.fingerprint, "", tokens}, "");
   const auto found = store.Lookup("default", {identity}, Codec::kRawF32);
   ASSERT_TRUE(found.ok() && (*found)[0].present);
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  const absl::Time deadline = SteadyNow() + absl::Seconds(60);
   auto lease = store.Read("default", identity, Codec::kRawF32, (*found)[0].etag, deadline);
   ASSERT_TRUE(lease.ok()) << lease.status();
   const SlabShape shape = (*lease)->manifest().shape(0);
@@ -272,7 +273,7 @@ void Check(const Case& c) {
   const std::vector<float> expected = Expected(c, plan, *loaded.weights);
   // First everything is encoded on the spot; then everything comes out of the store's files.
   ExpectClose(Linked(**engine, c, plan), expected, loaded);
-  ASSERT_TRUE((*engine)->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+  ASSERT_TRUE((*engine)->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
   EXPECT_EQ((*engine)->stats().write_back.failed, 0) << (*engine)->stats().write_back.last_error;
   const int64_t encoded = (*engine)->stats().encoded;
   (*engine)->pool().Clear();

@@ -1,6 +1,7 @@
 // A store that fails in every way it can: requests are answered all the same, as if nothing had happened.
 #include <algorithm>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "tests/worker/infer/faulty_store.h"
 #include "tests/worker/infer/fixture.h"
@@ -93,7 +94,7 @@ TEST_P(FaultTest, AStoreThatDoesNotAnswerIsAMiss) {
     ExpectSame(Talk(*engine), expected);
     EXPECT_EQ(engine->stats().pool.store_errors, lookups ? 1 : 4);
     EXPECT_EQ(engine->stats().encoded, 4);
-    ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
     EXPECT_EQ(engine->stats().write_back.failed, 4);
     EXPECT_THAT(engine->stats().write_back.last_error, HasSubstr("closing"));
   }

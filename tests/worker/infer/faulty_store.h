@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "store/store.h"
 
 namespace kvlink::testing {
@@ -99,7 +100,7 @@ class FaultyStore final : public store::Store {
     absl::Status WaitLayer(int64_t layer, absl::Time deadline) override {
       if (layer < fails_) return real_->WaitLayer(layer, deadline);
       if (!status_.ok()) return status_;
-      absl::SleepFor(deadline - absl::Now());
+      absl::SleepFor(deadline - SteadyNow());
       return absl::DeadlineExceededError("the layer did not land in time");
     }
     absl::Span<const std::byte> layer(int64_t layer) const override { return real_->layer(layer); }

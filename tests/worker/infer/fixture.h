@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "kernels/ref/ref.h"
 #include "store/embedded/embedded.h"
@@ -214,7 +215,7 @@ class EngineTest : public ::testing::TestWithParam<testing::BackendFactory> {
   void FillStore(Codec codec) {
     const auto engine = MakeEngine(store_.get(), Options(codec));
     Start(*engine, Ask());
-    ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
     ASSERT_EQ(engine->stats().write_back.written, 4) << engine->stats().write_back.last_error;
   }
   std::vector<float> Expected(const Request& request) {

@@ -1,6 +1,7 @@
 // Documents that land in the device's memory straight from the network: the same answers, to the bit, as by way of the
 // host; and that way wherever this one is not to be had. Over UCX's tcp, and an emulated device, whose memory UCX takes
 // for the host's.
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "tests/store/client/device_region.h"
 #include "tests/store/client/remote_place.h"
@@ -30,7 +31,7 @@ class LandingTest : public EngineTest {
   void Fill(Codec codec) {
     const auto engine = NewEngine(Options(codec));
     Start(*engine, Ask());
-    ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
     ASSERT_EQ(engine->stats().write_back.written, 4) << engine->stats().write_back.last_error;
   }
   // By way of the host.
@@ -42,8 +43,8 @@ class LandingTest : public EngineTest {
     return LogitsOf(*conversation);
   }
   static void AwaitUnused(const Engine& engine) {
-    const absl::Time limit = absl::Now() + absl::Seconds(60);
-    while (engine.stats().pool.landing_bytes > 0 && absl::Now() < limit) absl::SleepFor(absl::Milliseconds(1));
+    const absl::Time limit = SteadyNow() + absl::Seconds(60);
+    while (engine.stats().pool.landing_bytes > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
     EXPECT_EQ(engine.stats().pool.landing_bytes, 0);
   }
 

@@ -3,12 +3,13 @@
 #include <fstream>
 #include <numeric>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "nlohmann/json.hpp"
 #include "tests/worker/infer/fixture.h"
+#include "tests_source_dir.h"
 #include "worker/infer/chat.h"
 #include "worker/link/plan.h"
-#include "tests_source_dir.h"
 
 namespace kvlink::infer {
 namespace {
@@ -168,7 +169,7 @@ TEST_F(RealModelTest, Bf16EncodingsAnswerAsOneMaskedPassInF32) {
     EXPECT_LE(mean, 0.01);
     EXPECT_EQ((*conversation)->stats().documents_segments, stored ? 3 : 0);
     conversation->reset();
-    ASSERT_TRUE(engine->DrainWriteBack(absl::Now() + absl::Seconds(60)));
+    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
     engine->pool().Clear();
     store_->DropDramTier();
   }

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "kernels/ref/ref.h"
 #include "store/embedded/embedded.h"
 #include "tests/support/tiny_model.h"
@@ -113,10 +114,10 @@ TEST_F(IngestTest, EveryDocumentIsCataloguedAndItsEncodingReadsBack) {
     ASSERT_TRUE(found.ok());
     ASSERT_TRUE((*found)[0].present);
     const auto lease = store_->Read("default", entry->parts[0].identity, Codec::kRawBf16, (*found)[0].etag,
-                                    absl::Now() + absl::Seconds(30));
+                                    SteadyNow() + absl::Seconds(30));
     ASSERT_TRUE(lease.ok()) << lease.status();
     for (int64_t layer = 0; layer < 2; ++layer) {
-      EXPECT_TRUE((*lease)->WaitLayer(layer, absl::Now() + absl::Seconds(30)).ok());
+      EXPECT_TRUE((*lease)->WaitLayer(layer, SteadyNow() + absl::Seconds(30)).ok());
     }
   }
 }

@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
+
 namespace kvlink::transport {
 
 class Link::Events : public ConnectionEvents {
@@ -46,7 +48,7 @@ void Link::SendMessage(std::string message, Fault fault, uint64_t draw) {
 
 void Link::PassMessage(const std::string& message) {
   if (inner_ == nullptr || inner_->SendMessage(message).code() != absl::StatusCode::kResourceExhausted) return;
-  thread_->timers().At(absl::Now() + absl::Milliseconds(1),
+  thread_->timers().At(SteadyNow() + absl::Milliseconds(1),
                        [self = shared_from_this(), message] { self->PassMessage(message); });
 }
 

@@ -1,0 +1,28 @@
+// The thread names itself, so that its name is there before `run` begins and a thread that ends at once is no race.
+#include "base/thread.h"
+
+#include <pthread.h>
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace kvlink {
+
+Thread::Thread(const char* name, std::function<void()> run)
+    : thread_([shown = std::string(name, strnlen(name, 15)), run = std::move(run)] {
+        pthread_setname_np(pthread_self(), shown.c_str());
+        run();
+      }) {}
+
+Thread& Thread::operator=(Thread&& other) noexcept {
+  Join();
+  thread_ = std::move(other.thread_);
+  return *this;
+}
+
+void Thread::Join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace kvlink
