@@ -12,12 +12,13 @@ import tempfile
 # Folder -> what its files may include, besides their own folder. A folder stands for its own files and those of the folders below that
 # have no entry here; "store/store.h" stands for that header alone.
 WORKER = ["base", "kernels", "proto", "store/store.h", "worker/model", "worker/link"]
-EVERYTHING = ["base", "kernels", "proto", "transport", "store", "store/engine", "store/embedded", "store/client", "store/cluster",
-              "store/node", "store/rpc", "store/client/control", "store/engine/disk", "worker"]
+EVERYTHING = ["base", "base/cli", "kernels", "proto", "transport", "store", "store/engine", "store/embedded", "store/client", "store/cluster",
+              "store/cli", "store/node", "store/rpc", "store/client/control", "store/engine/disk", "worker"]
 NODE = ["base", "proto", "transport", "store", "store/rpc", "store/engine", "store/engine/disk", "store/engine/memory", "store/node",
         "store/node/watch"]
 LAYERS = {
     "base": [],
+    "base/cli": ["base"],
     "proto": ["base"],
     "kernels": ["base"],
     "kernels/ref": ["base", "kernels"],
@@ -34,6 +35,7 @@ LAYERS = {
     "store/client": ["base", "proto", "transport", "store", "store/client/control", "store/client/data"],
     "store/client/control": ["base", "proto", "store", "store/rpc"],
     "store/client/data": ["base", "proto", "transport", "store", "store/client", "store/client/control"],
+    "store/cli": ["base", "base/cli", "proto", "store", "store/embedded", "store/client", "store/client/control", "store/node"],
     "store/cluster": ["base", "proto", "transport", "store", "store/rpc"],
     "store/node": NODE + ["store/node/control", "store/node/data"],
     "store/node/control": NODE,
@@ -64,7 +66,7 @@ LIBRARIES = [
     (r"openssl/", ["proto"]),
     (r"grpcpp?/", ["transport/grpc", "store/rpc", "store/client", "store/cluster", "store/node", "worker/api"]),
     (r"xxhash\.h$", ["base", "proto", "store/engine", "kernels"]),
-    (r"nlohmann/", ["worker"]),
+    (r"nlohmann/", ["store/cli", "worker"]),
     (r"(zlib|zstd)\.h$", ["worker/ingest", "worker/cli"]),
 ]
 TOP = ["base", "proto", "kernels", "transport", "store", "worker"]

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "store/cli/place.h"
 #include "worker/cli/open.h"
 #include "worker/infer/chat.h"
 #include "worker/infer/engine.h"

@@ -8,11 +8,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "base/cli/args.h"
+#include "base/cli/progress.h"
 #include "base/status.h"
-#include "worker/cli/args.h"
+#include "store/cli/place.h"
 #include "worker/cli/commands.h"
 #include "worker/cli/open.h"
-#include "worker/cli/progress.h"
 #include "worker/encode/encoder.h"
 
 namespace kvlink::cli {

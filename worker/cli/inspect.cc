@@ -1,14 +1,16 @@
-// kvlink inspect: what a store, a document or a model consists of.
+// kvlink inspect: what a store, a document or a model consists of. What concerns the store is store/cli's.
+#include "store/cli/inspect.h"
+
 #include <map>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/cli/args.h"
 #include "base/slab.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "worker/cli/args.h"
+#include "proto/manifest.h"
 #include "worker/cli/commands.h"
 #include "worker/cli/open.h"
 #include "worker/encode/encoder.h"
@@ -24,220 +26,7 @@ constexpr absl::string_view kSummary =
     "  kvlink inspect document ID       its entry and its encodings: codecs, sizes, etags, checksums\n"
     "  kvlink inspect model [PATH]      shapes, tensors, bytes per token and fingerprint of a model";
 
-struct Flags {
-  StoreFlags store;
-  ModelFlags model;
-  int64_t limit = 1000;
-  bool units = false;
-  bool json = false;
-};
-
 void PrintJson(const Json& json) { absl::PrintF("%s\n", json.dump(1, ' ', false, Json::error_handler_t::replace)); }
-
-std::string Escaped(absl::string_view text) { return absl::Utf8SafeCEscape(text); }
-
-absl::string_view TierName(store::Tier tier) {
-  switch (tier) {
-    case store::Tier::kDram:
-      return "memory";
-    case store::Tier::kSegments:
-      return "segments";
-    case store::Tier::kNone:
-      break;
-  }
-  return "none";
-}
-
-// The greatest identity below `identity`, so that a listing "after" it begins with `identity`. All zeros stay.
-Identity Before(Identity identity) {
-  for (size_t i = identity.bytes.size(); i-- > 0;) {
-    if (identity.bytes[i]-- != 0) return identity;
-  }
-  return Identity{};
-}
-
-// Store.
-
-struct CodecTotals {
-  int64_t encodings = 0;
-  int64_t tokens = 0;
-  int64_t bytes = 0;
-};
-using Totals = std::map<std::pair<std::string, std::string>, CodecTotals>;  // (codec, model)
-
-absl::StatusOr<Totals> CountEncodings(store::Store& store, const std::string& ns) {
-  constexpr int64_t kPage = 1000;
-  Totals totals;
-  Identity after;
-  for (;;) {
-    KVLINK_ASSIGN_OR_RETURN(const auto page, store.ListEncodings(ns, after, kPage));
-    for (const auto& listed : page) {
-      const Manifest& manifest = listed.manifest;
-      CodecTotals& total = totals[{std::string(CodecName(manifest.codec)), manifest.model.Hex()}];
-      ++total.encodings;
-      total.tokens += manifest.tokens;
-      total.bytes += manifest.bytes();
-    }
-    if (page.empty() || page.back().manifest.identity == after) return totals;
-    after = page.back().manifest.identity;
-  }
-}
-
-absl::Status InspectStore(const Flags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags.store, StoreUse::kReadOnly));
-  KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store->Stats());
-  Json namespaces = Json::array();
-  for (const store::NamespaceStats& ns : stats.namespaces) {
-    KVLINK_ASSIGN_OR_RETURN(const Totals totals, CountEncodings(*store, ns.name));
-    Json codecs = Json::array();
-    for (const auto& [key, total] : totals) {
-      codecs.push_back({{"codec", key.first},
-                        {"model", key.second},
-                        {"encodings", total.encodings},
-                        {"tokens", total.tokens},
-                        {"bytes", total.bytes}});
-    }
-    namespaces.push_back({{"name", ns.name},
-                          {"documents", ns.documents},
-                          {"encodings", ns.encodings},
-                          {"bytes", ns.bytes},
-                          {"pinned_bytes", ns.pinned_bytes},
-                          {"codecs", codecs}});
-  }
-  const Json json = {{"store", flags.store.store},
-                     {"segment_bytes", stats.segment_bytes},
-                     {"segment_bytes_used", stats.segment_bytes_used},
-                     {"pinned_bytes", stats.pinned_bytes},
-                     {"capacity_bytes", flags.store.capacity},
-                     {"double_claims", stats.double_claims},
-                     {"io", stats.io},
-                     {"namespaces", namespaces}};
-  if (flags.json) {
-    PrintJson(json);
-    return absl::OkStatus();
-  }
-  absl::PrintF("%s\n", flags.store.store);
-  absl::PrintF("segments    %s used of %s allocated\n", FormatBytes(static_cast<double>(stats.segment_bytes_used)),
-               FormatBytes(static_cast<double>(stats.segment_bytes)));
-  absl::PrintF("i/o         %s\n", stats.io);
-  if (stats.double_claims > 0)
-    absl::PrintF("dropped     %d encodings that claimed a block of another\n", stats.double_claims);
-  for (const Json& ns : namespaces) {
-    absl::PrintF("namespace   %s: %d documents, %d encodings, %s, %s pinned\n", Escaped(ns["name"].get<std::string>()),
-                 ns["documents"].get<int64_t>(), ns["encodings"].get<int64_t>(), FormatBytes(ns["bytes"].get<double>()),
-                 FormatBytes(ns["pinned_bytes"].get<double>()));
-    for (const Json& codec : ns["codecs"]) {
-      absl::PrintF("  %-9s model %s  %d encodings, %d tokens, %s\n", codec["codec"].get<std::string>(),
-                   codec["model"].get<std::string>().substr(0, 16), codec["encodings"].get<int64_t>(),
-                   codec["tokens"].get<int64_t>(), FormatBytes(codec["bytes"].get<double>()));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Documents.
-
-absl::Status InspectDocuments(const Flags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags.store, StoreUse::kReadOnly));
-  Json documents = Json::array();
-  std::string after;
-  while (static_cast<int64_t>(documents.size()) < flags.limit) {
-    const int64_t left = flags.limit - static_cast<int64_t>(documents.size());
-    KVLINK_ASSIGN_OR_RETURN(const auto page,
-                            store->ListDocuments(flags.store.ns, after, std::min<int64_t>(left, 1000)));
-    if (page.empty()) break;
-    for (const store::DocumentInfo& info : page) {
-      documents.push_back(
-          {{"id", info.id}, {"generation", info.generation}, {"title", info.title}, {"tokens", info.tokens}});
-    }
-    after = page.back().id;
-  }
-  if (flags.json) {
-    PrintJson(documents);
-    return absl::OkStatus();
-  }
-  for (const Json& document : documents) {
-    absl::PrintF("%-32s %7d tokens  %s\n", Escaped(document["id"].get<std::string>()),
-                 document["tokens"].get<int64_t>(), Escaped(document["title"].get<std::string>()));
-  }
-  return absl::OkStatus();
-}
-
-// Document.
-
-absl::StatusOr<Json> DescribePart(store::Store& store, const Flags& flags, const CatalogPart& part) {
-  Json encodings = Json::array();
-  KVLINK_ASSIGN_OR_RETURN(const auto listed, store.ListEncodings(flags.store.ns, Before(part.identity), 8));
-  for (const auto& item : listed) {
-    const Manifest& manifest = item.manifest;
-    if (!(manifest.identity == part.identity)) continue;
-    KVLINK_ASSIGN_OR_RETURN(const auto found, store.Lookup(flags.store.ns, {part.identity}, manifest.codec));
-    const SlabShape shape = manifest.shape(0);
-    Json encoding = {{"codec", std::string(CodecName(manifest.codec))},
-                     {"etag", manifest.etag.Hex()},
-                     {"bytes", manifest.bytes()},
-                     {"tokens", manifest.tokens},
-                     {"layers", manifest.layers.size()},
-                     {"kv_heads", shape.kv_heads},
-                     {"head_dim", shape.head_dim},
-                     {"units", manifest.unit_checksums.size()},
-                     {"build", manifest.build},
-                     {"tier", std::string(TierName(found.at(0).tier))}};
-    if (flags.units) {
-      Json units = Json::array();
-      for (const uint64_t checksum : manifest.unit_checksums) {
-        units.push_back(absl::StrCat(absl::Hex(checksum, absl::kZeroPad16)));
-      }
-      encoding["unit_checksums"] = std::move(units);
-    }
-    encodings.push_back(std::move(encoding));
-  }
-  return Json{{"identity", part.identity.Hex()}, {"tokens", part.tokens.size()}, {"encodings", encodings}};
-}
-
-absl::Status InspectDocument(const std::string& id, const Flags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags.store, StoreUse::kReadOnly));
-  const auto entry = store->GetDocument(flags.store.ns, id);
-  if (absl::IsNotFound(entry.status())) {
-    return absl::NotFoundError(absl::StrCat("document '", Escaped(id), "' is not in namespace '",
-                                            Escaped(flags.store.ns), "' of ", flags.store.store,
-                                            "; kvlink inspect documents lists them"));
-  }
-  KVLINK_RETURN_IF_ERROR(entry.status());
-  Json parts = Json::array();
-  for (const CatalogPart& part : entry->parts) {
-    KVLINK_ASSIGN_OR_RETURN(Json described, DescribePart(*store, flags, part));
-    parts.push_back(std::move(described));
-  }
-  const Json json = {{"id", id},
-                     {"title", entry->title},
-                     {"generation", entry->generation},
-                     {"model", entry->model.Hex()},
-                     {"parts", parts}};
-  if (flags.json) {
-    PrintJson(json);
-    return absl::OkStatus();
-  }
-  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nmodel       %s\n", Escaped(id), Escaped(entry->title),
-               entry->generation, entry->model.Hex());
-  for (const Json& part : parts) {
-    absl::PrintF("identity    %s, %d tokens\n", part["identity"].get<std::string>(), part["tokens"].get<int64_t>());
-    if (part["encodings"].empty()) absl::PrintF("  no encoding in the store: it is made again when it is asked for\n");
-    for (const Json& encoding : part["encodings"]) {
-      absl::PrintF("  %-9s etag %s  %s  %d layers x %d heads x %d  %d units  %s  by %s\n",
-                   encoding["codec"].get<std::string>(), encoding["etag"].get<std::string>(),
-                   FormatBytes(encoding["bytes"].get<double>()), encoding["layers"].get<int64_t>(),
-                   encoding["kv_heads"].get<int64_t>(), encoding["head_dim"].get<int64_t>(),
-                   encoding["units"].get<int64_t>(), encoding["tier"].get<std::string>(),
-                   Escaped(encoding["build"].get<std::string>()));
-      if (!flags.units) continue;
-      for (const Json& unit : encoding["unit_checksums"]) absl::PrintF("    %s\n", unit.get<std::string>());
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Model.
 
 absl::Status InspectModel(const std::string& path, bool print_json) {
   KVLINK_ASSIGN_OR_RETURN(const auto weights, OpenModelWeights(path));
@@ -294,26 +83,20 @@ absl::Status InspectModel(const std::string& path, bool print_json) {
 }  // namespace
 
 absl::Status RunInspect(absl::Span<char* const> args) {
-  Flags flags;
-  flags.store.memory = int64_t{64} << 20;  // nothing is read
+  InspectFlags flags;
+  ModelFlags model;
   Arguments arguments("inspect", "store|documents|document|model [ID|PATH]", kSummary);
-  AddPlaceFlags(arguments, flags.store);
-  arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
-  arguments.Text("model", "PATH", "The model, where PATH is not given.", &flags.model.model);
-  arguments.Integer("limit", "N", "Most documents that 'documents' lists.", 1, int64_t{1} << 40, &flags.limit);
-  arguments.Flag("units", "With 'document': print the checksum of every unit.", &flags.units);
-  arguments.Flag("json", "Print JSON.", &flags.json);
+  AddInspectFlags(arguments, flags);
+  arguments.Text("model", "PATH", "The model, where PATH is not given.", &model.model);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const std::vector<std::string>& operands = arguments.operands();
-  const std::string what = operands.empty() ? "" : operands[0];
-  if (what == "store" && operands.size() == 1) return InspectStore(flags);
-  if (what == "documents" && operands.size() == 1) return InspectDocuments(flags);
-  if (what == "document" && operands.size() == 2) return InspectDocument(operands[1], flags);
-  if (what == "model" && operands.size() <= 2) {
-    return InspectModel(operands.size() == 2 ? operands[1] : flags.model.model, flags.json);
+  if (operands.empty()) {
+    return absl::InvalidArgumentError("say what: store, documents, document ID, or model [PATH]");
   }
-  return absl::InvalidArgumentError("say what: store, documents, document ID, or model [PATH]");
+  if (operands[0] != "model") return Inspect(operands, flags);
+  if (operands.size() > 2) return absl::InvalidArgumentError("it takes one model");
+  return InspectModel(operands.size() == 2 ? operands[1] : model.model, flags.json);
 }
 
 }  // namespace kvlink::cli

@@ -2,7 +2,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "worker/cli/args.h"
+#include "base/cli/args.h"
 
 namespace kvlink::cli {
 namespace {

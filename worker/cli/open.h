@@ -1,5 +1,5 @@
-// Opens what commands work with, from the options they share. The only place that chooses which Store is behind
-// store.h. Thread-safety: one thread at a time.
+// Opens the model that commands work with, from the options they share. The only place that chooses a backend.
+// Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_CLI_OPEN_H_
 #define KVLINK_WORKER_CLI_OPEN_H_
 
@@ -10,30 +10,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/cli/args.h"
 #include "kernels/kernels.h"
 #include "proto/catalog.h"
 #include "proto/digest.h"
-#include "store/store.h"
-#include "worker/cli/args.h"
 #include "worker/link/profile.h"
 #include "worker/model/model.h"
 #include "worker/model/tokenizer.h"
 #include "worker/model/weights.h"
 
 namespace kvlink::cli {
-
-struct StoreFlags {
-  StoreFlags();  // the defaults, from the environment
-  // A directory, or host:port of a node. $KVLINK_STORE, or $XDG_DATA_HOME/kvlink, or ~/.local/share/kvlink.
-  std::string store;
-  std::string ns = "default";
-  std::string codec = "raw-bf16";
-  int64_t memory = int64_t{1} << 30;     // DRAM tier; of a node's store, memory that encodings land in
-  int64_t capacity = int64_t{64} << 30;  // of the segment files
-  std::string secret_file;               // see TenantSecret
-  std::string key_file;                  // $KVLINK_KEY_FILE; see NodeKey
-  std::string carrier = "auto";          // of encodings to and from a node
-};
 
 struct ModelFlags {
   ModelFlags();
@@ -44,31 +30,8 @@ struct ModelFlags {
   int64_t threads = 0;  // 0: every core this process may use
 };
 
-// --store and --key-file: what every command takes that uses a store.
-void AddPlaceFlags(Arguments& arguments, StoreFlags& flags);
-// These, --namespace, --codec, --memory, --capacity, --secret-file and --carrier.
-void AddStoreFlags(Arguments& arguments, StoreFlags& flags);
 // --model, --profile, --device, --compute, --threads.
 void AddModelFlags(Arguments& arguments, ModelFlags& flags);
-
-// Whether --store names a node, "host:port", and not a directory ("./a:1" is one).
-bool IsNode(absl::string_view store);
-
-enum class StoreUse { kCreate, kExisting, kReadOnly };
-// Errors of store::OpenEmbedded or store::OpenRemote, naming the directory or the address.
-absl::StatusOr<std::unique_ptr<store::Store>> OpenStore(const StoreFlags& flags, StoreUse use);
-
-// What a node knows this client by: the bytes of --key-file, with the rules of TenantSecret. Empty without the option.
-absl::StatusOr<std::string> NodeKey(const StoreFlags& flags);
-// Says of UNAUTHENTICATED what to do; other statuses stay.
-absl::Status HintAtKey(const absl::Status& status);
-// This process, for the node's logs: "kvlink/host/pid".
-std::string ClientName();
-
-// The secret under which encodings get their names (docs/formats.md "Identity"): the bytes of --secret-file without one
-// newline at their end, or empty where the option was not given. INVALID_ARGUMENT, naming the file and never its bytes:
-// no regular file, others may read or write it, or it has not 16 to 4096 bytes; NOT_FOUND and PERMISSION_DENIED.
-absl::StatusOr<std::string> TenantSecret(const Arguments& arguments, const StoreFlags& flags);
 
 // The weights of --model; NOT_FOUND says how to name another one.
 absl::StatusOr<std::unique_ptr<model::Weights>> OpenModelWeights(const std::string& path);

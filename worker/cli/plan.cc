@@ -3,10 +3,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/cli/args.h"
 #include "base/slab.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "worker/cli/args.h"
 #include "worker/cli/commands.h"
 #include "worker/cli/model_shapes.h"
 #include "worker/cli/open.h"

@@ -1,4 +1,4 @@
-#include "worker/cli/args.h"
+#include "base/cli/args.h"
 
 #include <algorithm>
 #include <cmath>

@@ -3,8 +3,8 @@
 //   --name VALUE, --name=VALUE, --flag; -h and --help; "--" ends the options; "-" is an operand.
 // Unknown options, missing and malformed values are INVALID_ARGUMENT in one line, with the nearest name where there is
 // one. Thread-safety: one thread at a time. Lifetime: the variables bound must outlive Parse.
-#ifndef KVLINK_WORKER_CLI_ARGS_H_
-#define KVLINK_WORKER_CLI_ARGS_H_
+#ifndef KVLINK_BASE_CLI_ARGS_H_
+#define KVLINK_BASE_CLI_ARGS_H_
 
 #include <cstdint>
 #include <functional>
@@ -81,4 +81,4 @@ std::string FormatBytes(double bytes);
 
 }  // namespace kvlink::cli
 
-#endif  // KVLINK_WORKER_CLI_ARGS_H_
+#endif  // KVLINK_BASE_CLI_ARGS_H_

@@ -1,4 +1,4 @@
-#include "worker/cli/progress.h"
+#include "base/cli/progress.h"
 
 #include <unistd.h>
 

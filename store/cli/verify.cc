@@ -2,11 +2,11 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "base/cli/args.h"
+#include "base/cli/progress.h"
 #include "base/status.h"
-#include "worker/cli/args.h"
-#include "worker/cli/commands.h"
-#include "worker/cli/open.h"
-#include "worker/cli/progress.h"
+#include "store/cli/commands.h"
+#include "store/cli/place.h"
 
 namespace kvlink::cli {
 

@@ -1,11 +1,10 @@
-#include "worker/cli/args.h"
+#include "base/cli/args.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_split.h"
-#include "worker/cli/open.h"
-#include "worker/cli/progress.h"
+#include "base/cli/progress.h"
 
 namespace kvlink::cli {
 namespace {
@@ -120,36 +119,6 @@ TEST(Progress, ClockIsShort) {
   EXPECT_EQ(FormatClock(absl::Seconds(5)), "0:05");
   EXPECT_EQ(FormatClock(absl::Seconds(3723)), "1:02:03");
   EXPECT_EQ(FormatClock(-absl::Seconds(3)), "0:00");
-}
-
-TEST(Open, AnEntryOfAnotherModelIsRefusedByName) {
-  CatalogEntry entry;
-  Fingerprint fingerprint;
-  EXPECT_TRUE(CheckEntry("a", entry, fingerprint, "").ok());
-  fingerprint.bytes[0] = 0xab;
-  const absl::Status status = CheckEntry("some id", entry, fingerprint, "");
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("'some id'"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("--model"));
-}
-
-TEST(Open, AnEntryOfAnotherSecretIsRefusedByName) {
-  const std::string secrets[] = {"", "sixteen bytes, 01", "sixteen bytes, 02"};
-  const std::vector<int32_t> tokens = {1, 2, 3};
-  for (const std::string& written : secrets) {
-    CatalogEntry entry;
-    entry.parts.push_back({ComputeIdentity({entry.model, "", tokens}, written), tokens});
-    for (const std::string& read : secrets) {
-      const absl::Status status = CheckEntry("some id", entry, entry.model, read);
-      EXPECT_EQ(status.code(), read == written ? absl::StatusCode::kOk : absl::StatusCode::kFailedPrecondition);
-      if (status.ok()) continue;
-      const char* const what = read.empty()      ? "under a tenant secret; name its file with --secret-file"
-                               : written.empty() ? "under no tenant secret; leave out --secret-file"
-                                                 : "under another tenant secret";
-      EXPECT_THAT(std::string(status.message()), HasSubstr(what));
-      EXPECT_THAT(std::string(status.message()), HasSubstr("'some id'"));
-    }
-  }
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // A progress bar with rate and time left, on standard error, where that is a terminal; silent elsewhere.
 // Thread-safety: one thread at a time.
-#ifndef KVLINK_WORKER_CLI_PROGRESS_H_
-#define KVLINK_WORKER_CLI_PROGRESS_H_
+#ifndef KVLINK_BASE_CLI_PROGRESS_H_
+#define KVLINK_BASE_CLI_PROGRESS_H_
 
 #include <string>
 
@@ -36,4 +36,4 @@ std::string FormatClock(absl::Duration duration);
 
 }  // namespace kvlink::cli
 
-#endif  // KVLINK_WORKER_CLI_PROGRESS_H_
+#endif  // KVLINK_BASE_CLI_PROGRESS_H_
