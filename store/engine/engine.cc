@@ -208,8 +208,14 @@ absl::Status Engine::StartMemory() {
   DramTierOptions options;
   options.memory.limit = options_.dram_bytes;
   options.memory.shared = options_.share_memory;
-  options.memory.chunk_ready = [this](int number, std::byte* data) { io_->ChunkReady(number, data); };
-  options.memory.chunk_leaves = [this](int number) { io_->ChunkLeaves(number); };
+  options.memory.chunk_ready = [this](const TierChunk& chunk) {
+    io_->ChunkReady(chunk.number, chunk.data);
+    if (options_.chunk_ready) options_.chunk_ready(chunk);
+  };
+  options.memory.chunk_leaves = [this](const TierChunk& chunk) {
+    if (options_.chunk_leaves) options_.chunk_leaves(chunk);
+    io_->ChunkLeaves(chunk.number);
+  };
   options.memory_added = options_.memory_added;
   KVLINK_ASSIGN_OR_RETURN(tier_, DramTier::Create(std::move(options)));
   io_->DeclareMemory(tier_->chunk_bytes(), tier_->chunks());

@@ -27,13 +27,13 @@
 #include "proto/catalog.h"
 #include "proto/manifest.h"
 #include "store/engine/disk/bulk_io.h"
-#include "store/engine/memory/dram_tier.h"
 #include "store/engine/disk/io_observer.h"
 #include "store/engine/disk/location.h"
-#include "store/engine/index/namespace_settings.h"
 #include "store/engine/disk/segment_files.h"
 #include "store/engine/disk/store_directory.h"
+#include "store/engine/index/namespace_settings.h"
 #include "store/engine/index/table.h"
+#include "store/engine/memory/dram_tier.h"
 
 namespace kvlink::engine {
 
@@ -59,6 +59,10 @@ struct EngineOptions {
   // Told of each namespace's memory before pages of it are handed out, also while the engine opens; must not call the
   // engine.
   std::function<void(const TierMemory&)> memory_added;
+  // Told of each chunk of that memory when its pages are there, before any of it is handed out; and when nothing of it
+  // is in use any more, before its pages go back to the system. One call at a time, not while the engine opens; must
+  // not call the engine. What a network needs registered follows the pages by these.
+  std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
   // The background scrubber's limit. 0: none runs.
   int64_t scrub_bytes_per_second = 0;
 };

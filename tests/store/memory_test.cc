@@ -118,15 +118,21 @@ TEST(PageMapTest, AgreesWithASetOfPages) {
 TEST(ArenaPoolTest, ChunksMoveOnlyWhereNothingIsInThem) {
   std::mt19937_64 random(TestSeed());
   std::map<int, std::byte*> announced;
+  std::vector<Arena*> arenas;
   ArenaPool pool({.limit = 8 << 20,  // 16 chunks of 512 KiB
                   .chunk_ready =
-                      [&announced](int number, std::byte* data) {
-                        EXPECT_LT(number, 16);
-                        EXPECT_TRUE(announced.emplace(number, data).second) << number;
+                      [&](const TierChunk& chunk) {
+                        EXPECT_LT(chunk.number, 16);
+                        EXPECT_TRUE(announced.emplace(chunk.number, chunk.data).second) << chunk.number;
+                        EXPECT_EQ(chunk.bytes, 512 << 10);
+                        EXPECT_EQ(arenas.at(chunk.memory - 1)->memory().base + chunk.offset, chunk.data);
                       },
-                  .chunk_leaves = [&announced](int number) { EXPECT_EQ(announced.erase(number), 1u) << number; }});
+                  .chunk_leaves =
+                      [&](const TierChunk& chunk) {
+                        EXPECT_EQ(announced[chunk.number], chunk.data);
+                        EXPECT_EQ(announced.erase(chunk.number), 1u) << chunk.number;
+                      }});
   ASSERT_EQ(pool.chunks(), 16);
-  std::vector<Arena*> arenas;
   for (int i = 0; i < 3; ++i) arenas.push_back(*pool.Add(std::string(1, static_cast<char>('a' + i))));
   std::vector<std::pair<Pages, uint64_t>> held;
   const auto check = [](const std::pair<Pages, uint64_t>& piece) {

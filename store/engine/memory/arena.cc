@@ -1,3 +1,5 @@
+// Chunks come and go under grow_mutex_, one at a time, because the system calls that bring pages take long; what is
+// free changes under mutex_, which is never held during one.
 #include "store/engine/memory/arena.h"
 
 #include <algorithm>
@@ -52,7 +54,7 @@ ArenaPool::ArenaPool(ArenaPoolOptions options)
       chunk_bytes_(ChunkBytes(limit_)),
       chunks_(static_cast<int>(limit_ / chunk_bytes_)) {
   for (int number = chunks_ - 1; number >= 0; --number) free_numbers_.push_back(number);
-  thread_ = std::thread([this] { Prefault(); });
+  prefaulter_ = Thread("kv-prefault", [this] { Prefault(); });
 }
 
 ArenaPool::~ArenaPool() { StopGrowing(); }
@@ -63,7 +65,7 @@ void ArenaPool::StopGrowing() {
     stop_ = true;
     wake_.SignalAll();
   }
-  if (thread_.joinable()) thread_.join();
+  prefaulter_.Join();
 }
 
 absl::StatusOr<Arena*> ArenaPool::Add(absl::string_view ns) {
@@ -119,6 +121,27 @@ Pages ArenaPool::Allocate(Arena* arena, int64_t bytes) {
 void ArenaPool::Free(Arena* arena, std::byte* data, int64_t bytes) {
   MutexLock lock(&mutex_);
   arena->map_.Free(data - arena->memory_.base, bytes);
+  ++changes_;
+  changed_.SignalAll();
+}
+
+uint64_t ArenaPool::changes() const {
+  MutexLock lock(&mutex_);
+  return changes_;
+}
+
+void ArenaPool::Changed() {
+  MutexLock lock(&mutex_);
+  ++changes_;
+  changed_.SignalAll();
+}
+
+bool ArenaPool::WaitForChange(uint64_t seen, absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (changes_ == seen) {
+    if (!changed_.WaitUntil(&mutex_, deadline)) return false;
+  }
+  return true;
 }
 
 int64_t ArenaPool::Active(const Arena* arena) const {
@@ -222,6 +245,11 @@ bool ArenaPool::Grow(Arena* arena, int64_t bytes) {
   return Populate(arena, position);
 }
 
+TierChunk ArenaPool::ChunkOf(const Arena* arena, int chunk, int number) const {
+  const int64_t offset = chunk * chunk_bytes_;
+  return {number, arena->memory_.number, offset, arena->memory_.base + offset, chunk_bytes_};
+}
+
 bool ArenaPool::Vacate(Arena* arena, int chunk) {
   int number;
   {
@@ -229,11 +257,9 @@ bool ArenaPool::Vacate(Arena* arena, int chunk) {
     number = arena->registered_[chunk];
   }
   // First what pins the pages: pinned ones do not go back to the system.
-  if (options_.chunk_leaves) options_.chunk_leaves(number);
+  if (options_.chunk_leaves) options_.chunk_leaves(ChunkOf(arena, chunk, number));
   const bool removed = arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).ok();
-  if (!removed && options_.chunk_ready) {
-    options_.chunk_ready(number, arena->memory_.base + chunk * chunk_bytes_);
-  }
+  if (!removed && options_.chunk_ready) options_.chunk_ready(ChunkOf(arena, chunk, number));
   MutexLock lock(&mutex_);
   arena->map_.Remove(chunk);
   if (!removed) {
@@ -255,9 +281,7 @@ bool ArenaPool::Populate(Arena* arena, int chunk) {
     ++arena->chunks_;
   }
   const bool there = arena->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
-  if (there && options_.chunk_ready) {
-    options_.chunk_ready(number, arena->memory_.base + chunk * chunk_bytes_);
-  }
+  if (there && options_.chunk_ready) options_.chunk_ready(ChunkOf(arena, chunk, number));
   // What there is of it is of no use.
   if (!there) arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
   MutexLock lock(&mutex_);

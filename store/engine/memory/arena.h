@@ -13,7 +13,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "store/engine/memory/mapping.h"
 #include "store/engine/memory/page_map.h"
 
@@ -34,6 +34,15 @@ struct TierMemory {
   std::byte* base = nullptr;
   int64_t bytes = 0;
   int descriptor = -1;  // for readers, who can map it and not write it; -1: not shared
+};
+
+// A part of a TierMemory that is backed by memory.
+struct TierChunk {
+  int number = 0;       // below ArenaPool::chunks(); no two chunks that are there share one
+  uint32_t memory = 0;  // TierMemory::number
+  int64_t offset = 0;   // of its first byte in that memory
+  std::byte* data = nullptr;
+  int64_t bytes = 0;
 };
 
 // Where something lies.
@@ -99,10 +108,9 @@ class Arena {
 struct ArenaPoolOptions {
   int64_t limit = 0;  // bytes, rounded down to whole chunks
   bool shared = false;
-  // Told of each chunk before its memory is handed out, and before it goes back to the system. `number`: below
-  // chunks(), one chunk's at a time.
-  std::function<void(int number, std::byte* data)> chunk_ready;
-  std::function<void(int number)> chunk_leaves;
+  // Told of each chunk when its pages are there, before any of it is handed out; and when nothing of it is in use any
+  // more, before its pages go back to the system. One call at a time.
+  std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
 };
 
 class ArenaPool {
@@ -134,6 +142,12 @@ class ArenaPool {
   // or with which `bytes` would fit.
   void Move(Arena* from, int chunk, Arena* to, int64_t bytes);
 
+  // For those who found no room: a number that grows whenever memory is freed, or Changed is called because something
+  // may leave that could not before. Waits until it is not `seen` any more. False: the deadline came first.
+  uint64_t changes() const;
+  void Changed();
+  bool WaitForChange(uint64_t seen, absl::Time deadline);
+
   // Ends the prefaulting thread.
   void StopGrowing();
 
@@ -155,6 +169,7 @@ class ArenaPool {
   // A chunk that nothing is in, of another arena or, outside of `keep`, of this one.
   std::pair<Arena*, int> FindEmpty(const Arena* arena, std::pair<int, int> keep) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  TierChunk ChunkOf(const Arena* arena, int chunk, int number) const;
   // Takes the chunk's memory out; it stays in the budget of nobody. REQUIRES: withdrawn, unused.
   bool Vacate(Arena* arena, int chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   bool Populate(Arena* arena, int chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
@@ -176,7 +191,9 @@ class ArenaPool {
   std::vector<int> free_numbers_ ABSL_GUARDED_BY(mutex_);  // what is left of the budget
   uint64_t turn_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  CondVar changed_;
+  uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
+  Thread prefaulter_;
 };
 
 }  // namespace kvlink::engine

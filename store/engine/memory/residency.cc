@@ -1,3 +1,4 @@
+// How far each layer has landed, and who is told. One lock, never held while a layer is verified or somebody is called.
 #include "store/engine/memory/residency.h"
 
 #include <algorithm>
@@ -63,10 +64,11 @@ void Residency::SetVerified(int64_t layer) {
 
 void Residency::Landed(int64_t offset, int64_t length, const absl::Status& status) {
   std::vector<std::pair<LandedFunction, absl::Status>> due;
+  bool first_failure = false;
   {
     MutexLock lock(&mutex_);
     const std::vector<LayerManifest>& layers = manifest_->layers;
-    // The first layer that ends behind `offset`; offsets ascend.
+    // The first layer that ends after `offset`; offsets ascend.
     auto layer = std::partition_point(layers.begin(), layers.end(),
                                       [offset](const LayerManifest& l) { return l.offset + l.length <= offset; });
     for (; layer != layers.end() && layer->offset < offset + length; ++layer) {
@@ -76,8 +78,7 @@ void Residency::Landed(int64_t offset, int64_t length, const absl::Status& statu
       if (overlap <= 0) continue;
       missing_[index] -= overlap;
       if (!status.ok()) {
-        states_[index] = State::kFailed;
-        failure_ = status;
+        first_failure |= SetFailed(index, status);
       } else if (missing_[index] == 0 && states_[index] == State::kAbsent) {
         states_[index] = State::kLanded;
       }
@@ -93,7 +94,14 @@ void Residency::Landed(int64_t offset, int64_t length, const absl::Status& statu
     on_landed_.resize(kept);
     changed_.SignalAll();
   }
+  if (first_failure && on_failed_) on_failed_(/*wrong_bytes=*/false, status);
   for (const auto& [landed, outcome] : due) landed(outcome);
+}
+
+bool Residency::SetFailed(int64_t layer, absl::Status why) {
+  states_[layer] = State::kFailed;
+  failure_ = std::move(why);
+  return !failed_.exchange(true);
 }
 
 absl::Status Residency::LandedStatus(int64_t layer) const {
@@ -148,11 +156,20 @@ absl::Status Residency::WaitLayer(int64_t layer, absl::Time deadline) {
     const int64_t used = manifest_->shape(layer).used_bytes();
     std::memset(slabs_[layer].data() + used, 0, slabs_[layer].size() - used);
   }
-  MutexLock lock(&mutex_);
-  states_[layer] = status.ok() ? State::kVerified : State::kFailed;
-  if (!status.ok()) failure_ = absl::DataLossError(status.message());
-  changed_.SignalAll();
-  return status.ok() ? absl::OkStatus() : failure_;
+  absl::Status outcome;
+  bool first_failure = false;
+  {
+    MutexLock lock(&mutex_);
+    if (status.ok()) {
+      states_[layer] = State::kVerified;
+    } else {
+      outcome = absl::DataLossError(status.message());
+      first_failure = SetFailed(layer, outcome);
+    }
+    changed_.SignalAll();
+  }
+  if (first_failure && on_failed_) on_failed_(/*wrong_bytes=*/true, outcome);
+  return outcome;
 }
 
 }  // namespace kvlink::engine

@@ -11,6 +11,7 @@
 #ifndef KVLINK_STORE_ENGINE_MEMORY_RESIDENCY_H_
 #define KVLINK_STORE_ENGINE_MEMORY_RESIDENCY_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -28,6 +29,8 @@
 namespace kvlink::engine {
 
 using LandedFunction = std::function<void(const absl::Status&)>;
+// Why a residency failed: it could not be read, or (`wrong_bytes`) what was read is not what its checksums say.
+using FailedFunction = std::function<void(bool wrong_bytes, const absl::Status& why)>;
 
 class Residency {
  public:
@@ -59,8 +62,13 @@ class Residency {
   // Calls `landed` once when all of layer l has landed (OK, not verified) or cannot (why): within the call if that is
   // known already, else by whoever lands it. It must not wait.
   void OnLanded(int64_t layer, LandedFunction landed);
+  // Calls `failed` once, when the first layer fails, without locks and before those who asked by OnLanded hear of it.
+  // It must not wait. REQUIRES: nobody else holds this object yet.
+  void OnFailed(FailedFunction failed) { on_failed_ = std::move(failed); }
   // Whether every layer has landed.
   bool complete() const;
+  // Whether a layer could not be read, or has wrong bytes: for good. What has landed besides stays usable.
+  bool failed() const { return failed_.load(); }
 
   // As store::Lease::WaitLayer.
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
@@ -70,13 +78,17 @@ class Residency {
 
   void SetSlabs(const std::vector<absl::Span<std::byte>>& slabs);
   absl::Status LandedStatus(int64_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Marks the layer. True: it is the first that failed, and Failed is to be called after the lock.
+  bool SetFailed(int64_t layer, absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::shared_ptr<const Manifest> manifest_;
   const std::vector<Pages> pages_;
-  const GenerationSlot generation_;  // behind the pages: it is destroyed before them
+  const GenerationSlot generation_;  // after the pages: it is destroyed before them
   const uint64_t number_;
   std::vector<absl::Span<std::byte>> slabs_;
   int64_t bytes_ = 0;
+  FailedFunction on_failed_;
+  std::atomic<bool> failed_{false};
 
   mutable Mutex mutex_;
   CondVar changed_;
