@@ -8,7 +8,7 @@
 #include "bench/bench_model.h"
 #include "worker/infer/engine.h"
 #include "worker/link/plan.h"
-#include "worker/model/chat_template.h"
+#include "worker/text/template/chat_template.h"
 
 namespace kvlink::bench {
 namespace {

@@ -15,6 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "store/embedded/embedded.h"
 #include "worker/encode/encoder.h"
+#include "worker/files/open_tokenizer.h"
 
 namespace kvlink::bench {
 namespace {

@@ -13,10 +13,10 @@
 #include "kernels/kernels.h"
 #include "proto/digest.h"
 #include "store/store.h"
+#include "worker/files/weights.h"
 #include "worker/link/profile.h"
 #include "worker/model/model.h"
-#include "worker/model/tokenizer.h"
-#include "worker/model/weights.h"
+#include "worker/text/tokenizer.h"
 
 namespace kvlink::bench {
 

@@ -15,7 +15,7 @@
 #include "bench/device_ceilings.h"
 #include "bench/random_model.h"
 #include "kernels/kernels.h"
-#include "worker/model/config.h"
+#include "worker/files/config.h"
 #include "worker/model/model.h"
 
 namespace kvlink::bench {

@@ -17,7 +17,7 @@
 #include "base/slab.h"
 #include "kernels/kernels.h"
 #include "kernels/lander.h"
-#include "worker/model/config.h"
+#include "worker/files/config.h"
 
 namespace kvlink::bench {
 

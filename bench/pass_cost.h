@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "worker/model/config.h"
+#include "worker/files/config.h"
 
 namespace kvlink::bench {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "worker/model/config.h"
-#include "worker/model/weights.h"
+#include "worker/files/config.h"
+#include "worker/files/weights.h"
 
 namespace kvlink::bench {
 

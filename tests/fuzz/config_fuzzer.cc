@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "worker/model/hf_config.h"
+#include "worker/files/hf_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvlink::model;

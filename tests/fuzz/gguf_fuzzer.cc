@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "worker/model/gguf.h"
-#include "worker/model/tensor_format.h"
+#include "worker/files/gguf.h"
+#include "worker/files/tensor_format.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvlink::model;

@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "worker/model/safetensors.h"
+#include "worker/files/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvlink::model;

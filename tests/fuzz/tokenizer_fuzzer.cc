@@ -4,7 +4,8 @@
 #include <cstdlib>
 
 #include "absl/strings/str_split.h"
-#include "worker/model/tokenizer.h"
+#include "worker/files/open_tokenizer.h"
+#include "worker/text/tokenizer.h"
 
 namespace {
 

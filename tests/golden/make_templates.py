@@ -2,7 +2,7 @@
 """Makes templates.json: what Jinja 3 renders for the chat templates of templates/ and for single features of the language.
 
 The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, tojson without escapes
-of HTML, raise_exception, strftime_now. With --case PATH it writes the tables of letter case of worker/model instead.
+of HTML, raise_exception, strftime_now. With --case PATH it writes the tables of letter case of worker/text/template instead.
 Needs python3-jinja2.
 
 templates/ holds the templates of the model families as their model cards publish them; they are inputs of the test.

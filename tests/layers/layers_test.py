@@ -11,7 +11,8 @@ import tempfile
 
 # Folder -> what its files may include, besides their own folder. A folder stands for its own files and those of the folders below that
 # have no entry here; "store/store.h" stands for that header alone.
-WORKER = ["base", "kernels", "proto", "store/store.h", "worker/model", "worker/link"]
+MODEL = ["base", "kernels", "worker/text", "worker/text/template", "worker/files", "worker/model"]
+WORKER = MODEL + ["proto", "store/store.h", "worker/link"]
 EVERYTHING = ["base", "base/cli", "kernels", "proto", "transport", "store", "store/engine", "store/embedded", "store/client", "store/cluster",
               "store/cli", "store/node", "store/rpc", "store/client/control", "store/engine/disk", "worker"]
 NODE = ["base", "proto", "transport", "store", "store/rpc", "store/engine", "store/engine/disk", "store/engine/memory", "store/node",
@@ -41,8 +42,11 @@ LAYERS = {
     "store/node/control": NODE,
     "store/node/data": NODE,
     "store/node/watch": NODE,
-    "worker/model": ["base", "kernels"],
-    "worker/link": ["base", "kernels", "worker/model"],
+    "worker/text": ["base"],
+    "worker/text/template": ["base", "worker/text"],
+    "worker/files": ["base", "kernels/rope.h", "worker/text"],
+    "worker/model": ["base", "kernels", "worker/files"],
+    "worker/link": MODEL,
     "worker/encode": WORKER,
     "worker/ingest": WORKER + ["worker/encode"],
     "worker/infer": WORKER + ["worker/encode"],

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "worker/model/weights.h"
+#include "worker/files/weights.h"
 
 namespace kvlink::testing {
 

@@ -14,7 +14,7 @@
 #include "worker/cli/open.h"
 #include "worker/infer/chat.h"
 #include "worker/infer/engine.h"
-#include "worker/model/chat_template.h"
+#include "worker/text/template/chat_template.h"
 
 namespace kvlink::cli {
 

@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cuda/cuda.h"
 #include "worker/encode/encoder.h"
+#include "worker/files/open_tokenizer.h"
 
 namespace kvlink::cli {
 namespace {

@@ -13,8 +13,8 @@
 #include "absl/types/span.h"
 #include "proto/digest.h"
 #include "proto/manifest.h"
+#include "worker/files/weights.h"
 #include "worker/model/model.h"
-#include "worker/model/weights.h"
 
 namespace kvlink::encode {
 

@@ -16,8 +16,8 @@
 #include "absl/time/time.h"
 #include "worker/infer/engine.h"
 #include "worker/link/plan.h"
-#include "worker/model/chat_template.h"
-#include "worker/model/tokenizer.h"
+#include "worker/text/template/chat_template.h"
+#include "worker/text/tokenizer.h"
 
 namespace kvlink::infer {
 

@@ -10,7 +10,7 @@
 #include "absl/strings/strip.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "worker/model/unicode.h"
+#include "worker/text/unicode.h"
 
 namespace kvlink::ingest {
 namespace {

@@ -24,7 +24,7 @@
 #include "worker/encode/encoder.h"
 #include "worker/ingest/document_source.h"
 #include "worker/link/profile.h"
-#include "worker/model/tokenizer.h"
+#include "worker/text/tokenizer.h"
 
 namespace kvlink::ingest {
 

@@ -1,10 +1,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
+#include "worker/files/mapped_file.h"
+#include "worker/files/safetensors.h"
+#include "worker/files/tensor_format.h"
 #include "worker/link/profile.h"
-#include "worker/model/mapped_file.h"
-#include "worker/model/safetensors.h"
-#include "worker/model/tensor_format.h"
 
 namespace kvlink::link {
 

@@ -12,8 +12,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "worker/link/profile.h"
-#include "worker/model/chat_template.h"
-#include "worker/model/tokenizer.h"
+#include "worker/text/template/chat_template.h"
+#include "worker/text/tokenizer.h"
 
 namespace kvlink::link {
 

@@ -8,8 +8,8 @@
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "worker/files/mapped_file.h"
 #include "worker/link/shipped_profiles.h"
-#include "worker/model/mapped_file.h"
 
 namespace kvlink::link {
 namespace {

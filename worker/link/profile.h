@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "worker/model/config.h"
+#include "worker/files/config.h"
 
 namespace kvlink::link {
 

@@ -15,8 +15,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/kernels.h"
-#include "worker/model/config.h"
-#include "worker/model/weights.h"
+#include "worker/files/config.h"
+#include "worker/files/weights.h"
 
 namespace kvlink::model {
 

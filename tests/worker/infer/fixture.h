@@ -22,8 +22,8 @@
 #include "tests/support/seed.h"
 #include "tests/support/tiny_model.h"
 #include "worker/encode/encoder.h"
+#include "worker/files/weights.h"
 #include "worker/infer/engine.h"
-#include "worker/model/weights.h"
 
 namespace kvlink::infer {
 

@@ -8,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/worker/infer/fixture.h"
 #include "tests_source_dir.h"
+#include "worker/files/open_tokenizer.h"
 #include "worker/infer/chat.h"
 #include "worker/link/plan.h"
 

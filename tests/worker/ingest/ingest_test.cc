@@ -13,8 +13,9 @@
 #include "kernels/ref/ref.h"
 #include "store/embedded/embedded.h"
 #include "tests/support/tiny_model.h"
+#include "worker/files/open_tokenizer.h"
+#include "worker/files/weights.h"
 #include "worker/model/model.h"
-#include "worker/model/weights.h"
 
 namespace kvlink::ingest {
 namespace {

@@ -7,9 +7,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "worker/link/plan.h"
-#include "worker/model/weights.h"
 #include "tests_source_dir.h"
+#include "worker/files/open_tokenizer.h"
+#include "worker/files/weights.h"
+#include "worker/link/plan.h"
 
 namespace kvlink::link {
 namespace {

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "base/status.h"
-#include "worker/model/safetensors.h"
+#include "worker/files/safetensors.h"
 
 namespace kvlink::model {
 

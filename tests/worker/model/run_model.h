@@ -10,9 +10,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "worker/model/mapped_file.h"
+#include "worker/files/mapped_file.h"
+#include "worker/files/weights.h"
 #include "worker/model/model.h"
-#include "worker/model/weights.h"
 
 namespace kvlink::model {
 

@@ -1,0 +1,27 @@
+// SentencePiece's BPE (Kudo and Richardson, arXiv 1808.06226), from pieces and scores to merges.
+// Thread-safety: pure functions.
+#ifndef KVLINK_WORKER_TEXT_SENTENCEPIECE_H_
+#define KVLINK_WORKER_TEXT_SENTENCEPIECE_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "worker/text/tokenizer_bpe.h"
+
+namespace kvlink::model {
+
+// What token_types in a GGUF mean.
+enum PieceType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+
+// SentencePiece joins the neighbours whose joined text is the piece of the highest score, leftmost first. The same as
+// merges: each way to cut a normal piece in two others has the rank of its score among all scores, equal scores equal
+// ranks. INVALID_ARGUMENT for a score that is not a number; UNIMPLEMENTED if an unused piece can be merged to
+// (SentencePiece takes those apart again).
+absl::StatusOr<std::vector<TokenizerDescription::Merge>> MergesFromScores(absl::Span<const std::string> pieces,
+                                                                          absl::Span<const float> scores,
+                                                                          absl::Span<const int32_t> types);
+
+}  // namespace kvlink::model
+
+#endif  // KVLINK_WORKER_TEXT_SENTENCEPIECE_H_

@@ -1,0 +1,37 @@
+// Pre-tokenizers: how text is cut into the words inside which byte-pair merges happen. Each is a hand-written reading
+// of one published regular expression, byte for byte the same splits; there is no general engine, so that no pattern
+// can be slow or deep.
+//
+// Thread-safety: pure functions. Text is valid UTF-8; pieces point into it, are never empty and together are all of it.
+#ifndef KVLINK_WORKER_TEXT_TOKENIZER_SPLIT_H_
+#define KVLINK_WORKER_TEXT_TOKENIZER_SPLIT_H_
+
+#include <optional>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+
+namespace kvlink::model {
+
+enum class SplitPattern {
+  // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+  kGpt2,
+  // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+  kLlama3,
+  // The same with \p{N} in place of \p{N}{1,3}.
+  kQwen2,
+  // Each \p{N} alone; text between them whole.
+  kDigits,
+  // Runs of \p{N}; text between them whole.
+  kDigitRuns,
+};
+
+// The pattern whose regular expression is exactly `regex`; nullopt for one we do not know.
+std::optional<SplitPattern> FindSplitPattern(absl::string_view regex);
+
+// Appends the pieces of `text` to `pieces`, in order. Linear in the length of the text.
+void SplitText(SplitPattern pattern, absl::string_view text, std::vector<absl::string_view>& pieces);
+
+}  // namespace kvlink::model
+
+#endif  // KVLINK_WORKER_TEXT_TOKENIZER_SPLIT_H_

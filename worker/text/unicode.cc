@@ -1,0 +1,243 @@
+#include "worker/text/unicode.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+
+namespace kvlink::model {
+namespace {
+
+struct Range {
+  char32_t first, last;
+};
+struct ClassRange {
+  char32_t first, last;
+  uint8_t combining_class;
+};
+struct Decomposition {
+  char32_t composed, first, second;  // second 0: a mapping to one character
+  bool composes;
+};
+
+#include "worker/text/unicode_tables.inc"
+
+// Hangul syllables are arithmetic (Unicode 16.0, section 3.12).
+constexpr char32_t kSyllableBase = 0xAC00, kLeadBase = 0x1100, kVowelBase = 0x1161, kTailBase = 0x11A7;
+constexpr char32_t kLeads = 19, kVowels = 21, kTails = 28, kSyllables = kLeads * kVowels * kTails;
+
+template <typename R, size_t N>
+const R* FindRange(const R (&table)[N], char32_t c) {
+  const R* found =
+      std::lower_bound(std::begin(table), std::end(table), c, [](const R& r, char32_t v) { return r.last < v; });
+  return found != std::end(table) && found->first <= c ? found : nullptr;
+}
+
+uint8_t CombiningClass(char32_t c) {
+  if (c < 0x300) return 0;
+  const ClassRange* range = FindRange(kCombiningClasses, c);
+  return range == nullptr ? 0 : range->combining_class;
+}
+
+struct Mark {
+  char32_t code_point;
+  uint8_t combining_class;
+};
+
+void AppendDecomposed(char32_t c, std::vector<Mark>& out) {
+  if (c - kSyllableBase < kSyllables) {
+    const char32_t index = c - kSyllableBase;
+    out.push_back({kLeadBase + index / (kVowels * kTails), 0});
+    out.push_back({kVowelBase + index % (kVowels * kTails) / kTails, 0});
+    if (index % kTails != 0) out.push_back({kTailBase + index % kTails, 0});
+    return;
+  }
+  const Decomposition* found = std::lower_bound(std::begin(kDecompositions), std::end(kDecompositions), c,
+                                                [](const Decomposition& d, char32_t v) { return d.composed < v; });
+  if (c < 0xC0 || found == std::end(kDecompositions) || found->composed != c) {
+    out.push_back({c, CombiningClass(c)});
+    return;
+  }
+  AppendDecomposed(found->first, out);  // the table's chains are four deep at most
+  if (found->second != 0) AppendDecomposed(found->second, out);
+}
+
+// The composed character of a pair, 0 if there is none.
+char32_t Compose(char32_t a, char32_t b) {
+  if (a - kLeadBase < kLeads && b - kVowelBase < kVowels) {
+    return kSyllableBase + ((a - kLeadBase) * kVowels + (b - kVowelBase)) * kTails;
+  }
+  if (a - kSyllableBase < kSyllables && (a - kSyllableBase) % kTails == 0 && b > kTailBase && b < kTailBase + kTails) {
+    return a + (b - kTailBase);
+  }
+  static const auto* const pairs = [] {
+    auto* map = new absl::flat_hash_map<std::pair<char32_t, char32_t>, char32_t>;
+    for (const Decomposition& d : kDecompositions) {
+      if (d.composes) map->emplace(std::make_pair(d.first, d.second), d.composed);
+    }
+    return map;
+  }();
+  const auto found = pairs->find({a, b});
+  return found == pairs->end() ? 0 : found->second;
+}
+
+// Orders each run of marks by combining class.
+void OrderMarks(std::vector<Mark>& marks) {
+  for (auto it = marks.begin(); it != marks.end();) {
+    if (it->combining_class == 0) {
+      ++it;
+      continue;
+    }
+    const auto end = std::find_if(it, marks.end(), [](const Mark& m) { return m.combining_class == 0; });
+    std::stable_sort(it, end, [](const Mark& a, const Mark& b) { return a.combining_class < b.combining_class; });
+    it = end;
+  }
+}
+
+bool IsContinuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0x80; }
+
+}  // namespace
+
+Utf8Character DecodeUtf8(absl::string_view text) {
+  const uint8_t lead = text[0];
+  if (lead < 0x80) return {Utf8Character::kValid, lead, 1};
+  size_t size = 0;
+  uint8_t low = 0x80, high = 0xBF;  // of the second byte (table 3-7)
+  if (lead >= 0xC2 && lead <= 0xDF) {
+    size = 2;
+  } else if (lead >= 0xE0 && lead <= 0xEF) {
+    size = 3;
+    if (lead == 0xE0) low = 0xA0;
+    if (lead == 0xED) high = 0x9F;
+  } else if (lead >= 0xF0 && lead <= 0xF4) {
+    size = 4;
+    if (lead == 0xF0) low = 0x90;
+    if (lead == 0xF4) high = 0x8F;
+  } else {
+    return {Utf8Character::kInvalid, kReplacementCharacter, 1};
+  }
+  char32_t c = lead & (0xFF >> (size + 1));
+  for (size_t i = 1; i < size; ++i) {
+    if (i == text.size()) return {Utf8Character::kIncomplete, kReplacementCharacter, i};
+    const uint8_t byte = text[i];
+    if (i == 1 ? byte < low || byte > high : !IsContinuation(text[i]))
+      return {Utf8Character::kInvalid, kReplacementCharacter, i};
+    c = c << 6 | (byte & 0x3F);
+  }
+  return {Utf8Character::kValid, c, size};
+}
+
+char32_t NextCharacter(absl::string_view text, size_t& position) {
+  const uint8_t lead = text[position];
+  if (lead < 0x80) {
+    ++position;
+    return lead;
+  }
+  const Utf8Character character = DecodeUtf8(text.substr(position));
+  position += character.size;
+  return character.code_point;
+}
+
+size_t ValidUtf8Prefix(absl::string_view text) {
+  size_t position = 0;
+  while (position < text.size()) {
+    const Utf8Character character = DecodeUtf8(text.substr(position));
+    if (character.kind != Utf8Character::kValid) break;
+    position += character.size;
+  }
+  return position;
+}
+
+void AppendUtf8(char32_t c, std::string& out) {
+  if (c < 0x80) {
+    out += static_cast<char>(c);
+    return;
+  }
+  if (c < 0x800) {
+    out += static_cast<char>(0xC0 | c >> 6);
+  } else {
+    if (c < 0x10000) {
+      out += static_cast<char>(0xE0 | c >> 12);
+    } else {
+      out += static_cast<char>(0xF0 | c >> 18);
+      out += static_cast<char>(0x80 | (c >> 12 & 0x3F));
+    }
+    out += static_cast<char>(0x80 | (c >> 6 & 0x3F));
+  }
+  out += static_cast<char>(0x80 | (c & 0x3F));
+}
+
+size_t AppendLossyUtf8(absl::string_view bytes, bool final, std::string& out) {
+  size_t position = 0;
+  while (position < bytes.size()) {
+    const Utf8Character character = DecodeUtf8(bytes.substr(position));
+    if (character.kind == Utf8Character::kIncomplete && !final) break;
+    if (character.kind == Utf8Character::kValid) {
+      out.append(bytes.data() + position, character.size);
+    } else {
+      AppendUtf8(kReplacementCharacter, out);
+    }
+    position += character.size;
+  }
+  return position;
+}
+
+bool IsLetter(char32_t c) {
+  if (c < 0x80) return (c | 0x20) - 'a' < 26;
+  return FindRange(kLetters, c) != nullptr;
+}
+
+bool IsNumber(char32_t c) {
+  if (c < 0x80) return c - '0' < 10;
+  return FindRange(kNumbers, c) != nullptr;
+}
+
+bool IsSpace(char32_t c) {
+  if (c < 0x80) return c == ' ' || c - '\t' < 5;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || c - 0x2000 <= 0xA || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+         c == 0x205F || c == 0x3000;
+}
+
+bool IsWord(char32_t c) {
+  if (c < 0x80) return IsLetter(c) || IsNumber(c) || c == '_';
+  return FindRange(kWordCharacters, c) != nullptr;
+}
+
+std::string ComposeCanonical(absl::string_view text) {
+  std::vector<Mark> marks;
+  bool changes = false;
+  for (size_t position = 0; position < text.size();) {
+    const char32_t c = NextCharacter(text, position);
+    changes = changes || c >= 0x300;  // below, every character is its own NFC and starts anew
+  }
+  if (!changes) return std::string(text);
+  marks.reserve(text.size());
+  for (size_t position = 0; position < text.size();) AppendDecomposed(NextCharacter(text, position), marks);
+  OrderMarks(marks);
+
+  // Each mark joins the last starter unless one of the same or a higher class stands between (Unicode 16.0, D117).
+  constexpr size_t kNone = static_cast<size_t>(-1);
+  size_t starter = kNone, size = 0;
+  for (const Mark mark : marks) {
+    if (starter != kNone) {
+      const bool adjacent = size == starter + 1;
+      if (adjacent || (mark.combining_class != 0 && marks[size - 1].combining_class < mark.combining_class)) {
+        const char32_t composed = Compose(marks[starter].code_point, mark.code_point);
+        if (composed != 0) {
+          marks[starter].code_point = composed;
+          continue;
+        }
+      }
+    }
+    if (mark.combining_class == 0) starter = size;
+    marks[size++] = mark;
+  }
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < size; ++i) AppendUtf8(marks[i].code_point, out);
+  return out;
+}
+
+}  // namespace kvlink::model
