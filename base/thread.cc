@@ -2,7 +2,9 @@
 #include "base/thread.h"
 
 #include <pthread.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -23,6 +25,13 @@ Thread& Thread::operator=(Thread&& other) noexcept {
 
 void Thread::Join() {
   if (thread_.joinable()) thread_.join();
+}
+
+int AvailableProcessors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 }  // namespace kvlink

@@ -29,6 +29,9 @@ class Thread {
   std::thread thread_;
 };
 
+// Processors that this process may use; at least 1.
+int AvailableProcessors();
+
 }  // namespace kvlink
 
 #endif  // KVLINK_BASE_THREAD_H_

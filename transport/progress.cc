@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<ProgressThread>> ProgressThread::Start(EventSourc
 }
 
 ProgressThread::ProgressThread(EventSource* source, int epoll, int event)
-    : source_(source), epoll_(epoll), event_(event), thread_([this] { Loop(); }) {}
+    : source_(source), epoll_(epoll), event_(event), thread_("progress", [this] { Loop(); }) {}
 
 ProgressThread::~ProgressThread() {
   Stop();
@@ -65,7 +65,7 @@ ProgressThread::~ProgressThread() {
 
 void ProgressThread::Stop() {
   Post(nullptr);
-  if (thread_.joinable()) thread_.join();
+  thread_.Join();
 }
 
 void ProgressThread::Post(std::function<void()> work) {

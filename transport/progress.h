@@ -9,13 +9,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 
 namespace kvlink::transport {
 
@@ -90,7 +90,7 @@ class ProgressThread {
   std::vector<std::function<void()>> deferred_;
   absl::Time now_ = absl::InfinitePast();
 
-  std::thread thread_;
+  Thread thread_;
 };
 
 }  // namespace kvlink::transport

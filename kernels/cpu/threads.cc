@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 
 namespace kvlink::kernels::cpu {
 namespace {
@@ -58,7 +58,7 @@ struct Job {
 class Threads::Pool {
  public:
   explicit Pool(int workers) {
-    for (int i = 0; i < workers; ++i) workers_.emplace_back([this] { Serve(); });
+    for (int i = 0; i < workers; ++i) workers_.emplace_back("cpu-pool", [this] { Serve(); });
   }
   ~Pool() {
     {
@@ -67,7 +67,7 @@ class Threads::Pool {
       changes_.fetch_add(1, std::memory_order_release);
       changed_.SignalAll();
     }
-    for (std::thread& worker : workers_) worker.join();
+    for (Thread& worker : workers_) worker.Join();
   }
 
   void Run(Job& job) {
@@ -124,15 +124,10 @@ class Threads::Pool {
   int sleeping_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<Job*> jobs_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::thread> workers_;
+  std::vector<Thread> workers_;
 };
 
-int Threads::Available() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
+int Threads::Available() { return AvailableProcessors(); }
 
 Threads::Threads(int count) : count_(std::max(1, count)) {
   if (count_ > 1) pool_ = std::make_shared<Pool>(count_ - 1);

@@ -166,7 +166,7 @@ absl::Status Remote::Open() {
 }
 
 absl::StatusOr<DataPath*> Remote::Data(absl::Time deadline) {
-  MutexLock lock(&path_mutex_);
+  ReleasableMutexLock lock(&path_mutex_);
   while (choosing_) {
     if (!path_chosen_.WaitUntil(&path_mutex_, deadline) && choosing_) {
       return absl::DeadlineExceededError("no data connection to the node in time");
@@ -175,10 +175,10 @@ absl::StatusOr<DataPath*> Remote::Data(absl::Time deadline) {
   if (path_ != nullptr) return path_.get();
   // Without the lock: it dials, and who only looks at the store does not wait for that.
   choosing_ = true;
-  path_mutex_.Unlock();
+  lock.Release();
   std::vector<std::string> problems;
   auto chosen = ChoosePath(deadline, &problems);
-  path_mutex_.Lock();
+  lock.Reacquire();
   choosing_ = false;
   path_chosen_.SignalAll();
   if (!chosen.ok()) return chosen.status();

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <iterator>
-#include <thread>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/little_endian.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "store/engine/group_commit.h"
 #include "store/engine/index/index.h"
 #include "store/engine/index/log_check.h"
@@ -27,7 +27,7 @@ int64_t ChooseSegmentBytes(int64_t capacity) {
 }
 
 // Threads that read the index at open.
-int LoadShards() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 8u)); }
+int LoadShards() { return static_cast<int>(std::min(AvailableProcessors(), 8)); }
 
 }  // namespace
 
@@ -55,12 +55,12 @@ absl::Status Engine::Start(const std::string& directory) {
   KVLINK_ASSIGN_OR_RETURN(directory_, StoreDirectory::Open(files_, directory, options_.create, options_.read_only));
   // Segments may be many: they are opened while the index is. Of a new store the index decides first who it is.
   absl::Status segments;
-  std::thread opening;
+  Thread opening;
   const auto open_segments = [this, &segments] { segments = OpenSegments(); };
-  if (directory_->identity().has_value()) opening = std::thread(open_segments);
+  if (directory_->identity().has_value()) opening = Thread("open-segments", open_segments);
   const absl::Status index = OpenIndex();
   if (opening.joinable()) {
-    opening.join();
+    opening.Join();
   } else if (index.ok()) {
     open_segments();
   }
@@ -78,8 +78,8 @@ absl::Status Engine::Start(const std::string& directory) {
     group_commit_ = std::make_unique<GroupCommit>(
         [this](const GroupCommit::Group& group) { return FlushGroup(group); },
         [this](const GroupCommit::Group& group, const absl::Status& flushed) { CommitGroup(group, flushed); });
-    maintainer_ = std::thread([this] { Maintain(); });
-    if (options_.scrub_bytes_per_second > 0) scrubber_ = std::thread([this] { Scrub(); });
+    maintainer_ = Thread("engine-maintain", [this] { Maintain(); });
+    if (options_.scrub_bytes_per_second > 0) scrubber_ = Thread("engine-scrub", [this] { Scrub(); });
   }
   return absl::OkStatus();
 }
@@ -171,10 +171,11 @@ absl::Status Engine::LoadTable() {
                                          });
     if (shard.status.ok()) shard.status = refused;
   };
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < shards.size(); ++i) threads.emplace_back(load, static_cast<int>(i));
+  std::vector<Thread> threads;
+  for (size_t i = 1; i < shards.size(); ++i)
+    threads.emplace_back("load-shard", [&load, i] { load(static_cast<int>(i)); });
   load(0);
-  for (std::thread& thread : threads) thread.join();
+  for (Thread& thread : threads) thread.Join();
   std::vector<EncodingKey> drop;
   for (Shard& shard : shards) {
     KVLINK_RETURN_IF_ERROR(shard.status);
@@ -234,8 +235,8 @@ void Engine::Close() {
       maintain_wake_.Signal();
       scrub_wake_.SignalAll();
     }
-    maintainer_.join();
-    if (scrubber_.joinable()) scrubber_.join();
+    maintainer_.Join();
+    scrubber_.Join();
   }
   group_commit_.reset();  // waits for the writes under way and commits them
   // The tier's memory is registered with the ring and read into by it; its arena announces chunks to it.

@@ -16,7 +16,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,6 +23,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "proto/catalog.h"
 #include "proto/manifest.h"
 #include "store/engine/disk/bulk_io.h"
@@ -354,9 +354,9 @@ class Engine {
   CondVar maintain_wake_;
   bool maintain_asked_ ABSL_GUARDED_BY(maintain_mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(maintain_mutex_) = false;
-  std::thread maintainer_;
+  Thread maintainer_;
   CondVar scrub_wake_;
-  std::thread scrubber_;
+  Thread scrubber_;
 };
 
 }  // namespace kvlink::engine

@@ -21,8 +21,8 @@ void PendingPut::Finish(const absl::Status& outcome, const Etag& stored, bool wa
 GroupCommit::GroupCommit(std::function<absl::Status(const Group&)> flush,
                          std::function<void(const Group&, const absl::Status&)> commit)
     : flush_(std::move(flush)), commit_(std::move(commit)) {
-  flusher_ = std::thread([this] { Flush(); });
-  committer_ = std::thread([this] { Commit(); });
+  flusher_ = Thread("engine-flush", [this] { Flush(); });
+  committer_ = Thread("engine-commit", [this] { Commit(); });
 }
 
 GroupCommit::~GroupCommit() {
@@ -31,8 +31,8 @@ GroupCommit::~GroupCommit() {
     stop_ = true;
     wake_.SignalAll();
   }
-  flusher_.join();
-  committer_.join();
+  flusher_.Join();
+  committer_.Join();
 }
 
 void GroupCommit::Begin() {

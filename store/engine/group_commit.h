@@ -9,12 +9,12 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "store/engine/disk/location.h"
 #include "store/engine/memory/residency.h"
 
@@ -84,7 +84,7 @@ class GroupCommit {
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Flushed> flushed_ ABSL_GUARDED_BY(mutex_);  // a group without puts is the last
   CondVar handed_over_;
-  std::thread flusher_, committer_;
+  Thread flusher_, committer_;
 };
 
 }  // namespace kvlink::engine

@@ -93,7 +93,7 @@ absl::Status Node::Open(NodeOptions* options) {
   options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
   KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
-  sweeper_ = std::thread([this] { Sweep(); });
+  sweeper_ = Thread("node-sweep", [this] { Sweep(); });
   KVLINK_RETURN_IF_ERROR(OpenControl(*options));
   if (!options->metrics_address.empty()) {
     KVLINK_ASSIGN_OR_RETURN(addresses_.metrics, service->metrics->Serve(options->metrics_address));
@@ -214,7 +214,7 @@ Node::~Node() {
     closing_ = true;
     wake_.SignalAll();
   }
-  if (sweeper_.joinable()) sweeper_.join();
+  sweeper_.Join();
   service->serving->Stop();
   service->indexing->Stop();
   // Every link goes when its requests, transfers and writes have ended.

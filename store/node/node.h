@@ -10,18 +10,18 @@
 
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "store/engine/engine.h"
 #include "store/node/control/control.h"
 #include "store/node/data/data_port.h"
 #include "store/node/limits.h"
-#include "store/node/watch/log.h"
 #include "store/node/service.h"
+#include "store/node/watch/log.h"
 #include "transport/transport.h"
 
 namespace kvlink::store {
@@ -93,7 +93,7 @@ class Node {
   CondVar wake_;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_asked_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread sweeper_;
+  Thread sweeper_;
 };
 
 }  // namespace kvlink::store

@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <thread>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/thread.h"
 
 namespace kvlink {
 namespace {
@@ -18,23 +18,50 @@ struct Counter {
 
 TEST(MutexTest, ExcludesOtherThreads) {
   Counter counter;
-  std::vector<std::thread> threads;
+  std::vector<Thread> threads;
   for (int t = 0; t < 4; ++t) {
-    threads.emplace_back([&counter] {
+    threads.emplace_back("counter", [&counter] {
       for (int i = 0; i < 5000; ++i) {
         MutexLock lock(&counter.mutex);
         ++counter.value;
       }
     });
   }
-  for (std::thread& thread : threads) thread.join();
+  for (Thread& thread : threads) thread.Join();
   MutexLock lock(&counter.mutex);
   EXPECT_EQ(counter.value, 20000);
 }
 
+TEST(ReleasableMutexLockTest, LeavesTheMutexFreeFromEachState) {
+  Counter counter;
+  const auto free = [&counter] {
+    bool taken = false;
+    Thread("taker", [&] {
+      MutexLock lock(&counter.mutex);
+      taken = true;
+    }).Join();
+    return taken;
+  };
+  { ReleasableMutexLock lock(&counter.mutex); }
+  EXPECT_TRUE(free());
+  {
+    ReleasableMutexLock lock(&counter.mutex);
+    lock.Release();
+    EXPECT_TRUE(free());
+  }
+  EXPECT_TRUE(free());
+  {
+    ReleasableMutexLock lock(&counter.mutex);
+    lock.Release();
+    lock.Reacquire();
+    counter.value = 1;
+  }
+  EXPECT_TRUE(free());
+}
+
 TEST(CondVarTest, WakesTheWaiterWithTheMutexHeld) {
   Counter counter;
-  std::thread other([&counter] {
+  Thread other("other", [&counter] {
     for (int i = 0; i < 3; ++i) {
       MutexLock lock(&counter.mutex);
       ++counter.value;
@@ -46,7 +73,7 @@ TEST(CondVarTest, WakesTheWaiterWithTheMutexHeld) {
     while (counter.value < 3) counter.changed.Wait(&counter.mutex);
     EXPECT_EQ(counter.value, 3);
   }
-  other.join();
+  other.Join();
 }
 
 TEST(CondVarTest, WaitUntilEndsAtItsDeadline) {
@@ -61,7 +88,7 @@ TEST(CondVarTest, WaitUntilEndsAtItsDeadline) {
 
 TEST(CondVarTest, WaitUntilWithoutDeadlineIsWoken) {
   Counter counter;
-  std::thread other([&counter] {
+  Thread other("other", [&counter] {
     MutexLock lock(&counter.mutex);
     counter.value = 1;
     counter.changed.Signal();
@@ -70,7 +97,7 @@ TEST(CondVarTest, WaitUntilWithoutDeadlineIsWoken) {
     MutexLock lock(&counter.mutex);
     while (counter.value == 0) EXPECT_TRUE(counter.changed.WaitUntil(&counter.mutex, absl::InfiniteFuture()));
   }
-  other.join();
+  other.Join();
 }
 
 }  // namespace

@@ -196,7 +196,7 @@ absl::Status Traffic::Judge(const std::string& call, uint64_t number, const absl
 }
 
 TrafficThread::TrafficThread(store::Store* store, Journal* journal, const TrafficOptions& options)
-    : traffic_(store, journal, &counts_, options), thread_([this] {
+    : traffic_(store, journal, &counts_, options), thread_("traffic", [this] {
         while (!stop_.load()) {
           outcome_ = traffic_.Step();
           if (outcome_.ok()) continue;
@@ -207,7 +207,7 @@ TrafficThread::TrafficThread(store::Store* store, Journal* journal, const Traffi
 
 absl::Status TrafficThread::Stop() {
   stop_.store(true);
-  if (thread_.joinable()) thread_.join();
+  thread_.Join();
   return outcome_;
 }
 

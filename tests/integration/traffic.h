@@ -13,7 +13,6 @@
 #include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "store/store.h"
 #include "tests/integration/journal.h"
 #include "tests/store/synthetic.h"
@@ -113,7 +113,7 @@ class TrafficThread {
   Traffic traffic_;
   std::atomic<bool> stop_{false}, going_{true};
   absl::Status outcome_;  // the thread's, until it has ended
-  std::thread thread_;
+  Thread thread_;
 };
 
 // Writes encodings `first` to `first` + `count` - 1, which no fault disturbs. Returns what went wrong.

@@ -76,7 +76,7 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
 absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wanted> wanted, bool join,
                                                             const Patience& patience) {
   Admission admission;
-  MutexLock lock(&mutex_);
+  ReleasableMutexLock lock(&mutex_);
   if (TryAdmit(wanted, join, patience.holds || turns_.empty(), &admission)) return admission;
   int64_t bytes = 0;
   for (const Wanted& one : wanted) bytes += BytesOf(one);
@@ -97,9 +97,9 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
     }
     changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));
     if (!patience.cancelled) continue;
-    mutex_.Unlock();  // it is the caller's code
+    lock.Release();  // it is the caller's code
     const bool cancelled = patience.cancelled();
-    mutex_.Lock();
+    lock.Reacquire();
     if (!cancelled) continue;
     status = absl::CancelledError("the request was cancelled");
     break;

@@ -7,7 +7,7 @@
 namespace kvlink::infer {
 
 WriteBack::WriteBack(store::Store* store, const Options& options)
-    : store_(store), options_(options), thread_([this] { Run(); }) {}
+    : store_(store), options_(options), thread_("write-back", [this] { Run(); }) {}
 
 WriteBack::~WriteBack() {
   {
@@ -15,7 +15,7 @@ WriteBack::~WriteBack() {
     stop_ = true;
     changed_.SignalAll();
   }
-  thread_.join();
+  thread_.Join();
 }
 
 bool WriteBack::Offer(std::shared_ptr<const encode::Encoded> encoded) {

@@ -8,10 +8,10 @@
 #include <deque>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
 
@@ -52,7 +52,7 @@ class WriteBack {
   int64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // the one being written included
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Stats stats_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;
+  Thread thread_;
 };
 
 }  // namespace kvlink::infer

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "worker/ingest/bounded_queue.h"
 
 namespace kvlink::ingest {
@@ -63,15 +63,16 @@ class Run {
         jobs_(options.queued_bytes, options.patience) {}
 
   absl::Status Execute(IngestCounts* counts) {
-    std::thread reader([this] { ReadAll(); });
-    std::vector<std::thread> writers;
-    for (int i = 0; i < std::max(1, options_.writers); ++i) writers.emplace_back([this] { WriteAll(); });
+    Thread reader("ingest-read", [this] { ReadAll(); });
+    std::vector<Thread> writers;
+    for (int i = 0; i < std::max(1, options_.writers); ++i)
+      writers.emplace_back("ingest-write", [this] { WriteAll(); });
     EncodeAll();
     jobs_.Finish();
-    for (std::thread& writer : writers) writer.join();
+    for (Thread& writer : writers) writer.Join();
     prepared_.Close();
     input_.source->Stop();  // the reader may wait for input that nobody needs any more
-    reader.join();
+    reader.Join();
     MutexLock lock(&mutex_);
     *counts = counts_;
     return status_;

@@ -2,11 +2,11 @@
 // parallel.
 #include <algorithm>
 #include <atomic>
-#include <thread>
 #include <utility>
 
 #include "base/mutex.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "kernels/bf16.h"
 #include "worker/model/transformer.h"
 
@@ -29,11 +29,10 @@ class Loader {
   absl::Status Run() {
     KVLINK_RETURN_IF_ERROR(LoadEmbeddings());
     model_.layers_.resize(config_.layers);
-    std::vector<std::thread> threads;
-    const int count = static_cast<int>(std::min<int64_t>(
-        config_.layers, std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxLoadThreads)));
-    for (int i = 0; i < count; ++i) threads.emplace_back([this] { Work(); });
-    for (std::thread& thread : threads) thread.join();
+    std::vector<Thread> threads;
+    const int64_t count = std::min<int64_t>(config_.layers, std::min(AvailableProcessors(), kMaxLoadThreads));
+    for (int64_t i = 0; i < count; ++i) threads.emplace_back("model-load", [this] { Work(); });
+    for (Thread& thread : threads) thread.Join();
     MutexLock lock(&mutex_);
     return first_error_;
   }

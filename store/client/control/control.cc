@@ -60,7 +60,7 @@ Control::Control(std::string address, std::string key, std::string name, RetryPo
       counters_(counters),
       channel_(Dial(address_)),
       stub_(v1::Store::NewStub(channel_)),
-      keeper_([this] { Keep(); }) {}
+      keeper_("session-keep", [this] { Keep(); }) {}
 
 Control::~Control() {
   OpenedSession session;
@@ -70,7 +70,7 @@ Control::~Control() {
     session = session_;
     changed_.SignalAll();
   }
-  keeper_.join();
+  keeper_.Join();
   if (number() == 0) return;
   grpc::ClientContext context;
   Prepare(&context, session.token, SteadyNow() + kGoodbye);
@@ -110,7 +110,7 @@ void Control::Ended(uint64_t number) {
 }
 
 absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
-  MutexLock lock(&mutex_);
+  ReleasableMutexLock lock(&mutex_);
   while (true) {
     if (stop_) return absl::UnavailableError("the store is closing");
     if (number_.load(std::memory_order_relaxed) != 0) return session_;
@@ -120,9 +120,9 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
     }
   }
   opening_ = true;
-  mutex_.Unlock();
+  lock.Release();
   auto opened = OpenSession(deadline);
-  mutex_.Lock();
+  lock.Reacquire();
   opening_ = false;
   changed_.SignalAll();
   if (!opened.ok()) return opened.status();
@@ -189,7 +189,7 @@ absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadlin
 }
 
 void Control::Keep() {
-  MutexLock lock(&mutex_);
+  ReleasableMutexLock lock(&mutex_);
   while (!stop_) {
     if (SteadyNow() < renew_at_) {
       changed_.WaitUntil(&mutex_, renew_at_);
@@ -202,10 +202,10 @@ void Control::Keep() {
       continue;
     }
     renew_at_ = SteadyNow() + kRenewAgain;  // unless this one succeeds
-    mutex_.Unlock();
+    lock.Release();
     // An ended session is opened again by who needs one.
     (void)RenewOnce(session, SteadyNow() + kRenewTimeout);
-    mutex_.Lock();
+    lock.Reacquire();
   }
 }
 

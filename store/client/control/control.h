@@ -13,12 +13,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "proto/store.grpc.pb.h"
 #include "store/client/control/counters.h"
 #include "store/client/control/retry.h"
@@ -88,7 +88,7 @@ class Control {
   absl::Time renew_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   absl::Time expires_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread keeper_;
+  Thread keeper_;
 };
 
 }  // namespace kvlink::store

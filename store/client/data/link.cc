@@ -36,7 +36,7 @@ void DataLink::Close() {
 }
 
 absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) {
-  MutexLock lock(&mutex_);
+  ReleasableMutexLock lock(&mutex_);
   while (true) {
     if (closed_) return absl::UnavailableError("the store is closing");
     if (channel_ != nullptr && channel_->open() && channel_->session() == control_->number()) return channel_;
@@ -56,9 +56,9 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) 
   }
   dialling_ = true;
   std::shared_ptr<Channel> present = channel_;
-  mutex_.Unlock();
+  lock.Release();
   auto connected = Connect(std::move(present), std::min(deadline, now + connect_timeout_));
-  mutex_.Lock();
+  lock.Reacquire();
   dialling_ = false;
   changed_.SignalAll();
   if (connected.ok()) {

@@ -77,7 +77,7 @@ MappedReader::MappedReader(Control* control, ClientCounters* counters, std::atom
       link_(std::make_unique<DataLink>(
           control, counters, connect_timeout,
           [this](const OpenedSession& session, absl::Time deadline) { return Dial(session, deadline); })),
-      renewer_([this] { Renew(); }) {}
+      renewer_("lease-renew", [this] { Renew(); }) {}
 
 MappedReader::~MappedReader() {
   {
@@ -85,7 +85,7 @@ MappedReader::~MappedReader() {
     stop_ = true;
     changed_.SignalAll();
   }
-  renewer_.join();
+  renewer_.Join();
   link_ = nullptr;
 }
 

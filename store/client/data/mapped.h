@@ -11,7 +11,6 @@
 #include <deque>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -19,9 +18,10 @@
 #include "absl/time/time.h"
 #include "base/descriptor.h"
 #include "base/mutex.h"
-#include "store/client/data/channel.h"
+#include "base/thread.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
+#include "store/client/data/channel.h"
 #include "store/client/data/link.h"
 #include "store/client/data/pull.h"
 #include "store/store.h"
@@ -96,7 +96,7 @@ class MappedReader {
   std::shared_ptr<VerifiedLayers> verified_ ABSL_GUARDED_BY(mutex_);
   absl::Duration renew_every_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread renewer_;
+  Thread renewer_;
 };
 
 }  // namespace kvlink::store

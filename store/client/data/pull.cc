@@ -267,14 +267,14 @@ absl::Status Pull::WaitLayer(int64_t layer, absl::Time deadline) {
   if (layer < 0 || layer >= static_cast<int64_t>(manifest_.layers.size())) {
     return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " of ", manifest_.layers.size()));
   }
-  MutexLock lock(&mutex_);
+  ReleasableMutexLock lock(&mutex_);
   for (size_t piece = first_piece_[layer]; piece < first_piece_[layer + 1]; ++piece) {
     while (states_[piece] != State::kGood) {
       if (!failed_.ok()) return AsWaited(failed_);
       if (states_[piece] == State::kLanded) {
-        mutex_.Unlock();
+        lock.Release();
         Verify(piece);
-        mutex_.Lock();
+        lock.Reacquire();
         continue;
       }
       awaited_[piece] = true;

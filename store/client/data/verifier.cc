@@ -16,7 +16,7 @@ Verifier::~Verifier() {
     stop_ = true;
     wake_.SignalAll();
   }
-  thread_.join();
+  thread_.Join();
 }
 
 void Verifier::Submit(std::function<void()> work) {

@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <thread>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "proto/manifest.h"
 #include "proto/part.h"
 
@@ -20,7 +20,7 @@ namespace kvlink::store {
 
 class Verifier {
  public:
-  Verifier() : thread_([this] { Run(); }) {}
+  Verifier() : thread_("verify", [this] { Run(); }) {}
   // What is queued still runs.
   ~Verifier();
   void Submit(std::function<void()> work);
@@ -31,7 +31,7 @@ class Verifier {
   CondVar wake_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;
+  Thread thread_;
 };
 
 // XXH3-64 of ranges of a piece that has landed, as DeviceRegion::checksums.

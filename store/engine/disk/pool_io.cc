@@ -1,10 +1,10 @@
 // The bounded pool of threads that serves where io_uring is not permitted, and the choice between the two.
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "base/mutex.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "store/engine/disk/bulk_io.h"
 
 namespace kvlink::engine {
@@ -13,7 +13,7 @@ namespace {
 class PoolIo : public BulkIo {
  public:
   PoolIo(const IoLimits& limits, std::string reason) : reason_(std::move(reason)), queue_(limits) {
-    for (int i = 0; i < limits.all; ++i) threads_.emplace_back([this] { Work(); });
+    for (int i = 0; i < limits.all; ++i) threads_.emplace_back("io-pool", [this] { Work(); });
   }
   ~PoolIo() override {
     {
@@ -21,7 +21,7 @@ class PoolIo : public BulkIo {
       stop_ = true;
       wake_.SignalAll();
     }
-    for (std::thread& thread : threads_) thread.join();
+    for (Thread& thread : threads_) thread.Join();
   }
 
   void Submit(std::vector<IoRequest> requests) override {
@@ -66,7 +66,7 @@ class PoolIo : public BulkIo {
   CondVar wake_;
   IoQueue<IoRequest> queue_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> threads_;
+  std::vector<Thread> threads_;
 };
 
 }  // namespace

@@ -9,12 +9,12 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "store/engine/disk/bulk_io.h"
 
 namespace kvlink::engine {
@@ -32,7 +32,7 @@ class UringIo : public BulkIo {
       return absl::UnavailableError(absl::StrCat("io_uring is not permitted here: ", std::strerror(-error)));
     }
     io->started_ = true;
-    io->reaper_ = std::thread([raw = io.get()] { raw->Reap(); });
+    io->reaper_ = Thread("io-reap", [raw = io.get()] { raw->Reap(); });
     return std::unique_ptr<BulkIo>(std::move(io));
   }
 
@@ -46,7 +46,7 @@ class UringIo : public BulkIo {
       sqe->user_data = kWake;
       io_uring_submit(&ring_);
     }
-    reaper_.join();
+    reaper_.Join();
     io_uring_queue_exit(&ring_);
   }
 
@@ -246,7 +246,7 @@ class UringIo : public BulkIo {
   }
 
   bool started_ = false;
-  std::thread reaper_;
+  Thread reaper_;
   mutable Mutex mutex_;
   CondVar idle_;
   // The submission side is used under mutex_; the completion side by the reaper only.

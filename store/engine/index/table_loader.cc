@@ -1,9 +1,9 @@
 #include "store/engine/index/table_loader.h"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
 
+#include "base/thread.h"
 #include "store/engine/index/table_entry.h"
 
 namespace kvlink::engine {
@@ -105,18 +105,18 @@ TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable) {
   Gather();
   // In the order of their puts, which is the order of eviction.
   std::vector<std::pair<uint64_t, uint32_t>> order(entries_.size());
-  std::thread sorting([&] {
+  Thread sorting("index-sort", [&] {
     for (size_t i = 0; i < entries_.size(); ++i) order[i] = {entries_[i]->location.sequence, static_cast<uint32_t>(i)};
     std::sort(order.begin(), order.end());
   });
   const std::vector<Claim> claims = Claims();
   Judge(claims, usable);
-  sorting.join();
+  sorting.Join();
 
   Outcome outcome;
   if (!order.empty()) outcome.last_sequence = order.back().first;
   MutexLock lock(&table_->mutex_);
-  std::thread naming([&] {
+  Thread naming("index-name", [&] {
     for (size_t i = 0; i < entries_.size(); ++i) {
       if (i + kPrefetch < entries_.size()) entries_[i + kPrefetch]->ns->entries.prefetch(entries_[i + kPrefetch]);
       if (verdicts_[i] == Verdict::kGood) entries_[i]->ns->entries.insert(entries_[i]);
@@ -141,7 +141,7 @@ TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable) {
     ++table_->size_;
     ns.order.Insert(entry, entry->ghost(), location.blocks());
   }
-  naming.join();
+  naming.Join();
   return outcome;
 }
 

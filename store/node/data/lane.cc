@@ -13,7 +13,7 @@ namespace kvlink::store {
 
 Lane::Lane(const Options& options) : options_(options) {
   for (int i = 0; i < options_.threads; ++i) {
-    threads_.emplace_back([this] {
+    threads_.emplace_back(options_.name.c_str(), [this] {
       if (options_.nice != 0) {
         // Linux gives every thread a niceness of its own. Where that is not allowed, the lane works all the same.
         (void)setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)),
@@ -72,9 +72,7 @@ void Lane::Stop() {
   }
   for (const Item& item : left) item.work(absl::UnavailableError("the node is closing"));
   left.clear();
-  for (std::thread& thread : threads_) {
-    if (thread.joinable()) thread.join();
-  }
+  for (Thread& thread : threads_) thread.Join();
 }
 
 int64_t Lane::queued() const {
