@@ -32,4 +32,34 @@ absl::Status CheckFieldBound(absl::string_view name, absl::string_view payload, 
   return absl::OkStatus();
 }
 
+absl::Status CheckFieldCount(absl::string_view name, absl::string_view payload, int64_t max_fields, int nested,
+                             int64_t max_nested_fields) {
+  using google::protobuf::internal::WireFormatLite;
+  google::protobuf::io::CodedInputStream in(reinterpret_cast<const uint8_t*>(payload.data()),
+                                            static_cast<int>(payload.size()));
+  const auto malformed = [&] { return absl::InvalidArgumentError(absl::StrCat(name, ": malformed")); };
+  int64_t fields = 0;
+  while (const uint32_t tag = in.ReadTag()) {
+    if (++fields > max_fields) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": has more than ", max_fields, " fields"));
+    }
+    const auto type = WireFormatLite::GetTagWireType(tag);
+    // Groups, which no message of ours has, would hide fields from the count.
+    if (type == WireFormatLite::WIRETYPE_START_GROUP || type == WireFormatLite::WIRETYPE_END_GROUP) return malformed();
+    if (type != WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
+      if (!WireFormatLite::SkipField(&in, tag)) return malformed();
+      continue;
+    }
+    uint32_t length = 0;
+    if (!in.ReadVarint32(&length)) return malformed();
+    const int begin = in.CurrentPosition();
+    if (!in.Skip(static_cast<int>(length))) return malformed();
+    if (nested == 0 || WireFormatLite::GetTagFieldNumber(tag) != nested) continue;
+    const absl::Status element =
+        CheckFieldCount(name, payload.substr(static_cast<size_t>(begin), length), max_nested_fields, 0, 0);
+    if (!element.ok()) return element;
+  }
+  return in.ConsumedEntireMessage() ? absl::OkStatus() : malformed();
+}
+
 }  // namespace kvlink::internal

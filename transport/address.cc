@@ -82,4 +82,16 @@ absl::StatusOr<std::string> DeviceWith(const SocketAddress& address) {
   return absl::UnavailableError(absl::StrCat("no network device has the address ", address.ToAddress().host));
 }
 
+bool IsLoopback(const SocketAddress& address) {
+  if (address.get()->sa_family == AF_INET) {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(address.get());
+    return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+  }
+  if (address.get()->sa_family == AF_INET6) {
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(address.get());
+    return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
+  }
+  return false;
+}
+
 }  // namespace kvlink::transport

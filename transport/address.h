@@ -31,6 +31,9 @@ struct SocketAddress {
 // The first that the system knows. UNAVAILABLE.
 absl::StatusOr<SocketAddress> Resolve(const Address& address);
 
+// Whether only this host reaches it.
+bool IsLoopback(const SocketAddress& address);
+
 // The name of the network device that has the address; empty for an address that stands for all. UNAVAILABLE: none has.
 absl::StatusOr<std::string> DeviceWith(const SocketAddress& address);
 

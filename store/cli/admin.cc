@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& fl
         "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
   }
   KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
-  return store::NodeAdmin::Create(flags.store, key, ClientName());
+  return store::NodeAdmin::Create({flags.store, key, ClientName()});
 }
 
 nlohmann::json ToJson(const store::NodeStatus& status) {
@@ -173,7 +173,8 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
   return HintAtKey(
-      admin->SetNamespace({arguments.operands()[0], flags.capacity, flags.pinned}, SteadyNow() + kCallTimeout));
+      admin->SetNamespace({arguments.operands()[0], flags.capacity, flags.pinned}, SteadyNow() + kCallTimeout)
+          .status());
 }
 
 absl::Status RunDrain(absl::Span<char* const> args) {

@@ -35,7 +35,7 @@ class Remote : public RemoteStore {
   explicit Remote(const RemoteOptions& options)
       : options_(options),
         retries_(&counters_),
-        control_(options.address, options.key, options.name, &retries_, &counters_),
+        control_({options.address, options.key, options.name, options.tls}, &retries_, &counters_),
         catalog_(&control_, options.request_timeout),
         verifier_(std::make_unique<Verifier>()) {}
   ~Remote() override {

@@ -23,6 +23,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "store/store.h"
+#include "transport/tls.h"
 #include "transport/transport.h"
 
 namespace kvlink::store {
@@ -37,6 +38,7 @@ absl::string_view CarrierName(Carrier carrier);
 struct RemoteOptions {
   std::string address;  // host:port of the node's gRPC service
   std::string key;      // of the node's access file; empty where the node has none
+  transport::TlsOptions tls;
   // Where mapping does not work, kMapped is refused by OpenRemote. Writes never map: they take ucx, then grpc.
   Carrier carrier = Carrier::kAuto;
   std::string name;  // of this process, for the node's logs

@@ -1,8 +1,6 @@
 #include "store/node/node.h"
 
-#include <arpa/inet.h>
 #include <malloc.h>
-#include <netinet/in.h>
 
 #include <utility>
 
@@ -23,22 +21,10 @@ constexpr absl::Duration kSweepBusy = absl::Milliseconds(250), kSweepIdle = absl
 constexpr absl::Duration kTrim = absl::Minutes(1);
 constexpr absl::Duration kControlGrace = absl::Seconds(1);
 
-bool IsLoopback(const transport::SocketAddress& address) {
-  if (address.get()->sa_family == AF_INET) {
-    const auto* v4 = reinterpret_cast<const sockaddr_in*>(address.get());
-    return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
-  }
-  if (address.get()->sa_family == AF_INET6) {
-    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(address.get());
-    return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
-  }
-  return false;
-}
-
 absl::StatusOr<bool> IsLoopback(const std::string& address) {
   KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
   KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
-  return IsLoopback(resolved);
+  return transport::IsLoopback(resolved);
 }
 
 // Whether a node without an access file may listen there.

@@ -22,6 +22,7 @@
 #include "store/node/limits.h"
 #include "store/node/service.h"
 #include "store/node/watch/log.h"
+#include "transport/tls.h"
 #include "transport/transport.h"
 
 namespace kvlink::store {
@@ -38,6 +39,8 @@ struct NodeOptions {
   std::string metrics_address;  // http://ADDRESS/metrics for Prometheus; empty: none
   std::string local_socket;     // path for readers on this host; empty: none
   std::string access_file;      // docs/formats.md "Access file"; empty: none
+  // Of the control address, and of the data path over it.
+  transport::TlsOptions tls;
   // Transports of the caller's making: clients are told "SCHEME://" and the address.
   struct Carrier {
     std::string scheme;

@@ -16,8 +16,8 @@
 #include "base/clock.h"
 #include "base/descriptor.h"
 #include "proto/data.h"
+#include "proto/metadata.h"
 #include "proto/store.grpc.pb.h"
-#include "store/rpc/rpc.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/node_process.h"
 #include "tests/support/seed.h"
@@ -120,7 +120,7 @@ class Sessions {
   void CloseSessions() {
     for (const Open& open : open_) {
       grpc::ClientContext context;
-      context.AddMetadata(store::kTokenMetadata, absl::BytesToHexString({open.token.data(), open.token.size()}));
+      context.AddMetadata(kTokenMetadata, absl::BytesToHexString({open.token.data(), open.token.size()}));
       store::v1::CloseSessionResponse response;
       EXPECT_TRUE(stub_->CloseSession(&context, {}, &response).ok());
     }

@@ -37,7 +37,7 @@ class BusyClient {
 // A node's figures. Thread-safe.
 class NodeFigures {
  public:
-  explicit NodeFigures(const std::string& address) : admin_(store::NodeAdmin::Create(address, "", "figures")) {}
+  explicit NodeFigures(const std::string& address) : admin_(store::NodeAdmin::Create({address, "", "figures"})) {}
   store::NodeAdmin* admin() const { return admin_.get(); }
   // A test failure if the node does not answer or does not have that figure.
   int64_t Get(const std::string& name) const;

@@ -14,8 +14,8 @@ import tempfile
 MODEL = ["base", "kernels", "worker/text", "worker/text/template", "worker/files", "worker/model"]
 WORKER = MODEL + ["proto", "store/store.h", "worker/link"]
 EVERYTHING = ["base", "base/cli", "kernels", "proto", "transport", "store", "store/engine", "store/embedded", "store/client", "store/cluster",
-              "store/cli", "store/node", "store/rpc", "store/client/control", "store/engine/disk", "worker"]
-NODE = ["base", "proto", "transport", "store", "store/rpc", "store/engine", "store/engine/disk", "store/engine/memory", "store/node",
+              "store/cli", "store/node", "store/client/control", "store/engine/disk", "worker"]
+NODE = ["base", "proto", "transport", "store", "store/engine", "store/engine/disk", "store/engine/memory", "store/node",
         "store/node/watch"]
 LAYERS = {
     "base": [],
@@ -32,12 +32,11 @@ LAYERS = {
     "store/engine/index": ["base", "proto", "store/engine/disk", "store/engine/s3_fifo.h"],
     "store/engine/memory": ["base", "proto", "store/engine/s3_fifo.h"],
     "store/embedded": ["base", "proto", "store", "store/engine"],
-    "store/rpc": ["base", "proto"],
     "store/client": ["base", "proto", "transport", "store", "store/client/control", "store/client/data"],
-    "store/client/control": ["base", "proto", "store", "store/rpc"],
+    "store/client/control": ["base", "proto", "transport", "store"],
     "store/client/data": ["base", "proto", "transport", "store", "store/client", "store/client/control"],
     "store/cli": ["base", "base/cli", "proto", "store", "store/embedded", "store/client", "store/client/control", "store/node"],
-    "store/cluster": ["base", "proto", "transport", "store", "store/rpc"],
+    "store/cluster": ["base", "proto", "transport", "store"],
     "store/node": NODE + ["store/node/control", "store/node/data"],
     "store/node/control": NODE,
     "store/node/data": NODE,
@@ -68,9 +67,9 @@ LIBRARIES = [
     (r"google/protobuf/", ["proto"]),
     (r"prometheus/", ["store/node"]),
     (r"openssl/", ["proto"]),
-    (r"grpcpp?/", ["transport/grpc", "store/rpc", "store/client", "store/cluster", "store/node", "worker/api"]),
+    (r"grpcpp?/", ["transport/grpc", "store/client", "store/cluster", "store/node", "worker/api"]),
     (r"xxhash\.h$", ["base", "proto", "store/engine", "kernels"]),
-    (r"nlohmann/", ["store/cli", "worker"]),
+    (r"nlohmann/", ["store/cli", "store/node", "worker"]),
     (r"(zlib|zstd)\.h$", ["worker/ingest", "worker/cli"]),
 ]
 TOP = ["base", "proto", "kernels", "transport", "store", "worker"]

@@ -1,5 +1,7 @@
+// Each method is one call of the node, or as many as its bound on one call asks for.
 #include "store/client/control/admin.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
@@ -10,16 +12,38 @@
 namespace kvlink::store {
 namespace {
 
+constexpr size_t kMaxBatch = 1024;
+
 class GrpcAdmin : public NodeAdmin {
  public:
-  GrpcAdmin(const std::string& address, const std::string& key, const std::string& name)
-      : retries_(&counters_), control_(address, key, name, &retries_, &counters_) {}
+  explicit GrpcAdmin(const ControlOptions& options) : retries_(&counters_), control_(options, &retries_, &counters_) {}
 
   absl::StatusOr<NodeStatus> Status(absl::Time deadline) override;
-  absl::Status SetNamespace(const NamespaceLimits& limits, absl::Time deadline) override;
+  absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) override;
+  absl::StatusOr<Deleted> DeleteNamespace(const std::string& name, absl::Time deadline) override;
+  absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::string& ns, const std::vector<std::string>& ids,
+                                                            bool forget, absl::Time deadline) override;
+  absl::StatusOr<Deleted> DeletePrefix(const std::string& ns, const std::string& prefix, absl::Time deadline) override;
+  absl::StatusOr<int64_t> DropPins(const std::string& ns, absl::Time deadline) override;
   absl::Status Drain(bool stop, const std::function<bool(const DrainState&)>& progress, absl::Time deadline) override;
 
  private:
+  // Calls until nothing is left, each call going on where the one before ended.
+  template <typename Request>
+  absl::StatusOr<Deleted> DeleteAll(grpc::Status (Control::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                          v1::DeleteProgress*),
+                                    Request* request, absl::Time deadline) {
+    Deleted deleted;
+    while (true) {
+      v1::DeleteProgress progress;
+      KVLINK_RETURN_IF_ERROR(control_.Call(method, *request, &progress, deadline));
+      deleted.documents += progress.documents();
+      deleted.encodings += progress.encodings();
+      if (progress.next().empty()) return deleted;
+      request->set_after(progress.next());
+    }
+  }
+
   ClientCounters counters_;
   RetryPolicy retries_;
   Control control_;
@@ -44,12 +68,61 @@ absl::StatusOr<NodeStatus> GrpcAdmin::Status(absl::Time deadline) {
   return status;
 }
 
-absl::Status GrpcAdmin::SetNamespace(const NamespaceLimits& limits, absl::Time deadline) {
-  v1::Namespace request, response;
-  request.set_name(limits.name);
-  request.set_capacity_bytes(limits.capacity_bytes);
-  request.set_pinned_bytes(limits.pinned_bytes);
-  return control_.Call(&Control::Stub::PutNamespace, request, &response, deadline);
+absl::StatusOr<NamespaceOutcome> GrpcAdmin::SetNamespace(const NamespaceChange& change, absl::Time deadline) {
+  v1::PutNamespaceRequest request;
+  v1::PutNamespaceResponse response;
+  request.set_name(change.name);
+  if (change.capacity_bytes.has_value()) request.set_capacity_bytes(*change.capacity_bytes);
+  if (change.pinned_bytes.has_value()) request.set_pinned_bytes(*change.pinned_bytes);
+  KVLINK_RETURN_IF_ERROR(control_.Call(&Control::Stub::PutNamespace, request, &response, deadline));
+  const v1::Namespace& settings = response.settings();
+  return NamespaceOutcome{{settings.name(), settings.capacity_bytes(), settings.pinned_bytes()}, response.bytes_over()};
+}
+
+absl::StatusOr<Deleted> GrpcAdmin::DeleteNamespace(const std::string& name, absl::Time deadline) {
+  v1::DeleteNamespaceRequest request;
+  request.set_name(name);
+  return DeleteAll(&Control::Stub::DeleteNamespace, &request, deadline);
+}
+
+absl::StatusOr<Deleted> GrpcAdmin::DeletePrefix(const std::string& ns, const std::string& prefix, absl::Time deadline) {
+  v1::DeletePrefixRequest request;
+  request.set_ns(ns);
+  request.set_prefix(prefix);
+  return DeleteAll(&Control::Stub::DeletePrefix, &request, deadline);
+}
+
+absl::StatusOr<std::vector<absl::Status>> GrpcAdmin::DeleteDocuments(const std::string& ns,
+                                                                     const std::vector<std::string>& ids, bool forget,
+                                                                     absl::Time deadline) {
+  std::vector<absl::Status> outcomes;
+  for (size_t begin = 0; begin < ids.size(); begin += kMaxBatch) {
+    v1::DeleteDocumentsRequest request;
+    request.set_ns(ns);
+    const size_t count = std::min(kMaxBatch, ids.size() - begin);
+    for (size_t i = 0; i < count; ++i) {
+      v1::DeletedDocument* const document = request.add_documents();
+      document->set_id(ids[begin + i]);
+      document->set_forget(forget);
+    }
+    v1::Results response;
+    KVLINK_RETURN_IF_ERROR(control_.Call(&Control::Stub::DeleteDocuments, request, &response, deadline));
+    if (response.results_size() != static_cast<int>(count)) {
+      return absl::UnavailableError("the node answered about other documents");
+    }
+    for (const v1::Result& result : response.results()) {
+      outcomes.emplace_back(static_cast<absl::StatusCode>(result.code()), result.message());
+    }
+  }
+  return outcomes;
+}
+
+absl::StatusOr<int64_t> GrpcAdmin::DropPins(const std::string& ns, absl::Time deadline) {
+  v1::DropPinsRequest request;
+  v1::DropPinsResponse response;
+  request.set_ns(ns);
+  KVLINK_RETURN_IF_ERROR(control_.Call(&Control::Stub::DropPins, request, &response, deadline));
+  return response.pins();
 }
 
 absl::Status GrpcAdmin::Drain(bool stop, const std::function<bool(const DrainState&)>& progress, absl::Time deadline) {
@@ -77,9 +150,8 @@ absl::Status GrpcAdmin::Drain(bool stop, const std::function<bool(const DrainSta
 
 }  // namespace
 
-std::unique_ptr<NodeAdmin> NodeAdmin::Create(const std::string& address, const std::string& key,
-                                             const std::string& name) {
-  return std::make_unique<GrpcAdmin>(address, key, name);
+std::unique_ptr<NodeAdmin> NodeAdmin::Create(const ControlOptions& options) {
+  return std::make_unique<GrpcAdmin>(options);
 }
 
 }  // namespace kvlink::store

@@ -9,11 +9,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "store/client/control/options.h"
 
 namespace kvlink::store {
 
@@ -21,6 +23,21 @@ struct NamespaceLimits {
   std::string name;
   int64_t capacity_bytes = 0;  // most bytes of segments; 0: no limit of its own
   int64_t pinned_bytes = 0;    // most pinned bytes; 0: the node's default
+};
+
+// Only what is set changes.
+struct NamespaceChange {
+  std::string name;
+  std::optional<int64_t> capacity_bytes, pinned_bytes;
+};
+
+struct NamespaceOutcome {
+  NamespaceLimits limits;
+  int64_t bytes_over = 0;  // of encodings, above the capacity: being evicted
+};
+
+struct Deleted {
+  int64_t documents = 0, encodings = 0;
 };
 
 struct NodeStatus {
@@ -48,14 +65,30 @@ struct DrainState {
 
 class NodeAdmin {
  public:
-  // `address`: host:port of the node's gRPC service. `name`: of this process, for the node's logs. Connects with the
-  // first call.
-  static std::unique_ptr<NodeAdmin> Create(const std::string& address, const std::string& key, const std::string& name);
+  // Connects with the first call. A mistake in the options is what each call then returns.
+  static std::unique_ptr<NodeAdmin> Create(const ControlOptions& options);
   virtual ~NodeAdmin() = default;
 
   virtual absl::StatusOr<NodeStatus> Status(absl::Time deadline) = 0;
-  // Durable, and in force at once.
-  virtual absl::Status SetNamespace(const NamespaceLimits& limits, absl::Time deadline) = 0;
+  // Sets what is given and leaves the rest; returns what holds then. Durable, and in force at once.
+  virtual absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
+  // The limits of a namespace, without changing them.
+  absl::StatusOr<NamespaceOutcome> GetNamespace(const std::string& name, absl::Time deadline) {
+    return SetNamespace({name}, deadline);
+  }
+  // All of a namespace: documents, what is remembered of deleted ones, encodings, pins, limits. Needs the right 'admin'
+  // over it.
+  virtual absl::StatusOr<Deleted> DeleteNamespace(const std::string& name, absl::Time deadline) = 0;
+  // Documents by id. `forget`: their generations, too, so that any may follow (needs 'admin'). One status for each id;
+  // NOT_FOUND where there is none.
+  virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::string& ns,
+                                                                    const std::vector<std::string>& ids, bool forget,
+                                                                    absl::Time deadline) = 0;
+  // Documents whose id begins with `prefix`. What was deleted before an error stays deleted.
+  virtual absl::StatusOr<Deleted> DeletePrefix(const std::string& ns, const std::string& prefix,
+                                               absl::Time deadline) = 0;
+  // Takes back all pins of a namespace, whichever session holds them; returns how many (needs 'admin').
+  virtual absl::StatusOr<int64_t> DropPins(const std::string& ns, absl::Time deadline) = 0;
   // Returns when the node has drained. `progress` is told how far it is; returning false stops waiting (CANCELLED), not
   // the drain. `stop`: the node's process ends then.
   virtual absl::Status Drain(bool stop, const std::function<bool(const DrainState&)>& progress,

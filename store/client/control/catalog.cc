@@ -9,7 +9,6 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "proto/data.h"
-#include "store/rpc/rpc.h"
 
 namespace kvlink::store {
 namespace {

@@ -12,7 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/rpc/rpc.h"
+#include "proto/metadata.h"
+#include "transport/grpc/credentials.h"
+#include "transport/grpc/status.h"
 
 namespace kvlink::store {
 namespace {
@@ -26,7 +28,7 @@ constexpr size_t kTokenBytes = 16;
 constexpr int kFirstReconnectMs = 50, kMostReconnectMs = 200, kConnectMs = 1000;
 constexpr absl::Duration kApproach = absl::Milliseconds(100);
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
+std::shared_ptr<grpc::Channel> Dial(const std::string& address, const transport::TlsOptions& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMostMessage);
   arguments.SetMaxSendMessageSize(kMostMessage);
@@ -36,7 +38,10 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // its name says otherwise
   // Connections of one store are its own, so that another's backoff is not ours.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  // Without usable files there are no credentials, and CheckSecrecy has said so.
+  auto credentials = transport::ChannelCredentials(tls);
+  return grpc::CreateCustomChannel(address, credentials.ok() ? *credentials : grpc::InsecureChannelCredentials(),
+                                   arguments);
 }
 
 std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
@@ -52,13 +57,14 @@ std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
 
 }  // namespace
 
-Control::Control(std::string address, std::string key, std::string name, RetryPolicy* retries, ClientCounters* counters)
-    : address_(std::move(address)),
-      key_(std::move(key)),
-      name_(std::move(name)),
+Control::Control(const ControlOptions& options, RetryPolicy* retries, ClientCounters* counters)
+    : address_(options.address),
+      key_(options.key),
+      name_(options.name),
+      mistake_(transport::CheckSecrecy(options.tls, options.address, !options.key.empty())),
       retries_(retries),
       counters_(counters),
-      channel_(Dial(address_)),
+      channel_(Dial(address_, options.tls)),
       stub_(v1::Store::NewStub(channel_)),
       keeper_("session-keep", [this] { Keep(); }) {}
 
@@ -91,7 +97,7 @@ void Control::Prepare(grpc::ClientContext* context, const std::string& token, ab
 }
 
 absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session) {
-  absl::Status outcome = FromGrpc(status);
+  absl::Status outcome = transport::FromGrpc(status);
   if (outcome.ok()) return outcome;
   if (absl::IsUnauthenticated(outcome) && session != 0) {
     Ended(session);
@@ -134,11 +140,12 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
 }
 
 absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(mistake_);
   v1::OpenSessionRequest request;
-  request.set_key(key_);
   request.set_client(name_);
   grpc::ClientContext context;
   Prepare(&context, "", deadline);
+  if (!key_.empty()) context.AddMetadata(kKeyMetadata, key_);
   v1::Session response;
   const absl::Time asked = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));

@@ -21,6 +21,7 @@
 #include "base/thread.h"
 #include "proto/store.grpc.pb.h"
 #include "store/client/control/counters.h"
+#include "store/client/control/options.h"
 #include "store/client/control/retry.h"
 
 namespace kvlink::store {
@@ -36,7 +37,9 @@ class Control {
  public:
   using Stub = v1::Store::Stub;
 
-  Control(std::string address, std::string key, std::string name, RetryPolicy* retries, ClientCounters* counters);
+  // A mistake in the options (files that cannot be read, a key over plain text to another host) is what each call
+  // returns.
+  Control(const ControlOptions& options, RetryPolicy* retries, ClientCounters* counters);
   // Closes the session.
   ~Control();
 
@@ -74,6 +77,7 @@ class Control {
   void Keep();
 
   const std::string address_, key_, name_;
+  const absl::Status mistake_;  // of the options
   RetryPolicy* const retries_;
   ClientCounters* const counters_;
   const std::shared_ptr<grpc::Channel> channel_;

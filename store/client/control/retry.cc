@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "base/clock.h"
-#include "store/rpc/rpc.h"
+#include "proto/metadata.h"
 
 namespace kvlink::store {
 namespace {

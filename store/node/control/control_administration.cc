@@ -44,14 +44,19 @@ void DescribeNamespace(const std::string& name, const engine::NamespaceSettings&
 
 }  // namespace
 
-grpc::Status ControlService::PutNamespace(grpc::ServerContext* context, const v1::Namespace* request,
-                                          v1::Namespace* reply) {
+grpc::Status ControlService::PutNamespace(grpc::ServerContext* context, const v1::PutNamespaceRequest* request,
+                                          v1::PutNamespaceResponse* reply) {
   return Run(context, Operation::kAdministration, [&](Session* session) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", View(request->name())));
-    KVLINK_RETURN_IF_ERROR(session->Check(Right::kAdmin, View(request->name())));
-    const engine::NamespaceSettings settings{request->capacity_bytes(), request->pinned_bytes()};
-    KVLINK_RETURN_IF_ERROR(node_->engine->PutNamespace(View(request->name()), settings));
-    *reply = *request;
+    const bool changes = request->has_capacity_bytes() || request->has_pinned_bytes();
+    KVLINK_RETURN_IF_ERROR(session->Check(changes ? Right::kAdmin : Right::kRead, View(request->name())));
+    const auto all = node_->engine->NamespaceSettingsAll();
+    const auto known = all.find(request->name());
+    engine::NamespaceSettings settings = known == all.end() ? engine::NamespaceSettings() : known->second;
+    if (request->has_capacity_bytes()) settings.capacity_bytes = request->capacity_bytes();
+    if (request->has_pinned_bytes()) settings.pinned_bytes = request->pinned_bytes();
+    if (changes) KVLINK_RETURN_IF_ERROR(node_->engine->PutNamespace(View(request->name()), settings));
+    DescribeNamespace(request->name(), settings, reply->mutable_settings());
     return absl::OkStatus();
   });
 }

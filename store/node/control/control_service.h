@@ -36,7 +36,7 @@ class ControlService final : public v1::Store::Service {
                              v1::ListDocumentsResponse*) override;
 
   // control_administration.cc
-  grpc::Status PutNamespace(grpc::ServerContext*, const v1::Namespace*, v1::Namespace*) override;
+  grpc::Status PutNamespace(grpc::ServerContext*, const v1::PutNamespaceRequest*, v1::PutNamespaceResponse*) override;
   grpc::Status ListNamespaces(grpc::ServerContext*, const v1::ListNamespacesRequest*,
                               v1::ListNamespacesResponse*) override;
   grpc::Status Stats(grpc::ServerContext*, const v1::StatsRequest*, v1::StatsResponse*) override;

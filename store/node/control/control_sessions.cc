@@ -5,10 +5,20 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "proto/digest.h"
+#include "proto/metadata.h"
 #include "store/node/control/control_service.h"
-#include "store/rpc/rpc.h"
+#include "transport/grpc/status.h"
 
 namespace kvlink::store {
+namespace {
+
+absl::string_view KeyOf(const grpc::ServerContext& context) {
+  const auto found = context.client_metadata().find(kKeyMetadata);
+  if (found == context.client_metadata().end()) return "";
+  return {found->second.data(), found->second.size()};
+}
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<Session>> ControlService::Caller(const grpc::ServerContext& context) const {
   const auto found = context.client_metadata().find(kTokenMetadata);
@@ -30,7 +40,7 @@ grpc::Status ControlService::Run(grpc::ServerContext* context, Operation operati
   if (const uint32_t retry = RetryAfterMilliseconds(status); retry > 0) {
     context->AddTrailingMetadata(kRetryAfterMetadata, std::to_string(retry));
   }
-  return ToGrpc(status);
+  return transport::ToGrpc(status);
 }
 
 void ControlService::Describe(const Session& session, v1::Session* reply) const {
@@ -47,7 +57,7 @@ grpc::Status ControlService::OpenSession(grpc::ServerContext* context, const v1:
   const absl::Time began = SteadyNow();
   const auto open = [&]() -> absl::Status {
     if (!node_->ready.load()) return absl::UnavailableError("the node is starting");
-    KVLINK_ASSIGN_OR_RETURN(Grant grant, node_->access.Find({request->key().data(), request->key().size()}));
+    KVLINK_ASSIGN_OR_RETURN(Grant grant, node_->access.Find(KeyOf(*context)));
     if (node_->draining.load() && grant.right != Right::kAdmin) {
       return absl::UnavailableError("the node is draining and takes no new sessions: use another");
     }
@@ -66,7 +76,7 @@ grpc::Status ControlService::OpenSession(grpc::ServerContext* context, const v1:
   if (const uint32_t retry = RetryAfterMilliseconds(status); retry > 0) {
     context->AddTrailingMetadata(kRetryAfterMetadata, std::to_string(retry));
   }
-  return ToGrpc(status);
+  return transport::ToGrpc(status);
 }
 
 grpc::Status ControlService::RenewSession(grpc::ServerContext* context, const v1::RenewSessionRequest* request,

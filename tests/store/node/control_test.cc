@@ -12,8 +12,9 @@
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "store/rpc/rpc.h"
+#include "proto/metadata.h"
 #include "tests/store/node/raw_client.h"
+#include "transport/grpc/status.h"
 
 namespace kvlink::testing {
 namespace {
@@ -54,7 +55,7 @@ class ControlTest : public ::testing::Test {
     document->set_id(id);
     document->set_entry(SerializeCatalogEntry(entry));
     v1::Results results;
-    const absl::Status status = store::FromGrpc(client->PutDocuments(client.Context().get(), request, &results));
+    const absl::Status status = transport::FromGrpc(client->PutDocuments(client.Context().get(), request, &results));
     if (!status.ok()) return status;
     return absl::Status(Code(results.results(0)), results.results(0).message());
   }
@@ -194,7 +195,7 @@ TEST_F(ControlTest, SessionsAreBounded) {
   const auto context = fourth.Context();
   v1::Session session;
   EXPECT_EQ(fourth->OpenSession(context.get(), {}, &session).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(context->GetServerTrailingMetadata().count(store::kRetryAfterMetadata), 1u);
+  EXPECT_EQ(context->GetServerTrailingMetadata().count(kRetryAfterMetadata), 1u);
   v1::CloseSessionResponse closed;
   ASSERT_TRUE((*first)->CloseSession(first->Context().get(), {}, &closed).ok());
   EXPECT_TRUE(fourth.Open().ok());
@@ -234,7 +235,8 @@ TEST_F(ControlTest, RightsAreThoseOfTheKey) {
   ASSERT_TRUE(stats.ok());
   EXPECT_EQ(stats->namespaces_size(), 2);
 
-  v1::Namespace quota, kept;
+  v1::PutNamespaceRequest quota;
+  v1::PutNamespaceResponse kept;
   quota.set_name("a");
   quota.set_capacity_bytes(64 << 20);
   EXPECT_EQ((*writer)->PutNamespace(writer->Context().get(), quota, &kept).error_code(),
@@ -254,7 +256,8 @@ TEST_F(ControlTest, RightsAreThoseOfTheKey) {
 TEST_F(ControlTest, NamespacesKeepTheirLimits) {
   StartNode();
   const auto client = Client();
-  v1::Namespace quota, kept;
+  v1::PutNamespaceRequest quota;
+  v1::PutNamespaceResponse kept;
   quota.set_name("a");
   quota.set_capacity_bytes(32 << 20);
   quota.set_pinned_bytes(1 << 20);
@@ -370,7 +373,7 @@ absl::StatusOr<std::string> CallRaw(const std::string& address, const std::strin
   read = read && done();
   stream->Finish(&status, nullptr);
   (void)done();
-  if (!status.ok()) return store::FromGrpc(status);
+  if (!status.ok()) return transport::FromGrpc(status);
   if (!read || !response.DumpToSingleSlice(&answer).ok()) return absl::InternalError("no response");
   return std::string(reinterpret_cast<const char*>(answer.begin()), answer.size());
 }

@@ -12,7 +12,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/part.h"
-#include "store/rpc/rpc.h"
 #include "tests/store/node/raw_client.h"
 
 namespace kvlink::testing {

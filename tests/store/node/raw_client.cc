@@ -8,8 +8,9 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "gtest/gtest.h"
+#include "proto/metadata.h"
 #include "proto/part.h"
-#include "store/rpc/rpc.h"
+#include "transport/grpc/status.h"
 #include "transport/ucx/ucx.h"
 
 namespace kvlink::testing {
@@ -84,11 +85,11 @@ RawControl::RawControl(const std::string& address) {
 
 absl::StatusOr<store::v1::Session> RawControl::Open(const std::string& key, const std::string& client) {
   store::v1::OpenSessionRequest request;
-  request.set_key(key);
   request.set_client(client);
   store::v1::Session session;
   const auto context = Context();
-  KVLINK_RETURN_IF_ERROR(store::FromGrpc(stub_->OpenSession(context.get(), request, &session)));
+  if (!key.empty()) context->AddMetadata(kKeyMetadata, key);
+  KVLINK_RETURN_IF_ERROR(transport::FromGrpc(stub_->OpenSession(context.get(), request, &session)));
   token_ = session.token();
   return session;
 }
@@ -98,7 +99,7 @@ std::unique_ptr<grpc::ClientContext> RawControl::Context() const {
   context->set_deadline(ToSystemClock(Patience()));
   context->set_wait_for_ready(true);
   if (!token_.empty()) {
-    context->AddMetadata(store::kTokenMetadata, absl::BytesToHexString({token_.data(), token_.size()}));
+    context->AddMetadata(kTokenMetadata, absl::BytesToHexString({token_.data(), token_.size()}));
   }
   return context;
 }
@@ -106,7 +107,7 @@ std::unique_ptr<grpc::ClientContext> RawControl::Context() const {
 absl::StatusOr<store::v1::StatsResponse> RawControl::Stats() const {
   store::v1::StatsResponse response;
   const auto context = Context();
-  KVLINK_RETURN_IF_ERROR(store::FromGrpc(stub_->Stats(context.get(), {}, &response)));
+  KVLINK_RETURN_IF_ERROR(transport::FromGrpc(stub_->Stats(context.get(), {}, &response)));
   return response;
 }
 

@@ -1,10 +1,11 @@
-#include "store/rpc/rpc.h"
+// Statuses cross gRPC by number and message; payloads of absl's stay behind.
+#include "transport/grpc/status.h"
 
 #include <string>
 
 #include "absl/strings/string_view.h"
 
-namespace kvlink::store {
+namespace kvlink::transport {
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
@@ -17,4 +18,4 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::transport
