@@ -2,17 +2,28 @@
 JOBS ?= $(shell nproc)
 BASE ?= $(shell git merge-base origin/main HEAD 2>/dev/null || git rev-parse --verify -q HEAD~1)
 CHANGED = $(shell git diff --name-only --diff-filter=d $(BASE) -- '*.h' '*.cc' '*.cu' 2>/dev/null)
-BUILD = cmake --preset $(1) >/dev/null && cmake --build build/$(1) -j $(JOBS) --target $(2)
+# WERROR=ON, as continuous integration sets it, makes errors of our own warnings.
+BUILD = cmake --preset $(1) $(if $(WERROR),-DKVLINK_WERROR=$(WERROR)) >/dev/null && cmake --build build/$(1) -j $(JOBS) --target $(2)
 CTEST = ctest --test-dir build/$(1) -j 2 --output-on-failure --no-tests=error --output-log build/$(1)/ctest.log
 
 # Clones in other folders share one compiler cache.
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 
-.PHONY: deps release demo test asan tsan fuzz cuda-check bench soak format check-format lint clean
+# A stage of `make test`: runs a target and prints, and keeps in build/stages, how long it took.
+define STAGE
+@begun=$$(date +%s); $(MAKE) --no-print-directory $(1); code=$$?; seconds=$$(( $$(date +%s) - begun )); mkdir -p build; \
+printf '== %-14s %3d min %02d s\n' $(1) $$(( seconds / 60 )) $$(( seconds % 60 )) | tee -a build/stages; exit $$code
+endef
+
+.PHONY: deps release debug demo quick test release-tests asan-build asan tsan-build tsan fuzz cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
+
+# -Og -g, assertions on: for a debugger.
+debug:
+	$(call BUILD,debug,all)
 
 deps:
 	deploy/install-deps.sh
@@ -22,29 +33,45 @@ demo: deps
 	$(call BUILD,release,kvlink)
 	deploy/demo/run.sh
 
+# What a change needs before it is shown: format, layers, and the tests of the folders that it touches, without the slow ones.
+quick: check-format
+	python3 tests/layers/layers_test.py .
+	BASE=$(BASE) JOBS=$(JOBS) tests/quick.sh
+
 # Cheap checks first, so that a failure shows early.
 test: deps check-format
-	$(call BUILD,release,all)
-	$(call CTEST,release)
-	$(MAKE) cuda-check
-	$(MAKE) asan
-	$(MAKE) tsan
-	$(MAKE) fuzz
+	@rm -f build/stages
+	$(call STAGE,release)
+	$(call STAGE,release-tests)
+	$(call STAGE,cuda-check)
+	$(call STAGE,asan-build)
+	$(call STAGE,asan)
+	$(call STAGE,fuzz)
+	$(call STAGE,tsan-build)
+	$(call STAGE,tsan)
 
-# AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow; fuzzers replay their corpus here.
-asan:
-	$(call BUILD,asan,asan_tests)
+release-tests: release
+	$(call CTEST,release)
+
+# AddressSanitizer and UndefinedBehaviorSanitizer by clang, which also checks the locks (-Werror=thread-safety): all tests but
+# those labelled slow, and the fuzzers over their corpora.
+asan: asan-build
 	$(call CTEST,asan) -L asan
 
+asan-build:
+	$(call BUILD,asan,asan_tests)
+
 # ThreadSanitizer over the tests of the parts that have threads: transport, store, integration, ingest, infer.
-tsan:
-	$(call BUILD,tsan,tsan_tests)
+tsan: tsan-build
 	OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp halt_on_error=1 second_deadlock_stack=1" $(call CTEST,tsan) -L tsan
 
-# Every fuzzer for FUZZ_SECONDS, from its corpus.
+tsan-build:
+	$(call BUILD,tsan,tsan_tests)
+
+# Every fuzzer for FUZZ_SECONDS, from its corpus. They are of the same tree as the sanitized tests.
 FUZZ_SECONDS ?= 15
 fuzz:
-	$(call BUILD,fuzz,fuzzers)
+	$(call BUILD,asan,fuzzers)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 # The CUDA backend compiled for each architecture, what its kernels take, and that those of attention and landing do not spill.
@@ -60,7 +87,7 @@ bench:
 # All tests with their long counts, then every fuzzer for ten minutes. Goes on where it stopped; KVLINK_SEED starts elsewhere.
 soak:
 	$(call BUILD,release,all)
-	$(call BUILD,fuzz,fuzzers)
+	$(call BUILD,asan,fuzzers)
 	tests/soak.sh
 
 format:

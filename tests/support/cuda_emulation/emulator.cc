@@ -12,11 +12,6 @@
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1  // as GCC says it
-#endif
-#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
