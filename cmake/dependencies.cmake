@@ -31,5 +31,5 @@ if(NOT KVLINK_BARE)
   find_package(prometheus-cpp CONFIG REQUIRED)
 endif()
 
-# xxHash is used header-only (XXH_INLINE_ALL with native vectors is 2-3 times the packaged library, design section 9).
+# xxHash is used header-only (XXH_INLINE_ALL with native vectors is 2-3 times the packaged library).
 find_path(KVLINK_XXHASH_INCLUDE xxhash.h)

@@ -319,8 +319,8 @@ class Backend {
   virtual absl::Status AddRmsNorm(Stream& stream, const AddRmsNormArgs& args) = 0;
   virtual absl::Status Linear(Stream& stream, const LinearArgs& args) = 0;
   virtual absl::Status QkvFinish(Stream& stream, const QkvFinishArgs& args) = 0;
-  // Also the dense causal attention of an encode (design section 5, VarlenCausal): a plan whose every row reads only
-  // the private segment it was appended to.
+  // Also the dense causal attention of an encode: a plan whose every row reads only the private segment that it was
+  // appended to.
   virtual absl::Status LinkedAttention(Stream& stream, const LinkedAttentionArgs& args) = 0;
   virtual absl::Status Pack(Stream& stream, const PackArgs& args) = 0;
   virtual absl::Status Land(Stream& stream, const LandArgs& args) = 0;

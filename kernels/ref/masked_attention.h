@@ -1,7 +1,7 @@
 // The independent oracle of linked attention: one softmax over explicit tokens under the segment mask, keys and queries
 // rotated at their global positions, everything in f64. It knows no segments' storage, no shifting and no merging.
 //
-// The rule (design sections 2 and 5). A token belongs to a document (segment >= 1) or is fresh (segment 0: system,
+// The rule. A token belongs to a document (segment >= 1) or is fresh (segment 0: system,
 // markers, links, question, answer, and tokens recomputed inside a document, which keep their global position). With q
 // at or after k, and k inside q's window:
 //   q fresh                  sees k, unless k is hidden

@@ -1,4 +1,4 @@
-// The oracle of linked attention: one forward pass of a whole prompt under the segment mask (design section 2), in
+// The oracle of linked attention: one forward pass of a whole prompt under the segment mask, in
 // plain f64 loops over the model's weights, sharing no code with the backends but the rope frequencies.
 #ifndef KVLINK_TESTS_SUPPORT_MASKED_FORWARD_H_
 #define KVLINK_TESTS_SUPPORT_MASKED_FORWARD_H_

@@ -1,4 +1,4 @@
-// The GGUF container (https://github.com/ggml-org/ggml, docs/gguf.md), version 3 little-endian, as views into its
+// The GGUF container (github.com/ggml-org/ggml), version 3 little-endian, as views into its
 // bytes:
 //
 //   "GGUF"  u32 version  u64 tensors  u64 keys

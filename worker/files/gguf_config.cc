@@ -1,4 +1,4 @@
-// Model configuration and tokenizer description out of a GGUF's metadata. Keys as listed in ggml's docs/gguf.md.
+// Model configuration and tokenizer description out of a GGUF's metadata. Keys as ggml's specification lists them.
 #include <algorithm>
 #include <cmath>
 #include <utility>

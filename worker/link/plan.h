@@ -1,5 +1,5 @@
 // Linkers: turn (documents, question) into a plan that says at which position every token stands, which documents are
-// read from their encodings, and which tokens are fresh (computed by this request). Design sections 2 and 5.
+// read from their encodings, and which tokens are fresh (computed by this request).
 // Thread-safety: pure functions and plain values.
 #ifndef KVLINK_WORKER_LINK_PLAN_H_
 #define KVLINK_WORKER_LINK_PLAN_H_

@@ -1,5 +1,5 @@
 // Linked decoding from stored raw-f32 encodings equals one forward pass under the segment mask, and equals keys that
-// were really shifted; as a property over random models, documents and links (design section 2 and 5).
+// were really shifted; as a property over random models, documents and links.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
