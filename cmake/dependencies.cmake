@@ -31,5 +31,6 @@ if(NOT KVLINK_BARE)
   find_package(prometheus-cpp CONFIG REQUIRED)
 endif()
 
-# xxHash is used header-only (XXH_INLINE_ALL with native vectors is 2-3 times the packaged library).
+# xxHash is used header-only: compiled with native vectors (base/checksum.inc) it takes 48-53 GB/s of blocks in cache, where the
+# packaged library's XXH3_64bits_dispatch takes 41-47 and its plain XXH3_64bits 19, and KVLINK_BARE needs no library.
 find_path(KVLINK_XXHASH_INCLUDE xxhash.h)

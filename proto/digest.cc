@@ -6,6 +6,8 @@
 #include <xxhash.h>
 
 #include <bit>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -67,6 +69,17 @@ absl::StatusOr<Digest<kBytes>> Digest<kBytes>::FromHex(absl::string_view hex) {
 template struct Digest<16>;
 template struct Digest<32>;
 
+namespace {
+
+// A digest that is not one would give an encoding another's name: nothing is right after that.
+void Require(bool good, const char* what) {
+  if (good) return;
+  std::fprintf(stderr, "kvlink: OpenSSL cannot %s SHA-256 (no memory, or a policy that forbids it)\n", what);
+  std::abort();
+}
+
+}  // namespace
+
 struct Sha256::Impl {
   struct Free {
     void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
@@ -74,19 +87,23 @@ struct Sha256::Impl {
   std::unique_ptr<EVP_MD_CTX, Free> context{EVP_MD_CTX_new()};
 };
 
-Sha256::Sha256() : impl_(std::make_unique<Impl>()) { EVP_DigestInit_ex(impl_->context.get(), EVP_sha256(), nullptr); }
+Sha256::Sha256() : impl_(std::make_unique<Impl>()) {
+  Require(impl_->context != nullptr && EVP_DigestInit_ex(impl_->context.get(), EVP_sha256(), nullptr) == 1, "init");
+}
 Sha256::~Sha256() = default;
 
 void Sha256::Update(absl::Span<const std::byte> bytes) {
-  EVP_DigestUpdate(impl_->context.get(), bytes.data(), bytes.size());
+  Require(EVP_DigestUpdate(impl_->context.get(), bytes.data(), bytes.size()) == 1, "update");
 }
 
-void Sha256::Update(absl::string_view bytes) { EVP_DigestUpdate(impl_->context.get(), bytes.data(), bytes.size()); }
+void Sha256::Update(absl::string_view bytes) {
+  Require(EVP_DigestUpdate(impl_->context.get(), bytes.data(), bytes.size()) == 1, "update");
+}
 
 std::array<uint8_t, 32> Sha256::Finish() {
   std::array<uint8_t, 32> out{};
   unsigned int length = 0;
-  EVP_DigestFinal_ex(impl_->context.get(), out.data(), &length);
+  Require(EVP_DigestFinal_ex(impl_->context.get(), out.data(), &length) == 1 && length == out.size(), "end");
   return out;
 }
 
@@ -99,8 +116,10 @@ Identity ComputeIdentity(const IdentityInput& input, absl::string_view tenant_se
     identity.bytes = hash.Finish();
   } else {
     unsigned int length = 0;
-    HMAC(EVP_sha256(), tenant_secret.data(), static_cast<int>(tenant_secret.size()),
-         reinterpret_cast<const unsigned char*>(record.data()), record.size(), identity.bytes.data(), &length);
+    const unsigned char* const made =
+        HMAC(EVP_sha256(), tenant_secret.data(), static_cast<int>(tenant_secret.size()),
+             reinterpret_cast<const unsigned char*>(record.data()), record.size(), identity.bytes.data(), &length);
+    Require(made != nullptr && length == identity.bytes.size(), "make an HMAC with");
   }
   return identity;
 }

@@ -1,6 +1,6 @@
-// What carries the frames and payloads of one connection, below the protocol (session.h). UCX and the loopback
-// implement it; a byte stream can (a payload is then its frame followed by the bytes, a receive copies them out of the
-// stream).
+// What carries the frames and payloads of one connection, below the protocol (session.h). Each carrier implements it:
+// UCX, gRPC (a byte stream: a payload is its frame followed by the bytes), Unix sockets (no payloads, but descriptors),
+// and those of tests.
 //
 // Thread-safety: the progress thread of the transport alone, in both directions. No method calls back before it
 // returns.

@@ -36,8 +36,8 @@ class WideTile {
   }
   // Divides, applies sinks, writes `out` and `lse` from the panels' states.
   void Finish(int64_t p, float* state) const;
+  // Sets the state of panel `p` to that of no keys seen.
   void Clear(float* state, int64_t p) const;
-  // Nothing seen, in a slot.
   int64_t panels() const { return panels_; }
   int vectors(int64_t p) const {
     return static_cast<int>(DivideUp(std::min(sizes_.panel, rows_ * sizes_.group - p * sizes_.panel), sizes_.lanes));

@@ -1,6 +1,7 @@
 #include "store/embedded/embedded.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "base/status.h"

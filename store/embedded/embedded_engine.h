@@ -1,4 +1,4 @@
-// The Store interface over an engine opened with options of one's own: for tests, benches and the node.
+// The Store interface over an engine opened with options of the caller's: for tests and benches.
 #ifndef KVLINK_STORE_EMBEDDED_EMBEDDED_ENGINE_H_
 #define KVLINK_STORE_EMBEDDED_EMBEDDED_ENGINE_H_
 

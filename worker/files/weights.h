@@ -42,7 +42,6 @@ class Weights {
   virtual absl::Status Read(absl::string_view canonical_name, int64_t row_begin, int64_t rows,
                             absl::Span<float> out) const = 0;
   virtual bool Has(absl::string_view canonical_name) const = 0;
-  // The tokenizer description: bytes of tokenizer.json for a directory; see tokenizer.h for GGUF.
   // The chat template (Jinja), empty if the model has none.
   virtual absl::string_view chat_template() const = 0;
 };

@@ -1,4 +1,4 @@
-// The tree of a parsed template. Immutable after parsing; Template owns all of it.
+// The tree of a parsed template. Immutable after parsing; ChatTemplate owns all of it.
 #ifndef KVLINK_WORKER_TEXT_TEMPLATE_JINJA_AST_H_
 #define KVLINK_WORKER_TEXT_TEMPLATE_JINJA_AST_H_
 
