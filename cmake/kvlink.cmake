@@ -48,11 +48,12 @@ add_custom_target(tsan_tests)
 add_custom_target(fuzzers)
 
 # What fuzzers reach tells them which of its branches were taken; a folder that they do not reach says set(KVLINK_UNFUZZED ON).
-# kvlink_library(NAME SOURCES a.cc b.cc [DEPS x y])
+# kvlink_library(NAME SOURCES a.cc b.cc [DEPS x y] [PRIVATE_DEPS z])
+# PRIVATE_DEPS are libraries that no header of this one includes: who links it does not see them.
 function(kvlink_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
-  target_link_libraries(${name} PUBLIC kvlink_options ${ARG_DEPS})
+  target_link_libraries(${name} PUBLIC kvlink_options ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
   if(KVLINK_FUZZ AND NOT KVLINK_UNFUZZED)
     target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
