@@ -26,7 +26,7 @@ using bench::Trace;
 using engine::EncodingKey;
 
 constexpr int64_t kLayers = 2;
-constexpr int64_t kMostSlabPages = 16;
+constexpr int64_t kMaxSlabPages = 16;
 constexpr int64_t kTenth = 10;
 constexpr int64_t kBlock = 64 << 10;
 constexpr double kHigh = 0.96, kLow = 0.92;  // the engine's watermarks
@@ -49,10 +49,10 @@ void MustBe(const absl::Status& status) {
 // Documents of different lengths whose encodings share their bytes.
 class Documents {
  public:
-  Documents(int64_t count, uint64_t seed) : bytes_(kMostSlabPages * 4096) {
+  Documents(int64_t count, uint64_t seed) : bytes_(kMaxSlabPages * 4096) {
     std::mt19937_64 random(seed);
     for (int64_t i = 0; i < bytes_.bytes() / 8; ++i) bytes_.as<uint64_t>()[i] = random();
-    for (int64_t pages = 1; pages <= kMostSlabPages; ++pages) {
+    for (int64_t pages = 1; pages <= kMaxSlabPages; ++pages) {
       const SlabShape shape{Codec::kRawBf16, 1, 32, pages * 32};  // 128 bytes a token
       Manifest manifest = Manifest::Uniform(shape, kLayers, shape.head_dim);
       for (int64_t layer = 0; layer < kLayers; ++layer) {
@@ -65,7 +65,7 @@ class Documents {
     }
     std::lognormal_distribution<double> pages(1.2, 0.7);
     for (int64_t i = 0; i < count; ++i)
-      pages_.push_back(std::clamp<int64_t>(static_cast<int64_t>(pages(random)), 1, kMostSlabPages));
+      pages_.push_back(std::clamp<int64_t>(static_cast<int64_t>(pages(random)), 1, kMaxSlabPages));
   }
 
   uint32_t count() const { return static_cast<uint32_t>(pages_.size()); }

@@ -54,7 +54,7 @@ absl::Status Lander::WithLane(absl::FunctionRef<absl::Status(Lane&)> land) {
 
 std::unique_ptr<Lander::Lane> Lander::TakeLane() {
   MutexLock lock(&mutex_);
-  while (idle_.empty() && lanes_ == kMostLanes) given_.Wait(&mutex_);  // for as long as a layer takes
+  while (idle_.empty() && lanes_ == kMaxLanes) given_.Wait(&mutex_);  // for as long as a layer takes
   if (idle_.empty()) {
     ++lanes_;
     return std::make_unique<Lane>();

@@ -43,7 +43,7 @@ class Lander {
 
  private:
   // More of them than these do not make a bus faster.
-  static constexpr int kMostLanes = 4;
+  static constexpr int kMaxLanes = 4;
   // What one slab at a time needs.
   struct Lane {
     std::unique_ptr<Transfer> transfer;  // to a device

@@ -13,9 +13,9 @@ namespace {
 
 // "KVLC"
 constexpr EnvelopeKind kCatalogKind{0x434C564B, 1, 0, "catalog entry"};
-constexpr int64_t kMostBytes = int64_t{128} << 20;
-constexpr int64_t kMostParts = 4096;
-constexpr int64_t kMostTokens = int64_t{1} << 24;  // of a part, as in SlabShape
+constexpr int64_t kMaxBytes = int64_t{128} << 20;
+constexpr int64_t kMaxParts = 4096;
+constexpr int64_t kMaxTokens = int64_t{1} << 24;  // of a part, as in SlabShape
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("catalog entry: ", what)); }
 
@@ -44,8 +44,8 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry) {
 
 absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kCatalogKind, bytes));
-  if (static_cast<int64_t>(payload.size()) > kMostBytes) return Bad("too large");
-  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("catalog entry", payload, {5, kMostParts, kMostBytes}));
+  if (static_cast<int64_t>(payload.size()) > kMaxBytes) return Bad("too large");
+  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("catalog entry", payload, {5, kMaxParts, kMaxBytes}));
   proto::CatalogEntry message;
   if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return Bad("malformed");
 
@@ -58,7 +58,7 @@ absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   for (const proto::CatalogPart& part : message.parts()) {
     CatalogPart out;
     if (!CopyDigest(part.identity(), out.identity)) return Bad("an identity has another length");
-    if (part.tokens_size() > kMostTokens) return Bad("a part has too many tokens");
+    if (part.tokens_size() > kMaxTokens) return Bad("a part has too many tokens");
     out.tokens.assign(part.tokens().begin(), part.tokens().end());
     entry.parts.push_back(std::move(out));
   }

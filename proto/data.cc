@@ -20,9 +20,9 @@ constexpr EnvelopeKind kRequestKind{0x524C564B, 1, 0, "request"};
 constexpr EnvelopeKind kAnswerKind{0x414C564B, 1, 0, "answer"};
 constexpr size_t kTokenBytes = 16, kBootIdBytes = 16;
 constexpr size_t kIdentityBytes = sizeof(Identity::bytes), kEtagBytes = sizeof(Etag::bytes);
-constexpr int kMostLayers = 1024;
-constexpr size_t kMostName = 255;
-constexpr uint32_t kMostTier = 2;
+constexpr int kMaxLayers = 1024;
+constexpr size_t kMaxName = 255;
+constexpr uint32_t kMaxTier = 2;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
@@ -30,7 +30,7 @@ bool KnownCodec(uint32_t codec) { return codec >= 1 && codec <= 4; }
 
 bool Packed(const std::string& identities) {
   return !identities.empty() && identities.size() % kIdentityBytes == 0 &&
-         identities.size() / kIdentityBytes <= kMostIdentities;
+         identities.size() / kIdentityBytes <= kMaxIdentities;
 }
 
 absl::Status CheckName(const proto::EncodingName& name) {
@@ -43,7 +43,7 @@ absl::Status CheckName(const proto::EncodingName& name) {
 
 absl::Status CheckPull(const proto::Pull& pull) {
   KVLINK_RETURN_IF_ERROR(CheckName(pull.name()));
-  if (pull.landings() < 1 || pull.landings() > kMostPieces) return Bad("a pull has 1 to 65536 landings");
+  if (pull.landings() < 1 || pull.landings() > kMaxPieces) return Bad("a pull has 1 to 65536 landings");
   const uint64_t last = pull.first_landing() + pull.landings();
   if (last < pull.first_landing()) return Bad("landings of a pull beyond 2^64");
   if (pull.part().tokens() < 0) return Bad("a part of fewer than 0 tokens");
@@ -53,7 +53,7 @@ absl::Status CheckPull(const proto::Pull& pull) {
 absl::Status CheckPushBegin(const proto::PushBegin& push) {
   if (push.identity().size() != kIdentityBytes) return Bad("an identity has 32 bytes");
   if (!KnownCodec(push.codec())) return Bad("unknown codec");
-  if (push.lengths_size() < 1 || push.lengths_size() > kMostLayers) return Bad("a push has 1 to 1024 layers");
+  if (push.lengths_size() < 1 || push.lengths_size() > kMaxLayers) return Bad("a push has 1 to 1024 layers");
   for (const int64_t length : push.lengths()) {
     if (length < 0 || length > (int64_t{1} << 30) || length % kSlabAlignment != 0) {
       return Bad("a slab has 0 to 2^30 bytes, a multiple of 4096");
@@ -88,7 +88,7 @@ absl::Status CheckBody(const proto::Request& request) {
     case proto::Request::kLease:
       return CheckName(request.lease().name());
     case proto::Request::kRelease:
-      return request.release().leases_size() >= 1 && request.release().leases_size() <= kMostIdentities
+      return request.release().leases_size() >= 1 && request.release().leases_size() <= kMaxIdentities
                  ? absl::OkStatus()
                  : Bad("a release names 1 to 4096 leases");
     case proto::Request::kCancel:
@@ -106,11 +106,11 @@ absl::Status CheckBody(const proto::Answer& answer) {
       return answer.welcome().boot_id().size() == kBootIdBytes ? absl::OkStatus() : Bad("a boot id has 16 bytes");
     case proto::Answer::kFound: {
       const size_t bytes = answer.found().records().size();
-      if (bytes % kFoundRecordBytes != 0 || bytes / kFoundRecordBytes > kMostIdentities) {
+      if (bytes % kFoundRecordBytes != 0 || bytes / kFoundRecordBytes > kMaxIdentities) {
         return Bad("found records have 40 bytes each and are at most 4096");
       }
       for (size_t i = 0; i < bytes / kFoundRecordBytes; ++i) {
-        if (FoundRecordAt(answer.found().records(), i).tier > kMostTier) return Bad("unknown tier");
+        if (FoundRecordAt(answer.found().records(), i).tier > kMaxTier) return Bad("unknown tier");
       }
       return absl::OkStatus();
     }
@@ -121,14 +121,14 @@ absl::Status CheckBody(const proto::Answer& answer) {
     case proto::Answer::kPushDone:
       return answer.push_done().etag().size() == kEtagBytes ? absl::OkStatus() : Bad("an etag has 16 bytes");
     case proto::Answer::kPullStarted:
-      return answer.pull_started().tier() <= kMostTier ? absl::OkStatus() : Bad("unknown tier");
+      return answer.pull_started().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
     case proto::Answer::kMarked:
-      return answer.marked().codes().size() <= kMostIdentities ? absl::OkStatus() : Bad("too many codes");
+      return answer.marked().codes().size() <= kMaxIdentities ? absl::OkStatus() : Bad("too many codes");
     case proto::Answer::kLeased:
-      if (answer.leased().offsets_size() > kMostLayers) return Bad("more than 1024 layers");
-      return answer.leased().tier() <= kMostTier ? absl::OkStatus() : Bad("unknown tier");
+      if (answer.leased().offsets_size() > kMaxLayers) return Bad("more than 1024 layers");
+      return answer.leased().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
     case proto::Answer::kSharedMemory:
-      return answer.shared_memory().ns().size() <= kMostName ? absl::OkStatus() : Bad("a name has at most 255 bytes");
+      return answer.shared_memory().ns().size() <= kMaxName ? absl::OkStatus() : Bad("a name has at most 255 bytes");
     case proto::Answer::kPullDone:
     case proto::Answer::kLanded:
     case proto::Answer::kReleased:
@@ -149,7 +149,7 @@ std::string Serialize(const EnvelopeKind& kind, const Message& message) {
 
 template <typename Message>
 absl::StatusOr<Message> Parse(const EnvelopeKind& kind, absl::string_view bytes, uint64_t* id) {
-  if (bytes.size() > kMostDataMessage) {
+  if (bytes.size() > kMaxDataMessage) {
     return absl::InvalidArgumentError(absl::StrCat(kind.name, ": ", bytes.size(), " bytes are too many"));
   }
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kind, bytes));
@@ -177,7 +177,7 @@ std::string SerializeAnswer(const proto::Answer& answer) { return Serialize(kAns
 
 absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id) {
   KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(kRequestKind, bytes, id));
-  if (request.ns().size() > kMostName) return Bad("request: a namespace's name has at most 255 bytes");
+  if (request.ns().size() > kMaxName) return Bad("request: a namespace's name has at most 255 bytes");
   if (!request.boot_id().empty() && request.boot_id().size() != kBootIdBytes) {
     return Bad("request: a boot id has 16 bytes");
   }

@@ -20,11 +20,11 @@
 
 namespace kvlink {
 
-inline constexpr int kMostIdentities = 4096;                     // of one message
-inline constexpr int kMostPieces = 65536;                        // of one pull
-inline constexpr int64_t kMostDataMessage = int64_t{256} << 10;  // bytes, envelope included
-inline constexpr int64_t kManifestPiece = int64_t{192} << 10;    // most bytes of a manifest in one message
-inline constexpr int64_t kMostManifest = int64_t{16} << 20;      // bytes of a manifest on the data path
+inline constexpr int kMaxIdentities = 4096;                     // of one message
+inline constexpr int kMaxPieces = 65536;                        // of one pull
+inline constexpr int64_t kMaxDataMessage = int64_t{256} << 10;  // bytes, envelope included
+inline constexpr int64_t kManifestPiece = int64_t{192} << 10;   // most bytes of a manifest in one message
+inline constexpr int64_t kMaxManifest = int64_t{16} << 20;      // bytes of a manifest on the data path
 
 std::string SerializeRequest(const proto::Request& request);
 std::string SerializeAnswer(const proto::Answer& answer);

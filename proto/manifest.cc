@@ -8,8 +8,8 @@
 namespace kvlink {
 namespace {
 
-constexpr int64_t kMostLayers = 1024;
-constexpr int64_t kMostBytes = int64_t{1} << 50;  // of an encoding: far beyond any, and sums cannot overflow
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an encoding: far beyond any, and sums cannot overflow
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("manifest: ", what)); }
 
@@ -158,8 +158,8 @@ absl::Status Manifest::VerifyLayer(int64_t layer, absl::Span<const std::byte> sl
 void Manifest::Seal() { etag = ComputeEtag(unit_checksums); }
 
 absl::Status Manifest::Validate() const {
-  if (layers.empty() || static_cast<int64_t>(layers.size()) > kMostLayers) {
-    return Bad(absl::StrCat(layers.size(), " layers, not 1 to ", kMostLayers));
+  if (layers.empty() || static_cast<int64_t>(layers.size()) > kMaxLayers) {
+    return Bad(absl::StrCat(layers.size(), " layers, not 1 to ", kMaxLayers));
   }
   if (CodecName(codec) == "unknown") return Bad(absl::StrCat("codec number ", static_cast<int>(codec)));
   int64_t end = 0;
@@ -171,7 +171,7 @@ absl::Status Manifest::Validate() const {
       continue;
     }
     KVLINK_RETURN_IF_ERROR(ValidateComponents(*this, l));
-    if (record.offset < end || record.offset % kSlabAlignment != 0 || record.offset > kMostBytes - record.length) {
+    if (record.offset < end || record.offset % kSlabAlignment != 0 || record.offset > kMaxBytes - record.length) {
       return Bad(absl::StrCat("layer ", l, " at offset ", record.offset, " overlaps, or is not aligned, or too far"));
     }
     end = record.offset + record.length;

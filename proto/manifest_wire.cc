@@ -13,9 +13,9 @@ namespace {
 
 // "KVLM"
 constexpr EnvelopeKind kManifestKind{0x4D4C564B, 1, 0, "manifest"};
-constexpr int64_t kMostBytes = int64_t{64} << 20;
-constexpr int64_t kMostLayers = 1024;
-constexpr int64_t kMostLayerBytes = 1024;
+constexpr int64_t kMaxBytes = int64_t{64} << 20;
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxLayerBytes = 1024;
 
 // What a component's bytes are, said for readers that do not know the codec's number.
 enum class StoredDtype : uint32_t { kBf16 = 1, kF32 = 2, kInt8 = 3, kNibbles = 4 };
@@ -129,8 +129,8 @@ std::string SerializeManifest(const Manifest& manifest) {
 
 absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes) {
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kManifestKind, bytes));
-  if (static_cast<int64_t>(payload.size()) > kMostBytes) return Bad("too large");
-  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("manifest", payload, {6, kMostLayers, kMostLayerBytes}));
+  if (static_cast<int64_t>(payload.size()) > kMaxBytes) return Bad("too large");
+  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("manifest", payload, {6, kMaxLayers, kMaxLayerBytes}));
   proto::Manifest message;
   if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return Bad("malformed");
   KVLINK_RETURN_IF_ERROR(RefuseReserved(message));

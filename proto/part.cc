@@ -48,9 +48,8 @@ absl::StatusOr<std::vector<Piece>> PiecesOf(const Manifest& manifest, const prot
         pieces.push_back({layer, shape.head_offset(head), tokens / kBlockTokens * shape.block_stride()});
       }
     }
-    if (pieces.size() > kMostPieces) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("more than ", kMostPieces, " pieces: pull fewer layers at a time"));
+    if (pieces.size() > kMaxPieces) {
+      return absl::InvalidArgumentError(absl::StrCat("more than ", kMaxPieces, " pieces: pull fewer layers at a time"));
     }
   }
   return pieces;

@@ -22,7 +22,7 @@ struct Piece {
 // In the order of layers, then heads. A layer without bytes has no piece; a whole layer is one, with its padding; all
 // tokens of a range of heads are one; a prefix of the tokens is one for each head. INVALID_ARGUMENT: layers, heads or
 // tokens that the encoding does not have, a prefix that does not end with a unit, keys without values, or more than
-// kMostPieces. REQUIRES: the manifest is valid.
+// kMaxPieces. REQUIRES: the manifest is valid.
 absl::StatusOr<std::vector<Piece>> PiecesOf(const Manifest& manifest, const proto::Part& part);
 
 }  // namespace kvlink

@@ -22,9 +22,9 @@ absl::Status CheckFieldBound(absl::string_view name, absl::string_view payload, 
       return absl::InvalidArgumentError(absl::StrCat(name, ": malformed"));
     }
     if (WireFormatLite::GetTagFieldNumber(tag) != bound.field) continue;
-    if (++elements > bound.most_elements || static_cast<int64_t>(length) > bound.most_bytes) {
+    if (++elements > bound.max_elements || static_cast<int64_t>(length) > bound.max_bytes) {
       return absl::InvalidArgumentError(absl::StrCat(name, ": field ", bound.field, " has more than ",
-                                                     bound.most_elements, " elements, or one beyond ", bound.most_bytes,
+                                                     bound.max_elements, " elements, or one beyond ", bound.max_bytes,
                                                      " bytes"));
     }
   }

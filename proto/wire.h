@@ -12,15 +12,15 @@ namespace kvlink::internal {
 
 struct FieldBound {
   int field;  // number of a repeated message field
-  int64_t most_elements;
-  int64_t most_bytes;  // of one element
+  int64_t max_elements;
+  int64_t max_bytes;  // of one element
 };
 
 // INVALID_ARGUMENT, beginning with `name`, if `payload` is malformed or passes the bound.
 absl::Status CheckFieldBound(absl::string_view name, absl::string_view payload, const FieldBound& bound);
 
-// INVALID_ARGUMENT, beginning with `name`, if `payload` is malformed, has more than `max_fields` fields, known or not, or
-// an element of its repeated message field `nested` (0: none) has more than `max_nested_fields`.
+// INVALID_ARGUMENT, beginning with `name`, if `payload` is malformed, has more than `max_fields` fields, known or not,
+// or an element of its repeated message field `nested` (0: none) has more than `max_nested_fields`.
 absl::Status CheckFieldCount(absl::string_view name, absl::string_view payload, int64_t max_fields, int nested,
                              int64_t max_nested_fields);
 

@@ -13,9 +13,9 @@ namespace {
 constexpr absl::Duration kHandshake = absl::Seconds(10);
 constexpr int kBeatsPerLimit = 4, kIdleFactor = 10;
 constexpr int kTicksShared = 16;       // moments within a pace at which connections tick
-constexpr int kLeastInNetwork = 2;     // payloads, so that one begins when another ends
+constexpr int kMinInNetwork = 2;       // payloads, so that one begins when another ends
 constexpr int64_t kMessageCost = 256;  // what a queued message takes besides its bytes
-constexpr uint32_t kLeastHeartbeatMs = 100, kMostHeartbeatMs = 3600000;
+constexpr uint32_t kMinHeartbeatMs = 100, kMaxHeartbeatMs = 3600000;
 
 uint64_t RandomToken() {
   std::random_device random;
@@ -110,7 +110,7 @@ void Session::OnFrame(absl::string_view bytes) {
 
 void Session::OnHello(const Frame& frame) {
   const Hello hello = ParseHello(frame.body);
-  if (hello.token == 0 || hello.heartbeat_ms < kLeastHeartbeatMs || hello.heartbeat_ms > kMostHeartbeatMs) {
+  if (hello.token == 0 || hello.heartbeat_ms < kMinHeartbeatMs || hello.heartbeat_ms > kMaxHeartbeatMs) {
     return Violation("hello", absl::StrCat("a hello with a heartbeat of ", hello.heartbeat_ms, " ms"));
   }
   peer_token_ = hello.token;
@@ -311,7 +311,7 @@ void Session::Pump() {
   while (!ready_.empty() && state_ == State::kOpen) {
     const TransferPointer transfer = ready_.begin()->second;
     const int64_t bytes = transfer->slice.length;
-    if (in_network_ >= kLeastInNetwork && in_network_bytes_ + bytes > window_bytes_) return;
+    if (in_network_ >= kMinInNetwork && in_network_bytes_ + bytes > window_bytes_) return;
     ready_.erase(ready_.begin());
     credits_.erase(transfer->id);
     transfer->in_wire = true;

@@ -207,10 +207,10 @@ class CudaBackend : public Backend {
     if (!args.shape.keys_rotated()) {
       KVLINK_ASSIGN_OR_RETURN(launch.rope, ours.StageRope(*args.rope));
     }
-    constexpr int64_t kMostBlocks = CudaStream::kMaxStaged / static_cast<int64_t>(sizeof(int32_t));
-    for (int64_t first = 0; first < args.shape.blocks(); first += kMostBlocks) {
+    constexpr int64_t kMaxBlocks = CudaStream::kMaxStaged / static_cast<int64_t>(sizeof(int32_t));
+    for (int64_t first = 0; first < args.shape.blocks(); first += kMaxBlocks) {
       launch.first_block = first;
-      launch.blocks = std::min(kMostBlocks, args.shape.blocks() - first);
+      launch.blocks = std::min(kMaxBlocks, args.shape.blocks() - first);
       KVLINK_ASSIGN_OR_RETURN(const void* table, ours.Stage(args.block_table + first, launch.blocks * 4));
       launch.block_table = static_cast<const int32_t*>(table);
       KVLINK_RETURN_IF_ERROR(LaunchStatus("Pack", LaunchPack(ours.handle(), launch)));

@@ -16,7 +16,7 @@ namespace {
 // What NVIDIA recommends for Hopper; older devices choose from fewer algorithms that need it.
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 // Row counts of prefills are many: the cache starts anew rather than grow without end.
-constexpr size_t kMostAlgorithms = 4096;
+constexpr size_t kMaxAlgorithms = 4096;
 
 absl::Status Check(cublasStatus_t status, absl::string_view what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -133,7 +133,7 @@ class CublasLtMatmul : public Matmul {
       return absl::InternalError(absl::StrCat("cuBLASLt: no algorithm for ", args.rows, " x ", args.k, " by ", args.n));
     }
     MutexLock lock(&mutex_);
-    if (algorithms_.size() >= kMostAlgorithms) algorithms_.clear();
+    if (algorithms_.size() >= kMaxAlgorithms) algorithms_.clear();
     algorithms_.insert_or_assign(key, result.algo);
     return result.algo;
   }

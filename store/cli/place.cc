@@ -24,8 +24,8 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-constexpr size_t kLeastSecretBytes = 16;
-constexpr size_t kMostSecretBytes = 4096;
+constexpr size_t kMinSecretBytes = 16;
+constexpr size_t kMaxSecretBytes = 4096;
 
 absl::StatusOr<std::string> ReadSecret(const std::string& path) {
   // Without waiting: a pipe is opened at once, and refused.
@@ -36,7 +36,7 @@ absl::StatusOr<std::string> ReadSecret(const std::string& path) {
   if ((info.st_mode & (S_IROTH | S_IWOTH)) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": others may read or write it; use chmod o-rw on it"));
   }
-  std::string secret(kMostSecretBytes + 2, '\0');  // a newline, and one byte that shows there is more
+  std::string secret(kMaxSecretBytes + 2, '\0');  // a newline, and one byte that shows there is more
   size_t size = 0;
   while (size < secret.size()) {
     const ssize_t n = read(file.get(), secret.data() + size, secret.size() - size);
@@ -47,10 +47,10 @@ absl::StatusOr<std::string> ReadSecret(const std::string& path) {
   }
   secret.resize(size);
   if (!secret.empty() && secret.back() == '\n') secret.pop_back();
-  if (secret.size() >= kLeastSecretBytes && secret.size() <= kMostSecretBytes) return secret;
-  return absl::InvalidArgumentError(absl::StrCat(path, ": a secret has ", kLeastSecretBytes, " to ", kMostSecretBytes,
+  if (secret.size() >= kMinSecretBytes && secret.size() <= kMaxSecretBytes) return secret;
+  return absl::InvalidArgumentError(absl::StrCat(path, ": a secret has ", kMinSecretBytes, " to ", kMaxSecretBytes,
                                                  " bytes, this one has ",
-                                                 secret.size() > kMostSecretBytes ? "more" : "fewer"));
+                                                 secret.size() > kMaxSecretBytes ? "more" : "fewer"));
 }
 
 }  // namespace

@@ -228,8 +228,8 @@ absl::StatusOr<std::vector<Found>> Remote::LookupOnce(Channel* channel, absl::st
                                                       absl::Span<const Identity> identities, Codec codec,
                                                       absl::Time deadline) {
   std::vector<Found> found(identities.size());
-  for (size_t begin = 0; begin < identities.size(); begin += kMostIdentities) {
-    const absl::Span<const Identity> some = identities.subspan(begin, kMostIdentities);
+  for (size_t begin = 0; begin < identities.size(); begin += kMaxIdentities) {
+    const absl::Span<const Identity> some = identities.subspan(begin, kMaxIdentities);
     proto::Request request = channel->NewRequest(ns, deadline);
     request.mutable_lookup()->set_codec(static_cast<uint32_t>(codec));
     request.mutable_lookup()->set_identities(PackIdentities(some));

@@ -275,8 +275,8 @@ absl::Status Engine::CommitBatch(IndexBatch* batch) {
 }
 
 absl::Status Engine::Pin(const EncodingKey& key) {
-  const int64_t most_bytes = options_.pinned_bytes.value_or(options_.capacity_bytes / 2);
-  KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Pin(key, most_bytes));
+  const int64_t max_bytes = options_.pinned_bytes.value_or(options_.capacity_bytes / 2);
+  KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Pin(key, max_bytes));
   tier_->SetPinned(state.sequence, state.pinned);
   return absl::OkStatus();
 }

@@ -10,8 +10,8 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr size_t kMostLayers = 1024;
-constexpr int64_t kMostBytes = int64_t{1} << 48;  // of an encoding, as a location record can say
+constexpr size_t kMaxLayers = 1024;
+constexpr int64_t kMaxBytes = int64_t{1} << 48;  // of an encoding, as a location record can say
 
 }  // namespace
 
@@ -23,7 +23,7 @@ absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey
   auto places = std::make_shared<Manifest>();
   int64_t end = 0;
   for (const int64_t length : lengths) {
-    if (length < 0 || length % kSlabAlignment != 0 || length > kMostBytes - end) {
+    if (length < 0 || length % kSlabAlignment != 0 || length > kMaxBytes - end) {
       return absl::InvalidArgumentError(absl::StrCat("push: a slab of ", length, " bytes"));
     }
     LayerManifest layer;
@@ -33,7 +33,7 @@ absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey
     places->layers.push_back(layer);
     end += length;
   }
-  if (end == 0 || lengths.size() > kMostLayers) {
+  if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency,

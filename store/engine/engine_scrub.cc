@@ -19,7 +19,7 @@ constexpr size_t kLayersAhead = 4;  // of one encoding in memory
 constexpr int64_t kKeysAtOnce = 256;
 constexpr absl::Duration kBetweenRounds = absl::Seconds(1);  // at least
 // The scrubber waits while somebody waits for reads, but not forever.
-constexpr absl::Duration kMostYield = absl::Milliseconds(100);
+constexpr absl::Duration kMaxYield = absl::Milliseconds(100);
 constexpr int kNice = 15;
 
 // Memory for a few layers at a time: layer l lies where layer l - kLayersAhead did. Shared with the reads under way.
@@ -83,7 +83,7 @@ bool Engine::PaceScrub(int64_t bytes, absl::Time* free_at) {
   const absl::Time now = SteadyNow();
   const absl::Time start = std::max(*free_at, now);
   *free_at = start + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(options_.scrub_bytes_per_second));
-  const absl::Time yield_until = start + kMostYield;
+  const absl::Time yield_until = start + kMaxYield;
   MutexLock lock(&maintain_mutex_);
   while (!stop_ && SteadyNow() < start) scrub_wake_.WaitUntil(&maintain_mutex_, start);
   while (!stop_ && SteadyNow() < yield_until) {

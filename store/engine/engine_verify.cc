@@ -11,12 +11,12 @@ namespace kvlink::engine {
 namespace {
 
 // A message per kind of problem would do; a broken disk must not fill memory with them.
-constexpr size_t kMostProblems = 1000;
+constexpr size_t kMaxProblems = 1000;
 // For reads that are under way already.
-constexpr absl::Duration kMostWait = absl::Seconds(30);
+constexpr absl::Duration kMaxWait = absl::Seconds(30);
 
 void Report(std::string problem, std::vector<std::string>* problems) {
-  if (problems->size() < kMostProblems) problems->push_back(std::move(problem));
+  if (problems->size() < kMaxProblems) problems->push_back(std::move(problem));
 }
 
 }  // namespace
@@ -50,7 +50,7 @@ absl::Status Engine::Suspect(const EncodingKey& key) {
     for (size_t layer = 0; layer < resident->manifest().layers.size() && status.ok(); ++layer) {
       if (resident->manifest().layers[layer].length == 0) continue;
       // Verified once already, perhaps: what was right then is what is in doubt.
-      status = resident->WaitLayer(layer, SteadyNow() + kMostWait);
+      status = resident->WaitLayer(layer, SteadyNow() + kMaxWait);
       if (status.ok()) status = resident->manifest().VerifyLayer(layer, resident->slab(layer));
     }
     if (absl::IsDeadlineExceeded(status)) return status;

@@ -144,8 +144,8 @@ class S3Fifo {
   size_t ghosts() const { return ghosts_.size(); }
 
  private:
-  static constexpr double kLeastShare = 0.1, kMostShare = 0.9;
-  static constexpr size_t kLeastGhosts = 64;
+  static constexpr double kMinShare = 0.1, kMaxShare = 0.9;
+  static constexpr size_t kMinGhosts = 64;
   using Item = S3FifoItem<Key, Ghost>;
   struct Queue {
     Item* first = nullptr;
@@ -193,7 +193,7 @@ class S3Fifo {
     ghosts_[memory.hash] = ghosts.order.insert(ghosts.order.end(), memory);
     // As much as there are things, half of it from each queue; and never many more than things.
     while (small_ghosts_.weight + main_ghosts_.weight > weight() ||
-           ghosts_.size() > std::max(4 * places_.size(), kLeastGhosts)) {
+           ghosts_.size() > std::max(4 * places_.size(), kMinGhosts)) {
       const bool from_main =
           small_ghosts_.order.empty() || (!main_ghosts_.order.empty() && main_ghosts_.weight > small_ghosts_.weight);
       Forget((from_main ? main_ghosts_ : small_ghosts_).order.front().hash);
@@ -217,13 +217,13 @@ class S3Fifo {
     const double small = std::max<double>(small_ghosts_.weight, 1), main = std::max<double>(main_ghosts_.weight, 1);
     const double part = static_cast<double>(weight_of_it) / std::max<int64_t>(weight(), weight_of_it);
     share_ += part * (it->second->from_main ? -std::max(1.0, small / main) : std::max(1.0, main / small));
-    share_ = std::clamp(share_, kLeastShare, kMostShare);
+    share_ = std::clamp(share_, kMinShare, kMaxShare);
     Forget(hash);
     return true;
   }
 
   Queue small_, main_;
-  double share_ = kLeastShare;
+  double share_ = kMinShare;
   Places places_;
   Ghosts small_ghosts_, main_ghosts_;
   absl::flat_hash_map<size_t, typename Memories::iterator> ghosts_;

@@ -15,9 +15,9 @@
 namespace kvlink::store {
 namespace {
 
-constexpr size_t kMostBytes = size_t{1} << 20;
-constexpr size_t kFewestKeyCharacters = 16, kMostKeyCharacters = 1024;
-constexpr size_t kMostNamespaces = 1024;
+constexpr size_t kMaxBytes = size_t{1} << 20;
+constexpr size_t kFewestKeyCharacters = 16, kMaxKeyCharacters = 1024;
+constexpr size_t kMaxNamespaces = 1024;
 
 std::array<uint8_t, 32> HashOf(absl::string_view key) {
   Sha256 hash;
@@ -41,7 +41,7 @@ absl::Status ParseNamespaces(absl::string_view text, Grant* grant) {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
     if (ns == "*") return absl::InvalidArgumentError("'*' stands alone, or names are listed");
     grant->namespaces.emplace(ns);
-    if (grant->namespaces.size() > kMostNamespaces) return absl::InvalidArgumentError("more than 1024 namespaces");
+    if (grant->namespaces.size() > kMaxNamespaces) return absl::InvalidArgumentError("more than 1024 namespaces");
   }
   return absl::OkStatus();
 }
@@ -78,7 +78,7 @@ absl::Status Grant::AllowsAll(Right needed) const {
 }
 
 absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
-  if (text.size() > kMostBytes) return absl::InvalidArgumentError("an access file has at most 1 MiB");
+  if (text.size() > kMaxBytes) return absl::InvalidArgumentError("an access file has at most 1 MiB");
   AccessList list;
   list.guarded_ = true;
   std::set<std::string> names;
@@ -98,7 +98,7 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
     if (!names.insert(grant.name).second) return bad(absl::InvalidArgumentError("the name is there already"));
     const absl::string_view key = fields[1];
     const bool printable = std::all_of(key.begin(), key.end(), [](char c) { return c > 0x20 && c < 0x7f; });
-    if (key.size() < kFewestKeyCharacters || key.size() > kMostKeyCharacters || !printable) {
+    if (key.size() < kFewestKeyCharacters || key.size() > kMaxKeyCharacters || !printable) {
       return bad(absl::InvalidArgumentError("a key has 16 to 1024 printable ASCII characters"));
     }
     auto right = ParseRight(fields[2]);
@@ -116,7 +116,7 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
 absl::StatusOr<AccessList> AccessList::Load(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read the access file ", path));
-  std::string text(kMostBytes + 1, '\0');
+  std::string text(kMaxBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(file.gcount()));
   auto list = Parse(text);

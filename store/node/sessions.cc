@@ -12,8 +12,8 @@ namespace kvlink::store {
 namespace {
 
 // Of one session. A node's sessions together so remember a bounded amount, whoever fills them.
-constexpr size_t kMostAnswers = 512, kMostAnswerBytes = size_t{64} << 10;
-constexpr size_t kMostClientName = 255;
+constexpr size_t kMaxAnswers = 512, kMaxAnswerBytes = size_t{64} << 10;
+constexpr size_t kMaxClientName = 255;
 
 absl::Status Ended() { return absl::UnauthenticatedError("the session is unknown or has expired: open another one"); }
 
@@ -45,7 +45,7 @@ void AnswerMemory::Finish(uint64_t id, std::string answer) {
   entry.answered = true;
   entry.answer = std::move(answer);
   answered_.push_back(id);
-  while (answered_.size() > kMostAnswers || (bytes_ > kMostAnswerBytes && answered_.size() > 1)) {
+  while (answered_.size() > kMaxAnswers || (bytes_ > kMaxAnswerBytes && answered_.size() > 1)) {
     const auto oldest = entries_.find(answered_.front());
     bytes_ -= oldest->second.answer.size();
     entries_.erase(oldest);
@@ -101,10 +101,10 @@ Session::Pins Session::Close() {
 
 absl::StatusOr<std::shared_ptr<Session>> Sessions::Open(Grant grant, absl::string_view client) {
   MutexLock lock(&mutex_);
-  if (sessions_.size() >= static_cast<size_t>(most_)) {
-    return absl::ResourceExhaustedError(absl::StrCat(most_, " sessions are open, which is the most"));
+  if (sessions_.size() >= static_cast<size_t>(max_)) {
+    return absl::ResourceExhaustedError(absl::StrCat(max_, " sessions are open, which is the most"));
   }
-  client = client.substr(0, kMostClientName);
+  client = client.substr(0, kMaxClientName);
   auto session = std::make_shared<Session>(RandomBytes(kTokenBytes), ++opened_, std::move(grant),
                                            std::string(client.data(), client.size()), SteadyNow() + lifetime_);
   sessions_.emplace(session->token(), session);

@@ -91,7 +91,7 @@ class Sessions {
  public:
   // `unpin` gives back one pin of a session that ended.
   Sessions(int most, absl::Duration lifetime, std::function<void(const engine::EncodingKey&)> unpin)
-      : most_(most), lifetime_(lifetime), unpin_(std::move(unpin)) {}
+      : max_(most), lifetime_(lifetime), unpin_(std::move(unpin)) {}
 
   // RESOURCE_EXHAUSTED: as many as there may be are open.
   absl::StatusOr<std::shared_ptr<Session>> Open(Grant grant, absl::string_view client);
@@ -110,7 +110,7 @@ class Sessions {
  private:
   void Release(const std::shared_ptr<Session>& session);
 
-  const int most_;
+  const int max_;
   const absl::Duration lifetime_;
   const std::function<void(const engine::EncodingKey&)> unpin_;
   mutable Mutex mutex_;

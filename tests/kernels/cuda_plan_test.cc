@@ -26,8 +26,8 @@ struct Batch {
   AttentionBatch view() const { return {positions, segments, reads, ropes}; }
 };
 
-// Requests of 1 to `most_rows` rows that share documents, each with private KV of its own.
-Batch RandomBatch(std::mt19937_64& random, int64_t most_rows) {
+// Requests of 1 to `max_rows` rows that share documents, each with private KV of its own.
+Batch RandomBatch(std::mt19937_64& random, int64_t max_rows) {
   const auto between = [&](int64_t low, int64_t high) {
     return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
   };
@@ -40,7 +40,7 @@ Batch RandomBatch(std::mt19937_64& random, int64_t most_rows) {
     batch.segments.push_back(segment);
   }
   for (int64_t r = 0; r < requests; ++r) {
-    const int64_t begin = static_cast<int64_t>(batch.positions.size()), rows = between(1, most_rows);
+    const int64_t begin = static_cast<int64_t>(batch.positions.size()), rows = between(1, max_rows);
     int64_t position = between(0, 500);
     std::vector<int64_t> own;
     for (int64_t i = 0; i < rows; ++i) own.push_back(position += between(1, 3));

@@ -5,6 +5,7 @@ clang-format would tear or that cite what is not in the tree.
 
 layers_test.py ROOT checks a tree; layers_test.py --self-test shows on a tree full of violations that each is found.
 """
+import fnmatch
 import os
 import re
 import sys
@@ -106,21 +107,23 @@ def document_exists(root, path, cited):
 
 
 class Words:
-    """The retired words of docs/glossary.md."""
+    """The retired words of docs/glossary.md; `x*` stands for all that begin with x."""
 
     def __init__(self, text):
         self.retired = {}
         for word, _, retired in rows_of(text, "word", "what it is", "retired"):
             for old in re.findall(r"`([^`]+)`", retired):
                 self.retired[old] = word.strip("`")
-        self.pattern = re.compile(r"(?<!\w)(%s)(?!\w)" % "|".join(map(re.escape, self.retired))) if self.retired else None
+        patterns = [re.escape(old).replace(r"\*", r"\w+") for old in self.retired]
+        self.pattern = re.compile(r"(?<!\w)(%s)(?!\w)" % "|".join(patterns)) if patterns else None
 
     def check(self, path, lines, report):
         if self.pattern is None:
             return
         for number, line in enumerate(lines, 1):
-            for old in self.pattern.findall(line):
-                report("%s:%d: %s is retired: say %s (docs/glossary.md)" % (path, number, old, self.retired[old]))
+            for found in self.pattern.findall(line):
+                word = next(self.retired[old] for old in self.retired if fnmatch.fnmatchcase(found, old))
+                report("%s:%d: %s is retired: say %s (docs/glossary.md)" % (path, number, found, word))
 
 
 class Threads:
@@ -257,7 +260,7 @@ BAD = {
     "docs/glossary.md": """
 | word | what it is | retired |
 |---|---|---|
-| `max_` | the upper limit | `kMostBytes`, `to be had` |
+| `max_` | the upper limit | `kMost*`, `to be had` |
 """,
     "docs/threads.md": """
 | thread | started by | does | may block on | locks |
@@ -274,7 +277,7 @@ BAD = {
     "base/c.h": '#ifndef KVLINK_BASE_C_H_\n#include "proto/formats.h"\n#include "near.h"\nstd::thread thread;\n',
     "base/table.inc": '#include "proto/formats.h"\n' + "\n" * 800,
     "base/cites.h": "#ifndef KVLINK_BASE_CITES_H_\n// As the design, section 5, and design section 2 say.\n// docs/gone.md, threads.md\nx = \"a.md\";\n"
-                    "const int kMostBytes = 1;  // to be had, kMostBytesOf\n",
+                    "const int kMostBytes = 1;  // to be had, unkMostBytes\n",
     "kernels/k.h": '#ifndef KVLINK_KERNELS_K_H_\n#include <dnnl.hpp>\n#  include <cuda_runtime.h>\n#include "kernels/cpu/cpu.h"\n',
     "worker/model/CMakeLists.txt": "file(GLOB sources *.cc)\n",
     "worker/model/m.h": '#ifndef KVLINK_WORKER_MODEL_M_H_\n#include "store/store.h"\n#include <ucp/api/ucp.h>\n',

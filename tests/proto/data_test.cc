@@ -100,7 +100,7 @@ TEST(Data, DamageIsNoticed) {
   }
   for (size_t length = 0; length < whole.size(); ++length)
     EXPECT_FALSE(ParseRequest(View(whole).substr(0, length)).ok());
-  EXPECT_EQ(ParseRequest(View(std::string(kMostDataMessage + 1, 'x'))).status().code(),
+  EXPECT_EQ(ParseRequest(View(std::string(kMaxDataMessage + 1, 'x'))).status().code(),
             absl::StatusCode::kInvalidArgument);
   // A sound envelope around something else.
   EXPECT_EQ(ParseRequest(View(WrapEnvelope(kRequestKind, "\xff\xff\xff"))).status().code(),

@@ -33,12 +33,12 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // A tier, and all memory it told of.
 class TierTest : public ::testing::TestWithParam<bool> {
  protected:
-  void Open(int64_t limit, int64_t most_residencies = 0) {
+  void Open(int64_t limit, int64_t max_residencies = 0) {
     tier_.reset();
     memories_.clear();
     auto tier = DramTier::Create({.memory = {.limit = limit, .shared = GetParam()},
                                   .memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); },
-                                  .most_residencies = most_residencies});
+                                  .max_residencies = max_residencies});
     ASSERT_TRUE(tier.ok()) << tier.status();
     tier_ = *std::move(tier);
   }
@@ -91,10 +91,9 @@ INSTANTIATE_TEST_SUITE_P(Memory, TierTest, ::testing::Bool(), [](const ::testing
   return info.param ? "Shared" : "Anonymous";
 });
 
-std::vector<int64_t> RandomLengths(std::mt19937_64* random, int64_t most_pages) {
+std::vector<int64_t> RandomLengths(std::mt19937_64* random, int64_t max_pages) {
   std::vector<int64_t> lengths(1 + (*random)() % 4);
-  for (int64_t& length : lengths)
-    length = kPage * static_cast<int64_t>((*random)() % (1 + most_pages / lengths.size()));
+  for (int64_t& length : lengths) length = kPage * static_cast<int64_t>((*random)() % (1 + max_pages / lengths.size()));
   lengths[(*random)() % lengths.size()] += kPage;
   return lengths;
 }
@@ -313,7 +312,7 @@ TEST_P(TierTest, LargerThanAChunkFitsInOnePieceOrSeveral) {
 }
 
 TEST_P(TierTest, WhereGenerationsRunOutSomethingLeaves) {
-  Open(16 * kMiB, /*most_residencies=*/4);
+  Open(16 * kMiB, /*max_residencies=*/4);
   uint64_t sequence = 1;
   std::vector<ResidentLease> leases;
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(Add("a", sequence++, {kPage}).ok());

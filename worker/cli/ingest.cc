@@ -71,7 +71,7 @@ absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Argumen
                                             : Format::kAuto;
   options.id = flags.id;
   options.title = flags.title;
-  options.most_document_bytes = flags.document_bytes;
+  options.max_document_bytes = flags.document_bytes;
   return ingest::DocumentSource::Open(arguments.operands(), options);
 }
 

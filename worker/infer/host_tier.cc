@@ -75,7 +75,7 @@ void HostTier::Give(absl::Span<std::byte* const> pieces) {
 }
 
 bool HostTier::Grow() {
-  const int64_t pieces = std::min(kBlockPieces, most_pieces_ - pieces_);
+  const int64_t pieces = std::min(kBlockPieces, max_pieces_ - pieces_);
   if (pieces <= 0) return false;
   auto block = backend_->AllocatePinned(pieces * kPieceBytes);
   if (!block.ok()) return false;

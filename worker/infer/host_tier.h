@@ -58,7 +58,7 @@ class HostTier {
   static constexpr int64_t kPieceBytes = int64_t{1} << 20;
 
   HostTier(kernels::Backend* backend, int64_t budget_bytes)
-      : backend_(backend), most_pieces_(budget_bytes / kPieceBytes) {}
+      : backend_(backend), max_pieces_(budget_bytes / kPieceBytes) {}
 
   // An empty copy to be filled; evicts for it. nullptr: there is no room, or no memory.
   std::shared_ptr<HostCopy> Make(const SlabShape& stored, int64_t layers);
@@ -93,7 +93,7 @@ class HostTier {
   std::shared_ptr<const HostCopy> Evict() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   kernels::Backend* const backend_;
-  const int64_t most_pieces_;
+  const int64_t max_pieces_;
 
   mutable Mutex mutex_;
   std::vector<kernels::Buffer> blocks_ ABSL_GUARDED_BY(mutex_);

@@ -180,7 +180,7 @@ std::optional<SourceItem> DocumentSource::NextOrInterrupted() {
       item.position = finished_bytes_;
       return item;
     }
-    lines_ = std::make_unique<LineReader>(*std::move(stream), options_.most_document_bytes);
+    lines_ = std::make_unique<LineReader>(*std::move(stream), options_.max_document_bytes);
   }
 }
 
@@ -205,9 +205,10 @@ std::optional<SourceItem> DocumentSource::NextLine() {
     LineReader::Line& found = **line;
     if (!found.too_long && absl::StripAsciiWhitespace(found.text).empty()) continue;
     item.where = absl::StrCat(name, ":", found.number);
-    item.status = found.too_long ? absl::InvalidArgumentError(
-                                       absl::StrCat("the line has more than ", options_.most_document_bytes, " bytes"))
-                                 : ParseLine(found.text, &item);
+    item.status =
+        found.too_long
+            ? absl::InvalidArgumentError(absl::StrCat("the line has more than ", options_.max_document_bytes, " bytes"))
+            : ParseLine(found.text, &item);
     return item;
   }
 }
@@ -229,9 +230,9 @@ SourceItem DocumentSource::ReadText(const Input& input) {
     }
     if (*n == 0) break;
     item.text.append(buffer.data(), *n);
-    if (static_cast<int64_t>(item.text.size()) > options_.most_document_bytes) {
+    if (static_cast<int64_t>(item.text.size()) > options_.max_document_bytes) {
       item.status =
-          absl::InvalidArgumentError(absl::StrCat("the text has more than ", options_.most_document_bytes, " bytes"));
+          absl::InvalidArgumentError(absl::StrCat("the text has more than ", options_.max_document_bytes, " bytes"));
       item.text.clear();
       return item;
     }

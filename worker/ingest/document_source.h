@@ -32,7 +32,7 @@ struct SourceOptions {
   // For one text file or standard input as text; empty: from the file's name.
   std::string id;
   std::string title;
-  int64_t most_document_bytes = int64_t{64} << 20;  // of a line or of a text file, decompressed
+  int64_t max_document_bytes = int64_t{64} << 20;  // of a line or of a text file, decompressed
 };
 
 // One document, or why it could not be read. `where` is "file" or "file:line".

@@ -20,7 +20,7 @@ absl::StatusOr<std::optional<LineReader::Line>> LineReader::Next() {
     const char* const from = buffer_.data() + begin_;
     const char* const newline = static_cast<const char*>(std::memchr(from, '\n', end_ - begin_));
     const size_t n = newline == nullptr ? end_ - begin_ : static_cast<size_t>(newline - from);
-    const size_t room = static_cast<size_t>(most_bytes_) - line.text.size();
+    const size_t room = static_cast<size_t>(max_bytes_) - line.text.size();
     line.too_long = line.too_long || n > room;
     line.text.append(from, std::min(n, room));
     begin_ += n;

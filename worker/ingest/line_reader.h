@@ -18,13 +18,13 @@ namespace kvlink::ingest {
 class LineReader {
  public:
   // Takes ownership of `stream`.
-  LineReader(std::unique_ptr<ByteStream> stream, int64_t most_bytes)
-      : stream_(std::move(stream)), most_bytes_(most_bytes), buffer_(64 << 10) {}
+  LineReader(std::unique_ptr<ByteStream> stream, int64_t max_bytes)
+      : stream_(std::move(stream)), max_bytes_(max_bytes), buffer_(64 << 10) {}
 
   struct Line {
     std::string text;       // without its end ("\n" or "\r\n")
     int64_t number = 0;     // from 1
-    bool too_long = false;  // it has more than most_bytes, and `text` is only its beginning
+    bool too_long = false;  // it has more than max_bytes, and `text` is only its beginning
   };
   // nullopt at the end. A last line without "\n" counts. Errors of ByteStream::Read; the reader then is of no use.
   absl::StatusOr<std::optional<Line>> Next();
@@ -32,7 +32,7 @@ class LineReader {
 
  private:
   const std::unique_ptr<ByteStream> stream_;
-  const int64_t most_bytes_;
+  const int64_t max_bytes_;
   std::vector<char> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;

@@ -48,7 +48,7 @@ class Context final : public ForwardContext {
       std::rotate(found, found + 1, shapes_.end());
       return &shapes_.back().graph;
     }
-    if (shapes_.size() == kMostGraphs) shapes_.erase(shapes_.begin());
+    if (shapes_.size() == kMaxGraphs) shapes_.erase(shapes_.begin());
     shapes_.push_back({shape, nullptr});
     return nullptr;
   }
@@ -59,7 +59,7 @@ class Context final : public ForwardContext {
     std::array<int64_t, 3> shape;
     std::unique_ptr<kernels::Graph> graph;
   };
-  static constexpr size_t kMostGraphs = 8;  // each takes some memory of the device
+  static constexpr size_t kMaxGraphs = 8;  // each takes some memory of the device
   kernels::Backend* const backend_;
   std::vector<kernels::Buffer> buffers_;
   kernels::Buffer workspace_;

@@ -28,8 +28,8 @@ struct Layer {
 // Whether recording passes is still tried. Thread-safe.
 class Recordings {
  public:
-  static constexpr int kMostFailures = 3;  // in a row; then it is not tried any more
-  bool tried() const { return failures_.load(std::memory_order_relaxed) < kMostFailures; }
+  static constexpr int kMaxFailures = 3;  // in a row; then it is not tried any more
+  bool tried() const { return failures_.load(std::memory_order_relaxed) < kMaxFailures; }
   void Ended(const absl::Status& status) {
     MutexLock lock(&mutex_);
     if (!tried()) return;

@@ -13,7 +13,7 @@
 namespace kvlink::store {
 namespace {
 
-constexpr int64_t kMostListed = 1024;
+constexpr int64_t kMaxListed = 1024;
 using Stub = Control::Stub;
 
 // Catalog entries and listings may be large.
@@ -84,7 +84,7 @@ absl::StatusOr<std::vector<DocumentInfo>> Catalog::List(absl::string_view ns, ab
   request.set_ns(std::string(ns));
   request.set_after(std::string(after));
   while (static_cast<int64_t>(documents.size()) < limit) {
-    const int64_t page = std::min(kMostListed, limit - static_cast<int64_t>(documents.size()));
+    const int64_t page = std::min(kMaxListed, limit - static_cast<int64_t>(documents.size()));
     request.set_limit(static_cast<uint32_t>(page));
     v1::ListDocumentsResponse response;
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::ListDocuments, request, &response, DeadlineFor(timeout_, 0)));
@@ -105,7 +105,7 @@ absl::StatusOr<std::vector<Store::Listed>> Catalog::ListEncodings(absl::string_v
   request.set_ns(std::string(ns));
   request.set_after(std::string(BytesOf(after)));
   while (static_cast<int64_t>(listed.size()) < limit) {
-    const int64_t page = std::min(kMostListed, limit - static_cast<int64_t>(listed.size()));
+    const int64_t page = std::min(kMaxListed, limit - static_cast<int64_t>(listed.size()));
     request.set_limit(static_cast<uint32_t>(page));
     v1::ListEncodingsResponse response;
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::ListEncodings, request, &response, DeadlineFor(timeout_, 64 << 20)));

@@ -19,22 +19,22 @@
 namespace kvlink::store {
 namespace {
 
-constexpr int kMostMessage = 160 << 20;  // a catalog entry has up to 128 MiB
+constexpr int kMaxMessage = 160 << 20;  // a catalog entry has up to 128 MiB
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
 constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
 constexpr size_t kTokenBytes = 16;
 // Between attempts to connect to a node that is not there, which cost next to nothing; how long one may take; and how
 // long a call waits for the one that is being made.
-constexpr int kFirstReconnectMs = 50, kMostReconnectMs = 200, kConnectMs = 1000;
+constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 200, kConnectMs = 1000;
 constexpr absl::Duration kApproach = absl::Milliseconds(100);
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address, const transport::TlsOptions& tls) {
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMostMessage);
-  arguments.SetMaxSendMessageSize(kMostMessage);
+  arguments.SetMaxReceiveMessageSize(kMaxMessage);
+  arguments.SetMaxSendMessageSize(kMaxMessage);
   // A node that was restarted is found again soon.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMostReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // its name says otherwise
   // Connections of one store are its own, so that another's backoff is not ours.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

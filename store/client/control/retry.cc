@@ -14,7 +14,7 @@ namespace kvlink::store {
 namespace {
 
 constexpr absl::Duration kBase = absl::Milliseconds(10), kMost = absl::Seconds(1);
-constexpr int kMostAttempts = 16;
+constexpr int kMaxAttempts = 16;
 
 double Random() {
   thread_local std::mt19937_64 random{std::random_device{}()};
@@ -43,14 +43,14 @@ absl::Duration JitteredBackoff(absl::Duration base, absl::Duration most, int att
 std::optional<absl::Duration> RetryPolicy::Wait(const absl::Status& status, int attempt, absl::Time deadline) {
   const std::optional<absl::Duration> told = RetryAfter(status);
   const bool worth = absl::IsUnavailable(status) || (absl::IsResourceExhausted(status) && told.has_value());
-  if (!worth || attempt >= kMostAttempts) return std::nullopt;
+  if (!worth || attempt >= kMaxAttempts) return std::nullopt;
   absl::Duration wait = JitteredBackoff(kBase, kMost, attempt);
   if (told.has_value()) wait = std::max(wait, *told * (1 + Random() / 4));
   const absl::Time now = SteadyNow();
   if (now + wait >= deadline) return std::nullopt;
   MutexLock lock(&mutex_);
   if (filled_ != absl::InfinitePast()) {
-    tokens_ = std::min(kMostTokens, tokens_ + kTokensPerSecond * absl::ToDoubleSeconds(now - filled_));
+    tokens_ = std::min(kMaxTokens, tokens_ + kTokensPerSecond * absl::ToDoubleSeconds(now - filled_));
   }
   filled_ = now;
   if (tokens_ < 1) return std::nullopt;
@@ -61,7 +61,7 @@ std::optional<absl::Duration> RetryPolicy::Wait(const absl::Status& status, int 
 
 void RetryPolicy::Succeeded() {
   MutexLock lock(&mutex_);
-  tokens_ = std::min(kMostTokens, tokens_ + kTokensPerSuccess);
+  tokens_ = std::min(kMaxTokens, tokens_ + kTokensPerSuccess);
 }
 
 }  // namespace kvlink::store

@@ -36,10 +36,10 @@ class RetryPolicy {
   void Succeeded();
 
  private:
-  static constexpr double kMostTokens = 10, kTokensPerSecond = 0.5, kTokensPerSuccess = 0.1;
+  static constexpr double kMaxTokens = 10, kTokensPerSecond = 0.5, kTokensPerSuccess = 0.1;
   ClientCounters* const counters_;
   Mutex mutex_;
-  double tokens_ ABSL_GUARDED_BY(mutex_) = kMostTokens;
+  double tokens_ ABSL_GUARDED_BY(mutex_) = kMaxTokens;
   absl::Time filled_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 

@@ -14,7 +14,7 @@ namespace {
 // A connection that answered nothing for so long while it was asked is taken for dead.
 constexpr absl::Duration kSilence = absl::Seconds(2);
 constexpr absl::Duration kQueueFull = absl::Milliseconds(10);
-constexpr int kMostLandingsOfAPull = 256;
+constexpr int kMaxLandingsOfAPull = 256;
 
 absl::Status StatusOf(const proto::Answer& answer) {
   if (answer.code() == 0) return absl::OkStatus();
@@ -95,10 +95,10 @@ absl::Status Channel::Hello(const std::string& token, const std::string& boot_id
     const proto::Welcome& welcome = answer.welcome();
     boot_id_ = boot_id;
     lease_ = absl::Milliseconds(welcome.lease_ms());
-    const int pulls = static_cast<int>(std::clamp<uint32_t>(welcome.most_pulls(), 1, transport::kMaxOperations));
+    const int pulls = static_cast<int>(std::clamp<uint32_t>(welcome.max_pulls(), 1, transport::kMaxOperations));
     pulls_ = std::make_unique<Slots>(pulls);
-    pushes_ = std::make_unique<Slots>(static_cast<int>(std::clamp<uint32_t>(welcome.most_pushes(), 1, 1024)));
-    landings_of_a_pull_ = std::clamp(transport::kMaxOperations / 2 / pulls, 1, kMostLandingsOfAPull);
+    pushes_ = std::make_unique<Slots>(static_cast<int>(std::clamp<uint32_t>(welcome.max_pushes(), 1, 1024)));
+    landings_of_a_pull_ = std::clamp(transport::kMaxOperations / 2 / pulls, 1, kMaxLandingsOfAPull);
   }
   session_.store(session, std::memory_order_release);
   return absl::OkStatus();

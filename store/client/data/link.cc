@@ -12,7 +12,7 @@ namespace kvlink::store {
 namespace {
 
 // An attempt on a node that is not there costs next to nothing, and one that is back is not to be kept waiting.
-constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20), kMostBackoff = absl::Milliseconds(250);
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20), kMaxBackoff = absl::Milliseconds(250);
 constexpr absl::Duration kClosing = absl::Seconds(10);
 
 }  // namespace
@@ -70,7 +70,7 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) 
   }
   // A caller in a hurry says nothing about the node.
   if (!absl::IsDeadlineExceeded(connected.status()) || SteadyNow() >= now + connect_timeout_) {
-    const absl::Duration backoff = JitteredBackoff(kFirstBackoff, kMostBackoff, failures_++);
+    const absl::Duration backoff = JitteredBackoff(kFirstBackoff, kMaxBackoff, failures_++);
     not_before_ = SteadyNow() + backoff;
     last_failure_ = connected.status();
     if (absl::IsDeadlineExceeded(last_failure_)) last_failure_ = absl::UnavailableError(last_failure_.message());

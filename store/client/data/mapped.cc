@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would end this process
 constexpr int kRenewsPerLease = 4;
-constexpr absl::Duration kLeastRenewal = absl::Milliseconds(10);
+constexpr absl::Duration kMinRenewal = absl::Milliseconds(10);
 
 }  // namespace
 
@@ -57,7 +57,7 @@ void VerifiedLayers::Add(uint64_t residency, int64_t layer, int64_t layers) {
     it->second.resize(layers);
   }
   if (layer < static_cast<int64_t>(it->second.size())) it->second[layer] = true;
-  if (order_.size() <= kMostResidencies) return;
+  if (order_.size() <= kMaxResidencies) return;
   layers_.erase(order_.front());
   order_.pop_front();
 }
@@ -110,7 +110,7 @@ absl::Status MappedReader::Try(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto channel, Acquire(deadline));
   KVLINK_RETURN_IF_ERROR(static_cast<SharedTier*>(channel->unasked().get())->WaitReady(deadline));
   MutexLock lock(&mutex_);
-  renew_every_ = std::max(kLeastRenewal, channel->lease() / kRenewsPerLease);
+  renew_every_ = std::max(kMinRenewal, channel->lease() / kRenewsPerLease);
   return absl::OkStatus();
 }
 

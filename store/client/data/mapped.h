@@ -54,7 +54,7 @@ class VerifiedLayers {
   void Add(uint64_t residency, int64_t layer, int64_t layers);
 
  private:
-  static constexpr size_t kMostResidencies = 8192;
+  static constexpr size_t kMaxResidencies = 8192;
   mutable Mutex mutex_;
   absl::flat_hash_map<uint64_t, std::vector<bool>> layers_ ABSL_GUARDED_BY(mutex_);
   std::deque<uint64_t> order_ ABSL_GUARDED_BY(mutex_);

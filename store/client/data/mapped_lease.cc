@@ -125,7 +125,7 @@ void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answe
     leased_ = leased;
     landed_ = leased.landed();
     tier_->Add(leased.lease(), weak_from_this());
-  } else if (static_cast<int64_t>(leased_.manifest().size() + leased.manifest().size()) > kMostManifest) {
+  } else if (static_cast<int64_t>(leased_.manifest().size() + leased.manifest().size()) > kMaxManifest) {
     failed_ = absl::DataLossError("the node's manifest is too long");
   } else {
     leased_.mutable_manifest()->append(leased.manifest());

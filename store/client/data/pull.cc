@@ -12,7 +12,7 @@
 namespace kvlink::store {
 namespace {
 
-constexpr uint32_t kMostLayers = 1024;
+constexpr uint32_t kMaxLayers = 1024;
 
 bool Whole(const proto::Part& part) { return part.heads() == 0 && part.first_head() == 0 && part.tokens() == 0; }
 
@@ -95,7 +95,7 @@ absl::Status Pull::Start(const proto::Part& part, absl::Time deadline) {
   pull->mutable_name()->set_codec(static_cast<uint32_t>(address_.codec));
   pull->mutable_name()->set_etag(std::string(BytesOf(address_.etag)));
   *pull->mutable_part() = part;
-  const uint32_t landings = Whole(part) ? kMostLayers : kMostPieces;
+  const uint32_t landings = Whole(part) ? kMaxLayers : kMaxPieces;
   first_landing_ = channel_->NewLandings(landings);
   pull->set_first_landing(first_landing_);
   pull->set_landings(landings);
@@ -304,7 +304,7 @@ void Pull::OnAnswer(const absl::Status& status, const proto::Answer& answer) {
   MutexLock lock(&mutex_);
   if (started_ || stopped_) return;
   const proto::PullStarted& started = answer.pull_started();
-  if (static_cast<int64_t>(manifest_bytes_.size() + started.manifest().size()) > kMostManifest) {
+  if (static_cast<int64_t>(manifest_bytes_.size() + started.manifest().size()) > kMaxManifest) {
     failed_ = absl::DataLossError("the node's manifest is too long");
     changed_.SignalAll();
     return;

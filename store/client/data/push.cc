@@ -73,9 +73,9 @@ class Push : public AnswerSink {
 absl::Status SendCommit(Channel* channel, const PushOrder& order, uint64_t id, const std::shared_ptr<Push>& push,
                         absl::Time deadline) {
   const std::string manifest = SerializeManifest(*order.manifest);
-  if (static_cast<int64_t>(manifest.size()) > kMostManifest) {
+  if (static_cast<int64_t>(manifest.size()) > kMaxManifest) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a manifest of ", manifest.size(), " bytes cannot be sent; at most ", kMostManifest));
+        absl::StrCat("a manifest of ", manifest.size(), " bytes cannot be sent; at most ", kMaxManifest));
   }
   for (size_t begin = 0; begin < manifest.size(); begin += kManifestPiece) {
     proto::Request request = channel->NewRequest(order.ns, deadline, id);

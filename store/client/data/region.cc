@@ -43,7 +43,7 @@ absl::Status Region::Verify(const Manifest& manifest, const Piece& piece, const 
 void Region::Ended(bool good) {
   MutexLock lock(&mutex_);
   failures_ = good ? 0 : failures_ + 1;
-  if (failures_ < kMostFailures) return;
+  if (failures_ < kMaxFailures) return;
   rests_until_ = SteadyNow() + rest_;
   --failures_;  // then one will do
 }

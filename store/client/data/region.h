@@ -23,7 +23,7 @@ namespace kvlink::store {
 
 class Region : public DeviceLanding, public std::enable_shared_from_this<Region> {
  public:
-  // As Store::OpenLanding. `rest`: how long the region is left alone after kMostFailures landings in a row that failed.
+  // As Store::OpenLanding. `rest`: how long the region is left alone after kMaxFailures landings in a row that failed.
   static absl::StatusOr<std::shared_ptr<Region>> Open(transport::Transport* transport, const DeviceRegion& region,
                                                       absl::Duration rest);
   int64_t used() const override { return arena_->used(); }
@@ -35,7 +35,7 @@ class Region : public DeviceLanding, public std::enable_shared_from_this<Region>
   // An encoding has landed whole, or has not.
   void Ended(bool good);
 
-  static constexpr int kMostFailures = 3;
+  static constexpr int kMaxFailures = 3;
 
  private:
   Region(const DeviceRegion& region, std::shared_ptr<Arena> arena, absl::Duration rest)

@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kBlock = 32768;
 constexpr int64_t kHeader = 7;  // u32 masked CRC32C of type and payload, u16 length, u8 type
 constexpr uint8_t kFull = 1, kFirst = 2, kLast = 4;
-constexpr int64_t kMostLogBytes = int64_t{1} << 30;
+constexpr int64_t kMaxLogBytes = int64_t{1} << 30;
 
 // CRC32C, eight bytes at a time: table t is of bytes with t bytes behind them.
 using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
@@ -134,7 +134,7 @@ absl::Status CutTornManifest(const FileSystem& files, const std::string& index_p
   uint64_t number = 0;
   if (!absl::ConsumePrefix(&digits, "MANIFEST-") || !absl::SimpleAtoi(digits, &number)) return absl::OkStatus();
   const std::string path = absl::StrCat(index_path, "/", name);
-  const auto manifest = files.ReadWhole(path, kMostLogBytes);
+  const auto manifest = files.ReadWhole(path, kMaxLogBytes);
   if (!manifest.ok()) return absl::OkStatus();
   const LogScan scan = ScanLog(*manifest);
   const int64_t good = scan.bad < 0 ? static_cast<int64_t>(manifest->size()) : scan.bad;
@@ -154,7 +154,7 @@ absl::Status CheckLogs(const FileSystem& files, const std::string& index_path) {
   std::string damaged;
   for (const std::string& name : *names) {  // numbered with leading zeros: in the order they were written
     if (!absl::EndsWith(name, ".log")) continue;
-    KVLINK_ASSIGN_OR_RETURN(const std::string log, files.ReadWhole(index_path + "/" + name, kMostLogBytes));
+    KVLINK_ASSIGN_OR_RETURN(const std::string log, files.ReadWhole(index_path + "/" + name, kMaxLogBytes));
     const LogScan scan = ScanLog(log);
     if (!damaged.empty() && scan.any) return absl::DataLossError(damaged);
     if (scan.bad < 0) continue;

@@ -153,19 +153,19 @@ std::vector<EncodingKey> Table::Variants(absl::string_view ns, const Identity& i
   return keys;
 }
 
-absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t most_bytes) {
+absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t max_bytes) {
   MutexLock lock(&mutex_);
   Entry* const entry = FindLocked(key);
   if (entry == nullptr || entry->leaving) return absl::NotFoundError("a miss: nothing to pin");
   if (entry->pins == 0) {
     Namespace& ns = *entry->ns;
     if (ns.limits.has_value() && ns.limits->pinned_bytes > 0) {
-      most_bytes = ns.limits->pinned_bytes;
+      max_bytes = ns.limits->pinned_bytes;
     } else if (ns.limits.has_value() && ns.limits->capacity_bytes > 0) {
-      most_bytes = std::min(most_bytes, ns.limits->capacity_bytes / 2);
+      max_bytes = std::min(max_bytes, ns.limits->capacity_bytes / 2);
     }
-    if (ns.pinned_bytes + entry->block_bytes() > most_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("namespace '", key.ns, "' may pin ", most_bytes, " bytes, has ",
+    if (ns.pinned_bytes + entry->block_bytes() > max_bytes) {
+      return absl::ResourceExhaustedError(absl::StrCat("namespace '", key.ns, "' may pin ", max_bytes, " bytes, has ",
                                                        ns.pinned_bytes, " and this encoding takes ",
                                                        entry->block_bytes(), "; unpin others first"));
     }

@@ -78,9 +78,9 @@ class Table {
   std::vector<EncodingKey> Variants(absl::string_view ns, const Identity& identity) const;
 
   // Counted. NOT_FOUND: not there (or being evicted), or nothing to unpin. RESOURCE_EXHAUSTED: the blocks that the
-  // namespace's pinned encodings occupy would come to more than its limit, or `most_bytes` where it has none. Errors
+  // namespace's pinned encodings occupy would come to more than its limit, or `max_bytes` where it has none. Errors
   // change nothing.
-  absl::StatusOr<PinState> Pin(const EncodingKey& key, int64_t most_bytes);
+  absl::StatusOr<PinState> Pin(const EncodingKey& key, int64_t max_bytes);
   absl::StatusOr<PinState> Unpin(const EncodingKey& key);
   bool Pinned(const EncodingKey& key) const;
 

@@ -21,7 +21,7 @@ constexpr absl::Duration kTrimEvery = absl::Seconds(1);
 // Of a small budget smaller chunks, so that there is something to share out.
 int64_t ChunkBytes(int64_t limit) {
   const uint64_t part = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(limit / 16, 1)));
-  return std::clamp(static_cast<int64_t>(part), ArenaPool::kPageBytes, ArenaPool::kMostChunkBytes);
+  return std::clamp(static_cast<int64_t>(part), ArenaPool::kPageBytes, ArenaPool::kMaxChunkBytes);
 }
 
 }  // namespace

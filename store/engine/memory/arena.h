@@ -116,7 +116,7 @@ struct ArenaPoolOptions {
 class ArenaPool {
  public:
   static constexpr int64_t kPageBytes = 4096;
-  static constexpr int64_t kMostChunkBytes = int64_t{32} << 20;
+  static constexpr int64_t kMaxChunkBytes = int64_t{32} << 20;
 
   explicit ArenaPool(ArenaPoolOptions options);
   ~ArenaPool();

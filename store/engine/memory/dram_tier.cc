@@ -9,7 +9,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr int64_t kMostResidencies = int64_t{1} << 24;
+constexpr int64_t kMaxResidencies = int64_t{1} << 24;
 constexpr int64_t kPinnedCost = 1000;
 
 std::vector<Pages> AllocatePages(ArenaPool* pool, Arena* arena, const Manifest& manifest) {
@@ -41,8 +41,8 @@ ResidentLease::~ResidentLease() {
 }
 
 absl::StatusOr<std::unique_ptr<DramTier>> DramTier::Create(DramTierOptions options) {
-  int64_t most = options.most_residencies;
-  if (most == 0) most = std::clamp<int64_t>(options.memory.limit / ArenaPool::kPageBytes, 1, kMostResidencies);
+  int64_t most = options.max_residencies;
+  if (most == 0) most = std::clamp<int64_t>(options.memory.limit / ArenaPool::kPageBytes, 1, kMaxResidencies);
   KVLINK_ASSIGN_OR_RETURN(auto generations, GenerationTable::Create(most, options.memory.shared));
   return std::unique_ptr<DramTier>(new DramTier(std::move(options), std::move(generations)));
 }

@@ -55,7 +55,7 @@ struct DramTierOptions {
   // Told of each namespace's memory before any of it is handed out; must not call the tier.
   std::function<void(const TierMemory&)> memory_added;
   // Most residencies and pushes at a time; 0: as many as find room, up to 16 million.
-  int64_t most_residencies = 0;
+  int64_t max_residencies = 0;
 };
 
 class DramTier {

@@ -18,7 +18,7 @@ namespace {
 constexpr int kIdleMilliseconds = 5 * 60 * 1000;       // of a connection without calls
 constexpr int kKeepaliveMilliseconds = 2 * 60 * 1000;  // between questions whether a silent peer is there
 constexpr int kKeepaliveTimeoutMilliseconds = 20 * 1000;
-constexpr int kMostStreams = 64;  // calls of one connection at a time
+constexpr int kMaxStreams = 64;  // calls of one connection at a time
 
 class GrpcControlServer : public ControlServer {
  public:
@@ -44,7 +44,7 @@ class GrpcControlServer : public ControlServer {
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMilliseconds);
-    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMostStreams);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
     int port = 0;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&calls_);

@@ -15,9 +15,9 @@
 namespace kvlink::store {
 namespace {
 
-constexpr int64_t kMostEncodings = 1024;
-constexpr int64_t kMostManifestBytes = int64_t{64} << 20;  // of one answer, the last manifest aside
-constexpr int kMostDrains = 4;
+constexpr int64_t kMaxEncodings = 1024;
+constexpr int64_t kMaxManifestBytes = int64_t{64} << 20;  // of one answer, the last manifest aside
+constexpr int kMaxDrains = 4;
 constexpr absl::Duration kNewsEvery = absl::Milliseconds(200);
 
 absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
@@ -117,11 +117,11 @@ grpc::Status ControlService::ListEncodings(grpc::ServerContext* context, const v
     }
     KVLINK_ASSIGN_OR_RETURN(
         const auto manifests,
-        node_->engine->ListManifests(View(request->ns()), after, std::min<int64_t>(request->limit(), kMostEncodings)));
+        node_->engine->ListManifests(View(request->ns()), after, std::min<int64_t>(request->limit(), kMaxEncodings)));
     // All variants of an identity come together, because the next call begins after an identity.
     int64_t bytes = 0;
     for (size_t i = 0; i < manifests.size(); ++i) {
-      if (bytes > kMostManifestBytes && manifests[i].identity != manifests[i - 1].identity) break;
+      if (bytes > kMaxManifestBytes && manifests[i].identity != manifests[i - 1].identity) break;
       std::string* const out = reply->add_manifests();
       *out = SerializeManifest(manifests[i]);
       bytes += static_cast<int64_t>(out->size());
@@ -180,7 +180,7 @@ grpc::Status ControlService::Drain(grpc::ServerContext* context, const v1::Drain
                                    grpc::ServerWriter<v1::DrainProgress>* stream) {
   return Run(context, Operation::kAdministration, [&](Session* session) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(session->grant().AllowsAll(Right::kAdmin));
-    const Place place(&drains_, kMostDrains);
+    const Place place(&drains_, kMaxDrains);
     if (!place.got()) return absl::ResourceExhaustedError("several drains are being watched already");
     node_->drain();
     while (true) {

@@ -12,14 +12,14 @@
 namespace kvlink::store {
 namespace {
 
-constexpr int kMostDocuments = 1024;                    // of a call
-constexpr int64_t kMostEntryBytes = int64_t{64} << 20;  // of the entries of one answer, the last aside
+constexpr int kMaxDocuments = 1024;                    // of a call
+constexpr int64_t kMaxEntryBytes = int64_t{64} << 20;  // of the entries of one answer, the last aside
 
 absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
 
 absl::Status CheckBatch(int count) {
-  if (count >= 1 && count <= kMostDocuments) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("a call names 1 to ", kMostDocuments, " documents, and not ", count));
+  if (count >= 1 && count <= kMaxDocuments) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("a call names 1 to ", kMaxDocuments, " documents, and not ", count));
 }
 
 absl::Status CheckNamespace(const Session& session, Right right, const std::string& ns) {
@@ -61,7 +61,7 @@ grpc::Status ControlService::GetDocuments(grpc::ServerContext* context, const v1
     for (const std::string& id : request->ids()) {
       const auto get = [&]() -> absl::StatusOr<CatalogEntry> {
         KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(id)));
-        if (bytes > kMostEntryBytes) {
+        if (bytes > kMaxEntryBytes) {
           return absl::ResourceExhaustedError("the entries before this one fill an answer: ask for the rest again");
         }
         return node_->engine->GetEntry(View(request->ns()), View(id));
@@ -100,7 +100,7 @@ grpc::Status ControlService::ListDocuments(grpc::ServerContext* context, const v
                                            v1::ListDocumentsResponse* reply) {
   return Run(context, Operation::kCatalogList, [&](Session* session) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kRead, request->ns()));
-    const int64_t limit = std::min<int64_t>(request->limit(), kMostDocuments);
+    const int64_t limit = std::min<int64_t>(request->limit(), kMaxDocuments);
     KVLINK_ASSIGN_OR_RETURN(const auto documents,
                             node_->engine->ListEntries(View(request->ns()), View(request->after()), limit));
     for (const engine::Engine::Document& document : documents) {

@@ -36,8 +36,8 @@ void Hello(const std::shared_ptr<Link>& link, const proto::Request& request) {
   answer.set_id(request.id());
   answer.mutable_welcome()->set_boot_id(service->boot_id);
   answer.mutable_welcome()->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.lease)));
-  answer.mutable_welcome()->set_most_pulls(static_cast<uint32_t>(limits.pulls_per_connection));
-  answer.mutable_welcome()->set_most_pushes(static_cast<uint32_t>(limits.pushes_per_connection));
+  answer.mutable_welcome()->set_max_pulls(static_cast<uint32_t>(limits.pulls_per_connection));
+  answer.mutable_welcome()->set_max_pushes(static_cast<uint32_t>(limits.pushes_per_connection));
   link->Send(answer);
   if (first) {
     service->log.Info("connection_opened", {{"connection", link->number()},

@@ -33,8 +33,8 @@ absl::Status Lane::AddAdmitted(absl::Time deadline, Work work) { return Queue(de
 absl::Status Lane::Queue(absl::Time deadline, int64_t bytes, Work work, bool admitted) {
   MutexLock lock(&mutex_);
   if (stopped_) return absl::UnavailableError("the node is closing");
-  if (!admitted && (items_.size() >= static_cast<size_t>(options_.most_queued) ||
-                    (bytes_ + bytes > options_.most_queued_bytes && !items_.empty()))) {
+  if (!admitted && (items_.size() >= static_cast<size_t>(options_.max_queued) ||
+                    (bytes_ + bytes > options_.max_queued_bytes && !items_.empty()))) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the ", options_.name, " lane is full (", items_.size(), " requests wait): try again later"));
   }

@@ -23,8 +23,8 @@ class Lane {
   struct Options {
     std::string name;
     int threads = 2;
-    int most_queued = 1024;
-    int64_t most_queued_bytes = int64_t{64} << 20;
+    int max_queued = 1024;
+    int64_t max_queued_bytes = int64_t{64} << 20;
     int nice = 0;  // of its threads, added to the process's
   };
   // Called once, on a thread of the lane: OK, or DEADLINE_EXCEEDED (its turn came too late), or UNAVAILABLE (the lane

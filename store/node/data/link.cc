@@ -186,9 +186,9 @@ absl::Status Link::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer>
   if (pulls_.contains(id) || pushes_.contains(id)) {
     return absl::InvalidArgumentError(absl::StrCat("request id ", id, " is in use on this connection"));
   }
-  const int most_here = pull ? limits.pulls_per_connection : limits.pushes_per_connection;
-  if (mine.size() >= static_cast<size_t>(most_here)) {
-    return absl::ResourceExhaustedError(absl::StrCat(most_here, " ", name, " are open on this connection, the most"));
+  const int max_here = pull ? limits.pulls_per_connection : limits.pushes_per_connection;
+  if (mine.size() >= static_cast<size_t>(max_here)) {
+    return absl::ResourceExhaustedError(absl::StrCat(max_here, " ", name, " are open on this connection, the most"));
   }
   const int most = pull ? limits.pulls : limits.pushes;
   if (all.fetch_add(1) >= most) {

@@ -17,7 +17,7 @@ namespace {
 
 // Sends of one pull that are open at a time: enough to keep a network busy with pieces of 64 KiB, and as few as the
 // pulls of a connection can share its transport::kMaxOperations.
-constexpr int kMostSends = 64;
+constexpr int kMaxSends = 64;
 
 class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
  public:
@@ -102,7 +102,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
 
  private:
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !why_.has_value() && next_ < pieces_.size() && open_.size() < kMostSends;
+    return !why_.has_value() && next_ < pieces_.size() && open_.size() < kMaxSends;
   }
   void SendNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const size_t number = next_++;
@@ -228,7 +228,7 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
 
 absl::Status SendManifest(const Manifest& manifest, const Call& call, const ManifestPiece& fill) {
   const std::string bytes = SerializeManifest(manifest);
-  if (static_cast<int64_t>(bytes.size()) > kMostManifest) {
+  if (static_cast<int64_t>(bytes.size()) > kMaxManifest) {
     return absl::OutOfRangeError(absl::StrCat("the manifest has ", bytes.size(), " bytes, too many for this path"));
   }
   for (size_t at = 0; at < bytes.size(); at += kManifestPiece) {

@@ -18,7 +18,7 @@ namespace {
 
 // Landings of one push that are open at a time, so that the pushes of a connection fit in its
 // transport::kMaxOperations.
-constexpr size_t kMostLandings = 64;
+constexpr size_t kMaxLandings = 64;
 
 // Slabs and manifest may come in any order. Once the manifest is here, each slab is verified and written when it has
 // landed, while others are still on their way; the commit follows the last of them.
@@ -45,7 +45,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (why_.has_value() || waiting_) return;
       while (next_ < lengths_.size() && lengths_[next_] == 0) ++next_;
-      if (next_ == lengths_.size() || open_.size() >= kMostLandings) return;
+      if (next_ == lengths_.size() || open_.size() >= kMaxLandings) return;
       waiting_ = true;
       const bool taken = service_->push_credit.Take(lengths_[next_], [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Resume();
@@ -68,7 +68,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         refused = *why_;
       } else if (commit_ != nullptr) {
         refused = absl::InvalidArgumentError("the manifest of this push is complete already");
-      } else if (static_cast<int64_t>(manifest_.size()) + bytes > kMostManifest) {
+      } else if (static_cast<int64_t>(manifest_.size()) + bytes > kMaxManifest) {
         refused = absl::InvalidArgumentError("the manifest is larger than 16 MiB");
       } else if (service_->manifest_bytes.fetch_add(bytes) + bytes > service_->limits.manifest_bytes) {
         service_->manifest_bytes.fetch_sub(bytes);

@@ -231,7 +231,7 @@ TEST_P(HostileTest, ManifestsOfPushesAreBounded) {
   piece.set_ns("a");
   piece.mutable_push_commit()->set_manifest(std::string(kManifestPiece, 'm'));
   piece.mutable_push_commit()->set_more(true);
-  for (int64_t sent = 0; sent <= kMostManifest; sent += kManifestPiece) data->Send(piece);
+  for (int64_t sent = 0; sent <= kMaxManifest; sent += kManifestPiece) data->Send(piece);
   EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kInvalidArgument);
   ExpectNothingIsLeft();
 }

@@ -143,7 +143,7 @@ class Gate {
 TEST(LaneTest, IsBoundedAndDropsWhatIsLate) {
   Gate gate, entered;
   std::atomic<int> done{0}, late{0}, refused{0};
-  Lane lane({.name = "test", .threads = 1, .most_queued = 3, .most_queued_bytes = 100});
+  Lane lane({.name = "test", .threads = 1, .max_queued = 3, .max_queued_bytes = 100});
   ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
                        [&](const absl::Status&) {
                          entered.Open();

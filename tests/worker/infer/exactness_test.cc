@@ -36,7 +36,7 @@ struct Case {
   std::string name;
 };
 
-Case RandomCase(uint64_t seed, int64_t most_documents, int64_t most_tokens) {
+Case RandomCase(uint64_t seed, int64_t max_documents, int64_t max_tokens) {
   std::mt19937_64 random(seed);
   Case c;
   testing::TinyModelOptions& m = c.model;
@@ -73,12 +73,12 @@ Case RandomCase(uint64_t seed, int64_t most_documents, int64_t most_tokens) {
   c.request.keep_logits = true;
   c.request.prompt.before = RandomTokens(random, Between(random, 0, 40), m.vocab);
   c.request.prompt.after = RandomTokens(random, Between(random, 1, 40), m.vocab);
-  const int64_t documents = Between(random, 1, most_documents);
+  const int64_t documents = Between(random, 1, max_documents);
   for (int64_t i = 0; i < documents; ++i) {
     if (i > 0 && random() % 8 == 0) {
       c.request.documents.push_back(c.request.documents[random() % i]);  // the same one again, elsewhere
     } else {
-      c.request.documents.push_back({RandomTokens(random, Between(random, 1, most_tokens), m.vocab), {}});
+      c.request.documents.push_back({RandomTokens(random, Between(random, 1, max_tokens), m.vocab), {}});
     }
   }
   c.forced = RandomTokens(random, Between(random, 1, 5), m.vocab);

@@ -132,7 +132,7 @@ TEST_F(DocumentSourceTest, DamagedCompressionIsNamedAndEndsOnlyItsFile) {
 
 TEST_F(DocumentSourceTest, LinesAndTextsAreBounded) {
   SourceOptions options;
-  options.most_document_bytes = 100;
+  options.max_document_bytes = 100;
   const std::string path = Write(
       "long.jsonl", "{\"id\":\"a\",\"text\":\"" + std::string(1000000, 'x') + "\"}\n{\"id\":\"b\",\"text\":\"t\"}\n");
   EXPECT_THAT(Ids(All({path}, options)), ElementsAre("!" + path + ":1", "b"));
