@@ -37,9 +37,10 @@ WARN_LINES = 500
 MAX_LINES = 700
 MAX_FILES = 50  # of a folder, tests aside
 THREAD = re.compile(r"std::(thread|jthread|async)\b|\bpthread_create\b")
-# How a name is given to a thread: Thread t("name", ...), threads.emplace_back("name", ...), thread_("name", [this] ...).
+# How a name is given: Thread t("name", ...), threads.emplace_back("name", [...), thread_("name", [this] ...); {.name = "name"} of a Worker.
 THREAD_NAME = re.compile(r'(?:\bThread(?: \w+)?|\.emplace_back|\b\w+_)\("([a-z]+(?:-[a-z]+)*)", \[|'
                          r'(?:\bThread(?: \w+)?)\("([a-z]+(?:-[a-z]+)*)"')
+WORKER_NAME = re.compile(r'(?:\bWorker::Options|\b\w*[wW]orker\w*\()\s*\{\s*\.name = "([^"]+)"')
 DOCUMENT = re.compile(r"(?<![\w/.-])((?:[\w.-]+/)*[\w-]+\.md)\b")
 MISSING_DESIGN = re.compile(r"\bdesign,? sections?\b", re.IGNORECASE)
 
@@ -143,6 +144,10 @@ class Threads:
                 name = match.group(1) or match.group(2)
                 if name not in self.listed:
                     report("%s:%d: the thread %s is not in docs/threads.md" % (path, number, name))
+        for match in WORKER_NAME.finditer(text):
+            if match.group(1) not in self.listed:
+                number = text.count("\n", 0, match.start()) + 1
+                report("%s:%d: the thread %s is not in docs/threads.md" % (path, number, match.group(1)))
 
     def finish(self, report):
         for name in sorted(self.listed):
@@ -272,7 +277,8 @@ BAD = {
     "store/engine/a.cc": '#include <rocksdb/db.h>\n#include "kernels/kernels.h"\n',
     "store/engine/b.cc": "\n",
     "store/engine/threads.h": '#ifndef KVLINK_STORE_ENGINE_THREADS_H_\nstd::thread a;\nThread b("known", [] {});\nthreads.emplace_back("other", [] {});\n'
-                              'C() : thread_("third", [this] {}) {}\npthread_create();\n',
+                              'C() : thread_("third", [this] {}) {}\npthread_create();\n'
+                              'worker_({.name = "fourth"}), w(Worker::Options{\n    .name = "fifth"})\n',
     "store/embedded/e.h": '#ifndef WRONG\n#include <rocksdb/db.h>\n#include "worker/model/model.h"\n',
     "base/c.h": '#ifndef KVLINK_BASE_C_H_\n#include "proto/formats.h"\n#include "near.h"\nstd::thread thread;\n',
     "base/table.inc": '#include "proto/formats.h"\n' + "\n" * 800,
@@ -298,6 +304,8 @@ EXPECTED = [
     "store/engine/threads.h:4: the thread other is not in docs/threads.md",
     "store/engine/threads.h:5: the thread third is not in docs/threads.md",
     "store/engine/threads.h:6: threads are started by base/thread.h alone",
+    "store/engine/threads.h:7: the thread fourth is not in docs/threads.md",
+    "store/engine/threads.h:7: the thread fifth is not in docs/threads.md",
     "docs/threads.md: no thread is named gone",
     "store/embedded/e.h: the include guard is not KVLINK_STORE_EMBEDDED_E_H_",
     "store/embedded/e.h:2: <rocksdb/db.h> is of RocksDB, which may be included only in store/engine",
