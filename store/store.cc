@@ -1,6 +1,13 @@
+// Names, and what the interfaces build from their own virtual methods: single documents from batches, deletion by
+// prefix from listing and deleting, reads of many from single ones.
 #include "store/store.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 
 namespace kvlink::store {
 namespace {
@@ -24,6 +31,66 @@ int SequenceLength(absl::string_view text) {
 }
 
 }  // namespace
+
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> EncodingStore::ReadMany(DeviceLanding* landing,
+                                                                            absl::string_view ns, Codec codec,
+                                                                            absl::Span<const ReadRequest> requests,
+                                                                            absl::Time deadline) {
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
+  for (const ReadRequest& one : requests) {
+    leases.push_back(ReadTo(landing, ns, one.identity, codec, one.etag, deadline));
+  }
+  return leases;
+}
+
+absl::Status DocumentCatalog::PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
+  KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, {DocumentPut{std::string(id), entry}}));
+  return put[0];
+}
+
+absl::StatusOr<CatalogEntry> DocumentCatalog::GetDocument(absl::string_view ns, absl::string_view id) {
+  KVLINK_ASSIGN_OR_RETURN(auto got, GetDocuments(ns, {std::string(id)}));
+  return std::move(got[0]);
+}
+
+absl::Status DocumentCatalog::DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation) {
+  KVLINK_ASSIGN_OR_RETURN(const auto deleted, DeleteDocuments(ns, {DocumentDeletion{std::string(id), generation}}));
+  return deleted[0];
+}
+
+absl::StatusOr<int64_t> DocumentCatalog::DeletePrefix(absl::string_view ns, absl::string_view prefix,
+                                                      uint64_t generation) {
+  int64_t count = 0;
+  std::vector<DocumentDeletion> deletions;
+  const auto flush = [&]() -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(const auto deleted, DeleteDocuments(ns, deletions));
+    for (const absl::Status& status : deleted) {
+      if (!status.ok() && !absl::IsFailedPrecondition(status)) return status;
+      count += status.ok() ? 1 : 0;
+    }
+    deletions.clear();
+    return absl::OkStatus();
+  };
+  if (!prefix.empty()) {
+    // The listing begins after the prefix, which may be a document itself.
+    const auto itself = GetDocument(ns, prefix);
+    if (itself.ok()) deletions.push_back({std::string(prefix), std::max(itself->generation, generation)});
+    if (!itself.ok() && !absl::IsNotFound(itself.status())) return itself.status();
+  }
+  std::string after(prefix);
+  while (true) {
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<DocumentInfo> page, ListDocuments(ns, after, kMaxCatalogBatch));
+    bool more = static_cast<int64_t>(page.size()) == kMaxCatalogBatch;
+    for (const DocumentInfo& document : page) {
+      more = more && absl::StartsWith(document.id, prefix);
+      if (!absl::StartsWith(document.id, prefix)) break;
+      deletions.push_back({document.id, std::max(document.generation, generation)});
+    }
+    if (!page.empty()) after = page.back().id;
+    KVLINK_RETURN_IF_ERROR(flush());
+    if (!more) return count;
+  }
+}
 
 absl::Status ValidateName(absl::string_view what, absl::string_view name) {
   if (name.empty() || name.size() > 255) {

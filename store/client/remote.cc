@@ -74,14 +74,20 @@ class Remote : public RemoteStore {
     return path->AllocateSlabs(bytes);
   }
 
-  absl::Status PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override {
-    return catalog_.Put(ns, id, entry);
+  absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
+                                                         absl::Span<const DocumentPut> documents) override {
+    return catalog_.Put(ns, documents);
   }
-  absl::StatusOr<CatalogEntry> GetDocument(absl::string_view ns, absl::string_view id) override {
-    return catalog_.Get(ns, id);
+  absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
+                                                                         absl::Span<const std::string> ids) override {
+    return catalog_.Get(ns, ids);
   }
-  absl::Status DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation) override {
-    return catalog_.Delete(ns, id, generation);
+  absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(absl::string_view ns,
+                                                            absl::Span<const DocumentDeletion> documents) override {
+    return catalog_.Delete(ns, documents);
+  }
+  absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
+    return absl::UnimplementedError("a node does not delete namespaces yet");
   }
   absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                           int64_t limit) override {

@@ -71,21 +71,47 @@ class EmbeddedStore : public Store {
     return engine_->Remove(ns, identity);
   }
 
-  absl::Status PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override {
+  absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
+                                                         absl::Span<const DocumentPut> documents) override {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-    KVLINK_RETURN_IF_ERROR(ValidateName("document id", id));
-    return engine_->PutEntry(ns, id, entry);
+    for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
+    std::vector<absl::Status> statuses;
+    while (statuses.size() < documents.size()) {
+      std::vector<Engine::EntryPut> group;
+      int64_t bytes = 0;
+      for (const DocumentPut& one : documents.subspan(statuses.size(), kMaxCatalogBatch)) {
+        for (const CatalogPart& part : one.entry.parts) bytes += static_cast<int64_t>(4 * part.tokens.size());
+        if (!group.empty() && bytes > kMaxCatalogBatchBytes) break;
+        group.push_back({one.id, &one.entry});
+      }
+      KVLINK_ASSIGN_OR_RETURN(const auto committed, engine_->PutEntries(ns, group));
+      statuses.insert(statuses.end(), committed.begin(), committed.end());
+    }
+    return statuses;
   }
-  absl::StatusOr<CatalogEntry> GetDocument(absl::string_view ns, absl::string_view id) override {
+  absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
+                                                                         absl::Span<const std::string> ids) override {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-    KVLINK_RETURN_IF_ERROR(ValidateName("document id", id));
-    return engine_->GetEntry(ns, id);
+    for (const std::string& id : ids) KVLINK_RETURN_IF_ERROR(ValidateName("document id", id));
+    std::vector<absl::StatusOr<CatalogEntry>> entries;
+    for (const std::string& id : ids) entries.push_back(engine_->GetEntry(ns, id));
+    return entries;
   }
-  absl::Status DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation) override {
-    CatalogEntry tombstone;
-    tombstone.generation = generation;
-    tombstone.tombstone = true;
-    return PutDocument(ns, id, tombstone);
+  absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(absl::string_view ns,
+                                                            absl::Span<const DocumentDeletion> documents) override {
+    std::vector<DocumentPut> tombstones;
+    for (const DocumentDeletion& one : documents) {
+      CatalogEntry tombstone;
+      tombstone.generation = one.generation;
+      tombstone.tombstone = true;
+      tombstones.push_back({one.id, std::move(tombstone)});
+    }
+    return PutDocuments(ns, tombstones);
+  }
+  absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
+    KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+    KVLINK_ASSIGN_OR_RETURN(const auto deleted, engine_->DeleteNamespace(ns));
+    return NamespaceDeletion{deleted.documents, deleted.encodings};
   }
   absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                           int64_t limit) override {

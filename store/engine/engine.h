@@ -215,12 +215,24 @@ class Engine {
   // Catalog. Order of entries of one document: generation, then tombstones over others, then serialised bytes; the
   // greatest stays.
   absl::Status PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry);
+  // Many in one commit. One status per entry, in order; the status of the call is that of the commit, and where it is
+  // an error nothing has changed.
+  struct EntryPut {
+    absl::string_view id;
+    const CatalogEntry* entry;
+  };
+  absl::StatusOr<std::vector<absl::Status>> PutEntries(absl::string_view ns, absl::Span<const EntryPut> puts);
   absl::StatusOr<CatalogEntry> GetEntry(absl::string_view ns, absl::string_view id);
   absl::StatusOr<std::vector<Document>> ListEntries(absl::string_view ns, absl::string_view after, int64_t limit);
 
   // Namespaces. Durable on return, and applies at once: what is over a lower limit is evicted in the background.
   // INVALID_ARGUMENT: a negative limit, no name.
   absl::Status PutNamespace(absl::string_view ns, const NamespaceSettings& settings);
+  // Deletes documents, tombstones, encodings and limits of a namespace, in commits of a bounded size.
+  struct NamespaceDeleted {
+    int64_t documents = 0, encodings = 0;
+  };
+  absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns);
   // Those that PutNamespace was called for.
   std::map<std::string, NamespaceSettings> NamespaceSettingsAll();
 
@@ -284,6 +296,7 @@ class Engine {
 
   // engine_namespaces.cc
   absl::Status LoadNamespaces();
+  absl::Status ForgetNamespace(absl::string_view ns);  // its limits
 
   // engine_verify.cc
   void VerifyIndex(std::vector<std::string>* problems);

@@ -1,5 +1,9 @@
-// The engine's catalog: documents, tombstones, and who refers to which identity.
+// The engine's catalog: documents, tombstones, and who refers to which identity. Changes are made many at a time: a
+// batch is worked out in memory against what the index holds, so that its documents see each other, and becomes durable
+// in one commit.
 #include <algorithm>
+#include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -11,64 +15,207 @@
 namespace kvlink::engine {
 namespace {
 
+constexpr int64_t kDeletedAtATime = 1024;  // of a namespace, in one commit
+
 std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
   std::set<Identity> identities;
   for (const CatalogPart& part : entry.parts) identities.insert(part.identity);
   return identities;
 }
 
-}  // namespace
+// A batch of changes to the catalog of one namespace, not yet in the index.
+class CatalogChanges {
+ public:
+  CatalogChanges(const Index* index, absl::string_view ns) : index_(*index), ns_(ns) {}
 
-absl::Status Engine::PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
-  KVLINK_RETURN_IF_ERROR(Writable());
-  const std::string bytes = SerializeCatalogEntry(entry);
-  KVLINK_RETURN_IF_ERROR(ParseCatalogEntry(bytes).status());
-  MutexLock lock(&commit_mutex_);
-  KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> old_bytes, index_->GetEntry(ns, id));
-  CatalogEntry old;
-  bool existed = false;
-  if (old_bytes.has_value()) {
-    // One that does not parse is replaced: nothing else could repair it.
-    auto parsed = ParseCatalogEntry(*old_bytes);
-    if (absl::IsUnimplemented(parsed.status())) return parsed.status();
-    if (parsed.ok()) {
-      old = *std::move(parsed);
-      existed = true;
+  // FAILED_PRECONDITION: what is there is greater. `bytes`: the serialised entry.
+  absl::Status Put(absl::string_view id, const CatalogEntry& entry, std::string bytes) {
+    KVLINK_ASSIGN_OR_RETURN(Document* const document, Find(id));
+    if (document->bytes.has_value()) {
       const auto rank = [](const CatalogEntry& e, const std::string& b) {
         return std::tie(e.generation, e.tombstone, b);
       };
-      if (rank(old, *old_bytes) > rank(entry, bytes)) {
-        return absl::FailedPreconditionError(absl::StrCat("document ", id, ": generation ", old.generation,
-                                                          old.tombstone ? " (deleted)" : "", " is there, ",
+      const CatalogEntry& there = document->entry;
+      if (rank(there, *document->bytes) > rank(entry, bytes)) {
+        return absl::FailedPreconditionError(absl::StrCat("document ", id, ": generation ", there.generation,
+                                                          there.tombstone ? " (deleted)" : "", " is there, ",
                                                           entry.generation, " does not replace it"));
       }
-      if (*old_bytes == bytes) return absl::OkStatus();
+      if (*document->bytes == bytes) return absl::OkStatus();
+    }
+    const std::set<Identity> before = IdentitiesOf(document->entry), after = IdentitiesOf(entry);
+    for (const Identity& identity : before) references_[identity][std::string(id)] = false;
+    for (const Identity& identity : after) references_[identity][std::string(id)] = true;
+    documents_ += (entry.tombstone ? 0 : 1) - (document->live() ? 1 : 0);
+    document->entry = entry;
+    document->bytes = std::move(bytes);
+    document->changed = true;
+    return absl::OkStatus();
+  }
+
+  bool empty() const { return references_.empty() && documents_ == 0 && !AnyChanged(); }
+  // By how much the number of documents grows.
+  int64_t documents() const { return documents_; }
+  void AddTo(IndexBatch* batch) const {
+    for (const auto& [id, document] : found_) {
+      if (document.changed) batch->PutEntry(ns_, id, *document.bytes);
+    }
+    for (const auto& [identity, ids] : references_) {
+      for (const auto& [id, refers] : ids) {
+        if (refers) {
+          batch->AddReference(ns_, identity, id);
+        } else {
+          batch->DeleteReference(ns_, identity, id);
+        }
+      }
     }
   }
-  IndexBatch batch(index_.get());
-  batch.PutEntry(ns, id, bytes);
-  const std::set<Identity> before = IdentitiesOf(old), after = IdentitiesOf(entry);
-  std::vector<EncodingKey> orphans;
-  for (const Identity& identity : after) batch.AddReference(ns, identity, id);
-  for (const Identity& identity : before) {
-    if (after.contains(identity)) continue;
-    batch.DeleteReference(ns, identity, id);
-    KVLINK_ASSIGN_OR_RETURN(const bool elsewhere, index_->ReferredElsewhere(ns, identity, id));
-    if (elsewhere) continue;
-    for (EncodingKey& key : table_.Variants(ns, identity)) orphans.push_back(std::move(key));
+  // Identities that lost a reference in the batch and have none left.
+  absl::StatusOr<std::vector<Identity>> Orphans() const {
+    std::vector<Identity> orphans;
+    for (const auto& [identity, ids] : references_) {
+      if (std::any_of(ids.begin(), ids.end(), [](const auto& one) { return one.second; })) continue;
+      KVLINK_ASSIGN_OR_RETURN(const bool referred, index_.ReferredBy(ns_, identity, [&ids = ids](absl::string_view id) {
+        return ids.find(std::string(id)) == ids.end();
+      }));
+      if (!referred) orphans.push_back(identity);
+    }
+    return orphans;
   }
-  const int64_t change = (entry.tombstone ? 0 : 1) - (existed && !old.tombstone ? 1 : 0);
-  int64_t documents = change;
+
+ private:
+  struct Document {
+    CatalogEntry entry;
+    std::optional<std::string> bytes;  // none: there is none, or it does not parse
+    bool changed = false;
+    bool live() const { return bytes.has_value() && !entry.tombstone; }
+  };
+
+  bool AnyChanged() const {
+    return std::any_of(found_.begin(), found_.end(), [](const auto& one) { return one.second.changed; });
+  }
+  absl::StatusOr<Document*> Find(absl::string_view id) {
+    const auto [it, is_new] = found_.try_emplace(std::string(id));
+    if (!is_new) return &it->second;
+    auto bytes = index_.GetEntry(ns_, id);
+    if (!bytes.ok()) {
+      found_.erase(it);
+      return bytes.status();
+    }
+    if (!bytes->has_value()) return &it->second;
+    // One that does not parse is replaced: nothing else could repair it.
+    auto parsed = ParseCatalogEntry(**bytes);
+    if (absl::IsUnimplemented(parsed.status())) {
+      found_.erase(it);
+      return parsed.status();
+    }
+    if (parsed.ok()) {
+      it->second.entry = *std::move(parsed);
+      it->second.bytes = *std::move(bytes);
+    }
+    return &it->second;
+  }
+
+  const Index& index_;
+  const absl::string_view ns_;
+  std::map<std::string, Document> found_;
+  std::map<Identity, std::map<std::string, bool>> references_;  // identity -> document -> whether it refers to it
+  int64_t documents_ = 0;
+};
+
+}  // namespace
+
+absl::Status Engine::PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
+  KVLINK_ASSIGN_OR_RETURN(const auto put, PutEntries(ns, {EntryPut{id, &entry}}));
+  return put[0];
+}
+
+absl::StatusOr<std::vector<absl::Status>> Engine::PutEntries(absl::string_view ns, absl::Span<const EntryPut> puts) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  std::vector<absl::Status> statuses(puts.size());
+  std::vector<std::string> bytes(puts.size());
+  for (size_t i = 0; i < puts.size(); ++i) {
+    bytes[i] = SerializeCatalogEntry(*puts[i].entry);
+    statuses[i] = ParseCatalogEntry(bytes[i]).status();
+  }
+  MutexLock lock(&commit_mutex_);
+  CatalogChanges changes(index_.get(), ns);
+  for (size_t i = 0; i < puts.size(); ++i) {
+    if (statuses[i].ok()) statuses[i] = changes.Put(puts[i].id, *puts[i].entry, std::move(bytes[i]));
+  }
+  if (changes.empty()) return statuses;
+  IndexBatch batch(index_.get());
+  changes.AddTo(&batch);
+  KVLINK_ASSIGN_OR_RETURN(const std::vector<Identity> orphans, changes.Orphans());
+  std::vector<EncodingKey> keys;
+  for (const Identity& identity : orphans) {
+    for (EncodingKey& key : table_.Variants(ns, identity)) keys.push_back(std::move(key));
+  }
+  int64_t documents = changes.documents();
   if (const auto it = documents_.find(std::string(ns)); it != documents_.end()) documents += it->second;
   documents = std::max<int64_t>(documents, 0);
-  if (change != 0) {
+  if (changes.documents() != 0) {
     std::string value;
     AppendField<uint64_t>(documents, &value);
     batch.PutMeta(absl::StrCat("documents/", ns), value);
   }
-  KVLINK_RETURN_IF_ERROR(RemoveKeys(orphans, &batch, &counters_.unreferenced));
-  if (change != 0) documents_[std::string(ns)] = documents;
-  return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(RemoveKeys(keys, &batch, &counters_.unreferenced));
+  if (changes.documents() != 0) documents_[std::string(ns)] = documents;
+  return statuses;
+}
+
+absl::StatusOr<Engine::NamespaceDeleted> Engine::DeleteNamespace(absl::string_view ns) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  NamespaceDeleted deleted;
+  // Documents before encodings: a document whose encodings are gone is whole, encodings without a document are rubbish.
+  // Each pass goes on where the one before ended, so that writers do not keep it going.
+  std::string last;
+  for (bool more = true; more;) {
+    MutexLock lock(&commit_mutex_);
+    IndexBatch batch(index_.get());
+    int64_t entries = 0, documents = 0;
+    more = false;
+    KVLINK_RETURN_IF_ERROR(
+        index_->ScanEntries(ns, std::string(last), [&](absl::string_view id, absl::string_view bytes) {
+          more = entries == kDeletedAtATime;
+          if (more) return false;
+          ++entries;
+          last = std::string(id);
+          batch.DeleteEntry(ns, id);
+          // References of an entry that does not parse lead nowhere, and Verify names them.
+          const auto entry = ParseCatalogEntry(bytes);
+          if (!entry.ok()) return true;
+          for (const Identity& identity : IdentitiesOf(*entry)) batch.DeleteReference(ns, identity, id);
+          documents += entry->tombstone ? 0 : 1;
+          return true;
+        }));
+    int64_t left = 0;
+    if (const auto it = documents_.find(std::string(ns)); it != documents_.end() && more) {
+      left = std::max<int64_t>(0, it->second - documents);
+    }
+    if (more) {
+      std::string value;
+      AppendField<uint64_t>(left, &value);
+      batch.PutMeta(absl::StrCat("documents/", ns), value);
+    } else {
+      batch.DeleteMeta(absl::StrCat("documents/", ns));
+    }
+    KVLINK_RETURN_IF_ERROR(RemoveKeys({}, &batch, &counters_.removed));
+    documents_.erase(std::string(ns));
+    if (more) documents_[std::string(ns)] = left;
+    deleted.documents += documents;
+  }
+  for (Identity after;;) {
+    MutexLock lock(&commit_mutex_);
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<EncodingKey> keys, index_->ListKeys(ns, after, kDeletedAtATime));
+    if (keys.empty()) break;
+    after = keys.back().identity;
+    IndexBatch batch(index_.get());
+    KVLINK_RETURN_IF_ERROR(RemoveKeys(keys, &batch, &counters_.removed));
+    deleted.encodings += static_cast<int64_t>(keys.size());
+  }
+  KVLINK_RETURN_IF_ERROR(ForgetNamespace(ns));
+  return deleted;
 }
 
 absl::StatusOr<CatalogEntry> Engine::GetEntry(absl::string_view ns, absl::string_view id) {

@@ -45,6 +45,18 @@ absl::Status Engine::PutNamespace(absl::string_view ns, const NamespaceSettings&
   return absl::OkStatus();
 }
 
+absl::Status Engine::ForgetNamespace(absl::string_view ns) {
+  {
+    MutexLock lock(&commit_mutex_);
+    IndexBatch batch(index_.get());
+    batch.DeleteMeta(absl::StrCat(kNamespacePrefix, ns));
+    KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
+    table_.ForgetLimits(ns);
+  }
+  AskMaintenance();
+  return absl::OkStatus();
+}
+
 std::map<std::string, NamespaceSettings> Engine::NamespaceSettingsAll() { return table_.LimitsAll(); }
 
 }  // namespace kvlink::engine

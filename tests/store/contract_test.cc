@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -13,6 +14,7 @@
 namespace kvlink::store {
 namespace {
 
+using ::kvlink::testing::CompareLayer;
 using ::kvlink::testing::EmptyDramTier;
 using ::kvlink::testing::EntryOf;
 using ::kvlink::testing::MakeSynthetic;
@@ -157,6 +159,144 @@ TEST_P(StoreContractTest, CatalogKeepsTheHighestGenerationAndDropsWhatNothingRef
   EXPECT_EQ(store->ListDocuments("ns", "", 1)->size(), 1u);
   EXPECT_EQ(store->Stats()->namespaces[0].documents, 2);
   EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+TEST_P(StoreContractTest, CatalogTakesManyAtATime) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2), c = MakeSynthetic(3);
+  for (const Synthetic* s : {&a, &b, &c}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  // More than a group, some of an entry large enough that bytes bound it.
+  std::vector<DocumentPut> puts;
+  for (int i = 0; i < 1500; ++i) puts.push_back({absl::StrCat("d", 10000 + i), EntryOf({i % 2 ? &a : &b}, 5)});
+  for (int i = 0; i < 3; ++i) {
+    puts[700 + i].entry.parts[0].tokens.assign(500000, 7);
+  }
+  auto put = store->PutDocuments("ns", puts);
+  ASSERT_TRUE(put.ok()) << put.status();
+  ASSERT_EQ(put->size(), puts.size());
+  EXPECT_THAT(*put, ::testing::Each(absl::OkStatus()));
+  EXPECT_EQ(store->Stats()->namespaces[0].documents, 1500);
+
+  // Each document has a status of its own, and documents of a call see each other.
+  put = store->PutDocuments("ns", {{"d10000", EntryOf({&c}, 4)},
+                                   {"twice", EntryOf({&c}, 8)},
+                                   {"twice", EntryOf({&c}, 7)},
+                                   {"new", EntryOf({&c}, 1)}});
+  ASSERT_TRUE(put.ok()) << put.status();
+  ASSERT_EQ(put->size(), 4u);
+  EXPECT_TRUE(absl::IsFailedPrecondition((*put)[0]));
+  EXPECT_TRUE((*put)[1].ok() && (*put)[3].ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition((*put)[2]));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      store->PutDocuments("ns", {{"good", EntryOf({&c}, 1)}, {"", EntryOf({&c}, 1)}}).status()));
+
+  std::vector<std::string> ids;
+  for (const DocumentPut& one : puts) ids.push_back(one.id);
+  ids[3] = "never there";
+  auto got = store->GetDocuments("ns", ids);
+  ASSERT_TRUE(got.ok()) << got.status();
+  ASSERT_EQ(got->size(), ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i == 3) {
+      EXPECT_TRUE(absl::IsNotFound((*got)[i].status()));
+    } else {
+      ASSERT_TRUE((*got)[i].ok()) << (*got)[i].status();
+      EXPECT_EQ((*got)[i]->parts[0].tokens, puts[i].entry.parts[0].tokens);
+    }
+  }
+  EXPECT_TRUE(store->PutDocuments("ns", {})->empty());
+  EXPECT_TRUE(store->GetDocuments("ns", {})->empty());
+
+  // Encodings go with the last document of a batch that refers to them, wherever in it.
+  std::vector<DocumentDeletion> deletions;
+  for (int i = 0; i < 1500; i += 2) deletions.push_back({puts[i].id, 5});
+  auto deleted = store->DeleteDocuments("ns", deletions);
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_THAT(*deleted, ::testing::Each(absl::OkStatus()));
+  EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", b)));
+  EXPECT_TRUE(ReadAndCompare(store, "ns", a).ok());
+  EXPECT_EQ(store->Stats()->namespaces[0].documents, 752);
+  EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+TEST_P(StoreContractTest, DeletesByPrefix) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  ASSERT_TRUE(store
+                  ->PutDocuments("ns", {{"dir", EntryOf({&a}, 3)},
+                                        {"dir/1", EntryOf({&a}, 9)},
+                                        {"dir/2", EntryOf({&a}, 1)},
+                                        {"dis", EntryOf({&b}, 1)}})
+                  .ok());
+  EXPECT_EQ(*store->DeletePrefix("ns", "nothing", 0), 0);
+  EXPECT_EQ(*store->DeletePrefix("ns", "dir/", 0), 2);
+  EXPECT_TRUE(store->GetDocument("ns", "dir").ok());
+  EXPECT_EQ(*store->DeletePrefix("ns", "dir", 4), 1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "dir", EntryOf({&a}, 4))));
+  EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", a)));
+  EXPECT_TRUE(ReadAndCompare(store, "ns", b).ok());
+  EXPECT_EQ(*store->DeletePrefix("ns", "", 0), 1);
+  EXPECT_TRUE(store->ListDocuments("ns", "", 10)->empty());
+}
+
+TEST_P(StoreContractTest, DeletesANamespaceForGood) {
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  {
+    Store* const store = Open();
+    for (const char* ns : {"ns", "ns2"}) {
+      for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put(ns, s->manifest, s->spans(), Soon()).ok());
+      ASSERT_TRUE(store->PutDocuments(ns, {{"one", EntryOf({&a}, 3)}, {"two", EntryOf({&a}, UINT64_MAX)}}).ok());
+      ASSERT_TRUE(store->DeleteDocument(ns, "two", UINT64_MAX).ok());
+    }
+    ASSERT_TRUE(store->Pin("ns", b.manifest.identity, b.manifest.codec).ok());
+    const auto deleted = store->DeleteNamespace("ns");
+    if (absl::IsUnimplemented(deleted.status())) GTEST_SKIP() << deleted.status();
+    ASSERT_TRUE(deleted.ok()) << deleted.status();
+    EXPECT_EQ(deleted->documents, 1);
+    EXPECT_EQ(deleted->encodings, 2);
+    for (const Synthetic* s : {&a, &b}) EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "ns", *s)));
+    for (const Synthetic* s : {&a, &b}) EXPECT_TRUE(ReadAndCompare(store, "ns2", *s).ok());
+    EXPECT_TRUE(store->DeleteNamespace("never there").ok());
+  }
+  Store* const store = Open();
+  EXPECT_TRUE(store->ListDocuments("ns", "", 10)->empty());
+  // No tombstone is left, so that nothing locks an id for ever.
+  ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
+  EXPECT_TRUE(store->PutDocument("ns", "two", EntryOf({&a}, 1)).ok());
+  EXPECT_TRUE(store->GetDocument("ns2", "one").ok());
+  EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+TEST_P(StoreContractTest, ReadsManyAtOnce) {
+  Store* const store = Open();
+  std::vector<Synthetic> documents;
+  std::vector<ReadRequest> requests;
+  for (int i = 0; i < 20; ++i) {
+    documents.push_back(MakeSynthetic(i + 1, 2, 40 + i));
+    const Synthetic& one = documents.back();
+    if (i != 7) {
+      ASSERT_TRUE(store->Put("ns", one.manifest, one.spans(), Soon()).ok());
+    }
+    requests.push_back({one.manifest.identity, one.manifest.etag});
+  }
+  requests[9].etag = requests[8].etag;
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_TRUE(EmptyDramTier(store));
+    auto leases = store->ReadMany(nullptr, "ns", Codec::kRawBf16, requests, Soon());
+    ASSERT_EQ(leases.size(), requests.size());
+    for (size_t i = 0; i < leases.size(); ++i) {
+      if (i == 7 || i == 9) {
+        EXPECT_TRUE(absl::IsNotFound(leases[i].status())) << leases[i].status();
+        continue;
+      }
+      ASSERT_TRUE(leases[i].ok()) << leases[i].status();
+      for (size_t layer = 0; layer < 2; ++layer) {
+        EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Soon()), absl::OkStatus());
+      }
+    }
+  }
+  EXPECT_TRUE(store->ReadMany(nullptr, "ns", Codec::kRawBf16, {}, Soon()).empty());
 }
 
 TEST_P(StoreContractTest, RemovedEncodingsStayReadableUnderTheirLeases) {

@@ -21,16 +21,14 @@ absl::Time DeadlineFor(absl::Duration timeout, int64_t bytes) {
   return SteadyNow() + timeout + absl::Seconds(bytes >> 24);
 }
 
-absl::Status CheckNames(absl::string_view ns, absl::string_view id) {
-  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-  return ValidateName("document id", id);
-}
-
-// The result of the one document that was asked about.
+// Appends the results of the documents that were asked about.
 template <typename Response>
-absl::Status OnlyResult(const Response& response) {
-  if (response.results_size() != 1) return absl::UnavailableError("the node answered about other documents");
-  return absl::Status(static_cast<absl::StatusCode>(response.results(0).code()), response.results(0).message());
+absl::Status AppendResults(const Response& response, int asked, std::vector<absl::Status>* statuses) {
+  if (response.results_size() != asked) return absl::UnavailableError("the node answered about other documents");
+  for (const v1::Result& result : response.results()) {
+    statuses->emplace_back(static_cast<absl::StatusCode>(result.code()), result.message());
+  }
+  return absl::OkStatus();
 }
 
 int64_t ValueOf(const v1::StatsResponse& response, const char* name) {
@@ -40,41 +38,73 @@ int64_t ValueOf(const v1::StatsResponse& response, const char* name) {
 
 }  // namespace
 
-absl::Status Catalog::Put(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
-  KVLINK_RETURN_IF_ERROR(CheckNames(ns, id));
-  v1::PutDocumentsRequest request;
-  request.set_ns(std::string(ns));
-  v1::Document* const document = request.add_documents();
-  document->set_id(std::string(id));
-  document->set_entry(SerializeCatalogEntry(entry));
-  v1::Results response;
-  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::PutDocuments, request, &response,
-                                        DeadlineFor(timeout_, static_cast<int64_t>(document->entry().size()))));
-  return OnlyResult(response);
+absl::StatusOr<std::vector<absl::Status>> Catalog::Put(absl::string_view ns, absl::Span<const DocumentPut> documents) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
+  std::vector<absl::Status> statuses;
+  for (size_t next = 0; next < documents.size();) {
+    v1::PutDocumentsRequest request;
+    request.set_ns(std::string(ns));
+    int64_t bytes = 0;
+    for (; next < documents.size() && request.documents_size() < kMaxCatalogBatch; ++next) {
+      std::string entry = SerializeCatalogEntry(documents[next].entry);
+      const int64_t more = static_cast<int64_t>(entry.size() + documents[next].id.size());
+      if (bytes > 0 && bytes + more > kMaxCatalogBatchBytes) break;
+      bytes += more;
+      v1::Document* const document = request.add_documents();
+      document->set_id(documents[next].id);
+      document->set_entry(std::move(entry));
+    }
+    v1::Results response;
+    KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::PutDocuments, request, &response, DeadlineFor(timeout_, 16 * bytes)));
+    KVLINK_RETURN_IF_ERROR(AppendResults(response, request.documents_size(), &statuses));
+  }
+  return statuses;
 }
 
-absl::StatusOr<CatalogEntry> Catalog::Get(absl::string_view ns, absl::string_view id) {
-  KVLINK_RETURN_IF_ERROR(CheckNames(ns, id));
-  v1::GetDocumentsRequest request;
-  request.set_ns(std::string(ns));
-  request.add_ids(std::string(id));
-  v1::GetDocumentsResponse response;
-  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::GetDocuments, request, &response, DeadlineFor(timeout_, 0)));
-  KVLINK_RETURN_IF_ERROR(OnlyResult(response));
-  if (response.entries_size() != 1) return absl::UnavailableError("the node answered about other documents");
-  return ParseCatalogEntry(response.entries(0));
+absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Catalog::Get(absl::string_view ns,
+                                                                       absl::Span<const std::string> ids) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  for (const std::string& id : ids) KVLINK_RETURN_IF_ERROR(ValidateName("document id", id));
+  std::vector<absl::StatusOr<CatalogEntry>> entries;
+  while (entries.size() < ids.size()) {
+    v1::GetDocumentsRequest request;
+    request.set_ns(std::string(ns));
+    for (const std::string& id : ids.subspan(entries.size(), kMaxCatalogBatch)) request.add_ids(id);
+    v1::GetDocumentsResponse response;
+    KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::GetDocuments, request, &response, DeadlineFor(timeout_, 64 << 20)));
+    std::vector<absl::Status> statuses;
+    KVLINK_RETURN_IF_ERROR(AppendResults(response, request.ids_size(), &statuses));
+    if (response.entries_size() != request.ids_size()) {
+      return absl::UnavailableError("the node answered about other documents");
+    }
+    for (int i = 0; i < request.ids_size(); ++i) {
+      // Large entries fill an answer before all are in it: the rest is asked for again, and at least one came.
+      if (absl::IsResourceExhausted(statuses[i]) && i > 0) break;
+      entries.push_back(statuses[i].ok() ? ParseCatalogEntry(response.entries(i)) : statuses[i]);
+    }
+  }
+  return entries;
 }
 
-absl::Status Catalog::Delete(absl::string_view ns, absl::string_view id, uint64_t generation) {
-  KVLINK_RETURN_IF_ERROR(CheckNames(ns, id));
-  v1::DeleteDocumentsRequest request;
-  request.set_ns(std::string(ns));
-  v1::DeletedDocument* const document = request.add_documents();
-  document->set_id(std::string(id));
-  document->set_generation(generation);
-  v1::Results response;
-  KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::DeleteDocuments, request, &response, DeadlineFor(timeout_, 0)));
-  return OnlyResult(response);
+absl::StatusOr<std::vector<absl::Status>> Catalog::Delete(absl::string_view ns,
+                                                          absl::Span<const DocumentDeletion> documents) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  for (const DocumentDeletion& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
+  std::vector<absl::Status> statuses;
+  for (size_t begin = 0; begin < documents.size(); begin += kMaxCatalogBatch) {
+    v1::DeleteDocumentsRequest request;
+    request.set_ns(std::string(ns));
+    for (const DocumentDeletion& one : documents.subspan(begin, kMaxCatalogBatch)) {
+      v1::DeletedDocument* const document = request.add_documents();
+      document->set_id(one.id);
+      document->set_generation(one.generation);
+    }
+    v1::Results response;
+    KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::DeleteDocuments, request, &response, DeadlineFor(timeout_, 64 << 20)));
+    KVLINK_RETURN_IF_ERROR(AppendResults(response, request.documents_size(), &statuses));
+  }
+  return statuses;
 }
 
 absl::StatusOr<std::vector<DocumentInfo>> Catalog::List(absl::string_view ns, absl::string_view after, int64_t limit) {

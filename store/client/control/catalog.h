@@ -5,11 +5,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "store/client/control/control.h"
 #include "store/store.h"
 
@@ -19,9 +21,11 @@ class Catalog {
  public:
   Catalog(Control* control, absl::Duration timeout) : control_(control), timeout_(timeout) {}
 
-  absl::Status Put(absl::string_view ns, absl::string_view id, const CatalogEntry& entry);
-  absl::StatusOr<CatalogEntry> Get(absl::string_view ns, absl::string_view id);
-  absl::Status Delete(absl::string_view ns, absl::string_view id, uint64_t generation);
+  // One call for up to kMaxCatalogBatch documents and kMaxCatalogBatchBytes.
+  absl::StatusOr<std::vector<absl::Status>> Put(absl::string_view ns, absl::Span<const DocumentPut> documents);
+  absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Get(absl::string_view ns,
+                                                                absl::Span<const std::string> ids);
+  absl::StatusOr<std::vector<absl::Status>> Delete(absl::string_view ns, absl::Span<const DocumentDeletion> documents);
   absl::StatusOr<std::vector<DocumentInfo>> List(absl::string_view ns, absl::string_view after, int64_t limit);
   absl::StatusOr<std::vector<Store::Listed>> ListEncodings(absl::string_view ns, const Identity& after, int64_t limit);
   absl::StatusOr<StoreStats> Stats();

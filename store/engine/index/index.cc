@@ -124,6 +124,10 @@ void IndexBatch::PutEntry(absl::string_view ns, absl::string_view id, const std:
   batch_.Put(index_->families_[Index::kCatalog], EntryKey(ns, id), entry);
 }
 
+void IndexBatch::DeleteEntry(absl::string_view ns, absl::string_view id) {
+  batch_.Delete(index_->families_[Index::kCatalog], EntryKey(ns, id));
+}
+
 void IndexBatch::AddReference(absl::string_view ns, const Identity& identity, absl::string_view id) {
   batch_.Put(index_->families_[Index::kReference], ReferenceKey(ns, identity, id), "");
 }
@@ -134,6 +138,10 @@ void IndexBatch::DeleteReference(absl::string_view ns, const Identity& identity,
 
 void IndexBatch::PutMeta(absl::string_view name, absl::string_view value) {
   batch_.Put(index_->families_[Index::kDefault], ToSlice(name), ToSlice(value));
+}
+
+void IndexBatch::DeleteMeta(absl::string_view name) {
+  batch_.Delete(index_->families_[Index::kDefault], ToSlice(name));
 }
 
 absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory, const Options& options) {
@@ -344,14 +352,14 @@ bool Index::HasReference(absl::string_view ns, const Identity& identity, absl::s
   return db_->Get(Checked(), families_[kReference], ReferenceKey(ns, identity, id), &value).ok();
 }
 
-absl::StatusOr<bool> Index::ReferredElsewhere(absl::string_view ns, const Identity& identity,
-                                              absl::string_view except) const {
+absl::StatusOr<bool> Index::ReferredBy(absl::string_view ns, const Identity& identity,
+                                       absl::FunctionRef<bool(absl::string_view id)> counts) const {
   std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Checked(), families_[kReference]));
   const std::string prefix = ReferencePrefix(ns, identity);
   for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
     absl::string_view id = ToView(it->key());
     id.remove_prefix(prefix.size());
-    if (id != except) return true;
+    if (counts(id)) return true;
   }
   KVLINK_RETURN_IF_ERROR(FromRocks(it->status(), "read references from"));
   return false;

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "proto/manifest.h"
@@ -37,9 +38,11 @@ class IndexBatch {
   void PutEncoding(const EncodingKey& key, const Location& location, const std::string& manifest);
   void DeleteEncoding(const EncodingKey& key);
   void PutEntry(absl::string_view ns, absl::string_view id, const std::string& entry);
+  void DeleteEntry(absl::string_view ns, absl::string_view id);
   void AddReference(absl::string_view ns, const Identity& identity, absl::string_view id);
   void DeleteReference(absl::string_view ns, const Identity& identity, absl::string_view id);
   void PutMeta(absl::string_view name, absl::string_view value);
+  void DeleteMeta(absl::string_view name);
 
  private:
   friend class Index;
@@ -96,9 +99,9 @@ class Index {
   absl::Status ScanReferences(
       const std::function<void(absl::string_view ns, const Identity& identity, absl::string_view id)>& reference) const;
   bool HasReference(absl::string_view ns, const Identity& identity, absl::string_view id) const;
-  // Whether a document other than `except` refers to the identity.
-  absl::StatusOr<bool> ReferredElsewhere(absl::string_view ns, const Identity& identity,
-                                         absl::string_view except) const;
+  // Whether a document for which `counts` is true refers to the identity.
+  absl::StatusOr<bool> ReferredBy(absl::string_view ns, const Identity& identity,
+                                  absl::FunctionRef<bool(absl::string_view id)> counts) const;
 
   absl::StatusOr<std::optional<std::string>> GetMeta(absl::string_view name) const;
   // Names with a prefix, and their values.

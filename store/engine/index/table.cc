@@ -198,6 +198,12 @@ void Table::SetLimits(absl::string_view ns, const NamespaceSettings& limits) {
   NamespaceOf(ns).limits = limits;
 }
 
+void Table::ForgetLimits(absl::string_view ns) {
+  MutexLock lock(&mutex_);
+  const auto it = namespaces_.find(std::string(ns));
+  if (it != namespaces_.end()) it->second.limits.reset();
+}
+
 std::map<std::string, NamespaceSettings> Table::LimitsAll() const {
   std::map<std::string, NamespaceSettings> all;
   MutexLock lock(&mutex_);

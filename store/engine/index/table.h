@@ -86,6 +86,8 @@ class Table {
 
   // Limits of namespaces. SetLimits only notes them: see OverLimit.
   void SetLimits(absl::string_view ns, const NamespaceSettings& limits);
+  // As if SetLimits had never been called.
+  void ForgetLimits(absl::string_view ns);
   std::map<std::string, NamespaceSettings> LimitsAll() const;
 
   // Blocks.

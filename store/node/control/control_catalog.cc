@@ -32,6 +32,19 @@ void AddResult(const absl::Status& status, v1::Result* result) {
   result->set_message(std::string(status.message()));
 }
 
+// Puts all that passed the checks, in one commit.
+absl::Status PutAll(engine::Engine* engine, absl::string_view ns, absl::Span<const engine::Engine::EntryPut> puts,
+                    std::vector<absl::Status> checked, v1::Results* reply) {
+  std::vector<engine::Engine::EntryPut> valid;
+  for (size_t i = 0; i < puts.size(); ++i) {
+    if (checked[i].ok()) valid.push_back(puts[i]);
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto statuses, engine->PutEntries(ns, valid));
+  size_t next = 0;
+  for (const absl::Status& status : checked) AddResult(status.ok() ? statuses[next++] : status, reply->add_results());
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 grpc::Status ControlService::PutDocuments(grpc::ServerContext* context, const v1::PutDocumentsRequest* request,
@@ -39,16 +52,19 @@ grpc::Status ControlService::PutDocuments(grpc::ServerContext* context, const v1
   return Run(context, Operation::kCatalogPut, [&](Session* session) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kWrite, request->ns()));
     KVLINK_RETURN_IF_ERROR(CheckBatch(request->documents_size()));
+    std::vector<CatalogEntry> entries(request->documents_size());
+    std::vector<engine::Engine::EntryPut> puts;
+    std::vector<absl::Status> checked;
     for (const v1::Document& document : request->documents()) {
-      const auto put = [&]() -> absl::Status {
-        if (context->IsCancelled()) return absl::CancelledError("the call has ended");
+      CatalogEntry* const entry = &entries[puts.size()];
+      puts.push_back({View(document.id()), entry});
+      checked.push_back([&]() -> absl::Status {
         KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(document.id())));
-        KVLINK_ASSIGN_OR_RETURN(const CatalogEntry entry, ParseCatalogEntry(View(document.entry())));
-        return node_->engine->PutEntry(View(request->ns()), View(document.id()), entry);
-      };
-      AddResult(put(), reply->add_results());
+        KVLINK_ASSIGN_OR_RETURN(*entry, ParseCatalogEntry(View(document.entry())));
+        return absl::OkStatus();
+      }());
     }
-    return absl::OkStatus();
+    return PutAll(node_->engine.get(), View(request->ns()), puts, std::move(checked), reply);
   });
 }
 
@@ -81,18 +97,17 @@ grpc::Status ControlService::DeleteDocuments(grpc::ServerContext* context, const
   return Run(context, Operation::kCatalogDelete, [&](Session* session) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(CheckNamespace(*session, Right::kWrite, request->ns()));
     KVLINK_RETURN_IF_ERROR(CheckBatch(request->documents_size()));
+    std::vector<CatalogEntry> tombstones(request->documents_size());
+    std::vector<engine::Engine::EntryPut> puts;
+    std::vector<absl::Status> checked;
     for (const v1::DeletedDocument& document : request->documents()) {
-      const auto put = [&]() -> absl::Status {
-        if (context->IsCancelled()) return absl::CancelledError("the call has ended");
-        KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(document.id())));
-        CatalogEntry tombstone;
-        tombstone.generation = document.generation();
-        tombstone.tombstone = true;
-        return node_->engine->PutEntry(View(request->ns()), View(document.id()), tombstone);
-      };
-      AddResult(put(), reply->add_results());
+      CatalogEntry* const tombstone = &tombstones[puts.size()];
+      tombstone->generation = document.generation();
+      tombstone->tombstone = true;
+      puts.push_back({View(document.id()), tombstone});
+      checked.push_back(ValidateName("document id", View(document.id())));
     }
-    return absl::OkStatus();
+    return PutAll(node_->engine.get(), View(request->ns()), puts, std::move(checked), reply);
   });
 }
 

@@ -67,14 +67,20 @@ class FaultyStore final : public store::Store {
     return real_->Unpin(ns, identity, codec);
   }
   absl::Status Remove(absl::string_view ns, const Identity& identity) override { return real_->Remove(ns, identity); }
-  absl::Status PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override {
-    return real_->PutDocument(ns, id, entry);
+  absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
+                                                         absl::Span<const store::DocumentPut> documents) override {
+    return real_->PutDocuments(ns, documents);
   }
-  absl::StatusOr<CatalogEntry> GetDocument(absl::string_view ns, absl::string_view id) override {
-    return real_->GetDocument(ns, id);
+  absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
+                                                                         absl::Span<const std::string> ids) override {
+    return real_->GetDocuments(ns, ids);
   }
-  absl::Status DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation) override {
-    return real_->DeleteDocument(ns, id, generation);
+  absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(
+      absl::string_view ns, absl::Span<const store::DocumentDeletion> documents) override {
+    return real_->DeleteDocuments(ns, documents);
+  }
+  absl::StatusOr<store::NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
+    return real_->DeleteNamespace(ns);
   }
   absl::StatusOr<std::vector<store::DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                                  int64_t limit) override {
