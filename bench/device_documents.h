@@ -15,8 +15,8 @@
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "base/slab.h"
+#include "kernels/device/lander.h"
 #include "kernels/kernels.h"
-#include "kernels/lander.h"
 #include "worker/files/config.h"
 
 namespace kvlink::bench {

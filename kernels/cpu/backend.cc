@@ -6,13 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "kernels/cpu/attention.h"
-#include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/attention/attention.h"
+#include "kernels/cpu/attention/attention_plan.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/linear.h"
+#include "kernels/cpu/linear/linear.h"
 #include "kernels/cpu/operations.h"
 #include "kernels/cpu/threads.h"
-#include "kernels/host.h"
+#include "kernels/device/host.h"
 #include "kernels/validate.h"
 
 namespace kvlink::kernels {

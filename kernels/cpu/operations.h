@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/threads.h"
-#include "kernels/host.h"
+#include "kernels/device/host.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::cpu {

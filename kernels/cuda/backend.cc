@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/attention_plan.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/runtime.h"

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda/operations.h"
-#include "kernels/graph.h"
+#include "kernels/device/graph.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::cuda {

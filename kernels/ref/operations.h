@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/host.h"
+#include "kernels/device/host.h"
 #include "kernels/kernels.h"
 
 namespace kvlink::kernels::ref {

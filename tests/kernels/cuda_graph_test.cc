@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/graph.h"
+#include "kernels/device/graph.h"
 #include "tests/support/cuda_emulation/backend.h"
 #include "tests/support/device_tensor.h"
 

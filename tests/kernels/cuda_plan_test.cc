@@ -8,7 +8,7 @@
 #include <set>
 #include <tuple>
 
-#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/attention/attention_plan.h"
 #include "kernels/rope.h"
 #include "tests/support/seed.h"
 

@@ -44,7 +44,7 @@ def parse(report):
 
 def main():
     root, nvcc = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "nvcc"
-    sources = sorted(glob.glob(os.path.join(root, "kernels/cuda/*.cu")))
+    sources = sorted(glob.glob(os.path.join(root, "kernels/cuda/**/*.cu"), recursive=True))
     failed = not sources
     print("%-8s %-24s %9s %7s %8s %7s" % ("arch", "kernel", "registers", "stack", "spilled", "shared"))
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/device_checksums.h"
-#include "kernels/lander.h"
+#include "kernels/device/device_checksums.h"
+#include "kernels/device/lander.h"
 #include "tests/support/backends.h"
 
 namespace kvlink::kernels {

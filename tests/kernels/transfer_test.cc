@@ -1,5 +1,5 @@
 // Copies through pinned memory, on every backend.
-#include "kernels/transfer.h"
+#include "kernels/device/transfer.h"
 
 #include <gtest/gtest.h>
 

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "kernels/host.h"
-#include "kernels/transfer.h"
+#include "kernels/device/host.h"
+#include "kernels/device/transfer.h"
 
 namespace kvlink::encode {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
-#include "kernels/device_checksums.h"
+#include "kernels/device/device_checksums.h"
 #include "worker/infer/engine_internal.h"
 
 namespace kvlink::infer {

@@ -27,7 +27,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
-#include "kernels/lander.h"
+#include "kernels/device/lander.h"
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/status.h"
-#include "kernels/graph.h"
+#include "kernels/device/graph.h"
 
 namespace kvlink::model {
 namespace {

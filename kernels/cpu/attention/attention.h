@@ -1,0 +1,21 @@
+// LinkedAttention on the CPU: runs a CpuPlan.
+#ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_
+#define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_
+
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/attention/attention_plan.h"
+#include "kernels/cpu/threads.h"
+#include "kernels/kernels.h"
+
+namespace kvlink::kernels::cpu {
+
+// `tiles` multiplies what groups of several rows read from bf16 segments; nullptr: everything in f32.
+int64_t AttentionWorkspaceBytes(const CpuPlan& plan, const AttentionParams& params, const Threads& threads,
+                                MultiplyTiles tiles);
+
+// Arguments are validated already.
+void LinkedAttention(const CpuPlan& plan, const LinkedAttentionArgs& args, const Threads& threads, MultiplyTiles tiles);
+
+}  // namespace kvlink::kernels::cpu
+
+#endif  // KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_H_

@@ -1,0 +1,59 @@
+// The two products of a wide tile in bf16 tiles (amx.h), for segments stored as raw-bf16: queries are rounded to bf16
+// once turned, exponentials once taken; sums are f32. Masks, softmax and merging are those of the f32 form.
+//
+//   scores[token][lane] = keys[token][dim] queries[dim][lane]         keys are read where they are stored
+//   sums[dim][lane]     = values^T[dim][token] weights[token][lane]   values are turned over once for all panels
+#ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
+#define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/attention/attention_plan.h"
+#include "kernels/cpu/attention/attention_reader.h"
+#include "kernels/cpu/attention/attention_simd.h"
+#include "kernels/kernels.h"
+
+namespace kvlink::kernels::cpu {
+
+// What a WideTile holds of queries, keys and values as bf16 tiles. Tokens are counted from the beginning of the split.
+// Memory is lent by the arena; not thread-safe.
+class TiledPanels {
+ public:
+  // Where `multiply` is nullptr it takes no segment, and no memory.
+  TiledPanels(MultiplyTiles multiply, const AttentionSizes& sizes, int64_t max_rows, Arena& arena);
+
+  bool Takes(const KvSegment& segment) const { return multiply_ != nullptr && segment.codec == Codec::kRawBf16; }
+  // Panel p reads with queries[dim][width].
+  void TakeQueries(int64_t p, const float* queries, int64_t width);
+  // Block `block` of the segment, of which the first `count` tokens may be read, is block `in_split` of the split. Keys
+  // may stay where they are: the segment must, too, until the next split.
+  void TakeBlock(const SegmentReader& reader, int64_t block, int64_t in_split, int64_t count);
+  // Scores of panel p over tokens [begin, end), somewhere in `scratch` [kSplitTokens][width]: returns where.
+  float* Scores(int64_t p, int64_t begin, int64_t end, int64_t width, float* scratch) const;
+  // sums[dim][width] = values times what softmax left in the same scratch, which this overwrites.
+  void Values(float* scratch, int64_t begin, int64_t end, int64_t width, float* sums) const;
+
+ private:
+  static constexpr int64_t kBlocks = kSplitTokens / kBlockTokens;
+  struct Keys {
+    const std::byte* rows = nullptr;
+    int64_t stride = 0;  // bytes
+  };
+
+  const MultiplyTiles multiply_;
+  const AttentionSizes& sizes_;
+  const AttentionKernels& kernels_;
+  const int64_t steps_;              // of kTileDepth, of a head's dimensions
+  const int64_t panel_tiles_;        // of kTileSide lanes
+  uint32_t* queries_ = nullptr;      // [panel][tile of lanes][steps_][16 pairs][16]
+  uint16_t* copied_keys_ = nullptr;  // [kSplitTokens][steps_ * kTileDepth]
+  uint16_t* values_ = nullptr;       // [step of tokens][padded dim][kTileDepth]
+  uint32_t* weights_ = nullptr;      // [tile of lanes][step of tokens][16 pairs][16]
+  Keys keys_[kBlocks];
+};
+
+}  // namespace kvlink::kernels::cpu
+
+#endif  // KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_

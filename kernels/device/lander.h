@@ -1,0 +1,77 @@
+// Brings slabs, as they are stored, into memory that attention reads: copies them to a device, expands q4.
+// Thread-safety: all methods. Lifetime: the backend and the rope outlive the object.
+#ifndef KVLINK_KERNELS_DEVICE_LANDER_H_
+#define KVLINK_KERNELS_DEVICE_LANDER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
+#include "base/slab.h"
+#include "kernels/device/transfer.h"
+#include "kernels/kernels.h"
+
+namespace kvlink::kernels {
+
+class Lander {
+ public:
+  Lander(Backend* backend, const Rope* rope) : backend_(backend), rope_(rope) {}
+
+  // What attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
+  static SlabShape Landed(SlabShape stored) {
+    if (stored.codec == Codec::kQ4) stored.codec = Codec::kRawBf16;
+    return stored;
+  }
+  // Whether slabs have to be landed at all; attention reads others where they are.
+  bool Lands(Codec stored) const { return on_device() || stored == Codec::kQ4; }
+  // Fills `out`, backend's memory of Landed(stored).slab_bytes(), from a slab in host memory, and waits for it alone:
+  // what is computed meanwhile goes on. Errors are the backend's; RESOURCE_EXHAUSTED: no memory for the way.
+  absl::Status Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  // The same on a device from pinned memory, where the slab is in parts that follow each other: copied from where it
+  // is.
+  absl::Status LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts, std::byte* out);
+  // The same where the slab is in the device's memory already; its padding is not read, and nor does it land. Where
+  // there are `copies`, parts of pinned memory that follow each other, they get the slab as it is stored.
+  absl::Status LandThere(const SlabShape& stored, const std::byte* slab, absl::Span<const absl::Span<std::byte>> copies,
+                         std::byte* out);
+
+ private:
+  // More of them than these do not make a bus faster.
+  static constexpr int kMaxLanes = 4;
+  // What one slab at a time needs.
+  struct Lane {
+    std::unique_ptr<Transfer> transfer;  // to a device
+    Buffer staging;                      // on the device: a slab of q4
+    std::unique_ptr<Stream> stream;      // expands it, copies from pinned memory
+  };
+
+  bool on_device() const { return backend_->device().type != DeviceType::kCpu; }
+  std::unique_ptr<Lane> TakeLane();
+  void GiveLane(std::unique_ptr<Lane> lane);
+  absl::Status WithLane(absl::FunctionRef<absl::Status(Lane&)> land);
+  absl::Status LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  // Where a slab has to be on the device before it is landed in `out`: `out` itself, or staging.
+  absl::StatusOr<std::byte*> Staging(Lane& lane, const SlabShape& stored, std::byte* out);
+  // Launched in the lane's stream.
+  absl::Status Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out);
+  // Also after an error: what was launched reads and writes memory that may go now.
+  static absl::Status Finish(Lane& lane, const absl::Status& launched);
+  Stream& StreamOf(Lane& lane);
+
+  Backend* const backend_;
+  const Rope* const rope_;
+  Mutex mutex_;
+  CondVar given_;
+  int lanes_ ABSL_GUARDED_BY(mutex_) = 0;  // in use, and idle
+  std::vector<std::unique_ptr<Lane>> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::kernels
+
+#endif  // KVLINK_KERNELS_DEVICE_LANDER_H_
