@@ -1,6 +1,6 @@
 // The bench of a device, over a toy on every backend: it runs to its end, gives every figure it promises, and documents
 // that requests share take memory once. No figure is compared with a time.
-#include "bench/device_bench.h"
+#include "bench/device/device_bench.h"
 
 #include <fstream>
 #include <map>

@@ -43,7 +43,7 @@ if [ $bench -eq 1 ]; then
     build/bare/bin/bench_$name ${arguments[@]+"${arguments[@]}"} --json "$results/bench_$name.json" | tee "$results/bench_$name.log" || failed=1
   done
   echo "== PyTorch"
-  python3 bench/torch_prefill.py --json "$results/torch_prefill.json" | tee "$results/torch_prefill.log" || [ "${PIPESTATUS[0]}" -eq 3 ] || failed=1
+  python3 bench/model/torch_prefill.py --json "$results/torch_prefill.json" | tee "$results/torch_prefill.log" || [ "${PIPESTATUS[0]}" -eq 3 ] || failed=1
 fi
 
 echo "== tests"

@@ -1,0 +1,17 @@
+// How long an operation takes on a device, without the way to it and back.
+#ifndef KVLINK_BENCH_DEVICE_LAUNCH_TIME_H_
+#define KVLINK_BENCH_DEVICE_LAUNCH_TIME_H_
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "kernels/kernels.h"
+
+namespace kvlink::bench {
+
+// Seconds of one launch: many in one stream, waited for at the end; the median of `rounds` of at least 20 ms. Errors:
+// the launch's, and those of the stream.
+absl::StatusOr<double> LaunchSeconds(kernels::Stream& stream, int rounds, absl::FunctionRef<absl::Status()> launch);
+
+}  // namespace kvlink::bench
+
+#endif  // KVLINK_BENCH_DEVICE_LAUNCH_TIME_H_
