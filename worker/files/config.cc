@@ -47,6 +47,9 @@ std::string ModelConfig::Canonical() const {
                   intermediate, "\nheads ", heads, "\nkv_heads ", kv_heads, "\nhead_dim ", head_dim, "\nvocab ", vocab);
   absl::StrAppend(&text, "\nrms_eps ", Exact(rms_eps), "\ntied_embeddings ", tied_embeddings ? 1 : 0, "\nqkv_bias ",
                   qkv_bias ? 1 : 0, "\nqk_norm ", qk_norm ? 1 : 0);
+  // Named only where they are there: the fingerprints of models without them stay what they were.
+  if (output_bias) absl::StrAppend(&text, "\noutput_bias 1");
+  if (mlp_bias) absl::StrAppend(&text, "\nmlp_bias 1");
   absl::StrAppend(&text, "\nrope ", RopeTypeName(r.type), " theta ", Exact(r.theta), " rotary_dim ", r.rotary_dim);
   // Only what the type reads, so that a default some writer leaves in does not make another fingerprint.
   if (r.type != kernels::RopeConfig::Type::kDefault) absl::StrAppend(&text, " factor ", Exact(r.factor));

@@ -21,11 +21,13 @@ struct ModelConfig {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t vocab = 0;
-  int64_t context = 0;  // most positions the model was made for
+  int64_t context = 0;  // positions the model was made for
   double rms_eps = 0;
   bool tied_embeddings = false;
-  bool qkv_bias = false;  // qwen2
-  bool qk_norm = false;   // qwen3
+  bool qkv_bias = false;     // qwen2, and llama with attention_bias
+  bool output_bias = false;  // of the attention's output matrix: llama with attention_bias
+  bool mlp_bias = false;     // llama
+  bool qk_norm = false;      // qwen3
   kernels::RopeConfig rope;
   std::vector<int64_t> window;           // [layers] sliding window, 0: none
   int32_t bos = -1;                      // -1: none

@@ -81,6 +81,12 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const GgufFile& file, const Reader&
     KVLINK_ASSIGN_OR_RETURN(rope.beta_slow, reader.NumberOr("rope.scaling.yarn_beta_slow", 1));
     KVLINK_ASSIGN_OR_RETURN(const double attn_factor, reader.NumberOr("rope.scaling.attn_factor", 1));
     KVLINK_ASSIGN_OR_RETURN(const double log_multiplier, reader.NumberOr("rope.scaling.yarn_log_multiplier", 0));
+    KVLINK_ASSIGN_OR_RETURN(const double yarn_attn_factor, reader.NumberOr("rope.scaling.yarn_attn_factor", 1));
+    if (yarn_attn_factor != 1) {
+      return absl::UnimplementedError(absl::StrCat("key ", reader.Key("rope.scaling.yarn_attn_factor"), " is ",
+                                                   yarn_attn_factor,
+                                                   ": readers disagree about it; write rope.scaling.attn_factor"));
+    }
     if (log_multiplier != 0) {
       return absl::UnimplementedError(
           absl::StrCat("key ", reader.Key("rope.scaling.yarn_log_multiplier"), " is not supported"));

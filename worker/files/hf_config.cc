@@ -17,8 +17,38 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Python writes Infinity, -Infinity and NaN, which are not JSON. As strings they are read, and where such a value is
+// asked for, the key is named.
+std::string QuoteNonFinite(absl::string_view text) {
+  std::string out;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (quoted && text[i] == '\\' && i + 1 < text.size()) {
+      out += text[i++];
+    } else if (text[i] == '"') {
+      quoted = !quoted;
+    } else if (!quoted) {
+      absl::string_view word;
+      for (const absl::string_view name : {"-Infinity", "Infinity", "NaN"}) {
+        if (absl::StartsWith(text.substr(i), name)) word = name;
+      }
+      if (!word.empty()) {
+        absl::StrAppend(&out, "\"", word, "\"");
+        i += word.size() - 1;
+        continue;
+      }
+    }
+    out += text[i];
+  }
+  return out;
+}
+
 absl::StatusOr<Json> ParseObject(absl::string_view text, absl::string_view what) {
   Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) {
+    const std::string quoted = QuoteNonFinite(text);
+    json = Json::parse(quoted, nullptr, /*allow_exceptions=*/false);
+  }
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(what, " is no JSON object"));
   return json;
 }
@@ -32,6 +62,8 @@ class ObjectReader {
     const auto it = object_.find(std::string(key));
     return it == object_.end() || it->is_null() ? nullptr : &*it;
   }
+  // Also true for null.
+  bool Has(absl::string_view key) const { return object_.contains(std::string(key)); }
   absl::StatusOr<std::optional<int64_t>> Integer(absl::string_view key) const {
     const Json* value = Find(key);
     if (value == nullptr) return std::optional<int64_t>();
@@ -85,14 +117,16 @@ absl::StatusOr<std::string> Architecture(const ObjectReader& reader) {
   const std::string name = (*list)[0].get<std::string>();
   static constexpr std::pair<absl::string_view, absl::string_view> kNames[] = {{"LlamaForCausalLM", "llama"},
                                                                                {"MistralForCausalLM", "mistral"},
+                                                                               {"MinistralForCausalLM", "mistral"},
                                                                                {"Qwen2ForCausalLM", "qwen2"},
                                                                                {"Qwen3ForCausalLM", "qwen3"}};
   for (const auto& [long_name, short_name] : kNames) {
     if (name == long_name) return std::string(short_name);
   }
-  return absl::UnimplementedError(absl::StrCat("architecture ", absl::Utf8SafeCEscape(name),
-                                               " is not supported; LlamaForCausalLM, "
-                                               "MistralForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM are"));
+  return absl::UnimplementedError(
+      absl::StrCat("architecture ", absl::Utf8SafeCEscape(name),
+                   " is not supported; LlamaForCausalLM, "
+                   "MistralForCausalLM, MinistralForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM are"));
 }
 
 absl::Status RefuseVariants(const ObjectReader& reader) {
@@ -101,15 +135,24 @@ absl::Status RefuseVariants(const ObjectReader& reader) {
         "key quantization_config: quantised checkpoints are not supported; use the F32, F16 or BF16 "
         "one, or a GGUF");
   }
-  for (const absl::string_view key : {"attention_bias", "mlp_bias"}) {
-    KVLINK_ASSIGN_OR_RETURN(const bool present, reader.BoolOr(key, false));
-    if (present)
-      return absl::UnimplementedError(absl::StrCat("key ", key, " is true: biases are supported for qwen2 only"));
-  }
   KVLINK_ASSIGN_OR_RETURN(const std::string activation, reader.StringOr("hidden_act", "silu"));
-  if (activation != "silu") {
+  if (activation != "silu" && activation != "swish") {
     return absl::UnimplementedError(
-        absl::StrCat("key hidden_act is ", absl::Utf8SafeCEscape(activation), "; silu is supported"));
+        absl::StrCat("key hidden_act is ", absl::Utf8SafeCEscape(activation), "; silu (swish) is supported"));
+  }
+  return absl::OkStatus();
+}
+
+// llama and qwen3 read attention_bias, llama mlp_bias too; qwen2 always has biases of q, k and v, mistral never any.
+absl::Status ReadBiases(const ObjectReader& reader, ModelConfig* config) {
+  const bool llama = config->architecture == "llama";
+  config->qkv_bias = config->architecture == "qwen2";
+  if (llama || config->architecture == "qwen3") {
+    KVLINK_ASSIGN_OR_RETURN(const bool attention, reader.BoolOr("attention_bias", false));
+    config->qkv_bias = config->output_bias = attention;
+  }
+  if (llama) {
+    KVLINK_ASSIGN_OR_RETURN(config->mlp_bias, reader.BoolOr("mlp_bias", false));
   }
   return absl::OkStatus();
 }
@@ -131,8 +174,10 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   kernels::RopeConfig rope;
   rope.rotary_dim = head_dim;
   KVLINK_ASSIGN_OR_RETURN(rope.theta, reader.NumberOr("rope_theta", 10000));
-  const Json* parameters = reader.Find("rope_parameters");
-  if (parameters == nullptr) parameters = reader.Find("rope_scaling");
+  // Where both are there, transformers lets the old one win as a whole, unless it is empty: users add it by hand, after
+  // a model card.
+  const Json* parameters = reader.Find("rope_scaling");
+  if (parameters == nullptr || parameters->empty()) parameters = reader.Find("rope_parameters");
   if (parameters == nullptr) return rope;
   if (!parameters->is_object()) return absl::InvalidArgumentError("key rope_parameters or rope_scaling is no object");
   const ObjectReader p(*parameters);
@@ -147,14 +192,18 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   KVLINK_ASSIGN_OR_RETURN(rope.type, kernels::ParseRopeType(type));
   KVLINK_ASSIGN_OR_RETURN(rope.theta, p.NumberOr("rope_theta", rope.theta));
   if (rope.type == Type::kDefault) return rope;
-  KVLINK_ASSIGN_OR_RETURN(const auto factor, p.Number("factor"));
+  KVLINK_ASSIGN_OR_RETURN(const auto outer_original, reader.Integer("original_max_position_embeddings"));
+  KVLINK_ASSIGN_OR_RETURN(const auto original, p.Integer("original_max_position_embeddings"));
+  rope.original_context = outer_original.value_or(original.value_or(context));
+  KVLINK_ASSIGN_OR_RETURN(auto factor, p.Number("factor"));
+  // A yarn factor of null is derived from the lengths.
+  if (!factor.has_value() && rope.type == Type::kYarn && p.Has("factor") && rope.original_context > 0) {
+    factor = static_cast<double>(context) / static_cast<double>(rope.original_context);
+  }
   if (!factor.has_value())
     return absl::InvalidArgumentError(absl::StrCat("key factor of rope type ", type, " is missing"));
   rope.factor = *factor;
   if (rope.type == Type::kLinear) return rope;
-  KVLINK_ASSIGN_OR_RETURN(const auto outer_original, reader.Integer("original_max_position_embeddings"));
-  KVLINK_ASSIGN_OR_RETURN(const auto original, p.Integer("original_max_position_embeddings"));
-  rope.original_context = outer_original.value_or(original.value_or(context));
   if (rope.type == Type::kLlama3) {
     KVLINK_ASSIGN_OR_RETURN(const auto low, p.Number("low_freq_factor"));
     KVLINK_ASSIGN_OR_RETURN(const auto high, p.Number("high_freq_factor"));
@@ -174,17 +223,19 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   return rope;
 }
 
-// llama ignores the key; mistral applies it to all layers; qwen2 and qwen3 where layer_types or max_window_layers say
-// so.
+// llama ignores the key. mistral has a window of 4,096 unless the file says another or null, in all layers or, as
+// Ministral, in those that layer_types names. qwen2 and qwen3 have one where layer_types or max_window_layers say so.
 absl::Status ReadWindows(const ObjectReader& reader, ModelConfig* config) {
+  constexpr int64_t kMistralWindow = 4096;
   config->window.assign(config->layers, 0);
   if (config->architecture == "llama") return absl::OkStatus();
-  KVLINK_ASSIGN_OR_RETURN(const auto window, reader.Integer("sliding_window"));
-  if (config->architecture == "mistral") {
-    if (window.has_value()) config->window.assign(config->layers, *window);
-    return absl::OkStatus();
+  const bool mistral = config->architecture == "mistral";
+  KVLINK_ASSIGN_OR_RETURN(auto window, reader.Integer("sliding_window"));
+  if (mistral && !reader.Has("sliding_window")) window = kMistralWindow;
+  bool use = true;
+  if (!mistral) {
+    KVLINK_ASSIGN_OR_RETURN(use, reader.BoolOr("use_sliding_window", false));
   }
-  KVLINK_ASSIGN_OR_RETURN(const bool use, reader.BoolOr("use_sliding_window", false));
   if (const Json* types = reader.Find("layer_types"); types != nullptr) {
     if (!types->is_array() || static_cast<int64_t>(types->size()) != config->layers) {
       return absl::InvalidArgumentError(absl::StrCat("key layer_types is no list of ", config->layers, " names"));
@@ -205,7 +256,10 @@ absl::Status ReadWindows(const ObjectReader& reader, ModelConfig* config) {
     return absl::OkStatus();
   }
   if (!use || !window.has_value()) return absl::OkStatus();
-  KVLINK_ASSIGN_OR_RETURN(const int64_t first, reader.Required("max_window_layers"));
+  int64_t first = 0;
+  if (!mistral) {
+    KVLINK_ASSIGN_OR_RETURN(first, reader.Required("max_window_layers"));
+  }
   for (int64_t l = std::max<int64_t>(first, 0); l < config->layers; ++l) config->window[l] = *window;
   return absl::OkStatus();
 }
@@ -254,7 +308,7 @@ absl::Status ReadShapes(const ObjectReader& reader, ModelConfig* config) {
   KVLINK_ASSIGN_OR_RETURN(config->context, reader.Required("max_position_embeddings"));
   KVLINK_ASSIGN_OR_RETURN(config->rms_eps, reader.NumberOr("rms_norm_eps", 1e-6));
   KVLINK_ASSIGN_OR_RETURN(config->tied_embeddings, reader.BoolOr("tie_word_embeddings", false));
-  config->qkv_bias = config->architecture == "qwen2";
+  KVLINK_RETURN_IF_ERROR(ReadBiases(reader, config));
   config->qk_norm = config->architecture == "qwen3";
   config->rope.rotary_dim = config->head_dim;
   // Checked before anything is allocated by them.

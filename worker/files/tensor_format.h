@@ -6,6 +6,9 @@
 //   Q4_0 d(q-8)   Q4_1 dq+m   Q5_0 d(q-16)   Q5_1 dq+m   Q8_0 dq (q signed)   IQ4_NL d*table[q]
 //   Q4_K, Q5_K  256 elements in 8 groups of 32 with 6-bit scale s and minimum t each: d*s*q - m*t
 //   Q6_K        256 elements in 16 groups of 16 with an 8-bit scale s each: d*s*(q-32)
+//   Q2_K        the same groups with 4-bit scale s and minimum t each: d*s*q - m*t
+//   Q3_K        the same groups with a 6-bit scale s each: d*(s-32)*(q-4)
+//   IQ4_XS      256 elements in 8 groups of 32 with a 6-bit scale s each: d*(s-32)*table[q]
 // Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_FILES_TENSOR_FORMAT_H_
 #define KVLINK_WORKER_FILES_TENSOR_FORMAT_H_
@@ -19,7 +22,7 @@ namespace kvlink::model {
 
 struct TensorFormat {
   absl::string_view name;  // "F32", "Q4_K", ...
-  int ggml_type = -1;      // its number in a GGUF
+  int ggml_type = -1;      // its number in a GGUF; -1: none
   int64_t block_elements = 0;
   int64_t block_bytes = 0;
   // Expands `blocks` blocks. `in` may have any alignment.

@@ -1,6 +1,7 @@
 #include "worker/files/weights.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -64,6 +65,7 @@ class SourceWeights : public Weights {
     std::vector<std::unique_ptr<MappedFile>> mappings;
     std::string chat_template;
     bool gguf_names = false;
+    bool bare_names = false;  // without "model.": saved from the base model
     // Q and K rows stand in the order of interleaved rotation pairs (llama conversions).
     bool interleaved = false;
   };
@@ -171,6 +173,12 @@ class SourceWeights : public Weights {
         KVLINK_RETURN_IF_ERROR(CheckShape(attention + "k_proj.bias", {kv}));
         KVLINK_RETURN_IF_ERROR(CheckShape(attention + "v_proj.bias", {kv}));
       }
+      if (c.output_bias) KVLINK_RETURN_IF_ERROR(CheckShape(attention + "o_proj.bias", {c.hidden}));
+      if (c.mlp_bias) {
+        KVLINK_RETURN_IF_ERROR(CheckShape(layer + "mlp.gate_proj.bias", {c.intermediate}));
+        KVLINK_RETURN_IF_ERROR(CheckShape(layer + "mlp.up_proj.bias", {c.intermediate}));
+        KVLINK_RETURN_IF_ERROR(CheckShape(layer + "mlp.down_proj.bias", {c.hidden}));
+      }
       if (c.qk_norm) {
         KVLINK_RETURN_IF_ERROR(CheckShape(attention + "q_norm.weight", {c.head_dim}));
         KVLINK_RETURN_IF_ERROR(CheckShape(attention + "k_norm.weight", {c.head_dim}));
@@ -183,6 +191,7 @@ class SourceWeights : public Weights {
   }
 
   const SourceTensor* Find(absl::string_view canonical_name) const {
+    if (source_.bare_names) absl::ConsumePrefix(&canonical_name, "model.");
     const auto it = source_.gguf_names ? index_.find(GgufName(canonical_name)) : index_.find(canonical_name);
     return it == index_.end() ? nullptr : it->second;
   }
@@ -227,6 +236,11 @@ absl::StatusOr<Shards> FindShards(const fs::path& directory) {
   Shards shards;
   std::error_code error;
   constexpr int64_t kMaxIndexBytes = 16 << 20;
+  // As transformers, which does not look at an index beside it.
+  if (fs::exists(directory / "model.safetensors", error)) {
+    shards.files.push_back("model.safetensors");
+    return shards;
+  }
   auto index = ReadSmallFile((directory / "model.safetensors.index.json").string(), kMaxIndexBytes);
   if (index.ok()) {
     KVLINK_ASSIGN_OR_RETURN(shards.index, ParseSafetensorsIndex(*index));
@@ -236,10 +250,6 @@ absl::StatusOr<Shards> FindShards(const fs::path& directory) {
     return shards;
   }
   if (!absl::IsNotFound(index.status())) return index.status();
-  if (fs::exists(directory / "model.safetensors", error)) {
-    shards.files.push_back("model.safetensors");
-    return shards;
-  }
   for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
     if (it->path().extension() == ".safetensors") shards.files.push_back(it->path().filename().string());
   }
@@ -249,6 +259,27 @@ absl::StatusOr<Shards> FindShards(const fs::path& directory) {
                                                    "model.safetensors nor model.safetensors.index.json"));
   }
   return shards;
+}
+
+// The tensor of this name, or nullptr.
+const SourceTensor* FindByName(const std::vector<SourceTensor>& tensors, absl::string_view name) {
+  const auto it = std::find_if(tensors.begin(), tensors.end(), [&](const SourceTensor& t) { return t.name == name; });
+  return it == tensors.end() ? nullptr : &*it;
+}
+
+// What the tensors say where they contradict config.json, as transformers decides it: an output matrix that is not the
+// embedding is used although the embedding is said to be tied.
+void FollowTensors(SourceWeights::Source& source) {
+  const SourceTensor* embedding = FindByName(source.tensors, "model.embed_tokens.weight");
+  if (embedding == nullptr) {
+    embedding = FindByName(source.tensors, "embed_tokens.weight");
+    source.bare_names = embedding != nullptr;
+  }
+  const SourceTensor* head = FindByName(source.tensors, "lm_head.weight");
+  if (!source.config.tied_embeddings || embedding == nullptr || head == nullptr) return;
+  source.config.tied_embeddings = head->type == embedding->type && head->shape == embedding->shape &&
+                                  head->bytes.size() == embedding->bytes.size() &&
+                                  std::memcmp(head->bytes.data(), embedding->bytes.data(), head->bytes.size()) == 0;
 }
 
 absl::StatusOr<std::unique_ptr<Weights>> OpenDirectory(const std::string& path) {
@@ -281,6 +312,7 @@ absl::StatusOr<std::unique_ptr<Weights>> OpenDirectory(const std::string& path) 
   KVLINK_ASSIGN_OR_RETURN(const std::string config, ReadSmallFile(config_path, kMaxConfigBytes));
   KVLINK_ASSIGN_OR_RETURN(const std::string generation, ReadOptional(directory / "generation_config.json"));
   KVLINK_ASSIGN_OR_RETURN(source.config, ParseHfConfig(config, generation));
+  FollowTensors(source);
   KVLINK_ASSIGN_OR_RETURN(source.chat_template, ReadOptional(directory / "chat_template.jinja"));
   if (source.chat_template.empty()) {
     // Bigger than the other configurations: it lists the added tokens.

@@ -281,12 +281,12 @@ class Pass {
     const Layer& layer = model_.layer(index);
     const Tensor delta = delta_.Slice(begin, count);
     KVLINK_RETURN_IF_ERROR(
-        Linear(attention_.Slice(begin, count), *layer.output, nullptr, kernels::Epilogue::kNone, delta));
+        Linear(attention_.Slice(begin, count), *layer.output, &layer.output_bias, kernels::Epilogue::kNone, delta));
     KVLINK_RETURN_IF_ERROR(Norm(layer.post_norm, true, begin, count));
     const Tensor gated = gated_.Slice(begin, count);
     KVLINK_RETURN_IF_ERROR(
-        Linear(normed_.Slice(begin, count), *layer.gate_up, nullptr, kernels::Epilogue::kSiluMul, gated));
-    return Linear(gated, *layer.down, nullptr, kernels::Epilogue::kNone, delta);
+        Linear(normed_.Slice(begin, count), *layer.gate_up, &layer.gate_up_bias, kernels::Epilogue::kSiluMul, gated));
+    return Linear(gated, *layer.down, &layer.down_bias, kernels::Epilogue::kNone, delta);
   }
 
   // The last layer's second half, final norm and output matrix, only for the rows whose logits are wanted.

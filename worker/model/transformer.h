@@ -20,9 +20,12 @@ struct Layer {
   kernels::Buffer q_norm;
   kernels::Buffer k_norm;
   std::unique_ptr<kernels::PackedMatrix> output;  // [hidden, H * D]
+  kernels::Buffer output_bias;
   kernels::Buffer post_norm;
   std::unique_ptr<kernels::PackedMatrix> gate_up;  // [2 * intermediate, hidden], gate first
-  std::unique_ptr<kernels::PackedMatrix> down;     // [hidden, intermediate]
+  kernels::Buffer gate_up_bias;
+  std::unique_ptr<kernels::PackedMatrix> down;  // [hidden, intermediate]
+  kernels::Buffer down_bias;
 };
 
 // Whether recording passes is still tried. Thread-safe.

@@ -132,6 +132,15 @@ class Loader {
       KVLINK_RETURN_IF_ERROR(LoadVector({{attention + "k_norm.weight", config_.head_dim}}, &layer.k_norm));
     }
     KVLINK_ASSIGN_OR_RETURN(layer.output, LoadMatrix({{attention + "o_proj.weight", config_.hidden}}, q, scratch));
+    if (config_.output_bias) {
+      KVLINK_RETURN_IF_ERROR(LoadVector({{attention + "o_proj.bias", config_.hidden}}, &layer.output_bias));
+    }
+    if (config_.mlp_bias) {
+      KVLINK_RETURN_IF_ERROR(LoadVector(
+          {{prefix + "mlp.gate_proj.bias", config_.intermediate}, {prefix + "mlp.up_proj.bias", config_.intermediate}},
+          &layer.gate_up_bias));
+      KVLINK_RETURN_IF_ERROR(LoadVector({{prefix + "mlp.down_proj.bias", config_.hidden}}, &layer.down_bias));
+    }
     KVLINK_ASSIGN_OR_RETURN(layer.gate_up, LoadMatrix({{prefix + "mlp.gate_proj.weight", config_.intermediate},
                                                        {prefix + "mlp.up_proj.weight", config_.intermediate}},
                                                       config_.hidden, scratch));

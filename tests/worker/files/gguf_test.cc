@@ -99,7 +99,7 @@ std::vector<Hostile> HostileFiles() {
       {"end beyond", with_tensor({65}, 0, 0), kBad, "truncated"},
       {"offset overflow", with_tensor({8}, 0, UINT64_MAX - 31), kBad, "truncated"},
       {"partial block", with_tensor({33}, 2, 0), kBad, "no multiple"},
-      {"type we do not read", with_tensor({256}, 10, 0), kUnknown, "Q2_K"},
+      {"type we do not read", with_tensor({256}, 22, 0), kUnknown, "IQ2_S"},
       {"type nobody knows", with_tensor({256}, 4000, 0), kUnknown, "4000"},
       {"duplicate tensor", GgufBuilder().Tensor("w", {8}, 0, 0).Tensor("w", {8}, 0, 32).Bytes(256), kBad, "twice"},
       {"overlap", GgufBuilder().Tensor("v", {16}, 0, 32).Tensor("w", {16}, 0, 0).Bytes(256), kBad, "overlaps"},
@@ -162,6 +162,18 @@ TEST(GgufConfig, ReadsRopeScaling) {
   EXPECT_EQ(yarn->rope.type, kernels::RopeConfig::Type::kYarn);
   EXPECT_EQ(yarn->rope.factor, 4);
   EXPECT_EQ(yarn->rope.original_context, 256);
+  // llama.cpp reads rope.scaling.attn_factor; of the other spelling a reader here and there takes another meaning.
+  const auto other = [](float factor) {
+    return ConfigOf(Llama()
+                        .Str("llama.rope.scaling.type", "yarn")
+                        .F32("llama.rope.scaling.factor", 4)
+                        .U32("llama.rope.scaling.original_context_length", 256)
+                        .F32("llama.rope.scaling.yarn_attn_factor", factor))
+        .status();
+  };
+  EXPECT_TRUE(other(1).ok()) << other(1);
+  EXPECT_EQ(other(0.5f).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(other(0.5f).message()), HasSubstr("llama.rope.scaling.yarn_attn_factor"));
   const auto linear = ConfigOf(Llama().F32("llama.rope.scale_linear", 2));
   ASSERT_TRUE(linear.ok()) << linear.status();
   EXPECT_EQ(linear->rope.type, kernels::RopeConfig::Type::kLinear);

@@ -40,6 +40,65 @@ TEST(HfConfig, ReadsTheFourArchitectures) {
   EXPECT_EQ(qwen3->head_dim, 128);
 }
 
+TEST(HfConfig, MistralWindows) {
+  const auto windows = [](const std::string& rest, const char* architecture = "MistralForCausalLM") {
+    const auto config = ParseHfConfig(Config(rest, architecture), "");
+    EXPECT_TRUE(config.ok()) << config.status();
+    return config.ok() ? config->window : std::vector<int64_t>();
+  };
+  const std::string types =
+      ", \"layer_types\": [\"full_attention\", \"sliding_attention\", \"full_attention\", \"sliding_attention\"]";
+  EXPECT_THAT(windows(""), ElementsAre(4096, 4096, 4096, 4096));
+  EXPECT_THAT(windows(types), ElementsAre(0, 4096, 0, 4096));
+  EXPECT_THAT(windows(types + ", \"sliding_window\": 9"), ElementsAre(0, 9, 0, 9));
+  EXPECT_THAT(windows(types + ", \"sliding_window\": 9", "MinistralForCausalLM"), ElementsAre(0, 9, 0, 9));
+  // mistral reads neither key.
+  EXPECT_THAT(windows(", \"use_sliding_window\": false, \"max_window_layers\": 4, \"sliding_window\": 9"),
+              ElementsAre(9, 9, 9, 9));
+}
+
+TEST(HfConfig, Biases) {
+  const auto biases = [](const char* architecture) {
+    const auto c = ParseHfConfig(Config(", \"attention_bias\": true, \"mlp_bias\": true", architecture), "");
+    EXPECT_TRUE(c.ok()) << c.status();
+    return c.ok() ? std::vector<bool>{c->qkv_bias, c->output_bias, c->mlp_bias} : std::vector<bool>();
+  };
+  EXPECT_THAT(biases("LlamaForCausalLM"), ElementsAre(true, true, true));
+  EXPECT_THAT(biases("MistralForCausalLM"), ElementsAre(false, false, false));
+  EXPECT_THAT(biases("Qwen2ForCausalLM"), ElementsAre(true, false, false));
+  EXPECT_THAT(biases("Qwen3ForCausalLM"), ElementsAre(true, true, false));
+}
+
+TEST(HfConfig, TheOldRopeKeyWinsOverTheNewOne) {
+  const std::string both =
+      ", \"rope_theta\": 7e4, \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 9e4}, "
+      "\"rope_scaling\": ";
+  const auto scaled = ParseHfConfig(Config(both + "{\"type\": \"linear\", \"factor\": 2}"), "");
+  ASSERT_TRUE(scaled.ok()) << scaled.status();
+  EXPECT_EQ(scaled->rope.type, RopeType::kLinear);
+  EXPECT_EQ(scaled->rope.factor, 2);
+  EXPECT_EQ(scaled->rope.theta, 7e4);
+  for (const char* empty : {"null", "{}"}) {
+    const auto plain = ParseHfConfig(Config(both + empty), "");
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    EXPECT_EQ(plain->rope.type, RopeType::kDefault);
+    EXPECT_EQ(plain->rope.theta, 9e4);
+  }
+}
+
+TEST(HfConfig, AYarnFactorOfNullIsDerived) {
+  const std::string yarn = ", \"rope_scaling\": {\"type\": \"yarn\", \"original_max_position_embeddings\": 512";
+  EXPECT_EQ(ParseHfConfig(Config(yarn + ", \"factor\": null}"), "")->rope.factor, 4);
+  EXPECT_EQ(ParseHfConfig(Config(yarn + "}"), "").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(HfConfig, TakesWhatPythonWritesForInfinity) {
+  const auto config = ParseHfConfig(Config(", \"limit\": Infinity, \"low\": [-Infinity, NaN], \"name\": \"Infinity "
+                                           "\\\" NaN\", \"hidden_act\": \"swish\""),
+                                    "");
+  EXPECT_TRUE(config.ok()) << config.status();
+}
+
 TEST(HfConfig, QwenWindows) {
   const auto windows = [](const std::string& rest) {
     const auto config = ParseHfConfig(Config(rest, "Qwen2ForCausalLM"), "");
@@ -106,8 +165,6 @@ TEST(HfConfig, RefusesByName) {
       {"{}", kBad, "architectures"},
       {Config("", "GemmaForCausalLM"), kUnknown, "GemmaForCausalLM"},
       {Config(", \"quantization_config\": {\"bits\": 4}"), kUnknown, "quantization_config"},
-      {Config(", \"attention_bias\": true"), kUnknown, "attention_bias"},
-      {Config(", \"mlp_bias\": true"), kUnknown, "mlp_bias"},
       {Config(", \"hidden_act\": \"gelu\""), kUnknown, "hidden_act"},
       {Config(", \"partial_rotary_factor\": 0.5"), kUnknown, "partial_rotary_factor"},
       {Config(", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}"), kUnknown, "dynamic"},
@@ -126,6 +183,8 @@ TEST(HfConfig, RefusesByName) {
       {Config(", \"num_attention_heads\": 0, \"head_dim\": null"), kBad, "heads"},
       {Config(", \"num_key_value_heads\": 3"), kBad, "kv_heads"},
       {Config(", \"rms_norm_eps\": \"x\""), kBad, "rms_norm_eps"},
+      {Config(", \"rms_norm_eps\": Infinity"), kBad, "rms_norm_eps"},
+      {Config(", \"rope_theta\": NaN"), kBad, "rope_theta"},
       {Config(", \"eos_token_id\": 100"), kBad, "eos_token_id"},
       {Config(", \"sliding_window\": -1", "MistralForCausalLM"), kBad, "window"},
       {Config(", \"layer_types\": [\"linear_attention\", \"\", \"\", \"\"]", "Qwen3ForCausalLM"), kUnknown,

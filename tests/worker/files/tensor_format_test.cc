@@ -26,8 +26,8 @@ TEST(TensorFormat, EveryTypeExpandsAsTheReferenceDoes) {
   ASSERT_TRUE(mapped.ok()) << mapped.status();
   const auto file = GgufFile::Parse((*mapped)->bytes());
   ASSERT_TRUE(file.ok()) << file.status();
-  for (const char* name :
-       {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q4_K", "Q5_K", "Q6_K"}) {
+  for (const char* name : {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "Q2_K",
+                           "Q3_K", "Q4_K", "Q5_K", "Q6_K"}) {
     SCOPED_TRACE(name);
     const SourceTensor* tensor = file->FindTensor(name);
     const SourceTensor* reference = file->FindTensor(std::string(name) + ".expected");
@@ -61,10 +61,36 @@ TEST(TensorFormat, HalvesAreExact) {
   EXPECT_TRUE(std::isnan(expand(0x7c01)));
 }
 
+template <typename Bits>
+float ExpandOne(const char* format, Bits bits) {
+  float value;
+  FindTensorFormat(format)->expand(reinterpret_cast<const std::byte*>(&bits), 1, &value);
+  return value;
+}
+
+TEST(TensorFormat, EightBitFloatsAndDoubles) {
+  const auto e4m3 = [](uint8_t bits) { return ExpandOne("F8_E4M3", bits); };
+  EXPECT_EQ(e4m3(0x38), 1.0f);
+  EXPECT_EQ(e4m3(0xb9), -1.125f);
+  EXPECT_EQ(e4m3(0x7e), 448.0f);  // the largest
+  EXPECT_EQ(e4m3(0x01), 0x1p-9f);
+  EXPECT_EQ(e4m3(0x08), 0x1p-6f);
+  EXPECT_TRUE(std::signbit(e4m3(0x80)));
+  EXPECT_TRUE(std::isnan(e4m3(0x7f)) && std::isnan(e4m3(0xff)));
+  const auto e5m2 = [](uint8_t bits) { return ExpandOne("F8_E5M2", bits); };
+  EXPECT_EQ(e5m2(0x3c), 1.0f);
+  EXPECT_EQ(e5m2(0xfb), -57344.0f);
+  EXPECT_EQ(e5m2(0x01), 0x1p-16f);
+  EXPECT_EQ(e5m2(0x7c), INFINITY);
+  EXPECT_TRUE(std::isnan(e5m2(0x7d)));
+  EXPECT_EQ(ExpandOne("F64", -0.1), -0.1f);
+}
+
 TEST(TensorFormat, UnknownTypesAreNotFound) {
-  EXPECT_EQ(FindTensorFormat("Q2_K"), nullptr);
-  EXPECT_EQ(FindGgmlTensorFormat(10), nullptr);
-  EXPECT_EQ(GgmlTypeName(10), "Q2_K");
+  EXPECT_EQ(FindTensorFormat("IQ2_S"), nullptr);
+  EXPECT_EQ(FindGgmlTensorFormat(22), nullptr);
+  EXPECT_EQ(FindGgmlTensorFormat(0xffffffff), nullptr);
+  EXPECT_EQ(GgmlTypeName(22), "IQ2_S");
   EXPECT_EQ(GgmlTypeName(12), "Q4_K");
   EXPECT_EQ(GgmlTypeName(30), "BF16");
 }

@@ -1,9 +1,11 @@
 #include "worker/files/weights.h"
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests_source_dir.h"
@@ -37,8 +39,8 @@ void ExpectSameWeights(const Weights& a, const Weights& b) {
   const ModelConfig& c = a.config();
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   std::vector<std::tuple<std::string, int64_t, int64_t>> tensors = {{"model.embed_tokens.weight", c.vocab, c.hidden},
-                                                                    {"lm_head.weight", c.vocab, c.hidden},
                                                                     {"model.norm.weight", c.hidden, 1}};
+  if (!c.tied_embeddings) tensors.emplace_back("lm_head.weight", c.vocab, c.hidden);
   for (int64_t l = 0; l < c.layers; ++l) {
     const std::string layer = absl::StrCat("model.layers.", l, ".");
     tensors.insert(tensors.end(), {{layer + "input_layernorm.weight", c.hidden, 1},
@@ -179,6 +181,54 @@ TEST(Weights, IndexAndShardsMustAgree) {
   const Damaged model("qwen3-sharded");
   model.Replace("model.safetensors.index.json", "lm_head.weight", "lm_head.weights");
   ExpectRefused(model.path(), absl::StatusCode::kInvalidArgument, "lm_head.weights is not in");
+}
+
+TEST(Weights, ASingleFileIsTakenBeforeAnIndex) {
+  const Damaged model("llama-yarn");
+  model.Write("model.safetensors.index.json", "{\"weight_map\": {\"model.norm.weight\": \"other.safetensors\"}}");
+  const auto weights = OpenWeights(model.path());
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_THAT((*weights)->files(), ElementsAre(model.File("model.safetensors"), model.File("config.json")));
+}
+
+TEST(Weights, AnOutputMatrixOfItsOwnIsUsedAlthoughTied) {
+  EXPECT_FALSE(Open("llama-untied")->config().tied_embeddings);
+  // A copy of the embedding is not one of its own.
+  const Damaged model("llama-untied");
+  const auto weights = OpenWeights(model.path());
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const auto bytes = [&](absl::string_view name) -> absl::Span<const std::byte> {
+    for (const SourceTensor& tensor : (*weights)->tensors()) {
+      if (tensor.name == name) return tensor.bytes;
+    }
+    return {};
+  };
+  const absl::string_view embedding(reinterpret_cast<const char*>(bytes("model.embed_tokens.weight").data()),
+                                    bytes("model.embed_tokens.weight").size());
+  const absl::string_view head(reinterpret_cast<const char*>(bytes("lm_head.weight").data()),
+                               bytes("lm_head.weight").size());
+  std::string file = model.Read("model.safetensors");
+  const size_t at = file.find(head);
+  ASSERT_NE(at, std::string::npos);
+  model.Write("copied", file.replace(at, head.size(), std::string(embedding)));
+  fs::rename(model.File("copied"), model.File("model.safetensors"));
+  EXPECT_TRUE((*OpenWeights(model.path()))->config().tied_embeddings);
+}
+
+TEST(Weights, NamesMayLackTheirPrefix) {
+  const Damaged model("llama-tied-f16");
+  const auto whole = OpenWeights(model.path());
+  std::string file = model.Read("model.safetensors");
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof(header));
+  // The header keeps its length: JSON may end in spaces.
+  std::string json = absl::StrReplaceAll(file.substr(8, header), {{"\"model.", "\""}});
+  json.resize(header, ' ');
+  model.Write("bare", file.replace(8, header, json));
+  fs::rename(model.File("bare"), model.File("model.safetensors"));
+  const auto bare = OpenWeights(model.path());
+  ASSERT_TRUE(bare.ok()) << bare.status();
+  ExpectSameWeights(**whole, **bare);
 }
 
 TEST(Weights, ADirectoryMayHoldOneGguf) {

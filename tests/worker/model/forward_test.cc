@@ -1,5 +1,5 @@
-// The forward pass of small random models against transformers' logits (tests/golden/make_models.py), and its own
-// promises.
+// The forward pass of small random models against transformers' logits (tests/golden/make_models.py, make_variants.py),
+// and its own promises.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -75,7 +75,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"llama-llama3", "llama-llama3"}, Case{"llama-llama3.gguf", "llama-llama3"},
                       Case{"llama-yarn", "llama-yarn"}, Case{"llama-yarn.gguf", "llama-yarn"},
                       Case{"mistral-window", "mistral-window"}, Case{"qwen2-window", "qwen2-window"},
-                      Case{"qwen2-plain.gguf", "qwen2-plain"}, Case{"qwen3-sharded", "qwen3-sharded"}),
+                      Case{"qwen2-plain.gguf", "qwen2-plain"}, Case{"qwen3-sharded", "qwen3-sharded"},
+                      Case{"llama-bias", "llama-bias"}, Case{"llama-untied", "llama-untied"},
+                      Case{"mistral-mixed", "mistral-mixed"}),
     [](const auto& info) {
       std::string name = info.param.model;
       std::replace_if(
