@@ -1,7 +1,10 @@
-// MakePrompt: the chat around the documents.
+// MakePrompt: the chat around the documents. Where a turn begins only the template knows, so it is rendered with marks
+// in place of texts, and what stands between the marks is compared.
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/status.h"
 #include "worker/link/plan.h"
 
@@ -21,23 +24,57 @@ std::vector<ChatMessage> Messages(absl::string_view system, absl::string_view qu
   return messages;
 }
 
-std::string Joined(absl::Span<const RenderedSpan> spans) {
-  std::string text;
-  for (const RenderedSpan& span : spans) text += span.text;
-  return text;
+// What stands behind mark `from` of a rendering, up to mark `to` or (-1) to its end. False without the marks.
+bool Between(absl::Span<const RenderedSpan> spans, int from, int to, std::string* text) {
+  bool inside = from < 0;
+  for (const RenderedSpan& span : spans) {
+    if (inside && to >= 0 && span.mark == to) return true;
+    if (inside) *text += span.text;
+    if (span.mark == from) inside = true;
+  }
+  return inside && to < 0;
 }
 
-// Bytes of the rendering up to the end of the system turn, or 0 where the template has no such turn of its own
-// (families that put the system text into the user's turn).
-int64_t SystemTurnBytes(const model::ChatTemplate& chat, model::ChatOptions options, absl::string_view system,
-                        absl::string_view rendered) {
+// What the template writes in front of a user's text: between an answer and the next question stand the end of the
+// answer, which a chat that ends there shows alone, and the beginning of the question. Empty where a template does not
+// let itself be asked that way.
+std::string UserTurnOpening(const model::ChatTemplate& chat, model::ChatOptions options) {
+  enum { kQuestion, kAnswer, kNext };
   options.add_generation_prompt = false;
-  std::vector<ChatMessage> messages;
-  if (!system.empty()) messages.push_back({"system", {{std::string(system)}}});
-  const auto alone = chat.Render(messages, options);
-  if (!alone.ok()) return 0;
-  const std::string text = Joined(*alone);
-  return !text.empty() && rendered.substr(0, text.size()) == text ? static_cast<int64_t>(text.size()) : 0;
+  options.eos_token = "";  // some put it at the end of the whole
+  std::vector<ChatMessage> messages = {{"user", {{"", kQuestion}}}, {"assistant", {{"", kAnswer}}}};
+  const auto two = chat.Render(messages, options);
+  messages.push_back({"user", {{"", kNext}}});
+  const auto three = chat.Render(messages, options);
+  std::string end, between;
+  if (!two.ok() || !three.ok() || !Between(*two, kAnswer, -1, &end) || !Between(*three, kAnswer, kNext, &between)) {
+    return "";
+  }
+  absl::string_view opening = between;
+  return absl::ConsumePrefix(&opening, end) ? std::string(opening) : "";
+}
+
+// Bytes of the rendering up to the end of the system's own turn, the template's own one included that some families
+// write where nobody gives a system text. 0 where there is none: nothing but BOS stands in front of the user's turn, or
+// the template puts the system text into it.
+int64_t SystemTurnBytes(const model::ChatTemplate& chat, const model::ChatOptions& options,
+                        absl::Span<const RenderedSpan> spans) {
+  std::string before;
+  const std::string opening = UserTurnOpening(chat, options);
+  if (opening.empty() || !Between(spans, -1, kDocuments, &before)) return 0;
+  absl::string_view turn = before;
+  if (!absl::ConsumeSuffix(&turn, opening)) return 0;
+  absl::string_view text = absl::StripAsciiWhitespace(turn);
+  if (!options.bos_token.empty()) absl::ConsumePrefix(&text, options.bos_token);
+  if (absl::StripAsciiWhitespace(text).empty()) return 0;
+  // The opening of the turn is the template's: a system text that ends like it does not begin one.
+  int64_t bytes = 0;
+  for (const RenderedSpan& span : spans) {
+    if (span.mark == kDocuments) break;
+    bytes += static_cast<int64_t>(span.text.size());
+    if (!span.trusted && bytes > static_cast<int64_t>(turn.size())) return 0;
+  }
+  return static_cast<int64_t>(turn.size());
 }
 
 struct Sides {
@@ -84,7 +121,7 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
   KVLINK_ASSIGN_OR_RETURN(const std::vector<RenderedSpan> spans, chat.Render(Messages(system, question), options));
   int64_t system_bytes = 0;
   if (profile.place == LinkProfile::Place::kAfterSystem) {
-    system_bytes = SystemTurnBytes(chat, options, system, Joined(spans));
+    system_bytes = SystemTurnBytes(chat, options, spans);
   }
   if (system_bytes == 0 && !HoldsMark(spans)) {
     return absl::FailedPreconditionError(

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 
@@ -15,6 +17,8 @@
 namespace kvlink::link {
 namespace {
 
+using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 class PromptTest : public ::testing::Test {
@@ -66,6 +70,55 @@ TEST_F(PromptTest, OrBehindTheSystemTurn) {
   const Sides sides = Make(own_template_, "Be brief.", "How far is the Moon?");
   EXPECT_EQ(sides.before, "<|im_start|>system\nBe brief.<|im_end|>\n");
   EXPECT_EQ(sides.after, "<|im_start|>user\nHow far is the Moon?<|im_end|>\n<|im_start|>assistant\n");
+}
+
+// The documents' place in the templates of the families, as their model cards publish them: after the system turn where
+// there is one, given or of the template's own, else in the user's turn.
+TEST_F(PromptTest, AfterTheSystemTurnOfEveryFamily) {
+  profile_.place = LinkProfile::Place::kAfterSystem;
+  bos_ = "<s>";
+  struct Family {
+    const char* name;
+    bool own_system_turn;  // writes one where none is given
+    const char* user;      // how a user's turn opens, where the system has a turn of its own
+  };
+  for (const Family& family :
+       {Family{"smollm2", true, "<|im_start|>user\n"}, Family{"qwen2.5", true, "<|im_start|>user\n"},
+        Family{"qwen2", true, "<|im_start|>user\n"}, Family{"qwen3", false, "<|im_start|>user\n"},
+        Family{"chatml", false, "<|im_start|>user\n"},
+        Family{"llama3", false, "<|start_header_id|>user<|end_header_id|>\n\n"},
+        Family{"llama3.1", true, "<|start_header_id|>user<|end_header_id|>\n\n"},
+        Family{"llama3.2", true, "<|start_header_id|>user<|end_header_id|>\n\n"}, Family{"phi3", false, "<|user|>\n"},
+        Family{"zephyr", false, "<|user|>\n"}, Family{"llama2", false, nullptr}, Family{"mistral-v1", false, nullptr},
+        Family{"mistral-v3", false, nullptr}}) {
+    SCOPED_TRACE(family.name);
+    std::ifstream file(std::string(KVLINK_SOURCE_DIR "/tests/golden/templates/") + family.name + ".jinja");
+    const std::string source{std::istreambuf_iterator<char>(file), {}};
+    ASSERT_FALSE(source.empty());
+    for (const bool given : {false, true}) {
+      SCOPED_TRACE(given ? "with a system text" : "without a system text");
+      if (given && family.name == std::string("mistral-v1")) continue;  // it refuses one
+      const Sides sides = Make(source, given ? "Be brief." : "", "How far?");
+      if (family.user != nullptr && (given || family.own_system_turn)) {
+        EXPECT_THAT(sides.after, StartsWith(std::string(family.user) + "How far?"));
+        EXPECT_THAT(sides.before, Not(HasSubstr(family.user)));
+        EXPECT_THAT(sides.before, HasSubstr(given ? "Be brief." : ""));
+      } else {
+        EXPECT_THAT(sides.after, StartsWith("How far?"));
+      }
+    }
+  }
+}
+
+TEST_F(PromptTest, ASystemTextThatEndsLikeAnOpeningBeginsNoTurn) {
+  profile_.place = LinkProfile::Place::kAfterSystem;
+  const Sides sides = Make(
+      "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}"
+      "{% if loop.index0 != 1 %}[INST]{% endif %}{{ m.content }}[/INST]{% else %}{{ m.content }}{% endif %}{% endfor "
+      "%}",
+      "Be brief.[INST]", "How far?");
+  EXPECT_EQ(sides.before, "Be brief.[INST]");
+  EXPECT_EQ(sides.after, "How far?[/INST]");
 }
 
 TEST_F(PromptTest, ATemplateWithoutASystemTurnKeepsThemWithTheUser) {
