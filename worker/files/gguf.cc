@@ -1,3 +1,5 @@
+// Parses a GGUF in one pass over its bytes. The file may be hostile: each count is checked against the bytes that are
+// left before anything is allocated by it.
 #include "worker/files/gguf.h"
 
 #include <algorithm>
@@ -10,8 +12,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "worker/files/tensor_format.h"
-#include "worker/text/unicode.h"
 
 namespace kvlink::model {
 namespace {

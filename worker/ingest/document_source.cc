@@ -9,8 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "nlohmann/json.hpp"
-#include "worker/text/unicode.h"
 
 namespace kvlink::ingest {
 namespace {
@@ -36,7 +36,7 @@ bool IsDocument(absl::string_view name) {
 std::string TitleOf(const std::string& id) { return fs::path(std::string(WithoutCompression(id))).stem().string(); }
 
 absl::Status CheckUtf8(absl::string_view text) {
-  const size_t valid = model::ValidUtf8Prefix(text);
+  const size_t valid = ValidUtf8Prefix(text);
   if (valid == text.size()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("invalid UTF-8 at byte ", valid, " (0x",
                                                  absl::Hex(static_cast<uint8_t>(text[valid]), absl::kZeroPad2),

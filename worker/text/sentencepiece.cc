@@ -1,3 +1,5 @@
+// SentencePiece's scores turned into BPE merges: each piece that two others make up is a merge of the rank of its
+// score, so that one merging algorithm serves both kinds of vocabulary.
 #include "worker/text/sentencepiece.h"
 
 #include <algorithm>
@@ -6,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "worker/text/unicode.h"
+#include "base/utf8.h"
 
 namespace kvlink::model {
 namespace {

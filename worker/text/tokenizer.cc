@@ -1,7 +1,8 @@
+// What any tokenizer shares: encoding spans of different trust, and streaming bytes that may end inside a character.
 #include "worker/text/tokenizer.h"
 
 #include "base/status.h"
-#include "worker/text/unicode.h"
+#include "base/utf8.h"
 
 namespace kvlink::model {
 

@@ -1,47 +1,17 @@
-// The part of Unicode that tokenizers need: UTF-8, a few character classes, canonical composition (NFC).
+// The part of Unicode that tokenizers need beside UTF-8: a few character classes, canonical composition (NFC).
 //
 // Tables are of Unicode 16.0 (unicode_tables.inc), the version of the regular expressions that published tokenizers are
-// run with. Thread-safety: pure functions.
+// run with; packaged libraries are older (utf8proc 2.8: 15.0) and would take newer letters for symbols.
+// Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_TEXT_UNICODE_H_
 #define KVLINK_WORKER_TEXT_UNICODE_H_
 
-#include <cstddef>
-#include <cstdint>
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "base/utf8.h"
 
 namespace kvlink::model {
-
-inline constexpr char32_t kReplacementCharacter = 0xFFFD;
-
-// What stands at one place of a byte string.
-struct Utf8Character {
-  enum Kind {
-    kValid,
-    kIncomplete,  // the string ends inside a sequence that could still become valid
-    kInvalid,     // never valid, whatever follows
-  };
-  Kind kind = kInvalid;
-  char32_t code_point = kReplacementCharacter;
-  // Bytes of the character; for kIncomplete and kInvalid those of the maximal subpart that one U+FFFD stands for
-  // (Unicode 16.0, section 3.9, table 3-8), at least 1.
-  size_t size = 1;
-};
-// `text` is not empty. Surrogates, overlong forms and values over 0x10FFFF are invalid.
-Utf8Character DecodeUtf8(absl::string_view text);
-
-// The character that starts at `position` of text known to be valid; advances `position` behind it.
-char32_t NextCharacter(absl::string_view text, size_t& position);
-
-// Offset of the first byte that is not valid UTF-8; text.size() if all of it is.
-size_t ValidUtf8Prefix(absl::string_view text);
-
-void AppendUtf8(char32_t code_point, std::string& out);
-
-// Appends `bytes` to `out` with one U+FFFD for each maximal invalid subpart. A sequence that is only incomplete at the
-// end is left out unless `final`. Returns the number of bytes used.
-size_t AppendLossyUtf8(absl::string_view bytes, bool final, std::string& out);
 
 bool IsLetter(char32_t c);  // \p{L}
 bool IsNumber(char32_t c);  // \p{N}
