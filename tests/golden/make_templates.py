@@ -180,7 +180,7 @@ FEATURES = {
 SOURCES = r"""
 {{ m.s }}|{{ m['s'] }}|{{ m.missing }}|{{ missing }}|
 {{ m.s.strip() }}|{{ m.s.lstrip() }}|{{ m.s.rstrip() }}|{{ m.s | trim }}|{{ m.s.strip(' Hd') }}|{{ m.s | trim(' H') }}|
-{{ m.s.upper() }}{{ m.s | upper }}{{ m.s.lower() }}{{ m.s | lower }}{{ m.t.title() }}{{ m.t | title }}{{ m.t.capitalize() }}{{ m.t | capitalize }}
+{{ m.s.upper() }}{{ m.s | upper }}{{ m.s.lower() }}{{ m.s | lower }}{{ m.t.title() }}{{ m.t.capitalize() }}{{ m.t | capitalize }}
 {{ m.s.split() }}{{ m.s.split(',') }}{{ m.t.split('-', 1) }}{{ 'a,b,,c'.split(',') }}{{ ' a  b c '.split(None, 1) }}
 {{ m.s.startswith('  He') }}{{ m.s.endswith('x') }}{{ 'abc'.startswith(('x', 'a')) }}{{ 'World' in m.s }}{{ 'x' not in m.s }}
 {{ m.s.replace('l', 'L') }}{{ m.s.replace('l', 'L', 1) }}{{ m.s | replace('o', '0') }}{{ 'abc'.replace('', '-') }}{{ m.s | replace('o', '0', 1) }}
@@ -189,7 +189,7 @@ SOURCES = r"""
 {{ m.s | length }}{{ m.l | length }}{{ m.d | length }}{{ m.e | length }}{{ missing | length }}{{ m.l | count }}
 {{ m.l | join(', ') }}|{{ m.w | join }}|{{ m.r | map(attribute='n') | join('-') }}|{{ m.r | join(',', attribute='n') }}|{{ '-'.join(m.w) }}
 {{ m.l | first }}{{ m.l | last }}{{ m.w | first }}{{ [] | first }}{{ m.s | last }}
-{{ m.l | sort }}{{ m.l | sort(reverse=true) }}{{ m.w | sort }}{{ m.w | sort(case_sensitive=true) }}{{ m.r | sort(attribute='n') | map(attribute='n') | list }}
+{{ m.r | map(attribute='n') | list }}
 {{ m.w | map('upper') | list }}{{ m.w | map('replace', 'p', 'q') | list }}{{ m.r | map(attribute='role', default='?') | list }}
 {{ m.l | select('odd') | list }}{{ m.l | reject('odd') | list }}{{ m.l | select('gt', 1) | list }}{{ [0, 1, '', 'x'] | select | list }}
 {{ m.r | selectattr('role') | list | length }}{{ m.r | selectattr('role', 'equalto', 'user') | list }}{{ m.r | rejectattr('role', 'defined') | list }}
@@ -197,7 +197,7 @@ SOURCES = r"""
 {{ m.r | tojson(indent=2) }}{{ {} | tojson(indent=4) }}{{ [] | tojson }}{{ {'a': [], 'b': {}} | tojson(indent=4) }}
 {{ m.d | items | list }}{% for k, v in m.d.items() %}{{ k }}={{ v }};{% endfor %}{% for k in m.d %}{{ k }}{% endfor %}
 {{ m.d.keys() | list }}{{ m.d.get('k') }}{{ m.d.get('q') }}{{ m.d.get('q', 'z') }}{{ m.d['items'] }}{{ 'k' in m.d }}{{ 'q' in m.d }}
-{{ m.d.values() | list }}{{ m.d | dictsort }}{{ m.e or 'empty' }}{{ m.s and 'full' }}{{ not m.e }}
+{{ m.d.values() | list }}{{ m.e or 'empty' }}{{ m.s and 'full' }}{{ not m.e }}
 {{ 1 + 2 * 3 }} {{ 7 / 2 }} {{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ -7 % 3 }} {{ 2 ** 10 }} {{ 2.5 + 1 }} {{ 1 / 3 }} {{ -m.n }} {{ +m.n }} {{ 4 / 2 }}
 {{ 1e3 }} {{ 1.5e-7 }} {{ 1e16 }} {{ 123456789.125 }} {{ 0.1 + 0.2 }} {{ 1_000 }} {{ 2 ** -1 }} {{ 7.5 // 2 }} {{ 7.5 % 2 }} {{ 100000000000000.0 }}
 {{ 'a' + 'b' }}{{ 'a' ~ 1 ~ none ~ true ~ 2.0 }}{{ 'ab' * 3 }}{{ [1] + [2] }}{{ 2 * 'x' }}
@@ -208,7 +208,7 @@ SOURCES = r"""
 {{ m.n is number }}{{ m.f is float }}{{ m.n is integer }}{{ m.b is boolean }}{{ m.b is true }}{{ m.b is false }}{{ m.d is mapping }}{{ m.l is sequence }}{{ m.s is iterable }}{{ m.n is iterable }}{{ m.b is number }}{{ m.b is integer }}
 {{ m.n is odd }}{{ m.n is even }}{{ m.n is divisibleby 3 }}{{ m.n is divisibleby(2) }}{{ m.n is eq 3 }}{{ m.n is in [1, 3] }}{{ 'A' is upper }}{{ 'a1' is lower }}{{ range is callable }}{{ m.n is sameas 3 }}{{ m.n is gt 2 and m.n is lt(9) }}
 {{ missing | default('d') }}{{ m.e | default('d') }}{{ m.e | default('d', true) }}{{ m.x | default('d') }}{{ missing | d('e') }}{{ m.x or 'n' }}
-{{ '42' | int }}{{ 'x' | int }}{{ 'x' | int(7) }}{{ 3.9 | int }}{{ '2.5' | float }}{{ m.n | float }}{{ -5 | abs }}{{ (-5) | abs }}{{ [1, 2, 3] | sum }}{{ [3, 1] | max }}{{ [3, 1] | min }}{{ ['b', 'A', 'a'] | unique | list }}
+{{ '42' | int }}{{ 'x' | int }}{{ 'x' | int(7) }}{{ 3.9 | int }}{{ '2.5' | float }}{{ m.n | float }}
 {{ m.lines | indent }}|{{ m.lines | indent(2, true) }}|{{ m.lines | indent(first=true, blank=true) }}|{{ m.lines | indent('> ') }}|{{ m.lines.splitlines() }}
 {{ m.l | reverse | list }}{{ 'abc' | reverse }}{{ 'abc' | list }}{{ m.n | string }}{{ m.n | string ~ 'x' }}{{ m.u | upper }}{{ m.t.count('-') }}{{ m.t.find('b') }}{{ m.t.removeprefix('a-') }}{{ m.t.removesuffix('d') }}
 {% for x in m.l %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ x }},{% endfor %}
@@ -242,7 +242,7 @@ after
   last  {% if true +%}
 newline kept{% endif %}
 {{ 'a' }}
-{{ m.l.index(1) }}{{ m.l.count(3) }}{{ dict(a=1, b='c') }}{{ m.d.n }}{{ m.r.0.n }}{{ m.s == '  Hello, World  ' }}{{ m.l | sum(0) if false else 'k' }}
+{{ m.l.index(1) }}{{ m.l.count(3) }}{{ dict(a=1, b='c') }}{{ m.d.n }}{{ m.r.0.n }}{{ m.s == '  Hello, World  ' }}
 {{ 'a' is string and 'b' is not none or false }}{{ not not 'a' }}{{ not 'a' == 'b' }}{{ 1 + 1 == 2 and 2 * 2 == 4 }}{{ 1 if false else 2 if false else 3 }}
 {{ m.missing.x }}
 {{ missing.x }}

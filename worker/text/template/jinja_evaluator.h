@@ -104,7 +104,6 @@ class Evaluator {
   Result NumberFilter(const std::string& name, const Value& input, const Arguments& arguments, bool& known);
   Result SelectFilter(const std::string& name, const Value& input, const Arguments& arguments);
   Result MapFilter(const Value& input, const Arguments& arguments);
-  Result SortFilter(const std::string& name, const Value& input, const Arguments& arguments);
   Result IndentFilter(const Text& text, const Arguments& arguments);
   absl::StatusOr<bool> Test(const std::string& name, const Value& input, const Arguments& arguments);
 

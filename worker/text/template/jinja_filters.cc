@@ -1,4 +1,5 @@
-// Filters and tests of the template interpreter.
+// Filters and tests of the template interpreter: those that published chat templates use, and what Jinja has beside
+// them for the same values. Others are UNIMPLEMENTED by name.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -12,20 +13,6 @@
 
 namespace kvlink::model::jinja {
 namespace {
-
-// The filter "title": the first character of each word in capitals, words being parted by - ( { [ < and whitespace.
-Text TitleFilter(const Text& text) {
-  const auto parts = [](char32_t c) {
-    const char32_t plain = Plain(c);
-    return plain == '-' || plain == '(' || plain == '{' || plain == '[' || plain == '<' || IsSpace(c);
-  };
-  Text out = text;
-  for (size_t i = 0; i < out.size(); ++i) {
-    const bool first = i == 0 || parts(text[i]) != parts(text[i - 1]);
-    out[i] = first ? UpperChar(text[i]) : LowerChar(text[i]);
-  }
-  return out;
-}
 
 // Whether there is a cased character, and all of them are of that case.
 bool AllCase(const Text& text, bool upper) {
@@ -67,7 +54,6 @@ Evaluator::Result Evaluator::StringFilter(const std::string& name, const Value& 
   if (name == "upper") return NewText(Upper(text()), line);
   if (name == "lower") return NewText(Lower(text()), line);
   if (name == "capitalize") return NewText(Capitalize(text()), line);
-  if (name == "title") return NewText(TitleFilter(text()), line);
   if (name == "trim") return CallStringMethod(text(), "strip", arguments);
   if (name == "replace") {
     KVLINK_ASSIGN_OR_RETURN(const Text from, TextArgument(arguments, 0, "old", std::nullopt));
@@ -138,15 +124,12 @@ Evaluator::Result Evaluator::ListFilter(const std::string& name, const Value& in
   if (name == "select" || name == "reject" || name == "selectattr" || name == "rejectattr") {
     return SelectFilter(name, input, arguments);
   }
-  if (name == "sort" || name == "unique" || name == "min" || name == "max" || name == "dictsort") {
-    return SortFilter(name, input, arguments);
-  }
   if (name == "items") {
     if (input.is_undefined()) return NewList({}, line);
     if (input.dict() == nullptr) return Error(line, absl::StrCat("items takes a mapping, not a ", input.TypeName()));
     return CallMethod(input, "items", Tail(arguments, arguments.values.size()));
   }
-  if (name != "first" && name != "last" && name != "list" && name != "reverse" && name != "join" && name != "sum") {
+  if (name != "first" && name != "last" && name != "list" && name != "reverse" && name != "join") {
     known = false;
     return Value();
   }
@@ -163,38 +146,25 @@ Evaluator::Result Evaluator::ListFilter(const std::string& name, const Value& in
     std::reverse(items.begin(), items.end());
     return NewList(std::move(items), line);
   }
-  const Value* attribute = arguments.Find(name == "join" ? 1 : 0, "attribute");
+  const Value* attribute = arguments.Find(1, "attribute");
   if (attribute != nullptr && attribute->is_none()) attribute = nullptr;
   if (attribute != nullptr) {
     for (Value& item : items) {
       KVLINK_ASSIGN_OR_RETURN(item, Item(item, *attribute, line));
     }
   }
-  if (name == "join") {
-    KVLINK_ASSIGN_OR_RETURN(const Text separator, TextArgument(arguments, 0, "d", Text()));
-    return JoinText(items, separator, line);
-  }
-  Value sum = Value::Int(0);
-  for (const Value& item : items) {
-    KVLINK_ASSIGN_OR_RETURN(sum, Arithmetic("+", sum, item, line));
-  }
-  return sum;
+  KVLINK_ASSIGN_OR_RETURN(const Text separator, TextArgument(arguments, 0, "d", Text()));
+  return JoinText(items, separator, line);
 }
 
 Evaluator::Result Evaluator::NumberFilter(const std::string& name, const Value& input, const Arguments& arguments,
                                           bool& known) {
-  const int line = arguments.line;
   if (name == "default" || name == "d") {
     const Value* fallback = arguments.Find(0, "default_value");
     const Value* boolean = arguments.Find(1, "boolean");
     const bool replace = input.is_undefined() || (boolean != nullptr && boolean->Truthy() && !input.Truthy());
     if (!replace) return input;
     return fallback != nullptr ? *fallback : Value::String("");
-  }
-  if (name == "abs") {
-    if (!input.is_number()) return Error(line, absl::StrCat("abs takes a number, not a ", input.TypeName()));
-    return input.AsDouble() < 0 ? Arithmetic("-", Value::Int(0), input, line)
-                                : Arithmetic("+", input, Value::Int(0), line);
   }
   if (name == "int" || name == "float") {
     const Value* given = arguments.Find(0, "default");
@@ -271,61 +241,6 @@ Evaluator::Result Evaluator::MapFilter(const Value& input, const Arguments& argu
     }
   }
   return NewList(std::move(items), arguments.line);
-}
-
-// sort, unique, min, max and dictsort: without regard to case unless case_sensitive.
-Evaluator::Result Evaluator::SortFilter(const std::string& name, const Value& input, const Arguments& arguments) {
-  const int line = arguments.line;
-  const bool sorts = name == "sort";
-  const bool dicts = name == "dictsort";
-  const Value* reverse = dicts ? arguments.Find(2, "reverse") : sorts ? arguments.Find(0, "reverse") : nullptr;
-  const Value* sensitive = arguments.Find(sorts ? 1 : 0, "case_sensitive");
-  const Value* attribute = dicts ? nullptr : arguments.Find(sorts ? 2 : 1, "attribute");
-  if (dicts && arguments.Find(1, "by") != nullptr) return Unimplemented(line, "dictsort with by=");
-  if (dicts && input.dict() == nullptr)
-    return Error(line, absl::StrCat("dictsort takes a mapping, not a ", input.TypeName()));
-  std::vector<std::pair<Value, Value>> keyed;  // what is compared, and the item
-  KVLINK_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(input, line));
-  for (size_t i = 0; i < items.size(); ++i) {
-    Value key = items[i];
-    if (attribute != nullptr && !attribute->is_none()) {
-      KVLINK_ASSIGN_OR_RETURN(key, Item(key, *attribute, line));
-    }
-    if (key.string() != nullptr && (sensitive == nullptr || !sensitive->Truthy())) {
-      KVLINK_ASSIGN_OR_RETURN(key, NewText(Lower(*key.string()), line));
-    }
-    keyed.emplace_back(std::move(key),
-                       dicts ? Value::MakeList({items[i], input.dict()->entries[i].second}, true) : items[i]);
-  }
-  if (name == "unique") {
-    std::vector<Value> seen, kept;
-    for (auto& [key, item] : keyed) {
-      if (std::any_of(seen.begin(), seen.end(), [&, &k = key](const Value& old) { return Equal(old, k, budget_); }))
-        continue;
-      seen.push_back(std::move(key));
-      kept.push_back(std::move(item));
-    }
-    return NewList(std::move(kept), line);
-  }
-  absl::Status status;
-  const auto less = [&](const auto& a, const auto& b) {
-    budget_.Spend(1);
-    if (!status.ok() || budget_.exhausted()) return false;
-    const absl::StatusOr<bool> result = Less(a.first, b.first, line);
-    if (!result.ok()) status = result.status();
-    return result.ok() && *result;
-  };
-  const bool backwards = reverse != nullptr && reverse->Truthy();
-  std::stable_sort(keyed.begin(), keyed.end(),
-                   [&](const auto& a, const auto& b) { return backwards ? less(b, a) : less(a, b); });
-  KVLINK_RETURN_IF_ERROR(status);
-  if (name == "min" || name == "max") {
-    if (keyed.empty()) return Value::Missing("the sequence is empty");
-    return name == "min" ? keyed.front().second : keyed.back().second;
-  }
-  std::vector<Value> sorted;
-  for (auto& [key, item] : keyed) sorted.push_back(std::move(item));
-  return NewList(std::move(sorted), line);
 }
 
 absl::StatusOr<bool> Evaluator::Test(const std::string& name, const Value& input, const Arguments& arguments) {

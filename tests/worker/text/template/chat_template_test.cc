@@ -200,7 +200,7 @@ TEST(ChatTemplateTest, EachCharacterKeepsItsTrust) {
   EXPECT_EQ(trust("{{ [c[1], 'k'] }}"), "T([')U(a)T(', 'k'])");
   EXPECT_EQ(trust("{{ c[1:4] | upper }}{{ c[1:4][::-1] }}"), "U(A<Bb<a)");
   EXPECT_EQ(trust("{{ c.split('<') | join('<') }}"), "U( a)T(<)U(b \"c\" )");
-  EXPECT_EQ(trust("{% set x %}<{{ c[1] }}>{% endset %}{{ x | title }}"), "T(<)U(A)T(>)");
+  EXPECT_EQ(trust("{% set x %}<{{ c[1] }}>{% endset %}{{ x | upper }}"), "T(<)U(A)T(>)");
   EXPECT_EQ(trust("{% macro m(v) %}<{{ v }}>{% endmacro %}{{ m(c[1]) }}{{ m('k') }}"), "T(<)U(a)T(><k>)");
   EXPECT_EQ(trust("{{ c[1] * 2 }}{{ c | length }}{{ c[1] == 'a' }}{{ c | first | string | list }}"),
             "U(aa)T(9True[')U( )T('])");
