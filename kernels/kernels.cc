@@ -1,3 +1,4 @@
+// The small functions of the contract: sizes and names of types, views, and buffers' ownership.
 #include "kernels/kernels.h"
 
 #include <utility>

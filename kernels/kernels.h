@@ -237,7 +237,7 @@ struct PackArgs {
   const Rope* rope = nullptr;            // q4 rotates keys back
   Tensor slab;                           // u8 [shape.slab_bytes()]; padding is zeroed
 };
-struct LandArgs {
+struct DecodeArgs {
   SlabShape source_shape;
   Tensor source;                  // u8 [source_shape.slab_bytes()]
   Codec codec = Codec::kRawBf16;  // raw-bf16 or raw-f32: what `out` becomes, keys rotated locally
@@ -323,7 +323,7 @@ class Backend {
   // appended to.
   virtual absl::Status LinkedAttention(Stream& stream, const LinkedAttentionArgs& args) = 0;
   virtual absl::Status Pack(Stream& stream, const PackArgs& args) = 0;
-  virtual absl::Status Land(Stream& stream, const LandArgs& args) = 0;
+  virtual absl::Status Decode(Stream& stream, const DecodeArgs& args) = 0;
   virtual absl::Status ShiftKeys(Stream& stream, const ShiftKeysArgs& args) = 0;
   virtual absl::Status Checksum(Stream& stream, const ChecksumArgs& args) = 0;
   virtual absl::Status Sample(Stream& stream, const SampleArgs& args) = 0;

@@ -1,3 +1,5 @@
+// Frequencies of each rope type in f64. Angles are computed in f64 and rounded once, because f32 angles are off by
+// thousandths at positions of some thousands.
 #include "kernels/rope.h"
 
 #include <algorithm>

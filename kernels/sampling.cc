@@ -1,3 +1,4 @@
+// The sampling that all backends agree on to the bit: candidates in one order, sums in f64, one Philox number.
 #include "kernels/sampling.h"
 
 #include <algorithm>

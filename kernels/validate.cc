@@ -1,3 +1,4 @@
+// Checks of arguments that all backends make before they launch, so that a kernel may trust its input.
 #include "kernels/validate.h"
 
 #include <algorithm>
@@ -351,8 +352,8 @@ absl::Status ValidatePack(const PackArgs& args, Device device) {
   return Aligned(args.slab.data, 4) ? absl::OkStatus() : check.Fail("slab", "not 4-byte aligned");
 }
 
-absl::Status ValidateLand(const LandArgs& args, Device device) {
-  const Checker check("Land", device);
+absl::Status ValidateDecode(const DecodeArgs& args, Device device) {
+  const Checker check("Decode", device);
   SlabShape shape = args.source_shape;
   if (absl::Status status = shape.Validate(); !status.ok()) return check.Fail("source_shape", status.message());
   if (args.codec != Codec::kRawBf16 && args.codec != Codec::kRawF32) {

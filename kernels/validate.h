@@ -26,7 +26,7 @@ absl::Status ValidateBatch(const AttentionBatch& batch);
 absl::Status ValidateLinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batch, Device device,
                                      int64_t workspace_bytes);
 absl::Status ValidatePack(const PackArgs& args, Device device);
-absl::Status ValidateLand(const LandArgs& args, Device device);
+absl::Status ValidateDecode(const DecodeArgs& args, Device device);
 absl::Status ValidateShiftKeys(const ShiftKeysArgs& args, Device device);
 absl::Status ValidateChecksum(const ChecksumArgs& args, Device device);
 absl::Status ValidateSample(const SampleArgs& args, Device device, int64_t workspace_bytes);

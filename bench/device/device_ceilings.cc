@@ -1,3 +1,4 @@
+// Copies, reads and products of the largest size, timed on the device's own streams.
 #include "bench/device/device_ceilings.h"
 
 #include <algorithm>
@@ -64,9 +65,9 @@ absl::StatusOr<double> DeviceCeilings::Copied() {
   const auto slab = [&](const kernels::Buffer& buffer) {
     return Tensor::Dense(buffer.data(), Dtype::kU8, backend_->device(), {bytes});
   };
-  const kernels::LandArgs args{shape, slab(from_), shape.codec, nullptr, slab(to_)};
+  const kernels::DecodeArgs args{shape, slab(from_), shape.codec, nullptr, slab(to_)};
   KVLINK_ASSIGN_OR_RETURN(const double seconds,
-                          LaunchSeconds(*stream_, rounds_, [&] { return backend_->Land(*stream_, args); }));
+                          LaunchSeconds(*stream_, rounds_, [&] { return backend_->Decode(*stream_, args); }));
   return 2.0 * static_cast<double>(bytes) / seconds;
 }
 

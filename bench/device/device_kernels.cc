@@ -129,7 +129,8 @@ absl::Status BenchAttention(DeviceBench& bench) {
 
 absl::Status BenchLand(DeviceBench& bench) {
   const DeviceBenchOptions& options = *bench.options;
-  bench.report->Section(absl::StrCat("Land: a slab of ", options.landed_tokens, " tokens on the device, as raw-bf16"));
+  bench.report->Section(
+      absl::StrCat("Decode: a slab of ", options.landed_tokens, " tokens on the device, as raw-bf16"));
   KVLINK_RETURN_IF_ERROR(bench.ceilings->Measure());
   KVLINK_ASSIGN_OR_RETURN(const kernels::Rope rope, kernels::MakeRope(options.config.rope));
   KVLINK_ASSIGN_OR_RETURN(const auto maker, SlabMaker::Create(bench.backend, options.config, &rope));
@@ -142,12 +143,12 @@ absl::Status BenchLand(DeviceBench& bench) {
     const auto bytes = [&](const kernels::Buffer& buffer) {
       return Tensor::Dense(buffer.data(), Dtype::kU8, bench.backend->device(), {buffer.bytes()});
     };
-    const kernels::LandArgs args{shape, bytes(source), raw.codec, &rope, bytes(out)};
+    const kernels::DecodeArgs args{shape, bytes(source), raw.codec, &rope, bytes(out)};
     const std::unique_ptr<kernels::Stream> stream = bench.backend->NewStream();
-    KVLINK_ASSIGN_OR_RETURN(const double seconds,
-                            LaunchSeconds(*stream, options.rounds, [&] { return bench.backend->Land(*stream, args); }));
+    KVLINK_ASSIGN_OR_RETURN(const double seconds, LaunchSeconds(*stream, options.rounds,
+                                                                [&] { return bench.backend->Decode(*stream, args); }));
     const double rate = static_cast<double>(shape.used_bytes() + raw.used_bytes()) / seconds;
-    const std::string name = absl::StrCat("Land ", CodecName(codec));
+    const std::string name = absl::StrCat("Decode ", CodecName(codec));
     bench.Add(absl::StrCat(name, ", read and written"), rate / 1e9, "GB/s");
     bench.Add(absl::StrCat(name, " over copy bandwidth"), rate / bench.rates().copied, "x", Target{0.8});
   }

@@ -1,3 +1,4 @@
+// Builds batches over documents and private pages by hand, without the engine that does so in the product.
 #include "bench/device/device_passes.h"
 
 #include <algorithm>

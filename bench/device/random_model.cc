@@ -1,3 +1,4 @@
+// Weights are rows of one table of random numbers: a model of 8B parameters without 16 GB of randomness.
 #include "bench/device/random_model.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// AMX tiles in inline assembly: the compiler's intrinsics need a target that would let it use AMX anywhere, and the
+// kernel must be asked for permission first.
 #include "kernels/cpu/amx.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Walks angles from position to position by a rotation, and starts anew every 64 positions, so that errors do not add
+// up.
 #include "kernels/cpu/angles.h"
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// The Backend of the CPU: validates, then hands to the operation's file. Streams run what they are given at once.
 #include "kernels/cpu/backend.h"
 
 #include <cstring>
@@ -115,9 +116,9 @@ class CpuBackend : public Backend {
     cpu::Pack(Host(stream), args, threads_);
     return absl::OkStatus();
   }
-  absl::Status Land(Stream&, const LandArgs& args) override {
-    KVLINK_RETURN_IF_ERROR(ValidateLand(args, device()));
-    cpu::Land(args, threads_);
+  absl::Status Decode(Stream&, const DecodeArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateDecode(args, device()));
+    cpu::Decode(args, threads_);
     return absl::OkStatus();
   }
   absl::Status ShiftKeys(Stream& stream, const ShiftKeysArgs& args) override {

@@ -1,3 +1,4 @@
+// Checksums of ranges, shared out among threads; one range is one thread's.
 #include "base/checksum.h"
 
 #include "kernels/cpu/operations.h"

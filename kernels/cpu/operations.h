@@ -20,7 +20,7 @@ void Sample(HostStream& stream, const SampleArgs& args, const Threads& threads);
 
 // slabs.cc
 void Pack(HostStream& stream, const PackArgs& args, const Threads& threads);
-void Land(const LandArgs& args, const Threads& threads);
+void Decode(const DecodeArgs& args, const Threads& threads);
 void ShiftKeys(HostStream& stream, const ShiftKeysArgs& args, const Threads& threads);
 
 // checksum.cc

@@ -1,3 +1,4 @@
+// Vector kernels over rows (norms, conversions, rotations, codecs), compiled for each target and chosen at run time.
 #include "kernels/cpu/rows_simd.h"
 
 #include <limits>

@@ -207,7 +207,7 @@ class StoredBlock {
   const int64_t n_;
 };
 
-void LandBlock(const LandArgs& args, const SlabShape& to, int64_t b) {
+void DecodeBlock(const DecodeArgs& args, const SlabShape& to, int64_t b) {
   const SlabShape& from = args.source_shape;
   const int64_t n = from.block_tokens(b), dim = from.head_dim;
   const Rope none{};
@@ -255,7 +255,7 @@ void Pack(HostStream& stream, const PackArgs& args, const Threads& threads) {
   }
 }
 
-void Land(const LandArgs& args, const Threads& threads) {
+void Decode(const DecodeArgs& args, const Threads& threads) {
   SlabShape to = args.source_shape;
   to.codec = args.codec;
   std::byte* out = args.out.as<std::byte>();
@@ -266,7 +266,7 @@ void Land(const LandArgs& args, const Threads& threads) {
       std::memcpy(out + begin, args.source.as<const std::byte>() + begin, static_cast<size_t>(count));
     });
   } else {
-    threads.For(to.blocks(), [&](int64_t b, int) { LandBlock(args, to, b); });
+    threads.For(to.blocks(), [&](int64_t b, int) { DecodeBlock(args, to, b); });
   }
   std::fill(out + to.used_bytes(), out + to.slab_bytes(), std::byte{0});
 }

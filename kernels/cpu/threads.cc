@@ -1,3 +1,5 @@
+// A pool whose threads spin for a short while before they sleep: operations follow one another within microseconds, and
+// waking a thread takes longer than many of them.
 #include "kernels/cpu/threads.h"
 
 #include <sched.h>

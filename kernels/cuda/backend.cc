@@ -1,3 +1,5 @@
+// The Backend of a device: validates, uploads the few host arrays through the stream's ring, launches. Nothing here
+// allocates or waits, so that every operation can be recorded into a graph.
 #include "kernels/cuda/backend.h"
 
 #include <algorithm>
@@ -218,8 +220,8 @@ class CudaBackend : public Backend {
     return ClearPadding(ours, args.shape, args.slab);
   }
 
-  absl::Status Land(Stream& stream, const LandArgs& args) override {
-    KVLINK_RETURN_IF_ERROR(ValidateLand(args, device_));
+  absl::Status Decode(Stream& stream, const DecodeArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateDecode(args, device_));
     CudaStream& ours = Ours(stream);
     KVLINK_RETURN_IF_ERROR(ours.Use());
     SlabShape raw = args.source_shape;
@@ -228,13 +230,13 @@ class CudaBackend : public Backend {
       KVLINK_RETURN_IF_ERROR(Copy(ours.handle(), args.out.data, args.source.data, raw.used_bytes()));
       return ClearPadding(ours, raw, args.out);
     }
-    LandLaunch launch;
+    DecodeLaunch launch;
     launch.source = ViewOf(args.source_shape, args.source.data);
     launch.out = ViewOf(raw, args.out.data);
     if (!args.source_shape.keys_rotated()) {
       KVLINK_ASSIGN_OR_RETURN(launch.rope, ours.StageRope(*args.rope));
     }
-    KVLINK_RETURN_IF_ERROR(LaunchStatus("Land", LaunchLand(ours.handle(), launch)));
+    KVLINK_RETURN_IF_ERROR(LaunchStatus("Decode", LaunchDecode(ours.handle(), launch)));
     return ClearPadding(ours, raw, args.out);
   }
 

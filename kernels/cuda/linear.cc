@@ -1,3 +1,4 @@
+// Linear on a device: weights padded to whole 16 bytes, products by Matmul (cuBLASLt), epilogues by a kernel of ours.
 #include "kernels/cuda/linear.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Stands in where there is no CUDA compiler: says so.
 #include "kernels/cuda/cuda.h"
 
 namespace kvlink::kernels {

@@ -92,11 +92,11 @@ struct PackLaunch {
 };
 int LaunchPack(void* stream, const PackLaunch& launch);
 
-struct LandLaunch {
+struct DecodeLaunch {
   SlabView source, out;
   RopeView rope;
 };
-int LaunchLand(void* stream, const LandLaunch& launch);
+int LaunchDecode(void* stream, const DecodeLaunch& launch);
 
 struct ShiftKeysLaunch {
   View in, out;

@@ -1,3 +1,4 @@
+// The CUDA runtime behind the seam that tests emulate: memory by pools, copies, streams, graphs, errors as Status.
 #include "kernels/cuda/runtime.h"
 
 #include <cuda_runtime.h>

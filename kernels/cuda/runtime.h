@@ -42,8 +42,8 @@ absl::StatusOr<void*> AllocateDevice(int64_t bytes);
 void FreeDevice(void* memory);
 // Bytes of the device in use that came from AllocateDevice.
 absl::StatusOr<int64_t> MemoryInUse();
-// Memory of the device in use that is of no pool, with the same alignment; what a network card is given stays what it
-// is. Freeing it waits for the device.
+// Device memory outside the pool, of the same alignment, for buffers registered with a network card: the pool must
+// never recycle them. Freeing synchronises the device.
 absl::StatusOr<void*> AllocatePlain(int64_t bytes);
 void FreePlain(void* memory);
 // Host memory that copies reach without staging.

@@ -1,3 +1,5 @@
+// Streams with a ring of pinned memory for small host arrays, a record of what only the device can see go wrong, and
+// graphs.
 #include "kernels/cuda/stream.h"
 
 #include <algorithm>

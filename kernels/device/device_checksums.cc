@@ -1,3 +1,4 @@
+// One stream and one upload at a time, under a lock: checksums are small beside the pulls they verify.
 #include "kernels/device/device_checksums.h"
 
 #include "absl/strings/str_cat.h"

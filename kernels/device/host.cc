@@ -1,3 +1,4 @@
+// Host memory on huge pages, touched at once: page faults would otherwise fall into the first pass.
 #include "kernels/device/host.h"
 
 #include <sys/mman.h>

@@ -99,11 +99,11 @@ absl::Status Lander::Expand(Lane& lane, const SlabShape& stored, const void* sla
   const auto bytes = [&](const void* data, int64_t count) {
     return Tensor::Dense(const_cast<void*>(data), Dtype::kU8, backend_->device(), {count});
   };
-  return backend_->Land(StreamOf(lane), {.source_shape = stored,
-                                         .source = bytes(slab, stored.slab_bytes()),
-                                         .codec = landed.codec,
-                                         .rope = rope_,
-                                         .out = bytes(out, landed.slab_bytes())});
+  return backend_->Decode(StreamOf(lane), {.source_shape = stored,
+                                           .source = bytes(slab, stored.slab_bytes()),
+                                           .codec = landed.codec,
+                                           .rope = rope_,
+                                           .out = bytes(out, landed.slab_bytes())});
 }
 
 absl::Status Lander::Finish(Lane& lane, const absl::Status& launched) {

@@ -36,13 +36,13 @@ class Lander {
   // The same on a device from pinned memory, where the slab is in parts that follow each other: copied from where it
   // is.
   absl::Status LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts, std::byte* out);
-  // The same where the slab is in the device's memory already; its padding is not read, and nor does it land. Where
-  // there are `copies`, parts of pinned memory that follow each other, they get the slab as it is stored.
+  // The same where the slab is in the device's memory already. Padding is neither read nor copied. `copies`, parts
+  // of pinned memory that follow each other, get the slab as it is stored.
   absl::Status LandThere(const SlabShape& stored, const std::byte* slab, absl::Span<const absl::Span<std::byte>> copies,
                          std::byte* out);
 
  private:
-  // More of them than these do not make a bus faster.
+  // More lanes do not raise PCIe throughput.
   static constexpr int kMaxLanes = 4;
   // What one slab at a time needs.
   struct Lane {

@@ -1,3 +1,4 @@
+// A ring of pinned pieces: while one is copied to or from pageable memory, the others are on the bus.
 #include "kernels/device/transfer.h"
 
 #include <algorithm>

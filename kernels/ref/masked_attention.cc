@@ -1,3 +1,4 @@
+// Attention by its definition in f64: every score, one softmax, no splits. Slow on purpose.
 #include "kernels/ref/masked_attention.h"
 
 #include <algorithm>

@@ -42,7 +42,7 @@ void QkvFinish(HostStream& stream, const QkvFinishArgs& args);
 int64_t AttentionWorkspaceBytes(int64_t rows, const AttentionParams& params);
 void LinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batch);
 void Pack(HostStream& stream, const PackArgs& args);
-void Land(const LandArgs& args);
+void Decode(const DecodeArgs& args);
 void ShiftKeys(HostStream& stream, const ShiftKeysArgs& args);
 void Checksum(const ChecksumArgs& args);
 void Sample(HostStream& stream, const SampleArgs& args);

@@ -1,3 +1,4 @@
+// The scalar backend: each operation as its definition reads, in the order it is written. The oracle of the others.
 #include "kernels/ref/ref.h"
 
 #include <cstring>
@@ -89,9 +90,9 @@ class RefBackend : public Backend {
     ref::Pack(Host(stream), args);
     return absl::OkStatus();
   }
-  absl::Status Land(Stream&, const LandArgs& args) override {
-    KVLINK_RETURN_IF_ERROR(ValidateLand(args, device()));
-    ref::Land(args);
+  absl::Status Decode(Stream&, const DecodeArgs& args) override {
+    KVLINK_RETURN_IF_ERROR(ValidateDecode(args, device()));
+    ref::Decode(args);
     return absl::OkStatus();
   }
   absl::Status ShiftKeys(Stream& stream, const ShiftKeysArgs& args) override {

@@ -210,7 +210,7 @@ void Pack(HostStream& stream, const PackArgs& args) {
   std::fill(slab + shape.used_bytes(), slab + shape.slab_bytes(), std::byte{0});
 }
 
-void Land(const LandArgs& args) {
+void Decode(const DecodeArgs& args) {
   const SlabShape& from = args.source_shape;
   SlabShape to = from;
   to.codec = args.codec;

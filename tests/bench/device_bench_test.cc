@@ -41,7 +41,7 @@ std::vector<std::string> Promised() {
       names.push_back(absl::StrCat("decode over ", codec, ", ", what));
     }
   }
-  for (const char* codec : {"q8", "q4"}) names.push_back(absl::StrCat("Land ", codec, " over copy bandwidth"));
+  for (const char* codec : {"q8", "q4"}) names.push_back(absl::StrCat("Decode ", codec, " over copy bandwidth"));
   for (int context : {128, 256}) {
     names.push_back(absl::StrCat("full prefill ", context));
     for (const char* way : {"resident", "raw", "q8", "q4"}) {

@@ -1,4 +1,4 @@
-// Pack and Land on every backend: the bytes of the layout, the error of each codec, what lands.
+// Pack and Decode on every backend: the bytes of the layout, the error of each codec, what lands.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -164,14 +164,14 @@ class CodecTest : public ::testing::TestWithParam<BackendFactory> {
     if (!status.ok()) return status;
     return slab.Bytes();
   }
-  absl::StatusOr<std::vector<std::byte>> Land(const SlabShape& shape, const std::vector<std::byte>& bytes, Codec codec,
-                                              const Rope& rope) {
+  absl::StatusOr<std::vector<std::byte>> ToRaw(const SlabShape& shape, const std::vector<std::byte>& bytes, Codec codec,
+                                               const Rope& rope) {
     SlabShape raw = shape;
     raw.codec = codec;
     const auto source = DeviceTensor::OfInts(backend_.get(), Dtype::kU8, bytes);
     const auto out = DeviceTensor::Poisoned(backend_.get(), Dtype::kU8, {raw.slab_bytes()});
     auto stream = backend_->NewStream();
-    absl::Status status = backend_->Land(*stream, {shape, source, codec, &rope, out});
+    absl::Status status = backend_->Decode(*stream, {shape, source, codec, &rope, out});
     if (status.ok()) status = stream->Synchronize();
     if (!status.ok()) return status;
     return out.Bytes();
@@ -287,7 +287,7 @@ TEST_P(CodecTest, LandsWhatTheBytesSay) {
             absl::StrCat(CodecName(codec), " to ", CodecName(to), ", ", shape.tokens, " tokens of ", shape.head_dim));
         SlabShape raw = shape;
         raw.codec = to;
-        const auto landed = Land(shape, slab, to, rope);
+        const auto landed = ToRaw(shape, slab, to, rope);
         ASSERT_TRUE(landed.ok()) << landed.status();
         if (to == codec) {
           EXPECT_TRUE(*landed == slab);

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 ARCHITECTURES = ["sm_80", "sm_90a"]
-MAY_NOT_SPILL = re.compile(r"Attention|Land")
+MAY_NOT_SPILL = re.compile(r"Attention|Decode")
 ENTRY = re.compile(r"Compiling entry function '(\S+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")

@@ -321,22 +321,22 @@ TEST_P(RefusalTest, PackAndLand) {
   SlabShape raw = shape;
   raw.codec = Codec::kRawF32;
   const auto out = Make(Dtype::kU8, {raw.slab_bytes()});
-  const kernels::LandArgs good_land{shape, slab, Codec::kRawF32, &rope_, out};
-  const auto land = [&](const kernels::LandArgs& args) { return backend_->Land(*stream_, args); };
+  const kernels::DecodeArgs good_decode{shape, slab, Codec::kRawF32, &rope_, out};
+  const auto land = [&](const kernels::DecodeArgs& args) { return backend_->Decode(*stream_, args); };
   ExpectTensorChecked(
-      good_land, [](auto& a) -> Tensor& { return a.source; }, "Land: source: ", land);
+      good_decode, [](auto& a) -> Tensor& { return a.source; }, "Decode: source: ", land);
   ExpectTensorChecked(
-      good_land, [](auto& a) -> Tensor& { return a.out; }, "Land: out: ", land);
+      good_decode, [](auto& a) -> Tensor& { return a.out; }, "Decode: out: ", land);
   const auto refused_land = [&](const std::string& prefix, const auto& spoil) {
-    kernels::LandArgs args = good_land;
+    kernels::DecodeArgs args = good_decode;
     spoil(args);
     ExpectRefused(land(args), prefix);
   };
-  refused_land("Land: codec: ", [](auto& a) { a.codec = Codec::kQ8; });
-  refused_land("Land: rope: ", [](auto& a) { a.rope = nullptr; });
-  refused_land("Land: source_shape: ", [](auto& a) { a.source_shape.head_dim = 3; });
+  refused_land("Decode: codec: ", [](auto& a) { a.codec = Codec::kQ8; });
+  refused_land("Decode: rope: ", [](auto& a) { a.rope = nullptr; });
+  refused_land("Decode: source_shape: ", [](auto& a) { a.source_shape.head_dim = 3; });
   EXPECT_TRUE(Untouched(out));
-  EXPECT_TRUE(land(good_land).ok());
+  EXPECT_TRUE(land(good_decode).ok());
 }
 
 TEST_P(RefusalTest, ShiftKeysChecksumSample) {

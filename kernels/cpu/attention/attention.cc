@@ -1,3 +1,5 @@
+// Runs a plan: streamed groups merge as they go, deferred ones into slots that are merged at the end. Work items are
+// taken by threads as they come; the result does not depend on which thread took what.
 #include "kernels/cpu/attention/attention.h"
 
 #include <algorithm>

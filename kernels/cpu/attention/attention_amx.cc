@@ -1,3 +1,5 @@
+// Scores and weighted values in AMX tiles. Keys are multiplied where they are stored; values are turned over once for
+// all panels of rows.
 #include "kernels/cpu/attention/attention_amx.h"
 
 #include <algorithm>

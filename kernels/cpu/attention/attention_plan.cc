@@ -1,3 +1,4 @@
+// Groups rows by the reads they share and decides, by the group alone, whether it is streamed or deferred.
 #include "kernels/cpu/attention/attention_plan.h"
 
 #include <algorithm>

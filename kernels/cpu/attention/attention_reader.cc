@@ -1,3 +1,4 @@
+// Finds a block of keys or values in its segment and widens it to f32 rows, padded to whole vectors.
 #include "kernels/cpu/attention/attention_reader.h"
 
 #include <algorithm>

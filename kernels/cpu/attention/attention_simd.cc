@@ -1,3 +1,5 @@
+// Two forms, because a panel of one row would leave most lanes empty: wide over (row, head) pairs, narrow along the
+// head dimension.
 #include "kernels/cpu/attention/attention_simd.h"
 
 #include <cmath>

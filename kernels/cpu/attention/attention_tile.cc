@@ -1,3 +1,4 @@
+// One tile against one split: turns queries to the read's offset, masks, and keeps a running softmax per lane.
 #include "kernels/cpu/attention/attention_tile.h"
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// oneDNN primitives are made once per shape; row counts are rounded up to a few, so that there are few of them.
 #include "kernels/cpu/linear/dnnl_matmul.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Cuts rows and columns so that x stays in the second-level cache and a panel in the first; few rows read the weights
+// once, many read them once for each block of rows.
 #include "kernels/cpu/linear/linear.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Tiles of rows by panel columns whose sums stay in registers; the next weights are prefetched ahead.
 #include "kernels/cpu/linear/matmul_simd.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -8,6 +8,21 @@
 // serves more than 64 heads, 64 of them): softmax and weighted values of its rows over the unit's keys, written to a
 // *slot* of the workspace as (largest score, sum, values). A row's slots lie one after another in the order of its
 // reads and splits, and are merged in that order: nothing depends on who else is in the batch.
+//
+// Two requests, A with rows 0 and 1, B with row 2; all read document D (300 tokens, so two splits), A also document E:
+//
+//            D: tokens 0-255      D: tokens 256-299    E
+//            unit 0               unit 1               unit 2
+//   row 0    entry -> slot 0      entry -> slot 1      entry -> slot 2     slots 0, 1, 2 merge into row 0
+//   row 1    entry -> slot 3      entry -> slot 4      entry -> slot 5     slots 3, 4, 5 merge into row 1
+//   row 2    entry -> slot 6      entry -> slot 7                          slots 6, 7 merge into row 2
+//            \_______________/
+//             item: as many entries of the unit as fill a tile of 64 (row, head) pairs; one thread block for each
+//             kv head computes it
+//
+// A *read* is a row of the batch's table of reads: a segment at an offset, for some rows; D is read by A at one offset
+// and by B at another, and an entry names the one that turns its query. A *step* is the part of a unit that lies in one
+// segment: one for a deferred unit, one for each read of a streamed unit.
 #ifndef KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_H_
 #define KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_H_
 

@@ -1,3 +1,4 @@
+// Builds the arrays of AttentionPlanView on the host and uploads them in one copy.
 #include "kernels/cuda/attention/attention_plan.h"
 
 #include <algorithm>

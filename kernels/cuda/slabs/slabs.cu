@@ -13,7 +13,7 @@ constexpr int64_t kShiftRows = 16;  // (token, head) rows for each thread block
 
 // A thread block takes 16 tokens of one block through all heads, so that an angle serves them all. A thread takes two
 // elements of a row: a rotated pair of the key, or two neighbours.
-KVLINK_KERNEL(kThreads, 4) LandKernel(LandLaunch l) {
+KVLINK_KERNEL(kThreads, 4) DecodeKernel(DecodeLaunch l) {
   constexpr int64_t kParts = kBlock / kTokens;
   const int64_t block = BlockX() / kParts, first = BlockX() % kParts * kTokens;
   const int64_t half = l.source.codec == kCodecQ4 ? l.rope.half : 0, pairs = l.source.dim / 2;
@@ -74,9 +74,9 @@ KVLINK_KERNEL(kThreads, 4) ShiftKeysKernel(ShiftKeysLaunch l) {
 
 }  // namespace
 
-int LaunchLand(void* stream, const LandLaunch& launch) {
+int LaunchDecode(void* stream, const DecodeLaunch& launch) {
   const int64_t blocks = (launch.source.tokens + kBlock - 1) / kBlock;
-  return Launch(stream, blocks * (kBlock / kTokens), 1, kThreads, 0, LandKernel, launch);
+  return Launch(stream, blocks * (kBlock / kTokens), 1, kThreads, 0, DecodeKernel, launch);
 }
 
 int LaunchShiftKeys(void* stream, const ShiftKeysLaunch& launch) {
