@@ -1,3 +1,4 @@
+// The command line of a bench goes through base/cli, figures into a table and JSON.
 #include "bench/bench_common.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -20,7 +22,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/strip.h"
+#include "base/cli/args.h"
+#include "base/status.h"
 #include "nlohmann/json.hpp"
 
 namespace kvlink::bench {
@@ -136,51 +139,35 @@ int Report::Finish(const std::string& path) const {
   return status.ok() ? 0 : 1;
 }
 
-namespace {
-
-constexpr FlagHelp kJson = {"json", "FILE", "Write the figures to FILE."};
-
-std::string Help(absl::string_view program, absl::string_view summary, absl::Span<const FlagHelp> known) {
-  std::string help = absl::StrCat("Usage: ", program, " [flags]\n\n", summary, "\n\nFlags:\n");
-  const auto add = [&help](const FlagHelp& flag) {
-    const std::string head = absl::StrCat("--", flag.name, flag.value.empty() ? "" : " ", flag.value);
-    absl::StrAppendFormat(&help, "  %-26s  %s\n", head, flag.help);
-  };
-  for (const FlagHelp& flag : known) add(flag);
-  add(kJson);
-  add({"help", "", "Show this help."});
-  return help;
-}
-
-}  // namespace
-
 absl::StatusOr<Flags> Flags::Parse(int argc, char** argv, absl::string_view summary, absl::Span<const FlagHelp> known) {
   const std::string program = std::filesystem::path(argv[0]).filename();
-  const auto bad = [&program](absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat(what, "; see ", program, " --help"));
-  };
+  std::vector<FlagHelp> all(known.begin(), known.end());
+  all.push_back({"json", "FILE", "Write the figures to FILE."});
+  cli::Arguments arguments(program, "", summary, /*program=*/"");
+  std::vector<std::string> texts(all.size());
+  const std::unique_ptr<bool[]> switches(new bool[all.size()]());
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].value.empty()) {
+      arguments.Flag(all[i].name, all[i].help, &switches[i]);
+    } else {
+      arguments.Text(all[i].name, all[i].value, all[i].help, &texts[i]);
+    }
+  }
+  KVLINK_RETURN_IF_ERROR(arguments.Parse({argv + 1, static_cast<size_t>(argc - 1)}));
   Flags flags;
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view argument = argv[i];
-    if (argument == "-h" || argument == "--help") {
-      flags.help_wanted_ = true;
-      std::fputs(Help(program, summary, known).c_str(), stdout);
-      return flags;
+  flags.help_wanted_ = arguments.help_wanted();
+  if (flags.help_wanted_) return flags;
+  if (!arguments.operands().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unexpected argument '", arguments.operands()[0], "'; see ", program, " --help"));
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (!arguments.given(all[i].name)) continue;
+    int64_t number = 0;
+    if (all[i].value == "N" && !absl::SimpleAtoi(texts[i], &number)) {
+      return absl::InvalidArgumentError(absl::StrCat("option --", all[i].name, ": '", texts[i], "' is not an integer"));
     }
-    if (!absl::ConsumePrefix(&argument, "--")) return bad(absl::StrCat("unexpected argument '", argument, "'"));
-    const size_t equals = argument.find('=');
-    const absl::string_view name = argument.substr(0, equals);
-    const auto known_flag = absl::c_find_if(known, [&](const FlagHelp& flag) { return flag.name == name; });
-    if (known_flag == known.end() && name != kJson.name) return bad(absl::StrCat("unknown flag --", name));
-    const bool is_switch = known_flag != known.end() && known_flag->value.empty();
-    std::string value;
-    if (equals != absl::string_view::npos) {
-      value = std::string(argument.substr(equals + 1));
-    } else if (!is_switch) {
-      if (i + 1 >= argc) return bad(absl::StrCat("flag --", name, " needs a value"));
-      value = argv[++i];
-    }
-    flags.values_.emplace_back(std::string(name), std::move(value));
+    flags.values_.emplace_back(std::string(all[i].name), texts[i]);
   }
   return flags;
 }

@@ -116,18 +116,17 @@ struct FlagHelp {
 inline constexpr FlagHelp kScratchFlag = {"dir", "DIRECTORY",
                                           "Made and removed by the bench (default: among the temporary files)."};
 
-// The command line of a bench: `--name value` or `--name=value`, `--name` alone for a switch, and `--help`.
+// The command line of a bench, read as those of all programs (base/cli/args.h).
 class Flags {
  public:
   // `summary`: one line on what the bench measures. After OK: either help_wanted(), and the help was printed to
   // standard output, or the flags can be read. INVALID_ARGUMENT naming the first flag that is not in `known` ("json"
-  // and "help" always are) or has no value, or an argument that is no flag.
+  // and "help" always are), has no value, or takes a number ("N") and has none; and for an argument that is not a flag.
   static absl::StatusOr<Flags> Parse(int argc, char** argv, absl::string_view summary,
                                      absl::Span<const FlagHelp> known);
   bool help_wanted() const { return help_wanted_; }
   bool Has(absl::string_view name) const;
   std::string Get(absl::string_view name, absl::string_view fallback) const;
-  // The fallback also when the value is no number.
   int64_t GetInt(absl::string_view name, int64_t fallback) const;
   std::string json() const { return Get("json", ""); }
 

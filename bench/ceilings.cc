@@ -1,3 +1,5 @@
+// Ceilings in the widest instructions of this CPU, chosen at run time: a ceiling below what the kernels reach would say
+// nothing.
 #include "bench/ceilings.h"
 
 #include <sched.h>
@@ -5,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -15,7 +18,7 @@ namespace kvlink::bench {
 namespace {
 
 constexpr int64_t kArray = int64_t{1} << 30;
-constexpr int64_t kReadPiece = int64_t{64} << 20;  // for each thread
+constexpr int64_t kReadPiece = int64_t{64} << 20;  // for each thread and call
 constexpr int64_t kCopyPiece = int64_t{32} << 20;
 
 int Cores() {
@@ -73,12 +76,48 @@ double Fma() {
   return FmaPlain();
 }
 
-void Read(const uint64_t* from, int64_t bytes) {
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) void Read512(const char* from, int64_t bytes) {
+  __m512i sum[8] = {};
+  for (int64_t i = 0; i < bytes; i += 512) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) sum[j] = _mm512_or_si512(sum[j], _mm512_loadu_si512(from + i + 64 * j));
+  }
+  for (auto& s : sum) asm volatile("" : : "v"(s));
+}
+__attribute__((target("avx2"))) void Read256(const char* from, int64_t bytes) {
+  __m256i sum[8] = {};
+  for (int64_t i = 0; i < bytes; i += 256) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      sum[j] = _mm256_or_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i + 32 * j)));
+    }
+  }
+  for (auto& s : sum) asm volatile("" : : "x"(s));
+}
+#endif
+
+void ReadPlain(const char* from, int64_t bytes) {
+  const auto* words = reinterpret_cast<const uint64_t*>(from);
   uint64_t sum[8] = {};
   for (int64_t i = 0; i < bytes / 8; i += 8) {
-    for (int j = 0; j < 8; ++j) sum[j] += from[i + j];
+    for (int j = 0; j < 8; ++j) sum[j] += words[i + j];
   }
   for (uint64_t& s : sum) asm volatile("" : "+m"(s));
+}
+
+// `bytes` is a multiple of 4096.
+void Read(const char* from, int64_t bytes) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return Read512(from, bytes);
+  if (__builtin_cpu_supports("avx2")) return Read256(from, bytes);
+#endif
+  ReadPlain(from, bytes);
+}
+
+// What each thread takes of `bytes`, in pages, at least one.
+int64_t Piece(int64_t bytes, int threads, int64_t most) {
+  return std::clamp<int64_t>(bytes / threads / 4096 * 4096, 4096, std::min(most, kArray / threads / 4096 * 4096));
 }
 
 }  // namespace
@@ -103,24 +142,36 @@ double Ceilings::FmaGflops() const {
   return total / seconds / 1e9;
 }
 
-double Ceilings::ReadGbps() const {
-  const int64_t piece = std::min(kReadPiece, kArray / threads_ / 4096 * 4096);
-  const int64_t base = at_;
-  at_ = (at_ + piece * threads_) % kArray;
-  const double seconds =
-      Timed([&](int i) { Read(from_.as<const uint64_t>() + (base + i * piece) % (kArray - piece + 1) / 8, piece); });
-  return static_cast<double>(piece) * threads_ / seconds / 1e9;
+double Ceilings::ReadGbps(int64_t bytes) const {
+  const int64_t piece = Piece(bytes, threads_, kReadPiece), passes = kReadPiece / piece;
+  const int64_t base = Advance(bytes, piece);
+  const double seconds = Timed([&](int i) {
+    for (int64_t pass = 0; pass < passes; ++pass) Read(from_.as<const char>() + Offset(base, i, piece), piece);
+  });
+  return static_cast<double>(piece * passes) * threads_ / seconds / 1e9;
 }
 
-double Ceilings::CopyGbps() const {
-  const int64_t piece = std::min(kCopyPiece, kArray / threads_ / 4096 * 4096);
-  const int64_t base = at_;
-  at_ = (at_ + piece * threads_) % kArray;
+double Ceilings::MoveGbps(int64_t bytes) const {
+  const int64_t piece = Piece(bytes / 2, threads_, kCopyPiece), passes = kCopyPiece / piece;
+  const int64_t base = Advance(bytes, piece);
   const double seconds = Timed([&](int i) {
-    const int64_t offset = (base + i * piece) % (kArray - piece + 1);
-    std::memcpy(to_.as<char>() + offset, from_.as<char>() + offset, static_cast<size_t>(piece));
+    const int64_t offset = Offset(base, i, piece);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      std::memcpy(to_.as<char>() + offset, from_.as<char>() + offset, static_cast<size_t>(piece));
+      asm volatile("" : : : "memory");
+    }
   });
-  return static_cast<double>(piece) * threads_ / seconds / 1e9;
+  return 2.0 * static_cast<double>(piece * passes) * threads_ / seconds / 1e9;
+}
+
+// Where the threads begin. What is to be in no cache moves on through the array from call to call.
+int64_t Ceilings::Advance(int64_t bytes, int64_t piece) const {
+  if (bytes < kUncached) return 0;
+  return std::exchange(at_, (at_ + piece * threads_) % kArray);
+}
+
+int64_t Ceilings::Offset(int64_t base, int thread, int64_t piece) {
+  return (base + thread * piece) % (kArray - piece + 1) / 4096 * 4096;
 }
 
 }  // namespace kvlink::bench

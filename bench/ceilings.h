@@ -17,15 +17,20 @@ class Ceilings {
   int threads() const { return threads_; }
   // 1e9 floating-point operations a second of independent f32 fused multiply-adds (two each) in registers.
   double FmaGflops() const;
-  // 1e9 bytes a second read from memory that no cache holds.
-  double ReadGbps() const;
-  // 1e9 bytes a second copied by memcpy (each byte is read once and written once, and counted once).
-  double CopyGbps() const;
+  // 1e9 bytes a second read in the widest loads there are, over and over from `bytes` of memory that the threads share
+  // out: what is small lies in a cache, as it does for the operation that is compared. kUncached: from memory that no
+  // cache holds.
+  double ReadGbps(int64_t bytes) const;
+  // 1e9 bytes a second read and written by memcpy (both count), between two halves of `bytes`.
+  double MoveGbps(int64_t bytes) const;
+  static constexpr int64_t kUncached = int64_t{1} << 40;
 
  private:
   // Runs body(thread) on every thread; the seconds from start to end.
   template <typename Body>
   double Timed(Body&& body) const;
+  int64_t Advance(int64_t bytes, int64_t piece) const;
+  static int64_t Offset(int64_t base, int thread, int64_t piece);
   const int threads_;
   Memory from_, to_;
   mutable int64_t at_ = 0;

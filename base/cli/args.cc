@@ -194,7 +194,7 @@ absl::StatusOr<Arguments::Option*> Arguments::Find(absl::string_view name) {
   const std::string nearest = Nearest(name, names);
   return absl::InvalidArgumentError(absl::StrCat("unknown option ", Quoted(absl::StrCat("--", name)), "; ",
                                                  nearest.empty() ? "" : absl::StrCat("did you mean --", nearest, "? "),
-                                                 "kvlink ", command_, " --help lists them"));
+                                                 command_, " --help lists them"));
 }
 
 absl::Status Arguments::Parse(absl::Span<char* const> args) {
@@ -215,7 +215,7 @@ absl::Status Arguments::Parse(absl::Span<char* const> args) {
     }
     if (!absl::ConsumePrefix(&arg, "--")) {
       return absl::InvalidArgumentError(
-          absl::StrCat("unknown option ", Quoted(arg), "; options begin with --, see kvlink ", command_, " --help"));
+          absl::StrCat("unknown option ", Quoted(arg), "; options begin with --, see ", command_, " --help"));
     }
     const size_t equals = arg.find('=');
     KVLINK_ASSIGN_OR_RETURN(Option* const option, Find(arg.substr(0, equals)));
@@ -243,7 +243,7 @@ bool Arguments::given(absl::string_view name) const {
 }
 
 std::string Arguments::Help() const {
-  std::string help = absl::StrCat("Usage: kvlink ", command_, operands_usage_.empty() ? "" : " ", operands_usage_,
+  std::string help = absl::StrCat("Usage: ", command_, operands_usage_.empty() ? "" : " ", operands_usage_,
                                   " [options]\n\n", summary_, "\n\nOptions:\n");
   std::vector<std::string> heads;
   bool takes_bytes = false;

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
@@ -21,8 +22,12 @@ namespace kvlink::cli {
 class Arguments {
  public:
   // `operands` as the usage line shows them: "INPUT...". `summary`: what the command does, wrapped at 100 columns.
-  Arguments(absl::string_view command, absl::string_view operands, absl::string_view summary)
-      : command_(command), operands_usage_(operands), summary_(summary) {}
+  // `program` in front of the command; empty where the command is a program of its own.
+  Arguments(absl::string_view command, absl::string_view operands, absl::string_view summary,
+            absl::string_view program = "kvlink")
+      : command_(program.empty() ? std::string(command) : absl::StrCat(program, " ", command)),
+        operands_usage_(operands),
+        summary_(summary) {}
 
   // What the variable holds when it is bound is the default, and shown in the help.
   void Flag(absl::string_view name, absl::string_view help, bool* out);
@@ -63,7 +68,7 @@ class Arguments {
            std::function<absl::Status(absl::string_view)> set);
   absl::StatusOr<Option*> Find(absl::string_view name);
 
-  const std::string command_;
+  const std::string command_;  // with its program
   const std::string operands_usage_;
   const std::string summary_;
   std::vector<Option> options_;

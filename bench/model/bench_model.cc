@@ -1,3 +1,4 @@
+// Opens the model and a store in a scratch directory, and cuts documents out of the demo's texts and random tokens.
 #include "bench/model/bench_model.h"
 
 #include <unistd.h>

@@ -120,7 +120,7 @@ class Bench {
       KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kLinks, store::Tier::kDram, &once.links_dram));
       if (round == 0) continue;
       best_.gflops = std::max(best_.gflops, ceilings_.FmaGflops());
-      best_.read_gbps = std::max(best_.read_gbps, ceilings_.ReadGbps());
+      best_.read_gbps = std::max(best_.read_gbps, ceilings_.ReadGbps(Ceilings::kUncached));
       times.full.push_back(once.full[0]);
       times.dram.push_back(once.dram[0]);
       times.segments.push_back(once.segments[0]);

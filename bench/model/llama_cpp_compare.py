@@ -25,7 +25,8 @@ TYPES = {"F32": 0, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "as given": None}
 class LlamaCpp:
     def __init__(self, path, args):
         self.model = llama_cpp.Llama(model_path=path, n_ctx=args.tokens + 1024, n_batch=args.tokens, n_ubatch=512,
-                                     n_threads=args.threads, n_threads_batch=args.threads, verbose=False)
+                                     n_threads=args.threads, n_threads_batch=args.threads, verbose=False,
+                                     flash_attn=True)  # llama.cpp's own default; that of its binding is off
 
     def prefill(self, count):
         self.model.reset()

@@ -1,3 +1,4 @@
+// Counts of multiply-adds and bytes by the shapes alone, so that a floor does not depend on how we compute.
 #include "bench/model/pass_cost.h"
 
 namespace kvlink::bench {

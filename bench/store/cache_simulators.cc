@@ -1,3 +1,4 @@
+// LRU, and the best there can be by a trace that is known ahead: the frame in which a store's hit ratio stands.
 #include "bench/store/cache_simulators.h"
 
 #include <algorithm>

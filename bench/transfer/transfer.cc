@@ -1,3 +1,4 @@
+// Times movers in turns within each round, so that what a shared machine does falls on all of them.
 #include "bench/transfer/transfer.h"
 
 #include <signal.h>

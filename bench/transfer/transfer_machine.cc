@@ -1,3 +1,4 @@
+// memcpy and bare io_uring as movers: the bytes with no other process.
 #include "bench/transfer/transfer_machine.h"
 
 #include <cstring>

@@ -1,3 +1,4 @@
+// Speaks to Redis by its protocol and runs the scripts of bench/peers; what is not installed is left out by name.
 #include "bench/transfer/transfer_peers.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,4 @@
+// Starts a node in a child process and moves encodings through the client, as a worker would.
 #include "bench/transfer/transfer_store.h"
 
 #include <unistd.h>

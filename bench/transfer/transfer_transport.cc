@@ -1,3 +1,4 @@
+// Asks and answers over transport/ alone, without a store: what its protocol costs over bare UCX.
 #include "bench/transfer/transfer_transport.h"
 
 #include <cstdio>

@@ -1,3 +1,4 @@
+// One thread polls on each side, with as much in flight as the store has.
 #include "bench/transfer/ucx_ceiling.h"
 
 #include <arpa/inet.h>
