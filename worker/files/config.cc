@@ -1,3 +1,4 @@
+// The canonical text of a configuration, which fingerprints hash, and the checks that every reader ends with.
 #include "worker/files/config.h"
 
 #include <cmath>

@@ -1,3 +1,5 @@
+// Reads config.json as transformers does, defaults and precedence included; a key that would change the result and is
+// not understood is refused by name.
 #include "worker/files/hf_config.h"
 
 #include <algorithm>

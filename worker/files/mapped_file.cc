@@ -1,3 +1,4 @@
+// Maps whole files read-only: weights are larger than what should be copied. Small files are read.
 #include "worker/files/mapped_file.h"
 
 #include <fcntl.h>

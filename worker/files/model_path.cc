@@ -1,3 +1,4 @@
+// One interpretation of a model path, so that weights and tokenizer cannot come from different models.
 #include "worker/files/model_path.h"
 
 #include <filesystem>

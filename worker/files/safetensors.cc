@@ -1,3 +1,5 @@
+// Parses the JSON header event by event, so that a hostile one is refused at its first wrong event, and checks that the
+// tensors cover the data exactly.
 #include "worker/files/safetensors.h"
 
 #include <algorithm>

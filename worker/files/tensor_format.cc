@@ -1,3 +1,4 @@
+// Expansion of each element format to f32. Written for compilers to vectorise; the bit layouts are ggml's.
 #include "worker/files/tensor_format.h"
 
 #include <bit>

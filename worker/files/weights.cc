@@ -1,3 +1,5 @@
+// One set of canonical names over both containers. What GGUF converters changed (names, the order of Q and K rows) is
+// undone while reading, and shapes are checked before anybody computes with them.
 #include "worker/files/weights.h"
 
 #include <algorithm>

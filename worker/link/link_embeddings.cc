@@ -1,3 +1,4 @@
+// Reads the matrix of link embeddings, apart from profile.cc so that profiles do not need tensor files.
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"

@@ -1,3 +1,4 @@
+// Lays out positions: one running counter over fresh tokens and documents, so that there are no gaps by construction.
 #include "worker/link/plan.h"
 
 #include <utility>

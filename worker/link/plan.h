@@ -19,13 +19,13 @@ namespace kvlink::link {
 
 enum class Linker {
   kConcat,  // documents from their encodings, shifted to their offset
-  kLinks,   // the same, with trained link tokens behind each document
+  kLinks,   // the same, with trained link tokens after each document
   kFull,    // everything fresh: an ordinary prefill, every token sees everything before it
 };
 absl::StatusOr<Linker> ParseLinker(absl::string_view name);
 absl::string_view LinkerName(Linker linker);
 
-// A prompt around the documents, tokenised: what stands before the first document and what stands behind the last.
+// A prompt around the documents, tokenised: what stands before the first document and what stands after the last.
 struct PromptTokens {
   std::vector<int32_t> before;
   std::vector<int32_t> after;

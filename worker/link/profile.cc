@@ -1,3 +1,4 @@
+// Reads a profile's JSON. Unknown keys are errors: a misspelt one would silently give another prompt.
 #include "worker/link/profile.h"
 
 #include <filesystem>

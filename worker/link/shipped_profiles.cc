@@ -1,3 +1,4 @@
+// The profiles that come with the program, as the JSON that a user would write.
 #include "worker/link/shipped_profiles.h"
 
 namespace kvlink::link {

@@ -1,3 +1,5 @@
+// Pages of private keys and values from one allocation, with a free list: a sequence grows by a page, and its end gives
+// them back.
 #include <utility>
 
 #include "base/mutex.h"

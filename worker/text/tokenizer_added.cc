@@ -1,3 +1,4 @@
+// Finds added tokens as the reference does, and applies the conditions (whole word, stripping) that may reject a match.
 #include "worker/text/tokenizer_added.h"
 
 #include <algorithm>

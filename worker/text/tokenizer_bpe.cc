@@ -1,3 +1,5 @@
+// The steps of the tokenizers library in its order: added tokens, normaliser, pre-tokenizer, merges. Decoding undoes
+// them. Each step is one that a description may ask for; what is not known was refused by the readers.
 #include "worker/text/tokenizer_bpe.h"
 
 #include <algorithm>

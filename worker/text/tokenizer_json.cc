@@ -1,3 +1,5 @@
+// Reads a tokenizer.json into a TokenizerDescription. Every key of the parts we reproduce is either understood or named
+// in an error, so that no tokenizer is almost right.
 #include "worker/text/tokenizer_json.h"
 
 #include <optional>

@@ -1,3 +1,5 @@
+// The regular expressions of published pre-tokenizers written out by hand: they need a lookahead over Unicode classes,
+// which RE2 lacks, and run in linear time here.
 #include "worker/text/tokenizer_split.h"
 
 #include <cstdint>

@@ -208,7 +208,7 @@ TEST(Weights, AnOutputMatrixOfItsOwnIsUsedAlthoughTied) {
   const absl::string_view head(reinterpret_cast<const char*>(bytes("lm_head.weight").data()),
                                bytes("lm_head.weight").size());
   std::string file = model.Read("model.safetensors");
-  const size_t at = file.find(head);
+  const size_t at = file.find(std::string(head));
   ASSERT_NE(at, std::string::npos);
   model.Write("copied", file.replace(at, head.size(), std::string(embedding)));
   fs::rename(model.File("copied"), model.File("model.safetensors"));

@@ -1,3 +1,4 @@
+// Puts messages into the interpreter's values, with the trust of each character, and takes spans out again.
 #include "worker/text/template/chat_template.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Expressions by precedence, one function for each level, as Jinja's own parser has them.
 #include "worker/text/template/jinja_expression_parser.h"
 
 #include "base/status.h"

@@ -1,3 +1,5 @@
+// Cuts a template into data and tokens, and applies the whitespace rules (trim_blocks, lstrip_blocks, minus signs) that
+// transformers sets.
 #include "worker/text/template/jinja_lexer.h"
 
 #include <algorithm>

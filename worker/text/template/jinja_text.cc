@@ -1,3 +1,5 @@
+// Text as code points that carry their trust and marks in the bits above Unicode: every string operation that moves a
+// character moves them along.
 #include "worker/text/template/jinja_text.h"
 
 #include <algorithm>

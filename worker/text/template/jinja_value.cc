@@ -1,3 +1,4 @@
+// Values and how Python writes and compares them: repr, JSON, equality across number types.
 #include "worker/text/template/jinja_value.h"
 
 #include <algorithm>
