@@ -38,7 +38,7 @@ absl::StatusOr<DeviceBenchOptions> Options(const Flags& flags) {
     options.contexts.clear();
     for (absl::string_view part : absl::StrSplit(flags.Get("contexts", ""), ',')) {
       if (!absl::SimpleAtoi(part, &options.contexts.emplace_back())) {
-        return absl::InvalidArgumentError(absl::StrCat("--contexts: '", part, "' is no number"));
+        return absl::InvalidArgumentError(absl::StrCat("--contexts: '", part, "' is not a number"));
       }
     }
   }

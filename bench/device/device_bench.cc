@@ -25,7 +25,7 @@ absl::Status Check(const DeviceBenchOptions& options) {
     const int64_t tokens = context < options.long_context ? options.document_tokens : options.long_document_tokens;
     if (context < tokens || context % tokens != 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("a context of ", context, " tokens is no multiple of its documents' ", tokens));
+          absl::StrCat("a context of ", context, " tokens is not a multiple of its documents' ", tokens));
     }
   }
   if (options.concurrent.empty()) return absl::InvalidArgumentError("no number of concurrent requests");

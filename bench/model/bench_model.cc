@@ -36,7 +36,7 @@ absl::StatusOr<std::vector<nlohmann::json>> ReadJsonLines(const std::string& nam
   std::vector<nlohmann::json> lines;
   for (std::string line; std::getline(file, line);) {
     auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(name, ": a line is no JSON object"));
+    if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(name, ": a line is not a JSON object"));
     lines.push_back(std::move(json));
   }
   if (lines.empty())

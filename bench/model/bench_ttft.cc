@@ -224,7 +224,8 @@ absl::Status Run(const Flags& flags, Report& report) {
   for (absl::string_view part : absl::StrSplit(flags.Get("contexts", "1024,2048,5120,7680"), ',')) {
     int64_t tokens = 0;
     if (!absl::SimpleAtoi(part, &tokens) || tokens < kDocumentTokens || tokens % kDocumentTokens != 0) {
-      return absl::InvalidArgumentError(absl::StrCat("--contexts: '", part, "' is no multiple of ", kDocumentTokens));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--contexts: '", part, "' is not a multiple of ", kDocumentTokens));
     }
     contexts.push_back(tokens);
   }

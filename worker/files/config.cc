@@ -87,7 +87,7 @@ absl::Status ModelConfig::Validate() const {
   }
   if (heads % kv_heads != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("model configuration: heads ", heads, " is no multiple of kv_heads ", kv_heads));
+        absl::StrCat("model configuration: heads ", heads, " is not a multiple of kv_heads ", kv_heads));
   }
   if (head_dim % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("model configuration: head_dim ", head_dim, " is odd"));

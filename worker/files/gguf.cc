@@ -180,7 +180,8 @@ class GgufFile::Parser {
  private:
   absl::Status ParseHeader() {
     KVLINK_ASSIGN_OR_RETURN(const auto magic, cursor_.Take(4, "magic"));
-    if (AsText(magic) != "GGUF") return absl::InvalidArgumentError("is no GGUF file (it does not start with \"GGUF\")");
+    if (AsText(magic) != "GGUF")
+      return absl::InvalidArgumentError("is not a GGUF file (it does not start with \"GGUF\")");
     KVLINK_ASSIGN_OR_RETURN(const uint32_t version, cursor_.Take<uint32_t>("version"));
     if (version != 3) {
       if ((version & 0xffff) == 0) return absl::UnimplementedError("is a big-endian GGUF; convert it to little-endian");
@@ -265,7 +266,7 @@ class GgufFile::Parser {
     }
     if (tensor.shape.back() % format->block_elements != 0) {
       return cursor_.Error(absl::StrCat("tensor ", name, " has rows of ", tensor.shape.back(),
-                                        " elements, no multiple of the ", format->block_elements, " in a block of ",
+                                        " elements, not a multiple of the ", format->block_elements, " in a block of ",
                                         format->name));
     }
     if (offset % alignment_ != 0) {

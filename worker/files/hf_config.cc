@@ -51,7 +51,7 @@ absl::StatusOr<Json> ParseObject(absl::string_view text, absl::string_view what)
     const std::string quoted = QuoteNonFinite(text);
     json = Json::parse(quoted, nullptr, /*allow_exceptions=*/false);
   }
-  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(what, " is no JSON object"));
+  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(what, " is not a JSON object"));
   return json;
 }
 
@@ -106,7 +106,7 @@ class ObjectReader {
 
  private:
   static absl::Status Wrong(absl::string_view key, absl::string_view expected) {
-    return absl::InvalidArgumentError(absl::StrCat("key ", key, " is no ", expected));
+    return absl::InvalidArgumentError(absl::StrCat("key ", key, " is not of type ", expected));
   }
   const Json& object_;
 };
@@ -114,7 +114,7 @@ class ObjectReader {
 absl::StatusOr<std::string> Architecture(const ObjectReader& reader) {
   const Json* list = reader.Find("architectures");
   if (list == nullptr || !list->is_array() || list->size() != 1 || !(*list)[0].is_string()) {
-    return absl::InvalidArgumentError("key architectures is missing or no list of one name");
+    return absl::InvalidArgumentError("key architectures is missing or not a list of one name");
   }
   const std::string name = (*list)[0].get<std::string>();
   static constexpr std::pair<absl::string_view, absl::string_view> kNames[] = {{"LlamaForCausalLM", "llama"},
@@ -181,7 +181,8 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   const Json* parameters = reader.Find("rope_scaling");
   if (parameters == nullptr || parameters->empty()) parameters = reader.Find("rope_parameters");
   if (parameters == nullptr) return rope;
-  if (!parameters->is_object()) return absl::InvalidArgumentError("key rope_parameters or rope_scaling is no object");
+  if (!parameters->is_object())
+    return absl::InvalidArgumentError("key rope_parameters or rope_scaling is not an object");
   const ObjectReader p(*parameters);
   for (const absl::string_view key : {"full_attention", "sliding_attention"}) {
     if (p.Find(key) != nullptr) {
@@ -240,7 +241,7 @@ absl::Status ReadWindows(const ObjectReader& reader, ModelConfig* config) {
   }
   if (const Json* types = reader.Find("layer_types"); types != nullptr) {
     if (!types->is_array() || static_cast<int64_t>(types->size()) != config->layers) {
-      return absl::InvalidArgumentError(absl::StrCat("key layer_types is no list of ", config->layers, " names"));
+      return absl::InvalidArgumentError(absl::StrCat("key layer_types is not a list of ", config->layers, " names"));
     }
     for (int64_t l = 0; l < config->layers; ++l) {
       const Json& type = (*types)[l];
@@ -274,7 +275,7 @@ absl::Status ReadEnds(const ObjectReader& reader, ModelConfig* config) {
   for (const Json& id : list) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= config->vocab) {
       return absl::InvalidArgumentError(
-          absl::StrCat("key eos_token_id holds no token id below vocab_size ", config->vocab));
+          absl::StrCat("key eos_token_id holds something other than token ids below vocab_size ", config->vocab));
     }
     config->end_of_sequence.push_back(static_cast<int32_t>(id.get<int64_t>()));
   }
@@ -363,7 +364,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseSafetensor
   KVLINK_ASSIGN_OR_RETURN(const Json json, ParseObject(index, "model.safetensors.index.json"));
   const auto map = json.find("weight_map");
   if (map == json.end() || !map->is_object()) {
-    return absl::InvalidArgumentError("model.safetensors.index.json: key weight_map is no object");
+    return absl::InvalidArgumentError("model.safetensors.index.json: key weight_map is not an object");
   }
   std::vector<std::pair<std::string, std::string>> entries;
   entries.reserve(map->size());
@@ -378,7 +379,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseSafetensor
         !absl::EndsWith(name, ".safetensors")) {
       return absl::InvalidArgumentError(absl::StrCat("model.safetensors.index.json: tensor ",
                                                      absl::Utf8SafeCEscape(tensor),
-                                                     " lies in no plain .safetensors file"));
+                                                     " does not lie in a plain .safetensors file"));
     }
     entries.emplace_back(tensor, name);
   }

@@ -30,7 +30,7 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
   const absl::Cleanup close_fd = [fd] { close(fd); };
   struct stat info;
   if (fstat(fd, &info) != 0) return OpenError(path, errno);
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is no regular file"));
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file"));
   if (info.st_size == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": is empty"));
   const size_t size = static_cast<size_t>(info.st_size);
   void* const data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -48,7 +48,7 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t limit
   const absl::Cleanup close_fd = [fd] { close(fd); };
   struct stat info;
   if (fstat(fd, &info) != 0) return OpenError(path, errno);
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is no regular file"));
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file"));
   if (info.st_size > limit) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": has ", info.st_size, " bytes, more than ", limit));
   }

@@ -13,6 +13,7 @@ namespace kvlink::model {
 namespace fs = std::filesystem;
 
 absl::StatusOr<ModelPath> ResolveModelPath(const std::string& path) {
+  if (path.empty()) return absl::InvalidArgumentError("the path of the model is empty");
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {

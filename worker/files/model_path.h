@@ -15,7 +15,8 @@ struct ModelPath {
 };
 
 // A file is taken for a GGUF. A directory with config.json is a Hugging Face one; without, it must hold exactly one
-// .gguf. NOT_FOUND for a path that is not there; INVALID_ARGUMENT for a directory that holds no model or several.
+// .gguf. NOT_FOUND for a path that is not there; INVALID_ARGUMENT for an empty path, and a
+// directory that holds no model or several.
 absl::StatusOr<ModelPath> ResolveModelPath(const std::string& path);
 
 }  // namespace kvlink::model

@@ -163,12 +163,12 @@ absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(absl::Span<const std:
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   bytes.remove_prefix(sizeof(header_bytes));
   if (header_bytes > kMaxHeader || header_bytes > bytes.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("is no safetensors file or truncated: a header of ", header_bytes,
-                                                   " bytes in front of ", bytes.size()));
+    return absl::InvalidArgumentError(absl::StrCat("is not a safetensors file or is truncated: a header of ",
+                                                   header_bytes, " bytes in front of ", bytes.size()));
   }
   const char* header = reinterpret_cast<const char*>(bytes.data());
   const absl::Span<const std::byte> data = bytes.subspan(header_bytes);
-  if (header_bytes == 0 || header[0] != '{') return absl::InvalidArgumentError("header is no JSON object");
+  if (header_bytes == 0 || header[0] != '{') return absl::InvalidArgumentError("header is not a JSON object");
   HeaderHandler handler;
   if (!nlohmann::json::sax_parse(header, header + header_bytes, &handler)) {
     return absl::InvalidArgumentError(handler.error().empty() ? "header is not JSON" : handler.error());

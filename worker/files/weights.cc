@@ -103,14 +103,14 @@ class SourceWeights : public Weights {
     };
     const TensorFormat* format = FindTensorFormat(tensor->type);
     if (format == nullptr) {
-      return absl::UnimplementedError(absl::StrCat(source_.files[0], ": tensor ", tensor->name, " is of type ",
-                                                   tensor->type,
-                                                   ", which is no weight; convert it to F32, F16 or BF16"));
+      return absl::UnimplementedError(
+          absl::StrCat(source_.files[0], ": tensor ", tensor->name, " is of type ", tensor->type,
+                       ", which cannot be read as a weight; convert it to F32, F16 or BF16"));
     }
     if (tensor->shape.empty()) return fail("is a single number");
     int64_t columns = 1;
     for (size_t i = 1; i < tensor->shape.size(); ++i) columns *= tensor->shape[i];
-    if (columns % format->block_elements != 0) return fail("has rows that are no whole number of blocks");
+    if (columns % format->block_elements != 0) return fail("has rows that are not a whole number of blocks");
     if (row_begin < 0 || rows < 0 || rows > tensor->shape[0] - row_begin) {
       return fail(absl::StrCat("rows ", row_begin, " to ", row_begin + rows, " asked of ", tensor->shape[0]));
     }
@@ -145,8 +145,9 @@ class SourceWeights : public Weights {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", canonical_name, " is missing"));
     }
     if (FindTensorFormat(tensor->type) == nullptr) {
-      return absl::UnimplementedError(absl::StrCat("tensor ", tensor->name, " is of type ", tensor->type,
-                                                   ", which is no weight; convert it to F32, F16 or BF16"));
+      return absl::UnimplementedError(
+          absl::StrCat("tensor ", tensor->name, " is of type ", tensor->type,
+                       ", which cannot be read as a weight; convert it to F32, F16 or BF16"));
     }
     if (tensor->shape == shape) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor->name, " has shape [",
@@ -334,7 +335,7 @@ absl::StatusOr<std::unique_ptr<Weights>> OpenWeights(const std::string& path) {
   KVLINK_ASSIGN_OR_RETURN(const ModelPath model, ResolveModelPath(path));
   auto weights = model.gguf.empty() ? OpenDirectory(model.directory) : OpenGguf(model.gguf);
   // Files we could not open name themselves.
-  if (!weights.ok() && !absl::StrContains(weights.status().message(), path)) return Annotate(weights.status(), path);
+  if (!weights.ok() && !absl::StartsWith(weights.status().message(), path)) return Annotate(weights.status(), path);
   return weights;
 }
 

@@ -68,7 +68,7 @@ std::vector<Hostile> HostileFiles() {
   std::string big_endian = GgufBuilder().Bytes(0);
   big_endian.replace(4, 4, std::string("\0\0\0\3", 4));
   return {
-      {"not gguf", "GGML and more bytes than a header", kBad, "is no GGUF"},
+      {"not gguf", "GGML and more bytes than a header", kBad, "is not a GGUF"},
       {"version 2", GgufBuilder().Bytes(0, 0, 0, 2), kUnknown, "version 2"},
       {"big-endian", big_endian, kUnknown, "big-endian"},
       {"tensor count", GgufBuilder().Bytes(0, UINT64_MAX, 0), kBad, "tensors"},
@@ -98,7 +98,7 @@ std::vector<Hostile> HostileFiles() {
       {"offset beyond", with_tensor({8}, 0, 1ull << 60), kBad, "truncated"},
       {"end beyond", with_tensor({65}, 0, 0), kBad, "truncated"},
       {"offset overflow", with_tensor({8}, 0, UINT64_MAX - 31), kBad, "truncated"},
-      {"partial block", with_tensor({33}, 2, 0), kBad, "no multiple"},
+      {"partial block", with_tensor({33}, 2, 0), kBad, "not a multiple"},
       {"type we do not read", with_tensor({256}, 22, 0), kUnknown, "IQ2_S"},
       {"type nobody knows", with_tensor({256}, 4000, 0), kUnknown, "4000"},
       {"duplicate tensor", GgufBuilder().Tensor("w", {8}, 0, 0).Tensor("w", {8}, 0, 32).Bytes(256), kBad, "twice"},

@@ -160,8 +160,8 @@ TEST(HfConfig, RefusesByName) {
     absl::StatusCode code;
     const char* message;
   } cases[] = {
-      {"[]", kBad, "no JSON object"},
-      {"{\"architectures\": [\"Llama", kBad, "no JSON object"},
+      {"[]", kBad, "not a JSON object"},
+      {"{\"architectures\": [\"Llama", kBad, "not a JSON object"},
       {"{}", kBad, "architectures"},
       {Config("", "GemmaForCausalLM"), kUnknown, "GemmaForCausalLM"},
       {Config(", \"quantization_config\": {\"bits\": 4}"), kUnknown, "quantization_config"},

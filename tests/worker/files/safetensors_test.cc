@@ -55,8 +55,8 @@ TEST(Safetensors, HostileHeadersAreRefusedInOneLine) {
   const std::string a = Entry("a", "F32", "[2]", 0, 8);
   const std::pair<std::string, const char*> cases[] = {
       {std::string(8, '\xff'), "truncated"},
-      {File("", 8), "no JSON object"},
-      {File("[1]", 8), "no JSON object"},
+      {File("", 8), "not a JSON object"},
+      {File("[1]", 8), "not a JSON object"},
       {File("{\"a\":", 8), "not JSON"},
       {File("{} {}", 0), "not JSON"},
       {File("{\"a\":{\"dtype\":\"F32\",\"shape\":[\xff]}}", 8), "not JSON"},

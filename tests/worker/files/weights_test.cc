@@ -17,6 +17,8 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 namespace fs = std::filesystem;
 
 const std::string kModels = KVLINK_SOURCE_DIR "/tests/golden/models/";
@@ -159,6 +161,19 @@ TEST(Weights, MissingPartsAreNamed) {
   ExpectRefused(model.path(), kBad, "2 .safetensors files");
   fs::remove(model.File("config.json"));
   ExpectRefused(model.path(), kBad, "0 .gguf files");
+}
+
+// A message starts with the path also where the path is short enough to occur in it by chance, and never with a colon.
+TEST(Weights, MessagesStartWithThePath) {
+  const Damaged model("llama-yarn");
+  model.Replace("config.json", "\"intermediate_size\": 96", "\"intermediate_size\": 95");
+  const fs::path before = fs::current_path();
+  fs::current_path(model.path());
+  const absl::Status status = OpenWeights(".").status();
+  fs::current_path(before);
+  EXPECT_THAT(std::string(status.message()), StartsWith(".: tensor model.layers.0.mlp"));
+  EXPECT_THAT(std::string(OpenWeights("").status().message()), HasSubstr("the path of the model is empty"));
+  EXPECT_THAT(std::string(OpenWeights("").status().message()), Not(StartsWith(":")));
 }
 
 TEST(Weights, DamagedFilesAreNamed) {
