@@ -291,7 +291,7 @@ class Backend {
   // What activations and private KV should be in: f32, or bf16 where the machine multiplies it faster.
   virtual Dtype compute_dtype() const = 0;
   virtual std::unique_ptr<Stream> NewStream() = 0;
-  // RESOURCE_EXHAUSTED when the memory is not to be had.
+  // RESOURCE_EXHAUSTED when there is no memory.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
   // Host memory that copies reach in the background: page-locked for a device, any for a backend on the host. From
   // other host memory a copy may wait for what it copies.

@@ -81,7 +81,7 @@ class Bench {
     }
   }
 
-  // `requests` of `rows` fresh rows each behind the same documents, which lie at other offsets for each.
+  // `requests` of `rows` fresh rows each after the same documents, which lie at other offsets for each.
   void Linked(int64_t requests, int64_t rows, int64_t documents, int64_t tokens, Codec codec) {
     const SlabShape slab{codec, kKvHeads, kDim, tokens};
     std::vector<const std::byte*> layers;

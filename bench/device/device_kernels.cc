@@ -15,7 +15,7 @@ namespace {
 using kernels::Dtype;
 using kernels::Tensor;
 
-// One row of each request behind `documents` documents. Slabs lie one behind the other: `requests` x `documents` of
+// One row of each request after `documents` documents. Slabs lie one after the other: `requests` x `documents` of
 // them are either those of one layer, every request having its own, or those of `requests` layers, all requests having
 // the same documents in each. Either way more is read than a cache holds.
 class Decode {

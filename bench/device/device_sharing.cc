@@ -13,7 +13,7 @@ namespace {
 
 class Sharing {
  public:
-  // Medians, but for the bytes: the most.
+  // Medians, except for the bytes: the largest.
   struct Times {
     std::vector<double> seconds, steps;
     int64_t document_bytes = 0;

@@ -275,7 +275,7 @@ void Bench::Prefill(const Model& model, int64_t rows) {
                0);
 }
 
-// Fresh rows behind documents of `tokens` tokens each; `tiles`: on the backend that computes in bf16.
+// Fresh rows after documents of `tokens` tokens each; `tiles`: on the backend that computes in bf16.
 void Bench::Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool tiles) {
   const SlabShape shape{codec, model.kv_heads, model.dim, tokens};
   const kernels::Rope rope = MakeRope(model.dim);

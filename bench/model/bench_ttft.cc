@@ -73,7 +73,7 @@ double Floor(const model::ModelConfig& config, const Best& best, const PassShape
   return std::max(PassOperations(config, pass) / (1e9 * best.gflops), bytes / (1e9 * best.read_gbps));
 }
 
-// Links stand behind their document, and see it with all before.
+// Links stand after their document, and see it with all before.
 PassShape LinksPass(int64_t documents) {
   PassShape pass = ConcatPass(kFreshTokens, documents * kDocumentTokens);
   const int64_t links = documents * kLinks;
@@ -131,7 +131,7 @@ class Bench {
     return absl::OkStatus();
   }
 
-  // Tokens a second behind the first one, alone and four conversations over the same documents at once.
+  // Tokens a second after the first one, alone and four conversations over the same documents at once.
   absl::Status Decode(int64_t tokens) {
     const infer::Request request = RequestOf(model_, documents_, tokens / kDocumentTokens, link::Linker::kConcat);
     report_->Section(absl::StrCat("Decode over ", tokens, " tokens of context"));
@@ -244,7 +244,7 @@ absl::Status Run(const Flags& flags, Report& report) {
   return absl::OkStatus();
 }
 
-// An ordinary prefill of N tokens, or N decode steps behind the last prefill; seconds on a line of their own.
+// An ordinary prefill of N tokens, or N decode steps after the last prefill; seconds on a line of their own.
 absl::Status Serve(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const BenchModel model, OpenBenchModel(flags));
   KVLINK_ASSIGN_OR_RETURN(const auto engine, MakeEngine(model, nullptr));
@@ -266,7 +266,7 @@ absl::Status Serve(const Flags& flags) {
       began = Now();
       KVLINK_ASSIGN_OR_RETURN(conversation, engine->Start(request));
     } else {
-      if (conversation == nullptr) return absl::FailedPreconditionError("--serve: decode comes behind a prefill");
+      if (conversation == nullptr) return absl::FailedPreconditionError("--serve: decode comes after a prefill");
       began = Now();
       for (int64_t i = 0; i < tokens; ++i) KVLINK_RETURN_IF_ERROR(engine->Step(*conversation, {}));
     }

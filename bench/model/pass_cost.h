@@ -21,7 +21,7 @@ struct PassShape {
 };
 // Pairs of `rows` rows that see each other causally, and themselves.
 double CausalPairs(int64_t rows);
-// `concat`: half of the `fresh` rows come before the documents' tokens and half behind.
+// `concat`: half of the `fresh` rows come before the documents' tokens and half after.
 PassShape ConcatPass(int64_t fresh, int64_t cached);
 // Floating-point operations. Of the last layer only its keys and values are needed for all rows.
 double PassOperations(const model::ModelConfig& config, const PassShape& pass);

@@ -18,7 +18,7 @@ struct CudaOptions {
 // UNAVAILABLE, naming --device cpu, without a driver, without such a device, or in a build without CUDA. Thread-safe.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
 
-// Bytes of the device's memory that all backends of this process have in use, but for those that networks were given.
+// Bytes of the device's memory that all backends of this process have in use, except for those given to networks.
 // UNAVAILABLE as above. Thread-safe.
 absl::StatusOr<int64_t> CudaMemoryInUse(int device);
 

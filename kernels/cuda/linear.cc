@@ -27,7 +27,7 @@ class CudaMatrix : public PackedMatrix {
   int64_t n() const override { return n_; }
   int64_t k() const override { return k_; }
   int64_t bytes() const override { return n_ * padded() * 2; }
-  // Elements of a row; zeros behind k.
+  // Elements of a row; zeros past k.
   int64_t padded() const { return RoundUp(k_, kAligned); }
   const uint16_t* data() const { return static_cast<const uint16_t*>(data_); }
   Device device() const { return device_; }

@@ -1,4 +1,4 @@
-// What stands before and behind the matrix product of Linear.
+// What runs before and after the matrix product of Linear.
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/operations.h"

@@ -1,4 +1,4 @@
-// Linear: rounds x to bf16 where it is not, multiplies, and does behind the product what the library's epilogues cannot
+// Linear: rounds x to bf16 where it is not, multiplies, and does after the product what the library's epilogues cannot
 // (silu-mul; a bias under a bf16 output, which would have to be bf16 too).
 #ifndef KVLINK_KERNELS_CUDA_LINEAR_H_
 #define KVLINK_KERNELS_CUDA_LINEAR_H_

@@ -60,7 +60,7 @@ struct QkvFinishLaunch {
 };
 int LaunchQkvFinish(void* stream, const QkvFinishLaunch& launch);
 
-// linear.cu: what stands before and behind the matrix product.
+// linear.cu: what runs before and after the matrix product.
 struct RoundRowsLaunch {
   View from;
   uint16_t* to = nullptr;  // [rows][padded] bf16, zeros from `columns` on

@@ -2,7 +2,7 @@
 // tests/support/cuda_emulation with host memory, where kernels are done when they return, and copies and graphs when
 // they must be.
 //
-// Errors: RESOURCE_EXHAUSTED where memory is not to be had; UNAVAILABLE where there is no driver or device; INTERNAL,
+// Errors: RESOURCE_EXHAUSTED where there is no memory; UNAVAILABLE where there is no driver or device; INTERNAL,
 // with CUDA's own words, for the rest. Streams and events are CUDA's, untyped. Thread-safe.
 #ifndef KVLINK_KERNELS_CUDA_RUNTIME_H_
 #define KVLINK_KERNELS_CUDA_RUNTIME_H_

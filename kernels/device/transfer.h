@@ -26,7 +26,7 @@ class Transfer {
  private:
   static constexpr int64_t kPieceBytes = int64_t{1} << 20;
   static constexpr int64_t kPieces = 4;
-  // Each piece has a stream of its own, so that one can be waited for without those behind it.
+  // Each piece has a stream of its own, so that one can be waited for without those after it.
   struct Piece {
     Buffer pinned;
     std::unique_ptr<Stream> stream;  // ends before the memory goes

@@ -87,7 +87,7 @@ absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
   if (input.answer_tokens < 1)
     return absl::InvalidArgumentError("plan: at least one token must be left for the answer");
   if (input.prompt.after.empty()) {
-    return absl::InvalidArgumentError("plan: nothing stands behind the documents, so there is nothing to answer");
+    return absl::InvalidArgumentError("plan: nothing stands after the documents, so there is nothing to answer");
   }
   KVLINK_RETURN_IF_ERROR(CheckLinker(input));
   for (size_t i = 0; i < input.documents.size(); ++i) {

@@ -24,7 +24,7 @@ std::vector<ChatMessage> Messages(absl::string_view system, absl::string_view qu
   return messages;
 }
 
-// What stands behind mark `from` of a rendering, up to mark `to` or (-1) to its end. False without the marks.
+// What stands after mark `from` of a rendering, up to mark `to` or (-1) to its end. False without the marks.
 bool Between(absl::Span<const RenderedSpan> spans, int from, int to, std::string* text) {
   bool inside = from < 0;
   for (const RenderedSpan& span : spans) {

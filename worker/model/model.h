@@ -23,7 +23,7 @@ namespace kvlink::model {
 // Pages of private KV: a page holds 64 tokens of every layer. Fixed capacity, given at construction.
 class KvPages {
  public:
-  // RESOURCE_EXHAUSTED if the memory is not to be had. dtype f32 or bf16.
+  // RESOURCE_EXHAUSTED if there is no memory. dtype f32 or bf16.
   static absl::StatusOr<std::unique_ptr<KvPages>> Create(kernels::Backend* backend, const ModelConfig& config,
                                                          kernels::Dtype dtype, int64_t pages);
   static int64_t PageBytes(const ModelConfig& config, kernels::Dtype dtype);  // all layers

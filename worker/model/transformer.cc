@@ -171,7 +171,7 @@ class Pass {
     return recorded;
   }
 
-  // Everything behind Prepare(): it allocates nothing, waits for nothing, and can be done again.
+  // Everything after Prepare(): it allocates nothing, waits for nothing, and can be done again.
   absl::Status LaunchLayers(const std::function<absl::Status(int64_t)>& before_layer) {
     residual_ = all_residual_;
     attention_ = all_attention_;

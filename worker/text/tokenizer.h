@@ -31,11 +31,11 @@ class Tokenizer {
   virtual int64_t vocab_size() const = 0;
   // Token ids of valid UTF-8 text. `parse_special`: added tokens marked special match in the text; otherwise they are
   // ordinary characters (added tokens that are not special match always, as in the reference). No BOS is added.
-  // Without `parse_special` no text gives a special token, but for the unknown token and one that spells a single byte.
+  // Without `parse_special` no text gives a special token, except the unknown token and one that spells a single byte.
   // INVALID_ARGUMENT with the byte offset for invalid UTF-8.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool parse_special) const = 0;
-  // As Encode, for text that stands directly behind the token `previous`: SentencePiece puts its word-initial space in
-  // front of text only at the start and behind added tokens. Byte-level vocabularies make no difference.
+  // As Encode, for text that stands directly after the token `previous`: SentencePiece puts its word-initial space in
+  // front of text only at the start and after added tokens. Byte-level vocabularies make no difference.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeAfter(int32_t previous, absl::string_view text,
                                                            bool parse_special) const {
     return Encode(text, parse_special);

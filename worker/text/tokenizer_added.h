@@ -20,7 +20,7 @@ struct AddedToken {
   bool special = false;      // matched only where control tokens may be recognised
   bool single_word = false;  // not directly beside a word character
   bool lstrip = false;       // takes white space before it along
-  bool rstrip = false;       // takes white space behind it along
+  bool rstrip = false;       // takes white space after it along
   bool normalized = false;   // matched in the normalised text
 };
 
@@ -39,7 +39,7 @@ class AddedTokenMatcher {
   void Add(absl::string_view pattern, const AddedToken& token);
   bool empty() const { return entries_.empty(); }
 
-  // Appends the sections of `text` (valid UTF-8) in order: the leftmost match, of these the longest, then on behind it.
+  // Appends the sections of `text` (valid UTF-8) in order: the leftmost match, of these the longest, then on after it.
   // A special token is left in its text when `parse_special` is false; its place is passed over all the same.
   void Split(absl::string_view text, bool parse_special, std::vector<TextSection>& sections) const;
 

@@ -150,7 +150,7 @@ absl::Status ReadPreTokenizer(const Json& root, TokenizerDescription& descriptio
   description.byte_level = false;
   for (const Json* json : steps) {
     KVLINK_ASSIGN_OR_RETURN(const absl::string_view type, Text(*json, kWhere, "type"));
-    if (description.byte_level) return Unsupported(kWhere, absl::StrCat("the step ", type, " behind ByteLevel"));
+    if (description.byte_level) return Unsupported(kWhere, absl::StrCat("the step ", type, " after ByteLevel"));
     PieceStep step;
     if (type == "Digits") {
       KVLINK_ASSIGN_OR_RETURN(const bool individual, Flag(*json, kWhere, "individual_digits", false));
@@ -210,7 +210,7 @@ absl::Status ReadPlainDecoder(const std::vector<const Json*>& steps, TokenizerDe
       const Json& stop = Member(*json, "stop");
       KVLINK_ASSIGN_OR_RETURN(const absl::string_view content, Text(*json, kWhere, "content"));
       if (content != " " || start != 1 || stop != 0 || last != 2)
-        return Unsupported(kWhere, "a Strip other than of one space at the front behind Fuse");
+        return Unsupported(kWhere, "a Strip other than of one space at the front after Fuse");
       description.strip = TokenizerDescription::kOneSpace;
     } else {
       return Unsupported(kWhere, type);
@@ -233,7 +233,7 @@ absl::Status ReadDecoder(const Json& root, TokenizerDescription& description) {
   if (description.byte_level) {
     return only == "ByteLevel"
                ? absl::OkStatus()
-               : Unsupported(kWhere, "a decoder other than ByteLevel behind the ByteLevel pre-tokenizer");
+               : Unsupported(kWhere, "a decoder other than ByteLevel after the ByteLevel pre-tokenizer");
   }
   if (only != "Metaspace") return ReadPlainDecoder(steps, description);
   PieceStep step;

@@ -1,4 +1,4 @@
-// Around the attention itself: the angles of a plan before it, the merge of a row's slots behind it.
+// Around the attention itself: the angles of a plan before it, the merge of a row's slots after it.
 #include <cmath>
 
 #include "kernels/cuda/attention/attention.h"

@@ -18,7 +18,7 @@ constexpr int kWarpRows = 16;
 constexpr int kTokens = kTokensOfBlock;
 static_assert(kWarps * kWarpRows == kTileRows);
 
-// 16 bytes behind each row: eight rows that ldmatrix reads together then lie in different banks.
+// 16 bytes after each row: eight rows that ldmatrix reads together then lie in different banks.
 template <int kDim>
 struct Shared {
   static constexpr int kStride = kDim + 8;

@@ -118,7 +118,7 @@ class ExpressionParser {
   Result ParseSubscript(ExpressionPtr value);
   // The arguments in parentheses, `value` being the first operand (null in the filters of a block).
   Result ParseCall(Kind kind, std::string name, ExpressionPtr value);
-  // Filters, tests and calls behind a value. `first_is_name`: at the name of a filter, as in a filter block.
+  // Filters, tests and calls after a value. `first_is_name`: at the name of a filter, as in a filter block.
   Result ParseFilters(ExpressionPtr value, bool first_is_name);
   Result ParseTest(ExpressionPtr value);
 

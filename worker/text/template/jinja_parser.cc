@@ -22,7 +22,7 @@ class Parser : private ExpressionParser {
   }
 
  private:
-  // Statements up to one of `ends`, whose name it returns with the position behind that name; empty `ends`: to the end.
+  // Statements up to one of `ends`, whose name it returns with the position after that name; empty `ends`: to the end.
   absl::StatusOr<std::string> ParseBody(std::initializer_list<absl::string_view> ends, Body& body) {
     Nest nest(this);
     KVLINK_RETURN_IF_ERROR(CheckNesting());
