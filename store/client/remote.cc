@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
+#include <numeric>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,6 +21,7 @@
 #include "store/client/data/pull.h"
 #include "store/client/data/push.h"
 #include "store/client/data/verifier.h"
+#include "store/client/reachable.h"
 #include "transport/address.h"
 
 namespace kvlink::store {
@@ -55,6 +59,9 @@ class Remote : public RemoteStore {
   absl::StatusOr<std::shared_ptr<DeviceLanding>> OpenLanding(const DeviceRegion& region) override;
   absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceLanding* landing, absl::string_view ns, const Identity& identity,
                                                 Codec codec, const Etag& etag, absl::Time deadline) override;
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(DeviceLanding* landing, absl::string_view ns,
+                                                               Codec codec, absl::Span<const ReadRequest> requests,
+                                                               absl::Time deadline) override;
   absl::StatusOr<std::unique_ptr<PartLease>> ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
                                                       const Etag& etag, const EncodingPart& part,
                                                       absl::Time deadline) override;
@@ -124,6 +131,15 @@ class Remote : public RemoteStore {
   // `region`: where to land; nullptr: on the host.
   absl::StatusOr<std::unique_ptr<Lease>> ReadOnce(const EncodingAddress& address, const std::shared_ptr<Region>& region,
                                                   absl::Time deadline);
+  // One attempt for each of `addresses`.
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadManyOnce(absl::Span<const EncodingAddress> addresses,
+                                                                   const std::shared_ptr<Region>& region,
+                                                                   absl::Time deadline);
+  // All pulls are asked for before the first manifest is waited for, as far as the node lets a connection pull at a
+  // time.
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> PullManyOnce(absl::Span<const EncodingAddress> addresses,
+                                                                   const std::shared_ptr<Region>& region,
+                                                                   absl::Time deadline);
   absl::StatusOr<std::shared_ptr<Pull>> PullOnce(const EncodingAddress& address, const proto::Part& part,
                                                  const std::shared_ptr<Region>& region, absl::Time deadline);
   // What a request on `channel` came to: the session's end is UNAVAILABLE, to be tried again.
@@ -152,6 +168,7 @@ class Remote : public RemoteStore {
 
 absl::Status Remote::Open() {
   const absl::Time deadline = SteadyNow() + options_.connect_timeout;
+  KVLINK_RETURN_IF_ERROR(CheckReachable(options_.address, deadline));
   KVLINK_RETURN_IF_ERROR(WithRetries(&retries_, deadline, [&] { return control_.Session(deadline).status(); }));
   const bool may_map =
       options_.transport == nullptr && (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped);
@@ -298,6 +315,120 @@ absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadTo(DeviceLanding* landing, ab
   return WithRetries(&retries_, Patience(deadline), [&] { return ReadOnce(address, region, deadline); });
 }
 
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::PullManyOnce(absl::Span<const EncodingAddress> addresses,
+                                                                         const std::shared_ptr<Region>& region,
+                                                                         absl::Time deadline) {
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
+  const auto path = Data(deadline);
+  auto channel = path.ok() ? (*path)->link().Acquire(deadline) : path.status();
+  if (!channel.ok()) {
+    for (size_t i = 0; i < addresses.size(); ++i) leases.emplace_back(channel.status());
+    return leases;
+  }
+  const Pull::Context context{&(*path)->landing(), region, verifier_.get(), &counters_, options_.transfer_timeout};
+  std::deque<absl::StatusOr<std::shared_ptr<Pull>>> asked;  // those behind `leases`
+  const auto finish = [&] {
+    auto pull = std::move(asked.front());
+    asked.pop_front();
+    if (pull.ok()) {
+      const absl::Status started = (*pull)->Start({}, deadline);
+      if (!started.ok()) pull = started;
+    }
+    pull = Checked(**channel, std::move(pull));
+    if (pull.ok()) {
+      leases.emplace_back(LeaseOver(*std::move(pull)));
+    } else {
+      leases.emplace_back(pull.status());
+    }
+  };
+  for (const EncodingAddress& address : addresses) {
+    // A pull gives its slot back when it has landed, and lands only once it has been started.
+    while (!(*channel)->pulls().TryTake()) {
+      if (!asked.empty()) {
+        finish();
+        continue;
+      }
+      const absl::Status slot = (*channel)->pulls().Take(deadline);
+      if (slot.ok()) break;
+      while (leases.size() < addresses.size()) leases.emplace_back(slot);
+      return leases;
+    }
+    asked.push_back(Pull::Ask(context, *channel, address, {}));
+  }
+  while (!asked.empty()) finish();
+  return leases;
+}
+
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadManyOnce(absl::Span<const EncodingAddress> addresses,
+                                                                         const std::shared_ptr<Region>& region,
+                                                                         absl::Time deadline) {
+  if (mapped_ == nullptr) return PullManyOnce(addresses, region, deadline);
+  auto leases = mapped_->ReadMany(addresses, deadline);
+  std::vector<size_t> unmapped;
+  std::vector<EncodingAddress> pulled;
+  for (size_t i = 0; i < leases.size(); ++i) {
+    if (absl::IsUnauthenticated(leases[i].status())) {
+      control_.Ended(control_.number());
+      leases[i] = absl::UnavailableError("the session has ended");
+    } else if (!leases[i].ok() && MappingFailed(leases[i].status())) {
+      if (options_.carrier == Carrier::kMapped) {
+        leases[i] = absl::UnavailableError(leases[i].status().message());
+      } else {
+        unmapped.push_back(i);
+        pulled.push_back(addresses[i]);
+      }
+    }
+  }
+  if (unmapped.empty()) return leases;
+  auto others = PullManyOnce(pulled, region, deadline);
+  for (size_t k = 0; k < unmapped.size(); ++k) leases[unmapped[k]] = std::move(others[k]);
+  return leases;
+}
+
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadMany(DeviceLanding* landing, absl::string_view ns,
+                                                                     Codec codec,
+                                                                     absl::Span<const ReadRequest> requests,
+                                                                     absl::Time deadline) {
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
+  absl::Status refused = ValidateName("namespace", ns);
+  if (SteadyNow() >= deadline) refused = absl::DeadlineExceededError("read: the deadline has passed");
+  for (size_t i = 0; i < requests.size(); ++i) {
+    leases.emplace_back(refused.ok() ? absl::UnavailableError("not asked for yet") : refused);
+  }
+  if (!refused.ok()) return leases;
+  std::shared_ptr<Region> region;
+  if (auto* const ours = dynamic_cast<Region*>(landing)) region = ours->shared_from_this();
+  // All are tried again together: a node that is away costs the patience of one read, however many are wanted.
+  std::vector<size_t> left(requests.size());
+  std::iota(left.begin(), left.end(), size_t{0});
+  const absl::Time patience = Patience(deadline);
+  for (int attempt = 0; !left.empty(); ++attempt) {
+    std::vector<EncodingAddress> addresses;
+    for (const size_t i : left) addresses.push_back({std::string(ns), requests[i].identity, codec, requests[i].etag});
+    auto some = ReadManyOnce(addresses, region, deadline);
+    std::vector<size_t> failed;
+    absl::Status worst;
+    for (size_t k = 0; k < left.size(); ++k) {
+      leases[left[k]] = std::move(some[k]);
+      const absl::Status& status = leases[left[k]].status();
+      if (!absl::IsUnavailable(status) && !absl::IsResourceExhausted(status)) continue;
+      // What is not worth a retry stays as it is.
+      if (absl::IsResourceExhausted(status) && !RetryAfter(status).has_value()) continue;
+      failed.push_back(left[k]);
+      worst = status;
+    }
+    left = std::move(failed);
+    if (left.empty()) {
+      retries_.Succeeded();
+      break;
+    }
+    const std::optional<absl::Duration> wait = retries_.Wait(worst, attempt, patience);
+    if (!wait.has_value()) break;
+    absl::SleepFor(*wait);
+  }
+  return leases;
+}
+
 absl::StatusOr<std::unique_ptr<PartLease>> Remote::ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
                                                             const Etag& etag, const EncodingPart& part,
                                                             absl::Time deadline) {
@@ -402,7 +533,11 @@ RemoteCounters Remote::Counters() const {
   counters.reconnects = counters_.reconnects;
   counters.sessions = counters_.sessions;
   MutexLock lock(&path_mutex_);
-  if (path_ != nullptr) counters.landing_bytes_used = path_->landing().used();
+  if (path_ != nullptr) {
+    counters.landing_bytes_used = path_->landing().used();
+    counters.landing_bytes = path_->landing().bytes();
+    counters.sending_bytes = path_->sending().bytes();
+  }
   return counters;
 }
 

@@ -43,10 +43,12 @@ struct RemoteOptions {
   Carrier carrier = Carrier::kAuto;
   std::string name;  // of this process, for the node's logs
 
-  // Registered, prefaulted memory, made when it is first needed. Read gives RESOURCE_EXHAUSTED when leases fill the
-  // landing memory. An encoding's largest slab must fit into the sending memory.
+  // Bounds of registered, prefaulted memory, which grows with need and is given back when nobody has used it for
+  // `idle_memory`. Read gives RESOURCE_EXHAUSTED when leases fill the landing memory. An encoding's largest slab must
+  // fit into the sending memory.
   int64_t landing_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
+  absl::Duration idle_memory = absl::Seconds(10);
 
   absl::Duration connect_timeout = absl::Seconds(5);   // of one attempt to connect
   absl::Duration request_timeout = absl::Seconds(5);   // of lookups, pins, catalog and administration
@@ -79,7 +81,9 @@ struct RemoteCounters {
   int64_t retries = 0;             // of calls
   int64_t reconnects = 0;          // data connections after the first
   int64_t sessions = 0;            // opened
-  int64_t landing_bytes_used = 0;  // now
+  int64_t landing_bytes_used = 0;  // now, by encodings
+  int64_t landing_bytes = 0;       // now, registered
+  int64_t sending_bytes = 0;
 };
 
 // Some layers, heads and tokens of an encoding; zeros stand for everything.

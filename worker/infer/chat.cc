@@ -18,20 +18,47 @@ Chat::Chat(Engine* engine, const model::Tokenizer* tokenizer, const model::ChatT
 
 Chat::~Chat() = default;
 
-RequestStats Chat::stats() const { return conversation_ == nullptr ? RequestStats() : conversation_->stats(); }
+RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, int64_t prompt_tokens) const {
+  RequestStats turn = conversation_->stats();
+  turn.time_to_first_token = answer.time_to_first_token;
+  turn.prompt_tokens = prompt_tokens;
+  turn.fresh_tokens = answer.fresh_tokens;
+  turn.decode_time -= before.decode_time;
+  turn.decoded_tokens -= before.decoded_tokens;
+  turn.documents_resident -= before.documents_resident;
+  turn.documents_host -= before.documents_host;
+  turn.documents_dram -= before.documents_dram;
+  turn.documents_segments -= before.documents_segments;
+  turn.documents_direct -= before.documents_direct;
+  turn.documents_encoded -= before.documents_encoded;
+  turn.bytes_host -= before.bytes_host;
+  turn.bytes_dram -= before.bytes_dram;
+  turn.bytes_segments -= before.bytes_segments;
+  // What the conversation already held it did not read again.
+  const int64_t read = turn.documents_resident + turn.documents_host + turn.documents_dram + turn.documents_segments +
+                       turn.documents_encoded;
+  const bool reads = settings_.linker != link::Linker::kFull;
+  if (reads) turn.documents_resident += std::max<int64_t>(0, static_cast<int64_t>(settings_.documents.size()) - read);
+  return turn;
+}
 
 absl::StatusOr<Answer> Chat::Ask(absl::string_view question, const Limits& limits, const OnText& on_text) {
   const absl::Time began = SteadyNow();
   // What is left of the time, for calls that come one after another.
   const auto left = [&] { return Limits{limits.timeout - (SteadyNow() - began), limits.cancelled}; };
   const int64_t fed = conversation_ == nullptr ? 0 : conversation_->length();
+  const RequestStats before = conversation_ == nullptr ? RequestStats() : conversation_->stats();
   KVLINK_RETURN_IF_ERROR(conversation_ == nullptr ? First(question, left()) : Next(question, left()));
   Answer answer;
   answer.time_to_first_token = SteadyNow() - began;
   answer.fresh_tokens = fed == 0 ? conversation_->stats().fresh_tokens : conversation_->length() - fed;
   questions_.emplace_back(question);
+  const int64_t prompt_tokens = conversation_->length();
+  turn_ = TurnSince(before, answer, prompt_tokens);
   const absl::Time first = SteadyNow();
-  KVLINK_RETURN_IF_ERROR(Decode(left(), on_text, &answer));
+  const absl::Status decoded = Decode(left(), on_text, &answer);
+  turn_ = TurnSince(before, answer, prompt_tokens);
+  KVLINK_RETURN_IF_ERROR(decoded);
   answer.decode_time = SteadyNow() - first;
   return answer;
 }

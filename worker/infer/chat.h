@@ -59,8 +59,9 @@ class Chat {
   // cancelled or ran out of time later leaves the answer as far as it came, and the next question stands behind that.
   absl::StatusOr<Answer> Ask(absl::string_view question, const Limits& limits, const OnText& on_text);
 
-  // Of the whole conversation so far; all zero before the first answer.
-  RequestStats stats() const;
+  // What the last answer cost: its own passes, and where its encodings were read or that the conversation held them
+  // (documents_resident). All zero before the first answer.
+  const RequestStats& stats() const { return turn_; }
   // nullptr before the first answer.
   const Conversation* conversation() const { return conversation_.get(); }
 
@@ -68,6 +69,8 @@ class Chat {
   absl::Status First(absl::string_view question, const Limits& limits);
   absl::Status Next(absl::string_view question, const Limits& limits);
   absl::Status Decode(const Limits& limits, const OnText& on_text, Answer* answer);
+  // The last turn's share of what the conversation has cost; `before` it, and with `answer`.
+  RequestStats TurnSince(const RequestStats& before, const Answer& answer, int64_t prompt_tokens) const;
 
   Engine* const engine_;
   const model::Tokenizer* const tokenizer_;
@@ -75,6 +78,7 @@ class Chat {
   const ChatSettings settings_;
   std::unique_ptr<Conversation> conversation_;
   std::vector<std::string> questions_;  // answered, at least in part
+  RequestStats turn_;
   // The last token of the answer was given out, but not fed to the model: the answer ended by something else than the
   // model.
   bool unfed_ = false;

@@ -198,24 +198,42 @@ void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& adm
   if (missing.empty()) return;
   const auto found = store_->Lookup(options_.ns, identities, options_.codec);
   if (!found.ok() || found->size() != identities.size()) return CountError();
+  // All of a request are asked for together, so that over a node their round trips are one.
+  std::vector<store::ReadRequest> reads;
+  std::vector<size_t> present;  // of loaded
   for (size_t n = 0; n < missing.size(); ++n) {
-    const size_t i = admission.mine[missing[n]];
     if (!(*found)[n].present) continue;
-    loaded[missing[n]] = LoadOne(wanted[i], (*found)[n], deadline, admission.answers[i].room);
+    reads.push_back({identities[n], (*found)[n].etag});
+    present.push_back(missing[n]);
+  }
+  if (reads.empty()) return;
+  auto leases = ReadMany(reads, deadline);
+  for (size_t n = 0; n < present.size(); ++n) {
+    const size_t i = admission.mine[present[n]];
+    loaded[present[n]] = ResidentOver(wanted[i], std::move(leases[n]), admission.answers[i].room);
   }
 }
 
-std::shared_ptr<Resident> ResidentPool::LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline,
-                                                Room& room) {
-  const auto read = [&] {
-    return store_->ReadTo(options_.landing.get(), options_.ns, wanted.identity, options_.codec, found.etag, deadline);
-  };
-  auto lease = read();
-  if (absl::IsResourceExhausted(lease.status())) {
-    // Leases that only this pool still holds may be what fills the tier.
-    Clear();
-    lease = read();
+std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ResidentPool::ReadMany(
+    absl::Span<const store::ReadRequest> reads, absl::Time deadline) {
+  auto leases = store_->ReadMany(options_.landing.get(), options_.ns, options_.codec, reads, deadline);
+  std::vector<size_t> exhausted;
+  std::vector<store::ReadRequest> again;
+  for (size_t i = 0; i < leases.size(); ++i) {
+    if (!absl::IsResourceExhausted(leases[i].status())) continue;
+    exhausted.push_back(i);
+    again.push_back(reads[i]);
   }
+  if (again.empty()) return leases;
+  // Leases that only this pool still holds may be what fills the tier.
+  Clear();
+  auto others = store_->ReadMany(options_.landing.get(), options_.ns, options_.codec, again, deadline);
+  for (size_t k = 0; k < exhausted.size(); ++k) leases[exhausted[k]] = std::move(others[k]);
+  return leases;
+}
+
+std::shared_ptr<Resident> ResidentPool::ResidentOver(const Wanted& wanted,
+                                                     absl::StatusOr<std::unique_ptr<store::Lease>> lease, Room& room) {
   if (!lease.ok()) {
     if (!absl::IsNotFound(lease.status())) CountError();
     return nullptr;

@@ -136,7 +136,12 @@ class ResidentPool {
   // From the store, into those of `loaded` that are nullptr: one for each of admission.mine.
   void LoadFromStore(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline,
                      absl::Span<std::shared_ptr<Resident>> loaded);
-  std::shared_ptr<Resident> LoadOne(const Wanted& wanted, const store::Found& found, absl::Time deadline, Room& room);
+  // As Store::ReadMany; what finds no room there is read again once this pool has let go of what nobody refers to.
+  std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ReadMany(absl::Span<const store::ReadRequest> reads,
+                                                                      absl::Time deadline);
+  // nullptr: a miss, or another encoding's lease.
+  std::shared_ptr<Resident> ResidentOver(const Wanted& wanted, absl::StatusOr<std::unique_ptr<store::Lease>> lease,
+                                         Room& room);
   // Waits for the loads of others. False: one of them came to nothing, or not in time.
   bool Join(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
   void CountError();

@@ -58,7 +58,7 @@ absl::Status CheckRoom(const PlanInput& input, int64_t length) {
   return absl::InvalidArgumentError(
       absl::StrCat("no room for question and answer: ", needed - input.context, " tokens too many (", document_tokens,
                    " of documents, ", length - document_tokens, " around them, ", input.answer_tokens,
-                   " for the answer, the model's context is ", input.context, "); use fewer or shorter documents"));
+                   " for the answer, the model's context is ", input.context, "); use fewer or shorter documents, or a shorter question"));
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
+// First fit within pieces. A piece is made without the lock, its bytes counted before: populating and registering
+// memory takes milliseconds, and ranges come back on the carrier's thread meanwhile.
 #include "store/client/data/arena.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,119 +13,205 @@
 namespace kvlink::store {
 namespace {
 
+// A piece is as large as what it is made for, and as what is there already, so that their number stays small; within
+// these bounds.
+constexpr int64_t kMinPiece = int64_t{2} << 20, kMaxStep = int64_t{32} << 20;
+
 int64_t Rounded(int64_t length) { return (length + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment; }
 
 }  // namespace
 
 // What a slice's buffer owns.
 struct Arena::Range {
-  Range(std::shared_ptr<Arena> arena, std::shared_ptr<transport::RegisteredBuffer> buffer, int64_t offset,
-        int64_t length)
-      : arena(std::move(arena)), buffer(std::move(buffer)), offset(offset), length(length) {}
-  ~Range() { arena->Give(offset, length); }
+  Range(std::shared_ptr<Arena> arena, std::shared_ptr<transport::RegisteredBuffer> buffer, const Place& place)
+      : arena(std::move(arena)), buffer(std::move(buffer)), place(place) {}
+  ~Range() { arena->Give(place); }
   const std::shared_ptr<Arena> arena;
   const std::shared_ptr<transport::RegisteredBuffer> buffer;
-  const int64_t offset, length;
+  const Place place;
 };
 
+Arena::Arena(transport::Transport* transport, int64_t max_bytes, std::string name, std::function<void()> grown)
+    : transport_(transport), max_bytes_(Rounded(max_bytes)), name_(std::move(name)), grown_(std::move(grown)) {}
+
 Arena::Arena(std::shared_ptr<transport::RegisteredBuffer> buffer, std::string name)
-    : transport_(nullptr), bytes_(buffer->size()), name_(std::move(name)), buffer_(std::move(buffer)) {
-  free_[0] = bytes_ / kSlabAlignment * kSlabAlignment;
+    : transport_(nullptr),
+      max_bytes_(buffer->size() / kSlabAlignment * kSlabAlignment),
+      name_(std::move(name)),
+      bytes_(max_bytes_) {
+  pieces_.push_back({.buffer = std::move(buffer), .bytes = max_bytes_, .free = {{0, max_bytes_}}});
 }
 
-absl::Status Arena::Prepare() {
-  if (buffer_ != nullptr) return absl::OkStatus();
-  auto buffer = transport_->Allocate(Rounded(bytes_));
-  if (!buffer.ok()) return Annotate(buffer.status(), name_);
-  buffer_ = *std::move(buffer);
-  free_[0] = Rounded(bytes_);
-  return absl::OkStatus();
-}
-
-std::optional<int64_t> Arena::Allocate(int64_t length) {
-  for (auto it = free_.begin(); it != free_.end(); ++it) {
-    if (it->second < length) continue;
-    const int64_t offset = it->first, left = it->second - length;
-    free_.erase(it);
-    if (left > 0) free_[offset + length] = left;
-    used_ += length;
-    return offset;
+std::optional<Arena::Place> Arena::AllocateOne(int64_t length) {
+  for (Piece& piece : pieces_) {
+    for (auto it = piece.free.begin(); it != piece.free.end(); ++it) {
+      if (it->second < length) continue;
+      const int64_t offset = it->first, left = it->second - length;
+      piece.free.erase(it);
+      if (left > 0) piece.free[offset + length] = left;
+      piece.used += length;
+      used_ += length;
+      return Place{&piece, offset, length};
+    }
   }
   return std::nullopt;
 }
 
-void Arena::Free(int64_t offset, int64_t length) {
-  used_ -= length;
-  auto next = free_.lower_bound(offset);
-  if (next != free_.end() && offset + length == next->first) {
-    length += next->second;
-    next = free_.erase(next);
+std::optional<std::vector<Arena::Place>> Arena::Allocate(absl::Span<const int64_t> lengths, int64_t* missing) {
+  std::vector<Place> places;
+  *missing = 0;
+  for (const int64_t length : lengths) {
+    places.emplace_back();
+    if (length == 0) continue;
+    const std::optional<Place> place = AllocateOne(Rounded(length));
+    if (place.has_value()) {
+      places.back() = *place;
+    } else {
+      *missing += Rounded(length);
+    }
   }
-  if (next != free_.begin()) {
-    const auto before = std::prev(next);
-    if (before->first + before->second == offset) {
-      before->second += length;
+  if (*missing == 0) return places;
+  for (const Place& place : places) {
+    if (place.piece != nullptr) Free(place);
+  }
+  return std::nullopt;
+}
+
+void Arena::Free(const Place& place) {
+  Piece& piece = *place.piece;
+  piece.used -= place.length;
+  used_ -= place.length;
+  if (piece.used == 0) piece.idle_since = SteadyNow();
+  int64_t length = place.length;
+  auto next = piece.free.lower_bound(place.offset);
+  if (next != piece.free.end() && place.offset + length == next->first) {
+    length += next->second;
+    next = piece.free.erase(next);
+  }
+  if (next != piece.free.begin()) {
+    const auto prev = std::prev(next);
+    if (prev->first + prev->second == place.offset) {
+      prev->second += length;
       return;
     }
   }
-  free_[offset] = length;
+  piece.free[place.offset] = length;
 }
 
-void Arena::Give(int64_t offset, int64_t length) {
+void Arena::Give(const Place& place) {
   MutexLock lock(&mutex_);
-  Free(offset, length);
+  Free(place);
   freed_.SignalAll();
 }
 
-transport::Slice Arena::SliceOf(int64_t offset, int64_t length) {
-  auto range = std::make_shared<Range>(shared_from_this(), buffer_, offset, Rounded(length));
-  transport::RegisteredBuffer* const buffer = buffer_.get();
-  return {std::shared_ptr<transport::RegisteredBuffer>(std::move(range), buffer), offset, length};
+int64_t Arena::Reserve(int64_t missing, std::list<Piece>* given_up) {
+  if (transport_ == nullptr) return 0;
+  // What is too small for a request, alone and idle, makes room for what is large enough.
+  for (auto it = pieces_.begin(); it != pieces_.end() && bytes_ + missing > max_bytes_;) {
+    const auto piece = it++;
+    if (piece->used > 0) continue;
+    bytes_ -= piece->bytes;
+    given_up->splice(given_up->end(), pieces_, piece);
+  }
+  if (bytes_ + missing > max_bytes_) return 0;
+  const int64_t step = std::max({missing, kMinPiece, std::min(bytes_, kMaxStep)});
+  const int64_t piece = std::min((step + kMinPiece - 1) / kMinPiece * kMinPiece, max_bytes_ - bytes_);
+  bytes_ += piece;
+  return piece;
+}
+
+absl::Status Arena::Grow(int64_t bytes) {
+  auto buffer = transport_->Allocate(bytes);
+  {
+    MutexLock lock(&mutex_);
+    if (buffer.ok()) {
+      pieces_.push_back(
+          {.buffer = *std::move(buffer), .bytes = bytes, .free = {{0, bytes}}, .idle_since = SteadyNow()});
+    } else {
+      bytes_ -= bytes;
+    }
+    freed_.SignalAll();
+  }
+  if (!buffer.ok()) return Annotate(buffer.status(), name_);
+  if (grown_) grown_();
+  return absl::OkStatus();
+}
+
+transport::Slice Arena::SliceOf(const Place& place, int64_t length) {
+  transport::RegisteredBuffer* const buffer = place.piece->buffer.get();
+  auto range = std::make_shared<Range>(shared_from_this(), place.piece->buffer, place);
+  return {std::shared_ptr<transport::RegisteredBuffer>(std::move(range), buffer), place.offset, length};
 }
 
 absl::StatusOr<std::vector<transport::Slice>> Arena::Take(absl::Span<const int64_t> lengths) {
-  std::vector<std::pair<int64_t, int64_t>> taken;  // offset, length
-  std::vector<transport::Slice> slices(lengths.size());
-  MutexLock lock(&mutex_);
-  KVLINK_RETURN_IF_ERROR(Prepare());
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    taken.emplace_back(0, Rounded(lengths[i]));
-    if (lengths[i] == 0) continue;
-    const std::optional<int64_t> offset = Allocate(taken.back().second);
-    if (!offset.has_value()) {
-      taken.pop_back();
-      for (const auto& [at, length] : taken) {
-        if (length > 0) Free(at, length);
+  while (true) {
+    std::list<Piece> given_up;  // freed without the lock
+    int64_t grow = 0;
+    {
+      MutexLock lock(&mutex_);
+      int64_t missing = 0;
+      if (const auto places = Allocate(lengths, &missing)) {
+        std::vector<transport::Slice> slices(lengths.size());
+        for (size_t i = 0; i < lengths.size(); ++i) {
+          if (lengths[i] > 0) slices[i] = SliceOf((*places)[i], lengths[i]);
+        }
+        return slices;
       }
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the ", name_, " of ", bytes_, " bytes is full of encodings in use: ", used_, " bytes"));
+      grow = Reserve(missing, &given_up);
+      if (grow == 0) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("the ", name_, " of ", max_bytes_, " bytes is full of encodings in use: ", used_, " bytes"));
+      }
     }
-    taken.back().first = *offset;
+    given_up.clear();
+    KVLINK_RETURN_IF_ERROR(Grow(grow));
   }
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    if (lengths[i] > 0) slices[i] = SliceOf(taken[i].first, lengths[i]);
-  }
-  return slices;
 }
 
 absl::StatusOr<transport::Slice> Arena::TakeOne(int64_t length, absl::Time deadline) {
-  MutexLock lock(&mutex_);
-  KVLINK_RETURN_IF_ERROR(Prepare());
-  if (length > bytes_) {
+  if (Rounded(length) > max_bytes_) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("a slab of ", length, " bytes does not fit into the ", name_, " of ", bytes_, " bytes"));
+        absl::StrCat("a slab of ", length, " bytes does not fit into the ", name_, " of ", max_bytes_, " bytes"));
   }
   while (true) {
-    if (const std::optional<int64_t> offset = Allocate(Rounded(length))) return SliceOf(*offset, length);
-    if (!freed_.WaitUntil(&mutex_, deadline)) {
-      return absl::DeadlineExceededError(absl::StrCat("no room in the ", name_, " in time"));
+    std::list<Piece> given_up;
+    int64_t grow = 0;
+    {
+      MutexLock lock(&mutex_);
+      while (true) {
+        if (const auto place = AllocateOne(Rounded(length))) return SliceOf(*place, length);
+        grow = Reserve(Rounded(length), &given_up);
+        if (grow > 0) break;
+        if (!freed_.WaitUntil(&mutex_, deadline)) {
+          return absl::DeadlineExceededError(absl::StrCat("no room in the ", name_, " in time"));
+        }
+      }
     }
+    given_up.clear();
+    KVLINK_RETURN_IF_ERROR(Grow(grow));
+  }
+}
+
+void Arena::Trim(absl::Time before) {
+  if (transport_ == nullptr) return;
+  std::list<Piece> given_up;  // freed without the lock
+  MutexLock lock(&mutex_);
+  for (auto it = pieces_.begin(); it != pieces_.end();) {
+    const auto piece = it++;
+    if (piece->used > 0 || piece->idle_since > before) continue;
+    bytes_ -= piece->bytes;
+    given_up.splice(given_up.end(), pieces_, piece);
   }
 }
 
 int64_t Arena::used() const {
   MutexLock lock(&mutex_);
   return used_;
+}
+
+int64_t Arena::bytes() const {
+  MutexLock lock(&mutex_);
+  return bytes_;
 }
 
 }  // namespace kvlink::store

@@ -70,6 +70,13 @@ absl::Status Slots::Take(absl::Time deadline) {
   return absl::OkStatus();
 }
 
+bool Slots::TryTake() {
+  MutexLock lock(&mutex_);
+  if (free_ == 0) return false;
+  --free_;
+  return true;
+}
+
 void Slots::Give() {
   MutexLock lock(&mutex_);
   ++free_;

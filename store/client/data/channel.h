@@ -60,6 +60,8 @@ class Slots {
   explicit Slots(int most) : free_(most) {}
   // DEADLINE_EXCEEDED.
   absl::Status Take(absl::Time deadline);
+  // False: none is free.
+  bool TryTake();
   void Give();
 
  private:

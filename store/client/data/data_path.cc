@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "transport/grpc/grpc.h"
 #include "transport/ucx/ucx.h"
@@ -50,8 +51,42 @@ absl::StatusOr<std::string> DataAddress(absl::Span<const std::string> data, absl
 DataPath::DataPath(std::string name, std::shared_ptr<transport::Transport> transport, const RemoteOptions& options)
     : name_(std::move(name)),
       transport_(std::move(transport)),
-      landing_(std::make_shared<Arena>(transport_.get(), options.landing_bytes, "landing memory")),
-      sending_(std::make_shared<Arena>(transport_.get(), options.sending_bytes, "sending memory")) {}
+      idle_(options.idle_memory),
+      landing_(std::make_shared<Arena>(transport_.get(), options.landing_bytes, "landing memory", [this] { Grown(); })),
+      sending_(std::make_shared<Arena>(transport_.get(), options.sending_bytes, "sending memory", [this] { Grown(); })),
+      trimmer_("landing-trim", [this] { TrimIdle(); }) {}
+
+DataPath::~DataPath() {
+  {
+    MutexLock lock(&trim_mutex_);
+    stop_ = true;
+    trim_changed_.SignalAll();
+  }
+  trimmer_.Join();
+}
+
+void DataPath::Grown() {
+  MutexLock lock(&trim_mutex_);
+  grown_ = true;
+  trim_changed_.SignalAll();
+}
+
+void DataPath::TrimIdle() {
+  while (true) {
+    {
+      // Sleeps for as long as there is no memory. What is there is looked at now and then: it may be in use for hours,
+      // and taking and giving ranges tells nobody.
+      MutexLock lock(&trim_mutex_);
+      while (!grown_ && !stop_) trim_changed_.Wait(&trim_mutex_);
+      const absl::Time next = SteadyNow() + idle_ / 2;
+      while (!stop_ && SteadyNow() < next) trim_changed_.WaitUntil(&trim_mutex_, next);
+      if (stop_) return;
+      grown_ = false;
+    }
+    for (Arena* const arena : {landing_.get(), sending_.get()}) arena->Trim(SteadyNow() - idle_);
+    if (landing_->bytes() > 0 || sending_->bytes() > 0) Grown();
+  }
+}
 
 absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, const RemoteOptions& options,
                                                            Control* control, ClientCounters* counters,
@@ -76,8 +111,12 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
           target = *std::move(named);
         }
         auto channel = std::make_shared<Channel>(ids, nullptr);
-        KVLINK_ASSIGN_OR_RETURN(auto connection, transport->Connect(target, channel, deadline));
-        channel->Bind(std::move(connection));
+        auto connection = transport->Connect(target, channel, deadline);
+        if (!connection.ok()) {
+          return absl::Status(connection.status().code(),
+                              absl::StrCat("nothing answers at ", target, ": ", connection.status().message()));
+        }
+        channel->Bind(*std::move(connection));
         return channel;
       });
   return path;

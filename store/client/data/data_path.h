@@ -14,9 +14,10 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
-#include "store/client/data/arena.h"
+#include "base/thread.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
+#include "store/client/data/arena.h"
 #include "store/client/data/link.h"
 #include "store/client/data/region.h"
 #include "store/client/remote.h"
@@ -30,6 +31,7 @@ class DataPath {
   static absl::StatusOr<std::unique_ptr<DataPath>> Create(Carrier carrier, const RemoteOptions& options,
                                                           Control* control, ClientCounters* counters,
                                                           std::atomic<uint64_t>* ids);
+  ~DataPath();
   // "ucx", "grpc", "transport".
   const std::string& name() const { return name_; }
   DataLink& link() { return *link_; }
@@ -45,13 +47,22 @@ class DataPath {
 
  private:
   DataPath(std::string name, std::shared_ptr<transport::Transport> transport, const RemoteOptions& options);
+  // Gives memory back that nobody has used for a while.
+  void TrimIdle();
+  void Grown();
 
   const std::string name_;
   const std::shared_ptr<transport::Transport> transport_;
+  const absl::Duration idle_;  // RemoteOptions::idle_memory
   const std::shared_ptr<Arena> landing_, sending_;
   std::unique_ptr<DataLink> link_;
   Mutex mutex_;
   std::list<std::weak_ptr<transport::RegisteredBuffer>> slabs_ ABSL_GUARDED_BY(mutex_);
+
+  Mutex trim_mutex_;
+  CondVar trim_changed_;
+  bool grown_ ABSL_GUARDED_BY(trim_mutex_) = false, stop_ ABSL_GUARDED_BY(trim_mutex_) = false;
+  Thread trimmer_;
 };
 
 // The address of "scheme://host:port" in `data`, an empty host replaced by that of `address`; the first of any scheme

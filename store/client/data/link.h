@@ -13,9 +13,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
-#include "store/client/data/channel.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
+#include "store/client/data/channel.h"
 
 namespace kvlink::store {
 

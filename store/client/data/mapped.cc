@@ -20,6 +20,7 @@ namespace {
 constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would end this process
 constexpr int kRenewsPerLease = 4;
 constexpr absl::Duration kMinRenewal = absl::Milliseconds(10);
+constexpr size_t kMaxLeasesAsked = 256;  // that are not answered yet
 
 }  // namespace
 
@@ -122,10 +123,36 @@ absl::Status MappedReader::Flush(absl::Time deadline) {
 }
 
 absl::StatusOr<std::unique_ptr<Lease>> MappedReader::Read(const EncodingAddress& address, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(auto channel, Acquire(deadline));
-  KVLINK_ASSIGN_OR_RETURN(auto lease, MappedLease::Take(std::move(channel), address, deadline));
-  ++counters_->mapped_leases;
-  return std::unique_ptr<Lease>(std::move(lease));
+  return std::move(ReadMany({&address, 1}, deadline)[0]);
+}
+
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> MappedReader::ReadMany(absl::Span<const EncodingAddress> addresses,
+                                                                           absl::Time deadline) {
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
+  std::deque<absl::StatusOr<std::unique_ptr<MappedLease>>> asked;  // those behind `leases`
+  const auto finish = [&] {
+    auto lease = std::move(asked.front());
+    asked.pop_front();
+    absl::Status status = lease.status();
+    if (status.ok()) status = (*lease)->Start(addresses[leases.size()], deadline);
+    if (!status.ok()) {
+      leases.emplace_back(std::move(status));
+      return;
+    }
+    ++counters_->mapped_leases;
+    leases.emplace_back(*std::move(lease));
+  };
+  const auto channel = Acquire(deadline);
+  for (const EncodingAddress& address : addresses) {
+    if (asked.size() >= kMaxLeasesAsked) finish();
+    if (channel.ok()) {
+      asked.push_back(MappedLease::Ask(*channel, address, deadline));
+    } else {
+      asked.emplace_back(channel.status());
+    }
+  }
+  while (!asked.empty()) finish();
+  return leases;
 }
 
 void MappedReader::Renew() {

@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/descriptor.h"
 #include "base/mutex.h"
 #include "base/thread.h"
@@ -76,6 +77,9 @@ class MappedReader {
   absl::Status Flush(absl::Time deadline);
   // As Store::Read.
   absl::StatusOr<std::unique_ptr<Lease>> Read(const EncodingAddress& address, absl::Time deadline);
+  // As Read for each, all asked for before the first answer is waited for, within a window.
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(absl::Span<const EncodingAddress> addresses,
+                                                               absl::Time deadline);
 
  private:
   MappedReader(Control* control, ClientCounters* counters, std::atomic<uint64_t>* ids, absl::Duration connect_timeout,

@@ -165,8 +165,8 @@ void LeaseState::GiveBack() {
   channel_->Tell(request);
 }
 
-absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Take(std::shared_ptr<Channel> channel,
-                                                               const EncodingAddress& address, absl::Time deadline) {
+absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Ask(std::shared_ptr<Channel> channel,
+                                                              const EncodingAddress& address, absl::Time deadline) {
   const auto tier = std::static_pointer_cast<SharedTier>(channel->unasked());
   const auto state = std::make_shared<LeaseState>(channel, tier);
   proto::Request request = channel->NewRequest(address.ns, deadline);
@@ -176,10 +176,12 @@ absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Take(std::shared_ptr<C
   name->set_etag(std::string(BytesOf(address.etag)));
   KVLINK_RETURN_IF_ERROR(channel->Ask(request, state));
   std::unique_ptr<MappedLease> lease(new MappedLease(state));  // from now on it is given back
-  auto leased = state->Await(deadline);
-  if (!leased.ok()) return leased.status();
-  KVLINK_RETURN_IF_ERROR(lease->Prepare(*leased, address));
   return lease;
+}
+
+absl::Status MappedLease::Start(const EncodingAddress& address, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const proto::Leased leased, state_->Await(deadline));
+  return Prepare(leased, address);
 }
 
 MappedLease::~MappedLease() { state_->Release(); }

@@ -14,8 +14,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
-#include "store/client/data/channel.h"
 #include "store/client/control/counters.h"
+#include "store/client/data/channel.h"
 #include "store/client/data/mapped.h"
 #include "store/client/data/pull.h"
 #include "store/store.h"
@@ -98,8 +98,10 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
 class MappedLease : public Lease {
  public:
   // As Store::Read; FAILED_PRECONDITION: the node does not share the memory of this encoding.
-  static absl::StatusOr<std::unique_ptr<MappedLease>> Take(std::shared_ptr<Channel> channel,
-                                                           const EncodingAddress& address, absl::Time deadline);
+  // Two steps, so that many can be asked for before the first answer is waited for.
+  static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<Channel> channel,
+                                                          const EncodingAddress& address, absl::Time deadline);
+  absl::Status Start(const EncodingAddress& address, absl::Time deadline);
   ~MappedLease() override;
   const Manifest& manifest() const override { return manifest_; }
   Tier source() const override { return source_; }

@@ -75,14 +75,28 @@ absl::StatusOr<std::shared_ptr<Pull>> Pull::Begin(const Context& context, std::s
                                                   const EncodingAddress& address, const proto::Part& part,
                                                   absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(channel->pulls().Take(deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto pull, Ask(context, std::move(channel), address, part));
+  KVLINK_RETURN_IF_ERROR(pull->Start(part, deadline));
+  return pull;
+}
+
+absl::StatusOr<std::shared_ptr<Pull>> Pull::Ask(const Context& context, std::shared_ptr<Channel> channel,
+                                                const EncodingAddress& address, const proto::Part& part) {
   auto pull = std::make_shared<Pull>(context, std::move(channel), address);
-  const absl::Status started = pull->Start(part, deadline);
-  if (started.ok()) return pull;
+  const absl::Status sent = pull->SendRequest(part);
+  if (sent.ok()) return pull;
   pull->Release();
-  return absl::IsCancelled(started) ? AsWaited(started) : started;
+  return absl::IsCancelled(sent) ? AsWaited(sent) : sent;
 }
 
 absl::Status Pull::Start(const proto::Part& part, absl::Time deadline) {
+  const absl::Status started = StartLanding(part, deadline);
+  if (started.ok()) return started;
+  Release();
+  return absl::IsCancelled(started) ? AsWaited(started) : started;
+}
+
+absl::Status Pull::SendRequest(const proto::Part& part) {
   {
     MutexLock lock(&mutex_);
     holds_slot_ = true;
@@ -99,7 +113,10 @@ absl::Status Pull::Start(const proto::Part& part, absl::Time deadline) {
   first_landing_ = channel_->NewLandings(landings);
   pull->set_first_landing(first_landing_);
   pull->set_landings(landings);
-  KVLINK_RETURN_IF_ERROR(channel_->Ask(request, shared_from_this()));
+  return channel_->Ask(request, shared_from_this());
+}
+
+absl::Status Pull::StartLanding(const proto::Part& part, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const std::string manifest, AwaitManifest(deadline));
   KVLINK_RETURN_IF_ERROR(Prepare(manifest, part));
   ++context_.counters->pulls;

@@ -17,12 +17,12 @@
 #include "base/mutex.h"
 #include "proto/manifest.h"
 #include "proto/part.h"
+#include "store/client/control/counters.h"
 #include "store/client/data/arena.h"
 #include "store/client/data/channel.h"
-#include "store/client/control/counters.h"
 #include "store/client/data/region.h"
-#include "store/client/remote.h"
 #include "store/client/data/verifier.h"
+#include "store/client/remote.h"
 #include "store/store.h"
 
 namespace kvlink::store {
@@ -49,6 +49,12 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   static absl::StatusOr<std::shared_ptr<Pull>> Begin(const Context& context, std::shared_ptr<Channel> channel,
                                                      const EncodingAddress& address, const proto::Part& part,
                                                      absl::Time deadline);
+  // Begin in two steps, so that many pulls can be asked for before the first answer is waited for. Ask sends the
+  // request; the caller has taken a slot of channel->pulls(), which the pull gives back in any case. Statuses as Begin.
+  static absl::StatusOr<std::shared_ptr<Pull>> Ask(const Context& context, std::shared_ptr<Channel> channel,
+                                                   const EncodingAddress& address, const proto::Part& part);
+  // Waits for the manifest and lets the bytes come. Once; where it fails the pull is over.
+  absl::Status Start(const proto::Part& part, absl::Time deadline);
   Pull(const Context& context, std::shared_ptr<Channel> channel, const EncodingAddress& address);
 
   const Manifest& manifest() const { return manifest_; }
@@ -68,7 +74,8 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
  private:
   enum class State : uint8_t { kPending, kLanding, kLanded, kVerifying, kGood };
 
-  absl::Status Start(const proto::Part& part, absl::Time deadline);
+  absl::Status SendRequest(const proto::Part& part);
+  absl::Status StartLanding(const proto::Part& part, absl::Time deadline);
   absl::StatusOr<std::string> AwaitManifest(absl::Time deadline);
   absl::Status Prepare(const std::string& manifest, const proto::Part& part);
   // Memory for pieces of these lengths.

@@ -10,33 +10,14 @@
 
 namespace kvlink::store {
 
-Verifier::~Verifier() {
-  {
-    MutexLock lock(&mutex_);
-    stop_ = true;
-    wake_.SignalAll();
-  }
-  thread_.Join();
-}
-
 void Verifier::Submit(std::function<void()> work) {
-  MutexLock lock(&mutex_);
-  queue_.push_back(std::move(work));
-  wake_.Signal();
-}
-
-void Verifier::Run() {
-  while (true) {
-    std::function<void()> work;
-    {
-      MutexLock lock(&mutex_);
-      while (queue_.empty() && !stop_) wake_.Wait(&mutex_);
-      if (queue_.empty()) return;
-      work = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    work();
-  }
+  // Bounded by the landing memory, so that no queue of its own need refuse it. What it did not take, whoever waits for
+  // the piece verifies itself.
+  worker_
+      .AddAdmitted({[work = std::move(work)](const absl::Status& turn) {
+        if (turn.ok()) work();
+      }})
+      .IgnoreError();
 }
 
 absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChecksums checksums) {

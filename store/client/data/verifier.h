@@ -5,14 +5,12 @@
 #define KVLINK_STORE_CLIENT_DATA_VERIFIER_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "base/mutex.h"
-#include "base/thread.h"
+#include "base/worker.h"
 #include "proto/manifest.h"
 #include "proto/part.h"
 
@@ -20,18 +18,14 @@ namespace kvlink::store {
 
 class Verifier {
  public:
-  Verifier() : thread_("verify", [this] { Run(); }) {}
+  Verifier() : worker_({.name = "verify"}) {}
   // What is queued still runs.
-  ~Verifier();
+  ~Verifier() { worker_.Finish(); }
+  // Work that comes too late, when the verifier ends, is not done.
   void Submit(std::function<void()> work);
 
  private:
-  void Run();
-  Mutex mutex_;
-  CondVar wake_;
-  std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  Thread thread_;
+  Worker worker_;
 };
 
 // XXH3-64 of ranges of a piece that has landed, as DeviceRegion::checksums.

@@ -118,5 +118,82 @@ TEST(LandingMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
   }
 }
 
+// Waits until a counter has the value. False: not in time.
+template <typename Counter>
+bool Becomes(Counter counter, int64_t value) {
+  const absl::Time limit = Soon();
+  while (counter() != value && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
+  return counter() == value;
+}
+
+TEST(LandingMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
+  RemotePlaceOptions options;
+  options.client = [](RemoteOptions* client) {
+    client->landing_bytes = int64_t{1} << 40;  // nobody could populate that
+    client->sending_bytes = int64_t{1} << 40;
+    client->idle_memory = absl::Milliseconds(100);
+  };
+  RemotePlace place(options);
+  store::RemoteStore* const store = place.remote();
+  EXPECT_EQ(store->Counters().landing_bytes, 0);
+  const Synthetic small = MakeSynthetic(1, 4, 10), large = MakeSynthetic(2, 4, 20000);  // 16 KiB, 10 MiB
+  for (const Synthetic* s : {&small, &large}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
+  EXPECT_GT(store->Counters().sending_bytes, 0);
+  EXPECT_LE(store->Counters().sending_bytes, 4 * large.bytes());
+  for (int round = 0; round < 2; ++round) {
+    auto one = store->Read("ns", small.manifest.identity, small.manifest.codec, small.manifest.etag, Soon());
+    ASSERT_TRUE(one.ok()) << one.status();
+    EXPECT_EQ(store->Counters().landing_bytes, int64_t{2} << 20);
+    {
+      auto other = store->Read("ns", large.manifest.identity, large.manifest.codec, large.manifest.etag, Soon());
+      ASSERT_TRUE(other.ok()) << other.status();
+      EXPECT_LE(store->Counters().landing_bytes, 2 * large.bytes());
+      for (size_t layer = 0; layer < 4; ++layer) {
+        EXPECT_EQ(CompareLayer(other->get(), large, layer, Soon()), absl::OkStatus());
+      }
+    }
+    // What is in use stays, what is idle goes.
+    EXPECT_TRUE(Becomes([&] { return store->Counters().landing_bytes; }, int64_t{2} << 20));
+    for (size_t layer = 0; layer < 4; ++layer) {
+      EXPECT_EQ(CompareLayer(one->get(), small, layer, Soon()), absl::OkStatus());
+    }
+    *one = nullptr;
+    EXPECT_TRUE(Becomes([&] { return store->Counters().landing_bytes; }, 0));
+    EXPECT_TRUE(Becomes([&] { return store->Counters().sending_bytes; }, 0));
+  }
+}
+
+TEST(LandingMemoryTest, IdlePiecesMakeRoomForALargeOne) {
+  RemotePlaceOptions options;
+  options.client = [](RemoteOptions* client) {
+    client->landing_bytes = int64_t{12} << 20;
+    client->sending_bytes = int64_t{4} << 20;
+    client->idle_memory = absl::Hours(1);
+  };
+  RemotePlace place(options);
+  store::RemoteStore* const store = place.remote();
+  std::vector<Synthetic> small;
+  for (int i = 0; i < 16; ++i) small.push_back(MakeSynthetic(i + 1, 4, 1000));  // 0.5 MiB
+  const Synthetic large = MakeSynthetic(100, 4, 20000);
+  for (const Synthetic& s : small) ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  ASSERT_TRUE(store->Put("ns", large.manifest, large.spans(), Soon()).ok());
+  const auto read = [&](const Synthetic& s) {
+    return store->Read("ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+  };
+  {
+    std::vector<std::unique_ptr<store::Lease>> leases;
+    for (const Synthetic& s : small) {
+      auto lease = read(s);
+      ASSERT_TRUE(lease.ok()) << lease.status();
+      leases.push_back(*std::move(lease));
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(read(large).status()));
+  }
+  EXPECT_TRUE(Becomes([&] { return store->Counters().landing_bytes_used; }, 0));
+  const absl::Status status = ReadAndCompare(store, "ns", large);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_LE(store->Counters().landing_bytes, int64_t{12} << 20);
+}
+
 }  // namespace
 }  // namespace kvlink::testing

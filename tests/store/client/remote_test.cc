@@ -408,7 +408,12 @@ TEST(OpenRemoteTest, SaysWhyNot) {
   options.connect_timeout = absl::Seconds(2);
   const absl::Status nobody = OpenRemote(options).status();
   EXPECT_TRUE(absl::IsUnavailable(nobody)) << nobody;
-  EXPECT_THAT(std::string(nobody.message()), HasSubstr("127.0.0.1:1"));
+  EXPECT_THAT(std::string(nobody.message()),
+              HasSubstr("no node answers at 127.0.0.1:1 (connection refused): is it running?"));
+  options.address = "no-such-host.invalid:7400";
+  const absl::Status unknown = OpenRemote(options).status();
+  EXPECT_TRUE(absl::IsUnavailable(unknown)) << unknown;
+  EXPECT_THAT(std::string(unknown.message()), HasSubstr("the host of no-such-host.invalid:7400 is not known"));
   EXPECT_EQ(*store::ParseCarrier("ucx"), store::Carrier::kUcx);
   EXPECT_THAT(std::string(store::ParseCarrier("pigeon").status().message()), HasSubstr("auto, mapped, ucx, grpc"));
 }

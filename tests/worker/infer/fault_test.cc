@@ -46,6 +46,14 @@ class FaultTest : public EngineTest {
   }
 };
 
+TEST_P(FaultTest, TheStoreIsAskedForAllDocumentsOfARequestTogether) {
+  FillStore();
+  testing::FaultyStore counted(store_.get());
+  const auto engine = MakeEngine(&counted, Options());
+  ASSERT_NE(Start(*engine, Ask({0, 1, 2, 3})), nullptr);
+  EXPECT_EQ(counted.asked(), 2);  // one lookup, one read
+}
+
 TEST_P(FaultTest, EveryErrorOfEveryLayerCostsOneEncode) {
   FillStore();
   const auto quiet = MakeEngine(store_.get(), Options());

@@ -5,6 +5,7 @@
 #define KVLINK_TESTS_WORKER_INFER_FAULTY_STORE_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -35,14 +36,30 @@ class FaultyStore final : public store::Store {
   void TakeBack(const Identity& identity, int checks, int times) { taken_back_[identity] = {checks, times}; }
   // Leases whose memory was given to others.
   int taken_back() const { return taken_; }
+  // Times that the store was asked for encodings, one or many: over a node, round trips.
+  int asked() const { return asked_; }
+  // Calls of the catalog, each for one or many documents.
+  int catalog_gets() const { return catalog_gets_; }
+  int catalog_puts() const { return catalog_puts_; }
 
   absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                    Codec codec) override {
+    ++asked_;
     if (!lookups_.ok()) return lookups_;
     return real_->Lookup(ns, identities, codec);
   }
+  std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ReadMany(store::DeviceLanding* landing,
+                                                                      absl::string_view ns, Codec codec,
+                                                                      absl::Span<const store::ReadRequest> requests,
+                                                                      absl::Time deadline) override {
+    const int asked = ++asked_;
+    auto leases = Store::ReadMany(landing, ns, codec, requests, deadline);
+    asked_ = asked;
+    return leases;
+  }
   absl::StatusOr<std::unique_ptr<store::Lease>> Read(absl::string_view ns, const Identity& identity, Codec codec,
                                                      const Etag& etag, absl::Time deadline) override {
+    ++asked_;
     if (!reads_.ok()) return reads_;
     auto lease = real_->Read(ns, identity, codec, etag, deadline);
     const auto taken = taken_back_.find(identity);
@@ -69,10 +86,12 @@ class FaultyStore final : public store::Store {
   absl::Status Remove(absl::string_view ns, const Identity& identity) override { return real_->Remove(ns, identity); }
   absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
                                                          absl::Span<const store::DocumentPut> documents) override {
+    ++catalog_puts_;
     return real_->PutDocuments(ns, documents);
   }
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
                                                                          absl::Span<const std::string> ids) override {
+    ++catalog_gets_;
     return real_->GetDocuments(ns, ids);
   }
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(
@@ -159,7 +178,8 @@ class FaultyStore final : public store::Store {
   store::Store* const real_;
   std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
   std::map<Identity, std::pair<int, int>> taken_back_;
-  int taken_ = 0;
+  int taken_ = 0, asked_ = 0;
+  std::atomic<int> catalog_gets_{0}, catalog_puts_{0};
   absl::Status lookups_, reads_, puts_;
 };
 

@@ -189,9 +189,19 @@ TEST_F(RealModelTest, AConversationGoesOnWithOnlyTheNewTurn) {
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(streamed, answer->text);
   EXPECT_THAT(answer->text, HasSubstr("Phobos"));
+  const RequestStats cost = chat.stats();
+  EXPECT_EQ(cost.documents_resident + cost.documents_dram + cost.documents_segments + cost.documents_encoded, 1);
+  EXPECT_EQ(cost.fresh_tokens, answer->fresh_tokens);
   const auto next = chat.Ask(second, {}, nullptr);
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_LT(next->fresh_tokens, 40);
+  // What each answer cost is told by itself: the second one read nothing.
+  EXPECT_EQ(chat.stats().documents_resident, 1);
+  EXPECT_EQ(chat.stats().documents_dram + chat.stats().documents_segments + chat.stats().documents_encoded, 0);
+  EXPECT_EQ(chat.stats().bytes_dram + chat.stats().bytes_segments, 0);
+  EXPECT_EQ(chat.stats().fresh_tokens, next->fresh_tokens);
+  EXPECT_EQ(chat.stats().decoded_tokens, next->tokens - (next->stop == Stop::kEnd ? 0 : 1));
+  EXPECT_GE(chat.stats().prompt_tokens, cost.prompt_tokens + answer->tokens);
 
   // The same tokens as one prompt.
   Request request;
