@@ -16,7 +16,7 @@ define STAGE
 printf '== %-14s %3d min %02d s\n' $(1) $$(( seconds / 60 )) $$(( seconds % 60 )) | tee -a build/stages; exit $$code
 endef
 
-.PHONY: deps release debug demo quick test release-tests asan-build asan tsan-build tsan fuzz cuda-check bench soak format check-format lint clean
+.PHONY: deps release debug demo quick test annotations release-tests asan-build asan tsan-build tsan fuzz cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
@@ -43,6 +43,7 @@ test: deps check-format
 	@rm -f build/stages
 	$(call STAGE,release)
 	$(call STAGE,release-tests)
+	$(call STAGE,annotations)
 	$(call STAGE,cuda-check)
 	$(call STAGE,asan-build)
 	$(call STAGE,asan)
@@ -53,8 +54,12 @@ test: deps check-format
 release-tests: release
 	$(call CTEST,release)
 
-# AddressSanitizer and UndefinedBehaviorSanitizer by clang, which also checks the locks (-Werror=thread-safety): all tests but
-# those labelled slow, and the fuzzers over their corpora.
+# The locks, as the annotations of base/mutex.h say them, checked by clang in all code that has some; nothing is generated.
+annotations:
+	cmake --preset release >/dev/null && cmake --build build/release -j $(JOBS) --target generated_headers
+	python3 tests/annotations.py build/release $(JOBS)
+
+# AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow; fuzzers replay their corpus here.
 asan: asan-build
 	$(call CTEST,asan) -L asan
 
@@ -68,10 +73,10 @@ tsan: tsan-build
 tsan-build:
 	$(call BUILD,tsan,tsan_tests)
 
-# Every fuzzer for FUZZ_SECONDS, from its corpus. They are of the same tree as the sanitized tests.
+# Every fuzzer for FUZZ_SECONDS, from its corpus.
 FUZZ_SECONDS ?= 15
 fuzz:
-	$(call BUILD,asan,fuzzers)
+	$(call BUILD,fuzz,fuzzers)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 # The CUDA backend compiled for each architecture, what its kernels take, and that those of attention and landing do not spill.
@@ -87,7 +92,7 @@ bench:
 # All tests with their long counts, then every fuzzer for ten minutes. Goes on where it stopped; KVLINK_SEED starts elsewhere.
 soak:
 	$(call BUILD,release,all)
-	$(call BUILD,asan,fuzzers)
+	$(call BUILD,fuzz,fuzzers)
 	tests/soak.sh
 
 format:

@@ -20,7 +20,7 @@ add_library(kvlink_options INTERFACE)
 target_include_directories(kvlink_options INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/generated)
 target_compile_options(kvlink_options INTERFACE
   "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wno-unused-parameter;-Wno-missing-field-initializers>"
-  # The annotations of base/mutex.h are checked by clang alone; the preset asan builds all product code with it.
+  # The annotations of base/mutex.h are checked by clang alone (`make annotations`).
   "$<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wthread-safety;-Werror=thread-safety>")
 if(KVLINK_WERROR)
   target_compile_options(kvlink_options INTERFACE "$<$<COMPILE_LANGUAGE:C,CXX>:-Werror>")
@@ -42,7 +42,6 @@ if(KVLINK_SANITIZE)
 endif()
 
 # What `make asan`, `make tsan` and `make fuzz` build; kvlink_test and kvlink_fuzzer add to them.
-# Fuzzers are of the preset asan: libFuzzer is linked to them alone.
 add_custom_target(asan_tests)
 add_custom_target(tsan_tests)
 add_custom_target(fuzzers)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzzer of build/asan for some seconds from its corpus, as many at once as there are cores:
+# Runs every fuzzer of build/fuzz for some seconds from its corpus, as many at once as there are cores:
 # run.sh SECONDS [CORPORA], the new inputs being kept in CORPORA.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,7 +11,7 @@ mkdir -p "$findings"
 run() {
   local name=$1 log=build/fuzz/$1.log
   mkdir -p "$corpora/$name"
-  if "build/asan/bin/$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=2560 -print_final_stats=1 \
+  if "build/fuzz/bin/$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=2560 -print_final_stats=1 \
       -artifact_prefix="$findings/$name-" ${KVLINK_SEED:+-seed="$KVLINK_SEED"} "$corpora/$name" "tests/fuzz/corpus/$name" >"$log" 2>&1; then
     echo "$name: $seconds s, $(sed -n 's/^stat::number_of_executed_units: */runs /p' "$log")"
   else
@@ -23,8 +23,8 @@ run() {
 export -f run
 export seconds corpora findings
 
-names=$(cd build/asan/bin 2>/dev/null && ls -d ./*_fuzzer 2>/dev/null | sed 's|^\./||')
-[ -n "$names" ] || { echo "no fuzzers in build/asan/bin: run make fuzz" >&2; exit 1; }
+names=$(cd build/fuzz/bin 2>/dev/null && ls -d ./*_fuzzer 2>/dev/null | sed 's|^\./||')
+[ -n "$names" ] || { echo "no fuzzers in build/fuzz/bin: run make fuzz" >&2; exit 1; }
 failed=0
 xargs -P "$(nproc)" -I{} bash -c 'run {}' <<<"$names" || failed=1
 [ $# -ge 2 ] || rm -rf "$corpora"
