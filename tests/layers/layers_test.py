@@ -35,7 +35,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 RULER = re.compile(r"^\s*//.*[-=*]{8}")
 WARN_LINES = 500
 MAX_LINES = 700
-MAX_FILES = 50  # of a folder, tests aside
+MAX_FILES = 25  # of a folder, tests aside
 THREAD = re.compile(r"std::(thread|jthread|async)\b|\bpthread_create\b")
 # How a name is given: Thread t("name", ...), threads.emplace_back("name", [...), thread_("name", [this] ...); {.name = "name"} of a Worker.
 THREAD_NAME = re.compile(r'(?:\bThread(?: \w+)?|\.emplace_back|\b\w+_)\("([a-z]+(?:-[a-z]+)*)", \[|'
