@@ -32,6 +32,9 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry);
 // As ParseManifest.
 absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes);
 
+// Of an entry that goes over the control service: it travels in one message (proto/store.proto).
+inline constexpr int64_t kMaxEntryBytes = (int64_t{4} << 20) - 4096;
+
 }  // namespace kvlink
 
 #endif  // KVLINK_PROTO_CATALOG_H_

@@ -40,18 +40,22 @@ absl::StatusOr<Descriptor> CatchEndSignals() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   Descriptor descriptor(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
   if (descriptor.get() < 0) return absl::ErrnoToStatus(errno, "signalfd");
   return descriptor;
 }
 
-// False: nothing came within the time.
-bool EndSignal(const Descriptor& signals, absl::Duration within) {
+// False: nothing came within the time, or only that the node should read its access file again, which it then does.
+bool EndSignal(const Descriptor& signals, absl::Duration within, store::Node* node) {
   pollfd waiting{signals.get(), POLLIN, 0};
   if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(within))) <= 0) return false;
   signalfd_siginfo info;
-  return read(signals.get(), &info, sizeof(info)) == sizeof(info);
+  if (read(signals.get(), &info, sizeof(info)) != sizeof(info)) return false;
+  if (info.ssi_signo != SIGHUP) return true;
+  (void)node->ReloadAccess();  // the node logs what comes of it
+  return false;
 }
 
 // A connection takes a descriptor: as many as this process may have, and not only as many as a shell gives it.
@@ -155,11 +159,12 @@ absl::Status RunStore(absl::Span<char* const> args) {
                                 {"metrics", addresses.metrics}};
   absl::PrintF("%s\n", ready.dump());
   std::fflush(stdout);
-  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration())) {
+  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) &&
+         !EndSignal(signals, absl::ZeroDuration(), node.get())) {
   }
   node->Drain();
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
-  while (!node->idle() && SteadyNow() < until && !EndSignal(signals, absl::Milliseconds(50))) {
+  while (!node->idle() && SteadyNow() < until && !EndSignal(signals, absl::Milliseconds(50), node.get())) {
   }
   return absl::OkStatus();
 }

@@ -94,7 +94,7 @@ class Remote : public RemoteStore {
     return catalog_.Delete(ns, documents);
   }
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
-    return absl::UnimplementedError("a node does not delete namespaces yet");
+    return catalog_.DeleteNamespace(ns);
   }
   absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                           int64_t limit) override {

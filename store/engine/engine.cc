@@ -290,7 +290,10 @@ absl::Status Engine::Unpin(const EncodingKey& key) {
 Engine::Statistics Engine::Stats() {
   Statistics stats;
   stats.namespaces = table_.Namespaces();
-  for (const Table::NamespaceUse& ns : stats.namespaces) stats.pinned_encodings += ns.pinned;
+  for (const Table::NamespaceUse& ns : stats.namespaces) {
+    stats.pinned_encodings += ns.pinned;
+    stats.pinned_bytes += ns.pinned_bytes;
+  }
   {
     MutexLock lock(&commit_mutex_);
     stats.documents = documents_;

@@ -34,6 +34,7 @@
 #include "store/engine/index/namespace_settings.h"
 #include "store/engine/index/table.h"
 #include "store/engine/memory/dram_tier.h"
+#include "store/engine/statistics.h"
 
 namespace kvlink::engine {
 
@@ -153,26 +154,10 @@ class Engine {
     std::vector<Table::NamespaceUse> namespaces;
     std::map<std::string, int64_t> documents;
     std::map<std::string, int64_t> dram_bytes_by_namespace;  // used
-    int64_t segment_bytes = 0, segment_bytes_used = 0, dram_bytes = 0, dram_bytes_used = 0;
-    int64_t hits_dram = 0, hits_segments = 0, misses = 0, bytes_read = 0, bytes_written = 0;
-    int64_t bytes_written_in_place = 0;
-    int64_t evictions = 0, integrity_failures = 0, double_claims = 0, leases = 0;
     std::string io;
-    // By tier, of the encodings that Read gave leases on.
-    int64_t hit_tokens_dram = 0, hit_tokens_segments = 0, hit_bytes_dram = 0, hit_bytes_segments = 0;
-    // Why encodings left: `evictions` is the sum of the first two.
-    int64_t evicted_capacity = 0;  // the store was full
-    int64_t evicted_quota = 0;     // their namespace was
-    int64_t removed = 0;           // Remove
-    int64_t unreferenced = 0;      // no document refers to them any more
-    int64_t dropped_damaged = 0;   // their bytes or records were wrong
-    int64_t dram_evictions = 0;    // from memory only
-    int64_t pinned_encodings = 0;
-    int64_t loads_in_flight = 0;  // encodings being read from segments
-    int64_t pushes_open = 0;      // begun, neither committed nor dropped
-    int64_t puts_in_flight = 0;   // being written or made durable
-    int64_t reads_waiting = 0, reads_in_flight = 0, writes_waiting = 0, writes_in_flight = 0;  // requests to the disk
-    int64_t scrubbed_encodings = 0, scrubbed_bytes = 0, scrub_rounds = 0, scrub_damaged = 0;
+#define KVLINK_MEMBER(name, kind, metric, labels, help) int64_t name = 0;
+    KVLINK_ENGINE_STATISTICS(KVLINK_MEMBER)  // store/engine/statistics.h says what each is
+#undef KVLINK_MEMBER
   };
   struct Damage {
     EncodingKey key;
@@ -224,6 +209,12 @@ class Engine {
   absl::StatusOr<std::vector<absl::Status>> PutEntries(absl::string_view ns, absl::Span<const EntryPut> puts);
   absl::StatusOr<CatalogEntry> GetEntry(absl::string_view ns, absl::string_view id);
   absl::StatusOr<std::vector<Document>> ListEntries(absl::string_view ns, absl::string_view after, int64_t limit);
+  // Ids of a namespace that begin with `prefix`, behind `after`, in order: of documents, or of those that were deleted.
+  absl::StatusOr<std::vector<std::string>> ListIds(absl::string_view ns, absl::string_view after,
+                                                   absl::string_view prefix, int64_t limit, bool deleted);
+  // Forgets a document, its generation included, as if it had never been; encodings that nobody else refers to go, too.
+  // OK if there is none.
+  absl::Status EraseEntry(absl::string_view ns, absl::string_view id);
 
   // Namespaces. Durable on return, and applies at once: what is over a lower limit is evicted in the background.
   // INVALID_ARGUMENT: a negative limit, no name.

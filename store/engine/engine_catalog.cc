@@ -230,6 +230,59 @@ absl::StatusOr<CatalogEntry> Engine::GetEntry(absl::string_view ns, absl::string
   return entry;
 }
 
+absl::StatusOr<std::vector<std::string>> Engine::ListIds(absl::string_view ns, absl::string_view after,
+                                                         absl::string_view prefix, int64_t limit, bool deleted) {
+  std::vector<std::string> ids;
+  if (limit <= 0) return ids;
+  // One that does not parse is a document: whoever deletes must see it.
+  const auto wanted = [deleted](absl::string_view bytes) {
+    const auto entry = ParseCatalogEntry(bytes);
+    return (entry.ok() && entry->tombstone) == deleted;
+  };
+  if (after < prefix) {
+    // Scans begin behind an id, and the first that begins with the prefix is the prefix itself.
+    KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> first, index_->GetEntry(ns, prefix));
+    if (first.has_value() && wanted(*first)) ids.emplace_back(prefix);
+    after = prefix;
+  }
+  KVLINK_RETURN_IF_ERROR(index_->ScanEntries(ns, after, [&](absl::string_view id, absl::string_view bytes) {
+    if (static_cast<int64_t>(ids.size()) >= limit || id.substr(0, prefix.size()) != prefix) return false;
+    if (wanted(bytes)) ids.emplace_back(id);
+    return true;
+  }));
+  return ids;
+}
+
+absl::Status Engine::EraseEntry(absl::string_view ns, absl::string_view id) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  MutexLock lock(&commit_mutex_);
+  KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> bytes, index_->GetEntry(ns, id));
+  if (!bytes.has_value()) return absl::OkStatus();
+  IndexBatch batch(index_.get());
+  batch.DeleteEntry(ns, id);
+  std::vector<EncodingKey> orphans;
+  int64_t documents = 0;
+  // Nothing is known of what one refers to that does not parse; `verify` names such references.
+  const auto entry = ParseCatalogEntry(*bytes);
+  if (entry.ok() && !entry->tombstone) {
+    for (const Identity& identity : IdentitiesOf(*entry)) {
+      batch.DeleteReference(ns, identity, id);
+      KVLINK_ASSIGN_OR_RETURN(const bool elsewhere,
+                              index_->ReferredBy(ns, identity, [id](absl::string_view by) { return by != id; }));
+      if (elsewhere) continue;
+      for (EncodingKey& key : table_.Variants(ns, identity)) orphans.push_back(std::move(key));
+    }
+    if (const auto it = documents_.find(std::string(ns)); it != documents_.end()) documents = it->second - 1;
+    documents = std::max<int64_t>(documents, 0);
+    std::string value;
+    AppendField<uint64_t>(documents, &value);
+    batch.PutMeta(absl::StrCat("documents/", ns), value);
+  }
+  KVLINK_RETURN_IF_ERROR(RemoveKeys(orphans, &batch, &counters_.unreferenced));
+  if (entry.ok() && !entry->tombstone) documents_[std::string(ns)] = documents;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<Engine::Document>> Engine::ListEntries(absl::string_view ns, absl::string_view after,
                                                                   int64_t limit) {
   std::vector<Document> documents;

@@ -1,13 +1,19 @@
+// Keys are kept as hashes only, and errors name lines, never keys.
 #include "store/node/access.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <fstream>
-#include <sstream>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/descriptor.h"
 #include "base/status.h"
 #include "proto/digest.h"
 #include "store/store.h"
@@ -105,7 +111,8 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
     if (!right.ok()) return bad(right.status());
     grant.right = *right;
     KVLINK_RETURN_IF_ERROR(bad(ParseNamespaces(fields[3], &grant)));
-    if (!list.grants_.emplace(HashOf(key), std::move(grant)).second) {
+    grant.key = HashOf(key);
+    if (!list.grants_.emplace(grant.key, grant).second) {
       return bad(absl::InvalidArgumentError("the key is another line's, too"));
     }
   }
@@ -114,14 +121,36 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
 }
 
 absl::StatusOr<AccessList> AccessList::Load(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read the access file ", path));
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status {};
+  if (file.get() < 0 || fstat(file.get(), &status) != 0) {
+    return absl::NotFoundError(absl::StrCat("cannot read the access file ", path, ": ", std::strerror(errno)));
+  }
+  if ((status.st_mode & 077) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("the access file ", path,
+                                                      " can be read or changed by other users, and holds every key: "
+                                                      "chmod 600 it"));
+  }
   std::string text(kMaxBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
+  size_t size = 0;
+  while (size < text.size()) {
+    const ssize_t got = read(file.get(), text.data() + size, text.size() - size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return absl::NotFoundError(absl::StrCat("cannot read the access file ", path, ": ", std::strerror(errno)));
+    }
+    if (got == 0) break;
+    size += static_cast<size_t>(got);
+  }
+  text.resize(size);
   auto list = Parse(text);
   if (!list.ok()) return Annotate(list.status(), path);
   return list;
+}
+
+bool AccessList::Holds(const Grant& grant) const {
+  const auto found = grants_.find(grant.key);
+  return found != grants_.end() && found->second == grant;
 }
 
 absl::StatusOr<Grant> AccessList::Find(absl::string_view key) const {

@@ -9,7 +9,8 @@
 namespace kvlink::store {
 
 struct NodeLimits {
-  int sessions = 8192;
+  int sessions = 8192, sessions_per_grant = 2048;
+  int sessions_reserved = 64;  // beyond `sessions`, for administrators
   absl::Duration session_lifetime = absl::Minutes(10);
 
   int connections = 4096;                           // of the data path, all carriers together
@@ -31,9 +32,17 @@ struct NodeLimits {
   int serving_threads = 2, indexing_threads = 2;
   int serving_queue = 2048, indexing_queue = 512;
 
-  int control_threads = 16;                            // most that gRPC takes for calls
-  int64_t control_bytes = int64_t{512} << 20;          // most memory of gRPC
-  int64_t control_message_bytes = int64_t{136} << 20;  // of one call; a catalog entry has up to 128 MiB
+  // Calls of the control service: those that wait with their message unread, and those that are read, carried out and
+  // answered. `reserved` are beyond, for administrators, who have a thread of their own as well.
+  int control_calls = 1024, control_calls_reserved = 64, control_calls_per_grant = 512, control_calls_per_session = 128;
+  int control_active = 24, control_active_reserved = 8, control_active_per_grant = 8;
+  int control_threads = 4;
+  absl::Duration control_wait = absl::Seconds(30);     // for a turn
+  absl::Duration control_receive = absl::Seconds(10);  // for the message, then
+  absl::Duration control_run = absl::Minutes(2);       // streams aside
+  absl::Duration control_answer = absl::Seconds(10);   // until the peer has taken an answer, or a message of a stream
+  int64_t control_bytes = int64_t{256} << 20;          // most memory of gRPC
+  int64_t control_message_bytes = int64_t{4} << 20;    // of one message
 };
 
 }  // namespace kvlink::store

@@ -10,6 +10,7 @@
 #include "proto/data.h"
 #include "store/node/watch/statistics.h"
 #include "transport/address.h"
+#include "transport/grpc/credentials.h"
 #include "transport/ucx/ucx.h"
 
 namespace kvlink::store {
@@ -37,6 +38,16 @@ absl::Status CheckReach(absl::string_view what, const std::string& address, cons
                    "listen at 127.0.0.1"));
 }
 
+// Keys and tokens of other hosts come over the control address.
+absl::Status CheckSecret(const NodeOptions& options) {
+  KVLINK_RETURN_IF_ERROR(transport::ServerCredentials(options.tls).status());
+  KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(options.control_address));
+  if (loopback || options.tls.enabled() || options.tls.insecure) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("keys would travel to ", options.control_address,
+                   " in plain text: give the node a TLS certificate and its key, or allow that"));
+}
+
 // As clients are told: a wildcard host is left out, for them to put that of the control address in.
 std::string Advertised(const std::string& scheme, const std::string& address) {
   const auto parsed = transport::ParseAddress({address.data(), address.size()});
@@ -53,10 +64,11 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
     KVLINK_ASSIGN_OR_RETURN(access, AccessList::Load(options.access_file));
   }
   KVLINK_RETURN_IF_ERROR(CheckReach("control", options.control_address, access));
+  KVLINK_RETURN_IF_ERROR(CheckSecret(options));
   if (!options.data_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("data", options.data_address, access));
   if (!options.metrics_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("metrics", options.metrics_address, access));
-  std::unique_ptr<Node> node(
-      new Node(std::make_unique<Service>(options.limits, std::move(access), std::move(options.log))));
+  std::unique_ptr<Node> node(new Node(
+      std::make_unique<Service>(options.limits, std::move(access), std::move(options.log)), options.access_file));
   KVLINK_RETURN_IF_ERROR(node->Open(&options));
   return node;
 }
@@ -64,17 +76,6 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
 absl::Status Node::Open(NodeOptions* options) {
   Service* const service = service_.get();
   service->version = options->version;
-  service->transport_stats = [this] {
-    std::vector<std::pair<std::string, transport::TransportStats>> all;
-    for (const auto& port : ports_) all.emplace_back(port->scheme(), port->Stats());
-    return all;
-  };
-  service->drain = [this] { Drain(); };
-  service->stop = [this] {
-    MutexLock lock(&mutex_);
-    stop_asked_ = true;
-    wake_.SignalAll();
-  };
   service->metrics = std::make_unique<Metrics>([service] { return ReadingsOf(service); });
   options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
   KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
@@ -112,12 +113,14 @@ absl::Status Node::OpenPorts(NodeOptions* options) {
         auto port, DataPort::Open(service_.get(), carrier.scheme, std::move(carrier.transport), carrier.address));
     addresses_.data.push_back(port->address());
     service_->data_addresses.push_back(Advertised(port->scheme(), port->address().substr(port->scheme().size() + 3)));
+    service_->transports.emplace_back(port->scheme(), port->transport());
     ports_.push_back(std::move(port));
   }
   if (!options->local_socket.empty()) {
     KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenLocal(service_.get(), options->local_socket));
     addresses_.local_socket = options->local_socket;
     service_->local_socket = options->local_socket;
+    service_->transports.emplace_back(port->scheme(), port->transport());
     ports_.push_back(std::move(port));
   }
   return absl::OkStatus();
@@ -127,9 +130,10 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
   std::function<void(grpc::ServerBuilder*)> add;
   if (options.grpc_data) {
     KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenGrpc(service_.get(), &add));
+    service_->transports.emplace_back(port->scheme(), port->transport());
     ports_.push_back(std::move(port));
   }
-  KVLINK_ASSIGN_OR_RETURN(control_, ControlServer::Start(service_.get(), options.control_address, add));
+  KVLINK_ASSIGN_OR_RETURN(control_, ControlServer::Start(service_.get(), options.control_address, options.tls, add));
   addresses_.control = control_->address();
   if (options.grpc_data) {
     addresses_.data.push_back("grpc://" + addresses_.control);
@@ -164,19 +168,24 @@ bool Node::idle() const {
   return service_->pulls.load() == 0 && service_->pushes.load() == 0 && service_->leases.load() == 0;
 }
 
-void Node::Drain() {
-  if (service_->draining.exchange(true)) return;
-  service_->log.Info("draining");
-  if (control_ != nullptr) control_->SetServing(false);
+absl::Status Node::ReloadAccess() {
+  if (access_file_.empty()) return absl::OkStatus();
+  auto list = AccessList::Load(access_file_);
+  if (!list.ok()) {
+    service_->log.Error("access_not_reloaded", {{"why", std::string(list.status().message())}});
+    return list.status();
+  }
+  const AccessList held = *list;
+  service_->access.Replace(*std::move(list));
+  // Between the two, a session may have been opened with what was read before: it ends here.
+  const int64_t ended = service_->sessions.CloseUnless([&held](const Grant& grant) { return held.Holds(grant); });
+  service_->log.Info("access_reloaded", {{"sessions_ended", ended}});
+  return absl::OkStatus();
 }
 
-bool Node::WaitForStop(absl::Time deadline) {
-  MutexLock lock(&mutex_);
-  while (!stop_asked_) {
-    if (!wake_.WaitUntil(&mutex_, deadline) && !stop_asked_ && SteadyNow() >= deadline) return false;
-  }
-  return true;
-}
+void Node::Drain() { service_->Drain(); }
+
+bool Node::WaitForStop(absl::Time deadline) { return service_->WaitForStop(deadline); }
 
 // Connections that were just being accepted come late, so the rest is asked again.
 void Node::CloseLinks() {

@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -73,13 +74,17 @@ class Node {
   void Drain();
   // Waits for the end of a Drain call that asked the process to stop. False: not before the deadline.
   bool WaitForStop(absl::Time deadline);
+  // Reads the access file again: sessions whose line is gone or changed end. On errors, which are those of Start and
+  // are logged, everything stays as it is. OK where there is no such file.
+  absl::Status ReloadAccess();
   // Nothing is under way: pulls, pushes, leases of readers that map the memory.
   bool idle() const;
   // For measurements and tests.
   std::string MetricsText() const { return service_->metrics->Text(); }
 
  private:
-  explicit Node(std::unique_ptr<Service> service) : service_(std::move(service)) {}
+  Node(std::unique_ptr<Service> service, std::string access_file)
+      : service_(std::move(service)), access_file_(std::move(access_file)) {}
   absl::Status Open(NodeOptions* options);
   absl::Status OpenPorts(NodeOptions* options);
   absl::Status OpenControl(const NodeOptions& options);
@@ -87,6 +92,7 @@ class Node {
   void CloseLinks();
 
   const std::unique_ptr<Service> service_;
+  const std::string access_file_;
   Addresses addresses_;
   bool serving_ = false;  // Start came to its end
   std::vector<std::unique_ptr<DataPort>> ports_;
@@ -95,7 +101,6 @@ class Node {
   Mutex mutex_;
   CondVar wake_;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool stop_asked_ ABSL_GUARDED_BY(mutex_) = false;
   Thread sweeper_;
 };
 

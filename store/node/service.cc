@@ -12,12 +12,36 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       boot_id(RandomBytes(16)),
       started(SteadyNow()),
       log(std::move(sink)),
-      sessions(limits.sessions, limits.session_lifetime,
+      sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,
                [this](const engine::EncodingKey& key) { (void)engine->Unpin(key); }),
       push_credit(limits.push_bytes, limits.push_bytes_beside_pulls, limits.push_yields),
       serving(std::make_unique<Lane>(
           Lane::Options{.name = "serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),
       indexing(std::make_unique<Lane>(Lane::Options{
           .name = "indexing", .threads = limits.indexing_threads, .max_queued = limits.indexing_queue, .nice = 5})) {}
+
+void Service::Drain() {
+  if (!draining.exchange(true)) log.Info("draining");
+}
+
+void Service::AskStop() {
+  MutexLock lock(&stop_mutex_);
+  stop_asked_ = true;
+  stop_changed_.SignalAll();
+}
+
+bool Service::WaitForStop(absl::Time deadline) {
+  MutexLock lock(&stop_mutex_);
+  while (!stop_asked_ && SteadyNow() < deadline) stop_changed_.WaitUntil(&stop_mutex_, deadline);
+  return stop_asked_;
+}
+
+// The door is closed first and then looked behind: a request either sees it closed, or is counted here.
+bool Service::FinishDrain() {
+  const auto nothing = [this] { return pulls.load() == 0 && pushes.load() == 0 && leases.load() == 0; };
+  if (!drained.load() && !nothing()) return false;
+  drained.store(true);
+  return requests.load() == 0 && nothing();
+}
 
 }  // namespace kvlink::store

@@ -4,22 +4,22 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "store/engine/engine.h"
 #include "store/node/access.h"
 #include "store/node/data/lane.h"
-#include "store/node/limits.h"
 #include "store/node/data/link.h"
-#include "store/node/watch/log.h"
 #include "store/node/data/memory_map.h"
-#include "store/node/watch/metrics.h"
 #include "store/node/data/push_credit.h"
+#include "store/node/limits.h"
 #include "store/node/sessions.h"
+#include "store/node/watch/log.h"
+#include "store/node/watch/metrics.h"
 #include "transport/transport.h"
 
 namespace kvlink::store {
@@ -29,7 +29,7 @@ struct Service {
   Service(const NodeLimits& limits, AccessList access, LogSink sink);
 
   const NodeLimits limits;
-  const AccessList access;
+  Access access;
   const std::string boot_id;           // 16 bytes
   const uint64_t placement_epoch = 0;  // 0: the node stands alone
   const absl::Time started;
@@ -46,14 +46,30 @@ struct Service {
   std::atomic<bool> ready{false};
   std::vector<std::string> data_addresses;
   std::string local_socket, version;
-  std::function<std::vector<std::pair<std::string, transport::TransportStats>>()> transport_stats;
-  std::function<void()> drain;
-  std::function<void()> stop;  // a drain that was asked to stop the process has ended
+  // By the scheme of their addresses; of the node's ports, which outlive whoever asks.
+  std::vector<std::pair<std::string, const transport::Transport*>> transports;
+
+  // Takes no more sessions (but of administrators), and pushes no more. For good.
+  void Drain();
+  // A drain that was asked to stop the process has ended.
+  void AskStop();
+  // False: nobody has asked until the deadline.
+  bool WaitForStop(absl::Time deadline);
+
+  // Of Drain: nothing is under way, and nothing can be, because no data request is taken any more. For good, once true.
+  bool FinishDrain();
 
   std::atomic<bool> draining{false};
+  std::atomic<bool> drained{false};  // requests of the data path are refused
+  std::atomic<int64_t> requests{0};  // of the data path, until they are answered
   std::atomic<int64_t> pulls{0}, pushes{0};
   std::atomic<int64_t> leases{0};          // of local connections
   std::atomic<int64_t> manifest_bytes{0};  // of pushes, not yet committed
+
+ private:
+  Mutex stop_mutex_;
+  CondVar stop_changed_;
+  bool stop_asked_ ABSL_GUARDED_BY(stop_mutex_) = false;
 };
 
 }  // namespace kvlink::store

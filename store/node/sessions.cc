@@ -1,8 +1,10 @@
+// A session is taken out of the table under the lock and ended outside of it: giving back pins asks the engine.
 #include "store/node/sessions.h"
 
 #include <sys/random.h>
 
 #include <cstdlib>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -99,11 +101,30 @@ Session::Pins Session::Close() {
   return std::exchange(pins_, {});
 }
 
+Session::Pins Session::TakePins(absl::string_view ns) {
+  Pins taken;
+  MutexLock lock(&mutex_);
+  for (auto pin = pins_.begin(); pin != pins_.end();) {
+    const auto next = std::next(pin);
+    if (pin->first.ns == ns) taken.insert(pins_.extract(pin));
+    pin = next;
+  }
+  return taken;
+}
+
 absl::StatusOr<std::shared_ptr<Session>> Sessions::Open(Grant grant, absl::string_view client) {
   MutexLock lock(&mutex_);
-  if (sessions_.size() >= static_cast<size_t>(max_)) {
-    return absl::ResourceExhaustedError(absl::StrCat(max_, " sessions are open, which is the most"));
+  const bool administers = grant.AllowsAll(Right::kAdmin).ok();
+  const int most = limits_.sessions + (administers ? limits_.reserved : 0);
+  if (sessions_.size() >= static_cast<size_t>(most)) {
+    return absl::ResourceExhaustedError(absl::StrCat(most, " sessions are open, which is the most"));
   }
+  int& of_grant = by_grant_[grant.name];
+  if (!administers && of_grant >= limits_.per_grant) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(of_grant, " sessions of this key are open, which is the most of one"));
+  }
+  ++of_grant;
   client = client.substr(0, kMaxClientName);
   auto session = std::make_shared<Session>(RandomBytes(kTokenBytes), ++opened_, std::move(grant),
                                            std::string(client.data(), client.size()), SteadyNow() + lifetime_);
@@ -126,42 +147,65 @@ absl::Status Sessions::Renew(Session* session) {
   return absl::OkStatus();
 }
 
+std::shared_ptr<Session> Sessions::Take(OpenSessions::iterator session) {
+  std::shared_ptr<Session> taken = std::move(session->second);
+  sessions_.erase(session);
+  const auto count = by_grant_.find(taken->grant().name);
+  if (--count->second == 0) by_grant_.erase(count);
+  return taken;
+}
+
+std::vector<std::shared_ptr<Session>> Sessions::TakeIf(const std::function<bool(const Session&)>& ends) {
+  std::vector<std::shared_ptr<Session>> taken;
+  MutexLock lock(&mutex_);
+  for (auto session = sessions_.begin(); session != sessions_.end();) {
+    const auto here = session++;
+    if (ends(*here->second)) taken.push_back(Take(here));
+  }
+  return taken;
+}
+
 void Sessions::Close(Session* session) {
   std::shared_ptr<Session> taken;
   {
     MutexLock lock(&mutex_);
     const auto found = sessions_.find(session->token());
     if (found == sessions_.end()) return;
-    taken = std::move(found->second);
-    sessions_.erase(found);
+    taken = Take(found);
   }
   Release(taken);
 }
 
 void Sessions::CloseAll() {
-  absl::flat_hash_map<std::string, std::shared_ptr<Session>> taken;
-  {
-    MutexLock lock(&mutex_);
-    taken.swap(sessions_);
-  }
-  for (const auto& [token, session] : taken) Release(session);
+  for (const auto& session : TakeIf([](const Session&) { return true; })) Release(session);
+}
+
+int64_t Sessions::CloseUnless(const std::function<bool(const Grant&)>& holds) {
+  const auto ended = TakeIf([&](const Session& session) { return !holds(session.grant()); });
+  for (const auto& session : ended) Release(session);
+  return static_cast<int64_t>(ended.size());
 }
 
 int64_t Sessions::Sweep(absl::Time now) {
-  std::vector<std::shared_ptr<Session>> expired;
-  {
-    MutexLock lock(&mutex_);
-    for (auto session = sessions_.begin(); session != sessions_.end();) {
-      if (session->second->live(now)) {
-        ++session;
-      } else {
-        expired.push_back(std::move(session->second));
-        sessions_.erase(session++);
-      }
-    }
-  }
+  const auto expired = TakeIf([now](const Session& session) { return !session.live(now); });
   for (const auto& session : expired) Release(session);
   return static_cast<int64_t>(expired.size());
+}
+
+int64_t Sessions::DropPins(absl::string_view ns) {
+  std::vector<std::shared_ptr<Session>> all;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [token, session] : sessions_) all.push_back(session);
+  }
+  int64_t dropped = 0;
+  for (const auto& session : all) {
+    for (const auto& [key, count] : session->TakePins(ns)) {
+      for (int64_t i = 0; i < count; ++i) unpin_(key);
+      dropped += count;
+    }
+  }
+  return dropped;
 }
 
 void Sessions::Release(const std::shared_ptr<Session>& session) {

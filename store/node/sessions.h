@@ -75,6 +75,7 @@ class Session {
   using Pins = std::map<engine::EncodingKey, int64_t>;
   void Renew(absl::Time expires);
   Pins Close();
+  Pins TakePins(absl::string_view ns);
 
   const std::string token_;
   const int64_t number_;
@@ -89,11 +90,16 @@ class Session {
 
 class Sessions {
  public:
+  struct Limits {
+    int sessions = 8192;
+    int per_grant = 2048;
+    int reserved = 64;  // beyond `sessions`, for administrators of every namespace
+  };
   // `unpin` gives back one pin of a session that ended.
-  Sessions(int most, absl::Duration lifetime, std::function<void(const engine::EncodingKey&)> unpin)
-      : max_(most), lifetime_(lifetime), unpin_(std::move(unpin)) {}
+  Sessions(const Limits& limits, absl::Duration lifetime, std::function<void(const engine::EncodingKey&)> unpin)
+      : limits_(limits), lifetime_(lifetime), unpin_(std::move(unpin)) {}
 
-  // RESOURCE_EXHAUSTED: as many as there may be are open.
+  // RESOURCE_EXHAUSTED: as many as there may be are open, of the grant or of all.
   absl::StatusOr<std::shared_ptr<Session>> Open(Grant grant, absl::string_view client);
   // UNAUTHENTICATED: no such session, or it has expired.
   absl::StatusOr<std::shared_ptr<Session>> Find(absl::string_view token);
@@ -101,6 +107,10 @@ class Sessions {
   absl::Status Renew(Session* session);
   void Close(Session* session);
   void CloseAll();
+  // Closes those whose grant `holds` no longer; returns how many.
+  int64_t CloseUnless(const std::function<bool(const Grant&)>& holds);
+  // Gives back the pins of a namespace, whichever session has them; returns how many.
+  int64_t DropPins(absl::string_view ns);
   // Closes what has expired; returns how many.
   int64_t Sweep(absl::Time now);
 
@@ -108,13 +118,17 @@ class Sessions {
   int64_t size() const;
 
  private:
+  using OpenSessions = absl::flat_hash_map<std::string, std::shared_ptr<Session>>;
+  std::shared_ptr<Session> Take(OpenSessions::iterator session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<std::shared_ptr<Session>> TakeIf(const std::function<bool(const Session&)>& ends);
   void Release(const std::shared_ptr<Session>& session);
 
-  const int max_;
+  const Limits limits_;
   const absl::Duration lifetime_;
   const std::function<void(const engine::EncodingKey&)> unpin_;
   mutable Mutex mutex_;
-  absl::flat_hash_map<std::string, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  OpenSessions sessions_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, int> by_grant_ ABSL_GUARDED_BY(mutex_);
   int64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

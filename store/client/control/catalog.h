@@ -26,6 +26,7 @@ class Catalog {
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Get(absl::string_view ns,
                                                                 absl::Span<const std::string> ids);
   absl::StatusOr<std::vector<absl::Status>> Delete(absl::string_view ns, absl::Span<const DocumentDeletion> documents);
+  absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns);
   absl::StatusOr<std::vector<DocumentInfo>> List(absl::string_view ns, absl::string_view after, int64_t limit);
   absl::StatusOr<std::vector<Store::Listed>> ListEncodings(absl::string_view ns, const Identity& after, int64_t limit);
   absl::StatusOr<StoreStats> Stats();

@@ -19,7 +19,7 @@
 namespace kvlink::store {
 namespace {
 
-constexpr int kMaxMessage = 160 << 20;  // a catalog entry has up to 128 MiB
+constexpr int kMaxAnswer = 64 << 20;  // manifests of one identity come together
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
 constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
 constexpr size_t kTokenBytes = 16;
@@ -30,8 +30,7 @@ constexpr absl::Duration kApproach = absl::Milliseconds(100);
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address, const transport::TlsOptions& tls) {
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessage);
-  arguments.SetMaxSendMessageSize(kMaxMessage);
+  arguments.SetMaxReceiveMessageSize(kMaxAnswer);
   // A node that was restarted is found again soon.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);

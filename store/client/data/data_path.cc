@@ -1,12 +1,16 @@
 #include "store/client/data/data_path.h"
 
+#include <map>
+#include <string>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "transport/grpc/credentials.h"
 #include "transport/grpc/grpc.h"
 #include "transport/ucx/ucx.h"
 
@@ -22,14 +26,25 @@ absl::StatusOr<std::shared_ptr<transport::Transport>> Shared(absl::StatusOr<std:
 // One of a kind for all stores of a process, as long as any of them is there. UCX's workers are served by one thread of
 // UCX, which takes an event for the handler of another worker that got the same file descriptor, and aborts the process
 // (UCX 1.13, async.c); and threads and buffers are better shared anyhow.
-absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier carrier) {
+absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier carrier,
+                                                                      const transport::TlsOptions& tls) {
   static Mutex mutex;
-  static std::weak_ptr<transport::Transport> shared[2];
+  // Those of gRPC by what secures them.
+  static std::map<std::string, std::weak_ptr<transport::Transport>> shared;
+  const std::string name = carrier == Carrier::kGrpc
+                               ? absl::StrCat("grpc ", absl::CEscape(tls.ca_file), " ",
+                                              absl::CEscape(tls.certificate_file), " ", absl::CEscape(tls.key_file))
+                               : "ucx";
   MutexLock lock(&mutex);
-  std::weak_ptr<transport::Transport>& known = shared[carrier == Carrier::kGrpc];
+  std::weak_ptr<transport::Transport>& known = shared[name];
   if (auto transport = known.lock()) return transport;
-  KVLINK_ASSIGN_OR_RETURN(auto transport, carrier == Carrier::kGrpc ? Shared(transport::NewGrpcTransport({}))
-                                                                    : Shared(transport::NewUcxTransport({})));
+  std::shared_ptr<transport::Transport> transport;
+  if (carrier == Carrier::kGrpc) {
+    KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ChannelCredentials(tls));
+    KVLINK_ASSIGN_OR_RETURN(transport, Shared(transport::NewGrpcTransport({}, std::move(credentials))));
+  } else {
+    KVLINK_ASSIGN_OR_RETURN(transport, Shared(transport::NewUcxTransport({})));
+  }
   known = transport;
   return transport;
 }
@@ -95,7 +110,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
   std::shared_ptr<transport::Transport> transport = options.transport;
   if (transport == nullptr) {
     name = scheme = std::string(CarrierName(carrier));
-    auto made = SharedTransport(carrier);
+    auto made = SharedTransport(carrier, options.tls);
     if (!made.ok()) return absl::UnavailableError(absl::StrCat(name, ": ", made.status().message()));
     transport = *std::move(made);
   }

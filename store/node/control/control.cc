@@ -1,73 +1,154 @@
+// One generic service takes every call, so that nothing of a call is read before its headers have said whose it is.
+// What gRPC itself does for a peer is bounded by channel arguments: no compression, 4 MiB a message, an end for
+// connections that say nothing.
 #include "store/node/control/control.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 
-#include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/clock.h"
-#include "store/node/control/control_service.h"
+#include "base/status.h"
+#include "proto/digest.h"
+#include "proto/metadata.h"
+#include "store/node/control/call.h"
+#include "store/node/control/methods.h"
+#include "store/node/control/scheduler.h"
+#include "transport/grpc/credentials.h"
 
 namespace kvlink::store {
 namespace {
 
-constexpr int kIdleMilliseconds = 5 * 60 * 1000;       // of a connection without calls
+constexpr int kHandshakeMilliseconds = 20 * 1000;      // for TLS, and for the first frame of HTTP/2
+constexpr int kIdleMilliseconds = 60 * 1000;           // of a connection without calls
+constexpr int kAgeMilliseconds = 30 * 60 * 1000;       // then a connection takes no more calls, and its client dials
 constexpr int kKeepaliveMilliseconds = 2 * 60 * 1000;  // between questions whether a silent peer is there
 constexpr int kKeepaliveTimeoutMilliseconds = 20 * 1000;
 constexpr int kMaxStreams = 64;  // calls of one connection at a time
+constexpr int kMaxMetadataBytes = 8 * 1024;
+
+constexpr absl::string_view kStorePrefix = "/kvlink.store.v1.Store/";
+constexpr absl::string_view kHealthCheck = "/grpc.health.v1.Health/Check";
+// grpc.health.v1.HealthCheckResponse with its one field.
+constexpr char kHealthy[] = "\x08\x01", kUnhealthy[] = "\x08\x02";
+
+absl::string_view MetadataOf(const grpc::CallbackServerContext& context, const char* name) {
+  const auto found = context.client_metadata().find(name);
+  if (found == context.client_metadata().end()) return "";
+  return {found->second.data(), found->second.size()};
+}
+
+class Entrance : public grpc::CallbackGenericService {
+ public:
+  explicit Entrance(Service* service)
+      : service_(service), scheduler_(service->limits, service->metrics.get()), methods_(service) {}
+
+  grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override {
+    absl::string_view name = context->method();
+    // Whichever service is asked about: they all serve or drain together. So the question need not be read.
+    if (name == kHealthCheck) {
+      return ControlCall::Answered(&scheduler_, context,
+                                   std::string(service_->draining.load() ? kUnhealthy : kHealthy));
+    }
+    const ControlMethod* const method = absl::ConsumePrefix(&name, kStorePrefix) ? methods_.Find(name) : nullptr;
+    if (method == nullptr) {
+      return ControlCall::Answered(&scheduler_, context, absl::UnimplementedError("no such method"));
+    }
+    auto caller = CallerOf(*context, *method);
+    absl::Status admitted = caller.status();
+    if (caller.ok()) {
+      const auto call = ControlCall::Make(&scheduler_, context, method, *std::move(caller));
+      admitted = scheduler_.Add(call);
+      if (admitted.ok()) return call.get();
+      call->Disown();
+    }
+    service_->metrics->Ended(method->operation, absl::ZeroDuration(), admitted.code());
+    return ControlCall::Answered(&scheduler_, context, admitted);
+  }
+
+  void Stop() { scheduler_.Stop(); }
+
+ private:
+  // From the headers alone.
+  absl::StatusOr<ControlCall::Caller> CallerOf(const grpc::CallbackServerContext& context,
+                                               const ControlMethod& method) const {
+    ControlCall::Caller caller;
+    if (method.name == "OpenSession") {
+      KVLINK_ASSIGN_OR_RETURN(caller.grant, methods_.Greet(MetadataOf(context, kKeyMetadata), context.peer()));
+      return caller;
+    }
+    const absl::string_view text = MetadataOf(context, kTokenMetadata);
+    if (text.empty()) {
+      return absl::UnauthenticatedError(
+          absl::StrCat("the call carries no token (metadata '", kTokenMetadata, "'): open a session first"));
+    }
+    const auto token = Digest<kTokenBytes>::FromHex(text);
+    if (!token.ok()) return absl::UnauthenticatedError("the token is not 32 hexadecimal digits");
+    KVLINK_ASSIGN_OR_RETURN(caller.session, service_->sessions.Find({reinterpret_cast<const char*>(token->bytes.data()),
+                                                                     token->bytes.size()}));
+    caller.grant = caller.session->grant();
+    if (method.streams) KVLINK_RETURN_IF_ERROR(caller.grant.AllowsAll(Right::kAdmin));
+    return caller;
+  }
+
+  Service* const service_;
+  CallScheduler scheduler_;
+  ControlMethods methods_;
+};
 
 class GrpcControlServer : public ControlServer {
  public:
-  explicit GrpcControlServer(Service* service) : service_(service), calls_(service) {}
+  explicit GrpcControlServer(Service* service) : service_(service), entrance_(service) {}
   ~GrpcControlServer() override { Stop(absl::ZeroDuration()); }
 
-  absl::Status Listen(const std::string& address, const std::function<void(grpc::ServerBuilder*)>& add) {
+  absl::Status Listen(const std::string& address, const transport::TlsOptions& tls,
+                      const std::function<void(grpc::ServerBuilder*)>& add) {
     const NodeLimits& limits = service_->limits;
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ServerCredentials(tls));
+    grpc::EnableDefaultHealthCheckService(false);
     grpc::ResourceQuota quota("kvlink-control");
     quota.Resize(static_cast<size_t>(limits.control_bytes));
-    quota.SetMaxThreads(limits.control_threads);
     grpc::ServerBuilder builder;
     builder.SetResourceQuota(quota);
-    builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
-    builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-    builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
     builder.SetMaxReceiveMessageSize(static_cast<int>(limits.control_message_bytes));
-    builder.SetMaxSendMessageSize(static_cast<int>(limits.control_message_bytes));
+    builder.SetMaxSendMessageSize(-1);
+    // A message that says it is compressed is refused by its headers, and would not be inflated if it were not.
+    builder.SetDefaultCompressionAlgorithm(GRPC_COMPRESS_NONE);
+    builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+    builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+    builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+    builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0);
+    builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
     // Two nodes on one port would each get some of the calls.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleMilliseconds);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kAgeMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
     int port = 0;
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
-    builder.RegisterService(&calls_);
+    builder.AddListeningPort(address, credentials, &port);
+    builder.RegisterCallbackGenericService(&entrance_);
     if (add) add(&builder);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
       return absl::UnavailableError(absl::StrCat("cannot listen at ", address, ": in use, or not this host's"));
     }
     address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-    // Beside the server as a whole, for those who ask for the service by name.
-    server_->GetHealthCheckService()->SetServingStatus(v1::Store::service_full_name(), true);
     return absl::OkStatus();
   }
 
   std::string address() const override { return address_; }
-  void SetServing(bool serving) override {
-    if (server_ != nullptr && server_->GetHealthCheckService() != nullptr) {
-      server_->GetHealthCheckService()->SetServingStatus(serving);
-    }
-  }
   void Stop(absl::Duration grace) override {
     if (server_ == nullptr) return;
-    calls_.Stop();
+    entrance_.Stop();
     server_->Shutdown(ToSystemClock(SteadyNow() + grace));
     server_->Wait();
     server_ = nullptr;
@@ -75,7 +156,7 @@ class GrpcControlServer : public ControlServer {
 
  private:
   Service* const service_;
-  ControlService calls_;
+  Entrance entrance_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };
@@ -83,10 +164,10 @@ class GrpcControlServer : public ControlServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(
-    Service* service, const std::string& address, const std::function<void(grpc::ServerBuilder*)>& add) {
+    Service* service, const std::string& address, const transport::TlsOptions& tls,
+    const std::function<void(grpc::ServerBuilder*)>& add) {
   auto server = std::make_unique<GrpcControlServer>(service);
-  const absl::Status listening = server->Listen(address, add);
-  if (!listening.ok()) return listening;
+  KVLINK_RETURN_IF_ERROR(server->Listen(address, tls, add));
   return std::unique_ptr<ControlServer>(std::move(server));
 }
 

@@ -98,7 +98,7 @@ absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenGrpc(Service* service,
 
 absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(Service* service, const std::string& path) {
   // Whoever connects must show a session's token. Without an access file sessions are for the asking.
-  const mode_t mode = service->access.guarded() ? 0666 : 0600;
+  const mode_t mode = service->access.guarded() ? 0660 : 0600;
   transport::TransportOptions options;
   options.max_connections = service->limits.connections;
   KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(options));

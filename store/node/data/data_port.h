@@ -36,7 +36,7 @@ class DataPort {
   // "ucx://127.0.0.1:34567".
   std::string address() const { return scheme_ + "://" + address_; }
   const std::string& scheme() const { return scheme_; }
-  transport::TransportStats Stats() const { return transport_->Stats(); }
+  const transport::Transport* transport() const { return transport_.get(); }
   // No more connections.
   void Close() { listener_ = nullptr; }
 

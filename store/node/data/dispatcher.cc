@@ -188,6 +188,11 @@ void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
   const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
   const absl::Time deadline = DeadlineOf(service->limits, request);
   const auto call = std::make_shared<Call>(link, std::move(request), route.operation, deadline);
+  const auto body = call->request().body_case();
+  const bool gives_back = body == proto::Request::kRelease || body == proto::Request::kRenew;
+  if (service->drained.load() && !gives_back) {
+    return call->Refuse(absl::UnavailableError("the node has drained: use another"));
+  }
   if (route.where == Route::kAtOnce) return route.run(call);
   Lane* const lane = route.where == Route::kServing ? service->serving.get() : service->indexing.get();
   link->Waits(id);

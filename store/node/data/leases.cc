@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "store/node/data/pulls.h"
 #include "store/node/service.h"
+#include "store/store.h"
 
 namespace kvlink::store {
 namespace {
@@ -110,7 +111,6 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
     return sent;
   }
   call->Answered();
-  service->metrics->Hit(tier, manifest.tokens, manifest.bytes());
   std::make_shared<LandingNews>(link, number, lease)->Begin(landed);
   return absl::OkStatus();
 }

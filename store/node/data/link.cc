@@ -41,11 +41,14 @@ Call::Call(std::shared_ptr<Link> link, proto::Request request, Operation operati
       request_(std::move(request)),
       operation_(operation),
       arrived_(SteadyNow()),
-      deadline_(deadline) {}
+      deadline_(deadline) {
+  service()->requests.fetch_add(1);
+}
 
 Call::~Call() {
   if (!ended_.load()) Refuse(absl::InternalError("the node lost the request"));
   link_->RemoveRequest();
+  service()->requests.fetch_sub(1);
 }
 
 Service* Call::service() const { return link_->service(); }

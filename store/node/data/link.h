@@ -20,8 +20,8 @@
 #include "base/mutex.h"
 #include "proto/data.h"
 #include "store/engine/engine.h"
-#include "store/node/watch/metrics.h"
 #include "store/node/sessions.h"
+#include "store/node/watch/metrics.h"
 #include "transport/transport.h"
 
 namespace kvlink::store {

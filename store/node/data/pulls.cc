@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "proto/part.h"
 #include "store/node/service.h"
+#include "store/store.h"
 
 namespace kvlink::store {
 namespace {
@@ -198,10 +199,7 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
     return absl::InvalidArgumentError(
         absl::StrCat("the part has ", pieces.size(), " pieces, and the pull has ", pull.landings(), " landings"));
   }
-  int64_t bytes = 0;
-  for (const Piece& piece : pieces) bytes += piece.length;
   const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kSegments;
-  const int64_t tokens = pull.part().tokens() == 0 ? lease->manifest().tokens : pull.part().tokens();
 
   const auto transfer = std::make_shared<Pull>(call, lease, std::move(pieces));
   KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPull, call->id(), transfer));
@@ -217,7 +215,6 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
     transfer->End(sent);
     return absl::OkStatus();  // answered
   }
-  service->metrics->Hit(tier, tokens, bytes);
   transfer->Advance();
   // Nothing to send, or all was sent meanwhile.
   transfer->Finish();

@@ -1,16 +1,28 @@
+// A line is made where it is logged, and written by a thread of its own: a pipe that nobody reads holds up that thread
+// alone. Standard error is asked before each write whether it takes something, so that even that thread can be ended.
 #include "store/node/watch/log.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <cstdio>
+#include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
+#include "nlohmann/json.hpp"
 
 namespace kvlink::store {
 namespace {
 
-absl::string_view LevelName(Log::Level level) {
+constexpr int kPollMilliseconds = 100;
+constexpr absl::Duration kGoodbye = absl::Seconds(1);
+constexpr size_t kPipeTakes = 4096;  // of a pipe that says it takes something
+
+using Json = nlohmann::ordered_json;
+
+const char* LevelName(Log::Level level) {
   switch (level) {
     case Log::Level::kInfo:
       return "info";
@@ -22,48 +34,37 @@ absl::string_view LevelName(Log::Level level) {
   return "info";
 }
 
-struct ToJson {
-  std::string operator()(int64_t value) const { return absl::StrCat(value); }
-  // JSON has no infinities.
-  std::string operator()(double value) const { return value - value == 0 ? absl::StrFormat("%.6g", value) : "null"; }
-  std::string operator()(bool value) const { return value ? "true" : "false"; }
-  std::string operator()(const std::string& value) const { return JsonString(value); }
-};
+std::string Dump(const Json& line) { return line.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+std::string TimeOf(absl::Time now) { return absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", now, absl::UTCTimeZone()); }
 
 }  // namespace
 
-void LogToStandardError(absl::string_view line) {
-  const std::string whole = absl::StrCat(line, "\n");
-  (void)std::fwrite(whole.data(), 1, whole.size(), stderr);
-}
+Log::Log(LogSink sink) : sink_(std::move(sink)), writer_("log", [this] { Run(); }) {}
 
-std::string JsonString(absl::string_view text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    const uint8_t byte = static_cast<uint8_t>(c);
-    if (c == '"' || c == '\\') {
-      out.push_back('\\');
-      out.push_back(c);
-    } else if (byte < 0x20) {
-      absl::StrAppendFormat(&out, "\\u%04x", byte);
-    } else {
-      out.push_back(byte < 0x7f ? c : '?');
-    }
+Log::~Log() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    changed_.SignalAll();
+    const absl::Time until = SteadyNow() + kGoodbye;
+    while ((writing_ || !queue_.empty()) && SteadyNow() < until) changed_.WaitUntil(&mutex_, until);
+    hurry_.store(true);
   }
-  out.push_back('"');
-  return out;
+  writer_.Join();
 }
-
-Log::Log(LogSink sink) : sink_(sink != nullptr ? std::move(sink) : LogToStandardError) {}
 
 void Log::Write(Level level, absl::string_view event, Fields fields) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
+  Json line = {{"time", TimeOf(absl::Now())}, {"level", LevelName(level)}, {"event", std::string(event)}};
+  for (const auto& [name, value] : fields) {
+    std::visit([&, key = std::string(name)](const auto& of) { line[key] = of; }, value);
+  }
   MutexLock lock(&mutex_);
-  const auto [entry, made] = allowances_.try_emplace(std::string(event.data(), event.size()));
+  const auto [entry, made] = allowances_.try_emplace(std::string(event));
   Allowance& allowance = entry->second;
   if (!made) {
-    allowance.lines =
-        std::min(kBurst, allowance.lines + kRate * absl::ToDoubleSeconds(std::max(now - allowance.since, {})));
+    allowance.lines = std::min(kBurst, allowance.lines + kRate * absl::ToDoubleSeconds(now - allowance.since));
   }
   allowance.since = now;
   if (allowance.lines < 1) {
@@ -71,14 +72,76 @@ void Log::Write(Level level, absl::string_view event, Fields fields) {
     return;
   }
   allowance.lines -= 1;
-  std::string line = absl::StrCat("{\"time\":\"", absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", now, absl::UTCTimeZone()),
-                                  "\",\"level\":\"", LevelName(level), "\",\"event\":", JsonString(event));
-  for (const auto& [name, value] : fields) {
-    absl::StrAppend(&line, ",", JsonString(name), ":", std::visit(ToJson(), value));
+  if (allowance.suppressed > 0) line["suppressed"] = std::exchange(allowance.suppressed, 0);
+  std::string text = Dump(line);
+  const int64_t bytes = static_cast<int64_t>(text.size());
+  if (queued_bytes_ + bytes > kMaxQueuedBytes) {
+    dropped_.fetch_add(1);
+    return;
   }
-  if (allowance.suppressed > 0) absl::StrAppend(&line, ",\"suppressed\":", std::exchange(allowance.suppressed, 0));
-  line.push_back('}');
-  sink_(line);
+  queued_bytes_ += bytes;
+  queue_.push_back(std::move(text));
+  changed_.SignalAll();
+}
+
+void Log::Flush() {
+  MutexLock lock(&mutex_);
+  while (writing_ || !queue_.empty()) changed_.Wait(&mutex_);
+}
+
+void Log::Run() {
+  int64_t said = 0;
+  while (true) {
+    std::string line;
+    {
+      MutexLock lock(&mutex_);
+      writing_ = false;
+      changed_.SignalAll();
+      while (queue_.empty() && !stop_) changed_.Wait(&mutex_);
+      if (queue_.empty()) return;
+      line = std::move(queue_.front());
+      queue_.pop_front();
+      queued_bytes_ -= static_cast<int64_t>(line.size());
+      writing_ = true;
+    }
+    WriteLine(line);
+    if (sink_ == nullptr && hurry_.load()) return;  // nobody takes the rest
+    if (const int64_t dropped = dropped_.load(); dropped > said) {
+      WriteLine(Dump(Json{{"time", TimeOf(absl::Now())},
+                          {"level", LevelName(Level::kWarning)},
+                          {"event", "log_dropped"},
+                          {"lines", dropped - std::exchange(said, dropped)}}));
+    }
+  }
+}
+
+void Log::WriteLine(const std::string& line) {
+  if (sink_ != nullptr) return sink_({line.data(), line.size()});
+  const std::string whole = absl::StrCat(line, "\n");
+  absl::string_view rest = whole;
+  while (!rest.empty()) {
+    const absl::string_view piece = rest.substr(0, kPipeTakes);
+    if (!WriteStandardError(piece)) return;
+    rest.remove_prefix(piece.size());
+  }
+}
+
+bool Log::WriteStandardError(absl::string_view text) {
+  while (!text.empty()) {
+    pollfd takes{STDERR_FILENO, POLLOUT, 0};
+    const int ready = poll(&takes, 1, kPollMilliseconds);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) {
+      if (hurry_.load()) return false;
+      continue;
+    }
+    const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+    if (written > 0) {
+      text.remove_prefix(static_cast<size_t>(written));
+    } else if (errno != EINTR && errno != EAGAIN) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace kvlink::store

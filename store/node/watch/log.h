@@ -2,11 +2,16 @@
 // the text of a document, a key or a token. Events that repeat fast are left out and counted ("suppressed" of the next
 // one).
 //
+// Nobody who logs ever waits for whoever reads: lines queue, at most kMaxQueuedBytes of them, and a thread writes them.
+// What finds no room is dropped; the first line that is written after that says how many were.
+//
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_WATCH_LOG_H_
 #define KVLINK_STORE_NODE_WATCH_LOG_H_
 
+#include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <map>
@@ -17,26 +22,35 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 
 namespace kvlink::store {
 
-// Gets lines without their end, one call at a time. May be slow: only the calling thread waits, and others that log.
+// Gets lines without their end, one call at a time, on the log's thread. May be slow, but must end: the log's
+// destructor waits for it.
 using LogSink = std::function<void(absl::string_view line)>;
-void LogToStandardError(absl::string_view line);
 
 class Log {
  public:
+  static constexpr int64_t kMaxQueuedBytes = int64_t{1} << 20;
   enum class Level { kInfo, kWarning, kError };
   using Value = std::variant<int64_t, double, bool, std::string>;
   using Fields = std::initializer_list<std::pair<absl::string_view, Value>>;
 
-  // Empty: to standard error.
+  // Empty: to standard error, which may be a pipe that nobody reads.
   explicit Log(LogSink sink);
+  // Writes what is queued, but waits at most a second for a standard error that takes nothing.
+  ~Log();
   // `event` is one of a fixed set of names.
   void Write(Level level, absl::string_view event, Fields fields);
   void Info(absl::string_view event, Fields fields = {}) { Write(Level::kInfo, event, fields); }
   void Warning(absl::string_view event, Fields fields = {}) { Write(Level::kWarning, event, fields); }
   void Error(absl::string_view event, Fields fields = {}) { Write(Level::kError, event, fields); }
+
+  // Lines that found no room.
+  int64_t dropped() const { return dropped_.load(); }
+  // Waits until everything that was logged before is written.
+  void Flush();
 
  private:
   // Lines of one event: at most kBurst at once, and kRate a second.
@@ -46,13 +60,22 @@ class Log {
     absl::Time since;
     int64_t suppressed = 0;
   };
-  const LogSink sink_;
-  Mutex mutex_;
-  std::map<std::string, Allowance, std::less<>> allowances_ ABSL_GUARDED_BY(mutex_);
-};
+  void Run();
+  void WriteLine(const std::string& line);
+  bool WriteStandardError(absl::string_view text);
 
-// `text` as a JSON string, quotes included. What is not ASCII becomes '?'.
-std::string JsonString(absl::string_view text);
+  const LogSink sink_;
+  std::atomic<int64_t> dropped_{0};
+  std::atomic<bool> hurry_{false};  // standard error is given no more than a second
+  Mutex mutex_;
+  CondVar changed_;
+  std::map<std::string, Allowance, std::less<>> allowances_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::string> queue_ ABSL_GUARDED_BY(mutex_);
+  int64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Thread writer_;
+};
 
 }  // namespace kvlink::store
 

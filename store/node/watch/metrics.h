@@ -18,7 +18,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "store/store.h"
 
 namespace kvlink::store {
 
@@ -56,8 +55,6 @@ class Metrics {
 
   // An operation that ended so, this long after it came.
   void Ended(Operation operation, absl::Duration took, absl::StatusCode code);
-  // An encoding (or a part of it) that was pulled or leased.
-  void Hit(Tier tier, int64_t tokens, int64_t bytes);
   void Malformed() { malformed_.fetch_add(1, std::memory_order_relaxed); }
   int64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
 

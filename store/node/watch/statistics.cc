@@ -1,96 +1,145 @@
+// A figure is a row of a table: its name, how Prometheus shows it, and where its value comes from. The protocol and
+// JSON have the names, Prometheus the metrics, and neither has a list of its own. What has a variable number of values
+// (namespaces, transports) follows the tables.
 #include "store/node/watch/statistics.h"
 
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/clock.h"
+#include "store/engine/statistics.h"
 
 namespace kvlink::store {
 namespace {
 
 using Labels = std::map<std::string, std::string>;
+constexpr bool kGauge = false, kCount = true;
+
+// What values are read from, once for all of them.
+struct Sources {
+  Service* service;
+  const engine::Engine::Statistics& engine;
+  transport::TransportStats transports;  // their sums
+};
+
+struct Row {
+  Statistic shown;
+  int64_t (*value)(const Sources& from);
+};
+
+#define KVLINK_ROW(name, kind, metric, labels, help) \
+  {{#name, k##kind, metric, labels, help}, [](const Sources& from) -> int64_t { return from.engine.name; }},
+constexpr Row kEngineRows[] = {KVLINK_ENGINE_STATISTICS(KVLINK_ROW)};
+#undef KVLINK_ROW
+
+// clang-format off
+constexpr Row kNodeRows[] = {
+    {{"sessions", kGauge, "sessions", "", "Open sessions"},
+     [](const Sources& from) { return from.service->sessions.size(); }},
+    {{"connections", kGauge, "connections", "", "Open connections of the data path"},
+     [](const Sources& from) -> int64_t { return from.service->links.open(); }},
+    {{"pulls", kGauge, "pulls", "", "Pulls under way"},
+     [](const Sources& from) { return from.service->pulls.load(); }},
+    {{"pushes", kGauge, "pushes", "", "Pushes under way"},
+     [](const Sources& from) { return from.service->pushes.load(); }},
+    {{"mapped_leases", kGauge, "mapped_leases", "", "Leases of readers that map the memory"},
+     [](const Sources& from) { return from.service->leases.load(); }},
+    {{"push_bytes_laid_out", kGauge, "push_bytes_laid_out", "", "Memory laid out for pushes and not filled"},
+     [](const Sources& from) -> int64_t { return from.service->push_credit.taken(); }},
+    {{"serving_queued", kGauge, "queued_requests", "lane=serving", "Requests that wait for their turn"},
+     [](const Sources& from) { return from.service->serving->queued(); }},
+    {{"indexing_queued", kGauge, "queued_requests", "lane=indexing", "Requests that wait for their turn"},
+     [](const Sources& from) { return from.service->indexing->queued(); }},
+    {{"malformed_requests", kCount, "malformed_requests_total", "", "Messages that could not be read"},
+     [](const Sources& from) { return from.service->metrics->malformed(); }},
+    {{"log_dropped", kCount, "log_dropped_total", "", "Lines of the log that nobody took in time"},
+     [](const Sources& from) { return from.service->log.dropped(); }},
+    {{"payload_bytes_sent", kCount, "payload_bytes_total", "direction=sent", "Payloads of all transports"},
+     [](const Sources& from) { return from.transports.payload_bytes_sent; }},
+    {{"payload_bytes_landed", kCount, "payload_bytes_total", "direction=landed", "Payloads of all transports"},
+     [](const Sources& from) { return from.transports.payload_bytes_landed; }},
+    {{"registered_bytes", kGauge, "registered_bytes", "", "Memory registered with transports"},
+     [](const Sources& from) { return from.transports.registered_bytes; }},
+    {{"quarantined_bytes", kGauge, "quarantined_bytes", "", "Memory that the network may still touch"},
+     [](const Sources& from) { return from.transports.quarantined_bytes; }},
+    {{"draining", kGauge, "draining", "", "1: the node takes no new sessions and pushes"},
+     [](const Sources& from) -> int64_t { return from.service->draining.load() ? 1 : 0; }},
+    {{"uptime_ms", kGauge, "uptime_milliseconds", "", "Since the node was started"},
+     [](const Sources& from) { return absl::ToInt64Milliseconds(SteadyNow() - from.service->started); }},
+};
+// clang-format on
+
+Sources SourcesOf(Service* service, const engine::Engine::Statistics& statistics) {
+  Sources from{service, statistics, {}};
+  for (const auto& [scheme, carrier] : service->transports) {
+    const transport::TransportStats stats = carrier->Stats();
+    from.transports.payload_bytes_sent += stats.payload_bytes_sent;
+    from.transports.payload_bytes_landed += stats.payload_bytes_landed;
+    from.transports.registered_bytes += stats.registered_bytes;
+    from.transports.quarantined_bytes += stats.quarantined_bytes;
+  }
+  return from;
+}
+
+template <typename Visit>
+void ForEachRow(Visit visit) {
+  for (const Row& row : kEngineRows) visit(row);
+  for (const Row& row : kNodeRows) visit(row);
+}
+
+Labels LabelsOf(absl::string_view text) {
+  Labels labels;
+  for (const absl::string_view pair : absl::StrSplit(text, ',', absl::SkipEmpty())) {
+    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(pair, absl::MaxSplits('=', 1));
+    labels.emplace(parts.first, parts.second);
+  }
+  return labels;
+}
 
 class Page {
  public:
-  void Gauge(std::string name, std::string help, double value, Labels labels = {}) {
-    readings_.push_back({std::move(name), std::move(help), false, std::move(labels), value});
+  void Gauge(std::string name, std::string help, int64_t value, Labels labels = {}) {
+    readings_.push_back({std::move(name), std::move(help), kGauge, std::move(labels), static_cast<double>(value)});
   }
-  void Count(std::string name, std::string help, double value, Labels labels = {}) {
-    readings_.push_back({std::move(name), std::move(help), true, std::move(labels), value});
+  void Count(std::string name, std::string help, int64_t value, Labels labels = {}) {
+    readings_.push_back({std::move(name), std::move(help), kCount, std::move(labels), static_cast<double>(value)});
   }
+  void Add(Metrics::Reading reading) { readings_.push_back(std::move(reading)); }
   std::vector<Metrics::Reading> Take() { return std::move(readings_); }
 
  private:
   std::vector<Metrics::Reading> readings_;
 };
 
-void EngineReadings(Service* service, Page* page) {
-  const engine::Engine::Statistics now = service->engine->Stats();
-  page->Gauge("tier_bytes", "Capacity of a tier", static_cast<double>(now.dram_bytes), {{"tier", "dram"}});
-  page->Gauge("tier_bytes", "Capacity of a tier", static_cast<double>(now.segment_bytes), {{"tier", "segments"}});
-  page->Gauge("tier_bytes_used", "Of a tier, by encodings", static_cast<double>(now.dram_bytes_used),
-              {{"tier", "dram"}});
-  page->Gauge("tier_bytes_used", "Of a tier, by encodings", static_cast<double>(now.segment_bytes_used),
-              {{"tier", "segments"}});
-  page->Count("hits_total", "Encodings found by reads", static_cast<double>(now.hits_dram), {{"tier", "dram"}});
-  page->Count("hits_total", "Encodings found by reads", static_cast<double>(now.hits_segments), {{"tier", "segments"}});
-  page->Count("misses_total", "Encodings that reads did not find", static_cast<double>(now.misses));
-  page->Count("segment_read_bytes_total", "Read from segments", static_cast<double>(now.bytes_read));
-  page->Count("segment_written_bytes_total", "Written to segments", static_cast<double>(now.bytes_written));
-  const auto left = [page](const char* tier, const char* reason, int64_t count) {
-    page->Count("evictions_total", "Encodings that left a tier, by reason", static_cast<double>(count),
-                {{"tier", tier}, {"reason", reason}});
-  };
-  left("segments", "capacity", now.evicted_capacity);
-  left("segments", "quota", now.evicted_quota);
-  left("segments", "removed", now.removed);
-  left("segments", "unreferenced", now.unreferenced);
-  left("segments", "damaged", now.dropped_damaged);
-  left("dram", "capacity", now.dram_evictions);
-  page->Count("integrity_failures_total", "Encodings whose bytes failed their checksum",
-              static_cast<double>(now.integrity_failures));
-  page->Count("double_claims_total", "Encodings dropped at open because two claimed one block",
-              static_cast<double>(now.double_claims));
-  page->Count("scrubbed_bytes_total", "Read again by the scrubber", static_cast<double>(now.scrubbed_bytes));
-  page->Count("scrub_damaged_total", "Encodings that the scrubber found damaged",
-              static_cast<double>(now.scrub_damaged));
-  page->Gauge("loads_in_flight", "Encodings being read from segments", static_cast<double>(now.loads_in_flight));
-  page->Gauge("puts_in_flight", "Encodings being written or made durable", static_cast<double>(now.puts_in_flight));
-  page->Gauge("disk_requests", "Of the store to the disk", static_cast<double>(now.reads_waiting),
-              {{"kind", "read"}, {"state", "waiting"}});
-  page->Gauge("disk_requests", "Of the store to the disk", static_cast<double>(now.reads_in_flight),
-              {{"kind", "read"}, {"state", "in_flight"}});
-  page->Gauge("disk_requests", "Of the store to the disk", static_cast<double>(now.writes_waiting),
-              {{"kind", "write"}, {"state", "waiting"}});
-  page->Gauge("disk_requests", "Of the store to the disk", static_cast<double>(now.writes_in_flight),
-              {{"kind", "write"}, {"state", "in_flight"}});
-  page->Gauge("engine_leases", "Encodings that a reader, transfer or write holds", static_cast<double>(now.leases));
-  for (const auto& ns : now.namespaces) {
-    const Labels labels = {{"namespace", ns.ns}};
-    page->Gauge("namespace_encodings", "Encodings of a namespace", static_cast<double>(ns.encodings), labels);
-    page->Gauge("namespace_bytes", "In segments", static_cast<double>(ns.bytes), labels);
-    page->Gauge("namespace_pinned_bytes", "Of segments, by pinned encodings", static_cast<double>(ns.pinned_bytes),
-                labels);
+void NamespaceReadings(const std::map<std::string, NamespaceFigures>& namespaces, Page* page) {
+  for (const auto& [name, figures] : namespaces) {
+    const Labels labels = {{"namespace", name}};
+    page->Gauge("namespace_encodings", "Encodings of a namespace", figures.encodings, labels);
+    page->Gauge("namespace_documents", "Documents of a namespace", figures.documents, labels);
+    page->Gauge("namespace_bytes", "In segments", figures.bytes, labels);
+    page->Gauge("namespace_pinned_bytes", "Of segments, by pinned encodings", figures.pinned_bytes, labels);
+    page->Gauge("namespace_dram_bytes", "In memory", figures.dram_bytes, labels);
   }
 }
 
 void TransportReadings(Service* service, Page* page) {
-  for (const auto& [scheme, stats] : service->transport_stats()) {
+  for (const auto& [scheme, carrier] : service->transports) {
+    const transport::TransportStats stats = carrier->Stats();
     const Labels labels = {{"transport", scheme}};
-    page->Gauge("transport_connections", "Open connections", static_cast<double>(stats.connections), labels);
-    page->Gauge("transport_registered_bytes", "Memory registered with a transport",
-                static_cast<double>(stats.registered_bytes), labels);
-    page->Gauge("transport_quarantined_bytes", "Memory that the network may still touch",
-                static_cast<double>(stats.quarantined_bytes), labels);
-    page->Count("transport_payload_bytes_total", "Payloads", static_cast<double>(stats.payload_bytes_sent),
+    page->Gauge("transport_connections", "Open connections", stats.connections, labels);
+    page->Gauge("transport_registered_bytes", "Memory registered with a transport", stats.registered_bytes, labels);
+    page->Gauge("transport_quarantined_bytes", "Memory that the network may still touch", stats.quarantined_bytes,
+                labels);
+    page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_sent,
                 {{"transport", scheme}, {"direction", "sent"}});
-    page->Count("transport_payload_bytes_total", "Payloads", static_cast<double>(stats.payload_bytes_landed),
+    page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_landed,
                 {{"transport", scheme}, {"direction", "landed"}});
     page->Count("transport_payloads_late_total", "Payloads that came after their landing was given up",
-                static_cast<double>(stats.payloads_late), labels);
+                stats.payloads_late, labels);
     for (const auto& [reason, count] : stats.closes) {
-      page->Count("transport_closes_total", "Connections that ended, by reason", static_cast<double>(count),
+      page->Count("transport_closes_total", "Connections that ended, by reason", count,
                   {{"transport", scheme}, {"reason", reason}});
     }
   }
@@ -98,62 +147,35 @@ void TransportReadings(Service* service, Page* page) {
 
 }  // namespace
 
-std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::Statistics& statistics) {
-  std::map<std::string, int64_t> values = {
-      {"segment_bytes", statistics.segment_bytes},
-      {"segment_bytes_used", statistics.segment_bytes_used},
-      {"dram_bytes", statistics.dram_bytes},
-      {"dram_bytes_used", statistics.dram_bytes_used},
-      {"hits_dram", statistics.hits_dram},
-      {"hits_segments", statistics.hits_segments},
-      {"misses", statistics.misses},
-      {"bytes_read", statistics.bytes_read},
-      {"bytes_written", statistics.bytes_written},
-      {"bytes_written_in_place", statistics.bytes_written_in_place},
-      {"evictions", statistics.evictions},
-      {"integrity_failures", statistics.integrity_failures},
-      {"double_claims", statistics.double_claims},
-      {"leases", statistics.leases},
-      {"hit_tokens_dram", statistics.hit_tokens_dram},
-      {"hit_tokens_segments", statistics.hit_tokens_segments},
-      {"hit_bytes_dram", statistics.hit_bytes_dram},
-      {"hit_bytes_segments", statistics.hit_bytes_segments},
-      {"evicted_capacity", statistics.evicted_capacity},
-      {"evicted_quota", statistics.evicted_quota},
-      {"removed", statistics.removed},
-      {"unreferenced", statistics.unreferenced},
-      {"dropped_damaged", statistics.dropped_damaged},
-      {"dram_evictions", statistics.dram_evictions},
-      {"loads_in_flight", statistics.loads_in_flight},
-      {"puts_in_flight", statistics.puts_in_flight},
-      {"scrubbed_encodings", statistics.scrubbed_encodings},
-      {"scrubbed_bytes", statistics.scrubbed_bytes},
-      {"scrub_rounds", statistics.scrub_rounds},
-      {"scrub_damaged", statistics.scrub_damaged},
-      {"sessions", service->sessions.size()},
-      {"connections", service->links.open()},
-      {"pulls", service->pulls.load()},
-      {"pushes", service->pushes.load()},
-      {"mapped_leases", service->leases.load()},
-      {"serving_queued", service->serving->queued()},
-      {"indexing_queued", service->indexing->queued()},
-      {"malformed_requests", service->metrics->malformed()},
-      {"uptime_ms", absl::ToInt64Milliseconds(SteadyNow() - service->started)},
-  };
-  int64_t pinned = 0;
-  for (const auto& ns : statistics.namespaces) pinned += ns.pinned_bytes;
-  values["pinned_bytes"] = pinned;
-  int64_t sent = 0, landed = 0, registered = 0, quarantined = 0;
-  for (const auto& [scheme, stats] : service->transport_stats()) {
-    sent += stats.payload_bytes_sent;
-    landed += stats.payload_bytes_landed;
-    registered += stats.registered_bytes;
-    quarantined += stats.quarantined_bytes;
+std::vector<Statistic> AllStatistics() {
+  std::vector<Statistic> all;
+  ForEachRow([&](const Row& row) { all.push_back(row.shown); });
+  return all;
+}
+
+std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Statistics& statistics,
+                                                     const std::map<std::string, engine::NamespaceSettings>& settings) {
+  std::map<std::string, NamespaceFigures> namespaces;
+  for (const auto& [name, of] : settings) namespaces[name].settings = of;
+  for (const auto& use : statistics.namespaces) {
+    NamespaceFigures& figures = namespaces[use.ns];
+    figures.encodings = use.encodings;
+    figures.bytes = use.bytes;
+    figures.pinned_bytes = use.pinned_bytes;
   }
-  values["payload_bytes_sent"] = sent;
-  values["payload_bytes_landed"] = landed;
-  values["registered_bytes"] = registered;
-  values["quarantined_bytes"] = quarantined;
+  for (const auto& [name, documents] : statistics.documents) {
+    if (documents > 0 || namespaces.contains(name)) namespaces[name].documents = documents;
+  }
+  for (const auto& [name, bytes] : statistics.dram_bytes_by_namespace) {
+    if (bytes > 0 || namespaces.contains(name)) namespaces[name].dram_bytes = bytes;
+  }
+  return namespaces;
+}
+
+std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::Statistics& statistics) {
+  const Sources from = SourcesOf(service, statistics);
+  std::map<std::string, int64_t> values;
+  ForEachRow([&](const Row& row) { values[row.shown.name] = row.value(from); });
   return values;
 }
 
@@ -169,24 +191,15 @@ std::map<std::string, std::string> TextsOf(Service* service, const engine::Engin
 }
 
 std::vector<Metrics::Reading> ReadingsOf(Service* service) {
+  const engine::Engine::Statistics now = service->engine->Stats();
+  const Sources from = SourcesOf(service, now);
   Page page;
-  EngineReadings(service, &page);
+  ForEachRow([&](const Row& row) {
+    page.Add({row.shown.metric, row.shown.help, row.shown.counts, LabelsOf(row.shown.labels),
+              static_cast<double>(row.value(from))});
+  });
+  NamespaceReadings(NamespacesOf(now, service->engine->NamespaceSettingsAll()), &page);
   TransportReadings(service, &page);
-  page.Gauge("sessions", "Open sessions", static_cast<double>(service->sessions.size()));
-  page.Gauge("connections", "Open connections of the data path", static_cast<double>(service->links.open()));
-  page.Gauge("pulls", "Pulls under way", static_cast<double>(service->pulls.load()));
-  page.Gauge("pushes", "Pushes under way", static_cast<double>(service->pushes.load()));
-  page.Gauge("mapped_leases", "Leases of readers that map the memory", static_cast<double>(service->leases.load()));
-  page.Gauge("push_bytes_laid_out", "Memory laid out for pushes and not filled",
-             static_cast<double>(service->push_credit.taken()));
-  for (const Lane* lane : {service->serving.get(), service->indexing.get()}) {
-    page.Gauge("queued_requests", "Requests that wait for their turn", static_cast<double>(lane->queued()),
-               {{"lane", lane->name()}});
-  }
-  page.Count("malformed_requests_total", "Messages that could not be read",
-             static_cast<double>(service->metrics->malformed()));
-  page.Gauge("draining", "1: the node takes no new sessions and pushes", service->draining.load() ? 1 : 0);
-  page.Gauge("start_time_seconds", "Since 1970", absl::ToDoubleSeconds(service->started - absl::UnixEpoch()));
   return page.Take();
 }
 

@@ -1,4 +1,5 @@
-// The figures of a node, for the Stats call and for Prometheus. Thread-safety: any thread, while the node serves.
+// The figures of a node, each once in a table (statistics.cc, and store/engine/statistics.h for the engine's), for the
+// Stats call and for Prometheus. Thread-safety: any thread, while the node serves.
 #ifndef KVLINK_STORE_NODE_WATCH_STATISTICS_H_
 #define KVLINK_STORE_NODE_WATCH_STATISTICS_H_
 
@@ -7,12 +8,30 @@
 #include <string>
 #include <vector>
 
-#include "store/node/watch/metrics.h"
 #include "store/node/service.h"
+#include "store/node/watch/metrics.h"
 
 namespace kvlink::store {
 
-// Members of StoreStats and of the node by name.
+// A figure as it is shown: `name` in the protocol and in JSON, kvlink_`metric`{labels} in Prometheus.
+struct Statistic {
+  const char* name;
+  bool counts;  // only ever grows
+  const char* metric;
+  const char* labels;  // "key=value,key=value"
+  const char* help;
+};
+// All of them, in the order in which they are shown.
+std::vector<Statistic> AllStatistics();
+
+// What is known of a namespace.
+struct NamespaceFigures {
+  engine::NamespaceSettings settings;
+  int64_t encodings = 0, bytes = 0, pinned_bytes = 0, documents = 0, dram_bytes = 0;
+};
+std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Statistics& statistics,
+                                                     const std::map<std::string, engine::NamespaceSettings>& settings);
+
 std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::Statistics& statistics);
 std::map<std::string, std::string> TextsOf(Service* service, const engine::Engine::Statistics& statistics);
 std::vector<Metrics::Reading> ReadingsOf(Service* service);

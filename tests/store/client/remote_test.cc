@@ -345,7 +345,7 @@ TEST_P(RemoteTest, ASessionIsKeptAndOpenedAgain) {
 TEST_P(RemoteTest, KeysAreAskedFor) {
   ScratchDirectory directory;
   const std::string file = directory.path() + "/access";
-  std::ofstream(file) << "indexer sixteen-letters-w write ns\nreader sixteen-letters-r read *\n";
+  WriteAccessFile(file, "indexer sixteen-letters-w write ns\nreader sixteen-letters-r read *\n");
   RemotePlaceOptions options;
   options.node = [&](store::NodeOptions* node) { node->access_file = file; };
   options.client = [](RemoteOptions* client) { client->key = "sixteen-letters-w"; };

@@ -29,10 +29,11 @@ absl::StatusCode Code(const v1::Result& result) { return static_cast<absl::Statu
 class ControlTest : public ::testing::Test {
  protected:
   void Guard() {
-    std::ofstream(access_.path() + "/access") << "reader  reader-key-123456 read  a\n"
-                                                 "writer  writer-key-123456 write a,b\n"
-                                                 "admin   admin-key-1234567 admin *\n"
-                                                 "owner   owner-key-1234567 admin a\n";
+    WriteAccessFile(access_.path() + "/access",
+                    "reader  reader-key-123456 read  a\n"
+                    "writer  writer-key-123456 write a,b\n"
+                    "admin   admin-key-1234567 admin *\n"
+                    "owner   owner-key-1234567 admin a\n");
     change_ = [this](store::NodeOptions* options) { options->access_file = access_.path() + "/access"; };
   }
   void SetUp() override {}
@@ -188,7 +189,7 @@ TEST_F(ControlTest, SessionsExpireUnlessRenewed) {
 }
 
 TEST_F(ControlTest, SessionsAreBounded) {
-  change_ = [](store::NodeOptions* options) { options->limits.sessions = 3; };
+  change_ = [](store::NodeOptions* options) { options->limits.sessions = 3, options->limits.sessions_reserved = 0; };
   StartNode();
   const auto first = Client(), second = Client(), third = Client();
   RawControl fourth((*node_)->addresses().control);
@@ -366,11 +367,12 @@ absl::StatusOr<std::string> CallRaw(const std::string& address, const std::strin
   grpc::Slice answer;
   grpc::Status status;
   stream->StartCall(nullptr);
-  bool read = done();
-  if (read) stream->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
-  read = read && done();
-  if (read) stream->Read(&response, nullptr);
-  read = read && done();
+  (void)done();
+  // The answer may be there before the question is read.
+  stream->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+  (void)done();
+  stream->Read(&response, nullptr);
+  const bool read = done();
   stream->Finish(&status, nullptr);
   (void)done();
   if (!status.ok()) return transport::FromGrpc(status);
@@ -394,18 +396,8 @@ TEST_F(ControlTest, HealthIsToldUntilADrain) {
     ASSERT_TRUE(told.ok()) << "'" << service << "': " << told.status();
     EXPECT_EQ(*told, serving) << service;
   }
-  EXPECT_EQ(health("kvlink.store.v1.Nothing").status().code(), absl::StatusCode::kNotFound);
   (*node_)->Drain();
   for (const char* service : {"", "kvlink.store.v1.Store"}) EXPECT_EQ(health(service).value_or(""), not_serving);
-}
-
-TEST_F(ControlTest, ReflectionListsTheServices) {
-  StartNode();
-  const auto services = CallRaw((*node_)->addresses().control,
-                                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Field(7, "*"));
-  ASSERT_TRUE(services.ok()) << services.status();
-  EXPECT_THAT(*services, HasSubstr("kvlink.store.v1.Store"));
-  EXPECT_THAT(*services, HasSubstr("grpc.health.v1.Health"));
 }
 
 TEST_F(ControlTest, NothingIsServedToOtherHostsWithoutAnAccessFile) {
@@ -436,6 +428,7 @@ TEST_F(ControlTest, NothingIsServedToOtherHostsWithoutAnAccessFile) {
   change_ = [this](store::NodeOptions* options) {
     options->access_file = access_.path() + "/access";
     options->control_address = "0.0.0.0:0";
+    options->tls.insecure = true;
   };
   StartNode();
 }

@@ -326,7 +326,7 @@ TEST_F(LocalTest, ASilentConnectionLosesItsLeases) {
 }
 
 TEST_F(LocalTest, MemoryIsSharedByRights) {
-  std::ofstream(directory_.path() + "/access") << "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n";
+  WriteAccessFile(directory_.path() + "/access", "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n");
   StartNode([this](store::NodeOptions* options) { options->access_file = directory_.path() + "/access"; });
   const Synthetic encoding = MakeSynthetic(6);
   Push("a", encoding, "writer-key-123456");

@@ -1,4 +1,6 @@
 // The parts of a node on their own: access lists, sessions, lanes, credit for pushes, the log.
+#include <unistd.h>
+
 #include <atomic>
 #include <string>
 #include <thread>
@@ -80,7 +82,8 @@ Grant Everything() { return *AccessList().Find(""); }
 
 TEST(SessionsTest, PinsComeBackHoweverASessionEnds) {
   std::vector<std::string> unpinned;
-  Sessions sessions(10, absl::Milliseconds(200), [&](const engine::EncodingKey& key) { unpinned.push_back(key.ns); });
+  Sessions sessions({.sessions = 10}, absl::Milliseconds(200),
+                    [&](const engine::EncodingKey& key) { unpinned.push_back(key.ns); });
   const auto closed = *sessions.Open(Everything(), "closed"), expires = *sessions.Open(Everything(), "expires");
   EXPECT_NE(closed->token(), expires->token());
   EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}));
@@ -233,18 +236,57 @@ TEST(PushCreditTest, ThoseThatAreGoneDoNotHoldUpOthers) {
 TEST(LogTest, LinesAreJsonAndRepeatedEventsAreCounted) {
   std::vector<std::string> lines;
   Log log([&](absl::string_view line) { lines.emplace_back(line); });
-  log.Info("event", {{"number", int64_t{-3}}, {"real", 0.5}, {"flag", true}, {"text", std::string("a\"b\\\n\xff")}});
+  log.Info("event",
+           {{"number", int64_t{-3}}, {"real", 0.5}, {"flag", true}, {"text", std::string("\u00e9\"b\\\n\xff")}});
+  log.Flush();
   ASSERT_EQ(lines.size(), 1u);
   EXPECT_THAT(lines[0], HasSubstr("\"level\":\"info\",\"event\":\"event\",\"number\":-3,\"real\":0.5,\"flag\":true,"
-                                  "\"text\":\"a\\\"b\\\\\\u000a?\"}"));
+                                  "\"text\":\"\u00e9\\\"b\\\\\\n\ufffd\"}"));
   EXPECT_THAT(lines[0], ::testing::StartsWith("{\"time\":\"2"));
   for (int i = 0; i < 1000; ++i) log.Warning("often");
+  log.Flush();
   EXPECT_LT(lines.size(), 100u);
   log.Error("seldom");
+  log.Flush();
   EXPECT_THAT(lines.back(), HasSubstr("seldom"));
   absl::SleepFor(absl::Milliseconds(400));
   log.Warning("often");
+  log.Flush();
   EXPECT_THAT(lines.back(), HasSubstr("\"suppressed\":9"));
+}
+
+TEST(LogTest, NobodyWaitsForWhoeverReadsIt) {
+  Gate gate;
+  std::vector<std::string> lines;
+  Log log([&](absl::string_view line) {
+    gate.Pass();
+    lines.emplace_back(line);
+  });
+  // Each of its own event, so that none is suppressed: twice what may queue.
+  const std::string text(64 << 10, 'x');
+  for (int i = 0; i < 32; ++i) log.Info(absl::StrCat("event", i), {{"text", text}});
+  EXPECT_GE(log.dropped(), 14);
+  gate.Open();
+  log.Flush();
+  EXPECT_THAT(lines,
+              ::testing::Contains(HasSubstr(absl::StrCat("\"event\":\"log_dropped\",\"lines\":", log.dropped()))));
+  EXPECT_EQ(static_cast<int64_t>(lines.size()), 32 - log.dropped() + 1);
+}
+
+// Standard error is a pipe that is full: logging goes on, and so does the end.
+TEST(LogTest, AFullStandardErrorHoldsUpNobody) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const int kept = dup(STDERR_FILENO);
+  ASSERT_GE(dup2(ends[1], STDERR_FILENO), 0);
+  {
+    Log log(nullptr);
+    const std::string text(64 << 10, 'x');
+    for (int i = 0; i < 64; ++i) log.Info(absl::StrCat("event", i), {{"text", text}});
+    EXPECT_GT(log.dropped(), 0);
+  }
+  dup2(kept, STDERR_FILENO);
+  for (const int end : {ends[0], ends[1], kept}) close(end);
 }
 
 // An outlet ends by telling its transport, and the node lets its transports go once all links are gone.

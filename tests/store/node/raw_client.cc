@@ -1,6 +1,9 @@
 #include "tests/store/node/raw_client.h"
 
+#include <sys/stat.h>
+
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -31,6 +34,11 @@ int LogLines::Count(absl::string_view text) const {
   int count = 0;
   for (const std::string& line : lines()) count += absl::StrContains(line, text) ? 1 : 0;
   return count;
+}
+
+void WriteAccessFile(const std::string& path, const std::string& lines) {
+  std::ofstream(path) << lines;
+  EXPECT_EQ(chmod(path.c_str(), 0600), 0);
 }
 
 TestNode::TestNode(Carrier carrier, const Change& change) : carrier_(carrier), change_(change) { Start(); }

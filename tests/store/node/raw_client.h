@@ -19,8 +19,8 @@
 #include "proto/store.grpc.pb.h"
 #include "store/node/node.h"
 #include "tests/store/synthetic.h"
-#include "tests/transport/peers.h"
 #include "tests/support/transport/loopback/loopback.h"
+#include "tests/transport/peers.h"
 #include "transport/transport.h"
 
 namespace kvlink::testing {
@@ -40,6 +40,9 @@ class LogLines {
   };
   const std::shared_ptr<State> state_ = std::make_shared<State>();
 };
+
+// An access file for nodes; nobody else may read it.
+void WriteAccessFile(const std::string& path, const std::string& lines);
 
 // A node on a directory of its own, reached over the loopback or UCX's tcp.
 class TestNode {

@@ -109,7 +109,7 @@ TEST_F(RequestsTest, TheAddresseeMustBeTheNode) {
 
 TEST_F(RequestsTest, RightsAreCheckedWithEachRequest) {
   ScratchDirectory access(/*in_memory=*/true);
-  std::ofstream(access.path() + "/access") << "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n";
+  WriteAccessFile(access.path() + "/access", "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n");
   StartNode([&](store::NodeOptions* options) { options->access_file = access.path() + "/access"; });
   const auto reader = Connect("reader-key-123456");
   const std::string reader_token = control_->token();

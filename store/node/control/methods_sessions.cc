@@ -1,0 +1,79 @@
+// Sessions. A key is looked at before the message of the call that carries it is read (Greet); what is left to a call
+// is to make the session and to say where the node is to be found.
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+#include "store/node/control/methods.h"
+
+namespace kvlink::store {
+
+ControlMethods::ControlMethods(Service* node) : node_(node) {
+  AddSessions();
+  AddCatalog();
+  AddNamespaces();
+  AddAdministration();
+}
+
+const ControlMethod* ControlMethods::Find(absl::string_view name) const {
+  const auto found = methods_.find(name);
+  return found == methods_.end() ? nullptr : &found->second;
+}
+
+void ControlMethods::AddSessions() {
+  Add("OpenSession", Operation::kSession, &ControlMethods::OpenSession);
+  Add("RenewSession", Operation::kSession, &ControlMethods::RenewSession);
+  Add("CloseSession", Operation::kSession, &ControlMethods::CloseSession);
+}
+
+absl::StatusOr<Grant> ControlMethods::Greet(absl::string_view key, const std::string& peer) const {
+  if (!node_->ready.load()) return absl::UnavailableError("the node is starting");
+  auto grant = node_->access.Find(key);
+  if (!grant.ok()) {
+    node_->log.Warning("session_refused", {{"peer", peer}});
+    return grant.status();
+  }
+  if (node_->draining.load() && grant->right != Right::kAdmin) {
+    return absl::UnavailableError("the node is draining and takes no new sessions: use another");
+  }
+  return grant;
+}
+
+void ControlMethods::Describe(const Session& session, v1::Session* reply) const {
+  reply->set_token(session.token());
+  reply->set_lifetime_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(node_->sessions.lifetime())));
+  reply->set_boot_id(node_->boot_id);
+  for (const std::string& address : node_->data_addresses) reply->add_data(address);
+  reply->set_local_socket(node_->local_socket);
+  reply->set_version(node_->version);
+}
+
+absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessionRequest& request, v1::Session* reply) {
+  KVLINK_ASSIGN_OR_RETURN(const auto session, node_->sessions.Open(call->grant(), View(request.client())));
+  node_->log.Info("session_opened", {{"session", session->number()},
+                                     {"name", session->grant().name},
+                                     {"client", session->client()},
+                                     {"peer", call->peer()}});
+  Describe(*session, reply);
+  return absl::OkStatus();
+}
+
+absl::Status ControlMethods::RenewSession(ControlCall* call, const v1::RenewSessionRequest& request,
+                                          v1::Session* reply) {
+  // What is left of the session is the time to end what it is at.
+  if (node_->draining.load() && call->grant().right != Right::kAdmin) {
+    return absl::UnavailableError("the node is draining and renews no sessions: use another");
+  }
+  KVLINK_RETURN_IF_ERROR(node_->sessions.Renew(call->session()));
+  Describe(*call->session(), reply);
+  return absl::OkStatus();
+}
+
+absl::Status ControlMethods::CloseSession(ControlCall* call, const v1::CloseSessionRequest& request,
+                                          v1::CloseSessionResponse* reply) {
+  node_->sessions.Close(call->session());
+  node_->log.Info("session_closed", {{"session", call->session()->number()}});
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::store

@@ -1,0 +1,386 @@
+// What an administrator does to a node: statistics, deleting, limits of namespaces, draining; and who is one: access
+// files that change, TLS.
+#include "store/client/control/admin.h"
+
+#include <arpa/inet.h>
+#include <grpcpp/grpcpp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "base/clock.h"
+#include "base/descriptor.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/node/watch/statistics.h"
+#include "tests/store/node/raw_client.h"
+#include "transport/address.h"
+
+namespace kvlink::testing {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+namespace v1 = store::v1;
+
+class AdminTest : public ::testing::Test {
+ protected:
+  void StartNode(const TestNode::Change& change = {}) {
+    node_ = std::make_unique<TestNode>(Carrier::kLoopback, change);
+    transport_ = node_->NewClientTransport();
+  }
+  std::unique_ptr<store::NodeAdmin> Admin(const std::string& key = "", const transport::TlsOptions& tls = {}) const {
+    return store::NodeAdmin::Create({(*node_)->addresses().control, key, "admin", tls});
+  }
+  std::unique_ptr<RawControl> Client(const std::string& key = "") const {
+    auto client = std::make_unique<RawControl>((*node_)->addresses().control);
+    const auto session = client->Open(key);
+    EXPECT_TRUE(session.ok()) << session.status();
+    return client;
+  }
+  static void Put(const RawControl& client, const std::string& ns, const std::string& id, const CatalogEntry& entry,
+                  absl::StatusCode expected = absl::StatusCode::kOk) {
+    v1::PutDocumentsRequest request;
+    request.set_ns(ns);
+    request.add_documents()->set_id(id);
+    request.mutable_documents(0)->set_entry(SerializeCatalogEntry(entry));
+    v1::Results results;
+    ASSERT_TRUE(client->PutDocuments(client.Context().get(), request, &results).ok());
+    EXPECT_EQ(static_cast<absl::StatusCode>(results.results(0).code()), expected) << results.results(0).message();
+  }
+  static std::vector<std::string> Ids(const RawControl& client, const std::string& ns, const std::string& prefix = "") {
+    v1::ListDocumentsRequest request;
+    request.set_ns(ns);
+    request.set_prefix(prefix);
+    request.set_limit(1000);
+    v1::ListDocumentsResponse listed;
+    EXPECT_TRUE(client->ListDocuments(client.Context().get(), request, &listed).ok());
+    std::vector<std::string> ids;
+    for (const v1::DocumentInfo& one : listed.documents()) ids.push_back(one.id());
+    return ids;
+  }
+
+  std::unique_ptr<TestNode> node_;
+  std::unique_ptr<transport::Transport> transport_;
+  ScratchDirectory scratch_{/*in_memory=*/true};
+};
+
+// Every row of the table is in the protocol (hence in JSON) and on the page of Prometheus, with the same value.
+TEST_F(AdminTest, EveryStatisticIsShownEverywhere) {
+  StartNode();
+  const auto client = Client();
+  RawData data(transport_.get(), node_->data_address());
+  ASSERT_TRUE(data.Hello(client->token()).ok());
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data.Push("a", encoding).ok());
+  ASSERT_TRUE(data.Pull("a", encoding.manifest).ok());
+  ASSERT_TRUE(data.Mark("a", proto::Mark::PIN, {encoding.manifest.identity}).ok());
+  const auto status = Admin()->Status(Patience());
+  ASSERT_TRUE(status.ok()) << status.status();
+  const std::string page = (*node_)->MetricsText();
+  const auto all = store::AllStatistics();
+  EXPECT_EQ(all.size(), status->values.size());
+  for (const store::Statistic& one : all) {
+    EXPECT_EQ(status->values.count(one.name), 1u) << one.name;
+    std::string labels = absl::StrReplaceAll(one.labels, {{"=", "=\""}, {",", "\","}});
+    if (!labels.empty()) labels = absl::StrCat("{", labels, "\"}");
+    // Prometheus orders labels by name.
+    bool found = false;
+    for (const absl::string_view line : absl::StrSplit(page, '\n')) {
+      if (!absl::StartsWith(line, absl::StrCat("kvlink_", one.metric, labels.empty() ? " " : "{"))) continue;
+      bool has_all = true;
+      for (const absl::string_view label : absl::StrSplit(one.labels, ',', absl::SkipEmpty())) {
+        has_all &= absl::StrContains(line, absl::StrReplaceAll(label, {{"=", "=\""}}));
+      }
+      found |= has_all;
+    }
+    EXPECT_TRUE(found) << "kvlink_" << one.metric << labels;
+    EXPECT_THAT(page, HasSubstr(absl::StrCat("# TYPE kvlink_", one.metric, one.counts ? " counter" : " gauge")));
+  }
+  EXPECT_GT(status->values.at("uptime_ms"), 0);
+  EXPECT_EQ(status->values.at("pinned_encodings"), 1);
+  EXPECT_EQ(status->values.at("hit_tokens_dram"), encoding.manifest.tokens);
+  ASSERT_EQ(status->namespaces.size(), 1u);
+  EXPECT_GT(status->namespaces[0].dram_bytes, 0);
+  EXPECT_THAT(page, HasSubstr("kvlink_namespace_dram_bytes{namespace=\"a\"}"));
+}
+
+TEST_F(AdminTest, DocumentsAreDeletedByIdAndByPrefix) {
+  StartNode();
+  const auto client = Client();
+  const auto admin = Admin();
+  const Synthetic encoding = MakeSynthetic(1);
+  for (const char* id : {"a", "b", "b/1", "b/2", "b0", "c"}) Put(*client, "n", id, EntryOf({&encoding}, 7));
+  const auto deleted = admin->DeleteDocuments("n", {"a", "none"}, false, Patience());
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_TRUE((*deleted)[0].ok()) << (*deleted)[0];
+  EXPECT_TRUE(absl::IsNotFound((*deleted)[1])) << (*deleted)[1];
+  EXPECT_THAT(Ids(*client, "n"), ElementsAre("b", "b/1", "b/2", "b0", "c"));
+  EXPECT_THAT(Ids(*client, "n", "b/"), ElementsAre("b/1", "b/2"));
+  auto gone = admin->DeletePrefix("n", "b/", Patience());
+  ASSERT_TRUE(gone.ok()) << gone.status();
+  EXPECT_EQ(gone->documents, 2);
+  gone = admin->DeletePrefix("n", "b", Patience());
+  EXPECT_EQ(gone->documents, 2);
+  EXPECT_THAT(Ids(*client, "n"), ElementsAre("c"));
+  // The generation is remembered: what is older does not come back.
+  Put(*client, "n", "a", EntryOf({&encoding}, 6), absl::StatusCode::kFailedPrecondition);
+  Put(*client, "n", "a", EntryOf({&encoding}, 8));
+}
+
+TEST_F(AdminTest, AnAbsurdGenerationIsRepaired) {
+  StartNode();
+  const auto client = Client();
+  const Synthetic encoding = MakeSynthetic(1);
+  Put(*client, "n", "a", EntryOf({&encoding}, std::numeric_limits<uint64_t>::max()));
+  Put(*client, "n", "a", EntryOf({&encoding}, 1), absl::StatusCode::kFailedPrecondition);
+  const auto deleted = Admin()->DeleteDocuments("n", {"a"}, /*forget=*/true, Patience());
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_THAT(*deleted, ElementsAre(absl::OkStatus()));
+  Put(*client, "n", "a", EntryOf({&encoding}, 1));
+}
+
+TEST_F(AdminTest, ANamespaceGoesWithAllThatIsInIt) {
+  StartNode();
+  const auto client = Client();
+  const auto admin = Admin();
+  RawData data(transport_.get(), node_->data_address());
+  ASSERT_TRUE(data.Hello(client->token()).ok());
+  const Synthetic encoding = MakeSynthetic(1), other = MakeSynthetic(2);
+  ASSERT_TRUE(data.Push("typo", encoding).ok());
+  ASSERT_TRUE(data.Push("typo", other).ok());
+  ASSERT_TRUE(data.Push("kept", encoding).ok());
+  ASSERT_TRUE(data.Mark("typo", proto::Mark::PIN, {other.manifest.identity}).ok());
+  for (int i = 0; i < 20; ++i) Put(*client, "typo", absl::StrCat("d", i), EntryOf({&encoding}, 1));
+  Put(*client, "kept", "d", EntryOf({&encoding}, 1));
+  ASSERT_TRUE(admin->SetNamespace({"typo", int64_t{64} << 20}, Patience()).ok());
+  const auto gone = admin->DeleteNamespace("typo", Patience());
+  ASSERT_TRUE(gone.ok()) << gone.status();
+  EXPECT_EQ(gone->documents, 20);
+  for (int round = 0; round < 2; ++round) {
+    const auto status = Admin()->Status(Patience());
+    ASSERT_TRUE(status.ok()) << status.status();
+    ASSERT_EQ(status->namespaces.size(), 1u) << status->namespaces[0].limits.name;
+    EXPECT_EQ(status->namespaces[0].limits.name, "kept");
+    EXPECT_EQ(status->namespaces[0].encodings, 1);
+    node_->Start();
+  }
+  Put(*Client(), "typo", "d0", EntryOf({&encoding}, 0));  // nothing is remembered
+}
+
+TEST_F(AdminTest, PinsAreTakenBack) {
+  StartNode();
+  const auto client = Client();
+  RawData data(transport_.get(), node_->data_address());
+  ASSERT_TRUE(data.Hello(client->token()).ok());
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data.Push("a", encoding).ok());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(data.Mark("a", proto::Mark::PIN, {encoding.manifest.identity}).ok());
+  const auto admin = Admin();
+  EXPECT_EQ(admin->DropPins("b", Patience()).value_or(-1), 0);
+  EXPECT_EQ(admin->DropPins("a", Patience()).value_or(-1), 2);
+  EXPECT_EQ(admin->Status(Patience())->values.at("pinned_encodings"), 0);
+}
+
+TEST_F(AdminTest, LimitsChangeOnlyWhereTheyAreGiven) {
+  StartNode();
+  const auto admin = Admin();
+  auto outcome = admin->SetNamespace({"a", int64_t{32} << 20, int64_t{8} << 20}, Patience());
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  outcome = admin->SetNamespace({"a", std::nullopt, int64_t{4} << 20}, Patience());
+  ASSERT_TRUE(outcome.ok());
+  EXPECT_EQ(outcome->limits.capacity_bytes, 32 << 20);
+  EXPECT_EQ(outcome->limits.pinned_bytes, 4 << 20);
+  outcome = admin->GetNamespace("a", Patience());
+  ASSERT_TRUE(outcome.ok());
+  EXPECT_EQ(outcome->limits.capacity_bytes, 32 << 20);
+  EXPECT_EQ(outcome->bytes_over, 0);
+  const auto client = Client();
+  RawData data(transport_.get(), node_->data_address());
+  ASSERT_TRUE(data.Hello(client->token()).ok());
+  ASSERT_TRUE(data.Push("a", MakeSynthetic(1)).ok());
+  outcome = admin->SetNamespace({"a", 4096}, Patience());
+  ASSERT_TRUE(outcome.ok());
+  EXPECT_GT(outcome->bytes_over, 0);
+}
+
+TEST_F(AdminTest, ADrainedNodeTakesNothingMore) {
+  const std::string access = scratch_.path() + "/access";
+  WriteAccessFile(access, "writer writer-key-123456 write *\nadmin admin-key-1234567 admin *\n");
+  StartNode([&](store::NodeOptions* options) { options->access_file = access; });
+  const auto writer = Client("writer-key-123456");
+  RawData data(transport_.get(), node_->data_address());
+  ASSERT_TRUE(data.Hello(writer->token()).ok());
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(data.Push("a", encoding).ok());
+  ASSERT_TRUE(Admin("admin-key-1234567")
+                  ->Drain(
+                      false, [](const auto&) { return true; }, Patience())
+                  .ok());
+  EXPECT_TRUE(absl::IsUnavailable(data.Pull("a", encoding.manifest).status()));
+  v1::Session session;
+  EXPECT_EQ((*writer)->RenewSession(writer->Context().get(), {}, &session).error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(Admin("admin-key-1234567")->Status(Patience()).ok());
+}
+
+TEST_F(AdminTest, AnAccessFileThatOthersMayReadIsRefused) {
+  const std::string access = scratch_.path() + "/access";
+  WriteAccessFile(access, "admin admin-key-1234567 admin *\n");
+  for (const mode_t mode : {0640, 0604, 0620, 0666}) {
+    ASSERT_EQ(chmod(access.c_str(), mode), 0);
+    store::NodeOptions options;
+    options.directory = scratch_.path() + "/store";
+    options.access_file = access;
+    options.log = [](absl::string_view) {};
+    const auto node = store::Node::Start(std::move(options));
+    EXPECT_EQ(node.status().code(), absl::StatusCode::kFailedPrecondition) << mode;
+    EXPECT_THAT(std::string(node.status().message()), HasSubstr("chmod 600"));
+  }
+}
+
+TEST_F(AdminTest, KeysComeAndGoWhileTheNodeServes) {
+  const std::string access = scratch_.path() + "/access";
+  WriteAccessFile(access, "one one-key-123456789 read a\ntwo two-key-123456789 read a\n");
+  StartNode([&](store::NodeOptions* options) { options->access_file = access; });
+  const auto one = Client("one-key-123456789"), two = Client("two-key-123456789");
+  // A mistake changes nothing.
+  WriteAccessFile(access, "one short read a\n");
+  EXPECT_FALSE((*node_)->ReloadAccess().ok());
+  EXPECT_TRUE(one->Stats().ok());
+  WriteAccessFile(access, "one one-key-123456789 read a\nthree three-key-1234567 read a\n");
+  EXPECT_TRUE((*node_)->ReloadAccess().ok());
+  EXPECT_TRUE(one->Stats().ok());
+  EXPECT_EQ(two->Stats().status().code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(RawControl((*node_)->addresses().control).Open("two-key-123456789").status().code(),
+            absl::StatusCode::kUnauthenticated);
+  EXPECT_TRUE(Client("three-key-1234567")->Stats().ok());
+  // Another right is another grant.
+  WriteAccessFile(access, "one one-key-123456789 write a\n");
+  EXPECT_TRUE((*node_)->ReloadAccess().ok());
+  EXPECT_EQ(one->Stats().status().code(), absl::StatusCode::kUnauthenticated);
+}
+
+// Connects and says nothing.
+Descriptor Silent(const std::string& address) {
+  const auto to = transport::Resolve(*transport::ParseAddress(address));
+  Descriptor silent(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_EQ(connect(silent.get(), to->get(), to->length), 0);
+  return silent;
+}
+
+TEST_F(AdminTest, SilentConnectionsDoNotHoldUpMetrics) {
+  StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
+  const std::string address = (*node_)->addresses().metrics;
+  std::vector<Descriptor> silent;
+  for (int i = 0; i < 5; ++i) silent.push_back(Silent(address));
+  absl::SleepFor(absl::Milliseconds(100));
+  const absl::Time began = SteadyNow();
+  const Descriptor reader = Silent(address);
+  const std::string request = "GET /metrics HTTP/1.0\r\n\r\n";
+  ASSERT_EQ(send(reader.get(), request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+  std::string page;
+  char piece[4096];
+  for (ssize_t got = 0; (got = recv(reader.get(), piece, sizeof(piece), 0)) > 0;) page.append(piece, got);
+  EXPECT_THAT(page, HasSubstr("kvlink_sessions"));
+  EXPECT_LT(SteadyNow() - began, absl::Seconds(20));  // it was 30 s for each silent connection
+}
+
+TEST_F(AdminTest, AMetricsAddressInUseIsNamedWithTheReason) {
+  StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
+  store::NodeOptions options;
+  options.directory = scratch_.path() + "/store";
+  options.metrics_address = (*node_)->addresses().metrics;
+  options.log = [](absl::string_view) {};
+  const auto second = store::Node::Start(std::move(options));
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr((*node_)->addresses().metrics));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("in use"));
+}
+
+// An authority, and certificates of it for 127.0.0.1.
+class TlsTest : public AdminTest {
+ protected:
+  void SetUp() override {
+    if (std::system("openssl version > /dev/null 2>&1") != 0) GTEST_SKIP() << "no openssl here";
+    const std::string in = absl::StrCat("cd ", scratch_.path(), " && ");
+    const auto run = [&](const std::string& command) {
+      ASSERT_EQ(std::system(absl::StrCat(in, command, " > /dev/null 2>&1").c_str()), 0) << command;
+    };
+    std::ofstream(scratch_.path() + "/names") << "subjectAltName=IP:127.0.0.1,DNS:localhost\n";
+    for (const char* authority : {"ca", "stranger"}) {
+      run(absl::StrCat("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=", authority, " -keyout ",
+                       authority, ".key -out ", authority, ".pem"));
+    }
+    for (const char* name : {"node", "client"}) {
+      run(absl::StrCat("openssl req -newkey rsa:2048 -nodes -subj /CN=", name, " -keyout ", name, ".key -out ", name,
+                       ".csr"));
+      run(absl::StrCat("openssl x509 -req -in ", name, ".csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out ",
+                       name, ".pem -extfile names"));
+    }
+  }
+  std::string File(const std::string& name) const { return scratch_.path() + "/" + name; }
+};
+
+TEST_F(TlsTest, ClientsCheckTheNode) {
+  StartNode([&](store::NodeOptions* options) {
+    options->tls.certificate_file = File("node.pem");
+    options->tls.key_file = File("node.key");
+  });
+  transport::TlsOptions tls;
+  tls.ca_file = File("ca.pem");
+  EXPECT_TRUE(Admin("", tls)->Status(Patience()).ok());
+  tls.ca_file = File("stranger.pem");
+  EXPECT_FALSE(Admin("", tls)->Status(SteadyNow() + absl::Seconds(3)).ok());
+  EXPECT_FALSE(Admin()->Status(SteadyNow() + absl::Seconds(3)).ok()) << "plain text";
+}
+
+TEST_F(TlsTest, ANodeMayAskClientsForTheirCertificates) {
+  StartNode([&](store::NodeOptions* options) { options->tls = {File("ca.pem"), File("node.pem"), File("node.key")}; });
+  transport::TlsOptions tls;
+  tls.ca_file = File("ca.pem");
+  EXPECT_FALSE(Admin("", tls)->Status(SteadyNow() + absl::Seconds(3)).ok());
+  tls.certificate_file = File("client.pem");
+  tls.key_file = File("client.key");
+  const auto status = Admin("", tls)->Status(Patience());
+  EXPECT_TRUE(status.ok()) << status.status();
+}
+
+TEST_F(TlsTest, MistakesAreNamed) {
+  transport::TlsOptions tls;
+  tls.ca_file = File("missing.pem");
+  const auto admin = store::NodeAdmin::Create({"127.0.0.1:1", "", "admin", tls});
+  EXPECT_THAT(std::string(admin->Status(Patience()).status().message()), HasSubstr("missing.pem"));
+  store::NodeOptions options;
+  options.directory = scratch_.path() + "/store";
+  options.tls.certificate_file = File("node.pem");
+  const auto node = store::Node::Start(std::move(options));
+  EXPECT_EQ(node.status().code(), absl::StatusCode::kInvalidArgument) << node.status();
+}
+
+TEST_F(AdminTest, AKeyDoesNotTravelInPlainText) {
+  const auto admin = store::NodeAdmin::Create({"192.0.2.1:7400", "sixteen-letters-a", "admin"});
+  const auto status = admin->Status(SteadyNow() + absl::Seconds(2));
+  EXPECT_EQ(status.status().code(), absl::StatusCode::kFailedPrecondition) << status.status();
+  store::NodeOptions options;
+  options.directory = scratch_.path() + "/store";
+  options.access_file = scratch_.path() + "/access";
+  options.control_address = "0.0.0.0:0";
+  options.log = [](absl::string_view) {};
+  WriteAccessFile(options.access_file, "admin admin-key-1234567 admin *\n");
+  EXPECT_EQ(store::Node::Start(std::move(options)).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace kvlink::testing
