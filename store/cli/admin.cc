@@ -83,7 +83,7 @@ std::string Draw(const std::string& address, const store::NodeStatus& status, co
     return it == status.texts.end() ? std::string("?") : absl::Utf8SafeCEscape(it->second);
   };
   line("node", absl::StrCat(address, "  ", word("version"), "  ", word("state"), "  up ",
-                            FormatClock(absl::Seconds(Value(status, "uptime_seconds")))));
+                            FormatClock(absl::Milliseconds(Value(status, "uptime_ms")))));
   line("memory", absl::StrCat(Bytes(Value(status, "dram_bytes_used")), " of ", Bytes(Value(status, "dram_bytes")), ", ",
                               Value(status, "leases"), " leases"));
   line("segments",
@@ -102,6 +102,12 @@ std::string Draw(const std::string& address, const store::NodeStatus& status, co
                           Rate(status, before, "bytes_read", seconds), ", written ",
                           Rate(status, before, "bytes_written", seconds)));
   }
+  line("waiting",
+       absl::StrCat(Value(status, "pushes_open"), " pushes open; disk reads ", Value(status, "reads_waiting"),
+                    " waiting and ", Value(status, "reads_in_flight"), " under way, writes ",
+                    Value(status, "writes_waiting"), " and ", Value(status, "writes_in_flight"), "; ",
+                    Value(status, "pinned_encodings"), " encodings pinned; ",
+                    Value(status, "hit_tokens_dram") + Value(status, "hit_tokens_segments"), " tokens read"));
   if (const int64_t failures = Value(status, "integrity_failures"); failures > 0) {
     line("damage", absl::StrCat(failures, " damaged encodings were found and dropped"));
   }
