@@ -53,6 +53,7 @@ struct VerifyReport {
     Identity identity;
     Codec codec;
     std::string what;
+    std::vector<std::string> documents;  // of the namespace that refer to it; the first 16
   };
   std::vector<Damage> damaged;  // encodings; the store stops serving them
   std::vector<std::string> index_problems;

@@ -110,11 +110,11 @@ void Put(engine::Engine* engine, const Documents& documents, uint32_t document) 
 }
 
 // Bytes of the memory that are resident in this process.
-int64_t ResidentBytes(const std::vector<engine::TierMemory>& memories) {
+int64_t ResidentBytes(const std::vector<engine::TierPiece>& pieces) {
   int64_t resident = 0;
-  for (const engine::TierMemory& memory : memories) {
-    std::vector<unsigned char> pages(memory.bytes / 4096);
-    if (mincore(memory.base, memory.bytes, pages.data()) != 0) Die("mincore");
+  for (const engine::TierPiece& piece : pieces) {
+    std::vector<unsigned char> pages(piece.bytes / 4096);
+    if (mincore(piece.data, piece.bytes, pages.data()) != 0) Die("mincore");
     for (const unsigned char page : pages) resident += (page & 1) * 4096;
   }
   return resident;
@@ -176,6 +176,7 @@ class SegmentRun {
     auto push = MustBe(engine_->BeginPush(documents_.key(document), lengths));
     MustBe(push->Accept(manifest));
     for (size_t layer = 0; layer < slabs.size(); ++layer) {
+      if (!push->Reserve(static_cast<int64_t>(layer)).ok()) std::abort();
       std::memcpy(push->slab(layer).data(), slabs[layer].data(), slabs[layer].size());
       MustBe(push->WriteLayer(static_cast<int64_t>(layer)));
     }
@@ -216,14 +217,14 @@ struct Run {
 
 void RunDram(const Run& run, Report* report) {
   const std::vector<int64_t> bytes = run.documents->Bytes();
-  std::vector<engine::TierMemory> memories;
+  std::vector<engine::TierPiece> pieces;
   engine::EngineOptions options;
   // In whole chunks, so that the others are given as much.
   options.dram_bytes = Sum(bytes) / kTenth;
   options.dram_bytes -=
       options.dram_bytes % static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(options.dram_bytes / 16)));
   options.capacity_bytes = 2 * Sum(run.documents->Blocks()) * kBlock + (int64_t{1} << 30);
-  options.memory_added = [&memories](const engine::TierMemory& memory) { memories.push_back(memory); };
+  options.piece_added = [&pieces](const engine::TierPiece& piece) { pieces.push_back(piece); };
   const auto engine = MustBe(engine::Engine::Open(run.directory + "/dram", options));
   for (uint32_t document = 0; document < run.documents->count(); ++document)
     Put(engine.get(), *run.documents, document);
@@ -232,9 +233,9 @@ void RunDram(const Run& run, Report* report) {
     AddRatios(report, "DRAM", trace, bytes, {options.dram_bytes, options.dram_bytes}, run.warm_up,
               DramHitRatio(engine.get(), *run.documents, trace, run.warm_up), trace.least);
   }
-  report->Add("resident memory of the tier", static_cast<double>(ResidentBytes(memories)) / (1 << 20), "MiB");
+  report->Add("resident memory of the tier", static_cast<double>(ResidentBytes(pieces)) / (1 << 20), "MiB");
   report->Add("resident memory / limit",
-              static_cast<double>(ResidentBytes(memories)) / static_cast<double>(options.dram_bytes), "",
+              static_cast<double>(ResidentBytes(pieces)) / static_cast<double>(options.dram_bytes), "",
               bench::Target{1.05, true});
 }
 

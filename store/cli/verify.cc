@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
 #include "base/status.h"
@@ -36,8 +37,10 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(Annotate(report.status(), flags.store));
   for (const auto& damage : report->damaged) {
-    std::printf("damaged: namespace %s, encoding %s, codec %s: %s\n", damage.ns.c_str(), damage.identity.Hex().c_str(),
-                std::string(CodecName(damage.codec)).c_str(), damage.what.c_str());
+    const std::string documents = damage.documents.empty() ? "none" : absl::StrJoin(damage.documents, ", ");
+    std::printf("damaged: namespace %s, documents %s, encoding %s, codec %s: %s\n", damage.ns.c_str(),
+                documents.c_str(), damage.identity.Hex().c_str(), std::string(CodecName(damage.codec)).c_str(),
+                damage.what.c_str());
   }
   for (const std::string& problem : report->index_problems) std::printf("index: %s\n", problem.c_str());
   std::printf("%lld encodings, %s checked: %zu damaged, %zu problems of the index\n",

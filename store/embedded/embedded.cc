@@ -61,7 +61,7 @@ class EmbeddedStore : public Store {
     return PutResult{outcome.etag, outcome.written};
   }
   absl::Status Pin(absl::string_view ns, const Identity& identity, Codec codec) override {
-    return engine_->Pin({std::string(ns), identity, codec});
+    return engine_->Pin({std::string(ns), identity, codec}).status();
   }
   absl::Status Unpin(absl::string_view ns, const Identity& identity, Codec codec) override {
     return engine_->Unpin({std::string(ns), identity, codec});
@@ -141,8 +141,9 @@ class EmbeddedStore : public Store {
     report.encodings = outcome.encodings;
     report.bytes = outcome.bytes;
     report.index_problems = std::move(outcome.index_problems);
-    for (Engine::Damage& damage : outcome.damaged) {
-      report.damaged.push_back({damage.key.ns, damage.key.identity, damage.key.codec, std::move(damage.what)});
+    for (engine::DamagedEncoding& damage : outcome.damaged) {
+      report.damaged.push_back(
+          {damage.key.ns, damage.key.identity, damage.key.codec, std::move(damage.what), std::move(damage.documents)});
     }
     return report;
   }

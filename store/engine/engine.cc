@@ -1,5 +1,7 @@
 #include "store/engine/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -16,6 +18,7 @@
 namespace kvlink::engine {
 namespace {
 
+constexpr int64_t kMinMemory = 64 << 10;
 constexpr absl::string_view kUuidName = "uuid";
 constexpr absl::string_view kDocumentsPrefix = "documents/";
 
@@ -24,6 +27,21 @@ int64_t ChooseSegmentBytes(int64_t capacity) {
   int64_t bytes = int64_t{256} << 20;
   while (bytes > (1 << 20) && bytes * 8 > capacity) bytes /= 2;
   return bytes;
+}
+
+// Encodings are read by way of the DRAM tier: with too little none would ever be, and what the host does not have fails
+// only when it is used.
+absl::Status CheckMemory(int64_t bytes) {
+  const int64_t host = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (bytes < kMinMemory) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a DRAM tier of ", bytes, " bytes holds no encoding; give it at least ", kMinMemory));
+  }
+  if (bytes > host) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a DRAM tier of ", bytes, " bytes on a host that has ", host, " bytes of memory; give it less"));
+  }
+  return absl::OkStatus();
 }
 
 // Threads that read the index at open.
@@ -35,9 +53,10 @@ Engine::Engine(const EngineOptions& options) : options_(options), files_(options
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& directory, const EngineOptions& options) {
   if (directory.empty()) return absl::InvalidArgumentError("the store needs a directory");
-  if (options.dram_bytes < 0 || options.capacity_bytes < 2 * kSegmentBlockBytes) {
-    return absl::InvalidArgumentError("the store needs a DRAM tier of at least 0 and a capacity of at least 128 KiB");
+  if (options.capacity_bytes < 2 * kSegmentBlockBytes) {
+    return absl::InvalidArgumentError("the store needs a capacity of at least 128 KiB");
   }
+  KVLINK_RETURN_IF_ERROR(CheckMemory(options.dram_bytes));
   if (options.scrub_bytes_per_second < 0)
     return absl::InvalidArgumentError("a scrubber of fewer than 0 bytes a second");
   if (options.pinned_bytes.value_or(0) < 0) return absl::InvalidArgumentError("a limit of pinned bytes below 0");
@@ -79,8 +98,8 @@ absl::Status Engine::Start(const std::string& directory) {
         [this](const GroupCommit::Group& group) { return FlushGroup(group); },
         [this](const GroupCommit::Group& group, const absl::Status& flushed) { CommitGroup(group, flushed); });
     maintainer_ = Thread("engine-maintain", [this] { Maintain(); });
-    if (options_.scrub_bytes_per_second > 0) scrubber_ = Thread("engine-scrub", [this] { Scrub(); });
   }
+  checker_ = Thread("engine-check", [this] { RunChecks(); });
   return absl::OkStatus();
 }
 
@@ -198,6 +217,7 @@ absl::Status Engine::LoadTable() {
     KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto counters, index_->ListMeta(kDocumentsPrefix));
+  MutexLock counting(&documents_mutex_);
   for (const auto& [name, value] : counters) {
     documents_[name.substr(kDocumentsPrefix.size())] = static_cast<int64_t>(FieldReader(value).Read<uint64_t>());
   }
@@ -218,6 +238,7 @@ absl::Status Engine::StartMemory() {
     io_->ChunkLeaves(chunk.number);
   };
   options.memory_added = options_.memory_added;
+  options.memory.piece_added = options_.piece_added;
   KVLINK_ASSIGN_OR_RETURN(tier_, DramTier::Create(std::move(options)));
   io_->DeclareMemory(tier_->chunk_bytes(), tier_->chunks());
   // So that readers can map it before the first of them asks for something. What cannot be had now is tried again then.
@@ -233,11 +254,15 @@ void Engine::Close() {
       MutexLock lock(&maintain_mutex_);
       stop_ = true;
       maintain_wake_.Signal();
-      scrub_wake_.SignalAll();
     }
     maintainer_.Join();
-    scrubber_.Join();
   }
+  {
+    MutexLock lock(&check_mutex_);
+    stop_checking_ = true;
+    check_wake_.SignalAll();
+  }
+  checker_.Join();
   group_commit_.reset();  // waits for the writes under way and commits them
   // The tier's memory is registered with the ring and read into by it; its arena announces chunks to it.
   if (tier_ != nullptr) tier_->StopGrowing();
@@ -274,15 +299,15 @@ absl::Status Engine::CommitBatch(IndexBatch* batch) {
   return absl::IsResourceExhausted(status) ? index_->Commit(batch) : status;
 }
 
-absl::Status Engine::Pin(const EncodingKey& key) {
+absl::StatusOr<uint64_t> Engine::Pin(const EncodingKey& key) {
   const int64_t max_bytes = options_.pinned_bytes.value_or(options_.capacity_bytes / 2);
   KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Pin(key, max_bytes));
   tier_->SetPinned(state.sequence, state.pinned);
-  return absl::OkStatus();
+  return state.sequence;
 }
 
-absl::Status Engine::Unpin(const EncodingKey& key) {
-  KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Unpin(key));
+absl::Status Engine::Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) {
+  KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Unpin(key, sequence));
   tier_->SetPinned(state.sequence, state.pinned);
   return absl::OkStatus();
 }
@@ -295,7 +320,7 @@ Engine::Statistics Engine::Stats() {
     stats.pinned_bytes += ns.pinned_bytes;
   }
   {
-    MutexLock lock(&commit_mutex_);
+    MutexLock lock(&documents_mutex_);
     stats.documents = documents_;
   }
   stats.segment_bytes = segments_->bytes();
@@ -323,6 +348,11 @@ Engine::Statistics Engine::Stats() {
   stats.scrubbed_bytes = counters_.scrubbed_bytes;
   stats.scrub_rounds = counters_.scrub_rounds;
   stats.scrub_damaged = counters_.scrub_damaged;
+  stats.reads_repeated = counters_.reads_repeated;
+  {
+    MutexLock lock(&damage_mutex_);
+    stats.recent_damage.assign(recent_damage_.begin(), recent_damage_.end());
+  }
   stats.loads_in_flight = counters_.loads_in_flight;
   stats.pushes_open = counters_.pushes_open;
   stats.puts_in_flight = counters_.puts_in_flight;
@@ -335,6 +365,7 @@ Engine::Statistics Engine::Stats() {
   stats.writes_waiting = depths.writes_waiting;
   stats.writes_in_flight = depths.writes_in_flight;
   stats.dram_evictions = tier_->evictions();
+  stats.leases_revoked = tier_->revoked();
   stats.io = io_->Describe();
   stats.io += segments_->direct()     ? ", O_DIRECT"
               : options_.allow_direct ? ", buffered (the file system refuses O_DIRECT)"

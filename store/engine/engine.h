@@ -2,15 +2,15 @@
 // What a caller may rely on is said in store/store.h; store/embedded puts that interface over this class.
 //
 // Thread-safety: all methods. Leases must be destroyed before the engine.
-// Locks, in the order they are taken: space_mutex_ (growing, evicting), one of load_mutexes_ (making resident),
-// commit_mutex_ (one change of the index at a time, and the table follows it before the next), then the locks inside of
-// table, tier and files.
+// Locks, in the order they are taken: space_mutex_ (growing, evicting), commit_mutex_ (one change of the index at a
+// time, and the table follows it before the next), then those that protect what is named with them, and the locks
+// inside of table, tier and files.
 #ifndef KVLINK_STORE_ENGINE_ENGINE_H_
 #define KVLINK_STORE_ENGINE_ENGINE_H_
 
-#include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -42,7 +44,15 @@ class Engine;
 class GroupCommit;
 class Index;
 class IndexBatch;
+class IndexSnapshot;
 struct PendingPut;
+
+// An encoding whose bytes or records are wrong, or cannot be read.
+struct DamagedEncoding {
+  EncodingKey key;
+  std::string what;
+  std::vector<std::string> documents;  // of the namespace that refer to it; the first 16
+};
 
 struct EngineOptions {
   bool create = true;
@@ -60,12 +70,23 @@ struct EngineOptions {
   // Told of each namespace's memory before pages of it are handed out, also while the engine opens; must not call the
   // engine.
   std::function<void(const TierMemory&)> memory_added;
+  // Told of each piece of that memory that lies at one address, before chunk_ready of anything in it. It stays where it
+  // is while the engine lives. One call at a time; must not call the engine.
+  std::function<void(const TierPiece&)> piece_added;
   // Told of each chunk of that memory when its pages are there, before any of it is handed out; and when nothing of it
   // is in use any more, before its pages go back to the system. One call at a time, not while the engine opens; must
   // not call the engine. What a network needs registered follows the pages by these.
   std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
-  // The background scrubber's limit. 0: none runs.
+  // How long a read may wait for memory that is about to come back before it is RESOURCE_EXHAUSTED.
+  absl::Duration wait_for_room = absl::Milliseconds(250);
+  // An encoding that was found whole is not read back again so soon, whoever suspects it.
+  absl::Duration suspect_interval = absl::Minutes(10);
+  // The background scrubber's limit. 0: none runs. A round over everything begins when the engine opens, and
+  // `scrub_round` after the last one began.
   int64_t scrub_bytes_per_second = 0;
+  absl::Duration scrub_round = absl::Hours(24);
+  // Told of each encoding that was found damaged and is not served any more, on any thread; must not call the engine.
+  std::function<void(const DamagedEncoding&)> damage_found;
 };
 
 // A reader's hold on an encoding; store::Lease says more.
@@ -82,6 +103,9 @@ class EncodingLease {
   Place place(int64_t layer) const { return resident_->place(layer); }
   // Names this stay in memory: no other stay, of this encoding or another, has its number while the engine lives.
   uint64_t residency() const { return resident_->number(); }
+  // From now on the tier may take the memory back for a namespace that has less than its share, and says so by the
+  // generation. REQUIRES: every layer has landed. Of the lease only the destructor is used afterwards.
+  void MakeRevocable() { resident_.MakeRevocable(); }
   // The bytes are good while the generation of this slot has this value (Engine::generations_descriptor).
   uint64_t generation_slot() const { return resident_->generation().number(); }
   uint64_t generation() const { return resident_->generation().generation(); }
@@ -92,20 +116,49 @@ class EncodingLease {
       : engine_(engine), use_(std::move(use)), resident_(std::move(resident)), from_dram_(from_dram) {}
   Engine* const engine_;
   const EntryUse use_;
-  const ResidentLease resident_;
+  ResidentLease resident_;
   const bool from_dram_;
 };
 
-// An encoding on its way here: memory in the DRAM tier that its owner fills, and, once its manifest is known, blocks to
-// which each layer is written as soon as it is there. Ends in Engine::CommitPush, or is destroyed, which gives all
-// back. Thread-safety: slab and place may be called at any time, of the others one at a time. Must be destroyed before
-// the engine.
+// Cuts what moves between an encoding's slabs and its blocks into requests, slab by slab in the order of the layers.
+// Thread-safety: none.
+class RequestCutter {
+ public:
+  using Done = std::function<void(int64_t offset, int64_t length, const absl::Status&)>;
+  // `done` is called for each request. The files outlive it, and memory is registered in chunks of `chunk_bytes`.
+  RequestCutter(const SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done);
+  // The next slab. DATA_LOSS: the blocks do not suffice, or are not there.
+  absl::Status Add(absl::Span<std::byte> slab);
+  // What has been cut since the last call; without `all` the last request stays, which the next slab may lengthen.
+  std::vector<IoRequest> Take(bool all);
+
+ private:
+  const SegmentFiles* const segments_;
+  const Runs runs_;
+  const int64_t chunk_bytes_, max_bytes_;
+  const bool write_;
+  const std::shared_ptr<const Done> done_;
+  size_t run_ = 0;
+  int64_t in_run_ = 0;    // bytes of the run already used
+  int64_t position_ = 0;  // in the encoding
+  int64_t start_ = 0;     // of the last request
+  std::vector<IoRequest> requests_;
+};
+
+// An encoding on its way here: memory in the DRAM tier, taken layer by layer and filled by its owner, and, once its
+// manifest is known, blocks to which each layer is written as soon as it is there. Ends in Engine::CommitPush, or is
+// destroyed, which gives all back. Thread-safety: slab and place of a layer may be called at any time after its
+// Reserve; Reserve beside them and beside the others, which are called one at a time. Must be destroyed before the
+// engine.
 class PendingPush {
  public:
   ~PendingPush();
   PendingPush(const PendingPush&) = delete;
   PendingPush& operator=(const PendingPush&) = delete;
-  // Writable, of the length that BeginPush was asked for.
+  // Takes memory for a layer that has bytes, unless it has some: what could leave makes room. RESOURCE_EXHAUSTED: the
+  // tier is full of what cannot leave.
+  absl::Status Reserve(int64_t layer);
+  // Writable, of the length that BeginPush was asked for. REQUIRES: reserved.
   absl::Span<std::byte> slab(int64_t layer) const { return residency_->slab(layer); }
   Place place(int64_t layer) const { return residency_->place(layer); }
 
@@ -120,7 +173,7 @@ class PendingPush {
  private:
   friend class Engine;
   PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency);
-  void SubmitVerified();
+  absl::Status SubmitVerified();
   // The put is another's to end, and so much of it is left besides the writes that are submitted.
   std::shared_ptr<PendingPut> Release(int64_t* left);
 
@@ -129,11 +182,12 @@ class PendingPush {
   std::shared_ptr<Residency> residency_;
   std::vector<int64_t> lengths_;     // of layers
   std::shared_ptr<PendingPut> put_;  // from Accept to Release
-  std::vector<IoRequest> writes_;    // of all layers, in their order; those before next_write_ are submitted
-  size_t next_write_ = 0, verified_layers_ = 0;
-  int64_t submitted_bytes_ = 0, verified_bytes_ = 0;  // of the layers before verified_layers_
-  std::vector<bool> verified_;                        // by layer
+  std::unique_ptr<RequestCutter> writes_;
+  size_t cut_layers_ = 0;  // that have been cut into writes
+  int64_t submitted_bytes_ = 0;
+  std::vector<bool> verified_;  // by layer
   absl::Status failure_;
+  std::vector<bool> reserved_;  // by layer; Reserve's own
 };
 
 class Engine {
@@ -158,15 +212,12 @@ class Engine {
 #define KVLINK_MEMBER(name, kind, metric, labels, help) int64_t name = 0;
     KVLINK_ENGINE_STATISTICS(KVLINK_MEMBER)  // store/engine/statistics.h says what each is
 #undef KVLINK_MEMBER
-  };
-  struct Damage {
-    EncodingKey key;
-    std::string what;
+    std::vector<DamagedEncoding> recent_damage;  // the latest, oldest first
   };
   struct VerifyOutcome {
     int64_t encodings = 0;
     int64_t bytes = 0;
-    std::vector<Damage> damaged;
+    std::vector<DamagedEncoding> damaged;  // the first 10,000
     std::vector<std::string> index_problems;
   };
 
@@ -179,8 +230,8 @@ class Engine {
   absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
                                  absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline);
   // Put without a copy: memory of the tier for the slabs (multiples of 4096 bytes, 0 for a layer without KV), to be
-  // filled and committed. Whether the encoding is there already is not looked at (Find). INVALID_ARGUMENT: lengths.
-  // RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
+  // reserved, filled and committed; the first that has bytes is reserved. Whether the encoding is there already is not
+  // looked at (Find). INVALID_ARGUMENT: lengths. RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
   absl::StatusOr<std::unique_ptr<PendingPush>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths);
   // REQUIRES: Accept returned OK. Stores what was written of it, if that was every layer; its memory stays in the tier.
   // `done` is called exactly once: with an outcome from another thread, or within the call, when durable, or when
@@ -188,13 +239,17 @@ class Engine {
   void CommitPush(std::unique_ptr<PendingPush> push, std::function<void(absl::StatusOr<PutOutcome>)> done);
   // A use for the orders of eviction. NOT_FOUND.
   absl::Status Touch(const EncodingKey& key);
-  // Starts loading into the DRAM tier; OK if it is there or on its way. NOT_FOUND, or errors as Read's.
+  // Starts loading into the DRAM tier; OK if it is there or on its way. Evicts others only while the namespace has less
+  // than its share. NOT_FOUND, or errors as Read's.
   absl::Status Prefetch(const EncodingKey& key, absl::Time deadline);
-  // A reader found wrong bytes: checks what is in memory and reads the segments again. OK: intact (what was wrong in
-  // memory is forgotten and counted). DATA_LOSS: damaged, and dropped. NOT_FOUND: a miss.
+  // A reader found wrong bytes: checks what is in memory and reads the segments again, with the priority of writes. OK:
+  // intact (what was wrong in memory is forgotten and counted), or found intact less than ten minutes ago. DATA_LOSS:
+  // damaged, and dropped. NOT_FOUND: a miss. UNAVAILABLE: it cannot be read now.
   absl::Status Suspect(const EncodingKey& key);
-  absl::Status Pin(const EncodingKey& key);
-  absl::Status Unpin(const EncodingKey& key);
+  // As store::Store's. A pin is of the encoding that is there now, and gives its sequence number: unpinning with that
+  // leaves alone what was put under the name since (NOT_FOUND). RESOURCE_EXHAUSTED also beyond 2^31 - 1 pins of one.
+  absl::StatusOr<uint64_t> Pin(const EncodingKey& key);
+  absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
   absl::Status Remove(absl::string_view ns, const Identity& identity);
 
   // Catalog. Order of entries of one document: generation, then tombstones over others, then serialised bytes; the
@@ -234,12 +289,13 @@ class Engine {
   // Administration.
   absl::StatusOr<std::vector<Manifest>> ListManifests(absl::string_view ns, const Identity& after, int64_t limit);
   Statistics Stats();
+  // Reads everything back and compares the index with itself. Nobody waits for it; what changes meanwhile is no
+  // problem.
   absl::StatusOr<VerifyOutcome> Verify(const std::function<bool(int64_t, int64_t)>& progress);
   void DropDramTier();
 
  private:
   friend class EncodingLease;
-  friend class GroupCommit;
   friend class PendingPush;
   struct TierCounters {
     std::atomic<int64_t> hits{0}, tokens{0}, bytes{0};
@@ -252,6 +308,7 @@ class Engine {
     std::atomic<int64_t> evicted_capacity{0}, evicted_quota{0}, removed{0}, unreferenced{0}, dropped_damaged{0};
     std::atomic<int64_t> integrity_failures{0}, double_claims{0};
     std::atomic<int64_t> scrubbed_encodings{0}, scrubbed_bytes{0}, scrub_rounds{0}, scrub_damaged{0};
+    std::atomic<int64_t> reads_repeated{0};
   };
 
   explicit Engine(const EngineOptions& options);
@@ -272,33 +329,65 @@ class Engine {
     ResidentLease resident;
     bool from_dram = false;
   };
+  // A load whose room is being made: others who want the encoding wait for that.
+  struct Load {
+    bool begun = false;
+    absl::Status status;
+  };
   // Leases what `use` names, loading it where it is not resident.
-  absl::StatusOr<Held> Hold(EntryUse use, absl::Time deadline);
-  absl::StatusOr<ResidentLease> Load(const EntryUse& use, std::shared_ptr<const Manifest> manifest,
-                                     absl::Time deadline);
+  absl::StatusOr<Held> Hold(EntryUse use, Eviction evict, absl::Time deadline);
+  absl::StatusOr<ResidentLease> StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline);
   absl::StatusOr<Manifest> ManifestOf(const EncodingKey& key, const Location& location);
   // Requests that move all of an encoding between memory and segments, in layer order; `done(offset, length, status)`
   // for each.
-  absl::StatusOr<std::vector<IoRequest>> Requests(
-      const Residency& residency, const Runs& runs, bool write,
-      std::function<void(int64_t, int64_t, const absl::Status&)> done) const;
-  // Its bytes are wrong: counts it, and the store stops serving it.
-  void DropDamaged(const EncodingKey& key, uint64_t sequence, bool count = true);
+  absl::StatusOr<std::vector<IoRequest>> Requests(const Residency& residency, const Runs& runs, bool write,
+                                                  RequestCutter::Done done) const;
+  // Makes the request repeat itself once where it fails.
+  void ReadTwice(IoRequest* request);
+  // Its bytes are wrong (`what`): counts it, says so, and the store stops serving it.
+  void DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count = true);
+  // False: it was dropped already.
+  bool DropLocked(const EncodingKey& key, uint64_t sequence, bool count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  std::vector<std::string> DocumentsOf(const EncodingKey& key) const;
+  void NoteDamage(const DamagedEncoding& damage);
+
+  // engine_catalog.cc
+  int64_t DocumentCount(absl::string_view ns);
+  void SetDocumentCount(absl::string_view ns, std::optional<int64_t> count);
 
   // engine_namespaces.cc
   absl::Status LoadNamespaces();
   absl::Status ForgetNamespace(absl::string_view ns);  // its limits
 
   // engine_verify.cc
+  // Whether the encoding was read back for a suspicion lately; it counts as such from now on.
+  bool NoteSuspect(uint64_t sequence);
   void VerifyIndex(std::vector<std::string>* problems);
+  void VerifyCatalog(const IndexSnapshot& now, std::vector<std::string>* problems);
+  // Whether the table has what the index has under this key.
+  bool Serves(const EncodingKey& key, const Location& location);
 
   // engine_scrub.cc
-  // Reads an encoding back from the segments, a few layers at a time, and checks it. `next` (may be empty) is asked
-  // before each layer is read, with its bytes; false ends it with CANCELLED.
-  absl::Status VerifyEncoding(const EntryUse& use, bool background, const std::function<bool(int64_t)>& next);
+  // Reads an encoding back from the segments, a few layers at a time and in the background, and checks it; what is
+  // wrong or cannot be read is read once more. `next` is asked before each layer is read, with its bytes; false ends it
+  // with CANCELLED. DATA_LOSS: damaged. UNAVAILABLE: it cannot be read now. NOT_FOUND: removed meanwhile.
+  absl::Status VerifyEncoding(const EntryUse& use, const std::function<bool(int64_t)>& next);
+  absl::Status ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next);
+  // An encoding that failed while it was read: it is read back by the checker, and dropped if it fails again.
+  struct Check {
+    EncodingKey key;
+    uint64_t sequence = 0;
+    bool counted = false;  // as an integrity failure
+  };
+  void AskCheck(const EncodingKey& key, uint64_t sequence, bool counted);
+  // Until no check of it waits or runs, or the deadline has passed.
+  void AwaitCheck(uint64_t sequence, absl::Time deadline);
+  std::optional<Check> NextCheck(absl::Time until);
+  void CheckOne(const Check& check);
+  bool closing() const;
   bool PaceScrub(int64_t bytes, absl::Time* free_at);
   bool ScrubRound();
-  void Scrub();
+  void RunChecks();
 
   // engine_write.cc
   absl::Status TakeSlabs(const std::shared_ptr<const Manifest>& manifest,
@@ -313,7 +402,7 @@ class Engine {
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
   // Of all of `put`'s source; each ends in PartDone.
   absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
-  // So many of `put`'s left() have come to their end; with the last of them it is the committer's.
+  // `part` bytes of the put's (PendingPut::left) have been written or given up; with the last it is the committer's.
   void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
   // For the committer (group_commit.h): makes the puts' bytes durable; then, where that went well, their records.
@@ -347,20 +436,35 @@ class Engine {
   std::unique_ptr<GroupCommit> group_commit_;
 
   Mutex space_mutex_;
-  std::array<Mutex, 16> load_mutexes_;  // by sequence: what is loaded by one is not loaded by another at the same time
   Mutex commit_mutex_;
-  std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(commit_mutex_);  // per namespace, tombstones excluded
+  Mutex documents_mutex_;  // taken for moments; whoever changes the index writes under commit_mutex_ as well
+  std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(documents_mutex_);  // per namespace, tombstones excluded
   std::atomic<uint64_t> next_sequence_{1};
   std::atomic<bool> disk_full_{false};  // growing failed; tried again after something was deleted
   std::atomic<bool> reserve_spent_{false};
+
+  Mutex loads_mutex_;
+  CondVar loads_changed_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(loads_mutex_);  // by sequence
+
+  Mutex damage_mutex_;
+  std::deque<DamagedEncoding> recent_damage_ ABSL_GUARDED_BY(damage_mutex_);
+  Mutex suspects_mutex_;
+  absl::flat_hash_set<uint64_t> suspects_ ABSL_GUARDED_BY(suspects_mutex_);  // sequences
+  std::deque<std::pair<absl::Time, uint64_t>> suspects_in_order_ ABSL_GUARDED_BY(suspects_mutex_);
+
+  mutable Mutex check_mutex_;
+  CondVar check_wake_;  // a check came or ended, or the engine is closing
+  std::deque<Check> checks_ ABSL_GUARDED_BY(check_mutex_);
+  absl::flat_hash_set<uint64_t> checking_ ABSL_GUARDED_BY(check_mutex_);  // sequences of those that wait or run
+  bool stop_checking_ ABSL_GUARDED_BY(check_mutex_) = false;
+  Thread checker_;
 
   Mutex maintain_mutex_;
   CondVar maintain_wake_;
   bool maintain_asked_ ABSL_GUARDED_BY(maintain_mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(maintain_mutex_) = false;
   Thread maintainer_;
-  CondVar scrub_wake_;
-  Thread scrubber_;
 };
 
 }  // namespace kvlink::engine

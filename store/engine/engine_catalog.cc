@@ -151,17 +151,30 @@ absl::StatusOr<std::vector<absl::Status>> Engine::PutEntries(absl::string_view n
   for (const Identity& identity : orphans) {
     for (EncodingKey& key : table_.Variants(ns, identity)) keys.push_back(std::move(key));
   }
-  int64_t documents = changes.documents();
-  if (const auto it = documents_.find(std::string(ns)); it != documents_.end()) documents += it->second;
-  documents = std::max<int64_t>(documents, 0);
+  const int64_t documents = std::max<int64_t>(DocumentCount(ns) + changes.documents(), 0);
   if (changes.documents() != 0) {
     std::string value;
     AppendField<uint64_t>(documents, &value);
     batch.PutMeta(absl::StrCat("documents/", ns), value);
   }
   KVLINK_RETURN_IF_ERROR(RemoveKeys(keys, &batch, &counters_.unreferenced));
-  if (changes.documents() != 0) documents_[std::string(ns)] = documents;
+  if (changes.documents() != 0) SetDocumentCount(ns, documents);
   return statuses;
+}
+
+int64_t Engine::DocumentCount(absl::string_view ns) {
+  MutexLock lock(&documents_mutex_);
+  const auto it = documents_.find(std::string(ns));
+  return it == documents_.end() ? 0 : it->second;
+}
+
+void Engine::SetDocumentCount(absl::string_view ns, std::optional<int64_t> count) {
+  MutexLock lock(&documents_mutex_);
+  if (count.has_value()) {
+    documents_[std::string(ns)] = *count;
+  } else {
+    documents_.erase(std::string(ns));
+  }
 }
 
 absl::StatusOr<Engine::NamespaceDeleted> Engine::DeleteNamespace(absl::string_view ns) {
@@ -189,10 +202,7 @@ absl::StatusOr<Engine::NamespaceDeleted> Engine::DeleteNamespace(absl::string_vi
           documents += entry->tombstone ? 0 : 1;
           return true;
         }));
-    int64_t left = 0;
-    if (const auto it = documents_.find(std::string(ns)); it != documents_.end() && more) {
-      left = std::max<int64_t>(0, it->second - documents);
-    }
+    const int64_t left = more ? std::max<int64_t>(0, DocumentCount(ns) - documents) : 0;
     if (more) {
       std::string value;
       AppendField<uint64_t>(left, &value);
@@ -201,8 +211,7 @@ absl::StatusOr<Engine::NamespaceDeleted> Engine::DeleteNamespace(absl::string_vi
       batch.DeleteMeta(absl::StrCat("documents/", ns));
     }
     KVLINK_RETURN_IF_ERROR(RemoveKeys({}, &batch, &counters_.removed));
-    documents_.erase(std::string(ns));
-    if (more) documents_[std::string(ns)] = left;
+    SetDocumentCount(ns, more ? std::optional<int64_t>(left) : std::nullopt);
     deleted.documents += documents;
   }
   for (Identity after;;) {

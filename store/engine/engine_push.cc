@@ -1,4 +1,6 @@
-// The engine's pushes: encodings that come from elsewhere into memory of the tier, and are written as they come.
+// The engine's pushes: encodings that come from elsewhere into memory of the tier, and are written as they come. A push
+// takes memory only as its slabs are about to come, so that one which announces much and sends nothing evicts little.
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -36,16 +38,27 @@ absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey
   if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
-  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency,
-                          tier_->MakeRoom(key.ns, std::move(places), /*may_evict=*/true, absl::InfinitePast()));
+  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency, tier_->MakeEmpty(key.ns, std::move(places)));
   ++counters_.pushes_open;
-  return std::unique_ptr<PendingPush>(new PendingPush(this, key, std::move(residency)));
+  std::unique_ptr<PendingPush> push(new PendingPush(this, key, std::move(residency)));
+  // One that finds no room at all is told so before anything is sent.
+  const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
+  KVLINK_RETURN_IF_ERROR(push->Reserve(first - lengths.begin()));
+  return push;
+}
+
+absl::Status PendingPush::Reserve(int64_t layer) {
+  if (lengths_[layer] == 0 || reserved_[layer]) return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(engine_->tier_->TakeLayer(residency_.get(), layer, Eviction::kAnything));
+  reserved_[layer] = true;
+  return absl::OkStatus();
 }
 
 PendingPush::PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency)
     : engine_(engine), key_(std::move(key)), residency_(std::move(residency)) {
   const size_t layers = residency_->manifest().layers.size();
   for (size_t layer = 0; layer < layers; ++layer) lengths_.push_back(static_cast<int64_t>(slab(layer).size()));
+  reserved_.resize(layers);
 }
 
 PendingPush::~PendingPush() {
@@ -70,16 +83,15 @@ absl::Status PendingPush::Accept(const Manifest& manifest) {
   residency_->SetManifest(std::make_shared<const Manifest>(manifest));
   put->source = residency_;
   put->kept = residency_;
-  auto writes = engine_->Writes(put);
-  if (!writes.ok()) {
-    engine_->table_.Free(key_.ns, put->location.runs);
-    return writes.status();
-  }
+  writes_ = std::make_unique<RequestCutter>(
+      engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(), /*write=*/true,
+      [engine = engine_, put](int64_t, int64_t length, const absl::Status& status) {
+        engine->PartDone(put, length, status);
+      });
   {
     MutexLock lock(&put->mutex);
     put->left = put->location.bytes + 1;  // the one: EndPush
   }
-  writes_ = *std::move(writes);
   put_ = std::move(put);
   ++engine_->counters_.puts_in_flight;
   for (const int64_t length : lengths_) verified_.push_back(length == 0);
@@ -87,7 +99,9 @@ absl::Status PendingPush::Accept(const Manifest& manifest) {
 }
 
 absl::Status PendingPush::WriteLayer(int64_t layer) {
-  if (put_ == nullptr || verified_[layer]) return absl::InvalidArgumentError("push: not a layer to be written now");
+  if (put_ == nullptr || verified_[layer] || slab(layer).data() == nullptr) {
+    return absl::InvalidArgumentError("push: not a layer to be written now");
+  }
   // What no checksum covers must not be what the memory held before.
   const absl::Span<std::byte> bytes = slab(layer);
   const int64_t used = residency_->manifest().shape(layer).used_bytes();
@@ -99,23 +113,20 @@ absl::Status PendingPush::WriteLayer(int64_t layer) {
   }
   residency_->SetVerified(layer);
   verified_[layer] = true;
-  SubmitVerified();
-  return absl::OkStatus();
+  return SubmitVerified();
 }
 
 // In the order of the layers, so that a write may hold several: those before the first that is not verified.
-void PendingPush::SubmitVerified() {
-  while (verified_layers_ < verified_.size() && verified_[verified_layers_]) {
-    verified_bytes_ += lengths_[verified_layers_++];
+absl::Status PendingPush::SubmitVerified() {
+  for (; cut_layers_ < verified_.size() && verified_[cut_layers_]; ++cut_layers_) {
+    if (lengths_[cut_layers_] == 0) continue;
+    failure_ = writes_->Add(slab(static_cast<int64_t>(cut_layers_)));
+    if (!failure_.ok()) return failure_;
   }
-  std::vector<IoRequest> due;
-  for (; next_write_ < writes_.size(); ++next_write_) {
-    IoRequest& write = writes_[next_write_];
-    if (submitted_bytes_ + write.length > verified_bytes_) break;
-    submitted_bytes_ += write.length;
-    due.push_back(std::move(write));
-  }
+  std::vector<IoRequest> due = writes_->Take(/*all=*/cut_layers_ == verified_.size());
+  for (const IoRequest& write : due) submitted_bytes_ += write.length;
   if (!due.empty()) engine_->io_->Submit(std::move(due));
+  return absl::OkStatus();
 }
 
 std::shared_ptr<PendingPut> PendingPush::Release(int64_t* left) {
@@ -132,7 +143,7 @@ void Engine::EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const
 void Engine::CommitPush(std::unique_ptr<PendingPush> push, std::function<void(absl::StatusOr<PutOutcome>)> done) {
   if (push->put_ == nullptr) return done(absl::InvalidArgumentError("push: it has no manifest"));
   absl::Status status = push->failure_;
-  if (status.ok() && push->next_write_ < push->writes_.size()) {
+  if (status.ok() && push->cut_layers_ < push->verified_.size()) {
     status = absl::InvalidArgumentError("push: not all layers have been written");
   }
   int64_t left = 0;

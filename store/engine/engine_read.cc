@@ -1,4 +1,5 @@
-// The engine's reading side: lookups, leases, loading in layer order.
+// The engine's reading side: lookups, leases, loading in layer order. Nobody holds a lock while room is made or bytes
+// are read; who wants what is being loaded waits for that one load.
 #include <algorithm>
 #include <utility>
 
@@ -8,10 +9,17 @@
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
+namespace {
+
+constexpr int64_t kMaxNamedDocuments = 16;  // of those that refer to one damaged encoding
+constexpr size_t kMaxRecentDamage = 64;
+
+}  // namespace
 
 absl::Status EncodingLease::WaitLayer(int64_t layer, absl::Time deadline) {
   const absl::Status status = resident_->WaitLayer(layer, deadline);
-  if (absl::IsDataLoss(status)) engine_->DropDamaged(use_.key(), use_.location().sequence);
+  // Whoever is told of damage finds the encoding gone, or whole, when they ask again.
+  if (absl::IsDataLoss(status)) engine_->AwaitCheck(use_.location().sequence, deadline);
   return status;
 }
 
@@ -37,7 +45,7 @@ absl::StatusOr<std::unique_ptr<EncodingLease>> Engine::Read(const EncodingKey& k
     ++counters_.misses;
     return absl::NotFoundError(use ? "a miss: the store holds another etag" : "a miss");
   }
-  KVLINK_ASSIGN_OR_RETURN(Held held, Hold(std::move(use), deadline));
+  KVLINK_ASSIGN_OR_RETURN(Held held, Hold(std::move(use), Eviction::kAnything, deadline));
   const Location& location = held.use.location();
   TierCounters& hits = held.from_dram ? counters_.dram : counters_.segments;
   ++hits.hits;
@@ -47,19 +55,43 @@ absl::StatusOr<std::unique_ptr<EncodingLease>> Engine::Read(const EncodingKey& k
       new EncodingLease(this, std::move(held.use), std::move(held.resident), held.from_dram));
 }
 
-absl::StatusOr<Engine::Held> Engine::Hold(EntryUse use, absl::Time deadline) {
-  if (ResidentLease resident = tier_->Acquire(use.location().sequence)) {
-    const bool from_dram = resident->complete();
-    return Held{std::move(use), std::move(resident), from_dram};
+absl::StatusOr<Engine::Held> Engine::Hold(EntryUse use, Eviction evict, absl::Time deadline) {
+  const uint64_t sequence = use.location().sequence;
+  for (;;) {
+    if (ResidentLease resident = tier_->Acquire(sequence)) {
+      const bool from_dram = resident->complete();
+      return Held{std::move(use), std::move(resident), from_dram};
+    }
+    // Of those who want it, one loads it; the others wait for no more than its room to be found.
+    std::shared_ptr<Load> load;
+    bool mine = false;
+    {
+      MutexLock lock(&loads_mutex_);
+      std::shared_ptr<Load>& entry = loads_[sequence];
+      mine = entry == nullptr;
+      if (mine) entry = std::make_shared<Load>();
+      load = entry;
+      while (!mine && !load->begun) {
+        if (!loads_changed_.WaitUntil(&loads_mutex_, deadline) && !load->begun) {
+          return absl::DeadlineExceededError("read: the deadline passed while another read made room");
+        }
+      }
+    }
+    if (!mine) {
+      KVLINK_RETURN_IF_ERROR(load->status);
+      continue;
+    }
+    absl::StatusOr<ResidentLease> resident = StartLoad(use, evict, deadline);
+    {
+      MutexLock lock(&loads_mutex_);
+      load->status = resident.status();
+      load->begun = true;
+      loads_.erase(sequence);
+      loads_changed_.SignalAll();
+    }
+    KVLINK_RETURN_IF_ERROR(resident.status());
+    return Held{std::move(use), *std::move(resident), false};
   }
-  auto manifest = ManifestOf(use.key(), use.location());
-  if (!manifest.ok()) {
-    if (absl::IsDataLoss(manifest.status())) DropDamaged(use.key(), use.location().sequence);
-    return manifest.status();
-  }
-  KVLINK_ASSIGN_OR_RETURN(ResidentLease resident,
-                          Load(use, std::make_shared<const Manifest>(*std::move(manifest)), deadline));
-  return Held{std::move(use), std::move(resident), false};
 }
 
 absl::Status Engine::Touch(const EncodingKey& key) {
@@ -73,7 +105,7 @@ absl::Status Engine::Prefetch(const EncodingKey& key, absl::Time deadline) {
   EntryUse use = table_.Use(key, /*touch=*/true);
   if (!use) return absl::NotFoundError("a miss: nothing to prefetch");
   // The load goes on without the lease.
-  return Hold(std::move(use), deadline).status();
+  return Hold(std::move(use), Eviction::kBelowShare, deadline).status();
 }
 
 absl::StatusOr<Manifest> Engine::ManifestOf(const EncodingKey& key, const Location& location) {
@@ -105,8 +137,7 @@ absl::StatusOr<Manifest> Engine::ManifestOf(const EncodingKey& key, const Locati
   return manifest;
 }
 
-absl::StatusOr<ResidentLease> Engine::Load(const EntryUse& use, std::shared_ptr<const Manifest> manifest,
-                                           absl::Time deadline) {
+absl::StatusOr<ResidentLease> Engine::StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline) {
   struct Loading {
     explicit Loading(std::atomic<int64_t>* in_flight) : in_flight(in_flight) { ++*in_flight; }
     ~Loading() { --*in_flight; }
@@ -114,83 +145,131 @@ absl::StatusOr<ResidentLease> Engine::Load(const EntryUse& use, std::shared_ptr<
     EntryUse use;
     std::shared_ptr<Residency> residency;
   };
+  const EncodingKey key = use.key();
   const uint64_t sequence = use.location().sequence;
-  MutexLock lock(&load_mutexes_[sequence % load_mutexes_.size()]);
-  if (ResidentLease resident = tier_->Acquire(sequence)) return resident;
+  auto manifest = ManifestOf(key, use.location());
+  if (!manifest.ok()) {
+    if (absl::IsDataLoss(manifest.status())) DropDamaged(key, sequence, manifest.status().message());
+    return manifest.status();
+  }
   // The blocks stay ours until the last read has landed, whatever happens to the lease.
   const auto hold = std::make_shared<Loading>(&counters_.loads_in_flight);
-  hold->use = table_.Use(use.key(), /*touch=*/false);
+  hold->use = table_.Use(key, /*touch=*/false);
   if (!hold->use || hold->use.location().sequence != sequence) return absl::NotFoundError("a miss: removed meanwhile");
   KVLINK_ASSIGN_OR_RETURN(hold->residency,
-                          tier_->MakeRoom(use.key().ns, std::move(manifest), /*may_evict=*/true, deadline));
+                          tier_->MakeRoom(key.ns, std::make_shared<const Manifest>(*std::move(manifest)), evict,
+                                          std::min(deadline, SteadyNow() + options_.wait_for_room)));
   KVLINK_ASSIGN_OR_RETURN(std::vector<IoRequest> requests,
                           Requests(*hold->residency, use.location().runs, /*write=*/false,
                                    [hold](int64_t offset, int64_t length, const absl::Status& status) {
                                      hold->residency->Landed(offset, length, status);
                                    }));
+  for (IoRequest& request : requests) ReadTwice(&request);
+  hold->residency->OnFailed([this, key, sequence, only = hold->residency.get()](bool wrong, const absl::Status& why) {
+    // So that the next reader reads it anew; those who hold this stay keep what has landed of it.
+    tier_->Forget(sequence, only);
+    if (absl::IsDataLoss(why)) AskCheck(key, sequence, /*counted=*/wrong);
+    if (wrong) ++counters_.integrity_failures;
+  });
   bool added = false;
-  ResidentLease resident = tier_->Add(sequence, hold->residency, table_.Pinned(use.key()), &added);
+  ResidentLease resident = tier_->Add(sequence, hold->residency, table_.Pinned(key), &added);
   counters_.bytes_read += use.location().bytes;
   io_->Submit(std::move(requests));
   return resident;
 }
 
-absl::StatusOr<std::vector<IoRequest>> Engine::Requests(
-    const Residency& residency, const Runs& runs, bool write,
-    std::function<void(int64_t, int64_t, const absl::Status&)> done) const {
-  std::vector<IoRequest> requests;
-  const auto shared_done =
-      std::make_shared<std::function<void(int64_t, int64_t, const absl::Status&)>>(std::move(done));
-  const int64_t chunk_bytes = tier_->chunk_bytes();
-  const int64_t most = write ? kWriteBytes : kReadBytes;
-  size_t run = 0;
-  int64_t in_run = 0;    // bytes of the run already used
-  int64_t position = 0;  // in the encoding
-  int64_t request_start = 0;
-  const std::vector<LayerManifest>& layers = residency.manifest().layers;
-  for (size_t layer = 0; layer < layers.size(); ++layer) {
-    absl::Span<std::byte> rest = residency.slab(layer);
-    while (!rest.empty()) {
-      if (run < runs.size() && in_run == int64_t{runs[run].count} * kSegmentBlockBytes) {
-        ++run;
-        in_run = 0;
-      }
-      if (run >= runs.size()) return absl::DataLossError("the location record has too few blocks");
-      int64_t file_offset = 0;
-      File* const file = segments_->Locate(runs[run].first, &file_offset);
-      if (file == nullptr) return absl::DataLossError("the location record names a segment that is not there");
-      file_offset += in_run;
-      // Not beyond the run, nor beyond the chunk of registered memory.
-      const int64_t in_chunk = static_cast<int64_t>(reinterpret_cast<uintptr_t>(rest.data()) % chunk_bytes);
-      const int64_t length =
-          std::min({static_cast<int64_t>(rest.size()), int64_t{runs[run].count} * kSegmentBlockBytes - in_run, most,
-                    chunk_bytes - in_chunk});
-      IoRequest* last = requests.empty() ? nullptr : &requests.back();
-      const bool joins = last != nullptr && last->file == file && last->offset + last->length == file_offset &&
-                         last->data + last->length == rest.data() && last->length + length <= most && in_chunk != 0;
-      if (joins) {
-        last->length += length;
-      } else {
-        request_start = position;
-        requests.push_back(
-            {.file = file, .write = write, .offset = file_offset, .data = rest.data(), .length = length});
-      }
-      IoRequest& request = requests.back();
-      request.done = [shared_done, start = request_start, bytes = request.length](const absl::Status& status) {
-        (*shared_done)(start, bytes, status);
-      };
-      rest.remove_prefix(length);
-      in_run += length;
-      position += length;
-    }
-  }
-  return requests;
+// A read that fails is asked for once more, at once and into the same place: most that fail, fail once. What fails
+// twice for want of something (memory, a request that was cancelled) says nothing about the bytes, and is not called
+// damage.
+void Engine::ReadTwice(IoRequest* request) {
+  request->done = [this, io = io_.get(), again = *request](const absl::Status& first) mutable {
+    if (first.ok()) return again.done(first);
+    ++counters_.reads_repeated;
+    again.done = [done = std::move(again.done)](const absl::Status& second) {
+      if (second.ok() || absl::IsDataLoss(second)) return done(second);
+      done(absl::UnavailableError(absl::StrCat(second.message(), " (twice); try again")));
+    };
+    std::vector<IoRequest> requests;
+    requests.push_back(std::move(again));
+    io->Submit(std::move(requests));
+  };
 }
 
-void Engine::DropDamaged(const EncodingKey& key, uint64_t sequence, bool count) {
-  MutexLock lock(&commit_mutex_);
+absl::StatusOr<std::vector<IoRequest>> Engine::Requests(const Residency& residency, const Runs& runs, bool write,
+                                                        RequestCutter::Done done) const {
+  RequestCutter cutter(segments_.get(), runs, tier_->chunk_bytes(), write, std::move(done));
+  for (size_t layer = 0; layer < residency.manifest().layers.size(); ++layer) {
+    KVLINK_RETURN_IF_ERROR(cutter.Add(residency.slab(static_cast<int64_t>(layer))));
+  }
+  return cutter.Take(/*all=*/true);
+}
+
+RequestCutter::RequestCutter(const SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done)
+    : segments_(segments),
+      runs_(std::move(runs)),
+      chunk_bytes_(chunk_bytes),
+      max_bytes_(write ? kWriteBytes : kReadBytes),
+      write_(write),
+      done_(std::make_shared<const Done>(std::move(done))) {}
+
+absl::Status RequestCutter::Add(absl::Span<std::byte> slab) {
+  while (!slab.empty()) {
+    if (run_ < runs_.size() && in_run_ == int64_t{runs_[run_].count} * kSegmentBlockBytes) {
+      ++run_;
+      in_run_ = 0;
+    }
+    if (run_ >= runs_.size()) return absl::DataLossError("the location record has too few blocks");
+    int64_t file_offset = 0;
+    File* const file = segments_->Locate(runs_[run_].first, &file_offset);
+    if (file == nullptr) return absl::DataLossError("the location record names a segment that is not there");
+    file_offset += in_run_;
+    // Not beyond the run, nor beyond the chunk of registered memory.
+    const int64_t in_chunk = static_cast<int64_t>(reinterpret_cast<uintptr_t>(slab.data()) % chunk_bytes_);
+    const int64_t length =
+        std::min({static_cast<int64_t>(slab.size()), int64_t{runs_[run_].count} * kSegmentBlockBytes - in_run_,
+                  max_bytes_, chunk_bytes_ - in_chunk});
+    IoRequest* const last = requests_.empty() ? nullptr : &requests_.back();
+    const bool joins = last != nullptr && last->file == file && last->offset + last->length == file_offset &&
+                       last->data + last->length == slab.data() && last->length + length <= max_bytes_ && in_chunk != 0;
+    if (joins) {
+      last->length += length;
+    } else {
+      start_ = position_;
+      requests_.push_back(
+          {.file = file, .write = write_, .offset = file_offset, .data = slab.data(), .length = length});
+    }
+    IoRequest& request = requests_.back();
+    request.done = [done = done_, start = start_, bytes = request.length](const absl::Status& status) {
+      (*done)(start, bytes, status);
+    };
+    slab.remove_prefix(length);
+    in_run_ += length;
+    position_ += length;
+  }
+  return absl::OkStatus();
+}
+
+std::vector<IoRequest> RequestCutter::Take(bool all) {
+  std::vector<IoRequest> taken = std::exchange(requests_, {});
+  if (!all && !taken.empty()) {
+    requests_.push_back(std::move(taken.back()));
+    taken.pop_back();
+  }
+  return taken;
+}
+
+void Engine::DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count) {
+  const DamagedEncoding damage{key, std::string(what), DocumentsOf(key)};
+  {
+    MutexLock lock(&commit_mutex_);
+    if (!DropLocked(key, sequence, count)) return;
+  }
+  NoteDamage(damage);
+}
+
+bool Engine::DropLocked(const EncodingKey& key, uint64_t sequence, bool count) {
   const auto now = table_.Find(key);
-  if (!now.has_value() || now->sequence != sequence) return;  // dropped already
+  if (!now.has_value() || now->sequence != sequence) return false;  // dropped already
   if (count) ++counters_.integrity_failures;
   ++counters_.dropped_damaged;
   if (!options_.read_only) {
@@ -203,11 +282,26 @@ void Engine::DropDamaged(const EncodingKey& key, uint64_t sequence, bool count) 
       table_.Remove(key, sequence);
       kept.Abandon();
       tier_->Forget(sequence);
-      return;
+      return true;
     }
   }
   table_.Remove(key, sequence);
   tier_->Forget(sequence);
+  return true;
+}
+
+std::vector<std::string> Engine::DocumentsOf(const EncodingKey& key) const {
+  auto documents = index_->ReferringTo(key.ns, key.identity, kMaxNamedDocuments);
+  return documents.ok() ? *std::move(documents) : std::vector<std::string>();
+}
+
+void Engine::NoteDamage(const DamagedEncoding& damage) {
+  {
+    MutexLock lock(&damage_mutex_);
+    recent_damage_.push_back(damage);
+    if (recent_damage_.size() > kMaxRecentDamage) recent_damage_.pop_front();
+  }
+  if (options_.damage_found) options_.damage_found(damage);
 }
 
 }  // namespace kvlink::engine

@@ -1,5 +1,6 @@
-// Reading encodings back from the segments, past the DRAM tier: for Verify, Suspect, and the scrubber in the
-// background.
+// Reading encodings back from the segments, past the DRAM tier: for Verify, Suspect, what failed while it was read, and
+// the scrubber. Whatever a first reading finds wrong is read once more before it counts: a device that fails once is
+// not a damaged encoding. One thread does what nobody waits for: first what was asked for, then rounds over everything.
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,7 +18,7 @@ namespace {
 
 constexpr size_t kLayersAhead = 4;  // of one encoding in memory
 constexpr int64_t kKeysAtOnce = 256;
-constexpr absl::Duration kBetweenRounds = absl::Seconds(1);  // at least
+constexpr size_t kMaxChecks = 1024;  // that wait: what finds no place is found again by whoever reads it next
 // The scrubber waits while somebody waits for reads, but not forever.
 constexpr absl::Duration kMaxYield = absl::Milliseconds(100);
 constexpr int kNice = 15;
@@ -48,7 +49,13 @@ struct LayerBuffers {
 
 }  // namespace
 
-absl::Status Engine::VerifyEncoding(const EntryUse& use, bool background, const std::function<bool(int64_t)>& next) {
+absl::Status Engine::VerifyEncoding(const EntryUse& use, const std::function<bool(int64_t)>& next) {
+  const absl::Status first = ReadBack(use, next);
+  if (!absl::IsDataLoss(first) && !absl::IsUnavailable(first)) return first;
+  return ReadBack(use, next);
+}
+
+absl::Status Engine::ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next) {
   KVLINK_ASSIGN_OR_RETURN(Manifest parsed, ManifestOf(use.key(), use.location()));
   const auto manifest = std::make_shared<const Manifest>(std::move(parsed));
   const size_t layers = manifest->layers.size();
@@ -59,6 +66,10 @@ absl::Status Engine::VerifyEncoding(const EntryUse& use, bool background, const 
                                    [residency, buffers](int64_t offset, int64_t length, const absl::Status& status) {
                                      residency->Landed(offset, length, status);
                                    }));
+  for (IoRequest& request : requests) {
+    request.background = true;
+    ReadTwice(&request);
+  }
   auto request = requests.begin();
   size_t submitted = 0;
   for (size_t layer = 0; layer < layers; ++layer) {
@@ -67,7 +78,6 @@ absl::Status Engine::VerifyEncoding(const EntryUse& use, bool background, const 
       if (next && !next(left)) return absl::CancelledError("stopped");
       std::vector<IoRequest> of_layer;
       while (left > 0 && request != requests.end()) {
-        request->background = background;
         left -= request->length;
         of_layer.push_back(std::move(*request++));
       }
@@ -78,20 +88,64 @@ absl::Status Engine::VerifyEncoding(const EntryUse& use, bool background, const 
   return absl::OkStatus();
 }
 
-// Waits until so many bytes more are within the limit, and nobody waits for reads. False: the engine is closing.
+void Engine::AskCheck(const EncodingKey& key, uint64_t sequence, bool counted) {
+  MutexLock lock(&check_mutex_);
+  if (checks_.size() >= kMaxChecks || !checking_.insert(sequence).second) return;
+  checks_.push_back({key, sequence, counted});
+  check_wake_.SignalAll();
+}
+
+void Engine::AwaitCheck(uint64_t sequence, absl::Time deadline) {
+  MutexLock lock(&check_mutex_);
+  while (checking_.contains(sequence) && !stop_checking_) {
+    if (!check_wake_.WaitUntil(&check_mutex_, deadline)) return;
+  }
+}
+
+// The next check, or nothing: it is `until`, or the engine is closing.
+std::optional<Engine::Check> Engine::NextCheck(absl::Time until) {
+  MutexLock lock(&check_mutex_);
+  while (checks_.empty() && !stop_checking_) {
+    if (!check_wake_.WaitUntil(&check_mutex_, until)) return std::nullopt;
+  }
+  if (stop_checking_) return std::nullopt;
+  Check check = std::move(checks_.front());
+  checks_.pop_front();
+  return check;
+}
+
+void Engine::CheckOne(const Check& check) {
+  const EntryUse use = table_.Use(check.key, /*touch=*/false);
+  if (use && use.location().sequence == check.sequence) {
+    const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
+    if (absl::IsDataLoss(status)) DropDamaged(check.key, check.sequence, status.message(), !check.counted);
+  }
+  MutexLock lock(&check_mutex_);
+  checking_.erase(check.sequence);
+  check_wake_.SignalAll();
+}
+
+bool Engine::closing() const {
+  MutexLock lock(&check_mutex_);
+  return stop_checking_;
+}
+
+// Waits until so many bytes more are within the limit, and nobody waits for reads; does what was asked for meanwhile.
+// False: the engine is closing.
 bool Engine::PaceScrub(int64_t bytes, absl::Time* free_at) {
-  const absl::Time now = SteadyNow();
-  const absl::Time start = std::max(*free_at, now);
+  const absl::Time start = std::max(*free_at, SteadyNow());
   *free_at = start + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(options_.scrub_bytes_per_second));
+  while (SteadyNow() < start) {
+    if (const auto check = NextCheck(start)) CheckOne(*check);
+    if (closing()) return false;
+  }
   const absl::Time yield_until = start + kMaxYield;
-  MutexLock lock(&maintain_mutex_);
-  while (!stop_ && SteadyNow() < start) scrub_wake_.WaitUntil(&maintain_mutex_, start);
-  while (!stop_ && SteadyNow() < yield_until) {
+  while (SteadyNow() < yield_until) {
     const BulkIo::Depths depths = io_->depths();
     if (depths.reads_waiting + depths.reads_in_flight == 0) break;
-    scrub_wake_.WaitUntil(&maintain_mutex_, SteadyNow() + absl::Milliseconds(1));
+    absl::SleepFor(absl::Milliseconds(1));
   }
-  return !stop_;
+  return !closing();
 }
 
 bool Engine::ScrubRound() {
@@ -104,11 +158,10 @@ bool Engine::ScrubRound() {
     for (const EncodingKey& key : *keys) {
       const EntryUse use = table_.Use(key, /*touch=*/false);
       if (!use) continue;  // removed meanwhile
-      const absl::Status status =
-          VerifyEncoding(use, /*background=*/true, [&](int64_t bytes) { return PaceScrub(bytes, &free_at); });
+      const absl::Status status = VerifyEncoding(use, [&](int64_t bytes) { return PaceScrub(bytes, &free_at); });
       if (absl::IsCancelled(status)) return false;
       if (absl::IsDataLoss(status)) {
-        DropDamaged(key, use.location().sequence);
+        DropDamaged(key, use.location().sequence, status.message());
         ++counters_.scrub_damaged;
       }
       ++counters_.scrubbed_encodings;
@@ -118,16 +171,19 @@ bool Engine::ScrubRound() {
   }
 }
 
-void Engine::Scrub() {
+void Engine::RunChecks() {
   // Its checksums are to take no reader's processor; without permission to step back it just goes on.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
-  for (;;) {
-    const absl::Time next = SteadyNow() + kBetweenRounds;
-    if (!ScrubRound()) return;
-    ++counters_.scrub_rounds;
-    MutexLock lock(&maintain_mutex_);
-    while (!stop_ && SteadyNow() < next) scrub_wake_.WaitUntil(&maintain_mutex_, next);
-    if (stop_) return;
+  const bool scrubs = options_.scrub_bytes_per_second > 0 && !options_.read_only;
+  absl::Time next_round = scrubs ? SteadyNow() : absl::InfiniteFuture();
+  while (!closing()) {
+    if (SteadyNow() >= next_round) {
+      next_round = SteadyNow() + options_.scrub_round;
+      if (!ScrubRound()) return;
+      ++counters_.scrub_rounds;
+    } else if (const auto check = NextCheck(next_round)) {
+      CheckOne(*check);
+    }
   }
 }
 

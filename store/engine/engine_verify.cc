@@ -1,8 +1,11 @@
-// The engine's check on demand: every byte in the segments, and the index against itself.
+// The engine's check on demand: every byte in the segments, and the index against itself. The index is compared as it
+// was at one moment, in a snapshot, so that nobody has to wait for the comparison; what differs from the store as it is
+// now is looked at again before it is called a problem.
 #include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/little_endian.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/index/index.h"
@@ -12,8 +15,12 @@ namespace {
 
 // A message per kind of problem would do; a broken disk must not fill memory with them.
 constexpr size_t kMaxProblems = 1000;
+constexpr size_t kMaxDamaged = 10000;
+constexpr int64_t kKeysAtOnce = 256;
+constexpr absl::string_view kDocumentsPrefix = "documents/";
 // For reads that are under way already.
 constexpr absl::Duration kMaxWait = absl::Seconds(30);
+constexpr size_t kMaxSuspects = 4096;  // remembered
 
 void Report(std::string problem, std::vector<std::string>* problems) {
   if (problems->size() < kMaxProblems) problems->push_back(std::move(problem));
@@ -31,7 +38,7 @@ absl::StatusOr<std::vector<Manifest>> Engine::ListManifests(absl::string_view ns
     auto manifest = ManifestOf(key, *location);
     if (absl::IsNotFound(manifest.status())) continue;
     if (absl::IsDataLoss(manifest.status())) {
-      DropDamaged(key, location->sequence);
+      DropDamaged(key, location->sequence, manifest.status().message());
       continue;
     }
     KVLINK_RETURN_IF_ERROR(manifest.status());
@@ -44,85 +51,123 @@ absl::Status Engine::Suspect(const EncodingKey& key) {
   EntryUse use = table_.Use(key, /*touch=*/false);
   if (!use) return absl::NotFoundError("a miss: nothing to suspect");
   const uint64_t sequence = use.location().sequence;
+  ResidentLease resident = tier_->Acquire(sequence);
+  const bool checked_lately = NoteSuspect(sequence);
   bool counted = false;
-  if (ResidentLease resident = tier_->Acquire(sequence)) {
+  if (resident) {
     absl::Status status;
     for (size_t layer = 0; layer < resident->manifest().layers.size() && status.ok(); ++layer) {
       if (resident->manifest().layers[layer].length == 0) continue;
       // Verified once already, perhaps: what was right then is what is in doubt.
       status = resident->WaitLayer(layer, SteadyNow() + kMaxWait);
-      if (status.ok()) status = resident->manifest().VerifyLayer(layer, resident->slab(layer));
-    }
-    if (absl::IsDeadlineExceeded(status)) return status;
-    if (!status.ok()) {
+      if (!status.ok()) break;  // whoever loaded it has heard of it, too
+      status = resident->manifest().VerifyLayer(layer, resident->slab(layer));
+      if (status.ok()) continue;
       ++counters_.integrity_failures;
       counted = true;
-      tier_->Forget(sequence);
+      tier_->Forget(sequence, &*resident);
     }
+    if (absl::IsDeadlineExceeded(status)) return status;
+    counted |= absl::IsDataLoss(status);
   }
-  const absl::Status status = VerifyEncoding(use, /*background=*/false, {});
-  if (absl::IsDataLoss(status)) DropDamaged(key, sequence, /*count=*/!counted);
+  if (checked_lately && !counted) return absl::OkStatus();
+  const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
+  if (absl::IsDataLoss(status)) DropDamaged(key, sequence, status.message(), /*count=*/!counted);
+  if (!status.ok()) {  // not found intact: whoever asks next is not told that it was
+    MutexLock lock(&suspects_mutex_);
+    suspects_.erase(sequence);
+  }
   return status;
+}
+
+bool Engine::NoteSuspect(uint64_t sequence) {
+  const absl::Time now = SteadyNow();
+  MutexLock lock(&suspects_mutex_);
+  while (!suspects_in_order_.empty() && (suspects_in_order_.front().first + options_.suspect_interval <= now ||
+                                         suspects_in_order_.size() > kMaxSuspects)) {
+    suspects_.erase(suspects_in_order_.front().second);
+    suspects_in_order_.pop_front();
+  }
+  if (!suspects_.insert(sequence).second) return true;
+  suspects_in_order_.emplace_back(now, sequence);
+  return false;
 }
 
 absl::StatusOr<Engine::VerifyOutcome> Engine::Verify(const std::function<bool(int64_t, int64_t)>& progress) {
   VerifyOutcome outcome;
   outcome.index_problems = segments_->problems();
-  std::vector<EncodingKey> keys;
-  const absl::Status scanned = index_->ScanLocations([&](EncodingKey key, absl::StatusOr<Location> location) {
-    if (!location.ok()) {
-      Report(absl::StrCat(key.ns, "/", key.identity.Hex(), ": ", location.status().message()), &outcome.index_problems);
+  std::optional<EncodingKey> after;
+  for (;;) {
+    const auto keys = index_->KeysAfter(after, kKeysAtOnce);
+    if (!keys.ok()) Report(std::string(keys.status().message()), &outcome.index_problems);
+    if (!keys.ok() || keys->empty()) break;
+    for (const EncodingKey& key : *keys) {
+      const EntryUse use = table_.Use(key, /*touch=*/false);
+      if (!use) continue;  // removed meanwhile, or its record does not parse, which VerifyIndex says
+      const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
+      if (absl::IsNotFound(status)) continue;
+      if (absl::IsDataLoss(status)) {
+        if (outcome.damaged.size() < kMaxDamaged) {
+          outcome.damaged.push_back({key, std::string(status.message()), DocumentsOf(key)});
+        }
+        DropDamaged(key, use.location().sequence, status.message());
+      } else if (!status.ok()) {
+        return status;
+      }
+      ++outcome.encodings;
+      outcome.bytes += use.location().bytes;
+      if (progress && !progress(outcome.bytes, std::max(table_.bytes(), outcome.bytes))) return outcome;
     }
-    keys.push_back(std::move(key));
-  });
-  if (!scanned.ok()) Report(std::string(scanned.message()), &outcome.index_problems);
-  int64_t total = table_.bytes();
-  for (const EncodingKey& key : keys) {
-    EntryUse use = table_.Use(key, /*touch=*/false);
-    if (!use) continue;  // removed meanwhile
-    const absl::Status status = VerifyEncoding(use, /*background=*/false, {});
-    if (absl::IsNotFound(status)) continue;
-    if (absl::IsDataLoss(status)) {
-      outcome.damaged.push_back({key, std::string(status.message())});
-      DropDamaged(key, use.location().sequence);
-    } else if (!status.ok()) {
-      return status;
-    }
-    ++outcome.encodings;
-    outcome.bytes += use.location().bytes;
-    if (progress && !progress(outcome.bytes, std::max(total, outcome.bytes))) return outcome;
+    after = keys->back();
   }
   VerifyIndex(&outcome.index_problems);
   return outcome;
+}
+
+bool Engine::Serves(const EncodingKey& key, const Location& location) {
+  const auto served = table_.Find(key);
+  if (served.has_value() && served->sequence == location.sequence) return true;
+  // Removed or replaced since the snapshot; or between a commit and the table's following it, which this lock excludes.
+  MutexLock lock(&commit_mutex_);
+  return table_.Find(key).has_value() || !index_->HasLocation(key);
 }
 
 void Engine::VerifyIndex(std::vector<std::string>* problems) {
   const auto note = [problems](const absl::Status& status) {
     if (!status.ok()) Report(std::string(status.message()), problems);
   };
-  // No change may come between the scans.
-  MutexLock lock(&commit_mutex_);
   note(index_->VerifyChecksums());
+  const IndexSnapshot now(index_.get());
   int64_t manifests = 0, locations = 0;
-  note(index_->ScanLocations([&](EncodingKey key, absl::StatusOr<Location> location) {
-    ++locations;
-    const auto known = table_.Find(key);
-    if (location.ok() && (!known.has_value() || known->sequence != location->sequence)) {
-      if (!options_.read_only)
-        Report(absl::StrCat(key.ns, "/", key.identity.Hex(), ": a location record the store does not serve"), problems);
-    }
-  }));
-  note(index_->ScanManifestKeys([&](const EncodingKey& key) {
-    ++manifests;
-    if (!options_.read_only && !table_.Find(key).has_value()) {
-      Report(absl::StrCat(key.ns, "/", key.identity.Hex(), ": a manifest without a location record"), problems);
-    }
-  }));
+  note(index_->ScanLocations(
+      [&](const EncodingKey& key, const absl::StatusOr<Location>& location) {
+        ++locations;
+        const std::string name = absl::StrCat(key.ns, "/", key.identity.Hex(), ": ");
+        if (!location.ok()) {
+          Report(name + std::string(location.status().message()), problems);
+        } else if (!options_.read_only && !Serves(key, *location)) {
+          Report(name + "a location record the store does not serve", problems);
+        }
+      },
+      &now));
+  note(index_->ScanManifestKeys(
+      [&](const EncodingKey& key) {
+        ++manifests;
+        if (options_.read_only || index_->HasLocation(key, &now)) return;
+        Report(absl::StrCat(key.ns, "/", key.identity.Hex(), ": a manifest without a location record"), problems);
+      },
+      &now));
   if (manifests != locations) Report(absl::StrCat(locations, " location records, ", manifests, " manifests"), problems);
+  VerifyCatalog(now, problems);
+}
 
+void Engine::VerifyCatalog(const IndexSnapshot& now, std::vector<std::string>* problems) {
+  const auto note = [problems](const absl::Status& status) {
+    if (!status.ok()) Report(std::string(status.message()), problems);
+  };
   int64_t needed = 0, references = 0;
   std::map<std::string, int64_t> documents;
-  note(index_->ScanAllEntries([&](absl::string_view ns, absl::string_view id, absl::string_view bytes) {
+  const auto check = [&](absl::string_view ns, absl::string_view id, absl::string_view bytes) {
     const auto entry = ParseCatalogEntry(bytes);
     if (!entry.ok()) {
       Report(absl::StrCat("document ", ns, "/", id, ": ", entry.status().message()), problems);
@@ -135,17 +180,21 @@ void Engine::VerifyIndex(std::vector<std::string>* problems) {
     identities.erase(std::unique(identities.begin(), identities.end()), identities.end());
     needed += static_cast<int64_t>(identities.size());
     for (const Identity& identity : identities) {
-      if (!index_->HasReference(ns, identity, id))
+      if (!index_->HasReference(ns, identity, id, &now))
         Report(absl::StrCat("document ", ns, "/", id, ": a reference is missing"), problems);
     }
-  }));
-  note(index_->ScanReferences([&](absl::string_view, const Identity&, absl::string_view) { ++references; }));
+  };
+  note(index_->ScanAllEntries(check, &now));
+  note(index_->ScanReferences([&](absl::string_view, const Identity&, absl::string_view) { ++references; }, &now));
   if (references != needed) Report(absl::StrCat(references, " references where the catalog needs ", needed), problems);
-  for (const auto& [ns, count] : documents_) {
-    const auto it = documents.find(ns);
-    const int64_t found = it == documents.end() ? 0 : it->second;
-    if (found != count)
-      Report(absl::StrCat("namespace ", ns, ": ", found, " documents, the counter says ", count), problems);
+  const auto counters = index_->ListMeta(kDocumentsPrefix, &now);
+  note(counters.status());
+  if (!counters.ok()) return;
+  for (const auto& [name, value] : *counters) {
+    const std::string ns = name.substr(kDocumentsPrefix.size());
+    const int64_t count = static_cast<int64_t>(FieldReader(value).Read<uint64_t>());
+    if (documents[ns] != count)
+      Report(absl::StrCat("namespace ", ns, ": ", documents[ns], " documents, the counter says ", count), problems);
   }
 }
 

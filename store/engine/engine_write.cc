@@ -113,9 +113,9 @@ std::shared_ptr<PendingPut> Engine::NewPut(EncodingKey key, const Manifest& mani
 // there is room; one that displaced what reads brought would be worth less.
 absl::Status Engine::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, Slabs slabs, PendingPut* put) {
   put->borrowed = Aligned(slabs);
-  auto room = tier_->MakeRoom(put->key.ns, manifest, /*may_evict=*/false, absl::InfinitePast());
+  auto room = tier_->MakeRoom(put->key.ns, manifest, Eviction::kNothing, absl::InfinitePast());
   if (!room.ok() && !put->borrowed)
-    room = tier_->MakeRoom(put->key.ns, manifest, /*may_evict=*/true, absl::InfinitePast());
+    room = tier_->MakeRoom(put->key.ns, manifest, Eviction::kAnything, absl::InfinitePast());
   if (room.ok()) put->kept = *room;
   if (put->borrowed) {
     put->source = Residency::Borrow(manifest, slabs);

@@ -26,8 +26,8 @@ namespace kvlink::engine {
 // What the queues keep of a thing.
 template <typename Key, typename Ghost>
 struct S3FifoItem {
-  S3FifoItem* before = nullptr;
-  S3FifoItem* behind = nullptr;
+  S3FifoItem* prev = nullptr;
+  S3FifoItem* next = nullptr;
   Key key{};
   Ghost ghost{};
   int64_t weight = 0;
@@ -53,8 +53,8 @@ class S3FifoMap {
   absl::flat_hash_map<Key, std::unique_ptr<Item>> items_;
 };
 
-// Key: names one thing in the queues; `Places` finds its item. `Ghost`: what a thing that left is remembered by.
-template <typename Key, typename Ghost = Key, typename Places = S3FifoMap<Key, Ghost>>
+// Key: names one thing in the queues; `Items` finds its item. `Ghost`: what a thing that left is remembered by.
+template <typename Key, typename Ghost = Key, typename Items = S3FifoMap<Key, Ghost>>
 class S3Fifo {
  public:
   S3Fifo() = default;
@@ -64,7 +64,7 @@ class S3Fifo {
   // REQUIRES: the key is not in the queues.
   void Insert(const Key& key, const Ghost& ghost, int64_t weight) {
     const bool again = ComesBack(absl::HashOf(ghost), weight);
-    Item* const item = places_.Add(key);
+    Item* const item = items_.Add(key);
     *item = {.key = key, .ghost = ghost, .weight = weight, .in_main = again};
     Queue& queue = again ? main_ : small_;
     queue.PushBack(item);
@@ -72,20 +72,21 @@ class S3Fifo {
   }
   // Notes a use. Unknown keys are ignored.
   void Touch(const Key& key) {
-    if (Item* const item = places_.Find(key)) item->uses = std::min(item->uses + 1, 3);
+    if (Item* const item = items_.Find(key)) item->uses = std::min(item->uses + 1, 3);
   }
   void Erase(const Key& key) {
-    Item* const item = places_.Find(key);
+    Item* const item = items_.Find(key);
     if (item == nullptr) return;
     Queue& queue = item->in_main ? main_ : small_;
     queue.weight -= item->weight;
     queue.Remove(item);
-    places_.Erase(key);
+    items_.Erase(key);
   }
   // Takes out the thing to evict next among those `may_evict(key)` allows. Nothing: none is allowed. Where nothing of
-  // the queue whose turn it is may go, the other gives.
+  // the queue whose turn it is may go, the other gives. With `steps` it passes over that many at most, which it
+  // subtracts: with 0 left and nothing found, another call goes on from there.
   template <typename MayEvict>
-  std::optional<Key> Evict(MayEvict may_evict) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  std::optional<Key> Evict(MayEvict may_evict, size_t* steps = nullptr) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     // What may not go is passed over once in the small queue, and in the main queue as often as it takes to find all
     // others unused.
     size_t refused = 0, main_steps = 0;
@@ -93,6 +94,7 @@ class S3Fifo {
       const bool small_gives = refused < small_.size;
       const bool main_gives = main_steps <= 4 * main_.size && main_.size > 0;
       if (!small_gives && !main_gives) return std::nullopt;
+      if (steps != nullptr && *steps == 0) return std::nullopt;
       if (small_gives && (!main_gives || small_.weight > share_ * weight())) {
         Item* const item = small_.first;
         if (item->uses > 1) {
@@ -102,6 +104,7 @@ class S3Fifo {
           return TakeOut(item);
         } else {
           ++refused;
+          if (steps != nullptr) --*steps;
           small_.Remove(item);
           small_.PushBack(item);
         }
@@ -110,6 +113,7 @@ class S3Fifo {
         Item* const item = main_.first;
         if (item->uses == 0 && may_evict(item->key)) return TakeOut(item);
         item->uses = std::max(item->uses - 1, 0);
+        if (steps != nullptr) --*steps;
         main_.Remove(item);
         main_.PushBack(item);
       }
@@ -117,12 +121,12 @@ class S3Fifo {
   }
 
   // How often it was used lately, 0 to 3. REQUIRES: the key is in the queues.
-  int uses(const Key& key) const { return places_.Find(key)->uses; }
+  int uses(const Key& key) const { return items_.Find(key)->uses; }
   // Whether is(key) of any.
   template <typename Is>
   bool Any(Is is) const ABSL_NO_THREAD_SAFETY_ANALYSIS {
     for (const Queue* queue : {&small_, &main_}) {
-      for (const Item* item = queue->first; item != nullptr; item = item->behind) {
+      for (const Item* item = queue->first; item != nullptr; item = item->next) {
         if (is(item->key)) return true;
       }
     }
@@ -138,7 +142,7 @@ class S3Fifo {
   }
 
   int64_t weight() const { return small_.weight + main_.weight; }
-  size_t size() const { return places_.size(); }
+  size_t size() const { return items_.size(); }
   // Of the weight, that the small queue may have before it gives first.
   double small_share() const { return share_; }
   size_t ghosts() const { return ghosts_.size(); }
@@ -154,15 +158,15 @@ class S3Fifo {
     int64_t weight = 0;  // kept by whoever pushes and removes
 
     void PushBack(Item* item) {
-      item->before = last;
-      item->behind = nullptr;
-      (last != nullptr ? last->behind : first) = item;
+      item->prev = last;
+      item->next = nullptr;
+      (last != nullptr ? last->next : first) = item;
       last = item;
       ++size;
     }
     void Remove(Item* item) {
-      (item->before != nullptr ? item->before->behind : first) = item->behind;
-      (item->behind != nullptr ? item->behind->before : last) = item->before;
+      (item->prev != nullptr ? item->prev->next : first) = item->next;
+      (item->next != nullptr ? item->next->prev : last) = item->prev;
       --size;
     }
   };
@@ -193,7 +197,7 @@ class S3Fifo {
     ghosts_[memory.hash] = ghosts.order.insert(ghosts.order.end(), memory);
     // As much as there are things, half of it from each queue; and never many more than things.
     while (small_ghosts_.weight + main_ghosts_.weight > weight() ||
-           ghosts_.size() > std::max(4 * places_.size(), kMinGhosts)) {
+           ghosts_.size() > std::max(4 * items_.size(), kMinGhosts)) {
       const bool from_main =
           small_ghosts_.order.empty() || (!main_ghosts_.order.empty() && main_ghosts_.weight > small_ghosts_.weight);
       Forget((from_main ? main_ghosts_ : small_ghosts_).order.front().hash);
@@ -224,7 +228,7 @@ class S3Fifo {
 
   Queue small_, main_;
   double share_ = kMinShare;
-  Places places_;
+  Items items_;
   Ghosts small_ghosts_, main_ghosts_;
   absl::flat_hash_map<size_t, typename Memories::iterator> ghosts_;
 };

@@ -45,7 +45,9 @@
   X(scrubbed_encodings, Count, "scrubbed_encodings_total", "", "Encodings read again by the scrubber") \
   X(scrubbed_bytes, Count, "scrubbed_bytes_total", "", "Read again by the scrubber") \
   X(scrub_rounds, Count, "scrub_rounds_total", "", "Rounds of the scrubber over the store") \
-  X(scrub_damaged, Count, "scrub_damaged_total", "", "Encodings that the scrubber found damaged")
+  X(scrub_damaged, Count, "scrub_damaged_total", "", "Encodings that the scrubber found damaged") \
+  X(reads_repeated, Count, "disk_reads_repeated_total", "", "Requests to the disk that failed and were made once more") \
+  X(leases_revoked, Count, "leases_revoked_total", "", "Encodings taken back from readers that map the tier")
 // clang-format on
 
 #endif  // KVLINK_STORE_ENGINE_STATISTICS_H_

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "proto/data.h"
@@ -77,7 +78,16 @@ absl::Status Node::Open(NodeOptions* options) {
   Service* const service = service_.get();
   service->version = options->version;
   service->metrics = std::make_unique<Metrics>([service] { return ReadingsOf(service); });
+  options->engine.piece_added = [service](const engine::TierPiece& piece) { service->memory.AddPiece(piece); };
   options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
+  // Those who read are few: none of them waits for memory.
+  options->engine.wait_for_room = absl::ZeroDuration();
+  options->engine.damage_found = [service](const engine::DamagedEncoding& damage) {
+    service->log.Error("damaged", {{"namespace", damage.key.ns},
+                                   {"identity", damage.key.identity.Hex()},
+                                   {"documents", absl::StrJoin(damage.documents, ", ")},
+                                   {"what", damage.what}});
+  };
   KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });

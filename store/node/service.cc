@@ -13,7 +13,7 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       started(SteadyNow()),
       log(std::move(sink)),
       sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,
-               [this](const engine::EncodingKey& key) { (void)engine->Unpin(key); }),
+               [this](const engine::EncodingKey& key, uint64_t sequence) { (void)engine->Unpin(key, sequence); }),
       push_credit(limits.push_bytes, limits.push_bytes_beside_pulls, limits.push_yields),
       serving(std::make_unique<Lane>(
           Lane::Options{.name = "serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),

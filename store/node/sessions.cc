@@ -77,19 +77,22 @@ absl::Status Session::Check(Right needed, absl::string_view ns) const {
   return grant_.Allows(needed, ns);
 }
 
-bool Session::AddPin(const engine::EncodingKey& key) {
+bool Session::AddPin(const engine::EncodingKey& key, uint64_t sequence) {
   MutexLock lock(&mutex_);
   if (closed_) return false;
-  ++pins_[key];
+  PinCount& pins = pins_[key];
+  if (pins.sequence != sequence) pins = {sequence, 0};
+  ++pins.count;
   return true;
 }
 
-bool Session::TakePin(const engine::EncodingKey& key) {
+std::optional<uint64_t> Session::TakePin(const engine::EncodingKey& key) {
   MutexLock lock(&mutex_);
   const auto pin = pins_.find(key);
-  if (pin == pins_.end()) return false;
-  if (--pin->second == 0) pins_.erase(pin);
-  return true;
+  if (pin == pins_.end()) return std::nullopt;
+  const uint64_t sequence = pin->second.sequence;
+  if (--pin->second.count == 0) pins_.erase(pin);
+  return sequence;
 }
 
 void Session::Renew(absl::Time expires) { expires_.store(absl::ToUnixNanos(expires), std::memory_order_relaxed); }
@@ -200,17 +203,17 @@ int64_t Sessions::DropPins(absl::string_view ns) {
   }
   int64_t dropped = 0;
   for (const auto& session : all) {
-    for (const auto& [key, count] : session->TakePins(ns)) {
-      for (int64_t i = 0; i < count; ++i) unpin_(key);
-      dropped += count;
+    for (const auto& [key, pins] : session->TakePins(ns)) {
+      for (int64_t i = 0; i < pins.count; ++i) unpin_(key, pins.sequence);
+      dropped += pins.count;
     }
   }
   return dropped;
 }
 
 void Sessions::Release(const std::shared_ptr<Session>& session) {
-  for (const auto& [key, count] : session->Close()) {
-    for (int64_t i = 0; i < count; ++i) unpin_(key);
+  for (const auto& [key, pins] : session->Close()) {
+    for (int64_t i = 0; i < pins.count; ++i) unpin_(key, pins.sequence);
   }
 }
 

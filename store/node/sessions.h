@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,15 +65,20 @@ class Session {
   // UNAUTHENTICATED: expired or closed; PERMISSION_DENIED.
   absl::Status Check(Right needed, absl::string_view ns) const;
 
-  // Pins that were made for the session. AddPin: false once it is closed.
-  bool AddPin(const engine::EncodingKey& key);
-  // False: it has none of that encoding.
-  bool TakePin(const engine::EncodingKey& key);
+  // Pins that were made for the session, of the encoding that had this name and sequence number. AddPin: false once it
+  // is closed. Those of an earlier encoding of the name are gone, as it is.
+  bool AddPin(const engine::EncodingKey& key, uint64_t sequence);
+  // Takes one away, and gives the sequence number it was made with. Nothing: it has none of that name.
+  std::optional<uint64_t> TakePin(const engine::EncodingKey& key);
   AnswerMemory& answers() { return answers_; }
 
  private:
   friend class Sessions;
-  using Pins = std::map<engine::EncodingKey, int64_t>;
+  struct PinCount {
+    uint64_t sequence = 0;
+    int64_t count = 0;
+  };
+  using Pins = std::map<engine::EncodingKey, PinCount>;
   void Renew(absl::Time expires);
   Pins Close();
   Pins TakePins(absl::string_view ns);
@@ -95,8 +101,9 @@ class Sessions {
     int per_grant = 2048;
     int reserved = 64;  // beyond `sessions`, for administrators of every namespace
   };
-  // `unpin` gives back one pin of a session that ended.
-  Sessions(const Limits& limits, absl::Duration lifetime, std::function<void(const engine::EncodingKey&)> unpin)
+  // Gives back one pin of a session that ended.
+  using Unpin = std::function<void(const engine::EncodingKey& key, uint64_t sequence)>;
+  Sessions(const Limits& limits, absl::Duration lifetime, Unpin unpin)
       : limits_(limits), lifetime_(lifetime), unpin_(std::move(unpin)) {}
 
   // RESOURCE_EXHAUSTED: as many as there may be are open, of the grant or of all.
@@ -125,7 +132,7 @@ class Sessions {
 
   const Limits limits_;
   const absl::Duration lifetime_;
-  const std::function<void(const engine::EncodingKey&)> unpin_;
+  const Unpin unpin_;
   mutable Mutex mutex_;
   OpenSessions sessions_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, int> by_grant_ ABSL_GUARDED_BY(mutex_);

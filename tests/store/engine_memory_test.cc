@@ -37,6 +37,8 @@ TEST_P(EngineMemoryTest, ReadsLandInMemoryThatMovedAround) {
   options.dram_bytes = 8 * kMiB;  // 16 chunks for 20 namespaces
   options.capacity_bytes = 256 * kMiB;
   options.share_memory = GetParam();
+  std::map<uint32_t, TierPiece> pieces;
+  options.piece_added = [&pieces](const TierPiece& piece) { pieces[piece.memory] = piece; };
   options.memory_added = [&memories](const TierMemory& memory) { memories[memory.number] = memory; };
   auto engine = Engine::Open(scratch.path(), options);
   ASSERT_TRUE(engine.ok()) << engine.status();
@@ -58,7 +60,7 @@ TEST_P(EngineMemoryTest, ReadsLandInMemoryThatMovedAround) {
       ASSERT_TRUE(landed.ok()) << landed << "; " << (*engine)->Stats().io;
       ASSERT_EQ((*lease)->layer(layer), absl::MakeConstSpan(encoding.slabs[layer]));
       const TierMemory& memory = memories.at((*lease)->place(layer).memory);
-      ASSERT_EQ(memory.base + (*lease)->place(layer).offset, (*lease)->layer(layer).data());
+      ASSERT_EQ(pieces.at(memory.number).data + (*lease)->place(layer).offset, (*lease)->layer(layer).data());
       if (!GetParam()) continue;
       Slab seen(encoding.slabs[layer].size(), std::byte{0}, SlabAllocator<std::byte>(true));
       ASSERT_EQ(pread(memory.descriptor, seen.data(), seen.size(), (*lease)->place(layer).offset),

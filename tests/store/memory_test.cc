@@ -125,7 +125,7 @@ TEST(ArenaPoolTest, ChunksMoveOnlyWhereNothingIsInThem) {
                         EXPECT_LT(chunk.number, 16);
                         EXPECT_TRUE(announced.emplace(chunk.number, chunk.data).second) << chunk.number;
                         EXPECT_EQ(chunk.bytes, 512 << 10);
-                        EXPECT_EQ(arenas.at(chunk.memory - 1)->memory().base + chunk.offset, chunk.data);
+                        EXPECT_EQ(arenas.at(chunk.memory - 1)->offset(chunk.data), chunk.offset);
                       },
                   .chunk_leaves =
                       [&](const TierChunk& chunk) {
@@ -357,8 +357,8 @@ TEST(SharedMemoryTest, TheGenerationChangesBeforeTheBytes) {
   for (const absl::Time until = SteadyNow() + absl::Seconds(60);
        round < rounds || ((reader->changed < 100 || reader->intact < 100) && SteadyNow() < until); ++round) {
     // A few large ones fill the tier, so that pages come round at once.
-    auto residency =
-        tier->MakeRoom("ns", ManifestOf({kPage * static_cast<int64_t>(1 + random() % 60)}), true, SteadyNow());
+    auto residency = tier->MakeRoom("ns", ManifestOf({kPage * static_cast<int64_t>(1 + random() % 60)}),
+                                    Eviction::kAnything, SteadyNow());
     ASSERT_TRUE(residency.ok()) << residency.status();
     bool added = false;
     const uint64_t sequence = (*residency)->number();
@@ -385,7 +385,7 @@ TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
   });
   auto lease = std::make_unique<ResidentLease>();
   {
-    auto residency = tier->MakeRoom("ns", ManifestOf({1 << 20}), true, SteadyNow());
+    auto residency = tier->MakeRoom("ns", ManifestOf({1 << 20}), Eviction::kAnything, SteadyNow());
     ASSERT_TRUE(residency.ok()) << residency.status();
     bool added = false;
     *lease = tier->Add(1, *std::move(residency), false, &added);
@@ -395,7 +395,7 @@ TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
   reader.Signal(SIGSTOP);
   const auto fill = [&](const char* ns, int count) {
     for (int i = 0; i < count; ++i) {
-      auto residency = tier->MakeRoom(ns, ManifestOf({1 << 20}), true, SteadyNow());
+      auto residency = tier->MakeRoom(ns, ManifestOf({1 << 20}), Eviction::kAnything, SteadyNow());
       if (!residency.ok()) return i;
       for (std::byte& byte : (*residency)->slab(0)) byte = std::byte{0xff};
       bool added = false;

@@ -97,6 +97,35 @@ TEST(S3FifoTest, WhatMayGoIsFoundBehindWhatMayNot) {
   EXPECT_EQ(order.size(), 95u);
 }
 
+TEST(S3FifoTest, PassesOverNoMoreThanItMayAndGoesOnFromThere) {
+  S3Fifo<int> order;
+  for (int i = 0; i < 10000; ++i) order.Insert(i, i, 1);
+  int asked = 0;
+  std::optional<int> victim;
+  int calls = 0;
+  while (!victim.has_value() && calls < 200) {
+    size_t steps = 100;
+    const int before = asked;
+    ++calls;
+    victim = order.Evict(
+        [&](int key) {
+          ++asked;
+          return key == 9000;
+        },
+        &steps);
+    ASSERT_LE(asked - before, 101);
+    if (!victim.has_value()) {
+      ASSERT_EQ(steps, 0u);
+    }
+  }
+  EXPECT_EQ(victim, 9000);
+  EXPECT_EQ(calls, 91);
+  // Where nothing may go, what is left of the steps says that all were asked.
+  size_t steps = 1000000;
+  EXPECT_EQ(order.Evict([](int) { return false; }, &steps), std::nullopt);
+  EXPECT_GT(steps, 0u);
+}
+
 TEST(S3FifoTest, AScanDoesNotDriveOutTheWorkingSet) {
   S3Fifo<int> order;
   std::mt19937_64 random(TestSeed());

@@ -28,6 +28,8 @@ inline absl::StatusOr<std::unique_ptr<engine::PendingPush>> FillPush(engine::Eng
                                                                      const Synthetic& s) {
   KVLINK_ASSIGN_OR_RETURN(auto push, engine->BeginPush(key, LengthsOf(s)));
   for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+    if (s.manifest.layers[layer].length == 0) continue;
+    KVLINK_RETURN_IF_ERROR(push->Reserve(static_cast<int64_t>(layer)));
     const absl::Span<std::byte> slab = push->slab(layer);
     std::memset(slab.data(), 0xee, slab.size());
     std::memcpy(slab.data(), s.slabs[layer].data(), s.manifest.shape(layer).used_bytes());

@@ -40,9 +40,10 @@ class PushTest : public ::testing::Test {
  protected:
   PushTest() : scratch_(/*in_memory=*/true) {
     options_.dram_bytes = 4 << 20;
+    options_.suspect_interval = absl::ZeroDuration();
     options_.segment_bytes = 1 << 20;
     options_.capacity_bytes = 8 << 20;
-    options_.memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); };
+    options_.piece_added = [this](const TierPiece& memory) { memories_.push_back(memory); };
     Open();
   }
   void Open() {
@@ -79,16 +80,16 @@ class PushTest : public ::testing::Test {
   }
   // Whether [data, data + length) is where `place` says.
   bool LiesAt(const Place& place, const std::byte* data, int64_t length) {
-    for (const TierMemory& memory : memories_) {
-      if (memory.number != place.memory) continue;
-      return memory.base + place.offset == data && place.offset >= 0 && place.offset + length <= memory.bytes;
+    for (const TierPiece& memory : memories_) {
+      if (memory.memory != place.memory) continue;
+      return memory.data + place.offset == data && place.offset >= 0 && place.offset + length <= memory.bytes;
     }
     return false;
   }
 
   ScratchDirectory scratch_;
   EngineOptions options_;
-  std::vector<TierMemory> memories_;
+  std::vector<TierPiece> memories_;
   std::unique_ptr<Engine> engine_;
 };
 
@@ -184,6 +185,7 @@ TEST_F(PushTest, EachLayerIsWrittenWhenItIsThere) {
   const Synthetic s = MakeSynthetic(1, 3, 700, 2, 64);
   const int64_t slab = s.manifest.layers[0].length;
   const auto fill = [&](PendingPush* push, int64_t layer) {
+    ASSERT_EQ(push->Reserve(layer), absl::OkStatus());
     std::memcpy(push->slab(layer).data(), s.slabs[layer].data(), s.slabs[layer].size());
   };
   std::unique_ptr<PendingPush> push = *engine_->BeginPush(KeyOf(s), LengthsOf(s));
@@ -241,8 +243,9 @@ TEST_F(PushTest, MakesRoomButNotFromLeasesAndOtherPushes) {
   for (;;) {
     const Synthetic s = MakeSynthetic(1000 + pushes.size());
     auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
-    if (!push.ok()) {
-      EXPECT_TRUE(absl::IsResourceExhausted(push.status())) << push.status();
+    const absl::Status reserved = push.ok() ? (*push)->Reserve(1) : push.status();
+    if (!reserved.ok()) {
+      EXPECT_TRUE(absl::IsResourceExhausted(reserved)) << reserved;
       break;
     }
     pushes.push_back(*std::move(push));
@@ -255,6 +258,19 @@ TEST_F(PushTest, MakesRoomButNotFromLeasesAndOtherPushes) {
   }
   leases.pop_back();
   EXPECT_TRUE(engine_->BeginPush(KeyOf(MakeSynthetic(1)), {4096}).ok()) << "what is not leased makes room";
+}
+
+TEST_F(PushTest, OneThatSendsNothingEvictsAlmostNothing) {
+  for (int i = 0; i < 200; ++i) ASSERT_TRUE(Push(MakeSynthetic(i)).ok());
+  const int64_t before = engine_->Stats().dram_evictions;
+  // Three quarters of the tier are announced, in 48 slabs.
+  const auto push = engine_->BeginPush(KeyOf(MakeSynthetic(1000)), std::vector<int64_t>(48, 64 << 10));
+  ASSERT_TRUE(push.ok()) << push.status();
+  const int64_t evicted = engine_->Stats().dram_evictions - before;
+  EXPECT_LE(evicted, 8) << "a slab is as much as four encodings";
+  // Each slab makes its own room when it is about to come.
+  for (int layer = 0; layer < 48; ++layer) EXPECT_EQ((*push)->Reserve(layer), absl::OkStatus()) << layer;
+  EXPECT_GT(engine_->Stats().dram_evictions - before, evicted);
 }
 
 TEST_F(PushTest, OfTwoPushesOfOneEncodingTheFirstStays) {
@@ -323,13 +339,11 @@ TEST_F(PushTest, ManyAtOnceInManyThreads) {
       std::mt19937_64 random(TestSeed() + t);
       for (int i = 0; i < 60; ++i) {
         const Synthetic s = MakeSynthetic(random() % 24, 3);
-        auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
+        auto push = kvlink::testing::FillPush(engine_.get(), KeyOf(s), s);
         if (!push.ok()) {
           EXPECT_TRUE(absl::IsResourceExhausted(push.status())) << push.status();
           continue;
         }
-        for (size_t layer = 0; layer < s.slabs.size(); ++layer)
-          std::memcpy((*push)->slab(layer).data(), s.slabs[layer].data(), s.slabs[layer].size());
         if (random() % 4 == 0) continue;  // dropped half way
         const auto outcome = Commit(*std::move(push), s.manifest);
         EXPECT_TRUE(outcome.ok()) << outcome.status();

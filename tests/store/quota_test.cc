@@ -236,7 +236,7 @@ TEST_F(QuotaTest, TheBooksBalance) {
         break;
       }
       case 2:
-        engine_->Pin(Key(ns, number)).IgnoreError();
+        engine_->Pin(Key(ns, number)).status().IgnoreError();
         break;
       case 3:
         engine_->Unpin(Key(ns, number)).IgnoreError();
@@ -259,9 +259,27 @@ TEST_F(QuotaTest, TheBooksBalance) {
     Limit(ns, 30, 30);
     for (int number = 0; number < 24; ++number) {
       ASSERT_EQ(Put(ns, number), absl::OkStatus());
-      ASSERT_EQ(engine_->Pin(Key(ns, number)), absl::OkStatus());
+      ASSERT_EQ(engine_->Pin(Key(ns, number)).status(), absl::OkStatus());
     }
   }
+}
+
+TEST_F(QuotaTest, APinIsOfOneEncodingAndNotOfItsName) {
+  Open();
+  ASSERT_TRUE(Put("a", 1).ok());
+  const EncodingKey key = Key("a", 1);
+  const auto first = engine_->Pin(key);
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(engine_->Remove("a", key.identity).ok());
+  ASSERT_TRUE(Put("a", 1).ok());
+  const auto second = engine_->Pin(key);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_NE(*first, *second);
+  // Whoever pinned what is gone takes nothing from whoever pinned what is there.
+  EXPECT_TRUE(absl::IsNotFound(engine_->Unpin(key, *first)));
+  EXPECT_EQ(engine_->Stats().pinned_encodings, 1);
+  EXPECT_EQ(engine_->Unpin(key, *second), absl::OkStatus());
+  EXPECT_EQ(engine_->Stats().pinned_encodings, 0);
 }
 
 }  // namespace

@@ -21,12 +21,14 @@ using ::kvlink::testing::TestSeed;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
-std::unique_ptr<Engine> MustOpen(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true) {
+std::unique_ptr<Engine> MustOpen(const std::string& path, int64_t scrub_bytes_per_second, bool uring = true,
+                                 absl::Duration round = absl::Milliseconds(1)) {
   EngineOptions options;
   options.dram_bytes = 4 << 20;
   options.segment_bytes = 1 << 20;
   options.capacity_bytes = 8 << 20;
   options.scrub_bytes_per_second = scrub_bytes_per_second;
+  options.scrub_round = round;
   options.allow_uring = uring;
   auto opened = Engine::Open(path, options);
   EXPECT_TRUE(opened.ok()) << opened.status();
@@ -99,6 +101,19 @@ TEST(ScrubTest, KeepsToItsLimitAndClosesAtOnce) {
   engine.reset();
   engine = MustOpen(scratch.path(), 1);
   engine.reset();  // however far the next byte is away
+}
+
+TEST(ScrubTest, DoesNotBeginAgainBeforeItsTime) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  auto engine = MustOpen(scratch.path(), 0);
+  const Synthetic s = MakeSynthetic(1);
+  ASSERT_TRUE(engine->Put("ns", s.manifest, s.spans(), Soon()).ok());
+  engine.reset();
+  engine = MustOpen(scratch.path(), int64_t{1} << 30, /*uring=*/true, absl::Hours(24));
+  ASSERT_TRUE(Eventually([&] { return engine->Stats().scrub_rounds == 1; }));
+  absl::SleepFor(absl::Seconds(3));  // in which it used to go round three times more
+  EXPECT_EQ(engine->Stats().scrub_rounds, 1);
+  EXPECT_EQ(engine->Stats().scrubbed_encodings, 1);
 }
 
 TEST(ScrubTest, SurvivesWhatHappensMeanwhile) {

@@ -33,18 +33,23 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // A tier, and all memory it told of.
 class TierTest : public ::testing::TestWithParam<bool> {
  protected:
-  void Open(int64_t limit, int64_t max_residencies = 0) {
+  void Open(int64_t limit, int64_t max_residencies = 0, int64_t piece_bytes = 0) {
     tier_.reset();
     memories_.clear();
-    auto tier = DramTier::Create({.memory = {.limit = limit, .shared = GetParam()},
-                                  .memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); },
-                                  .max_residencies = max_residencies});
+    pieces_.clear();
+    auto tier =
+        DramTier::Create({.memory = {.limit = limit,
+                                     .shared = GetParam(),
+                                     .piece_added = [this](const TierPiece& piece) { pieces_.push_back(piece); },
+                                     .piece_bytes = piece_bytes},
+                          .memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); },
+                          .max_residencies = max_residencies});
     ASSERT_TRUE(tier.ok()) << tier.status();
     tier_ = *std::move(tier);
   }
   absl::StatusOr<ResidentLease> Add(absl::string_view ns, uint64_t sequence, absl::Span<const int64_t> lengths,
                                     bool pinned = false) {
-    auto residency = tier_->MakeRoom(ns, ManifestOf(lengths), /*may_evict=*/true, absl::InfinitePast());
+    auto residency = tier_->MakeRoom(ns, ManifestOf(lengths), Eviction::kAnything, absl::InfinitePast());
     if (!residency.ok()) return residency.status();
     bool added = false;
     ResidentLease lease = tier_->Add(sequence, *std::move(residency), pinned, &added);
@@ -68,9 +73,9 @@ class TierTest : public ::testing::TestWithParam<bool> {
       long rss = 0;
       if (std::sscanf(line.c_str(), "%lx-%lx ", &first, &last) == 2) {
         ours = false;
-        for (const TierMemory& memory : memories_) {
-          const uintptr_t base = reinterpret_cast<uintptr_t>(memory.base);
-          ours |= first < base + memory.bytes && last > base;
+        for (const TierPiece& piece : pieces_) {
+          const uintptr_t base = reinterpret_cast<uintptr_t>(piece.data);
+          ours |= first < base + piece.bytes && last > base;
         }
       } else if (ours && std::sscanf(line.c_str(), "Rss: %ld kB", &rss) == 1) {
         kilobytes += rss;
@@ -78,13 +83,24 @@ class TierTest : public ::testing::TestWithParam<bool> {
     }
     return kilobytes << 10;
   }
+  void LeasesAndPlaces(int64_t piece_bytes);
   uint64_t Generation(uint64_t slot) const {
     uint64_t value = 0;
     EXPECT_EQ(pread(tier_->generations().descriptor(), &value, 8, static_cast<off_t>(slot * 8)), 8);
     return value;
   }
 
+  // Where it lies, by what the tier told.
+  const std::byte* At(const Place& place) const {
+    for (const TierPiece& piece : pieces_) {
+      if (piece.memory != place.memory || place.offset < piece.offset) continue;
+      if (place.offset < piece.offset + piece.bytes) return piece.data + (place.offset - piece.offset);
+    }
+    return nullptr;
+  }
+
   std::vector<TierMemory> memories_;
+  std::vector<TierPiece> pieces_;
   std::unique_ptr<DramTier> tier_;
 };
 INSTANTIATE_TEST_SUITE_P(Memory, TierTest, ::testing::Bool(), [](const ::testing::TestParamInfo<bool>& info) {
@@ -98,9 +114,16 @@ std::vector<int64_t> RandomLengths(std::mt19937_64* random, int64_t max_pages) {
   return lengths;
 }
 
+// In one piece of memory, and in pieces of two chunks, which the largest encodings do not fit into whole.
 TEST_P(TierTest, LeasedBytesStayAndEverythingHasItsPlace) {
+  LeasesAndPlaces(/*piece_bytes=*/0);
+  LeasesAndPlaces(kMiB / 2);
+  EXPECT_GT(pieces_.size(), memories_.size());
+}
+
+void TierTest::LeasesAndPlaces(int64_t piece_bytes) {
   std::mt19937_64 random(TestSeed());
-  Open(4 * kMiB);
+  Open(4 * kMiB, 0, piece_bytes);
   struct Held {
     ResidentLease lease;
     uint64_t word;
@@ -118,7 +141,7 @@ TEST_P(TierTest, LeasedBytesStayAndEverythingHasItsPlace) {
       const TierMemory& memory = memories_.at(place.memory - 1);
       ASSERT_EQ(memory.number, place.memory);
       if (slab.empty()) continue;
-      ASSERT_EQ(memory.base + place.offset, slab.data());
+      ASSERT_EQ(At(place), slab.data());
       for (int64_t i = 0; i < static_cast<int64_t>(slab.size()); i += kPage) {
         ASSERT_EQ(*reinterpret_cast<uint64_t*>(slab.data() + i), held.word) << "another's bytes under a lease";
       }
@@ -198,6 +221,61 @@ TEST_P(TierTest, LeasedBytesStayAndEverythingHasItsPlace) {
   EXPECT_EQ(tier_->generations().taken(), 0);
 }
 
+TEST_P(TierTest, RevocableLeasesGiveWayToThoseBelowTheirShare) {
+  Open(4 * kMiB);
+  std::vector<ResidentLease> leases;
+  std::vector<std::pair<uint64_t, uint64_t>> generations;
+  for (uint64_t sequence = 1;; ++sequence) {
+    auto lease = Add("greedy", sequence, {64 * kPage});
+    if (!lease.ok()) break;
+    generations.emplace_back((*lease)->generation().number(), (*lease)->generation().generation());
+    leases.push_back(*std::move(lease));
+  }
+  ASSERT_EQ(leases.size(), 16u);
+  EXPECT_TRUE(absl::IsResourceExhausted(Add("modest", 100, {kPage}).status())) << "leases that are for good";
+  // Forgotten ones count as well: what was removed and is still mapped.
+  for (size_t i = 0; i < leases.size(); ++i) {
+    leases[i].MakeRevocable();
+    EXPECT_FALSE(leases[i]);
+    if (i % 2 == 0) tier_->Forget(i + 1);
+  }
+  const auto changed = [&] {
+    int count = 0;
+    for (const auto& [slot, value] : generations) count += GetParam() && Generation(slot) != value;
+    return count;
+  };
+  EXPECT_EQ(changed(), 0) << "nobody needed the memory yet";
+  EXPECT_TRUE(absl::IsResourceExhausted(Add("greedy", 50, {kPage}).status())) << "its own are not revoked for it";
+  std::vector<ResidentLease> modest;
+  for (uint64_t sequence = 100; sequence < 108; ++sequence) {
+    auto lease = Add("modest", sequence, {64 * kPage});
+    ASSERT_TRUE(lease.ok()) << lease.status() << " at " << sequence;
+    modest.push_back(*std::move(lease));
+  }
+  // Half of the tier is its share, and the other keeps the other half.
+  EXPECT_TRUE(absl::IsResourceExhausted(Add("modest", 200, {64 * kPage}).status()));
+  EXPECT_EQ(tier_->revoked(), 8);
+  EXPECT_EQ(changed(), GetParam() ? 8 : 0);
+  leases.clear();
+  modest.clear();
+  tier_->Drop();
+  EXPECT_EQ(tier_->leases(), 0);
+  EXPECT_EQ(tier_->used(), 0);
+  EXPECT_EQ(tier_->generations().taken(), 0);
+}
+
+// A namespace takes address space as it takes memory: with all of the tier's for each, 47 bits of addresses are 31 of
+// these.
+TEST_P(TierTest, ManyNamespacesOfALargeTierFitIntoTheAddressSpace) {
+  const int64_t limit = int64_t{4} << 40;
+  auto tier = DramTier::Create({.memory = {.limit = limit, .shared = GetParam()}, .max_residencies = 1000});
+  ASSERT_TRUE(tier.ok()) << tier.status();
+  for (int i = 0; i < 300; ++i) {
+    const absl::Status added = (*tier)->AddNamespace(absl::StrCat("ns", i));
+    ASSERT_TRUE(added.ok()) << added << " after " << i;
+  }
+}
+
 TEST_P(TierTest, NobodyIsPushedBelowTheirShare) {
   std::mt19937_64 random(TestSeed());
   Open(16 * kMiB);  // 16 chunks
@@ -257,7 +335,7 @@ TEST_P(TierTest, WhatIsLeasedDoesNotMoveAndTheRestDoes) {
   EXPECT_EQ(Present("b"), 5 * kMiB);
   // Without eviction nothing moves.
   EXPECT_TRUE(absl::IsResourceExhausted(
-      tier_->MakeRoom("c", ManifestOf({kPage}), /*may_evict=*/false, absl::InfinitePast()).status()));
+      tier_->MakeRoom("c", ManifestOf({kPage}), Eviction::kNothing, absl::InfinitePast()).status()));
 }
 
 TEST_P(TierTest, WhoIsAtTheirShareDoesNotPayForTheLeasesOfOthers) {
@@ -374,8 +452,8 @@ TEST_P(TierTest, ManyThreadsAgree) {
       };
       for (int i = 0; i < (Soak() ? 20000 : 2000); ++i) {
         const std::string ns(1, static_cast<char>('a' + random() % 3));
-        auto residency = tier_->MakeRoom(ns, ManifestOf({kPage * static_cast<int64_t>(1 + random() % 50)}), true,
-                                         SteadyNow() + absl::Milliseconds(1));
+        auto residency = tier_->MakeRoom(ns, ManifestOf({kPage * static_cast<int64_t>(1 + random() % 50)}),
+                                         Eviction::kAnything, SteadyNow() + absl::Milliseconds(1));
         if (!residency.ok()) {
           ++refused;
         } else {

@@ -216,8 +216,11 @@ absl::StatusOr<VerifyReport> Catalog::Verify(const std::function<bool(int64_t, i
     if (!news.finished()) continue;
     report.encodings = news.encodings();
     for (const v1::Damage& damage : news.damaged()) {
-      report.damaged.push_back(
-          {damage.ns(), ToIdentity(damage.identity()), static_cast<Codec>(damage.codec()), damage.what()});
+      report.damaged.push_back({damage.ns(),
+                                ToIdentity(damage.identity()),
+                                static_cast<Codec>(damage.codec()),
+                                damage.what(),
+                                {damage.documents().begin(), damage.documents().end()}});
     }
     report.index_problems.assign(news.index_problems().begin(), news.index_problems().end());
   }

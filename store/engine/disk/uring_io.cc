@@ -218,8 +218,8 @@ class UringIo : public BulkIo {
 
   void Reap() {
     std::vector<std::pair<IoRequest, absl::Status>> finished;
-    bool stop = false;
-    while (!stop) {
+    bool stopping = false;
+    for (;;) {
       io_uring_cqe* cqe = nullptr;
       const int error = io_uring_wait_cqe(&ring_, &cqe);
       if (error == -EINTR || error == -EAGAIN) continue;
@@ -231,7 +231,7 @@ class UringIo : public BulkIo {
           const int result = cqe->res;
           io_uring_cqe_seen(&ring_, cqe);
           if (index == kWake) {
-            stop = true;
+            stopping = true;
           } else {
             again |= !Complete(static_cast<int>(index), result, &finished);
           }
@@ -242,6 +242,10 @@ class UringIo : public BulkIo {
       }
       for (auto& [request, status] : finished) request.done(status);
       finished.clear();
+      if (!stopping) continue;
+      // What was done may have asked for more, such as a read that failed for itself once again.
+      MutexLock lock(&mutex_);
+      if (queue_.idle()) return;
     }
   }
 

@@ -209,15 +209,33 @@ absl::Status Index::Resume() { return FromRocks(db_->Resume(), "resume"); }
 
 uint64_t Index::LastSequence() const { return db_->GetLatestSequenceNumber(); }
 
-absl::Status Index::ScanLocations(const std::function<void(EncodingKey, absl::StatusOr<Location>)>& record) const {
-  return ScanLocations(0, 1, [&record](const KeyView& key, absl::StatusOr<Location> location) {
-    record(key.ToKey(), std::move(location));
-  });
+IndexSnapshot::IndexSnapshot(const Index* index) : index_(index), snapshot_(index->db_->GetSnapshot()) {}
+
+IndexSnapshot::~IndexSnapshot() { index_->db_->ReleaseSnapshot(snapshot_); }
+
+rocksdb::ReadOptions Index::ReadingAt(const IndexSnapshot* at) {
+  rocksdb::ReadOptions options = Checked();
+  if (at != nullptr) options.snapshot = at->snapshot_;
+  return options;
+}
+
+absl::Status Index::ScanLocations(const std::function<void(EncodingKey, absl::StatusOr<Location>)>& record,
+                                  const IndexSnapshot* at) const {
+  return ScanLocations(
+      0, 1,
+      [&record](const KeyView& key, absl::StatusOr<Location> location) { record(key.ToKey(), std::move(location)); },
+      at);
+}
+
+bool Index::HasLocation(const EncodingKey& key, const IndexSnapshot* at) const {
+  std::string value;
+  return db_->Get(ReadingAt(at), families_[kLocation], EncodeKey(key), &value).ok();
 }
 
 absl::Status Index::ScanLocations(int shard, int shards,
-                                  const std::function<void(const KeyView&, absl::StatusOr<Location>)>& record) const {
-  rocksdb::ReadOptions options = Checked();
+                                  const std::function<void(const KeyView&, absl::StatusOr<Location>)>& record,
+                                  const IndexSnapshot* at) const {
+  rocksdb::ReadOptions options = ReadingAt(at);
   options.readahead_size = 2 << 20;
   options.fill_cache = false;
   std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, families_[kLocation]));
@@ -278,8 +296,9 @@ absl::StatusOr<std::vector<EncodingKey>> Index::KeysAfter(const std::optional<En
   return keys;
 }
 
-absl::Status Index::ScanManifestKeys(const std::function<void(const EncodingKey&)>& key) const {
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Checked(), families_[kManifest]));
+absl::Status Index::ScanManifestKeys(const std::function<void(const EncodingKey&)>& key,
+                                     const IndexSnapshot* at) const {
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(ReadingAt(at), families_[kManifest]));
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     auto decoded = DecodeKey(ToView(it->key()));
     if (!decoded.ok()) return absl::DataLossError(decoded.status().message());
@@ -320,8 +339,9 @@ absl::Status Index::ScanEntries(absl::string_view ns, absl::string_view after,
 }
 
 absl::Status Index::ScanAllEntries(
-    const std::function<void(absl::string_view ns, absl::string_view id, absl::string_view entry)>& entry) const {
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Checked(), families_[kCatalog]));
+    const std::function<void(absl::string_view ns, absl::string_view id, absl::string_view entry)>& entry,
+    const IndexSnapshot* at) const {
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(ReadingAt(at), families_[kCatalog]));
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const absl::string_view key = ToView(it->key());
     const size_t end = key.find('\0');
@@ -332,8 +352,9 @@ absl::Status Index::ScanAllEntries(
 }
 
 absl::Status Index::ScanReferences(
-    const std::function<void(absl::string_view ns, const Identity& identity, absl::string_view id)>& reference) const {
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Checked(), families_[kReference]));
+    const std::function<void(absl::string_view ns, const Identity& identity, absl::string_view id)>& reference,
+    const IndexSnapshot* at) const {
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(ReadingAt(at), families_[kReference]));
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const absl::string_view key = ToView(it->key());
     const size_t end = key.find('\0');
@@ -347,9 +368,23 @@ absl::Status Index::ScanReferences(
   return FromRocks(it->status(), "scan the references of");
 }
 
-bool Index::HasReference(absl::string_view ns, const Identity& identity, absl::string_view id) const {
+bool Index::HasReference(absl::string_view ns, const Identity& identity, absl::string_view id,
+                         const IndexSnapshot* at) const {
   std::string value;
-  return db_->Get(Checked(), families_[kReference], ReferenceKey(ns, identity, id), &value).ok();
+  return db_->Get(ReadingAt(at), families_[kReference], ReferenceKey(ns, identity, id), &value).ok();
+}
+
+absl::StatusOr<std::vector<std::string>> Index::ReferringTo(absl::string_view ns, const Identity& identity,
+                                                            int64_t limit) const {
+  std::vector<std::string> ids;
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Checked(), families_[kReference]));
+  const std::string prefix = ReferencePrefix(ns, identity);
+  for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
+    if (static_cast<int64_t>(ids.size()) >= limit) break;
+    ids.emplace_back(ToView(it->key()).substr(prefix.size()));
+  }
+  KVLINK_RETURN_IF_ERROR(FromRocks(it->status(), "read references from"));
+  return ids;
 }
 
 absl::StatusOr<bool> Index::ReferredBy(absl::string_view ns, const Identity& identity,
@@ -373,9 +408,10 @@ absl::StatusOr<std::optional<std::string>> Index::GetMeta(absl::string_view name
   return std::optional<std::string>(std::move(bytes));
 }
 
-absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Index::ListMeta(absl::string_view prefix) const {
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Index::ListMeta(absl::string_view prefix,
+                                                                                 const IndexSnapshot* at) const {
   std::vector<std::pair<std::string, std::string>> list;
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Checked(), families_[kDefault]));
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(ReadingAt(at), families_[kDefault]));
   for (it->Seek(ToSlice(prefix)); it->Valid() && it->key().starts_with(ToSlice(prefix)); it->Next()) {
     list.emplace_back(it->key().ToString(), it->value().ToString());
   }

@@ -50,6 +50,21 @@ class IndexBatch {
   rocksdb::WriteBatch batch_;
 };
 
+// The index as it was at one moment, for scans that have to agree with each other while it changes. It keeps what was
+// overwritten since on the disk. Lifetime: destroyed before the index is closed.
+class IndexSnapshot {
+ public:
+  explicit IndexSnapshot(const Index* index);
+  ~IndexSnapshot();
+  IndexSnapshot(const IndexSnapshot&) = delete;
+  IndexSnapshot& operator=(const IndexSnapshot&) = delete;
+
+ private:
+  friend class Index;
+  const Index* const index_;
+  const rocksdb::Snapshot* const snapshot_;
+};
+
 class Index {
  public:
   struct Options {
@@ -73,18 +88,24 @@ class Index {
   uint64_t LastSequence() const;
   DurableManifest::State durable_manifest() const { return manifest_.Get(); }
 
+  // Scans and lookups with `at` see the index as it was then.
+
   // Every location record in order. A record that does not parse is given as the error; a key that does not is an error
   // of the scan.
-  absl::Status ScanLocations(const std::function<void(EncodingKey, absl::StatusOr<Location>)>& record) const;
+  absl::Status ScanLocations(const std::function<void(EncodingKey, absl::StatusOr<Location>)>& record,
+                             const IndexSnapshot* at = nullptr) const;
   // The same for one of `shards` parts of about the same size, which together are all.
   absl::Status ScanLocations(int shard, int shards,
-                             const std::function<void(const KeyView&, absl::StatusOr<Location>)>& record) const;
+                             const std::function<void(const KeyView&, absl::StatusOr<Location>)>& record,
+                             const IndexSnapshot* at = nullptr) const;
+  bool HasLocation(const EncodingKey& key, const IndexSnapshot* at = nullptr) const;
   // Names of a namespace's encodings behind an identity, in order: at least `limit` if there are, all codecs of the
   // last identity.
   absl::StatusOr<std::vector<EncodingKey>> ListKeys(absl::string_view ns, const Identity& after, int64_t limit) const;
   // Names of all namespaces' encodings behind one (none: from the first), in order, at most `limit`.
   absl::StatusOr<std::vector<EncodingKey>> KeysAfter(const std::optional<EncodingKey>& after, int64_t limit) const;
-  absl::Status ScanManifestKeys(const std::function<void(const EncodingKey&)>& key) const;
+  absl::Status ScanManifestKeys(const std::function<void(const EncodingKey&)>& key,
+                                const IndexSnapshot* at = nullptr) const;
   // NOT_FOUND; DATA_LOSS if damaged.
   absl::StatusOr<Manifest> GetManifest(const EncodingKey& key) const;
 
@@ -95,25 +116,34 @@ class Index {
                            const std::function<bool(absl::string_view id, absl::string_view entry)>& entry) const;
   // Every entry of every namespace.
   absl::Status ScanAllEntries(
-      const std::function<void(absl::string_view ns, absl::string_view id, absl::string_view entry)>& entry) const;
+      const std::function<void(absl::string_view ns, absl::string_view id, absl::string_view entry)>& entry,
+      const IndexSnapshot* at = nullptr) const;
   absl::Status ScanReferences(
-      const std::function<void(absl::string_view ns, const Identity& identity, absl::string_view id)>& reference) const;
-  bool HasReference(absl::string_view ns, const Identity& identity, absl::string_view id) const;
+      const std::function<void(absl::string_view ns, const Identity& identity, absl::string_view id)>& reference,
+      const IndexSnapshot* at = nullptr) const;
+  bool HasReference(absl::string_view ns, const Identity& identity, absl::string_view id,
+                    const IndexSnapshot* at = nullptr) const;
+  // Documents that refer to the identity, in order, at most `limit`.
+  absl::StatusOr<std::vector<std::string>> ReferringTo(absl::string_view ns, const Identity& identity,
+                                                       int64_t limit) const;
   // Whether a document for which `counts` is true refers to the identity.
   absl::StatusOr<bool> ReferredBy(absl::string_view ns, const Identity& identity,
                                   absl::FunctionRef<bool(absl::string_view id)> counts) const;
 
   absl::StatusOr<std::optional<std::string>> GetMeta(absl::string_view name) const;
   // Names with a prefix, and their values.
-  absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ListMeta(absl::string_view prefix) const;
+  absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ListMeta(absl::string_view prefix,
+                                                                            const IndexSnapshot* at = nullptr) const;
 
   // Reads every block of every table and checks it.
   absl::Status VerifyChecksums() const;
 
  private:
   friend class IndexBatch;
+  friend class IndexSnapshot;
   enum Family { kDefault, kLocation, kManifest, kCatalog, kReference, kFamilies };
   Index() = default;
+  static rocksdb::ReadOptions ReadingAt(const IndexSnapshot* at);
 
   DurableManifest manifest_;
   std::unique_ptr<rocksdb::Env> env_;  // outlives the database

@@ -1,6 +1,7 @@
 #include "store/engine/index/table.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "store/engine/index/table_entry.h"
@@ -157,6 +158,9 @@ absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t max_b
   MutexLock lock(&mutex_);
   Entry* const entry = FindLocked(key);
   if (entry == nullptr || entry->leaving) return absl::NotFoundError("a miss: nothing to pin");
+  if (entry->pins == std::numeric_limits<int32_t>::max()) {
+    return absl::ResourceExhaustedError("pin: this encoding is pinned as often as can be counted");
+  }
   if (entry->pins == 0) {
     Namespace& ns = *entry->ns;
     if (ns.limits.has_value() && ns.limits->pinned_bytes > 0) {
@@ -176,9 +180,12 @@ absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t max_b
   return PinState{entry->location.sequence, true};
 }
 
-absl::StatusOr<Table::PinState> Table::Unpin(const EncodingKey& key) {
+absl::StatusOr<Table::PinState> Table::Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) {
   MutexLock lock(&mutex_);
   Entry* const entry = FindLocked(key);
+  if (entry != nullptr && sequence.has_value() && entry->location.sequence != *sequence) {
+    return absl::NotFoundError("a miss: what was pinned has gone, and its name is another's");
+  }
   if (entry == nullptr || entry->pins == 0) return absl::NotFoundError("not pinned, or a miss");
   if (--entry->pins == 0) {
     entry->ns->pinned_bytes -= entry->block_bytes();

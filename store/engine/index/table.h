@@ -81,7 +81,8 @@ class Table {
   // namespace's pinned encodings occupy would come to more than its limit, or `max_bytes` where it has none. Errors
   // change nothing.
   absl::StatusOr<PinState> Pin(const EncodingKey& key, int64_t max_bytes);
-  absl::StatusOr<PinState> Unpin(const EncodingKey& key);
+  // With `sequence`: NOT_FOUND as well if another put's encoding has the name by now.
+  absl::StatusOr<PinState> Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
   bool Pinned(const EncodingKey& key) const;
 
   // Limits of namespaces. SetLimits only notes them: see OverLimit.

@@ -16,12 +16,19 @@ namespace {
 
 // Ready memory kept ahead of what is in use, by all arenas together.
 constexpr int64_t kAhead = int64_t{128} << 20;
+constexpr int64_t kMinPieceBytes = int64_t{1} << 30;
 constexpr absl::Duration kTrimEvery = absl::Seconds(1);
 
 // Of a small budget smaller chunks, so that there is something to share out.
 int64_t ChunkBytes(int64_t limit) {
   const uint64_t part = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(limit / 16, 1)));
   return std::clamp(static_cast<int64_t>(part), ArenaPool::kPageBytes, ArenaPool::kMaxChunkBytes);
+}
+
+int PieceChunks(int64_t wanted, int64_t chunk_bytes, int chunks) {
+  const int64_t sixteenth = (chunks + 15) / 16 * chunk_bytes;
+  const int64_t bytes = wanted > 0 ? wanted : std::max(sixteenth, kMinPieceBytes);
+  return static_cast<int>(std::clamp<int64_t>((bytes + chunk_bytes - 1) / chunk_bytes, 1, std::max(chunks, 1)));
 }
 
 }  // namespace
@@ -52,7 +59,8 @@ ArenaPool::ArenaPool(ArenaPoolOptions options)
     : options_(std::move(options)),
       limit_(options_.limit),
       chunk_bytes_(ChunkBytes(limit_)),
-      chunks_(static_cast<int>(limit_ / chunk_bytes_)) {
+      chunks_(static_cast<int>(limit_ / chunk_bytes_)),
+      piece_chunks_(PieceChunks(options_.piece_bytes, chunk_bytes_, chunks_)) {
   for (int number = chunks_ - 1; number >= 0; --number) free_numbers_.push_back(number);
   prefaulter_ = Thread("kv-prefault", [this] { Prefault(); });
 }
@@ -70,9 +78,12 @@ void ArenaPool::StopGrowing() {
 
 absl::StatusOr<Arena*> ArenaPool::Add(absl::string_view ns) {
   const int64_t bytes = std::max(chunks_, 1) * chunk_bytes_;
-  auto mapping = Mapping::Create({.bytes = bytes, .alignment = chunk_bytes_, .shared = options_.shared});
+  auto mapping = Mapping::Create({.bytes = bytes,
+                                  .piece_bytes = piece_chunks_ * chunk_bytes_,
+                                  .alignment = chunk_bytes_,
+                                  .shared = options_.shared});
   KVLINK_RETURN_IF_ERROR(Annotate(mapping.status(), absl::StrCat("the DRAM tier of namespace '", ns, "'")));
-  TierMemory memory{0, std::string(ns), (*mapping)->base(), bytes, (*mapping)->descriptor()};
+  TierMemory memory{0, std::string(ns), bytes, (*mapping)->descriptor()};
   MutexLock lock(&mutex_);
   memory.number = static_cast<uint32_t>(arenas_.size()) + 1;
   arenas_.emplace_back(new Arena(this, *std::move(mapping), std::move(memory), chunk_bytes_, std::max(chunks_, 1)));
@@ -102,7 +113,7 @@ int64_t ArenaPool::present(const Arena* arena) const {
 }
 
 Pages ArenaPool::Allocate(Arena* arena, int64_t bytes) {
-  if (bytes <= 0 || bytes % kPageBytes != 0 || bytes > chunks_ * chunk_bytes_) return Pages();
+  if (bytes <= 0 || bytes % kPageBytes != 0 || bytes > piece_chunks_ * chunk_bytes_) return Pages();
   for (;;) {
     {
       MutexLock lock(&mutex_);
@@ -110,7 +121,7 @@ Pages ArenaPool::Allocate(Arena* arena, int64_t bytes) {
       arena->wanted_ = true;
       const auto offset = arena->map_.Allocate(bytes);
       if (!free_numbers_.empty() && NextToPrefault() != nullptr) wake_.Signal();
-      if (offset.has_value()) return Pages(arena, arena->memory_.base + *offset, bytes);
+      if (offset.has_value()) return Pages(arena, arena->mapping_->At(*offset), bytes);
       const bool growing = arena->chunks_ * chunk_bytes_ > arena->map_.present_bytes();
       if (!growing && free_numbers_.empty() && FindEmpty(arena, {0, 0}).first == nullptr) return Pages();
     }
@@ -120,7 +131,7 @@ Pages ArenaPool::Allocate(Arena* arena, int64_t bytes) {
 
 void ArenaPool::Free(Arena* arena, std::byte* data, int64_t bytes) {
   MutexLock lock(&mutex_);
-  arena->map_.Free(data - arena->memory_.base, bytes);
+  arena->map_.Free(arena->offset(data), bytes);
   ++changes_;
   changed_.SignalAll();
 }
@@ -247,7 +258,7 @@ bool ArenaPool::Grow(Arena* arena, int64_t bytes) {
 
 TierChunk ArenaPool::ChunkOf(const Arena* arena, int chunk, int number) const {
   const int64_t offset = chunk * chunk_bytes_;
-  return {number, arena->memory_.number, offset, arena->memory_.base + offset, chunk_bytes_};
+  return {number, arena->memory_.number, offset, arena->mapping_->At(offset), chunk_bytes_};
 }
 
 bool ArenaPool::Vacate(Arena* arena, int chunk) {
@@ -272,6 +283,20 @@ bool ArenaPool::Vacate(Arena* arena, int chunk) {
   return true;
 }
 
+bool ArenaPool::MapPiece(Arena* arena, int chunk) {
+  const int64_t piece_bytes = arena->mapping_->piece_bytes();
+  const size_t piece = chunk * chunk_bytes_ / piece_bytes;
+  if (arena->told_[piece]) return true;
+  const int64_t offset = static_cast<int64_t>(piece) * piece_bytes;
+  if (!arena->mapping_->MapPiece(offset).ok()) return false;
+  arena->told_[piece] = true;
+  if (options_.piece_added) {
+    options_.piece_added({arena->memory_.number, offset, arena->mapping_->At(offset),
+                          std::min(piece_bytes, arena->memory_.bytes - offset)});
+  }
+  return true;
+}
+
 bool ArenaPool::Populate(Arena* arena, int chunk) {
   int number;
   {
@@ -280,7 +305,7 @@ bool ArenaPool::Populate(Arena* arena, int chunk) {
     free_numbers_.pop_back();
     ++arena->chunks_;
   }
-  const bool there = arena->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
+  const bool there = MapPiece(arena, chunk) && arena->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
   if (there && options_.chunk_ready) options_.chunk_ready(ChunkOf(arena, chunk, number));
   // What there is of it is of no use.
   if (!there) arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();

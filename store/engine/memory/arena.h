@@ -1,6 +1,6 @@
-// The DRAM tier's memory. Each namespace has an arena: address space for all the tier may hold, of which chunks are
-// backed by memory; what all arenas have together comes out of one budget. Within an arena memory is cut into runs of
-// 4096-byte pages.
+// The DRAM tier's memory. Each namespace has an arena: room for all that the tier may hold, of which chunks are backed
+// by memory; what all arenas have together comes out of one budget. Address space is taken a piece at a time, a
+// sixteenth of the tier or 1 GiB. Within a piece memory is cut into runs of 4096-byte pages.
 //
 // The first touch of memory is slow (0.5 GB/s where a hypervisor reclaimed it), so a thread keeps ready memory ahead of
 // demand; it begins with an arena's first allocation, so that a process which only looks pays nothing.
@@ -31,9 +31,16 @@ namespace kvlink::engine {
 struct TierMemory {
   uint32_t number = 0;  // 1, 2, ... in the order of their making
   std::string ns;       // whose encodings lie in it
-  std::byte* base = nullptr;
   int64_t bytes = 0;
   int descriptor = -1;  // for readers, who can map it and not write it; -1: not shared
+};
+
+// A part of a TierMemory that lies at one address.
+struct TierPiece {
+  uint32_t memory = 0;  // TierMemory::number
+  int64_t offset = 0;   // of its first byte in that memory
+  std::byte* data = nullptr;
+  int64_t bytes = 0;
 };
 
 // A part of a TierMemory that is backed by memory.
@@ -82,7 +89,8 @@ class Arena {
  public:
   const TierMemory& memory() const { return memory_; }
   // REQUIRES: `data` lies in it.
-  Place place(const std::byte* data) const { return {memory_.number, data - memory_.base}; }
+  Place place(const std::byte* data) const { return {memory_.number, offset(data)}; }
+  int64_t offset(const std::byte* data) const { return mapping_->OffsetOf(data); }
 
  private:
   friend class ArenaPool;
@@ -91,8 +99,9 @@ class Arena {
       : pool_(pool),
         mapping_(std::move(mapping)),
         memory_(std::move(memory)),
-        map_(chunk_bytes, chunks),
-        registered_(chunks, -1) {}
+        map_(chunk_bytes, chunks, static_cast<int>(mapping_->piece_bytes() / chunk_bytes)),
+        registered_(chunks, -1),
+        told_((chunks * chunk_bytes + mapping_->piece_bytes() - 1) / mapping_->piece_bytes(), false) {}
 
   ArenaPool* const pool_;
   const std::unique_ptr<Mapping> mapping_;
@@ -103,6 +112,7 @@ class Arena {
   uint64_t turn_ = 0;            // of its last allocation
   bool wanted_ = false;          // something was allocated, or would have been
   std::vector<int> registered_;  // per chunk: its number in the budget, while it is present
+  std::vector<bool> told_;       // per piece: mapped and announced; guarded by the pool's grow_mutex_
 };
 
 struct ArenaPoolOptions {
@@ -111,6 +121,9 @@ struct ArenaPoolOptions {
   // Told of each chunk when its pages are there, before any of it is handed out; and when nothing of it is in use any
   // more, before its pages go back to the system. One call at a time.
   std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
+  // Told of each piece before chunk_ready of anything in it. It stays where it is.
+  std::function<void(const TierPiece&)> piece_added;
+  int64_t piece_bytes = 0;  // 0: a sixteenth of the limit, at least 1 GiB; rounded up to whole chunks
 };
 
 class ArenaPool {
@@ -153,6 +166,8 @@ class ArenaPool {
 
   int64_t chunk_bytes() const { return chunk_bytes_; }
   int chunks() const { return chunks_; }
+  // What lies in one piece of memory has at most so many bytes.
+  int64_t piece_bytes() const { return piece_chunks_ * chunk_bytes_; }
   int64_t limit() const { return limit_; }
   int64_t used() const;
   int64_t used(const Arena* arena) const;
@@ -172,6 +187,8 @@ class ArenaPool {
   TierChunk ChunkOf(const Arena* arena, int chunk, int number) const;
   // Takes the chunk's memory out; it stays in the budget of nobody. REQUIRES: withdrawn, unused.
   bool Vacate(Arena* arena, int chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
+  // Maps the piece that the chunk lies in. False: there is no address space.
+  bool MapPiece(Arena* arena, int chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   bool Populate(Arena* arena, int chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   int64_t Active(const Arena* arena) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Arena* NextToPrefault() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -183,6 +200,7 @@ class ArenaPool {
   const int64_t limit_;
   const int64_t chunk_bytes_;
   const int chunks_;
+  const int piece_chunks_;
 
   Mutex grow_mutex_;  // one chunk comes or goes at a time; taken before mutex_
   mutable Mutex mutex_;

@@ -1,3 +1,5 @@
+// Memory is taken, evicted and moved without a lock across the steps: whoever finds none evicts, tries again, and waits
+// only where nothing may be evicted.
 #include "store/engine/memory/dram_tier.h"
 
 #include <algorithm>
@@ -9,8 +11,10 @@
 namespace kvlink::engine {
 namespace {
 
+constexpr size_t kMaxSteps = 1024;  // of eviction, under one lock
 constexpr int64_t kMaxResidencies = int64_t{1} << 24;
-constexpr int64_t kPinnedCost = 1000;
+// What it costs to lose a byte, beside 1 to 4 by how often it was used.
+constexpr int64_t kPinnedCost = 1000, kLeasedCost = 100000;
 
 std::vector<Pages> AllocatePages(ArenaPool* pool, Arena* arena, const Manifest& manifest) {
   std::vector<Pages> pages;
@@ -33,11 +37,17 @@ ResidentLease& ResidentLease::operator=(ResidentLease&& other) noexcept {
   std::swap(tier_, other.tier_);
   std::swap(sequence_, other.sequence_);
   std::swap(residency_, other.residency_);
+  std::swap(revocable_, other.revocable_);
   return *this;
 }
 
 ResidentLease::~ResidentLease() {
   if (residency_ != nullptr) tier_->Release(sequence_, std::move(residency_));
+  if (revocable_ != 0) tier_->ReleaseRevocable(sequence_, revocable_);
+}
+
+void ResidentLease::MakeRevocable() {
+  if (residency_ != nullptr) tier_->MakeRevocable(this);
 }
 
 absl::StatusOr<std::unique_ptr<DramTier>> DramTier::Create(DramTierOptions options) {
@@ -76,29 +86,72 @@ std::shared_ptr<Residency> DramTier::TryTake(Arena* arena, const std::shared_ptr
 }
 
 absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeRoom(absl::string_view ns,
-                                                              std::shared_ptr<const Manifest> manifest, bool may_evict,
-                                                              absl::Time deadline) {
+                                                              std::shared_ptr<const Manifest> manifest, Eviction evict,
+                                                              absl::Time wait_until) {
   const int64_t bytes = manifest->bytes();
-  if (bytes > pool_->chunks() * pool_->chunk_bytes()) {
-    return absl::ResourceExhaustedError(absl::StrCat("an encoding of ", bytes,
-                                                     " bytes does not fit in the DRAM tier of ", capacity(),
-                                                     " bytes; give the store more DRAM"));
-  }
+  KVLINK_RETURN_IF_ERROR(CheckFits(*manifest));
   KVLINK_ASSIGN_OR_RETURN(Space* const space, SpaceOf(ns));
   for (;;) {
+    // Read before memory is looked for: what is freed after it ends the wait below.
+    const uint64_t changes = pool_->changes();
     if (auto residency = TryTake(space->arena, manifest)) return residency;
-    if (may_evict) {
-      if (pool_->BelowShare(space->arena) && MoveChunkTo(space, bytes)) continue;
-      if (EvictOne(space, /*also_read=*/false) != nullptr) continue;
-      if (MoveChunkTo(space, bytes)) continue;
+    if (EvictFor(space, evict, bytes)) continue;
+    if (evict == Eviction::kNothing || SteadyNow() >= wait_until || !MemoryReturns(*space) ||
+        !pool_->WaitForChange(changes, wait_until)) {
+      return NoRoom(ns, bytes);
     }
-    if (!may_evict || !MemoryReturns(*space) || SteadyNow() >= deadline) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: what namespace '", ns,
-                       "' has of it is leased, and the others have no more than their share"));
-    }
-    absl::SleepFor(absl::Microseconds(200));
   }
+}
+
+absl::Status DramTier::CheckFits(const Manifest& manifest) const {
+  int64_t slab = 0;
+  for (const LayerManifest& layer : manifest.layers) slab = std::max(slab, layer.length);
+  if (manifest.bytes() <= pool_->chunks() * pool_->chunk_bytes() && slab <= pool_->piece_bytes()) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(absl::StrCat("an encoding of ", manifest.bytes(), " bytes in slabs of up to ",
+                                                   slab, " does not fit in the DRAM tier of ", capacity(),
+                                                   " bytes; give the store more DRAM"));
+}
+
+absl::Status DramTier::NoRoom(absl::string_view ns, int64_t bytes) const {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: what namespace '", ns,
+                   "' has of it is in use, and the others have no more than their share"));
+}
+
+absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeEmpty(absl::string_view ns,
+                                                               std::shared_ptr<const Manifest> manifest) {
+  KVLINK_RETURN_IF_ERROR(CheckFits(*manifest));
+  KVLINK_ASSIGN_OR_RETURN(Space* const space, SpaceOf(ns));
+  std::optional<GenerationSlot> generation = generations_->Take();
+  if (!generation.has_value()) return NoRoom(ns, manifest->bytes());
+  return Residency::WithoutPages(std::move(manifest), space->arena, *std::move(generation), next_number_++);
+}
+
+absl::Status DramTier::TakeLayer(Residency* residency, int64_t layer, Eviction evict) {
+  const int64_t bytes = static_cast<int64_t>(residency->slab(layer).size());
+  Space* space = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    space = space_of_.at(residency->arena());
+  }
+  do {
+    if (Pages pages = pool_->Allocate(space->arena, bytes); pages.data() != nullptr) {
+      residency->SetPages(layer, std::move(pages));
+      return absl::OkStatus();
+    }
+  } while (EvictFor(space, evict, bytes));
+  return NoRoom(space->arena->memory().ns, bytes);
+}
+
+bool DramTier::EvictFor(Space* space, Eviction evict, int64_t bytes) {
+  if (evict == Eviction::kNothing) return false;
+  const bool below_share = pool_->BelowShare(space->arena);
+  if (below_share && MoveChunkTo(space, bytes, /*revoke=*/false)) return true;
+  if (evict == Eviction::kBelowShare && !below_share) return false;
+  if (EvictOne(space, /*also_read=*/false) != nullptr) return true;
+  return MoveChunkTo(space, bytes, /*revoke=*/below_share);
 }
 
 bool DramTier::MemoryReturns(const Space& space) const {
@@ -124,67 +177,93 @@ std::shared_ptr<Residency> DramTier::TakeOut(uint64_t sequence) {
 }
 
 std::shared_ptr<Residency> DramTier::EvictOne(Space* space, bool also_read) {
-  MutexLock lock(&mutex_);
-  const auto idle = [also_read](const Holding& holding) {
-    return holding.leases == 0 && (also_read || holding.residency.use_count() == 1);
-  };
-  std::optional<uint64_t> victim = space->order.Evict([&](uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const Holding& holding = residents_.at(sequence);
-    return idle(holding) && !holding.pinned;
-  });
-  if (!victim.has_value()) {
-    victim = space->order.Evict([&](uint64_t sequence)
-                                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return idle(residents_.at(sequence)); });
+  for (const bool also_pinned : {false, true}) {
+    // Of many that are held a few are passed over at a time: others want the lock as well.
+    size_t left = 0;
+    do {
+      MutexLock lock(&mutex_);
+      if (left == 0) left = 5 * space->order.size() + 1;
+      size_t steps = kMaxSteps;
+      const auto victim = space->order.Evict(
+          [&](uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+            const Holding& holding = residents_.at(sequence);
+            return holding.leases == 0 && (also_read || holding.residency.use_count() == 1) &&
+                   (also_pinned || !holding.pinned);
+          },
+          &steps);
+      if (victim.has_value()) {
+        ++evictions_;
+        return TakeOut(*victim);
+      }
+      if (steps > 0) break;  // all were passed over
+      left -= std::min(left, kMaxSteps);
+    } while (left > 0);
   }
-  if (!victim.has_value()) return nullptr;
-  ++evictions_;
-  return TakeOut(*victim);
+  return nullptr;
 }
 
-std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space) const {
+std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space, bool revoke) const {
   const int64_t size = pool_->chunk_bytes();
-  const std::byte* const base = space.arena->memory().base;
   std::vector<Chunk> chunks(pool_->chunks());
-  std::vector<int64_t> cost(chunks.size(), 0);
-  space.order.ForEach([&](uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const Holding& holding = residents_.at(sequence);
-    // Only what goes at once: not what is leased, nor what a read from the disk still holds.
-    if (holding.leases > 0 || holding.residency.use_count() > 1) return;
-    const int64_t worth = holding.pinned ? kPinnedCost : 1 + space.order.uses(sequence);
-    for (const Pages& piece : holding.residency->pages()) {
-      int64_t first = piece.data() - base;
+  const auto add = [&](const Residency& residency, int64_t worth, uint64_t name, std::vector<uint64_t> Chunk::*names) {
+    for (const Pages& piece : residency.pages()) {
+      int64_t first = space.arena->offset(piece.data());
       const int64_t end = first + piece.size();
       while (first < end) {
         const int64_t part = std::min(end - first, size - first % size);
         Chunk& chunk = chunks[first / size];
         chunk.bytes += part;
-        cost[first / size] += part * worth;
-        if (chunk.residents.empty() || chunk.residents.back() != sequence) chunk.residents.push_back(sequence);
+        chunk.cost += part * worth;
+        if ((chunk.*names).empty() || (chunk.*names).back() != name) (chunk.*names).push_back(name);
         first += part;
       }
     }
+  };
+  // Only what goes at once: not what is leased for good, nor what a read from the disk still holds.
+  space.order.ForEach([&](uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const Holding& holding = residents_.at(sequence);
+    if (holding.leases > (revoke ? holding.revocable : 0) || holding.residency.use_count() > 1) return;
+    const int64_t worth = holding.leases > 0 ? kLeasedCost
+                          : holding.pinned   ? kPinnedCost
+                                             : 1 + space.order.uses(sequence);
+    add(*holding.residency, worth, sequence, &Chunk::residents);
   });
+  if (revoke) {
+    for (const auto& [number, leftover] : leftovers_) {
+      if (leftover.space != &space || leftover.residency.use_count() > 1) continue;
+      add(*leftover.residency, kLeasedCost, number, &Chunk::leftovers);
+    }
+  }
   const std::vector<int64_t> used = pool_->Used(space.arena);
   int best = -1;
   for (int chunk = 0; chunk < static_cast<int>(chunks.size()); ++chunk) {
     if (used[chunk] != chunks[chunk].bytes) continue;  // absent, or more is in it
-    if (best < 0 || cost[chunk] < cost[best]) best = chunk;
+    if (best < 0 || chunks[chunk].cost < chunks[best].cost) best = chunk;
   }
   if (best < 0) return std::nullopt;
   chunks[best].number = best;
   return std::move(chunks[best]);
 }
 
-bool DramTier::MoveChunkTo(Space* space, int64_t bytes) {
+bool DramTier::MoveChunkTo(Space* space, int64_t bytes, bool revoke) {
   for (Arena* const giver : pool_->Givers(space->arena)) {
     int number = 0;
     std::vector<std::shared_ptr<Residency>> leaving;
     {
       MutexLock lock(&mutex_);
-      const std::optional<Chunk> chunk = CheapestChunk(*space_of_.at(giver));
+      const std::optional<Chunk> chunk = CheapestChunk(*space_of_.at(giver), revoke);
       if (!chunk.has_value() || !pool_->Withdraw(giver, chunk->number, chunk->bytes)) continue;
       number = chunk->number;
-      for (const uint64_t sequence : chunk->residents) leaving.push_back(TakeOut(sequence));
+      for (const uint64_t sequence : chunk->residents) {
+        revoked_ += residents_.at(sequence).leases > 0;
+        leaving.push_back(TakeOut(sequence));
+      }
+      for (const uint64_t left : chunk->leftovers) {
+        const auto it = leftovers_.find(left);
+        leaving.push_back(std::move(it->second.residency));
+        leftovers_.erase(it);
+        ++revoked_;
+      }
       evictions_ += static_cast<int64_t>(leaving.size());
     }
     leaving.clear();  // their generations change, and then the chunk is empty
@@ -207,17 +286,21 @@ ResidentLease DramTier::LeaseOf(uint64_t sequence, Holding* holding) {
 ResidentLease DramTier::Acquire(uint64_t sequence) {
   MutexLock lock(&mutex_);
   auto it = residents_.find(sequence);
-  if (it == residents_.end()) return ResidentLease();
+  if (it == residents_.end() || it->second.residency->failed()) return ResidentLease();
   it->second.space->order.Touch(sequence);
   return LeaseOf(sequence, &it->second);
 }
 
 ResidentLease DramTier::Add(uint64_t sequence, std::shared_ptr<Residency> residency, bool pinned, bool* added) {
+  std::shared_ptr<Residency> failed;  // freed outside the lock
   MutexLock lock(&mutex_);
+  if (const auto old = residents_.find(sequence); old != residents_.end() && old->second.residency->failed()) {
+    failed = TakeOut(sequence);
+  }
   auto [it, inserted] = residents_.try_emplace(sequence);
   *added = inserted;
   if (inserted) {
-    it->second.space = space_of_.at(residency->pages().front().arena());
+    it->second.space = space_of_.at(residency->arena());
     it->second.space->order.Insert(sequence, sequence, residency->bytes());
     it->second.residency = std::move(residency);
     it->second.pinned = pinned;
@@ -227,7 +310,8 @@ ResidentLease DramTier::Add(uint64_t sequence, std::shared_ptr<Residency> reside
 
 bool DramTier::Resident(uint64_t sequence) const {
   MutexLock lock(&mutex_);
-  return residents_.contains(sequence);
+  const auto it = residents_.find(sequence);
+  return it != residents_.end() && !it->second.residency->failed();
 }
 
 void DramTier::Touch(uint64_t sequence) {
@@ -237,19 +321,59 @@ void DramTier::Touch(uint64_t sequence) {
 }
 
 void DramTier::Release(uint64_t sequence, std::shared_ptr<Residency> residency) {
-  MutexLock lock(&mutex_);
-  --leases_;
-  // It may have been forgotten meanwhile; the lease then held the last of it, which goes behind the lock.
-  auto it = residents_.find(sequence);
-  if (it == residents_.end() || it->second.residency != residency) return;
-  --it->second.leases;
-  residency.reset();  // at once: who counts leases counts holders, too
+  {
+    MutexLock lock(&mutex_);
+    --leases_;
+    // It may have been forgotten meanwhile; the lease then held the last of it, which goes after the lock.
+    auto it = residents_.find(sequence);
+    if (it == residents_.end() || it->second.residency != residency) return;
+    residency.reset();  // at once: who counts leases counts holders, too
+    if (--it->second.leases > 0) return;
+  }
+  pool_->Changed();
 }
 
-void DramTier::Forget(uint64_t sequence) {
+void DramTier::Forget(uint64_t sequence, const Residency* only) {
   std::shared_ptr<Residency> dropped;  // freed outside the lock
   MutexLock lock(&mutex_);
-  if (residents_.contains(sequence)) dropped = TakeOut(sequence);
+  const auto it = residents_.find(sequence);
+  if (it == residents_.end() || (only != nullptr && it->second.residency.get() != only)) return;
+  Holding& holding = it->second;
+  if (holding.revocable > 0) {
+    leftovers_[holding.residency->number()] = {holding.residency, holding.space, holding.revocable};
+  }
+  dropped = TakeOut(sequence);
+}
+
+void DramTier::MakeRevocable(ResidentLease* lease) {
+  std::shared_ptr<Residency> dropped;  // after the lock, though the tier holds it as well
+  MutexLock lock(&mutex_);
+  const auto it = residents_.find(lease->sequence_);
+  // What has been forgotten stays for as long as the lease.
+  if (it == residents_.end() || it->second.residency != lease->residency_) return;
+  ++it->second.revocable;
+  lease->revocable_ = lease->residency_->number();
+  dropped = std::move(lease->residency_);
+  lease->residency_ = nullptr;
+}
+
+void DramTier::ReleaseRevocable(uint64_t sequence, uint64_t number) {
+  std::shared_ptr<Residency> dropped;  // freed outside the lock
+  {
+    MutexLock lock(&mutex_);
+    --leases_;
+    const auto it = residents_.find(sequence);
+    if (it != residents_.end() && it->second.residency->number() == number) {
+      --it->second.revocable;
+      if (--it->second.leases > 0) return;
+    } else if (const auto left = leftovers_.find(number); left != leftovers_.end()) {
+      if (--left->second.leases > 0) return;
+      dropped = std::move(left->second.residency);
+      leftovers_.erase(left);
+    }
+  }
+  dropped = nullptr;
+  pool_->Changed();
 }
 
 void DramTier::SetPinned(uint64_t sequence, bool pinned) {
@@ -290,6 +414,11 @@ std::map<std::string, int64_t> DramTier::used_by_namespace() const {
   MutexLock lock(&mutex_);
   for (const auto& [ns, space] : spaces_) used[ns] = pool_->used(space.arena);
   return used;
+}
+
+int64_t DramTier::revoked() const {
+  MutexLock lock(&mutex_);
+  return revoked_;
 }
 
 int64_t DramTier::evictions() const {

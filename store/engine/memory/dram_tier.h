@@ -3,7 +3,8 @@
 //
 // Each namespace's encodings lie in memory of their own. While there is memory left everybody takes what they need;
 // then a namespace that has more than its fair share makes room among its own, and one that has less gets memory from
-// the namespace that has most over its share. So none is pushed below its share by others.
+// the namespace that has most over its share. So none is pushed below its share by others, and none is kept below it by
+// readers of others that only map what they lease: their leases are revoked where nothing else gives way.
 //
 // Thread-safety: all methods. Leases and residencies must be destroyed before the tier.
 #ifndef KVLINK_STORE_ENGINE_MEMORY_DRAM_TIER_H_
@@ -32,6 +33,13 @@ namespace kvlink::engine {
 
 class DramTier;
 
+// What may leave memory for something else.
+enum class Eviction {
+  kNothing,
+  kBelowShare,  // what is needed, while the namespace that asks has less than its share
+  kAnything,    // what is needed and not held
+};
+
 // A hold on a resident encoding: it stays in the tier while this lives.
 class ResidentLease {
  public:
@@ -42,12 +50,16 @@ class ResidentLease {
   explicit operator bool() const { return residency_ != nullptr; }
   Residency& operator*() const { return *residency_; }
   Residency* operator->() const { return residency_.get(); }
+  // From now on this only asks for the memory to stay: where a namespace below its share needs it, the tier takes it
+  // back, which the generation says. For readers that map the tier and look at that. This is empty afterwards.
+  void MakeRevocable();
 
  private:
   friend class DramTier;
   DramTier* tier_ = nullptr;
   uint64_t sequence_ = 0;
   std::shared_ptr<Residency> residency_;
+  uint64_t revocable_ = 0;  // Residency::number() of what it asks for; `residency_` is null then
 };
 
 struct DramTierOptions {
@@ -66,24 +78,28 @@ class DramTier {
   // Makes the namespace's memory, if it has none yet: MakeRoom does so too. Errors as Mapping::Create.
   absl::Status AddNamespace(absl::string_view ns);
 
-  // Memory for an encoding, in one piece or one per layer; what is not leased makes room, if it may. Waits, up to the
-  // deadline, only for memory whose last read or write is still under way. RESOURCE_EXHAUSTED.
+  // Memory for an encoding, in one piece or one per layer; what is not leased makes room, as far as it may. Waits, up
+  // to `wait_until`, only for memory whose last read or write is still under way. RESOURCE_EXHAUSTED.
   absl::StatusOr<std::shared_ptr<Residency>> MakeRoom(absl::string_view ns, std::shared_ptr<const Manifest> manifest,
-                                                      bool may_evict, absl::Time deadline);
+                                                      Eviction evict, absl::Time wait_until);
+  // The same for what comes slowly, a layer at a time: no memory yet, only a place among the residencies.
+  absl::StatusOr<std::shared_ptr<Residency>> MakeEmpty(absl::string_view ns, std::shared_ptr<const Manifest> manifest);
+  // Memory for one layer of it. Never waits. RESOURCE_EXHAUSTED.
+  absl::Status TakeLayer(Residency* residency, int64_t layer, Eviction evict);
   // The same outside of the tier, from the heap: for a put that finds the tier full of leases, and to read what the
   // tier is not to hold.
   static absl::StatusOr<std::shared_ptr<Residency>> Outside(std::shared_ptr<const Manifest> manifest);
 
-  // A lease on a resident encoding; empty if it is not resident.
+  // A lease on a resident encoding; empty if it is not resident, or has failed (Residency::failed).
   ResidentLease Acquire(uint64_t sequence);
   // Makes an encoding of MakeRoom's namespace resident and leases it. If it became so meanwhile, `residency` is dropped
-  // and `*added` is false.
+  // and `*added` is false. One that has failed is replaced.
   ResidentLease Add(uint64_t sequence, std::shared_ptr<Residency> residency, bool pinned, bool* added);
   bool Resident(uint64_t sequence) const;
   // Counts as a use for the order of eviction.
   void Touch(uint64_t sequence);
-  // Takes it out of the tier; those who hold it keep its memory.
-  void Forget(uint64_t sequence);
+  // Takes it out of the tier; those who hold it keep its memory. With `only`: no other stay of it than this.
+  void Forget(uint64_t sequence, const Residency* only = nullptr);
   void SetPinned(uint64_t sequence, bool pinned);
   // Takes out everything not leased.
   void Drop();
@@ -100,6 +116,7 @@ class DramTier {
   int chunks() const { return pool_->chunks(); }
   int64_t leases() const;
   int64_t evictions() const;
+  int64_t revoked() const;  // encodings that were taken from revocable leases
   struct NamespaceMemory {
     std::string ns;
     int64_t present = 0;    // bytes of memory taken from the system
@@ -121,7 +138,14 @@ class DramTier {
     std::shared_ptr<Residency> residency;
     Space* space = nullptr;
     int leases = 0;
+    int revocable = 0;  // of the leases
     bool pinned = false;
+  };
+  // Not resident any more, but asked for by revocable leases.
+  struct Leftover {
+    std::shared_ptr<Residency> residency;
+    Space* space = nullptr;
+    int leases = 0;
   };
   DramTier(DramTierOptions options, std::unique_ptr<GenerationTable> generations)
       : memory_added_(std::move(options.memory_added)),
@@ -130,22 +154,31 @@ class DramTier {
   absl::StatusOr<Space*> SpaceOf(absl::string_view ns) ABSL_LOCKS_EXCLUDED(mutex_);
   std::shared_ptr<Residency> TryTake(Arena* arena, const std::shared_ptr<const Manifest>& manifest);
   void Release(uint64_t sequence, std::shared_ptr<Residency> residency);
+  void MakeRevocable(ResidentLease* lease);
+  void ReleaseRevocable(uint64_t sequence, uint64_t number);
   ResidentLease LeaseOf(uint64_t sequence, Holding* resident) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status NoRoom(absl::string_view ns, int64_t bytes) const;
+  absl::Status CheckFits(const Manifest& manifest) const;
+  // One step towards room for `bytes`: something left, or a chunk came. False: nothing may.
+  bool EvictFor(Space* space, Eviction evict, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Whether memory comes back without anybody's doing: what loads hold that nobody waits for, or puts on their way.
   bool MemoryReturns(const Space& space) const;
   // Takes out what leaves next; the caller drops it outside the lock. Null if nothing may leave. What is still being
   // read is left alone, unless `also_read`: it would be read for nothing, and its memory does not come back at once.
   std::shared_ptr<Residency> EvictOne(Space* space, bool also_read) ABSL_LOCKS_EXCLUDED(mutex_);
   std::shared_ptr<Residency> TakeOut(uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Moves a chunk of memory to `space` from who has to give one. False if nobody has, or all theirs is held.
-  bool MoveChunkTo(Space* space, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Moves a chunk of memory to `space` from one that has to give. False if none has, or all theirs is held; `revoke`:
+  // held by more than revocable leases.
+  bool MoveChunkTo(Space* space, int64_t bytes, bool revoke) ABSL_LOCKS_EXCLUDED(mutex_);
   // The chunk of `space` that is cheapest to empty, and what is in it. Nothing: something in each is held.
   struct Chunk {
     int number = 0;
     int64_t bytes = 0;
-    std::vector<uint64_t> residents;
+    int64_t cost = 0;
+    std::vector<uint64_t> residents;  // sequences
+    std::vector<uint64_t> leftovers;  // numbers
   };
-  std::optional<Chunk> CheapestChunk(const Space& space) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<Chunk> CheapestChunk(const Space& space, bool revoke) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::function<void(const TierMemory&)> memory_added_;
   const std::unique_ptr<GenerationTable> generations_;
@@ -155,9 +188,11 @@ class DramTier {
   mutable Mutex mutex_;
   std::map<std::string, Space, std::less<>> spaces_ ABSL_GUARDED_BY(mutex_);  // stay
   absl::flat_hash_map<uint64_t, Holding> residents_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint64_t, Leftover> leftovers_ ABSL_GUARDED_BY(mutex_);  // by Residency::number()
   absl::flat_hash_map<const Arena*, Space*> space_of_ ABSL_GUARDED_BY(mutex_);
   int64_t leases_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t evictions_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t revoked_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace kvlink::engine

@@ -1,3 +1,4 @@
+// Pieces are mapped over address space that was reserved and aligned first, so that a failed mapping leaves nothing.
 #include "store/engine/memory/mapping.h"
 
 #include <fcntl.h>
@@ -5,10 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "base/status.h"
 
 // What glibc's headers are too old for.
@@ -79,36 +81,68 @@ absl::StatusOr<int> SealForReaders(int fd, const MappingOptions& options) {
 
 }  // namespace
 
+Mapping::Mapping(const MappingOptions& options)
+    : bytes_(options.bytes),
+      piece_bytes_(options.piece_bytes > 0 ? options.piece_bytes : options.bytes),
+      alignment_(options.alignment),
+      pieces_((bytes_ + piece_bytes_ - 1) / piece_bytes_) {}
+
 absl::StatusOr<std::unique_ptr<Mapping>> Mapping::Create(const MappingOptions& options) {
-  KVLINK_ASSIGN_OR_RETURN(std::byte* const base, Reserve(options.bytes, options.alignment));
-  int fd = -1, descriptor = -1;
-  absl::Cleanup give_back = [&] { munmap(base, options.bytes); };
-  absl::Cleanup close_writable = [&] {
-    if (fd >= 0) close(fd);
-  };
+  std::unique_ptr<Mapping> mapping(new Mapping(options));
   if (options.shared) {
-    KVLINK_ASSIGN_OR_RETURN(fd, NewMemfd(options.bytes));
+    KVLINK_ASSIGN_OR_RETURN(mapping->writable_, NewMemfd(options.bytes));
   }
-  const int kind = options.shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  if (mmap(base, options.bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED) {
-    return Failed("no mapping", options.bytes);
-  }
+  const bool whole = mapping->pieces_.size() == 1;
+  if (whole) KVLINK_RETURN_IF_ERROR(mapping->MapPiece(0));
   if (options.shared) {  // the seal against writing spares the mapping that is there
-    KVLINK_ASSIGN_OR_RETURN(descriptor, SealForReaders(fd, options));
+    KVLINK_ASSIGN_OR_RETURN(mapping->descriptor_, SealForReaders(mapping->writable_, options));
   }
-  madvise(base, options.bytes, MADV_HUGEPAGE);
-  madvise(base, options.bytes, MADV_DONTFORK);
-  std::move(give_back).Cancel();
-  return std::unique_ptr<Mapping>(new Mapping(base, options.bytes, descriptor));
+  if (whole && mapping->writable_ >= 0) close(std::exchange(mapping->writable_, -1));
+  return mapping;
 }
 
 Mapping::~Mapping() {
-  munmap(base_, bytes_);
+  for (size_t piece = 0; piece < pieces_.size(); ++piece) {
+    if (std::byte* const data = pieces_[piece].load()) munmap(data, LengthOf(piece));
+  }
+  if (writable_ >= 0) close(writable_);
   if (descriptor_ >= 0) close(descriptor_);
 }
 
+int64_t Mapping::LengthOf(size_t piece) const {
+  return std::min(piece_bytes_, bytes_ - static_cast<int64_t>(piece) * piece_bytes_);
+}
+
+absl::Status Mapping::MapPiece(int64_t offset) {
+  const size_t piece = offset / piece_bytes_;
+  if (pieces_[piece].load() != nullptr) return absl::OkStatus();
+  const int64_t length = LengthOf(piece);
+  KVLINK_ASSIGN_OR_RETURN(std::byte* const data, Reserve(length, alignment_));
+  const int kind = writable_ >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  const off_t from = writable_ >= 0 ? static_cast<off_t>(piece) * piece_bytes_ : 0;
+  if (mmap(data, length, PROT_READ | PROT_WRITE, kind | MAP_FIXED | MAP_NORESERVE, writable_, from) == MAP_FAILED) {
+    const absl::Status status = Failed("no mapping", length);
+    munmap(data, length);
+    return status;
+  }
+  madvise(data, length, MADV_HUGEPAGE);
+  madvise(data, length, MADV_DONTFORK);
+  pieces_[piece] = data;
+  return absl::OkStatus();
+}
+
+int64_t Mapping::OffsetOf(const std::byte* data) const {
+  for (size_t piece = 0; piece < pieces_.size(); ++piece) {
+    const std::byte* const start = pieces_[piece].load();
+    if (start != nullptr && data >= start && data < start + LengthOf(piece)) {
+      return static_cast<int64_t>(piece) * piece_bytes_ + (data - start);
+    }
+  }
+  return -1;
+}
+
 absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
-  std::byte* const data = base_ + offset;
+  std::byte* const data = At(offset);
   if (descriptor_ >= 0 && bytes % kHugePageBytes == 0 && reinterpret_cast<uintptr_t>(data) % kHugePageBytes == 0) {
     // Memory of files gets huge pages by this call even where the system gives them to nobody unasked; it fills up from
     // one small page each. Failing leaves small pages.
@@ -124,7 +158,12 @@ absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
 }
 
 absl::Status Mapping::Remove(int64_t offset, int64_t bytes) {
-  if (madvise(base_ + offset, bytes, descriptor_ >= 0 ? MADV_REMOVE : MADV_DONTNEED) == 0) return absl::OkStatus();
+  // Without a mapping here only readers can have brought pages, and the memfd itself takes them.
+  const bool mapped = pieces_[offset / piece_bytes_].load() != nullptr;
+  const int error = mapped           ? madvise(At(offset), bytes, descriptor_ >= 0 ? MADV_REMOVE : MADV_DONTNEED)
+                    : writable_ >= 0 ? fallocate(writable_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes)
+                                     : 0;
+  if (error == 0) return absl::OkStatus();
   return absl::InternalError(
       absl::StrCat(bytes, " bytes of memory cannot be given back to the system: ", std::strerror(errno)));
 }

@@ -46,14 +46,14 @@ void PageMap::Free(int64_t offset, int64_t bytes) {
 
 void PageMap::Release(int64_t first, int64_t bytes) {
   auto next = free_.lower_bound(first);
-  if (next != free_.end() && next->first == first + bytes) {
+  if (next != free_.end() && next->first == first + bytes && next->first % piece_bytes_ != 0) {
     bytes += next->second;
     const auto merged = next++;
     Erase(merged);
   }
   if (next != free_.begin()) {
     const auto previous = std::prev(next);
-    if (previous->first + previous->second == first) {
+    if (previous->first + previous->second == first && first % piece_bytes_ != 0) {
       first = previous->first;
       bytes += previous->second;
       Erase(previous);
@@ -91,8 +91,8 @@ void PageMap::Remove(int chunk) {
 std::optional<std::pair<int, int>> PageMap::Window(int64_t bytes) const {
   // What is free or absent, merged, in order.
   std::vector<std::pair<int64_t, int64_t>> spans;
-  const auto append = [&spans](int64_t first, int64_t length) {
-    if (!spans.empty() && spans.back().second == first) {
+  const auto append = [&](int64_t first, int64_t length) {
+    if (!spans.empty() && spans.back().second == first && first % piece_bytes_ != 0) {
       spans.back().second += length;
     } else {
       spans.emplace_back(first, first + length);

@@ -5,6 +5,7 @@
 #ifndef KVLINK_STORE_ENGINE_MEMORY_PAGE_MAP_H_
 #define KVLINK_STORE_ENGINE_MEMORY_PAGE_MAP_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -16,8 +17,11 @@ namespace kvlink::engine {
 
 class PageMap {
  public:
-  // No chunk is present.
-  PageMap(int64_t chunk_bytes, int chunks) : chunk_bytes_(chunk_bytes), chunks_(chunks) {}
+  // No chunk is present. Nothing is allocated across a multiple of `piece_chunks` chunks (0: all is one piece).
+  PageMap(int64_t chunk_bytes, int chunks, int piece_chunks = 0)
+      : chunk_bytes_(chunk_bytes),
+        piece_bytes_((piece_chunks > 0 ? piece_chunks : std::max(chunks, 1)) * chunk_bytes),
+        chunks_(chunks) {}
 
   // The smallest free range of `bytes` or more, from its start. Nothing: none is that long.
   std::optional<int64_t> Allocate(int64_t bytes);
@@ -60,7 +64,7 @@ class PageMap {
   void Insert(int64_t first, int64_t bytes);
   void Erase(std::map<int64_t, int64_t>::iterator range);
 
-  const int64_t chunk_bytes_;
+  const int64_t chunk_bytes_, piece_bytes_;
   std::vector<Chunk> chunks_;
   int64_t present_ = 0;
   int64_t used_ = 0;

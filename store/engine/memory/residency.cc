@@ -12,10 +12,11 @@ namespace kvlink::engine {
 Residency::Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation,
                      uint64_t number)
     : manifest_(std::move(manifest)), pages_(std::move(pages)), generation_(std::move(generation)), number_(number) {
+  if (!pages_.empty()) arena_ = pages_.front().arena();
   std::vector<absl::Span<std::byte>> slabs;
   const bool whole = pages_.size() == 1;
   size_t next = 0;
-  if (pages_.empty()) return;  // Borrow sets them
+  if (pages_.empty()) return;  // Borrow and WithoutPages set them
   for (const LayerManifest& layer : manifest_->layers) {
     if (layer.length == 0) {
       slabs.emplace_back();
@@ -40,6 +41,24 @@ std::shared_ptr<Residency> Residency::Borrow(std::shared_ptr<const Manifest> man
   return residency;
 }
 
+std::shared_ptr<Residency> Residency::WithoutPages(std::shared_ptr<const Manifest> manifest, const Arena* arena,
+                                                   GenerationSlot generation, uint64_t number) {
+  auto residency =
+      std::make_shared<Residency>(std::move(manifest), std::vector<Pages>(), std::move(generation), number);
+  residency->arena_ = arena;
+  std::vector<absl::Span<std::byte>> places;
+  for (const LayerManifest& layer : residency->manifest().layers) {
+    places.push_back(absl::MakeSpan(static_cast<std::byte*>(nullptr), static_cast<size_t>(layer.length)));
+  }
+  residency->SetSlabs(places);
+  return residency;
+}
+
+void Residency::SetPages(int64_t layer, Pages pages) {
+  slabs_[layer] = absl::MakeSpan(pages.data(), slabs_[layer].size());
+  pages_.push_back(std::move(pages));
+}
+
 void Residency::SetSlabs(const std::vector<absl::Span<std::byte>>& slabs) {
   slabs_ = slabs;
   MutexLock lock(&mutex_);
@@ -52,8 +71,7 @@ void Residency::SetSlabs(const std::vector<absl::Span<std::byte>>& slabs) {
 }
 
 Place Residency::place(int64_t layer) const {
-  const Arena& arena = *pages_.front().arena();
-  return slabs_[layer].empty() ? Place{arena.memory().number, 0} : arena.place(slabs_[layer].data());
+  return slabs_[layer].empty() ? Place{arena_->memory().number, 0} : arena_->place(slabs_[layer].data());
 }
 
 void Residency::SetVerified(int64_t layer) {
@@ -64,7 +82,7 @@ void Residency::SetVerified(int64_t layer) {
 
 void Residency::Landed(int64_t offset, int64_t length, const absl::Status& status) {
   std::vector<std::pair<LandedFunction, absl::Status>> due;
-  bool first_failure = false;
+  if (!status.ok()) Fail(/*wrong_bytes=*/false, status);
   {
     MutexLock lock(&mutex_);
     const std::vector<LayerManifest>& layers = manifest_->layers;
@@ -78,7 +96,8 @@ void Residency::Landed(int64_t offset, int64_t length, const absl::Status& statu
       if (overlap <= 0) continue;
       missing_[index] -= overlap;
       if (!status.ok()) {
-        first_failure |= SetFailed(index, status);
+        states_[index] = State::kFailed;
+        failure_ = status;
       } else if (missing_[index] == 0 && states_[index] == State::kAbsent) {
         states_[index] = State::kLanded;
       }
@@ -94,14 +113,11 @@ void Residency::Landed(int64_t offset, int64_t length, const absl::Status& statu
     on_landed_.resize(kept);
     changed_.SignalAll();
   }
-  if (first_failure && on_failed_) on_failed_(/*wrong_bytes=*/false, status);
   for (const auto& [landed, outcome] : due) landed(outcome);
 }
 
-bool Residency::SetFailed(int64_t layer, absl::Status why) {
-  states_[layer] = State::kFailed;
-  failure_ = std::move(why);
-  return !failed_.exchange(true);
+void Residency::Fail(bool wrong_bytes, const absl::Status& why) {
+  if (!failed_.exchange(true) && on_failed_) on_failed_(wrong_bytes, why);
 }
 
 absl::Status Residency::LandedStatus(int64_t layer) const {
@@ -156,19 +172,12 @@ absl::Status Residency::WaitLayer(int64_t layer, absl::Time deadline) {
     const int64_t used = manifest_->shape(layer).used_bytes();
     std::memset(slabs_[layer].data() + used, 0, slabs_[layer].size() - used);
   }
-  absl::Status outcome;
-  bool first_failure = false;
-  {
-    MutexLock lock(&mutex_);
-    if (status.ok()) {
-      states_[layer] = State::kVerified;
-    } else {
-      outcome = absl::DataLossError(status.message());
-      first_failure = SetFailed(layer, outcome);
-    }
-    changed_.SignalAll();
-  }
-  if (first_failure && on_failed_) on_failed_(/*wrong_bytes=*/true, outcome);
+  const absl::Status outcome = status.ok() ? status : absl::DataLossError(status.message());
+  if (!outcome.ok()) Fail(/*wrong_bytes=*/true, outcome);
+  MutexLock lock(&mutex_);
+  states_[layer] = outcome.ok() ? State::kVerified : State::kFailed;
+  if (!outcome.ok()) failure_ = outcome;
+  changed_.SignalAll();
   return outcome;
 }
 

@@ -38,6 +38,9 @@ class Residency {
   // the tier `generation` is empty and `number` 0.
   Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation = {},
             uint64_t number = 0);
+  // In memory of `arena` that SetPages brings, a layer at a time.
+  static std::shared_ptr<Residency> WithoutPages(std::shared_ptr<const Manifest> manifest, const Arena* arena,
+                                                 GenerationSlot generation, uint64_t number);
   // Over slabs that belong to another and are only read; they outlive every use of this object.
   static std::shared_ptr<Residency> Borrow(std::shared_ptr<const Manifest> manifest,
                                            absl::Span<const absl::Span<const std::byte>> slabs);
@@ -49,9 +52,13 @@ class Residency {
   // Where layer l's slab lies (writable: for whoever fills it).
   absl::Span<std::byte> slab(int64_t layer) const { return slabs_[layer]; }
   int64_t bytes() const { return bytes_; }
+  // REQUIRES: made by WithoutPages; of the layer's length; nobody uses this layer yet. One call at a time, and none
+  // once the encoding is resident.
+  void SetPages(int64_t layer, Pages pages);
   // REQUIRES: its memory is of the tier. Of a layer without bytes: the beginning of the memory.
   Place place(int64_t layer) const;
   const std::vector<Pages>& pages() const { return pages_; }
+  const Arena* arena() const { return arena_; }
   uint64_t number() const { return number_; }
   const GenerationSlot& generation() const { return generation_; }
 
@@ -62,8 +69,8 @@ class Residency {
   // Calls `landed` once when all of layer l has landed (OK, not verified) or cannot (why): within the call if that is
   // known already, else by whoever lands it. It must not wait.
   void OnLanded(int64_t layer, LandedFunction landed);
-  // Calls `failed` once, when the first layer fails, without locks and before those who asked by OnLanded hear of it.
-  // It must not wait. REQUIRES: nobody else holds this object yet.
+  // Calls `failed` once, when the first layer fails, without locks and before anybody else can know. It must not wait.
+  // REQUIRES: nobody else holds this object yet.
   void OnFailed(FailedFunction failed) { on_failed_ = std::move(failed); }
   // Whether every layer has landed.
   bool complete() const;
@@ -78,11 +85,11 @@ class Residency {
 
   void SetSlabs(const std::vector<absl::Span<std::byte>>& slabs);
   absl::Status LandedStatus(int64_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Marks the layer. True: it is the first that failed, and Failed is to be called after the lock.
-  bool SetFailed(int64_t layer, absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Fail(bool wrong_bytes, const absl::Status& why);
 
   std::shared_ptr<const Manifest> manifest_;
-  const std::vector<Pages> pages_;
+  std::vector<Pages> pages_;
+  const Arena* arena_ = nullptr;     // null: memory outside of the tier
   const GenerationSlot generation_;  // after the pages: it is destroyed before them
   const uint64_t number_;
   std::vector<absl::Span<std::byte>> slabs_;

@@ -107,13 +107,14 @@ absl::Status ControlMethods::Verify(ControlCall* call, const v1::VerifyRequest& 
   progress.set_finished(true);
   progress.set_encodings(outcome.encodings);
   progress.set_bytes_done(outcome.bytes);
-  for (const engine::Engine::Damage& damage : outcome.damaged) {
+  for (const engine::DamagedEncoding& damage : outcome.damaged) {
     if (progress.damaged_size() == static_cast<int>(kMaxDamaged)) break;
     v1::Damage* const out = progress.add_damaged();
     out->set_ns(damage.key.ns);
     out->set_identity(std::string(BytesOf(damage.key.identity)));
     out->set_codec(static_cast<uint32_t>(damage.key.codec));
     out->set_what(damage.what);
+    for (const std::string& document : damage.documents) out->add_documents(document);
   }
   for (const std::string& problem : outcome.index_problems) {
     if (progress.index_problems_size() == static_cast<int>(kMaxDamaged)) break;

@@ -26,7 +26,11 @@ class LandingNews : public std::enable_shared_from_this<LandingNews> {
   void Wait(int64_t layer) {
     while (true) {
       const auto lease = lease_.lock();
-      if (lease == nullptr || layer >= static_cast<int64_t>(lease->manifest().layers.size())) return;
+      if (lease == nullptr) return;
+      if (layer >= static_cast<int64_t>(lease->manifest().layers.size())) {
+        // The client looks at the generation whenever it has used the bytes: it can do without the lease.
+        return lease->MakeRevocable();
+      }
       // 0: waiting, 1: called within OnLanded, 2: OnLanded has returned first.
       const auto state = std::make_shared<std::atomic<int>>(0);
       lease->OnLanded(layer, [self = shared_from_this(), layer, state](const absl::Status& status) {

@@ -1,25 +1,28 @@
 #include "store/node/data/marks.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/status.h"
 #include "store/node/service.h"
 
 namespace kvlink::store {
 namespace {
 
 absl::Status Pin(engine::Engine* engine, Session* session, const engine::EncodingKey& key) {
-  const absl::Status pinned = engine->Pin(key);
-  if (!pinned.ok() || session->AddPin(key)) return pinned;
-  (void)engine->Unpin(key);
+  KVLINK_ASSIGN_OR_RETURN(const uint64_t sequence, engine->Pin(key));
+  if (session->AddPin(key, sequence)) return absl::OkStatus();
+  (void)engine->Unpin(key, sequence);
   return absl::UnauthenticatedError("the session has ended");
 }
 
 absl::Status Unpin(engine::Engine* engine, Session* session, const engine::EncodingKey& key) {
-  if (!session->TakePin(key)) return absl::NotFoundError("this session has not pinned the encoding");
-  return engine->Unpin(key);
+  const std::optional<uint64_t> sequence = session->TakePin(key);
+  if (!sequence.has_value()) return absl::NotFoundError("this session has not pinned the encoding");
+  return engine->Unpin(key, sequence);
 }
 
 absl::Status DoOne(Service* service, Session* session, proto::Mark::Act act, const engine::EncodingKey& key,

@@ -4,20 +4,26 @@
 
 namespace kvlink::store {
 
-void MemoryMap::Register(Carrier* carrier, const engine::TierMemory& memory) {
-  carrier->buffers.emplace(memory.number, carrier->transport->Register(memory.base, memory.bytes, {}, nullptr));
+void MemoryMap::Register(Carrier* carrier, const engine::TierPiece& piece) {
+  carrier->buffers.emplace(std::pair(piece.memory, piece.offset),
+                           carrier->transport->Register(piece.data, piece.bytes, {}, nullptr));
 }
 
 void MemoryMap::AddMemory(const engine::TierMemory& memory) {
   MutexLock lock(&mutex_);
   memories_[memory.number] = memory;
-  for (Carrier& carrier : carriers_) Register(&carrier, memory);
+}
+
+void MemoryMap::AddPiece(const engine::TierPiece& piece) {
+  MutexLock lock(&mutex_);
+  pieces_[{piece.memory, piece.offset}] = piece;
+  for (Carrier& carrier : carriers_) Register(&carrier, piece);
 }
 
 size_t MemoryMap::AddTransport(transport::Transport* transport) {
   MutexLock lock(&mutex_);
   carriers_.push_back({transport, {}});
-  for (const auto& [number, memory] : memories_) Register(&carriers_.back(), memory);
+  for (const auto& [name, piece] : pieces_) Register(&carriers_.back(), piece);
   return carriers_.size() - 1;
 }
 
@@ -26,18 +32,23 @@ void MemoryMap::Clear() {
   carriers_.clear();
 }
 
-absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> MemoryMap::Buffer(size_t transport,
-                                                                               uint32_t memory) const {
+absl::StatusOr<MemoryMap::Registered> MemoryMap::Buffer(size_t transport, const engine::Place& place) const {
   MutexLock lock(&mutex_);
-  if (transport < carriers_.size()) {
-    const auto found = carriers_[transport].buffers.find(memory);
-    if (found != carriers_[transport].buffers.end()) {
-      if (found->second.ok()) return found->second;
-      return absl::UnavailableError(
-          absl::StrCat("memory of the node cannot be reached this way: ", found->second.status().message()));
-    }
+  // The last piece that begins no later.
+  auto piece = pieces_.upper_bound({place.memory, place.offset});
+  if (piece == pieces_.begin() || transport >= carriers_.size()) {
+    return absl::UnavailableError("memory of the node is not registered");
   }
-  return absl::UnavailableError("memory of the node is not registered");
+  --piece;
+  const auto found = carriers_[transport].buffers.find(piece->first);
+  if (found == carriers_[transport].buffers.end() || piece->second.memory != place.memory) {
+    return absl::UnavailableError("memory of the node is not registered");
+  }
+  if (!found->second.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("memory of the node cannot be reached this way: ", found->second.status().message()));
+  }
+  return Registered{*found->second, place.memory, piece->second.offset, piece->second.bytes};
 }
 
 std::optional<engine::TierMemory> MemoryMap::Find(uint32_t memory) const {

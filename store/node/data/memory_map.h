@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,26 +20,40 @@ namespace kvlink::store {
 
 class MemoryMap {
  public:
-  // A piece of memory is there, before anything in it is handed out. Registers it with every transport.
+  // Of a namespace, before anything in it is handed out.
   void AddMemory(const engine::TierMemory& memory);
+  // A piece of it is there, before anything in it is handed out. Registers it with every transport.
+  void AddPiece(const engine::TierPiece& piece);
   // Registers what is there and what will come. Returns the number to ask Buffer with. The transport outlives Clear().
   size_t AddTransport(transport::Transport* transport);
   void Clear();
 
+  // A piece as a transport knows it.
+  struct Registered {
+    std::shared_ptr<transport::RegisteredBuffer> buffer;
+    uint32_t memory = 0;
+    int64_t first = 0, bytes = 0;  // which bytes of the memory it is
+
+    bool Holds(const engine::Place& place) const {
+      return buffer != nullptr && place.memory == memory && place.offset >= first && place.offset < first + bytes;
+    }
+  };
   // UNAVAILABLE: that transport cannot reach the memory (why not was said when it was registered).
-  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Buffer(size_t transport, uint32_t memory) const;
+  absl::StatusOr<Registered> Buffer(size_t transport, const engine::Place& place) const;
   std::optional<engine::TierMemory> Find(uint32_t memory) const;
   std::vector<engine::TierMemory> All() const;
 
  private:
   struct Carrier {
     transport::Transport* transport;
-    std::map<uint32_t, absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>>> buffers;
+    // Of pieces, by memory and first byte.
+    std::map<std::pair<uint32_t, int64_t>, absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>>> buffers;
   };
-  static void Register(Carrier* carrier, const engine::TierMemory& memory);
+  static void Register(Carrier* carrier, const engine::TierPiece& piece);
 
   mutable Mutex mutex_;
   std::map<uint32_t, engine::TierMemory> memories_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::pair<uint32_t, int64_t>, engine::TierPiece> pieces_ ABSL_GUARDED_BY(mutex_);
   std::vector<Carrier> carriers_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -41,19 +41,24 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   // Lays out memory as far as there is credit.
   void Advance() {
-    while (true) {
+    absl::Status landing;
+    int64_t bytes = 0;
+    while (landing.ok()) {
       MutexLock lock(&mutex_);
       if (why_.has_value() || waiting_) return;
       while (next_ < lengths_.size() && lengths_[next_] == 0) ++next_;
       if (next_ == lengths_.size() || open_.size() >= kMaxLandings) return;
       waiting_ = true;
-      const bool taken = service_->push_credit.Take(lengths_[next_], [weak = weak_from_this()] {
+      bytes = lengths_[next_];
+      const bool taken = service_->push_credit.Take(bytes, [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Resume();
       });
       if (!taken) return;
       waiting_ = false;
-      LandNext();
+      landing = LandNext();
     }
+    service_->push_credit.Return(bytes);
+    End(landing);
   }
 
   // A piece of the manifest; with the last one the slabs that are there begin to be written.
@@ -138,22 +143,22 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     Advance();
   }
 
-  void LandNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::Status LandNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const size_t layer = next_++;
+    KVLINK_RETURN_IF_ERROR(memory_->push->Reserve(static_cast<int64_t>(layer)));
     const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
-    if (buffer_ == nullptr || buffer_memory_ != place.memory) {
-      auto buffer = service_->memory.Buffer(link_->outlet()->transport(), place.memory);
-      // Begin has seen that there is one.
-      const auto hold = std::make_shared<Hold>(Hold{memory_, *std::move(buffer)});
-      buffer_ = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
-      buffer_memory_ = place.memory;
+    if (!registered_.Holds(place)) {
+      KVLINK_ASSIGN_OR_RETURN(registered_, service_->memory.Buffer(link_->outlet()->transport(), place));
+      const auto hold = std::make_shared<Hold>(Hold{memory_, std::move(registered_.buffer)});
+      registered_.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
     }
+    const transport::Slice slice{registered_.buffer, place.offset - registered_.first, lengths_[layer]};
     open_.insert(layer);
-    link_->outlet()->payloads()->Land(first_landing_ + layer, {buffer_, place.offset, lengths_[layer]},
-                                      SteadyNow() + service_->limits.push_progress,
+    link_->outlet()->payloads()->Land(first_landing_ + layer, slice, SteadyNow() + service_->limits.push_progress,
                                       [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
                                         self->Landed(layer, status, bytes);
                                       });
+    return absl::OkStatus();
   }
 
   void Landed(size_t layer, const absl::Status& status, int64_t bytes) {
@@ -216,7 +221,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (why_.has_value()) return;
       committing_ = true;
-      buffer_ = nullptr;
+      registered_.buffer = nullptr;
       push = std::move(memory_->push);
     }
     service_->engine->CommitPush(
@@ -277,7 +282,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (!why_.has_value()) return;
       // Slices on their way keep it for as long as they need it.
-      buffer_ = nullptr;
+      registered_.buffer = nullptr;
       memory_ = nullptr;
       commit = std::move(commit_);
       why = *why_;
@@ -309,13 +314,12 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   Mutex mutex_;
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<transport::RegisteredBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
-  uint32_t buffer_memory_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // layer to lay out next
-  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
-  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
-  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;     // for credit
+  MemoryMap::Registered registered_ ABSL_GUARDED_BY(mutex_);  // where the last slab lies; it holds the memory
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;                   // layer to lay out next
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);             // layers laid out and not filled
+  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;               // layers
+  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);           // layers to be written
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;              // for credit
   absl::Time progressed_ ABSL_GUARDED_BY(mutex_), ended_ ABSL_GUARDED_BY(mutex_);
   std::string manifest_;
   std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
@@ -344,11 +348,10 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   }
   const std::vector<int64_t> lengths(begin.lengths().begin(), begin.lengths().end());
   KVLINK_ASSIGN_OR_RETURN(auto memory, service->engine->BeginPush(key, lengths));
-  for (size_t layer = 0; layer < lengths.size(); ++layer) {
-    if (lengths[layer] == 0) continue;
-    const uint32_t number = memory->place(static_cast<int64_t>(layer)).memory;
-    KVLINK_RETURN_IF_ERROR(service->memory.Buffer(call->link()->outlet()->transport(), number).status());
-  }
+  // What cannot be reached is said now. The first slab has its place.
+  const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
+  const engine::Place place = memory->place(first - lengths.begin());
+  KVLINK_RETURN_IF_ERROR(service->memory.Buffer(call->link()->outlet()->transport(), place).status());
   const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
   KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPush, call->id(), push));
   answer.mutable_push_ready()->set_first_landing(push->first_landing());

@@ -294,6 +294,51 @@ TEST_F(LocalTest, TheGenerationChangesWithThePages) {
   EXPECT_NE(client->Generation(lease->generation_slot()), lease->generation());
 }
 
+TEST_F(LocalTest, WhoeverLeasesEverythingLeavesOthersTheirShare) {
+  StartNode([](store::NodeOptions* options) { options->engine.dram_bytes = int64_t{2} << 20; });
+  const auto client = Connect();
+  std::vector<proto::Leased> leases;
+  std::vector<Synthetic> encodings;
+  RawControl control((*node_)->addresses().control);
+  ASSERT_TRUE(control.Open().ok());
+  RawData data(loopback_.get(), node_->data_address());
+  ASSERT_TRUE(data.Hello(control.token()).ok());
+  while (true) {
+    encodings.push_back(MakeSynthetic(100 + encodings.size(), /*layers=*/2, /*tokens=*/500));
+    if (!data.Push("greedy", encodings.back()).ok()) break;
+    const auto lease = client->Lease("greedy", encodings.back().manifest);
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    leases.push_back(*lease);
+    ASSERT_LT(leases.size(), 100u);
+  }
+  const auto taken_back = [&] {
+    int count = 0;
+    for (const auto& lease : leases) count += client->Generation(lease.generation_slot()) != lease.generation();
+    return count;
+  };
+  EXPECT_EQ(taken_back(), 0);
+  // A third of the tier is less than another's share.
+  int64_t pushed = 0;
+  for (int i = 0; pushed < (2 << 20) / 3; ++i) {
+    const Synthetic encoding = MakeSynthetic(500 + i);
+    const auto done = data.Push("modest", encoding);
+    ASSERT_TRUE(done.ok()) << done.status();
+    ASSERT_TRUE(client->Lease("modest", encoding.manifest).ok());
+    pushed += encoding.bytes();
+  }
+  EXPECT_GT(taken_back(), 0);
+  EXPECT_LT(taken_back(), static_cast<int>(leases.size()));
+  // What was not taken back is what it was.
+  for (size_t i = 0; i < leases.size(); ++i) {
+    if (client->Generation(leases[i].generation_slot()) != leases[i].generation()) continue;
+    for (int layer = 0; layer < leases[i].offsets_size(); ++layer) {
+      const Slab& slab = encodings[i].slabs[layer];
+      const auto* at = client->At(leases[i].memory(), leases[i].offsets(layer));
+      EXPECT_EQ(std::memcmp(at, slab.data(), slab.size()), 0);
+    }
+  }
+}
+
 TEST_F(LocalTest, LeasesGoWithTheirConnection) {
   StartNode();
   const Synthetic encoding = MakeSynthetic(4);

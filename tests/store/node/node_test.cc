@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/part.h"
+#include "tests/store/failing_io.h"
 #include "tests/store/node/raw_client.h"
 
 namespace kvlink::testing {
@@ -52,7 +53,28 @@ class NodeTest : public ::testing::TestWithParam<Carrier> {
     for (size_t i = 0; i < pieces->size(); ++i) EXPECT_EQ(pulled->pieces[i], Bytes(encoding, (*pieces)[i])) << i;
   }
 
-  TestNode node_{GetParam()};
+  // How a pull ends for which no landing is laid out: by its failing.
+  absl::Status FailedPull(const Synthetic& encoding) {
+    const uint64_t id = data_->Send(RawData::PullOf("a", encoding.manifest, data_->TakeLandings(64), 64));
+    while (true) {
+      const auto answer = data_->Next(id);
+      if (!answer.ok()) return answer.status();
+      if (const absl::Status status = StatusOf(*answer); !status.ok()) return status;
+    }
+  }
+  // Waits until it is found in the tier, or nowhere (0).
+  void AwaitTier(const Synthetic& encoding, uint32_t tier) {
+    const absl::Time limit = SteadyNow() + absl::Seconds(60);
+    const auto found = [&] { return (*data_->Lookup("a", {encoding.manifest.identity}))[0].tier; };
+    while (found() != tier && SteadyNow() < limit) {
+      if (tier == 2) DropTier();  // a pull's hold on the pages ends shortly after its answer
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+    EXPECT_EQ(found(), tier);
+  }
+
+  FailingIo io_;
+  TestNode node_{GetParam(), [this](store::NodeOptions* options) { options->engine.observer = &io_; }};
   std::unique_ptr<transport::Transport> transport_;
   std::unique_ptr<RawControl> control_;
   store::v1::Session session_;
@@ -104,6 +126,28 @@ TEST_P(NodeTest, WhatIsPushedIsFoundAndPulled) {
   const auto again = data_->Push("a", encoding);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_FALSE(again->written);
+}
+
+TEST_P(NodeTest, AReadThatFailsIsNotKept) {
+  const Synthetic encoding = MakeSynthetic(5, /*layers=*/3, /*tokens=*/700);
+  ASSERT_TRUE(data_->Push("a", encoding).ok());
+  AwaitTier(encoding, 2);
+  // For want of memory: the pull fails, the next does not.
+  io_.Fail("segments", nullptr, nullptr, NoSpace);
+  EXPECT_TRUE(absl::IsUnavailable(FailedPull(encoding)));
+  io_.Fail("", nullptr);
+  ExpectPulls(encoding, {});
+  AwaitTier(encoding, 2);
+  // Gone from the disk: it is dropped, named, and can be pushed again.
+  io_.Fail("segments", nullptr, nullptr, Broken);
+  EXPECT_TRUE(absl::IsDataLoss(FailedPull(encoding)));
+  AwaitTier(encoding, 0);
+  io_.Fail("", nullptr);
+  EXPECT_GE(node_.log.Count(encoding.manifest.identity.Hex()), 1);
+  const auto again = data_->Push("a", encoding);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->written);
+  ExpectPulls(encoding, {});
 }
 
 TEST_P(NodeTest, PartsOfAnEncoding) {

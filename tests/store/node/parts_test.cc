@@ -82,24 +82,28 @@ Grant Everything() { return *AccessList().Find(""); }
 
 TEST(SessionsTest, PinsComeBackHoweverASessionEnds) {
   std::vector<std::string> unpinned;
-  Sessions sessions({.sessions = 10}, absl::Milliseconds(200),
-                    [&](const engine::EncodingKey& key) { unpinned.push_back(key.ns); });
+  Sessions sessions({.sessions = 10}, absl::Milliseconds(200), [&](const engine::EncodingKey& key, uint64_t sequence) {
+    unpinned.push_back(absl::StrCat(key.ns, sequence));
+  });
   const auto closed = *sessions.Open(Everything(), "closed"), expires = *sessions.Open(Everything(), "expires");
   EXPECT_NE(closed->token(), expires->token());
-  EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}));
-  EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}));
-  EXPECT_TRUE(closed->AddPin({"b", {}, Codec::kRawBf16}));
-  EXPECT_TRUE(closed->TakePin({"b", {}, Codec::kRawBf16}));
-  EXPECT_FALSE(closed->TakePin({"b", {}, Codec::kRawBf16}));
-  EXPECT_TRUE(expires->AddPin({"c", {}, Codec::kRawBf16}));
+  EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}, 1));
+  EXPECT_TRUE(closed->AddPin({"a", {}, Codec::kRawBf16}, 1));
+  EXPECT_TRUE(closed->AddPin({"b", {}, Codec::kRawBf16}, 1));
+  EXPECT_EQ(closed->TakePin({"b", {}, Codec::kRawBf16}), 1);
+  EXPECT_EQ(closed->TakePin({"b", {}, Codec::kRawBf16}), std::nullopt);
+  // Those of an encoding that is gone do not come back as pins of the next that has its name.
+  EXPECT_TRUE(closed->AddPin({"d", {}, Codec::kRawBf16}, 2));
+  EXPECT_TRUE(closed->AddPin({"d", {}, Codec::kRawBf16}, 3));
+  EXPECT_TRUE(expires->AddPin({"c", {}, Codec::kRawBf16}, 7));
   sessions.Close(closed.get());
-  EXPECT_THAT(unpinned, ElementsAre("a", "a"));
-  EXPECT_FALSE(closed->AddPin({"a", {}, Codec::kRawBf16}));
+  EXPECT_THAT(unpinned, ElementsAre("a1", "a1", "d3"));
+  EXPECT_FALSE(closed->AddPin({"a", {}, Codec::kRawBf16}, 1));
   EXPECT_EQ(closed->Check(Right::kRead, "a").code(), absl::StatusCode::kUnauthenticated);
   EXPECT_EQ(sessions.Find(closed->token()).status().code(), absl::StatusCode::kUnauthenticated);
   EXPECT_EQ(sessions.Sweep(SteadyNow()), 0);
   EXPECT_EQ(sessions.Sweep(SteadyNow() + absl::Seconds(1)), 1);
-  EXPECT_THAT(unpinned, ElementsAre("a", "a", "c"));
+  EXPECT_THAT(unpinned, ElementsAre("a1", "a1", "d3", "c7"));
   EXPECT_EQ(sessions.size(), 0);
   EXPECT_EQ(sessions.Renew(expires.get()).code(), absl::StatusCode::kUnauthenticated);
 }
