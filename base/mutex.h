@@ -1,7 +1,7 @@
 // Annotated mutex and condition variable over std::mutex, for all our code.
 //
 // Why not absl::Mutex: the packaged Abseil is not instrumented, and ThreadSanitizer then reports races in correct code.
-// clang checks the annotations (-Werror=thread-safety, preset `asan`); gcc ignores them.
+// clang checks the annotations (-Werror=thread-safety, `make annotations`); gcc ignores them.
 // Thread-safety: as std::mutex. Lifetime: a MutexLock must not outlive its Mutex.
 #ifndef KVLINK_BASE_MUTEX_H_
 #define KVLINK_BASE_MUTEX_H_
