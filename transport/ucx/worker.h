@@ -1,6 +1,6 @@
 // A UCX worker: what it receives goes to the sessions of its host.
 //
-// Thread-safety: the progress thread of the host, but for Create, Bind and the destructor (when that thread is not
+// Thread-safety: the progress thread of the host, but for Create and the destructor (when that thread is not
 // there).
 #ifndef KVLINK_TRANSPORT_UCX_WORKER_H_
 #define KVLINK_TRANSPORT_UCX_WORKER_H_
@@ -17,6 +17,7 @@
 #include "transport/progress.h"
 #include "transport/session_host.h"
 #include "transport/ucx/context.h"
+#include "transport/ucx/port_guard.h"
 #include "transport/ucx/wire.h"
 
 namespace kvlink::transport {
@@ -26,7 +27,7 @@ class UcxWorker : public EventSource {
   static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(std::shared_ptr<UcxContext> context);
   ~UcxWorker() override;
   // Before the first Listen or Dial.
-  void Bind(SessionHost* host) { host_ = host; }
+  void Bind(SessionHost* host);
 
   bool Poll() override;
   bool Arm() override { return ucp_worker_arm(worker_) == UCS_OK; }
@@ -47,20 +48,22 @@ class UcxWorker : public EventSource {
   static void StopListening(Listening* listening) { listening->accept = nullptr; }
 
  private:
-  UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd)
-      : context_(std::move(context)), worker_(worker), fd_(fd) {}
+  UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd);
   static void OnConnection(ucp_conn_request_h request, void* listening);
   static ucs_status_t OnFrame(void* self, const void* header, size_t header_length, void* data, size_t length,
                               const ucp_am_recv_param_t* param);
   static ucs_status_t OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
                                 const ucp_am_recv_param_t* param);
   void TakeConnection(ucp_conn_request_h request, const Listening& listening);
+  // Keeps the ports of listeners, and the one at which every worker of UCX listens by itself, for those who speak UCX.
+  void Guard();
 
   const std::shared_ptr<UcxContext> context_;
   const ucp_worker_h worker_;
   const int fd_;
   SessionHost* host_ = nullptr;
   std::vector<std::unique_ptr<Listening>> listenings_;
+  PortGuard guard_;
   // Accepted and not heard of yet: the first frame names its endpoint, later ones a token.
   absl::flat_hash_map<ucp_ep_h, std::weak_ptr<Session>> silent_;
 };
