@@ -334,12 +334,17 @@ class Engine {
 
   // engine_space.cc
   absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
-  // Removes what the table picked and counts it in `reason`. True if something was evicted.
-  absl::StatusOr<bool> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
+  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes can never be stored here.
+  absl::Status CheckSize(int64_t bytes) const;
+  absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const;
+  // Removes what the table picked and counts it in `reason`. How many blocks that was.
+  absl::StatusOr<int64_t> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   bool CanGrow() const;
   // Adds a segment. False if the capacity or the disk has no room for one.
   absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // What the segments may hold at most, and what they can hold now: without bad blocks and, on a full disk, new segments.
+  int64_t MaxBlocks() const;
   int64_t LimitBlocks() const;
   void AskMaintenance();
   void Maintain();

@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey
   if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
+  KVLINK_RETURN_IF_ERROR(CheckSize(end));
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency,
                           tier_->MakeRoom(key.ns, std::move(places), /*may_evict=*/true, absl::InfinitePast()));
   ++counters_.pushes_open;

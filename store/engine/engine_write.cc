@@ -46,6 +46,7 @@ absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manif
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
+  KVLINK_RETURN_IF_ERROR(CheckSize(manifest.bytes()));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
   if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
@@ -82,7 +83,7 @@ absl::Status Engine::CheckPut(const Manifest& manifest, absl::Span<const int64_t
           absl::StrCat("slab of layer ", layer, " has ", lengths[layer], " bytes, the manifest says ", record.length));
     }
     if (record.length > 0 && record.offset != end) {
-      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap behind the one before"));
+      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap after the previous one"));
     }
     end += record.length;
   }
