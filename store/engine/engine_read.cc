@@ -157,8 +157,12 @@ absl::StatusOr<std::vector<IoRequest>> Engine::Requests(
       }
       if (run >= runs.size()) return absl::DataLossError("the location record has too few blocks");
       int64_t file_offset = 0;
-      File* const file = segments_->Locate(runs[run].first, &file_offset);
-      if (file == nullptr) return absl::DataLossError("the location record names a segment that is not there");
+      auto located = segments_->Locate(runs[run].first, &file_offset);
+      if (absl::IsNotFound(located.status())) {
+        return absl::DataLossError("the location record names a segment that is not there");
+      }
+      KVLINK_RETURN_IF_ERROR(located.status());
+      const std::shared_ptr<File> file = *std::move(located);
       file_offset += in_run;
       // Not beyond the run, nor beyond the chunk of registered memory.
       const int64_t in_chunk = static_cast<int64_t>(reinterpret_cast<uintptr_t>(rest.data()) % chunk_bytes);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/index/index.h"
@@ -9,18 +10,26 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr int64_t kHighWatermark = 96;              // percent of the blocks: eviction begins
-constexpr int64_t kLowWatermark = 92;               // and ends
-constexpr int64_t kDiskMargin = int64_t{64} << 20;  // left on the disk when a segment is added
+constexpr int64_t kHighWatermark = 96;  // percent of the blocks: eviction begins
+constexpr int64_t kLowWatermark = 92;   // and ends
+// Left on the disk when a segment is added: a quarter of what is free, within these.
+constexpr int64_t kMinDiskMargin = int64_t{8} << 20, kMaxDiskMargin = int64_t{64} << 20;
 // One allocation evicts no more than this many times its size, or this many blocks if that is more.
 constexpr int64_t kMaxEvictedTimes = 4, kMaxEvictedBlocks = 256;
+
+bool FitsDisk(int64_t segment, int64_t free) {
+  return free > segment + std::clamp(free / 4, kMinDiskMargin, kMaxDiskMargin);
+}
+
+// A disk that was full need not be for ever, although its free space says nothing of it: a quota, or another's file.
+constexpr absl::Duration kGrowAgain = absl::Seconds(1);
 
 }  // namespace
 
 int64_t Engine::MaxBlocks() const {
   const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
   const int64_t segments = segments_->bytes() / segments_->segment_bytes();
-  const int64_t max = std::max(segments, std::max<int64_t>(1, options_.capacity_bytes / segments_->segment_bytes()));
+  const int64_t max = std::max(segments, std::max<int64_t>(1, capacity_ / segments_->segment_bytes()));
   return max * (per_segment - 1);
 }
 
@@ -43,22 +52,34 @@ absl::Status Engine::CheckSize(int64_t bytes) const {
                                                  of_capacity * kSegmentBlockBytes, " bytes"));
 }
 
-bool Engine::CanGrow() const {
-  return !disk_full_ && segments_->bytes() + segments_->segment_bytes() <=
-                            std::max(options_.capacity_bytes, segments_->segment_bytes());
+bool Engine::CanGrow() {
+  const int64_t bytes = segments_->segment_bytes();
+  if (disk_full_) {
+    const auto free = files_.FreeSpace(directory_->segments_path());
+    if (!free.ok() || !FitsDisk(bytes, *free)) return false;
+    if (*free < free_when_full_ + bytes && SteadyNow() < grow_again_) return false;
+    disk_full_ = false;
+  }
+  return segments_->bytes() + bytes <= std::max(capacity_, bytes);
 }
 
 absl::StatusOr<bool> Engine::Grow() {
   if (!CanGrow()) return false;
   const auto free = files_.FreeSpace(directory_->segments_path());
-  absl::StatusOr<Run> run = absl::ResourceExhaustedError("the disk is full");
-  if (!free.ok() || *free > segments_->segment_bytes() + kDiskMargin) run = segments_->Grow();
-  if (absl::IsResourceExhausted(run.status())) {
+  absl::StatusOr<SegmentFiles::Grown> grown = absl::ResourceExhaustedError("the disk is full");
+  if (!free.ok() || FitsDisk(segments_->segment_bytes(), *free)) grown = segments_->Grow();
+  if (absl::IsResourceExhausted(grown.status())) {
     disk_full_ = true;
+    free_when_full_ = free.ok() ? *free : 0;
+    grow_again_ = SteadyNow() + kGrowAgain;
     return false;
   }
-  KVLINK_RETURN_IF_ERROR(run.status());
-  table_.AddFree(*run);
+  KVLINK_RETURN_IF_ERROR(grown.status());
+  table_.AddFree(grown->usable);
+  if (!grown->bad.empty()) {
+    table_.LoseFree(grown->bad);
+    KeepBadBlocks();
+  }
   return true;
 }
 
@@ -100,8 +121,14 @@ absl::Status Engine::NoRoom(absl::string_view ns, int64_t blocks, bool quota) co
         absl::StrCat("no room for ", bytes, " bytes within the capacity of namespace '", ns,
                      "', and nothing of its own to evict; raise its capacity or delete documents"));
   }
+  std::string disk;
+  if (disk_full_) {
+    const auto free = files_.FreeSpace(directory_->segments_path());
+    disk = absl::StrCat(" on a full disk (a segment takes ", segments_->segment_bytes(), " bytes, ",
+                        free.ok() ? absl::StrCat(*free) : "unknown", " are free)");
+  }
   return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes in segments of ", segments_->bytes(),
-                                                   " bytes", disk_full_ ? " on a full disk" : "",
+                                                   " bytes", disk,
                                                    ", and nothing to evict; add capacity or delete documents"));
 }
 
@@ -123,6 +150,22 @@ absl::StatusOr<int64_t> Engine::Evict(std::vector<EncodingKey> victims, std::ato
   return blocks;
 }
 
+void Engine::Shrink() {
+  const int64_t bytes = segments_->segment_bytes();
+  int64_t surplus = segments_->bytes() / bytes - std::max<int64_t>(1, capacity_ / bytes);
+  if (surplus <= 0) return;
+  std::vector<Run> runs = segments_->UsableRuns();
+  // All are sealed before anything is evicted, so that nothing moves from one into another.
+  std::reverse(runs.begin(), runs.end());
+  runs.resize(surplus);
+  for (const Run& run : runs) table_.Seal(run);
+  for (const Run& run : runs) {
+    Evict(table_.PickWithin(run), &counters_.evicted_capacity).status().IgnoreError();
+    // What is pinned or being read stays, and its segment with it, until the next maintenance.
+    if (table_.Forget(run)) segments_->Remove(segments_->SegmentOf(run.first)).IgnoreError();
+  }
+}
+
 void Engine::AskMaintenance() {
   MutexLock lock(&maintain_mutex_);
   maintain_asked_ = true;
@@ -138,6 +181,7 @@ void Engine::Maintain() {
       maintain_asked_ = false;
     }
     MutexLock lock(&space_mutex_);
+    Shrink();
     // Namespaces over their own limits first: what they give up the whole need not.
     for (const auto& [ns, blocks] : table_.OverWatermark(kHighWatermark, kLowWatermark)) {
       Evict(table_.PickOf(ns, blocks), &counters_.evicted_quota).status().IgnoreError();

@@ -52,6 +52,11 @@ void EngineReadings(Service* service, Page* page) {
               static_cast<double>(now.integrity_failures));
   page->Count("double_claims_total", "Encodings dropped at open because two claimed one block",
               static_cast<double>(now.double_claims));
+  page->Gauge("bad_blocks", "Blocks of segments that the device refused to write, and that are not used any more",
+              static_cast<double>(now.bad_blocks));
+  page->Gauge("sealed_blocks", "Blocks of segments that take no more writes", static_cast<double>(now.sealed_blocks));
+  page->Count("failed_flushes_total", "Flushes of segments that the device refused",
+              static_cast<double>(now.failed_flushes));
   page->Count("scrubbed_bytes_total", "Read again by the scrubber", static_cast<double>(now.scrubbed_bytes));
   page->Count("scrub_damaged_total", "Encodings that the scrubber found damaged",
               static_cast<double>(now.scrub_damaged));
@@ -113,6 +118,11 @@ std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::
       {"evictions", statistics.evictions},
       {"integrity_failures", statistics.integrity_failures},
       {"double_claims", statistics.double_claims},
+      {"bad_blocks", statistics.bad_blocks},
+      {"sealed_blocks", statistics.sealed_blocks},
+      {"failed_flushes", statistics.failed_flushes},
+      {"puts_written_again", statistics.puts_written_again},
+      {"capacity_bytes", statistics.capacity_bytes},
       {"leases", statistics.leases},
       {"hit_tokens_dram", statistics.hit_tokens_dram},
       {"hit_tokens_segments", statistics.hit_tokens_segments},
