@@ -98,7 +98,6 @@ absl::Status InspectStore(const InspectFlags& flags) {
                      {"segment_bytes", stats.segment_bytes},
                      {"segment_bytes_used", stats.segment_bytes_used},
                      {"pinned_bytes", stats.pinned_bytes},
-                     {"capacity_bytes", flags.store.capacity},
                      {"double_claims", stats.double_claims},
                      {"io", stats.io},
                      {"namespaces", namespaces}};

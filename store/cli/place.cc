@@ -83,10 +83,11 @@ void AddStoreFlags(Arguments& arguments, StoreFlags& flags) {
   arguments.Choice("codec", {"raw-bf16", "raw-f32", "q8", "q4"},
                    "How keys and values are stored: as computed, or in 8 or 4 bits a number.", &flags.codec);
   arguments.Bytes("memory", "Most memory for encodings.", &flags.memory);
-  arguments.Bytes(
-      "capacity",
-      "Most disk space for encodings, where the store is a directory; beyond it those used least are evicted.",
-      &flags.capacity);
+  arguments.Bytes("capacity",
+                  "Most disk space for encodings, where the store is a directory; beyond it those used least are "
+                  "evicted. The store "
+                  "remembers it; 0: as remembered, 64 GiB of a new store.",
+                  &flags.capacity);
   arguments.Text("secret-file", "FILE", "The tenant's secret, 16 to 4096 bytes that others may not read; see above.",
                  &flags.secret_file);
   arguments.Choice(

@@ -21,11 +21,11 @@ struct StoreFlags {
   std::string store;
   std::string ns = "default";
   std::string codec = "raw-bf16";
-  int64_t memory = int64_t{1} << 30;     // DRAM tier; of a node's store, memory that encodings land in
-  int64_t capacity = int64_t{64} << 30;  // of the segment files
-  std::string secret_file;               // see TenantSecret
-  std::string key_file;                  // $KVLINK_KEY_FILE; see NodeKey
-  std::string carrier = "auto";          // of encodings to and from a node
+  int64_t memory = int64_t{1} << 30;  // DRAM tier; of a node's store, memory that encodings land in
+  int64_t capacity = 0;               // of the segment files; 0: as the store remembers, 64 GiB of a new one
+  std::string secret_file;            // see TenantSecret
+  std::string key_file;               // $KVLINK_KEY_FILE; see NodeKey
+  std::string carrier = "auto";       // of encodings to and from a node
 };
 
 // --store and --key-file: what every command takes that uses a store.

@@ -90,8 +90,11 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Text("metrics", "HOST:PORT", "Where Prometheus reads /metrics; without it nowhere.", &flags.metrics);
   arguments.Text("access-file", "FILE", "Who may do what; see above.", &flags.access_file);
   arguments.Bytes("memory", "Most memory for encodings.", &flags.store.memory);
-  arguments.Bytes("capacity", "Most disk space for encodings; beyond it those used least are evicted.",
-                  &flags.store.capacity);
+  arguments.Bytes(
+      "capacity",
+      "Most disk space for encodings; beyond it those used least are evicted. The store remembers it; 0: as "
+      "remembered, 64 GiB of a new store.",
+      &flags.store.capacity);
   arguments.Bytes("scrub", "Bytes a second that are read back and checked in the background; 0: none.", &flags.scrub);
   arguments.Integer("drain-seconds", "N", "How long the end waits for what is under way.", 0, 86400,
                     &flags.drain_seconds);

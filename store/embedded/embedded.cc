@@ -201,6 +201,7 @@ absl::StatusOr<std::unique_ptr<Store>> OpenEmbedded(const std::string& directory
   engine_options.dram_bytes = options.dram_bytes;
   engine_options.capacity_bytes = options.capacity_bytes;
   engine_options.pinned_bytes = options.pinned_bytes;
+  engine_options.drop_missing = options.drop_missing;
   KVLINK_ASSIGN_OR_RETURN(auto opened, Engine::Open(directory, engine_options));
   return StoreOver(std::move(opened));
 }

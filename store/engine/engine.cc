@@ -3,9 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "base/clock.h"
 #include "base/little_endian.h"
 #include "base/status.h"
@@ -22,10 +25,13 @@ constexpr int64_t kMinMemory = 64 << 10;
 constexpr absl::string_view kUuidName = "uuid";
 constexpr absl::string_view kDocumentsPrefix = "documents/";
 
-// Segments so large that files stay few, so small that a little store stays little.
-int64_t ChooseSegmentBytes(int64_t capacity) {
+constexpr absl::string_view kCapacityName = "capacity";
+constexpr int64_t kDefaultCapacity = int64_t{64} << 30;
+
+// Segments so large that files stay few, so small that a little store, or one on a little disk, stays little.
+int64_t ChooseSegmentBytes(int64_t capacity, int64_t free) {
   int64_t bytes = int64_t{256} << 20;
-  while (bytes > (1 << 20) && bytes * 8 > capacity) bytes /= 2;
+  while (bytes > (1 << 20) && bytes * 8 > std::min(capacity, free)) bytes /= 2;
   return bytes;
 }
 
@@ -53,7 +59,7 @@ Engine::Engine(const EngineOptions& options) : options_(options), files_(options
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& directory, const EngineOptions& options) {
   if (directory.empty()) return absl::InvalidArgumentError("the store needs a directory");
-  if (options.capacity_bytes < 2 * kSegmentBlockBytes) {
+  if (options.capacity_bytes != 0 && options.capacity_bytes < 2 * kSegmentBlockBytes) {
     return absl::InvalidArgumentError("the store needs a capacity of at least 128 KiB");
   }
   KVLINK_RETURN_IF_ERROR(CheckMemory(options.dram_bytes));
@@ -66,11 +72,25 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   std::unique_ptr<Engine> engine(new Engine(options));
-  KVLINK_RETURN_IF_ERROR(engine->Start(path));
+  const absl::Status started = engine->Start(path);
+  if (started.ok()) return engine;
+  // On a disk that is full to the last byte the index cannot even be opened for writing. Reading needs no space.
+  if (options.read_only || !absl::IsResourceExhausted(started) ||
+      !absl::StrContains(started.message(), std::strerror(ENOSPC))) {
+    return started;
+  }
+  EngineOptions reading = options;
+  reading.read_only = true;
+  reading.scrub_bytes_per_second = 0;
+  engine = nullptr;  // gives up the lock
+  engine.reset(new Engine(reading));
+  engine->unwritable_ = started;
+  if (!engine->Start(path).ok()) return started;
   return engine;
 }
 
 absl::Status Engine::Start(const std::string& directory) {
+  RaiseDescriptorLimit();
   KVLINK_ASSIGN_OR_RETURN(directory_, StoreDirectory::Open(files_, directory, options_.create, options_.read_only));
   // Segments may be many: they are opened while the index is. Of a new store the index decides first who it is.
   absl::Status segments;
@@ -94,10 +114,10 @@ absl::Status Engine::Start(const std::string& directory) {
   KVLINK_RETURN_IF_ERROR(LoadTable());
   KVLINK_RETURN_IF_ERROR(StartMemory());
   if (!options_.read_only) {
-    group_commit_ = std::make_unique<GroupCommit>(
-        [this](const GroupCommit::Group& group) { return FlushGroup(group); },
-        [this](const GroupCommit::Group& group, const absl::Status& flushed) { CommitGroup(group, flushed); });
+    group_commit_ = std::make_unique<GroupCommit>([this](GroupCommit::Group* group) { FlushGroup(group); },
+                                                  [this](const GroupCommit::Group& group) { CommitGroup(group); });
     maintainer_ = Thread("engine-maintain", [this] { Maintain(); });
+    AskMaintenance();  // what is there may be more than the capacity
   }
   checker_ = Thread("engine-check", [this] { RunChecks(); });
   return absl::OkStatus();
@@ -108,7 +128,8 @@ absl::Status Engine::OpenSegments() {
                                                                  .uuid = directory_->identity()->uuid,
                                                                  .segment_bytes = directory_->identity()->segment_bytes,
                                                                  .allow_direct = options_.allow_direct,
-                                                                 .read_only = options_.read_only}));
+                                                                 .read_only = options_.read_only,
+                                                                 .max_open = options_.max_open_segments}));
   return absl::OkStatus();
 }
 
@@ -132,9 +153,13 @@ absl::Status Engine::OpenIndex() {
     // Not raising it loses nothing but a check.
     if (!options_.read_only) directory_->RaiseFloor({sequence, manifest.number, manifest.bytes}).IgnoreError();
   };
-  auto index = Index::Open(
-      directory_->index_path(),
-      {.create = fresh, .read_only = options_.read_only, .observer = options_.observer, .flushed = flushed});
+  const Index::Options open = {
+      .create = fresh, .read_only = options_.read_only, .observer = options_.observer, .flushed = flushed};
+  auto index = Index::Open(directory_->index_path(), open);
+  if (absl::IsResourceExhausted(index.status()) && !options_.read_only) {
+    KVLINK_RETURN_IF_ERROR(directory_->ReleaseReserve());
+    index = Index::Open(directory_->index_path(), open);
+  }
   if (!index.ok()) return advice(index.status());
   index_ = *std::move(index);
 
@@ -153,19 +178,51 @@ absl::Status Engine::OpenIndex() {
       return advice(absl::DataLossError(
           absl::StrCat("the index ends at change ", index_->LastSequence(), " but held change ", floor)));
     }
-    return absl::OkStatus();
+    return LoadCapacity();
   }
+  KVLINK_RETURN_IF_ERROR(LoadCapacity());
   if (!stored->has_value()) {
     KVLINK_ASSIGN_OR_RETURN(uuid, NewUuid());
     IndexBatch batch(index_.get());
     batch.PutMeta(kUuidName, absl::string_view(reinterpret_cast<const char*>(uuid.data()), uuid.size()));
     KVLINK_RETURN_IF_ERROR(index_->Commit(&batch));
   }
+  const auto free = files_.FreeSpace(directory_->segments_path());
   StoreDirectory::Identity identity;
   identity.uuid = uuid;
   identity.segment_bytes = options_.segment_bytes > 0 ? std::max(options_.segment_bytes, 2 * kSegmentBlockBytes)
-                                                      : ChooseSegmentBytes(options_.capacity_bytes);
+                                                      : ChooseSegmentBytes(capacity_, free.ok() ? *free : capacity_);
   return directory_->SetIdentity(identity);
+}
+
+absl::Status Engine::LoadCapacity() {
+  KVLINK_ASSIGN_OR_RETURN(const auto stored, index_->GetMeta(kCapacityName));
+  int64_t remembered = 0;
+  if (stored.has_value() && stored->size() == 8) {
+    remembered = static_cast<int64_t>(FieldReader(*stored).Read<uint64_t>());
+  }
+  capacity_ = options_.capacity_bytes > 0 ? options_.capacity_bytes : remembered;
+  if (capacity_ < 2 * kSegmentBlockBytes) capacity_ = kDefaultCapacity;
+  if (options_.read_only || capacity_ == remembered) return absl::OkStatus();
+  std::string value;
+  AppendField<uint64_t>(static_cast<uint64_t>(capacity_), &value);
+  IndexBatch batch(index_.get());
+  batch.PutMeta(kCapacityName, value);
+  const absl::Status kept = index_->Commit(&batch);
+  if (!absl::IsResourceExhausted(kept)) return kept;
+  // On a full disk it holds for this life only.
+  index_->Resume().IgnoreError();
+  return absl::OkStatus();
+}
+
+absl::Status Engine::MissingSegments(const TableLoader::Outcome& loaded) const {
+  const size_t others = loaded.missing_segments.size() - 1;
+  return absl::FailedPreconditionError(
+      absl::StrCat("the index names ", segments_->PathOf(*loaded.missing_segments.begin()),
+                   others > 0 ? absl::StrCat(" and ", others, " more segments, which are") : ", which is",
+                   " missing, with ", loaded.missing.size(),
+                   " encodings; mount the file system or restore the files, or give the encodings up (kvlink verify "
+                   "--drop-missing)"));
 }
 
 absl::Status Engine::LoadTable() {
@@ -191,8 +248,9 @@ absl::Status Engine::LoadTable() {
     if (shard.status.ok()) shard.status = refused;
   };
   std::vector<Thread> threads;
-  for (size_t i = 1; i < shards.size(); ++i)
+  for (size_t i = 1; i < shards.size(); ++i) {
     threads.emplace_back("load-shard", [&load, i] { load(static_cast<int>(i)); });
+  }
   load(0);
   for (Thread& thread : threads) thread.Join();
   std::vector<EncodingKey> drop;
@@ -200,16 +258,19 @@ absl::Status Engine::LoadTable() {
     KVLINK_RETURN_IF_ERROR(shard.status);
     std::move(shard.damaged.begin(), shard.damaged.end(), std::back_inserter(drop));
   }
-  TableLoader::Outcome loaded = loader.Finish(segments_->UsableRuns());
-  // What is astray points to a segment that is not there, or to a header.
+  TableLoader::Outcome loaded = loader.Finish(segments_->UsableRuns(), segments_->blocks_per_segment());
+  if (!loaded.missing.empty() && !options_.drop_missing) return MissingSegments(loaded);
+  // What is astray points to a header, or beyond the end of a segment.
   std::move(loaded.astray.begin(), loaded.astray.end(), std::back_inserter(drop));
   counters_.integrity_failures += static_cast<int64_t>(drop.size());
   counters_.double_claims += static_cast<int64_t>(loaded.claimed_twice.size());
   std::move(loaded.claimed_twice.begin(), loaded.claimed_twice.end(), std::back_inserter(drop));
   next_sequence_ = loaded.last_sequence + 1;
   KVLINK_RETURN_IF_ERROR(LoadNamespaces());
+  KVLINK_RETURN_IF_ERROR(LoadBadBlocks());
 
   counters_.dropped_damaged = static_cast<int64_t>(drop.size());
+  std::move(loaded.missing.begin(), loaded.missing.end(), std::back_inserter(drop));
   MutexLock lock(&commit_mutex_);
   if (!drop.empty() && !options_.read_only) {
     IndexBatch batch(index_.get());
@@ -272,6 +333,10 @@ void Engine::Close() {
 }
 
 absl::Status Engine::Writable() const {
+  if (!unwritable_.ok()) {
+    return absl::ResourceExhaustedError(absl::StrCat("the store is open for reading only, since its disk is full (",
+                                                     unwritable_.message(), "); free space and open it again"));
+  }
   if (options_.read_only) return absl::FailedPreconditionError("the store was opened for reading only");
   return absl::OkStatus();
 }
@@ -300,7 +365,7 @@ absl::Status Engine::CommitBatch(IndexBatch* batch) {
 }
 
 absl::StatusOr<uint64_t> Engine::Pin(const EncodingKey& key) {
-  const int64_t max_bytes = options_.pinned_bytes.value_or(options_.capacity_bytes / 2);
+  const int64_t max_bytes = options_.pinned_bytes.value_or(capacity_ / 2);
   KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Pin(key, max_bytes));
   tier_->SetPinned(state.sequence, state.pinned);
   return state.sequence;
@@ -323,6 +388,7 @@ Engine::Statistics Engine::Stats() {
     MutexLock lock(&documents_mutex_);
     stats.documents = documents_;
   }
+  stats.capacity_bytes = capacity_;
   stats.segment_bytes = segments_->bytes();
   stats.segment_bytes_used = table_.bytes();
   stats.dram_bytes = tier_->capacity();
@@ -344,6 +410,11 @@ Engine::Statistics Engine::Stats() {
   stats.removed = counters_.removed;
   stats.unreferenced = counters_.unreferenced;
   stats.dropped_damaged = counters_.dropped_damaged;
+  for (const Run& run : table_.bad_blocks()) stats.bad_blocks += run.count;
+  stats.sealed_blocks = table_.unusable_blocks() - stats.bad_blocks;
+  stats.puts_written_again = counters_.puts_written_again;
+  stats.failed_flushes = counters_.failed_flushes;
+  stats.open_segments = segments_->open_files();
   stats.scrubbed_encodings = counters_.scrubbed_encodings;
   stats.scrubbed_bytes = counters_.scrubbed_bytes;
   stats.scrub_rounds = counters_.scrub_rounds;

@@ -35,6 +35,7 @@
 #include "store/engine/disk/store_directory.h"
 #include "store/engine/index/namespace_settings.h"
 #include "store/engine/index/table.h"
+#include "store/engine/index/table_loader.h"
 #include "store/engine/memory/dram_tier.h"
 #include "store/engine/statistics.h"
 
@@ -58,10 +59,14 @@ struct EngineOptions {
   bool create = true;
   bool read_only = false;
   int64_t dram_bytes = int64_t{1} << 30;
-  int64_t capacity_bytes = int64_t{64} << 30;
-  int64_t segment_bytes = 0;  // of a new store; 0: chosen by the capacity, at most 256 MiB
+  int64_t capacity_bytes = 0;  // of segment files, remembered by the store; 0: as remembered, 64 GiB of a new one
+  int64_t segment_bytes = 0;   // of a new store; 0: chosen by the capacity, at most 256 MiB
   // Most bytes of segments that the pinned encodings of one namespace may occupy; none given: half of the capacity.
   std::optional<int64_t> pinned_bytes;
+  // Forgets the encodings that lie in segment files which are missing. Without it such a store is not opened, because
+  // the file system that holds them may merely not be mounted.
+  bool drop_missing = false;
+  int64_t max_open_segments = 0;  // descriptors kept open; 0: SegmentFiles::Options says
   bool allow_uring = true;
   bool allow_direct = true;
   IoObserver* observer = nullptr;  // outlives the engine
@@ -174,7 +179,7 @@ class PendingPush {
   friend class Engine;
   PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency);
   absl::Status SubmitVerified();
-  // The put is another's to end, and so much of it is left besides the writes that are submitted.
+  // Detaches the PendingPut, which the caller must end. *left: bytes never submitted, plus one.
   std::shared_ptr<PendingPut> Release(int64_t* left);
 
   Engine* const engine_;
@@ -304,7 +309,7 @@ class Engine {
     TierCounters dram, segments;
     std::atomic<int64_t> misses{0}, bytes_read{0}, bytes_written{0};
     std::atomic<int64_t> pushes_open{0}, puts_in_flight{0}, loads_in_flight{0};
-    std::atomic<int64_t> bytes_written_in_place{0};
+    std::atomic<int64_t> bytes_written_in_place{0}, puts_written_again{0}, failed_flushes{0};
     std::atomic<int64_t> evicted_capacity{0}, evicted_quota{0}, removed{0}, unreferenced{0}, dropped_damaged{0};
     std::atomic<int64_t> integrity_failures{0}, double_claims{0};
     std::atomic<int64_t> scrubbed_encodings{0}, scrubbed_bytes{0}, scrub_rounds{0}, scrub_damaged{0};
@@ -317,6 +322,9 @@ class Engine {
   absl::Status OpenSegments();
   absl::Status OpenIndex();
   absl::Status LoadTable();
+  absl::Status LoadCapacity();
+  // What is said of segments that the index names and that are not there.
+  absl::Status MissingSegments(const TableLoader::Outcome& loaded) const;
   absl::Status StartMemory();
   void Close();
   // Commits a batch; on a full disk gives back the reserve and tries again.
@@ -402,25 +410,47 @@ class Engine {
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
   // Of all of `put`'s source; each ends in PartDone.
   absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
-  // `part` bytes of the put's (PendingPut::left) have been written or given up; with the last it is the committer's.
+  // Subtracts `part` from put->left. The call that reaches zero hands the put to the committer.
   void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
-  // For the committer (group_commit.h): makes the puts' bytes durable; then, where that went well, their records.
-  absl::Status FlushGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
-  void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group, absl::Status status);
+  // For the committer (group_commit.h): makes the records of those puts durable whose bytes are.
+  void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  void FinishWinner(PendingPut* put, const absl::Status& committed);
   // Commits the batch together with the end of these encodings, and counts them in `reason`.
   absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
+  // engine_faults.cc
+  // For the committer: makes the puts' bytes durable, notes what failed, and takes out what is written again.
+  void FlushGroup(std::vector<std::shared_ptr<PendingPut>>* group);
+  // Bytes [offset, offset + length) of the encoding could not be written.
+  void NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why);
+  // The put's blocks come back to the table, but those that are bad.
+  void GiveBackBlocks(PendingPut* put);
+  // Writes a put that the device refused once more, elsewhere. False: it stays refused.
+  bool WriteAgain(const std::shared_ptr<PendingPut>& put);
+  absl::Status LoadBadBlocks();
+  void KeepBadBlocks();
+  void SealWornSegments();
+  void Seal(uint32_t segment);
+
   // engine_space.cc
   absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
-  // Removes what the table picked and counts it in `reason`. True if something was evicted.
-  absl::StatusOr<bool> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
+  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes can never be stored here.
+  absl::Status CheckSize(int64_t bytes) const;
+  absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const;
+  // Removes what the table picked and counts it in `reason`. How many blocks that was.
+  absl::StatusOr<int64_t> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  bool CanGrow() const;
+  bool CanGrow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   // Adds a segment. False if the capacity or the disk has no room for one.
   absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // What the segments may hold at most, and what they can hold now: without bad blocks and, on a full disk, new
+  // segments.
+  int64_t MaxBlocks() const;
   int64_t LimitBlocks() const;
+  // Empties and removes segments beyond the capacity, as far as what lies there may go.
+  void Shrink() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   void AskMaintenance();
   void Maintain();
 
@@ -435,12 +465,17 @@ class Engine {
   std::unique_ptr<DramTier> tier_;
   std::unique_ptr<GroupCommit> group_commit_;
 
+  int64_t capacity_ = 0;
+  absl::Status unwritable_;  // why a store that was to be written was opened for reading only
+
   Mutex space_mutex_;
+  int64_t free_when_full_ ABSL_GUARDED_BY(space_mutex_) = 0;                    // on the disk when growing failed last
+  absl::Time grow_again_ ABSL_GUARDED_BY(space_mutex_) = absl::InfinitePast();  // at the latest
   Mutex commit_mutex_;
   Mutex documents_mutex_;  // taken for moments; whoever changes the index writes under commit_mutex_ as well
   std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(documents_mutex_);  // per namespace, tombstones excluded
   std::atomic<uint64_t> next_sequence_{1};
-  std::atomic<bool> disk_full_{false};  // growing failed; tried again after something was deleted
+  std::atomic<bool> disk_full_{false};  // growing failed; tried again when space was added or something deleted
   std::atomic<bool> reserve_spent_{false};
 
   Mutex loads_mutex_;

@@ -38,6 +38,7 @@ absl::StatusOr<std::unique_ptr<PendingPush>> Engine::BeginPush(const EncodingKey
   if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
+  KVLINK_RETURN_IF_ERROR(CheckSize(end));
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency, tier_->MakeEmpty(key.ns, std::move(places)));
   ++counters_.pushes_open;
   std::unique_ptr<PendingPush> push(new PendingPush(this, key, std::move(residency)));

@@ -220,8 +220,12 @@ absl::Status RequestCutter::Add(absl::Span<std::byte> slab) {
     }
     if (run_ >= runs_.size()) return absl::DataLossError("the location record has too few blocks");
     int64_t file_offset = 0;
-    File* const file = segments_->Locate(runs_[run_].first, &file_offset);
-    if (file == nullptr) return absl::DataLossError("the location record names a segment that is not there");
+    auto located = segments_->Locate(runs_[run_].first, &file_offset);
+    if (absl::IsNotFound(located.status())) {
+      return absl::DataLossError("the location record names a segment that is not there");
+    }
+    KVLINK_RETURN_IF_ERROR(located.status());
+    const std::shared_ptr<File> file = *std::move(located);
     file_offset += in_run_;
     // Not beyond the run, nor beyond the chunk of registered memory.
     const int64_t in_chunk = static_cast<int64_t>(reinterpret_cast<uintptr_t>(slab.data()) % chunk_bytes_);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/index/index.h"
@@ -9,78 +10,160 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr int64_t kHighWatermark = 96;              // percent of the blocks: eviction begins
-constexpr int64_t kLowWatermark = 92;               // and ends
-constexpr int64_t kDiskMargin = int64_t{64} << 20;  // left on the disk when a segment is added
+constexpr int64_t kHighWatermark = 96;  // percent of the blocks: eviction begins
+constexpr int64_t kLowWatermark = 92;   // and ends
+// Left on the disk when a segment is added: a quarter of what is free, within these.
+constexpr int64_t kMinDiskMargin = int64_t{8} << 20, kMaxDiskMargin = int64_t{64} << 20;
+// One allocation evicts no more than this many times its size, or this many blocks if that is more.
+constexpr int64_t kMaxEvictedTimes = 4, kMaxEvictedBlocks = 256;
+
+bool FitsDisk(int64_t segment, int64_t free) {
+  return free > segment + std::clamp(free / 4, kMinDiskMargin, kMaxDiskMargin);
+}
+
+// A disk that was full need not be for ever, although its free space says nothing of it: a quota, or another's file.
+constexpr absl::Duration kGrowAgain = absl::Seconds(1);
 
 }  // namespace
 
-int64_t Engine::LimitBlocks() const {
+int64_t Engine::MaxBlocks() const {
   const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
   const int64_t segments = segments_->bytes() / segments_->segment_bytes();
-  const int64_t most = std::max(segments, std::max<int64_t>(1, options_.capacity_bytes / segments_->segment_bytes()));
-  return (disk_full_ ? segments : most) * (per_segment - 1);
+  const int64_t max = std::max(segments, std::max<int64_t>(1, capacity_ / segments_->segment_bytes()));
+  return max * (per_segment - 1);
 }
 
-bool Engine::CanGrow() const {
-  return !disk_full_ && segments_->bytes() + segments_->segment_bytes() <=
-                            std::max(options_.capacity_bytes, segments_->segment_bytes());
+int64_t Engine::LimitBlocks() const {
+  const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
+  const int64_t existing = segments_->bytes() / segments_->segment_bytes() * (per_segment - 1);
+  return std::max<int64_t>(0, (disk_full_ ? existing : MaxBlocks()) - table_.unusable_blocks());
+}
+
+absl::Status Engine::CheckSize(int64_t bytes) const {
+  const int64_t of_runs = kMaxRuns * (segments_->segment_bytes() / kSegmentBlockBytes - 1);
+  const int64_t of_capacity = MaxBlocks();
+  if (BlocksFor(bytes) <= std::min(of_runs, of_capacity)) return absl::OkStatus();
+  if (of_runs <= of_capacity) {
+    return absl::InvalidArgumentError(absl::StrCat("an encoding of ", bytes, " bytes; this store holds at most ",
+                                                   of_runs * kSegmentBlockBytes, " bytes of one encoding (", kMaxRuns,
+                                                   " runs in segments of ", segments_->segment_bytes(), " bytes)"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("an encoding of ", bytes, " bytes; the capacity of this store holds ",
+                                                 of_capacity * kSegmentBlockBytes, " bytes"));
+}
+
+bool Engine::CanGrow() {
+  const int64_t bytes = segments_->segment_bytes();
+  if (disk_full_) {
+    const auto free = files_.FreeSpace(directory_->segments_path());
+    if (!free.ok() || !FitsDisk(bytes, *free)) return false;
+    if (*free < free_when_full_ + bytes && SteadyNow() < grow_again_) return false;
+    disk_full_ = false;
+  }
+  return segments_->bytes() + bytes <= std::max(capacity_, bytes);
 }
 
 absl::StatusOr<bool> Engine::Grow() {
   if (!CanGrow()) return false;
   const auto free = files_.FreeSpace(directory_->segments_path());
-  absl::StatusOr<Run> run = absl::ResourceExhaustedError("the disk is full");
-  if (!free.ok() || *free > segments_->segment_bytes() + kDiskMargin) run = segments_->Grow();
-  if (absl::IsResourceExhausted(run.status())) {
+  absl::StatusOr<SegmentFiles::Grown> grown = absl::ResourceExhaustedError("the disk is full");
+  if (!free.ok() || FitsDisk(segments_->segment_bytes(), *free)) grown = segments_->Grow();
+  if (absl::IsResourceExhausted(grown.status())) {
     disk_full_ = true;
+    free_when_full_ = free.ok() ? *free : 0;
+    grow_again_ = SteadyNow() + kGrowAgain;
     return false;
   }
-  KVLINK_RETURN_IF_ERROR(run.status());
-  table_.AddFree(*run);
+  KVLINK_RETURN_IF_ERROR(grown.status());
+  table_.AddFree(grown->usable);
+  if (!grown->bad.empty()) {
+    table_.LoseFree(grown->bad);
+    KeepBadBlocks();
+  }
   return true;
 }
 
 absl::StatusOr<Runs> Engine::AllocateBlocks(absl::string_view ns, int64_t blocks) {
   if (auto runs = table_.Allocate(ns, blocks)) return *std::move(runs);
+  int64_t may_evict = std::max(kMaxEvictedTimes * blocks, kMaxEvictedBlocks);
   MutexLock lock(&space_mutex_);
   for (;;) {
     if (auto runs = table_.Allocate(ns, blocks)) return *std::move(runs);
-    if (const int64_t over = table_.OverLimit(ns, blocks); over > 0) {
+    const int64_t over = table_.OverLimit(ns, blocks);
+    if (over == 0) {
+      KVLINK_ASSIGN_OR_RETURN(const bool grown, Grow());
+      if (grown) continue;
+    }
+    int64_t evicted = 0;
+    if (may_evict <= 0) {
+      // What others take as fast as it comes free must not empty the store.
+    } else if (over > 0) {
       std::vector<EncodingKey> victims;
       if (table_.FitsLimit(ns, blocks)) victims = table_.PickOf(ns, over);  // what cannot fit at all evicts nothing
-      KVLINK_ASSIGN_OR_RETURN(const bool evicted, Evict(std::move(victims), &counters_.evicted_quota));
-      if (evicted) continue;
-      return absl::ResourceExhaustedError(
-          absl::StrCat("no room for ", blocks * kSegmentBlockBytes, " bytes within the capacity of namespace '", ns,
-                       "', and nothing of its own to evict; raise its capacity or delete documents"));
+      KVLINK_ASSIGN_OR_RETURN(evicted, Evict(std::move(victims), &counters_.evicted_quota));
+    } else if (const int64_t limit = LimitBlocks(); blocks <= limit) {
+      KVLINK_ASSIGN_OR_RETURN(evicted, Evict(table_.PickFor(ns, blocks, limit), &counters_.evicted_capacity));
     }
-    KVLINK_ASSIGN_OR_RETURN(const bool grown, Grow());
-    if (grown) continue;
-    const int64_t limit = LimitBlocks();
-    std::vector<EncodingKey> victims;
-    if (blocks <= limit) victims = table_.PickFor(ns, blocks, limit);
-    KVLINK_ASSIGN_OR_RETURN(const bool evicted, Evict(std::move(victims), &counters_.evicted_capacity));
-    if (!evicted) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no room for ", blocks * kSegmentBlockBytes, " bytes in segments of ", segments_->bytes(), " bytes",
-          disk_full_ ? " on a full disk" : "", ", and nothing to evict; add capacity or delete documents"));
+    if (evicted > 0) {
+      may_evict -= evicted;
+      continue;
     }
+    // Something may have come free since.
+    if (auto runs = table_.Allocate(ns, blocks)) return *std::move(runs);
+    return NoRoom(ns, blocks, over > 0);
   }
 }
 
-absl::StatusOr<bool> Engine::Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason) {
+absl::Status Engine::NoRoom(absl::string_view ns, int64_t blocks, bool quota) const {
+  const int64_t bytes = blocks * kSegmentBlockBytes;
+  if (quota) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no room for ", bytes, " bytes within the capacity of namespace '", ns,
+                     "', and nothing of its own to evict; raise its capacity or delete documents"));
+  }
+  std::string disk;
+  if (disk_full_) {
+    const auto free = files_.FreeSpace(directory_->segments_path());
+    disk = absl::StrCat(" on a full disk (a segment takes ", segments_->segment_bytes(), " bytes, ",
+                        free.ok() ? absl::StrCat(*free) : "unknown", " are free)");
+  }
+  return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes in segments of ", segments_->bytes(),
+                                                   " bytes", disk,
+                                                   ", and nothing to evict; add capacity or delete documents"));
+}
+
+absl::StatusOr<int64_t> Engine::Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason) {
   MutexLock lock(&commit_mutex_);
   // Without what was removed meanwhile, and perhaps put again.
   std::erase_if(victims, [this](const EncodingKey& key) { return !table_.Picked(key); });
-  if (victims.empty()) return false;
+  int64_t blocks = 0;
+  for (const EncodingKey& key : victims) {
+    if (const auto location = table_.Find(key)) blocks += location->blocks();
+  }
+  if (victims.empty()) return 0;
   IndexBatch batch(index_.get());
   const absl::Status status = RemoveKeys(victims, &batch, reason);
   if (!status.ok()) {
     for (const EncodingKey& key : victims) table_.PutBack(key);
     return status;
   }
-  return true;
+  return blocks;
+}
+
+void Engine::Shrink() {
+  const int64_t bytes = segments_->segment_bytes();
+  int64_t surplus = segments_->bytes() / bytes - std::max<int64_t>(1, capacity_ / bytes);
+  if (surplus <= 0) return;
+  std::vector<Run> runs = segments_->UsableRuns();
+  // All are sealed before anything is evicted, so that nothing moves from one into another.
+  std::reverse(runs.begin(), runs.end());
+  runs.resize(surplus);
+  for (const Run& run : runs) table_.Seal(run);
+  for (const Run& run : runs) {
+    Evict(table_.PickWithin(run), &counters_.evicted_capacity).status().IgnoreError();
+    // What is pinned or being read stays, and its segment with it, until the next maintenance.
+    if (table_.Forget(run)) segments_->Remove(segments_->SegmentOf(run.first)).IgnoreError();
+  }
 }
 
 void Engine::AskMaintenance() {
@@ -98,13 +181,14 @@ void Engine::Maintain() {
       maintain_asked_ = false;
     }
     MutexLock lock(&space_mutex_);
+    Shrink();
     // Namespaces over their own limits first: what they give up the whole need not.
     for (const auto& [ns, blocks] : table_.OverWatermark(kHighWatermark, kLowWatermark)) {
       Evict(table_.PickOf(ns, blocks), &counters_.evicted_quota).status().IgnoreError();
     }
     const int64_t limit = LimitBlocks();
     const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes - 1;
-    const int64_t existing = segments_->bytes() / segments_->segment_bytes() * per_segment;
+    const int64_t existing = segments_->bytes() / segments_->segment_bytes() * per_segment - table_.unusable_blocks();
     const int64_t used = existing - table_.free_blocks();
     // Ahead of need, so that puts do not wait while a segment is filled with zeros. Failing is no harm here: a put that
     // needs the room tries again and says so.

@@ -31,9 +31,15 @@ absl::Status FillAndVerify(Slabs slabs, Residency* to) {
   return absl::OkStatus();
 }
 
-bool Aligned(Slabs slabs) {
-  for (const absl::Span<const std::byte> slab : slabs) {
+// Whether the disk may read the slabs where they are: on page boundaries, and with nothing of the caller's in the
+// padding, which readers would be sent.
+bool CanBorrow(const Manifest& manifest, Slabs slabs) {
+  for (size_t layer = 0; layer < slabs.size(); ++layer) {
+    const absl::Span<const std::byte> slab = slabs[layer];
     if (reinterpret_cast<uintptr_t>(slab.data()) % kSlabAlignment != 0) return false;
+    if (slab.empty()) continue;
+    const absl::Span<const std::byte> padding = slab.subspan(manifest.shape(layer).used_bytes());
+    if (std::any_of(padding.begin(), padding.end(), [](std::byte b) { return b != std::byte{0}; })) return false;
   }
   return true;
 }
@@ -46,6 +52,7 @@ absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manif
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
+  KVLINK_RETURN_IF_ERROR(CheckSize(manifest.bytes()));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
   if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
@@ -58,10 +65,10 @@ absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manif
   }
   KVLINK_RETURN_IF_ERROR(StartPut(put, verify));
   MutexLock lock(&put->mutex);
-  while (!put->done) {
-    if (!put->finished.WaitUntil(&put->mutex, deadline) && !put->done) {
+  while (put->stage != PendingPut::Stage::kDone) {
+    if (!put->finished.WaitUntil(&put->mutex, deadline) && put->stage != PendingPut::Stage::kDone) {
       // Borrowed slabs are the caller's again only when the device has let go of them.
-      while (put->borrowed && put->left > 0) put->finished.Wait(&put->mutex);
+      while (put->borrowed && put->source_in_use()) put->finished.Wait(&put->mutex);
       return absl::DeadlineExceededError("put: not durable before the deadline; it may become so");
     }
   }
@@ -82,7 +89,7 @@ absl::Status Engine::CheckPut(const Manifest& manifest, absl::Span<const int64_t
           absl::StrCat("slab of layer ", layer, " has ", lengths[layer], " bytes, the manifest says ", record.length));
     }
     if (record.length > 0 && record.offset != end) {
-      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap behind the one before"));
+      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap after the previous one"));
     }
     end += record.length;
   }
@@ -109,10 +116,10 @@ std::shared_ptr<PendingPut> Engine::NewPut(EncodingKey key, const Manifest& mani
   return put;
 }
 
-// Slabs on page boundaries are written from where they are, others from a copy. A copy stays in the DRAM tier where
-// there is room; one that displaced what reads brought would be worth less.
+// Slabs on page boundaries, with clean padding, are written from where they are, others from a copy. A copy stays in
+// the DRAM tier where there is room; one that displaced what reads brought would be worth less.
 absl::Status Engine::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, Slabs slabs, PendingPut* put) {
-  put->borrowed = Aligned(slabs);
+  put->borrowed = CanBorrow(*manifest, slabs);
   auto room = tier_->MakeRoom(put->key.ns, manifest, Eviction::kNothing, absl::InfinitePast());
   if (!room.ok() && !put->borrowed)
     room = tier_->MakeRoom(put->key.ns, manifest, Eviction::kAnything, absl::InfinitePast());
@@ -149,8 +156,17 @@ absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std:
 }
 
 absl::StatusOr<std::vector<IoRequest>> Engine::Writes(const std::shared_ptr<PendingPut>& put) {
-  return Requests(*put->source, put->location.runs, /*write=*/true,
-                  [this, put](int64_t, int64_t length, const absl::Status& status) { PartDone(put, length, status); });
+  KVLINK_ASSIGN_OR_RETURN(auto requests,
+                          Requests(*put->source, put->location.runs, /*write=*/true,
+                                   [this, put](int64_t offset, int64_t length, const absl::Status& status) {
+                                     if (absl::IsDataLoss(status)) NoteBadBlocks(put.get(), offset, length, status);
+                                     PartDone(put, length, absl::IsDataLoss(status) ? absl::OkStatus() : status);
+                                   }));
+  for (const IoRequest& request : requests) {
+    if (put->files.empty() || put->files.back() != request.file) put->files.push_back(request.file);
+  }
+  ++put->tries;
+  return requests;
 }
 
 void Engine::PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status) {
@@ -159,40 +175,28 @@ void Engine::PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, cons
     if (!status.ok() && put->status.ok()) put->status = status;
     put->left -= part;
     if (put->left > 0) return;
-    put->finished.SignalAll();
+    put->Enter(PendingPut::Stage::kFlushing);
   }
   group_commit_->Written(put);
 }
 
-absl::Status Engine::FlushGroup(const GroupCommit::Group& group) {
-  std::vector<Runs> runs;
-  for (const auto& put : group) {
-    MutexLock lock(&put->mutex);
-    if (put->status.ok()) runs.push_back(put->location.runs);
-  }
-  return segments_->Sync(runs);
-}
-
-void Engine::CommitGroup(const GroupCommit::Group& group, absl::Status status) {
+void Engine::CommitGroup(const GroupCommit::Group& group) {
   counters_.puts_in_flight -= static_cast<int64_t>(group.size());
   std::vector<std::shared_ptr<PendingPut>> good;
   for (const auto& put : group) {
-    absl::Status written;
-    {
-      MutexLock lock(&put->mutex);
-      written = put->status;
-    }
-    if (written.ok()) {
+    const absl::Status outcome = put->outcome();
+    if (outcome.ok()) {
       good.push_back(put);
       continue;
     }
     put->source.reset();
     put->kept.reset();
-    table_.Free(put->key.ns, put->location.runs);
-    put->Finish(Annotate(written, "put"), Etag(), false);
+    GiveBackBlocks(put.get());
+    put->Finish(Annotate(outcome, "put"), Etag(), false);
   }
   std::vector<std::shared_ptr<PendingPut>> winners;
   std::vector<std::pair<std::shared_ptr<PendingPut>, Etag>> losers;
+  absl::Status status;
   {
     MutexLock lock(&commit_mutex_);
     IndexBatch batch(index_.get());
@@ -209,29 +213,12 @@ void Engine::CommitGroup(const GroupCommit::Group& group, absl::Status status) {
       batch.PutEncoding(put->key, put->location, put->manifest);
       winners.push_back(put);
     }
-    if (status.ok() && !winners.empty()) status = CommitBatch(&batch);
+    if (!winners.empty()) status = CommitBatch(&batch);
     if (status.ok()) {
       for (const auto& put : winners) table_.Insert(put->key, put->location);
     }
   }
-  for (const auto& put : winners) {
-    // The tier takes the memory, or it is freed, before the caller hears of the end.
-    std::shared_ptr<Residency> kept = std::move(put->kept);
-    put->source.reset();
-    if (!status.ok()) {
-      kept.reset();
-      // Whether the records reached the disk is unknown: the blocks stay taken until the next open, which sees.
-      put->Finish(Annotate(status, "put"), Etag(), false);
-      continue;
-    }
-    counters_.bytes_written += put->location.bytes;
-    if (!put->copied) counters_.bytes_written_in_place += put->location.bytes;
-    if (kept != nullptr) {
-      bool added = false;
-      tier_->Add(put->location.sequence, std::move(kept), false, &added);
-    }
-    put->Finish(absl::OkStatus(), put->location.etag, true);
-  }
+  for (const auto& put : winners) FinishWinner(put.get(), status);
   for (const auto& [put, etag] : losers) {
     put->source.reset();
     put->kept.reset();
@@ -241,6 +228,24 @@ void Engine::CommitGroup(const GroupCommit::Group& group, absl::Status status) {
                 false);
   }
   AskMaintenance();
+}
+
+void Engine::FinishWinner(PendingPut* put, const absl::Status& committed) {
+  // The tier takes the memory, or it is freed, before the caller hears of the end.
+  std::shared_ptr<Residency> kept = std::move(put->kept);
+  put->source.reset();
+  if (!committed.ok()) {
+    kept.reset();
+    // Whether the records reached the disk is unknown: the blocks stay taken until the next open, which sees.
+    return put->Finish(Annotate(committed, "put"), Etag(), false);
+  }
+  counters_.bytes_written += put->location.bytes;
+  if (!put->copied) counters_.bytes_written_in_place += put->location.bytes;
+  if (kept != nullptr) {
+    bool added = false;
+    tier_->Add(put->location.sequence, std::move(kept), false, &added);
+  }
+  put->Finish(absl::OkStatus(), put->location.etag, true);
 }
 
 absl::Status Engine::RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason) {

@@ -1,10 +1,25 @@
+// Two threads hand groups on to each other, so that the device flushes one group while the index commits the one
+// before.
 #include "store/engine/group_commit.h"
 
 #include <utility>
 
+#include "absl/base/optimization.h"
 #include "base/clock.h"
 
 namespace kvlink::engine {
+
+void PendingPut::Enter(Stage next) {
+  const bool again = stage == Stage::kFlushing && next == Stage::kWriting;
+  ABSL_ASSERT(again || static_cast<int>(next) == static_cast<int>(stage) + 1);
+  stage = next;
+  finished.SignalAll();
+}
+
+absl::Status PendingPut::outcome() {
+  MutexLock lock(&mutex);
+  return status.ok() ? device : status;
+}
 
 void PendingPut::Finish(const absl::Status& outcome, const Etag& stored, bool was_written) {
   {
@@ -12,14 +27,12 @@ void PendingPut::Finish(const absl::Status& outcome, const Etag& stored, bool wa
     status = outcome;
     etag = stored;
     written = was_written;
-    done = true;
-    finished.SignalAll();
+    Enter(Stage::kDone);
   }
   if (on_done) std::exchange(on_done, nullptr)(outcome, stored, was_written);
 }
 
-GroupCommit::GroupCommit(std::function<absl::Status(const Group&)> flush,
-                         std::function<void(const Group&, const absl::Status&)> commit)
+GroupCommit::GroupCommit(std::function<void(Group*)> flush, std::function<void(const Group&)> commit)
     : flush_(std::move(flush)), commit_(std::move(commit)) {
   flusher_ = Thread("engine-flush", [this] { Flush(); });
   committer_ = Thread("engine-commit", [this] { Commit(); });
@@ -67,27 +80,28 @@ GroupCommit::Group GroupCommit::Take() {
 void GroupCommit::Flush() {
   bool last = false;
   while (!last) {
-    Flushed flushed{Take(), absl::OkStatus()};
-    last = flushed.group.empty();
-    if (!last) flushed.status = flush_(flushed.group);
+    Group group = Take();
+    last = group.empty();
+    if (!last) flush_(&group);
+    if (!last && group.empty()) continue;  // all of it is being written again
     MutexLock lock(&mutex_);
     while (flushed_.has_value()) handed_over_.Wait(&mutex_);
-    flushed_ = std::move(flushed);
+    flushed_ = std::move(group);
     handed_over_.SignalAll();
   }
 }
 
 void GroupCommit::Commit() {
   for (;;) {
-    Flushed flushed;
+    Group group;
     {
       MutexLock lock(&mutex_);
       while (!flushed_.has_value()) handed_over_.Wait(&mutex_);
-      flushed = *std::exchange(flushed_, std::nullopt);
+      group = *std::exchange(flushed_, std::nullopt);
       handed_over_.SignalAll();
     }
-    if (flushed.group.empty()) return;
-    commit_(flushed.group, flushed.status);
+    if (group.empty()) return;
+    commit_(group);
   }
 }
 

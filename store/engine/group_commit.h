@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "base/thread.h"
+#include "store/engine/disk/file.h"
 #include "store/engine/disk/location.h"
 #include "store/engine/memory/residency.h"
 
@@ -22,10 +23,16 @@ namespace kvlink::engine {
 
 // A put on its way. Shared by its caller, its writes and the committer, because the caller may give up at its deadline.
 struct PendingPut {
-  // Constant once writing begins.
+  // What happens to it. Its source is read while it is written and flushed; where one of these fails, it is written
+  // once more, elsewhere.
+  enum class Stage : uint8_t { kWriting, kFlushing, kCommitting, kDone };
+
+  // Constant while it is written.
   EncodingKey key;
   Location location;
   std::string manifest;
+  std::vector<std::shared_ptr<File>> files;  // that it is written to: open until they are flushed
+  int tries = 0;                             // how often writing began
   // The committer's once all is written.
   std::shared_ptr<Residency> source;  // what is written
   std::shared_ptr<Residency> kept;    // what the DRAM tier gets; none where it has no room
@@ -36,12 +43,21 @@ struct PendingPut {
 
   Mutex mutex;
   CondVar finished;
+  Stage stage ABSL_GUARDED_BY(mutex) = Stage::kWriting;
   int64_t left ABSL_GUARDED_BY(mutex) = 0;  // bytes to write, and what else must end before
   absl::Status status ABSL_GUARDED_BY(mutex);
-  bool done ABSL_GUARDED_BY(mutex) = false;
-  Etag etag ABSL_GUARDED_BY(mutex);  // what is stored
+  absl::Status device ABSL_GUARDED_BY(mutex);          // why the device did not take or keep the bytes
+  std::vector<Run> bad_blocks ABSL_GUARDED_BY(mutex);  // blocks that could not be written
+  Etag etag ABSL_GUARDED_BY(mutex);                    // what is stored
   bool written ABSL_GUARDED_BY(mutex) = false;
 
+  // The one place where the stage changes; wakes who waits for it. REQUIRES: one of the arrows kWriting -> kFlushing ->
+  // kWriting | kCommitting -> kDone.
+  void Enter(Stage next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  // Whether the source's memory may be the caller's again.
+  bool source_in_use() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return stage < Stage::kCommitting; }
+  // What went wrong so far.
+  absl::Status outcome() ABSL_LOCKS_EXCLUDED(mutex);
   void Finish(const absl::Status& outcome, const Etag& stored, bool was_written);
 };
 
@@ -52,10 +68,10 @@ class GroupCommit {
 
   using Group = std::vector<std::shared_ptr<PendingPut>>;
 
-  // `flush` makes the bytes of a group durable; `commit` is told what came of it, makes the records durable, and
-  // finishes each put. Each is called by one thread, for the groups in their order.
-  GroupCommit(std::function<absl::Status(const Group&)> flush,
-              std::function<void(const Group&, const absl::Status&)> commit);
+  // `flush` makes the bytes of a group durable, notes in each put what came of it, and takes out of the group those
+  // that it has begun to write again; `commit` makes the records durable, and finishes each put. Each is called by one
+  // thread, for the groups in their order.
+  GroupCommit(std::function<void(Group*)> flush, std::function<void(const Group&)> commit);
   ~GroupCommit();
 
   // A put begins writing; then exactly one of the two follows.
@@ -64,25 +80,20 @@ class GroupCommit {
   void Abandon();
 
  private:
-  struct Flushed {
-    Group group;
-    absl::Status status;
-  };
-
   void Flush();
   void Commit();
   // Waits for puts and takes them. Empty: there will be none.
   Group Take();
 
-  const std::function<absl::Status(const Group&)> flush_;
-  const std::function<void(const Group&, const absl::Status&)> commit_;
+  const std::function<void(Group*)> flush_;
+  const std::function<void(const Group&)> commit_;
   Mutex mutex_;
   CondVar wake_;
   int writing_ ABSL_GUARDED_BY(mutex_) = 0;
   Group ready_ ABSL_GUARDED_BY(mutex_);
   int64_t ready_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  std::optional<Flushed> flushed_ ABSL_GUARDED_BY(mutex_);  // a group without puts is the last
+  std::optional<Group> flushed_ ABSL_GUARDED_BY(mutex_);  // a group without puts is the last
   CondVar handed_over_;
   Thread flusher_, committer_;
 };

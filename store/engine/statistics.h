@@ -47,7 +47,13 @@
   X(scrub_rounds, Count, "scrub_rounds_total", "", "Rounds of the scrubber over the store") \
   X(scrub_damaged, Count, "scrub_damaged_total", "", "Encodings that the scrubber found damaged") \
   X(reads_repeated, Count, "disk_reads_repeated_total", "", "Requests to the disk that failed and were made once more") \
-  X(leases_revoked, Count, "leases_revoked_total", "", "Encodings taken back from readers that map the tier")
+  X(leases_revoked, Count, "leases_revoked_total", "", "Encodings taken back from readers that map the tier") \
+  X(capacity_bytes, Gauge, "capacity_bytes", "", "That segment files may take") \
+  X(bad_blocks, Gauge, "bad_blocks", "", "Blocks of segments that the device refused to write; not used any more") \
+  X(sealed_blocks, Gauge, "sealed_blocks", "", "Blocks of segments that take no more writes") \
+  X(puts_written_again, Count, "puts_written_again_total", "", "Encodings written once more elsewhere") \
+  X(failed_flushes, Count, "failed_flushes_total", "", "Flushes of segments that the device refused") \
+  X(open_segments, Gauge, "open_segments", "", "Segment files that are open")
 // clang-format on
 
 #endif  // KVLINK_STORE_ENGINE_STATISTICS_H_

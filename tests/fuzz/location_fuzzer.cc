@@ -1,5 +1,6 @@
 // Location records, their keys, and namespace records: whatever parses must survive being written and read again. The
-// first byte says what the rest is: 'k' a key, 'n' the payload of a namespace record, 'r' a whole location record, else
+// first byte says what the rest is: 'k' a key, 'n' the payload of a namespace record, 'b' that of a
+// bad blocks record, 'r' a whole location record, else
 // the payload of one. A payload gets its envelope here, so that the checksum does not stop the search.
 #include <cstdint>
 #include <cstdlib>
@@ -23,6 +24,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const std::string record = WrapEnvelope(kind, rest);
     const auto settings = engine::ParseNamespaceSettings(record);
     if (settings.ok() && engine::SerializeNamespaceSettings(*settings) != record) std::abort();
+    return 0;
+  }
+  if (data[0] == 'b') {
+    const EnvelopeKind kind{0x4242564b, 1, 0, "bad blocks record"};
+    const std::string record = WrapEnvelope(kind, rest);
+    const auto runs = engine::ParseBadBlocks(record);
+    if (runs.ok() && engine::SerializeBadBlocks(*runs) != record) std::abort();
     return 0;
   }
   const EnvelopeKind kind{0x4c53564b, 1, 0, "location record"};

@@ -2,12 +2,16 @@
 #include "store/engine/index/index.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "gtest/gtest.h"
+#include "store/engine/index/log_check.h"
 #include "store/engine/index/table.h"
 #include "store/engine/index/table_loader.h"
 #include "tests/store/synthetic.h"
@@ -34,6 +38,81 @@ Location OneBlock(uint32_t block, uint64_t sequence) {
   location.sequence = sequence;
   location.runs = {{block, 1}};
   return location;
+}
+
+// What a killed process leaves: the index is copied while it is open.
+void Commit(Index* index, int number) {
+  IndexBatch batch(index);
+  batch.PutMeta(absl::StrCat("name ", number), "value");
+  ASSERT_TRUE(index->Commit(&batch).ok());
+}
+
+TEST(IndexTest, LogsThatAreNotNeededAreNotChecked) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  const std::string path = scratch.path() + "/index", copy = scratch.path() + "/copy";
+  for (int life = 0; life < 3; ++life) {
+    auto index = Index::Open(path, {.create = life == 0});
+    ASSERT_TRUE(index.ok()) << index.status();
+    for (int i = 0; i < 20; ++i) Commit(index->get(), i);
+    if (life == 2) std::filesystem::copy(path, copy, std::filesystem::copy_options::recursive);
+  }
+  const FileSystem files(nullptr);
+  const std::string current = *files.ReadWhole(copy + "/CURRENT", 100);
+  const std::string manifest = *files.ReadWhole(copy + "/" + current.substr(0, current.size() - 1), 1 << 20);
+  const uint64_t first = FirstLogNeeded(manifest);
+  EXPECT_GT(first, 1u);
+  // The last log is needed, and holds records; one that RocksDB had done with, and had not removed, ends torn.
+  uint64_t last = 0;
+  for (const std::string& name : *files.List(copy)) {
+    if (name.ends_with(".log")) last = std::strtoull(name.c_str(), nullptr, 10);
+  }
+  EXPECT_GE(last, first);
+  ASSERT_TRUE(CheckLogs(files, copy).ok());
+  const std::string retired = absl::StrCat(copy, "/", absl::Dec(first - 1, absl::kZeroPad6), ".log");
+  std::ofstream(retired, std::ios::binary) << "torn, as a full disk leaves it";
+  EXPECT_EQ(CheckLogs(files, copy), absl::OkStatus());
+  EXPECT_TRUE(Index::Open(copy, {}).ok());
+  // The same under the number of a log that is needed is damage.
+  std::filesystem::remove_all(copy);
+  {
+    auto index = Index::Open(path, {});
+    ASSERT_TRUE(index.ok());
+    for (int i = 0; i < 20; ++i) Commit(index->get(), i);
+    std::filesystem::copy(path, copy, std::filesystem::copy_options::recursive);
+  }
+  for (const std::string& name : *files.List(copy)) {
+    if (!name.ends_with(".log")) continue;
+    std::fstream stream(copy + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(20);
+    stream.put('!');
+  }
+  EXPECT_TRUE(absl::IsDataLoss(CheckLogs(files, copy)));
+}
+
+TEST(IndexTest, ACompactionRaisesTheMarkOfTheManifest) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  Mutex mutex;
+  CondVar told;
+  int compactions = 0;
+  Index::Options options;
+  options.create = true;
+  options.flushed = [&](uint64_t sequence, const DurableManifest::State& manifest) {
+    MutexLock lock(&mutex);
+    compactions += sequence == 0 && manifest.bytes > 0;
+    told.SignalAll();
+  };
+  // Each life leaves a table; four of them are compacted.
+  for (int life = 0; life < 6; ++life) {
+    auto index = Index::Open(scratch.path() + "/index", options);
+    ASSERT_TRUE(index.ok()) << index.status();
+    Commit(index->get(), life);
+    if (life < 5) continue;
+    MutexLock lock(&mutex);
+    const absl::Time limit = SteadyNow() + absl::Seconds(60);
+    while (compactions == 0 && told.WaitUntil(&mutex, limit)) {
+    }
+  }
+  EXPECT_GE(compactions, 1);
 }
 
 TEST(IndexTest, PartsTogetherAreAll) {
@@ -148,9 +227,19 @@ TEST(TableLoaderTest, AgreesWithAMapOfBlocks) {
       });
     }
     for (std::thread& thread : threads) thread.join();
-    const TableLoader::Outcome outcome = loader.Finish(usable);
+    const TableLoader::Outcome outcome = loader.Finish(usable, 256);
     EXPECT_EQ(std::set<EncodingKey>(outcome.claimed_twice.begin(), outcome.claimed_twice.end()), twice);
-    EXPECT_EQ(std::set<EncodingKey>(outcome.astray.begin(), outcome.astray.end()), astray);
+    std::set<EncodingKey> outside(outcome.astray.begin(), outcome.astray.end());
+    outside.insert(outcome.missing.begin(), outcome.missing.end());
+    EXPECT_EQ(outside, astray);
+    std::set<uint32_t> segments;
+    for (const engine::Run& run : usable) segments.insert(run.first / 256);
+    for (const EncodingKey& key : outcome.missing) {
+      const auto& runs = records[key].runs;
+      EXPECT_TRUE(std::any_of(runs.begin(), runs.end(),
+                              [&](const engine::Run& run) { return !segments.contains(run.first / 256); }));
+    }
+    for (const uint32_t segment : outcome.missing_segments) EXPECT_FALSE(segments.contains(segment));
     EXPECT_EQ(outcome.last_sequence, static_cast<uint64_t>(count));
     ASSERT_EQ(table.free_blocks(), free);
     ASSERT_EQ(table.size(), static_cast<int64_t>(records.size() - twice.size() - astray.size()));

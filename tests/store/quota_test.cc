@@ -147,7 +147,7 @@ TEST_F(QuotaTest, WhatCannotFitEvictsNothing) {
   EXPECT_TRUE(absl::IsResourceExhausted(Put("a", 2, 2000)));
   EXPECT_TRUE(Present("a", 1));
   ASSERT_EQ(Put("b", 1), absl::OkStatus());
-  EXPECT_TRUE(absl::IsResourceExhausted(Put("b", 2, 20000)));
+  EXPECT_TRUE(absl::IsInvalidArgument(Put("b", 2, 20000)));
   EXPECT_TRUE(Present("b", 1));
 }
 

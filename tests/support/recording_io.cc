@@ -70,6 +70,7 @@ absl::StatusOr<uint64_t> RecordingIo::SyncStarted(const std::string& path) {
   return Append({Kind::kSync, Relative(path), "", 0, ""});
 }
 
+void RecordingIo::SyncFailed(const std::string& path) { Append({Kind::kSyncFailed, Relative(path), "", 0, ""}); }
 void RecordingIo::SyncEnded(uint64_t sync) { WriteEnded(sync); }
 void RecordingIo::Created(const std::string& path) { Append({Kind::kCreate, Relative(path), "", 0, ""}); }
 void RecordingIo::Resized(const std::string& path, int64_t size) {
@@ -106,8 +107,9 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
   // Pass 1, over what truly happened: which file each write and flush went to, and how far each directory was flushed.
   Namespace live;
   std::map<const Event*, std::shared_ptr<Content>> file_of;
-  std::map<std::string, int64_t> directory_flushed;                  // path -> start of its last flush
-  std::map<std::shared_ptr<Content>, std::vector<int64_t>> flushes;  // starts of flushes that ended in time
+  std::map<std::string, int64_t> directory_flushed;                   // path -> start of its last flush
+  std::map<std::shared_ptr<Content>, std::vector<int64_t>> flushes;   // starts of flushes that ended in time
+  std::map<std::shared_ptr<Content>, std::vector<int64_t>> failures;  // moments of flushes that failed
   for (const Event* event : events) {
     switch (event->kind) {
       case Kind::kCreate:
@@ -135,6 +137,9 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
             flushes[it->second].push_back(event->started);
           }
         }
+        break;
+      case Kind::kSyncFailed:
+        if (const auto it = live.find(event->path); it != live.end()) failures[it->second].push_back(event->started);
         break;
       case Kind::kWrite:
       case Kind::kResize:
@@ -176,9 +181,16 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
     if (it == file_of.end() || is_name(event->kind)) continue;
     Content& content = *it->second;
     const int64_t done = event->kind == Kind::kResize ? event->started : event->ended;
-    const auto flushed = flushes.find(it->second);
-    const bool durable = flushed != flushes.end() && std::any_of(flushed->second.begin(), flushed->second.end(),
-                                                                 [&](int64_t start) { return start > done; });
+    // The first flush after it decides.
+    const auto first_after = [done, &it](const auto& moments) {
+      int64_t first = INT64_MAX;
+      if (const auto found = moments.find(it->second); found != moments.end()) {
+        for (const int64_t at : found->second) first = at > done ? std::min(first, at) : first;
+      }
+      return first;
+    };
+    const int64_t flushed = first_after(flushes);
+    const bool durable = flushed != INT64_MAX && flushed < first_after(failures);
     if (event->kind == Kind::kResize) {
       if (durable || chance(keep)) content.Resize(event->offset);
       continue;

@@ -1,9 +1,10 @@
 // Records what a store does to its files, and rebuilds the states a power loss at any moment could have left.
 //
 // The rules of a legal state. A write is durable if a flush of its file began after the write had ended, and ended
-// before the moment. Any other write may be there, may be gone, or may be there in part, in sectors of 512 bytes.
-// Creating, renaming and removing become durable with a flush of their directory; of those not flushed, a prefix in
-// their order is there, directory by directory. Sizes go with the writes and flushes that set them.
+// before the moment, and no flush that failed came between. Any other write may be there, may be gone, or may be there
+// in part, in sectors of 512 bytes. Creating, renaming and removing become durable with a flush of their directory; of
+// those not flushed, a prefix in their order is there, directory by directory. Sizes go with the writes and flushes
+// that set them.
 //
 // Thread-safety: recording is thread-safe; Rebuild only when nothing records.
 #ifndef KVLINK_TESTS_SUPPORT_RECORDING_IO_H_
@@ -29,6 +30,8 @@ class RecordingIo : public engine::IoObserver {
   void WriteEnded(uint64_t write) override;
   absl::StatusOr<uint64_t> SyncStarted(const std::string& path) override;
   void SyncEnded(uint64_t sync) override;
+  // A flush of a file failed: what was written to it and not flushed before is lost, whatever later flushes say.
+  void SyncFailed(const std::string& path);
   void Created(const std::string& path) override;
   void Resized(const std::string& path, int64_t size) override;
   void Renamed(const std::string& from, const std::string& to) override;
@@ -41,7 +44,7 @@ class RecordingIo : public engine::IoObserver {
   void Rebuild(int64_t moment, uint64_t seed, const std::string& directory) const;
 
  private:
-  enum class Kind : uint8_t { kWrite, kSync, kCreate, kResize, kRename, kRemove, kMakeDirectory };
+  enum class Kind : uint8_t { kWrite, kSync, kSyncFailed, kCreate, kResize, kRename, kRemove, kMakeDirectory };
   struct Event {
     Kind kind;
     std::string path;

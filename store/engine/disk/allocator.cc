@@ -1,3 +1,4 @@
+// Free runs twice, by address and by length, so that neighbours merge and the best fit is found in O(log n).
 #include "store/engine/disk/allocator.h"
 
 #include <algorithm>
@@ -17,7 +18,53 @@ void BlockAllocator::Erase(std::map<uint32_t, uint32_t>::iterator it) {
   by_first_.erase(it);
 }
 
+std::map<uint32_t, BlockAllocator::Sealed>::iterator BlockAllocator::SealedAt(uint32_t block) {
+  auto it = sealed_.upper_bound(block);
+  if (it == sealed_.begin()) return sealed_.end();
+  --it;
+  return block < it->second.end ? it : sealed_.end();
+}
+
+void BlockAllocator::Seal(Run segment) {
+  const uint64_t end = uint64_t{segment.first} + segment.count;
+  const auto [it, added] = sealed_.try_emplace(segment.first, Sealed{end, 0});
+  if (!added) return;
+  auto run = by_first_.lower_bound(segment.first);
+  while (run != by_first_.end() && run->first < end) {
+    it->second.withheld += run->second;
+    withheld_blocks_ += run->second;
+    Erase(run++);
+  }
+}
+
+void BlockAllocator::Forget(Run segment) {
+  const auto it = sealed_.find(segment.first);
+  if (it == sealed_.end()) return;
+  withheld_blocks_ -= it->second.withheld;
+  sealed_.erase(it);
+}
+
+int64_t BlockAllocator::Returning(const Runs& runs) const {
+  int64_t blocks = 0;
+  for (const Run& run : runs) {
+    const auto next = sealed_.upper_bound(run.first);
+    const bool sealed = next != sealed_.begin() && run.first < std::prev(next)->second.end;
+    if (!sealed) blocks += run.count;
+  }
+  return blocks;
+}
+
+int64_t BlockAllocator::withheld_blocks(Run segment) const {
+  const auto it = sealed_.find(segment.first);
+  return it == sealed_.end() ? 0 : it->second.withheld;
+}
+
 void BlockAllocator::Free(Run run) {
+  if (const auto sealed = SealedAt(run.first); sealed != sealed_.end()) {
+    sealed->second.withheld += run.count;
+    withheld_blocks_ += run.count;
+    return;
+  }
   auto next = by_first_.lower_bound(run.first);
   if (next != by_first_.end() && next->first == run.first + run.count) {
     run.count += next->second;
@@ -25,11 +72,11 @@ void BlockAllocator::Free(Run run) {
     Erase(gone);
   }
   if (next != by_first_.begin()) {
-    auto previous = std::prev(next);
-    if (previous->first + previous->second == run.first) {
-      run.first = previous->first;
-      run.count += previous->second;
-      Erase(previous);
+    auto prev = std::prev(next);
+    if (prev->first + prev->second == run.first) {
+      run.first = prev->first;
+      run.count += prev->second;
+      Erase(prev);
     }
   }
   Insert(run.first, run.count);

@@ -18,7 +18,7 @@
 namespace kvlink::engine {
 
 struct IoRequest {
-  File* file = nullptr;  // stays open until `done`
+  std::shared_ptr<File> file;
   bool write = false;
   bool background = false;  // a read that nobody waits for: it has the priority of a write
   int64_t offset = 0;

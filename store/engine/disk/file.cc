@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -22,11 +23,41 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
     case EDQUOT:
     case EFBIG:  // this process's limit
       return absl::ResourceExhaustedError(message);
+    case EMFILE:
+      return absl::UnavailableError(absl::StrCat(message, "; raise the limit of open files (ulimit -n)"));
+    case ENFILE:
+    case ENOMEM:
+    case ENOBUFS:
+    case EAGAIN:
+      return absl::UnavailableError(message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::FailedPreconditionError(message);
     case EIO:
+    // What the kernel makes of errors that a disk reports.
+    case ENODATA:
+    case EREMOTEIO:
+    case EBADE:
+    case EILSEQ:
+    case ENOLINK:
       return absl::DataLossError(message);
     default:
       return absl::Status(absl::ErrnoToStatusCode(error), message);
   }
+}
+
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int64_t DescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  return static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, int64_t{1} << 30));
 }
 
 absl::Status File::Read(int64_t offset, absl::Span<std::byte> bytes) const {
@@ -89,15 +120,16 @@ absl::Status File::Allocate(int64_t size) {
 }
 
 absl::StatusOr<std::unique_ptr<File>> FileSystem::Open(const std::string& path, const OpenOptions& options) const {
+  if (observer_ != nullptr) KVLINK_RETURN_IF_ERROR(observer_->OpenStarted(path, options.write));
   int flags = O_CLOEXEC | (options.write ? O_RDWR : O_RDONLY);
   if (options.create) flags |= O_CREAT | O_EXCL;
   bool direct = options.direct;
-  int fd = open(path.c_str(), flags | (direct ? O_DIRECT : 0), 0644);
+  int fd = open(path.c_str(), flags | (direct ? O_DIRECT : 0), 0600);
   if (fd < 0 && errno == EINVAL && direct) {
     // The file may have been made before O_DIRECT was refused.
     direct = false;
     if (options.create) unlink(path.c_str());
-    fd = open(path.c_str(), flags, 0644);
+    fd = open(path.c_str(), flags, 0600);
   }
   if (fd < 0) return ErrnoStatus(errno, options.create ? "create" : "open", path);
   Descriptor descriptor(fd);
@@ -106,7 +138,7 @@ absl::StatusOr<std::unique_ptr<File>> FileSystem::Open(const std::string& path, 
 }
 
 absl::Status FileSystem::MakeDirectory(const std::string& path) const {
-  if (mkdir(path.c_str(), 0755) != 0) {
+  if (mkdir(path.c_str(), 0700) != 0) {
     if (errno == EEXIST) return absl::OkStatus();
     return ErrnoStatus(errno, "make directory", path);
   }

@@ -1,6 +1,7 @@
 // Files and directories of the store, each change told to the IoObserver.
 // Thread-safety: a File may be read and written from many threads; FileSystem is stateless.
-// Errors: NOT_FOUND (no such file), RESOURCE_EXHAUSTED (no space left, quota), PERMISSION_DENIED, DATA_LOSS (the device
+// Errors: NOT_FOUND (no such file), RESOURCE_EXHAUSTED (no space left, quota), FAILED_PRECONDITION (no permission, or a
+// read-only file system), UNAVAILABLE (no descriptors or memory: nothing is wrong with the file), DATA_LOSS (the device
 // failed, or the file ends early); all name the action and the path.
 #ifndef KVLINK_STORE_ENGINE_DISK_FILE_H_
 #define KVLINK_STORE_ENGINE_DISK_FILE_H_
@@ -21,6 +22,12 @@ namespace kvlink::engine {
 
 // Status for errno `error` of `action` ("write", "open") on `path`.
 absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view path);
+
+// Raises this process's soft limit of open files to the hard one. Every opening of an engine calls it: segments, the
+// index and connections all take descriptors.
+void RaiseDescriptorLimit();
+// The soft limit now.
+int64_t DescriptorLimit();
 
 class File {
  public:

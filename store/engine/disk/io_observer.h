@@ -28,6 +28,8 @@ class IoObserver {
   // called (which it is not if the flush failed).
   virtual absl::StatusOr<uint64_t> SyncStarted(const std::string& path) = 0;
   virtual void SyncEnded(uint64_t sync) = 0;
+  // Before a file is opened or created. An error is returned to whoever opens it.
+  virtual absl::Status OpenStarted(const std::string& path, bool write) { return absl::OkStatus(); }
   // Before bytes are read.
   virtual absl::Status ReadStarted(const std::string& path, int64_t offset, int64_t length) { return absl::OkStatus(); }
   // After the action. A created file that existed before is now empty.

@@ -1,5 +1,7 @@
 #include "store/engine/disk/location.h"
 
+#include <algorithm>
+
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "proto/envelope.h"
@@ -8,6 +10,8 @@ namespace kvlink::engine {
 namespace {
 
 constexpr EnvelopeKind kLocationKind = {0x4c53564b /* "KVSL" */, 1, 0, "location record"};
+
+constexpr EnvelopeKind kBadBlocksKind = {0x4242564b /* "KVBB" */, 1, 0, "bad blocks record"};
 
 }  // namespace
 
@@ -37,6 +41,36 @@ absl::StatusOr<KeyView> DecodeKeyView(absl::string_view bytes) {
     return absl::InvalidArgumentError(absl::StrCat("unknown codec ", static_cast<int>(key.codec), " in a key"));
   }
   return key;
+}
+
+std::string SerializeBadBlocks(const std::vector<Run>& runs) {
+  std::string payload;
+  for (size_t i = 0; i < std::min(runs.size(), kMaxBadRuns); ++i) {
+    AppendField<uint32_t>(runs[i].first, &payload);
+    AppendField<uint32_t>(runs[i].count, &payload);
+  }
+  return WrapEnvelope(kBadBlocksKind, payload);
+}
+
+absl::StatusOr<std::vector<Run>> ParseBadBlocks(absl::string_view bytes) {
+  KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kBadBlocksKind, bytes));
+  if (payload.size() % 8 != 0 || payload.size() / 8 > kMaxBadRuns) {
+    return absl::InvalidArgumentError("bad blocks record: wrong length");
+  }
+  FieldReader reader(payload);
+  std::vector<Run> runs;
+  uint64_t end = 0;
+  while (!reader.at_end()) {
+    Run run;
+    run.first = reader.Read<uint32_t>();
+    run.count = reader.Read<uint32_t>();
+    if (run.count == 0 || run.first < end || uint64_t{run.first} + run.count > UINT32_MAX) {
+      return absl::InvalidArgumentError("bad blocks record: runs must ascend and not be empty");
+    }
+    end = uint64_t{run.first} + run.count;
+    runs.push_back(run);
+  }
+  return runs;
 }
 
 std::string SerializeLocation(const Location& location) {

@@ -68,6 +68,12 @@ struct Location {
   int64_t blocks() const { return BlocksFor(bytes); }
 };
 
+// The blocks of a store that could not be written (docs/formats.md "Bad blocks record"): at most kMaxBadRuns of `runs`.
+inline constexpr size_t kMaxBadRuns = size_t{1} << 16;
+std::string SerializeBadBlocks(const std::vector<Run>& runs);
+// INVALID_ARGUMENT, UNIMPLEMENTED as ParseLocation.
+absl::StatusOr<std::vector<Run>> ParseBadBlocks(absl::string_view bytes);
+
 std::string SerializeLocation(const Location& location);
 // INVALID_ARGUMENT for anything damaged or inconsistent, UNIMPLEMENTED for another major version.
 absl::StatusOr<Location> ParseLocation(absl::string_view bytes);

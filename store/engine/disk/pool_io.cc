@@ -51,7 +51,7 @@ class PoolIo : public BulkIo {
           wake_.Wait(&mutex_);
         }
       }
-      File* const file = request->file;
+      File* const file = request->file.get();
       const bool bulk = IsBulk(*request);
       request->done(request->write ? file->Write(request->offset, absl::MakeConstSpan(request->data, request->length))
                                    : file->Read(request->offset, absl::MakeSpan(request->data, request->length)));

@@ -1,10 +1,11 @@
+// One map of segments, and a list of those whose files are kept open, least recently used last. A file that anybody
+// uses is shared, whether it is kept or not, so that all writes and flushes of a segment go through one descriptor.
 #include "store/engine/disk/segment_files.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -20,11 +21,21 @@ namespace {
 constexpr EnvelopeKind kSegmentKind = {0x4753564b /* "KVSG" */, 1, 0, "segment header"};
 constexpr int64_t kHeaderPayload = 16 + 4 + 8;
 constexpr absl::string_view kSuffix = ".seg";
+constexpr int64_t kMinOpen = 8, kMaxOpen = 1024;
 
 }  // namespace
 
-std::string SegmentFiles::PathOf(uint32_t number) const {
-  return absl::StrCat(options_.path, "/", absl::StrFormat("%06d", number), kSuffix);
+SegmentFiles::SegmentFiles(const FileSystem& files, const Options& options)
+    : files_(files),
+      options_(options),
+      max_open_(options.max_open > 0 ? options.max_open : std::clamp(DescriptorLimit() / 4, kMinOpen, kMaxOpen)) {}
+
+std::string SegmentFiles::PathOf(uint32_t segment) const {
+  return absl::StrCat(options_.path, "/", absl::StrFormat("%06d", segment), kSuffix);
+}
+
+Run SegmentFiles::UsableRun(uint32_t segment) const {
+  return {segment * blocks_per_segment() + 1, blocks_per_segment() - 1};
 }
 
 absl::StatusOr<std::unique_ptr<SegmentFiles>> SegmentFiles::Open(const FileSystem& files, const Options& options) {
@@ -46,15 +57,16 @@ absl::Status SegmentFiles::OpenExisting() {
     if (!absl::EndsWith(name, kSuffix) ||
         !absl::SimpleAtoi(absl::string_view(name).substr(0, name.size() - 4), &number) || PathOf(number) != path ||
         number > UINT32_MAX / blocks_per_segment() - 1) {
-      problems_.push_back(absl::StrCat(path, " is no segment"));
+      problems_.push_back(absl::StrCat(path, " is not a segment"));
       continue;
     }
-    KVLINK_ASSIGN_OR_RETURN(auto file,
-                            files_.Open(path, {.write = !options_.read_only, .direct = options_.allow_direct}));
+    std::shared_ptr<File> file;
+    {
+      MutexLock lock(&mutex_);
+      KVLINK_ASSIGN_OR_RETURN(file, FileOf(number, &segments_[number]));
+    }
     KVLINK_RETURN_IF_ERROR(CheckHeader(number, *file));
     direct_ = direct_ && file->direct();
-    MutexLock lock(&mutex_);
-    segments_[number] = std::move(file);
   }
   return absl::OkStatus();
 }
@@ -90,31 +102,48 @@ absl::Status SegmentFiles::CheckHeader(uint32_t number, const File& file) {
   return absl::OkStatus();
 }
 
-absl::Status SegmentFiles::Fill(uint32_t number, File* file) const {
+absl::StatusOr<std::vector<Run>> SegmentFiles::Fill(uint32_t number, File* file) const {
   KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(options_.segment_bytes)
                                          : file->Allocate(options_.segment_bytes));
   constexpr int64_t kStep = 1 << 20;
+  static_assert(kStep % kSegmentBlockBytes == 0);
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
   };
   const std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(std::aligned_alloc(4096, kStep)));
-  if (buffer == nullptr) return absl::ResourceExhaustedError("out of memory for 1 MiB of zeros");
+  if (buffer == nullptr) return absl::UnavailableError("out of memory for 1 MiB of zeros");
   std::memset(buffer.get(), 0, kStep);
   std::string payload(reinterpret_cast<const char*>(options_.uuid.data()), options_.uuid.size());
   AppendField<uint32_t>(number, &payload);
   AppendField<uint64_t>(options_.segment_bytes, &payload);
   const std::string header = WrapEnvelope(kSegmentKind, payload);
   std::memcpy(buffer.get(), header.data(), header.size());
-  for (int64_t offset = 0; offset < options_.segment_bytes; offset += kStep) {
+  KVLINK_RETURN_IF_ERROR(file->Write(0, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes)));
+  std::memset(buffer.get(), 0, header.size());
+  std::vector<Run> bad;
+  for (int64_t offset = kSegmentBlockBytes; offset < options_.segment_bytes && !options_.sparse;) {
     const int64_t length = std::min(kStep, options_.segment_bytes - offset);
-    KVLINK_RETURN_IF_ERROR(file->Write(offset, absl::MakeConstSpan(buffer.get(), length)));
-    if (options_.sparse) break;
-    if (offset == 0) std::memset(buffer.get(), 0, header.size());
+    absl::Status written = file->Write(offset, absl::MakeConstSpan(buffer.get(), length));
+    // Block by block where the device refuses, to learn which it is.
+    for (int64_t at = offset; absl::IsDataLoss(written) && at < offset + length; at += kSegmentBlockBytes) {
+      const absl::Status block = file->Write(at, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes));
+      if (absl::IsDataLoss(block)) {
+        bad.push_back({static_cast<uint32_t>(number * blocks_per_segment() + at / kSegmentBlockBytes), 1});
+      } else if (!block.ok()) {
+        written = block;
+      }
+    }
+    if (!absl::IsDataLoss(written)) KVLINK_RETURN_IF_ERROR(written);
+    if (bad.size() == blocks_per_segment() - 1) {
+      return absl::DataLossError(absl::StrCat("no block of the new segment ", file->path(), " can be written"));
+    }
+    offset += length;
   }
-  return file->Sync();
+  KVLINK_RETURN_IF_ERROR(file->Sync());
+  return bad;
 }
 
-absl::StatusOr<Run> SegmentFiles::Grow() {
+absl::StatusOr<SegmentFiles::Grown> SegmentFiles::Grow() {
   MutexLock grow(&grow_mutex_);
   uint32_t number = 0;
   {
@@ -128,28 +157,36 @@ absl::StatusOr<Run> SegmentFiles::Grow() {
   KVLINK_RETURN_IF_ERROR(files_.Remove(temporary));
   KVLINK_ASSIGN_OR_RETURN(auto file,
                           files_.Open(temporary, {.write = true, .create = true, .direct = options_.allow_direct}));
-  absl::Status status = Fill(number, file.get());
+  auto bad = Fill(number, file.get());
+  absl::Status status = bad.status();
   if (status.ok()) status = files_.Rename(temporary, path);
   if (status.ok()) status = files_.SyncDirectory(options_.path);
-  if (status.ok()) {
-    auto opened = files_.Open(path, {.write = true, .direct = options_.allow_direct});
-    status = opened.status();
-    if (status.ok()) file = *std::move(opened);
-  }
   if (!status.ok()) {
     files_.Remove(temporary).IgnoreError();
     return status;
   }
   MutexLock lock(&mutex_);
-  segments_[number] = std::move(file);
-  return Run{number * blocks_per_segment() + 1, blocks_per_segment() - 1};
+  segments_[number];
+  return Grown{UsableRun(number), *std::move(bad)};
+}
+
+absl::Status SegmentFiles::Remove(uint32_t segment) {
+  MutexLock grow(&grow_mutex_);
+  {
+    MutexLock lock(&mutex_);
+    const auto it = segments_.find(segment);
+    if (it == segments_.end()) return absl::OkStatus();
+    if (it->second.kept != nullptr) recent_.erase(it->second.recent);
+    segments_.erase(it);
+  }
+  KVLINK_RETURN_IF_ERROR(files_.Remove(PathOf(segment)));
+  return files_.SyncDirectory(options_.path);
 }
 
 std::vector<Run> SegmentFiles::UsableRuns() const {
   std::vector<Run> runs;
   MutexLock lock(&mutex_);
-  for (const auto& [number, file] : segments_)
-    runs.push_back({number * blocks_per_segment() + 1, blocks_per_segment() - 1});
+  for (const auto& [number, segment] : segments_) runs.push_back(UsableRun(number));
   return runs;
 }
 
@@ -158,23 +195,71 @@ int64_t SegmentFiles::bytes() const {
   return static_cast<int64_t>(segments_.size()) * options_.segment_bytes;
 }
 
-File* SegmentFiles::Locate(uint32_t block, int64_t* offset) const {
-  *offset = int64_t{block % blocks_per_segment()} * kSegmentBlockBytes;
+int64_t SegmentFiles::open_files() const {
   MutexLock lock(&mutex_);
-  const auto it = segments_.find(block / blocks_per_segment());
-  return it == segments_.end() ? nullptr : it->second.get();
+  return std::count_if(segments_.begin(), segments_.end(), [](const auto& s) { return !s.second.file.expired(); });
 }
 
-absl::Status SegmentFiles::Sync(absl::Span<const Runs> written) {
-  std::set<File*> touched;
-  for (const Runs& runs : written) {
-    for (const Run& run : runs) {
-      int64_t offset = 0;
-      if (File* file = Locate(run.first, &offset)) touched.insert(file);
-    }
+void SegmentFiles::CloseDownTo(int64_t files) {
+  while (static_cast<int64_t>(recent_.size()) > files) {
+    segments_[recent_.back()].kept = nullptr;
+    recent_.pop_back();
   }
-  for (File* file : touched) KVLINK_RETURN_IF_ERROR(file->Sync());
-  return absl::OkStatus();
+}
+
+void SegmentFiles::Keep(uint32_t number, Segment* segment, std::shared_ptr<File> file) {
+  if (segment->kept != nullptr) {
+    recent_.splice(recent_.begin(), recent_, segment->recent);
+    return;
+  }
+  recent_.push_front(number);
+  segment->recent = recent_.begin();
+  segment->kept = std::move(file);
+  CloseDownTo(max_open_);
+}
+
+absl::StatusOr<std::shared_ptr<File>> SegmentFiles::FileOf(uint32_t number, Segment* segment) {
+  std::shared_ptr<File> file = segment->file.lock();
+  if (file == nullptr) {
+    const FileSystem::OpenOptions options = {.write = !options_.read_only, .direct = options_.allow_direct};
+    auto opened = files_.Open(PathOf(number), options);
+    if (absl::IsUnavailable(opened.status()) && recent_.size() > 1) {
+      // Where descriptors are short, fewer are kept.
+      CloseDownTo(static_cast<int64_t>(recent_.size()) / 2);
+      opened = files_.Open(PathOf(number), options);
+    }
+    KVLINK_RETURN_IF_ERROR(opened.status());
+    file = *std::move(opened);
+    segment->file = file;
+  }
+  Keep(number, segment, file);
+  return file;
+}
+
+absl::StatusOr<std::shared_ptr<File>> SegmentFiles::Locate(uint32_t block, int64_t* offset) {
+  *offset = int64_t{block % blocks_per_segment()} * kSegmentBlockBytes;
+  const uint32_t number = SegmentOf(block);
+  MutexLock lock(&mutex_);
+  const auto it = segments_.find(number);
+  if (it == segments_.end()) return absl::NotFoundError(absl::StrCat("there is no segment ", PathOf(number)));
+  return FileOf(number, &it->second);
+}
+
+absl::Status SegmentFiles::Sync(uint32_t segment) {
+  std::shared_ptr<File> file;
+  {
+    MutexLock lock(&mutex_);
+    const auto it = segments_.find(segment);
+    if (it == segments_.end()) return absl::NotFoundError(absl::StrCat("there is no segment ", PathOf(segment)));
+    KVLINK_RETURN_IF_ERROR(it->second.failed);
+    KVLINK_ASSIGN_OR_RETURN(file, FileOf(segment, &it->second));
+  }
+  const absl::Status status = file->Sync();
+  if (status.ok()) return status;
+  MutexLock lock(&mutex_);
+  const auto it = segments_.find(segment);
+  if (it != segments_.end() && it->second.failed.ok()) it->second.failed = status;
+  return status;
 }
 
 }  // namespace kvlink::engine

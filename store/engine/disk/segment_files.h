@@ -1,9 +1,13 @@
 // The segment files: zero-filled, of one size, in 64 KiB blocks (docs/formats.md "Segment file"). Block 0 of each is
-// its header. Thread-safety: all methods.
+// its header. A store may have more segments than a process may have descriptors: the files used last are kept open,
+// the others are opened again when they are needed.
+//
+// Thread-safety: all methods.
 #ifndef KVLINK_STORE_ENGINE_DISK_SEGMENT_FILES_H_
 #define KVLINK_STORE_ENGINE_DISK_SEGMENT_FILES_H_
 
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,43 +30,71 @@ class SegmentFiles {
     int64_t segment_bytes = 0;
     bool allow_direct = true;
     bool read_only = false;
-    bool sparse = false;  // new segments are holes: for measurements that need many
+    bool sparse = false;   // new segments are holes: for measurements that need many
+    int64_t max_open = 0;  // files kept open while nobody uses them; 0: a quarter of the descriptors, at most 1024
   };
-  // Opens what is there; what a crash left half made is removed. FAILED_PRECONDITION: a segment of another store. A
-  // damaged header is a problem to report, no more: what lies behind it has checksums of its own.
+  // Finds what is there and looks at every header; what a crash left half made is removed. FAILED_PRECONDITION: a
+  // segment of another store, or one that may not be opened. UNAVAILABLE: no descriptors or memory. A damaged header is
+  // a problem to report, no more: what lies after it has checksums of its own.
   static absl::StatusOr<std::unique_ptr<SegmentFiles>> Open(const FileSystem& files, const Options& options);
 
-  // Adds a segment, zero-filled and durable, and returns its free blocks. RESOURCE_EXHAUSTED: the disk is full (nothing
-  // is left behind).
-  absl::StatusOr<Run> Grow();
+  struct Grown {
+    Run usable;
+    std::vector<Run> bad;  // blocks of it that could not be written
+  };
+  // Adds a segment, zero-filled and durable. RESOURCE_EXHAUSTED: the disk is full. Errors leave nothing behind.
+  absl::StatusOr<Grown> Grow();
+  // Removes a segment that holds nothing. What still reads from it goes on doing so.
+  absl::Status Remove(uint32_t segment);
 
   // The blocks that may hold encodings, segment by segment.
   std::vector<Run> UsableRuns() const;
   int64_t bytes() const;
   int64_t segment_bytes() const { return options_.segment_bytes; }
+  uint32_t blocks_per_segment() const { return static_cast<uint32_t>(options_.segment_bytes / kSegmentBlockBytes); }
   bool direct() const { return direct_; }
   const std::vector<std::string>& problems() const { return problems_; }
+  // How many files are open now.
+  int64_t open_files() const;
 
-  // The file and offset of a block. Null if there is no such segment.
-  File* Locate(uint32_t block, int64_t* offset) const;
-  // Flushes the segments these runs lie in.
-  absl::Status Sync(absl::Span<const Runs> written);
+  uint32_t SegmentOf(uint32_t block) const { return block / blocks_per_segment(); }
+  // The blocks of a segment that may hold encodings.
+  Run UsableRun(uint32_t segment) const;
+  std::string PathOf(uint32_t segment) const;
+
+  // The file that holds a block, and where. NOT_FOUND: there is no such segment; errors of FileSystem::Open. The file
+  // stays open while the pointer lives.
+  absl::StatusOr<std::shared_ptr<File>> Locate(uint32_t block, int64_t* offset);
+  // Flushes a segment. A flush that failed may have dropped what was written before it, and a later one would say
+  // nothing of it: the error is the answer to all further calls, too, until the store is opened again.
+  absl::Status Sync(uint32_t segment);
 
  private:
-  SegmentFiles(const FileSystem& files, const Options& options) : files_(files), options_(options) {}
-  uint32_t blocks_per_segment() const { return static_cast<uint32_t>(options_.segment_bytes / kSegmentBlockBytes); }
-  std::string PathOf(uint32_t number) const;
+  struct Segment {
+    std::weak_ptr<File> file;              // while anybody uses it
+    std::list<uint32_t>::iterator recent;  // in recent_, if kept
+    std::shared_ptr<File> kept;
+    absl::Status failed;  // the first flush that failed
+  };
+
+  SegmentFiles(const FileSystem& files, const Options& options);
   absl::Status OpenExisting();
   absl::Status CheckHeader(uint32_t number, const File& file);
-  absl::Status Fill(uint32_t number, File* file) const;
+  // Returns blocks that cannot be written; nothing else of the segment may fail.
+  absl::StatusOr<std::vector<Run>> Fill(uint32_t number, File* file) const;
+  absl::StatusOr<std::shared_ptr<File>> FileOf(uint32_t number, Segment* segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Keep(uint32_t number, Segment* segment, std::shared_ptr<File> file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CloseDownTo(int64_t files) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const FileSystem files_;
   const Options options_;
+  const int64_t max_open_;
   bool direct_ = true;
   std::vector<std::string> problems_;
   Mutex grow_mutex_;  // taken before mutex_
   mutable Mutex mutex_;
-  std::map<uint32_t, std::unique_ptr<File>> segments_ ABSL_GUARDED_BY(mutex_);  // never removed from
+  std::map<uint32_t, Segment> segments_ ABSL_GUARDED_BY(mutex_);
+  std::list<uint32_t> recent_ ABSL_GUARDED_BY(mutex_);  // segments whose file is kept, the one used last first
 };
 
 }  // namespace kvlink::engine

@@ -13,6 +13,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "base/little_endian.h"
 #include "base/status.h"
@@ -37,6 +38,16 @@ std::string Holder(int fd) {
   std::string pid;
   for (ssize_t i = 0; i < n && text[i] >= '0' && text[i] <= '9'; ++i) pid.push_back(text[i]);
   return pid.empty() ? "by another process" : absl::StrCat("by process ", pid);
+}
+
+// Nobody but the owner may look into a store: it holds documents, and whoever opens its lock file can hold the lock.
+absl::Status KeepToOwner(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "stat", path);
+  if ((info.st_mode & 077) == 0 || chmod(path.c_str(), info.st_mode & 0700) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "%s is open to other users (mode %04o) and cannot be closed to them: %s; chmod 700 it as its owner", path,
+      info.st_mode & 07777, std::strerror(errno)));
 }
 
 }  // namespace
@@ -73,11 +84,14 @@ absl::StatusOr<std::unique_ptr<StoreDirectory>> StoreDirectory::Open(const FileS
     KVLINK_RETURN_IF_ERROR(directory->CheckForeign());
     if (!create || read_only) return absl::NotFoundError(absl::StrCat("no store at ", path));
   }
+  if (!read_only) KVLINK_RETURN_IF_ERROR(KeepToOwner(path));
   KVLINK_RETURN_IF_ERROR(directory->Lock(read_only));
   KVLINK_RETURN_IF_ERROR(directory->ReadIdentity());
   if (!read_only) {
     KVLINK_RETURN_IF_ERROR(files.MakeDirectory(directory->segments_path()));
     KVLINK_RETURN_IF_ERROR(files.MakeDirectory(directory->index_path()));
+    KVLINK_RETURN_IF_ERROR(KeepToOwner(directory->segments_path()));
+    KVLINK_RETURN_IF_ERROR(KeepToOwner(directory->index_path()));
     KVLINK_RETURN_IF_ERROR(files.SyncDirectory(path));
   }
   return directory;
@@ -89,7 +103,7 @@ absl::Status StoreDirectory::CheckForeign() const {
     const absl::string_view base = absl::StripSuffix(name, ".tmp");
     if (base != kStoreName && base != kLockName && base != kFloorName && base != "index" && base != "segments") {
       return absl::FailedPreconditionError(
-          absl::StrCat(path_, " holds something that is no store (", name, "); name an empty or a new directory"));
+          absl::StrCat(path_, " holds something that is not a store (", name, "); name an empty or a new directory"));
     }
   }
   const std::string segments = segments_path();
@@ -105,7 +119,7 @@ absl::Status StoreDirectory::CheckForeign() const {
 
 absl::Status StoreDirectory::Lock(bool read_only) {
   const std::string lock_path = path_ + "/" + kLockName;
-  int fd = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  int fd = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0 && read_only) fd = open(lock_path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return ErrnoStatus(errno, "open", lock_path);
   lock_ = Descriptor(fd);
@@ -115,10 +129,14 @@ absl::Status StoreDirectory::Lock(bool read_only) {
         absl::StrCat("the store at ", path_, " is in use ", Holder(fd), "; one process may hold a store at a time"));
   }
   if (!read_only) {
-    // For the message above only: not worth a flush, and not told to the observer.
+    KVLINK_RETURN_IF_ERROR(KeepToOwner(lock_path));
+    // For the message above only: not worth a flush, and not told to the observer. A full disk is no reason not to
+    // open.
     const std::string pid = absl::StrCat(getpid(), "\n");
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0)
-      return ErrnoStatus(errno, "write", lock_path);
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0) {
+      const absl::Status status = ErrnoStatus(errno, "write", lock_path);
+      if (!absl::IsResourceExhausted(status)) return status;
+    }
   }
   return absl::OkStatus();
 }

@@ -22,6 +22,7 @@ namespace {
 
 constexpr uint64_t kWake = UINT64_MAX;
 constexpr int kMaxChunks = 16384;  // the kernel's limit
+constexpr int64_t kRetryNanoseconds = 250'000'000;
 
 class UringIo : public BulkIo {
  public:
@@ -216,12 +217,24 @@ class UringIo : public BulkIo {
     return true;
   }
 
+  // The kernel may have refused entries for lack of memory (SubmitRing), and no completion may be due that would bring
+  // another try: so it does not wait for ever, where the kernel can do that without an entry of its own.
+  int WaitForCompletion(io_uring_cqe** cqe) {
+    if ((ring_.features & IORING_FEAT_EXT_ARG) == 0) return io_uring_wait_cqe(&ring_, cqe);
+    __kernel_timespec wait{.tv_sec = 0, .tv_nsec = kRetryNanoseconds};
+    const int error = io_uring_wait_cqe_timeout(&ring_, cqe, &wait);
+    if (error != -ETIME) return error;
+    MutexLock lock(&mutex_);
+    SubmitRing();
+    return -EAGAIN;
+  }
+
   void Reap() {
     std::vector<std::pair<IoRequest, absl::Status>> finished;
     bool stopping = false;
     for (;;) {
       io_uring_cqe* cqe = nullptr;
-      const int error = io_uring_wait_cqe(&ring_, &cqe);
+      const int error = WaitForCompletion(&cqe);
       if (error == -EINTR || error == -EAGAIN) continue;
       {
         MutexLock lock(&mutex_);

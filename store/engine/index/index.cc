@@ -1,5 +1,6 @@
 #include "store/engine/index/index.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdarg>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "rocksdb/filter_policy.h"
 #include "rocksdb/listener.h"
 #include "rocksdb/table.h"
+#include "store/engine/disk/file.h"
 #include "store/engine/index/rocksdb_file_system.h"
 
 namespace kvlink::engine {
@@ -22,7 +24,15 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view action) 
   if (status.IsNotFound()) return absl::NotFoundError(message);
   if (status.IsBusy()) return absl::AbortedError(message);
   if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
-  // RocksDB has no word of its own for this.
+  // What follows RocksDB has no words of its own for.
+  for (const int error : {EACCES, EPERM, EROFS}) {
+    if (status.IsIOError() && absl::StrContains(message, std::strerror(error))) {
+      return absl::FailedPreconditionError(absl::StrCat(message, "; the index must be readable and writable for us"));
+    }
+  }
+  if (status.IsIOError() && absl::StrContains(message, std::strerror(EMFILE))) {
+    return absl::UnavailableError(absl::StrCat(message, "; raise the limit of open files (ulimit -n)"));
+  }
   if (status.IsIOError() && absl::StrContains(message, std::strerror(EFBIG))) {
     return absl::ResourceExhaustedError(
         absl::StrCat(message, "; this process may not write files that large: raise its limit (ulimit -f)"));
@@ -79,7 +89,7 @@ rocksdb::DBOptions DatabaseOptions(bool create, rocksdb::Env* env) {
   options.create_missing_column_families = create;
   options.paranoid_checks = true;
   options.max_background_jobs = 2;
-  options.max_open_files = 256;
+  options.max_open_files = static_cast<int>(std::clamp<int64_t>(DescriptorLimit() / 4, 20, 256));
   options.info_log = std::make_shared<NoLog>();
   // What a killed process leaves in the log is replayed when the next one opens, before it serves.
   options.max_total_wal_size = 8 << 20;
@@ -95,6 +105,9 @@ class FlushListener : public rocksdb::EventListener {
  public:
   explicit FlushListener(std::function<void(uint64_t)> flushed) : flushed_(std::move(flushed)) {}
   void OnFlushCompleted(rocksdb::DB*, const rocksdb::FlushJobInfo& info) override { flushed_(info.largest_seqno); }
+  // What a compaction wrote to the MANIFEST is durable too: a MANIFEST that was cut before it would name files that are
+  // gone.
+  void OnCompactionCompleted(rocksdb::DB*, const rocksdb::CompactionJobInfo&) override { flushed_(0); }
 
  private:
   const std::function<void(uint64_t)> flushed_;
@@ -170,9 +183,9 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
                                      : rocksdb::DB::Open(database, directory, families, &handles, &db);
   if (!status.ok()) {
     const absl::Status why = FromRocks(status, "open");
-    // A missing or misnamed file shows as one of these.
-    const bool damaged = status.IsInvalidArgument() || status.IsIOError() || status.IsNotFound();
-    return damaged && !absl::IsResourceExhausted(why) ? absl::DataLossError(why.message()) : why;
+    // A missing or misnamed file shows as one of these. Other errors of input and output say nothing of what is stored.
+    const bool damaged = status.IsInvalidArgument() || status.IsPathNotFound() || status.IsNotFound();
+    return damaged ? absl::DataLossError(why.message()) : why;
   }
   index->db_.reset(db);
   std::copy(handles.begin(), handles.end(), index->families_);

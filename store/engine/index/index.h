@@ -5,8 +5,9 @@
 //   catalog    namespace | 0 | document id -> catalog entry (tombstones too)
 //   reference  namespace | 0 | identity | document id -> "": which documents refer to an identity
 //
-// Thread-safety: all methods; an IndexBatch by one thread. Errors: DATA_LOSS (damaged), RESOURCE_EXHAUSTED (disk full),
-// UNAVAILABLE.
+// Thread-safety: all methods; an IndexBatch by one thread. Errors: DATA_LOSS (damaged, or a file is missing),
+// RESOURCE_EXHAUSTED (disk full), FAILED_PRECONDITION (no permission), UNAVAILABLE (no descriptors or memory, or the
+// device failed: what is stored may be whole).
 #ifndef KVLINK_STORE_ENGINE_INDEX_INDEX_H_
 #define KVLINK_STORE_ENGINE_INDEX_INDEX_H_
 
@@ -71,7 +72,8 @@ class Index {
     bool create = false;  // make the database; else it must be there
     bool read_only = false;
     IoObserver* observer = nullptr;
-    // Called on a thread of RocksDB's when changes up to `sequence` are in tables, before their log is removed.
+    // Called on a thread of RocksDB's when changes up to `sequence` are in tables, before their log is removed; with 0
+    // when only the MANIFEST has grown.
     std::function<void(uint64_t sequence, const DurableManifest::State& manifest)> flushed;
   };
   static absl::StatusOr<std::unique_ptr<Index>> Open(const std::string& directory, const Options& options);

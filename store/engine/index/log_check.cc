@@ -125,11 +125,84 @@ LogScan ScanLog(absl::string_view log) {
   return scan;
 }
 
+namespace {
+
+// The MANIFEST's records are edits of tags and values (RocksDB's VersionEdit). Those that say which logs are needed
+// come first; at the first tag that is not among these a record is left.
+class EditReader {
+ public:
+  explicit EditReader(absl::string_view bytes) : bytes_(bytes) {}
+  // 0: none is said.
+  uint64_t FirstLog() {
+    constexpr uint64_t kComparator = 1, kLog = 2, kNextFile = 3, kSequence = 4, kPrevLog = 9, kFirstLog = 10;
+    constexpr uint64_t kMaxColumnFamily = 203, kDatabaseId = 8193;
+    uint64_t tag = 0, value = 0;
+    while (Varint(&tag)) {
+      if (!Varint(&value)) return 0;
+      switch (tag) {
+        case kFirstLog:
+          return value;
+        case kComparator:
+        case kDatabaseId:
+          if (value > bytes_.size()) return 0;
+          bytes_.remove_prefix(value);
+          break;
+        case kLog:
+        case kNextFile:
+        case kSequence:
+        case kPrevLog:
+        case kMaxColumnFamily:
+          break;
+        default:
+          return 0;
+      }
+    }
+    return 0;
+  }
+
+ private:
+  bool Varint(uint64_t* value) {
+    *value = 0;
+    for (int shift = 0; shift < 64 && !bytes_.empty(); shift += 7) {
+      const auto byte = static_cast<uint8_t>(bytes_.front());
+      bytes_.remove_prefix(1);
+      *value |= uint64_t{byte & 0x7fu} << shift;
+      if (byte < 0x80) return true;
+    }
+    return false;
+  }
+  absl::string_view bytes_;
+};
+
+// "MANIFEST-000012", as CURRENT says; empty if it does not.
+std::string CurrentManifest(const FileSystem& files, const std::string& index_path) {
+  const auto current = files.ReadWhole(index_path + "/CURRENT", 4096);
+  return current.ok() ? std::string(absl::StripTrailingAsciiWhitespace(*current)) : "";
+}
+
+}  // namespace
+
+uint64_t FirstLogNeeded(absl::string_view manifest) {
+  uint64_t first = 0;
+  std::string edit;
+  for (int64_t at = 0; at < static_cast<int64_t>(manifest.size());) {
+    const Record record = ReadRecord(manifest, at);
+    if (record.intact) {
+      if (record.type == kFull || record.type == kFirst) edit.clear();
+      const absl::string_view bytes = manifest.substr(at + kHeader, record.end - at - kHeader);
+      edit.append(bytes.data(), bytes.size());
+      if (record.type == kFull || record.type == kLast) first = std::max(first, EditReader(edit).FirstLog());
+    } else if (!record.empty) {
+      break;
+    }
+    at = record.end;
+  }
+  return first;
+}
+
 absl::Status CutTornManifest(const FileSystem& files, const std::string& index_path, uint64_t durable_number,
                              int64_t durable_bytes, bool read_only) {
-  const auto current = files.ReadWhole(index_path + "/CURRENT", 4096);
-  if (!current.ok()) return absl::OkStatus();  // RocksDB says what is wrong
-  const absl::string_view name = absl::StripTrailingAsciiWhitespace(*current);
+  const std::string name = CurrentManifest(files, index_path);  // RocksDB says what is wrong with it
   absl::string_view digits = name;
   uint64_t number = 0;
   if (!absl::ConsumePrefix(&digits, "MANIFEST-") || !absl::SimpleAtoi(digits, &number)) return absl::OkStatus();
@@ -151,11 +224,18 @@ absl::Status CheckLogs(const FileSystem& files, const std::string& index_path) {
   const auto names = files.List(index_path);
   if (absl::IsNotFound(names.status())) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(names.status());
+  const auto manifest = files.ReadWhole(index_path + "/" + CurrentManifest(files, index_path), kMaxLogBytes);
+  const uint64_t first = manifest.ok() ? FirstLogNeeded(*manifest) : 0;
   std::string damaged;
   for (const std::string& name : *names) {  // numbered with leading zeros: in the order they were written
     if (!absl::EndsWith(name, ".log")) continue;
-    KVLINK_ASSIGN_OR_RETURN(const std::string log, files.ReadWhole(index_path + "/" + name, kMaxLogBytes));
-    const LogScan scan = ScanLog(log);
+    uint64_t number = 0;
+    if (absl::SimpleAtoi(absl::StripSuffix(name, ".log"), &number) && number < first) continue;
+    const auto log = files.ReadWhole(index_path + "/" + name, kMaxLogBytes);
+    // What cannot be read now need not be damaged.
+    if (absl::IsDataLoss(log.status())) return absl::UnavailableError(log.status().message());
+    KVLINK_RETURN_IF_ERROR(log.status());
+    const LogScan scan = ScanLog(*log);
     if (!damaged.empty() && scan.any) return absl::DataLossError(damaged);
     if (scan.bad < 0) continue;
     damaged = absl::StrCat("the index's log ", name, " is damaged at byte ", scan.bad, ", and later changes follow it");

@@ -25,7 +25,8 @@ namespace kvlink::engine {
 absl::Status CutTornManifest(const FileSystem& files, const std::string& index_path, uint64_t durable_number,
                              int64_t durable_bytes, bool read_only);
 
-// Checks the logs of a closed database. DATA_LOSS naming file and byte; OK if there are none.
+// Checks the logs of a closed database, without those that the MANIFEST says are no longer needed: RocksDB removes them
+// late. DATA_LOSS naming file and byte; OK if there are none. UNAVAILABLE: one cannot be read now.
 absl::Status CheckLogs(const FileSystem& files, const std::string& index_path);
 
 struct LogScan {
@@ -34,6 +35,9 @@ struct LogScan {
   bool any = false;               // whether there is any intact record
 };
 LogScan ScanLog(absl::string_view log);
+
+// The number of the first log that a MANIFEST says is still needed; 0 if it does not say.
+uint64_t FirstLogNeeded(absl::string_view manifest);
 
 }  // namespace kvlink::engine
 

@@ -1,5 +1,7 @@
 #include "store/engine/index/rocksdb_file_system.h"
 
+#include <sys/stat.h>
+
 #include <string>
 #include <utility>
 
@@ -150,8 +152,10 @@ class ObservedFileSystem : public rocksdb::FileSystemWrapper {
 
   IOStatus NewWritableFile(const std::string& path, const rocksdb::FileOptions& options,
                            std::unique_ptr<rocksdb::FSWritableFile>* result, IODebugContext* debug) override {
+    if (const absl::Status may = observer_->OpenStarted(path, /*write=*/true); !may.ok()) return ToIOStatus(may);
     const IOStatus status = FileSystemWrapper::NewWritableFile(path, options, result, debug);
     if (!status.ok()) return status;
+    chmod(path.c_str(), 0600);
     observer_->Created(path);
     *result = std::make_unique<ObservedWritableFile>(std::move(*result), path, 0, observer_, manifest_);
     return status;
@@ -162,6 +166,7 @@ class ObservedFileSystem : public rocksdb::FileSystemWrapper {
     const bool existed = FileSystemWrapper::GetFileSize(path, IOOptions(), &size, debug).ok();
     const IOStatus status = FileSystemWrapper::ReopenWritableFile(path, options, result, debug);
     if (!status.ok()) return status;
+    chmod(path.c_str(), 0600);
     if (!existed) observer_->Created(path);
     *result = std::make_unique<ObservedWritableFile>(std::move(*result), path, static_cast<int64_t>(size), observer_,
                                                      manifest_);

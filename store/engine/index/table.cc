@@ -1,26 +1,13 @@
 #include "store/engine/index/table.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "store/engine/index/table_entry.h"
 
 namespace kvlink::engine {
-
-// How the blocks are shared out.
-struct Table::Shares {
-  double shrink = 1;  // of all shares, so that together they are no more than there is
-  int64_t pool = 1;   // of those without a limit together
-  int64_t pool_blocks = 0;
-
-  // Of 1: has just its share. Those without a limit stand and fall together.
-  double Use(const Namespace& ns, int64_t more = 0) const {
-    const bool in_pool = ns.limit_blocks() == INT64_MAX;
-    const double share = static_cast<double>(std::max<int64_t>(1, in_pool ? pool : ns.limit_blocks())) * shrink;
-    return static_cast<double>((in_pool ? pool_blocks : ns.blocks) + more) / share;
-  }
-};
 
 EntryUse& EntryUse::operator=(EntryUse&& other) noexcept {
   std::swap(table_, other.table_);
@@ -119,6 +106,7 @@ void Table::Insert(const EncodingKey& key, const Location& location) {
   ns.bytes += location.bytes;
   bytes_ += location.bytes;
   ++size_;
+  ++changes_;
   ns.order.Insert(entry, entry->ghost(), location.blocks());
   ns.entries.insert(entry);
 }
@@ -137,6 +125,7 @@ bool Table::Remove(const EncodingKey& key, std::optional<uint64_t> sequence) {
   }
   bytes_ -= entry->location.bytes;
   --size_;
+  ++changes_;
   ns.order.Erase(entry);
   entry->dead = true;
   if (entry->uses == 0) FreeEntry(entry);
@@ -246,6 +235,66 @@ void Table::FreeLocked(Namespace* ns, const Runs& runs) {
   }
 }
 
+void Table::LoseLocked(Run run) {
+  bad_blocks_ += run.count;
+  auto next = bad_.upper_bound(run.first);
+  if (next != bad_.end() && next->first == run.first + run.count) {
+    run.count += next->second;
+    next = bad_.erase(next);
+  }
+  if (next != bad_.begin() && std::prev(next)->first + std::prev(next)->second == run.first) {
+    std::prev(next)->second += run.count;
+  } else {
+    bad_.emplace(run.first, run.count);
+  }
+}
+
+void Table::Lose(absl::string_view ns, absl::Span<const Run> bad) {
+  MutexLock lock(&mutex_);
+  for (const Run& run : bad) {
+    NamespaceOf(ns).blocks -= run.count;
+    LoseLocked(run);
+  }
+}
+
+void Table::LoseFree(absl::Span<const Run> bad) {
+  MutexLock lock(&mutex_);
+  for (const Run& run : bad) {
+    for (uint32_t block = run.first; block < run.first + run.count; ++block) {
+      if (allocator_.Claim({block, 1})) LoseLocked({block, 1});
+    }
+  }
+}
+
+std::vector<Run> Table::bad_blocks() const {
+  std::vector<Run> runs;
+  MutexLock lock(&mutex_);
+  for (const auto& [first, count] : bad_) runs.push_back({first, count});
+  return runs;
+}
+
+void Table::Seal(Run segment) {
+  MutexLock lock(&mutex_);
+  allocator_.Seal(segment);
+}
+
+bool Table::Forget(Run segment) {
+  MutexLock lock(&mutex_);
+  const uint64_t end = uint64_t{segment.first} + segment.count;
+  int64_t bad = 0;
+  for (auto it = bad_.lower_bound(segment.first); it != bad_.end() && it->first < end; ++it) bad += it->second;
+  if (allocator_.withheld_blocks(segment) + bad != segment.count) return false;
+  allocator_.Forget(segment);
+  bad_.erase(bad_.lower_bound(segment.first), bad_.lower_bound(static_cast<uint32_t>(end)));
+  bad_blocks_ -= bad;
+  return true;
+}
+
+int64_t Table::unusable_blocks() const {
+  MutexLock lock(&mutex_);
+  return bad_blocks_ + allocator_.withheld_blocks();
+}
+
 int64_t Table::free_blocks() const {
   MutexLock lock(&mutex_);
   return allocator_.free_blocks();
@@ -293,101 +342,6 @@ int64_t Table::bytes() const {
 int64_t Table::size() const {
   MutexLock lock(&mutex_);
   return size_;
-}
-
-bool Table::EvictOne(Namespace* ns, int64_t* blocks, std::vector<EncodingKey>* victims) {
-  const std::optional<Entry*> victim =
-      ns->order.Evict([](const Entry* entry) { return entry->uses == 0 && entry->pins == 0; });
-  if (!victim.has_value()) return false;
-  (*victim)->leaving = true;
-  *blocks -= (*victim)->location.blocks();
-  victims->push_back((*victim)->key());
-  return true;
-}
-
-std::vector<EncodingKey> Table::PickOf(absl::string_view ns, int64_t blocks) {
-  std::vector<EncodingKey> victims;
-  MutexLock lock(&mutex_);
-  Namespace& of = NamespaceOf(ns);
-  while (blocks > 0 && EvictOne(&of, &blocks, &victims)) {
-  }
-  return victims;
-}
-
-Table::Shares Table::SharesOf(int64_t limit) const {
-  Shares shares;
-  int64_t limits = 0;
-  for (const auto& [name, ns] : namespaces_) {
-    if (ns.limit_blocks() == INT64_MAX) {
-      shares.pool_blocks += ns.blocks;
-    } else {
-      limits += std::min(ns.limit_blocks(), limit);
-    }
-  }
-  shares.pool = std::max(limit - limits, limit / 10);
-  const int64_t together = limits + (shares.pool_blocks > 0 ? shares.pool : 0);
-  if (together > limit) shares.shrink = static_cast<double>(limit) / static_cast<double>(together);
-  return shares;
-}
-
-template <typename Allowed>
-void Table::EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vector<EncodingKey>* victims) {
-  Shares shares = SharesOf(limit);
-  std::vector<Namespace*> left;
-  for (auto& [name, ns] : namespaces_) {
-    if (!ns.entries.empty()) left.push_back(&ns);
-  }
-  // What is picked counts as gone, so that the next is picked where then most is.
-  absl::flat_hash_map<const Namespace*, int64_t> gone;
-  int64_t gone_of_pool = 0;
-  while (*blocks > 0) {
-    const auto use = [&](const Namespace* ns) {
-      return shares.Use(*ns, -(ns->limit_blocks() == INT64_MAX ? gone_of_pool : gone[ns]));
-    };
-    auto most = left.end();
-    for (auto it = left.begin(); it != left.end(); ++it) {
-      if (!allowed(**it, use(*it))) continue;
-      if (most == left.end() ||
-          std::pair(use(*it), (*it)->blocks - gone[*it]) > std::pair(use(*most), (*most)->blocks - gone[*most])) {
-        most = it;
-      }
-    }
-    if (most == left.end()) return;
-    const int64_t before = *blocks;
-    if (!EvictOne(*most, blocks, victims)) {
-      left.erase(most);
-      continue;
-    }
-    gone[*most] += before - *blocks;
-    if ((*most)->limit_blocks() == INT64_MAX) gone_of_pool += before - *blocks;
-  }
-}
-
-std::vector<EncodingKey> Table::PickOverall(int64_t blocks, int64_t limit) {
-  std::vector<EncodingKey> victims;
-  MutexLock lock(&mutex_);
-  EvictMost(
-      limit, [](const Namespace&, double) { return true; }, &blocks, &victims);
-  return victims;
-}
-
-std::vector<EncodingKey> Table::PickFor(absl::string_view ns, int64_t blocks, int64_t limit) {
-  std::vector<EncodingKey> victims;
-  MutexLock lock(&mutex_);
-  const Namespace& of = NamespaceOf(ns);
-  const bool within = SharesOf(limit).Use(of, blocks) <= 1;
-  EvictMost(
-      limit, [](const Namespace&, double use) { return use > 1; }, &blocks, &victims);
-  EvictMost(
-      limit,
-      [&of](const Namespace& other, double) {
-        return &other == &of || (of.limit_blocks() == INT64_MAX && other.limit_blocks() == INT64_MAX);
-      },
-      &blocks, &victims);
-  if (within)
-    EvictMost(
-        limit, [](const Namespace&, double) { return true; }, &blocks, &victims);
-  return victims;
 }
 
 bool Table::Picked(const EncodingKey& key) const {

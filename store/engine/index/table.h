@@ -97,6 +97,21 @@ class Table {
   std::optional<Runs> Allocate(absl::string_view ns, int64_t blocks);
   void Free(absl::string_view ns, const Runs& runs);
   int64_t free_blocks() const;
+
+  // Blocks of allocated runs that cannot be written: nobody is charged for them, and they are never free again.
+  void Lose(absl::string_view ns, absl::Span<const Run> bad);
+  // The same for blocks that a former life found bad. REQUIRES: the table is loaded. What an encoding occupies is left.
+  void LoseFree(absl::Span<const Run> bad);
+  // Ascending, merged where adjacent.
+  std::vector<Run> bad_blocks() const;
+  // No block of a segment is handed out any more, as BlockAllocator::Seal; what lies there stays. Idempotent.
+  void Seal(Run segment);
+  // Forgets a sealed segment. False, changing nothing, if something in it is occupied.
+  bool Forget(Run segment);
+  // Bad ones, and those of sealed segments that nobody occupies.
+  int64_t unusable_blocks() const;
+  // What may go of the encodings that lie in a segment, as PickOf.
+  std::vector<EncodingKey> PickWithin(Run segment);
   // Whether so many blocks are within a namespace's limit by themselves.
   bool FitsLimit(absl::string_view ns, int64_t blocks) const;
   // How many blocks a namespace would be over its limit with so many more. 0: none.
@@ -112,7 +127,8 @@ class Table {
   std::vector<EncodingKey> PickOverall(int64_t blocks, int64_t limit);
   // To make room for so many blocks of a namespace: from what is over its share, the most relative to it first; then
   // from the namespace itself (from all without a limit, if it has none); from others within their shares only if it
-  // stays within its own.
+  // stays within its own. By age where the holes that leaves will do; where they would lie too far apart for the runs
+  // of one encoding, what occupies the cheapest stretches of adjacent blocks.
   std::vector<EncodingKey> PickFor(absl::string_view ns, int64_t blocks, int64_t limit);
   void PutBack(const EncodingKey& key);
   // Whether what has this name was picked. Something put again since was not.
@@ -173,17 +189,41 @@ class Table {
   const Namespace* Known(absl::string_view ns) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release(Entry* entry);
   void FreeLocked(Namespace* ns, const Runs& runs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LoseLocked(Run run) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeEntry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Shares SharesOf(int64_t limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes victims from one namespace until `*blocks` are none or nothing may go (false).
-  bool EvictOne(Namespace* ns, int64_t* blocks, std::vector<EncodingKey>* victims)
+  // Takes the next victim of a namespace, and what that gives from `*blocks`. False: nothing may go. `for_space`: only
+  // what gives blocks that can be handed out again.
+  bool EvictOne(Namespace* ns, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Victim by victim from the namespace of those allowed that occupies most relative to its share.
   template <typename Allowed>
   void EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vector<EncodingKey>* victims)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // What PickFor takes where free blocks lie apart.
+  std::vector<EncodingKey> PickAdjacent(absl::string_view ns, int64_t blocks, int64_t limit);
+  std::vector<EncodingKey> PickByAge(Namespace* of, int64_t blocks, int64_t limit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whom PickAdjacent may take from, and how many blocks at most.
+  absl::flat_hash_map<const Namespace*, int64_t> MayGive(const Namespace& of, int64_t blocks, int64_t limit) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Fills adjacent_ where it is too old.
+  void RefreshAdjacent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(adjacent_mutex_);
+
+  // Runs of encodings by address, as of some time ago: entries are looked at again before they are believed.
+  struct Occupied {
+    Run run;
+    Entry* entry = nullptr;
+  };
+  Mutex adjacent_mutex_;  // taken before mutex_
+  std::vector<Occupied> adjacent_ ABSL_GUARDED_BY(adjacent_mutex_);
+  size_t adjacent_cursor_ ABSL_GUARDED_BY(adjacent_mutex_) = 0;
+
   mutable Mutex mutex_;
+  int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;               // of entries since adjacent_ was filled
+  std::map<uint32_t, uint32_t> bad_ ABSL_GUARDED_BY(mutex_);  // first block -> count; neighbours are merged
+  int64_t bad_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Namespace, std::less<>> namespaces_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Entry[]>> pool_ ABSL_GUARDED_BY(mutex_);
   std::vector<Entry*> unused_ ABSL_GUARDED_BY(mutex_);

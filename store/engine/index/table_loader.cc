@@ -66,7 +66,8 @@ std::vector<TableLoader::Claim> TableLoader::Claims() const {
   return claims;
 }
 
-void TableLoader::Judge(const std::vector<Claim>& claims, absl::Span<const Run> usable) {
+void TableLoader::Judge(const std::vector<Claim>& claims, absl::Span<const Run> usable, uint32_t blocks_per_segment,
+                        Outcome* outcome) {
   verdicts_.assign(entries_.size(), Verdict::kGood);
   uint64_t end = 0;  // of the run reaching furthest so far
   uint32_t owner = 0;
@@ -81,7 +82,14 @@ void TableLoader::Judge(const std::vector<Claim>& claims, absl::Span<const Run> 
     while (within != usable.end() && uint64_t{within->first} + within->count <= claim.run.first) ++within;
     const bool inside = within != usable.end() && claim.run.first >= within->first &&
                         claim_end <= uint64_t{within->first} + within->count;
-    if (!inside && verdicts_[claim.owner] == Verdict::kGood) verdicts_[claim.owner] = Verdict::kAstray;
+    if (inside || verdicts_[claim.owner] == Verdict::kTwice) continue;
+    const uint32_t segment = claim.run.first / blocks_per_segment;
+    if (within == usable.end() || within->first / blocks_per_segment != segment) {
+      verdicts_[claim.owner] = Verdict::kMissing;
+      outcome->missing_segments.insert(segment);
+    } else if (verdicts_[claim.owner] == Verdict::kGood) {
+      verdicts_[claim.owner] = Verdict::kAstray;
+    }
   }
 }
 
@@ -101,7 +109,8 @@ std::vector<Run> TableLoader::Unclaimed(const std::vector<Claim>& claims, absl::
   return unclaimed;
 }
 
-TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable) {
+TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable, uint32_t blocks_per_segment) {
+  Outcome outcome;
   Gather();
   // In the order of their puts, which is the order of eviction.
   std::vector<std::pair<uint64_t, uint32_t>> order(entries_.size());
@@ -110,10 +119,9 @@ TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable) {
     std::sort(order.begin(), order.end());
   });
   const std::vector<Claim> claims = Claims();
-  Judge(claims, usable);
+  Judge(claims, usable, blocks_per_segment, &outcome);
   sorting.Join();
 
-  Outcome outcome;
   if (!order.empty()) outcome.last_sequence = order.back().first;
   MutexLock lock(&table_->mutex_);
   Thread naming("index-name", [&] {
@@ -129,7 +137,10 @@ TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable) {
     // Entries lie in the order of their names.
     if (i + kPrefetch < order.size()) Prefetch(entries_[order[i + kPrefetch].second], sizeof(Entry));
     if (verdicts_[index] != Verdict::kGood) {
-      (verdicts_[index] == Verdict::kTwice ? outcome.claimed_twice : outcome.astray).push_back(entry->key());
+      auto& list = verdicts_[index] == Verdict::kTwice    ? outcome.claimed_twice
+                   : verdicts_[index] == Verdict::kAstray ? outcome.astray
+                                                          : outcome.missing;
+      list.push_back(entry->key());
       table_->unused_.push_back(entry);
       continue;
     }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -25,10 +26,13 @@ class TableLoader {
   struct Outcome {
     std::vector<EncodingKey> claimed_twice;  // all that claim a block another claims too; none of them is served
     std::vector<EncodingKey> astray;         // their blocks are not among the usable ones
+    std::vector<EncodingKey> missing;        // they lie in segments that are not there
+    std::set<uint32_t> missing_segments;     // these
     uint64_t last_sequence = 0;              // of all
   };
-  // The order of eviction becomes that of the puts, and free what nobody claims of `usable` (ascending). Once.
-  Outcome Finish(absl::Span<const Run> usable);
+  // The order of eviction becomes that of the puts, and free what nobody claims of `usable` (ascending, a run
+  // for each segment of `blocks_per_segment` blocks that is there). Once.
+  Outcome Finish(absl::Span<const Run> usable, uint32_t blocks_per_segment);
 
  private:
   using Entry = Table::Entry;
@@ -43,11 +47,12 @@ class TableLoader {
     Run run;
     uint32_t owner = 0;
   };
-  enum class Verdict : uint8_t { kGood, kTwice, kAstray };
+  enum class Verdict : uint8_t { kGood, kTwice, kAstray, kMissing };
 
   void Gather();
   std::vector<Claim> Claims() const;
-  void Judge(const std::vector<Claim>& claims, absl::Span<const Run> usable);
+  void Judge(const std::vector<Claim>& claims, absl::Span<const Run> usable, uint32_t blocks_per_segment,
+             Outcome* outcome);
   std::vector<Run> Unclaimed(const std::vector<Claim>& claims, absl::Span<const Run> usable) const;
 
   Table* const table_;

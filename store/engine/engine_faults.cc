@@ -1,0 +1,175 @@
+// What the engine does where the device fails a write or a flush: blocks that cannot be written are never handed out
+// again, in this life or a later one; a segment whose flush failed takes no more writes until the store is opened
+// again, since what was written before may be gone although a later flush says nothing; the put is written once more
+// elsewhere.
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "base/status.h"
+#include "store/engine/engine.h"
+#include "store/engine/group_commit.h"
+#include "store/engine/index/index.h"
+
+namespace kvlink::engine {
+namespace {
+
+constexpr absl::string_view kBadBlocksName = "bad-blocks";
+// A segment with more bad blocks than this, or than a quarter of it, takes no more encodings.
+constexpr int64_t kMaxBadBlocks = 64;
+constexpr int kMaxTries = 2;  // of writing a put
+
+// The blocks that hold bytes [offset, offset + length) of an encoding.
+std::vector<Run> BlocksOf(const Runs& runs, int64_t offset, int64_t length) {
+  const int64_t first = offset / kSegmentBlockBytes, end = BlocksFor(offset + length);
+  std::vector<Run> blocks;
+  int64_t at = 0;
+  for (const Run& run : runs) {
+    const int64_t from = std::max(first, at), to = std::min(end, at + run.count);
+    if (from < to) blocks.push_back({static_cast<uint32_t>(run.first + (from - at)), static_cast<uint32_t>(to - from)});
+    at += run.count;
+  }
+  return blocks;
+}
+
+// `runs` without `bad`, which ascends and lies within them.
+Runs Without(const Runs& runs, const std::vector<Run>& bad) {
+  Runs good;
+  for (const Run& run : runs) {
+    uint32_t next = run.first;
+    const uint32_t end = run.first + run.count;
+    for (const Run& lost : bad) {
+      if (lost.first < run.first || lost.first >= end) continue;
+      if (lost.first > next) good.push_back({next, lost.first - next});
+      next = lost.first + lost.count;
+    }
+    if (end > next) good.push_back({next, end - next});
+  }
+  return good;
+}
+
+// In order, each block once.
+std::vector<Run> Merged(std::vector<Run> runs) {
+  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.first < b.first; });
+  std::vector<Run> merged;
+  for (const Run& run : runs) {
+    if (!merged.empty() && run.first < merged.back().first + merged.back().count) {
+      const uint32_t end = std::max(merged.back().first + merged.back().count, run.first + run.count);
+      merged.back().count = end - merged.back().first;
+    } else {
+      merged.push_back(run);
+    }
+  }
+  return merged;
+}
+
+}  // namespace
+
+void Engine::NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why) {
+  const std::vector<Run> blocks = BlocksOf(put->location.runs, offset, length);
+  MutexLock lock(&put->mutex);
+  if (put->device.ok()) put->device = why;
+  put->bad_blocks.insert(put->bad_blocks.end(), blocks.begin(), blocks.end());
+}
+
+void Engine::GiveBackBlocks(PendingPut* put) {
+  std::vector<Run> bad;
+  {
+    MutexLock lock(&put->mutex);
+    bad = Merged(std::exchange(put->bad_blocks, {}));
+  }
+  table_.Lose(put->key.ns, bad);
+  table_.Free(put->key.ns, Without(put->location.runs, bad));
+  put->location.runs.clear();
+  if (!bad.empty()) KeepBadBlocks();
+}
+
+void Engine::KeepBadBlocks() {
+  SealWornSegments();
+  MutexLock lock(&commit_mutex_);
+  IndexBatch batch(index_.get());
+  batch.PutMeta(kBadBlocksName, SerializeBadBlocks(table_.bad_blocks()));
+  // Where that fails the next life finds out for itself.
+  CommitBatch(&batch).IgnoreError();
+}
+
+void Engine::SealWornSegments() {
+  const int64_t usable = segments_->blocks_per_segment() - 1;
+  std::map<uint32_t, int64_t> bad;
+  for (const Run& run : table_.bad_blocks()) bad[segments_->SegmentOf(run.first)] += run.count;
+  for (const auto& [segment, count] : bad) {
+    if (count > std::min(kMaxBadBlocks, usable / 4)) Seal(segment);
+  }
+}
+
+void Engine::Seal(uint32_t segment) {
+  table_.Seal(segments_->UsableRun(segment));
+  AskMaintenance();
+}
+
+absl::Status Engine::LoadBadBlocks() {
+  KVLINK_ASSIGN_OR_RETURN(const auto record, index_->GetMeta(kBadBlocksName));
+  if (!record.has_value()) return absl::OkStatus();
+  const auto runs = ParseBadBlocks(*record);
+  if (absl::IsUnimplemented(runs.status())) return runs.status();
+  // A record that is damaged is no reason not to serve: writing finds the blocks again.
+  if (!runs.ok()) return absl::OkStatus();
+  table_.LoseFree(*runs);
+  SealWornSegments();
+  return absl::OkStatus();
+}
+
+bool Engine::WriteAgain(const std::shared_ptr<PendingPut>& put) {
+  {
+    MutexLock lock(&put->mutex);
+    if (!put->status.ok() || put->device.ok() || put->tries >= kMaxTries) return false;
+  }
+  GiveBackBlocks(put.get());
+  auto runs = AllocateBlocks(put->key.ns, put->location.blocks());
+  if (!runs.ok()) return false;
+  put->location.runs = *std::move(runs);
+  put->files.clear();
+  auto requests = Writes(put);
+  if (!requests.ok()) return false;
+  {
+    MutexLock lock(&put->mutex);
+    put->device = absl::OkStatus();
+    put->left = put->location.bytes;
+    put->Enter(PendingPut::Stage::kWriting);
+  }
+  ++counters_.puts_written_again;
+  group_commit_->Begin();
+  io_->Submit(*std::move(requests));
+  return true;
+}
+
+void Engine::FlushGroup(GroupCommit::Group* group) {
+  std::map<uint32_t, absl::Status> flushed;
+  for (const auto& put : *group) {
+    if (!put->outcome().ok()) continue;
+    for (const Run& run : put->location.runs) flushed.try_emplace(segments_->SegmentOf(run.first));
+  }
+  for (auto& [segment, status] : flushed) {
+    status = segments_->Sync(segment);
+    if (status.ok()) continue;
+    ++counters_.failed_flushes;
+    Seal(segment);
+  }
+  std::erase_if(*group, [&](const std::shared_ptr<PendingPut>& put) {
+    if (put->outcome().ok()) {
+      for (const Run& run : put->location.runs) {
+        const absl::Status& status = flushed[segments_->SegmentOf(run.first)];
+        MutexLock lock(&put->mutex);
+        if (!status.ok() && put->device.ok()) put->device = status;
+      }
+    }
+    if (WriteAgain(put)) return true;
+    put->files.clear();
+    MutexLock lock(&put->mutex);
+    put->Enter(PendingPut::Stage::kCommitting);
+    return false;
+  });
+}
+
+}  // namespace kvlink::engine

@@ -1,0 +1,321 @@
+// A store whose device, file system or kernel fails while it is written: by seed, one kind of failure each. Nothing
+// that was acknowledged is lost, nothing healthy is evicted, dropped or called damaged, and service goes on.
+#include <atomic>
+#include <cerrno>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/thread.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/embedded/embedded_engine.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/faulty_io.h"
+#include "tests/support/recording_io.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::store {
+namespace {
+
+using ::kvlink::testing::FaultSeeds;
+using ::kvlink::testing::FaultyIo;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ReadAndCompare;
+using ::kvlink::testing::RecordingIo;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestSeed;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr char kNamespace[] = "ns";
+constexpr int kThreads = 3, kPuts = 30;  // each
+
+absl::Time Soon() { return SteadyNow() + absl::Seconds(120); }
+
+// Most fit a block; some need several.
+Synthetic Encoding(int number) { return MakeSynthetic(number, 2, number % 5 == 0 ? 700 : 40); }
+
+engine::EngineOptions Options(engine::IoObserver* observer) {
+  engine::EngineOptions options;
+  options.dram_bytes = 4 << 20;
+  options.segment_bytes = 1 << 20;
+  options.capacity_bytes = 128 << 20;  // nothing is ever evicted for lack of room
+  options.max_open_segments = 2;
+  options.observer = observer;
+  return options;
+}
+
+struct Opened {
+  std::unique_ptr<Store> store;
+  engine::Engine* engine = nullptr;
+};
+Opened MustOpen(const std::string& path, engine::IoObserver* observer) {
+  auto opened = engine::Engine::Open(path, Options(observer));
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  if (!opened.ok()) return {};
+  engine::Engine* const engine = opened->get();
+  return {StoreOver(*std::move(opened)), engine};
+}
+
+absl::Status Put(Store* store, int number) {
+  const Synthetic s = Encoding(number);
+  return store->Put(kNamespace, s.manifest, s.spans(), Soon()).status();
+}
+
+void ExpectIntact(Store* store, const std::vector<int>& numbers, bool or_missed = false) {
+  store->DropDramTier();
+  for (const int number : numbers) {
+    const absl::Status read = ReadAndCompare(store, kNamespace, Encoding(number));
+    if (or_missed && absl::IsNotFound(read)) continue;
+    EXPECT_TRUE(read.ok()) << "encoding " << number << ": " << read;
+  }
+}
+
+// Puts from several threads, and reads between them. What was acknowledged, and when.
+struct Acknowledged {
+  std::vector<int> numbers;
+  std::vector<int64_t> moments;
+  int64_t refused = 0;
+};
+Acknowledged Work(Store* store, uint64_t seed, const RecordingIo* recording, int first, bool evicts = false) {
+  Mutex mutex;
+  Acknowledged all;
+  {
+    std::vector<Thread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back("worker", [&, t] {
+        std::mt19937_64 random(seed * 17 + t);
+        std::vector<int> mine;
+        for (int i = 0; i < kPuts; ++i) {
+          const int number = first + t * 1000 + i;
+          const absl::Status status = Put(store, number);
+          {
+            MutexLock lock(&mutex);
+            if (status.ok()) {
+              all.numbers.push_back(number);
+              all.moments.push_back(recording != nullptr ? recording->Now() : 0);
+            } else {
+              ++all.refused;
+            }
+          }
+          if (status.ok()) mine.push_back(number);
+          if (random() % 4 == 0) store->DropDramTier();
+          if (mine.empty() || random() % 2 == 0) continue;
+          // Readers may be told that there are no descriptors; nobody is told of damage, or of a miss.
+          const absl::Status read = ReadAndCompare(store, kNamespace, Encoding(mine[random() % mine.size()]));
+          const bool fair = read.ok() || absl::IsUnavailable(read) || absl::IsFailedPrecondition(read) ||
+                            absl::IsResourceExhausted(read) || (evicts && absl::IsNotFound(read));
+          EXPECT_TRUE(fair) << read;
+        }
+      });
+    }
+  }
+  return all;
+}
+
+struct Kind {
+  const char* name;
+  std::function<void(FaultyIo*, std::mt19937_64*)> arm;
+  // How many puts of `Work` may be refused at most.
+  int64_t refusals = 0;
+  // Whether room may truly be lacking, so that what is used least makes way.
+  bool evicts = false;
+};
+
+void RunKind(const Kind& kind, uint64_t seed) {
+  SCOPED_TRACE(absl::StrCat(kind.name, ", KVLINK_SEED=", seed));
+  std::mt19937_64 random(seed);
+  ScratchDirectory scratch(/*in_memory=*/true);
+  FaultyIo io(seed);
+  Acknowledged before, during, after;
+  {
+    const Opened opened = MustOpen(scratch.path() + "/store", &io);
+    ASSERT_NE(opened.store, nullptr);
+    before = Work(opened.store.get(), seed, nullptr, 0);
+    EXPECT_EQ(before.refused, 0);
+    kind.arm(&io, &random);
+    during = Work(opened.store.get(), seed + 1, nullptr, 10000, kind.evicts);
+    EXPECT_LE(during.refused, kind.refusals);
+    io.Heal();
+    after = Work(opened.store.get(), seed + 2, nullptr, 20000, kind.evicts);
+    EXPECT_EQ(after.refused, 0);
+    for (const Acknowledged* phase : {&before, &during, &after})
+      ExpectIntact(opened.store.get(), phase->numbers, kind.evicts);
+    const engine::Engine::Statistics stats = opened.engine->Stats();
+    if (!kind.evicts) EXPECT_EQ(stats.evictions, 0);
+    EXPECT_EQ(stats.dropped_damaged, 0);
+    EXPECT_EQ(stats.integrity_failures, 0);
+  }
+  const Opened again = MustOpen(scratch.path() + "/store", nullptr);
+  ASSERT_NE(again.store, nullptr);
+  for (const Acknowledged* phase : {&before, &during, &after})
+    ExpectIntact(again.store.get(), phase->numbers, kind.evicts);
+  const auto report = again.store->Verify({});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(report->damaged, IsEmpty());
+  EXPECT_THAT(report->index_problems, IsEmpty());
+  EXPECT_EQ(Put(again.store.get(), 30000), absl::OkStatus());
+  EXPECT_EQ(again.store->Stats()->evictions, 0);
+}
+
+void RunSeeds(const Kind& kind) {
+  for (int i = 0; i < FaultSeeds() && !::testing::Test::HasFailure(); ++i) RunKind(kind, TestSeed() + i);
+}
+
+using Action = FaultyIo::Action;
+
+TEST(FaultTest, OneWriteFails) {
+  RunSeeds({"EIO once",
+            [](FaultyIo* io, std::mt19937_64*) {
+              io->Add({.action = Action::kWrite, .path = ".seg", .error = EIO, .chance = 0.1, .times = 1});
+            },
+            0});
+}
+
+TEST(FaultTest, OneBlockIsBad) {
+  RunSeeds({"EIO always on one block",
+            [](FaultyIo* io, std::mt19937_64* random) {
+              const int64_t block = 1 + static_cast<int64_t>((*random)() % 15);
+              const std::string segment = absl::StrCat("00000", (*random)() % 6);  // in its making, too
+              io->Add({.action = Action::kWrite,
+                       .path = segment,
+                       .error = EIO,
+                       .offset = block * engine::kSegmentBlockBytes + 4096,
+                       .end = block * engine::kSegmentBlockBytes + 8192});
+            },
+            0});
+}
+
+TEST(FaultTest, TheDiskIsFull) {
+  RunSeeds(
+      {"ENOSPC",
+       [](FaultyIo* io, std::mt19937_64*) { io->Add({.action = Action::kWrite, .path = ".seg.tmp", .error = ENOSPC}); },
+       kThreads * kPuts,
+       /*evicts=*/true});
+}
+
+TEST(FaultTest, NoDescriptors) {
+  RunSeeds({"EMFILE",
+            [](FaultyIo* io, std::mt19937_64*) {
+              io->Add({.action = Action::kOpen, .path = "segments", .error = EMFILE, .chance = 0.5});
+            },
+            kThreads * kPuts});
+}
+
+TEST(FaultTest, NoMemoryInTheKernel) {
+  RunSeeds({"ENOMEM",
+            [](FaultyIo* io, std::mt19937_64*) {
+              io->Add({.action = Action::kWrite, .path = "segments", .error = ENOMEM, .chance = 0.3});
+              io->Add({.action = Action::kRead, .path = "segments", .error = ENOMEM, .chance = 0.1});
+            },
+            kThreads * kPuts});
+}
+
+TEST(FaultTest, NoPermission) {
+  RunSeeds({"EACCES",
+            [](FaultyIo* io, std::mt19937_64*) {
+              io->Add({.action = Action::kOpen, .path = "segments", .error = EACCES, .chance = 0.5});
+            },
+            kThreads * kPuts});
+}
+
+TEST(FaultTest, AFlushFails) {
+  RunSeeds({"fdatasync once",
+            [](FaultyIo* io, std::mt19937_64*) {
+              io->Add({.action = Action::kSync, .path = ".seg", .error = EIO, .chance = 0.2, .times = 2});
+            },
+            2 * kThreads});
+}
+
+// The same with what the device had not flushed dropped, and a loss of power at any moment.
+TEST(FaultTest, AFlushThatFailsDropsWhatItWasFor) {
+  for (int i = 0; i < FaultSeeds() && !::testing::Test::HasFailure(); ++i) {
+    const uint64_t seed = TestSeed() + i;
+    SCOPED_TRACE(absl::StrCat("KVLINK_SEED=", seed));
+    ScratchDirectory scratch(/*in_memory=*/true);
+    RecordingIo recording(scratch.path());
+    FaultyIo io(seed, &recording);
+    io.Add({.action = Action::kSync, .path = ".seg", .error = EIO, .chance = 0.1, .times = 4});
+    Acknowledged done;
+    {
+      const Opened opened = MustOpen(scratch.path() + "/store", &io);
+      ASSERT_NE(opened.store, nullptr);
+      done = Work(opened.store.get(), seed, &recording, 0);
+    }
+    std::mt19937_64 random(seed);
+    for (int state = 0; state < 4; ++state) {
+      const int64_t moment =
+          state == 0 ? recording.Now() : static_cast<int64_t>(random() % static_cast<uint64_t>(recording.Now() + 1));
+      ScratchDirectory rebuilt(/*in_memory=*/true);
+      recording.Rebuild(moment, seed * 1000 + state, rebuilt.path());
+      const Opened opened = MustOpen(rebuilt.path() + "/store", nullptr);
+      ASSERT_NE(opened.store, nullptr) << "moment " << moment;
+      std::vector<int> promised;
+      for (size_t n = 0; n < done.numbers.size(); ++n) {
+        if (done.moments[n] <= moment) promised.push_back(done.numbers[n]);
+      }
+      ExpectIntact(opened.store.get(), promised);
+      EXPECT_THAT(opened.store->Verify({})->damaged, IsEmpty()) << "moment " << moment;
+    }
+  }
+}
+
+TEST(FaultTest, BadBlocksAreRememberedAndWornSegmentsRest) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  FaultyIo io(TestSeed());
+  int64_t bad = 0;
+  {
+    const Opened opened = MustOpen(scratch.path() + "/store", &io);
+    ASSERT_NE(opened.store, nullptr);
+    ASSERT_EQ(Put(opened.store.get(), 1), absl::OkStatus());
+    io.Add({.action = Action::kWrite,
+            .path = "000000.seg",
+            .error = EIO,
+            .offset = 3 * engine::kSegmentBlockBytes,
+            .end = 4 * engine::kSegmentBlockBytes});
+    for (int i = 2; i < 60; ++i) EXPECT_EQ(Put(opened.store.get(), i), absl::OkStatus()) << i;
+    const engine::Engine::Statistics stats = opened.engine->Stats();
+    bad = stats.bad_blocks;
+    EXPECT_GE(bad, 1);
+    EXPECT_GE(stats.puts_written_again, 1);
+  }
+  const int64_t strikes = io.strikes();
+  {
+    // In the next life nobody writes there again.
+    const Opened opened = MustOpen(scratch.path() + "/store", &io);
+    ASSERT_NE(opened.store, nullptr);
+    EXPECT_EQ(opened.engine->Stats().bad_blocks, bad);
+    for (int i = 100; i < 160; ++i) EXPECT_EQ(Put(opened.store.get(), i), absl::OkStatus()) << i;
+    EXPECT_EQ(io.strikes(), strikes);
+    // A segment that fails everywhere is given up as a whole; what lies there is read as before.
+    io.Add({.action = Action::kWrite, .path = "000000.seg", .error = EIO});
+    for (int i = 2; i < 12; ++i) {
+      ASSERT_TRUE(opened.store->Remove(kNamespace, Encoding(i).manifest.identity).ok());
+    }
+    for (int i = 200; i < 260; ++i) EXPECT_EQ(Put(opened.store.get(), i), absl::OkStatus()) << i;
+    EXPECT_GT(opened.engine->Stats().sealed_blocks, 0);
+    EXPECT_EQ(opened.engine->Stats().evictions, 0);
+    ExpectIntact(opened.store.get(), {1, 100, 159, 200, 259});
+  }
+}
+
+TEST(FaultTest, ASegmentWhoseFlushFailedIsNotWrittenAgain) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  FaultyIo io(TestSeed());
+  const Opened opened = MustOpen(scratch.path() + "/store", &io);
+  ASSERT_NE(opened.store, nullptr);
+  ASSERT_EQ(Put(opened.store.get(), 1), absl::OkStatus());
+  io.Add({.action = Action::kSync, .path = "000000.seg", .error = EIO, .times = 1});
+  EXPECT_EQ(Put(opened.store.get(), 2), absl::OkStatus()) << "it is written again, elsewhere";
+  EXPECT_EQ(opened.engine->Stats().failed_flushes, 1);
+  io.Add({.action = Action::kWrite, .path = "000000.seg", .error = EIO});
+  for (int i = 3; i < 40; ++i) EXPECT_EQ(Put(opened.store.get(), i), absl::OkStatus()) << i;
+  EXPECT_EQ(io.strikes(), 1) << "nobody writes to it";
+  ExpectIntact(opened.store.get(), {1, 2, 3, 39});
+}
+
+}  // namespace
+}  // namespace kvlink::store

@@ -1,0 +1,349 @@
+// Opening a store whose directory, disk or process is not as it was: what is missing, full, forbidden or short is said
+// for what it is, and nothing is given up for it.
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/embedded/embedded_engine.h"
+#include "tests/store/failing_io.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/faulty_io.h"
+
+namespace kvlink::store {
+namespace {
+
+namespace fs = std::filesystem;
+using ::kvlink::testing::EntryOf;
+using ::kvlink::testing::FailingIo;
+using ::kvlink::testing::FaultyIo;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::NoSpace;
+using ::kvlink::testing::ReadAndCompare;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::Synthetic;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+engine::EngineOptions Small() {
+  engine::EngineOptions options;
+  options.dram_bytes = 4 << 20;
+  options.segment_bytes = 1 << 20;
+  options.capacity_bytes = 8 << 20;
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& path, const engine::EngineOptions& options,
+                                            engine::Engine** raw = nullptr) {
+  auto opened = engine::Engine::Open(path, options);
+  if (!opened.ok()) return opened.status();
+  if (raw != nullptr) *raw = opened->get();
+  return StoreOver(*std::move(opened));
+}
+
+absl::Status PutOne(Store* store, int number) {
+  const Synthetic s = MakeSynthetic(number);
+  return store->Put("ns", s.manifest, s.spans(), SteadyNow() + absl::Seconds(60)).status();
+}
+
+void Fill(const std::string& path, const engine::EngineOptions& options, int count) {
+  auto store = Open(path, options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < count; ++i) {
+    ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
+    const Synthetic s = MakeSynthetic(i);
+    ASSERT_TRUE((*store)->PutDocument("ns", absl::StrCat("doc ", i), EntryOf({&s}, 1)).ok());
+  }
+}
+
+TEST(OpeningTest, AMissingSegmentIsNotAnEmptyStore) {
+  ScratchDirectory scratch(true);
+  const std::string path = scratch.path() + "/store";
+  Fill(path, Small(), 20);  // 15 in the first segment
+  const std::string second = path + "/segments/000001.seg";
+  ASSERT_TRUE(fs::exists(second));
+  fs::rename(second, scratch.path() + "/kept");
+  absl::Status status = Open(path, Small()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(second + ", which is missing, with 5 encodings"));
+  // A directory that holds nothing, and none at all.
+  fs::rename(path + "/segments", scratch.path() + "/segments");
+  status = Open(path, Small()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("000000.seg and 1 more segments"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Open(path, Small()).status())) << "by now there is an empty directory";
+  engine::EngineOptions reading = Small();
+  reading.read_only = true;
+  EXPECT_TRUE(absl::IsFailedPrecondition(Open(path, reading).status()));
+  // Put back, all is there.
+  fs::remove(path + "/segments");
+  fs::rename(scratch.path() + "/segments", path + "/segments");
+  fs::rename(scratch.path() + "/kept", second);
+  {
+    auto store = Open(path, Small());
+    ASSERT_TRUE(store.ok()) << store.status();
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(i)), absl::OkStatus()) << i;
+  }
+  // What is given up is given up by name: the rest stays, and so do the documents.
+  fs::remove(second);
+  engine::EngineOptions dropping = Small();
+  dropping.drop_missing = true;
+  auto store = Open(path, dropping);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto stats = (*store)->Stats();
+  EXPECT_EQ(stats->integrity_failures, 0) << "nothing is damaged";
+  EXPECT_EQ(stats->namespaces[0].encodings, 15);
+  EXPECT_EQ(stats->namespaces[0].documents, 20);
+  EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(14)), absl::OkStatus());
+  store->reset();
+  EXPECT_EQ(Open(path, Small()).status(), absl::OkStatus());
+}
+
+TEST(OpeningTest, NobodyElseMayLookIntoAStore) {
+  ScratchDirectory scratch(true);
+  const std::string path = scratch.path() + "/store";
+  ASSERT_TRUE(fs::create_directory(path));
+  ASSERT_EQ(chmod(path.c_str(), 0755), 0);
+  const mode_t before = umask(0);  // as lax as can be
+  Fill(path, Small(), 3);
+  umask(before);
+  const auto expect_closed = [&] {
+    struct stat info;
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0700u);
+    for (const auto& item : fs::recursive_directory_iterator(path)) {
+      ASSERT_EQ(stat(item.path().c_str(), &info), 0);
+      // RocksDB makes its own lock; nobody gets that far.
+      if (item.path().parent_path().filename() == "index" && item.path().filename() == "LOCK") continue;
+      EXPECT_EQ(info.st_mode & 077, 0u) << item.path();
+    }
+  };
+  expect_closed();
+  // A store of an earlier time is closed when it is opened.
+  for (const std::string name : {"", "/segments", "/index", "/LOCK"}) ASSERT_EQ(chmod((path + name).c_str(), 0755), 0);
+  ASSERT_TRUE(Open(path, Small()).ok());
+  expect_closed();
+}
+
+TEST(OpeningTest, ACapacityBelowWhatIsUsedIsKeptTo) {
+  ScratchDirectory scratch(true);
+  Fill(scratch.path(), Small(), 100);  // seven segments
+  const auto segments = [&] {
+    return std::distance(fs::directory_iterator(scratch.path() + "/segments"), fs::directory_iterator());
+  };
+  ASSERT_GE(segments(), 7);
+  engine::EngineOptions less = Small();
+  less.capacity_bytes = 3 << 20;
+  {
+    auto store = Open(scratch.path(), less);
+    ASSERT_TRUE(store.ok()) << store.status();
+    const absl::Time limit = SteadyNow() + absl::Seconds(60);
+    while ((*store)->Stats()->segment_bytes > less.capacity_bytes && SteadyNow() < limit) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    EXPECT_EQ((*store)->Stats()->segment_bytes, less.capacity_bytes);
+    EXPECT_GE((*store)->Stats()->evictions, 50);
+    EXPECT_EQ(PutOne(store->get(), 1000), absl::OkStatus());
+    EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(1000)), absl::OkStatus());
+    EXPECT_THAT((*store)->Verify({})->index_problems, IsEmpty());
+  }
+  EXPECT_EQ(segments(), 3);
+  // It need not be said again.
+  engine::EngineOptions unsaid = Small();
+  unsaid.capacity_bytes = 0;
+  engine::Engine* engine = nullptr;
+  auto store = Open(scratch.path(), unsaid, &engine);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ(engine->Stats().capacity_bytes, 3 << 20);
+  for (int i = 2000; i < 2100; ++i) ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
+  EXPECT_EQ(segments(), 3);
+}
+
+TEST(OpeningTest, WhatIsPinnedKeepsItsSegment) {
+  ScratchDirectory scratch(true);
+  Fill(scratch.path(), Small(), 100);
+  engine::EngineOptions less = Small();
+  less.capacity_bytes = 2 << 20;
+  auto store = Open(scratch.path(), less);
+  ASSERT_TRUE(store.ok()) << store.status();
+  // Whatever is left when the segments go: it was either evicted before it could be pinned, or it stays.
+  std::vector<int> pinned;
+  for (int i = 90; i < 100; ++i) {
+    if ((*store)->Pin("ns", MakeSynthetic(i).manifest.identity, Codec::kRawBf16).ok()) pinned.push_back(i);
+  }
+  for (int i = 200; i < 260; ++i) EXPECT_EQ(PutOne(store->get(), i), absl::OkStatus());
+  for (const int i : pinned) EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(i)), absl::OkStatus()) << i;
+  EXPECT_THAT((*store)->Verify({})->index_problems, IsEmpty());
+}
+
+TEST(OpeningTest, ManySegmentsNeedFewDescriptors) {
+  ScratchDirectory scratch(true);
+  engine::EngineOptions options = Small();
+  options.segment_bytes = 128 << 10;  // one encoding each
+  options.capacity_bytes = 64 << 20;
+  Fill(scratch.path(), options, 150);
+  const auto child = [&] {
+    const rlimit few{64, 64};
+    if (setrlimit(RLIMIT_NOFILE, &few) != 0) std::exit(2);
+    auto store = Open(scratch.path(), options);
+    if (!store.ok()) {
+      std::fprintf(stderr, "%s\n", store.status().ToString().c_str());
+      std::exit(3);
+    }
+    for (int i = 0; i < 150; ++i) {
+      const absl::Status read = ReadAndCompare(store->get(), "ns", MakeSynthetic(i));
+      if (!read.ok()) std::fprintf(stderr, "%s\n", read.ToString().c_str());
+      if (!read.ok()) std::exit(4);
+    }
+    for (int i = 150; i < 250; ++i) {
+      const absl::Status put = PutOne(store->get(), i);
+      if (!put.ok()) std::fprintf(stderr, "%s\n", put.ToString().c_str());
+      if (!put.ok()) std::exit(5);
+    }
+    const auto stats = (*store)->Stats();
+    store->reset();
+    std::exit(stats->evictions == 0 && stats->integrity_failures == 0 ? 0 : 6);
+  };
+  EXPECT_EXIT(child(), ::testing::ExitedWithCode(0), "");
+  auto store = Open(scratch.path(), options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < 250; ++i) EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(i)), absl::OkStatus()) << i;
+}
+
+TEST(OpeningTest, OnlyDamageIsCalledDamage) {
+  ScratchDirectory scratch(true);
+  Fill(scratch.path(), Small(), 3);
+  struct Case {
+    int error;
+    absl::StatusCode code;
+  };
+  for (const Case c : {Case{EMFILE, absl::StatusCode::kUnavailable}, Case{ENFILE, absl::StatusCode::kUnavailable},
+                       Case{ENOMEM, absl::StatusCode::kUnavailable}, Case{EIO, absl::StatusCode::kUnavailable},
+                       Case{EACCES, absl::StatusCode::kFailedPrecondition}}) {
+    for (const char* where : {"index", "segments"}) {
+      if (c.error == EIO && absl::string_view(where) == "segments") continue;
+      FaultyIo io(1);
+      io.Add({.action = FaultyIo::Action::kOpen, .path = where, .error = c.error});
+      engine::EngineOptions options = Small();
+      options.observer = &io;
+      const absl::Status status = Open(scratch.path(), options).status();
+      EXPECT_EQ(status.code(), c.code) << where << ": " << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(std::strerror(c.error)));
+      EXPECT_THAT(std::string(status.message()), Not(HasSubstr("ingest again")));
+      EXPECT_THAT(std::string(status.message()), Not(HasSubstr("damaged")));
+    }
+  }
+  // What is truly gone is damage.
+  const fs::path index = scratch.path() + "/index";
+  for (const std::string prefix : {"CURRENT", "MANIFEST-"}) {
+    ScratchDirectory copy(true);
+    fs::copy(scratch.path(), copy.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+    for (const auto& file : fs::directory_iterator(copy.path() + "/index")) {
+      if (absl::StartsWith(file.path().filename().string(), prefix)) fs::remove(file.path());
+    }
+    const absl::Status status = Open(copy.path(), Small()).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << prefix << ": " << status;
+  }
+  auto store = Open(scratch.path(), Small());
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
+}
+
+TEST(OpeningTest, AFullDiskCanBeRead) {
+  ScratchDirectory scratch(true);
+  Fill(scratch.path(), Small(), 3);
+  {
+    // The reserve is enough.
+    FailingIo io;
+    io.space_comes_back = true;
+    io.Fail("index", NoSpace);
+    engine::EngineOptions options = Small();
+    options.observer = &io;
+    auto store = Open(scratch.path(), options);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
+    EXPECT_EQ(PutOne(store->get(), 3), absl::OkStatus());
+  }
+  // It is not: reading goes on, writing says why it does not.
+  FaultyIo io(1);
+  io.Add({.action = FaultyIo::Action::kWrite, .path = "index", .error = ENOSPC});
+  engine::EngineOptions options = Small();
+  options.observer = &io;
+  auto store = Open(scratch.path(), options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(i)), absl::OkStatus());
+  const absl::Status put = PutOne(store->get(), 4);
+  EXPECT_TRUE(absl::IsResourceExhausted(put)) << put;
+  EXPECT_THAT(std::string(put.message()), HasSubstr("open for reading only, since its disk is full"));
+  store->reset();
+  store = Open(scratch.path(), Small());
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ(PutOne(store->get(), 4), absl::OkStatus());
+}
+
+TEST(OpeningTest, ADiskIsNotFullForEver) {
+  ScratchDirectory scratch(true);
+  FaultyIo io(1);
+  engine::EngineOptions options = Small();
+  options.observer = &io;
+  auto store = Open(scratch.path(), options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < 15; ++i) ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
+  io.Add({.action = FaultyIo::Action::kWrite, .path = ".seg.tmp", .error = ENOSPC});
+  ASSERT_EQ(PutOne(store->get(), 100), absl::OkStatus());
+  EXPECT_GE((*store)->Stats()->evictions, 1);
+  io.Heal();
+  const absl::Time limit = SteadyNow() + absl::Seconds(60);
+  for (int i = 200; (*store)->Stats()->segment_bytes < 2 << 20 && SteadyNow() < limit; ++i) {
+    ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_GE((*store)->Stats()->segment_bytes, 2 << 20);
+}
+
+TEST(OpeningTest, ASmallDiskGetsSmallSegments) {
+  ScratchDirectory scratch(true);
+  if (mount("tmpfs", scratch.path().c_str(), "tmpfs", 0, "size=64m") != 0) GTEST_SKIP() << "may not mount";
+  {
+    engine::EngineOptions options;
+    options.dram_bytes = 4 << 20;
+    auto store = Open(scratch.path() + "/store", options);
+    EXPECT_TRUE(store.ok()) << store.status();
+    int stored = 0;
+    while (store.ok() && stored < 20 && PutOne(store->get(), stored).ok()) ++stored;
+    EXPECT_EQ(stored, 20);
+  }
+  umount2(scratch.path().c_str(), MNT_DETACH);
+}
+
+TEST(OpeningTest, TheCallersPaddingStaysWithTheCaller) {
+  ScratchDirectory scratch(true);
+  Synthetic s = MakeSynthetic(2);  // on pages
+  const int64_t used = s.manifest.shape(0).used_bytes();
+  ASSERT_LT(used, static_cast<int64_t>(s.slabs[0].size()));
+  const std::string secret = "what the heap held before";
+  std::memcpy(s.slabs[0].data() + used, secret.data(), secret.size());
+  {
+    auto store = Open(scratch.path(), Small());
+    ASSERT_TRUE(store.ok());
+    ASSERT_TRUE((*store)->Put("ns", s.manifest, s.spans(), SteadyNow() + absl::Seconds(60)).ok());
+    EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
+  }
+  for (const auto& file : fs::directory_iterator(scratch.path() + "/segments")) {
+    std::ifstream stream(file.path(), std::ios::binary);
+    const std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+    EXPECT_EQ(bytes.find(secret), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::store
