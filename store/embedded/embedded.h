@@ -23,8 +23,8 @@ struct EmbeddedOptions {
   bool read_only = false;
 };
 
-// NOT_FOUND: no store there and !create. FAILED_PRECONDITION: another process holds it (naming its pid where known), or
-// the directory holds something else. UNIMPLEMENTED: a store of another format version, named. DATA_LOSS: the index is
+// NOT_FOUND: no store there and !create. UNAVAILABLE: another process holds it (naming its pid where known).
+// FAILED_PRECONDITION: the directory holds something else. UNIMPLEMENTED: a store of another format version, named. DATA_LOSS: the index is
 // damaged; says what to do.
 absl::StatusOr<std::unique_ptr<Store>> OpenEmbedded(const std::string& directory, const EmbeddedOptions& options);
 
