@@ -1,3 +1,5 @@
+// One reader, one encoder (the calling thread) and several writers, with a bounded queue between each two. The first
+// error that ends the run closes the queues, and everybody stops at the next one.
 #include "worker/ingest/ingest.h"
 
 #include <algorithm>
@@ -7,6 +9,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -27,6 +30,7 @@ struct Document {
   Identity identity;
   int64_t position = 0;
   bool encoded_here = false;  // this run encodes its text for it
+  bool replaces = false;      // the catalog has something else under its id
 };
 
 // What a writer does at a time: stores the encoding (if it is not there yet) and catalogues the documents that have it.
@@ -73,6 +77,7 @@ class Run {
     prepared_.Close();
     input_.source->Stop();  // the reader may wait for input that nobody needs any more
     reader.Join();
+    if (!Stopped()) CountEvicted();
     MutexLock lock(&mutex_);
     *counts = counts_;
     return status_;
@@ -107,7 +112,8 @@ class Run {
     const auto [earlier, is_new] = seen.try_emplace(item.id, item.where);
     if (!is_new) {
       return absl::AlreadyExistsError(
-          absl::StrCat("duplicate id; it was first used at ", earlier->second, ", give each document its own"));
+          absl::StrCat("duplicate id; it was first used at ", earlier->second,
+                       ", give each document its own (texts of a directory are named by their paths in it)"));
     }
     const auto is_space = [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); };
     if (std::all_of(item.text.begin(), item.text.end(), is_space)) {
@@ -176,15 +182,15 @@ class Run {
         }
       }
     }
-    std::vector<Identity> identities;
-    for (const Document& document : left) identities.push_back(document.identity);
-    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found,
-                            input_.store->Lookup(options_.ns, identities, input_.encoder->options().codec));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, LookUp(left));
     std::vector<WriteJob> jobs;
     absl::flat_hash_map<Identity, size_t> job_of;
     for (size_t i = 0; i < left.size(); ++i) {
       Document& document = left[i];
-      if (found[i].present && IsCatalogued(document)) {
+      const InCatalog catalogued = FindInCatalog(document);
+      document.replaces = catalogued == InCatalog::kOther;
+      if (found[i].present) Remember(document.identity, found[i].bytes);
+      if (found[i].present && catalogued == InCatalog::kSame) {
         Count([&](IngestCounts& counts) {
           ++counts.skipped;
           counts.position = std::max(counts.position, document.position);
@@ -203,10 +209,25 @@ class Run {
     return jobs;
   }
 
-  bool IsCatalogued(const Document& document) {
+  absl::StatusOr<std::vector<store::Found>> LookUp(const std::vector<Document>& documents) {
+    std::vector<Identity> identities;
+    for (const Document& document : documents) identities.push_back(document.identity);
+    absl::StatusOr<std::vector<store::Found>> found;
+    KVLINK_RETURN_IF_ERROR(Persist([&] {
+      found = input_.store->Lookup(options_.ns, identities, input_.encoder->options().codec);
+      return found.status();
+    }));
+    return found;
+  }
+
+  // What the catalog has under a document's id.
+  enum class InCatalog { kNothing, kSame, kOther };
+  InCatalog FindInCatalog(const Document& document) {
     const auto entry = input_.store->GetDocument(options_.ns, document.id);
-    return entry.ok() && entry->model == input_.fingerprint && entry->title == document.title &&
-           entry->parts.size() == 1 && entry->parts[0].identity == document.identity;
+    if (!entry.ok()) return InCatalog::kNothing;
+    const bool same = entry->model == input_.fingerprint && entry->title == document.title &&
+                      entry->parts.size() == 1 && entry->parts[0].identity == document.identity;
+    return same ? InCatalog::kSame : InCatalog::kOther;
   }
 
   // Writing.
@@ -239,6 +260,7 @@ class Run {
       }
       Count([&](IngestCounts& counts) {
         ++counts.added;
+        counts.replaced += document.replaces ? 1 : 0;
         counts.shared += document.encoded_here ? 0 : 1;
         counts.position = std::max(counts.position, document.position);
       });
@@ -247,10 +269,14 @@ class Run {
 
   absl::Status Put(const WriteJob& job) {
     if (!job.encoded.has_value()) return absl::OkStatus();
-    KVLINK_ASSIGN_OR_RETURN(
-        const store::PutResult result,
-        input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, SteadyNow() + options_.put_timeout));
-    if (result.written) {
+    absl::StatusOr<store::PutResult> result;
+    KVLINK_RETURN_IF_ERROR(Persist([&] {
+      result =
+          input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, SteadyNow() + options_.put_timeout);
+      return result.status();
+    }));
+    Remember(job.identity, job.encoded->manifest.bytes());
+    if (result->written) {
       Count([&](IngestCounts& counts) { counts.bytes += job.encoded->manifest.bytes(); });
     }
     return absl::OkStatus();
@@ -262,7 +288,48 @@ class Run {
     entry.model = input_.fingerprint;
     entry.title = document.title;
     entry.parts.push_back({document.identity, document.tokens});
-    return input_.store->PutDocument(options_.ns, document.id, entry);
+    const absl::Status status = Persist([&] { return input_.store->PutDocument(options_.ns, document.id, entry); });
+    // Somebody else ingested the same at the same time: it is complete.
+    if (absl::IsFailedPrecondition(status) && FindInCatalog(document) == InCatalog::kSame) return absl::OkStatus();
+    return status;
+  }
+
+  // Carries out `call`, again and again while the store is away, at most for options_.outage.
+  template <typename Call>
+  absl::Status Persist(Call call) {
+    const absl::Time until = SteadyNow() + options_.outage;
+    absl::Duration pause = absl::Milliseconds(100);
+    for (;;) {
+      const absl::Status status = call();
+      if (!absl::IsUnavailable(status) || SteadyNow() + pause > until || Stopped()) return status;
+      absl::SleepFor(pause);
+      pause = std::min(2 * pause, absl::Seconds(2));
+    }
+  }
+
+  // What this run needs the store to hold in the end.
+  void Remember(const Identity& identity, int64_t bytes) {
+    MutexLock lock(&mutex_);
+    if (needed_.insert(identity).second) counts_.corpus_bytes += bytes;
+  }
+
+  // Encodings that had to make room for later ones. A store that does not answer any more says nothing.
+  void CountEvicted() {
+    std::vector<Identity> identities;
+    {
+      MutexLock lock(&mutex_);
+      identities.assign(needed_.begin(), needed_.end());
+    }
+    constexpr size_t kBatch = 1000;
+    int64_t evicted = 0;
+    for (size_t i = 0; i < identities.size(); i += kBatch) {
+      const auto found = input_.store->Lookup(options_.ns, absl::MakeConstSpan(identities).subspan(i, kBatch),
+                                              input_.encoder->options().codec);
+      if (!found.ok()) return;
+      evicted += std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
+    }
+    MutexLock lock(&mutex_);
+    counts_.evicted = evicted;
   }
 
   // What all threads share.
@@ -313,6 +380,7 @@ class Run {
   IngestCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_set<Identity> needed_ ABSL_GUARDED_BY(mutex_);
   // Documents whose text another document's encoding, now between plan and put, will serve.
   absl::flat_hash_map<Identity, std::vector<Document>> waiting_ ABSL_GUARDED_BY(mutex_);
 };

@@ -144,6 +144,7 @@ TEST_F(IngestTest, ASecondRunSkipsWhatIsCompleteAndDoesTheRest) {
   EXPECT_EQ(counts_.skipped, 1);
   EXPECT_EQ(counts_.added, 3);
   EXPECT_EQ(counts_.shared, 1);
+  EXPECT_EQ(counts_.replaced, 1);
   const std::string now = tokenizer_->Decode(store_->GetDocument("default", "b")->parts[0].tokens, false);
   EXPECT_THAT(now, HasSubstr("two changed"));
   // An evicted encoding is made again, though the catalog names it.
@@ -163,7 +164,7 @@ TEST_F(IngestTest, FailuresAreNamedAndDoNotStopTheOthers) {
   EXPECT_EQ(counts_.documents, 7);
   EXPECT_EQ(counts_.added, 2);
   EXPECT_EQ(counts_.failed, 5);
-  EXPECT_THAT(failures_, ElementsAre(HasSubstr("2  not a JSON object"), HasSubstr("3 empty the document is empty"),
+  EXPECT_THAT(failures_, ElementsAre(HasSubstr("2  not JSON at byte 1"), HasSubstr("3 empty the document is empty"),
                                      HasSubstr("context of 256"), HasSubstr("in.jsonl:1"), HasSubstr("6  ")));
 }
 
@@ -187,6 +188,36 @@ TEST_F(IngestTest, AnOlderGenerationNeverReplacesANewerOne) {
   ASSERT_TRUE(Run(Line("a", "again")).ok());  // the clock is beyond any small number
   EXPECT_EQ(counts_.added, 1);
   EXPECT_TRUE(store_->GetDocument("default", "a").ok());
+}
+
+TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
+  std::string lines;
+  for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.evicted, 0);
+  EXPECT_EQ(counts_.corpus_bytes, counts_.bytes);
+  store_.reset();
+  fs::remove_all(root_ / "store");
+  OpenStore(int64_t{2} << 20);
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.added, 120);
+  const auto stats = store_->Stats();
+  ASSERT_TRUE(stats.ok());
+  EXPECT_GT(counts_.evicted, 0);
+  // More may be evicted after the count, in the background.
+  EXPECT_LE(stats->namespaces[0].encodings, 120 - counts_.evicted);
+}
+
+TEST_F(IngestTest, WhatSomebodyElseIngestedMeanwhileIsComplete) {
+  IngestOptions options;
+  options.generation = 100;
+  ASSERT_TRUE(Run(Line("a", "one"), options).ok());
+  // Its encoding is gone, so that this run makes it again, and then meets an entry of a later generation.
+  ASSERT_TRUE(store_->Remove("default", store_->GetDocument("default", "a")->parts[0].identity).ok());
+  options.generation = 99;
+  ASSERT_TRUE(Run(Line("a", "one"), options).ok());
+  EXPECT_EQ(counts_.failed, 0) << failures_[0];
+  EXPECT_EQ(counts_.added, 1);
 }
 
 TEST_F(IngestTest, NamespacesShareNothing) {
