@@ -13,6 +13,7 @@
 #include "kernels/ref/ref.h"
 #include "store/embedded/embedded.h"
 #include "tests/support/tiny_model.h"
+#include "tests/worker/infer/faulty_store.h"
 #include "worker/files/open_tokenizer.h"
 #include "worker/files/weights.h"
 #include "worker/model/model.h"
@@ -74,8 +75,13 @@ class IngestTest : public ::testing::Test {
     auto source = DocumentSource::Open({path}, {});
     EXPECT_TRUE(source.ok()) << source.status();
     failures_.clear();
-    IngestInput input{source->get(), tokenizer_.get(), &profile_,   model_->config().context,
-                      fingerprint_,  encoder_.get(),   store_.get()};
+    IngestInput input{source->get(),
+                      tokenizer_.get(),
+                      &profile_,
+                      model_->config().context,
+                      fingerprint_,
+                      encoder_.get(),
+                      through_ != nullptr ? through_ : store_.get()};
     IngestCallbacks callbacks;
     callbacks.failed = [this](absl::string_view where, absl::string_view id, const absl::Status& status) {
       failures_.push_back(absl::StrCat(where.substr(where.rfind(':') + 1), " ", id, " ", status.message()));
@@ -91,6 +97,7 @@ class IngestTest : public ::testing::Test {
   Fingerprint fingerprint_;
   std::unique_ptr<encode::Encoder> encoder_;
   std::unique_ptr<store::Store> store_;
+  store::Store* through_ = nullptr;  // in front of it, for Run
   std::vector<std::string> failures_;
   IngestCounts counts_;
 };
@@ -229,6 +236,25 @@ TEST_F(IngestTest, NamespacesShareNothing) {
   EXPECT_EQ(counts_.shared, 0);
   options.ns = std::string("bad\nname");
   EXPECT_EQ(Run(Line("a", "one"), options).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(IngestTest, TheCatalogIsAskedAndWrittenManyAtATime) {
+  std::string lines;
+  for (int i = 0; i < 100; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("number ", i));
+  testing::FaultyStore counted(store_.get());
+  counted.DelayCatalog(absl::Milliseconds(20));  // documents gather meanwhile, two to a batch of tokens
+  through_ = &counted;
+  IngestOptions options;
+  options.writers = 1;
+  ASSERT_TRUE(Run(lines, options).ok());
+  EXPECT_EQ(counts_.added, 100);
+  EXPECT_LE(counted.catalog_gets(), 60);
+  EXPECT_LE(counted.catalog_puts(), 60);
+  const int gets = counted.catalog_gets(), puts = counted.catalog_puts();
+  ASSERT_TRUE(Run(lines, options).ok());
+  EXPECT_EQ(counts_.skipped, 100);
+  EXPECT_LE(counted.catalog_gets() - gets, 60);
+  EXPECT_EQ(counted.catalog_puts(), puts);
 }
 
 }  // namespace
