@@ -86,7 +86,7 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
   double number = 0;
   const bool plain = !digits.empty() && absl::ascii_isdigit(digits[0]) && absl::ascii_isalnum(digits.back());
   if (!plain || !absl::SimpleAtod(digits, &number) || !(number * scale < 0x1p62)) {
-    return absl::InvalidArgumentError(absl::StrCat(Quoted(text), " is no number of bytes; write 512M or 64G"));
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(text), " is not a number of bytes; write 512M or 64G"));
   }
   return static_cast<int64_t>(number * scale);
 }
@@ -130,12 +130,12 @@ void Arguments::Texts(absl::string_view name, absl::string_view placeholder, abs
   });
 }
 
-void Arguments::Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t least,
-                        int64_t most, int64_t* out) {
+void Arguments::Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t min,
+                        int64_t max, int64_t* out) {
   Add(name, placeholder, help, absl::StrCat(*out), [=](absl::string_view value) -> absl::Status {
     int64_t number = 0;
-    if (!absl::SimpleAtoi(value, &number) || number < least || number > most) {
-      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is no integer from ", least, " to ", most));
+    if (!absl::SimpleAtoi(value, &number) || number < min || number > max) {
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not an integer from ", min, " to ", max));
     }
     *out = number;
     return absl::OkStatus();
@@ -146,19 +146,19 @@ void Arguments::Number(absl::string_view name, absl::string_view placeholder, ab
   Add(name, placeholder, help, *out > 0 ? absl::StrCat(*out) : "", [out](absl::string_view value) -> absl::Status {
     double number = 0;
     if (!absl::SimpleAtod(value, &number) || !std::isfinite(number) || number <= 0) {
-      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is no number above 0"));
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not a number above 0"));
     }
     *out = number;
     return absl::OkStatus();
   });
 }
 
-void Arguments::Real(absl::string_view name, absl::string_view placeholder, absl::string_view help, double least,
-                     double most, double* out) {
+void Arguments::Real(absl::string_view name, absl::string_view placeholder, absl::string_view help, double min,
+                     double max, double* out) {
   Add(name, placeholder, help, absl::StrCat(*out), [=](absl::string_view value) -> absl::Status {
     double number = 0;
-    if (!absl::SimpleAtod(value, &number) || !(number >= least && number <= most)) {
-      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is no number from ", least, " to ", most));
+    if (!absl::SimpleAtod(value, &number) || !(number >= min && number <= max)) {
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not a number from ", min, " to ", max));
     }
     *out = number;
     return absl::OkStatus();

@@ -35,24 +35,24 @@ class Arguments {
   // May be given several times; keeps the order.
   void Texts(absl::string_view name, absl::string_view placeholder, absl::string_view help,
              std::vector<std::string>* out);
-  void Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t least,
-               int64_t most, int64_t* out);
+  void Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t min, int64_t max,
+               int64_t* out);
   void Number(absl::string_view name, absl::string_view placeholder, absl::string_view help, double* out);  // > 0
-  void Real(absl::string_view name, absl::string_view placeholder, absl::string_view help, double least, double most,
+  void Real(absl::string_view name, absl::string_view placeholder, absl::string_view help, double min, double max,
             double* out);
   // Bytes with a unit: 512M, 64G (powers of 1024).
   void Bytes(absl::string_view name, absl::string_view help, int64_t* out);
   // One of `choices`.
   void Choice(absl::string_view name, std::vector<std::string> choices, absl::string_view help, std::string* out);
 
-  // Arguments behind the command's name. After OK: either help_wanted() and the help was printed to standard output, or
+  // Arguments after the command's name. After OK: either help_wanted() and the help was printed to standard output, or
   // the variables and operands() are set.
   absl::Status Parse(absl::Span<char* const> args);
   bool help_wanted() const { return help_wanted_; }
   const std::vector<std::string>& operands() const { return operands_; }
   // Whether the option was on the command line.
   bool given(absl::string_view name) const;
-  // At most 100 columns, but for words that are longer.
+  // At most 100 columns, except for words that are longer.
   std::string Help() const;
 
  private:

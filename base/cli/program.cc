@@ -1,34 +1,73 @@
+// Everything that holds for all commands stands here: streams, signals, memory that runs out, output that cannot be
+// written.
 #include "base/cli/program.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
+#include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "base/cli/args.h"
+#include "base/cli/exit_status.h"
+#include "base/cli/standard_streams.h"
 
 namespace kvlink::cli {
 namespace {
 
 std::string Usage(const Program& program) {
+  size_t width = 0;
+  for (const Command& command : program.commands) width = std::max(width, absl::string_view(command.name).size());
   std::string text =
       absl::StrCat("Usage: ", program.name, " COMMAND [options]\n\n", program.introduction, "Commands:\n");
   for (const Command& command : program.commands) {
-    absl::StrAppend(&text, "  ", command.name, std::string(10 - std::string(command.name).size(), ' '), command.summary,
-                    "\n");
+    const absl::string_view name = command.name;
+    absl::StrAppend(&text, "  ", name, std::string(width + 2 - name.size(), ' '), command.summary, "\n");
   }
   absl::StrAppend(&text, "\n", program.name, " COMMAND --help shows the options of a command.\n", program.closing);
   return text;
 }
 
-int Fail(absl::string_view where, absl::string_view message) {
-  const std::string line = absl::StrReplaceAll(message, {{"\n", " "}, {"\r", " "}});
-  std::fprintf(stderr, "%s: %s\n", std::string(where).c_str(), line.c_str());
-  return 1;
+int Fail(absl::string_view where, const absl::Status& status) {
+  std::fprintf(stderr, "%s\n", OneLine(where, status.message()).c_str());
+  return ExitStatusOf(status);
+}
+
+// Ours throw nothing; what the standard library throws where memory or threads run out ends the process with a line,
+// on whatever thread it happens. Other exceptions are defects and leave a core.
+[[noreturn]] void OnTerminate() {
+  const char* what = nullptr;
+  int status = kFailed;
+  if (const std::exception_ptr thrown = std::current_exception()) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::bad_alloc&) {
+      what = "kvlink: out of memory; lower --memory, name a smaller model, or raise the limit (ulimit -v)\n";
+      status = kNoRoom;
+    } catch (const std::system_error&) {
+      what = "kvlink: the system has no more threads; lower --threads, or raise the limits (ulimit -u, ulimit -v)\n";
+      status = kNoRoom;
+    } catch (...) {
+    }
+  }
+  if (what == nullptr) std::abort();
+  if (write(STDERR_FILENO, what, std::char_traits<char>::length(what)) < 0) status = kFailed;
+  _exit(status);
+}
+
+// What a command returned and how its output fared, as one.
+int Finish(absl::string_view where, const absl::Status& status) {
+  const absl::Status output = FinishOutput();
+  if (absl::IsCancelled(output)) return kFailed;  // who read it knows
+  if (!output.ok() && (status.ok() || absl::IsCancelled(status))) return Fail(where, output);
+  return status.ok() ? kDone : Fail(where, status);
 }
 
 }  // namespace
@@ -36,6 +75,8 @@ int Fail(absl::string_view where, absl::string_view message) {
 absl::string_view BuildName() { return KVLINK_BUILD; }
 
 int RunProgram(const Program& program, int argc, char** argv) {
+  OpenClosedStreams();
+  std::set_terminate(OnTerminate);
   // A reader that goes away (kvlink ... | head) is an error of a write, not the end of the process.
   std::signal(SIGPIPE, SIG_IGN);
   // A file beyond RLIMIT_FSIZE likewise.
@@ -45,28 +86,27 @@ int RunProgram(const Program& program, int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "";
   if (name.empty()) {
     std::fputs(Usage(program).c_str(), stderr);
-    return 1;
+    return kUsage;
   }
   if (name == "--help" || name == "-h" || name == "help") {
     std::fputs(Usage(program).c_str(), stdout);
-    return 0;
+    return Finish(program.name, absl::OkStatus());
   }
-  if (name == "--version") {
+  if (name == "--version" || name == "version") {
     std::puts(KVLINK_BUILD);
-    return 0;
+    return Finish(program.name, absl::OkStatus());
   }
   std::vector<std::string> names;
   for (const Command& command : program.commands) {
     names.emplace_back(command.name);
     if (name != command.name) continue;
-    const absl::Status status = command.run(absl::MakeConstSpan(argv + 2, argc - 2));
-    std::fflush(stdout);
-    return status.ok() ? 0 : Fail(absl::StrCat(program.name, " ", name), status.message());
+    return Finish(absl::StrCat(program.name, " ", name), command.run(absl::MakeConstSpan(argv + 2, argc - 2)));
   }
   const std::string nearest = Nearest(name, names);
-  return Fail(program.name, absl::StrCat("unknown command '", absl::Utf8SafeCEscape(name.substr(0, 100)), "'; ",
-                                         nearest.empty() ? "" : absl::StrCat("did you mean ", nearest, "? "),
-                                         program.name, " --help lists them"));
+  return Fail(program.name, absl::InvalidArgumentError(
+                                absl::StrCat("unknown command '", name.substr(0, 100), "'; ",
+                                             nearest.empty() ? "" : absl::StrCat("did you mean ", nearest, "? "),
+                                             program.name, " --help lists them")));
 }
 
 }  // namespace kvlink::cli

@@ -23,7 +23,8 @@ struct Program {
   absl::string_view closing;  // after it
 };
 
-// The exit status of main.
+// The exit status of main: ExitStatusOf what the command returned, or kFailed where its output could not be written.
+// Prints usage for "help", and the version for "version".
 int RunProgram(const Program& program, int argc, char** argv);
 
 // "kvlink" and the version of this build.

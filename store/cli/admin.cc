@@ -6,11 +6,11 @@
 #include <cstdio>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
+#include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
@@ -32,15 +32,6 @@ struct AdminFlags {
   int64_t pinned = 0;
   double timeout = 600;
 };
-
-absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& flags) {
-  if (!IsNode(flags.store)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
-  }
-  KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
-  return store::NodeAdmin::Create({flags.store, key, ClientName()});
-}
 
 nlohmann::json ToJson(const store::NodeStatus& status) {
   nlohmann::json namespaces = nlohmann::json::array();
@@ -80,7 +71,7 @@ std::string Draw(const std::string& address, const store::NodeStatus& status, co
   };
   const auto word = [&](const std::string& name) {
     const auto it = status.texts.find(name);
-    return it == status.texts.end() ? std::string("?") : absl::Utf8SafeCEscape(it->second);
+    return it == status.texts.end() ? std::string("?") : Printable(it->second);
   };
   line("node", absl::StrCat(address, "  ", word("version"), "  ", word("state"), "  up ",
                             FormatClock(absl::Milliseconds(Value(status, "uptime_ms")))));
@@ -113,8 +104,8 @@ std::string Draw(const std::string& address, const store::NodeStatus& status, co
   }
   for (const auto& ns : status.namespaces) {
     line("namespace",
-         absl::StrCat(absl::Utf8SafeCEscape(ns.limits.name), ": ", ns.documents, " documents, ", ns.encodings,
-                      " encodings, ", Bytes(ns.bytes),
+         absl::StrCat(Printable(ns.limits.name), ": ", ns.documents, " documents, ", ns.encodings, " encodings, ",
+                      Bytes(ns.bytes),
                       ns.limits.capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(ns.limits.capacity_bytes)) : "", ", ",
                       Bytes(ns.dram_bytes), " in memory, ", Bytes(ns.pinned_bytes), " pinned"));
   }
@@ -131,7 +122,7 @@ absl::Status NoOperands(const Arguments& arguments) {
 absl::Status RunStatus(absl::Span<char* const> args) {
   AdminFlags flags;
   Arguments arguments("status", "", "Shows a node: its tiers, namespaces and traffic.");
-  AddPlaceFlags(arguments, flags.store);
+  AddNodeFlags(arguments, flags.store);
   arguments.Flag("watch", "Draw it again and again, with rates.", &flags.watch);
   arguments.Number("interval", "SECONDS", "Time between two drawings.", &flags.interval);
   arguments.Flag("json", "Print JSON, with --watch an object a line.", &flags.json);
@@ -157,30 +148,59 @@ absl::Status RunStatus(absl::Span<char* const> args) {
     }
     std::fflush(stdout);
     if (!flags.watch) return absl::OkStatus();
-    if (std::ferror(stdout) != 0) return absl::OkStatus();  // nobody looks any more
+    if (OutputFailed()) return absl::OkStatus();  // nobody looks any more
     before = status;
     then = now;
     absl::SleepFor(absl::Seconds(flags.interval));
   }
 }
 
+namespace {
+
+// "default: capacity 20 MiB, pinned at most the node's default; 5 documents, 5 encodings, 8.91 MiB, 0 B pinned"
+void PrintNamespace(const store::NamespaceOutcome& outcome, const store::NodeStatus& status) {
+  const store::NamespaceLimits& limits = outcome.limits;
+  std::string line = absl::StrCat(
+      Printable(limits.name), ": capacity ", limits.capacity_bytes > 0 ? Bytes(limits.capacity_bytes) : "not limited",
+      ", pinned at most ", limits.pinned_bytes > 0 ? Bytes(limits.pinned_bytes) : "the node's default");
+  for (const auto& ns : status.namespaces) {
+    if (ns.limits.name != limits.name) continue;
+    absl::StrAppend(&line, "; ", ns.documents, " documents, ", ns.encodings, " encodings, ", Bytes(ns.bytes), ", ",
+                    Bytes(ns.pinned_bytes), " pinned");
+  }
+  if (outcome.bytes_over > 0) {
+    absl::StrAppend(&line, "; ", Bytes(outcome.bytes_over), " above the capacity are being evicted");
+  }
+  absl::PrintF("%s\n", line);
+}
+
+}  // namespace
+
 absl::Status RunNamespace(absl::Span<char* const> args) {
   AdminFlags flags;
   Arguments arguments("namespace", "NAME",
-                      "Sets how much of a node the namespace NAME may take. A namespace at its limit evicts its own\n"
-                      "encodings; it never takes room from another.");
-  AddPlaceFlags(arguments, flags.store);
-  arguments.Bytes("capacity", "Most disk space for its encodings; 0: as much as there is.", &flags.capacity);
-  arguments.Bytes("pinned", "Most disk space that its pinned encodings may take; 0: the node's default.",
+                      "Shows how much of a node the namespace NAME may take and takes, after setting what is given.\n"
+                      "A namespace at its limit evicts its own encodings; it never takes room from another.");
+  AddNodeFlags(arguments, flags.store);
+  arguments.Bytes("capacity", "Most disk space for its encodings; 0: as much as there is. Not given: as it is.",
+                  &flags.capacity);
+  arguments.Bytes("pinned",
+                  "Most disk space that its pinned encodings may take; 0: the node's default. Not given: as it is.",
                   &flags.pinned);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.operands().size() != 1) return absl::InvalidArgumentError("say which namespace: kvlink namespace NAME");
   KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
+  store::NamespaceChange change{.name = arguments.operands()[0]};
+  if (arguments.given("capacity")) change.capacity_bytes = flags.capacity;
+  if (arguments.given("pinned")) change.pinned_bytes = flags.pinned;
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
-  return HintAtKey(
-      admin->SetNamespace({arguments.operands()[0], flags.capacity, flags.pinned}, SteadyNow() + kCallTimeout)
-          .status());
+  const auto outcome = admin->SetNamespace(change, SteadyNow() + kCallTimeout);
+  KVLINK_RETURN_IF_ERROR(HintAtKey(outcome.status()));
+  const auto status = admin->Status(SteadyNow() + kCallTimeout);
+  KVLINK_RETURN_IF_ERROR(HintAtKey(status.status()));
+  PrintNamespace(*outcome, *status);
+  return absl::OkStatus();
 }
 
 absl::Status RunDrain(absl::Span<char* const> args) {
@@ -188,7 +208,7 @@ absl::Status RunDrain(absl::Span<char* const> args) {
   Arguments arguments("drain", "",
                       "Lets a node finish: it takes no new sessions and no new encodings, serves those who hold on,\n"
                       "and this command ends when nothing is under way any more.");
-  AddPlaceFlags(arguments, flags.store);
+  AddNodeFlags(arguments, flags.store);
   arguments.Flag("stop", "The node's process ends then.", &flags.stop);
   arguments.Number("timeout", "SECONDS", "How long to wait.", &flags.timeout);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));

@@ -1,13 +1,13 @@
 // kvlink inspect: what a store or a document consists of.
 #include "store/cli/inspect.h"
 
-#include <algorithm>
+#include <cstdio>
 #include <map>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/cli/standard_streams.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 #include "store/cli/commands.h"
@@ -23,8 +23,6 @@ constexpr absl::string_view kSummary =
     "  kvlink inspect document ID       its entry and its encodings: codecs, sizes, etags, checksums";
 
 void PrintJson(const Json& json) { absl::PrintF("%s\n", json.dump(1, ' ', false, Json::error_handler_t::replace)); }
-
-std::string Escaped(absl::string_view text) { return absl::Utf8SafeCEscape(text); }
 
 absl::string_view TierName(store::Tier tier) {
   switch (tier) {
@@ -74,7 +72,8 @@ absl::StatusOr<Totals> CountEncodings(store::Store& store, const std::string& ns
 }
 
 absl::Status InspectStore(const InspectFlags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags.store, StoreUse::kReadOnly));
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags.store, StoreUse::kReadOnly));
+  store::Store* const store = opened.store.get();
   KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store->Stats());
   Json namespaces = Json::array();
   for (const store::NamespaceStats& ns : stats.namespaces) {
@@ -112,8 +111,9 @@ absl::Status InspectStore(const InspectFlags& flags) {
   if (stats.double_claims > 0)
     absl::PrintF("dropped     %d encodings that claimed a block of another\n", stats.double_claims);
   for (const Json& ns : namespaces) {
-    absl::PrintF("namespace   %s: %d documents, %d encodings, %s, %s pinned\n", Escaped(ns["name"].get<std::string>()),
-                 ns["documents"].get<int64_t>(), ns["encodings"].get<int64_t>(), FormatBytes(ns["bytes"].get<double>()),
+    absl::PrintF("namespace   %s: %d documents, %d encodings, %s, %s pinned\n",
+                 Printable(ns["name"].get<std::string>()), ns["documents"].get<int64_t>(),
+                 ns["encodings"].get<int64_t>(), FormatBytes(ns["bytes"].get<double>()),
                  FormatBytes(ns["pinned_bytes"].get<double>()));
     for (const Json& codec : ns["codecs"]) {
       absl::PrintF("  %-9s model %s  %d encodings, %d tokens, %s\n", codec["codec"].get<std::string>(),
@@ -126,28 +126,38 @@ absl::Status InspectStore(const InspectFlags& flags) {
 
 // Documents.
 
+Json ToJson(const store::DocumentInfo& info) {
+  return {{"id", info.id}, {"generation", info.generation}, {"title", info.title}, {"tokens", info.tokens}};
+}
+
+// Printed page by page: a catalog need not fit in memory.
 absl::Status InspectDocuments(const InspectFlags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags.store, StoreUse::kReadOnly));
-  Json documents = Json::array();
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags.store, StoreUse::kReadOnly));
+  constexpr int64_t kPage = 1000;
   std::string after;
-  while (static_cast<int64_t>(documents.size()) < flags.limit) {
-    const int64_t left = flags.limit - static_cast<int64_t>(documents.size());
-    KVLINK_ASSIGN_OR_RETURN(const auto page,
-                            store->ListDocuments(flags.store.ns, after, std::min<int64_t>(left, 1000)));
+  int64_t printed = 0;
+  bool more = false;
+  if (flags.json) absl::PrintF("[");
+  while (!more && !OutputFailed()) {
+    KVLINK_ASSIGN_OR_RETURN(const auto page, opened.store->ListDocuments(flags.store.ns, after, kPage));
     if (page.empty()) break;
-    for (const store::DocumentInfo& info : page) {
-      documents.push_back(
-          {{"id", info.id}, {"generation", info.generation}, {"title", info.title}, {"tokens", info.tokens}});
-    }
     after = page.back().id;
+    for (const store::DocumentInfo& info : page) {
+      more = flags.limit > 0 && printed == flags.limit;
+      if (more) break;
+      if (flags.json) {
+        absl::PrintF("%s\n %s", printed > 0 ? "," : "",
+                     ToJson(info).dump(-1, ' ', false, Json::error_handler_t::replace));
+      } else {
+        absl::PrintF("%-32s %7d tokens  %s\n", Printable(info.id), info.tokens, Printable(info.title));
+      }
+      ++printed;
+    }
   }
-  if (flags.json) {
-    PrintJson(documents);
-    return absl::OkStatus();
-  }
-  for (const Json& document : documents) {
-    absl::PrintF("%-32s %7d tokens  %s\n", Escaped(document["id"].get<std::string>()),
-                 document["tokens"].get<int64_t>(), Escaped(document["title"].get<std::string>()));
+  if (flags.json) absl::PrintF("\n]\n");
+  if (more) {
+    std::fprintf(stderr, "[the first %lld documents; there are more, --limit 0 lists all]\n",
+                 static_cast<long long>(printed));
   }
   return absl::OkStatus();
 }
@@ -185,11 +195,12 @@ absl::StatusOr<Json> DescribePart(store::Store& store, const InspectFlags& flags
 }
 
 absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags.store, StoreUse::kReadOnly));
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags.store, StoreUse::kReadOnly));
+  store::Store* const store = opened.store.get();
   const auto entry = store->GetDocument(flags.store.ns, id);
   if (absl::IsNotFound(entry.status())) {
-    return absl::NotFoundError(absl::StrCat("document '", Escaped(id), "' is not in namespace '",
-                                            Escaped(flags.store.ns), "' of ", flags.store.store,
+    return absl::NotFoundError(absl::StrCat("document '", Printable(id), "' is not in namespace '",
+                                            Printable(flags.store.ns), "' of ", flags.store.store,
                                             "; kvlink inspect documents lists them"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
@@ -207,8 +218,8 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
     PrintJson(json);
     return absl::OkStatus();
   }
-  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nmodel       %s\n", Escaped(id), Escaped(entry->title),
-               entry->generation, entry->model.Hex());
+  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nmodel       %s\n", Printable(id),
+               Printable(entry->title), entry->generation, entry->model.Hex());
   for (const Json& part : parts) {
     absl::PrintF("identity    %s, %d tokens\n", part["identity"].get<std::string>(), part["tokens"].get<int64_t>());
     if (part["encodings"].empty()) absl::PrintF("  no encoding in the store: it is made again when it is asked for\n");
@@ -218,7 +229,7 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
                    FormatBytes(encoding["bytes"].get<double>()), encoding["layers"].get<int64_t>(),
                    encoding["kv_heads"].get<int64_t>(), encoding["head_dim"].get<int64_t>(),
                    encoding["units"].get<int64_t>(), encoding["tier"].get<std::string>(),
-                   Escaped(encoding["build"].get<std::string>()));
+                   Printable(encoding["build"].get<std::string>()));
       if (!flags.units) continue;
       for (const Json& unit : encoding["unit_checksums"]) absl::PrintF("    %s\n", unit.get<std::string>());
     }
@@ -231,7 +242,7 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
 void AddInspectFlags(Arguments& arguments, InspectFlags& flags) {
   AddPlaceFlags(arguments, flags.store);
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
-  arguments.Integer("limit", "N", "Most documents that 'documents' lists.", 1, int64_t{1} << 40, &flags.limit);
+  arguments.Integer("limit", "N", "Most documents that 'documents' lists; 0: all.", 0, int64_t{1} << 40, &flags.limit);
   arguments.Flag("units", "With 'document': print the checksum of every unit.", &flags.units);
   arguments.Flag("json", "Print JSON.", &flags.json);
 }

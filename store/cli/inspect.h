@@ -16,7 +16,7 @@ namespace kvlink::cli {
 struct InspectFlags {
   InspectFlags() { store.memory = int64_t{64} << 20; }  // nothing is read
   StoreFlags store;
-  int64_t limit = 1000;
+  int64_t limit = 0;  // of documents; 0: all
   bool units = false;
   bool json = false;
 };

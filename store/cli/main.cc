@@ -7,9 +7,10 @@ namespace {
 constexpr kvlink::cli::Command kCommands[] = {
     {"store", kvlink::cli::RunStore, "serve a store to other processes and hosts"},
     {"status", kvlink::cli::RunStatus, "show a node: tiers, namespaces, traffic"},
-    {"namespace", kvlink::cli::RunNamespace, "set how much of a node a namespace may take"},
+    {"namespace", kvlink::cli::RunNamespace, "show or set how much of a node a namespace may take"},
     {"drain", kvlink::cli::RunDrain, "let a node finish what is under way, and stop it"},
     {"inspect", kvlink::cli::RunInspectStore, "show what a store or a document consists of"},
+    {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
     {"verify", kvlink::cli::RunVerify, "read a store back and check every byte of it"},
 };
 

@@ -6,11 +6,15 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 #include <utility>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/status.h"
 #include "store/client/remote.h"
@@ -69,12 +73,35 @@ StoreFlags::StoreFlags() : store(Environment("KVLINK_STORE")), key_file(Environm
   store = !data.empty() ? data + "/kvlink" : !home.empty() ? home + "/.local/share/kvlink" : "kvlink-store";
 }
 
+namespace {
+
+void AddIdentityFlags(Arguments& arguments, StoreFlags& flags) {
+  arguments.Text("key-file", "FILE", "This client's key on the node, 16 to 4096 bytes that others may not read.",
+                 &flags.key_file);
+  arguments.Text("tls-ca", "FILE", "Certificates (PEM) of the authority that the node's certificate must come from.",
+                 &flags.tls.ca_file);
+  arguments.Text("tls-cert", "FILE", "This client's certificate (PEM), where the node demands one.",
+                 &flags.tls.certificate_file);
+  arguments.Text("tls-key", "FILE", "Key (PEM) of --tls-cert.", &flags.tls.key_file);
+  arguments.Flag("insecure", "Send the key in plain text to a node beyond this host.", &flags.tls.insecure);
+}
+
+}  // namespace
+
 void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
   arguments.Text("store", "DIR|HOST:PORT",
                  "The store: a directory, which one process at a time may use, or a node (kvlink store).",
                  &flags.store);
-  arguments.Text("key-file", "FILE", "This client's key on the node, 16 to 4096 bytes that others may not read.",
-                 &flags.key_file);
+  AddIdentityFlags(arguments, flags);
+  arguments.Integer("wait", "SECONDS", "How long to wait for a directory that another process uses.", 0, 86400,
+                    &flags.wait);
+}
+
+void AddNodeFlags(Arguments& arguments, StoreFlags& flags) {
+  // A directory from the environment is no default of these commands.
+  if (const auto node = IsNode(flags.store); !node.ok() || !*node) flags.store.clear();
+  arguments.Text("store", "HOST:PORT", "The node (kvlink store).", &flags.store);
+  AddIdentityFlags(arguments, flags);
 }
 
 void AddStoreFlags(Arguments& arguments, StoreFlags& flags) {
@@ -97,12 +124,48 @@ void AddStoreFlags(Arguments& arguments, StoreFlags& flags) {
       &flags.carrier);
 }
 
-bool IsNode(absl::string_view store) {
-  const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(store, absl::MaxSplits(':', 1));
-  const absl::string_view port = store.substr(store.find_last_of(':') + 1);
+absl::StatusOr<bool> IsNode(absl::string_view store) {
+  const auto refuse = [store](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat("option --store: '", store,
+                                                   "' looks like the address of a node, but ", why,
+                                                   "; write HOST:PORT for a node, ./NAME for a directory"));
+  };
+  if (store.empty()) return absl::InvalidArgumentError("no store; name one with --store, or in KVLINK_STORE");
+  if (absl::StrContains(store, "://")) return refuse("it has a scheme");
+  if (absl::StrContains(store, '/')) return false;
+  const size_t colon = store.find_last_of(':');
+  const absl::string_view host = store.substr(0, colon);
+  const bool numeric =
+      absl::c_count(host, '.') == 3 && host.find_first_not_of("0123456789.") == absl::string_view::npos;
+  if (colon == absl::string_view::npos) {
+    if (numeric || absl::EqualsIgnoreCase(host, "localhost") || absl::StartsWith(host, "["))
+      return refuse("it has no port");
+    return false;
+  }
+  const absl::string_view port = store.substr(colon + 1);
+  if (port.find_first_not_of("0123456789") != absl::string_view::npos) {
+    // "a:b" is a name; "localhost:http" and "10.0.0.1:x" are not.
+    return numeric || absl::EqualsIgnoreCase(host, "localhost") ? refuse("its port is not a number")
+                                                                : absl::StatusOr<bool>(false);
+  }
   int number = 0;
-  return !parts.first.empty() && store.find('/') == absl::string_view::npos && port.size() < store.size() &&
-         absl::SimpleAtoi(port, &number) && number > 0 && number < 65536;
+  if (host.empty()) return refuse("it has no host");
+  if (!absl::SimpleAtoi(port, &number) || number < 1 || number > 65535)
+    return refuse("its port is not one of 1 to 65535");
+  return true;
+}
+
+absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& flags) {
+  if (flags.store.empty()) {
+    return absl::InvalidArgumentError("no node; name one with --store HOST:PORT, or in KVLINK_STORE");
+  }
+  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
+  if (!node) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
+  return store::NodeAdmin::Create({flags.store, key, ClientName(), flags.tls});
 }
 
 absl::StatusOr<std::string> NodeKey(const StoreFlags& flags) {
@@ -130,6 +193,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenNode(const StoreFlags& flags) 
   options.address = flags.store;
   options.landing_bytes = flags.memory;
   options.name = ClientName();
+  options.tls = flags.tls;
   KVLINK_ASSIGN_OR_RETURN(options.key, NodeKey(flags));
   KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(flags.carrier));
   auto opened = store::OpenRemote(options);
@@ -137,22 +201,70 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenNode(const StoreFlags& flags) 
   return std::unique_ptr<store::Store>(*std::move(opened));
 }
 
+// Again and again while another process holds the directory, at most for `wait`.
+absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& directory,
+                                                          const store::EmbeddedOptions& options, absl::Duration wait) {
+  const absl::Time until = SteadyNow() + wait;
+  for (;;) {
+    auto opened = store::OpenEmbedded(directory, options);
+    if (!absl::IsUnavailable(opened.status()) || SteadyNow() >= until) return opened;
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+}
+
+// What to do about a directory that could not be opened.
+absl::string_view HintOf(const absl::Status& status) {
+  if (absl::IsUnavailable(status)) return "wait for it with --wait SECONDS, or share it with kvlink store";
+  if (absl::IsPermissionDenied(status)) return "ask its owner, who may share it with kvlink store";
+  return "";
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<store::Store>> OpenStore(const StoreFlags& flags, StoreUse use) {
+absl::Status CheckMemory(int64_t bytes) {
+  constexpr int64_t kMinBytes = int64_t{1} << 20;
+  const int64_t host = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  if (bytes >= kMinBytes && (host <= 0 || bytes <= host)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("option --memory: ", FormatBytes(static_cast<double>(bytes)),
+                                                 " is not between 1 MiB and the ",
+                                                 FormatBytes(static_cast<double>(host)), " that this host has"));
+}
+
+absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use) {
   KVLINK_RETURN_IF_ERROR(Annotate(store::ValidateName("namespace", flags.ns), "option --namespace"));
-  if (IsNode(flags.store)) return OpenNode(flags);
+  KVLINK_RETURN_IF_ERROR(CheckMemory(flags.memory));
+  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
+  OpenedStore result;
+  if (node) {
+    KVLINK_ASSIGN_OR_RETURN(result.store, OpenNode(flags));
+    return result;
+  }
   store::EmbeddedOptions options;
   options.create = use == StoreUse::kCreate;
   options.dram_bytes = flags.memory;
   options.capacity_bytes = flags.capacity;
   options.read_only = use == StoreUse::kReadOnly;
-  auto opened = store::OpenEmbedded(flags.store, options);
-  if (absl::IsNotFound(opened.status())) {
-    return absl::NotFoundError(
-        absl::StrCat(flags.store, ": no store here; name one with --store, or make one with kvlink ingest"));
+  std::error_code error;
+  const bool existed = std::filesystem::exists(flags.store + "/STORE", error);
+  auto opened = OpenWaiting(flags.store, options, absl::Seconds(flags.wait));
+  if (use == StoreUse::kReading && !opened.ok() && access(flags.store.c_str(), R_OK | X_OK) == 0 &&
+      access(flags.store.c_str(), W_OK) != 0) {
+    options.read_only = true;
+    opened = OpenWaiting(flags.store, options, absl::Seconds(flags.wait));
   }
-  return opened;
+  if (!opened.ok()) {
+    if (absl::IsNotFound(opened.status()) && !existed) {
+      return absl::NotFoundError(
+          absl::StrCat(flags.store, ": no store here; name one with --store, or make one with kvlink ingest"));
+    }
+    const absl::string_view hint = HintOf(opened.status());
+    return absl::Status(opened.status().code(),
+                        absl::StrCat(opened.status().message(), hint.empty() ? "" : "; ", hint));
+  }
+  result.store = *std::move(opened);
+  result.created = use == StoreUse::kCreate && !existed;
+  result.read_only = options.read_only;
+  return result;
 }
 
 }  // namespace kvlink::cli

@@ -11,7 +11,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/cli/args.h"
+#include "store/client/control/admin.h"
 #include "store/store.h"
+#include "transport/tls.h"
 
 namespace kvlink::cli {
 
@@ -26,18 +28,43 @@ struct StoreFlags {
   std::string secret_file;            // see TenantSecret
   std::string key_file;               // $KVLINK_KEY_FILE; see NodeKey
   std::string carrier = "auto";       // of encodings to and from a node
+  int64_t wait = 0;                   // seconds to wait for a directory that another process holds
+  transport::TlsOptions tls;          // towards a node
 };
 
-// --store and --key-file: what every command takes that uses a store.
+// --store, --key-file, --wait and those of TLS: what every command takes that uses a store.
 void AddPlaceFlags(Arguments& arguments, StoreFlags& flags);
-// These, --namespace, --codec, --memory, --capacity, --secret-file and --carrier.
+// --store, --key-file and those of TLS, of commands that ask a node.
+void AddNodeFlags(Arguments& arguments, StoreFlags& flags);
+// Those of AddPlaceFlags, --namespace, --codec, --memory, --capacity, --secret-file and --carrier.
 void AddStoreFlags(Arguments& arguments, StoreFlags& flags);
-// Whether --store names a node, "host:port", and not a directory ("./a:1" is one).
-bool IsNode(absl::string_view store);
 
-enum class StoreUse { kCreate, kExisting, kReadOnly };
-// Errors of store::OpenEmbedded or store::OpenRemote, naming the directory or the address.
-absl::StatusOr<std::unique_ptr<store::Store>> OpenStore(const StoreFlags& flags, StoreUse use);
+// Whether --store names a node, "host:port", and not a directory ("./a:1" is one). INVALID_ARGUMENT, saying how to
+// write either: what looks like an address and is none (a scheme, a port that is out of range, a host without one). A
+// mistyped address is never taken for a directory.
+absl::StatusOr<bool> IsNode(absl::string_view store);
+
+// INVALID_ARGUMENT for --memory that holds nothing, or more than this host has.
+absl::Status CheckMemory(int64_t bytes);
+
+enum class StoreUse {
+  kCreate,    // a directory and a store that are not there are made
+  kExisting,  // never
+  kReadOnly,  // nothing is changed
+  kReading,   // as kExisting, and as kReadOnly where this process may not write there
+};
+
+struct OpenedStore {
+  std::unique_ptr<store::Store> store;
+  bool created = false;
+  bool read_only = false;
+};
+// Errors of store::OpenEmbedded or store::OpenRemote, naming the directory or the address, and of IsNode. UNAVAILABLE:
+// another process held the directory for longer than --wait.
+absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use);
+
+// The administration of the node that --store names; connects with the first call. INVALID_ARGUMENT: it names none.
+absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& flags);
 
 // What a node knows this client by: the bytes of --key-file, with the rules of TenantSecret. Empty without the option.
 absl::StatusOr<std::string> NodeKey(const StoreFlags& flags);

@@ -6,8 +6,10 @@
 
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -26,13 +28,14 @@ namespace {
 
 constexpr absl::string_view kStoreSummary =
     "Serves the store in a directory: kvlink COMMAND --store HOST:PORT then works with it from other\n"
-    "processes and hosts. Control (sessions, catalog, health, reflection) is gRPC on --listen; encodings\n"
-    "travel over UCX on --data, over gRPC, or on the same host through shared memory (--socket).\n\n"
+    "processes and hosts. Control (sessions, catalog, health) is gRPC on --listen; encodings travel over\n"
+    "UCX on --data, over gRPC, or on the same host through shared memory (--socket).\n\n"
     "Without --access-file everybody who reaches it may do everything, so it listens on this host only.\n"
     "Lines of the file: NAME KEY read|write|admin NAMESPACE,NAMESPACE... (or *). UCX protects nobody from\n"
-    "a hostile host: give --data to trusted ones only.\n\n"
-    "When it serves, it prints its addresses as one line of JSON; its log goes to standard error, one\n"
-    "JSON object a line. SIGTERM and SIGINT end it once what is under way has ended; a second one at once.";
+    "a hostile host: it listens beyond this one only where --data says so; open it to trusted hosts.\n\n"
+    "When it serves, it prints its addresses, and whether it made the store, as one line of JSON; its log\n"
+    "goes to standard error, one JSON object a line. SIGTERM and SIGINT end it once what is under way has\n"
+    "ended; a second one at once.";
 
 // Signals as a descriptor, so that waiting for them needs no handler.
 absl::StatusOr<Descriptor> CatchEndSignals() {
@@ -89,6 +92,13 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
                  &flags.socket);
   arguments.Text("metrics", "HOST:PORT", "Where Prometheus reads /metrics; without it nowhere.", &flags.metrics);
   arguments.Text("access-file", "FILE", "Who may do what; see above.", &flags.access_file);
+  arguments.Text("tls-cert", "FILE", "The node's certificate (PEM); with it gRPC is encrypted.",
+                 &flags.store.tls.certificate_file);
+  arguments.Text("tls-key", "FILE", "Key (PEM) of --tls-cert.", &flags.store.tls.key_file);
+  arguments.Text("tls-ca", "FILE", "Demand of every client a certificate of this authority (PEM).",
+                 &flags.store.tls.ca_file);
+  arguments.Flag("insecure", "Take keys in plain text from other hosts: where something else encrypts.",
+                 &flags.store.tls.insecure);
   arguments.Bytes("memory", "Most memory for encodings.", &flags.store.memory);
   arguments.Bytes(
       "capacity",
@@ -103,7 +113,9 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   if (!arguments.operands().empty()) {
     return absl::InvalidArgumentError("it takes no operands; name the directory with --store");
   }
-  if (IsNode(flags.store.store)) {
+  KVLINK_RETURN_IF_ERROR(CheckMemory(flags.store.memory));
+  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store.store));
+  if (node) {
     return absl::InvalidArgumentError(
         absl::StrCat("option --store: ", flags.store.store, " is an address; name the directory of the store"));
   }
@@ -111,6 +123,10 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
 }
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+
+bool IsLoopback(absl::string_view host) {
+  return absl::StartsWith(host, "127.") || host == "localhost" || host == "[::1]";
+}
 
 store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
   store::NodeOptions options;
@@ -121,11 +137,7 @@ store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
   options.engine.share_memory = flags.socket != "none";
   options.control_address = flags.listen;
   if (flags.data == "auto") {
-    // UCX trusts whoever connects: beyond this host it listens only where it was named.
-    const std::string host = HostOf(flags.listen);
-    if (host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0) {
-      options.data_address = absl::StrCat(host, ":0");
-    }
+    if (IsLoopback(HostOf(flags.listen))) options.data_address = absl::StrCat(HostOf(flags.listen), ":0");
   } else if (flags.data != "none") {
     options.data_address = flags.data;
   }
@@ -136,6 +148,7 @@ store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
   }
   options.metrics_address = flags.metrics;
   options.access_file = flags.access_file;
+  options.tls = flags.store.tls;
   options.version = std::string(BuildName());
   return options;
 }
@@ -159,13 +172,13 @@ absl::Status RunStore(absl::Span<char* const> args) {
   // Before any thread: they all leave these signals to this one.
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   RaiseDescriptorLimit();
+  std::error_code error;
+  const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
   KVLINK_ASSIGN_OR_RETURN(const auto node, store::Node::Start(OptionsOf(flags)));
   const store::Node::Addresses& addresses = node->addresses();
-  const nlohmann::json ready = {{"store", flags.store.store},
-                                {"grpc", addresses.control},
-                                {"ucx", UcxAddress(addresses)},
-                                {"socket", addresses.local_socket},
-                                {"metrics", addresses.metrics}};
+  const nlohmann::json ready = {{"store", flags.store.store},       {"created", !existed},
+                                {"grpc", addresses.control},        {"ucx", UcxAddress(addresses)},
+                                {"socket", addresses.local_socket}, {"metrics", addresses.metrics}};
   absl::PrintF("%s\n", ready.dump());
   std::fflush(stdout);
   while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) &&

@@ -1,31 +1,99 @@
-// kvlink verify: the scrub.
+// kvlink verify: reads everything back. Damage is named by the documents that it concerns, since that is what a user
+// can ingest again.
 #include <cstdio>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
+#include "base/cli/standard_streams.h"
 #include "base/status.h"
+#include "store/cli/catalog_walk.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
 
 namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kSummary =
+    "Reads every encoding of the store back and checks each unit against its checksum, and the index\n"
+    "against itself. A damaged encoding is named, with its documents, and no longer served: the next\n"
+    "request for it encodes it again. The exit status is 6 if anything is damaged. Documents without an\n"
+    "encoding are counted, and are no damage: a store at its capacity evicts.";
+
+using Name = std::pair<std::string, Identity>;  // namespace and identity
+
+struct CatalogFindings {
+  int64_t documents = 0;
+  int64_t without_encoding = 0;
+  std::map<Name, std::vector<std::string>> of_damage;  // ids of the documents of each damaged encoding
+};
+
+absl::StatusOr<CatalogFindings> LookThroughCatalog(store::Store& store, const store::VerifyReport& report) {
+  CatalogFindings findings;
+  for (const auto& damage : report.damaged) findings.of_damage[{damage.ns, damage.identity}];
+  KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store.Stats());
+  for (const store::NamespaceStats& ns : stats.namespaces) {
+    KVLINK_RETURN_IF_ERROR(WalkCatalog(store, ns.name, [&](absl::Span<const Listed> documents) -> absl::Status {
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<bool> have, HaveEncodings(store, ns.name, documents));
+      for (size_t i = 0; i < documents.size(); ++i) {
+        ++findings.documents;
+        findings.without_encoding += have[i] ? 0 : 1;
+        for (const CatalogPart& part : documents[i].entry.parts) {
+          const auto damaged = findings.of_damage.find({ns.name, part.identity});
+          if (damaged != findings.of_damage.end()) damaged->second.push_back(documents[i].info.id);
+        }
+      }
+      return absl::OkStatus();
+    }));
+  }
+  return findings;
+}
+
+// "documents 'a', 'b' and 3 more".
+std::string Documents(const std::vector<std::string>& ids) {
+  constexpr size_t kMaxNamed = 10;
+  if (ids.empty()) return "no document";
+  std::vector<std::string> quoted;
+  for (size_t i = 0; i < ids.size() && i < kMaxNamed; ++i) quoted.push_back(absl::StrCat("'", Printable(ids[i]), "'"));
+  return absl::StrCat(ids.size() == 1 ? "document " : "documents ", absl::StrJoin(quoted, ", "),
+                      ids.size() > kMaxNamed ? absl::StrCat(" and ", ids.size() - kMaxNamed, " more") : "");
+}
+
+void Print(const store::VerifyReport& report, const CatalogFindings& findings) {
+  for (const auto& damage : report.damaged) {
+    absl::PrintF("damaged: namespace %s, %s, encoding %s, codec %s: %s\n", Printable(damage.ns),
+                 Documents(findings.of_damage.at({damage.ns, damage.identity})), damage.identity.Hex(),
+                 CodecName(damage.codec), Printable(damage.what));
+  }
+  for (const std::string& problem : report.index_problems) absl::PrintF("index: %s\n", Printable(problem));
+  absl::PrintF("%d encodings, %s checked: %d damaged, %d problems of the index\n", report.encodings,
+               FormatBytes(static_cast<double>(report.bytes)), report.damaged.size(), report.index_problems.size());
+  if (findings.without_encoding > 0) {
+    absl::PrintF("%d of %d documents have no encoding: they are encoded again when they are asked for\n",
+                 findings.without_encoding, findings.documents);
+  }
+}
+
+}  // namespace
 
 absl::Status RunVerify(absl::Span<char* const> args) {
   StoreFlags flags;
   flags.memory = int64_t{64} << 20;
-  Arguments arguments(
-      "verify", "",
-      "Reads every encoding of the store back and checks each unit against its checksum, and the index\n"
-      "against itself. A damaged encoding is named and no longer served: the next request for it encodes\n"
-      "it again. The status is 1 if anything is damaged.");
+  Arguments arguments("verify", "", kSummary);
   AddPlaceFlags(arguments, flags);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
     return absl::InvalidArgumentError("it takes no operands; name the store with --store");
   }
-  KVLINK_ASSIGN_OR_RETURN(const auto store, OpenStore(flags, StoreUse::kExisting));
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kExisting));
+  store::Store* const store = opened.store.get();
   ProgressBar bar;
   const auto report = store->Verify([&bar](int64_t done, int64_t total) {
     const double seconds = std::max(1e-3, absl::ToDoubleSeconds(bar.elapsed()));
@@ -36,22 +104,13 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   });
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(Annotate(report.status(), flags.store));
-  for (const auto& damage : report->damaged) {
-    const std::string documents = damage.documents.empty() ? "none" : absl::StrJoin(damage.documents, ", ");
-    std::printf("damaged: namespace %s, documents %s, encoding %s, codec %s: %s\n", damage.ns.c_str(),
-                documents.c_str(), damage.identity.Hex().c_str(), std::string(CodecName(damage.codec)).c_str(),
-                damage.what.c_str());
-  }
-  for (const std::string& problem : report->index_problems) std::printf("index: %s\n", problem.c_str());
-  std::printf("%lld encodings, %s checked: %zu damaged, %zu problems of the index\n",
-              static_cast<long long>(report->encodings), FormatBytes(static_cast<double>(report->bytes)).c_str(),
-              report->damaged.size(), report->index_problems.size());
-  std::fflush(stdout);
+  const auto findings = LookThroughCatalog(*store, *report);
+  KVLINK_RETURN_IF_ERROR(Annotate(findings.status(), flags.store));
+  Print(*report, *findings);
   if (report->damaged.empty() && report->index_problems.empty()) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(flags.store, ": ", report->damaged.size() + report->index_problems.size(),
-                   " problems found; damaged encodings are no longer served, ingest their documents "
-                   "again"));
+                   " problems found; damaged encodings are no longer served, ingest the documents named above again"));
 }
 
 }  // namespace kvlink::cli

@@ -25,9 +25,9 @@ struct EmbeddedOptions {
   bool drop_missing = false;  // forget the encodings of segment files that are missing, instead of FAILED_PRECONDITION
 };
 
-// NOT_FOUND: no store there and !create. FAILED_PRECONDITION: another process holds it (naming its pid where known), or
-// the directory holds something else, or segment files that the index names are missing. UNIMPLEMENTED: a store of
-// another format version, named. DATA_LOSS: the index is damaged; says what to do.
+// NOT_FOUND: no store there and !create. UNAVAILABLE: another process holds it (naming its pid where known).
+// FAILED_PRECONDITION: the directory holds something else, or segment files that the index names are missing.
+// UNIMPLEMENTED: a store of another format version, named. DATA_LOSS: the index is damaged; says what to do.
 absl::StatusOr<std::unique_ptr<Store>> OpenEmbedded(const std::string& directory, const EmbeddedOptions& options);
 
 }  // namespace kvlink::store

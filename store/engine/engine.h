@@ -131,14 +131,14 @@ class RequestCutter {
  public:
   using Done = std::function<void(int64_t offset, int64_t length, const absl::Status&)>;
   // `done` is called for each request. The files outlive it, and memory is registered in chunks of `chunk_bytes`.
-  RequestCutter(const SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done);
+  RequestCutter(SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done);
   // The next slab. DATA_LOSS: the blocks do not suffice, or are not there.
   absl::Status Add(absl::Span<std::byte> slab);
   // What has been cut since the last call; without `all` the last request stays, which the next slab may lengthen.
   std::vector<IoRequest> Take(bool all);
 
  private:
-  const SegmentFiles* const segments_;
+  SegmentFiles* const segments_;
   const Runs runs_;
   const int64_t chunk_bytes_, max_bytes_;
   const bool write_;

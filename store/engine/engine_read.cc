@@ -204,7 +204,7 @@ absl::StatusOr<std::vector<IoRequest>> Engine::Requests(const Residency& residen
   return cutter.Take(/*all=*/true);
 }
 
-RequestCutter::RequestCutter(const SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done)
+RequestCutter::RequestCutter(SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done)
     : segments_(segments),
       runs_(std::move(runs)),
       chunk_bytes_(chunk_bytes),

@@ -45,7 +45,7 @@ TEST_F(CliTest, BadDocumentsAreNamedOneLineEachAndTheOthersStored) {
   EXPECT_THAT(finished.errors,
               HasSubstr(absl::StrCat(input, ":5: document 'd1': duplicate id; it was first used at ", input, ":2")));
   EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:6: .*invalid UTF-8 at byte"));
-  EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:7: not a JSON object"));
+  EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:7: not JSON at byte 16: syntax error"));
   EXPECT_THAT(finished.errors, HasSubstr(absl::StrCat(latin, ": document 'latin.txt': invalid UTF-8 at byte 3")));
   EXPECT_THAT(finished.errors, HasSubstr("6 of 9 documents failed"));
   EXPECT_EQ(CheckCatalogued(), 3);
@@ -69,7 +69,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("inspect", {"store"}), "inspect", {store_, "no store"});
   ExpectRefused(Run("verify", {}), "verify", {store_, "no store"});
   const Finished unknown = RunToEnd({KVLINK_BINARY, "veriyf"});
-  EXPECT_EQ(unknown.status, 1);
+  EXPECT_EQ(unknown.status, 2);
   EXPECT_EQ(unknown.errors, "kvlink: unknown command 'veriyf'; did you mean verify? kvlink --help lists them\n");
   for (const std::string command : {"ingest", "ask", "inspect", "plan", "verify"}) {
     const Finished help = RunToEnd({KVLINK_BINARY, command, "--help"}, {.environment = {"KVLINK_STORE=/store"}});

@@ -137,7 +137,7 @@ TEST_F(CliTest, AFullDiskLosesNothingAndIsResumed) {
   // Files may grow to half a megabyte: the segment file hits that first.
   const std::string input = Write("in.jsonl", Lines(0, 200));
   const Finished full = Run("ingest", {input}, {.file_size_limit = 512 << 10});
-  EXPECT_EQ(full.status, 1) << full.errors;
+  EXPECT_EQ(full.status, 7) << full.errors;
   EXPECT_THAT(full.errors, HasSubstr("File too large"));
   EXPECT_THAT(full.errors, HasSubstr("run it again to go on"));
   const Finished verify = Run("verify", {});
@@ -157,7 +157,7 @@ TEST_F(CliTest, AFullDiskEndsIngestWhileItsInputIsIdle) {
   const absl::Time deadline = SteadyNow() + absl::Seconds(120);
   while (process.running() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
   ASSERT_FALSE(process.running()) << "it waits for input: " << process.errors();
-  EXPECT_EQ(process.Wait(), 1);
+  EXPECT_EQ(process.Wait(), 7);
   EXPECT_THAT(process.errors(), HasSubstr("File too large"));
   EXPECT_THAT(process.errors(), HasSubstr("run it again to go on"));
 }
@@ -170,7 +170,7 @@ TEST_F(CliTest, FilesThatMayHardlyGrowEndIngestWithALine) {
     for (const std::string& store : {there, Path("new")}) {
       store_ = store;
       const Finished full = Run("ingest", {input}, {.file_size_limit = limit});
-      EXPECT_EQ(full.status, 1) << full.errors;
+      EXPECT_EQ(full.status, 7) << full.errors;
       EXPECT_THAT(full.errors, HasSubstr("File too large"));
       EXPECT_THAT(full.errors, HasSubstr("run it again to go on"));
     }
@@ -230,8 +230,9 @@ TEST_F(CliTest, ADamagedEncodingIsFoundDroppedAndMadeAgain) {
   }
   ASSERT_EQ(flipped, 1);
   const Finished verify = Run("verify", {});
-  EXPECT_EQ(verify.status, 1);
-  EXPECT_THAT(verify.output, HasSubstr("damaged: namespace default"));
+  EXPECT_EQ(verify.status, 6);
+  EXPECT_THAT(verify.output, HasSubstr("damaged: namespace default, document 'd"));
+  EXPECT_THAT(verify.output, HasSubstr("1 of 4 documents have no encoding"));
   EXPECT_THAT(verify.errors, HasSubstr("ingest"));
   EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("1 added, 3 complete already"));
   EXPECT_EQ(Run("verify", {}).status, 0);

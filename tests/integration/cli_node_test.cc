@@ -113,7 +113,14 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
     words.insert(words.end(), {"--store", node.address()});
     return RunToEnd(words);
   };
-  EXPECT_EQ(admin({"namespace", "default", "--capacity", "1G"}).status, 0);
+  const Finished set = admin({"namespace", "default", "--capacity", "1G"});
+  EXPECT_EQ(set.status, 0) << set.errors;
+  EXPECT_THAT(set.output, HasSubstr("default: capacity 1 GiB, pinned at most the node's default; 4 documents"));
+  // Only what is given is set, and nothing given shows.
+  EXPECT_THAT(admin({"namespace", "default", "--pinned", "100M"}).output,
+              HasSubstr("capacity 1 GiB, pinned at most 100"));
+  EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("capacity 1 GiB, pinned at most 100 MiB"));
+  EXPECT_THAT(admin({"namespace", "default", "--pinned", "0"}).output, HasSubstr("capacity 1 GiB, pinned at most the"));
   const Finished status = admin({"status"});
   EXPECT_EQ(status.status, 0) << status.errors;
   EXPECT_THAT(status.output, HasSubstr("default: 4 documents, 4 encodings"));
@@ -128,7 +135,7 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   const Finished drained = admin({"drain"});
   EXPECT_EQ(drained.status, 0) << drained.errors;
   const Finished late = Run("ingest", {Write("late.jsonl", Lines(4, 5))});
-  EXPECT_EQ(late.status, 1);
+  EXPECT_EQ(late.status, 5);
   EXPECT_THAT(late.errors, HasSubstr("drain"));
   const Finished stopped = admin({"drain", "--stop"});
   // A drained node opens no new session; an administrator's is one of them, and may.
@@ -148,7 +155,8 @@ TEST_F(CliNodeTest, KilledWhileItIsWrittenTo) {
     ASSERT_TRUE(node.Start());
     Use(node);
     // It waits for more behind the file, so that it cannot end before the node does.
-    Subprocess ingest(Command("ingest", {input, "-", "--batch-tokens", "64"}), {.keep_input_open = true});
+    Subprocess ingest(Command("ingest", {input, "-", "--batch-tokens", "64", "--outage", "5"}),
+                      {.keep_input_open = true});
     absl::SleepFor(absl::Microseconds(random() % 600000));
     node.Kill();
     if (random() % 2 == 0) {
@@ -207,12 +215,12 @@ TEST_F(CliNodeTest, WhoIsUnknownOrMayNotIsRefused) {
   ExpectRefused(Run("ingest", {input}), "ingest", {node.address(), "--key-file"});
   ExpectRefused(Run("ingest", {input, "--key-file", Key("wrong", "0123456789abcdefX")}), "ingest", {node.address()});
   const Finished reading = Run("ingest", {input, "--key-file", Key("reader", "0123456789abcdef1")});
-  EXPECT_EQ(reading.status, 1);
+  EXPECT_EQ(reading.status, 4);
   EXPECT_THAT(reading.errors, HasSubstr("right"));
   const std::string indexer = Key("indexer", "0123456789abcdef0");
   EXPECT_EQ(Run("ingest", {input, "--key-file", indexer}).status, 0);
   const Finished elsewhere = Run("ingest", {input, "--key-file", indexer, "--namespace", "other"});
-  EXPECT_EQ(elsewhere.status, 1);
+  EXPECT_EQ(elsewhere.status, 4);
   EXPECT_THAT(elsewhere.errors, HasSubstr("other"));
   EXPECT_EQ(Ask({"--key-file", Path("reader")}).status, 0);
   const auto drain = [&](const std::string& key) {

@@ -58,11 +58,11 @@ TEST(EmbeddedTest, OneProcessHoldsAStore) {
   EXPECT_TRUE(absl::IsNotFound(OpenEmbedded(path, {.create = false}).status()));
   auto store = MustOpen(path);
   const auto second = OpenEmbedded(path, Small());
-  EXPECT_TRUE(absl::IsFailedPrecondition(second.status()));
+  EXPECT_TRUE(absl::IsUnavailable(second.status()));
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(absl::StrCat("process ", getpid())));
   EmbeddedOptions reading = Small();
   reading.read_only = true;
-  EXPECT_TRUE(absl::IsFailedPrecondition(OpenEmbedded(path, reading).status()));
+  EXPECT_TRUE(absl::IsUnavailable(OpenEmbedded(path, reading).status()));
 }
 
 TEST(EmbeddedTest, ReadOnlyLooksAndChangesNothing) {

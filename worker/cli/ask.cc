@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/cli/standard_streams.h"
 #include "base/status.h"
 #include "worker/cli/ask_session.h"
 #include "worker/cli/commands.h"
@@ -20,9 +21,10 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Answers QUESTION from documents: those named by --doc come from their encodings in the store,\n"
-    "those of --file are encoded on the spot and kept. With --compare the same question is answered by\n"
-    "an ordinary prefill as well, and both times to first token are shown.\n\n"
+    "Answers QUESTION (- reads it from standard input) from the documents that are named, and from no\n"
+    "others: those of --doc come from their encodings in the store (kvlink inspect documents lists\n"
+    "them), those of --file are encoded on the spot, and kept where there is a store. With --compare the\n"
+    "same question is answered by an ordinary prefill as well, and both times to first token are shown.\n\n"
     "--questions takes JSON lines: {\"question\": ..., \"documents\": [ids], \"answer\": expected text}. A\n"
     "list as \"answer\" holds accepted spellings, the one to show first: [\"330 metres\", \"330 meters\"].\n\n"
     "--secret-file takes the secret that the documents were ingested under. A document of another\n"
@@ -47,12 +49,35 @@ struct Flags {
 
 volatile std::sig_atomic_t interrupted = 0;
 
+// From --question, the operands or standard input.
+absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
+  const std::vector<std::string>& operands = arguments.operands();
+  if (arguments.given("question") && !operands.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", operands[0], "' and what follows it would be a second question; quote the text of --question"));
+  }
+  if (operands == std::vector<std::string>{"-"}) {
+    constexpr size_t kMaxQuestionBytes = 1 << 20;
+    std::string text(kMaxQuestionBytes + 1, '\0');
+    text.resize(std::fread(text.data(), 1, text.size(), stdin));
+    if (text.size() > kMaxQuestionBytes) return absl::InvalidArgumentError("the question has more than 1 MiB");
+    flags.question = std::move(text);
+  } else if (!arguments.given("question")) {
+    flags.question = absl::StrJoin(operands, " ");
+  }
+  flags.question = std::string(absl::StripAsciiWhitespace(flags.question));
+  if (flags.question.empty() && (arguments.given("question") || !operands.empty())) {
+    return absl::InvalidArgumentError("the question is empty");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
   AddStoreFlags(arguments, flags.ask.store);
   AddModelFlags(arguments, flags.ask.model);
   arguments.Texts("doc", "ID", "Id of a document in the store; may be given several times, in order.",
                   &flags.documents);
-  arguments.Texts("file", "PATH", "A text file, JSON lines or a directory; its documents come behind those of --doc.",
+  arguments.Texts("file", "PATH", "A text file, JSON lines or a directory; its documents come after those of --doc.",
                   &flags.files);
   arguments.Text("question", "TEXT", "The question, where it is not an operand.", &flags.question);
   arguments.Text("questions", "FILE", "Answer the questions of a JSON lines file, each from its documents.",
@@ -88,7 +113,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
-  if (flags.question.empty()) flags.question = absl::StrJoin(arguments.operands(), " ");
+  KVLINK_RETURN_IF_ERROR(TakeQuestion(arguments, flags));
   if (!flags.questions.empty() && (!flags.question.empty() || flags.chat)) {
     return absl::InvalidArgumentError("--questions brings its own; leave out the question and --chat");
   }
@@ -96,7 +121,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
     return absl::InvalidArgumentError("--questions names the documents; leave out --doc and --file");
   }
   if (flags.question.empty() && flags.questions.empty() && !flags.chat) {
-    return absl::InvalidArgumentError("no question; write it behind the options, or use --questions or --chat");
+    return absl::InvalidArgumentError("no question; write it after the options, or use --questions or --chat");
   }
   if (flags.ask.host_memory > 0 && flags.ask.model.device == "cpu") {
     return absl::InvalidArgumentError("--host-memory is for --device cuda; with --device cpu leave it out");
@@ -110,7 +135,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   flags.ask.sampling.top_p = static_cast<float>(flags.top_p);
   flags.ask.sampling.min_p = static_cast<float>(flags.min_p);
   flags.ask.sampling.seed = static_cast<uint64_t>(flags.seed);
-  flags.ask.create_store = flags.documents.empty() && flags.questions.empty();
+  flags.ask.store_needed = !flags.documents.empty() || !flags.questions.empty();
   // A single linked answer keeps little of its own; everything else may fill the context (0).
   if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == "concat") {
     const size_t bytes = flags.question.size() + flags.ask.system.size();  // a token is a byte at least
@@ -120,7 +145,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
 }
 
 infer::Limits LimitsOf(const Flags& flags) {
-  return {absl::Seconds(flags.timeout), [] { return interrupted != 0; }};
+  return {absl::Seconds(flags.timeout), [] { return interrupted != 0 || OutputFailed(); }};
 }
 
 void Print(absl::string_view text) {
@@ -147,24 +172,33 @@ std::string Tiers(const infer::RequestStats& stats) {
 
 // "0.041 s to the first token, 21 tokens at 35.1/s; 64 of 1937 prompt tokens computed; encodings: 4 from disk (41.2
 // MiB)"
-std::string Describe(const infer::Answer& answer, const infer::RequestStats& stats) {
+std::string Describe(const infer::Answer& answer, const infer::RequestStats& stats, int turn) {
+  if (turn > 0) {
+    return absl::StrFormat("%.3f s to the first token, %d tokens at %.1f/s; %d tokens of the new turn computed",
+                           absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(),
+                           answer.fresh_tokens);
+  }
   return absl::StrFormat(
       "%.3f s to the first token, %d tokens at %.1f/s; %d of %d prompt tokens computed; encodings: %s",
       absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(), answer.fresh_tokens,
       stats.prompt_tokens, Tiers(stats));
 }
 
-// One answer, streamed to standard output.
-absl::Status Answer(infer::Chat& chat, const Flags& flags, const std::string& question) {
-  const auto answer = chat.Ask(question, LimitsOf(flags), Print);
-  Print("\n");
+// One answer, streamed to standard output. `turn`: how many came before it in the same chat. Returns the answer's text.
+absl::StatusOr<std::string> Answer(infer::Chat& chat, const Flags& flags, const std::string& question, int turn) {
+  bool begun = false;
+  const auto answer = chat.Ask(question, LimitsOf(flags), [&begun](absl::string_view text) {
+    begun = true;
+    Print(text);
+  });
+  if (begun || answer.ok()) Print("\n");
   KVLINK_RETURN_IF_ERROR(answer.status());
   if (answer->stop != infer::Stop::kEnd && !flags.quiet) {
     std::fprintf(stderr, "[the answer was cut at %s]\n",
                  answer->stop == infer::Stop::kMaxTokens ? "--max-tokens" : "the model's context");
   }
-  if (!flags.quiet) std::fprintf(stderr, "[%s]\n", Describe(*answer, chat.stats()).c_str());
-  return absl::OkStatus();
+  if (!flags.quiet) std::fprintf(stderr, "[%s]\n", Describe(*answer, chat.stats(), turn).c_str());
+  return answer->text;
 }
 
 // What a set of comparisons came to.
@@ -178,8 +212,11 @@ struct Totals {
 };
 
 std::string Times(double linked, double full) {
-  return absl::StrFormat("linked %.3f s, full prefill %.3f s: %.1f times sooner (%.1f%% less)", linked, full,
-                         full / linked, 100 * (1 - linked / full));
+  const std::string times = absl::StrFormat("linked %.3f s, full prefill %.3f s: ", linked, full);
+  if (linked <= full) {
+    return absl::StrFormat("%s%.1f times sooner (%.1f%% less)", times, full / linked, 100 * (1 - linked / full));
+  }
+  return absl::StrFormat("%s%.1f times later; linking pays for longer documents", times, linked / full);
 }
 
 // The answer without the space around it, indented, on as few lines as it has.
@@ -225,33 +262,60 @@ double Median(std::vector<double> values) {
   return values.empty() ? 0 : values[values.size() / 2];
 }
 
-void PrintTotals(const Totals& totals) {
-  absl::PrintF("\n%d questions. Median time to first token: %s. %s read.\n", totals.linked.size(),
-               Times(Median(totals.linked), Median(totals.full)), FormatBytes(static_cast<double>(totals.bytes)));
-  if (totals.expected > 0) {
+void PrintTotals(const Totals& totals, bool compared) {
+  if (compared) {
+    absl::PrintF("\n%d questions. Median time to first token: %s. %s read.\n", totals.linked.size(),
+                 Times(Median(totals.linked), Median(totals.full)), FormatBytes(static_cast<double>(totals.bytes)));
+  }
+  if (totals.expected > 0 && compared) {
     absl::PrintF("Answers that hold the expected text: linked %d, full prefill %d, of %d.\n", totals.linked_right,
                  totals.full_right, totals.expected);
+  } else if (totals.expected > 0) {
+    absl::PrintF("\nAnswers that hold the expected text: %d of %d.\n", totals.linked_right, totals.expected);
   }
   std::fflush(stdout);
 }
 
+// Whether `text` holds what was expected, as a line and in the totals.
+void Judge(const Question& question, const std::string& text, Totals* totals) {
+  if (question.expected.empty()) return;
+  const bool right = Holds(text, question.expected);
+  ++totals->expected;
+  totals->linked_right += right;
+  absl::PrintF("  expected      %s (%s)\n", question.expected[0], right ? "yes" : "no");
+}
+
+absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& question, Totals* totals) {
+  std::vector<infer::RequestDocument> documents;
+  for (const std::string& id : question.documents) KVLINK_RETURN_IF_ERROR(session.AddById(id, &documents));
+  if (flags.compare) return Compare(session, flags, question, documents, totals);
+  const auto chat = session.NewChat(session.linker(), std::move(documents));
+  KVLINK_ASSIGN_OR_RETURN(const std::string text, Answer(*chat, flags, question.text, /*turn=*/0));
+  if (!flags.quiet) Judge(question, text, totals);
+  return absl::OkStatus();
+}
+
+// A question that cannot be answered is named, and the others are answered.
 absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std::vector<Question>& questions) {
   Totals totals;
-  for (size_t i = 0; i < questions.size(); ++i) {
-    std::vector<infer::RequestDocument> documents;
-    for (const std::string& id : questions[i].documents) KVLINK_RETURN_IF_ERROR(session.AddById(id, &documents));
-    absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", i + 1, questions.size(), questions[i].text,
-                 absl::StrJoin(questions[i].documents, ", "));
-    std::fflush(stdout);
-    if (flags.compare) {
-      KVLINK_RETURN_IF_ERROR(Compare(session, flags, questions[i], documents, &totals));
-    } else {
-      const auto chat = session.NewChat(session.linker(), std::move(documents));
-      KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, questions[i].text));
+  int failed = 0;
+  size_t asked = 0;
+  for (; asked < questions.size() && interrupted == 0 && !OutputFailed(); ++asked) {
+    const Question& question = questions[asked];
+    if (!flags.quiet) {
+      absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
+                   Printable(absl::StrJoin(question.documents, ", ")));
+      std::fflush(stdout);
     }
+    const absl::Status status = AnswerOne(session, flags, question, &totals);
+    if (status.ok() || interrupted != 0) continue;
+    std::fprintf(stderr, "%s\n", OneLine(absl::StrCat("kvlink ask: question ", asked + 1), status.message()).c_str());
+    ++failed;
   }
-  if (flags.compare) PrintTotals(totals);
-  return absl::OkStatus();
+  if (!flags.quiet) PrintTotals(totals, flags.compare);
+  if (asked < questions.size() || interrupted != 0) return absl::CancelledError("interrupted");
+  if (failed == 0) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(failed, " of ", questions.size(), " questions were not answered"));
 }
 
 // The first ^C ends the answer, or the wait for a question; reads are not begun again, as std::signal would have it.
@@ -263,7 +327,8 @@ void StopOnInterrupt() {
 
 absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer::RequestDocument> documents) {
   const auto chat = session.NewChat(session.linker(), std::move(documents));
-  if (!flags.question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, flags.question));
+  int turn = 0;
+  if (!flags.question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, flags.question, turn++).status());
   if (!flags.chat) return absl::OkStatus();
   const bool terminal = isatty(STDIN_FILENO) != 0;
   std::string line;
@@ -271,7 +336,7 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
     if (terminal) Print("> ");
     if (!std::getline(std::cin, line)) break;
     const std::string question(absl::StripAsciiWhitespace(line));
-    if (!question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, question));
+    if (!question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, question, turn++).status());
   }
   return absl::OkStatus();
 }
@@ -303,6 +368,12 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   if (!flags.quiet && session->engine().options().landing_bytes > 0 && !session->engine().landing().ok()) {
     std::fprintf(stderr, "[encodings come by way of the host: %s]\n",
                  std::string(session->engine().landing().message()).c_str());
+  }
+  if (!flags.quiet && !session->note().empty()) std::fprintf(stderr, "[%s]\n", Printable(session->note()).c_str());
+  if (!flags.quiet && documents.empty() && questions.empty()) {
+    std::fprintf(stderr,
+                 "[no document was given: the model answers from itself; name documents with --doc ID (kvlink "
+                 "inspect documents lists them) or --file PATH]\n");
   }
   StopOnInterrupt();
   const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));

@@ -1,6 +1,10 @@
 #include "worker/cli/ask_session.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -10,13 +14,29 @@
 
 namespace kvlink::cli {
 
+ScratchStore::~ScratchStore() {
+  std::error_code error;
+  if (!path_.empty()) std::filesystem::remove_all(path_, error);
+}
+
+absl::Status ScratchStore::Make() {
+  std::error_code error;
+  const std::filesystem::path folder = std::filesystem::temp_directory_path(error);
+  std::string path = (folder / "kvlink-ask-XXXXXX").string();
+  if (error || mkdtemp(path.data()) == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat(path, ": no folder for temporary files (", std::strerror(errno), "); name a store with --store"));
+  }
+  path_ = std::move(path);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& options) {
   std::unique_ptr<AskSession> session(new AskSession());
   session->options_ = options;
   KVLINK_ASSIGN_OR_RETURN(session->linker_, link::ParseLinker(options.linker));
   // What is cheap to refuse comes before the model is loaded.
-  KVLINK_ASSIGN_OR_RETURN(session->store_,
-                          OpenStore(options.store, options.create_store ? StoreUse::kCreate : StoreUse::kExisting));
+  KVLINK_RETURN_IF_ERROR(session->OpenStoreOrScratch());
   KVLINK_ASSIGN_OR_RETURN(session->opened_, OpenModel(options.model));
   OpenedModel& opened = session->opened_;
   const absl::string_view source = opened.weights->chat_template();
@@ -35,14 +55,31 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   engine.private_tokens = std::min(options.private_tokens, config.context);
   engine.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
   engine.host_bytes = options.host_memory;
-  if (options.model.device != "cpu" && IsNode(options.store.store)) engine.landing_bytes = options.landing_memory;
+  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(options.store.store));
+  if (options.model.device != "cpu" && node) engine.landing_bytes = options.landing_memory;
   KVLINK_ASSIGN_OR_RETURN(session->engine_, infer::Engine::Create(opened.model.get(), opened.fingerprint,
-                                                                  session->store_.get(), std::move(engine)));
+                                                                  session->store_.store.get(), std::move(engine)));
   return session;
 }
 
+absl::Status AskSession::OpenStoreOrScratch() {
+  auto opened = OpenStore(options_.store, StoreUse::kReading);
+  if (absl::IsNotFound(opened.status()) && !options_.store_needed) {
+    KVLINK_RETURN_IF_ERROR(scratch_.Make());
+    StoreFlags flags = options_.store;
+    flags.store = scratch_.path();
+    flags.capacity = std::min(flags.capacity, int64_t{4} << 30);
+    opened = OpenStore(flags, StoreUse::kCreate);
+    note_ = absl::StrCat("no store at ", options_.store.store, ": what is encoded now is not kept");
+  }
+  KVLINK_RETURN_IF_ERROR(opened.status());
+  store_ = *std::move(opened);
+  if (store_.read_only) note_ = absl::StrCat(options_.store.store, " is read-only: what is encoded now is not kept");
+  return absl::OkStatus();
+}
+
 absl::Status AskSession::AddById(const std::string& id, std::vector<infer::RequestDocument>* documents) {
-  const auto entry = store_->GetDocument(options_.store.ns, id);
+  const auto entry = store_.store->GetDocument(options_.store.ns, id);
   if (absl::IsNotFound(entry.status())) {
     return absl::NotFoundError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' is not in namespace '",
                                             options_.store.ns, "' of ", options_.store.store,

@@ -29,8 +29,24 @@ struct AskOptions {
   int64_t device_memory = int64_t{4} << 30;     // of a device, for encodings
   int64_t host_memory = 0;                      // for copies of encodings beside a device; 0: none
   int64_t landing_memory = int64_t{512} << 20;  // of a device, where encodings land from a node; 0: none
-  bool create_store = false;                    // documents of files only: a store that is not there yet is made
+  bool store_needed = true;                     // documents are named by id
   int64_t private_tokens = 0;                   // EngineOptions
+};
+
+// A folder for a store that is gone with the object: of an answer that needs no stored document, where there is no
+// store.
+class ScratchStore {
+ public:
+  ScratchStore() = default;
+  ~ScratchStore();
+  ScratchStore(const ScratchStore&) = delete;
+  ScratchStore& operator=(const ScratchStore&) = delete;
+  // UNAVAILABLE naming the folder for temporary files, where nothing can be made in it.
+  absl::Status Make();
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
 };
 
 class AskSession {
@@ -47,19 +63,25 @@ class AskSession {
   // One chunk of prefill that counts for nothing: afterwards scratch memory is there, and times are comparable.
   absl::Status WarmUp();
 
+  // What the user should know of the store, or empty.
+  const std::string& note() const { return note_; }
   link::Linker linker() const { return linker_; }
   infer::Engine& engine() { return *engine_; }
 
  private:
   AskSession() = default;
 
+  absl::Status OpenStoreOrScratch();
+
   AskOptions options_;
+  std::string note_;
   link::Linker linker_ = link::Linker::kConcat;
   // In the order of lifetimes.
   OpenedModel opened_;
   std::unique_ptr<model::ChatTemplate> template_;
   model::ChatOptions chat_options_;
-  std::unique_ptr<store::Store> store_;
+  ScratchStore scratch_;
+  OpenedStore store_;
   std::unique_ptr<infer::Engine> engine_;
 };
 

@@ -1,15 +1,18 @@
 // kvlink plan: what encodings of a model weigh, and from which bandwidth on loading them beats computing them.
+#include <algorithm>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
+#include "base/clock.h"
 #include "base/slab.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 #include "worker/cli/commands.h"
 #include "worker/cli/model_shapes.h"
 #include "worker/cli/open.h"
+#include "worker/encode/encoder.h"
 
 namespace kvlink::cli {
 namespace {
@@ -17,9 +20,9 @@ namespace {
 constexpr absl::string_view kSummary =
     "Prints what encodings of a model weigh under each codec, what a corpus takes, and the bandwidth at\n"
     "which loading an encoding is as fast as computing it. MODEL is a .gguf file, a model directory or\n"
-    "a built-in name (--list); without it, the default model. The prefill rate is --prefill-rate where\n"
-    "you have measured it, else --flops / (2 * weights of the layers): 640e12 is what one large GPU\n"
-    "reaches in bf16.";
+    "a built-in name (--list); without it, the default model. The prefill rate is --prefill-rate, or what\n"
+    "--measure finds on this machine, else --flops / (2 * weights of the layers), which is a guess:\n"
+    "640e12 is what one large GPU reaches in bf16.";
 
 struct Flags {
   ModelFlags model;
@@ -29,6 +32,7 @@ struct Flags {
   double prefill_rate = 0;
   double flops = 640e12;
   double gain = 10;
+  bool measure = false;
   bool list = false;
   bool json = false;
 };
@@ -63,14 +67,33 @@ absl::StatusOr<ModelShape> FindShape(const std::string& name) {
   return ShapeOf(name, weights->config());
 }
 
+// Tokens a second of encoding one document here, after one that warms up.
+absl::StatusOr<double> MeasurePrefill(const ModelFlags& flags, int64_t tokens) {
+  KVLINK_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(flags));
+  KVLINK_ASSIGN_OR_RETURN(const auto encoder, encode::Encoder::Create(opened.model.get(), opened.fingerprint, {}));
+  const std::vector<int32_t> document(std::min(tokens, opened.model->config().context), 0);
+  const std::vector<absl::Span<const int32_t>> documents = {document};
+  absl::Time begin;
+  for (int round = 0; round < 2; ++round) {
+    begin = SteadyNow();
+    KVLINK_RETURN_IF_ERROR(encoder->Encode(documents).status());
+  }
+  return static_cast<double>(document.size()) / std::max(1e-6, absl::ToDoubleSeconds(SteadyNow() - begin));
+}
+
+// Where the rate comes from, in words.
+std::string SourceOfRate(const Flags& flags) {
+  if (flags.measure) return "measured here";
+  if (flags.prefill_rate > 0) return "as given";
+  return absl::StrFormat("assumed: %.3g FLOP/s; --measure finds this machine's", flags.flops);
+}
+
 void PrintText(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
   absl::PrintF("%s: %d layers, %d key/value heads of %d, context %d\n", shape.name, shape.layers, shape.kv_heads,
                shape.head_dim, shape.context);
   absl::PrintF("corpus: %d documents of %d tokens, %d %s\n", flags.documents, flags.document_tokens, flags.replicas,
                flags.replicas == 1 ? "copy" : "copies");
-  absl::PrintF(
-      "prefill: %.0f tokens/s (%s)\n\n", prefill_rate,
-      flags.prefill_rate > 0 ? "as given" : absl::StrFormat("%.3g FLOP/s over the layers' weights", flags.flops));
+  absl::PrintF("prefill: %.0f tokens/s (%s)\n\n", prefill_rate, SourceOfRate(flags));
   absl::PrintF("%-9s %12s %12s %12s %16s %16s\n", "codec", "per token", "per document", "corpus", "break-even",
                absl::StrFormat("%gx faster", flags.gain));
   for (const Row& row : rows) {
@@ -103,6 +126,7 @@ void PrintJson(const ModelShape& shape, const Flags& flags, double prefill_rate,
                                {"document_tokens", flags.document_tokens},
                                {"replicas", flags.replicas},
                                {"prefill_tokens_per_second", prefill_rate},
+                               {"prefill_source", SourceOfRate(flags)},
                                {"gain", flags.gain},
                                {"codecs", codecs}};
   absl::PrintF("%s\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -122,6 +146,8 @@ absl::Status RunPlan(absl::Span<char* const> args) {
   arguments.Number("flops", "FLOP/S", "What the machine that answers reaches in a matrix multiplication.",
                    &flags.flops);
   arguments.Number("gain", "FACTOR", "How much faster than prefill loading shall be.", &flags.gain);
+  arguments.Flag("measure", "Measure the prefill rate of this machine with the model, which must be a file.",
+                 &flags.measure);
   arguments.Flag("list", "List the built-in models.", &flags.list);
   arguments.Flag("json", "Print JSON.", &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
@@ -131,10 +157,17 @@ absl::Status RunPlan(absl::Span<char* const> args) {
     return absl::OkStatus();
   }
   if (arguments.operands().size() > 1) return absl::InvalidArgumentError("it takes one model");
-  KVLINK_ASSIGN_OR_RETURN(const ModelShape shape,
-                          FindShape(arguments.operands().empty() ? flags.model.model : arguments.operands()[0]));
-  const double rate =
-      flags.prefill_rate > 0 ? flags.prefill_rate : flags.flops / (2 * static_cast<double>(shape.layer_parameters()));
+  if (!arguments.operands().empty()) flags.model.model = arguments.operands()[0];
+  if (flags.measure && (flags.prefill_rate > 0 || arguments.given("flops"))) {
+    return absl::InvalidArgumentError("--measure finds the rate; leave out --prefill-rate and --flops");
+  }
+  KVLINK_ASSIGN_OR_RETURN(const ModelShape shape, FindShape(flags.model.model));
+  double rate = flags.prefill_rate;
+  if (flags.measure) {
+    KVLINK_ASSIGN_OR_RETURN(rate, MeasurePrefill(flags.model, flags.document_tokens));
+  } else if (rate <= 0) {
+    rate = flags.flops / (2 * static_cast<double>(shape.layer_parameters()));
+  }
   std::vector<Row> rows;
   for (const Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
     rows.push_back(PlanCodec(shape, codec, flags, rate));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <array>
 #include <atomic>
@@ -142,6 +143,11 @@ class ZstdStream final : public StreamBase {
       ZSTD_inBuffer from{in.data(), in.size(), 0};
       // With no input left, what the decoder still holds comes out.
       const size_t code = ZSTD_decompressStream(context_.get(), &to, &from);
+      if (ZSTD_getErrorCode(code) == ZSTD_error_frameParameter_windowTooLarge) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(file_->name(),
+                         ": the zstd data needs a window above 128 MiB; compress it again without --long or --ultra"));
+      }
       if (ZSTD_isError(code)) {
         return Damaged(
             absl::StrCat("the zstd data is damaged at byte ", file_->position(), " (", ZSTD_getErrorName(code), ")"));

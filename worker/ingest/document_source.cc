@@ -33,6 +33,12 @@ bool IsDocument(absl::string_view name) {
   return IsJsonLines(name) || absl::EndsWith(plain, ".txt") || absl::EndsWith(plain, ".md");
 }
 
+// Whether a name says neither lines nor text: a whole JSON document, or a table.
+bool IsAmbiguous(absl::string_view name) {
+  name = WithoutCompression(name);
+  return absl::EndsWithIgnoreCase(name, ".json") || absl::EndsWithIgnoreCase(name, ".csv");
+}
+
 std::string TitleOf(const std::string& id) { return fs::path(std::string(WithoutCompression(id))).stem().string(); }
 
 absl::Status CheckUtf8(absl::string_view text) {
@@ -43,14 +49,29 @@ absl::Status CheckUtf8(absl::string_view text) {
                                                  "); convert the text to UTF-8"));
 }
 
+// The parser tells place and reason only by an exception, which ends here.
+absl::StatusOr<Json> ParseJson(const std::string& line, const Json::parser_callback_t& callback) {
+  try {
+    return Json::parse(line, callback);
+  } catch (const Json::parse_error& error) {
+    constexpr size_t kMaxReason = 160;
+    // "[json.exception.parse_error.101] parse error at line 1, column 8: syntax error while ..."
+    absl::string_view reason = error.what();
+    if (const size_t place = reason.find(": "); place != absl::string_view::npos) reason.remove_prefix(place + 2);
+    return absl::InvalidArgumentError(
+        absl::StrCat("not JSON at byte ", error.byte, ": ", reason.substr(0, kMaxReason)));
+  }
+}
+
 // One line of JSON into `item`.
 absl::Status ParseLine(const std::string& line, SourceItem* item) {
   KVLINK_RETURN_IF_ERROR(CheckUtf8(line));
   // What lies deeper than the members is left out as it is read: it may be hostile, and nobody asks for it.
   const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth <= 1; };
-  const Json json = Json::parse(line, shallow, /*allow_exceptions=*/false);
+  KVLINK_ASSIGN_OR_RETURN(const Json json, ParseJson(line, shallow));
   if (!json.is_object()) {
-    return absl::InvalidArgumentError("not a JSON object; a line looks like {\"id\": \"...\", \"text\": \"...\"}");
+    return absl::InvalidArgumentError(absl::StrCat("not a JSON object but ", json.type_name(),
+                                                   "; a line looks like {\"id\": \"...\", \"text\": \"...\"}"));
   }
   const auto id = json.find("id");
   if (id == json.end()) return absl::InvalidArgumentError("member \"id\" is missing");
@@ -64,12 +85,12 @@ absl::Status ParseLine(const std::string& line, SourceItem* item) {
     return absl::InvalidArgumentError("member \"id\" is neither a string nor an integer");
   }
   if (const auto title = json.find("title"); title != json.end() && !title->is_null()) {
-    if (!title->is_string()) return absl::InvalidArgumentError("member \"title\" is no string");
+    if (!title->is_string()) return absl::InvalidArgumentError("member \"title\" is not a string");
     item->title = title->get<std::string>();
   }
   const auto text = json.find("text");
   if (text == json.end() || !text->is_string()) {
-    return absl::InvalidArgumentError("member \"text\" is missing or no string");
+    return absl::InvalidArgumentError("member \"text\" is missing or not a string");
   }
   item->text = text->get<std::string>();
   return absl::OkStatus();
@@ -88,7 +109,8 @@ absl::StatusOr<std::unique_ptr<DocumentSource>> DocumentSource::Open(const std::
   KVLINK_ASSIGN_OR_RETURN(auto interrupt, Interrupt::Create());
   std::unique_ptr<DocumentSource> source(new DocumentSource(options, std::move(interrupt)));
   for (const std::string& path : paths) KVLINK_RETURN_IF_ERROR(source->AddPath(path));
-  if (!options.id.empty() && (source->inputs_.size() != 1 || source->inputs_[0].json_lines)) {
+  const bool one_text = source->inputs_.size() == 1 && !source->inputs_[0].json_lines;
+  if (!one_text && !(options.id.empty() && options.title.empty())) {
     return absl::InvalidArgumentError("an id or title on the command line is for one text; JSON lines bring their own");
   }
   if (!source->total_known_) source->total_bytes_ = 0;
@@ -101,7 +123,7 @@ absl::Status DocumentSource::AddPath(const std::string& path) {
     return options_.format == Format::kAuto ? otherwise || IsJsonLines(name) : options_.format == Format::kJsonLines;
   };
   if (path == "-") {
-    inputs_.push_back({path, options_.id.empty() ? "stdin" : options_.id, json_lines(path, true), 0});
+    inputs_.push_back({path, options_.id.empty() ? "stdin" : options_.id, json_lines(path, true), 0, absl::OkStatus()});
     total_known_ = false;
     return absl::OkStatus();
   }
@@ -109,35 +131,60 @@ absl::Status DocumentSource::AddPath(const std::string& path) {
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) return absl::NotFoundError(absl::StrCat(path, ": no such file or directory"));
   if (fs::is_directory(status)) return AddDirectory(path);
+  if (options_.format == Format::kAuto && IsAmbiguous(path)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": is it JSON lines or one text? Say --format jsonl or --format text; arrays and tables are not read"));
+  }
   AddFile(path, options_.id.empty() ? fs::path(path).filename().string() : options_.id, json_lines(path, false));
   return absl::OkStatus();
 }
 
-absl::Status DocumentSource::AddDirectory(const std::string& path) {
-  std::error_code error;
-  std::vector<std::string> names;
-  fs::recursive_directory_iterator walk(path, error);
-  while (!error && walk != fs::recursive_directory_iterator()) {
-    const std::string name = walk->path().filename().string();
-    std::error_code kind;
-    if (absl::StartsWith(name, ".")) {
-      walk.disable_recursion_pending();
-    } else if (IsDocument(name) && walk->is_regular_file(kind)) {
-      names.push_back(walk->path().lexically_relative(path).generic_string());
+// Files of `top`/`below` and of its folders into `found`, and folders that cannot be listed as inputs that failed.
+void DocumentSource::ListDirectory(const std::string& top, const std::string& below, std::vector<Input>* found) {
+  std::vector<std::string> folders = {below};
+  while (!folders.empty()) {
+    const fs::path folder = fs::path(folders.back());
+    folders.pop_back();
+    std::error_code error;
+    fs::directory_iterator walk(fs::path(top) / folder, error);
+    for (; !error && walk != fs::directory_iterator(); walk.increment(error)) {
+      const std::string name = walk->path().filename().string();
+      const std::string id = (folder / name).generic_string();
+      std::error_code kind;
+      if (absl::StartsWith(name, ".")) continue;
+      if (walk->is_directory(kind) && !walk->is_symlink(kind)) {
+        folders.push_back(id);
+      } else if (IsDocument(name) && walk->is_regular_file(kind)) {
+        const bool json_lines = options_.format == SourceOptions::Format::kAuto
+                                    ? IsJsonLines(name)
+                                    : options_.format == SourceOptions::Format::kJsonLines;
+        found->push_back({.path = walk->path().string(), .id = id, .json_lines = json_lines});
+      } else if (walk->is_regular_file(kind)) {
+        ++ignored_files_;
+      }
     }
-    walk.increment(error);
+    if (!error) continue;
+    found->push_back({.path = (fs::path(top) / folder).string(),
+                      .id = folder.generic_string(),
+                      .status = absl::UnavailableError(absl::StrCat("cannot be listed: ", error.message()))});
   }
-  if (error) return absl::UnavailableError(absl::StrCat(path, ": cannot be listed: ", error.message()));
-  if (names.empty()) {
+}
+
+absl::Status DocumentSource::AddDirectory(const std::string& path) {
+  std::vector<Input> found;
+  ListDirectory(path, "", &found);
+  if (found.size() == 1 && found[0].id.empty()) return Annotate(found[0].status, path);  // the directory itself
+  if (found.empty()) {
     return absl::NotFoundError(
         absl::StrCat(path, ": no documents in this directory (.txt, .md, .jsonl or .ndjson, also as .gz or .zst)"));
   }
-  std::sort(names.begin(), names.end());
-  for (const std::string& name : names) {
-    const bool json_lines = options_.format == SourceOptions::Format::kAuto
-                                ? IsJsonLines(name)
-                                : options_.format == SourceOptions::Format::kJsonLines;
-    AddFile((fs::path(path) / name).string(), name, json_lines);
+  std::sort(found.begin(), found.end(), [](const Input& a, const Input& b) { return a.id < b.id; });
+  for (Input& input : found) {
+    if (input.status.ok()) {
+      AddFile(input.path, input.id, input.json_lines);
+    } else {
+      inputs_.push_back(std::move(input));
+    }
   }
   return absl::OkStatus();
 }
@@ -146,7 +193,7 @@ void DocumentSource::AddFile(const std::string& path, const std::string& id, boo
   std::error_code error;
   const uintmax_t bytes = fs::file_size(path, error);
   if (error) total_known_ = false;  // a pipe
-  inputs_.push_back({path, id, json_lines, error ? 0 : static_cast<int64_t>(bytes)});
+  inputs_.push_back({path, id, json_lines, error ? 0 : static_cast<int64_t>(bytes), absl::OkStatus()});
   total_bytes_ += inputs_.back().bytes;
 }
 
@@ -165,6 +212,10 @@ std::optional<SourceItem> DocumentSource::NextOrInterrupted() {
     }
     if (next_input_ == inputs_.size()) return std::nullopt;
     const Input& input = inputs_[next_input_];
+    if (!input.status.ok()) {
+      ++next_input_;
+      return SourceItem{.where = input.path, .status = input.status, .position = finished_bytes_};
+    }
     if (!input.json_lines) {
       SourceItem item = ReadText(input);
       finished_bytes_ += input.bytes;
@@ -193,7 +244,7 @@ std::optional<SourceItem> DocumentSource::NextLine() {
     SourceItem item;
     item.position = finished_bytes_ + lines_->position();
     if (!line.ok()) {
-      // Nothing behind this can be read: the next call goes on with the next input.
+      // Nothing after this can be read: the next call goes on with the next input.
       item.where = name;
       item.status = line.status();
       finished_bytes_ += input.bytes;

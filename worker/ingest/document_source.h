@@ -1,12 +1,12 @@
 // Documents from JSON lines, text files, directories and standard input.
 //
 //   JSON lines   one object a line: {"id": "...", "title": "...", "text": "..."}; id may be an integer, title may be
-//                missing, other members are ignored. Names ending in .jsonl or .ndjson (and .gz or .zst behind that).
+//                missing, other members are ignored. Names ending in .jsonl or .ndjson (and .gz or .zst after that).
 //   text files   one document a file: its id is the file's name, its title the name without extensions. All other
-//                names.
+//                names, except .json and .csv, of which nobody can tell what is meant: the options say it.
 //   directories  every .txt, .md, .jsonl and .ndjson file in them (compressed or not), in order of name; ids of text
 //                files are their paths from the directory. Links to directories are not followed, hidden files are
-//                left out.
+//                left out. A folder that cannot be listed is one failed item.
 //   "-"          JSON lines on standard input, unless the options say text.
 //
 // Thread-safety: one thread at a time, but Stop() from any.
@@ -47,8 +47,8 @@ struct SourceItem {
 
 class DocumentSource {
  public:
-  // Lists the inputs. INVALID_ARGUMENT: no inputs, "-" twice, an id for more than one text. NOT_FOUND naming a path
-  // that is not there; a directory without documents.
+  // Lists the inputs. INVALID_ARGUMENT: no inputs, "-" twice, an id or a title for more than one text, a .json or
+  // .csv file without a format. NOT_FOUND naming a path that is not there; a directory without documents.
   static absl::StatusOr<std::unique_ptr<DocumentSource>> Open(const std::vector<std::string>& paths,
                                                               const SourceOptions& options);
   // The next document, good or bad; nullopt at the end. What is wrong with one document or one file never ends the
@@ -58,6 +58,8 @@ class DocumentSource {
   void Stop() const { interrupt_->Raise(); }
   // Bytes of all inputs; 0 if that is not known (standard input).
   int64_t total_bytes() const { return total_bytes_; }
+  // Files of directories that are none of the kinds above.
+  int64_t ignored_files() const { return ignored_files_; }
 
  private:
   struct Input {
@@ -65,11 +67,13 @@ class DocumentSource {
     std::string id;  // of a text
     bool json_lines = false;
     int64_t bytes = 0;
+    absl::Status status;  // why it cannot be read, where that is known already
   };
   DocumentSource(const SourceOptions& options, std::unique_ptr<Interrupt> interrupt)
       : options_(options), interrupt_(std::move(interrupt)) {}
   absl::Status AddPath(const std::string& path);
   absl::Status AddDirectory(const std::string& path);
+  void ListDirectory(const std::string& top, const std::string& below, std::vector<Input>* found);
   void AddFile(const std::string& path, const std::string& id, bool json_lines);
   std::optional<SourceItem> NextOrInterrupted();
   std::optional<SourceItem> NextLine();
@@ -79,6 +83,7 @@ class DocumentSource {
   const std::unique_ptr<const Interrupt> interrupt_;
   std::vector<Input> inputs_;
   int64_t total_bytes_ = 0;
+  int64_t ignored_files_ = 0;
   bool total_known_ = true;
   size_t next_input_ = 0;
   int64_t finished_bytes_ = 0;         // of the inputs before the current one

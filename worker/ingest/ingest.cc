@@ -1,12 +1,16 @@
+// One reader, one encoder (the calling thread) and several writers, with a bounded queue between each two. The first
+// error that ends the run closes the queues, and everybody stops at the next one.
 #include "worker/ingest/ingest.h"
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -18,6 +22,32 @@
 namespace kvlink::ingest {
 namespace {
 
+// How many ids a run remembers to find duplicates, and how many encodings to count those that were evicted again:
+// memory of some 40 and 60 MB, whatever the corpus. Beyond that, see Run::FindInCatalog and Run::Remember.
+constexpr size_t kMaxRecentIds = size_t{1} << 18, kMaxRemembered = size_t{1} << 20;
+// What a writer takes from the queue at a time, in bytes of encodings; catalogued together.
+constexpr int64_t kWriteBytes = int64_t{16} << 20;
+
+// The latest ids of a run, and where they were used.
+class RecentIds {
+ public:
+  // Where the id was used before, if that is known.
+  std::optional<std::string> Add(const std::string& id, const std::string& where) {
+    const auto [it, is_new] = where_.try_emplace(id, where);
+    if (!is_new) return it->second;
+    order_.push_back(id);
+    if (order_.size() > kMaxRecentIds) {
+      where_.erase(order_.front());
+      order_.pop_front();
+    }
+    return std::nullopt;
+  }
+
+ private:
+  absl::flat_hash_map<std::string, std::string> where_;
+  std::deque<std::string> order_;
+};
+
 // A tokenised document on its way to the catalog.
 struct Document {
   std::string where;
@@ -27,6 +57,7 @@ struct Document {
   Identity identity;
   int64_t position = 0;
   bool encoded_here = false;  // this run encodes its text for it
+  bool replaces = false;      // the catalog has something else under its id
 };
 
 // What a writer does at a time: stores the encoding (if it is not there yet) and catalogues the documents that have it.
@@ -73,6 +104,7 @@ class Run {
     prepared_.Close();
     input_.source->Stop();  // the reader may wait for input that nobody needs any more
     reader.Join();
+    if (!Stopped()) CountEvicted();
     MutexLock lock(&mutex_);
     *counts = counts_;
     return status_;
@@ -81,7 +113,7 @@ class Run {
  private:
   // Reading.
   void ReadAll() {
-    absl::flat_hash_map<std::string, std::string> seen;  // id, where
+    RecentIds seen;
     while (!Stopped()) {
       std::optional<SourceItem> item = input_.source->Next();
       if (!item.has_value()) break;
@@ -101,13 +133,13 @@ class Run {
     prepared_.Finish();
   }
 
-  absl::StatusOr<Document> Prepare(const SourceItem& item, absl::flat_hash_map<std::string, std::string>& seen) const {
+  absl::StatusOr<Document> Prepare(const SourceItem& item, RecentIds& seen) const {
     KVLINK_RETURN_IF_ERROR(item.status);
     KVLINK_RETURN_IF_ERROR(store::ValidateName("document id", item.id));
-    const auto [earlier, is_new] = seen.try_emplace(item.id, item.where);
-    if (!is_new) {
+    if (const auto earlier = seen.Add(item.id, item.where)) {
       return absl::AlreadyExistsError(
-          absl::StrCat("duplicate id; it was first used at ", earlier->second, ", give each document its own"));
+          absl::StrCat("duplicate id; it was first used at ", *earlier,
+                       ", give each document its own (texts of a directory are named by their paths in it)"));
     }
     const auto is_space = [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); };
     if (std::all_of(item.text.begin(), item.text.end(), is_space)) {
@@ -156,7 +188,9 @@ class Run {
       }
     }
     for (WriteJob& job : jobs) {
-      const int64_t weight = job.encoded.has_value() ? job.encoded->manifest.bytes() : 1;
+      // The documents' tokens count as well: jobs without an encoding may be many.
+      int64_t weight = job.encoded.has_value() ? job.encoded->manifest.bytes() : 0;
+      for (const Document& document : job.documents) weight += static_cast<int64_t>(4 * document.tokens.size());
       KVLINK_RETURN_IF_ERROR(jobs_.Push(std::move(job), weight));
     }
     return absl::OkStatus();
@@ -176,15 +210,21 @@ class Run {
         }
       }
     }
-    std::vector<Identity> identities;
-    for (const Document& document : left) identities.push_back(document.identity);
-    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found,
-                            input_.store->Lookup(options_.ns, identities, input_.encoder->options().codec));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, LookUp(left));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<InCatalog> in_catalog, FindInCatalog(left));
     std::vector<WriteJob> jobs;
     absl::flat_hash_map<Identity, size_t> job_of;
     for (size_t i = 0; i < left.size(); ++i) {
       Document& document = left[i];
-      if (found[i].present && IsCatalogued(document)) {
+      const InCatalog catalogued = in_catalog[i];
+      if (catalogued == InCatalog::kOfThisRun) {
+        Fail(document.where, document.id, document.position,
+             absl::AlreadyExistsError("duplicate id; an earlier document of this run has it, give each its own"));
+        continue;
+      }
+      document.replaces = catalogued == InCatalog::kOther;
+      if (found[i].present) Remember(document.identity, found[i].bytes);
+      if (found[i].present && catalogued == InCatalog::kSame) {
         Count([&](IngestCounts& counts) {
           ++counts.skipped;
           counts.position = std::max(counts.position, document.position);
@@ -203,22 +243,58 @@ class Run {
     return jobs;
   }
 
-  bool IsCatalogued(const Document& document) {
-    const auto entry = input_.store->GetDocument(options_.ns, document.id);
-    return entry.ok() && entry->model == input_.fingerprint && entry->title == document.title &&
-           entry->parts.size() == 1 && entry->parts[0].identity == document.identity;
+  absl::StatusOr<std::vector<store::Found>> LookUp(const std::vector<Document>& documents) {
+    std::vector<Identity> identities;
+    for (const Document& document : documents) identities.push_back(document.identity);
+    absl::StatusOr<std::vector<store::Found>> found;
+    KVLINK_RETURN_IF_ERROR(Persist([&] {
+      found = input_.store->Lookup(options_.ns, identities, input_.encoder->options().codec);
+      return found.status();
+    }));
+    return found;
+  }
+
+  // What the catalog has under a document's id. kOfThisRun: another document that this run wrote, which is how
+  // duplicates are found that lie too far apart for RecentIds. Only a generation that is the run's own tells that: of
+  // two such documents with a generation that was given, the later one replaces the earlier.
+  enum class InCatalog { kNothing, kSame, kOther, kOfThisRun };
+  absl::StatusOr<std::vector<InCatalog>> FindInCatalog(const std::vector<Document>& documents) {
+    std::vector<std::string> ids;
+    for (const Document& document : documents) ids.push_back(document.id);
+    absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> entries;
+    KVLINK_RETURN_IF_ERROR(Persist([&] {
+      entries = input_.store->GetDocuments(options_.ns, ids);
+      return entries.status();
+    }));
+    std::vector<InCatalog> states;
+    for (size_t i = 0; i < documents.size(); ++i) {
+      const absl::StatusOr<CatalogEntry>& entry = (*entries)[i];
+      if (!entry.ok()) {
+        states.push_back(InCatalog::kNothing);
+      } else if (entry->model == input_.fingerprint && entry->title == documents[i].title && entry->parts.size() == 1 &&
+                 entry->parts[0].identity == documents[i].identity) {
+        states.push_back(InCatalog::kSame);
+      } else {
+        const bool ours = options_.generation == 0 && entry->generation == generation_;
+        states.push_back(ours ? InCatalog::kOfThisRun : InCatalog::kOther);
+      }
+    }
+    return states;
   }
 
   // Writing.
   void WriteAll() {
     for (;;) {
-      std::vector<WriteJob> jobs = jobs_.Pop(1);
+      std::vector<WriteJob> jobs = jobs_.Pop(kWriteBytes);
       if (jobs.empty()) return;
-      for (WriteJob& job : jobs) Write(job);
+      std::vector<Document> stored;
+      for (WriteJob& job : jobs) Write(job, &stored);
+      Catalogue(stored);
     }
   }
 
-  void Write(WriteJob& job) {
+  // Stores an encoding; the documents that have it go to `stored`.
+  void Write(WriteJob& job, std::vector<Document>* stored) {
     const absl::Status status = Put(job);
     {
       // From here on a lookup finds the encoding (or it failed): nobody waits for it any more.
@@ -230,15 +306,34 @@ class Run {
       }
     }
     job.encoded.reset();
-    for (const Document& document : job.documents) {
-      const absl::Status catalogued = status.ok() ? Catalogue(document) : status;
+    for (Document& document : job.documents) {
+      if (status.ok()) {
+        stored->push_back(std::move(document));
+      } else {
+        FailWriting(document, status);
+      }
+    }
+  }
+
+  void FailWriting(const Document& document, const absl::Status& status) {
+    Fail(document.where, document.id, document.position, status);
+    if (EndsTheRun(status)) Stop(Annotate(status, absl::StrCat("at document '", document.id, "'")));
+  }
+
+  // Writes the entries of documents whose encodings are durable, all together.
+  void Catalogue(const std::vector<Document>& documents) {
+    if (documents.empty()) return;
+    const std::vector<absl::Status> statuses = PutEntries(documents);
+    for (size_t i = 0; i < documents.size(); ++i) {
+      const Document& document = documents[i];
+      const absl::Status& catalogued = statuses[i];
       if (!catalogued.ok()) {
-        Fail(document.where, document.id, document.position, catalogued);
-        if (EndsTheRun(catalogued)) Stop(Annotate(catalogued, absl::StrCat("at document '", document.id, "'")));
+        FailWriting(document, catalogued);
         continue;
       }
       Count([&](IngestCounts& counts) {
         ++counts.added;
+        counts.replaced += document.replaces ? 1 : 0;
         counts.shared += document.encoded_here ? 0 : 1;
         counts.position = std::max(counts.position, document.position);
       });
@@ -247,22 +342,93 @@ class Run {
 
   absl::Status Put(const WriteJob& job) {
     if (!job.encoded.has_value()) return absl::OkStatus();
-    KVLINK_ASSIGN_OR_RETURN(
-        const store::PutResult result,
-        input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, SteadyNow() + options_.put_timeout));
-    if (result.written) {
+    absl::StatusOr<store::PutResult> result;
+    KVLINK_RETURN_IF_ERROR(Persist([&] {
+      result =
+          input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, SteadyNow() + options_.put_timeout);
+      return result.status();
+    }));
+    Remember(job.identity, job.encoded->manifest.bytes());
+    if (result->written) {
       Count([&](IngestCounts& counts) { counts.bytes += job.encoded->manifest.bytes(); });
     }
     return absl::OkStatus();
   }
 
-  absl::Status Catalogue(const Document& document) {
-    CatalogEntry entry;
-    entry.generation = generation_;
-    entry.model = input_.fingerprint;
-    entry.title = document.title;
-    entry.parts.push_back({document.identity, document.tokens});
-    return input_.store->PutDocument(options_.ns, document.id, entry);
+  // A status for each.
+  std::vector<absl::Status> PutEntries(const std::vector<Document>& documents) {
+    std::vector<store::DocumentPut> puts;
+    for (const Document& document : documents) {
+      CatalogEntry entry;
+      entry.generation = generation_;
+      entry.model = input_.fingerprint;
+      entry.title = document.title;
+      entry.parts.push_back({document.identity, document.tokens});
+      puts.push_back({document.id, std::move(entry)});
+    }
+    absl::StatusOr<std::vector<absl::Status>> put;
+    const absl::Status status = Persist([&] {
+      put = input_.store->PutDocuments(options_.ns, puts);
+      return put.status();
+    });
+    if (!status.ok()) return std::vector<absl::Status>(documents.size(), status);
+    // Whoever ingested the same at the same time has written what this run would have: it is complete.
+    std::vector<Document> refused;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < documents.size(); ++i) {
+      if (!absl::IsFailedPrecondition((*put)[i])) continue;
+      refused.push_back(documents[i]);
+      places.push_back(i);
+    }
+    if (refused.empty()) return *std::move(put);
+    const auto states = FindInCatalog(refused);
+    for (size_t k = 0; states.ok() && k < places.size(); ++k) {
+      if ((*states)[k] == InCatalog::kSame) (*put)[places[k]] = absl::OkStatus();
+    }
+    return *std::move(put);
+  }
+
+  // Carries out `call`, again and again while the store is away, at most for options_.outage.
+  template <typename Call>
+  absl::Status Persist(Call call) {
+    const absl::Time until = SteadyNow() + options_.outage;
+    absl::Duration pause = absl::Milliseconds(100);
+    for (;;) {
+      const absl::Status status = call();
+      if (!absl::IsUnavailable(status) || SteadyNow() + pause > until || Stopped()) return status;
+      absl::SleepFor(pause);
+      pause = std::min(2 * pause, absl::Seconds(2));
+    }
+  }
+
+  // What this run needs the store to hold in the end; of a larger corpus, a part of it, so that what is counted of
+  // evictions is a lower bound.
+  void Remember(const Identity& identity, int64_t bytes) {
+    MutexLock lock(&mutex_);
+    if (needed_.size() >= kMaxRemembered && !needed_.contains(identity)) {
+      counts_.corpus_bytes += bytes;
+      return;
+    }
+    if (needed_.insert(identity).second) counts_.corpus_bytes += bytes;
+  }
+
+  // Encodings that had to make room for later ones. A store that does not answer any more says nothing.
+  void CountEvicted() {
+    std::vector<Identity> identities;
+    {
+      MutexLock lock(&mutex_);
+      identities.assign(needed_.begin(), needed_.end());
+    }
+    constexpr size_t kBatch = 1000;
+    int64_t evicted = 0;
+    for (size_t i = 0; i < identities.size(); i += kBatch) {
+      const auto found = input_.store->Lookup(options_.ns, absl::MakeConstSpan(identities).subspan(i, kBatch),
+                                              input_.encoder->options().codec);
+      if (!found.ok()) return;
+      evicted += std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
+    }
+    MutexLock lock(&mutex_);
+    counts_.evicted = evicted;
   }
 
   // What all threads share.
@@ -313,6 +479,7 @@ class Run {
   IngestCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_set<Identity> needed_ ABSL_GUARDED_BY(mutex_);
   // Documents whose text another document's encoding, now between plan and put, will serve.
   absl::flat_hash_map<Identity, std::vector<Document>> waiting_ ABSL_GUARDED_BY(mutex_);
 };

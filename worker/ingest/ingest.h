@@ -38,17 +38,24 @@ struct IngestOptions {
   int64_t queued_bytes = int64_t{256} << 20;  // encodings waiting to be written
   absl::Duration put_timeout = absl::Minutes(2);
   absl::Duration patience = absl::Minutes(15);  // how long a stage waits for the next one before the run ends
+  // How long the store may be away (UNAVAILABLE: a node that is started again) before the run ends.
+  absl::Duration outage = absl::Seconds(60);
 };
 
 struct IngestCounts {
   int64_t documents = 0;  // read, good or bad
   int64_t added = 0;      // catalogued by this run
+  int64_t replaced = 0;   // of `added`: the id stood for another text, title or model before
   int64_t skipped = 0;    // complete already
   int64_t failed = 0;
   int64_t shared = 0;  // of `added`: their encoding was in the store, or another document of this run has the same text
   int64_t tokens = 0;  // encoded by this run
   int64_t bytes = 0;   // of encodings written by this run
   int64_t position = 0;  // of the source, up to the documents done
+  // After the run. Encodings of documents that were added or skipped and are no longer in the store, since it had no
+  // room for all of them; and the bytes of all.
+  int64_t evicted = 0;
+  int64_t corpus_bytes = 0;
 };
 
 struct IngestInput {
@@ -68,9 +75,9 @@ struct IngestCallbacks {
   std::function<void(const IngestCounts& counts)> progress;
 };
 
-// OK even if documents failed: see IngestCounts::failed. An error ends the run: RESOURCE_EXHAUSTED when the store is
-// full, UNAVAILABLE when it is closing, DEADLINE_EXCEEDED when a stage stands still, and the encoder's errors. What was
-// stored stays. `counts` is filled in either case.
+// OK even if documents failed or were evicted again: see IngestCounts. An error ends the run: RESOURCE_EXHAUSTED when
+// the store is full, UNAVAILABLE when it is closing or was away for too long, DEADLINE_EXCEEDED when a stage stands
+// still, and the encoder's errors. What was stored stays. `counts` is filled in either case.
 absl::Status Ingest(const IngestInput& input, const IngestOptions& options, const IngestCallbacks& callbacks,
                     IngestCounts* counts);
 

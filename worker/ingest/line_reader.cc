@@ -12,6 +12,7 @@ absl::StatusOr<std::optional<LineReader::Line>> LineReader::Next() {
   bool any = false;
   for (;;) {
     if (begin_ == end_) {
+      filled_from_ = stream_->position();
       KVLINK_ASSIGN_OR_RETURN(end_, stream_->Read(absl::MakeSpan(buffer_)));
       begin_ = 0;
       if (end_ == 0) break;
@@ -33,6 +34,13 @@ absl::StatusOr<std::optional<LineReader::Line>> LineReader::Next() {
   line.number = ++number_;
   if (!line.text.empty() && line.text.back() == '\r') line.text.pop_back();
   return std::optional<Line>(std::move(line));
+}
+
+// In proportion: what was read at once may be the end of more compressed bytes, or of fewer.
+int64_t LineReader::position() const {
+  if (end_ == 0) return stream_->position();
+  const double share = static_cast<double>(begin_) / static_cast<double>(end_);
+  return filled_from_ + static_cast<int64_t>(share * static_cast<double>(stream_->position() - filled_from_));
 }
 
 }  // namespace kvlink::ingest

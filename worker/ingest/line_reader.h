@@ -26,9 +26,11 @@ class LineReader {
     int64_t number = 0;     // from 1
     bool too_long = false;  // it has more than max_bytes, and `text` is only its beginning
   };
-  // nullopt at the end. A last line without "\n" counts. Errors of ByteStream::Read; the reader then is of no use.
+  // nullopt at the end. A last line without "\n" counts. Errors of ByteStream::Read; the reader is then done.
   absl::StatusOr<std::optional<Line>> Next();
-  int64_t position() const { return stream_->position(); }
+  // Bytes of the file (compressed where it is) up to the end of the last line, as far as that can be told inside of
+  // what was read at once.
+  int64_t position() const;
 
  private:
   const std::unique_ptr<ByteStream> stream_;
@@ -36,6 +38,7 @@ class LineReader {
   std::vector<char> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;
+  int64_t filled_from_ = 0;  // position of the stream before it filled the buffer
   int64_t number_ = 0;
 };
 

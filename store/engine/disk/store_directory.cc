@@ -125,7 +125,7 @@ absl::Status StoreDirectory::Lock(bool read_only) {
   lock_ = Descriptor(fd);
   if (flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ErrnoStatus(errno, "lock", lock_path);
-    return absl::FailedPreconditionError(
+    return absl::UnavailableError(
         absl::StrCat("the store at ", path_, " is in use ", Holder(fd), "; one process may hold a store at a time"));
   }
   if (!read_only) {

@@ -121,5 +121,18 @@ TEST(Progress, ClockIsShort) {
   EXPECT_EQ(FormatClock(-absl::Seconds(3)), "0:00");
 }
 
+TEST(Progress, ALineFitsTheTerminal) {
+  for (const int columns : {1, 20, 40, 61, 62, 80, 200}) {
+    for (const double done : {-1.0, 0.0, 0.42, 1.5}) {
+      const std::string line = ProgressLine(done, "12345 documents  1000 tokens/s", absl::Seconds(100), columns);
+      EXPECT_LE(line.size(), static_cast<size_t>(columns)) << line;
+    }
+  }
+  EXPECT_EQ(ProgressLine(0.5, "6 documents", absl::Seconds(100), 0),
+            "[############............]  50%  6 documents  1:40 left");
+  EXPECT_EQ(ProgressLine(0.5, "6 documents", absl::Seconds(100), 40), " 50%  6 documents  1:40 left");
+  EXPECT_EQ(ProgressLine(-1, "6 documents", absl::Seconds(100), 0), "6 documents  1:40");
+}
+
 }  // namespace
 }  // namespace kvlink::cli

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "base/clock.h"
 #include "store/store.h"
 
@@ -41,6 +42,8 @@ class FaultyStore final : public store::Store {
   // Calls of the catalog, each for one or many documents.
   int catalog_gets() const { return catalog_gets_; }
   int catalog_puts() const { return catalog_puts_; }
+  // Every call of the catalog lasts as long as a slow network makes it.
+  void DelayCatalog(absl::Duration delay) { catalog_delay_ = delay; }
 
   absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                    Codec codec) override {
@@ -87,11 +90,13 @@ class FaultyStore final : public store::Store {
   absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
                                                          absl::Span<const store::DocumentPut> documents) override {
     ++catalog_puts_;
+    absl::SleepFor(catalog_delay_);
     return real_->PutDocuments(ns, documents);
   }
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
                                                                          absl::Span<const std::string> ids) override {
     ++catalog_gets_;
+    absl::SleepFor(catalog_delay_);
     return real_->GetDocuments(ns, ids);
   }
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(
@@ -179,6 +184,7 @@ class FaultyStore final : public store::Store {
   std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
   std::map<Identity, std::pair<int, int>> taken_back_;
   int taken_ = 0, asked_ = 0;
+  absl::Duration catalog_delay_;
   std::atomic<int> catalog_gets_{0}, catalog_puts_{0};
   absl::Status lookups_, reads_, puts_;
 };

@@ -194,6 +194,74 @@ TEST_F(DocumentSourceTest, APipeIsReadToItsEnd) {
   writer.join();
 }
 
+TEST_F(DocumentSourceTest, JsonErrorsHaveAPlaceAndAReason) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"{\"id\":\"a\",\"text\":\"t\"", "not JSON at byte 21: syntax error while parsing object"},
+      {"{\"id\":\"a\",\"text\":\"t\"} more", "not JSON at byte 23: syntax error"},
+      {"{\"id\":NaN}", "not JSON at byte 7: syntax error while parsing value"},
+      {"{'id':'a'}", "not JSON at byte 2: syntax error while parsing object key"},
+      {"[1,2]", "not a JSON object but array"},
+      {"7", "not a JSON object but number"},
+  };
+  for (const auto& [line, reason] : cases) {
+    const std::vector<SourceItem> items = All({Write("a.jsonl", absl::StrCat(line, "\n"))});
+    ASSERT_EQ(items.size(), 1u) << line;
+    EXPECT_EQ(items[0].status.code(), absl::StatusCode::kInvalidArgument) << line;
+    EXPECT_THAT(std::string(items[0].status.message()), HasSubstr(reason)) << line;
+  }
+  // A reason is short, whatever it quotes.
+  const std::vector<SourceItem> items = All({Write("a.jsonl", "{\"id\":\"" + std::string(1 << 20, 'x') + "\n")});
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_LT(items[0].status.message().size(), 300u);
+}
+
+TEST_F(DocumentSourceTest, WhatMayBeLinesOrTextIsAskedAbout) {
+  for (const char* name : {"a.json", "a.csv", "a.json.gz", "A.JSON"}) {
+    const std::string path = Write(name, "{\"id\":\"a\",\"text\":\"t\"}\n");
+    const auto refused = DocumentSource::Open({path}, {});
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("--format jsonl or --format text")) << name;
+    SourceOptions options;
+    options.format = SourceOptions::Format::kJsonLines;
+    EXPECT_THAT(Ids(All({path}, options)), ElementsAre("a"));
+    options.format = SourceOptions::Format::kText;
+    EXPECT_THAT(Ids(All({path}, options)), ElementsAre(name));
+  }
+}
+
+TEST_F(DocumentSourceTest, AFolderThatCannotBeListedFailsAlone) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root, to become somebody who may not list a folder";
+  Write("d/a.txt", "a");
+  Write("d/priv/b.txt", "b");
+  Write("d/z/c.txt", "c");
+  Write("d/picture.png", "p");
+  fs::permissions(root_, fs::perms::all);
+  fs::permissions(root_ / "d/priv", fs::perms::none);
+  ASSERT_EQ(seteuid(65534), 0);
+  auto source = DocumentSource::Open({(root_ / "d").string()}, {});
+  ASSERT_EQ(seteuid(0), 0);
+  ASSERT_TRUE(source.ok()) << source.status();
+  std::vector<SourceItem> items;
+  while (auto item = (*source)->Next()) items.push_back(*std::move(item));
+  EXPECT_THAT(Ids(items), ElementsAre("a.txt", "!" + (root_ / "d/priv").string(), "z/c.txt"));
+  EXPECT_THAT(std::string(items[1].status.message()), HasSubstr("cannot be listed: Permission denied"));
+  EXPECT_EQ((*source)->ignored_files(), 1);
+}
+
+TEST_F(DocumentSourceTest, PositionGoesOnLineByLine) {
+  std::string lines;
+  for (int i = 0; i < 1000; ++i) {
+    absl::StrAppend(&lines, "{\"id\":\"", i, "\",\"text\":\"", std::string(50 + i % 100, 'x'), "\"}\n");
+  }
+  for (const std::string& bytes : {lines, Gzip(lines), Zstd(lines)}) {
+    const std::vector<SourceItem> items = All({Write("b.jsonl", bytes)});
+    ASSERT_EQ(items.size(), 1000u);
+    for (size_t i = 1; i < items.size(); ++i) ASSERT_GE(items[i].position, items[i - 1].position);
+    EXPECT_EQ(items.back().position, static_cast<int64_t>(bytes.size()));
+    EXPECT_LT(items.front().position, static_cast<int64_t>(bytes.size() / 4));
+  }
+}
+
 TEST_F(DocumentSourceTest, OptionsNameOneText) {
   SourceOptions options;
   options.id = "name";
@@ -203,6 +271,10 @@ TEST_F(DocumentSourceTest, OptionsNameOneText) {
   EXPECT_EQ(items[0].id, "name");
   EXPECT_EQ(items[0].title, "Title");
   EXPECT_FALSE(DocumentSource::Open({Write("1.txt", "a"), Write("2.txt", "b")}, options).ok());
+  EXPECT_FALSE(DocumentSource::Open({Write("1.jsonl", "")}, options).ok());
+  options.id.clear();
+  EXPECT_FALSE(DocumentSource::Open({Write("1.txt", "a"), Write("2.txt", "b")}, options).ok());
+  EXPECT_FALSE(DocumentSource::Open({Write("1.jsonl", "")}, options).ok());
   EXPECT_FALSE(DocumentSource::Open({}, {}).ok());
   EXPECT_FALSE(DocumentSource::Open({"-", "-"}, {}).ok());
 }

@@ -13,6 +13,7 @@
 #include "kernels/ref/ref.h"
 #include "store/embedded/embedded.h"
 #include "tests/support/tiny_model.h"
+#include "tests/worker/infer/faulty_store.h"
 #include "worker/files/open_tokenizer.h"
 #include "worker/files/weights.h"
 #include "worker/model/model.h"
@@ -74,8 +75,13 @@ class IngestTest : public ::testing::Test {
     auto source = DocumentSource::Open({path}, {});
     EXPECT_TRUE(source.ok()) << source.status();
     failures_.clear();
-    IngestInput input{source->get(), tokenizer_.get(), &profile_,   model_->config().context,
-                      fingerprint_,  encoder_.get(),   store_.get()};
+    IngestInput input{source->get(),
+                      tokenizer_.get(),
+                      &profile_,
+                      model_->config().context,
+                      fingerprint_,
+                      encoder_.get(),
+                      through_ != nullptr ? through_ : store_.get()};
     IngestCallbacks callbacks;
     callbacks.failed = [this](absl::string_view where, absl::string_view id, const absl::Status& status) {
       failures_.push_back(absl::StrCat(where.substr(where.rfind(':') + 1), " ", id, " ", status.message()));
@@ -91,6 +97,7 @@ class IngestTest : public ::testing::Test {
   Fingerprint fingerprint_;
   std::unique_ptr<encode::Encoder> encoder_;
   std::unique_ptr<store::Store> store_;
+  store::Store* through_ = nullptr;  // in front of it, for Run
   std::vector<std::string> failures_;
   IngestCounts counts_;
 };
@@ -144,6 +151,7 @@ TEST_F(IngestTest, ASecondRunSkipsWhatIsCompleteAndDoesTheRest) {
   EXPECT_EQ(counts_.skipped, 1);
   EXPECT_EQ(counts_.added, 3);
   EXPECT_EQ(counts_.shared, 1);
+  EXPECT_EQ(counts_.replaced, 1);
   const std::string now = tokenizer_->Decode(store_->GetDocument("default", "b")->parts[0].tokens, false);
   EXPECT_THAT(now, HasSubstr("two changed"));
   // An evicted encoding is made again, though the catalog names it.
@@ -163,7 +171,7 @@ TEST_F(IngestTest, FailuresAreNamedAndDoNotStopTheOthers) {
   EXPECT_EQ(counts_.documents, 7);
   EXPECT_EQ(counts_.added, 2);
   EXPECT_EQ(counts_.failed, 5);
-  EXPECT_THAT(failures_, ElementsAre(HasSubstr("2  not a JSON object"), HasSubstr("3 empty the document is empty"),
+  EXPECT_THAT(failures_, ElementsAre(HasSubstr("2  not JSON at byte 1"), HasSubstr("3 empty the document is empty"),
                                      HasSubstr("context of 256"), HasSubstr("in.jsonl:1"), HasSubstr("6  ")));
 }
 
@@ -189,6 +197,36 @@ TEST_F(IngestTest, AnOlderGenerationNeverReplacesANewerOne) {
   EXPECT_TRUE(store_->GetDocument("default", "a").ok());
 }
 
+TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
+  std::string lines;
+  for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.evicted, 0);
+  EXPECT_EQ(counts_.corpus_bytes, counts_.bytes);
+  store_.reset();
+  fs::remove_all(root_ / "store");
+  OpenStore(int64_t{2} << 20);
+  ASSERT_TRUE(Run(lines).ok());
+  EXPECT_EQ(counts_.added, 120);
+  const auto stats = store_->Stats();
+  ASSERT_TRUE(stats.ok());
+  EXPECT_GT(counts_.evicted, 0);
+  // More may be evicted after the count, in the background.
+  EXPECT_LE(stats->namespaces[0].encodings, 120 - counts_.evicted);
+}
+
+TEST_F(IngestTest, WhatSomebodyElseIngestedMeanwhileIsComplete) {
+  IngestOptions options;
+  options.generation = 100;
+  ASSERT_TRUE(Run(Line("a", "one"), options).ok());
+  // Its encoding is gone, so that this run makes it again, and then meets an entry of a later generation.
+  ASSERT_TRUE(store_->Remove("default", store_->GetDocument("default", "a")->parts[0].identity).ok());
+  options.generation = 99;
+  ASSERT_TRUE(Run(Line("a", "one"), options).ok());
+  EXPECT_EQ(counts_.failed, 0) << failures_[0];
+  EXPECT_EQ(counts_.added, 1);
+}
+
 TEST_F(IngestTest, NamespacesShareNothing) {
   ASSERT_TRUE(Run(Line("a", "one")).ok());
   IngestOptions options;
@@ -198,6 +236,25 @@ TEST_F(IngestTest, NamespacesShareNothing) {
   EXPECT_EQ(counts_.shared, 0);
   options.ns = std::string("bad\nname");
   EXPECT_EQ(Run(Line("a", "one"), options).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(IngestTest, TheCatalogIsAskedAndWrittenManyAtATime) {
+  std::string lines;
+  for (int i = 0; i < 100; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("number ", i));
+  testing::FaultyStore counted(store_.get());
+  counted.DelayCatalog(absl::Milliseconds(20));  // documents gather meanwhile, two to a batch of tokens
+  through_ = &counted;
+  IngestOptions options;
+  options.writers = 1;
+  ASSERT_TRUE(Run(lines, options).ok());
+  EXPECT_EQ(counts_.added, 100);
+  EXPECT_LE(counted.catalog_gets(), 60);
+  EXPECT_LE(counted.catalog_puts(), 60);
+  const int gets = counted.catalog_gets(), puts = counted.catalog_puts();
+  ASSERT_TRUE(Run(lines, options).ok());
+  EXPECT_EQ(counts_.skipped, 100);
+  EXPECT_LE(counted.catalog_gets() - gets, 60);
+  EXPECT_EQ(counted.catalog_puts(), puts);
 }
 
 }  // namespace

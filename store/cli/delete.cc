@@ -1,0 +1,254 @@
+// kvlink delete: documents, namespaces and pins. A directory is opened and changed by this process; a node is asked,
+// since only it may take back what sessions hold.
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "base/cli/args.h"
+#include "base/cli/standard_streams.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/cli/commands.h"
+#include "store/cli/place.h"
+#include "store/client/control/admin.h"
+#include "store/store.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kSummary =
+    "Deletes documents of a namespace: those named by ID, those of a list, or those whose id begins with\n"
+    "a prefix. Encodings that no document refers to any more go with them. What is deleted is gone.\n\n"
+    "  kvlink delete moon mars                              two documents\n"
+    "  kvlink delete --from old.txt                         the ids in a file, one a line\n"
+    "  kvlink delete --prefix wiki/                         every document below wiki/\n"
+    "  kvlink delete --namespace typo --whole-namespace     all of a namespace: documents, encodings, limits\n"
+    "  kvlink delete --namespace docs --unpin               nothing but the pins that sessions of a node hold\n\n"
+    "A deleted document leaves its generation behind, so that a late writer does not bring it back; a\n"
+    "higher generation does. --forget removes that too: it repairs an id whose generation was set too\n"
+    "high. On a node it needs the right 'admin', as do --whole-namespace and --unpin.";
+
+constexpr absl::Duration kCallTimeout = absl::Minutes(2);
+constexpr size_t kMaxListBytes = size_t{64} << 20;
+constexpr size_t kBatch = 1000;
+
+struct Flags {
+  StoreFlags store;
+  std::string prefix;
+  std::string from;
+  bool whole_namespace = false;
+  bool unpin = false;
+  bool forget = false;
+};
+
+// What a directory and a node can both do.
+class Place {
+ public:
+  virtual ~Place() = default;
+  // One status for each id; NOT_FOUND where there is none.
+  virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids,
+                                                                    bool forget) = 0;
+  virtual absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) = 0;
+  virtual absl::StatusOr<store::Deleted> DeleteNamespace() = 0;
+  virtual absl::StatusOr<int64_t> DropPins() = 0;
+};
+
+class NodePlace final : public Place {
+ public:
+  NodePlace(std::unique_ptr<store::NodeAdmin> admin, std::string ns) : admin_(std::move(admin)), ns_(std::move(ns)) {}
+  absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids, bool forget) override {
+    return admin_->DeleteDocuments(ns_, ids, forget, Deadline());
+  }
+  absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
+    KVLINK_ASSIGN_OR_RETURN(const store::Deleted deleted, admin_->DeletePrefix(ns_, prefix, Deadline()));
+    return deleted.documents;
+  }
+  absl::StatusOr<store::Deleted> DeleteNamespace() override { return admin_->DeleteNamespace(ns_, Deadline()); }
+  absl::StatusOr<int64_t> DropPins() override { return admin_->DropPins(ns_, Deadline()); }
+
+ private:
+  static absl::Time Deadline() { return SteadyNow() + kCallTimeout; }
+  const std::unique_ptr<store::NodeAdmin> admin_;
+  const std::string ns_;
+};
+
+class DirectoryPlace final : public Place {
+ public:
+  DirectoryPlace(OpenedStore opened, std::string ns) : opened_(std::move(opened)), ns_(std::move(ns)) {}
+  absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids, bool forget) override {
+    if (forget) {
+      return absl::FailedPreconditionError(
+          "only a node forgets documents: serve the directory with kvlink store, or delete the whole namespace");
+    }
+    KVLINK_ASSIGN_OR_RETURN(const auto entries, opened_.store->GetDocuments(ns_, ids));
+    std::vector<absl::Status> statuses;
+    std::vector<store::DocumentDeletion> deletions;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      statuses.push_back(entries[i].status());
+      // A damaged entry is deleted as well: nobody else can.
+      if (absl::IsNotFound(entries[i].status())) continue;
+      const uint64_t there = entries[i].ok() ? entries[i]->generation : 0;
+      deletions.push_back({ids[i], std::max(there, Now())});
+      statuses.back() = absl::OkStatus();
+    }
+    KVLINK_ASSIGN_OR_RETURN(const auto deleted, opened_.store->DeleteDocuments(ns_, deletions));
+    size_t next = 0;
+    for (absl::Status& status : statuses) {
+      if (status.ok()) status = deleted[next++];
+    }
+    return statuses;
+  }
+  absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
+    return opened_.store->DeletePrefix(ns_, prefix, Now());
+  }
+  absl::StatusOr<store::Deleted> DeleteNamespace() override {
+    KVLINK_ASSIGN_OR_RETURN(const store::NamespaceDeletion deleted, opened_.store->DeleteNamespace(ns_));
+    return store::Deleted{deleted.documents, deleted.encodings};
+  }
+  absl::StatusOr<int64_t> DropPins() override {
+    return absl::FailedPreconditionError("a directory that no node serves holds no pins: they end with their process");
+  }
+
+ private:
+  static uint64_t Now() { return static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())); }
+  const OpenedStore opened_;
+  const std::string ns_;
+};
+
+absl::StatusOr<std::unique_ptr<Place>> OpenPlace(const Flags& flags) {
+  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store.store));
+  if (!node) {
+    KVLINK_ASSIGN_OR_RETURN(OpenedStore opened, OpenStore(flags.store, StoreUse::kExisting));
+    return std::make_unique<DirectoryPlace>(std::move(opened), flags.store.ns);
+  }
+  KVLINK_ASSIGN_OR_RETURN(auto admin, OpenAdmin(flags.store));
+  return std::make_unique<NodePlace>(std::move(admin), flags.store.ns);
+}
+
+// Lines of a file or of standard input, without empty ones.
+absl::StatusOr<std::vector<std::string>> ReadIds(const std::string& path) {
+  std::FILE* const file = path == "-" ? stdin : std::fopen(path.c_str(), "re");
+  if (file == nullptr) return absl::ErrnoToStatus(errno, path);
+  std::string text;
+  char buffer[1 << 14];
+  for (size_t n = 1; n > 0 && text.size() <= kMaxListBytes;) {
+    n = std::fread(buffer, 1, sizeof(buffer), file);
+    text.append(buffer, n);
+  }
+  const bool failed = std::ferror(file) != 0;
+  const int error = errno;
+  if (file != stdin) std::fclose(file);
+  if (failed) return absl::ErrnoToStatus(error, path);
+  if (text.size() > kMaxListBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": more than ", kMaxListBytes, " bytes of ids; split it"));
+  }
+  std::vector<std::string> ids;
+  for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    absl::ConsumeSuffix(&line, "\r");
+    if (!line.empty()) ids.emplace_back(line);
+  }
+  if (ids.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": no ids; write one a line"));
+  return ids;
+}
+
+// Exactly one thing to delete, so that no slip deletes more than was meant.
+absl::Status CheckWhat(const Arguments& arguments, const Flags& flags) {
+  const int what = (arguments.operands().empty() ? 0 : 1) + (arguments.given("prefix") ? 1 : 0) +
+                   (flags.from.empty() ? 0 : 1) + (flags.whole_namespace ? 1 : 0) + (flags.unpin ? 1 : 0);
+  if (what != 1) {
+    return absl::InvalidArgumentError(
+        "say one thing to delete: ids, or one of --from, --prefix, --whole-namespace, --unpin");
+  }
+  if (arguments.given("prefix") && flags.prefix.empty()) {
+    return absl::InvalidArgumentError("--prefix is empty; --whole-namespace deletes everything");
+  }
+  if ((flags.whole_namespace || flags.unpin) && !arguments.given("namespace")) {
+    return absl::InvalidArgumentError("name the namespace with --namespace, also the one called 'default'");
+  }
+  if (flags.forget && arguments.operands().empty() && flags.from.empty()) {
+    return absl::InvalidArgumentError("--forget is for ids");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
+  int64_t deleted = 0, missing = 0;
+  absl::Status first_failure;
+  for (size_t begin = 0; begin < ids.size(); begin += kBatch) {
+    const std::vector<std::string> batch(ids.begin() + begin, ids.begin() + std::min(ids.size(), begin + kBatch));
+    KVLINK_ASSIGN_OR_RETURN(const auto statuses, place.DeleteDocuments(batch, flags.forget));
+    for (size_t i = 0; i < batch.size(); ++i) {
+      deleted += statuses[i].ok() ? 1 : 0;
+      if (statuses[i].ok()) continue;
+      missing += absl::IsNotFound(statuses[i]) ? 1 : 0;
+      if (first_failure.ok() || absl::IsNotFound(first_failure)) first_failure = statuses[i];
+      std::fprintf(stderr, "%s\n",
+                   OneLine(absl::StrCat("kvlink delete: document '", batch[i], "'"),
+                           absl::IsNotFound(statuses[i]) ? absl::string_view("not there") : statuses[i].message())
+                       .c_str());
+    }
+  }
+  absl::PrintF("%d documents deleted\n", deleted);
+  if (first_failure.ok()) return absl::OkStatus();
+  return absl::Status(first_failure.code(),
+                      absl::StrCat(ids.size() - deleted, " of ", ids.size(), " documents were not deleted, ", missing,
+                                   " of them not there"));
+}
+
+absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
+  if (flags.whole_namespace) {
+    KVLINK_ASSIGN_OR_RETURN(const store::Deleted deleted, place.DeleteNamespace());
+    absl::PrintF("namespace %s: %d documents and %d encodings deleted\n", Printable(flags.store.ns), deleted.documents,
+                 deleted.encodings);
+    return absl::OkStatus();
+  }
+  if (flags.unpin) {
+    KVLINK_ASSIGN_OR_RETURN(const int64_t pins, place.DropPins());
+    absl::PrintF("namespace %s: %d pins taken back\n", Printable(flags.store.ns), pins);
+    return absl::OkStatus();
+  }
+  if (!flags.prefix.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, place.DeletePrefix(flags.prefix));
+    absl::PrintF("%d documents deleted\n", deleted);
+    return absl::OkStatus();
+  }
+  return DeleteIds(place, ids, flags);
+}
+
+}  // namespace
+
+absl::Status RunDelete(absl::Span<char* const> args) {
+  Flags flags;
+  flags.store.memory = int64_t{64} << 20;  // nothing is read
+  Arguments arguments("delete", "[ID...]", kSummary);
+  AddPlaceFlags(arguments, flags.store);
+  arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
+  arguments.Text("prefix", "TEXT", "Delete every document whose id begins with TEXT.", &flags.prefix);
+  arguments.Text("from", "FILE", "Delete the documents whose ids stand in FILE (- for standard input), one a line.",
+                 &flags.from);
+  arguments.Flag("whole-namespace", "Delete all of the namespace, and its limits.", &flags.whole_namespace);
+  arguments.Flag("unpin", "Delete no document; take back every pin of the namespace on a node.", &flags.unpin);
+  arguments.Flag("forget", "Remember nothing of the documents: any generation may follow.", &flags.forget);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  KVLINK_RETURN_IF_ERROR(CheckWhat(arguments, flags));
+  KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", flags.store.ns));
+  std::vector<std::string> ids = arguments.operands();
+  if (!flags.from.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(ids, ReadIds(flags.from));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto place, OpenPlace(flags));
+  return HintAtKey(Delete(*place, ids, flags));
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,91 @@
+// What --store means: a directory, a node, or a mistake, which is never made a directory.
+#include "store/cli/place.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "absl/time/clock.h"
+#include "base/thread.h"
+#include "tests/store/synthetic.h"
+
+namespace kvlink::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(IsNode, ToldFromDirectories) {
+  for (const char* node : {"127.0.0.1:7400", "localhost:1", "host.example:65535", "[::1]:7400", "node:80"}) {
+    const auto is_node = IsNode(node);
+    ASSERT_TRUE(is_node.ok()) << node << ": " << is_node.status();
+    EXPECT_TRUE(*is_node) << node;
+  }
+  for (const char* directory : {"store", "./localhost", "/var/lib/kvlink", "./a:1", "a:1/b", "a:b", "1.2.3", "v:1x"}) {
+    const auto is_node = IsNode(directory);
+    ASSERT_TRUE(is_node.ok()) << directory << ": " << is_node.status();
+    EXPECT_FALSE(*is_node) << directory;
+  }
+}
+
+TEST(IsNode, WhatLooksLikeAnAddressIsRefusedAndNotMade) {
+  for (const char* typo :
+       {"http://127.0.0.1:7400", "grpc://host", "127.0.0.1:99999", "127.0.0.1:0", ":7400", "localhost", "LOCALHOST",
+        "127.0.0.1", "[::1]", "host:", "localhost:http", "host:123456789012345678901"}) {
+    const auto is_node = IsNode(typo);
+    EXPECT_EQ(is_node.status().code(), absl::StatusCode::kInvalidArgument) << typo;
+    EXPECT_THAT(std::string(is_node.status().message()), HasSubstr("HOST:PORT")) << typo;
+    StoreFlags flags;
+    flags.store = typo;
+    for (const StoreUse use : {StoreUse::kCreate, StoreUse::kExisting, StoreUse::kReadOnly, StoreUse::kReading}) {
+      EXPECT_EQ(OpenStore(flags, use).status().code(), absl::StatusCode::kInvalidArgument) << typo;
+    }
+    EXPECT_FALSE(std::filesystem::exists(typo)) << typo;
+  }
+}
+
+TEST(OpenStore, MemoryThatHoldsNothingOrIsNotThereIsRefused) {
+  const testing::ScratchDirectory scratch;
+  for (const int64_t bytes : {int64_t{0}, int64_t{1}, int64_t{100} << 40}) {
+    StoreFlags flags;
+    flags.store = scratch.path() + "/store";
+    flags.memory = bytes;
+    EXPECT_EQ(OpenStore(flags, StoreUse::kCreate).status().code(), absl::StatusCode::kInvalidArgument) << bytes;
+    EXPECT_FALSE(std::filesystem::exists(flags.store));
+  }
+}
+
+TEST(OpenStore, OnlyCreatingCreatesAndItIsSaid) {
+  const testing::ScratchDirectory scratch;
+  StoreFlags flags;
+  flags.store = scratch.path() + "/deep/store";
+  for (const StoreUse use : {StoreUse::kExisting, StoreUse::kReadOnly, StoreUse::kReading}) {
+    EXPECT_EQ(OpenStore(flags, use).status().code(), absl::StatusCode::kNotFound);
+    EXPECT_FALSE(std::filesystem::exists(scratch.path() + "/deep"));
+  }
+  const auto made = OpenStore(flags, StoreUse::kCreate);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_TRUE(made->created);
+}
+
+TEST(OpenStore, AStoreInUseIsWaitedFor) {
+  const testing::ScratchDirectory scratch;
+  StoreFlags flags;
+  flags.store = scratch.path() + "/store";
+  auto held = OpenStore(flags, StoreUse::kCreate);
+  ASSERT_TRUE(held.ok()) << held.status();
+  const auto refused = OpenStore(flags, StoreUse::kExisting);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("--wait"));
+  Thread other("other", [&held] {
+    absl::SleepFor(absl::Milliseconds(300));
+    held->store.reset();
+  });
+  flags.wait = 600;
+  const auto opened = OpenStore(flags, StoreUse::kCreate);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_FALSE(opened->created);
+}
+
+}  // namespace
+}  // namespace kvlink::cli
