@@ -21,15 +21,20 @@ class Handle : public Connection {
     Post([frame = std::move(frame)](Session* session) mutable { session->SendMessage(std::move(frame)); });
     return absl::OkStatus();
   }
+  // What comes after the end of the transport is refused at once: there is no thread to do it.
   void Land(uint64_t id, Slice into, absl::Time deadline, Landed done) override {
-    Post([id, into = std::move(into), deadline, done = std::move(done)](Session* session) mutable {
-      session->Land(id, std::exchange(into, {}), deadline, std::move(done));
+    const auto told = std::make_shared<Landed>(std::move(done));
+    const bool posted = Post([id, into = std::move(into), deadline, told](Session* session) mutable {
+      session->Land(id, std::exchange(into, {}), deadline, std::move(*told));
     });
+    if (!posted) (*told)(Gone(), 0);
   }
   void Send(uint64_t id, Slice from, absl::Time deadline, Sent done) override {
-    Post([id, from = std::move(from), deadline, done = std::move(done)](Session* session) mutable {
-      session->Send(id, std::exchange(from, {}), deadline, std::move(done));
+    const auto told = std::make_shared<Sent>(std::move(done));
+    const bool posted = Post([id, from = std::move(from), deadline, told](Session* session) mutable {
+      session->Send(id, std::exchange(from, {}), deadline, std::move(*told));
     });
+    if (!posted) (*told)(Gone());
   }
   void CancelLanding(uint64_t id) override {
     Post([id](Session* session) { session->CancelLanding(id); });
@@ -43,9 +48,12 @@ class Handle : public Connection {
   std::string peer() const override { return session_->peer(); }
 
  private:
+  absl::Status Gone() const {
+    return absl::UnavailableError(absl::StrCat("the connection to ", peer(), " is closed: its transport has ended"));
+  }
   template <typename Work>
-  void Post(Work work) {
-    session_->thread()->Post([session = session_, work = std::move(work)]() mutable { work(session.get()); });
+  bool Post(Work work) {
+    return session_->thread()->Post([session = session_, work = std::move(work)]() mutable { work(session.get()); });
   }
   const std::shared_ptr<Session> session_;
 };

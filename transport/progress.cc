@@ -68,11 +68,11 @@ void ProgressThread::Stop() {
   thread_.Join();
 }
 
-void ProgressThread::Post(std::function<void()> work) {
+bool ProgressThread::Post(std::function<void()> work) {
   bool wake = false;
   {
     MutexLock lock(&mutex_);
-    if (stop_) return;
+    if (stop_) return false;
     if (work == nullptr) {
       stop_ = true;
     } else {
@@ -83,18 +83,23 @@ void ProgressThread::Post(std::function<void()> work) {
   const uint64_t one = 1;
   if (wake) [[maybe_unused]]
     const ssize_t ignored = write(event_, &one, sizeof(one));  // cannot fail: the counter is far from its limit
+  return true;
 }
 
 void ProgressThread::Run(const std::function<void()>& work) {
   Mutex mutex;
   CondVar done;
   bool ran = false;
-  Post([&] {
+  const bool posted = Post([&] {
     work();
     MutexLock lock(&mutex);
     ran = true;
     done.Signal();
   });
+  if (!posted) {
+    thread_.Join();
+    return work();
+  }
   MutexLock lock(&mutex);
   while (!ran) done.Wait(&mutex);
 }

@@ -54,9 +54,11 @@ class ProgressThread {
   static absl::StatusOr<std::unique_ptr<ProgressThread>> Start(EventSource* source);
   ~ProgressThread();  // as Stop
 
-  // Runs `work` on the thread, in the order of the calls. Dropped after Stop.
-  void Post(std::function<void()> work);
-  // As Post, and waits for its end. REQUIRES: not called on the thread, not after Stop.
+  // Runs `work` on the thread, in the order of the calls. False after Stop: it is not run, and whoever waits for its
+  // outcome is the caller's to tell.
+  bool Post(std::function<void()> work);
+  // As Post, and waits for its end; after Stop it runs here, where nobody else can be in it. REQUIRES: not called on
+  // the thread.
   void Run(const std::function<void()>& work);
   // Runs what was posted and ends the thread.
   void Stop();

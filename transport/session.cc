@@ -42,7 +42,7 @@ struct Session::Transfer {
   bool in_wire = false;
   int64_t bytes = 0;   // in the wire
   uint64_t order = 0;  // of a send
-  Timers::Id deadline, quarantine;
+  Timers::Id deadline, quarantine, landing_limit;
 };
 
 Session::Session(const Options& options, std::unique_ptr<Wire> wire)
@@ -50,6 +50,10 @@ Session::Session(const Options& options, std::unique_ptr<Wire> wire)
       counters_(options.counters),
       heartbeat_(options.heartbeat),
       window_bytes_(options.window_bytes),
+      pause_at_bytes_(options.pause_at_bytes),
+      budget_(options.budget),
+      landing_within_(options.landing_within),
+      on_open_(options.on_open),
       on_gone_(options.on_gone),
       wire_(std::move(wire)),
       peer_(wire_->peer()),
@@ -58,7 +62,10 @@ Session::Session(const Options& options, std::unique_ptr<Wire> wire)
   busy_since_ = heard_ = spoke_ = thread_->now();
 }
 
-Session::~Session() { --counters_->connections; }
+Session::~Session() {
+  --counters_->connections;
+  if (budget_ != nullptr) budget_->Return(queued_message_bytes_);
+}
 
 void Session::StartClient(std::shared_ptr<ConnectionEvents> events,
                           std::function<bool(const absl::Status&)> established) {
@@ -117,6 +124,7 @@ void Session::OnHello(const Frame& frame) {
   peer_heartbeat_ = absl::Milliseconds(hello.heartbeat_ms);
   state_ = State::kOpen;
   thread_->timers().Cancel(handshake_);
+  if (on_open_ != nullptr) std::exchange(on_open_, nullptr)(this);
   if (accept_ != nullptr) {
     events_ = std::exchange(accept_, nullptr)(HandleOf(shared_from_this()));
     if (events_ == nullptr) return Shut(absl::UnavailableError("refused"), "refused", false);
@@ -209,8 +217,11 @@ absl::Status Session::Reserve(int64_t message_bytes) {
   }
   if (!open_) return absl::UnavailableError(absl::StrCat("the connection to ", peer_, " is closed"));
   const int64_t cost = message_bytes + kMessageCost;
-  if (queued_message_bytes_.fetch_add(cost) + cost > kMaxQueuedMessageBytes) {
-    queued_message_bytes_ -= cost;
+  const int64_t queued = queued_message_bytes_.fetch_add(cost) + cost;
+  if (budget_ != nullptr) budget_->Take(cost);
+  const bool others_need_it = budget_ != nullptr && budget_->exceeded() && queued > pause_at_bytes_;
+  if (queued > kMaxQueuedMessageBytes || others_need_it) {
+    Return(cost);
     return absl::ResourceExhaustedError(absl::StrCat(peer_, " does not take messages fast enough"));
   }
   return absl::OkStatus();
@@ -219,16 +230,27 @@ absl::Status Session::Reserve(int64_t message_bytes) {
 void Session::SendMessage(std::string frame) {
   const int64_t bytes = static_cast<int64_t>(frame.size()) - kFrameHeaderBytes;
   const int64_t cost = bytes + kMessageCost;
-  if (state_ != State::kOpen) {
-    queued_message_bytes_ -= cost;
-    return;
-  }
+  if (state_ != State::kOpen) return Return(cost);
   FlushControl();
   const std::string header = FrameHeader(FrameKind::kMessage, sent_frames_++, peer_token_, bytes);
   frame.replace(0, header.size(), header);
   ++counters_->messages_sent;
   spoke_ = thread_->now();
-  wire_->SendFrame(std::move(frame), [self = shared_from_this(), cost] { self->queued_message_bytes_ -= cost; });
+  wire_->SendFrame(std::move(frame), [self = shared_from_this(), cost] {
+    self->Return(cost);
+    if (self->paused_ && self->queued_message_bytes_ < self->pause_at_bytes_ / 2) {
+      self->paused_ = false;
+      self->wire_->SetReading(true);
+    }
+  });
+  if (pause_at_bytes_ > 0 && queued_message_bytes_ >= pause_at_bytes_ && !std::exchange(paused_, true)) {
+    wire_->SetReading(false);
+  }
+}
+
+void Session::Return(int64_t cost) {
+  queued_message_bytes_ -= cost;
+  if (budget_ != nullptr) budget_->Return(cost);
 }
 
 Session::TransferPointer Session::Open(Transfers* open, uint64_t id, const Slice& slice, absl::Time deadline,
@@ -285,13 +307,24 @@ void Session::Send(uint64_t id, const Slice& from, absl::Time deadline, Sent don
     return GiveUp(id, false, absl::CancelledError("the receiver took the landing back"));
   }
   const auto credit = credits_.find(id);
-  if (credit == credits_.end()) return;
+  if (credit == credits_.end()) return AwaitLanding(transfer, deadline);
   MatchCredit(transfer, credit->second);
   Pump();
 }
 
+void Session::AwaitLanding(const TransferPointer& transfer, absl::Time deadline) {
+  const absl::Time limit = thread_->now() + landing_within_;
+  if (limit >= deadline) return;
+  transfer->landing_limit = thread_->timers().At(limit, [self = shared_from_this(), id = transfer->id] {
+    self->GiveUp(id, false,
+                 absl::DeadlineExceededError(absl::StrCat(self->peer_, " made no room for payload ", id, " within ",
+                                                          absl::FormatDuration(self->landing_within_))));
+  });
+}
+
 // A send and its credit have met.
 void Session::MatchCredit(const TransferPointer& transfer, uint64_t bytes) {
+  thread_->timers().Cancel(transfer->landing_limit);
   if (static_cast<uint64_t>(transfer->slice.length) <= bytes) {
     ready_.emplace(transfer->order, transfer);
     return;
@@ -352,6 +385,7 @@ void Session::WireDone(Transfer* transfer, const absl::Status& status) {
 void Session::Complete(Transfer* transfer, const absl::Status& status, int64_t bytes) {
   const auto done = std::exchange(transfer->done, nullptr);
   thread_->timers().Cancel(transfer->deadline);
+  thread_->timers().Cancel(transfer->landing_limit);
   Transfers& open = transfer->landing ? landings_ : sends_;
   const auto found = open.find(transfer->id);
   const TransferPointer keep = found->second;

@@ -46,6 +46,11 @@ class Session : public std::enable_shared_from_this<Session> {
     Counters* counters;
     absl::Duration heartbeat;
     int64_t window_bytes;
+    int64_t pause_at_bytes = 0;
+    std::shared_ptr<MessageBudget> budget;
+    absl::Duration landing_within = absl::InfiniteDuration();
+    // Of a server's, once: the peer has said hello.
+    std::function<void(Session*)> on_open;
     // The wire is closed and nothing of the connection is under way any more.
     std::function<void(Session*)> on_gone;
   };
@@ -96,6 +101,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Validates, files under its id and arms its deadline. Completes it and returns null if that cannot be.
   TransferPointer Open(Transfers* open, uint64_t id, const Slice& slice, absl::Time deadline, Landed done,
                        bool landing);
+  void AwaitLanding(const TransferPointer& transfer, absl::Time deadline);
   void MatchCredit(const TransferPointer& transfer, uint64_t bytes);
   void Complete(Transfer* transfer, const absl::Status& status, int64_t bytes);
   void GiveUp(uint64_t id, bool landing, const absl::Status& status);
@@ -106,6 +112,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void SendFrame(
       FrameKind kind, absl::string_view body, std::function<void()> taken = [] {});
   void QueueControl();
+  // Of messages: what Reserve took.
+  void Return(int64_t cost);
   void FlushControl();
 
   bool Busy() const;
@@ -117,6 +125,10 @@ class Session : public std::enable_shared_from_this<Session> {
   Counters* const counters_;
   const absl::Duration heartbeat_;
   const int64_t window_bytes_;
+  const int64_t pause_at_bytes_;
+  const std::shared_ptr<MessageBudget> budget_;
+  const absl::Duration landing_within_;
+  std::function<void(Session*)> on_open_;
   const std::function<void(Session*)> on_gone_;
   const std::unique_ptr<Wire> wire_;
   const std::string peer_;
@@ -147,7 +159,7 @@ class Session : public std::enable_shared_from_this<Session> {
   int64_t in_wire_ = 0;                            // transfers, both ways
 
   absl::Duration peer_heartbeat_ = absl::Seconds(2);
-  bool busy_ = false, beating_ = false;
+  bool busy_ = false, beating_ = false, paused_ = false;
   absl::Time busy_since_, heard_, spoke_, tick_due_;
   Timers::Id tick_, handshake_, flush_limit_;
 };

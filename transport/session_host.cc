@@ -10,9 +10,9 @@ namespace kvlink::transport {
 
 absl::StatusOr<std::unique_ptr<SessionHost>> SessionHost::Start(const TransportOptions& options, EventSource* source) {
   if (options.heartbeat < absl::Milliseconds(100) || options.heartbeat > absl::Hours(1) || options.window_bytes < 1 ||
-      options.max_connections < 1) {
+      options.max_connections < 1 || options.max_handshakes < 1) {
     return absl::InvalidArgumentError(
-        "transport options: heartbeat is 100 ms to 1 h, window_bytes and max_connections at least 1");
+        "transport options: heartbeat is 100 ms to 1 h, window_bytes, max_connections and max_handshakes at least 1");
   }
   KVLINK_ASSIGN_OR_RETURN(auto thread, ProgressThread::Start(source));
   return std::unique_ptr<SessionHost>(new SessionHost(options, std::move(thread)));
@@ -24,7 +24,12 @@ std::shared_ptr<Session> SessionHost::Add(std::unique_ptr<Wire> wire) {
   options.counters = counters_.get();
   options.heartbeat = options_.heartbeat;
   options.window_bytes = options_.window_bytes;
+  options.pause_at_bytes = options_.pause_at_bytes;
+  options.budget = options_.budget;
+  options.landing_within = options_.landing_within;
+  options.on_open = [this](Session* session) { HandshakeOver(session); };
   options.on_gone = [this](Session* session) {
+    HandshakeOver(session);
     sessions_.erase(session->token());
     MutexLock lock(&mutex_);
     --open_sessions_;
@@ -39,9 +44,36 @@ std::shared_ptr<Session> SessionHost::Add(std::unique_ptr<Wire> wire) {
   return session;
 }
 
+void SessionHost::HandshakeOver(Session* session) {
+  const auto found = orders_.find(session->token());
+  if (found == orders_.end()) return;
+  handshakes_.erase({found->second, session->token()});
+  orders_.erase(found);
+}
+
+std::shared_ptr<Session> SessionHost::AddAccepted(std::unique_ptr<Wire> wire, Accept accept) {
+  while (static_cast<int>(handshakes_.size()) >= options_.max_handshakes) {
+    const auto oldest = Find(handshakes_.begin()->second);
+    HandshakeOver(oldest.get());
+    oldest->Shut(absl::UnavailableError(absl::StrCat(oldest->peer(), " said nothing while others came")), "crowded-out",
+                 false);
+  }
+  const auto session = Add(std::move(wire));
+  orders_.emplace(session->token(), ++last_order_);
+  handshakes_.emplace(last_order_, session->token());
+  session->StartServer(std::move(accept));
+  return session;
+}
+
 std::shared_ptr<Session> SessionHost::Find(uint64_t token) const {
   const auto found = sessions_.find(token);
   return found == sessions_.end() ? nullptr : found->second;
+}
+
+absl::flat_hash_set<std::string> SessionHost::Peers() const {
+  absl::flat_hash_set<std::string> peers;
+  for (const auto& [token, session] : sessions_) peers.insert(session->peer());
+  return peers;
 }
 
 absl::StatusOr<std::shared_ptr<Connection>> SessionHost::Connect(

@@ -8,8 +8,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
+#include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
@@ -27,12 +31,17 @@ class SessionHost {
   static absl::StatusOr<std::unique_ptr<SessionHost>> Start(const TransportOptions& options, EventSource* source);
   ~SessionHost() { End(); }
 
-  // Progress thread: a session over `wire`, to be started by the caller; known until its wire is closed.
+  // Progress thread: a session over `wire`, of a client, to be started by the caller; known until its wire is closed.
   std::shared_ptr<Session> Add(std::unique_ptr<Wire> wire);
+  // Progress thread: as Add, of a peer that came in; starts the session. Of those that have not said hello the oldest
+  // goes where there are too many.
+  std::shared_ptr<Session> AddAccepted(std::unique_ptr<Wire> wire, Accept accept);
   // Progress thread. Null: no such session.
   std::shared_ptr<Session> Find(uint64_t token) const;
+  // Progress thread: who is at the other ends.
+  absl::flat_hash_set<std::string> Peers() const;
   // Progress thread: whether one more connection may be accepted.
-  bool HasRoom() const { return static_cast<int>(sessions_.size()) < options_.max_connections; }
+  bool HasRoom() const { return static_cast<int>(sessions_.size() - handshakes_.size()) < options_.max_connections; }
 
   // Any other thread. `dial` runs on the progress thread and makes a wire. As Transport::Connect.
   absl::StatusOr<std::shared_ptr<Connection>> Connect(
@@ -52,10 +61,15 @@ class SessionHost {
   SessionHost(const TransportOptions& options, std::unique_ptr<ProgressThread> thread)
       : options_(options), counters_(std::make_shared<Counters>()), thread_(std::move(thread)) {}
 
+  void HandshakeOver(Session* session);
+
   const TransportOptions options_;
   const std::shared_ptr<Counters> counters_;
   const std::unique_ptr<ProgressThread> thread_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> sessions_;  // by token; the thread's own
+  std::set<std::pair<uint64_t, uint64_t>> handshakes_;  // those that have not said hello: (order, token), the thread's
+  absl::flat_hash_map<uint64_t, uint64_t> orders_;      // of them, by token
+  uint64_t last_order_ = 0;
 
   bool ended_ = false;  // of who calls End
   Mutex mutex_;

@@ -12,7 +12,7 @@
 // Exactly once: each Land and each Send calls its `done` once, never within the call itself. The status is
 //   OK                  landing: the bytes are there. Send: the source is not read any more (whether the payload
 //                       landed is the receiver's to tell)
-//   DEADLINE_EXCEEDED   at the deadline, whatever the peer does
+//   DEADLINE_EXCEEDED   at the deadline, whatever the peer does; a Send also after TransportOptions::landing_within
 //   CANCELLED           by CancelLanding or CancelSend; a Send also when the receiver took the landing back
 //   UNAVAILABLE         the connection is closed, or closed before the end
 //   INVALID_ARGUMENT    the slice is empty, out of its buffer or longer than the peer's landing, its buffer is another
@@ -30,6 +30,7 @@
 #ifndef KVLINK_TRANSPORT_TRANSPORT_H_
 #define KVLINK_TRANSPORT_TRANSPORT_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -146,8 +147,24 @@ struct TransportStats {
   int64_t registered_bytes = 0;   // now
   int64_t wakeups = 0;            // of progress threads, from waiting
   // Why connections closed: "local", "peer", "heartbeat", "quarantine", "network", and what hostile peers did
-  // ("payload-unreserved", "payload-oversized", "frame-malformed", ...).
+  // ("payload-unreserved", "payload-oversized", "frame-malformed", ...). "stranger": came in over UCX and did not speak
+  // it.
   std::map<std::string, int64_t> closes;
+};
+
+// What the messages of many connections, of several transports, may hold together while the network has not taken them.
+// Thread-safety: all methods.
+class MessageBudget {
+ public:
+  explicit MessageBudget(int64_t max_bytes) : max_bytes_(max_bytes) {}
+  void Take(int64_t bytes) { taken_.fetch_add(bytes, std::memory_order_relaxed); }
+  void Return(int64_t bytes) { taken_.fetch_sub(bytes, std::memory_order_relaxed); }
+  bool exceeded() const { return taken() > max_bytes_; }
+  int64_t taken() const { return taken_.load(std::memory_order_relaxed); }
+
+ private:
+  const int64_t max_bytes_;
+  std::atomic<int64_t> taken_{0};
 };
 
 struct TransportOptions {
@@ -158,6 +175,16 @@ struct TransportOptions {
   // Those that are share the network, so more than keeps it busy only makes the first of them late.
   int64_t window_bytes = int64_t{4} << 20;
   int max_connections = 4096;  // accepted ones; more are refused
+  // Accepted ones that have not said hello. When one more comes, the one that has been silent longest goes.
+  int max_handshakes = 256;
+  // For a server whose clients may ask much and read little; a client that had it too could wait for a server that
+  // waits for it. 0: never. While so many bytes of messages wait to be taken by the peer, what it says is not read,
+  // where the carrier can hold it back (not UCX).
+  int64_t pause_at_bytes = 0;
+  // May be null. While it is exceeded, a connection with pause_at_bytes waiting gets RESOURCE_EXHAUSTED.
+  std::shared_ptr<MessageBudget> budget;
+  // A send for which the peer does not make room within this is DEADLINE_EXCEEDED.
+  absl::Duration landing_within = absl::InfiniteDuration();
 };
 
 class Transport {

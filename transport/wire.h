@@ -34,6 +34,8 @@ class Wire {
   // way completes, then `closed` is called, and nothing of this connection touches memory after it. A second call,
   // without `flush`, hurries the first; its `closed` takes the place of that one's.
   virtual void Close(bool flush, std::function<void()> closed) = 0;
+  // While false, the peer is held back instead of heard, where the carrier can; what had come may still be told.
+  virtual void SetReading(bool reading) {}
   // Whether a buffer can be sent from and landed in.
   virtual bool Owns(const RegisteredBuffer& buffer) const = 0;
   virtual std::string peer() const = 0;

@@ -76,7 +76,9 @@ struct StoreCommandFlags {
 absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
   arguments.Text("store", "DIR", "Directory of the store; made if it is not there.", &flags.store.store);
   arguments.Text("listen", "HOST:PORT", "Where gRPC listens; port 0 chooses one.", &flags.listen);
-  arguments.Text("data", "HOST:PORT|none|auto", "Where UCX listens; auto: the host of --listen and a free port.",
+  arguments.Text("data", "HOST:PORT|none|auto",
+                 "Where UCX listens, for trusted hosts alone; auto: a free port where --listen is 127.0.0.1 or "
+                 "localhost, else none.",
                  &flags.data);
   arguments.Text("socket", "PATH|none|auto",
                  "Socket through which readers on this host map the memory tier; auto: in the store's directory.",
@@ -112,7 +114,11 @@ store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
   options.engine.share_memory = flags.socket != "none";
   options.control_address = flags.listen;
   if (flags.data == "auto") {
-    options.data_address = absl::StrCat(HostOf(flags.listen), ":0");
+    // UCX trusts whoever connects: beyond this host it listens only where it was named.
+    const std::string host = HostOf(flags.listen);
+    if (host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0) {
+      options.data_address = absl::StrCat(host, ":0");
+    }
   } else if (flags.data != "none") {
     options.data_address = flags.data;
   }

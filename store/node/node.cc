@@ -37,6 +37,26 @@ absl::Status CheckReach(absl::string_view what, const std::string& address, cons
                    "listen at 127.0.0.1"));
 }
 
+// UCX lets whoever connects write into the node's memory, so it listens where it was told and nowhere else.
+absl::Status CheckUcx(const std::string& address, Log* log) {
+  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
+  KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
+  KVLINK_ASSIGN_OR_RETURN(const std::string device, transport::DeviceWith(resolved));
+  if (device.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the data address ", address,
+        " stands for every network of this host, and UCX trusts whoever connects: name the address of one network"));
+  }
+  if (!IsLoopback(resolved)) {
+    log->Warning("ucx_trusts_its_peers",
+                 {{"data", address},
+                  {"device", device},
+                  {"why", std::string("whoever connects to UCX here, or to the ports that it opens on this device, can "
+                                      "write into the node's memory: let trusted hosts alone reach them")}});
+  }
+  return absl::OkStatus();
+}
+
 // As clients are told: a wildcard host is left out, for them to put that of the control address in.
 std::string Advertised(const std::string& scheme, const std::string& address) {
   const auto parsed = transport::ParseAddress({address.data(), address.size()});
@@ -77,6 +97,8 @@ absl::Status Node::Open(NodeOptions* options) {
   };
   service->metrics = std::make_unique<Metrics>([service] { return ReadingsOf(service); });
   options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
+  options->engine.chunk_ready = [service](const engine::TierChunk& chunk) { service->memory.AddChunk(chunk); };
+  options->engine.chunk_leaves = [service](const engine::TierChunk& chunk) { service->memory.RemoveChunk(chunk); };
   KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
@@ -99,12 +121,8 @@ absl::Status Node::Open(NodeOptions* options) {
 
 absl::Status Node::OpenPorts(NodeOptions* options) {
   if (!options->data_address.empty()) {
-    transport::TransportOptions ucx;
-    ucx.max_connections = options->limits.connections;
-    // UCX's tcp listens on every device that it uses. One at which other hosts reach the node is not narrowed down:
-    // that would hide its RDMA devices.
-    KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(options->data_address));
-    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(ucx, loopback ? options->data_address : ""));
+    KVLINK_RETURN_IF_ERROR(CheckUcx(options->data_address, &service_->log));
+    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(DataPort::Options(*service_), options->data_address));
     options->carriers.push_back({"ucx", std::move(made), options->data_address});
   }
   for (NodeOptions::Carrier& carrier : options->carriers) {
@@ -203,6 +221,7 @@ Node::~Node() {
   sweeper_.Join();
   service->serving->Stop();
   service->indexing->Stop();
+  service->checking->Stop();
   // Every link goes when its requests, transfers and writes have ended.
   CloseLinks();
   if (service->engine != nullptr) service->sessions.CloseAll();

@@ -15,9 +15,19 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       sessions(limits.sessions, limits.session_lifetime,
                [this](const engine::EncodingKey& key) { (void)engine->Unpin(key); }),
       push_credit(limits.push_bytes, limits.push_bytes_beside_pulls, limits.push_yields),
-      serving(std::make_unique<Lane>(
-          Lane::Options{.name = "serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),
-      indexing(std::make_unique<Lane>(Lane::Options{
-          .name = "indexing", .threads = limits.indexing_threads, .max_queued = limits.indexing_queue, .nice = 5})) {}
+      suspects(limits.suspect_again),
+      connections("connections", limits.connections, limits.connections / limits.administrators_part),
+      requests("requests", limits.requests, limits.requests / limits.administrators_part),
+      request_bytes("bytes of requests", limits.request_bytes, limits.request_bytes / limits.administrators_part),
+      pull_quota("pulls", limits.pulls, limits.pulls / limits.administrators_part),
+      push_quota("pushes", limits.pushes, limits.pushes / limits.administrators_part),
+      lease_quota("leases", limits.leases, limits.leases / limits.administrators_part),
+      answers(std::make_shared<transport::MessageBudget>(limits.answer_bytes)),
+      serving(std::make_unique<Worker>(Worker::Options{
+          .name = "kv-serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),
+      indexing(std::make_unique<Worker>(Worker::Options{
+          .name = "kv-indexing", .threads = limits.indexing_threads, .max_queued = limits.indexing_queue, .nice = 5})),
+      checking(std::make_unique<Worker>(
+          Worker::Options{.name = "kv-checking", .threads = 1, .max_queued = limits.checking_queue, .nice = 10})) {}
 
 }  // namespace kvlink::store

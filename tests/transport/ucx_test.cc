@@ -13,12 +13,14 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "gtest/gtest.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests/transport/peers.h"
 #include "transport/address.h"
+#include "transport/ucx/port_guard.h"
 
 namespace kvlink::transport {
 namespace {
@@ -152,6 +154,60 @@ double CpuSeconds() {
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
          1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+// Whatever connects without speaking UCX costs nothing for long: no processor while it is there, no descriptor after.
+TEST(Ucx, StrangersAreKeptAway) {
+  const int rounds = Soak() ? 500 : 4;
+  std::mt19937_64 random(TestSeed());
+  auto transport = NewTransport(Carrier::kUcx), client = NewTransport(Carrier::kUcx);
+  Server server(transport.get());
+  // One that speaks it stays.
+  const auto inbox = std::make_shared<Inbox>();
+  auto connection = client->Connect(server.address(), inbox, Patience());
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  const auto accepted = server.Next();
+  ASSERT_TRUE((*connection)->SendMessage("here").ok());
+  EXPECT_EQ(accepted.inbox->Next(), "here");
+  ASSERT_TRUE(accepted.connection->SendMessage("and here").ok());
+  EXPECT_EQ(inbox->Next(), "and here");
+  const int before = OpenDescriptors();
+  std::vector<SocketAddress> doors;
+  for (const int fd : PortGuard::Listening()) {
+    SocketAddress door;
+    door.length = sizeof(door.storage);
+    ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&door.storage), &door.length), 0);
+    doors.push_back(door);
+  }
+  ASSERT_GE(doors.size(), 2u);  // the listener's, and one of UCX's own
+  std::string noise(5000, 0);
+  for (char& byte : noise) byte = static_cast<char>(random());
+  const std::string get = absl::StrCat("GET / HTTP/1.1\r\nX: ", std::string(4100, 'x'), "\r\n\r\n");
+  std::vector<Descriptor> open;
+  for (int round = 0; round < rounds; ++round) {
+    for (const SocketAddress& door : doors) {
+      for (const std::string& junk : {noise, get, noise.substr(0, 5), std::string()}) {
+        Descriptor made = Connected(door);
+        ASSERT_GE(made.get(), 0);
+        (void)!send(made.get(), junk.data(), junk.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (random() % 2 == 0) open.push_back(std::move(made));
+      }
+    }
+  }
+  const int held = static_cast<int>(open.size());
+  const double cpu = CpuSeconds();
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  std::printf("%d strangers: %.2f of a processor\n", rounds * 8, CpuSeconds() - cpu);
+  const absl::Time limit = Patience();
+  while (OpenDescriptors() > before + held && SteadyNow() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_LE(OpenDescriptors(), before + held);
+  EXPECT_GT(transport->Stats().closes["stranger"], 0);
+  ASSERT_TRUE((*connection)->SendMessage("still here").ok());
+  EXPECT_EQ(accepted.inbox->Next(), "still here");
+  auto another = client->Connect(server.address(), std::make_shared<Inbox>(), Patience());
+  EXPECT_TRUE(another.ok()) << another.status();
 }
 
 // What a crowd takes is printed, and that it is served is asserted.

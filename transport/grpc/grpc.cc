@@ -141,7 +141,7 @@ class TransportOverGrpc : public GrpcTransport {
     auto wire = std::make_unique<GrpcWire>(&host_->thread(), &host_->counters(), call->peer());
     call->set_events(wire.get());
     wire->Bind(std::move(call));
-    host_->Add(std::move(wire))->StartServer(accept);
+    host_->AddAccepted(std::move(wire), accept);
   }
 
   const std::shared_ptr<grpc::ChannelCredentials> credentials_;

@@ -17,8 +17,7 @@ void Release(void* source) { delete static_cast<std::shared_ptr<PayloadSource>*>
 bool Mailbox::Post(std::function<void()> work) {
   MutexLock lock(&mutex_);
   if (thread_ == nullptr) return false;
-  thread_->Post(std::move(work));
-  return true;
+  return thread_->Post(std::move(work));
 }
 
 void Mailbox::Close() {
@@ -152,7 +151,7 @@ void Stream::ReadMore() {
   {
     MutexLock lock(&mutex_);
     if (reading_ || read_failed_ || (ending_ && !reads_to_the_end())) return;
-    if (state_ == State::kOpen && arrived_bytes_ >= kReadAhead) return;
+    if (state_ == State::kOpen && (arrived_bytes_ >= kReadAhead || held_back_)) return;
     reading_ = true;
     ++starting_;
   }
@@ -162,6 +161,14 @@ void Stream::ReadMore() {
     --starting_;
   }
   EndIfDue();
+}
+
+void Stream::SetReading(bool reading) {
+  {
+    MutexLock lock(&mutex_);
+    held_back_ = !reading;
+  }
+  if (reading) ReadMore();
 }
 
 void Stream::ReadDone(bool ok) {

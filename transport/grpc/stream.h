@@ -86,6 +86,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   // frames go first, also between the pieces of a payload.
   void SendFrame(std::string frame, std::function<void()> taken);
   void SendPayload(std::string frame, std::shared_ptr<PayloadSource> source);
+  // While false, nothing more is taken from gRPC, whose flow control then holds the other side back.
+  void SetReading(bool reading);
   // Ends the call; where `flush`, when what was sent is taken.
   void Close(bool flush);
 
@@ -143,6 +145,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Queue frames_ ABSL_GUARDED_BY(mutex_), payloads_ ABSL_GUARDED_BY(mutex_);
 
   // The buffer is gRPC's while reading_.
+  bool held_back_ ABSL_GUARDED_BY(mutex_) = false;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false, read_failed_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer read_buffer_;
   std::deque<grpc::ByteBuffer> arrived_ ABSL_GUARDED_BY(mutex_);

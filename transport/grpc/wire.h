@@ -32,6 +32,7 @@ class GrpcWire : public Wire, public StreamEvents {
   void SendFrame(std::string frame, std::function<void()> taken) override;
   void SendPayload(std::string frame, const Slice& from, std::function<void(const absl::Status&)> done) override;
   void Close(bool flush, std::function<void()> closed) override;
+  void SetReading(bool reading) override { stream_->SetReading(reading); }
   bool Owns(const RegisteredBuffer& buffer) const override;
   std::string peer() const override { return peer_; }
 

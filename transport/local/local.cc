@@ -78,8 +78,8 @@ class LocalHandle : public LocalConnection {
  private:
   // Not within the call, as transport.h says; where the thread is gone, nothing hears of it.
   void Refuse(std::function<void()> done) {
-    if (const auto session = link_->session.lock()) return session->thread()->Post(std::move(done));
-    done();
+    const auto session = link_->session.lock();
+    if (session == nullptr || !session->thread()->Post(done)) done();
   }
   const std::shared_ptr<Connection> inner_;
   const std::shared_ptr<LocalLink> link_;
@@ -189,14 +189,14 @@ class LocalTransportOverSockets : public LocalTransport {
     auto wire = Open(std::move(connected), path);
     if (!wire.ok()) return host_->counters().Closed("network");
     const auto link = static_cast<LocalWire*>(wire->get())->link();
-    host_->Add(*std::move(wire))
-        ->StartServer([accept, link](std::shared_ptr<Connection> inner) -> std::shared_ptr<ConnectionEvents> {
-          auto events = accept(std::make_shared<LocalHandle>(std::move(inner), link));
-          if (events == nullptr) return nullptr;
-          auto adapter = std::make_shared<WithDescriptors>(std::move(events), link);
-          link->takes_descriptors = adapter->takes_descriptors();
-          return adapter;
-        });
+    host_->AddAccepted(*std::move(wire),
+                       [accept, link](std::shared_ptr<Connection> inner) -> std::shared_ptr<ConnectionEvents> {
+                         auto events = accept(std::make_shared<LocalHandle>(std::move(inner), link));
+                         if (events == nullptr) return nullptr;
+                         auto adapter = std::make_shared<WithDescriptors>(std::move(events), link);
+                         link->takes_descriptors = adapter->takes_descriptors();
+                         return adapter;
+                       });
   }
 
   const std::unique_ptr<Poller> poller_;  // outlives the host's thread

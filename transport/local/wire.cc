@@ -115,13 +115,14 @@ void LocalWire::Ready(uint32_t events) {
     if (queue_.empty() || broken_) Shut();
     return;
   }
+  if ((events & (EPOLLERR | EPOLLHUP)) != 0) reading_ = true;  // there is an end to what it may say
   if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) Read(kPackets);
 }
 
 bool LocalWire::Read(int packets) {
   const auto session = link_->session.lock();
   std::string& packet = poller_->packet();
-  while (!closing_ && packets-- > 0) {
+  while (!closing_ && (reading_ || broken_) && packets-- > 0) {
     iovec bytes = {packet.data(), packet.size()};
     Control control;
     msghdr message = {};
@@ -221,7 +222,12 @@ void LocalWire::CountDown(std::vector<Descriptor>* descriptors) {
 
 void LocalWire::SetInterest() {
   const uint32_t out = queue_.empty() ? 0 : static_cast<uint32_t>(EPOLLOUT);
-  poller_->Change(watch_, out | (closing_ ? 0 : static_cast<uint32_t>(EPOLLIN)));
+  poller_->Change(watch_, out | (closing_ || !reading_ ? 0 : static_cast<uint32_t>(EPOLLIN)));
+}
+
+void LocalWire::SetReading(bool reading) {
+  reading_ = reading;
+  if (!shut_ && watch_ != 0) SetInterest();
 }
 
 }  // namespace kvlink::transport

@@ -41,6 +41,7 @@ class LocalWire : public Wire, public Watcher {
   void SendFrame(std::string frame, std::function<void()> taken) override;
   void SendPayload(std::string frame, const Slice& from, std::function<void(const absl::Status&)> done) override;
   void Close(bool flush, std::function<void()> closed) override;
+  void SetReading(bool reading) override;
   bool Owns(const RegisteredBuffer&) const override { return false; }
   std::string peer() const override { return link_->peer; }
   void Ready(uint32_t events) override;
@@ -81,7 +82,7 @@ class LocalWire : public Wire, public Watcher {
   std::deque<Outgoing> queue_;
   bool broken_ = false;  // nothing can be sent any more
   bool reset_ = false;   // the peer closed without having read everything
-  bool closing_ = false, shut_ = false;
+  bool closing_ = false, shut_ = false, reading_ = true;
   std::function<void()> closed_;
 };
 

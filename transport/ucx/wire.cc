@@ -19,7 +19,7 @@ void SetMemory(const RegisteredBuffer& buffer, ucp_request_param_t* params) {
 
 // One operation in UCX. Owns itself until Finish.
 struct UcxWire::Request {
-  UcxWire* wire;
+  std::shared_ptr<UcxWire*> wire;
   std::string frame;  // UCX reads it until the operation ends
   std::function<void(const absl::Status&)> done;
 };
@@ -38,6 +38,7 @@ absl::StatusOr<std::unique_ptr<UcxWire>> UcxWire::Open(ucp_worker_h worker, cons
 }
 
 UcxWire::~UcxWire() {
+  *self_ = nullptr;
   if (endpoint_ == nullptr) return;
   // Only where the transport ended without waiting for this connection any longer; nobody hears of the rest.
   ucp_request_param_t params = {};
@@ -65,18 +66,22 @@ ucp_request_param_t UcxWire::Params(Request* request) const {
 
 UcxWire::Request* UcxWire::Begin(std::function<void(const absl::Status&)> done) {
   ++under_way_;
-  return new Request{this, "", std::move(done)};
+  return new Request{self_, "", std::move(done)};
 }
 
 void UcxWire::Started(Request* request, ucs_status_ptr_t answer) {
   if (UCS_PTR_IS_PTR(answer)) return;
-  thread_->Defer([this, request, status = UCS_PTR_STATUS(answer)] { Finish(request, status); });
+  thread_->Defer([request, status = UCS_PTR_STATUS(answer)] {
+    if (UcxWire* const wire = *request->wire) return wire->Finish(request, status);
+    delete request;
+  });
 }
 
 void UcxWire::OnSent(void* request, ucs_status_t status, void* user_data) {
   ucp_request_free(request);
   Request* const ours = static_cast<Request*>(user_data);
-  ours->wire->Finish(ours, status);
+  if (UcxWire* const wire = *ours->wire) return wire->Finish(ours, status);
+  delete ours;  // nobody hears of it
 }
 
 void UcxWire::OnReceived(void* request, ucs_status_t status, size_t, void* user_data) {
@@ -156,7 +161,7 @@ void UcxWire::ForceClose() {
   if (endpoint == nullptr) return;
   closing_ = true;
   ++under_way_;
-  auto* const request = new Request{this, "", [](const absl::Status&) {}};
+  auto* const request = new Request{self_, "", [](const absl::Status&) {}};
   ucp_request_param_t params = Params(request);
   params.flags = UCP_EP_CLOSE_FLAG_FORCE;
   const ucs_status_ptr_t answer = ucp_ep_close_nbx(endpoint, &params);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/mutex.h"
 #include "base/status.h"
@@ -85,16 +86,31 @@ void Reject(ucp_listener_h listener, ucp_conn_request_h request) {
 
 }  // namespace
 
+UcxWorker::UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd)
+    : context_(std::move(context)),
+      worker_(worker),
+      fd_(fd),
+      guard_({.known = [this] { return host_->Peers(); },
+              .still =
+                  [](const std::function<void()>& act) {
+                    const StillAsyncThread still;
+                    act();
+                  }}) {}
+
 absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(std::shared_ptr<UcxContext> context) {
   ucp_worker_params_t params = {};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
   ucp_worker_h worker = nullptr;
+  const std::set<int> others = PortGuard::Listening();
   ucs_status_t status = ucp_worker_create(context->get(), &params, &worker);
   if (status != UCS_OK) return UcxError("making a worker", status);
   int fd = -1;
   status = ucp_worker_get_efd(worker, &fd);
   std::unique_ptr<UcxWorker> made(new UcxWorker(std::move(context), worker, fd));
+  for (const int listening : PortGuard::Listening()) {
+    if (!others.contains(listening)) made->guard_.AddInterface(listening);
+  }
   for (const unsigned id : {kFrameMessage, kPayloadMessage}) {
     ucp_am_handler_param_t handler = {};
     handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
@@ -142,6 +158,7 @@ absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, co
   params.sockaddr.addrlen = address.length;
   params.conn_handler.cb = OnConnection;
   params.conn_handler.arg = listening.get();
+  const std::set<int> others = PortGuard::Listening();
   const ucs_status_t status = ucp_listener_create(worker_, &params, &listening->listener);
   if (status != UCS_OK) {
     return UcxError(absl::StrCat("listening at ", named.ToString()), status);
@@ -150,8 +167,19 @@ absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, co
   attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
   ucp_listener_query(listening->listener, &attributes);
   listening->bound = {named.host, SocketAddress{attributes.sockaddr}.ToAddress().port};
+  for (const int fd : PortGuard::Listening()) {
+    if (!others.contains(fd)) guard_.AddListener(fd);
+  }
   listenings_.push_back(std::move(listening));
+  if (listenings_.size() == 1) Guard();
   return listenings_.back().get();
+}
+
+void UcxWorker::Guard() {
+  int64_t closed = 0;
+  const absl::Time again = guard_.Look(SteadyNow(), &closed);
+  for (; closed > 0; --closed) host_->counters().Closed("stranger");
+  host_->thread().timers().At(again, [this] { Guard(); });
 }
 
 void UcxWorker::OnConnection(ucp_conn_request_h request, void* arg) {
@@ -177,9 +205,7 @@ void UcxWorker::TakeConnection(ucp_conn_request_h request, const Listening& list
   if (!wire.ok()) return host_->counters().Closed("network");
   absl::erase_if(silent_, [](const auto& entry) { return entry.second.expired(); });
   const ucp_ep_h endpoint = (*wire)->endpoint();
-  const auto session = host_->Add(*std::move(wire));
-  silent_[endpoint] = session;
-  session->StartServer(listening.accept);
+  silent_[endpoint] = host_->AddAccepted(*std::move(wire), listening.accept);
 }
 
 ucs_status_t UcxWorker::OnFrame(void* self, const void*, size_t, void* data, size_t length,

@@ -17,6 +17,7 @@
 #include "transport/progress.h"
 #include "transport/session_host.h"
 #include "transport/ucx/context.h"
+#include "transport/ucx/port_guard.h"
 #include "transport/ucx/wire.h"
 
 namespace kvlink::transport {
@@ -47,20 +48,22 @@ class UcxWorker : public EventSource {
   static void StopListening(Listening* listening) { listening->accept = nullptr; }
 
  private:
-  UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd)
-      : context_(std::move(context)), worker_(worker), fd_(fd) {}
+  UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, int fd);
   static void OnConnection(ucp_conn_request_h request, void* listening);
   static ucs_status_t OnFrame(void* self, const void* header, size_t header_length, void* data, size_t length,
                               const ucp_am_recv_param_t* param);
   static ucs_status_t OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
                                 const ucp_am_recv_param_t* param);
   void TakeConnection(ucp_conn_request_h request, const Listening& listening);
+  // Once there is a listener: keeps its ports, and those of the worker itself, for those who speak UCX.
+  void Guard();
 
   const std::shared_ptr<UcxContext> context_;
   const ucp_worker_h worker_;
   const int fd_;
   SessionHost* host_ = nullptr;
   std::vector<std::unique_ptr<Listening>> listenings_;
+  PortGuard guard_;
   // Accepted and not heard of yet: the first frame names its endpoint, later ones a token.
   absl::flat_hash_map<ucp_ep_h, std::weak_ptr<Session>> silent_;
 };

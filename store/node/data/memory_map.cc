@@ -4,20 +4,41 @@
 
 namespace kvlink::store {
 
-void MemoryMap::Register(Carrier* carrier, const engine::TierMemory& memory) {
-  carrier->buffers.emplace(memory.number, carrier->transport->Register(memory.base, memory.bytes, {}, nullptr));
+const MemoryMap::Buffer& MemoryMap::Register(Carrier* carrier, const Range& range) {
+  const auto found = carrier->buffers.find(range);
+  if (found != carrier->buffers.end()) return found->second;
+  std::byte* const base = memories_.at(range.memory).base;
+  return carrier->buffers.emplace(range, carrier->transport->Register(base + range.first, range.bytes, {}, nullptr))
+      .first->second;
 }
 
 void MemoryMap::AddMemory(const engine::TierMemory& memory) {
   MutexLock lock(&mutex_);
   memories_[memory.number] = memory;
-  for (Carrier& carrier : carriers_) Register(&carrier, memory);
+}
+
+void MemoryMap::AddChunk(const engine::TierChunk& chunk) {
+  MutexLock lock(&mutex_);
+  chunks_[{chunk.memory, chunk.offset}] = chunk.bytes;
+  for (Carrier& carrier : carriers_) Register(&carrier, {chunk.memory, chunk.offset, chunk.bytes});
+}
+
+void MemoryMap::RemoveChunk(const engine::TierChunk& chunk) {
+  MutexLock lock(&mutex_);
+  chunks_.erase({chunk.memory, chunk.offset});
+  for (Carrier& carrier : carriers_) {
+    std::erase_if(carrier.buffers, [&](const auto& entry) {
+      const Range& range = entry.first;
+      return range.memory == chunk.memory && range.first < chunk.offset + chunk.bytes &&
+             chunk.offset < range.first + range.bytes;
+    });
+  }
 }
 
 size_t MemoryMap::AddTransport(transport::Transport* transport) {
   MutexLock lock(&mutex_);
   carriers_.push_back({transport, {}});
-  for (const auto& [number, memory] : memories_) Register(&carriers_.back(), memory);
+  for (const auto& [chunk, bytes] : chunks_) Register(&carriers_.back(), {chunk.first, chunk.second, bytes});
   return carriers_.size() - 1;
 }
 
@@ -26,18 +47,25 @@ void MemoryMap::Clear() {
   carriers_.clear();
 }
 
-absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> MemoryMap::Buffer(size_t transport,
-                                                                               uint32_t memory) const {
+absl::StatusOr<transport::Slice> MemoryMap::Find(size_t transport, const engine::Place& place, int64_t bytes) {
   MutexLock lock(&mutex_);
-  if (transport < carriers_.size()) {
-    const auto found = carriers_[transport].buffers.find(memory);
-    if (found != carriers_[transport].buffers.end()) {
-      if (found->second.ok()) return found->second;
-      return absl::UnavailableError(
-          absl::StrCat("memory of the node cannot be reached this way: ", found->second.status().message()));
-    }
+  Range range = {place.memory, place.offset, 0};
+  auto chunk = chunks_.upper_bound({place.memory, place.offset});
+  if (chunk != chunks_.begin()) --chunk;
+  if (chunk != chunks_.end()) range.first = chunk->first.second;
+  for (; chunk != chunks_.end() && range.first + range.bytes < place.offset + bytes; ++chunk) {
+    if (chunk->first != std::pair(place.memory, range.first + range.bytes)) break;
+    range.bytes += chunk->second;
   }
-  return absl::UnavailableError("memory of the node is not registered");
+  if (transport >= carriers_.size() || range.first > place.offset || range.first + range.bytes < place.offset + bytes) {
+    return absl::UnavailableError("memory of the node is not registered");
+  }
+  const Buffer& buffer = Register(&carriers_[transport], range);
+  if (!buffer.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("memory of the node cannot be reached this way: ", buffer.status().message()));
+  }
+  return transport::Slice{*buffer, place.offset - range.first, bytes};
 }
 
 std::optional<engine::TierMemory> MemoryMap::Find(uint32_t memory) const {

@@ -29,6 +29,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         link_(begin->link()),
         id_(begin->id()),
         key_(std::move(key)),
+        owner_(begin->owner()),
         lengths_(begin->request().push_begin().lengths().begin(), begin->request().push_begin().lengths().end()),
         first_landing_(link_->TakeLandings(static_cast<int64_t>(lengths_.size()))),
         memory_(std::make_shared<Memory>(Memory{std::move(memory)})),
@@ -47,7 +48,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       while (next_ < lengths_.size() && lengths_[next_] == 0) ++next_;
       if (next_ == lengths_.size() || open_.size() >= kMaxLandings) return;
       waiting_ = true;
-      const bool taken = service_->push_credit.Take(lengths_[next_], [weak = weak_from_this()] {
+      const bool taken = service_->push_credit.Take(owner_, lengths_[next_], [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Resume();
       });
       if (!taken) return;
@@ -141,15 +142,12 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   void LandNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const size_t layer = next_++;
     const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
-    if (buffer_ == nullptr || buffer_memory_ != place.memory) {
-      auto buffer = service_->memory.Buffer(link_->outlet()->transport(), place.memory);
-      // Begin has seen that there is one.
-      const auto hold = std::make_shared<Hold>(Hold{memory_, *std::move(buffer)});
-      buffer_ = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
-      buffer_memory_ = place.memory;
-    }
+    // Begin has seen that there is one, and nothing leaves that is in use.
+    transport::Slice slice = *service_->memory.Find(link_->outlet()->transport(), place, lengths_[layer]);
+    const auto hold = std::make_shared<Hold>(Hold{memory_, std::move(slice.buffer)});
+    slice.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
     open_.insert(layer);
-    link_->outlet()->payloads()->Land(first_landing_ + layer, {buffer_, place.offset, lengths_[layer]},
+    link_->outlet()->payloads()->Land(first_landing_ + layer, std::move(slice),
                                       SteadyNow() + service_->limits.push_progress,
                                       [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
                                         self->Landed(layer, status, bytes);
@@ -171,7 +169,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         progressed_ = SteadyNow();
       }
     }
-    service_->push_credit.Return(lengths_[layer]);
+    service_->push_credit.Return(owner_, lengths_[layer]);
     if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not land"));
     Advance();
     AskToWrite();
@@ -186,7 +184,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     }
     // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
     const absl::Status added = service_->indexing->AddAdmitted(
-        absl::InfiniteFuture(), [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); });
+        {.work = [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); }, .owner = owner_});
     if (!added.ok()) End(added);
   }
 
@@ -216,7 +214,6 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (why_.has_value()) return;
       committing_ = true;
-      buffer_ = nullptr;
       push = std::move(memory_->push);
     }
     service_->engine->CommitPush(
@@ -277,7 +274,6 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (!why_.has_value()) return;
       // Slices on their way keep it for as long as they need it.
-      buffer_ = nullptr;
       memory_ = nullptr;
       commit = std::move(commit_);
       why = *why_;
@@ -304,20 +300,19 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   const std::shared_ptr<Link> link_;
   const uint64_t id_;
   const engine::EncodingKey key_;
+  const std::string owner_;
   const std::vector<int64_t> lengths_;
   const uint64_t first_landing_;
 
   Mutex mutex_;
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<transport::RegisteredBuffer> buffer_ ABSL_GUARDED_BY(mutex_);
-  uint32_t buffer_memory_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // layer to lay out next
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
   int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
   std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;     // for credit
   absl::Time progressed_ ABSL_GUARDED_BY(mutex_), ended_ ABSL_GUARDED_BY(mutex_);
-  std::string manifest_;
+  std::string manifest_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // a turn was asked for and has not ended
   bool accepted_ = false;                         // of the one whose turn it is
@@ -346,8 +341,10 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   KVLINK_ASSIGN_OR_RETURN(auto memory, service->engine->BeginPush(key, lengths));
   for (size_t layer = 0; layer < lengths.size(); ++layer) {
     if (lengths[layer] == 0) continue;
-    const uint32_t number = memory->place(static_cast<int64_t>(layer)).memory;
-    KVLINK_RETURN_IF_ERROR(service->memory.Buffer(call->link()->outlet()->transport(), number).status());
+    KVLINK_RETURN_IF_ERROR(
+        service->memory
+            .Find(call->link()->outlet()->transport(), memory->place(static_cast<int64_t>(layer)), lengths[layer])
+            .status());
   }
   const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
   KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPush, call->id(), push));

@@ -179,10 +179,15 @@ std::vector<Metrics::Reading> ReadingsOf(Service* service) {
   page.Gauge("mapped_leases", "Leases of readers that map the memory", static_cast<double>(service->leases.load()));
   page.Gauge("push_bytes_laid_out", "Memory laid out for pushes and not filled",
              static_cast<double>(service->push_credit.taken()));
-  for (const Lane* lane : {service->serving.get(), service->indexing.get()}) {
+  const std::pair<const char*, const Worker*> lanes[] = {{"serving", service->serving.get()},
+                                                         {"indexing", service->indexing.get()},
+                                                         {"checking", service->checking.get()}};
+  for (const auto& [name, lane] : lanes) {
     page.Gauge("queued_requests", "Requests that wait for their turn", static_cast<double>(lane->queued()),
-               {{"lane", lane->name()}});
+               {{"lane", name}});
   }
+  page.Gauge("queued_answer_bytes", "Answers that clients have not taken yet, in memory",
+             static_cast<double>(service->answers->taken()));
   page.Count("malformed_requests_total", "Messages that could not be read",
              static_cast<double>(service->metrics->malformed()));
   page.Gauge("draining", "1: the node takes no new sessions and pushes", service->draining.load() ? 1 : 0);

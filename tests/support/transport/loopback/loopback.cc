@@ -170,8 +170,8 @@ class LoopbackNetwork {
     // Posted before anything that the near side sends.
     host->thread().Post([host, near, far, number, accept = found->second.accept] {
       const bool room = host->HasRoom();
-      const auto session = host->Add(std::make_unique<LoopbackWire>(far, near, &host->thread(), number));
-      session->StartServer(accept);
+      const auto session =
+          host->AddAccepted(std::make_unique<LoopbackWire>(far, near, &host->thread(), number), accept);
       if (!room) session->Shut(absl::UnavailableError("too many connections"), "excess", false);
     });
     return std::make_unique<LoopbackWire>(near, far, thread, address);

@@ -1,0 +1,162 @@
+// Descriptors are looked at in slices, so that a node with thousands of connections does not wait for it. A descriptor
+// may stand for another socket by the time that something is done about it: what is found is looked at once more while
+// UCX stands still.
+#include "transport/ucx/port_guard.h"
+
+#include <dirent.h>
+#include <linux/filter.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <utility>
+
+#include "transport/address.h"
+
+namespace kvlink::transport {
+namespace {
+
+constexpr size_t kSlice = 512;  // descriptors of one look
+constexpr absl::Duration kBetweenSlices = absl::Milliseconds(20);
+// What UCX's own connections begin with: a magic number of 8 bytes.
+constexpr uint64_t kFirstBytes = 8;
+// UCX's message at a listener: a length of 8 bytes, a status, padding, and up to 2 KiB that belong to it.
+constexpr int kMessageHeader = 16, kMaxMessage = 2048;
+
+std::vector<int> Descriptors() {
+  std::vector<int> open;
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir("/proc/self/fd"), closedir);
+  if (directory == nullptr) return open;
+  while (const dirent* entry = readdir(directory.get())) {
+    if (entry->d_name[0] != '.') open.push_back(std::atoi(entry->d_name));
+  }
+  return open;
+}
+
+int Option(int fd, int level, int name) {
+  int value = 0;
+  socklen_t length = sizeof(value);
+  return getsockopt(fd, level, name, &value, &length) == 0 ? value : 0;
+}
+
+uint16_t LocalPort(int fd) {
+  SocketAddress address;
+  address.length = sizeof(address.storage);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address.storage), &address.length) != 0) return 0;
+  const int family = address.get()->sa_family;
+  return family == AF_INET || family == AF_INET6 ? address.ToAddress().port : 0;
+}
+
+uint64_t BytesReceived(int fd) {
+  tcp_info info = {};
+  socklen_t length = sizeof(info);
+  return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 ? info.tcpi_bytes_received : kFirstBytes;
+}
+
+// Lets through segments without bytes, and those that begin with a length (little-endian, 8 bytes) of up to 2 KiB. The
+// filter sees the segment from its TCP header on.
+bool Filter(int fd) {
+  const auto op = [](uint16_t code, uint32_t k, uint8_t yes = 0, uint8_t no = 0) {
+    return sock_filter{code, yes, no, k};
+  };
+  std::array<sock_filter, 16> program = {
+      op(BPF_LD | BPF_B | BPF_ABS, 12),  // data offset, in words, in the upper half
+      op(BPF_ALU | BPF_RSH | BPF_K, 2),
+      op(BPF_ALU | BPF_AND | BPF_K, 0x3c),
+      op(BPF_MISC | BPF_TAX, 0),
+      op(BPF_LD | BPF_W | BPF_LEN, 0),
+      op(BPF_ALU | BPF_SUB | BPF_X, 0),
+      op(BPF_JMP | BPF_JEQ | BPF_K, 0, 7, 0),               // no bytes: let through
+      op(BPF_JMP | BPF_JGE | BPF_K, kMessageHeader, 0, 7),  // no whole header: drop
+      op(BPF_LD | BPF_W | BPF_IND, 4),                      // bytes 4 to 7 of the length
+      op(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 5),
+      op(BPF_LD | BPF_H | BPF_IND, 2),  // bytes 2 and 3
+      op(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
+      op(BPF_LD | BPF_B | BPF_IND, 1),  // byte 1
+      op(BPF_JMP | BPF_JGE | BPF_K, kMaxMessage >> 8, 1, 0),
+      op(BPF_RET | BPF_K, 0xffffffff),
+      op(BPF_RET | BPF_K, 0),
+  };
+  const sock_fprog filter = {static_cast<unsigned short>(program.size()), program.data()};
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
+}
+
+}  // namespace
+
+std::set<int> PortGuard::Listening() {
+  std::set<int> listening;
+  for (const int fd : Descriptors()) {
+    if (Option(fd, SOL_SOCKET, SO_ACCEPTCONN) != 0 && LocalPort(fd) != 0) listening.insert(fd);
+  }
+  return listening;
+}
+
+void PortGuard::AddInterface(int fd) { ports_.emplace(LocalPort(fd), false); }
+
+bool PortGuard::AddListener(int fd) {
+  ports_[LocalPort(fd)] = true;
+  return Filter(fd);
+}
+
+std::string PortGuard::StrangerAt(int fd) const {
+  const auto port = ports_.find(LocalPort(fd));
+  if (port == ports_.end() || Option(fd, SOL_SOCKET, SO_ACCEPTCONN) != 0) return "";
+  SocketAddress peer;
+  peer.length = sizeof(peer.storage);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer.storage), &peer.length) != 0) return "";
+  std::string name = peer.ToAddress().ToString();
+  const bool is_known = port->second ? known_.contains(name) : BytesReceived(fd) >= kFirstBytes;
+  return is_known ? "" : name;
+}
+
+bool PortGuard::Remove(int fd) {
+  bool& shut = strangers_[fd].shut;
+  if (!std::exchange(shut, true)) return shutdown(fd, SHUT_RDWR) == 0;  // UCX reads the end, and closes it
+  // It has stopped reading. An error reaches it all the same.
+  const sockaddr none = {AF_UNSPEC, {}};
+  if (ports_.at(LocalPort(fd))) connect(fd, &none, sizeof(none));
+  return false;
+}
+
+absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
+  if (ports_.empty()) return absl::InfiniteFuture();
+  if (to_look_at_.empty()) {
+    if (now < round_began_ + kBetweenRounds) return round_began_ + kBetweenRounds;
+    round_began_ = now;
+    ++round_;
+    to_look_at_ = Descriptors();
+  }
+  known_ = hooks_.known();
+  std::vector<std::pair<int, std::string>> due;
+  for (size_t i = 0; i < kSlice && !to_look_at_.empty(); ++i) {
+    const int fd = to_look_at_.back();
+    to_look_at_.pop_back();
+    std::string peer = StrangerAt(fd);
+    if (peer.empty()) continue;
+    Stranger& stranger = strangers_[fd];
+    if (stranger.peer != peer) stranger = {peer, now};
+    stranger.round = round_;
+    const bool crowded = strangers_.size() > static_cast<size_t>(kMaxStrangers);
+    if (now - stranger.since >= (crowded ? kBetweenRounds : kGrace)) {
+      due.emplace_back(fd, std::move(peer));
+    }
+  }
+  if (!due.empty()) {
+    hooks_.still([&] {
+      for (const auto& [fd, peer] : due) {
+        if (StrangerAt(fd) == peer && Remove(fd)) ++*closed;
+      }
+    });
+    for (const auto& [fd, peer] : due) strangers_[fd].since = now;
+  }
+  if (!to_look_at_.empty()) return now + kBetweenSlices;
+  for (auto at = strangers_.begin(); at != strangers_.end();) {
+    at = at->second.round == round_ ? std::next(at) : strangers_.erase(at);
+  }
+  return round_began_ + kBetweenRounds;
+}
+
+}  // namespace kvlink::transport

@@ -1,0 +1,75 @@
+// Keeps away from UCX's listening sockets what does not speak UCX.
+//
+// UCX 1.13 has no limit in front of a peer that has not said what it wants: at the port of a listener it believes the
+// length that comes first, and one that is longer than its buffer makes its thread read nothing for ever, with a
+// descriptor that is never closed (tcp_sockcm_ep.c, uct_tcp_sockcm_ep_recv); who says nothing keeps a descriptor for as
+// long as it likes. So the kernel drops, by a socket filter that accepted sockets inherit, every segment at the
+// listener's port that does not begin as one of UCX's messages does; and sockets whose peer is not known after a while
+// are shut down. What this does not stop is a peer that speaks UCX (ucx.h, "Trust").
+//
+// Thread-safety: one thread. Linux only; elsewhere it finds nothing and does nothing.
+#ifndef KVLINK_TRANSPORT_UCX_PORT_GUARD_H_
+#define KVLINK_TRANSPORT_UCX_PORT_GUARD_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/time/time.h"
+
+namespace kvlink::transport {
+
+class PortGuard {
+ public:
+  static constexpr int kMaxStrangers = 256;                   // beyond them they have kBetweenRounds
+  static constexpr absl::Duration kGrace = absl::Seconds(5);  // for a peer to be known
+  static constexpr absl::Duration kBetweenRounds = absl::Seconds(1);
+
+  // What the guard cannot know. `known`: the peers ("host:port") that have come in at a listener. `still`: runs `act`
+  // while no thread of UCX opens or closes descriptors.
+  struct Hooks {
+    std::function<absl::flat_hash_set<std::string>()> known;
+    std::function<void(const std::function<void()>& act)> still;
+  };
+  explicit PortGuard(Hooks hooks) : hooks_(std::move(hooks)) {}
+
+  // TCP sockets of this process that listen.
+  static std::set<int> Listening();
+
+  // A socket at which UCX takes connections from its own kind on ports that it chose: its peers are known once they
+  // have sent a few bytes.
+  void AddInterface(int fd);
+  // The socket of a listener, which gets the filter. False: it could not be set, and only time limits what junk does.
+  bool AddListener(int fd);
+
+  // Looks at some descriptors, a bounded number; returns when to call again. `*closed` grows by sockets shut down.
+  absl::Time Look(absl::Time now, int64_t* closed);
+
+ private:
+  struct Stranger {
+    std::string peer;
+    absl::Time since;
+    uint64_t round = 0;
+    bool shut = false;
+  };
+  // The peer of a connection that came in at a guarded port and is not known. Empty: it is none of those.
+  std::string StrangerAt(int fd) const;
+  // True: it was shut down now. REQUIRES: UCX stands still.
+  bool Remove(int fd);
+
+  const Hooks hooks_;
+  std::map<uint16_t, bool> ports_;  // -> whether it is a listener's
+  std::map<int, Stranger> strangers_;
+  absl::flat_hash_set<std::string> known_;
+  std::vector<int> to_look_at_;
+  absl::Time round_began_ = absl::InfinitePast();
+  uint64_t round_ = 0;
+};
+
+}  // namespace kvlink::transport
+
+#endif  // KVLINK_TRANSPORT_UCX_PORT_GUARD_H_
