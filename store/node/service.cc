@@ -23,11 +23,11 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       push_quota("pushes", limits.pushes, limits.pushes / limits.administrators_part),
       lease_quota("leases", limits.leases, limits.leases / limits.administrators_part),
       answers(std::make_shared<transport::MessageBudget>(limits.answer_bytes)),
-      serving(std::make_unique<Worker>(Worker::Options{
-          .name = "kv-serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),
+      serving(std::make_unique<Worker>(
+          Worker::Options{.name = "serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),
       indexing(std::make_unique<Worker>(Worker::Options{
-          .name = "kv-indexing", .threads = limits.indexing_threads, .max_queued = limits.indexing_queue, .nice = 5})),
+          .name = "indexing", .threads = limits.indexing_threads, .max_queued = limits.indexing_queue, .nice = 5})),
       checking(std::make_unique<Worker>(
-          Worker::Options{.name = "kv-checking", .threads = 1, .max_queued = limits.checking_queue, .nice = 10})) {}
+          Worker::Options{.name = "checking", .threads = 1, .max_queued = limits.checking_queue, .nice = 10})) {}
 
 }  // namespace kvlink::store
