@@ -258,6 +258,21 @@ TEST_P(HostileTest, AThousandSessions) {
   ExpectServes();
 }
 
+// A reader that asks and makes no room holds nothing until its deadline.
+TEST_P(HostileTest, APullThatNobodyMakesRoomForEnds) {
+  if (GetParam() == Carrier::kLoopback) GTEST_SKIP() << "a transport of the test's own, without the node's limits";
+  const auto data = Client();
+  proto::Request pull = RawData::PullOf("a", encoding_.manifest, data->TakeLandings(2), 2);
+  pull.set_remaining_ms(600000);
+  const uint64_t id = data->Send(std::move(pull));
+  auto answer = data->Next(id);
+  ASSERT_TRUE(answer.ok() && answer->has_pull_started());
+  answer = data->Next(id);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(StatusOf(*answer).code(), absl::StatusCode::kDeadlineExceeded);
+  ExpectNothingIsLeft();
+}
+
 // Connections that do not say whose they are go for those who come after them.
 TEST_P(HostileTest, NobodiesOnTheDataPath) {
   rlimit files = {};
