@@ -132,6 +132,11 @@ UcxWorker::~UcxWorker() {
   ucp_worker_destroy(worker_);
 }
 
+void UcxWorker::Bind(SessionHost* host) {
+  host_ = host;
+  Guard();
+}
+
 bool UcxWorker::Poll() {
   bool any = false;
   for (int i = 0; i < kPolls && ucp_worker_progress(worker_) != 0; ++i) any = true;
@@ -171,7 +176,6 @@ absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, co
     if (!others.contains(fd)) guard_.AddListener(fd);
   }
   listenings_.push_back(std::move(listening));
-  if (listenings_.size() == 1) Guard();
   return listenings_.back().get();
 }
 

@@ -1,6 +1,6 @@
 // A UCX worker: what it receives goes to the sessions of its host.
 //
-// Thread-safety: the progress thread of the host, but for Create, Bind and the destructor (when that thread is not
+// Thread-safety: the progress thread of the host, but for Create and the destructor (when that thread is not
 // there).
 #ifndef KVLINK_TRANSPORT_UCX_WORKER_H_
 #define KVLINK_TRANSPORT_UCX_WORKER_H_
@@ -27,7 +27,7 @@ class UcxWorker : public EventSource {
   static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(std::shared_ptr<UcxContext> context);
   ~UcxWorker() override;
   // Before the first Listen or Dial.
-  void Bind(SessionHost* host) { host_ = host; }
+  void Bind(SessionHost* host);
 
   bool Poll() override;
   bool Arm() override { return ucp_worker_arm(worker_) == UCS_OK; }
@@ -55,7 +55,7 @@ class UcxWorker : public EventSource {
   static ucs_status_t OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
                                 const ucp_am_recv_param_t* param);
   void TakeConnection(ucp_conn_request_h request, const Listening& listening);
-  // Once there is a listener: keeps its ports, and those of the worker itself, for those who speak UCX.
+  // Keeps the ports of listeners, and the one at which every worker of UCX listens by itself, for those who speak UCX.
   void Guard();
 
   const std::shared_ptr<UcxContext> context_;

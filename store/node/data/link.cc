@@ -151,8 +151,6 @@ absl::Status Link::Identify(std::shared_ptr<Session> session) {
     KVLINK_RETURN_IF_ERROR(service_->connections.Take(session->grant()));
     holder_ = session;
     service_->links.Identified(*this);
-  } else if (holder_->grant().name != session->grant().name) {
-    return absl::PermissionDeniedError("this connection speaks for another key: open one more");
   }
   session_ = std::move(session);
   return absl::OkStatus();

@@ -127,8 +127,8 @@ class Link : public std::enable_shared_from_this<Link> {
   void Close(absl::string_view why);
 
   std::shared_ptr<Session> session() const;
-  // Who speaks from now on. RESOURCE_EXHAUSTED: its key has its share of connections; PERMISSION_DENIED: another key
-  // than that of the first session; UNAVAILABLE: closed.
+  // Who speaks from now on; the connection, its transfers and leases stay charged to the first one's key.
+  // RESOURCE_EXHAUSTED: that key has its share of connections; UNAVAILABLE: closed.
   absl::Status Identify(std::shared_ptr<Session> session);
   void Heard();
   absl::Time heard() const;

@@ -442,6 +442,7 @@ class DeafClient {
       request.set_id(static_cast<uint64_t>(2 + asked));
       request.set_ns("a");
       request.set_remaining_ms(60000);
+      request.mutable_lookup()->set_codec(static_cast<uint32_t>(Codec::kRawBf16));
       request.mutable_lookup()->mutable_identities()->assign(1024 * sizeof(Identity::bytes), 'x');
       int tries = 0;
       while (!Send(transport::FrameKind::kMessage, SerializeRequest(request), peer_)) {
