@@ -120,7 +120,8 @@ void Run(ProgressThread* thread, Input input) {
   auto buffer = std::make_shared<PlainBuffer>(kBuffer);
   auto made = std::make_unique<PlainWire>(thread);
   PlainWire* const wire = made.get();
-  Session::Options options{thread, &counters, absl::Hours(1), 200, [](Session*) { gone = true; }};
+  Session::Options options{.thread = thread, .counters = &counters, .heartbeat = absl::Hours(1), .window_bytes = 200};
+  options.on_gone = [](Session*) { gone = true; };
   auto session = std::make_shared<Session>(options, std::move(made));
   session->StartServer([](std::shared_ptr<Connection>) { return std::make_shared<Nobody>(); });
   uint32_t sequence = 0;
