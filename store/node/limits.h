@@ -13,12 +13,20 @@ struct NodeLimits {
   int sessions_reserved = 64;  // beyond `sessions`, for administrators
   absl::Duration session_lifetime = absl::Minutes(10);
 
-  int connections = 4096;                           // of the data path, all carriers together
-  absl::Duration hello_within = absl::Seconds(10);  // a connection that has not said who it is by then is closed
-  int requests_per_connection = 1024;               // that wait or run at a time, pulls and pushes aside
+  // Of the data path, all carriers together, those that have said who they are; a key has its share (quota.h).
+  int connections = 4096;
+  // A connection that has not said who it is by then is closed; so is one whose session ended so long ago.
+  absl::Duration hello_within = absl::Seconds(10);
+  int unidentified = 256;  // of those; when one more comes, the one that has been silent longest goes
+  int requests = 16384;    // that wait or run
+  int64_t request_bytes = int64_t{256} << 20;
+  int requests_per_connection = 1024;  // that wait or run at a time, pulls and pushes aside
   int pulls_per_connection = 64, pulls = 4096;
   int pushes_per_connection = 32, pushes = 256;
-  int leases_per_connection = 4096;
+  int leases_per_connection = 4096, leases = 65536;
+  absl::Duration landing_within = absl::Seconds(2);  // a pull for a payload of which nobody makes room is ended
+  // Answers that a client has not taken: with so many, its requests are not read; of all clients together.
+  int64_t answer_bytes_per_connection = int64_t{1} << 20, answer_bytes = int64_t{64} << 20;
   absl::Duration push_progress = absl::Seconds(30);  // a push that gets nothing for so long is dropped
   absl::Duration lease = absl::Seconds(10);          // a local connection silent for so long loses its leases
   absl::Duration longest_request = absl::Minutes(10);
@@ -30,7 +38,11 @@ struct NodeLimits {
   int64_t manifest_bytes = int64_t{256} << 20;           // of pushes, not yet committed, together
 
   int serving_threads = 2, indexing_threads = 2;
-  int serving_queue = 2048, indexing_queue = 512;
+  int serving_queue = 2048, indexing_queue = 512, checking_queue = 64;
+  absl::Duration suspect_again = absl::Minutes(10);  // an encoding that was looked at is not looked at before
+
+  // One part in so many of what is shared is for administrators alone.
+  int administrators_part = 16;
 
   // Calls of the control service: those that wait with their message unread, and those that are read, carried out and
   // answered. `reserved` are beyond, for administrators, who have a thread of their own as well.

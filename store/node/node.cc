@@ -98,7 +98,6 @@ absl::Status Node::Open(NodeOptions* options) {
   Service* const service = service_.get();
   service->version = options->version;
   service->metrics = std::make_unique<Metrics>([service] { return ReadingsOf(service); });
-  options->engine.piece_added = [service](const engine::TierPiece& piece) { service->memory.AddPiece(piece); };
   options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
   // Those who read are few: none of them waits for memory.
   options->engine.wait_for_room = absl::ZeroDuration();
@@ -108,6 +107,8 @@ absl::Status Node::Open(NodeOptions* options) {
                                    {"documents", absl::StrJoin(damage.documents, ", ")},
                                    {"what", damage.what}});
   };
+  options->engine.chunk_ready = [service](const engine::TierChunk& chunk) { service->memory.AddChunk(chunk); };
+  options->engine.chunk_leaves = [service](const engine::TierChunk& chunk) { service->memory.RemoveChunk(chunk); };
   KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
@@ -131,9 +132,7 @@ absl::Status Node::Open(NodeOptions* options) {
 absl::Status Node::OpenPorts(NodeOptions* options) {
   if (!options->data_address.empty()) {
     KVLINK_RETURN_IF_ERROR(CheckUcx(options->data_address, &service_->log));
-    transport::TransportOptions ucx;
-    ucx.max_connections = options->limits.connections;
-    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(ucx, options->data_address));
+    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(DataPort::Options(*service_), options->data_address));
     options->carriers.push_back({"ucx", std::move(made), options->data_address});
   }
   for (NodeOptions::Carrier& carrier : options->carriers) {
@@ -240,6 +239,7 @@ Node::~Node() {
   sweeper_.Join();
   service->serving->Stop();
   service->indexing->Stop();
+  service->checking->Stop();
   // Every link goes when its requests, transfers and writes have ended.
   CloseLinks();
   if (service->engine != nullptr) service->sessions.CloseAll();

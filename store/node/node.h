@@ -30,12 +30,14 @@ namespace kvlink::store {
 
 struct NodeOptions {
   std::string directory;  // of the store
-  // Of the store in it; memory_added is the node's own. share_memory: readers on this host may map the tier.
+  // Of the store in it; what is told of its memory is the node's own. share_memory: readers on this host may map the
+  // tier.
   engine::EngineOptions engine;
 
   // "host:port"; port 0 chooses one.
   std::string control_address = "127.0.0.1:0";
-  std::string data_address;     // of UCX; empty: none
+  // Of UCX, on one network: whoever can connect can write into this process's memory. Empty: none.
+  std::string data_address;
   bool grpc_data = true;        // the data path over the control address, too
   std::string metrics_address;  // http://ADDRESS/metrics for Prometheus; empty: none
   std::string local_socket;     // path for readers on this host; empty: none

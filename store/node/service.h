@@ -10,13 +10,15 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/worker.h"
 #include "store/engine/engine.h"
 #include "store/node/access.h"
-#include "store/node/data/lane.h"
 #include "store/node/data/link.h"
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
+#include "store/node/data/suspects.h"
 #include "store/node/limits.h"
+#include "store/node/quota.h"
 #include "store/node/sessions.h"
 #include "store/node/watch/log.h"
 #include "store/node/watch/metrics.h"
@@ -40,7 +42,12 @@ struct Service {
   Sessions sessions;
   Links links;
   PushCredit push_credit;
-  std::unique_ptr<Lane> serving, indexing;
+  Suspects suspects;
+  // What keys have their share of.
+  Quota connections, requests, request_bytes, pull_quota, push_quota, lease_quota;
+  const std::shared_ptr<transport::MessageBudget> answers;  // of all carriers
+  // What a reader waits for; what fills the store, whose threads give way; and what looks at the store again.
+  std::unique_ptr<Worker> serving, indexing, checking;
 
   // What clients are told of where the node is to be found. Complete once `ready` is set; no session is opened before.
   std::atomic<bool> ready{false};
@@ -61,7 +68,6 @@ struct Service {
 
   std::atomic<bool> draining{false};
   std::atomic<bool> drained{false};  // requests of the data path are refused
-  std::atomic<int64_t> requests{0};  // of the data path, until they are answered
   std::atomic<int64_t> pulls{0}, pushes{0};
   std::atomic<int64_t> leases{0};          // of local connections
   std::atomic<int64_t> manifest_bytes{0};  // of pushes, not yet committed

@@ -51,15 +51,12 @@ class LinkEvents : public transport::ConnectionEvents {
   const std::shared_ptr<Link> link_;
 };
 
-// A link for a connection that was just made. Null: as many as there may be are open.
+// A link for a connection that was just made, which has yet to say whose it is.
 std::shared_ptr<transport::ConnectionEvents> Admit(Service* service, std::unique_ptr<Outlet> outlet,
                                                    const std::string& carrier) {
-  if (!service->links.Admit(service->limits.connections)) {
-    service->log.Warning("connection_refused", {{"peer", outlet->peer()}, {"why", std::string("too many")}});
-    return nullptr;
-  }
   const auto link = std::make_shared<Link>(service, std::move(outlet), carrier);
-  service->links.Add(link);
+  const auto leaves = service->links.Add(link, service->limits.unidentified);
+  if (leaves != nullptr) leaves->Close("others came, and it had not said who it is");
   return std::make_shared<LinkEvents>(link);
 }
 
@@ -70,6 +67,17 @@ transport::Accept Acceptor(Service* service, size_t transport, const std::string
 }
 
 }  // namespace
+
+transport::TransportOptions DataPort::Options(const Service& service) {
+  const NodeLimits& limits = service.limits;
+  transport::TransportOptions options;
+  options.max_connections = limits.connections + limits.unidentified;
+  options.max_handshakes = limits.unidentified;
+  options.pause_at_bytes = limits.answer_bytes_per_connection;
+  options.budget = service.answers;
+  options.landing_within = limits.landing_within;
+  return options;
+}
 
 absl::StatusOr<std::unique_ptr<DataPort>> DataPort::Open(Service* service, std::string scheme,
                                                          std::unique_ptr<transport::Transport> transport,
@@ -84,9 +92,7 @@ absl::StatusOr<std::unique_ptr<DataPort>> DataPort::Open(Service* service, std::
 
 absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenGrpc(Service* service,
                                                              std::function<void(grpc::ServerBuilder*)>* add) {
-  transport::TransportOptions options;
-  options.max_connections = service->limits.connections;
-  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewGrpcTransport(options));
+  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewGrpcTransport(DataPort::Options(*service)));
   transport::GrpcTransport* const grpc = transport.get();
   std::unique_ptr<DataPort> port(new DataPort("grpc", std::move(transport)));
   const size_t number = service->memory.AddTransport(grpc);
@@ -99,9 +105,7 @@ absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenGrpc(Service* service,
 absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(Service* service, const std::string& path) {
   // Whoever connects must show a session's token. Without an access file sessions are for the asking.
   const mode_t mode = service->access.guarded() ? 0660 : 0600;
-  transport::TransportOptions options;
-  options.max_connections = service->limits.connections;
-  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(options));
+  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(DataPort::Options(*service)));
   transport::LocalTransport* const local = transport.get();
   std::unique_ptr<DataPort> port(new DataPort("local", std::move(transport)));
   auto accept = [service](std::shared_ptr<transport::LocalConnection> connection) {

@@ -20,6 +20,9 @@ namespace kvlink::store {
 
 class DataPort {
  public:
+  // For transports of a node: what bounds its clients.
+  static transport::TransportOptions Options(const Service& service);
+
   // Errors as transport::Transport::Listen. `scheme` is that of the address: "ucx".
   static absl::StatusOr<std::unique_ptr<DataPort>> Open(Service* service, std::string scheme,
                                                         std::unique_ptr<transport::Transport> transport,

@@ -30,7 +30,11 @@ void Hello(const std::shared_ptr<Link>& link, const proto::Request& request) {
     return link->Close("its token is of no session");
   }
   const bool first = link->session() == nullptr;
-  link->SetSession(*session);
+  const absl::Status identified = link->Identify(*session);
+  if (!identified.ok()) {
+    link->Send(Refusal(request.id(), identified));
+    return link->Close(identified.message());
+  }
   const NodeLimits& limits = service->limits;
   proto::Answer answer;
   answer.set_id(request.id());
@@ -109,7 +113,7 @@ void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>)
 struct Route {
   Operation operation;
   Right right;
-  enum Where { kAtOnce, kServing, kIndexing } where;
+  enum Where { kAtOnce, kServing, kIndexing, kChecking } where;
   void (*run)(std::shared_ptr<Call>);
 };
 
@@ -129,7 +133,10 @@ Route RouteOf(const proto::Request& request) {
       return {Operation::kPush, Right::kWrite, Route::kAtOnce, CommitPush};
     case Body::kMark: {
       const proto::Mark::Act act = request.mark().act();
-      return {Operation::kMark, RightFor(act), IsIndexing(act) ? Route::kIndexing : Route::kServing, DoMark};
+      const auto where = act == proto::Mark::SUSPECT ? Route::kChecking
+                         : IsIndexing(act)           ? Route::kIndexing
+                                                     : Route::kServing;
+      return {Operation::kMark, RightFor(act), where, DoMark};
     }
     case Body::kLease:
       return {Operation::kLease, Right::kRead, Route::kServing, TakeLease};
@@ -168,6 +175,14 @@ absl::Time DeadlineOf(const NodeLimits& limits, const proto::Request& request) {
   return SteadyNow() + std::min(left, limits.longest_request);
 }
 
+// Against the key's share of what waits and runs.
+absl::Status Charge(Service* service, const Grant& grant, int64_t bytes) {
+  KVLINK_RETURN_IF_ERROR(service->requests.Take(grant));
+  const absl::Status taken = service->request_bytes.Take(grant, bytes);
+  if (!taken.ok()) service->requests.Return(grant);
+  return taken;
+}
+
 void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
   Service* const service = link->service();
   const uint64_t id = request.id();
@@ -181,23 +196,32 @@ void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
   if (refused.ok() && !link->AddRequest()) {
     refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
   }
+  const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
+  if (refused.ok()) {
+    refused = Charge(service, session->grant(), bytes);
+    if (!refused.ok()) link->RemoveRequest();
+  }
   if (!refused.ok()) {
     service->metrics->Ended(route.operation, absl::ZeroDuration(), refused.code());
     return link->Send(Refusal(id, refused));
   }
-  const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
   const absl::Time deadline = DeadlineOf(service->limits, request);
-  const auto call = std::make_shared<Call>(link, std::move(request), route.operation, deadline);
+  const auto call = std::make_shared<Call>(link, session, std::move(request), route.operation, deadline, bytes);
   const auto body = call->request().body_case();
   const bool gives_back = body == proto::Request::kRelease || body == proto::Request::kRenew;
   if (service->drained.load() && !gives_back) {
     return call->Refuse(absl::UnavailableError("the node has drained: use another"));
   }
   if (route.where == Route::kAtOnce) return route.run(call);
-  Lane* const lane = route.where == Route::kServing ? service->serving.get() : service->indexing.get();
+  Worker* const lane = route.where == Route::kServing    ? service->serving.get()
+                       : route.where == Route::kIndexing ? service->indexing.get()
+                                                         : service->checking.get();
   link->Waits(id);
   const absl::Status added =
-      lane->Add(deadline, bytes, [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); });
+      lane->Add({.work = [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); },
+                 .deadline = deadline,
+                 .bytes = bytes,
+                 .owner = call->owner()});
   if (added.ok()) return;
   link->Began(id);
   call->Refuse(added);

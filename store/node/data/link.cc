@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/status.h"
 #include "store/node/service.h"
 
 namespace kvlink::store {
@@ -35,20 +36,21 @@ absl::Status Outlet::SendDescriptor(absl::string_view answer, int descriptor) {
   return absl::UnimplementedError("memory is shared over a local socket only");
 }
 
-Call::Call(std::shared_ptr<Link> link, proto::Request request, Operation operation, absl::Time deadline)
+Call::Call(std::shared_ptr<Link> link, std::shared_ptr<Session> session, proto::Request request, Operation operation,
+           absl::Time deadline, int64_t bytes)
     : link_(std::move(link)),
-      session_(link_->session()),
+      session_(std::move(session)),
       request_(std::move(request)),
       operation_(operation),
       arrived_(SteadyNow()),
-      deadline_(deadline) {
-  service()->requests.fetch_add(1);
-}
+      bytes_(bytes),
+      deadline_(deadline) {}
 
 Call::~Call() {
   if (!ended_.load()) Refuse(absl::InternalError("the node lost the request"));
   link_->RemoveRequest();
-  service()->requests.fetch_sub(1);
+  service()->requests.Return(session_->grant());
+  service()->request_bytes.Return(session_->grant(), bytes_);
 }
 
 Service* Call::service() const { return link_->service(); }
@@ -56,6 +58,8 @@ Service* Call::service() const { return link_->service(); }
 engine::EncodingKey Call::KeyOf(absl::string_view identity, uint32_t codec) const {
   return {request_.ns(), ToIdentity(identity), static_cast<Codec>(codec)};
 }
+
+std::string Call::owner() const { return absl::StrCat(session_->grant().name, "/", ns()); }
 
 void Call::More(proto::Answer answer) const {
   answer.set_id(id());
@@ -128,6 +132,8 @@ absl::Status Link::SendMemory(const engine::TierMemory& memory) {
 }
 
 void Link::Close(absl::string_view why) {
+  // A crowd of nobodies does not fill the log.
+  if (session() == nullptr) return outlet_->Close();
   service_->log.Info("connection_closing",
                      {{"connection", number_}, {"peer", outlet_->peer()}, {"why", std::string(why)}});
   outlet_->Close();
@@ -138,9 +144,16 @@ std::shared_ptr<Session> Link::session() const {
   return session_;
 }
 
-void Link::SetSession(std::shared_ptr<Session> session) {
+absl::Status Link::Identify(std::shared_ptr<Session> session) {
   MutexLock lock(&mutex_);
+  if (closed_) return absl::UnavailableError("the connection is closed");
+  if (holder_ == nullptr) {
+    KVLINK_RETURN_IF_ERROR(service_->connections.Take(session->grant()));
+    holder_ = session;
+    service_->links.Identified(*this);
+  }
   session_ = std::move(session);
+  return absl::OkStatus();
 }
 
 void Link::Heard() { heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed); }
@@ -193,10 +206,11 @@ absl::Status Link::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer>
   if (mine.size() >= static_cast<size_t>(max_here)) {
     return absl::ResourceExhaustedError(absl::StrCat(max_here, " ", name, " are open on this connection, the most"));
   }
-  const int most = pull ? limits.pulls : limits.pushes;
-  if (all.fetch_add(1) >= most) {
+  all.fetch_add(1);
+  const absl::Status taken = (pull ? service_->pull_quota : service_->push_quota).Take(holder_->grant());
+  if (!taken.ok()) {
     all.fetch_sub(1);
-    return absl::ResourceExhaustedError(absl::StrCat(most, " ", name, " are open at this node, the most"));
+    return taken;
   }
   mine.emplace(id, std::move(transfer));
   return absl::OkStatus();
@@ -210,6 +224,7 @@ void Link::RemoveTransfer(Kind kind, uint64_t id) {
   if (found == mine.end()) return;
   removed = std::move(found->second);
   mine.erase(found);
+  (kind == Kind::kPull ? service_->pull_quota : service_->push_quota).Return(holder_->grant());
   (kind == Kind::kPull ? service_->pulls : service_->pushes).fetch_sub(1);
 }
 
@@ -227,6 +242,7 @@ absl::StatusOr<uint64_t> Link::AddLease(std::shared_ptr<engine::EncodingLease> l
     return absl::ResourceExhaustedError(
         absl::StrCat(leases_.size(), " leases are held by this connection, the most: release some"));
   }
+  KVLINK_RETURN_IF_ERROR(service_->lease_quota.Take(holder_->grant()));
   leases_.emplace(++last_lease_, std::move(lease));
   service_->leases.fetch_add(1);
   return last_lease_;
@@ -239,6 +255,7 @@ void Link::RemoveLease(uint64_t lease) {
   if (found == leases_.end()) return;
   removed = std::move(found->second);
   leases_.erase(found);
+  service_->lease_quota.Return(holder_->grant());
   service_->leases.fetch_sub(1);
 }
 
@@ -253,15 +270,21 @@ std::vector<std::shared_ptr<Transfer>> Link::AllTransfers() const {
 
 void Link::OnClosed(const absl::Status& why) {
   std::map<uint64_t, std::shared_ptr<engine::EncodingLease>> leases;
+  std::shared_ptr<Session> holder;
   {
     MutexLock lock(&mutex_);
     if (std::exchange(closed_, true)) return;
+    holder = holder_;
     leases.swap(leases_);
-    service_->leases.fetch_sub(static_cast<int64_t>(leases.size()));
   }
+  const int64_t count = static_cast<int64_t>(leases.size());
+  service_->leases.fetch_sub(count);
   leases.clear();
   for (const auto& transfer : AllTransfers()) transfer->End(absl::UnavailableError("the connection is closed"));
-  service_->links.Closed();
+  service_->links.Closed(*this);
+  if (holder == nullptr) return;
+  service_->lease_quota.Return(holder->grant(), count);
+  service_->connections.Return(holder->grant());
   service_->log.Info(
       "connection_closed",
       {{"connection", number_}, {"peer", outlet_->peer()}, {"carrier", carrier_}, {"why", std::string(why.message())}});
@@ -274,6 +297,10 @@ void Link::Sweep(absl::Time now) {
     if (now - opened_ > service_->limits.hello_within) Close("it did not say who it is");
     return;
   }
+  const bool live = speaker->live(now);
+  // It may name another session, as one that has just come may name its first.
+  session_ended_ = live ? absl::InfiniteFuture() : std::min(session_ended_, now);
+  if (now - session_ended_ > service_->limits.hello_within) return Close("its session has ended");
   if (!outlet_->carries_descriptors()) return;
   bool holds;
   {
@@ -282,13 +309,7 @@ void Link::Sweep(absl::Time now) {
   }
   // Closing frees the leases. The client comes back with a connection and leases that are good.
   if (holds && now - heard() > service_->limits.lease) Close("it was silent for longer than leases last");
-  if (holds && !speaker->live(now)) Close("its session has ended");
-}
-
-bool Links::Admit(int most) {
-  if (open_.fetch_add(1) < most) return true;
-  open_.fetch_sub(1);
-  return false;
+  if (holds && !live) Close("its session has ended");
 }
 
 void Links::Constructed() {
@@ -296,7 +317,8 @@ void Links::Constructed() {
   ++alive_;
 }
 
-void Links::Add(const std::shared_ptr<Link>& link) {
+std::shared_ptr<Link> Links::Add(const std::shared_ptr<Link>& link, int max_unidentified) {
+  open_.fetch_add(1);
   MutexLock lock(&mutex_);
   // Forgets those that are gone, now and then.
   if (links_.size() >= 2 * static_cast<size_t>(alive_) + 16) {
@@ -304,9 +326,24 @@ void Links::Add(const std::shared_ptr<Link>& link) {
                  links_.end());
   }
   links_.push_back(link);
+  unidentified_.emplace(link->number(), link);
+  std::shared_ptr<Link> oldest;
+  while (oldest == nullptr && unidentified_.size() > static_cast<size_t>(max_unidentified)) {
+    oldest = unidentified_.begin()->second.lock();
+    unidentified_.erase(unidentified_.begin());
+  }
+  return oldest;
 }
 
-void Links::Closed() { open_.fetch_sub(1); }
+void Links::Identified(const Link& link) {
+  MutexLock lock(&mutex_);
+  unidentified_.erase(link.number());
+}
+
+void Links::Closed(const Link& link) {
+  open_.fetch_sub(1);
+  Identified(link);
+}
 
 void Links::Gone() {
   MutexLock lock(&mutex_);

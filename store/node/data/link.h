@@ -59,7 +59,9 @@ class Transfer {
 // One request that is being answered. Destroying it without an answer answers with INTERNAL: none is ever lost.
 class Call {
  public:
-  Call(std::shared_ptr<Link> link, proto::Request request, Operation operation, absl::Time deadline);
+  // `bytes`: what the request was charged with in its key's quota; the destructor gives it back.
+  Call(std::shared_ptr<Link> link, std::shared_ptr<Session> session, proto::Request request, Operation operation,
+       absl::Time deadline, int64_t bytes);
   ~Call();
 
   Service* service() const;
@@ -68,6 +70,8 @@ class Call {
   proto::Request& request() { return request_; }
   uint64_t id() const { return request_.id(); }
   const std::string& ns() const { return request_.ns(); }
+  // Whose turn it is in the lanes: a key in a namespace.
+  std::string owner() const;
   absl::Time deadline() const { return deadline_; }
   void set_deadline(absl::Time deadline) { deadline_ = deadline; }
   engine::EncodingKey KeyOf(absl::string_view identity, uint32_t codec) const;
@@ -92,6 +96,7 @@ class Call {
   proto::Request request_;
   const Operation operation_;
   const absl::Time arrived_;
+  const int64_t bytes_;
   absl::Time deadline_;
   std::atomic<bool> ended_{false};
 };
@@ -122,7 +127,9 @@ class Link : public std::enable_shared_from_this<Link> {
   void Close(absl::string_view why);
 
   std::shared_ptr<Session> session() const;
-  void SetSession(std::shared_ptr<Session> session);
+  // Who speaks from now on; the connection, its transfers and leases stay charged to the first one's key.
+  // RESOURCE_EXHAUSTED: that key has its share of connections; UNAVAILABLE: closed.
+  absl::Status Identify(std::shared_ptr<Session> session);
   void Heard();
   absl::Time heard() const;
   absl::Time opened() const { return opened_; }
@@ -172,11 +179,14 @@ class Link : public std::enable_shared_from_this<Link> {
 
   mutable Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Session> holder_ ABSL_GUARDED_BY(mutex_);   // the first: under its grant quotas are charged
   std::map<uint64_t, bool> waiting_ ABSL_GUARDED_BY(mutex_);  // request -> whether it was cancelled
   Transfers pulls_ ABSL_GUARDED_BY(mutex_), pushes_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<engine::EncodingLease>> leases_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_lease_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+
+  absl::Time session_ended_ = absl::InfiniteFuture();  // Sweep's
 
   Mutex memory_mutex_;  // also the order of SharedMemory before what needs it
   std::set<uint32_t> memories_sent_ ABSL_GUARDED_BY(memory_mutex_);
@@ -185,11 +195,12 @@ class Link : public std::enable_shared_from_this<Link> {
 // All links of a node.
 class Links {
  public:
-  // False: as many as there may be.
-  bool Admit(int most);
-  void Add(const std::shared_ptr<Link>& link);
-  void Closed();  // one that was admitted
-  void Gone();    // one that was constructed
+  // Takes a connection that has just come. Returns the one that goes for it where more than `max_unidentified` have not
+  // said who they are: the one that has been silent longest. Null: none.
+  std::shared_ptr<Link> Add(const std::shared_ptr<Link>& link, int max_unidentified);
+  void Identified(const Link& link);
+  void Closed(const Link& link);
+  void Gone();  // one that was constructed
   void Constructed();
   std::vector<std::shared_ptr<Link>> All() const;
   int64_t open() const { return open_.load(std::memory_order_relaxed); }
@@ -202,6 +213,7 @@ class Links {
   mutable Mutex mutex_;
   CondVar gone_;
   std::vector<std::weak_ptr<Link>> links_ ABSL_GUARDED_BY(mutex_);
+  std::map<int64_t, std::weak_ptr<Link>> unidentified_ ABSL_GUARDED_BY(mutex_);  // by number: in the order they came
   int64_t alive_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -4,9 +4,11 @@
 
 namespace kvlink::store {
 
-void MemoryMap::Register(Carrier* carrier, const engine::TierPiece& piece) {
-  carrier->buffers.emplace(std::pair(piece.memory, piece.offset),
-                           carrier->transport->Register(piece.data, piece.bytes, {}, nullptr));
+const MemoryMap::Buffer& MemoryMap::Register(Carrier* carrier, const Range& range) {
+  const auto found = carrier->buffers.find(range);
+  if (found != carrier->buffers.end()) return found->second;
+  std::byte* const data = chunks_.at({range.memory, range.first}).data;
+  return carrier->buffers.emplace(range, carrier->transport->Register(data, range.bytes, {}, nullptr)).first->second;
 }
 
 void MemoryMap::AddMemory(const engine::TierMemory& memory) {
@@ -14,16 +16,28 @@ void MemoryMap::AddMemory(const engine::TierMemory& memory) {
   memories_[memory.number] = memory;
 }
 
-void MemoryMap::AddPiece(const engine::TierPiece& piece) {
+void MemoryMap::AddChunk(const engine::TierChunk& chunk) {
   MutexLock lock(&mutex_);
-  pieces_[{piece.memory, piece.offset}] = piece;
-  for (Carrier& carrier : carriers_) Register(&carrier, piece);
+  chunks_[{chunk.memory, chunk.offset}] = chunk;
+  for (Carrier& carrier : carriers_) Register(&carrier, {chunk.memory, chunk.offset, chunk.bytes});
+}
+
+void MemoryMap::RemoveChunk(const engine::TierChunk& chunk) {
+  MutexLock lock(&mutex_);
+  chunks_.erase({chunk.memory, chunk.offset});
+  for (Carrier& carrier : carriers_) {
+    std::erase_if(carrier.buffers, [&](const auto& entry) {
+      const Range& range = entry.first;
+      return range.memory == chunk.memory && range.first < chunk.offset + chunk.bytes &&
+             chunk.offset < range.first + range.bytes;
+    });
+  }
 }
 
 size_t MemoryMap::AddTransport(transport::Transport* transport) {
   MutexLock lock(&mutex_);
   carriers_.push_back({transport, {}});
-  for (const auto& [name, piece] : pieces_) Register(&carriers_.back(), piece);
+  for (const auto& [name, chunk] : chunks_) Register(&carriers_.back(), {chunk.memory, chunk.offset, chunk.bytes});
   return carriers_.size() - 1;
 }
 
@@ -32,23 +46,25 @@ void MemoryMap::Clear() {
   carriers_.clear();
 }
 
-absl::StatusOr<MemoryMap::Registered> MemoryMap::Buffer(size_t transport, const engine::Place& place) const {
+absl::StatusOr<transport::Slice> MemoryMap::Find(size_t transport, const engine::Place& place, int64_t bytes) {
   MutexLock lock(&mutex_);
-  // The last piece that begins no later.
-  auto piece = pieces_.upper_bound({place.memory, place.offset});
-  if (piece == pieces_.begin() || transport >= carriers_.size()) {
+  Range range = {place.memory, place.offset, 0};
+  auto chunk = chunks_.upper_bound({place.memory, place.offset});
+  if (chunk != chunks_.begin()) --chunk;
+  if (chunk != chunks_.end()) range.first = chunk->first.second;
+  for (; chunk != chunks_.end() && range.first + range.bytes < place.offset + bytes; ++chunk) {
+    if (chunk->first != std::pair(place.memory, range.first + range.bytes)) break;
+    range.bytes += chunk->second.bytes;
+  }
+  if (transport >= carriers_.size() || range.first > place.offset || range.first + range.bytes < place.offset + bytes) {
     return absl::UnavailableError("memory of the node is not registered");
   }
-  --piece;
-  const auto found = carriers_[transport].buffers.find(piece->first);
-  if (found == carriers_[transport].buffers.end() || piece->second.memory != place.memory) {
-    return absl::UnavailableError("memory of the node is not registered");
-  }
-  if (!found->second.ok()) {
+  const Buffer& buffer = Register(&carriers_[transport], range);
+  if (!buffer.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("memory of the node cannot be reached this way: ", found->second.status().message()));
+        absl::StrCat("memory of the node cannot be reached this way: ", buffer.status().message()));
   }
-  return Registered{*found->second, place.memory, piece->second.offset, piece->second.bytes};
+  return transport::Slice{*buffer, place.offset - range.first, bytes};
 }
 
 std::optional<engine::TierMemory> MemoryMap::Find(uint32_t memory) const {

@@ -1,9 +1,15 @@
-// The memory of the engine's tier as the carriers know it: each piece registered with each transport, as it comes.
+// The memory of the engine's tier as the carriers know it: registered with each transport chunk by chunk, as chunks
+// come and go. A network that was told of memory keeps the pages that were there at that time: one registration for all
+// of a namespace's address space would pin what is not there yet, and go on using pages that were given back.
+//
+// What lies in several chunks gets a registration over all of them when it is first asked for, which goes with the
+// first of these chunks.
 //
 // Thread-safety: all methods. Lifetime: the engine's memory outlives the buffers; Clear() before the engine ends.
 #ifndef KVLINK_STORE_NODE_DATA_MEMORY_MAP_H_
 #define KVLINK_STORE_NODE_DATA_MEMORY_MAP_H_
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,38 +26,39 @@ namespace kvlink::store {
 
 class MemoryMap {
  public:
-  // Of a namespace, before anything in it is handed out.
+  // Memory whose chunks will come.
   void AddMemory(const engine::TierMemory& memory);
-  // A piece of it is there, before anything in it is handed out. Registers it with every transport.
-  void AddPiece(const engine::TierPiece& piece);
-  // Registers what is there and what will come. Returns the number to ask Buffer with. The transport outlives Clear().
+  // A chunk is there, before anything in it is handed out: registers it with every transport.
+  void AddChunk(const engine::TierChunk& chunk);
+  // Nothing in it is in use any more: no transport knows it when this returns.
+  void RemoveChunk(const engine::TierChunk& chunk);
+  // Registers the chunks that are there and those that will come. Returns the number to ask Buffer with. The transport
+  // outlives Clear().
   size_t AddTransport(transport::Transport* transport);
   void Clear();
 
-  // A piece as a transport knows it.
-  struct Registered {
-    std::shared_ptr<transport::RegisteredBuffer> buffer;
-    uint32_t memory = 0;
-    int64_t first = 0, bytes = 0;  // which bytes of the memory it is
-
-    bool Holds(const engine::Place& place) const {
-      return buffer != nullptr && place.memory == memory && place.offset >= first && place.offset < first + bytes;
-    }
-  };
-  // UNAVAILABLE: that transport cannot reach the memory (why not was said when it was registered).
-  absl::StatusOr<Registered> Buffer(size_t transport, const engine::Place& place) const;
+  // `bytes` at `place`, which are in use. UNAVAILABLE: that transport cannot reach the memory.
+  absl::StatusOr<transport::Slice> Find(size_t transport, const engine::Place& place, int64_t bytes);
   std::optional<engine::TierMemory> Find(uint32_t memory) const;
   std::vector<engine::TierMemory> All() const;
 
  private:
+  // Whole chunks of one memory: number, first byte, bytes.
+  struct Range {
+    uint32_t memory;
+    int64_t first, bytes;
+    auto operator<=>(const Range&) const = default;
+  };
+  using Buffer = absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>>;
   struct Carrier {
     transport::Transport* transport;
-    // Of pieces, by memory and first byte.
-    std::map<std::pair<uint32_t, int64_t>, absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>>> buffers;
+    std::map<Range, Buffer> buffers;
   };
-  static void Register(Carrier* carrier, const engine::TierPiece& piece);
+  const Buffer& Register(Carrier* carrier, const Range& range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable Mutex mutex_;
+  std::map<std::pair<uint32_t, int64_t>, engine::TierChunk> chunks_
+      ABSL_GUARDED_BY(mutex_);  // by memory and first byte
   std::map<uint32_t, engine::TierMemory> memories_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<uint32_t, int64_t>, engine::TierPiece> pieces_ ABSL_GUARDED_BY(mutex_);
   std::vector<Carrier> carriers_ ABSL_GUARDED_BY(mutex_);

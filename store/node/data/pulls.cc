@@ -88,7 +88,6 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       if (!why_.has_value()) why_ = absl::OkStatus();
       call = std::move(call_);
       lease_ = nullptr;
-      registered_.buffer = nullptr;
     }
     link_->RemoveTransfer(Link::Kind::kPull, id_);
     if (!why.ok()) return call->Refuse(why);
@@ -122,17 +121,17 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
 
   // The bytes of a piece, with the lease: it ends when the network does not touch them any more.
   absl::StatusOr<transport::Slice> SliceOf(const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const engine::Place place = lease_->place(piece.layer);
-    if (!registered_.Holds(place)) {
-      KVLINK_ASSIGN_OR_RETURN(registered_, service_->memory.Buffer(link_->outlet()->transport(), place));
-      struct Hold {
-        std::shared_ptr<engine::EncodingLease> lease;
-        std::shared_ptr<transport::RegisteredBuffer> buffer;
-      };
-      auto hold = std::make_shared<Hold>(Hold{lease_, std::move(registered_.buffer)});
-      registered_.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
-    }
-    return transport::Slice{registered_.buffer, place.offset - registered_.first + piece.offset, piece.length};
+    engine::Place place = lease_->place(piece.layer);
+    place.offset += piece.offset;
+    KVLINK_ASSIGN_OR_RETURN(transport::Slice slice,
+                            service_->memory.Find(link_->outlet()->transport(), place, piece.length));
+    struct Hold {
+      std::shared_ptr<engine::EncodingLease> lease;
+      std::shared_ptr<transport::RegisteredBuffer> buffer;
+    };
+    auto hold = std::make_shared<Hold>(Hold{lease_, std::move(slice.buffer)});
+    slice.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
+    return slice;
   }
 
   void Landed(int64_t layer, const absl::Status& status) {
@@ -173,7 +172,6 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   Mutex mutex_;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);  // null: answered
   std::shared_ptr<engine::EncodingLease> lease_ ABSL_GUARDED_BY(mutex_);
-  MemoryMap::Registered registered_ ABSL_GUARDED_BY(mutex_);  // where the last piece lies; it holds the lease
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
   int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;    // layers [0, landed_) are there

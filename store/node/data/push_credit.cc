@@ -1,18 +1,32 @@
 #include "store/node/data/push_credit.h"
 
+#include <algorithm>
+#include <set>
 #include <utility>
 
+#include "absl/strings/string_view.h"
 #include "base/clock.h"
 
 namespace kvlink::store {
 
-bool PushCredit::Take(int64_t bytes, std::function<void()> again) {
+bool PushCredit::HasRoom(const std::string& owner, int64_t bytes) const {
+  if (taken_ == 0) return true;
+  const auto found = held_.find(owner);
+  if (found == held_.end()) return taken_ + bytes <= alone_;
+  if (taken_ + bytes > Room()) return false;
+  const bool others = held_.size() > 1 || std::any_of(waiting_.begin(), waiting_.end(),
+                                                      [&](const Waiter& waiter) { return waiter.owner != owner; });
+  return !others || found->second + bytes <= Room() / 2;
+}
+
+bool PushCredit::Take(const std::string& owner, int64_t bytes, std::function<void()> again) {
   MutexLock lock(&mutex_);
-  if (HasRoom(bytes)) {
+  if (HasRoom(owner, bytes)) {
     taken_ += bytes;
+    held_[owner] += bytes;
     return true;
   }
-  waiting_.push_back({bytes, std::move(again)});
+  waiting_.push_back({owner, bytes, std::move(again)});
   return false;
 }
 
@@ -33,18 +47,27 @@ void PushCredit::Wake() {
     std::function<void()> again;
     {
       MutexLock lock(&mutex_);
-      if (waiting_.empty() || !HasRoom(waiting_.front().bytes)) return;
-      again = std::move(waiting_.front().again);
-      waiting_.pop_front();
+      std::set<absl::string_view> passed_over;
+      const auto next = std::find_if(waiting_.begin(), waiting_.end(), [&](const Waiter& waiter) {
+        if (passed_over.contains(waiter.owner)) return false;
+        if (HasRoom(waiter.owner, waiter.bytes)) return true;
+        passed_over.insert(waiter.owner);
+        return false;
+      });
+      if (next == waiting_.end()) return;
+      again = std::move(next->again);
+      waiting_.erase(next);
     }
     again();
   }
 }
 
-void PushCredit::Return(int64_t bytes) {
+void PushCredit::Return(const std::string& owner, int64_t bytes) {
   {
     MutexLock lock(&mutex_);
     taken_ -= bytes;
+    const auto found = held_.find(owner);
+    if (found != held_.end() && (found->second -= bytes) <= 0) held_.erase(found);
   }
   Wake();
 }

@@ -1,5 +1,6 @@
 // How much of pushes may be on its way at a time: little while pulls are served and shortly after, so that indexing
-// gives way to serving.
+// gives way to serving. Writers have their share: where several want to write, one gets at most half; and one that has
+// nothing on its way is always let in with one landing, as far as the whole goes, whatever others do not send.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_DATA_PUSH_CREDIT_H_
@@ -8,7 +9,9 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
 
@@ -22,18 +25,16 @@ class PushCredit {
 
   // True: `bytes` may come, until Return. False: `again` will be called when there may be room, by whoever makes it;
   // it may find none. One landing is always let in.
-  bool Take(int64_t bytes, std::function<void()> again);
-  void Return(int64_t bytes);
+  bool Take(const std::string& owner, int64_t bytes, std::function<void()> again);
+  void Return(const std::string& owner, int64_t bytes);
   void PullBegan();
   void PullEnded();
   int64_t taken() const;
 
  private:
-  bool HasRoom(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return taken_ == 0 || taken_ + bytes <= Room();
-  }
+  bool HasRoom(const std::string& owner, int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t Room() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Asks those that wait, in order, as far as the room goes.
+  // Asks those that wait as far as the room goes, in order, but past owners that have their share.
   void Wake();
 
   const int64_t alone_, beside_pulls_;
@@ -42,7 +43,9 @@ class PushCredit {
   int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t pulls_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time last_pull_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  absl::flat_hash_map<std::string, int64_t> held_ ABSL_GUARDED_BY(mutex_);  // by owners that hold something
   struct Waiter {
+    std::string owner;
     int64_t bytes;
     std::function<void()> again;
   };

@@ -29,6 +29,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         link_(begin->link()),
         id_(begin->id()),
         key_(std::move(key)),
+        owner_(begin->owner()),
         lengths_(begin->request().push_begin().lengths().begin(), begin->request().push_begin().lengths().end()),
         first_landing_(link_->TakeLandings(static_cast<int64_t>(lengths_.size()))),
         memory_(std::make_shared<Memory>(Memory{std::move(memory)})),
@@ -50,7 +51,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       if (next_ == lengths_.size() || open_.size() >= kMaxLandings) return;
       waiting_ = true;
       bytes = lengths_[next_];
-      const bool taken = service_->push_credit.Take(bytes, [weak = weak_from_this()] {
+      const bool taken = service_->push_credit.Take(owner_, bytes, [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Resume();
       });
       if (!taken) return;
@@ -147,14 +148,13 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     const size_t layer = next_++;
     KVLINK_RETURN_IF_ERROR(memory_->push->Reserve(static_cast<int64_t>(layer)));
     const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
-    if (!registered_.Holds(place)) {
-      KVLINK_ASSIGN_OR_RETURN(registered_, service_->memory.Buffer(link_->outlet()->transport(), place));
-      const auto hold = std::make_shared<Hold>(Hold{memory_, std::move(registered_.buffer)});
-      registered_.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
-    }
-    const transport::Slice slice{registered_.buffer, place.offset - registered_.first, lengths_[layer]};
+    KVLINK_ASSIGN_OR_RETURN(transport::Slice slice,
+                            service_->memory.Find(link_->outlet()->transport(), place, lengths_[layer]));
+    const auto hold = std::make_shared<Hold>(Hold{memory_, std::move(slice.buffer)});
+    slice.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
     open_.insert(layer);
-    link_->outlet()->payloads()->Land(first_landing_ + layer, slice, SteadyNow() + service_->limits.push_progress,
+    link_->outlet()->payloads()->Land(first_landing_ + layer, std::move(slice),
+                                      SteadyNow() + service_->limits.push_progress,
                                       [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
                                         self->Landed(layer, status, bytes);
                                       });
@@ -176,7 +176,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         progressed_ = SteadyNow();
       }
     }
-    service_->push_credit.Return(lengths_[layer]);
+    service_->push_credit.Return(owner_, lengths_[layer]);
     if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not land"));
     Advance();
     AskToWrite();
@@ -191,7 +191,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     }
     // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
     const absl::Status added = service_->indexing->AddAdmitted(
-        absl::InfiniteFuture(), [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); });
+        {.work = [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); }, .owner = owner_});
     if (!added.ok()) End(added);
   }
 
@@ -221,7 +221,6 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (why_.has_value()) return;
       committing_ = true;
-      registered_.buffer = nullptr;
       push = std::move(memory_->push);
     }
     service_->engine->CommitPush(
@@ -282,7 +281,6 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       MutexLock lock(&mutex_);
       if (!why_.has_value()) return;
       // Slices on their way keep it for as long as they need it.
-      registered_.buffer = nullptr;
       memory_ = nullptr;
       commit = std::move(commit_);
       why = *why_;
@@ -309,19 +307,19 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   const std::shared_ptr<Link> link_;
   const uint64_t id_;
   const engine::EncodingKey key_;
+  const std::string owner_;
   const std::vector<int64_t> lengths_;
   const uint64_t first_landing_;
 
   Mutex mutex_;
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
-  MemoryMap::Registered registered_ ABSL_GUARDED_BY(mutex_);  // where the last slab lies; it holds the memory
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;                   // layer to lay out next
-  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);             // layers laid out and not filled
-  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;               // layers
-  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);           // layers to be written
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;              // for credit
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // layer to lay out next
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
+  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
+  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;     // for credit
   absl::Time progressed_ ABSL_GUARDED_BY(mutex_), ended_ ABSL_GUARDED_BY(mutex_);
-  std::string manifest_;
+  std::string manifest_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // a turn was asked for and has not ended
   bool accepted_ = false;                         // of the one whose turn it is
@@ -351,7 +349,8 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   // What cannot be reached is said now. The first slab has its place.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   const engine::Place place = memory->place(first - lengths.begin());
-  KVLINK_RETURN_IF_ERROR(service->memory.Buffer(call->link()->outlet()->transport(), place).status());
+  KVLINK_RETURN_IF_ERROR(
+      service->memory.Find(call->link()->outlet()->transport(), place, lengths[first - lengths.begin()]).status());
   const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
   KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPush, call->id(), push));
   answer.mutable_push_ready()->set_first_landing(push->first_landing());

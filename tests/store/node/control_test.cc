@@ -433,6 +433,21 @@ TEST_F(ControlTest, NothingIsServedToOtherHostsWithoutAnAccessFile) {
   StartNode();
 }
 
+TEST_F(ControlTest, UcxListensOnOneNetwork) {
+  Guard();
+  for (const char* everywhere : {"0.0.0.0:0", "[::]:0"}) {
+    ScratchDirectory directory(/*in_memory=*/true);
+    store::NodeOptions options;
+    options.directory = directory.path() + "/store";
+    options.log = [](absl::string_view) {};
+    options.access_file = access_.path() + "/access";
+    options.data_address = everywhere;
+    const auto node = store::Node::Start(std::move(options));
+    EXPECT_EQ(node.status().code(), absl::StatusCode::kInvalidArgument) << node.status();
+    EXPECT_THAT(std::string(node.status().message()), HasSubstr("one network"));
+  }
+}
+
 TEST_F(ControlTest, ABusyAddressIsRefused) {
   StartNode();
   ScratchDirectory directory(/*in_memory=*/true);

@@ -258,6 +258,48 @@ TEST_P(HostileTest, AThousandSessions) {
   ExpectServes();
 }
 
+// A reader that asks and makes no room holds nothing until its deadline.
+TEST_P(HostileTest, APullThatNobodyMakesRoomForEnds) {
+  if (GetParam() == Carrier::kLoopback) GTEST_SKIP() << "a transport of the test's own, without the node's limits";
+  const auto data = Client();
+  proto::Request pull = RawData::PullOf("a", encoding_.manifest, data->TakeLandings(2), 2);
+  pull.set_remaining_ms(600000);
+  const uint64_t id = data->Send(std::move(pull));
+  auto answer = data->Next(id);
+  ASSERT_TRUE(answer.ok() && answer->has_pull_started());
+  answer = data->Next(id);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_EQ(StatusOf(*answer).code(), absl::StatusCode::kDeadlineExceeded);
+  ExpectNothingIsLeft();
+}
+
+// Connections that do not say whose they are go for those who come after them.
+TEST_P(HostileTest, NobodiesOnTheDataPath) {
+  rlimit files = {};
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  const int64_t room = static_cast<int64_t>(files.rlim_cur) / 8 - 500;  // both ends are this process
+  const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 400, room));
+  const auto before = Client();
+  const int64_t resident = ResidentBytes();
+  std::vector<std::unique_ptr<RawData>> crowd;
+  absl::Duration slowest;
+  for (int i = 0; i < count; ++i) {
+    crowd.push_back(std::make_unique<RawData>(transport_.get(), node_.data_address()));
+    if (i % 50 != 0) continue;
+    const absl::Time begun = SteadyNow();
+    EXPECT_TRUE(before->Lookup("a", {encoding_.manifest.identity}).ok());
+    ExpectServes();
+    slowest = std::max(slowest, SteadyNow() - begun);
+  }
+  std::printf("%d connections of nobody: the slowest lookup, connection and pull %lld ms; %lld KiB, both ends\n", count,
+              static_cast<long long>(absl::ToInt64Milliseconds(slowest)),
+              static_cast<long long>((ResidentBytes() - resident) >> 10));
+  RawControl other(node_->addresses().control);
+  EXPECT_TRUE(other.Open().ok());
+}
+
 TEST_P(HostileTest, IdleConnectionsToTheControlService) {
   // As many as the limit on open files lets this process have at both ends.
   rlimit files = {};

@@ -1,9 +1,17 @@
 // Readers on the node's own host: descriptors of memory, leases, and what tells that leased bytes are still good.
 #include "transport/local/local.h"
 
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <deque>
 #include <fstream>
@@ -19,6 +27,8 @@
 #include "gtest/gtest.h"
 #include "store/node/data/leases.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/seed.h"
+#include "transport/frame.h"
 
 namespace kvlink::testing {
 namespace {
@@ -399,6 +409,132 @@ TEST_F(LocalTest, WhatALocalConnectionCannotDo) {
   LocalClient stranger(local_.get(), socket());
   EXPECT_EQ(stranger.Lease("a", encoding.manifest).status().code(), absl::StatusCode::kUnauthenticated);
   EXPECT_TRUE(stranger.memories.empty());
+}
+
+int64_t ResidentBytes() {
+  int64_t total = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+// A socket to the node, spoken to by hand. Negative: not connected.
+Descriptor RawSocket(const std::string& path) {
+  Descriptor made(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const absl::Time limit = Patience();
+  while (connect(made.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    if (errno != EAGAIN || SteadyNow() > limit) return Descriptor();
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return made;
+}
+
+// Whoever says nothing takes nobody's place: not those of readers, and not those of other carriers.
+TEST_F(LocalTest, ACrowdThatSaysNothingShutsNobodyOut) {
+  rlimit files = {};
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  StartNode();
+  Push("a", MakeSynthetic(1));
+  const auto before = Connect();
+  const int64_t room = static_cast<int64_t>(files.rlim_cur) / 2 - 500;
+  const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 600, room));
+  const int64_t resident = ResidentBytes();
+  std::vector<Descriptor> crowd;
+  absl::Duration slowest;
+  for (int i = 0; i < count; ++i) {
+    crowd.push_back(RawSocket(socket()));
+    ASSERT_GE(crowd.back().get(), 0) << i;
+    if (i % 50 != 0) continue;
+    const absl::Time begun = SteadyNow();
+    EXPECT_TRUE(before->Lease("a", MakeSynthetic(1).manifest).ok());
+    EXPECT_TRUE(Connect()->Lease("a", MakeSynthetic(1).manifest).ok());
+    slowest = std::max(slowest, SteadyNow() - begun);
+  }
+  std::printf("%d silent sockets: the slowest of a new reader and its lease %lld ms, %lld KiB\n", count,
+              static_cast<long long>(absl::ToInt64Milliseconds(slowest)),
+              static_cast<long long>((ResidentBytes() - resident) >> 10));
+  EXPECT_LT(ResidentBytes() - resident, int64_t{128} << 20);
+  Push("a", MakeSynthetic(2));  // over another carrier
+}
+
+// A client that asks all it can and reads nothing: the frames of docs/formats.md by hand.
+class DeafClient {
+ public:
+  DeafClient(const std::string& path, const std::string& token) : socket_(RawSocket(path)) {
+    Send(transport::FrameKind::kHello, transport::HelloBody({1234567, 3600000}), 0);
+    pollfd ready = {socket_.get(), POLLIN, 0};
+    if (poll(&ready, 1, 60000) != 1) return;
+    char bytes[256];
+    const ssize_t got = recv(socket_.get(), bytes, sizeof(bytes), 0);
+    const auto frame = transport::ParseFrame({bytes, static_cast<size_t>(std::max<ssize_t>(got, 0))});
+    if (!frame.ok()) return;
+    peer_ = transport::ParseHello(frame->body).token;
+    proto::Request hello;
+    hello.set_id(1);
+    hello.mutable_hello()->set_token(token);
+    said_hello_ = Send(transport::FrameKind::kMessage, SerializeRequest(hello), peer_);
+  }
+  bool said_hello() const { return said_hello_; }
+  // Lookups with large answers, until the node takes no more of them. Returns how many.
+  int AskAllItCan(int most) {
+    int asked = 0;
+    for (; asked < most; ++asked) {
+      proto::Request request;
+      request.set_id(static_cast<uint64_t>(2 + asked));
+      request.set_ns("a");
+      request.set_remaining_ms(60000);
+      request.mutable_lookup()->set_codec(static_cast<uint32_t>(Codec::kRawBf16));
+      request.mutable_lookup()->mutable_identities()->assign(1024 * sizeof(Identity::bytes), 'x');
+      int tries = 0;
+      while (!Send(transport::FrameKind::kMessage, SerializeRequest(request), peer_)) {
+        if (errno != EAGAIN || ++tries > 20) return asked;
+        absl::SleepFor(absl::Milliseconds(1));
+      }
+    }
+    return asked;
+  }
+
+ private:
+  bool Send(transport::FrameKind kind, const std::string& body, uint64_t token) {
+    const std::string frame = transport::FrameHeader(kind, sequence_, token, body.size()) + body;
+    if (send(socket_.get(), frame.data(), frame.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(frame.size())) {
+      return false;
+    }
+    ++sequence_;
+    return true;
+  }
+  const Descriptor socket_;
+  uint32_t sequence_ = 0;
+  uint64_t peer_ = 0;
+  bool said_hello_ = false;
+};
+
+// What is answered and not taken is bounded for each client, and for all together; its requests wait outside.
+TEST_F(LocalTest, AnswersThatNobodyTakesAreBounded) {
+  StartNode([](store::NodeOptions* options) { options->limits.answer_bytes = int64_t{16} << 20; });
+  Push("a", MakeSynthetic(1));
+  const auto reader = Connect();
+  const int count = Soak() ? 200 : 40;
+  const int64_t resident = ResidentBytes();
+  std::vector<std::unique_ptr<DeafClient>> deaf;
+  int asked = 0, stopped = 0;
+  for (int i = 0; i < count; ++i) {
+    deaf.push_back(std::make_unique<DeafClient>(socket(), control_->token()));
+    ASSERT_TRUE(deaf.back()->said_hello()) << i;
+    const int mine = deaf.back()->AskAllItCan(400);  // 16 MiB of answers
+    asked += mine;
+    if (mine < 400) ++stopped;
+  }
+  const int64_t grown = ResidentBytes() - resident;
+  std::printf("%d clients that read nothing: %d requests taken, %lld MiB\n", count, asked,
+              static_cast<long long>(grown >> 20));
+  EXPECT_GT(stopped, count / 2);
+  EXPECT_LT(grown, int64_t{128} << 20);
+  EXPECT_TRUE(reader->Lease("a", MakeSynthetic(1).manifest).ok());
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
-// The parts of a node on their own: access lists, sessions, lanes, credit for pushes, the log.
+// The parts of a node on their own: access lists, sessions, quotas, credit for pushes, the log.
 #include <unistd.h>
 
 #include <atomic>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -13,9 +14,11 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/node/access.h"
-#include "store/node/data/lane.h"
 #include "store/node/data/link.h"
+#include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
+#include "store/node/data/suspects.h"
+#include "store/node/quota.h"
 #include "store/node/service.h"
 #include "store/node/sessions.h"
 #include "store/node/watch/log.h"
@@ -128,89 +131,169 @@ TEST(SessionsTest, AnswersAreRememberedWithinABound) {
   EXPECT_EQ(memory.Begin(2050, &answer), AnswerMemory::State::kNew);
 }
 
-// Lets work wait until it is opened.
-class Gate {
- public:
-  void Open() {
-    MutexLock lock(&mutex_);
-    open_ = true;
-    changed_.SignalAll();
-  }
-  void Pass() {
-    MutexLock lock(&mutex_);
-    while (!open_) changed_.Wait(&mutex_);
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  bool open_ ABSL_GUARDED_BY(mutex_) = false;
-};
-
-TEST(LaneTest, IsBoundedAndDropsWhatIsLate) {
-  Gate gate, entered;
-  std::atomic<int> done{0}, late{0}, refused{0};
-  Lane lane({.name = "test", .threads = 1, .max_queued = 3, .max_queued_bytes = 100});
-  ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
-                       [&](const absl::Status&) {
-                         entered.Open();
-                         gate.Pass();
-                       })
-                  .ok());
-  entered.Pass();
-  const auto work = [&](const absl::Status& turn) {
-    (turn.ok() ? done : absl::IsDeadlineExceeded(turn) ? late : refused)++;
-  };
-  EXPECT_TRUE(lane.Add(SteadyNow() - absl::Seconds(1), 60, work).ok());
-  EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 60, work).code(), absl::StatusCode::kResourceExhausted);  // bytes
-  EXPECT_TRUE(lane.Add(absl::InfiniteFuture(), 10, work).ok());
-  EXPECT_TRUE(lane.Add(absl::InfiniteFuture(), 10, work).ok());
-  EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 10, work).code(), absl::StatusCode::kResourceExhausted);  // count
-  EXPECT_TRUE(lane.AddAdmitted(absl::InfiniteFuture(), work).ok());
-  EXPECT_EQ(lane.queued(), 4);
-  gate.Open();
-  while (done + late < 4) absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_EQ(late, 1);
-  lane.Stop();
-  EXPECT_EQ(lane.Add(absl::InfiniteFuture(), 0, work).code(), absl::StatusCode::kUnavailable);
+Grant GrantOf(const std::string& name, Right right = Right::kRead) {
+  Grant grant;
+  grant.name = name;
+  grant.right = right;
+  grant.every_namespace = true;
+  return grant;
 }
 
-TEST(LaneTest, StopRefusesWhatWaits) {
-  Gate gate, entered;
-  std::atomic<int> refused{0};
-  Lane lane({.name = "test", .threads = 1});
-  ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
-                       [&](const absl::Status&) {
-                         entered.Open();
-                         gate.Pass();
-                       })
-                  .ok());
-  entered.Pass();
-  ASSERT_TRUE(lane.Add(absl::InfiniteFuture(), 0,
-                       [&](const absl::Status& turn) {
-                         if (absl::IsUnavailable(turn)) ++refused;
-                         gate.Open();
-                       })
-                  .ok());
-  lane.Stop();
-  EXPECT_EQ(refused, 1);
+TEST(QuotaTest, LeavesSomethingToWhoeverComesNext) {
+  Quota quota("things", 1000, 100);
+  std::vector<int64_t> held;
+  for (int holder = 0; holder < 4; ++holder) {
+    const Grant grant = GrantOf(absl::StrCat("key-", holder));
+    absl::Status status;
+    while ((status = quota.Take(grant)).ok()) {
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(grant.name));
+    held.push_back(quota.taken(grant));
+  }
+  EXPECT_EQ(held[0], 450);  // half of what is not for administrators
+  EXPECT_EQ(held[1], 225);
+  for (const int64_t one : held) EXPECT_GT(one, 50);
+  // An administrator takes what is left, and what is kept for it.
+  const Grant admin = GrantOf("admin", Right::kAdmin);
+  int64_t got = 0;
+  while (quota.Take(admin).ok()) ++got;
+  EXPECT_GE(got, 100);
+  EXPECT_EQ(quota.taken(), 1000);
+  EXPECT_FALSE(quota.Take(GrantOf("late")).ok());
+  quota.Return(admin, got);
+  quota.Return(GrantOf("key-0"), held[0]);
+  EXPECT_EQ(quota.taken(GrantOf("key-0")), 0);
+  EXPECT_TRUE(quota.Take(GrantOf("late")).ok());
+}
+
+TEST(QuotaTest, OneIsAlwaysLetIn) {
+  Quota quota("things", 2, 0);
+  EXPECT_TRUE(quota.Take(GrantOf("a")).ok());
+  EXPECT_FALSE(quota.Take(GrantOf("a")).ok());
+  EXPECT_TRUE(quota.Take(GrantOf("b")).ok());
+}
+
+TEST(SuspectsTest, EachIsReadOnceInAWhile) {
+  Suspects suspects(absl::Minutes(10));
+  const absl::Time now = SteadyNow();
+  EXPECT_TRUE(suspects.Add(1, now));
+  EXPECT_FALSE(suspects.Add(1, now + absl::Minutes(9)));
+  EXPECT_TRUE(suspects.Add(2, now + absl::Minutes(9)));
+  EXPECT_TRUE(suspects.Add(1, now + absl::Minutes(10)));
+  EXPECT_FALSE(suspects.Add(2, now + absl::Minutes(10)));
+  for (uint64_t i = 0; i < 100000; ++i) suspects.Add(100 + i, now + absl::Minutes(11));
+  EXPECT_FALSE(suspects.Add(1000000, now + absl::Minutes(11)));  // as many as are remembered
+}
+
+// A network that is told of memory: it goes on using the pages that were there then.
+class PinningTransport : public transport::Transport {
+ public:
+  class Buffer : public transport::RegisteredBuffer {
+   public:
+    Buffer(std::byte* data, int64_t bytes, std::multiset<std::pair<std::byte*, int64_t>>* pinned)
+        : RegisteredBuffer(data, bytes, {}), pinned_(pinned) {
+      pinned_->insert({data, bytes});
+    }
+    ~Buffer() override { pinned_->erase(pinned_->find({data(), size()})); }
+
+   private:
+    std::multiset<std::pair<std::byte*, int64_t>>* const pinned_;
+  };
+  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Allocate(int64_t) override {
+    return absl::UnimplementedError("");
+  }
+  absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Register(std::byte* data, int64_t bytes,
+                                                                        const transport::MemoryPlace&,
+                                                                        std::shared_ptr<void>) override {
+    return std::make_shared<Buffer>(data, bytes, &pinned);
+  }
+  absl::StatusOr<std::unique_ptr<transport::Listener>> Listen(absl::string_view, transport::Accept) override {
+    return absl::UnimplementedError("");
+  }
+  absl::StatusOr<std::shared_ptr<transport::Connection>> Connect(absl::string_view,
+                                                                 std::shared_ptr<transport::ConnectionEvents>,
+                                                                 absl::Time) override {
+    return absl::UnimplementedError("");
+  }
+  transport::TransportStats Stats() const override { return {}; }
+
+  std::multiset<std::pair<std::byte*, int64_t>> pinned;
+};
+
+TEST(MemoryMapTest, RegistrationsFollowThePages) {
+  constexpr int64_t kChunk = 4096;
+  std::vector<std::byte> memory(4 * kChunk);
+  PinningTransport network, late;
+  MemoryMap map;
+  const size_t number = map.AddTransport(&network);
+  engine::TierMemory tier;
+  tier.number = 7;
+  tier.base = memory.data();
+  tier.bytes = static_cast<int64_t>(memory.size());
+  map.AddMemory(tier);
+  EXPECT_TRUE(network.pinned.empty());  // no page is there
+  const auto chunk = [&](int index) {
+    return engine::TierChunk{index, 7, index * kChunk, memory.data() + index * kChunk, kChunk};
+  };
+  for (const int index : {0, 1, 3}) map.AddChunk(chunk(index));
+  EXPECT_EQ(network.pinned.size(), 3u);
+  const auto slice = map.Find(number, {7, kChunk + 100}, 200);
+  ASSERT_TRUE(slice.ok()) << slice.status();
+  EXPECT_EQ(slice->data(), memory.data() + kChunk + 100);
+  EXPECT_EQ(slice->buffer->size(), kChunk);
+  // Over two chunks; over a hole; outside.
+  EXPECT_EQ(map.Find(number, {7, kChunk - 8}, 16)->data(), memory.data() + kChunk - 8);
+  EXPECT_EQ(network.pinned.size(), 4u);
+  EXPECT_EQ(map.Find(number, {7, 2 * kChunk - 8}, 16).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(map.Find(number, {7, 2 * kChunk}, 16).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(map.Find(number, {8, 0}, 16).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(map.Find(number + 1, {7, 0}, 16).status().code(), absl::StatusCode::kUnavailable);
+  // Who comes later is told of what is there.
+  EXPECT_EQ(map.AddTransport(&late), number + 1);
+  EXPECT_EQ(late.pinned.size(), 3u);
+  // The pages of a chunk go: nobody holds any of them, and what comes in their place is registered anew.
+  map.RemoveChunk(chunk(0));
+  EXPECT_EQ(network.pinned, (std::multiset<std::pair<std::byte*, int64_t>>{{memory.data() + kChunk, kChunk},
+                                                                           {memory.data() + 3 * kChunk, kChunk}}));
+  EXPECT_EQ(map.Find(number, {7, 0}, 16).status().code(), absl::StatusCode::kUnavailable);
+  map.AddChunk(chunk(0));
+  EXPECT_TRUE(map.Find(number, {7, 0}, 16).ok());
+  map.Clear();
+  EXPECT_EQ(network.pinned.size(), 1u);  // the slice's
+}
+
+TEST(PushCreditTest, AWriterThatSendsNothingDoesNotStopOthers) {
+  PushCredit credit(100, 10, absl::ZeroDuration());
+  std::vector<int> asked;
+  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
+  EXPECT_TRUE(credit.Take("stuck", 60, waiter(0)));
+  credit.PullBegan();
+  EXPECT_TRUE(credit.Take("b", 10, waiter(1)));  // nothing of it is on its way
+  EXPECT_FALSE(credit.Take("stuck", 10, waiter(3)));
+  EXPECT_FALSE(credit.Take("b", 10, waiter(2)));  // pulls are served
+  credit.Return("b", 10);
+  EXPECT_THAT(asked, ElementsAre(2));  // "stuck" came first, and is passed over
+  credit.Return("stuck", 60);
+  EXPECT_THAT(asked, ElementsAre(2, 3));
+  credit.PullEnded();
 }
 
 TEST(PushCreditTest, ShrinksWhilePullsAreServed) {
   PushCredit credit(100, 20, absl::ZeroDuration());
   std::vector<int> asked;
   const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  EXPECT_TRUE(credit.Take(60, waiter(1)));
-  EXPECT_TRUE(credit.Take(40, waiter(2)));
-  EXPECT_FALSE(credit.Take(1, waiter(3)));
-  credit.Return(60);
+  EXPECT_TRUE(credit.Take("a", 60, waiter(1)));
+  EXPECT_TRUE(credit.Take("a", 40, waiter(2)));
+  EXPECT_FALSE(credit.Take("a", 1, waiter(3)));
+  credit.Return("a", 60);
   EXPECT_THAT(asked, ElementsAre(3));
   credit.PullBegan();
-  EXPECT_FALSE(credit.Take(10, waiter(4)));  // 40 are on their way
-  credit.Return(40);
+  EXPECT_FALSE(credit.Take("a", 10, waiter(4)));  // 40 are on their way
+  credit.Return("a", 40);
   EXPECT_THAT(asked, ElementsAre(3, 4));
-  EXPECT_TRUE(credit.Take(60, waiter(5)));  // one is always let in
-  EXPECT_FALSE(credit.Take(10, waiter(6)));
+  EXPECT_TRUE(credit.Take("a", 60, waiter(5)));  // one is always let in
+  EXPECT_FALSE(credit.Take("a", 10, waiter(6)));
   credit.PullEnded();
   EXPECT_THAT(asked, ElementsAre(3, 4, 6));
   EXPECT_EQ(credit.taken(), 60);
@@ -220,20 +303,20 @@ TEST(PushCreditTest, StaysSmallShortlyAfterAPull) {
   PushCredit credit(100, 20, absl::Hours(1));
   credit.PullBegan();
   credit.PullEnded();
-  EXPECT_TRUE(credit.Take(15, [] {}));
+  EXPECT_TRUE(credit.Take("a", 15, [] {}));
   bool asked = false;
-  EXPECT_FALSE(credit.Take(15, [&] { asked = true; }));
-  credit.Return(15);
+  EXPECT_FALSE(credit.Take("a", 15, [&] { asked = true; }));
+  credit.Return("a", 15);
   EXPECT_TRUE(asked);
 }
 
 TEST(PushCreditTest, ThoseThatAreGoneDoNotHoldUpOthers) {
   PushCredit credit(10, 10, absl::ZeroDuration());
-  EXPECT_TRUE(credit.Take(10, [] {}));
-  EXPECT_FALSE(credit.Take(10, [] {}));  // takes nothing when asked
+  EXPECT_TRUE(credit.Take("a", 10, [] {}));
+  EXPECT_FALSE(credit.Take("a", 10, [] {}));  // takes nothing when asked
   bool asked = false;
-  EXPECT_FALSE(credit.Take(10, [&] { asked = true; }));
-  credit.Return(10);
+  EXPECT_FALSE(credit.Take("a", 10, [&] { asked = true; }));
+  credit.Return("a", 10);
   EXPECT_TRUE(asked);
 }
 

@@ -260,12 +260,79 @@ TEST_F(RequestsTest, ConnectionsAreBounded) {
   StartNode([](store::NodeOptions* options) { options->limits.connections = 2; });
   auto first = Connect();
   const auto second = Connect();
-  const auto refused =
-      transport_->Connect(node_->data_address(), std::make_shared<Inbox>(), SteadyNow() + absl::Seconds(30));
-  EXPECT_FALSE(refused.ok());
+  {
+    RawData third(transport_.get(), node_->data_address());
+    EXPECT_EQ(third.Hello(control_->token()).code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_TRUE(absl::IsUnavailable(third.inbox()->Closed()));
+  }
   first = nullptr;
   Await("connections", 1);
   EXPECT_TRUE(Connect()->Ask(LookupOf("a")).ok());
+}
+
+// Nobodies go for those who come after them, and take no place of those who have said who they are.
+TEST_F(RequestsTest, ACrowdOfNobodiesShutsNobodyOut) {
+  StartNode([](store::NodeOptions* options) {
+    options->limits.unidentified = 8;
+    options->limits.connections = 4;
+  });
+  const auto before = Connect();
+  std::vector<std::unique_ptr<RawData>> crowd;
+  for (int i = 0; i < 40; ++i) crowd.push_back(std::make_unique<RawData>(transport_.get(), node_->data_address()));
+  const auto after = Connect();
+  EXPECT_TRUE(before->Ask(LookupOf("a")).ok());
+  EXPECT_TRUE(after->Ask(LookupOf("a")).ok());
+  for (int i = 0; i < 24; ++i) EXPECT_TRUE(absl::IsUnavailable(crowd[i]->inbox()->Closed())) << i;
+  Await("connections", 10);
+}
+
+// One key takes what it can; others and an administrator get in all the same.
+TEST_F(RequestsTest, AKeyHasItsShareOfConnectionsAndPulls) {
+  ScratchDirectory access(/*in_memory=*/true);
+  std::ofstream(access.path() + "/access") << "greedy greedy-key-123456 read *\nother other-key-1234567 write *\n"
+                                              "admin admin-key-1234567 admin *\n";
+  StartNode([&](store::NodeOptions* options) {
+    options->access_file = access.path() + "/access";
+    options->limits.connections = 32;
+    options->limits.pulls = 32;
+    options->limits.landing_within = absl::Minutes(5);
+  });
+  const Synthetic encoding = MakeSynthetic(1);
+  ASSERT_TRUE(Connect("other-key-1234567")->Push("a", encoding).ok());
+  std::vector<std::unique_ptr<RawData>> greedy = {};
+  greedy.push_back(Connect("greedy-key-123456"));
+  const std::string token = control_->token();
+  int refused = 0;
+  for (int i = 0; i < 32; ++i) {
+    auto more = std::make_unique<RawData>(transport_.get(), node_->data_address());
+    if (more->Hello(token).ok()) {
+      greedy.push_back(std::move(more));
+    } else {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 10);
+  int open = 0;
+  for (int i = 0; i < 32; ++i) {
+    RawData* const on = greedy[static_cast<size_t>(i) % greedy.size()].get();
+    const uint64_t id = on->Send(RawData::PullOf("a", encoding.manifest, on->TakeLandings(2), 2));
+    if (StatusOf(*on->Next(id)).ok()) ++open;
+  }
+  EXPECT_LE(open, 16);
+  for (const char* key : {"other-key-1234567", "admin-key-1234567"}) {
+    const auto data = Connect(key);
+    EXPECT_TRUE(data->Pull("a", encoding.manifest).ok()) << key;
+    EXPECT_TRUE(data->Pull("a", encoding.manifest).ok()) << key;
+  }
+}
+
+TEST_F(RequestsTest, AConnectionGoesSomeTimeAfterItsSession) {
+  StartNode([](store::NodeOptions* options) { options->limits.hello_within = absl::Seconds(1); });
+  const auto data = Connect();
+  store::v1::CloseSessionResponse closed;
+  ASSERT_TRUE((*control_)->CloseSession(control_->Context().get(), {}, &closed).ok());
+  EXPECT_TRUE(absl::IsUnavailable(data->inbox()->Closed()));
+  Await("connections", 0);
 }
 
 TEST_F(RequestsTest, TransfersOfAConnectionAreBounded) {
@@ -273,6 +340,7 @@ TEST_F(RequestsTest, TransfersOfAConnectionAreBounded) {
     options->limits.pulls_per_connection = 3;
     options->limits.pushes_per_connection = 2;
     options->limits.pulls = 5;
+    options->limits.landing_within = absl::Minutes(5);
   });
   const auto data = Connect(), other = Connect();
   const Synthetic encoding = MakeSynthetic(1);
