@@ -244,6 +244,7 @@ absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use) {
   options.dram_bytes = flags.memory;
   options.capacity_bytes = flags.capacity;
   options.read_only = use == StoreUse::kReadOnly;
+  options.drop_missing = flags.drop_missing;
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store + "/STORE", error);
   auto opened = OpenWaiting(flags.store, options, absl::Seconds(flags.wait));

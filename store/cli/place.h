@@ -28,6 +28,7 @@ struct StoreFlags {
   std::string secret_file;            // see TenantSecret
   std::string key_file;               // $KVLINK_KEY_FILE; see NodeKey
   std::string carrier = "auto";       // of encodings to and from a node
+  bool drop_missing = false;          // of segment files: forget the encodings in them
   int64_t wait = 0;                   // seconds to wait for a directory that another process holds
   transport::TlsOptions tls;          // towards a node
 };

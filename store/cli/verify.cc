@@ -87,6 +87,10 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   flags.memory = int64_t{64} << 20;
   Arguments arguments("verify", "", kSummary);
   AddPlaceFlags(arguments, flags);
+  arguments.Flag("drop-missing",
+                 "Of a directory: forget the encodings in segment files that are missing. Only where these are lost: a "
+                 "file system that is not mounted looks the same.",
+                 &flags.drop_missing);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
