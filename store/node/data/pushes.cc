@@ -58,7 +58,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       waiting_ = false;
       landing = LandNext();
     }
-    service_->push_credit.Return(bytes);
+    service_->push_credit.Return(owner_, bytes);
     End(landing);
   }
 
