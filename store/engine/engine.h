@@ -408,7 +408,9 @@ class Engine {
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
-  // Of all of `put`'s source; each ends in PartDone.
+  // What ends each write of `put`: notes blocks that could not be written, and PartDone.
+  RequestCutter::Done WriteDone(const std::shared_ptr<PendingPut>& put);
+  // Of all of `put`'s source.
   absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
   // Subtracts `part` from put->left. The call that reaches zero hands the put to the committer.
   void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);

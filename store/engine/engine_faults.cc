@@ -130,6 +130,7 @@ bool Engine::WriteAgain(const std::shared_ptr<PendingPut>& put) {
   if (!runs.ok()) return false;
   put->location.runs = *std::move(runs);
   put->files.clear();
+  ++put->tries;
   auto requests = Writes(put);
   if (!requests.ok()) return false;
   {

@@ -84,11 +84,8 @@ absl::Status PendingPush::Accept(const Manifest& manifest) {
   residency_->SetManifest(std::make_shared<const Manifest>(manifest));
   put->source = residency_;
   put->kept = residency_;
-  writes_ = std::make_unique<RequestCutter>(
-      engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(), /*write=*/true,
-      [engine = engine_, put](int64_t, int64_t length, const absl::Status& status) {
-        engine->PartDone(put, length, status);
-      });
+  writes_ = std::make_unique<RequestCutter>(engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(),
+                                            /*write=*/true, engine_->WriteDone(put));
   {
     MutexLock lock(&put->mutex);
     put->left = put->location.bytes + 1;  // the one: EndPush
@@ -126,6 +123,7 @@ absl::Status PendingPush::SubmitVerified() {
   }
   std::vector<IoRequest> due = writes_->Take(/*all=*/cut_layers_ == verified_.size());
   for (const IoRequest& write : due) submitted_bytes_ += write.length;
+  put_->Hold(due);
   if (!due.empty()) engine_->io_->Submit(std::move(due));
   return absl::OkStatus();
 }

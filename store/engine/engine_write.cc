@@ -155,17 +155,16 @@ absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std:
   return absl::OkStatus();
 }
 
+RequestCutter::Done Engine::WriteDone(const std::shared_ptr<PendingPut>& put) {
+  return [this, put](int64_t offset, int64_t length, const absl::Status& status) {
+    if (absl::IsDataLoss(status)) NoteBadBlocks(put.get(), offset, length, status);
+    PartDone(put, length, absl::IsDataLoss(status) ? absl::OkStatus() : status);
+  };
+}
+
 absl::StatusOr<std::vector<IoRequest>> Engine::Writes(const std::shared_ptr<PendingPut>& put) {
-  KVLINK_ASSIGN_OR_RETURN(auto requests,
-                          Requests(*put->source, put->location.runs, /*write=*/true,
-                                   [this, put](int64_t offset, int64_t length, const absl::Status& status) {
-                                     if (absl::IsDataLoss(status)) NoteBadBlocks(put.get(), offset, length, status);
-                                     PartDone(put, length, absl::IsDataLoss(status) ? absl::OkStatus() : status);
-                                   }));
-  for (const IoRequest& request : requests) {
-    if (put->files.empty() || put->files.back() != request.file) put->files.push_back(request.file);
-  }
-  ++put->tries;
+  KVLINK_ASSIGN_OR_RETURN(auto requests, Requests(*put->source, put->location.runs, /*write=*/true, WriteDone(put)));
+  put->Hold(requests);
   return requests;
 }
 

@@ -16,6 +16,12 @@ void PendingPut::Enter(Stage next) {
   finished.SignalAll();
 }
 
+void PendingPut::Hold(absl::Span<const IoRequest> requests) {
+  for (const IoRequest& request : requests) {
+    if (files.empty() || files.back() != request.file) files.push_back(request.file);
+  }
+}
+
 absl::Status PendingPut::outcome() {
   MutexLock lock(&mutex);
   return status.ok() ? device : status;

@@ -13,8 +13,10 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/mutex.h"
 #include "base/thread.h"
+#include "store/engine/disk/bulk_io.h"
 #include "store/engine/disk/file.h"
 #include "store/engine/disk/location.h"
 #include "store/engine/memory/residency.h"
@@ -32,7 +34,7 @@ struct PendingPut {
   Location location;
   std::string manifest;
   std::vector<std::shared_ptr<File>> files;  // that it is written to: open until they are flushed
-  int tries = 0;                             // how often writing began
+  int tries = 1;                             // how often writing began
   // The committer's once all is written.
   std::shared_ptr<Residency> source;  // what is written
   std::shared_ptr<Residency> kept;    // what the DRAM tier gets; none where it has no room
@@ -56,6 +58,8 @@ struct PendingPut {
   void Enter(Stage next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // Whether the source's memory may be the caller's again.
   bool source_in_use() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return stage < Stage::kCommitting; }
+  // Keeps the files open that the requests write to. REQUIRES: not all of it is written.
+  void Hold(absl::Span<const IoRequest> requests);
   // What went wrong so far.
   absl::Status outcome() ABSL_LOCKS_EXCLUDED(mutex);
   void Finish(const absl::Status& outcome, const Etag& stored, bool was_written);

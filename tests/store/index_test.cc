@@ -63,7 +63,8 @@ TEST(IndexTest, LogsThatAreNotNeededAreNotChecked) {
   EXPECT_GT(first, 1u);
   // The last log is needed, and holds records; one that RocksDB had done with, and had not removed, ends torn.
   uint64_t last = 0;
-  for (const std::string& name : *files.List(copy)) {
+  const std::vector<std::string> names = *files.List(copy);
+  for (const std::string& name : names) {
     if (name.ends_with(".log")) last = std::strtoull(name.c_str(), nullptr, 10);
   }
   EXPECT_GE(last, first);
@@ -80,7 +81,8 @@ TEST(IndexTest, LogsThatAreNotNeededAreNotChecked) {
     for (int i = 0; i < 20; ++i) Commit(index->get(), i);
     std::filesystem::copy(path, copy, std::filesystem::copy_options::recursive);
   }
-  for (const std::string& name : *files.List(copy)) {
+  const std::vector<std::string> live = *files.List(copy);
+  for (const std::string& name : live) {
     if (!name.ends_with(".log")) continue;
     std::fstream stream(copy + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
     stream.seekp(20);

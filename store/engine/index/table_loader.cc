@@ -72,6 +72,8 @@ void TableLoader::Judge(const std::vector<Claim>& claims, absl::Span<const Run> 
   uint64_t end = 0;  // of the run reaching furthest so far
   uint32_t owner = 0;
   auto within = usable.begin();
+  std::set<uint32_t> present;
+  for (const Run& run : usable) present.insert(run.first / blocks_per_segment);
   for (const Claim& claim : claims) {
     const uint64_t claim_end = uint64_t{claim.run.first} + claim.run.count;
     if (claim.run.first < end) verdicts_[owner] = verdicts_[claim.owner] = Verdict::kTwice;
@@ -84,7 +86,7 @@ void TableLoader::Judge(const std::vector<Claim>& claims, absl::Span<const Run> 
                         claim_end <= uint64_t{within->first} + within->count;
     if (inside || verdicts_[claim.owner] == Verdict::kTwice) continue;
     const uint32_t segment = claim.run.first / blocks_per_segment;
-    if (within == usable.end() || within->first / blocks_per_segment != segment) {
+    if (!present.contains(segment)) {
       verdicts_[claim.owner] = Verdict::kMissing;
       outcome->missing_segments.insert(segment);
     } else if (verdicts_[claim.owner] == Verdict::kGood) {
