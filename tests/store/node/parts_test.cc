@@ -229,7 +229,6 @@ TEST(MemoryMapTest, RegistrationsFollowThePages) {
   const size_t number = map.AddTransport(&network);
   engine::TierMemory tier;
   tier.number = 7;
-  tier.base = memory.data();
   tier.bytes = static_cast<int64_t>(memory.size());
   map.AddMemory(tier);
   EXPECT_TRUE(network.pinned.empty());  // no page is there
@@ -341,6 +340,25 @@ TEST(LogTest, LinesAreJsonAndRepeatedEventsAreCounted) {
   log.Flush();
   EXPECT_THAT(lines.back(), HasSubstr("\"suppressed\":9"));
 }
+
+// Lets work wait until it is opened.
+class Gate {
+ public:
+  void Open() {
+    MutexLock lock(&mutex_);
+    open_ = true;
+    changed_.SignalAll();
+  }
+  void Pass() {
+    MutexLock lock(&mutex_);
+    while (!open_) changed_.Wait(&mutex_);
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+};
 
 TEST(LogTest, NobodyWaitsForWhoeverReadsIt) {
   Gate gate;
