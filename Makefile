@@ -2,7 +2,7 @@
 JOBS ?= $(shell nproc)
 BASE ?= $(shell git merge-base origin/main HEAD 2>/dev/null || git rev-parse --verify -q HEAD~1)
 CHANGED = $(shell git diff --name-only --diff-filter=d $(BASE) -- '*.h' '*.cc' '*.cu' 2>/dev/null)
-# WERROR=ON, as continuous integration sets it, makes errors of our own warnings.
+# WERROR=ON makes errors of our own warnings.
 BUILD = cmake --preset $(1) $(if $(WERROR),-DKVLINK_WERROR=$(WERROR)) >/dev/null && cmake --build build/$(1) -j $(JOBS) --target $(2)
 CTEST = ctest --test-dir build/$(1) -j 2 --output-on-failure --no-tests=error --output-log build/$(1)/ctest.log
 

@@ -133,13 +133,13 @@ absl::StatusOr<bool> IsNode(absl::string_view store) {
   if (store.empty()) return absl::InvalidArgumentError("no store; name one with --store, or in KVLINK_STORE");
   if (absl::StrContains(store, "://")) return refuse("it has a scheme");
   if (absl::StrContains(store, '/')) return false;
+  if (absl::StartsWith(store, "[") && absl::EndsWith(store, "]")) return refuse("it has no port");
   const size_t colon = store.find_last_of(':');
   const absl::string_view host = store.substr(0, colon);
   const bool numeric =
       absl::c_count(host, '.') == 3 && host.find_first_not_of("0123456789.") == absl::string_view::npos;
   if (colon == absl::string_view::npos) {
-    if (numeric || absl::EqualsIgnoreCase(host, "localhost") || absl::StartsWith(host, "["))
-      return refuse("it has no port");
+    if (numeric || absl::EqualsIgnoreCase(host, "localhost")) return refuse("it has no port");
     return false;
   }
   const absl::string_view port = store.substr(colon + 1);

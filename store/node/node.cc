@@ -243,9 +243,10 @@ Node::~Node() {
   // Every link goes when its requests, transfers and writes have ended.
   CloseLinks();
   if (service->engine != nullptr) service->sessions.CloseAll();
+  // The engine's chunks still come and go, and no transport is to be told of them any more.
+  service->memory.Clear();
   // Transports end with the last of what the network touches, and with it the leases; then nothing needs the engine.
   ports_.clear();
-  service->memory.Clear();
   service->engine = nullptr;
   if (serving_) service->log.Info("closed");
 }

@@ -42,8 +42,8 @@ class CliTest : public ::testing::Test {
   std::string store_;
 };
 
-// EXPECTs a refusal: an exit status that says of what kind, and exactly one line on standard error that begins with "kvlink COMMAND: " and holds each
-// of `parts`.
+// EXPECTs a refusal: an exit status that says of what kind, and exactly one line on standard error that begins with
+// "kvlink COMMAND: " and holds each of `parts`.
 void ExpectRefused(const Finished& finished, const std::string& command, const std::vector<std::string>& parts);
 
 }  // namespace kvlink::testing

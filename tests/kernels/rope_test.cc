@@ -1,5 +1,4 @@
 #include "kernels/rope.h"
-#include "tests_source_dir.h"
 
 #include <gtest/gtest.h>
 
@@ -7,6 +6,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "tests_source_dir.h"
 
 namespace kvlink::kernels {
 namespace {

@@ -16,9 +16,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "gtest/gtest.h"
+#include "tests/support/transport/loopback/loopback.h"
 #include "transport/grpc/grpc.h"
 #include "transport/local/local.h"
-#include "tests/support/transport/loopback/loopback.h"
 #include "transport/ucx/ucx.h"
 
 namespace kvlink::testing {

@@ -55,10 +55,11 @@ absl::Status CheckRoom(const PlanInput& input, int64_t length) {
   if (needed <= input.context) return absl::OkStatus();
   int64_t document_tokens = 0;
   for (absl::Span<const int32_t> document : input.documents) document_tokens += static_cast<int64_t>(document.size());
-  return absl::InvalidArgumentError(
-      absl::StrCat("no room for question and answer: ", needed - input.context, " tokens too many (", document_tokens,
-                   " of documents, ", length - document_tokens, " around them, ", input.answer_tokens,
-                   " for the answer, the model's context is ", input.context, "); use fewer or shorter documents, or a shorter question"));
+  return absl::InvalidArgumentError(absl::StrCat("no room for question and answer: ", needed - input.context,
+                                                 " tokens too many (", document_tokens, " of documents, ",
+                                                 length - document_tokens, " around them, ", input.answer_tokens,
+                                                 " for the answer, the model's context is ", input.context,
+                                                 "); use fewer or shorter documents, or a shorter question"));
 }
 
 }  // namespace

@@ -283,14 +283,18 @@ TEST_F(RequestsTest, ACrowdOfNobodiesShutsNobodyOut) {
   EXPECT_TRUE(before->Ask(LookupOf("a")).ok());
   EXPECT_TRUE(after->Ask(LookupOf("a")).ok());
   for (int i = 0; i < 24; ++i) EXPECT_TRUE(absl::IsUnavailable(crowd[i]->inbox()->Closed())) << i;
-  Await("connections", 10);
+  // Those that are left, or fewer: the carrier may have turned some away while the oldest were still going.
+  const absl::Time limit = Patience();
+  while (Value("connections") > 10 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_LE(Value("connections"), 10);
 }
 
 // One key takes what it can; others and an administrator get in all the same.
 TEST_F(RequestsTest, AKeyHasItsShareOfConnectionsAndPulls) {
   ScratchDirectory access(/*in_memory=*/true);
-  std::ofstream(access.path() + "/access") << "greedy greedy-key-123456 read *\nother other-key-1234567 write *\n"
-                                              "admin admin-key-1234567 admin *\n";
+  WriteAccessFile(access.path() + "/access",
+                  "greedy greedy-key-123456 read *\nother other-key-1234567 write *\n"
+                  "admin admin-key-1234567 admin *\n");
   StartNode([&](store::NodeOptions* options) {
     options->access_file = access.path() + "/access";
     options->limits.connections = 32;
