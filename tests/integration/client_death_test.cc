@@ -38,10 +38,9 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   const NodeFigures figures(node_.address());
   std::map<std::string, int64_t> nothing = kNothingHeld;
   nothing["connections"] = figures.Get("connections");
-  const int64_t registered = figures.Get("registered_bytes");
 
   std::mt19937_64 random(TestSeed());
-  int64_t resident = 0, descriptors = 0, unfinished = 0;
+  int64_t resident = 0, descriptors = 0, registered = 0, unfinished = 0;
   const std::vector<std::string> roles =
       carrier == "mapped" ? std::vector<std::string>{"hold", "pull"} : std::vector<std::string>{"push", "pull", "hold"};
   for (int cycle = 0; cycle < cycles && !HasFailure(); ++cycle) {
@@ -70,6 +69,7 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
     if (cycle == settled) {
       resident = ResidentBytes(node_.process().pid());
       descriptors = OpenDescriptors(node_.process().pid());
+      registered = figures.Get("registered_bytes");
     }
   }
   ASSERT_FALSE(HasFailure());
@@ -79,7 +79,9 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   std::printf("%d cycles, %lld pushes cut short: %lld KiB resident and %lld descriptors more than after a third\n",
               cycles, static_cast<long long>(unfinished), static_cast<long long>(grown >> 10),
               static_cast<long long>(OpenDescriptors(node_.process().pid()) - descriptors));
-  EXPECT_LE(figures.Get("registered_bytes"), registered);
+  // What lies in two chunks of the tier is registered beside them when it is first sent. A client's landing buffers left
+  // behind in each cycle would be 80 MiB.
+  EXPECT_LE(figures.Get("registered_bytes"), registered + (int64_t{48} << 20));
   EXPECT_LE(OpenDescriptors(node_.process().pid()), descriptors + 2);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   // A landing buffer left behind in each cycle would be 4 MiB of each, and 80 MiB in the shortest run.
