@@ -79,8 +79,8 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   std::printf("%d cycles, %lld pushes cut short: %lld KiB resident and %lld descriptors more than after a third\n",
               cycles, static_cast<long long>(unfinished), static_cast<long long>(grown >> 10),
               static_cast<long long>(OpenDescriptors(node_.process().pid()) - descriptors));
-  // What lies in two chunks of the tier is registered beside them when it is first sent. A client's landing buffers left
-  // behind in each cycle would be 80 MiB.
+  // What lies in two chunks of the tier is registered beside them when it is first sent. A client's landing buffers
+  // left behind in each cycle would be 80 MiB.
   EXPECT_LE(figures.Get("registered_bytes"), registered + (int64_t{48} << 20));
   EXPECT_LE(OpenDescriptors(node_.process().pid()), descriptors + 2);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
