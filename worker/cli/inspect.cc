@@ -91,10 +91,11 @@ absl::Status RunInspect(absl::Span<char* const> args) {
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const std::vector<std::string>& operands = arguments.operands();
-  if (operands.empty()) {
+  const std::string what = operands.empty() ? "" : operands[0];
+  if (what == "store" || what == "documents" || what == "document") return Inspect(operands, flags);
+  if (what != "model") {
     return absl::InvalidArgumentError("say what: store, documents, document ID, or model [PATH]");
   }
-  if (operands[0] != "model") return Inspect(operands, flags);
   if (operands.size() > 2) return absl::InvalidArgumentError("it takes one model");
   return InspectModel(operands.size() == 2 ? operands[1] : model.model, flags.json);
 }
