@@ -281,14 +281,13 @@ absl::Status Engine::EraseEntry(absl::string_view ns, absl::string_view id) {
       if (elsewhere) continue;
       for (EncodingKey& key : table_.Variants(ns, identity)) orphans.push_back(std::move(key));
     }
-    if (const auto it = documents_.find(std::string(ns)); it != documents_.end()) documents = it->second - 1;
-    documents = std::max<int64_t>(documents, 0);
+    documents = std::max<int64_t>(DocumentCount(ns) - 1, 0);
     std::string value;
     AppendField<uint64_t>(documents, &value);
     batch.PutMeta(absl::StrCat("documents/", ns), value);
   }
   KVLINK_RETURN_IF_ERROR(RemoveKeys(orphans, &batch, &counters_.unreferenced));
-  if (entry.ok() && !entry->tombstone) documents_[std::string(ns)] = documents;
+  if (entry.ok() && !entry->tombstone) SetDocumentCount(ns, documents);
   return absl::OkStatus();
 }
 

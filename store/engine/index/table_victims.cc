@@ -34,6 +34,7 @@ struct Table::Shares {
 
 bool Table::EvictOne(Namespace* ns, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims) {
   const std::optional<Entry*> victim = ns->order.Evict([&](const Entry* entry) {
+    mutex_.AssertHeld();
     return entry->uses == 0 && entry->pins == 0 && (!for_space || allocator_.Returning(entry->location.runs) > 0);
   });
   if (!victim.has_value()) return false;

@@ -49,6 +49,7 @@ void PushCredit::Wake() {
       MutexLock lock(&mutex_);
       std::set<absl::string_view> passed_over;
       const auto next = std::find_if(waiting_.begin(), waiting_.end(), [&](const Waiter& waiter) {
+        mutex_.AssertHeld();
         if (passed_over.contains(waiter.owner)) return false;
         if (HasRoom(waiter.owner, waiter.bytes)) return true;
         passed_over.insert(waiter.owner);
