@@ -42,7 +42,7 @@ Address SocketAddress::ToAddress() const {
   return {host, static_cast<uint16_t>(std::strtoul(port, nullptr, 10))};
 }
 
-absl::StatusOr<SocketAddress> Resolve(const Address& address) {
+absl::StatusOr<std::vector<SocketAddress>> ResolveAll(const Address& address) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICSERV;
@@ -50,10 +50,18 @@ absl::StatusOr<SocketAddress> Resolve(const Address& address) {
   const int error = getaddrinfo(address.host.c_str(), absl::StrCat(address.port).c_str(), &hints, &found);
   if (error != 0) return absl::UnavailableError(absl::StrCat(address.ToString(), ": ", gai_strerror(error)));
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
-  SocketAddress resolved;
-  resolved.length = found->ai_addrlen;
-  std::memcpy(&resolved.storage, found->ai_addr, found->ai_addrlen);
+  std::vector<SocketAddress> resolved;
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    resolved.emplace_back().length = one->ai_addrlen;
+    std::memcpy(&resolved.back().storage, one->ai_addr, one->ai_addrlen);
+  }
   return resolved;
+}
+
+absl::StatusOr<SocketAddress> Resolve(const Address& address) {
+  auto all = ResolveAll(address);
+  if (!all.ok()) return std::move(all).status();
+  return all->front();
 }
 
 absl::StatusOr<std::string> DeviceWith(const SocketAddress& address) {

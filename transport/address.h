@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -28,7 +29,9 @@ struct SocketAddress {
   // Numeric.
   Address ToAddress() const;
 };
-// The first that the system knows. UNAVAILABLE.
+// All that the system knows, the preferred first; at least one. UNAVAILABLE.
+absl::StatusOr<std::vector<SocketAddress>> ResolveAll(const Address& address);
+// The first of them.
 absl::StatusOr<SocketAddress> Resolve(const Address& address);
 
 // Whether only this host reaches it.

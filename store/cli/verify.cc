@@ -109,7 +109,12 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(Annotate(report.status(), flags.store));
   const auto findings = LookThroughCatalog(*store, *report);
-  KVLINK_RETURN_IF_ERROR(Annotate(findings.status(), flags.store));
+  if (!findings.ok()) {  // what was found is dropped by now, and no later run would name it
+    CatalogFindings none;
+    for (const auto& damage : report->damaged) none.of_damage[{damage.ns, damage.identity}];
+    Print(*report, none);
+    return Annotate(findings.status(), flags.store);
+  }
   Print(*report, *findings);
   if (report->damaged.empty() && report->index_problems.empty()) return absl::OkStatus();
   return absl::DataLossError(

@@ -27,18 +27,10 @@ absl::Status Refused(const std::string& address, int error) {
       absl::StrCat("no node can be reached at ", address, " (", std::strerror(error), "): check the address"));
 }
 
-}  // namespace
-
-absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
-  const auto resolved = transport::Resolve(parsed);
-  if (!resolved.ok()) {
-    return absl::UnavailableError(
-        absl::StrCat("the host of ", address, " is not known: ", resolved.status().message(), "; check the name"));
-  }
-  const Descriptor socket(::socket(resolved->get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+absl::Status Try(const std::string& address, const transport::SocketAddress& at, absl::Time deadline) {
+  const Descriptor socket(::socket(at.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (socket.get() < 0) return absl::OkStatus();  // gRPC will say so
-  if (connect(socket.get(), resolved->get(), resolved->length) == 0) return absl::OkStatus();
+  if (connect(socket.get(), at.get(), at.length) == 0) return absl::OkStatus();
   if (errno != EINPROGRESS) return Refused(address, errno);
   while (true) {
     pollfd wait{socket.get(), POLLOUT, 0};
@@ -53,6 +45,24 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
     }
     return absl::OkStatus();
   }
+}
+
+}  // namespace
+
+absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
+  const auto resolved = transport::ResolveAll(parsed);
+  if (!resolved.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("the host of ", address, " is not known: ", resolved.status().message(), "; check the name"));
+  }
+  // "localhost" is ::1 as well on most hosts, where a node at 127.0.0.1 does not listen.
+  absl::Status last;
+  for (const transport::SocketAddress& at : *resolved) {
+    last = Try(address, at, deadline);
+    if (last.ok()) return last;
+  }
+  return last;
 }
 
 }  // namespace kvlink::store

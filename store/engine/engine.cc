@@ -324,7 +324,8 @@ void Engine::Close() {
     check_wake_.SignalAll();
   }
   checker_.Join();
-  group_commit_.reset();  // waits for the writes under way and commits them
+  // Stopped and not reset: writes that end meanwhile still reach it by this pointer.
+  if (group_commit_ != nullptr) group_commit_->Stop();
   // The tier's memory is registered with the ring and read into by it; its arena announces chunks to it.
   if (tier_ != nullptr) tier_->StopGrowing();
   io_.reset();

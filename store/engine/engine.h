@@ -339,6 +339,7 @@ class Engine {
   };
   // A load whose room is being made: others who want the encoding wait for that.
   struct Load {
+    Eviction evict = Eviction::kNothing;  // what whoever loads may do for room
     bool begun = false;
     absl::Status status;
   };

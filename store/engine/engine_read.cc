@@ -69,7 +69,10 @@ absl::StatusOr<Engine::Held> Engine::Hold(EntryUse use, Eviction evict, absl::Ti
       MutexLock lock(&loads_mutex_);
       std::shared_ptr<Load>& entry = loads_[sequence];
       mine = entry == nullptr;
-      if (mine) entry = std::make_shared<Load>();
+      if (mine) {
+        entry = std::make_shared<Load>();
+        entry->evict = evict;
+      }
       load = entry;
       while (!mine && !load->begun) {
         if (!loads_changed_.WaitUntil(&loads_mutex_, deadline) && !load->begun) {
@@ -78,7 +81,8 @@ absl::StatusOr<Engine::Held> Engine::Hold(EntryUse use, Eviction evict, absl::Ti
       }
     }
     if (!mine) {
-      KVLINK_RETURN_IF_ERROR(load->status);
+      // What the other might not evict, this one may.
+      if (!absl::IsResourceExhausted(load->status) || load->evict >= evict) KVLINK_RETURN_IF_ERROR(load->status);
       continue;
     }
     absl::StatusOr<ResidentLease> resident = StartLoad(use, evict, deadline);

@@ -162,7 +162,9 @@ void Engine::Shrink() {
   for (const Run& run : runs) {
     Evict(table_.PickWithin(run), &counters_.evicted_capacity).status().IgnoreError();
     // What is pinned or being read stays, and its segment with it, until the next maintenance.
-    if (table_.Forget(run)) segments_->Remove(segments_->SegmentOf(run.first)).IgnoreError();
+    if (!table_.Forget(run)) continue;
+    segments_->Remove(segments_->SegmentOf(run.first)).IgnoreError();
+    KeepBadBlocks();  // a segment that gets the number later has blocks of its own
   }
 }
 

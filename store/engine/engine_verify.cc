@@ -67,7 +67,13 @@ absl::Status Engine::Suspect(const EncodingKey& key) {
       counted = true;
       tier_->Forget(sequence, &*resident);
     }
-    if (absl::IsDeadlineExceeded(status)) return status;
+    if (absl::IsDeadlineExceeded(status)) {
+      if (!checked_lately) {
+        MutexLock lock(&suspects_mutex_);
+        suspects_.erase(sequence);
+      }
+      return status;
+    }
     counted |= absl::IsDataLoss(status);
   }
   if (checked_lately && !counted) return absl::OkStatus();

@@ -44,7 +44,7 @@ GroupCommit::GroupCommit(std::function<void(Group*)> flush, std::function<void(c
   committer_ = Thread("engine-commit", [this] { Commit(); });
 }
 
-GroupCommit::~GroupCommit() {
+void GroupCommit::Stop() {
   {
     MutexLock lock(&mutex_);
     stop_ = true;

@@ -76,7 +76,10 @@ class GroupCommit {
   // that it has begun to write again; `commit` makes the records durable, and finishes each put. Each is called by one
   // thread, for the groups in their order.
   GroupCommit(std::function<void(Group*)> flush, std::function<void(const Group&)> commit);
-  ~GroupCommit();
+  ~GroupCommit() { Stop(); }
+
+  // Waits for what is being written, and commits it.
+  void Stop();
 
   // A put begins writing; then exactly one of the two follows.
   void Begin();

@@ -84,12 +84,17 @@ class S3Fifo {
   }
   // Takes out the thing to evict next among those `may_evict(key)` allows. Nothing: none is allowed. Where nothing of
   // the queue whose turn it is may go, the other gives. With `steps` it passes over that many at most, which it
-  // subtracts: with 0 left and nothing found, another call goes on from there.
+  // subtracts: with 0 left and nothing found, another call with the same `pass` goes on from there.
+  struct Pass {
+    size_t refused = 0, main_steps = 0;
+  };
   template <typename MayEvict>
-  std::optional<Key> Evict(MayEvict may_evict, size_t* steps = nullptr) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  std::optional<Key> Evict(MayEvict may_evict, size_t* steps = nullptr,
+                           Pass* pass = nullptr) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     // What may not go is passed over once in the small queue, and in the main queue as often as it takes to find all
     // others unused.
-    size_t refused = 0, main_steps = 0;
+    Pass own;
+    auto& [refused, main_steps] = pass != nullptr ? *pass : own;
     for (;;) {
       const bool small_gives = refused < small_.size;
       const bool main_gives = main_steps <= 4 * main_.size && main_.size > 0;

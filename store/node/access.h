@@ -67,6 +67,11 @@ class Access {
     MutexLock lock(&mutex_);
     return list_.Find(key);
   }
+  // Whether what was found earlier is granted still.
+  bool Holds(const Grant& grant) const {
+    MutexLock lock(&mutex_);
+    return !guarded_ || list_.Holds(grant);
+  }
   // Whether keys are asked for: the same for as long as the node.
   bool guarded() const { return guarded_; }
   void Replace(AccessList list) {

@@ -101,6 +101,7 @@ absl::Status Node::Open(NodeOptions* options) {
   options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
   // Those who read are few: none of them waits for memory.
   options->engine.wait_for_room = absl::ZeroDuration();
+  options->engine.suspect_interval = options->limits.suspect_again;
   options->engine.damage_found = [service](const engine::DamagedEncoding& damage) {
     service->log.Error("damaged", {{"namespace", damage.key.ns},
                                    {"identity", damage.key.identity.Hex()},

@@ -15,7 +15,6 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,
                [this](const engine::EncodingKey& key, uint64_t sequence) { (void)engine->Unpin(key, sequence); }),
       push_credit(limits.push_bytes, limits.push_bytes_beside_pulls, limits.push_yields),
-      suspects(limits.suspect_again),
       connections("connections", limits.connections, limits.connections / limits.administrators_part),
       requests("requests", limits.requests, limits.requests / limits.administrators_part),
       request_bytes("bytes of requests", limits.request_bytes, limits.request_bytes / limits.administrators_part),

@@ -16,7 +16,6 @@
 #include "store/node/data/link.h"
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
-#include "store/node/data/suspects.h"
 #include "store/node/limits.h"
 #include "store/node/quota.h"
 #include "store/node/sessions.h"
@@ -42,7 +41,6 @@ struct Service {
   Sessions sessions;
   Links links;
   PushCredit push_credit;
-  Suspects suspects;
   // What keys have their share of.
   Quota connections, requests, request_bytes, pull_quota, push_quota, lease_quota;
   const std::shared_ptr<transport::MessageBudget> answers;  // of all carriers

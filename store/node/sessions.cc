@@ -81,6 +81,7 @@ bool Session::AddPin(const engine::EncodingKey& key, uint64_t sequence) {
   MutexLock lock(&mutex_);
   if (closed_) return false;
   PinCount& pins = pins_[key];
+  if (pins.sequence > sequence) return true;  // of an encoding that has gone; its pins went with it
   if (pins.sequence != sequence) pins = {sequence, 0};
   ++pins.count;
   return true;

@@ -117,13 +117,15 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
   std::unique_ptr<DataPath> path(new DataPath(name, transport, options));
   path->link_ = std::make_unique<DataLink>(
       control, counters, options.connect_timeout,
-      [transport = transport.get(), scheme, ids, fixed = options.data_address, address = options.address](
-          const OpenedSession& session, absl::Time deadline) -> absl::StatusOr<std::shared_ptr<Channel>> {
+      [transport = transport.get(), scheme, ids, fixed = options.data_address, address = options.address,
+       tls = options.tls.enabled()](const OpenedSession& session,
+                                    absl::Time deadline) -> absl::StatusOr<std::shared_ptr<Channel>> {
         std::string target = fixed;
         if (target.empty()) {
           auto named = DataAddress(session.data, scheme, address);
           if (!named.ok()) return absl::UnavailableError(named.status().message());
-          target = *std::move(named);
+          // With TLS the server of the control service, whose certificate is for the name that the user gave.
+          target = scheme == "grpc" && tls ? address : *std::move(named);
         }
         auto channel = std::make_shared<Channel>(ids, nullptr);
         auto connection = transport->Connect(target, channel, deadline);

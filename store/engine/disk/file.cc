@@ -29,6 +29,8 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
     case ENOMEM:
     case ENOBUFS:
     case EAGAIN:
+    case ENOLINK:  // of the path to the device, not of what it holds
+    case EBADE:    // reserved by another
       return absl::UnavailableError(message);
     case EACCES:
     case EPERM:
@@ -38,9 +40,7 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
     // What the kernel makes of errors that a disk reports.
     case ENODATA:
     case EREMOTEIO:
-    case EBADE:
     case EILSEQ:
-    case ENOLINK:
       return absl::DataLossError(message);
     default:
       return absl::Status(absl::ErrnoToStatusCode(error), message);

@@ -228,6 +228,8 @@ absl::StatusOr<std::shared_ptr<File>> SegmentFiles::FileOf(uint32_t number, Segm
       CloseDownTo(static_cast<int64_t>(recent_.size()) / 2);
       opened = files_.Open(PathOf(number), options);
     }
+    // NOT_FOUND is of segments that the store does not have; this one it has.
+    if (absl::IsNotFound(opened.status())) return absl::UnavailableError(opened.status().message());
     KVLINK_RETURN_IF_ERROR(opened.status());
     file = *std::move(opened);
     segment->file = file;

@@ -187,7 +187,8 @@ std::vector<int64_t> ArenaPool::Used(const Arena* arena) const {
   std::vector<int64_t> used;
   MutexLock lock(&mutex_);
   for (int chunk = 0; chunk < chunks_; ++chunk) {
-    used.push_back(arena->map_.present(chunk) ? arena->map_.used(chunk) : -1);
+    const bool there = arena->map_.present(chunk) && !arena->map_.withdrawn(chunk);
+    used.push_back(there ? arena->map_.used(chunk) : -1);
   }
   return used;
 }

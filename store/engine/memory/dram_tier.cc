@@ -180,6 +180,7 @@ std::shared_ptr<Residency> DramTier::EvictOne(Space* space, bool also_read) {
   for (const bool also_pinned : {false, true}) {
     // Of many that are held a few are passed over at a time: others want the lock as well.
     size_t left = 0;
+    S3Fifo<uint64_t>::Pass pass;
     do {
       MutexLock lock(&mutex_);
       if (left == 0) left = 5 * space->order.size() + 1;
@@ -190,7 +191,7 @@ std::shared_ptr<Residency> DramTier::EvictOne(Space* space, bool also_read) {
             return holding.leases == 0 && (also_read || holding.residency.use_count() == 1) &&
                    (also_pinned || !holding.pinned);
           },
-          &steps);
+          &steps, &pass);
       if (victim.has_value()) {
         ++evictions_;
         return TakeOut(*victim);
@@ -346,15 +347,18 @@ void DramTier::Forget(uint64_t sequence, const Residency* only) {
 }
 
 void DramTier::MakeRevocable(ResidentLease* lease) {
-  std::shared_ptr<Residency> dropped;  // after the lock, though the tier holds it as well
-  MutexLock lock(&mutex_);
-  const auto it = residents_.find(lease->sequence_);
-  // What has been forgotten stays for as long as the lease.
-  if (it == residents_.end() || it->second.residency != lease->residency_) return;
-  ++it->second.revocable;
-  lease->revocable_ = lease->residency_->number();
-  dropped = std::move(lease->residency_);
-  lease->residency_ = nullptr;
+  {
+    std::shared_ptr<Residency> dropped;  // after the lock, though the tier holds it as well
+    MutexLock lock(&mutex_);
+    const auto it = residents_.find(lease->sequence_);
+    // What has been forgotten stays for as long as the lease.
+    if (it == residents_.end() || it->second.residency != lease->residency_) return;
+    ++it->second.revocable;
+    lease->revocable_ = lease->residency_->number();
+    dropped = std::move(lease->residency_);
+    lease->residency_ = nullptr;
+  }
+  pool_->Changed();  // whoever waits for room may have it now
 }
 
 void DramTier::ReleaseRevocable(uint64_t sequence, uint64_t number) {

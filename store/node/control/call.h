@@ -107,9 +107,10 @@ class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_sh
   std::shared_ptr<ControlCall> self_;  // gRPC's reference
 
   friend class CallScheduler;
-  enum class Phase { kWaiting, kReceiving, kQueued, kRunning, kAnswering };
+  enum class Phase { kWaiting, kBeginning, kReceiving, kQueued, kRunning, kAnswering };
   // The scheduler's, under its lock.
   Phase phase_ = Phase::kWaiting;
+  bool ended_early_ = false;  // while kBeginning
   absl::Time deadline_ = absl::InfiniteFuture();
   bool holds_slot_ = false;
 };

@@ -50,6 +50,11 @@ void ControlMethods::Describe(const Session& session, v1::Session* reply) const 
 
 absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessionRequest& request, v1::Session* reply) {
   KVLINK_ASSIGN_OR_RETURN(const auto session, node_->sessions.Open(call->grant(), View(request.client())));
+  // The list may have been replaced since the headers came: either this sees it, or the reload sees the session.
+  if (!node_->access.Holds(session->grant())) {
+    node_->sessions.Close(session.get());
+    return absl::UnauthenticatedError("the key is not in the node's access file");
+  }
   node_->log.Info("session_opened", {{"session", session->number()},
                                      {"name", session->grant().name},
                                      {"client", session->client()},

@@ -103,7 +103,7 @@ CallScheduler::Calls CallScheduler::Activate() {
       ++share.active;
     }
     call->holds_slot_ = true;
-    Enter(call, Phase::kReceiving, limits_.control_receive);
+    Enter(call, Phase::kBeginning, limits_.control_receive);
     begun.push_back(std::move(*it));
     it = waiting_.erase(it);
   }
@@ -111,12 +111,22 @@ CallScheduler::Calls CallScheduler::Activate() {
 }
 
 void CallScheduler::Begin(const Calls& calls) {
-  for (const auto& call : calls) call->Read();
+  for (const auto& call : calls) {
+    call->Read();
+    {
+      MutexLock lock(&mutex_);
+      if (call->phase_ != Phase::kBeginning) continue;  // its message is here already
+      call->phase_ = Phase::kReceiving;
+      if (!call->ended_early_) continue;
+      (void)TakeForAnswer(call);
+    }
+    call->Answer(absl::CancelledError("the call has ended"));
+  }
 }
 
 void CallScheduler::Received(const std::shared_ptr<ControlCall>& call) {
   MutexLock lock(&mutex_);
-  if (call->phase_ != Phase::kReceiving) return;
+  if (call->phase_ != Phase::kReceiving && call->phase_ != Phase::kBeginning) return;
   Enter(call.get(), Phase::kQueued, limits_.control_wait);
   queue_.push_back(call);
   work_.SignalAll();
@@ -124,6 +134,11 @@ void CallScheduler::Received(const std::shared_ptr<ControlCall>& call) {
 
 bool CallScheduler::TakeForAnswer(const std::shared_ptr<ControlCall>& call) {
   if (call->phase_ == Phase::kRunning || call->phase_ == Phase::kAnswering) return false;
+  // Its Read is about to be made, and once it is answered gRPC may be done with it: Begin answers.
+  if (call->phase_ == Phase::kBeginning) {
+    call->ended_early_ = true;
+    return false;
+  }
   if (call->phase_ == Phase::kWaiting) waiting_.remove(call);
   if (call->phase_ == Phase::kQueued) queue_.erase(std::find(queue_.begin(), queue_.end(), call));
   Enter(call.get(), Phase::kAnswering, limits_.control_answer);

@@ -65,7 +65,7 @@ class CallScheduler {
   Share& ShareOf(const ControlCall& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Calls that have become active, for the caller to Read without the lock.
   Calls Activate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  static void Begin(const Calls& calls);
+  void Begin(const Calls& calls);
   void Enter(ControlCall* call, Phase phase, absl::Duration within) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // False: it is too late to refuse it.
   bool TakeForAnswer(const std::shared_ptr<ControlCall>& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

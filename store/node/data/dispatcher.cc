@@ -191,6 +191,9 @@ void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
     return link->Send(Refusal(id, absl::UnauthenticatedError("say hello first, with the token of a session")));
   }
   const Route route = RouteOf(request);
+  if (request.has_release()) {  // what is given back is taken, whether or not there is room for the request
+    for (const uint64_t lease : request.release().leases()) link->RemoveLease(lease);
+  }
   absl::Status refused = CheckAddressee(*service, request);
   if (refused.ok()) refused = CheckRights(*session, request, route.right);
   if (refused.ok() && !link->AddRequest()) {

@@ -40,10 +40,6 @@ absl::Status DoOne(Service* service, Session* session, proto::Mark::Act act, con
     case proto::Mark::REMOVE:
       return engine->Remove(key.ns, key.identity);
     case proto::Mark::SUSPECT: {
-      const auto found = engine->Find(key);
-      if (!found.has_value()) return absl::NotFoundError("there is no such encoding");
-      // What was read lately and is there still was good.
-      if (!service->suspects.Add(found->location.sequence, SteadyNow())) return absl::OkStatus();
       const absl::Status status = engine->Suspect(key);
       service->log.Warning("suspect", {{"identity", key.identity.Hex()},
                                        {"namespace", key.ns},

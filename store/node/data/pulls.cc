@@ -18,7 +18,7 @@ namespace {
 
 // Sends of one pull that are open at a time: enough to keep a network busy with pieces of 64 KiB, and as few as the
 // pulls of a connection can share its transport::kMaxOperations.
-constexpr int kMaxSends = 64;
+constexpr int kMaxSends = 32;  // as many as a client grants: none waits for room after another
 
 class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
  public:

@@ -17,7 +17,6 @@
 #include "store/node/data/link.h"
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
-#include "store/node/data/suspects.h"
 #include "store/node/quota.h"
 #include "store/node/service.h"
 #include "store/node/sessions.h"
@@ -172,18 +171,6 @@ TEST(QuotaTest, OneIsAlwaysLetIn) {
   EXPECT_TRUE(quota.Take(GrantOf("a")).ok());
   EXPECT_FALSE(quota.Take(GrantOf("a")).ok());
   EXPECT_TRUE(quota.Take(GrantOf("b")).ok());
-}
-
-TEST(SuspectsTest, EachIsReadOnceInAWhile) {
-  Suspects suspects(absl::Minutes(10));
-  const absl::Time now = SteadyNow();
-  EXPECT_TRUE(suspects.Add(1, now));
-  EXPECT_FALSE(suspects.Add(1, now + absl::Minutes(9)));
-  EXPECT_TRUE(suspects.Add(2, now + absl::Minutes(9)));
-  EXPECT_TRUE(suspects.Add(1, now + absl::Minutes(10)));
-  EXPECT_FALSE(suspects.Add(2, now + absl::Minutes(10)));
-  for (uint64_t i = 0; i < 100000; ++i) suspects.Add(100 + i, now + absl::Minutes(11));
-  EXPECT_FALSE(suspects.Add(1000000, now + absl::Minutes(11)));  // as many as are remembered
 }
 
 // A network that is told of memory: it goes on using the pages that were there then.
