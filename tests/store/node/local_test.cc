@@ -533,7 +533,9 @@ TEST_F(LocalTest, AnswersThatNobodyTakesAreBounded) {
   std::printf("%d clients that read nothing: %d requests taken, %lld MiB\n", count, asked,
               static_cast<long long>(grown >> 20));
   EXPECT_GT(stopped, count / 2);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which keep what is freed
   EXPECT_LT(grown, int64_t{128} << 20);
+#endif
   EXPECT_TRUE(reader->Lease("a", MakeSynthetic(1).manifest).ok());
 }
 

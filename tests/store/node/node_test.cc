@@ -143,6 +143,11 @@ TEST_P(NodeTest, AReadThatFailsIsNotKept) {
   EXPECT_TRUE(absl::IsDataLoss(FailedPull(encoding)));
   AwaitTier(encoding, 0);
   io_.Fail("", nullptr);
+  // The log has a thread of its own.
+  const absl::Time limit = Patience();
+  while (node_.log.Count(encoding.manifest.identity.Hex()) < 1 && SteadyNow() < limit) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
   EXPECT_GE(node_.log.Count(encoding.manifest.identity.Hex()), 1);
   const auto again = data_->Push("a", encoding);
   ASSERT_TRUE(again.ok()) << again.status();
