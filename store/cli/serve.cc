@@ -1,6 +1,5 @@
 // kvlink store: a node that serves a store. Signals are read from a descriptor, so that ending needs no handler.
 #include <poll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -59,14 +58,6 @@ bool EndSignal(const Descriptor& signals, absl::Duration within, store::Node* no
   if (info.ssi_signo != SIGHUP) return true;
   (void)node->ReloadAccess();  // the node logs what comes of it
   return false;
-}
-
-// A connection takes a descriptor: as many as this process may have, and not only as many as a shell gives it.
-void RaiseDescriptorLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 struct StoreCommandFlags {
@@ -171,7 +162,6 @@ absl::Status RunStore(absl::Span<char* const> args) {
   if (arguments.help_wanted()) return absl::OkStatus();
   // Before any thread: they all leave these signals to this one.
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
-  RaiseDescriptorLimit();
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
   KVLINK_ASSIGN_OR_RETURN(const auto node, store::Node::Start(OptionsOf(flags)));
