@@ -305,6 +305,29 @@ TEST(FaultTest, BadBlocksAreRememberedAndWornSegmentsRest) {
   }
 }
 
+// Growing has parts that cannot be written elsewhere in the same file: the header, the flush, the file itself.
+TEST(FaultTest, ASegmentThatCannotBeMadeIsMadeOnceMore) {
+  const FaultyIo::Rule faults[] = {
+      {.action = Action::kWrite, .path = ".seg", .error = EIO, .times = 1, .end = engine::kSegmentBlockBytes},
+      {.action = Action::kWrite, .path = ".seg", .error = ENOMEM, .times = 1},
+      {.action = Action::kSync, .path = ".tmp", .error = EIO, .times = 1},
+      {.action = Action::kOpen, .path = ".tmp", .error = EMFILE, .times = 1},
+      {.action = Action::kOpen, .path = ".tmp", .error = EACCES, .times = 1},
+  };
+  for (const FaultyIo::Rule& fault : faults) {
+    SCOPED_TRACE(fault.error);
+    ScratchDirectory scratch(/*in_memory=*/true);
+    FaultyIo io(TestSeed());
+    const Opened opened = MustOpen(scratch.path() + "/store", &io);
+    ASSERT_NE(opened.store, nullptr);
+    io.Add(fault);
+    for (int i = 1; i < 40; ++i) EXPECT_EQ(Put(opened.store.get(), i), absl::OkStatus()) << i;
+    EXPECT_EQ(io.strikes(), 1);
+    EXPECT_EQ(opened.engine->Stats().evictions, 0);
+    ExpectIntact(opened.store.get(), {1, 2, 20, 39});
+  }
+}
+
 // What a node is sent takes another way to the disk.
 TEST(FaultTest, PushesAreWrittenElsewhereToo) {
   ScratchDirectory scratch(/*in_memory=*/true);

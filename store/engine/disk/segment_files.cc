@@ -143,6 +143,16 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Fill(uint32_t number, File* file)
   return bad;
 }
 
+absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::string& temporary) {
+  KVLINK_RETURN_IF_ERROR(files_.Remove(temporary));
+  const FileSystem::OpenOptions options = {.write = true, .create = true, .direct = options_.allow_direct};
+  KVLINK_ASSIGN_OR_RETURN(auto file, files_.Open(temporary, options));
+  KVLINK_ASSIGN_OR_RETURN(auto bad, Fill(number, file.get()));
+  KVLINK_RETURN_IF_ERROR(files_.Rename(temporary, PathOf(number)));
+  KVLINK_RETURN_IF_ERROR(files_.SyncDirectory(options_.path));
+  return bad;
+}
+
 absl::StatusOr<SegmentFiles::Grown> SegmentFiles::Grow() {
   MutexLock grow(&grow_mutex_);
   uint32_t number = 0;
@@ -153,17 +163,21 @@ absl::StatusOr<SegmentFiles::Grown> SegmentFiles::Grow() {
   if (number > UINT32_MAX / blocks_per_segment() - 1)
     return absl::ResourceExhaustedError("the store has no block numbers left");
   const std::string path = PathOf(number);
-  const std::string temporary = path + ".tmp";
-  KVLINK_RETURN_IF_ERROR(files_.Remove(temporary));
-  KVLINK_ASSIGN_OR_RETURN(auto file,
-                          files_.Open(temporary, {.write = true, .create = true, .direct = options_.allow_direct}));
-  auto bad = Fill(number, file.get());
-  absl::Status status = bad.status();
-  if (status.ok()) status = files_.Rename(temporary, path);
-  if (status.ok()) status = files_.SyncDirectory(options_.path);
-  if (!status.ok()) {
-    files_.Remove(temporary).IgnoreError();
-    return status;
+  const std::string first = path + ".tmp", second = path + ".again.tmp";
+  auto bad = Make(number, first);
+  if (!bad.ok() && !absl::IsResourceExhausted(bad.status())) {
+    if (absl::IsUnavailable(bad.status())) {
+      MutexLock lock(&mutex_);
+      CloseDownTo(static_cast<int64_t>(recent_.size()) / 2);
+    }
+    // The first file keeps its place on the device until the second has another.
+    bad = Make(number, second);
+  }
+  files_.Remove(first).IgnoreError();
+  if (!bad.ok()) {
+    files_.Remove(second).IgnoreError();
+    files_.Remove(path).IgnoreError();
+    return bad.status();
   }
   MutexLock lock(&mutex_);
   segments_[number];

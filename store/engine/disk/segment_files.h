@@ -42,7 +42,8 @@ class SegmentFiles {
     Run usable;
     std::vector<Run> bad;  // blocks of it that could not be written
   };
-  // Adds a segment, zero-filled and durable. RESOURCE_EXHAUSTED: the disk is full. Errors leave nothing behind.
+  // Adds a segment, zero-filled and durable. Where the device or the file system refuses, a second file is tried before
+  // that is an error. RESOURCE_EXHAUSTED: the disk is full. Errors leave nothing behind.
   absl::StatusOr<Grown> Grow();
   // Removes a segment that holds nothing. What still reads from it goes on doing so.
   absl::Status Remove(uint32_t segment);
@@ -80,6 +81,8 @@ class SegmentFiles {
   SegmentFiles(const FileSystem& files, const Options& options);
   absl::Status OpenExisting();
   absl::Status CheckHeader(uint32_t number, const File& file);
+  // One try to add segment `number`, by way of a temporary file, which an error leaves there. As Fill.
+  absl::StatusOr<std::vector<Run>> Make(uint32_t number, const std::string& temporary);
   // Returns blocks that cannot be written; nothing else of the segment may fail.
   absl::StatusOr<std::vector<Run>> Fill(uint32_t number, File* file) const;
   absl::StatusOr<std::shared_ptr<File>> FileOf(uint32_t number, Segment* segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
