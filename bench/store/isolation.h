@@ -1,0 +1,95 @@
+// What the parts of bench_isolation share: encodings to read, a node in a process of its own with a key for each
+// tenant, and the reader whose latencies are measured. Not thread-safe unless it says so.
+#ifndef KVLINK_BENCH_STORE_ISOLATION_H_
+#define KVLINK_BENCH_STORE_ISOLATION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "proto/manifest.h"
+#include "store/client/remote.h"
+
+namespace kvlink::bench::isolation {
+
+// An encoding of SmolLM2-135M: 512 tokens.
+inline constexpr int64_t kLayers = 30;
+inline constexpr SlabShape kShape{Codec::kRawBf16, 3, 64, 512};
+inline const int64_t kEncodingBytes = kLayers * kShape.slab_bytes();
+
+inline constexpr int64_t kDramBytes = int64_t{384} << 20;
+inline constexpr int kNice = 19;  // of whoever stands beside the reader
+
+// Ends the program.
+[[noreturn]] void Die(absl::string_view what);
+inline void MustBe(const absl::Status& status) {
+  if (!status.ok()) Die(status.message());
+}
+template <typename T>
+T Must(absl::StatusOr<T> result) {
+  MustBe(result.status());
+  return *std::move(result);
+}
+// The deadline of what should take milliseconds.
+absl::Time Soon();
+// This process and the threads that it starts from now on.
+void BeNice();
+
+// One encoding's slabs, ready to be written under any name.
+struct Slabs {
+  // Fills kEncodingBytes from `data` on, which outlive the object.
+  explicit Slabs(std::byte* data);
+  Manifest manifest;
+  std::vector<absl::Span<const std::byte>> spans;
+};
+// The same encoding under the name that is this number.
+Manifest Named(Manifest manifest, uint64_t number);
+
+// Some encodings of a namespace, named by the numbers from `first` on.
+struct Set {
+  absl::string_view ns;
+  int first, count;
+};
+inline constexpr Set kResident{"resident", 0, 8};       // pulled from DRAM
+inline constexpr Set kOnDisk{"on-disk", 100, 40};       // pulled from segments: more than the tier has room for
+inline constexpr Set kSmall{"small", 200, 4};           // of the tenant that behaves
+inline constexpr Set kLarge{"hostile", 300, 64};        // of the one that does not: twice the tier
+inline constexpr absl::string_view kPushed = "pushed";  // what is pushed evicts what was pushed before
+
+// Keys of the node's access file.
+inline constexpr absl::string_view kTenantKey = "the-key-of-a-good-tenant";
+inline constexpr absl::string_view kHostileKey = "the-key-of-a-hostile-tenant";
+inline constexpr absl::string_view kOperatorKey = "the-key-of-the-operator";
+
+// Serves a node with `sets` stored, over UCX and a socket; says its address. Does not return.
+[[noreturn]] void Serve(const std::string& directory, absl::Span<const Set> sets);
+std::unique_ptr<store::RemoteStore> Connect(const std::string& address, absl::string_view key,
+                                            store::Carrier carrier = store::Carrier::kUcx);
+
+// Reads as a worker does: a lookup, a read, and every layer verified. Thread-safety: one thread.
+class Reader {
+ public:
+  Reader(store::Store* store, const Set& set, const Manifest& manifest)
+      : store_(store), set_(set), manifest_(manifest) {}
+
+  // The next encoding of the set; the tier that it came from.
+  absl::StatusOr<store::Tier> Read();
+  // `reads` of them that came from `tier` (kNone: from any). Ends the program where they do not.
+  void ReadFrom(store::Tier tier, int reads, std::vector<double>* seconds);
+
+ private:
+  store::Store* const store_;
+  const Set set_;
+  const Manifest manifest_;
+  int next_ = 0;
+};
+
+}  // namespace kvlink::bench::isolation
+
+#endif  // KVLINK_BENCH_STORE_ISOLATION_H_
