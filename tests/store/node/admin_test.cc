@@ -4,11 +4,14 @@
 
 #include <arpa/inet.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -115,6 +118,33 @@ TEST_F(AdminTest, EveryStatisticIsShownEverywhere) {
   ASSERT_EQ(status->namespaces.size(), 1u);
   EXPECT_GT(status->namespaces[0].dram_bytes, 0);
   EXPECT_THAT(page, HasSubstr("kvlink_namespace_dram_bytes{namespace=\"a\"}"));
+}
+
+// What verifies a whole store must not take the processors of those who serve readers.
+TEST_F(AdminTest, StreamsStepBackBehindReaders) {
+  const int mine = getpriority(PRIO_PROCESS, 0);
+  if (mine > 4) GTEST_SKIP() << "this process is at niceness " << mine << ": there is no room below it";
+  StartNode();
+  const auto niceness_of = [](const std::string& name) {
+    std::vector<int> found;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::ifstream file(task.path() / "comm");
+      std::string comm;
+      std::getline(file, comm);
+      if (comm != name) continue;
+      found.push_back(getpriority(PRIO_PROCESS, static_cast<id_t>(std::stoi(task.path().filename().string()))));
+    }
+    return found;
+  };
+  const absl::Time limit = Patience();
+  while (SteadyNow() < limit) {  // the threads are just starting
+    const std::vector<int> streams = niceness_of("control-stream");
+    if (!streams.empty() && *std::min_element(streams.begin(), streams.end()) == mine + 15) break;
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_THAT(niceness_of("control-stream"), Each(mine + 15));
+  EXPECT_THAT(niceness_of("control-worker"), Each(mine));
+  EXPECT_THAT(niceness_of("serving"), Each(mine));
 }
 
 TEST_F(AdminTest, DocumentsAreDeletedByIdAndByPrefix) {
