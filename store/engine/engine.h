@@ -273,7 +273,7 @@ class Engine {
   absl::StatusOr<std::vector<std::string>> ListIds(absl::string_view ns, absl::string_view after,
                                                    absl::string_view prefix, int64_t limit, bool deleted);
   // Forgets a document, its generation included, as if it had never been; encodings that nobody else refers to go, too.
-  // OK if there is none.
+  // NOT_FOUND: nothing is known of it, not even that it was deleted.
   absl::Status EraseEntry(absl::string_view ns, absl::string_view id);
 
   // Namespaces. Durable on return, and applies at once: what is over a lower limit is evicted in the background.
@@ -428,8 +428,12 @@ class Engine {
   void FlushGroup(std::vector<std::shared_ptr<PendingPut>>* group);
   // Bytes [offset, offset + length) of the encoding could not be written.
   void NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why);
-  // The put's blocks come back to the table, but those that are bad.
+  // Takes the blocks that are bad from the put. REQUIRES: nothing writes to its blocks any more.
+  void LoseBadBlocks(PendingPut* put);
+  // The same, and the others come back to the table.
   void GiveBackBlocks(PendingPut* put);
+  // Those of the blocks that cannot be written by themselves either, ascending as they do; for a bounded time.
+  std::vector<Run> ProbeBlocks(const std::vector<Run>& blocks);
   // Writes a put that the device refused once more, elsewhere. False: it stays refused.
   bool WriteAgain(const std::shared_ptr<PendingPut>& put);
   absl::Status LoadBadBlocks();
@@ -441,17 +445,20 @@ class Engine {
   absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
   // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes can never be stored here.
   absl::Status CheckSize(int64_t bytes) const;
-  absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const;
+  absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   // Removes what the table picked and counts it in `reason`. How many blocks that was.
   absl::StatusOr<int64_t> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   bool CanGrow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // Adds a segment. False if the capacity or the disk has no room for one.
+  // Adds a segment. False if the capacity or the disk has no room for one, or none could be made for a while.
   absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // What the segments may hold at most, and what they can hold now: without bad blocks and, on a full disk, new
-  // segments.
+  // What Grow answers where a segment could not be made although there is space.
+  absl::StatusOr<bool> GrowFailed(absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // What the segments may hold at most, and what they can hold now: without bad blocks and, where none can be added,
+  // new segments.
   int64_t MaxBlocks() const;
-  int64_t LimitBlocks() const;
+  int64_t LimitBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   // Empties and removes segments beyond the capacity, as far as what lies there may go.
   void Shrink() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   void AskMaintenance();
@@ -474,6 +481,11 @@ class Engine {
   Mutex space_mutex_;
   int64_t free_when_full_ ABSL_GUARDED_BY(space_mutex_) = 0;                    // on the disk when growing failed last
   absl::Time grow_again_ ABSL_GUARDED_BY(space_mutex_) = absl::InfinitePast();  // at the latest
+  // Since the last segment was added: how often growing failed for another reason than space, and when it first did.
+  int grow_failures_ ABSL_GUARDED_BY(space_mutex_) = 0;
+  absl::Time grow_fails_since_ ABSL_GUARDED_BY(space_mutex_);
+  absl::Status grow_failure_
+      ABSL_GUARDED_BY(space_mutex_);  // why the store makes do with its segments until grow_again_
   Mutex commit_mutex_;
   Mutex documents_mutex_;  // taken for moments; whoever changes the index writes under commit_mutex_ as well
   std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(documents_mutex_);  // per namespace, tombstones excluded

@@ -266,7 +266,7 @@ absl::Status Engine::EraseEntry(absl::string_view ns, absl::string_view id) {
   KVLINK_RETURN_IF_ERROR(Writable());
   MutexLock lock(&commit_mutex_);
   KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> bytes, index_->GetEntry(ns, id));
-  if (!bytes.has_value()) return absl::OkStatus();
+  if (!bytes.has_value()) return absl::NotFoundError(absl::StrCat("no document ", id, " in ", ns));
   IndexBatch batch(index_.get());
   batch.DeleteEntry(ns, id);
   std::vector<EncodingKey> orphans;

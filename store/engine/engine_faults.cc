@@ -1,12 +1,16 @@
-// What the engine does where the device fails a write or a flush: blocks that cannot be written are never handed out
-// again, in this life or a later one; a segment whose flush failed takes no more writes until the store is opened
-// again, since what was written before may be gone although a later flush says nothing; the put is written once more
-// elsewhere.
+// What the engine does where the device fails a write or a flush: the blocks of a write that failed are tried one by
+// one, and those that cannot be written are never handed out again, in this life or a later one; a segment whose flush
+// failed takes no more writes until the store is opened again, since what was written before may be gone although a
+// later flush says nothing; the put is written once more elsewhere.
 #include <algorithm>
+#include <array>
 #include <map>
-#include <set>
+#include <memory>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/engine/engine.h"
 #include "store/engine/group_commit.h"
@@ -19,6 +23,9 @@ constexpr absl::string_view kBadBlocksName = "bad-blocks";
 // A segment with more bad blocks than this, or than a quarter of it, takes no more encodings.
 constexpr int64_t kMaxBadBlocks = 64;
 constexpr int kMaxTries = 2;  // of writing a put
+// For trying the blocks of a put one by one, while other puts wait to be flushed. What is not tried by then counts as
+// bad: such a device is slow to refuse.
+constexpr absl::Duration kProbeTime = absl::Seconds(1);
 
 // The blocks that hold bytes [offset, offset + length) of an encoding.
 std::vector<Run> BlocksOf(const Runs& runs, int64_t offset, int64_t length) {
@@ -64,6 +71,10 @@ std::vector<Run> Merged(std::vector<Run> runs) {
   return merged;
 }
 
+struct alignas(4096) Block {
+  std::array<std::byte, kSegmentBlockBytes> bytes{};
+};
+
 }  // namespace
 
 void Engine::NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why) {
@@ -73,16 +84,46 @@ void Engine::NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, cons
   put->bad_blocks.insert(put->bad_blocks.end(), blocks.begin(), blocks.end());
 }
 
-void Engine::GiveBackBlocks(PendingPut* put) {
+void Engine::LoseBadBlocks(PendingPut* put) {
   std::vector<Run> bad;
   {
     MutexLock lock(&put->mutex);
     bad = Merged(std::exchange(put->bad_blocks, {}));
   }
+  if (!bad.empty()) bad = ProbeBlocks(bad);
+  if (bad.empty()) return;
   table_.Lose(put->key.ns, bad);
-  table_.Free(put->key.ns, Without(put->location.runs, bad));
+  put->location.runs = Without(put->location.runs, bad);
+  KeepBadBlocks();
+}
+
+void Engine::GiveBackBlocks(PendingPut* put) {
+  LoseBadBlocks(put);
+  table_.Free(put->key.ns, put->location.runs);
   put->location.runs.clear();
-  if (!bad.empty()) KeepBadBlocks();
+}
+
+std::vector<Run> Engine::ProbeBlocks(const std::vector<Run>& blocks) {
+  const absl::Time until = SteadyNow() + kProbeTime;
+  const auto zeros = std::make_unique<Block>();
+  std::vector<Run> bad;
+  for (const Run& run : blocks) {
+    for (uint32_t block = run.first; block < run.first + run.count; ++block) {
+      if (SteadyNow() < until) {
+        int64_t offset = 0;
+        const auto file = segments_->Locate(block, &offset);
+        // Other errors say nothing of the block: whoever is given it next finds out.
+        if (!file.ok() || !absl::IsDataLoss((*file)->Write(offset, zeros->bytes))) continue;
+      }
+      const bool adjacent = !bad.empty() && bad.back().first + bad.back().count == block && block != run.first;
+      if (adjacent) {
+        ++bad.back().count;
+      } else {
+        bad.push_back({block, 1});
+      }
+    }
+  }
+  return bad;
 }
 
 void Engine::KeepBadBlocks() {
@@ -125,10 +166,16 @@ bool Engine::WriteAgain(const std::shared_ptr<PendingPut>& put) {
     MutexLock lock(&put->mutex);
     if (!put->status.ok() || put->device.ok() || put->tries >= kMaxTries) return false;
   }
+  LoseBadBlocks(put.get());
+  // Other blocks while the put still holds these, if there are any; else what these leave free, or eviction does.
+  std::optional<Runs> elsewhere = table_.Allocate(put->key.ns, put->location.blocks());
   GiveBackBlocks(put.get());
-  auto runs = AllocateBlocks(put->key.ns, put->location.blocks());
-  if (!runs.ok()) return false;
-  put->location.runs = *std::move(runs);
+  if (!elsewhere.has_value()) {
+    auto runs = AllocateBlocks(put->key.ns, put->location.blocks());
+    if (!runs.ok()) return false;
+    elsewhere = *std::move(runs);
+  }
+  put->location.runs = *std::move(elsewhere);
   put->files.clear();
   ++put->tries;
   auto requests = Writes(put);

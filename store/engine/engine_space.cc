@@ -23,6 +23,8 @@ bool FitsDisk(int64_t segment, int64_t free) {
 
 // A disk that was full need not be for ever, although its free space says nothing of it: a quota, or another's file.
 constexpr absl::Duration kGrowAgain = absl::Seconds(1);
+// So often, and for kGrowAgain, must growing have failed before the store evicts instead of refusing.
+constexpr int kMinGrowFailures = 4;
 
 }  // namespace
 
@@ -36,7 +38,7 @@ int64_t Engine::MaxBlocks() const {
 int64_t Engine::LimitBlocks() const {
   const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
   const int64_t existing = segments_->bytes() / segments_->segment_bytes() * (per_segment - 1);
-  return std::max<int64_t>(0, (disk_full_ ? existing : MaxBlocks()) - table_.unusable_blocks());
+  return std::max<int64_t>(0, (disk_full_ || !grow_failure_.ok() ? existing : MaxBlocks()) - table_.unusable_blocks());
 }
 
 absl::Status Engine::CheckSize(int64_t bytes) const {
@@ -60,6 +62,10 @@ bool Engine::CanGrow() {
     if (*free < free_when_full_ + bytes && SteadyNow() < grow_again_) return false;
     disk_full_ = false;
   }
+  if (!grow_failure_.ok()) {
+    if (SteadyNow() < grow_again_) return false;
+    grow_failure_ = absl::OkStatus();
+  }
   return segments_->bytes() + bytes <= std::max(capacity_, bytes);
 }
 
@@ -74,13 +80,28 @@ absl::StatusOr<bool> Engine::Grow() {
     grow_again_ = SteadyNow() + kGrowAgain;
     return false;
   }
-  KVLINK_RETURN_IF_ERROR(grown.status());
+  if (!grown.ok()) return GrowFailed(grown.status());
+  grow_failures_ = 0;
   table_.AddFree(grown->usable);
   if (!grown->bad.empty()) {
     table_.LoseFree(grown->bad);
     KeepBadBlocks();
   }
   return true;
+}
+
+// A failure or two are bad luck: nothing healthy is evicted for it. What fails again and again is as a full disk: the
+// store makes do with the segments it has, and tries again. What the process lacks (descriptors, memory) evicting does
+// not bring back.
+absl::StatusOr<bool> Engine::GrowFailed(absl::Status why) {
+  why = Annotate(why, "no segment can be added");
+  if (absl::IsUnavailable(why)) return why;
+  const absl::Time now = SteadyNow();
+  if (grow_failures_++ == 0) grow_fails_since_ = now;
+  if (grow_failures_ < kMinGrowFailures || now < grow_fails_since_ + kGrowAgain) return why;
+  grow_failure_ = std::move(why);
+  grow_again_ = now + kGrowAgain;
+  return false;
 }
 
 absl::StatusOr<Runs> Engine::AllocateBlocks(absl::string_view ns, int64_t blocks) {
@@ -126,6 +147,8 @@ absl::Status Engine::NoRoom(absl::string_view ns, int64_t blocks, bool quota) co
     const auto free = files_.FreeSpace(directory_->segments_path());
     disk = absl::StrCat(" on a full disk (a segment takes ", segments_->segment_bytes(), " bytes, ",
                         free.ok() ? absl::StrCat(*free) : "unknown", " are free)");
+  } else if (!grow_failure_.ok()) {
+    disk = absl::StrCat(" (", grow_failure_.message(), ")");
   }
   return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes in segments of ", segments_->bytes(),
                                                    " bytes", disk,

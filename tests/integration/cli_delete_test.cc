@@ -84,6 +84,9 @@ TEST_P(CliDeleteTest, AGenerationSetTooHighIsRepaired) {
   if (GetParam()) {
     const Finished repaired = Delete({"--namespace", "locked", "--forget", "d0"});
     EXPECT_EQ(repaired.status, 0) << repaired.errors;
+    const Finished unknown = Delete({"--namespace", "locked", "--forget", "d0"});
+    EXPECT_EQ(unknown.status, 3) << unknown.errors;
+    EXPECT_THAT(unknown.errors, HasSubstr("not there"));
   } else {
     EXPECT_EQ(Delete({"--namespace", "locked", "--whole-namespace"}).status, 0);
   }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/synthetic.h"
@@ -159,6 +160,27 @@ TEST_P(StoreContractTest, CatalogKeepsTheHighestGenerationAndDropsWhatNothingRef
   EXPECT_EQ(store->ListDocuments("ns", "", 1)->size(), 1u);
   EXPECT_EQ(store->Stats()->namespaces[0].documents, 2);
   EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+// What a page was to show may be gone before it is read: that is no end of the listing.
+TEST_P(StoreContractTest, AListingGoesOnPastWhatIsDeletedMeanwhile) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1);
+  ASSERT_TRUE(store->PutDocument("ns", "last", EntryOf({&a}, 1)).ok());
+  std::atomic<bool> stop{false};
+  Thread writer("writer", [&] {
+    for (uint64_t generation = 1; !stop && !HasFailure(); generation += 2) {
+      EXPECT_EQ(store->PutDocument("ns", "first", EntryOf({&a}, generation)), absl::OkStatus());
+      EXPECT_EQ(store->DeleteDocument("ns", "first", generation + 1), absl::OkStatus());
+    }
+  });
+  for (int i = 0; i < 2000 && !HasFailure(); ++i) {
+    const auto listed = store->ListDocuments("ns", "", 1);
+    EXPECT_TRUE(listed.ok()) << listed.status();
+    EXPECT_EQ(listed.ok() ? listed->size() : 0, 1u) << "listing " << i;
+  }
+  stop = true;
+  writer.Join();
 }
 
 TEST_P(StoreContractTest, CatalogTakesManyAtATime) {

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "base/clock.h"
 #include "base/thread.h"
 #include "gmock/gmock.h"
@@ -68,13 +69,17 @@ absl::Status Put(Store* store, int number) {
   return store->Put(kNamespace, s.manifest, s.spans(), Soon()).status();
 }
 
-void ExpectIntact(Store* store, const std::vector<int>& numbers, bool or_missed = false) {
+// How many are not there any more, or wrong.
+int64_t ExpectIntact(Store* store, const std::vector<int>& numbers, bool or_missed = false) {
+  int64_t lost = 0;
   store->DropDramTier();
   for (const int number : numbers) {
     const absl::Status read = ReadAndCompare(store, kNamespace, Encoding(number));
     if (or_missed && absl::IsNotFound(read)) continue;
     EXPECT_TRUE(read.ok()) << "encoding " << number << ": " << read;
+    lost += read.ok() ? 0 : 1;
   }
+  return lost;
 }
 
 // Puts from several threads, and reads between them. What was acknowledged, and when.
@@ -128,7 +133,12 @@ struct Kind {
   bool evicts = false;
 };
 
-void RunKind(const Kind& kind, uint64_t seed) {
+// Of all seeds of a kind.
+struct Figures {
+  int64_t seeds = 0, puts = 0, refused = 0, lost = 0, evicted = 0, strikes = 0;
+};
+
+void RunKind(const Kind& kind, uint64_t seed, Figures* figures) {
   SCOPED_TRACE(absl::StrCat(kind.name, ", KVLINK_SEED=", seed));
   std::mt19937_64 random(seed);
   ScratchDirectory scratch(/*in_memory=*/true);
@@ -142,20 +152,25 @@ void RunKind(const Kind& kind, uint64_t seed) {
     kind.arm(&io, &random);
     during = Work(opened.store.get(), seed + 1, nullptr, 10000, kind.evicts);
     EXPECT_LE(during.refused, kind.refusals);
+    figures->strikes += io.strikes();
     io.Heal();
     after = Work(opened.store.get(), seed + 2, nullptr, 20000, kind.evicts);
     EXPECT_EQ(after.refused, 0);
-    for (const Acknowledged* phase : {&before, &during, &after})
-      ExpectIntact(opened.store.get(), phase->numbers, kind.evicts);
+    for (const Acknowledged* phase : {&before, &during, &after}) {
+      figures->lost += ExpectIntact(opened.store.get(), phase->numbers, kind.evicts);
+      figures->puts += static_cast<int64_t>(phase->numbers.size()) + phase->refused;
+      figures->refused += phase->refused;
+    }
     const engine::Engine::Statistics stats = opened.engine->Stats();
     EXPECT_TRUE(kind.evicts || stats.evictions == 0) << stats.evictions;
+    figures->evicted += stats.evictions;
     EXPECT_EQ(stats.dropped_damaged, 0);
     EXPECT_EQ(stats.integrity_failures, 0);
   }
   const Opened again = MustOpen(scratch.path() + "/store", nullptr);
   ASSERT_NE(again.store, nullptr);
   for (const Acknowledged* phase : {&before, &during, &after})
-    ExpectIntact(again.store.get(), phase->numbers, kind.evicts);
+    figures->lost += ExpectIntact(again.store.get(), phase->numbers, kind.evicts);
   const auto report = again.store->Verify({});
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_THAT(report->damaged, IsEmpty());
@@ -165,7 +180,13 @@ void RunKind(const Kind& kind, uint64_t seed) {
 }
 
 void RunSeeds(const Kind& kind) {
-  for (int i = 0; i < FaultSeeds() && !::testing::Test::HasFailure(); ++i) RunKind(kind, TestSeed() + i);
+  Figures figures;
+  for (; figures.seeds < FaultSeeds() && !::testing::Test::HasFailure(); ++figures.seeds) {
+    RunKind(kind, TestSeed() + figures.seeds, &figures);
+  }
+  EXPECT_GT(figures.strikes, 0);
+  absl::PrintF("%s: %d seeds, %d faults, %d puts, %d refused, %d lost, %d evicted\n", kind.name, figures.seeds,
+               figures.strikes, figures.puts, figures.refused, figures.lost, figures.evicted);
 }
 
 using Action = FaultyIo::Action;
@@ -179,12 +200,11 @@ TEST(FaultTest, OneWriteFails) {
 }
 
 TEST(FaultTest, OneBlockIsBad) {
-  RunSeeds({"EIO always on one block",
+  RunSeeds({"EIO always on one block of each segment",
             [](FaultyIo* io, std::mt19937_64* random) {
               const int64_t block = 1 + static_cast<int64_t>((*random)() % 15);
-              const std::string segment = absl::StrCat("00000", (*random)() % 6);  // in its making, too
               io->Add({.action = Action::kWrite,
-                       .path = segment,
+                       .path = ".seg",  // in its making, too
                        .error = EIO,
                        .offset = block * engine::kSegmentBlockBytes + 4096,
                        .end = block * engine::kSegmentBlockBytes + 8192});
@@ -325,6 +345,94 @@ TEST(FaultTest, ASegmentThatCannotBeMadeIsMadeOnceMore) {
     EXPECT_EQ(io.strikes(), 1);
     EXPECT_EQ(opened.engine->Stats().evictions, 0);
     ExpectIntact(opened.store.get(), {1, 2, 20, 39});
+  }
+}
+
+// What cannot grow for good, whatever the reason, evicts as on a full disk; a few failures do not.
+TEST(FaultTest, AStoreThatCannotGrowForLongMakesDo) {
+  for (const FaultyIo::Rule& fault : {FaultyIo::Rule{.action = Action::kOpen, .path = ".tmp", .error = EACCES},
+                                      FaultyIo::Rule{.action = Action::kWrite, .path = ".tmp", .error = EIO}}) {
+    SCOPED_TRACE(fault.error);
+    ScratchDirectory scratch(/*in_memory=*/true);
+    FaultyIo io(TestSeed());
+    const Opened opened = MustOpen(scratch.path() + "/store", &io);
+    ASSERT_NE(opened.store, nullptr);
+    ASSERT_EQ(Put(opened.store.get(), 1), absl::OkStatus());
+    io.Add(fault);
+    int number = 2;
+    absl::Status refused;
+    while (refused.ok() && number < 200) refused = Put(opened.store.get(), ++number);
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("no segment can be added"));
+    EXPECT_EQ(opened.engine->Stats().evictions, 0);
+    const absl::Time until = SteadyNow() + absl::Seconds(60);
+    while (!Put(opened.store.get(), ++number).ok() && SteadyNow() < until) absl::SleepFor(absl::Milliseconds(10));
+    EXPECT_GT(opened.engine->Stats().evictions, 0);
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(Put(opened.store.get(), ++number), absl::OkStatus()) << number;
+    // And grows again when it can.
+    io.Heal();
+    const int64_t bytes = opened.engine->Stats().segment_bytes;
+    while (opened.engine->Stats().segment_bytes == bytes && SteadyNow() < until) {
+      EXPECT_EQ(Put(opened.store.get(), ++number), absl::OkStatus()) << number;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    EXPECT_GT(opened.engine->Stats().segment_bytes, bytes);
+  }
+}
+
+// Evicting brings no descriptors.
+TEST(FaultTest, AStoreWithoutDescriptorsSaysSoAndEvictsNothing) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  FaultyIo io(TestSeed());
+  const Opened opened = MustOpen(scratch.path() + "/store", &io);
+  ASSERT_NE(opened.store, nullptr);
+  ASSERT_EQ(Put(opened.store.get(), 1), absl::OkStatus());
+  io.Add({.action = Action::kOpen, .path = ".tmp", .error = EMFILE});
+  int number = 2;
+  absl::Status refused;
+  while (refused.ok() && number < 200) refused = Put(opened.store.get(), ++number);
+  const absl::Time until = SteadyNow() + absl::Milliseconds(1500);
+  while (SteadyNow() < until) {
+    EXPECT_TRUE(absl::IsUnavailable(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("ulimit -n"));
+    absl::SleepFor(absl::Milliseconds(50));
+    refused = Put(opened.store.get(), number);
+  }
+  EXPECT_EQ(opened.engine->Stats().evictions, 0);
+  io.Heal();
+  EXPECT_EQ(Put(opened.store.get(), number), absl::OkStatus());
+}
+
+// A write of many blocks fails as a whole: each is tried alone, and only the bad one is lost.
+TEST(FaultTest, OfAWriteThatFailsOnlyTheBadBlockIsLost) {
+  for (const bool for_good : {false, true}) {
+    ScratchDirectory scratch(/*in_memory=*/true);
+    FaultyIo io(TestSeed());
+    engine::EngineOptions options = Options(&io);
+    options.segment_bytes = 8 << 20;
+    auto engine = engine::Engine::Open(scratch.path() + "/store", options);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    const auto put = [&](int number) {
+      const Synthetic s = MakeSynthetic(number, 2, 5000);
+      return (*engine)->Put(kNamespace, s.manifest, s.spans(), Soon()).status();
+    };
+    ASSERT_GE(MakeSynthetic(1, 2, 5000).manifest.bytes(), 1 << 20);
+    ASSERT_EQ(put(1), absl::OkStatus());
+    const int64_t block = engine::BlocksFor(MakeSynthetic(1, 2, 5000).manifest.bytes()) + 4;  // of the next one
+    io.Add({.action = Action::kWrite,
+            .path = "000000.seg",
+            .error = EIO,
+            .times = for_good ? INT64_MAX : 1,
+            .offset = block * engine::kSegmentBlockBytes + 4096,
+            .end = block * engine::kSegmentBlockBytes + 8192});
+    ASSERT_EQ(put(2), absl::OkStatus());
+    const engine::Engine::Statistics stats = (*engine)->Stats();
+    EXPECT_EQ(stats.puts_written_again, 1);
+    EXPECT_EQ(stats.bad_blocks, for_good ? 1 : 0);
+    EXPECT_EQ(stats.sealed_blocks, 0);
+    EXPECT_EQ(stats.evictions, 0);
+    for (int number = 3; number < 9; ++number) EXPECT_EQ(put(number), absl::OkStatus()) << number;
+    EXPECT_EQ((*engine)->Stats().bad_blocks, for_good ? 1 : 0);
+    EXPECT_EQ((*engine)->Stats().puts_written_again, 1);
   }
 }
 

@@ -142,9 +142,9 @@ absl::StatusOr<std::vector<DocumentInfo>> Catalog::List(absl::string_view ns, ab
     for (const v1::DocumentInfo& one : response.documents()) {
       documents.push_back({one.id(), one.generation(), one.title(), one.tokens()});
     }
-    // The node ends a page early where titles are long, so only an empty one is the last.
-    if (response.documents_size() == 0) break;
-    request.set_after(documents.back().id);
+    // The node ends a page early where titles are long, and a page of documents that are deleted meanwhile is empty.
+    if (response.next().empty()) break;
+    request.set_after(response.next());
   }
   return documents;
 }

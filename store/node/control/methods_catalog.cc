@@ -180,6 +180,7 @@ absl::Status ControlMethods::ListDocuments(ControlCall* call, const v1::ListDocu
   const absl::string_view prefix = View(request.prefix());
   KVLINK_ASSIGN_OR_RETURN(const auto ids,
                           node_->engine->ListIds(View(request.ns()), View(request.after()), prefix, limit, false));
+  if (!ids.empty() && static_cast<int64_t>(ids.size()) == limit) reply->set_next(ids.back());
   int64_t bytes = 0;
   for (const std::string& id : ids) {
     if (call->cancelled()) return Gone();
@@ -194,7 +195,9 @@ absl::Status ControlMethods::ListDocuments(ControlCall* call, const v1::ListDocu
     for (const CatalogPart& part : entry->parts) tokens += static_cast<int64_t>(part.tokens.size());
     info->set_tokens(tokens);
     bytes += static_cast<int64_t>(id.size() + entry->title.size()) + 32;
-    if (bytes >= kMaxAnswerBytes) break;
+    if (bytes < kMaxAnswerBytes) continue;
+    if (id != ids.back()) reply->set_next(id);
+    break;
   }
   return absl::OkStatus();
 }

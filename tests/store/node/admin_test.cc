@@ -176,10 +176,19 @@ TEST_F(AdminTest, AnAbsurdGenerationIsRepaired) {
   const Synthetic encoding = MakeSynthetic(1);
   Put(*client, "n", "a", EntryOf({&encoding}, std::numeric_limits<uint64_t>::max()));
   Put(*client, "n", "a", EntryOf({&encoding}, 1), absl::StatusCode::kFailedPrecondition);
-  const auto deleted = Admin()->DeleteDocuments("n", {"a"}, /*forget=*/true, Patience());
+  const auto deleted = Admin()->DeleteDocuments("n", {"a", "never there"}, /*forget=*/true, Patience());
   ASSERT_TRUE(deleted.ok()) << deleted.status();
-  EXPECT_THAT(*deleted, ElementsAre(absl::OkStatus()));
+  EXPECT_EQ((*deleted)[0], absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound((*deleted)[1])) << (*deleted)[1];
   Put(*client, "n", "a", EntryOf({&encoding}, 1));
+  // What is known to be deleted can be forgotten, once.
+  const auto outcome = [&](bool forget) {
+    const auto again = Admin()->DeleteDocuments("n", {"a"}, forget, Patience());
+    return again.ok() ? (*again)[0] : again.status();
+  };
+  EXPECT_EQ(outcome(/*forget=*/false), absl::OkStatus());
+  EXPECT_EQ(outcome(/*forget=*/true), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(outcome(/*forget=*/true)));
 }
 
 TEST_F(AdminTest, ANamespaceGoesWithAllThatIsInIt) {

@@ -111,6 +111,12 @@ TEST_F(ControlTest, DocumentsAreKeptListedAndDeleted) {
   EXPECT_EQ(listed.documents(0).title(), "Title");
   EXPECT_EQ(listed.documents(0).generation(), 5u);
   EXPECT_EQ(listed.documents(0).tokens(), 3);
+  EXPECT_TRUE(listed.next().empty());
+  list.set_after("");
+  list.set_limit(1);
+  listed.Clear();
+  ASSERT_TRUE((*client)->ListDocuments(client->Context().get(), list, &listed).ok());
+  EXPECT_EQ(listed.next(), "one") << "there may be more after it";
 
   v1::DeleteDocumentsRequest remove;
   remove.set_ns("a");
