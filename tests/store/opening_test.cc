@@ -255,6 +255,106 @@ TEST(OpeningTest, OnlyDamageIsCalledDamage) {
   EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
 }
 
+// What an engine has that was never opened for writing, or not to its end, is less than Close may expect.
+TEST(OpeningTest, AStoreThatDoesNotWriteClosesToo) {
+  ScratchDirectory scratch(true);
+  Fill(scratch.path(), Small(), 3);
+  engine::EngineOptions options = Small();
+  options.read_only = true;
+  {
+    auto store = Open(scratch.path(), options);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
+    EXPECT_TRUE(absl::IsFailedPrecondition(PutOne(store->get(), 7)));
+  }
+  for (const char* where : {"index", "segments"}) {
+    FaultyIo io(1);
+    io.Add({.action = FaultyIo::Action::kOpen, .path = where, .error = EMFILE});
+    options = Small();
+    options.observer = &io;
+    EXPECT_FALSE(Open(scratch.path(), options).ok());
+  }
+  EXPECT_TRUE(Open(scratch.path(), Small()).ok());
+}
+
+// Writes that end while the engine closes still reach the committer.
+TEST(OpeningTest, APutThatIsUnderWayIsCommittedByClosing) {
+  class Slow : public FailingIo {
+   public:
+    absl::StatusOr<uint64_t> WriteStarted(const std::string& path, int64_t, absl::Span<const std::byte>) override {
+      if (path.find(".seg") != std::string::npos) absl::SleepFor(absl::Milliseconds(5));
+      return 0;
+    }
+  };
+  ScratchDirectory scratch(true);
+  Slow io;
+  engine::EngineOptions options = Small();
+  options.observer = &io;
+  options.allow_uring = false;  // writes in threads of their own
+  std::vector<int> late;
+  {
+    auto store = Open(scratch.path(), options);
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_EQ(PutOne(store->get(), 100), absl::OkStatus());  // the segment is there
+    for (int i = 1; i < 20; i += 2) {
+      const Synthetic s = MakeSynthetic(i, 4, 300);
+      const absl::Status put = (*store)->Put("ns", s.manifest, s.spans(), SteadyNow() + absl::Milliseconds(2)).status();
+      if (absl::IsDeadlineExceeded(put) && absl::StrContains(put.message(), "it may become so")) late.push_back(i);
+    }
+  }
+  EXPECT_THAT(late, Not(IsEmpty()));
+  auto store = Open(scratch.path(), Small());
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (const int i : late) EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(i, 4, 300)), absl::OkStatus());
+}
+
+// A file that cannot be opened any more is no miss: what it holds may come back.
+TEST(OpeningTest, ASegmentThatGoesWhileTheStoreIsOpenIsUnavailable) {
+  ScratchDirectory scratch(true);
+  engine::EngineOptions options = Small();
+  options.max_open_segments = 1;
+  engine::Engine* engine = nullptr;
+  auto store = Open(scratch.path(), options, &engine);
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < 40; ++i) ASSERT_EQ(PutOne(store->get(), i), absl::OkStatus());
+  (*store)->DropDramTier();
+  ASSERT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(39)), absl::OkStatus());
+  ASSERT_GT(engine->Stats().segment_bytes, options.segment_bytes);
+  const std::string segment = scratch.path() + "/segments/000000.seg", away = scratch.path() + "/away";
+  fs::rename(segment, away);
+  const absl::Status read = ReadAndCompare(store->get(), "ns", MakeSynthetic(0));
+  EXPECT_TRUE(absl::IsUnavailable(read)) << read;
+  EXPECT_EQ(engine->Stats().dropped_damaged, 0);
+  fs::rename(away, segment);
+  EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(0)), absl::OkStatus());
+}
+
+// The path to a device may fail, or be another's, while what the device holds is whole.
+TEST(OpeningTest, ADeviceThatIsOutOfReachIsNotDamaged) {
+  for (const int error : {ENOLINK, EBADE}) {
+    ScratchDirectory scratch(true);
+    FaultyIo io(1);
+    engine::EngineOptions options = Small();
+    options.observer = &io;
+    engine::Engine* engine = nullptr;
+    auto store = Open(scratch.path(), options, &engine);
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_EQ(PutOne(store->get(), 1), absl::OkStatus());
+    (*store)->DropDramTier();
+    io.Add({.action = FaultyIo::Action::kRead, .path = ".seg", .error = error});
+    io.Add({.action = FaultyIo::Action::kWrite, .path = ".seg", .error = error});
+    const absl::Status read = ReadAndCompare(store->get(), "ns", MakeSynthetic(1));
+    EXPECT_TRUE(absl::IsUnavailable(read)) << read;
+    EXPECT_TRUE(absl::IsUnavailable(PutOne(store->get(), 2)));
+    EXPECT_TRUE(absl::IsUnavailable((*store)->Verify({}).status()));
+    EXPECT_EQ(engine->Stats().dropped_damaged, 0);
+    EXPECT_EQ(engine->Stats().bad_blocks, 0);
+    io.Heal();
+    EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(1)), absl::OkStatus());
+    EXPECT_EQ(PutOne(store->get(), 2), absl::OkStatus());
+  }
+}
+
 TEST(OpeningTest, AFullDiskCanBeRead) {
   ScratchDirectory scratch(true);
   Fill(scratch.path(), Small(), 3);

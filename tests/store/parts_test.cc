@@ -126,6 +126,34 @@ TEST(S3FifoTest, PassesOverNoMoreThanItMayAndGoesOnFromThere) {
   EXPECT_GT(steps, 0u);
 }
 
+TEST(S3FifoTest, APassInPiecesEndsWhereAPassInOneWould) {
+  S3Fifo<int> order;
+  order.Insert(0, 0, 1);
+  order.Touch(0);
+  order.Touch(0);
+  order.Insert(1, 1, 1);
+  ASSERT_EQ(order.Evict([](int) { return true; }), 1) << "and 0 is in the main queue";
+  for (int i = 2; i < 302; ++i) order.Insert(i, i, 1);
+  // The small queue's turn comes first, and nothing of it may go.
+  S3Fifo<int>::Pass pass;
+  std::optional<int> victim;
+  for (int calls = 0; calls < 5 && !victim.has_value(); ++calls) {
+    size_t steps = 100;
+    victim = order.Evict([](int key) { return key == 0; }, &steps, &pass);
+  }
+  EXPECT_EQ(victim, 0);
+  // And where nothing may go at all, it ends.
+  pass = {};
+  size_t steps = 0;
+  int calls = 0;
+  while (steps == 0 && calls < 10) {
+    steps = 100;
+    ++calls;
+    EXPECT_EQ(order.Evict([](int) { return false; }, &steps, &pass), std::nullopt);
+  }
+  EXPECT_GT(steps, 0u) << calls << " calls";
+}
+
 TEST(S3FifoTest, AScanDoesNotDriveOutTheWorkingSet) {
   S3Fifo<int> order;
   std::mt19937_64 random(TestSeed());

@@ -7,7 +7,10 @@
 #include <filesystem>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/thread.h"
+#include "store/cli/commands.h"
+#include "store/engine/index/index.h"
 #include "tests/store/synthetic.h"
 
 namespace kvlink::cli {
@@ -53,6 +56,39 @@ TEST(OpenStore, MemoryThatHoldsNothingOrIsNotThereIsRefused) {
     EXPECT_EQ(OpenStore(flags, StoreUse::kCreate).status().code(), absl::StatusCode::kInvalidArgument) << bytes;
     EXPECT_FALSE(std::filesystem::exists(flags.store));
   }
+}
+
+// What verify found has been dropped by the time that it looks for names in the catalog, and no later run would say it.
+TEST(Verify, SaysWhatItFoundAlsoWhereTheCatalogCannotBeRead) {
+  const testing::ScratchDirectory scratch;
+  const testing::Synthetic s = testing::MakeSynthetic(1);
+  StoreFlags flags;
+  flags.store = scratch.path() + "/store";
+  {
+    const auto opened = OpenStore(flags, StoreUse::kCreate);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+    ASSERT_TRUE(opened->store->Put(flags.ns, s.manifest, s.spans(), deadline).ok());
+    ASSERT_TRUE(opened->store->PutDocument(flags.ns, "moon", testing::EntryOf({&s}, 1)).ok());
+  }
+  {
+    auto index = engine::Index::Open(flags.store + "/index", {});
+    ASSERT_TRUE(index.ok()) << index.status();
+    engine::IndexBatch batch(index->get());
+    batch.PutEntry(flags.ns, "mars", "not an entry");
+    ASSERT_TRUE((*index)->Commit(&batch).ok());
+    ASSERT_TRUE((*index)->Close().ok());
+  }
+  ASSERT_EQ(testing::FlipOnDisk(flags.store, s), 1);
+  std::string store = "--store", path = flags.store;
+  char* words[] = {store.data(), path.data()};
+  ::testing::internal::CaptureStdout();
+  const absl::Status status = RunVerify(words);
+  const std::string output = ::testing::internal::GetCapturedStdout();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("mars"));
+  EXPECT_THAT(output, HasSubstr(s.manifest.identity.Hex()));
+  EXPECT_THAT(output, HasSubstr("1 damaged"));
 }
 
 TEST(OpenStore, OnlyCreatingCreatesAndItIsSaid) {
