@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
+#include "bench/transfer/grpc_ceiling.h"
 #include "bench/transfer/transfer.h"
 #include "bench/transfer/transfer_machine.h"
 #include "bench/transfer/transfer_peers.h"
@@ -46,6 +47,24 @@ struct Row {
   std::optional<double> at_least;  // of that
 };
 
+// What a store cannot do without, done with nothing of ours: the ceilings of its paths. Over tcp transport/ucx may not
+// send from where payloads lie, nor write into a peer's memory (transport/ucx/context.cc), and what arrives is checked.
+constexpr char kNodeUcx[] = "bare ucx, no zero copy";
+constexpr char kNodeUcxVerified[] = "bare ucx, no zero copy, verified";
+constexpr char kDiskUcx[] = "bare io_uring into bare ucx, no zero copy, verified";
+constexpr char kPushUcx[] = "bare ucx, no zero copy, verified and written to memory";
+constexpr char kBareGrpc[] = "bare grpc, verified";
+struct Path {
+  StoreMove move;
+  const char* carrier;
+  const char* ceiling;
+  double at_least;
+};
+constexpr Path kPaths[] = {{StoreMove::kPullDram, "ucx", kNodeUcxVerified, 0.8},
+                           {StoreMove::kPullSegments, "ucx", kDiskUcx, 0.85},
+                           {StoreMove::kPushMemory, "ucx", kPushUcx, 0.7},
+                           {StoreMove::kPullDram, "grpc", kBareGrpc, 0.8}};
+
 class Bench {
  public:
   Bench(int64_t ring_bytes, std::string self, std::string rows)
@@ -56,11 +75,13 @@ class Bench {
       scratch_.push_back(std::move(scratch));
     }
     KVLINK_ASSIGN_OR_RETURN(const std::string port, Serve("ceiling"));
-    KVLINK_ASSIGN_OR_RETURN(network_, NewUcxCeiling("bare ucx", port, ring_bytes_));
+    KVLINK_ASSIGN_OR_RETURN(auto peer, DialUcxCeiling(port, ring_bytes_));
+    network_ = NewUcxCeiling(std::move(peer), UcxMove::kPull, "bare ucx");
+    UseUcxAsTheTransportDoes();
     KVLINK_ASSIGN_OR_RETURN(disk_, NewDiskMover(scratch_[0].path() + "/bare", ring_bytes_));
     copy_ = NewCopyMover(ring_bytes_);
     KVLINK_RETURN_IF_ERROR(AddTransport("ucx", 0.9, 0.8));
-    KVLINK_RETURN_IF_ERROR(AddSafeCeiling());
+    KVLINK_RETURN_IF_ERROR(AddPathCeilings(grpc));
     if (grpc) KVLINK_RETURN_IF_ERROR(AddTransport("grpc", std::nullopt, std::nullopt));
     KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPullDram, "ucx", Against::kNetwork, 0.8));
     KVLINK_RETURN_IF_ERROR(AddStore(StoreMove::kPullSegments, "ucx", Against::kNetworkAndDisk, 0.85));
@@ -123,18 +144,21 @@ class Bench {
                 Target{0.125, true});
   }
 
-  // What the store adds to its path: verified slabs over the same carrier, without a store, are the most that a pull
-  // can reach whatever the store does.
+  // Against the ceiling of its own path, which is the most that it can reach whatever the store does; and pulls against
+  // the transport alone.
   static void AddPathRatio(const std::string& name, const std::vector<Mover*>& movers, const std::vector<Moved>& moved,
                            size_t i, Report* report) {
-    for (const absl::string_view carrier : {"ucx", "grpc"}) {
-      if (movers[i]->name() != StoreMoveName(StoreMove::kPullDram, std::string(carrier))) continue;
-      const std::string path = absl::StrCat("transport over ", carrier, ", verified");
+    const auto add = [&](const std::string& path, double at_least) {
       for (size_t j = 0; j < movers.size(); ++j) {
         if (movers[j]->name() != path) continue;
         report->Add(absl::StrCat(name, " / ", path), MedianRatio(moved[i].turns, moved[j].turns), "",
-                    Target{0.9, false});
+                    Target{at_least, false});
       }
+    };
+    for (const Path& path : kPaths) {
+      if (movers[i]->name() != StoreMoveName(path.move, path.carrier)) continue;
+      add(path.ceiling, path.at_least);
+      if (path.move == StoreMove::kPullDram) add(absl::StrCat("transport over ", path.carrier, ", verified"), 0.9);
     }
   }
 
@@ -172,13 +196,29 @@ class Bench {
     rows_.push_back({NewTransportMover(reader, true), Against::kNetwork, verified});
     return absl::OkStatus();
   }
-  // What is left of the ceiling when UCX does not send from where payloads lie, as ours may not (transport/ucx). After
-  // the transport, which sets the sizes of segments for this process. Only if asked for: it takes two rings more.
-  absl::Status AddSafeCeiling() {
-    const std::string name = "bare ucx, no zero copy";
-    if (wanted_.empty() || !absl::StrContains(name, wanted_) || rows_.empty()) return absl::OkStatus();
-    KVLINK_ASSIGN_OR_RETURN(const std::string port, Serve("safe-ceiling"));
-    KVLINK_ASSIGN_OR_RETURN(auto mover, NewUcxCeiling(name, port, ring_bytes_));
+  // Those of the rows that are wanted.
+  absl::Status AddPathCeilings(bool grpc) {
+    std::shared_ptr<UcxPeer> peer;
+    const auto add = [&](UcxMove move, const char* name) -> absl::Status {
+      if (peer == nullptr) {
+        KVLINK_ASSIGN_OR_RETURN(const std::string port, Serve("path-ceiling"));
+        KVLINK_ASSIGN_OR_RETURN(peer, DialUcxCeiling(port, ring_bytes_));
+      }
+      rows_.push_back({NewUcxCeiling(peer, move, name), Against::kNetwork, std::nullopt});
+      return absl::OkStatus();
+    };
+    const auto wanted = [this](StoreMove move, const char* carrier) {
+      return absl::StrContains(StoreMoveName(move, carrier), wanted_);
+    };
+    if (wanted(StoreMove::kPullDram, "ucx")) {
+      KVLINK_RETURN_IF_ERROR(add(UcxMove::kPull, kNodeUcx));
+      KVLINK_RETURN_IF_ERROR(add(UcxMove::kPullVerified, kNodeUcxVerified));
+    }
+    if (wanted(StoreMove::kPullSegments, "ucx")) KVLINK_RETURN_IF_ERROR(add(UcxMove::kPullDisk, kDiskUcx));
+    if (wanted(StoreMove::kPushMemory, "ucx")) KVLINK_RETURN_IF_ERROR(add(UcxMove::kPush, kPushUcx));
+    if (!grpc || !wanted(StoreMove::kPullDram, "grpc")) return absl::OkStatus();
+    KVLINK_ASSIGN_OR_RETURN(const std::string address, Serve("grpc-ceiling"));
+    KVLINK_ASSIGN_OR_RETURN(auto mover, NewGrpcCeiling(kBareGrpc, address, ring_bytes_));
     rows_.push_back({std::move(mover), Against::kNetwork, std::nullopt});
     return absl::OkStatus();
   }
@@ -206,22 +246,23 @@ int Main(int argc, char** argv) {
       argc, argv, "Measures how fast encodings come from another process, against bare UCX and against others.",
       {{"ring", "N", "MiB of memory on each side that they come from and go to (default 1024)."},
        {"rounds", "N", "Rounds of each (default 7)."},
-       {"rows", "TEXT", "Only rows with this in their names, and the ceilings (ucx: another one, without zero copy)."},
+       {"rows", "TEXT", "Only rows with this in their names, and their ceilings."},
        {"no-peers", "", "Without other systems."},
        {"no-grpc", "", "Without the carrier gRPC."},
        {"serve", "WHAT",
-        "Serves: ceiling, safe-ceiling, ucx, grpc, store or store-in-memory (the bench starts these itself)."}});
+        "Serves: ceiling, path-ceiling, grpc-ceiling, ucx, grpc, store or store-in-memory (the bench starts these "
+        "itself)."}});
   if (!flags.ok()) Die(flags.status());
   if (flags->help_wanted()) return 0;
   setenv("UCX_NET_DEVICES", "lo", 0);
   const int64_t ring_bytes = std::clamp<int64_t>(flags->GetInt("ring", 1024), 64, 1 << 16) << 20;
   const std::string serve = flags->Get("serve", "");
-  if (serve == "safe-ceiling") {
-    for (const char* segment : {"UCX_TCP_RX_SEG_SIZE", "UCX_TCP_TX_SEG_SIZE"}) setenv(segment, "512k", 1);
-    setenv("UCX_TCP_PUT_ENABLE", "n", 1);
-    setenv("UCX_ZCOPY_THRESH", "inf", 1);
+  if (serve == "ceiling") ServeUcxCeiling(ring_bytes, "", "");
+  if (serve == "path-ceiling") {
+    UseUcxAsTheTransportDoes();
+    ServeUcxCeiling(ring_bytes, StoreScratch(getppid(), false) + "/path", StoreScratch(getppid(), true) + "/path");
   }
-  if (serve == "ceiling" || serve == "safe-ceiling") ServeUcxCeiling(ring_bytes);
+  if (serve == "grpc-ceiling") ServeGrpcCeiling(ring_bytes);
   if (serve == "store" || serve == "store-in-memory") ServeStore(ring_bytes, serve == "store-in-memory");
   if (!serve.empty()) ServeTransport(serve, ring_bytes);
 

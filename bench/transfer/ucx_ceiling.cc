@@ -1,33 +1,107 @@
-// One thread polls on each side, with as much in flight as the store has.
+// One thread polls on each side, with as much in flight as the store has. What is verified or written is so by one
+// thread more, as with the store.
 #include "bench/transfer/ucx_ceiling.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <ucp/api/ucp.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "base/checksum.h"
+#include "base/mutex.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "bench/bench_common.h"
+#include "bench/transfer/disk_feed.h"
 
 namespace kvlink::bench {
 namespace {
 
-constexpr unsigned kAsk = 0, kSlab = 1;  // active messages
+constexpr unsigned kAsk = 0, kSlab = 1, kDone = 2;  // active messages
 constexpr int64_t kInFlight = int64_t{4} << 20;
 constexpr double kIdle = 0.001;  // seconds of polling without an event before the server waits
 
 struct Ask {
   int64_t at, layers, slab_bytes;
+  int64_t move;  // a UcxMove
+};
+
+// Checks slabs of a ring, and writes them to a file where there is one, on a thread of its own.
+class Checker {
+ public:
+  Checker(const std::byte* ring, std::vector<uint64_t> checksums, int file)
+      : ring_(ring), checksums_(std::move(checksums)), file_(file), thread_("bench-check", [this] { Loop(); }) {}
+  ~Checker() {
+    {
+      MutexLock lock(&mutex_);
+      stop_ = true;
+      changed_.SignalAll();
+    }
+    thread_.Join();
+  }
+  void Add(int64_t at, int64_t bytes) {
+    MutexLock lock(&mutex_);
+    queue_.push_back({at, bytes});
+    changed_.SignalAll();
+  }
+  // Slabs that were found right, since the beginning.
+  int64_t checked() const { return checked_.load(std::memory_order_acquire); }
+
+ private:
+  void Loop() {
+    while (true) {
+      std::pair<int64_t, int64_t> next;
+      {
+        MutexLock lock(&mutex_);
+        while (queue_.empty() && !stop_) changed_.Wait(&mutex_);
+        if (stop_) return;
+        next = queue_.front();
+        queue_.pop_front();
+      }
+      const auto [begin, bytes] = next;
+      for (int64_t at = begin; at < begin + bytes; at += kTransferUnit) {
+        if (Xxh3(ring_ + at, kTransferUnit) != checksums_[static_cast<size_t>(at / kTransferUnit)]) {
+          std::fprintf(stderr, "bare ucx: a unit at %lld arrived wrong\n", static_cast<long long>(at));
+          std::exit(1);
+        }
+      }
+      if (file_ >= 0 && pwrite(file_, ring_ + begin, static_cast<size_t>(bytes), begin) != bytes) std::exit(1);
+      checked_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  const std::byte* const ring_;
+  const std::vector<uint64_t> checksums_;
+  const int file_;
+  std::atomic<int64_t> checked_{0};
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::pair<int64_t, int64_t>> queue_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Thread thread_;
 };
 
 absl::Status Error(absl::string_view what, ucs_status_t status) {
   return absl::UnavailableError(absl::StrCat("bare ucx: ", what, ": ", ucs_status_string(status)));
+}
+
+ucp_request_param_t HostMemoryParams() {
+  ucp_request_param_t params = {};
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  params.memory_type = UCS_MEMORY_TYPE_HOST;
+  return params;
 }
 
 // A context, a worker and a registered ring.
@@ -79,12 +153,82 @@ class Side {
     const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint_);
     return status == UCS_OK ? absl::OkStatus() : Error("connecting", status);
   }
+  // Sends slabs [sent, until) of what was asked for, as much at a time as keeps the network busy: more is not faster,
+  // and makes the first late.
+  absl::Status SendSlabs(const Ask& ask, int64_t until) {
+    const int64_t depth = std::max<int64_t>(2, kInFlight / ask.slab_bytes);
+    for (; sent_ < until && in_flight_ < depth; ++sent_) {
+      auto* const header = new Header{this, sent_};
+      ucp_request_param_t params = HostMemoryParams();
+      params.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
+      params.flags = UCP_AM_SEND_FLAG_RNDV;
+      params.user_data = header;
+      params.cb.send = [](void* request, ucs_status_t, void* sent) {
+        ucp_request_free(request);
+        Sent(static_cast<Header*>(sent));
+      };
+      ++in_flight_;
+      const ucs_status_ptr_t answer =
+          ucp_am_send_nbx(endpoint_, kSlab, &header->index, sizeof(header->index),
+                          ring() + ask.at + sent_ * ask.slab_bytes, static_cast<size_t>(ask.slab_bytes), &params);
+      if (UCS_PTR_IS_ERR(answer)) return Error("sending", UCS_PTR_STATUS(answer));
+      if (!UCS_PTR_IS_PTR(answer)) Sent(header);
+    }
+    return absl::OkStatus();
+  }
+  int64_t sent() const { return sent_; }
+  void ResetSent() { sent_ = 0; }
+  absl::Status SendAsk(const Ask& ask) {
+    asked_ = ask;
+    ucp_request_param_t params = {};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    params.flags = UCP_AM_SEND_FLAG_EAGER;
+    const ucs_status_ptr_t answer = ucp_am_send_nbx(endpoint_, kAsk, nullptr, 0, &asked_, sizeof(asked_), &params);
+    if (UCS_PTR_IS_ERR(answer)) return Error("asking", UCS_PTR_STATUS(answer));
+    if (UCS_PTR_IS_PTR(answer)) ucp_request_free(answer);
+    return absl::OkStatus();
+  }
+  // Of the slab with the index that came in the header, into its place in the ring; Received is told when it is there.
+  static ucs_status_t OnSlab(void* arg, const void* header, size_t, void* data, size_t length,
+                             const ucp_am_recv_param_t*) {
+    auto* const self = static_cast<Side*>(arg);
+    auto* const arriving = new Header{self, 0};
+    std::memcpy(&arriving->index, header, sizeof(arriving->index));
+    ucp_request_param_t params = HostMemoryParams();
+    params.user_data = arriving;
+    params.cb.recv_am = [](void* request, ucs_status_t status, size_t, void* arrived) {
+      ucp_request_free(request);
+      Arrived(static_cast<Header*>(arrived), status);
+    };
+    const ucs_status_ptr_t answer = ucp_am_recv_data_nbx(
+        self->worker_, data, self->ring() + self->asked_.at + arriving->index * self->asked_.slab_bytes, length,
+        &params);
+    if (!UCS_PTR_IS_PTR(answer)) Arrived(arriving, UCS_PTR_STATUS(answer));
+    return UCS_INPROGRESS;
+  }
+  virtual void Received(int64_t index, ucs_status_t status) = 0;
+
+  Ask asked_ = {};
   std::byte* ring() const { return ring_.as<std::byte>(); }
   int64_t ring_bytes() const { return ring_.bytes(); }
   ucp_worker_h worker() const { return worker_; }
   ucp_ep_h endpoint() const { return endpoint_; }
 
  private:
+  struct Header {
+    Side* side;
+    int64_t index;
+  };
+  static void Sent(Header* header) {
+    --header->side->in_flight_;
+    delete header;
+  }
+  static void Arrived(Header* header, ucs_status_t status) {
+    header->side->Received(header->index, status);
+    delete header;
+  }
+
+  int64_t sent_ = 0, in_flight_ = 0;
   Memory ring_;
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
@@ -92,20 +236,16 @@ class Side {
   ucp_ep_h endpoint_ = nullptr;
 };
 
-ucp_request_param_t HostMemoryParams() {
-  ucp_request_param_t params = {};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-  params.memory_type = UCS_MEMORY_TYPE_HOST;
-  return params;
-}
-
 class Server : public Side {
  public:
-  using Side::Side;
+  Server(int64_t ring_bytes, std::string disk_file, std::string pushed_file)
+      : Side(ring_bytes), disk_file_(std::move(disk_file)), pushed_file_(std::move(pushed_file)) {}
   absl::Status Listen(int* port) {
     KVLINK_RETURN_IF_ERROR(Open());
+    checksums_ = RingChecksums(ring(), ring_bytes());
     FillRing(ring(), ring_bytes());
     KVLINK_RETURN_IF_ERROR(Handle(kAsk, OnAsk));
+    KVLINK_RETURN_IF_ERROR(Handle(kSlab, OnSlab));
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -124,7 +264,8 @@ class Server : public Side {
     *port = ntohs(reinterpret_cast<sockaddr_in*>(&attributes.sockaddr)->sin_port);
     return absl::OkStatus();
   }
-  [[noreturn]] void Serve() {
+  // Returns on errors alone.
+  absl::Status Serve() {
     int fd = -1;
     ucp_worker_get_efd(worker(), &fd);
     double last = Now();
@@ -135,11 +276,13 @@ class Server : public Side {
         ucp_ep_params_t params = {};
         params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST;
         params.conn_request = std::exchange(request_, nullptr);
-        if (!Connect(params).ok()) std::exit(1);
+        KVLINK_RETURN_IF_ERROR(Connect(params));
         any = true;
       }
       if (asked_.layers > 0) {
-        Send();
+        KVLINK_RETURN_IF_ERROR(Advance());
+        // The disk and the thread that checks may need this processor.
+        if (!any && asked_.move >= static_cast<int64_t>(UcxMove::kPullDisk)) std::this_thread::yield();
         any = true;
       }
       if (any) last = Now();
@@ -151,56 +294,91 @@ class Server : public Side {
   }
 
  private:
-  static ucs_status_t OnAsk(void* self, const void*, size_t, void* data, size_t length, const ucp_am_recv_param_t*) {
-    if (length == sizeof(Ask)) std::memcpy(&static_cast<Server*>(self)->asked_, data, sizeof(Ask));
+  static ucs_status_t OnAsk(void* arg, const void*, size_t, void* data, size_t length, const ucp_am_recv_param_t*) {
+    auto* const self = static_cast<Server*>(arg);
+    if (length == sizeof(Ask)) std::memcpy(&self->asked_, data, sizeof(Ask));
+    self->ResetSent();
+    self->begun_ = false;
     return UCS_OK;
   }
-  // As much at a time as keeps the network busy; more is not faster, and makes the first late.
-  void Send() {
-    const int64_t depth = std::max<int64_t>(2, kInFlight / asked_.slab_bytes);
-    for (; sent_ < asked_.layers && in_flight_ < depth; ++sent_) {
-      auto* const header = new Header{this, sent_};
-      ucp_request_param_t params = HostMemoryParams();
-      params.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
-      params.flags = UCP_AM_SEND_FLAG_RNDV;
-      params.user_data = header;
-      params.cb.send = [](void* request, ucs_status_t, void* sent) {
-        ucp_request_free(request);
-        Sent(static_cast<Header*>(sent));
-      };
-      ++in_flight_;
-      const ucs_status_ptr_t answer = ucp_am_send_nbx(endpoint(), kSlab, &header->index, sizeof(header->index),
-                                                      ring() + asked_.at + sent_ * asked_.slab_bytes,
-                                                      static_cast<size_t>(asked_.slab_bytes), &params);
-      if (UCS_PTR_IS_ERR(answer)) std::exit(1);
-      if (!UCS_PTR_IS_PTR(answer)) Sent(header);
+  // What is asked for, a step further. Over at once when the last has been handed to the network, since the next may be
+  // asked for while it is on its way.
+  absl::Status Advance() {
+    switch (static_cast<UcxMove>(asked_.move)) {
+      case UcxMove::kPull:
+      case UcxMove::kPullVerified:
+        KVLINK_RETURN_IF_ERROR(SendSlabs(asked_, asked_.layers));
+        if (sent() == asked_.layers) asked_.layers = 0;
+        return absl::OkStatus();
+      case UcxMove::kPullDisk: {
+        if (feed_ == nullptr) {
+          KVLINK_ASSIGN_OR_RETURN(feed_, DiskFeed::Create(disk_file_, ring(), ring_bytes()));
+        }
+        if (!std::exchange(begun_, true)) feed_->Begin(asked_.at, asked_.layers * asked_.slab_bytes);
+        KVLINK_ASSIGN_OR_RETURN(const int64_t read, feed_->Poll());
+        KVLINK_RETURN_IF_ERROR(SendSlabs(asked_, read / asked_.slab_bytes));
+        if (sent() == asked_.layers) asked_.layers = 0;
+        return absl::OkStatus();
+      }
+      case UcxMove::kPush:
+        return AdvancePush();
     }
-    if (sent_ < asked_.layers) return;
-    asked_ = {};  // at once: the next may come while the last is on its way
-    sent_ = 0;
+    return absl::InternalError("no such move");
   }
-  struct Header {
-    Server* server;
-    int64_t index;
-  };
-  static void Sent(Header* header) {
-    --header->server->in_flight_;
-    delete header;
+  absl::Status AdvancePush() {
+    if (checker_ == nullptr) {
+      const int file = open(pushed_file_.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+      if (file < 0) return absl::UnavailableError("bare ucx: no file for what is pushed");
+      // A store's segments are there, too, before they are written.
+      for (int64_t at = 0; at < ring_bytes(); at += asked_.slab_bytes) {
+        const int64_t bytes = std::min(asked_.slab_bytes, ring_bytes() - at);
+        if (pwrite(file, ring() + at, static_cast<size_t>(bytes), at) != bytes) {
+          return absl::UnavailableError("bare ucx: no room for what is pushed");
+        }
+      }
+      checker_ = std::make_unique<Checker>(ring(), checksums_, file);
+    }
+    // What came while the file was made.
+    for (const int64_t index : std::exchange(early_, {})) Check(index);
+    if (!std::exchange(begun_, true)) awaited_ += asked_.layers;
+    if (checker_->checked() < awaited_) return absl::OkStatus();
+    asked_.layers = 0;
+    done_ = awaited_;
+    ucp_request_param_t params = {};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    params.flags = UCP_AM_SEND_FLAG_EAGER;
+    const ucs_status_ptr_t answer = ucp_am_send_nbx(endpoint(), kDone, nullptr, 0, &done_, sizeof(done_), &params);
+    if (UCS_PTR_IS_ERR(answer)) return Error("answering", UCS_PTR_STATUS(answer));
+    if (UCS_PTR_IS_PTR(answer)) ucp_request_free(answer);
+    return absl::OkStatus();
   }
+  void Received(int64_t index, ucs_status_t status) override {
+    if (status != UCS_OK) std::exit(1);
+    if (checker_ == nullptr) return early_.push_back(index);
+    Check(index);
+  }
+  void Check(int64_t index) { checker_->Add(asked_.at + index * asked_.slab_bytes, asked_.slab_bytes); }
 
-  int64_t sent_ = 0, in_flight_ = 0;
-
+  const std::string disk_file_, pushed_file_;
+  std::vector<uint64_t> checksums_;
   ucp_listener_h listener_ = nullptr;
   ucp_conn_request_h request_ = nullptr;
-  Ask asked_ = {};
+  bool begun_ = false;  // what is asked for
+  std::unique_ptr<DiskFeed> feed_;
+  std::unique_ptr<Checker> checker_;
+  std::vector<int64_t> early_;
+  int64_t awaited_ = 0, done_ = 0;  // slabs pushed since the beginning
 };
 
-class Client : public Side, public Mover {
+}  // namespace
+
+class UcxPeer : public Side {
  public:
-  Client(int64_t ring_bytes, std::string name) : Side(ring_bytes), name_(std::move(name)), place_(ring_bytes) {}
+  using Side::Side;
   absl::Status Dial(const std::string& port) {
     KVLINK_RETURN_IF_ERROR(Open());
     KVLINK_RETURN_IF_ERROR(Handle(kSlab, OnSlab));
+    KVLINK_RETURN_IF_ERROR(Handle(kDone, OnDone));
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -213,85 +391,102 @@ class Client : public Side, public Mover {
     params.sockaddr = {reinterpret_cast<sockaddr*>(&address), sizeof(address)};
     return Connect(params);
   }
-  std::string name() const override { return name_; }
-  absl::StatusOr<MoveTime> Move(const EncodingShape& shape) override {
-    ask_ = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes};
-    left_ = shape.slabs();
-    const double start = Now();
+  absl::StatusOr<MoveTime> Move(UcxMove move, const EncodingShape& shape) {
+    Prepare(move);
+    const Ask ask = {place_.Next(shape.bytes()), shape.slabs(), shape.slab_bytes, static_cast<int64_t>(move)};
+    received_ = 0;
+    done_ = false;
     first_ = 0;
-    ucp_request_param_t params = {};
-    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-    params.flags = UCP_AM_SEND_FLAG_EAGER;
-    const ucs_status_ptr_t answer = ucp_am_send_nbx(endpoint(), kAsk, nullptr, 0, &ask_, sizeof(ask_), &params);
-    if (UCS_PTR_IS_ERR(answer)) return Error("asking", UCS_PTR_STATUS(answer));
-    while (left_ > 0) {
-      ucp_worker_progress(worker());
+    ResetSent();
+    const int64_t checked = checks_ ? checker_->checked() + shape.slabs() : 0;
+    const double start = Now();
+    KVLINK_RETURN_IF_ERROR(SendAsk(ask));
+    while (move == UcxMove::kPush ? !done_ : checks_ ? checker_->checked() < checked : received_ < shape.slabs()) {
+      if (move == UcxMove::kPush) KVLINK_RETURN_IF_ERROR(SendSlabs(ask, ask.layers));
+      const bool any = ucp_worker_progress(worker()) != 0;
+      if (!any && move != UcxMove::kPull) std::this_thread::yield();  // those that check may need this processor
       if (failed_ != UCS_OK) return Error("receiving", failed_);
       if (Now() - start > 30) return absl::UnavailableError("bare ucx: the slabs do not come");
     }
-    if (UCS_PTR_IS_PTR(answer)) ucp_request_free(answer);
-    return MoveTime{first_ - start, Now() - start};
+    const double whole = Now() - start;
+    return MoveTime{move == UcxMove::kPush ? whole : first_ - start, whole};
   }
 
  private:
-  static ucs_status_t OnSlab(void* arg, const void* header, size_t, void* data, size_t length,
-                             const ucp_am_recv_param_t*) {
-    auto* const self = static_cast<Client*>(arg);
-    int64_t index = 0;
-    std::memcpy(&index, header, sizeof(index));
-    ucp_request_param_t params = HostMemoryParams();
-    params.user_data = self;
-    params.cb.recv_am = index == 0 ? OnFirst : OnReceived;
-    const ucs_status_ptr_t answer = ucp_am_recv_data_nbx(
-        self->worker(), data, self->ring() + self->ask_.at + index * self->ask_.slab_bytes, length, &params);
-    if (answer == nullptr) self->Received(index == 0);
-    if (UCS_PTR_IS_ERR(answer)) self->failed_ = UCS_PTR_STATUS(answer);
-    return UCS_INPROGRESS;
+  // The ring holds from the beginning what comes, so that it can be pushed as well.
+  void Prepare(UcxMove move) {
+    checks_ = move == UcxMove::kPullVerified || move == UcxMove::kPullDisk;
+    if (checks_ && checker_ == nullptr) {
+      std::vector<uint64_t> checksums = RingChecksums(ring(), ring_bytes());
+      FillRing(ring(), ring_bytes());
+      checker_ = std::make_unique<Checker>(ring(), std::move(checksums), -1);
+    }
+    if (move == UcxMove::kPush && !std::exchange(filled_, true)) FillRing(ring(), ring_bytes());
   }
-  static void OnFirst(void* request, ucs_status_t status, size_t, void* self) {
-    Ended(static_cast<Client*>(self), request, status, true);
+  static ucs_status_t OnDone(void* arg, const void*, size_t, void*, size_t, const ucp_am_recv_param_t*) {
+    static_cast<UcxPeer*>(arg)->done_ = true;
+    return UCS_OK;
   }
-  static void OnReceived(void* request, ucs_status_t status, size_t, void* self) {
-    Ended(static_cast<Client*>(self), request, status, false);
-  }
-  static void Ended(Client* self, void* request, ucs_status_t status, bool first) {
-    ucp_request_free(request);
-    if (status != UCS_OK) self->failed_ = status;
-    self->Received(first);
-  }
-  void Received(bool first) {
-    if (first) first_ = Now();
-    --left_;
+  void Received(int64_t index, ucs_status_t status) override {
+    if (status != UCS_OK) failed_ = status;
+    if (index == 0) first_ = Now();
+    ++received_;
+    if (checks_) checker_->Add(asked_.at + index * asked_.slab_bytes, asked_.slab_bytes);
   }
 
-  const std::string name_;
-  RingPlace place_;
-  Ask ask_ = {};
-  int64_t left_ = 0;
+  RingPlace place_{ring_bytes()};
+  std::unique_ptr<Checker> checker_;
+  bool checks_ = false, filled_ = false;
+  int64_t received_ = 0;
+  bool done_ = false;
   double first_ = 0;
   ucs_status_t failed_ = UCS_OK;
 };
 
+namespace {
+
+class UcxMover : public Mover {
+ public:
+  UcxMover(std::shared_ptr<UcxPeer> peer, UcxMove move, std::string name)
+      : peer_(std::move(peer)), move_(move), name_(std::move(name)) {}
+  std::string name() const override { return name_; }
+  absl::StatusOr<MoveTime> Move(const EncodingShape& shape) override { return peer_->Move(move_, shape); }
+
+ private:
+  const std::shared_ptr<UcxPeer> peer_;
+  const UcxMove move_;
+  const std::string name_;
+};
+
 }  // namespace
 
-void ServeUcxCeiling(int64_t ring_bytes) {
-  Server server(ring_bytes);
-  int port = 0;
-  const absl::Status status = server.Listen(&port);
-  if (!status.ok()) {
-    std::fprintf(stderr, "%s\n", status.ToString().c_str());
-    std::exit(1);
-  }
-  std::printf("%d\n", port);
-  std::fflush(stdout);
-  server.Serve();
+void UseUcxAsTheTransportDoes() {
+  for (const char* segment : {"UCX_TCP_RX_SEG_SIZE", "UCX_TCP_TX_SEG_SIZE"}) setenv(segment, "512k", 0);
+  setenv("UCX_TCP_PUT_ENABLE", "n", 0);
+  setenv("UCX_ZCOPY_THRESH", "inf", 0);
 }
 
-absl::StatusOr<std::unique_ptr<Mover>> NewUcxCeiling(const std::string& name, const std::string& port,
-                                                     int64_t ring_bytes) {
-  auto client = std::make_unique<Client>(ring_bytes, name);
-  KVLINK_RETURN_IF_ERROR(client->Dial(port));
-  return client;
+void ServeUcxCeiling(int64_t ring_bytes, const std::string& disk_file, const std::string& pushed_file) {
+  Server server(ring_bytes, disk_file, pushed_file);
+  int port = 0;
+  absl::Status status = server.Listen(&port);
+  if (status.ok()) {
+    std::printf("%d\n", port);
+    std::fflush(stdout);
+    status = server.Serve();
+  }
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  std::exit(1);
+}
+
+absl::StatusOr<std::shared_ptr<UcxPeer>> DialUcxCeiling(const std::string& port, int64_t ring_bytes) {
+  auto peer = std::make_shared<UcxPeer>(ring_bytes);
+  KVLINK_RETURN_IF_ERROR(peer->Dial(port));
+  return peer;
+}
+
+std::unique_ptr<Mover> NewUcxCeiling(std::shared_ptr<UcxPeer> peer, UcxMove move, const std::string& name) {
+  return std::make_unique<UcxMover>(std::move(peer), move, name);
 }
 
 }  // namespace kvlink::bench
