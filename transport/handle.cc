@@ -13,28 +13,34 @@ class Handle : public Connection {
   ~Handle() override { Close(); }
 
   absl::Status SendMessage(absl::string_view message) override {
-    KVLINK_RETURN_IF_ERROR(session_->Reserve(static_cast<int64_t>(message.size())));
+    const int64_t bytes = static_cast<int64_t>(message.size());
+    KVLINK_RETURN_IF_ERROR(session_->Reserve(bytes));
     std::string frame;
     frame.reserve(kFrameHeaderBytes + message.size());
     frame.resize(kFrameHeaderBytes);
     frame.append(message.data(), message.size());
-    Post([frame = std::move(frame)](Session* session) mutable { session->SendMessage(std::move(frame)); });
-    return absl::OkStatus();
+    const absl::Status posted =
+        TryPost([frame = std::move(frame)](Session* session) mutable { session->SendMessage(std::move(frame)); });
+    if (!posted.ok()) session_->Unreserve(bytes);
+    return posted;
   }
-  // What comes after the end of the transport is refused at once: there is no thread to do it.
+  // What finds the thread's queue full is refused on the thread, like every other refusal, and keeps no memory
+  // meanwhile. What comes after the end of the transport is refused here: there is no thread to do it.
   void Land(uint64_t id, Slice into, absl::Time deadline, Landed done) override {
     const auto told = std::make_shared<Landed>(std::move(done));
-    const bool posted = Post([id, into = std::move(into), deadline, told](Session* session) mutable {
+    const absl::Status posted = TryPost([id, into = std::move(into), deadline, told](Session* session) mutable {
       session->Land(id, std::exchange(into, {}), deadline, std::move(*told));
     });
-    if (!posted) (*told)(Gone(), 0);
+    if (posted.ok() || Post([told, posted](Session*) { (*told)(posted, 0); })) return;
+    (*told)(Gone(), 0);
   }
   void Send(uint64_t id, Slice from, absl::Time deadline, Sent done) override {
     const auto told = std::make_shared<Sent>(std::move(done));
-    const bool posted = Post([id, from = std::move(from), deadline, told](Session* session) mutable {
+    const absl::Status posted = TryPost([id, from = std::move(from), deadline, told](Session* session) mutable {
       session->Send(id, std::exchange(from, {}), deadline, std::move(*told));
     });
-    if (!posted) (*told)(Gone());
+    if (posted.ok() || Post([told, posted](Session*) { (*told)(posted); })) return;
+    (*told)(Gone());
   }
   void CancelLanding(uint64_t id) override {
     Post([id](Session* session) { session->CancelLanding(id); });
@@ -50,6 +56,10 @@ class Handle : public Connection {
  private:
   absl::Status Gone() const {
     return absl::UnavailableError(absl::StrCat("the connection to ", peer(), " is closed: its transport has ended"));
+  }
+  template <typename Work>
+  absl::Status TryPost(Work work) {
+    return session_->thread()->TryPost([session = session_, work = std::move(work)]() mutable { work(session.get()); });
   }
   template <typename Work>
   bool Post(Work work) {

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
 
@@ -69,10 +71,20 @@ void ProgressThread::Stop() {
 }
 
 bool ProgressThread::Post(std::function<void()> work) {
+  return Enqueue(std::move(work), std::numeric_limits<size_t>::max()).ok();
+}
+
+absl::Status ProgressThread::TryPost(std::function<void()> work) { return Enqueue(std::move(work), kMaxPosted); }
+
+absl::Status ProgressThread::Enqueue(std::function<void()> work, size_t max_posted) {
   bool wake = false;
   {
     MutexLock lock(&mutex_);
-    if (stop_) return false;
+    if (stop_) return absl::UnavailableError("the transport has ended");
+    if (posted_.size() >= max_posted) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the transport's thread has ", posted_.size(), " calls to carry out: try again later"));
+    }
     if (work == nullptr) {
       stop_ = true;
     } else {
@@ -83,7 +95,7 @@ bool ProgressThread::Post(std::function<void()> work) {
   const uint64_t one = 1;
   if (wake) [[maybe_unused]]
     const ssize_t ignored = write(event_, &one, sizeof(one));  // cannot fail: the counter is far from its limit
-  return true;
+  return absl::OkStatus();
 }
 
 void ProgressThread::Run(const std::function<void()>& work) {

@@ -54,8 +54,11 @@ class ProgressThread {
   static absl::StatusOr<std::unique_ptr<ProgressThread>> Start(EventSource* source);
   ~ProgressThread();  // as Stop
 
-  // Runs `work` on the thread, in the order of the calls. False after Stop: it is not run, and whoever waits for its
-  // outcome is the caller's to tell.
+  static constexpr size_t kMaxPosted = size_t{1} << 16;
+  // Runs `work` on the thread, in the order of the calls. Otherwise it is not run, and whoever waits for its outcome is
+  // the caller's to tell. RESOURCE_EXHAUSTED: kMaxPosted calls wait already. UNAVAILABLE: stopped.
+  absl::Status TryPost(std::function<void()> work);
+  // As TryPost, for work that is bounded elsewhere: what ends operations that were begun. False after Stop.
   bool Post(std::function<void()> work);
   // As Post, and waits for its end; after Stop it runs here, where nobody else can be in it. REQUIRES: not called on
   // the thread.
@@ -74,6 +77,7 @@ class ProgressThread {
   ProgressThread(EventSource* source, int epoll, int event);
   void Loop();
   bool RunPosted();
+  absl::Status Enqueue(std::function<void()> work, size_t max_posted);
   static void RunAll(std::vector<std::function<void()>>* work);
   void WaitForEvents();
   bool stopping();

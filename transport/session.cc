@@ -227,6 +227,8 @@ absl::Status Session::Reserve(int64_t message_bytes) {
   return absl::OkStatus();
 }
 
+void Session::Unreserve(int64_t message_bytes) { Return(message_bytes + kMessageCost); }
+
 void Session::SendMessage(std::string frame) {
   const int64_t bytes = static_cast<int64_t>(frame.size()) - kFrameHeaderBytes;
   const int64_t cost = bytes + kMessageCost;
@@ -238,10 +240,12 @@ void Session::SendMessage(std::string frame) {
   spoke_ = thread_->now();
   wire_->SendFrame(std::move(frame), [self = shared_from_this(), cost] {
     self->Return(cost);
-    if (self->paused_ && self->queued_message_bytes_ < self->pause_at_bytes_ / 2) {
-      self->paused_ = false;
-      self->wire_->SetReading(true);
-    }
+    if (!self->paused_) return;
+    // What the peer says is not read meanwhile: that it takes answers is the sign of life there is.
+    self->heard_ = self->thread_->now();
+    if (self->queued_message_bytes_ >= self->pause_at_bytes_ / 2) return;
+    self->paused_ = false;
+    self->wire_->SetReading(true);
   });
   if (pause_at_bytes_ > 0 && queued_message_bytes_ >= pause_at_bytes_ && !std::exchange(paused_, true)) {
     wire_->SetReading(false);
@@ -434,6 +438,7 @@ void Session::Shut(const absl::Status& why, absl::string_view reason, bool flush
   timers.Cancel(handshake_);
   const absl::Status status = absl::UnavailableError(why.ok() ? absl::StrCat("the connection to ", peer_, " was closed")
                                                               : std::string(why.message()));
+  const absl::Status refusal = absl::IsUnauthenticated(why) ? why : status;  // for who connects
   ready_.clear();
   for (Transfers* open : {&landings_, &sends_}) {
     while (!open->empty()) Complete(TransferPointer(open->begin()->second).get(), status, 0);
@@ -448,7 +453,7 @@ void Session::Shut(const absl::Status& why, absl::string_view reason, bool flush
     self->on_gone_(self.get());
   });
   accept_ = nullptr;
-  if (established_ != nullptr) std::exchange(established_, nullptr)(status);
+  if (established_ != nullptr) std::exchange(established_, nullptr)(refusal);
   const auto events = std::exchange(events_, nullptr);
   if (events != nullptr && established) events->OnClosed(why);
 }
@@ -504,10 +509,11 @@ void Session::ScheduleTick() {
 void Session::Tick() {
   const absl::Time now = thread_->now();
   const int factor = busy_ ? 1 : kIdleFactor;
+  const int patience = paused_ ? kIdleFactor : factor;
   // If this process was stopped, what the peer said meanwhile is still to be read.
   if (now - tick_due_ > heartbeat_ / kBeatsPerLimit) heard_ = now;
   const absl::Duration silent = now - std::max(heard_, busy_since_);
-  if (silent > heartbeat_ * factor) {
+  if (silent > heartbeat_ * patience) {
     return Shut(absl::UnavailableError(absl::StrCat(peer_, " was silent for ", absl::FormatDuration(silent))),
                 "heartbeat", false);
   }

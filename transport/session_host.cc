@@ -87,7 +87,7 @@ absl::StatusOr<std::shared_ptr<Connection>> SessionHost::Connect(
     std::unique_ptr<absl::Status> status;
   };
   const auto outcome = std::make_shared<Outcome>();
-  thread_->Post([this, dial, events = std::move(events), outcome] {
+  KVLINK_RETURN_IF_ERROR(thread_->TryPost([this, dial, events = std::move(events), outcome] {
     const auto decide = [outcome](const absl::Status& status) {
       MutexLock lock(&outcome->mutex);
       outcome->status = std::make_unique<absl::Status>(status);
@@ -105,7 +105,7 @@ absl::StatusOr<std::shared_ptr<Connection>> SessionHost::Connect(
       outcome->session = session;
     }
     session->StartClient(events, decide);
-  });
+  }));
   std::shared_ptr<Session> session;
   {
     MutexLock lock(&outcome->mutex);

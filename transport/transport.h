@@ -17,7 +17,8 @@
 //   UNAVAILABLE         the connection is closed, or closed before the end
 //   INVALID_ARGUMENT    the slice is empty, out of its buffer or longer than the peer's landing, its buffer is another
 //                       transport's, or the id is in use
-//   RESOURCE_EXHAUSTED  kMaxOperations landings or sends are open on the connection
+//   RESOURCE_EXHAUSTED  kMaxOperations landings or sends are open on the connection, or more calls wait for the
+//                       transport's thread than it remembers
 //
 // Quarantine: `done` with an error does not mean that nobody touches the bytes any more; Slice::buffer says so. The
 // transport drops that reference when the bytes are out of reach of the network: at once where the transfer had not
@@ -37,6 +38,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -148,7 +150,7 @@ struct TransportStats {
   int64_t wakeups = 0;            // of progress threads, from waiting
   // Why connections closed: "local", "peer", "heartbeat", "quarantine", "network", and what hostile peers did
   // ("payload-unreserved", "payload-oversized", "frame-malformed", ...). "stranger": came in over UCX and did not speak
-  // it.
+  // it, or over gRPC and named no caller that the server knows.
   std::map<std::string, int64_t> closes;
 };
 
@@ -169,7 +171,8 @@ class MessageBudget {
 
 struct TransportOptions {
   // A peer with which payloads are agreed and which is silent for so long is taken for dead. Idle connections are asked
-  // ten times more rarely. Also how long a transfer may outlive its deadline before the connection is closed.
+  // ten times more rarely, and a peer that is not read from (pause_at_bytes) has ten times as long. Also how long a
+  // transfer may outlive its deadline before the connection is closed.
   absl::Duration heartbeat = absl::Seconds(2);
   // Payload bytes of a connection in the network at a time; later ones wait for their turn. At least two payloads are.
   // Those that are share the network, so more than keeps it busy only makes the first of them late.
@@ -206,6 +209,14 @@ class Transport {
   virtual absl::StatusOr<std::shared_ptr<Connection>> Connect(absl::string_view address,
                                                               std::shared_ptr<ConnectionEvents> events,
                                                               absl::Time deadline) = 0;
+  // As Connect, and says who calls before anything else, for servers that read nothing from callers they do not know.
+  // `caller`: at most 1 KiB, sent where the carrier has headers (gRPC) and left out elsewhere. UNAUTHENTICATED: the
+  // server does not know it.
+  virtual absl::StatusOr<std::shared_ptr<Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                                std::shared_ptr<ConnectionEvents> events,
+                                                                absl::Time deadline) {
+    return Connect(address, std::move(events), deadline);
+  }
 
   virtual TransportStats Stats() const = 0;
 };

@@ -327,21 +327,30 @@ TEST(GrpcService, OnAServerOfSomebodyElses) {
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  auto listener = transport->Register(&builder, [&](std::shared_ptr<Connection> connection) {
+  const auto accept = [&](std::shared_ptr<Connection> connection) {
     MutexLock lock(&mutex);
     accepted.push_back(std::move(connection));
     return inbox;
+  };
+  const std::string known("frie\0nd", 7);
+  auto listener = transport->Register(&builder, accept, [&](absl::string_view caller) {
+    return caller == known ? absl::OkStatus() : absl::UnauthenticatedError("nobody knows you");
   });
   auto server = builder.BuildAndStart();
   ASSERT_NE(server, nullptr);
   const std::string address = absl::StrCat("127.0.0.1:", port);
   const auto events = std::make_shared<Inbox>();
-  auto client = client_transport->Connect(address, events, Patience());
+  for (const absl::string_view nobody : {"", "friend"}) {
+    const auto refused = client_transport->ConnectAs(nobody, address, std::make_shared<Inbox>(), Patience());
+    EXPECT_TRUE(absl::IsUnauthenticated(refused.status())) << refused.status();
+  }
+  EXPECT_EQ(transport->Stats().closes["stranger"], 2);
+  auto client = client_transport->ConnectAs(known, address, events, Patience());
   ASSERT_TRUE(client.ok()) << client.status();
   ASSERT_TRUE((*client)->SendMessage("hello").ok());
   EXPECT_EQ(inbox->Next(), "hello");
   listener = nullptr;
-  EXPECT_EQ(client_transport->Connect(address, std::make_shared<Inbox>(), Patience()).status().code(),
+  EXPECT_EQ(client_transport->ConnectAs(known, address, std::make_shared<Inbox>(), Patience()).status().code(),
             absl::StatusCode::kUnavailable);
   ASSERT_TRUE((*client)->SendMessage("still").ok());
   EXPECT_EQ(inbox->Next(), "still");

@@ -2,15 +2,20 @@
 #include "transport/ucx/ucx.h"
 
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -208,6 +213,80 @@ TEST(Ucx, StrangersAreKeptAway) {
   EXPECT_EQ(accepted.inbox->Next(), "still here");
   auto another = client->Connect(server.address(), std::make_shared<Inbox>(), Patience());
   EXPECT_TRUE(another.ok()) << another.status();
+}
+
+// Passes on what a client of UCX says to a server, the first bytes in two segments.
+class Splitter {
+ public:
+  Splitter(const SocketAddress& server, size_t first) : server_(server), first_(first) {
+    listening_ = Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in any = {};
+    any.sin_family = AF_INET;
+    any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(bind(listening_.get(), reinterpret_cast<sockaddr*>(&any), sizeof(any)), 0);
+    EXPECT_EQ(listen(listening_.get(), 1), 0);
+    socklen_t length = sizeof(any);
+    EXPECT_EQ(getsockname(listening_.get(), reinterpret_cast<sockaddr*>(&any), &length), 0);
+    address_ = absl::StrCat("127.0.0.1:", ntohs(any.sin_port));
+    thread_ = std::thread([this] { Relay(); });
+  }
+  ~Splitter() {
+    shutdown(listening_.get(), SHUT_RDWR);
+    stop_ = true;
+    thread_.join();
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  void Relay() {
+    const Descriptor near(accept(listening_.get(), nullptr, nullptr));
+    if (near.get() < 0) return;
+    const Descriptor far = Connected(server_);
+    const int on = 1;
+    setsockopt(far.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    bool split = false;
+    while (!stop_) {
+      pollfd ends[2] = {{near.get(), POLLIN, 0}, {far.get(), POLLIN, 0}};
+      if (poll(ends, 2, 50) <= 0) continue;
+      for (int from = 0; from < 2; ++from) {
+        if (ends[from].revents == 0) continue;
+        char bytes[4096];
+        const ssize_t got = recv(ends[from].fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+        if (got <= 0) return;
+        size_t sent = 0;
+        if (from == 0 && !std::exchange(split, true)) {
+          sent = std::min(first_, static_cast<size_t>(got));
+          (void)!send(far.get(), bytes, sent, MSG_NOSIGNAL);
+          std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        }
+        (void)!send(ends[1 - from].fd, bytes + sent, static_cast<size_t>(got) - sent, MSG_NOSIGNAL);
+      }
+    }
+  }
+
+  const SocketAddress server_;
+  const size_t first_;
+  Descriptor listening_;
+  std::string address_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+// The filter sees one segment of TCP at a time.
+TEST(Ucx, AHelloInTwoSegmentsIsHeard) {
+  std::mt19937_64 random(TestSeed());
+  auto transport = NewTransport(Carrier::kUcx), client = NewTransport(Carrier::kUcx);
+  Server server(transport.get());
+  const SocketAddress address = *Resolve(*ParseAddress(server.address()));
+  for (const size_t first : {size_t{1}, size_t{8}, size_t{16}, size_t{24}, size_t{40}, 17 + random() % 60}) {
+    SCOPED_TRACE(first);
+    Splitter splitter(address, first);
+    auto connection = client->Connect(splitter.address(), std::make_shared<Inbox>(), Patience());
+    ASSERT_TRUE(connection.ok()) << connection.status();
+    const auto accepted = server.Next();
+    ASSERT_TRUE((*connection)->SendMessage("here").ok());
+    EXPECT_EQ(accepted.inbox->Next(), "here");
+  }
 }
 
 // What a crowd takes is printed, and that it is served is asserted.

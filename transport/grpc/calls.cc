@@ -7,11 +7,13 @@
 #include <utility>
 
 #include "base/status.h"
+#include "transport/grpc/status.h"
 
 namespace kvlink::transport {
 namespace {
 
 constexpr char kMethod[] = "/kvlink.store.v1.Data/Connect";
+constexpr char kCallerMetadata[] = "kvlink-caller-bin";
 constexpr int kHolds = 2;  // of a client's call: writing and reading
 
 // "ipv4:127.0.0.1:34567" -> "127.0.0.1:34567"
@@ -20,7 +22,22 @@ std::string PeerName(const std::string& peer) {
   return peer.compare(0, kIpv4.size(), kIpv4.data(), kIpv4.size()) == 0 ? peer.substr(kIpv4.size()) : peer;
 }
 
+// gRPC's until it is over.
+class RefusedCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit RefusedCall(const absl::Status& why) { Finish(ToGrpc(why)); }
+  void OnDone() override { delete this; }
+};
+
 }  // namespace
+
+absl::string_view CallerOf(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find(kCallerMetadata);
+  if (found == context.client_metadata().end()) return "";
+  return {found->second.data(), found->second.size()};
+}
+
+DataService::Reactor RefuseCall(const absl::Status& why) { return new RefusedCall(why); }
 
 void Channels::Begin() {
   MutexLock lock(&mutex_);
@@ -46,7 +63,8 @@ void Channels::WaitForCalls() {
 }
 
 std::shared_ptr<ClientCall> ClientCall::Start(std::shared_ptr<Mailbox> mailbox, std::shared_ptr<Channels> channels,
-                                              std::shared_ptr<grpc::Channel> channel, StreamEvents* events) {
+                                              std::shared_ptr<grpc::Channel> channel, StreamEvents* events,
+                                              const std::string& caller) {
   channels->Begin();
   auto call = std::make_shared<ClientCall>(std::move(mailbox), std::move(channels));
   call->set_events(events);
@@ -56,6 +74,7 @@ std::shared_ptr<ClientCall> ClientCall::Start(std::shared_ptr<Mailbox> mailbox, 
     MutexLock lock(&call->call_mutex_);
     context = call->context_;
   }
+  if (!caller.empty()) context->AddMetadata(kCallerMetadata, caller);
   grpc::GenericStub(std::move(channel))
       .PrepareBidiStreamingCall(context.get(), kMethod, grpc::StubOptions(), call.get());
   call->AddMultipleHolds(kHolds);
@@ -87,9 +106,13 @@ void ClientCall::OnDone(const grpc::Status& status) {
     MutexLock lock(&call_mutex_);
     context.swap(context_);
   }
-  Ended(absl::UnavailableError(status.ok() ? "the other side ended the stream"
-                                           : absl::StrCat("gRPC: ", status.error_message(), " (status ",
-                                                          static_cast<int>(status.error_code()), ")")));
+  if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
+    Ended(absl::UnauthenticatedError(status.error_message()));
+  } else {
+    Ended(absl::UnavailableError(status.ok() ? "the other side ended the stream"
+                                             : absl::StrCat("gRPC: ", status.error_message(), " (status ",
+                                                            static_cast<int>(status.error_code()), ")")));
+  }
   Over();
   const auto channels = channels_;
   self_ = nullptr;

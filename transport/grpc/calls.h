@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "transport/grpc/stream.h"
 
 namespace kvlink::transport {
@@ -37,9 +39,11 @@ class Channels {
 
 class ClientCall : public Stream, private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // Begins a call. `events` are told on the progress thread, which this is, and keep the channel until it is over.
+  // Begins a call, which says who calls in its headers. `events` are told on the progress thread, which this is, and
+  // keep the channel until it is over.
   static std::shared_ptr<ClientCall> Start(std::shared_ptr<Mailbox> mailbox, std::shared_ptr<Channels> channels,
-                                           std::shared_ptr<grpc::Channel> channel, StreamEvents* events);
+                                           std::shared_ptr<grpc::Channel> channel, StreamEvents* events,
+                                           const std::string& caller);
   ClientCall(std::shared_ptr<Mailbox> mailbox, std::shared_ptr<Channels> channels);
 
  private:
@@ -94,10 +98,15 @@ class ServerCall : public Stream, public grpc::ServerBidiReactor<grpc::ByteBuffe
 // The service with that one method.
 class DataService : public grpc::Service {
  public:
-  using Handler =
-      std::function<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>*(grpc::CallbackServerContext* context)>;
+  using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>*;
+  using Handler = std::function<Reactor(grpc::CallbackServerContext* context)>;
   explicit DataService(Handler handler);
 };
+
+// Whom the headers of a call name; empty: nobody.
+absl::string_view CallerOf(const grpc::CallbackServerContext& context);
+// For the handler of a call that ends with an error, of which nothing is read.
+DataService::Reactor RefuseCall(const absl::Status& why);
 
 }  // namespace kvlink::transport
 

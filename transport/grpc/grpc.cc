@@ -19,6 +19,7 @@
 namespace kvlink::transport {
 namespace {
 
+constexpr size_t kMaxCallerBytes = 1024;
 constexpr int kBeatsPerPing = 5;  // gRPC asks a silent peer as often, in heartbeat limits
 
 // Who accepts, for as long as there is a listener.
@@ -66,8 +67,8 @@ class TransportOverGrpc : public GrpcTransport {
     servers_.clear();
   }
 
-  std::unique_ptr<Listener> Register(grpc::ServerBuilder* builder, Accept accept) override {
-    return AddService(builder, std::move(accept));
+  std::unique_ptr<Listener> Register(grpc::ServerBuilder* builder, Accept accept, Admit admit) override {
+    return AddService(builder, std::move(accept), std::move(admit));
   }
 
   absl::StatusOr<std::shared_ptr<RegisteredBuffer>> Allocate(int64_t bytes) override {
@@ -83,7 +84,7 @@ class TransportOverGrpc : public GrpcTransport {
     int port = 0;
     builder.AddListeningPort(named.ToString(), grpc::InsecureServerCredentials(), &port);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // an address in use is an error
-    auto listener = AddService(&builder, std::move(accept));
+    auto listener = AddService(&builder, std::move(accept), nullptr);
     auto server = builder.BuildAndStart();
     if (server == nullptr) return absl::UnavailableError(absl::StrCat("gRPC: cannot listen at ", named.ToString()));
     named.port = static_cast<uint16_t>(port);
@@ -95,22 +96,36 @@ class TransportOverGrpc : public GrpcTransport {
   absl::StatusOr<std::shared_ptr<Connection>> Connect(absl::string_view address,
                                                       std::shared_ptr<ConnectionEvents> events,
                                                       absl::Time deadline) override {
+    return ConnectAs("", address, std::move(events), deadline);
+  }
+  absl::StatusOr<std::shared_ptr<Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                        std::shared_ptr<ConnectionEvents> events,
+                                                        absl::Time deadline) override {
+    if (caller.size() > kMaxCallerBytes) return absl::InvalidArgumentError("the name of the caller is too long");
     KVLINK_ASSIGN_OR_RETURN(const Address named, ParseAddress(address));
-    return host_->Connect([this, target = named.ToString()] { return Dial(target); }, std::move(events), deadline);
+    return host_->Connect(
+        [this, caller = std::string(caller), target = named.ToString()] { return Dial(caller, target); },
+        std::move(events), deadline);
   }
   TransportStats Stats() const override { return host_->Stats(); }
 
  private:
-  std::unique_ptr<GrpcListener> AddService(grpc::ServerBuilder* builder, Accept accept) {
+  std::unique_ptr<GrpcListener> AddService(grpc::ServerBuilder* builder, Accept accept, Admit admit) {
     const auto door = std::make_shared<Door>();
     {
       MutexLock lock(&door->mutex);
       door->accept = std::move(accept);
     }
-    auto service = std::make_unique<DataService>([this, door](grpc::CallbackServerContext* context) {
-      const auto take = [this, door](std::shared_ptr<ServerCall> call) { Take(std::move(call), door->Get()); };
-      return ServerCall::Start(mailbox_, context, take).get();
-    });
+    auto service =
+        std::make_unique<DataService>([this, door, admit = std::move(admit)](grpc::CallbackServerContext* context) {
+          const absl::Status admitted = admit == nullptr ? absl::OkStatus() : admit(CallerOf(*context));
+          if (!admitted.ok()) {
+            host_->counters().Closed("stranger");
+            return RefuseCall(admitted);
+          }
+          const auto take = [this, door](std::shared_ptr<ServerCall> call) { Take(std::move(call), door->Get()); };
+          return DataService::Reactor(ServerCall::Start(mailbox_, context, take).get());
+        });
     builder->RegisterService(service.get());
     // Finds dead peers whose connection holds sources of payloads.
     builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kBeatsPerPing * heartbeat_ms_);
@@ -121,14 +136,14 @@ class TransportOverGrpc : public GrpcTransport {
     services_.push_back(std::move(service));
     return std::make_unique<GrpcListener>(door);
   }
-  std::unique_ptr<Wire> Dial(const std::string& target) {
+  std::unique_ptr<Wire> Dial(const std::string& caller, const std::string& target) {
     grpc::ChannelArguments arguments;
     // A connection of its own, which goes with the channel; and no copies of what was sent, for another try.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
     auto wire = std::make_unique<GrpcWire>(&host_->thread(), &host_->counters(), target);
     auto channel = grpc::CreateCustomChannel(target, credentials_, arguments);
-    wire->Bind(ClientCall::Start(mailbox_, channels_, channel, wire.get()));
+    wire->Bind(ClientCall::Start(mailbox_, channels_, channel, wire.get(), caller));
     wire->Keep(std::move(channel), channels_);
     return wire;
   }

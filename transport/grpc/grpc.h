@@ -15,6 +15,7 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/server_builder.h>
 
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -27,7 +28,10 @@ class GrpcTransport : public Transport {
   // Adds the service to a server that is to be built, and the channel arguments that it needs. It accepts until the
   // listener that this returns is destroyed (its address is empty). The server is shut down and destroyed before this
   // transport.
-  virtual std::unique_ptr<Listener> Register(grpc::ServerBuilder* builder, Accept accept) = 0;
+  // `admit` may be null. It is asked with the `caller` of ConnectAs (empty: none was named) on a thread of gRPC's
+  // before anything of the stream is read, and returns soon; its error is the stream's.
+  using Admit = std::function<absl::Status(absl::string_view caller)>;
+  virtual std::unique_ptr<Listener> Register(grpc::ServerBuilder* builder, Accept accept, Admit admit) = 0;
   using Transport::Register;
 
   // Listen makes a server of its own, in plain text, whose port is in use until the transport is destroyed.

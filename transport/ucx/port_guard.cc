@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <utility>
@@ -23,8 +24,8 @@ constexpr size_t kSlice = 512;  // descriptors of one look
 constexpr absl::Duration kBetweenSlices = absl::Milliseconds(20);
 // What UCX's own connections begin with: a magic number of 8 bytes.
 constexpr uint64_t kFirstBytes = 8;
-// UCX's message at a listener: a length of 8 bytes, a status, padding, and up to 2 KiB that belong to it.
-constexpr int kMessageHeader = 16, kMaxMessage = 2048;
+// UCX's message at a listener: a length, a status, padding, and up to 2 KiB that belong to it.
+constexpr int kLengthBytes = 8, kMaxMessage = 2048;
 
 std::vector<int> Descriptors() {
   std::vector<int> open;
@@ -56,8 +57,8 @@ uint64_t BytesReceived(int fd) {
   return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 ? info.tcpi_bytes_received : kFirstBytes;
 }
 
-// Lets through segments without bytes, and those that begin with a length (little-endian, 8 bytes) of up to 2 KiB. The
-// filter sees the segment from its TCP header on.
+// Lets through segments without bytes, and those that begin with a length (little-endian, 8 bytes) of up to 2 KiB, or
+// with as much of one as they hold. The filter sees each segment by itself, from its TCP header on.
 bool Filter(int fd) {
   const auto op = [](uint16_t code, uint32_t k, uint8_t yes = 0, uint8_t no = 0) {
     return sock_filter{code, yes, no, k};
@@ -69,9 +70,9 @@ bool Filter(int fd) {
       op(BPF_MISC | BPF_TAX, 0),
       op(BPF_LD | BPF_W | BPF_LEN, 0),
       op(BPF_ALU | BPF_SUB | BPF_X, 0),
-      op(BPF_JMP | BPF_JEQ | BPF_K, 0, 7, 0),               // no bytes: let through
-      op(BPF_JMP | BPF_JGE | BPF_K, kMessageHeader, 0, 7),  // no whole header: drop
-      op(BPF_LD | BPF_W | BPF_IND, 4),                      // bytes 4 to 7 of the length
+      op(BPF_JMP | BPF_JGE | BPF_K, 2, 0, 7),             // up to a byte, which may be anything: let through
+      op(BPF_JMP | BPF_JGE | BPF_K, kLengthBytes, 0, 4),  // less than the length: its second byte says enough
+      op(BPF_LD | BPF_W | BPF_IND, 4),                    // bytes 4 to 7 of the length
       op(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 5),
       op(BPF_LD | BPF_H | BPF_IND, 2),  // bytes 2 and 3
       op(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
@@ -112,6 +113,13 @@ std::string PortGuard::StrangerAt(int fd) const {
   return is_known ? "" : name;
 }
 
+// The length has come and is sane, so UCX reads no more than that, whatever it is. The filter does not know, and drops
+// what follows in a segment of its own; the peer's TCP brings it again.
+void PortGuard::LetTheRestIn(int fd) {
+  const int unused = 0;
+  strangers_[fd].began = setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0 || errno == ENOENT;
+}
+
 bool PortGuard::Remove(int fd) {
   bool& shut = strangers_[fd].shut;
   if (!std::exchange(shut, true)) return shutdown(fd, SHUT_RDWR) == 0;  // UCX reads the end, and closes it
@@ -130,7 +138,7 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     to_look_at_ = Descriptors();
   }
   known_ = hooks_.known();
-  std::vector<std::pair<int, std::string>> due;
+  std::vector<std::pair<int, std::string>> due, began;
   for (size_t i = 0; i < kSlice && !to_look_at_.empty(); ++i) {
     const int fd = to_look_at_.back();
     to_look_at_.pop_back();
@@ -139,13 +147,17 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     Stranger& stranger = strangers_[fd];
     if (stranger.peer != peer) stranger = {peer, now};
     stranger.round = round_;
+    if (!stranger.began && BytesReceived(fd) >= kLengthBytes) began.emplace_back(fd, peer);
     const bool crowded = strangers_.size() > static_cast<size_t>(kMaxStrangers);
     if (now - stranger.since >= (crowded ? kBetweenRounds : kGrace)) {
       due.emplace_back(fd, std::move(peer));
     }
   }
-  if (!due.empty()) {
+  if (!due.empty() || !began.empty()) {
     hooks_.still([&] {
+      for (const auto& [fd, peer] : began) {
+        if (StrangerAt(fd) == peer) LetTheRestIn(fd);
+      }
       for (const auto& [fd, peer] : due) {
         if (StrangerAt(fd) == peer && Remove(fd)) ++*closed;
       }

@@ -4,8 +4,8 @@
 // length that comes first, and one that is longer than its buffer makes its thread read nothing for ever, with a
 // descriptor that is never closed (tcp_sockcm_ep.c, uct_tcp_sockcm_ep_recv); who says nothing keeps a descriptor for as
 // long as it likes. So the kernel drops, by a socket filter that accepted sockets inherit, every segment at the
-// listener's port that does not begin as one of UCX's messages does; and sockets whose peer is not known after a while
-// are shut down. What this does not stop is a peer that speaks UCX (ucx.h, "Trust").
+// listener's port that does not begin as one of UCX's messages does, until the peer has begun one; and sockets whose
+// peer is not known after a while are shut down. What this does not stop is a peer that speaks UCX (ucx.h, "Trust").
 //
 // Thread-safety: one thread. Linux only; elsewhere it finds nothing and does nothing.
 #ifndef KVLINK_TRANSPORT_UCX_PORT_GUARD_H_
@@ -54,10 +54,12 @@ class PortGuard {
     std::string peer;
     absl::Time since;
     uint64_t round = 0;
+    bool began = false;  // the first bytes were sound, and its filter is gone
     bool shut = false;
   };
   // The peer of a connection that came in at a guarded port and is not known. Empty: it is none of those.
   std::string StrangerAt(int fd) const;
+  void LetTheRestIn(int fd);
   // True: it was shut down now. REQUIRES: UCX stands still.
   bool Remove(int fd);
 

@@ -28,7 +28,12 @@ class ForwardingTransport : public transport::Transport {
   absl::StatusOr<std::shared_ptr<transport::Connection>> Connect(absl::string_view address,
                                                                  std::shared_ptr<transport::ConnectionEvents> events,
                                                                  absl::Time deadline) override {
-    return inner_->Connect(address, std::move(events), deadline);
+    return ConnectAs("", address, std::move(events), deadline);
+  }
+  absl::StatusOr<std::shared_ptr<transport::Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                                   std::shared_ptr<transport::ConnectionEvents> events,
+                                                                   absl::Time deadline) override {
+    return inner_->ConnectAs(caller, address, std::move(events), deadline);
   }
   transport::TransportStats Stats() const override { return inner_->Stats(); }
 

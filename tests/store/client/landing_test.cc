@@ -31,10 +31,10 @@ class Grip : public ForwardingTransport {
     kept.swap(kept_);
     keeps_ = false;
   }
-  absl::StatusOr<std::shared_ptr<transport::Connection>> Connect(absl::string_view address,
-                                                                 std::shared_ptr<transport::ConnectionEvents> events,
-                                                                 absl::Time deadline) override {
-    auto inner = ForwardingTransport::Connect(address, std::move(events), deadline);
+  absl::StatusOr<std::shared_ptr<transport::Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                                   std::shared_ptr<transport::ConnectionEvents> events,
+                                                                   absl::Time deadline) override {
+    auto inner = ForwardingTransport::ConnectAs(caller, address, std::move(events), deadline);
     if (!inner.ok()) return inner.status();
     return std::make_shared<Held>(this, *std::move(inner));
   }

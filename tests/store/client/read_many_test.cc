@@ -29,10 +29,11 @@ class Gate : public ForwardingTransport {
     MutexLock lock(&mutex_);
     awaited_ = pulls;
   }
-  absl::StatusOr<std::shared_ptr<transport::Connection>> Connect(absl::string_view address,
-                                                                 std::shared_ptr<transport::ConnectionEvents> events,
-                                                                 absl::Time deadline) override {
-    auto inner = ForwardingTransport::Connect(address, std::make_shared<Events>(this, std::move(events)), deadline);
+  absl::StatusOr<std::shared_ptr<transport::Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                                   std::shared_ptr<transport::ConnectionEvents> events,
+                                                                   absl::Time deadline) override {
+    auto inner =
+        ForwardingTransport::ConnectAs(caller, address, std::make_shared<Events>(this, std::move(events)), deadline);
     if (!inner.ok()) return inner.status();
     return std::make_shared<Side>(this, *std::move(inner));
   }

@@ -149,8 +149,13 @@ class Decorator : public FaultyTransport {
   absl::StatusOr<std::shared_ptr<Connection>> Connect(absl::string_view address,
                                                       std::shared_ptr<ConnectionEvents> events,
                                                       absl::Time deadline) override {
+    return ConnectAs("", address, std::move(events), deadline);
+  }
+  absl::StatusOr<std::shared_ptr<Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                        std::shared_ptr<ConnectionEvents> events,
+                                                        absl::Time deadline) override {
     const auto link = NewLink();
-    KVLINK_ASSIGN_OR_RETURN(auto inner, inner_->Connect(address, link->Wrap(std::move(events)), deadline));
+    KVLINK_ASSIGN_OR_RETURN(auto inner, inner_->ConnectAs(caller, address, link->Wrap(std::move(events)), deadline));
     link->Bind(std::move(inner));
     return std::make_shared<FaultyConnection>(thread_.get(), dice_, link);
   }
