@@ -37,31 +37,10 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
 
   // Sends what may be sent now, and asks to be called when the next layer is there. Finish is to be called after it.
   void Advance() {
-    {
-      MutexLock lock(&mutex_);
-      // One thread at a time, and no deeper for layers that are there already; the one that is at it goes on.
-      again_ = true;
-      if (std::exchange(advancing_, true)) return;
-    }
-    while (true) {
-      std::shared_ptr<engine::EncodingLease> lease;
-      int64_t layer = 0;
-      {
-        MutexLock lock(&mutex_);
-        if (!std::exchange(again_, false)) {
-          advancing_ = false;
-          return;
-        }
-        while (MaySend() && pieces_[next_].layer < landed_) SendNext();
-        if (MaySend() && !std::exchange(waiting_, true)) {
-          layer = pieces_[next_].layer;
-          lease = lease_;
-        }
-      }
-      if (lease == nullptr) continue;
-      lease->OnLanded(layer,
-                      [self = shared_from_this(), layer](const absl::Status& status) { self->Landed(layer, status); });
-    }
+    if (Pass(Event::kAsked) != Phase::kAdvancing) return;
+    do {
+      SendWhatIsThere();
+    } while (Pass(Event::kSent) == Phase::kAdvancing);
   }
 
   void End(const absl::Status& why) override {
@@ -101,6 +80,38 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   }
 
  private:
+  // One thread at a time advances. What is asked of it meanwhile, also by a layer that is there already and says so
+  // within the call that asks for it, makes that thread look again instead of going deeper.
+  enum class Phase { kResting, kAdvancing, kAskedAgain };
+  enum class Event { kAsked, kSent };
+  static Phase After(Phase phase, Event event) {
+    switch (event) {
+      case Event::kAsked:
+        return phase == Phase::kResting ? Phase::kAdvancing : Phase::kAskedAgain;
+      case Event::kSent:
+        return phase == Phase::kAskedAgain ? Phase::kAdvancing : Phase::kResting;
+    }
+    return phase;
+  }
+  Phase Pass(Event event) {
+    MutexLock lock(&mutex_);
+    return phase_ = After(phase_, event);
+  }
+
+  void SendWhatIsThere() {
+    std::shared_ptr<engine::EncodingLease> lease;
+    int64_t layer = 0;
+    {
+      MutexLock lock(&mutex_);
+      while (MaySend() && pieces_[next_].layer < landed_) SendNext();
+      if (!MaySend() || awaited_ >= landed_) return;
+      awaited_ = layer = pieces_[next_].layer;
+      lease = lease_;
+    }
+    lease->OnLanded(layer,
+                    [self = shared_from_this(), layer](const absl::Status& status) { self->Landed(layer, status); });
+  }
+
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !why_.has_value() && next_ < pieces_.size() && open_.size() < kMaxSends;
   }
@@ -137,7 +148,6 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   void Landed(int64_t layer, const absl::Status& status) {
     {
       MutexLock lock(&mutex_);
-      waiting_ = false;
       if (status.ok()) landed_ = std::max(landed_, layer + 1);
     }
     if (status.ok()) {
@@ -175,8 +185,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
   int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;    // layers [0, landed_) are there
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;  // OnLanded will call
-  bool advancing_ ABSL_GUARDED_BY(mutex_) = false, again_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the layer asked for last; Landed() comes while it is not there
+  Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kResting;
   std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: nothing more is sent
 };
 

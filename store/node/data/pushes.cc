@@ -46,16 +46,16 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     int64_t bytes = 0;
     while (landing.ok()) {
       MutexLock lock(&mutex_);
-      if (why_.has_value() || waiting_) return;
+      if (phase_ == Phase::kEnded || asked_for_credit_) return;
       while (next_ < lengths_.size() && lengths_[next_] == 0) ++next_;
       if (next_ == lengths_.size() || open_.size() >= kMaxLandings) return;
-      waiting_ = true;
+      asked_for_credit_ = true;
       bytes = lengths_[next_];
       const bool taken = service_->push_credit.Take(owner_, bytes, [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Resume();
       });
       if (!taken) return;
-      waiting_ = false;
+      asked_for_credit_ = false;
       landing = LandNext();
     }
     service_->push_credit.Return(owner_, bytes);
@@ -70,18 +70,11 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     {
       MutexLock lock(&mutex_);
       progressed_ = SteadyNow();
-      if (why_.has_value()) {
-        refused = *why_;
-      } else if (commit_ != nullptr) {
-        refused = absl::InvalidArgumentError("the manifest of this push is complete already");
-      } else if (static_cast<int64_t>(manifest_.size()) + bytes > kMaxManifest) {
-        refused = absl::InvalidArgumentError("the manifest is larger than 16 MiB");
-      } else if (service_->manifest_bytes.fetch_add(bytes) + bytes > service_->limits.manifest_bytes) {
-        service_->manifest_bytes.fetch_sub(bytes);
-        refused = absl::ResourceExhaustedError("manifests of pushes fill the room that the node has for them");
-      } else {
-        manifest_ += commit.manifest();
-        if (!commit.more()) commit_ = call;
+      refused = TakeRoomForManifest(bytes);
+      if (refused.ok()) manifest_ += commit.manifest();
+      if (refused.ok() && !commit.more()) {
+        commit_ = call;
+        Pass(Event::kManifest);
       }
     }
     if (!refused.ok()) {
@@ -98,9 +91,8 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     {
       MutexLock lock(&mutex_);
       // What is being committed is let be: it ends soon, and its outcome is what a repeated commit is told.
-      if (why_.has_value() || committing_) return;
+      if (phase_ == Phase::kCommitting || !Pass(Event::kEnd)) return;
       why_ = why;
-      ended_ = SteadyNow();
       open = open_;
     }
     for (const size_t layer : open) link_->outlet()->payloads()->CancelLanding(first_landing_ + layer);
@@ -109,14 +101,13 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   }
 
   void Sweep(absl::Time now) override {
-    absl::Time progressed, ended;
+    absl::Time progressed;
     std::shared_ptr<Call> commit;
     {
       MutexLock lock(&mutex_);
       // With everything here it only waits for its turn.
-      if (committing_ || (commit_ != nullptr && missing_ == 0)) return;
+      if (phase_ == Phase::kEnded || (phase_ != Phase::kReceiving && missing_ == 0)) return;
       progressed = progressed_;
-      ended = ended_;
       commit = commit_;
     }
     if (now - progressed > service_->limits.push_progress) {
@@ -127,6 +118,44 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   }
 
  private:
+  enum class Phase {
+    kReceiving,   // the manifest is not complete
+    kComplete,    // nothing is written, and no turn was asked for
+    kAccepting,   // a turn was asked for, which begins with the manifest
+    kWaiting,     // for slabs, between turns
+    kWriting,     // a turn was asked for, or writes
+    kCommitting,  // the engine's
+    kEnded,       // as why_ and outcome_ say
+  };
+  enum class Event { kManifest, kTurn, kAccepted, kNothingLeft, kCommit, kEnd };
+  // Nullopt: that cannot happen now.
+  static std::optional<Phase> After(Phase phase, Event event) {
+    const auto from = [phase](Phase before, Phase after) {
+      return phase == before ? std::optional(after) : std::nullopt;
+    };
+    switch (event) {
+      case Event::kManifest:
+        return from(Phase::kReceiving, Phase::kComplete);
+      case Event::kTurn:
+        return phase == Phase::kComplete ? std::optional(Phase::kAccepting) : from(Phase::kWaiting, Phase::kWriting);
+      case Event::kAccepted:
+        return from(Phase::kAccepting, Phase::kWriting);
+      case Event::kNothingLeft:
+        return from(Phase::kWriting, Phase::kWaiting);
+      case Event::kCommit:
+        return from(Phase::kWriting, Phase::kCommitting);
+      case Event::kEnd:
+        return phase == Phase::kEnded ? std::nullopt : std::optional(Phase::kEnded);
+    }
+    return std::nullopt;
+  }
+  // False, and nothing changes: the event cannot happen now.
+  bool Pass(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const std::optional<Phase> after = After(phase_, event);
+    phase_ = after.value_or(phase_);
+    return after.has_value();
+  }
+
   // Shared with the network, which may touch the bytes until it drops its slices.
   struct Memory {
     std::unique_ptr<engine::PendingPush> push;
@@ -139,9 +168,24 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   void Resume() {
     {
       MutexLock lock(&mutex_);
-      waiting_ = false;
+      asked_for_credit_ = false;
     }
     Advance();
+  }
+
+  absl::Status TakeRoomForManifest(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (phase_ == Phase::kEnded) return why_;
+    if (phase_ != Phase::kReceiving) {
+      return absl::InvalidArgumentError("the manifest of this push is complete already");
+    }
+    if (static_cast<int64_t>(manifest_.size()) + bytes > kMaxManifest) {
+      return absl::InvalidArgumentError("the manifest is larger than 16 MiB");
+    }
+    if (service_->manifest_bytes.fetch_add(bytes) + bytes > service_->limits.manifest_bytes) {
+      service_->manifest_bytes.fetch_sub(bytes);
+      return absl::ResourceExhaustedError("manifests of pushes fill the room that the node has for them");
+    }
+    return absl::OkStatus();
   }
 
   absl::Status LandNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -186,8 +230,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   void AskToWrite() {
     {
       MutexLock lock(&mutex_);
-      if (why_.has_value() || commit_ == nullptr || writing_ || landed_.empty()) return;
-      writing_ = true;
+      if (landed_.empty() || !Pass(Event::kTurn)) return;
     }
     // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
     const absl::Status added = service_->indexing->AddAdmitted(
@@ -197,50 +240,56 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   // Writes what has landed until now; the turn that writes the last slab commits.
   void Write(const absl::Status& turn) {
-    absl::Status status = turn;
+    absl::Status status = turn.ok() ? AcceptManifest() : turn;
     while (status.ok()) {
       std::shared_ptr<Memory> memory;  // stays while it is written, should the push end meanwhile
       size_t layer = 0;
       {
         MutexLock lock(&mutex_);
-        if (why_.has_value()) return;
+        if (phase_ == Phase::kEnded) return;
         if (landed_.empty()) {
           if (missing_ == 0) break;
-          writing_ = false;
+          Pass(Event::kNothingLeft);
           return;
         }
         memory = memory_;
         layer = *landed_.begin();
         landed_.erase(landed_.begin());
       }
-      status = WriteLayer(memory->push.get(), static_cast<int64_t>(layer));
+      status = memory->push->WriteLayer(static_cast<int64_t>(layer));
     }
     if (!status.ok()) return End(status);
+    CommitAll();
+  }
+
+  // The first turn's.
+  absl::Status AcceptManifest() {
+    std::string bytes;
+    std::shared_ptr<Memory> memory;
+    {
+      MutexLock lock(&mutex_);
+      if (phase_ != Phase::kAccepting) return absl::OkStatus();
+      bytes = manifest_;
+      memory = memory_;
+    }
+    KVLINK_ASSIGN_OR_RETURN(const Manifest manifest, ParseManifest({bytes.data(), bytes.size()}));
+    KVLINK_RETURN_IF_ERROR(CheckManifest(manifest));
+    KVLINK_RETURN_IF_ERROR(memory->push->Accept(manifest));
+    MutexLock lock(&mutex_);
+    Pass(Event::kAccepted);
+    return absl::OkStatus();
+  }
+
+  void CommitAll() {
     std::unique_ptr<engine::PendingPush> push;
     {
       MutexLock lock(&mutex_);
-      if (why_.has_value()) return;
-      committing_ = true;
+      if (!Pass(Event::kCommit)) return;
       push = std::move(memory_->push);
     }
     service_->engine->CommitPush(
         std::move(push),
         [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); });
-  }
-
-  absl::Status WriteLayer(engine::PendingPush* push, int64_t layer) {
-    if (!accepted_) {
-      std::string bytes;
-      {
-        MutexLock lock(&mutex_);
-        bytes = manifest_;
-      }
-      KVLINK_ASSIGN_OR_RETURN(const Manifest manifest, ParseManifest({bytes.data(), bytes.size()}));
-      KVLINK_RETURN_IF_ERROR(CheckManifest(manifest));
-      KVLINK_RETURN_IF_ERROR(push->Accept(manifest));
-      accepted_ = true;
-    }
-    return push->WriteLayer(layer);
   }
 
   absl::Status CheckManifest(const Manifest& manifest) const {
@@ -264,28 +313,25 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   void Done(const absl::StatusOr<engine::Engine::PutOutcome>& outcome) {
     {
       MutexLock lock(&mutex_);
+      Pass(Event::kEnd);
       why_ = outcome.status();
       outcome_ = outcome.ok() ? std::optional(*outcome) : std::nullopt;
-      ended_ = SteadyNow();
-      committing_ = false;
     }
     Finish();
   }
 
-  // Nothing comes or is written any more, once what was laid out has completed: gives the memory back and answers.
+  // By who ended it, once: nothing comes or is written any more. Gives the memory back and answers.
   void Finish() {
     std::shared_ptr<Call> commit;
     absl::Status why;
     std::optional<engine::Engine::PutOutcome> outcome;
     {
       MutexLock lock(&mutex_);
-      if (!why_.has_value()) return;
       // Slices on their way keep it for as long as they need it.
       memory_ = nullptr;
       commit = std::move(commit_);
-      why = *why_;
+      why = why_;
       outcome = outcome_;
-      if (std::exchange(finished_, true)) return;
     }
     link_->RemoveTransfer(Link::Kind::kPush, id_);
     if (commit == nullptr) return;
@@ -317,14 +363,12 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
   int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
   std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;     // for credit
-  absl::Time progressed_ ABSL_GUARDED_BY(mutex_), ended_ ABSL_GUARDED_BY(mutex_);
+  bool asked_for_credit_ ABSL_GUARDED_BY(mutex_) = false;
+  Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kReceiving;
+  absl::Time progressed_ ABSL_GUARDED_BY(mutex_);
   std::string manifest_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // a turn was asked for and has not ended
-  bool accepted_ = false;                         // of the one whose turn it is
-  bool committing_ ABSL_GUARDED_BY(mutex_) = false, finished_ ABSL_GUARDED_BY(mutex_) = false;
-  std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: it has ended
+  absl::Status why_ ABSL_GUARDED_BY(mutex_);  // it ended; OK: with outcome_
   std::optional<engine::Engine::PutOutcome> outcome_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -344,6 +388,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
     call->Answer(std::move(answer));
     return absl::OkStatus();
   }
+  KVLINK_RETURN_IF_ERROR(service->namespaces.Admit(call->session()->grant(), key.ns));
   const std::vector<int64_t> lengths(begin.lengths().begin(), begin.lengths().end());
   KVLINK_ASSIGN_OR_RETURN(auto memory, service->engine->BeginPush(key, lengths));
   // What cannot be reached is said now. The first slab has its place.
