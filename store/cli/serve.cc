@@ -79,7 +79,8 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
                  "localhost, else none.",
                  &flags.data);
   arguments.Text("socket", "PATH|none|auto",
-                 "Socket through which readers on this host map the memory tier; auto: in the store's directory.",
+                 "Socket through which readers on this host map the memory tier; auto: run/socket in the store's "
+                 "directory, for its owner.",
                  &flags.socket);
   arguments.Text("metrics", "HOST:PORT", "Where Prometheus reads /metrics; without it nowhere.", &flags.metrics);
   arguments.Text("access-file", "FILE", "Who may do what; see above.", &flags.access_file);
@@ -133,7 +134,7 @@ store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
     options.data_address = flags.data;
   }
   if (flags.socket == "auto") {
-    options.local_socket = absl::StrCat(flags.store.store, "/socket");
+    options.local_socket = absl::StrCat(flags.store.store, "/run/socket");
   } else if (flags.socket != "none") {
     options.local_socket = flags.socket;
   }

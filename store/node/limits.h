@@ -41,6 +41,9 @@ struct NodeLimits {
   int serving_queue = 2048, indexing_queue = 512, checking_queue = 64;
   absl::Duration suspect_again = absl::Minutes(10);  // an encoding that was looked at is not looked at before
 
+  int namespaces = 4096;                              // that the node knows; a key has its share of those that it made
+  absl::Duration namespace_idle = absl::Minutes(10);  // one in which nothing is, and nobody writes, is then forgotten
+
   // One part in so many of what is shared is for administrators alone.
   int administrators_part = 16;
 

@@ -1,7 +1,12 @@
 #include "store/node/node.h"
 
 #include <malloc.h>
+#include <sys/stat.h>
 
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,8 +24,11 @@ namespace {
 
 // How often time limits are looked at: while something is under way, and else.
 constexpr absl::Duration kSweepBusy = absl::Milliseconds(250), kSweepIdle = absl::Seconds(1);
+constexpr absl::Duration kForget = absl::Seconds(10);  // between looks for namespaces that hold nothing
 // A crowd that left leaves holes in the heap, hundreds of megabytes of them.
 constexpr absl::Duration kTrim = absl::Minutes(1);
+// Between lines of the log about them.
+constexpr absl::Duration kBetweenStrangers = absl::Seconds(10);
 constexpr absl::Duration kControlGrace = absl::Seconds(1);
 
 absl::StatusOr<bool> IsLoopback(const std::string& address) {
@@ -69,6 +77,43 @@ absl::Status CheckUcx(const std::string& address, Log* log) {
   return absl::OkStatus();
 }
 
+// A socket may have a directory of its own, which a group may enter that may not enter the store's.
+absl::Status MakeSocketDirectory(const std::string& socket) {
+  constexpr mode_t kMode = 0750;
+  const std::string directory = std::filesystem::path(socket).parent_path();
+  if (directory.empty() || mkdir(directory.c_str(), kMode) != 0) {
+    // One that cannot be made and is not there is told of by the socket's own error.
+    return absl::OkStatus();
+  }
+  if (chmod(directory.c_str(), kMode) == 0) return absl::OkStatus();  // whatever the process's umask is
+  return absl::UnavailableError(absl::StrCat("cannot set the mode of ", directory, ": ", std::strerror(errno)));
+}
+
+// Says how many connections ended because their peer did not speak UCX, or named no session over gRPC: a crowd of them
+// is one line.
+class StrangerLog {
+ public:
+  explicit StrangerLog(Service* service) : service_(service) {}
+  void Look(absl::Time now) {
+    if (now < next_ || !service_->ready.load()) return;  // the list is not complete before
+    next_ = now + kBetweenStrangers;
+    for (const auto& [scheme, transport] : service_->transports) {
+      const auto closes = transport->Stats().closes;
+      const auto found = closes.find("stranger");
+      if (found == closes.end()) continue;
+      int64_t& told = told_[scheme];
+      if (found->second == told) continue;
+      service_->log.Warning("strangers_shut_out", {{"carrier", scheme}, {"count", found->second - told}});
+      told = found->second;
+    }
+  }
+
+ private:
+  Service* const service_;
+  absl::Time next_ = absl::InfinitePast();
+  std::map<std::string, int64_t> told_;
+};
+
 // As clients are told: a wildcard host is left out, for them to put that of the control address in.
 std::string Advertised(const std::string& scheme, const std::string& address) {
   const auto parsed = transport::ParseAddress({address.data(), address.size()});
@@ -111,6 +156,7 @@ absl::Status Node::Open(NodeOptions* options) {
   options->engine.chunk_ready = [service](const engine::TierChunk& chunk) { service->memory.AddChunk(chunk); };
   options->engine.chunk_leaves = [service](const engine::TierChunk& chunk) { service->memory.RemoveChunk(chunk); };
   KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
+  service->namespaces.Know(NamespacesIn(service->engine.get()));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
   KVLINK_RETURN_IF_ERROR(OpenControl(*options));
@@ -145,6 +191,7 @@ absl::Status Node::OpenPorts(NodeOptions* options) {
     ports_.push_back(std::move(port));
   }
   if (!options->local_socket.empty()) {
+    KVLINK_RETURN_IF_ERROR(MakeSocketDirectory(options->local_socket));
     KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenLocal(service_.get(), options->local_socket));
     addresses_.local_socket = options->local_socket;
     service_->local_socket = options->local_socket;
@@ -174,7 +221,8 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
 
 void Node::Sweep() {
   Service* const service = service_.get();
-  absl::Time trimmed = SteadyNow();
+  absl::Time trimmed = SteadyNow(), forgot = trimmed;
+  StrangerLog strangers(service);
   while (true) {
     {
       MutexLock lock(&mutex_);
@@ -186,6 +234,11 @@ void Node::Sweep() {
     const int64_t expired = service->sessions.Sweep(now);
     if (expired > 0) service->log.Info("sessions_expired", {{"count", expired}});
     for (const auto& link : service->links.All()) link->Sweep(now);
+    strangers.Look(now);
+    if (now - forgot >= kForget) {
+      service->namespaces.Forget(NamespacesIn(service->engine.get()), now - service->limits.namespace_idle);
+      forgot = now;
+    }
     if (!idle() || now - trimmed < kTrim) continue;
     malloc_trim(0);
     trimmed = now;
@@ -207,6 +260,11 @@ absl::Status Node::ReloadAccess() {
   service_->access.Replace(*std::move(list));
   // Between the two, a session may have been opened with what was read before: it ends here.
   const int64_t ended = service_->sessions.CloseUnless([&held](const Grant& grant) { return held.Holds(grant); });
+  // A reader that maps the memory keeps what it mapped, but no lease on it.
+  for (const auto& link : service_->links.All()) {
+    const auto session = link->session();
+    if (session != nullptr && !held.Holds(session->grant())) link->Close("its key was taken away");
+  }
   service_->log.Info("access_reloaded", {{"sessions_ended", ended}});
   return absl::OkStatus();
 }

@@ -21,6 +21,7 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       pull_quota("pulls", limits.pulls, limits.pulls / limits.administrators_part),
       push_quota("pushes", limits.pushes, limits.pushes / limits.administrators_part),
       lease_quota("leases", limits.leases, limits.leases / limits.administrators_part),
+      namespaces(limits.namespaces, limits.namespaces / limits.administrators_part),
       answers(std::make_shared<transport::MessageBudget>(limits.answer_bytes)),
       serving(std::make_unique<Worker>(
           Worker::Options{.name = "serving", .threads = limits.serving_threads, .max_queued = limits.serving_queue})),

@@ -17,6 +17,7 @@
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
 #include "store/node/limits.h"
+#include "store/node/namespaces.h"
 #include "store/node/quota.h"
 #include "store/node/sessions.h"
 #include "store/node/watch/log.h"
@@ -43,6 +44,7 @@ struct Service {
   PushCredit push_credit;
   // What keys have their share of.
   Quota connections, requests, request_bytes, pull_quota, push_quota, lease_quota;
+  Namespaces namespaces;
   const std::shared_ptr<transport::MessageBudget> answers;  // of all carriers
   // What a reader waits for; what fills the store, whose threads give way; and what looks at the store again.
   std::unique_ptr<Worker> serving, indexing, checking;

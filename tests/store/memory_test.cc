@@ -115,6 +115,30 @@ TEST(PageMapTest, AgreesWithASetOfPages) {
   }
 }
 
+// Two that need memory do not take the same chunk.
+TEST(ArenaPoolTest, AWithdrawnChunkIsNotOffered) {
+  ArenaPool pool({.limit = 8 << 20});
+  Arena* const from = *pool.Add("from");
+  Arena* const to = *pool.Add("to");
+  (void)pool.Allocate(from, kPage);  // and given back
+  const auto present = [&] {
+    std::vector<int> chunks;
+    const std::vector<int64_t> used = pool.Used(from);
+    for (int chunk = 0; chunk < static_cast<int>(used.size()); ++chunk) {
+      if (used[chunk] >= 0) chunks.push_back(chunk);
+    }
+    return chunks;
+  };
+  const std::vector<int> chunks = present();
+  ASSERT_FALSE(chunks.empty());
+  for (const int chunk : chunks) ASSERT_TRUE(pool.Withdraw(from, chunk, 0));
+  for (const int chunk : chunks) EXPECT_EQ(pool.Used(from)[chunk], -1);
+  for (const int chunk : chunks) EXPECT_FALSE(pool.Withdraw(from, chunk, 0));
+  for (const int chunk : chunks) pool.Move(from, chunk, to, kPage);
+  EXPECT_NE(pool.Allocate(to, kPage).data(), nullptr);
+  EXPECT_NE(pool.Allocate(from, kPage).data(), nullptr);
+}
+
 TEST(ArenaPoolTest, ChunksMoveOnlyWhereNothingIsInThem) {
   std::mt19937_64 random(TestSeed());
   std::map<int, std::byte*> announced;

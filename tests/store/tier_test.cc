@@ -264,6 +264,33 @@ TEST_P(TierTest, RevocableLeasesGiveWayToThoseBelowTheirShare) {
   EXPECT_EQ(tier_->generations().taken(), 0);
 }
 
+// Whoever waits for room learns of a lease that may be taken back now.
+TEST_P(TierTest, ALeaseThatBecomesRevocableWakesWhoWaits) {
+  Open(4 * kMiB);
+  // Memory of a put under way is expected back, so its namespace waits for room instead of being refused.
+  const std::vector<int64_t> lengths = {64 * kPage};
+  auto under_way = tier_->MakeRoom("modest", ManifestOf(lengths), Eviction::kAnything, absl::InfinitePast());
+  ASSERT_TRUE(under_way.ok()) << under_way.status();
+  std::vector<ResidentLease> leases;
+  for (uint64_t sequence = 1;; ++sequence) {
+    auto lease = Add("greedy", sequence, {64 * kPage});
+    if (!lease.ok()) break;
+    leases.push_back(*std::move(lease));
+  }
+  std::atomic<bool> done{false};
+  absl::Status outcome;
+  std::thread waits([&] {
+    outcome =
+        tier_->MakeRoom("modest", ManifestOf(lengths), Eviction::kAnything, SteadyNow() + absl::Minutes(2)).status();
+    done = true;
+  });
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_FALSE(done);
+  for (ResidentLease& lease : leases) lease.MakeRevocable();
+  waits.join();
+  EXPECT_TRUE(outcome.ok()) << outcome;
+}
+
 // A namespace takes address space as it takes memory: with all of the tier's for each, 47 bits of addresses are 31 of
 // these.
 TEST_P(TierTest, ManyNamespacesOfALargeTierFitIntoTheAddressSpace) {

@@ -128,7 +128,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
           target = scheme == "grpc" && tls ? address : *std::move(named);
         }
         auto channel = std::make_shared<Channel>(ids, nullptr);
-        auto connection = transport->Connect(target, channel, deadline);
+        auto connection = transport->ConnectAs(session.token, target, channel, deadline);
         if (!connection.ok()) {
           return absl::Status(connection.status().code(),
                               absl::StrCat("nothing answers at ", target, ": ", connection.status().message()));

@@ -42,6 +42,7 @@ absl::Status ControlMethods::PutNamespace(ControlCall* call, const v1::PutNamesp
   for (const auto& use : node_->engine->Stats().namespaces) {
     if (use.ns == request.name()) used = use.bytes;
   }
+  if (changes) KVLINK_RETURN_IF_ERROR(node_->namespaces.Admit(call->grant(), View(request.name())));
   if (changes) KVLINK_RETURN_IF_ERROR(node_->engine->PutNamespace(View(request.name()), settings));
   DescribeNamespace(request.name(), settings, reply->mutable_settings());
   if (settings.capacity_bytes > 0) reply->set_bytes_over(std::max<int64_t>(0, used - settings.capacity_bytes));

@@ -96,9 +96,10 @@ absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenGrpc(Service* service,
   transport::GrpcTransport* const grpc = transport.get();
   std::unique_ptr<DataPort> port(new DataPort("grpc", std::move(transport)));
   const size_t number = service->memory.AddTransport(grpc);
-  *add = [grpc, port = port.get(), accept = Acceptor(service, number, port->scheme_)](grpc::ServerBuilder* builder) {
-    port->listener_ = grpc->Register(builder, accept);
-  };
+  // A message may hold megabytes before anybody looks into it, so the session is named in the headers.
+  auto admit = [service](absl::string_view token) { return service->sessions.Find(token).status(); };
+  *add = [grpc, port = port.get(), accept = Acceptor(service, number, port->scheme_), admit = std::move(admit)](
+             grpc::ServerBuilder* builder) { port->listener_ = grpc->Register(builder, accept, admit); };
   return port;
 }
 

@@ -2,20 +2,28 @@
 // and administrators always get in.
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/socket.h>
 
+#include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <limits>
+#include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/catalog.h"
 #include "proto/metadata.h"
+#include "store/node/namespaces.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/support/seed.h"
+#include "transport/address.h"
 
 namespace kvlink::testing {
 namespace {
@@ -46,7 +54,8 @@ class RawCall {
  public:
   RawCall(grpc::GenericStub* stub, const std::string& method, std::unique_ptr<grpc::ClientContext> context)
       : context_(std::move(context)),
-        call_(stub->PrepareCall(context_.get(), "/kvlink.store.v1.Store/" + method, &queue_)) {
+        call_(stub->PrepareCall(context_.get(), method.front() == '/' ? method : "/kvlink.store.v1.Store/" + method,
+                                &queue_)) {
     call_->StartCall(&started_);
     (void)Next(&started_);
   }
@@ -65,6 +74,8 @@ class RawCall {
     call_->Write(grpc::ByteBuffer(&slice, 1), &written_);
     return Next(&written_);
   }
+  // Begins to write, and waits for nothing.
+  void StartWrite(const grpc::ByteBuffer& message) { call_->Write(message, &written_); }
   grpc::Status Finish() {
     finished_ = true;
     call_->Finish(&status_, &ended_);
@@ -165,6 +176,96 @@ TEST_F(EdgeTest, StreamsWithoutIdentityAreAnsweredAtOnce) {
   }
 }
 
+constexpr char kDataStream[] = "/kvlink.store.v1.Data/Connect";
+
+std::unique_ptr<grpc::ClientContext> CallAs(const std::string& caller) {
+  auto context = std::make_unique<grpc::ClientContext>();
+  context->set_deadline(ToSystemClock(Patience()));
+  if (!caller.empty()) context->AddMetadata("kvlink-caller-bin", caller);
+  return context;
+}
+
+TEST_F(EdgeTest, TheDataStreamReadsNothingOfStrangers) {
+  const std::string megabytes(size_t{4000} << 10, 'x');
+  const grpc::Slice slice(megabytes.data(), megabytes.size(), grpc::Slice::STATIC_SLICE);
+  const auto reader = Client("reader-key-123456");
+  v1::CloseSessionResponse closed;
+  const std::string ended = Client("reader-key-123456")->token();
+  RawControl over(address_);
+  over.set_token(ended);
+  ASSERT_TRUE(over->CloseSession(over.Context().get(), {}, &closed).ok());
+  std::vector<std::unique_ptr<grpc::GenericStub>> stubs;
+  std::vector<std::unique_ptr<RawCall>> open;
+  ForgetPeak();
+  const int64_t before = PeakBytes();
+  for (int i = 0; i < 128; ++i) {
+    if (i % 32 == 0) stubs.push_back(NewStub(address_));
+    const std::vector<std::string> callers = {"", "nobody", std::string(store::kTokenBytes, '\0'), ended};
+    open.push_back(std::make_unique<RawCall>(stubs.back().get(), kDataStream, CallAs(callers[i % callers.size()])));
+    open.back()->StartWrite(grpc::ByteBuffer(&slice, 1));
+  }
+  for (const auto& call : open) EXPECT_EQ(call->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  if (kMeasuresMemory) {
+    EXPECT_LT(PeakBytes() - before, int64_t{64} << 20);
+  }
+  // A crowd of them is one line of the log.
+  const absl::Time limit = Patience();
+  while (node_->log.Count("strangers_shut_out") < 1 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_GE(node_->log.Count("strangers_shut_out"), 1);
+  EXPECT_LE(node_->log.Count("strangers_shut_out"), 2);
+  // One that is known is served.
+  auto transport = NewTransport(Carrier::kGrpc);
+  RawData data(transport.get(), node_->data_address(), reader->token());
+  EXPECT_TRUE(data.Hello(reader->token()).ok());
+  ASSERT_NO_FATAL_FAILURE(ExpectServes());
+}
+
+TEST(UcxEdgeTest, StrangersAreLogged) {
+  TestNode node(Carrier::kUcx);
+  const auto address = transport::Resolve(*transport::ParseAddress(node.data_address()));
+  ASSERT_TRUE(address.ok());
+  const Descriptor stranger(socket(AF_INET, SOCK_STREAM, 0));
+  ASSERT_EQ(connect(stranger.get(), address->get(), address->length), 0);
+  const absl::Time limit = Patience();
+  while (node.log.Count("strangers_shut_out") < 1 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_EQ(node.log.Count("strangers_shut_out"), 1);
+  EXPECT_EQ(node.log.Count("\"carrier\":\"ucx\""), 1);
+}
+
+TEST_F(EdgeTest, TheDataStreamInflatesNothing) {
+  const auto reader = Client("reader-key-123456");
+  const std::string zeros(size_t{256} << 20, '\0');
+  const grpc::Slice slice(zeros.data(), zeros.size(), grpc::Slice::STATIC_SLICE);
+  auto stub = NewStub(address_);
+  auto context = CallAs(reader->token());
+  context->set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  ForgetPeak();
+  const int64_t before = PeakBytes();
+  RawCall call(stub.get(), kDataStream, std::move(context));
+  call.StartWrite(grpc::ByteBuffer(&slice, 1));
+  EXPECT_FALSE(call.Finish().ok());
+  if (kMeasuresMemory) {
+    EXPECT_LT(PeakBytes() - before, int64_t{64} << 20);
+  }
+  ASSERT_NO_FATAL_FAILURE(ExpectServes());
+}
+
+// Known callers that say no more, or half of a message, are let go.
+TEST_F(EdgeTest, ADataStreamThatSaysNothingEnds) {
+  const auto reader = Client("reader-key-123456");
+  auto stub = NewStub(address_);
+  std::vector<std::unique_ptr<RawCall>> open;
+  for (int i = 0; i < 20; ++i) {
+    open.push_back(std::make_unique<RawCall>(stub.get(), kDataStream, CallAs(reader->token())));
+  }
+  for (const auto& call : open) {
+    const grpc::Status status = call->Finish();
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED) << status.error_message();
+  }
+  ASSERT_NO_FATAL_FAILURE(ExpectServes());
+}
+
 TEST_F(EdgeTest, ReflectionIsNotServed) {
   auto stub = NewStub(address_);
   const RawControl nobody(address_);
@@ -194,6 +295,65 @@ TEST_F(EdgeTest, AKeyThatSaysNothingHasItsShareAndNoMore) {
   // The first get their turn, say nothing, and are refused; so all come to an end.
   for (int i = 0; i < 8; ++i) EXPECT_EQ(open[i]->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << i;
   EXPECT_TRUE(reader->Stats().ok());
+}
+
+// gRPC may be done with a call that ends just when its turn to be read comes.
+TEST_F(EdgeTest, CallsCancelledWhileTheyBeginLeaveNothing) {
+  const int count = Soak() ? 20000 : 600;
+  std::mt19937_64 random(TestSeed());
+  const auto other = Client("other-key-1234567");
+  const auto stub = NewStub(address_);
+  struct Pending {
+    std::unique_ptr<grpc::ClientContext> context;
+    grpc::ByteBuffer request, response;
+  };
+  std::vector<std::unique_ptr<Pending>> calls;
+  Mutex mutex;
+  CondVar ended;
+  int open = 0;
+  const grpc::Slice slice("\x0a\x01\x61");  // of namespace "a"
+  for (int i = 0; i < count; ++i) {
+    calls.push_back(std::make_unique<Pending>());
+    Pending* const call = calls.back().get();
+    call->context = other->Context();
+    call->request = grpc::ByteBuffer(&slice, 1);
+    {
+      MutexLock lock(&mutex);
+      while (open >= 100) ended.Wait(&mutex);
+      ++open;
+    }
+    stub->UnaryCall(call->context.get(), "/kvlink.store.v1.Store/ListDocuments", grpc::StubOptions(), &call->request,
+                    &call->response, [&](const grpc::Status&) {
+                      MutexLock lock(&mutex);
+                      --open;
+                      ended.SignalAll();
+                    });
+    for (uint64_t spin = random() % 20000; spin > 0; --spin) std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (i % 8 != 0) calls[i - random() % std::min(i + 1, 8)]->context->TryCancel();
+  }
+  {
+    MutexLock lock(&mutex);
+    while (open > 0) ended.Wait(&mutex);
+  }
+  // No place of the key's is lost.
+  for (int i = 0; i < 40; ++i) ASSERT_TRUE(other->Stats().ok()) << i;
+  ASSERT_NO_FATAL_FAILURE(ExpectServes());
+}
+
+// Its headers were good when they came.
+TEST_F(EdgeTest, AKeyThatIsTakenAwayWhileItsCallWaitsOpensNothing) {
+  const RawControl nobody(address_);
+  auto context = nobody.Context();
+  context->AddMetadata(kKeyMetadata, "other-key-1234567");
+  auto stub = NewStub(address_);
+  RawCall call(stub.get(), "OpenSession", std::move(context));
+  const auto admin = Client("admin-key-1234567");
+  ASSERT_TRUE(admin->Stats().ok());
+  WriteAccessFile(access_.path() + "/access", "admin   admin-key-1234567 admin *\n");
+  ASSERT_TRUE((*node_)->ReloadAccess().ok());
+  (void)call.Write(v1::OpenSessionRequest().SerializeAsString());
+  EXPECT_EQ(call.Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_TRUE(admin->Stats().ok());
 }
 
 TEST_F(EdgeTest, CompressedMessagesAreNotInflated) {
@@ -286,6 +446,79 @@ TEST_F(EdgeTest, AnswersThatNobodyReadsEnd) {
   v1::GetDocumentsResponse got;
   const grpc::Status again = (*reader)->GetDocuments(reader->Context().get(), get, &got);
   EXPECT_TRUE(again.ok()) << again.error_message();
+}
+
+// Names are for the asking, and each costs the node more than its bytes.
+TEST_F(EdgeTest, NamespacesOfAKeyAreBoundedAndOthersHaveTheirs) {
+  node_ = nullptr;
+  const std::string path = access_.path() + "/access";
+  WriteAccessFile(path,
+                  "greedy  greedy-key-123456 write *\n"
+                  "other   other-key-1234567 write *\n"
+                  "admin   admin-key-1234567 admin *\n");
+  node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::NodeOptions* options) {
+    options->access_file = path;
+    options->limits.namespaces = 64;
+    options->limits.administrators_part = 16;
+  });
+  address_ = (*node_)->addresses().control;
+  auto transport = NewTransport(Carrier::kGrpc);
+  const auto control = Client("greedy-key-123456");
+  RawData data(transport.get(), node_->data_address(), control->token());
+  ASSERT_TRUE(data.Hello(control->token()).ok());
+  const Synthetic encoding = MakeSynthetic(1);
+  const auto put = [&](RawControl* by, const std::string& ns) {
+    v1::PutDocumentsRequest request;
+    request.set_ns(ns);
+    request.add_documents()->set_id("one");
+    request.mutable_documents(0)->set_entry(SerializeCatalogEntry(EntryOf({&encoding}, 1, "one")));
+    v1::Results results;
+    return (*by)->PutDocuments(by->Context().get(), request, &results);
+  };
+  int made = 0;
+  absl::Status refused;
+  for (int i = 0; i < 200 && refused.ok(); ++i, ++made) {
+    const std::string ns = "greedy-" + std::to_string(i);
+    if (i % 2 == 0) {
+      const grpc::Status status = put(control.get(), ns);
+      if (!status.ok())
+        refused = absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+    } else {
+      refused = data.Push(ns, encoding).status();
+    }
+  }
+  EXPECT_EQ(made - 1, 30);  // half of what is not for administrators
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("30 namespaces"));
+  // In those that it has it goes on, and others have theirs.
+  EXPECT_TRUE(put(control.get(), "greedy-0").ok());
+  EXPECT_TRUE(put(Client("other-key-1234567").get(), "others").ok());
+  EXPECT_TRUE(put(Client("admin-key-1234567").get(), "administrators").ok());
+  // What the store holds counts when it is opened again, and is nobody's.
+  node_->Stop();
+  node_->Start();
+  address_ = (*node_)->addresses().control;
+  const auto again = Client("greedy-key-123456");
+  EXPECT_TRUE(put(again.get(), "greedy-1").ok());
+  for (made = 0; made < 100 && put(again.get(), "more-" + std::to_string(made)).ok(); ++made) {
+  }
+  EXPECT_EQ(made, 14);
+}
+
+// One that nothing is in makes room for another.
+TEST(NamespacesTest, IdleOnesAreForgotten) {
+  store::Namespaces namespaces(8, 0);
+  store::Grant grant;
+  grant.name = "writer";
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(namespaces.Admit(grant, std::to_string(i)).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(namespaces.Admit(grant, "more")));
+  namespaces.Forget({}, SteadyNow() - absl::Minutes(1));  // just written to
+  EXPECT_EQ(namespaces.known(), 4);
+  namespaces.Forget({"0", "2"}, SteadyNow() + absl::Seconds(1));
+  EXPECT_EQ(namespaces.known(), 2);
+  EXPECT_TRUE(namespaces.Admit(grant, "more").ok());
+  EXPECT_TRUE(namespaces.Admit(grant, "0").ok());
+  EXPECT_EQ(namespaces.known(), 3);
 }
 
 TEST_F(EdgeTest, SessionsOfAKeyAreBoundedAndAdministratorsGetIn) {

@@ -41,7 +41,7 @@ class HostileTest : public ::testing::TestWithParam<Carrier> {
     ASSERT_TRUE(Client()->Push("a", encoding_).ok());
   }
   std::unique_ptr<RawData> Client() {
-    auto data = std::make_unique<RawData>(transport_.get(), node_.data_address());
+    auto data = std::make_unique<RawData>(transport_.get(), node_.data_address(), control_->token());
     EXPECT_TRUE(data->Hello(control_->token()).ok());
     return data;
   }
@@ -246,7 +246,7 @@ TEST_P(HostileTest, AThousandSessions) {
     RawControl& control = *controls.back();
     control.set_token("");
     ASSERT_TRUE(control.Open().ok());
-    connections.push_back(std::make_unique<RawData>(transport_.get(), node_.data_address()));
+    connections.push_back(std::make_unique<RawData>(transport_.get(), node_.data_address(), control.token()));
     ASSERT_TRUE(connections.back()->Hello(control.token()).ok());
   }
   const int64_t after = ResidentBytes();
@@ -286,7 +286,7 @@ TEST_P(HostileTest, NobodiesOnTheDataPath) {
   std::vector<std::unique_ptr<RawData>> crowd;
   absl::Duration slowest;
   for (int i = 0; i < count; ++i) {
-    crowd.push_back(std::make_unique<RawData>(transport_.get(), node_.data_address()));
+    crowd.push_back(std::make_unique<RawData>(transport_.get(), node_.data_address(), control_->token()));
     if (i % 50 != 0) continue;
     const absl::Time begun = SteadyNow();
     EXPECT_TRUE(before->Lookup("a", {encoding_.manifest.identity}).ok());

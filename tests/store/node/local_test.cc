@@ -39,16 +39,21 @@ class Mapping {
   Mapping(int descriptor, size_t bytes) : bytes_(bytes) {
     data_ = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
     EXPECT_NE(data_, MAP_FAILED);
+    struct stat info = {};
+    EXPECT_EQ(fstat(descriptor, &info), 0);
+    file_ = info.st_ino;
     writable_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0) != MAP_FAILED;
   }
   ~Mapping() { munmap(data_, bytes_); }
   const std::byte* data() const { return static_cast<const std::byte*>(data_); }
   bool writable() const { return writable_; }
+  ino_t file() const { return file_; }
 
  private:
   const size_t bytes_;
   void* data_;
   bool writable_;
+  ino_t file_ = 0;
 };
 
 // A connection over the node's socket.
@@ -194,7 +199,7 @@ class LocalTest : public ::testing::Test {
     ASSERT_TRUE(local.ok()) << local.status();
     local_ = *std::move(local);
   }
-  std::string socket() const { return directory_.path() + "/socket"; }
+  std::string socket() const { return directory_.path() + "/run/socket"; }
   std::unique_ptr<LocalClient> Connect(const std::string& key = "") {
     control_->set_token("");
     const auto session = control_->Open(key);
@@ -240,6 +245,29 @@ class LocalTest : public ::testing::Test {
   std::unique_ptr<RawControl> control_;
 };
 
+mode_t ModeOf(const std::string& path) {
+  struct stat info = {};
+  EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
+  return info.st_mode & 07777;
+}
+
+// Whoever may connect need not enter the store's directory, and cannot.
+TEST_F(LocalTest, TheSocketHasADirectoryOfItsOwn) {
+  const std::string access = directory_.path() + "/access";
+  WriteAccessFile(access, "reader  reader-key-123456 read  *\n");
+  const auto guard = [&](store::NodeOptions* options) { options->access_file = access; };
+  StartNode(guard);
+  EXPECT_EQ(ModeOf(directory_.path() + "/run"), 0750);
+  EXPECT_EQ(ModeOf(socket()), 0660);
+  EXPECT_EQ(ModeOf(node_->directory() + "/store"), 0700);
+  (void)Connect("reader-key-123456");
+  // One that is there is somebody's, and stays as it is.
+  ASSERT_EQ(chmod((directory_.path() + "/run").c_str(), 0711), 0);
+  node_ = nullptr;
+  StartNode(guard);
+  EXPECT_EQ(ModeOf(directory_.path() + "/run"), 0711);
+}
+
 TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
   StartNode();
   const Synthetic encoding = MakeSynthetic(1, /*layers=*/4, /*tokens=*/600, /*kv_heads=*/2);
@@ -265,6 +293,72 @@ TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
   const auto later = Connect();
   EXPECT_TRUE(later->Lease("a", encoding.manifest).ok());
   EXPECT_EQ(later->memories.size(), 2u);
+}
+
+// Of a request that is refused, too.
+TEST_F(LocalTest, WhatIsGivenBackIsTaken) {
+  StartNode([](store::NodeOptions* options) {
+    options->limits.hello_within = absl::Minutes(10);
+    options->limits.lease = absl::Minutes(10);
+  });
+  const Synthetic encoding = MakeSynthetic(1);
+  Push("a", encoding);
+  const auto client = Connect();
+  const auto lease = client->Lease("a", encoding.manifest);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  store::v1::CloseSessionResponse closed;
+  ASSERT_TRUE((*control_)->CloseSession(control_->Context().get(), {}, &closed).ok());
+  EXPECT_FALSE((*node_)->idle());
+  proto::Request release;
+  release.mutable_release()->add_leases(lease->lease());
+  EXPECT_TRUE(absl::IsUnauthenticated(client->Ask(release).status()));
+  AwaitIdle();
+}
+
+// What a reader mapped stays mapped, whatever becomes of its key; so no memory ever holds two namespaces' encodings.
+TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
+  const std::string access = directory_.path() + "/access";
+  const std::string writer = "writer  writer-key-123456 admin *\n";
+  WriteAccessFile(access, writer + "reader  reader-key-123456 read a\n");
+  StartNode([&](store::NodeOptions* options) {
+    options->access_file = access;
+    options->limits.hello_within = absl::Minutes(10);
+    options->limits.lease = absl::Minutes(10);
+    options->engine.dram_bytes = int64_t{8} << 20;
+  });
+  const Synthetic encoding = MakeSynthetic(1, /*layers=*/4, /*tokens=*/600, /*kv_heads=*/2);
+  Push("a", encoding, "writer-key-123456");
+  const auto client = Connect("reader-key-123456");
+  const auto lease = client->Lease("a", encoding.manifest);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  ExpectBytes(client.get(), *lease, encoding);
+  const ino_t memory = client->memories.at(lease->memory())->file();
+  WriteAccessFile(access, writer);
+  ASSERT_TRUE((*node_)->ReloadAccess().ok());
+  EXPECT_TRUE(client->Closed().ok() || absl::IsUnavailable(client->Closed()));
+  AwaitIdle();
+  // The namespace goes, and another takes all the memory there is.
+  const auto other = Connect("writer-key-123456");
+  store::v1::DeleteNamespaceRequest drop;
+  drop.set_name("a");
+  store::v1::DeleteProgress dropped;
+  ASSERT_TRUE((*control_)->DeleteNamespace(control_->Context().get(), drop, &dropped).ok());
+  for (int i = 0; i < 20; ++i) {
+    const Synthetic next = MakeSynthetic(100 + i, /*layers=*/4, /*tokens=*/600, /*kv_heads=*/2);
+    Push("b", next, "writer-key-123456");
+    const auto leased = other->Lease("b", next.manifest);
+    ASSERT_TRUE(leased.ok()) << leased.status();
+    EXPECT_NE(other->memories.at(leased->memory())->file(), memory);
+    ExpectBytes(other.get(), *leased, next);
+    proto::Request release;
+    release.mutable_release()->add_leases(leased->lease());
+    ASSERT_TRUE(other->Ask(release).ok());
+    // Nothing of it appears where the other had read.
+    for (int layer = 0; layer < lease->offsets_size(); ++layer) {
+      const Slab& slab = next.slabs[layer];
+      EXPECT_NE(std::memcmp(client->At(lease->memory(), lease->offsets(layer)), slab.data(), slab.size()), 0);
+    }
+  }
 }
 
 TEST_F(LocalTest, LayersAreToldOfAsTheyLand) {

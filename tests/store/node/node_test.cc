@@ -34,7 +34,7 @@ class NodeTest : public ::testing::TestWithParam<Carrier> {
     const auto session = control_->Open();
     ASSERT_TRUE(session.ok()) << session.status();
     session_ = *session;
-    data_ = std::make_unique<RawData>(transport_.get(), node_.data_address());
+    data_ = std::make_unique<RawData>(transport_.get(), node_.data_address(), control_->token());
     const absl::Status hello = data_->Hello(control_->token());
     ASSERT_TRUE(hello.ok()) << hello;
   }

@@ -123,8 +123,10 @@ absl::Status StatusOf(const proto::Answer& answer) {
   return absl::Status(static_cast<absl::StatusCode>(answer.code()), {answer.message().data(), answer.message().size()});
 }
 
-RawData::RawData(transport::Transport* transport, const std::string& address) : transport_(transport) {
-  auto connected = transport->Connect({address.data(), address.size()}, inbox_, Patience());
+RawData::RawData(transport::Transport* transport, const std::string& address, const std::string& token)
+    : transport_(transport) {
+  auto connected =
+      transport->ConnectAs({token.data(), token.size()}, {address.data(), address.size()}, inbox_, Patience());
   EXPECT_TRUE(connected.ok()) << connected.status();
   connection_ = *std::move(connected);
 }

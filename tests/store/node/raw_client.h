@@ -91,8 +91,8 @@ class RawControl {
 // One connection of the data path.
 class RawData {
  public:
-  // Fails the test where it cannot connect.
-  RawData(transport::Transport* transport, const std::string& address);
+  // Fails the test where it cannot connect. `token`: of the session that calls, which gRPC is told before anything.
+  RawData(transport::Transport* transport, const std::string& address, const std::string& token = "");
   ~RawData();
 
   // Gives the request an id, unless it has one, and sends it.
