@@ -79,7 +79,7 @@ fuzz:
 	$(call BUILD,fuzz,fuzzers)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-# The CUDA backend compiled for each architecture, what its kernels take, and that those of attention and landing do not spill.
+# The CUDA backend compiled for each architecture, what its kernels take, and that those of attention and decoding do not spill.
 NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 cuda-check:
 	@if [ -z "$(NVCC)" ]; then echo "cuda-check: skipped, there is no nvcc"; \

@@ -249,7 +249,7 @@ absl::Status ValidateBatch(const AttentionBatch& batch) {
     const KvSegment& segment = batch.segments[i];
     const std::string name = absl::StrCat("segment ", i);
     if (segment.codec != Codec::kRawF32 && segment.codec != Codec::kRawBf16 && segment.codec != Codec::kQ8) {
-      return check.Fail(name, "only raw-f32, raw-bf16 and q8 are read in place; land it first");
+      return check.Fail(name, "only raw-f32, raw-bf16 and q8 are read in place; decode it first");
     }
     if (segment.tokens < 0 || segment.tokens > kMaxPosition) {
       return check.Fail(name, absl::StrCat(segment.tokens, " tokens"));
@@ -357,7 +357,7 @@ absl::Status ValidateDecode(const DecodeArgs& args, Device device) {
   SlabShape shape = args.source_shape;
   if (absl::Status status = shape.Validate(); !status.ok()) return check.Fail("source_shape", status.message());
   if (args.codec != Codec::kRawBf16 && args.codec != Codec::kRawF32) {
-    return check.Fail("codec", "a slab lands as raw-bf16 or raw-f32");
+    return check.Fail("codec", "a slab is decoded to raw-bf16 or raw-f32");
   }
   KVLINK_RETURN_IF_ERROR(check.Input("source", args.source, {Dtype::kU8}, {shape.slab_bytes()}));
   if (!shape.keys_rotated()) KVLINK_RETURN_IF_ERROR(check.RopeFits(args.rope, shape.head_dim));

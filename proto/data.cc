@@ -43,9 +43,9 @@ absl::Status CheckName(const proto::EncodingName& name) {
 
 absl::Status CheckPull(const proto::Pull& pull) {
   KVLINK_RETURN_IF_ERROR(CheckName(pull.name()));
-  if (pull.landings() < 1 || pull.landings() > kMaxPieces) return Bad("a pull has 1 to 65536 landings");
-  const uint64_t last = pull.first_landing() + pull.landings();
-  if (last < pull.first_landing()) return Bad("landings of a pull beyond 2^64");
+  if (pull.payloads() < 1 || pull.payloads() > kMaxPieces) return Bad("a pull has 1 to 65536 receives");
+  const uint64_t last = pull.first_payload() + pull.payloads();
+  if (last < pull.first_payload()) return Bad("receives of a pull beyond 2^64");
   if (pull.part().tokens() < 0) return Bad("a part of fewer than 0 tokens");
   return absl::OkStatus();
 }
@@ -62,10 +62,11 @@ absl::Status CheckPushBegin(const proto::PushBegin& push) {
   return absl::OkStatus();
 }
 
-absl::Status CheckMark(const proto::Mark& mark) {
-  if (!proto::Mark::Act_IsValid(mark.act()) || mark.act() == proto::Mark::NONE) return Bad("unknown act of a mark");
-  if (mark.act() != proto::Mark::REMOVE && !KnownCodec(mark.codec())) return Bad("unknown codec");
-  if (!Packed(mark.identities())) return Bad("a mark names 1 to 4096 identities of 32 bytes");
+absl::Status CheckAction(const proto::EncodingAction& action) {
+  if (!proto::EncodingAction::Action_IsValid(action.action()) || action.action() == proto::EncodingAction::NONE)
+    return Bad("unknown action on encodings");
+  if (action.action() != proto::EncodingAction::REMOVE && !KnownCodec(action.codec())) return Bad("unknown codec");
+  if (!Packed(action.identities())) return Bad("a action names 1 to 4096 identities of 32 bytes");
   return absl::OkStatus();
 }
 
@@ -83,8 +84,8 @@ absl::Status CheckBody(const proto::Request& request) {
       return CheckPushBegin(request.push_begin());
     case proto::Request::kPushCommit:
       return absl::OkStatus();
-    case proto::Request::kMark:
-      return CheckMark(request.mark());
+    case proto::Request::kAction:
+      return CheckAction(request.action());
     case proto::Request::kLease:
       return CheckName(request.lease().name());
     case proto::Request::kRelease:
@@ -122,15 +123,15 @@ absl::Status CheckBody(const proto::Answer& answer) {
       return answer.push_done().etag().size() == kEtagBytes ? absl::OkStatus() : Bad("an etag has 16 bytes");
     case proto::Answer::kPullStarted:
       return answer.pull_started().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
-    case proto::Answer::kMarked:
-      return answer.marked().codes().size() <= kMaxIdentities ? absl::OkStatus() : Bad("too many codes");
+    case proto::Answer::kActionDone:
+      return answer.action_done().codes().size() <= kMaxIdentities ? absl::OkStatus() : Bad("too many codes");
     case proto::Answer::kLeased:
       if (answer.leased().offsets_size() > kMaxLayers) return Bad("more than 1024 layers");
       return answer.leased().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
     case proto::Answer::kSharedMemory:
       return answer.shared_memory().ns().size() <= kMaxName ? absl::OkStatus() : Bad("a name has at most 255 bytes");
     case proto::Answer::kPullDone:
-    case proto::Answer::kLanded:
+    case proto::Answer::kLayersReady:
     case proto::Answer::kReleased:
     case proto::Answer::kRenewed:
       return absl::OkStatus();

@@ -1,5 +1,5 @@
 // Which bytes a pull of a part moves, and in which pieces (docs/formats.md "Data messages"): what the node sends and
-// what the client lands, worked out by both from the manifest. Thread-safety: pure functions.
+// what the client receives, worked out by both from the manifest. Thread-safety: pure functions.
 #ifndef KVLINK_PROTO_PART_H_
 #define KVLINK_PROTO_PART_H_
 
@@ -12,7 +12,7 @@
 
 namespace kvlink {
 
-// Consecutive bytes of the slab of a layer. Payload `first_landing + i` of a pull is piece i.
+// Consecutive bytes of the slab of a layer. Payload `first_payload + i` of a pull is piece i.
 struct Piece {
   int64_t layer = 0;
   int64_t offset = 0;  // in the slab

@@ -3,7 +3,7 @@
 // An encoding is immutable, and it is cache: it may be gone at the next call. A miss is never an error; the caller
 // encodes again.
 //
-// Thread-safety: all methods may be called from many threads. Ownership: leases and landings are released before the
+// Thread-safety: all methods may be called from many threads. Ownership: leases and receives are released before the
 // store. Errors common to all: INVALID_ARGUMENT (malformed names or shapes), DEADLINE_EXCEEDED, UNAVAILABLE (the store
 // is closing or cannot be reached), DATA_LOSS (bytes failed their checksum: they are never returned, the variant is
 // dropped and counted).
@@ -26,7 +26,7 @@
 
 namespace kvlink::store {
 
-enum class Tier : uint8_t { kNone, kDram, kSegments };
+enum class Tier : uint8_t { kNone, kDram, kDisk };
 
 // Answer to a lookup. `present` false: a miss.
 struct Found {
@@ -38,8 +38,8 @@ struct Found {
   Tier tier = Tier::kNone;
 };
 
-// Memory of a device, lent to a store so that encodings land in it from the network and do not touch the host. It stays
-// what it is for as long as `owner`, which the store keeps until nobody writes to it any more.
+// Memory of a device, lent to a store so that encodings are received in it from the network and do not touch the host.
+// It stays what it is for as long as `owner`, which the store keeps until nobody writes to it any more.
 struct DeviceRegion {
   int device = 0;             // CUDA's number of it
   std::byte* data = nullptr;  // 4096-byte aligned
@@ -54,9 +54,9 @@ struct DeviceRegion {
 };
 
 // A region as a store knows it. Thread-safe. Released before the store.
-class DeviceLanding {
+class DeviceBuffer {
  public:
-  virtual ~DeviceLanding() = default;
+  virtual ~DeviceBuffer() = default;
   // Bytes that encodings, and what the network has not let go of, take of it now.
   virtual int64_t used() const = 0;
 };
@@ -69,9 +69,9 @@ class Lease {
   virtual const Manifest& manifest() const = 0;
   // Where the bytes were found when the lease was taken.
   virtual Tier source() const = 0;
-  // Waits until layer `layer` has landed and its checksums have been verified (once per residency in DRAM). Layers land
-  // in order. DATA_LOSS if they do not match, DEADLINE_EXCEEDED; the lease then is of no use and the encoding is a
-  // miss.
+  // Waits until layer `layer` has arrived and its checksums have been verified (once per residency in DRAM). Layers
+  // arrive in order. DATA_LOSS if they do not match, DEADLINE_EXCEEDED; the lease then is of no use and the encoding is
+  // a miss.
   virtual absl::Status WaitLayer(int64_t layer, absl::Time deadline) = 0;
   // Slab of a layer, 4096-byte aligned, manifest().layers[layer].length bytes. REQUIRES: WaitLayer(layer) returned OK.
   virtual absl::Span<const std::byte> layer(int64_t layer) const = 0;
@@ -110,18 +110,19 @@ class EncodingStore {
   // Makes a region known, for ReadTo. UNIMPLEMENTED, saying why: what this store reads by does not reach such memory.
   // INVALID_ARGUMENT: a region that is empty, not aligned or without checksums. RESOURCE_EXHAUSTED: the network cannot
   // take it. UNAVAILABLE.
-  virtual absl::StatusOr<std::shared_ptr<DeviceLanding>> OpenLanding(const DeviceRegion& region) {
+  virtual absl::StatusOr<std::shared_ptr<DeviceBuffer>> OpenDeviceBuffer(const DeviceRegion& region) {
     return absl::UnimplementedError("this store reads into host memory");
   }
-  // As Read, into a region of OpenLanding. An encoding that finds no room there lands as by Read; the lease says where.
-  virtual absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceLanding* landing, absl::string_view ns,
+  // As Read, into a region of OpenDeviceBuffer. An encoding that finds no room there arrives as by Read; the lease says
+  // where.
+  virtual absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceBuffer* buffer, absl::string_view ns,
                                                         const Identity& identity, Codec codec, const Etag& etag,
                                                         absl::Time deadline) {
     return Read(ns, identity, codec, etag, deadline);
   }
   // As ReadTo for many encodings, whose reads all begin before the first is waited for: over a node, the round trips
-  // overlap. One answer per request, in order, each with the statuses of Read; `landing` may be nullptr.
-  virtual std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(DeviceLanding* landing, absl::string_view ns,
+  // overlap. One answer per request, in order, each with the statuses of Read; `buffer` may be nullptr.
+  virtual std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(DeviceBuffer* buffer, absl::string_view ns,
                                                                        Codec codec,
                                                                        absl::Span<const ReadRequest> requests,
                                                                        absl::Time deadline);

@@ -12,13 +12,13 @@
 
 namespace kvlink::store {
 
-std::vector<absl::StatusOr<std::unique_ptr<Lease>>> EncodingStore::ReadMany(DeviceLanding* landing,
-                                                                            absl::string_view ns, Codec codec,
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> EncodingStore::ReadMany(DeviceBuffer* receive, absl::string_view ns,
+                                                                            Codec codec,
                                                                             absl::Span<const ReadRequest> requests,
                                                                             absl::Time deadline) {
   std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
   for (const ReadRequest& one : requests) {
-    leases.push_back(ReadTo(landing, ns, one.identity, codec, one.etag, deadline));
+    leases.push_back(ReadTo(receive, ns, one.identity, codec, one.etag, deadline));
   }
   return leases;
 }

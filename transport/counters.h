@@ -17,7 +17,7 @@ class Counters {
  public:
   using Count = std::atomic<int64_t>;
   Count connections{0}, messages_sent{0}, messages_received{0}, payloads_sent{0}, payload_bytes_sent{0},
-      payloads_landed{0}, payload_bytes_landed{0}, payloads_late{0}, quarantined_bytes{0}, registered_bytes{0};
+      payloads_received{0}, payload_bytes_received{0}, payloads_late{0}, quarantined_bytes{0}, registered_bytes{0};
 
   void Closed(absl::string_view reason) {
     MutexLock lock(&mutex_);
@@ -31,8 +31,8 @@ class Counters {
     stats.messages_received = messages_received;
     stats.payloads_sent = payloads_sent;
     stats.payload_bytes_sent = payload_bytes_sent;
-    stats.payloads_landed = payloads_landed;
-    stats.payload_bytes_landed = payload_bytes_landed;
+    stats.payloads_received = payloads_received;
+    stats.payload_bytes_received = payload_bytes_received;
     stats.payloads_late = payloads_late;
     stats.quarantined_bytes = quarantined_bytes;
     stats.registered_bytes = registered_bytes;

@@ -18,8 +18,8 @@ namespace kvlink::transport {
 enum class FrameKind : uint8_t {
   kHello = 1,      // u64 token of the sender, u32 its heartbeat limit in milliseconds
   kMessage = 2,    // bytes of the user, 1 to kMaxMessageBytes
-  kGrant = 3,      // landings: (u64 id, u64 bytes) each, 1 to kMaxGrants
-  kWithdraw = 4,   // landings taken back: u64 id each, 1 to kMaxGrants
+  kGrant = 3,      // receives: (u64 id, u64 bytes) each, 1 to kMaxGrants
+  kWithdraw = 4,   // receives taken back: u64 id each, 1 to kMaxGrants
   kHeartbeat = 5,  // empty
   kPayload = 6,    // u64 id, u64 bytes; the bytes travel beside it
 };

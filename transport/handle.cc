@@ -26,10 +26,10 @@ class Handle : public Connection {
   }
   // What finds the thread's queue full is refused on the thread, like every other refusal, and keeps no memory
   // meanwhile. What comes after the end of the transport is refused here: there is no thread to do it.
-  void Land(uint64_t id, Slice into, absl::Time deadline, Landed done) override {
-    const auto told = std::make_shared<Landed>(std::move(done));
+  void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done) override {
+    const auto told = std::make_shared<Received>(std::move(done));
     const absl::Status posted = TryPost([id, into = std::move(into), deadline, told](Session* session) mutable {
-      session->Land(id, std::exchange(into, {}), deadline, std::move(*told));
+      session->PostReceive(id, std::exchange(into, {}), deadline, std::move(*told));
     });
     if (posted.ok() || Post([told, posted](Session*) { (*told)(posted, 0); })) return;
     (*told)(Gone(), 0);
@@ -42,8 +42,8 @@ class Handle : public Connection {
     if (posted.ok() || Post([told, posted](Session*) { (*told)(posted); })) return;
     (*told)(Gone());
   }
-  void CancelLanding(uint64_t id) override {
-    Post([id](Session* session) { session->CancelLanding(id); });
+  void CancelReceive(uint64_t id) override {
+    Post([id](Session* session) { session->CancelReceive(id); });
   }
   void CancelSend(uint64_t id) override {
     Post([id](Session* session) { session->CancelSend(id); });

@@ -37,8 +37,8 @@ void RecentIds::Add(uint64_t id) {
 struct Session::Transfer {
   uint64_t id = 0;
   Slice slice;
-  Landed done;  // null: completed, the bytes are in quarantine
-  bool landing = false;
+  Received done;  // null: completed, the bytes are in quarantine
+  bool receive = false;
   bool in_wire = false;
   int64_t bytes = 0;   // in the wire
   uint64_t order = 0;  // of a send
@@ -52,7 +52,7 @@ Session::Session(const Options& options, std::unique_ptr<Wire> wire)
       window_bytes_(options.window_bytes),
       pause_at_bytes_(options.pause_at_bytes),
       budget_(options.budget),
-      landing_within_(options.landing_within),
+      landing_within_(options.receive_within),
       on_open_(options.on_open),
       on_gone_(options.on_gone),
       wire_(std::move(wire)),
@@ -162,7 +162,7 @@ void Session::OnWithdraw(const std::vector<uint64_t>& ids) {
     if (send == sends_.end()) {
       withdrawn_credits_.Add(id);
     } else {
-      GiveUp(id, false, absl::CancelledError("the receiver took the landing back"));
+      GiveUp(id, false, absl::CancelledError("the receiver took the receive back"));
     }
   }
   UpdateBusy();
@@ -177,13 +177,13 @@ void Session::OnPayload(absl::string_view bytes, Offer* offer) {
   if (frame->token != token_) return Violation("frame-token", "a payload for another connection");
   heard_ = thread_->now();
   const Grant said = ParseGrants(frame->body)[0];
-  const auto found = landings_.find(said.id);
-  if (found == landings_.end()) {
-    if (withdrawn_landings_.Remove(said.id)) {
+  const auto found = receives_.find(said.id);
+  if (found == receives_.end()) {
+    if (withdrawn_receives_.Remove(said.id)) {
       ++counters_->payloads_late;
       return;
     }
-    return Violation("payload-unreserved", absl::StrCat("payload ", said.id, " has no landing"));
+    return Violation("payload-unreserved", absl::StrCat("payload ", said.id, " has no receive"));
   }
   const TransferPointer transfer = found->second;
   if (transfer->in_wire) return Violation("payload-duplicate", absl::StrCat("payload ", said.id, " came twice"));
@@ -192,7 +192,7 @@ void Session::OnPayload(absl::string_view bytes, Offer* offer) {
   }
   if (offer->bytes() > transfer->slice.length) {
     return Violation("payload-oversized", absl::StrCat("payload ", said.id, " of ", offer->bytes(),
-                                                       " bytes for a landing of ", transfer->slice.length));
+                                                       " bytes for a posted receive of ", transfer->slice.length));
   }
   transfer->in_wire = true;
   transfer->bytes = offer->bytes();
@@ -258,7 +258,7 @@ void Session::Return(int64_t cost) {
 }
 
 Session::TransferPointer Session::Open(Transfers* open, uint64_t id, const Slice& slice, absl::Time deadline,
-                                       Landed done, bool landing) {
+                                       Received done, bool receive) {
   absl::Status refused;
   const RegisteredBuffer* const buffer = slice.buffer.get();
   if (state_ != State::kOpen) {
@@ -284,18 +284,18 @@ Session::TransferPointer Session::Open(Transfers* open, uint64_t id, const Slice
   transfer->id = id;
   transfer->slice = slice;
   transfer->done = std::move(done);
-  transfer->landing = landing;
-  transfer->deadline = thread_->timers().At(deadline, [self = shared_from_this(), id, landing] {
-    self->GiveUp(id, landing,
+  transfer->receive = receive;
+  transfer->deadline = thread_->timers().At(deadline, [self = shared_from_this(), id, receive] {
+    self->GiveUp(id, receive,
                  absl::DeadlineExceededError(
-                     absl::StrCat(landing ? "payload " : "sending payload ", id, ": deadline passed, ", self->peer_)));
+                     absl::StrCat(receive ? "payload " : "sending payload ", id, ": deadline passed, ", self->peer_)));
   });
   open->emplace(id, transfer);
   return transfer;
 }
 
-void Session::Land(uint64_t id, const Slice& into, absl::Time deadline, Landed done) {
-  if (Open(&landings_, id, into, deadline, std::move(done), true) == nullptr) return;
+void Session::PostReceive(uint64_t id, const Slice& into, absl::Time deadline, Received done) {
+  if (Open(&receives_, id, into, deadline, std::move(done), true) == nullptr) return;
   grants_to_send_.push_back({id, static_cast<uint64_t>(into.length)});
   QueueControl();
   UpdateBusy();
@@ -308,15 +308,15 @@ void Session::Send(uint64_t id, const Slice& from, absl::Time deadline, Sent don
   if (transfer == nullptr) return;
   transfer->order = ++last_order_;
   if (withdrawn_credits_.Remove(id)) {
-    return GiveUp(id, false, absl::CancelledError("the receiver took the landing back"));
+    return GiveUp(id, false, absl::CancelledError("the receiver took the receive back"));
   }
   const auto credit = credits_.find(id);
-  if (credit == credits_.end()) return AwaitLanding(transfer, deadline);
+  if (credit == credits_.end()) return AwaitReceive(transfer, deadline);
   MatchCredit(transfer, credit->second);
   Pump();
 }
 
-void Session::AwaitLanding(const TransferPointer& transfer, absl::Time deadline) {
+void Session::AwaitReceive(const TransferPointer& transfer, absl::Time deadline) {
   const absl::Time limit = thread_->now() + landing_within_;
   if (limit >= deadline) return;
   transfer->landing_limit = thread_->timers().At(limit, [self = shared_from_this(), id = transfer->id] {
@@ -335,11 +335,11 @@ void Session::MatchCredit(const TransferPointer& transfer, uint64_t bytes) {
   }
   Complete(transfer.get(),
            absl::InvalidArgumentError(
-               absl::StrCat("payload of ", transfer->slice.length, " bytes for a landing of ", bytes)),
+               absl::StrCat("payload of ", transfer->slice.length, " bytes for a posted receive of ", bytes)),
            0);
 }
 
-void Session::CancelLanding(uint64_t id) { GiveUp(id, true, absl::CancelledError("cancelled")); }
+void Session::CancelReceive(uint64_t id) { GiveUp(id, true, absl::CancelledError("cancelled")); }
 void Session::CancelSend(uint64_t id) { GiveUp(id, false, absl::CancelledError("cancelled")); }
 
 // --- transfers
@@ -367,7 +367,7 @@ void Session::WireDone(Transfer* transfer, const absl::Status& status) {
   transfer->in_wire = false;
   --in_wire_;
   if (status.ok()) heard_ = thread_->now();
-  if (!transfer->landing) {
+  if (!transfer->receive) {
     --in_network_;
     in_network_bytes_ -= transfer->bytes;
   }
@@ -377,8 +377,8 @@ void Session::WireDone(Transfer* transfer, const absl::Status& status) {
     transfer->slice.buffer = nullptr;
   } else {
     if (status.ok()) {
-      ++(transfer->landing ? counters_->payloads_landed : counters_->payloads_sent);
-      (transfer->landing ? counters_->payload_bytes_landed : counters_->payload_bytes_sent) += transfer->bytes;
+      ++(transfer->receive ? counters_->payloads_received : counters_->payloads_sent);
+      (transfer->receive ? counters_->payload_bytes_received : counters_->payload_bytes_sent) += transfer->bytes;
     }
     Complete(transfer, status, status.ok() ? transfer->bytes : 0);
   }
@@ -390,7 +390,7 @@ void Session::Complete(Transfer* transfer, const absl::Status& status, int64_t b
   const auto done = std::exchange(transfer->done, nullptr);
   thread_->timers().Cancel(transfer->deadline);
   thread_->timers().Cancel(transfer->landing_limit);
-  Transfers& open = transfer->landing ? landings_ : sends_;
+  Transfers& open = transfer->receive ? receives_ : sends_;
   const auto found = open.find(transfer->id);
   const TransferPointer keep = found->second;
   open.erase(found);
@@ -398,8 +398,8 @@ void Session::Complete(Transfer* transfer, const absl::Status& status, int64_t b
     counters_->quarantined_bytes += transfer->slice.length;
     if (state_ == State::kOpen) {
       transfer->quarantine =
-          thread_->timers().At(thread_->now() + heartbeat_, [self = shared_from_this(), landing = transfer->landing] {
-            self->Shut(absl::UnavailableError(absl::StrCat(self->peer_, landing ? ": a landing" : ": a payload",
+          thread_->timers().At(thread_->now() + heartbeat_, [self = shared_from_this(), receive = transfer->receive] {
+            self->Shut(absl::UnavailableError(absl::StrCat(self->peer_, receive ? ": a posted receive" : ": a payload",
                                                            " did not end within the heartbeat limit of its deadline")),
                        "quarantine", false);
           });
@@ -410,18 +410,18 @@ void Session::Complete(Transfer* transfer, const absl::Status& status, int64_t b
   done(status, bytes);
 }
 
-void Session::GiveUp(uint64_t id, bool landing, const absl::Status& status) {
-  Transfers& open = landing ? landings_ : sends_;
+void Session::GiveUp(uint64_t id, bool receive, const absl::Status& status) {
+  Transfers& open = receive ? receives_ : sends_;
   const auto found = open.find(id);
   if (found == open.end()) return;
   const TransferPointer transfer = found->second;
-  if (!transfer->in_wire && landing) {
+  if (!transfer->in_wire && receive) {
     // Also where the grant is still to be sent: the peer's Send may wait for it.
-    withdrawn_landings_.Add(id);
+    withdrawn_receives_.Add(id);
     withdrawals_to_send_.push_back(id);
     QueueControl();
   }
-  if (!landing) ready_.erase(transfer->order);
+  if (!receive) ready_.erase(transfer->order);
   Complete(transfer.get(), status, 0);
   UpdateBusy();
 }
@@ -440,7 +440,7 @@ void Session::Shut(const absl::Status& why, absl::string_view reason, bool flush
                                                               : std::string(why.message()));
   const absl::Status refusal = absl::IsUnauthenticated(why) ? why : status;  // for who connects
   ready_.clear();
-  for (Transfers* open : {&landings_, &sends_}) {
+  for (Transfers* open : {&receives_, &sends_}) {
     while (!open->empty()) Complete(TransferPointer(open->begin()->second).get(), status, 0);
   }
   flush = flush && established && in_wire_ == 0;
@@ -488,7 +488,7 @@ void Session::FlushControl() {
   withdrawals_to_send_.clear();
 }
 
-bool Session::Busy() const { return !landings_.empty() || !credits_.empty() || in_wire_ > 0; }
+bool Session::Busy() const { return !receives_.empty() || !credits_.empty() || in_wire_ > 0; }
 
 void Session::UpdateBusy() {
   if (state_ != State::kOpen || busy_ == Busy()) return;

@@ -1,8 +1,8 @@
 // The protocol of one connection, whatever carries it: hello, messages, credits, deadlines, quarantine, heartbeat.
 //
-// A landing is granted to the peer, which may then send that payload once. A payload that was not granted, is larger
-// than its landing, or comes twice ends the connection before a byte is written. A landing that is given up before its
-// payload came is withdrawn; a payload that crosses with the withdrawal is dropped.
+// A posted receive is granted to the peer, which may then send that payload once. A payload that was not granted, is
+// larger than its receive, or comes twice ends the connection before a byte is written. A posted receive that is given
+// up before its payload came is withdrawn; a payload that crosses with the withdrawal is dropped.
 //
 // Thread-safety: the progress thread, but for the methods marked so. Lifetime: shared by the transport (until on_gone),
 // by the user's handle, and by whatever the wire has under way.
@@ -48,7 +48,7 @@ class Session : public std::enable_shared_from_this<Session> {
     int64_t window_bytes;
     int64_t pause_at_bytes = 0;
     std::shared_ptr<MessageBudget> budget;
-    absl::Duration landing_within = absl::InfiniteDuration();
+    absl::Duration receive_within = absl::InfiniteDuration();
     // Of a server's, once: the peer has said hello.
     std::function<void(Session*)> on_open;
     // The wire is closed and nothing of the connection is under way any more.
@@ -73,9 +73,9 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // From the user's handle (Connection).
   void SendMessage(std::string frame);  // a kMessage frame with its header left to fill
-  void Land(uint64_t id, const Slice& into, absl::Time deadline, Landed done);
+  void PostReceive(uint64_t id, const Slice& into, absl::Time deadline, Received done);
   void Send(uint64_t id, const Slice& from, absl::Time deadline, Sent done);
-  void CancelLanding(uint64_t id);
+  void CancelReceive(uint64_t id);
   void CancelSend(uint64_t id);
   // Closes for a reason that is counted. `flush`: frames under way go first, within the heartbeat limit.
   void Shut(const absl::Status& why, absl::string_view reason, bool flush);
@@ -100,12 +100,12 @@ class Session : public std::enable_shared_from_this<Session> {
   void Violation(absl::string_view reason, const std::string& what);
 
   // Validates, files under its id and arms its deadline. Completes it and returns null if that cannot be.
-  TransferPointer Open(Transfers* open, uint64_t id, const Slice& slice, absl::Time deadline, Landed done,
-                       bool landing);
-  void AwaitLanding(const TransferPointer& transfer, absl::Time deadline);
+  TransferPointer Open(Transfers* open, uint64_t id, const Slice& slice, absl::Time deadline, Received done,
+                       bool receive);
+  void AwaitReceive(const TransferPointer& transfer, absl::Time deadline);
   void MatchCredit(const TransferPointer& transfer, uint64_t bytes);
   void Complete(Transfer* transfer, const absl::Status& status, int64_t bytes);
-  void GiveUp(uint64_t id, bool landing, const absl::Status& status);
+  void GiveUp(uint64_t id, bool receive, const absl::Status& status);
   void WireDone(Transfer* transfer, const absl::Status& status);
   // Starts sends that have credit while the window has room.
   void Pump();
@@ -145,15 +145,15 @@ class Session : public std::enable_shared_from_this<Session> {
   std::function<bool(const absl::Status&)> established_;
   Accept accept_;
 
-  Transfers landings_;
-  RecentIds withdrawn_landings_;
+  Transfers receives_;
+  RecentIds withdrawn_receives_;
   std::vector<Grant> grants_to_send_;
   std::vector<uint64_t> withdrawals_to_send_;
   bool control_queued_ = false;
 
   Transfers sends_;
   std::map<uint64_t, TransferPointer> ready_;        // sends with credit that are not in the network, in order of Send
-  absl::flat_hash_map<uint64_t, uint64_t> credits_;  // landings of the peer that no payload was started for -> bytes
+  absl::flat_hash_map<uint64_t, uint64_t> credits_;  // receives of the peer that no payload was started for -> bytes
   RecentIds withdrawn_credits_;
   uint64_t last_order_ = 0;
   int64_t in_network_ = 0, in_network_bytes_ = 0;  // sends

@@ -26,7 +26,7 @@ std::shared_ptr<Session> SessionHost::Add(std::unique_ptr<Wire> wire) {
   options.window_bytes = options_.window_bytes;
   options.pause_at_bytes = options_.pause_at_bytes;
   options.budget = options_.budget;
-  options.landing_within = options_.landing_within;
+  options.receive_within = options_.receive_within;
   options.on_open = [this](Session* session) { HandshakeOver(session); };
   options.on_gone = [this](Session* session) {
     HandshakeOver(session);

@@ -1,23 +1,24 @@
 // Moving bytes between processes: small messages in order, and large payloads straight into memory that the receiver
 // laid out for them.
 //
-//   receiver   Land(id, slice)   reserves the memory and tells the sender that payload `id` may come, up to that size
-//   sender     Send(id, slice)   waits until it was told, then the bytes move; no copy of ours on either side
+//   receiver   PostReceive(id, slice)   reserves the memory and tells the sender that payload `id` may come, up to that
+//   size sender     Send(id, slice)   waits until it was told, then the bytes move; no copy of ours on either side
 //
-// What was laid out and not yet filled is the sender's byte credit: a receiver holds a sender back by landing less. The
-// sides agree on ids in messages of their own: a request names the landings of its answer, as many as there are layers;
+// What was laid out and not yet filled is the sender's byte credit: a receiver holds a sender back by receive less. The
+// sides agree on ids in messages of their own: a request names the receives of its answer, as many as there are layers;
 // a push is answered with ids to send to. Sends on a connection start in the order of the calls, as far as credit goes,
-// so layers land in their order or nearly so, and each completes on its own. Messages and payloads overtake each other.
+// so layers arrive in their order or nearly so, and each completes on its own. Messages and payloads overtake each
+// other.
 //
-// Exactly once: each Land and each Send calls its `done` once, never within the call itself. The status is
-//   OK                  landing: the bytes are there. Send: the source is not read any more (whether the payload
-//                       landed is the receiver's to tell)
-//   DEADLINE_EXCEEDED   at the deadline, whatever the peer does; a Send also after TransportOptions::landing_within
-//   CANCELLED           by CancelLanding or CancelSend; a Send also when the receiver took the landing back
+// Exactly once: each PostReceive and each Send calls its `done` once, never within the call itself. The status is
+//   OK                  receive: the bytes are there. Send: the source is not read any more (whether the payload
+//                       arrived is the receiver's to tell)
+//   DEADLINE_EXCEEDED   at the deadline, whatever the peer does; a Send also after TransportOptions::receive_within
+//   CANCELLED           by CancelReceive or CancelSend; a Send also when the receiver took the receive back
 //   UNAVAILABLE         the connection is closed, or closed before the end
-//   INVALID_ARGUMENT    the slice is empty, out of its buffer or longer than the peer's landing, its buffer is another
+//   INVALID_ARGUMENT    the slice is empty, out of its buffer or longer than the peer's receive, its buffer is another
 //                       transport's, or the id is in use
-//   RESOURCE_EXHAUSTED  kMaxOperations landings or sends are open on the connection, or more calls wait for the
+//   RESOURCE_EXHAUSTED  kMaxOperations receives or sends are open on the connection, or more calls wait for the
 //                       transport's thread than it remembers
 //
 // Quarantine: `done` with an error does not mean that nobody touches the bytes any more; Slice::buffer says so. The
@@ -49,7 +50,7 @@ namespace kvlink::transport {
 
 inline constexpr int64_t kMaxMessageBytes = int64_t{256} << 10;
 inline constexpr int64_t kMaxPayloadBytes = int64_t{1} << 30;
-inline constexpr int kMaxOperations = 4096;  // open landings, and as many open sends, of one connection
+inline constexpr int kMaxOperations = 4096;  // open receives, and as many open sends, of one connection
 // Messages of a connection that the network has not taken yet, with 256 bytes for each.
 inline constexpr int64_t kMaxQueuedMessageBytes = int64_t{16} << 20;
 
@@ -60,7 +61,7 @@ struct MemoryPlace {
   int device = 0;  // which one of its kind; 0 for host memory
 };
 
-// Memory that a transport can send from and land in. Resident from the start and registered once.
+// Memory that a transport can send from and are received in. Resident from the start and registered once.
 class RegisteredBuffer {
  public:
   virtual ~RegisteredBuffer() = default;
@@ -89,8 +90,8 @@ struct Slice {
   std::byte* data() const { return buffer->data() + offset; }
 };
 
-// `bytes` of the payload are at the start of the landing; 0 unless OK.
-using Landed = std::function<void(const absl::Status& status, int64_t bytes)>;
+// `bytes` of the payload are at the start of the receive; 0 unless OK.
+using Received = std::function<void(const absl::Status& status, int64_t bytes)>;
 using Sent = std::function<void(const absl::Status& status)>;
 
 class Connection {
@@ -102,11 +103,11 @@ class Connection {
   virtual absl::Status SendMessage(absl::string_view message) = 0;
 
   // `id` is the receiver's choice: each one once on a connection.
-  virtual void Land(uint64_t id, Slice into, absl::Time deadline, Landed done) = 0;
-  // `id` is that of the peer's landing, which is at least as long as `from`.
+  virtual void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done) = 0;
+  // `id` is that of the peer's receive, which is at least as long as `from`.
   virtual void Send(uint64_t id, Slice from, absl::Time deadline, Sent done) = 0;
   // Completes the operation with CANCELLED; nothing happens if it is not open (any more).
-  virtual void CancelLanding(uint64_t id) = 0;
+  virtual void CancelReceive(uint64_t id) = 0;
   virtual void CancelSend(uint64_t id) = 0;
 
   // Completes everything that is open with UNAVAILABLE. Messages sent before still go out where the peer takes them
@@ -143,8 +144,8 @@ struct TransportStats {
   int64_t connections = 0;
   int64_t messages_sent = 0, messages_received = 0;
   int64_t payloads_sent = 0, payload_bytes_sent = 0;
-  int64_t payloads_landed = 0, payload_bytes_landed = 0;
-  int64_t payloads_late = 0;      // came after their landing was given up; dropped
+  int64_t payloads_received = 0, payload_bytes_received = 0;
+  int64_t payloads_late = 0;      // came after their receive was given up; dropped
   int64_t quarantined_bytes = 0;  // now
   int64_t registered_bytes = 0;   // now
   int64_t wakeups = 0;            // of progress threads, from waiting
@@ -187,7 +188,7 @@ struct TransportOptions {
   // May be null. While it is exceeded, a connection with pause_at_bytes waiting gets RESOURCE_EXHAUSTED.
   std::shared_ptr<MessageBudget> budget;
   // A send for which the peer does not make room within this is DEADLINE_EXCEEDED.
-  absl::Duration landing_within = absl::InfiniteDuration();
+  absl::Duration receive_within = absl::InfiniteDuration();
 };
 
 class Transport {

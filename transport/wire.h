@@ -36,7 +36,7 @@ class Wire {
   virtual void Close(bool flush, std::function<void()> closed) = 0;
   // While false, the peer is held back instead of heard, where the carrier can; what had come may still be told.
   virtual void SetReading(bool reading) {}
-  // Whether a buffer can be sent from and landed in.
+  // Whether a buffer can be sent from and arrived in.
   virtual bool Owns(const RegisteredBuffer& buffer) const = 0;
   virtual std::string peer() const = 0;
 };

@@ -1,4 +1,4 @@
-// Does a device give what its memory, its link and its arithmetic allow? Linked attention, landing and encoding of a
+// Does a device give what its memory, its link and its arithmetic allow? Linked attention, decoding and encoding of a
 // model of the shape of Llama-3.1-8B with random weights, time to first token by context, and concurrent requests over
 // the same documents, each beside ceilings measured in the same run.
 #include <cstdio>
@@ -69,10 +69,10 @@ absl::StatusOr<int> Run(const Flags& flags) {
 absl::StatusOr<int> Main(int argc, char** argv) {
   KVLINK_ASSIGN_OR_RETURN(
       const Flags flags,
-      Flags::Parse(argc, argv, "Measures attention, landing, encoding and time to first token on a device.",
+      Flags::Parse(argc, argv, "Measures attention, decoding, encoding and time to first token on a device.",
                    {{"backend", "cuda|cpu", "Where to compute (default cuda)."},
                     {"device", "N", "The CUDA device (default 0)."},
-                    {"sections", "NAME,...", "Of attention, land, encode, ttft, sharing (default all)."},
+                    {"sections", "NAME,...", "Of attention, decode, encode, ttft, sharing (default all)."},
                     {"contexts", "N,N,...", "Tokens of the documents, by which ttft runs (default 1024 to 65536)."},
                     {"rounds", "N", "Rounds of each (default 5)."},
                     {"chunk", "N", "Rows of a pass of the full prefill (default 4096)."},

@@ -13,7 +13,7 @@
 namespace kvlink::bench {
 namespace {
 
-constexpr std::array<absl::string_view, 5> kSections = {"attention", "land", "encode", "ttft", "sharing"};
+constexpr std::array<absl::string_view, 5> kSections = {"attention", "decode", "encode", "ttft", "sharing"};
 
 absl::Status Check(const DeviceBenchOptions& options) {
   for (const std::string& section : options.sections) {
@@ -39,7 +39,7 @@ bool Wants(const DeviceBenchOptions& options, absl::string_view section) {
 absl::Status Sections(DeviceBench& bench) {
   const DeviceBenchOptions& options = *bench.options;
   if (Wants(options, "attention")) KVLINK_RETURN_IF_ERROR(BenchAttention(bench));
-  if (Wants(options, "land")) KVLINK_RETURN_IF_ERROR(BenchLand(bench));
+  if (Wants(options, "decode")) KVLINK_RETURN_IF_ERROR(BenchDecode(bench));
   if (!Wants(options, "encode") && !Wants(options, "ttft") && !Wants(options, "sharing")) return absl::OkStatus();
   const double start = Now();
   KVLINK_ASSIGN_OR_RETURN(const std::unique_ptr<model::Model> model,

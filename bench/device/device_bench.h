@@ -26,7 +26,7 @@ struct DeviceBenchOptions {
   int rounds = 5;
   // Whether figures have targets: they are those of the whole shape on a device.
   bool targets = true;
-  // Of "attention", "land", "encode", "ttft", "sharing"; empty: all.
+  // Of "attention", "decode", "encode", "ttft", "sharing"; empty: all.
   std::vector<std::string> sections;
   DeviceCeilings::Sizes ceilings;
   int64_t document_tokens = 512;
@@ -34,7 +34,7 @@ struct DeviceBenchOptions {
   int64_t fresh_tokens = 64;  // of a request
   // attention
   int64_t decoding_requests = 32;
-  // land
+  // decode
   int64_t landed_tokens = 65536;
   // encode
   int64_t encoded_documents = 16;
@@ -71,7 +71,7 @@ struct DeviceBench {
 // Decoding over documents that requests have to themselves, and over shared ones.
 absl::Status BenchAttention(DeviceBench& bench);
 // Slabs of each codec as attention reads them.
-absl::Status BenchLand(DeviceBench& bench);
+absl::Status BenchDecode(DeviceBench& bench);
 absl::Status BenchEncode(DeviceBench& bench, const model::Model& model);
 // Time to first token by context, with documents resident or loaded from host memory.
 absl::Status BenchFirstToken(DeviceBench& bench, const model::Model& model);

@@ -57,7 +57,7 @@ absl::Status DeviceCeilings::Measure() {
   return absl::OkStatus();
 }
 
-// A raw slab that lands as it is: the device's own copy.
+// A raw slab that is copied as it is: the device's own copy.
 absl::StatusOr<double> DeviceCeilings::Copied() {
   SlabShape shape{Codec::kRawBf16, 1, 128, 0};
   shape.tokens = sizes_.copy_bytes / (2 * shape.row_bytes());

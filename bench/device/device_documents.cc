@@ -66,14 +66,14 @@ absl::Span<const std::byte> HostDocuments::slab(int64_t document, int64_t layer)
           static_cast<size_t>(bytes)};
 }
 
-DeviceDocuments::DeviceDocuments(const HostDocuments* host, kernels::Lander* lander,
+DeviceDocuments::DeviceDocuments(const HostDocuments* host, kernels::SlabDecoder* decoder,
                                  const std::vector<std::byte*>& rooms)
-    : host_(host), lander_(lander), layers_(rooms.size()), segments_(rooms.size()) {
-  const SlabShape shape = kernels::Lander::Landed(host->shape());
+    : host_(host), decoder_(decoder), layers_(rooms.size()), segments_(rooms.size()) {
+  const SlabShape shape = kernels::SlabDecoder::DecodedShape(host->shape());
   for (size_t i = 0; i < rooms.size(); ++i) {
     for (int64_t layer = 0; layer < host->layers(); ++layer) {
-      layers_[i].push_back(lander->Lands(host->shape().codec) ? rooms[i] + layer * shape.slab_bytes()
-                                                              : host->slab(static_cast<int64_t>(i), layer).data());
+      layers_[i].push_back(decoder->Decodes(host->shape().codec) ? rooms[i] + layer * shape.slab_bytes()
+                                                                 : host->slab(static_cast<int64_t>(i), layer).data());
     }
     segments_[i].codec = shape.codec;
     segments_[i].layer_data = layers_[i];
@@ -83,35 +83,35 @@ DeviceDocuments::DeviceDocuments(const HostDocuments* host, kernels::Lander* lan
   }
 }
 
-absl::Status DeviceDocuments::Land(int64_t document, int64_t layer) {
-  if (!lander_->Lands(host_->shape().codec)) return absl::OkStatus();
+absl::Status DeviceDocuments::Decode(int64_t document, int64_t layer) {
+  if (!decoder_->Decodes(host_->shape().codec)) return absl::OkStatus();
   std::byte* const room = const_cast<std::byte*>(layers_[static_cast<size_t>(document)][static_cast<size_t>(layer)]);
   const absl::Span<const std::byte> slab = host_->slab(document, layer);
-  return host_->pinned() ? lander_->LandPinned(host_->shape(), {slab}, room)
-                         : lander_->Land(host_->shape(), slab, room);
+  return host_->pinned() ? decoder_->DecodePinned(host_->shape(), {slab}, room)
+                         : decoder_->Decode(host_->shape(), slab, room);
 }
 
-Landing::Landing(DeviceDocuments* documents)
+Decoding::Decoding(DeviceDocuments* documents)
     : documents_(documents), missing_(static_cast<size_t>(documents->layers()), documents->count()) {
   for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Work(); });
 }
 
-Landing::~Landing() {
+Decoding::~Decoding() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void Landing::Work() {
+void Decoding::Work() {
   const int64_t count = documents_->count(), slabs = count * documents_->layers();
   for (int64_t i = next_.fetch_add(1); i < slabs; i = next_.fetch_add(1)) {
-    const absl::Status landed = documents_->Land(i % count, i / count);
+    const absl::Status decoded = documents_->Decode(i % count, i / count);
     MutexLock lock(&mutex_);
-    status_.Update(landed);
+    status_.Update(decoded);
     if (--missing_[static_cast<size_t>(i / count)] == 0 || !status_.ok()) landed_.SignalAll();
     if (!status_.ok()) return;
   }
 }
 
-absl::Status Landing::WaitLayer(int64_t layer) {
+absl::Status Decoding::WaitLayer(int64_t layer) {
   MutexLock lock(&mutex_);
   while (status_.ok() && missing_[static_cast<size_t>(layer)] > 0) landed_.Wait(&mutex_);
   return status_;

@@ -15,7 +15,7 @@
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "base/slab.h"
-#include "kernels/device/lander.h"
+#include "kernels/device/slab_decoder.h"
 #include "kernels/kernels.h"
 #include "worker/files/config.h"
 
@@ -56,7 +56,7 @@ class HostDocuments {
   // A device copies them from where they are.
   bool pinned() const { return pinned_; }
   // What one document takes on a device.
-  int64_t landed_bytes() const { return layers_ * kernels::Lander::Landed(shape_).slab_bytes(); }
+  int64_t decoded_bytes() const { return layers_ * kernels::SlabDecoder::DecodedShape(shape_).slab_bytes(); }
 
  private:
   HostDocuments(const SlabShape& shape, int64_t layers) : shape_(shape), layers_(layers) {}
@@ -66,38 +66,38 @@ class HostDocuments {
   bool pinned_ = false;
 };
 
-// Documents where attention reads them: in memory of the device, or, where nothing has to land, the host's own.
+// Documents where attention reads them: in memory of the device, or, where nothing has to decode, the host's own.
 class DeviceDocuments {
  public:
-  // The first of `host`, which outlives the object, each in a room of host->landed_bytes(); rooms outlive it too.
-  DeviceDocuments(const HostDocuments* host, kernels::Lander* lander, const std::vector<std::byte*>& rooms);
+  // The first of `host`, which outlives the object, each in a room of host->decoded_bytes(); rooms outlive it too.
+  DeviceDocuments(const HostDocuments* host, kernels::SlabDecoder* decoder, const std::vector<std::byte*>& rooms);
   DeviceDocuments(const DeviceDocuments&) = delete;
   DeviceDocuments& operator=(const DeviceDocuments&) = delete;
   absl::Span<const kernels::KvSegment> segments() const { return segments_; }
   int64_t count() const { return static_cast<int64_t>(segments_.size()); }
   int64_t layers() const { return host_->layers(); }
   // Thread-safe, for different slabs.
-  absl::Status Land(int64_t document, int64_t layer);
+  absl::Status Decode(int64_t document, int64_t layer);
 
  private:
   const HostDocuments* const host_;
-  kernels::Lander* const lander_;
+  kernels::SlabDecoder* const decoder_;
   std::vector<std::vector<const std::byte*>> layers_;
   std::vector<kernels::KvSegment> segments_;
 };
 
-// Lands all slabs of documents, layer after layer, in threads of its own.
-class Landing {
+// Decodes all slabs of documents, layer after layer, in threads of its own.
+class Decoding {
  public:
-  explicit Landing(DeviceDocuments* documents);
-  ~Landing();
-  Landing(const Landing&) = delete;
-  Landing& operator=(const Landing&) = delete;
+  explicit Decoding(DeviceDocuments* documents);
+  ~Decoding();
+  Decoding(const Decoding&) = delete;
+  Decoding& operator=(const Decoding&) = delete;
   // Returns when the layer is there for all documents; the first error of any.
   absl::Status WaitLayer(int64_t layer);
 
  private:
-  // As many slabs as a lander has on their way at once.
+  // As many slabs as a decoder has on their way at once.
   static constexpr int kThreads = 4;
   void Work();
 

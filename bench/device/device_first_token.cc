@@ -17,7 +17,7 @@ namespace kvlink::bench {
 namespace {
 
 // A way to the first token over documents, and what it should reach. Ways that are not loaded read what the way before
-// them landed.
+// them decoded.
 struct Way {
   absl::string_view name;
   Codec codec;
@@ -36,9 +36,9 @@ class Contexts {
  public:
   // `most`: documents of the largest context.
   static absl::StatusOr<std::unique_ptr<Contexts>> Create(DeviceBench* bench, DevicePasses* passes,
-                                                          kernels::Lander* lander, int64_t document_tokens,
+                                                          kernels::SlabDecoder* decoder, int64_t document_tokens,
                                                           int64_t most) {
-    std::unique_ptr<Contexts> contexts(new Contexts(bench, passes, lander, document_tokens));
+    std::unique_ptr<Contexts> contexts(new Contexts(bench, passes, decoder, document_tokens));
     const model::Model& model = passes->model();
     KVLINK_ASSIGN_OR_RETURN(const auto maker, SlabMaker::Create(bench->backend, model.config(), &model.rope()));
     int64_t bytes = 0;
@@ -47,7 +47,7 @@ class Contexts {
       KVLINK_ASSIGN_OR_RETURN(auto host,
                               HostDocuments::Make(bench->backend, *maker, maker->Shape(way.codec, document_tokens),
                                                   model.config().layers, most));
-      bytes = std::max(bytes, host->landed_bytes() * most);
+      bytes = std::max(bytes, host->decoded_bytes() * most);
       contexts->host_.emplace_back(way.codec, std::move(host));
     }
     KVLINK_ASSIGN_OR_RETURN(contexts->room_, bench->backend->Allocate(bytes));
@@ -57,8 +57,8 @@ class Contexts {
   absl::Status Measure(int64_t tokens);
 
  private:
-  Contexts(DeviceBench* bench, DevicePasses* passes, kernels::Lander* lander, int64_t document_tokens)
-      : bench_(*bench), passes_(*passes), lander_(lander), document_tokens_(document_tokens) {}
+  Contexts(DeviceBench* bench, DevicePasses* passes, kernels::SlabDecoder* decoder, int64_t document_tokens)
+      : bench_(*bench), passes_(*passes), decoder_(decoder), document_tokens_(document_tokens) {}
 
   const HostDocuments& Host(Codec codec) const {
     return *std::find_if(host_.begin(), host_.end(), [&](const auto& one) { return one.first == codec; })->second;
@@ -67,9 +67,9 @@ class Contexts {
     const HostDocuments& host = Host(codec);
     std::vector<std::byte*> rooms;
     for (int64_t i = 0; i < count; ++i) {
-      rooms.push_back(static_cast<std::byte*>(room_.data()) + i * host.landed_bytes());
+      rooms.push_back(static_cast<std::byte*>(room_.data()) + i * host.decoded_bytes());
     }
-    return std::make_unique<DeviceDocuments>(&host, lander_, rooms);
+    return std::make_unique<DeviceDocuments>(&host, decoder_, rooms);
   }
   absl::Status First(const Way& way, DeviceDocuments& documents);
   absl::Status Full(int64_t tokens);
@@ -78,7 +78,7 @@ class Contexts {
 
   DeviceBench& bench_;
   DevicePasses& passes_;
-  kernels::Lander* const lander_;
+  kernels::SlabDecoder* const decoder_;
   const int64_t document_tokens_;
   std::vector<std::pair<Codec, std::unique_ptr<HostDocuments>>> host_;
   kernels::Buffer room_;  // every way's documents, in turn
@@ -89,8 +89,8 @@ absl::Status Contexts::First(const Way& way, DeviceDocuments& documents) {
   request.push_back(passes_.NewRequest());
   const int64_t fresh = bench_.options->fresh_tokens;
   if (!way.loaded) return passes_.First(request, documents.segments(), fresh, {});
-  Landing landing(&documents);
-  return passes_.First(request, documents.segments(), fresh, [&](int64_t layer) { return landing.WaitLayer(layer); });
+  Decoding decoding(&documents);
+  return passes_.First(request, documents.segments(), fresh, [&](int64_t layer) { return decoding.WaitLayer(layer); });
 }
 
 absl::Status Contexts::Full(int64_t tokens) {
@@ -153,7 +153,7 @@ absl::Status BenchFirstToken(DeviceBench& bench, const model::Model& model) {
   if (options.contexts.empty()) return absl::OkStatus();
   const int64_t longest = *std::max_element(options.contexts.begin(), options.contexts.end());
   KVLINK_ASSIGN_OR_RETURN(const auto passes, DevicePasses::Create(&model, longest + options.fresh_tokens, 1));
-  kernels::Lander lander(bench.backend, &model.rope());
+  kernels::SlabDecoder decoder(bench.backend, &model.rope());
   for (const bool long_documents : {false, true}) {
     const int64_t tokens = long_documents ? options.long_document_tokens : options.document_tokens;
     std::vector<int64_t> mine;
@@ -162,7 +162,7 @@ absl::Status BenchFirstToken(DeviceBench& bench, const model::Model& model) {
     }
     if (mine.empty()) continue;
     const int64_t most = *std::max_element(mine.begin(), mine.end()) / tokens;
-    KVLINK_ASSIGN_OR_RETURN(const auto contexts, Contexts::Create(&bench, passes.get(), &lander, tokens, most));
+    KVLINK_ASSIGN_OR_RETURN(const auto contexts, Contexts::Create(&bench, passes.get(), &decoder, tokens, most));
     for (int64_t context : mine) KVLINK_RETURN_IF_ERROR(contexts->Measure(context));
   }
   return absl::OkStatus();

@@ -1,4 +1,4 @@
-// Linked attention of a decode step, and landing, beside the device's own copy.
+// Linked attention of a decode step, and decoding, beside the device's own copy.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -127,7 +127,7 @@ absl::Status BenchAttention(DeviceBench& bench) {
   return absl::OkStatus();
 }
 
-absl::Status BenchLand(DeviceBench& bench) {
+absl::Status BenchDecode(DeviceBench& bench) {
   const DeviceBenchOptions& options = *bench.options;
   bench.report->Section(
       absl::StrCat("Decode: a slab of ", options.landed_tokens, " tokens on the device, as raw-bf16"));

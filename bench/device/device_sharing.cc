@@ -35,11 +35,11 @@ class Sharing {
     return sharing;
   }
 
-  // Requests come with nothing resident, and each has its documents landed where none before it had.
+  // Requests come with nothing resident, and each has its documents decoded where none before it had.
   absl::Status Round(int64_t count, Times* times);
 
  private:
-  Sharing(DeviceBench& bench, const model::Model& model) : bench_(bench), lander_(bench.backend, &model.rope()) {}
+  Sharing(DeviceBench& bench, const model::Model& model) : bench_(bench), decoder_(bench.backend, &model.rope()) {}
   absl::Status Answer(int64_t count, const DeviceDocuments& documents, Times* times);
   absl::StatusOr<int64_t> InUse(const std::vector<kernels::Buffer>& rooms) const {
     if (bench_.options->memory_in_use) return bench_.options->memory_in_use();
@@ -49,7 +49,7 @@ class Sharing {
   }
 
   DeviceBench& bench_;
-  kernels::Lander lander_;
+  kernels::SlabDecoder decoder_;
   std::unique_ptr<DevicePasses> passes_;
   std::unique_ptr<HostDocuments> host_;
 };
@@ -62,13 +62,13 @@ absl::Status Sharing::Round(int64_t count, Times* times) {
   for (int64_t i = 0; i < count * documents; ++i) {
     const auto document = static_cast<size_t>(i % documents);
     if (data[document] != nullptr) continue;
-    KVLINK_ASSIGN_OR_RETURN(rooms[document], bench_.backend->Allocate(host_->landed_bytes()));
+    KVLINK_ASSIGN_OR_RETURN(rooms[document], bench_.backend->Allocate(host_->decoded_bytes()));
     data[document] = static_cast<std::byte*>(rooms[document].data());
   }
-  DeviceDocuments resident(host_.get(), &lander_, data);
+  DeviceDocuments resident(host_.get(), &decoder_, data);
   for (int64_t layer = 0; layer < resident.layers(); ++layer) {
     for (int64_t document = 0; document < documents; ++document) {
-      KVLINK_RETURN_IF_ERROR(resident.Land(document, layer));
+      KVLINK_RETURN_IF_ERROR(resident.Decode(document, layer));
     }
   }
   KVLINK_RETURN_IF_ERROR(Answer(count, resident, times));

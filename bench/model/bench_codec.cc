@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "bench/model/bench_model.h"
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 #include "worker/link/plan.h"
 #include "worker/text/template/chat_template.h"
 
@@ -19,13 +19,13 @@ struct Sample {
   std::vector<float> logits;    // [answer, vocab]
 };
 
-absl::StatusOr<std::unique_ptr<infer::Engine>> MakeEngine(const BenchModel& bench, Codec codec) {
-  infer::EngineOptions options;
+absl::StatusOr<std::unique_ptr<infer::Generator>> MakeGenerator(const BenchModel& bench, Codec codec) {
+  infer::GeneratorOptions options;
   options.codec = codec;
   options.profile = bench.untuned;
   options.private_tokens = 2048;
   options.resident_budget_bytes = int64_t{4} << 30;  // each document is encoded once
-  return infer::Engine::Create(bench.model.get(), bench.fingerprint, nullptr, options);
+  return infer::Generator::Create(bench.model.get(), bench.fingerprint, nullptr, options);
 }
 
 absl::StatusOr<std::vector<Sample>> Samples(const BenchModel& bench, int64_t count) {
@@ -51,25 +51,25 @@ absl::StatusOr<std::vector<Sample>> Samples(const BenchModel& bench, int64_t cou
 }
 
 // The greedy answer, and the distribution each of its tokens came from.
-absl::Status AnswerGreedily(infer::Engine& engine, int64_t tokens, Sample* sample) {
-  KVLINK_ASSIGN_OR_RETURN(const auto conversation, engine.Start(sample->request));
+absl::Status AnswerGreedily(infer::Generator& generator, int64_t tokens, Sample* sample) {
+  KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator.Start(sample->request));
   while (true) {
     sample->answer.push_back(conversation->next());
     sample->logits.insert(sample->logits.end(), conversation->logits().begin(), conversation->logits().end());
-    if (engine.IsEnd(conversation->next()) || static_cast<int64_t>(sample->answer.size()) == tokens)
+    if (generator.IsEnd(conversation->next()) || static_cast<int64_t>(sample->answer.size()) == tokens)
       return absl::OkStatus();
-    KVLINK_RETURN_IF_ERROR(engine.Step(*conversation, {}));
+    KVLINK_RETURN_IF_ERROR(generator.Step(*conversation, {}));
   }
 }
 
 // The distributions in front of the same tokens.
-absl::StatusOr<std::vector<float>> Follow(infer::Engine& engine, const Sample& sample) {
-  KVLINK_ASSIGN_OR_RETURN(const auto conversation, engine.Start(sample.request));
+absl::StatusOr<std::vector<float>> Follow(infer::Generator& generator, const Sample& sample) {
+  KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator.Start(sample.request));
   std::vector<float> logits(conversation->logits().begin(), conversation->logits().end());
   if (sample.answer.size() > 1) {
     KVLINK_ASSIGN_OR_RETURN(
         const std::vector<float> rest,
-        engine.Score(*conversation, absl::MakeConstSpan(sample.answer).subspan(0, sample.answer.size() - 1), {}));
+        generator.Score(*conversation, absl::MakeConstSpan(sample.answer).subspan(0, sample.answer.size() - 1), {}));
     logits.insert(logits.end(), rest.begin(), rest.end());
   }
   return logits;
@@ -80,8 +80,9 @@ absl::Status Run(const Flags& flags, Report& report) {
   KVLINK_ASSIGN_OR_RETURN(std::vector<Sample> samples, Samples(bench, flags.GetInt("questions", 12)));
   const model::ModelConfig& config = bench.model->config();
   {
-    KVLINK_ASSIGN_OR_RETURN(const auto engine, MakeEngine(bench, Codec::kRawF32));
-    for (Sample& sample : samples) KVLINK_RETURN_IF_ERROR(AnswerGreedily(*engine, flags.GetInt("tokens", 32), &sample));
+    KVLINK_ASSIGN_OR_RETURN(const auto generator, MakeGenerator(bench, Codec::kRawF32));
+    for (Sample& sample : samples)
+      KVLINK_RETURN_IF_ERROR(AnswerGreedily(*generator, flags.GetInt("tokens", 32), &sample));
   }
   for (Codec codec : {Codec::kRawF32, Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
     const std::string name(CodecName(codec));
@@ -89,10 +90,10 @@ absl::Status Run(const Flags& flags, Report& report) {
     report.Add(absl::StrCat(name, " bytes per token"),
                static_cast<double>(config.layers * shape.used_bytes()) / static_cast<double>(kUnitTokens), "B");
     if (codec == Codec::kRawF32) continue;
-    KVLINK_ASSIGN_OR_RETURN(const auto engine, MakeEngine(bench, codec));
+    KVLINK_ASSIGN_OR_RETURN(const auto generator, MakeGenerator(bench, codec));
     Agreement agreement;
     for (const Sample& sample : samples) {
-      KVLINK_ASSIGN_OR_RETURN(const std::vector<float> logits, Follow(*engine, sample));
+      KVLINK_ASSIGN_OR_RETURN(const std::vector<float> logits, Follow(*generator, sample));
       agreement.Add(sample.logits, logits, config.vocab);
     }
     std::optional<Target> target;

@@ -363,7 +363,7 @@ void Bench::Rows(const Model& model) {
   std::vector<int32_t> table(rows / kBlockTokens);
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
   const SlabShape bf16{Codec::kRawBf16, model.kv_heads, model.dim, rows};
-  const Array landed(Dtype::kU8, {bf16.slab_bytes()});
+  const Array decoded(Dtype::kU8, {bf16.slab_bytes()});
   for (Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
     SlabShape shape = bf16;
     shape.codec = codec;
@@ -371,9 +371,9 @@ void Bench::Rows(const Model& model) {
     const kernels::PackArgs pack{shape, pages.tensor, table.data(), &rope, slab.tensor};
     moves(absl::StrCat("Pack f32 pages as ", CodecName(codec)), pages.tensor.bytes + shape.used_bytes(),
           [&] { Check(backend_->Pack(*stream, pack)); });
-    const kernels::DecodeArgs land{shape, slab.tensor, Codec::kRawBf16, &rope, landed.tensor};
+    const kernels::DecodeArgs decode{shape, slab.tensor, Codec::kRawBf16, &rope, decoded.tensor};
     moves(absl::StrCat("Decode ", CodecName(codec), " as raw-bf16"), shape.used_bytes() + bf16.used_bytes(),
-          [&] { Check(backend_->Decode(*stream, land)); });
+          [&] { Check(backend_->Decode(*stream, decode)); });
   }
   {
     const Array bytes(Dtype::kU8, {int64_t{256} << 20}), out(Dtype::kU64, {1024});

@@ -15,7 +15,7 @@
 #include "bench/ceilings.h"
 #include "bench/model/bench_model.h"
 #include "bench/model/pass_cost.h"
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 
 namespace kvlink::bench {
 namespace {
@@ -34,9 +34,9 @@ link::LinkProfile SyntheticLinks() {
   return profile;
 }
 
-absl::StatusOr<std::unique_ptr<infer::Engine>> MakeEngine(const BenchModel& bench, store::Store* store) {
+absl::StatusOr<std::unique_ptr<infer::Generator>> MakeGenerator(const BenchModel& bench, store::Store* store) {
   const model::ModelConfig& config = bench.model->config();
-  infer::EngineOptions options;
+  infer::GeneratorOptions options;
   options.profile = SyntheticLinks();
   options.link_embeddings.resize(options.profile.slots * kLinks * config.hidden);
   for (size_t i = 0; i < options.link_embeddings.size(); ++i) {
@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<infer::Engine>> MakeEngine(const BenchModel& benc
   options.private_tokens = config.context;
   options.resident_budget_bytes = 0;  // every request asks the store
   options.write_back_bytes = int64_t{2} << 30;
-  return infer::Engine::Create(bench.model.get(), bench.fingerprint, store, options);
+  return infer::Generator::Create(bench.model.get(), bench.fingerprint, store, options);
 }
 
 infer::Request RequestOf(const BenchModel& bench, const std::vector<std::vector<int32_t>>& documents, int64_t count,
@@ -90,19 +90,19 @@ struct Times {
 
 class Bench {
  public:
-  Bench(const BenchModel& model, store::Store* store, infer::Engine* engine, Report* report)
-      : model_(model), store_(store), engine_(engine), report_(report), ceilings_(model.threads) {}
+  Bench(const BenchModel& model, store::Store* store, infer::Generator* generator, Report* report)
+      : model_(model), store_(store), generator_(generator), report_(report), ceilings_(model.threads) {}
 
   absl::Status Prepare(int64_t documents) {
     documents_ = DocumentsOf(model_, documents, kDocumentTokens);
     // One after another: what a request holds must fit into the DRAM tier with what is being written.
     for (const auto& document : documents_) {
       infer::Request request = RequestOf(model_, {document}, 1, link::Linker::kConcat);
-      KVLINK_RETURN_IF_ERROR(engine_->Start(request).status());
+      KVLINK_RETURN_IF_ERROR(generator_->Start(request).status());
     }
-    if (!engine_->DrainWriteBack(SteadyNow() + absl::Minutes(5)))
+    if (!generator_->DrainWriteBack(SteadyNow() + absl::Minutes(5)))
       return absl::DeadlineExceededError("writes take too long");
-    const auto stats = engine_->stats().write_back;
+    const auto stats = generator_->stats().write_back;
     if (stats.failed + stats.refused > 0) return absl::InternalError(absl::StrCat("writing: ", stats.last_error));
     return absl::OkStatus();
   }
@@ -114,9 +114,9 @@ class Bench {
     for (int round = 0; round <= rounds; ++round) {
       Times once;
       KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kFull, store::Tier::kNone, &once.full));
-      KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kConcat, store::Tier::kSegments, &once.segments));
+      KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kConcat, store::Tier::kDisk, &once.segments));
       KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kConcat, store::Tier::kDram, &once.dram));
-      KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kLinks, store::Tier::kSegments, &once.links_segments));
+      KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kLinks, store::Tier::kDisk, &once.links_segments));
       KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kLinks, store::Tier::kDram, &once.links_dram));
       if (round == 0) continue;
       best_.gflops = std::max(best_.gflops, ceilings_.FmaGflops());
@@ -139,13 +139,13 @@ class Bench {
       std::vector<std::unique_ptr<infer::Conversation>> held;
       std::vector<infer::Conversation*> conversations;
       for (int i = 0; i < batch; ++i) {
-        KVLINK_ASSIGN_OR_RETURN(auto conversation, engine_->Start(request));
+        KVLINK_ASSIGN_OR_RETURN(auto conversation, generator_->Start(request));
         held.push_back(std::move(conversation));
         conversations.push_back(held.back().get());
       }
-      KVLINK_RETURN_IF_ERROR(engine_->StepBatch(conversations, {}));
+      KVLINK_RETURN_IF_ERROR(generator_->StepBatch(conversations, {}));
       const double began = Now();
-      for (int64_t i = 0; i < kDecodeTokens; ++i) KVLINK_RETURN_IF_ERROR(engine_->StepBatch(conversations, {}));
+      for (int64_t i = 0; i < kDecodeTokens; ++i) KVLINK_RETURN_IF_ERROR(generator_->StepBatch(conversations, {}));
       report_->Add(absl::StrCat("decode, batch of ", batch),
                    static_cast<double>(batch * kDecodeTokens) / (Now() - began), "tokens/s");
     }
@@ -157,18 +157,18 @@ class Bench {
  private:
   // Seconds to the first token; `from` says where the documents must come from.
   absl::Status First(int64_t count, link::Linker linker, store::Tier from, std::vector<double>* seconds) {
-    engine_->pool().Clear();
-    if (from == store::Tier::kSegments) store_->DropDramTier();
+    generator_->pool().Clear();
+    if (from == store::Tier::kDisk) store_->DropDramTier();
     const infer::Request request = RequestOf(model_, documents_, count, linker);
-    KVLINK_ASSIGN_OR_RETURN(const auto conversation, engine_->Start(request));
+    KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator_->Start(request));
     const infer::RequestStats& stats = conversation->stats();
     seconds->push_back(absl::ToDoubleSeconds(stats.time_to_first_token));
     const int64_t wanted_fresh = linker == link::Linker::kFull    ? count * kDocumentTokens + kFreshTokens
                                  : linker == link::Linker::kLinks ? kFreshTokens + count * kLinks
                                                                   : kFreshTokens;
-    const int64_t found = from == store::Tier::kDram       ? stats.documents_dram
-                          : from == store::Tier::kSegments ? stats.documents_segments
-                                                           : 0;
+    const int64_t found = from == store::Tier::kDram   ? stats.documents_dram
+                          : from == store::Tier::kDisk ? stats.documents_disk
+                                                       : 0;
     if (stats.fresh_tokens != wanted_fresh || (from != store::Tier::kNone && found != count)) {
       return absl::InternalError(absl::StrCat("not what should be measured: ", stats.fresh_tokens, " fresh tokens, ",
                                               found, " of ", count, " documents where they should be (",
@@ -211,7 +211,7 @@ class Bench {
 
   const BenchModel& model_;
   store::Store* const store_;
-  infer::Engine* const engine_;
+  infer::Generator* const generator_;
   Report* const report_;
   const Ceilings ceilings_;
   Best best_;
@@ -230,10 +230,10 @@ absl::Status Run(const Flags& flags, Report& report) {
     contexts.push_back(tokens);
   }
   KVLINK_ASSIGN_OR_RETURN(const auto store, BenchStore::Create(flags.Get("directory", ""), int64_t{1} << 30));
-  KVLINK_ASSIGN_OR_RETURN(const auto engine, MakeEngine(model, store->get()));
+  KVLINK_ASSIGN_OR_RETURN(const auto generator, MakeGenerator(model, store->get()));
   KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store->get()->Stats());
   std::printf("store: %s\n", stats.io.c_str());
-  Bench bench(model, store->get(), engine.get(), &report);
+  Bench bench(model, store->get(), generator.get(), &report);
   KVLINK_RETURN_IF_ERROR(bench.Prepare(*std::max_element(contexts.begin(), contexts.end()) / kDocumentTokens));
   for (int64_t tokens : contexts)
     KVLINK_RETURN_IF_ERROR(bench.Context(tokens, static_cast<int>(flags.GetInt("rounds", 3))));
@@ -247,7 +247,7 @@ absl::Status Run(const Flags& flags, Report& report) {
 // An ordinary prefill of N tokens, or N decode steps after the last prefill; seconds on a line of their own.
 absl::Status Serve(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const BenchModel model, OpenBenchModel(flags));
-  KVLINK_ASSIGN_OR_RETURN(const auto engine, MakeEngine(model, nullptr));
+  KVLINK_ASSIGN_OR_RETURN(const auto generator, MakeGenerator(model, nullptr));
   std::unique_ptr<infer::Conversation> conversation;
   std::printf("ready\n");
   std::fflush(stdout);
@@ -264,11 +264,11 @@ absl::Status Serve(const Flags& flags) {
       request.linker = link::Linker::kFull;
       request.prompt.after = DocumentsOf(model, 1, tokens)[0];
       began = Now();
-      KVLINK_ASSIGN_OR_RETURN(conversation, engine->Start(request));
+      KVLINK_ASSIGN_OR_RETURN(conversation, generator->Start(request));
     } else {
       if (conversation == nullptr) return absl::FailedPreconditionError("--serve: decode comes after a prefill");
       began = Now();
-      for (int64_t i = 0; i < tokens; ++i) KVLINK_RETURN_IF_ERROR(engine->Step(*conversation, {}));
+      for (int64_t i = 0; i < tokens; ++i) KVLINK_RETURN_IF_ERROR(generator->Step(*conversation, {}));
     }
     std::printf("%.6f\n", Now() - began);
     std::fflush(stdout);

@@ -131,8 +131,8 @@ double DramHitRatio(engine::Engine* engine, const Documents& documents, const Tr
     const auto lease = MustBe(engine->Read(key, found->location.etag, absl::InfiniteFuture()));
     hits += lease->from_dram() && i >= warm_up;
     for (int64_t layer = 0; layer < kLayers; ++layer) {
-      const absl::Status landed = lease->WaitLayer(layer, absl::InfiniteFuture());
-      if (!landed.ok()) Die(landed.message());
+      const absl::Status arrived = lease->WaitLayer(layer, absl::InfiniteFuture());
+      if (!arrived.ok()) Die(arrived.message());
     }
   }
   return static_cast<double>(hits) / static_cast<double>(trace.accesses.size() - warm_up);

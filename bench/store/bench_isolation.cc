@@ -97,7 +97,7 @@ void MeasurePushes(const std::string& scratch, const Manifest& manifest, int rea
     PullSamples* const to_segments = round < 0 ? &ignored_segments : &segments;
     const auto pull = [&](std::vector<double> PullSamples::*when) {
       resident.ReadFrom(store::Tier::kDram, reads, &(to_dram->*when));
-      on_disk.ReadFrom(store::Tier::kSegments, reads, &(to_segments->*when));
+      on_disk.ReadFrom(store::Tier::kDisk, reads, &(to_segments->*when));
     };
     pull(&PullSamples::alone);
     {

@@ -91,7 +91,7 @@ int Main(int argc, char** argv) {
   for (int i = 0; i < 2 * kStored; ++i) identities.push_back(IdentityOf(i));
   Report report("lookup");
   {
-    store::NodeOptions options;
+    store::node::NodeOptions options;
     options.directory = scratch.path() + "/store";
     options.engine.dram_bytes = int64_t{64} << 20;
     options.engine.capacity_bytes = int64_t{2} << 30;
@@ -99,13 +99,13 @@ int Main(int argc, char** argv) {
     options.data_address = "127.0.0.1:0";
     options.local_socket = scratch.path() + "/socket";
     options.log = [](absl::string_view) {};
-    const auto node = Must(store::Node::Start(std::move(options)));
+    const auto node = Must(store::node::Node::Start(std::move(options)));
     for (const char* carrier : {"ucx", "mapped", "grpc"}) {
-      store::RemoteOptions remote;
+      store::client::RemoteOptions remote;
       remote.address = node->addresses().control;
-      remote.carrier = Must(store::ParseCarrier(carrier));
+      remote.carrier = Must(store::client::ParseCarrier(carrier));
       remote.name = "bench";
-      const auto store = Must(store::OpenRemote(remote));
+      const auto store = Must(store::client::OpenRemote(remote));
       if (carrier == std::string("ucx")) StoreEncodings(store.get());
       report.Section(carrier == std::string("mapped") ? "local socket" : carrier);
       for (const int batch : kBatches) MeasureBatch(store.get(), carrier, identities, batch, seconds, &report);

@@ -134,13 +134,13 @@ void FillLog(const std::string& directory, int64_t encodings, int64_t layers, in
 }
 
 [[noreturn]] void Serve(const std::string& directory, int64_t encodings) {
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = directory;
   options.engine = Options(encodings);
   options.data_address = "127.0.0.1:0";
   options.log = [](absl::string_view) {};
   const double start = Now();
-  const auto node = store::Node::Start(std::move(options));
+  const auto node = store::node::Node::Start(std::move(options));
   MustBe(node.status());
   bench::ServeForever(absl::StrCat((*node)->addresses().control, " ", Now() - start));
 }
@@ -171,10 +171,10 @@ Served ServeOnce(const std::vector<std::string>& command, int64_t encodings) {
   MustBe(node.status());
   const std::vector<std::string> words = absl::StrSplit((*node)->first_line(), ' ');
   if (words.size() != 2 || !absl::SimpleAtod(words[1], &served.start)) Die("the node said something else");
-  store::RemoteOptions options;
+  store::client::RemoteOptions options;
   options.address = words[0];
-  options.carrier = store::Carrier::kUcx;
-  const auto client = store::OpenRemote(options);
+  options.carrier = store::client::Carrier::kUcx;
+  const auto client = store::client::OpenRemote(options);
   MustBe(client.status());
   const EncodingKey last = KeyOf(encodings - 1);
   const auto found = (*client)->Lookup(last.ns, {last.identity}, last.codec);

@@ -109,7 +109,7 @@ class AbandonedConnections {
       : retries_(&counters_),
         control_({address, std::string(kHostileKey), "hostile", {}}, &retries_, &counters_),
         transport_(Must(transport::NewUcxTransport({}))) {
-    const store::OpenedSession session = Must(control_.Session(Soon()));
+    const store::client::OpenedSession session = Must(control_.Session(Soon()));
     for (const std::string& data : session.data) {
       absl::string_view host_and_port = data;
       if (!absl::ConsumePrefix(&host_and_port, "ucx://")) continue;
@@ -136,9 +136,9 @@ class AbandonedConnections {
   }
 
  private:
-  store::ClientCounters counters_;
-  store::RetryPolicy retries_;
-  store::Control control_;
+  store::client::ClientCounters counters_;
+  store::client::RetryPolicy retries_;
+  store::client::Control control_;
   std::unique_ptr<transport::Transport> transport_;
   std::vector<std::unique_ptr<Abandoned>> connections_;
 };
@@ -156,8 +156,9 @@ void Say(const char* line) {
 // Leases on all encodings of the set, again and again, until each of the connections is refused; what is refused is
 // asked for again.
 void HoldLeases(const std::string& address, const Manifest& manifest) {
-  std::vector<std::unique_ptr<store::RemoteStore>> stores;
-  for (int i = 0; i < kConnections; ++i) stores.push_back(Connect(address, kHostileKey, store::Carrier::kMapped));
+  std::vector<std::unique_ptr<store::client::RemoteStore>> stores;
+  for (int i = 0; i < kConnections; ++i)
+    stores.push_back(Connect(address, kHostileKey, store::client::Carrier::kMapped));
   std::vector<std::unique_ptr<store::Lease>> held;
   while (true) {
     for (const auto& store : stores) {
@@ -231,7 +232,7 @@ void LeaseAll(const std::string& address) {
   const Manifest manifest = AManifest();
   AbandonedConnections pulls(address, 64);
   std::thread leases([&] { HoldLeases(address, manifest); });
-  uint64_t landings = 0;
+  uint64_t receives = 0;
   pulls.KeepUp(
       [&](proto::Request* request, uint64_t number) {
         const Manifest wanted = Named(manifest, static_cast<uint64_t>(kLarge.first) + number % kLarge.count);
@@ -240,9 +241,9 @@ void LeaseAll(const std::string& address) {
         pull->mutable_name()->set_identity(std::string(BytesOf(wanted.identity)));
         pull->mutable_name()->set_codec(static_cast<uint32_t>(wanted.codec));
         pull->mutable_name()->set_etag(std::string(BytesOf(wanted.etag)));
-        pull->set_first_landing(landings + 1);
-        pull->set_landings(static_cast<uint32_t>(kLayers));
-        landings += static_cast<uint64_t>(kLayers);
+        pull->set_first_payload(receives + 1);
+        pull->set_payloads(static_cast<uint32_t>(kLayers));
+        receives += static_cast<uint64_t>(kLayers);
       },
       [] { Say("leasing"); });
 }

@@ -59,7 +59,7 @@ Manifest Named(Manifest manifest, uint64_t number) {
 }
 
 void Serve(const std::string& directory, absl::Span<const Set> sets) {
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = directory + "/store";
   options.engine.dram_bytes = kDramBytes;
   options.engine.capacity_bytes = int64_t{4} << 30;
@@ -81,17 +81,18 @@ void Serve(const std::string& directory, absl::Span<const Set> sets) {
       }
     }
   }
-  const auto node = Must(store::Node::Start(std::move(options)));
+  const auto node = Must(store::node::Node::Start(std::move(options)));
   ServeForever(node->addresses().control);
 }
 
-std::unique_ptr<store::RemoteStore> Connect(const std::string& address, absl::string_view key, store::Carrier carrier) {
-  store::RemoteOptions options;
+std::unique_ptr<store::client::RemoteStore> Connect(const std::string& address, absl::string_view key,
+                                                    store::client::Carrier carrier) {
+  store::client::RemoteOptions options;
   options.address = address;
   options.key = std::string(key);
   options.carrier = carrier;
   options.name = "bench";
-  return Must(store::OpenRemote(options));
+  return Must(store::client::OpenRemote(options));
 }
 
 absl::StatusOr<store::Tier> Reader::Read() {

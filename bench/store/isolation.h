@@ -69,8 +69,8 @@ inline constexpr absl::string_view kOperatorKey = "the-key-of-the-operator";
 
 // Serves a node with `sets` stored, over UCX and a socket; says its address. Does not return.
 [[noreturn]] void Serve(const std::string& directory, absl::Span<const Set> sets);
-std::unique_ptr<store::RemoteStore> Connect(const std::string& address, absl::string_view key,
-                                            store::Carrier carrier = store::Carrier::kUcx);
+std::unique_ptr<store::client::RemoteStore> Connect(const std::string& address, absl::string_view key,
+                                                    store::client::Carrier carrier = store::client::Carrier::kUcx);
 
 // Reads as a worker does: a lookup, a read, and every layer verified. Thread-safety: one thread.
 class Reader {

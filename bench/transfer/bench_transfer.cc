@@ -27,7 +27,7 @@ namespace {
 
 // 512 tokens of Llama-3.1-8B and of SmolLM2-135M, in bf16; and the documents of a request, which are asked for at once.
 struct Shape : EncodingShape {
-  bool asks_for_first = false;  // the first layer is to land within an eighth of the whole
+  bool asks_for_first = false;  // the first layer is to arrive within an eighth of the whole
 };
 const Shape kShapes[] = {{{"Llama 8B", 1, 32, int64_t{2} << 20}, true},
                          {{"SmolLM2", 1, 30, int64_t{384} << 10}},

@@ -40,13 +40,13 @@ bool IsMapped(StoreMove move) { return move == StoreMove::kMapped || move == Sto
 
 class StoreMover : public Mover {
  public:
-  StoreMover(store::RemoteOptions options, StoreMove move, std::string name, int64_t ring_bytes)
+  StoreMover(store::client::RemoteOptions options, StoreMove move, std::string name, int64_t ring_bytes)
       : options_(std::move(options)), move_(move), name_(std::move(name)), ring_bytes_(ring_bytes) {}
   std::string name() const override { return name_; }
 
   absl::Status Connect() {
     remote_ = nullptr;
-    KVLINK_ASSIGN_OR_RETURN(remote_, store::OpenRemote(options_));
+    KVLINK_ASSIGN_OR_RETURN(remote_, store::client::OpenRemote(options_));
     return absl::OkStatus();
   }
 
@@ -153,11 +153,11 @@ class StoreMover : public Mover {
     return MoveTime{first, Now() - start};
   }
 
-  const store::RemoteOptions options_;
+  const store::client::RemoteOptions options_;
   const StoreMove move_;
   const std::string name_;
   const int64_t ring_bytes_;
-  std::unique_ptr<store::RemoteStore> remote_;
+  std::unique_ptr<store::client::RemoteStore> remote_;
   std::string shape_;                // of what is in the store
   std::vector<Manifest> manifests_;  // under names that count up
   size_t next_ = 0;
@@ -176,7 +176,7 @@ std::string StoreScratch(pid_t bench, bool in_memory) {
 
 void ServeStore(int64_t ring_bytes, bool in_memory) {
   const std::string directory = absl::StrCat(StoreScratch(getppid(), in_memory), "/", getpid());
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = directory + "/store";
   std::filesystem::create_directories(directory);
   options.engine.dram_bytes = ring_bytes + ring_bytes / 4 + (int64_t{256} << 20);
@@ -185,7 +185,7 @@ void ServeStore(int64_t ring_bytes, bool in_memory) {
   options.data_address = "127.0.0.1:0";
   options.local_socket = directory + "/socket";
   options.log = [](absl::string_view) {};
-  const auto node = store::Node::Start(std::move(options));
+  const auto node = store::node::Node::Start(std::move(options));
   if (!node.ok()) {
     std::fprintf(stderr, "bench_transfer: %s\n", std::string(node.status().message()).c_str());
     std::exit(1);
@@ -202,12 +202,12 @@ std::string StoreMoveName(StoreMove move, const std::string& carrier) {
 
 absl::StatusOr<std::unique_ptr<Mover>> NewStoreMover(const std::string& address, StoreMove move,
                                                      const std::string& carrier, int64_t ring_bytes) {
-  store::RemoteOptions options;
+  store::client::RemoteOptions options;
   options.address = address;
-  options.landing_bytes = int64_t{256} << 20;
+  options.receive_bytes = int64_t{256} << 20;
   options.sending_bytes = int64_t{128} << 20;
   options.name = "bench";
-  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(IsMapped(move) ? "mapped" : carrier));
+  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::client::ParseCarrier(IsMapped(move) ? "mapped" : carrier));
   auto mover = std::make_unique<StoreMover>(options, move, StoreMoveName(move, carrier), ring_bytes);
   KVLINK_RETURN_IF_ERROR(mover->Connect());
   return mover;

@@ -93,47 +93,47 @@ class TransportReader {
     const absl::Time deadline = SteadyNow() + kPatience;
     {
       MutexLock lock(&mutex_);
-      landed_.clear();
+      arrivals_.clear();
       wake_at_ = verify ? 1 : static_cast<size_t>(shape.slabs());
     }
     for (int64_t i = 0; i < shape.slabs(); ++i) {
-      connection_->Land(ask.first_id + static_cast<uint64_t>(i),
-                        {ring_, ask.at + i * shape.slab_bytes, shape.slab_bytes}, deadline,
-                        [this, i](const absl::Status& status, int64_t) {
-                          MutexLock lock(&mutex_);
-                          landed_.push_back({i, status, Now()});
-                          if (landed_.size() >= wake_at_) changed_.Signal();
-                        });
+      connection_->PostReceive(ask.first_id + static_cast<uint64_t>(i),
+                               {ring_, ask.at + i * shape.slab_bytes, shape.slab_bytes}, deadline,
+                               [this, i](const absl::Status& status, int64_t) {
+                                 MutexLock lock(&mutex_);
+                                 arrivals_.push_back({i, status, Now()});
+                                 if (arrivals_.size() >= wake_at_) changed_.Signal();
+                               });
     }
     KVLINK_RETURN_IF_ERROR(
         connection_->SendMessage(absl::string_view(reinterpret_cast<const char*>(&ask), sizeof(ask))));
     MoveTime time;
     for (size_t n = 0; n < static_cast<size_t>(shape.slabs()); ++n) {
-      const Landed landed = WaitFor(n, verify);
-      KVLINK_RETURN_IF_ERROR(landed.status);
-      if (verify) KVLINK_RETURN_IF_ERROR(Verify(ask.at + landed.layer * shape.slab_bytes, shape.slab_bytes));
-      if (landed.layer == 0) time.first = (verify ? Now() : landed.when) - start;
+      const Arrival arrival = WaitFor(n, verify);
+      KVLINK_RETURN_IF_ERROR(arrival.status);
+      if (verify) KVLINK_RETURN_IF_ERROR(Verify(ask.at + arrival.layer * shape.slab_bytes, shape.slab_bytes));
+      if (arrival.layer == 0) time.first = (verify ? Now() : arrival.when) - start;
     }
     time.whole = Now() - start;
     return time;
   }
 
  private:
-  struct Landed {
+  struct Arrival {
     int64_t layer;
     absl::Status status;
     double when;
   };
-  // The `n`-th to land. Who does not look at the layers is woken when all are there.
-  Landed WaitFor(size_t n, bool verify) {
+  // The `n`-th to arrive. Who does not look at the layers is woken when all are there.
+  Arrival WaitFor(size_t n, bool verify) {
     MutexLock lock(&mutex_);
-    while (landed_.size() < (verify ? n + 1 : wake_at_)) changed_.Wait(&mutex_);
-    return landed_[n];
+    while (arrivals_.size() < (verify ? n + 1 : wake_at_)) changed_.Wait(&mutex_);
+    return arrivals_[n];
   }
   absl::Status Verify(int64_t at, int64_t bytes) const {
     for (const int64_t end = at + bytes; at < end; at += kTransferUnit) {
       if (Xxh3(ring_->data() + at, kTransferUnit) != checksums_[static_cast<size_t>(at / kTransferUnit)]) {
-        return absl::DataLossError(absl::StrCat("a unit at ", at, " landed wrong"));
+        return absl::DataLossError(absl::StrCat("a unit at ", at, " arrived wrong"));
       }
     }
     return absl::OkStatus();
@@ -149,7 +149,7 @@ class TransportReader {
   Mutex mutex_;
   CondVar changed_;
   size_t wake_at_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<Landed> landed_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Arrival> arrivals_ ABSL_GUARDED_BY(mutex_);
 };
 
 absl::StatusOr<std::shared_ptr<TransportReader>> ConnectTransport(const std::string& carrier,

@@ -22,8 +22,8 @@ absl::StatusOr<std::unique_ptr<transport::Transport>> CarrierNamed(const std::st
 class TransportReader;
 absl::StatusOr<std::shared_ptr<TransportReader>> ConnectTransport(const std::string& carrier,
                                                                   const std::string& address, int64_t ring_bytes);
-// Pulls: lays out a landing for each layer and asks for the encoding; layers land one by one. Where `verify`, each unit
-// of a layer is checked when the layer has landed, by the thread that waits for it.
+// Pulls: posts a receive for each layer and asks for the encoding; layers arrive one by one. Where `verify`, each unit
+// of a layer is checked when the layer has arrived, by the thread that waits for it.
 std::unique_ptr<Mover> NewTransportMover(std::shared_ptr<TransportReader> reader, bool verify);
 
 }  // namespace kvlink::bench

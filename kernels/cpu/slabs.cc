@@ -1,4 +1,4 @@
-// Packing private KV into slabs, landing slabs as raw ones, the materialising shift.
+// Packing private KV into slabs, decoding slabs to raw ones, the materialising shift.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -35,9 +35,9 @@ absl::Status SynchronizeEvent(void* event);
 // nothing left to give back to the device.
 //
 // Freed memory may be given out again at once, to any stream: whoever frees guarantees that nothing launched still
-// reads or writes it, by having waited for the stream (kernels.h asks for that). So do Transfer and Lander before they
-// return, also on errors; a forward pass before it returns, so that residents are let go only when no pass reads them;
-// streams and plans before they go.
+// reads or writes it, by having waited for the stream (kernels.h asks for that). So do Transfer and SlabDecoder before
+// they return, also on errors; a forward pass before it returns, so that residents are let go only when no pass reads
+// them; streams and plans before they go.
 absl::StatusOr<void*> AllocateDevice(int64_t bytes);
 void FreeDevice(void* memory);
 // Bytes of the device in use that came from AllocateDevice.

@@ -1,4 +1,4 @@
-// Operations on slabs: packing private KV into one, landing one as a raw one, the materialising shift, checksums.
+// Operations on slabs: packing private KV into one, decoding one to a raw one, the materialising shift, checksums.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 

@@ -33,7 +33,7 @@ struct AdminFlags {
   double timeout = 600;
 };
 
-nlohmann::json ToJson(const store::NodeStatus& status) {
+nlohmann::json ToJson(const store::client::NodeStatus& status) {
   nlohmann::json namespaces = nlohmann::json::array();
   for (const auto& ns : status.namespaces) {
     namespaces.push_back({{"name", ns.limits.name},
@@ -48,7 +48,7 @@ nlohmann::json ToJson(const store::NodeStatus& status) {
   return {{"namespaces", namespaces}, {"values", status.values}, {"texts", status.texts}};
 }
 
-int64_t Value(const store::NodeStatus& status, const std::string& name) {
+int64_t Value(const store::client::NodeStatus& status, const std::string& name) {
   const auto it = status.values.find(name);
   return it == status.values.end() ? 0 : it->second;
 }
@@ -56,15 +56,15 @@ int64_t Value(const store::NodeStatus& status, const std::string& name) {
 std::string Bytes(int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); }
 
 // "12.3 MiB/s" of a counter between two readings.
-std::string Rate(const store::NodeStatus& now, const store::NodeStatus& before, const std::string& name,
+std::string Rate(const store::client::NodeStatus& now, const store::client::NodeStatus& before, const std::string& name,
                  double seconds) {
   if (seconds <= 0) return "";
   const int64_t change = Value(now, name) - Value(before, name);
   return absl::StrCat(FormatBytes(static_cast<double>(change) / seconds), "/s");
 }
 
-std::string Draw(const std::string& address, const store::NodeStatus& status, const store::NodeStatus& before,
-                 double seconds) {
+std::string Draw(const std::string& address, const store::client::NodeStatus& status,
+                 const store::client::NodeStatus& before, double seconds) {
   std::string text;
   const auto line = [&](absl::string_view name, absl::string_view rest) {
     absl::StrAppendFormat(&text, "%-11s %s\n", name, rest);
@@ -89,7 +89,7 @@ std::string Draw(const std::string& address, const store::NodeStatus& status, co
                     Bytes(Value(status, "bytes_written"))));
   if (seconds > 0) {
     line("", absl::StrCat("sent ", Rate(status, before, "payload_bytes_sent", seconds), ", received ",
-                          Rate(status, before, "payload_bytes_landed", seconds), ", read from disk ",
+                          Rate(status, before, "payload_bytes_received", seconds), ", read from disk ",
                           Rate(status, before, "bytes_read", seconds), ", written ",
                           Rate(status, before, "bytes_written", seconds)));
   }
@@ -130,12 +130,12 @@ absl::Status RunStatus(absl::Span<char* const> args) {
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
-  store::NodeStatus before;
+  store::client::NodeStatus before;
   absl::Time then = absl::InfinitePast();
   for (;;) {
     const auto answer = admin->Status(SteadyNow() + kCallTimeout);
     KVLINK_RETURN_IF_ERROR(HintAtKey(answer.status()));
-    const store::NodeStatus& status = *answer;
+    const store::client::NodeStatus& status = *answer;
     const absl::Time now = SteadyNow();
     if (flags.json) {
       absl::PrintF("%s\n",
@@ -158,8 +158,8 @@ absl::Status RunStatus(absl::Span<char* const> args) {
 namespace {
 
 // "default: capacity 20 MiB, pinned at most the node's default; 5 documents, 5 encodings, 8.91 MiB, 0 B pinned"
-void PrintNamespace(const store::NamespaceOutcome& outcome, const store::NodeStatus& status) {
-  const store::NamespaceLimits& limits = outcome.limits;
+void PrintNamespace(const store::client::NamespaceOutcome& outcome, const store::client::NodeStatus& status) {
+  const store::client::NamespaceLimits& limits = outcome.limits;
   std::string line = absl::StrCat(
       Printable(limits.name), ": capacity ", limits.capacity_bytes > 0 ? Bytes(limits.capacity_bytes) : "not limited",
       ", pinned at most ", limits.pinned_bytes > 0 ? Bytes(limits.pinned_bytes) : "the node's default");
@@ -191,7 +191,7 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.operands().size() != 1) return absl::InvalidArgumentError("say which namespace: kvlink namespace NAME");
   KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
-  store::NamespaceChange change{.name = arguments.operands()[0]};
+  store::client::NamespaceChange change{.name = arguments.operands()[0]};
   if (arguments.given("capacity")) change.capacity_bytes = flags.capacity;
   if (arguments.given("pinned")) change.pinned_bytes = flags.pinned;
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
@@ -218,7 +218,7 @@ absl::Status RunDrain(absl::Span<char* const> args) {
   ProgressBar bar;
   const absl::Status drained = admin->Drain(
       flags.stop,
-      [&bar](const store::DrainState& state) {
+      [&bar](const store::client::DrainState& state) {
         bar.Update(-1, absl::StrCat("under way: ", state.pulls, " pulls, ", state.pushes, " pushes, ", state.leases,
                                     " leases"));
         return true;

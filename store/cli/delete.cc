@@ -59,26 +59,27 @@ class Place {
   virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids,
                                                                     bool forget) = 0;
   virtual absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) = 0;
-  virtual absl::StatusOr<store::Deleted> DeleteNamespace() = 0;
+  virtual absl::StatusOr<store::client::Deleted> DeleteNamespace() = 0;
   virtual absl::StatusOr<int64_t> DropPins() = 0;
 };
 
 class NodePlace final : public Place {
  public:
-  NodePlace(std::unique_ptr<store::NodeAdmin> admin, std::string ns) : admin_(std::move(admin)), ns_(std::move(ns)) {}
+  NodePlace(std::unique_ptr<store::client::NodeAdmin> admin, std::string ns)
+      : admin_(std::move(admin)), ns_(std::move(ns)) {}
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids, bool forget) override {
     return admin_->DeleteDocuments(ns_, ids, forget, Deadline());
   }
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
-    KVLINK_ASSIGN_OR_RETURN(const store::Deleted deleted, admin_->DeletePrefix(ns_, prefix, Deadline()));
+    KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, admin_->DeletePrefix(ns_, prefix, Deadline()));
     return deleted.documents;
   }
-  absl::StatusOr<store::Deleted> DeleteNamespace() override { return admin_->DeleteNamespace(ns_, Deadline()); }
+  absl::StatusOr<store::client::Deleted> DeleteNamespace() override { return admin_->DeleteNamespace(ns_, Deadline()); }
   absl::StatusOr<int64_t> DropPins() override { return admin_->DropPins(ns_, Deadline()); }
 
  private:
   static absl::Time Deadline() { return SteadyNow() + kCallTimeout; }
-  const std::unique_ptr<store::NodeAdmin> admin_;
+  const std::unique_ptr<store::client::NodeAdmin> admin_;
   const std::string ns_;
 };
 
@@ -111,9 +112,9 @@ class DirectoryPlace final : public Place {
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
     return opened_.store->DeletePrefix(ns_, prefix, Now());
   }
-  absl::StatusOr<store::Deleted> DeleteNamespace() override {
+  absl::StatusOr<store::client::Deleted> DeleteNamespace() override {
     KVLINK_ASSIGN_OR_RETURN(const store::NamespaceDeletion deleted, opened_.store->DeleteNamespace(ns_));
-    return store::Deleted{deleted.documents, deleted.encodings};
+    return store::client::Deleted{deleted.documents, deleted.encodings};
   }
   absl::StatusOr<int64_t> DropPins() override {
     return absl::FailedPreconditionError("a directory that no node serves holds no pins: they end with their process");
@@ -207,7 +208,7 @@ absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const 
 
 absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
   if (flags.whole_namespace) {
-    KVLINK_ASSIGN_OR_RETURN(const store::Deleted deleted, place.DeleteNamespace());
+    KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, place.DeleteNamespace());
     absl::PrintF("namespace %s: %d documents and %d encodings deleted\n", Printable(flags.store.ns), deleted.documents,
                  deleted.encodings);
     return absl::OkStatus();

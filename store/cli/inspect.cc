@@ -28,7 +28,7 @@ absl::string_view TierName(store::Tier tier) {
   switch (tier) {
     case store::Tier::kDram:
       return "memory";
-    case store::Tier::kSegments:
+    case store::Tier::kDisk:
       return "segments";
     case store::Tier::kNone:
       break;

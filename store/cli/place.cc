@@ -155,7 +155,7 @@ absl::StatusOr<bool> IsNode(absl::string_view store) {
   return true;
 }
 
-absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& flags) {
+absl::StatusOr<std::unique_ptr<store::client::NodeAdmin>> OpenAdmin(const StoreFlags& flags) {
   if (flags.store.empty()) {
     return absl::InvalidArgumentError("no node; name one with --store HOST:PORT, or in KVLINK_STORE");
   }
@@ -165,7 +165,7 @@ absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& fl
         "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
   }
   KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
-  return store::NodeAdmin::Create({flags.store, key, ClientName(), flags.tls});
+  return store::client::NodeAdmin::Create({flags.store, key, ClientName(), flags.tls});
 }
 
 absl::StatusOr<std::string> NodeKey(const StoreFlags& flags) {
@@ -189,14 +189,14 @@ std::string ClientName() {
 namespace {
 
 absl::StatusOr<std::unique_ptr<store::Store>> OpenNode(const StoreFlags& flags) {
-  store::RemoteOptions options;
+  store::client::RemoteOptions options;
   options.address = flags.store;
-  options.landing_bytes = flags.memory;
+  options.receive_bytes = flags.memory;
   options.name = ClientName();
   options.tls = flags.tls;
   KVLINK_ASSIGN_OR_RETURN(options.key, NodeKey(flags));
-  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::ParseCarrier(flags.carrier));
-  auto opened = store::OpenRemote(options);
+  KVLINK_ASSIGN_OR_RETURN(options.carrier, store::client::ParseCarrier(flags.carrier));
+  auto opened = store::client::OpenRemote(options);
   KVLINK_RETURN_IF_ERROR(HintAtKey(opened.status()));
   return std::unique_ptr<store::Store>(*std::move(opened));
 }

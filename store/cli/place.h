@@ -23,7 +23,7 @@ struct StoreFlags {
   std::string store;
   std::string ns = "default";
   std::string codec = "raw-bf16";
-  int64_t memory = int64_t{1} << 30;  // DRAM tier; of a node's store, memory that encodings land in
+  int64_t memory = int64_t{1} << 30;  // DRAM tier; of a node's store, memory that encodings are received in
   int64_t capacity = 0;               // of the segment files; 0: as the store remembers, 64 GiB of a new one
   std::string secret_file;            // see TenantSecret
   std::string key_file;               // $KVLINK_KEY_FILE; see NodeKey
@@ -60,12 +60,12 @@ struct OpenedStore {
   bool created = false;
   bool read_only = false;
 };
-// Errors of store::OpenEmbedded or store::OpenRemote, naming the directory or the address, and of IsNode. UNAVAILABLE:
-// another process held the directory for longer than --wait.
+// Errors of store::OpenEmbedded or store::client::OpenRemote, naming the directory or the address, and of IsNode.
+// UNAVAILABLE: another process held the directory for longer than --wait.
 absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use);
 
 // The administration of the node that --store names; connects with the first call. INVALID_ARGUMENT: it names none.
-absl::StatusOr<std::unique_ptr<store::NodeAdmin>> OpenAdmin(const StoreFlags& flags);
+absl::StatusOr<std::unique_ptr<store::client::NodeAdmin>> OpenAdmin(const StoreFlags& flags);
 
 // What a node knows this client by: the bytes of --key-file, with the rules of TenantSecret. Empty without the option.
 absl::StatusOr<std::string> NodeKey(const StoreFlags& flags);

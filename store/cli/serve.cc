@@ -50,7 +50,7 @@ absl::StatusOr<Descriptor> CatchEndSignals() {
 }
 
 // False: nothing came within the time, or only that the node should read its access file again, which it then does.
-bool EndSignal(const Descriptor& signals, absl::Duration within, store::Node* node) {
+bool EndSignal(const Descriptor& signals, absl::Duration within, store::node::Node* node) {
   pollfd waiting{signals.get(), POLLIN, 0};
   if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(within))) <= 0) return false;
   signalfd_siginfo info;
@@ -120,8 +120,8 @@ bool IsLoopback(absl::string_view host) {
   return absl::StartsWith(host, "127.") || host == "localhost" || host == "[::1]";
 }
 
-store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
-  store::NodeOptions options;
+store::node::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
+  store::node::NodeOptions options;
   options.directory = flags.store.store;
   options.engine.dram_bytes = flags.store.memory;
   options.engine.capacity_bytes = flags.store.capacity;
@@ -146,7 +146,7 @@ store::NodeOptions OptionsOf(const StoreCommandFlags& flags) {
 }
 
 // "host:port" of UCX, or empty.
-std::string UcxAddress(const store::Node::Addresses& addresses) {
+std::string UcxAddress(const store::node::Node::Addresses& addresses) {
   for (const std::string& address : addresses.data) {
     absl::string_view rest = address;
     if (absl::ConsumePrefix(&rest, "ucx://")) return std::string(rest);
@@ -165,8 +165,8 @@ absl::Status RunStore(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
-  KVLINK_ASSIGN_OR_RETURN(const auto node, store::Node::Start(OptionsOf(flags)));
-  const store::Node::Addresses& addresses = node->addresses();
+  KVLINK_ASSIGN_OR_RETURN(const auto node, store::node::Node::Start(OptionsOf(flags)));
+  const store::node::Node::Addresses& addresses = node->addresses();
   const nlohmann::json ready = {{"store", flags.store.store},       {"created", !existed},
                                 {"grpc", addresses.control},        {"ucx", UcxAddress(addresses)},
                                 {"socket", addresses.local_socket}, {"metrics", addresses.metrics}};

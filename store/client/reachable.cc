@@ -15,7 +15,7 @@
 #include "base/status.h"
 #include "transport/address.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 absl::Status Refused(const std::string& address, int error) {
@@ -65,4 +65,4 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
   return last;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

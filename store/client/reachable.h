@@ -9,12 +9,12 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 // Connects to "host:port" and hangs up. UNAVAILABLE: the name does not resolve, or nobody listens there; says what to
 // do. OK also where that is not known: no answer by `deadline`.
 absl::Status CheckReachable(const std::string& address, absl::Time deadline);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_REACHABLE_H_

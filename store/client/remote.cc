@@ -24,7 +24,7 @@
 #include "store/client/reachable.h"
 #include "transport/address.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr absl::string_view kCarrierNames[] = {"auto", "mapped", "ucx", "grpc"};
@@ -45,7 +45,7 @@ class Remote : public RemoteStore {
   ~Remote() override {
     // First what calls back, then what it calls.
     mapped_ = nullptr;
-    if (path_ != nullptr) path_->link().Close();
+    if (path_ != nullptr) path_->channel().Close();
     verifier_ = nullptr;
   }
   absl::Status Open();
@@ -56,11 +56,11 @@ class Remote : public RemoteStore {
                                               const Etag& etag, absl::Time deadline) override {
     return ReadTo(nullptr, ns, identity, codec, etag, deadline);
   }
-  absl::StatusOr<std::shared_ptr<DeviceLanding>> OpenLanding(const DeviceRegion& region) override;
-  absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceLanding* landing, absl::string_view ns, const Identity& identity,
+  absl::StatusOr<std::shared_ptr<DeviceBuffer>> OpenDeviceBuffer(const DeviceRegion& region) override;
+  absl::StatusOr<std::unique_ptr<Lease>> ReadTo(DeviceBuffer* buffer, absl::string_view ns, const Identity& identity,
                                                 Codec codec, const Etag& etag, absl::Time deadline) override;
-  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(DeviceLanding* landing, absl::string_view ns,
-                                                               Codec codec, absl::Span<const ReadRequest> requests,
+  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(DeviceBuffer* buffer, absl::string_view ns, Codec codec,
+                                                               absl::Span<const ReadRequest> requests,
                                                                absl::Time deadline) override;
   absl::StatusOr<std::unique_ptr<PartLease>> ReadPart(absl::string_view ns, const Identity& identity, Codec codec,
                                                       const Etag& etag, const EncodingPart& part,
@@ -68,13 +68,13 @@ class Remote : public RemoteStore {
   absl::StatusOr<PutResult> Put(absl::string_view ns, const Manifest& manifest,
                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) override;
   absl::Status Pin(absl::string_view ns, const Identity& identity, Codec codec) override {
-    return Mark(proto::Mark::PIN, ns, identity, codec);
+    return Act(proto::EncodingAction::PIN, ns, identity, codec);
   }
   absl::Status Unpin(absl::string_view ns, const Identity& identity, Codec codec) override {
-    return Mark(proto::Mark::UNPIN, ns, identity, codec);
+    return Act(proto::EncodingAction::UNPIN, ns, identity, codec);
   }
   absl::Status Remove(absl::string_view ns, const Identity& identity) override {
-    return Mark(proto::Mark::REMOVE, ns, identity, Codec::kRawBf16);
+    return Act(proto::EncodingAction::REMOVE, ns, identity, Codec::kRawBf16);
   }
   absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes) override {
     KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(SteadyNow() + options_.connect_timeout));
@@ -123,12 +123,12 @@ class Remote : public RemoteStore {
   // `problems`: of the carriers that were tried before.
   absl::StatusOr<std::unique_ptr<DataPath>> ChoosePath(absl::Time deadline, std::vector<std::string>* problems);
   // The open connection for messages without payloads.
-  absl::StatusOr<std::shared_ptr<Channel>> Messages(absl::Time deadline);
-  absl::Status Mark(proto::Mark::Act act, absl::string_view ns, const Identity& identity, Codec codec);
-  absl::StatusOr<std::vector<Found>> LookupOnce(Channel* channel, absl::string_view ns,
+  absl::StatusOr<std::shared_ptr<NodeConnection>> Messages(absl::Time deadline);
+  absl::Status Act(proto::EncodingAction::Action act, absl::string_view ns, const Identity& identity, Codec codec);
+  absl::StatusOr<std::vector<Found>> LookupOnce(NodeConnection* connection, absl::string_view ns,
                                                 absl::Span<const Identity> identities, Codec codec,
                                                 absl::Time deadline);
-  // `region`: where to land; nullptr: on the host.
+  // `region`: where to arrive; nullptr: on the host.
   absl::StatusOr<std::unique_ptr<Lease>> ReadOnce(const EncodingAddress& address, const std::shared_ptr<Region>& region,
                                                   absl::Time deadline);
   // One attempt for each of `addresses`.
@@ -142,11 +142,11 @@ class Remote : public RemoteStore {
                                                                    absl::Time deadline);
   absl::StatusOr<std::shared_ptr<Pull>> PullOnce(const EncodingAddress& address, const proto::Part& part,
                                                  const std::shared_ptr<Region>& region, absl::Time deadline);
-  // What a request on `channel` came to: the session's end is UNAVAILABLE, to be tried again.
+  // What a request on `connection` came to: the session's end is UNAVAILABLE, to be tried again.
   template <typename Result>
-  Result Checked(const Channel& channel, Result result) {
+  Result Checked(const NodeConnection& connection, Result result) {
     if (!absl::IsUnauthenticated(StatusOf(result))) return result;
-    control_.Ended(channel.session());
+    control_.Ended(connection.session());
     return absl::UnavailableError("the session has ended");
   }
 
@@ -219,7 +219,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> Remote::ChoosePath(absl::Time deadline
   for (const Carrier carrier : carriers) {
     auto path = DataPath::Create(carrier, options_, &control_, &counters_, &ids_);
     absl::Status status = path.status();
-    if (path.ok()) status = (*path)->link().Acquire(deadline).status();
+    if (path.ok()) status = (*path)->channel().Acquire(deadline).status();
     if (status.ok()) return path;
     if (absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status)) return status;
     problems->push_back(absl::StrCat(path.ok() ? (*path)->name() : "", path.ok() ? ": " : "", status.message()));
@@ -228,13 +228,13 @@ absl::StatusOr<std::unique_ptr<DataPath>> Remote::ChoosePath(absl::Time deadline
       absl::StrCat("no data connection to the node at ", options_.address, ": ", absl::StrJoin(*problems, "; ")));
 }
 
-absl::StatusOr<std::shared_ptr<Channel>> Remote::Messages(absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<NodeConnection>> Remote::Messages(absl::Time deadline) {
   if (mapped_ != nullptr) {
-    auto channel = mapped_->Acquire(deadline);
-    if (channel.ok() || options_.carrier == Carrier::kMapped) return channel;
+    auto connection = mapped_->Acquire(deadline);
+    if (connection.ok() || options_.carrier == Carrier::kMapped) return connection;
   }
   KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
-  return path->link().Acquire(deadline);
+  return path->channel().Acquire(deadline);
 }
 
 absl::StatusOr<std::vector<Found>> Remote::Lookup(absl::string_view ns, absl::Span<const Identity> identities,
@@ -242,21 +242,21 @@ absl::StatusOr<std::vector<Found>> Remote::Lookup(absl::string_view ns, absl::Sp
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   const absl::Time deadline = SteadyNow() + options_.request_timeout;
   return WithRetries(&retries_, Patience(deadline), [&]() -> absl::StatusOr<std::vector<Found>> {
-    KVLINK_ASSIGN_OR_RETURN(const auto channel, Messages(deadline));
-    return Checked(*channel, LookupOnce(channel.get(), ns, identities, codec, deadline));
+    KVLINK_ASSIGN_OR_RETURN(const auto connection, Messages(deadline));
+    return Checked(*connection, LookupOnce(connection.get(), ns, identities, codec, deadline));
   });
 }
 
-absl::StatusOr<std::vector<Found>> Remote::LookupOnce(Channel* channel, absl::string_view ns,
+absl::StatusOr<std::vector<Found>> Remote::LookupOnce(NodeConnection* connection, absl::string_view ns,
                                                       absl::Span<const Identity> identities, Codec codec,
                                                       absl::Time deadline) {
   std::vector<Found> found(identities.size());
   for (size_t begin = 0; begin < identities.size(); begin += kMaxIdentities) {
     const absl::Span<const Identity> some = identities.subspan(begin, kMaxIdentities);
-    proto::Request request = channel->NewRequest(ns, deadline);
+    proto::Request request = connection->NewRequest(ns, deadline);
     request.mutable_lookup()->set_codec(static_cast<uint32_t>(codec));
     request.mutable_lookup()->set_identities(PackIdentities(some));
-    KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, channel->Call(request, deadline));
+    KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, connection->Call(request, deadline));
     const std::string& records = answer.found().records();
     if (records.size() != some.size() * kFoundRecordBytes) {
       return absl::UnavailableError("the node answered a lookup with another number of records");
@@ -278,9 +278,9 @@ absl::StatusOr<std::vector<Found>> Remote::LookupOnce(Channel* channel, absl::st
 absl::StatusOr<std::shared_ptr<Pull>> Remote::PullOnce(const EncodingAddress& address, const proto::Part& part,
                                                        const std::shared_ptr<Region>& region, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
-  KVLINK_ASSIGN_OR_RETURN(auto channel, path->link().Acquire(deadline));
-  const Pull::Context context{&path->landing(), region, verifier_.get(), &counters_, options_.transfer_timeout};
-  return Checked(*channel, Pull::Begin(context, channel, address, part, deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto connection, path->channel().Acquire(deadline));
+  const Pull::Context context{&path->receive_memory(), region, verifier_.get(), &counters_, options_.transfer_timeout};
+  return Checked(*connection, Pull::Begin(context, connection, address, part, deadline));
 }
 
 absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& address,
@@ -298,20 +298,20 @@ absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadOnce(const EncodingAddress& a
   return LeaseOver(std::move(pull));
 }
 
-absl::StatusOr<std::shared_ptr<DeviceLanding>> Remote::OpenLanding(const DeviceRegion& region) {
+absl::StatusOr<std::shared_ptr<DeviceBuffer>> Remote::OpenDeviceBuffer(const DeviceRegion& region) {
   if (mapped_ != nullptr) return absl::UnimplementedError("encodings are read from the node's memory, which is mapped");
   KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(SteadyNow() + options_.connect_timeout));
   return path->OpenRegion(region, options_.region_rest);
 }
 
-absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadTo(DeviceLanding* landing, absl::string_view ns,
+absl::StatusOr<std::unique_ptr<Lease>> Remote::ReadTo(DeviceBuffer* buffer, absl::string_view ns,
                                                       const Identity& identity, Codec codec, const Etag& etag,
                                                       absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   const EncodingAddress address{std::string(ns), identity, codec, etag};
   std::shared_ptr<Region> region;
-  if (auto* const ours = dynamic_cast<Region*>(landing)) region = ours->shared_from_this();
+  if (auto* const ours = dynamic_cast<Region*>(buffer)) region = ours->shared_from_this();
   return WithRetries(&retries_, Patience(deadline), [&] { return ReadOnce(address, region, deadline); });
 }
 
@@ -320,12 +320,13 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::PullManyOnce(absl::S
                                                                          absl::Time deadline) {
   std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
   const auto path = Data(deadline);
-  auto channel = path.ok() ? (*path)->link().Acquire(deadline) : path.status();
-  if (!channel.ok()) {
-    for (size_t i = 0; i < addresses.size(); ++i) leases.emplace_back(channel.status());
+  auto connection = path.ok() ? (*path)->channel().Acquire(deadline) : path.status();
+  if (!connection.ok()) {
+    for (size_t i = 0; i < addresses.size(); ++i) leases.emplace_back(connection.status());
     return leases;
   }
-  const Pull::Context context{&(*path)->landing(), region, verifier_.get(), &counters_, options_.transfer_timeout};
+  const Pull::Context context{&(*path)->receive_memory(), region, verifier_.get(), &counters_,
+                              options_.transfer_timeout};
   std::deque<absl::StatusOr<std::shared_ptr<Pull>>> asked;  // those behind `leases`
   const auto finish = [&] {
     auto pull = std::move(asked.front());
@@ -334,7 +335,7 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::PullManyOnce(absl::S
       const absl::Status started = (*pull)->Start({}, deadline);
       if (!started.ok()) pull = started;
     }
-    pull = Checked(**channel, std::move(pull));
+    pull = Checked(**connection, std::move(pull));
     if (pull.ok()) {
       leases.emplace_back(LeaseOver(*std::move(pull)));
     } else {
@@ -342,18 +343,18 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::PullManyOnce(absl::S
     }
   };
   for (const EncodingAddress& address : addresses) {
-    // A pull gives its slot back when it has landed, and lands only once it has been started.
-    while (!(*channel)->pulls().TryTake()) {
+    // A pull gives its slot back when it has arrived, and arrives only once it has been started.
+    while (!(*connection)->pulls().TryTake()) {
       if (!asked.empty()) {
         finish();
         continue;
       }
-      const absl::Status slot = (*channel)->pulls().Take(deadline);
+      const absl::Status slot = (*connection)->pulls().Take(deadline);
       if (slot.ok()) break;
       while (leases.size() < addresses.size()) leases.emplace_back(slot);
       return leases;
     }
-    asked.push_back(Pull::Ask(context, *channel, address, {}));
+    asked.push_back(Pull::Ask(context, *connection, address, {}));
   }
   while (!asked.empty()) finish();
   return leases;
@@ -385,7 +386,7 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadManyOnce(absl::S
   return leases;
 }
 
-std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadMany(DeviceLanding* landing, absl::string_view ns,
+std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadMany(DeviceBuffer* buffer, absl::string_view ns,
                                                                      Codec codec,
                                                                      absl::Span<const ReadRequest> requests,
                                                                      absl::Time deadline) {
@@ -397,7 +398,7 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadMany(DeviceLandi
   }
   if (!refused.ok()) return leases;
   std::shared_ptr<Region> region;
-  if (auto* const ours = dynamic_cast<Region*>(landing)) region = ours->shared_from_this();
+  if (auto* const ours = dynamic_cast<Region*>(buffer)) region = ours->shared_from_this();
   // All are tried again together: a node that is away costs the patience of one read, however many are wanted.
   std::vector<size_t> left(requests.size());
   std::iota(left.begin(), left.end(), size_t{0});
@@ -471,29 +472,30 @@ absl::StatusOr<PutResult> Remote::Put(absl::string_view ns, const Manifest& mani
   ++counters_.pushes;
   auto result = WithRetries(&retries_, deadline, [&]() -> absl::StatusOr<PutResult> {
     KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
-    KVLINK_ASSIGN_OR_RETURN(const auto channel, path->link().Acquire(deadline));
+    KVLINK_ASSIGN_OR_RETURN(const auto connection, path->channel().Acquire(deadline));
     order.sending = &path->sending();
     order.registered = [path](absl::Span<const std::byte> slab) { return path->Registered(slab); };
-    return Checked(*channel, PushOnce(channel, &order, deadline));
+    return Checked(*connection, PushOnce(connection, &order, deadline));
   });
   if (!result.ok()) ++counters_.failed_pushes;
   return result;
 }
 
-absl::Status Remote::Mark(proto::Mark::Act act, absl::string_view ns, const Identity& identity, Codec codec) {
+absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns, const Identity& identity,
+                         Codec codec) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   const absl::Time deadline = SteadyNow() + options_.request_timeout;
   // One number for all attempts: the node carries it out once.
   const uint64_t id = ids_.fetch_add(1);
   return WithRetries(&retries_, Patience(deadline), [&]() -> absl::Status {
-    KVLINK_ASSIGN_OR_RETURN(const auto channel, Messages(deadline));
-    proto::Request request = channel->NewRequest(ns, deadline, id);
-    request.mutable_mark()->set_act(act);
-    request.mutable_mark()->set_codec(static_cast<uint32_t>(codec));
-    request.mutable_mark()->set_identities(std::string(BytesOf(identity)));
-    auto answer = Checked(*channel, channel->Call(request, deadline));
+    KVLINK_ASSIGN_OR_RETURN(const auto connection, Messages(deadline));
+    proto::Request request = connection->NewRequest(ns, deadline, id);
+    request.mutable_action()->set_action(act);
+    request.mutable_action()->set_codec(static_cast<uint32_t>(codec));
+    request.mutable_action()->set_identities(std::string(BytesOf(identity)));
+    auto answer = Checked(*connection, connection->Call(request, deadline));
     if (!answer.ok()) return answer.status();
-    const std::string& codes = answer->marked().codes();
+    const std::string& codes = answer->action_done().codes();
     if (codes.size() != 1) return absl::UnavailableError("the node answered for another number of encodings");
     const auto code = static_cast<absl::StatusCode>(codes[0]);
     if (code == absl::StatusCode::kOk) return absl::OkStatus();
@@ -534,8 +536,8 @@ RemoteCounters Remote::Counters() const {
   counters.sessions = counters_.sessions;
   MutexLock lock(&path_mutex_);
   if (path_ != nullptr) {
-    counters.landing_bytes_used = path_->landing().used();
-    counters.landing_bytes = path_->landing().bytes();
+    counters.receive_bytes_used = path_->receive_memory().used();
+    counters.receive_bytes = path_->receive_memory().bytes();
     counters.sending_bytes = path_->sending().bytes();
   }
   return counters;
@@ -554,12 +556,12 @@ absl::StatusOr<Carrier> ParseCarrier(absl::string_view name) {
 
 absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& options) {
   KVLINK_RETURN_IF_ERROR(Annotate(transport::ParseAddress(options.address).status(), "store"));
-  if (options.landing_bytes < 1 || options.sending_bytes < 1) {
-    return absl::InvalidArgumentError("store: landing_bytes and sending_bytes must be positive");
+  if (options.receive_bytes < 1 || options.sending_bytes < 1) {
+    return absl::InvalidArgumentError("store: receive_bytes and sending_bytes must be positive");
   }
   auto remote = std::make_unique<Remote>(options);
   KVLINK_RETURN_IF_ERROR(remote->Open());
   return remote;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

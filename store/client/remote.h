@@ -7,8 +7,9 @@
 //     WaitLayer then gives DATA_LOSS, DEADLINE_EXCEEDED or UNAVAILABLE, and a counter moves. A wrong checksum is told
 //     to the node, which looks at what it stores.
 //   - On the node's own host, reads map the node's memory and copy nothing; such a lease may lapse (Lease::intact).
-//   - ReadTo lands in a device's region where UCX reaches its memory and reads do not map. After several failures there
-//     in a row, each a miss as any other, reads land on the host for a while (RemoteOptions::region_rest).
+//   - ReadTo arrives in a device's region where UCX reaches its memory and reads do not map. After several failures
+//   there
+//     in a row, each a miss as any other, reads arrive on the host for a while (RemoteOptions::region_rest).
 //   - Pins belong to the session: they end with the process, or with the node.
 //
 // Thread-safety: all methods. Lifetime: leases and slab memory are released before the store.
@@ -26,7 +27,7 @@
 #include "transport/tls.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 // How the bytes of encodings come. kAuto: the first of the others, in their order, that works.
 enum class Carrier : uint8_t { kAuto, kMapped, kUcx, kGrpc };
@@ -44,15 +45,15 @@ struct RemoteOptions {
   std::string name;  // of this process, for the node's logs
 
   // Bounds of registered, prefaulted memory, which grows with need and is given back when nobody has used it for
-  // `idle_memory`. Read gives RESOURCE_EXHAUSTED when leases fill the landing memory. An encoding's largest slab must
+  // `idle_memory`. Read gives RESOURCE_EXHAUSTED when leases fill the receive memory. An encoding's largest slab must
   // fit into the sending memory.
-  int64_t landing_bytes = int64_t{256} << 20;
+  int64_t receive_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
   absl::Duration idle_memory = absl::Seconds(10);
 
   absl::Duration connect_timeout = absl::Seconds(5);   // of one attempt to connect
   absl::Duration request_timeout = absl::Seconds(5);   // of lookups, pins, catalog and administration
-  absl::Duration transfer_timeout = absl::Minutes(1);  // an encoding that has not landed by then never will
+  absl::Duration transfer_timeout = absl::Minutes(1);  // an encoding that has not arrived by then never will
   absl::Duration region_rest = absl::Minutes(1);       // see above
   // How long lookups, reads and pins are tried again while the node cannot be reached: encoding a document is better
   // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
@@ -67,10 +68,10 @@ struct RemoteOptions {
 // Of a store since it was opened.
 struct RemoteCounters {
   int64_t pulls = 0;             // reads over a transport that began
-  int64_t failed_pulls = 0;      // of these, those that did not land whole, for whatever reason but release
+  int64_t failed_pulls = 0;      // of these, those that did not arrive whole, for whatever reason but release
   int64_t corrupt_slabs = 0;     // wrong checksums, mapped ones included
   int64_t device_pulls = 0;      // of the pulls, those into a device's region
-  int64_t device_fallbacks = 0;  // that were meant for one and landed on the host: it was full, or left alone
+  int64_t device_fallbacks = 0;  // that were meant for one and arrived on the host: it was full, or left alone
   int64_t late_layers = 0;       // WaitLayer gave DEADLINE_EXCEEDED
   int64_t mapped_leases = 0;
   int64_t lapsed_leases = 0;  // mapped ones whose memory the node took back while they were held
@@ -81,8 +82,8 @@ struct RemoteCounters {
   int64_t retries = 0;             // of calls
   int64_t reconnects = 0;          // data connections after the first
   int64_t sessions = 0;            // opened
-  int64_t landing_bytes_used = 0;  // now, by encodings
-  int64_t landing_bytes = 0;       // now, registered
+  int64_t receive_bytes_used = 0;  // now, by encodings
+  int64_t receive_bytes = 0;       // now, registered
   int64_t sending_bytes = 0;
 };
 
@@ -123,6 +124,6 @@ class RemoteStore : public Store {
 // the address, or no carrier works; says what was tried. Stats().io says which carrier serves, and why no better one.
 absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& options);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_REMOTE_H_

@@ -18,7 +18,7 @@ class EmbeddedLease : public Lease {
  public:
   explicit EmbeddedLease(std::unique_ptr<engine::EncodingLease> lease) : lease_(std::move(lease)) {}
   const Manifest& manifest() const override { return lease_->manifest(); }
-  Tier source() const override { return lease_->from_dram() ? Tier::kDram : Tier::kSegments; }
+  Tier source() const override { return lease_->from_dram() ? Tier::kDram : Tier::kDisk; }
   absl::Status WaitLayer(int64_t layer, absl::Time deadline) override { return lease_->WaitLayer(layer, deadline); }
   absl::Span<const std::byte> layer(int64_t layer) const override { return lease_->layer(layer); }
 
@@ -44,7 +44,7 @@ class EmbeddedStore : public Store {
                     .etag = info->location.etag,
                     .tokens = info->location.tokens,
                     .bytes = info->location.bytes,
-                    .tier = info->resident ? Tier::kDram : Tier::kSegments};
+                    .tier = info->resident ? Tier::kDram : Tier::kDisk};
     }
     return answers;
   }

@@ -102,14 +102,14 @@ class EncodingLease {
   bool from_dram() const { return from_dram_; }
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
   absl::Span<const std::byte> layer(int64_t layer) const { return resident_->slab(layer); }
-  // Calls `landed` once when the layer's bytes are there (read, not verified) or cannot be (why): within the call if
+  // Calls `arrived` once when the layer's bytes are there (read, not verified) or cannot be (why): within the call if
   // that is known already, else on a thread of the I/O, which it must not keep waiting.
-  void OnLanded(int64_t layer, std::function<void(const absl::Status&)> landed);
+  void OnLayerRead(int64_t layer, std::function<void(const absl::Status&)> arrived);
   Place place(int64_t layer) const { return resident_->place(layer); }
   // Names this stay in memory: no other stay, of this encoding or another, has its number while the engine lives.
   uint64_t residency() const { return resident_->number(); }
   // From now on the tier may take the memory back for a namespace that has less than its share, and says so by the
-  // generation. REQUIRES: every layer has landed. Of the lease only the destructor is used afterwards.
+  // generation. REQUIRES: every layer has arrived. Of the lease only the destructor is used afterwards.
   void MakeRevocable() { resident_.MakeRevocable(); }
   // The bytes are good while the generation of this slot has this value (Engine::generations_descriptor).
   uint64_t generation_slot() const { return resident_->generation().number(); }
@@ -155,11 +155,11 @@ class RequestCutter {
 // destroyed, which gives all back. Thread-safety: slab and place of a layer may be called at any time after its
 // Reserve; Reserve beside them and beside the others, which are called one at a time. Must be destroyed before the
 // engine.
-class PendingPush {
+class StreamingPut {
  public:
-  ~PendingPush();
-  PendingPush(const PendingPush&) = delete;
-  PendingPush& operator=(const PendingPush&) = delete;
+  ~StreamingPut();
+  StreamingPut(const StreamingPut&) = delete;
+  StreamingPut& operator=(const StreamingPut&) = delete;
   // Takes memory for a layer that has bytes, unless it has some: what could leave makes room. RESOURCE_EXHAUSTED: the
   // tier is full of what cannot leave.
   absl::Status Reserve(int64_t layer);
@@ -177,7 +177,7 @@ class PendingPush {
 
  private:
   friend class Engine;
-  PendingPush(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency);
+  StreamingPut(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency);
   absl::Status SubmitVerified();
   // Detaches the PendingPut, which the caller must end. *left: bytes never submitted, plus one.
   std::shared_ptr<PendingPut> Release(int64_t* left);
@@ -237,11 +237,11 @@ class Engine {
   // Put without a copy: memory of the tier for the slabs (multiples of 4096 bytes, 0 for a layer without KV), to be
   // reserved, filled and committed; the first that has bytes is reserved. Whether the encoding is there already is not
   // looked at (Find). INVALID_ARGUMENT: lengths. RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
-  absl::StatusOr<std::unique_ptr<PendingPush>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths);
+  absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths);
   // REQUIRES: Accept returned OK. Stores what was written of it, if that was every layer; its memory stays in the tier.
   // `done` is called exactly once: with an outcome from another thread, or within the call, when durable, or when
   // nothing of it is left, with an error as WriteLayer's or Put's. It must neither wait nor call the engine.
-  void CommitPush(std::unique_ptr<PendingPush> push, std::function<void(absl::StatusOr<PutOutcome>)> done);
+  void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done);
   // A use for the orders of eviction. NOT_FOUND.
   absl::Status Touch(const EncodingKey& key);
   // Starts loading into the DRAM tier; OK if it is there or on its way. Evicts others only while the namespace has less
@@ -301,7 +301,7 @@ class Engine {
 
  private:
   friend class EncodingLease;
-  friend class PendingPush;
+  friend class StreamingPut;
   struct TierCounters {
     std::atomic<int64_t> hits{0}, tokens{0}, bytes{0};
   };

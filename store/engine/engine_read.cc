@@ -23,8 +23,8 @@ absl::Status EncodingLease::WaitLayer(int64_t layer, absl::Time deadline) {
   return status;
 }
 
-void EncodingLease::OnLanded(int64_t layer, std::function<void(const absl::Status&)> landed) {
-  resident_->OnLanded(layer, std::move(landed));
+void EncodingLease::OnLayerRead(int64_t layer, std::function<void(const absl::Status&)> arrived) {
+  resident_->OnLayerRead(layer, std::move(arrived));
 }
 
 std::optional<Engine::Info> Engine::Find(const EncodingKey& key) {
@@ -156,7 +156,7 @@ absl::StatusOr<ResidentLease> Engine::StartLoad(const EntryUse& use, Eviction ev
     if (absl::IsDataLoss(manifest.status())) DropDamaged(key, sequence, manifest.status().message());
     return manifest.status();
   }
-  // The blocks stay ours until the last read has landed, whatever happens to the lease.
+  // The blocks stay ours until the last read has arrived, whatever happens to the lease.
   const auto hold = std::make_shared<Loading>(&counters_.loads_in_flight);
   hold->use = table_.Use(key, /*touch=*/false);
   if (!hold->use || hold->use.location().sequence != sequence) return absl::NotFoundError("a miss: removed meanwhile");
@@ -166,11 +166,11 @@ absl::StatusOr<ResidentLease> Engine::StartLoad(const EntryUse& use, Eviction ev
   KVLINK_ASSIGN_OR_RETURN(std::vector<IoRequest> requests,
                           Requests(*hold->residency, use.location().runs, /*write=*/false,
                                    [hold](int64_t offset, int64_t length, const absl::Status& status) {
-                                     hold->residency->Landed(offset, length, status);
+                                     hold->residency->ReadCompleted(offset, length, status);
                                    }));
   for (IoRequest& request : requests) ReadTwice(&request);
   hold->residency->OnFailed([this, key, sequence, only = hold->residency.get()](bool wrong, const absl::Status& why) {
-    // So that the next reader reads it anew; those who hold this stay keep what has landed of it.
+    // So that the next reader reads it anew; those who hold this stay keep what has arrived of it.
     tier_->Forget(sequence, only);
     if (absl::IsDataLoss(why)) AskCheck(key, sequence, /*counted=*/wrong);
     if (wrong) ++counters_.integrity_failures;

@@ -64,7 +64,7 @@ absl::Status Engine::ReadBack(const EntryUse& use, const std::function<bool(int6
   KVLINK_ASSIGN_OR_RETURN(std::vector<IoRequest> requests,
                           Requests(*residency, use.location().runs, /*write=*/false,
                                    [residency, buffers](int64_t offset, int64_t length, const absl::Status& status) {
-                                     residency->Landed(offset, length, status);
+                                     residency->ReadCompleted(offset, length, status);
                                    }));
   for (IoRequest& request : requests) {
     request.background = true;

@@ -18,7 +18,7 @@
 #include "proto/digest.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr size_t kMaxBytes = size_t{1} << 20;
@@ -166,4 +166,4 @@ absl::StatusOr<Grant> AccessList::Find(absl::string_view key) const {
   return found->second;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -14,7 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "base/mutex.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 // Each includes those before it.
 enum class Right : uint8_t { kRead = 1, kWrite = 2, kAdmin = 3 };
@@ -85,6 +85,6 @@ class Access {
   AccessList list_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_ACCESS_H_

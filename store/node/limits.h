@@ -6,7 +6,7 @@
 
 #include "absl/time/time.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 struct NodeLimits {
   int sessions = 8192, sessions_per_grant = 2048;
@@ -24,7 +24,7 @@ struct NodeLimits {
   int pulls_per_connection = 64, pulls = 4096;
   int pushes_per_connection = 32, pushes = 256;
   int leases_per_connection = 4096, leases = 65536;
-  absl::Duration landing_within = absl::Seconds(10);  // a pull for a payload of which nobody makes room is ended
+  absl::Duration receive_within = absl::Seconds(10);  // a pull for a payload of which nobody makes room is ended
   // Answers that a client has not taken: with so many, its requests are not read; of all clients together.
   int64_t answer_bytes_per_connection = int64_t{1} << 20, answer_bytes = int64_t{64} << 20;
   absl::Duration push_progress = absl::Seconds(30);  // a push that gets nothing for so long is dropped
@@ -60,6 +60,6 @@ struct NodeLimits {
   int64_t control_message_bytes = int64_t{4} << 20;    // of one message
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_LIMITS_H_

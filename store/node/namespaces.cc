@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 std::set<std::string, std::less<>> NamespacesIn(engine::Engine* engine) {
   std::set<std::string, std::less<>> names;
@@ -50,4 +50,4 @@ void Namespaces::Forget(const std::set<std::string, std::less<>>& held, absl::Ti
   }
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -21,7 +21,7 @@
 #include "store/node/access.h"
 #include "store/node/quota.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 // Those of which the engine holds anything.
 std::set<std::string, std::less<>> NamespacesIn(engine::Engine* engine);
@@ -48,6 +48,6 @@ class Namespaces {
   std::map<std::string, Known, std::less<>> known_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_NAMESPACES_H_

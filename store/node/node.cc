@@ -19,7 +19,7 @@
 #include "transport/grpc/credentials.h"
 #include "transport/ucx/ucx.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 // How often time limits are looked at: while something is under way, and else.
@@ -233,7 +233,7 @@ void Node::Sweep() {
     const absl::Time now = SteadyNow();
     const int64_t expired = service->sessions.Sweep(now);
     if (expired > 0) service->log.Info("sessions_expired", {{"count", expired}});
-    for (const auto& link : service->links.All()) link->Sweep(now);
+    for (const auto& connection : service->connections.All()) connection->Sweep(now);
     strangers.Look(now);
     if (now - forgot >= kForget) {
       service->namespaces.Forget(NamespacesIn(service->engine.get()), now - service->limits.namespace_idle);
@@ -261,9 +261,9 @@ absl::Status Node::ReloadAccess() {
   // Between the two, a session may have been opened with what was read before: it ends here.
   const int64_t ended = service_->sessions.CloseUnless([&held](const Grant& grant) { return held.Holds(grant); });
   // A reader that maps the memory keeps what it mapped, but no lease on it.
-  for (const auto& link : service_->links.All()) {
-    const auto session = link->session();
-    if (session != nullptr && !held.Holds(session->grant())) link->Close("its key was taken away");
+  for (const auto& connection : service_->connections.All()) {
+    const auto session = connection->session();
+    if (session != nullptr && !held.Holds(session->grant())) connection->Close("its key was taken away");
   }
   service_->log.Info("access_reloaded", {{"sessions_ended", ended}});
   return absl::OkStatus();
@@ -277,9 +277,9 @@ bool Node::WaitForStop(absl::Time deadline) { return service_->WaitForStop(deadl
 void Node::CloseLinks() {
   const absl::Time began = SteadyNow();
   do {
-    for (const auto& link : service_->links.All()) link->outlet()->Close();
+    for (const auto& connection : service_->connections.All()) connection->channel()->Close();
     if (SteadyNow() - began > absl::Seconds(30)) service_->log.Error("closing_takes_long");
-  } while (!service_->links.WaitGone(SteadyNow() + absl::Milliseconds(100)));
+  } while (!service_->connections.WaitGone(SteadyNow() + absl::Milliseconds(100)));
 }
 
 Node::~Node() {
@@ -287,7 +287,7 @@ Node::~Node() {
   if (serving_) service->log.Info("closing");
   service->draining.store(true);
   for (const auto& port : ports_) port->Close();
-  for (const auto& link : service->links.All()) link->Close("the node is closing");
+  for (const auto& connection : service->connections.All()) connection->Close("the node is closing");
   if (control_ != nullptr) control_->Stop(kControlGrace);
   if (service->metrics != nullptr) service->metrics->StopServing();
   {
@@ -299,7 +299,7 @@ Node::~Node() {
   service->serving->Stop();
   service->indexing->Stop();
   service->checking->Stop();
-  // Every link goes when its requests, transfers and writes have ended.
+  // Every connection goes when its requests, transfers and writes have ended.
   CloseLinks();
   if (service->engine != nullptr) service->sessions.CloseAll();
   // The engine's chunks still come and go, and no transport is to be told of them any more.
@@ -310,4 +310,4 @@ Node::~Node() {
   if (serving_) service->log.Info("closed");
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

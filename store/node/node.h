@@ -26,7 +26,7 @@
 #include "transport/tls.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 struct NodeOptions {
   std::string directory;  // of the store
@@ -106,6 +106,6 @@ class Node {
   Thread sweeper_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_NODE_H_

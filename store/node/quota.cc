@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 bool IsAdministrator(const Grant& grant) { return grant.right == Right::kAdmin && grant.every_namespace; }
@@ -49,4 +49,4 @@ int64_t Quota::taken(const Grant& grant) const {
   return found == holders_.end() ? 0 : found->second;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -17,7 +17,7 @@
 #include "base/mutex.h"
 #include "store/node/access.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class Quota {
  public:
@@ -39,6 +39,6 @@ class Quota {
   absl::flat_hash_map<std::string, int64_t> holders_ ABSL_GUARDED_BY(mutex_);  // those that hold something
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_QUOTA_H_

@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
     : limits(limits),
@@ -15,9 +15,9 @@ Service::Service(const NodeLimits& limits, AccessList access, LogSink sink)
       sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,
                [this](const engine::EncodingKey& key, uint64_t sequence) { (void)engine->Unpin(key, sequence); }),
       push_credit(limits.push_bytes, limits.push_bytes_beside_pulls, limits.push_yields),
-      connections("connections", limits.connections, limits.connections / limits.administrators_part),
-      requests("requests", limits.requests, limits.requests / limits.administrators_part),
-      request_bytes("bytes of requests", limits.request_bytes, limits.request_bytes / limits.administrators_part),
+      connection_quota("connections", limits.connections, limits.connections / limits.administrators_part),
+      request_quota("requests", limits.requests, limits.requests / limits.administrators_part),
+      request_bytes_quota("bytes of requests", limits.request_bytes, limits.request_bytes / limits.administrators_part),
       pull_quota("pulls", limits.pulls, limits.pulls / limits.administrators_part),
       push_quota("pushes", limits.pushes, limits.pushes / limits.administrators_part),
       lease_quota("leases", limits.leases, limits.leases / limits.administrators_part),
@@ -51,7 +51,7 @@ bool Service::FinishDrain() {
   const auto nothing = [this] { return pulls.load() == 0 && pushes.load() == 0 && leases.load() == 0; };
   if (!drained.load() && !nothing()) return false;
   drained.store(true);
-  return requests.taken() == 0 && nothing();
+  return request_quota.taken() == 0 && nothing();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -13,7 +13,7 @@
 #include "base/worker.h"
 #include "store/engine/engine.h"
 #include "store/node/access.h"
-#include "store/node/data/link.h"
+#include "store/node/data/client_connection.h"
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
 #include "store/node/limits.h"
@@ -24,7 +24,7 @@
 #include "store/node/watch/metrics.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 struct Service {
   // REQUIRES: `engine`, `metrics` and what clients are told are set before the first client.
@@ -40,10 +40,10 @@ struct Service {
   std::unique_ptr<engine::Engine> engine;
   std::unique_ptr<Metrics> metrics;
   Sessions sessions;
-  Links links;
+  ClientConnections connections;
   PushCredit push_credit;
   // What keys have their share of.
-  Quota connections, requests, request_bytes, pull_quota, push_quota, lease_quota;
+  Quota connection_quota, request_quota, request_bytes_quota, pull_quota, push_quota, lease_quota;
   Namespaces namespaces;
   const std::shared_ptr<transport::MessageBudget> answers;  // of all carriers
   // What a reader waits for; what fills the store, whose threads give way; and what looks at the store again.
@@ -78,6 +78,6 @@ struct Service {
   bool stop_asked_ ABSL_GUARDED_BY(stop_mutex_) = false;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_SERVICE_H_

@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 // Of one session. A node's sessions together so remember a bounded amount, whoever fills them.
@@ -30,7 +30,7 @@ std::string RandomBytes(size_t count) {
   return bytes;
 }
 
-AnswerMemory::State AnswerMemory::Begin(uint64_t id, std::string* answer) {
+ReplyCache::State ReplyCache::Begin(uint64_t id, std::string* answer) {
   MutexLock lock(&mutex_);
   const auto [entry, made] = entries_.try_emplace(id);
   if (made) return State::kNew;
@@ -39,7 +39,7 @@ AnswerMemory::State AnswerMemory::Begin(uint64_t id, std::string* answer) {
   return State::kAnswered;
 }
 
-void AnswerMemory::Finish(uint64_t id, std::string answer) {
+void ReplyCache::Finish(uint64_t id, std::string answer) {
   MutexLock lock(&mutex_);
   Entry& entry = entries_[id];
   if (entry.answered) return;
@@ -55,7 +55,7 @@ void AnswerMemory::Finish(uint64_t id, std::string answer) {
   }
 }
 
-void AnswerMemory::Forget(uint64_t id) {
+void ReplyCache::Forget(uint64_t id) {
   MutexLock lock(&mutex_);
   const auto entry = entries_.find(id);
   if (entry != entries_.end() && !entry->second.answered) entries_.erase(entry);
@@ -223,4 +223,4 @@ int64_t Sessions::size() const {
   return static_cast<int64_t>(sessions_.size());
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -24,14 +24,14 @@
 #include "store/engine/disk/location.h"
 #include "store/node/access.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 inline constexpr size_t kTokenBytes = 16;
 // From the system's generator of random numbers.
 std::string RandomBytes(size_t count);
 
 // Answers to requests that must not be carried out twice, by request id: those under way, and the latest that ended.
-class AnswerMemory {
+class ReplyCache {
  public:
   enum class State { kNew, kUnderWay, kAnswered };
   // kNew: the caller carries it out and calls Finish or Forget. kAnswered: `*answer` is that of the first.
@@ -70,7 +70,7 @@ class Session {
   bool AddPin(const engine::EncodingKey& key, uint64_t sequence);
   // Takes one away, and gives the sequence number it was made with. Nothing: it has none of that name.
   std::optional<uint64_t> TakePin(const engine::EncodingKey& key);
-  AnswerMemory& answers() { return answers_; }
+  ReplyCache& answers() { return answers_; }
 
  private:
   friend class Sessions;
@@ -87,7 +87,7 @@ class Session {
   const int64_t number_;
   const Grant grant_;
   const std::string client_;
-  AnswerMemory answers_;
+  ReplyCache answers_;
   std::atomic<int64_t> expires_;  // nanoseconds since 1970; 0: closed
   Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -139,6 +139,6 @@ class Sessions {
   int64_t opened_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_SESSIONS_H_

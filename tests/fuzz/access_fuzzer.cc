@@ -6,7 +6,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const absl::string_view text(reinterpret_cast<const char*>(data), size);
-  const auto list = kvlink::store::AccessList::Parse(text);
+  const auto list = kvlink::store::node::AccessList::Parse(text);
   if (!list.ok()) return 0;
   if (!list->guarded() || list->Find("").ok()) std::abort();
   // Every field that is a key opens what its line says.

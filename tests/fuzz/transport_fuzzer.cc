@@ -158,7 +158,7 @@ void Run(ProgressThread* thread, Input input) {
       case 3: {
         const uint64_t id = input.Byte();
         const int64_t offset = input.Byte(), length = input.Byte();
-        session->Land(id, {buffer, offset, length}, absl::InfiniteFuture(), completion());
+        session->PostReceive(id, {buffer, offset, length}, absl::InfiniteFuture(), completion());
         break;
       }
       case 4: {
@@ -168,7 +168,7 @@ void Run(ProgressThread* thread, Input input) {
         break;
       }
       case 5:
-        session->CancelLanding(input.Byte());
+        session->CancelReceive(input.Byte());
         break;
       case 6:
         session->CancelSend(input.Byte());

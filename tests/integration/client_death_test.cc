@@ -31,7 +31,7 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   const std::string carrier = GetParam();
   ASSERT_TRUE(node_.Start());
   Journal journal(scratch_.path() + "/journal");
-  auto store = store::OpenRemote(ClientOptions(node_.address(), carrier, kPatience));
+  auto store = store::client::OpenRemote(ClientOptions(node_.address(), carrier, kPatience));
   ASSERT_TRUE(store.ok()) << store.status();
   const absl::Status written = WriteAll(store->get(), &journal, 0, 16);
   ASSERT_TRUE(written.ok()) << written;
@@ -79,12 +79,12 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   std::printf("%d cycles, %lld pushes cut short: %lld KiB resident and %lld descriptors more than after a third\n",
               cycles, static_cast<long long>(unfinished), static_cast<long long>(grown >> 10),
               static_cast<long long>(OpenDescriptors(node_.process().pid()) - descriptors));
-  // What lies in two chunks of the tier is registered beside them when it is first sent. A client's landing buffers
+  // What lies in two chunks of the tier is registered beside them when it is first sent. A client's receive buffers
   // left behind in each cycle would be 80 MiB.
   EXPECT_LE(figures.Get("registered_bytes"), registered + (int64_t{48} << 20));
   EXPECT_LE(OpenDescriptors(node_.process().pid()), descriptors + 2);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  // A landing buffer left behind in each cycle would be 4 MiB of each, and 80 MiB in the shortest run.
+  // A posted receive buffer left behind in each cycle would be 4 MiB of each, and 80 MiB in the shortest run.
   EXPECT_LE(grown, int64_t{48} << 20);
 #endif
   // Memory that a push of a dead client kept would be in use still.

@@ -38,12 +38,12 @@ class ClientFreezeTest : public ::testing::TestWithParam<const char*> {
   ClientFreezeTest() : scratch_(/*in_memory=*/true), journal_(scratch_.path() + "/journal") {}
 
   void SetUp() override {
-    store::NodeOptions options = OwnNodeOptions(scratch_.path());
+    store::node::NodeOptions options = OwnNodeOptions(scratch_.path());
     options.engine.dram_bytes = int64_t{24} << 20;
     options.limits.lease = absl::Milliseconds(500);
     node_ = StartOwnNode(std::move(options));
     ASSERT_NE(node_, nullptr);
-    auto store = store::OpenRemote(ClientOptions(address(), "ucx", kPatience));
+    auto store = store::client::OpenRemote(ClientOptions(address(), "ucx", kPatience));
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     figures_ = std::make_unique<NodeFigures>(address());
@@ -82,8 +82,8 @@ class ClientFreezeTest : public ::testing::TestWithParam<const char*> {
 
   const ScratchDirectory scratch_;
   Journal journal_;
-  std::unique_ptr<store::Node> node_;
-  std::unique_ptr<store::RemoteStore> store_;
+  std::unique_ptr<store::node::Node> node_;
+  std::unique_ptr<store::client::RemoteStore> store_;
   std::unique_ptr<NodeFigures> figures_;
 };
 

@@ -170,7 +170,7 @@ class CrowdTest : public ::testing::Test {
   // A client of each carrier that comes now is served as if nobody else were there.
   void Serves() {
     for (const std::string carrier : {"ucx", "grpc", "mapped"}) {
-      auto store = store::OpenRemote(ClientOptions(node_.address(), carrier, kHangGuard));
+      auto store = store::client::OpenRemote(ClientOptions(node_.address(), carrier, kHangGuard));
       ASSERT_TRUE(store.ok()) << carrier << ": " << store.status();
       TrafficOptions options;
       options.deadline = kHangGuard;

@@ -38,7 +38,7 @@ TEST(DiskFaultTest, Full) {
     {
       NodeProcess node(directory, arguments);
       ASSERT_TRUE(node.Start());
-      auto store = store::OpenRemote(ClientOptions(node.address(), carrier, kPatience));
+      auto store = store::client::OpenRemote(ClientOptions(node.address(), carrier, kPatience));
       ASSERT_TRUE(store.ok()) << store.status();
       const absl::Status written = WriteAll(store->get(), &journal, 0, 6);
       ASSERT_TRUE(written.ok()) << written;
@@ -65,7 +65,7 @@ TEST(DiskFaultTest, Full) {
         refused += (*client)->counts().of("write RESOURCE_EXHAUSTED");
       }
       clients.clear();
-      auto store = store::OpenRemote(ClientOptions(node.address(), carrier, kPatience));
+      auto store = store::client::OpenRemote(ClientOptions(node.address(), carrier, kPatience));
       ASSERT_TRUE(store.ok()) << store.status();
       const absl::Status intact = CheckJournal(store->get(), journal);
       EXPECT_TRUE(intact.ok()) << intact;
@@ -73,7 +73,7 @@ TEST(DiskFaultTest, Full) {
     }
     NodeProcess node(directory, arguments);
     ASSERT_TRUE(node.Start());
-    auto store = store::OpenRemote(ClientOptions(node.address(), carrier, kPatience));
+    auto store = store::client::OpenRemote(ClientOptions(node.address(), carrier, kPatience));
     ASSERT_TRUE(store.ok()) << store.status();
     const absl::Status written = WriteAll(store->get(), &journal, 5000, 1);
     EXPECT_TRUE(written.ok()) << written;
@@ -134,7 +134,7 @@ TEST(DiskFaultTest, Slow) {
     SCOPED_TRACE(absl::StrCat("KVLINK_SEED=", seed));
     ScratchDirectory scratch(/*in_memory=*/true);
     SlowDisk disk(seed);
-    store::NodeOptions node_options = OwnNodeOptions(scratch.path());
+    store::node::NodeOptions node_options = OwnNodeOptions(scratch.path());
     node_options.engine.dram_bytes = int64_t{24} << 20;  // reads go to the disk
     node_options.engine.observer = &disk;
     const auto node = StartOwnNode(std::move(node_options));
@@ -162,7 +162,7 @@ TEST(DiskFaultTest, Slow) {
     disk.Enable(false);
     clients.clear();
     EXPECT_TRUE(NodeFigures(node->addresses().control).WaitForAtMost(kNothingHeld));
-    auto store = store::OpenRemote(ClientOptions(node->addresses().control, CarrierOf(seed), kPatience));
+    auto store = store::client::OpenRemote(ClientOptions(node->addresses().control, CarrierOf(seed), kPatience));
     ASSERT_TRUE(store.ok()) << store.status();
     const absl::Status intact = CheckJournal(store->get(), journal);
     EXPECT_TRUE(intact.ok()) << intact;

@@ -12,14 +12,15 @@
 
 namespace kvlink::testing {
 
-store::RemoteOptions ClientOptions(const std::string& address, const std::string& carrier, absl::Duration deadline) {
-  store::RemoteOptions options;
+store::client::RemoteOptions ClientOptions(const std::string& address, const std::string& carrier,
+                                           absl::Duration deadline) {
+  store::client::RemoteOptions options;
   options.address = address;
-  const auto parsed = store::ParseCarrier(carrier);
+  const auto parsed = store::client::ParseCarrier(carrier);
   EXPECT_TRUE(parsed.ok()) << parsed.status();
   if (parsed.ok()) options.carrier = *parsed;
   options.name = "test";
-  options.landing_bytes = int64_t{32} << 20;
+  options.receive_bytes = int64_t{32} << 20;
   options.sending_bytes = int64_t{16} << 20;
   options.connect_timeout = kHangGuard;
   options.request_timeout = deadline;
@@ -27,8 +28,8 @@ store::RemoteOptions ClientOptions(const std::string& address, const std::string
   return options;
 }
 
-BusyClient::BusyClient(const store::RemoteOptions& options, Journal* journal, const TrafficOptions& traffic) {
-  auto opened = store::OpenRemote(options);
+BusyClient::BusyClient(const store::client::RemoteOptions& options, Journal* journal, const TrafficOptions& traffic) {
+  auto opened = store::client::OpenRemote(options);
   EXPECT_TRUE(opened.ok()) << opened.status();
   if (!opened.ok()) return;
   store_ = *std::move(opened);

@@ -17,28 +17,29 @@
 namespace kvlink::testing {
 
 // Of a client whose calls end after `deadline`. `carrier`: as in --carrier.
-store::RemoteOptions ClientOptions(const std::string& address, const std::string& carrier,
-                                   absl::Duration deadline = TrafficOptions().deadline);
+store::client::RemoteOptions ClientOptions(const std::string& address, const std::string& carrier,
+                                           absl::Duration deadline = TrafficOptions().deadline);
 
 // A client of its own that is busy: a store, and a thread that works on it. REQUIRES: the node serves.
 class BusyClient {
  public:
   // A test failure if the node cannot be reached.
-  BusyClient(const store::RemoteOptions& options, Journal* journal, const TrafficOptions& traffic);
-  store::RemoteStore* store() const { return store_.get(); }
+  BusyClient(const store::client::RemoteOptions& options, Journal* journal, const TrafficOptions& traffic);
+  store::client::RemoteStore* store() const { return store_.get(); }
   TrafficThread* operator->() const { return thread_.get(); }
   bool ok() const { return thread_ != nullptr; }
 
  private:
-  std::unique_ptr<store::RemoteStore> store_;
+  std::unique_ptr<store::client::RemoteStore> store_;
   std::unique_ptr<TrafficThread> thread_;
 };
 
 // A node's figures. Thread-safe.
 class NodeFigures {
  public:
-  explicit NodeFigures(const std::string& address) : admin_(store::NodeAdmin::Create({address, "", "figures"})) {}
-  store::NodeAdmin* admin() const { return admin_.get(); }
+  explicit NodeFigures(const std::string& address)
+      : admin_(store::client::NodeAdmin::Create({address, "", "figures"})) {}
+  store::client::NodeAdmin* admin() const { return admin_.get(); }
   // A test failure if the node does not answer or does not have that figure.
   int64_t Get(const std::string& name) const;
   // Waits until each is at most so much: what a client left behind is given back. A test failure, naming what is still
@@ -46,7 +47,7 @@ class NodeFigures {
   bool WaitForAtMost(const std::map<std::string, int64_t>& most, absl::Duration within = 3 * kHangGuard) const;
 
  private:
-  const std::unique_ptr<store::NodeAdmin> admin_;
+  const std::unique_ptr<store::client::NodeAdmin> admin_;
 };
 
 // Nothing is under way or held on the node.

@@ -48,7 +48,7 @@ void NodeRestartTest::RunOnce(uint64_t seed) {
   ASSERT_TRUE(node.Start());
   Journal journal(scratch.path() + "/journal");
   {
-    auto store = store::OpenRemote(ClientOptions(node.address(), carrier(), kPatience));
+    auto store = store::client::OpenRemote(ClientOptions(node.address(), carrier(), kPatience));
     ASSERT_TRUE(store.ok()) << store.status();
     const absl::Status written = WriteAll(store->get(), &journal, 1000000 * (seed % 1000), 8);
     ASSERT_TRUE(written.ok()) << written;
@@ -88,7 +88,7 @@ void NodeRestartTest::RunOnce(uint64_t seed) {
     caught_ += (*client)->counts().failed();
   }
   clients.clear();
-  auto store = store::OpenRemote(ClientOptions(node.address(), carrier(), kPatience));
+  auto store = store::client::OpenRemote(ClientOptions(node.address(), carrier(), kPatience));
   ASSERT_TRUE(store.ok()) << store.status();
   const absl::Status intact = CheckJournal(store->get(), journal);
   EXPECT_TRUE(intact.ok()) << intact;
@@ -149,7 +149,7 @@ TEST_P(NodeFreezeTest, CallsEndByTheirDeadlinesAndLaterOnesSucceed) {
   EXPECT_GT(failed, 0) << "no call was caught";
   clients.clear();
   EXPECT_TRUE(NodeFigures(node.address()).WaitForAtMost(kNothingHeld));
-  auto store = store::OpenRemote(ClientOptions(node.address(), GetParam(), kPatience));
+  auto store = store::client::OpenRemote(ClientOptions(node.address(), GetParam(), kPatience));
   ASSERT_TRUE(store.ok()) << store.status();
   const absl::Status intact = CheckJournal(store->get(), journal);
   EXPECT_TRUE(intact.ok()) << intact;

@@ -13,8 +13,8 @@
 namespace kvlink::testing {
 
 // Options of a node with a small store in `directory`, served over gRPC, UCX and shared memory.
-inline store::NodeOptions OwnNodeOptions(const std::string& directory) {
-  store::NodeOptions options;
+inline store::node::NodeOptions OwnNodeOptions(const std::string& directory) {
+  store::node::NodeOptions options;
   options.directory = directory + "/store";
   options.engine.dram_bytes = int64_t{64} << 20;
   options.engine.capacity_bytes = int64_t{1} << 30;
@@ -26,8 +26,8 @@ inline store::NodeOptions OwnNodeOptions(const std::string& directory) {
 }
 
 // Null, with a test failure, if it does not start.
-inline std::unique_ptr<store::Node> StartOwnNode(store::NodeOptions options) {
-  auto node = store::Node::Start(std::move(options));
+inline std::unique_ptr<store::node::Node> StartOwnNode(store::node::NodeOptions options) {
+  auto node = store::node::Node::Start(std::move(options));
   EXPECT_TRUE(node.ok()) << node.status();
   return node.ok() ? *std::move(node) : nullptr;
 }

@@ -106,7 +106,7 @@ absl::Status Main(const std::vector<std::string>& words) {
     return absl::InvalidArgumentError("arguments: ADDRESS CARRIER JOURNAL SEED FIRST push|pull|hold");
   }
   Journal journal(words[2]);
-  KVLINK_ASSIGN_OR_RETURN(const auto store, store::OpenRemote(ClientOptions(words[0], words[1])));
+  KVLINK_ASSIGN_OR_RETURN(const auto store, store::client::OpenRemote(ClientOptions(words[0], words[1])));
   if (words[5] == "hold") {
     Holder holder(store.get(), &journal, seed);
     return RunUntilInputEnds(&holder, holder.counts(), [&] { return holder.full(); });

@@ -54,7 +54,7 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
   void Open(const FaultOptions& options) {
     scratch_ = std::make_unique<ScratchDirectory>(/*in_memory=*/true);
     journal_ = std::make_unique<Journal>(scratch_->path() + "/journal");
-    store::NodeOptions node_options = OwnNodeOptions(scratch_->path());
+    store::node::NodeOptions node_options = OwnNodeOptions(scratch_->path());
     node_options.data_address = "";
     node_options.local_socket = "";
     node_options.limits.push_progress = absl::Seconds(2);
@@ -69,11 +69,12 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
       mine.seed += i + 1;
       std::shared_ptr<transport::FaultyTransport> transport = NewFaulty(mine);
       faulty_.push_back(transport.get());
-      store::RemoteOptions client = ClientOptions(node_->addresses().control, "auto", i == 0 ? kDeadline : kPatience);
+      store::client::RemoteOptions client =
+          ClientOptions(node_->addresses().control, "auto", i == 0 ? kDeadline : kPatience);
       if (i == 0) client.connect_timeout = 10 * kDeadline;
       client.transport = std::move(transport);
       client.data_address = data.substr(data.find("://") + 3);
-      auto store = store::OpenRemote(client);
+      auto store = store::client::OpenRemote(client);
       ASSERT_TRUE(store.ok()) << store.status();
       stores_.push_back(*std::move(store));
     }
@@ -119,9 +120,9 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
   const std::shared_ptr<transport::LoopbackNetwork> network_ = transport::NewLoopbackNetwork();
   std::unique_ptr<ScratchDirectory> scratch_;
   std::unique_ptr<Journal> journal_;
-  std::unique_ptr<store::Node> node_;
+  std::unique_ptr<store::node::Node> node_;
   std::vector<transport::FaultyTransport*> faulty_;  // of the node, and of each client
-  std::vector<std::unique_ptr<store::RemoteStore>> stores_;
+  std::vector<std::unique_ptr<store::client::RemoteStore>> stores_;
 };
 
 // Each message and each payload of a write and a read, one after another.

@@ -1,4 +1,4 @@
-// Pack and Decode on every backend: the bytes of the layout, the error of each codec, what lands.
+// Pack and Decode on every backend: the bytes of the layout, the error of each codec, what comes out.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -287,12 +287,12 @@ TEST_P(CodecTest, LandsWhatTheBytesSay) {
             absl::StrCat(CodecName(codec), " to ", CodecName(to), ", ", shape.tokens, " tokens of ", shape.head_dim));
         SlabShape raw = shape;
         raw.codec = to;
-        const auto landed = ToRaw(shape, slab, to, rope);
-        ASSERT_TRUE(landed.ok()) << landed.status();
+        const auto decoded = ToRaw(shape, slab, to, rope);
+        ASSERT_TRUE(decoded.ok()) << decoded.status();
         if (to == codec) {
-          EXPECT_TRUE(*landed == slab);
+          EXPECT_TRUE(*decoded == slab);
         }
-        const Decoded actual = Decode(raw, *landed);
+        const Decoded actual = Decode(raw, *decoded);
         const double relative = to == Codec::kRawF32 ? 3e-7 : 1.0 / 256;
         ExpectClose({actual.keys.begin(), actual.keys.end()}, expected.keys, 1e-5, relative, "keys");
         ExpectClose({actual.values.begin(), actual.values.end()}, expected.values, 1e-6, relative, "values");

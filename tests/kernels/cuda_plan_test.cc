@@ -204,7 +204,7 @@ TEST(CudaPlanTest, ItemsFillATileAndNoMore) {
   }
 }
 
-// Layers land while earlier ones are computed: their addresses may come after the plan.
+// Layers arrive while earlier ones are computed: their addresses may come after the plan.
 TEST(CudaPlanTest, AddressesThatChangeArriveAtTheLaunch) {
   Batch batch;
   std::byte first[4], second[4];

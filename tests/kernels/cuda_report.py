@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Compiles the kernels of kernels/cuda for each architecture and prints what they take: registers, spilled bytes, stack, static shared
-memory. Fails if one does not compile, or if a kernel of attention or landing spills.
+memory. Fails if one does not compile, or if a kernel of attention or decoding spills.
 
 cuda_report.py ROOT [NVCC]; dynamic shared memory is the launch's (attention_tensor.cu asserts that it fits every device).
 """

@@ -290,7 +290,7 @@ TEST_P(RefusalTest, PlanAndLinkedAttention) {
   EXPECT_TRUE(stream_->Synchronize().ok());
 }
 
-TEST_P(RefusalTest, PackAndLand) {
+TEST_P(RefusalTest, PackAndDecode) {
   const SlabShape shape{Codec::kQ4, 1, kDim, 70};
   const auto pages = Zeros({2, 1, 128, kDim}), slab = Make(Dtype::kU8, {shape.slab_bytes()});
   const int32_t table[] = {1, 0}, beyond[] = {0, 2};
@@ -322,21 +322,21 @@ TEST_P(RefusalTest, PackAndLand) {
   raw.codec = Codec::kRawF32;
   const auto out = Make(Dtype::kU8, {raw.slab_bytes()});
   const kernels::DecodeArgs good_decode{shape, slab, Codec::kRawF32, &rope_, out};
-  const auto land = [&](const kernels::DecodeArgs& args) { return backend_->Decode(*stream_, args); };
+  const auto decode = [&](const kernels::DecodeArgs& args) { return backend_->Decode(*stream_, args); };
   ExpectTensorChecked(
-      good_decode, [](auto& a) -> Tensor& { return a.source; }, "Decode: source: ", land);
+      good_decode, [](auto& a) -> Tensor& { return a.source; }, "Decode: source: ", decode);
   ExpectTensorChecked(
-      good_decode, [](auto& a) -> Tensor& { return a.out; }, "Decode: out: ", land);
-  const auto refused_land = [&](const std::string& prefix, const auto& spoil) {
+      good_decode, [](auto& a) -> Tensor& { return a.out; }, "Decode: out: ", decode);
+  const auto refused_decode = [&](const std::string& prefix, const auto& spoil) {
     kernels::DecodeArgs args = good_decode;
     spoil(args);
-    ExpectRefused(land(args), prefix);
+    ExpectRefused(decode(args), prefix);
   };
-  refused_land("Decode: codec: ", [](auto& a) { a.codec = Codec::kQ8; });
-  refused_land("Decode: rope: ", [](auto& a) { a.rope = nullptr; });
-  refused_land("Decode: source_shape: ", [](auto& a) { a.source_shape.head_dim = 3; });
+  refused_decode("Decode: codec: ", [](auto& a) { a.codec = Codec::kQ8; });
+  refused_decode("Decode: rope: ", [](auto& a) { a.rope = nullptr; });
+  refused_decode("Decode: source_shape: ", [](auto& a) { a.source_shape.head_dim = 3; });
   EXPECT_TRUE(Untouched(out));
-  EXPECT_TRUE(land(good_decode).ok());
+  EXPECT_TRUE(decode(good_decode).ok());
 }
 
 TEST_P(RefusalTest, ShiftKeysChecksumSample) {

@@ -29,8 +29,8 @@ proto::Request PullRequest() {
   pull->mutable_name()->set_identity(Identities(1));
   pull->mutable_name()->set_codec(1);
   pull->mutable_name()->set_etag(std::string(16, '\2'));
-  pull->set_first_landing(1);
-  pull->set_landings(1);
+  pull->set_first_payload(1);
+  pull->set_payloads(1);
   return request;
 }
 
@@ -117,9 +117,9 @@ TEST(Data, RequestsOutOfBoundsAreRefusedByTheirId) {
       [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_etag(""); },
       [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_codec(0); },
       [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_codec(5); },
-      [](proto::Request* r) { r->mutable_pull()->set_landings(0); },
-      [](proto::Request* r) { r->mutable_pull()->set_landings(65537); },
-      [](proto::Request* r) { r->mutable_pull()->set_first_landing(std::numeric_limits<uint64_t>::max()); },
+      [](proto::Request* r) { r->mutable_pull()->set_payloads(0); },
+      [](proto::Request* r) { r->mutable_pull()->set_payloads(65537); },
+      [](proto::Request* r) { r->mutable_pull()->set_first_payload(std::numeric_limits<uint64_t>::max()); },
       [](proto::Request* r) { r->mutable_pull()->mutable_part()->set_tokens(-1); },
       [](proto::Request* r) { r->mutable_lookup()->set_codec(1); },
       [](proto::Request* r) { r->mutable_lookup()->set_identities(Identities(1)); },
@@ -150,10 +150,10 @@ TEST(Data, RequestsOutOfBoundsAreRefusedByTheirId) {
         r->mutable_push_begin()->set_identity(Identities(1));
         for (int i = 0; i < 1025; ++i) r->mutable_push_begin()->add_lengths(4096);
       },
-      [](proto::Request* r) { r->mutable_mark()->set_identities(Identities(1)); },
+      [](proto::Request* r) { r->mutable_action()->set_identities(Identities(1)); },
       [](proto::Request* r) {
-        r->mutable_mark()->set_act(proto::Mark::PIN);
-        r->mutable_mark()->set_identities(Identities(1));
+        r->mutable_action()->set_action(proto::EncodingAction::PIN);
+        r->mutable_action()->set_identities(Identities(1));
       },
       [](proto::Request* r) { r->mutable_release(); },
   };
@@ -186,7 +186,7 @@ TEST(Data, AnswersOutOfBoundsAreRefused) {
       [](proto::Answer* a) { a->mutable_push_ready()->set_etag("x"); },
       [](proto::Answer* a) { a->mutable_push_done(); },
       [](proto::Answer* a) { a->mutable_pull_started()->set_tier(3); },
-      [](proto::Answer* a) { a->mutable_marked()->set_codes(std::string(4097, '\0')); },
+      [](proto::Answer* a) { a->mutable_action_done()->set_codes(std::string(4097, '\0')); },
       [](proto::Answer* a) { a->mutable_leased()->set_tier(3); },
       [](proto::Answer* a) {
         for (int i = 0; i < 1025; ++i) a->mutable_leased()->add_offsets(0);

@@ -59,14 +59,14 @@ TEST_P(StoreContractTest, StoresReadsAndSurvivesReopening) {
     EXPECT_EQ(source, Tier::kDram);  // a put leaves a copy
     ASSERT_TRUE(EmptyDramTier(store));
     EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
-    EXPECT_EQ(source, Tier::kSegments);
+    EXPECT_EQ(source, Tier::kDisk);
     EXPECT_TRUE(ReadAndCompare(store, "ns", b, &source).ok());
     EXPECT_EQ(source, Tier::kDram);
   }
   Store* const store = Open();
   Tier source;
   EXPECT_TRUE(ReadAndCompare(store, "ns", a, &source).ok());
-  EXPECT_EQ(source, Tier::kSegments);
+  EXPECT_EQ(source, Tier::kDisk);
   EXPECT_TRUE(ReadAndCompare(store, "ns", b).ok());
   EXPECT_TRUE(absl::IsNotFound(ReadAndCompare(store, "other", a)));
   const auto stats = store->Stats();

@@ -29,7 +29,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, EngineMemoryTest, ::testing::Bool(), [](const :
 });
 
 // What is registered with the kernel goes and comes with the memory.
-TEST_P(EngineMemoryTest, ReadsLandInMemoryThatMovedAround) {
+TEST_P(EngineMemoryTest, ReadsArriveInMemoryThatMovedAround) {
   std::mt19937_64 random(TestSeed());
   ScratchDirectory scratch(true);
   std::map<uint32_t, TierMemory> memories;
@@ -56,8 +56,8 @@ TEST_P(EngineMemoryTest, ReadsLandInMemoryThatMovedAround) {
                         encoding.manifest.etag, SteadyNow() + absl::Seconds(60));
     ASSERT_TRUE(lease.ok()) << lease.status();
     for (int64_t layer = 0; layer < 2; ++layer) {
-      const absl::Status landed = (*lease)->WaitLayer(layer, SteadyNow() + absl::Seconds(60));
-      ASSERT_TRUE(landed.ok()) << landed << "; " << (*engine)->Stats().io;
+      const absl::Status arrived = (*lease)->WaitLayer(layer, SteadyNow() + absl::Seconds(60));
+      ASSERT_TRUE(arrived.ok()) << arrived << "; " << (*engine)->Stats().io;
       ASSERT_EQ((*lease)->layer(layer), absl::MakeConstSpan(encoding.slabs[layer]));
       const TierMemory& memory = memories.at((*lease)->place(layer).memory);
       ASSERT_EQ(pieces.at(memory.number).data + (*lease)->place(layer).offset, (*lease)->layer(layer).data());

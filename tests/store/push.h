@@ -23,9 +23,9 @@ inline std::vector<int64_t> LengthsOf(const Synthetic& s) {
 }
 
 // Begins and fills a push; the padding gets what a hostile or careless sender could leave in it.
-inline absl::StatusOr<std::unique_ptr<engine::PendingPush>> FillPush(engine::Engine* engine,
-                                                                     const engine::EncodingKey& key,
-                                                                     const Synthetic& s) {
+inline absl::StatusOr<std::unique_ptr<engine::StreamingPut>> FillPush(engine::Engine* engine,
+                                                                      const engine::EncodingKey& key,
+                                                                      const Synthetic& s) {
   KVLINK_ASSIGN_OR_RETURN(auto push, engine->BeginPush(key, LengthsOf(s)));
   for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
     if (s.manifest.layers[layer].length == 0) continue;
@@ -39,7 +39,7 @@ inline absl::StatusOr<std::unique_ptr<engine::PendingPush>> FillPush(engine::Eng
 
 // Accepts, writes and commits it, and waits for the outcome. DEADLINE_EXCEEDED: it hangs; INTERNAL: it was told twice.
 inline absl::StatusOr<engine::Engine::PutOutcome> CommitFilledPush(engine::Engine* engine,
-                                                                   std::unique_ptr<engine::PendingPush> push,
+                                                                   std::unique_ptr<engine::StreamingPut> push,
                                                                    const Manifest& manifest) {
   // Outlives this call, should the outcome come after all.
   struct Outcome {

@@ -1,4 +1,4 @@
-// Pushes straight into the tier, and what readers may do besides reading: OnLanded, Touch, Prefetch, Suspect.
+// Pushes straight into the tier, and what readers may do besides reading: OnLayerRead, Touch, Prefetch, Suspect.
 #include "tests/store/push.h"
 
 #include <cstring>
@@ -54,12 +54,12 @@ class PushTest : public ::testing::Test {
     engine_ = *std::move(opened);
   }
 
-  std::unique_ptr<PendingPush> Fill(const Synthetic& s) {
+  std::unique_ptr<StreamingPut> Fill(const Synthetic& s) {
     auto push = FillPush(engine_.get(), KeyOf(s), s);
     EXPECT_TRUE(push.ok()) << push.status();
     return push.ok() ? *std::move(push) : nullptr;
   }
-  absl::StatusOr<Engine::PutOutcome> Commit(std::unique_ptr<PendingPush> push, const Manifest& manifest) {
+  absl::StatusOr<Engine::PutOutcome> Commit(std::unique_ptr<StreamingPut> push, const Manifest& manifest) {
     return CommitFilledPush(engine_.get(), std::move(push), manifest);
   }
   absl::StatusOr<Engine::PutOutcome> Push(const Synthetic& s) { return Commit(Fill(s), s.manifest); }
@@ -95,7 +95,7 @@ class PushTest : public ::testing::Test {
 
 TEST_F(PushTest, LandsInTheTierAndIsThereAfterReopening) {
   const Synthetic s = MakeSynthetic(1, 3, 700, 2, 64);
-  std::unique_ptr<PendingPush> push = Fill(s);
+  std::unique_ptr<StreamingPut> push = Fill(s);
   ASSERT_NE(push, nullptr);
   EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
   EXPECT_EQ(engine_->Stats().pushes_open, 1);
@@ -134,7 +134,7 @@ TEST_F(PushTest, LandsInTheTierAndIsThereAfterReopening) {
 
 TEST_F(PushTest, WhatDoesNotAgreeIsRefusedAndItsMemoryComesBack) {
   const Synthetic s = MakeSynthetic(1), other = MakeSynthetic(2), longer = MakeSynthetic(3, 2, 700);
-  const auto refused = [&](std::unique_ptr<PendingPush> push, const Manifest& manifest) {
+  const auto refused = [&](std::unique_ptr<StreamingPut> push, const Manifest& manifest) {
     const auto outcome = Commit(std::move(push), manifest);
     EXPECT_TRUE(absl::IsInvalidArgument(outcome.status())) << outcome.status();
   };
@@ -184,11 +184,11 @@ TEST_F(PushTest, EachLayerIsWrittenWhenItIsThere) {
   Open();
   const Synthetic s = MakeSynthetic(1, 3, 700, 2, 64);
   const int64_t slab = s.manifest.layers[0].length;
-  const auto fill = [&](PendingPush* push, int64_t layer) {
+  const auto fill = [&](StreamingPut* push, int64_t layer) {
     ASSERT_EQ(push->Reserve(layer), absl::OkStatus());
     std::memcpy(push->slab(layer).data(), s.slabs[layer].data(), s.slabs[layer].size());
   };
-  std::unique_ptr<PendingPush> push = *engine_->BeginPush(KeyOf(s), LengthsOf(s));
+  std::unique_ptr<StreamingPut> push = *engine_->BeginPush(KeyOf(s), LengthsOf(s));
   EXPECT_TRUE(absl::IsInvalidArgument(push->WriteLayer(0))) << "without a manifest";
   EXPECT_EQ(push->Accept(s.manifest), absl::OkStatus());
   EXPECT_TRUE(absl::IsInvalidArgument(push->Accept(s.manifest))) << "a second one";
@@ -239,7 +239,7 @@ TEST_F(PushTest, MakesRoomButNotFromLeasesAndOtherPushes) {
     ASSERT_TRUE(Push(MakeSynthetic(i)).ok());
     leases.push_back(*Read(MakeSynthetic(i)));
   }
-  std::vector<std::unique_ptr<PendingPush>> pushes;
+  std::vector<std::unique_ptr<StreamingPut>> pushes;
   for (;;) {
     const Synthetic s = MakeSynthetic(1000 + pushes.size());
     auto push = engine_->BeginPush(KeyOf(s), LengthsOf(s));
@@ -313,18 +313,18 @@ TEST_F(PushTest, AFailingDiskIsSaidAndNothingStays) {
     ASSERT_TRUE(lease.ok());
     Mutex mutex;
     CondVar told;
-    std::optional<absl::Status> landed;
-    (*lease)->OnLanded(3, [&](const absl::Status& status) {
+    std::optional<absl::Status> arrived;
+    (*lease)->OnLayerRead(3, [&](const absl::Status& status) {
       MutexLock lock(&mutex);
-      landed = status;
+      arrived = status;
       told.Signal();
     });
     {
       MutexLock lock(&mutex);
       const absl::Time deadline = Soon();
-      while (!landed.has_value() && SteadyNow() < deadline) told.WaitUntil(&mutex, deadline);
-      ASSERT_TRUE(landed.has_value());
-      EXPECT_TRUE(absl::IsDataLoss(*landed)) << *landed;
+      while (!arrived.has_value() && SteadyNow() < deadline) told.WaitUntil(&mutex, deadline);
+      ASSERT_TRUE(arrived.has_value());
+      EXPECT_TRUE(absl::IsDataLoss(*arrived)) << *arrived;
     }
     io.Fail("", nullptr);
     (*lease).reset();
@@ -380,7 +380,7 @@ TEST_F(PushTest, WhyEncodingsLeftIsCounted) {
   EXPECT_EQ(stats.dropped_damaged, 0);
 }
 
-TEST_F(PushTest, LayersTellWhenTheyHaveLanded) {
+TEST_F(PushTest, LayersTellWhenTheyHaveBeenRead) {
   const Synthetic s = MakeSynthetic(4, 8, 700);
   ASSERT_TRUE(Push(s).ok());
   for (int round = 0; round < 20; ++round) {
@@ -391,7 +391,7 @@ TEST_F(PushTest, LayersTellWhenTheyHaveLanded) {
     CondVar changed;
     std::map<int64_t, int> calls;
     for (int64_t layer = 0; layer < 8; ++layer) {
-      (*lease)->OnLanded(layer, [&, layer](const absl::Status& status) {
+      (*lease)->OnLayerRead(layer, [&, layer](const absl::Status& status) {
         EXPECT_TRUE(status.ok()) << status;
         EXPECT_EQ(std::memcmp((*lease)->layer(layer).data(), s.slabs[layer].data(), 4096), 0);
         MutexLock lock(&mutex);
@@ -407,10 +407,10 @@ TEST_F(PushTest, LayersTellWhenTheyHaveLanded) {
   }
   auto lease = Read(s);
   bool within = false;
-  (*lease)->OnLanded(3, [&](const absl::Status& status) { within = status.ok(); });
+  (*lease)->OnLayerRead(3, [&](const absl::Status& status) { within = status.ok(); });
   EXPECT_TRUE(within);
   absl::Status none;
-  (*lease)->OnLanded(8, [&](const absl::Status& status) { none = status; });
+  (*lease)->OnLayerRead(8, [&](const absl::Status& status) { none = status; });
   EXPECT_TRUE(absl::IsInvalidArgument(none));
 }
 

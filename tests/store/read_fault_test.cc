@@ -133,8 +133,8 @@ class ReadFaultTest : public ::testing::Test {
     auto lease = engine_->Read(KeyOf(s), s.manifest.etag, Soon());
     if (!lease.ok()) return lease.status();
     for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-      const absl::Status landed = (*lease)->WaitLayer(static_cast<int64_t>(layer), Soon());
-      if (!landed.ok()) return landed;
+      const absl::Status arrived = (*lease)->WaitLayer(static_cast<int64_t>(layer), Soon());
+      if (!arrived.ok()) return arrived;
       if ((*lease)->layer(layer) != absl::MakeConstSpan(s.slabs[layer])) return absl::InternalError("WRONG BYTES");
     }
     return absl::OkStatus();

@@ -137,8 +137,8 @@ inline int FlipOnDisk(const std::string& path, const Synthetic& encoding) {
 // A layer of a lease, compared byte by byte. ABORTED: the bytes may not be the encoding's any more, and the lease says
 // so (Lease::intact, asked after the bytes were used, as its users do).
 inline absl::Status CompareLayer(store::Lease* lease, const Synthetic& expected, size_t layer, absl::Time deadline) {
-  const absl::Status landed = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
-  if (!landed.ok()) return landed;
+  const absl::Status arrived = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
+  if (!arrived.ok()) return arrived;
   const absl::Span<const std::byte> got = lease->layer(static_cast<int64_t>(layer));
   if (reinterpret_cast<uintptr_t>(got.data()) % 4096 != 0) return absl::InternalError("a slab is not aligned");
   const bool equal = got == absl::MakeConstSpan(expected.slabs[layer]);

@@ -54,7 +54,7 @@ TEST_P(MessagesTest, MessagesBeforeCloseArrive) {
   EXPECT_EQ(peers.client->SendMessage("late").code(), absl::StatusCode::kUnavailable);
 }
 
-// Slabs of a ring larger than the caches, both ways at once, with many landings open.
+// Slabs of a ring larger than the caches, both ways at once, with many receives open.
 TEST_P(ContractTest, RingOfSlabsBothWays) {
   const int64_t ring = Soak() ? int64_t{1} << 30 : int64_t{64} << 20;
   constexpr int64_t kSlab = 400 << 10;  // not a multiple of what the network likes
@@ -87,12 +87,12 @@ TEST_P(ContractTest, RingOfSlabsBothWays) {
       for (int64_t i = 0; i < count; ++i) {
         if (open.size() == kDepth) check();
         open.emplace_back();
-        sides[s].connection->Land(static_cast<uint64_t>(i), {sides[s].target, i * kSlab, kSlab}, Patience(),
-                                  open.back().ForLanding());
+        sides[s].connection->PostReceive(static_cast<uint64_t>(i), {sides[s].target, i * kSlab, kSlab}, Patience(),
+                                         open.back().ForReceive());
       }
       while (!open.empty()) check();
     });
-    threads.emplace_back([&, s] {  // sends, faster than there are landings
+    threads.emplace_back([&, s] {  // sends, faster than there are receives
       std::deque<Completion> open;
       for (int64_t i = 0; i < count; ++i) {
         open.emplace_back();
@@ -108,7 +108,7 @@ TEST_P(ContractTest, RingOfSlabsBothWays) {
   }
   for (auto& thread : threads) thread.join();
   const TransportStats stats = peers.client_transport->Stats();
-  EXPECT_EQ(stats.payloads_landed, count);
+  EXPECT_EQ(stats.payloads_received, count);
   EXPECT_EQ(stats.payloads_sent, count);
   EXPECT_EQ(stats.quarantined_bytes, 0);
 }
@@ -117,13 +117,13 @@ TEST_P(ContractTest, SmallestPayloads) {
   Peers peers(GetParam());
   auto source = Buffer(peers.client_transport.get(), 4096), target = Buffer(peers.server_transport.get(), 4096);
   for (const int64_t bytes : {1, 2, 7, 64, 4096}) {
-    Completion sent, landed;
+    Completion sent, arrived;
     Fill({source, 0, bytes}, bytes);
-    peers.accepted->Land(uint64_t(bytes), {target, 0, 4096}, Patience(), landed.ForLanding());
+    peers.accepted->PostReceive(uint64_t(bytes), {target, 0, 4096}, Patience(), arrived.ForReceive());
     peers.client->Send(uint64_t(bytes), {source, 0, bytes}, Patience(), sent.ForSend());
-    ASSERT_TRUE(landed.Wait().ok()) << landed.Wait();
+    ASSERT_TRUE(arrived.Wait().ok()) << arrived.Wait();
     ASSERT_TRUE(sent.Wait().ok()) << sent.Wait();
-    EXPECT_EQ(landed.bytes(), bytes);
+    EXPECT_EQ(arrived.bytes(), bytes);
     EXPECT_TRUE(Check({target, 0, bytes}, bytes));
   }
 }
@@ -132,39 +132,39 @@ TEST_P(ContractTest, DeadlineOfWhatNeverBegan) {
   Peers peers(GetParam());
   auto buffer = Buffer(peers.client_transport.get(), 4096);
   WatchedSlice into(buffer, 0, 2048), from(buffer, 2048, 2048);
-  Completion landing, sending;
-  peers.client->Land(1, into.Take(), SteadyNow() + absl::Milliseconds(30), landing.ForLanding());
+  Completion receive, sending;
+  peers.client->PostReceive(1, into.Take(), SteadyNow() + absl::Milliseconds(30), receive.ForReceive());
   peers.client->Send(2, from.Take(), SteadyNow() + absl::Milliseconds(30), sending.ForSend());
-  EXPECT_EQ(landing.Wait().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(receive.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(sending.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_TRUE(into.WaitFree());
   EXPECT_TRUE(from.WaitFree());
   // Past already.
   Completion past;
-  peers.client->Land(3, {buffer, 0, 1}, SteadyNow() - absl::Seconds(1), past.ForLanding());
+  peers.client->PostReceive(3, {buffer, 0, 1}, SteadyNow() - absl::Seconds(1), past.ForReceive());
   EXPECT_EQ(past.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   // The connection lives.
   ASSERT_TRUE(peers.client->SendMessage("still here").ok());
   EXPECT_EQ(peers.server_inbox->Next(), "still here");
 }
 
-TEST_P(ContractTest, TheSenderOfAWithdrawnLandingIsTold) {
+TEST_P(ContractTest, TheSenderOfAWithdrawnReceiveIsTold) {
   Peers peers(GetParam());
   auto source = Buffer(peers.client_transport.get(), 4096), target = Buffer(peers.server_transport.get(), 4096);
-  Completion landed, early, late;
+  Completion arrived, early, late;
   peers.client->Send(5, {source, 0, 10}, Patience(), early.ForSend());
-  peers.accepted->Land(5, {target, 0, 4096}, Patience(), landed.ForLanding());
-  peers.accepted->CancelLanding(5);
-  const absl::Status landing = landed.Wait();
-  EXPECT_TRUE(landing.ok() || absl::IsCancelled(landing)) << landing;
-  // OK says that the source is free, not that the payload landed.
+  peers.accepted->PostReceive(5, {target, 0, 4096}, Patience(), arrived.ForReceive());
+  peers.accepted->CancelReceive(5);
+  const absl::Status receive = arrived.Wait();
+  EXPECT_TRUE(receive.ok() || absl::IsCancelled(receive)) << receive;
+  // OK says that the source is free, not that the payload arrived.
   const absl::Status sent = early.Wait();
   EXPECT_TRUE(sent.ok() || absl::IsCancelled(sent)) << sent;
   Completion second;
-  peers.accepted->Land(6, {target, 0, 4096}, Patience(), second.ForLanding());
+  peers.accepted->PostReceive(6, {target, 0, 4096}, Patience(), second.ForReceive());
   ASSERT_TRUE(peers.accepted->SendMessage("granted").ok());
   EXPECT_EQ(peers.client_inbox->Next(), "granted");
-  peers.accepted->CancelLanding(6);
+  peers.accepted->CancelReceive(6);
   ASSERT_TRUE(peers.accepted->SendMessage("withdrawn").ok());
   EXPECT_EQ(peers.client_inbox->Next(), "withdrawn");
   peers.client->Send(6, {source, 0, 10}, Patience(), late.ForSend());
@@ -184,7 +184,7 @@ TEST_P(ContractTest, CancelledSend) {
   EXPECT_TRUE(from.WaitFree());
 }
 
-// Landings and sends cancelled at random moments: each completes once, what landed is right, the connection stays.
+// Receives and sends cancelled at random moments: each completes once, what arrived is right, the connection stays.
 TEST_P(ContractTest, CancellationsAtRandomMoments) {
   Peers peers(GetParam());
   constexpr int64_t kSlab = 1 << 20;
@@ -195,29 +195,29 @@ TEST_P(ContractTest, CancellationsAtRandomMoments) {
   for (int i = 0; i < kSlabs; ++i) Fill({source, i * kSlab, kSlab}, i);
   int landed_count = 0;
   for (uint64_t round = 0; round < (Soak() ? 2000 : 50); ++round) {
-    std::vector<Completion> sent(kSlabs), landed(kSlabs);
+    std::vector<Completion> sent(kSlabs), arrived(kSlabs);
     std::vector<WatchedSlice> into;
     for (int i = 0; i < kSlabs; ++i) into.emplace_back(target, i * kSlab, kSlab);
     for (int i = 0; i < kSlabs; ++i) {
-      peers.accepted->Land(round * kSlabs + i, into[i].Take(), Patience(), landed[i].ForLanding());
+      peers.accepted->PostReceive(round * kSlabs + i, into[i].Take(), Patience(), arrived[i].ForReceive());
       peers.client->Send(round * kSlabs + i, {source, i * kSlab, kSlab}, Patience(), sent[i].ForSend());
     }
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
     for (int i = 0; i < kSlabs; ++i) {
-      if (random() % 2 == 0) peers.accepted->CancelLanding(round * kSlabs + i);
+      if (random() % 2 == 0) peers.accepted->CancelReceive(round * kSlabs + i);
       if (random() % 2 == 0) peers.client->CancelSend(round * kSlabs + i);
     }
     for (int i = 0; i < kSlabs; ++i) {
       const absl::Status send = sent[i].Wait();
       ASSERT_TRUE(send.ok() || absl::IsCancelled(send)) << send;
-      if (!send.ok()) peers.accepted->CancelLanding(round * kSlabs + i);  // as the sides would tell each other
+      if (!send.ok()) peers.accepted->CancelReceive(round * kSlabs + i);  // as the sides would tell each other
     }
     for (int i = 0; i < kSlabs; ++i) {
-      const absl::Status landing = landed[i].Wait();
-      ASSERT_TRUE(landing.ok() || absl::IsCancelled(landing)) << landing;
+      const absl::Status receive = arrived[i].Wait();
+      ASSERT_TRUE(receive.ok() || absl::IsCancelled(receive)) << receive;
       ASSERT_TRUE(into[i].WaitFree());
-      ASSERT_TRUE(!landing.ok() || Check({target, i * kSlab, kSlab}, i));
-      landed_count += landing.ok();
+      ASSERT_TRUE(!receive.ok() || Check({target, i * kSlab, kSlab}, i));
+      landed_count += receive.ok();
     }
   }
   EXPECT_GT(landed_count, 0);
@@ -232,20 +232,20 @@ TEST_P(ContractTest, CloseCompletesEverythingOnce) {
   constexpr int kSlabs = 16;
   auto source = Buffer(peers.client_transport.get(), kSlabs * kSlab),
        target = Buffer(peers.server_transport.get(), kSlabs * kSlab);
-  std::vector<Completion> sent(kSlabs), landed(kSlabs);
+  std::vector<Completion> sent(kSlabs), arrived(kSlabs);
   std::vector<WatchedSlice> from, into;
   for (int i = 0; i < kSlabs; ++i) {
     from.emplace_back(source, i * kSlab, kSlab);
     into.emplace_back(target, i * kSlab, kSlab);
-    peers.accepted->Land(uint64_t(i), into[i].Take(), Patience(), landed[i].ForLanding());
+    peers.accepted->PostReceive(uint64_t(i), into[i].Take(), Patience(), arrived[i].ForReceive());
     peers.client->Send(uint64_t(i), from[i].Take(), Patience(), sent[i].ForSend());
   }
-  ASSERT_TRUE(landed[0].Wait().ok());
+  ASSERT_TRUE(arrived[0].Wait().ok());
   peers.client = nullptr;
   for (int i = 0; i < kSlabs; ++i) {
-    const absl::Status send = sent[i].Wait(), landing = landed[i].Wait();
+    const absl::Status send = sent[i].Wait(), receive = arrived[i].Wait();
     EXPECT_TRUE(send.ok() || absl::IsUnavailable(send)) << send;
-    EXPECT_TRUE(landing.ok() || absl::IsUnavailable(landing)) << landing;
+    EXPECT_TRUE(receive.ok() || absl::IsUnavailable(receive)) << receive;
     EXPECT_TRUE(from[i].WaitFree());
     EXPECT_TRUE(into[i].WaitFree());
   }
@@ -253,7 +253,7 @@ TEST_P(ContractTest, CloseCompletesEverythingOnce) {
   EXPECT_EQ(peers.server_inbox->Closed().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(peers.server_inbox->closings(), 1);
   Completion after;
-  peers.accepted->Land(99, {target, 0, kSlab}, Patience(), after.ForLanding());
+  peers.accepted->PostReceive(99, {target, 0, kSlab}, Patience(), after.ForReceive());
   EXPECT_EQ(after.Wait().code(), absl::StatusCode::kUnavailable);
 }
 
@@ -261,9 +261,9 @@ TEST_P(ContractTest, OperationsThatCannotBe) {
   Peers peers(GetParam());
   auto mine = Buffer(peers.client_transport.get(), 4096);
   const auto code = [&](Slice slice) {
-    Completion landing;
-    peers.client->Land(1, std::move(slice), Patience(), landing.ForLanding());
-    return landing.Wait().code();
+    Completion receive;
+    peers.client->PostReceive(1, std::move(slice), Patience(), receive.ForReceive());
+    return receive.Wait().code();
   };
   EXPECT_EQ(code({nullptr, 0, 10}), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({mine, 0, 0}), absl::StatusCode::kInvalidArgument);
@@ -273,10 +273,10 @@ TEST_P(ContractTest, OperationsThatCannotBe) {
   EXPECT_EQ(code({mine, 10, INT64_MAX}), absl::StatusCode::kInvalidArgument);
   auto other = NewTransport(GetParam() == Carrier::kUcx ? Carrier::kLoopback : Carrier::kUcx);
   EXPECT_EQ(code({Buffer(other.get(), 4096), 0, 10}), absl::StatusCode::kInvalidArgument);
-  // An id in use, and a payload that is longer than its landing.
+  // An id in use, and a payload that is longer than its receive.
   Completion first, second, longer;
-  peers.client->Land(1, {mine, 0, 10}, Patience(), first.ForLanding());
-  peers.client->Land(1, {mine, 10, 10}, Patience(), second.ForLanding());
+  peers.client->PostReceive(1, {mine, 0, 10}, Patience(), first.ForReceive());
+  peers.client->PostReceive(1, {mine, 10, 10}, Patience(), second.ForReceive());
   EXPECT_EQ(second.Wait().code(), absl::StatusCode::kInvalidArgument);
   auto theirs = Buffer(peers.server_transport.get(), 4096);
   peers.accepted->Send(1, {theirs, 0, 11}, Patience(), longer.ForSend());
@@ -292,13 +292,13 @@ TEST_P(ContractTest, OperationsThatCannotBe) {
 TEST_P(ContractTest, ThereIsALimitOnOpenOperations) {
   Peers peers(GetParam());
   auto buffer = Buffer(peers.client_transport.get(), 4096);
-  std::vector<Completion> landings(kMaxOperations + 1);
+  std::vector<Completion> receives(kMaxOperations + 1);
   for (int i = 0; i <= kMaxOperations; ++i) {
-    peers.client->Land(uint64_t(i), {buffer, 0, 1}, Patience(), landings[i].ForLanding());
+    peers.client->PostReceive(uint64_t(i), {buffer, 0, 1}, Patience(), receives[i].ForReceive());
   }
-  EXPECT_EQ(landings[kMaxOperations].Wait().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(receives[kMaxOperations].Wait().code(), absl::StatusCode::kResourceExhausted);
   peers.client->Close();
-  for (int i = 0; i < kMaxOperations; ++i) ASSERT_EQ(landings[i].Wait().code(), absl::StatusCode::kUnavailable);
+  for (int i = 0; i < kMaxOperations; ++i) ASSERT_EQ(receives[i].Wait().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_P(MessagesTest, ConnectingToNobody) {

@@ -41,15 +41,16 @@ struct Child {
 
 // One transfer of slabs in either direction, watched.
 struct Transfer {
-  Transfer(Transport* transport, Child& child, bool landing, uint64_t first, int slabs = kSlabs)
-      : connection(child.connection), inbox(child.inbox), landing(landing), first(first), slabs(slabs) {
+  Transfer(Transport* transport, Child& child, bool receive, uint64_t first, int slabs = kSlabs)
+      : connection(child.connection), inbox(child.inbox), receive(receive), first(first), slabs(slabs) {
     auto allocated = transport->Allocate(slabs * kSlab);
     EXPECT_TRUE(allocated.ok()) << allocated.status();
     buffer = *allocated;
     for (int i = 0; i < slabs; ++i) slices.emplace_back(buffer, i * kSlab, kSlab);
     completions.resize(slabs);
     in_quarantine.resize(slabs);
-    EXPECT_TRUE(connection->SendMessage(absl::StrCat(landing ? "send " : "land ", first, " ", slabs, " ", kSlab)).ok());
+    EXPECT_TRUE(
+        connection->SendMessage(absl::StrCat(receive ? "send " : "receive ", first, " ", slabs, " ", kSlab)).ok());
     EXPECT_EQ(inbox->Next(), "ready") << child.process.errors();
   }
   // Callbacks use this object.
@@ -67,12 +68,12 @@ struct Transfer {
           EXPECT_FALSE(inbox->closed());  // the deadline does not wait for the end of the connection
         }
       };
-      if (landing) {
-        connection->Land(first + i, slices[i].Take(), deadline,
-                         [seen, done = completions[i].ForLanding()](const absl::Status& status, int64_t bytes) {
-                           seen(status);
-                           done(status, bytes);
-                         });
+      if (receive) {
+        connection->PostReceive(first + i, slices[i].Take(), deadline,
+                                [seen, done = completions[i].ForReceive()](const absl::Status& status, int64_t bytes) {
+                                  seen(status);
+                                  done(status, bytes);
+                                });
       } else {
         connection->Send(first + i, slices[i].Take(), deadline,
                          [seen, done = completions[i].ForSend()](const absl::Status& status) {
@@ -82,14 +83,14 @@ struct Transfer {
       }
     }
   }
-  // Waits for all. How many ended with `code`; the others must have ended well, and landed right.
+  // Waits for all. How many ended with `code`; the others must have ended well, and arrived right.
   int Count(absl::StatusCode code) {
     int count = 0;
     for (int i = 0; i < slabs; ++i) {
       const absl::Status status = completions[i].Wait();
       count += status.code() == code;
       EXPECT_TRUE(status.ok() || status.code() == code) << status;
-      EXPECT_TRUE(!landing || !status.ok() || Check({buffer, i * kSlab, kSlab}, first + i)) << i;
+      EXPECT_TRUE(!receive || !status.ok() || Check({buffer, i * kSlab, kSlab}, first + i)) << i;
     }
     return count;
   }
@@ -101,7 +102,7 @@ struct Transfer {
 
   const std::shared_ptr<Connection> connection;
   const std::shared_ptr<Inbox> inbox;
-  const bool landing;
+  const bool receive;
   const uint64_t first;
   const int slabs;
   bool started = false;
@@ -115,7 +116,7 @@ class DeathTest : public ::testing::TestWithParam<std::tuple<Carrier, bool>> {
  protected:
   DeathTest() : transport_(NewTransport(carrier())), server_(transport_.get()) {}
   Carrier carrier() const { return std::get<0>(GetParam()); }
-  bool landing() const { return std::get<1>(GetParam()); }
+  bool receive() const { return std::get<1>(GetParam()); }
   int64_t ClosedForSilence() const {
     auto closes = transport_->Stats().closes;
     // gRPC has a keepalive of its own, which may be first.
@@ -131,14 +132,14 @@ TEST_P(DeathTest, DeadlineWithAFrozenPeer) {
   int in_quarantine = 0;
   for (int attempt = 0; attempt < 20 && in_quarantine == 0; ++attempt) {
     Child child(carrier(), &server_);
-    Transfer transfer(transport_.get(), child, landing(), 100);
+    Transfer transfer(transport_.get(), child, receive(), 100);
     const int64_t closed_before = ClosedForSilence();
     transfer.Start(SteadyNow() + absl::Seconds(1));
     transfer.completions[0].Wait().IgnoreError();
     child.process.Signal(SIGSTOP);
     const int late = transfer.Count(absl::StatusCode::kDeadlineExceeded);
     for (const char quarantined : transfer.in_quarantine) in_quarantine += quarantined;
-    if (in_quarantine == 0) continue;  // all had landed already, or nothing was under way
+    if (in_quarantine == 0) continue;  // all had arrived already, or nothing was under way
     EXPECT_GE(late, in_quarantine);
     EXPECT_EQ(child.inbox->Closed().code(), absl::StatusCode::kUnavailable);
     EXPECT_TRUE(transfer.AllFree());
@@ -154,13 +155,13 @@ TEST_P(DeathTest, DeadlineWithAFrozenPeer) {
 
 TEST_P(DeathTest, HeartbeatFindsAFrozenPeer) {
   Child child(carrier(), &server_);
-  Transfer transfer(transport_.get(), child, landing(), 100);
+  Transfer transfer(transport_.get(), child, receive(), 100);
   transfer.Start(absl::InfiniteFuture());
   ASSERT_TRUE(transfer.completions[0].Wait().ok());
   child.process.Signal(SIGSTOP);
   Completion waiting;  // where all had been transferred
   auto buffer = transport_->Allocate(4096);
-  child.connection->Land(1, {*buffer, 0, 4096}, absl::InfiniteFuture(), waiting.ForLanding());
+  child.connection->PostReceive(1, {*buffer, 0, 4096}, absl::InfiniteFuture(), waiting.ForReceive());
   EXPECT_EQ(waiting.Wait().code(), absl::StatusCode::kUnavailable);
   transfer.Count(absl::StatusCode::kUnavailable);
   EXPECT_TRUE(transfer.AllFree());
@@ -169,7 +170,7 @@ TEST_P(DeathTest, HeartbeatFindsAFrozenPeer) {
 
 TEST_P(DeathTest, AShortFreezeIsSurvived) {
   Child child(carrier(), &server_);
-  Transfer transfer(transport_.get(), child, landing(), 100);
+  Transfer transfer(transport_.get(), child, receive(), 100);
   transfer.Start(Patience());
   child.process.Signal(SIGSTOP);
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
@@ -180,7 +181,7 @@ TEST_P(DeathTest, AShortFreezeIsSurvived) {
 
 TEST_P(DeathTest, KilledPeer) {
   Child child(carrier(), &server_);
-  Transfer transfer(transport_.get(), child, landing(), 100);
+  Transfer transfer(transport_.get(), child, receive(), 100);
   transfer.Start(absl::InfiniteFuture());
   ASSERT_TRUE(transfer.completions[0].Wait().ok());
   child.process.Kill();
@@ -210,7 +211,7 @@ TEST_P(DeathTest, CyclesOfKilledPeersLeaveNothingBehind) {
     }
     SCOPED_TRACE(absl::StrCat("cycle ", cycle));
     Child child(carrier(), &server_);
-    Transfer transfer(transport_.get(), child, landing(), 100, 4);
+    Transfer transfer(transport_.get(), child, receive(), 100, 4);
     transfer.Start(Patience());
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
     child.process.Kill();
@@ -236,7 +237,7 @@ INSTANTIATE_TEST_SUITE_P(Carriers, DeathTest,
                          ::testing::Combine(::testing::Values(Carrier::kUcx, Carrier::kGrpc), ::testing::Bool()),
                          [](const auto& info) {
                            return CarrierName(std::get<0>(info.param)) +
-                                  (std::get<1>(info.param) ? "Landing" : "Sending");
+                                  (std::get<1>(info.param) ? "Receiving" : "Sending");
                          });
 
 }  // namespace

@@ -100,7 +100,7 @@ TEST_P(FaultyTest, CutConnection) {
 constexpr int64_t kSlab = 100000;
 
 struct Outcome {
-  absl::Status sent, landed;
+  absl::Status sent, arrived;
   int wrong_bits = 0;
 };
 
@@ -113,14 +113,14 @@ Outcome OnePayload(Carrier carrier, Fault fault, absl::Duration delay, absl::Dur
   const Slice slice{*source, 0, kSlab};
   Fill(slice, 3);
   WatchedSlice from(*source, 0, kSlab), into(*target, 0, kSlab);
-  Completion sent, landed;
-  harmed.accepted->Land(1, into.Take(), SteadyNow() + patience, landed.ForLanding());
+  Completion sent, arrived;
+  harmed.accepted->PostReceive(1, into.Take(), SteadyNow() + patience, arrived.ForReceive());
   harmed.client->Send(1, from.Take(), SteadyNow() + patience, sent.ForSend());
-  Outcome outcome{sent.Wait(), landed.Wait()};
+  Outcome outcome{sent.Wait(), arrived.Wait()};
   EXPECT_TRUE(from.WaitFree());
   EXPECT_TRUE(into.WaitFree());
   EXPECT_TRUE(Check(slice, 3));
-  for (int64_t i = 0; outcome.landed.ok() && i < kSlab; ++i) {
+  for (int64_t i = 0; outcome.arrived.ok() && i < kSlab; ++i) {
     outcome.wrong_bits += __builtin_popcount(static_cast<unsigned>((*source)->data()[i] ^ (*target)->data()[i]));
   }
   return outcome;
@@ -131,18 +131,18 @@ TEST_P(FaultyTest, OnePayloadUnderEachFault) {
   for (const Fault fault : {Fault::kNone, Fault::kDelay, Fault::kReorder, Fault::kFreeze, Fault::kCorrupt}) {
     const Outcome outcome = OnePayload(GetParam(), fault, little, ever);
     EXPECT_TRUE(outcome.sent.ok()) << outcome.sent;
-    EXPECT_TRUE(outcome.landed.ok()) << outcome.landed;
+    EXPECT_TRUE(outcome.arrived.ok()) << outcome.arrived;
     EXPECT_EQ(outcome.wrong_bits, fault == Fault::kCorrupt ? 1 : 0);
   }
   const Outcome dropped = OnePayload(GetParam(), Fault::kDrop, little, short_time);
   EXPECT_TRUE(dropped.sent.ok());
-  EXPECT_TRUE(absl::IsDeadlineExceeded(dropped.landed)) << dropped.landed;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(dropped.arrived)) << dropped.arrived;
   const Outcome late = OnePayload(GetParam(), Fault::kDelay, ever, short_time);
   EXPECT_TRUE(absl::IsDeadlineExceeded(late.sent)) << late.sent;
-  EXPECT_TRUE(absl::IsDeadlineExceeded(late.landed)) << late.landed;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late.arrived)) << late.arrived;
   const Outcome cut = OnePayload(GetParam(), Fault::kCut, little, ever);
   EXPECT_TRUE(absl::IsUnavailable(cut.sent)) << cut.sent;
-  EXPECT_TRUE(absl::IsUnavailable(cut.landed)) << cut.landed;
+  EXPECT_TRUE(absl::IsUnavailable(cut.arrived)) << cut.arrived;
 }
 
 TEST_P(FaultyTest, HeldSendsAreCancelledAndClosed) {
@@ -163,8 +163,8 @@ TEST_P(FaultyTest, HeldSendsAreCancelledAndClosed) {
   EXPECT_TRUE(harmed.client_inbox->Closed().ok());
 }
 
-// A mix of all faults on both payloads and messages: every operation completes once, every byte that lands is right but
-// for the bits that were flipped, all memory comes back, and the next connection without faults is sound.
+// A mix of all faults on both payloads and messages: every operation completes once, every byte that arrives is right
+// but for the bits that were flipped, all memory comes back, and the next connection without faults is sound.
 void RunMix(Carrier carrier, uint64_t seed) {
   SCOPED_TRACE(absl::StrCat("KVLINK_SEED=", seed));
   constexpr int kPayloads = 60;
@@ -180,7 +180,7 @@ void RunMix(Carrier carrier, uint64_t seed) {
   auto source = harmed.faulty->Allocate(kPayloads * kSlab),
        target = harmed.server_transport->Allocate(kPayloads * kSlab);
   std::vector<WatchedSlice> from, into;
-  std::vector<Completion> sent(kPayloads), landed(kPayloads);
+  std::vector<Completion> sent(kPayloads), arrived(kPayloads);
   const absl::Time deadline = SteadyNow() + absl::Milliseconds(500);
   std::set<std::string> messages;
   for (int i = 0; i < kPayloads; ++i) {
@@ -189,16 +189,16 @@ void RunMix(Carrier carrier, uint64_t seed) {
     into.emplace_back(*target, i * kSlab, kSlab);
   }
   for (int i = 0; i < kPayloads; ++i) {
-    harmed.accepted->Land(i, into[i].Take(), deadline, landed[i].ForLanding());
+    harmed.accepted->PostReceive(i, into[i].Take(), deadline, arrived[i].ForReceive());
     harmed.client->Send(i, from[i].Take(), deadline, sent[i].ForSend());
     harmed.client->SendMessage(absl::StrCat("message ", i)).IgnoreError();
     if (random() % 10 == 0) harmed.client->CancelSend(random() % kPayloads);
-    if (random() % 10 == 0) harmed.accepted->CancelLanding(random() % kPayloads);
+    if (random() % 10 == 0) harmed.accepted->CancelReceive(random() % kPayloads);
   }
   int wrong = 0;
   for (int i = 0; i < kPayloads; ++i) {
-    const absl::Status send = sent[i].Wait(), landing = landed[i].Wait();
-    for (const absl::Status& status : {send, landing}) {
+    const absl::Status send = sent[i].Wait(), receive = arrived[i].Wait();
+    for (const absl::Status& status : {send, receive}) {
       ASSERT_TRUE(status.ok() || absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) ||
                   absl::IsUnavailable(status))
           << status;
@@ -206,7 +206,7 @@ void RunMix(Carrier carrier, uint64_t seed) {
     ASSERT_TRUE(from[i].WaitFree());
     ASSERT_TRUE(into[i].WaitFree());
     ASSERT_TRUE(Check({*source, i * kSlab, kSlab}, i));
-    wrong += landing.ok() && !Check({*target, i * kSlab, kSlab}, i);
+    wrong += receive.ok() && !Check({*target, i * kSlab, kSlab}, i);
   }
   auto struck = harmed.faulty->struck();
   EXPECT_LE(wrong, struck[Fault::kCorrupt]);
@@ -214,7 +214,7 @@ void RunMix(Carrier carrier, uint64_t seed) {
   harmed.faulty->Enable(false);
   harmed.Connect();
   Completion last;
-  harmed.accepted->Land(1, {*target, 0, kSlab}, Patience(), last.ForLanding());
+  harmed.accepted->PostReceive(1, {*target, 0, kSlab}, Patience(), last.ForReceive());
   harmed.client->Send(1, {*source, kSlab, kSlab}, Patience(), [](const absl::Status&) {});
   ASSERT_TRUE(last.Wait().ok()) << last.Wait();
   EXPECT_TRUE(Check({*target, 0, kSlab}, 1));

@@ -89,7 +89,7 @@ class GrpcTest : public ::testing::Test {
     target_ = *honest_.server_transport->Allocate(kTarget);
     Fill({target_, 0, kTarget}, 5);
   }
-  // A raw peer that said hello, and a landing for its payload 1.
+  // A raw peer that said hello, and a posted receive for its payload 1.
   void Meet(int64_t bytes = 4096) {
     raw_ = std::make_unique<RawPeer>(honest_.server->address());
     raw_->Hello();
@@ -98,7 +98,7 @@ class GrpcTest : public ::testing::Test {
     inbox_ = std::move(taken.inbox);
     ASSERT_NE(connection_, nullptr);
     landed_ = Completion();
-    connection_->Land(1, {target_, 0, bytes}, Patience(), landed_.ForLanding());
+    connection_->PostReceive(1, {target_, 0, bytes}, Patience(), landed_.ForReceive());
     raw_->Read();  // the grant
   }
   void ExpectClosedFor(const std::string& reason) {
@@ -169,7 +169,7 @@ TEST_F(GrpcTest, PiecesLongerThanThePayload) {
   raw_->Message(raw_->Payload(1, 4096) + std::string(4000, 'h'));
   raw_->Message(std::string(1, kPiece) + std::string(97, 'h'));
   ExpectClosedFor("payload-malformed");
-  // The landing was begun, and nothing is written beyond it.
+  // The receive was begun, and nothing is written beyond it.
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(target_->data()), 4000), std::string(4000, 'h'));
   Fill({target_, 0, 4000}, 5);
   ExpectUnharmed();
@@ -211,10 +211,10 @@ TEST_F(GrpcTest, MessagesThatAreNothing) {
   ExpectServed();
 }
 
-// A landing that was given up while its payload came: the rest of it is dropped, and the connection goes on.
+// A posted receive that was given up while its payload came: the rest of it is dropped, and the connection goes on.
 TEST_F(GrpcTest, TheRestOfAWithdrawnPayloadIsDropped) {
   Meet();
-  connection_->CancelLanding(1);
+  connection_->CancelReceive(1);
   EXPECT_EQ(landed_.Wait().code(), absl::StatusCode::kCancelled);
   raw_->Message(raw_->Payload(1, 300) + std::string(100, 'a'));
   raw_->Message(std::string(1, kPiece) + std::string(200, 'b'));

@@ -92,7 +92,7 @@ class RawPeer : public EventSource {
     });
   }
   uint64_t token() const { return token_; }
-  // Waits until the other side granted a landing.
+  // Waits until the other side granted a posted receive.
   void AwaitGrant() {
     while (!granted_) std::this_thread::yield();
   }
@@ -126,7 +126,7 @@ class HostileTest : public ::testing::Test {
     target_ = *honest_.server_transport->Allocate(kTarget);
     Fill({target_, 0, kTarget}, 5);
   }
-  // Connects a raw peer, says hello, lets the server land `bytes` for payload 1 and waits until it is granted.
+  // Connects a raw peer, says hello, lets the server arrive `bytes` for payload 1 and waits until it is granted.
   void Meet(int64_t bytes = 4096) {
     raw_ = std::make_unique<RawPeer>(honest_.server->address());
     raw_->Hello();
@@ -134,7 +134,7 @@ class HostileTest : public ::testing::Test {
     connection_ = std::move(taken.connection);
     inbox_ = std::move(taken.inbox);
     ASSERT_NE(connection_, nullptr);
-    connection_->Land(1, {target_, 0, bytes}, Patience(), landed_.ForLanding());
+    connection_->PostReceive(1, {target_, 0, bytes}, Patience(), landed_.ForReceive());
     raw_->AwaitGrant();
   }
   void ExpectClosedFor(const std::string& reason) {
@@ -198,9 +198,9 @@ TEST_F(HostileTest, PayloadTwice) {
   const auto closes = honest_.server_transport->Stats().closes;
   EXPECT_EQ(closes.count("payload-duplicate") + closes.count("payload-unreserved"), 1u);
 }
-TEST_F(HostileTest, PayloadOfAWithdrawnLandingIsDropped) {
+TEST_F(HostileTest, PayloadOfAWithdrawnReceiveIsDropped) {
   Meet();
-  connection_->CancelLanding(1);
+  connection_->CancelReceive(1);
   EXPECT_TRUE(absl::IsCancelled(landed_.Wait()));
   raw_->Payload(1, 4096, 4096);
   while (honest_.server_transport->Stats().payloads_late == 0) std::this_thread::yield();

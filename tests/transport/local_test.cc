@@ -259,11 +259,11 @@ TEST_F(LocalTest, DescriptorsThatCannotBeSent) {
 TEST_F(LocalTest, ThereAreNoPayloads) {
   Listen(true);
   const auto client = Connect(std::make_shared<Inbox>());
-  Completion landed, sent;
-  client->Land(1, {}, Patience(), landed.ForLanding());
+  Completion arrived, sent;
+  client->PostReceive(1, {}, Patience(), arrived.ForReceive());
   client->Send(1, {}, Patience(), sent.ForSend());
-  client->CancelLanding(1);
-  EXPECT_EQ(landed.Wait().code(), absl::StatusCode::kUnimplemented);
+  client->CancelReceive(1);
+  EXPECT_EQ(arrived.Wait().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(sent.Wait().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(client_->Allocate(4096).status().code(), absl::StatusCode::kUnimplemented);
 }

@@ -1,5 +1,5 @@
 // The other process of transport_death_test and transport_local_test: connects over the carrier and to the address in
-// its arguments, and does what messages say ("land FIRST COUNT BYTES", "send FIRST COUNT BYTES"; it answers "ready")
+// its arguments, and does what messages say ("receive FIRST COUNT BYTES", "send FIRST COUNT BYTES"; it answers "ready")
 // until the connection ends or it is killed. "CARRIER listen ADDRESS": listens, says where, and sends messages back.
 #include <cstdio>
 #include <string>
@@ -62,7 +62,7 @@ int Main(const std::string& carrier, const std::string& address) {
         Fill(slice, id);
         (*connection)->Send(id, slice, absl::InfiniteFuture(), [](const absl::Status&) {});
       } else {
-        (*connection)->Land(id, slice, absl::InfiniteFuture(), [](const absl::Status&, int64_t) {});
+        (*connection)->PostReceive(id, slice, absl::InfiniteFuture(), [](const absl::Status&, int64_t) {});
       }
     }
     if (!(*connection)->SendMessage("ready").ok()) break;

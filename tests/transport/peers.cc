@@ -82,7 +82,7 @@ std::function<void(const absl::Status&)> Completion::ForSend() const {
   return [state = state_](const absl::Status& status) { Set(state.get(), status, 0); };
 }
 
-std::function<void(const absl::Status&, int64_t)> Completion::ForLanding() const {
+std::function<void(const absl::Status&, int64_t)> Completion::ForReceive() const {
   return [state = state_](const absl::Status& status, int64_t bytes) { Set(state.get(), status, bytes); };
 }
 

@@ -45,7 +45,7 @@ class Completion {
  public:
   Completion() : state_(std::make_shared<State>()) {}
   std::function<void(const absl::Status&)> ForSend() const;
-  std::function<void(const absl::Status&, int64_t)> ForLanding() const;
+  std::function<void(const absl::Status&, int64_t)> ForReceive() const;
   absl::Status Wait() const;
   bool done() const;
   int64_t bytes() const;

@@ -75,10 +75,11 @@ TEST(Progress, OperationsThatFindNoRoomAreTold) {
   const int64_t count = static_cast<int64_t>(ProgressThread::kMaxPosted) + 1000;
   std::atomic<int64_t> told{0}, refused{0};
   for (int64_t i = 0; i < count; ++i) {
-    client->Land(static_cast<uint64_t>(i), {buffer, 0, 4096}, Patience(), [&](const absl::Status& status, int64_t) {
-      ++told;
-      refused += absl::IsResourceExhausted(status) ? 1 : 0;
-    });
+    client->PostReceive(static_cast<uint64_t>(i), {buffer, 0, 4096}, Patience(),
+                        [&](const absl::Status& status, int64_t) {
+                          ++told;
+                          refused += absl::IsResourceExhausted(status) ? 1 : 0;
+                        });
   }
   EXPECT_EQ(told, 0);
   EXPECT_TRUE(absl::IsResourceExhausted(client->SendMessage("no room")));
@@ -125,14 +126,14 @@ TEST(Progress, OperationsAfterTheEndAreTold) {
   const auto dial = []() -> absl::StatusOr<std::unique_ptr<Wire>> { return std::make_unique<QuietWire>(); };
   const auto connection = host->Connect(dial, inbox, Patience());
   ASSERT_TRUE(connection.ok()) << connection.status();
-  const Completion open, sent, landed;
-  (*connection)->Land(1, {buffer, 0, 4096}, Patience(), open.ForLanding());
+  const Completion open, sent, arrived;
+  (*connection)->PostReceive(1, {buffer, 0, 4096}, Patience(), open.ForReceive());
   host->End();
   EXPECT_TRUE(absl::IsUnavailable(open.Wait()));
   EXPECT_TRUE(inbox->Closed().ok());
-  (*connection)->Land(2, {buffer, 0, 4096}, Patience(), landed.ForLanding());
+  (*connection)->PostReceive(2, {buffer, 0, 4096}, Patience(), arrived.ForReceive());
   (*connection)->Send(3, {buffer, 0, 4096}, Patience(), sent.ForSend());
-  EXPECT_TRUE(absl::IsUnavailable(landed.Wait()));
+  EXPECT_TRUE(absl::IsUnavailable(arrived.Wait()));
   EXPECT_TRUE(absl::IsUnavailable(sent.Wait()));
   EXPECT_TRUE(absl::IsUnavailable((*connection)->SendMessage("late")));
   EXPECT_TRUE(absl::IsUnavailable(host->Connect(dial, std::make_shared<Inbox>(), Patience()).status()));
@@ -150,15 +151,15 @@ TEST(Progress, APeerThatIsNotReadFromIsNotSilent) {
   const auto accepted = server.Next();
   // With a payload agreed, silence is told soon.
   const auto buffer = *server_transport->Allocate(4096);
-  const Completion landed;
-  accepted.connection->Land(1, {buffer, 0, 4096}, Patience(), landed.ForLanding());
+  const Completion arrived;
+  accepted.connection->PostReceive(1, {buffer, 0, 4096}, Patience(), arrived.ForReceive());
   ASSERT_TRUE(accepted.connection->SendMessage("stay").ok());
   (void)events->occupied.Wait();
   const std::string answer(kMaxMessageBytes, 'a');
   const int count = 48;  // more than the client's side takes ahead
   for (int i = 0; i < count; ++i) ASSERT_TRUE(accepted.connection->SendMessage(answer).ok()) << i;
   absl::SleepFor(4 * options.heartbeat);
-  EXPECT_FALSE(landed.done());
+  EXPECT_FALSE(arrived.done());
   events->go.ForSend()(absl::OkStatus());
   const absl::Time limit = Patience();
   while (events->others < count && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));

@@ -2,7 +2,7 @@
 // to trust (transport/ucx/ucx.h). Each connection is one call of /kvlink.store.v1.Data/Connect, a stream both ways;
 // what its messages hold is in docs/formats.md "Transport frames".
 //
-// gRPC reads payloads where they lie, and what it received is copied once, into the landing. A connection reads ahead
+// gRPC reads payloads where they lie, and what it received is copied once, into the receive. A connection reads ahead
 // a few MiB and writes one message at a time, so gRPC's flow control holds back a sender whose receiver is slow.
 //
 // Quarantine: a source is in use until gRPC lets go of it. Where the other side takes nothing any more, a client ends

@@ -94,7 +94,7 @@ void GrpcWire::SendPayload(std::string frame, const Slice& from, std::function<v
 void GrpcWire::Close(bool flush, std::function<void()> closed) {
   closed_ = std::move(closed);
   closing_ = true;
-  Landed(absl::UnavailableError(absl::StrCat("the connection to ", peer_, " is closed")));
+  PayloadDone(absl::UnavailableError(absl::StrCat("the connection to ", peer_, " is closed")));
   stream_->Close(flush);
   thread_->Defer([this, keep = session_.lock()] { CheckClosed(); });
 }
@@ -147,7 +147,7 @@ void GrpcWire::OnPiece(Session* session, Reader* reader) {
   if (arriving_.into != nullptr) arriving_.into += bytes;
   arriving_.left -= bytes;
   session->OnProgress();
-  if (arriving_.left == 0) Landed(absl::OkStatus());
+  if (arriving_.left == 0) PayloadDone(absl::OkStatus());
 }
 
 void GrpcWire::Violation(Session* session, absl::string_view reason, absl::string_view what) {
@@ -155,7 +155,7 @@ void GrpcWire::Violation(Session* session, absl::string_view reason, absl::strin
 }
 
 // Ends what is arriving, if somebody waits for it.
-void GrpcWire::Landed(const absl::Status& status) {
+void GrpcWire::PayloadDone(const absl::Status& status) {
   const auto done = std::exchange(arriving_, {}).done;
   if (done == nullptr) return;
   thread_->Defer([this, keep = session_.lock(), done, status] {

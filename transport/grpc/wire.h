@@ -53,7 +53,7 @@ class GrpcWire : public Wire, public StreamEvents {
   void OnPayload(Session* session, Reader* reader);
   void OnPiece(Session* session, Reader* reader);
   void Violation(Session* session, absl::string_view reason, absl::string_view what);
-  void Landed(const absl::Status& status);
+  void PayloadDone(const absl::Status& status);
   void CheckClosed();
 
   ProgressThread* const thread_;

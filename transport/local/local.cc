@@ -24,12 +24,12 @@ absl::Status NoPayloads() {
 
 class LocalHandle : public LocalConnection {
  public:
-  LocalHandle(std::shared_ptr<Connection> inner, std::shared_ptr<LocalLink> link)
-      : inner_(std::move(inner)), link_(std::move(link)) {}
+  LocalHandle(std::shared_ptr<Connection> inner, std::shared_ptr<LocalShared> shared)
+      : inner_(std::move(inner)), shared_(std::move(shared)) {}
 
   absl::Status SendMessage(absl::string_view message) override { return inner_->SendMessage(message); }
   absl::Status SendMessageWithDescriptors(absl::string_view message, absl::Span<const int> descriptors) override {
-    const auto session = link_->session.lock();
+    const auto session = shared_->session.lock();
     if (session == nullptr) return absl::UnavailableError(absl::StrCat("the connection to ", peer(), " is closed"));
     if (descriptors.size() > static_cast<size_t>(kMaxDescriptors)) {
       return absl::InvalidArgumentError(
@@ -43,13 +43,13 @@ class LocalHandle : public LocalConnection {
       return errno == EBADF ? absl::InvalidArgumentError(message) : absl::ResourceExhaustedError(message);
     }
     const int count = static_cast<int>(copies.size());
-    if (link_->queued_descriptors.fetch_add(count) + count > kMaxQueuedDescriptors) {
-      link_->queued_descriptors -= count;
+    if (shared_->queued_descriptors.fetch_add(count) + count > kMaxQueuedDescriptors) {
+      shared_->queued_descriptors -= count;
       return absl::ResourceExhaustedError(absl::StrCat(peer(), " does not take descriptors fast enough"));
     }
     const absl::Status reserved = session->Reserve(static_cast<int64_t>(message.size()));
     if (!reserved.ok()) {
-      link_->queued_descriptors -= count;
+      shared_->queued_descriptors -= count;
       return reserved;
     }
     std::string frame(static_cast<size_t>(kFrameHeaderBytes), '\0');
@@ -63,44 +63,44 @@ class LocalHandle : public LocalConnection {
     });
     return absl::OkStatus();
   }
-  void Land(uint64_t, Slice, absl::Time, Landed done) override {
+  void PostReceive(uint64_t, Slice, absl::Time, Received done) override {
     Refuse([done = std::move(done)] { done(NoPayloads(), 0); });
   }
   void Send(uint64_t, Slice, absl::Time, Sent done) override {
     Refuse([done = std::move(done)] { done(NoPayloads()); });
   }
-  void CancelLanding(uint64_t) override {}
+  void CancelReceive(uint64_t) override {}
   void CancelSend(uint64_t) override {}
   void Close() override { inner_->Close(); }
-  std::string peer() const override { return link_->peer; }
-  PeerCredentials credentials() const override { return link_->credentials; }
+  std::string peer() const override { return shared_->peer; }
+  PeerCredentials credentials() const override { return shared_->credentials; }
 
  private:
   // Not within the call, as transport.h says; where the thread is gone, nothing hears of it.
   void Refuse(std::function<void()> done) {
-    const auto session = link_->session.lock();
+    const auto session = shared_->session.lock();
     if (session == nullptr || !session->thread()->Post(done)) done();
   }
   const std::shared_ptr<Connection> inner_;
-  const std::shared_ptr<LocalLink> link_;
+  const std::shared_ptr<LocalShared> shared_;
 };
 
 // Between the session and the user's events: adds what came beside a message.
 class WithDescriptors : public ConnectionEvents {
  public:
-  WithDescriptors(std::shared_ptr<ConnectionEvents> user, std::shared_ptr<LocalLink> link)
-      : user_(std::move(user)), local_(dynamic_cast<LocalEvents*>(user_.get())), link_(std::move(link)) {}
+  WithDescriptors(std::shared_ptr<ConnectionEvents> user, std::shared_ptr<LocalShared> shared)
+      : user_(std::move(user)), local_(dynamic_cast<LocalEvents*>(user_.get())), shared_(std::move(shared)) {}
   bool takes_descriptors() const { return local_ != nullptr; }
   void OnMessage(absl::string_view message) override {
-    if (link_->arrived.empty()) return user_->OnMessage(message);
-    local_->OnMessageWithDescriptors(message, std::exchange(link_->arrived, {}));
+    if (shared_->arrived.empty()) return user_->OnMessage(message);
+    local_->OnMessageWithDescriptors(message, std::exchange(shared_->arrived, {}));
   }
   void OnClosed(const absl::Status& why) override { user_->OnClosed(why); }
 
  private:
   const std::shared_ptr<ConnectionEvents> user_;
   LocalEvents* const local_;
-  const std::shared_ptr<LocalLink> link_;
+  const std::shared_ptr<LocalShared> shared_;
 };
 
 class LocalListener : public Listener {
@@ -154,15 +154,15 @@ class LocalTransportOverSockets : public LocalTransport {
                                                                 absl::Time deadline) override {
     KVLINK_ASSIGN_OR_RETURN(Descriptor connected, ConnectSocket(path, deadline));
     KVLINK_ASSIGN_OR_RETURN(std::unique_ptr<Wire> wire, Open(std::move(connected), path));
-    const auto link = static_cast<LocalWire*>(wire.get())->link();
-    auto adapter = std::make_shared<WithDescriptors>(std::move(events), link);
-    link->takes_descriptors = adapter->takes_descriptors();
+    const auto shared = static_cast<LocalWire*>(wire.get())->shared();
+    auto adapter = std::make_shared<WithDescriptors>(std::move(events), shared);
+    shared->takes_descriptors = adapter->takes_descriptors();
     // Used at most once; std::function copies what it holds.
     const auto dialled = std::make_shared<std::unique_ptr<Wire>>(std::move(wire));
     KVLINK_ASSIGN_OR_RETURN(
         auto inner, host_->Connect([dialled]() -> absl::StatusOr<std::unique_ptr<Wire>> { return std::move(*dialled); },
                                    std::move(adapter), deadline));
-    return std::make_shared<LocalHandle>(std::move(inner), link);
+    return std::make_shared<LocalHandle>(std::move(inner), shared);
   }
 
   absl::StatusOr<std::shared_ptr<RegisteredBuffer>> Allocate(int64_t) override { return NoPayloads(); }
@@ -188,13 +188,13 @@ class LocalTransportOverSockets : public LocalTransport {
     if (!host_->HasRoom()) return host_->counters().Closed("excess");
     auto wire = Open(std::move(connected), path);
     if (!wire.ok()) return host_->counters().Closed("network");
-    const auto link = static_cast<LocalWire*>(wire->get())->link();
+    const auto shared = static_cast<LocalWire*>(wire->get())->shared();
     host_->AddAccepted(*std::move(wire),
-                       [accept, link](std::shared_ptr<Connection> inner) -> std::shared_ptr<ConnectionEvents> {
-                         auto events = accept(std::make_shared<LocalHandle>(std::move(inner), link));
+                       [accept, shared](std::shared_ptr<Connection> inner) -> std::shared_ptr<ConnectionEvents> {
+                         auto events = accept(std::make_shared<LocalHandle>(std::move(inner), shared));
                          if (events == nullptr) return nullptr;
-                         auto adapter = std::make_shared<WithDescriptors>(std::move(events), link);
-                         link->takes_descriptors = adapter->takes_descriptors();
+                         auto adapter = std::make_shared<WithDescriptors>(std::move(events), shared);
+                         shared->takes_descriptors = adapter->takes_descriptors();
                          return adapter;
                        });
   }

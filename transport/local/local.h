@@ -2,7 +2,7 @@
 // are no payloads: what a node would send to a reader on its own host, the reader maps.
 //
 // The frames are those of docs/formats.md "Transport frames", one for each packet, so a connection here behaves as any
-// other: hello, order, heartbeat, limits, closing. Land and Send complete with UNIMPLEMENTED.
+// other: hello, order, heartbeat, limits, closing. PostReceive and Send complete with UNIMPLEMENTED.
 //
 // Thread-safety and lifetime as transport.h.
 #ifndef KVLINK_TRANSPORT_LOCAL_LOCAL_H_

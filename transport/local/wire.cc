@@ -43,14 +43,14 @@ std::vector<Descriptor> TakeDescriptors(msghdr* message) {
 
 absl::StatusOr<std::unique_ptr<LocalWire>> LocalWire::Open(Poller* poller, ProgressThread* thread, Descriptor socket,
                                                            const std::string& path) {
-  auto link = std::make_shared<LocalLink>();
+  auto shared = std::make_shared<LocalShared>();
   ucred credentials = {};
   socklen_t length = sizeof(credentials);
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
     return absl::UnavailableError(absl::StrCat(path, ": who connects is not known: ", std::strerror(errno)));
   }
-  link->credentials = {credentials.pid, credentials.uid, credentials.gid};
-  link->peer = absl::StrCat(path, " (process ", credentials.pid, ")");
+  shared->credentials = {credentials.pid, credentials.uid, credentials.gid};
+  shared->peer = absl::StrCat(path, " (process ", credentials.pid, ")");
   // A packet must fit into the buffer as a whole; the system counts twice what is asked for.
   setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kLargestPacket, sizeof(kLargestPacket));
   int room = 0;
@@ -61,7 +61,7 @@ absl::StatusOr<std::unique_ptr<LocalWire>> LocalWire::Open(Poller* poller, Progr
                                                " bytes here, and a packet has up to ", kLargestPacket,
                                                "; raise net.core.wmem_max"));
   }
-  return std::unique_ptr<LocalWire>(new LocalWire(poller, thread, std::move(socket), std::move(link)));
+  return std::unique_ptr<LocalWire>(new LocalWire(poller, thread, std::move(socket), std::move(shared)));
 }
 
 LocalWire::~LocalWire() {
@@ -70,7 +70,7 @@ LocalWire::~LocalWire() {
 }
 
 void LocalWire::Attach(std::weak_ptr<Session> session) {
-  link_->session = std::move(session);
+  shared_->session = std::move(session);
   watch_ = poller_->Watch(socket_.get(), EPOLLIN, this);
   if (watch_ == 0) Broken(errno);
 }
@@ -105,11 +105,11 @@ void LocalWire::Shut() {
   }
   if (closed_ == nullptr) return;
   // What was taken is told before.
-  thread_->Defer([closed = std::exchange(closed_, nullptr), keep = link_->session.lock()] { closed(); });
+  thread_->Defer([closed = std::exchange(closed_, nullptr), keep = shared_->session.lock()] { closed(); });
 }
 
 void LocalWire::Ready(uint32_t events) {
-  const auto keep = link_->session.lock();
+  const auto keep = shared_->session.lock();
   if ((events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) != 0 && !queue_.empty()) Write();
   if (closing_) {
     if (queue_.empty() || broken_) Shut();
@@ -120,7 +120,7 @@ void LocalWire::Ready(uint32_t events) {
 }
 
 bool LocalWire::Read(int packets) {
-  const auto session = link_->session.lock();
+  const auto session = shared_->session.lock();
   std::string& packet = poller_->packet();
   while (!closing_ && (reading_ || broken_) && packets-- > 0) {
     iovec bytes = {packet.data(), packet.size()};
@@ -129,7 +129,7 @@ bool LocalWire::Read(int packets) {
     message.msg_iov = &bytes;
     message.msg_iovlen = 1;
     // Without room, the system closes descriptors before this process has them.
-    if (link_->takes_descriptors) {
+    if (shared_->takes_descriptors) {
       message.msg_control = control.bytes;
       message.msg_controllen = sizeof(control.bytes);
     }
@@ -144,15 +144,15 @@ bool LocalWire::Read(int packets) {
       Disconnect(length == 0 || reset_ ? 0 : errno);
       return false;
     }
-    link_->arrived = TakeDescriptors(&message);
+    shared_->arrived = TakeDescriptors(&message);
     if ((message.msg_flags & MSG_CTRUNC) != 0) {
       session->Shut(absl::InvalidArgumentError(absl::StrCat(
-                        link_->peer, " broke the protocol: more descriptors beside a message than are taken")),
+                        shared_->peer, " broke the protocol: more descriptors beside a message than are taken")),
                     "descriptors", false);
     } else {
       session->OnFrame(absl::string_view(packet.data(), static_cast<size_t>(length)));
     }
-    link_->arrived.clear();
+    shared_->arrived.clear();
   }
   return !closing_;
 }
@@ -196,7 +196,7 @@ bool LocalWire::Give(Outgoing* outgoing) {
 // The peer may have said something before it went, which comes first.
 void LocalWire::Broken(int error) {
   if (std::exchange(broken_, true)) return;
-  thread_->Defer([this, keep = link_->session.lock(), error] {
+  thread_->Defer([this, keep = shared_->session.lock(), error] {
     if (closing_) return;
     if (watch_ == 0 || Read(kLastPackets)) Disconnect(error);
   });
@@ -205,8 +205,8 @@ void LocalWire::Broken(int error) {
 void LocalWire::Disconnect(int error) {
   const std::string why = error == 0 || error == EPIPE || error == ECONNRESET ? "the other side closed the connection"
                                                                               : std::strerror(error);
-  if (const auto session = link_->session.lock()) {
-    session->OnDisconnected(absl::UnavailableError(absl::StrCat(link_->peer, ": ", why)));
+  if (const auto session = shared_->session.lock()) {
+    session->OnDisconnected(absl::UnavailableError(absl::StrCat(shared_->peer, ": ", why)));
   }
 }
 
@@ -216,7 +216,7 @@ void LocalWire::Taken(Outgoing* outgoing) {
 }
 
 void LocalWire::CountDown(std::vector<Descriptor>* descriptors) {
-  link_->queued_descriptors -= static_cast<int>(descriptors->size());
+  shared_->queued_descriptors -= static_cast<int>(descriptors->size());
   descriptors->clear();
 }
 

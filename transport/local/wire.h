@@ -19,7 +19,7 @@
 namespace kvlink::transport {
 
 // What a wire shares with the handle and the events of its connection.
-struct LocalLink {
+struct LocalShared {
   PeerCredentials credentials;
   std::string peer;
   std::atomic<int> queued_descriptors{0};
@@ -43,14 +43,14 @@ class LocalWire : public Wire, public Watcher {
   void Close(bool flush, std::function<void()> closed) override;
   void SetReading(bool reading) override;
   bool Owns(const RegisteredBuffer&) const override { return false; }
-  std::string peer() const override { return link_->peer; }
+  std::string peer() const override { return shared_->peer; }
   void Ready(uint32_t events) override;
 
   // What goes beside the next frame.
   void Enclose(std::vector<Descriptor> descriptors) { enclosed_ = std::move(descriptors); }
   // Where there was no next frame after all.
   void DropEnclosed() { CountDown(&enclosed_); }
-  const std::shared_ptr<LocalLink>& link() const { return link_; }
+  const std::shared_ptr<LocalShared>& shared() const { return shared_; }
 
  private:
   struct Outgoing {
@@ -58,8 +58,8 @@ class LocalWire : public Wire, public Watcher {
     std::vector<Descriptor> descriptors;
     std::function<void()> taken;
   };
-  LocalWire(Poller* poller, ProgressThread* thread, Descriptor socket, std::shared_ptr<LocalLink> link)
-      : poller_(poller), thread_(thread), link_(std::move(link)), socket_(std::move(socket)) {}
+  LocalWire(Poller* poller, ProgressThread* thread, Descriptor socket, std::shared_ptr<LocalShared> shared)
+      : poller_(poller), thread_(thread), shared_(std::move(shared)), socket_(std::move(socket)) {}
 
   // At most `packets`. False: there is nothing more to come.
   bool Read(int packets);
@@ -75,7 +75,7 @@ class LocalWire : public Wire, public Watcher {
 
   Poller* const poller_;
   ProgressThread* const thread_;
-  const std::shared_ptr<LocalLink> link_;
+  const std::shared_ptr<LocalShared> shared_;
   Descriptor socket_;
   uint64_t watch_ = 0;
   std::vector<Descriptor> enclosed_;

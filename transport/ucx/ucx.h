@@ -1,6 +1,6 @@
 // A transport over UCX: tcp everywhere, RDMA where UCX has it. One UCX worker and one thread that owns it.
 //
-// Payloads are active messages with rendezvous, so they go from the source into the landing without a copy of ours. UCX
+// Payloads are active messages with rendezvous, so they go from the source into the receive without a copy of ours. UCX
 // reads its own environment (UCX_NET_DEVICES, UCX_TLS, ...).
 //
 // What connects and does not speak UCX is kept away (port_guard.h), and counted as "stranger".

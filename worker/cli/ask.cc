@@ -101,14 +101,14 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Bytes(
       "host-memory",
       "With --device cuda: host memory for copies of encodings, from which those that the device had no room "
-      "for land again; 0: none.",
+      "for arrive again; 0: none.",
       &flags.ask.host_memory);
   arguments.Bytes(
-      "landing-memory",
+      "device-buffer",
       "With --device cuda and a node that is read over UCX: device memory, beside --device-memory, in which encodings "
-      "land straight from the network where UCX reaches it; 0: they come by way of the host, as those that find no "
+      "arrive straight from the network where UCX reaches it; 0: they come by way of the host, as those that find no "
       "room.",
-      &flags.ask.landing_memory);
+      &flags.ask.device_buffer);
   arguments.Flag("quiet", "Print answers only.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -126,8 +126,8 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   if (flags.ask.host_memory > 0 && flags.ask.model.device == "cpu") {
     return absl::InvalidArgumentError("--host-memory is for --device cuda; with --device cpu leave it out");
   }
-  if (arguments.given("landing-memory") && flags.ask.model.device == "cpu") {
-    return absl::InvalidArgumentError("--landing-memory is for --device cuda; with --device cpu leave it out");
+  if (arguments.given("device-buffer") && flags.ask.model.device == "cpu") {
+    return absl::InvalidArgumentError("--device-buffer is for --device cuda; with --device cpu leave it out");
   }
   if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare do not go together");
   flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
@@ -163,7 +163,7 @@ std::string Tiers(const infer::RequestStats& stats) {
   add(stats.documents_resident, "in use already", 0);
   add(stats.documents_host, "from host memory", stats.bytes_host);
   add(stats.documents_dram, "from memory", stats.bytes_dram);
-  add(stats.documents_segments, "from disk", stats.bytes_segments);
+  add(stats.documents_disk, "from disk", stats.bytes_segments);
   if (stats.documents_direct > 0)
     absl::StrAppend(&parts.back(), ", ", stats.documents_direct, " of these straight to the device");
   add(stats.documents_encoded, "encoded now", 0);
@@ -365,9 +365,10 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   std::vector<infer::RequestDocument> documents;
   for (const std::string& id : flags.documents) KVLINK_RETURN_IF_ERROR(session->AddById(id, &documents));
   for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
-  if (!flags.quiet && session->engine().options().landing_bytes > 0 && !session->engine().landing().ok()) {
+  if (!flags.quiet && session->generator().options().device_buffer_bytes > 0 &&
+      !session->generator().device_buffer().ok()) {
     std::fprintf(stderr, "[encodings come by way of the host: %s]\n",
-                 std::string(session->engine().landing().message()).c_str());
+                 std::string(session->generator().device_buffer().message()).c_str());
   }
   if (!flags.quiet && !session->note().empty()) std::fprintf(stderr, "[%s]\n", Printable(session->note()).c_str());
   if (!flags.quiet && documents.empty() && questions.empty()) {
@@ -377,7 +378,7 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   }
   StopOnInterrupt();
   const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));
-  if (const absl::Status recording = session->engine().model().recording(); !flags.quiet && !recording.ok()) {
+  if (const absl::Status recording = session->generator().model().recording(); !flags.quiet && !recording.ok()) {
     std::fprintf(stderr, "[passes did not run as graphs of the device: %s]\n",
                  std::string(recording.message()).c_str());
   }

@@ -47,18 +47,19 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   if (!config.end_of_sequence.empty()) {
     session->chat_options_.eos_token = opened.tokenizer->TokenBytes(config.end_of_sequence[0]);
   }
-  infer::EngineOptions engine;
-  engine.ns = options.store.ns;
-  KVLINK_ASSIGN_OR_RETURN(engine.codec, ParseCodec(options.store.codec));
-  engine.tenant_secret = options.tenant_secret;
-  engine.profile = opened.profile;
-  engine.private_tokens = std::min(options.private_tokens, config.context);
-  engine.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
-  engine.host_bytes = options.host_memory;
+  infer::GeneratorOptions generator;
+  generator.ns = options.store.ns;
+  KVLINK_ASSIGN_OR_RETURN(generator.codec, ParseCodec(options.store.codec));
+  generator.tenant_secret = options.tenant_secret;
+  generator.profile = opened.profile;
+  generator.private_tokens = std::min(options.private_tokens, config.context);
+  generator.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
+  generator.host_bytes = options.host_memory;
   KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(options.store.store));
-  if (options.model.device != "cpu" && node) engine.landing_bytes = options.landing_memory;
-  KVLINK_ASSIGN_OR_RETURN(session->engine_, infer::Engine::Create(opened.model.get(), opened.fingerprint,
-                                                                  session->store_.store.get(), std::move(engine)));
+  if (options.model.device != "cpu" && node) generator.device_buffer_bytes = options.device_buffer;
+  KVLINK_ASSIGN_OR_RETURN(session->generator_,
+                          infer::Generator::Create(opened.model.get(), opened.fingerprint, session->store_.store.get(),
+                                                   std::move(generator)));
   return session;
 }
 
@@ -112,15 +113,15 @@ std::unique_ptr<infer::Chat> AskSession::NewChat(link::Linker linker, std::vecto
   settings.max_tokens = options_.max_tokens;
   settings.sampling = options_.sampling;
   settings.options = chat_options_;
-  return std::make_unique<infer::Chat>(engine_.get(), opened_.tokenizer.get(), template_.get(), std::move(settings));
+  return std::make_unique<infer::Chat>(generator_.get(), opened_.tokenizer.get(), template_.get(), std::move(settings));
 }
 
 absl::Status AskSession::WarmUp() {
   infer::Request request;
   request.linker = link::Linker::kFull;
-  const int64_t rows = std::min(engine_->options().prefill_chunk, engine_->options().private_tokens / 2);
+  const int64_t rows = std::min(generator_->options().prefill_chunk, generator_->options().private_tokens / 2);
   request.prompt.after.assign(std::max<int64_t>(rows, 1), 0);
-  return engine_->Start(request).status();
+  return generator_->Start(request).status();
 }
 
 }  // namespace kvlink::cli

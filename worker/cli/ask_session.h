@@ -1,4 +1,4 @@
-// What `kvlink ask` answers from: model, store, engine, and documents by id or file.
+// What `kvlink ask` answers from: model, store, generator, and documents by id or file.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
@@ -13,7 +13,7 @@
 #include "store/cli/place.h"
 #include "worker/cli/open.h"
 #include "worker/infer/chat.h"
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 #include "worker/text/template/chat_template.h"
 
 namespace kvlink::cli {
@@ -26,11 +26,11 @@ struct AskOptions {
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
-  int64_t device_memory = int64_t{4} << 30;     // of a device, for encodings
-  int64_t host_memory = 0;                      // for copies of encodings beside a device; 0: none
-  int64_t landing_memory = int64_t{512} << 20;  // of a device, where encodings land from a node; 0: none
-  bool store_needed = true;                     // documents are named by id
-  int64_t private_tokens = 0;                   // EngineOptions
+  int64_t device_memory = int64_t{4} << 30;    // of a device, for encodings
+  int64_t host_memory = 0;                     // for copies of encodings beside a device; 0: none
+  int64_t device_buffer = int64_t{512} << 20;  // of a device, where encodings arrive from a node; 0: none
+  bool store_needed = true;                    // documents are named by id
+  int64_t private_tokens = 0;                  // GeneratorOptions
 };
 
 // A folder for a store that is gone with the object: of an answer that needs no stored document, where there is no
@@ -66,7 +66,7 @@ class AskSession {
   // What the user should know of the store, or empty.
   const std::string& note() const { return note_; }
   link::Linker linker() const { return linker_; }
-  infer::Engine& engine() { return *engine_; }
+  infer::Generator& generator() { return *generator_; }
 
  private:
   AskSession() = default;
@@ -82,7 +82,7 @@ class AskSession {
   model::ChatOptions chat_options_;
   ScratchStore scratch_;
   OpenedStore store_;
-  std::unique_ptr<infer::Engine> engine_;
+  std::unique_ptr<infer::Generator> generator_;
 };
 
 }  // namespace kvlink::cli

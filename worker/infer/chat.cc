@@ -13,8 +13,9 @@ double Answer::decode_rate() const {
   return tokens > 1 && seconds > 0 ? static_cast<double>(tokens - 1) / seconds : 0;
 }
 
-Chat::Chat(Engine* engine, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat, ChatSettings settings)
-    : engine_(engine), tokenizer_(tokenizer), template_(chat), settings_(std::move(settings)) {}
+Chat::Chat(Generator* generator, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat,
+           ChatSettings settings)
+    : generator_(generator), tokenizer_(tokenizer), template_(chat), settings_(std::move(settings)) {}
 
 Chat::~Chat() = default;
 
@@ -28,14 +29,14 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
   turn.documents_resident -= before.documents_resident;
   turn.documents_host -= before.documents_host;
   turn.documents_dram -= before.documents_dram;
-  turn.documents_segments -= before.documents_segments;
+  turn.documents_disk -= before.documents_disk;
   turn.documents_direct -= before.documents_direct;
   turn.documents_encoded -= before.documents_encoded;
   turn.bytes_host -= before.bytes_host;
   turn.bytes_dram -= before.bytes_dram;
   turn.bytes_segments -= before.bytes_segments;
   // What the conversation already held it did not read again.
-  const int64_t read = turn.documents_resident + turn.documents_host + turn.documents_dram + turn.documents_segments +
+  const int64_t read = turn.documents_resident + turn.documents_host + turn.documents_dram + turn.documents_disk +
                        turn.documents_encoded;
   const bool reads = settings_.linker != link::Linker::kFull;
   if (reads) turn.documents_resident += std::max<int64_t>(0, static_cast<int64_t>(settings_.documents.size()) - read);
@@ -72,8 +73,8 @@ absl::Status Chat::First(absl::string_view question, const Limits& limits) {
   request.allow_untrained_links = settings_.allow_untrained_links;
   request.limits = limits;
   KVLINK_ASSIGN_OR_RETURN(request.prompt, link::MakePrompt(*tokenizer_, *template_, settings_.options,
-                                                           engine_->options().profile, settings_.system, question));
-  KVLINK_ASSIGN_OR_RETURN(conversation_, engine_->Start(request));
+                                                           generator_->options().profile, settings_.system, question));
+  KVLINK_ASSIGN_OR_RETURN(conversation_, generator_->Start(request));
   return absl::OkStatus();
 }
 
@@ -97,7 +98,7 @@ absl::Status Chat::Next(absl::string_view question, const Limits& limits) {
   for (auto it = std::next(last); it != spans.end(); ++it) behind.push_back({it->text, it->trusted});
   KVLINK_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, model::EncodeSpans(*tokenizer_, behind));
   if (unfed_) tokens.insert(tokens.begin(), conversation_->next());
-  return engine_->Extend(*conversation_, tokens, limits);
+  return generator_->Extend(*conversation_, tokens, limits);
 }
 
 absl::Status Chat::Decode(const Limits& limits, const OnText& on_text, Answer* answer) {
@@ -109,7 +110,7 @@ absl::Status Chat::Decode(const Limits& limits, const OnText& on_text, Answer* a
   model::StreamDecoder decoder(tokenizer_);
   absl::Status status;
   while (true) {
-    unfed_ = !engine_->IsEnd(conversation_->next());
+    unfed_ = !generator_->IsEnd(conversation_->next());
     if (!unfed_) {
       answer->stop = Stop::kEnd;
       break;
@@ -119,11 +120,11 @@ absl::Status Chat::Decode(const Limits& limits, const OnText& on_text, Answer* a
       answer->stop = Stop::kMaxTokens;
       break;
     }
-    if (conversation_->length() >= engine_->model().config().context) {
+    if (conversation_->length() >= generator_->model().config().context) {
       answer->stop = Stop::kContext;
       break;
     }
-    status = engine_->Step(*conversation_, {deadline - SteadyNow(), limits.cancelled});
+    status = generator_->Step(*conversation_, {deadline - SteadyNow(), limits.cancelled});
     if (!status.ok()) break;
   }
   give(decoder.Finish());

@@ -1,7 +1,7 @@
 // A conversation in text over documents: renders the chat, streams answers, and continues with further questions by
 // computing only what is new.
 //
-// Thread-safety: a Chat by one thread at a time. Lifetime: engine, tokenizer and template outlive it.
+// Thread-safety: a Chat by one thread at a time. Lifetime: generator, tokenizer and template outlive it.
 #ifndef KVLINK_WORKER_INFER_CHAT_H_
 #define KVLINK_WORKER_INFER_CHAT_H_
 
@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 #include "worker/link/plan.h"
 #include "worker/text/template/chat_template.h"
 #include "worker/text/tokenizer.h"
@@ -52,11 +52,12 @@ class Chat {
   // Called with each piece of text as it becomes certain.
   using OnText = std::function<void(absl::string_view)>;
 
-  Chat(Engine* engine, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat, ChatSettings settings);
+  Chat(Generator* generator, const model::Tokenizer* tokenizer, const model::ChatTemplate* chat, ChatSettings settings);
   ~Chat();
 
-  // Errors of link::MakePrompt and of Engine. An Ask that failed before the first token changes nothing; one that was
-  // cancelled or ran out of time later leaves the answer as far as it came, and the next question stands behind that.
+  // Errors of link::MakePrompt and of Generator. An Ask that failed before the first token changes nothing; one that
+  // was cancelled or ran out of time later leaves the answer as far as it came, and the next question stands behind
+  // that.
   absl::StatusOr<Answer> Ask(absl::string_view question, const Limits& limits, const OnText& on_text);
 
   // What the last answer cost: its own passes, and where its encodings were read or that the conversation held them
@@ -72,7 +73,7 @@ class Chat {
   // The last turn's share of what the conversation has cost; `before` it, and with `answer`.
   RequestStats TurnSince(const RequestStats& before, const Answer& answer, int64_t prompt_tokens) const;
 
-  Engine* const engine_;
+  Generator* const generator_;
   const model::Tokenizer* const tokenizer_;
   const model::ChatTemplate* const template_;
   const ChatSettings settings_;

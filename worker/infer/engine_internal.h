@@ -1,4 +1,4 @@
-// What engine.cc and forward.cc share. Private to worker/infer.
+// What generator.cc and forward.cc share. Private to worker/infer.
 #ifndef KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 #define KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 
@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 
 namespace kvlink::infer {
 
-struct Engine::Call {
+struct Generator::Call {
   explicit Call(const Limits& limits) : deadline(SteadyNow() + limits.timeout), cancelled(limits.cancelled) {}
   absl::Status Check() const {
     if (cancelled && cancelled()) return absl::CancelledError("the request was cancelled");
@@ -22,7 +22,7 @@ struct Engine::Call {
   const std::function<bool()> cancelled;
 };
 
-struct Engine::Rows {
+struct Generator::Rows {
   Conversation* conversation = nullptr;
   absl::Span<const int32_t> tokens;
   absl::Span<const int64_t> positions;
@@ -31,7 +31,7 @@ struct Engine::Rows {
   std::vector<float>* scores = nullptr;  // logits of every row, appended
 };
 
-struct Engine::Context {
+struct Generator::Context {
   std::unique_ptr<model::ForwardContext> forward;
   std::unique_ptr<kernels::Stream> stream;
   kernels::Buffer sampling;  // workspace of Sample

@@ -1,4 +1,4 @@
-// One forward pass of the engine: which rows read which segments, waiting for layers, sampling.
+// One forward pass of the generator: which rows read which segments, waiting for layers, sampling.
 #include <algorithm>
 #include <utility>
 
@@ -30,10 +30,10 @@ absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, co
 }  // namespace
 
 // Segments are listed once, however many conversations read them: encodings first, then private KV.
-struct Engine::Assembly {
+struct Generator::Assembly {
   model::BatchArrays arrays;
   std::vector<std::shared_ptr<Resident>> residents;  // encodings of the pass
-  std::vector<std::shared_ptr<Resident>> landing;    // of these, those not all of whose layers have landed
+  std::vector<std::shared_ptr<Resident>> arriving;   // of these, those not all of whose layers have arrived
 
   explicit Assembly(absl::Span<Rows> all) {
     std::vector<int64_t> first;
@@ -66,7 +66,7 @@ struct Engine::Assembly {
       if (is_new) {
         arrays.segments.push_back(read.resident->segment());
         residents.push_back(read.resident);
-        if (!read.resident->ready()) landing.push_back(read.resident);
+        if (!read.resident->ready()) arriving.push_back(read.resident);
       }
       arrays.AddRead(it->second, rows.positions, first_row, read.offset);
     }
@@ -75,7 +75,7 @@ struct Engine::Assembly {
   absl::flat_hash_map<const Resident*, int32_t> index_;
 };
 
-std::unique_ptr<Engine::Context> Engine::TakeContext() {
+std::unique_ptr<Generator::Context> Generator::TakeContext() {
   {
     MutexLock lock(&mutex_);
     if (!contexts_.empty()) {
@@ -90,12 +90,13 @@ std::unique_ptr<Engine::Context> Engine::TakeContext() {
   return context;
 }
 
-void Engine::GiveContext(std::unique_ptr<Context> context) {
+void Generator::GiveContext(std::unique_ptr<Context> context) {
   MutexLock lock(&mutex_);
   contexts_.push_back(std::move(context));
 }
 
-absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless) {
+absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
+                                std::vector<std::shared_ptr<Resident>>* useless) {
   KVLINK_RETURN_IF_ERROR(call.Check());
   const Assembly assembly(rows);
   model::ForwardBatch batch = assembly.arrays.Batch(pages_.get());
@@ -105,17 +106,17 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
         kernels::Tensor::Dense(link_embeddings_.data(), kernels::Dtype::kF32, model_->backend()->device(),
                                {static_cast<int64_t>(options_.link_embeddings.size()) / hidden, hidden});
   }
-  if (assembly.landing.empty()) batch.graph_rows = options_.graph_rows;
+  if (assembly.arriving.empty()) batch.graph_rows = options_.graph_rows;
   batch.before_layer = [&](int64_t layer) -> absl::Status {
     KVLINK_RETURN_IF_ERROR(call.Check());
-    for (const std::shared_ptr<Resident>& resident : assembly.landing) {
+    for (const std::shared_ptr<Resident>& resident : assembly.arriving) {
       const absl::Time deadline = std::min(call.deadline, SteadyNow() + options_.load_timeout);
-      const absl::Status landed = resident->WaitLayer(layer, deadline);
-      if (landed.ok()) continue;
+      const absl::Status arrived = resident->WaitLayer(layer, deadline);
+      if (arrived.ok()) continue;
       KVLINK_RETURN_IF_ERROR(call.Check());
       // One that was computed here cannot be of no use: the device failed.
       if (resident->source() != store::Tier::kNone) useless->push_back(resident);
-      return landed;
+      return arrived;
     }
     return absl::OkStatus();
   };
@@ -137,13 +138,13 @@ absl::Status Engine::Forward(absl::Span<Rows> rows, const Call& call, std::vecto
   return status;
 }
 
-void Engine::CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now) {
+void Generator::CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now) {
   MutexLock lock(&mutex_);
   stats_.graphs += now.launched - before.launched;
   stats_.graphs_failed += now.failed - before.failed;
 }
 
-absl::Status Engine::Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits) {
+absl::Status Generator::Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits) {
   if (logits.sizes[0] == 0) return absl::OkStatus();
   kernels::Backend& backend = *model_->backend();
   const auto count = static_cast<int64_t>(rows.size());
@@ -164,8 +165,8 @@ absl::Status Engine::Sample(Context& context, absl::Span<Rows> rows, const kerne
   return absl::OkStatus();
 }
 
-absl::Status Engine::LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
-                                    absl::Span<kernels::SampleParams> params) {
+absl::Status Generator::LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
+                                       absl::Span<kernels::SampleParams> params) {
   kernels::Backend& backend = *model_->backend();
   kernels::Stream& stream = *context.stream;
   const kernels::Tensor sampled = kernels::Tensor::Dense(context.sampled.data(), kernels::Dtype::kI32, backend.device(),

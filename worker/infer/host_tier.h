@@ -1,5 +1,5 @@
 // The second tier of a device's residents: encodings as they are stored (raw, q8, q4), copied to pinned host memory,
-// from where they land again without the store. Never more than its budget, in pieces of kPieceBytes, of which each
+// from where they arrive again without the store. Never more than its budget, in pieces of kPieceBytes, of which each
 // copy takes whole ones; the least recently used goes first. Pinning waits for the device, so that memory once pinned
 // is kept, and used again.
 //

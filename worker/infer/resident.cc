@@ -7,37 +7,38 @@
 
 namespace kvlink::infer {
 
-std::shared_ptr<Resident> Resident::FromLease(std::unique_ptr<store::Lease> lease, Room room, const Way& way) {
+std::shared_ptr<Resident> Resident::FromLease(std::unique_ptr<store::Lease> lease, Reservation reservation,
+                                              const Deps& deps) {
   const std::shared_ptr<store::Lease> shared = std::move(lease);
   const Manifest& manifest = shared->manifest();
   return std::shared_ptr<Resident>(new Resident(manifest.identity, manifest.shape(0), manifest.layers.size(),
-                                                {.lease = shared}, std::move(room), way));
+                                                {.lease = shared}, std::move(reservation), deps));
 }
 
-std::shared_ptr<Resident> Resident::FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Room room,
-                                                const Way& way) {
+std::shared_ptr<Resident> Resident::FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Reservation reservation,
+                                                const Deps& deps) {
   const Manifest& manifest = encoded->manifest;
   return std::shared_ptr<Resident>(new Resident(manifest.identity, manifest.shape(0), manifest.layers.size(),
-                                                {.encoded = encoded}, std::move(room), way));
+                                                {.encoded = encoded}, std::move(reservation), deps));
 }
 
-std::shared_ptr<Resident> Resident::FromHost(const Identity& identity, std::shared_ptr<const HostCopy> copy, Room room,
-                                             const Way& way) {
+std::shared_ptr<Resident> Resident::FromHost(const Identity& identity, std::shared_ptr<const HostCopy> copy,
+                                             Reservation reservation, const Deps& deps) {
   const auto layers = static_cast<size_t>(copy->layers());
   return std::shared_ptr<Resident>(
-      new Resident(identity, copy->stored(), layers, {.host = copy}, std::move(room), way));
+      new Resident(identity, copy->stored(), layers, {.host = copy}, std::move(reservation), deps));
 }
 
-Resident::Resident(const Identity& identity, const SlabShape& stored, size_t layers, Source source, Room room,
-                   const Way& way)
+Resident::Resident(const Identity& identity, const SlabShape& stored, size_t layers, Source source,
+                   Reservation reservation, const Deps& deps)
     : identity_(identity),
       source_(source.lease != nullptr ? source.lease->source() : store::Tier::kNone),
       from_host_(source.host != nullptr),
       on_device_(source.lease != nullptr && source.lease->on_device()),
       stored_(stored),
-      resident_(kernels::Lander::Landed(stored)),
-      room_(std::move(room)),
-      way_(way),
+      resident_(kernels::SlabDecoder::DecodedShape(stored)),
+      reservation_(std::move(reservation)),
+      deps_(deps),
       from_(std::move(source)),
       layer_data_(layers, nullptr) {
   for (size_t layer = 0; copies() && layer < layers; ++layer) {
@@ -66,12 +67,12 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   } else if (from.encoded != nullptr) {
     slab = from.encoded->slabs[layer];
   }
-  MutexLock lock(&landing_);
-  const int64_t landed = landed_.load(std::memory_order_relaxed);
-  if (landed > layer) return absl::OkStatus();  // another request was first
-  if (landed < layer) {
+  MutexLock lock(&decoding_);
+  const int64_t arrived = landed_.load(std::memory_order_relaxed);
+  if (arrived > layer) return absl::OkStatus();  // another request was first
+  if (arrived < layer) {
     return absl::FailedPreconditionError(
-        absl::StrCat("layer ", layer, " of an encoding waited for before layer ", landed));
+        absl::StrCat("layer ", layer, " of an encoding waited for before layer ", arrived));
   }
   if (copies()) {
     KVLINK_RETURN_IF_ERROR(CopyLayer(layer, from, slab));
@@ -80,7 +81,7 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   }
   landed_.store(layer + 1, std::memory_order_release);
   if (copies() && ready()) {
-    if (kept_ != nullptr) way_.host->Keep(identity_, std::exchange(kept_, nullptr));
+    if (kept_ != nullptr) deps_.host->Keep(identity_, std::exchange(kept_, nullptr));
     MutexLock source_lock(&source_mutex_);
     from_ = {};
   }
@@ -88,20 +89,20 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
 }
 
 absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<const std::byte> slab) {
-  if (from.host != nullptr) return way_.lander->LandPinned(stored_, from.host->layer(layer), CopyOf(layer));
-  if (layer == 0 && way_.host != nullptr) {
-    kept_ = way_.host->Make(stored_, static_cast<int64_t>(layer_data_.size()));
+  if (from.host != nullptr) return deps_.decoder->DecodePinned(stored_, from.host->layer(layer), CopyOf(layer));
+  if (layer == 0 && deps_.host != nullptr) {
+    kept_ = deps_.host->Make(stored_, static_cast<int64_t>(layer_data_.size()));
   }
   if (on_device_) {
     // It is no mapped lease: what was verified stays.
-    return way_.lander->LandThere(stored_, slab.data(),
-                                  kept_ == nullptr ? std::vector<absl::Span<std::byte>>() : kept_->Parts(layer),
-                                  CopyOf(layer));
+    return deps_.decoder->DecodeOnDevice(stored_, slab.data(),
+                                         kept_ == nullptr ? std::vector<absl::Span<std::byte>>() : kept_->Parts(layer),
+                                         CopyOf(layer));
   }
   if (kept_ != nullptr) {
     kept_->Fill(layer, slab);
   } else {
-    KVLINK_RETURN_IF_ERROR(way_.lander->Land(stored_, slab, CopyOf(layer)));
+    KVLINK_RETURN_IF_ERROR(deps_.decoder->Decode(stored_, slab, CopyOf(layer)));
   }
   // Only now is it known that what was copied is what was verified.
   if (from.lease != nullptr && !from.lease->intact()) {
@@ -109,7 +110,7 @@ absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<c
     return absl::UnavailableError(
         absl::StrCat("the store took back layer ", layer, " of an encoding while it was read"));
   }
-  return kept_ == nullptr ? absl::OkStatus() : way_.lander->LandPinned(stored_, kept_->layer(layer), CopyOf(layer));
+  return kept_ == nullptr ? absl::OkStatus() : deps_.decoder->DecodePinned(stored_, kept_->layer(layer), CopyOf(layer));
 }
 
 kernels::KvSegment Resident::segment() const {

@@ -1,10 +1,10 @@
 // One encoding in the memory that attention reads. Raw and q8 encodings are read where a backend on the host finds them
 // in the store's lease; on a device every encoding has a copy of its own there, and q4 is expanded into one everywhere.
-// The copy is made layer by layer as they land, and what it was made from is released when it is whole. Where there is
-// a second tier in host memory (host_tier.h), a layer lands by way of it, and the host's copy is kept once it is whole;
-// a layer that landed on the device is copied there as well, from the device.
+// The copy is made layer by layer as they arrive, and what it was made from is released when it is whole. Where there
+// is a second tier in host memory (host_tier.h), a layer arrives by way of it, and the host's copy is kept once it is
+// whole; a layer that arrived on the device is copied there as well, from the device.
 //
-// Thread-safety: all methods of Resident. Lifetime: the way, and whoever counts the room, outlive a resident.
+// Thread-safety: all methods of Resident. Lifetime: the deps, and whoever counts the room, outlive a resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_H_
 #define KVLINK_WORKER_INFER_RESIDENT_H_
 
@@ -18,7 +18,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
-#include "kernels/device/lander.h"
+#include "kernels/device/slab_decoder.h"
 #include "kernels/kernels.h"
 #include "proto/digest.h"
 #include "store/store.h"
@@ -28,13 +28,13 @@
 namespace kvlink::infer {
 
 // What one resident takes of a budget, given back with the object.
-class Room {
+class Reservation {
  public:
-  Room() = default;
-  Room(std::atomic<int64_t>* used, int64_t bytes) : used_(used), bytes_(bytes) { *used += bytes; }
-  ~Room() { reset(); }
-  Room(Room&& other) noexcept { *this = std::move(other); }
-  Room& operator=(Room&& other) noexcept {
+  Reservation() = default;
+  Reservation(std::atomic<int64_t>* used, int64_t bytes) : used_(used), bytes_(bytes) { *used += bytes; }
+  ~Reservation() { reset(); }
+  Reservation(Reservation&& other) noexcept { *this = std::move(other); }
+  Reservation& operator=(Reservation&& other) noexcept {
     if (this == &other) return *this;
     reset();
     used_ = std::exchange(other.used_, nullptr);
@@ -61,20 +61,21 @@ class Resident {
  public:
   // What the resident of such an encoding takes.
   static int64_t Bytes(const SlabShape& stored, int64_t layers) {
-    return layers * kernels::Lander::Landed(stored).slab_bytes();
+    return layers * kernels::SlabDecoder::DecodedShape(stored).slab_bytes();
   }
   // What residents are made with: both outlive them. `host` may be nullptr.
-  struct Way {
-    kernels::Lander* lander = nullptr;
+  struct Deps {
+    kernels::SlabDecoder* decoder = nullptr;
     HostTier* host = nullptr;
   };
-  // Of bytes in a store, of bytes computed here, and of a copy in host memory. `room` has Bytes(), and as much memory
-  // where lander->Lands().
-  static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Room room, const Way& way);
-  static std::shared_ptr<Resident> FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Room room,
-                                               const Way& way);
-  static std::shared_ptr<Resident> FromHost(const Identity& identity, std::shared_ptr<const HostCopy> copy, Room room,
-                                            const Way& way);
+  // Of bytes in a store, of bytes computed here, and of a copy in host memory. `reservation` has Bytes(), and as much
+  // memory where decoder->Decodes().
+  static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Reservation reservation,
+                                             const Deps& deps);
+  static std::shared_ptr<Resident> FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Reservation reservation,
+                                               const Deps& deps);
+  static std::shared_ptr<Resident> FromHost(const Identity& identity, std::shared_ptr<const HostCopy> copy,
+                                            Reservation reservation, const Deps& deps);
 
   const Identity& identity() const { return identity_; }
   int64_t tokens() const { return resident_.tokens; }
@@ -83,10 +84,10 @@ class Resident {
   bool from_host() const { return from_host_; }         // else what came from no store was computed here
   bool landed_on_device() const { return on_device_; }  // it came from the network without touching the host
   int64_t stored_bytes() const { return static_cast<int64_t>(layer_data_.size()) * stored_.slab_bytes(); }
-  int64_t bytes() const { return room_.bytes(); }
+  int64_t bytes() const { return reservation_.bytes(); }
 
   // Waits until the layer is verified and where attention reads it. To be called in layer order. DATA_LOSS,
-  // DEADLINE_EXCEEDED and UNAVAILABLE as Lease::WaitLayer, and the lander's errors; the resident then is of no use.
+  // DEADLINE_EXCEEDED and UNAVAILABLE as Lease::WaitLayer, and the decoder's errors; the resident then is of no use.
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
   // As Lease::intact, of what attention reads.
   bool intact() const;
@@ -104,15 +105,16 @@ class Resident {
     std::shared_ptr<const encode::Encoded> encoded;
     std::shared_ptr<const HostCopy> host;
   };
-  Resident(const Identity& identity, const SlabShape& stored, size_t layers, Source source, Room room, const Way& way);
+  Resident(const Identity& identity, const SlabShape& stored, size_t layers, Source source, Reservation reservation,
+           const Deps& deps);
   Source source_now() const;
-  bool copies() const { return room_.memory.data() != nullptr; }
+  bool copies() const { return reservation_.memory.data() != nullptr; }
   std::byte* CopyOf(int64_t layer) const {
-    return static_cast<std::byte*>(room_.memory.data()) + layer * resident_.slab_bytes();
+    return static_cast<std::byte*>(reservation_.memory.data()) + layer * resident_.slab_bytes();
   }
   // Makes the copy of one layer. `slab`: where it lies, unless that is a copy in host memory.
   absl::Status CopyLayer(int64_t layer, const Source& from, absl::Span<const std::byte> slab)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(landing_);
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(decoding_);
 
   const Identity identity_;
   const store::Tier source_;
@@ -120,16 +122,16 @@ class Resident {
   const bool on_device_;
   const SlabShape stored_;    // of each layer as stored
   const SlabShape resident_;  // as attention reads it
-  const Room room_;
-  const Way way_;
+  const Reservation reservation_;
+  const Deps deps_;
 
   mutable Mutex source_mutex_;
   Source from_ ABSL_GUARDED_BY(source_mutex_);
 
-  Mutex landing_;                                             // held while a layer is landed
-  std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(landing_);  // being filled; nullptr: none is kept
-  std::atomic<int64_t> landed_{0};                            // layers; advanced under landing_
-  // Where there is no copy, element l is written once, under landing_, before landed_ passes l, and read only by those
+  Mutex decoding_;                                             // held while a layer is decoded
+  std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(decoding_);  // being filled; nullptr: none is kept
+  std::atomic<int64_t> landed_{0};                             // layers; advanced under decoding_
+  // Where there is no copy, element l is written once, under decoding_, before landed_ passes l, and read only by those
   // who waited for it.
   std::vector<const std::byte*> layer_data_;
 };

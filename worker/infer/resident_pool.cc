@@ -40,10 +40,10 @@ ResidentPool::ResidentPool(store::Store* store, const model::Model* model, const
       fingerprint_(fingerprint),
       options_(options),
       hard_(model->backend()->device().type != kernels::DeviceType::kCpu),
-      lander_(model->backend(), &model->rope()),
+      decoder_(model->backend(), &model->rope()),
       host_(hard_ && options.host_bytes > 0 ? std::make_unique<HostTier>(model->backend(), options.host_bytes)
                                             : nullptr),
-      way_{&lander_, host_.get()} {}
+      deps_{&decoder_, host_.get()} {}
 
 SlabShape ResidentPool::Shape(int64_t tokens) const {
   const model::ModelConfig& config = model_->config();
@@ -137,7 +137,7 @@ bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, bool tur
     *admission = {};
     return false;
   }
-  for (size_t i : needy) admission->answers[i].room = Room(&used_, BytesOf(wanted[i]));
+  for (size_t i : needy) admission->answers[i].reservation = Reservation(&used_, BytesOf(wanted[i]));
   for (size_t i : admission->mine) {
     lru_.push_back({wanted[i].identity, nullptr});
     index_[wanted[i].identity] = std::prev(lru_.end());
@@ -148,16 +148,16 @@ bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, bool tur
 }
 
 absl::Status ResidentPool::AllocateRooms(Admission& admission) {
-  if (!lander_.Lands(options_.codec)) return absl::OkStatus();
+  if (!decoder_.Decodes(options_.codec)) return absl::OkStatus();
   for (Acquired& answer : admission.answers) {
-    if (answer.room.bytes() == 0) continue;
-    auto memory = model_->backend()->Allocate(answer.room.bytes());
+    if (answer.reservation.bytes() == 0) continue;
+    auto memory = model_->backend()->Allocate(answer.reservation.bytes());
     if (absl::IsResourceExhausted(memory.status())) {
       Clear();  // what nobody refers to may be what fills it
-      memory = model_->backend()->Allocate(answer.room.bytes());
+      memory = model_->backend()->Allocate(answer.reservation.bytes());
     }
     if (!memory.ok()) return memory.status();
-    answer.room.memory = *std::move(memory);
+    answer.reservation.memory = *std::move(memory);
   }
   return absl::OkStatus();
 }
@@ -167,7 +167,7 @@ void ResidentPool::Load(bool memory, absl::Span<const Wanted> wanted, Admission&
   std::vector<std::shared_ptr<Resident>> loaded(admission.mine.size());
   for (size_t k = 0; memory && k < loaded.size(); ++k) {
     const size_t i = admission.mine[k];
-    loaded[k] = LoadFromHost(wanted[i], admission.answers[i].room);
+    loaded[k] = LoadFromHost(wanted[i], admission.answers[i].reservation);
   }
   if (memory && store_ != nullptr) LoadFromStore(wanted, admission, deadline, absl::MakeSpan(loaded));
   MutexLock lock(&mutex_);
@@ -179,11 +179,11 @@ void ResidentPool::Load(bool memory, absl::Span<const Wanted> wanted, Admission&
   TrimTo(options_.budget_bytes);
 }
 
-std::shared_ptr<Resident> ResidentPool::LoadFromHost(const Wanted& wanted, Room& room) {
+std::shared_ptr<Resident> ResidentPool::LoadFromHost(const Wanted& wanted, Reservation& reservation) {
   if (host_ == nullptr) return nullptr;
   std::shared_ptr<const HostCopy> copy = host_->Find(wanted.identity);
   if (copy == nullptr || copy->stored().tokens != wanted.tokens) return nullptr;
-  return Resident::FromHost(wanted.identity, std::move(copy), std::move(room), way_);
+  return Resident::FromHost(wanted.identity, std::move(copy), std::move(reservation), deps_);
 }
 
 void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline,
@@ -210,13 +210,13 @@ void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& adm
   auto leases = ReadMany(reads, deadline);
   for (size_t n = 0; n < present.size(); ++n) {
     const size_t i = admission.mine[present[n]];
-    loaded[present[n]] = ResidentOver(wanted[i], std::move(leases[n]), admission.answers[i].room);
+    loaded[present[n]] = ResidentOver(wanted[i], std::move(leases[n]), admission.answers[i].reservation);
   }
 }
 
 std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ResidentPool::ReadMany(
     absl::Span<const store::ReadRequest> reads, absl::Time deadline) {
-  auto leases = store_->ReadMany(options_.landing.get(), options_.ns, options_.codec, reads, deadline);
+  auto leases = store_->ReadMany(options_.device_buffer.get(), options_.ns, options_.codec, reads, deadline);
   std::vector<size_t> exhausted;
   std::vector<store::ReadRequest> again;
   for (size_t i = 0; i < leases.size(); ++i) {
@@ -227,13 +227,14 @@ std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ResidentPool::ReadMan
   if (again.empty()) return leases;
   // Leases that only this pool still holds may be what fills the tier.
   Clear();
-  auto others = store_->ReadMany(options_.landing.get(), options_.ns, options_.codec, again, deadline);
+  auto others = store_->ReadMany(options_.device_buffer.get(), options_.ns, options_.codec, again, deadline);
   for (size_t k = 0; k < exhausted.size(); ++k) leases[exhausted[k]] = std::move(others[k]);
   return leases;
 }
 
 std::shared_ptr<Resident> ResidentPool::ResidentOver(const Wanted& wanted,
-                                                     absl::StatusOr<std::unique_ptr<store::Lease>> lease, Room& room) {
+                                                     absl::StatusOr<std::unique_ptr<store::Lease>> lease,
+                                                     Reservation& reservation) {
   if (!lease.ok()) {
     if (!absl::IsNotFound(lease.status())) CountError();
     return nullptr;
@@ -244,7 +245,7 @@ std::shared_ptr<Resident> ResidentPool::ResidentOver(const Wanted& wanted,
     CountError();
     return nullptr;
   }
-  return Resident::FromLease(*std::move(lease), std::move(room), way_);
+  return Resident::FromLease(*std::move(lease), std::move(reservation), deps_);
 }
 
 void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer) {
@@ -253,14 +254,14 @@ void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded
   } else {
     ++(loaded->from_host()                      ? stats_.loads_host
        : loaded->source() == store::Tier::kDram ? stats_.loads_dram
-                                                : stats_.loads_segments);
+                                                : stats_.loads_disk);
     stats_.loads_direct += loaded->landed_on_device() ? 1 : 0;
   }
   const auto it = index_.find(wanted.identity);
   if (it != index_.end() && it->second->resident != nullptr) {
     // Insert has put an encoding into the place meanwhile.
     answer->resident = it->second->resident;
-    answer->room = {};
+    answer->reservation = {};
     return;
   }
   answer->resident = loaded;
@@ -292,8 +293,9 @@ bool ResidentPool::Join(absl::Span<const Wanted> wanted, Admission& admission, a
   return true;
 }
 
-std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Encoded> encoded, Room room) {
-  std::shared_ptr<Resident> resident = Resident::FromEncoded(std::move(encoded), std::move(room), way_);
+std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Encoded> encoded,
+                                               Reservation reservation) {
+  std::shared_ptr<Resident> resident = Resident::FromEncoded(std::move(encoded), std::move(reservation), deps_);
   MutexLock lock(&mutex_);
   const auto place = Place(resident->identity());
   if (place == lru_.end()) {
@@ -302,7 +304,7 @@ std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Enc
   } else {
     std::shared_ptr<Resident>& there = place->resident;
     if (there != nullptr && there->certain()) return there;
-    // One that is still landing may yet fail; this one cannot.
+    // One that is still arriving may yet fail; this one cannot.
     there = resident;
   }
   changed_.SignalAll();
@@ -338,7 +340,7 @@ void ResidentPool::Drop(const Resident* resident) {
 
 void ResidentPool::Trim() {
   MutexLock lock(&mutex_);
-  // What nobody waits for any more would go on taking room where it landed.
+  // What nobody waits for any more would go on taking room where it arrived.
   for (auto it = lru_.begin(); it != lru_.end();) {
     const bool left = it->idle() && it->resident->landed_on_device() && !it->resident->ready();
     it = left ? Evict(it) : std::next(it);
@@ -384,7 +386,7 @@ ResidentPool::Stats ResidentPool::stats() const {
   MutexLock lock(&mutex_);
   Stats stats = stats_;
   if (host_ != nullptr) stats.host = host_->stats();
-  if (options_.landing != nullptr) stats.landing_bytes = options_.landing->used();
+  if (options_.device_buffer != nullptr) stats.device_buffer_bytes = options_.device_buffer->used();
   stats.bytes = used_;
   for (const Entry& entry : lru_) stats.residents += entry.resident != nullptr ? 1 : 0;
   return stats;

@@ -6,7 +6,7 @@
 // served in the order in which they came, so that what needs much room is not starved by what needs little; a call that
 // needs none waits for nobody.
 //
-// What a device evicts may still have a copy in host memory (host_tier.h): wanted again, it lands from there, and the
+// What a device evicts may still have a copy in host memory (host_tier.h): wanted again, it arrives from there, and the
 // store is not asked.
 //
 // Thread-safety: all methods. Lifetime: the store, the model and the pool outlive every resident.
@@ -27,7 +27,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
-#include "kernels/device/lander.h"
+#include "kernels/device/slab_decoder.h"
 #include "proto/digest.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
@@ -45,8 +45,8 @@ class ResidentPool {
     int64_t budget_bytes = int64_t{256} << 20;
     absl::Duration load_timeout = absl::Seconds(10);  // of an answer of the store
     int64_t host_bytes = 0;                           // HostTier of a device; 0: none
-    // Of `store`, in memory of the model's device: where encodings land. nullptr: on the host.
-    std::shared_ptr<store::DeviceLanding> landing;
+    // Of `store`, in memory of the model's device: where encodings arrive. nullptr: on the host.
+    std::shared_ptr<store::DeviceBuffer> device_buffer;
   };
   // `store` may be nullptr: nothing is ever found.
   ResidentPool(store::Store* store, const model::Model* model, const Fingerprint& fingerprint, const Options& options);
@@ -59,7 +59,7 @@ class ResidentPool {
   struct Acquired {
     std::shared_ptr<Resident> resident;  // nullptr: a miss
     bool loaded = false;                 // this call began the load
-    Room room;                           // of a miss: what Insert takes
+    Reservation reservation;             // of a miss: what Insert takes
   };
   // How long a call waits for room.
   struct Patience {
@@ -73,15 +73,15 @@ class ResidentPool {
   // another shape) is a miss, never an error. RESOURCE_EXHAUSTED: a device has no room for all of them together, or not
   // by the deadline; CANCELLED.
   absl::StatusOr<std::vector<Acquired>> Acquire(absl::Span<const Wanted> wanted, const Patience& patience);
-  // The resident of an encoding computed here; the one already there if no store can fail that any more. `room` is that
-  // of the miss.
-  std::shared_ptr<Resident> Insert(std::shared_ptr<const encode::Encoded> encoded, Room room);
+  // The resident of an encoding computed here; the one already there if no store can fail that any more. `reservation`
+  // is that of the miss.
+  std::shared_ptr<Resident> Insert(std::shared_ptr<const encode::Encoded> encoded, Reservation reservation);
   // The resident if it is here and intact; never asks the store.
   std::shared_ptr<Resident> Find(const Identity& identity);
   // Forgets a resident that proved to be of no use, so that the next request gets another one.
   void Drop(const Resident* resident);
   // To be called by who lets go of residents: evicts what nobody refers to, down to the budget, or all of it; and what
-  // nobody refers to any more that is not whole, where it landed on the device.
+  // nobody refers to any more that is not whole, where it arrived on the device.
   void Trim();
   void Clear();
 
@@ -90,10 +90,10 @@ class ResidentPool {
     int64_t bytes = 0;       // of all residents, also of those forgotten that somebody still refers to
     int64_t hits = 0;        // found in the pool
     int64_t loads_dram = 0;  // leases by the tier they were found in
-    int64_t loads_segments = 0;
-    int64_t loads_host = 0;     // from copies in host memory
-    int64_t loads_direct = 0;   // of those from the store, what landed in the device's memory
-    int64_t landing_bytes = 0;  // of Options::landing, in use now
+    int64_t loads_disk = 0;
+    int64_t loads_host = 0;           // from copies in host memory
+    int64_t loads_direct = 0;         // of those from the store, what arrived in the device's memory
+    int64_t device_buffer_bytes = 0;  // of Options::device_buffer, in use now
     int64_t misses = 0;
     int64_t store_errors = 0;  // lookups or reads that failed otherwise than by a miss
     int64_t evictions = 0;
@@ -132,7 +132,7 @@ class ResidentPool {
   // Loads what is this call's to load, if it is to be had, and if there is memory for it.
   void Load(bool memory, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
   // From the copy in host memory. nullptr: there is none of this shape.
-  std::shared_ptr<Resident> LoadFromHost(const Wanted& wanted, Room& room);
+  std::shared_ptr<Resident> LoadFromHost(const Wanted& wanted, Reservation& reservation);
   // From the store, into those of `loaded` that are nullptr: one for each of admission.mine.
   void LoadFromStore(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline,
                      absl::Span<std::shared_ptr<Resident>> loaded);
@@ -141,7 +141,7 @@ class ResidentPool {
                                                                       absl::Time deadline);
   // nullptr: a miss, or another encoding's lease.
   std::shared_ptr<Resident> ResidentOver(const Wanted& wanted, absl::StatusOr<std::unique_ptr<store::Lease>> lease,
-                                         Room& room);
+                                         Reservation& reservation);
   // Waits for the loads of others. False: one of them came to nothing, or not in time.
   bool Join(absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
   void CountError();
@@ -159,9 +159,9 @@ class ResidentPool {
   const Fingerprint fingerprint_;
   const Options options_;
   const bool hard_;  // the budget
-  kernels::Lander lander_;
+  kernels::SlabDecoder decoder_;
   const std::unique_ptr<HostTier> host_;  // nullptr: none
-  const Resident::Way way_;
+  const Resident::Deps deps_;
 
   std::atomic<int64_t> used_{0};  // of the budget; grows under mutex_
 

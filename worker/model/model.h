@@ -91,7 +91,7 @@ struct ForwardBatch {
   absl::Span<const kernels::KvSegment> segments;  // private KV included
   absl::Span<const kernels::KvRead> reads;
   absl::Span<const int64_t> logits_rows;  // rows whose logits are wanted, ascending
-  // Called before a layer reads its segments, in layer order: waits for slabs that are still landing. A non-OK status
+  // Called before a layer reads its segments, in layer order: waits for slabs that are still arriving. A non-OK status
   // ends the pass and is returned as it is. May be empty.
   std::function<absl::Status(int64_t layer)> before_layer;
   // A pass of at most so many rows may be recorded and launched as one graph, which a device runs with less said

@@ -1,4 +1,4 @@
-// Landing a slab as a raw one, and the materialising shift.
+// Decoding a slab to a raw one, and the materialising shift.
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/operations.h"

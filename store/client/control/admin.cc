@@ -9,7 +9,7 @@
 #include "store/client/control/counters.h"
 #include "store/client/control/retry.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr size_t kMaxBatch = 1024;
@@ -154,4 +154,4 @@ std::unique_ptr<NodeAdmin> NodeAdmin::Create(const ControlOptions& options) {
   return std::make_unique<GrpcAdmin>(options);
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -17,7 +17,7 @@
 #include "absl/time/time.h"
 #include "store/client/control/options.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 struct NamespaceLimits {
   std::string name;
@@ -95,6 +95,6 @@ class NodeAdmin {
                              absl::Time deadline) = 0;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_CONTROL_ADMIN_H_

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "proto/data.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr int64_t kMaxListed = 1024;
@@ -236,4 +236,4 @@ void Catalog::DropDramTier() {
   (void)control_->Call(&Stub::DropDramTier, v1::DropDramTierRequest(), &response, DeadlineFor(timeout_, 0));
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

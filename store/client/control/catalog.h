@@ -15,7 +15,7 @@
 #include "store/client/control/control.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 class Catalog {
  public:
@@ -38,6 +38,6 @@ class Catalog {
   const absl::Duration timeout_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_CONTROL_CATALOG_H_

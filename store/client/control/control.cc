@@ -16,7 +16,7 @@
 #include "transport/grpc/credentials.h"
 #include "transport/grpc/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr int kMaxAnswer = 64 << 20;  // manifests of one identity come together
@@ -215,4 +215,4 @@ void Control::Keep() {
   }
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -24,7 +24,7 @@
 #include "store/client/control/options.h"
 #include "store/client/control/retry.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 struct OpenedSession {
   uint64_t number = 0;  // 1, 2, ...: of this client's sessions
@@ -95,6 +95,6 @@ class Control {
   Thread keeper_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 // As RemoteCounters.
 struct ClientCounters {
@@ -15,6 +15,6 @@ struct ClientCounters {
   std::atomic<int64_t> pushes{0}, failed_pushes{0}, retries{0}, reconnects{0}, sessions{0};
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_CONTROL_COUNTERS_H_

@@ -6,7 +6,7 @@
 
 #include "transport/tls.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 struct ControlOptions {
   std::string address;  // host:port of the node's gRPC service
@@ -15,6 +15,6 @@ struct ControlOptions {
   transport::TlsOptions tls;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_CONTROL_OPTIONS_H_

@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "proto/metadata.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr absl::Duration kBase = absl::Milliseconds(10), kMost = absl::Seconds(1);
@@ -64,4 +64,4 @@ void RetryPolicy::Succeeded() {
   tokens_ = std::min(kMaxTokens, tokens_ + kTokensPerSuccess);
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -17,7 +17,7 @@
 #include "base/mutex.h"
 #include "store/client/control/counters.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 // When the node said to try again, kept with the status; nothing if it did not.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration after);
@@ -64,6 +64,6 @@ auto WithRetries(RetryPolicy* policy, absl::Time deadline, Attempt attempt) {
   }
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_CONTROL_RETRY_H_

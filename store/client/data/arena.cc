@@ -10,7 +10,7 @@
 #include "base/slab.h"
 #include "base/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 // A piece is as large as what it is made for, and as what is there already, so that their number stays small; within
@@ -214,4 +214,4 @@ int64_t Arena::bytes() const {
   return bytes_;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -1,5 +1,5 @@
-// Registered memory handed out in ranges: what encodings land in and are sent from. A range comes back when nobody
-// refers to it any more, the transport included.
+// Registered memory handed out in ranges: what encodings are received in and are sent from. A range comes back when
+// nobody refers to it any more, the transport included.
 //
 // The memory is as large as its use: it grows piece by piece, each registered by itself, up to a limit, and a piece
 // that nobody has used for a while is given back (Trim). So the first read of a process waits for the memory of that
@@ -24,11 +24,11 @@
 #include "base/mutex.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
-  // `name` for messages: "landing memory". `grown` (may be empty) is called after the arena has taken memory, so that
+  // `name` for messages: "receive memory". `grown` (may be empty) is called after the arena has taken memory, so that
   // somebody trims it later. The transport lives longer.
   Arena(transport::Transport* transport, int64_t max_bytes, std::string name, std::function<void()> grown = {});
   // Over memory that is registered already, and stays.
@@ -82,6 +82,6 @@ class Arena : public std::enable_shared_from_this<Arena> {
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_ARENA_H_

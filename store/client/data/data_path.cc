@@ -14,7 +14,7 @@
 #include "transport/grpc/grpc.h"
 #include "transport/ucx/ucx.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 template <typename Made>
@@ -67,9 +67,10 @@ DataPath::DataPath(std::string name, std::shared_ptr<transport::Transport> trans
     : name_(std::move(name)),
       transport_(std::move(transport)),
       idle_(options.idle_memory),
-      landing_(std::make_shared<Arena>(transport_.get(), options.landing_bytes, "landing memory", [this] { Grown(); })),
+      receive_memory_(
+          std::make_shared<Arena>(transport_.get(), options.receive_bytes, "receive memory", [this] { Grown(); })),
       sending_(std::make_shared<Arena>(transport_.get(), options.sending_bytes, "sending memory", [this] { Grown(); })),
-      trimmer_("landing-trim", [this] { TrimIdle(); }) {}
+      trimmer_("receive-trim", [this] { TrimIdle(); }) {}
 
 DataPath::~DataPath() {
   {
@@ -98,8 +99,8 @@ void DataPath::TrimIdle() {
       if (stop_) return;
       grown_ = false;
     }
-    for (Arena* const arena : {landing_.get(), sending_.get()}) arena->Trim(SteadyNow() - idle_);
-    if (landing_->bytes() > 0 || sending_->bytes() > 0) Grown();
+    for (Arena* const arena : {receive_memory_.get(), sending_.get()}) arena->Trim(SteadyNow() - idle_);
+    if (receive_memory_->bytes() > 0 || sending_->bytes() > 0) Grown();
   }
 }
 
@@ -115,11 +116,11 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
     transport = *std::move(made);
   }
   std::unique_ptr<DataPath> path(new DataPath(name, transport, options));
-  path->link_ = std::make_unique<DataLink>(
+  path->channel_ = std::make_unique<NodeChannel>(
       control, counters, options.connect_timeout,
       [transport = transport.get(), scheme, ids, fixed = options.data_address, address = options.address,
        tls = options.tls.enabled()](const OpenedSession& session,
-                                    absl::Time deadline) -> absl::StatusOr<std::shared_ptr<Channel>> {
+                                    absl::Time deadline) -> absl::StatusOr<std::shared_ptr<NodeConnection>> {
         std::string target = fixed;
         if (target.empty()) {
           auto named = DataAddress(session.data, scheme, address);
@@ -127,14 +128,14 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
           // With TLS the server of the control service, whose certificate is for the name that the user gave.
           target = scheme == "grpc" && tls ? address : *std::move(named);
         }
-        auto channel = std::make_shared<Channel>(ids, nullptr);
-        auto connection = transport->ConnectAs(session.token, target, channel, deadline);
-        if (!connection.ok()) {
-          return absl::Status(connection.status().code(),
-                              absl::StrCat("nothing answers at ", target, ": ", connection.status().message()));
+        auto connection = std::make_shared<NodeConnection>(ids, nullptr);
+        auto carrier = transport->ConnectAs(session.token, target, connection, deadline);
+        if (!carrier.ok()) {
+          return absl::Status(carrier.status().code(),
+                              absl::StrCat("nothing answers at ", target, ": ", carrier.status().message()));
         }
-        channel->Bind(*std::move(connection));
-        return channel;
+        connection->Bind(*std::move(carrier));
+        return connection;
       });
   return path;
 }
@@ -158,4 +159,4 @@ std::optional<transport::Slice> DataPath::Registered(absl::Span<const std::byte>
   return std::nullopt;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -18,12 +18,12 @@
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
 #include "store/client/data/arena.h"
-#include "store/client/data/link.h"
+#include "store/client/data/node_channel.h"
 #include "store/client/data/region.h"
 #include "store/client/remote.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 class DataPath {
  public:
@@ -34,8 +34,8 @@ class DataPath {
   ~DataPath();
   // "ucx", "grpc", "transport".
   const std::string& name() const { return name_; }
-  DataLink& link() { return *link_; }
-  Arena& landing() { return *landing_; }
+  NodeChannel& channel() { return *channel_; }
+  Arena& receive_memory() { return *receive_memory_; }
   Arena& sending() { return *sending_; }
   // As Region::Open.
   absl::StatusOr<std::shared_ptr<Region>> OpenRegion(const DeviceRegion& region, absl::Duration rest) {
@@ -54,8 +54,8 @@ class DataPath {
   const std::string name_;
   const std::shared_ptr<transport::Transport> transport_;
   const absl::Duration idle_;  // RemoteOptions::idle_memory
-  const std::shared_ptr<Arena> landing_, sending_;
-  std::unique_ptr<DataLink> link_;
+  const std::shared_ptr<Arena> receive_memory_, sending_;
+  std::unique_ptr<NodeChannel> channel_;
   Mutex mutex_;
   std::list<std::weak_ptr<transport::RegisteredBuffer>> slabs_ ABSL_GUARDED_BY(mutex_);
 
@@ -70,6 +70,6 @@ class DataPath {
 absl::StatusOr<std::string> DataAddress(absl::Span<const std::string> data, absl::string_view scheme,
                                         absl::string_view address);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_DATA_PATH_H_

@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "store/client/data/mapped_lease.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would end this process
@@ -75,7 +75,7 @@ MappedReader::MappedReader(Control* control, ClientCounters* counters, std::atom
     : counters_(counters),
       ids_(ids),
       transport_(std::move(transport)),
-      link_(std::make_unique<DataLink>(
+      channel_(std::make_unique<NodeChannel>(
           control, counters, connect_timeout,
           [this](const OpenedSession& session, absl::Time deadline) { return Dial(session, deadline); })),
       renewer_("lease-renew", [this] { Renew(); }) {}
@@ -87,10 +87,10 @@ MappedReader::~MappedReader() {
     changed_.SignalAll();
   }
   renewer_.Join();
-  link_ = nullptr;
+  channel_ = nullptr;
 }
 
-absl::StatusOr<std::shared_ptr<Channel>> MappedReader::Dial(const OpenedSession& session, absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<NodeConnection>> MappedReader::Dial(const OpenedSession& session, absl::Time deadline) {
   if (session.local_socket.empty()) return absl::UnavailableError("the node has no local socket");
   std::shared_ptr<VerifiedLayers> verified;
   {
@@ -101,25 +101,25 @@ absl::StatusOr<std::shared_ptr<Channel>> MappedReader::Dial(const OpenedSession&
     }
     verified = verified_;
   }
-  auto channel = std::make_shared<Channel>(ids_, std::make_shared<SharedTier>(verified, held_, counters_));
-  KVLINK_ASSIGN_OR_RETURN(auto connection, transport_->ConnectLocal(session.local_socket, channel, deadline));
-  channel->Bind(std::move(connection));
-  return channel;
+  auto connection = std::make_shared<NodeConnection>(ids_, std::make_shared<SharedTier>(verified, held_, counters_));
+  KVLINK_ASSIGN_OR_RETURN(auto carrier, transport_->ConnectLocal(session.local_socket, connection, deadline));
+  connection->Bind(std::move(carrier));
+  return connection;
 }
 
 absl::Status MappedReader::Try(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto channel, Acquire(deadline));
-  KVLINK_RETURN_IF_ERROR(static_cast<SharedTier*>(channel->unasked().get())->WaitReady(deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto connection, Acquire(deadline));
+  KVLINK_RETURN_IF_ERROR(static_cast<SharedTier*>(connection->unsolicited().get())->WaitReady(deadline));
   MutexLock lock(&mutex_);
-  renew_every_ = std::max(kMinRenewal, channel->lease() / kRenewsPerLease);
+  renew_every_ = std::max(kMinRenewal, connection->lease() / kRenewsPerLease);
   return absl::OkStatus();
 }
 
 absl::Status MappedReader::Flush(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto channel, Acquire(deadline));
-  proto::Request request = channel->NewRequest("", deadline);
+  KVLINK_ASSIGN_OR_RETURN(const auto connection, Acquire(deadline));
+  proto::Request request = connection->NewRequest("", deadline);
   request.mutable_renew();  // a node handles releases and renewals in their order
-  return channel->Call(request, deadline).status();
+  return connection->Call(request, deadline).status();
 }
 
 absl::StatusOr<std::unique_ptr<Lease>> MappedReader::Read(const EncodingAddress& address, absl::Time deadline) {
@@ -142,13 +142,13 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> MappedReader::ReadMany(absl:
     ++counters_->mapped_leases;
     leases.emplace_back(*std::move(lease));
   };
-  const auto channel = Acquire(deadline);
+  const auto connection = Acquire(deadline);
   for (const EncodingAddress& address : addresses) {
     if (asked.size() >= kMaxLeasesAsked) finish();
-    if (channel.ok()) {
-      asked.push_back(MappedLease::Ask(*channel, address, deadline));
+    if (connection.ok()) {
+      asked.push_back(MappedLease::Ask(*connection, address, deadline));
     } else {
-      asked.emplace_back(channel.status());
+      asked.emplace_back(connection.status());
     }
   }
   while (!asked.empty()) finish();
@@ -168,12 +168,12 @@ void MappedReader::Renew() {
     if (held_->load() == 0) continue;
     // A connection that is gone has no leases left to be renewed.
     const absl::Time deadline = SteadyNow() + every;
-    const auto channel = link_->Acquire(deadline);
-    if (!channel.ok()) continue;
-    proto::Request request = (*channel)->NewRequest("", deadline);
+    const auto connection = channel_->Acquire(deadline);
+    if (!connection.ok()) continue;
+    proto::Request request = (*connection)->NewRequest("", deadline);
     request.mutable_renew();
-    (*channel)->Tell(request);
+    (*connection)->Tell(request);
   }
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -22,13 +22,13 @@
 #include "base/thread.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
-#include "store/client/data/channel.h"
-#include "store/client/data/link.h"
+#include "store/client/data/node_channel.h"
+#include "store/client/data/node_connection.h"
 #include "store/client/data/pull.h"
 #include "store/store.h"
 #include "transport/local/local.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 // Memory of another process, for reading.
 class Mapping {
@@ -69,8 +69,8 @@ class MappedReader {
                                                               absl::Duration connect_timeout);
   ~MappedReader();
 
-  // For messages without payloads too. As DataLink::Acquire; UNAVAILABLE also: the node has no local socket.
-  absl::StatusOr<std::shared_ptr<Channel>> Acquire(absl::Time deadline) { return link_->Acquire(deadline); }
+  // For messages without payloads too. As NodeChannel::Acquire; UNAVAILABLE also: the node has no local socket.
+  absl::StatusOr<std::shared_ptr<NodeConnection>> Acquire(absl::Time deadline) { return channel_->Acquire(deadline); }
   // Whether the node's memory can be mapped here at all: connects, and waits for the table of generations.
   absl::Status Try(absl::Time deadline);
   // Waits until the node has handled what was sent before: leases that were released are released there.
@@ -84,14 +84,14 @@ class MappedReader {
  private:
   MappedReader(Control* control, ClientCounters* counters, std::atomic<uint64_t>* ids, absl::Duration connect_timeout,
                std::unique_ptr<transport::LocalTransport> transport);
-  absl::StatusOr<std::shared_ptr<Channel>> Dial(const OpenedSession& session, absl::Time deadline);
+  absl::StatusOr<std::shared_ptr<NodeConnection>> Dial(const OpenedSession& session, absl::Time deadline);
   void Renew();
 
   ClientCounters* const counters_;
   std::atomic<uint64_t>* const ids_;
   const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);  // leases
   const std::unique_ptr<transport::LocalTransport> transport_;
-  std::unique_ptr<DataLink> link_;
+  std::unique_ptr<NodeChannel> channel_;
 
   mutable Mutex mutex_;
   CondVar changed_;
@@ -103,6 +103,6 @@ class MappedReader {
   Thread renewer_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_MAPPED_H_

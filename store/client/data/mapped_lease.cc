@@ -8,7 +8,7 @@
 #include "base/slab.h"
 #include "base/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr absl::Duration kGoodbye = absl::Seconds(30);
@@ -61,16 +61,16 @@ void SharedTier::Remove(uint64_t lease) {
   if (leases_.erase(lease) > 0) --*held_;
 }
 
-void SharedTier::OnNews(const proto::Answer& answer, std::vector<Descriptor> descriptors) {
-  if (answer.has_landed()) {
+void SharedTier::OnUnsolicited(const proto::Answer& answer, std::vector<Descriptor> descriptors) {
+  if (answer.has_layers_ready()) {
     std::shared_ptr<LeaseState> state;
     {
       MutexLock lock(&mutex_);
-      const auto found = leases_.find(answer.landed().lease());
+      const auto found = leases_.find(answer.layers_ready().lease());
       if (found != leases_.end()) state = found->second.lock();
     }
     const absl::Status status(static_cast<absl::StatusCode>(answer.code()), answer.message());
-    if (state != nullptr) state->OnLanded(status, answer.landed().landed());
+    if (state != nullptr) state->OnLayersReady(status, answer.layers_ready().ready());
     return;
   }
   if (!answer.has_shared_memory() || descriptors.size() != 1) return;
@@ -100,10 +100,10 @@ absl::StatusOr<proto::Leased> LeaseState::Await(absl::Time deadline) {
 
 absl::Status LeaseState::AwaitLayer(int64_t layer, absl::Time deadline) {
   MutexLock lock(&mutex_);
-  while (landed_ <= layer) {
+  while (ready_ <= layer) {
     if (!failed_.ok()) return failed_;
-    if (!changed_.WaitUntil(&mutex_, deadline) && landed_ <= layer && failed_.ok()) {
-      return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not land in time"));
+    if (!changed_.WaitUntil(&mutex_, deadline) && ready_ <= layer && failed_.ok()) {
+      return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not arrive in time"));
     }
   }
   return absl::OkStatus();
@@ -123,7 +123,7 @@ void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answe
     lease_ = leased.lease();
     request_ = answer.id();
     leased_ = leased;
-    landed_ = leased.landed();
+    ready_ = leased.ready();
     tier_->Add(leased.lease(), weak_from_this());
   } else if (static_cast<int64_t>(leased_.manifest().size() + leased.manifest().size()) > kMaxManifest) {
     failed_ = absl::DataLossError("the node's manifest is too long");
@@ -131,13 +131,13 @@ void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answe
     leased_.mutable_manifest()->append(leased.manifest());
   }
   complete_ = !leased.more();
-  if (complete_) channel_->Forget(request_);
+  if (complete_) connection_->Forget(request_);
   if (released_ && complete_) GiveBack();
 }
 
-void LeaseState::OnLanded(const absl::Status& status, int64_t landed) {
+void LeaseState::OnLayersReady(const absl::Status& status, int64_t ready) {
   MutexLock lock(&mutex_);
-  landed_ = std::max(landed_, landed);
+  ready_ = std::max(ready_, ready);
   if (!status.ok() && failed_.ok()) {
     failed_ = absl::IsDataLoss(status) ? status : absl::UnavailableError(status.message());
   }
@@ -160,21 +160,21 @@ void LeaseState::Release() {
 
 void LeaseState::GiveBack() {
   tier_->Remove(lease_);
-  proto::Request request = channel_->NewRequest("", SteadyNow() + kGoodbye);
+  proto::Request request = connection_->NewRequest("", SteadyNow() + kGoodbye);
   request.mutable_release()->add_leases(lease_);
-  channel_->Tell(request);
+  connection_->Tell(request);
 }
 
-absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Ask(std::shared_ptr<Channel> channel,
+absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Ask(std::shared_ptr<NodeConnection> connection,
                                                               const EncodingAddress& address, absl::Time deadline) {
-  const auto tier = std::static_pointer_cast<SharedTier>(channel->unasked());
-  const auto state = std::make_shared<LeaseState>(channel, tier);
-  proto::Request request = channel->NewRequest(address.ns, deadline);
+  const auto tier = std::static_pointer_cast<SharedTier>(connection->unsolicited());
+  const auto state = std::make_shared<LeaseState>(connection, tier);
+  proto::Request request = connection->NewRequest(address.ns, deadline);
   proto::EncodingName* const name = request.mutable_lease()->mutable_name();
   name->set_identity(std::string(BytesOf(address.identity)));
   name->set_codec(static_cast<uint32_t>(address.codec));
   name->set_etag(std::string(BytesOf(address.etag)));
-  KVLINK_RETURN_IF_ERROR(channel->Ask(request, state));
+  KVLINK_RETURN_IF_ERROR(connection->Ask(request, state));
   std::unique_ptr<MappedLease> lease(new MappedLease(state));  // from now on it is given back
   return lease;
 }
@@ -262,12 +262,12 @@ absl::Status MappedLease::WaitLayer(int64_t layer, absl::Time deadline) {
 }
 
 void MappedLease::Suspect() const {
-  proto::Request request = state_->channel()->NewRequest(ns_, SteadyNow() + kGoodbye);
-  proto::Mark* const mark = request.mutable_mark();
-  mark->set_act(proto::Mark::SUSPECT);
-  mark->set_codec(static_cast<uint32_t>(manifest_.codec));
-  mark->set_identities(std::string(BytesOf(manifest_.identity)));
-  state_->channel()->Tell(request);
+  proto::Request request = state_->connection()->NewRequest(ns_, SteadyNow() + kGoodbye);
+  proto::EncodingAction* const action = request.mutable_action();
+  action->set_action(proto::EncodingAction::SUSPECT);
+  action->set_codec(static_cast<uint32_t>(manifest_.codec));
+  action->set_identities(std::string(BytesOf(manifest_.identity)));
+  state_->connection()->Tell(request);
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

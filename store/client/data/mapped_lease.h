@@ -1,6 +1,7 @@
 // What a mapped reader knows of the node's memory over one connection, and its leases on it. Private to store/client.
 //
-// Thread-safety: all methods. Lifetime: a tier is shared by its channel and the leases; a mapping by whoever reads it.
+// Thread-safety: all methods. Lifetime: a tier is shared by its connection and the leases; a mapping by whoever reads
+// it.
 #ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
 #define KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
 
@@ -15,17 +16,17 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "store/client/control/counters.h"
-#include "store/client/data/channel.h"
 #include "store/client/data/mapped.h"
+#include "store/client/data/node_connection.h"
 #include "store/client/data/pull.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 class LeaseState;
 
 // The memory that the node has shared over a connection, and news of its leases.
-class SharedTier : public Unasked {
+class SharedTier : public UnsolicitedSink {
  public:
   SharedTier(std::shared_ptr<VerifiedLayers> verified, std::shared_ptr<std::atomic<int64_t>> held,
              ClientCounters* counters)
@@ -41,7 +42,7 @@ class SharedTier : public Unasked {
 
   void Add(uint64_t lease, std::weak_ptr<LeaseState> state);
   void Remove(uint64_t lease);
-  void OnNews(const proto::Answer& answer, std::vector<Descriptor> descriptors) override;
+  void OnUnsolicited(const proto::Answer& answer, std::vector<Descriptor> descriptors) override;
 
  private:
   struct Memory {
@@ -62,8 +63,8 @@ class SharedTier : public Unasked {
 // What the carrier tells of one lease.
 class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseState> {
  public:
-  LeaseState(std::shared_ptr<Channel> channel, std::shared_ptr<SharedTier> tier)
-      : channel_(std::move(channel)), tier_(std::move(tier)) {}
+  LeaseState(std::shared_ptr<NodeConnection> connection, std::shared_ptr<SharedTier> tier)
+      : connection_(std::move(connection)), tier_(std::move(tier)) {}
   ~LeaseState() override;
 
   // The node's answer, its manifest complete.
@@ -72,17 +73,17 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
   absl::Status AwaitLayer(int64_t layer, absl::Time deadline);
   // Gives the lease back, now or when it comes.
   void Release();
-  void OnLanded(const absl::Status& status, int64_t landed);
+  void OnLayersReady(const absl::Status& status, int64_t ready);
 
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override;
   void OnClosed(const absl::Status& why) override;
-  const std::shared_ptr<Channel>& channel() const { return channel_; }
+  const std::shared_ptr<NodeConnection>& connection() const { return connection_; }
   SharedTier& tier() const { return *tier_; }
 
  private:
   void GiveBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::shared_ptr<Channel> channel_;
+  const std::shared_ptr<NodeConnection> connection_;
   const std::shared_ptr<SharedTier> tier_;
   Mutex mutex_;
   CondVar changed_;
@@ -91,7 +92,7 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
   uint64_t lease_ = 0;  // the node's number; set by the carrier's thread
   bool begun_ ABSL_GUARDED_BY(mutex_) = false, complete_ ABSL_GUARDED_BY(mutex_) = false;
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
-  int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t ready_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -99,7 +100,7 @@ class MappedLease : public Lease {
  public:
   // As Store::Read; FAILED_PRECONDITION: the node does not share the memory of this encoding.
   // Two steps, so that many can be asked for before the first answer is waited for.
-  static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<Channel> channel,
+  static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<NodeConnection> connection,
                                                           const EncodingAddress& address, absl::Time deadline);
   absl::Status Start(const EncodingAddress& address, absl::Time deadline);
   ~MappedLease() override;
@@ -126,6 +127,6 @@ class MappedLease : public Lease {
   mutable std::atomic<bool> lapsed_{false};
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_

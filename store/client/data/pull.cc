@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "store/client/control/retry.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 constexpr uint32_t kMaxLayers = 1024;
@@ -65,24 +65,24 @@ std::unique_ptr<PartLease> PartOver(std::shared_ptr<Pull> pull, int64_t tokens) 
   return std::make_unique<PulledPart>(std::move(pull), tokens);
 }
 
-Pull::Pull(const Context& context, std::shared_ptr<Channel> channel, const EncodingAddress& address)
+Pull::Pull(const Context& context, std::shared_ptr<NodeConnection> connection, const EncodingAddress& address)
     : context_(context),
-      channel_(std::move(channel)),
+      connection_(std::move(connection)),
       address_(address),
-      landing_deadline_(SteadyNow() + context.transfer_timeout) {}
+      receive_deadline_(SteadyNow() + context.transfer_timeout) {}
 
-absl::StatusOr<std::shared_ptr<Pull>> Pull::Begin(const Context& context, std::shared_ptr<Channel> channel,
+absl::StatusOr<std::shared_ptr<Pull>> Pull::Begin(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                   const EncodingAddress& address, const proto::Part& part,
                                                   absl::Time deadline) {
-  KVLINK_RETURN_IF_ERROR(channel->pulls().Take(deadline));
-  KVLINK_ASSIGN_OR_RETURN(auto pull, Ask(context, std::move(channel), address, part));
+  KVLINK_RETURN_IF_ERROR(connection->pulls().Take(deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto pull, Ask(context, std::move(connection), address, part));
   KVLINK_RETURN_IF_ERROR(pull->Start(part, deadline));
   return pull;
 }
 
-absl::StatusOr<std::shared_ptr<Pull>> Pull::Ask(const Context& context, std::shared_ptr<Channel> channel,
+absl::StatusOr<std::shared_ptr<Pull>> Pull::Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                 const EncodingAddress& address, const proto::Part& part) {
-  auto pull = std::make_shared<Pull>(context, std::move(channel), address);
+  auto pull = std::make_shared<Pull>(context, std::move(connection), address);
   const absl::Status sent = pull->SendRequest(part);
   if (sent.ok()) return pull;
   pull->Release();
@@ -90,7 +90,7 @@ absl::StatusOr<std::shared_ptr<Pull>> Pull::Ask(const Context& context, std::sha
 }
 
 absl::Status Pull::Start(const proto::Part& part, absl::Time deadline) {
-  const absl::Status started = StartLanding(part, deadline);
+  const absl::Status started = StartReceiving(part, deadline);
   if (started.ok()) return started;
   Release();
   return absl::IsCancelled(started) ? AsWaited(started) : started;
@@ -102,21 +102,21 @@ absl::Status Pull::SendRequest(const proto::Part& part) {
     holds_slot_ = true;
   }
   // The bytes may come for longer than the caller waits for the manifest.
-  proto::Request request = channel_->NewRequest(address_.ns, landing_deadline_);
+  proto::Request request = connection_->NewRequest(address_.ns, receive_deadline_);
   id_ = request.id();
   proto::Pull* const pull = request.mutable_pull();
   pull->mutable_name()->set_identity(std::string(BytesOf(address_.identity)));
   pull->mutable_name()->set_codec(static_cast<uint32_t>(address_.codec));
   pull->mutable_name()->set_etag(std::string(BytesOf(address_.etag)));
   *pull->mutable_part() = part;
-  const uint32_t landings = Whole(part) ? kMaxLayers : kMaxPieces;
-  first_landing_ = channel_->NewLandings(landings);
-  pull->set_first_landing(first_landing_);
-  pull->set_landings(landings);
-  return channel_->Ask(request, shared_from_this());
+  const uint32_t receives = Whole(part) ? kMaxLayers : kMaxPieces;
+  first_payload_ = connection_->NewPayloadIds(receives);
+  pull->set_first_payload(first_payload_);
+  pull->set_payloads(receives);
+  return connection_->Ask(request, shared_from_this());
 }
 
-absl::Status Pull::StartLanding(const proto::Part& part, absl::Time deadline) {
+absl::Status Pull::StartReceiving(const proto::Part& part, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const std::string manifest, AwaitManifest(deadline));
   KVLINK_RETURN_IF_ERROR(Prepare(manifest, part));
   ++context_.counters->pulls;
@@ -165,23 +165,23 @@ absl::StatusOr<std::vector<transport::Slice>> Pull::TakeMemory(absl::Span<const 
     ++(on_device_ ? context_.counters->device_pulls : context_.counters->device_fallbacks);
     if (on_device_) return slices;
   }
-  return context_.landing->Take(lengths);
+  return context_.receive_memory->Take(lengths);
 }
 
 void Pull::LandMore() {
   MutexLock lock(&mutex_);
-  while (!stopped_ && next_ < pieces_.size() && landing_ < channel_->landings_of_a_pull()) {
+  while (!stopped_ && next_ < pieces_.size() && receiving_ < connection_->receives_per_pull()) {
     const size_t piece = next_++;
-    ++landing_;
-    states_[piece] = State::kLanding;
-    channel_->connection()->Land(first_landing_ + piece, slices_[piece], landing_deadline_,
-                                 [self = shared_from_this(), piece](const absl::Status& status, int64_t bytes) {
-                                   self->OnLanded(piece, status, bytes);
-                                 });
+    ++receiving_;
+    states_[piece] = State::kReceiving;
+    connection_->carrier()->PostReceive(first_payload_ + piece, slices_[piece], receive_deadline_,
+                                        [self = shared_from_this(), piece](const absl::Status& status, int64_t bytes) {
+                                          self->OnReceived(piece, status, bytes);
+                                        });
   }
 }
 
-void Pull::OnLanded(size_t piece, const absl::Status& status, int64_t bytes) {
+void Pull::OnReceived(size_t piece, const absl::Status& status, int64_t bytes) {
   absl::Status failed = status;
   if (failed.ok() && bytes != pieces_[piece].length) {
     failed = absl::DataLossError(
@@ -189,10 +189,10 @@ void Pull::OnLanded(size_t piece, const absl::Status& status, int64_t bytes) {
   }
   {
     MutexLock lock(&mutex_);
-    --landing_;
+    --receiving_;
     if (stopped_) return;
     if (failed.ok()) {
-      states_[piece] = State::kLanded;
+      states_[piece] = State::kReceived;
       if (awaited_[piece]) changed_.SignalAll();
     }
   }
@@ -205,7 +205,7 @@ void Pull::Verify(size_t piece) {
   transport::Slice slice;  // keeps the memory, should the pull be released meanwhile
   {
     MutexLock lock(&mutex_);
-    if (stopped_ || states_[piece] != State::kLanded) return;
+    if (stopped_ || states_[piece] != State::kReceived) return;
     states_[piece] = State::kVerifying;
     slice = slices_[piece];
   }
@@ -241,12 +241,12 @@ absl::Status Pull::VerifyBytes(const Piece& piece, const transport::Slice& slice
 }
 
 void Pull::Suspect() {
-  proto::Request request = channel_->NewRequest(address_.ns, landing_deadline_);
-  proto::Mark* const mark = request.mutable_mark();
-  mark->set_act(proto::Mark::SUSPECT);
-  mark->set_codec(static_cast<uint32_t>(address_.codec));
-  mark->set_identities(std::string(BytesOf(address_.identity)));
-  channel_->Tell(request);
+  proto::Request request = connection_->NewRequest(address_.ns, receive_deadline_);
+  proto::EncodingAction* const action = request.mutable_action();
+  action->set_action(proto::EncodingAction::SUSPECT);
+  action->set_codec(static_cast<uint32_t>(address_.codec));
+  action->set_identities(std::string(BytesOf(address_.identity)));
+  connection_->Tell(request);
 }
 
 void Pull::Fail(absl::Status why, bool tell_node) {
@@ -261,16 +261,16 @@ void Pull::Fail(absl::Status why, bool tell_node) {
 
 void Pull::Stop(bool tell_node) {
   stopped_ = true;
-  channel_->Forget(id_);
-  if (holds_slot_) channel_->pulls().Give();
+  connection_->Forget(id_);
+  if (holds_slot_) connection_->pulls().Give();
   holds_slot_ = false;
   for (size_t piece = 0; piece < next_; ++piece) {
-    if (states_[piece] == State::kLanding) channel_->connection()->CancelLanding(first_landing_ + piece);
+    if (states_[piece] == State::kReceiving) connection_->carrier()->CancelReceive(first_payload_ + piece);
   }
   if (!tell_node || id_ == 0) return;
-  proto::Request request = channel_->NewRequest(address_.ns, landing_deadline_);
+  proto::Request request = connection_->NewRequest(address_.ns, receive_deadline_);
   request.mutable_cancel()->set_request(id_);
-  channel_->Tell(request);
+  connection_->Tell(request);
 }
 
 void Pull::Release() {
@@ -288,7 +288,7 @@ absl::Status Pull::WaitLayer(int64_t layer, absl::Time deadline) {
   for (size_t piece = first_piece_[layer]; piece < first_piece_[layer + 1]; ++piece) {
     while (states_[piece] != State::kGood) {
       if (!failed_.ok()) return AsWaited(failed_);
-      if (states_[piece] == State::kLanded) {
+      if (states_[piece] == State::kReceived) {
         lock.Release();
         Verify(piece);
         lock.Reacquire();
@@ -297,7 +297,7 @@ absl::Status Pull::WaitLayer(int64_t layer, absl::Time deadline) {
       awaited_[piece] = true;
       if (!changed_.WaitUntil(&mutex_, deadline) && states_[piece] != State::kGood && failed_.ok()) {
         ++context_.counters->late_layers;
-        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not land in time"));
+        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not arrive in time"));
       }
     }
   }
@@ -334,4 +334,4 @@ void Pull::OnAnswer(const absl::Status& status, const proto::Answer& answer) {
 
 void Pull::OnClosed(const absl::Status& why) { Fail(why, /*tell_node=*/false); }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

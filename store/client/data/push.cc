@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 // How long an answer to a repeated commit is waited for before the push is made anew.
@@ -70,18 +70,18 @@ class Push : public AnswerSink {
   absl::Status failed_ ABSL_GUARDED_BY(mutex_), unsent_ ABSL_GUARDED_BY(mutex_);
 };
 
-absl::Status SendCommit(Channel* channel, const PushOrder& order, uint64_t id, const std::shared_ptr<Push>& push,
-                        absl::Time deadline) {
+absl::Status SendCommit(NodeConnection* connection, const PushOrder& order, uint64_t id,
+                        const std::shared_ptr<Push>& push, absl::Time deadline) {
   const std::string manifest = SerializeManifest(*order.manifest);
   if (static_cast<int64_t>(manifest.size()) > kMaxManifest) {
     return absl::InvalidArgumentError(
         absl::StrCat("a manifest of ", manifest.size(), " bytes cannot be sent; at most ", kMaxManifest));
   }
   for (size_t begin = 0; begin < manifest.size(); begin += kManifestPiece) {
-    proto::Request request = channel->NewRequest(order.ns, deadline, id);
+    proto::Request request = connection->NewRequest(order.ns, deadline, id);
     request.mutable_push_commit()->set_manifest(manifest.substr(begin, kManifestPiece));
     request.mutable_push_commit()->set_more(begin + kManifestPiece < manifest.size());
-    KVLINK_RETURN_IF_ERROR(channel->Ask(request, push));
+    KVLINK_RETURN_IF_ERROR(connection->Ask(request, push));
   }
   return absl::OkStatus();
 }
@@ -100,7 +100,7 @@ absl::StatusOr<transport::Slice> TakeRoom(Arena* sending, int64_t length, Push* 
   }
 }
 
-absl::Status SendSlabs(Channel* channel, const PushOrder& order, uint64_t first_landing,
+absl::Status SendSlabs(NodeConnection* connection, const PushOrder& order, uint64_t first_payload,
                        const std::shared_ptr<Push>& push, absl::Time deadline) {
   for (size_t layer = 0; layer < order.slabs.size() && !push->failed(); ++layer) {
     const absl::Span<const std::byte> slab = order.slabs[layer];
@@ -113,7 +113,7 @@ absl::Status SendSlabs(Channel* channel, const PushOrder& order, uint64_t first_
       slice = *std::move(room);
     }
     push->Sending();
-    channel->connection()->Send(first_landing + layer, *std::move(slice), deadline,
+    connection->carrier()->Send(first_payload + layer, *std::move(slice), deadline,
                                 [push](const absl::Status& status) { push->Sent(status); });
   }
   return push->WaitSent();
@@ -129,16 +129,16 @@ absl::Status CheckSlabs(const PushOrder& order, const absl::Status& refusal) {
 }
 
 // From PushReady on. The manifest goes ahead of the slabs: the node then writes each as soon as it is there.
-absl::StatusOr<PutResult> Deliver(Channel* channel, PushOrder* order, uint64_t id, uint64_t first_landing,
+absl::StatusOr<PutResult> Deliver(NodeConnection* connection, PushOrder* order, uint64_t id, uint64_t first_payload,
                                   const std::shared_ptr<Push>& push, absl::Time deadline) {
   order->offered = true;
-  KVLINK_RETURN_IF_ERROR(SendCommit(channel, *order, id, push, deadline));
-  const absl::Status sent = SendSlabs(channel, *order, first_landing, push, deadline);
+  KVLINK_RETURN_IF_ERROR(SendCommit(connection, *order, id, push, deadline));
+  const absl::Status sent = SendSlabs(connection, *order, first_payload, push, deadline);
   order->committed = sent.ok() ? id : 0;
   if (!sent.ok()) {
     for (size_t layer = 0; layer < order->slabs.size(); ++layer)
-      channel->connection()->CancelSend(first_landing + layer);
-    // Unless the node has taken its landings back, or has answered already, no answer can be counted on.
+      connection->carrier()->CancelSend(first_payload + layer);
+    // Unless the node has taken its receives back, or has answered already, no answer can be counted on.
     if (!absl::IsCancelled(sent) && !push->answered()) return sent;
     deadline = std::min(deadline, SteadyNow() + kRepeat);
   }
@@ -152,15 +152,15 @@ absl::StatusOr<PutResult> Deliver(Channel* channel, PushOrder* order, uint64_t i
   return done;
 }
 
-absl::StatusOr<PutResult> Attempt(Channel* channel, PushOrder* order, absl::Time deadline) {
+absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, absl::Time deadline) {
   const auto push = std::make_shared<Push>();
-  proto::Request request = channel->NewRequest(order->ns, deadline);
+  proto::Request request = connection->NewRequest(order->ns, deadline);
   const uint64_t id = request.id();
   proto::PushBegin* const begin = request.mutable_push_begin();
   begin->set_identity(std::string(BytesOf(order->manifest->identity)));
   begin->set_codec(static_cast<uint32_t>(order->manifest->codec));
   for (const LayerManifest& layer : order->manifest->layers) begin->add_lengths(layer.length);
-  KVLINK_RETURN_IF_ERROR(channel->Ask(request, push));
+  KVLINK_RETURN_IF_ERROR(connection->Ask(request, push));
   absl::StatusOr<PutResult> result = absl::UnavailableError("");
   auto answer = push->Next(deadline);
   if (!answer.ok()) {
@@ -172,33 +172,34 @@ absl::StatusOr<PutResult> Attempt(Channel* channel, PushOrder* order, absl::Time
     // Ours of the attempt before, as far as anybody can tell.
     result = PutResult{etag, order->offered && etag == order->manifest->etag};
   } else {
-    result = Deliver(channel, order, id, answer->push_ready().first_landing(), push, deadline);
+    result = Deliver(connection, order, id, answer->push_ready().first_payload(), push, deadline);
   }
-  channel->Forget(id);
+  connection->Forget(id);
   if (!result.ok()) {
-    proto::Request cancel = channel->NewRequest(order->ns, deadline);
+    proto::Request cancel = connection->NewRequest(order->ns, deadline);
     cancel.mutable_cancel()->set_request(id);
-    channel->Tell(cancel);
+    connection->Tell(cancel);
   }
   return result;
 }
 
 }  // namespace
 
-absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<Channel>& channel, PushOrder* order, absl::Time deadline) {
+absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connection, PushOrder* order,
+                                   absl::Time deadline) {
   if (order->committed != 0) {
     const auto push = std::make_shared<Push>();
     const absl::Time limit = std::min(deadline, SteadyNow() + kRepeat);
-    KVLINK_RETURN_IF_ERROR(SendCommit(channel.get(), *order, order->committed, push, limit));
+    KVLINK_RETURN_IF_ERROR(SendCommit(connection.get(), *order, order->committed, push, limit));
     auto done = AwaitDone(push.get(), limit);
-    channel->Forget(order->committed);
+    connection->Forget(order->committed);
     if (done.ok() || absl::IsUnavailable(done.status())) return done;
     // The node does not know of it: it was not carried out, or long ago.
   }
-  KVLINK_RETURN_IF_ERROR(channel->pushes().Take(deadline));
-  auto result = Attempt(channel.get(), order, deadline);
-  channel->pushes().Give();
+  KVLINK_RETURN_IF_ERROR(connection->pushes().Take(deadline));
+  auto result = Attempt(connection.get(), order, deadline);
+  connection->pushes().Give();
   return result;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -15,10 +15,10 @@
 #include "absl/types/span.h"
 #include "proto/manifest.h"
 #include "store/client/data/arena.h"
-#include "store/client/data/channel.h"
+#include "store/client/data/node_connection.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 struct PushOrder {
   std::string ns;
@@ -35,8 +35,9 @@ struct PushOrder {
 
 // One attempt. When it has failed, nothing of the caller's slabs is read any more. Errors as Store::Put; UNAVAILABLE
 // may have been carried out.
-absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<Channel>& channel, PushOrder* order, absl::Time deadline);
+absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connection, PushOrder* order,
+                                   absl::Time deadline);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_PUSH_H_

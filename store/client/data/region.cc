@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "store/client/data/verifier.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 absl::StatusOr<std::shared_ptr<Region>> Region::Open(transport::Transport* transport, const DeviceRegion& region,
                                                      absl::Duration rest) {
@@ -27,7 +27,7 @@ absl::StatusOr<std::shared_ptr<Region>> Region::Open(transport::Transport* trans
 absl::StatusOr<std::vector<transport::Slice>> Region::Take(absl::Span<const int64_t> lengths) {
   {
     MutexLock lock(&mutex_);
-    if (SteadyNow() < rests_until_) return absl::UnavailableError("landings in the region of the device failed");
+    if (SteadyNow() < rests_until_) return absl::UnavailableError("receives in the region of the device failed");
   }
   return arena_->Take(lengths);
 }
@@ -48,4 +48,4 @@ void Region::Ended(bool good) {
   --failures_;  // then one will do
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -1,4 +1,4 @@
-// A region of a device's memory that encodings land in, registered with the transport of the client.
+// A region of a device's memory that encodings are received in, registered with the transport of the client.
 //
 // Thread-safety: all methods. Ownership: pulls share it.
 #ifndef KVLINK_STORE_CLIENT_DATA_REGION_H_
@@ -19,20 +19,21 @@
 #include "store/store.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
-class Region : public DeviceLanding, public std::enable_shared_from_this<Region> {
+class Region : public DeviceBuffer, public std::enable_shared_from_this<Region> {
  public:
-  // As Store::OpenLanding. `rest`: how long the region is left alone after kMaxFailures landings in a row that failed.
+  // As Store::OpenDeviceBuffer. `rest`: how long the region is left alone after kMaxFailures receives in a row that
+  // failed.
   static absl::StatusOr<std::shared_ptr<Region>> Open(transport::Transport* transport, const DeviceRegion& region,
                                                       absl::Duration rest);
   int64_t used() const override { return arena_->used(); }
 
   // As Arena::Take. UNAVAILABLE: it is left alone now.
   absl::StatusOr<std::vector<transport::Slice>> Take(absl::Span<const int64_t> lengths);
-  // As VerifyPiece, of what landed in `slice`.
+  // As VerifyPiece, of what arrived in `slice`.
   absl::Status Verify(const Manifest& manifest, const Piece& piece, const transport::Slice& slice) const;
-  // An encoding has landed whole, or has not.
+  // An encoding has arrived whole, or has not.
   void Ended(bool good);
 
   static constexpr int kMaxFailures = 3;
@@ -49,6 +50,6 @@ class Region : public DeviceLanding, public std::enable_shared_from_this<Region>
   absl::Time rests_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_REGION_H_

@@ -8,10 +8,10 @@
 #include "base/slab.h"
 #include "base/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 void Verifier::Submit(std::function<void()> work) {
-  // Bounded by the landing memory, so that no queue of its own need refuse it. What it did not take, whoever waits for
+  // Bounded by the receive memory, so that no queue of its own need refuse it. What it did not take, whoever waits for
   // the piece verifies itself.
   worker_
       .AddAdmitted({[work = std::move(work)](const absl::Status& turn) {
@@ -42,4 +42,4 @@ absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChec
   return absl::OkStatus();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

@@ -1,6 +1,6 @@
-// Checks the checksums of what landed, on a thread of its own: the transport's has no time for it.
+// Checks the checksums of what arrived, on a thread of its own: the transport's has no time for it.
 //
-// Thread-safety: all methods. What is queued is bounded by the memory that it landed in.
+// Thread-safety: all methods. What is queued is bounded by the memory that it arrived in.
 #ifndef KVLINK_STORE_CLIENT_DATA_VERIFIER_H_
 #define KVLINK_STORE_CLIENT_DATA_VERIFIER_H_
 
@@ -14,7 +14,7 @@
 #include "proto/manifest.h"
 #include "proto/part.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 class Verifier {
  public:
@@ -28,7 +28,7 @@ class Verifier {
   Worker worker_;
 };
 
-// XXH3-64 of ranges of a piece that has landed, as DeviceRegion::checksums.
+// XXH3-64 of ranges of a piece that has arrived, as DeviceRegion::checksums.
 using PieceChecksums = absl::FunctionRef<absl::Status(absl::Span<const int64_t> offsets,
                                                       absl::Span<const int64_t> lengths, absl::Span<uint64_t> out)>;
 
@@ -36,6 +36,6 @@ using PieceChecksums = absl::FunctionRef<absl::Status(absl::Span<const int64_t> 
 // the piece is one of PiecesOf(manifest, ...).
 absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChecksums checksums);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
 #endif  // KVLINK_STORE_CLIENT_DATA_VERIFIER_H_

@@ -1,4 +1,5 @@
-// How far each layer has landed, and who is told. One lock, never held while a layer is verified or somebody is called.
+// How far each layer has arrived, and who is told. One lock, never held while a layer is verified or somebody is
+// called.
 #include "store/engine/memory/residency.h"
 
 #include <algorithm>
@@ -80,8 +81,8 @@ void Residency::SetVerified(int64_t layer) {
   states_[layer] = State::kVerified;
 }
 
-void Residency::Landed(int64_t offset, int64_t length, const absl::Status& status) {
-  std::vector<std::pair<LandedFunction, absl::Status>> due;
+void Residency::ReadCompleted(int64_t offset, int64_t length, const absl::Status& status) {
+  std::vector<std::pair<LayerReadFunction, absl::Status>> due;
   if (!status.ok()) Fail(/*wrong_bytes=*/false, status);
   {
     MutexLock lock(&mutex_);
@@ -99,32 +100,32 @@ void Residency::Landed(int64_t offset, int64_t length, const absl::Status& statu
         states_[index] = State::kFailed;
         failure_ = status;
       } else if (missing_[index] == 0 && states_[index] == State::kAbsent) {
-        states_[index] = State::kLanded;
+        states_[index] = State::kRead;
       }
     }
     size_t kept = 0;
-    for (auto& [waiting, landed] : on_landed_) {
+    for (auto& [waiting, arrived] : on_layer_read_) {
       if (states_[waiting] == State::kAbsent) {
-        on_landed_[kept++] = {waiting, std::move(landed)};
+        on_layer_read_[kept++] = {waiting, std::move(arrived)};
       } else {
-        due.emplace_back(std::move(landed), LandedStatus(waiting));
+        due.emplace_back(std::move(arrived), ReadStatus(waiting));
       }
     }
-    on_landed_.resize(kept);
+    on_layer_read_.resize(kept);
     changed_.SignalAll();
   }
-  for (const auto& [landed, outcome] : due) landed(outcome);
+  for (const auto& [arrived, outcome] : due) arrived(outcome);
 }
 
 void Residency::Fail(bool wrong_bytes, const absl::Status& why) {
   if (!failed_.exchange(true) && on_failed_) on_failed_(wrong_bytes, why);
 }
 
-absl::Status Residency::LandedStatus(int64_t layer) const {
+absl::Status Residency::ReadStatus(int64_t layer) const {
   return states_[layer] == State::kFailed ? failure_ : absl::OkStatus();
 }
 
-void Residency::OnLanded(int64_t layer, LandedFunction landed) {
+void Residency::OnLayerRead(int64_t layer, LayerReadFunction arrived) {
   absl::Status outcome;
   {
     MutexLock lock(&mutex_);
@@ -132,13 +133,13 @@ void Residency::OnLanded(int64_t layer, LandedFunction landed) {
       outcome =
           absl::InvalidArgumentError(absl::StrCat("layer ", layer, " of an encoding of ", states_.size(), " layers"));
     } else if (states_[layer] == State::kAbsent) {
-      on_landed_.emplace_back(layer, std::move(landed));
+      on_layer_read_.emplace_back(layer, std::move(arrived));
       return;
     } else {
-      outcome = LandedStatus(layer);
+      outcome = ReadStatus(layer);
     }
   }
-  landed(outcome);
+  arrived(outcome);
 }
 
 bool Residency::complete() const {
@@ -159,7 +160,7 @@ absl::Status Residency::WaitLayer(int64_t layer, absl::Time deadline) {
     while (states_[layer] == State::kAbsent || states_[layer] == State::kVerifying) {
       if (!changed_.WaitUntil(&mutex_, deadline) &&
           (states_[layer] == State::kAbsent || states_[layer] == State::kVerifying)) {
-        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " has not landed before the deadline"));
+        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " has not arrived before the deadline"));
       }
     }
     if (states_[layer] == State::kVerified) return absl::OkStatus();

@@ -1,4 +1,4 @@
-// One encoding in memory: its manifest, its slabs, and how far they have landed and been verified.
+// One encoding in memory: its manifest, its slabs, and how far they have arrived and been verified.
 //
 // Loading is in layer order: pieces of the encoding are read in that order and each layer becomes usable on its own.
 // A layer is verified by the first who waits for it, once per residency.
@@ -28,7 +28,7 @@
 
 namespace kvlink::engine {
 
-using LandedFunction = std::function<void(const absl::Status&)>;
+using LayerReadFunction = std::function<void(const absl::Status&)>;
 // Why a residency failed: it could not be read, or (`wrong_bytes`) what was read is not what its checksums say.
 using FailedFunction = std::function<void(bool wrong_bytes, const absl::Status& why)>;
 
@@ -65,26 +65,26 @@ class Residency {
   // The filler copied and verified layer l.
   void SetVerified(int64_t layer);
   // Bytes [offset, offset + length) of the encoding have been read, or could not be.
-  void Landed(int64_t offset, int64_t length, const absl::Status& status);
-  // Calls `landed` once when all of layer l has landed (OK, not verified) or cannot (why): within the call if that is
-  // known already, else by whoever lands it. It must not wait.
-  void OnLanded(int64_t layer, LandedFunction landed);
+  void ReadCompleted(int64_t offset, int64_t length, const absl::Status& status);
+  // Calls `arrived` once when all of layer l has arrived (OK, not verified) or cannot (why): within the call if that is
+  // known already, else by whoever arrives it. It must not wait.
+  void OnLayerRead(int64_t layer, LayerReadFunction arrived);
   // Calls `failed` once, when the first layer fails, without locks and before anybody else can know. It must not wait.
   // REQUIRES: nobody else holds this object yet.
   void OnFailed(FailedFunction failed) { on_failed_ = std::move(failed); }
-  // Whether every layer has landed.
+  // Whether every layer has arrived.
   bool complete() const;
-  // Whether a layer could not be read, or has wrong bytes: for good. What has landed besides stays usable.
+  // Whether a layer could not be read, or has wrong bytes: for good. What has arrived besides stays usable.
   bool failed() const { return failed_.load(); }
 
   // As store::Lease::WaitLayer.
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
 
  private:
-  enum class State : uint8_t { kAbsent, kLanded, kVerifying, kVerified, kFailed };
+  enum class State : uint8_t { kAbsent, kRead, kVerifying, kVerified, kFailed };
 
   void SetSlabs(const std::vector<absl::Span<std::byte>>& slabs);
-  absl::Status LandedStatus(int64_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status ReadStatus(int64_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Fail(bool wrong_bytes, const absl::Status& why);
 
   std::shared_ptr<const Manifest> manifest_;
@@ -100,9 +100,9 @@ class Residency {
   mutable Mutex mutex_;
   CondVar changed_;
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
-  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // bytes of each layer not landed yet
+  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // bytes of each layer not arrived yet
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);          // why layers are kFailed
-  std::vector<std::pair<int64_t, LandedFunction>> on_landed_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::pair<int64_t, LayerReadFunction>> on_layer_read_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace kvlink::engine

@@ -14,7 +14,7 @@
 #include "store/node/service.h"
 #include "transport/grpc/status.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr int64_t kMaxNestedFields = 8;
@@ -154,4 +154,4 @@ void ControlCall::OnDone() {
   scheduler_->Done(self);
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -21,7 +21,7 @@
 #include "store/node/sessions.h"
 #include "store/node/watch/metrics.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class CallScheduler;
 class ControlCall;
@@ -115,6 +115,6 @@ class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_sh
   bool holds_slot_ = false;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_CONTROL_CALL_H_

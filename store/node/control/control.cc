@@ -22,7 +22,7 @@
 #include "store/node/control/scheduler.h"
 #include "transport/grpc/credentials.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr int kHandshakeMilliseconds = 20 * 1000;      // for TLS, and for the first frame of HTTP/2
@@ -171,4 +171,4 @@ absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(
   return std::unique_ptr<ControlServer>(std::move(server));
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -19,7 +19,7 @@ namespace grpc {
 class ServerBuilder;
 }
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class ControlServer {
  public:
@@ -35,6 +35,6 @@ class ControlServer {
   virtual void Stop(absl::Duration grace) = 0;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_CONTROL_CONTROL_H_

@@ -14,7 +14,7 @@
 #include "store/node/control/call.h"
 #include "store/node/service.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class ControlMethods {
  public:
@@ -104,6 +104,6 @@ void ControlMethods::AddStream(const char* name, Streaming<Request> method) {
 
 inline absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_CONTROL_METHODS_H_

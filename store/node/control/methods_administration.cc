@@ -13,7 +13,7 @@
 #include "store/node/watch/statistics.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr int64_t kMaxEncodings = 1024;
@@ -142,7 +142,7 @@ absl::Status ControlMethods::Drain(ControlCall* call, const v1::DrainRequest& re
     progress.set_drained(node_->FinishDrain());
     progress.set_pulls(node_->pulls.load());
     progress.set_pushes(node_->pushes.load());
-    progress.set_connections(node_->links.open());
+    progress.set_connections(node_->connections.open());
     progress.set_leases(node_->leases.load());
     if (!call->Write(progress.SerializeAsString())) return absl::CancelledError("the call has ended");
     if (progress.drained()) break;
@@ -152,4 +152,4 @@ absl::Status ControlMethods::Drain(ControlCall* call, const v1::DrainRequest& re
   return absl::OkStatus();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

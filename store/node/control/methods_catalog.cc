@@ -12,7 +12,7 @@
 #include "store/node/control/methods.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr int kMaxDocuments = 1024;                    // of a call
@@ -203,4 +203,4 @@ absl::Status ControlMethods::ListDocuments(ControlCall* call, const v1::ListDocu
   return absl::OkStatus();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -10,7 +10,7 @@
 #include "store/node/control/methods.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 void DescribeNamespace(const std::string& name, const engine::NamespaceSettings& settings, v1::Namespace* out) {
@@ -83,4 +83,4 @@ absl::Status ControlMethods::DropPins(ControlCall* call, const v1::DropPinsReque
   return absl::OkStatus();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -6,7 +6,7 @@
 #include "base/status.h"
 #include "store/node/control/methods.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 ControlMethods::ControlMethods(Service* node) : node_(node) {
   AddSessions();
@@ -81,4 +81,4 @@ absl::Status ControlMethods::CloseSession(ControlCall* call, const v1::CloseSess
   return absl::OkStatus();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

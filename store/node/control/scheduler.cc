@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr absl::Duration kSweepEvery = absl::Milliseconds(100);
@@ -284,4 +284,4 @@ int64_t CallScheduler::waiting() const {
   return static_cast<int64_t>(waiting_.size());
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -25,7 +25,7 @@
 #include "store/node/limits.h"
 #include "store/node/watch/metrics.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class CallScheduler {
  public:
@@ -89,6 +89,6 @@ class CallScheduler {
   std::vector<Thread> threads_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_CONTROL_SCHEDULER_H_

@@ -8,61 +8,61 @@
 #include "transport/grpc/grpc.h"
 #include "transport/local/local.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
-class TransportOutlet : public Outlet {
+class TransportChannel : public ClientChannel {
  public:
-  TransportOutlet(std::shared_ptr<transport::Connection> connection, size_t transport)
-      : connection_(std::move(connection)), transport_(transport) {}
-  absl::Status Send(absl::string_view answer) override { return connection_->SendMessage(answer); }
-  transport::Connection* payloads() override { return connection_.get(); }
+  TransportChannel(std::shared_ptr<transport::Connection> inner, size_t transport)
+      : inner_(std::move(inner)), transport_(transport) {}
+  absl::Status Send(absl::string_view answer) override { return inner_->SendMessage(answer); }
+  transport::Connection* payloads() override { return inner_.get(); }
   size_t transport() const override { return transport_; }
-  void Close() override { connection_->Close(); }
-  std::string peer() const override { return connection_->peer(); }
+  void Close() override { inner_->Close(); }
+  std::string peer() const override { return inner_->peer(); }
 
  private:
-  const std::shared_ptr<transport::Connection> connection_;
+  const std::shared_ptr<transport::Connection> inner_;
   const size_t transport_;
 };
 
-class LocalOutlet : public Outlet {
+class LocalChannel : public ClientChannel {
  public:
-  explicit LocalOutlet(std::shared_ptr<transport::LocalConnection> connection) : connection_(std::move(connection)) {}
-  absl::Status Send(absl::string_view answer) override { return connection_->SendMessage(answer); }
+  explicit LocalChannel(std::shared_ptr<transport::LocalConnection> inner) : inner_(std::move(inner)) {}
+  absl::Status Send(absl::string_view answer) override { return inner_->SendMessage(answer); }
   absl::Status SendDescriptor(absl::string_view answer, int descriptor) override {
-    return connection_->SendMessageWithDescriptors(answer, {descriptor});
+    return inner_->SendMessageWithDescriptors(answer, {descriptor});
   }
   bool carries_descriptors() const override { return true; }
-  void Close() override { connection_->Close(); }
-  std::string peer() const override { return absl::StrCat("process ", connection_->credentials().process); }
+  void Close() override { inner_->Close(); }
+  std::string peer() const override { return absl::StrCat("process ", inner_->credentials().process); }
 
  private:
-  const std::shared_ptr<transport::LocalConnection> connection_;
+  const std::shared_ptr<transport::LocalConnection> inner_;
 };
 
-class LinkEvents : public transport::ConnectionEvents {
+class ClientEvents : public transport::ConnectionEvents {
  public:
-  explicit LinkEvents(std::shared_ptr<Link> link) : link_(std::move(link)) {}
-  void OnMessage(absl::string_view message) override { Dispatch(link_, message); }
-  void OnClosed(const absl::Status& why) override { link_->OnClosed(why); }
+  explicit ClientEvents(std::shared_ptr<ClientConnection> connection) : connection_(std::move(connection)) {}
+  void OnMessage(absl::string_view message) override { Dispatch(connection_, message); }
+  void OnClosed(const absl::Status& why) override { connection_->OnClosed(why); }
 
  private:
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<ClientConnection> connection_;
 };
 
-// A link for a connection that was just made, which has yet to say whose it is.
-std::shared_ptr<transport::ConnectionEvents> Admit(Service* service, std::unique_ptr<Outlet> outlet,
+// For a connection that was just made, which has yet to say whose it is.
+std::shared_ptr<transport::ConnectionEvents> Admit(Service* service, std::unique_ptr<ClientChannel> channel,
                                                    const std::string& carrier) {
-  const auto link = std::make_shared<Link>(service, std::move(outlet), carrier);
-  const auto leaves = service->links.Add(link, service->limits.unidentified);
+  const auto connection = std::make_shared<ClientConnection>(service, std::move(channel), carrier);
+  const auto leaves = service->connections.Add(connection, service->limits.unidentified);
   if (leaves != nullptr) leaves->Close("others came, and it had not said who it is");
-  return std::make_shared<LinkEvents>(link);
+  return std::make_shared<ClientEvents>(connection);
 }
 
 transport::Accept Acceptor(Service* service, size_t transport, const std::string& carrier) {
-  return [service, transport, carrier](std::shared_ptr<transport::Connection> connection) {
-    return Admit(service, std::make_unique<TransportOutlet>(std::move(connection), transport), carrier);
+  return [service, transport, carrier](std::shared_ptr<transport::Connection> inner) {
+    return Admit(service, std::make_unique<TransportChannel>(std::move(inner), transport), carrier);
   };
 }
 
@@ -75,7 +75,7 @@ transport::TransportOptions DataPort::Options(const Service& service) {
   options.max_handshakes = limits.unidentified;
   options.pause_at_bytes = limits.answer_bytes_per_connection;
   options.budget = service.answers;
-  options.landing_within = limits.landing_within;
+  options.receive_within = limits.receive_within;
   return options;
 }
 
@@ -109,12 +109,12 @@ absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(Service* service, 
   KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(DataPort::Options(*service)));
   transport::LocalTransport* const local = transport.get();
   std::unique_ptr<DataPort> port(new DataPort("local", std::move(transport)));
-  auto accept = [service](std::shared_ptr<transport::LocalConnection> connection) {
-    return Admit(service, std::make_unique<LocalOutlet>(std::move(connection)), "local");
+  auto accept = [service](std::shared_ptr<transport::LocalConnection> inner) {
+    return Admit(service, std::make_unique<LocalChannel>(std::move(inner)), "local");
   };
   KVLINK_ASSIGN_OR_RETURN(port->listener_, local->ListenLocal(path, mode, std::move(accept)));
   port->address_ = path;
   return port;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -1,6 +1,6 @@
 // The data path over one transport: accepts connections, and registers the tier's memory with it.
 //
-// Thread-safety: all methods. Lifetime: the service outlives it; Close() first, then wait for the links to go.
+// Thread-safety: all methods. Lifetime: the service outlives it; Close() first, then wait for the connections to go.
 #ifndef KVLINK_STORE_NODE_DATA_DATA_PORT_H_
 #define KVLINK_STORE_NODE_DATA_DATA_PORT_H_
 
@@ -16,7 +16,7 @@ namespace grpc {
 class ServerBuilder;
 }
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class DataPort {
  public:
@@ -53,6 +53,6 @@ class DataPort {
   std::unique_ptr<transport::Listener> listener_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_DATA_DATA_PORT_H_

@@ -7,33 +7,33 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/node/data/actions.h"
 #include "store/node/data/leases.h"
-#include "store/node/data/marks.h"
 #include "store/node/data/pulls.h"
 #include "store/node/data/pushes.h"
 #include "store/node/service.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 // A lookup of at most so many identities is answered on the carrier's thread: about 0.2 ms.
 constexpr size_t kLookupAtOnce = 1024;
 
-void Hello(const std::shared_ptr<Link>& link, const proto::Request& request) {
-  Service* const service = link->service();
+void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Request& request) {
+  Service* const service = connection->service();
   const absl::Time arrived = SteadyNow();
   auto session = service->sessions.Find({request.hello().token().data(), request.hello().token().size()});
   service->metrics->Ended(Operation::kHello, SteadyNow() - arrived, session.status().code());
   if (!session.ok()) {
-    link->Send(Refusal(request.id(), session.status()));
-    return link->Close("its token is of no session");
+    connection->Send(Refusal(request.id(), session.status()));
+    return connection->Close("its token is of no session");
   }
-  const bool first = link->session() == nullptr;
-  const absl::Status identified = link->Identify(*session);
+  const bool first = connection->session() == nullptr;
+  const absl::Status identified = connection->Identify(*session);
   if (!identified.ok()) {
-    link->Send(Refusal(request.id(), identified));
-    return link->Close(identified.message());
+    connection->Send(Refusal(request.id(), identified));
+    return connection->Close(identified.message());
   }
   const NodeLimits& limits = service->limits;
   proto::Answer answer;
@@ -42,16 +42,16 @@ void Hello(const std::shared_ptr<Link>& link, const proto::Request& request) {
   answer.mutable_welcome()->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.lease)));
   answer.mutable_welcome()->set_max_pulls(static_cast<uint32_t>(limits.pulls_per_connection));
   answer.mutable_welcome()->set_max_pushes(static_cast<uint32_t>(limits.pushes_per_connection));
-  link->Send(answer);
+  connection->Send(answer);
   if (first) {
-    service->log.Info("connection_opened", {{"connection", link->number()},
-                                            {"peer", link->outlet()->peer()},
-                                            {"carrier", link->carrier()},
+    service->log.Info("connection_opened", {{"connection", connection->number()},
+                                            {"peer", connection->channel()->peer()},
+                                            {"carrier", connection->carrier()},
                                             {"session", (*session)->number()},
                                             {"client", (*session)->client()}});
   }
-  if (!link->outlet()->carries_descriptors()) return;
-  const absl::Status shared = ShareMemory(link.get());
+  if (!connection->channel()->carries_descriptors()) return;
+  const absl::Status shared = ShareMemory(connection.get());
   if (!shared.ok()) service->log.Warning("memory_not_shared", {{"why", std::string(shared.message())}});
 }
 
@@ -70,7 +70,7 @@ void Lookup(const std::shared_ptr<Call>& call) {
       record.etag = info->location.etag;
       record.bytes = static_cast<uint64_t>(info->location.bytes);
       record.tokens = static_cast<uint64_t>(info->location.tokens);
-      record.tier = static_cast<uint8_t>(info->resident ? Tier::kDram : Tier::kSegments);
+      record.tier = static_cast<uint8_t>(info->resident ? Tier::kDram : Tier::kDisk);
     }
     AppendFoundRecord(record, records);
   }
@@ -85,10 +85,10 @@ void Renew(const std::shared_ptr<Call>& call) {
 
 absl::Status Cancelled() { return absl::CancelledError("cancelled by the client"); }
 
-void Cancel(Link* link, uint64_t request) {
-  link->CancelWaiting(request);
-  for (const Link::Kind kind : {Link::Kind::kPull, Link::Kind::kPush}) {
-    if (const auto transfer = link->FindTransfer(kind, request)) {
+void Cancel(ClientConnection* connection, uint64_t request) {
+  connection->CancelWaiting(request);
+  for (const ClientConnection::Kind kind : {ClientConnection::Kind::kPull, ClientConnection::Kind::kPush}) {
+    if (const auto transfer = connection->FindTransfer(kind, request)) {
       transfer->End(Cancelled());
     }
   }
@@ -96,17 +96,17 @@ void Cancel(Link* link, uint64_t request) {
 
 // In a lane, at its turn.
 void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>), const absl::Status& turn) {
-  Link* const link = call->link().get();
+  ClientConnection* const connection = call->connection().get();
   const uint64_t id = call->id();
   if (!turn.ok()) {
     call->Refuse(turn);
-  } else if (link->Cancelled(id)) {
+  } else if (connection->Cancelled(id)) {
     call->Refuse(Cancelled());
   } else {
     run(call);
   }
   // A Cancel that came while it began found nothing to end yet.
-  if (link->Began(id)) Cancel(link, id);
+  if (connection->Began(id)) Cancel(connection, id);
 }
 
 // What is done with the requests of a kind.
@@ -131,12 +131,12 @@ Route RouteOf(const proto::Request& request) {
       return {Operation::kPushBegin, Right::kWrite, Route::kIndexing, BeginPush};
     case Body::kPushCommit:
       return {Operation::kPush, Right::kWrite, Route::kAtOnce, CommitPush};
-    case Body::kMark: {
-      const proto::Mark::Act act = request.mark().act();
-      const auto where = act == proto::Mark::SUSPECT ? Route::kChecking
-                         : IsIndexing(act)           ? Route::kIndexing
-                                                     : Route::kServing;
-      return {Operation::kMark, RightFor(act), where, DoMark};
+    case Body::kAction: {
+      const proto::EncodingAction::Action action = request.action().action();
+      const auto where = action == proto::EncodingAction::SUSPECT ? Route::kChecking
+                         : IsIndexing(action)                     ? Route::kIndexing
+                                                                  : Route::kServing;
+      return {Operation::kAction, RightFor(action), where, DoAction};
     }
     case Body::kLease:
       return {Operation::kLease, Right::kRead, Route::kServing, TakeLease};
@@ -177,39 +177,39 @@ absl::Time DeadlineOf(const NodeLimits& limits, const proto::Request& request) {
 
 // Against the key's share of what waits and runs.
 absl::Status Charge(Service* service, const Grant& grant, int64_t bytes) {
-  KVLINK_RETURN_IF_ERROR(service->requests.Take(grant));
-  const absl::Status taken = service->request_bytes.Take(grant, bytes);
-  if (!taken.ok()) service->requests.Return(grant);
+  KVLINK_RETURN_IF_ERROR(service->request_quota.Take(grant));
+  const absl::Status taken = service->request_bytes_quota.Take(grant, bytes);
+  if (!taken.ok()) service->request_quota.Return(grant);
   return taken;
 }
 
-void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
-  Service* const service = link->service();
+void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request request) {
+  Service* const service = connection->service();
   const uint64_t id = request.id();
-  const std::shared_ptr<Session> session = link->session();
+  const std::shared_ptr<Session> session = connection->session();
   if (session == nullptr) {
-    return link->Send(Refusal(id, absl::UnauthenticatedError("say hello first, with the token of a session")));
+    return connection->Send(Refusal(id, absl::UnauthenticatedError("say hello first, with the token of a session")));
   }
   const Route route = RouteOf(request);
   if (request.has_release()) {  // what is given back is taken, whether or not there is room for the request
-    for (const uint64_t lease : request.release().leases()) link->RemoveLease(lease);
+    for (const uint64_t lease : request.release().leases()) connection->RemoveLease(lease);
   }
   absl::Status refused = CheckAddressee(*service, request);
   if (refused.ok()) refused = CheckRights(*session, request, route.right);
-  if (refused.ok() && !link->AddRequest()) {
+  if (refused.ok() && !connection->AddRequest()) {
     refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
   }
   const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
   if (refused.ok()) {
     refused = Charge(service, session->grant(), bytes);
-    if (!refused.ok()) link->RemoveRequest();
+    if (!refused.ok()) connection->RemoveRequest();
   }
   if (!refused.ok()) {
     service->metrics->Ended(route.operation, absl::ZeroDuration(), refused.code());
-    return link->Send(Refusal(id, refused));
+    return connection->Send(Refusal(id, refused));
   }
   const absl::Time deadline = DeadlineOf(service->limits, request);
-  const auto call = std::make_shared<Call>(link, session, std::move(request), route.operation, deadline, bytes);
+  const auto call = std::make_shared<Call>(connection, session, std::move(request), route.operation, deadline, bytes);
   const auto body = call->request().body_case();
   const bool gives_back = body == proto::Request::kRelease || body == proto::Request::kRenew;
   if (service->drained.load() && !gives_back) {
@@ -219,41 +219,41 @@ void Carry(const std::shared_ptr<Link>& link, proto::Request request) {
   Worker* const lane = route.where == Route::kServing    ? service->serving.get()
                        : route.where == Route::kIndexing ? service->indexing.get()
                                                          : service->checking.get();
-  link->Waits(id);
+  connection->Waits(id);
   const absl::Status added =
       lane->Add({.work = [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); },
                  .deadline = deadline,
                  .bytes = bytes,
                  .owner = call->owner()});
   if (added.ok()) return;
-  link->Began(id);
+  connection->Began(id);
   call->Refuse(added);
 }
 
 }  // namespace
 
-void Dispatch(const std::shared_ptr<Link>& link, absl::string_view message) {
+void Dispatch(const std::shared_ptr<ClientConnection>& connection, absl::string_view message) {
   uint64_t id = 0;
   auto request = ParseRequest(message, &id);
   if (request.ok() && id == 0) request = absl::InvalidArgumentError("request ids begin at 1");
   if (!request.ok()) {
-    link->service()->metrics->Malformed();
-    link->service()->log.Warning("malformed_request", {{"connection", link->number()},
-                                                       {"peer", link->outlet()->peer()},
-                                                       {"why", std::string(request.status().message())}});
-    link->Send(Refusal(id, request.status()));
-    if (id == 0) link->Close("it sent what cannot be read");
+    connection->service()->metrics->Malformed();
+    connection->service()->log.Warning("malformed_request", {{"connection", connection->number()},
+                                                             {"peer", connection->channel()->peer()},
+                                                             {"why", std::string(request.status().message())}});
+    connection->Send(Refusal(id, request.status()));
+    if (id == 0) connection->Close("it sent what cannot be read");
     return;
   }
-  link->Heard();
+  connection->Heard();
   switch (request->body_case()) {
     case proto::Request::kHello:
-      return Hello(link, *request);
+      return Hello(connection, *request);
     case proto::Request::kCancel:
-      return Cancel(link.get(), request->cancel().request());
+      return Cancel(connection.get(), request->cancel().request());
     default:
-      return Carry(link, *std::move(request));
+      return Carry(connection, *std::move(request));
   }
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -3,19 +3,19 @@
 // Order of the checks: the message, who speaks (Hello), the boot id and the placement epoch, rights over the namespace,
 // the limits, the deadline. A message that cannot be read ends the connection; everything else is answered.
 //
-// Thread-safety: any thread, for one link one at a time. OnMessage returns within a fraction of a millisecond.
+// Thread-safety: any thread, for one connection one at a time. OnMessage returns within a fraction of a millisecond.
 #ifndef KVLINK_STORE_NODE_DATA_DISPATCHER_H_
 #define KVLINK_STORE_NODE_DATA_DISPATCHER_H_
 
 #include <memory>
 
 #include "absl/strings/string_view.h"
-#include "store/node/data/link.h"
+#include "store/node/data/client_connection.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
-void Dispatch(const std::shared_ptr<Link>& link, absl::string_view message);
+void Dispatch(const std::shared_ptr<ClientConnection>& connection, absl::string_view message);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_DATA_DISPATCHER_H_

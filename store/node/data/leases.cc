@@ -9,14 +9,15 @@
 #include "store/node/service.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 // Tells a client which layers of its lease are there, until all are.
-class LandingNews : public std::enable_shared_from_this<LandingNews> {
+class ReadyNews : public std::enable_shared_from_this<ReadyNews> {
  public:
-  LandingNews(std::shared_ptr<Link> link, uint64_t number, const std::shared_ptr<engine::EncodingLease>& lease)
-      : link_(std::move(link)), number_(number), lease_(lease) {}
+  ReadyNews(std::shared_ptr<ClientConnection> connection, uint64_t number,
+            const std::shared_ptr<engine::EncodingLease>& lease)
+      : connection_(std::move(connection)), number_(number), lease_(lease) {}
 
   // Layers [0, first) were told of.
   void Begin(int64_t first) { Wait(first); }
@@ -31,9 +32,9 @@ class LandingNews : public std::enable_shared_from_this<LandingNews> {
         // The client looks at the generation whenever it has used the bytes: it can do without the lease.
         return lease->MakeRevocable();
       }
-      // 0: waiting, 1: called within OnLanded, 2: OnLanded has returned first.
+      // 0: waiting, 1: called within OnLayerRead, 2: OnLayerRead has returned first.
       const auto state = std::make_shared<std::atomic<int>>(0);
-      lease->OnLanded(layer, [self = shared_from_this(), layer, state](const absl::Status& status) {
+      lease->OnLayerRead(layer, [self = shared_from_this(), layer, state](const absl::Status& status) {
         self->Tell(layer, status);
         if (status.ok() && state->exchange(1) == 2) self->Wait(layer + 1);
       });
@@ -48,12 +49,12 @@ class LandingNews : public std::enable_shared_from_this<LandingNews> {
       news.set_code(static_cast<uint32_t>(status.code()));
       news.set_message(std::string(status.message()));
     }
-    news.mutable_landed()->set_lease(number_);
-    news.mutable_landed()->set_landed(static_cast<uint32_t>(layer + (status.ok() ? 1 : 0)));
-    link_->Send(news);
+    news.mutable_layers_ready()->set_lease(number_);
+    news.mutable_layers_ready()->set_ready(static_cast<uint32_t>(layer + (status.ok() ? 1 : 0)));
+    connection_->Send(news);
   }
 
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<ClientConnection> connection_;
   const uint64_t number_;
   const std::weak_ptr<engine::EncodingLease> lease_;
 };
@@ -61,20 +62,20 @@ class LandingNews : public std::enable_shared_from_this<LandingNews> {
 // Layers [0, n) that are there now. Only looks.
 int64_t LandedNow(engine::EncodingLease* lease) {
   const int64_t layers = static_cast<int64_t>(lease->manifest().layers.size());
-  int64_t landed = 0;
-  while (landed < layers) {
+  int64_t arrived = 0;
+  while (arrived < layers) {
     const auto there = std::make_shared<std::atomic<bool>>(false);
-    lease->OnLanded(landed, [there](const absl::Status& status) { there->store(status.ok()); });
+    lease->OnLayerRead(arrived, [there](const absl::Status& status) { there->store(status.ok()); });
     if (!there->load()) break;
-    ++landed;
+    ++arrived;
   }
-  return landed;
+  return arrived;
 }
 
 absl::Status Take(const std::shared_ptr<Call>& call) {
   Service* const service = call->service();
-  const std::shared_ptr<Link>& link = call->link();
-  if (!link->outlet()->carries_descriptors()) {
+  const std::shared_ptr<ClientConnection>& connection = call->connection();
+  if (!connection->channel()->carries_descriptors()) {
     return absl::FailedPreconditionError("leases are given to local connections only: pull instead");
   }
   const proto::EncodingName& name = call->request().lease().name();
@@ -92,15 +93,15 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
   if (!memory.has_value() || memory->descriptor < 0 || memory->ns != call->ns()) {
     return absl::FailedPreconditionError("the node does not share its memory: pull instead");
   }
-  KVLINK_RETURN_IF_ERROR(link->SendMemory(*memory));
-  const int64_t landed = LandedNow(lease.get());
-  const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kSegments;
-  KVLINK_ASSIGN_OR_RETURN(const uint64_t number, link->AddLease(lease));
+  KVLINK_RETURN_IF_ERROR(connection->SendMemory(*memory));
+  const int64_t arrived = LandedNow(lease.get());
+  const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
+  KVLINK_ASSIGN_OR_RETURN(const uint64_t number, connection->AddLease(lease));
   leased.set_lease(number);
   leased.set_generation_slot(lease->generation_slot());
   leased.set_generation(lease->generation());
   leased.set_residency(lease->residency());
-  leased.set_landed(static_cast<uint32_t>(landed));
+  leased.set_ready(static_cast<uint32_t>(arrived));
   leased.set_tier(static_cast<uint32_t>(tier));
   const absl::Status sent = SendManifest(manifest, *call, [&](absl::string_view piece, bool more, bool first) {
     proto::Answer answer;
@@ -111,19 +112,19 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
     return answer;
   });
   if (!sent.ok()) {
-    link->RemoveLease(number);
+    connection->RemoveLease(number);
     return sent;
   }
   call->Answered();
-  std::make_shared<LandingNews>(link, number, lease)->Begin(landed);
+  std::make_shared<ReadyNews>(connection, number, lease)->Begin(arrived);
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status ShareMemory(Link* link) {
-  Service* const service = link->service();
-  const std::shared_ptr<Session> session = link->session();
+absl::Status ShareMemory(ClientConnection* connection) {
+  Service* const service = connection->service();
+  const std::shared_ptr<Session> session = connection->session();
   if (service->engine->generations_descriptor() < 0) {
     return absl::UnimplementedError("the node does not share its memory");
   }
@@ -131,10 +132,10 @@ absl::Status ShareMemory(Link* link) {
   generations.number = kGenerationsMemory;
   generations.bytes = service->engine->generations_bytes();
   generations.descriptor = service->engine->generations_descriptor();
-  KVLINK_RETURN_IF_ERROR(link->SendMemory(generations));
+  KVLINK_RETURN_IF_ERROR(connection->SendMemory(generations));
   for (const engine::TierMemory& memory : service->memory.All()) {
     if (memory.descriptor < 0 || memory.ns.empty() || !session->grant().Covers(memory.ns)) continue;
-    KVLINK_RETURN_IF_ERROR(link->SendMemory(memory));
+    KVLINK_RETURN_IF_ERROR(connection->SendMemory(memory));
   }
   return absl::OkStatus();
 }
@@ -145,10 +146,10 @@ void TakeLease(std::shared_ptr<Call> call) {
 }
 
 void ReleaseLeases(std::shared_ptr<Call> call) {
-  for (const uint64_t lease : call->request().release().leases()) call->link()->RemoveLease(lease);
+  for (const uint64_t lease : call->request().release().leases()) call->connection()->RemoveLease(lease);
   proto::Answer answer;
   answer.mutable_released();
   call->Answer(std::move(answer));
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -5,21 +5,21 @@
 
 #include <memory>
 
-#include "store/node/data/link.h"
+#include "store/node/data/client_connection.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 // The number that stands for the table of generations where memory is shared.
 inline constexpr uint32_t kGenerationsMemory = 0xFFFFFFFFu;
 
 // Gives a client that has said hello the memory that it may read. UNIMPLEMENTED: the carrier has no descriptors.
-absl::Status ShareMemory(Link* link);
-// Answers the call, which asks for a lease; then tells of layers as they land. REQUIRES: rights are checked; a thread
+absl::Status ShareMemory(ClientConnection* connection);
+// Answers the call, which asks for a lease; then tells of layers as they arrive. REQUIRES: rights are checked; a thread
 // that may wait.
 void TakeLease(std::shared_ptr<Call> call);
 // Answers the call, which is a release. Leases that are not there (any more) are passed over.
 void ReleaseLeases(std::shared_ptr<Call> call);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_DATA_LEASES_H_

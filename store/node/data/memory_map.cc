@@ -2,7 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 const MemoryMap::Buffer& MemoryMap::Register(Carrier* carrier, const Range& range) {
   const auto found = carrier->buffers.find(range);
@@ -81,4 +81,4 @@ std::vector<engine::TierMemory> MemoryMap::All() const {
   return all;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

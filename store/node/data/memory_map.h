@@ -22,7 +22,7 @@
 #include "store/engine/engine.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class MemoryMap {
  public:
@@ -64,6 +64,6 @@ class MemoryMap {
   std::vector<Carrier> carriers_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_DATA_MEMORY_MAP_H_

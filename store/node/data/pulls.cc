@@ -13,7 +13,7 @@
 #include "store/node/service.h"
 #include "store/store.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 // Sends of one pull that are open at a time: enough to keep a network busy with pieces of 64 KiB, and as few as the
@@ -24,10 +24,10 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
  public:
   Pull(std::shared_ptr<Call> call, std::shared_ptr<engine::EncodingLease> lease, std::vector<Piece> pieces)
       : service_(call->service()),
-        link_(call->link()),
+        connection_(call->connection()),
         id_(call->id()),
         deadline_(call->deadline()),
-        first_landing_(call->request().pull().first_landing()),
+        first_payload_(call->request().pull().first_payload()),
         pieces_(std::move(pieces)),
         call_(std::move(call)),
         lease_(std::move(lease)) {
@@ -51,7 +51,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       why_ = why;
       open = open_;
     }
-    for (const size_t piece : open) link_->outlet()->payloads()->CancelSend(first_landing_ + piece);
+    for (const size_t piece : open) connection_->channel()->payloads()->CancelSend(first_payload_ + piece);
     Finish();
   }
 
@@ -68,7 +68,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       call = std::move(call_);
       lease_ = nullptr;
     }
-    link_->RemoveTransfer(Link::Kind::kPull, id_);
+    connection_->RemoveTransfer(ClientConnection::Kind::kPull, id_);
     if (!why.ok()) return call->Refuse(why);
     proto::Answer answer;
     answer.mutable_pull_done();
@@ -108,8 +108,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       awaited_ = layer = pieces_[next_].layer;
       lease = lease_;
     }
-    lease->OnLanded(layer,
-                    [self = shared_from_this(), layer](const absl::Status& status) { self->Landed(layer, status); });
+    lease->OnLayerRead(
+        layer, [self = shared_from_this(), layer](const absl::Status& status) { self->Received(layer, status); });
   }
 
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -125,8 +125,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     }
     open_.insert(number);
     // Under the lock, so that pieces start in their order; it only hands over.
-    link_->outlet()->payloads()->Send(
-        first_landing_ + number, *slice, deadline_,
+    connection_->channel()->payloads()->Send(
+        first_payload_ + number, *slice, deadline_,
         [self = shared_from_this(), number](const absl::Status& status) { self->Sent(number, status); });
   }
 
@@ -135,7 +135,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     engine::Place place = lease_->place(piece.layer);
     place.offset += piece.offset;
     KVLINK_ASSIGN_OR_RETURN(transport::Slice slice,
-                            service_->memory.Find(link_->outlet()->transport(), place, piece.length));
+                            service_->memory.Find(connection_->channel()->transport(), place, piece.length));
     struct Hold {
       std::shared_ptr<engine::EncodingLease> lease;
       std::shared_ptr<transport::RegisteredBuffer> buffer;
@@ -145,7 +145,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     return slice;
   }
 
-  void Landed(int64_t layer, const absl::Status& status) {
+  void Received(int64_t layer, const absl::Status& status) {
     {
       MutexLock lock(&mutex_);
       if (status.ok()) landed_ = std::max(landed_, layer + 1);
@@ -166,17 +166,17 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     if (status.ok()) {
       Advance();
     } else {
-      End(absl::IsInvalidArgument(status) ? Annotate(status, "a landing of the pull is too short or named twice")
+      End(absl::IsInvalidArgument(status) ? Annotate(status, "a posted receive of the pull is too short or named twice")
                                           : status);
     }
     Finish();
   }
 
   Service* const service_;
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<ClientConnection> connection_;
   const uint64_t id_;
   const absl::Time deadline_;
-  const uint64_t first_landing_;
+  const uint64_t first_payload_;
   const std::vector<Piece> pieces_;
 
   Mutex mutex_;
@@ -185,7 +185,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
   int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;    // layers [0, landed_) are there
-  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the layer asked for last; Landed() comes while it is not there
+  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the layer asked for last; Received() comes while it is not there
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kResting;
   std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: nothing more is sent
 };
@@ -193,7 +193,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
 absl::Status Start(const std::shared_ptr<Call>& call) {
   Service* const service = call->service();
   const proto::Pull& pull = call->request().pull();
-  if (call->link()->outlet()->payloads() == nullptr) {
+  if (call->connection()->channel()->payloads() == nullptr) {
     return absl::FailedPreconditionError(
         "payloads do not travel on this connection: take a lease, or pull over another");
   }
@@ -201,14 +201,14 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
                                                             ToEtag(pull.name().etag()), call->deadline()));
   std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
   KVLINK_ASSIGN_OR_RETURN(std::vector<Piece> pieces, PiecesOf(lease->manifest(), pull.part()));
-  if (pieces.size() > pull.landings()) {
+  if (pieces.size() > pull.payloads()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the part has ", pieces.size(), " pieces, and the pull has ", pull.landings(), " landings"));
+        absl::StrCat("the part has ", pieces.size(), " pieces, and the pull has ", pull.payloads(), " receives"));
   }
-  const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kSegments;
+  const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
 
   const auto transfer = std::make_shared<Pull>(call, lease, std::move(pieces));
-  KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPull, call->id(), transfer));
+  KVLINK_RETURN_IF_ERROR(call->connection()->AddTransfer(ClientConnection::Kind::kPull, call->id(), transfer));
   const absl::Status sent =
       SendManifest(lease->manifest(), *call, [tier](absl::string_view piece, bool more, bool first) {
         proto::Answer answer;
@@ -246,4 +246,4 @@ void StartPull(std::shared_ptr<Call> call) {
   if (!status.ok()) call->Refuse(status);
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -7,7 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 bool PushCredit::HasRoom(const std::string& owner, int64_t bytes) const {
   if (taken_ == 0) return true;
@@ -92,4 +92,4 @@ int64_t PushCredit::taken() const {
   return taken_;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -1,6 +1,6 @@
 // How much of pushes may be on its way at a time: little while pulls are served and shortly after, so that indexing
 // gives way to serving. Writers have their share: where several want to write, one gets at most half; and one that has
-// nothing on its way is always let in with one landing, as far as the whole goes, whatever others do not send.
+// nothing on its way is always let in with one receive, as far as the whole goes, whatever others do not send.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_DATA_PUSH_CREDIT_H_
@@ -15,7 +15,7 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 class PushCredit {
  public:
@@ -24,7 +24,7 @@ class PushCredit {
       : alone_(alone), beside_pulls_(beside_pulls), shortly_(shortly) {}
 
   // True: `bytes` may come, until Return. False: `again` will be called when there may be room, by whoever makes it;
-  // it may find none. One landing is always let in.
+  // it may find none. One receive is always let in.
   bool Take(const std::string& owner, int64_t bytes, std::function<void()> again);
   void Return(const std::string& owner, int64_t bytes);
   void PullBegan();
@@ -52,6 +52,6 @@ class PushCredit {
   std::deque<Waiter> waiting_ ABSL_GUARDED_BY(mutex_);  // one for each push at most
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_DATA_PUSH_CREDIT_H_

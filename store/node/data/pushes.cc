@@ -13,42 +13,42 @@
 #include "proto/manifest.h"
 #include "store/node/service.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
-// Landings of one push that are open at a time, so that the pushes of a connection fit in its
+// Receives of one push that are open at a time, so that the pushes of a connection fit in its
 // transport::kMaxOperations.
-constexpr size_t kMaxLandings = 64;
+constexpr size_t kMaxReceives = 64;
 
 // Slabs and manifest may come in any order. Once the manifest is here, each slab is verified and written when it has
-// landed, while others are still on their way; the commit follows the last of them.
+// arrived, while others are still on their way; the commit follows the last of them.
 class Push : public Transfer, public std::enable_shared_from_this<Push> {
  public:
-  Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::PendingPush> memory)
+  Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::StreamingPut> memory)
       : service_(begin->service()),
-        link_(begin->link()),
+        connection_(begin->connection()),
         id_(begin->id()),
         key_(std::move(key)),
         owner_(begin->owner()),
         lengths_(begin->request().push_begin().lengths().begin(), begin->request().push_begin().lengths().end()),
-        first_landing_(link_->TakeLandings(static_cast<int64_t>(lengths_.size()))),
+        first_payload_(connection_->TakePayloadIds(static_cast<int64_t>(lengths_.size()))),
         memory_(std::make_shared<Memory>(Memory{std::move(memory)})),
         progressed_(SteadyNow()) {
     missing_ = std::count_if(lengths_.begin(), lengths_.end(), [](int64_t length) { return length > 0; });
   }
   ~Push() override { service_->manifest_bytes.fetch_sub(static_cast<int64_t>(manifest_.size())); }
 
-  uint64_t first_landing() const { return first_landing_; }
+  uint64_t first_payload() const { return first_payload_; }
 
   // Lays out memory as far as there is credit.
   void Advance() {
-    absl::Status landing;
+    absl::Status receive;
     int64_t bytes = 0;
-    while (landing.ok()) {
+    while (receive.ok()) {
       MutexLock lock(&mutex_);
       if (phase_ == Phase::kEnded || asked_for_credit_) return;
       while (next_ < lengths_.size() && lengths_[next_] == 0) ++next_;
-      if (next_ == lengths_.size() || open_.size() >= kMaxLandings) return;
+      if (next_ == lengths_.size() || open_.size() >= kMaxReceives) return;
       asked_for_credit_ = true;
       bytes = lengths_[next_];
       const bool taken = service_->push_credit.Take(owner_, bytes, [weak = weak_from_this()] {
@@ -56,10 +56,10 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       });
       if (!taken) return;
       asked_for_credit_ = false;
-      landing = LandNext();
+      receive = LandNext();
     }
     service_->push_credit.Return(owner_, bytes);
-    End(landing);
+    End(receive);
   }
 
   // A piece of the manifest; with the last one the slabs that are there begin to be written.
@@ -95,8 +95,8 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       why_ = why;
       open = open_;
     }
-    for (const size_t layer : open) link_->outlet()->payloads()->CancelLanding(first_landing_ + layer);
-    service_->log.Info("push_dropped", {{"connection", link_->number()}, {"why", std::string(why.message())}});
+    for (const size_t layer : open) connection_->channel()->payloads()->CancelReceive(first_payload_ + layer);
+    service_->log.Info("push_dropped", {{"connection", connection_->number()}, {"why", std::string(why.message())}});
     Finish();
   }
 
@@ -113,7 +113,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     if (now - progressed > service_->limits.push_progress) {
       End(absl::DeadlineExceededError("the push made no progress and was dropped"));
     } else if (commit != nullptr && now > commit->deadline()) {
-      End(absl::DeadlineExceededError("the slabs of the push did not land within the deadline of its commit"));
+      End(absl::DeadlineExceededError("the slabs of the push did not arrive within the deadline of its commit"));
     }
   }
 
@@ -158,7 +158,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   // Shared with the network, which may touch the bytes until it drops its slices.
   struct Memory {
-    std::unique_ptr<engine::PendingPush> push;
+    std::unique_ptr<engine::StreamingPut> push;
   };
   struct Hold {
     std::shared_ptr<Memory> memory;
@@ -193,19 +193,19 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     KVLINK_RETURN_IF_ERROR(memory_->push->Reserve(static_cast<int64_t>(layer)));
     const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
     KVLINK_ASSIGN_OR_RETURN(transport::Slice slice,
-                            service_->memory.Find(link_->outlet()->transport(), place, lengths_[layer]));
+                            service_->memory.Find(connection_->channel()->transport(), place, lengths_[layer]));
     const auto hold = std::make_shared<Hold>(Hold{memory_, std::move(slice.buffer)});
     slice.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
     open_.insert(layer);
-    link_->outlet()->payloads()->Land(first_landing_ + layer, std::move(slice),
-                                      SteadyNow() + service_->limits.push_progress,
-                                      [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
-                                        self->Landed(layer, status, bytes);
-                                      });
+    connection_->channel()->payloads()->PostReceive(
+        first_payload_ + layer, std::move(slice), SteadyNow() + service_->limits.push_progress,
+        [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
+          self->Received(layer, status, bytes);
+        });
     return absl::OkStatus();
   }
 
-  void Landed(size_t layer, const absl::Status& status, int64_t bytes) {
+  void Received(size_t layer, const absl::Status& status, int64_t bytes) {
     absl::Status bad = status;
     if (bad.ok() && bytes != lengths_[layer]) {
       bad = absl::InvalidArgumentError(
@@ -221,7 +221,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       }
     }
     service_->push_credit.Return(owner_, lengths_[layer]);
-    if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not land"));
+    if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not arrive"));
     Advance();
     AskToWrite();
   }
@@ -238,7 +238,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     if (!added.ok()) End(added);
   }
 
-  // Writes what has landed until now; the turn that writes the last slab commits.
+  // Writes what has arrived until now; the turn that writes the last slab commits.
   void Write(const absl::Status& turn) {
     absl::Status status = turn.ok() ? AcceptManifest() : turn;
     while (status.ok()) {
@@ -281,7 +281,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   }
 
   void CommitAll() {
-    std::unique_ptr<engine::PendingPush> push;
+    std::unique_ptr<engine::StreamingPut> push;
     {
       MutexLock lock(&mutex_);
       if (!Pass(Event::kCommit)) return;
@@ -333,9 +333,9 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       why = why_;
       outcome = outcome_;
     }
-    link_->RemoveTransfer(Link::Kind::kPush, id_);
+    connection_->RemoveTransfer(ClientConnection::Kind::kPush, id_);
     if (commit == nullptr) return;
-    AnswerMemory& answers = commit->session()->answers();
+    ReplyCache& answers = commit->session()->answers();
     if (!outcome.has_value()) {
       answers.Forget(id_);
       return commit->Refuse(why);
@@ -350,12 +350,12 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   }
 
   Service* const service_;
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<ClientConnection> connection_;
   const uint64_t id_;
   const engine::EncodingKey key_;
   const std::string owner_;
   const std::vector<int64_t> lengths_;
-  const uint64_t first_landing_;
+  const uint64_t first_payload_;
 
   Mutex mutex_;
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
@@ -378,7 +378,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   if (service->draining.load()) {
     return absl::UnavailableError("the node is draining and takes no more pushes");
   }
-  if (call->link()->outlet()->payloads() == nullptr) {
+  if (call->connection()->channel()->payloads() == nullptr) {
     return absl::FailedPreconditionError("payloads do not travel on this connection: push over another");
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
@@ -395,10 +395,11 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   const engine::Place place = memory->place(first - lengths.begin());
   KVLINK_RETURN_IF_ERROR(
-      service->memory.Find(call->link()->outlet()->transport(), place, lengths[first - lengths.begin()]).status());
+      service->memory.Find(call->connection()->channel()->transport(), place, lengths[first - lengths.begin()])
+          .status());
   const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
-  KVLINK_RETURN_IF_ERROR(call->link()->AddTransfer(Link::Kind::kPush, call->id(), push));
-  answer.mutable_push_ready()->set_first_landing(push->first_landing());
+  KVLINK_RETURN_IF_ERROR(call->connection()->AddTransfer(ClientConnection::Kind::kPush, call->id(), push));
+  answer.mutable_push_ready()->set_first_payload(push->first_payload());
   call->Answer(std::move(answer));
   push->Advance();
   return absl::OkStatus();
@@ -412,15 +413,16 @@ void BeginPush(std::shared_ptr<Call> call) {
 }
 
 void CommitPush(std::shared_ptr<Call> call) {
-  const auto push = std::dynamic_pointer_cast<Push>(call->link()->FindTransfer(Link::Kind::kPush, call->id()));
+  const auto push =
+      std::dynamic_pointer_cast<Push>(call->connection()->FindTransfer(ClientConnection::Kind::kPush, call->id()));
   if (push != nullptr && call->request().push_commit().more()) return push->Commit(std::move(call));
   std::string answer;
   switch (call->session()->answers().Begin(call->id(), &answer)) {
-    case AnswerMemory::State::kAnswered:
+    case ReplyCache::State::kAnswered:
       return call->Repeat({answer.data(), answer.size()});
-    case AnswerMemory::State::kUnderWay:
+    case ReplyCache::State::kUnderWay:
       return call->Refuse(absl::UnavailableError("this push is being committed: ask again"));
-    case AnswerMemory::State::kNew:
+    case ReplyCache::State::kNew:
       break;
   }
   if (push != nullptr) return push->Commit(std::move(call));
@@ -429,4 +431,4 @@ void CommitPush(std::shared_ptr<Call> call) {
       "no push ", call->id(), " is open on this connection: it was never begun, or was dropped; begin again")));
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

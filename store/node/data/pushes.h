@@ -8,15 +8,15 @@
 
 #include <memory>
 
-#include "store/node/data/link.h"
+#include "store/node/data/client_connection.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 // Answers a PushBegin. REQUIRES: rights are checked; a thread that may wait.
 void BeginPush(std::shared_ptr<Call> call);
 // Takes in a PushCommit; answers it when the encoding is durable, or why it will not be. Does not wait.
 void CommitPush(std::shared_ptr<Call> call);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_DATA_PUSHES_H_

@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "nlohmann/json.hpp"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr int kPollMilliseconds = 100;
@@ -144,4 +144,4 @@ bool Log::WriteStandardError(absl::string_view text) {
   return true;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -24,7 +24,7 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 // Gets lines without their end, one call at a time, on the log's thread. May be slow, but must end: the log's
 // destructor waits for it.
@@ -77,6 +77,6 @@ class Log {
   Thread writer_;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_WATCH_LOG_H_

@@ -19,7 +19,7 @@
 #include "base/status.h"
 #include "transport/address.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr int kStatusCodes = 17;
@@ -76,7 +76,7 @@ class Asked : public prometheus::Collectable {
 
 absl::string_view OperationName(Operation operation) {
   static constexpr absl::string_view kNames[kOperations] = {
-      "hello",   "lookup",      "pull",        "push_begin",     "push",         "mark",          "lease",
+      "hello",   "lookup",      "pull",        "push_begin",     "push",         "action",        "lease",
       "session", "catalog_put", "catalog_get", "catalog_delete", "catalog_list", "administration"};
   return kNames[static_cast<int>(operation)];
 }
@@ -142,4 +142,4 @@ std::string Metrics::Text() const {
   return prometheus::TextSerializer().Serialize(families);
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

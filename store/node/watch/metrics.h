@@ -19,7 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 enum class Operation : uint8_t {
   kHello,
@@ -27,7 +27,7 @@ enum class Operation : uint8_t {
   kPull,
   kPushBegin,
   kPush,
-  kMark,
+  kAction,
   kLease,
   kSession,
   kCatalogPut,
@@ -70,6 +70,6 @@ class Metrics {
   std::atomic<int64_t> malformed_{0};
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_WATCH_METRICS_H_

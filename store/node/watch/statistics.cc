@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "store/engine/statistics.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 using Labels = std::map<std::string, std::string>;
@@ -39,7 +39,7 @@ constexpr Row kNodeRows[] = {
     {{"sessions", kGauge, "sessions", "", "Open sessions"},
      [](const Sources& from) { return from.service->sessions.size(); }},
     {{"connections", kGauge, "connections", "", "Open connections of the data path"},
-     [](const Sources& from) -> int64_t { return from.service->links.open(); }},
+     [](const Sources& from) -> int64_t { return from.service->connections.open(); }},
     {{"pulls", kGauge, "pulls", "", "Pulls under way"},
      [](const Sources& from) { return from.service->pulls.load(); }},
     {{"pushes", kGauge, "pushes", "", "Pushes under way"},
@@ -62,8 +62,8 @@ constexpr Row kNodeRows[] = {
      [](const Sources& from) { return from.service->log.dropped(); }},
     {{"payload_bytes_sent", kCount, "payload_bytes_total", "direction=sent", "Payloads of all transports"},
      [](const Sources& from) { return from.transports.payload_bytes_sent; }},
-    {{"payload_bytes_landed", kCount, "payload_bytes_total", "direction=landed", "Payloads of all transports"},
-     [](const Sources& from) { return from.transports.payload_bytes_landed; }},
+    {{"payload_bytes_received", kCount, "payload_bytes_total", "direction=arrived", "Payloads of all transports"},
+     [](const Sources& from) { return from.transports.payload_bytes_received; }},
     {{"registered_bytes", kGauge, "registered_bytes", "", "Memory registered with transports"},
      [](const Sources& from) { return from.transports.registered_bytes; }},
     {{"quarantined_bytes", kGauge, "quarantined_bytes", "", "Memory that the network may still touch"},
@@ -80,7 +80,7 @@ Sources SourcesOf(Service* service, const engine::Engine::Statistics& statistics
   for (const auto& [scheme, carrier] : service->transports) {
     const transport::TransportStats stats = carrier->Stats();
     from.transports.payload_bytes_sent += stats.payload_bytes_sent;
-    from.transports.payload_bytes_landed += stats.payload_bytes_landed;
+    from.transports.payload_bytes_received += stats.payload_bytes_received;
     from.transports.registered_bytes += stats.registered_bytes;
     from.transports.quarantined_bytes += stats.quarantined_bytes;
   }
@@ -138,9 +138,9 @@ void TransportReadings(Service* service, Page* page) {
                 labels);
     page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_sent,
                 {{"transport", scheme}, {"direction", "sent"}});
-    page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_landed,
-                {{"transport", scheme}, {"direction", "landed"}});
-    page->Count("transport_payloads_late_total", "Payloads that came after their landing was given up",
+    page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_received,
+                {{"transport", scheme}, {"direction", "arrived"}});
+    page->Count("transport_payloads_late_total", "Payloads that came after their receive was given up",
                 stats.payloads_late, labels);
     for (const auto& [reason, count] : stats.closes) {
       page->Count("transport_closes_total", "Connections that ended, by reason", count,
@@ -207,4 +207,4 @@ std::vector<Metrics::Reading> ReadingsOf(Service* service) {
   return page.Take();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -11,7 +11,7 @@
 #include "store/node/service.h"
 #include "store/node/watch/metrics.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 // A figure as it is shown: `name` in the protocol and in JSON, kvlink_`metric`{labels} in Prometheus.
 struct Statistic {
@@ -36,6 +36,6 @@ std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::
 std::map<std::string, std::string> TextsOf(Service* service, const engine::Engine::Statistics& statistics);
 std::vector<Metrics::Reading> ReadingsOf(Service* service);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
 #endif  // KVLINK_STORE_NODE_WATCH_STATISTICS_H_

@@ -26,7 +26,7 @@ class ReachesDevices : public ForwardingTransport {
 };
 
 // Lets a client reach devices over the transport that it has, or UCX's tcp.
-inline void ReachDevices(store::RemoteOptions* client) {
+inline void ReachDevices(store::client::RemoteOptions* client) {
   if (client->transport == nullptr) client->transport = NewTransport(Carrier::kUcx);
   client->transport = std::make_shared<ReachesDevices>(client->transport);
 }

@@ -39,7 +39,7 @@ bool Excused(const absl::Status& status) {
 // Calls of all kinds on a store that may fail in every way but the wrong ones.
 class Load {
  public:
-  explicit Load(store::RemoteStore* store) : store_(store) {
+  explicit Load(store::client::RemoteStore* store) : store_(store) {
     for (int i = 0; i < kDocuments; ++i) encodings_.push_back(Encoding(i));
   }
 
@@ -143,7 +143,7 @@ class Load {
     return absl::OkStatus();
   }
 
-  store::RemoteStore* const store_;
+  store::client::RemoteStore* const store_;
   std::vector<Synthetic> encodings_;
   Mutex mutex_;
   std::set<int> acknowledged_ ABSL_GUARDED_BY(mutex_);
@@ -165,11 +165,11 @@ transport::FaultRates RandomRates(std::mt19937_64& random, double most) {
   return {rate(), rate(), rate(), rate(), rate(), rate()};
 }
 
-void ClientTimeouts(store::RemoteOptions* client) {
+void ClientTimeouts(store::client::RemoteOptions* client) {
   client->request_timeout = kCall;
   client->connect_timeout = absl::Seconds(1);
   client->transfer_timeout = kCall;
-  client->landing_bytes = int64_t{4} << 20;
+  client->receive_bytes = int64_t{4} << 20;
   client->sending_bytes = int64_t{1} << 20;
 }
 
@@ -203,7 +203,7 @@ TEST_P(FaultTest, NothingWrongIsReadAndNothingHangs) {
     }
     place.EnableFaults(false);
     load.CheckAcknowledged(place.store());
-    EXPECT_TRUE(EventuallyTrue([&] { return place.remote()->Counters().landing_bytes_used == 0; }));
+    EXPECT_TRUE(EventuallyTrue([&] { return place.remote()->Counters().receive_bytes_used == 0; }));
     EXPECT_TRUE(EventuallyTrue([&] {
       const auto stats = place.store()->Stats();
       return stats.ok() && stats->leases == 0;
@@ -248,13 +248,13 @@ class NodeProcess {
   std::unique_ptr<Subprocess> process_;
 };
 
-std::unique_ptr<store::RemoteStore> MustOpen(const NodeProcess& node) {
+std::unique_ptr<store::client::RemoteStore> MustOpen(const NodeProcess& node) {
   setenv("UCX_NET_DEVICES", "lo", 0);
-  store::RemoteOptions options;
+  store::client::RemoteOptions options;
   options.address = node.control();
-  options.carrier = store::Carrier::kUcx;
+  options.carrier = store::client::Carrier::kUcx;
   ClientTimeouts(&options);
-  auto opened = store::OpenRemote(options);
+  auto opened = store::client::OpenRemote(options);
   EXPECT_TRUE(opened.ok()) << opened.status();
   return opened.ok() ? *std::move(opened) : nullptr;
 }
@@ -280,7 +280,7 @@ TEST(NodeDeathTest, KilledUnderLoadAndStartedAgain) {
   }
   EXPECT_GT(load.good_reads(), 0);
   EXPECT_GE(remote->Counters().reconnects, rounds);
-  EXPECT_TRUE(EventuallyTrue([&] { return remote->Counters().landing_bytes_used == 0; }));
+  EXPECT_TRUE(EventuallyTrue([&] { return remote->Counters().receive_bytes_used == 0; }));
 }
 
 TEST(NodeDeathTest, FrozenUnderLoad) {

@@ -19,10 +19,10 @@ int Fail(const absl::Status& status) {
 int main(int argc, char** argv) {
   using kvlink::testing::Synthetic;
   if (argc != 3) return 2;
-  kvlink::store::RemoteOptions options;
+  kvlink::store::client::RemoteOptions options;
   options.address = argv[1];
-  options.carrier = kvlink::store::Carrier::kMapped;
-  const auto store = kvlink::store::OpenRemote(options);
+  options.carrier = kvlink::store::client::Carrier::kMapped;
+  const auto store = kvlink::store::client::OpenRemote(options);
   if (!store.ok()) return Fail(store.status());
   const Synthetic s = kvlink::testing::MakeSynthetic(7, 4, 600, 2, 32);
   if (s.manifest.etag.Hex() != argv[2]) return 2;

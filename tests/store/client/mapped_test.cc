@@ -34,7 +34,7 @@ RemotePlaceOptions Mapped() {
   options.way = "mapped";
   options.store.dram_bytes = 4 << 20;
   options.store.capacity_bytes = 128 << 20;
-  options.node = [](store::NodeOptions* node) { node->limits.lease = absl::Seconds(1); };
+  options.node = [](store::node::NodeOptions* node) { node->limits.lease = absl::Seconds(1); };
   return options;
 }
 
@@ -74,7 +74,7 @@ TEST(MappedTest, BytesAreVerifiedOncePerResidency) {
   ASSERT_TRUE(EmptyDramTier(place.store()));
   store::Tier source;
   ASSERT_TRUE(ReadAndCompare(place.store(), "ns", s, &source).ok());
-  EXPECT_EQ(source, store::Tier::kSegments);
+  EXPECT_EQ(source, store::Tier::kDisk);
   EXPECT_EQ(place.remote()->Counters().verified_bytes, 2 * s.bytes());
   // A node numbers its residencies anew when it starts: that one of its numbers was good before says nothing.
   place.StopNode();
@@ -181,9 +181,9 @@ TEST(MappedTest, AKilledReaderLeavesNothing) {
 
 TEST(MappedTest, WhereNothingIsSharedAutoPulls) {
   RemotePlaceOptions options = Mapped();
-  options.node = [](store::NodeOptions* node) { node->engine.share_memory = false; };
-  options.client = [](store::RemoteOptions* client) {
-    client->carrier = store::Carrier::kAuto;
+  options.node = [](store::node::NodeOptions* node) { node->engine.share_memory = false; };
+  options.client = [](store::client::RemoteOptions* client) {
+    client->carrier = store::client::Carrier::kAuto;
     client->connect_timeout = absl::Seconds(2);
   };
   RemotePlace place(options);

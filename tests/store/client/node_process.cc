@@ -8,14 +8,14 @@
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
-  kvlink::store::NodeOptions options;
+  kvlink::store::node::NodeOptions options;
   options.directory = argv[1];
   options.control_address = argv[2];
   options.data_address = "127.0.0.1:0";
   options.engine.dram_bytes = int64_t{32} << 20;
   options.engine.capacity_bytes = int64_t{128} << 20;
   options.version = "test";
-  const auto node = kvlink::store::Node::Start(std::move(options));
+  const auto node = kvlink::store::node::Node::Start(std::move(options));
   if (!node.ok()) {
     std::fprintf(stderr, "%s\n", node.status().ToString().c_str());
     return 1;

@@ -17,7 +17,7 @@ namespace kvlink::testing {
 namespace {
 
 using store::ReadRequest;
-using store::RemoteOptions;
+using store::client::RemoteOptions;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
@@ -58,13 +58,13 @@ class Gate : public ForwardingTransport {
       if (request.ok() && request->has_pull()) gate_->Asked();
       return sent;
     }
-    void Land(uint64_t id, transport::Slice into, absl::Time deadline, transport::Landed done) override {
-      inner_->Land(id, std::move(into), deadline, std::move(done));
+    void PostReceive(uint64_t id, transport::Slice into, absl::Time deadline, transport::Received done) override {
+      inner_->PostReceive(id, std::move(into), deadline, std::move(done));
     }
     void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
       inner_->Send(id, std::move(from), deadline, std::move(done));
     }
-    void CancelLanding(uint64_t id) override { inner_->CancelLanding(id); }
+    void CancelReceive(uint64_t id) override { inner_->CancelReceive(id); }
     void CancelSend(uint64_t id) override { inner_->CancelSend(id); }
     void Close() override { inner_->Close(); }
     std::string peer() const override { return inner_->peer(); }
@@ -135,7 +135,7 @@ TEST(ReadManyTest, AsksForAllBeforeTheFirstAnswer) {
 
 TEST(ReadManyTest, KeepsToWhatTheNodeAllows) {
   RemotePlaceOptions options;
-  options.node = [](store::NodeOptions* node) { node->limits.pulls_per_connection = 3; };
+  options.node = [](store::node::NodeOptions* node) { node->limits.pulls_per_connection = 3; };
   RemotePlace place(options);
   const std::vector<Synthetic> documents = PutMany(place.store(), 50);
   ExpectWhole(documents, place.store()->ReadMany(nullptr, "ns", Codec::kRawBf16, RequestsFor(documents), Soon()));

@@ -20,13 +20,13 @@ T Must(absl::StatusOr<T> made, const char* what) {
 
 RemotePlace::RemotePlace(RemotePlaceOptions options) : options_(std::move(options)) {
   node_ = std::make_unique<TestNode>(options_.way == "ucx" ? Carrier::kUcx : Carrier::kLoopback,
-                                     [this](store::NodeOptions* node) { Change(node); });
+                                     [this](store::node::NodeOptions* node) { Change(node); });
   OpenClient();
 }
 
 RemotePlace::~RemotePlace() { CloseClient(); }
 
-void RemotePlace::Change(store::NodeOptions* options) {
+void RemotePlace::Change(store::node::NodeOptions* options) {
   options->engine.dram_bytes = options_.store.dram_bytes;
   options->engine.capacity_bytes = options_.store.capacity_bytes;
   options->engine.segment_bytes = 0;
@@ -59,12 +59,12 @@ std::shared_ptr<transport::Transport> RemotePlace::ClientTransport() {
   return client_faults_;
 }
 
-store::RemoteOptions RemotePlace::ClientOptions() {
-  store::RemoteOptions options;
+store::client::RemoteOptions RemotePlace::ClientOptions() {
+  store::client::RemoteOptions options;
   options.address = control_address_;
   options.name = "test";
-  options.carrier = *store::ParseCarrier(options_.way == "loopback" ? "auto" : options_.way);
-  options.landing_bytes = int64_t{64} << 20;
+  options.carrier = *store::client::ParseCarrier(options_.way == "loopback" ? "auto" : options_.way);
+  options.receive_bytes = int64_t{64} << 20;
   options.sending_bytes = int64_t{16} << 20;
   options.transport = ClientTransport();
   if (options_.client) options_.client(&options);
@@ -73,7 +73,7 @@ store::RemoteOptions RemotePlace::ClientOptions() {
 
 void RemotePlace::OpenClient() {
   CloseClient();
-  remote_ = Must(store::OpenRemote(ClientOptions()), "client");
+  remote_ = Must(store::client::OpenRemote(ClientOptions()), "client");
 }
 
 void RemotePlace::CloseClient() {

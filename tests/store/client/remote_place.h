@@ -18,8 +18,8 @@ namespace kvlink::testing {
 struct RemotePlaceOptions {
   std::string way = "loopback";  // "loopback", "ucx", "grpc", "mapped"
   StorePlaceOptions store;
-  std::function<void(store::NodeOptions*)> node;      // last word on the node's options
-  std::function<void(store::RemoteOptions*)> client;  // and on the client's
+  std::function<void(store::node::NodeOptions*)> node;        // last word on the node's options
+  std::function<void(store::client::RemoteOptions*)> client;  // and on the client's
   // Puts a transport that goes wrong in front of each side. Off until they are enabled.
   bool faulty = false;
   transport::FaultOptions faults;
@@ -32,7 +32,7 @@ class RemotePlace : public StorePlace {
   ~RemotePlace() override;
 
   store::Store* store() override { return remote_.get(); }
-  store::RemoteStore* remote() { return remote_.get(); }
+  store::client::RemoteStore* remote() { return remote_.get(); }
   void Reopen() override;
   bool leases_count() const override { return options_.way == "mapped"; }
 
@@ -41,7 +41,7 @@ class RemotePlace : public StorePlace {
   void StartNode() { node_->Start(); }
   void CloseClient();
   void OpenClient();
-  store::RemoteOptions ClientOptions();
+  store::client::RemoteOptions ClientOptions();
   TestNode& node() { return *node_; }
   // Of the present node and client; null unless options.faulty.
   transport::FaultyTransport* node_faults() { return node_faults_; }
@@ -49,7 +49,7 @@ class RemotePlace : public StorePlace {
   void EnableFaults(bool on);
 
  private:
-  void Change(store::NodeOptions* options);
+  void Change(store::node::NodeOptions* options);
   std::shared_ptr<transport::Transport> ClientTransport();
 
   const RemotePlaceOptions options_;
@@ -58,7 +58,7 @@ class RemotePlace : public StorePlace {
   transport::FaultyTransport* node_faults_ = nullptr;
   std::unique_ptr<TestNode> node_;
   std::shared_ptr<transport::FaultyTransport> client_faults_;
-  std::unique_ptr<store::RemoteStore> remote_;
+  std::unique_ptr<store::client::RemoteStore> remote_;
 };
 
 }  // namespace kvlink::testing

@@ -17,8 +17,8 @@
 namespace kvlink::testing {
 namespace {
 
-using store::OpenRemote;
-using store::RemoteOptions;
+using store::client::OpenRemote;
+using store::client::RemoteOptions;
 using ::testing::HasSubstr;
 using transport::Fault;
 
@@ -99,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(Ways, RemoteFaultTest, ::testing::Values("loopback", "u
                          [](const auto& info) { return info.param; });
 
 TEST_P(RemoteTest, ReadsParts) {
-  store::RemoteStore* const store = Place().remote();
+  store::client::RemoteStore* const store = Place().remote();
   std::mt19937_64 random(TestSeed());
   for (const Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
     const int64_t layers = 5, heads = 3, tokens = 1300;
@@ -107,7 +107,7 @@ TEST_P(RemoteTest, ReadsParts) {
     ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), Soon()).ok());
     const SlabShape shape = s.manifest.shape(0);
     for (int round = 0; round < 30; ++round) {
-      store::EncodingPart part;
+      store::client::EncodingPart part;
       part.first_layer = random() % layers;
       part.layers = random() % (layers - part.first_layer + 1);
       part.first_head = random() % heads;
@@ -129,18 +129,19 @@ TEST_P(RemoteTest, ReadsParts) {
         }
       }
     }
-    for (const store::EncodingPart& bad :
-         {store::EncodingPart{.first_layer = 5}, store::EncodingPart{.heads = 4}, store::EncodingPart{.tokens = 100},
-          store::EncodingPart{.tokens = 1536}, store::EncodingPart{.first_head = -1}}) {
+    for (const store::client::EncodingPart& bad :
+         {store::client::EncodingPart{.first_layer = 5}, store::client::EncodingPart{.heads = 4},
+          store::client::EncodingPart{.tokens = 100}, store::client::EncodingPart{.tokens = 1536},
+          store::client::EncodingPart{.first_head = -1}}) {
       EXPECT_TRUE(absl::IsInvalidArgument(
           store->ReadPart("ns", s.manifest.identity, codec, s.manifest.etag, bad, Soon()).status()));
     }
   }
-  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().landing_bytes_used == 0; }));
+  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
 }
 
 TEST_P(RemoteTest, ManifestsLargerThanAMessage) {
-  store::RemoteStore* const store = Place().remote();
+  store::client::RemoteStore* const store = Place().remote();
   const Synthetic s = MakeSynthetic(1, /*layers=*/600, /*tokens=*/1, /*kv_heads=*/64, /*head_dim=*/2);
   ASSERT_GT(SerializeManifest(s.manifest).size(), size_t{256} << 10);
   const auto put = store->Put("ns", s.manifest, s.spans(), Soon());
@@ -151,8 +152,8 @@ TEST_P(RemoteTest, ManifestsLargerThanAMessage) {
 
 TEST_P(RemoteTest, LandingMemoryIsBoundedAndComesBack) {
   RemotePlaceOptions options;
-  options.client = [](RemoteOptions* client) { client->landing_bytes = 10 * 4096; };
-  store::RemoteStore* const store = Place(options).remote();
+  options.client = [](RemoteOptions* client) { client->receive_bytes = 10 * 4096; };
+  store::client::RemoteStore* const store = Place(options).remote();
   std::vector<Synthetic> made;
   for (int i = 0; i < 4; ++i) {
     made.push_back(MakeSynthetic(i, 4, 10));  // 4 pages each
@@ -167,19 +168,19 @@ TEST_P(RemoteTest, LandingMemoryIsBoundedAndComesBack) {
       ASSERT_TRUE(WaitAll(b->get()).ok());
     }
     *a = nullptr;
-    // What is released while it lands comes back when the network has let go of it.
+    // What is released while it arrives comes back when the network has let go of it.
     absl::StatusOr<std::unique_ptr<store::Lease>> c = absl::UnknownError("");
     ASSERT_TRUE(EventuallyTrue([&] { return (c = ReadOf(store, made[2])).ok(); })) << c.status();
     ASSERT_TRUE(WaitAll(c->get()).ok());
     EXPECT_EQ((*c)->layer(3), absl::MakeConstSpan(made[2].slabs[3]));
   }
-  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().landing_bytes_used == 0; }));
+  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
 }
 
 TEST_P(RemoteTest, SlabsMayLieInSendingMemoryOrAnywhere) {
   RemotePlaceOptions options;
   options.client = [](RemoteOptions* client) { client->sending_bytes = 3 * 4096; };
-  store::RemoteStore* const store = Place(options).remote();
+  store::client::RemoteStore* const store = Place(options).remote();
   // More than the ring holds, slab by slab.
   const Synthetic copied = MakeSynthetic(1, 9, 10);
   ASSERT_TRUE(store->Put("ns", copied.manifest, copied.spans(), Soon()).ok());
@@ -205,7 +206,7 @@ TEST_P(RemoteTest, ANodeThatComesBackIsFoundAgain) {
   RemotePlaceOptions options;
   options.client = [](RemoteOptions* client) { client->request_timeout = absl::Seconds(2); };
   RemotePlace& place = Place(options);
-  store::RemoteStore* const store = place.remote();
+  store::client::RemoteStore* const store = place.remote();
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
   ASSERT_TRUE(store->Put("ns", a.manifest, a.spans(), Soon()).ok());
   for (int round = 1; round <= 3; ++round) {
@@ -247,7 +248,7 @@ TEST_P(RemoteFaultTest, ACorruptSlabMakesTheLeaseAMissAndTheNodeLooks) {
   auto lease = ReadOf(place.store(), s);
   ASSERT_TRUE(lease.ok()) << lease.status();
   EXPECT_TRUE(absl::IsDataLoss((*lease)->WaitLayer(2, Soon())));
-  const store::RemoteCounters counters = place.remote()->Counters();
+  const store::client::RemoteCounters counters = place.remote()->Counters();
   EXPECT_EQ(counters.corrupt_slabs, 1);
   EXPECT_EQ(counters.failed_pulls, 1);
   EXPECT_TRUE(EventuallyTrue([&] { return place.node().log.Count("suspect") == 1; }));
@@ -267,7 +268,7 @@ TEST_P(RemoteFaultTest, ALostSlabIsLate) {
   EXPECT_EQ(place.remote()->Counters().late_layers, 1);
   EXPECT_EQ((*lease)->layer(0), absl::MakeConstSpan(s.slabs[0]));
   *lease = nullptr;
-  EXPECT_TRUE(EventuallyTrue([&] { return place.remote()->Counters().landing_bytes_used == 0; }));
+  EXPECT_TRUE(EventuallyTrue([&] { return place.remote()->Counters().receive_bytes_used == 0; }));
   EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
 }
 
@@ -331,7 +332,7 @@ TEST_P(RemoteFaultTest, APutWhoseAnswerIsLostIsMadeOnce) {
 
 TEST_P(RemoteTest, ASessionIsKeptAndOpenedAgain) {
   RemotePlaceOptions options;
-  options.node = [](store::NodeOptions* node) { node->limits.session_lifetime = absl::Seconds(2); };
+  options.node = [](store::node::NodeOptions* node) { node->limits.session_lifetime = absl::Seconds(2); };
   RemotePlace& place = Place(options);
   const Synthetic s = MakeSynthetic(1);
   ASSERT_TRUE(place.store()->Put("ns", s.manifest, s.spans(), Soon()).ok());
@@ -347,7 +348,7 @@ TEST_P(RemoteTest, KeysAreAskedFor) {
   const std::string file = directory.path() + "/access";
   WriteAccessFile(file, "indexer sixteen-letters-w write ns\nreader sixteen-letters-r read *\n");
   RemotePlaceOptions options;
-  options.node = [&](store::NodeOptions* node) { node->access_file = file; };
+  options.node = [&](store::node::NodeOptions* node) { node->access_file = file; };
   options.client = [](RemoteOptions* client) { client->key = "sixteen-letters-w"; };
   RemotePlace& place = Place(options);
   const Synthetic s = MakeSynthetic(1);
@@ -371,10 +372,10 @@ TEST_P(RemoteTest, KeysAreAskedFor) {
 TEST_P(RemoteTest, ManyThreadsShareLittleMemory) {
   RemotePlaceOptions options;
   options.client = [](RemoteOptions* client) {
-    client->landing_bytes = 24 * 4096;
+    client->receive_bytes = 24 * 4096;
     client->sending_bytes = 6 * 4096;
   };
-  store::RemoteStore* const store = Place(options).remote();
+  store::client::RemoteStore* const store = Place(options).remote();
   std::vector<std::thread> threads;
   std::atomic<int> wrong{0}, read{0};
   for (int t = 0; t < 6; ++t) {
@@ -395,7 +396,7 @@ TEST_P(RemoteTest, ManyThreadsShareLittleMemory) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(read, 100);
-  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().landing_bytes_used == 0; }));
+  EXPECT_TRUE(EventuallyTrue([&] { return store->Counters().receive_bytes_used == 0; }));
 }
 
 TEST(OpenRemoteTest, SaysWhyNot) {
@@ -414,19 +415,20 @@ TEST(OpenRemoteTest, SaysWhyNot) {
   const absl::Status unknown = OpenRemote(options).status();
   EXPECT_TRUE(absl::IsUnavailable(unknown)) << unknown;
   EXPECT_THAT(std::string(unknown.message()), HasSubstr("the host of no-such-host.invalid:7400 is not known"));
-  EXPECT_EQ(*store::ParseCarrier("ucx"), store::Carrier::kUcx);
-  EXPECT_THAT(std::string(store::ParseCarrier("pigeon").status().message()), HasSubstr("auto, mapped, ucx, grpc"));
+  EXPECT_EQ(*store::client::ParseCarrier("ucx"), store::client::Carrier::kUcx);
+  EXPECT_THAT(std::string(store::client::ParseCarrier("pigeon").status().message()),
+              HasSubstr("auto, mapped, ucx, grpc"));
 }
 
 TEST(OpenRemoteTest, TellsWhichCarrierServesAndWhyNoBetterOne) {
   RemotePlaceOptions place;
   place.way = "ucx";
-  place.client = [](RemoteOptions* client) { client->carrier = store::Carrier::kAuto; };
+  place.client = [](RemoteOptions* client) { client->carrier = store::client::Carrier::kAuto; };
   RemotePlace ucx(place);
   EXPECT_EQ(ucx.remote()->ReadCarrier(), "ucx");
   EXPECT_THAT(ucx.remote()->Stats()->io, HasSubstr("read over ucx (not mapped: "));
-  store::RemoteOptions options = ucx.ClientOptions();
-  options.carrier = store::Carrier::kMapped;
+  store::client::RemoteOptions options = ucx.ClientOptions();
+  options.carrier = store::client::Carrier::kMapped;
   const absl::Status mapped = OpenRemote(options).status();
   EXPECT_TRUE(absl::IsUnavailable(mapped));
   EXPECT_THAT(std::string(mapped.message()), HasSubstr("local socket"));

@@ -44,8 +44,9 @@ class AdminTest : public ::testing::Test {
     node_ = std::make_unique<TestNode>(Carrier::kLoopback, change);
     transport_ = node_->NewClientTransport();
   }
-  std::unique_ptr<store::NodeAdmin> Admin(const std::string& key = "", const transport::TlsOptions& tls = {}) const {
-    return store::NodeAdmin::Create({(*node_)->addresses().control, key, "admin", tls});
+  std::unique_ptr<store::client::NodeAdmin> Admin(const std::string& key = "",
+                                                  const transport::TlsOptions& tls = {}) const {
+    return store::client::NodeAdmin::Create({(*node_)->addresses().control, key, "admin", tls});
   }
   std::unique_ptr<RawControl> Client(const std::string& key = "") const {
     auto client = std::make_unique<RawControl>((*node_)->addresses().control);
@@ -89,13 +90,13 @@ TEST_F(AdminTest, EveryStatisticIsShownEverywhere) {
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data.Push("a", encoding).ok());
   ASSERT_TRUE(data.Pull("a", encoding.manifest).ok());
-  ASSERT_TRUE(data.Mark("a", proto::Mark::PIN, {encoding.manifest.identity}).ok());
+  ASSERT_TRUE(data.Act("a", proto::EncodingAction::PIN, {encoding.manifest.identity}).ok());
   const auto status = Admin()->Status(Patience());
   ASSERT_TRUE(status.ok()) << status.status();
   const std::string page = (*node_)->MetricsText();
-  const auto all = store::AllStatistics();
+  const auto all = store::node::AllStatistics();
   EXPECT_EQ(all.size(), status->values.size());
-  for (const store::Statistic& one : all) {
+  for (const store::node::Statistic& one : all) {
     EXPECT_EQ(status->values.count(one.name), 1u) << one.name;
     std::string labels = absl::StrReplaceAll(one.labels, {{"=", "=\""}, {",", "\","}});
     if (!labels.empty()) labels = absl::StrCat("{", labels, "\"}");
@@ -201,7 +202,7 @@ TEST_F(AdminTest, ANamespaceGoesWithAllThatIsInIt) {
   ASSERT_TRUE(data.Push("typo", encoding).ok());
   ASSERT_TRUE(data.Push("typo", other).ok());
   ASSERT_TRUE(data.Push("kept", encoding).ok());
-  ASSERT_TRUE(data.Mark("typo", proto::Mark::PIN, {other.manifest.identity}).ok());
+  ASSERT_TRUE(data.Act("typo", proto::EncodingAction::PIN, {other.manifest.identity}).ok());
   for (int i = 0; i < 20; ++i) Put(*client, "typo", absl::StrCat("d", i), EntryOf({&encoding}, 1));
   Put(*client, "kept", "d", EntryOf({&encoding}, 1));
   ASSERT_TRUE(admin->SetNamespace({"typo", int64_t{64} << 20}, Patience()).ok());
@@ -226,7 +227,7 @@ TEST_F(AdminTest, PinsAreTakenBack) {
   ASSERT_TRUE(data.Hello(client->token()).ok());
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data.Push("a", encoding).ok());
-  for (int i = 0; i < 2; ++i) ASSERT_TRUE(data.Mark("a", proto::Mark::PIN, {encoding.manifest.identity}).ok());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(data.Act("a", proto::EncodingAction::PIN, {encoding.manifest.identity}).ok());
   const auto admin = Admin();
   EXPECT_EQ(admin->DropPins("b", Patience()).value_or(-1), 0);
   EXPECT_EQ(admin->DropPins("a", Patience()).value_or(-1), 2);
@@ -258,7 +259,7 @@ TEST_F(AdminTest, LimitsChangeOnlyWhereTheyAreGiven) {
 TEST_F(AdminTest, ADrainedNodeTakesNothingMore) {
   const std::string access = scratch_.path() + "/access";
   WriteAccessFile(access, "writer writer-key-123456 write *\nadmin admin-key-1234567 admin *\n");
-  StartNode([&](store::NodeOptions* options) { options->access_file = access; });
+  StartNode([&](store::node::NodeOptions* options) { options->access_file = access; });
   const auto writer = Client("writer-key-123456");
   RawData data(transport_.get(), node_->data_address());
   ASSERT_TRUE(data.Hello(writer->token()).ok());
@@ -279,11 +280,11 @@ TEST_F(AdminTest, AnAccessFileThatOthersMayReadIsRefused) {
   WriteAccessFile(access, "admin admin-key-1234567 admin *\n");
   for (const mode_t mode : {0640, 0604, 0620, 0666}) {
     ASSERT_EQ(chmod(access.c_str(), mode), 0);
-    store::NodeOptions options;
+    store::node::NodeOptions options;
     options.directory = scratch_.path() + "/store";
     options.access_file = access;
     options.log = [](absl::string_view) {};
-    const auto node = store::Node::Start(std::move(options));
+    const auto node = store::node::Node::Start(std::move(options));
     EXPECT_EQ(node.status().code(), absl::StatusCode::kFailedPrecondition) << mode;
     EXPECT_THAT(std::string(node.status().message()), HasSubstr("chmod 600"));
   }
@@ -292,7 +293,7 @@ TEST_F(AdminTest, AnAccessFileThatOthersMayReadIsRefused) {
 TEST_F(AdminTest, KeysComeAndGoWhileTheNodeServes) {
   const std::string access = scratch_.path() + "/access";
   WriteAccessFile(access, "one one-key-123456789 read a\ntwo two-key-123456789 read a\n");
-  StartNode([&](store::NodeOptions* options) { options->access_file = access; });
+  StartNode([&](store::node::NodeOptions* options) { options->access_file = access; });
   const auto one = Client("one-key-123456789"), two = Client("two-key-123456789");
   // A mistake changes nothing.
   WriteAccessFile(access, "one short read a\n");
@@ -320,7 +321,7 @@ Descriptor Silent(const std::string& address) {
 }
 
 TEST_F(AdminTest, SilentConnectionsDoNotHoldUpMetrics) {
-  StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
+  StartNode([](store::node::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
   const std::string address = (*node_)->addresses().metrics;
   std::vector<Descriptor> silent;
   for (int i = 0; i < 5; ++i) silent.push_back(Silent(address));
@@ -337,12 +338,12 @@ TEST_F(AdminTest, SilentConnectionsDoNotHoldUpMetrics) {
 }
 
 TEST_F(AdminTest, AMetricsAddressInUseIsNamedWithTheReason) {
-  StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
-  store::NodeOptions options;
+  StartNode([](store::node::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
+  store::node::NodeOptions options;
   options.directory = scratch_.path() + "/store";
   options.metrics_address = (*node_)->addresses().metrics;
   options.log = [](absl::string_view) {};
-  const auto second = store::Node::Start(std::move(options));
+  const auto second = store::node::Node::Start(std::move(options));
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr((*node_)->addresses().metrics));
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("in use"));
@@ -373,7 +374,7 @@ class TlsTest : public AdminTest {
 };
 
 TEST_F(TlsTest, ClientsCheckTheNode) {
-  StartNode([&](store::NodeOptions* options) {
+  StartNode([&](store::node::NodeOptions* options) {
     options->tls.certificate_file = File("node.pem");
     options->tls.key_file = File("node.key");
   });
@@ -386,7 +387,9 @@ TEST_F(TlsTest, ClientsCheckTheNode) {
 }
 
 TEST_F(TlsTest, ANodeMayAskClientsForTheirCertificates) {
-  StartNode([&](store::NodeOptions* options) { options->tls = {File("ca.pem"), File("node.pem"), File("node.key")}; });
+  StartNode([&](store::node::NodeOptions* options) {
+    options->tls = {File("ca.pem"), File("node.pem"), File("node.key")};
+  });
   transport::TlsOptions tls;
   tls.ca_file = File("ca.pem");
   EXPECT_FALSE(Admin("", tls)->Status(SteadyNow() + absl::Seconds(3)).ok());
@@ -399,26 +402,26 @@ TEST_F(TlsTest, ANodeMayAskClientsForTheirCertificates) {
 TEST_F(TlsTest, MistakesAreNamed) {
   transport::TlsOptions tls;
   tls.ca_file = File("missing.pem");
-  const auto admin = store::NodeAdmin::Create({"127.0.0.1:1", "", "admin", tls});
+  const auto admin = store::client::NodeAdmin::Create({"127.0.0.1:1", "", "admin", tls});
   EXPECT_THAT(std::string(admin->Status(Patience()).status().message()), HasSubstr("missing.pem"));
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = scratch_.path() + "/store";
   options.tls.certificate_file = File("node.pem");
-  const auto node = store::Node::Start(std::move(options));
+  const auto node = store::node::Node::Start(std::move(options));
   EXPECT_EQ(node.status().code(), absl::StatusCode::kInvalidArgument) << node.status();
 }
 
 TEST_F(AdminTest, AKeyDoesNotTravelInPlainText) {
-  const auto admin = store::NodeAdmin::Create({"192.0.2.1:7400", "sixteen-letters-a", "admin"});
+  const auto admin = store::client::NodeAdmin::Create({"192.0.2.1:7400", "sixteen-letters-a", "admin"});
   const auto status = admin->Status(SteadyNow() + absl::Seconds(2));
   EXPECT_EQ(status.status().code(), absl::StatusCode::kFailedPrecondition) << status.status();
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = scratch_.path() + "/store";
   options.access_file = scratch_.path() + "/access";
   options.control_address = "0.0.0.0:0";
   options.log = [](absl::string_view) {};
   WriteAccessFile(options.access_file, "admin admin-key-1234567 admin *\n");
-  EXPECT_EQ(store::Node::Start(std::move(options)).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store::node::Node::Start(std::move(options)).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 }  // namespace

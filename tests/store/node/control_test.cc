@@ -34,11 +34,11 @@ class ControlTest : public ::testing::Test {
                     "writer  writer-key-123456 write a,b\n"
                     "admin   admin-key-1234567 admin *\n"
                     "owner   owner-key-1234567 admin a\n");
-    change_ = [this](store::NodeOptions* options) { options->access_file = access_.path() + "/access"; };
+    change_ = [this](store::node::NodeOptions* options) { options->access_file = access_.path() + "/access"; };
   }
   void SetUp() override {}
   void StartNode() {
-    node_ = std::make_unique<TestNode>(Carrier::kLoopback, [this](store::NodeOptions* options) {
+    node_ = std::make_unique<TestNode>(Carrier::kLoopback, [this](store::node::NodeOptions* options) {
       if (change_) change_(options);
     });
   }
@@ -177,7 +177,7 @@ TEST_F(ControlTest, ATokenIsNeeded) {
 }
 
 TEST_F(ControlTest, SessionsExpireUnlessRenewed) {
-  change_ = [](store::NodeOptions* options) { options->limits.session_lifetime = absl::Seconds(3); };
+  change_ = [](store::node::NodeOptions* options) { options->limits.session_lifetime = absl::Seconds(3); };
   StartNode();
   const auto renewed = Client(), left = Client();
   const absl::Time begin = SteadyNow();
@@ -195,7 +195,9 @@ TEST_F(ControlTest, SessionsExpireUnlessRenewed) {
 }
 
 TEST_F(ControlTest, SessionsAreBounded) {
-  change_ = [](store::NodeOptions* options) { options->limits.sessions = 3, options->limits.sessions_reserved = 0; };
+  change_ = [](store::node::NodeOptions* options) {
+    options->limits.sessions = 3, options->limits.sessions_reserved = 0;
+  };
   StartNode();
   const auto first = Client(), second = Client(), third = Client();
   RawControl fourth((*node_)->addresses().control);
@@ -325,8 +327,8 @@ TEST_F(ControlTest, ADrainLetsReadersEnd) {
   ASSERT_TRUE(data.Hello(client->token()).ok());
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data.Push("a", encoding).ok());
-  // A pull that waits for its landings.
-  const uint64_t first = data.TakeLandings(2);
+  // A pull that waits for its receives.
+  const uint64_t first = data.TakePayloadIds(2);
   const uint64_t pull = data.Send(RawData::PullOf("a", encoding.manifest, first, 2));
   ASSERT_TRUE(data.Next(pull)->has_pull_started());
 
@@ -343,13 +345,14 @@ TEST_F(ControlTest, ADrainLetsReadersEnd) {
   EXPECT_EQ(data.Push("a", MakeSynthetic(2)).status().code(), absl::StatusCode::kUnavailable);
   // Reads go on.
   EXPECT_NE((*data.Lookup("a", {encoding.manifest.identity}))[0].tier, 0);
-  std::vector<Completion> landed(2);
+  std::vector<Completion> arrived(2);
   for (int i = 0; i < 2; ++i) {
     const int64_t length = encoding.manifest.layers[i].length;
-    data.connection()->Land(first + i, {*transport->Allocate(length), 0, length}, Patience(), landed[i].ForLanding());
+    data.connection()->PostReceive(first + i, {*transport->Allocate(length), 0, length}, Patience(),
+                                   arrived[i].ForReceive());
   }
-  EXPECT_TRUE(landed[0].Wait().ok());
-  EXPECT_TRUE(landed[1].Wait().ok());
+  EXPECT_TRUE(arrived[0].Wait().ok());
+  EXPECT_TRUE(arrived[1].Wait().ok());
   while (stream->Read(&progress)) continue;
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_TRUE(progress.drained());
@@ -409,29 +412,29 @@ TEST_F(ControlTest, HealthIsToldUntilADrain) {
 TEST_F(ControlTest, NothingIsServedToOtherHostsWithoutAnAccessFile) {
   ScratchDirectory directory(/*in_memory=*/true);
   for (int i = 0; i < 3; ++i) {
-    store::NodeOptions options;
+    store::node::NodeOptions options;
     options.directory = directory.path() + "/store";
     options.log = [](absl::string_view) {};
     (i == 0 ? options.control_address : i == 1 ? options.data_address : options.metrics_address) = "0.0.0.0:0";
-    const auto node = store::Node::Start(std::move(options));
+    const auto node = store::node::Node::Start(std::move(options));
     EXPECT_EQ(node.status().code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(node.status().message()), HasSubstr("access file"));
   }
   {
     // UCX by itself would listen on every device.
     unsetenv("UCX_NET_DEVICES");
-    store::NodeOptions options;
+    store::node::NodeOptions options;
     options.directory = directory.path() + "/store";
     options.log = [](absl::string_view) {};
     options.data_address = "127.0.0.1:0";
-    const auto node = store::Node::Start(std::move(options));
+    const auto node = store::node::Node::Start(std::move(options));
     ASSERT_TRUE(node.ok()) << node.status();
     const auto addresses = Listening();
     EXPECT_GE(addresses.size(), 2u);
     EXPECT_EQ(addresses.count("0100007F"), addresses.size()) << *addresses.begin();
   }
   Guard();
-  change_ = [this](store::NodeOptions* options) {
+  change_ = [this](store::node::NodeOptions* options) {
     options->access_file = access_.path() + "/access";
     options->control_address = "0.0.0.0:0";
     options->tls.insecure = true;
@@ -443,12 +446,12 @@ TEST_F(ControlTest, UcxListensOnOneNetwork) {
   Guard();
   for (const char* everywhere : {"0.0.0.0:0", "[::]:0"}) {
     ScratchDirectory directory(/*in_memory=*/true);
-    store::NodeOptions options;
+    store::node::NodeOptions options;
     options.directory = directory.path() + "/store";
     options.log = [](absl::string_view) {};
     options.access_file = access_.path() + "/access";
     options.data_address = everywhere;
-    const auto node = store::Node::Start(std::move(options));
+    const auto node = store::node::Node::Start(std::move(options));
     EXPECT_EQ(node.status().code(), absl::StatusCode::kInvalidArgument) << node.status();
     EXPECT_THAT(std::string(node.status().message()), HasSubstr("one network"));
   }
@@ -457,11 +460,11 @@ TEST_F(ControlTest, UcxListensOnOneNetwork) {
 TEST_F(ControlTest, ABusyAddressIsRefused) {
   StartNode();
   ScratchDirectory directory(/*in_memory=*/true);
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = directory.path() + "/store";
   options.log = [](absl::string_view) {};
   options.control_address = (*node_)->addresses().control;
-  EXPECT_EQ(store::Node::Start(std::move(options)).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(store::node::Node::Start(std::move(options)).status().code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

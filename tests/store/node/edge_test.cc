@@ -127,7 +127,7 @@ class EdgeTest : public ::testing::Test {
                     "reader  reader-key-123456 read  a\n"
                     "other   other-key-1234567 write a\n"
                     "admin   admin-key-1234567 admin *\n");
-    node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::NodeOptions* options) {
+    node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::node::NodeOptions* options) {
       options->access_file = path;
       options->limits.control_receive = absl::Seconds(1);
       options->limits.control_answer = absl::Seconds(1);
@@ -200,7 +200,7 @@ TEST_F(EdgeTest, TheDataStreamReadsNothingOfStrangers) {
   const int64_t before = PeakBytes();
   for (int i = 0; i < 128; ++i) {
     if (i % 32 == 0) stubs.push_back(NewStub(address_));
-    const std::vector<std::string> callers = {"", "nobody", std::string(store::kTokenBytes, '\0'), ended};
+    const std::vector<std::string> callers = {"", "nobody", std::string(store::node::kTokenBytes, '\0'), ended};
     open.push_back(std::make_unique<RawCall>(stubs.back().get(), kDataStream, CallAs(callers[i % callers.size()])));
     open.back()->StartWrite(grpc::ByteBuffer(&slice, 1));
   }
@@ -456,7 +456,7 @@ TEST_F(EdgeTest, NamespacesOfAKeyAreBoundedAndOthersHaveTheirs) {
                   "greedy  greedy-key-123456 write *\n"
                   "other   other-key-1234567 write *\n"
                   "admin   admin-key-1234567 admin *\n");
-  node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::NodeOptions* options) {
+  node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::node::NodeOptions* options) {
     options->access_file = path;
     options->limits.namespaces = 64;
     options->limits.administrators_part = 16;
@@ -508,7 +508,7 @@ TEST_F(EdgeTest, NamespacesOfAKeyAreBoundedAndOthersHaveTheirs) {
 // One that nothing is in makes room for another.
 TEST(NamespacesTest, IdleOnesAreForgotten) {
   store::Namespaces namespaces(8, 0);
-  store::Grant grant;
+  store::node::Grant grant;
   grant.name = "writer";
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(namespaces.Admit(grant, std::to_string(i)).ok());
   EXPECT_TRUE(absl::IsResourceExhausted(namespaces.Admit(grant, "more")));
@@ -524,7 +524,7 @@ TEST(NamespacesTest, IdleOnesAreForgotten) {
 TEST_F(EdgeTest, SessionsOfAKeyAreBoundedAndAdministratorsGetIn) {
   node_ = nullptr;
   const std::string path = access_.path() + "/access";
-  node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::NodeOptions* options) {
+  node_ = std::make_unique<TestNode>(Carrier::kGrpc, [path](store::node::NodeOptions* options) {
     options->access_file = path;
     options->limits.sessions = 20;
     options->limits.sessions_per_grant = 15;

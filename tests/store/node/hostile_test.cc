@@ -113,8 +113,8 @@ TEST_P(HostileTest, RandomRequests) {
         pull->mutable_name()->set_identity(identity());
         pull->mutable_name()->set_codec(static_cast<uint32_t>(random() % 3));
         pull->mutable_name()->set_etag(random() % 4 == 0 ? bytes(20) : std::string(BytesOf(encoding_.manifest.etag)));
-        pull->set_first_landing(number());
-        pull->set_landings(static_cast<uint32_t>(number()));
+        pull->set_first_payload(number());
+        pull->set_payloads(static_cast<uint32_t>(number()));
         if (random() % 2 == 0) pull->mutable_part()->set_layers(static_cast<uint32_t>(number()));
         if (random() % 2 == 0) pull->mutable_part()->set_heads(static_cast<uint32_t>(number()));
         if (random() % 2 == 0) pull->mutable_part()->set_tokens(static_cast<int64_t>(number()));
@@ -133,9 +133,11 @@ TEST_P(HostileTest, RandomRequests) {
         request.mutable_push_commit()->set_more(random() % 2 == 0);
         break;
       case 5:
-        request.mutable_mark()->set_act(static_cast<proto::Mark::Act>(random() % 8 == 5 ? 1 : random() % 8));
-        request.mutable_mark()->set_codec(static_cast<uint32_t>(random() % 3));
-        request.mutable_mark()->set_identities(std::string(32 * (random() % 3), 'x') + (random() % 8 == 0 ? "y" : ""));
+        request.mutable_action()->set_action(
+            static_cast<proto::EncodingAction::Action>(random() % 8 == 5 ? 1 : random() % 8));
+        request.mutable_action()->set_codec(static_cast<uint32_t>(random() % 3));
+        request.mutable_action()->set_identities(std::string(32 * (random() % 3), 'x') +
+                                                 (random() % 8 == 0 ? "y" : ""));
         break;
       case 6:
         request.mutable_release()->add_leases(number());
@@ -148,7 +150,7 @@ TEST_P(HostileTest, RandomRequests) {
         break;
     }
     // The others' encoding stays.
-    if (request.mark().act() == proto::Mark::REMOVE) request.clear_mark();
+    if (request.action().action() == proto::EncodingAction::REMOVE) request.clear_action();
     std::string message = SerializeRequest(request);
     if (random() % 6 == 0) message[random() % message.size()] ^= static_cast<char>(1 << (random() % 8));
     if (random() % 12 == 0) message = WrapEnvelope(kRequestKind, bytes(200));
@@ -262,7 +264,7 @@ TEST_P(HostileTest, AThousandSessions) {
 TEST_P(HostileTest, APullThatNobodyMakesRoomForEnds) {
   if (GetParam() == Carrier::kLoopback) GTEST_SKIP() << "a transport of the test's own, without the node's limits";
   const auto data = Client();
-  proto::Request pull = RawData::PullOf("a", encoding_.manifest, data->TakeLandings(2), 2);
+  proto::Request pull = RawData::PullOf("a", encoding_.manifest, data->TakePayloadIds(2), 2);
   pull.set_remaining_ms(600000);
   const uint64_t id = data->Send(std::move(pull));
   auto answer = data->Next(id);

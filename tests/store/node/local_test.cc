@@ -117,20 +117,20 @@ class LocalClient {
     return answer.leased();
   }
   // Waits until that many layers of the lease are there.
-  absl::Status AwaitLanded(const proto::Leased& lease, uint32_t layers) {
-    uint32_t landed = lease.landed();
-    while (landed < layers) {
+  absl::Status AwaitRead(const proto::Leased& lease, uint32_t layers) {
+    uint32_t arrived = lease.ready();
+    while (arrived < layers) {
       KVLINK_ASSIGN_OR_RETURN(const proto::Answer news, Next(0));
       KVLINK_RETURN_IF_ERROR(StatusOf(news));
-      if (news.landed().lease() != lease.lease()) return absl::InternalError("news of another lease");
-      landed = news.landed().landed();
+      if (news.layers_ready().lease() != lease.lease()) return absl::InternalError("news of another lease");
+      arrived = news.layers_ready().ready();
     }
     return absl::OkStatus();
   }
   const std::byte* At(uint32_t memory, uint64_t offset) { return memories.at(memory)->data() + offset; }
   uint64_t Generation(uint64_t slot) {
     uint64_t generation;
-    std::memcpy(&generation, At(store::kGenerationsMemory, slot * sizeof(generation)), sizeof(generation));
+    std::memcpy(&generation, At(store::node::kGenerationsMemory, slot * sizeof(generation)), sizeof(generation));
     return generation;
   }
   absl::Status Closed() { return inbox_->Closed(); }
@@ -188,7 +188,7 @@ class LocalClient {
 class LocalTest : public ::testing::Test {
  protected:
   void StartNode(const TestNode::Change& change = {}) {
-    node_ = std::make_unique<TestNode>(Carrier::kLoopback, [&](store::NodeOptions* options) {
+    node_ = std::make_unique<TestNode>(Carrier::kLoopback, [&](store::node::NodeOptions* options) {
       options->engine.share_memory = true;
       options->local_socket = socket();
       if (change) change(options);
@@ -230,7 +230,7 @@ class LocalTest : public ::testing::Test {
     EXPECT_TRUE((*node_)->idle());
   }
   static void ExpectBytes(LocalClient* client, const proto::Leased& lease, const Synthetic& encoding) {
-    ASSERT_TRUE(client->AwaitLanded(lease, static_cast<uint32_t>(encoding.slabs.size())).ok());
+    ASSERT_TRUE(client->AwaitRead(lease, static_cast<uint32_t>(encoding.slabs.size())).ok());
     ASSERT_EQ(lease.offsets_size(), static_cast<int>(encoding.slabs.size()));
     for (int layer = 0; layer < lease.offsets_size(); ++layer) {
       const Slab& slab = encoding.slabs[layer];
@@ -255,7 +255,7 @@ mode_t ModeOf(const std::string& path) {
 TEST_F(LocalTest, TheSocketHasADirectoryOfItsOwn) {
   const std::string access = directory_.path() + "/access";
   WriteAccessFile(access, "reader  reader-key-123456 read  *\n");
-  const auto guard = [&](store::NodeOptions* options) { options->access_file = access; };
+  const auto guard = [&](store::node::NodeOptions* options) { options->access_file = access; };
   StartNode(guard);
   EXPECT_EQ(ModeOf(directory_.path() + "/run"), 0750);
   EXPECT_EQ(ModeOf(socket()), 0660);
@@ -277,7 +277,7 @@ TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
   ASSERT_TRUE(lease.ok()) << lease.status();
   EXPECT_EQ(lease->tier(), 1u);
   EXPECT_EQ(client->names.at(lease->memory()), "a");
-  EXPECT_EQ(client->names.at(store::kGenerationsMemory), "");
+  EXPECT_EQ(client->names.at(store::node::kGenerationsMemory), "");
   ExpectBytes(client.get(), *lease, encoding);
   const auto manifest = ParseManifest({lease->manifest().data(), lease->manifest().size()});
   ASSERT_TRUE(manifest.ok());
@@ -297,7 +297,7 @@ TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
 
 // Of a request that is refused, too.
 TEST_F(LocalTest, WhatIsGivenBackIsTaken) {
-  StartNode([](store::NodeOptions* options) {
+  StartNode([](store::node::NodeOptions* options) {
     options->limits.hello_within = absl::Minutes(10);
     options->limits.lease = absl::Minutes(10);
   });
@@ -320,7 +320,7 @@ TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
   const std::string access = directory_.path() + "/access";
   const std::string writer = "writer  writer-key-123456 admin *\n";
   WriteAccessFile(access, writer + "reader  reader-key-123456 read a\n");
-  StartNode([&](store::NodeOptions* options) {
+  StartNode([&](store::node::NodeOptions* options) {
     options->access_file = access;
     options->limits.hello_within = absl::Minutes(10);
     options->limits.lease = absl::Minutes(10);
@@ -361,7 +361,7 @@ TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
   }
 }
 
-TEST_F(LocalTest, LayersAreToldOfAsTheyLand) {
+TEST_F(LocalTest, LayersAreToldOfAsTheyArrive) {
   StartNode();
   const Synthetic encoding = MakeSynthetic(2, /*layers=*/8, /*tokens=*/600, /*kv_heads=*/2);
   Push("a", encoding);
@@ -399,7 +399,7 @@ TEST_F(LocalTest, TheGenerationChangesWithThePages) {
 }
 
 TEST_F(LocalTest, WhoeverLeasesEverythingLeavesOthersTheirShare) {
-  StartNode([](store::NodeOptions* options) { options->engine.dram_bytes = int64_t{2} << 20; });
+  StartNode([](store::node::NodeOptions* options) { options->engine.dram_bytes = int64_t{2} << 20; });
   const auto client = Connect();
   std::vector<proto::Leased> leases;
   std::vector<Synthetic> encodings;
@@ -456,7 +456,7 @@ TEST_F(LocalTest, LeasesGoWithTheirConnection) {
 }
 
 TEST_F(LocalTest, ASilentConnectionLosesItsLeases) {
-  StartNode([](store::NodeOptions* options) { options->limits.lease = absl::Seconds(3); });
+  StartNode([](store::node::NodeOptions* options) { options->limits.lease = absl::Seconds(3); });
   const Synthetic encoding = MakeSynthetic(5);
   Push("a", encoding);
   const auto client = Connect(), silent = Connect();
@@ -476,7 +476,7 @@ TEST_F(LocalTest, ASilentConnectionLosesItsLeases) {
 
 TEST_F(LocalTest, MemoryIsSharedByRights) {
   WriteAccessFile(directory_.path() + "/access", "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n");
-  StartNode([this](store::NodeOptions* options) { options->access_file = directory_.path() + "/access"; });
+  StartNode([this](store::node::NodeOptions* options) { options->access_file = directory_.path() + "/access"; });
   const Synthetic encoding = MakeSynthetic(6);
   Push("a", encoding, "writer-key-123456");
   Push("b", encoding, "writer-key-123456");
@@ -488,7 +488,7 @@ TEST_F(LocalTest, MemoryIsSharedByRights) {
 }
 
 TEST_F(LocalTest, WhatALocalConnectionCannotDo) {
-  StartNode([](store::NodeOptions* options) { options->limits.leases_per_connection = 2; });
+  StartNode([](store::node::NodeOptions* options) { options->limits.leases_per_connection = 2; });
   const Synthetic encoding = MakeSynthetic(7);
   Push("a", encoding);
   const auto client = Connect();
@@ -609,7 +609,7 @@ class DeafClient {
 
 // What is answered and not taken is bounded for each client, and for all together; its requests wait outside.
 TEST_F(LocalTest, AnswersThatNobodyTakesAreBounded) {
-  StartNode([](store::NodeOptions* options) { options->limits.answer_bytes = int64_t{16} << 20; });
+  StartNode([](store::node::NodeOptions* options) { options->limits.answer_bytes = int64_t{16} << 20; });
   Push("a", MakeSynthetic(1));
   const auto reader = Connect();
   const int count = Soak() ? 200 : 40;

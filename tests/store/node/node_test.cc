@@ -53,9 +53,9 @@ class NodeTest : public ::testing::TestWithParam<Carrier> {
     for (size_t i = 0; i < pieces->size(); ++i) EXPECT_EQ(pulled->pieces[i], Bytes(encoding, (*pieces)[i])) << i;
   }
 
-  // How a pull ends for which no landing is laid out: by its failing.
+  // How a pull ends for which no receive is laid out: by its failing.
   absl::Status FailedPull(const Synthetic& encoding) {
-    const uint64_t id = data_->Send(RawData::PullOf("a", encoding.manifest, data_->TakeLandings(64), 64));
+    const uint64_t id = data_->Send(RawData::PullOf("a", encoding.manifest, data_->TakePayloadIds(64), 64));
     while (true) {
       const auto answer = data_->Next(id);
       if (!answer.ok()) return answer.status();
@@ -74,7 +74,7 @@ class NodeTest : public ::testing::TestWithParam<Carrier> {
   }
 
   FailingIo io_;
-  TestNode node_{GetParam(), [this](store::NodeOptions* options) { options->engine.observer = &io_; }};
+  TestNode node_{GetParam(), [this](store::node::NodeOptions* options) { options->engine.observer = &io_; }};
   std::unique_ptr<transport::Transport> transport_;
   std::unique_ptr<RawControl> control_;
   store::v1::Session session_;

@@ -14,7 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/node/access.h"
-#include "store/node/data/link.h"
+#include "store/node/data/client_connection.h"
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
 #include "store/node/quota.h"
@@ -22,7 +22,7 @@
 #include "store/node/sessions.h"
 #include "store/node/watch/log.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 using ::testing::ElementsAre;
@@ -111,23 +111,23 @@ TEST(SessionsTest, PinsComeBackHoweverASessionEnds) {
 }
 
 TEST(SessionsTest, AnswersAreRememberedWithinABound) {
-  AnswerMemory memory;
+  ReplyCache memory;
   std::string answer;
-  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kNew);
-  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kUnderWay);
+  EXPECT_EQ(memory.Begin(1, &answer), ReplyCache::State::kNew);
+  EXPECT_EQ(memory.Begin(1, &answer), ReplyCache::State::kUnderWay);
   memory.Finish(1, "first");
-  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kAnswered);
+  EXPECT_EQ(memory.Begin(1, &answer), ReplyCache::State::kAnswered);
   EXPECT_EQ(answer, "first");
-  EXPECT_EQ(memory.Begin(2, &answer), AnswerMemory::State::kNew);
+  EXPECT_EQ(memory.Begin(2, &answer), ReplyCache::State::kNew);
   memory.Forget(2);
-  EXPECT_EQ(memory.Begin(2, &answer), AnswerMemory::State::kNew);
+  EXPECT_EQ(memory.Begin(2, &answer), ReplyCache::State::kNew);
   for (uint64_t id = 10; id < 1000; ++id) memory.Finish(id, "x");
-  EXPECT_EQ(memory.Begin(999, &answer), AnswerMemory::State::kAnswered);
-  EXPECT_EQ(memory.Begin(1, &answer), AnswerMemory::State::kNew);       // forgotten
-  EXPECT_EQ(memory.Begin(2, &answer), AnswerMemory::State::kUnderWay);  // what is under way is not
+  EXPECT_EQ(memory.Begin(999, &answer), ReplyCache::State::kAnswered);
+  EXPECT_EQ(memory.Begin(1, &answer), ReplyCache::State::kNew);       // forgotten
+  EXPECT_EQ(memory.Begin(2, &answer), ReplyCache::State::kUnderWay);  // what is under way is not
   for (uint64_t id = 2000; id < 2100; ++id) memory.Finish(id, std::string(8192, 'x'));
-  EXPECT_EQ(memory.Begin(2099, &answer), AnswerMemory::State::kAnswered);
-  EXPECT_EQ(memory.Begin(2050, &answer), AnswerMemory::State::kNew);
+  EXPECT_EQ(memory.Begin(2099, &answer), ReplyCache::State::kAnswered);
+  EXPECT_EQ(memory.Begin(2050, &answer), ReplyCache::State::kNew);
 }
 
 Grant GrantOf(const std::string& name, Right right = Right::kRead) {
@@ -381,9 +381,9 @@ TEST(LogTest, AFullStandardErrorHoldsUpNobody) {
   for (const int end : {ends[0], ends[1], kept}) close(end);
 }
 
-// An outlet ends by telling its transport, and the node lets its transports go once all links are gone.
-TEST(Links, AreGoneOnceTheirOutletsAre) {
-  class SlowToEnd : public Outlet {
+// An channel ends by telling its transport, and the node lets its transports go once all connections are gone.
+TEST(ClientConnections, AreGoneOnceTheirChannelsAre) {
+  class SlowToEnd : public ClientChannel {
    public:
     explicit SlowToEnd(std::atomic<bool>* ended) : ended_(ended) {}
     ~SlowToEnd() override {
@@ -399,13 +399,13 @@ TEST(Links, AreGoneOnceTheirOutletsAre) {
   };
   Service service(NodeLimits(), AccessList(), [](absl::string_view) {});
   std::atomic<bool> ended{false};
-  auto link = std::make_shared<Link>(&service, std::make_unique<SlowToEnd>(&ended), "test");
-  EXPECT_FALSE(service.links.WaitGone(SteadyNow()));
-  std::thread releases([&] { link = nullptr; });
-  EXPECT_TRUE(service.links.WaitGone(SteadyNow() + absl::Seconds(60)));
+  auto connection = std::make_shared<ClientConnection>(&service, std::make_unique<SlowToEnd>(&ended), "test");
+  EXPECT_FALSE(service.connections.WaitGone(SteadyNow()));
+  std::thread releases([&] { connection = nullptr; });
+  EXPECT_TRUE(service.connections.WaitGone(SteadyNow() + absl::Seconds(60)));
   EXPECT_TRUE(ended.load());
   releases.join();
 }
 
 }  // namespace
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -18,7 +18,7 @@
 
 namespace kvlink::testing {
 
-store::LogSink LogLines::Sink() {
+store::node::LogSink LogLines::Sink() {
   return [state = state_](absl::string_view line) {
     MutexLock lock(&state->mutex);
     state->lines.emplace_back(line);
@@ -46,7 +46,7 @@ TestNode::~TestNode() = default;
 
 void TestNode::Start() {
   node_ = nullptr;
-  store::NodeOptions options;
+  store::node::NodeOptions options;
   options.directory = directory_.path() + "/store";
   options.engine.dram_bytes = int64_t{64} << 20;
   options.engine.capacity_bytes = int64_t{256} << 20;
@@ -61,7 +61,7 @@ void TestNode::Start() {
     options.carriers.push_back({"loopback", *std::move(made), "127.0.0.1:0"});
   }
   if (change_) change_(&options);
-  auto node = store::Node::Start(std::move(options));
+  auto node = store::node::Node::Start(std::move(options));
   if (!node.ok()) {
     std::fprintf(stderr, "the node does not start: %s\n", node.status().ToString().c_str());
     std::abort();
@@ -133,9 +133,9 @@ RawData::RawData(transport::Transport* transport, const std::string& address, co
 
 RawData::~RawData() { connection_->Close(); }
 
-uint64_t RawData::TakeLandings(uint64_t count) {
-  const uint64_t first = last_landing_ + 1;
-  last_landing_ += count;
+uint64_t RawData::TakePayloadIds(uint64_t count) {
+  const uint64_t first = last_payload_ + 1;
+  last_payload_ += count;
   return first;
 }
 
@@ -226,16 +226,16 @@ proto::Request RawData::PushCommit(const std::string& ns, uint64_t id, const Man
   return request;
 }
 
-proto::Request RawData::PullOf(const std::string& ns, const Manifest& manifest, uint64_t first_landing,
-                               uint32_t landings) {
+proto::Request RawData::PullOf(const std::string& ns, const Manifest& manifest, uint64_t first_payload,
+                               uint32_t receives) {
   proto::Request request;
   request.set_ns(ns);
   proto::Pull* const pull = request.mutable_pull();
   pull->mutable_name()->set_identity(std::string(BytesOf(manifest.identity)));
   pull->mutable_name()->set_codec(static_cast<uint32_t>(manifest.codec));
   pull->mutable_name()->set_etag(std::string(BytesOf(manifest.etag)));
-  pull->set_first_landing(first_landing);
-  pull->set_landings(landings);
+  pull->set_first_payload(first_payload);
+  pull->set_payloads(receives);
   return request;
 }
 
@@ -250,7 +250,7 @@ absl::StatusOr<RawData::Pushed> RawData::Push(const std::string& ns, const Synth
   for (size_t layer = 0; layer < encoding.slabs.size(); ++layer) {
     KVLINK_ASSIGN_OR_RETURN(auto buffer, Registered(absl::MakeConstSpan(encoding.slabs[layer])));
     const int64_t length = static_cast<int64_t>(encoding.slabs[layer].size());
-    connection_->Send(ready.push_ready().first_landing() + layer, {buffer, 0, length}, Patience(),
+    connection_->Send(ready.push_ready().first_payload() + layer, {buffer, 0, length}, Patience(),
                       sent[layer].ForSend());
   }
   // The commit may overtake the slabs.
@@ -262,9 +262,9 @@ absl::StatusOr<RawData::Pushed> RawData::Push(const std::string& ns, const Synth
 }
 
 absl::StatusOr<RawData::Pulled> RawData::Pull(const std::string& ns, const Manifest& of, const proto::Part& part) {
-  const uint32_t landings = 4096;
-  const uint64_t first = TakeLandings(landings);
-  proto::Request request = PullOf(ns, of, first, landings);
+  const uint32_t receives = 4096;
+  const uint64_t first = TakePayloadIds(receives);
+  proto::Request request = PullOf(ns, of, first, receives);
   *request.mutable_pull()->mutable_part() = part;
   const uint64_t id = Send(std::move(request));
   Pulled pulled;
@@ -279,16 +279,16 @@ absl::StatusOr<RawData::Pulled> RawData::Pull(const std::string& ns, const Manif
   }
   KVLINK_ASSIGN_OR_RETURN(pulled.manifest, ParseManifest({manifest.data(), manifest.size()}));
   KVLINK_ASSIGN_OR_RETURN(const std::vector<Piece> pieces, PiecesOf(pulled.manifest, part));
-  std::vector<Completion> landed(pieces.size());
+  std::vector<Completion> arrived(pieces.size());
   std::vector<std::shared_ptr<transport::RegisteredBuffer>> buffers;
   for (size_t i = 0; i < pieces.size(); ++i) {
     KVLINK_ASSIGN_OR_RETURN(auto buffer, transport_->Allocate(pieces[i].length));
     buffers.push_back(buffer);
-    connection_->Land(first + i, {buffer, 0, pieces[i].length}, Patience(), landed[i].ForLanding());
+    connection_->PostReceive(first + i, {buffer, 0, pieces[i].length}, Patience(), arrived[i].ForReceive());
   }
   for (size_t i = 0; i < pieces.size(); ++i) {
-    KVLINK_RETURN_IF_ERROR(landed[i].Wait());
-    if (landed[i].bytes() != pieces[i].length) return absl::InternalError("a piece of another length");
+    KVLINK_RETURN_IF_ERROR(arrived[i].Wait());
+    if (arrived[i].bytes() != pieces[i].length) return absl::InternalError("a piece of another length");
     pulled.pieces.emplace_back(reinterpret_cast<const char*>(buffers[i]->data()),
                                static_cast<size_t>(pieces[i].length));
   }
@@ -298,15 +298,15 @@ absl::StatusOr<RawData::Pulled> RawData::Pull(const std::string& ns, const Manif
   return pulled;
 }
 
-absl::StatusOr<std::string> RawData::Mark(const std::string& ns, proto::Mark::Act act,
-                                          const std::vector<Identity>& identities, Codec codec) {
+absl::StatusOr<std::string> RawData::Act(const std::string& ns, proto::EncodingAction::Action act,
+                                         const std::vector<Identity>& identities, Codec codec) {
   proto::Request request;
   request.set_ns(ns);
-  request.mutable_mark()->set_act(act);
-  request.mutable_mark()->set_codec(static_cast<uint32_t>(codec));
-  request.mutable_mark()->set_identities(PackIdentities(identities));
+  request.mutable_action()->set_action(act);
+  request.mutable_action()->set_codec(static_cast<uint32_t>(codec));
+  request.mutable_action()->set_identities(PackIdentities(identities));
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, Ask(std::move(request)));
-  return answer.marked().codes();
+  return answer.action_done().codes();
 }
 
 }  // namespace kvlink::testing

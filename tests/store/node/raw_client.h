@@ -28,7 +28,7 @@ namespace kvlink::testing {
 // Keeps the lines of a node's log.
 class LogLines {
  public:
-  store::LogSink Sink();
+  store::node::LogSink Sink();
   std::vector<std::string> lines() const;
   // How many lines hold `text`.
   int Count(absl::string_view text) const;
@@ -47,14 +47,14 @@ void WriteAccessFile(const std::string& path, const std::string& lines);
 // A node on a directory of its own, reached over the loopback or UCX's tcp.
 class TestNode {
  public:
-  using Change = std::function<void(store::NodeOptions*)>;
+  using Change = std::function<void(store::node::NodeOptions*)>;
   explicit TestNode(Carrier carrier, const Change& change = {});
   ~TestNode();
 
   // Aborts the test program if it does not start.
   void Start();
   void Stop() { node_ = nullptr; }
-  store::Node* operator->() const { return node_.get(); }
+  store::node::Node* operator->() const { return node_.get(); }
 
   Carrier carrier() const { return carrier_; }
   const std::string& directory() const { return directory_.path(); }
@@ -68,7 +68,7 @@ class TestNode {
   const Change change_;
   ScratchDirectory directory_{/*in_memory=*/true};
   const std::shared_ptr<transport::LoopbackNetwork> network_ = transport::NewLoopbackNetwork();
-  std::unique_ptr<store::Node> node_;
+  std::unique_ptr<store::node::Node> node_;
 };
 
 // gRPC calls of one session.
@@ -121,20 +121,20 @@ class RawData {
     std::vector<std::string> pieces;
   };
   absl::StatusOr<Pulled> Pull(const std::string& ns, const Manifest& of, const proto::Part& part = {});
-  absl::StatusOr<std::string> Mark(const std::string& ns, proto::Mark::Act act, const std::vector<Identity>& identities,
-                                   Codec codec = Codec::kRawBf16);
+  absl::StatusOr<std::string> Act(const std::string& ns, proto::EncodingAction::Action act,
+                                  const std::vector<Identity>& identities, Codec codec = Codec::kRawBf16);
 
   transport::Connection* connection() const { return connection_.get(); }
   Inbox* inbox() const { return inbox_.get(); }
   transport::Transport* transport() const { return transport_; }
-  uint64_t TakeLandings(uint64_t count);
+  uint64_t TakePayloadIds(uint64_t count);
   uint64_t next_id() { return ++last_id_; }
 
   // Parts of the above, to be left unfinished. The requests without ids.
   static proto::Request PushBegin(const std::string& ns, const Synthetic& encoding);
   static proto::Request PushCommit(const std::string& ns, uint64_t id, const Manifest& manifest);
-  static proto::Request PullOf(const std::string& ns, const Manifest& manifest, uint64_t first_landing,
-                               uint32_t landings);
+  static proto::Request PullOf(const std::string& ns, const Manifest& manifest, uint64_t first_payload,
+                               uint32_t receives);
   // A buffer that holds the bytes.
   absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Registered(absl::Span<const std::byte> bytes);
 
@@ -142,7 +142,7 @@ class RawData {
   transport::Transport* const transport_;
   const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   std::shared_ptr<transport::Connection> connection_;
-  uint64_t last_id_ = 0, last_landing_ = 0;
+  uint64_t last_id_ = 0, last_payload_ = 0;
   std::multimap<uint64_t, proto::Answer> early_;  // answers to other requests than the one asked for
 };
 

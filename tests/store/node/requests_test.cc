@@ -76,7 +76,7 @@ TEST_F(RequestsTest, HelloComesFirst) {
 }
 
 TEST_F(RequestsTest, AConnectionThatSaysNothingIsClosed) {
-  StartNode([](store::NodeOptions* options) { options->limits.hello_within = absl::Seconds(2); });
+  StartNode([](store::node::NodeOptions* options) { options->limits.hello_within = absl::Seconds(2); });
   RawData silent(transport_.get(), node_->data_address());
   const auto speaker = Connect();
   EXPECT_TRUE(absl::IsUnavailable(silent.inbox()->Closed()));
@@ -110,7 +110,7 @@ TEST_F(RequestsTest, TheAddresseeMustBeTheNode) {
 TEST_F(RequestsTest, RightsAreCheckedWithEachRequest) {
   ScratchDirectory access(/*in_memory=*/true);
   WriteAccessFile(access.path() + "/access", "reader reader-key-123456 read a\nwriter writer-key-123456 write *\n");
-  StartNode([&](store::NodeOptions* options) { options->access_file = access.path() + "/access"; });
+  StartNode([&](store::node::NodeOptions* options) { options->access_file = access.path() + "/access"; });
   const auto reader = Connect("reader-key-123456");
   const std::string reader_token = control_->token();
   const auto writer = Connect("writer-key-123456");
@@ -122,11 +122,12 @@ TEST_F(RequestsTest, RightsAreCheckedWithEachRequest) {
   EXPECT_TRUE(reader->Pull("a", encoding.manifest).ok());
   EXPECT_EQ(reader->Pull("b", encoding.manifest).status().code(), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(reader->Lookup("b", identities).status().code(), absl::StatusCode::kPermissionDenied);
-  for (const auto act : {proto::Mark::PIN, proto::Mark::UNPIN, proto::Mark::REMOVE}) {
-    EXPECT_EQ(reader->Mark("a", act, identities).status().code(), absl::StatusCode::kPermissionDenied);
+  for (const auto act : {proto::EncodingAction::PIN, proto::EncodingAction::UNPIN, proto::EncodingAction::REMOVE}) {
+    EXPECT_EQ(reader->Act("a", act, identities).status().code(), absl::StatusCode::kPermissionDenied);
   }
-  for (const auto act : {proto::Mark::TOUCH, proto::Mark::PREFETCH, proto::Mark::SUSPECT}) {
-    const auto marked = reader->Mark("a", act, identities);
+  for (const auto act :
+       {proto::EncodingAction::TOUCH, proto::EncodingAction::PREFETCH, proto::EncodingAction::SUSPECT}) {
+    const auto marked = reader->Act("a", act, identities);
     ASSERT_TRUE(marked.ok()) << marked.status();
     EXPECT_EQ(*marked, std::string(1, '\0'));
   }
@@ -136,7 +137,7 @@ TEST_F(RequestsTest, RightsAreCheckedWithEachRequest) {
 }
 
 TEST_F(RequestsTest, AnExpiredSessionIsRefusedUntilTheNextHello) {
-  StartNode([](store::NodeOptions* options) { options->limits.session_lifetime = absl::Seconds(2); });
+  StartNode([](store::node::NodeOptions* options) { options->limits.session_lifetime = absl::Seconds(2); });
   const auto data = Connect();
   EXPECT_TRUE(data->Ask(LookupOf("a")).ok());
   absl::SleepFor(absl::Milliseconds(2200));
@@ -179,12 +180,12 @@ TEST_F(RequestsTest, WhatCannotBeReadEndsTheConnection) {
 }
 
 TEST_F(RequestsTest, APassedDeadlineIsNotBegun) {
-  StartNode([](store::NodeOptions* options) { options->limits.serving_threads = 1; });
+  StartNode([](store::node::NodeOptions* options) { options->limits.serving_threads = 1; });
   const auto data = Connect();
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data->Push("a", encoding).ok());
-  // The landing never comes, so the pull ends by its deadline.
-  proto::Request pull = RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2);
+  // The receive never comes, so the pull ends by its deadline.
+  proto::Request pull = RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(2), 2);
   pull.set_remaining_ms(200);
   const uint64_t id = data->Send(pull);
   ASSERT_TRUE(data->Next(id)->has_pull_started());
@@ -197,9 +198,9 @@ TEST_F(RequestsTest, PullsEndWithCancelAndWithTheConnection) {
   auto data = Connect();
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data->Push("a", encoding).ok());
-  const uint64_t id = data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2));
+  const uint64_t id = data->Send(RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(2), 2));
   ASSERT_TRUE(data->Next(id)->has_pull_started());
-  proto::Request again = RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2);
+  proto::Request again = RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(2), 2);
   again.set_id(id);
   data->Send(again);
   EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kInvalidArgument);
@@ -207,10 +208,10 @@ TEST_F(RequestsTest, PullsEndWithCancelAndWithTheConnection) {
   cancel.mutable_cancel()->set_request(id);
   data->Send(cancel);
   EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kCancelled);
-  // Too few landings.
-  const uint64_t few = data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(1), 1));
+  // Too few receives.
+  const uint64_t few = data->Send(RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(1), 1));
   EXPECT_EQ(StatusOf(*data->Next(few)).code(), absl::StatusCode::kInvalidArgument);
-  const uint64_t open = data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2));
+  const uint64_t open = data->Send(RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(2), 2));
   ASSERT_TRUE(data->Next(open)->has_pull_started());
   data = nullptr;
   Await("pulls", 0);
@@ -219,15 +220,15 @@ TEST_F(RequestsTest, PullsEndWithCancelAndWithTheConnection) {
 }
 
 TEST_F(RequestsTest, ACancelReachesWhatStillWaitsForItsTurn) {
-  StartNode([](store::NodeOptions* options) { options->limits.serving_threads = 1; });
+  StartNode([](store::node::NodeOptions* options) { options->limits.serving_threads = 1; });
   const auto data = Connect();
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data->Push("a", encoding).ok());
-  // None of the landings ever comes, so each ends by its Cancel or not at all.
+  // None of the receives ever comes, so each ends by its Cancel or not at all.
   constexpr int kPulls = 32;
   std::vector<uint64_t> ids;
   for (int i = 0; i < kPulls; ++i) {
-    ids.push_back(data->Send(RawData::PullOf("a", encoding.manifest, data->TakeLandings(2), 2)));
+    ids.push_back(data->Send(RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(2), 2)));
     proto::Request cancel;
     cancel.mutable_cancel()->set_request(ids.back());
     data->Send(cancel);
@@ -242,22 +243,22 @@ TEST_F(RequestsTest, ACancelReachesWhatStillWaitsForItsTurn) {
   Await("leases", 0);
 }
 
-TEST_F(RequestsTest, ALandingThatIsTooShortEndsThePull) {
+TEST_F(RequestsTest, AReceiveThatIsTooShortEndsThePull) {
   StartNode();
   const auto data = Connect();
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data->Push("a", encoding).ok());
-  const uint64_t first = data->TakeLandings(2);
+  const uint64_t first = data->TakePayloadIds(2);
   const uint64_t id = data->Send(RawData::PullOf("a", encoding.manifest, first, 2));
   ASSERT_TRUE(data->Next(id)->has_pull_started());
-  Completion landed;
-  data->connection()->Land(first, {*transport_->Allocate(4096), 0, 1000}, Patience(), landed.ForLanding());
+  Completion arrived;
+  data->connection()->PostReceive(first, {*transport_->Allocate(4096), 0, 1000}, Patience(), arrived.ForReceive());
   EXPECT_EQ(StatusOf(*data->Next(id)).code(), absl::StatusCode::kInvalidArgument);
   Await("pulls", 0);
 }
 
 TEST_F(RequestsTest, ConnectionsAreBounded) {
-  StartNode([](store::NodeOptions* options) { options->limits.connections = 2; });
+  StartNode([](store::node::NodeOptions* options) { options->limits.connections = 2; });
   auto first = Connect();
   const auto second = Connect();
   {
@@ -272,7 +273,7 @@ TEST_F(RequestsTest, ConnectionsAreBounded) {
 
 // Nobodies go for those who come after them, and take no place of those who have said who they are.
 TEST_F(RequestsTest, ACrowdOfNobodiesShutsNobodyOut) {
-  StartNode([](store::NodeOptions* options) {
+  StartNode([](store::node::NodeOptions* options) {
     options->limits.unidentified = 8;
     options->limits.connections = 4;
   });
@@ -295,11 +296,11 @@ TEST_F(RequestsTest, AKeyHasItsShareOfConnectionsAndPulls) {
   WriteAccessFile(access.path() + "/access",
                   "greedy greedy-key-123456 read *\nother other-key-1234567 write *\n"
                   "admin admin-key-1234567 admin *\n");
-  StartNode([&](store::NodeOptions* options) {
+  StartNode([&](store::node::NodeOptions* options) {
     options->access_file = access.path() + "/access";
     options->limits.connections = 32;
     options->limits.pulls = 32;
-    options->limits.landing_within = absl::Minutes(5);
+    options->limits.receive_within = absl::Minutes(5);
   });
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(Connect("other-key-1234567")->Push("a", encoding).ok());
@@ -319,7 +320,7 @@ TEST_F(RequestsTest, AKeyHasItsShareOfConnectionsAndPulls) {
   int open = 0;
   for (int i = 0; i < 32; ++i) {
     RawData* const on = greedy[static_cast<size_t>(i) % greedy.size()].get();
-    const uint64_t id = on->Send(RawData::PullOf("a", encoding.manifest, on->TakeLandings(2), 2));
+    const uint64_t id = on->Send(RawData::PullOf("a", encoding.manifest, on->TakePayloadIds(2), 2));
     if (StatusOf(*on->Next(id)).ok()) ++open;
   }
   EXPECT_LE(open, 16);
@@ -331,7 +332,7 @@ TEST_F(RequestsTest, AKeyHasItsShareOfConnectionsAndPulls) {
 }
 
 TEST_F(RequestsTest, AConnectionGoesSomeTimeAfterItsSession) {
-  StartNode([](store::NodeOptions* options) { options->limits.hello_within = absl::Seconds(1); });
+  StartNode([](store::node::NodeOptions* options) { options->limits.hello_within = absl::Seconds(1); });
   const auto data = Connect();
   store::v1::CloseSessionResponse closed;
   ASSERT_TRUE((*control_)->CloseSession(control_->Context().get(), {}, &closed).ok());
@@ -340,17 +341,17 @@ TEST_F(RequestsTest, AConnectionGoesSomeTimeAfterItsSession) {
 }
 
 TEST_F(RequestsTest, TransfersOfAConnectionAreBounded) {
-  StartNode([](store::NodeOptions* options) {
+  StartNode([](store::node::NodeOptions* options) {
     options->limits.pulls_per_connection = 3;
     options->limits.pushes_per_connection = 2;
     options->limits.pulls = 5;
-    options->limits.landing_within = absl::Minutes(5);
+    options->limits.receive_within = absl::Minutes(5);
   });
   const auto data = Connect(), other = Connect();
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data->Push("a", encoding).ok());
   const auto begin = [&](RawData* on) {
-    const uint64_t id = on->Send(RawData::PullOf("a", encoding.manifest, on->TakeLandings(2), 2));
+    const uint64_t id = on->Send(RawData::PullOf("a", encoding.manifest, on->TakePayloadIds(2), 2));
     return StatusOf(*on->Next(id)).code();
   };
   for (int i = 0; i < 3; ++i) EXPECT_EQ(begin(data.get()), absl::StatusCode::kOk);
@@ -366,7 +367,7 @@ TEST_F(RequestsTest, TransfersOfAConnectionAreBounded) {
 }
 
 TEST_F(RequestsTest, HalfFinishedPushesExpireAndLeaveNothing) {
-  StartNode([](store::NodeOptions* options) { options->limits.push_progress = absl::Seconds(2); });
+  StartNode([](store::node::NodeOptions* options) { options->limits.push_progress = absl::Seconds(2); });
   auto data = Connect();
   const Synthetic half = MakeSynthetic(1), cut = MakeSynthetic(2);
   const uint64_t id = data->Send(RawData::PushBegin("a", half));
@@ -375,7 +376,7 @@ TEST_F(RequestsTest, HalfFinishedPushesExpireAndLeaveNothing) {
   Completion sent;
   const auto buffer = data->Registered(absl::MakeConstSpan(half.slabs[0]));
   const int64_t length = half.manifest.layers[0].length;
-  data->connection()->Send(ready->push_ready().first_landing(), {*buffer, 0, length}, Patience(), sent.ForSend());
+  data->connection()->Send(ready->push_ready().first_payload(), {*buffer, 0, length}, Patience(), sent.ForSend());
   (void)sent.Wait();  // on a slow machine the push may be gone before
   Await("pushes", 0);
   const auto late = data->Ask(RawData::PushCommit("a", id, half.manifest));
@@ -407,7 +408,7 @@ TEST_F(RequestsTest, AManifestThatDoesNotFitIsRefused) {
     for (size_t layer = 0; layer < begun.slabs.size(); ++layer) {
       auto buffer = *data->Registered(absl::MakeConstSpan(begun.slabs[layer]));
       if (flip) buffer->data()[8] ^= std::byte{1};
-      data->connection()->Send(ready->push_ready().first_landing() + layer, {buffer, 0, buffer->size()}, Patience(),
+      data->connection()->Send(ready->push_ready().first_payload() + layer, {buffer, 0, buffer->size()}, Patience(),
                                sent[layer].ForSend());
     }
     proto::Request commit;
@@ -453,40 +454,40 @@ TEST_F(RequestsTest, PinsAreCountedOnceAndGoWithTheSession) {
   const std::string token = control_->token();
   const Synthetic encoding = MakeSynthetic(1);
   ASSERT_TRUE(data->Push("a", encoding).ok());
-  const auto mark = [&](proto::Mark::Act act, uint64_t id) {
+  const auto mark = [&](proto::EncodingAction::Action act, uint64_t id) {
     proto::Request request;
     request.set_id(id);
     request.set_ns("a");
-    request.mutable_mark()->set_act(act);
-    request.mutable_mark()->set_codec(1);
-    request.mutable_mark()->set_identities(std::string(BytesOf(encoding.manifest.identity)) + std::string(32, 'x'));
+    request.mutable_action()->set_action(act);
+    request.mutable_action()->set_codec(1);
+    request.mutable_action()->set_identities(std::string(BytesOf(encoding.manifest.identity)) + std::string(32, 'x'));
     const auto answer = data->Ask(request);
-    return answer.ok() ? answer->marked().codes() : answer.status().ToString();
+    return answer.ok() ? answer->action_done().codes() : answer.status().ToString();
   };
   const std::string done("\0\5", 2);  // the second is not there
-  EXPECT_EQ(mark(proto::Mark::PIN, 100), done);
+  EXPECT_EQ(mark(proto::EncodingAction::PIN, 100), done);
   EXPECT_GT(Value("pinned_bytes"), 0);
   data = ConnectAs(token);
-  EXPECT_EQ(mark(proto::Mark::PIN, 100), done);  // the same request
-  EXPECT_EQ(mark(proto::Mark::UNPIN, 101), done);
+  EXPECT_EQ(mark(proto::EncodingAction::PIN, 100), done);  // the same request
+  EXPECT_EQ(mark(proto::EncodingAction::UNPIN, 101), done);
   EXPECT_EQ(Value("pinned_bytes"), 0);
-  EXPECT_EQ(mark(proto::Mark::UNPIN, 102), std::string("\5\5", 2));
-  EXPECT_EQ(mark(proto::Mark::PIN, 103), done);
+  EXPECT_EQ(mark(proto::EncodingAction::UNPIN, 102), std::string("\5\5", 2));
+  EXPECT_EQ(mark(proto::EncodingAction::PIN, 103), done);
   // Another session cannot take it away.
   auto mine = std::move(data);
   data = Connect();
-  EXPECT_EQ(mark(proto::Mark::UNPIN, 104), std::string("\5\5", 2));
+  EXPECT_EQ(mark(proto::EncodingAction::UNPIN, 104), std::string("\5\5", 2));
   EXPECT_GT(Value("pinned_bytes"), 0);
   control_->set_token(token);
   store::v1::CloseSessionResponse closed;
   ASSERT_TRUE((*control_)->CloseSession(control_->Context().get(), {}, &closed).ok());
   EXPECT_EQ(Value("pinned_bytes"), 0);
-  EXPECT_EQ(mark(proto::Mark::REMOVE, 105), std::string("\0\0", 2));
+  EXPECT_EQ(mark(proto::EncodingAction::REMOVE, 105), std::string("\0\0", 2));
   EXPECT_EQ((*data->Lookup("a", {encoding.manifest.identity}))[0].tier, 0);
 }
 
 TEST_F(RequestsTest, FullLanesAreSaidSo) {
-  StartNode([](store::NodeOptions* options) { options->limits.requests_per_connection = 0; });
+  StartNode([](store::node::NodeOptions* options) { options->limits.requests_per_connection = 0; });
   const auto data = Connect();
   const uint64_t id = data->Send(LookupOf("a"));
   const auto answer = data->Next(id);
@@ -512,7 +513,7 @@ std::string HttpGet(const std::string& address, const std::string& path) {
 }
 
 TEST_F(RequestsTest, MetricsAreServed) {
-  StartNode([](store::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
+  StartNode([](store::node::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
   const auto data = Connect();
   const Manifest manifest = MakeSynthetic(1).manifest;
   ASSERT_TRUE(data->Push("a", MakeSynthetic(1)).ok());

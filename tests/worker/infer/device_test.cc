@@ -13,12 +13,12 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class DeviceTest : public EngineTest {
+class DeviceTest : public GeneratorTest {
  protected:
   ~DeviceTest() override { testing::SetEmulatedDeviceExhausted(false); }
   bool emulated() const { return GetParam().name == "cuda_emulated"; }
-  EngineOptions WithRoomFor(const std::vector<int>& documents) const {
-    EngineOptions options = Options();
+  GeneratorOptions WithRoomFor(const std::vector<int>& documents) const {
+    GeneratorOptions options = Options();
     options.resident_budget_bytes = BytesOf(documents);
     return options;
   }
@@ -29,17 +29,17 @@ class DeviceTest : public EngineTest {
     std::thread thread;
     void Wait() { thread.join(); }
   };
-  static void AskBehind(Engine& engine, const Request& request, Asked* asked) {
-    asked->thread = std::thread([&engine, request, asked] {
-      auto conversation = engine.Start(request);
+  static void AskBehind(Generator& generator, const Request& request, Asked* asked) {
+    asked->thread = std::thread([&generator, request, asked] {
+      auto conversation = generator.Start(request);
       asked->status = conversation.status();
       if (conversation.ok()) asked->conversation = *std::move(conversation);
     });
   }
-  static void AwaitWaits(Engine& engine, int64_t waits) {
+  static void AwaitWaits(Generator& generator, int64_t waits) {
     const absl::Time deadline = SteadyNow() + absl::Seconds(60);
-    while (engine.stats().pool.waits < waits && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
-    ASSERT_EQ(engine.stats().pool.waits, waits);
+    while (generator.stats().pool.waits < waits && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    ASSERT_EQ(generator.stats().pool.waits, waits);
   }
 };
 
@@ -51,10 +51,11 @@ TEST_P(DeviceTest, AnswersAsTheHostDoesFromTheSameStore) {
       SCOPED_TRACE(absl::StrCat(std::string(CodecName(codec)), encoded_here ? " of the device" : " of the host"));
       const auto store = OpenStore(absl::StrCat(directory_.path(), "/", static_cast<int>(codec), encoded_here));
       const auto make = [&](const Loaded& loaded) {
-        return std::move(Engine::Create(loaded.model.get(), loaded.fingerprint, store.get(), Options(codec))).value();
+        return std::move(Generator::Create(loaded.model.get(), loaded.fingerprint, store.get(), Options(codec)))
+            .value();
       };
       const auto device = make(loaded_), cpu = make(host);
-      Engine& first = encoded_here ? *device : *cpu;
+      Generator& first = encoded_here ? *device : *cpu;
       Start(first, Ask());
       ASSERT_TRUE(first.DrainWriteBack(SteadyNow() + absl::Seconds(60)));
       const auto here = Start(*device, Ask()), there = Start(*cpu, Ask());
@@ -75,63 +76,63 @@ TEST_P(DeviceTest, AnswersAsTheHostDoesFromTheSameStore) {
 
 TEST_P(DeviceTest, MemoryDoesNotGrowWithTheConversations) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), Options());
-  Start(*engine, Ask({2, 3, 0, 2}));  // scratch memory
-  engine->pool().Clear();
-  const auto first = Start(*engine, Ask({0, 2}));
-  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  const auto generator = MakeGenerator(store_.get(), Options());
+  Start(*generator, Ask({2, 3, 0, 2}));  // scratch memory
+  generator->pool().Clear();
+  const auto first = Start(*generator, Ask({0, 2}));
+  EXPECT_EQ(generator->stats().pool.bytes, BytesOf({0, 2}));
   EXPECT_EQ(store_->Stats()->leases, 0) << "a copy that is whole needs no lease";
   const int64_t used = testing::EmulatedDeviceBytes();
   std::vector<std::unique_ptr<Conversation>> others;
   for (const std::vector<int>& documents : {std::vector<int>{2, 0}, {0}, {2}, {2, 2, 0}, {0, 2}}) {
-    others.push_back(Start(*engine, Ask(documents)));
-    Decode(*engine, *others.back(), 3);
+    others.push_back(Start(*generator, Ask(documents)));
+    Decode(*generator, *others.back(), 3);
   }
-  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
-  EXPECT_EQ(engine->stats().pool.residents, 2);
+  EXPECT_EQ(generator->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(generator->stats().pool.residents, 2);
   if (emulated()) {
     EXPECT_EQ(testing::EmulatedDeviceBytes(), used);
   }
-  EXPECT_EQ(LogitsOf(*Start(*engine, Ask({0, 2}))), LogitsOf(*first));
+  EXPECT_EQ(LogitsOf(*Start(*generator, Ask({0, 2}))), LogitsOf(*first));
 }
 
 TEST_P(DeviceTest, WhatLacksRoomWaitsForOthersToLetGo) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
-  auto holder = Start(*engine, Ask({0, 2}));
+  const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2}));
+  auto holder = Start(*generator, Ask({0, 2}));
   Asked asked;
-  AskBehind(*engine, Ask({3}), &asked);
-  AwaitWaits(*engine, 1);
+  AskBehind(*generator, Ask({3}), &asked);
+  AwaitWaits(*generator, 1);
   // It holds nothing meanwhile, and nobody else is disturbed.
-  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
-  EXPECT_EQ(Start(*engine, Ask({2}))->stats().documents_resident, 1);
-  EXPECT_TRUE(engine->Step(*holder, {}).ok());
-  EXPECT_EQ(engine->stats().pool.evictions, 0);
+  EXPECT_EQ(generator->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(Start(*generator, Ask({2}))->stats().documents_resident, 1);
+  EXPECT_TRUE(generator->Step(*holder, {}).ok());
+  EXPECT_EQ(generator->stats().pool.evictions, 0);
   holder.reset();
   asked.Wait();
   ASSERT_TRUE(asked.status.ok()) << asked.status;
   EXPECT_LE(LargestDifference(LogitsOf(*asked.conversation), Expected(Ask({3}))), tolerance());
   // The one used last is still there.
-  EXPECT_EQ(engine->stats().pool.evictions, 1);
-  EXPECT_EQ(Start(*engine, Ask({2}))->stats().documents_resident, 1);
+  EXPECT_EQ(generator->stats().pool.evictions, 1);
+  EXPECT_EQ(Start(*generator, Ask({2}))->stats().documents_resident, 1);
 }
 
 // What little it wants would fit at once; but then one after another would slip by.
 TEST_P(DeviceTest, ThoseThatWaitAreServedInOrder) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
-  auto holder = Start(*engine, Ask({3}));
+  const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2}));
+  auto holder = Start(*generator, Ask({3}));
   Asked large, small;
-  AskBehind(*engine, Ask({0, 2}), &large);
-  AwaitWaits(*engine, 1);
-  AskBehind(*engine, Ask({1}), &small);
-  AwaitWaits(*engine, 2);
+  AskBehind(*generator, Ask({0, 2}), &large);
+  AwaitWaits(*generator, 1);
+  AskBehind(*generator, Ask({1}), &small);
+  AwaitWaits(*generator, 2);
   // Who needs no room waits for nobody.
-  EXPECT_EQ(Start(*engine, Ask({3}))->stats().documents_resident, 1);
+  EXPECT_EQ(Start(*generator, Ask({3}))->stats().documents_resident, 1);
   holder.reset();
   large.Wait();
   ASSERT_TRUE(large.status.ok()) << large.status;
-  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));  // all there is
+  EXPECT_EQ(generator->stats().pool.bytes, BytesOf({0, 2}));  // all there is
   large.conversation.reset();
   small.Wait();
   ASSERT_TRUE(small.status.ok()) << small.status;
@@ -140,16 +141,16 @@ TEST_P(DeviceTest, ThoseThatWaitAreServedInOrder) {
 // One that gives up lets the next one pass.
 TEST_P(DeviceTest, ATurnEndsWithItsRequest) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
-  const auto holder = Start(*engine, Ask({3}));
+  const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2}));
+  const auto holder = Start(*generator, Ask({3}));
   std::atomic<bool> cancelled = false;
   Request request = Ask({0, 2});
   request.limits.cancelled = [&] { return cancelled.load(); };
   Asked large, small;
-  AskBehind(*engine, request, &large);
-  AwaitWaits(*engine, 1);
-  AskBehind(*engine, Ask({1}), &small);
-  AwaitWaits(*engine, 2);
+  AskBehind(*generator, request, &large);
+  AwaitWaits(*generator, 1);
+  AskBehind(*generator, Ask({1}), &small);
+  AwaitWaits(*generator, 2);
   cancelled = true;
   large.Wait();
   EXPECT_EQ(large.status.code(), absl::StatusCode::kCancelled);
@@ -160,13 +161,13 @@ TEST_P(DeviceTest, ATurnEndsWithItsRequest) {
 // Each wants some of what the others have, and something else beside it.
 TEST_P(DeviceTest, ThoseThatDoNotFitTogetherTakeTurns) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2, 3}));
+  const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2, 3}));
   const std::vector<std::vector<int>> wanted = {{0, 2, 3}, {2, 0, 1}, {3, 2}, {1, 3, 0}};
   std::vector<std::vector<float>> logits(2 * wanted.size());
   std::vector<std::thread> threads;
   for (size_t i = 0; i < logits.size(); ++i) {
     threads.emplace_back([&, i] {
-      const auto conversation = Start(*engine, Ask(wanted[i % wanted.size()]));
+      const auto conversation = Start(*generator, Ask(wanted[i % wanted.size()]));
       if (conversation != nullptr) logits[i] = LogitsOf(*conversation);
     });
   }
@@ -174,38 +175,38 @@ TEST_P(DeviceTest, ThoseThatDoNotFitTogetherTakeTurns) {
   for (size_t i = 0; i < logits.size(); ++i) {
     EXPECT_LE(LargestDifference(logits[i], Expected(Ask(wanted[i % wanted.size()]))), tolerance()) << i;
   }
-  EXPECT_LE(engine->stats().pool.bytes, BytesOf({0, 2, 3}));
+  EXPECT_LE(generator->stats().pool.bytes, BytesOf({0, 2, 3}));
 }
 
 TEST_P(DeviceTest, WhatDoesNotFitFailsAlone) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), WithRoomFor({0, 2}));
-  const auto never = engine->Start(Ask({0, 1, 2}));
+  const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2}));
+  const auto never = generator->Start(Ask({0, 1, 2}));
   EXPECT_EQ(never.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(never.status().message(), HasSubstr(absl::StrCat(BytesOf({0, 1, 2}), " bytes of encodings")));
-  const auto holder = Start(*engine, Ask({0, 2}));
-  const auto undisturbed = Start(*engine, Ask({0, 2}));
+  const auto holder = Start(*generator, Ask({0, 2}));
+  const auto undisturbed = Start(*generator, Ask({0, 2}));
   Request late = Ask({3, 0});
   late.limits.timeout = absl::Milliseconds(100);
-  const auto timed_out = engine->Start(late);
+  const auto timed_out = generator->Start(late);
   EXPECT_EQ(timed_out.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(timed_out.status().message(), HasSubstr("until this request's time ran out"));
   Request cancelled = Ask({3});
   cancelled.limits.cancelled = [] { return true; };
-  EXPECT_EQ(engine->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(Decode(*engine, *holder, 4), Decode(*engine, *undisturbed, 4));
-  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
-  EXPECT_EQ(engine->stats().encoded, 0);
+  EXPECT_EQ(generator->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Decode(*generator, *holder, 4), Decode(*generator, *undisturbed, 4));
+  EXPECT_EQ(generator->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(generator->stats().encoded, 0);
 }
 
 // A miss has its room before it is encoded.
 TEST_P(DeviceTest, MissesWaitForRoomToo) {
-  const auto engine = MakeEngine(nullptr, WithRoomFor({0, 2}));
-  auto holder = Start(*engine, Ask({0, 2}));
+  const auto generator = MakeGenerator(nullptr, WithRoomFor({0, 2}));
+  auto holder = Start(*generator, Ask({0, 2}));
   Asked asked;
-  AskBehind(*engine, Ask({2, 3}), &asked);
-  AwaitWaits(*engine, 1);
-  EXPECT_EQ(engine->stats().encoded, 2);
+  AskBehind(*generator, Ask({2, 3}), &asked);
+  AwaitWaits(*generator, 1);
+  EXPECT_EQ(generator->stats().encoded, 2);
   holder.reset();
   asked.Wait();
   ASSERT_TRUE(asked.status.ok()) << asked.status;
@@ -215,32 +216,32 @@ TEST_P(DeviceTest, MissesWaitForRoomToo) {
 
 TEST_P(DeviceTest, WithoutMemoryForAPassTheNextOneStartsAnew) {
   if (!emulated()) GTEST_SKIP() << "a real one is not to be filled";
-  const auto engine = MakeEngine(nullptr, Options());
+  const auto generator = MakeGenerator(nullptr, Options());
   testing::SetEmulatedDeviceExhausted(true);
-  EXPECT_EQ(engine->Start(Ask({})).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(generator->Start(Ask({})).status().code(), absl::StatusCode::kResourceExhausted);
   testing::SetEmulatedDeviceExhausted(false);
-  EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine, Ask({}))), Expected(Ask({}))), tolerance());
+  EXPECT_LE(LargestDifference(LogitsOf(*Start(*generator, Ask({}))), Expected(Ask({}))), tolerance());
 }
 
 TEST_P(DeviceTest, ADeviceWithoutMemoryFailsTheRequestThatNeedsSome) {
   if (!emulated()) GTEST_SKIP() << "a real one is not to be filled";
   FillStore();
-  const auto engine = MakeEngine(store_.get(), Options());
-  const auto holder = Start(*engine, Ask({0, 2}));
-  const auto undisturbed = Start(*engine, Ask({0, 2}));
-  std::vector<int32_t> decoded = Decode(*engine, *holder, 3);
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto holder = Start(*generator, Ask({0, 2}));
+  const auto undisturbed = Start(*generator, Ask({0, 2}));
+  std::vector<int32_t> decoded = Decode(*generator, *holder, 3);
   testing::SetEmulatedDeviceExhausted(true);
-  EXPECT_EQ(engine->Start(Ask({3})).status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(engine->stats().pool.bytes, BytesOf({0, 2}));
+  EXPECT_EQ(generator->Start(Ask({3})).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(generator->stats().pool.bytes, BytesOf({0, 2}));
   decoded.pop_back();
-  for (const int32_t token : Decode(*engine, *holder, 3)) decoded.push_back(token);
+  for (const int32_t token : Decode(*generator, *holder, 3)) decoded.push_back(token);
   testing::SetEmulatedDeviceExhausted(false);
-  EXPECT_EQ(decoded, Decode(*engine, *undisturbed, 5));
-  EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine, Ask({3}))), Expected(Ask({3}))), tolerance());
+  EXPECT_EQ(decoded, Decode(*generator, *undisturbed, 5));
+  EXPECT_LE(LargestDifference(LogitsOf(*Start(*generator, Ask({3}))), Expected(Ask({3}))), tolerance());
 }
 
 std::vector<testing::BackendFactory> Devices() {
-  std::vector<testing::BackendFactory> backends = EngineBackends();
+  std::vector<testing::BackendFactory> backends = GeneratorBackends();
   std::erase_if(backends, [](const auto& backend) { return !backend.on_device; });
   return backends;
 }

@@ -127,12 +127,12 @@ std::vector<float> Expected(const Case& c, const link::LinkPlan& plan, const mod
   return *std::move(logits);
 }
 
-std::vector<float> Linked(Engine& engine, const Case& c, const link::LinkPlan& plan) {
-  auto conversation = engine.StartPlanned(plan, c.request);
+std::vector<float> Linked(Generator& generator, const Case& c, const link::LinkPlan& plan) {
+  auto conversation = generator.StartPlanned(plan, c.request);
   EXPECT_TRUE(conversation.ok()) << conversation.status();
   if (!conversation.ok()) return {};
   std::vector<float> logits((*conversation)->logits().begin(), (*conversation)->logits().end());
-  const auto scores = engine.Score(**conversation, c.forced, {});
+  const auto scores = generator.Score(**conversation, c.forced, {});
   EXPECT_TRUE(scores.ok()) << scores.status();
   if (scores.ok()) logits.insert(logits.end(), scores->begin(), scores->end());
   return logits;
@@ -260,28 +260,28 @@ void Check(const Case& c) {
   ASSERT_TRUE(testing::WriteTinyModel(model_path, c.model).ok()) << testing::WriteTinyModel(model_path, c.model);
   const Loaded loaded = LoadModel(model_path, MakeBackend(c.backend));
   const auto store = OpenStore(directory.path() + "/store", int64_t{192} << 20);
-  EngineOptions options;
+  GeneratorOptions options;
   options.codec = loaded.backend->compute_dtype() == kernels::Dtype::kF32 ? Codec::kRawF32 : Codec::kRawBf16;
   options.profile = c.profile;
   options.link_embeddings = c.link_embeddings;
   options.private_tokens = 1024;
   options.prefill_chunk = 1 + static_cast<int64_t>(c.model.seed % 97);
-  auto engine = Engine::Create(loaded.model.get(), loaded.fingerprint, store.get(), options);
-  ASSERT_TRUE(engine.ok()) << engine.status();
+  auto generator = Generator::Create(loaded.model.get(), loaded.fingerprint, store.get(), options);
+  ASSERT_TRUE(generator.ok()) << generator.status();
 
   const link::LinkPlan plan = PlanOf(c);
   const std::vector<float> expected = Expected(c, plan, *loaded.weights);
   // First everything is encoded on the spot; then everything comes out of the store's files.
-  ExpectClose(Linked(**engine, c, plan), expected, loaded);
-  ASSERT_TRUE((*engine)->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
-  EXPECT_EQ((*engine)->stats().write_back.failed, 0) << (*engine)->stats().write_back.last_error;
-  const int64_t encoded = (*engine)->stats().encoded;
-  (*engine)->pool().Clear();
+  ExpectClose(Linked(**generator, c, plan), expected, loaded);
+  ASSERT_TRUE((*generator)->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
+  EXPECT_EQ((*generator)->stats().write_back.failed, 0) << (*generator)->stats().write_back.last_error;
+  const int64_t encoded = (*generator)->stats().encoded;
+  (*generator)->pool().Clear();
   store->DropDramTier();
-  const std::vector<float> linked = Linked(**engine, c, plan);
+  const std::vector<float> linked = Linked(**generator, c, plan);
   ExpectClose(linked, expected, loaded);
-  EXPECT_EQ((*engine)->stats().encoded, encoded);
-  EXPECT_GT((*engine)->stats().pool.loads_segments, 0);
+  EXPECT_EQ((*generator)->stats().encoded, encoded);
+  EXPECT_GT((*generator)->stats().pool.loads_disk, 0);
   if (loaded.backend->device().type != kernels::DeviceType::kCpu) return;
   const std::vector<float> shifted = FromShiftedKeys(*store, loaded, c, plan);
   EXPECT_LE(LargestDifference(absl::MakeConstSpan(linked).subspan(0, shifted.size()), shifted), kTolerance);

@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 constexpr int kTokens = 6;
 constexpr int kAlways = 1 << 20;
 
-class FaultTest : public EngineTest {
+class FaultTest : public GeneratorTest {
  protected:
   Identity IdentityOf(int document) const {
     return ComputeIdentity({loaded_.fingerprint, "", documents_[document].tokens}, "");
@@ -25,15 +25,15 @@ class FaultTest : public EngineTest {
     std::vector<float> logits;
     std::vector<float> scores;
   };
-  Transcript Talk(Engine& engine, const std::vector<int>& asked = {0, 1, 2, 3}) {
+  Transcript Talk(Generator& generator, const std::vector<int>& asked = {0, 1, 2, 3}) {
     Transcript transcript;
-    const auto conversation = Start(engine, Ask(asked));
+    const auto conversation = Start(generator, Ask(asked));
     if (conversation == nullptr) return transcript;
-    transcript.tokens = Decode(engine, *conversation, kTokens);
+    transcript.tokens = Decode(generator, *conversation, kTokens);
     const std::vector<int32_t> turn = {conversation->next(), 20, 30, 40, 50};
-    EXPECT_TRUE(engine.Extend(*conversation, turn, {}).ok());
+    EXPECT_TRUE(generator.Extend(*conversation, turn, {}).ok());
     transcript.tokens.push_back(conversation->next());
-    auto scores = engine.Score(*conversation, turn, {});
+    auto scores = generator.Score(*conversation, turn, {});
     EXPECT_TRUE(scores.ok()) << scores.status();
     if (scores.ok()) transcript.scores = *std::move(scores);
     transcript.logits = LogitsOf(*conversation);
@@ -49,14 +49,14 @@ class FaultTest : public EngineTest {
 TEST_P(FaultTest, TheStoreIsAskedForAllDocumentsOfARequestTogether) {
   FillStore();
   testing::FaultyStore counted(store_.get());
-  const auto engine = MakeEngine(&counted, Options());
-  ASSERT_NE(Start(*engine, Ask({0, 1, 2, 3})), nullptr);
+  const auto generator = MakeGenerator(&counted, Options());
+  ASSERT_NE(Start(*generator, Ask({0, 1, 2, 3})), nullptr);
   EXPECT_EQ(counted.asked(), 2);  // one lookup, one read
 }
 
 TEST_P(FaultTest, EveryErrorOfEveryLayerCostsOneEncode) {
   FillStore();
-  const auto quiet = MakeEngine(store_.get(), Options());
+  const auto quiet = MakeGenerator(store_.get(), Options());
   const Transcript expected = Talk(*quiet);
   const int step = GetParam().on_device ? 4 : 1;  // emulation is slow
   for (int code = step == 1 ? 1 : 3; code <= 16; code += step) {
@@ -65,46 +65,46 @@ TEST_P(FaultTest, EveryErrorOfEveryLayerCostsOneEncode) {
     for (int64_t layer = 0; layer < loaded_.model->config().layers; ++layer) {
       testing::FaultyStore faulty(store_.get());
       faulty.FailLayer(IdentityOf(2), layer, fault);
-      const auto engine = MakeEngine(&faulty, Options());
-      ExpectSame(Talk(*engine), expected);
-      EXPECT_EQ(engine->stats().encoded, 1);
-      EXPECT_EQ(engine->stats().damaged, absl::IsDataLoss(fault) ? 1 : 0);
-      EXPECT_EQ(engine->stats().late, absl::IsDataLoss(fault) ? 0 : 1);
+      const auto generator = MakeGenerator(&faulty, Options());
+      ExpectSame(Talk(*generator), expected);
+      EXPECT_EQ(generator->stats().encoded, 1);
+      EXPECT_EQ(generator->stats().damaged, absl::IsDataLoss(fault) ? 1 : 0);
+      EXPECT_EQ(generator->stats().late, absl::IsDataLoss(fault) ? 0 : 1);
     }
   }
 }
 
 TEST_P(FaultTest, WhatComesLateIsEncoded) {
   FillStore();
-  const auto quiet = MakeEngine(store_.get(), Options());
+  const auto quiet = MakeGenerator(store_.get(), Options());
   const Transcript expected = Talk(*quiet);
   testing::FaultyStore faulty(store_.get());
   faulty.DelayLayer(IdentityOf(0), 0);
   faulty.DelayLayer(IdentityOf(3), loaded_.model->config().layers - 1);
-  EngineOptions options = Options();
+  GeneratorOptions options = Options();
   options.load_timeout = absl::Milliseconds(20);
-  const auto engine = MakeEngine(&faulty, options);
-  ExpectSame(Talk(*engine), expected);
-  EXPECT_GE(engine->stats().late, 2);
-  EXPECT_GE(engine->stats().encoded, 2);
+  const auto generator = MakeGenerator(&faulty, options);
+  ExpectSame(Talk(*generator), expected);
+  EXPECT_GE(generator->stats().late, 2);
+  EXPECT_GE(generator->stats().encoded, 2);
 }
 
 TEST_P(FaultTest, AStoreThatDoesNotAnswerIsAMiss) {
   FillStore();
-  const auto quiet = MakeEngine(store_.get(), Options());
+  const auto quiet = MakeGenerator(store_.get(), Options());
   const Transcript expected = Talk(*quiet);
   for (const bool lookups : {true, false}) {
     testing::FaultyStore faulty(store_.get());
     const absl::Status gone = absl::UnavailableError("closing");
     lookups ? faulty.FailLookups(gone) : faulty.FailReads(gone);
     faulty.FailPuts(gone);
-    const auto engine = MakeEngine(&faulty, Options());
-    ExpectSame(Talk(*engine), expected);
-    EXPECT_EQ(engine->stats().pool.store_errors, lookups ? 1 : 4);
-    EXPECT_EQ(engine->stats().encoded, 4);
-    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
-    EXPECT_EQ(engine->stats().write_back.failed, 4);
-    EXPECT_THAT(engine->stats().write_back.last_error, HasSubstr("closing"));
+    const auto generator = MakeGenerator(&faulty, Options());
+    ExpectSame(Talk(*generator), expected);
+    EXPECT_EQ(generator->stats().pool.store_errors, lookups ? 1 : 4);
+    EXPECT_EQ(generator->stats().encoded, 4);
+    ASSERT_TRUE(generator->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
+    EXPECT_EQ(generator->stats().write_back.failed, 4);
+    EXPECT_THAT(generator->stats().write_back.last_error, HasSubstr("closing"));
   }
 }
 
@@ -115,7 +115,7 @@ TEST_P(FaultTest, APassOverMemoryThatWasTakenBackIsDoneAgain) {
     const bool copied = GetParam().on_device || codec == Codec::kQ4;
     const int matter = copied ? layers - 1 : kTokens;
     FillStore(codec);
-    const auto quiet = MakeEngine(store_.get(), Options(codec));
+    const auto quiet = MakeGenerator(store_.get(), Options(codec));
     const Transcript expected = Talk(*quiet);
     int64_t lapsed = 0;
     for (const int times : {1, 2, kAlways}) {
@@ -124,14 +124,14 @@ TEST_P(FaultTest, APassOverMemoryThatWasTakenBackIsDoneAgain) {
         testing::FaultyStore faulty(store_.get());
         faulty.TakeBack(IdentityOf(2), checks, times);
         if (checks % 2 == 0) faulty.TakeBack(IdentityOf(0), checks, times);
-        const auto engine = MakeEngine(&faulty, Options(codec));
-        ExpectSame(Talk(*engine), expected);
+        const auto generator = MakeGenerator(&faulty, Options(codec));
+        ExpectSame(Talk(*generator), expected);
         if (checks < matter) {
-          EXPECT_GT(engine->stats().lapsed, 0);
-          EXPECT_GE(faulty.taken_back(), engine->stats().lapsed);
+          EXPECT_GT(generator->stats().lapsed, 0);
+          EXPECT_GE(faulty.taken_back(), generator->stats().lapsed);
         }
-        EXPECT_EQ(engine->stats().damaged, 0);
-        lapsed = std::max(lapsed, engine->stats().lapsed);
+        EXPECT_EQ(generator->stats().damaged, 0);
+        lapsed = std::max(lapsed, generator->stats().lapsed);
       }
     }
     EXPECT_GT(lapsed, 0);
@@ -141,33 +141,33 @@ TEST_P(FaultTest, APassOverMemoryThatWasTakenBackIsDoneAgain) {
 TEST_P(FaultTest, ABatchIsDoneAgainForAllThatReadTheEncoding) {
   FillStore();
   const std::vector<std::vector<int>> asked = {{0, 1, 2, 3}, {2, 0}, {1}, {2, 2, 3}};
-  const auto answers = [&](Engine& engine) {
+  const auto answers = [&](Generator& generator) {
     std::vector<std::unique_ptr<Conversation>> conversations;
     std::vector<Conversation*> batch;
     for (const auto& documents : asked) {
-      conversations.push_back(Start(engine, Ask(documents)));
+      conversations.push_back(Start(generator, Ask(documents)));
       batch.push_back(conversations.back().get());
     }
     std::vector<std::vector<int32_t>> tokens(asked.size());
     for (int step = 0; step < kTokens; ++step) {
       for (size_t i = 0; i < asked.size(); ++i) tokens[i].push_back(batch[i]->next());
-      EXPECT_TRUE(engine.StepBatch(batch, {}).ok());
+      EXPECT_TRUE(generator.StepBatch(batch, {}).ok());
     }
     for (Conversation* one : batch) EXPECT_EQ(one->stats().decoded_tokens, kTokens);
     return tokens;
   };
-  const auto quiet = MakeEngine(store_.get(), Options());
+  const auto quiet = MakeGenerator(store_.get(), Options());
   const auto expected = answers(*quiet);
-  // The last one that matters: to a device, which copies, one of those while the layers land.
+  // The last one that matters: to a device, which copies, one of those while the layers arrive.
   const int last_check = GetParam().on_device ? static_cast<int>(loaded_.model->config().layers) - 2 : kTokens + 3;
   for (const int times : {1, kAlways}) {
     for (int checks = 0; checks <= last_check; ++checks) {
       SCOPED_TRACE(absl::StrCat(checks, " checks, ", times, " times"));
       testing::FaultyStore faulty(store_.get());
       faulty.TakeBack(IdentityOf(2), checks, times);
-      const auto engine = MakeEngine(&faulty, Options());
-      EXPECT_EQ(answers(*engine), expected);
-      EXPECT_GT(engine->stats().lapsed + engine->stats().pool.dropped, 0);
+      const auto generator = MakeGenerator(&faulty, Options());
+      EXPECT_EQ(answers(*generator), expected);
+      EXPECT_GT(generator->stats().lapsed + generator->stats().pool.dropped, 0);
     }
   }
 }
@@ -175,21 +175,21 @@ TEST_P(FaultTest, ABatchIsDoneAgainForAllThatReadTheEncoding) {
 TEST_P(FaultTest, ThePoolGivesOutNothingThatWasTakenBack) {
   if (GetParam().on_device) GTEST_SKIP() << "a device has copies of its own";
   FillStore();
-  const auto quiet = MakeEngine(store_.get(), Options());
+  const auto quiet = MakeGenerator(store_.get(), Options());
   const Transcript expected = Talk(*quiet);
   testing::FaultyStore faulty(store_.get());
-  const auto engine = MakeEngine(&faulty, Options());
+  const auto generator = MakeGenerator(&faulty, Options());
   faulty.TakeBack(IdentityOf(1), kTokens + 1, 1);  // at the end of the first conversation
-  ExpectSame(Talk(*engine), expected);
+  ExpectSame(Talk(*generator), expected);
   EXPECT_EQ(faulty.taken_back(), 1);
-  const int64_t lapsed = engine->stats().lapsed;
-  ExpectSame(Talk(*engine), expected);
-  EXPECT_EQ(engine->stats().lapsed, lapsed);
-  EXPECT_GE(engine->stats().pool.dropped, 1);
-  EXPECT_EQ(engine->stats().encoded, 0);
+  const int64_t lapsed = generator->stats().lapsed;
+  ExpectSame(Talk(*generator), expected);
+  EXPECT_EQ(generator->stats().lapsed, lapsed);
+  EXPECT_GE(generator->stats().pool.dropped, 1);
+  EXPECT_EQ(generator->stats().encoded, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, FaultTest, ::testing::ValuesIn(EngineBackends()),
+INSTANTIATE_TEST_SUITE_P(Backends, FaultTest, ::testing::ValuesIn(GeneratorBackends()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -51,12 +51,12 @@ class FaultyStore final : public store::Store {
     if (!lookups_.ok()) return lookups_;
     return real_->Lookup(ns, identities, codec);
   }
-  std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ReadMany(store::DeviceLanding* landing,
+  std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ReadMany(store::DeviceBuffer* device_buffer,
                                                                       absl::string_view ns, Codec codec,
                                                                       absl::Span<const store::ReadRequest> requests,
                                                                       absl::Time deadline) override {
     const int asked = ++asked_;
-    auto leases = Store::ReadMany(landing, ns, codec, requests, deadline);
+    auto leases = Store::ReadMany(device_buffer, ns, codec, requests, deadline);
     asked_ = asked;
     return leases;
   }
@@ -131,7 +131,7 @@ class FaultyStore final : public store::Store {
       if (layer < fails_) return real_->WaitLayer(layer, deadline);
       if (!status_.ok()) return status_;
       absl::SleepFor(deadline - SteadyNow());
-      return absl::DeadlineExceededError("the layer did not land in time");
+      return absl::DeadlineExceededError("the layer did not arrive in time");
     }
     absl::Span<const std::byte> layer(int64_t layer) const override { return real_->layer(layer); }
 

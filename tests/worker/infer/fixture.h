@@ -1,5 +1,5 @@
 // What the tests of worker/infer share: a tiny model on a backend, a real embedded store in a directory of its own, an
-// engine.
+// generator.
 #ifndef KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
 #define KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
 
@@ -23,7 +23,7 @@
 #include "tests/support/tiny_model.h"
 #include "worker/encode/encoder.h"
 #include "worker/files/weights.h"
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 
 namespace kvlink::infer {
 
@@ -128,14 +128,14 @@ inline double Divergence(absl::Span<const float> p, absl::Span<const float> q) {
 }
 
 // The scalar backend, and every device.
-inline std::vector<testing::BackendFactory> EngineBackends() {
+inline std::vector<testing::BackendFactory> GeneratorBackends() {
   std::vector<testing::BackendFactory> backends = testing::AllBackends();
   std::erase_if(backends, [](const auto& backend) { return backend.name != "ref" && !backend.on_device; });
   return backends;
 }
 
-// An engine's surroundings: a backend, four documents, a prompt.
-class EngineTest : public ::testing::TestWithParam<testing::BackendFactory> {
+// An generator's surroundings: a backend, four documents, a prompt.
+class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
  protected:
   void SetUp() override {
     testing::TinyModelOptions model;
@@ -163,18 +163,18 @@ class EngineTest : public ::testing::TestWithParam<testing::BackendFactory> {
   double tolerance() const { return bf16_ ? 0.05 : 1e-4; }
   // In which encodings are as exact as the arithmetic.
   Codec exact() const { return bf16_ ? Codec::kRawBf16 : Codec::kRawF32; }
-  EngineOptions Options(Codec codec) const {
-    EngineOptions options;
+  GeneratorOptions Options(Codec codec) const {
+    GeneratorOptions options;
     options.codec = codec;
     options.profile = *link::LoadLinkProfile("untuned");
     options.private_tokens = 1024;
     return options;
   }
-  EngineOptions Options() const { return Options(exact()); }
-  std::unique_ptr<Engine> MakeEngine(store::Store* store, const EngineOptions& options) {
-    auto engine = Engine::Create(loaded_.model.get(), loaded_.fingerprint, store, options);
-    EXPECT_TRUE(engine.ok()) << engine.status();
-    return *std::move(engine);
+  GeneratorOptions Options() const { return Options(exact()); }
+  std::unique_ptr<Generator> MakeGenerator(store::Store* store, const GeneratorOptions& options) {
+    auto generator = Generator::Create(loaded_.model.get(), loaded_.fingerprint, store, options);
+    EXPECT_TRUE(generator.ok()) << generator.status();
+    return *std::move(generator);
   }
   // What residents of these documents take in memory.
   int64_t BytesOf(const std::vector<int>& documents) const {
@@ -194,15 +194,15 @@ class EngineTest : public ::testing::TestWithParam<testing::BackendFactory> {
     request.keep_logits = true;
     return request;
   }
-  static std::unique_ptr<Conversation> Start(Engine& engine, const Request& request) {
-    auto conversation = engine.Start(request);
+  static std::unique_ptr<Conversation> Start(Generator& generator, const Request& request) {
+    auto conversation = generator.Start(request);
     EXPECT_TRUE(conversation.ok()) << conversation.status();
     return conversation.ok() ? *std::move(conversation) : nullptr;
   }
-  static std::vector<int32_t> Decode(Engine& engine, Conversation& conversation, int tokens) {
+  static std::vector<int32_t> Decode(Generator& generator, Conversation& conversation, int tokens) {
     std::vector<int32_t> decoded = {conversation.next()};
     while (static_cast<int>(decoded.size()) < tokens) {
-      EXPECT_TRUE(engine.Step(conversation, {}).ok());
+      EXPECT_TRUE(generator.Step(conversation, {}).ok());
       decoded.push_back(conversation.next());
     }
     return decoded;
@@ -210,17 +210,17 @@ class EngineTest : public ::testing::TestWithParam<testing::BackendFactory> {
   static std::vector<float> LogitsOf(const Conversation& conversation) {
     return {conversation.logits().begin(), conversation.logits().end()};
   }
-  // Encodes all documents into the store, through an engine of its own.
+  // Encodes all documents into the store, through an generator of its own.
   void FillStore() { FillStore(exact()); }
   void FillStore(Codec codec) {
-    const auto engine = MakeEngine(store_.get(), Options(codec));
-    Start(*engine, Ask());
-    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
-    ASSERT_EQ(engine->stats().write_back.written, 4) << engine->stats().write_back.last_error;
+    const auto generator = MakeGenerator(store_.get(), Options(codec));
+    Start(*generator, Ask());
+    ASSERT_TRUE(generator->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
+    ASSERT_EQ(generator->stats().write_back.written, 4) << generator->stats().write_back.last_error;
   }
   std::vector<float> Expected(const Request& request) {
-    const auto engine = MakeEngine(nullptr, Options());
-    return LogitsOf(*Start(*engine, request));
+    const auto generator = MakeGenerator(nullptr, Options());
+    return LogitsOf(*Start(*generator, request));
   }
 
   TempDirectory directory_;

@@ -5,38 +5,38 @@
 namespace kvlink::infer {
 namespace {
 
-class GraphTest : public EngineTest {
+class GraphTest : public GeneratorTest {
  protected:
   ~GraphTest() override { testing::SetEmulatedDeviceUnrecordable(false); }
   bool emulated() const { return GetParam().name == "cuda_emulated"; }
-  std::unique_ptr<Engine> EngineOf(const Loaded& loaded, int64_t graph_rows) {
-    EngineOptions options = Options();
+  std::unique_ptr<Generator> EngineOf(const Loaded& loaded, int64_t graph_rows) {
+    GeneratorOptions options = Options();
     options.graph_rows = graph_rows;
-    auto engine = Engine::Create(loaded.model.get(), loaded.fingerprint, nullptr, options);
-    EXPECT_TRUE(engine.ok()) << engine.status();
-    return *std::move(engine);
+    auto generator = Generator::Create(loaded.model.get(), loaded.fingerprint, nullptr, options);
+    EXPECT_TRUE(generator.ok()) << generator.status();
+    return *std::move(generator);
   }
   // Answers, turns and steps of a batch: every number that comes out.
-  std::vector<float> Everything(Engine& engine) {
+  std::vector<float> Everything(Generator& generator) {
     std::vector<float> all;
     const auto add = [&](const Conversation& conversation) {
       all.push_back(static_cast<float>(conversation.next()));
       all.insert(all.end(), conversation.logits().begin(), conversation.logits().end());
     };
-    const auto a = Start(engine, Ask({0, 2})), b = Start(engine, Ask({2, 3, 1})), c = Start(engine, Ask({}));
+    const auto a = Start(generator, Ask({0, 2})), b = Start(generator, Ask({2, 3, 1})), c = Start(generator, Ask({}));
     for (int turn = 0; turn < 2; ++turn) {
       for (int step = 0; step < 3; ++step) {
-        EXPECT_TRUE(engine.Step(*a, {}).ok());
+        EXPECT_TRUE(generator.Step(*a, {}).ok());
         add(*a);
       }
       for (int step = 0; step < 3; ++step) {
-        EXPECT_TRUE(engine.StepBatch({a.get(), b.get(), c.get()}, {}).ok());
+        EXPECT_TRUE(generator.StepBatch({a.get(), b.get(), c.get()}, {}).ok());
         for (const Conversation* one : {a.get(), b.get(), c.get()}) add(*one);
       }
-      const auto scores = engine.Score(*b, {7, 8, 9, 10, 11}, {});
+      const auto scores = generator.Score(*b, {7, 8, 9, 10, 11}, {});
       EXPECT_TRUE(scores.ok()) << scores.status();
       all.insert(all.end(), scores->begin(), scores->end());
-      EXPECT_TRUE(engine.Extend(*c, std::vector<int32_t>(70, 5 + turn), {}).ok());  // more than a graph takes
+      EXPECT_TRUE(generator.Extend(*c, std::vector<int32_t>(70, 5 + turn), {}).ok());  // more than a graph takes
       add(*c);
     }
     return all;
@@ -88,30 +88,30 @@ TEST_P(GraphTest, WhereADeviceDoesNotRecordPassesRunAsTheyAre) {
 
 TEST_P(GraphTest, ARecordingThatFailsNowAndThenIsTriedAgain) {
   if (!emulated()) GTEST_SKIP() << "another one cannot be told to fail";
-  const auto engine = EngineOf(loaded_, 64);
-  const auto conversation = Start(*engine, Ask({0}));
+  const auto generator = EngineOf(loaded_, 64);
+  const auto conversation = Start(*generator, Ask({0}));
   const auto step = [&](bool recordable) {
     testing::SetEmulatedDeviceUnrecordable(!recordable);
-    EXPECT_TRUE(engine->Step(*conversation, {}).ok());
+    EXPECT_TRUE(generator->Step(*conversation, {}).ok());
   };
   step(true);  // the first pass of a shape runs as it is
   for (int round = 0; round < 4; ++round) {
     for (const bool recordable : {false, false, true}) step(recordable);
   }
-  EXPECT_EQ(engine->stats().graphs, 4);
-  EXPECT_EQ(engine->stats().graphs_failed, 8);
+  EXPECT_EQ(generator->stats().graphs, 4);
+  EXPECT_EQ(generator->stats().graphs_failed, 8);
   EXPECT_TRUE(loaded_.model->recording().ok());
 }
 
 // More shapes than graphs are kept, in turn.
 TEST_P(GraphTest, ManyShapesTakeTurns) {
   const auto plain = EngineOf(loaded_, 0), graphs = EngineOf(loaded_, 64);
-  const auto scores = [&](Engine& engine) {
+  const auto scores = [&](Generator& generator) {
     std::vector<float> all;
-    const auto conversation = Start(engine, Ask({0}));
+    const auto conversation = Start(generator, Ask({0}));
     for (int round = 0; round < 3; ++round) {
       for (const int64_t rows : {1, 2, 3, 4, 1, 5, 6, 7, 8, 1, 9, 10, 11, 12, 1, 12, 11}) {
-        const auto some = engine.Score(*conversation, std::vector<int32_t>(rows, 9), {});
+        const auto some = generator.Score(*conversation, std::vector<int32_t>(rows, 9), {});
         EXPECT_TRUE(some.ok()) << some.status();
         all.insert(all.end(), some->begin(), some->end());
       }
@@ -122,7 +122,7 @@ TEST_P(GraphTest, ManyShapesTakeTurns) {
   EXPECT_EQ(graphs->stats().graphs > 0, GetParam().on_device);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, GraphTest, ::testing::ValuesIn(EngineBackends()),
+INSTANTIATE_TEST_SUITE_P(Backends, GraphTest, ::testing::ValuesIn(GeneratorBackends()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -56,14 +56,14 @@ class RealModelTest : public ::testing::Test {
     for (const RequestDocument& document : documents) EXPECT_FALSE(document.tokens.empty());
     return documents;
   }
-  std::unique_ptr<Engine> MakeEngine(Codec codec) {
-    EngineOptions options;
+  std::unique_ptr<Generator> MakeGenerator(Codec codec) {
+    GeneratorOptions options;
     options.codec = codec;
     options.profile = profile_;
     options.private_tokens = 2048;
-    auto engine = Engine::Create(loaded_->model.get(), loaded_->fingerprint, store_.get(), options);
-    EXPECT_TRUE(engine.ok()) << engine.status();
-    return *std::move(engine);
+    auto generator = Generator::Create(loaded_->model.get(), loaded_->fingerprint, store_.get(), options);
+    EXPECT_TRUE(generator.ok()) << generator.status();
+    return *std::move(generator);
   }
   link::PromptTokens Prompt(const std::string& question) const {
     return *link::MakePrompt(*tokenizer_, *template_, {}, profile_, "", question);
@@ -151,12 +151,12 @@ TEST_F(RealModelTest, Bf16EncodingsAnswerAsOneMaskedPassInF32) {
       "and both are small and irregular in shape.",
       false);
   const std::vector<float> expected = MaskedPass(*loaded_, request, forced);
-  const auto engine = MakeEngine(Codec::kRawBf16);
+  const auto generator = MakeGenerator(Codec::kRawBf16);
   for (const bool stored : {false, true}) {
-    auto conversation = engine->Start(request);
+    auto conversation = generator->Start(request);
     ASSERT_TRUE(conversation.ok()) << conversation.status();
     std::vector<float> logits((*conversation)->logits().begin(), (*conversation)->logits().end());
-    const auto scores = engine->Score(**conversation, forced, {});
+    const auto scores = generator->Score(**conversation, forced, {});
     ASSERT_TRUE(scores.ok()) << scores.status();
     logits.insert(logits.end(), scores->begin(), scores->end());
     ASSERT_EQ(logits.size(), expected.size());
@@ -168,10 +168,10 @@ TEST_F(RealModelTest, Bf16EncodingsAnswerAsOneMaskedPassInF32) {
     const double mean = sum * static_cast<double>(vocab) / static_cast<double>(expected.size());
     std::printf("mean divergence over %d positions: %.6f\n", static_cast<int>(expected.size() / vocab), mean);
     EXPECT_LE(mean, 0.01);
-    EXPECT_EQ((*conversation)->stats().documents_segments, stored ? 3 : 0);
+    EXPECT_EQ((*conversation)->stats().documents_disk, stored ? 3 : 0);
     conversation->reset();
-    ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
-    engine->pool().Clear();
+    ASSERT_TRUE(generator->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
+    generator->pool().Clear();
     store_->DropDramTier();
   }
 }
@@ -179,25 +179,25 @@ TEST_F(RealModelTest, Bf16EncodingsAnswerAsOneMaskedPassInF32) {
 TEST_F(RealModelTest, AConversationGoesOnWithOnlyTheNewTurn) {
   const std::string first = "What are the names of the two moons of Mars?";
   const std::string second = "Which of them is larger?";
-  const auto engine = MakeEngine(Codec::kRawBf16);
+  const auto generator = MakeGenerator(Codec::kRawBf16);
   ChatSettings settings;
   settings.documents = Documents({"mars"});
   settings.max_tokens = 24;
-  Chat chat(engine.get(), tokenizer_, template_, settings);
+  Chat chat(generator.get(), tokenizer_, template_, settings);
   std::string streamed;
   const auto answer = chat.Ask(first, {}, [&](absl::string_view text) { streamed.append(text.data(), text.size()); });
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(streamed, answer->text);
   EXPECT_THAT(answer->text, HasSubstr("Phobos"));
   const RequestStats cost = chat.stats();
-  EXPECT_EQ(cost.documents_resident + cost.documents_dram + cost.documents_segments + cost.documents_encoded, 1);
+  EXPECT_EQ(cost.documents_resident + cost.documents_dram + cost.documents_disk + cost.documents_encoded, 1);
   EXPECT_EQ(cost.fresh_tokens, answer->fresh_tokens);
   const auto next = chat.Ask(second, {}, nullptr);
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_LT(next->fresh_tokens, 40);
   // What each answer cost is told by itself: the second one read nothing.
   EXPECT_EQ(chat.stats().documents_resident, 1);
-  EXPECT_EQ(chat.stats().documents_dram + chat.stats().documents_segments + chat.stats().documents_encoded, 0);
+  EXPECT_EQ(chat.stats().documents_dram + chat.stats().documents_disk + chat.stats().documents_encoded, 0);
   EXPECT_EQ(chat.stats().bytes_dram + chat.stats().bytes_segments, 0);
   EXPECT_EQ(chat.stats().fresh_tokens, next->fresh_tokens);
   EXPECT_EQ(chat.stats().decoded_tokens, next->tokens - (next->stop == Stop::kEnd ? 0 : 1));
@@ -207,33 +207,33 @@ TEST_F(RealModelTest, AConversationGoesOnWithOnlyTheNewTurn) {
   Request request;
   request.documents = settings.documents;
   request.prompt = Prompt(first);
-  auto again = engine->Start(request);
+  auto again = generator->Start(request);
   ASSERT_TRUE(again.ok()) << again.status();
   for (int i = 0; i < answer->tokens; ++i) {
     request.prompt.after.push_back((*again)->next());
-    ASSERT_TRUE(engine->Step(**again, {}).ok());
+    ASSERT_TRUE(generator->Step(**again, {}).ok());
   }
   const std::vector<model::TextSpan> turn = {
       {"<|im_end|>\n<|im_start|>user\n", true}, {second, false}, {"<|im_end|>\n<|im_start|>assistant\n", true}};
   const auto turn_tokens = model::EncodeSpans(*tokenizer_, turn);
   request.prompt.after.insert(request.prompt.after.end(), turn_tokens->begin(), turn_tokens->end());
-  again = engine->Start(request);
+  again = generator->Start(request);
   ASSERT_TRUE(again.ok()) << again.status();
   model::StreamDecoder decoder(tokenizer_);
   std::string recomputed;
   for (int i = 0; i < next->tokens; ++i) {
     recomputed += decoder.Push((*again)->next());
-    ASSERT_TRUE(engine->Step(**again, {}).ok());
+    ASSERT_TRUE(generator->Step(**again, {}).ok());
   }
   EXPECT_EQ(recomputed + decoder.Finish(), next->text);
 }
 
 TEST_F(RealModelTest, ACancelledAnswerCanBeFollowedByAnotherQuestion) {
-  const auto engine = MakeEngine(Codec::kRawBf16);
+  const auto generator = MakeGenerator(Codec::kRawBf16);
   ChatSettings settings;
   settings.documents = Documents({"mars"});
   settings.max_tokens = 8;
-  Chat chat(engine.get(), tokenizer_, template_, settings);
+  Chat chat(generator.get(), tokenizer_, template_, settings);
   std::string streamed;
   Limits limits;
   limits.cancelled = [&] { return !streamed.empty(); };

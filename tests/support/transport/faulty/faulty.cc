@@ -7,7 +7,7 @@
 
 #include "base/mutex.h"
 #include "base/status.h"
-#include "tests/support/transport/faulty/link.h"
+#include "tests/support/transport/faulty/faulty_channel.h"
 #include "transport/progress.h"
 
 namespace kvlink::transport {
@@ -68,47 +68,47 @@ class Dice {
 
 class FaultyConnection : public Connection {
  public:
-  FaultyConnection(ProgressThread* thread, std::shared_ptr<Dice> dice, std::shared_ptr<Link> link)
-      : thread_(thread), dice_(std::move(dice)), link_(std::move(link)) {}
+  FaultyConnection(ProgressThread* thread, std::shared_ptr<Dice> dice, std::shared_ptr<FaultyChannel> channel)
+      : thread_(thread), dice_(std::move(dice)), channel_(std::move(channel)) {}
   ~FaultyConnection() override { Close(); }
 
   absl::Status SendMessage(absl::string_view message) override {
     if (message.empty() || static_cast<int64_t>(message.size()) > kMaxMessageBytes) {
       return absl::InvalidArgumentError(absl::StrCat("message of ", message.size(), " bytes"));
     }
-    if (link_->closed()) return absl::UnavailableError("the connection is closed");
+    if (channel_->closed()) return absl::UnavailableError("the connection is closed");
     const Dice::Throw thrown = dice_->Next(false);
-    thread_->Post([link = link_, message = std::string(message), thrown]() mutable {
-      link->SendMessage(std::move(message), thrown.fault, thrown.draw);
+    thread_->Post([channel = channel_, message = std::string(message), thrown]() mutable {
+      channel->SendMessage(std::move(message), thrown.fault, thrown.draw);
     });
     return absl::OkStatus();
   }
-  void Land(uint64_t id, Slice into, absl::Time deadline, Landed done) override {
-    thread_->Post([link = link_, id, into = std::move(into), deadline, done = std::move(done)]() mutable {
-      link->Land(id, std::exchange(into, {}), deadline, std::move(done));
+  void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done) override {
+    thread_->Post([channel = channel_, id, into = std::move(into), deadline, done = std::move(done)]() mutable {
+      channel->PostReceive(id, std::exchange(into, {}), deadline, std::move(done));
     });
   }
   void Send(uint64_t id, Slice from, absl::Time deadline, Sent done) override {
     const Dice::Throw thrown = dice_->Next(true);
-    thread_->Post([link = link_, id, from = std::move(from), deadline, done = std::move(done), thrown]() mutable {
-      link->Send(id, std::exchange(from, {}), deadline, std::move(done), thrown.fault, thrown.draw);
+    thread_->Post([channel = channel_, id, from = std::move(from), deadline, done = std::move(done), thrown]() mutable {
+      channel->Send(id, std::exchange(from, {}), deadline, std::move(done), thrown.fault, thrown.draw);
     });
   }
-  void CancelLanding(uint64_t id) override {
-    thread_->Post([link = link_, id] { link->CancelLanding(id); });
+  void CancelReceive(uint64_t id) override {
+    thread_->Post([channel = channel_, id] { channel->CancelReceive(id); });
   }
   void CancelSend(uint64_t id) override {
-    thread_->Post([link = link_, id] { link->CancelSend(id); });
+    thread_->Post([channel = channel_, id] { channel->CancelSend(id); });
   }
   void Close() override {
-    thread_->Post([link = link_] { link->Close(); });
+    thread_->Post([channel = channel_] { channel->Close(); });
   }
-  std::string peer() const override { return link_->peer(); }
+  std::string peer() const override { return channel_->peer(); }
 
  private:
   ProgressThread* const thread_;
   const std::shared_ptr<Dice> dice_;
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<FaultyChannel> channel_;
 };
 
 class Decorator : public FaultyTransport {
@@ -116,15 +116,15 @@ class Decorator : public FaultyTransport {
   Decorator(std::unique_ptr<Transport> inner, std::unique_ptr<ProgressThread> thread, FaultOptions options)
       : inner_(std::move(inner)), thread_(std::move(thread)), dice_(std::make_shared<Dice>(std::move(options))) {}
   ~Decorator() override {
-    std::vector<std::weak_ptr<Link>> links;
+    std::vector<std::weak_ptr<FaultyChannel>> channels;
     {
       MutexLock lock(&mutex_);
-      links.swap(links_);
+      channels.swap(channels_);
     }
     // The inner connections go before their transport; what that still tells is passed on before the thread ends.
-    thread_->Run([&links] {
-      for (const auto& weak : links) {
-        if (const auto link = weak.lock()) link->Abandon();
+    thread_->Run([&channels] {
+      for (const auto& weak : channels) {
+        if (const auto channel = weak.lock()) channel->Abandon();
       }
     });
     inner_ = nullptr;
@@ -140,10 +140,10 @@ class Decorator : public FaultyTransport {
     return inner_->Listen(address,
                           [this, accept = std::move(accept)](
                               std::shared_ptr<Connection> connection) -> std::shared_ptr<ConnectionEvents> {
-                            const auto link = NewLink();
-                            link->Bind(std::move(connection));
-                            auto events = accept(std::make_shared<FaultyConnection>(thread_.get(), dice_, link));
-                            return events == nullptr ? nullptr : link->Wrap(std::move(events));
+                            const auto channel = NewChannel();
+                            channel->Bind(std::move(connection));
+                            auto events = accept(std::make_shared<FaultyConnection>(thread_.get(), dice_, channel));
+                            return events == nullptr ? nullptr : channel->Wrap(std::move(events));
                           });
   }
   absl::StatusOr<std::shared_ptr<Connection>> Connect(absl::string_view address,
@@ -154,29 +154,30 @@ class Decorator : public FaultyTransport {
   absl::StatusOr<std::shared_ptr<Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
                                                         std::shared_ptr<ConnectionEvents> events,
                                                         absl::Time deadline) override {
-    const auto link = NewLink();
-    KVLINK_ASSIGN_OR_RETURN(auto inner, inner_->ConnectAs(caller, address, link->Wrap(std::move(events)), deadline));
-    link->Bind(std::move(inner));
-    return std::make_shared<FaultyConnection>(thread_.get(), dice_, link);
+    const auto channel = NewChannel();
+    KVLINK_ASSIGN_OR_RETURN(auto inner, inner_->ConnectAs(caller, address, channel->Wrap(std::move(events)), deadline));
+    channel->Bind(std::move(inner));
+    return std::make_shared<FaultyConnection>(thread_.get(), dice_, channel);
   }
   TransportStats Stats() const override { return inner_->Stats(); }
   void Enable(bool on) override { dice_->Enable(on); }
   std::map<Fault, int64_t> struck() const override { return dice_->struck(); }
 
  private:
-  std::shared_ptr<Link> NewLink() {
-    auto link = std::make_shared<Link>(thread_.get(), inner_.get(), dice_->options().delay, dice_->options().freeze);
+  std::shared_ptr<FaultyChannel> NewChannel() {
+    auto channel =
+        std::make_shared<FaultyChannel>(thread_.get(), inner_.get(), dice_->options().delay, dice_->options().freeze);
     MutexLock lock(&mutex_);
-    std::erase_if(links_, [](const auto& weak) { return weak.expired(); });
-    links_.push_back(link);
-    return link;
+    std::erase_if(channels_, [](const auto& weak) { return weak.expired(); });
+    channels_.push_back(channel);
+    return channel;
   }
 
   std::unique_ptr<Transport> inner_;
   const std::unique_ptr<ProgressThread> thread_;
   const std::shared_ptr<Dice> dice_;
   Mutex mutex_;
-  std::vector<std::weak_ptr<Link>> links_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<FaultyChannel>> channels_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace

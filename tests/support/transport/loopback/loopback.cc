@@ -78,7 +78,7 @@ class LoopbackWire : public Wire {
     far_->Deliver([peer = peer_](Session* session) {
       session->OnDisconnected(absl::UnavailableError(absl::StrCat(session->peer(), " closed the connection")));
     });
-    thread_->Defer([this, keep = session_.lock()] { Landed(0); });
+    thread_->Defer([this, keep = session_.lock()] { Received(0); });
   }
   bool Owns(const RegisteredBuffer& buffer) const override {
     return dynamic_cast<const HostBuffer*>(&buffer) != nullptr;
@@ -117,11 +117,11 @@ class LoopbackWire : public Wire {
     flight->home = near_;
     flight->back = [this, back = std::move(back)](const absl::Status& status) {
       back(status);
-      Landed(1);
+      Received(1);
     };
     far_->Deliver([there = std::move(there), flight](Session* session) { there(session, flight.get()); });
   }
-  void Landed(int flights) {
+  void Received(int flights) {
     under_way_ -= flights;
     if (closing_ && under_way_ == 0 && closed_ != nullptr) std::exchange(closed_, nullptr)();
   }

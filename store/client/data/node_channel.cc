@@ -1,4 +1,4 @@
-#include "store/client/data/link.h"
+#include "store/client/data/node_channel.h"
 
 #include <algorithm>
 #include <utility>
@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "store/client/control/retry.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 // An attempt on a node that is not there costs next to nothing, and one that is back is not to be kept waiting.
@@ -17,29 +17,30 @@ constexpr absl::Duration kClosing = absl::Seconds(10);
 
 }  // namespace
 
-DataLink::~DataLink() { Close(); }
+NodeChannel::~NodeChannel() { Close(); }
 
-void DataLink::Close() {
-  std::vector<std::shared_ptr<Channel>> channels;
+void NodeChannel::Close() {
+  std::vector<std::shared_ptr<NodeConnection>> connections;
   {
     MutexLock lock(&mutex_);
     closed_ = true;
     while (dialling_) changed_.Wait(&mutex_);
-    channels.swap(retired_);
-    if (channel_ != nullptr) channels.push_back(std::move(channel_));
-    channel_ = nullptr;
+    connections.swap(retired_);
+    if (connection_ != nullptr) connections.push_back(std::move(connection_));
+    connection_ = nullptr;
     changed_.SignalAll();
   }
-  for (const auto& channel : channels) channel->Close();
+  for (const auto& connection : connections) connection->Close();
   const absl::Time limit = SteadyNow() + kClosing;
-  for (const auto& channel : channels) channel->WaitClosed(limit);
+  for (const auto& connection : connections) connection->WaitClosed(limit);
 }
 
-absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Acquire(absl::Time deadline) {
   ReleasableMutexLock lock(&mutex_);
   while (true) {
     if (closed_) return absl::UnavailableError("the store is closing");
-    if (channel_ != nullptr && channel_->open() && channel_->session() == control_->number()) return channel_;
+    if (connection_ != nullptr && connection_->open() && connection_->session() == control_->number())
+      return connection_;
     if (!dialling_) break;
     if (!changed_.WaitUntil(&mutex_, deadline)) {
       return absl::DeadlineExceededError("no connection to the node in time");
@@ -47,26 +48,26 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) 
   }
   const absl::Time now = SteadyNow();
   if (now < not_before_) return WithRetryAfter(last_failure_, not_before_ - now + absl::Milliseconds(1));
-  if (channel_ != nullptr && !channel_->open()) {
+  if (connection_ != nullptr && !connection_->open()) {
     retired_.erase(std::remove_if(retired_.begin(), retired_.end(),
-                                  [](const auto& channel) { return channel->WaitClosed(absl::InfinitePast()); }),
+                                  [](const auto& connection) { return connection->WaitClosed(absl::InfinitePast()); }),
                    retired_.end());
-    retired_.push_back(std::move(channel_));
-    channel_ = nullptr;
+    retired_.push_back(std::move(connection_));
+    connection_ = nullptr;
   }
   dialling_ = true;
-  std::shared_ptr<Channel> present = channel_;
+  std::shared_ptr<NodeConnection> present = connection_;
   lock.Release();
   auto connected = Connect(std::move(present), std::min(deadline, now + connect_timeout_));
   lock.Reacquire();
   dialling_ = false;
   changed_.SignalAll();
   if (connected.ok()) {
-    if (*connected != channel_ && ++connections_ > 1) ++counters_->reconnects;
-    if (channel_ != nullptr && channel_ != *connected) retired_.push_back(channel_);
-    channel_ = *connected;
+    if (*connected != connection_ && ++connections_ > 1) ++counters_->reconnects;
+    if (connection_ != nullptr && connection_ != *connected) retired_.push_back(connection_);
+    connection_ = *connected;
     failures_ = 0;
-    return channel_;
+    return connection_;
   }
   // A caller in a hurry says nothing about the node.
   if (!absl::IsDeadlineExceeded(connected.status()) || SteadyNow() >= now + connect_timeout_) {
@@ -81,21 +82,22 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Acquire(absl::Time deadline) 
   return connected.status();
 }
 
-absl::StatusOr<std::shared_ptr<Channel>> DataLink::Connect(std::shared_ptr<Channel> channel, absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Connect(std::shared_ptr<NodeConnection> connection,
+                                                                     absl::Time deadline) {
   for (int attempt = 0;; ++attempt) {
     KVLINK_ASSIGN_OR_RETURN(const OpenedSession session, control_->Session(deadline));
     absl::Status failed;
-    if (channel == nullptr || !channel->open()) {
+    if (connection == nullptr || !connection->open()) {
       auto dialled = dial_(session, deadline);
       failed = dialled.status();
-      channel = dialled.ok() ? *std::move(dialled) : nullptr;
+      connection = dialled.ok() ? *std::move(dialled) : nullptr;
     }
-    if (failed.ok()) failed = channel->Hello(session.token, session.boot_id, session.number, deadline);
-    if (failed.ok()) return channel;
-    if (channel != nullptr) {
-      channel->Close();
-      channel->WaitClosed(deadline);
-      channel = nullptr;
+    if (failed.ok()) failed = connection->Hello(session.token, session.boot_id, session.number, deadline);
+    if (failed.ok()) return connection;
+    if (connection != nullptr) {
+      connection->Close();
+      connection->WaitClosed(deadline);
+      connection = nullptr;
     }
     // Where the node was started again, the session names addresses of the start before, and its token is nobody's.
     const absl::Status renewed = control_->Renew(session.number, deadline);
@@ -106,4 +108,4 @@ absl::StatusOr<std::shared_ptr<Channel>> DataLink::Connect(std::shared_ptr<Chann
   }
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

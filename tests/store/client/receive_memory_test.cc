@@ -1,4 +1,4 @@
-// Memory that payloads land in, and a network that is slow to let go of it.
+// Memory that payloads are received in, and a network that is slow to let go of it.
 #include <memory>
 #include <utility>
 #include <vector>
@@ -16,15 +16,15 @@
 namespace kvlink::testing {
 namespace {
 
-using store::RemoteOptions;
+using store::client::RemoteOptions;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
-// A network that does not let go of landings: what it keeps, it may still write to.
+// A network that does not let go of receives: what it keeps, it may still write to.
 class Grip : public ForwardingTransport {
  public:
   using ForwardingTransport::ForwardingTransport;
-  // Of all landings so far.
+  // Of all receives so far.
   void LetGo() {
     std::vector<transport::Slice> kept;
     MutexLock lock(&mutex_);
@@ -44,14 +44,14 @@ class Grip : public ForwardingTransport {
    public:
     Held(Grip* grip, std::shared_ptr<transport::Connection> inner) : grip_(grip), inner_(std::move(inner)) {}
     absl::Status SendMessage(absl::string_view message) override { return inner_->SendMessage(message); }
-    void Land(uint64_t id, transport::Slice into, absl::Time deadline, transport::Landed done) override {
+    void PostReceive(uint64_t id, transport::Slice into, absl::Time deadline, transport::Received done) override {
       grip_->Keep(into);
-      inner_->Land(id, std::move(into), deadline, std::move(done));
+      inner_->PostReceive(id, std::move(into), deadline, std::move(done));
     }
     void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
       inner_->Send(id, std::move(from), deadline, std::move(done));
     }
-    void CancelLanding(uint64_t id) override { inner_->CancelLanding(id); }
+    void CancelReceive(uint64_t id) override { inner_->CancelReceive(id); }
     void CancelSend(uint64_t id) override { inner_->CancelSend(id); }
     void Close() override { inner_->Close(); }
     std::string peer() const override { return inner_->peer(); }
@@ -70,33 +70,33 @@ class Grip : public ForwardingTransport {
   bool keeps_ ABSL_GUARDED_BY(mutex_) = true;
 };
 
-TEST(LandingMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
-  for (const bool landed : {true, false}) {
+TEST(ReceiveMemoryTest, IsNotUsedAgainWhileTheNetworkHoldsIt) {
+  for (const bool arrived : {true, false}) {
     for (const bool on_device : {false, true}) {
-      SCOPED_TRACE(absl::StrCat(landed ? "landed" : "released at once", on_device ? ", on a device" : ""));
+      SCOPED_TRACE(absl::StrCat(arrived ? "arrived" : "released at once", on_device ? ", on a device" : ""));
       TestRegion region(6 * 4096);
       std::shared_ptr<Grip> grip;
       RemotePlaceOptions options;
       options.client = [&grip](RemoteOptions* client) {
-        client->landing_bytes = 6 * 4096;
+        client->receive_bytes = 6 * 4096;
         ReachDevices(client);
         grip = std::make_shared<Grip>(client->transport);
         client->transport = grip;
       };
       RemotePlace place(options);
-      store::RemoteStore* const store = place.remote();
-      std::shared_ptr<store::DeviceLanding> landing;
-      if (on_device) landing = *store->OpenLanding(region.Describe());
+      store::client::RemoteStore* const store = place.remote();
+      std::shared_ptr<store::DeviceBuffer> receive;
+      if (on_device) receive = *store->OpenDeviceBuffer(region.Describe());
       const auto read = [&](const Synthetic& s) {
-        return store->ReadTo(landing.get(), "ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
+        return store->ReadTo(receive.get(), "ns", s.manifest.identity, s.manifest.codec, s.manifest.etag, Soon());
       };
-      const auto used = [&] { return on_device ? landing->used() : store->Counters().landing_bytes_used; };
+      const auto used = [&] { return on_device ? receive->used() : store->Counters().receive_bytes_used; };
       const Synthetic a = MakeSynthetic(1, 4, 10), b = MakeSynthetic(2, 4, 10);  // 4 pages each
       for (const Synthetic* s : {&a, &b}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
       auto lease = read(a);
       ASSERT_TRUE(lease.ok()) << lease.status();
       ASSERT_EQ((*lease)->on_device(), on_device);
-      for (int64_t layer = 0; landed && layer < 4; ++layer) {
+      for (int64_t layer = 0; arrived && layer < 4; ++layer) {
         ASSERT_TRUE((*lease)->WaitLayer(layer, Soon()).ok());
       }
       *lease = nullptr;
@@ -126,16 +126,16 @@ bool Becomes(Counter counter, int64_t value) {
   return counter() == value;
 }
 
-TEST(LandingMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
+TEST(ReceiveMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
   RemotePlaceOptions options;
   options.client = [](RemoteOptions* client) {
-    client->landing_bytes = int64_t{1} << 40;  // nobody could populate that
+    client->receive_bytes = int64_t{1} << 40;  // nobody could populate that
     client->sending_bytes = int64_t{1} << 40;
     client->idle_memory = absl::Milliseconds(100);
   };
   RemotePlace place(options);
-  store::RemoteStore* const store = place.remote();
-  EXPECT_EQ(store->Counters().landing_bytes, 0);
+  store::client::RemoteStore* const store = place.remote();
+  EXPECT_EQ(store->Counters().receive_bytes, 0);
   const Synthetic small = MakeSynthetic(1, 4, 10), large = MakeSynthetic(2, 4, 20000);  // 16 KiB, 10 MiB
   for (const Synthetic* s : {&small, &large}) ASSERT_TRUE(store->Put("ns", s->manifest, s->spans(), Soon()).ok());
   EXPECT_GT(store->Counters().sending_bytes, 0);
@@ -143,35 +143,35 @@ TEST(LandingMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
   for (int round = 0; round < 2; ++round) {
     auto one = store->Read("ns", small.manifest.identity, small.manifest.codec, small.manifest.etag, Soon());
     ASSERT_TRUE(one.ok()) << one.status();
-    EXPECT_EQ(store->Counters().landing_bytes, int64_t{2} << 20);
+    EXPECT_EQ(store->Counters().receive_bytes, int64_t{2} << 20);
     {
       auto other = store->Read("ns", large.manifest.identity, large.manifest.codec, large.manifest.etag, Soon());
       ASSERT_TRUE(other.ok()) << other.status();
-      EXPECT_LE(store->Counters().landing_bytes, 2 * large.bytes());
+      EXPECT_LE(store->Counters().receive_bytes, 2 * large.bytes());
       for (size_t layer = 0; layer < 4; ++layer) {
         EXPECT_EQ(CompareLayer(other->get(), large, layer, Soon()), absl::OkStatus());
       }
     }
     // What is in use stays, what is idle goes.
-    EXPECT_TRUE(Becomes([&] { return store->Counters().landing_bytes; }, int64_t{2} << 20));
+    EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes; }, int64_t{2} << 20));
     for (size_t layer = 0; layer < 4; ++layer) {
       EXPECT_EQ(CompareLayer(one->get(), small, layer, Soon()), absl::OkStatus());
     }
     *one = nullptr;
-    EXPECT_TRUE(Becomes([&] { return store->Counters().landing_bytes; }, 0));
+    EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes; }, 0));
     EXPECT_TRUE(Becomes([&] { return store->Counters().sending_bytes; }, 0));
   }
 }
 
-TEST(LandingMemoryTest, IdlePiecesMakeRoomForALargeOne) {
+TEST(ReceiveMemoryTest, IdlePiecesMakeRoomForALargeOne) {
   RemotePlaceOptions options;
   options.client = [](RemoteOptions* client) {
-    client->landing_bytes = int64_t{12} << 20;
+    client->receive_bytes = int64_t{12} << 20;
     client->sending_bytes = int64_t{4} << 20;
     client->idle_memory = absl::Hours(1);
   };
   RemotePlace place(options);
-  store::RemoteStore* const store = place.remote();
+  store::client::RemoteStore* const store = place.remote();
   std::vector<Synthetic> small;
   for (int i = 0; i < 16; ++i) small.push_back(MakeSynthetic(i + 1, 4, 1000));  // 0.5 MiB
   const Synthetic large = MakeSynthetic(100, 4, 20000);
@@ -189,10 +189,10 @@ TEST(LandingMemoryTest, IdlePiecesMakeRoomForALargeOne) {
     }
     EXPECT_TRUE(absl::IsResourceExhausted(read(large).status()));
   }
-  EXPECT_TRUE(Becomes([&] { return store->Counters().landing_bytes_used; }, 0));
+  EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes_used; }, 0));
   const absl::Status status = ReadAndCompare(store, "ns", large);
   EXPECT_TRUE(status.ok()) << status;
-  EXPECT_LE(store->Counters().landing_bytes, int64_t{12} << 20);
+  EXPECT_LE(store->Counters().receive_bytes, int64_t{12} << 20);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "store/client/data/channel.h"
+#include "store/client/data/node_connection.h"
 
 #include <algorithm>
 #include <utility>
@@ -8,13 +8,13 @@
 #include "base/status.h"
 #include "store/client/control/retry.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 namespace {
 
 // A connection that answered nothing for so long while it was asked is taken for dead.
 constexpr absl::Duration kSilence = absl::Seconds(2);
 constexpr absl::Duration kQueueFull = absl::Milliseconds(10);
-constexpr int kMaxLandingsOfAPull = 256;
+constexpr int kMaxReceivesPerPull = 256;
 
 absl::Status StatusOf(const proto::Answer& answer) {
   if (answer.code() == 0) return absl::OkStatus();
@@ -83,20 +83,20 @@ void Slots::Give() {
   changed_.Signal();
 }
 
-void Channel::Bind(std::shared_ptr<transport::Connection> connection) {
-  connection_ = std::move(connection);
+void NodeConnection::Bind(std::shared_ptr<transport::Connection> connection) {
+  carrier_ = std::move(connection);
   MutexLock lock(&mutex_);
   if (why_.ok()) open_.store(true, std::memory_order_release);
 }
 
-absl::Status Channel::Hello(const std::string& token, const std::string& boot_id, uint64_t session,
-                            absl::Time deadline) {
+absl::Status NodeConnection::Hello(const std::string& token, const std::string& boot_id, uint64_t session,
+                                   absl::Time deadline) {
   proto::Request request = NewRequest("", deadline);
   request.clear_boot_id();
   request.mutable_hello()->set_token(token);
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, Call(request, deadline));
   if (!answer.has_welcome() || answer.welcome().boot_id() != boot_id) {
-    return absl::UnauthenticatedError(absl::StrCat(connection_->peer(), " is another start of the node"));
+    return absl::UnauthenticatedError(absl::StrCat(carrier_->peer(), " is another start of the node"));
   }
   if (pulls_ == nullptr) {
     const proto::Welcome& welcome = answer.welcome();
@@ -105,18 +105,18 @@ absl::Status Channel::Hello(const std::string& token, const std::string& boot_id
     const int pulls = static_cast<int>(std::clamp<uint32_t>(welcome.max_pulls(), 1, transport::kMaxOperations));
     pulls_ = std::make_unique<Slots>(pulls);
     pushes_ = std::make_unique<Slots>(static_cast<int>(std::clamp<uint32_t>(welcome.max_pushes(), 1, 1024)));
-    landings_of_a_pull_ = std::clamp(transport::kMaxOperations / 2 / pulls, 1, kMaxLandingsOfAPull);
+    receives_per_pull_ = std::clamp(transport::kMaxOperations / 2 / pulls, 1, kMaxReceivesPerPull);
   }
   session_.store(session, std::memory_order_release);
   return absl::OkStatus();
 }
 
-void Channel::Close() {
+void NodeConnection::Close() {
   open_.store(false, std::memory_order_release);
-  if (connection_ != nullptr) connection_->Close();
+  if (carrier_ != nullptr) carrier_->Close();
 }
 
-bool Channel::WaitClosed(absl::Time deadline) {
+bool NodeConnection::WaitClosed(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (!closed_) {
     if (!gone_.WaitUntil(&mutex_, deadline)) return closed_;
@@ -124,7 +124,7 @@ bool Channel::WaitClosed(absl::Time deadline) {
   return true;
 }
 
-proto::Request Channel::NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id) const {
+proto::Request NodeConnection::NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id) const {
   proto::Request request;
   request.set_id(id != 0 ? id : ids_->fetch_add(1, std::memory_order_relaxed));
   request.set_ns(std::string(ns));
@@ -133,29 +133,29 @@ proto::Request Channel::NewRequest(absl::string_view ns, absl::Time deadline, ui
   return request;
 }
 
-absl::Status Channel::Ask(const proto::Request& request, std::shared_ptr<AnswerSink> sink) {
+absl::Status NodeConnection::Ask(const proto::Request& request, std::shared_ptr<AnswerSink> sink) {
   {
     MutexLock lock(&mutex_);
     if (!why_.ok()) return why_;
     sinks_[request.id()] = std::move(sink);
   }
-  absl::Status sent = connection_->SendMessage(SerializeRequest(request));
+  absl::Status sent = carrier_->SendMessage(SerializeRequest(request));
   if (sent.ok()) return sent;
   Forget(request.id());
   return absl::IsResourceExhausted(sent) ? WithRetryAfter(std::move(sent), kQueueFull) : sent;
 }
 
-void Channel::Forget(uint64_t id) {
+void NodeConnection::Forget(uint64_t id) {
   MutexLock lock(&mutex_);
   sinks_.erase(id);
 }
 
-void Channel::Tell(const proto::Request& request) {
+void NodeConnection::Tell(const proto::Request& request) {
   // What it asks for is given up when the connection closes, or by its time limit.
-  (void)connection_->SendMessage(SerializeRequest(request));
+  (void)carrier_->SendMessage(SerializeRequest(request));
 }
 
-absl::StatusOr<proto::Answer> Channel::Call(const proto::Request& request, absl::Time deadline) {
+absl::StatusOr<proto::Answer> NodeConnection::Call(const proto::Request& request, absl::Time deadline) {
   const absl::Time began = SteadyNow();
   const auto queue = std::make_shared<AnswerQueue>();
   KVLINK_RETURN_IF_ERROR(Ask(request, queue));
@@ -168,9 +168,9 @@ absl::StatusOr<proto::Answer> Channel::Call(const proto::Request& request, absl:
   return answer;
 }
 
-void Channel::OnMessage(absl::string_view message) { OnMessageWithDescriptors(message, {}); }
+void NodeConnection::OnMessage(absl::string_view message) { OnMessageWithDescriptors(message, {}); }
 
-void Channel::OnMessageWithDescriptors(absl::string_view message, std::vector<Descriptor> descriptors) {
+void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::vector<Descriptor> descriptors) {
   heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed);
   const absl::StatusOr<proto::Answer> answer = ParseAnswer(message);
   if (!answer.ok()) {
@@ -179,7 +179,7 @@ void Channel::OnMessageWithDescriptors(absl::string_view message, std::vector<De
     return;
   }
   if (answer->id() == 0) {
-    if (unasked_ != nullptr) unasked_->OnNews(*answer, std::move(descriptors));
+    if (unsolicited_ != nullptr) unsolicited_->OnUnsolicited(*answer, std::move(descriptors));
     return;
   }
   std::shared_ptr<AnswerSink> sink;
@@ -192,7 +192,7 @@ void Channel::OnMessageWithDescriptors(absl::string_view message, std::vector<De
   sink->OnAnswer(StatusOf(*answer), *answer);
 }
 
-void Channel::OnClosed(const absl::Status& why) {
+void NodeConnection::OnClosed(const absl::Status& why) {
   absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks;
   const absl::Status closed = absl::UnavailableError(
       absl::StrCat("the connection to the node closed", why.ok() ? "" : ": ", why.ok() ? "" : why.message()));
@@ -209,4 +209,4 @@ void Channel::OnClosed(const absl::Status& why) {
   gone_.SignalAll();
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client

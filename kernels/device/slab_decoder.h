@@ -1,7 +1,7 @@
 // Brings slabs, as they are stored, into memory that attention reads: copies them to a device, expands q4.
 // Thread-safety: all methods. Lifetime: the backend and the rope outlive the object.
-#ifndef KVLINK_KERNELS_DEVICE_LANDER_H_
-#define KVLINK_KERNELS_DEVICE_LANDER_H_
+#ifndef KVLINK_KERNELS_DEVICE_SLAB_DECODER_H_
+#define KVLINK_KERNELS_DEVICE_SLAB_DECODER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -19,27 +19,28 @@
 
 namespace kvlink::kernels {
 
-class Lander {
+class SlabDecoder {
  public:
-  Lander(Backend* backend, const Rope* rope) : backend_(backend), rope_(rope) {}
+  SlabDecoder(Backend* backend, const Rope* rope) : backend_(backend), rope_(rope) {}
 
   // What attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
-  static SlabShape Landed(SlabShape stored) {
+  static SlabShape DecodedShape(SlabShape stored) {
     if (stored.codec == Codec::kQ4) stored.codec = Codec::kRawBf16;
     return stored;
   }
-  // Whether slabs have to be landed at all; attention reads others where they are.
-  bool Lands(Codec stored) const { return on_device() || stored == Codec::kQ4; }
-  // Fills `out`, backend's memory of Landed(stored).slab_bytes(), from a slab in host memory, and waits for it alone:
-  // what is computed meanwhile goes on. Errors are the backend's; RESOURCE_EXHAUSTED: no memory for the way.
-  absl::Status Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  // Whether slabs have to be decoded at all; attention reads others where they are.
+  bool Decodes(Codec stored) const { return on_device() || stored == Codec::kQ4; }
+  // Fills `out`, backend's memory of DecodedShape(stored).slab_bytes(), from a slab in host memory, and waits for it
+  // alone: what is computed meanwhile goes on. Errors are the backend's; RESOURCE_EXHAUSTED: no memory for the way.
+  absl::Status Decode(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
   // The same on a device from pinned memory, where the slab is in parts that follow each other: copied from where it
   // is.
-  absl::Status LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts, std::byte* out);
+  absl::Status DecodePinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts,
+                            std::byte* out);
   // The same where the slab is in the device's memory already. Padding is neither read nor copied. `copies`, parts
   // of pinned memory that follow each other, get the slab as it is stored.
-  absl::Status LandThere(const SlabShape& stored, const std::byte* slab, absl::Span<const absl::Span<std::byte>> copies,
-                         std::byte* out);
+  absl::Status DecodeOnDevice(const SlabShape& stored, const std::byte* slab,
+                              absl::Span<const absl::Span<std::byte>> copies, std::byte* out);
 
  private:
   // More lanes do not raise PCIe throughput.
@@ -54,9 +55,9 @@ class Lander {
   bool on_device() const { return backend_->device().type != DeviceType::kCpu; }
   std::unique_ptr<Lane> TakeLane();
   void GiveLane(std::unique_ptr<Lane> lane);
-  absl::Status WithLane(absl::FunctionRef<absl::Status(Lane&)> land);
-  absl::Status LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
-  // Where a slab has to be on the device before it is landed in `out`: `out` itself, or staging.
+  absl::Status WithLane(absl::FunctionRef<absl::Status(Lane&)> decode);
+  absl::Status DecodeIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
+  // Where a slab has to be on the device before it is decoded into `out`: `out` itself, or staging.
   absl::StatusOr<std::byte*> Staging(Lane& lane, const SlabShape& stored, std::byte* out);
   // Launched in the lane's stream.
   absl::Status Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out);
@@ -74,4 +75,4 @@ class Lander {
 
 }  // namespace kvlink::kernels
 
-#endif  // KVLINK_KERNELS_DEVICE_LANDER_H_
+#endif  // KVLINK_KERNELS_DEVICE_SLAB_DECODER_H_

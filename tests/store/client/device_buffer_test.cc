@@ -1,5 +1,5 @@
-// Reads into a device's region: what lands there is verified there, and whatever stands in the way of that costs a way
-// by the host, or a miss, and nothing else.
+// Reads into a device's region: what arrives there is verified there, and whatever stands in the way of that costs a
+// way by the host, or a miss, and nothing else.
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -20,31 +20,31 @@ using transport::Fault;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
-class DeviceLandingTest : public ::testing::TestWithParam<std::string> {
+class DeviceBufferTest : public ::testing::TestWithParam<std::string> {
  protected:
   RemotePlace& Place(RemotePlaceOptions options = {}) {
     options.way = GetParam();
     const auto change = options.client;
-    options.client = [change](store::RemoteOptions* client) {
+    options.client = [change](store::client::RemoteOptions* client) {
       ReachDevices(client);
       if (change) change(client);
     };
     place_ = std::make_unique<RemotePlace>(std::move(options));
     return *place_;
   }
-  std::shared_ptr<store::DeviceLanding> Open() {
-    auto landing = place_->remote()->OpenLanding(region_.Describe());
-    EXPECT_TRUE(landing.ok()) << landing.status();
-    return landing.ok() ? *landing : nullptr;
+  std::shared_ptr<store::DeviceBuffer> Open() {
+    auto receive = place_->remote()->OpenDeviceBuffer(region_.Describe());
+    EXPECT_TRUE(receive.ok()) << receive.status();
+    return receive.ok() ? *receive : nullptr;
   }
   Synthetic Stored(int number, int64_t layers = 4, int64_t tokens = 600, Codec codec = Codec::kRawBf16) {
     Synthetic s = MakeSynthetic(number, layers, tokens, 3, 16, codec);
     EXPECT_TRUE(place_->remote()->Put("ns", s.manifest, s.spans(), Soon()).ok());
     return s;
   }
-  std::unique_ptr<store::Lease> Read(store::DeviceLanding* landing, const Synthetic& s) {
+  std::unique_ptr<store::Lease> Read(store::DeviceBuffer* buffer, const Synthetic& s) {
     const Manifest& wanted = s.manifest;
-    auto lease = place_->remote()->ReadTo(landing, "ns", wanted.identity, wanted.codec, wanted.etag, Soon());
+    auto lease = place_->remote()->ReadTo(receive, "ns", wanted.identity, wanted.codec, wanted.etag, Soon());
     EXPECT_TRUE(lease.ok()) << lease.status();
     return lease.ok() ? *std::move(lease) : nullptr;
   }
@@ -61,34 +61,34 @@ class DeviceLandingTest : public ::testing::TestWithParam<std::string> {
     }
     return absl::OkStatus();
   }
-  static void AwaitUnused(const store::DeviceLanding& landing) {
+  static void AwaitUnused(const store::DeviceBuffer& receive) {
     const absl::Time limit = Soon();
-    while (landing.used() > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
-    EXPECT_EQ(landing.used(), 0);
+    while (receive.used() > 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_EQ(receive.used(), 0);
   }
 
   TestRegion region_{int64_t{2} << 20};  // outlives the client
   std::unique_ptr<RemotePlace> place_;
 };
-INSTANTIATE_TEST_SUITE_P(Ways, DeviceLandingTest, ::testing::Values("loopback", "ucx"),
+INSTANTIATE_TEST_SUITE_P(Ways, DeviceBufferTest, ::testing::Values("loopback", "ucx"),
                          [](const auto& info) { return info.param; });
 
-TEST_P(DeviceLandingTest, LandsAndIsVerifiedThere) {
-  store::RemoteStore* const store = Place().remote();
-  auto landing = Open();
+TEST_P(DeviceBufferTest, LandsAndIsVerifiedThere) {
+  store::client::RemoteStore* const store = Place().remote();
+  auto receive = Open();
   int64_t units = 0, pulls = 0;
   for (const Codec codec : {Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {
     const Synthetic s = Stored(static_cast<int>(codec), 5, 1300, codec);
-    auto lease = Read(landing.get(), s);
+    auto lease = Read(receive.get(), s);
     EXPECT_TRUE(lease->on_device());
     EXPECT_TRUE(Compare(*lease, s).ok());
     for (int64_t layer = 0; layer < 5; ++layer) EXPECT_TRUE(region_.Holds(lease->layer(layer)));
-    EXPECT_GE(landing->used(), s.manifest.bytes());
-    EXPECT_EQ(store->Counters().landing_bytes_used, 0) << "nothing of it was on the host";
+    EXPECT_GE(receive->used(), s.manifest.bytes());
+    EXPECT_EQ(store->Counters().receive_bytes_used, 0) << "nothing of it was on the host";
     EXPECT_EQ(region_.checked, units += static_cast<int64_t>(s.manifest.unit_checksums.size()));
     EXPECT_EQ(store->Counters().device_pulls, ++pulls);
     lease = nullptr;
-    AwaitUnused(*landing);
+    AwaitUnused(*receive);
     // The same, to the host, of the same store.
     auto staged = Read(nullptr, s);
     EXPECT_FALSE(staged->on_device());
@@ -98,13 +98,13 @@ TEST_P(DeviceLandingTest, LandsAndIsVerifiedThere) {
   EXPECT_EQ(store->Counters().device_fallbacks, 0);
   // The memory is the caller's again when nobody can write to it any more.
   EXPECT_TRUE(region_.kept());
-  landing = nullptr;
+  receive = nullptr;
   const absl::Time limit = Soon();
   while (region_.kept() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_FALSE(region_.kept());
 }
 
-TEST_P(DeviceLandingTest, WhatTheWireDamagedIsFoundThere) {
+TEST_P(DeviceBufferTest, WhatTheWireDamagedIsFoundThere) {
   int64_t payload = -1;  // the one to damage, counted from here on
   RemotePlaceOptions options;
   options.faulty = true;
@@ -113,11 +113,11 @@ TEST_P(DeviceLandingTest, WhatTheWireDamagedIsFoundThere) {
   };
   RemotePlace& place = Place(options);
   const Synthetic s = Stored(1);
-  const auto landing = Open();
+  const auto receive = Open();
   for (int64_t layer = 0; layer < 2; ++layer) {
     payload = layer;
     place.node_faults()->Enable(true);
-    auto lease = Read(landing.get(), s);
+    auto lease = Read(receive.get(), s);
     EXPECT_TRUE(lease->on_device());
     for (int64_t before = 0; before < layer; ++before) EXPECT_TRUE(lease->WaitLayer(before, Soon()).ok());
     const absl::Status damaged = lease->WaitLayer(layer, Soon());
@@ -126,62 +126,62 @@ TEST_P(DeviceLandingTest, WhatTheWireDamagedIsFoundThere) {
     place.node_faults()->Enable(false);
     EXPECT_EQ(place.remote()->Counters().corrupt_slabs, layer + 1);
     lease = nullptr;
-    AwaitUnused(*landing);
-    EXPECT_TRUE(Compare(*Read(landing.get(), s), s).ok());
+    AwaitUnused(*receive);
+    EXPECT_TRUE(Compare(*Read(receive.get(), s), s).ok());
   }
 }
 
-TEST_P(DeviceLandingTest, WhatFindsNoRoomThereLandsOnTheHost) {
-  store::RemoteStore* const store = Place().remote();
+TEST_P(DeviceBufferTest, WhatFindsNoRoomThereArrivesOnTheHost) {
+  store::client::RemoteStore* const store = Place().remote();
   const Synthetic large = Stored(1, 8, 3000), small = Stored(2);
   ASSERT_GT(large.manifest.bytes(), int64_t{2} << 20);
-  const auto landing = Open();
-  const auto lease = Read(landing.get(), large);
+  const auto receive = Open();
+  const auto lease = Read(receive.get(), large);
   EXPECT_FALSE(lease->on_device());
   EXPECT_TRUE(Compare(*lease, large).ok());
   EXPECT_EQ(store->Counters().device_fallbacks, 1);
   EXPECT_EQ(store->Counters().device_pulls, 0);
-  EXPECT_EQ(landing->used(), 0);
+  EXPECT_EQ(receive->used(), 0);
   // Full of what others read.
   std::vector<std::unique_ptr<store::Lease>> leases;
   while (store->Counters().device_fallbacks == 1) {
-    leases.push_back(Read(landing.get(), small));
+    leases.push_back(Read(receive.get(), small));
     ASSERT_TRUE(Compare(*leases.back(), small).ok());
   }
   EXPECT_GT(leases.size(), 2u);
   EXPECT_FALSE(leases.back()->on_device());
   leases.clear();
-  AwaitUnused(*landing);
-  EXPECT_TRUE(Read(landing.get(), small)->on_device());
+  AwaitUnused(*receive);
+  EXPECT_TRUE(Read(receive.get(), small)->on_device());
 }
 
-TEST_P(DeviceLandingTest, WhatIsLetGoGivesItsRoomBack) {
+TEST_P(DeviceBufferTest, WhatIsLetGoGivesItsRoomBack) {
   Place();
   const Synthetic s = Stored(1, 8, 600);
-  const auto landing = Open();
+  const auto receive = Open();
   for (int waited = 0; waited < 4; ++waited) {
-    auto lease = Read(landing.get(), s);
+    auto lease = Read(receive.get(), s);
     ASSERT_TRUE(lease->on_device());
-    EXPECT_GT(landing->used(), 0);
+    EXPECT_GT(receive->used(), 0);
     for (int64_t layer = 0; layer < waited; ++layer) EXPECT_TRUE(lease->WaitLayer(layer, Soon()).ok());
     lease = nullptr;
-    AwaitUnused(*landing);
+    AwaitUnused(*receive);
   }
-  EXPECT_TRUE(Compare(*Read(landing.get(), s), s).ok());
+  EXPECT_TRUE(Compare(*Read(receive.get(), s), s).ok());
 }
 
 // A device that cannot say what it holds: a miss, and no fault of the node's.
-TEST_P(DeviceLandingTest, ADeviceThatFailsIsLeftAloneForAWhile) {
+TEST_P(DeviceBufferTest, ADeviceThatFailsIsLeftAloneForAWhile) {
   for (const absl::Duration rest : {absl::Hours(1), absl::Milliseconds(1)}) {
     SCOPED_TRACE(rest);
     RemotePlaceOptions options;
-    options.client = [rest](store::RemoteOptions* client) { client->region_rest = rest; };
-    store::RemoteStore* const store = Place(options).remote();
+    options.client = [rest](store::client::RemoteOptions* client) { client->region_rest = rest; };
+    store::client::RemoteStore* const store = Place(options).remote();
     const Synthetic s = Stored(1);
-    const auto landing = Open();
+    const auto receive = Open();
     region_.fails = true;
     for (int i = 0; i < 3; ++i) {
-      auto lease = Read(landing.get(), s);
+      auto lease = Read(receive.get(), s);
       ASSERT_TRUE(lease->on_device());
       EXPECT_EQ(lease->WaitLayer(0, Soon()).code(), absl::StatusCode::kUnavailable);
     }
@@ -189,22 +189,22 @@ TEST_P(DeviceLandingTest, ADeviceThatFailsIsLeftAloneForAWhile) {
     EXPECT_EQ(store->Counters().failed_pulls, 3);
     region_.fails = false;
     absl::SleepFor(absl::Milliseconds(5));
-    const auto lease = Read(landing.get(), s);
+    const auto lease = Read(receive.get(), s);
     EXPECT_EQ(lease->on_device(), rest < absl::Seconds(1));
     EXPECT_TRUE(Compare(*lease, s).ok());
     EXPECT_EQ(store->Counters().device_fallbacks, rest < absl::Seconds(1) ? 0 : 1);
   }
 }
 
-TEST_P(DeviceLandingTest, RefusesRegionsThatAreNone) {
-  store::RemoteStore* const store = Place().remote();
+TEST_P(DeviceBufferTest, RefusesRegionsThatAreNone) {
+  store::client::RemoteStore* const store = Place().remote();
   for (int fault = 0; fault < 4; ++fault) {
     store::DeviceRegion region = region_.Describe();
     if (fault == 0) region.data = nullptr;
     if (fault == 1) region.data += 64;
     if (fault == 2) region.bytes = 4095;
     if (fault == 3) region.checksums = nullptr;
-    EXPECT_EQ(store->OpenLanding(region).status().code(), absl::StatusCode::kInvalidArgument) << fault;
+    EXPECT_EQ(store->OpenDeviceBuffer(region).status().code(), absl::StatusCode::kInvalidArgument) << fault;
   }
 }
 
@@ -218,9 +218,9 @@ TEST_P(NoDeviceTest, SaysSo) {
   options.way = GetParam();
   TestRegion region(4096);
   RemotePlace place(options);
-  const auto landing = place.remote()->OpenLanding(region.Describe());
-  if (landing.ok()) GTEST_SKIP() << "this machine's UCX reaches CUDA memory";
-  EXPECT_EQ(landing.status().code(), absl::StatusCode::kUnimplemented) << landing.status();
+  const auto receive = place.remote()->OpenDeviceBuffer(region.Describe());
+  if (receive.ok()) GTEST_SKIP() << "this machine's UCX reaches CUDA memory";
+  EXPECT_EQ(receive.status().code(), absl::StatusCode::kUnimplemented) << receive.status();
   EXPECT_FALSE(region.kept());
 }
 

@@ -1,6 +1,6 @@
 // One connection of a faulty transport. Thread-safety: the decorator's thread alone, but for what is marked.
-#ifndef KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_LINK_H_
-#define KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_LINK_H_
+#ifndef KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_FAULTY_CHANNEL_H_
+#define KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_FAULTY_CHANNEL_H_
 
 #include <atomic>
 #include <cstdint>
@@ -15,10 +15,10 @@
 
 namespace kvlink::transport {
 
-class Link : public std::enable_shared_from_this<Link> {
+class FaultyChannel : public std::enable_shared_from_this<FaultyChannel> {
  public:
-  // `thread` and `allocator` outlive what the link is asked to do.
-  Link(ProgressThread* thread, Transport* allocator, absl::Duration delay, absl::Duration freeze)
+  // `thread` and `allocator` outlive what the channel is asked to do.
+  FaultyChannel(ProgressThread* thread, Transport* allocator, absl::Duration delay, absl::Duration freeze)
       : thread_(thread), allocator_(allocator), delay_(delay), freeze_(freeze) {}
 
   // What to give to the inner transport, so that events reach `events` on the decorator's thread. Any thread.
@@ -29,8 +29,8 @@ class Link : public std::enable_shared_from_this<Link> {
   // What the user asked for, struck by `fault`; `draw` says where a corruption goes.
   void SendMessage(std::string message, Fault fault, uint64_t draw);
   void Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault fault, uint64_t draw);
-  void Land(uint64_t id, Slice into, absl::Time deadline, Landed done);
-  void CancelLanding(uint64_t id);
+  void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done);
+  void CancelReceive(uint64_t id);
   void CancelSend(uint64_t id);
   void Close();
   // Lets go of the inner connection.
@@ -77,4 +77,4 @@ class Link : public std::enable_shared_from_this<Link> {
 
 }  // namespace kvlink::transport
 
-#endif  // KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_LINK_H_
+#endif  // KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_FAULTY_CHANNEL_H_

@@ -6,13 +6,13 @@
 // its bytes are verified, and nothing is kept of a pass during which the store took the memory of an encoding back: the
 // encoding is read anew and the pass done again.
 //
-// Thread-safety: an Engine may be used from many threads at once, each with conversations of its own; a Conversation by
-// one thread at a time. Lifetime: model, store and engine outlive every conversation; model and store outlive the
-// engine. Errors common to all: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation
+// Thread-safety: an Generator may be used from many threads at once, each with conversations of its own; a Conversation
+// by one thread at a time. Lifetime: model, store and generator outlive every conversation; model and store outlive the
+// generator. Errors common to all: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation
 // stands where it stood before the call; RESOURCE_EXHAUSTED when the private KV is full, or a device: a request waits
 // for room for its encodings, and fails alone where there is none in time.
-#ifndef KVLINK_WORKER_INFER_ENGINE_H_
-#define KVLINK_WORKER_INFER_ENGINE_H_
+#ifndef KVLINK_WORKER_INFER_GENERATOR_H_
+#define KVLINK_WORKER_INFER_GENERATOR_H_
 
 #include <cstdint>
 #include <functional>
@@ -38,7 +38,7 @@
 
 namespace kvlink::infer {
 
-struct EngineOptions {
+struct GeneratorOptions {
   std::string ns = "default";
   Codec codec = Codec::kRawBf16;  // of the encodings it reads and writes
   std::string tenant_secret;
@@ -52,12 +52,12 @@ struct EngineOptions {
   int64_t graph_rows = 64;                             // ForwardBatch, where all layers are there; 0: no graphs
   int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
   int64_t host_bytes = 0;                              // HostTier: pinned host memory, of a device alone; 0: none
-  // Of a device's memory, beside the budget: where encodings land from a network that reaches it, until they have their
-  // place in the budget. What it has no room for lands by way of the host. 0: everything does. The model's backend then
-  // outlives the store.
-  int64_t landing_bytes = 0;
+  // Of a device's memory, beside the budget: where encodings arrive from a network that reaches it, until they have
+  // their place in the budget. What it has no room for arrives by way of the host. 0: everything does. The model's
+  // backend then outlives the store.
+  int64_t device_buffer_bytes = 0;
   int64_t write_back_bytes = int64_t{256} << 20;  // WriteBack's queue; 0: nothing is written back
-  // How long one layer of an encoding may take to land before the document is encoded instead.
+  // How long one layer of an encoding may take to arrive before the document is encoded instead.
   absl::Duration load_timeout = absl::Seconds(10);
 };
 
@@ -77,7 +77,7 @@ struct Request {
   link::PromptTokens prompt;
   std::vector<RequestDocument> documents;
   int64_t answer_tokens = 1;           // room to leave in the context
-  kernels::SampleParams sampling;      // `position` is set by the engine
+  kernels::SampleParams sampling;      // `position` is set by the generator
   bool allow_untrained_links = false;  // measurements only
   bool keep_logits = false;            // Conversation::logits()
   Limits limits;
@@ -94,15 +94,15 @@ struct RequestStats {
   int64_t documents_resident = 0;  // encodings by where they were found
   int64_t documents_host = 0;      // copies of our own in host memory
   int64_t documents_dram = 0;
-  int64_t documents_segments = 0;
-  int64_t documents_direct = 0;   // of these two, those that landed in the device's memory
+  int64_t documents_disk = 0;
+  int64_t documents_direct = 0;   // of these two, those that arrived in the device's memory
   int64_t documents_encoded = 0;  // not in the store, damaged or late
   int64_t bytes_host = 0;         // of encodings, by where they were read
   int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
 };
 
-class Engine;
+class Generator;
 
 class Conversation {
  public:
@@ -118,16 +118,16 @@ class Conversation {
   absl::Span<const float> logits() const { return logits_; }
 
  private:
-  friend class Engine;
+  friend class Generator;
   struct Read {
     std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
     int64_t document = 0;  // index into documents_
     Identity identity;     // as the request names it
   };
-  Conversation(Engine* engine, model::KvPages* pages) : engine_(engine), sequence_(pages) {}
+  Conversation(Generator* generator, model::KvPages* pages) : generator_(generator), sequence_(pages) {}
 
-  Engine* const engine_;
+  Generator* const generator_;
   model::KvSequence sequence_;
   std::vector<RequestDocument> documents_;  // what encodes them again
   std::vector<Read> reads_;
@@ -139,15 +139,15 @@ class Conversation {
   RequestStats stats_;
 };
 
-class Engine {
+class Generator {
  public:
-  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory or a landing region for a
+  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory or a device buffer for a
   // backend on the host.
   // RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document is encoded on the spot.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const model::Model* model, const Fingerprint& fingerprint,
-                                                        store::Store* store, EngineOptions options);
+  static absl::StatusOr<std::unique_ptr<Generator>> Create(const model::Model* model, const Fingerprint& fingerprint,
+                                                           store::Store* store, GeneratorOptions options);
   // Writes back what is queued.
-  ~Engine();
+  ~Generator();
 
   // Prefill: reads (or encodes) the documents, computes the fresh tokens and samples the first token of the answer.
   // INVALID_ARGUMENT and FAILED_PRECONDITION as link::MakePlan.
@@ -171,10 +171,10 @@ class Engine {
   }
 
   const model::Model& model() const { return *model_; }
-  const EngineOptions& options() const { return options_; }
-  // OK: encodings land in the device's memory where there is room. Else why they come by way of the host; that is no
+  const GeneratorOptions& options() const { return options_; }
+  // OK: encodings arrive in the device's memory where there is room. Else why they come by way of the host; that is no
   // error of any request.
-  const absl::Status& landing() const { return landing_; }
+  const absl::Status& device_buffer() const { return device_buffer_; }
   bool IsEnd(int32_t token) const;  // of the end-of-sequence set
   Identity IdentityOf(absl::Span<const int32_t> tokens) const;
   ResidentPool& pool() { return pool_; }
@@ -184,7 +184,7 @@ class Engine {
   struct Stats {
     int64_t requests = 0;
     int64_t damaged = 0;  // encodings that failed their checksum while a request read them, and were encoded again
-    int64_t late = 0;     // that did not land in time, or could not be read, and were encoded again
+    int64_t late = 0;     // that did not arrive in time, or could not be read, and were encoded again
     int64_t lapsed = 0;   // whose memory the store took back during a pass, which was done again
     int64_t encoded = 0;  // documents encoded on the spot, for these reasons and for misses
     int64_t graphs = 0;   // passes that ran as one graph of a device
@@ -202,8 +202,8 @@ class Engine {
   using Identities = absl::flat_hash_set<Identity>;
   friend class Conversation;
 
-  Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options,
-         absl::StatusOr<std::shared_ptr<store::DeviceLanding>> landing);
+  Generator(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, GeneratorOptions options,
+            absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> device_buffer);
 
   absl::Status UploadLinkEmbeddings();
   // Fills in the residents that a conversation lacks: from the pool, the store (but for those to be `computed`), or the
@@ -235,8 +235,8 @@ class Engine {
 
   const model::Model* const model_;
   const Fingerprint fingerprint_;
-  const EngineOptions options_;
-  const absl::Status landing_;
+  const GeneratorOptions options_;
+  const absl::Status device_buffer_;
   ResidentPool pool_;
   std::unique_ptr<WriteBack> write_back_;  // nullptr: nothing is written back
   std::unique_ptr<model::KvPages> pages_;
@@ -252,4 +252,4 @@ class Engine {
 
 }  // namespace kvlink::infer
 
-#endif  // KVLINK_WORKER_INFER_ENGINE_H_
+#endif  // KVLINK_WORKER_INFER_GENERATOR_H_

@@ -1,4 +1,4 @@
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -16,54 +16,54 @@ namespace {
 
 using ::testing::HasSubstr;
 
-TEST_P(EngineTest, AMissIsEncodedAndWrittenBack) {
-  const auto engine = MakeEngine(store_.get(), Options());
-  const auto first = Start(*engine, Ask());
+TEST_P(GeneratorTest, AMissIsEncodedAndWrittenBack) {
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto first = Start(*generator, Ask());
   EXPECT_EQ(first->stats().documents_encoded, 4);
   EXPECT_EQ(first->stats().fresh_tokens, 14);
   EXPECT_EQ(first->stats().prompt_tokens, 14 + 265);
-  EXPECT_EQ(engine->stats().encoded, 4);
-  ASSERT_TRUE(engine->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
-  EXPECT_EQ(engine->stats().write_back.written, 4);
+  EXPECT_EQ(generator->stats().encoded, 4);
+  ASSERT_TRUE(generator->DrainWriteBack(SteadyNow() + absl::Seconds(60)));
+  EXPECT_EQ(generator->stats().write_back.written, 4);
   EXPECT_EQ(store_->Stats()->namespaces.at(0).encodings, 4);
 
-  const auto engine2 = MakeEngine(store_.get(), Options());
+  const auto generator2 = MakeGenerator(store_.get(), Options());
   store_->DropDramTier();
-  const auto second = Start(*engine2, Ask());
-  EXPECT_EQ(second->stats().documents_segments, 4);
+  const auto second = Start(*generator2, Ask());
+  EXPECT_EQ(second->stats().documents_disk, 4);
   EXPECT_GT(second->stats().bytes_segments, 0);
-  EXPECT_EQ(engine2->stats().encoded, 0);
+  EXPECT_EQ(generator2->stats().encoded, 0);
   EXPECT_EQ(LogitsOf(*first), LogitsOf(*second));
 }
 
-TEST_P(EngineTest, OneResidentCopyServesAllRequestsAtAllOffsets) {
+TEST_P(GeneratorTest, OneResidentCopyServesAllRequestsAtAllOffsets) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), Options());
-  const auto a = Start(*engine, Ask({0, 2}));
-  const auto b = Start(*engine, Ask({2, 3, 0, 2}));
-  EXPECT_EQ(engine->stats().pool.residents, 3);
-  EXPECT_EQ(engine->stats().pool.loads_dram + engine->stats().pool.loads_segments, 3);
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto a = Start(*generator, Ask({0, 2}));
+  const auto b = Start(*generator, Ask({2, 3, 0, 2}));
+  EXPECT_EQ(generator->stats().pool.residents, 3);
+  EXPECT_EQ(generator->stats().pool.loads_dram + generator->stats().pool.loads_disk, 3);
   EXPECT_EQ(store_->Stats()->leases, GetParam().on_device ? 0 : 3);  // a device has a copy of its own
   EXPECT_EQ(b->stats().documents_resident, 3);
   EXPECT_LE(LargestDifference(LogitsOf(*a), Expected(Ask({0, 2}))), tolerance());
   EXPECT_LE(LargestDifference(LogitsOf(*b), Expected(Ask({2, 3, 0, 2}))), tolerance());
 }
 
-TEST_P(EngineTest, WhatNobodyUsesIsEvictedBeyondTheBudget) {
+TEST_P(GeneratorTest, WhatNobodyUsesIsEvictedBeyondTheBudget) {
   if (GetParam().on_device) GTEST_SKIP() << "a device's budget is hard: device_test.cc";
   FillStore();
-  EngineOptions options = Options();
+  GeneratorOptions options = Options();
   options.resident_budget_bytes = 0;
-  const auto engine = MakeEngine(store_.get(), options);
-  auto a = Start(*engine, Ask({0, 2}));
-  EXPECT_EQ(engine->stats().pool.residents, 2);
+  const auto generator = MakeGenerator(store_.get(), options);
+  auto a = Start(*generator, Ask({0, 2}));
+  EXPECT_EQ(generator->stats().pool.residents, 2);
   a.reset();
-  EXPECT_EQ(engine->stats().pool.residents, 0);
-  EXPECT_EQ(engine->stats().pool.evictions, 2);
+  EXPECT_EQ(generator->stats().pool.residents, 0);
+  EXPECT_EQ(generator->stats().pool.evictions, 2);
   EXPECT_EQ(store_->Stats()->leases, 0);
 }
 
-TEST_P(EngineTest, EachCodecAnswersNearlyTheSame) {
+TEST_P(GeneratorTest, EachCodecAnswersNearlyTheSame) {
   const std::vector<float> expected = Expected(Ask());
   // What each rounds off, beside the arithmetic.
   const std::pair<Codec, double> codecs[] = {
@@ -71,25 +71,25 @@ TEST_P(EngineTest, EachCodecAnswersNearlyTheSame) {
   for (const auto& [codec, rounding] : codecs) {
     SCOPED_TRACE(std::string(CodecName(codec)));
     FillStore(codec);
-    const auto engine = MakeEngine(store_.get(), Options(codec));
-    const auto stored = Start(*engine, Ask());
+    const auto generator = MakeGenerator(store_.get(), Options(codec));
+    const auto stored = Start(*generator, Ask());
     EXPECT_EQ(stored->stats().documents_encoded, 0);
     EXPECT_LE(LargestDifference(LogitsOf(*stored), expected), rounding + tolerance());
     // What was computed here is read in the same form as what was stored.
-    const auto engine2 = MakeEngine(nullptr, Options(codec));
-    EXPECT_LE(LargestDifference(LogitsOf(*Start(*engine2, Ask())), LogitsOf(*stored)), tolerance());
+    const auto generator2 = MakeGenerator(nullptr, Options(codec));
+    EXPECT_LE(LargestDifference(LogitsOf(*Start(*generator2, Ask())), LogitsOf(*stored)), tolerance());
   }
 }
 
-TEST_P(EngineTest, FullIsTheSameInAnyChunks) {
+TEST_P(GeneratorTest, FullIsTheSameInAnyChunks) {
   Request request = Ask();
   request.linker = link::Linker::kFull;
   std::vector<float> whole;
   for (int64_t chunk : {1024, 64, 7}) {
-    EngineOptions options = Options();
+    GeneratorOptions options = Options();
     options.prefill_chunk = chunk;
-    const auto engine = MakeEngine(nullptr, options);
-    const auto conversation = Start(*engine, request);
+    const auto generator = MakeGenerator(nullptr, options);
+    const auto conversation = Start(*generator, request);
     EXPECT_EQ(conversation->stats().fresh_tokens, conversation->stats().prompt_tokens);
     if (whole.empty()) whole = LogitsOf(*conversation);
     EXPECT_LE(LargestDifference(LogitsOf(*conversation), whole), tolerance()) << chunk;
@@ -97,47 +97,47 @@ TEST_P(EngineTest, FullIsTheSameInAnyChunks) {
   // With one document at the very start, linked and ordinary attention see the same.
   request.prompt.before.clear();
   request.documents.resize(1);
-  const auto engine = MakeEngine(nullptr, Options());
-  const auto full = Start(*engine, request);
+  const auto generator = MakeGenerator(nullptr, Options());
+  const auto full = Start(*generator, request);
   request.linker = link::Linker::kConcat;
-  const auto linked = Start(*engine, request);
+  const auto linked = Start(*generator, request);
   EXPECT_LE(LargestDifference(LogitsOf(*full), LogitsOf(*linked)), tolerance());
 }
 
-TEST_P(EngineTest, ContinuingEqualsComputingAgain) {
+TEST_P(GeneratorTest, ContinuingEqualsComputingAgain) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), Options());
-  const auto conversation = Start(*engine, Ask());
-  std::vector<int32_t> behind = Decode(*engine, *conversation, 6);
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto conversation = Start(*generator, Ask());
+  std::vector<int32_t> behind = Decode(*generator, *conversation, 6);
   std::mt19937_64 random(3);
   const std::vector<int32_t> turn = RandomTokens(random, 12, loaded_.model->config().vocab);
   behind.insert(behind.end(), turn.begin(), turn.end());
   std::vector<int32_t> fed = turn;
   fed.insert(fed.begin(), conversation->next());  // the last token of the answer was not fed yet
-  ASSERT_TRUE(engine->Extend(*conversation, fed, {}).ok());
+  ASSERT_TRUE(generator->Extend(*conversation, fed, {}).ok());
 
   Request again = Ask();
   again.prompt.after.insert(again.prompt.after.end(), behind.begin(), behind.end());
-  const auto recomputed = Start(*engine, again);
+  const auto recomputed = Start(*generator, again);
   EXPECT_EQ(conversation->length(), recomputed->length());
   EXPECT_EQ(conversation->next(), recomputed->next());
   EXPECT_LE(LargestDifference(LogitsOf(*conversation), LogitsOf(*recomputed)), tolerance());
 }
 
-TEST_P(EngineTest, ABatchOfConversationsStepsAsEachAlone) {
+TEST_P(GeneratorTest, ABatchOfConversationsStepsAsEachAlone) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), Options());
+  const auto generator = MakeGenerator(store_.get(), Options());
   const std::vector<std::vector<int>> asked = {{0, 1, 2, 3}, {2, 0}, {}, {2, 2, 3}};
   std::vector<std::unique_ptr<Conversation>> together;
   std::vector<Conversation*> batch;
   for (const auto& documents : asked) {
-    together.push_back(Start(*engine, Ask(documents)));
+    together.push_back(Start(*generator, Ask(documents)));
     batch.push_back(together.back().get());
   }
-  for (int step = 0; step < 5; ++step) ASSERT_TRUE(engine->StepBatch(batch, {}).ok());
+  for (int step = 0; step < 5; ++step) ASSERT_TRUE(generator->StepBatch(batch, {}).ok());
   for (size_t i = 0; i < asked.size(); ++i) {
-    const auto alone = Start(*engine, Ask(asked[i]));
-    Decode(*engine, *alone, 6);
+    const auto alone = Start(*generator, Ask(asked[i]));
+    Decode(*generator, *alone, 6);
     EXPECT_EQ(alone->next(), together[i]->next());
     EXPECT_EQ(alone->length(), together[i]->length());
     EXPECT_LE(LargestDifference(LogitsOf(*alone), LogitsOf(*together[i])), tolerance());
@@ -145,17 +145,17 @@ TEST_P(EngineTest, ABatchOfConversationsStepsAsEachAlone) {
   }
 }
 
-TEST_P(EngineTest, SamplingDependsOnTheSeedAlone) {
+TEST_P(GeneratorTest, SamplingDependsOnTheSeedAlone) {
   Request request = Ask();
   request.sampling.temperature = 2;
   request.sampling.seed = 5;
-  const auto engine = MakeEngine(nullptr, Options());
-  const auto a = Start(*engine, request);
-  const auto b = Start(*engine, request);
-  const std::vector<int32_t> decoded = Decode(*engine, *a, 12);
-  EXPECT_EQ(decoded, Decode(*engine, *b, 12));
+  const auto generator = MakeGenerator(nullptr, Options());
+  const auto a = Start(*generator, request);
+  const auto b = Start(*generator, request);
+  const std::vector<int32_t> decoded = Decode(*generator, *a, 12);
+  EXPECT_EQ(decoded, Decode(*generator, *b, 12));
   request.sampling.seed = 6;
-  EXPECT_NE(decoded, Decode(*engine, *Start(*engine, request), 12));
+  EXPECT_NE(decoded, Decode(*generator, *Start(*generator, request), 12));
 }
 
 // Flips one byte in every 512 of each file that holds slabs.
@@ -178,67 +178,67 @@ void DamageSegments(const std::string& directory) {
   ASSERT_GT(files, 0) << "the store keeps its slabs elsewhere than this test looks";
 }
 
-TEST_P(EngineTest, DamagedBytesAreEncodedAgain) {
+TEST_P(GeneratorTest, DamagedBytesAreEncodedAgain) {
   FillStore();
   store_->DropDramTier();
   DamageSegments(directory_.path() + "/store");
-  const auto engine = MakeEngine(store_.get(), Options());
-  const auto conversation = Start(*engine, Ask());
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto conversation = Start(*generator, Ask());
   EXPECT_LE(LargestDifference(LogitsOf(*conversation), Expected(Ask())), tolerance());
-  EXPECT_GT(engine->stats().damaged, 0);
-  EXPECT_EQ(engine->stats().encoded, 4);
+  EXPECT_GT(generator->stats().damaged, 0);
+  EXPECT_EQ(generator->stats().encoded, 4);
   EXPECT_GT(store_->Stats()->integrity_failures, 0);
 }
 
-TEST_P(EngineTest, LimitsEndACallAndLeaveTheConversation) {
+TEST_P(GeneratorTest, LimitsEndACallAndLeaveTheConversation) {
   FillStore();
-  const auto engine = MakeEngine(store_.get(), Options());
+  const auto generator = MakeGenerator(store_.get(), Options());
   Request late = Ask();
   late.limits.timeout = absl::ZeroDuration();
-  EXPECT_EQ(engine->Start(late).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(generator->Start(late).status().code(), absl::StatusCode::kDeadlineExceeded);
   Request cancelled = Ask();
   cancelled.limits.cancelled = [] { return true; };
-  EXPECT_EQ(engine->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(generator->Start(cancelled).status().code(), absl::StatusCode::kCancelled);
 
-  const auto conversation = Start(*engine, Ask());
-  const auto undisturbed = Start(*engine, Ask());
+  const auto conversation = Start(*generator, Ask());
+  const auto undisturbed = Start(*generator, Ask());
   Limits after_one_layer;
   int asked = 0;
   after_one_layer.cancelled = [&] { return ++asked > 2; };
-  EXPECT_EQ(engine->Step(*conversation, after_one_layer).code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(engine->Extend(*conversation, {7, 8, 9}, {absl::ZeroDuration(), {}}).code(),
+  EXPECT_EQ(generator->Step(*conversation, after_one_layer).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(generator->Extend(*conversation, {7, 8, 9}, {absl::ZeroDuration(), {}}).code(),
             absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(conversation->length(), undisturbed->length());
-  EXPECT_EQ(Decode(*engine, *conversation, 8), Decode(*engine, *undisturbed, 8));
+  EXPECT_EQ(Decode(*generator, *conversation, 8), Decode(*generator, *undisturbed, 8));
 }
 
-TEST_P(EngineTest, RefusesWhatCannotBeAnswered) {
-  const auto engine = MakeEngine(store_.get(), Options());
+TEST_P(GeneratorTest, RefusesWhatCannotBeAnswered) {
+  const auto generator = MakeGenerator(store_.get(), Options());
   Request links = Ask();
   links.linker = link::Linker::kLinks;
-  EXPECT_EQ(engine->Start(links).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(generator->Start(links).status().code(), absl::StatusCode::kFailedPrecondition);
   Request long_answer = Ask();
   long_answer.answer_tokens = 4096;
-  EXPECT_THAT(engine->Start(long_answer).status().message(), HasSubstr("tokens too many"));
+  EXPECT_THAT(generator->Start(long_answer).status().message(), HasSubstr("tokens too many"));
   Request empty = Ask();
   empty.documents[1].tokens.clear();
-  EXPECT_THAT(engine->Start(empty).status().message(), HasSubstr("document 2 of 4 is empty"));
-  EngineOptions other = Options();
+  EXPECT_THAT(generator->Start(empty).status().message(), HasSubstr("document 2 of 4 is empty"));
+  GeneratorOptions other = Options();
   other.profile = *link::LoadLinkProfile("kvlink-llama-5");
-  EXPECT_THAT(Engine::Create(loaded_.model.get(), loaded_.fingerprint, nullptr, other).status().message(),
+  EXPECT_THAT(Generator::Create(loaded_.model.get(), loaded_.fingerprint, nullptr, other).status().message(),
               HasSubstr("belongs to another model"));
 }
 
-TEST_P(EngineTest, FullPrivateKvIsAnErrorThatLeaksNothing) {
-  EngineOptions options = Options();
+TEST_P(GeneratorTest, FullPrivateKvIsAnErrorThatLeaksNothing) {
+  GeneratorOptions options = Options();
   options.private_tokens = 64;  // and the spare pages
-  const auto engine = MakeEngine(nullptr, options);
+  const auto generator = MakeGenerator(nullptr, options);
   Request full = Ask();
   full.linker = link::Linker::kFull;
   std::vector<std::unique_ptr<Conversation>> held;
   absl::StatusOr<std::unique_ptr<Conversation>> last = absl::UnknownError("");
   for (int i = 0; i < 100; ++i) {
-    last = engine->Start(full);
+    last = generator->Start(full);
     if (!last.ok()) break;
     held.push_back(*std::move(last));
   }
@@ -246,25 +246,25 @@ TEST_P(EngineTest, FullPrivateKvIsAnErrorThatLeaksNothing) {
   const size_t most = held.size();
   held.clear();
   while (true) {
-    last = engine->Start(full);
+    last = generator->Start(full);
     if (!last.ok()) break;
     held.push_back(*std::move(last));
   }
   EXPECT_EQ(held.size(), most);
 }
 
-TEST_P(EngineTest, ManyThreadsShareEverything) {
+TEST_P(GeneratorTest, ManyThreadsShareEverything) {
   FillStore();
   store_->DropDramTier();
-  EngineOptions options = Options();
+  GeneratorOptions options = Options();
   // Loads and evicts all the time; on a device one request at a time fits.
   options.resident_budget_bytes = GetParam().on_device ? BytesOf({3, 2, 1}) : 0;
   options.private_tokens = 4096;
-  const auto engine = MakeEngine(store_.get(), options);
+  const auto generator = MakeGenerator(store_.get(), options);
   std::vector<std::vector<int>> asked = {{0, 1}, {2, 0}, {3, 2, 1}, {0}};
   std::vector<std::vector<int32_t>> expected;
   {
-    const auto quiet = MakeEngine(nullptr, Options());
+    const auto quiet = MakeGenerator(nullptr, Options());
     for (const auto& documents : asked) expected.push_back(Decode(*quiet, *Start(*quiet, Ask(documents)), 4));
   }
   // A document that is in no store is encoded by whoever comes first.
@@ -272,7 +272,7 @@ TEST_P(EngineTest, ManyThreadsShareEverything) {
   documents_.push_back({RandomTokens(random, 20, loaded_.model->config().vocab), {}});
   asked[3].push_back(4);
   {
-    const auto quiet = MakeEngine(nullptr, Options());
+    const auto quiet = MakeGenerator(nullptr, Options());
     expected[3] = Decode(*quiet, *Start(*quiet, Ask(asked[3])), 4);
   }
   std::atomic<int> wrong{0};
@@ -281,17 +281,17 @@ TEST_P(EngineTest, ManyThreadsShareEverything) {
     threads.emplace_back([&, t] {
       for (int round = 0; round < 3; ++round) {
         const size_t which = (t + round) % asked.size();
-        const auto conversation = Start(*engine, Ask(asked[which]));
-        if (conversation == nullptr || Decode(*engine, *conversation, 4) != expected[which]) ++wrong;
+        const auto conversation = Start(*generator, Ask(asked[which]));
+        if (conversation == nullptr || Decode(*generator, *conversation, 4) != expected[which]) ++wrong;
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
-  EXPECT_LE(engine->stats().pool.bytes, options.resident_budget_bytes);
+  EXPECT_LE(generator->stats().pool.bytes, options.resident_budget_bytes);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, EngineTest, ::testing::ValuesIn(EngineBackends()),
+INSTANTIATE_TEST_SUITE_P(Backends, GeneratorTest, ::testing::ValuesIn(GeneratorBackends()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "tests/support/transport/faulty/link.h"
+#include "tests/support/transport/faulty/faulty_channel.h"
 
 #include <cstring>
 #include <utility>
@@ -8,28 +8,28 @@
 
 namespace kvlink::transport {
 
-class Link::Events : public ConnectionEvents {
+class FaultyChannel::Events : public ConnectionEvents {
  public:
-  explicit Events(std::shared_ptr<Link> link) : link_(std::move(link)) {}
+  explicit Events(std::shared_ptr<FaultyChannel> channel) : channel_(std::move(channel)) {}
   void OnMessage(absl::string_view message) override {
-    link_->thread_->Post(
-        [link = link_, message = std::string(message)]() mutable { link->OnMessage(std::move(message)); });
+    channel_->thread_->Post(
+        [channel = channel_, message = std::string(message)]() mutable { channel->OnMessage(std::move(message)); });
   }
   void OnClosed(const absl::Status& why) override {
-    link_->thread_->Post([link = link_, why] { link->OnClosed(why); });
+    channel_->thread_->Post([channel = channel_, why] { channel->OnClosed(why); });
   }
 
  private:
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<FaultyChannel> channel_;
 };
 
-std::shared_ptr<ConnectionEvents> Link::Wrap(std::shared_ptr<ConnectionEvents> events) {
+std::shared_ptr<ConnectionEvents> FaultyChannel::Wrap(std::shared_ptr<ConnectionEvents> events) {
   thread_->Post(
       [self = shared_from_this(), events = std::move(events)]() mutable { self->events_ = std::move(events); });
   return std::make_shared<Events>(shared_from_this());
 }
 
-void Link::Bind(std::shared_ptr<Connection> inner) {
+void FaultyChannel::Bind(std::shared_ptr<Connection> inner) {
   peer_ = inner->peer();
   thread_->Post([self = shared_from_this(), inner = std::move(inner)]() mutable {
     if (!self->closed_) self->inner_ = std::move(inner);
@@ -38,7 +38,7 @@ void Link::Bind(std::shared_ptr<Connection> inner) {
 
 // --- out
 
-void Link::SendMessage(std::string message, Fault fault, uint64_t draw) {
+void FaultyChannel::SendMessage(std::string message, Fault fault, uint64_t draw) {
   if (fault == Fault::kDrop) return;
   if (fault == Fault::kCorrupt) message[draw / 8 % message.size()] ^= static_cast<char>(1 << draw % 8);
   Held held;
@@ -46,13 +46,13 @@ void Link::SendMessage(std::string message, Fault fault, uint64_t draw) {
   Pass(std::move(held), absl::InfiniteFuture(), fault);
 }
 
-void Link::PassMessage(const std::string& message) {
+void FaultyChannel::PassMessage(const std::string& message) {
   if (inner_ == nullptr || inner_->SendMessage(message).code() != absl::StatusCode::kResourceExhausted) return;
   thread_->timers().At(SteadyNow() + absl::Milliseconds(1),
                        [self = shared_from_this(), message] { self->PassMessage(message); });
 }
 
-void Link::Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault fault, uint64_t draw) {
+void FaultyChannel::Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault fault, uint64_t draw) {
   if (inner_ == nullptr) return done(absl::UnavailableError("the connection is closed"));
   if (fault == Fault::kDrop) {
     from.buffer = nullptr;
@@ -87,7 +87,7 @@ void Link::Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault f
   Pass(std::move(held), deadline, fault);
 }
 
-void Link::Pass(Held held, absl::Time deadline, Fault fault) {
+void FaultyChannel::Pass(Held held, absl::Time deadline, Fault fault) {
   if (fault == Fault::kCut && inner_ != nullptr) inner_->Close();
   if (fault == Fault::kFreeze) {
     frozen_until_ = thread_->now() + freeze_;
@@ -111,7 +111,7 @@ void Link::Pass(Held held, absl::Time deadline, Fault fault) {
   for (const int64_t number : next) Go(number);
 }
 
-void Link::Hold(Held held, absl::Time due, absl::Time deadline) {
+void FaultyChannel::Hold(Held held, absl::Time due, absl::Time deadline) {
   const int64_t number = ++last_;
   held.due = thread_->timers().At(due, [self = shared_from_this(), number] { self->Go(number); });
   held.deadline =
@@ -121,7 +121,7 @@ void Link::Hold(Held held, absl::Time due, absl::Time deadline) {
   held_.emplace(number, std::move(held));
 }
 
-void Link::Go(int64_t number) {
+void FaultyChannel::Go(int64_t number) {
   const auto found = held_.find(number);
   if (found == held_.end()) return;
   if (frozen()) {
@@ -135,7 +135,7 @@ void Link::Go(int64_t number) {
   held.go();
 }
 
-void Link::FailHeld(int64_t number, const absl::Status& status) {
+void FaultyChannel::FailHeld(int64_t number, const absl::Status& status) {
   const auto found = held_.find(number);
   if (found == held_.end()) return;
   const Held held = std::move(found->second);
@@ -145,11 +145,11 @@ void Link::FailHeld(int64_t number, const absl::Status& status) {
   if (held.fail != nullptr) held.fail(status);
 }
 
-void Link::FailAll(const absl::Status& status) {
+void FaultyChannel::FailAll(const absl::Status& status) {
   while (!held_.empty()) FailHeld(held_.begin()->first, status);
 }
 
-void Link::CancelSend(uint64_t id) {
+void FaultyChannel::CancelSend(uint64_t id) {
   for (const auto& [number, held] : held_) {
     if (held.send && held.id == id) return FailHeld(number, absl::CancelledError("cancelled"));
   }
@@ -158,19 +158,19 @@ void Link::CancelSend(uint64_t id) {
 
 // --- in, and what passes as it is
 
-void Link::Land(uint64_t id, Slice into, absl::Time deadline, Landed done) {
+void FaultyChannel::PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done) {
   if (inner_ == nullptr) return done(absl::UnavailableError("the connection is closed"), 0);
-  inner_->Land(id, std::move(into), deadline,
-               [thread = thread_, done = std::move(done)](const absl::Status& status, int64_t bytes) {
-                 thread->Post([done, status, bytes] { done(status, bytes); });
-               });
+  inner_->PostReceive(id, std::move(into), deadline,
+                      [thread = thread_, done = std::move(done)](const absl::Status& status, int64_t bytes) {
+                        thread->Post([done, status, bytes] { done(status, bytes); });
+                      });
 }
 
-void Link::CancelLanding(uint64_t id) {
-  if (inner_ != nullptr) inner_->CancelLanding(id);
+void FaultyChannel::CancelReceive(uint64_t id) {
+  if (inner_ != nullptr) inner_->CancelReceive(id);
 }
 
-void Link::OnMessage(std::string message) {
+void FaultyChannel::OnMessage(std::string message) {
   if (events_ == nullptr) return;
   if (frozen() || !inbound_.empty()) {
     inbound_.push_back(std::move(message));
@@ -179,7 +179,7 @@ void Link::OnMessage(std::string message) {
   }
 }
 
-void Link::OnClosed(const absl::Status& why) {
+void FaultyChannel::OnClosed(const absl::Status& why) {
   closed_ = true;
   FailAll(absl::UnavailableError("the connection was closed"));
   Abandon();
@@ -187,13 +187,13 @@ void Link::OnClosed(const absl::Status& why) {
   if (events != nullptr) events->OnClosed(why);
 }
 
-void Link::Close() {
+void FaultyChannel::Close() {
   closed_ = true;
   FailAll(absl::UnavailableError("the connection was closed"));
   if (inner_ != nullptr) inner_->Close();
 }
 
-void Link::Abandon() {
+void FaultyChannel::Abandon() {
   FailAll(absl::UnavailableError("the connection was closed"));
   inner_ = nullptr;
 }

@@ -3,8 +3,8 @@
 //
 // Thread-safety: all methods. Lifetime: shared by the carrier (until the connection has closed) and by every request
 // under way; the node waits for the last one to go.
-#ifndef KVLINK_STORE_NODE_DATA_LINK_H_
-#define KVLINK_STORE_NODE_DATA_LINK_H_
+#ifndef KVLINK_STORE_NODE_DATA_CLIENT_CONNECTION_H_
+#define KVLINK_STORE_NODE_DATA_CLIENT_CONNECTION_H_
 
 #include <atomic>
 #include <cstdint>
@@ -24,21 +24,21 @@
 #include "store/node/watch/metrics.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 
 struct Service;
-class Link;
+class ClientConnection;
 
-// The carrier's side of a link. Thread-safe.
-class Outlet {
+// The carrier's side of a connection. Thread-safe.
+class ClientChannel {
  public:
-  virtual ~Outlet() = default;
+  virtual ~ClientChannel() = default;
   // Errors as transport::Connection::SendMessage.
   virtual absl::Status Send(absl::string_view answer) = 0;
   // With a file descriptor, of which the receiver gets its own. UNIMPLEMENTED: this carrier has none.
   virtual absl::Status SendDescriptor(absl::string_view answer, int descriptor);
   virtual bool carries_descriptors() const { return false; }
-  // Where payloads travel; null: they do not. Lives as long as the outlet.
+  // Where payloads travel; null: they do not. Lives as long as the channel.
   virtual transport::Connection* payloads() { return nullptr; }
   // Of MemoryMap.
   virtual size_t transport() const { return 0; }
@@ -46,7 +46,7 @@ class Outlet {
   virtual std::string peer() const = 0;
 };
 
-// A pull or a push that is under way on a link. Ends itself, or is ended here; answers its request once.
+// A pull or a push that is under way on a connection. Ends itself, or is ended here; answers its request once.
 class Transfer {
  public:
   virtual ~Transfer() = default;
@@ -60,12 +60,12 @@ class Transfer {
 class Call {
  public:
   // `bytes`: what the request was charged with in its key's quota; the destructor gives it back.
-  Call(std::shared_ptr<Link> link, std::shared_ptr<Session> session, proto::Request request, Operation operation,
-       absl::Time deadline, int64_t bytes);
+  Call(std::shared_ptr<ClientConnection> connection, std::shared_ptr<Session> session, proto::Request request,
+       Operation operation, absl::Time deadline, int64_t bytes);
   ~Call();
 
   Service* service() const;
-  const std::shared_ptr<Link>& link() const { return link_; }
+  const std::shared_ptr<ClientConnection>& connection() const { return connection_; }
   const std::shared_ptr<Session>& session() const { return session_; }
   proto::Request& request() { return request_; }
   uint64_t id() const { return request_.id(); }
@@ -91,7 +91,7 @@ class Call {
  private:
   void Ended(absl::StatusCode code);
 
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<ClientConnection> connection_;
   const std::shared_ptr<Session> session_;
   proto::Request request_;
   const Operation operation_;
@@ -106,15 +106,15 @@ proto::Answer Refusal(uint64_t id, const absl::Status& status);
 // "kvlink-retry-after-ms" of a status; 0: none.
 uint32_t RetryAfterMilliseconds(const absl::Status& status);
 
-class Link : public std::enable_shared_from_this<Link> {
+class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
  public:
-  Link(Service* service, std::unique_ptr<Outlet> outlet, absl::string_view carrier);
-  ~Link();
-  Link(const Link&) = delete;
-  Link& operator=(const Link&) = delete;
+  ClientConnection(Service* service, std::unique_ptr<ClientChannel> channel, absl::string_view carrier);
+  ~ClientConnection();
+  ClientConnection(const ClientConnection&) = delete;
+  ClientConnection& operator=(const ClientConnection&) = delete;
 
   Service* service() const { return service_; }
-  Outlet* outlet() const { return outlet_.get(); }
+  ClientChannel* channel() const { return channel_.get(); }
   const std::string& carrier() const { return carrier_; }
   int64_t number() const { return number_; }
 
@@ -122,7 +122,7 @@ class Link : public std::enable_shared_from_this<Link> {
   void Send(const proto::Answer& answer);
   void SendBytes(absl::string_view answer);
   // Gives the client memory to map, unless it has it; before anything that is said about it. Errors as
-  // Outlet::SendDescriptor.
+  // ClientChannel::SendDescriptor.
   absl::Status SendMemory(const engine::TierMemory& memory);
   void Close(absl::string_view why);
 
@@ -152,8 +152,8 @@ class Link : public std::enable_shared_from_this<Link> {
   absl::Status AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer);
   void RemoveTransfer(Kind kind, uint64_t id);
   std::shared_ptr<Transfer> FindTransfer(Kind kind, uint64_t id) const;
-  // Ids for the landings of a push.
-  uint64_t TakeLandings(int64_t count) { return next_landing_.fetch_add(static_cast<uint64_t>(count)); }
+  // Ids for the receives of a push.
+  uint64_t TakePayloadIds(int64_t count) { return next_payload_id_.fetch_add(static_cast<uint64_t>(count)); }
 
   // Leases of a local connection. As AddTransfer.
   absl::StatusOr<uint64_t> AddLease(std::shared_ptr<engine::EncodingLease> lease);
@@ -169,13 +169,13 @@ class Link : public std::enable_shared_from_this<Link> {
   std::vector<std::shared_ptr<Transfer>> AllTransfers() const;
 
   Service* const service_;
-  std::unique_ptr<Outlet> outlet_;  // until the destructor
+  std::unique_ptr<ClientChannel> channel_;  // until the destructor
   const std::string carrier_;
   const int64_t number_;
   const absl::Time opened_;
   std::atomic<int64_t> heard_;  // nanoseconds since 1970
   std::atomic<int> requests_{0};
-  std::atomic<uint64_t> next_landing_{1};
+  std::atomic<uint64_t> next_payload_id_{1};
 
   mutable Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
@@ -192,31 +192,32 @@ class Link : public std::enable_shared_from_this<Link> {
   std::set<uint32_t> memories_sent_ ABSL_GUARDED_BY(memory_mutex_);
 };
 
-// All links of a node.
-class Links {
+// All connections of a node.
+class ClientConnections {
  public:
   // Takes a connection that has just come. Returns the one that goes for it where more than `max_unidentified` have not
   // said who they are: the one that has been silent longest. Null: none.
-  std::shared_ptr<Link> Add(const std::shared_ptr<Link>& link, int max_unidentified);
-  void Identified(const Link& link);
-  void Closed(const Link& link);
+  std::shared_ptr<ClientConnection> Add(const std::shared_ptr<ClientConnection>& connection, int max_unidentified);
+  void Identified(const ClientConnection& connection);
+  void Closed(const ClientConnection& connection);
   void Gone();  // one that was constructed
   void Constructed();
-  std::vector<std::shared_ptr<Link>> All() const;
+  std::vector<std::shared_ptr<ClientConnection>> All() const;
   int64_t open() const { return open_.load(std::memory_order_relaxed); }
   int64_t NextNumber() { return ++numbers_; }
-  // Waits until all are destroyed, and their outlets. False at the deadline.
+  // Waits until all are destroyed, and their channel. False at the deadline.
   bool WaitGone(absl::Time deadline);
 
  private:
   std::atomic<int64_t> open_{0}, numbers_{0};
   mutable Mutex mutex_;
   CondVar gone_;
-  std::vector<std::weak_ptr<Link>> links_ ABSL_GUARDED_BY(mutex_);
-  std::map<int64_t, std::weak_ptr<Link>> unidentified_ ABSL_GUARDED_BY(mutex_);  // by number: in the order they came
+  std::vector<std::weak_ptr<ClientConnection>> connections_ ABSL_GUARDED_BY(mutex_);
+  std::map<int64_t, std::weak_ptr<ClientConnection>> unidentified_
+      ABSL_GUARDED_BY(mutex_);  // by number: in the order they came
   int64_t alive_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
 
-#endif  // KVLINK_STORE_NODE_DATA_LINK_H_
+#endif  // KVLINK_STORE_NODE_DATA_CLIENT_CONNECTION_H_

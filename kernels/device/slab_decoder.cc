@@ -1,4 +1,4 @@
-#include "kernels/device/lander.h"
+#include "kernels/device/slab_decoder.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,12 +7,12 @@
 
 namespace kvlink::kernels {
 
-absl::Status Lander::Land(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out) {
-  return WithLane([&](Lane& lane) { return LandIn(lane, stored, slab, out); });
+absl::Status SlabDecoder::Decode(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out) {
+  return WithLane([&](Lane& lane) { return DecodeIn(lane, stored, slab, out); });
 }
 
-absl::Status Lander::LandPinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts,
-                                std::byte* out) {
+absl::Status SlabDecoder::DecodePinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts,
+                                       std::byte* out) {
   return WithLane([&](Lane& lane) -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(std::byte* const to, Staging(lane, stored, out));
     absl::Status launched;
@@ -27,8 +27,8 @@ absl::Status Lander::LandPinned(const SlabShape& stored, absl::Span<const absl::
   });
 }
 
-absl::Status Lander::LandThere(const SlabShape& stored, const std::byte* slab,
-                               absl::Span<const absl::Span<std::byte>> copies, std::byte* out) {
+absl::Status SlabDecoder::DecodeOnDevice(const SlabShape& stored, const std::byte* slab,
+                                         absl::Span<const absl::Span<std::byte>> copies, std::byte* out) {
   return WithLane([&](Lane& lane) -> absl::Status {
     const int64_t used = stored.used_bytes();
     absl::Status launched = stored.codec == Codec::kQ4 ? Expand(lane, stored, slab, out)
@@ -44,15 +44,15 @@ absl::Status Lander::LandThere(const SlabShape& stored, const std::byte* slab,
   });
 }
 
-absl::Status Lander::WithLane(absl::FunctionRef<absl::Status(Lane&)> land) {
+absl::Status SlabDecoder::WithLane(absl::FunctionRef<absl::Status(Lane&)> decode) {
   std::unique_ptr<Lane> lane = TakeLane();
-  const absl::Status status = land(*lane);
+  const absl::Status status = decode(*lane);
   if (!status.ok()) *lane = {};  // its streams may fail for ever
   GiveLane(std::move(lane));
   return status;
 }
 
-std::unique_ptr<Lander::Lane> Lander::TakeLane() {
+std::unique_ptr<SlabDecoder::Lane> SlabDecoder::TakeLane() {
   MutexLock lock(&mutex_);
   while (idle_.empty() && lanes_ == kMaxLanes) given_.Wait(&mutex_);  // for as long as a layer takes
   if (idle_.empty()) {
@@ -64,13 +64,13 @@ std::unique_ptr<Lander::Lane> Lander::TakeLane() {
   return lane;
 }
 
-void Lander::GiveLane(std::unique_ptr<Lane> lane) {
+void SlabDecoder::GiveLane(std::unique_ptr<Lane> lane) {
   MutexLock lock(&mutex_);
   idle_.push_back(std::move(lane));
   given_.Signal();
 }
 
-absl::StatusOr<std::byte*> Lander::Staging(Lane& lane, const SlabShape& stored, std::byte* out) {
+absl::StatusOr<std::byte*> SlabDecoder::Staging(Lane& lane, const SlabShape& stored, std::byte* out) {
   if (stored.codec != Codec::kQ4) return out;
   if (lane.staging.bytes() < stored.slab_bytes()) {
     lane.staging.reset();
@@ -79,7 +79,8 @@ absl::StatusOr<std::byte*> Lander::Staging(Lane& lane, const SlabShape& stored, 
   return static_cast<std::byte*>(lane.staging.data());
 }
 
-absl::Status Lander::LandIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out) {
+absl::Status SlabDecoder::DecodeIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab,
+                                   std::byte* out) {
   if (!on_device()) return Finish(lane, Expand(lane, stored, slab.data(), out));
   if (lane.transfer == nullptr) {
     KVLINK_ASSIGN_OR_RETURN(lane.transfer, Transfer::Create(backend_));
@@ -89,24 +90,24 @@ absl::Status Lander::LandIn(Lane& lane, const SlabShape& stored, absl::Span<cons
   return to == out ? absl::OkStatus() : Finish(lane, Expand(lane, stored, to, out));
 }
 
-Stream& Lander::StreamOf(Lane& lane) {
+Stream& SlabDecoder::StreamOf(Lane& lane) {
   if (lane.stream == nullptr) lane.stream = backend_->NewStream();
   return *lane.stream;
 }
 
-absl::Status Lander::Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out) {
-  const SlabShape landed = Landed(stored);
+absl::Status SlabDecoder::Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out) {
+  const SlabShape decoded = DecodedShape(stored);
   const auto bytes = [&](const void* data, int64_t count) {
     return Tensor::Dense(const_cast<void*>(data), Dtype::kU8, backend_->device(), {count});
   };
   return backend_->Decode(StreamOf(lane), {.source_shape = stored,
                                            .source = bytes(slab, stored.slab_bytes()),
-                                           .codec = landed.codec,
+                                           .codec = decoded.codec,
                                            .rope = rope_,
-                                           .out = bytes(out, landed.slab_bytes())});
+                                           .out = bytes(out, decoded.slab_bytes())});
 }
 
-absl::Status Lander::Finish(Lane& lane, const absl::Status& launched) {
+absl::Status SlabDecoder::Finish(Lane& lane, const absl::Status& launched) {
   const absl::Status finished = lane.stream == nullptr ? absl::OkStatus() : lane.stream->Synchronize();
   KVLINK_RETURN_IF_ERROR(launched);
   return finished;

@@ -1,9 +1,9 @@
-// One open data connection to the node: requests out, answers to those who wait for them, numbers for landings.
+// One open data connection to the node: requests out, answers to those who wait for them, numbers for receives.
 //
-// Thread-safety: all methods. Lifetime: shared by the link that dialled it, by everything under way on it, and by the
-// transport until OnClosed.
-#ifndef KVLINK_STORE_CLIENT_DATA_CHANNEL_H_
-#define KVLINK_STORE_CLIENT_DATA_CHANNEL_H_
+// Thread-safety: all methods. Lifetime: shared by the channel that dialled it, by everything under way on it, and by
+// the transport until OnClosed.
+#ifndef KVLINK_STORE_CLIENT_DATA_NODE_CONNECTION_H_
+#define KVLINK_STORE_CLIENT_DATA_NODE_CONNECTION_H_
 
 #include <atomic>
 #include <cstdint>
@@ -20,7 +20,7 @@
 #include "transport/local/local.h"
 #include "transport/transport.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
 // Who waits for the answers to a request. Called by the carrier's thread, in order; returns soon.
 class AnswerSink {
@@ -33,10 +33,10 @@ class AnswerSink {
 };
 
 // Who gets what answers no request (local connections). As AnswerSink.
-class Unasked {
+class UnsolicitedSink {
  public:
-  virtual ~Unasked() = default;
-  virtual void OnNews(const proto::Answer& answer, std::vector<Descriptor> descriptors) = 0;
+  virtual ~UnsolicitedSink() = default;
+  virtual void OnUnsolicited(const proto::Answer& answer, std::vector<Descriptor> descriptors) = 0;
 };
 
 // A queue of answers for a thread that waits for them.
@@ -70,10 +70,11 @@ class Slots {
   int free_ ABSL_GUARDED_BY(mutex_);
 };
 
-class Channel : public transport::LocalEvents, public std::enable_shared_from_this<Channel> {
+class NodeConnection : public transport::LocalEvents, public std::enable_shared_from_this<NodeConnection> {
  public:
-  // `ids`: the numbers of requests, of all channels of a session. `unasked` may be null.
-  Channel(std::atomic<uint64_t>* ids, std::shared_ptr<Unasked> unasked) : ids_(ids), unasked_(std::move(unasked)) {}
+  // `ids`: the numbers of requests, of all connections of a session. `unsolicited` may be null.
+  NodeConnection(std::atomic<uint64_t>* ids, std::shared_ptr<UnsolicitedSink> unsolicited)
+      : ids_(ids), unsolicited_(std::move(unsolicited)) {}
 
   // Before anything else.
   void Bind(std::shared_ptr<transport::Connection> connection);
@@ -84,15 +85,15 @@ class Channel : public transport::LocalEvents, public std::enable_shared_from_th
   absl::Duration lease() const { return lease_; }
   Slots& pulls() { return *pulls_; }
   Slots& pushes() { return *pushes_; }
-  // Landings of one pull that may be open at a time, so that all pulls together stay within what a connection bears.
-  int landings_of_a_pull() const { return landings_of_a_pull_; }
+  // Receives of one pull that may be open at a time, so that all pulls together stay within what a connection bears.
+  int receives_per_pull() const { return receives_per_pull_; }
 
   bool open() const { return open_.load(std::memory_order_acquire); }
   void Close();
-  // Waits until the transport has no more to do with the channel. False at the deadline.
+  // Waits until the transport has no more to do with the connection. False at the deadline.
   bool WaitClosed(absl::Time deadline);
-  transport::Connection* connection() const { return connection_.get(); }
-  const std::shared_ptr<Unasked>& unasked() const { return unasked_; }
+  transport::Connection* carrier() const { return carrier_.get(); }
+  const std::shared_ptr<UnsolicitedSink>& unsolicited() const { return unsolicited_; }
 
   // A request with a number of its own, or that of an earlier one.
   proto::Request NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id = 0) const;
@@ -104,8 +105,8 @@ class Channel : public transport::LocalEvents, public std::enable_shared_from_th
   void Tell(const proto::Request& request);
   // Asks, and waits for one answer. A connection that was silent all that time is given up.
   absl::StatusOr<proto::Answer> Call(const proto::Request& request, absl::Time deadline);
-  // `count` numbers for landings; returns the first.
-  uint64_t NewLandings(int64_t count) { return landings_.fetch_add(count, std::memory_order_relaxed); }
+  // `count` numbers for receives; returns the first.
+  uint64_t NewPayloadIds(int64_t count) { return next_payload_id_.fetch_add(count, std::memory_order_relaxed); }
 
   void OnMessage(absl::string_view message) override;
   void OnMessageWithDescriptors(absl::string_view message, std::vector<Descriptor> descriptors) override;
@@ -113,18 +114,18 @@ class Channel : public transport::LocalEvents, public std::enable_shared_from_th
 
  private:
   std::atomic<uint64_t>* const ids_;
-  const std::shared_ptr<Unasked> unasked_;
+  const std::shared_ptr<UnsolicitedSink> unsolicited_;
   std::atomic<bool> open_{false};
   std::atomic<uint64_t> session_{0};
-  std::atomic<uint64_t> landings_{1};
+  std::atomic<uint64_t> next_payload_id_{1};
   std::atomic<int64_t> heard_{0};  // nanoseconds since 1970
 
-  // Set before the channel is shared.
-  std::shared_ptr<transport::Connection> connection_;
+  // Set before the connection is shared.
+  std::shared_ptr<transport::Connection> carrier_;
   std::string boot_id_;
   absl::Duration lease_;
   std::unique_ptr<Slots> pulls_, pushes_;
-  int landings_of_a_pull_ = 1;
+  int receives_per_pull_ = 1;
 
   Mutex mutex_;
   CondVar gone_;
@@ -136,6 +137,6 @@ class Channel : public transport::LocalEvents, public std::enable_shared_from_th
 // The milliseconds until `deadline` as requests carry them.
 uint32_t RemainingMilliseconds(absl::Time deadline);
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
-#endif  // KVLINK_STORE_CLIENT_DATA_CHANNEL_H_
+#endif  // KVLINK_STORE_CLIENT_DATA_NODE_CONNECTION_H_

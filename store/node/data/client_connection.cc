@@ -1,4 +1,4 @@
-#include "store/node/data/link.h"
+#include "store/node/data/client_connection.h"
 
 #include <algorithm>
 #include <utility>
@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "store/node/service.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 constexpr uint32_t kRetryWhenFull = 50, kRetryWhenUnavailable = 500;  // milliseconds
@@ -32,13 +32,13 @@ proto::Answer Refusal(uint64_t id, const absl::Status& status) {
   return answer;
 }
 
-absl::Status Outlet::SendDescriptor(absl::string_view answer, int descriptor) {
+absl::Status ClientChannel::SendDescriptor(absl::string_view answer, int descriptor) {
   return absl::UnimplementedError("memory is shared over a local socket only");
 }
 
-Call::Call(std::shared_ptr<Link> link, std::shared_ptr<Session> session, proto::Request request, Operation operation,
-           absl::Time deadline, int64_t bytes)
-    : link_(std::move(link)),
+Call::Call(std::shared_ptr<ClientConnection> connection, std::shared_ptr<Session> session, proto::Request request,
+           Operation operation, absl::Time deadline, int64_t bytes)
+    : connection_(std::move(connection)),
       session_(std::move(session)),
       request_(std::move(request)),
       operation_(operation),
@@ -48,12 +48,12 @@ Call::Call(std::shared_ptr<Link> link, std::shared_ptr<Session> session, proto::
 
 Call::~Call() {
   if (!ended_.load()) Refuse(absl::InternalError("the node lost the request"));
-  link_->RemoveRequest();
-  service()->requests.Return(session_->grant());
-  service()->request_bytes.Return(session_->grant(), bytes_);
+  connection_->RemoveRequest();
+  service()->request_quota.Return(session_->grant());
+  service()->request_bytes_quota.Return(session_->grant(), bytes_);
 }
 
-Service* Call::service() const { return link_->service(); }
+Service* Call::service() const { return connection_->service(); }
 
 engine::EncodingKey Call::KeyOf(absl::string_view identity, uint32_t codec) const {
   return {request_.ns(), ToIdentity(identity), static_cast<Codec>(codec)};
@@ -63,25 +63,25 @@ std::string Call::owner() const { return absl::StrCat(session_->grant().name, "/
 
 void Call::More(proto::Answer answer) const {
   answer.set_id(id());
-  link_->Send(answer);
+  connection_->Send(answer);
 }
 
 void Call::Answer(proto::Answer answer) {
   if (ended_.exchange(true)) return;
   answer.set_id(id());
-  link_->Send(answer);
+  connection_->Send(answer);
   Ended(absl::StatusCode::kOk);
 }
 
 void Call::Refuse(const absl::Status& status) {
   if (ended_.exchange(true)) return;
-  link_->Send(Refusal(id(), status));
+  connection_->Send(Refusal(id(), status));
   Ended(status.code());
 }
 
 void Call::Repeat(absl::string_view bytes) {
   if (ended_.exchange(true)) return;
-  link_->SendBytes(bytes);
+  connection_->SendBytes(bytes);
   Ended(absl::StatusCode::kOk);
 }
 
@@ -91,25 +91,25 @@ void Call::Answered() {
 
 void Call::Ended(absl::StatusCode code) { service()->metrics->Ended(operation_, SteadyNow() - arrived_, code); }
 
-Link::Link(Service* service, std::unique_ptr<Outlet> outlet, absl::string_view carrier)
+ClientConnection::ClientConnection(Service* service, std::unique_ptr<ClientChannel> channel, absl::string_view carrier)
     : service_(service),
-      outlet_(std::move(outlet)),
+      channel_(std::move(channel)),
       carrier_(carrier),
-      number_(service->links.NextNumber()),
+      number_(service->connections.NextNumber()),
       opened_(SteadyNow()),
       heard_(absl::ToUnixNanos(opened_)) {
-  service_->links.Constructed();
+  service_->connections.Constructed();
 }
 
-Link::~Link() {
-  outlet_ = nullptr;  // once all links are gone, the transports go
-  service_->links.Gone();
+ClientConnection::~ClientConnection() {
+  channel_ = nullptr;  // once all connections are gone, the transports go
+  service_->connections.Gone();
 }
 
-void Link::Send(const proto::Answer& answer) { SendBytes(Text(SerializeAnswer(answer))); }
+void ClientConnection::Send(const proto::Answer& answer) { SendBytes(Text(SerializeAnswer(answer))); }
 
-void Link::SendBytes(absl::string_view answer) {
-  const absl::Status status = outlet_->Send(answer);
+void ClientConnection::SendBytes(absl::string_view answer) {
+  const absl::Status status = channel_->Send(answer);
   if (absl::IsResourceExhausted(status)) {
     Close("it does not take its answers");
   } else if (!status.ok() && !absl::IsUnavailable(status)) {
@@ -118,7 +118,7 @@ void Link::SendBytes(absl::string_view answer) {
   }
 }
 
-absl::Status Link::SendMemory(const engine::TierMemory& memory) {
+absl::Status ClientConnection::SendMemory(const engine::TierMemory& memory) {
   MutexLock lock(&memory_mutex_);
   if (!memories_sent_.insert(memory.number).second) return absl::OkStatus();
   proto::Answer answer;
@@ -126,63 +126,63 @@ absl::Status Link::SendMemory(const engine::TierMemory& memory) {
   answer.mutable_shared_memory()->set_bytes(static_cast<uint64_t>(memory.bytes));
   answer.mutable_shared_memory()->set_ns(memory.ns);
   const std::string bytes = SerializeAnswer(answer);
-  const absl::Status sent = outlet_->SendDescriptor(Text(bytes), memory.descriptor);
+  const absl::Status sent = channel_->SendDescriptor(Text(bytes), memory.descriptor);
   if (!sent.ok()) memories_sent_.erase(memory.number);
   return sent;
 }
 
-void Link::Close(absl::string_view why) {
+void ClientConnection::Close(absl::string_view why) {
   // A crowd of nobodies does not fill the log.
-  if (session() == nullptr) return outlet_->Close();
+  if (session() == nullptr) return channel_->Close();
   service_->log.Info("connection_closing",
-                     {{"connection", number_}, {"peer", outlet_->peer()}, {"why", std::string(why)}});
-  outlet_->Close();
+                     {{"connection", number_}, {"peer", channel_->peer()}, {"why", std::string(why)}});
+  channel_->Close();
 }
 
-std::shared_ptr<Session> Link::session() const {
+std::shared_ptr<Session> ClientConnection::session() const {
   MutexLock lock(&mutex_);
   return session_;
 }
 
-absl::Status Link::Identify(std::shared_ptr<Session> session) {
+absl::Status ClientConnection::Identify(std::shared_ptr<Session> session) {
   MutexLock lock(&mutex_);
   if (closed_) return absl::UnavailableError("the connection is closed");
   if (holder_ == nullptr) {
-    KVLINK_RETURN_IF_ERROR(service_->connections.Take(session->grant()));
+    KVLINK_RETURN_IF_ERROR(service_->connection_quota.Take(session->grant()));
     holder_ = session;
-    service_->links.Identified(*this);
+    service_->connections.Identified(*this);
   }
   session_ = std::move(session);
   return absl::OkStatus();
 }
 
-void Link::Heard() { heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed); }
-absl::Time Link::heard() const { return absl::FromUnixNanos(heard_.load(std::memory_order_relaxed)); }
+void ClientConnection::Heard() { heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed); }
+absl::Time ClientConnection::heard() const { return absl::FromUnixNanos(heard_.load(std::memory_order_relaxed)); }
 
-bool Link::AddRequest() {
+bool ClientConnection::AddRequest() {
   if (requests_.fetch_add(1, std::memory_order_relaxed) < service_->limits.requests_per_connection) return true;
   RemoveRequest();
   return false;
 }
 
-void Link::Waits(uint64_t id) {
+void ClientConnection::Waits(uint64_t id) {
   MutexLock lock(&mutex_);
   waiting_.emplace(id, false);
 }
 
-bool Link::Cancelled(uint64_t id) const {
+bool ClientConnection::Cancelled(uint64_t id) const {
   MutexLock lock(&mutex_);
   const auto found = waiting_.find(id);
   return found != waiting_.end() && found->second;
 }
 
-void Link::CancelWaiting(uint64_t id) {
+void ClientConnection::CancelWaiting(uint64_t id) {
   MutexLock lock(&mutex_);
   const auto found = waiting_.find(id);
   if (found != waiting_.end()) found->second = true;
 }
 
-bool Link::Began(uint64_t id) {
+bool ClientConnection::Began(uint64_t id) {
   MutexLock lock(&mutex_);
   const auto found = waiting_.find(id);
   if (found == waiting_.end()) return false;
@@ -191,7 +191,7 @@ bool Link::Began(uint64_t id) {
   return cancelled;
 }
 
-absl::Status Link::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer) {
+absl::Status ClientConnection::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer) {
   const bool pull = kind == Kind::kPull;
   const NodeLimits& limits = service_->limits;
   std::atomic<int64_t>& all = pull ? service_->pulls : service_->pushes;
@@ -216,7 +216,7 @@ absl::Status Link::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer>
   return absl::OkStatus();
 }
 
-void Link::RemoveTransfer(Kind kind, uint64_t id) {
+void ClientConnection::RemoveTransfer(Kind kind, uint64_t id) {
   std::shared_ptr<Transfer> removed;  // destroyed without the lock
   MutexLock lock(&mutex_);
   Transfers& mine = kind == Kind::kPull ? pulls_ : pushes_;
@@ -228,14 +228,14 @@ void Link::RemoveTransfer(Kind kind, uint64_t id) {
   (kind == Kind::kPull ? service_->pulls : service_->pushes).fetch_sub(1);
 }
 
-std::shared_ptr<Transfer> Link::FindTransfer(Kind kind, uint64_t id) const {
+std::shared_ptr<Transfer> ClientConnection::FindTransfer(Kind kind, uint64_t id) const {
   MutexLock lock(&mutex_);
   const Transfers& mine = kind == Kind::kPull ? pulls_ : pushes_;
   const auto found = mine.find(id);
   return found == mine.end() ? nullptr : found->second;
 }
 
-absl::StatusOr<uint64_t> Link::AddLease(std::shared_ptr<engine::EncodingLease> lease) {
+absl::StatusOr<uint64_t> ClientConnection::AddLease(std::shared_ptr<engine::EncodingLease> lease) {
   MutexLock lock(&mutex_);
   if (closed_) return absl::UnavailableError("the connection is closed");
   if (leases_.size() >= static_cast<size_t>(service_->limits.leases_per_connection)) {
@@ -248,7 +248,7 @@ absl::StatusOr<uint64_t> Link::AddLease(std::shared_ptr<engine::EncodingLease> l
   return last_lease_;
 }
 
-void Link::RemoveLease(uint64_t lease) {
+void ClientConnection::RemoveLease(uint64_t lease) {
   std::shared_ptr<engine::EncodingLease> removed;  // destroyed without the lock
   MutexLock lock(&mutex_);
   const auto found = leases_.find(lease);
@@ -259,7 +259,7 @@ void Link::RemoveLease(uint64_t lease) {
   service_->leases.fetch_sub(1);
 }
 
-std::vector<std::shared_ptr<Transfer>> Link::AllTransfers() const {
+std::vector<std::shared_ptr<Transfer>> ClientConnection::AllTransfers() const {
   MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<Transfer>> all;
   for (const Transfers* transfers : {&pulls_, &pushes_}) {
@@ -268,7 +268,7 @@ std::vector<std::shared_ptr<Transfer>> Link::AllTransfers() const {
   return all;
 }
 
-void Link::OnClosed(const absl::Status& why) {
+void ClientConnection::OnClosed(const absl::Status& why) {
   std::map<uint64_t, std::shared_ptr<engine::EncodingLease>> leases;
   std::shared_ptr<Session> holder;
   {
@@ -281,16 +281,17 @@ void Link::OnClosed(const absl::Status& why) {
   service_->leases.fetch_sub(count);
   leases.clear();
   for (const auto& transfer : AllTransfers()) transfer->End(absl::UnavailableError("the connection is closed"));
-  service_->links.Closed(*this);
+  service_->connections.Closed(*this);
   if (holder == nullptr) return;
   service_->lease_quota.Return(holder->grant(), count);
-  service_->connections.Return(holder->grant());
-  service_->log.Info(
-      "connection_closed",
-      {{"connection", number_}, {"peer", outlet_->peer()}, {"carrier", carrier_}, {"why", std::string(why.message())}});
+  service_->connection_quota.Return(holder->grant());
+  service_->log.Info("connection_closed", {{"connection", number_},
+                                           {"peer", channel_->peer()},
+                                           {"carrier", carrier_},
+                                           {"why", std::string(why.message())}});
 }
 
-void Link::Sweep(absl::Time now) {
+void ClientConnection::Sweep(absl::Time now) {
   for (const auto& transfer : AllTransfers()) transfer->Sweep(now);
   const std::shared_ptr<Session> speaker = session();
   if (speaker == nullptr) {
@@ -301,7 +302,7 @@ void Link::Sweep(absl::Time now) {
   // It may name another session, as one that has just come may name its first.
   session_ended_ = live ? absl::InfiniteFuture() : std::min(session_ended_, now);
   if (now - session_ended_ > service_->limits.hello_within) return Close("its session has ended");
-  if (!outlet_->carries_descriptors()) return;
+  if (!channel_->carries_descriptors()) return;
   bool holds;
   {
     MutexLock lock(&mutex_);
@@ -312,22 +313,24 @@ void Link::Sweep(absl::Time now) {
   if (holds && !live) Close("its session has ended");
 }
 
-void Links::Constructed() {
+void ClientConnections::Constructed() {
   MutexLock lock(&mutex_);
   ++alive_;
 }
 
-std::shared_ptr<Link> Links::Add(const std::shared_ptr<Link>& link, int max_unidentified) {
+std::shared_ptr<ClientConnection> ClientConnections::Add(const std::shared_ptr<ClientConnection>& connection,
+                                                         int max_unidentified) {
   open_.fetch_add(1);
   MutexLock lock(&mutex_);
   // Forgets those that are gone, now and then.
-  if (links_.size() >= 2 * static_cast<size_t>(alive_) + 16) {
-    links_.erase(std::remove_if(links_.begin(), links_.end(), [](const auto& known) { return known.expired(); }),
-                 links_.end());
+  if (connections_.size() >= 2 * static_cast<size_t>(alive_) + 16) {
+    connections_.erase(
+        std::remove_if(connections_.begin(), connections_.end(), [](const auto& known) { return known.expired(); }),
+        connections_.end());
   }
-  links_.push_back(link);
-  unidentified_.emplace(link->number(), link);
-  std::shared_ptr<Link> oldest;
+  connections_.push_back(connection);
+  unidentified_.emplace(connection->number(), connection);
+  std::shared_ptr<ClientConnection> oldest;
   while (oldest == nullptr && unidentified_.size() > static_cast<size_t>(max_unidentified)) {
     oldest = unidentified_.begin()->second.lock();
     unidentified_.erase(unidentified_.begin());
@@ -335,32 +338,32 @@ std::shared_ptr<Link> Links::Add(const std::shared_ptr<Link>& link, int max_unid
   return oldest;
 }
 
-void Links::Identified(const Link& link) {
+void ClientConnections::Identified(const ClientConnection& connection) {
   MutexLock lock(&mutex_);
-  unidentified_.erase(link.number());
+  unidentified_.erase(connection.number());
 }
 
-void Links::Closed(const Link& link) {
+void ClientConnections::Closed(const ClientConnection& connection) {
   open_.fetch_sub(1);
-  Identified(link);
+  Identified(connection);
 }
 
-void Links::Gone() {
+void ClientConnections::Gone() {
   MutexLock lock(&mutex_);
   --alive_;
   gone_.SignalAll();
 }
 
-std::vector<std::shared_ptr<Link>> Links::All() const {
+std::vector<std::shared_ptr<ClientConnection>> ClientConnections::All() const {
   MutexLock lock(&mutex_);
-  std::vector<std::shared_ptr<Link>> all;
-  for (const auto& known : links_) {
-    if (auto link = known.lock()) all.push_back(std::move(link));
+  std::vector<std::shared_ptr<ClientConnection>> all;
+  for (const auto& known : connections_) {
+    if (auto connection = known.lock()) all.push_back(std::move(connection));
   }
   return all;
 }
 
-bool Links::WaitGone(absl::Time deadline) {
+bool ClientConnections::WaitGone(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (alive_ > 0) {
     if (!gone_.WaitUntil(&mutex_, deadline) && alive_ > 0 && SteadyNow() >= deadline) return false;
@@ -368,4 +371,4 @@ bool Links::WaitGone(absl::Time deadline) {
   return true;
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node

@@ -1,4 +1,4 @@
-#include "worker/infer/engine.h"
+#include "worker/infer/generator.h"
 
 #include <algorithm>
 #include <utility>
@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kSparePages = 32;
 constexpr int64_t kPageTokens = kBlockTokens;
 
-absl::Status CheckLinkEmbeddings(const EngineOptions& options, const model::ModelConfig& config) {
+absl::Status CheckLinkEmbeddings(const GeneratorOptions& options, const model::ModelConfig& config) {
   if (options.link_embeddings.empty()) return absl::OkStatus();
   const int64_t wanted = options.profile.slots * options.profile.links_per_document * config.hidden;
   const int64_t have = static_cast<int64_t>(options.link_embeddings.size());
@@ -28,8 +28,8 @@ absl::Status CheckLinkEmbeddings(const EngineOptions& options, const model::Mode
 }
 
 // A region of the device, lent to the store.
-absl::StatusOr<std::shared_ptr<store::DeviceLanding>> OpenLanding(store::Store* store, kernels::Backend* backend,
-                                                                  int64_t bytes) {
+absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> OpenDeviceBuffer(store::Store* store, kernels::Backend* backend,
+                                                                      int64_t bytes) {
   if (store == nullptr || bytes == 0) return absl::UnimplementedError("no region of the device was asked for");
   KVLINK_ASSIGN_OR_RETURN(kernels::Buffer allocated, backend->AllocateForNetwork(bytes));
   const auto memory = std::make_shared<kernels::Buffer>(std::move(allocated));
@@ -44,18 +44,18 @@ absl::StatusOr<std::shared_ptr<store::DeviceLanding>> OpenLanding(store::Store* 
                                               absl::Span<uint64_t> out) {
     return checksums->Compute(data, bytes, offsets, lengths, out);
   };
-  return store->OpenLanding(region);
+  return store->OpenDeviceBuffer(region);
 }
 
 }  // namespace
 
 Conversation::~Conversation() {
   reads_.clear();
-  engine_->pool_.Trim();
+  generator_->pool_.Trim();
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model, const Fingerprint& fingerprint,
-                                                       store::Store* store, EngineOptions options) {
+absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(const model::Model* model, const Fingerprint& fingerprint,
+                                                             store::Store* store, GeneratorOptions options) {
   const model::ModelConfig& config = model->config();
   KVLINK_RETURN_IF_ERROR(link::CheckProfile(options.profile, config));
   if (options.link_embeddings.empty()) {
@@ -69,38 +69,39 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const model::Model* model
   if (options.host_bytes < 0 || (options.host_bytes > 0 && on_host)) {
     return absl::InvalidArgumentError("engine: only a device keeps copies of encodings in host memory");
   }
-  if (options.landing_bytes < 0 || (options.landing_bytes > 0 && on_host)) {
-    return absl::InvalidArgumentError("engine: only a device has a region where encodings land");
+  if (options.device_buffer_bytes < 0 || (options.device_buffer_bytes > 0 && on_host)) {
+    return absl::InvalidArgumentError("engine: only a device has a region where encodings arrive");
   }
   if (options.private_tokens == 0) options.private_tokens = config.context;
-  auto landing = OpenLanding(store, model->backend(), options.landing_bytes);
-  std::unique_ptr<Engine> engine(new Engine(model, fingerprint, store, std::move(options), std::move(landing)));
-  const int64_t pages = (engine->options_.private_tokens + kPageTokens - 1) / kPageTokens + kSparePages;
-  KVLINK_ASSIGN_OR_RETURN(engine->pages_,
+  auto device_buffer = OpenDeviceBuffer(store, model->backend(), options.device_buffer_bytes);
+  std::unique_ptr<Generator> generator(
+      new Generator(model, fingerprint, store, std::move(options), std::move(device_buffer)));
+  const int64_t pages = (generator->options_.private_tokens + kPageTokens - 1) / kPageTokens + kSparePages;
+  KVLINK_ASSIGN_OR_RETURN(generator->pages_,
                           model::KvPages::Create(model->backend(), config, model->backend()->compute_dtype(), pages));
-  KVLINK_RETURN_IF_ERROR(engine->UploadLinkEmbeddings());
-  if (store != nullptr && engine->options_.write_back_bytes > 0) {
+  KVLINK_RETURN_IF_ERROR(generator->UploadLinkEmbeddings());
+  if (store != nullptr && generator->options_.write_back_bytes > 0) {
     WriteBack::Options write_back;
-    write_back.ns = engine->options_.ns;
-    write_back.queue_bytes = engine->options_.write_back_bytes;
-    engine->write_back_ = std::make_unique<WriteBack>(store, write_back);
+    write_back.ns = generator->options_.ns;
+    write_back.queue_bytes = generator->options_.write_back_bytes;
+    generator->write_back_ = std::make_unique<WriteBack>(store, write_back);
   }
-  return engine;
+  return generator;
 }
 
-Engine::Engine(const model::Model* model, const Fingerprint& fingerprint, store::Store* store, EngineOptions options,
-               absl::StatusOr<std::shared_ptr<store::DeviceLanding>> landing)
+Generator::Generator(const model::Model* model, const Fingerprint& fingerprint, store::Store* store,
+                     GeneratorOptions options, absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> device_buffer)
     : model_(model),
       fingerprint_(fingerprint),
       options_(std::move(options)),
-      landing_(landing.status()),
+      device_buffer_(device_buffer.status()),
       pool_(store, model, fingerprint,
             {options_.ns, options_.codec, options_.resident_budget_bytes, options_.load_timeout, options_.host_bytes,
-             landing.ok() ? *std::move(landing) : nullptr}) {}
+             device_buffer.ok() ? *std::move(device_buffer) : nullptr}) {}
 
-Engine::~Engine() = default;
+Generator::~Generator() = default;
 
-absl::Status Engine::UploadLinkEmbeddings() {
+absl::Status Generator::UploadLinkEmbeddings() {
   if (options_.link_embeddings.empty()) return absl::OkStatus();
   kernels::Backend& backend = *model_->backend();
   const int64_t bytes = static_cast<int64_t>(options_.link_embeddings.size() * sizeof(float));
@@ -110,18 +111,18 @@ absl::Status Engine::UploadLinkEmbeddings() {
   return stream->Synchronize();
 }
 
-bool Engine::IsEnd(int32_t token) const {
+bool Generator::IsEnd(int32_t token) const {
   const std::vector<int32_t>& ends = model_->config().end_of_sequence;
   return std::find(ends.begin(), ends.end(), token) != ends.end();
 }
 
-Identity Engine::IdentityOf(absl::Span<const int32_t> tokens) const {
+Identity Generator::IdentityOf(absl::Span<const int32_t> tokens) const {
   return ComputeIdentity({fingerprint_, "", tokens}, options_.tenant_secret);
 }
 
-bool Engine::DrainWriteBack(absl::Time deadline) { return write_back_ == nullptr || write_back_->Drain(deadline); }
+bool Generator::DrainWriteBack(absl::Time deadline) { return write_back_ == nullptr || write_back_->Drain(deadline); }
 
-Engine::Stats Engine::stats() const {
+Generator::Stats Generator::stats() const {
   Stats stats;
   {
     MutexLock lock(&mutex_);
@@ -132,7 +133,7 @@ Engine::Stats Engine::stats() const {
   return stats;
 }
 
-absl::StatusOr<std::unique_ptr<Conversation>> Engine::Start(const Request& request) {
+absl::StatusOr<std::unique_ptr<Conversation>> Generator::Start(const Request& request) {
   link::PlanInput input;
   input.linker = request.linker;
   input.profile = &options_.profile;
@@ -146,7 +147,8 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::Start(const Request& reque
   return StartPlanned(plan, request);
 }
 
-absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::LinkPlan& plan, const Request& request) {
+absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link::LinkPlan& plan,
+                                                                      const Request& request) {
   const absl::Time began = SteadyNow();
   const Call call(request.limits);
   std::unique_ptr<Conversation> conversation(new Conversation(this, pages_.get()));
@@ -175,8 +177,8 @@ absl::StatusOr<std::unique_ptr<Conversation>> Engine::StartPlanned(const link::L
   return conversation;
 }
 
-absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
-                                   const Call& call) {
+absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
+                                      const Call& call) {
   std::vector<ResidentPool::Wanted> wanted;  // each once, however often it is read
   std::vector<absl::Span<const int32_t>> documents;
   absl::flat_hash_map<Identity, size_t> index;
@@ -203,7 +205,7 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
        : !loaded ? stats.documents_resident
        : host    ? stats.documents_host
        : dram    ? stats.documents_dram
-                 : stats.documents_segments);
+                 : stats.documents_disk);
     if (!loaded) continue;
     stats.documents_direct += read.resident->landed_on_device() ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
@@ -211,8 +213,8 @@ absl::Status Engine::ReadDocuments(Conversation& conversation, const Identities&
   return absl::OkStatus();
 }
 
-absl::Status Engine::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
-                                   absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
+absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
+                                      absl::Span<ResidentPool::Acquired> acquired, const Call& call) {
   const auto is_missing = [](const ResidentPool::Acquired& one) { return one.resident == nullptr; };
   if (std::none_of(acquired.begin(), acquired.end(), is_missing)) return absl::OkStatus();
   MutexLock lock(&encoder_mutex_);
@@ -229,7 +231,7 @@ absl::Status Engine::EncodeMissing(absl::Span<const absl::Span<const int32_t>> d
     std::shared_ptr<Resident> there = pool_.Find(encoder_->IdentityOf(documents[i]));
     if (there != nullptr && there->certain()) {
       acquired[i].resident = std::move(there);
-      acquired[i].room = {};
+      acquired[i].reservation = {};
     } else {
       missing.push_back(i);
     }
@@ -248,7 +250,7 @@ absl::Status Engine::EncodeMissing(absl::Span<const absl::Span<const int32_t>> d
     for (encode::Encoded& one : *encoded) {
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
       ResidentPool::Acquired& answer = acquired[missing[begin++]];
-      answer.resident = pool_.Insert(shared, std::move(answer.room));
+      answer.resident = pool_.Insert(shared, std::move(answer.reservation));
       if (write_back_ != nullptr) write_back_->Offer(shared);
     }
   }
@@ -257,7 +259,7 @@ absl::Status Engine::EncodeMissing(absl::Span<const absl::Span<const int32_t>> d
   return absl::OkStatus();
 }
 
-void Engine::Forget(absl::Span<Rows> rows, const Resident* useless) {
+void Generator::Forget(absl::Span<Rows> rows, const Resident* useless) {
   pool_.Drop(useless);
   for (const Rows& one : rows) {
     for (Conversation::Read& read : one.conversation->reads_) {
@@ -266,7 +268,7 @@ void Engine::Forget(absl::Span<Rows> rows, const Resident* useless) {
   }
 }
 
-absl::Status Engine::Run(absl::Span<Rows> rows, const Call& call) {
+absl::Status Generator::Run(absl::Span<Rows> rows, const Call& call) {
   // An encoding that was taken back is read anew once; then it is computed here, as one of no use is at once, and that
   // cannot fail. So this ends after as many rounds as there are documents, twice.
   Identities lapsed, computed;
@@ -287,7 +289,7 @@ absl::Status Engine::Run(absl::Span<Rows> rows, const Call& call) {
   }
 }
 
-absl::Status Engine::Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call) {
+absl::Status Generator::Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call) {
   const int64_t fresh = static_cast<int64_t>(plan.fresh_tokens.size());
   for (int64_t begin = 0; begin < fresh; begin += options_.prefill_chunk) {
     const int64_t count = std::min(options_.prefill_chunk, fresh - begin);
@@ -303,14 +305,14 @@ absl::Status Engine::Prefill(Conversation& conversation, const link::LinkPlan& p
   return absl::OkStatus();
 }
 
-absl::Status Engine::CheckRoom(const Conversation& conversation, int64_t tokens) const {
+absl::Status Generator::CheckRoom(const Conversation& conversation, int64_t tokens) const {
   const int64_t context = model_->config().context;
   if (conversation.length_ + tokens <= context) return absl::OkStatus();
   return absl::OutOfRangeError(absl::StrCat("the context is full: ", conversation.length_, " tokens and ", tokens,
                                             " more, and the model takes ", context));
 }
 
-absl::Status Engine::Feed(absl::Span<Rows> rows, const Call& call) {
+absl::Status Generator::Feed(absl::Span<Rows> rows, const Call& call) {
   absl::Status status;
   size_t appended = 0;
   for (; appended < rows.size() && status.ok(); ++appended) {
@@ -331,7 +333,7 @@ absl::Status Engine::Feed(absl::Span<Rows> rows, const Call& call) {
   return status;
 }
 
-absl::Status Engine::StepBatch(absl::Span<Conversation* const> conversations, const Limits& limits) {
+absl::Status Generator::StepBatch(absl::Span<Conversation* const> conversations, const Limits& limits) {
   const absl::Time began = SteadyNow();
   const Call call(limits);
   std::vector<Rows> rows(conversations.size());
@@ -353,19 +355,19 @@ absl::Status Engine::StepBatch(absl::Span<Conversation* const> conversations, co
   return absl::OkStatus();
 }
 
-absl::Status Engine::Extend(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits) {
+absl::Status Generator::Extend(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits) {
   return ExtendRows(conversation, tokens, limits, nullptr);
 }
 
-absl::StatusOr<std::vector<float>> Engine::Score(Conversation& conversation, absl::Span<const int32_t> tokens,
-                                                 const Limits& limits) {
+absl::StatusOr<std::vector<float>> Generator::Score(Conversation& conversation, absl::Span<const int32_t> tokens,
+                                                    const Limits& limits) {
   std::vector<float> scores;
   KVLINK_RETURN_IF_ERROR(ExtendRows(conversation, tokens, limits, &scores));
   return scores;
 }
 
-absl::Status Engine::ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
-                                std::vector<float>* scores) {
+absl::Status Generator::ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
+                                   std::vector<float>* scores) {
   if (tokens.empty()) return absl::InvalidArgumentError("engine: no tokens to feed");
   const Call call(limits);
   KVLINK_RETURN_IF_ERROR(CheckRoom(conversation, static_cast<int64_t>(tokens.size())));

@@ -1,5 +1,7 @@
-// What landed in a device's memory: verified there, and landed from there.
+// What arrived in a device's memory: verified there, and decoded from there.
 #define XXH_INLINE_ALL
+#include "kernels/device/slab_decoder.h"
+
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
@@ -10,16 +12,15 @@
 #include <vector>
 
 #include "kernels/device/device_checksums.h"
-#include "kernels/device/lander.h"
 #include "tests/support/backends.h"
 
 namespace kvlink::kernels {
 namespace {
 
-class DeviceLandingTest : public ::testing::TestWithParam<testing::BackendFactory> {
+class SlabDecoderTest : public ::testing::TestWithParam<testing::BackendFactory> {
  protected:
   // Memory for the network, with these bytes in it.
-  Buffer Landed(const std::vector<std::byte>& bytes) {
+  Buffer OnDevice(const std::vector<std::byte>& bytes) {
     auto memory = backend_->AllocateForNetwork(static_cast<int64_t>(bytes.size()));
     EXPECT_TRUE(memory.ok()) << memory.status();
     EXPECT_EQ(reinterpret_cast<uintptr_t>(memory->data()) % 4096, 0u);
@@ -44,12 +45,12 @@ class DeviceLandingTest : public ::testing::TestWithParam<testing::BackendFactor
   std::mt19937_64 random_{7};
   const std::unique_ptr<Backend> backend_ = GetParam().make();
 };
-INSTANTIATE_TEST_SUITE_P(Backends, DeviceLandingTest, ::testing::ValuesIn(testing::AllBackends()),
+INSTANTIATE_TEST_SUITE_P(Backends, SlabDecoderTest, ::testing::ValuesIn(testing::AllBackends()),
                          [](const auto& info) { return info.param.name; });
 
-TEST_P(DeviceLandingTest, ChecksumsAreThoseOfTheBytes) {
+TEST_P(SlabDecoderTest, ChecksumsAreThoseOfTheBytes) {
   const std::vector<std::byte> bytes = Random(300000);
-  const Buffer memory = Landed(bytes);
+  const Buffer memory = OnDevice(bytes);
   const auto* const data = static_cast<const std::byte*>(memory.data());
   DeviceChecksums checksums(backend_.get());
   const auto check = [&](size_t ranges, uint64_t seed) {
@@ -72,8 +73,8 @@ TEST_P(DeviceLandingTest, ChecksumsAreThoseOfTheBytes) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST_P(DeviceLandingTest, ChecksumsOfWhatIsNotThereAreRefused) {
-  const Buffer memory = Landed(Random(100));
+TEST_P(SlabDecoderTest, ChecksumsOfWhatIsNotThereAreRefused) {
+  const Buffer memory = OnDevice(Random(100));
   const auto* const data = static_cast<const std::byte*>(memory.data());
   DeviceChecksums checksums(backend_.get());
   std::vector<uint64_t> out(1);
@@ -87,34 +88,34 @@ TEST_P(DeviceLandingTest, ChecksumsOfWhatIsNotThereAreRefused) {
   EXPECT_EQ(code({1}, {99}), absl::StatusCode::kOk);
 }
 
-// The same as from the host; and what is kept beside it is what landed.
-TEST_P(DeviceLandingTest, SlabsLandFromWhereTheyAre) {
+// The same as from the host; and what is kept beside it is what decoded.
+TEST_P(SlabDecoderTest, SlabsLandFromWhereTheyAre) {
   if (!GetParam().on_device) GTEST_SKIP() << "the host reads slabs where they are";
   auto rope = MakeRope({.rotary_dim = 64});
   ASSERT_TRUE(rope.ok()) << rope.status();
-  Lander lander(backend_.get(), &*rope);
+  SlabDecoder decoder(backend_.get(), &*rope);
   for (const Codec codec : {Codec::kRawBf16, Codec::kRawF32, Codec::kQ8, Codec::kQ4}) {
     for (const bool keep : {false, true}) {
       SCOPED_TRACE(std::string(CodecName(codec)) + (keep ? ", kept" : ""));
       const SlabShape stored{.codec = codec, .kv_heads = 3, .head_dim = 64, .tokens = 75};
-      const SlabShape landed = Lander::Landed(stored);
+      const SlabShape decoded = SlabDecoder::DecodedShape(stored);
       ASSERT_LT(stored.used_bytes(), stored.slab_bytes());
       const std::vector<std::byte> slab = Random(stored.slab_bytes());
-      const Buffer there = Landed(slab);
-      Buffer wanted = *backend_->Allocate(landed.slab_bytes()), out = *backend_->Allocate(landed.slab_bytes());
-      ASSERT_TRUE(lander.Land(stored, slab, static_cast<std::byte*>(wanted.data())).ok());
+      const Buffer there = OnDevice(slab);
+      Buffer wanted = *backend_->Allocate(decoded.slab_bytes()), out = *backend_->Allocate(decoded.slab_bytes());
+      ASSERT_TRUE(decoder.Decode(stored, slab, static_cast<std::byte*>(wanted.data())).ok());
       const Buffer pinned = *backend_->AllocatePinned(stored.slab_bytes());
       auto* const copy = static_cast<std::byte*>(pinned.data());
       const size_t all = static_cast<size_t>(stored.slab_bytes()), first = 5000;
       std::fill(copy, copy + all, std::byte{0x11});
       std::vector<absl::Span<std::byte>> parts;
       if (keep) parts = {{copy, first}, {copy + first, all - first}};
-      const absl::Status status = lander.LandThere(stored, static_cast<const std::byte*>(there.data()), parts,
-                                                   static_cast<std::byte*>(out.data()));
+      const absl::Status status = decoder.DecodeOnDevice(stored, static_cast<const std::byte*>(there.data()), parts,
+                                                         static_cast<std::byte*>(out.data()));
       ASSERT_TRUE(status.ok()) << status;
-      EXPECT_EQ(BytesOf(out.data(), landed.used_bytes()), BytesOf(wanted.data(), landed.used_bytes()));
+      EXPECT_EQ(BytesOf(out.data(), decoded.used_bytes()), BytesOf(wanted.data(), decoded.used_bytes()));
       EXPECT_EQ(std::equal(copy, copy + stored.used_bytes(), slab.begin()), keep);
-      EXPECT_EQ(copy[all - 1], std::byte{0x11}) << "padding lands nowhere";
+      EXPECT_EQ(copy[all - 1], std::byte{0x11}) << "padding goes nowhere";
     }
   }
 }

@@ -2,8 +2,8 @@
 // has closed.
 //
 // Thread-safety: all methods.
-#ifndef KVLINK_STORE_CLIENT_DATA_LINK_H_
-#define KVLINK_STORE_CLIENT_DATA_LINK_H_
+#ifndef KVLINK_STORE_CLIENT_DATA_NODE_CHANNEL_H_
+#define KVLINK_STORE_CLIENT_DATA_NODE_CHANNEL_H_
 
 #include <functional>
 #include <memory>
@@ -15,28 +15,29 @@
 #include "base/mutex.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
-#include "store/client/data/channel.h"
+#include "store/client/data/node_connection.h"
 
-namespace kvlink::store {
+namespace kvlink::store::client {
 
-class DataLink {
+class NodeChannel {
  public:
-  // Makes a connection for a session; says hello is the link's part.
+  // Makes a connection for a session; says hello is the channel's part.
   using Dial =
-      std::function<absl::StatusOr<std::shared_ptr<Channel>>(const OpenedSession& session, absl::Time deadline)>;
-  DataLink(Control* control, ClientCounters* counters, absl::Duration connect_timeout, Dial dial)
+      std::function<absl::StatusOr<std::shared_ptr<NodeConnection>>(const OpenedSession& session, absl::Time deadline)>;
+  NodeChannel(Control* control, ClientCounters* counters, absl::Duration connect_timeout, Dial dial)
       : control_(control), counters_(counters), connect_timeout_(connect_timeout), dial_(std::move(dial)) {}
-  ~DataLink();  // as Close
+  ~NodeChannel();  // as Close
 
   // The open connection. One of the callers dials, the others wait for it. UNAVAILABLE (with RetryAfter soon after an
   // attempt that failed: it is not made again yet), DEADLINE_EXCEEDED, FAILED_PRECONDITION (what answers there is
   // another node), and what Control gives.
-  absl::StatusOr<std::shared_ptr<Channel>> Acquire(absl::Time deadline);
+  absl::StatusOr<std::shared_ptr<NodeConnection>> Acquire(absl::Time deadline);
   // Closes, waits until the transport is done with all connections (10 s at most), and stays closed.
   void Close();
 
  private:
-  absl::StatusOr<std::shared_ptr<Channel>> Connect(std::shared_ptr<Channel> channel, absl::Time deadline);
+  absl::StatusOr<std::shared_ptr<NodeConnection>> Connect(std::shared_ptr<NodeConnection> connection,
+                                                          absl::Time deadline);
 
   Control* const control_;
   ClientCounters* const counters_;
@@ -45,8 +46,8 @@ class DataLink {
 
   Mutex mutex_;
   CondVar changed_;
-  std::shared_ptr<Channel> channel_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::shared_ptr<Channel>> retired_
+  std::shared_ptr<NodeConnection> connection_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<NodeConnection>> retired_
       ABSL_GUARDED_BY(mutex_);  // closed, but perhaps not yet for the transport
   bool dialling_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -56,6 +57,6 @@ class DataLink {
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
 };
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::client
 
-#endif  // KVLINK_STORE_CLIENT_DATA_LINK_H_
+#endif  // KVLINK_STORE_CLIENT_DATA_NODE_CHANNEL_H_

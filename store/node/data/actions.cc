@@ -1,4 +1,4 @@
-#include "store/node/data/marks.h"
+#include "store/node/data/actions.h"
 
 #include <optional>
 #include <string>
@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "store/node/service.h"
 
-namespace kvlink::store {
+namespace kvlink::store::node {
 namespace {
 
 absl::Status Pin(engine::Engine* engine, Session* session, const engine::EncodingKey& key) {
@@ -25,21 +25,21 @@ absl::Status Unpin(engine::Engine* engine, Session* session, const engine::Encod
   return engine->Unpin(key, sequence);
 }
 
-absl::Status DoOne(Service* service, Session* session, proto::Mark::Act act, const engine::EncodingKey& key,
-                   absl::Time deadline) {
+absl::Status DoOne(Service* service, Session* session, proto::EncodingAction::Action action,
+                   const engine::EncodingKey& key, absl::Time deadline) {
   engine::Engine* const engine = service->engine.get();
-  switch (act) {
-    case proto::Mark::PIN:
+  switch (action) {
+    case proto::EncodingAction::PIN:
       return Pin(engine, session, key);
-    case proto::Mark::UNPIN:
+    case proto::EncodingAction::UNPIN:
       return Unpin(engine, session, key);
-    case proto::Mark::TOUCH:
+    case proto::EncodingAction::TOUCH:
       return engine->Touch(key);
-    case proto::Mark::PREFETCH:
+    case proto::EncodingAction::PREFETCH:
       return engine->Prefetch(key, deadline);
-    case proto::Mark::REMOVE:
+    case proto::EncodingAction::REMOVE:
       return engine->Remove(key.ns, key.identity);
-    case proto::Mark::SUSPECT: {
+    case proto::EncodingAction::SUSPECT: {
       const absl::Status status = engine->Suspect(key);
       service->log.Warning("suspect", {{"identity", key.identity.Hex()},
                                        {"namespace", key.ns},
@@ -47,44 +47,47 @@ absl::Status DoOne(Service* service, Session* session, proto::Mark::Act act, con
       return status;
     }
     default:
-      return absl::UnimplementedError("unknown act");
+      return absl::UnimplementedError("unknown action");
   }
 }
 
 }  // namespace
 
-Right RightFor(proto::Mark::Act act) {
-  return act == proto::Mark::PIN || act == proto::Mark::UNPIN || act == proto::Mark::REMOVE ? Right::kWrite
-                                                                                            : Right::kRead;
+Right RightFor(proto::EncodingAction::Action action) {
+  return action == proto::EncodingAction::PIN || action == proto::EncodingAction::UNPIN ||
+                 action == proto::EncodingAction::REMOVE
+             ? Right::kWrite
+             : Right::kRead;
 }
 
-bool IsIndexing(proto::Mark::Act act) {
-  return act == proto::Mark::REMOVE || act == proto::Mark::SUSPECT || act == proto::Mark::PREFETCH;
+bool IsIndexing(proto::EncodingAction::Action action) {
+  return action == proto::EncodingAction::REMOVE || action == proto::EncodingAction::SUSPECT ||
+         action == proto::EncodingAction::PREFETCH;
 }
 
-void DoMark(std::shared_ptr<Call> call) {
-  const proto::Mark& mark = call->request().mark();
+void DoAction(std::shared_ptr<Call> call) {
+  const proto::EncodingAction& action = call->request().action();
   Session* const session = call->session().get();
   // Counted acts must not be done twice by a request that came twice.
-  const bool counted = mark.act() == proto::Mark::PIN || mark.act() == proto::Mark::UNPIN;
+  const bool counted = action.action() == proto::EncodingAction::PIN || action.action() == proto::EncodingAction::UNPIN;
   if (counted) {
     std::string answer;
     switch (session->answers().Begin(call->id(), &answer)) {
-      case AnswerMemory::State::kAnswered:
+      case ReplyCache::State::kAnswered:
         return call->Repeat({answer.data(), answer.size()});
-      case AnswerMemory::State::kUnderWay:
+      case ReplyCache::State::kUnderWay:
         return call->Refuse(absl::UnavailableError("this request is being carried out: ask again"));
-      case AnswerMemory::State::kNew:
+      case ReplyCache::State::kNew:
         break;
     }
   }
   proto::Answer answer;
-  std::string* const codes = answer.mutable_marked()->mutable_codes();
-  for (const Identity& identity : UnpackIdentities({mark.identities().data(), mark.identities().size()})) {
+  std::string* const codes = answer.mutable_action_done()->mutable_codes();
+  for (const Identity& identity : UnpackIdentities({action.identities().data(), action.identities().size()})) {
     absl::Status status = absl::DeadlineExceededError("");
     if (SteadyNow() < call->deadline()) {
-      status =
-          DoOne(call->service(), session, mark.act(), call->KeyOf(BytesOf(identity), mark.codec()), call->deadline());
+      status = DoOne(call->service(), session, action.action(), call->KeyOf(BytesOf(identity), action.codec()),
+                     call->deadline());
     }
     codes->push_back(static_cast<char>(status.code()));
   }
@@ -95,4 +98,4 @@ void DoMark(std::shared_ptr<Call> call) {
   call->Repeat({bytes.data(), bytes.size()});
 }
 
-}  // namespace kvlink::store
+}  // namespace kvlink::store::node
