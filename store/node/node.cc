@@ -14,9 +14,9 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "proto/data.h"
-#include "store/node/watch/statistics.h"
 #include "transport/address.h"
 #include "transport/grpc/credentials.h"
+#include "transport/grpc/grpc.h"
 #include "transport/ucx/ucx.h"
 
 namespace kvlink::store::node {
@@ -89,13 +89,30 @@ absl::Status MakeSocketDirectory(const std::string& socket) {
   return absl::UnavailableError(absl::StrCat("cannot set the mode of ", directory, ": ", std::strerror(errno)));
 }
 
+// The data path over gRPC, beside the control service. A message may hold megabytes before anybody looks into it, so
+// the session is named in the headers.
+class GrpcDataPart : public ServerPart {
+ public:
+  GrpcDataPart(transport::GrpcTransport* transport, DataPort* port, Sessions* sessions)
+      : transport_(transport), port_(port), sessions_(sessions) {}
+  void AddTo(grpc::ServerBuilder* builder) override {
+    const auto admit = [sessions = sessions_](absl::string_view token) { return sessions->Find(token).status(); };
+    port_->Listens(transport_->Register(builder, port_->acceptor(), admit));
+  }
+
+ private:
+  transport::GrpcTransport* const transport_;
+  DataPort* const port_;
+  Sessions* const sessions_;
+};
+
 // Says how many connections ended because their peer did not speak UCX, or named no session over gRPC: a crowd of them
 // is one line.
 class StrangerLog {
  public:
   explicit StrangerLog(Service* service) : service_(service) {}
   void Look(absl::Time now) {
-    if (now < next_ || !service_->ready.load()) return;  // the list is not complete before
+    if (now < next_ || !service_->core.whereabouts.ready.load()) return;  // the list is not complete before
     next_ = now + kBetweenStrangers;
     for (const auto& [scheme, transport] : service_->transports) {
       const auto closes = transport->Stats().closes;
@@ -103,7 +120,7 @@ class StrangerLog {
       if (found == closes.end()) continue;
       int64_t& told = told_[scheme];
       if (found->second == told) continue;
-      service_->log.Warning("strangers_shut_out", {{"carrier", scheme}, {"count", found->second - told}});
+      service_->core.log.Warning("strangers_shut_out", {{"carrier", scheme}, {"count", found->second - told}});
       told = found->second;
     }
   }
@@ -141,60 +158,64 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
 
 absl::Status Node::Open(NodeOptions* options) {
   Service* const service = service_.get();
-  service->version = options->version;
-  service->metrics = std::make_unique<Metrics>([service] { return ReadingsOf(service); });
-  options->engine.memory_added = [service](const engine::TierMemory& memory) { service->memory.AddMemory(memory); };
+  service->core.whereabouts.version = options->version;
+  service->core.metrics = std::make_unique<Metrics>([service] { return service->figures.Readings(); });
+  options->engine.memory_added = [service](const engine::TierMemory& memory) {
+    service->data.memory.AddMemory(memory);
+  };
   // Those who read are few: none of them waits for memory.
   options->engine.wait_for_room = absl::ZeroDuration();
   options->engine.suspect_interval = options->limits.suspect_again;
   options->engine.damage_found = [service](const engine::DamagedEncoding& damage) {
-    service->log.Error("damaged", {{"namespace", damage.key.ns},
-                                   {"identity", damage.key.identity.Hex()},
-                                   {"documents", absl::StrJoin(damage.documents, ", ")},
-                                   {"what", damage.what}});
+    service->core.log.Error("damaged", {{"namespace", damage.key.ns},
+                                        {"identity", damage.key.identity.Hex()},
+                                        {"documents", absl::StrJoin(damage.documents, ", ")},
+                                        {"what", damage.what}});
   };
-  options->engine.chunk_ready = [service](const engine::TierChunk& chunk) { service->memory.AddChunk(chunk); };
-  options->engine.chunk_leaves = [service](const engine::TierChunk& chunk) { service->memory.RemoveChunk(chunk); };
-  KVLINK_ASSIGN_OR_RETURN(service->engine, engine::Engine::Open(options->directory, options->engine));
-  service->namespaces.Know(NamespacesIn(service->engine.get()));
+  options->engine.chunk_ready = [service](const engine::TierChunk& chunk) { service->data.memory.AddChunk(chunk); };
+  options->engine.chunk_leaves = [service](const engine::TierChunk& chunk) { service->data.memory.RemoveChunk(chunk); };
+  KVLINK_ASSIGN_OR_RETURN(service->core.engine, engine::Engine::Open(options->directory, options->engine));
+  service->core.namespaces.Know(NamespacesIn(service->core.engine.get()));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
   KVLINK_RETURN_IF_ERROR(OpenControl(*options));
   if (!options->metrics_address.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(addresses_.metrics, service->metrics->Serve(options->metrics_address));
+    KVLINK_ASSIGN_OR_RETURN(addresses_.metrics, service->core.metrics->Serve(options->metrics_address));
   }
   std::string data;
   for (const std::string& address : addresses_.data) absl::StrAppend(&data, data.empty() ? "" : " ", address);
   serving_ = true;
-  service->log.Info("serving", {{"directory", options->directory},
-                                {"control", addresses_.control},
-                                {"data", data},
-                                {"metrics", addresses_.metrics},
-                                {"local_socket", addresses_.local_socket},
-                                {"guarded", service->access.guarded()},
-                                {"version", service->version}});
+  service->core.log.Info("serving", {{"directory", options->directory},
+                                     {"control", addresses_.control},
+                                     {"data", data},
+                                     {"metrics", addresses_.metrics},
+                                     {"local_socket", addresses_.local_socket},
+                                     {"guarded", service->core.access.guarded()},
+                                     {"version", service->core.whereabouts.version}});
   return absl::OkStatus();
 }
 
 absl::Status Node::OpenPorts(NodeOptions* options) {
   if (!options->data_address.empty()) {
-    KVLINK_RETURN_IF_ERROR(CheckUcx(options->data_address, &service_->log));
-    KVLINK_ASSIGN_OR_RETURN(auto made, transport::NewUcxTransport(DataPort::Options(*service_), options->data_address));
+    KVLINK_RETURN_IF_ERROR(CheckUcx(options->data_address, &service_->core.log));
+    KVLINK_ASSIGN_OR_RETURN(auto made,
+                            transport::NewUcxTransport(DataPort::Options(service_->data), options->data_address));
     options->carriers.push_back({"ucx", std::move(made), options->data_address});
   }
   for (NodeOptions::Carrier& carrier : options->carriers) {
     KVLINK_ASSIGN_OR_RETURN(
-        auto port, DataPort::Open(service_.get(), carrier.scheme, std::move(carrier.transport), carrier.address));
+        auto port, DataPort::Open(&service_->data, carrier.scheme, std::move(carrier.transport), carrier.address));
     addresses_.data.push_back(port->address());
-    service_->data_addresses.push_back(Advertised(port->scheme(), port->address().substr(port->scheme().size() + 3)));
+    service_->core.whereabouts.data_addresses.push_back(
+        Advertised(port->scheme(), port->address().substr(port->scheme().size() + 3)));
     service_->transports.emplace_back(port->scheme(), port->transport());
     ports_.push_back(std::move(port));
   }
   if (!options->local_socket.empty()) {
     KVLINK_RETURN_IF_ERROR(MakeSocketDirectory(options->local_socket));
-    KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenLocal(service_.get(), options->local_socket));
+    KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenLocal(&service_->data, options->local_socket));
     addresses_.local_socket = options->local_socket;
-    service_->local_socket = options->local_socket;
+    service_->core.whereabouts.local_socket = options->local_socket;
     service_->transports.emplace_back(port->scheme(), port->transport());
     ports_.push_back(std::move(port));
   }
@@ -202,20 +223,23 @@ absl::Status Node::OpenPorts(NodeOptions* options) {
 }
 
 absl::Status Node::OpenControl(const NodeOptions& options) {
-  std::function<void(grpc::ServerBuilder*)> add;
+  std::unique_ptr<GrpcDataPart> part;
   if (options.grpc_data) {
-    KVLINK_ASSIGN_OR_RETURN(auto port, DataPort::OpenGrpc(service_.get(), &add));
-    service_->transports.emplace_back(port->scheme(), port->transport());
-    ports_.push_back(std::move(port));
+    KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewGrpcTransport(DataPort::Options(service_->data)));
+    transport::GrpcTransport* const grpc = transport.get();
+    ports_.push_back(DataPort::Over(&service_->data, "grpc", std::move(transport)));
+    service_->transports.emplace_back("grpc", grpc);
+    part = std::make_unique<GrpcDataPart>(grpc, ports_.back().get(), &service_->core.sessions);
   }
-  KVLINK_ASSIGN_OR_RETURN(control_, ControlServer::Start(service_.get(), options.control_address, options.tls, add));
+  KVLINK_ASSIGN_OR_RETURN(control_, ControlServer::Start(&service_->core, &service_->figures, options.control_address,
+                                                         options.tls, part.get()));
   addresses_.control = control_->address();
   if (options.grpc_data) {
     addresses_.data.push_back("grpc://" + addresses_.control);
-    service_->data_addresses.push_back(Advertised("grpc", addresses_.control));
+    service_->core.whereabouts.data_addresses.push_back(Advertised("grpc", addresses_.control));
   }
   // What clients are told is complete.
-  service_->ready.store(true);
+  service_->core.whereabouts.ready.store(true);
   return absl::OkStatus();
 }
 
@@ -231,12 +255,13 @@ void Node::Sweep() {
       if (closing_) return;
     }
     const absl::Time now = SteadyNow();
-    const int64_t expired = service->sessions.Sweep(now);
-    if (expired > 0) service->log.Info("sessions_expired", {{"count", expired}});
-    for (const auto& connection : service->connections.All()) connection->Sweep(now);
+    const int64_t expired = service->core.sessions.Sweep(now);
+    if (expired > 0) service->core.log.Info("sessions_expired", {{"count", expired}});
+    for (const auto& connection : service->data.connections.All()) connection->Sweep(now);
     strangers.Look(now);
     if (now - forgot >= kForget) {
-      service->namespaces.Forget(NamespacesIn(service->engine.get()), now - service->limits.namespace_idle);
+      service->core.namespaces.Forget(NamespacesIn(service->core.engine.get()),
+                                      now - service->core.limits.namespace_idle);
       forgot = now;
     }
     if (!idle() || now - trimmed < kTrim) continue;
@@ -245,69 +270,67 @@ void Node::Sweep() {
   }
 }
 
-bool Node::idle() const {
-  return service_->pulls.load() == 0 && service_->pushes.load() == 0 && service_->leases.load() == 0;
-}
+bool Node::idle() const { return service_->core.traffic.idle(); }
 
 absl::Status Node::ReloadAccess() {
   if (access_file_.empty()) return absl::OkStatus();
   auto list = AccessList::Load(access_file_);
   if (!list.ok()) {
-    service_->log.Error("access_not_reloaded", {{"why", std::string(list.status().message())}});
+    service_->core.log.Error("access_not_reloaded", {{"why", std::string(list.status().message())}});
     return list.status();
   }
   const AccessList held = *list;
-  service_->access.Replace(*std::move(list));
+  service_->core.access.Replace(*std::move(list));
   // Between the two, a session may have been opened with what was read before: it ends here.
-  const int64_t ended = service_->sessions.CloseUnless([&held](const Grant& grant) { return held.Holds(grant); });
+  const int64_t ended = service_->core.sessions.CloseUnless([&held](const Grant& grant) { return held.Holds(grant); });
   // A reader that maps the memory keeps what it mapped, but no lease on it.
-  for (const auto& connection : service_->connections.All()) {
+  for (const auto& connection : service_->data.connections.All()) {
     const auto session = connection->session();
     if (session != nullptr && !held.Holds(session->grant())) connection->Close("its key was taken away");
   }
-  service_->log.Info("access_reloaded", {{"sessions_ended", ended}});
+  service_->core.log.Info("access_reloaded", {{"sessions_ended", ended}});
   return absl::OkStatus();
 }
 
-void Node::Drain() { service_->Drain(); }
+void Node::Drain() { service_->core.draining.Begin(); }
 
-bool Node::WaitForStop(absl::Time deadline) { return service_->WaitForStop(deadline); }
+bool Node::WaitForStop(absl::Time deadline) { return service_->core.draining.WaitForStop(deadline); }
 
 // Connections that were just being accepted come late, so the rest is asked again.
 void Node::CloseLinks() {
   const absl::Time began = SteadyNow();
   do {
-    for (const auto& connection : service_->connections.All()) connection->channel()->Close();
-    if (SteadyNow() - began > absl::Seconds(30)) service_->log.Error("closing_takes_long");
-  } while (!service_->connections.WaitGone(SteadyNow() + absl::Milliseconds(100)));
+    for (const auto& connection : service_->data.connections.All()) connection->channel()->Close();
+    if (SteadyNow() - began > absl::Seconds(30)) service_->core.log.Error("closing_takes_long");
+  } while (!service_->data.connections.WaitGone(SteadyNow() + absl::Milliseconds(100)));
 }
 
 Node::~Node() {
   Service* const service = service_.get();
-  if (serving_) service->log.Info("closing");
-  service->draining.store(true);
+  if (serving_) service->core.log.Info("closing");
+  service->core.draining.Close();
   for (const auto& port : ports_) port->Close();
-  for (const auto& connection : service->connections.All()) connection->Close("the node is closing");
+  for (const auto& connection : service->data.connections.All()) connection->Close("the node is closing");
   if (control_ != nullptr) control_->Stop(kControlGrace);
-  if (service->metrics != nullptr) service->metrics->StopServing();
+  if (service->core.metrics != nullptr) service->core.metrics->StopServing();
   {
     MutexLock lock(&mutex_);
     closing_ = true;
     wake_.SignalAll();
   }
   sweeper_.Join();
-  service->serving->Stop();
-  service->indexing->Stop();
-  service->checking->Stop();
+  service->data.serving->Stop();
+  service->data.indexing->Stop();
+  service->data.checking->Stop();
   // Every connection goes when its requests, transfers and writes have ended.
   CloseLinks();
-  if (service->engine != nullptr) service->sessions.CloseAll();
+  if (service->core.engine != nullptr) service->core.sessions.CloseAll();
   // The engine's chunks still come and go, and no transport is to be told of them any more.
-  service->memory.Clear();
+  service->data.memory.Clear();
   // Transports end with the last of what the network touches, and with it the leases; then nothing needs the engine.
   ports_.clear();
-  service->engine = nullptr;
-  if (serving_) service->log.Info("closed");
+  service->core.engine = nullptr;
+  if (serving_) service->core.log.Info("closed");
 }
 
 }  // namespace kvlink::store::node

@@ -82,7 +82,7 @@ class Node {
   // Nothing is under way: pulls, pushes, leases of readers that map the memory.
   bool idle() const;
   // For measurements and tests.
-  std::string MetricsText() const { return service_->metrics->Text(); }
+  std::string MetricsText() const { return service_->core.metrics->Text(); }
 
  private:
   Node(std::unique_ptr<Service> service, std::string access_file)

@@ -11,7 +11,7 @@
 #include "proto/metadata.h"
 #include "proto/wire.h"
 #include "store/node/control/scheduler.h"
-#include "store/node/service.h"
+#include "store/node/retry_after.h"
 #include "transport/grpc/status.h"
 
 namespace kvlink::store::node {

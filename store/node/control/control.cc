@@ -46,15 +46,14 @@ absl::string_view MetadataOf(const grpc::CallbackServerContext& context, const c
 
 class Entrance : public grpc::CallbackGenericService {
  public:
-  explicit Entrance(Service* service)
-      : service_(service), scheduler_(service->limits, service->metrics.get()), methods_(service) {}
+  Entrance(Core* core, const Figures* figures)
+      : core_(core), scheduler_(core->limits, core->metrics.get()), methods_(core, figures) {}
 
   grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override {
     absl::string_view name = context->method();
     // Whichever service is asked about: they all serve or drain together. So the question need not be read.
     if (name == kHealthCheck) {
-      return ControlCall::Answered(&scheduler_, context,
-                                   std::string(service_->draining.load() ? kUnhealthy : kHealthy));
+      return ControlCall::Answered(&scheduler_, context, std::string(core_->draining.begun() ? kUnhealthy : kHealthy));
     }
     const ControlMethod* const method = absl::ConsumePrefix(&name, kStorePrefix) ? methods_.Find(name) : nullptr;
     if (method == nullptr) {
@@ -68,7 +67,7 @@ class Entrance : public grpc::CallbackGenericService {
       if (admitted.ok()) return call.get();
       call->Disown();
     }
-    service_->metrics->Ended(method->operation, absl::ZeroDuration(), admitted.code());
+    core_->metrics->Ended(method->operation, absl::ZeroDuration(), admitted.code());
     return ControlCall::Answered(&scheduler_, context, admitted);
   }
 
@@ -90,26 +89,25 @@ class Entrance : public grpc::CallbackGenericService {
     }
     const auto token = Digest<kTokenBytes>::FromHex(text);
     if (!token.ok()) return absl::UnauthenticatedError("the token is not 32 hexadecimal digits");
-    KVLINK_ASSIGN_OR_RETURN(caller.session, service_->sessions.Find({reinterpret_cast<const char*>(token->bytes.data()),
-                                                                     token->bytes.size()}));
+    KVLINK_ASSIGN_OR_RETURN(caller.session, core_->sessions.Find({reinterpret_cast<const char*>(token->bytes.data()),
+                                                                  token->bytes.size()}));
     caller.grant = caller.session->grant();
     if (method.streams) KVLINK_RETURN_IF_ERROR(caller.grant.AllowsAll(Right::kAdmin));
     return caller;
   }
 
-  Service* const service_;
+  Core* const core_;
   CallScheduler scheduler_;
   ControlMethods methods_;
 };
 
 class GrpcControlServer : public ControlServer {
  public:
-  explicit GrpcControlServer(Service* service) : service_(service), entrance_(service) {}
+  GrpcControlServer(Core* core, const Figures* figures) : core_(core), entrance_(core, figures) {}
   ~GrpcControlServer() override { Stop(absl::ZeroDuration()); }
 
-  absl::Status Listen(const std::string& address, const transport::TlsOptions& tls,
-                      const std::function<void(grpc::ServerBuilder*)>& add) {
-    const NodeLimits& limits = service_->limits;
+  absl::Status Listen(const std::string& address, const transport::TlsOptions& tls, ServerPart* beside) {
+    const NodeLimits& limits = core_->limits;
     KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ServerCredentials(tls));
     grpc::EnableDefaultHealthCheckService(false);
     grpc::ResourceQuota quota("kvlink-control");
@@ -136,7 +134,7 @@ class GrpcControlServer : public ControlServer {
     int port = 0;
     builder.AddListeningPort(address, credentials, &port);
     builder.RegisterCallbackGenericService(&entrance_);
-    if (add) add(&builder);
+    if (beside != nullptr) beside->AddTo(&builder);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {
       return absl::UnavailableError(absl::StrCat("cannot listen at ", address, ": in use, or not this host's"));
@@ -155,7 +153,7 @@ class GrpcControlServer : public ControlServer {
   }
 
  private:
-  Service* const service_;
+  Core* const core_;
   Entrance entrance_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
@@ -163,11 +161,12 @@ class GrpcControlServer : public ControlServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(
-    Service* service, const std::string& address, const transport::TlsOptions& tls,
-    const std::function<void(grpc::ServerBuilder*)>& add) {
-  auto server = std::make_unique<GrpcControlServer>(service);
-  KVLINK_RETURN_IF_ERROR(server->Listen(address, tls, add));
+absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(Core* core, const Figures* figures,
+                                                                    const std::string& address,
+                                                                    const transport::TlsOptions& tls,
+                                                                    ServerPart* beside) {
+  auto server = std::make_unique<GrpcControlServer>(core, figures);
+  KVLINK_RETURN_IF_ERROR(server->Listen(address, tls, beside));
   return std::unique_ptr<ControlServer>(std::move(server));
 }
 

@@ -2,17 +2,17 @@
 // grpc.health.v1. A caller is known by the headers of a call; of anybody else's nothing is read, and nothing waits.
 // What is read, carried out and answered at a time is bounded for each grant (scheduler.h).
 //
-// Thread-safety: all methods. Lifetime: the service outlives it.
+// Thread-safety: all methods. Lifetime: what it is given outlives it.
 #ifndef KVLINK_STORE_NODE_CONTROL_CONTROL_H_
 #define KVLINK_STORE_NODE_CONTROL_CONTROL_H_
 
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "store/node/service.h"
+#include "store/node/core.h"
+#include "store/node/watch/statistics.h"
 #include "transport/tls.h"
 
 namespace grpc {
@@ -21,13 +21,20 @@ class ServerBuilder;
 
 namespace kvlink::store::node {
 
+// A service beside the node's own.
+class ServerPart {
+ public:
+  virtual ~ServerPart() = default;
+  virtual void AddTo(grpc::ServerBuilder* builder) = 0;
+};
+
 class ControlServer {
  public:
-  // `address` is "host:port"; port 0 chooses one. `add` (may be empty) adds another service to the server. UNAVAILABLE:
-  // in use, or not ours. INVALID_ARGUMENT: the files of `tls`.
-  static absl::StatusOr<std::unique_ptr<ControlServer>> Start(Service* service, const std::string& address,
-                                                              const transport::TlsOptions& tls,
-                                                              const std::function<void(grpc::ServerBuilder*)>& add);
+  // `address` is "host:port"; port 0 chooses one. `beside` (may be null) is another service of the server's.
+  // UNAVAILABLE: in use, or not ours. INVALID_ARGUMENT: the files of `tls`.
+  static absl::StatusOr<std::unique_ptr<ControlServer>> Start(Core* core, const Figures* figures,
+                                                              const std::string& address,
+                                                              const transport::TlsOptions& tls, ServerPart* beside);
   virtual ~ControlServer() = default;  // as Stop
 
   virtual std::string address() const = 0;

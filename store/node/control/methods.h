@@ -12,13 +12,14 @@
 #include "absl/strings/string_view.h"
 #include "proto/store.pb.h"
 #include "store/node/control/call.h"
-#include "store/node/service.h"
+#include "store/node/core.h"
+#include "store/node/watch/statistics.h"
 
 namespace kvlink::store::node {
 
 class ControlMethods {
  public:
-  explicit ControlMethods(Service* node);
+  ControlMethods(Core* node, const Figures* figures);
 
   // Null: there is none of that name.
   const ControlMethod* Find(absl::string_view name) const;
@@ -68,7 +69,8 @@ class ControlMethods {
   absl::Status Verify(ControlCall*, const v1::VerifyRequest&);
   absl::Status Drain(ControlCall*, const v1::DrainRequest&);
 
-  Service* const node_;
+  Core* const node_;
+  const Figures* const figures_;
   std::map<std::string, ControlMethod, std::less<>> methods_;
   std::atomic<int> verifying_{0};
 };

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "proto/data.h"
 #include "proto/manifest.h"
 #include "store/node/control/methods.h"
 #include "store/node/watch/statistics.h"
@@ -60,8 +61,8 @@ absl::Status ControlMethods::Stats(ControlCall* call, const v1::StatsRequest& re
     out->set_documents(figures.documents);
     out->set_dram_bytes(figures.dram_bytes);
   }
-  for (const auto& [name, value] : ValuesOf(node_, statistics)) (*reply->mutable_values())[name] = value;
-  for (const auto& [name, text] : TextsOf(node_, statistics)) (*reply->mutable_texts())[name] = text;
+  for (const auto& [name, value] : figures_->Values(statistics)) (*reply->mutable_values())[name] = value;
+  for (const auto& [name, text] : figures_->Texts(statistics)) (*reply->mutable_texts())[name] = text;
   return absl::OkStatus();
 }
 
@@ -136,19 +137,19 @@ absl::Status ControlMethods::DropDramTier(ControlCall* call, const v1::DropDramT
 }
 
 absl::Status ControlMethods::Drain(ControlCall* call, const v1::DrainRequest& request) {
-  node_->Drain();
+  node_->draining.Begin();
   while (true) {
     v1::DrainProgress progress;
-    progress.set_drained(node_->FinishDrain());
-    progress.set_pulls(node_->pulls.load());
-    progress.set_pushes(node_->pushes.load());
-    progress.set_connections(node_->connections.open());
-    progress.set_leases(node_->leases.load());
+    progress.set_drained(node_->draining.Finish());
+    progress.set_pulls(node_->traffic.pulls.load());
+    progress.set_pushes(node_->traffic.pushes.load());
+    progress.set_connections(node_->traffic.connections.taken());
+    progress.set_leases(node_->traffic.leases.load());
     if (!call->Write(progress.SerializeAsString())) return absl::CancelledError("the call has ended");
     if (progress.drained()) break;
     call->Pause(kNewsEvery);
   }
-  if (request.stop()) node_->AskStop();
+  if (request.stop()) node_->draining.AskStop();
   return absl::OkStatus();
 }
 

@@ -8,7 +8,7 @@
 
 namespace kvlink::store::node {
 
-ControlMethods::ControlMethods(Service* node) : node_(node) {
+ControlMethods::ControlMethods(Core* node, const Figures* figures) : node_(node), figures_(figures) {
   AddSessions();
   AddCatalog();
   AddNamespaces();
@@ -27,13 +27,13 @@ void ControlMethods::AddSessions() {
 }
 
 absl::StatusOr<Grant> ControlMethods::Greet(absl::string_view key, const std::string& peer) const {
-  if (!node_->ready.load()) return absl::UnavailableError("the node is starting");
+  if (!node_->whereabouts.ready.load()) return absl::UnavailableError("the node is starting");
   auto grant = node_->access.Find(key);
   if (!grant.ok()) {
     node_->log.Warning("session_refused", {{"peer", peer}});
     return grant.status();
   }
-  if (node_->draining.load() && grant->right != Right::kAdmin) {
+  if (node_->draining.begun() && grant->right != Right::kAdmin) {
     return absl::UnavailableError("the node is draining and takes no new sessions: use another");
   }
   return grant;
@@ -43,9 +43,9 @@ void ControlMethods::Describe(const Session& session, v1::Session* reply) const 
   reply->set_token(session.token());
   reply->set_lifetime_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(node_->sessions.lifetime())));
   reply->set_boot_id(node_->boot_id);
-  for (const std::string& address : node_->data_addresses) reply->add_data(address);
-  reply->set_local_socket(node_->local_socket);
-  reply->set_version(node_->version);
+  for (const std::string& address : node_->whereabouts.data_addresses) reply->add_data(address);
+  reply->set_local_socket(node_->whereabouts.local_socket);
+  reply->set_version(node_->whereabouts.version);
 }
 
 absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessionRequest& request, v1::Session* reply) {
@@ -66,7 +66,7 @@ absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessio
 absl::Status ControlMethods::RenewSession(ControlCall* call, const v1::RenewSessionRequest& request,
                                           v1::Session* reply) {
   // What is left of the session is the time to end what it is at.
-  if (node_->draining.load() && call->grant().right != Right::kAdmin) {
+  if (node_->draining.begun() && call->grant().right != Right::kAdmin) {
     return absl::UnavailableError("the node is draining and renews no sessions: use another");
   }
   KVLINK_RETURN_IF_ERROR(node_->sessions.Renew(call->session()));

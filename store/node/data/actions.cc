@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/node/service.h"
+#include "store/node/data/context.h"
 
 namespace kvlink::store::node {
 namespace {
@@ -25,9 +25,9 @@ absl::Status Unpin(engine::Engine* engine, Session* session, const engine::Encod
   return engine->Unpin(key, sequence);
 }
 
-absl::Status DoOne(Service* service, Session* session, proto::EncodingAction::Action action,
+absl::Status DoOne(DataContext* context, Session* session, proto::EncodingAction::Action action,
                    const engine::EncodingKey& key, absl::Time deadline) {
-  engine::Engine* const engine = service->engine.get();
+  engine::Engine* const engine = context->core->engine.get();
   switch (action) {
     case proto::EncodingAction::PIN:
       return Pin(engine, session, key);
@@ -41,7 +41,7 @@ absl::Status DoOne(Service* service, Session* session, proto::EncodingAction::Ac
       return engine->Remove(key.ns, key.identity);
     case proto::EncodingAction::SUSPECT: {
       const absl::Status status = engine->Suspect(key);
-      service->log.Warning("suspect", {{"identity", key.identity.Hex()},
+      context->log.Warning("suspect", {{"identity", key.identity.Hex()},
                                        {"namespace", key.ns},
                                        {"outcome", absl::StatusCodeToString(status.code())}});
       return status;
@@ -86,7 +86,7 @@ void DoAction(std::shared_ptr<Call> call) {
   for (const Identity& identity : UnpackIdentities({action.identities().data(), action.identities().size()})) {
     absl::Status status = absl::DeadlineExceededError("");
     if (SteadyNow() < call->deadline()) {
-      status = DoOne(call->service(), session, action.action(), call->KeyOf(BytesOf(identity), action.codec()),
+      status = DoOne(call->context(), session, action.action(), call->KeyOf(BytesOf(identity), action.codec()),
                      call->deadline());
     }
     codes->push_back(static_cast<char>(status.code()));

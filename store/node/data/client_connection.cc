@@ -6,22 +6,15 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/node/service.h"
+#include "store/node/data/context.h"
+#include "store/node/retry_after.h"
 
 namespace kvlink::store::node {
 namespace {
 
-constexpr uint32_t kRetryWhenFull = 50, kRetryWhenUnavailable = 500;  // milliseconds
-
 absl::string_view Text(const std::string& text) { return {text.data(), text.size()}; }
 
 }  // namespace
-
-uint32_t RetryAfterMilliseconds(const absl::Status& status) {
-  if (absl::IsResourceExhausted(status)) return kRetryWhenFull;
-  if (absl::IsUnavailable(status)) return kRetryWhenUnavailable;
-  return 0;
-}
 
 proto::Answer Refusal(uint64_t id, const absl::Status& status) {
   proto::Answer answer;
@@ -49,11 +42,11 @@ Call::Call(std::shared_ptr<ClientConnection> connection, std::shared_ptr<Session
 Call::~Call() {
   if (!ended_.load()) Refuse(absl::InternalError("the node lost the request"));
   connection_->RemoveRequest();
-  service()->request_quota.Return(session_->grant());
-  service()->request_bytes_quota.Return(session_->grant(), bytes_);
+  context()->traffic.requests.Return(session_->grant());
+  context()->request_bytes.Return(session_->grant(), bytes_);
 }
 
-Service* Call::service() const { return connection_->service(); }
+DataContext* Call::context() const { return connection_->context(); }
 
 engine::EncodingKey Call::KeyOf(absl::string_view identity, uint32_t codec) const {
   return {request_.ns(), ToIdentity(identity), static_cast<Codec>(codec)};
@@ -89,21 +82,22 @@ void Call::Answered() {
   if (!ended_.exchange(true)) Ended(absl::StatusCode::kOk);
 }
 
-void Call::Ended(absl::StatusCode code) { service()->metrics->Ended(operation_, SteadyNow() - arrived_, code); }
+void Call::Ended(absl::StatusCode code) { context()->core->metrics->Ended(operation_, SteadyNow() - arrived_, code); }
 
-ClientConnection::ClientConnection(Service* service, std::unique_ptr<ClientChannel> channel, absl::string_view carrier)
-    : service_(service),
+ClientConnection::ClientConnection(DataContext* context, std::unique_ptr<ClientChannel> channel,
+                                   absl::string_view carrier)
+    : context_(context),
       channel_(std::move(channel)),
       carrier_(carrier),
-      number_(service->connections.NextNumber()),
+      number_(context->connections.NextNumber()),
       opened_(SteadyNow()),
       heard_(absl::ToUnixNanos(opened_)) {
-  service_->connections.Constructed();
+  context_->connections.Constructed();
 }
 
 ClientConnection::~ClientConnection() {
   channel_ = nullptr;  // once all connections are gone, the transports go
-  service_->connections.Gone();
+  context_->connections.Gone();
 }
 
 void ClientConnection::Send(const proto::Answer& answer) { SendBytes(Text(SerializeAnswer(answer))); }
@@ -113,7 +107,7 @@ void ClientConnection::SendBytes(absl::string_view answer) {
   if (absl::IsResourceExhausted(status)) {
     Close("it does not take its answers");
   } else if (!status.ok() && !absl::IsUnavailable(status)) {
-    service_->log.Error("answer_not_sent", {{"connection", number_}, {"why", std::string(status.message())}});
+    context_->log.Error("answer_not_sent", {{"connection", number_}, {"why", std::string(status.message())}});
     Close("an answer could not be sent");
   }
 }
@@ -134,7 +128,7 @@ absl::Status ClientConnection::SendMemory(const engine::TierMemory& memory) {
 void ClientConnection::Close(absl::string_view why) {
   // A crowd of nobodies does not fill the log.
   if (session() == nullptr) return channel_->Close();
-  service_->log.Info("connection_closing",
+  context_->log.Info("connection_closing",
                      {{"connection", number_}, {"peer", channel_->peer()}, {"why", std::string(why)}});
   channel_->Close();
 }
@@ -148,9 +142,9 @@ absl::Status ClientConnection::Identify(std::shared_ptr<Session> session) {
   MutexLock lock(&mutex_);
   if (closed_) return absl::UnavailableError("the connection is closed");
   if (holder_ == nullptr) {
-    KVLINK_RETURN_IF_ERROR(service_->connection_quota.Take(session->grant()));
+    KVLINK_RETURN_IF_ERROR(context_->traffic.connections.Take(session->grant()));
     holder_ = session;
-    service_->connections.Identified(*this);
+    context_->connections.Identified(*this);
   }
   session_ = std::move(session);
   return absl::OkStatus();
@@ -160,7 +154,7 @@ void ClientConnection::Heard() { heard_.store(absl::ToUnixNanos(SteadyNow()), st
 absl::Time ClientConnection::heard() const { return absl::FromUnixNanos(heard_.load(std::memory_order_relaxed)); }
 
 bool ClientConnection::AddRequest() {
-  if (requests_.fetch_add(1, std::memory_order_relaxed) < service_->limits.requests_per_connection) return true;
+  if (requests_.fetch_add(1, std::memory_order_relaxed) < context_->limits.requests_per_connection) return true;
   RemoveRequest();
   return false;
 }
@@ -193,8 +187,8 @@ bool ClientConnection::Began(uint64_t id) {
 
 absl::Status ClientConnection::AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer) {
   const bool pull = kind == Kind::kPull;
-  const NodeLimits& limits = service_->limits;
-  std::atomic<int64_t>& all = pull ? service_->pulls : service_->pushes;
+  const NodeLimits& limits = context_->limits;
+  std::atomic<int64_t>& all = pull ? context_->traffic.pulls : context_->traffic.pushes;
   const absl::string_view name = pull ? "pulls" : "pushes";
   MutexLock lock(&mutex_);
   Transfers& mine = pull ? pulls_ : pushes_;
@@ -207,7 +201,7 @@ absl::Status ClientConnection::AddTransfer(Kind kind, uint64_t id, std::shared_p
     return absl::ResourceExhaustedError(absl::StrCat(max_here, " ", name, " are open on this connection, the most"));
   }
   all.fetch_add(1);
-  const absl::Status taken = (pull ? service_->pull_quota : service_->push_quota).Take(holder_->grant());
+  const absl::Status taken = (pull ? context_->pull_quota : context_->push_quota).Take(holder_->grant());
   if (!taken.ok()) {
     all.fetch_sub(1);
     return taken;
@@ -224,8 +218,8 @@ void ClientConnection::RemoveTransfer(Kind kind, uint64_t id) {
   if (found == mine.end()) return;
   removed = std::move(found->second);
   mine.erase(found);
-  (kind == Kind::kPull ? service_->pull_quota : service_->push_quota).Return(holder_->grant());
-  (kind == Kind::kPull ? service_->pulls : service_->pushes).fetch_sub(1);
+  (kind == Kind::kPull ? context_->pull_quota : context_->push_quota).Return(holder_->grant());
+  (kind == Kind::kPull ? context_->traffic.pulls : context_->traffic.pushes).fetch_sub(1);
 }
 
 std::shared_ptr<Transfer> ClientConnection::FindTransfer(Kind kind, uint64_t id) const {
@@ -238,13 +232,13 @@ std::shared_ptr<Transfer> ClientConnection::FindTransfer(Kind kind, uint64_t id)
 absl::StatusOr<uint64_t> ClientConnection::AddLease(std::shared_ptr<engine::EncodingLease> lease) {
   MutexLock lock(&mutex_);
   if (closed_) return absl::UnavailableError("the connection is closed");
-  if (leases_.size() >= static_cast<size_t>(service_->limits.leases_per_connection)) {
+  if (leases_.size() >= static_cast<size_t>(context_->limits.leases_per_connection)) {
     return absl::ResourceExhaustedError(
         absl::StrCat(leases_.size(), " leases are held by this connection, the most: release some"));
   }
-  KVLINK_RETURN_IF_ERROR(service_->lease_quota.Take(holder_->grant()));
+  KVLINK_RETURN_IF_ERROR(context_->lease_quota.Take(holder_->grant()));
   leases_.emplace(++last_lease_, std::move(lease));
-  service_->leases.fetch_add(1);
+  context_->traffic.leases.fetch_add(1);
   return last_lease_;
 }
 
@@ -255,8 +249,8 @@ void ClientConnection::RemoveLease(uint64_t lease) {
   if (found == leases_.end()) return;
   removed = std::move(found->second);
   leases_.erase(found);
-  service_->lease_quota.Return(holder_->grant());
-  service_->leases.fetch_sub(1);
+  context_->lease_quota.Return(holder_->grant());
+  context_->traffic.leases.fetch_sub(1);
 }
 
 std::vector<std::shared_ptr<Transfer>> ClientConnection::AllTransfers() const {
@@ -278,14 +272,14 @@ void ClientConnection::OnClosed(const absl::Status& why) {
     leases.swap(leases_);
   }
   const int64_t count = static_cast<int64_t>(leases.size());
-  service_->leases.fetch_sub(count);
+  context_->traffic.leases.fetch_sub(count);
   leases.clear();
   for (const auto& transfer : AllTransfers()) transfer->End(absl::UnavailableError("the connection is closed"));
-  service_->connections.Closed(*this);
+  context_->connections.Closed(*this);
   if (holder == nullptr) return;
-  service_->lease_quota.Return(holder->grant(), count);
-  service_->connection_quota.Return(holder->grant());
-  service_->log.Info("connection_closed", {{"connection", number_},
+  context_->lease_quota.Return(holder->grant(), count);
+  context_->traffic.connections.Return(holder->grant());
+  context_->log.Info("connection_closed", {{"connection", number_},
                                            {"peer", channel_->peer()},
                                            {"carrier", carrier_},
                                            {"why", std::string(why.message())}});
@@ -295,13 +289,13 @@ void ClientConnection::Sweep(absl::Time now) {
   for (const auto& transfer : AllTransfers()) transfer->Sweep(now);
   const std::shared_ptr<Session> speaker = session();
   if (speaker == nullptr) {
-    if (now - opened_ > service_->limits.hello_within) Close("it did not say who it is");
+    if (now - opened_ > context_->limits.hello_within) Close("it did not say who it is");
     return;
   }
   const bool live = speaker->live(now);
   // It may name another session, as one that has just come may name its first.
   session_ended_ = live ? absl::InfiniteFuture() : std::min(session_ended_, now);
-  if (now - session_ended_ > service_->limits.hello_within) return Close("its session has ended");
+  if (now - session_ended_ > context_->limits.hello_within) return Close("its session has ended");
   if (!channel_->carries_descriptors()) return;
   bool holds;
   {
@@ -309,7 +303,7 @@ void ClientConnection::Sweep(absl::Time now) {
     holds = !leases_.empty();
   }
   // Closing frees the leases. The client comes back with a connection and leases that are good.
-  if (holds && now - heard() > service_->limits.lease) Close("it was silent for longer than leases last");
+  if (holds && now - heard() > context_->limits.lease) Close("it was silent for longer than leases last");
   if (holds && !live) Close("its session has ended");
 }
 

@@ -26,7 +26,7 @@
 
 namespace kvlink::store::node {
 
-struct Service;
+struct DataContext;
 class ClientConnection;
 
 // The carrier's side of a connection. Thread-safe.
@@ -64,7 +64,7 @@ class Call {
        Operation operation, absl::Time deadline, int64_t bytes);
   ~Call();
 
-  Service* service() const;
+  DataContext* context() const;
   const std::shared_ptr<ClientConnection>& connection() const { return connection_; }
   const std::shared_ptr<Session>& session() const { return session_; }
   proto::Request& request() { return request_; }
@@ -103,17 +103,15 @@ class Call {
 
 // RESOURCE_EXHAUSTED and UNAVAILABLE as an answer, with the time after which to try again.
 proto::Answer Refusal(uint64_t id, const absl::Status& status);
-// "kvlink-retry-after-ms" of a status; 0: none.
-uint32_t RetryAfterMilliseconds(const absl::Status& status);
 
 class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
  public:
-  ClientConnection(Service* service, std::unique_ptr<ClientChannel> channel, absl::string_view carrier);
+  ClientConnection(DataContext* context, std::unique_ptr<ClientChannel> channel, absl::string_view carrier);
   ~ClientConnection();
   ClientConnection(const ClientConnection&) = delete;
   ClientConnection& operator=(const ClientConnection&) = delete;
 
-  Service* service() const { return service_; }
+  DataContext* context() const { return context_; }
   ClientChannel* channel() const { return channel_.get(); }
   const std::string& carrier() const { return carrier_; }
   int64_t number() const { return number_; }
@@ -168,7 +166,7 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   using Transfers = std::map<uint64_t, std::shared_ptr<Transfer>>;
   std::vector<std::shared_ptr<Transfer>> AllTransfers() const;
 
-  Service* const service_;
+  DataContext* const context_;
   std::unique_ptr<ClientChannel> channel_;  // until the destructor
   const std::string carrier_;
   const int64_t number_;

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "store/node/data/dispatcher.h"
-#include "transport/grpc/grpc.h"
 #include "transport/local/local.h"
 
 namespace kvlink::store::node {
@@ -52,65 +51,57 @@ class ClientEvents : public transport::ConnectionEvents {
 };
 
 // For a connection that was just made, which has yet to say whose it is.
-std::shared_ptr<transport::ConnectionEvents> Admit(Service* service, std::unique_ptr<ClientChannel> channel,
+std::shared_ptr<transport::ConnectionEvents> Admit(DataContext* context, std::unique_ptr<ClientChannel> channel,
                                                    const std::string& carrier) {
-  const auto connection = std::make_shared<ClientConnection>(service, std::move(channel), carrier);
-  const auto leaves = service->connections.Add(connection, service->limits.unidentified);
+  const auto connection = std::make_shared<ClientConnection>(context, std::move(channel), carrier);
+  const auto leaves = context->connections.Add(connection, context->limits.unidentified);
   if (leaves != nullptr) leaves->Close("others came, and it had not said who it is");
   return std::make_shared<ClientEvents>(connection);
 }
 
-transport::Accept Acceptor(Service* service, size_t transport, const std::string& carrier) {
-  return [service, transport, carrier](std::shared_ptr<transport::Connection> inner) {
-    return Admit(service, std::make_unique<TransportChannel>(std::move(inner), transport), carrier);
+transport::Accept Acceptor(DataContext* context, size_t transport, const std::string& carrier) {
+  return [context, transport, carrier](std::shared_ptr<transport::Connection> inner) {
+    return Admit(context, std::make_unique<TransportChannel>(std::move(inner), transport), carrier);
   };
 }
 
 }  // namespace
 
-transport::TransportOptions DataPort::Options(const Service& service) {
-  const NodeLimits& limits = service.limits;
+transport::TransportOptions DataPort::Options(const DataContext& context) {
+  const NodeLimits& limits = context.limits;
   transport::TransportOptions options;
   options.max_connections = limits.connections + limits.unidentified;
   options.max_handshakes = limits.unidentified;
   options.pause_at_bytes = limits.answer_bytes_per_connection;
-  options.budget = service.answers;
+  options.budget = context.answers;
   options.receive_within = limits.receive_within;
   return options;
 }
 
-absl::StatusOr<std::unique_ptr<DataPort>> DataPort::Open(Service* service, std::string scheme,
+std::unique_ptr<DataPort> DataPort::Over(DataContext* context, std::string scheme,
+                                         std::unique_ptr<transport::Transport> transport) {
+  std::unique_ptr<DataPort> port(new DataPort(std::move(scheme), std::move(transport)));
+  port->acceptor_ = Acceptor(context, context->memory.AddTransport(port->transport_.get()), port->scheme_);
+  return port;
+}
+
+absl::StatusOr<std::unique_ptr<DataPort>> DataPort::Open(DataContext* context, std::string scheme,
                                                          std::unique_ptr<transport::Transport> transport,
                                                          const std::string& address) {
-  std::unique_ptr<DataPort> port(new DataPort(std::move(scheme), std::move(transport)));
-  const size_t number = service->memory.AddTransport(port->transport_.get());
-  auto accept = Acceptor(service, number, port->scheme_);
-  KVLINK_ASSIGN_OR_RETURN(port->listener_, port->transport_->Listen(address, std::move(accept)));
+  auto port = Over(context, std::move(scheme), std::move(transport));
+  KVLINK_ASSIGN_OR_RETURN(port->listener_, port->transport_->Listen(address, port->acceptor_));
   port->address_ = port->listener_->address();
   return port;
 }
 
-absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenGrpc(Service* service,
-                                                             std::function<void(grpc::ServerBuilder*)>* add) {
-  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewGrpcTransport(DataPort::Options(*service)));
-  transport::GrpcTransport* const grpc = transport.get();
-  std::unique_ptr<DataPort> port(new DataPort("grpc", std::move(transport)));
-  const size_t number = service->memory.AddTransport(grpc);
-  // A message may hold megabytes before anybody looks into it, so the session is named in the headers.
-  auto admit = [service](absl::string_view token) { return service->sessions.Find(token).status(); };
-  *add = [grpc, port = port.get(), accept = Acceptor(service, number, port->scheme_), admit = std::move(admit)](
-             grpc::ServerBuilder* builder) { port->listener_ = grpc->Register(builder, accept, admit); };
-  return port;
-}
-
-absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(Service* service, const std::string& path) {
+absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(DataContext* context, const std::string& path) {
   // Whoever connects must show a session's token. Without an access file sessions are for the asking.
-  const mode_t mode = service->access.guarded() ? 0660 : 0600;
-  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(DataPort::Options(*service)));
+  const mode_t mode = context->core->access.guarded() ? 0660 : 0600;
+  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(DataPort::Options(*context)));
   transport::LocalTransport* const local = transport.get();
   std::unique_ptr<DataPort> port(new DataPort("local", std::move(transport)));
-  auto accept = [service](std::shared_ptr<transport::LocalConnection> inner) {
-    return Admit(service, std::make_unique<LocalChannel>(std::move(inner)), "local");
+  auto accept = [context](std::shared_ptr<transport::LocalConnection> inner) {
+    return Admit(context, std::make_unique<LocalChannel>(std::move(inner)), "local");
   };
   KVLINK_ASSIGN_OR_RETURN(port->listener_, local->ListenLocal(path, mode, std::move(accept)));
   port->address_ = path;

@@ -1,40 +1,38 @@
 // The data path over one transport: accepts connections, and registers the tier's memory with it.
 //
-// Thread-safety: all methods. Lifetime: the service outlives it; Close() first, then wait for the connections to go.
+// Thread-safety: all methods. Lifetime: the context outlives it; Close() first, then wait for the connections to go.
 #ifndef KVLINK_STORE_NODE_DATA_DATA_PORT_H_
 #define KVLINK_STORE_NODE_DATA_DATA_PORT_H_
 
-#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
-#include "store/node/service.h"
+#include "store/node/data/context.h"
 #include "transport/transport.h"
-
-namespace grpc {
-class ServerBuilder;
-}
 
 namespace kvlink::store::node {
 
 class DataPort {
  public:
   // For transports of a node: what bounds its clients.
-  static transport::TransportOptions Options(const Service& service);
+  static transport::TransportOptions Options(const DataContext& context);
 
   // Errors as transport::Transport::Listen. `scheme` is that of the address: "ucx".
-  static absl::StatusOr<std::unique_ptr<DataPort>> Open(Service* service, std::string scheme,
+  static absl::StatusOr<std::unique_ptr<DataPort>> Open(DataContext* context, std::string scheme,
                                                         std::unique_ptr<transport::Transport> transport,
                                                         const std::string& address);
 
   // For readers on this host, over a socket at `path`: messages and descriptors of memory. Errors as
   // transport::LocalTransport::ListenLocal.
-  static absl::StatusOr<std::unique_ptr<DataPort>> OpenLocal(Service* service, const std::string& path);
+  static absl::StatusOr<std::unique_ptr<DataPort>> OpenLocal(DataContext* context, const std::string& path);
 
-  // Over the server of the control service, to whose builder `*add` adds it. The server ends before the port.
-  static absl::StatusOr<std::unique_ptr<DataPort>> OpenGrpc(Service* service,
-                                                            std::function<void(grpc::ServerBuilder*)>* add);
+  // Over a transport that somebody else makes listen, with `acceptor`, and says so by Listens. It has no address.
+  static std::unique_ptr<DataPort> Over(DataContext* context, std::string scheme,
+                                        std::unique_ptr<transport::Transport> transport);
+  const transport::Accept& acceptor() const { return acceptor_; }
+  void Listens(std::unique_ptr<transport::Listener> listener) { listener_ = std::move(listener); }
 
   // "ucx://127.0.0.1:34567".
   std::string address() const { return scheme_ + "://" + address_; }
@@ -50,6 +48,7 @@ class DataPort {
   const std::string scheme_;
   std::string address_;
   const std::unique_ptr<transport::Transport> transport_;
+  transport::Accept acceptor_;
   std::unique_ptr<transport::Listener> listener_;
 };
 

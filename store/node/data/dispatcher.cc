@@ -8,10 +8,10 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "store/node/data/actions.h"
+#include "store/node/data/context.h"
 #include "store/node/data/leases.h"
 #include "store/node/data/pulls.h"
 #include "store/node/data/pushes.h"
-#include "store/node/service.h"
 #include "store/store.h"
 
 namespace kvlink::store::node {
@@ -21,10 +21,10 @@ namespace {
 constexpr size_t kLookupAtOnce = 1024;
 
 void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Request& request) {
-  Service* const service = connection->service();
+  DataContext* const context = connection->context();
   const absl::Time arrived = SteadyNow();
-  auto session = service->sessions.Find({request.hello().token().data(), request.hello().token().size()});
-  service->metrics->Ended(Operation::kHello, SteadyNow() - arrived, session.status().code());
+  auto session = context->core->sessions.Find({request.hello().token().data(), request.hello().token().size()});
+  context->core->metrics->Ended(Operation::kHello, SteadyNow() - arrived, session.status().code());
   if (!session.ok()) {
     connection->Send(Refusal(request.id(), session.status()));
     return connection->Close("its token is of no session");
@@ -35,16 +35,16 @@ void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Req
     connection->Send(Refusal(request.id(), identified));
     return connection->Close(identified.message());
   }
-  const NodeLimits& limits = service->limits;
+  const NodeLimits& limits = context->limits;
   proto::Answer answer;
   answer.set_id(request.id());
-  answer.mutable_welcome()->set_boot_id(service->boot_id);
+  answer.mutable_welcome()->set_boot_id(context->core->boot_id);
   answer.mutable_welcome()->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.lease)));
   answer.mutable_welcome()->set_max_pulls(static_cast<uint32_t>(limits.pulls_per_connection));
   answer.mutable_welcome()->set_max_pushes(static_cast<uint32_t>(limits.pushes_per_connection));
   connection->Send(answer);
   if (first) {
-    service->log.Info("connection_opened", {{"connection", connection->number()},
+    context->log.Info("connection_opened", {{"connection", connection->number()},
                                             {"peer", connection->channel()->peer()},
                                             {"carrier", connection->carrier()},
                                             {"session", (*session)->number()},
@@ -52,7 +52,7 @@ void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Req
   }
   if (!connection->channel()->carries_descriptors()) return;
   const absl::Status shared = ShareMemory(connection.get());
-  if (!shared.ok()) service->log.Warning("memory_not_shared", {{"why", std::string(shared.message())}});
+  if (!shared.ok()) context->log.Warning("memory_not_shared", {{"why", std::string(shared.message())}});
 }
 
 void Lookup(const std::shared_ptr<Call>& call) {
@@ -66,7 +66,7 @@ void Lookup(const std::shared_ptr<Call>& call) {
   for (size_t i = 0; i < count; ++i) {
     key.identity = ToIdentity(identities.substr(i * sizeof(Identity::bytes), sizeof(Identity::bytes)));
     FoundRecord record;
-    if (const auto info = call->service()->engine->Find(key); info.has_value()) {
+    if (const auto info = call->context()->core->engine->Find(key); info.has_value()) {
       record.etag = info->location.etag;
       record.bytes = static_cast<uint64_t>(info->location.bytes);
       record.tokens = static_cast<uint64_t>(info->location.tokens);
@@ -147,13 +147,13 @@ Route RouteOf(const proto::Request& request) {
   }
 }
 
-absl::Status CheckAddressee(const Service& service, const proto::Request& request) {
-  if (!request.boot_id().empty() && request.boot_id() != service.boot_id) {
+absl::Status CheckAddressee(const DataContext& context, const proto::Request& request) {
+  if (!request.boot_id().empty() && request.boot_id() != context.core->boot_id) {
     return absl::FailedPreconditionError("the node was started anew since: say hello and ask again");
   }
-  if (request.placement() != 0 && request.placement() != service.placement_epoch) {
+  if (request.placement() != 0 && request.placement() != context.core->placement_epoch) {
     return absl::FailedPreconditionError(
-        absl::StrCat("placement epoch ", request.placement(), ", and the node is at ", service.placement_epoch));
+        absl::StrCat("placement epoch ", request.placement(), ", and the node is at ", context.core->placement_epoch));
   }
   return absl::OkStatus();
 }
@@ -176,15 +176,15 @@ absl::Time DeadlineOf(const NodeLimits& limits, const proto::Request& request) {
 }
 
 // Against the key's share of what waits and runs.
-absl::Status Charge(Service* service, const Grant& grant, int64_t bytes) {
-  KVLINK_RETURN_IF_ERROR(service->request_quota.Take(grant));
-  const absl::Status taken = service->request_bytes_quota.Take(grant, bytes);
-  if (!taken.ok()) service->request_quota.Return(grant);
+absl::Status Charge(DataContext* context, const Grant& grant, int64_t bytes) {
+  KVLINK_RETURN_IF_ERROR(context->traffic.requests.Take(grant));
+  const absl::Status taken = context->request_bytes.Take(grant, bytes);
+  if (!taken.ok()) context->traffic.requests.Return(grant);
   return taken;
 }
 
 void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request request) {
-  Service* const service = connection->service();
+  DataContext* const context = connection->context();
   const uint64_t id = request.id();
   const std::shared_ptr<Session> session = connection->session();
   if (session == nullptr) {
@@ -194,31 +194,31 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   if (request.has_release()) {  // what is given back is taken, whether or not there is room for the request
     for (const uint64_t lease : request.release().leases()) connection->RemoveLease(lease);
   }
-  absl::Status refused = CheckAddressee(*service, request);
+  absl::Status refused = CheckAddressee(*context, request);
   if (refused.ok()) refused = CheckRights(*session, request, route.right);
   if (refused.ok() && !connection->AddRequest()) {
     refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
   }
   const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
   if (refused.ok()) {
-    refused = Charge(service, session->grant(), bytes);
+    refused = Charge(context, session->grant(), bytes);
     if (!refused.ok()) connection->RemoveRequest();
   }
   if (!refused.ok()) {
-    service->metrics->Ended(route.operation, absl::ZeroDuration(), refused.code());
+    context->core->metrics->Ended(route.operation, absl::ZeroDuration(), refused.code());
     return connection->Send(Refusal(id, refused));
   }
-  const absl::Time deadline = DeadlineOf(service->limits, request);
+  const absl::Time deadline = DeadlineOf(context->limits, request);
   const auto call = std::make_shared<Call>(connection, session, std::move(request), route.operation, deadline, bytes);
   const auto body = call->request().body_case();
   const bool gives_back = body == proto::Request::kRelease || body == proto::Request::kRenew;
-  if (service->drained.load() && !gives_back) {
+  if (context->core->draining.refuses() && !gives_back) {
     return call->Refuse(absl::UnavailableError("the node has drained: use another"));
   }
   if (route.where == Route::kAtOnce) return route.run(call);
-  Worker* const lane = route.where == Route::kServing    ? service->serving.get()
-                       : route.where == Route::kIndexing ? service->indexing.get()
-                                                         : service->checking.get();
+  Worker* const lane = route.where == Route::kServing    ? context->serving.get()
+                       : route.where == Route::kIndexing ? context->indexing.get()
+                                                         : context->checking.get();
   connection->Waits(id);
   const absl::Status added =
       lane->Add({.work = [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); },
@@ -237,8 +237,8 @@ void Dispatch(const std::shared_ptr<ClientConnection>& connection, absl::string_
   auto request = ParseRequest(message, &id);
   if (request.ok() && id == 0) request = absl::InvalidArgumentError("request ids begin at 1");
   if (!request.ok()) {
-    connection->service()->metrics->Malformed();
-    connection->service()->log.Warning("malformed_request", {{"connection", connection->number()},
+    connection->context()->core->metrics->Malformed();
+    connection->context()->log.Warning("malformed_request", {{"connection", connection->number()},
                                                              {"peer", connection->channel()->peer()},
                                                              {"why", std::string(request.status().message())}});
     connection->Send(Refusal(id, request.status()));

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "base/status.h"
+#include "store/node/data/context.h"
 #include "store/node/data/pulls.h"
-#include "store/node/service.h"
 #include "store/store.h"
 
 namespace kvlink::store::node {
@@ -73,14 +73,14 @@ int64_t LandedNow(engine::EncodingLease* lease) {
 }
 
 absl::Status Take(const std::shared_ptr<Call>& call) {
-  Service* const service = call->service();
+  DataContext* const context = call->context();
   const std::shared_ptr<ClientConnection>& connection = call->connection();
   if (!connection->channel()->carries_descriptors()) {
     return absl::FailedPreconditionError("leases are given to local connections only: pull instead");
   }
   const proto::EncodingName& name = call->request().lease().name();
-  KVLINK_ASSIGN_OR_RETURN(auto taken, service->engine->Read(call->KeyOf(name.identity(), name.codec()),
-                                                            ToEtag(name.etag()), call->deadline()));
+  KVLINK_ASSIGN_OR_RETURN(auto taken, context->core->engine->Read(call->KeyOf(name.identity(), name.codec()),
+                                                                  ToEtag(name.etag()), call->deadline()));
   const std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
   const Manifest& manifest = lease->manifest();
   proto::Leased leased;
@@ -89,7 +89,7 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
     if (manifest.layers[layer].length > 0) leased.set_memory(place.memory);
     leased.add_offsets(static_cast<uint64_t>(place.offset));
   }
-  const auto memory = service->memory.Find(leased.memory());
+  const auto memory = context->memory.Find(leased.memory());
   if (!memory.has_value() || memory->descriptor < 0 || memory->ns != call->ns()) {
     return absl::FailedPreconditionError("the node does not share its memory: pull instead");
   }
@@ -123,17 +123,17 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
 }  // namespace
 
 absl::Status ShareMemory(ClientConnection* connection) {
-  Service* const service = connection->service();
+  DataContext* const context = connection->context();
   const std::shared_ptr<Session> session = connection->session();
-  if (service->engine->generations_descriptor() < 0) {
+  if (context->core->engine->generations_descriptor() < 0) {
     return absl::UnimplementedError("the node does not share its memory");
   }
   engine::TierMemory generations;
   generations.number = kGenerationsMemory;
-  generations.bytes = service->engine->generations_bytes();
-  generations.descriptor = service->engine->generations_descriptor();
+  generations.bytes = context->core->engine->generations_bytes();
+  generations.descriptor = context->core->engine->generations_descriptor();
   KVLINK_RETURN_IF_ERROR(connection->SendMemory(generations));
-  for (const engine::TierMemory& memory : service->memory.All()) {
+  for (const engine::TierMemory& memory : context->memory.All()) {
     if (memory.descriptor < 0 || memory.ns.empty() || !session->grant().Covers(memory.ns)) continue;
     KVLINK_RETURN_IF_ERROR(connection->SendMemory(memory));
   }

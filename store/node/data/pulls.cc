@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "proto/part.h"
-#include "store/node/service.h"
+#include "store/node/data/context.h"
 #include "store/store.h"
 
 namespace kvlink::store::node {
@@ -23,7 +23,7 @@ constexpr int kMaxSends = 32;  // as many as a client grants: none waits for roo
 class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
  public:
   Pull(std::shared_ptr<Call> call, std::shared_ptr<engine::EncodingLease> lease, std::vector<Piece> pieces)
-      : service_(call->service()),
+      : context_(call->context()),
         connection_(call->connection()),
         id_(call->id()),
         deadline_(call->deadline()),
@@ -31,9 +31,9 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
         pieces_(std::move(pieces)),
         call_(std::move(call)),
         lease_(std::move(lease)) {
-    service_->push_credit.PullBegan();
+    context_->push_credit.PullBegan();
   }
-  ~Pull() override { service_->push_credit.PullEnded(); }
+  ~Pull() override { context_->push_credit.PullEnded(); }
 
   // Sends what may be sent now, and asks to be called when the next layer is there. Finish is to be called after it.
   void Advance() {
@@ -135,7 +135,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     engine::Place place = lease_->place(piece.layer);
     place.offset += piece.offset;
     KVLINK_ASSIGN_OR_RETURN(transport::Slice slice,
-                            service_->memory.Find(connection_->channel()->transport(), place, piece.length));
+                            context_->memory.Find(connection_->channel()->transport(), place, piece.length));
     struct Hold {
       std::shared_ptr<engine::EncodingLease> lease;
       std::shared_ptr<transport::RegisteredBuffer> buffer;
@@ -172,7 +172,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     Finish();
   }
 
-  Service* const service_;
+  DataContext* const context_;
   const std::shared_ptr<ClientConnection> connection_;
   const uint64_t id_;
   const absl::Time deadline_;
@@ -191,14 +191,15 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
 };
 
 absl::Status Start(const std::shared_ptr<Call>& call) {
-  Service* const service = call->service();
+  DataContext* const context = call->context();
   const proto::Pull& pull = call->request().pull();
   if (call->connection()->channel()->payloads() == nullptr) {
     return absl::FailedPreconditionError(
         "payloads do not travel on this connection: take a lease, or pull over another");
   }
-  KVLINK_ASSIGN_OR_RETURN(auto taken, service->engine->Read(call->KeyOf(pull.name().identity(), pull.name().codec()),
-                                                            ToEtag(pull.name().etag()), call->deadline()));
+  KVLINK_ASSIGN_OR_RETURN(auto taken,
+                          context->core->engine->Read(call->KeyOf(pull.name().identity(), pull.name().codec()),
+                                                      ToEtag(pull.name().etag()), call->deadline()));
   std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
   KVLINK_ASSIGN_OR_RETURN(std::vector<Piece> pieces, PiecesOf(lease->manifest(), pull.part()));
   if (pieces.size() > pull.payloads()) {

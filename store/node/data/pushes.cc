@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "proto/manifest.h"
-#include "store/node/service.h"
+#include "store/node/data/context.h"
 
 namespace kvlink::store::node {
 namespace {
@@ -25,7 +25,7 @@ constexpr size_t kMaxReceives = 64;
 class Push : public Transfer, public std::enable_shared_from_this<Push> {
  public:
   Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::StreamingPut> memory)
-      : service_(begin->service()),
+      : context_(begin->context()),
         connection_(begin->connection()),
         id_(begin->id()),
         key_(std::move(key)),
@@ -36,7 +36,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         progressed_(SteadyNow()) {
     missing_ = std::count_if(lengths_.begin(), lengths_.end(), [](int64_t length) { return length > 0; });
   }
-  ~Push() override { service_->manifest_bytes.fetch_sub(static_cast<int64_t>(manifest_.size())); }
+  ~Push() override { context_->manifest_bytes.fetch_sub(static_cast<int64_t>(manifest_.size())); }
 
   uint64_t first_payload() const { return first_payload_; }
 
@@ -51,14 +51,14 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       if (next_ == lengths_.size() || open_.size() >= kMaxReceives) return;
       asked_for_credit_ = true;
       bytes = lengths_[next_];
-      const bool taken = service_->push_credit.Take(owner_, bytes, [weak = weak_from_this()] {
+      const bool taken = context_->push_credit.Take(owner_, bytes, [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Resume();
       });
       if (!taken) return;
       asked_for_credit_ = false;
       receive = LandNext();
     }
-    service_->push_credit.Return(owner_, bytes);
+    context_->push_credit.Return(owner_, bytes);
     End(receive);
   }
 
@@ -96,7 +96,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       open = open_;
     }
     for (const size_t layer : open) connection_->channel()->payloads()->CancelReceive(first_payload_ + layer);
-    service_->log.Info("push_dropped", {{"connection", connection_->number()}, {"why", std::string(why.message())}});
+    context_->log.Info("push_dropped", {{"connection", connection_->number()}, {"why", std::string(why.message())}});
     Finish();
   }
 
@@ -110,7 +110,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       progressed = progressed_;
       commit = commit_;
     }
-    if (now - progressed > service_->limits.push_progress) {
+    if (now - progressed > context_->limits.push_progress) {
       End(absl::DeadlineExceededError("the push made no progress and was dropped"));
     } else if (commit != nullptr && now > commit->deadline()) {
       End(absl::DeadlineExceededError("the slabs of the push did not arrive within the deadline of its commit"));
@@ -181,8 +181,8 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     if (static_cast<int64_t>(manifest_.size()) + bytes > kMaxManifest) {
       return absl::InvalidArgumentError("the manifest is larger than 16 MiB");
     }
-    if (service_->manifest_bytes.fetch_add(bytes) + bytes > service_->limits.manifest_bytes) {
-      service_->manifest_bytes.fetch_sub(bytes);
+    if (context_->manifest_bytes.fetch_add(bytes) + bytes > context_->limits.manifest_bytes) {
+      context_->manifest_bytes.fetch_sub(bytes);
       return absl::ResourceExhaustedError("manifests of pushes fill the room that the node has for them");
     }
     return absl::OkStatus();
@@ -193,12 +193,12 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     KVLINK_RETURN_IF_ERROR(memory_->push->Reserve(static_cast<int64_t>(layer)));
     const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
     KVLINK_ASSIGN_OR_RETURN(transport::Slice slice,
-                            service_->memory.Find(connection_->channel()->transport(), place, lengths_[layer]));
+                            context_->memory.Find(connection_->channel()->transport(), place, lengths_[layer]));
     const auto hold = std::make_shared<Hold>(Hold{memory_, std::move(slice.buffer)});
     slice.buffer = std::shared_ptr<transport::RegisteredBuffer>(hold, hold->buffer.get());
     open_.insert(layer);
     connection_->channel()->payloads()->PostReceive(
-        first_payload_ + layer, std::move(slice), SteadyNow() + service_->limits.push_progress,
+        first_payload_ + layer, std::move(slice), SteadyNow() + context_->limits.push_progress,
         [self = shared_from_this(), layer](const absl::Status& status, int64_t bytes) {
           self->Received(layer, status, bytes);
         });
@@ -220,7 +220,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
         progressed_ = SteadyNow();
       }
     }
-    service_->push_credit.Return(owner_, lengths_[layer]);
+    context_->push_credit.Return(owner_, lengths_[layer]);
     if (!bad.ok()) return End(absl::IsInvalidArgument(bad) ? bad : Annotate(bad, "a slab of the push did not arrive"));
     Advance();
     AskToWrite();
@@ -233,7 +233,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       if (landed_.empty() || !Pass(Event::kTurn)) return;
     }
     // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
-    const absl::Status added = service_->indexing->AddAdmitted(
+    const absl::Status added = context_->indexing->AddAdmitted(
         {.work = [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); }, .owner = owner_});
     if (!added.ok()) End(added);
   }
@@ -287,7 +287,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       if (!Pass(Event::kCommit)) return;
       push = std::move(memory_->push);
     }
-    service_->engine->CommitPush(
+    context_->core->engine->CommitPush(
         std::move(push),
         [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); });
   }
@@ -349,7 +349,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     commit->Repeat({bytes.data(), bytes.size()});
   }
 
-  Service* const service_;
+  DataContext* const context_;
   const std::shared_ptr<ClientConnection> connection_;
   const uint64_t id_;
   const engine::EncodingKey key_;
@@ -373,9 +373,9 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 };
 
 absl::Status Begin(const std::shared_ptr<Call>& call) {
-  Service* const service = call->service();
+  DataContext* const context = call->context();
   const proto::PushBegin& begin = call->request().push_begin();
-  if (service->draining.load()) {
+  if (context->core->draining.begun()) {
     return absl::UnavailableError("the node is draining and takes no more pushes");
   }
   if (call->connection()->channel()->payloads() == nullptr) {
@@ -383,19 +383,19 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
   proto::Answer answer;
-  if (const auto found = service->engine->Find(key); found.has_value()) {
+  if (const auto found = context->core->engine->Find(key); found.has_value()) {
     answer.mutable_push_ready()->set_etag(std::string(BytesOf(found->location.etag)));
     call->Answer(std::move(answer));
     return absl::OkStatus();
   }
-  KVLINK_RETURN_IF_ERROR(service->namespaces.Admit(call->session()->grant(), key.ns));
+  KVLINK_RETURN_IF_ERROR(context->core->namespaces.Admit(call->session()->grant(), key.ns));
   const std::vector<int64_t> lengths(begin.lengths().begin(), begin.lengths().end());
-  KVLINK_ASSIGN_OR_RETURN(auto memory, service->engine->BeginPush(key, lengths));
+  KVLINK_ASSIGN_OR_RETURN(auto memory, context->core->engine->BeginPush(key, lengths));
   // What cannot be reached is said now. The first slab has its place.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   const engine::Place place = memory->place(first - lengths.begin());
   KVLINK_RETURN_IF_ERROR(
-      service->memory.Find(call->connection()->channel()->transport(), place, lengths[first - lengths.begin()])
+      context->memory.Find(call->connection()->channel()->transport(), place, lengths[first - lengths.begin()])
           .status());
   const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
   KVLINK_RETURN_IF_ERROR(call->connection()->AddTransfer(ClientConnection::Kind::kPush, call->id(), push));

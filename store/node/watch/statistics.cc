@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "store/engine/statistics.h"
+#include "store/node/service.h"
 
 namespace kvlink::store::node {
 namespace {
@@ -37,29 +38,29 @@ constexpr Row kEngineRows[] = {KVLINK_ENGINE_STATISTICS(KVLINK_ROW)};
 // clang-format off
 constexpr Row kNodeRows[] = {
     {{"sessions", kGauge, "sessions", "", "Open sessions"},
-     [](const Sources& from) { return from.service->sessions.size(); }},
+     [](const Sources& from) { return from.service->core.sessions.size(); }},
     {{"connections", kGauge, "connections", "", "Open connections of the data path"},
-     [](const Sources& from) -> int64_t { return from.service->connections.open(); }},
+     [](const Sources& from) -> int64_t { return from.service->data.connections.open(); }},
     {{"pulls", kGauge, "pulls", "", "Pulls under way"},
-     [](const Sources& from) { return from.service->pulls.load(); }},
+     [](const Sources& from) { return from.service->core.traffic.pulls.load(); }},
     {{"pushes", kGauge, "pushes", "", "Pushes under way"},
-     [](const Sources& from) { return from.service->pushes.load(); }},
+     [](const Sources& from) { return from.service->core.traffic.pushes.load(); }},
     {{"mapped_leases", kGauge, "mapped_leases", "", "Leases of readers that map the memory"},
-     [](const Sources& from) { return from.service->leases.load(); }},
+     [](const Sources& from) { return from.service->core.traffic.leases.load(); }},
     {{"push_bytes_laid_out", kGauge, "push_bytes_laid_out", "", "Memory laid out for pushes and not filled"},
-     [](const Sources& from) -> int64_t { return from.service->push_credit.taken(); }},
+     [](const Sources& from) -> int64_t { return from.service->data.push_credit.taken(); }},
     {{"serving_queued", kGauge, "queued_requests", "lane=serving", "Requests that wait for their turn"},
-     [](const Sources& from) { return from.service->serving->queued(); }},
+     [](const Sources& from) { return from.service->data.serving->queued(); }},
     {{"indexing_queued", kGauge, "queued_requests", "lane=indexing", "Requests that wait for their turn"},
-     [](const Sources& from) { return from.service->indexing->queued(); }},
+     [](const Sources& from) { return from.service->data.indexing->queued(); }},
     {{"checking_queued", kGauge, "queued_requests", "lane=checking", "Requests that wait for their turn"},
-     [](const Sources& from) { return from.service->checking->queued(); }},
+     [](const Sources& from) { return from.service->data.checking->queued(); }},
     {{"queued_answer_bytes", kGauge, "queued_answer_bytes", "", "Answers that clients have not taken yet"},
-     [](const Sources& from) -> int64_t { return from.service->answers->taken(); }},
+     [](const Sources& from) -> int64_t { return from.service->data.answers->taken(); }},
     {{"malformed_requests", kCount, "malformed_requests_total", "", "Messages that could not be read"},
-     [](const Sources& from) { return from.service->metrics->malformed(); }},
+     [](const Sources& from) { return from.service->core.metrics->malformed(); }},
     {{"log_dropped", kCount, "log_dropped_total", "", "Lines of the log that nobody took in time"},
-     [](const Sources& from) { return from.service->log.dropped(); }},
+     [](const Sources& from) { return from.service->core.log.dropped(); }},
     {{"payload_bytes_sent", kCount, "payload_bytes_total", "direction=sent", "Payloads of all transports"},
      [](const Sources& from) { return from.transports.payload_bytes_sent; }},
     {{"payload_bytes_received", kCount, "payload_bytes_total", "direction=arrived", "Payloads of all transports"},
@@ -69,9 +70,9 @@ constexpr Row kNodeRows[] = {
     {{"quarantined_bytes", kGauge, "quarantined_bytes", "", "Memory that the network may still touch"},
      [](const Sources& from) { return from.transports.quarantined_bytes; }},
     {{"draining", kGauge, "draining", "", "1: the node takes no new sessions and pushes"},
-     [](const Sources& from) -> int64_t { return from.service->draining.load() ? 1 : 0; }},
+     [](const Sources& from) -> int64_t { return from.service->core.draining.begun() ? 1 : 0; }},
     {{"uptime_ms", kGauge, "uptime_milliseconds", "", "Since the node was started"},
-     [](const Sources& from) { return absl::ToInt64Milliseconds(SteadyNow() - from.service->started); }},
+     [](const Sources& from) { return absl::ToInt64Milliseconds(SteadyNow() - from.service->core.started); }},
 };
 // clang-format on
 
@@ -176,34 +177,35 @@ std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Stati
   return namespaces;
 }
 
-std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::Statistics& statistics) {
-  const Sources from = SourcesOf(service, statistics);
+std::map<std::string, int64_t> NodeFigures::Values(const engine::Engine::Statistics& statistics) const {
+  const Sources from = SourcesOf(service_, statistics);
   std::map<std::string, int64_t> values;
   ForEachRow([&](const Row& row) { values[row.shown.name] = row.value(from); });
   return values;
 }
 
-std::map<std::string, std::string> TextsOf(Service* service, const engine::Engine::Statistics& statistics) {
+std::map<std::string, std::string> NodeFigures::Texts(const engine::Engine::Statistics& statistics) const {
   std::string data;
-  for (const std::string& address : service->data_addresses) absl::StrAppend(&data, data.empty() ? "" : " ", address);
+  for (const std::string& address : service_->core.whereabouts.data_addresses)
+    absl::StrAppend(&data, data.empty() ? "" : " ", address);
   return {{"io", statistics.io},
-          {"version", service->version},
-          {"state", service->draining.load() ? "draining" : "serving"},
-          {"boot_id", absl::BytesToHexString({service->boot_id.data(), service->boot_id.size()})},
+          {"version", service_->core.whereabouts.version},
+          {"state", service_->core.draining.begun() ? "draining" : "serving"},
+          {"boot_id", absl::BytesToHexString({service_->core.boot_id.data(), service_->core.boot_id.size()})},
           {"data", data},
-          {"local_socket", service->local_socket}};
+          {"local_socket", service_->core.whereabouts.local_socket}};
 }
 
-std::vector<Metrics::Reading> ReadingsOf(Service* service) {
-  const engine::Engine::Statistics now = service->engine->Stats();
-  const Sources from = SourcesOf(service, now);
+std::vector<Metrics::Reading> NodeFigures::Readings() const {
+  const engine::Engine::Statistics now = service_->core.engine->Stats();
+  const Sources from = SourcesOf(service_, now);
   Page page;
   ForEachRow([&](const Row& row) {
     page.Add({row.shown.metric, row.shown.help, row.shown.counts, LabelsOf(row.shown.labels),
               static_cast<double>(row.value(from))});
   });
-  NamespaceReadings(NamespacesOf(now, service->engine->NamespaceSettingsAll()), &page);
-  TransportReadings(service, &page);
+  NamespaceReadings(NamespacesOf(now, service_->core.engine->NamespaceSettingsAll()), &page);
+  TransportReadings(service_, &page);
   return page.Take();
 }
 

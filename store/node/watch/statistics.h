@@ -8,10 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "store/node/service.h"
+#include "store/engine/engine.h"
 #include "store/node/watch/metrics.h"
 
 namespace kvlink::store::node {
+
+struct Service;
 
 // A figure as it is shown: `name` in the protocol and in JSON, kvlink_`metric`{labels} in Prometheus.
 struct Statistic {
@@ -32,9 +34,24 @@ struct NamespaceFigures {
 std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Statistics& statistics,
                                                      const std::map<std::string, engine::NamespaceSettings>& settings);
 
-std::map<std::string, int64_t> ValuesOf(Service* service, const engine::Engine::Statistics& statistics);
-std::map<std::string, std::string> TextsOf(Service* service, const engine::Engine::Statistics& statistics);
-std::vector<Metrics::Reading> ReadingsOf(Service* service);
+// The figures of all parts, for those that know only their own. Lifetime: the service outlives it.
+class Figures {
+ public:
+  virtual ~Figures() = default;
+  virtual std::map<std::string, int64_t> Values(const engine::Engine::Statistics& statistics) const = 0;
+  virtual std::map<std::string, std::string> Texts(const engine::Engine::Statistics& statistics) const = 0;
+};
+
+class NodeFigures : public Figures {
+ public:
+  explicit NodeFigures(Service* service) : service_(service) {}
+  std::map<std::string, int64_t> Values(const engine::Engine::Statistics& statistics) const override;
+  std::map<std::string, std::string> Texts(const engine::Engine::Statistics& statistics) const override;
+  std::vector<Metrics::Reading> Readings() const;
+
+ private:
+  Service* const service_;
+};
 
 }  // namespace kvlink::store::node
 

@@ -14,11 +14,12 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/node/access.h"
+#include "store/node/core.h"
 #include "store/node/data/client_connection.h"
+#include "store/node/data/context.h"
 #include "store/node/data/memory_map.h"
 #include "store/node/data/push_credit.h"
 #include "store/node/quota.h"
-#include "store/node/service.h"
 #include "store/node/sessions.h"
 #include "store/node/watch/log.h"
 
@@ -397,12 +398,13 @@ TEST(ClientConnections, AreGoneOnceTheirChannelsAre) {
    private:
     std::atomic<bool>* const ended_;
   };
-  Service service(NodeLimits(), AccessList(), [](absl::string_view) {});
+  Core core(NodeLimits(), AccessList(), [](absl::string_view) {});
+  DataContext context(&core);
   std::atomic<bool> ended{false};
-  auto connection = std::make_shared<ClientConnection>(&service, std::make_unique<SlowToEnd>(&ended), "test");
-  EXPECT_FALSE(service.connections.WaitGone(SteadyNow()));
+  auto connection = std::make_shared<ClientConnection>(&context, std::make_unique<SlowToEnd>(&ended), "test");
+  EXPECT_FALSE(context.connections.WaitGone(SteadyNow()));
   std::thread releases([&] { connection = nullptr; });
-  EXPECT_TRUE(service.connections.WaitGone(SteadyNow() + absl::Seconds(60)));
+  EXPECT_TRUE(context.connections.WaitGone(SteadyNow() + absl::Seconds(60)));
   EXPECT_TRUE(ended.load());
   releases.join();
 }

@@ -1,0 +1,44 @@
+#include "store/node/core.h"
+
+#include <utility>
+
+#include "base/clock.h"
+
+namespace kvlink::store::node {
+
+void Draining::Begin() {
+  if (!begun_.exchange(true)) log_->Info("draining");
+}
+
+// The door is closed first and then looked behind: a request either sees it closed, or is counted here.
+bool Draining::Finish() {
+  if (!refuses_.load() && !traffic_->idle()) return false;
+  refuses_.store(true);
+  return traffic_->requests.taken() == 0 && traffic_->idle();
+}
+
+void Draining::AskStop() {
+  MutexLock lock(&mutex_);
+  stop_asked_ = true;
+  changed_.SignalAll();
+}
+
+bool Draining::WaitForStop(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (!stop_asked_ && SteadyNow() < deadline) changed_.WaitUntil(&mutex_, deadline);
+  return stop_asked_;
+}
+
+Core::Core(const NodeLimits& limits, AccessList access, LogSink sink)
+    : limits(limits),
+      access(std::move(access)),
+      boot_id(RandomBytes(16)),
+      started(SteadyNow()),
+      log(std::move(sink)),
+      sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,
+               [this](const engine::EncodingKey& key, uint64_t sequence) { (void)engine->Unpin(key, sequence); }),
+      namespaces(limits.namespaces, limits.namespaces / limits.administrators_part),
+      traffic(limits),
+      draining(&log, &traffic) {}
+
+}  // namespace kvlink::store::node
