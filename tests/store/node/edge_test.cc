@@ -507,7 +507,7 @@ TEST_F(EdgeTest, NamespacesOfAKeyAreBoundedAndOthersHaveTheirs) {
 
 // One that nothing is in makes room for another.
 TEST(NamespacesTest, IdleOnesAreForgotten) {
-  store::Namespaces namespaces(8, 0);
+  store::node::Namespaces namespaces(8, 0);
   store::node::Grant grant;
   grant.name = "writer";
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(namespaces.Admit(grant, std::to_string(i)).ok());
