@@ -44,7 +44,7 @@ class DeviceBufferTest : public ::testing::TestWithParam<std::string> {
   }
   std::unique_ptr<store::Lease> Read(store::DeviceBuffer* buffer, const Synthetic& s) {
     const Manifest& wanted = s.manifest;
-    auto lease = place_->remote()->ReadTo(receive, "ns", wanted.identity, wanted.codec, wanted.etag, Soon());
+    auto lease = place_->remote()->ReadTo(buffer, "ns", wanted.identity, wanted.codec, wanted.etag, Soon());
     EXPECT_TRUE(lease.ok()) << lease.status();
     return lease.ok() ? *std::move(lease) : nullptr;
   }
