@@ -8,9 +8,11 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <random>
 #include <set>
 
+#include "base/mutex.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "bench/store/cache_simulators.h"
@@ -110,11 +112,11 @@ void Put(engine::Engine* engine, const Documents& documents, uint32_t document) 
 }
 
 // Bytes of the memory that are resident in this process.
-int64_t ResidentBytes(const std::vector<engine::TierPiece>& pieces) {
+int64_t ResidentBytes(const std::map<std::byte*, int64_t>& chunks) {
   int64_t resident = 0;
-  for (const engine::TierPiece& piece : pieces) {
-    std::vector<unsigned char> pages(piece.bytes / 4096);
-    if (mincore(piece.data, piece.bytes, pages.data()) != 0) Die("mincore");
+  for (const auto& [data, bytes] : chunks) {
+    std::vector<unsigned char> pages(bytes / 4096);
+    if (mincore(data, bytes, pages.data()) != 0) Die("mincore");
     for (const unsigned char page : pages) resident += (page & 1) * 4096;
   }
   return resident;
@@ -217,14 +219,18 @@ struct Run {
 
 void RunDram(const Run& run, Report* report) {
   const std::vector<int64_t> bytes = run.documents->Bytes();
-  std::vector<engine::TierPiece> pieces;
+  Mutex mutex;
+  std::map<std::byte*, int64_t> chunks;  // that were ever there
   engine::EngineOptions options;
   // In whole chunks, so that the others are given as much.
   options.dram_bytes = Sum(bytes) / kTenth;
   options.dram_bytes -=
       options.dram_bytes % static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(options.dram_bytes / 16)));
   options.capacity_bytes = 2 * Sum(run.documents->Blocks()) * kBlock + (int64_t{1} << 30);
-  options.piece_added = [&pieces](const engine::TierPiece& piece) { pieces.push_back(piece); };
+  options.chunk_ready = [&](const engine::TierChunk& chunk) {
+    MutexLock lock(&mutex);
+    chunks[chunk.data] = chunk.bytes;
+  };
   const auto engine = MustBe(engine::Engine::Open(run.directory + "/dram", options));
   for (uint32_t document = 0; document < run.documents->count(); ++document)
     Put(engine.get(), *run.documents, document);
@@ -233,9 +239,10 @@ void RunDram(const Run& run, Report* report) {
     AddRatios(report, "DRAM", trace, bytes, {options.dram_bytes, options.dram_bytes}, run.warm_up,
               DramHitRatio(engine.get(), *run.documents, trace, run.warm_up), trace.least);
   }
-  report->Add("resident memory of the tier", static_cast<double>(ResidentBytes(pieces)) / (1 << 20), "MiB");
+  MutexLock lock(&mutex);
+  report->Add("resident memory of the tier", static_cast<double>(ResidentBytes(chunks)) / (1 << 20), "MiB");
   report->Add("resident memory / limit",
-              static_cast<double>(ResidentBytes(pieces)) / static_cast<double>(options.dram_bytes), "",
+              static_cast<double>(ResidentBytes(chunks)) / static_cast<double>(options.dram_bytes), "",
               bench::Target{1.05, true});
 }
 

@@ -15,6 +15,7 @@
 #include "bench/bench_common.h"
 #include "bench/store/bare_disk.h"
 #include "store/embedded/embedded_engine.h"
+#include "store/engine/disk/io_observer.h"
 
 namespace kvlink {
 namespace {

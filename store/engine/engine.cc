@@ -1,5 +1,3 @@
-#include "store/engine/engine.h"
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +11,7 @@
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/group_commit.h"
 #include "store/engine/index/index.h"
 #include "store/engine/index/log_check.h"
@@ -55,7 +54,8 @@ int LoadShards() { return static_cast<int>(std::min(AvailableProcessors(), 8)); 
 
 }  // namespace
 
-Engine::Engine(const EngineOptions& options) : options_(options), files_(options.observer) {}
+EngineImpl::EngineImpl(const EngineOptions& options, absl::Status unwritable)
+    : options_(options), files_(options.observer), unwritable_(std::move(unwritable)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& directory, const EngineOptions& options) {
   if (directory.empty()) return absl::InvalidArgumentError("the store needs a directory");
@@ -71,9 +71,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
   }
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
-  std::unique_ptr<Engine> engine(new Engine(options));
+  auto engine = std::make_unique<EngineImpl>(options);
   const absl::Status started = engine->Start(path);
-  if (started.ok()) return engine;
+  if (started.ok()) return std::unique_ptr<Engine>(std::move(engine));
   // On a disk that is full to the last byte the index cannot even be opened for writing. Reading needs no space.
   if (options.read_only || !absl::IsResourceExhausted(started) ||
       !absl::StrContains(started.message(), std::strerror(ENOSPC))) {
@@ -83,13 +83,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
   reading.read_only = true;
   reading.scrub_bytes_per_second = 0;
   engine = nullptr;  // gives up the lock
-  engine.reset(new Engine(reading));
-  engine->unwritable_ = started;
+  engine = std::make_unique<EngineImpl>(reading, started);
   if (!engine->Start(path).ok()) return started;
-  return engine;
+  return std::unique_ptr<Engine>(std::move(engine));
 }
 
-absl::Status Engine::Start(const std::string& directory) {
+absl::Status EngineImpl::Start(const std::string& directory) {
   RaiseDescriptorLimit();
   KVLINK_ASSIGN_OR_RETURN(directory_, StoreDirectory::Open(files_, directory, options_.create, options_.read_only));
   // Segments may be many: they are opened while the index is. Of a new store the index decides first who it is.
@@ -123,7 +122,7 @@ absl::Status Engine::Start(const std::string& directory) {
   return absl::OkStatus();
 }
 
-absl::Status Engine::OpenSegments() {
+absl::Status EngineImpl::OpenSegments() {
   KVLINK_ASSIGN_OR_RETURN(segments_, SegmentFiles::Open(files_, {.path = directory_->segments_path(),
                                                                  .uuid = directory_->identity()->uuid,
                                                                  .segment_bytes = directory_->identity()->segment_bytes,
@@ -133,7 +132,7 @@ absl::Status Engine::OpenSegments() {
   return absl::OkStatus();
 }
 
-absl::Status Engine::OpenIndex() {
+absl::Status EngineImpl::OpenIndex() {
   const bool fresh = !directory_->identity().has_value();
   const auto advice = [&](const absl::Status& status) {
     if (!absl::IsDataLoss(status)) return status;
@@ -195,7 +194,7 @@ absl::Status Engine::OpenIndex() {
   return directory_->SetIdentity(identity);
 }
 
-absl::Status Engine::LoadCapacity() {
+absl::Status EngineImpl::LoadCapacity() {
   KVLINK_ASSIGN_OR_RETURN(const auto stored, index_->GetMeta(kCapacityName));
   int64_t remembered = 0;
   if (stored.has_value() && stored->size() == 8) {
@@ -215,7 +214,7 @@ absl::Status Engine::LoadCapacity() {
   return absl::OkStatus();
 }
 
-absl::Status Engine::MissingSegments(const TableLoader::Outcome& loaded) const {
+absl::Status EngineImpl::MissingSegments(const TableLoader::Outcome& loaded) const {
   const size_t others = loaded.missing_segments.size() - 1;
   return absl::FailedPreconditionError(
       absl::StrCat("the index names ", segments_->PathOf(*loaded.missing_segments.begin()),
@@ -225,7 +224,7 @@ absl::Status Engine::MissingSegments(const TableLoader::Outcome& loaded) const {
                    "--drop-missing)"));
 }
 
-absl::Status Engine::LoadTable() {
+absl::Status EngineImpl::LoadTable() {
   struct Shard {
     absl::Status status;
     std::vector<EncodingKey> damaged;
@@ -285,7 +284,7 @@ absl::Status Engine::LoadTable() {
   return absl::OkStatus();
 }
 
-absl::Status Engine::StartMemory() {
+absl::Status EngineImpl::StartMemory() {
   io_ = NewBulkIo({.allow_uring = options_.allow_uring});
   DramTierOptions options;
   options.memory.limit = options_.dram_bytes;
@@ -299,17 +298,16 @@ absl::Status Engine::StartMemory() {
     io_->ChunkLeaves(chunk.number);
   };
   options.memory_added = options_.memory_added;
-  options.memory.piece_added = options_.piece_added;
   KVLINK_ASSIGN_OR_RETURN(tier_, DramTier::Create(std::move(options)));
   io_->DeclareMemory(tier_->chunk_bytes(), tier_->chunks());
   // So that readers can map it before the first of them asks for something. What cannot be had now is tried again then.
-  for (const Table::NamespaceUse& ns : table_.Namespaces()) tier_->AddNamespace(ns.ns).IgnoreError();
+  for (const NamespaceUse& ns : table_.Namespaces()) tier_->AddNamespace(ns.ns).IgnoreError();
   return absl::OkStatus();
 }
 
-Engine::~Engine() { Close(); }
+EngineImpl::~EngineImpl() { Close(); }
 
-void Engine::Close() {
+void EngineImpl::Close() {
   if (maintainer_.joinable()) {
     {
       MutexLock lock(&maintain_mutex_);
@@ -333,7 +331,7 @@ void Engine::Close() {
   if (index_ != nullptr) index_->Close().IgnoreError();  // what is in its log is replayed by the next open
 }
 
-absl::Status Engine::Writable() const {
+absl::Status EngineImpl::Writable() const {
   if (!unwritable_.ok()) {
     return absl::ResourceExhaustedError(absl::StrCat("the store is open for reading only, since its disk is full (",
                                                      unwritable_.message(), "); free space and open it again"));
@@ -342,7 +340,7 @@ absl::Status Engine::Writable() const {
   return absl::OkStatus();
 }
 
-absl::Status Engine::CommitBatch(IndexBatch* batch) {
+absl::Status EngineImpl::CommitBatch(IndexBatch* batch) {
   absl::Status status = index_->Commit(batch);
   if (status.ok()) return status;
   if (absl::IsResourceExhausted(status)) {
@@ -365,23 +363,23 @@ absl::Status Engine::CommitBatch(IndexBatch* batch) {
   return absl::IsResourceExhausted(status) ? index_->Commit(batch) : status;
 }
 
-absl::StatusOr<uint64_t> Engine::Pin(const EncodingKey& key) {
+absl::StatusOr<uint64_t> EngineImpl::Pin(const EncodingKey& key) {
   const int64_t max_bytes = options_.pinned_bytes.value_or(capacity_ / 2);
   KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Pin(key, max_bytes));
   tier_->SetPinned(state.sequence, state.pinned);
   return state.sequence;
 }
 
-absl::Status Engine::Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) {
+absl::Status EngineImpl::Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) {
   KVLINK_ASSIGN_OR_RETURN(const Table::PinState state, table_.Unpin(key, sequence));
   tier_->SetPinned(state.sequence, state.pinned);
   return absl::OkStatus();
 }
 
-Engine::Statistics Engine::Stats() {
+Engine::Statistics EngineImpl::Stats() {
   Statistics stats;
   stats.namespaces = table_.Namespaces();
-  for (const Table::NamespaceUse& ns : stats.namespaces) {
+  for (const NamespaceUse& ns : stats.namespaces) {
     stats.pinned_encodings += ns.pinned;
     stats.pinned_bytes += ns.pinned_bytes;
   }
@@ -445,6 +443,6 @@ Engine::Statistics Engine::Stats() {
   return stats;
 }
 
-void Engine::DropDramTier() { tier_->Drop(); }
+void EngineImpl::DropDramTier() { tier_->Drop(); }
 
 }  // namespace kvlink::engine

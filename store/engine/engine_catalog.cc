@@ -9,7 +9,7 @@
 
 #include "base/little_endian.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
@@ -125,12 +125,13 @@ class CatalogChanges {
 
 }  // namespace
 
-absl::Status Engine::PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
+absl::Status EngineImpl::PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
   KVLINK_ASSIGN_OR_RETURN(const auto put, PutEntries(ns, {EntryPut{id, &entry}}));
   return put[0];
 }
 
-absl::StatusOr<std::vector<absl::Status>> Engine::PutEntries(absl::string_view ns, absl::Span<const EntryPut> puts) {
+absl::StatusOr<std::vector<absl::Status>> EngineImpl::PutEntries(absl::string_view ns,
+                                                                 absl::Span<const EntryPut> puts) {
   KVLINK_RETURN_IF_ERROR(Writable());
   std::vector<absl::Status> statuses(puts.size());
   std::vector<std::string> bytes(puts.size());
@@ -162,13 +163,13 @@ absl::StatusOr<std::vector<absl::Status>> Engine::PutEntries(absl::string_view n
   return statuses;
 }
 
-int64_t Engine::DocumentCount(absl::string_view ns) {
+int64_t EngineImpl::DocumentCount(absl::string_view ns) {
   MutexLock lock(&documents_mutex_);
   const auto it = documents_.find(std::string(ns));
   return it == documents_.end() ? 0 : it->second;
 }
 
-void Engine::SetDocumentCount(absl::string_view ns, std::optional<int64_t> count) {
+void EngineImpl::SetDocumentCount(absl::string_view ns, std::optional<int64_t> count) {
   MutexLock lock(&documents_mutex_);
   if (count.has_value()) {
     documents_[std::string(ns)] = *count;
@@ -177,7 +178,7 @@ void Engine::SetDocumentCount(absl::string_view ns, std::optional<int64_t> count
   }
 }
 
-absl::StatusOr<Engine::NamespaceDeleted> Engine::DeleteNamespace(absl::string_view ns) {
+absl::StatusOr<Engine::NamespaceDeleted> EngineImpl::DeleteNamespace(absl::string_view ns) {
   KVLINK_RETURN_IF_ERROR(Writable());
   NamespaceDeleted deleted;
   // Documents before encodings: a document whose encodings are gone is whole, encodings without a document are rubbish.
@@ -227,7 +228,7 @@ absl::StatusOr<Engine::NamespaceDeleted> Engine::DeleteNamespace(absl::string_vi
   return deleted;
 }
 
-absl::StatusOr<CatalogEntry> Engine::GetEntry(absl::string_view ns, absl::string_view id) {
+absl::StatusOr<CatalogEntry> EngineImpl::GetEntry(absl::string_view ns, absl::string_view id) {
   KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> bytes, index_->GetEntry(ns, id));
   if (!bytes.has_value()) return absl::NotFoundError(absl::StrCat("no document ", id, " in ", ns));
   auto entry = ParseCatalogEntry(*bytes);
@@ -239,8 +240,8 @@ absl::StatusOr<CatalogEntry> Engine::GetEntry(absl::string_view ns, absl::string
   return entry;
 }
 
-absl::StatusOr<std::vector<std::string>> Engine::ListIds(absl::string_view ns, absl::string_view after,
-                                                         absl::string_view prefix, int64_t limit, bool deleted) {
+absl::StatusOr<std::vector<std::string>> EngineImpl::ListIds(absl::string_view ns, absl::string_view after,
+                                                             absl::string_view prefix, int64_t limit, bool deleted) {
   std::vector<std::string> ids;
   if (limit <= 0) return ids;
   // One that does not parse is a document: whoever deletes must see it.
@@ -262,7 +263,7 @@ absl::StatusOr<std::vector<std::string>> Engine::ListIds(absl::string_view ns, a
   return ids;
 }
 
-absl::Status Engine::EraseEntry(absl::string_view ns, absl::string_view id) {
+absl::Status EngineImpl::EraseEntry(absl::string_view ns, absl::string_view id) {
   KVLINK_RETURN_IF_ERROR(Writable());
   MutexLock lock(&commit_mutex_);
   KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> bytes, index_->GetEntry(ns, id));
@@ -291,8 +292,8 @@ absl::Status Engine::EraseEntry(absl::string_view ns, absl::string_view id) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<Engine::Document>> Engine::ListEntries(absl::string_view ns, absl::string_view after,
-                                                                  int64_t limit) {
+absl::StatusOr<std::vector<Engine::Document>> EngineImpl::ListEntries(absl::string_view ns, absl::string_view after,
+                                                                      int64_t limit) {
   std::vector<Document> documents;
   absl::Status damaged;
   if (limit <= 0) return documents;

@@ -12,7 +12,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/group_commit.h"
 #include "store/engine/index/index.h"
 
@@ -77,14 +77,14 @@ struct alignas(4096) Block {
 
 }  // namespace
 
-void Engine::NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why) {
+void EngineImpl::NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why) {
   const std::vector<Run> blocks = BlocksOf(put->location.runs, offset, length);
   MutexLock lock(&put->mutex);
   if (put->device.ok()) put->device = why;
   put->bad_blocks.insert(put->bad_blocks.end(), blocks.begin(), blocks.end());
 }
 
-void Engine::LoseBadBlocks(PendingPut* put) {
+void EngineImpl::LoseBadBlocks(PendingPut* put) {
   std::vector<Run> bad;
   {
     MutexLock lock(&put->mutex);
@@ -97,13 +97,13 @@ void Engine::LoseBadBlocks(PendingPut* put) {
   KeepBadBlocks();
 }
 
-void Engine::GiveBackBlocks(PendingPut* put) {
+void EngineImpl::GiveBackBlocks(PendingPut* put) {
   LoseBadBlocks(put);
   table_.Free(put->key.ns, put->location.runs);
   put->location.runs.clear();
 }
 
-std::vector<Run> Engine::ProbeBlocks(const std::vector<Run>& blocks) {
+std::vector<Run> EngineImpl::ProbeBlocks(const std::vector<Run>& blocks) {
   const absl::Time until = SteadyNow() + kProbeTime;
   const auto zeros = std::make_unique<Block>();
   std::vector<Run> bad;
@@ -126,7 +126,7 @@ std::vector<Run> Engine::ProbeBlocks(const std::vector<Run>& blocks) {
   return bad;
 }
 
-void Engine::KeepBadBlocks() {
+void EngineImpl::KeepBadBlocks() {
   SealWornSegments();
   MutexLock lock(&commit_mutex_);
   IndexBatch batch(index_.get());
@@ -135,7 +135,7 @@ void Engine::KeepBadBlocks() {
   CommitBatch(&batch).IgnoreError();
 }
 
-void Engine::SealWornSegments() {
+void EngineImpl::SealWornSegments() {
   const int64_t usable = segments_->blocks_per_segment() - 1;
   std::map<uint32_t, int64_t> bad;
   for (const Run& run : table_.bad_blocks()) bad[segments_->SegmentOf(run.first)] += run.count;
@@ -144,12 +144,12 @@ void Engine::SealWornSegments() {
   }
 }
 
-void Engine::Seal(uint32_t segment) {
+void EngineImpl::Seal(uint32_t segment) {
   table_.Seal(segments_->UsableRun(segment));
   AskMaintenance();
 }
 
-absl::Status Engine::LoadBadBlocks() {
+absl::Status EngineImpl::LoadBadBlocks() {
   KVLINK_ASSIGN_OR_RETURN(const auto record, index_->GetMeta(kBadBlocksName));
   if (!record.has_value()) return absl::OkStatus();
   const auto runs = ParseBadBlocks(*record);
@@ -161,7 +161,7 @@ absl::Status Engine::LoadBadBlocks() {
   return absl::OkStatus();
 }
 
-bool Engine::WriteAgain(const std::shared_ptr<PendingPut>& put) {
+bool EngineImpl::WriteAgain(const std::shared_ptr<PendingPut>& put) {
   {
     MutexLock lock(&put->mutex);
     if (!put->status.ok() || put->device.ok() || put->tries >= kMaxTries) return false;
@@ -192,7 +192,7 @@ bool Engine::WriteAgain(const std::shared_ptr<PendingPut>& put) {
   return true;
 }
 
-void Engine::FlushGroup(GroupCommit::Group* group) {
+void EngineImpl::FlushGroup(GroupCommit::Group* group) {
   std::map<uint32_t, absl::Status> flushed;
   for (const auto& put : *group) {
     if (!put->outcome().ok()) continue;

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
@@ -12,7 +12,7 @@ constexpr absl::string_view kNamespacePrefix = "namespace/";
 
 }  // namespace
 
-absl::Status Engine::LoadNamespaces() {
+absl::Status EngineImpl::LoadNamespaces() {
   KVLINK_ASSIGN_OR_RETURN(const auto records, index_->ListMeta(kNamespacePrefix));
   for (const auto& [name, bytes] : records) {
     const std::string ns = name.substr(kNamespacePrefix.size());
@@ -26,7 +26,7 @@ absl::Status Engine::LoadNamespaces() {
   return absl::OkStatus();
 }
 
-absl::Status Engine::PutNamespace(absl::string_view ns, const NamespaceSettings& settings) {
+absl::Status EngineImpl::PutNamespace(absl::string_view ns, const NamespaceSettings& settings) {
   KVLINK_RETURN_IF_ERROR(Writable());
   if (ns.empty() || ns.find('\0') != absl::string_view::npos) {
     return absl::InvalidArgumentError("a namespace needs a name, without zero bytes");
@@ -45,7 +45,7 @@ absl::Status Engine::PutNamespace(absl::string_view ns, const NamespaceSettings&
   return absl::OkStatus();
 }
 
-absl::Status Engine::ForgetNamespace(absl::string_view ns) {
+absl::Status EngineImpl::ForgetNamespace(absl::string_view ns) {
   {
     MutexLock lock(&commit_mutex_);
     IndexBatch batch(index_.get());
@@ -57,6 +57,6 @@ absl::Status Engine::ForgetNamespace(absl::string_view ns) {
   return absl::OkStatus();
 }
 
-std::map<std::string, NamespaceSettings> Engine::NamespaceSettingsAll() { return table_.LimitsAll(); }
+std::map<std::string, NamespaceSettings> EngineImpl::NamespaceSettingsAll() { return table_.LimitsAll(); }
 
 }  // namespace kvlink::engine

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/group_commit.h"
 
 namespace kvlink::engine {
@@ -17,8 +17,8 @@ constexpr int64_t kMaxBytes = int64_t{1} << 48;  // of an encoding, as a locatio
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StreamingPut>> Engine::BeginPush(const EncodingKey& key,
-                                                                absl::Span<const int64_t> lengths) {
+absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const EncodingKey& key,
+                                                                    absl::Span<const int64_t> lengths) {
   KVLINK_RETURN_IF_ERROR(Writable());
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
   // All that placing the slabs needs of a manifest; the true one comes later.
@@ -41,28 +41,28 @@ absl::StatusOr<std::unique_ptr<StreamingPut>> Engine::BeginPush(const EncodingKe
   KVLINK_RETURN_IF_ERROR(CheckSize(end));
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency, tier_->MakeEmpty(key.ns, std::move(places)));
   ++counters_.pushes_open;
-  std::unique_ptr<StreamingPut> push(new StreamingPut(this, key, std::move(residency)));
+  std::unique_ptr<StreamingPut> push = std::make_unique<StreamingPutImpl>(this, key, std::move(residency));
   // One that finds no room at all is told so before anything is sent.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   KVLINK_RETURN_IF_ERROR(push->Reserve(first - lengths.begin()));
   return push;
 }
 
-absl::Status StreamingPut::Reserve(int64_t layer) {
+absl::Status StreamingPutImpl::Reserve(int64_t layer) {
   if (lengths_[layer] == 0 || reserved_[layer]) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(engine_->tier_->TakeLayer(residency_.get(), layer, Eviction::kAnything));
   reserved_[layer] = true;
   return absl::OkStatus();
 }
 
-StreamingPut::StreamingPut(Engine* engine, EncodingKey key, std::shared_ptr<Residency> residency)
+StreamingPutImpl::StreamingPutImpl(EngineImpl* engine, EncodingKey key, std::shared_ptr<Residency> residency)
     : engine_(engine), key_(std::move(key)), residency_(std::move(residency)) {
   const size_t layers = residency_->manifest().layers.size();
   for (size_t layer = 0; layer < layers; ++layer) lengths_.push_back(static_cast<int64_t>(slab(layer).size()));
   reserved_.resize(layers);
 }
 
-StreamingPut::~StreamingPut() {
+StreamingPutImpl::~StreamingPutImpl() {
   if (put_ != nullptr) {
     int64_t left = 0;
     const std::shared_ptr<PendingPut> put = Release(&left);
@@ -72,9 +72,9 @@ StreamingPut::~StreamingPut() {
   --engine_->counters_.pushes_open;
 }
 
-absl::Status StreamingPut::Accept(const Manifest& manifest) {
+absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
   if (put_ != nullptr) return absl::InvalidArgumentError("push: it has a manifest");
-  KVLINK_RETURN_IF_ERROR(Engine::CheckPut(manifest, lengths_));
+  KVLINK_RETURN_IF_ERROR(EngineImpl::CheckPut(manifest, lengths_));
   if (manifest.identity != key_.identity || manifest.codec != key_.codec) {
     return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
   }
@@ -96,7 +96,7 @@ absl::Status StreamingPut::Accept(const Manifest& manifest) {
   return absl::OkStatus();
 }
 
-absl::Status StreamingPut::WriteLayer(int64_t layer) {
+absl::Status StreamingPutImpl::WriteLayer(int64_t layer) {
   if (put_ == nullptr || verified_[layer] || slab(layer).data() == nullptr) {
     return absl::InvalidArgumentError("push: not a layer to be written now");
   }
@@ -115,7 +115,7 @@ absl::Status StreamingPut::WriteLayer(int64_t layer) {
 }
 
 // In the order of the layers, so that a write may hold several: those before the first that is not verified.
-absl::Status StreamingPut::SubmitVerified() {
+absl::Status StreamingPutImpl::SubmitVerified() {
   for (; cut_layers_ < verified_.size() && verified_[cut_layers_]; ++cut_layers_) {
     if (lengths_[cut_layers_] == 0) continue;
     failure_ = writes_->Add(slab(static_cast<int64_t>(cut_layers_)));
@@ -128,25 +128,26 @@ absl::Status StreamingPut::SubmitVerified() {
   return absl::OkStatus();
 }
 
-std::shared_ptr<PendingPut> StreamingPut::Release(int64_t* left) {
+std::shared_ptr<PendingPut> StreamingPutImpl::Release(int64_t* left) {
   *left = put_->location.bytes - submitted_bytes_ + 1;
   return std::move(put_);
 }
 
 // The committer frees what a put that failed had taken, once its writes are done.
-void Engine::EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status) {
+void EngineImpl::EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status) {
   group_commit_->Begin();
   PartDone(put, left, status);
 }
 
-void Engine::CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) {
-  if (push->put_ == nullptr) return done(absl::InvalidArgumentError("push: it has no manifest"));
-  absl::Status status = push->failure_;
-  if (status.ok() && push->cut_layers_ < push->verified_.size()) {
+void EngineImpl::CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) {
+  auto* const mine = static_cast<StreamingPutImpl*>(push.get());
+  if (mine->put_ == nullptr) return done(absl::InvalidArgumentError("push: it has no manifest"));
+  absl::Status status = mine->failure_;
+  if (status.ok() && mine->cut_layers_ < mine->verified_.size()) {
     status = absl::InvalidArgumentError("push: not all layers have been written");
   }
   int64_t left = 0;
-  const std::shared_ptr<PendingPut> put = push->Release(&left);
+  const std::shared_ptr<PendingPut> put = mine->Release(&left);
   push = nullptr;
   put->on_done = [done = std::move(done)](const absl::Status& outcome, const Etag& etag, bool written) {
     if (outcome.ok()) return done(PutOutcome{etag, written});

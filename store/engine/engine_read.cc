@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
@@ -16,18 +16,18 @@ constexpr size_t kMaxRecentDamage = 64;
 
 }  // namespace
 
-absl::Status EncodingLease::WaitLayer(int64_t layer, absl::Time deadline) {
+absl::Status EncodingLeaseImpl::WaitLayer(int64_t layer, absl::Time deadline) {
   const absl::Status status = resident_->WaitLayer(layer, deadline);
   // Whoever is told of damage finds the encoding gone, or whole, when they ask again.
   if (absl::IsDataLoss(status)) engine_->AwaitCheck(use_.location().sequence, deadline);
   return status;
 }
 
-void EncodingLease::OnLayerRead(int64_t layer, std::function<void(const absl::Status&)> arrived) {
+void EncodingLeaseImpl::OnLayerRead(int64_t layer, std::function<void(const absl::Status&)> arrived) {
   resident_->OnLayerRead(layer, std::move(arrived));
 }
 
-std::optional<Engine::Info> Engine::Find(const EncodingKey& key) {
+std::optional<Engine::Info> EngineImpl::Find(const EncodingKey& key) {
   std::optional<Location> location = table_.Find(key);
   if (!location.has_value()) {
     ++counters_.misses;
@@ -37,8 +37,8 @@ std::optional<Engine::Info> Engine::Find(const EncodingKey& key) {
   return Info{*std::move(location), resident};
 }
 
-absl::StatusOr<std::unique_ptr<EncodingLease>> Engine::Read(const EncodingKey& key, const Etag& etag,
-                                                            absl::Time deadline) {
+absl::StatusOr<std::unique_ptr<EncodingLease>> EngineImpl::Read(const EncodingKey& key, const Etag& etag,
+                                                                absl::Time deadline) {
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   EntryUse use = table_.Use(key, /*touch=*/true);
   if (!use || use.location().etag != etag) {
@@ -51,11 +51,10 @@ absl::StatusOr<std::unique_ptr<EncodingLease>> Engine::Read(const EncodingKey& k
   ++hits.hits;
   hits.tokens += location.tokens;
   hits.bytes += location.bytes;
-  return std::unique_ptr<EncodingLease>(
-      new EncodingLease(this, std::move(held.use), std::move(held.resident), held.from_dram));
+  return std::make_unique<EncodingLeaseImpl>(this, std::move(held.use), std::move(held.resident), held.from_dram);
 }
 
-absl::StatusOr<Engine::Held> Engine::Hold(EntryUse use, Eviction evict, absl::Time deadline) {
+absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, absl::Time deadline) {
   const uint64_t sequence = use.location().sequence;
   for (;;) {
     if (ResidentLease resident = tier_->Acquire(sequence)) {
@@ -98,21 +97,21 @@ absl::StatusOr<Engine::Held> Engine::Hold(EntryUse use, Eviction evict, absl::Ti
   }
 }
 
-absl::Status Engine::Touch(const EncodingKey& key) {
+absl::Status EngineImpl::Touch(const EncodingKey& key) {
   const EntryUse use = table_.Use(key, /*touch=*/true);
   if (!use) return absl::NotFoundError("a miss: nothing to touch");
   tier_->Touch(use.location().sequence);
   return absl::OkStatus();
 }
 
-absl::Status Engine::Prefetch(const EncodingKey& key, absl::Time deadline) {
+absl::Status EngineImpl::Prefetch(const EncodingKey& key, absl::Time deadline) {
   EntryUse use = table_.Use(key, /*touch=*/true);
   if (!use) return absl::NotFoundError("a miss: nothing to prefetch");
   // The load goes on without the lease.
   return Hold(std::move(use), Eviction::kBelowShare, deadline).status();
 }
 
-absl::StatusOr<Manifest> Engine::ManifestOf(const EncodingKey& key, const Location& location) {
+absl::StatusOr<Manifest> EngineImpl::ManifestOf(const EncodingKey& key, const Location& location) {
   auto manifest = index_->GetManifest(key);
   // Its use keeps an encoding's blocks, not its records: it may have been removed meanwhile.
   if (absl::IsNotFound(manifest.status())) {
@@ -141,7 +140,7 @@ absl::StatusOr<Manifest> Engine::ManifestOf(const EncodingKey& key, const Locati
   return manifest;
 }
 
-absl::StatusOr<ResidentLease> Engine::StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline) {
+absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline) {
   struct Loading {
     explicit Loading(std::atomic<int64_t>* in_flight) : in_flight(in_flight) { ++*in_flight; }
     ~Loading() { --*in_flight; }
@@ -185,7 +184,7 @@ absl::StatusOr<ResidentLease> Engine::StartLoad(const EntryUse& use, Eviction ev
 // A read that fails is asked for once more, at once and into the same place: most that fail, fail once. What fails
 // twice for want of something (memory, a request that was cancelled) says nothing about the bytes, and is not called
 // damage.
-void Engine::ReadTwice(IoRequest* request) {
+void EngineImpl::ReadTwice(IoRequest* request) {
   request->done = [this, io = io_.get(), again = *request](const absl::Status& first) mutable {
     if (first.ok()) return again.done(first);
     ++counters_.reads_repeated;
@@ -199,8 +198,8 @@ void Engine::ReadTwice(IoRequest* request) {
   };
 }
 
-absl::StatusOr<std::vector<IoRequest>> Engine::Requests(const Residency& residency, const Runs& runs, bool write,
-                                                        RequestCutter::Done done) const {
+absl::StatusOr<std::vector<IoRequest>> EngineImpl::Requests(const Residency& residency, const Runs& runs, bool write,
+                                                            RequestCutter::Done done) const {
   RequestCutter cutter(segments_.get(), runs, tier_->chunk_bytes(), write, std::move(done));
   for (size_t layer = 0; layer < residency.manifest().layers.size(); ++layer) {
     KVLINK_RETURN_IF_ERROR(cutter.Add(residency.slab(static_cast<int64_t>(layer))));
@@ -208,65 +207,7 @@ absl::StatusOr<std::vector<IoRequest>> Engine::Requests(const Residency& residen
   return cutter.Take(/*all=*/true);
 }
 
-RequestCutter::RequestCutter(SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done)
-    : segments_(segments),
-      runs_(std::move(runs)),
-      chunk_bytes_(chunk_bytes),
-      max_bytes_(write ? kWriteBytes : kReadBytes),
-      write_(write),
-      done_(std::make_shared<const Done>(std::move(done))) {}
-
-absl::Status RequestCutter::Add(absl::Span<std::byte> slab) {
-  while (!slab.empty()) {
-    if (run_ < runs_.size() && in_run_ == int64_t{runs_[run_].count} * kSegmentBlockBytes) {
-      ++run_;
-      in_run_ = 0;
-    }
-    if (run_ >= runs_.size()) return absl::DataLossError("the location record has too few blocks");
-    int64_t file_offset = 0;
-    auto located = segments_->Locate(runs_[run_].first, &file_offset);
-    if (absl::IsNotFound(located.status())) {
-      return absl::DataLossError("the location record names a segment that is not there");
-    }
-    KVLINK_RETURN_IF_ERROR(located.status());
-    const std::shared_ptr<File> file = *std::move(located);
-    file_offset += in_run_;
-    // Not beyond the run, nor beyond the chunk of registered memory.
-    const int64_t in_chunk = static_cast<int64_t>(reinterpret_cast<uintptr_t>(slab.data()) % chunk_bytes_);
-    const int64_t length =
-        std::min({static_cast<int64_t>(slab.size()), int64_t{runs_[run_].count} * kSegmentBlockBytes - in_run_,
-                  max_bytes_, chunk_bytes_ - in_chunk});
-    IoRequest* const last = requests_.empty() ? nullptr : &requests_.back();
-    const bool joins = last != nullptr && last->file == file && last->offset + last->length == file_offset &&
-                       last->data + last->length == slab.data() && last->length + length <= max_bytes_ && in_chunk != 0;
-    if (joins) {
-      last->length += length;
-    } else {
-      start_ = position_;
-      requests_.push_back(
-          {.file = file, .write = write_, .offset = file_offset, .data = slab.data(), .length = length});
-    }
-    IoRequest& request = requests_.back();
-    request.done = [done = done_, start = start_, bytes = request.length](const absl::Status& status) {
-      (*done)(start, bytes, status);
-    };
-    slab.remove_prefix(length);
-    in_run_ += length;
-    position_ += length;
-  }
-  return absl::OkStatus();
-}
-
-std::vector<IoRequest> RequestCutter::Take(bool all) {
-  std::vector<IoRequest> taken = std::exchange(requests_, {});
-  if (!all && !taken.empty()) {
-    requests_.push_back(std::move(taken.back()));
-    taken.pop_back();
-  }
-  return taken;
-}
-
-void Engine::DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count) {
+void EngineImpl::DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count) {
   const DamagedEncoding damage{key, std::string(what), DocumentsOf(key)};
   {
     MutexLock lock(&commit_mutex_);
@@ -275,7 +216,7 @@ void Engine::DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string
   NoteDamage(damage);
 }
 
-bool Engine::DropLocked(const EncodingKey& key, uint64_t sequence, bool count) {
+bool EngineImpl::DropLocked(const EncodingKey& key, uint64_t sequence, bool count) {
   const auto now = table_.Find(key);
   if (!now.has_value() || now->sequence != sequence) return false;  // dropped already
   if (count) ++counters_.integrity_failures;
@@ -298,12 +239,12 @@ bool Engine::DropLocked(const EncodingKey& key, uint64_t sequence, bool count) {
   return true;
 }
 
-std::vector<std::string> Engine::DocumentsOf(const EncodingKey& key) const {
+std::vector<std::string> EngineImpl::DocumentsOf(const EncodingKey& key) const {
   auto documents = index_->ReferringTo(key.ns, key.identity, kMaxNamedDocuments);
   return documents.ok() ? *std::move(documents) : std::vector<std::string>();
 }
 
-void Engine::NoteDamage(const DamagedEncoding& damage) {
+void EngineImpl::NoteDamage(const DamagedEncoding& damage) {
   {
     MutexLock lock(&damage_mutex_);
     recent_damage_.push_back(damage);

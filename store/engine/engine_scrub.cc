@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
@@ -49,13 +49,13 @@ struct LayerBuffers {
 
 }  // namespace
 
-absl::Status Engine::VerifyEncoding(const EntryUse& use, const std::function<bool(int64_t)>& next) {
+absl::Status EngineImpl::VerifyEncoding(const EntryUse& use, const std::function<bool(int64_t)>& next) {
   const absl::Status first = ReadBack(use, next);
   if (!absl::IsDataLoss(first) && !absl::IsUnavailable(first)) return first;
   return ReadBack(use, next);
 }
 
-absl::Status Engine::ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next) {
+absl::Status EngineImpl::ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next) {
   KVLINK_ASSIGN_OR_RETURN(Manifest parsed, ManifestOf(use.key(), use.location()));
   const auto manifest = std::make_shared<const Manifest>(std::move(parsed));
   const size_t layers = manifest->layers.size();
@@ -88,14 +88,14 @@ absl::Status Engine::ReadBack(const EntryUse& use, const std::function<bool(int6
   return absl::OkStatus();
 }
 
-void Engine::AskCheck(const EncodingKey& key, uint64_t sequence, bool counted) {
+void EngineImpl::AskCheck(const EncodingKey& key, uint64_t sequence, bool counted) {
   MutexLock lock(&check_mutex_);
   if (checks_.size() >= kMaxChecks || !checking_.insert(sequence).second) return;
   checks_.push_back({key, sequence, counted});
   check_wake_.SignalAll();
 }
 
-void Engine::AwaitCheck(uint64_t sequence, absl::Time deadline) {
+void EngineImpl::AwaitCheck(uint64_t sequence, absl::Time deadline) {
   MutexLock lock(&check_mutex_);
   while (checking_.contains(sequence) && !stop_checking_) {
     if (!check_wake_.WaitUntil(&check_mutex_, deadline)) return;
@@ -103,7 +103,7 @@ void Engine::AwaitCheck(uint64_t sequence, absl::Time deadline) {
 }
 
 // The next check, or nothing: it is `until`, or the engine is closing.
-std::optional<Engine::Check> Engine::NextCheck(absl::Time until) {
+std::optional<EngineImpl::Check> EngineImpl::NextCheck(absl::Time until) {
   MutexLock lock(&check_mutex_);
   while (checks_.empty() && !stop_checking_) {
     if (!check_wake_.WaitUntil(&check_mutex_, until)) return std::nullopt;
@@ -114,7 +114,7 @@ std::optional<Engine::Check> Engine::NextCheck(absl::Time until) {
   return check;
 }
 
-void Engine::CheckOne(const Check& check) {
+void EngineImpl::CheckOne(const Check& check) {
   const EntryUse use = table_.Use(check.key, /*touch=*/false);
   if (use && use.location().sequence == check.sequence) {
     const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
@@ -125,14 +125,14 @@ void Engine::CheckOne(const Check& check) {
   check_wake_.SignalAll();
 }
 
-bool Engine::closing() const {
+bool EngineImpl::closing() const {
   MutexLock lock(&check_mutex_);
   return stop_checking_;
 }
 
 // Waits until so many bytes more are within the limit, and nobody waits for reads; does what was asked for meanwhile.
 // False: the engine is closing.
-bool Engine::PaceScrub(int64_t bytes, absl::Time* free_at) {
+bool EngineImpl::PaceScrub(int64_t bytes, absl::Time* free_at) {
   const absl::Time start = std::max(*free_at, SteadyNow());
   *free_at = start + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(options_.scrub_bytes_per_second));
   // Also where the disk is slower than the limit: somebody waits for a check.
@@ -150,7 +150,7 @@ bool Engine::PaceScrub(int64_t bytes, absl::Time* free_at) {
   return !closing();
 }
 
-bool Engine::ScrubRound() {
+bool EngineImpl::ScrubRound() {
   absl::Time free_at = SteadyNow();
   std::optional<EncodingKey> after;
   for (;;) {
@@ -173,7 +173,7 @@ bool Engine::ScrubRound() {
   }
 }
 
-void Engine::RunChecks() {
+void EngineImpl::RunChecks() {
   // Its checksums are to take no reader's processor; without permission to step back it just goes on.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
   const bool scrubs = options_.scrub_bytes_per_second > 0 && !options_.read_only;

@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
@@ -28,20 +28,20 @@ constexpr int kMinGrowFailures = 4;
 
 }  // namespace
 
-int64_t Engine::MaxBlocks() const {
+int64_t EngineImpl::MaxBlocks() const {
   const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
   const int64_t segments = segments_->bytes() / segments_->segment_bytes();
   const int64_t max = std::max(segments, std::max<int64_t>(1, capacity_ / segments_->segment_bytes()));
   return max * (per_segment - 1);
 }
 
-int64_t Engine::LimitBlocks() const {
+int64_t EngineImpl::LimitBlocks() const {
   const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
   const int64_t existing = segments_->bytes() / segments_->segment_bytes() * (per_segment - 1);
   return std::max<int64_t>(0, (disk_full_ || !grow_failure_.ok() ? existing : MaxBlocks()) - table_.unusable_blocks());
 }
 
-absl::Status Engine::CheckSize(int64_t bytes) const {
+absl::Status EngineImpl::CheckSize(int64_t bytes) const {
   const int64_t of_runs = kMaxRuns * (segments_->segment_bytes() / kSegmentBlockBytes - 1);
   const int64_t of_capacity = MaxBlocks();
   if (BlocksFor(bytes) <= std::min(of_runs, of_capacity)) return absl::OkStatus();
@@ -54,7 +54,7 @@ absl::Status Engine::CheckSize(int64_t bytes) const {
                                                  of_capacity * kSegmentBlockBytes, " bytes"));
 }
 
-bool Engine::CanGrow() {
+bool EngineImpl::CanGrow() {
   const int64_t bytes = segments_->segment_bytes();
   if (disk_full_) {
     const auto free = files_.FreeSpace(directory_->segments_path());
@@ -69,7 +69,7 @@ bool Engine::CanGrow() {
   return segments_->bytes() + bytes <= std::max(capacity_, bytes);
 }
 
-absl::StatusOr<bool> Engine::Grow() {
+absl::StatusOr<bool> EngineImpl::Grow() {
   if (!CanGrow()) return false;
   const auto free = files_.FreeSpace(directory_->segments_path());
   absl::StatusOr<SegmentFiles::Grown> grown = absl::ResourceExhaustedError("the disk is full");
@@ -93,7 +93,7 @@ absl::StatusOr<bool> Engine::Grow() {
 // A failure or two are bad luck: nothing healthy is evicted for it. What fails again and again is as a full disk: the
 // store makes do with the segments it has, and tries again. What the process lacks (descriptors, memory) evicting does
 // not bring back.
-absl::StatusOr<bool> Engine::GrowFailed(absl::Status why) {
+absl::StatusOr<bool> EngineImpl::GrowFailed(absl::Status why) {
   why = Annotate(why, "no segment can be added");
   if (absl::IsUnavailable(why)) return why;
   const absl::Time now = SteadyNow();
@@ -104,7 +104,7 @@ absl::StatusOr<bool> Engine::GrowFailed(absl::Status why) {
   return false;
 }
 
-absl::StatusOr<Runs> Engine::AllocateBlocks(absl::string_view ns, int64_t blocks) {
+absl::StatusOr<Runs> EngineImpl::AllocateBlocks(absl::string_view ns, int64_t blocks) {
   if (auto runs = table_.Allocate(ns, blocks)) return *std::move(runs);
   int64_t may_evict = std::max(kMaxEvictedTimes * blocks, kMaxEvictedBlocks);
   MutexLock lock(&space_mutex_);
@@ -135,7 +135,7 @@ absl::StatusOr<Runs> Engine::AllocateBlocks(absl::string_view ns, int64_t blocks
   }
 }
 
-absl::Status Engine::NoRoom(absl::string_view ns, int64_t blocks, bool quota) const {
+absl::Status EngineImpl::NoRoom(absl::string_view ns, int64_t blocks, bool quota) const {
   const int64_t bytes = blocks * kSegmentBlockBytes;
   if (quota) {
     return absl::ResourceExhaustedError(
@@ -155,7 +155,7 @@ absl::Status Engine::NoRoom(absl::string_view ns, int64_t blocks, bool quota) co
                                                    ", and nothing to evict; add capacity or delete documents"));
 }
 
-absl::StatusOr<int64_t> Engine::Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason) {
+absl::StatusOr<int64_t> EngineImpl::Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason) {
   MutexLock lock(&commit_mutex_);
   // Without what was removed meanwhile, and perhaps put again.
   std::erase_if(victims, [this](const EncodingKey& key) { return !table_.Picked(key); });
@@ -173,7 +173,7 @@ absl::StatusOr<int64_t> Engine::Evict(std::vector<EncodingKey> victims, std::ato
   return blocks;
 }
 
-void Engine::Shrink() {
+void EngineImpl::Shrink() {
   const int64_t bytes = segments_->segment_bytes();
   int64_t surplus = segments_->bytes() / bytes - std::max<int64_t>(1, capacity_ / bytes);
   if (surplus <= 0) return;
@@ -191,13 +191,13 @@ void Engine::Shrink() {
   }
 }
 
-void Engine::AskMaintenance() {
+void EngineImpl::AskMaintenance() {
   MutexLock lock(&maintain_mutex_);
   maintain_asked_ = true;
   maintain_wake_.Signal();
 }
 
-void Engine::Maintain() {
+void EngineImpl::Maintain() {
   for (;;) {
     {
       MutexLock lock(&maintain_mutex_);

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/little_endian.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/index/index.h"
 
 namespace kvlink::engine {
@@ -28,8 +28,8 @@ void Report(std::string problem, std::vector<std::string>* problems) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Manifest>> Engine::ListManifests(absl::string_view ns, const Identity& after,
-                                                            int64_t limit) {
+absl::StatusOr<std::vector<Manifest>> EngineImpl::ListManifests(absl::string_view ns, const Identity& after,
+                                                                int64_t limit) {
   std::vector<Manifest> manifests;
   KVLINK_ASSIGN_OR_RETURN(const std::vector<EncodingKey> keys, index_->ListKeys(ns, after, limit));
   for (const EncodingKey& key : keys) {
@@ -47,7 +47,7 @@ absl::StatusOr<std::vector<Manifest>> Engine::ListManifests(absl::string_view ns
   return manifests;
 }
 
-absl::Status Engine::Suspect(const EncodingKey& key) {
+absl::Status EngineImpl::Suspect(const EncodingKey& key) {
   EntryUse use = table_.Use(key, /*touch=*/false);
   if (!use) return absl::NotFoundError("a miss: nothing to suspect");
   const uint64_t sequence = use.location().sequence;
@@ -86,7 +86,7 @@ absl::Status Engine::Suspect(const EncodingKey& key) {
   return status;
 }
 
-bool Engine::NoteSuspect(uint64_t sequence) {
+bool EngineImpl::NoteSuspect(uint64_t sequence) {
   const absl::Time now = SteadyNow();
   MutexLock lock(&suspects_mutex_);
   while (!suspects_in_order_.empty() && (suspects_in_order_.front().first + options_.suspect_interval <= now ||
@@ -99,7 +99,7 @@ bool Engine::NoteSuspect(uint64_t sequence) {
   return false;
 }
 
-absl::StatusOr<Engine::VerifyOutcome> Engine::Verify(const std::function<bool(int64_t, int64_t)>& progress) {
+absl::StatusOr<Engine::VerifyOutcome> EngineImpl::Verify(const std::function<bool(int64_t, int64_t)>& progress) {
   VerifyOutcome outcome;
   outcome.index_problems = segments_->problems();
   std::optional<EncodingKey> after;
@@ -130,7 +130,7 @@ absl::StatusOr<Engine::VerifyOutcome> Engine::Verify(const std::function<bool(in
   return outcome;
 }
 
-bool Engine::Serves(const EncodingKey& key, const Location& location) {
+bool EngineImpl::Serves(const EncodingKey& key, const Location& location) {
   const auto served = table_.Find(key);
   if (served.has_value() && served->sequence == location.sequence) return true;
   // Removed or replaced since the snapshot; or between a commit and the table's following it, which this lock excludes.
@@ -138,7 +138,7 @@ bool Engine::Serves(const EncodingKey& key, const Location& location) {
   return table_.Find(key).has_value() || !index_->HasLocation(key);
 }
 
-void Engine::VerifyIndex(std::vector<std::string>* problems) {
+void EngineImpl::VerifyIndex(std::vector<std::string>* problems) {
   const auto note = [problems](const absl::Status& status) {
     if (!status.ok()) Report(std::string(status.message()), problems);
   };
@@ -167,7 +167,7 @@ void Engine::VerifyIndex(std::vector<std::string>* problems) {
   VerifyCatalog(now, problems);
 }
 
-void Engine::VerifyCatalog(const IndexSnapshot& now, std::vector<std::string>* problems) {
+void EngineImpl::VerifyCatalog(const IndexSnapshot& now, std::vector<std::string>* problems) {
   const auto note = [problems](const absl::Status& status) {
     if (!status.ok()) Report(std::string(status.message()), problems);
   };

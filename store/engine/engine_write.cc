@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "store/engine/engine.h"
+#include "store/engine/engine_impl.h"
 #include "store/engine/group_commit.h"
 #include "store/engine/index/index.h"
 
@@ -46,8 +46,8 @@ bool CanBorrow(const Manifest& manifest, Slabs slabs) {
 
 }  // namespace
 
-absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
-                                               absl::Time deadline) {
+absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
+                                                   absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(Writable());
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
@@ -76,7 +76,7 @@ absl::StatusOr<Engine::PutOutcome> Engine::Put(absl::string_view ns, const Manif
   return PutOutcome{put->etag, put->written};
 }
 
-absl::Status Engine::CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths) {
+absl::Status EngineImpl::CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths) {
   KVLINK_RETURN_IF_ERROR(manifest.Validate());
   if (lengths.size() != manifest.layers.size()) {
     return absl::InvalidArgumentError(absl::StrCat(lengths.size(), " slabs for ", manifest.layers.size(), " layers"));
@@ -97,7 +97,7 @@ absl::Status Engine::CheckPut(const Manifest& manifest, absl::Span<const int64_t
   return absl::OkStatus();
 }
 
-absl::Status Engine::CheckRoomToWrite() {
+absl::Status EngineImpl::CheckRoomToWrite() {
   if (!reserve_spent_) return absl::OkStatus();
   // What is left of a full disk is for deleting.
   KVLINK_RETURN_IF_ERROR(Annotate(directory_->RestoreReserve(), "the disk is full; delete documents or add space"));
@@ -105,7 +105,7 @@ absl::Status Engine::CheckRoomToWrite() {
   return absl::OkStatus();
 }
 
-std::shared_ptr<PendingPut> Engine::NewPut(EncodingKey key, const Manifest& manifest) {
+std::shared_ptr<PendingPut> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest) {
   auto put = std::make_shared<PendingPut>();
   put->key = std::move(key);
   put->manifest = SerializeManifest(manifest);
@@ -118,7 +118,7 @@ std::shared_ptr<PendingPut> Engine::NewPut(EncodingKey key, const Manifest& mani
 
 // Slabs on page boundaries, with clean padding, are written from where they are, others from a copy. A copy stays in
 // the DRAM tier where there is room; one that displaced what reads brought would be worth less.
-absl::Status Engine::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, Slabs slabs, PendingPut* put) {
+absl::Status EngineImpl::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, Slabs slabs, PendingPut* put) {
   put->borrowed = CanBorrow(*manifest, slabs);
   auto room = tier_->MakeRoom(put->key.ns, manifest, Eviction::kNothing, absl::InfinitePast());
   if (!room.ok() && !put->borrowed)
@@ -135,7 +135,7 @@ absl::Status Engine::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, 
   return Annotate(FillAndVerify(slabs, put->source.get()), "put");
 }
 
-absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify) {
+absl::Status EngineImpl::StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify) {
   KVLINK_ASSIGN_OR_RETURN(put->location.runs, AllocateBlocks(put->key.ns, put->location.blocks()));
   {
     MutexLock lock(&put->mutex);
@@ -155,20 +155,20 @@ absl::Status Engine::StartPut(const std::shared_ptr<PendingPut>& put, const std:
   return absl::OkStatus();
 }
 
-RequestCutter::Done Engine::WriteDone(const std::shared_ptr<PendingPut>& put) {
+RequestCutter::Done EngineImpl::WriteDone(const std::shared_ptr<PendingPut>& put) {
   return [this, put](int64_t offset, int64_t length, const absl::Status& status) {
     if (absl::IsDataLoss(status)) NoteBadBlocks(put.get(), offset, length, status);
     PartDone(put, length, absl::IsDataLoss(status) ? absl::OkStatus() : status);
   };
 }
 
-absl::StatusOr<std::vector<IoRequest>> Engine::Writes(const std::shared_ptr<PendingPut>& put) {
+absl::StatusOr<std::vector<IoRequest>> EngineImpl::Writes(const std::shared_ptr<PendingPut>& put) {
   KVLINK_ASSIGN_OR_RETURN(auto requests, Requests(*put->source, put->location.runs, /*write=*/true, WriteDone(put)));
   put->Hold(requests);
   return requests;
 }
 
-void Engine::PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status) {
+void EngineImpl::PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status) {
   {
     MutexLock lock(&put->mutex);
     if (!status.ok() && put->status.ok()) put->status = status;
@@ -179,7 +179,7 @@ void Engine::PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, cons
   group_commit_->Written(put);
 }
 
-void Engine::CommitGroup(const GroupCommit::Group& group) {
+void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
   counters_.puts_in_flight -= static_cast<int64_t>(group.size());
   std::vector<std::shared_ptr<PendingPut>> good;
   for (const auto& put : group) {
@@ -229,7 +229,7 @@ void Engine::CommitGroup(const GroupCommit::Group& group) {
   AskMaintenance();
 }
 
-void Engine::FinishWinner(PendingPut* put, const absl::Status& committed) {
+void EngineImpl::FinishWinner(PendingPut* put, const absl::Status& committed) {
   // The tier takes the memory, or it is freed, before the caller hears of the end.
   std::shared_ptr<Residency> kept = std::move(put->kept);
   put->source.reset();
@@ -247,7 +247,8 @@ void Engine::FinishWinner(PendingPut* put, const absl::Status& committed) {
   put->Finish(absl::OkStatus(), put->location.etag, true);
 }
 
-absl::Status Engine::RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason) {
+absl::Status EngineImpl::RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch,
+                                    std::atomic<int64_t>* reason) {
   for (const EncodingKey& key : keys) batch->DeleteEncoding(key);
   KVLINK_RETURN_IF_ERROR(CommitBatch(batch));
   for (const EncodingKey& key : keys) {
@@ -261,7 +262,7 @@ absl::Status Engine::RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch
   return absl::OkStatus();
 }
 
-absl::Status Engine::Remove(absl::string_view ns, const Identity& identity) {
+absl::Status EngineImpl::Remove(absl::string_view ns, const Identity& identity) {
   KVLINK_RETURN_IF_ERROR(Writable());
   MutexLock lock(&commit_mutex_);
   const std::vector<EncodingKey> keys = table_.Variants(ns, identity);

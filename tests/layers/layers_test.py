@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Enforces what the documents say of the tree: the layers and libraries of docs/architecture.md, the threads of docs/threads.md, the retired
-words of docs/glossary.md; one CMakeLists.txt with listed sources in each folder, the number and length of files, comments that
-clang-format would tear or that cite what is not in the tree.
+words of docs/glossary.md; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and length of files,
+comments that clang-format would tear or that cite what is not in the tree.
 
 layers_test.py ROOT checks a tree; layers_test.py --self-test shows on a tree full of violations that each is found.
 """
@@ -30,6 +30,10 @@ LIBRARIES = [
     ("zstd", r"zstd(_errors)?\.h$"),
 ]
 TOP = ["base", "proto", "kernels", "transport", "store", "worker"]
+# What an interface may include of its own folder and those below.
+INTERFACES = {
+    "store/engine/engine.h": ["store/engine/disk/location.h", "store/engine/statistics.h", "store/engine/types.h"],
+}
 SOURCE = re.compile(r"\.(h|cc|cu|cuh|inc)$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 RULER = re.compile(r"^\s*//.*[-=*]{8}")
@@ -86,6 +90,10 @@ class Layers:
     def check_include(self, path, number, quote, target, report):
         folder = os.path.dirname(path)
         where = "%s:%d" % (path, number)
+        if path in INTERFACES and target.startswith(folder + "/") and target not in INTERFACES[path]:
+            report("%s: %s is an interface, and may not include %s" % (where, path, target))
+        if target.endswith("_impl.h") and os.path.dirname(target) != folder:
+            report("%s: %s is for its own folder" % (where, target))
         row = self.row_of(folder)
         if target.split("/")[0] in TOP and "/" in target:
             other = self.row_of(os.path.dirname(target))
@@ -279,7 +287,8 @@ BAD = {
     "store/engine/threads.h": '#ifndef KVLINK_STORE_ENGINE_THREADS_H_\nstd::thread a;\nThread b("known", [] {});\nthreads.emplace_back("other", [] {});\n'
                               'C() : thread_("third", [this] {}) {}\npthread_create();\n'
                               'worker_({.name = "fourth"}), w(Worker::Options{\n    .name = "fifth"})\n',
-    "store/embedded/e.h": '#ifndef WRONG\n#include <rocksdb/db.h>\n#include "worker/model/model.h"\n',
+    "store/embedded/e.h": '#ifndef WRONG\n#include <rocksdb/db.h>\n#include "worker/model/model.h"\n#include "store/engine/engine_impl.h"\n',
+    "store/engine/engine.h": '#ifndef KVLINK_STORE_ENGINE_ENGINE_H_\n#include "store/engine/types.h"\n#include "store/engine/engine_impl.h"\n',
     "base/c.h": '#ifndef KVLINK_BASE_C_H_\n#include "proto/formats.h"\n#include "near.h"\nstd::thread thread;\n',
     "base/table.inc": '#include "proto/formats.h"\n' + "\n" * 800,
     "base/cites.h": "#ifndef KVLINK_BASE_CITES_H_\n// As the design, section 5, and design section 2 say.\n// docs/gone.md, threads.md\nx = \"a.md\";\n"
@@ -310,6 +319,8 @@ EXPECTED = [
     "store/embedded/e.h: the include guard is not KVLINK_STORE_EMBEDDED_E_H_",
     "store/embedded/e.h:2: <rocksdb/db.h> is of RocksDB, which may be included only in store/engine",
     "store/embedded/e.h:3: store/embedded may not include worker/model/model.h",
+    "store/embedded/e.h:4: store/engine/engine_impl.h is for its own folder",
+    "store/engine/engine.h:3: store/engine/engine.h is an interface, and may not include store/engine/engine_impl.h",
     "base/c.h:2: base may not include proto/formats.h",
     'base/c.h:3: include "near.h" by its path from the root',
     "base/table.inc:1: base may not include proto/formats.h",

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "store/engine/engine.h"
 #include "tests/store/synthetic.h"
+#include "tests/store/told_memory.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -20,6 +21,7 @@ using kvlink::testing::SlabAllocator;
 using kvlink::testing::Soak;
 using kvlink::testing::Synthetic;
 using kvlink::testing::TestSeed;
+using kvlink::testing::ToldMemory;
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 
@@ -37,8 +39,8 @@ TEST_P(EngineMemoryTest, ReadsArriveInMemoryThatMovedAround) {
   options.dram_bytes = 8 * kMiB;  // 16 chunks for 20 namespaces
   options.capacity_bytes = 256 * kMiB;
   options.share_memory = GetParam();
-  std::map<uint32_t, TierPiece> pieces;
-  options.piece_added = [&pieces](const TierPiece& piece) { pieces[piece.memory] = piece; };
+  ToldMemory told;
+  options.chunk_ready = [&told](const TierChunk& chunk) { told.Add(chunk); };
   options.memory_added = [&memories](const TierMemory& memory) { memories[memory.number] = memory; };
   auto engine = Engine::Open(scratch.path(), options);
   ASSERT_TRUE(engine.ok()) << engine.status();
@@ -60,7 +62,7 @@ TEST_P(EngineMemoryTest, ReadsArriveInMemoryThatMovedAround) {
       ASSERT_TRUE(arrived.ok()) << arrived << "; " << (*engine)->Stats().io;
       ASSERT_EQ((*lease)->layer(layer), absl::MakeConstSpan(encoding.slabs[layer]));
       const TierMemory& memory = memories.at((*lease)->place(layer).memory);
-      ASSERT_EQ(pieces.at(memory.number).data + (*lease)->place(layer).offset, (*lease)->layer(layer).data());
+      ASSERT_EQ(told.At((*lease)->place(layer)), (*lease)->layer(layer).data());
       if (!GetParam()) continue;
       Slab seen(encoding.slabs[layer].size(), std::byte{0}, SlabAllocator<std::byte>(true));
       ASSERT_EQ(pread(memory.descriptor, seen.data(), seen.size(), (*lease)->place(layer).offset),

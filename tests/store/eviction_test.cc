@@ -5,9 +5,12 @@
 #include <random>
 #include <set>
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "store/engine/disk/allocator.h"
 #include "store/engine/engine.h"
+#include "store/engine/index/table.h"
 #include "store/engine/index/windows.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"

@@ -13,6 +13,7 @@
 #include "store/engine/engine.h"
 #include "tests/store/failing_io.h"
 #include "tests/store/synthetic.h"
+#include "tests/store/told_memory.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::engine {
@@ -29,6 +30,7 @@ using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ScratchDirectory;
 using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
+using ::kvlink::testing::ToldMemory;
 
 constexpr char kNamespace[] = "ns";
 
@@ -43,12 +45,12 @@ class PushTest : public ::testing::Test {
     options_.suspect_interval = absl::ZeroDuration();
     options_.segment_bytes = 1 << 20;
     options_.capacity_bytes = 8 << 20;
-    options_.piece_added = [this](const TierPiece& memory) { memories_.push_back(memory); };
+    options_.chunk_ready = [this](const TierChunk& chunk) { told_.Add(chunk); };
     Open();
   }
   void Open() {
     engine_.reset();
-    memories_.clear();
+    told_.Clear();
     auto opened = Engine::Open(scratch_.path(), options_);
     ASSERT_TRUE(opened.ok()) << opened.status();
     engine_ = *std::move(opened);
@@ -80,16 +82,13 @@ class PushTest : public ::testing::Test {
   }
   // Whether [data, data + length) is where `place` says.
   bool LiesAt(const Place& place, const std::byte* data, int64_t length) {
-    for (const TierPiece& memory : memories_) {
-      if (memory.memory != place.memory) continue;
-      return memory.data + place.offset == data && place.offset >= 0 && place.offset + length <= memory.bytes;
-    }
-    return false;
+    const Place last{place.memory, place.offset + length - 1};
+    return told_.At(place) == data && told_.At(last) == data + length - 1;
   }
 
   ScratchDirectory scratch_;
   EngineOptions options_;
-  std::vector<TierPiece> memories_;
+  ToldMemory told_;
   std::unique_ptr<Engine> engine_;
 };
 

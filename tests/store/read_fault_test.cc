@@ -7,7 +7,9 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "gtest/gtest.h"
+#include "store/engine/disk/io_observer.h"
 #include "store/engine/engine.h"
 #include "tests/store/push.h"
 #include "tests/store/synthetic.h"

@@ -324,7 +324,7 @@ std::vector<std::pair<std::string, int64_t>> Table::OverWatermark(int64_t high, 
   return over;
 }
 
-std::vector<Table::NamespaceUse> Table::Namespaces() const {
+std::vector<NamespaceUse> Table::Namespaces() const {
   std::vector<NamespaceUse> uses;
   MutexLock lock(&mutex_);
   for (const auto& [name, ns] : namespaces_) {

@@ -25,6 +25,7 @@
 #include "store/engine/disk/location.h"
 #include "store/engine/index/namespace_settings.h"
 #include "store/engine/s3_fifo.h"
+#include "store/engine/types.h"
 
 namespace kvlink::engine {
 
@@ -55,13 +56,6 @@ class Table {
   Table();
   ~Table();
 
-  struct NamespaceUse {
-    std::string ns;
-    int64_t encodings = 0;
-    int64_t bytes = 0;
-    int64_t pinned_bytes = 0;
-    int64_t pinned = 0;  // encodings
-  };
   struct PinState {
     uint64_t sequence = 0;  // the encoding's
     bool pinned = false;    // after the change

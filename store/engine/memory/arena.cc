@@ -291,10 +291,6 @@ bool ArenaPool::MapPiece(Arena* arena, int chunk) {
   const int64_t offset = static_cast<int64_t>(piece) * piece_bytes;
   if (!arena->mapping_->MapPiece(offset).ok()) return false;
   arena->told_[piece] = true;
-  if (options_.piece_added) {
-    options_.piece_added({arena->memory_.number, offset, arena->mapping_->At(offset),
-                          std::min(piece_bytes, arena->memory_.bytes - offset)});
-  }
   return true;
 }
 

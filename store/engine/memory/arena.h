@@ -23,40 +23,9 @@
 #include "base/thread.h"
 #include "store/engine/memory/mapping.h"
 #include "store/engine/memory/page_map.h"
+#include "store/engine/types.h"
 
 namespace kvlink::engine {
-
-// Memory that encodings in the DRAM tier and pushes lie in. It stays where it is while the engine lives; which of it is
-// backed by memory changes.
-struct TierMemory {
-  uint32_t number = 0;  // 1, 2, ... in the order of their making
-  std::string ns;       // whose encodings lie in it
-  int64_t bytes = 0;
-  int descriptor = -1;  // for readers, who can map it and not write it; -1: not shared
-};
-
-// A part of a TierMemory that lies at one address.
-struct TierPiece {
-  uint32_t memory = 0;  // TierMemory::number
-  int64_t offset = 0;   // of its first byte in that memory
-  std::byte* data = nullptr;
-  int64_t bytes = 0;
-};
-
-// A part of a TierMemory that is backed by memory.
-struct TierChunk {
-  int number = 0;       // below ArenaPool::chunks(); no two chunks that are there share one
-  uint32_t memory = 0;  // TierMemory::number
-  int64_t offset = 0;   // of its first byte in that memory
-  std::byte* data = nullptr;
-  int64_t bytes = 0;
-};
-
-// Where something lies.
-struct Place {
-  uint32_t memory = 0;  // TierMemory::number
-  int64_t offset = 0;   // of its first byte
-};
 
 class Arena;
 class ArenaPool;
@@ -121,8 +90,6 @@ struct ArenaPoolOptions {
   // Told of each chunk when its pages are there, before any of it is handed out; and when nothing of it is in use any
   // more, before its pages go back to the system. One call at a time.
   std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
-  // Told of each piece before chunk_ready of anything in it. It stays where it is.
-  std::function<void(const TierPiece&)> piece_added;
   int64_t piece_bytes = 0;  // 0: a sixteenth of the limit, at least 1 GiB; rounded up to whole chunks
 };
 

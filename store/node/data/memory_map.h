@@ -60,7 +60,6 @@ class MemoryMap {
   std::map<std::pair<uint32_t, int64_t>, engine::TierChunk> chunks_
       ABSL_GUARDED_BY(mutex_);  // by memory and first byte
   std::map<uint32_t, engine::TierMemory> memories_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::pair<uint32_t, int64_t>, engine::TierPiece> pieces_ ABSL_GUARDED_BY(mutex_);
   std::vector<Carrier> carriers_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,0 +1,356 @@
+// What an Engine is made of; store/engine/*.cc alone include it.
+//
+// Locks, in the order they are taken: space_mutex_ (growing, evicting), commit_mutex_ (one change of the index at a
+// time, and the table follows it before the next), then those that protect what is named with them, and the locks
+// inside of table, tier and files.
+#ifndef KVLINK_STORE_ENGINE_ENGINE_IMPL_H_
+#define KVLINK_STORE_ENGINE_ENGINE_IMPL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "base/mutex.h"
+#include "base/thread.h"
+#include "store/engine/disk/bulk_io.h"
+#include "store/engine/disk/io_observer.h"
+#include "store/engine/disk/segment_files.h"
+#include "store/engine/disk/store_directory.h"
+#include "store/engine/engine.h"
+#include "store/engine/index/namespace_settings.h"
+#include "store/engine/index/table.h"
+#include "store/engine/index/table_loader.h"
+#include "store/engine/memory/dram_tier.h"
+#include "store/engine/request_cutter.h"
+
+namespace kvlink::engine {
+
+class EngineImpl;
+class GroupCommit;
+class Index;
+class IndexBatch;
+class IndexSnapshot;
+struct PendingPut;
+
+class EncodingLeaseImpl final : public EncodingLease {
+ public:
+  EncodingLeaseImpl(EngineImpl* engine, EntryUse use, ResidentLease resident, bool from_dram)
+      : engine_(engine), use_(std::move(use)), resident_(std::move(resident)), from_dram_(from_dram) {}
+  const Manifest& manifest() const override { return resident_->manifest(); }
+  bool from_dram() const override { return from_dram_; }
+  absl::Status WaitLayer(int64_t layer, absl::Time deadline) override;
+  absl::Span<const std::byte> layer(int64_t layer) const override { return resident_->slab(layer); }
+  void OnLayerRead(int64_t layer, std::function<void(const absl::Status&)> arrived) override;
+  Place place(int64_t layer) const override { return resident_->place(layer); }
+  uint64_t residency() const override { return resident_->number(); }
+  void MakeRevocable() override { resident_.MakeRevocable(); }
+  uint64_t generation_slot() const override { return resident_->generation().number(); }
+  uint64_t generation() const override { return resident_->generation().generation(); }
+
+ private:
+  EngineImpl* const engine_;
+  const EntryUse use_;
+  ResidentLease resident_;
+  const bool from_dram_;
+};
+
+class StreamingPutImpl final : public StreamingPut {
+ public:
+  StreamingPutImpl(EngineImpl* engine, EncodingKey key, std::shared_ptr<Residency> residency);
+  ~StreamingPutImpl() override;
+  StreamingPutImpl(const StreamingPutImpl&) = delete;
+  StreamingPutImpl& operator=(const StreamingPutImpl&) = delete;
+  absl::Status Reserve(int64_t layer) override;
+  absl::Span<std::byte> slab(int64_t layer) const override { return residency_->slab(layer); }
+  Place place(int64_t layer) const override { return residency_->place(layer); }
+  absl::Status Accept(const Manifest& manifest) override;
+  absl::Status WriteLayer(int64_t layer) override;
+
+ private:
+  friend class EngineImpl;
+  absl::Status SubmitVerified();
+  // Detaches the PendingPut, which the caller must end. *left: bytes never submitted, plus one.
+  std::shared_ptr<PendingPut> Release(int64_t* left);
+
+  EngineImpl* const engine_;
+  const EncodingKey key_;
+  std::shared_ptr<Residency> residency_;
+  std::vector<int64_t> lengths_;     // of layers
+  std::shared_ptr<PendingPut> put_;  // from Accept to Release
+  std::unique_ptr<RequestCutter> writes_;
+  size_t cut_layers_ = 0;  // that have been cut into writes
+  int64_t submitted_bytes_ = 0;
+  std::vector<bool> verified_;  // by layer
+  absl::Status failure_;
+  std::vector<bool> reserved_;  // by layer; Reserve's own
+};
+
+class EngineImpl final : public Engine {
+ public:
+  // `unwritable`: why it is opened for reading only although it was to be written.
+  explicit EngineImpl(const EngineOptions& options, absl::Status unwritable = absl::OkStatus());
+  ~EngineImpl() override;
+  // Once, before anything else; errors as Engine::Open's, after which only the destructor may be called.
+  absl::Status Start(const std::string& directory);
+
+  std::optional<Info> Find(const EncodingKey& key) override;
+  absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const EncodingKey& key, const Etag& etag,
+                                                      absl::Time deadline) override;
+  absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
+                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) override;
+  absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key,
+                                                          absl::Span<const int64_t> lengths) override;
+  void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) override;
+  absl::Status Touch(const EncodingKey& key) override;
+  absl::Status Prefetch(const EncodingKey& key, absl::Time deadline) override;
+  absl::Status Suspect(const EncodingKey& key) override;
+  absl::StatusOr<uint64_t> Pin(const EncodingKey& key) override;
+  absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) override;
+  absl::Status Remove(absl::string_view ns, const Identity& identity) override;
+  absl::Status PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override;
+  absl::StatusOr<std::vector<absl::Status>> PutEntries(absl::string_view ns, absl::Span<const EntryPut> puts) override;
+  absl::StatusOr<CatalogEntry> GetEntry(absl::string_view ns, absl::string_view id) override;
+  absl::StatusOr<std::vector<Document>> ListEntries(absl::string_view ns, absl::string_view after,
+                                                    int64_t limit) override;
+  absl::StatusOr<std::vector<std::string>> ListIds(absl::string_view ns, absl::string_view after,
+                                                   absl::string_view prefix, int64_t limit, bool deleted) override;
+  absl::Status EraseEntry(absl::string_view ns, absl::string_view id) override;
+  absl::Status PutNamespace(absl::string_view ns, const NamespaceSettings& settings) override;
+  absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns) override;
+  std::map<std::string, NamespaceSettings> NamespaceSettingsAll() override;
+  int generations_descriptor() const override { return tier_->generations().descriptor(); }
+  int64_t generations_bytes() const override { return options_.share_memory ? tier_->generations().bytes() : 0; }
+  absl::StatusOr<std::vector<Manifest>> ListManifests(absl::string_view ns, const Identity& after,
+                                                      int64_t limit) override;
+  Statistics Stats() override;
+  absl::StatusOr<VerifyOutcome> Verify(const std::function<bool(int64_t, int64_t)>& progress) override;
+  void DropDramTier() override;
+
+ private:
+  friend class EncodingLeaseImpl;
+  friend class StreamingPutImpl;
+  struct TierCounters {
+    std::atomic<int64_t> hits{0}, tokens{0}, bytes{0};
+  };
+  struct Counters {
+    TierCounters dram, segments;
+    std::atomic<int64_t> misses{0}, bytes_read{0}, bytes_written{0};
+    std::atomic<int64_t> pushes_open{0}, puts_in_flight{0}, loads_in_flight{0};
+    std::atomic<int64_t> bytes_written_in_place{0}, puts_written_again{0}, failed_flushes{0};
+    std::atomic<int64_t> evicted_capacity{0}, evicted_quota{0}, removed{0}, unreferenced{0}, dropped_damaged{0};
+    std::atomic<int64_t> integrity_failures{0}, double_claims{0};
+    std::atomic<int64_t> scrubbed_encodings{0}, scrubbed_bytes{0}, scrub_rounds{0}, scrub_damaged{0};
+    std::atomic<int64_t> reads_repeated{0};
+  };
+
+  // engine.cc
+  absl::Status OpenSegments();
+  absl::Status OpenIndex();
+  absl::Status LoadTable();
+  absl::Status LoadCapacity();
+  // What is said of segments that the index names and that are not there.
+  absl::Status MissingSegments(const TableLoader::Outcome& loaded) const;
+  absl::Status StartMemory();
+  void Close();
+  // Commits a batch; on a full disk gives back the reserve and tries again.
+  absl::Status CommitBatch(IndexBatch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  absl::Status Writable() const;
+
+  // engine_read.cc
+  struct Held {
+    EntryUse use;
+    ResidentLease resident;
+    bool from_dram = false;
+  };
+  // A load whose room is being made: others who want the encoding wait for that.
+  struct Load {
+    Eviction evict = Eviction::kNothing;  // what whoever loads may do for room
+    bool begun = false;
+    absl::Status status;
+  };
+  // Leases what `use` names, loading it where it is not resident.
+  absl::StatusOr<Held> Hold(EntryUse use, Eviction evict, absl::Time deadline);
+  absl::StatusOr<ResidentLease> StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline);
+  absl::StatusOr<Manifest> ManifestOf(const EncodingKey& key, const Location& location);
+  // Requests that move all of an encoding between memory and segments, in layer order; `done(offset, length, status)`
+  // for each.
+  absl::StatusOr<std::vector<IoRequest>> Requests(const Residency& residency, const Runs& runs, bool write,
+                                                  RequestCutter::Done done) const;
+  // Makes the request repeat itself once where it fails.
+  void ReadTwice(IoRequest* request);
+  // Its bytes are wrong (`what`): counts it, says so, and the store stops serving it.
+  void DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count = true);
+  // False: it was dropped already.
+  bool DropLocked(const EncodingKey& key, uint64_t sequence, bool count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  std::vector<std::string> DocumentsOf(const EncodingKey& key) const;
+  void NoteDamage(const DamagedEncoding& damage);
+
+  // engine_catalog.cc
+  int64_t DocumentCount(absl::string_view ns);
+  void SetDocumentCount(absl::string_view ns, std::optional<int64_t> count);
+
+  // engine_namespaces.cc
+  absl::Status LoadNamespaces();
+  absl::Status ForgetNamespace(absl::string_view ns);  // its limits
+
+  // engine_verify.cc
+  // Whether the encoding was read back for a suspicion lately; it counts as such from now on.
+  bool NoteSuspect(uint64_t sequence);
+  void VerifyIndex(std::vector<std::string>* problems);
+  void VerifyCatalog(const IndexSnapshot& now, std::vector<std::string>* problems);
+  // Whether the table has what the index has under this key.
+  bool Serves(const EncodingKey& key, const Location& location);
+
+  // engine_scrub.cc
+  // Reads an encoding back from the segments, a few layers at a time and in the background, and checks it; what is
+  // wrong or cannot be read is read once more. `next` is asked before each layer is read, with its bytes; false ends it
+  // with CANCELLED. DATA_LOSS: damaged. UNAVAILABLE: it cannot be read now. NOT_FOUND: removed meanwhile.
+  absl::Status VerifyEncoding(const EntryUse& use, const std::function<bool(int64_t)>& next);
+  absl::Status ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next);
+  // An encoding that failed while it was read: it is read back by the checker, and dropped if it fails again.
+  struct Check {
+    EncodingKey key;
+    uint64_t sequence = 0;
+    bool counted = false;  // as an integrity failure
+  };
+  void AskCheck(const EncodingKey& key, uint64_t sequence, bool counted);
+  // Until no check of it waits or runs, or the deadline has passed.
+  void AwaitCheck(uint64_t sequence, absl::Time deadline);
+  std::optional<Check> NextCheck(absl::Time until);
+  void CheckOne(const Check& check);
+  bool closing() const;
+  bool PaceScrub(int64_t bytes, absl::Time* free_at);
+  bool ScrubRound();
+  void RunChecks();
+
+  // engine_write.cc
+  absl::Status TakeSlabs(const std::shared_ptr<const Manifest>& manifest,
+                         absl::Span<const absl::Span<const std::byte>> slabs, PendingPut* put);
+  // Whether the manifest is complete, and of slabs of these lengths without gaps.
+  static absl::Status CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths);
+  // What must hold before any put begins: writable, not on a disk that is full.
+  absl::Status CheckRoomToWrite();
+  std::shared_ptr<PendingPut> NewPut(EncodingKey key, const Manifest& manifest);
+  // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
+  // while the disk writes.
+  absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
+  // What ends each write of `put`: notes blocks that could not be written, and PartDone.
+  RequestCutter::Done WriteDone(const std::shared_ptr<PendingPut>& put);
+  // Of all of `put`'s source.
+  absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
+  // Subtracts `part` from put->left. The call that reaches zero hands the put to the committer.
+  void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
+  void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
+  // For the committer (group_commit.h): makes the records of those puts durable whose bytes are.
+  void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  void FinishWinner(PendingPut* put, const absl::Status& committed);
+  // Commits the batch together with the end of these encodings, and counts them in `reason`.
+  absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+
+  // engine_faults.cc
+  // For the committer: makes the puts' bytes durable, notes what failed, and takes out what is written again.
+  void FlushGroup(std::vector<std::shared_ptr<PendingPut>>* group);
+  // Bytes [offset, offset + length) of the encoding could not be written.
+  void NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why);
+  // Takes the blocks that are bad from the put. REQUIRES: nothing writes to its blocks any more.
+  void LoseBadBlocks(PendingPut* put);
+  // The same, and the others come back to the table.
+  void GiveBackBlocks(PendingPut* put);
+  // Those of the blocks that cannot be written by themselves either, ascending as they do; for a bounded time.
+  std::vector<Run> ProbeBlocks(const std::vector<Run>& blocks);
+  // Writes a put that the device refused once more, elsewhere. False: it stays refused.
+  bool WriteAgain(const std::shared_ptr<PendingPut>& put);
+  absl::Status LoadBadBlocks();
+  void KeepBadBlocks();
+  void SealWornSegments();
+  void Seal(uint32_t segment);
+
+  // engine_space.cc
+  absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
+  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes can never be stored here.
+  absl::Status CheckSize(int64_t bytes) const;
+  absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // Removes what the table picked and counts it in `reason`. How many blocks that was.
+  absl::StatusOr<int64_t> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  bool CanGrow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // Adds a segment. False if the capacity or the disk has no room for one, or none could be made for a while.
+  absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // What Grow answers where a segment could not be made although there is space.
+  absl::StatusOr<bool> GrowFailed(absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // What the segments may hold at most, and what they can hold now: without bad blocks and, where none can be added,
+  // new segments.
+  int64_t MaxBlocks() const;
+  int64_t LimitBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  // Empties and removes segments beyond the capacity, as far as what lies there may go.
+  void Shrink() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
+  void AskMaintenance();
+  void Maintain();
+
+  const EngineOptions options_;
+  const FileSystem files_;
+  Counters counters_;
+  std::unique_ptr<StoreDirectory> directory_;
+  std::unique_ptr<Index> index_;
+  std::unique_ptr<SegmentFiles> segments_;
+  Table table_;
+  std::unique_ptr<BulkIo> io_;
+  std::unique_ptr<DramTier> tier_;
+  std::unique_ptr<GroupCommit> group_commit_;
+
+  int64_t capacity_ = 0;
+  const absl::Status unwritable_;  // why a store that was to be written was opened for reading only
+
+  Mutex space_mutex_;
+  int64_t free_when_full_ ABSL_GUARDED_BY(space_mutex_) = 0;                    // on the disk when growing failed last
+  absl::Time grow_again_ ABSL_GUARDED_BY(space_mutex_) = absl::InfinitePast();  // at the latest
+  // Since the last segment was added: how often growing failed for another reason than space, and when it first did.
+  int grow_failures_ ABSL_GUARDED_BY(space_mutex_) = 0;
+  absl::Time grow_fails_since_ ABSL_GUARDED_BY(space_mutex_);
+  absl::Status grow_failure_
+      ABSL_GUARDED_BY(space_mutex_);  // why the store makes do with its segments until grow_again_
+  Mutex commit_mutex_;
+  Mutex documents_mutex_;  // taken for moments; whoever changes the index writes under commit_mutex_ as well
+  std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(documents_mutex_);  // per namespace, tombstones excluded
+  std::atomic<uint64_t> next_sequence_{1};
+  std::atomic<bool> disk_full_{false};  // growing failed; tried again when space was added or something deleted
+  std::atomic<bool> reserve_spent_{false};
+
+  Mutex loads_mutex_;
+  CondVar loads_changed_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(loads_mutex_);  // by sequence
+
+  Mutex damage_mutex_;
+  std::deque<DamagedEncoding> recent_damage_ ABSL_GUARDED_BY(damage_mutex_);
+  Mutex suspects_mutex_;
+  absl::flat_hash_set<uint64_t> suspects_ ABSL_GUARDED_BY(suspects_mutex_);  // sequences
+  std::deque<std::pair<absl::Time, uint64_t>> suspects_in_order_ ABSL_GUARDED_BY(suspects_mutex_);
+
+  mutable Mutex check_mutex_;
+  CondVar check_wake_;  // a check came or ended, or the engine is closing
+  std::deque<Check> checks_ ABSL_GUARDED_BY(check_mutex_);
+  absl::flat_hash_set<uint64_t> checking_ ABSL_GUARDED_BY(check_mutex_);  // sequences of those that wait or run
+  bool stop_checking_ ABSL_GUARDED_BY(check_mutex_) = false;
+  Thread checker_;
+
+  Mutex maintain_mutex_;
+  CondVar maintain_wake_;
+  bool maintain_asked_ ABSL_GUARDED_BY(maintain_mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(maintain_mutex_) = false;
+  Thread maintainer_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_ENGINE_IMPL_H_

@@ -1,0 +1,44 @@
+// What moves between an encoding's memory and its blocks, as requests to the disk. Thread-safety: none.
+#ifndef KVLINK_STORE_ENGINE_REQUEST_CUTTER_H_
+#define KVLINK_STORE_ENGINE_REQUEST_CUTTER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "store/engine/disk/bulk_io.h"
+#include "store/engine/disk/location.h"
+#include "store/engine/disk/segment_files.h"
+
+namespace kvlink::engine {
+
+// Cuts what moves between an encoding's slabs and its blocks into requests, slab by slab in the order of the layers.
+class RequestCutter {
+ public:
+  using Done = std::function<void(int64_t offset, int64_t length, const absl::Status&)>;
+  // `done` is called for each request. The files outlive it, and memory is registered in chunks of `chunk_bytes`.
+  RequestCutter(SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done);
+  // The next slab. DATA_LOSS: the blocks do not suffice, or are not there.
+  absl::Status Add(absl::Span<std::byte> slab);
+  // What has been cut since the last call; without `all` the last request stays, which the next slab may lengthen.
+  std::vector<IoRequest> Take(bool all);
+
+ private:
+  SegmentFiles* const segments_;
+  const Runs runs_;
+  const int64_t chunk_bytes_, max_bytes_;
+  const bool write_;
+  const std::shared_ptr<const Done> done_;
+  size_t run_ = 0;
+  int64_t in_run_ = 0;    // bytes of the run already used
+  int64_t position_ = 0;  // in the encoding
+  int64_t start_ = 0;     // of the last request
+  std::vector<IoRequest> requests_;
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_REQUEST_CUTTER_H_

@@ -1,0 +1,56 @@
+// What an engine's interface and its parts both speak of: memory of the DRAM tier, namespaces and their limits.
+// Thread-safety: plain values.
+#ifndef KVLINK_STORE_ENGINE_TYPES_H_
+#define KVLINK_STORE_ENGINE_TYPES_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace kvlink::engine {
+
+// Memory that encodings in the DRAM tier and pushes lie in. It stays where it is while the engine lives; which of it is
+// backed by memory changes.
+struct TierMemory {
+  uint32_t number = 0;  // 1, 2, ... in the order of their making
+  std::string ns;       // whose encodings lie in it
+  int64_t bytes = 0;
+  int descriptor = -1;  // for readers, who can map it and not write it; -1: not shared
+};
+
+// A part of a TierMemory that is backed by memory.
+struct TierChunk {
+  int number = 0;       // below ArenaPool::chunks(); no two chunks that are there share one
+  uint32_t memory = 0;  // TierMemory::number
+  int64_t offset = 0;   // of its first byte in that memory
+  std::byte* data = nullptr;
+  int64_t bytes = 0;
+};
+
+// Where something lies.
+struct Place {
+  uint32_t memory = 0;  // TierMemory::number
+  int64_t offset = 0;   // of its first byte
+};
+
+// 0: the engine's own limit.
+struct NamespaceSettings {
+  // Most bytes of segments that its encodings may occupy, in whole blocks of 64 KiB.
+  int64_t capacity_bytes = 0;
+  // Most of these that its pinned encodings may occupy. The engine's own is EngineOptions::pinned_bytes, but at most
+  // half of the namespace's capacity.
+  int64_t pinned_bytes = 0;
+  bool operator==(const NamespaceSettings&) const = default;
+};
+
+struct NamespaceUse {
+  std::string ns;
+  int64_t encodings = 0;
+  int64_t bytes = 0;
+  int64_t pinned_bytes = 0;
+  int64_t pinned = 0;  // encodings
+};
+
+}  // namespace kvlink::engine
+
+#endif  // KVLINK_STORE_ENGINE_TYPES_H_
