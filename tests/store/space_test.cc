@@ -186,8 +186,17 @@ TEST(SpaceTest, LeasesLimitTheDramTier) {
   // Writing needs no lease's place.
   EXPECT_TRUE(PutOne(store.get(), "ns", MakeSynthetic(50)).ok());
   leases.pop_back();
-  EXPECT_TRUE(ReadAndCompare(store.get(), "ns", MakeSynthetic(5)).ok());
-  EXPECT_TRUE(ReadAndCompare(store.get(), "ns", MakeSynthetic(50)).ok());
+  // The last request to the disk may hold its memory for longer than a read waits for room, on a machine that is busy.
+  const auto read = [&](int number) {
+    const absl::Time limit = Soon();
+    absl::Status status;
+    do {
+      status = ReadAndCompare(store.get(), "ns", MakeSynthetic(number));
+    } while (absl::IsResourceExhausted(status) && SteadyNow() < limit);
+    return status;
+  };
+  EXPECT_EQ(read(5), absl::OkStatus());
+  EXPECT_EQ(read(50), absl::OkStatus());
   const Synthetic huge = MakeSynthetic(60, 3, 700);
   ASSERT_TRUE(PutOne(store.get(), "ns", huge).ok());
   EXPECT_TRUE(absl::IsResourceExhausted(ReadAndCompare(store.get(), "ns", huge)));
