@@ -42,7 +42,7 @@ struct Session::Transfer {
   bool in_wire = false;
   int64_t bytes = 0;   // in the wire
   uint64_t order = 0;  // of a send
-  Timers::Id deadline, quarantine, landing_limit;
+  Timers::Id deadline, quarantine, receive_limit;
 };
 
 Session::Session(const Options& options, std::unique_ptr<Wire> wire)
@@ -52,7 +52,7 @@ Session::Session(const Options& options, std::unique_ptr<Wire> wire)
       window_bytes_(options.window_bytes),
       pause_at_bytes_(options.pause_at_bytes),
       budget_(options.budget),
-      landing_within_(options.receive_within),
+      receive_within_(options.receive_within),
       on_open_(options.on_open),
       on_gone_(options.on_gone),
       wire_(std::move(wire)),
@@ -317,18 +317,18 @@ void Session::Send(uint64_t id, const Slice& from, absl::Time deadline, Sent don
 }
 
 void Session::AwaitReceive(const TransferPointer& transfer, absl::Time deadline) {
-  const absl::Time limit = thread_->now() + landing_within_;
+  const absl::Time limit = thread_->now() + receive_within_;
   if (limit >= deadline) return;
-  transfer->landing_limit = thread_->timers().At(limit, [self = shared_from_this(), id = transfer->id] {
+  transfer->receive_limit = thread_->timers().At(limit, [self = shared_from_this(), id = transfer->id] {
     self->GiveUp(id, false,
                  absl::DeadlineExceededError(absl::StrCat(self->peer_, " made no room for payload ", id, " within ",
-                                                          absl::FormatDuration(self->landing_within_))));
+                                                          absl::FormatDuration(self->receive_within_))));
   });
 }
 
 // A send and its credit have met.
 void Session::MatchCredit(const TransferPointer& transfer, uint64_t bytes) {
-  thread_->timers().Cancel(transfer->landing_limit);
+  thread_->timers().Cancel(transfer->receive_limit);
   if (static_cast<uint64_t>(transfer->slice.length) <= bytes) {
     ready_.emplace(transfer->order, transfer);
     return;
@@ -389,7 +389,7 @@ void Session::WireDone(Transfer* transfer, const absl::Status& status) {
 void Session::Complete(Transfer* transfer, const absl::Status& status, int64_t bytes) {
   const auto done = std::exchange(transfer->done, nullptr);
   thread_->timers().Cancel(transfer->deadline);
-  thread_->timers().Cancel(transfer->landing_limit);
+  thread_->timers().Cancel(transfer->receive_limit);
   Transfers& open = transfer->receive ? receives_ : sends_;
   const auto found = open.find(transfer->id);
   const TransferPointer keep = found->second;

@@ -128,7 +128,7 @@ class Session : public std::enable_shared_from_this<Session> {
   const int64_t window_bytes_;
   const int64_t pause_at_bytes_;
   const std::shared_ptr<MessageBudget> budget_;
-  const absl::Duration landing_within_;
+  const absl::Duration receive_within_;
   std::function<void(Session*)> on_open_;
   const std::function<void(Session*)> on_gone_;
   const std::unique_ptr<Wire> wire_;

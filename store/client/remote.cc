@@ -128,7 +128,7 @@ class Remote : public RemoteStore {
   absl::StatusOr<std::vector<Found>> LookupOnce(NodeConnection* connection, absl::string_view ns,
                                                 absl::Span<const Identity> identities, Codec codec,
                                                 absl::Time deadline);
-  // `region`: where to arrive; nullptr: on the host.
+  // `region`: where to receive; nullptr: on the host.
   absl::StatusOr<std::unique_ptr<Lease>> ReadOnce(const EncodingAddress& address, const std::shared_ptr<Region>& region,
                                                   absl::Time deadline);
   // One attempt for each of `addresses`.
@@ -343,7 +343,7 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::PullManyOnce(absl::S
     }
   };
   for (const EncodingAddress& address : addresses) {
-    // A pull gives its slot back when it has arrived, and arrives only once it has been started.
+    // A pull gives its slot back once it is complete, which it can be only after it was started.
     while (!(*connection)->pulls().TryTake()) {
       if (!asked.empty()) {
         finish();

@@ -7,7 +7,7 @@
 //     WaitLayer then gives DATA_LOSS, DEADLINE_EXCEEDED or UNAVAILABLE, and a counter moves. A wrong checksum is told
 //     to the node, which looks at what it stores.
 //   - On the node's own host, reads map the node's memory and copy nothing; such a lease may lapse (Lease::intact).
-//   - ReadTo arrives in a device's region where UCX reaches its memory and reads do not map. After several failures
+//   - ReadTo receives into a device's region where UCX reaches its memory and reads do not map. After several failures
 //   there
 //     in a row, each a miss as any other, reads arrive on the host for a while (RemoteOptions::region_rest).
 //   - Pins belong to the session: they end with the process, or with the node.

@@ -155,7 +155,7 @@ absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Evictio
     if (absl::IsDataLoss(manifest.status())) DropDamaged(key, sequence, manifest.status().message());
     return manifest.status();
   }
-  // The blocks stay ours until the last read has arrived, whatever happens to the lease.
+  // The blocks stay ours until the last read has completed, whatever happens to the lease.
   const auto hold = std::make_shared<Loading>(&counters_.loads_in_flight);
   hold->use = table_.Use(key, /*touch=*/false);
   if (!hold->use || hold->use.location().sequence != sequence) return absl::NotFoundError("a miss: removed meanwhile");

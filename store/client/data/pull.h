@@ -113,7 +113,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   std::vector<transport::Slice> slices_ ABSL_GUARDED_BY(mutex_);
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
   std::vector<bool> awaited_ ABSL_GUARDED_BY(mutex_);  // pieces of which somebody wants to hear
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // piece to arrive
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // piece to receive next
   size_t good_ ABSL_GUARDED_BY(mutex_) = 0;
   int receiving_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);

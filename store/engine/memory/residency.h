@@ -67,7 +67,7 @@ class Residency {
   // Bytes [offset, offset + length) of the encoding have been read, or could not be.
   void ReadCompleted(int64_t offset, int64_t length, const absl::Status& status);
   // Calls `arrived` once when all of layer l has arrived (OK, not verified) or cannot (why): within the call if that is
-  // known already, else by whoever arrives it. It must not wait.
+  // known already, else by the thread that completes the read. It must not wait.
   void OnLayerRead(int64_t layer, LayerReadFunction arrived);
   // Calls `failed` once, when the first layer fails, without locks and before anybody else can know. It must not wait.
   // REQUIRES: nobody else holds this object yet.

@@ -60,7 +60,7 @@ class ReadyNews : public std::enable_shared_from_this<ReadyNews> {
 };
 
 // Layers [0, n) that are there now. Only looks.
-int64_t LandedNow(engine::EncodingLease* lease) {
+int64_t LayersReadNow(engine::EncodingLease* lease) {
   const int64_t layers = static_cast<int64_t>(lease->manifest().layers.size());
   int64_t arrived = 0;
   while (arrived < layers) {
@@ -94,7 +94,7 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
     return absl::FailedPreconditionError("the node does not share its memory: pull instead");
   }
   KVLINK_RETURN_IF_ERROR(connection->SendMemory(*memory));
-  const int64_t arrived = LandedNow(lease.get());
+  const int64_t arrived = LayersReadNow(lease.get());
   const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
   KVLINK_ASSIGN_OR_RETURN(const uint64_t number, connection->AddLease(lease));
   leased.set_lease(number);

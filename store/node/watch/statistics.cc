@@ -63,7 +63,7 @@ constexpr Row kNodeRows[] = {
      [](const Sources& from) { return from.service->core.log.dropped(); }},
     {{"payload_bytes_sent", kCount, "payload_bytes_total", "direction=sent", "Payloads of all transports"},
      [](const Sources& from) { return from.transports.payload_bytes_sent; }},
-    {{"payload_bytes_received", kCount, "payload_bytes_total", "direction=arrived", "Payloads of all transports"},
+    {{"payload_bytes_received", kCount, "payload_bytes_total", "direction=received", "Payloads of all transports"},
      [](const Sources& from) { return from.transports.payload_bytes_received; }},
     {{"registered_bytes", kGauge, "registered_bytes", "", "Memory registered with transports"},
      [](const Sources& from) { return from.transports.registered_bytes; }},
@@ -140,7 +140,7 @@ void TransportReadings(Service* service, Page* page) {
     page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_sent,
                 {{"transport", scheme}, {"direction", "sent"}});
     page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_received,
-                {{"transport", scheme}, {"direction", "arrived"}});
+                {{"transport", scheme}, {"direction", "received"}});
     page->Count("transport_payloads_late_total", "Payloads that came after their receive was given up",
                 stats.payloads_late, labels);
     for (const auto& [reason, count] : stats.closes) {

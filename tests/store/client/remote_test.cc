@@ -150,7 +150,7 @@ TEST_P(RemoteTest, ManifestsLargerThanAMessage) {
   EXPECT_TRUE(read.ok()) << read;
 }
 
-TEST_P(RemoteTest, LandingMemoryIsBoundedAndComesBack) {
+TEST_P(RemoteTest, ReceiveMemoryIsBoundedAndComesBack) {
   RemotePlaceOptions options;
   options.client = [](RemoteOptions* client) { client->receive_bytes = 10 * 4096; };
   store::client::RemoteStore* const store = Place(options).remote();

@@ -197,15 +197,15 @@ std::vector<testing::BackendFactory> EmulatedDevices() {
 INSTANTIATE_TEST_SUITE_P(Backends, DeviceBufferTest, ::testing::ValuesIn(EmulatedDevices()),
                          [](const auto& info) { return info.param.name; });
 
-class LandingOfHostTest : public GeneratorTest {};
-TEST_P(LandingOfHostTest, OnlyADeviceHasARegion) {
+class HostBufferTest : public GeneratorTest {};
+TEST_P(HostBufferTest, OnlyADeviceHasARegion) {
   GeneratorOptions options = Options();
   options.device_buffer_bytes = 4096;
   const auto generator = Generator::Create(loaded_.model.get(), loaded_.fingerprint, nullptr, options);
   EXPECT_EQ(generator.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(generator.status().message(), ::testing::HasSubstr("only a device"));
 }
-INSTANTIATE_TEST_SUITE_P(Host, LandingOfHostTest, ::testing::Values(GeneratorBackends().front()),
+INSTANTIATE_TEST_SUITE_P(Host, HostBufferTest, ::testing::Values(GeneratorBackends().front()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace
