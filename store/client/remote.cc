@@ -214,6 +214,10 @@ absl::StatusOr<std::unique_ptr<DataPath>> Remote::ChoosePath(absl::Time deadline
   std::vector<Carrier> carriers = {options_.carrier};
   if (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped) {
     carriers = {Carrier::kUcx, Carrier::kGrpc};
+    if (options_.tls.enabled()) {
+      carriers = {Carrier::kGrpc};
+      problems->push_back("ucx does not encrypt, so it is used where it is named");
+    }
   }
   if (options_.transport != nullptr) carriers.resize(1);
   for (const Carrier carrier : carriers) {
@@ -470,13 +474,32 @@ absl::StatusOr<PutResult> Remote::Put(absl::string_view ns, const Manifest& mani
   order.manifest = &manifest;
   order.slabs = slabs;
   ++counters_.pushes;
+  order.silence = options_.silence;
+  absl::Duration silent;  // so long attempts have waited for a node that gave no sign
   auto result = WithRetries(&retries_, deadline, [&]() -> absl::StatusOr<PutResult> {
-    KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
-    KVLINK_ASSIGN_OR_RETURN(const auto connection, path->channel().Acquire(deadline));
-    order.sending = &path->sending();
-    order.registered = [path](absl::Span<const std::byte> slab) { return path->Registered(slab); };
-    return Checked(*connection, PushOnce(connection, &order, deadline));
+    const absl::Time begun = SteadyNow();
+    const absl::Time limit = std::min(deadline, begun + options_.silence - silent);
+    const auto path = Data(limit);
+    const auto connection = path.ok() ? (*path)->channel().Acquire(limit) : path.status();
+    if (connection.ok()) {
+      silent = absl::ZeroDuration();
+      order.sending = &(*path)->sending();
+      order.registered = [path = *path](absl::Span<const std::byte> slab) { return path->Registered(slab); };
+      auto done = Checked(**connection, PushOnce(*connection, &order, deadline));
+      if (!order.silent) return done;
+      silent = options_.silence;
+    } else {
+      silent += SteadyNow() - begun;
+    }
+    if (silent < options_.silence || SteadyNow() >= deadline) return connection.status();
+    // Not to be tried again.
+    return absl::AbortedError("");
   });
+  if (absl::IsAborted(result.status()) && silent >= options_.silence) {
+    result =
+        absl::UnavailableError(absl::StrCat("put: the node at ", options_.address, " has given no sign for ",
+                                            absl::FormatDuration(options_.silence), ": it is stopped, or cut off"));
+  }
   if (!result.ok()) ++counters_.failed_pushes;
   return result;
 }

@@ -40,7 +40,8 @@ struct RemoteOptions {
   std::string address;  // host:port of the node's gRPC service
   std::string key;      // of the node's access file; empty where the node has none
   transport::TlsOptions tls;
-  // Where mapping does not work, kMapped is refused by OpenRemote. Writes never map: they take ucx, then grpc.
+  // Where mapping does not work, kMapped is refused by OpenRemote. Writes never map: they take ucx, then grpc. With TLS
+  // kUcx, which encrypts nothing, is taken only where it is named.
   Carrier carrier = Carrier::kAuto;
   std::string name;  // of this process, for the node's logs
 
@@ -54,7 +55,10 @@ struct RemoteOptions {
   absl::Duration connect_timeout = absl::Seconds(5);   // of one attempt to connect
   absl::Duration request_timeout = absl::Seconds(5);   // of lookups, pins, catalog and administration
   absl::Duration transfer_timeout = absl::Minutes(1);  // an encoding that has not arrived by then never will
-  absl::Duration region_rest = absl::Minutes(1);       // see above
+  // A Put whose node gives no sign of itself for so long (no answer, no bytes taken) ends with UNAVAILABLE, whatever
+  // its deadline. While nobody listens at the node's address, Put waits for it to be started again.
+  absl::Duration silence = absl::Seconds(10);
+  absl::Duration region_rest = absl::Minutes(1);  // see above
   // How long lookups, reads and pins are tried again while the node cannot be reached: encoding a document is better
   // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
   absl::Duration patience = absl::Seconds(1);

@@ -37,6 +37,7 @@ Core::Core(const NodeLimits& limits, AccessList access, LogSink sink)
       log(std::move(sink)),
       sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,
                [this](const engine::EncodingKey& key, uint64_t sequence) { (void)engine->Unpin(key, sequence); }),
+      strangers(limits.unidentified),
       namespaces(limits.namespaces, limits.namespaces / limits.administrators_part),
       traffic(limits),
       draining(&log, &traffic) {}

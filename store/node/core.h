@@ -19,6 +19,7 @@
 #include "store/node/namespaces.h"
 #include "store/node/quota.h"
 #include "store/node/sessions.h"
+#include "store/node/strangers.h"
 #include "store/node/watch/log.h"
 #include "store/node/watch/metrics.h"
 
@@ -87,6 +88,7 @@ struct Core {
   std::unique_ptr<engine::Engine> engine;
   std::unique_ptr<Metrics> metrics;
   Sessions sessions;
+  Strangers strangers;  // at the control service
   Namespaces namespaces;
   Traffic traffic;
   Draining draining;

@@ -17,7 +17,8 @@ struct NodeLimits {
   int connections = 4096;
   // A connection that has not said who it is by then is closed; so is one whose session ended so long ago.
   absl::Duration hello_within = absl::Seconds(10);
-  int unidentified = 256;  // of those; when one more comes, the one that has been silent longest goes
+  int unidentified = 256;  // of those; when one more comes, the one that has been silent longest goes. Also of the
+                           // connections to the control service (strangers.h)
   int requests = 16384;    // that wait or run
   int64_t request_bytes = int64_t{256} << 20;
   int requests_per_connection = 1024;  // that wait or run at a time, pulls and pushes aside
@@ -56,7 +57,7 @@ struct NodeLimits {
   absl::Duration control_receive = absl::Seconds(10);  // for the message, then
   absl::Duration control_run = absl::Minutes(2);       // streams aside
   absl::Duration control_answer = absl::Seconds(10);   // until the peer has taken an answer, or a message of a stream
-  int64_t control_bytes = int64_t{256} << 20;          // most memory of gRPC
+  int64_t control_bytes = int64_t{64} << 20;           // most memory of gRPC
   int64_t control_message_bytes = int64_t{4} << 20;    // of one message
 };
 

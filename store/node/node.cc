@@ -258,6 +258,7 @@ void Node::Sweep() {
     const int64_t expired = service->core.sessions.Sweep(now);
     if (expired > 0) service->core.log.Info("sessions_expired", {{"count", expired}});
     for (const auto& connection : service->data.connections.All()) connection->Sweep(now);
+    service->core.strangers.Sweep();
     strangers.Look(now);
     if (now - forgot >= kForget) {
       service->core.namespaces.Forget(NamespacesIn(service->core.engine.get()),

@@ -221,14 +221,13 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
     std::vector<Descriptor> sockets;
     for (int i = 0; i < count && !HasFailure(); ++i) sockets.push_back(ConnectIdle(node_.address(), i % 4 != 0));
     ASSERT_FALSE(HasFailure());
-    const absl::Time deadline = SteadyNow() + 3 * kHangGuard;
-    while (Descriptors() < descriptors_ + count - 16 && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
-    EXPECT_GE(Descriptors(), descriptors_ + count - 16) << "they were not accepted";
     ASSERT_NO_FATAL_FAILURE(Serves());
     const int64_t grown = Resident() - resident_;
     PrintIdle(count, "idle connections");
+    // Of those whom it does not know the node keeps so many and no more, whoever of them waits and whoever is cut.
+    EXPECT_LE(Descriptors(), descriptors_ + 1024 + 2 * 256 + 64);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    EXPECT_LT(grown, (int64_t{64} << 20) + count * (int64_t{64} << 10));
+    EXPECT_LT(grown, int64_t{96} << 20);
 #endif
     sockets.clear();
     ASSERT_NO_FATAL_FAILURE(ExpectGone("connections"));

@@ -7,8 +7,10 @@
 #include <random>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/node_process.h"
 #include "tests/support/seed.h"
@@ -155,6 +157,39 @@ TEST_P(NodeFreezeTest, CallsEndByTheirDeadlinesAndLaterOnesSucceed) {
   EXPECT_TRUE(intact.ok()) << intact;
   store->reset();
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+}
+
+// A node that stands still is told from one that is slow or away, long before the deadline of a put.
+TEST_P(NodeFreezeTest, APutIsGivenUpSoon) {
+  ScratchDirectory scratch(/*in_memory=*/true);
+  NodeProcess node(scratch.path() + "/store", {"--capacity", "1G"});
+  ASSERT_TRUE(node.Start());
+  store::client::RemoteOptions options = ClientOptions(node.address(), GetParam(), kPatience);
+  options.silence = absl::Seconds(1);
+  auto store = store::client::OpenRemote(options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto put = [&](uint64_t number) {
+    const auto encoding = EncodingOf(number);
+    return (*store)
+        ->Put(kTrafficNamespace, encoding->manifest, encoding->spans(), SteadyNow() + absl::Minutes(10))
+        .status();
+  };
+  ASSERT_TRUE(put(4).ok());
+  node.process().Signal(SIGSTOP);
+  const absl::Time begun = SteadyNow();
+  const absl::Status stopped = put(8);
+  EXPECT_LT(SteadyNow() - begun, absl::Minutes(2));
+  EXPECT_EQ(stopped.code(), absl::StatusCode::kUnavailable) << stopped;
+  EXPECT_TRUE(absl::StrContains(stopped.message(), node.address())) << stopped;
+  std::printf("%s: given up after %s: %s\n", GetParam(), absl::FormatDuration(SteadyNow() - begun).c_str(),
+              std::string(stopped.message()).c_str());
+  node.process().Signal(SIGCONT);
+  absl::Status again;
+  const absl::Time limit = SteadyNow() + 3 * kHangGuard;
+  do {
+    again = put(12);
+  } while (!again.ok() && SteadyNow() < limit);
+  EXPECT_TRUE(again.ok()) << again;
 }
 
 INSTANTIATE_TEST_SUITE_P(Carriers, NodeFreezeTest, ::testing::Values("ucx", "grpc", "mapped"),

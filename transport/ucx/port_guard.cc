@@ -26,6 +26,11 @@ constexpr absl::Duration kBetweenSlices = absl::Milliseconds(20);
 constexpr uint64_t kFirstBytes = 8;
 // UCX's message at a listener: a length, a status, padding, and up to 2 KiB that belong to it.
 constexpr int kLengthBytes = 8, kMaxMessage = 2048;
+// What belongs to the first message begins, after 16 bytes, with the number of the peer's endpoint, and then the
+// version and kind of what follows, the same in whatever our clients send (context.cc pins the version). Over those
+// that it does not know UCX ends the process.
+constexpr int kStatus = 8, kKind = 24, kMessageHead = 27;
+constexpr uint32_t kOurKind = 0x0102;  // version 1, errors are told to the peer; an address comes with it
 
 std::vector<int> Descriptors() {
   std::vector<int> open;
@@ -58,26 +63,40 @@ uint64_t BytesReceived(int fd) {
 }
 
 // Lets through segments without bytes, and those that begin with a length (little-endian, 8 bytes) of up to 2 KiB, or
-// with as much of one as they hold. The filter sees each segment by itself, from its TCP header on.
+// with as much of one as they hold; where the head of a message follows, it must be one of ours. The filter sees each
+// segment by itself, from its TCP header on.
 bool Filter(int fd) {
-  const auto op = [](uint16_t code, uint32_t k, uint8_t yes = 0, uint8_t no = 0) {
-    return sock_filter{code, yes, no, k};
+  constexpr int kPass = 23, kDrop = 24;
+  const auto op = [](uint16_t code, uint32_t k) { return sock_filter{code, 0, 0, k}; };
+  // From the instruction at `here` to that at `yes` or `no`.
+  const auto jump = [](int here, uint16_t test, uint32_t k, int yes, int no) {
+    return sock_filter{static_cast<uint16_t>(BPF_JMP | test | BPF_K), static_cast<uint8_t>(yes - here - 1),
+                       static_cast<uint8_t>(no - here - 1), k};
   };
-  std::array<sock_filter, 16> program = {
+  std::array<sock_filter, 25> program = {
       op(BPF_LD | BPF_B | BPF_ABS, 12),  // data offset, in words, in the upper half
       op(BPF_ALU | BPF_RSH | BPF_K, 2),
       op(BPF_ALU | BPF_AND | BPF_K, 0x3c),
       op(BPF_MISC | BPF_TAX, 0),
       op(BPF_LD | BPF_W | BPF_LEN, 0),
       op(BPF_ALU | BPF_SUB | BPF_X, 0),
-      op(BPF_JMP | BPF_JGE | BPF_K, 2, 0, 7),             // up to a byte, which may be anything: let through
-      op(BPF_JMP | BPF_JGE | BPF_K, kLengthBytes, 0, 4),  // less than the length: its second byte says enough
-      op(BPF_LD | BPF_W | BPF_IND, 4),                    // bytes 4 to 7 of the length
-      op(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 5),
+      jump(6, BPF_JGE, 2, 7, kPass),          // up to a byte, which may be anything
+      jump(7, BPF_JGE, kLengthBytes, 8, 12),  // less than the length: its second byte says enough
+      op(BPF_LD | BPF_W | BPF_IND, 4),        // bytes 4 to 7 of the length
+      jump(9, BPF_JEQ, 0, 10, kDrop),
       op(BPF_LD | BPF_H | BPF_IND, 2),  // bytes 2 and 3
-      op(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
+      jump(11, BPF_JEQ, 0, 12, kDrop),
       op(BPF_LD | BPF_B | BPF_IND, 1),  // byte 1
-      op(BPF_JMP | BPF_JGE | BPF_K, kMaxMessage >> 8, 1, 0),
+      jump(13, BPF_JGE, kMaxMessage >> 8, kDrop, 14),
+      op(BPF_LD | BPF_W | BPF_LEN, 0),
+      op(BPF_ALU | BPF_SUB | BPF_X, 0),
+      jump(16, BPF_JGE, kMessageHead, 17, kPass),
+      op(BPF_LD | BPF_H | BPF_IND, 0),  // a length of 0: nothing follows, or this is the rest of a message
+      jump(18, BPF_JEQ, 0, kPass, 19),
+      op(BPF_LD | BPF_B | BPF_IND, kStatus),
+      jump(20, BPF_JEQ, 0, 21, kDrop),
+      op(BPF_LD | BPF_H | BPF_IND, kKind),
+      jump(22, BPF_JEQ, kOurKind, kPass, kDrop),
       op(BPF_RET | BPF_K, 0xffffffff),
       op(BPF_RET | BPF_K, 0),
   };

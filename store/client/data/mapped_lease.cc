@@ -113,7 +113,9 @@ void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answe
   MutexLock lock(&mutex_);
   changed_.SignalAll();
   if (!status.ok()) {
+    // The last answer. The connection keeps this object while it keeps the caller.
     failed_ = status;
+    connection_->Forget(answer.id());
     return;
   }
   if (!answer.has_leased() || complete_) return;

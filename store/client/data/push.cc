@@ -1,3 +1,5 @@
+// Every wait of an attempt goes through AwaitSigns: a node that is slow is asked whether it is there, and has all the
+// time of the deadline; one that stands still is left after PushOrder::silence.
 #include "store/client/data/push.h"
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/client/control/retry.h"
 
 namespace kvlink::store::client {
 namespace {
@@ -15,6 +18,7 @@ namespace {
 // How long an answer to a repeated commit is waited for before the push is made anew.
 constexpr absl::Duration kRepeat = absl::Seconds(2);
 constexpr absl::Duration kLook = absl::Milliseconds(50);
+constexpr absl::Duration kQuestion = absl::Seconds(2);  // for a node to say that it is there
 
 // What is under way: sends, and the answers that may come meanwhile.
 class Push : public AnswerSink {
@@ -22,6 +26,7 @@ class Push : public AnswerSink {
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override {
     answers_.OnAnswer(status, answer);
     MutexLock lock(&mutex_);
+    heard_ = SteadyNow();
     if (!status.ok() || answer.has_push_done()) answered_ = true;
     if (!status.ok()) failed_ = status;
     changed_.SignalAll();
@@ -41,6 +46,7 @@ class Push : public AnswerSink {
   void Sent(const absl::Status& status) {
     MutexLock lock(&mutex_);
     --under_way_;
+    if (status.ok()) heard_ = SteadyNow();
     // A node that gave the push up says why in its answer, which may come a little later.
     if (!status.ok() && unsent_.ok()) unsent_ = status;
     changed_.SignalAll();
@@ -53,12 +59,25 @@ class Push : public AnswerSink {
     MutexLock lock(&mutex_);
     return !failed_.ok() || !unsent_.ok();
   }
-  // Until nothing is sent any more, or something went wrong.
-  absl::Status WaitSent() {
+  // Until nothing is sent any more, or something went wrong. DEADLINE_EXCEEDED.
+  absl::Status WaitSent(absl::Time deadline) {
     MutexLock lock(&mutex_);
-    while (under_way_ > 0 && failed_.ok() && unsent_.ok()) changed_.Wait(&mutex_);
+    while (under_way_ > 0 && failed_.ok() && unsent_.ok()) {
+      if (!changed_.WaitUntil(&mutex_, deadline) && SteadyNow() >= deadline) {
+        return absl::DeadlineExceededError("the node did not take the slabs in time");
+      }
+    }
     if (!failed_.ok()) return failed_;
     return unsent_;
+  }
+  // When the node last gave a sign: an answer, or bytes that it took.
+  absl::Time heard() {
+    MutexLock lock(&mutex_);
+    return heard_;
+  }
+  void Heard() {
+    MutexLock lock(&mutex_);
+    heard_ = SteadyNow();
   }
 
  private:
@@ -67,8 +86,42 @@ class Push : public AnswerSink {
   CondVar changed_;
   bool answered_ ABSL_GUARDED_BY(mutex_) = false;  // the commit
   int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time heard_ ABSL_GUARDED_BY(mutex_) = SteadyNow();
   absl::Status failed_ ABSL_GUARDED_BY(mutex_), unsent_ ABSL_GUARDED_BY(mutex_);
 };
+
+// Whether the node is there: a lookup of nothing much, which a node answers whatever its disks do.
+absl::Status AskForSign(NodeConnection* connection, const PushOrder& order, absl::Time deadline) {
+  proto::Request request = connection->NewRequest(order.ns, deadline);
+  request.mutable_lookup()->set_codec(static_cast<uint32_t>(order.manifest->codec));
+  request.mutable_lookup()->set_identities(std::string(BytesOf(order.manifest->identity)));
+  const auto answer = connection->Call(request, deadline);
+  // Any answer is a sign.
+  return absl::IsDeadlineExceeded(answer.status()) || absl::IsUnavailable(answer.status()) ? answer.status()
+                                                                                           : absl::OkStatus();
+}
+
+// What `wait` (given until when) comes to by `deadline`. UNAVAILABLE, with order->silent, where the node gave no sign
+// meanwhile; the connection is closed then.
+template <typename Wait>
+auto AwaitSigns(NodeConnection* connection, PushOrder* order, Push* push, absl::Time deadline, Wait wait)
+    -> decltype(wait(deadline)) {
+  while (true) {
+    auto result = wait(std::min(deadline, push->heard() + order->silence));
+    const absl::Time now = SteadyNow();
+    if (!absl::IsDeadlineExceeded(StatusOf(result)) || now >= deadline) return result;
+    if (now < push->heard() + order->silence) continue;
+    if (AskForSign(connection, *order, std::min(deadline, now + kQuestion)).ok()) {
+      push->Heard();
+      continue;
+    }
+    if (SteadyNow() >= deadline) return result;
+    order->silent = true;
+    connection->Close();
+    return absl::UnavailableError(
+        absl::StrCat("the node has given no sign for ", absl::FormatDuration(SteadyNow() - push->heard())));
+  }
+}
 
 absl::Status SendCommit(NodeConnection* connection, const PushOrder& order, uint64_t id,
                         const std::shared_ptr<Push>& push, absl::Time deadline) {
@@ -86,8 +139,9 @@ absl::Status SendCommit(NodeConnection* connection, const PushOrder& order, uint
   return absl::OkStatus();
 }
 
-absl::StatusOr<PutResult> AwaitDone(Push* push, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, push->Next(deadline));
+absl::StatusOr<PutResult> AwaitDone(NodeConnection* connection, PushOrder* order, Push* push, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, AwaitSigns(connection, order, push, deadline,
+                                                                 [&](absl::Time until) { return push->Next(until); }));
   if (!answer.has_push_done()) return absl::UnavailableError("the node answered a commit with something else");
   return PutResult{ToEtag(answer.push_done().etag()), answer.push_done().written()};
 }
@@ -100,15 +154,17 @@ absl::StatusOr<transport::Slice> TakeRoom(Arena* sending, int64_t length, Push* 
   }
 }
 
-absl::Status SendSlabs(NodeConnection* connection, const PushOrder& order, uint64_t first_payload,
+absl::Status SendSlabs(NodeConnection* connection, PushOrder* order, uint64_t first_payload,
                        const std::shared_ptr<Push>& push, absl::Time deadline) {
-  for (size_t layer = 0; layer < order.slabs.size() && !push->failed(); ++layer) {
-    const absl::Span<const std::byte> slab = order.slabs[layer];
+  for (size_t layer = 0; layer < order->slabs.size() && !push->failed(); ++layer) {
+    const absl::Span<const std::byte> slab = order->slabs[layer];
     if (slab.empty()) continue;
-    std::optional<transport::Slice> slice = order.registered(slab);
+    std::optional<transport::Slice> slice = order->registered(slab);
     if (!slice.has_value()) {
-      auto room = TakeRoom(order.sending, static_cast<int64_t>(slab.size()), push.get(), deadline);
-      if (!room.ok()) return push->failed() ? push->WaitSent() : room.status();
+      auto room = AwaitSigns(connection, order, push.get(), deadline, [&](absl::Time until) {
+        return TakeRoom(order->sending, static_cast<int64_t>(slab.size()), push.get(), until);
+      });
+      if (!room.ok()) return push->failed() && !order->silent ? push->WaitSent(deadline) : room.status();
       std::memcpy(room->data(), slab.data(), slab.size());
       slice = *std::move(room);
     }
@@ -116,7 +172,7 @@ absl::Status SendSlabs(NodeConnection* connection, const PushOrder& order, uint6
     connection->carrier()->Send(first_payload + layer, *std::move(slice), deadline,
                                 [push](const absl::Status& status) { push->Sent(status); });
   }
-  return push->WaitSent();
+  return AwaitSigns(connection, order, push.get(), deadline, [&](absl::Time until) { return push->WaitSent(until); });
 }
 
 // The node found something wrong. Where the slabs are as the manifest says, it happened on their way.
@@ -133,16 +189,16 @@ absl::StatusOr<PutResult> Deliver(NodeConnection* connection, PushOrder* order, 
                                   const std::shared_ptr<Push>& push, absl::Time deadline) {
   order->offered = true;
   KVLINK_RETURN_IF_ERROR(SendCommit(connection, *order, id, push, deadline));
-  const absl::Status sent = SendSlabs(connection, *order, first_payload, push, deadline);
+  const absl::Status sent = SendSlabs(connection, order, first_payload, push, deadline);
   order->committed = sent.ok() ? id : 0;
   if (!sent.ok()) {
     for (size_t layer = 0; layer < order->slabs.size(); ++layer)
       connection->carrier()->CancelSend(first_payload + layer);
     // Unless the node has taken its receives back, or has answered already, no answer can be counted on.
-    if (!absl::IsCancelled(sent) && !push->answered()) return sent;
+    if (order->silent || (!absl::IsCancelled(sent) && !push->answered())) return sent;
     deadline = std::min(deadline, SteadyNow() + kRepeat);
   }
-  auto done = AwaitDone(push.get(), deadline);
+  auto done = AwaitDone(connection, order, push.get(), deadline);
   if (!sent.ok() && absl::IsDeadlineExceeded(done.status())) return absl::UnavailableError(sent.message());
   // Only a lost answer leaves open what became of it.
   if (!absl::IsUnavailable(done.status()) && !absl::IsDeadlineExceeded(done.status())) order->committed = 0;
@@ -162,7 +218,8 @@ absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, 
   for (const LayerManifest& layer : order->manifest->layers) begin->add_lengths(layer.length);
   KVLINK_RETURN_IF_ERROR(connection->Ask(request, push));
   absl::StatusOr<PutResult> result = absl::UnavailableError("");
-  auto answer = push->Next(deadline);
+  auto answer =
+      AwaitSigns(connection, order, push.get(), deadline, [&](absl::Time until) { return push->Next(until); });
   if (!answer.ok()) {
     result = answer.status();
   } else if (!answer->has_push_ready()) {
@@ -191,7 +248,7 @@ absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connec
     const auto push = std::make_shared<Push>();
     const absl::Time limit = std::min(deadline, SteadyNow() + kRepeat);
     KVLINK_RETURN_IF_ERROR(SendCommit(connection.get(), *order, order->committed, push, limit));
-    auto done = AwaitDone(push.get(), limit);
+    auto done = AwaitDone(connection.get(), order, push.get(), limit);
     connection->Forget(order->committed);
     if (done.ok() || absl::IsUnavailable(done.status())) return done;
     // The node does not know of it: it was not carried out, or long ago.

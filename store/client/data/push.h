@@ -27,10 +27,13 @@ struct PushOrder {
   // What a slab is sent from without a copy, if it lies in such memory.
   std::function<std::optional<transport::Slice>(absl::Span<const std::byte>)> registered;
   Arena* sending;
+  // The attempt ends when the node has given no sign of itself for so long.
+  absl::Duration silence = absl::InfiniteDuration();
   // Kept up to date. A commit of an earlier attempt all of whose slabs were sent, and whose answer did not come; 0:
   // none.
   uint64_t committed = 0;
   bool offered = false;  // some attempt has sent its commit: what is stored may be ours
+  bool silent = false;   // the last attempt ended for `silence`
 };
 
 // One attempt. When it has failed, nothing of the caller's slabs is read any more. Errors as Store::Put; UNAVAILABLE

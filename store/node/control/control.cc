@@ -18,6 +18,7 @@
 #include "proto/digest.h"
 #include "proto/metadata.h"
 #include "store/node/control/call.h"
+#include "store/node/control/gate.h"
 #include "store/node/control/methods.h"
 #include "store/node/control/scheduler.h"
 #include "transport/grpc/credentials.h"
@@ -30,7 +31,10 @@ constexpr int kIdleMilliseconds = 60 * 1000;           // of a connection withou
 constexpr int kAgeMilliseconds = 30 * 60 * 1000;       // then a connection takes no more calls, and its client dials
 constexpr int kKeepaliveMilliseconds = 2 * 60 * 1000;  // between questions whether a silent peer is there
 constexpr int kKeepaliveTimeoutMilliseconds = 20 * 1000;
-constexpr int kMaxStreams = 64;  // calls of one connection at a time
+constexpr int kMaxStreams = 16;  // calls of one connection at a time
+// Any number of pings: each is answered, up to what a peer has read. Above a limit gRPC 1.51 says so once for each ping
+// that it finds in its buffer, which costs a thousand times as much.
+constexpr int kMaxPingStrikes = 0;
 constexpr int kMaxMetadataBytes = 8 * 1024;
 
 constexpr absl::string_view kStorePrefix = "/kvlink.store.v1.Store/";
@@ -60,6 +64,7 @@ class Entrance : public grpc::CallbackGenericService {
       return ControlCall::Answered(&scheduler_, context, absl::UnimplementedError("no such method"));
     }
     auto caller = CallerOf(*context, *method);
+    if (caller.ok()) core_->strangers.Known(context->peer());
     absl::Status admitted = caller.status();
     if (caller.ok()) {
       const auto call = ControlCall::Make(&scheduler_, context, method, *std::move(caller));
@@ -109,6 +114,7 @@ class GrpcControlServer : public ControlServer {
   absl::Status Listen(const std::string& address, const transport::TlsOptions& tls, ServerPart* beside) {
     const NodeLimits& limits = core_->limits;
     KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ServerCredentials(tls));
+    KVLINK_ASSIGN_OR_RETURN(gate_, ConnectionGate::Listen(address, &core_->strangers));
     grpc::EnableDefaultHealthCheckService(false);
     grpc::ResourceQuota quota("kvlink-control");
     quota.Resize(static_cast<size_t>(limits.control_bytes));
@@ -123,29 +129,33 @@ class GrpcControlServer : public ControlServer {
     builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
     builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0);
     builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
-    // Two nodes on one port would each get some of the calls.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kAgeMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
-    int port = 0;
-    builder.AddListeningPort(address, credentials, &port);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, kMaxPingStrikes);
+    // Connections come in at the gate.
+    using External = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+    acceptor_ = builder.experimental().AddExternalConnectionAcceptor(External::FROM_FD, credentials);
     builder.RegisterCallbackGenericService(&entrance_);
     if (beside != nullptr) beside->AddTo(&builder);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
-      return absl::UnavailableError(absl::StrCat("cannot listen at ", address, ": in use, or not this host's"));
-    }
-    address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+    if (server_ == nullptr) return absl::UnavailableError("gRPC: the server does not start");
+    gate_->Start([this](int listener, int connection) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters taken;
+      taken.listener_fd = listener;
+      taken.fd = connection;
+      acceptor_->HandleNewConnection(&taken);
+    });
     return absl::OkStatus();
   }
 
-  std::string address() const override { return address_; }
+  std::string address() const override { return gate_->address(); }
   void Stop(absl::Duration grace) override {
     if (server_ == nullptr) return;
+    gate_->Stop();
     entrance_.Stop();
     server_->Shutdown(ToSystemClock(SteadyNow() + grace));
     server_->Wait();
@@ -155,8 +165,9 @@ class GrpcControlServer : public ControlServer {
  private:
   Core* const core_;
   Entrance entrance_;
+  std::unique_ptr<ConnectionGate> gate_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
-  std::string address_;
 };
 
 }  // namespace

@@ -145,6 +145,7 @@ absl::Status ClientConnection::Identify(std::shared_ptr<Session> session) {
     KVLINK_RETURN_IF_ERROR(context_->traffic.connections.Take(session->grant()));
     holder_ = session;
     context_->connections.Identified(*this);
+    context_->core->strangers.Known(channel_->peer());
   }
   session_ = std::move(session);
   return absl::OkStatus();

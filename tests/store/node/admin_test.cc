@@ -26,6 +26,7 @@
 #include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "store/client/remote.h"
 #include "store/node/watch/statistics.h"
 #include "tests/store/node/raw_client.h"
 #include "transport/address.h"
@@ -384,6 +385,38 @@ TEST_F(TlsTest, ClientsCheckTheNode) {
   tls.ca_file = File("stranger.pem");
   EXPECT_FALSE(Admin("", tls)->Status(SteadyNow() + absl::Seconds(3)).ok());
   EXPECT_FALSE(Admin()->Status(SteadyNow() + absl::Seconds(3)).ok()) << "plain text";
+}
+
+// The way of encodings is encrypted, too, unless one that is not is named; and the node is found by a name that stands
+// for several addresses, at some of which nobody listens.
+TEST_F(TlsTest, EncodingsTravelEncrypted) {
+  node_ = std::make_unique<TestNode>(Carrier::kUcx, [&](store::node::NodeOptions* options) {
+    options->tls.certificate_file = File("node.pem");
+    options->tls.key_file = File("node.key");
+  });
+  const std::string address = (*node_)->addresses().control;
+  store::client::RemoteOptions options;
+  options.address = absl::StrCat("localhost", address.substr(address.rfind(':')));
+  options.tls.ca_file = File("ca.pem");
+  options.name = "test";
+  options.receive_bytes = options.sending_bytes = int64_t{8} << 20;
+  const Synthetic encoding = MakeSynthetic(1);
+  for (const store::client::Carrier carrier :
+       {store::client::Carrier::kAuto, store::client::Carrier::kGrpc, store::client::Carrier::kUcx}) {
+    options.carrier = carrier;
+    const auto store = store::client::OpenRemote(options);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ((*store)->ReadCarrier(), carrier == store::client::Carrier::kUcx ? "ucx" : "grpc");
+    const auto put = (*store)->Put("a", encoding.manifest, encoding.spans(), Patience());
+    ASSERT_TRUE(put.ok()) << put.status();
+    const auto lease =
+        (*store)->Read("a", encoding.manifest.identity, Codec::kRawBf16, encoding.manifest.etag, Patience());
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    EXPECT_TRUE((*lease)->WaitLayer(1, Patience()).ok());
+    if (carrier == store::client::Carrier::kAuto) {
+      EXPECT_THAT((*store)->Stats()->io, HasSubstr("ucx does not encrypt"));
+    }
+  }
 }
 
 TEST_F(TlsTest, ANodeMayAskClientsForTheirCertificates) {

@@ -1,0 +1,60 @@
+// What a connection of the client keeps of requests that are over: nothing.
+#include <atomic>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "gtest/gtest.h"
+#include "store/client/control/counters.h"
+#include "store/client/data/mapped.h"
+#include "store/client/data/mapped_lease.h"
+#include "store/client/data/node_connection.h"
+
+namespace kvlink::testing {
+namespace {
+
+// Takes messages, and sends none.
+class DeadEnd : public transport::Connection {
+ public:
+  absl::Status SendMessage(absl::string_view message) override {
+    last_ = std::string(message);
+    return absl::OkStatus();
+  }
+  void PostReceive(uint64_t, transport::Slice, absl::Time, transport::Received) override {}
+  void Send(uint64_t, transport::Slice, absl::Time, transport::Sent) override {}
+  void CancelReceive(uint64_t) override {}
+  void CancelSend(uint64_t) override {}
+  void Close() override {}
+  std::string peer() const override { return "nobody"; }
+  const std::string& last() const { return last_; }
+
+ private:
+  std::string last_;
+};
+
+TEST(ChannelTest, ARefusedLeaseIsForgotten) {
+  std::atomic<uint64_t> ids{1};
+  store::client::ClientCounters counters;
+  const auto tier = std::make_shared<store::client::SharedTier>(std::make_shared<store::client::VerifiedLayers>(),
+                                                                std::make_shared<std::atomic<int64_t>>(0), &counters);
+  const auto channel = std::make_shared<store::client::NodeConnection>(&ids, tier);
+  const auto connection = std::make_shared<DeadEnd>();
+  channel->Bind(connection);
+  auto state = std::make_shared<store::client::LeaseState>(channel, tier);
+  const std::weak_ptr<store::client::LeaseState> kept = state;
+  const proto::Request request = channel->NewRequest("a", SteadyNow() + absl::Minutes(1), 7);
+  ASSERT_TRUE(channel->Ask(request, state).ok());
+  proto::Answer refusal;
+  refusal.set_id(7);
+  refusal.set_code(static_cast<uint32_t>(absl::StatusCode::kNotFound));
+  channel->OnMessage(SerializeAnswer(refusal));
+  EXPECT_EQ(state->Await(SteadyNow() + absl::Minutes(1)).status().code(), absl::StatusCode::kNotFound);
+  state = nullptr;
+  EXPECT_TRUE(kept.expired()) << "the channel keeps it";
+  channel->OnClosed(absl::OkStatus());
+}
+
+}  // namespace
+}  // namespace kvlink::testing
