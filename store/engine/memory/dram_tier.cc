@@ -311,8 +311,7 @@ ResidentLease DramTier::Add(uint64_t sequence, std::shared_ptr<Residency> reside
 
 bool DramTier::Resident(uint64_t sequence) const {
   MutexLock lock(&mutex_);
-  const auto it = residents_.find(sequence);
-  return it != residents_.end() && !it->second.residency->failed();
+  return residents_.contains(sequence);  // what fails leaves at once, by Residency::OnFailed
 }
 
 void DramTier::Touch(uint64_t sequence) {

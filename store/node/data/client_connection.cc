@@ -30,20 +30,21 @@ absl::Status ClientChannel::SendDescriptor(absl::string_view answer, int descrip
 }
 
 Call::Call(std::shared_ptr<ClientConnection> connection, std::shared_ptr<Session> session, proto::Request request,
-           Operation operation, absl::Time deadline, int64_t bytes)
+           Operation operation, absl::Time deadline, std::optional<int64_t> charged)
     : connection_(std::move(connection)),
       session_(std::move(session)),
       request_(std::move(request)),
       operation_(operation),
       arrived_(SteadyNow()),
-      bytes_(bytes),
+      charged_(charged),
       deadline_(deadline) {}
 
 Call::~Call() {
   if (!ended_.load()) Refuse(absl::InternalError("the node lost the request"));
   connection_->RemoveRequest();
+  if (!charged_.has_value()) return;
   context()->traffic.requests.Return(session_->grant());
-  context()->request_bytes.Return(session_->grant(), bytes_);
+  context()->request_bytes.Return(session_->grant(), *charged_);
 }
 
 DataContext* Call::context() const { return connection_->context(); }

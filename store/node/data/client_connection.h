@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -59,9 +60,9 @@ class Transfer {
 // One request that is being answered. Destroying it without an answer answers with INTERNAL: none is ever lost.
 class Call {
  public:
-  // `bytes`: what the request was charged with in its key's quota; the destructor gives it back.
+  // `charged`: bytes that the request was charged with in its key's quotas, where it was; the destructor returns them.
   Call(std::shared_ptr<ClientConnection> connection, std::shared_ptr<Session> session, proto::Request request,
-       Operation operation, absl::Time deadline, int64_t bytes);
+       Operation operation, absl::Time deadline, std::optional<int64_t> charged);
   ~Call();
 
   DataContext* context() const;
@@ -96,7 +97,7 @@ class Call {
   proto::Request request_;
   const Operation operation_;
   const absl::Time arrived_;
-  const int64_t bytes_;
+  const std::optional<int64_t> charged_;
   absl::Time deadline_;
   std::atomic<bool> ended_{false};
 };

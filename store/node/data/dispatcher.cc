@@ -1,6 +1,7 @@
 #include "store/node/data/dispatcher.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -199,9 +200,13 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   if (refused.ok() && !connection->AddRequest()) {
     refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
   }
-  const int64_t bytes = static_cast<int64_t>(request.ByteSizeLong());
-  if (refused.ok()) {
-    refused = Charge(context, session->grant(), bytes);
+  // What is answered before this returns neither waits nor runs beside others.
+  std::optional<int64_t> charged;
+  if (route.where != Route::kAtOnce || request.has_push_commit()) {
+    charged = static_cast<int64_t>(request.ByteSizeLong());
+  }
+  if (refused.ok() && charged.has_value()) {
+    refused = Charge(context, session->grant(), *charged);
     if (!refused.ok()) connection->RemoveRequest();
   }
   if (!refused.ok()) {
@@ -209,7 +214,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
     return connection->Send(Refusal(id, refused));
   }
   const absl::Time deadline = DeadlineOf(context->limits, request);
-  const auto call = std::make_shared<Call>(connection, session, std::move(request), route.operation, deadline, bytes);
+  const auto call = std::make_shared<Call>(connection, session, std::move(request), route.operation, deadline, charged);
   const auto body = call->request().body_case();
   const bool gives_back = body == proto::Request::kRelease || body == proto::Request::kRenew;
   if (context->core->draining.refuses() && !gives_back) {
@@ -223,7 +228,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   const absl::Status added =
       lane->Add({.work = [call, run = route.run](const absl::Status& turn) { Begin(call, run, turn); },
                  .deadline = deadline,
-                 .bytes = bytes,
+                 .bytes = charged.value_or(0),
                  .owner = call->owner()});
   if (added.ok()) return;
   connection->Began(id);
