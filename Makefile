@@ -9,6 +9,8 @@ CTEST = ctest --test-dir build/$(1) -j 2 --output-on-failure --no-tests=error --
 # Clones in other folders share one compiler cache.
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
+# So that what is compiled with a precompiled header is cached.
+export CCACHE_SLOPPINESS := pch_defines,time_macros
 
 # A stage of `make test`: runs a target and prints, and keeps in build/stages, how long it took.
 define STAGE
