@@ -46,6 +46,7 @@ endif()
 set(KVLINK_PCH OFF)
 if(KVLINK_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set(KVLINK_PCH ON)
+  add_compile_options(-pthread)  # who links threads has it, and a header is good only where all macros are the same
 endif()
 
 # What `make asan`, `make tsan` and `make fuzz` build; kvlink_test and kvlink_fuzzer add to them.

@@ -63,7 +63,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});
   ExpectRefused(Run("ingest", {input, "--namespace", ""}), "ingest", {"namespace"});
   ExpectRefused(Run("ask", {"why?", "--host-memory", "1G"}), "ask", {"--host-memory", "--device cuda"});
-  ExpectRefused(Run("ask", {"why?", "--receive-memory", "1G"}), "ask", {"--receive-memory", "--device cuda"});
+  ExpectRefused(Run("ask", {"why?", "--device-buffer", "1G"}), "ask", {"--device-buffer", "--device cuda"});
   ExpectRefused(Run("inspect", {"stor"}), "inspect", {"store, documents, document ID, or model"});
   ExpectRefused(Run("plan", {"llama-9"}), "plan", {"llama-9"});
   ExpectRefused(Run("inspect", {"store"}), "inspect", {store_, "no store"});
