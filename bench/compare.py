@@ -63,20 +63,23 @@ def row_of(name, unit, base, now, least):
             "noise": medians < least and spread > 1 - least, "bases": base, "nows": now}
 
 
-def compare(command, args):
-    """The rows of one bench, and the names that only one build has."""
+def compare(command, args, so_far):
+    """The rows of one bench, and the names that only one build has. `so_far` gets the rows after each round."""
     bench, *flags = shlex.split(command)
     binaries = {"base": binary_of(args.base, bench), "now": binary_of(args.now, bench)}
     sides = {"base": [], "now": []}
+    rows, alone = [], []
     for number in range(args.rounds):
         for side in (["base", "now"] if number % 2 == 0 else ["now", "base"]):
             begun = time.monotonic()
             sides[side].append(figures([binaries[side], *flags]))
             print("  %s, round %d of %d, %s: %.0f s" % (bench, number + 1, args.rounds, side, time.monotonic() - begun), file=sys.stderr, flush=True)
-    runs = sides["base"] + sides["now"]
-    rows = [row_of(name, unit, *([run[name][0] for run in sides[side]] for side in ("base", "now")), args.least)
-            for name, (_, unit) in sides["now"][0].items() if all(name in run for run in runs)]
-    return rows, sorted({name for run in runs for name in run} - {row["name"] for row in rows})
+        runs = sides["base"] + sides["now"]
+        rows = [row_of(name, unit, *([run[name][0] for run in sides[side]] for side in ("base", "now")), args.least)
+                for name, (_, unit) in sides["now"][0].items() if all(name in run for run in runs)]
+        alone = sorted({name for run in runs for name in run} - {row["name"] for row in rows})
+        so_far(rows)
+    return rows, alone
 
 
 def show(command, rows, alone, rounds):
@@ -106,13 +109,15 @@ def main():
             binary_of(build, shlex.split(command)[0])
     everything, slower = {}, 0
     for command in args.benches:
-        rows, alone = compare(command, args)
+        def keep(rows, command=command):  # of a run that is ended early, too
+            everything[command] = rows
+            if args.json:
+                with open(args.json, "w", encoding="utf-8") as file:
+                    json.dump({"rounds": args.rounds, "least": args.least, "benches": everything}, file, indent=1)
+
+        rows, alone = compare(command, args, keep)
         show(command, rows, alone, args.rounds)
         slower += sum(row["slower"] for row in rows)
-        everything[command] = rows
-        if args.json:
-            with open(args.json, "w", encoding="utf-8") as file:
-                json.dump({"rounds": args.rounds, "least": args.least, "benches": everything}, file, indent=1)
     return 1 if slower else 0
 
 
