@@ -61,7 +61,7 @@ class DeviceBuffer {
   virtual int64_t used() const = 0;
 };
 
-// A reader's hold on one encoding. Its bytes stay in place until the lease is destroyed, and unchanged but for what
+// A reader's hold on one encoding. Its bytes stay in place until the lease is destroyed, and unchanged except for what
 // intact() says. Thread-safe.
 class Lease {
  public:

@@ -180,8 +180,8 @@ void ProgressThread::Loop() {
     }
     if (stopping()) return;
     if (source_ != nullptr && now_ - last_event < kSpin && now_ >= crowded_until) {
-      // Whom an event wakes may be waiting for this very processor, and would for as long as this thread polls. Where
-      // others compute on it, they keep it now, so that waiting, which ends with the event, is faster.
+      // The thread that an event wakes may be queued on this core, and cannot run while this one polls. If yielding
+      // lost the core for long, others need it: block instead of polling for kCrowdedFor.
       std::this_thread::yield();
       const absl::Time back = SteadyNow();
       if (back - now_ > kCrowded) crowded_until = back + kCrowdedFor;

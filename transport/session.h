@@ -4,8 +4,8 @@
 // larger than its receive, or comes twice ends the connection before a byte is written. A posted receive that is given
 // up before its payload came is withdrawn; a payload that crosses with the withdrawal is dropped.
 //
-// Thread-safety: the progress thread, but for the methods marked so. Lifetime: shared by the transport (until on_gone),
-// by the user's handle, and by whatever the wire has under way.
+// Thread-safety: the progress thread, except methods marked otherwise. Lifetime: shared by the transport (until
+// on_gone), by the user's handle, and by whatever the wire has under way.
 #ifndef KVLINK_TRANSPORT_SESSION_H_
 #define KVLINK_TRANSPORT_SESSION_H_
 

@@ -29,7 +29,7 @@ namespace {
 
 constexpr absl::string_view kCarrierNames[] = {"auto", "mapped", "ucx", "grpc"};
 
-// Where the memory of this encoding is not to be had by mapping, it may still be had over a transport.
+// An encoding that cannot be mapped may still be pulled over a transport.
 bool MappingFailed(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
 }

@@ -42,7 +42,7 @@ void Exercise(const Tokenizer& tokenizer, bool gguf, const std::string& text) {
     std::string streamed;
     for (const int32_t id : *ids) {
       Check(id >= 0 && id < tokenizer.vocab_size());
-      // Plain text gives no control token, but for the unknown one (id 0) and the spelling of a single byte.
+      // Plain text gives no control token except the unknown one (id 0) and the spelling of a single byte.
       const bool control = gguf && tokenizer.IsSpecial(id) && id != 0 && tokenizer.TokenBytes(id).size() > 1;
       Check(parse_special || !control);
       streamed += decoder.Push(id);

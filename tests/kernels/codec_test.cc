@@ -245,7 +245,7 @@ TEST_P(CodecTest, PackingStaysWithinHalfAStep) {
   }
 }
 
-// Bit by bit, but for q4's keys, whose rotation back may round differently.
+// Bit by bit, except q4's keys: rotating them back may round differently.
 TEST_P(CodecTest, PacksTheBytesTheScalarBackendPacks) {
   const auto reference = kernels::MakeRefBackend();
   for (Codec codec : {Codec::kRawF32, Codec::kRawBf16, Codec::kQ8, Codec::kQ4}) {

@@ -36,7 +36,7 @@ class RowsTest : public ::testing::TestWithParam<BackendFactory> {
   DeviceTensor Empty(Dtype dtype, std::vector<int64_t> sizes, int64_t row_gap = 0) {
     return DeviceTensor::Poisoned(backend_.get(), dtype, sizes, Strides(sizes, row_gap));
   }
-  // Dense but for a gap behind each row of the first dimension.
+  // Dense, with a gap after each row of the first dimension.
   static std::vector<int64_t> Strides(const std::vector<int64_t>& sizes, int64_t row_gap) {
     std::vector<int64_t> strides(sizes.size());
     int64_t stride = 1;

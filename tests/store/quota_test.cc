@@ -255,7 +255,7 @@ TEST_F(QuotaTest, TheBooksBalance) {
   for (int number = 0; number < 60; ++number) {
     for (const char* ns : {"a", "b"}) ASSERT_EQ(engine_->Remove(ns, Key(ns, number).identity), absl::OkStatus());
   }
-  // All blocks are to be had again.
+  // All blocks are free again.
   for (const char* ns : {"a", "b"}) {
     Limit(ns, 30, 30);
     for (int number = 0; number < 24; ++number) {

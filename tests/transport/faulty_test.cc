@@ -164,7 +164,7 @@ TEST_P(FaultyTest, HeldSendsAreCancelledAndClosed) {
 }
 
 // A mix of all faults on both payloads and messages: every operation completes once, every byte that arrives is right
-// but for the bits that were flipped, all memory comes back, and the next connection without faults is sound.
+// except the bits that were flipped, all memory comes back, and the next connection without faults is sound.
 void RunMix(Carrier carrier, uint64_t seed) {
   SCOPED_TRACE(absl::StrCat("KVLINK_SEED=", seed));
   constexpr int kPayloads = 60;

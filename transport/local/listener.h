@@ -1,4 +1,4 @@
-// A Unix socket that takes connections. Thread-safety: Bind from any thread; the rest from the progress thread, but for
+// A Unix socket that takes connections. Thread-safety: Bind from any thread; the rest from the progress thread, except
 // the destructor (after Stop).
 #ifndef KVLINK_TRANSPORT_LOCAL_LISTENER_H_
 #define KVLINK_TRANSPORT_LOCAL_LISTENER_H_

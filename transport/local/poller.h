@@ -1,6 +1,6 @@
 // The sockets of a local transport, as the event source of its progress thread.
 //
-// Thread-safety: the progress thread, but for Create and the destructor (when that thread is not there).
+// Thread-safety: the progress thread, except Create and the destructor (that thread is not running then).
 #ifndef KVLINK_TRANSPORT_LOCAL_POLLER_H_
 #define KVLINK_TRANSPORT_LOCAL_POLLER_H_
 

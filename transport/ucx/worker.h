@@ -1,6 +1,6 @@
 // A UCX worker: what it receives goes to the sessions of its host.
 //
-// Thread-safety: the progress thread of the host, but for Create and the destructor (when that thread is not
+// Thread-safety: the progress thread of the host, except Create and the destructor (when that thread is not
 // there).
 #ifndef KVLINK_TRANSPORT_UCX_WORKER_H_
 #define KVLINK_TRANSPORT_UCX_WORKER_H_

@@ -38,7 +38,7 @@ struct EncoderOptions {
 
 class Encoder {
  public:
-  // RESOURCE_EXHAUSTED when the private KV for one batch, or a device's pinned memory, is not to be had.
+  // RESOURCE_EXHAUSTED when the private KV for one batch, or a device's pinned memory, cannot be allocated.
   static absl::StatusOr<std::unique_ptr<Encoder>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                          const EncoderOptions& options);
   virtual ~Encoder() = default;

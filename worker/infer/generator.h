@@ -206,7 +206,7 @@ class Generator {
             absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> device_buffer);
 
   absl::Status UploadLinkEmbeddings();
-  // Fills in the residents that a conversation lacks: from the pool, the store (but for those to be `computed`), or the
+  // Fills in the residents that a conversation lacks: from the pool, the store (except those to be `computed`), or the
   // encoder. `holds`: as in Patience.
   absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, bool holds, const Call& call);
   // Encodes the documents of those that are missing.

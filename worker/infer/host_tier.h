@@ -85,7 +85,7 @@ class HostTier {
   using Lru = std::list<Entry>;  // least recently used first
 
   void Give(absl::Span<std::byte* const> pieces);
-  // False: no more is to be had.
+  // False: the budget or the host has no more.
   bool Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether `pieces` can be had at all now, by evicting.
   bool Attainable(int64_t pieces) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -80,8 +80,8 @@ class ResidentPool {
   std::shared_ptr<Resident> Find(const Identity& identity);
   // Forgets a resident that proved to be of no use, so that the next request gets another one.
   void Drop(const Resident* resident);
-  // To be called by who lets go of residents: evicts what nobody refers to, down to the budget, or all of it; and what
-  // nobody refers to any more that is not whole, where it arrived on the device.
+  // Call after releasing residents. Trim evicts unreferenced residents down to the budget, and unreferenced loads to
+  // the device that never completed; Clear evicts all unreferenced ones.
   void Trim();
   void Clear();
 
@@ -129,7 +129,7 @@ class ResidentPool {
   // Ends the loading of one identity: puts what came of it (nullptr: a miss) into its place.
   void Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded, Acquired* answer)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Loads what is this call's to load, if it is to be had, and if there is memory for it.
+  // Loads what this call has to load, where the store has it and there is memory.
   void Load(bool memory, absl::Span<const Wanted> wanted, Admission& admission, absl::Time deadline);
   // From the copy in host memory. nullptr: there is none of this shape.
   std::shared_ptr<Resident> LoadFromHost(const Wanted& wanted, Reservation& reservation);

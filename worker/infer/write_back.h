@@ -1,4 +1,4 @@
-// Writes encodings that requests had to compute back to the store, behind their backs.
+// Stores, in the background, encodings that requests had to compute because the store missed.
 // Bounded: what does not fit into the queue is not written (it will be computed again), and each write has a deadline.
 // Thread-safety: all methods. Lifetime: the store outlives the object. Ownership: shares the encodings until written.
 #ifndef KVLINK_WORKER_INFER_WRITE_BACK_H_

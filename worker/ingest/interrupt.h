@@ -12,7 +12,7 @@ namespace kvlink::ingest {
 
 class Interrupt {
  public:
-  // RESOURCE_EXHAUSTED: no descriptor is to be had.
+  // RESOURCE_EXHAUSTED: out of descriptors.
   static absl::StatusOr<std::unique_ptr<Interrupt>> Create();
   ~Interrupt();
   Interrupt(const Interrupt&) = delete;

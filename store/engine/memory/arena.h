@@ -146,7 +146,7 @@ class ArenaPool {
   friend class Pages;
   void Free(Arena* arena, std::byte* data, int64_t bytes);
   // Makes a chunk present that helps `bytes` to fit, or (0) any, from what is left of the budget. False if there is
-  // none to be had, or none that helps.
+  // none left, or none that helps.
   bool Grow(Arena* arena, int64_t bytes);
   // A chunk that nothing is in, of another arena or, outside of `keep`, of this one.
   std::pair<Arena*, int> FindEmpty(const Arena* arena, std::pair<int, int> keep) const

@@ -39,8 +39,8 @@ class Mapping {
   // Maps the piece that holds this offset, unless it is mapped. RESOURCE_EXHAUSTED, UNAVAILABLE as Create.
   absl::Status MapPiece(int64_t offset);
 
-  // Makes the range, which lies in one mapped piece, resident, in huge pages where they are to be had; what was not
-  // resident is zero. Multiples of 4096. RESOURCE_EXHAUSTED: part of it may be resident.
+  // Makes the range, which lies in one mapped piece, resident, in huge pages where the kernel has some; what was
+  // not resident is zero. Multiples of 4096. RESOURCE_EXHAUSTED: part of it may be resident.
   absl::Status Populate(int64_t offset, int64_t bytes);
   // Gives the range's pages back to the system, whoever maps them, also where the memfd's are not mapped here; it reads
   // as zeros from then on. INTERNAL: the system refuses, for example because the process locks its memory; the pages

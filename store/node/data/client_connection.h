@@ -86,8 +86,8 @@ class Call {
   void Repeat(absl::string_view bytes);
   // The last answer went out with More.
   void Answered();
-  // Another request brings the answer.
-  void Silent() { ended_.store(true); }
+  // A later PushCommit answers for this request.
+  void SuppressAnswer() { ended_.store(true); }
 
  private:
   void Ended(absl::StatusCode code);
@@ -137,7 +137,7 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   bool AddRequest();
   void RemoveRequest() { requests_.fetch_sub(1, std::memory_order_relaxed); }
 
-  // Requests in a lane, from Waits to Began: a Cancel may come before they have become anything that it could end.
+  // Requests queued in a lane, from Waits to Began, so that a Cancel reaches one that has no Transfer yet.
   void Waits(uint64_t id);
   // True: cancelled since Waits.
   bool Cancelled(uint64_t id) const;

@@ -82,7 +82,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       call->Refuse(refused);
       return End(refused);
     }
-    if (commit.more()) return call->Silent();
+    if (commit.more()) return call->SuppressAnswer();
     AskToWrite();
   }
 

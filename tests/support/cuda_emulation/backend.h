@@ -9,7 +9,7 @@
 namespace kvlink::testing {
 
 std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
-// From now on no memory of the emulated device, nor pinned memory, is to be had; or it is again.
+// Makes every allocation of device and pinned memory fail, or succeed again.
 void SetEmulatedDeviceExhausted(bool exhausted);
 // From now on no recording of operations succeeds; or they do again.
 void SetEmulatedDeviceUnrecordable(bool unrecordable);

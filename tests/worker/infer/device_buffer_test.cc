@@ -1,6 +1,6 @@
 // Documents that arrive in the device's memory straight from the network: the same answers, to the bit, as by way of
-// the host; and that way wherever this one is not to be had. Over UCX's tcp, and an emulated device, whose memory UCX
-// takes for the host's.
+// the host; and by way of the host wherever the device cannot be reached. Over UCX's tcp, and an emulated device, whose
+// memory UCX takes for the host's.
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "tests/store/client/device_region.h"

@@ -1,4 +1,4 @@
-// One connection of a faulty transport. Thread-safety: the decorator's thread alone, but for what is marked.
+// One connection of a faulty transport. Thread-safety: only the decorator's thread, except where marked.
 #ifndef KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_FAULTY_CHANNEL_H_
 #define KVLINK_TESTS_SUPPORT_TRANSPORT_FAULTY_FAULTY_CHANNEL_H_
 
