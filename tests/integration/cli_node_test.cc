@@ -163,7 +163,9 @@ TEST_F(CliNodeTest, KilledWhileItIsWrittenTo) {
       ASSERT_TRUE(node.Start());
       ingest.CloseInput();
       const int status = ingest.Wait();  // it went on, or said what failed
-      if (status != 0) EXPECT_THAT(ingest.errors(), HasSubstr("kvlink ingest: "));
+      if (status != 0) {
+        EXPECT_THAT(ingest.errors(), HasSubstr("kvlink ingest: "));
+      }
       failed += status != 0;
     } else {
       ingest.CloseInput();

@@ -138,7 +138,9 @@ TEST_F(CliWordsTest, MemoryThatRunsOutIsALine) {
   }
   const Finished finished = RunToEnd({"/bin/sh", "-c", line});
   EXPECT_LT(finished.status, 128) << finished.errors;
-  if (finished.status != 0) EXPECT_THAT(finished.errors, HasSubstr("kvlink"));
+  if (finished.status != 0) {
+    EXPECT_THAT(finished.errors, HasSubstr("kvlink"));
+  }
 }
 
 TEST_F(CliWordsTest, AskSaysWhatItAnswersFrom) {
