@@ -63,7 +63,7 @@ annotations:
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow; fuzzers replay their corpus here.
 asan: asan-build
-	$(call CTEST,asan) -L asan
+	LSAN_OPTIONS="suppressions=$(CURDIR)/tests/lsan.supp print_suppressions=0" $(call CTEST,asan) -L asan
 
 asan-build:
 	$(call BUILD,asan,asan_tests)
