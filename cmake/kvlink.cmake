@@ -77,16 +77,20 @@ function(kvlink_binary name)
 endfunction()
 
 # Of the tests' own files. What is sanitized is the product: tests are compiled without optimization, and without the checks of
-# UndefinedBehaviorSanitizer, which are a third of the time.
+# UndefinedBehaviorSanitizer, which are a third of the time. Folders whose tests compute what they compare with say
+# set(KVLINK_NUMERIC_TESTS ON): there running would take longer than is saved.
 set(KVLINK_TEST_OPTIONS -O1)
+set(KVLINK_NUMERIC_TEST_OPTIONS -O1)
 if(KVLINK_SANITIZE)
   set(KVLINK_TEST_OPTIONS -O0)
   if(KVLINK_SANITIZE MATCHES "undefined")
     list(APPEND KVLINK_TEST_OPTIONS -fno-sanitize=undefined)
+    list(APPEND KVLINK_NUMERIC_TEST_OPTIONS -fno-sanitize=undefined)
   endif()
 endif()
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
   set(KVLINK_TEST_OPTIONS)
+  set(KVLINK_NUMERIC_TEST_OPTIONS)
 endif()
 if(KVLINK_PCH)
   set(common <algorithm> <atomic> <functional> <map> <memory> <optional> <string> <utility> <vector> <absl/container/flat_hash_map.h>
@@ -116,9 +120,13 @@ function(kvlink_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   # Two thirds of a build from nothing are tests, and what they test is compiled elsewhere.
-  target_compile_options(${name} PRIVATE ${KVLINK_TEST_OPTIONS})
-  if(KVLINK_PCH)
-    target_precompile_headers(${name} REUSE_FROM kvlink_test_pch)
+  if(KVLINK_NUMERIC_TESTS)
+    target_compile_options(${name} PRIVATE ${KVLINK_NUMERIC_TEST_OPTIONS})
+  else()
+    target_compile_options(${name} PRIVATE ${KVLINK_TEST_OPTIONS})
+    if(KVLINK_PCH)
+      target_precompile_headers(${name} REUSE_FROM kvlink_test_pch)
+    endif()
   endif()
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
