@@ -76,17 +76,14 @@ function(kvlink_binary name)
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS})
 endfunction()
 
-# Of the tests' own files. What is sanitized is the product: tests are compiled without optimization, and without the checks of
-# UndefinedBehaviorSanitizer, which are a third of the time. Folders whose tests compute what they compare with say
+# Of the tests' own files. What is sanitized is the product: `make asan` compiles tests without optimization, and without the
+# checks of UndefinedBehaviorSanitizer, which are a third of the time. Folders whose tests compute what they compare with say
 # set(KVLINK_NUMERIC_TESTS ON): there running would take longer than is saved.
 set(KVLINK_TEST_OPTIONS -O1)
 set(KVLINK_NUMERIC_TEST_OPTIONS -O1)
-if(KVLINK_SANITIZE)
-  set(KVLINK_TEST_OPTIONS -O0)
-  if(KVLINK_SANITIZE MATCHES "undefined")
-    list(APPEND KVLINK_TEST_OPTIONS -fno-sanitize=undefined)
-    list(APPEND KVLINK_NUMERIC_TEST_OPTIONS -fno-sanitize=undefined)
-  endif()
+if(KVLINK_SANITIZE MATCHES "undefined")
+  set(KVLINK_TEST_OPTIONS -O0 -fno-sanitize=undefined)
+  list(APPEND KVLINK_NUMERIC_TEST_OPTIONS -fno-sanitize=undefined)
 endif()
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
   set(KVLINK_TEST_OPTIONS)
