@@ -28,7 +28,9 @@ inline bool Soak() {
 
 // How many seeds a test of faults over processes runs: TestSeed() and those after it. Fewer where all is slow.
 inline int FaultSeeds() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__)
+  return Soak() ? 20 : 1;
+#elif defined(__SANITIZE_ADDRESS__)
   return Soak() ? 20 : 2;
 #else
   return Soak() ? 100 : 5;
