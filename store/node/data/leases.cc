@@ -146,7 +146,6 @@ void TakeLease(std::shared_ptr<Call> call) {
 }
 
 void ReleaseLeases(std::shared_ptr<Call> call) {
-  for (const uint64_t lease : call->request().release().leases()) call->connection()->RemoveLease(lease);
   proto::Answer answer;
   answer.mutable_released();
   call->Answer(std::move(answer));

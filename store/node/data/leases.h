@@ -17,7 +17,7 @@ absl::Status ShareMemory(ClientConnection* connection);
 // Answers the call, which asks for a lease; then tells of layers as they arrive. REQUIRES: rights are checked; a thread
 // that may wait.
 void TakeLease(std::shared_ptr<Call> call);
-// Answers the call, which is a release. Leases that are not there (any more) are passed over.
+// Answers the call, which is a release; the dispatcher has taken the leases back already.
 void ReleaseLeases(std::shared_ptr<Call> call);
 
 }  // namespace kvlink::store::node
