@@ -63,7 +63,7 @@ DeviceBenchOptions SmallDeviceBench() {
   options.ceilings = {int64_t{1} << 16, int64_t{1} << 16, 64};
   options.document_tokens = 64, options.documents = 2, options.fresh_tokens = 8;
   options.decoding_requests = 3;
-  options.landed_tokens = 200;
+  options.decoded_tokens = 200;
   options.encoded_documents = 2;
   options.contexts = {128, 256};
   options.long_context = 256, options.long_document_tokens = 128;

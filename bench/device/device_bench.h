@@ -35,7 +35,7 @@ struct DeviceBenchOptions {
   // attention
   int64_t decoding_requests = 32;
   // decode
-  int64_t landed_tokens = 65536;
+  int64_t decoded_tokens = 65536;
   // encode
   int64_t encoded_documents = 16;
   // ttft

@@ -106,14 +106,14 @@ void Decoding::Work() {
     const absl::Status decoded = documents_->Decode(i % count, i / count);
     MutexLock lock(&mutex_);
     status_.Update(decoded);
-    if (--missing_[static_cast<size_t>(i / count)] == 0 || !status_.ok()) landed_.SignalAll();
+    if (--missing_[static_cast<size_t>(i / count)] == 0 || !status_.ok()) decoded_.SignalAll();
     if (!status_.ok()) return;
   }
 }
 
 absl::Status Decoding::WaitLayer(int64_t layer) {
   MutexLock lock(&mutex_);
-  while (status_.ok() && missing_[static_cast<size_t>(layer)] > 0) landed_.Wait(&mutex_);
+  while (status_.ok() && missing_[static_cast<size_t>(layer)] > 0) decoded_.Wait(&mutex_);
   return status_;
 }
 

@@ -104,7 +104,7 @@ class Decoding {
   DeviceDocuments* const documents_;
   std::atomic<int64_t> next_{0};
   Mutex mutex_;
-  CondVar landed_;
+  CondVar decoded_;
   std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // slabs of each layer
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_;

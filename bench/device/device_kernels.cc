@@ -130,14 +130,14 @@ absl::Status BenchAttention(DeviceBench& bench) {
 absl::Status BenchDecode(DeviceBench& bench) {
   const DeviceBenchOptions& options = *bench.options;
   bench.report->Section(
-      absl::StrCat("Decode: a slab of ", options.landed_tokens, " tokens on the device, as raw-bf16"));
+      absl::StrCat("Decode: a slab of ", options.decoded_tokens, " tokens on the device, as raw-bf16"));
   KVLINK_RETURN_IF_ERROR(bench.ceilings->Measure());
   KVLINK_ASSIGN_OR_RETURN(const kernels::Rope rope, kernels::MakeRope(options.config.rope));
   KVLINK_ASSIGN_OR_RETURN(const auto maker, SlabMaker::Create(bench.backend, options.config, &rope));
-  const SlabShape raw = maker->Shape(Codec::kRawBf16, options.landed_tokens);
+  const SlabShape raw = maker->Shape(Codec::kRawBf16, options.decoded_tokens);
   KVLINK_ASSIGN_OR_RETURN(const kernels::Buffer out, bench.backend->Allocate(raw.slab_bytes()));
   for (Codec codec : {Codec::kQ8, Codec::kQ4}) {
-    const SlabShape shape = maker->Shape(codec, options.landed_tokens);
+    const SlabShape shape = maker->Shape(codec, options.decoded_tokens);
     KVLINK_ASSIGN_OR_RETURN(const kernels::Buffer source, bench.backend->Allocate(shape.slab_bytes()));
     KVLINK_RETURN_IF_ERROR(maker->Make(shape, 0, static_cast<std::byte*>(source.data())));
     const auto bytes = [&](const kernels::Buffer& buffer) {

@@ -193,7 +193,7 @@ TEST_P(ContractTest, CancellationsAtRandomMoments) {
        target = Buffer(peers.server_transport.get(), kSlabs * kSlab);
   std::mt19937_64 random(TestSeed());
   for (int i = 0; i < kSlabs; ++i) Fill({source, i * kSlab, kSlab}, i);
-  int landed_count = 0;
+  int received_count = 0;
   for (uint64_t round = 0; round < (Soak() ? 2000 : 50); ++round) {
     std::vector<Completion> sent(kSlabs), arrived(kSlabs);
     std::vector<WatchedSlice> into;
@@ -217,10 +217,10 @@ TEST_P(ContractTest, CancellationsAtRandomMoments) {
       ASSERT_TRUE(receive.ok() || absl::IsCancelled(receive)) << receive;
       ASSERT_TRUE(into[i].WaitFree());
       ASSERT_TRUE(!receive.ok() || Check({target, i * kSlab, kSlab}, i));
-      landed_count += receive.ok();
+      received_count += receive.ok();
     }
   }
-  EXPECT_GT(landed_count, 0);
+  EXPECT_GT(received_count, 0);
   EXPECT_FALSE(peers.client_inbox->closed());
   EXPECT_FALSE(peers.server_inbox->closed());
   EXPECT_EQ(peers.server_transport->Stats().quarantined_bytes, 0);

@@ -97,13 +97,13 @@ class GrpcTest : public ::testing::Test {
     connection_ = std::move(taken.connection);
     inbox_ = std::move(taken.inbox);
     ASSERT_NE(connection_, nullptr);
-    landed_ = Completion();
-    connection_->PostReceive(1, {target_, 0, bytes}, Patience(), landed_.ForReceive());
+    received_ = Completion();
+    connection_->PostReceive(1, {target_, 0, bytes}, Patience(), received_.ForReceive());
     raw_->Read();  // the grant
   }
   void ExpectClosedFor(const std::string& reason) {
     EXPECT_EQ(inbox_->Closed().code(), absl::StatusCode::kInvalidArgument) << reason;
-    EXPECT_TRUE(absl::IsUnavailable(landed_.Wait())) << landed_.Wait();
+    EXPECT_TRUE(absl::IsUnavailable(received_.Wait())) << received_.Wait();
     EXPECT_EQ(honest_.server_transport->Stats().closes[reason], 1) << inbox_->Closed();
     raw_->ReadToTheEnd();
     ExpectServed();
@@ -119,7 +119,7 @@ class GrpcTest : public ::testing::Test {
   std::unique_ptr<RawPeer> raw_;
   std::shared_ptr<Connection> connection_;
   std::shared_ptr<Inbox> inbox_;
-  Completion landed_;
+  Completion received_;
 };
 
 TEST_F(GrpcTest, PayloadsInPieces) {
@@ -128,10 +128,10 @@ TEST_F(GrpcTest, PayloadsInPieces) {
   raw_->Frame(FrameKind::kMessage, "between");
   raw_->Message(std::string(1, kPiece) + std::string(199, 'b'));
   EXPECT_EQ(inbox_->Next(), "between");
-  EXPECT_FALSE(landed_.done());
+  EXPECT_FALSE(received_.done());
   raw_->Message(std::string(1, kPiece) + "c");
-  ASSERT_TRUE(landed_.Wait().ok()) << landed_.Wait();
-  EXPECT_EQ(landed_.bytes(), 300);
+  ASSERT_TRUE(received_.Wait().ok()) << received_.Wait();
+  EXPECT_EQ(received_.bytes(), 300);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(target_->data()), 300),
             std::string(100, 'a') + std::string(199, 'b') + "c");
 }
@@ -151,7 +151,7 @@ TEST_F(GrpcTest, PayloadsThatCannotBe) {
     Meet();
     raw_->Message(raw_->Payload(payload.id, payload.said) + std::string(payload.bytes, 'h'));
     EXPECT_EQ(inbox_->Closed().code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_EQ(landed_.Wait().code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(received_.Wait().code(), absl::StatusCode::kUnavailable);
     EXPECT_EQ(honest_.server_transport->Stats().closes[payload.reason], ++expected[payload.reason]);
     ExpectUnharmed();
     ExpectServed();
@@ -215,7 +215,7 @@ TEST_F(GrpcTest, MessagesThatAreNothing) {
 TEST_F(GrpcTest, TheRestOfAWithdrawnPayloadIsDropped) {
   Meet();
   connection_->CancelReceive(1);
-  EXPECT_EQ(landed_.Wait().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(received_.Wait().code(), absl::StatusCode::kCancelled);
   raw_->Message(raw_->Payload(1, 300) + std::string(100, 'a'));
   raw_->Message(std::string(1, kPiece) + std::string(200, 'b'));
   raw_->Frame(FrameKind::kMessage, "alive");

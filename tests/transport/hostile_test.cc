@@ -134,12 +134,12 @@ class HostileTest : public ::testing::Test {
     connection_ = std::move(taken.connection);
     inbox_ = std::move(taken.inbox);
     ASSERT_NE(connection_, nullptr);
-    connection_->PostReceive(1, {target_, 0, bytes}, Patience(), landed_.ForReceive());
+    connection_->PostReceive(1, {target_, 0, bytes}, Patience(), received_.ForReceive());
     raw_->AwaitGrant();
   }
   void ExpectClosedFor(const std::string& reason) {
     EXPECT_EQ(inbox_->Closed().code(), absl::StatusCode::kInvalidArgument) << reason;
-    EXPECT_TRUE(absl::IsUnavailable(landed_.Wait())) << landed_.Wait();
+    EXPECT_TRUE(absl::IsUnavailable(received_.Wait())) << received_.Wait();
     EXPECT_EQ(honest_.server_transport->Stats().closes[reason], 1) << inbox_->Closed();
     ExpectUnharmed();
   }
@@ -162,7 +162,7 @@ class HostileTest : public ::testing::Test {
   std::unique_ptr<RawPeer> raw_;
   std::shared_ptr<Connection> connection_;
   std::shared_ptr<Inbox> inbox_;
-  Completion landed_;
+  Completion received_;
 };
 
 TEST_F(HostileTest, UnreservedPayload) {
@@ -201,7 +201,7 @@ TEST_F(HostileTest, PayloadTwice) {
 TEST_F(HostileTest, PayloadOfAWithdrawnReceiveIsDropped) {
   Meet();
   connection_->CancelReceive(1);
-  EXPECT_TRUE(absl::IsCancelled(landed_.Wait()));
+  EXPECT_TRUE(absl::IsCancelled(received_.Wait()));
   raw_->Payload(1, 4096, 4096);
   while (honest_.server_transport->Stats().payloads_late == 0) std::this_thread::yield();
   EXPECT_FALSE(inbox_->closed());
@@ -242,7 +242,7 @@ TEST_F(HostileTest, SecondHello) {
 }
 TEST_F(HostileTest, GrantsThatCannotBe) {
   for (const uint64_t bytes : {uint64_t{0}, static_cast<uint64_t>(kMaxPayloadBytes) + 1, UINT64_MAX}) {
-    landed_ = Completion();
+    received_ = Completion();
     Meet();
     raw_->Frame(FrameKind::kGrant, GrantBody({{7, bytes}}));
     EXPECT_EQ(inbox_->Closed().code(), absl::StatusCode::kInvalidArgument) << bytes;

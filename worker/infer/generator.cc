@@ -207,7 +207,7 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
        : dram    ? stats.documents_dram
                  : stats.documents_disk);
     if (!loaded) continue;
-    stats.documents_direct += read.resident->landed_on_device() ? 1 : 0;
+    stats.documents_direct += read.resident->received_on_device() ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
   }
   return absl::OkStatus();

@@ -58,7 +58,7 @@ bool Resident::intact() const {
 }
 
 absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
-  if (landed_.load(std::memory_order_acquire) > layer) return absl::OkStatus();
+  if (ready_layers_.load(std::memory_order_acquire) > layer) return absl::OkStatus();
   const Source from = source_now();
   absl::Span<const std::byte> slab;
   if (from.lease != nullptr) {
@@ -68,7 +68,7 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
     slab = from.encoded->slabs[layer];
   }
   MutexLock lock(&decoding_);
-  const int64_t arrived = landed_.load(std::memory_order_relaxed);
+  const int64_t arrived = ready_layers_.load(std::memory_order_relaxed);
   if (arrived > layer) return absl::OkStatus();  // another request was first
   if (arrived < layer) {
     return absl::FailedPreconditionError(
@@ -79,7 +79,7 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   } else {
     layer_data_[layer] = slab.data();
   }
-  landed_.store(layer + 1, std::memory_order_release);
+  ready_layers_.store(layer + 1, std::memory_order_release);
   if (copies() && ready()) {
     if (kept_ != nullptr) deps_.host->Keep(identity_, std::exchange(kept_, nullptr));
     MutexLock source_lock(&source_mutex_);

@@ -81,8 +81,8 @@ class Resident {
   int64_t tokens() const { return resident_.tokens; }
   // Where the bytes came from; kNone: from no store.
   store::Tier source() const { return source_; }
-  bool from_host() const { return from_host_; }         // else what came from no store was computed here
-  bool landed_on_device() const { return on_device_; }  // it came from the network without touching the host
+  bool from_host() const { return from_host_; }           // else what came from no store was computed here
+  bool received_on_device() const { return on_device_; }  // it came from the network without touching the host
   int64_t stored_bytes() const { return static_cast<int64_t>(layer_data_.size()) * stored_.slab_bytes(); }
   int64_t bytes() const { return reservation_.bytes(); }
 
@@ -92,7 +92,9 @@ class Resident {
   // As Lease::intact, of what attention reads.
   bool intact() const;
   // True once WaitLayer has returned OK for every layer.
-  bool ready() const { return landed_.load(std::memory_order_acquire) == static_cast<int64_t>(layer_data_.size()); }
+  bool ready() const {
+    return ready_layers_.load(std::memory_order_acquire) == static_cast<int64_t>(layer_data_.size());
+  }
   // Whether no store can fail it any more.
   bool certain() const { return ready() || source_ == store::Tier::kNone; }
   // What attention reads; layer l only after WaitLayer(l) returned OK. Valid as long as the resident.
@@ -130,9 +132,9 @@ class Resident {
 
   Mutex decoding_;                                             // held while a layer is decoded
   std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(decoding_);  // being filled; nullptr: none is kept
-  std::atomic<int64_t> landed_{0};                             // layers; advanced under decoding_
-  // Where there is no copy, element l is written once, under decoding_, before landed_ passes l, and read only by those
-  // who waited for it.
+  std::atomic<int64_t> ready_layers_{0};                       // layers; advanced under decoding_
+  // Where there is no copy, element l is written once, under decoding_, before ready_layers_ passes l, and read only by
+  // those who waited for it.
   std::vector<const std::byte*> layer_data_;
 };
 

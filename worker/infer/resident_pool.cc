@@ -255,7 +255,7 @@ void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded
     ++(loaded->from_host()                      ? stats_.loads_host
        : loaded->source() == store::Tier::kDram ? stats_.loads_dram
                                                 : stats_.loads_disk);
-    stats_.loads_direct += loaded->landed_on_device() ? 1 : 0;
+    stats_.loads_direct += loaded->received_on_device() ? 1 : 0;
   }
   const auto it = index_.find(wanted.identity);
   if (it != index_.end() && it->second->resident != nullptr) {
@@ -342,7 +342,7 @@ void ResidentPool::Trim() {
   MutexLock lock(&mutex_);
   // What nobody waits for any more would go on taking room where it arrived.
   for (auto it = lru_.begin(); it != lru_.end();) {
-    const bool left = it->idle() && it->resident->landed_on_device() && !it->resident->ready();
+    const bool left = it->idle() && it->resident->received_on_device() && !it->resident->ready();
     it = left ? Evict(it) : std::next(it);
   }
   TrimTo(options_.budget_bytes);

@@ -103,8 +103,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     int64_t layer = 0;
     {
       MutexLock lock(&mutex_);
-      while (MaySend() && pieces_[next_].layer < landed_) SendNext();
-      if (!MaySend() || awaited_ >= landed_) return;
+      while (MaySend() && pieces_[next_].layer < read_layers_) SendNext();
+      if (!MaySend() || awaited_ >= read_layers_) return;
       awaited_ = layer = pieces_[next_].layer;
       lease = lease_;
     }
@@ -148,7 +148,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   void Received(int64_t layer, const absl::Status& status) {
     {
       MutexLock lock(&mutex_);
-      if (status.ok()) landed_ = std::max(landed_, layer + 1);
+      if (status.ok()) read_layers_ = std::max(read_layers_, layer + 1);
     }
     if (status.ok()) {
       Advance();
@@ -184,8 +184,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   std::shared_ptr<engine::EncodingLease> lease_ ABSL_GUARDED_BY(mutex_);
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
-  int64_t landed_ ABSL_GUARDED_BY(mutex_) = 0;    // layers [0, landed_) are there
-  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the layer asked for last; Received() comes while it is not there
+  int64_t read_layers_ ABSL_GUARDED_BY(mutex_) = 0;  // layers [0, read_layers_) are there
+  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;     // the layer asked for last; Received() comes while it is not there
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kResting;
   std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: nothing more is sent
 };

@@ -56,7 +56,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       });
       if (!taken) return;
       asked_for_credit_ = false;
-      receive = LandNext();
+      receive = PostNext();
     }
     context_->push_credit.Return(owner_, bytes);
     End(receive);
@@ -188,7 +188,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     return absl::OkStatus();
   }
 
-  absl::Status LandNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::Status PostNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const size_t layer = next_++;
     KVLINK_RETURN_IF_ERROR(memory_->push->Reserve(static_cast<int64_t>(layer)));
     const engine::Place place = memory_->push->place(static_cast<int64_t>(layer));
@@ -216,7 +216,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       open_.erase(layer);
       if (bad.ok()) {
         --missing_;
-        landed_.insert(layer);
+        received_.insert(layer);
         progressed_ = SteadyNow();
       }
     }
@@ -230,7 +230,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   void AskToWrite() {
     {
       MutexLock lock(&mutex_);
-      if (landed_.empty() || !Pass(Event::kTurn)) return;
+      if (received_.empty() || !Pass(Event::kTurn)) return;
     }
     // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
     const absl::Status added = context_->indexing->AddAdmitted(
@@ -247,14 +247,14 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       {
         MutexLock lock(&mutex_);
         if (phase_ == Phase::kEnded) return;
-        if (landed_.empty()) {
+        if (received_.empty()) {
           if (missing_ == 0) break;
           Pass(Event::kNothingLeft);
           return;
         }
         memory = memory_;
-        layer = *landed_.begin();
-        landed_.erase(landed_.begin());
+        layer = *received_.begin();
+        received_.erase(received_.begin());
       }
       status = memory->push->WriteLayer(static_cast<int64_t>(layer));
     }
@@ -359,10 +359,10 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   Mutex mutex_;
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // layer to lay out next
-  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);    // layers laid out and not filled
-  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;      // layers
-  std::set<size_t> landed_ ABSL_GUARDED_BY(mutex_);  // layers to be written
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // layer to lay out next
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);      // layers laid out and not filled
+  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;        // layers
+  std::set<size_t> received_ ABSL_GUARDED_BY(mutex_);  // layers to be written
   bool asked_for_credit_ ABSL_GUARDED_BY(mutex_) = false;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kReceiving;
   absl::Time progressed_ ABSL_GUARDED_BY(mutex_);
