@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include <cstdio>
 #include <random>
@@ -12,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "tests/integration/cli_workplace.h"
+#include "tests/support/gzip.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::testing {
@@ -71,17 +71,7 @@ TEST_F(CliTest, EveryCodecAndNamespaceStandsOnItsOwn) {
 }
 
 TEST_F(CliTest, ReadsStandardInputCompressedAndDirectories) {
-  std::string compressed(4096, '\0');
-  const std::string lines = Lines(0, 4);
-  z_stream stream{};
-  ASSERT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(lines.data()));
-  stream.avail_in = static_cast<uInt>(lines.size());
-  stream.next_out = reinterpret_cast<Bytef*>(compressed.data());
-  stream.avail_out = static_cast<uInt>(compressed.size());
-  ASSERT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  compressed.resize(stream.total_out);
-  deflateEnd(&stream);
+  const std::string compressed = Gzip(Lines(0, 4));
   const Finished piped = Run("ingest", {"-"}, {.input = compressed});
   EXPECT_EQ(piped.status, 0) << piped.errors;
   EXPECT_THAT(piped.output, HasSubstr("4 added"));

@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <cstdio>
@@ -20,21 +19,13 @@
 #include "proto/store.grpc.pb.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/node_process.h"
+#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "tests/transport/peers.h"
 #include "transport/local/local.h"
 
 namespace kvlink::testing {
 namespace {
-
-// As many descriptors as the system allows.
-int64_t RaiseDescriptorLimit() {
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-  return static_cast<int64_t>(limit.rlim_cur);
-}
 
 // A connection that begins HTTP/2, if `speaks`, and then does nothing.
 Descriptor ConnectIdle(const std::string& address, bool speaks) {

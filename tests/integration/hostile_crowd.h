@@ -57,9 +57,6 @@ class HostileCrowd {
   Thread thread_;
 };
 
-// As many descriptors as the system allows; returns how many.
-int64_t RaiseDescriptorLimit();
-
 // Lets the calling thread run only where no other wants to.
 void YieldToOthers();
 

@@ -21,6 +21,7 @@
 #include "tests/integration/node_process.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::testing {

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -19,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests/transport/peers.h"
@@ -333,11 +333,7 @@ TEST_F(LocalTest, ALeftSocketIsReplaced) {
 // Crowds.
 
 TEST_F(LocalTest, AThousandConnections) {
-  rlimit limit = {};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-  const int count = limit.rlim_cur >= 4000 ? 1000 : 200;
+  const int count = testing::RaiseDescriptorLimit() >= 4000 ? 1000 : 200;
   auto server_transport = NewLocal();
   Server server(server_transport.get(), NewAddress(Carrier::kLocal));
   std::vector<std::shared_ptr<Connection>> clients;

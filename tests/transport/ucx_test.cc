@@ -4,7 +4,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +20,7 @@
 #include "base/clock.h"
 #include "base/descriptor.h"
 #include "gtest/gtest.h"
+#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests/transport/peers.h"
@@ -294,10 +294,7 @@ TEST(Ucx, AHelloInTwoSegmentsIsHeard) {
 // What a crowd takes is printed, and that it is served is asserted.
 TEST(Ucx, ManyConnections) {
   const int count = Soak() ? 1000 : 100;
-  rlimit limit = {};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
+  testing::RaiseDescriptorLimit();
   auto server_transport = NewTransport(Carrier::kUcx), client_transport = NewTransport(Carrier::kUcx);
   Server server(server_transport.get());
   const int descriptors = OpenDescriptors();

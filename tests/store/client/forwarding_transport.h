@@ -1,9 +1,10 @@
-// A transport that passes everything on to another one: what tests derive theirs from that differ in one thing.
-// Thread-safety and lifetime: as the inner one, which it shares.
+// A transport and a connection that pass everything on to another one: tests derive from them what differs in one
+// thing. Thread-safety and lifetime: as the inner one, which they share.
 #ifndef KVLINK_TESTS_STORE_CLIENT_FORWARDING_TRANSPORT_H_
 #define KVLINK_TESTS_STORE_CLIENT_FORWARDING_TRANSPORT_H_
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "transport/transport.h"
@@ -39,6 +40,25 @@ class ForwardingTransport : public transport::Transport {
 
  private:
   const std::shared_ptr<transport::Transport> inner_;
+};
+
+class ForwardingConnection : public transport::Connection {
+ public:
+  explicit ForwardingConnection(std::shared_ptr<transport::Connection> inner) : inner_(std::move(inner)) {}
+  absl::Status SendMessage(absl::string_view message) override { return inner_->SendMessage(message); }
+  void PostReceive(uint64_t id, transport::Slice into, absl::Time deadline, transport::Received done) override {
+    inner_->PostReceive(id, std::move(into), deadline, std::move(done));
+  }
+  void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
+    inner_->Send(id, std::move(from), deadline, std::move(done));
+  }
+  void CancelReceive(uint64_t id) override { inner_->CancelReceive(id); }
+  void CancelSend(uint64_t id) override { inner_->CancelSend(id); }
+  void Close() override { inner_->Close(); }
+  std::string peer() const override { return inner_->peer(); }
+
+ private:
+  const std::shared_ptr<transport::Connection> inner_;
 };
 
 }  // namespace kvlink::testing

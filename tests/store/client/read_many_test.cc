@@ -49,29 +49,19 @@ class Gate : public ForwardingTransport {
     Gate* const gate_;
     const std::shared_ptr<transport::ConnectionEvents> inner_;
   };
-  class Side : public transport::Connection {
+  class Side : public ForwardingConnection {
    public:
-    Side(Gate* gate, std::shared_ptr<transport::Connection> inner) : gate_(gate), inner_(std::move(inner)) {}
+    Side(Gate* gate, std::shared_ptr<transport::Connection> inner)
+        : ForwardingConnection(std::move(inner)), gate_(gate) {}
     absl::Status SendMessage(absl::string_view message) override {
-      const absl::Status sent = inner_->SendMessage(message);
+      const absl::Status sent = ForwardingConnection::SendMessage(message);
       const auto request = ParseRequest(message);
       if (request.ok() && request->has_pull()) gate_->Asked();
       return sent;
     }
-    void PostReceive(uint64_t id, transport::Slice into, absl::Time deadline, transport::Received done) override {
-      inner_->PostReceive(id, std::move(into), deadline, std::move(done));
-    }
-    void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
-      inner_->Send(id, std::move(from), deadline, std::move(done));
-    }
-    void CancelReceive(uint64_t id) override { inner_->CancelReceive(id); }
-    void CancelSend(uint64_t id) override { inner_->CancelSend(id); }
-    void Close() override { inner_->Close(); }
-    std::string peer() const override { return inner_->peer(); }
 
    private:
     Gate* const gate_;
-    const std::shared_ptr<transport::Connection> inner_;
   };
 
   void Arrived(const std::shared_ptr<transport::ConnectionEvents>& events, std::string message) {

@@ -40,25 +40,17 @@ class Grip : public ForwardingTransport {
   }
 
  private:
-  class Held : public transport::Connection {
+  class Held : public ForwardingConnection {
    public:
-    Held(Grip* grip, std::shared_ptr<transport::Connection> inner) : grip_(grip), inner_(std::move(inner)) {}
-    absl::Status SendMessage(absl::string_view message) override { return inner_->SendMessage(message); }
+    Held(Grip* grip, std::shared_ptr<transport::Connection> inner)
+        : ForwardingConnection(std::move(inner)), grip_(grip) {}
     void PostReceive(uint64_t id, transport::Slice into, absl::Time deadline, transport::Received done) override {
       grip_->Keep(into);
-      inner_->PostReceive(id, std::move(into), deadline, std::move(done));
+      ForwardingConnection::PostReceive(id, std::move(into), deadline, std::move(done));
     }
-    void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
-      inner_->Send(id, std::move(from), deadline, std::move(done));
-    }
-    void CancelReceive(uint64_t id) override { inner_->CancelReceive(id); }
-    void CancelSend(uint64_t id) override { inner_->CancelSend(id); }
-    void Close() override { inner_->Close(); }
-    std::string peer() const override { return inner_->peer(); }
 
    private:
     Grip* const grip_;
-    const std::shared_ptr<transport::Connection> inner_;
   };
   void Keep(const transport::Slice& slice) {
     MutexLock lock(&mutex_);

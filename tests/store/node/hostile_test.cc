@@ -1,7 +1,6 @@
 // Clients that mean harm, or are broken: the node answers with errors, stays within its bounds, and serves the others.
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "proto/envelope.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "transport/address.h"
 
@@ -277,11 +277,7 @@ TEST_P(HostileTest, APullThatNobodyMakesRoomForEnds) {
 
 // Connections that do not say whose they are go for those who come after them.
 TEST_P(HostileTest, NobodiesOnTheDataPath) {
-  rlimit files = {};
-  getrlimit(RLIMIT_NOFILE, &files);
-  files.rlim_cur = files.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &files);
-  const int64_t room = static_cast<int64_t>(files.rlim_cur) / 8 - 500;  // both ends are this process
+  const int64_t room = RaiseDescriptorLimit() / 8 - 500;  // both ends are this process
   const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 400, room));
   const auto before = Client();
   const int64_t resident = ResidentBytes();
@@ -304,11 +300,7 @@ TEST_P(HostileTest, NobodiesOnTheDataPath) {
 
 TEST_P(HostileTest, IdleConnectionsToTheControlService) {
   // As many as the limit on open files lets this process have at both ends.
-  rlimit files = {};
-  getrlimit(RLIMIT_NOFILE, &files);
-  files.rlim_cur = files.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &files);
-  const int64_t room = static_cast<int64_t>(files.rlim_cur) / 2 - 500;
+  const int64_t room = RaiseDescriptorLimit() / 2 - 500;
   const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 1000, room));
   const auto address = transport::Resolve(*transport::ParseAddress(node_->addresses().control));
   ASSERT_TRUE(address.ok());

@@ -3,7 +3,6 @@
 
 #include <poll.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -27,6 +26,7 @@
 #include "gtest/gtest.h"
 #include "store/node/data/leases.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "transport/frame.h"
 
@@ -527,14 +527,10 @@ Descriptor RawSocket(const std::string& path) {
 
 // Whoever says nothing takes nobody's place: not those of readers, and not those of other carriers.
 TEST_F(LocalTest, ACrowdThatSaysNothingShutsNobodyOut) {
-  rlimit files = {};
-  getrlimit(RLIMIT_NOFILE, &files);
-  files.rlim_cur = files.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &files);
+  const int64_t room = RaiseDescriptorLimit() / 2 - 500;
   StartNode();
   Push("a", MakeSynthetic(1));
   const auto before = Connect();
-  const int64_t room = static_cast<int64_t>(files.rlim_cur) / 2 - 500;
   const int count = static_cast<int>(std::min<int64_t>(Soak() ? 10000 : 600, room));
   const int64_t resident = ResidentBytes();
   std::vector<Descriptor> crowd;
