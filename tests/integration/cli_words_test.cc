@@ -131,6 +131,9 @@ TEST_F(CliWordsTest, ClosedStreamsAreNotTheStoresFiles) {
 }
 
 TEST_F(CliWordsTest, MemoryThatRunsOutIsALine) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "A sanitizer's shadow memory does not fit below the limit.";
+#endif
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 2))}).status, 0);
   std::string line = "ulimit -v 400000; exec ";
   for (const std::string& word : Command("ask", {"--doc", "d0", "--memory", "2G", "why?"})) {
