@@ -24,7 +24,7 @@ namespace kvlink::store::node {
 namespace {
 
 constexpr size_t kMaxWaiting = 1024;
-constexpr int kAtOnce = 512;                               // accepted in one go
+constexpr int kAtOnce = 64;                                // accepted in one go
 constexpr absl::Duration kPause = absl::Milliseconds(10);  // between them, in a crowd
 constexpr absl::Duration kTurn = absl::Milliseconds(10);   // between those that gRPC gets, in a crowd
 

@@ -13,6 +13,7 @@
 #include "store/node/core.h"
 #include "store/node/data/client_connection.h"
 #include "store/node/data/memory_map.h"
+#include "store/node/data/pull_credit.h"
 #include "store/node/data/push_credit.h"
 #include "transport/transport.h"
 
@@ -28,6 +29,7 @@ struct DataContext {
 
   MemoryMap memory;
   ClientConnections connections;
+  PullCredit pull_credit;
   PushCredit push_credit;
   // What keys have their share of, beside connections and requests.
   Quota request_bytes, pull_quota, push_quota, lease_quota;

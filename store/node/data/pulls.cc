@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -29,11 +30,16 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
         deadline_(call->deadline()),
         first_payload_(call->request().pull().first_payload()),
         pieces_(std::move(pieces)),
+        key_(call->session()->grant().name),
         call_(std::move(call)),
         lease_(std::move(lease)) {
     context_->push_credit.PullBegan();
+    context_->pull_credit.PullBegan(key_);
   }
-  ~Pull() override { context_->push_credit.PullEnded(); }
+  ~Pull() override {
+    context_->pull_credit.PullEnded(key_);
+    context_->push_credit.PullEnded();
+  }
 
   // Sends what may be sent now, and asks to be called when the next layer is there. Finish is to be called after it.
   void Advance() {
@@ -113,16 +119,20 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   }
 
   bool MaySend() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !why_.has_value() && next_ < pieces_.size() && open_.size() < kMaxSends;
+    return !why_.has_value() && next_ < pieces_.size() && open_.size() < kMaxSends && !waits_for_credit_;
   }
   void SendNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const size_t number = next_++;
-    const Piece& piece = pieces_[number];
+    const Piece& piece = pieces_[next_];
     const auto slice = SliceOf(piece);
     if (!slice.ok()) {
       why_ = slice.status();
       return;
     }
+    waits_for_credit_ = !context_->pull_credit.Take(key_, piece.length, [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->GoOn();
+    });
+    if (waits_for_credit_) return;
+    const size_t number = next_++;
     open_.insert(number);
     // Under the lock, so that pieces start in their order; it only hands over.
     connection_->channel()->payloads()->Send(
@@ -158,11 +168,22 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     }
   }
 
+  // There may be credit.
+  void GoOn() {
+    {
+      MutexLock lock(&mutex_);
+      waits_for_credit_ = false;
+    }
+    Advance();
+    Finish();
+  }
+
   void Sent(size_t number, const absl::Status& status) {
     {
       MutexLock lock(&mutex_);
       open_.erase(number);
     }
+    context_->pull_credit.Return(key_, pieces_[number].length);
     if (status.ok()) {
       Advance();
     } else {
@@ -178,14 +199,16 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   const absl::Time deadline_;
   const uint64_t first_payload_;
   const std::vector<Piece> pieces_;
+  const std::string key_;  // whose credit it takes
 
   Mutex mutex_;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);  // null: answered
   std::shared_ptr<engine::EncodingLease> lease_ ABSL_GUARDED_BY(mutex_);
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
-  int64_t read_layers_ ABSL_GUARDED_BY(mutex_) = 0;  // layers [0, read_layers_) are there
-  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;     // the layer asked for last; Received() comes while it is not there
+  bool waits_for_credit_ ABSL_GUARDED_BY(mutex_) = false;  // GoOn() will be called
+  int64_t read_layers_ ABSL_GUARDED_BY(mutex_) = 0;        // layers [0, read_layers_) are there
+  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the layer asked for last; Received() comes while it is not there
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kResting;
   std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: nothing more is sent
 };

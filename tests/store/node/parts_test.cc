@@ -18,6 +18,7 @@
 #include "store/node/data/client_connection.h"
 #include "store/node/data/context.h"
 #include "store/node/data/memory_map.h"
+#include "store/node/data/pull_credit.h"
 #include "store/node/data/push_credit.h"
 #include "store/node/quota.h"
 #include "store/node/sessions.h"
@@ -248,6 +249,53 @@ TEST(MemoryMapTest, RegistrationsFollowThePages) {
   EXPECT_TRUE(map.Find(number, {7, 0}, 16).ok());
   map.Clear();
   EXPECT_EQ(network.pinned.size(), 1u);  // the slice's
+}
+
+TEST(PullCreditTest, TheKeyThatWasSentTheLeastGoesFirst) {
+  PullCredit credit(100, absl::Hours(1));
+  std::vector<int> asked;
+  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
+  credit.PullBegan("greedy");
+  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));  // nobody else pulls
+  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));
+  credit.PullBegan("modest");
+  EXPECT_FALSE(credit.Take("greedy", 10, waiter(1)));
+  EXPECT_TRUE(credit.Take("modest", 500, waiter(0)));
+  EXPECT_TRUE(credit.Take("modest", 500, waiter(0)));
+  credit.Return("modest", 1000);
+  credit.Return("greedy", 1000);
+  EXPECT_THAT(asked, ElementsAre());  // 1000 are in flight
+  credit.Return("greedy", 1000);
+  EXPECT_THAT(asked, ElementsAre(1));
+  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));  // nothing was in flight
+  EXPECT_FALSE(credit.Take("greedy", 10, waiter(2)));
+  credit.PullEnded("modest");
+  credit.Return("greedy", 500);
+  EXPECT_THAT(asked, ElementsAre(1, 2));
+}
+
+TEST(PullCreditTest, ThoseBehindShareALittleAndAreServedInOrder) {
+  PullCredit credit(100, absl::Hours(1));
+  std::vector<int> asked;
+  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
+  credit.PullBegan("first");
+  for (int i = 0; i < 3; ++i) credit.PullBegan("second");
+  EXPECT_TRUE(credit.Take("second", 60, waiter(0)));
+  EXPECT_TRUE(credit.Take("second", 40, waiter(0)));
+  EXPECT_FALSE(credit.Take("second", 40, waiter(1)));
+  EXPECT_FALSE(credit.Take("second", 40, waiter(2)));
+  credit.Return("second", 40);  // room for one; it takes nothing, as one that has ended
+  EXPECT_THAT(asked, ElementsAre(1, 2));
+}
+
+TEST(PullCreditTest, WhatWasSentLongAgoDoesNotCount) {
+  PullCredit credit(1, absl::Nanoseconds(1));
+  credit.PullBegan("a");
+  EXPECT_TRUE(credit.Take("a", 1000, [] {}));
+  credit.PullBegan("b");
+  absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(credit.Take("b", 10, [] {}));
+  EXPECT_TRUE(credit.Take("a", 1000, [] {}));
 }
 
 TEST(PushCreditTest, AWriterThatSendsNothingDoesNotStopOthers) {
