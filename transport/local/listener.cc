@@ -1,8 +1,11 @@
+// Connections are taken at a limited rate: in a crowd that is cut and comes again at once, most of the thread is left
+// to the connections that there are, and whoever wants in waits in the system's queue.
 #include "transport/local/listener.h"
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -13,8 +16,10 @@
 namespace kvlink::transport {
 namespace {
 
-constexpr int kAccepts = 64;  // before other work gets its turn
-constexpr absl::Duration kPause = absl::Milliseconds(100);
+// A leaky bucket: so many connections fill it, and one drains from it in so long.
+constexpr int64_t kBucket = 64;
+constexpr absl::Duration kDrain = absl::Milliseconds(1);
+constexpr absl::Duration kPause = absl::Milliseconds(100);  // where the system has no room
 
 absl::Status ListenError(const std::string& path, absl::string_view what) {
   return absl::UnavailableError(absl::StrCat("listening at ", path, ": ", what));
@@ -87,19 +92,26 @@ bool LocalSocket::Start(Poller* poller, ProgressThread* thread, std::function<vo
 void LocalSocket::Stop() { poller_->Forget(watch_); }
 
 void LocalSocket::Ready(uint32_t) {
-  for (int i = 0; i < kAccepts; ++i) {
+  const absl::Time now = thread_->now();
+  empty_at_ = std::max(empty_at_, now);
+  while (empty_at_ < now + kBucket * kDrain) {
     Descriptor taken(accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (taken.get() >= 0) {
+      empty_at_ += kDrain;
       take_(std::move(taken));
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (errno == EAGAIN) return;
     // No descriptors or memory: those who wait stay in the queue, and asking again at once would help nobody.
-    poller_->Change(watch_, 0);
-    thread_->timers().At(thread_->now() + kPause, [poller = poller_, id = watch_] { poller->Change(id, EPOLLIN); });
-    return;
+    return ListenAgain(now + kPause);
   }
+  ListenAgain(now + kDrain);
+}
+
+void LocalSocket::ListenAgain(absl::Time when) {
+  poller_->Change(watch_, 0);
+  thread_->timers().At(when, [poller = poller_, id = watch_] { poller->Change(id, EPOLLIN); });
 }
 
 }  // namespace kvlink::transport

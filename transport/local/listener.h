@@ -36,12 +36,16 @@ class LocalSocket : public Watcher {
   LocalSocket(Descriptor socket, std::string path, const struct stat& file)
       : socket_(std::move(socket)), path_(std::move(path)), file_(file) {}
 
+  void ListenAgain(absl::Time when);
+
   const Descriptor socket_;
   const std::string path_;
   const struct stat file_;  // which one is ours
   Poller* poller_ = nullptr;
   ProgressThread* thread_ = nullptr;
   uint64_t watch_ = 0;
+  // When the bucket of connections taken will be empty.
+  absl::Time empty_at_ = absl::InfinitePast();
   std::function<void(Descriptor)> take_;
 };
 

@@ -20,8 +20,9 @@
 namespace kvlink::transport {
 namespace {
 
-constexpr size_t kSlice = 512;  // descriptors of one look
-constexpr absl::Duration kBetweenSlices = absl::Milliseconds(20);
+// Descriptors of one look, some 2 us each: few, since messages wait for it.
+constexpr size_t kSlice = 32;
+constexpr absl::Duration kBetweenSlices = absl::Milliseconds(2);
 // What UCX's own connections begin with: a magic number of 8 bytes.
 constexpr uint64_t kFirstBytes = 8;
 // UCX's message at a listener: a length, a status, padding, and up to 2 KiB that belong to it.
@@ -155,8 +156,8 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     round_began_ = now;
     ++round_;
     to_look_at_ = Descriptors();
+    known_ = hooks_.known();
   }
-  known_ = hooks_.known();
   std::vector<std::pair<int, std::string>> due, began;
   for (size_t i = 0; i < kSlice && !to_look_at_.empty(); ++i) {
     const int fd = to_look_at_.back();
@@ -173,6 +174,7 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     }
   }
   if (!due.empty() || !began.empty()) {
+    known_ = hooks_.known();
     hooks_.still([&] {
       for (const auto& [fd, peer] : began) {
         if (StrangerAt(fd) == peer) LetTheRestIn(fd);
