@@ -25,7 +25,7 @@
 
 namespace kvlink::store::node {
 
-// What is under way on the data path, which does the counting.
+// Counts of what is under way on the data path, which keeps them.
 struct Traffic {
   explicit Traffic(const NodeLimits& limits)
       : connections("connections", limits.connections, limits.connections / limits.administrators_part),

@@ -54,7 +54,7 @@ struct NodeStatus {
   std::map<std::string, std::string> texts;  // "version", "state", "io", addresses
 };
 
-// What is still under way on a draining node.
+// Work still under way on a draining node.
 struct DrainState {
   int64_t pulls = 0;
   int64_t pushes = 0;
