@@ -11,7 +11,7 @@ namespace kvlink {
 
 inline constexpr char32_t kReplacementCharacter = 0xFFFD;
 
-// What stands at one place of a byte string.
+// The character, or the fault, at one position of a byte string.
 struct Utf8Character {
   enum Kind {
     kValid,

@@ -76,7 +76,7 @@ class Worker {
   absl::Status Closed() const;
   absl::Status Full() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Queue(Task task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whose turn it is. Null: nothing waits.
+  // The owner whose turn it is. Null: nothing waits.
   Owners::pointer Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Loop();
   void Join();

@@ -1,4 +1,4 @@
-// What every bench shares: figures with their targets, the table and the JSON they end in, and fair timing.
+// Shared by all benches: figures with their targets, the table and the JSON they end in, and fair timing.
 //
 // Benches compare alternatives inside one run, because figures of a shared machine move from run to run: time them with
 // Interleave() and put the ratio in the report. Not thread-safe.
@@ -72,7 +72,7 @@ class Scratch {
   std::string path_;
 };
 
-// What a figure must reach. at_most: smaller is better.
+// The goal of a figure. at_most: smaller is better.
 struct Target {
   double value = 0;
   bool at_most = false;

@@ -115,7 +115,7 @@ void Read(const char* from, int64_t bytes) {
   ReadPlain(from, bytes);
 }
 
-// What each thread takes of `bytes`, in pages, at least one.
+// Each thread's part of `bytes`, in pages, at least one.
 int64_t Piece(int64_t bytes, int threads, int64_t most) {
   return std::clamp<int64_t>(bytes / threads / 4096 * 4096, 4096, std::min(most, kArray / threads / 4096 * 4096));
 }

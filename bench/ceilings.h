@@ -1,5 +1,5 @@
-// What this machine can do at most, measured: the denominators of the benches. Every call takes about 10-20 ms and uses
-// all threads.
+// The machine's measured ceilings: the denominators of the benches. Every call takes about 10-20 ms and uses all
+// threads.
 #ifndef KVLINK_BENCH_CEILINGS_H_
 #define KVLINK_BENCH_CEILINGS_H_
 

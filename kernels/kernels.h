@@ -144,8 +144,8 @@ struct KvRead {
   const uint64_t* hidden = nullptr;  // ceil(tokens / 64) words
 };
 
-// What a forward pass reads. A segment that several requests share is listed once and read once. The spans must outlive
-// the plan made from them.
+// The input of attention in a forward pass. A segment that several requests share is listed once and read once. The
+// spans must outlive the plan made from them.
 struct AttentionBatch {
   absl::Span<const int64_t> positions;  // [rows] global position of each fresh row
   absl::Span<const KvSegment> segments;
@@ -288,7 +288,7 @@ class Backend {
 
   virtual absl::string_view name() const = 0;  // "ref", "cpu", "cuda"
   virtual Device device() const = 0;
-  // What activations and private KV should be in: f32, or bf16 where the machine multiplies it faster.
+  // The preferred type of activations and private KV: f32, or bf16 where the machine multiplies it faster.
   virtual Dtype compute_dtype() const = 0;
   virtual std::unique_ptr<Stream> NewStream() = 0;
   // RESOURCE_EXHAUSTED when there is no memory.

@@ -1,4 +1,4 @@
-// What the schedules of LinkedAttention start from: rows with the same list of reads, and how far a row sees.
+// The basis of LinkedAttention's schedules: rows with the same list of reads, and how far a row sees.
 #ifndef KVLINK_KERNELS_ROW_GROUPS_H_
 #define KVLINK_KERNELS_ROW_GROUPS_H_
 

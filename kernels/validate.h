@@ -1,4 +1,4 @@
-// What every backend checks when an operation is launched: dtypes, shapes, strides, devices, bytes, ranges. One
+// Checks that every backend makes when an operation is launched: dtypes, shapes, strides, devices, bytes, ranges. One
 // definition, so that a call which one backend takes is a call that all take.
 //
 // Each function returns OK or INVALID_ARGUMENT "<operation>: <argument>: <what is wrong>" in one line, and reads no

@@ -1,8 +1,8 @@
 // Messages of the data path as bytes (docs/formats.md "Data messages"): envelopes around proto::Request ("KVLR") and
 // proto::Answer ("KVLA"), proto/data.proto.
 //
-// What Parse accepts is of the documented sizes: identities of 32 bytes, etags of 16, counts within their bounds, a
-// body that is set and codecs, tiers and acts that are known. Whether it makes sense is the receiver's to say.
+// Parse accepts only fields of the documented sizes: identities of 32 bytes, etags of 16, counts within their bounds, a
+// body that is set, and known codecs, tiers and actions. Whether they make sense is for the receiver to decide.
 //
 // Thread-safety: pure functions.
 #ifndef KVLINK_PROTO_DATA_H_

@@ -1,4 +1,4 @@
-// What every file, record and frame of ours starts with (docs/formats.md "Envelope"), little-endian:
+// The header of all our files, records and frames (docs/formats.md "Envelope"), little-endian:
 //   u32 magic | u8 major | u8 minor | u16 reserved 0 | u32 payload length | u32 low half of XXH3-64(payload) | payload
 // Thread-safety: pure functions.
 #ifndef KVLINK_PROTO_ENVELOPE_H_

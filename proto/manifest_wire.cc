@@ -17,7 +17,7 @@ constexpr int64_t kMaxBytes = int64_t{64} << 20;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxLayerBytes = 1024;
 
-// What a component's bytes are, said for readers that do not know the codec's number.
+// The type of a component's elements, for readers that do not know the codec's number.
 enum class StoredDtype : uint32_t { kBf16 = 1, kF32 = 2, kInt8 = 3, kNibbles = 4 };
 enum class StoredScales : uint32_t { kNone = 1, kByToken = 2, kByChannel = 3 };
 

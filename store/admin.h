@@ -1,4 +1,4 @@
-// What those who run a store ask of it: statistics, listings, verification.
+// A store's administration: statistics, listings, verification.
 //
 // Thread-safety: all methods. Errors common to all: UNAVAILABLE (the store is closing or cannot be reached),
 // DEADLINE_EXCEEDED.

@@ -1,4 +1,4 @@
-// What a transport counts. Thread-safety: all of it.
+// Counters of a transport. Thread-safety: all methods.
 #ifndef KVLINK_TRANSPORT_COUNTERS_H_
 #define KVLINK_TRANSPORT_COUNTERS_H_
 

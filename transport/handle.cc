@@ -24,8 +24,8 @@ class Handle : public Connection {
     if (!posted.ok()) session_->Unreserve(bytes);
     return posted;
   }
-  // What finds the thread's queue full is refused on the thread, like every other refusal, and keeps no memory
-  // meanwhile. What comes after the end of the transport is refused here: there is no thread to do it.
+  // A call that finds the thread's queue full is refused on the thread, as always, and keeps no memory meanwhile. After
+  // the end of the transport it is refused here: there is no thread any more.
   void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done) override {
     const auto told = std::make_shared<Received>(std::move(done));
     const absl::Status posted = TryPost([id, into = std::move(into), deadline, told](Session* session) mutable {

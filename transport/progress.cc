@@ -137,7 +137,7 @@ bool ProgressThread::RunPosted() {
     posted.swap(posted_);
   }
   const bool any = !posted.empty();
-  // What the event source and timers deferred is older.
+  // Work deferred by the event source and timers is older.
   while (!deferred_.empty()) RunAll(&deferred_);
   RunAll(&posted);
   while (!deferred_.empty()) RunAll(&deferred_);
@@ -172,7 +172,7 @@ void ProgressThread::Loop() {
     bool any = RunPosted();
     if (source_ != nullptr && source_->Poll()) any = true;
     if (timers_.Run(now_)) any = true;
-    // What the callbacks deferred does not wait for the next submission.
+    // Work deferred by callbacks does not wait for the next submission.
     if (!deferred_.empty()) any = true;
     if (any) {
       last_event = now_;

@@ -36,7 +36,7 @@ class Timers {
   uint64_t last_ = 0;
 };
 
-// What is polled. Called by the progress thread alone.
+// A source of events to poll. Called only by the progress thread.
 class EventSource {
  public:
   virtual ~EventSource() = default;

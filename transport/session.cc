@@ -241,7 +241,7 @@ void Session::SendMessage(std::string frame) {
   wire_->SendFrame(std::move(frame), [self = shared_from_this(), cost] {
     self->Return(cost);
     if (!self->paused_) return;
-    // What the peer says is not read meanwhile: that it takes answers is the sign of life there is.
+    // The peer is not read while paused: that it takes answers is its only sign of life.
     self->heard_ = self->thread_->now();
     if (self->queued_message_bytes_ >= self->pause_at_bytes_ / 2) return;
     self->paused_ = false;

@@ -84,7 +84,7 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status Reserve(int64_t message_bytes);  // as Connection::SendMessage
   void Unreserve(int64_t message_bytes);        // the message will not be sent
   const std::string& peer() const { return peer_; }
-  // What the peer puts into its frames: random, so that one peer cannot speak for another.
+  // The number that the peer puts into its frames: random, so that one peer cannot speak for another.
   uint64_t token() const { return token_; }
   ProgressThread* thread() const { return thread_; }
 

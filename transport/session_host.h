@@ -1,7 +1,8 @@
-// What all transports built on Session share: the thread, the counters, the open sessions, connecting and ending.
+// The common part of all transports built on Session: the thread, the counters, the open sessions, connecting and
+// ending.
 //
-// Thread-safety: as each method says. Lifetime: the transport stops listening, calls End(), and only then lets go of
-// what its wires need.
+// Thread-safety: as each method says. Lifetime: the transport stops listening, calls End(), and only then releases what
+// its wires need.
 #ifndef KVLINK_TRANSPORT_SESSION_HOST_H_
 #define KVLINK_TRANSPORT_SESSION_HOST_H_
 

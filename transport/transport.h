@@ -1,10 +1,10 @@
 // Moving bytes between processes: small messages in order, and large payloads straight into memory that the receiver
-// laid out for them.
+// posted for them.
 //
-//   receiver   PostReceive(id, slice)   reserves the memory and tells the sender that payload `id` may come, up to that
-//   size sender     Send(id, slice)   waits until it was told, then the bytes move; no copy of ours on either side
+//   receiver   PostReceive(id, slice)   reserves the memory and allows the sender payload `id` of up to that size
+//   sender     Send(id, slice)          waits for that, then the bytes move; no copy of ours on either side
 //
-// What was laid out and not yet filled is the sender's byte credit: a receiver holds a sender back by receive less. The
+// Memory posted and not yet filled is the sender's byte credit: a receiver holds a sender back by posting less. The
 // sides agree on ids in messages of their own: a request names the receives of its answer, as many as there are layers;
 // a push is answered with ids to send to. Sends on a connection start in the order of the calls, as far as credit goes,
 // so layers arrive in their order or nearly so, and each completes on its own. Messages and payloads overtake each
@@ -118,7 +118,7 @@ class Connection {
   virtual std::string peer() const = 0;
 };
 
-// What a connection tells its user. Kept by the transport until OnClosed has returned.
+// Events of a connection, for its user. Kept by the transport until OnClosed has returned.
 class ConnectionEvents {
  public:
   virtual ~ConnectionEvents() = default;
@@ -155,7 +155,7 @@ struct TransportStats {
   std::map<std::string, int64_t> closes;
 };
 
-// What the messages of many connections, of several transports, may hold together while the network has not taken them.
+// Limits the bytes of messages of many connections, of several transports, that the network has not taken yet.
 // Thread-safety: all methods.
 class MessageBudget {
  public:

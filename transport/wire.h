@@ -1,6 +1,6 @@
-// What carries the frames and payloads of one connection, below the protocol (session.h). Each carrier implements it:
-// UCX, gRPC (a byte stream: a payload is its frame followed by the bytes), Unix sockets (no payloads, but descriptors),
-// and those of tests.
+// Carries the frames and payloads of one connection, below the protocol (session.h). Implemented by each carrier: UCX,
+// gRPC (a byte stream: a payload is its frame followed by the bytes), Unix sockets (no payloads, but descriptors), and
+// those of tests.
 //
 // Thread-safety: the progress thread of the transport alone, in both directions. No method calls back before it
 // returns.

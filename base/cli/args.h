@@ -29,7 +29,7 @@ class Arguments {
         operands_usage_(operands),
         summary_(summary) {}
 
-  // What the variable holds when it is bound is the default, and shown in the help.
+  // The variable's value when it is bound is the default, shown in the help.
   void Flag(absl::string_view name, absl::string_view help, bool* out);
   void Text(absl::string_view name, absl::string_view placeholder, absl::string_view help, std::string* out);
   // May be given several times; keeps the order.

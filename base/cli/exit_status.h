@@ -1,5 +1,4 @@
-// What a command's status means to the shell: the one mapping from absl::Status to exit statuses, which
-// docs/operations.md lists.
+// Exit statuses of commands: the one mapping from absl::Status, listed in docs/operations.md.
 // Thread-safety: pure functions.
 #ifndef KVLINK_BASE_CLI_EXIT_STATUS_H_
 #define KVLINK_BASE_CLI_EXIT_STATUS_H_

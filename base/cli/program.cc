@@ -62,7 +62,7 @@ int Fail(absl::string_view where, const absl::Status& status) {
   _exit(status);
 }
 
-// What a command returned and how its output fared, as one.
+// The exit status of a command, given its result and whether its output could be written.
 int Finish(absl::string_view where, const absl::Status& status) {
   const absl::Status output = FinishOutput();
   if (absl::IsCancelled(output)) return kFailed;  // who read it knows
@@ -81,7 +81,7 @@ int RunProgram(const Program& program, int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   // A file beyond RLIMIT_FSIZE likewise.
   std::signal(SIGXFSZ, SIG_IGN);
-  // What gRPC would say beside an error is in the error.
+  // gRPC's own log would only repeat what is in the error.
   setenv("GRPC_VERBOSITY", "NONE", 0);
   const std::string name = argc > 1 ? argv[1] : "";
   if (name.empty()) {

@@ -1,5 +1,5 @@
-// What bench_device measures: a model's passes over documents on one backend, beside what the device can do at most.
-// The sections are functions of their own, so that tests run them on an emulated device.
+// The measurements of bench_device: a model's passes over documents on one backend, beside the device's ceilings. The
+// sections are functions of their own, so that tests run them on an emulated device.
 #ifndef KVLINK_BENCH_DEVICE_DEVICE_BENCH_H_
 #define KVLINK_BENCH_DEVICE_DEVICE_BENCH_H_
 
@@ -55,7 +55,7 @@ DeviceBenchOptions SmallDeviceBench();
 // INVALID_ARGUMENT for sizes that do not fit together; what the backend returns.
 absl::Status RunDeviceBench(kernels::Backend* backend, const DeviceBenchOptions& options, Report* report);
 
-// What the sections share.
+// Shared by the sections.
 struct DeviceBench {
   kernels::Backend* backend = nullptr;
   const DeviceBenchOptions* options = nullptr;

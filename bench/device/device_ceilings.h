@@ -1,4 +1,4 @@
-// What a device can do at most, measured: the denominators of bench_device.
+// A device's measured ceilings: the denominators of bench_device.
 #ifndef KVLINK_BENCH_DEVICE_DEVICE_CEILINGS_H_
 #define KVLINK_BENCH_DEVICE_DEVICE_CEILINGS_H_
 

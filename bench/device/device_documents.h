@@ -55,7 +55,7 @@ class HostDocuments {
   int64_t layers() const { return layers_; }
   // A device copies them from where they are.
   bool pinned() const { return pinned_; }
-  // What one document takes on a device.
+  // Bytes of one document on a device.
   int64_t decoded_bytes() const { return layers_ * kernels::SlabDecoder::DecodedShape(shape_).slab_bytes(); }
 
  private:

@@ -98,7 +98,7 @@ absl::Status Contexts::Full(int64_t tokens) {
   return passes_.Full(*request, tokens + bench_.options->fresh_tokens, bench_.options->prefill_chunk);
 }
 
-// What any implementation needs at least: the stored bytes over the link, the weights and keys and values through the
+// The least time of any implementation: the stored bytes over the link, the weights and keys and values through the
 // device's memory, or the operations of the fresh tokens, whichever takes longest.
 double Contexts::Floor(const Way& way, int64_t tokens) const {
   const model::ModelConfig& config = bench_.options->config;

@@ -1,5 +1,5 @@
-// What each codec costs and keeps: bytes a token, and how far answers over its encodings are from answers over raw-f32
-// ones. The demo's questions over the demo's documents; each position of a greedy answer over raw-f32 is one sample.
+// The size and the fidelity of each codec: bytes a token, and how far answers over its encodings are from those over
+// raw-f32. The demo's questions over the demo's documents; each position of a greedy answer over raw-f32 is one sample.
 #include <cstdio>
 
 #include "absl/container/flat_hash_map.h"

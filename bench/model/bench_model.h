@@ -1,4 +1,4 @@
-// What the benches over a whole model share: the model, its tokenizer, text to work on, a store of its own.
+// Shared by the benches over a whole model: the model, its tokenizer, text to work on, a store of its own.
 // Not thread-safe.
 #ifndef KVLINK_BENCH_MODEL_BENCH_MODEL_H_
 #define KVLINK_BENCH_MODEL_BENCH_MODEL_H_

@@ -66,8 +66,8 @@ struct Best {
   double read_gbps = 0;
 };
 
-// What any implementation needs at least: the operations of the fresh tokens at the measured FLOP/s, or the bytes it
-// must read at the measured bandwidth, whichever takes longer.
+// The least time of any implementation: the operations of the fresh tokens at the measured FLOP/s, or the bytes it must
+// read at the measured bandwidth, whichever takes longer.
 double Floor(const model::ModelConfig& config, const Best& best, const PassShape& pass, int64_t cached) {
   const double bytes = 4 * Weights(config) + KvBytes(config) * static_cast<double>(cached);
   return std::max(PassOperations(config, pass) / (1e9 * best.gflops), bytes / (1e9 * best.read_gbps));

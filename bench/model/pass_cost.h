@@ -1,4 +1,4 @@
-// What a forward pass costs any implementation: the numerators of the floors. Pure functions.
+// The cost of a forward pass for any implementation: the numerators of the floors. Pure functions.
 #ifndef KVLINK_BENCH_MODEL_PASS_COST_H_
 #define KVLINK_BENCH_MODEL_PASS_COST_H_
 

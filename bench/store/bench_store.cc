@@ -142,7 +142,7 @@ class Subject {
     }
   }
 
-  // What verification takes of that: the checksums of as many bytes, which were read before and have left the caches.
+  // Verification's part of that: the checksums of as many bytes, read before and gone from the caches.
   void Verify() {
     std::vector<std::unique_ptr<store::Lease>> leases;
     for (size_t i = 0; i < 4; ++i) {

@@ -26,8 +26,8 @@ struct CacheLimits {
 // Hit ratios over the accesses from `warm_up` on. weights[i]: of thing i.
 // Least recently used leaves.
 double LruHitRatio(const Trace& trace, const std::vector<int64_t>& weights, CacheLimits limits, size_t warm_up);
-// What is asked for furthest in the future leaves: no cache that keeps what it was last asked for does better where all
-// things weigh the same, and hardly any where they do not (Belady 1966).
+// The thing whose next request is furthest in the future leaves: no cache that keeps what it was last asked for does
+// better where all things weigh the same, and hardly any where they do not (Belady 1966).
 double BeladyHitRatio(const Trace& trace, const std::vector<int64_t>& weights, CacheLimits limits, size_t warm_up);
 
 // Traces over things 0 .. count-1.

@@ -1,4 +1,4 @@
-// What a client of ours would not do is said message by message, over a connection of the transport.
+// Requests that our clients never send are written message by message, over a connection of the transport.
 #include "bench/store/hostile_tenants.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-// What the parts of bench_isolation share: encodings to read, a node in a process of its own with a key for each
-// tenant, and the reader whose latencies are measured. Not thread-safe unless it says so.
+// Shared by the parts of bench_isolation: encodings to read, a node in a process of its own with a key for each tenant,
+// and the reader whose latencies are measured. Not thread-safe unless it says so.
 #ifndef KVLINK_BENCH_STORE_ISOLATION_H_
 #define KVLINK_BENCH_STORE_ISOLATION_H_
 

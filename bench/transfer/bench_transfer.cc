@@ -38,7 +38,7 @@ const Shape kShapes[] = {{{"Llama 8B", 1, 32, int64_t{2} << 20}, true},
   std::exit(1);
 }
 
-// What a row is measured against: the ceiling of the network, the lesser of that and the disk's, or a copy in memory.
+// The yardstick of a row: the ceiling of the network, the lesser of that and the disk's, or a copy in memory.
 enum class Against { kNetwork, kNetworkAndDisk, kCopy };
 
 struct Row {
@@ -47,8 +47,8 @@ struct Row {
   std::optional<double> at_least;  // of that
 };
 
-// What a store cannot do without, done with nothing of ours: the ceilings of its paths. Over tcp transport/ucx may not
-// send from where payloads lie, nor write into a peer's memory (transport/ucx/context.cc), and what arrives is checked.
+// The minimal work of a store, without our code: the ceilings of its paths. Over tcp transport/ucx may not send from
+// where payloads lie, nor write into a peer's memory (transport/ucx/context.cc), and received bytes are verified.
 constexpr char kNodeUcx[] = "bare ucx, no zero copy";
 constexpr char kNodeUcxVerified[] = "bare ucx, no zero copy, verified";
 constexpr char kDiskUcx[] = "bare io_uring into bare ucx, no zero copy, verified";

@@ -1,5 +1,5 @@
-// What gRPC itself moves between two processes: one stream of messages of 1 MiB that lie where they are sent from, and
-// are copied once where they arrive, with nothing of ours around them. The ceiling of transport/grpc.
+// The throughput of gRPC itself between two processes: one stream of messages of 1 MiB that lie where they are sent
+// from, and are copied once where they arrive, with nothing of ours around them. The ceiling of transport/grpc.
 #ifndef KVLINK_BENCH_TRANSFER_GRPC_CEILING_H_
 #define KVLINK_BENCH_TRANSFER_GRPC_CEILING_H_
 

@@ -1,4 +1,4 @@
-// What the rows of bench_transfer share: encodings that move from one process to another, layer by layer.
+// Shared by the rows of bench_transfer: encodings that move from one process to another, layer by layer.
 // Not thread-safe unless it says so.
 #ifndef KVLINK_BENCH_TRANSFER_TRANSFER_H_
 #define KVLINK_BENCH_TRANSFER_TRANSFER_H_
@@ -18,7 +18,7 @@ namespace kvlink::bench {
 
 inline constexpr int64_t kTransferUnit = int64_t{64} << 10;  // what has a checksum
 
-// What is moved at a time: some encodings of so many layers, the documents of a request.
+// The unit of a move: some encodings of so many layers, the documents of a request.
 struct EncodingShape {
   std::string name;
   int64_t encodings = 1;

@@ -1,4 +1,4 @@
-// What this machine does with the same bytes and no other process: rows of bench_transfer to compare with.
+// The same bytes moved on this machine without another process: rows of bench_transfer to compare with.
 #ifndef KVLINK_BENCH_TRANSFER_TRANSFER_MACHINE_H_
 #define KVLINK_BENCH_TRANSFER_TRANSFER_MACHINE_H_
 

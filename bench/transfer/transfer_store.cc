@@ -55,7 +55,7 @@ class StoreMover : public Mover {
     const size_t count = static_cast<size_t>(shape.encodings);
     if (next_ + count > manifests_.size()) {
       next_ = 0;
-      // Who connects anew knows of no memory that it was verified.
+      // A new connection knows no memory as verified.
       if (move_ == StoreMove::kMappedFirst) KVLINK_RETURN_IF_ERROR(Connect());
     }
     const absl::Span<Manifest> some = absl::MakeSpan(manifests_).subspan(next_, count);
@@ -87,7 +87,7 @@ class StoreMover : public Mover {
     }
     return absl::OkStatus();
   }
-  // What is pushed: the same bytes in as many places as no cache holds.
+  // The sources of pushes: the same bytes in more places than any cache holds.
   absl::Status MakeSources(const EncodingShape& shape) {
     const int64_t places = std::max<int64_t>(shape.encodings, kSourceBytes / shape.encoding_bytes());
     sources_.clear();

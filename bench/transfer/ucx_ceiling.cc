@@ -301,8 +301,8 @@ class Server : public Side {
     self->begun_ = false;
     return UCS_OK;
   }
-  // What is asked for, a step further. Over at once when the last has been handed to the network, since the next may be
-  // asked for while it is on its way.
+  // Takes the request a step further. It ends once its last bytes are handed to the network, since the next may come
+  // while they are on their way.
   absl::Status Advance() {
     switch (static_cast<UcxMove>(asked_.move)) {
       case UcxMove::kPull:
@@ -338,7 +338,7 @@ class Server : public Side {
       }
       checker_ = std::make_unique<Checker>(ring(), checksums_, file);
     }
-    // What came while the file was made.
+    // Slabs that came while the file was made.
     for (const int64_t index : std::exchange(early_, {})) Check(index);
     if (!std::exchange(begun_, true)) awaited_ += asked_.layers;
     if (checker_->checked() < awaited_) return absl::OkStatus();

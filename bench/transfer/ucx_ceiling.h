@@ -1,6 +1,6 @@
-// What UCX itself moves between two processes: active messages with rendezvous between two rings of memory, with
+// The throughput of UCX itself between two processes: active messages with rendezvous between two rings of memory, with
 // nothing of ours around them. Each side is one thread that polls while there is something to do. The ceiling of
-// transport/ucx, and, with what else a store cannot do without, of the store's pulls and pushes over it.
+// transport/ucx, and, with the rest of a store's minimal work, of its pulls and pushes over it.
 #ifndef KVLINK_BENCH_TRANSFER_UCX_CEILING_H_
 #define KVLINK_BENCH_TRANSFER_UCX_CEILING_H_
 

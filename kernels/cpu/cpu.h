@@ -13,7 +13,7 @@ namespace kvlink::kernels {
 
 struct CpuOptions {
   int threads = 0;  // 0: one for each core this process may use
-  // What to multiply in. kAuto: bf16 where the CPU has AMX, f32 elsewhere (bf16 without AMX is slower than f32).
+  // The type to multiply in. kAuto: bf16 where the CPU has AMX, f32 elsewhere (bf16 without AMX is slower than f32).
   enum class Compute { kAuto, kF32, kBf16 } compute = Compute::kAuto;
 };
 

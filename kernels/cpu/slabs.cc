@@ -28,7 +28,7 @@ bool StoreRaw(Codec codec, const float* row, int64_t dim, std::byte* to) {
     return std::isfinite(GetRowKernels().largest_magnitude(row, dim));
   }
   GetRowKernels().narrow(row, dim, At<uint16_t>(to, 0));
-  // What rounds to infinity is not finite either.
+  // A value that rounds to infinity is not finite either.
   const float largest = GetRowKernels().largest_magnitude(row, dim);
   return std::isfinite(largest) && std::isfinite(Bf16ToFloat(FloatToBf16(largest)));
 }

@@ -31,7 +31,7 @@ constexpr int kTileRows = HWY_TARGET > HWY_AVX3 ? 6
 #endif
 #define HWY_PRAGMA(tokens) _Pragma(#tokens)
 
-// What is fetched into the cache while a tile is computed: `lines` cache lines for every four steps of k.
+// Prefetches into the cache while a tile is computed: `lines` cache lines for every four steps of k.
 struct Ahead {
   const char* from = nullptr;
   int64_t lines = 0;

@@ -1,4 +1,4 @@
-// What kernels share: elements of f32 or bf16, rotation angles, sums over a block, faults.
+// Shared by kernels: elements of f32 or bf16, rotation angles, sums over a block, faults.
 #ifndef KVLINK_KERNELS_CUDA_ELEMENTS_H_
 #define KVLINK_KERNELS_CUDA_ELEMENTS_H_
 

@@ -1,4 +1,4 @@
-// What runs before and after the matrix product of Linear.
+// Kernels before and after the matrix product of Linear.
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/operations.h"

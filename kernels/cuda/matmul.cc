@@ -14,7 +14,7 @@
 namespace kvlink::kernels::cuda {
 namespace {
 
-// What NVIDIA recommends for Hopper; older devices choose from fewer algorithms that need it.
+// NVIDIA's recommendation for Hopper; older devices choose from fewer algorithms that need it.
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 // Row counts of prefills are many: the cache starts anew rather than grow without end.
 constexpr size_t kMaxAlgorithms = 4096;
@@ -115,7 +115,7 @@ class CublasLtMatmul : public Matmul {
     KVLINK_RETURN_IF_ERROR(Check(cublasLtMatmulPreferenceSetAttribute(
                                      preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof(most)),
                                  "preference"));
-    // What MatmulArgs promises; cuBLASLt would take 256 bytes for granted.
+    // The alignment that MatmulArgs promises; cuBLASLt would assume 256 bytes.
     const uint32_t alignment = 16;
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,

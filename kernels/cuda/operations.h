@@ -8,7 +8,7 @@
 
 namespace kvlink::kernels::cuda {
 
-// What only the device can see. The first thread that meets one writes it; Stream::Synchronize reports it.
+// Errors that only the device can see. The first thread that meets one writes it; Stream::Synchronize reports it.
 enum class Fault : uint32_t { kNone, kEmbedId, kQkvSlot, kPackNotFinite, kShiftSlot, kSampleNothing };
 struct FaultRecord {
   uint32_t fault = 0;

@@ -78,7 +78,7 @@ class Pools {
     void* begin = nullptr;
     cudaError_t error = cudaMallocFromPoolAsync(&begin, static_cast<size_t>(bytes), pool.pool, pool.stream);
     if (error == cudaErrorMemoryAllocation) {
-      // What lies in the pool may be what lacks, in pieces that do not fit.
+      // The pool may hold the missing memory, in pieces that do not fit.
       static_cast<void>(cudaGetLastError());
       KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), what));
       KVLINK_RETURN_IF_ERROR(Check(cudaMemPoolTrimTo(pool.pool, 0), what));

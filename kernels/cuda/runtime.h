@@ -1,4 +1,4 @@
-// What the backend needs of a device beside kernels: memory, streams, copies. runtime.cc implements it with CUDA;
+// The backend's interface to a device, except kernels: memory, streams, copies. runtime.cc implements it with CUDA;
 // tests/support/cuda_emulation with host memory, where kernels are done when they return, and copies and graphs when
 // they must be.
 //
@@ -54,7 +54,7 @@ void FreePinned(void* memory);
 absl::Status Copy(void* stream, void* to, const void* from, int64_t bytes);
 absl::Status Fill(void* stream, void* to, int value, int64_t bytes);
 
-// What this thread launches in the stream is recorded from BeginCapture to EndCapture, not carried out. The thread must
+// From BeginCapture to EndCapture, this thread's launches in the stream are recorded, not carried out. The thread must
 // not wait for or allocate anything meanwhile: that is INTERNAL, and so is EndCapture then. EndCapture ends it in any
 // case.
 absl::Status BeginCapture(void* stream);
@@ -62,12 +62,12 @@ absl::StatusOr<void*> EndCapture(void* stream);
 void DestroyGraph(void* graph);
 // Ready to be launched any number of times, one after another; changed only while it does not run.
 absl::StatusOr<void*> MakeExecutable(void* graph);
-// Makes it do what `graph` does. False: they differ in more than arguments; it is of no use any more.
+// Makes it do what `graph` does. False: they differ in more than arguments; it cannot be used any more.
 bool UpdateExecutable(void* executable, void* graph);
 void DestroyExecutable(void* executable);
 absl::Status LaunchExecutable(void* executable, void* stream);
 
-// What a launch returned, naming the operation.
+// The status of a launch, naming the operation.
 absl::Status LaunchStatus(absl::string_view operation, int error);
 
 }  // namespace kvlink::kernels::cuda

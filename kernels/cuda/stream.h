@@ -18,7 +18,7 @@ namespace kvlink::kernels::cuda {
 
 class CudaStream : public GraphStream {
  public:
-  // What one call of Stage may take.
+  // The limit of one call of Stage.
   static constexpr int64_t kMaxStaged = int64_t{1} << 20;
 
   // Where memory is lacking, status() and every Synchronize() say so.
@@ -36,7 +36,7 @@ class CudaStream : public GraphStream {
   absl::Status Use();
   void* handle() const { return handle_; }
   FaultRecord* fault() const { return fault_; }
-  // What is launched from here on waits for the event, which was recorded in another stream.
+  // Later launches wait for the event, which was recorded in another stream.
   absl::Status WaitFor(void* event);
   // A copy of `bytes` (at most kMaxStaged) bytes on the device, for what is launched in this stream before the next
   // call. Where the ring is full it waits for the stream; RESOURCE_EXHAUSTED while operations are recorded.

@@ -11,7 +11,7 @@
 
 namespace kvlink::kernels {
 
-// What was recorded, in the form in which it is launched. Goes only when its stream was waited for.
+// A recording in executable form. Destroyed only after its stream was waited for.
 class Graph {
  public:
   virtual ~Graph() = default;

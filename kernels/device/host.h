@@ -1,4 +1,4 @@
-// What the backends that run on the host share: memory, and a stream whose operations are done when they return.
+// Shared by the backends that run on the host: memory, and a stream whose operations are done when they return.
 #ifndef KVLINK_KERNELS_DEVICE_HOST_H_
 #define KVLINK_KERNELS_DEVICE_HOST_H_
 

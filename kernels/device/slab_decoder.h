@@ -23,7 +23,7 @@ class SlabDecoder {
  public:
   SlabDecoder(Backend* backend, const Rope* rope) : backend_(backend), rope_(rope) {}
 
-  // What attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
+  // The shape that attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
   static SlabShape DecodedShape(SlabShape stored) {
     if (stored.codec == Codec::kQ4) stored.codec = Codec::kRawBf16;
     return stored;
@@ -45,7 +45,7 @@ class SlabDecoder {
  private:
   // More lanes do not raise PCIe throughput.
   static constexpr int kMaxLanes = 4;
-  // What one slab at a time needs.
+  // Resources for one slab at a time.
   struct Lane {
     std::unique_ptr<Transfer> transfer;  // to a device
     Buffer staging;                      // on the device: a slab of q4

@@ -51,7 +51,7 @@ struct Flags {
   bool forget = false;
 };
 
-// What a directory and a node can both do.
+// Deletion, as both a directory and a node offer it.
 class Place {
  public:
   virtual ~Place() = default;

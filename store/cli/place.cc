@@ -212,7 +212,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& dir
   }
 }
 
-// What to do about a directory that could not be opened.
+// Advice for a directory that could not be opened.
 absl::string_view HintOf(const absl::Status& status) {
   if (absl::IsUnavailable(status)) return "wait for it with --wait SECONDS, or share it with kvlink store";
   if (absl::IsPermissionDenied(status)) return "ask its owner, who may share it with kvlink store";

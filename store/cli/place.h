@@ -67,9 +67,9 @@ absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use);
 // The administration of the node that --store names; connects with the first call. INVALID_ARGUMENT: it names none.
 absl::StatusOr<std::unique_ptr<store::client::NodeAdmin>> OpenAdmin(const StoreFlags& flags);
 
-// What a node knows this client by: the bytes of --key-file, with the rules of TenantSecret. Empty without the option.
+// This client's key for a node: the bytes of --key-file, under the rules of TenantSecret. Empty without the option.
 absl::StatusOr<std::string> NodeKey(const StoreFlags& flags);
-// Says of UNAUTHENTICATED what to do; other statuses stay.
+// Adds to UNAUTHENTICATED what to do about it; other statuses stay.
 absl::Status HintAtKey(const absl::Status& status);
 // This process, for the node's logs: "kvlink/host/pid".
 std::string ClientName();

@@ -108,7 +108,7 @@ class Remote : public RemoteStore {
     return catalog_.Verify(progress);
   }
   void DropDramTier() override {
-    // What this process no longer reads is not to count as leased.
+    // Encodings that this process no longer reads must not count as leased.
     if (mapped_ != nullptr) mapped_->Flush(SteadyNow() + options_.request_timeout).IgnoreError();
     catalog_.DropDramTier();
   }
@@ -142,7 +142,7 @@ class Remote : public RemoteStore {
                                                                    absl::Time deadline);
   absl::StatusOr<std::shared_ptr<Pull>> PullOnce(const EncodingAddress& address, const proto::Part& part,
                                                  const std::shared_ptr<Region>& region, absl::Time deadline);
-  // What a request on `connection` came to: the session's end is UNAVAILABLE, to be tried again.
+  // The result of a request on `connection`, where the session's end is UNAVAILABLE, to be tried again.
   template <typename Result>
   Result Checked(const NodeConnection& connection, Result result) {
     if (!absl::IsUnauthenticated(StatusOf(result))) return result;
@@ -417,7 +417,7 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> Remote::ReadMany(DeviceBuffe
       leases[left[k]] = std::move(some[k]);
       const absl::Status& status = leases[left[k]].status();
       if (!absl::IsUnavailable(status) && !absl::IsResourceExhausted(status)) continue;
-      // What is not worth a retry stays as it is.
+      // A failure that is not worth a retry stays as it is.
       if (absl::IsResourceExhausted(status) && !RetryAfter(status).has_value()) continue;
       failed.push_back(left[k]);
       worst = status;

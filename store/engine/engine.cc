@@ -106,7 +106,7 @@ absl::Status EngineImpl::Start(const std::string& directory) {
   KVLINK_RETURN_IF_ERROR(segments);
   if (!options_.read_only) {
     reserve_spent_ = !directory_->RestoreReserve().ok();
-    // What the log held is in tables now, and the log is gone.
+    // The log's content is in tables now, and the log is gone.
     const DurableManifest::State manifest = index_->durable_manifest();
     directory_->RaiseFloor({index_->LastSequence(), manifest.number, manifest.bytes}).IgnoreError();
   }
@@ -259,7 +259,7 @@ absl::Status EngineImpl::LoadTable() {
   }
   TableLoader::Outcome loaded = loader.Finish(segments_->UsableRuns(), segments_->blocks_per_segment());
   if (!loaded.missing.empty() && !options_.drop_missing) return MissingSegments(loaded);
-  // What is astray points to a header, or beyond the end of a segment.
+  // Stray records point to a header, or beyond the end of a segment.
   std::move(loaded.astray.begin(), loaded.astray.end(), std::back_inserter(drop));
   counters_.integrity_failures += static_cast<int64_t>(drop.size());
   counters_.double_claims += static_cast<int64_t>(loaded.claimed_twice.size());

@@ -1,7 +1,7 @@
-// What the engine does where the device fails a write or a flush: the blocks of a write that failed are tried one by
-// one, and those that cannot be written are never handed out again, in this life or a later one; a segment whose flush
-// failed takes no more writes until the store is opened again, since what was written before may be gone although a
-// later flush says nothing; the put is written once more elsewhere.
+// The engine's reaction to failed writes and flushes: the blocks of a write that failed are tried one by one, and those
+// that cannot be written are never handed out again, in this life or a later one; a segment whose flush failed takes no
+// more writes until the store is opened again, since what was written before may be gone although a later flush says
+// nothing; the put is written once more elsewhere.
 #include <algorithm>
 #include <array>
 #include <map>

@@ -1,4 +1,4 @@
-// What an Engine is made of; store/engine/*.cc alone include it.
+// The implementation of Engine, included only by store/engine/*.cc.
 //
 // Locks, in the order they are taken: space_mutex_ (growing, evicting), commit_mutex_ (one change of the index at a
 // time, and the table follows it before the next), then those that protect what is named with them, and the locks
@@ -157,7 +157,7 @@ class EngineImpl final : public Engine {
   absl::Status OpenIndex();
   absl::Status LoadTable();
   absl::Status LoadCapacity();
-  // What is said of segments that the index names and that are not there.
+  // The error for segments that the index names and that are missing.
   absl::Status MissingSegments(const TableLoader::Outcome& loaded) const;
   absl::Status StartMemory();
   void Close();
@@ -237,13 +237,13 @@ class EngineImpl final : public Engine {
                          absl::Span<const absl::Span<const std::byte>> slabs, PendingPut* put);
   // Whether the manifest is complete, and of slabs of these lengths without gaps.
   static absl::Status CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths);
-  // What must hold before any put begins: writable, not on a disk that is full.
+  // Preconditions of every put: writable, not on a full disk.
   absl::Status CheckRoomToWrite();
   std::shared_ptr<PendingPut> NewPut(EncodingKey key, const Manifest& manifest);
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
-  // What ends each write of `put`: notes blocks that could not be written, and PartDone.
+  // The completion of each write of `put`: notes blocks that could not be written, and calls PartDone.
   RequestCutter::Done WriteDone(const std::shared_ptr<PendingPut>& put);
   // Of all of `put`'s source.
   absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
@@ -287,10 +287,10 @@ class EngineImpl final : public Engine {
   bool CanGrow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   // Adds a segment. False if the capacity or the disk has no room for one, or none could be made for a while.
   absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // What Grow answers where a segment could not be made although there is space.
+  // Grow's result where a segment could not be made although there is space.
   absl::StatusOr<bool> GrowFailed(absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // What the segments may hold at most, and what they can hold now: without bad blocks and, where none can be added,
-  // new segments.
+  // Blocks that the segments may hold at most, and those that they can hold now: without bad blocks and, where none can
+  // be added, new segments.
   int64_t MaxBlocks() const;
   int64_t LimitBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   // Empties and removes segments beyond the capacity, as far as what lies there may go.

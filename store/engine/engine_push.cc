@@ -100,7 +100,7 @@ absl::Status StreamingPutImpl::WriteLayer(int64_t layer) {
   if (put_ == nullptr || verified_[layer] || slab(layer).data() == nullptr) {
     return absl::InvalidArgumentError("push: not a layer to be written now");
   }
-  // What no checksum covers must not be what the memory held before.
+  // Bytes that no checksum covers must not show the memory's previous content.
   const absl::Span<std::byte> bytes = slab(layer);
   const int64_t used = residency_->manifest().shape(layer).used_bytes();
   std::memset(bytes.data() + used, 0, bytes.size() - used);

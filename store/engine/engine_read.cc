@@ -80,7 +80,7 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
       }
     }
     if (!mine) {
-      // What the other might not evict, this one may.
+      // This read may evict more than the other, so it may find room where that one did not.
       if (!absl::IsResourceExhausted(load->status) || load->evict >= evict) KVLINK_RETURN_IF_ERROR(load->status);
       continue;
     }

@@ -155,7 +155,7 @@ bool EngineImpl::ScrubRound() {
   std::optional<EncodingKey> after;
   for (;;) {
     const auto keys = index_->KeysAfter(after, kKeysAtOnce);
-    // What does not list now may do so in the next round; opening the store says what is wrong with the index.
+    // A listing that fails may succeed in the next round; opening the store says what is wrong with the index.
     if (!keys.ok() || keys->empty()) return true;
     for (const EncodingKey& key : *keys) {
       const EntryUse use = table_.Use(key, /*touch=*/false);

@@ -117,7 +117,7 @@ absl::StatusOr<Runs> EngineImpl::AllocateBlocks(absl::string_view ns, int64_t bl
     }
     int64_t evicted = 0;
     if (may_evict <= 0) {
-      // What others take as fast as it comes free must not empty the store.
+      // Evicts no more: others that take space as fast as it comes free must not empty the store.
     } else if (over > 0) {
       std::vector<EncodingKey> victims;
       if (table_.FitsLimit(ns, blocks)) victims = table_.PickOf(ns, over);  // what cannot fit at all evicts nothing
@@ -184,7 +184,7 @@ void EngineImpl::Shrink() {
   for (const Run& run : runs) table_.Seal(run);
   for (const Run& run : runs) {
     Evict(table_.PickWithin(run), &counters_.evicted_capacity).status().IgnoreError();
-    // What is pinned or being read stays, and its segment with it, until the next maintenance.
+    // Encodings that are pinned or being read stay, and their segment with them, until the next maintenance.
     if (!table_.Forget(run)) continue;
     segments_->Remove(segments_->SegmentOf(run.first)).IgnoreError();
     KeepBadBlocks();  // a segment that gets the number later has blocks of its own

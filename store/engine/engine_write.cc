@@ -99,7 +99,7 @@ absl::Status EngineImpl::CheckPut(const Manifest& manifest, absl::Span<const int
 
 absl::Status EngineImpl::CheckRoomToWrite() {
   if (!reserve_spent_) return absl::OkStatus();
-  // What is left of a full disk is for deleting.
+  // The rest of a full disk is kept for deleting.
   KVLINK_RETURN_IF_ERROR(Annotate(directory_->RestoreReserve(), "the disk is full; delete documents or add space"));
   reserve_spent_ = false;
   return absl::OkStatus();

@@ -25,8 +25,8 @@ namespace kvlink::engine {
 
 // A put on its way. Shared by its caller, its writes and the committer, because the caller may give up at its deadline.
 struct PendingPut {
-  // What happens to it. Its source is read while it is written and flushed; where one of these fails, it is written
-  // once more, elsewhere.
+  // Its progress. Its source is read while it is written and flushed; where one of these fails, it is written once
+  // more, elsewhere.
   enum class Stage : uint8_t { kWriting, kFlushing, kCommitting, kDone };
 
   // Constant while it is written.
@@ -60,7 +60,7 @@ struct PendingPut {
   bool source_in_use() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return stage < Stage::kCommitting; }
   // Keeps the files open that the requests write to. REQUIRES: not all of it is written.
   void Hold(absl::Span<const IoRequest> requests);
-  // What went wrong so far.
+  // The outcome so far.
   absl::Status outcome() ABSL_LOCKS_EXCLUDED(mutex);
   void Finish(const absl::Status& outcome, const Etag& stored, bool was_written);
 };

@@ -1,4 +1,4 @@
-// What moves between an encoding's memory and its blocks, as requests to the disk. Thread-safety: none.
+// Cuts transfers between an encoding's memory and its blocks into requests to the disk. Thread-safety: none.
 #ifndef KVLINK_STORE_ENGINE_REQUEST_CUTTER_H_
 #define KVLINK_STORE_ENGINE_REQUEST_CUTTER_H_
 
@@ -23,7 +23,7 @@ class RequestCutter {
   RequestCutter(SegmentFiles* segments, Runs runs, int64_t chunk_bytes, bool write, Done done);
   // The next slab. DATA_LOSS: the blocks do not suffice, or are not there.
   absl::Status Add(absl::Span<std::byte> slab);
-  // What has been cut since the last call; without `all` the last request stays, which the next slab may lengthen.
+  // Requests cut since the last call. Without `all` the last one stays: the next slab may lengthen it.
   std::vector<IoRequest> Take(bool all);
 
  private:

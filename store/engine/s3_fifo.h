@@ -23,7 +23,7 @@
 
 namespace kvlink::engine {
 
-// What the queues keep of a thing.
+// The queues' entry for a thing.
 template <typename Key, typename Ghost>
 struct S3FifoItem {
   S3FifoItem* prev = nullptr;
@@ -91,8 +91,8 @@ class S3Fifo {
   template <typename MayEvict>
   std::optional<Key> Evict(MayEvict may_evict, size_t* steps = nullptr,
                            Pass* pass = nullptr) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    // What may not go is passed over once in the small queue, and in the main queue as often as it takes to find all
-    // others unused.
+    // Things that may not go are passed over once in the small queue, and in the main queue until the uses of all
+    // others have run out.
     Pass own;
     auto& [refused, main_steps] = pass != nullptr ? *pass : own;
     for (;;) {

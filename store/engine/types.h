@@ -1,4 +1,4 @@
-// What an engine's interface and its parts both speak of: memory of the DRAM tier, namespaces and their limits.
+// Types shared by the engine's interface and its parts: memory of the DRAM tier, namespaces and their limits.
 // Thread-safety: plain values.
 #ifndef KVLINK_STORE_ENGINE_TYPES_H_
 #define KVLINK_STORE_ENGINE_TYPES_H_

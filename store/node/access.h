@@ -1,4 +1,4 @@
-// Who may do what: the access file of a node (docs/formats.md "Access file").
+// The access file of a node: keys and their rights (docs/formats.md "Access file").
 // Thread-safety: plain values.
 #ifndef KVLINK_STORE_NODE_ACCESS_H_
 #define KVLINK_STORE_NODE_ACCESS_H_
@@ -20,7 +20,7 @@ namespace kvlink::store::node {
 enum class Right : uint8_t { kRead = 1, kWrite = 2, kAdmin = 3 };
 absl::string_view RightName(Right right);
 
-// What a key opens.
+// The rights of one key.
 struct Grant {
   std::string name;                  // for logs
   std::array<uint8_t, 32> key = {};  // its hash

@@ -1,4 +1,4 @@
-// What every part of a node stands on: the engine, who may do what, who is here, and how much is under way. It knows no
+// Shared by every part of a node: the engine, access rights, sessions, and counts of what is under way. It knows no
 // carrier and no protocol. Made and ended by Node (node.h says in which order).
 //
 // Thread-safety: each member as its own header says.
@@ -25,7 +25,7 @@
 
 namespace kvlink::store::node {
 
-// What is under way on the data path, which counts it.
+// Counts of what is under way on the data path, which keeps them.
 struct Traffic {
   explicit Traffic(const NodeLimits& limits)
       : connections("connections", limits.connections, limits.connections / limits.administrators_part),
@@ -67,7 +67,7 @@ class Draining {
   bool stop_asked_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// What clients are told of where the node is to be found.
+// The node's addresses and version, as told to clients.
 struct Whereabouts {
   // The rest is complete; no session is opened before.
   std::atomic<bool> ready{false};

@@ -1,4 +1,4 @@
-// What a node allows its clients, and how long. Thread-safety: a plain value.
+// Limits on a node's clients: amounts and times. Thread-safety: a plain value.
 #ifndef KVLINK_STORE_NODE_LIMITS_H_
 #define KVLINK_STORE_NODE_LIMITS_H_
 

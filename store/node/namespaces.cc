@@ -1,4 +1,5 @@
-// What the engine holds is asked once in a while and not at each write: a write is told from the table of names alone.
+// The engine is asked for its namespaces now and then, not at each write: writes are admitted by the table of names
+// alone.
 #include "store/node/namespaces.h"
 
 #include <string>

@@ -238,7 +238,7 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
     addresses_.data.push_back("grpc://" + addresses_.control);
     service_->core.whereabouts.data_addresses.push_back(Advertised("grpc", addresses_.control));
   }
-  // What clients are told is complete.
+  // Everything that clients are told is complete.
   service_->core.whereabouts.ready.store(true);
   return absl::OkStatus();
 }

@@ -1,10 +1,10 @@
 // A store node: one engine, served to workers over the network (and over shared memory on its own host).
 //
-// What it serves is in proto/store.proto (control, gRPC) and proto/data.proto (the data path, over the transports named
-// in the options). Without an access file everybody may do everything, and the node serves this host alone.
+// It serves proto/store.proto (control, gRPC) and proto/data.proto (the data path, over the transports named in the
+// options). Without an access file everybody may do everything, and the node serves this host only.
 //
-// Thread-safety: all methods but the destructor. Lifetime: destroying a node refuses and ends what is under way, waits
-// for it, and closes the store; what was acknowledged is durable.
+// Thread-safety: all methods except the destructor. Lifetime: destroying a node refuses and ends what is under way,
+// waits for it, and closes the store; what was acknowledged is durable.
 #ifndef KVLINK_STORE_NODE_NODE_H_
 #define KVLINK_STORE_NODE_NODE_H_
 

@@ -1,8 +1,8 @@
-// What each key of the access file may hold of what a node has to give.
+// Per-key quotas: the share of a node's resources that one access key may hold.
 //
-// A holder (the name of a grant) may take as much as is then still free: one that takes all it can ends at half, two at
-// a third each, and whoever comes next always finds something. Administrators are not held to that, and a part is kept
-// for them alone.
+// A holder (the name of a grant) may hold as much as is then still free: one that takes all it can ends at half, two at
+// a third each, and the next one always finds something. Administrators are not held to that, and a part is kept for
+// them alone.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_QUOTA_H_

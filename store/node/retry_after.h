@@ -8,7 +8,7 @@
 
 namespace kvlink::store::node {
 
-// What a refusal tells beside its status; 0: it will not help.
+// How long a refused client should wait before it retries; 0: retrying will not help.
 inline uint32_t RetryAfterMilliseconds(const absl::Status& status) {
   constexpr uint32_t kWhenFull = 50, kWhenUnavailable = 500;
   if (absl::IsResourceExhausted(status)) return kWhenFull;

@@ -39,7 +39,7 @@ class Gate {
   bool open_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// What ran, in order.
+// Records what ran, in order.
 class Journal {
  public:
   Worker::Work Work(std::string what) {

@@ -37,7 +37,7 @@ class CliNodeTest : public CliTest {
     EXPECT_EQ(chmod(path.c_str(), 0600), 0);
     return path;
   }
-  // What is stored for a document: identities, etags, every checksum.
+  // A document's stored state: identities, etags, every checksum.
   nlohmann::json Stored(const std::string& id) const {
     nlohmann::json document = Inspect({"document", id, "--units"});
     document.erase("generation");

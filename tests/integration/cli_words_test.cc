@@ -1,4 +1,4 @@
-// What commands say and exit with: that it is true, and that it goes where it should.
+// Messages and exit statuses of commands: they are true, and go where they should.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-// What tests of the binary share: a folder, a tiny model, a store, and short ways to run commands on them.
+// Shared by tests of the binary: a folder, a tiny model, a store, and short ways to run commands on them.
 #ifndef KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_
 #define KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_
 
@@ -29,7 +29,7 @@ class CliTest : public ::testing::Test {
                const SubprocessOptions& options = {}) const {
     return RunToEnd(Command(command, arguments), options);
   }
-  // What inspect --json prints.
+  // The output of inspect --json.
   nlohmann::json Inspect(const std::vector<std::string>& arguments) const;
 
   // n JSON lines "d0".."dn-1", texts of some 40 tokens each.

@@ -47,7 +47,7 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   for (int cycle = 0; cycle < cycles && !HasFailure(); ++cycle) {
     const std::string role = roles[random() % roles.size()];
     SCOPED_TRACE(absl::StrCat("cycle ", cycle, ", ", role));
-    // What it writes goes into a journal of its own, and away again when it was checked.
+    // It writes into a journal of its own, which is removed once checked.
     const std::string path = scratch_.path() + "/pushes";
     if (role == "push") std::filesystem::remove(path);
     const auto client = StartClientProcess(node_.address(), carrier, role == "push" ? path : journal.path(), role,
@@ -80,8 +80,8 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   std::printf("%d cycles, %lld pushes cut short: %lld KiB resident and %lld descriptors more than after a third\n",
               cycles, static_cast<long long>(unfinished), static_cast<long long>(grown >> 10),
               static_cast<long long>(OpenDescriptors(node_.process().pid()) - descriptors));
-  // What lies in two chunks of the tier is registered beside them when it is first sent. A client's receive buffers
-  // left behind in each cycle would be 80 MiB.
+  // Encodings that span two chunks of the tier get a registration of their own when first sent. A client's receive
+  // buffers left behind in each cycle would be 80 MiB.
   EXPECT_LE(figures.Get("registered_bytes"), registered + (int64_t{48} << 20));
   // The control service notices a dead client's connection in its own time.
   const absl::Time noticed = SteadyNow() + absl::Seconds(30);

@@ -176,7 +176,7 @@ class CrowdTest : public ::testing::Test {
       EXPECT_EQ(counts.failed(), 0) << carrier << ": " << counts.Text();
     }
   }
-  // What an idle crowd costs while nothing happens. Printed, not asserted: it is a time.
+  // The cost of an idle crowd. Printed, not asserted: it is a time.
   void PrintIdle(int count, const char* what) {
     const int64_t bytes = Resident() - resident_;
     const absl::Duration idle = absl::Seconds(Soak() ? 10 : 1);

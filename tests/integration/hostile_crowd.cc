@@ -254,7 +254,7 @@ void HostileCrowd::Cut(size_t index) {
 void HostileCrowd::Speak(size_t index) {
   Peer& peer = peers_[index];
   const std::string& speech = options_.speeches[index % options_.speeches.size()];
-  // What does not fit is not said.
+  // Bytes that do not fit are not sent.
   if (!speech.empty()) (void)!send(peer.socket.get(), speech.data(), speech.size(), MSG_NOSIGNAL);
   peer.spoke = true;
   ++connected_;

@@ -19,7 +19,7 @@ namespace kvlink::testing {
 struct CrowdOptions {
   std::string address;  // host:port, or the path of a socket (SOCK_SEQPACKET)
   int peers = 0;
-  // What peer i sends when it has connected: number i modulo their count. An empty one says nothing.
+  // Sent by peer i when it has connected: number i modulo their count. An empty one sends nothing.
   std::vector<std::string> speeches;
 };
 
@@ -60,7 +60,7 @@ class HostileCrowd {
 // Lets the calling thread run only where no other wants to.
 void YieldToOthers();
 
-// What peers say to the service over gRPC. `token`: the hexadecimal digits of a session's, or empty: of nobody.
+// Speeches to the service over gRPC. `token`: the hexadecimal digits of a session's, or empty: of nobody.
 std::vector<std::string> GrpcSpeeches(const std::string& token = "");
 // To the listener of UCX: what is none of its messages, what begins as one, and what never goes on.
 std::vector<std::string> UcxSpeeches();

@@ -1,5 +1,5 @@
-// What clients of a store under faults wrote: which encodings they began to write, which were acknowledged, which were
-// removed since. Kept in a file that outlives the clients.
+// A journal of writes by clients of a store under faults: encodings begun, acknowledged, and removed since. Kept in a
+// file that outlives the clients.
 // Thread-safety: all methods; any number of processes may share the file.
 #ifndef KVLINK_TESTS_INTEGRATION_JOURNAL_H_
 #define KVLINK_TESTS_INTEGRATION_JOURNAL_H_

@@ -1,4 +1,4 @@
-// What tests need to be clients of a node: options, and what the node says about itself.
+// Helpers for tests that are clients of a node: options, and the node's figures.
 // Thread-safety: as documented.
 #ifndef KVLINK_TESTS_INTEGRATION_NODE_CLIENTS_H_
 #define KVLINK_TESTS_INTEGRATION_NODE_CLIENTS_H_

@@ -26,7 +26,7 @@ class NodeProcess {
   int Stop();
   Subprocess& process() { return *process_; }
 
-  // What it said when it was ready: "grpc", "ucx", "socket", "metrics".
+  // Its ready message: "grpc", "ucx", "socket", "metrics".
   const nlohmann::json& ready() const { return ready_; }
   // For --store.
   std::string address() const { return ready_["grpc"]; }

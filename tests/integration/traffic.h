@@ -1,8 +1,8 @@
 // Clients of a store that write and read under faults, and what they may find.
 //
-// What must hold whatever happens: a read that succeeds gives the bytes that were written; what was acknowledged is
-// there, whole; what was not is whole or absent; a call ends by its deadline (kHangGuard is how much later it may end
-// on a machine that has much to do); a call that fails says that the store was not reachable, too late or full.
+// Invariants: a read that succeeds gives the bytes that were written; an acknowledged encoding is there, whole; any
+// other is whole or absent; a call ends by its deadline (kHangGuard is how much later it may end on a machine that has
+// much to do); a call that fails says that the store was not reachable, too late or full.
 #ifndef KVLINK_TESTS_INTEGRATION_TRAFFIC_H_
 #define KVLINK_TESTS_INTEGRATION_TRAFFIC_H_
 
@@ -51,7 +51,7 @@ struct TrafficOptions {
   absl::Duration deadline = absl::Seconds(5);  // of each call
 };
 
-// What clients did and met; shared by several. Thread-safe.
+// Counts of clients' calls and their results; shared by several. Thread-safe.
 class TrafficCounts {
  public:
   void Add(const std::string& what);

@@ -79,7 +79,7 @@ class Cursor {
   size_t at_ = 0;
 };
 
-// What a slab decodes to, [head][token][dim], and half a step of each element's quantiser.
+// A decoded slab, [head][token][dim], and half a step of each element's quantiser.
 struct Decoded {
   std::vector<double> keys, values, key_error, value_error;
 };

@@ -101,7 +101,7 @@ TEST_F(CudaGraphTest, ARecordingThatFailsLeavesNothing) {
   EXPECT_EQ(out.Floats()[0], 3);
 }
 
-// What is staged must stay until the graph has run, so that the ring cannot begin anew.
+// Staged memory must stay until the graph has run, so the ring cannot start over.
 TEST_F(CudaGraphTest, TheRingDoesNotTurnWhileOperationsAreRecorded) {
   const std::vector<int64_t> zeros(40000);
   const auto sums = DeviceTensor::Poisoned(backend_.get(), Dtype::kU64, {40000});

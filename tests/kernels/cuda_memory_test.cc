@@ -50,7 +50,7 @@ TEST_F(CudaMemoryTest, WhatAllocatesSaysSo) {
   const auto poor = backend_->NewStream();
   EXPECT_EQ(poor->Synchronize().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(backend_->Embed(*poor, {ids, table, {}, out}).code(), absl::StatusCode::kResourceExhausted);
-  // What was there before goes on.
+  // The earlier stream still works.
   EXPECT_TRUE(backend_->Embed(*stream, {ids, table, {}, out}).ok());
   EXPECT_TRUE(stream->Synchronize().ok());
 

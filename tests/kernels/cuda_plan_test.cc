@@ -136,7 +136,7 @@ TEST(CudaPlanTest, EveryVisibleKeyIsComputedOnce) {
   }
 }
 
-// What is f32 is not given to tensor cores.
+// f32 segments are not given to tensor cores.
 TEST(CudaPlanTest, F32SegmentsGoToTheKernelInF32) {
   std::mt19937_64 random(testing::TestSeed() + 1);
   for (int i = 0; i < 40; ++i) {

@@ -285,7 +285,7 @@ LinkedCase::Private LinkedCase::WriteFresh(const std::vector<int64_t>& positions
   fresh.pages = Finish(positions, shape_.activations, &fresh.plain, &fresh.queries, &fresh.table);
   fresh.layers = {poison_.data(), fresh.pages.data()};
   if (shape_.activations != Dtype::kF32) {
-    // What rounding left in the pages.
+    // The values that rounding left in the pages.
     const int64_t heads = shape_.params.kv_heads, dim = shape_.params.head_dim;
     const std::vector<float> pages = fresh.pages.Floats();
     for (size_t t = 0; t < positions.size(); ++t) {

@@ -33,7 +33,7 @@ struct Request {
   std::vector<int64_t> rows;   // which of the fresh ones are queries, ascending
 };
 
-// What a case is, before any memory: plain data, so that tests can write one out.
+// A case before any memory: plain data, so that tests can write one out.
 struct CaseShape {
   kernels::AttentionParams params;
   kernels::RopeConfig rope;

@@ -58,7 +58,7 @@ TEST_P(SampleTest, ARowWithoutAnyLogitIsAnError) {
   }
 }
 
-// What the filters leave, worked out by sorting everything.
+// The distribution that the filters leave, computed by sorting everything.
 std::vector<double> Distribution(const std::vector<float>& logits, const SampleParams& params) {
   const size_t vocab = logits.size();
   std::vector<double> weight(vocab);

@@ -1,4 +1,4 @@
-// What arrived in a device's memory: verified there, and decoded from there.
+// Slabs received in a device's memory: verified and decoded there.
 #define XXH_INLINE_ALL
 #include "kernels/device/slab_decoder.h"
 

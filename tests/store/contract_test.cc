@@ -1,4 +1,4 @@
-// What store.h promises, whatever is behind it.
+// The promises of store.h, for every implementation.
 #include "tests/store/contract.h"
 
 #include <atomic>
@@ -162,7 +162,7 @@ TEST_P(StoreContractTest, CatalogKeepsTheHighestGenerationAndDropsWhatNothingRef
   EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
 }
 
-// What a page was to show may be gone before it is read: that is no end of the listing.
+// The documents of a page may be gone before it is read: that does not end the listing.
 TEST_P(StoreContractTest, AListingGoesOnPastWhatIsDeletedMeanwhile) {
   Store* const store = Open();
   const Synthetic a = MakeSynthetic(1);

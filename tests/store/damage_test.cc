@@ -72,7 +72,7 @@ std::vector<fs::path> Files(const std::string& path) {
   return files;
 }
 
-// What the whole store may answer after one byte was flipped. `lost_tail`: how many of the last documents may be
+// Permitted answers of the whole store after one byte was flipped. `lost_tail`: how many of the last documents may be
 // missing.
 absl::Status CheckFlipped(const std::string& path, int lost_tail) {
   auto store = Open(path);

@@ -30,7 +30,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, EngineMemoryTest, ::testing::Bool(), [](const :
   return info.param ? "Shared" : "Anonymous";
 });
 
-// What is registered with the kernel goes and comes with the memory.
+// Registrations with the kernel come and go with the memory.
 TEST_P(EngineMemoryTest, ReadsArriveInMemoryThatMovedAround) {
   std::mt19937_64 random(TestSeed());
   ScratchDirectory scratch(true);

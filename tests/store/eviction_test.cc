@@ -1,4 +1,4 @@
-// What is evicted for an allocation: little where room lies apart, nothing for what can never fit.
+// Evictions for an allocation: few where free blocks are scattered, none for one that can never fit.
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -182,7 +182,7 @@ TEST(EvictionTest, WhatCanNeverFitEvictsNothing) {
   EXPECT_EQ(stats.dram_evictions, 0);
   EXPECT_EQ(stats.namespaces[0].encodings, 100);
 
-  // What just fits evicts no more than four times its size.
+  // A put that just fits evicts no more than four times its size.
   const Synthetic fits = MakeSynthetic(1001, 80, 700);
   ASSERT_LE(fits.manifest.bytes(), 120 * kSegmentBlockBytes);
   for (int i = 100; i < 230; ++i) {

@@ -348,7 +348,7 @@ TEST(FaultTest, ASegmentThatCannotBeMadeIsMadeOnceMore) {
   }
 }
 
-// What cannot grow for good, whatever the reason, evicts as on a full disk; a few failures do not.
+// A store that cannot grow for long, whatever the reason, evicts as on a full disk; a few failures do not suffice.
 TEST(FaultTest, AStoreThatCannotGrowForLongMakesDo) {
   for (const FaultyIo::Rule& fault : {FaultyIo::Rule{.action = Action::kOpen, .path = ".tmp", .error = EACCES},
                                       FaultyIo::Rule{.action = Action::kWrite, .path = ".tmp", .error = EIO}}) {
@@ -436,7 +436,7 @@ TEST(FaultTest, OfAWriteThatFailsOnlyTheBadBlockIsLost) {
   }
 }
 
-// What a node is sent takes another way to the disk.
+// Pushes to a node take another path to the disk.
 TEST(FaultTest, PushesAreWrittenElsewhereToo) {
   ScratchDirectory scratch(/*in_memory=*/true);
   FaultyIo io(TestSeed());

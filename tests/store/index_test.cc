@@ -40,7 +40,7 @@ Location OneBlock(uint32_t block, uint64_t sequence) {
   return location;
 }
 
-// What a killed process leaves: the index is copied while it is open.
+// Simulates a killed process: the index is copied while it is open.
 void Commit(Index* index, int number) {
   IndexBatch batch(index);
   batch.PutMeta(absl::StrCat("name ", number), "value");
@@ -164,7 +164,7 @@ TEST(IndexTest, PartsTogetherAreAll) {
   EXPECT_EQ(listed.size(), all.size());
 }
 
-// What the loader decides, against the plainest decision.
+// The loader's decisions against the plainest ones.
 TEST(TableLoaderTest, AgreesWithAMapOfBlocks) {
   std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 50; ++round) {

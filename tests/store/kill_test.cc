@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<Store>> OpenSmall(const std::string& path, bool e
   return StoreOver(*std::move(opened));
 }
 
-// What the child tells, one fixed-size line at a time (pipes keep lines up to PIPE_BUF whole).
+// The child's report, one fixed-size line at a time (pipes keep lines up to PIPE_BUF whole).
 struct Line {
   int32_t thread, document;
   uint64_t version;

@@ -76,7 +76,7 @@ TEST(PageMapTest, AgreesWithASetOfPages) {
         const bool fits = longest() >= pages;
         ASSERT_EQ(map.Fits(pages * kPage), fits);
         if (!fits) {
-          // What a window promises comes true.
+          // Populating the window makes the allocation fit.
           const auto window = map.Window(pages * kPage);
           for (int c = 0; window.has_value() && c < kChunks; ++c) {
             if (c < window->first || c >= window->second || map.present(c)) continue;
@@ -214,7 +214,7 @@ TEST(GenerationsTest, SlotsAreRecycledAndLimited) {
   }
 }
 
-// What the two processes of a test say to each other.
+// Memory shared by the two processes of a test.
 struct Board {
   std::atomic<uint64_t> turn{0};  // odd while the lease below is written
   std::atomic<uint64_t> offset{0}, words{0}, slot{0}, generation{0}, number{0};

@@ -93,7 +93,7 @@ TEST(OpeningTest, AMissingSegmentIsNotAnEmptyStore) {
     ASSERT_TRUE(store.ok()) << store.status();
     for (int i = 0; i < 20; ++i) EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(i)), absl::OkStatus()) << i;
   }
-  // What is given up is given up by name: the rest stays, and so do the documents.
+  // With drop_missing, only the missing segment's encodings are given up: the rest stays, and so do the documents.
   fs::remove(second);
   engine::EngineOptions dropping = Small();
   dropping.drop_missing = true;
@@ -239,7 +239,7 @@ TEST(OpeningTest, OnlyDamageIsCalledDamage) {
       EXPECT_THAT(std::string(status.message()), Not(HasSubstr("damaged")));
     }
   }
-  // What is truly gone is damage.
+  // Files that are truly gone are damage.
   const fs::path index = scratch.path() + "/index";
   for (const std::string prefix : {"CURRENT", "MANIFEST-"}) {
     ScratchDirectory copy(true);
@@ -255,7 +255,7 @@ TEST(OpeningTest, OnlyDamageIsCalledDamage) {
   EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
 }
 
-// What an engine has that was never opened for writing, or not to its end, is less than Close may expect.
+// An engine that was opened read-only, or whose opening failed, has less than Close may expect.
 TEST(OpeningTest, AStoreThatDoesNotWriteClosesToo) {
   ScratchDirectory scratch(true);
   Fill(scratch.path(), Small(), 3);

@@ -434,7 +434,7 @@ TEST_F(PushTest, PrefetchLoadsAndTouchKeeps) {
   EXPECT_EQ(stats.hit_tokens_dram, s.manifest.tokens);
   EXPECT_EQ(stats.hit_bytes_dram, s.bytes());
   EXPECT_EQ(stats.leases, 0);
-  // What is touched outlives what is not.
+  // A touched encoding outlives untouched ones.
   for (int i = 100; i < 700; ++i) {
     ASSERT_TRUE(Push(MakeSynthetic(i)).ok());
     ASSERT_EQ(engine_->Touch(KeyOf(s)), absl::OkStatus()) << i;

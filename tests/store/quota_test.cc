@@ -95,7 +95,7 @@ TEST_F(QuotaTest, BothFullAtOnceAndPushedByManyThreads) {
   std::vector<std::thread> threads;
   std::atomic<int> failed{0};
   std::atomic<bool> stop{false};
-  // What b holds and uses must outlive whatever a does.
+  // Encodings that b holds and uses must outlive anything that a does.
   for (int i = 0; i < 10; ++i) {
     ASSERT_EQ(Put("b", i), absl::OkStatus());
     ASSERT_EQ(engine_->Touch(Key("b", i)), absl::OkStatus());
@@ -217,7 +217,7 @@ TEST_F(QuotaTest, ThoseWithoutALimitShareWhatIsLeft) {
   EXPECT_GE(Count("large", 100, 400), 8);
 }
 
-// What the table charges must be what is there, whatever happened.
+// The table's charges must equal the blocks in use, whatever happened.
 TEST_F(QuotaTest, TheBooksBalance) {
   std::mt19937_64 random(TestSeed());
   Limit("a", 25);

@@ -95,7 +95,7 @@ TEST(ScrubTest, KeepsToItsLimitAndClosesAtOnce) {
   const absl::Time start = SteadyNow();
   auto engine = MustOpen(scratch.path(), kLimit);
   ASSERT_TRUE(Eventually([&] { return engine->Stats().scrubbed_bytes > 3 * encoding; }));
-  // What the limit allows in this time, and the layers that may be ahead of it.
+  // The limit for this time, and the layers that may be ahead of it.
   const int64_t scrubbed = engine->Stats().scrubbed_bytes;
   EXPECT_LE(scrubbed, absl::ToDoubleSeconds(SteadyNow() - start) * kLimit + static_cast<double>(encoding));
   engine.reset();

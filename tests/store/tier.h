@@ -1,4 +1,4 @@
-// What tests of the DRAM tier share.
+// Shared by tests of the DRAM tier.
 #ifndef KVLINK_TESTS_STORE_TIER_H_
 #define KVLINK_TESTS_STORE_TIER_H_
 

@@ -63,7 +63,7 @@ class TierTest : public ::testing::TestWithParam<bool> {
     }
     return 0;
   }
-  // What the operating system says is resident of the tier's memory.
+  // The tier's resident memory, from the operating system.
   int64_t Resident() const {
     std::ifstream smaps("/proc/self/smaps");
     std::string line;

@@ -165,7 +165,7 @@ TEST_F(VerifyTest, SuspicionReadsAnEncodingOnceInAWhile) {
   EXPECT_GT(reads, 0);
   for (int i = 0; i < 100; ++i) EXPECT_EQ(engine_->Suspect(KeyOf(s)), absl::OkStatus());
   EXPECT_EQ(io_.reads, reads);
-  // What reached nobody is not remembered as an answer, however often it is asked.
+  // A failed check is not remembered as an answer, however often it is asked for.
   Store(2);
   io_.FailReads(true);
   for (int i = 0; i < 3; ++i) {

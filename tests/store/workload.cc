@@ -76,7 +76,7 @@ void Ledger::Acknowledged(const Change& change, int64_t moment) {
 
 absl::Status Ledger::CheckDocument(store::Store* store, const std::vector<Line>& lines, int64_t moment,
                                    bool evictions) const {
-  // What may be there: the last acknowledged change, or the one under way.
+  // The states allowed: that of the last acknowledged change, or of the one under way.
   const Line* promised = nullptr;
   const Line* under_way = nullptr;
   for (const Line& line : lines) {

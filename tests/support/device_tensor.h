@@ -58,7 +58,7 @@ class DeviceTensor {
   kernels::Tensor view_;
 };
 
-// What rounding to `dtype` leaves of the values.
+// The values as rounded to `dtype`.
 std::vector<float> Rounded(std::vector<float> values, kernels::Dtype dtype);
 
 // Expects |actual - expected| <= absolute[i] or absolute + relative * |expected|; reports the worst element. NaN is

@@ -36,7 +36,7 @@ class Subprocess {
   bool running();
   // Negative once it has ended and that was noticed.
   pid_t pid() const { return pid_; }
-  // What it has printed so far.
+  // Its output so far.
   std::string output() const;
   std::string errors() const;
 

@@ -1,4 +1,4 @@
-// What transport.h promises, over each carrier.
+// The promises of transport.h, over each carrier.
 #include <random>
 #include <thread>
 
@@ -13,7 +13,7 @@ namespace {
 using namespace kvlink::testing;
 
 class ContractTest : public ::testing::TestWithParam<Carrier> {};
-// What holds for carriers without payloads too.
+// Tests for carriers without payloads too.
 class MessagesTest : public ::testing::TestWithParam<Carrier> {};
 
 std::shared_ptr<RegisteredBuffer> Buffer(Transport* transport, int64_t bytes) {

@@ -53,7 +53,7 @@ FaultOptions Told(bool payload, std::vector<Fault> faults) {
 
 class FaultyTest : public ::testing::TestWithParam<Carrier> {
  protected:
-  // What arrives of the messages "0", "1", ..., then "end".
+  // The messages that arrive of "0", "1", ..., then "end".
   std::vector<std::string> Messages(std::vector<Fault> faults, int count) {
     FaultOptions options = Told(false, std::move(faults));
     options.delay = absl::Milliseconds(200);

@@ -1,5 +1,5 @@
-// What is gRPC's own among the carriers: peers that speak the protocol wrongly over it, that do not read, that come in
-// crowds, and a service on another's server.
+// Behaviour particular to gRPC: peers that speak the protocol wrongly over it, that do not read, that come in crowds,
+// and a service on another's server.
 #include "transport/grpc/grpc.h"
 
 #include <grpcpp/create_channel.h>

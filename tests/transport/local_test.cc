@@ -308,7 +308,7 @@ TEST_F(LocalTest, APathInUseStays) {
   EXPECT_EQ(client_->ListenLocal("/nowhere/socket", 0600, refuse).status().code(), absl::StatusCode::kUnavailable);
 }
 
-// What a process that was killed leaves behind; and its listener does not remove what took its place.
+// A killed process leaves its socket behind, which is replaced; the old listener does not remove its successor.
 TEST_F(LocalTest, ALeftSocketIsReplaced) {
   const std::string path = NewAddress(Carrier::kLocal), kept = path + ".kept";
   auto first = client_->ListenLocal(path, 0600, [](std::shared_ptr<LocalConnection>) { return nullptr; });

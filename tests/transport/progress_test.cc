@@ -34,7 +34,7 @@ TEST(Progress, TheQueueHasALimit) {
   for (int64_t i = 0; i < limit; ++i) ASSERT_TRUE(thread->TryPost([&] { ++ran; }).ok()) << i;
   const absl::Status refused = thread->TryPost([&] { ran += 1000000; });
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
-  // What ends operations that were begun finds room.
+  // Work that ends operations under way finds room.
   EXPECT_TRUE(thread->Post([&] { ++ran; }));
   go_on.ForSend()(absl::OkStatus());
   thread->Run([] {});

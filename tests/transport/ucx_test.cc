@@ -1,4 +1,4 @@
-// What is UCX's own among the carriers: where it listens, ports that were in use a moment ago, and crowds.
+// Behaviour particular to UCX: where it listens, ports that were in use a moment ago, and crowds.
 #include "transport/ucx/ucx.h"
 
 #include <netinet/in.h>
@@ -291,7 +291,7 @@ TEST(Ucx, AHelloInTwoSegmentsIsHeard) {
   }
 }
 
-// What a crowd takes is printed, and that it is served is asserted.
+// Asserts that a crowd is served, and prints what it takes.
 TEST(Ucx, ManyConnections) {
   const int count = Soak() ? 1000 : 100;
   testing::RaiseDescriptorLimit();

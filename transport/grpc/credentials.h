@@ -1,4 +1,4 @@
-// What secures connections over gRPC, of TlsOptions. Files are read once, here.
+// Credentials of connections over gRPC, from TlsOptions. Files are read once, here.
 // Thread-safety: functions that may be called from any thread.
 #ifndef KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 #define KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_

@@ -22,7 +22,7 @@ namespace {
 constexpr size_t kMaxCallerBytes = 1024;
 constexpr int kBeatsPerPing = 5;  // gRPC asks a silent peer as often, in heartbeat limits
 
-// Who accepts, for as long as there is a listener.
+// The user's `accept`, for as long as there is a listener.
 struct Door {
   Mutex mutex;
   Accept accept ABSL_GUARDED_BY(mutex);
@@ -56,7 +56,7 @@ class TransportOverGrpc : public GrpcTransport {
         heartbeat_ms_(static_cast<int>(absl::ToInt64Milliseconds(heartbeat))),
         host_(std::move(host)),
         mailbox_(std::make_shared<Mailbox>(&host_->thread())) {}
-  // What gRPC still has of calls ends after the wires, and before the services.
+  // gRPC's remaining calls end after the wires, and before the services.
   ~TransportOverGrpc() override {
     host_->End();
     mailbox_->Close();

@@ -47,7 +47,7 @@ void Stream::Enqueue(Outgoing outgoing, Queue* queue) {
   WriteMore();
 }
 
-// Who wanted to know that they are taken is told so, and of payloads that they were not sent.
+// Reports frames as taken; payloads report by their destructor that they were not sent.
 void Stream::Drop(Queue* queue) {
   for (Outgoing& outgoing : *queue) {
     if (outgoing.taken != nullptr) mailbox_->Post(std::move(outgoing.taken));

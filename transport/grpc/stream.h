@@ -55,7 +55,7 @@ class PayloadSource {
   bool sent_ = false;
 };
 
-// What a stream tells, on the progress thread.
+// Events of a stream, on the progress thread.
 class StreamEvents {
  public:
   virtual ~StreamEvents() = default;
@@ -66,7 +66,7 @@ class StreamEvents {
   virtual void OnOver() = 0;
 };
 
-// What a message of the stream holds, its first byte.
+// The kind of a message of the stream, its first byte.
 enum class StreamMessage : char {
   kFrame = 0,    // a frame
   kPayload = 1,  // a payload frame, then the first bytes of the payload
@@ -97,7 +97,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   virtual void StartWriting(const grpc::ByteBuffer* from) = 0;
   // Once, no write is under way and none begins any more; a read only where reads_to_the_end.
   virtual void End(bool cancelled) = 0;
-  // What is under way fails. May come late, and more than once.
+  // Fails the operations under way. May be called late, and more than once.
   virtual void Cancel() = 0;
   // Whether reading goes on until gRPC says that there is no more, and the call ends with that (a client's).
   virtual bool reads_to_the_end() const = 0;

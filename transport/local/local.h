@@ -25,7 +25,7 @@ namespace kvlink::transport {
 inline constexpr int kMaxDescriptors = 64;          // beside one message
 inline constexpr int kMaxQueuedDescriptors = 1024;  // of a connection, which the network has not taken yet
 
-// Who is at the other end, as the system says: of a client when it connected, of a server when it began to listen.
+// The peer's process and user, from the system: a client's when it connected, a server's when it began to listen.
 struct PeerCredentials {
   pid_t process = 0;
   uid_t user = 0;

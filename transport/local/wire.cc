@@ -104,7 +104,7 @@ void LocalWire::Shut() {
     DropEnclosed();
   }
   if (closed_ == nullptr) return;
-  // What was taken is told before.
+  // Deferred, so that frames are reported as taken before.
   thread_->Defer([closed = std::exchange(closed_, nullptr), keep = shared_->session.lock()] { closed(); });
 }
 

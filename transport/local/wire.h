@@ -18,7 +18,7 @@
 
 namespace kvlink::transport {
 
-// What a wire shares with the handle and the events of its connection.
+// State that a wire shares with the handle and the events of its connection.
 struct LocalShared {
   PeerCredentials credentials;
   std::string peer;
@@ -46,7 +46,7 @@ class LocalWire : public Wire, public Watcher {
   std::string peer() const override { return shared_->peer; }
   void Ready(uint32_t events) override;
 
-  // What goes beside the next frame.
+  // Descriptors to go with the next frame.
   void Enclose(std::vector<Descriptor> descriptors) { enclosed_ = std::move(descriptors); }
   // Where there was no next frame after all.
   void DropEnclosed() { CountDown(&enclosed_); }

@@ -67,7 +67,7 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
   // which UCX aborts the process (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). This makes it send from a piece of its
   // own, and does not touch what RDMA does for a rendezvous.
   Prefer(config, "ZCOPY_THRESH", "inf");
-  // What port_guard.cc looks for in a peer's first message.
+  // port_guard.cc looks for this version in a peer's first message.
   ucp_config_modify(config, "SA_DATA_VERSION", "v1");
   ucp_params_t params = {};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;

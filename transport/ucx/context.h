@@ -16,7 +16,7 @@ namespace kvlink::transport {
 // UNAVAILABLE, "ucx: <what>: <UCX's words>".
 absl::Status UcxError(absl::string_view what, ucs_status_t status);
 
-// What UCX calls the memory of such a place.
+// UCX's name for the type of memory there.
 ucs_memory_type_t MemoryTypeOf(const MemoryPlace& place);
 
 class UcxContext {

@@ -23,13 +23,13 @@ namespace {
 // Descriptors of one look, some 2 us each: few, since messages wait for it.
 constexpr size_t kSlice = 32;
 constexpr absl::Duration kBetweenSlices = absl::Milliseconds(2);
-// What UCX's own connections begin with: a magic number of 8 bytes.
+// UCX's own connections begin with a magic number of 8 bytes.
 constexpr uint64_t kFirstBytes = 8;
 // UCX's message at a listener: a length, a status, padding, and up to 2 KiB that belong to it.
 constexpr int kLengthBytes = 8, kMaxMessage = 2048;
-// What belongs to the first message begins, after 16 bytes, with the number of the peer's endpoint, and then the
-// version and kind of what follows, the same in whatever our clients send (context.cc pins the version). Over those
-// that it does not know UCX ends the process.
+// The body of the first message, from byte 16 on, begins with the number of the peer's endpoint, then the version and
+// kind of what follows, the same for all our clients (context.cc pins the version). UCX ends the process at kinds that
+// it does not know.
 constexpr int kStatus = 8, kKind = 24, kMessageHead = 27;
 constexpr uint32_t kOurKind = 0x0102;  // version 1, errors are told to the peer; an address comes with it
 

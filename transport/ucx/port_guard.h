@@ -1,8 +1,8 @@
-// Keeps away from UCX's listening sockets what does not speak UCX.
+// Keeps peers that do not speak UCX away from UCX's listening sockets.
 //
 // UCX 1.13 has no limit in front of a peer that has not said what it wants: at the port of a listener it believes the
 // length that comes first, and one that is longer than its buffer makes its thread read nothing for ever, with a
-// descriptor that is never closed (tcp_sockcm_ep.c, uct_tcp_sockcm_ep_recv); who says nothing keeps a descriptor for as
+// descriptor that is never closed (tcp_sockcm_ep.c, uct_tcp_sockcm_ep_recv); a silent peer keeps a descriptor for as
 // long as it likes. So the kernel drops, by a socket filter that accepted sockets inherit, every segment at the
 // listener's port that does not begin as one of UCX's messages does, until the peer has begun one; and sockets whose
 // peer is not known after a while are shut down. What this does not stop is a peer that speaks UCX (ucx.h, "Trust").
@@ -29,8 +29,8 @@ class PortGuard {
   static constexpr absl::Duration kGrace = absl::Seconds(5);  // for a peer to be known
   static constexpr absl::Duration kBetweenRounds = absl::Seconds(1);
 
-  // What the guard cannot know. `known`: the peers ("host:port") that have come in at a listener. `still`: runs `act`
-  // while no thread of UCX opens or closes descriptors.
+  // Provided by the owner. `known`: the peers ("host:port") that have come in at a listener. `still`: runs `act` while
+  // no thread of UCX opens or closes descriptors.
   struct Hooks {
     std::function<absl::flat_hash_set<std::string>()> known;
     std::function<void(const std::function<void()>& act)> still;

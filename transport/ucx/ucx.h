@@ -3,7 +3,7 @@
 // Payloads are active messages with rendezvous, so they go from the source into the receive without a copy of ours. UCX
 // reads its own environment (UCX_NET_DEVICES, UCX_TLS, ...).
 //
-// What connects and does not speak UCX is kept away (port_guard.h), and counted as "stranger".
+// Peers that do not speak UCX are kept away (port_guard.h), and counted as "stranger".
 //
 // Trust: UCX itself does not protect a process from a peer that speaks UCX but not our protocol: its tcp writes
 // wherever a peer's packet says. What session.h refuses, it refuses to peers that run UCX as it is. Give the port to

@@ -155,7 +155,7 @@ void UcxWire::Close(bool flush, std::function<void()> closed) {
   });
 }
 
-// What is under way then ends, with an error, once UCX has let go of the connection.
+// Operations under way then end, with an error, once UCX has let go of the connection.
 void UcxWire::ForceClose() {
   const ucp_ep_h endpoint = std::exchange(endpoint_, nullptr);
   if (endpoint == nullptr) return;

@@ -61,7 +61,7 @@ class UcxWire : public Wire {
   const UcxContext* const context_;
   ProgressThread* const thread_;
   const std::string peer_;
-  // What requests have of the wire: null once it is gone. UCX may end them later, with the worker.
+  // The requests' pointer to the wire: null once it is gone. UCX may end them later, with the worker.
   const std::shared_ptr<UcxWire*> self_ = std::make_shared<UcxWire*>(this);
   std::weak_ptr<Session> session_;
   ucp_ep_h endpoint_ = nullptr;  // null once closed

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kPolls = 16;  // of UCX before other work gets its turn
 
-// What a rendezvous offers.
+// The payload that a rendezvous offers.
 class UcxOffer : public Offer {
  public:
   UcxOffer(UcxWire* wire, void* descriptor, size_t bytes)

@@ -201,7 +201,7 @@ absl::StatusOr<std::string> Answer(infer::Chat& chat, const Flags& flags, const 
   return answer->text;
 }
 
-// What a set of comparisons came to.
+// Totals of a set of comparisons.
 struct Totals {
   std::vector<double> linked;
   std::vector<double> full;

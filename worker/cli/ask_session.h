@@ -1,4 +1,4 @@
-// What `kvlink ask` answers from: model, store, generator, and documents by id or file.
+// The parts behind `kvlink ask`: model, store, generator, and documents by id or file.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
@@ -63,7 +63,7 @@ class AskSession {
   // One chunk of prefill that counts for nothing: afterwards scratch memory is there, and times are comparable.
   absl::Status WarmUp();
 
-  // What the user should know of the store, or empty.
+  // A note about the store for the user, or empty.
   const std::string& note() const { return note_; }
   link::Linker linker() const { return linker_; }
   infer::Generator& generator() { return *generator_; }

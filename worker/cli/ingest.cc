@@ -130,7 +130,7 @@ void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, in
   }
 }
 
-// What the run came to, as the command's status.
+// The command's status after the run.
 absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts, const Flags& flags, bool node) {
   const int64_t complete = counts.added + counts.skipped;
   if (!run.ok()) {

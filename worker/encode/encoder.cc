@@ -92,7 +92,7 @@ class EncoderImpl final : public Encoder {
     return absl::OkStatus();
   }
 
-  // What the next forward pass takes, beginning at `next`, which is moved on. A document is cut only at multiples of
+  // The pieces of the next forward pass, from `next` on, which is advanced. A document is cut only at multiples of
   // batch_tokens from its own beginning: where it is cut does not depend on its neighbours.
   std::vector<Piece> NextPass(absl::Span<const absl::Span<const int32_t>> documents, Piece& next) const {
     std::vector<Piece> pass;

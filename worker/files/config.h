@@ -1,5 +1,6 @@
-// What a decoder-only transformer is: shapes, rope, normalisation, attention per layer. Read from a GGUF's metadata or
-// a Hugging Face config.json; refuses what linked attention cannot be exact for. Thread-safety: a plain value.
+// The configuration of a decoder-only transformer: shapes, rope, normalisation, attention per layer. Read from a GGUF's
+// metadata or a Hugging Face config.json; refuses models for which linked attention cannot be exact. Thread-safety: a
+// plain value.
 #ifndef KVLINK_WORKER_FILES_CONFIG_H_
 #define KVLINK_WORKER_FILES_CONFIG_H_
 

@@ -63,7 +63,7 @@ class GgufFile {
 
 // The configuration of the model in the file. UNIMPLEMENTED for an architecture, rope or extension that we do not run.
 absl::StatusOr<ModelConfig> GgufModelConfig(const GgufFile& file);
-// What a GGUF says about its tokenizer (keys tokenizer.ggml.*).
+// A GGUF's tokenizer (keys tokenizer.ggml.*).
 struct GgufTokenizer {
   std::string model;  // "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE)
   std::string pre;    // "smollm", "llama-bpe", "qwen2", "default", "gpt-2", ...

@@ -18,7 +18,8 @@ struct NamedPreTokenizer {
   bool compose = false, ignore_merges = false;
 };
 
-// What each name stands for in the models that carry it. The converters leave the normaliser out: Qwen2's is NFC.
+// The steps that each name stands for in the models that carry it. The converters leave the normaliser out: Qwen2's is
+// NFC.
 const std::vector<NamedPreTokenizer>& NamedPreTokenizers() {
   const auto split = [](SplitPattern pattern) { return PieceStep{PieceStep::kSplit, pattern}; };
   static const auto* const table = new std::vector<NamedPreTokenizer>{

@@ -59,7 +59,7 @@ std::string GgufName(absl::string_view canonical) {
 
 class SourceWeights : public Weights {
  public:
-  // What a source brings to the shared implementation.
+  // A source's input to the shared implementation.
   struct Source {
     ModelConfig config;
     std::vector<SourceTensor> tensors;
@@ -270,8 +270,8 @@ const SourceTensor* FindByName(const std::vector<SourceTensor>& tensors, absl::s
   return it == tensors.end() ? nullptr : &*it;
 }
 
-// What the tensors say where they contradict config.json, as transformers decides it: an output matrix that is not the
-// embedding is used although the embedding is said to be tied.
+// Tensors prevail over config.json, as in transformers: an output matrix that differs from the embedding is used
+// although the embedding is said to be tied.
 void FollowTensors(SourceWeights::Source& source) {
   const SourceTensor* embedding = FindByName(source.tensors, "model.embed_tokens.weight");
   if (embedding == nullptr) {

@@ -35,7 +35,7 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
   turn.bytes_host -= before.bytes_host;
   turn.bytes_dram -= before.bytes_dram;
   turn.bytes_segments -= before.bytes_segments;
-  // What the conversation already held it did not read again.
+  // Documents that the conversation already held were not read again.
   const int64_t read = turn.documents_resident + turn.documents_host + turn.documents_dram + turn.documents_disk +
                        turn.documents_encoded;
   const bool reads = settings_.linker != link::Linker::kFull;
@@ -45,7 +45,7 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
 
 absl::StatusOr<Answer> Chat::Ask(absl::string_view question, const Limits& limits, const OnText& on_text) {
   const absl::Time began = SteadyNow();
-  // What is left of the time, for calls that come one after another.
+  // The remaining time, for calls one after another.
   const auto left = [&] { return Limits{limits.timeout - (SteadyNow() - began), limits.cancelled}; };
   const int64_t fed = conversation_ == nullptr ? 0 : conversation_->length();
   const RequestStats before = conversation_ == nullptr ? RequestStats() : conversation_->stats();

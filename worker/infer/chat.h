@@ -60,8 +60,8 @@ class Chat {
   // that.
   absl::StatusOr<Answer> Ask(absl::string_view question, const Limits& limits, const OnText& on_text);
 
-  // What the last answer cost: its own passes, and where its encodings were read or that the conversation held them
-  // (documents_resident). All zero before the first answer.
+  // The cost of the last answer: its own passes, and where its encodings were read; those that the conversation held
+  // count as documents_resident. All zero before the first answer.
   const RequestStats& stats() const { return turn_; }
   // nullptr before the first answer.
   const Conversation* conversation() const { return conversation_.get(); }

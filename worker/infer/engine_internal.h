@@ -1,4 +1,4 @@
-// What generator.cc and forward.cc share. Private to worker/infer.
+// Shared by generator.cc and forward.cc. Private to worker/infer.
 #ifndef KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 #define KVLINK_WORKER_INFER_ENGINE_INTERNAL_H_
 

@@ -61,7 +61,7 @@ struct GeneratorOptions {
   absl::Duration load_timeout = absl::Seconds(10);
 };
 
-// What bounds one call.
+// Limits of one call.
 struct Limits {
   absl::Duration timeout = absl::Minutes(10);
   std::function<bool()> cancelled;  // asked before every layer; may be empty
@@ -83,7 +83,7 @@ struct Request {
   Limits limits;
 };
 
-// What a request cost.
+// The cost of a request.
 struct RequestStats {
   absl::Duration
       time_to_first_token;         // from the call until the first token was sampled, loading and verification included

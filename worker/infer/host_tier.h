@@ -3,8 +3,8 @@
 // copy takes whole ones; the least recently used goes first. Pinning waits for the device, so that memory once pinned
 // is kept, and used again.
 //
-// What goes in was verified: whoever fills a copy keeps it only when it is whole, and the store had not taken back any
-// of the bytes when they had been copied. So no store can fail a copy any more.
+// All content is verified: a copy is kept only when it is whole, and the store had not taken back any of the bytes by
+// the time they were copied. So no store can fail a copy any more.
 //
 // Thread-safety: all methods of HostTier; a HostCopy by one thread at a time until it is kept, then by all. Lifetime:
 // the backend outlives the tier, the tier every copy.

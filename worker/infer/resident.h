@@ -27,7 +27,7 @@
 
 namespace kvlink::infer {
 
-// What one resident takes of a budget, given back with the object.
+// The share of a budget that one resident takes, given back with the object.
 class Reservation {
  public:
   Reservation() = default;
@@ -59,11 +59,11 @@ class Reservation {
 
 class Resident {
  public:
-  // What the resident of such an encoding takes.
+  // Bytes of a resident of such an encoding.
   static int64_t Bytes(const SlabShape& stored, int64_t layers) {
     return layers * kernels::SlabDecoder::DecodedShape(stored).slab_bytes();
   }
-  // What residents are made with: both outlive them. `host` may be nullptr.
+  // Dependencies of residents: both outlive them. `host` may be nullptr.
   struct Deps {
     kernels::SlabDecoder* decoder = nullptr;
     HostTier* host = nullptr;
@@ -97,11 +97,11 @@ class Resident {
   }
   // Whether no store can fail it any more.
   bool certain() const { return ready() || source_ == store::Tier::kNone; }
-  // What attention reads; layer l only after WaitLayer(l) returned OK. Valid as long as the resident.
+  // The segment that attention reads; layer l only after WaitLayer(l) returned OK. Valid as long as the resident.
   kernels::KvSegment segment() const;
 
  private:
-  // What the bytes are read from: one of these, or none when the copy is whole.
+  // Where the bytes are read from: one of these, or none when the copy is whole.
   struct Source {
     std::shared_ptr<store::Lease> lease;
     std::shared_ptr<const encode::Encoded> encoded;

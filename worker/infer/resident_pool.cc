@@ -68,7 +68,7 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
     Load(allocated.ok(), wanted, admission, deadline);
     KVLINK_RETURN_IF_ERROR(allocated);
     if (Join(wanted, admission, deadline)) return std::move(admission.answers);
-    // What others did not load needs room of this call's own: once more, from the beginning, holding nothing.
+    // Encodings that others did not load need room of this call's own: once more, from the beginning, holding nothing.
   }
   return absl::InternalError("resident pool: a call that joins no other one waited for one");
 }
@@ -340,7 +340,7 @@ void ResidentPool::Drop(const Resident* resident) {
 
 void ResidentPool::Trim() {
   MutexLock lock(&mutex_);
-  // What nobody waits for any more would go on taking room where it arrived.
+  // Otherwise residents that nobody waits for any more would keep their room after they arrive.
   for (auto it = lru_.begin(); it != lru_.end();) {
     const bool left = it->idle() && it->resident->received_on_device() && !it->resident->ready();
     it = left ? Evict(it) : std::next(it);

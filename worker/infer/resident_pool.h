@@ -6,8 +6,8 @@
 // served in the order in which they came, so that what needs much room is not starved by what needs little; a call that
 // needs none waits for nobody.
 //
-// What a device evicts may still have a copy in host memory (host_tier.h): wanted again, it arrives from there, and the
-// store is not asked.
+// An encoding that a device evicts may still have a copy in host memory (host_tier.h): wanted again, it comes from
+// there without the store.
 //
 // Thread-safety: all methods. Lifetime: the store, the model and the pool outlive every resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_POOL_H_
@@ -111,7 +111,7 @@ class ResidentPool {
     bool idle() const { return resident != nullptr && resident.use_count() == 1; }
   };
   using Lru = std::list<Entry>;  // least recently used first
-  // What a call finds, and what is left to do: indices of answers.
+  // A call's findings, and the work left: indices of answers.
   struct Admission {
     std::vector<Acquired> answers;
     std::vector<size_t> mine;    // this call loads these; they have a place

@@ -33,7 +33,7 @@ class RawFile {
   RawFile& operator=(const RawFile&) = delete;
 
   const std::string& name() const { return name_; }
-  // What has been read and not used yet.
+  // Bytes read and not used yet.
   absl::Span<const char> buffered() const { return {buffer_.data() + begin_, end_ - begin_}; }
   void Use(size_t bytes) {
     begin_ += bytes;

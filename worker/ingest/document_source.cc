@@ -66,7 +66,7 @@ absl::StatusOr<Json> ParseJson(const std::string& line, const Json::parser_callb
 // One line of JSON into `item`.
 absl::Status ParseLine(const std::string& line, SourceItem* item) {
   KVLINK_RETURN_IF_ERROR(CheckUtf8(line));
-  // What lies deeper than the members is left out as it is read: it may be hostile, and nobody asks for it.
+  // Values nested below the members are dropped while reading: they may be hostile, and nobody needs them.
   const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth <= 1; };
   KVLINK_ASSIGN_OR_RETURN(const Json json, ParseJson(line, shallow));
   if (!json.is_object()) {

@@ -25,7 +25,7 @@ namespace {
 // How many ids a run remembers to find duplicates, and how many encodings to count those that were evicted again:
 // memory of some 40 and 60 MB, whatever the corpus. Beyond that, see Run::FindInCatalog and Run::Remember.
 constexpr size_t kMaxRecentIds = size_t{1} << 18, kMaxRemembered = size_t{1} << 20;
-// What a writer takes from the queue at a time, in bytes of encodings; catalogued together.
+// Bytes of encodings that a writer takes from the queue at a time; catalogued together.
 constexpr int64_t kWriteBytes = int64_t{16} << 20;
 
 // The latest ids of a run, and where they were used.
@@ -60,7 +60,7 @@ struct Document {
   bool replaces = false;      // the catalog has something else under its id
 };
 
-// What a writer does at a time: stores the encoding (if it is not there yet) and catalogues the documents that have it.
+// One job of a writer: stores the encoding (if it is not there yet) and catalogues the documents that have it.
 struct WriteJob {
   Identity identity;
   std::optional<encode::Encoded> encoded;
@@ -254,7 +254,7 @@ class Run {
     return found;
   }
 
-  // What the catalog has under a document's id. kOfThisRun: another document that this run wrote, which is how
+  // The catalog's entry under a document's id. kOfThisRun: another document that this run wrote, which is how
   // duplicates are found that lie too far apart for RecentIds. Only a generation that is the run's own tells that: of
   // two such documents with a generation that was given, the later one replaces the earlier.
   enum class InCatalog { kNothing, kSame, kOther, kOfThisRun };
@@ -401,8 +401,8 @@ class Run {
     }
   }
 
-  // What this run needs the store to hold in the end; of a larger corpus, a part of it, so that what is counted of
-  // evictions is a lower bound.
+  // Notes an encoding that the store must hold in the end. Only a part of a larger corpus is noted, so that the count
+  // of evictions is a lower bound.
   void Remember(const Identity& identity, int64_t bytes) {
     MutexLock lock(&mutex_);
     if (needed_.size() >= kMaxRemembered && !needed_.contains(identity)) {
@@ -431,7 +431,7 @@ class Run {
     counts_.evicted = evicted;
   }
 
-  // What all threads share.
+  // Updates the shared counts and reports progress.
   template <typename Change>
   void Count(Change change) {
     MutexLock lock(&mutex_);

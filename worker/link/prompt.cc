@@ -24,7 +24,7 @@ std::vector<ChatMessage> Messages(absl::string_view system, absl::string_view qu
   return messages;
 }
 
-// What stands after mark `from` of a rendering, up to mark `to` or (-1) to its end. False without the marks.
+// The text of a rendering after mark `from`, up to mark `to` or (-1) to its end. False without the marks.
 bool Between(absl::Span<const RenderedSpan> spans, int from, int to, std::string* text) {
   bool inside = from < 0;
   for (const RenderedSpan& span : spans) {
@@ -35,9 +35,9 @@ bool Between(absl::Span<const RenderedSpan> spans, int from, int to, std::string
   return inside && to < 0;
 }
 
-// What the template writes in front of a user's text: between an answer and the next question stand the end of the
-// answer, which a chat that ends there shows alone, and the beginning of the question. Empty where a template does not
-// let itself be asked that way.
+// The template's text in front of a user's: between an answer and the next question it writes the end of the answer,
+// which a chat that ends there shows alone, and the opening of the question. Empty where a template cannot be probed
+// that way.
 std::string UserTurnOpening(const model::ChatTemplate& chat, model::ChatOptions options) {
   enum { kQuestion, kAnswer, kNext };
   options.add_generation_prompt = false;

@@ -99,8 +99,8 @@ struct ForwardBatch {
   int64_t graph_rows = 0;
 };
 
-// What a ForwardBatch refers to, as it is collected: the rows of one request after another, then what they read, in the
-// order of segments, each of which is listed once.
+// The arrays behind a ForwardBatch, as they are collected: the rows of one request after another, then what they read,
+// in the order of segments, each of which is listed once.
 struct BatchArrays {
   std::vector<int32_t> tokens;
   std::vector<int64_t> positions, slots, logits_rows;

@@ -216,7 +216,7 @@ class Pass {
     return context_.ReserveWorkspace(WorkspaceBytes());
   }
 
-  // What any operation of the pass needs.
+  // The largest workspace of any operation of the pass.
   int64_t WorkspaceBytes() const {
     using kernels::Epilogue;
     const auto wanted = static_cast<int64_t>(batch_.logits_rows.size());

@@ -11,7 +11,7 @@
 
 namespace kvlink::model {
 
-// What token_types in a GGUF mean.
+// Values of token_types in a GGUF.
 enum PieceType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
 // SentencePiece joins the neighbours whose joined text is the piece of the highest score, leftmost first. The same as

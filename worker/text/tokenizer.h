@@ -65,7 +65,7 @@ class StreamDecoder {
   explicit StreamDecoder(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
   // Text that became certain with this token.
   std::string Push(int32_t id);
-  // What is left, incomplete sequences as U+FFFD.
+  // The rest, incomplete sequences as U+FFFD.
   std::string Finish();
 
  private:

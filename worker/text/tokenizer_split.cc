@@ -16,7 +16,7 @@ constexpr absl::string_view kLlama3Regex =
 constexpr absl::string_view kQwen2Regex =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// What the patterns tell apart.
+// Character classes that the patterns distinguish.
 enum class Kind : uint8_t { kEnd, kLetter, kNumber, kSpace, kNewline, kOther };
 
 Kind KindOf(char32_t c) {

@@ -36,7 +36,7 @@ int64_t TileRows(const CpuPlan& plan, const AttentionSizes& sizes, const Threads
   return std::max<int64_t>(best_rows, 1);
 }
 
-// What the calls of one operation share, laid out in the workspace.
+// State shared by the calls of one operation, laid out in the workspace.
 class Runner {
  public:
   Runner(const CpuPlan& plan, const LinkedAttentionArgs& args, const Threads& threads, MultiplyTiles tiles)

@@ -17,8 +17,8 @@
 
 namespace kvlink::kernels::cpu {
 
-// What a WideTile holds of queries, keys and values as bf16 tiles. Tokens are counted from the beginning of the split.
-// Memory is lent by the arena; not thread-safe.
+// A WideTile's queries, keys and values as bf16 tiles. Tokens are counted from the beginning of the split. Memory is
+// lent by the arena; not thread-safe.
 class TiledPanels {
  public:
   // Where `multiply` is nullptr it takes no segment, and no memory.

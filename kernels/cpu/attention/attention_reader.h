@@ -1,4 +1,4 @@
-// What the forms of LinkedAttention share: sizes, scratch memory, and the reading of stored keys and values.
+// Shared by the forms of LinkedAttention: sizes, scratch memory, and the reading of stored keys and values.
 #ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_READER_H_
 #define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_READER_H_
 

@@ -19,8 +19,8 @@ namespace kvlink::kernels::cpu {
 inline constexpr int64_t kNarrowPad = 16;
 inline constexpr int64_t kNarrowHeader = 16;
 
-// What hides scores. Token t of the block of scores is token first + t of the segment; lane i sees tokens lo[i] <=
-// token < hi[i].
+// Hides scores. Token t of the block of scores is token first + t of the segment; lane i sees tokens lo[i] <= token <
+// hi[i].
 struct ScoreMask {
   const int32_t* lo = nullptr;  // nullptr: every lane sees all tokens
   const int32_t* hi = nullptr;
@@ -38,8 +38,8 @@ struct AttentionKernels {
   void (*rows_from_q8)(const std::byte* from, const std::byte* scales, int64_t rows, int64_t dim, float* to,
                        int64_t padded) = nullptr;
 
-  // What tiles multiply (amx.h). to[tile of 16 columns][padded_rows / 2][16 columns][2] = from[rows][columns] as bf16,
-  // zeros beyond; columns is a multiple of lanes, padded_rows is even.
+  // Operands of tile multiplication (amx.h). to[tile of 16 columns][padded_rows / 2][16 columns][2] =
+  // from[rows][columns] as bf16, zeros beyond; columns is a multiple of lanes, padded_rows is even.
   void (*tiles_of_pairs)(const float* from, int64_t rows, int64_t columns, int64_t padded_rows, uint32_t* to) = nullptr;
   // to[padded_columns][32] = from[rows][columns] turned over its diagonal, zeros beyond; bf16, at most 32 rows.
   void (*tiles_of_columns)(const std::byte* from, int64_t rows, int64_t columns, int64_t padded_columns,

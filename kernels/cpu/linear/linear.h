@@ -32,7 +32,7 @@ class Linear {
   // Whether a matrix is one of ours.
   bool Packed(const PackedMatrix& weight) const;
   int64_t WorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogue epilogue) const;
-  // What fails here failed on the "device".
+  // The caller reports errors to the stream (Fail).
   absl::Status Run(const LinearArgs& args) const;
 
  private:

@@ -1,4 +1,4 @@
-// What the attention kernels share: who a row of a tile is, what it sees, where a block of keys lies.
+// Shared by the attention kernels: the identity of a tile's row, the tokens it sees, the place of a block of keys.
 #ifndef KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_ROWS_H_
 #define KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_ROWS_H_
 
@@ -58,7 +58,7 @@ struct TileRow {
   }
 };
 
-// What a row sees of a step's segment: tokens [begin, end) but the hidden ones.
+// The tokens of a step's segment that a row sees: [begin, end) except hidden ones.
 struct RowView {
   int32_t read;
   int32_t begin, end;

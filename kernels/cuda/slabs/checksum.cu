@@ -11,7 +11,7 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kSteps = 4;  // stripes of a block that one lane takes
 
-// What the stripes of one block, the first `stripes`, add to the sum of word l % 8.
+// The contribution of the first `stripes` stripes of one block to the sum of lane l's word, l % 8.
 KVLINK_DEVICE uint64_t SumStripes(const uint64_t (&words)[kSteps], const uint64_t (&secret)[kSteps], int64_t stripes) {
   const int group = ThreadIndex() % 32 / 8;
   uint64_t products = 0, plain = 0;

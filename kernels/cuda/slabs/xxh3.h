@@ -98,7 +98,7 @@ KVLINK_DEVICE uint64_t OfShort(const unsigned char* in, int64_t length) {
   return Avalanche(sum + Mix(in + length - 16, 136 - 17));
 }
 
-// What the sums of the eight words of a stripe start from.
+// Initial sums of the eight words of a stripe.
 KVLINK_DEVICE_TABLE uint64_t kStarts[8] = {kPrime32_3, kPrime64_1, kPrime64_2, kPrime64_3,
                                            kPrime64_4, kPrime32_2, kPrime64_5, kPrime32_1};
 KVLINK_DEVICE uint64_t MultiplyHalves(uint64_t x) { return (x & 0xffffffffu) * (x >> 32); }

@@ -1,4 +1,4 @@
-// What an operator asks of a node: how it does, quotas of namespaces, drain.
+// An operator's interface to a node: statistics, deletion, limits of namespaces, drain.
 //
 // Thread-safety: all methods. Errors common to all: UNAVAILABLE (nobody answers), DEADLINE_EXCEEDED, UNAUTHENTICATED
 // (the node does not know the key), PERMISSION_DENIED (the key is not an administrator's).
@@ -54,7 +54,7 @@ struct NodeStatus {
   std::map<std::string, std::string> texts;  // "version", "state", "io", addresses
 };
 
-// What is still under way on a node that is being drained.
+// Work still under way on a draining node.
 struct DrainState {
   int64_t pulls = 0;
   int64_t pushes = 0;

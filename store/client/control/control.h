@@ -68,7 +68,7 @@ class Control {
   Stub* stub() const { return stub_.get(); }
   // Before each call. Waits a moment (0.1 s) for the node to be connected again, where it was lost.
   void Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline);
-  // What a call came to. An UNAUTHENTICATED of the session is UNAVAILABLE, to be tried again at once.
+  // The outcome of a call. An UNAUTHENTICATED of the session is UNAVAILABLE, to be tried again at once.
   absl::Status Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session);
 
  private:

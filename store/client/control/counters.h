@@ -1,4 +1,4 @@
-// What a remote store counts. Thread-safety: atomics.
+// Counters of a remote store. Thread-safety: atomics.
 #ifndef KVLINK_STORE_CLIENT_CONTROL_COUNTERS_H_
 #define KVLINK_STORE_CLIENT_CONTROL_COUNTERS_H_
 

@@ -21,7 +21,7 @@ int64_t Rounded(int64_t length) { return (length + kSlabAlignment - 1) / kSlabAl
 
 }  // namespace
 
-// What a slice's buffer owns.
+// Owned by a slice's buffer.
 struct Arena::Range {
   Range(std::shared_ptr<Arena> arena, std::shared_ptr<transport::RegisteredBuffer> buffer, const Place& place)
       : arena(std::move(arena)), buffer(std::move(buffer)), place(place) {}
@@ -106,7 +106,7 @@ void Arena::Give(const Place& place) {
 
 int64_t Arena::Reserve(int64_t missing, std::list<Piece>* given_up) {
   if (transport_ == nullptr) return 0;
-  // What is too small for a request, alone and idle, makes room for what is large enough.
+  // Idle pieces, each too small for the request, make room for one that is large enough.
   for (auto it = pieces_.begin(); it != pieces_.end() && bytes_ + missing > max_bytes_;) {
     const auto piece = it++;
     if (piece->used > 0) continue;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr absl::Duration kGoodbye = absl::Seconds(30);
 
-// What stands in a generation's slot, after everything that was read of the pages before.
+// The value of a generation's slot, loaded after everything that was read of the pages before.
 uint64_t GenerationNow(const uint64_t* slot) {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push

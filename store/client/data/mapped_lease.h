@@ -1,7 +1,6 @@
-// What a mapped reader knows of the node's memory over one connection, and its leases on it. Private to store/client.
+// The node's memory as a mapped reader sees it over one connection, and its leases on it. Private to store/client.
 //
-// Thread-safety: all methods. Lifetime: a tier is shared by its connection and the leases; a mapping by whoever reads
-// it.
+// Thread-safety: all methods. Lifetime: a tier is shared by its connection and the leases; a mapping by its readers.
 #ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
 #define KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
 
@@ -60,7 +59,7 @@ class SharedTier : public UnsolicitedSink {
   absl::flat_hash_map<uint64_t, std::weak_ptr<LeaseState>> leases_ ABSL_GUARDED_BY(mutex_);
 };
 
-// What the carrier tells of one lease.
+// The state of one lease, as the carrier reports it.
 class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseState> {
  public:
   LeaseState(std::shared_ptr<NodeConnection> connection, std::shared_ptr<SharedTier> tier)

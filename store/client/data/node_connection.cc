@@ -151,7 +151,7 @@ void NodeConnection::Forget(uint64_t id) {
 }
 
 void NodeConnection::Tell(const proto::Request& request) {
-  // What it asks for is given up when the connection closes, or by its time limit.
+  // If it is lost, the node gives up what it concerns anyway: at the end of the connection, or by its time limit.
   (void)carrier_->SendMessage(SerializeRequest(request));
 }
 
@@ -174,7 +174,7 @@ void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::ve
   heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed);
   const absl::StatusOr<proto::Answer> answer = ParseAnswer(message);
   if (!answer.ok()) {
-    // Whose answer it was is not known, so nobody can be told but all.
+    // It cannot be told whose answer this was, so the whole connection ends.
     Close();
     return;
   }

@@ -22,7 +22,7 @@
 
 namespace kvlink::store::client {
 
-// Who waits for the answers to a request. Called by the carrier's thread, in order; returns soon.
+// Receives the answers to a request. Called by the carrier's thread, in order; must return soon.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
@@ -32,7 +32,7 @@ class AnswerSink {
   virtual void OnClosed(const absl::Status& why) = 0;
 };
 
-// Who gets what answers no request (local connections). As AnswerSink.
+// Receives answers that belong to no request (local connections). As AnswerSink.
 class UnsolicitedSink {
  public:
   virtual ~UnsolicitedSink() = default;

@@ -16,7 +16,7 @@ constexpr uint32_t kMaxLayers = 1024;
 
 bool Whole(const proto::Part& part) { return part.heads() == 0 && part.first_head() == 0 && part.tokens() == 0; }
 
-// What a waiter is told, of the statuses that store.h names.
+// The status for a waiter, one of those that store.h names.
 absl::Status AsWaited(const absl::Status& why) {
   if (absl::IsDataLoss(why) || absl::IsDeadlineExceeded(why) || absl::IsUnavailable(why)) return why;
   return absl::UnavailableError(absl::StrCat("the transfer ended: ", why.message()));

@@ -20,7 +20,7 @@ constexpr absl::Duration kRepeat = absl::Seconds(2);
 constexpr absl::Duration kLook = absl::Milliseconds(50);
 constexpr absl::Duration kQuestion = absl::Seconds(2);  // for a node to say that it is there
 
-// What is under way: sends, and the answers that may come meanwhile.
+// A push under way: its sends, and the answers that may come meanwhile.
 class Push : public AnswerSink {
  public:
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override {
@@ -101,8 +101,8 @@ absl::Status AskForSign(NodeConnection* connection, const PushOrder& order, absl
                                                                                            : absl::OkStatus();
 }
 
-// What `wait` (given until when) comes to by `deadline`. UNAVAILABLE, with order->silent, where the node gave no sign
-// meanwhile; the connection is closed then.
+// The result of `wait`, which is given a time limit, by `deadline`. UNAVAILABLE, with order->silent, where the node
+// gave no sign meanwhile; the connection is closed then.
 template <typename Wait>
 auto AwaitSigns(NodeConnection* connection, PushOrder* order, Push* push, absl::Time deadline, Wait wait)
     -> decltype(wait(deadline)) {

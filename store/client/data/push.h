@@ -24,7 +24,7 @@ struct PushOrder {
   std::string ns;
   const Manifest* manifest;
   absl::Span<const absl::Span<const std::byte>> slabs;
-  // What a slab is sent from without a copy, if it lies in such memory.
+  // The slice to send a slab from without a copy, if it lies in registered memory.
   std::function<std::optional<transport::Slice>(absl::Span<const std::byte>)> registered;
   Arena* sending;
   // The attempt ends when the node has given no sign of itself for so long.

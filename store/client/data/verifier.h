@@ -19,7 +19,7 @@ namespace kvlink::store::client {
 class Verifier {
  public:
   Verifier() : worker_({.name = "verify"}) {}
-  // What is queued still runs.
+  // Runs what is queued.
   ~Verifier() { worker_.Finish(); }
   // Work that comes too late, when the verifier ends, is not done.
   void Submit(std::function<void()> work);

@@ -37,7 +37,7 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
     case EROFS:
       return absl::FailedPreconditionError(message);
     case EIO:
-    // What the kernel makes of errors that a disk reports.
+    // The kernel's translations of errors that a disk reports.
     case ENODATA:
     case EREMOTEIO:
     case EILSEQ:

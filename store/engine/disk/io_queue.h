@@ -24,7 +24,7 @@ class IoQueue {
   explicit IoQueue(const IoLimits& limits) : limits_(limits) {}
 
   void Push(Item item, bool bulk) { (bulk ? bulk_ : reads_).waiting.push_back(std::move(item)); }
-  // What to start now, which counts as in flight until Ended. Nothing: as much is in flight as may be.
+  // The next item to start, which counts as in flight until Ended. Nothing: none waits, or the limits are reached.
   std::optional<Item> Next() {
     const bool reading = !reads_.waiting.empty() || reads_.in_flight > 0;
     const int kept = bulk_.waiting.empty() ? 0 : limits_.bulk_beside_reads - bulk_.in_flight;

@@ -1,6 +1,6 @@
-// What a store directory holds beside index and segments (docs/formats.md "Store directory"): the lock, the STORE file
-// that says whose it is and in which version, the FLOOR below which the index has lost changes, and the space kept back
-// for deleting on a full disk.
+// A store directory, except its index and segments (docs/formats.md "Store directory"): the lock, the STORE file that
+// names its owner and version, the FLOOR below which the index has lost changes, and the space kept back for deleting
+// on a full disk.
 //
 // Thread-safety: all methods. The lock is held while the object lives.
 #ifndef KVLINK_STORE_ENGINE_DISK_STORE_DIRECTORY_H_

@@ -256,7 +256,7 @@ class UringIo : public BulkIo {
       for (auto& [request, status] : finished) request.done(status);
       finished.clear();
       if (!stopping) continue;
-      // What was done may have asked for more, such as a read that failed for itself once again.
+      // Callbacks may have asked for more, such as another try of a failed read.
       MutexLock lock(&mutex_);
       if (queue_.idle()) return;
     }

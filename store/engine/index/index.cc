@@ -24,7 +24,7 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view action) 
   if (status.IsNotFound()) return absl::NotFoundError(message);
   if (status.IsBusy()) return absl::AbortedError(message);
   if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
-  // What follows RocksDB has no words of its own for.
+  // RocksDB has no codes of its own for the following.
   for (const int error : {EACCES, EPERM, EROFS}) {
     if (status.IsIOError() && absl::StrContains(message, std::strerror(error))) {
       return absl::FailedPreconditionError(absl::StrCat(message, "; the index must be readable and writable for us"));
@@ -91,7 +91,7 @@ rocksdb::DBOptions DatabaseOptions(bool create, rocksdb::Env* env) {
   options.max_background_jobs = 2;
   options.max_open_files = static_cast<int>(std::clamp<int64_t>(DescriptorLimit() / 4, 20, 256));
   options.info_log = std::make_shared<NoLog>();
-  // What a killed process leaves in the log is replayed when the next one opens, before it serves.
+  // The log of a killed process is replayed when the next one opens, before it serves.
   options.max_total_wal_size = 8 << 20;
   options.skip_stats_update_on_db_open = true;
   options.stats_dump_period_sec = 0;
@@ -105,8 +105,7 @@ class FlushListener : public rocksdb::EventListener {
  public:
   explicit FlushListener(std::function<void(uint64_t)> flushed) : flushed_(std::move(flushed)) {}
   void OnFlushCompleted(rocksdb::DB*, const rocksdb::FlushJobInfo& info) override { flushed_(info.largest_seqno); }
-  // What a compaction wrote to the MANIFEST is durable too: a MANIFEST that was cut before it would name files that are
-  // gone.
+  // A compaction's changes to the MANIFEST are durable too: a MANIFEST cut before them would name files that are gone.
   void OnCompactionCompleted(rocksdb::DB*, const rocksdb::CompactionJobInfo&) override { flushed_(0); }
 
  private:

@@ -232,7 +232,7 @@ absl::Status CheckLogs(const FileSystem& files, const std::string& index_path) {
     uint64_t number = 0;
     if (absl::SimpleAtoi(absl::StripSuffix(name, ".log"), &number) && number < first) continue;
     const auto log = files.ReadWhole(index_path + "/" + name, kMaxLogBytes);
-    // What cannot be read now need not be damaged.
+    // A log that cannot be read now need not be damaged.
     if (absl::IsDataLoss(log.status())) return absl::UnavailableError(log.status().message());
     KVLINK_RETURN_IF_ERROR(log.status());
     const LogScan scan = ScanLog(*log);

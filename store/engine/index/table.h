@@ -1,5 +1,5 @@
-// What the store knows without touching the disk: every location record, who uses it, which blocks are free, who
-// occupies the others, and the order of eviction of each namespace.
+// The store's state in memory: every location record and its users, free blocks, the owners of the others, and the
+// order of eviction of each namespace.
 //
 // A removed encoding's blocks become free when the last use of it ends; until then its namespace is charged for them.
 // Thread-safety: all methods. EntryUses must be destroyed before the table.
@@ -104,7 +104,7 @@ class Table {
   bool Forget(Run segment);
   // Bad ones, and those of sealed segments that nobody occupies.
   int64_t unusable_blocks() const;
-  // What may go of the encodings that lie in a segment, as PickOf.
+  // Evictable encodings that lie in a segment, as PickOf.
   std::vector<EncodingKey> PickWithin(Run segment);
   // Whether so many blocks are within a namespace's limit by themselves.
   bool FitsLimit(absl::string_view ns, int64_t blocks) const;
@@ -113,8 +113,8 @@ class Table {
   // Namespaces that occupy more than `high` percent of their limit, and by how many blocks they exceed `low` percent.
   std::vector<std::pair<std::string, int64_t>> OverWatermark(int64_t high, int64_t low) const;
 
-  // What to evict next, together at least `blocks` if that many may go. They are as good as gone: they cannot be pinned
-  // any more, and the caller removes them or puts them back.
+  // The next encodings to evict, together at least `blocks` if that many may go. They cannot be pinned any more; the
+  // caller removes them or puts them back.
   std::vector<EncodingKey> PickOf(absl::string_view ns, int64_t blocks);
   // From what occupies most relative to its share of `limit` blocks. A namespace's share is its limit; those without
   // one have together what the limits leave, at least a tenth; where that is more than there is, all shares shrink.
@@ -195,7 +195,7 @@ class Table {
   void EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vector<EncodingKey>* victims)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // What PickFor takes where free blocks lie apart.
+  // PickFor where free blocks are scattered.
   std::vector<EncodingKey> PickAdjacent(absl::string_view ns, int64_t blocks, int64_t limit);
   std::vector<EncodingKey> PickByAge(Namespace* of, int64_t blocks, int64_t limit)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

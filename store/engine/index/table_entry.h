@@ -1,4 +1,4 @@
-// What the table keeps of an encoding: for table.cc and table_loader.cc alone.
+// The table's entry for an encoding. Private to table.cc and table_loader.cc.
 #ifndef KVLINK_STORE_ENGINE_INDEX_TABLE_ENTRY_H_
 #define KVLINK_STORE_ENGINE_INDEX_TABLE_ENTRY_H_
 
@@ -26,7 +26,7 @@ struct EntryUse::Entry {
   bool in_order = false;
 
   EncodingKey key() const { return {ns->name, identity, codec}; }
-  // What the order of eviction remembers it by. Identities are hashes, and to mistake one for another does no harm.
+  // Its key among the ghosts of the eviction order. Identities are hashes, and a collision does no harm.
   uint64_t ghost() const {
     uint64_t start;
     std::memcpy(&start, identity.bytes.data(), sizeof(start));

@@ -76,7 +76,7 @@ void Table::EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vect
   for (auto& [name, ns] : namespaces_) {
     if (!ns.entries.empty()) left.push_back(&ns);
   }
-  // What is picked counts as gone, so that the next is picked where then most is.
+  // Victims count as gone, so that the next one is picked where most is left.
   absl::flat_hash_map<const Namespace*, int64_t> gone;
   int64_t gone_of_pool = 0;
   while (*blocks > 0) {
@@ -194,7 +194,7 @@ std::vector<EncodingKey> Table::PickAdjacent(absl::string_view ns, int64_t block
       if (std::find(runs.begin(), runs.end(), run) == runs.end()) continue;  // another encoding by now
       const auto [number, added] = numbers.try_emplace(entry, static_cast<int32_t>(owners.size()));
       if (added) owners.push_back(entry);
-      // What was used lately is dearer.
+      // Recently used encodings cost more.
       pieces.push_back({run, entry->location.blocks() * (1 + entry->place.uses), number->second});
     }
     const uint32_t first = all || adjacent_cursor_ == 0 ? 0 : adjacent_[adjacent_cursor_].run.first;
@@ -204,7 +204,8 @@ std::vector<EncodingKey> Table::PickAdjacent(absl::string_view ns, int64_t block
 
     absl::flat_hash_map<const Namespace*, int64_t> given;
     for (const int32_t owner : chosen) given[owners[owner]->ns] += owners[owner]->location.blocks();
-    // Who is over its share gives no more than that; else it is left alone, and others are looked at again.
+    // A namespace over its share gives no more than the excess; if it would, it gives nothing, and the choice starts
+    // over.
     bool again = false;
     for (const auto& [giver, count] : given) again |= count > may[giver] && may.erase(giver) > 0;
     if (again) continue;

@@ -304,7 +304,7 @@ bool ArenaPool::Populate(Arena* arena, int chunk) {
   }
   const bool there = MapPiece(arena, chunk) && arena->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
   if (there && options_.chunk_ready) options_.chunk_ready(ChunkOf(arena, chunk, number));
-  // What there is of it is of no use.
+  // Part of a chunk is useless.
   if (!there) arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
   MutexLock lock(&mutex_);
   if (!there) {

@@ -133,7 +133,7 @@ class ArenaPool {
 
   int64_t chunk_bytes() const { return chunk_bytes_; }
   int chunks() const { return chunks_; }
-  // What lies in one piece of memory has at most so many bytes.
+  // The largest allocation: each lies in one piece of memory.
   int64_t piece_bytes() const { return piece_chunks_ * chunk_bytes_; }
   int64_t limit() const { return limit_; }
   int64_t used() const;

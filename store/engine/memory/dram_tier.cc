@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kMaxSteps = 1024;  // of eviction, under one lock
 constexpr int64_t kMaxResidencies = int64_t{1} << 24;
-// What it costs to lose a byte, beside 1 to 4 by how often it was used.
+// The cost of losing a byte; without either, it is 1 to 4 by how often it was used.
 constexpr int64_t kPinnedCost = 1000, kLeasedCost = 100000;
 
 std::vector<Pages> AllocatePages(ArenaPool* pool, Arena* arena, const Manifest& manifest) {
@@ -350,7 +350,7 @@ void DramTier::MakeRevocable(ResidentLease* lease) {
     std::shared_ptr<Residency> dropped;  // after the lock, though the tier holds it as well
     MutexLock lock(&mutex_);
     const auto it = residents_.find(lease->sequence_);
-    // What has been forgotten stays for as long as the lease.
+    // A forgotten resident stays for as long as its lease.
     if (it == residents_.end() || it->second.residency != lease->residency_) return;
     ++it->second.revocable;
     lease->revocable_ = lease->residency_->number();

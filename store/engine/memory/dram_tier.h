@@ -33,7 +33,7 @@ namespace kvlink::engine {
 
 class DramTier;
 
-// What may leave memory for something else.
+// How much may be evicted to make room.
 enum class Eviction {
   kNothing,
   kBelowShare,  // what is needed, while the namespace that asks has less than its share

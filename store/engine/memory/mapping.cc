@@ -13,7 +13,7 @@
 
 #include "base/status.h"
 
-// What glibc's headers are too old for.
+// Missing from older headers of glibc.
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif

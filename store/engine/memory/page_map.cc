@@ -89,7 +89,7 @@ void PageMap::Remove(int chunk) {
 }
 
 std::optional<std::pair<int, int>> PageMap::Window(int64_t bytes) const {
-  // What is free or absent, merged, in order.
+  // Free ranges and absent chunks, merged, in order.
   std::vector<std::pair<int64_t, int64_t>> spans;
   const auto append = [&](int64_t first, int64_t length) {
     if (!spans.empty() && spans.back().second == first && first % piece_bytes_ != 0) {

@@ -42,7 +42,7 @@ struct ControlMethod {
 
 class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<ControlCall> {
  public:
-  // Who calls: a session, or, for a call that opens one, only what its key grants.
+  // The caller: a session, or, for a call that opens one, only its key's grant.
   struct Caller {
     Grant grant;
     std::shared_ptr<Session> session;
@@ -75,7 +75,7 @@ class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_sh
   // REQUIRES: the message has arrived. Carries the call out.
   absl::StatusOr<std::string> Run();
   void Answer(const absl::StatusOr<std::string>& answer);
-  // What gRPC has under way for it fails. May come late, and more than once.
+  // Fails gRPC's pending operations of the call. May be called late, and more than once.
   void Cancel();
   void SetCancelled();
 

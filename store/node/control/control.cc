@@ -1,6 +1,6 @@
 // One generic service takes every call, so that nothing of a call is read before its headers have said whose it is.
-// What gRPC itself does for a peer is bounded by channel arguments: no compression, 4 MiB a message, an end for
-// connections that say nothing.
+// Channel arguments bound what gRPC itself does for a peer: no compression, 4 MiB a message, an end for silent
+// connections.
 #include "store/node/control/control.h"
 
 #include <grpcpp/generic/async_generic_service.h>

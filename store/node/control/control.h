@@ -1,6 +1,6 @@
 // The node's gRPC service (proto/store.proto): sessions, catalog, namespaces, administration; beside it the Check of
-// grpc.health.v1. A caller is known by the headers of a call; of anybody else's nothing is read, and nothing waits.
-// What is read, carried out and answered at a time is bounded for each grant (scheduler.h).
+// grpc.health.v1. The headers of a call identify the caller; calls of anybody else are refused unread and at once. Each
+// grant has a limit on what is read, carried out and answered at a time (scheduler.h).
 //
 // Thread-safety: all methods. Lifetime: what it is given outlives it.
 #ifndef KVLINK_STORE_NODE_CONTROL_CONTROL_H_

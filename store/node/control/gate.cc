@@ -84,7 +84,7 @@ void ConnectionGate::Run() {
   while (true) {
     absl::Time now = SteadyNow();
     HandOver(now);
-    // What comes next: the end, a connection, or somebody's turn.
+    // Waits for the end, a connection, or somebody's turn.
     std::vector<pollfd> events = {{wake_.get(), POLLIN, 0}};
     absl::Time until = count_ > 0 ? next_ : absl::InfiniteFuture();
     if (now >= listen_again_) {

@@ -23,7 +23,7 @@ class ControlMethods {
 
   // Null: there is none of that name.
   const ControlMethod* Find(absl::string_view name) const;
-  // What the call opens that carries this key. UNAUTHENTICATED, UNAVAILABLE (the node starts or drains).
+  // The grant of this key, for a call that opens a session. UNAUTHENTICATED, UNAVAILABLE (the node starts or drains).
   absl::StatusOr<Grant> Greet(absl::string_view key, const std::string& peer) const;
 
  private:

@@ -65,7 +65,7 @@ absl::Status ControlMethods::PutDocuments(ControlCall* call, const v1::PutDocume
   }
   if (call->cancelled()) return Gone();
   KVLINK_RETURN_IF_ERROR(node_->namespaces.Admit(call->grant(), View(request.ns())));
-  // What passed the checks goes in one commit.
+  // Documents that passed the checks go in one commit.
   std::vector<engine::Engine::EntryPut> valid;
   for (size_t i = 0; i < puts.size(); ++i) {
     if (checked[i].ok()) valid.push_back(puts[i]);

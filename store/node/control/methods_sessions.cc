@@ -65,7 +65,7 @@ absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessio
 
 absl::Status ControlMethods::RenewSession(ControlCall* call, const v1::RenewSessionRequest& request,
                                           v1::Session* reply) {
-  // What is left of the session is the time to end what it is at.
+  // The rest of the session is the time to finish what it is doing.
   if (node_->draining.begun() && call->grant().right != Right::kAdmin) {
     return absl::UnavailableError("the node is draining and renews no sessions: use another");
   }

@@ -71,7 +71,7 @@ class Call {
   proto::Request& request() { return request_; }
   uint64_t id() const { return request_.id(); }
   const std::string& ns() const { return request_.ns(); }
-  // Whose turn it is in the lanes: a key in a namespace.
+  // Its owner in the lanes: a key in a namespace.
   std::string owner() const;
   absl::Time deadline() const { return deadline_; }
   void set_deadline(absl::Time deadline) { deadline_ = deadline; }
@@ -126,8 +126,8 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   void Close(absl::string_view why);
 
   std::shared_ptr<Session> session() const;
-  // Who speaks from now on; the connection, its transfers and leases stay charged to the first one's key.
-  // RESOURCE_EXHAUSTED: that key has its share of connections; UNAVAILABLE: closed.
+  // Sets the session; the connection, its transfers and leases stay charged to the first one's key. RESOURCE_EXHAUSTED:
+  // that key has its share of connections; UNAVAILABLE: closed.
   absl::Status Identify(std::shared_ptr<Session> session);
   void Heard();
   absl::Time heard() const;

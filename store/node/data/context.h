@@ -1,5 +1,5 @@
-// What the data path works with: parts of the node that it was given, and its own. Its connections, transfers and lanes
-// know nothing else of a node.
+// The data path's context: parts of the node that it was given, and its own. Its connections, transfers and lanes know
+// nothing else of a node.
 //
 // Thread-safety: each member as its own header says. Lifetime: the core outlives it, and it every connection.
 #ifndef KVLINK_STORE_NODE_DATA_CONTEXT_H_
@@ -31,11 +31,11 @@ struct DataContext {
   ClientConnections connections;
   PullCredit pull_credit;
   PushCredit push_credit;
-  // What keys have their share of, beside connections and requests.
+  // Shared among keys, as connections and requests are.
   Quota request_bytes, pull_quota, push_quota, lease_quota;
   std::atomic<int64_t> manifest_bytes{0};                   // of pushes, not yet committed
   const std::shared_ptr<transport::MessageBudget> answers;  // of all carriers
-  // What a reader waits for; what fills the store, whose threads give way; and what looks at the store again.
+  // Lanes: requests that a reader waits for; those that fill the store, at lower priority; checks of stored bytes.
   std::unique_ptr<Worker> serving, indexing, checking;
 };
 

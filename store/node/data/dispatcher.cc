@@ -110,7 +110,7 @@ void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>)
   if (connection->Began(id)) Cancel(connection, id);
 }
 
-// What is done with the requests of a kind.
+// How requests of one kind are served.
 struct Route {
   Operation operation;
   Right right;
@@ -200,7 +200,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   if (refused.ok() && !connection->AddRequest()) {
     refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
   }
-  // What is answered before this returns neither waits nor runs beside others.
+  // Requests that are answered before this returns are not charged: they neither wait nor run beside others.
   std::optional<int64_t> charged;
   if (route.where != Route::kAtOnce || request.has_push_commit()) {
     charged = static_cast<int64_t>(request.ByteSizeLong());

@@ -2,8 +2,7 @@
 // come and go. A network that was told of memory keeps the pages that were there at that time: one registration for all
 // of a namespace's address space would pin what is not there yet, and go on using pages that were given back.
 //
-// What lies in several chunks gets a registration over all of them when it is first asked for, which goes with the
-// first of these chunks.
+// A range that spans chunks is registered as a whole when it is first asked for, until the first of its chunks goes.
 //
 // Thread-safety: all methods. Lifetime: the engine's memory outlives the buffers; Clear() before the engine ends.
 #ifndef KVLINK_STORE_NODE_DATA_MEMORY_MAP_H_

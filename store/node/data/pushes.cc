@@ -90,7 +90,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     std::set<size_t> open;
     {
       MutexLock lock(&mutex_);
-      // What is being committed is let be: it ends soon, and its outcome is what a repeated commit is told.
+      // A commit under way is left alone: it ends soon, and its outcome answers a repeated commit.
       if (phase_ == Phase::kCommitting || !Pass(Event::kEnd)) return;
       why_ = why;
       open = open_;
@@ -391,7 +391,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   KVLINK_RETURN_IF_ERROR(context->core->namespaces.Admit(call->session()->grant(), key.ns));
   const std::vector<int64_t> lengths(begin.lengths().begin(), begin.lengths().end());
   KVLINK_ASSIGN_OR_RETURN(auto memory, context->core->engine->BeginPush(key, lengths));
-  // What cannot be reached is said now. The first slab has its place.
+  // Refuses here if the transport cannot reach the memory. The first slab has its place.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   const engine::Place place = memory->place(first - lengths.begin());
   KVLINK_RETURN_IF_ERROR(

@@ -2,8 +2,8 @@
 // the text of a document, a key or a token. Events that repeat fast are left out and counted ("suppressed" of the next
 // one).
 //
-// Nobody who logs ever waits for whoever reads: lines queue, at most kMaxQueuedBytes of them, and a thread writes them.
-// What finds no room is dropped; the first line that is written after that says how many were.
+// Logging never waits for the reader: lines queue, at most kMaxQueuedBytes of them, and a thread writes them. Lines
+// that find no room are dropped; the next line written says how many.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_WATCH_LOG_H_

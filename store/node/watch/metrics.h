@@ -1,5 +1,5 @@
-// What a node measures, for Prometheus. Counters and histograms are kept here; what other parts know anyway (tiers,
-// namespaces, transports) is asked for when somebody reads.
+// A node's metrics, for Prometheus. Counters and histograms are kept here; what other parts know anyway (tiers,
+// namespaces, transports) is read at each scrape.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_WATCH_METRICS_H_

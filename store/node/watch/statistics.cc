@@ -18,7 +18,7 @@ namespace {
 using Labels = std::map<std::string, std::string>;
 constexpr bool kGauge = false, kCount = true;
 
-// What values are read from, once for all of them.
+// Sources of every statistic, collected once for all of them.
 struct Sources {
   Service* service;
   const engine::Engine::Statistics& engine;

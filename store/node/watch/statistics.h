@@ -26,7 +26,7 @@ struct Statistic {
 // All of them, in the order in which they are shown.
 std::vector<Statistic> AllStatistics();
 
-// What is known of a namespace.
+// Figures of one namespace.
 struct NamespaceFigures {
   engine::NamespaceSettings settings;
   int64_t encodings = 0, bytes = 0, pinned_bytes = 0, documents = 0, dram_bytes = 0;

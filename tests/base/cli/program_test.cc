@@ -1,4 +1,4 @@
-// What holds for every command: exit statuses, and what is printed.
+// Behaviour common to all commands: exit statuses and output.
 #include "base/cli/program.h"
 
 #include <gmock/gmock.h>

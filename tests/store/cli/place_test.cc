@@ -1,4 +1,4 @@
-// What --store means: a directory, a node, or a mistake, which is never made a directory.
+// Meanings of --store: a directory, a node, or a mistake, for which no directory is made.
 #include "store/cli/place.h"
 
 #include <gmock/gmock.h>
@@ -58,7 +58,8 @@ TEST(OpenStore, MemoryThatHoldsNothingOrIsNotThereIsRefused) {
   }
 }
 
-// What verify found has been dropped by the time that it looks for names in the catalog, and no later run would say it.
+// Verify has dropped the damaged encodings by the time it looks for names in the catalog, and no later run would report
+// them.
 TEST(Verify, SaysWhatItFoundAlsoWhereTheCatalogCannotBeRead) {
   const testing::ScratchDirectory scratch;
   const testing::Synthetic s = testing::MakeSynthetic(1);

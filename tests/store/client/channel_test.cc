@@ -1,4 +1,4 @@
-// What a connection of the client keeps of requests that are over: nothing.
+// A client's connection keeps nothing of requests that are over.
 #include <atomic>
 #include <memory>
 #include <string>

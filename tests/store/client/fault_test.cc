@@ -54,7 +54,7 @@ class Load {
     for (std::thread& thread : threads) thread.join();
   }
 
-  // What was acknowledged is there, byte for byte. Faults are off.
+  // All acknowledged writes are there, byte for byte. REQUIRES: faults are off.
   void CheckAcknowledged(store::Store* store) {
     MutexLock lock(&mutex_);
     for (const int number : acknowledged_) {

@@ -133,7 +133,7 @@ class Reader {
   }
   void Signal(int signal) { process_->Signal(signal); }
   void Kill() { process_->Kill(); }
-  // What it finds when it looks again.
+  // Its output after it has looked again.
   std::string Look() {
     process_->CloseInput();
     process_->Wait();

@@ -144,7 +144,7 @@ TEST(ReceiveMemoryTest, GrowsWithNeedAndIsGivenBackWhenIdle) {
         EXPECT_EQ(CompareLayer(other->get(), large, layer, Soon()), absl::OkStatus());
       }
     }
-    // What is in use stays, what is idle goes.
+    // Pieces in use stay, idle ones go.
     EXPECT_TRUE(Becomes([&] { return store->Counters().receive_bytes; }, int64_t{2} << 20));
     for (size_t layer = 0; layer < 4; ++layer) {
       EXPECT_EQ(CompareLayer(one->get(), small, layer, Soon()), absl::OkStatus());

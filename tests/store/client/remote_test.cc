@@ -1,4 +1,4 @@
-// What is special about a store behind a network: parts, memory that is bounded, a node that comes and goes, requests
+// Behaviour particular to a store behind a network: parts, memory that is bounded, a node that comes and goes, requests
 // that are repeated and done once.
 #include "store/client/remote.h"
 
@@ -93,7 +93,7 @@ class RemoteTest : public ::testing::TestWithParam<std::string> {
 INSTANTIATE_TEST_SUITE_P(Ways, RemoteTest, ::testing::Values("loopback", "ucx", "grpc"),
                          [](const auto& info) { return info.param; });
 
-// What needs a transport that goes wrong where it is told to.
+// Tests that need faults of the transport.
 class RemoteFaultTest : public RemoteTest {};
 INSTANTIATE_TEST_SUITE_P(Ways, RemoteFaultTest, ::testing::Values("loopback", "ucx"),
                          [](const auto& info) { return info.param; });
@@ -168,7 +168,7 @@ TEST_P(RemoteTest, ReceiveMemoryIsBoundedAndComesBack) {
       ASSERT_TRUE(WaitAll(b->get()).ok());
     }
     *a = nullptr;
-    // What is released while it arrives comes back when the network has let go of it.
+    // Memory of a lease released while it arrives comes back when the network has let go of it.
     absl::StatusOr<std::unique_ptr<store::Lease>> c = absl::UnknownError("");
     ASSERT_TRUE(EventuallyTrue([&] { return (c = ReadOf(store, made[2])).ok(); })) << c.status();
     ASSERT_TRUE(WaitAll(c->get()).ok());

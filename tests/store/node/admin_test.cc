@@ -1,4 +1,4 @@
-// What an administrator does to a node: statistics, deleting, limits of namespaces, draining; and who is one: access
+// Administration of a node: statistics, deleting, limits of namespaces, draining; and who is an administrator: access
 // files that change, TLS.
 #include "store/client/control/admin.h"
 
@@ -122,7 +122,7 @@ TEST_F(AdminTest, EveryStatisticIsShownEverywhere) {
   EXPECT_THAT(page, HasSubstr("kvlink_namespace_dram_bytes{namespace=\"a\"}"));
 }
 
-// What verifies a whole store must not take the processors of those who serve readers.
+// Verification of a whole store must not take processors from threads that serve readers.
 TEST_F(AdminTest, StreamsStepBackBehindReaders) {
   const int mine = getpriority(PRIO_PROCESS, 0);
   if (mine > 4) GTEST_SKIP() << "this process is at niceness " << mine << ": there is no room below it";
@@ -183,7 +183,7 @@ TEST_F(AdminTest, AnAbsurdGenerationIsRepaired) {
   EXPECT_EQ((*deleted)[0], absl::OkStatus());
   EXPECT_TRUE(absl::IsNotFound((*deleted)[1])) << (*deleted)[1];
   Put(*client, "n", "a", EntryOf({&encoding}, 1));
-  // What is known to be deleted can be forgotten, once.
+  // Known deletions can be forgotten, once.
   const auto outcome = [&](bool forget) {
     const auto again = Admin()->DeleteDocuments("n", {"a"}, forget, Patience());
     return again.ok() ? (*again)[0] : again.status();

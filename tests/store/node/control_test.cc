@@ -235,7 +235,7 @@ TEST_F(ControlTest, RightsAreThoseOfTheKey) {
   list.set_ns("a");
   EXPECT_TRUE((*reader)->ListDocuments(reader->Context().get(), list, &listed).ok());
 
-  // What a session sees of namespaces is what it may read.
+  // A session sees the namespaces that it may read.
   v1::ListNamespacesResponse namespaces;
   ASSERT_TRUE((*reader)->ListNamespaces(reader->Context().get(), {}, &namespaces).ok());
   ASSERT_EQ(namespaces.namespaces_size(), 1);

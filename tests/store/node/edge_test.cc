@@ -1,5 +1,5 @@
-// What peers without identity, and keys that are misused, can do to the control service: they cost headers and a share,
-// and administrators always get in.
+// Peers without identity and misused keys at the control service: they cost headers and a share, and administrators
+// always get in.
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/socket.h>
@@ -494,7 +494,7 @@ TEST_F(EdgeTest, NamespacesOfAKeyAreBoundedAndOthersHaveTheirs) {
   EXPECT_TRUE(put(control.get(), "greedy-0").ok());
   EXPECT_TRUE(put(Client("other-key-1234567").get(), "others").ok());
   EXPECT_TRUE(put(Client("admin-key-1234567").get(), "administrators").ok());
-  // What the store holds counts when it is opened again, and is nobody's.
+  // After a restart the namespaces in the store count, and are charged to nobody.
   node_->Stop();
   node_->Start();
   address_ = (*node_)->addresses().control;

@@ -315,7 +315,7 @@ TEST_F(LocalTest, WhatIsGivenBackIsTaken) {
   AwaitIdle();
 }
 
-// What a reader mapped stays mapped, whatever becomes of its key; so no memory ever holds two namespaces' encodings.
+// A reader's mappings stay, whatever becomes of its key; so no memory ever holds two namespaces' encodings.
 TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
   const std::string access = directory_.path() + "/access";
   const std::string writer = "writer  writer-key-123456 admin *\n";
@@ -432,7 +432,7 @@ TEST_F(LocalTest, WhoeverLeasesEverythingLeavesOthersTheirShare) {
   }
   EXPECT_GT(taken_back(), 0);
   EXPECT_LT(taken_back(), static_cast<int>(leases.size()));
-  // What was not taken back is what it was.
+  // Encodings that were not taken back are unchanged.
   for (size_t i = 0; i < leases.size(); ++i) {
     if (client->Generation(leases[i].generation_slot()) != leases[i].generation()) continue;
     for (int layer = 0; layer < leases[i].offsets_size(); ++layer) {
@@ -603,7 +603,7 @@ class DeafClient {
   bool said_hello_ = false;
 };
 
-// What is answered and not taken is bounded for each client, and for all together; its requests wait outside.
+// Answers not taken are bounded for each client, and for all together; further requests wait outside.
 TEST_F(LocalTest, AnswersThatNobodyTakesAreBounded) {
   StartNode([](store::node::NodeOptions* options) { options->limits.answer_bytes = int64_t{16} << 20; });
   Push("a", MakeSynthetic(1));

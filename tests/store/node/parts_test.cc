@@ -237,7 +237,7 @@ TEST(MemoryMapTest, RegistrationsFollowThePages) {
   EXPECT_EQ(map.Find(number, {7, 2 * kChunk}, 16).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(map.Find(number, {8, 0}, 16).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(map.Find(number + 1, {7, 0}, 16).status().code(), absl::StatusCode::kUnavailable);
-  // Who comes later is told of what is there.
+  // A transport added later is told of the chunks that are there.
   EXPECT_EQ(map.AddTransport(&late), number + 1);
   EXPECT_EQ(late.pinned.size(), 3u);
   // The pages of a chunk go: nobody holds any of them, and what comes in their place is registered anew.

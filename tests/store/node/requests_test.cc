@@ -1,4 +1,4 @@
-// What a node refuses on its data path, and what it does with transfers that do not end as they should.
+// Refusals on a node's data path, and transfers that do not end as they should.
 #include <sys/socket.h>
 
 #include <algorithm>

@@ -29,7 +29,7 @@ namespace {
 
 int token;  // every event
 
-// What a stream does: a copy, or something else.
+// One piece of a stream's work.
 struct Work {
   enum Kind { kCopy, kFill, kKernel, kMatmul } kind;
   std::function<void()> run;
@@ -91,7 +91,7 @@ class Streams {
     MutexLock lock(&mutex_);
     streams_[stream] = {std::move(streams_[stream].pending), {}, /*recording=*/true, /*voided=*/false};
   }
-  // What was recorded is good for nothing.
+  // Makes the recording void.
   void Void(void* stream) {
     MutexLock lock(&mutex_);
     streams_[stream].voided = true;
@@ -138,7 +138,7 @@ Streams& TheStreams() {
   return *streams;
 }
 
-// What a thread that records must not do.
+// For calls that a recording thread must not make.
 absl::Status CheckNotRecording(absl::string_view what) {
   if (recording == nullptr) return absl::OkStatus();
   TheStreams().Void(recording);

@@ -175,8 +175,8 @@ TEST_P(EncoderTest, IsCausalAndMayBeCut) {
   }
 }
 
-// What the scalar backend computes in f32 is what every backend computes, except for rounding: keys and
-// values of the order of 1, rounded to the 8 bits of bf16 some ten times on their way.
+// All backends agree with the scalar one in f32, except for rounding: keys and values of the order of 1, rounded to the
+// 8 bits of bf16 some ten times on their way.
 TEST_P(EncoderTest, AgreesWithTheScalarBackend) {
   const TinyModel setup(GetParam(), {});
   const TinyModel scalar({"ref", [] { return kernels::MakeRefBackend(); }}, {});

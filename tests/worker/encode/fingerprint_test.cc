@@ -70,7 +70,7 @@ TEST_F(FingerprintTest, OneChangedByteOfAWeightChangesIt) {
   EXPECT_FALSE(before == Of(path));
 }
 
-// What the formats promise: the number is stored in every identity. A change here makes every store a miss.
+// The formats fix the number, which is part of every identity. A change here makes every store a miss.
 TEST_F(FingerprintTest, StaysWhatItWas) {
   EXPECT_EQ(Of(Make("model", {})).Hex(), "1e93db291f27fa74b8b5494b2ac822d01229bdb898467172b43adf2f8d46dbb9");
 }

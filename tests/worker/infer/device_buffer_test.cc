@@ -69,7 +69,7 @@ TEST_P(DeviceBufferTest, AnswersAreThoseOfTheWayByTheHost) {
     EXPECT_EQ(generator->stats().pool.loads_direct, 4);
     EXPECT_EQ(generator->stats().encoded, 0);
     EXPECT_EQ(place_->remote()->Counters().device_pulls, pulls + 4);
-    // What has its place in the budget needs no lease, though it is in use.
+    // Residents with a place in the budget need no lease, though they are in use.
     AwaitUnused(*generator);
     const auto again = Start(*generator, Ask());
     EXPECT_EQ(LogitsOf(*again), staged);

@@ -117,7 +117,7 @@ TEST_P(DeviceTest, WhatLacksRoomWaitsForOthersToLetGo) {
   EXPECT_EQ(Start(*generator, Ask({2}))->stats().documents_resident, 1);
 }
 
-// What little it wants would fit at once; but then one after another would slip by.
+// The small request would fit at once; but then one after another would slip by.
 TEST_P(DeviceTest, ThoseThatWaitAreServedInOrder) {
   FillStore();
   const auto generator = MakeGenerator(store_.get(), WithRoomFor({0, 2}));
@@ -127,7 +127,7 @@ TEST_P(DeviceTest, ThoseThatWaitAreServedInOrder) {
   AwaitWaits(*generator, 1);
   AskBehind(*generator, Ask({1}), &small);
   AwaitWaits(*generator, 2);
-  // Who needs no room waits for nobody.
+  // A request that needs no room waits for nobody.
   EXPECT_EQ(Start(*generator, Ask({3}))->stats().documents_resident, 1);
   holder.reset();
   large.Wait();

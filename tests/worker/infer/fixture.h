@@ -1,4 +1,4 @@
-// What the tests of worker/infer share: a tiny model on a backend, a real embedded store in a directory of its own, an
+// Shared by the tests of worker/infer: a tiny model on a backend, a real embedded store in a directory of its own, an
 // generator.
 #ifndef KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
 #define KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
@@ -176,7 +176,7 @@ class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
     EXPECT_TRUE(generator.ok()) << generator.status();
     return *std::move(generator);
   }
-  // What residents of these documents take in memory.
+  // Bytes of these documents' residents.
   int64_t BytesOf(const std::vector<int>& documents) const {
     const model::ModelConfig& config = loaded_.model->config();
     int64_t bytes = 0;

@@ -65,7 +65,7 @@ TEST_P(GeneratorTest, WhatNobodyUsesIsEvictedBeyondTheBudget) {
 
 TEST_P(GeneratorTest, EachCodecAnswersNearlyTheSame) {
   const std::vector<float> expected = Expected(Ask());
-  // What each rounds off, beside the arithmetic.
+  // Each codec's rounding, beside the arithmetic's.
   const std::pair<Codec, double> codecs[] = {
       {Codec::kRawF32, 0}, {Codec::kRawBf16, 0.02}, {Codec::kQ8, 0.05}, {Codec::kQ4, 0.5}};
   for (const auto& [codec, rounding] : codecs) {
@@ -75,7 +75,7 @@ TEST_P(GeneratorTest, EachCodecAnswersNearlyTheSame) {
     const auto stored = Start(*generator, Ask());
     EXPECT_EQ(stored->stats().documents_encoded, 0);
     EXPECT_LE(LargestDifference(LogitsOf(*stored), expected), rounding + tolerance());
-    // What was computed here is read in the same form as what was stored.
+    // Encodings computed here are read in the same form as stored ones.
     const auto generator2 = MakeGenerator(nullptr, Options(codec));
     EXPECT_LE(LargestDifference(LogitsOf(*Start(*generator2, Ask())), LogitsOf(*stored)), tolerance());
   }

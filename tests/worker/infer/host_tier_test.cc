@@ -53,7 +53,7 @@ TEST_P(HostTierTest, LandsAgainWithTheStoreGone) {
   }
 }
 
-// What was computed here is kept as well, and outlives its eviction.
+// Encodings computed here are kept as well, and outlive their eviction.
 TEST_P(HostTierTest, WhatWasEncodedHereNeedsNoStoreEither) {
   const auto generator = MakeGenerator(nullptr, WithHost(4));
   const std::vector<float> first = LogitsOf(*Start(*generator, Ask()));

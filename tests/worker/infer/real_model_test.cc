@@ -195,7 +195,7 @@ TEST_F(RealModelTest, AConversationGoesOnWithOnlyTheNewTurn) {
   const auto next = chat.Ask(second, {}, nullptr);
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_LT(next->fresh_tokens, 40);
-  // What each answer cost is told by itself: the second one read nothing.
+  // Each answer has its own costs: the second one read nothing.
   EXPECT_EQ(chat.stats().documents_resident, 1);
   EXPECT_EQ(chat.stats().documents_dram + chat.stats().documents_disk + chat.stats().documents_encoded, 0);
   EXPECT_EQ(chat.stats().bytes_dram + chat.stats().bytes_segments, 0);

@@ -105,7 +105,7 @@ TEST(DocumentText, FillsTheTemplateOnce) {
   LinkProfile profile;
   EXPECT_EQ(DocumentText(profile, "Moon", "It orbits."), "Title: Moon\nIt orbits.\n");
   EXPECT_EQ(DocumentText(profile, "", "It orbits."), "It orbits.\n");
-  // What a document says is never taken for a placeholder.
+  // Text of a document is never taken for a placeholder.
   EXPECT_EQ(DocumentText(profile, "{text}", "{title}"), "Title: {text}\n{title}\n");
   profile.document_template = "<{title}> {text}";
   EXPECT_EQ(DocumentText(profile, "", "a"), "<> a");

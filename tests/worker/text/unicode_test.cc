@@ -15,7 +15,7 @@ TEST(Unicode, Classes) {
   EXPECT_TRUE(IsWord(U'_') && IsWord(U'é') && IsWord(0x301) && IsWord(U'Ⓐ') && !IsWord(U'-') && !IsWord(U'½'));
 }
 
-// What Oniguruma 6.9.10 says, with which tokenizers 0.23 splits. Unicode 15.0 has none of them assigned.
+// The classes of Oniguruma 6.9.10, with which tokenizers 0.23 splits. Unicode 15.0 assigns none of these characters.
 TEST(Unicode, ClassesAreOfTheReferencesVersion) {
   EXPECT_TRUE(IsLetter(0x2EBF0));                       // an ideograph of extension I, 15.1
   EXPECT_TRUE(IsLetter(0x10D50) && IsLetter(0x105C0));  // Garay and Todhri, 16.0

@@ -71,7 +71,7 @@ class JinjaChatTemplate : public ChatTemplate {
     };
     absl::StatusOr<Text> text = jinja::Evaluate(body_, variables, options.date);
     if (!text.ok()) {
-      // What raise_exception says stands alone.
+      // The text of raise_exception stands alone.
       return absl::IsFailedPrecondition(text.status()) ? text.status() : Annotate(text.status(), "chat template");
     }
     std::vector<RenderedSpan> spans = jinja::TextSpans(*text);

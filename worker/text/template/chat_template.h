@@ -31,7 +31,7 @@ struct ChatMessage {
   std::vector<Piece> content;
 };
 
-// What the template sees as globals beside `messages`.
+// The template's globals beside `messages`.
 struct ChatOptions {
   bool add_generation_prompt = true;
   std::string bos_token;

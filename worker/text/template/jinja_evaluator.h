@@ -89,7 +89,7 @@ class Evaluator {
   absl::StatusOr<bool> Less(const Value& a, const Value& b, int line);
   absl::StatusOr<bool> Contains(const Value& container, const Value& item, int line);
   absl::StatusOr<bool> Compare(const std::string& op, const Value& a, const Value& b, int line);
-  // What a for or a list filter goes through.
+  // The values that a for or a list filter iterates over.
   absl::StatusOr<std::vector<Value>> Items(const Value& value, int line);
 
   // Functions and methods (jinja_functions.cc), filters and tests (jinja_filters.cc).

@@ -25,7 +25,7 @@ inline constexpr int kMaxNesting = 64;
 inline constexpr int64_t kMaxSteps = 1000000;
 inline constexpr int64_t kMaxOutputBytes = int64_t{16} << 20;
 
-// What one rendering may still spend. Once it has run dry it stays so, and the rendering fails.
+// The steps that one rendering has left. Once exhausted it stays so, and the rendering fails.
 class Budget {
  public:
   // False when there is nothing left.
@@ -141,7 +141,7 @@ struct Function {
   const Statement* macro = nullptr;
 };
 
-// What `loop` names within a for.
+// The `loop` variable within a for.
 struct Loop {
   std::vector<Value> items;
   size_t index = 0;

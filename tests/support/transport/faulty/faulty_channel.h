@@ -21,12 +21,12 @@ class FaultyChannel : public std::enable_shared_from_this<FaultyChannel> {
   FaultyChannel(ProgressThread* thread, Transport* allocator, absl::Duration delay, absl::Duration freeze)
       : thread_(thread), allocator_(allocator), delay_(delay), freeze_(freeze) {}
 
-  // What to give to the inner transport, so that events reach `events` on the decorator's thread. Any thread.
+  // Events for the inner transport, which pass them on to `events` on the decorator's thread. Any thread.
   std::shared_ptr<ConnectionEvents> Wrap(std::shared_ptr<ConnectionEvents> events);
   // Any thread, once, before the connection is used.
   void Bind(std::shared_ptr<Connection> inner);
 
-  // What the user asked for, struck by `fault`; `draw` says where a corruption goes.
+  // The user's calls, struck by `fault`; `draw` says where a corruption goes.
   void SendMessage(std::string message, Fault fault, uint64_t draw);
   void Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault fault, uint64_t draw);
   void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done);

@@ -280,7 +280,7 @@ TEST(ChatTemplateTest, ErrorsNameTheLineAndThePart) {
   EXPECT_EQ(Render("{{ raise_exception('x') }}", {}).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Render("{{ x | wordwrap }}", {}).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(Render("{% call x() %}{% endcall %}", {}).status().code(), absl::StatusCode::kUnimplemented);
-  // What is missing matters only where it is reached.
+  // An unsupported construct matters only where it is reached.
   EXPECT_TRUE(Render("{% if tools %}{{ x | wordwrap }}{% endif %}", {}).ok());
 }
 
@@ -335,7 +335,7 @@ TEST(ChatTemplateTest, HostileTemplatesMeetTheirBounds) {
   EXPECT_EQ(code(absl::StrCat("{{ x", repeat("|trim", 30000), " }}")), kExhausted);
   EXPECT_EQ(code(repeat("{% if 1 %}", 20000)), kExhausted);
   EXPECT_EQ(code(absl::StrCat("{{ 1", repeat(" if 1 else 1", 20000), " }}")), kExhausted);
-  // What could make a circle of references, and leak.
+  // Would make a circle of references, and leak.
   EXPECT_EQ(code("{% set ns = namespace() %}{% set ns.x = ns %}"), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(code("{% set ns = namespace() %}{% for x in [ns] %}{% set ns.l = loop %}{% endfor %}"),
             absl::StatusCode::kUnimplemented);
