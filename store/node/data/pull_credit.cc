@@ -8,29 +8,35 @@
 
 namespace kvlink::store::node {
 
-void PullCredit::PullBegan(const std::string& key) {
+void PullCredit::PullBegan(const std::string& key, Tier from) {
   MutexLock lock(&mutex_);
-  ++keys_[key].pulls;
+  Key& begins = keys_[key];
+  ++(from == Tier::kDisk ? begins.disk_pulls : begins.memory_pulls);
 }
 
-void PullCredit::PullEnded(const std::string& key) {
+void PullCredit::PullEnded(const std::string& key, Tier from) {
   MutexLock lock(&mutex_);
-  --keys_[key].pulls;
+  Key& ends = keys_[key];
+  --(from == Tier::kDisk ? ends.disk_pulls : ends.memory_pulls);
 }
 
-bool PullCredit::HasRoom(const Key& key, int64_t bytes) const {
+bool PullCredit::HasRoom(const Key& key, Tier from, int64_t bytes) const {
   if (key.in_flight == 0 || key.in_flight + bytes <= behind_others_) return true;
-  return std::none_of(keys_.begin(), keys_.end(), [&](const auto& other) {
-    return &other.second != &key && other.second.pulls > 0 && other.second.sent_lately < key.sent_lately;
+  return std::none_of(keys_.begin(), keys_.end(), [&](const auto& entry) {
+    const Key& other = entry.second;
+    if (&other == &key) return false;
+    if (from == Tier::kDisk && other.memory_pulls > 0) return true;
+    const int64_t alike = from == Tier::kDisk ? other.disk_pulls : other.memory_pulls;
+    return alike > 0 && other.sent_lately < key.sent_lately;
   });
 }
 
-bool PullCredit::Take(const std::string& key, int64_t bytes, std::function<void()> again) {
+bool PullCredit::Take(const std::string& key, Tier from, int64_t bytes, std::function<void()> again) {
   MutexLock lock(&mutex_);
   Age();
   Key& taker = keys_[key];
-  if (!HasRoom(taker, bytes)) {
-    taker.waiting.push_back({bytes, std::move(again)});
+  if (!HasRoom(taker, from, bytes)) {
+    taker.waiting.push_back({from, bytes, std::move(again)});
     return false;
   }
   taker.in_flight += bytes;
@@ -52,7 +58,8 @@ void PullCredit::Return(const std::string& key, int64_t bytes) {
     {
       MutexLock lock(&mutex_);
       Key& taker = keys_[key];
-      if (taker.waiting.empty() || !HasRoom(taker, taker.waiting.front().bytes)) return;
+      if (taker.waiting.empty()) return;
+      if (!HasRoom(taker, taker.waiting.front().from, taker.waiting.front().bytes)) return;
       again = std::move(taker.waiting.front().again);
       taker.waiting.pop_front();
     }
@@ -68,7 +75,7 @@ void PullCredit::Age() {
   absl::erase_if(keys_, [&](auto& entry) {
     Key& key = entry.second;
     key.sent_lately >>= halvings;
-    return key.pulls == 0 && key.in_flight == 0 && key.waiting.empty() && key.sent_lately == 0;
+    return key.memory_pulls + key.disk_pulls == 0 && key.in_flight == 0 && key.waiting.empty() && key.sent_lately == 0;
   });
 }
 

@@ -31,13 +31,14 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
         first_payload_(call->request().pull().first_payload()),
         pieces_(std::move(pieces)),
         key_(call->session()->grant().name),
+        from_(lease->from_dram() ? Tier::kDram : Tier::kDisk),
         call_(std::move(call)),
         lease_(std::move(lease)) {
     context_->push_credit.PullBegan();
-    context_->pull_credit.PullBegan(key_);
+    context_->pull_credit.PullBegan(key_, from_);
   }
   ~Pull() override {
-    context_->pull_credit.PullEnded(key_);
+    context_->pull_credit.PullEnded(key_, from_);
     context_->push_credit.PullEnded();
   }
 
@@ -128,7 +129,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       why_ = slice.status();
       return;
     }
-    waits_for_credit_ = !context_->pull_credit.Take(key_, piece.length, [weak = weak_from_this()] {
+    waits_for_credit_ = !context_->pull_credit.Take(key_, from_, piece.length, [weak = weak_from_this()] {
       if (const auto self = weak.lock()) self->GoOn();
     });
     if (waits_for_credit_) return;
@@ -200,6 +201,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   const uint64_t first_payload_;
   const std::vector<Piece> pieces_;
   const std::string key_;  // whose credit it takes
+  const Tier from_;
 
   Mutex mutex_;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);  // null: answered

@@ -255,21 +255,21 @@ TEST(PullCreditTest, TheKeyThatWasSentTheLeastGoesFirst) {
   PullCredit credit(100, absl::Hours(1));
   std::vector<int> asked;
   const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  credit.PullBegan("greedy");
-  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));  // nobody else pulls
-  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));
-  credit.PullBegan("modest");
-  EXPECT_FALSE(credit.Take("greedy", 10, waiter(1)));
-  EXPECT_TRUE(credit.Take("modest", 500, waiter(0)));
-  EXPECT_TRUE(credit.Take("modest", 500, waiter(0)));
+  credit.PullBegan("greedy", Tier::kDram);
+  EXPECT_TRUE(credit.Take("greedy", Tier::kDram, 1000, waiter(0)));  // nobody else pulls
+  EXPECT_TRUE(credit.Take("greedy", Tier::kDram, 1000, waiter(0)));
+  credit.PullBegan("modest", Tier::kDram);
+  EXPECT_FALSE(credit.Take("greedy", Tier::kDram, 10, waiter(1)));
+  EXPECT_TRUE(credit.Take("modest", Tier::kDram, 500, waiter(0)));
+  EXPECT_TRUE(credit.Take("modest", Tier::kDram, 500, waiter(0)));
   credit.Return("modest", 1000);
   credit.Return("greedy", 1000);
   EXPECT_THAT(asked, ElementsAre());  // 1000 are in flight
   credit.Return("greedy", 1000);
   EXPECT_THAT(asked, ElementsAre(1));
-  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));  // nothing was in flight
-  EXPECT_FALSE(credit.Take("greedy", 10, waiter(2)));
-  credit.PullEnded("modest");
+  EXPECT_TRUE(credit.Take("greedy", Tier::kDram, 1000, waiter(0)));  // nothing was in flight
+  EXPECT_FALSE(credit.Take("greedy", Tier::kDram, 10, waiter(2)));
+  credit.PullEnded("modest", Tier::kDram);
   credit.Return("greedy", 500);
   EXPECT_THAT(asked, ElementsAre(1, 2));
 }
@@ -278,24 +278,36 @@ TEST(PullCreditTest, ThoseBehindShareALittleAndAreServedInOrder) {
   PullCredit credit(100, absl::Hours(1));
   std::vector<int> asked;
   const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  credit.PullBegan("first");
-  for (int i = 0; i < 3; ++i) credit.PullBegan("second");
-  EXPECT_TRUE(credit.Take("second", 60, waiter(0)));
-  EXPECT_TRUE(credit.Take("second", 40, waiter(0)));
-  EXPECT_FALSE(credit.Take("second", 40, waiter(1)));
-  EXPECT_FALSE(credit.Take("second", 40, waiter(2)));
+  credit.PullBegan("first", Tier::kDram);
+  for (int i = 0; i < 3; ++i) credit.PullBegan("second", Tier::kDram);
+  EXPECT_TRUE(credit.Take("second", Tier::kDram, 60, waiter(0)));
+  EXPECT_TRUE(credit.Take("second", Tier::kDram, 40, waiter(0)));
+  EXPECT_FALSE(credit.Take("second", Tier::kDram, 40, waiter(1)));
+  EXPECT_FALSE(credit.Take("second", Tier::kDram, 40, waiter(2)));
   credit.Return("second", 40);  // room for one; it takes nothing, as one that has ended
   EXPECT_THAT(asked, ElementsAre(1, 2));
 }
 
+TEST(PullCreditTest, MemoryGoesBeforeDisk) {
+  PullCredit credit(100, absl::Hours(1));
+  credit.PullBegan("memory", Tier::kDram);
+  credit.PullBegan("disk", Tier::kDisk);
+  EXPECT_TRUE(credit.Take("memory", Tier::kDram, 1000, [] {}));
+  EXPECT_TRUE(credit.Take("memory", Tier::kDram, 1000, [] {}));
+  EXPECT_TRUE(credit.Take("disk", Tier::kDisk, 100, [] {}));
+  EXPECT_FALSE(credit.Take("disk", Tier::kDisk, 1, [] {}));
+  credit.PullBegan("disk", Tier::kDram);
+  EXPECT_TRUE(credit.Take("disk", Tier::kDram, 1000, [] {}));  // its own from memory, and it was sent less
+}
+
 TEST(PullCreditTest, WhatWasSentLongAgoDoesNotCount) {
   PullCredit credit(1, absl::Nanoseconds(1));
-  credit.PullBegan("a");
-  EXPECT_TRUE(credit.Take("a", 1000, [] {}));
-  credit.PullBegan("b");
+  credit.PullBegan("a", Tier::kDram);
+  EXPECT_TRUE(credit.Take("a", Tier::kDram, 1000, [] {}));
+  credit.PullBegan("b", Tier::kDram);
   absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_TRUE(credit.Take("b", 10, [] {}));
-  EXPECT_TRUE(credit.Take("a", 1000, [] {}));
+  EXPECT_TRUE(credit.Take("b", Tier::kDram, 10, [] {}));
+  EXPECT_TRUE(credit.Take("a", Tier::kDram, 1000, [] {}));
 }
 
 TEST(PushCreditTest, AWriterThatSendsNothingDoesNotStopOthers) {
