@@ -30,14 +30,14 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
         deadline_(call->deadline()),
         first_payload_(call->request().pull().first_payload()),
         pieces_(std::move(pieces)),
-        key_(call->session()->grant().name),
+        puller_{call->session()->grant().name, connection_.get()},
         call_(std::move(call)),
         lease_(std::move(lease)) {
     context_->push_credit.PullBegan();
-    context_->pull_credit.PullBegan(key_);
+    context_->pull_credit.Began(puller_);
   }
   ~Pull() override {
-    context_->pull_credit.PullEnded(key_);
+    context_->pull_credit.Ended(puller_);
     context_->push_credit.PullEnded();
   }
 
@@ -128,7 +128,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       why_ = slice.status();
       return;
     }
-    waits_for_credit_ = !context_->pull_credit.Take(key_, piece.length, [weak = weak_from_this()] {
+    waits_for_credit_ = !context_->pull_credit.Take(puller_, piece.length, [weak = weak_from_this()] {
       if (const auto self = weak.lock()) self->GoOn();
     });
     if (waits_for_credit_) return;
@@ -183,7 +183,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       MutexLock lock(&mutex_);
       open_.erase(number);
     }
-    context_->pull_credit.Return(key_, pieces_[number].length);
+    context_->pull_credit.Return(puller_, pieces_[number].length);
     if (status.ok()) {
       Advance();
     } else {
@@ -199,7 +199,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   const absl::Time deadline_;
   const uint64_t first_payload_;
   const std::vector<Piece> pieces_;
-  const std::string key_;  // whose credit it takes
+  const PullCredit::Pull puller_;  // whose credit it takes
 
   Mutex mutex_;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);  // null: answered

@@ -255,22 +255,24 @@ TEST(PullCreditTest, TheKeyThatWasSentTheLeastGoesFirst) {
   PullCredit credit(100, absl::Hours(1));
   std::vector<int> asked;
   const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  credit.PullBegan("greedy");
-  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));  // nobody else pulls
-  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));
-  credit.PullBegan("modest");
-  EXPECT_FALSE(credit.Take("greedy", 10, waiter(1)));
-  EXPECT_TRUE(credit.Take("modest", 500, waiter(0)));
-  EXPECT_TRUE(credit.Take("modest", 500, waiter(0)));
-  credit.Return("modest", 1000);
-  credit.Return("greedy", 1000);
+  const int a = 0, b = 0;
+  const PullCredit::Pull greedy{"greedy", &a}, modest{"modest", &b};
+  credit.Began(greedy);
+  EXPECT_TRUE(credit.Take(greedy, 1000, waiter(0)));  // nobody else pulls
+  EXPECT_TRUE(credit.Take(greedy, 1000, waiter(0)));
+  credit.Began(modest);
+  EXPECT_TRUE(credit.Take(modest, 500, waiter(0)));
+  EXPECT_FALSE(credit.Take(greedy, 10, waiter(1)));
+  EXPECT_TRUE(credit.Take(modest, 500, waiter(0)));
+  credit.Return(modest, 1000);
+  credit.Return(greedy, 1000);
   EXPECT_THAT(asked, ElementsAre());  // 1000 are in flight
-  credit.Return("greedy", 1000);
+  credit.Return(greedy, 1000);
   EXPECT_THAT(asked, ElementsAre(1));
-  EXPECT_TRUE(credit.Take("greedy", 1000, waiter(0)));  // nothing was in flight
-  EXPECT_FALSE(credit.Take("greedy", 10, waiter(2)));
-  credit.PullEnded("modest");
-  credit.Return("greedy", 500);
+  EXPECT_TRUE(credit.Take(greedy, 1000, waiter(0)));  // nothing was in flight
+  EXPECT_FALSE(credit.Take(greedy, 10, waiter(2)));
+  credit.Ended(modest);
+  credit.Return(greedy, 500);
   EXPECT_THAT(asked, ElementsAre(1, 2));
 }
 
@@ -278,24 +280,50 @@ TEST(PullCreditTest, ThoseBehindShareALittleAndAreServedInOrder) {
   PullCredit credit(100, absl::Hours(1));
   std::vector<int> asked;
   const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  credit.PullBegan("first");
-  for (int i = 0; i < 3; ++i) credit.PullBegan("second");
-  EXPECT_TRUE(credit.Take("second", 60, waiter(0)));
-  EXPECT_TRUE(credit.Take("second", 40, waiter(0)));
-  EXPECT_FALSE(credit.Take("second", 40, waiter(1)));
-  EXPECT_FALSE(credit.Take("second", 40, waiter(2)));
-  credit.Return("second", 40);  // room for one; it takes nothing, as one that has ended
+  const int a = 0, b = 0;
+  const PullCredit::Pull first{"first", &a};
+  const std::vector<PullCredit::Pull> second(3, {"second", &b});
+  credit.Began(first);
+  EXPECT_TRUE(credit.Take(first, 10, waiter(0)));
+  for (const PullCredit::Pull& pull : second) credit.Began(pull);
+  EXPECT_TRUE(credit.Take(second[0], 60, waiter(0)));
+  EXPECT_TRUE(credit.Take(second[0], 40, waiter(0)));
+  EXPECT_FALSE(credit.Take(second[1], 40, waiter(1)));
+  EXPECT_FALSE(credit.Take(second[2], 40, waiter(2)));
+  credit.Return(second[0], 40);  // room for one; it takes nothing, as one that is ending
   EXPECT_THAT(asked, ElementsAre(1, 2));
+}
+
+TEST(PullCreditTest, AConnectionWaitsForWhatIsInFlightOnItAlone) {
+  PullCredit credit(100, absl::Hours(1));
+  std::vector<int> asked;
+  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
+  const int a = 0, b = 0, c = 0;
+  const PullCredit::Pull first{"first", &a}, stuck{"second", &b}, ends{"second", &b}, moves{"second", &c};
+  for (const PullCredit::Pull* pull : {&first, &stuck, &ends, &moves}) credit.Began(*pull);
+  EXPECT_TRUE(credit.Take(first, 1, waiter(0)));
+  EXPECT_TRUE(credit.Take(stuck, 1000, waiter(0)));
+  EXPECT_FALSE(credit.Take(ends, 10, waiter(1)));
+  EXPECT_TRUE(credit.Take(moves, 10, waiter(0)));
+  EXPECT_FALSE(credit.Take(moves, 10, waiter(2)));
+  credit.Return(moves, 10);
+  EXPECT_THAT(asked, ElementsAre(2));
+  // Of one that has ended nothing is left.
+  credit.Ended(ends);
+  credit.Return(stuck, 1000);
+  EXPECT_THAT(asked, ElementsAre(2));
 }
 
 TEST(PullCreditTest, WhatWasSentLongAgoDoesNotCount) {
   PullCredit credit(1, absl::Nanoseconds(1));
-  credit.PullBegan("a");
-  EXPECT_TRUE(credit.Take("a", 1000, [] {}));
-  credit.PullBegan("b");
+  const int at = 0;
+  const PullCredit::Pull a{"a", &at}, b{"b", &at};
+  credit.Began(a);
+  EXPECT_TRUE(credit.Take(a, 1000, [] {}));
+  credit.Began(b);
   absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_TRUE(credit.Take("b", 10, [] {}));
-  EXPECT_TRUE(credit.Take("a", 1000, [] {}));
+  EXPECT_TRUE(credit.Take(b, 10, [] {}));
+  EXPECT_TRUE(credit.Take(a, 1000, [] {}));
 }
 
 TEST(PushCreditTest, AWriterThatSendsNothingDoesNotStopOthers) {
