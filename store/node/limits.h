@@ -33,10 +33,10 @@ struct NodeLimits {
   absl::Duration longest_request = absl::Minutes(10);
   absl::Duration unnamed_deadline = absl::Seconds(30);  // of requests that name none
 
-  // Payload bytes in flight of a key that pulls while another goes first, and after how long what a key was sent counts
-  // half when they are ordered.
-  int64_t pull_bytes_behind_others = int64_t{1} << 20;
-  absl::Duration pull_half_life = absl::Milliseconds(100);
+  // Payload bytes of pulls in flight on a connection: of the key that goes first, and of others beside it
+  // (pull_credit.h).
+  int64_t pull_bytes = int64_t{2} << 20, pull_bytes_behind = int64_t{512} << 10;
+  absl::Duration pull_half_life = absl::Milliseconds(100);  // of the bytes by which keys are ordered
 
   // Payload bytes of pushes that may be on their way at a time: alone, and while pulls are served.
   int64_t push_bytes = int64_t{64} << 20, push_bytes_beside_pulls = int64_t{1} << 20;

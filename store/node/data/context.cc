@@ -7,7 +7,7 @@ DataContext::DataContext(Core* core)
       limits(core->limits),
       log(core->log),
       traffic(core->traffic),
-      pull_credit(limits.pull_bytes_behind_others, limits.pull_half_life),
+      pull_credit(limits.pull_bytes, limits.pull_bytes_behind, limits.pull_half_life),
       push_credit(limits.push_bytes, limits.push_bytes_beside_pulls, limits.push_yields),
       request_bytes("bytes of requests", limits.request_bytes, limits.request_bytes / limits.administrators_part),
       pull_quota("pulls", limits.pulls, limits.pulls / limits.administrators_part),

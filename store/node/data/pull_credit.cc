@@ -1,4 +1,5 @@
-// A waiter is woken by returns of its own key alone: whoever waits has something in flight, and its return comes.
+// A waiter is woken by returns of its own connection alone: whoever waits has something in flight there, and its return
+// comes.
 #include "store/node/data/pull_credit.h"
 
 #include <algorithm>
@@ -8,60 +9,78 @@
 
 namespace kvlink::store::node {
 
-void PullCredit::PullBegan(const std::string& key, Tier from) {
+void PullCredit::Began(const Pull& pull) {
   MutexLock lock(&mutex_);
-  Key& begins = keys_[key];
-  ++(from == Tier::kDisk ? begins.disk_pulls : begins.memory_pulls);
+  Key& key = keys_[pull.key];
+  ++(pull.from == Tier::kDisk ? key.disk_pulls : key.memory_pulls);
 }
 
-void PullCredit::PullEnded(const std::string& key, Tier from) {
+void PullCredit::Ended(const Pull& pull) {
   MutexLock lock(&mutex_);
-  Key& ends = keys_[key];
-  --(from == Tier::kDisk ? ends.disk_pulls : ends.memory_pulls);
+  Key& key = keys_[pull.key];
+  --(pull.from == Tier::kDisk ? key.disk_pulls : key.memory_pulls);
+  const auto connection = connections_.find(pull.connection);
+  if (connection == connections_.end()) return;
+  std::deque<Waiter>& waiting = connection->second.waiting;
+  waiting.erase(std::remove_if(waiting.begin(), waiting.end(), [&](const Waiter& w) { return w.pull == &pull; }),
+                waiting.end());
 }
 
-bool PullCredit::HasRoom(const Key& key, Tier from, int64_t bytes) const {
-  if (key.in_flight == 0 || key.in_flight + bytes <= behind_others_) return true;
+// A key that has been sent nothing for a while is in nobody's way, whatever it asked for.
+bool PullCredit::GoesFirst(const Pull& pull) const {
+  const auto found = keys_.find(pull.key);
+  const int64_t sent = found == keys_.end() ? 0 : found->second.sent_lately;
   return std::none_of(keys_.begin(), keys_.end(), [&](const auto& entry) {
     const Key& other = entry.second;
-    if (&other == &key) return false;
-    if (from == Tier::kDisk && other.memory_pulls > 0) return true;
-    const int64_t alike = from == Tier::kDisk ? other.disk_pulls : other.memory_pulls;
-    return alike > 0 && other.sent_lately < key.sent_lately;
+    if (entry.first == pull.key || other.sent_lately == 0) return false;
+    if (pull.from == Tier::kDisk && other.memory_pulls > 0) return true;
+    const int64_t alike = pull.from == Tier::kDisk ? other.disk_pulls : other.memory_pulls;
+    return alike > 0 && other.sent_lately < sent;
   });
 }
 
-bool PullCredit::Take(const std::string& key, Tier from, int64_t bytes, std::function<void()> again) {
+bool PullCredit::HasRoom(const Connection& connection, const Pull& pull, int64_t bytes) const {
+  const int64_t then = connection.in_flight + bytes;
+  return connection.in_flight == 0 || then <= behind_ || (then <= first_ && GoesFirst(pull));
+}
+
+bool PullCredit::Take(const Pull& pull, int64_t bytes, std::function<void()> again) {
   MutexLock lock(&mutex_);
   Age();
-  Key& taker = keys_[key];
-  if (!HasRoom(taker, from, bytes)) {
-    taker.waiting.push_back({from, bytes, std::move(again)});
+  Connection& connection = connections_[pull.connection];
+  if (!HasRoom(connection, pull, bytes)) {
+    connection.waiting.push_back({&pull, bytes, std::move(again)});
     return false;
   }
-  taker.in_flight += bytes;
-  taker.sent_lately += bytes;
+  connection.in_flight += bytes;
+  keys_[pull.key].sent_lately += bytes;
   return true;
 }
 
-void PullCredit::Return(const std::string& key, int64_t bytes) {
+void PullCredit::Return(const Pull& pull, int64_t bytes) {
   size_t left;
   {
     MutexLock lock(&mutex_);
-    Key& taker = keys_[key];
-    taker.in_flight -= bytes;
-    left = taker.waiting.size();
+    Connection& connection = connections_[pull.connection];
+    connection.in_flight -= bytes;
+    left = connection.waiting.size();
   }
-  // One at a time: each takes its bytes before the next is judged, and one that has ended takes nothing.
-  for (; left > 0; --left) {
+  // One at a time: each takes its bytes before the next is judged, and one that is ending takes nothing.
+  while (true) {
     std::function<void()> again;
     {
       MutexLock lock(&mutex_);
-      Key& taker = keys_[key];
-      if (taker.waiting.empty()) return;
-      if (!HasRoom(taker, taker.waiting.front().from, taker.waiting.front().bytes)) return;
-      again = std::move(taker.waiting.front().again);
-      taker.waiting.pop_front();
+      const auto found = connections_.find(pull.connection);
+      if (found == connections_.end()) return;
+      Connection& connection = found->second;
+      if (connection.waiting.empty()) {
+        if (connection.in_flight == 0) connections_.erase(found);
+        return;
+      }
+      const Waiter& next = connection.waiting.front();
+      if (left-- == 0 || !HasRoom(connection, *next.pull, next.bytes)) return;
+      again = std::move(connection.waiting.front().again);
+      connection.waiting.pop_front();
     }
     again();
   }
@@ -75,7 +94,7 @@ void PullCredit::Age() {
   absl::erase_if(keys_, [&](auto& entry) {
     Key& key = entry.second;
     key.sent_lately >>= halvings;
-    return key.memory_pulls + key.disk_pulls == 0 && key.in_flight == 0 && key.waiting.empty() && key.sent_lately == 0;
+    return key.memory_pulls + key.disk_pulls == 0 && key.sent_lately == 0;
   });
 }
 

@@ -4,7 +4,6 @@
 #include <functional>
 #include <optional>
 #include <set>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,15 +29,14 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
         deadline_(call->deadline()),
         first_payload_(call->request().pull().first_payload()),
         pieces_(std::move(pieces)),
-        key_(call->session()->grant().name),
-        from_(lease->from_dram() ? Tier::kDram : Tier::kDisk),
+        credited_{call->session()->grant().name, connection_->number(), lease->from_dram() ? Tier::kDram : Tier::kDisk},
         call_(std::move(call)),
         lease_(std::move(lease)) {
     context_->push_credit.PullBegan();
-    context_->pull_credit.PullBegan(key_, from_);
+    context_->pull_credit.Began(credited_);
   }
   ~Pull() override {
-    context_->pull_credit.PullEnded(key_, from_);
+    context_->pull_credit.Ended(credited_);
     context_->push_credit.PullEnded();
   }
 
@@ -129,7 +127,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       why_ = slice.status();
       return;
     }
-    waits_for_credit_ = !context_->pull_credit.Take(key_, from_, piece.length, [weak = weak_from_this()] {
+    waits_for_credit_ = !context_->pull_credit.Take(credited_, piece.length, [weak = weak_from_this()] {
       if (const auto self = weak.lock()) self->GoOn();
     });
     if (waits_for_credit_) return;
@@ -184,7 +182,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
       MutexLock lock(&mutex_);
       open_.erase(number);
     }
-    context_->pull_credit.Return(key_, pieces_[number].length);
+    context_->pull_credit.Return(credited_, pieces_[number].length);
     if (status.ok()) {
       Advance();
     } else {
@@ -200,8 +198,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   const absl::Time deadline_;
   const uint64_t first_payload_;
   const std::vector<Piece> pieces_;
-  const std::string key_;  // whose credit it takes
-  const Tier from_;
+  const PullCredit::Pull credited_;
 
   Mutex mutex_;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);  // null: answered

@@ -251,63 +251,75 @@ TEST(MemoryMapTest, RegistrationsFollowThePages) {
   EXPECT_EQ(network.pinned.size(), 1u);  // the slice's
 }
 
-TEST(PullCreditTest, TheKeyThatWasSentTheLeastGoesFirst) {
-  PullCredit credit(100, absl::Hours(1));
-  std::vector<int> asked;
-  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  credit.PullBegan("greedy", Tier::kDram);
-  EXPECT_TRUE(credit.Take("greedy", Tier::kDram, 1000, waiter(0)));  // nobody else pulls
-  EXPECT_TRUE(credit.Take("greedy", Tier::kDram, 1000, waiter(0)));
-  credit.PullBegan("modest", Tier::kDram);
-  EXPECT_FALSE(credit.Take("greedy", Tier::kDram, 10, waiter(1)));
-  EXPECT_TRUE(credit.Take("modest", Tier::kDram, 500, waiter(0)));
-  EXPECT_TRUE(credit.Take("modest", Tier::kDram, 500, waiter(0)));
-  credit.Return("modest", 1000);
-  credit.Return("greedy", 1000);
-  EXPECT_THAT(asked, ElementsAre());  // 1000 are in flight
-  credit.Return("greedy", 1000);
-  EXPECT_THAT(asked, ElementsAre(1));
-  EXPECT_TRUE(credit.Take("greedy", Tier::kDram, 1000, waiter(0)));  // nothing was in flight
-  EXPECT_FALSE(credit.Take("greedy", Tier::kDram, 10, waiter(2)));
-  credit.PullEnded("modest", Tier::kDram);
-  credit.Return("greedy", 500);
-  EXPECT_THAT(asked, ElementsAre(1, 2));
-}
+// Notes which of those that wait are asked.
+struct Asked {
+  std::function<void()> As(int who) {
+    return [this, who] { order.push_back(who); };
+  }
+  std::vector<int> order;
+};
 
-TEST(PullCreditTest, ThoseBehindShareALittleAndAreServedInOrder) {
-  PullCredit credit(100, absl::Hours(1));
-  std::vector<int> asked;
-  const auto waiter = [&](int who) { return [&asked, who] { asked.push_back(who); }; };
-  credit.PullBegan("first", Tier::kDram);
-  for (int i = 0; i < 3; ++i) credit.PullBegan("second", Tier::kDram);
-  EXPECT_TRUE(credit.Take("second", Tier::kDram, 60, waiter(0)));
-  EXPECT_TRUE(credit.Take("second", Tier::kDram, 40, waiter(0)));
-  EXPECT_FALSE(credit.Take("second", Tier::kDram, 40, waiter(1)));
-  EXPECT_FALSE(credit.Take("second", Tier::kDram, 40, waiter(2)));
-  credit.Return("second", 40);  // room for one; it takes nothing, as one that has ended
-  EXPECT_THAT(asked, ElementsAre(1, 2));
+TEST(PullCreditTest, TheKeyThatWasSentTheLeastGoesFirst) {
+  PullCredit credit(1000, 100, absl::Hours(1));
+  Asked asked;
+  const PullCredit::Pull greedy{"greedy", 1, Tier::kDram}, modest{"modest", 2, Tier::kDram};
+  credit.Began(greedy);
+  EXPECT_TRUE(credit.Take(greedy, 500, asked.As(0)));
+  EXPECT_TRUE(credit.Take(greedy, 500, asked.As(0)));  // nobody else pulls
+  EXPECT_FALSE(credit.Take(greedy, 1, asked.As(1)));
+  credit.Began(modest);
+  EXPECT_TRUE(credit.Take(modest, 300, asked.As(0)));
+  EXPECT_TRUE(credit.Take(modest, 300, asked.As(0)));
+  credit.Return(greedy, 500);
+  EXPECT_THAT(asked.order, ElementsAre());  // 500 are in flight
+  credit.Return(greedy, 450);
+  EXPECT_THAT(asked.order, ElementsAre(1));
+  EXPECT_FALSE(credit.Take(greedy, 60, asked.As(2)));
+  credit.Return(modest, 600);
+  credit.Ended(modest);
+  credit.Return(greedy, 50);
+  EXPECT_THAT(asked.order, ElementsAre(1, 2));
 }
 
 TEST(PullCreditTest, MemoryGoesBeforeDisk) {
-  PullCredit credit(100, absl::Hours(1));
-  credit.PullBegan("memory", Tier::kDram);
-  credit.PullBegan("disk", Tier::kDisk);
-  EXPECT_TRUE(credit.Take("memory", Tier::kDram, 1000, [] {}));
-  EXPECT_TRUE(credit.Take("memory", Tier::kDram, 1000, [] {}));
-  EXPECT_TRUE(credit.Take("disk", Tier::kDisk, 100, [] {}));
-  EXPECT_FALSE(credit.Take("disk", Tier::kDisk, 1, [] {}));
-  credit.PullBegan("disk", Tier::kDram);
-  EXPECT_TRUE(credit.Take("disk", Tier::kDram, 1000, [] {}));  // its own from memory, and it was sent less
+  PullCredit credit(1000, 100, absl::Hours(1));
+  const PullCredit::Pull memory{"a", 1, Tier::kDram}, disk{"b", 2, Tier::kDisk}, memory_too{"b", 2, Tier::kDram};
+  for (const PullCredit::Pull* pull : {&memory, &disk}) credit.Began(*pull);
+  EXPECT_TRUE(credit.Take(memory, 500, [] {}));
+  EXPECT_TRUE(credit.Take(memory, 500, [] {}));
+  EXPECT_TRUE(credit.Take(disk, 100, [] {}));
+  EXPECT_FALSE(credit.Take(disk, 1, [] {}));
+  credit.Began(memory_too);
+  EXPECT_TRUE(credit.Take(memory_too, 500, [] {}));  // its key was sent less
+}
+
+TEST(PullCreditTest, AConnectionWaitsForItselfAlone) {
+  PullCredit credit(100, 10, absl::Hours(1));
+  Asked asked;
+  const PullCredit::Pull stuck{"a", 1, Tier::kDram}, ends{"a", 1, Tier::kDram}, waits{"a", 1, Tier::kDram},
+      moves{"a", 2, Tier::kDram};
+  for (const PullCredit::Pull* pull : {&stuck, &ends, &waits, &moves}) credit.Began(*pull);
+  EXPECT_TRUE(credit.Take(stuck, 1000, asked.As(0)));  // one piece always
+  EXPECT_FALSE(credit.Take(ends, 10, asked.As(1)));
+  EXPECT_FALSE(credit.Take(waits, 10, asked.As(2)));
+  EXPECT_TRUE(credit.Take(moves, 100, asked.As(0)));
+  EXPECT_FALSE(credit.Take(moves, 10, asked.As(3)));
+  credit.Return(moves, 100);
+  EXPECT_THAT(asked.order, ElementsAre(3));
+  credit.Ended(ends);  // is asked no more
+  credit.Return(stuck, 1000);
+  EXPECT_THAT(asked.order, ElementsAre(3, 2));
 }
 
 TEST(PullCreditTest, WhatWasSentLongAgoDoesNotCount) {
-  PullCredit credit(1, absl::Nanoseconds(1));
-  credit.PullBegan("a", Tier::kDram);
-  EXPECT_TRUE(credit.Take("a", Tier::kDram, 1000, [] {}));
-  credit.PullBegan("b", Tier::kDram);
+  PullCredit credit(1000, 1, absl::Nanoseconds(1));
+  const PullCredit::Pull a{"a", 1, Tier::kDram}, b{"b", 2, Tier::kDram};
+  for (const PullCredit::Pull* pull : {&a, &b}) credit.Began(*pull);
+  EXPECT_TRUE(credit.Take(a, 10, [] {}));
   absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_TRUE(credit.Take("b", Tier::kDram, 10, [] {}));
-  EXPECT_TRUE(credit.Take("a", Tier::kDram, 1000, [] {}));
+  EXPECT_TRUE(credit.Take(b, 1, [] {}));
+  absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(credit.Take(a, 10, [] {}));
 }
 
 TEST(PushCreditTest, AWriterThatSendsNothingDoesNotStopOthers) {

@@ -331,6 +331,28 @@ TEST_F(RequestsTest, AKeyHasItsShareOfConnectionsAndPulls) {
   }
 }
 
+// While another key goes first, a reader that takes nothing of what it asked for holds up no other reader of its key.
+TEST_F(RequestsTest, AReaderThatTakesNothingHoldsUpNoOtherOfItsKey) {
+  ScratchDirectory access(/*in_memory=*/true);
+  WriteAccessFile(access.path() + "/access", "shared shared-key-123456 write *\nmodest modest-key-123456 read *\n");
+  StartNode([&](store::node::NodeOptions* options) {
+    options->access_file = access.path() + "/access";
+    options->limits.pull_bytes_behind = 1;
+    options->limits.pull_half_life = absl::Hours(1);
+    options->limits.receive_within = absl::Minutes(5);
+  });
+  const Synthetic encoding = MakeSynthetic(1);
+  const auto stuck = Connect("shared-key-123456");
+  ASSERT_TRUE(stuck->Push("a", encoding).ok());
+  const auto modest = Connect("modest-key-123456");
+  for (RawData* const data : {stuck.get(), stuck.get(), modest.get()}) {
+    const uint64_t id = data->Send(RawData::PullOf("a", encoding.manifest, data->TakePayloadIds(2), 2));
+    ASSERT_TRUE(data->Next(id)->has_pull_started());
+  }
+  const auto pulled = Connect("shared-key-123456")->Pull("a", encoding.manifest);
+  EXPECT_TRUE(pulled.ok()) << pulled.status();
+}
+
 TEST_F(RequestsTest, AConnectionGoesSomeTimeAfterItsSession) {
   StartNode([](store::node::NodeOptions* options) { options->limits.hello_within = absl::Seconds(1); });
   const auto data = Connect();
