@@ -35,7 +35,7 @@ struct NodeLimits {
 
   // Payload bytes of pulls in flight on a connection: of the key that goes first, and of others beside it
   // (pull_credit.h).
-  int64_t pull_bytes = int64_t{2} << 20, pull_bytes_behind = int64_t{512} << 10;
+  int64_t pull_bytes = int64_t{4} << 20, pull_bytes_behind = int64_t{256} << 10;
   absl::Duration pull_half_life = absl::Milliseconds(100);  // of the bytes by which keys are ordered
 
   // Payload bytes of pushes that may be on their way at a time: alone, and while pulls are served.
