@@ -31,6 +31,8 @@ std::shared_ptr<Session> SessionHost::Add(std::unique_ptr<Wire> wire) {
   options.on_gone = [this](Session* session) {
     HandshakeOver(session);
     sessions_.erase(session->token());
+    const auto peer = peers_.find(session->peer());
+    if (--peer->second == 0) peers_.erase(peer);
     MutexLock lock(&mutex_);
     --open_sessions_;
     gone_.SignalAll();
@@ -39,6 +41,7 @@ std::shared_ptr<Session> SessionHost::Add(std::unique_ptr<Wire> wire) {
   auto session = std::make_shared<Session>(options, std::move(wire));
   attached->Attach(session);
   sessions_.emplace(session->token(), session);
+  ++peers_[session->peer()];
   MutexLock lock(&mutex_);
   ++open_sessions_;
   return session;
@@ -68,12 +71,6 @@ std::shared_ptr<Session> SessionHost::AddAccepted(std::unique_ptr<Wire> wire, Ac
 std::shared_ptr<Session> SessionHost::Find(uint64_t token) const {
   const auto found = sessions_.find(token);
   return found == sessions_.end() ? nullptr : found->second;
-}
-
-absl::flat_hash_set<std::string> SessionHost::Peers() const {
-  absl::flat_hash_set<std::string> peers;
-  for (const auto& [token, session] : sessions_) peers.insert(session->peer());
-  return peers;
 }
 
 absl::StatusOr<std::shared_ptr<Connection>> SessionHost::Connect(

@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
@@ -39,8 +38,8 @@ class SessionHost {
   std::shared_ptr<Session> AddAccepted(std::unique_ptr<Wire> wire, Accept accept);
   // Progress thread. Null: no such session.
   std::shared_ptr<Session> Find(uint64_t token) const;
-  // Progress thread: who is at the other ends.
-  absl::flat_hash_set<std::string> Peers() const;
+  // Progress thread: whether a session's other end is `peer`.
+  bool Knows(const std::string& peer) const { return peers_.contains(peer); }
   // Progress thread: whether one more connection may be accepted.
   bool HasRoom() const { return static_cast<int>(sessions_.size() - handshakes_.size()) < options_.max_connections; }
 
@@ -68,6 +67,7 @@ class SessionHost {
   const std::shared_ptr<Counters> counters_;
   const std::unique_ptr<ProgressThread> thread_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> sessions_;  // by token; the thread's own
+  absl::flat_hash_map<std::string, int> peers_;                       // -> sessions of it; the thread's
   std::set<std::pair<uint64_t, uint64_t>> handshakes_;  // those that have not said hello: (order, token), the thread's
   absl::flat_hash_map<uint64_t, uint64_t> orders_;      // of them, by token
   uint64_t last_order_ = 0;

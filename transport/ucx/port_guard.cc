@@ -129,7 +129,7 @@ std::string PortGuard::StrangerAt(int fd) const {
   peer.length = sizeof(peer.storage);
   if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer.storage), &peer.length) != 0) return "";
   std::string name = peer.ToAddress().ToString();
-  const bool is_known = port->second ? known_.contains(name) : BytesReceived(fd) >= kFirstBytes;
+  const bool is_known = port->second ? hooks_.known(name) : BytesReceived(fd) >= kFirstBytes;
   return is_known ? "" : name;
 }
 
@@ -156,7 +156,6 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     round_began_ = now;
     ++round_;
     to_look_at_ = Descriptors();
-    known_ = hooks_.known();
   }
   std::vector<std::pair<int, std::string>> due, began;
   for (size_t i = 0; i < kSlice && !to_look_at_.empty(); ++i) {
@@ -174,7 +173,6 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     }
   }
   if (!due.empty() || !began.empty()) {
-    known_ = hooks_.known();
     hooks_.still([&] {
       for (const auto& [fd, peer] : began) {
         if (StrangerAt(fd) == peer) LetTheRestIn(fd);

@@ -18,7 +18,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
 
 namespace kvlink::transport {
@@ -29,10 +28,10 @@ class PortGuard {
   static constexpr absl::Duration kGrace = absl::Seconds(5);  // for a peer to be known
   static constexpr absl::Duration kBetweenRounds = absl::Seconds(1);
 
-  // Provided by the owner. `known`: the peers ("host:port") that have come in at a listener. `still`: runs `act` while
+  // Provided by the owner. `known`: whether "host:port" has come in at a listener. `still`: runs `act` while
   // no thread of UCX opens or closes descriptors.
   struct Hooks {
-    std::function<absl::flat_hash_set<std::string>()> known;
+    std::function<bool(const std::string& peer)> known;
     std::function<void(const std::function<void()>& act)> still;
   };
   explicit PortGuard(Hooks hooks) : hooks_(std::move(hooks)) {}
@@ -66,7 +65,6 @@ class PortGuard {
   const Hooks hooks_;
   std::map<uint16_t, bool> ports_;  // -> whether it is a listener's
   std::map<int, Stranger> strangers_;
-  absl::flat_hash_set<std::string> known_;
   std::vector<int> to_look_at_;
   absl::Time round_began_ = absl::InfinitePast();
   uint64_t round_ = 0;

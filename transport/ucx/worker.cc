@@ -90,7 +90,7 @@ UcxWorker::UcxWorker(std::shared_ptr<UcxContext> context, ucp_worker_h worker, i
     : context_(std::move(context)),
       worker_(worker),
       fd_(fd),
-      guard_({.known = [this] { return host_->Peers(); },
+      guard_({.known = [this](const std::string& peer) { return host_->Knows(peer); },
               .still =
                   [](const std::function<void()>& act) {
                     const StillAsyncThread still;

@@ -12,7 +12,7 @@ namespace kvlink::store::node {
 Right RightFor(proto::EncodingAction::Action action);
 // Whether it fills the store or works in the background, rather than serving a reader.
 bool IsIndexing(proto::EncodingAction::Action action);
-// Answers the call, which is a action. What the deadline leaves undone gets DEADLINE_EXCEEDED as its code. REQUIRES:
+// Answers the call, which is an action. What the deadline leaves undone gets DEADLINE_EXCEEDED as its code. REQUIRES:
 // rights are checked; a thread that may wait.
 void DoAction(std::shared_ptr<Call> call);
 
