@@ -217,6 +217,46 @@ TEST(Ucx, StrangersAreKeptAway) {
   EXPECT_TRUE(another.ok()) << another.status();
 }
 
+// More than UCX can watch by its own limit, at which it closed descriptors twice: by then perhaps another's.
+TEST(Ucx, ACrowdOfStrangersIsLetInByAndBy) {
+  const int crowd = Soak() ? 8000 : 1500;
+  if (RaiseDescriptorLimit() < 2 * crowd + 1000) GTEST_SKIP() << "too few descriptors";
+  auto transport = NewTransport(Carrier::kUcx), client = NewTransport(Carrier::kUcx);
+  Server server(transport.get());
+  auto connection = client->Connect(server.address(), std::make_shared<Inbox>(), Patience());
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  const auto accepted = server.Next();
+  const SocketAddress address = *Resolve(*ParseAddress(server.address()));
+  ::testing::internal::CaptureStderr();
+  const int before = OpenDescriptors();
+  std::vector<Descriptor> open;
+  int most = 0;
+  const absl::Time limit = Patience();
+  const auto talk = [&](int i) {
+    ASSERT_TRUE((*connection)->SendMessage(absl::StrCat(i)).ok());
+    ASSERT_EQ(accepted.inbox->Next(), absl::StrCat(i));
+    most = std::max(most, OpenDescriptors() - before - static_cast<int>(open.size()));
+  };
+  while (static_cast<int>(open.size()) < crowd) {
+    open.push_back(Connected(address));
+    if (open.size() % 100 == 0) {
+      ASSERT_NO_FATAL_FAILURE(talk(static_cast<int>(open.size())));
+    }
+  }
+  // All of them had their turn.
+  while (transport->Stats().closes["stranger"] < crowd && SteadyNow() < limit) {
+    ASSERT_NO_FATAL_FAILURE(talk(0));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_GE(transport->Stats().closes["stranger"], crowd);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(said.find("failed to close"), std::string::npos) << said.substr(0, 500);
+  std::printf("%d strangers: at most %d at a time\n", crowd, most);
+  EXPECT_LE(most, PortGuard::kMaxStrangers * 5 / 4);
+  auto another = client->Connect(server.address(), std::make_shared<Inbox>(), Patience());
+  EXPECT_TRUE(another.ok()) << another.status();
+}
+
 // Passes on what a client of UCX says to a server, the first bytes in two segments.
 class Splitter {
  public:

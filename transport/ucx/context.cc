@@ -4,6 +4,7 @@
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -58,6 +59,9 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);
     setenv("UCX_TCP_RX_SEG_SIZE", "512k", 0);
     setenv("UCX_TCP_TX_SEG_SIZE", "512k", 0);
+    // Descriptors that it watches for a worker: more than a node has peers, since that limit must not be reached
+    // (listener_gate.h). The environment is read when the library is loaded.
+    ucs_global_opts.async_max_events = std::max(ucs_global_opts.async_max_events, 16384u);
   });
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);

@@ -7,8 +7,10 @@
 #include <linux/filter.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -23,6 +25,9 @@ namespace {
 // Descriptors of one look, some 2 us each: few, since messages wait for it.
 constexpr size_t kSlice = 32;
 constexpr absl::Duration kBetweenSlices = absl::Milliseconds(2);
+// Connections are let in at one a millisecond, as at the other listeners, and so many at once.
+constexpr int64_t kBucket = 256;
+constexpr absl::Duration kDrain = absl::Milliseconds(1), kWhileShut = absl::Milliseconds(10);
 // UCX's own connections begin with a magic number of 8 bytes.
 constexpr uint64_t kFirstBytes = 8;
 // UCX's message at a listener: a length, a status, padding, and up to 2 KiB that belong to it.
@@ -105,7 +110,19 @@ bool Filter(int fd) {
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
 }
 
+int64_t DescriptorLimit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > INT32_MAX) return INT32_MAX;
+  return static_cast<int64_t>(limit.rlim_cur);
+}
+
 }  // namespace
+
+// Strangers may take a part of what the process has.
+PortGuard::PortGuard(Hooks hooks)
+    : hooks_(std::move(hooks)),
+      max_strangers_(std::clamp<int64_t>(DescriptorLimit() / 8, 16, kMaxStrangers)),
+      room_(max_strangers_) {}
 
 std::set<int> PortGuard::Listening() {
   std::set<int> listening;
@@ -117,9 +134,16 @@ std::set<int> PortGuard::Listening() {
 
 void PortGuard::AddInterface(int fd) { ports_.emplace(LocalPort(fd), false); }
 
-bool PortGuard::AddListener(int fd) {
+absl::Status PortGuard::AddListener(int fd) {
   ports_[LocalPort(fd)] = true;
-  return Filter(fd);
+  if (!Filter(fd)) return absl::UnavailableError("the port cannot be kept for peers that speak UCX: no socket filter");
+  const int64_t admitted = std::min(kBucket, room_);
+  auto gate = ListenerGate::Make(fd, admitted);
+  if (gate == nullptr) return absl::UnavailableError("the port cannot be kept from crowds: no descriptor");
+  room_ -= admitted;
+  admitted_ += admitted;
+  gates_.push_back(std::move(gate));
+  return absl::OkStatus();
 }
 
 std::string PortGuard::StrangerAt(int fd) const {
@@ -151,12 +175,25 @@ bool PortGuard::Remove(int fd) {
 
 absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
   if (ports_.empty()) return absl::InfiniteFuture();
-  if (to_look_at_.empty()) {
-    if (now < round_began_ + kBetweenRounds) return round_began_ + kBetweenRounds;
-    round_began_ = now;
-    ++round_;
-    to_look_at_ = Descriptors();
+  absl::Time next = round_began_ + kBetweenRounds;
+  if (!to_look_at_.empty() || now >= next) {
+    if (to_look_at_.empty()) {
+      round_began_ = now;
+      ++round_;
+      taken_before_ = admitted_ - Left();
+      to_look_at_ = Descriptors();
+    }
+    if (LookAtSome(now, closed)) {
+      next = now + kBetweenSlices;
+    } else {
+      EndRound();
+      next = round_began_ + kBetweenRounds;
+    }
   }
+  return Admit(now) ? std::min(next, now + kWhileShut) : next;
+}
+
+bool PortGuard::LookAtSome(absl::Time now, int64_t* closed) {
   std::vector<std::pair<int, std::string>> due, began;
   for (size_t i = 0; i < kSlice && !to_look_at_.empty(); ++i) {
     const int fd = to_look_at_.back();
@@ -167,7 +204,7 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     if (stranger.peer != peer) stranger = {peer, now};
     stranger.round = round_;
     if (!stranger.began && BytesReceived(fd) >= kLengthBytes) began.emplace_back(fd, peer);
-    const bool crowded = strangers_.size() > static_cast<size_t>(kMaxStrangers);
+    const bool crowded = static_cast<int64_t>(strangers_.size()) > std::min(kManyStrangers, max_strangers_ / 4);
     if (now - stranger.since >= (crowded ? kBetweenRounds : kGrace)) {
       due.emplace_back(fd, std::move(peer));
     }
@@ -183,11 +220,39 @@ absl::Time PortGuard::Look(absl::Time now, int64_t* closed) {
     });
     for (const auto& [fd, peer] : due) strangers_[fd].since = now;
   }
-  if (!to_look_at_.empty()) return now + kBetweenSlices;
-  for (auto at = strangers_.begin(); at != strangers_.end();) {
-    at = at->second.round == round_ ? std::next(at) : strangers_.erase(at);
+  return !to_look_at_.empty();
+}
+
+void PortGuard::EndRound() {
+  std::erase_if(strangers_, [this](const auto& entry) { return entry.second.round != round_; });
+  // Whoever came since the round began has not been looked at, and who may still come counts as well.
+  room_ = max_strangers_ - static_cast<int64_t>(strangers_.size()) - (admitted_ - taken_before_);
+}
+
+int64_t PortGuard::Left() const {
+  int64_t left = 0;
+  for (const auto& gate : gates_) left += gate->left();
+  return left;
+}
+
+bool PortGuard::Admit(absl::Time now) {
+  if (now - drained_ >= kDrain) {
+    const int64_t drained = drained_ == absl::InfinitePast() ? 0 : (now - drained_) / kDrain;
+    bucket_ = std::min(kBucket, bucket_ + drained);
+    drained_ = now;
   }
-  return round_began_ + kBetweenRounds;
+  bool shut = false;
+  for (const auto& gate : gates_) {
+    const int64_t left = gate->left();
+    if (left == 0) shut = true;
+    const int64_t admitted = std::min({kBucket - left, bucket_, room_});
+    if (admitted <= 0) continue;
+    gate->Admit(admitted);
+    bucket_ -= admitted;
+    room_ -= admitted;
+    admitted_ += admitted;
+  }
+  return shut;
 }
 
 }  // namespace kvlink::transport

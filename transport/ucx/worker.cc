@@ -128,6 +128,7 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(std::shared_ptr<Ucx
 UcxWorker::~UcxWorker() {
   // Between the two, nobody may speak.
   const StillAsyncThread still;
+  guard_.RemoveGates();
   for (const auto& listening : listenings_) ucp_listener_destroy(listening->listener);
   ucp_worker_destroy(worker_);
 }
@@ -173,7 +174,12 @@ absl::StatusOr<UcxWorker::Listening*> UcxWorker::Listen(const Address& named, co
   ucp_listener_query(listening->listener, &attributes);
   listening->bound = {named.host, SocketAddress{attributes.sockaddr}.ToAddress().port};
   for (const int fd : PortGuard::Listening()) {
-    if (!others.contains(fd)) guard_.AddListener(fd);
+    if (others.contains(fd)) continue;
+    if (const absl::Status guarded = guard_.AddListener(fd); !guarded.ok()) {
+      listening->accept = nullptr;
+      listenings_.push_back(std::move(listening));
+      return Annotate(guarded, absl::StrCat("listening at ", named.ToString()));
+    }
   }
   listenings_.push_back(std::move(listening));
   return listenings_.back().get();
