@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -221,6 +222,22 @@ TEST(Ucx, StrangersAreKeptAway) {
   EXPECT_EQ(accepted.inbox->Next(), "still here");
   auto another = client->Connect(server.address(), std::make_shared<Inbox>(), Patience());
   EXPECT_TRUE(another.ok()) << another.status();
+}
+
+// UCX by itself watches 1024 descriptors, refuses what comes then, and closes a descriptor too many for each.
+TEST(Ucx, AThousandSilentConnectionsKeepNobodyOut) {
+  rlimit files = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+  if (files.rlim_cur < 4096) GTEST_SKIP() << "needs 4096 open files (ulimit -n)";
+  auto transport = NewTransport(Carrier::kUcx), client = NewTransport(Carrier::kUcx);
+  Server server(transport.get());
+  std::vector<Descriptor> silent;
+  for (int i = 0; i < 1200; ++i) {
+    silent.push_back(Connected(*Resolve(*ParseAddress(server.address()))));
+    ASSERT_GE(silent.back().get(), 0);
+  }
+  const auto connection = client->Connect(server.address(), std::make_shared<Inbox>(), Patience());
+  EXPECT_TRUE(connection.ok()) << connection.status();
 }
 
 // Passes on what a client of UCX says to a server, the first bytes in two segments.
