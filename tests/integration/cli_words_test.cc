@@ -82,6 +82,9 @@ TEST_F(CliWordsTest, WhatWasEvictedAgainIsNoSuccess) {
   EXPECT_EQ(crowded.status, 7) << crowded.output << crowded.errors;
   EXPECT_THAT(crowded.output, HasSubstr("120 added"));
   EXPECT_THAT(crowded.errors, AllOf(HasSubstr("evicted again"), HasSubstr("the capacity is 2 MiB")));
+  const Finished remembered = Run("ingest", {Write("more.jsonl", Lines(200, 320))});
+  EXPECT_EQ(remembered.status, 7) << remembered.output << remembered.errors;
+  EXPECT_THAT(remembered.errors, AllOf(HasSubstr("more than the store's capacity"), Not(HasSubstr("is 0 B"))));
 }
 
 TEST_F(CliWordsTest, ReplacedIsToldFromAdded) {
