@@ -151,6 +151,15 @@ TEST_F(CliWordsTest, MemoryThatRunsOutIsALine) {
   }
 }
 
+TEST_F(CliWordsTest, WithoutDescriptorsNobodyIsToldToWait) {
+  ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 2))}).status, 0);
+  std::string line = "ulimit -n 10; exec ";
+  for (const std::string& word : Command("verify", {})) absl::StrAppend(&line, "'", word, "' ");
+  const Finished refused = RunToEnd({"/bin/sh", "-c", line});
+  EXPECT_EQ(refused.status, 5) << refused.errors;
+  EXPECT_THAT(refused.errors, AllOf(HasSubstr("ulimit -n"), Not(HasSubstr("--wait"))));
+}
+
 TEST_F(CliWordsTest, AskSaysWhatItAnswersFrom) {
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 2))}).status, 0);
   EXPECT_THAT(Run("ask", {"--max-tokens", "2", "why?"}).errors, AllOf(HasSubstr("no document"), HasSubstr("--doc")));
