@@ -75,7 +75,6 @@ int Finish(absl::string_view where, const absl::Status& status) {
 absl::string_view BuildName() { return KVLINK_BUILD; }
 
 int RunProgram(const Program& program, int argc, char** argv) {
-  OpenClosedStreams();
   std::set_terminate(OnTerminate);
   // A reader that goes away (kvlink ... | head) is an error of a write, not the end of the process.
   std::signal(SIGPIPE, SIG_IGN);

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -48,13 +49,22 @@ bool Invisible(uint32_t code) {
 
 }  // namespace
 
+namespace {
+
+// Descriptors 0 to 2 that are closed are opened on /dev/null, so that no file opened later takes their place and is
+// written into by whoever prints. Before the constructors of libraries, since gRPC's opens descriptors; the runtime of
+// a sanitizer may not be there yet, so system calls are made directly.
 void OpenClosedStreams() {
   for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
-    if (fcntl(descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
+    if (syscall(SYS_fcntl, descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
     // The lowest that is free, which is this one. Left open on purpose: it is the stream from now on.
-    if (open("/dev/null", O_RDWR) != descriptor) _exit(1);
+    if (syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR) != descriptor) _exit(1);
   }
 }
+
+[[gnu::section(".preinit_array"), gnu::used]] void (*const kBeforeLibraries)() = OpenClosedStreams;
+
+}  // namespace
 
 bool OutputFailed() { return std::ferror(stdout) != 0; }
 

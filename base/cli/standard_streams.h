@@ -1,4 +1,5 @@
-// Standard input, output and error of a process, made safe to use.
+// Standard input, output and error of a process, made safe to use: those that are closed when it starts are /dev/null
+// before anything else opens a file, in every program that links this.
 // Thread-safety: from main, before other threads.
 #ifndef KVLINK_BASE_CLI_STANDARD_STREAMS_H_
 #define KVLINK_BASE_CLI_STANDARD_STREAMS_H_
@@ -9,10 +10,6 @@
 #include "absl/strings/string_view.h"
 
 namespace kvlink::cli {
-
-// Descriptors 0 to 2 that are closed are opened on /dev/null, so that no file opened later takes their place and is
-// written into by whoever prints.
-void OpenClosedStreams();
 
 // Writes out what standard output still holds. An error if that, or any earlier write to it, failed: ABORTED, with the
 // reason where the system still knows it. CANCELLED: whoever read it has gone away (kvlink ... | head).

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/status.h"
+#include "store/client/reachable.h"
 #include "store/client/remote.h"
 #include "store/embedded/embedded.h"
 
@@ -165,6 +166,8 @@ absl::StatusOr<std::unique_ptr<store::client::NodeAdmin>> OpenAdmin(const StoreF
         "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
   }
   KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
+  constexpr absl::Duration kApproach = absl::Seconds(5);
+  KVLINK_RETURN_IF_ERROR(store::client::CheckReachable(flags.store, SteadyNow() + kApproach));
   return store::client::NodeAdmin::Create({flags.store, key, ClientName(), flags.tls});
 }
 
@@ -214,7 +217,9 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& dir
 
 // Advice for a directory that could not be opened.
 absl::string_view HintOf(const absl::Status& status) {
-  if (absl::IsUnavailable(status)) return "wait for it with --wait SECONDS, or share it with kvlink store";
+  // Other reasons, as descriptors that ran out, say themselves what helps.
+  if (absl::IsUnavailable(status) && absl::StrContains(status.message(), "in use by process"))
+    return "wait for it with --wait SECONDS, or share it with kvlink store";
   if (absl::IsPermissionDenied(status)) return "ask its owner, who may share it with kvlink store";
   return "";
 }

@@ -246,7 +246,7 @@ TEST_F(CliNodeTest, WhatCannotBeServedOrReachedIsSaidInALine) {
   UseDirectory("127.0.0.1:1");
   ExpectRefused(Run("verify", {}), "verify", {"127.0.0.1:1"});
   const Finished status = RunToEnd({KVLINK_BINARY, "status", "--store", "127.0.0.1:1"});
-  ExpectRefused(status, "status", {"127.0.0.1:1"});
+  ExpectRefused(status, "status", {"no node answers at 127.0.0.1:1 (connection refused)"});
 
   NodeProcess node(directory_);
   ASSERT_TRUE(node.Start());

@@ -82,6 +82,9 @@ TEST_F(CliWordsTest, WhatWasEvictedAgainIsNoSuccess) {
   EXPECT_EQ(crowded.status, 7) << crowded.output << crowded.errors;
   EXPECT_THAT(crowded.output, HasSubstr("120 added"));
   EXPECT_THAT(crowded.errors, AllOf(HasSubstr("evicted again"), HasSubstr("the capacity is 2 MiB")));
+  const Finished remembered = Run("ingest", {Write("more.jsonl", Lines(200, 320))});
+  EXPECT_EQ(remembered.status, 7) << remembered.output << remembered.errors;
+  EXPECT_THAT(remembered.errors, AllOf(HasSubstr("more than the store's capacity"), Not(HasSubstr("is 0 B"))));
 }
 
 TEST_F(CliWordsTest, ReplacedIsToldFromAdded) {
@@ -124,6 +127,8 @@ TEST_F(CliWordsTest, ClosedStreamsAreNotTheStoresFiles) {
   const std::string input = Write("in.jsonl", Lines(0, 2));
   EXPECT_EQ(Shell("ingest", {input}, "<&- >&- 2>&-").status, 0);
   EXPECT_EQ(Shell("ask", {"--doc", "d0", "--max-tokens", "2", "why?"}, "<&- >&- 2>&-").status, 0);
+  // Nor are they what libraries open before main, which would never end.
+  EXPECT_EQ(Shell("ingest", {"-"}, "<&-").status, 0);
   std::ifstream lock(store_ + "/LOCK");
   const std::string held{std::istreambuf_iterator<char>(lock), std::istreambuf_iterator<char>()};
   EXPECT_EQ(held.find_first_not_of("0123456789\n"), std::string::npos) << held;
@@ -144,6 +149,15 @@ TEST_F(CliWordsTest, MemoryThatRunsOutIsALine) {
   if (finished.status != 0) {
     EXPECT_THAT(finished.errors, HasSubstr("kvlink"));
   }
+}
+
+TEST_F(CliWordsTest, WithoutDescriptorsNobodyIsToldToWait) {
+  ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 2))}).status, 0);
+  std::string line = "ulimit -n 10; exec ";
+  for (const std::string& word : Command("verify", {})) absl::StrAppend(&line, "'", word, "' ");
+  const Finished refused = RunToEnd({"/bin/sh", "-c", line});
+  EXPECT_EQ(refused.status, 5) << refused.errors;
+  EXPECT_THAT(refused.errors, AllOf(HasSubstr("ulimit -n"), Not(HasSubstr("--wait"))));
 }
 
 TEST_F(CliWordsTest, AskSaysWhatItAnswersFrom) {

@@ -1,10 +1,12 @@
 #include "transport/ucx/context.h"
 
+#include <sys/resource.h>
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +14,7 @@
 #include <string>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -26,14 +29,36 @@ ucs_memory_type_t MemoryTypeOf(const MemoryPlace& place) {
 
 namespace {
 
+// UCX says some things for each try that fails, a hundred thousand times a second where descriptors are short: of what
+// it survives, so many lines are enough.
+constexpr int kLinesASecond = 10;
+bool MayLog() {
+  static std::atomic<int64_t> second{0};
+  static std::atomic<int> lines{0};
+  const int64_t now = absl::ToUnixSeconds(SteadyNow());
+  if (second.exchange(now) != now) lines = 0;
+  return lines.fetch_add(1) < kLinesASecond;
+}
+
 // UCX logs to standard output, which belongs to the program.
 ucs_log_func_rc_t LogToStandardError(const char* file, unsigned line, const char* function, ucs_log_level_t level,
                                      const ucs_log_component_config_t* component, const char* format, va_list values) {
   if (level > component->log_level) return UCS_LOG_FUNC_RC_STOP;
+  if (level != UCS_LOG_LEVEL_FATAL && !MayLog()) return UCS_LOG_FUNC_RC_STOP;
   char text[1024];
   vsnprintf(text, sizeof(text), format, values);
   std::fprintf(stderr, "ucx: %s: %s\n", ucs_log_level_names[level], text);
   return UCS_LOG_FUNC_RC_STOP;
+}
+
+// UCX 1.13 refuses what connects beyond a number of descriptors that it watches, 1024 by itself, and closes the refused
+// connection's descriptor twice (tcp_listener.c): the second time it may be somebody else's. With as many as the
+// process can have, or far more than a node has peers, it never does. The environment was read with the library.
+void WatchAllDescriptors() {
+  rlimit limit = {};
+  if (getenv("UCX_ASYNC_MAX_EVENTS") != nullptr || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t enough = std::min<rlim_t>(limit.rlim_max, 1 << 16);
+  ucs_global_opts.async_max_events = std::max(ucs_global_opts.async_max_events, static_cast<unsigned>(enough));
 }
 
 void Prefer(ucp_config_t* config, const std::string& name, const std::string& value) {
@@ -47,6 +72,7 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
   static std::once_flag once;
   std::call_once(once, [] {
     ucs_log_push_handler(LogToStandardError);
+    WatchAllDescriptors();
     const auto& caught = ucs_global_opts.error_signals;
     for (unsigned i = 0; i < caught.count; ++i) ucs_debug_disable_signal(caught.signals[i]);
     // A node that was killed listens at its port again at once, whatever is left of its connections. UCX takes this
@@ -59,9 +85,6 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);
     setenv("UCX_TCP_RX_SEG_SIZE", "512k", 0);
     setenv("UCX_TCP_TX_SEG_SIZE", "512k", 0);
-    // Descriptors that it watches for a worker: more than a node has peers, since that limit must not be reached
-    // (listener_gate.h). The environment is read when the library is loaded.
-    ucs_global_opts.async_max_events = std::max(ucs_global_opts.async_max_events, 16384u);
   });
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);

@@ -35,7 +35,7 @@ constexpr int kLengthBytes = 8, kMaxMessage = 2048;
 // The body of the first message, from byte 16 on, begins with the number of the peer's endpoint, then the version and
 // kind of what follows, the same for all our clients (context.cc pins the version). UCX ends the process at kinds that
 // it does not know.
-constexpr int kStatus = 8, kKind = 24, kMessageHead = 27;
+constexpr int kStatus = 8, kMessageBegin = 16, kKind = 24, kMessageHead = 27;
 constexpr uint32_t kOurKind = 0x0102;  // version 1, errors are told to the peer; an address comes with it
 
 std::vector<int> Descriptors() {
@@ -69,43 +69,64 @@ uint64_t BytesReceived(int fd) {
 }
 
 // Lets through segments without bytes, and those that begin with a length (little-endian, 8 bytes) of up to 2 KiB, or
-// with as much of one as they hold; where the head of a message follows, it must be one of ours. The filter sees each
-// segment by itself, from its TCP header on.
+// with as much of one as they hold, and bring no more than belongs to it: UCX ends the process where more comes. Where
+// the head of a message follows, it must be one of ours. The filter sees each segment by itself, from its TCP header
+// on.
 bool Filter(int fd) {
-  constexpr int kPass = 23, kDrop = 24;
+  constexpr int kRest = 32, kPass = 49, kDrop = 50;
+  constexpr int kHeader = 0, kHighByte = 1;  // cells of the filter's memory
   const auto op = [](uint16_t code, uint32_t k) { return sock_filter{code, 0, 0, k}; };
   // From the instruction at `here` to that at `yes` or `no`.
   const auto jump = [](int here, uint16_t test, uint32_t k, int yes, int no) {
-    return sock_filter{static_cast<uint16_t>(BPF_JMP | test | BPF_K), static_cast<uint8_t>(yes - here - 1),
+    return sock_filter{static_cast<uint16_t>(BPF_JMP | test), static_cast<uint8_t>(yes - here - 1),
                        static_cast<uint8_t>(no - here - 1), k};
   };
-  std::array<sock_filter, 25> program = {
+  std::array<sock_filter, 51> program = {
       op(BPF_LD | BPF_B | BPF_ABS, 12),  // data offset, in words, in the upper half
       op(BPF_ALU | BPF_RSH | BPF_K, 2),
       op(BPF_ALU | BPF_AND | BPF_K, 0x3c),
+      op(BPF_ST, kHeader),
       op(BPF_MISC | BPF_TAX, 0),
       op(BPF_LD | BPF_W | BPF_LEN, 0),
       op(BPF_ALU | BPF_SUB | BPF_X, 0),
-      jump(6, BPF_JGE, 2, 7, kPass),          // up to a byte, which may be anything
-      jump(7, BPF_JGE, kLengthBytes, 8, 12),  // less than the length: its second byte says enough
-      op(BPF_LD | BPF_W | BPF_IND, 4),        // bytes 4 to 7 of the length
-      jump(9, BPF_JEQ, 0, 10, kDrop),
+      jump(7, BPF_JGE | BPF_K, 2, 8, kPass),          // up to a byte, which may be anything
+      jump(8, BPF_JGE | BPF_K, kLengthBytes, 9, 13),  // less than the length: its second byte says enough
+      op(BPF_LD | BPF_W | BPF_IND, 4),                // bytes 4 to 7 of the length
+      jump(10, BPF_JEQ | BPF_K, 0, 11, kDrop),
       op(BPF_LD | BPF_H | BPF_IND, 2),  // bytes 2 and 3
-      jump(11, BPF_JEQ, 0, 12, kDrop),
+      jump(12, BPF_JEQ | BPF_K, 0, 13, kDrop),
       op(BPF_LD | BPF_B | BPF_IND, 1),  // byte 1
-      jump(13, BPF_JGE, kMaxMessage >> 8, kDrop, 14),
+      jump(14, BPF_JGE | BPF_K, kMaxMessage >> 8, kDrop, 15),
+      op(BPF_ALU | BPF_LSH | BPF_K, 8),
+      op(BPF_ST, kHighByte),
+      op(BPF_LD | BPF_B | BPF_IND, 0),  // byte 0
+      op(BPF_ALU | BPF_ADD | BPF_X, 0),
+      op(BPF_LDX | BPF_W | BPF_MEM, kHighByte),
+      op(BPF_ALU | BPF_ADD | BPF_X, 0),
+      op(BPF_ALU | BPF_ADD | BPF_K, kMessageBegin),
+      op(BPF_MISC | BPF_TAX, 0),  // where the message ends, from the TCP header on
       op(BPF_LD | BPF_W | BPF_LEN, 0),
+      jump(24, BPF_JGT | BPF_X, 0, kRest, 25),
+      op(BPF_LDX | BPF_W | BPF_MEM, kHeader),
       op(BPF_ALU | BPF_SUB | BPF_X, 0),
-      jump(16, BPF_JGE, kMessageHead, 17, kPass),
-      op(BPF_LD | BPF_H | BPF_IND, 0),  // a length of 0: nothing follows, or this is the rest of a message
-      jump(18, BPF_JEQ, 0, kPass, 19),
+      jump(27, BPF_JGE | BPF_K, kMessageHead, 28, kPass),
       op(BPF_LD | BPF_B | BPF_IND, kStatus),
-      jump(20, BPF_JEQ, 0, 21, kDrop),
+      jump(29, BPF_JEQ | BPF_K, 0, 30, kDrop),
       op(BPF_LD | BPF_H | BPF_IND, kKind),
-      jump(22, BPF_JEQ, kOurKind, kPass, kDrop),
-      op(BPF_RET | BPF_K, 0xffffffff),
-      op(BPF_RET | BPF_K, 0),
+      jump(31, BPF_JEQ | BPF_K, kOurKind, kPass, kDrop),
+      // More than the length says. With a length of 0 this can be the rest of a message whose first 1 to 7 bytes came
+      // before it: then its kind stands as much nearer.
+      op(BPF_LDX | BPF_W | BPF_MEM, kHeader),
+      op(BPF_LD | BPF_H | BPF_IND, 0),
+      jump(34, BPF_JEQ | BPF_K, 0, 35, kDrop),
   };
+  for (int before = 1; before < kLengthBytes; ++before) {
+    const int at = kRest + 1 + 2 * before;
+    program[at] = op(BPF_LD | BPF_H | BPF_IND, kKind - before);
+    program[at + 1] = jump(at + 1, BPF_JEQ | BPF_K, kOurKind, kPass, before + 1 < kLengthBytes ? at + 2 : kDrop);
+  }
+  program[kPass] = op(BPF_RET | BPF_K, 0xffffffff);
+  program[kDrop] = op(BPF_RET | BPF_K, 0);
   const sock_fprog filter = {static_cast<unsigned short>(program.size()), program.data()};
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
 }

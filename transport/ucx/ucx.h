@@ -6,8 +6,9 @@
 // Peers that do not speak UCX are kept away (port_guard.h), and counted as "stranger".
 //
 // Trust: UCX itself does not protect a process from a peer that speaks UCX but not our protocol: its tcp writes
-// wherever a peer's packet says. What session.h refuses, it refuses to peers that run UCX as it is. Give the port to
-// hosts that may be trusted so far, and carry the others' frames over gRPC.
+// wherever a peer's packet says, and it ends the process on messages that it does not expect. What session.h refuses,
+// it refuses to peers that run UCX as it is. Give the port to hosts that may be trusted so far, and carry the others'
+// frames over gRPC.
 //
 // Thread-safety and lifetime as transport.h.
 #ifndef KVLINK_TRANSPORT_UCX_UCX_H_

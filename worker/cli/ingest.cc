@@ -145,8 +145,10 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
   if (counts.evicted > 0) {
     const std::string capacity =
         node ? "more than the node has for it; raise its --capacity, or the namespace's (kvlink namespace)"
-             : absl::StrCat("the capacity is ", FormatBytes(static_cast<double>(flags.store.capacity)),
-                            "; raise --capacity, or free space on the disk");
+        : flags.store.capacity == 0
+            ? "more than the store's capacity, or its disk, allows; raise --capacity, or free space on the disk"
+            : absl::StrCat("the capacity is ", FormatBytes(static_cast<double>(flags.store.capacity)),
+                           "; raise --capacity, or free space on the disk");
     return absl::ResourceExhaustedError(absl::StrCat(counts.evicted, " encodings were evicted again: the corpus needs ",
                                                      FormatBytes(static_cast<double>(counts.corpus_bytes)), ", ",
                                                      capacity));

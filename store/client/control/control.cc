@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -54,6 +55,19 @@ std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
   return absl::Milliseconds(milliseconds);
 }
 
+// gRPC says in its own words, and at length, that it found no server of its kind.
+absl::Status Plainly(const absl::Status& status) {
+  if (!absl::IsUnavailable(status) || !absl::StartsWith(status.message(), "failed to connect to all addresses")) {
+    return status;
+  }
+  if (absl::StrContains(status.message(), "Connection refused")) {
+    return absl::UnavailableError("no node answers (connection refused): is it running?");
+  }
+  return absl::UnavailableError(
+      "something is there, and does not answer as a node does: is that a node's --listen address, is the node not "
+      "stopped, and do both sides use TLS, or neither?");
+}
+
 }  // namespace
 
 Control::Control(const ControlOptions& options, RetryPolicy* retries, ClientCounters* counters)
@@ -96,7 +110,7 @@ void Control::Prepare(grpc::ClientContext* context, const std::string& token, ab
 }
 
 absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session) {
-  absl::Status outcome = transport::FromGrpc(status);
+  absl::Status outcome = Plainly(transport::FromGrpc(status));
   if (outcome.ok()) return outcome;
   if (absl::IsUnauthenticated(outcome) && session != 0) {
     Ended(session);

@@ -2,12 +2,17 @@
 // that are repeated and done once.
 #include "store/client/remote.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <atomic>
 #include <fstream>
 #include <random>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
@@ -20,6 +25,7 @@ namespace {
 using store::client::OpenRemote;
 using store::client::RemoteOptions;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using transport::Fault;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
@@ -411,6 +417,19 @@ TEST(OpenRemoteTest, SaysWhyNot) {
   EXPECT_TRUE(absl::IsUnavailable(nobody)) << nobody;
   EXPECT_THAT(std::string(nobody.message()),
               HasSubstr("no node answers at 127.0.0.1:1 (connection refused): is it running?"));
+  // Takes connections, and says nothing.
+  const Descriptor silent(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in at = {};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(at);
+  ASSERT_EQ(bind(silent.get(), reinterpret_cast<sockaddr*>(&at), length), 0);
+  ASSERT_EQ(listen(silent.get(), 16), 0);
+  ASSERT_EQ(getsockname(silent.get(), reinterpret_cast<sockaddr*>(&at), &length), 0);
+  options.address = absl::StrCat("127.0.0.1:", ntohs(at.sin_port));
+  const absl::Status mute = OpenRemote(options).status();
+  EXPECT_TRUE(absl::IsUnavailable(mute) || absl::IsDeadlineExceeded(mute)) << mute;
+  EXPECT_THAT(std::string(mute.message()), Not(HasSubstr("all addresses")));
   options.address = "no-such-host.invalid:7400";
   const absl::Status unknown = OpenRemote(options).status();
   EXPECT_TRUE(absl::IsUnavailable(unknown)) << unknown;
