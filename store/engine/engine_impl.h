@@ -41,6 +41,10 @@ class IndexBatch;
 class IndexSnapshot;
 struct PendingPut;
 
+// The manifest that an area read from a segment holds. Its etag is the hash of all it says: one that has the etag of
+// the location record is the one that was stored. DATA_LOSS: it is not, or is not one.
+absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& key, const Location& location);
+
 class EncodingLeaseImpl final : public EncodingLease {
  public:
   EncodingLeaseImpl(EngineImpl* engine, EntryUse use, ResidentLease resident, bool from_dram)
@@ -180,11 +184,18 @@ class EngineImpl final : public Engine {
   // Leases what `use` names, loading it where it is not resident.
   absl::StatusOr<Held> Hold(EntryUse use, Eviction evict, absl::Time deadline);
   absl::StatusOr<ResidentLease> StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline);
-  absl::StatusOr<Manifest> ManifestOf(const EncodingKey& key, const Location& location);
-  // Requests that move all of an encoding between memory and segments, in layer order; `done(offset, length, status)`
-  // for each.
-  absl::StatusOr<std::vector<IoRequest>> Requests(const Residency& residency, const Runs& runs, bool write,
-                                                  RequestCutter::Done done) const;
+  // Reads the manifest that lies before the slabs, and checks that it is the encoding's. DATA_LOSS: it is not, or
+  // cannot be read, and the checker looks at the encoding (AwaitCheck). UNAVAILABLE: it cannot be read now. NOT_FOUND:
+  // removed meanwhile. DEADLINE_EXCEEDED.
+  absl::StatusOr<Manifest> ReadManifest(const EntryUse& use, bool background, absl::Time deadline);
+  // Its bytes, unchecked, each read that fails made twice; errors as ReadManifest, and nobody is asked to check.
+  absl::StatusOr<Pages> ReadManifestArea(const EntryUse& use, bool background, absl::Time deadline);
+  // The requests that read the slabs of an encoding from the segments, in layer order, each made twice if it fails.
+  // `held` lives until the last has ended.
+  absl::StatusOr<std::vector<IoRequest>> ReadRequests(const std::shared_ptr<Residency>& to, const Location& location,
+                                                      bool background, std::shared_ptr<void> held);
+  // Those that write a put's manifest and, behind it, its source.
+  absl::StatusOr<std::vector<IoRequest>> WriteRequests(const std::shared_ptr<PendingPut>& put);
   // Makes the request repeat itself once where it fails.
   void ReadTwice(IoRequest* request);
   // Its bytes are wrong (`what`): counts it, says so, and the store stops serving it.
@@ -239,14 +250,13 @@ class EngineImpl final : public Engine {
   static absl::Status CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths);
   // Preconditions of every put: writable, not on a full disk.
   absl::Status CheckRoomToWrite();
-  std::shared_ptr<PendingPut> NewPut(EncodingKey key, const Manifest& manifest);
+  // INVALID_ARGUMENT: it, or its manifest, is larger than can be stored.
+  absl::StatusOr<std::shared_ptr<PendingPut>> NewPut(EncodingKey key, const Manifest& manifest);
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
   // The completion of each write of `put`: notes blocks that could not be written, and calls PartDone.
   RequestCutter::Done WriteDone(const std::shared_ptr<PendingPut>& put);
-  // Of all of `put`'s source.
-  absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
   // Subtracts `part` from put->left. The call that reaches zero hands the put to the committer.
   void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
@@ -260,7 +270,7 @@ class EngineImpl final : public Engine {
   // engine_faults.cc
   // For the committer: makes the puts' bytes durable, notes what failed, and takes out what is written again.
   void FlushGroup(std::vector<std::shared_ptr<PendingPut>>* group);
-  // Bytes [offset, offset + length) of the encoding could not be written.
+  // Bytes [offset, offset + length) of all that is stored of the encoding could not be written.
   void NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why);
   // Takes the blocks that are bad from the put. REQUIRES: nothing writes to its blocks any more.
   void LoseBadBlocks(PendingPut* put);
@@ -277,7 +287,7 @@ class EngineImpl final : public Engine {
 
   // engine_space.cc
   absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
-  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes can never be stored here.
+  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes, with its manifest, can never be stored here.
   absl::Status CheckSize(int64_t bytes) const;
   absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);

@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const Encodi
   if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
-  KVLINK_RETURN_IF_ERROR(CheckSize(end));
+  KVLINK_RETURN_IF_ERROR(CheckSize(ManifestArea(1) + end));  // the manifest may be larger than that: Accept sees
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency, tier_->MakeEmpty(key.ns, std::move(places)));
   ++counters_.pushes_open;
   std::unique_ptr<StreamingPut> push = std::make_unique<StreamingPutImpl>(this, key, std::move(residency));
@@ -79,16 +79,24 @@ absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
     return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
   }
   KVLINK_RETURN_IF_ERROR(engine_->CheckRoomToWrite());
-  std::shared_ptr<PendingPut> put = engine_->NewPut(key_, manifest);
+  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<PendingPut> put, engine_->NewPut(key_, manifest));
   KVLINK_ASSIGN_OR_RETURN(put->location.runs, engine_->AllocateBlocks(key_.ns, put->location.blocks()));
+  auto writes =
+      std::make_unique<RequestCutter>(engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(),
+                                      /*write=*/true, engine_->WriteDone(put));
+  // It goes to the disk with the first slab.
+  const absl::Status cut = writes->Add(absl::MakeSpan(put->manifest.data(), put->manifest.size()));
+  if (!cut.ok()) {
+    engine_->table_.Free(key_.ns, put->location.runs);
+    return cut;
+  }
+  writes_ = std::move(writes);
   residency_->SetManifest(std::make_shared<const Manifest>(manifest));
   put->source = residency_;
   put->kept = residency_;
-  writes_ = std::make_unique<RequestCutter>(engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(),
-                                            /*write=*/true, engine_->WriteDone(put));
   {
     MutexLock lock(&put->mutex);
-    put->left = put->location.bytes + 1;  // the one: EndPush
+    put->left = put->location.stored_bytes() + 1;  // the one: EndPush
   }
   put_ = std::move(put);
   ++engine_->counters_.puts_in_flight;
@@ -129,7 +137,7 @@ absl::Status StreamingPutImpl::SubmitVerified() {
 }
 
 std::shared_ptr<PendingPut> StreamingPutImpl::Release(int64_t* left) {
-  *left = put_->location.bytes - submitted_bytes_ + 1;
+  *left = put_->location.stored_bytes() - submitted_bytes_ + 1;
   return std::move(put_);
 }
 

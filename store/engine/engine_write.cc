@@ -52,12 +52,11 @@ absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const M
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
-  KVLINK_RETURN_IF_ERROR(CheckSize(manifest.bytes()));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
   if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
-  const std::shared_ptr<PendingPut> put = NewPut(std::move(key), manifest);
+  KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<PendingPut> put, NewPut(std::move(key), manifest));
   KVLINK_RETURN_IF_ERROR(TakeSlabs(std::make_shared<const Manifest>(manifest), slabs, put.get()));
   std::function<absl::Status()> verify;
   if (put->borrowed) {
@@ -81,19 +80,11 @@ absl::Status EngineImpl::CheckPut(const Manifest& manifest, absl::Span<const int
   if (lengths.size() != manifest.layers.size()) {
     return absl::InvalidArgumentError(absl::StrCat(lengths.size(), " slabs for ", manifest.layers.size(), " layers"));
   }
-  int64_t end = 0;
   for (size_t layer = 0; layer < lengths.size(); ++layer) {
-    const LayerManifest& record = manifest.layers[layer];
-    if (lengths[layer] != record.length) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("slab of layer ", layer, " has ", lengths[layer], " bytes, the manifest says ", record.length));
-    }
-    if (record.length > 0 && record.offset != end) {
-      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap after the previous one"));
-    }
-    end += record.length;
+    if (lengths[layer] == manifest.layers[layer].length) continue;
+    return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " has ", lengths[layer],
+                                                   " bytes, the manifest says ", manifest.layers[layer].length));
   }
-  if (end == 0) return absl::InvalidArgumentError("an encoding without bytes");
   return absl::OkStatus();
 }
 
@@ -105,13 +96,23 @@ absl::Status EngineImpl::CheckRoomToWrite() {
   return absl::OkStatus();
 }
 
-std::shared_ptr<PendingPut> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest) {
+absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest) {
+  const std::string serialised = SerializeManifest(manifest);
+  const int64_t bytes = static_cast<int64_t>(serialised.size());
+  if (bytes > kMaxManifestBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a manifest of ", bytes, " bytes; an encoding's has at most ", kMaxManifestBytes));
+  }
   auto put = std::make_shared<PendingPut>();
   put->key = std::move(key);
-  put->manifest = SerializeManifest(manifest);
   put->location.etag = manifest.etag;
-  put->location.tokens = manifest.tokens;
+  put->location.tokens = static_cast<int32_t>(manifest.tokens);
+  put->location.manifest_bytes = static_cast<int32_t>(bytes);
   put->location.bytes = manifest.bytes();
+  KVLINK_RETURN_IF_ERROR(CheckSize(put->location.stored_bytes()));
+  KVLINK_ASSIGN_OR_RETURN(put->manifest, Pages::Heap(put->location.manifest_area()));
+  std::memcpy(put->manifest.data(), serialised.data(), serialised.size());
+  std::memset(put->manifest.data() + bytes, 0, put->manifest.size() - bytes);
   put->location.sequence = next_sequence_++;
   return put;
 }
@@ -139,10 +140,10 @@ absl::Status EngineImpl::StartPut(const std::shared_ptr<PendingPut>& put, const 
   KVLINK_ASSIGN_OR_RETURN(put->location.runs, AllocateBlocks(put->key.ns, put->location.blocks()));
   {
     MutexLock lock(&put->mutex);
-    put->left = put->location.bytes + (verify ? 1 : 0);  // the one: verification, below
+    put->left = put->location.stored_bytes() + (verify ? 1 : 0);  // the one: verification, below
   }
   group_commit_->Begin();
-  auto requests = Writes(put);
+  auto requests = WriteRequests(put);
   if (!requests.ok()) {
     group_commit_->Abandon();
     table_.Free(put->key.ns, put->location.runs);
@@ -162,8 +163,13 @@ RequestCutter::Done EngineImpl::WriteDone(const std::shared_ptr<PendingPut>& put
   };
 }
 
-absl::StatusOr<std::vector<IoRequest>> EngineImpl::Writes(const std::shared_ptr<PendingPut>& put) {
-  KVLINK_ASSIGN_OR_RETURN(auto requests, Requests(*put->source, put->location.runs, /*write=*/true, WriteDone(put)));
+absl::StatusOr<std::vector<IoRequest>> EngineImpl::WriteRequests(const std::shared_ptr<PendingPut>& put) {
+  RequestCutter cutter(segments_.get(), put->location.runs, tier_->chunk_bytes(), /*write=*/true, WriteDone(put));
+  KVLINK_RETURN_IF_ERROR(cutter.Add(absl::MakeSpan(put->manifest.data(), put->manifest.size())));
+  for (size_t layer = 0; layer < put->source->manifest().layers.size(); ++layer) {
+    KVLINK_RETURN_IF_ERROR(cutter.Add(put->source->slab(static_cast<int64_t>(layer))));
+  }
+  std::vector<IoRequest> requests = cutter.Take(/*all=*/true);
   put->Hold(requests);
   return requests;
 }
@@ -209,7 +215,7 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
         continue;
       }
       in_batch.emplace(put->key, put->location.etag);
-      batch.PutEncoding(put->key, put->location, put->manifest);
+      batch.PutEncoding(put->key, put->location);
       winners.push_back(put);
     }
     if (!winners.empty()) status = CommitBatch(&batch);

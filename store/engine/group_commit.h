@@ -32,7 +32,7 @@ struct PendingPut {
   // Constant while it is written.
   EncodingKey key;
   Location location;
-  std::string manifest;
+  Pages manifest;                            // serialised, with zeros to the end of its area
   std::vector<std::shared_ptr<File>> files;  // that it is written to: open until they are flushed
   int tries = 1;                             // how often writing began
   // The committer's once all is written.
