@@ -158,6 +158,8 @@ absl::StatusOr<Pages> EngineImpl::ReadManifestArea(const EntryUse& use, bool bac
   std::vector<IoRequest> requests = cutter.Take(/*all=*/true);
   for (IoRequest& request : requests) {
     request.background = background;
+    // The thread that waits for it has others to serve, and nothing of the encoding can be asked for before.
+    request.first = requests.size() == 1;
     ReadTwice(&request);
   }
   {

@@ -222,6 +222,17 @@ TEST(IoQueueTest, ReadsComeFirstAndBulkNeverStarves) {
   EXPECT_EQ(reads.Next(), std::optional<bool>(true)) << "the first place that is free";
 }
 
+TEST(IoQueueTest, WhatIsFirstGoesBeforeWhatWaits) {
+  IoQueue<int> queue({.all = 8, .bulk = 5, .bulk_beside_reads = 2});
+  for (int i = 0; i < 3; ++i) queue.Push(i, false);
+  queue.Push(10, false, /*first=*/true);
+  queue.Push(20, true);
+  queue.Push(30, true, /*first=*/true);
+  std::vector<int> order;
+  while (const std::optional<int> item = queue.Next()) order.push_back(*item);
+  EXPECT_EQ(order, (std::vector<int>{10, 0, 1, 2, 30, 20}));
+}
+
 // S3-FIFO once more, as plainly as it can be said.
 class PlainS3Fifo {
  public:
