@@ -69,7 +69,7 @@ class EncodingLeaseImpl final : public EncodingLease {
 
 class StreamingPutImpl final : public StreamingPut {
  public:
-  StreamingPutImpl(EngineImpl* engine, EncodingKey key, std::shared_ptr<Residency> residency);
+  StreamingPutImpl(EngineImpl* engine, EncodingKey key, PutMode mode, std::shared_ptr<Residency> residency);
   ~StreamingPutImpl() override;
   StreamingPutImpl(const StreamingPutImpl&) = delete;
   StreamingPutImpl& operator=(const StreamingPutImpl&) = delete;
@@ -87,6 +87,7 @@ class StreamingPutImpl final : public StreamingPut {
 
   EngineImpl* const engine_;
   const EncodingKey key_;
+  const PutMode mode_;
   std::shared_ptr<Residency> residency_;
   std::vector<int64_t> lengths_;     // of layers
   std::shared_ptr<PendingPut> put_;  // from Accept to Release
@@ -110,9 +111,10 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const EncodingKey& key, const Etag& etag,
                                                       absl::Time deadline) override;
   absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
-                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) override;
-  absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key,
-                                                          absl::Span<const int64_t> lengths) override;
+                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
+                                 PutMode mode) override;
+  absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths,
+                                                          PutMode mode) override;
   void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) override;
   absl::Status Touch(const EncodingKey& key) override;
   absl::Status Prefetch(const EncodingKey& key, absl::Time deadline) override;
@@ -151,6 +153,7 @@ class EngineImpl final : public Engine {
     std::atomic<int64_t> pushes_open{0}, puts_in_flight{0}, loads_in_flight{0};
     std::atomic<int64_t> bytes_written_in_place{0}, puts_written_again{0}, failed_flushes{0};
     std::atomic<int64_t> evicted_capacity{0}, evicted_quota{0}, removed{0}, unreferenced{0}, dropped_damaged{0};
+    std::atomic<int64_t> replaced{0};
     std::atomic<int64_t> integrity_failures{0}, double_claims{0};
     std::atomic<int64_t> scrubbed_encodings{0}, scrubbed_bytes{0}, scrub_rounds{0}, scrub_damaged{0};
     std::atomic<int64_t> reads_repeated{0};
@@ -251,7 +254,7 @@ class EngineImpl final : public Engine {
   // Preconditions of every put: writable, not on a full disk.
   absl::Status CheckRoomToWrite();
   // INVALID_ARGUMENT: it, or its manifest, is larger than can be stored.
-  absl::StatusOr<std::shared_ptr<PendingPut>> NewPut(EncodingKey key, const Manifest& manifest);
+  absl::StatusOr<std::shared_ptr<PendingPut>> NewPut(EncodingKey key, const Manifest& manifest, PutMode mode);
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
@@ -262,6 +265,11 @@ class EngineImpl final : public Engine {
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
   // For the committer (group_commit.h): makes the records of those puts durable whose bytes are.
   void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  // The puts that are to be stored, at most one of a name; the others go to `losers`.
+  std::vector<std::shared_ptr<PendingPut>> Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
+                                                   std::vector<std::shared_ptr<PendingPut>>* losers)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  void FinishLoser(PendingPut* put, const std::optional<Location>& stored, const absl::Status& committed);
   void FinishWinner(PendingPut* put, const absl::Status& committed);
   // Commits the batch together with the end of these encodings, and counts them in `reason`.
   absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)

@@ -44,19 +44,26 @@ bool CanBorrow(const Manifest& manifest, Slabs slabs) {
   return true;
 }
 
+// Whether a put takes the place of what has its name. Etags are compared byte by byte.
+bool Replaces(PutMode mode, const Etag& comes, const Etag& there) {
+  return mode == PutMode::kReplaceSmallerEtag && comes.bytes > there.bytes;
+}
+
 }  // namespace
 
 absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
-                                                   absl::Time deadline) {
+                                                   absl::Time deadline, PutMode mode) {
   KVLINK_RETURN_IF_ERROR(Writable());
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
-  if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
+  if (const auto there = table_.Find(key); there.has_value() && !Replaces(mode, manifest.etag, there->etag)) {
+    return PutOutcome{there->etag, false};
+  }
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
-  KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<PendingPut> put, NewPut(std::move(key), manifest));
+  KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<PendingPut> put, NewPut(std::move(key), manifest, mode));
   KVLINK_RETURN_IF_ERROR(TakeSlabs(std::make_shared<const Manifest>(manifest), slabs, put.get()));
   std::function<absl::Status()> verify;
   if (put->borrowed) {
@@ -96,7 +103,8 @@ absl::Status EngineImpl::CheckRoomToWrite() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest) {
+absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest,
+                                                               PutMode mode) {
   const std::string serialised = SerializeManifest(manifest);
   const int64_t bytes = static_cast<int64_t>(serialised.size());
   if (bytes > kMaxManifestBytes) {
@@ -105,6 +113,7 @@ absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, 
   }
   auto put = std::make_shared<PendingPut>();
   put->key = std::move(key);
+  put->mode = mode;
   put->location.etag = manifest.etag;
   put->location.tokens = static_cast<int32_t>(manifest.tokens);
   put->location.manifest_bytes = static_cast<int32_t>(bytes);
@@ -199,40 +208,58 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
     GiveBackBlocks(put.get());
     put->Finish(Annotate(outcome, "put"), Etag(), false);
   }
-  std::vector<std::shared_ptr<PendingPut>> winners;
-  std::vector<std::pair<std::shared_ptr<PendingPut>, Etag>> losers;
+  std::vector<std::shared_ptr<PendingPut>> winners, losers;
+  std::vector<std::optional<Location>> stored;  // in the place of each loser
   absl::Status status;
   {
     MutexLock lock(&commit_mutex_);
+    winners = Winners(good, &losers);
     IndexBatch batch(index_.get());
-    absl::flat_hash_map<EncodingKey, Etag> in_batch;
-    for (const auto& put : good) {
-      // First commit wins.
-      const auto there = table_.Find(put->key);
-      const auto here = in_batch.find(put->key);
-      if (there.has_value() || here != in_batch.end()) {
-        losers.emplace_back(put, there.has_value() ? there->etag : here->second);
-        continue;
-      }
-      in_batch.emplace(put->key, put->location.etag);
-      batch.PutEncoding(put->key, put->location);
-      winners.push_back(put);
-    }
+    for (const auto& put : winners) batch.PutEncoding(put->key, put->location);
     if (!winners.empty()) status = CommitBatch(&batch);
-    if (status.ok()) {
-      for (const auto& put : winners) table_.Insert(put->key, put->location);
+    for (const auto& put : winners) {
+      if (!status.ok()) break;
+      const std::optional<uint64_t> replaced = table_.Insert(put->key, put->location);
+      if (!replaced.has_value()) continue;
+      ++counters_.replaced;
+      tier_->Forget(*replaced);
     }
+    for (const auto& put : losers) stored.push_back(table_.Find(put->key));
   }
   for (const auto& put : winners) FinishWinner(put.get(), status);
-  for (const auto& [put, etag] : losers) {
-    put->source.reset();
-    put->kept.reset();
-    table_.Free(put->key.ns, put->location.runs);
-    // If the winner was in a batch that failed, nothing is stored.
-    put->Finish(status.ok() || table_.Find(put->key).has_value() ? absl::OkStatus() : Annotate(status, "put"), etag,
-                false);
-  }
+  for (size_t i = 0; i < losers.size(); ++i) FinishLoser(losers[i].get(), stored[i], status);
   AskMaintenance();
+}
+
+std::vector<std::shared_ptr<PendingPut>> EngineImpl::Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
+                                                             std::vector<std::shared_ptr<PendingPut>>* losers) {
+  std::vector<std::shared_ptr<PendingPut>> winners;
+  absl::flat_hash_map<EncodingKey, size_t> by_name;  // which of them
+  for (const auto& put : puts) {
+    const Etag& etag = put->location.etag;
+    if (const auto here = by_name.find(put->key); here != by_name.end()) {
+      std::shared_ptr<PendingPut>& winner = winners[here->second];
+      losers->push_back(Replaces(put->mode, etag, winner->location.etag) ? std::exchange(winner, put) : put);
+      continue;
+    }
+    const auto there = table_.Find(put->key);
+    if (there.has_value() && !Replaces(put->mode, etag, there->etag)) {
+      losers->push_back(put);
+      continue;
+    }
+    by_name.emplace(put->key, winners.size());
+    winners.push_back(put);
+  }
+  return winners;
+}
+
+void EngineImpl::FinishLoser(PendingPut* put, const std::optional<Location>& stored, const absl::Status& committed) {
+  put->source.reset();
+  put->kept.reset();
+  table_.Free(put->key.ns, put->location.runs);
+  // If what it lost to was in a batch that failed, nothing is stored.
+  if (!stored.has_value()) return put->Finish(Annotate(committed, "put"), Etag(), false);
+  put->Finish(absl::OkStatus(), stored->etag, false);
 }
 
 void EngineImpl::FinishWinner(PendingPut* put, const absl::Status& committed) {
