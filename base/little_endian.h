@@ -1,4 +1,5 @@
-// Fixed-size little-endian fields of our own records and frames.
+// Fields of our own records and frames: little-endian integers of a fixed size, and varints (LEB128: seven bits a byte,
+// the lowest first, the highest bit set in all but the last; as short as the number allows).
 // Thread-safety: pure functions; a FieldReader by one thread.
 #ifndef KVLINK_BASE_LITTLE_ENDIAN_H_
 #define KVLINK_BASE_LITTLE_ENDIAN_H_
@@ -18,6 +19,11 @@ void AppendField(T value, std::string* out) {
   for (size_t i = 0; i < sizeof(T); ++i) out->push_back(static_cast<char>(value >> (8 * i)));
 }
 
+inline void AppendVarint(uint64_t value, std::string* out) {
+  for (; value >= 0x80; value >>= 7) out->push_back(static_cast<char>(value | 0x80));
+  out->push_back(static_cast<char>(value));
+}
+
 // Reads fields from the front; `ok()` turns false, for good, at the first that is not there.
 class FieldReader {
  public:
@@ -34,6 +40,18 @@ class FieldReader {
     for (size_t i = 0; i < sizeof(T); ++i) value |= static_cast<T>(static_cast<uint8_t>(rest_[i])) << (8 * i);
     rest_.remove_prefix(sizeof(T));
     return value;
+  }
+  // One that is longer than it must be, or exceeds 64 bits, is as one that is not there.
+  uint64_t ReadVarint() {
+    uint64_t value = 0;
+    for (int shift = 0; ok_ && shift < 64; shift += 7) {
+      const uint8_t byte = Read<uint8_t>();
+      value |= static_cast<uint64_t>(byte & 0x7f) << shift;
+      if ((byte == 0 && shift > 0) || (byte > 1 && shift == 63)) break;
+      if ((byte & 0x80) == 0 && ok_) return value;
+    }
+    ok_ = false;
+    return 0;
   }
   void ReadBytes(void* out, size_t n) {
     if (rest_.size() < n) {

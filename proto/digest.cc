@@ -126,9 +126,13 @@ Identity ComputeIdentity(const IdentityInput& input, absl::string_view tenant_se
 
 uint64_t Checksum64(absl::Span<const std::byte> bytes) { return Xxh3(bytes.data(), bytes.size()); }
 
-Etag ComputeEtag(absl::Span<const uint64_t> unit_checksums) {
+Etag ComputeEtag(absl::string_view fields, absl::Span<const uint64_t> unit_checksums) {
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  XXH3_128bits_update(&state, fields.data(), fields.size());
+  XXH3_128bits_update(&state, unit_checksums.data(), unit_checksums.size() * sizeof(uint64_t));
   XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(unit_checksums.data(), unit_checksums.size() * sizeof(uint64_t)));
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
   Etag etag;
   static_assert(sizeof(canonical.digest) == sizeof(etag.bytes));
   std::memcpy(etag.bytes.data(), canonical.digest, sizeof(canonical.digest));

@@ -1,7 +1,7 @@
 // The three names everything in KVLink is found by, and the hashes behind them (docs/formats.md "Identity", "Etag").
 //   Fingerprint  what model made an encoding        SHA-256
 //   Identity     what an encoding means             SHA-256, or HMAC-SHA256 under the tenant's secret
-//   Etag         which bytes an encoding consists of  XXH3-128 of its unit checksums
+//   Etag         which encoding it is, to the bit       XXH3-128 of its canonical manifest record
 // Thread-safety: values and pure functions; a Sha256 by one thread at a time.
 #ifndef KVLINK_PROTO_DIGEST_H_
 #define KVLINK_PROTO_DIGEST_H_
@@ -62,7 +62,8 @@ Identity ComputeIdentity(const IdentityInput& input, absl::string_view tenant_se
 
 // XXH3-64, seed 0.
 uint64_t Checksum64(absl::Span<const std::byte> bytes);
-Etag ComputeEtag(absl::Span<const uint64_t> unit_checksums);
+// XXH3-128, seed 0, of an etag record (Manifest::Seal), given as its fields and the unit checksums behind them.
+Etag ComputeEtag(absl::string_view fields, absl::Span<const uint64_t> unit_checksums);
 
 }  // namespace kvlink
 

@@ -42,10 +42,12 @@ absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::s
         absl::StrCat(kind.name, ": starts with 0x", absl::Hex(magic), " and not with 0x", absl::Hex(kind.magic)));
   }
   const int major = static_cast<uint8_t>(bytes[4]);
-  if (major != kind.major && major != kind.major - 1) {
-    return absl::UnimplementedError(absl::StrCat(
-        kind.name, ": format version ", major, ".", static_cast<int>(static_cast<uint8_t>(bytes[5])),
-        "; this build reads version ", static_cast<int>(kind.major), "; use the build that wrote it or a newer one"));
+  const bool previous = major == kind.major - 1;
+  if (major != kind.major && !(previous && (kind.reads_previous || major == 0))) {
+    return absl::UnimplementedError(
+        absl::StrCat(kind.name, ": format version ", major, ".", static_cast<int>(static_cast<uint8_t>(bytes[5])),
+                     "; this build reads version ", static_cast<int>(kind.major), "; use the build that wrote it",
+                     major > kind.major ? " or a newer one" : ""));
   }
   if (major == 0) return absl::InvalidArgumentError(absl::StrCat(kind.name, ": format version 0 never existed"));
   const absl::string_view payload = bytes.substr(kEnvelopeBytes);

@@ -18,7 +18,8 @@ struct EnvelopeKind {
   uint32_t magic;
   uint8_t major;  // what this build writes; it reads this and the one before
   uint8_t minor;
-  absl::string_view name;  // for messages: "manifest"
+  absl::string_view name;      // for messages: "manifest"
+  bool reads_previous = true;  // false: what this major changed cannot be read from the one before
 };
 
 std::string WrapEnvelope(const EnvelopeKind& kind, absl::string_view payload);

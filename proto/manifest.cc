@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/little_endian.h"
 #include "base/status.h"
 
 namespace kvlink {
@@ -10,6 +11,8 @@ namespace {
 
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an encoding: far beyond any, and sums cannot overflow
+constexpr absl::string_view kEtagMagic = "KVLINKET";
+constexpr uint32_t kEtagVersion = 2;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("manifest: ", what)); }
 
@@ -73,6 +76,41 @@ uint64_t UnitChecksum(const SlabShape& shape, int64_t head, int64_t unit, absl::
   return Checksum64(slab.subspan(shape.unit_offset(head, unit), shape.unit_bytes(unit)));
 }
 
+void AppendNumber(int64_t number, std::string* out) { AppendField(static_cast<uint64_t>(number), out); }
+
+template <int kBytes>
+void AppendDigest(const Digest<kBytes>& digest, std::string* out) {
+  out->append(reinterpret_cast<const char*>(digest.bytes.data()), digest.bytes.size());
+}
+
+// docs/formats.md "Etag". The fields are few thousand bytes at most; the checksums behind them are hashed from where
+// they are.
+Etag EtagOf(const Manifest& manifest) {
+  std::string fields(kEtagMagic.data(), kEtagMagic.size());
+  AppendField<uint32_t>(kEtagVersion, &fields);
+  AppendDigest(manifest.identity, &fields);
+  AppendDigest(manifest.model, &fields);
+  AppendField<uint32_t>(static_cast<uint32_t>(manifest.codec), &fields);
+  AppendNumber(manifest.tokens, &fields);
+  AppendField<uint32_t>(static_cast<uint32_t>(manifest.layers.size()), &fields);
+  for (const LayerManifest& layer : manifest.layers) {
+    AppendNumber(layer.offset, &fields);
+    AppendNumber(layer.length, &fields);
+    AppendField<uint32_t>(static_cast<uint32_t>(layer.components.size()), &fields);
+    for (const Component& component : layer.components) {
+      AppendField<uint32_t>(static_cast<uint32_t>(component.kind), &fields);
+      AppendNumber(component.heads, &fields);
+      AppendNumber(component.dim, &fields);
+      AppendNumber(component.rotary_dim, &fields);
+      AppendField<uint32_t>(static_cast<uint32_t>(component.rotation), &fields);
+      AppendNumber(component.offset, &fields);
+      AppendNumber(component.length, &fields);
+    }
+  }
+  AppendField<uint64_t>(manifest.unit_checksums.size(), &fields);
+  return ComputeEtag(fields, manifest.unit_checksums);
+}
+
 int64_t LayerUnits(const Manifest& manifest, int64_t layer) {
   if (manifest.layers[layer].components.empty()) return 0;
   const SlabShape shape = manifest.shape(layer);
@@ -105,13 +143,7 @@ Manifest Manifest::Uniform(const SlabShape& shape, int64_t layers, int64_t rotar
   return manifest;
 }
 
-int64_t Manifest::bytes() const {
-  int64_t end = 0;
-  for (const LayerManifest& layer : layers) {
-    if (!layer.components.empty()) end = layer.offset + layer.length;
-  }
-  return end;
-}
+int64_t Manifest::bytes() const { return layers.empty() ? 0 : layers.back().offset + layers.back().length; }
 
 SlabShape Manifest::shape(int64_t layer) const {
   const Component& component = layers[layer].components.front();
@@ -155,7 +187,7 @@ absl::Status Manifest::VerifyLayer(int64_t layer, absl::Span<const std::byte> sl
   return absl::OkStatus();
 }
 
-void Manifest::Seal() { etag = ComputeEtag(unit_checksums); }
+void Manifest::Seal() { etag = EtagOf(*this); }
 
 absl::Status Manifest::Validate() const {
   if (layers.empty() || static_cast<int64_t>(layers.size()) > kMaxLayers) {
@@ -166,22 +198,23 @@ absl::Status Manifest::Validate() const {
   int64_t units = 0;
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerManifest& record = layers[l];
+    if (record.offset != end) {
+      return Bad(absl::StrCat("layer ", l, " at offset ", record.offset, " where the one before ends at ", end));
+    }
     if (record.components.empty()) {
       if (record.length != 0) return Bad(absl::StrCat("layer ", l, " has bytes and no components"));
       continue;
     }
     KVLINK_RETURN_IF_ERROR(ValidateComponents(*this, l));
-    if (record.offset < end || record.offset % kSlabAlignment != 0 || record.offset > kMaxBytes - record.length) {
-      return Bad(absl::StrCat("layer ", l, " at offset ", record.offset, " overlaps, or is not aligned, or too far"));
-    }
-    end = record.offset + record.length;
+    if (record.length > kMaxBytes - end) return Bad(absl::StrCat("layer ", l, " ends beyond ", kMaxBytes, " bytes"));
+    end += record.length;
     units += LayerUnits(*this, l);
   }
   if (units == 0) return Bad("no layer has keys and values");
   if (static_cast<int64_t>(unit_checksums.size()) != units) {
     return Bad(absl::StrCat(unit_checksums.size(), " unit checksums where the layers have ", units, " units"));
   }
-  if (etag != ComputeEtag(unit_checksums)) return Bad("the etag is not that of its checksums");
+  if (etag != EtagOf(*this)) return Bad("the etag is not that of its content");
   return absl::OkStatus();
 }
 

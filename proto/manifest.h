@@ -32,9 +32,12 @@ struct Component {
 
 struct LayerManifest {
   std::vector<Component> components;  // empty: a layer without KV
-  int64_t offset = 0;                 // of the slab within the encoding, a multiple of 4096
+  int64_t offset = 0;                 // of the slab within the encoding: where the layer before ends
   int64_t length = 0;                 // with padding
 };
+
+// Most bytes of a serialised manifest, its envelope included.
+inline constexpr int64_t kMaxManifestBytes = int64_t{64} << 20;
 
 struct Manifest {
   Identity identity;
@@ -59,15 +62,17 @@ struct Manifest {
   // unit. INVALID_ARGUMENT if the slab's size is not the layer's length.
   absl::Status ChecksumLayer(int64_t layer, absl::Span<const std::byte> slab);
   absl::Status VerifyLayer(int64_t layer, absl::Span<const std::byte> slab) const;
-  // Sets etag from the checksums of all layers.
+  // Sets etag: the hash of everything else but `build` (docs/formats.md "Etag"). The last thing a writer does to a
+  // manifest; what is changed afterwards needs another etag.
   void Seal();
 
-  // Shapes, offsets (ascending, aligned, not overlapping), lengths, number of checksums, etag == hash of the checksums.
+  // Shapes, offsets (each slab where the one before ends), lengths, number of checksums, etag == what Seal would set.
   absl::Status Validate() const;
 };
 
 // Envelope and message. Parse: INVALID_ARGUMENT for anything damaged, truncated or inconsistent (the envelope carries a
-// checksum); UNIMPLEMENTED naming the version for another major version, or for a component kind we do not know.
+// checksum), or larger than kMaxManifestBytes; UNIMPLEMENTED naming the version for another major version, or for a
+// component kind we do not know. Allocates no more than the bytes themselves take, and 1024 layers.
 std::string SerializeManifest(const Manifest& manifest);
 absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes);
 

@@ -1,5 +1,9 @@
 // Bytes of a manifest (docs/formats.md "Manifest").
+//
+// Layers that are alike and follow each other are one record with a count; where a slab lies is not written, since each
+// begins where the one before ends.
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -12,10 +16,12 @@ namespace kvlink {
 namespace {
 
 // "KVLM"
-constexpr EnvelopeKind kManifestKind{0x4D4C564B, 1, 0, "manifest"};
-constexpr int64_t kMaxBytes = int64_t{64} << 20;
+constexpr EnvelopeKind kManifestKind{0x4D4C564B, 2, 0, "manifest", /*reads_previous=*/false};
+constexpr int kLayersField = 9;
 constexpr int64_t kMaxLayers = 1024;
-constexpr int64_t kMaxLayerBytes = 1024;
+constexpr int64_t kMaxRunBytes = 1024;
+constexpr int kMaxComponents = 16;               // of a layer: a count must not make many of few bytes
+constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an encoding: sums cannot overflow
 
 // The type of a component's elements, for readers that do not know the codec's number.
 enum class StoredDtype : uint32_t { kBf16 = 1, kF32 = 2, kInt8 = 3, kNibbles = 4 };
@@ -68,10 +74,14 @@ absl::Status RefuseReserved(const proto::Manifest& message) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<LayerManifest> ReadLayer(const proto::Layer& message, Codec codec, int64_t layer) {
+// One layer of a run, at offset 0. `layer`: its number, for messages.
+absl::StatusOr<LayerManifest> ReadLayer(const proto::LayerRun& message, Codec codec, size_t layer) {
   LayerManifest out;
-  out.offset = message.offset();
   out.length = message.length();
+  if (out.length < 0 || out.length > kMaxBytes) return Bad(absl::StrCat("layer ", layer, ": length ", out.length));
+  if (message.components_size() > kMaxComponents) {
+    return Bad(absl::StrCat("layer ", layer, ": ", message.components_size(), " components"));
+  }
   for (const proto::Component& from : message.components()) {
     if (from.kind() < 1 || from.kind() > 4) {
       return absl::UnimplementedError(absl::StrCat("manifest: layer ", layer, ": component kind ", from.kind(),
@@ -86,6 +96,9 @@ absl::StatusOr<LayerManifest> ReadLayer(const proto::Layer& message, Codec codec
     to.rotation = static_cast<Rotation>(from.rotation());
     to.offset = from.offset();
     to.length = from.length();
+    if (to.offset < 0 || to.length < 0 || to.offset > out.length || to.length > out.length - to.offset) {
+      return Bad(absl::StrCat("layer ", layer, ": a component lies beyond the slab"));
+    }
     const bool known = to.kind == ComponentKind::kKey || to.kind == ComponentKind::kValue;
     if (known && (from.dtype() != static_cast<uint32_t>(DtypeOf(codec)) ||
                   from.scales() != static_cast<uint32_t>(ScalesOf(codec, to.kind)))) {
@@ -94,6 +107,64 @@ absl::StatusOr<LayerManifest> ReadLayer(const proto::Layer& message, Codec codec
     out.components.push_back(to);
   }
   return out;
+}
+
+// Moves a layer, and what lies in it.
+void MoveTo(int64_t offset, LayerManifest* layer) {
+  for (Component& component : layer->components) component.offset += offset - layer->offset;
+  layer->offset = offset;
+}
+
+absl::Status ReadLayers(const proto::Manifest& message, Manifest* manifest) {
+  int64_t layers = 0;
+  for (const proto::LayerRun& run : message.layers()) {
+    if (run.count() < 1 || run.count() > kMaxLayers - layers) {
+      return Bad(absl::StrCat("a run of ", run.count(), " layers behind ", layers, "; there are at most ", kMaxLayers));
+    }
+    layers += run.count();
+  }
+  manifest->layers.reserve(layers);
+  int64_t end = 0;
+  for (const proto::LayerRun& run : message.layers()) {
+    KVLINK_ASSIGN_OR_RETURN(LayerManifest layer, ReadLayer(run, manifest->codec, manifest->layers.size()));
+    for (uint32_t i = 0; i < run.count(); ++i) {
+      if (layer.length > kMaxBytes - end) return Bad(absl::StrCat("its slabs are more than ", kMaxBytes, " bytes"));
+      MoveTo(end, &layer);
+      end += layer.length;
+      manifest->layers.push_back(layer);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Whether two layers are alike but for where they lie.
+bool Alike(const LayerManifest& a, const LayerManifest& b) {
+  if (a.length != b.length || a.components.size() != b.components.size()) return false;
+  for (size_t i = 0; i < a.components.size(); ++i) {
+    const Component &left = a.components[i], &right = b.components[i];
+    if (left.kind != right.kind || left.heads != right.heads || left.dim != right.dim ||
+        left.rotary_dim != right.rotary_dim || left.rotation != right.rotation ||
+        left.offset - a.offset != right.offset - b.offset || left.length != right.length) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void WriteLayer(const LayerManifest& layer, Codec codec, proto::LayerRun* run) {
+  run->set_length(layer.length);
+  for (const Component& component : layer.components) {
+    proto::Component* const to = run->add_components();
+    to->set_kind(static_cast<uint32_t>(component.kind));
+    to->set_heads(component.heads);
+    to->set_dim(component.dim);
+    to->set_rotary_dim(component.rotary_dim);
+    to->set_dtype(static_cast<uint32_t>(DtypeOf(codec)));
+    to->set_rotation(static_cast<uint32_t>(component.rotation));
+    to->set_scales(static_cast<uint32_t>(ScalesOf(codec, component.kind)));
+    to->set_offset(component.offset - layer.offset);
+    to->set_length(component.length);
+  }
 }
 
 }  // namespace
@@ -105,22 +176,14 @@ std::string SerializeManifest(const Manifest& manifest) {
   message.set_codec(static_cast<uint32_t>(manifest.codec));
   message.set_etag(manifest.etag.bytes.data(), manifest.etag.bytes.size());
   message.set_tokens(manifest.tokens);
+  const LayerManifest* of_run = nullptr;
   for (const LayerManifest& layer : manifest.layers) {
-    proto::Layer* out = message.add_layers();
-    out->set_offset(layer.offset);
-    out->set_length(layer.length);
-    for (const Component& component : layer.components) {
-      proto::Component* to = out->add_components();
-      to->set_kind(static_cast<uint32_t>(component.kind));
-      to->set_heads(component.heads);
-      to->set_dim(component.dim);
-      to->set_rotary_dim(component.rotary_dim);
-      to->set_dtype(static_cast<uint32_t>(DtypeOf(manifest.codec)));
-      to->set_rotation(static_cast<uint32_t>(component.rotation));
-      to->set_scales(static_cast<uint32_t>(ScalesOf(manifest.codec, component.kind)));
-      to->set_offset(component.offset);
-      to->set_length(component.length);
+    if (of_run == nullptr || !Alike(*of_run, layer)) {
+      of_run = &layer;
+      WriteLayer(layer, manifest.codec, message.add_layers());
     }
+    proto::LayerRun* const run = message.mutable_layers(message.layers_size() - 1);
+    run->set_count(run->count() + 1);
   }
   message.mutable_unit_checksums()->Add(manifest.unit_checksums.begin(), manifest.unit_checksums.end());
   message.set_build(manifest.build);
@@ -128,9 +191,9 @@ std::string SerializeManifest(const Manifest& manifest) {
 }
 
 absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes) {
+  if (static_cast<int64_t>(bytes.size()) > kMaxManifestBytes) return Bad("too large");
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kManifestKind, bytes));
-  if (static_cast<int64_t>(payload.size()) > kMaxBytes) return Bad("too large");
-  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("manifest", payload, {6, kMaxLayers, kMaxLayerBytes}));
+  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("manifest", payload, {kLayersField, kMaxLayers, kMaxRunBytes}));
   proto::Manifest message;
   if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return Bad("malformed");
   KVLINK_RETURN_IF_ERROR(RefuseReserved(message));
@@ -146,11 +209,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes) {
   }
   manifest.codec = static_cast<Codec>(message.codec());
   manifest.tokens = message.tokens();
-  manifest.layers.reserve(message.layers_size());
-  for (const proto::Layer& layer : message.layers()) {
-    KVLINK_ASSIGN_OR_RETURN(LayerManifest read, ReadLayer(layer, manifest.codec, manifest.layers.size()));
-    manifest.layers.push_back(std::move(read));
-  }
+  KVLINK_RETURN_IF_ERROR(ReadLayers(message, &manifest));
   manifest.unit_checksums.assign(message.unit_checksums().begin(), message.unit_checksums().end());
   manifest.build = message.build();
   KVLINK_RETURN_IF_ERROR(manifest.Validate());

@@ -104,7 +104,8 @@ class EncodingStore {
   virtual absl::StatusOr<std::vector<Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                     Codec codec) = 0;
   // A lease on exactly the bytes `etag` names; loading begins at once, in layer order. NOT_FOUND: a miss (absent,
-  // evicted, or another etag). RESOURCE_EXHAUSTED: the DRAM tier is full of leased encodings.
+  // evicted, or another etag). RESOURCE_EXHAUSTED: the DRAM tier is full of leased encodings. DATA_LOSS: its manifest
+  // is damaged, and so is the encoding; a miss from now on. UNAVAILABLE: it cannot be read now.
   virtual absl::StatusOr<std::unique_ptr<Lease>> Read(absl::string_view ns, const Identity& identity, Codec codec,
                                                       const Etag& etag, absl::Time deadline) = 0;
   // Makes a region known, for ReadTo. UNIMPLEMENTED, saying why: what this store reads by does not reach such memory.

@@ -62,7 +62,6 @@ class Documents {
             manifest.ChecksumLayer(layer, absl::MakeConstSpan(bytes_.as<std::byte>(), shape.slab_bytes()));
         if (!summed.ok()) Die(summed.message());
       }
-      manifest.Seal();
       shapes_.push_back(manifest);
     }
     std::lognormal_distribution<double> pages(1.2, 0.7);
@@ -74,6 +73,7 @@ class Documents {
   Manifest manifest(uint32_t document) const {
     Manifest manifest = shapes_[pages_[document] - 1];
     std::memcpy(manifest.identity.bytes.data(), &document, sizeof(document));
+    manifest.Seal();
     return manifest;
   }
   EncodingKey key(uint32_t document) const { return {"bench", manifest(document).identity, Codec::kRawBf16}; }

@@ -72,20 +72,21 @@ EncodingKey KeyOf(int64_t number) {
 }
 
 // Records [first, last), each of an encoding of one block.
-void Write(engine::Index* index, Manifest manifest, int64_t first, int64_t last) {
+void Write(engine::Index* index, const Manifest& manifest, int64_t first, int64_t last) {
   Location location;
   location.etag = manifest.etag;
-  location.tokens = manifest.tokens;
+  location.tokens = static_cast<int32_t>(manifest.tokens);
+  location.manifest_bytes = static_cast<int32_t>(SerializeManifest(manifest).size());
   location.bytes = manifest.bytes();
+  if (location.blocks() != 1) Die("an encoding of more than one block; fewer layers");
   for (int64_t start = first; start < last; start += kBatch) {
     engine::IndexBatch batch(index);
     for (int64_t i = start; i < std::min(last, start + kBatch); ++i) {
       const EncodingKey key = KeyOf(i);
-      manifest.identity = key.identity;
       location.sequence = static_cast<uint64_t>(i) + 1;
       const int64_t block = i / (kBlocksPerSegment - 1) * kBlocksPerSegment + 1 + i % (kBlocksPerSegment - 1);
       location.runs = {{static_cast<uint32_t>(block), 1}};
-      batch.PutEncoding(key, location, SerializeManifest(manifest));
+      batch.PutEncoding(key, location);
     }
     MustBe(index->Commit(&batch));
   }
@@ -103,7 +104,6 @@ Manifest ManifestOf(int64_t layers) {
   for (int64_t layer = 0; layer < layers; ++layer)
     MustBe(manifest.ChecksumLayer(layer, absl::MakeConstSpan(slab.as<std::byte>(), kShape.slab_bytes())));
   manifest.Seal();
-  if (engine::BlocksFor(manifest.bytes()) != 1) Die("an encoding of more than one block; fewer layers");
   return manifest;
 }
 

@@ -91,9 +91,11 @@ class Subject {
       spans_.push_back(absl::MakeConstSpan(slabs_.as<std::byte>() + layer * kShape.slab_bytes(), kShape.slab_bytes()));
       MustBe(manifest.ChecksumLayer(layer, spans_.back()));
     }
-    manifest.Seal();
     manifests_.assign(count, manifest);
-    for (int64_t i = 0; i < count; ++i) std::memcpy(manifests_[i].identity.bytes.data(), &i, sizeof(i));
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(manifests_[i].identity.bytes.data(), &i, sizeof(i));
+      manifests_[i].Seal();
+    }
     engine::EngineOptions options;
     options.observer = &flushes_;
     options.dram_bytes = kMemory;  // smaller than what is written and read, as in a store worth having

@@ -50,11 +50,11 @@ Slabs::Slabs(std::byte* data) {
     spans.push_back(absl::MakeConstSpan(data + layer * kShape.slab_bytes(), kShape.slab_bytes()));
     MustBe(manifest.ChecksumLayer(layer, spans.back()));
   }
-  manifest.Seal();
 }
 
 Manifest Named(Manifest manifest, uint64_t number) {
   std::memcpy(manifest.identity.bytes.data(), &number, sizeof(number));
+  manifest.Seal();
   return manifest;
 }
 

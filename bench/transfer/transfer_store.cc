@@ -77,7 +77,6 @@ class StoreMover : public Mover {
     for (int64_t layer = 0; layer < shape.layers; ++layer) {
       KVLINK_RETURN_IF_ERROR(manifest.ChecksumLayer(layer, sources_[0][layer]));
     }
-    manifest.Seal();
     shape_ = shape.name;
     next_ = 0;
     manifests_.assign(std::max(shape.encodings, ring_bytes_ / manifest.bytes()), manifest);
@@ -106,6 +105,7 @@ class StoreMover : public Mover {
   void Rename(Manifest* manifest) {
     const uint64_t number[2] = {static_cast<uint64_t>(getpid()) << 8 | static_cast<uint64_t>(move_), ++names_};
     std::memcpy(manifest->identity.bytes.data(), number, sizeof(number));
+    manifest->Seal();
   }
 
   absl::StatusOr<MoveTime> Push(absl::Span<Manifest> manifests) {

@@ -408,6 +408,7 @@ Engine::Statistics EngineImpl::Stats() {
   stats.evictions = stats.evicted_capacity + stats.evicted_quota;
   stats.removed = counters_.removed;
   stats.unreferenced = counters_.unreferenced;
+  stats.replaced = counters_.replaced;
   stats.dropped_damaged = counters_.dropped_damaged;
   for (const Run& run : table_.bad_blocks()) stats.bad_blocks += run.count;
   stats.sealed_blocks = table_.unusable_blocks() - stats.bad_blocks;

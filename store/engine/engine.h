@@ -126,8 +126,8 @@ class Engine {
     bool resident = false;
   };
   struct PutOutcome {
-    Etag etag;
-    bool written = false;
+    Etag etag;             // of what is stored
+    bool written = false;  // whether that is what was put
   };
   struct Document {
     std::string id;
@@ -157,13 +157,17 @@ class Engine {
   virtual std::optional<Info> Find(const EncodingKey& key) = 0;
   virtual absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const EncodingKey& key, const Etag& etag,
                                                               absl::Time deadline) = 0;
+  // A put that replaces what is there does so in one commit: after a crash one of the two is there. Who reads the one
+  // before keeps it until they let go; then its blocks come free. Its pins end with it, since a pin is of one encoding.
   virtual absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
-                                         absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) = 0;
+                                         absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
+                                         PutMode mode = PutMode::kKeepExisting) = 0;
   // Put without a copy: memory of the tier for the slabs (multiples of 4096 bytes, 0 for a layer without KV), to be
   // reserved, filled and committed; the first that has bytes is reserved. Whether the encoding is there already is not
   // looked at (Find). INVALID_ARGUMENT: lengths. RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
   virtual absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key,
-                                                                  absl::Span<const int64_t> lengths) = 0;
+                                                                  absl::Span<const int64_t> lengths,
+                                                                  PutMode mode = PutMode::kKeepExisting) = 0;
   // REQUIRES: Accept returned OK. Stores what was written of it, if that was every layer; its memory stays in the tier.
   // `done` is called exactly once: with an outcome from another thread, or within the call, when durable, or when
   // nothing of it is left, with an error as WriteLayer's or Put's. It must neither wait nor call the engine.

@@ -27,7 +27,7 @@ constexpr int kMaxTries = 2;  // of writing a put
 // bad: such a device is slow to refuse.
 constexpr absl::Duration kProbeTime = absl::Seconds(1);
 
-// The blocks that hold bytes [offset, offset + length) of an encoding.
+// The blocks that hold bytes [offset, offset + length) of what is stored of an encoding.
 std::vector<Run> BlocksOf(const Runs& runs, int64_t offset, int64_t length) {
   const int64_t first = offset / kSegmentBlockBytes, end = BlocksFor(offset + length);
   std::vector<Run> blocks;
@@ -178,12 +178,12 @@ bool EngineImpl::WriteAgain(const std::shared_ptr<PendingPut>& put) {
   put->location.runs = *std::move(elsewhere);
   put->files.clear();
   ++put->tries;
-  auto requests = Writes(put);
+  auto requests = WriteRequests(put);
   if (!requests.ok()) return false;
   {
     MutexLock lock(&put->mutex);
     put->device = absl::OkStatus();
-    put->left = put->location.bytes;
+    put->left = put->location.stored_bytes();
     put->Enter(PendingPut::Stage::kWriting);
   }
   ++counters_.puts_written_again;

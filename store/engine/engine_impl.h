@@ -41,6 +41,10 @@ class IndexBatch;
 class IndexSnapshot;
 struct PendingPut;
 
+// The manifest that an area read from a segment holds. Its etag is the hash of all it says: one that has the etag of
+// the location record is the one that was stored. DATA_LOSS: it is not, or is not one.
+absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& key, const Location& location);
+
 class EncodingLeaseImpl final : public EncodingLease {
  public:
   EncodingLeaseImpl(EngineImpl* engine, EntryUse use, ResidentLease resident, bool from_dram)
@@ -65,7 +69,7 @@ class EncodingLeaseImpl final : public EncodingLease {
 
 class StreamingPutImpl final : public StreamingPut {
  public:
-  StreamingPutImpl(EngineImpl* engine, EncodingKey key, std::shared_ptr<Residency> residency);
+  StreamingPutImpl(EngineImpl* engine, EncodingKey key, PutMode mode, std::shared_ptr<Residency> residency);
   ~StreamingPutImpl() override;
   StreamingPutImpl(const StreamingPutImpl&) = delete;
   StreamingPutImpl& operator=(const StreamingPutImpl&) = delete;
@@ -83,6 +87,7 @@ class StreamingPutImpl final : public StreamingPut {
 
   EngineImpl* const engine_;
   const EncodingKey key_;
+  const PutMode mode_;
   std::shared_ptr<Residency> residency_;
   std::vector<int64_t> lengths_;     // of layers
   std::shared_ptr<PendingPut> put_;  // from Accept to Release
@@ -106,9 +111,10 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const EncodingKey& key, const Etag& etag,
                                                       absl::Time deadline) override;
   absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
-                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) override;
-  absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key,
-                                                          absl::Span<const int64_t> lengths) override;
+                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
+                                 PutMode mode) override;
+  absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths,
+                                                          PutMode mode) override;
   void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) override;
   absl::Status Touch(const EncodingKey& key) override;
   absl::Status Prefetch(const EncodingKey& key, absl::Time deadline) override;
@@ -147,6 +153,7 @@ class EngineImpl final : public Engine {
     std::atomic<int64_t> pushes_open{0}, puts_in_flight{0}, loads_in_flight{0};
     std::atomic<int64_t> bytes_written_in_place{0}, puts_written_again{0}, failed_flushes{0};
     std::atomic<int64_t> evicted_capacity{0}, evicted_quota{0}, removed{0}, unreferenced{0}, dropped_damaged{0};
+    std::atomic<int64_t> replaced{0};
     std::atomic<int64_t> integrity_failures{0}, double_claims{0};
     std::atomic<int64_t> scrubbed_encodings{0}, scrubbed_bytes{0}, scrub_rounds{0}, scrub_damaged{0};
     std::atomic<int64_t> reads_repeated{0};
@@ -180,11 +187,18 @@ class EngineImpl final : public Engine {
   // Leases what `use` names, loading it where it is not resident.
   absl::StatusOr<Held> Hold(EntryUse use, Eviction evict, absl::Time deadline);
   absl::StatusOr<ResidentLease> StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline);
-  absl::StatusOr<Manifest> ManifestOf(const EncodingKey& key, const Location& location);
-  // Requests that move all of an encoding between memory and segments, in layer order; `done(offset, length, status)`
-  // for each.
-  absl::StatusOr<std::vector<IoRequest>> Requests(const Residency& residency, const Runs& runs, bool write,
-                                                  RequestCutter::Done done) const;
+  // Reads the manifest that lies before the slabs, and checks that it is the encoding's. DATA_LOSS: it is not, or
+  // cannot be read, and the checker looks at the encoding (AwaitCheck). UNAVAILABLE: it cannot be read now. NOT_FOUND:
+  // removed meanwhile. DEADLINE_EXCEEDED.
+  absl::StatusOr<Manifest> ReadManifest(const EntryUse& use, bool background, absl::Time deadline);
+  // Its bytes, unchecked, each read that fails made twice; errors as ReadManifest, and nobody is asked to check.
+  absl::StatusOr<Pages> ReadManifestArea(const EntryUse& use, bool background, absl::Time deadline);
+  // The requests that read the slabs of an encoding from the segments, in layer order, each made twice if it fails.
+  // `held` lives until the last has ended.
+  absl::StatusOr<std::vector<IoRequest>> ReadRequests(const std::shared_ptr<Residency>& to, const Location& location,
+                                                      bool background, std::shared_ptr<void> held);
+  // Those that write a put's manifest and, behind it, its source.
+  absl::StatusOr<std::vector<IoRequest>> WriteRequests(const std::shared_ptr<PendingPut>& put);
   // Makes the request repeat itself once where it fails.
   void ReadTwice(IoRequest* request);
   // Its bytes are wrong (`what`): counts it, says so, and the store stops serving it.
@@ -239,19 +253,23 @@ class EngineImpl final : public Engine {
   static absl::Status CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths);
   // Preconditions of every put: writable, not on a full disk.
   absl::Status CheckRoomToWrite();
-  std::shared_ptr<PendingPut> NewPut(EncodingKey key, const Manifest& manifest);
+  // INVALID_ARGUMENT: it, or its manifest, is larger than can be stored.
+  absl::StatusOr<std::shared_ptr<PendingPut>> NewPut(EncodingKey key, const Manifest& manifest, PutMode mode);
   // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
   // The completion of each write of `put`: notes blocks that could not be written, and calls PartDone.
   RequestCutter::Done WriteDone(const std::shared_ptr<PendingPut>& put);
-  // Of all of `put`'s source.
-  absl::StatusOr<std::vector<IoRequest>> Writes(const std::shared_ptr<PendingPut>& put);
   // Subtracts `part` from put->left. The call that reaches zero hands the put to the committer.
   void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
   // For the committer (group_commit.h): makes the records of those puts durable whose bytes are.
   void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  // The puts that are to be stored, at most one of a name; the others go to `losers`.
+  std::vector<std::shared_ptr<PendingPut>> Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
+                                                   std::vector<std::shared_ptr<PendingPut>>* losers)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
+  void FinishLoser(PendingPut* put, const std::optional<Location>& stored, const absl::Status& committed);
   void FinishWinner(PendingPut* put, const absl::Status& committed);
   // Commits the batch together with the end of these encodings, and counts them in `reason`.
   absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)
@@ -260,7 +278,7 @@ class EngineImpl final : public Engine {
   // engine_faults.cc
   // For the committer: makes the puts' bytes durable, notes what failed, and takes out what is written again.
   void FlushGroup(std::vector<std::shared_ptr<PendingPut>>* group);
-  // Bytes [offset, offset + length) of the encoding could not be written.
+  // Bytes [offset, offset + length) of all that is stored of the encoding could not be written.
   void NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why);
   // Takes the blocks that are bad from the put. REQUIRES: nothing writes to its blocks any more.
   void LoseBadBlocks(PendingPut* put);
@@ -277,7 +295,7 @@ class EngineImpl final : public Engine {
 
   // engine_space.cc
   absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
-  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes can never be stored here.
+  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes, with its manifest, can never be stored here.
   absl::Status CheckSize(int64_t bytes) const;
   absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);

@@ -18,7 +18,7 @@ constexpr int64_t kMaxBytes = int64_t{1} << 48;  // of an encoding, as a locatio
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const EncodingKey& key,
-                                                                    absl::Span<const int64_t> lengths) {
+                                                                    absl::Span<const int64_t> lengths, PutMode mode) {
   KVLINK_RETURN_IF_ERROR(Writable());
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
   // All that placing the slabs needs of a manifest; the true one comes later.
@@ -38,10 +38,10 @@ absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const Encodi
   if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
-  KVLINK_RETURN_IF_ERROR(CheckSize(end));
+  KVLINK_RETURN_IF_ERROR(CheckSize(ManifestArea(1) + end));  // the manifest may be larger than that: Accept sees
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency, tier_->MakeEmpty(key.ns, std::move(places)));
   ++counters_.pushes_open;
-  std::unique_ptr<StreamingPut> push = std::make_unique<StreamingPutImpl>(this, key, std::move(residency));
+  std::unique_ptr<StreamingPut> push = std::make_unique<StreamingPutImpl>(this, key, mode, std::move(residency));
   // One that finds no room at all is told so before anything is sent.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   KVLINK_RETURN_IF_ERROR(push->Reserve(first - lengths.begin()));
@@ -55,8 +55,9 @@ absl::Status StreamingPutImpl::Reserve(int64_t layer) {
   return absl::OkStatus();
 }
 
-StreamingPutImpl::StreamingPutImpl(EngineImpl* engine, EncodingKey key, std::shared_ptr<Residency> residency)
-    : engine_(engine), key_(std::move(key)), residency_(std::move(residency)) {
+StreamingPutImpl::StreamingPutImpl(EngineImpl* engine, EncodingKey key, PutMode mode,
+                                   std::shared_ptr<Residency> residency)
+    : engine_(engine), key_(std::move(key)), mode_(mode), residency_(std::move(residency)) {
   const size_t layers = residency_->manifest().layers.size();
   for (size_t layer = 0; layer < layers; ++layer) lengths_.push_back(static_cast<int64_t>(slab(layer).size()));
   reserved_.resize(layers);
@@ -79,16 +80,24 @@ absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
     return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
   }
   KVLINK_RETURN_IF_ERROR(engine_->CheckRoomToWrite());
-  std::shared_ptr<PendingPut> put = engine_->NewPut(key_, manifest);
+  KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<PendingPut> put, engine_->NewPut(key_, manifest, mode_));
   KVLINK_ASSIGN_OR_RETURN(put->location.runs, engine_->AllocateBlocks(key_.ns, put->location.blocks()));
+  auto writes =
+      std::make_unique<RequestCutter>(engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(),
+                                      /*write=*/true, engine_->WriteDone(put));
+  // It goes to the disk with the first slab.
+  const absl::Status cut = writes->Add(absl::MakeSpan(put->manifest.data(), put->manifest.size()));
+  if (!cut.ok()) {
+    engine_->table_.Free(key_.ns, put->location.runs);
+    return cut;
+  }
+  writes_ = std::move(writes);
   residency_->SetManifest(std::make_shared<const Manifest>(manifest));
   put->source = residency_;
   put->kept = residency_;
-  writes_ = std::make_unique<RequestCutter>(engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(),
-                                            /*write=*/true, engine_->WriteDone(put));
   {
     MutexLock lock(&put->mutex);
-    put->left = put->location.bytes + 1;  // the one: EndPush
+    put->left = put->location.stored_bytes() + 1;  // the one: EndPush
   }
   put_ = std::move(put);
   ++engine_->counters_.puts_in_flight;
@@ -129,7 +138,7 @@ absl::Status StreamingPutImpl::SubmitVerified() {
 }
 
 std::shared_ptr<PendingPut> StreamingPutImpl::Release(int64_t* left) {
-  *left = put_->location.bytes - submitted_bytes_ + 1;
+  *left = put_->location.stored_bytes() - submitted_bytes_ + 1;
   return std::move(put_);
 }
 

@@ -14,7 +14,24 @@ namespace {
 constexpr int64_t kMaxNamedDocuments = 16;  // of those that refer to one damaged encoding
 constexpr size_t kMaxRecentDamage = 64;
 
+// The manifest that the area holds. Its etag is that of all it says, so that one which has the etag of the location
+// record is the one that was stored. DATA_LOSS: it is not.
+
 }  // namespace
+
+absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& key, const Location& location) {
+  auto manifest =
+      ParseManifest({reinterpret_cast<const char*>(area.data()), static_cast<size_t>(location.manifest_bytes)});
+  if (!manifest.ok()) {
+    return absl::DataLossError(absl::StrCat("encoding ", key.identity.Hex(), ": ", manifest.status().message()));
+  }
+  if (manifest->etag != location.etag || manifest->identity != key.identity || manifest->codec != key.codec ||
+      manifest->tokens != location.tokens || manifest->bytes() != location.bytes) {
+    return absl::DataLossError(
+        absl::StrCat("encoding ", key.identity.Hex(), ": manifest and location record do not agree"));
+  }
+  return manifest;
+}
 
 absl::Status EncodingLeaseImpl::WaitLayer(int64_t layer, absl::Time deadline) {
   const absl::Status status = resident_->WaitLayer(layer, deadline);
@@ -81,6 +98,7 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
     }
     if (!mine) {
       // This read may evict more than the other, so it may find room where that one did not.
+      if (absl::IsDataLoss(load->status)) AwaitCheck(sequence, deadline);
       if (!absl::IsResourceExhausted(load->status) || load->evict >= evict) KVLINK_RETURN_IF_ERROR(load->status);
       continue;
     }
@@ -92,6 +110,8 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
       loads_.erase(sequence);
       loads_changed_.SignalAll();
     }
+    // As of damage that WaitLayer tells of.
+    if (absl::IsDataLoss(resident.status())) AwaitCheck(sequence, deadline);
     KVLINK_RETURN_IF_ERROR(resident.status());
     return Held{std::move(use), *std::move(resident), false};
   }
@@ -111,71 +131,92 @@ absl::Status EngineImpl::Prefetch(const EncodingKey& key, absl::Time deadline) {
   return Hold(std::move(use), Eviction::kBelowShare, deadline).status();
 }
 
-absl::StatusOr<Manifest> EngineImpl::ManifestOf(const EncodingKey& key, const Location& location) {
-  auto manifest = index_->GetManifest(key);
-  // Its use keeps an encoding's blocks, not its records: it may have been removed meanwhile.
-  if (absl::IsNotFound(manifest.status())) {
-    const auto now = table_.Find(key);
-    if (now.has_value() && now->sequence == location.sequence) {
-      return absl::DataLossError("the index has a location without a manifest");
-    }
+absl::StatusOr<Pages> EngineImpl::ReadManifestArea(const EntryUse& use, bool background, absl::Time deadline) {
+  struct Reading {
+    EntryUse use;  // the blocks stay ours until the read has completed, whoever gives up waiting for it
+    Pages area;
+    Mutex mutex;
+    CondVar changed;
+    int64_t left ABSL_GUARDED_BY(mutex) = 0;
+    absl::Status status ABSL_GUARDED_BY(mutex);
+  };
+  const Location& location = use.location();
+  const auto reading = std::make_shared<Reading>();
+  reading->use = table_.Use(use.key(), /*touch=*/false);
+  if (!reading->use || reading->use.location().sequence != location.sequence) {
     return absl::NotFoundError("a miss: removed meanwhile");
   }
-  KVLINK_RETURN_IF_ERROR(manifest.status());
-  if (manifest->etag != location.etag) {
-    const auto now = table_.Find(key);
-    if (!now.has_value() || now->sequence != location.sequence)
-      return absl::NotFoundError("a miss: replaced meanwhile");
+  KVLINK_ASSIGN_OR_RETURN(reading->area, Pages::Heap(location.manifest_area()));
+  RequestCutter cutter(segments_.get(), location.runs, tier_->chunk_bytes(), /*write=*/false,
+                       [reading](int64_t, int64_t length, const absl::Status& status) {
+                         MutexLock lock(&reading->mutex);
+                         if (!status.ok() && reading->status.ok()) reading->status = status;
+                         reading->left -= length;
+                         reading->changed.SignalAll();
+                       });
+  KVLINK_RETURN_IF_ERROR(cutter.Add(absl::MakeSpan(reading->area.data(), reading->area.size())));
+  std::vector<IoRequest> requests = cutter.Take(/*all=*/true);
+  for (IoRequest& request : requests) {
+    request.background = background;
+    // The thread that waits for it has others to serve, and nothing of the encoding can be asked for before.
+    request.first = requests.size() == 1;
+    ReadTwice(&request);
   }
-  if (manifest->identity != key.identity || manifest->codec != key.codec || manifest->etag != location.etag ||
-      manifest->bytes() != location.bytes || manifest->tokens != location.tokens) {
-    return absl::DataLossError("manifest and location record do not agree");
+  {
+    MutexLock lock(&reading->mutex);
+    reading->left = location.manifest_area();
   }
-  // Slabs follow each other without gaps (Put sees to it).
-  int64_t end = 0;
-  for (const LayerManifest& layer : manifest->layers) {
-    if (layer.length > 0 && layer.offset != end) return absl::DataLossError("the manifest's slabs leave a gap");
-    end += layer.length;
+  io_->Submit(std::move(requests));
+  MutexLock lock(&reading->mutex);
+  while (reading->left > 0) {
+    if (!reading->changed.WaitUntil(&reading->mutex, deadline) && reading->left > 0) {
+      return absl::DeadlineExceededError("the manifest has not arrived before the deadline");
+    }
+  }
+  KVLINK_RETURN_IF_ERROR(reading->status);
+  return std::move(reading->area);
+}
+
+absl::StatusOr<Manifest> EngineImpl::ReadManifest(const EntryUse& use, bool background, absl::Time deadline) {
+  const auto area = ReadManifestArea(use, background, deadline);
+  if (absl::IsDataLoss(area.status())) AskCheck(use.key(), use.location().sequence, /*counted=*/false);
+  KVLINK_RETURN_IF_ERROR(area.status());
+  auto manifest = StoredManifest(*area, use.key(), use.location());
+  if (!manifest.ok()) {
+    ++counters_.integrity_failures;
+    AskCheck(use.key(), use.location().sequence, /*counted=*/true);
   }
   return manifest;
 }
 
+// First the manifest, which says how large each slab is; then the slabs. What is resident needs neither.
 absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline) {
   struct Loading {
     explicit Loading(std::atomic<int64_t>* in_flight) : in_flight(in_flight) { ++*in_flight; }
     ~Loading() { --*in_flight; }
     std::atomic<int64_t>* const in_flight;
     EntryUse use;
-    std::shared_ptr<Residency> residency;
   };
   const EncodingKey key = use.key();
   const uint64_t sequence = use.location().sequence;
-  auto manifest = ManifestOf(key, use.location());
-  if (!manifest.ok()) {
-    if (absl::IsDataLoss(manifest.status())) DropDamaged(key, sequence, manifest.status().message());
-    return manifest.status();
-  }
   // The blocks stay ours until the last read has completed, whatever happens to the lease.
   const auto hold = std::make_shared<Loading>(&counters_.loads_in_flight);
   hold->use = table_.Use(key, /*touch=*/false);
   if (!hold->use || hold->use.location().sequence != sequence) return absl::NotFoundError("a miss: removed meanwhile");
-  KVLINK_ASSIGN_OR_RETURN(hold->residency,
-                          tier_->MakeRoom(key.ns, std::make_shared<const Manifest>(*std::move(manifest)), evict,
+  KVLINK_ASSIGN_OR_RETURN(Manifest manifest, ReadManifest(use, /*background=*/false, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<Residency> residency,
+                          tier_->MakeRoom(key.ns, std::make_shared<const Manifest>(std::move(manifest)), evict,
                                           std::min(deadline, SteadyNow() + options_.wait_for_room)));
   KVLINK_ASSIGN_OR_RETURN(std::vector<IoRequest> requests,
-                          Requests(*hold->residency, use.location().runs, /*write=*/false,
-                                   [hold](int64_t offset, int64_t length, const absl::Status& status) {
-                                     hold->residency->ReadCompleted(offset, length, status);
-                                   }));
-  for (IoRequest& request : requests) ReadTwice(&request);
-  hold->residency->OnFailed([this, key, sequence, only = hold->residency.get()](bool wrong, const absl::Status& why) {
+                          ReadRequests(residency, use.location(), /*background=*/false, hold));
+  residency->OnFailed([this, key, sequence, only = residency.get()](bool wrong, const absl::Status& why) {
     // So that the next reader reads it anew; those who hold this stay keep what has arrived of it.
     tier_->Forget(sequence, only);
     if (absl::IsDataLoss(why)) AskCheck(key, sequence, /*counted=*/wrong);
     if (wrong) ++counters_.integrity_failures;
   });
   bool added = false;
-  ResidentLease resident = tier_->Add(sequence, hold->residency, table_.Pinned(key), &added);
+  ResidentLease resident = tier_->Add(sequence, residency, table_.Pinned(key), &added);
   counters_.bytes_read += use.location().bytes;
   io_->Submit(std::move(requests));
   return resident;
@@ -198,13 +239,24 @@ void EngineImpl::ReadTwice(IoRequest* request) {
   };
 }
 
-absl::StatusOr<std::vector<IoRequest>> EngineImpl::Requests(const Residency& residency, const Runs& runs, bool write,
-                                                            RequestCutter::Done done) const {
-  RequestCutter cutter(segments_.get(), runs, tier_->chunk_bytes(), write, std::move(done));
-  for (size_t layer = 0; layer < residency.manifest().layers.size(); ++layer) {
-    KVLINK_RETURN_IF_ERROR(cutter.Add(residency.slab(static_cast<int64_t>(layer))));
+absl::StatusOr<std::vector<IoRequest>> EngineImpl::ReadRequests(const std::shared_ptr<Residency>& to,
+                                                                const Location& location, bool background,
+                                                                std::shared_ptr<void> held) {
+  const int64_t area = location.manifest_area();
+  RequestCutter cutter(segments_.get(), location.runs, tier_->chunk_bytes(), /*write=*/false,
+                       [to, held = std::move(held), area](int64_t offset, int64_t length, const absl::Status& status) {
+                         to->ReadCompleted(offset - area, length, status);
+                       });
+  KVLINK_RETURN_IF_ERROR(cutter.Skip(area));
+  for (size_t layer = 0; layer < to->manifest().layers.size(); ++layer) {
+    KVLINK_RETURN_IF_ERROR(cutter.Add(to->slab(static_cast<int64_t>(layer))));
   }
-  return cutter.Take(/*all=*/true);
+  std::vector<IoRequest> requests = cutter.Take(/*all=*/true);
+  for (IoRequest& request : requests) {
+    request.background = background;
+    ReadTwice(&request);
+  }
+  return requests;
 }
 
 void EngineImpl::DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count) {

@@ -56,20 +56,15 @@ absl::Status EngineImpl::VerifyEncoding(const EntryUse& use, const std::function
 }
 
 absl::Status EngineImpl::ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next) {
-  KVLINK_ASSIGN_OR_RETURN(Manifest parsed, ManifestOf(use.key(), use.location()));
-  const auto manifest = std::make_shared<const Manifest>(std::move(parsed));
+  if (next && !next(use.location().manifest_area())) return absl::CancelledError("stopped");
+  KVLINK_ASSIGN_OR_RETURN(const Pages area, ReadManifestArea(use, /*background=*/true, absl::InfiniteFuture()));
+  KVLINK_ASSIGN_OR_RETURN(Manifest stored, StoredManifest(area, use.key(), use.location()));
+  const auto manifest = std::make_shared<const Manifest>(std::move(stored));
   const size_t layers = manifest->layers.size();
   KVLINK_ASSIGN_OR_RETURN(const auto buffers, LayerBuffers::For(*manifest));
   const std::shared_ptr<Residency> residency = Residency::Borrow(manifest, buffers->Slabs(*manifest));
   KVLINK_ASSIGN_OR_RETURN(std::vector<IoRequest> requests,
-                          Requests(*residency, use.location().runs, /*write=*/false,
-                                   [residency, buffers](int64_t offset, int64_t length, const absl::Status& status) {
-                                     residency->ReadCompleted(offset, length, status);
-                                   }));
-  for (IoRequest& request : requests) {
-    request.background = true;
-    ReadTwice(&request);
-  }
+                          ReadRequests(residency, use.location(), /*background=*/true, buffers));
   auto request = requests.begin();
   size_t submitted = 0;
   for (size_t layer = 0; layer < layers; ++layer) {

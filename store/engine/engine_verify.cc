@@ -33,14 +33,11 @@ absl::StatusOr<std::vector<Manifest>> EngineImpl::ListManifests(absl::string_vie
   std::vector<Manifest> manifests;
   KVLINK_ASSIGN_OR_RETURN(const std::vector<EncodingKey> keys, index_->ListKeys(ns, after, limit));
   for (const EncodingKey& key : keys) {
-    const auto location = table_.Find(key);
-    if (!location.has_value()) continue;  // removed meanwhile
-    auto manifest = ManifestOf(key, *location);
-    if (absl::IsNotFound(manifest.status())) continue;
-    if (absl::IsDataLoss(manifest.status())) {
-      DropDamaged(key, location->sequence, manifest.status().message());
-      continue;
-    }
+    const EntryUse use = table_.Use(key, /*touch=*/false);
+    if (!use) continue;  // removed meanwhile
+    auto manifest = ReadManifest(use, /*background=*/true, SteadyNow() + kMaxWait);
+    // What is damaged is being dropped.
+    if (absl::IsNotFound(manifest.status()) || absl::IsDataLoss(manifest.status())) continue;
     KVLINK_RETURN_IF_ERROR(manifest.status());
     manifests.push_back(*std::move(manifest));
   }
@@ -144,10 +141,8 @@ void EngineImpl::VerifyIndex(std::vector<std::string>* problems) {
   };
   note(index_->VerifyChecksums());
   const IndexSnapshot now(index_.get());
-  int64_t manifests = 0, locations = 0;
   note(index_->ScanLocations(
       [&](const EncodingKey& key, const absl::StatusOr<Location>& location) {
-        ++locations;
         const std::string name = absl::StrCat(key.ns, "/", key.identity.Hex(), ": ");
         if (!location.ok()) {
           Report(name + std::string(location.status().message()), problems);
@@ -156,14 +151,6 @@ void EngineImpl::VerifyIndex(std::vector<std::string>* problems) {
         }
       },
       &now));
-  note(index_->ScanManifestKeys(
-      [&](const EncodingKey& key) {
-        ++manifests;
-        if (options_.read_only || index_->HasLocation(key, &now)) return;
-        Report(absl::StrCat(key.ns, "/", key.identity.Hex(), ": a manifest without a location record"), problems);
-      },
-      &now));
-  if (manifests != locations) Report(absl::StrCat(locations, " location records, ", manifests, " manifests"), problems);
   VerifyCatalog(now, problems);
 }
 

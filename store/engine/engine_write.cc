@@ -44,20 +44,26 @@ bool CanBorrow(const Manifest& manifest, Slabs slabs) {
   return true;
 }
 
+// Whether a put takes the place of what has its name. Etags are compared byte by byte.
+bool Replaces(PutMode mode, const Etag& comes, const Etag& there) {
+  return mode == PutMode::kReplaceSmallerEtag && comes.bytes > there.bytes;
+}
+
 }  // namespace
 
 absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
-                                                   absl::Time deadline) {
+                                                   absl::Time deadline, PutMode mode) {
   KVLINK_RETURN_IF_ERROR(Writable());
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   KVLINK_RETURN_IF_ERROR(CheckPut(manifest, lengths));
-  KVLINK_RETURN_IF_ERROR(CheckSize(manifest.bytes()));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
   EncodingKey key{std::string(ns), manifest.identity, manifest.codec};
-  if (const auto there = table_.Find(key)) return PutOutcome{there->etag, false};
+  if (const auto there = table_.Find(key); there.has_value() && !Replaces(mode, manifest.etag, there->etag)) {
+    return PutOutcome{there->etag, false};
+  }
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
-  const std::shared_ptr<PendingPut> put = NewPut(std::move(key), manifest);
+  KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<PendingPut> put, NewPut(std::move(key), manifest, mode));
   KVLINK_RETURN_IF_ERROR(TakeSlabs(std::make_shared<const Manifest>(manifest), slabs, put.get()));
   std::function<absl::Status()> verify;
   if (put->borrowed) {
@@ -81,19 +87,11 @@ absl::Status EngineImpl::CheckPut(const Manifest& manifest, absl::Span<const int
   if (lengths.size() != manifest.layers.size()) {
     return absl::InvalidArgumentError(absl::StrCat(lengths.size(), " slabs for ", manifest.layers.size(), " layers"));
   }
-  int64_t end = 0;
   for (size_t layer = 0; layer < lengths.size(); ++layer) {
-    const LayerManifest& record = manifest.layers[layer];
-    if (lengths[layer] != record.length) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("slab of layer ", layer, " has ", lengths[layer], " bytes, the manifest says ", record.length));
-    }
-    if (record.length > 0 && record.offset != end) {
-      return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " leaves a gap after the previous one"));
-    }
-    end += record.length;
+    if (lengths[layer] == manifest.layers[layer].length) continue;
+    return absl::InvalidArgumentError(absl::StrCat("slab of layer ", layer, " has ", lengths[layer],
+                                                   " bytes, the manifest says ", manifest.layers[layer].length));
   }
-  if (end == 0) return absl::InvalidArgumentError("an encoding without bytes");
   return absl::OkStatus();
 }
 
@@ -105,13 +103,25 @@ absl::Status EngineImpl::CheckRoomToWrite() {
   return absl::OkStatus();
 }
 
-std::shared_ptr<PendingPut> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest) {
+absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, const Manifest& manifest,
+                                                               PutMode mode) {
+  const std::string serialised = SerializeManifest(manifest);
+  const int64_t bytes = static_cast<int64_t>(serialised.size());
+  if (bytes > kMaxManifestBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a manifest of ", bytes, " bytes; an encoding's has at most ", kMaxManifestBytes));
+  }
   auto put = std::make_shared<PendingPut>();
   put->key = std::move(key);
-  put->manifest = SerializeManifest(manifest);
+  put->mode = mode;
   put->location.etag = manifest.etag;
-  put->location.tokens = manifest.tokens;
+  put->location.tokens = static_cast<int32_t>(manifest.tokens);
+  put->location.manifest_bytes = static_cast<int32_t>(bytes);
   put->location.bytes = manifest.bytes();
+  KVLINK_RETURN_IF_ERROR(CheckSize(put->location.stored_bytes()));
+  KVLINK_ASSIGN_OR_RETURN(put->manifest, Pages::Heap(put->location.manifest_area()));
+  std::memcpy(put->manifest.data(), serialised.data(), serialised.size());
+  std::memset(put->manifest.data() + bytes, 0, put->manifest.size() - bytes);
   put->location.sequence = next_sequence_++;
   return put;
 }
@@ -139,10 +149,10 @@ absl::Status EngineImpl::StartPut(const std::shared_ptr<PendingPut>& put, const 
   KVLINK_ASSIGN_OR_RETURN(put->location.runs, AllocateBlocks(put->key.ns, put->location.blocks()));
   {
     MutexLock lock(&put->mutex);
-    put->left = put->location.bytes + (verify ? 1 : 0);  // the one: verification, below
+    put->left = put->location.stored_bytes() + (verify ? 1 : 0);  // the one: verification, below
   }
   group_commit_->Begin();
-  auto requests = Writes(put);
+  auto requests = WriteRequests(put);
   if (!requests.ok()) {
     group_commit_->Abandon();
     table_.Free(put->key.ns, put->location.runs);
@@ -162,8 +172,13 @@ RequestCutter::Done EngineImpl::WriteDone(const std::shared_ptr<PendingPut>& put
   };
 }
 
-absl::StatusOr<std::vector<IoRequest>> EngineImpl::Writes(const std::shared_ptr<PendingPut>& put) {
-  KVLINK_ASSIGN_OR_RETURN(auto requests, Requests(*put->source, put->location.runs, /*write=*/true, WriteDone(put)));
+absl::StatusOr<std::vector<IoRequest>> EngineImpl::WriteRequests(const std::shared_ptr<PendingPut>& put) {
+  RequestCutter cutter(segments_.get(), put->location.runs, tier_->chunk_bytes(), /*write=*/true, WriteDone(put));
+  KVLINK_RETURN_IF_ERROR(cutter.Add(absl::MakeSpan(put->manifest.data(), put->manifest.size())));
+  for (size_t layer = 0; layer < put->source->manifest().layers.size(); ++layer) {
+    KVLINK_RETURN_IF_ERROR(cutter.Add(put->source->slab(static_cast<int64_t>(layer))));
+  }
+  std::vector<IoRequest> requests = cutter.Take(/*all=*/true);
   put->Hold(requests);
   return requests;
 }
@@ -193,40 +208,58 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
     GiveBackBlocks(put.get());
     put->Finish(Annotate(outcome, "put"), Etag(), false);
   }
-  std::vector<std::shared_ptr<PendingPut>> winners;
-  std::vector<std::pair<std::shared_ptr<PendingPut>, Etag>> losers;
+  std::vector<std::shared_ptr<PendingPut>> winners, losers;
+  std::vector<std::optional<Location>> stored;  // in the place of each loser
   absl::Status status;
   {
     MutexLock lock(&commit_mutex_);
+    winners = Winners(good, &losers);
     IndexBatch batch(index_.get());
-    absl::flat_hash_map<EncodingKey, Etag> in_batch;
-    for (const auto& put : good) {
-      // First commit wins.
-      const auto there = table_.Find(put->key);
-      const auto here = in_batch.find(put->key);
-      if (there.has_value() || here != in_batch.end()) {
-        losers.emplace_back(put, there.has_value() ? there->etag : here->second);
-        continue;
-      }
-      in_batch.emplace(put->key, put->location.etag);
-      batch.PutEncoding(put->key, put->location, put->manifest);
-      winners.push_back(put);
-    }
+    for (const auto& put : winners) batch.PutEncoding(put->key, put->location);
     if (!winners.empty()) status = CommitBatch(&batch);
-    if (status.ok()) {
-      for (const auto& put : winners) table_.Insert(put->key, put->location);
+    for (const auto& put : winners) {
+      if (!status.ok()) break;
+      const std::optional<uint64_t> replaced = table_.Insert(put->key, put->location);
+      if (!replaced.has_value()) continue;
+      ++counters_.replaced;
+      tier_->Forget(*replaced);
     }
+    for (const auto& put : losers) stored.push_back(table_.Find(put->key));
   }
   for (const auto& put : winners) FinishWinner(put.get(), status);
-  for (const auto& [put, etag] : losers) {
-    put->source.reset();
-    put->kept.reset();
-    table_.Free(put->key.ns, put->location.runs);
-    // If the winner was in a batch that failed, nothing is stored.
-    put->Finish(status.ok() || table_.Find(put->key).has_value() ? absl::OkStatus() : Annotate(status, "put"), etag,
-                false);
-  }
+  for (size_t i = 0; i < losers.size(); ++i) FinishLoser(losers[i].get(), stored[i], status);
   AskMaintenance();
+}
+
+std::vector<std::shared_ptr<PendingPut>> EngineImpl::Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
+                                                             std::vector<std::shared_ptr<PendingPut>>* losers) {
+  std::vector<std::shared_ptr<PendingPut>> winners;
+  absl::flat_hash_map<EncodingKey, size_t> by_name;  // which of them
+  for (const auto& put : puts) {
+    const Etag& etag = put->location.etag;
+    if (const auto here = by_name.find(put->key); here != by_name.end()) {
+      std::shared_ptr<PendingPut>& winner = winners[here->second];
+      losers->push_back(Replaces(put->mode, etag, winner->location.etag) ? std::exchange(winner, put) : put);
+      continue;
+    }
+    const auto there = table_.Find(put->key);
+    if (there.has_value() && !Replaces(put->mode, etag, there->etag)) {
+      losers->push_back(put);
+      continue;
+    }
+    by_name.emplace(put->key, winners.size());
+    winners.push_back(put);
+  }
+  return winners;
+}
+
+void EngineImpl::FinishLoser(PendingPut* put, const std::optional<Location>& stored, const absl::Status& committed) {
+  put->source.reset();
+  put->kept.reset();
+  table_.Free(put->key.ns, put->location.runs);
+  // If what it lost to was in a batch that failed, nothing is stored.
+  if (!stored.has_value()) return put->Finish(Annotate(committed, "put"), Etag(), false);
+  put->Finish(absl::OkStatus(), stored->etag, false);
 }
 
 void EngineImpl::FinishWinner(PendingPut* put, const absl::Status& committed) {

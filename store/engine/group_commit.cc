@@ -62,7 +62,7 @@ void GroupCommit::Begin() {
 void GroupCommit::Written(std::shared_ptr<PendingPut> put) {
   MutexLock lock(&mutex_);
   --writing_;
-  ready_bytes_ += put->location.bytes;
+  ready_bytes_ += put->location.stored_bytes();
   ready_.push_back(std::move(put));
   wake_.Signal();
 }

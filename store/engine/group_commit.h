@@ -20,6 +20,7 @@
 #include "store/engine/disk/file.h"
 #include "store/engine/disk/location.h"
 #include "store/engine/memory/residency.h"
+#include "store/engine/types.h"
 
 namespace kvlink::engine {
 
@@ -31,8 +32,9 @@ struct PendingPut {
 
   // Constant while it is written.
   EncodingKey key;
+  PutMode mode = PutMode::kKeepExisting;
   Location location;
-  std::string manifest;
+  Pages manifest;                            // serialised, with zeros to the end of its area
   std::vector<std::shared_ptr<File>> files;  // that it is written to: open until they are flushed
   int tries = 1;                             // how often writing began
   // The committer's once all is written.

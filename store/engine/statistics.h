@@ -30,6 +30,7 @@
   X(evicted_quota, Count, "evictions_total", "tier=segments,reason=quota", "Encodings that left a tier, by reason") \
   X(removed, Count, "evictions_total", "tier=segments,reason=removed", "Encodings that left a tier, by reason") \
   X(unreferenced, Count, "evictions_total", "tier=segments,reason=unreferenced", "Encodings that left a tier, by reason") \
+  X(replaced, Count, "evictions_total", "tier=segments,reason=replaced", "Encodings that left a tier, by reason") \
   X(dropped_damaged, Count, "evictions_total", "tier=segments,reason=damaged", "Encodings that left a tier, by reason") \
   X(dram_evictions, Count, "evictions_total", "tier=dram,reason=capacity", "Encodings that left a tier, by reason") \
   X(integrity_failures, Count, "integrity_failures_total", "", "Encodings whose bytes failed their checksum") \

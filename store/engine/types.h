@@ -33,6 +33,12 @@ struct Place {
   int64_t offset = 0;   // of its first byte
 };
 
+// What a put does where its name is taken.
+enum class PutMode : uint8_t {
+  kKeepExisting,        // what is there stays
+  kReplaceSmallerEtag,  // for repair: the encoding with the greater etag stays, in whatever order the two come
+};
+
 // 0: the engine's own limit.
 struct NamespaceSettings {
   // Most bytes of segments that its encodings may occupy, in whole blocks of 64 KiB.

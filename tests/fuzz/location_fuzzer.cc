@@ -33,11 +33,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (runs.ok() && engine::SerializeBadBlocks(*runs) != record) std::abort();
     return 0;
   }
-  const EnvelopeKind kind{0x4c53564b, 1, 0, "location record"};
+  const EnvelopeKind kind{0x4c53564b, 2, 0, "location record"};
   const auto parsed = engine::ParseLocation(data[0] == 'r' ? std::string(rest) : WrapEnvelope(kind, rest));
   if (!parsed.ok()) return 0;
   const std::string written = engine::SerializeLocation(*parsed);
-  if (written.size() > 128) std::abort();
+  // Numbers have one form, so a payload that parses is the one that is written.
+  if (data[0] != 'r' && written != WrapEnvelope(kind, rest)) std::abort();
+  if (written.size() > 768) std::abort();
   const auto again = engine::ParseLocation(written);
   if (!again.ok() || engine::SerializeLocation(*again) != written || again->runs != parsed->runs) std::abort();
   return 0;

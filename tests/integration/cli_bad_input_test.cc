@@ -7,6 +7,7 @@
 #include <functional>
 #include <iterator>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/integration/cli_workplace.h"
@@ -49,6 +50,19 @@ TEST_F(CliTest, BadDocumentsAreNamedOneLineEachAndTheOthersStored) {
   EXPECT_THAT(finished.errors, HasSubstr(absl::StrCat(latin, ": document 'latin.txt': invalid UTF-8 at byte 3")));
   EXPECT_THAT(finished.errors, HasSubstr("6 of 9 documents failed"));
   EXPECT_EQ(CheckCatalogued(), 3);
+}
+
+TEST_F(CliTest, AStoreOfFormat1IsRefusedByName) {
+  fs::create_directories(store_);
+  std::ofstream(store_ + "/STORE", std::ios::binary) << absl::HexStringToBytes(
+      "4b565354010000001c0000003b2b8522000102030405460788090a0b0c0d0e0f000001000000100000000000");
+  const std::string input = Write("in.jsonl", Lines(0, 1));
+  for (const auto& [command, arguments] :
+       {std::pair<std::string, std::vector<std::string>>("inspect", {"store"}), {"verify", {}}, {"ingest", {input}}}) {
+    const Finished refused = Run(command, arguments);
+    ExpectRefused(refused, command, {store_, "this store has format 1", "into a new directory"});
+    EXPECT_EQ(refused.status, 4) << command;
+  }
 }
 
 TEST_F(CliTest, WhatWasTypedWrongIsNamed) {

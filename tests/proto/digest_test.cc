@@ -88,8 +88,12 @@ TEST(Digest, ChecksumsAreTheSameOnEveryInstructionSet) {
 
 TEST(Digest, EtagIsTheStoredFormat) {
   const std::vector<uint64_t> checksums = {1, 2, 0xffffffffffffffff};
-  EXPECT_EQ(ComputeEtag(checksums).Hex(), "8c3bed287fc4cd8e43bede0fc23c4aee");
-  EXPECT_EQ(ComputeEtag({}).Hex(), "99aa06d3014798d86001c324468d497f");
+  EXPECT_EQ(ComputeEtag("", checksums).Hex(), "8c3bed287fc4cd8e43bede0fc23c4aee");
+  EXPECT_EQ(ComputeEtag("", {}).Hex(), "99aa06d3014798d86001c324468d497f");
+  // One hash over both, wherever the fields end.
+  const std::string bytes(reinterpret_cast<const char*>(checksums.data()), 24);
+  EXPECT_EQ(ComputeEtag(absl::string_view(bytes).substr(0, 16), absl::MakeConstSpan(checksums).subspan(2)).Hex(),
+            "8c3bed287fc4cd8e43bede0fc23c4aee");
 }
 
 }  // namespace

@@ -29,6 +29,18 @@ TEST(Envelope, ReadsTheVersionBeforeAndRefusesOthersByName) {
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("test record: format version 3.9"));
 }
 
+TEST(Envelope, AMajorThatBreaksRefusesTheOneBefore) {
+  EnvelopeKind kind = kKind;
+  kind.reads_previous = false;
+  std::string bytes = WrapEnvelope(kind, "payload");
+  EXPECT_TRUE(OpenEnvelope(kind, bytes).ok());
+  bytes[4] = 1;
+  const absl::Status status = OpenEnvelope(kind, bytes).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(status.message(),
+            "test record: format version 1.7; this build reads version 2; use the build that wrote it");
+}
+
 TEST(Envelope, EveryFlippedByteIsFound) {
   const std::string bytes = WrapEnvelope(kKind, "the payload of a record");
   for (size_t i = 0; i < bytes.size(); ++i) {

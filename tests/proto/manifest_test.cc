@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "proto/envelope.h"
 #include "proto/kv.pb.h"
 
@@ -15,7 +18,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr EnvelopeKind kManifestKind{0x4D4C564B, 1, 0, "manifest"};
+constexpr EnvelopeKind kManifestKind{0x4D4C564B, 2, 0, "manifest"};
 
 // A manifest of real slabs: 2 layers, filled with numbers.
 struct Sample {
@@ -55,11 +58,33 @@ absl::Status ParseMessage(const proto::Manifest& message) {
 TEST(Manifest, IsTheStoredFormat) {
   const Sample sample = MakeSample(Codec::kQ8, 1, 4, 3);
   EXPECT_EQ(absl::BytesToHexString(SerializeManifest(sample.manifest)),
-            "4b564c4d01000000c9000000cace6d8e0a20111111111111111111111111111111111111111111111111111111111111"
-            "1111122022222222222222222222222222222222222222222222222222222222222222221803221040be13e0d585fe00"
-            "af8239fca9896b6c280332250a10080110011804200428033002380248300a0e08021001180428033001380248301880"
-            "20322e0a13080110011804200428033002380240802048300a1108021001180428033001380240802048301080201880"
-            "203a10e334d78b89d5f2d4e733f35130a7c921420474657374");
+            "4b564c4d020000009b00000085ac1baf0a20111111111111111111111111111111111111111111111111111111111111"
+            "111112202222222222222222222222222222222222222222222222222222222222222222180322104f98c83613884def"
+            "5a01c9bb3617c1e528033a10e334d78b89d5f2d4e733f35130a7c9214204746573744a2708021080201a100801100118"
+            "04200428033002380248301a0e0802100118042803300138024830");
+}
+
+// The record of docs/formats.md "Etag", written out.
+TEST(Manifest, TheEtagIsTheStoredFormat) {
+  const Sample sample = MakeSample(Codec::kQ8, 1, 4, 3);
+  std::string record = absl::HexStringToBytes(
+      "4b564c494e4b455402000000"                                          // KVLINKET, 2
+      "1111111111111111111111111111111111111111111111111111111111111111"  // identity
+      "2222222222222222222222222222222222222222222222222222222222222222"  // model
+      "03000000030000000000000002000000");                                // q8, 3 tokens, 2 layers
+  for (const char* offset : {"0000000000000000", "0010000000000000"}) {
+    absl::StrAppend(&record, absl::HexStringToBytes(absl::StrCat(offset, "001000000000000002000000")));
+    // Kind, heads, dim, rotary_dim, rotation, offset, length: of keys, and of values.
+    for (const char* component : {"01000000010000000000000004000000000000000400000000000000"
+                                  "02000000",
+                                  "02000000010000000000000004000000000000000000000000000000"
+                                  "01000000"}) {
+      absl::StrAppend(&record, absl::HexStringToBytes(absl::StrCat(component, offset, "3000000000000000")));
+    }
+  }
+  absl::StrAppend(&record, absl::HexStringToBytes("0200000000000000"));
+  EXPECT_EQ(ComputeEtag(record, sample.manifest.unit_checksums).Hex(), sample.manifest.etag.Hex());
+  EXPECT_EQ(sample.manifest.etag.Hex(), "4f98c83613884def5a01c9bb3617c1e5");
 }
 
 TEST(Manifest, GoesBothWays) {
@@ -111,10 +136,108 @@ TEST(Manifest, UnitsAreCountedAcrossLayers) {
 
 TEST(Manifest, ALayerWithoutKeysAndValuesIsSkipped) {
   Sample sample = MakeSample(Codec::kRawBf16, 2, 64, 100);
-  sample.manifest.layers.insert(sample.manifest.layers.begin() + 1, LayerManifest{});
+  LayerManifest without;
+  without.offset = sample.manifest.layers[1].offset;
+  sample.manifest.layers.insert(sample.manifest.layers.begin() + 1, without);
+  sample.manifest.Seal();
   EXPECT_TRUE(sample.manifest.Validate().ok()) << sample.manifest.Validate();
   EXPECT_TRUE(ParseManifest(SerializeManifest(sample.manifest)).ok());
   EXPECT_TRUE(sample.manifest.VerifyLayer(2, sample.slabs[1]).ok());
+  sample.manifest.layers[1].offset = 0;
+  sample.manifest.Seal();
+  EXPECT_FALSE(sample.manifest.Validate().ok()) << "it lies where the layer before ends";
+}
+
+// The layers of a uniform model are one record, however many they are.
+TEST(Manifest, IsLittleMoreThanItsChecksums) {
+  const SlabShape shape{Codec::kRawBf16, 8, 128, 512};
+  Manifest manifest = Manifest::Uniform(shape, 80, 128);
+  const std::vector<std::byte> slab(shape.slab_bytes());
+  for (int64_t layer = 0; layer < 80; ++layer) ASSERT_TRUE(manifest.ChecksumLayer(layer, slab).ok());
+  manifest.Seal();
+  const std::string bytes = SerializeManifest(manifest);
+  EXPECT_LT(bytes.size(), 8 * manifest.unit_checksums.size() + 200);
+  const auto parsed = ParseManifest(bytes);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->layers.size(), 80u);
+  EXPECT_EQ(parsed->layers[79].offset, 79 * shape.slab_bytes());
+  EXPECT_EQ(parsed->layers[79].components[1].offset, 79 * shape.slab_bytes());
+}
+
+// Layers that differ keep their order and their places.
+TEST(Manifest, LayersOfSeveralShapes) {
+  const SlabShape narrow{Codec::kRawBf16, 1, 32, 70}, wide{Codec::kRawBf16, 4, 64, 70};
+  Manifest manifest = Manifest::Uniform(narrow, 2, 32);
+  const Manifest others = Manifest::Uniform(wide, 3, 64);
+  for (LayerManifest layer : others.layers) {
+    layer.offset += 2 * narrow.slab_bytes();
+    for (Component& component : layer.components) component.offset += 2 * narrow.slab_bytes();
+    manifest.layers.push_back(layer);
+  }
+  LayerManifest last = manifest.layers[0];
+  last.offset = manifest.bytes();
+  for (Component& component : last.components) component.offset = last.offset;
+  manifest.layers.push_back(last);
+  for (size_t layer = 0; layer < manifest.layers.size(); ++layer) {
+    const std::vector<std::byte> slab(manifest.layers[layer].length);
+    ASSERT_TRUE(manifest.ChecksumLayer(static_cast<int64_t>(layer), slab).ok());
+  }
+  manifest.Seal();
+  EXPECT_EQ(Message(manifest).layers_size(), 3);
+  const auto parsed = ParseManifest(SerializeManifest(manifest));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->bytes(), manifest.bytes());
+  EXPECT_EQ(parsed->shape(4).kv_heads, 4);
+  EXPECT_EQ(parsed->shape(5).kv_heads, 1);
+}
+
+// Nothing about an encoding differs under one etag but the build that wrote it.
+TEST(Manifest, TheEtagCoversAll) {
+  const Sample sample = MakeSample(Codec::kRawBf16, 2, 64, 100);
+  Manifest same = sample.manifest;
+  same.build = "another build";
+  same.Seal();
+  EXPECT_TRUE(same.etag == sample.manifest.etag);
+  const std::vector<std::function<void(Manifest&)>> changes = {
+      [](Manifest& m) { m.identity.bytes[31] ^= 1; },
+      [](Manifest& m) { m.model.bytes[0] ^= 1; },
+      [](Manifest& m) { m.codec = Codec::kQ8; },
+      [](Manifest& m) { ++m.tokens; },
+      [](Manifest& m) { m.layers.pop_back(); },
+      [](Manifest& m) { m.layers[1].offset += 4096; },
+      [](Manifest& m) { m.layers[1].length += 4096; },
+      [](Manifest& m) { m.layers[1].components.pop_back(); },
+      [](Manifest& m) { m.layers[1].components[0].kind = ComponentKind::kLatent; },
+      [](Manifest& m) { m.layers[1].components[0].heads = 1; },
+      [](Manifest& m) { m.layers[1].components[1].dim = 128; },
+      [](Manifest& m) { m.layers[0].components[0].rotary_dim = 32; },
+      [](Manifest& m) { m.layers[0].components[0].rotation = Rotation::kNone; },
+      [](Manifest& m) { m.layers[0].components[1].offset += 1; },
+      [](Manifest& m) { m.layers[0].components[1].length += 1; },
+      [](Manifest& m) { m.unit_checksums.back() ^= 1; },
+      [](Manifest& m) { m.unit_checksums.push_back(0); },
+  };
+  std::set<Etag> seen = {sample.manifest.etag};
+  for (size_t i = 0; i < changes.size(); ++i) {
+    Manifest manifest = sample.manifest;
+    changes[i](manifest);
+    EXPECT_FALSE(manifest.Validate().ok()) << i;
+    manifest.Seal();
+    EXPECT_TRUE(seen.insert(manifest.etag).second) << "change " << i << " keeps an etag";
+  }
+  // What is valid in itself needs its own etag: another document's name, another rotary dimension.
+  Manifest renamed = sample.manifest;
+  changes[0](renamed);
+  EXPECT_EQ(renamed.Validate().message(), "manifest: the etag is not that of its content");
+  renamed.Seal();
+  EXPECT_TRUE(renamed.Validate().ok());
+}
+
+TEST(Manifest, TheVersionBeforeIsRefusedByName) {
+  // As the build before wrote it: an empty payload suffices.
+  const absl::Status status = ParseManifest(WrapEnvelope({0x4D4C564B, 1, 0, "manifest"}, "")).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("manifest: format version 1.0; this build reads version 2"));
 }
 
 TEST(Manifest, RefusesWhatItDoesNotKnow) {
@@ -151,11 +274,22 @@ TEST(Manifest, RefusesWhatDoesNotFitTogether) {
       [](auto& m) { m.clear_layers(); },
       [](auto& m) { m.clear_unit_checksums(); },
       [](auto& m) { m.add_unit_checksums(7); },
-      [](auto& m) { m.mutable_layers(1)->set_offset(0); },
-      [](auto& m) { m.mutable_layers(1)->set_offset(m.layers(1).offset() + 1); },
-      [](auto& m) { m.mutable_layers(1)->set_offset(INT64_MAX - 4095); },
-      [](auto& m) { m.mutable_layers(1)->set_offset(-4096); },
-      [](auto& m) { m.mutable_layers(1)->set_length(m.layers(1).length() + 4096); },
+      [](auto& m) { m.mutable_layers(0)->set_count(0); },
+      [](auto& m) { m.mutable_layers(0)->set_count(1); },
+      [](auto& m) { m.mutable_layers(0)->set_count(3); },
+      [](auto& m) { m.mutable_layers(0)->set_count(1025); },
+      [](auto& m) { m.mutable_layers(0)->set_count(UINT32_MAX); },
+      [](auto& m) {
+        *m.add_layers() = m.layers(0);
+        m.mutable_layers(0)->set_count(1000);
+        m.mutable_layers(1)->set_count(25);
+      },
+      [](auto& m) { m.mutable_layers(0)->set_length(m.layers(0).length() + 4096); },
+      [](auto& m) { m.mutable_layers(0)->set_length(-4096); },
+      [](auto& m) { m.mutable_layers(0)->set_length(INT64_MAX); },
+      [](auto& m) { m.mutable_layers(0)->mutable_components(0)->set_offset(1); },
+      [](auto& m) { m.mutable_layers(0)->mutable_components(0)->set_offset(-1); },
+      [](auto& m) { m.mutable_layers(0)->mutable_components(0)->set_offset(INT64_MAX); },
       [](auto& m) { m.mutable_layers(0)->clear_components(); },
       [](auto& m) { m.mutable_layers(0)->mutable_components()->RemoveLast(); },
       [](auto& m) { m.mutable_layers(0)->mutable_components(0)->set_heads(INT64_MAX); },

@@ -176,7 +176,7 @@ TEST(DamageTest, TwoClaimsOnABlockDropBoth) {
     taken.etag = other.manifest.etag;
     taken.sequence += 100;
     engine::IndexBatch batch(index->get());
-    batch.PutEncoding({"ns", other.manifest.identity, Codec::kRawBf16}, taken, SerializeManifest(other.manifest));
+    batch.PutEncoding({"ns", other.manifest.identity, Codec::kRawBf16}, taken);
     ASSERT_TRUE((*index)->Commit(&batch).ok());
     ASSERT_TRUE((*index)->Close().ok());
   }

@@ -107,14 +107,14 @@ TEST(EvictionTest, SmallEncodingsOfManySizes) {
 }
 
 TEST(EvictionTest, TheHotterNeighbourStays) {
-  Puts puts(1, 64);
-  for (int i = 0; i < 64; ++i) ASSERT_EQ(puts.Put(1), 0);
-  // Twenty blocks need adjacent ones in at most eight runs; the first half is in use all the time.
-  for (uint64_t i = 1; i <= 32; ++i) {
+  Puts puts(1, 160);
+  for (int i = 0; i < 160; ++i) ASSERT_EQ(puts.Put(1), 0);
+  // Seventy blocks need adjacent ones in at most 64 runs; the first half is in use all the time.
+  for (uint64_t i = 1; i <= 80; ++i) {
     for (int use = 0; use < 3; ++use) puts.table().Use(KeyNumber(i), /*touch=*/true);
   }
-  EXPECT_EQ(puts.Put(20), 20);
-  for (uint64_t i = 1; i <= 32; ++i) EXPECT_TRUE(puts.table().Find(KeyNumber(i)).has_value()) << i;
+  EXPECT_EQ(puts.Put(70), 70);
+  for (uint64_t i = 1; i <= 80; ++i) EXPECT_TRUE(puts.table().Find(KeyNumber(i)).has_value()) << i;
 }
 
 // Evicting what the windows name always suffices; where evicting everything would do, they name something.
@@ -159,8 +159,8 @@ TEST(EvictionTest, WhatCanNeverFitEvictsNothing) {
   ScratchDirectory scratch(/*in_memory=*/true);
   EngineOptions options;
   options.dram_bytes = 64 << 20;
-  options.segment_bytes = 1 << 20;  // 15 blocks beside the header: 120 for one encoding
-  options.capacity_bytes = 16 << 20;
+  options.segment_bytes = 192 << 10;  // 2 blocks beside the header: 128 for one encoding
+  options.capacity_bytes = 32 << 20;
   auto engine = Engine::Open(scratch.path(), options);
   ASSERT_TRUE(engine.ok()) << engine.status();
   const absl::Time deadline = SteadyNow() + absl::Seconds(60);
@@ -169,10 +169,10 @@ TEST(EvictionTest, WhatCanNeverFitEvictsNothing) {
     ASSERT_TRUE((*engine)->Put("a", s.manifest, s.spans(), deadline).ok());
   }
   const Synthetic large = MakeSynthetic(1000, 100, 700);
-  ASSERT_GT(large.manifest.bytes(), 120 * kSegmentBlockBytes);
+  ASSERT_GT(large.manifest.bytes(), 128 * kSegmentBlockBytes);
   const absl::Status put = (*engine)->Put("b", large.manifest, large.spans(), deadline).status();
   EXPECT_TRUE(absl::IsInvalidArgument(put)) << put;
-  EXPECT_THAT(std::string(put.message()), HasSubstr("at most 7864320 bytes of one encoding"));
+  EXPECT_THAT(std::string(put.message()), HasSubstr("at most 8388608 bytes of one encoding"));
   std::vector<int64_t> lengths;
   for (const auto& slab : large.slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
   const absl::Status push = (*engine)->BeginPush({"b", large.manifest.identity, Codec::kRawBf16}, lengths).status();
@@ -185,7 +185,7 @@ TEST(EvictionTest, WhatCanNeverFitEvictsNothing) {
   // A put that just fits evicts no more than four times its size.
   const Synthetic fits = MakeSynthetic(1001, 80, 700);
   ASSERT_LE(fits.manifest.bytes(), 120 * kSegmentBlockBytes);
-  for (int i = 100; i < 230; ++i) {
+  for (int i = 100; i < 330; ++i) {
     const Synthetic s = MakeSynthetic(i);
     ASSERT_TRUE((*engine)->Put("a", s.manifest, s.spans(), deadline).ok());
   }

@@ -20,9 +20,7 @@
 namespace kvlink::engine {
 namespace {
 
-using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ScratchDirectory;
-using ::kvlink::testing::Synthetic;
 using ::kvlink::testing::TestSeed;
 
 Identity RandomIdentity(std::mt19937_64* random) {
@@ -34,6 +32,7 @@ Identity RandomIdentity(std::mt19937_64* random) {
 Location OneBlock(uint32_t block, uint64_t sequence) {
   Location location;
   location.tokens = 1;
+  location.manifest_bytes = 100;
   location.bytes = 4096;
   location.sequence = sequence;
   location.runs = {{block, 1}};
@@ -125,7 +124,6 @@ TEST(IndexTest, PartsTogetherAreAll) {
   // Names that begin alike, the shortest and the longest, and what lies at the ends of the parts.
   const std::vector<std::string> namespaces = {"a", "aa", "a~", "b", std::string(255, 'z'), "\xc3\xa9", "~"};
   std::set<EncodingKey> all;
-  const std::string manifest = SerializeManifest(MakeSynthetic(1).manifest);
   IndexBatch batch(index->get());
   for (int i = 0; i < 500; ++i) {
     EncodingKey key{namespaces[random() % namespaces.size()], RandomIdentity(&random)};
@@ -133,7 +131,7 @@ TEST(IndexTest, PartsTogetherAreAll) {
     if (i % 25 == 0) key.identity.bytes[0] = i % 50 == 0 ? 0 : 0xff;
     if (i % 7 == 0) key.codec = Codec::kQ8;
     all.insert(key);
-    batch.PutEncoding(key, OneBlock(i + 1, i + 1), manifest);
+    batch.PutEncoding(key, OneBlock(i + 1, i + 1));
   }
   ASSERT_TRUE((*index)->Commit(&batch).ok());
   for (const int shards : {1, 2, 3, 8, 256}) {
@@ -185,7 +183,7 @@ TEST(TableLoaderTest, AgreesWithAMapOfBlocks) {
         if (next > 195 && next < 257) next = 257;
         if (next > 500 && next < 1025) next = 1025;
       }
-      location.bytes = blocks * kSegmentBlockBytes;
+      location.bytes = blocks * kSegmentBlockBytes - location.manifest_area();
       records[{random() % 2 == 0 ? "a" : "b", RandomIdentity(&random)}] = location;
     }
     std::map<uint32_t, int> claims;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "base/clock.h"
 #include "gmock/gmock.h"
@@ -63,6 +64,34 @@ void Fill(const std::string& path, const engine::EngineOptions& options, int cou
     const Synthetic s = MakeSynthetic(i);
     ASSERT_TRUE((*store)->PutDocument("ns", absl::StrCat("doc ", i), EntryOf({&s}, 1)).ok());
   }
+}
+
+TEST(OpeningTest, AStoreOfFormat1IsRefusedByName) {
+  ScratchDirectory scratch(true);
+  const std::string path = scratch.path() + "/store";
+  fs::create_directory(path);
+  // STORE as the builds of format 1 wrote it: UUID, blocks of 64 KiB, segments of 1 MiB.
+  const std::string store = absl::HexStringToBytes(
+      "4b565354010000001c0000003b2b8522000102030405460788090a0b0c0d0e0f00000100"
+      "0000100000000000");
+  std::ofstream(path + "/STORE", std::ios::binary) << store;
+  for (const bool reading : {false, true}) {
+    engine::EngineOptions options = Small();
+    options.read_only = reading;
+    const absl::Status status = Open(path, options).status();
+    EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
+    EXPECT_EQ(status.message(), path +
+                                    ": this store has format 1; this build reads format 2: ingest the documents "
+                                    "again into a new directory");
+  }
+  EXPECT_FALSE(fs::exists(path + "/index")) << "nothing is made of it";
+  // A version to come is refused as well, and in other words.
+  std::string newer = store;
+  newer[4] = 3;
+  std::ofstream(path + "/STORE", std::ios::binary) << newer;
+  const absl::Status status = Open(path, Small()).status();
+  EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 3.0; this build reads version 2"));
 }
 
 TEST(OpeningTest, AMissingSegmentIsNotAnEmptyStore) {

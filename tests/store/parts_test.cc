@@ -5,7 +5,10 @@
 #include <random>
 #include <set>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "proto/envelope.h"
 #include "store/engine/disk/allocator.h"
 #include "store/engine/disk/io_queue.h"
 #include "store/engine/disk/location.h"
@@ -219,6 +222,17 @@ TEST(IoQueueTest, ReadsComeFirstAndBulkNeverStarves) {
   EXPECT_EQ(reads.Next(), std::optional<bool>(true)) << "the first place that is free";
 }
 
+TEST(IoQueueTest, WhatIsFirstGoesBeforeWhatWaits) {
+  IoQueue<int> queue({.all = 8, .bulk = 5, .bulk_beside_reads = 2});
+  for (int i = 0; i < 3; ++i) queue.Push(i, false);
+  queue.Push(10, false, /*first=*/true);
+  queue.Push(20, true);
+  queue.Push(30, true, /*first=*/true);
+  std::vector<int> order;
+  while (const std::optional<int> item = queue.Next()) order.push_back(*item);
+  EXPECT_EQ(order, (std::vector<int>{10, 0, 1, 2, 30, 20}));
+}
+
 // S3-FIFO once more, as plainly as it can be said.
 class PlainS3Fifo {
  public:
@@ -394,20 +408,65 @@ TEST(S3FifoTest, BurstsLongerThanATenthOfTheCacheAreHit) {
   EXPECT_GT(hits, uses * 6 / 10);
 }
 
-TEST(LocationTest, IsSmallAndSurvives) {
+Location Somewhere() {
   Location location;
-  location.etag.bytes[3] = 9;
-  location.tokens = 7680;
+  for (size_t i = 0; i < location.etag.bytes.size(); ++i) location.etag.bytes[i] = static_cast<uint8_t>(i);
+  location.tokens = 512;
+  location.manifest_bytes = 4200;  // two pages
+  location.bytes = 16 * kSegmentBlockBytes - 8192;
+  location.sequence = 300;
+  location.runs = {{1, 10}, {1000, 6}};
+  return location;
+}
+
+constexpr EnvelopeKind kLocationKind = {0x4c53564b, 2, 0, "location record"};
+
+TEST(LocationTest, IsTheStoredFormat) {
+  const std::string bytes = SerializeLocation(Somewhere());
+  EXPECT_EQ(absl::BytesToHexString(bytes),
+            "4b56534c0200000021000000d3a37949"
+            "000102030405060708090a0b0c0d0e0f"  // etag
+            "8004"
+            "80c03f"
+            "e820"
+            "ac02"  // tokens, bytes, manifest bytes, sequence
+            "02"
+            "00010a"
+            "00e80706");  // runs: device, first block, count
+  EXPECT_EQ(Somewhere().blocks(), 16);
+  const auto parsed = ParseLocation(bytes);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->etag, Somewhere().etag);
+  EXPECT_EQ(parsed->tokens, 512);
+  EXPECT_EQ(parsed->manifest_bytes, 4200);
+  EXPECT_EQ(parsed->manifest_area(), 8192);
+  EXPECT_EQ(parsed->stored_bytes(), 16 * kSegmentBlockBytes);
+}
+
+TEST(LocationTest, IsBoundedAndSurvives) {
+  Location location = Somewhere();
+  location.tokens = 1 << 24;
+  location.manifest_bytes = 64 << 20;
   location.sequence = UINT64_MAX;
-  for (uint32_t i = 0; i < kMaxRuns; ++i) location.runs.push_back({i * 1000, 10});
-  location.bytes = kMaxRuns * 10 * kSegmentBlockBytes - 4096;
+  location.runs.clear();
+  constexpr uint32_t kCount = (uint32_t{1} << 24) - 1;
+  for (uint32_t i = 0; i < kMaxRuns; ++i) location.runs.push_back({UINT32_MAX - kCount - i, kCount});
+  location.bytes = kMaxRuns * int64_t{kCount} * kSegmentBlockBytes - location.manifest_area();
   const std::string bytes = SerializeLocation(location);
-  EXPECT_LE(bytes.size(), 128u);
+  EXPECT_LE(bytes.size(), 768u);
   const auto parsed = ParseLocation(bytes);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->runs, location.runs);
   EXPECT_EQ(parsed->bytes, location.bytes);
+  EXPECT_EQ(parsed->manifest_bytes, location.manifest_bytes);
   EXPECT_EQ(parsed->sequence, location.sequence);
+  location.runs.push_back({1, 1});
+  location.bytes += kSegmentBlockBytes;
+  EXPECT_TRUE(absl::IsInvalidArgument(ParseLocation(SerializeLocation(location)).status())) << "too many runs";
+}
+
+TEST(LocationTest, DamageIsRefused) {
+  const std::string bytes = SerializeLocation(Somewhere());
   for (size_t i = 0; i < bytes.size(); ++i) {
     for (int bit = 0; bit < 8; ++bit) {
       std::string flipped = bytes;
@@ -418,6 +477,47 @@ TEST(LocationTest, IsSmallAndSurvives) {
     }
     EXPECT_FALSE(ParseLocation(bytes.substr(0, i)).ok());
   }
+}
+
+TEST(LocationTest, RefusesWhatNoBuildWrites) {
+  const std::string etag(16, 'e');
+  const auto parse = [&](absl::string_view hex) {
+    return ParseLocation(WrapEnvelope(kLocationKind, absl::StrCat(etag, absl::HexStringToBytes(hex)))).status();
+  };
+  // One token, 4096 bytes, a manifest of 100, sequence 7, a run of block 1.
+  ASSERT_EQ(parse("018020640701000101"), absl::OkStatus());
+  for (const char* bad : {
+           "81008020640701000101",                  // a number longer than it must be
+           "018020640701000181",                    // one without an end
+           "0180206407010001ffffffffff1f",          // a count beyond 32 bits
+           "01802064ffffffffffffffffff0201000101",  // a sequence beyond 64 bits
+           "008020640701000101",                    // no tokens
+           "81808008"
+           "8020640701000101",    // more than 2^24
+           "0100640701000101",    // no bytes
+           "018120640701000101",  // not a multiple of 4096
+           "018020000701000101",  // no manifest
+           "0180208180802007"
+           "01000101",              // one of more than 64 MiB
+           "0180206407000001",      // no runs
+           "018020640741",          // 65 of them
+           "018020640701000100",    // an empty one
+           "018020640701000102",    // more blocks than it needs
+           "01802064070100010100",  // something behind it
+           "0180206407010001",      // too short
+           "",
+       }) {
+    EXPECT_TRUE(absl::IsInvalidArgument(parse(bad))) << bad << ": " << parse(bad);
+  }
+  const absl::Status device = parse("018020640701010101");
+  EXPECT_TRUE(absl::IsUnimplemented(device)) << device;
+  EXPECT_EQ(device.message(),
+            "location record: a run on device 1; this build knows one device; use the newer one that wrote it");
+  const absl::Status major1 = ParseLocation(WrapEnvelope({0x4c53564b, 1, 0, "location record"}, "")).status();
+  EXPECT_TRUE(absl::IsUnimplemented(major1));
+  EXPECT_EQ(major1.message(),
+            "location record: format version 1.0; this build reads version 2; use the build that "
+            "wrote it");
 }
 
 TEST(NamespaceSettingsTest, GoldenBytesAndDamage) {

@@ -23,10 +23,10 @@ inline std::vector<int64_t> LengthsOf(const Synthetic& s) {
 }
 
 // Begins and fills a push; the padding gets what a hostile or careless sender could leave in it.
-inline absl::StatusOr<std::unique_ptr<engine::StreamingPut>> FillPush(engine::Engine* engine,
-                                                                      const engine::EncodingKey& key,
-                                                                      const Synthetic& s) {
-  KVLINK_ASSIGN_OR_RETURN(auto push, engine->BeginPush(key, LengthsOf(s)));
+inline absl::StatusOr<std::unique_ptr<engine::StreamingPut>> FillPush(
+    engine::Engine* engine, const engine::EncodingKey& key, const Synthetic& s,
+    engine::PutMode mode = engine::PutMode::kKeepExisting) {
+  KVLINK_ASSIGN_OR_RETURN(auto push, engine->BeginPush(key, LengthsOf(s), mode));
   for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
     if (s.manifest.layers[layer].length == 0) continue;
     KVLINK_RETURN_IF_ERROR(push->Reserve(static_cast<int64_t>(layer)));

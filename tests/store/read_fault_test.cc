@@ -240,6 +240,71 @@ TEST_F(ReadFaultTest, OfABlockThatCannotBeReadOneEncodingIsDropped) {
   }
 }
 
+// A manifest lies before its slabs, and is checked as they are.
+TEST_F(ReadFaultTest, ADamagedManifestIsDamageOfItsEncoding) {
+  for (const bool uring : {true, false}) {
+    scratch_ = std::make_unique<ScratchDirectory>(/*in_memory=*/true);
+    Open(uring);
+    Fill();
+    {
+      MutexLock lock(&mutex_);
+      told_.clear();
+    }
+    const Synthetic s = Encoding(7);
+    ASSERT_EQ(kvlink::testing::FlipManifestOnDisk(scratch_->path(), s), 1);
+    // All who want it at once are told.
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&] {
+        const absl::Status status = Compare(s);
+        EXPECT_TRUE(absl::IsDataLoss(status) || absl::IsNotFound(status)) << status;
+        EXPECT_FALSE(engine_->Find(KeyOf(s)).has_value());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const Engine::Statistics stats = engine_->Stats();
+    EXPECT_EQ(stats.dropped_damaged, 1);
+    EXPECT_GE(stats.integrity_failures, 1);
+    {
+      MutexLock lock(&mutex_);
+      ASSERT_EQ(told_.size(), 1u);
+      EXPECT_EQ(told_[0].documents, std::vector<std::string>{"document 7"});
+      EXPECT_NE(told_[0].what.find("manifest"), std::string::npos) << told_[0].what;
+    }
+    for (int number = 0; number < kEncodings; ++number) {
+      if (number == 7) continue;
+      EXPECT_EQ(Compare(Encoding(number)), absl::OkStatus()) << number;
+    }
+    ASSERT_TRUE(engine_->Put("ns", s.manifest, s.spans(), Soon()).ok());
+    engine_->DropDramTier();
+    EXPECT_EQ(Compare(s), absl::OkStatus());
+    // One that only Suspect, or a list, comes upon.
+    const Synthetic suspected = Encoding(8), listed = Encoding(9);
+    ASSERT_EQ(kvlink::testing::FlipManifestOnDisk(scratch_->path(), suspected), 1);
+    EXPECT_TRUE(absl::IsDataLoss(engine_->Suspect(KeyOf(suspected))));
+    EXPECT_FALSE(engine_->Find(KeyOf(suspected)).has_value());
+    ASSERT_EQ(kvlink::testing::FlipManifestOnDisk(scratch_->path(), listed), 1);
+    const auto manifests = engine_->ListManifests("ns", Identity(), 100);
+    ASSERT_TRUE(manifests.ok()) << manifests.status();
+    EXPECT_EQ(manifests->size(), static_cast<size_t>(kEncodings - 2));
+    for (const absl::Time limit = Soon(); engine_->Find(KeyOf(listed)).has_value() && SteadyNow() < limit;) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_EQ(engine_->Stats().dropped_damaged, 3);
+    engine_.reset();
+  }
+}
+
+TEST_F(ReadFaultTest, WhatIsResidentNeedsNoDisk) {
+  Open(/*uring=*/true);
+  Fill();
+  const Synthetic s = Encoding(7);
+  EXPECT_EQ(Compare(s), absl::OkStatus());
+  reads_.FailAlways(Eio());
+  EXPECT_EQ(Compare(s), absl::OkStatus());
+  reads_.FailAlways(absl::OkStatus());
+}
+
 TEST_F(ReadFaultTest, WantOfMemoryIsNotDamageAndPasses) {
   for (const bool uring : {true, false}) {
     scratch_ = std::make_unique<ScratchDirectory>(/*in_memory=*/true);

@@ -20,6 +20,7 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "proto/catalog.h"
+#include "proto/envelope.h"
 #include "proto/manifest.h"
 #include "store/store.h"
 
@@ -117,21 +118,36 @@ inline CatalogEntry EntryOf(const std::vector<const Synthetic*>& parts, uint64_t
   return entry;
 }
 
-// Flips a bit of an encoding in the segments of the store at `path`, wherever it lies. Returns how often it was found.
-inline int FlipOnDisk(const std::string& path, const Synthetic& encoding) {
-  const std::string needle(reinterpret_cast<const char*>(encoding.slabs[0].data()), 64);
-  int flipped = 0;
+// Writes `bytes` over `needle`, of the same length, in the segments of the store at `path`. Returns how often it was
+// found.
+inline int CopyInSegments(const std::string& path, const std::string& bytes, const std::string& needle) {
+  int found = 0;
   for (const auto& file : std::filesystem::directory_iterator(path + "/segments")) {
     std::fstream stream(file.path(), std::ios::in | std::ios::out | std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-    const size_t at = bytes.find(needle);
+    const std::string all((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+    const size_t at = all.find(needle);
     if (at == std::string::npos) continue;
     stream.clear();
-    stream.seekp(static_cast<std::streamoff>(at) + 5);
-    stream.put(static_cast<char>(bytes[at + 5] ^ 1));
-    ++flipped;
+    stream.seekp(static_cast<std::streamoff>(at));
+    stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    ++found;
   }
-  return flipped;
+  return found;
+}
+
+// Flips a bit of these bytes, likewise.
+inline int FlipInSegments(const std::string& path, const std::string& needle) {
+  std::string flipped = needle;
+  flipped[5] = static_cast<char>(flipped[5] ^ 1);
+  return CopyInSegments(path, flipped, needle);
+}
+
+// Of an encoding's bytes, or of its manifest before them.
+inline int FlipOnDisk(const std::string& path, const Synthetic& encoding) {
+  return FlipInSegments(path, std::string(reinterpret_cast<const char*>(encoding.slabs[0].data()), 64));
+}
+inline int FlipManifestOnDisk(const std::string& path, const Synthetic& encoding) {
+  return FlipInSegments(path, SerializeManifest(encoding.manifest).substr(kEnvelopeBytes, 64));
 }
 
 // A layer of a lease, compared byte by byte. ABORTED: the bytes may not be the encoding's any more, and the lease says

@@ -18,8 +18,10 @@
 namespace kvlink::engine {
 namespace {
 
+using ::kvlink::testing::CopyInSegments;
 using ::kvlink::testing::EntryOf;
 using ::kvlink::testing::FailingIo;
+using ::kvlink::testing::FlipManifestOnDisk;
 using ::kvlink::testing::FlipOnDisk;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ScratchDirectory;
@@ -155,6 +157,30 @@ TEST_F(VerifyTest, DamageIsNamedByDocuments) {
   ASSERT_EQ(stats.recent_damage.size(), 1u);
   EXPECT_THAT(stats.recent_damage[0].documents, ElementsAre("another", "document 3"));
   EXPECT_EQ(stats.dropped_damaged, 1);
+}
+
+TEST_F(VerifyTest, ManifestsAreReadFromTheSegmentsAndChecked) {
+  for (int i = 0; i < 6; ++i) Store(i);
+  const auto manifests = engine_->ListManifests("ns", Identity(), 100);
+  ASSERT_TRUE(manifests.ok()) << manifests.status();
+  std::set<std::string> listed, stored;
+  for (const Manifest& manifest : *manifests) listed.insert(SerializeManifest(manifest));
+  for (int i = 0; i < 6; ++i) stored.insert(SerializeManifest(MakeSynthetic(i).manifest));
+  EXPECT_EQ(listed, stored);
+  ASSERT_EQ(FlipManifestOnDisk(scratch_.path(), MakeSynthetic(3)), 1);
+  const auto outcome = engine_->Verify({});
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_EQ(outcome->damaged.size(), 1u);
+  EXPECT_THAT(outcome->damaged[0].what, HasSubstr("manifest: checksum does not match"));
+  EXPECT_THAT(outcome->damaged[0].documents, ElementsAre("document 3"));
+  EXPECT_EQ(engine_->Stats().integrity_failures, 1);
+  // The manifest of another encoding, whole, is not this one's.
+  const Synthetic one = MakeSynthetic(1), two = MakeSynthetic(2);
+  ASSERT_EQ(CopyInSegments(scratch_.path(), SerializeManifest(two.manifest), SerializeManifest(one.manifest)), 1);
+  const auto again = engine_->Verify({});
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_EQ(again->damaged.size(), 1u);
+  EXPECT_THAT(again->damaged[0].what, HasSubstr("manifest and location record do not agree"));
 }
 
 TEST_F(VerifyTest, SuspicionReadsAnEncodingOnceInAWhile) {

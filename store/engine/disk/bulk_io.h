@@ -21,6 +21,7 @@ struct IoRequest {
   std::shared_ptr<File> file;
   bool write = false;
   bool background = false;  // a read that nobody waits for: it has the priority of a write
+  bool first = false;       // a read that goes before those that wait: small, and it says what else to read
   int64_t offset = 0;
   std::byte* data = nullptr;  // in use until `done`; only read if `write`
   int64_t length = 0;
@@ -35,7 +36,8 @@ inline constexpr int64_t kReadBytes = 128 << 10, kWriteBytes = 1 << 20;
 class BulkIo {
  public:
   virtual ~BulkIo() = default;
-  // Starts the requests, at most a bounded number at a time: reads in their order and before writes (io_queue.h).
+  // Starts the requests, at most a bounded number at a time: reads in their order, but for `first`, and before writes
+  // (io_queue.h).
   virtual void Submit(std::vector<IoRequest> requests) = 0;
   // Announces memory that requests will use: at most `chunks` chunks at a time, each beginning on a multiple of
   // `chunk_bytes` and of that length. Requests within one chunk skip the kernel's page lookups. Once, before the first

@@ -23,7 +23,15 @@ class IoQueue {
  public:
   explicit IoQueue(const IoLimits& limits) : limits_(limits) {}
 
-  void Push(Item item, bool bulk) { (bulk ? bulk_ : reads_).waiting.push_back(std::move(item)); }
+  // `first`: before what waits of its kind.
+  void Push(Item item, bool bulk, bool first = false) {
+    std::deque<Item>& waiting = (bulk ? bulk_ : reads_).waiting;
+    if (first) {
+      waiting.push_front(std::move(item));
+    } else {
+      waiting.push_back(std::move(item));
+    }
+  }
   // The next item to start, which counts as in flight until Ended. Nothing: none waits, or the limits are reached.
   std::optional<Item> Next() {
     const bool reading = !reads_.waiting.empty() || reads_.in_flight > 0;

@@ -5,11 +5,15 @@
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "proto/envelope.h"
+#include "proto/manifest.h"
 
 namespace kvlink::engine {
 namespace {
 
-constexpr EnvelopeKind kLocationKind = {0x4c53564b /* "KVSL" */, 1, 0, "location record"};
+constexpr EnvelopeKind kLocationKind = {0x4c53564b /* "KVSL" */, 2, 0, "location record", /*reads_previous=*/false};
+constexpr int64_t kMaxTokens = int64_t{1} << 24;
+constexpr int64_t kMaxBytes = int64_t{1} << 48;
+constexpr uint64_t kOnlyDevice = 0;
 
 constexpr EnvelopeKind kBadBlocksKind = {0x4242564b /* "KVBB" */, 1, 0, "bad blocks record"};
 
@@ -75,13 +79,15 @@ absl::StatusOr<std::vector<Run>> ParseBadBlocks(absl::string_view bytes) {
 
 std::string SerializeLocation(const Location& location) {
   std::string payload(reinterpret_cast<const char*>(location.etag.bytes.data()), location.etag.bytes.size());
-  AppendField<uint32_t>(location.tokens, &payload);
-  AppendField<uint64_t>(location.bytes, &payload);
-  AppendField<uint64_t>(location.sequence, &payload);
-  AppendField<uint8_t>(location.runs.size(), &payload);
+  AppendVarint(location.tokens, &payload);
+  AppendVarint(location.bytes, &payload);
+  AppendVarint(location.manifest_bytes, &payload);
+  AppendVarint(location.sequence, &payload);
+  AppendVarint(location.runs.size(), &payload);
   for (const Run& run : location.runs) {
-    AppendField<uint32_t>(run.first, &payload);
-    AppendField<uint32_t>(run.count, &payload);
+    AppendVarint(kOnlyDevice, &payload);
+    AppendVarint(run.first, &payload);
+    AppendVarint(run.count, &payload);
   }
   return WrapEnvelope(kLocationKind, payload);
 }
@@ -91,27 +97,33 @@ absl::StatusOr<Location> ParseLocation(absl::string_view bytes) {
   FieldReader reader(payload);
   Location location;
   reader.ReadBytes(location.etag.bytes.data(), location.etag.bytes.size());
-  location.tokens = reader.Read<uint32_t>();
-  location.bytes = static_cast<int64_t>(reader.Read<uint64_t>());
-  location.sequence = reader.Read<uint64_t>();
-  const int runs = reader.Read<uint8_t>();
+  const uint64_t tokens = reader.ReadVarint(), slabs = reader.ReadVarint(), manifest = reader.ReadVarint();
+  location.sequence = reader.ReadVarint();
+  const uint64_t runs = reader.ReadVarint();
   if (!reader.ok() || runs < 1 || runs > kMaxRuns) return absl::InvalidArgumentError("location record: number of runs");
+  if (tokens < 1 || tokens > kMaxTokens || slabs < kSlabAlignment || slabs % kSlabAlignment != 0 || slabs > kMaxBytes ||
+      manifest < 1 || manifest > kMaxManifestBytes) {
+    return absl::InvalidArgumentError("location record: sizes that no encoding has");
+  }
+  location.tokens = static_cast<int32_t>(tokens);
+  location.bytes = static_cast<int64_t>(slabs);
+  location.manifest_bytes = static_cast<int32_t>(manifest);
   int64_t blocks = 0;
-  for (int i = 0; i < runs; ++i) {
-    Run run;
-    run.first = reader.Read<uint32_t>();
-    run.count = reader.Read<uint32_t>();
-    if (run.count == 0 || uint64_t{run.first} + run.count > UINT32_MAX) {
+  for (uint64_t i = 0; i < runs; ++i) {
+    const uint64_t device = reader.ReadVarint(), first = reader.ReadVarint(), count = reader.ReadVarint();
+    if (!reader.ok()) return absl::InvalidArgumentError("location record: wrong length, or a number that is too long");
+    if (device != kOnlyDevice) {
+      return absl::UnimplementedError(absl::StrCat("location record: a run on device ", device,
+                                                   "; this build knows one device; use the newer one that wrote it"));
+    }
+    if (count < 1 || first > UINT32_MAX || count > UINT32_MAX - first) {
       return absl::InvalidArgumentError("location record: a run that is empty or ends beyond the last block");
     }
-    blocks += run.count;
-    location.runs.push_back(run);
+    blocks += static_cast<int64_t>(count);
+    location.runs.push_back({static_cast<uint32_t>(first), static_cast<uint32_t>(count)});
   }
   if (!reader.at_end()) return absl::InvalidArgumentError("location record: wrong length");
-  if (location.tokens < 1 || location.bytes < kSlabAlignment || location.bytes % kSlabAlignment != 0 ||
-      location.bytes > (int64_t{1} << 48) || location.blocks() != blocks) {
-    return absl::InvalidArgumentError("location record: sizes do not agree");
-  }
+  if (location.blocks() != blocks) return absl::InvalidArgumentError("location record: sizes do not agree");
   return location;
 }
 

@@ -1,5 +1,5 @@
 // Where an encoding lies: its name, and its location record in the index (docs/formats.md "Location record", at most
-// 128 bytes). Thread-safety: plain values and pure functions.
+// 768 bytes, and some 50 of most). Thread-safety: plain values and pure functions.
 #ifndef KVLINK_STORE_ENGINE_DISK_LOCATION_H_
 #define KVLINK_STORE_ENGINE_DISK_LOCATION_H_
 
@@ -16,10 +16,14 @@
 namespace kvlink::engine {
 
 inline constexpr int64_t kSegmentBlockBytes = 64 << 10;
-inline constexpr int kMaxRuns = 8;
+inline constexpr int kMaxRuns = 64;
 
 // Blocks for `bytes` bytes.
 inline constexpr int64_t BlocksFor(int64_t bytes) { return (bytes + kSegmentBlockBytes - 1) / kSegmentBlockBytes; }
+// Bytes that a manifest of `bytes` bytes takes before the slabs of its encoding.
+inline constexpr int64_t ManifestArea(int64_t bytes) {
+  return (bytes + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment;
+}
 
 struct EncodingKey {
   std::string ns;
@@ -60,12 +64,15 @@ using Runs = absl::InlinedVector<Run, 2>;
 
 struct Location {
   Etag etag;
-  int64_t tokens = 0;
-  int64_t bytes = 0;      // of all slabs, a multiple of 4096
-  uint64_t sequence = 0;  // of the put, ascending: the order of eviction is rebuilt from it
-  Runs runs;              // the bytes in order; 1..kMaxRuns
+  int32_t tokens = 0;
+  int32_t manifest_bytes = 0;  // as it is serialised
+  int64_t bytes = 0;           // of all slabs, a multiple of 4096
+  uint64_t sequence = 0;       // of the put, ascending: the order of eviction is rebuilt from it
+  Runs runs;                   // the bytes in order: the manifest's, then the slabs'; 1..kMaxRuns
 
-  int64_t blocks() const { return BlocksFor(bytes); }
+  int64_t manifest_area() const { return ManifestArea(manifest_bytes); }
+  int64_t stored_bytes() const { return manifest_area() + bytes; }  // of manifest and slabs
+  int64_t blocks() const { return BlocksFor(stored_bytes()); }
 };
 
 // The blocks of a store that could not be written (docs/formats.md "Bad blocks record"): at most kMaxBadRuns of `runs`.
@@ -75,7 +82,8 @@ std::string SerializeBadBlocks(const std::vector<Run>& runs);
 absl::StatusOr<std::vector<Run>> ParseBadBlocks(absl::string_view bytes);
 
 std::string SerializeLocation(const Location& location);
-// INVALID_ARGUMENT for anything damaged or inconsistent, UNIMPLEMENTED for another major version.
+// INVALID_ARGUMENT for anything damaged or inconsistent, UNIMPLEMENTED for another major version, and for a run on
+// another device than 0.
 absl::StatusOr<Location> ParseLocation(absl::string_view bytes);
 
 }  // namespace kvlink::engine

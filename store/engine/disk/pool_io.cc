@@ -27,8 +27,8 @@ class PoolIo : public BulkIo {
   void Submit(std::vector<IoRequest> requests) override {
     MutexLock lock(&mutex_);
     for (IoRequest& request : requests) {
-      const bool bulk = IsBulk(request);
-      queue_.Push(std::move(request), bulk);
+      const bool bulk = IsBulk(request), first = request.first;
+      queue_.Push(std::move(request), bulk, first);
     }
     wake_.SignalAll();
   }

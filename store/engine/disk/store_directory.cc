@@ -23,7 +23,8 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr EnvelopeKind kStoreKind = {0x5453564b /* "KVST" */, 1, 0, "STORE file"};
+constexpr EnvelopeKind kStoreKind = {0x5453564b /* "KVST" */, 2, 0, "STORE file", /*reads_previous=*/false};
+constexpr EnvelopeKind kFormat1Kind = {0x5453564b /* "KVST" */, 1, 0, "STORE file"};
 constexpr EnvelopeKind kFloorKind = {0x4c46564b /* "KVFL" */, 1, 0, "FLOOR file"};
 
 constexpr char kStoreName[] = "STORE";
@@ -147,6 +148,11 @@ absl::Status StoreDirectory::ReadIdentity() {
   const auto bytes = files_.ReadWhole(path, 4096);
   if (absl::IsResourceExhausted(bytes.status())) return absl::DataLossError(bytes.status().message());
   KVLINK_RETURN_IF_ERROR(bytes.status());
+  if (OpenEnvelope(kFormat1Kind, *bytes).ok()) {
+    return absl::UnimplementedError(absl::StrCat(path_,
+                                                 ": this store has format 1; this build reads format 2: ingest the "
+                                                 "documents again into a new directory"));
+  }
   const auto payload = OpenEnvelope(kStoreKind, *bytes);
   if (absl::IsUnimplemented(payload.status())) return Annotate(payload.status(), path);
   Identity identity;

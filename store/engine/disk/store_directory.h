@@ -34,7 +34,7 @@ class StoreDirectory {
   // Makes the directory if `create`, locks it (shared if `read_only`) and reads the STORE file.
   // NOT_FOUND: no store and !create (or read_only). UNAVAILABLE: locked by another process. FAILED_PRECONDITION: the
   // directory holds something else, or other users may look into it and we may not change that. UNIMPLEMENTED: another
-  // format version. DATA_LOSS: the STORE file is damaged.
+  // format version; of a store of format 1 it says to ingest again. DATA_LOSS: the STORE file is damaged.
   static absl::StatusOr<std::unique_ptr<StoreDirectory>> Open(const FileSystem& files, const std::string& path,
                                                               bool create, bool read_only);
 

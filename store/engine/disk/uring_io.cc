@@ -60,8 +60,8 @@ class UringIo : public BulkIo {
         slot.request = std::move(request);
         const absl::Status status = Observe(&slot);
         if (status.ok()) {
-          const bool bulk = IsBulk(slot.request);
-          queue_.Push(std::move(slot), bulk);
+          const bool bulk = IsBulk(slot.request), first = slot.request.first;
+          queue_.Push(std::move(slot), bulk, first);
         } else {
           refused.emplace_back(std::move(slot.request), status);
         }

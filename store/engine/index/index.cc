@@ -120,16 +120,12 @@ rocksdb::ReadOptions Checked() {
 
 }  // namespace
 
-void IndexBatch::PutEncoding(const EncodingKey& key, const Location& location, const std::string& manifest) {
-  const std::string name = EncodeKey(key);
-  batch_.Put(index_->families_[Index::kLocation], name, SerializeLocation(location));
-  batch_.Put(index_->families_[Index::kManifest], name, manifest);
+void IndexBatch::PutEncoding(const EncodingKey& key, const Location& location) {
+  batch_.Put(index_->families_[Index::kLocation], EncodeKey(key), SerializeLocation(location));
 }
 
 void IndexBatch::DeleteEncoding(const EncodingKey& key) {
-  const std::string name = EncodeKey(key);
-  batch_.Delete(index_->families_[Index::kLocation], name);
-  batch_.Delete(index_->families_[Index::kManifest], name);
+  batch_.Delete(index_->families_[Index::kLocation], EncodeKey(key));
 }
 
 void IndexBatch::PutEntry(absl::string_view ns, absl::string_view id, const std::string& entry) {
@@ -171,7 +167,6 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
   const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
       {rocksdb::kDefaultColumnFamilyName, FamilyOptions(false)},
       {"location", FamilyOptions(false)},
-      {"manifest", FamilyOptions(false)},
       {"catalog", FamilyOptions(true)},
       {"reference", FamilyOptions(false)},
   };
@@ -306,26 +301,6 @@ absl::StatusOr<std::vector<EncodingKey>> Index::KeysAfter(const std::optional<En
   }
   KVLINK_RETURN_IF_ERROR(FromRocks(it->status(), "list"));
   return keys;
-}
-
-absl::Status Index::ScanManifestKeys(const std::function<void(const EncodingKey&)>& key,
-                                     const IndexSnapshot* at) const {
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(ReadingAt(at), families_[kManifest]));
-  for (it->SeekToFirst(); it->Valid(); it->Next()) {
-    auto decoded = DecodeKey(ToView(it->key()));
-    if (!decoded.ok()) return absl::DataLossError(decoded.status().message());
-    key(*decoded);
-  }
-  return FromRocks(it->status(), "scan");
-}
-
-absl::StatusOr<Manifest> Index::GetManifest(const EncodingKey& key) const {
-  std::string bytes;
-  KVLINK_RETURN_IF_ERROR(
-      FromRocks(db_->Get(Checked(), families_[kManifest], EncodeKey(key), &bytes), "read a manifest from"));
-  auto manifest = ParseManifest(bytes);
-  if (!manifest.ok()) return absl::DataLossError(absl::StrCat("manifest: ", manifest.status().message()));
-  return manifest;
 }
 
 absl::StatusOr<std::optional<std::string>> Index::GetEntry(absl::string_view ns, absl::string_view id) const {

@@ -1,7 +1,6 @@
 // The index on disk: a RocksDB database (docs/formats.md "Index column families").
 //   default    what the store is: "uuid", and counters "documents/<namespace>"
 //   location   EncodeKey -> location record
-//   manifest   EncodeKey -> manifest
 //   catalog    namespace | 0 | document id -> catalog entry (tombstones too)
 //   reference  namespace | 0 | identity | document id -> "": which documents refer to an identity
 //
@@ -22,7 +21,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "proto/manifest.h"
 #include "rocksdb/db.h"
 #include "store/engine/disk/io_observer.h"
 #include "store/engine/disk/location.h"
@@ -36,7 +34,7 @@ class Index;
 class IndexBatch {
  public:
   explicit IndexBatch(const Index* index) : index_(index) {}
-  void PutEncoding(const EncodingKey& key, const Location& location, const std::string& manifest);
+  void PutEncoding(const EncodingKey& key, const Location& location);
   void DeleteEncoding(const EncodingKey& key);
   void PutEntry(absl::string_view ns, absl::string_view id, const std::string& entry);
   void DeleteEntry(absl::string_view ns, absl::string_view id);
@@ -106,10 +104,6 @@ class Index {
   absl::StatusOr<std::vector<EncodingKey>> ListKeys(absl::string_view ns, const Identity& after, int64_t limit) const;
   // Names of all namespaces' encodings behind one (none: from the first), in order, at most `limit`.
   absl::StatusOr<std::vector<EncodingKey>> KeysAfter(const std::optional<EncodingKey>& after, int64_t limit) const;
-  absl::Status ScanManifestKeys(const std::function<void(const EncodingKey&)>& key,
-                                const IndexSnapshot* at = nullptr) const;
-  // NOT_FOUND; DATA_LOSS if damaged.
-  absl::StatusOr<Manifest> GetManifest(const EncodingKey& key) const;
 
   // Serialised entry, or nothing.
   absl::StatusOr<std::optional<std::string>> GetEntry(absl::string_view ns, absl::string_view id) const;
@@ -143,7 +137,7 @@ class Index {
  private:
   friend class IndexBatch;
   friend class IndexSnapshot;
-  enum Family { kDefault, kLocation, kManifest, kCatalog, kReference, kFamilies };
+  enum Family { kDefault, kLocation, kCatalog, kReference, kFamilies };
   Index() = default;
   static rocksdb::ReadOptions ReadingAt(const IndexSnapshot* at);
 

@@ -90,8 +90,13 @@ void Table::FreeEntry(Entry* entry) {
   unused_.push_back(entry);
 }
 
-void Table::Insert(const EncodingKey& key, const Location& location) {
+std::optional<uint64_t> Table::Insert(const EncodingKey& key, const Location& location) {
   MutexLock lock(&mutex_);
+  std::optional<uint64_t> replaced;
+  if (Entry* const before = FindLocked(key); before != nullptr) {
+    replaced = before->location.sequence;
+    RemoveLocked(before);
+  }
   if (unused_.empty()) {
     pool_.push_back(std::make_unique<Entry[]>(kPoolEntries));
     for (size_t i = kPoolEntries; i-- > 0;) unused_.push_back(&pool_.back()[i]);
@@ -109,6 +114,7 @@ void Table::Insert(const EncodingKey& key, const Location& location) {
   ++changes_;
   ns.order.Insert(entry, entry->ghost(), location.blocks());
   ns.entries.insert(entry);
+  return replaced;
 }
 
 bool Table::Remove(const EncodingKey& key, std::optional<uint64_t> sequence) {
@@ -116,6 +122,11 @@ bool Table::Remove(const EncodingKey& key, std::optional<uint64_t> sequence) {
   Entry* const entry = FindLocked(key);
   if (entry == nullptr) return false;
   if (sequence.has_value() && entry->location.sequence != *sequence) return false;
+  RemoveLocked(entry);
+  return true;
+}
+
+void Table::RemoveLocked(Entry* entry) {
   Namespace& ns = *entry->ns;
   ns.entries.erase(entry);
   ns.bytes -= entry->location.bytes;
@@ -129,7 +140,6 @@ bool Table::Remove(const EncodingKey& key, std::optional<uint64_t> sequence) {
   ns.order.Erase(entry);
   entry->dead = true;
   if (entry->uses == 0) FreeEntry(entry);
-  return true;
 }
 
 std::vector<EncodingKey> Table::Variants(absl::string_view ns, const Identity& identity) const {

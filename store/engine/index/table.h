@@ -64,8 +64,9 @@ class Table {
   std::optional<Location> Find(const EncodingKey& key) const;
   // Empty if there is none. `touch`: counts as a use for the order of eviction.
   EntryUse Use(const EncodingKey& key, bool touch);
-  // REQUIRES: the key is not there; the location's blocks are allocated for its namespace.
-  void Insert(const EncodingKey& key, const Location& location);
+  // What has the key already is removed, without a moment in which nothing has it; returned is its sequence. REQUIRES:
+  // the location's blocks are allocated for its namespace.
+  std::optional<uint64_t> Insert(const EncodingKey& key, const Location& location);
   // False if it is not there (or, with `sequence` given, another put's).
   bool Remove(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
   // Codecs of an identity that are there.
@@ -182,6 +183,7 @@ class Table {
   Namespace& NamespaceOf(absl::string_view ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const Namespace* Known(absl::string_view ns) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release(Entry* entry);
+  void RemoveLocked(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeLocked(Namespace* ns, const Runs& runs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LoseLocked(Run run) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeEntry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -12,6 +12,8 @@ namespace kvlink::engine {
 
 inline constexpr size_t kPoolEntries = 4096;  // taken from the system at a time
 
+static_assert(sizeof(Location) == 64);
+
 // One encoding. Lean, because a node has millions of them.
 struct EntryUse::Entry {
   Table::Namespace* ns = nullptr;

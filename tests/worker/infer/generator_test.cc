@@ -158,8 +158,10 @@ TEST_P(GeneratorTest, SamplingDependsOnTheSeedAlone) {
   EXPECT_NE(decoded, Decode(*generator, *Start(*generator, request), 12));
 }
 
-// Flips one byte in every 512 of each file that holds slabs.
-void DamageSegments(const std::string& directory) {
+// Flips one byte in every 512 of each file that holds encodings: of their slabs, or of the page before them, in which
+// their manifests lie.
+void DamageSegments(const std::string& directory, bool manifests) {
+  constexpr size_t kBlock = 65536, kPage = 4096;
   int files = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
     if (!entry.is_regular_file() || entry.path().string().find("segment") == std::string::npos) continue;
@@ -169,7 +171,9 @@ void DamageSegments(const std::string& directory) {
     ASSERT_EQ(fstat(fd, &info), 0);
     std::vector<char> bytes(info.st_size);
     ASSERT_EQ(pread(fd, bytes.data(), bytes.size(), 0), info.st_size);
-    for (size_t i = 100; i < bytes.size(); i += 512) bytes[i] ^= 0x40;
+    for (size_t i = 100; i < bytes.size(); i += 512) {
+      if ((i % kBlock < kPage) == manifests) bytes[i] ^= 0x40;
+    }
     ASSERT_EQ(pwrite(fd, bytes.data(), bytes.size(), 0), info.st_size);
     ASSERT_EQ(fsync(fd), 0);
     ASSERT_EQ(close(fd), 0);
@@ -181,12 +185,24 @@ void DamageSegments(const std::string& directory) {
 TEST_P(GeneratorTest, DamagedBytesAreEncodedAgain) {
   FillStore();
   store_->DropDramTier();
-  DamageSegments(directory_.path() + "/store");
+  DamageSegments(directory_.path() + "/store", /*manifests=*/false);
   const auto generator = MakeGenerator(store_.get(), Options());
   const auto conversation = Start(*generator, Ask());
   EXPECT_LE(LargestDifference(LogitsOf(*conversation), Expected(Ask())), tolerance());
   EXPECT_GT(generator->stats().damaged, 0);
   EXPECT_EQ(generator->stats().encoded, 4);
+  EXPECT_GT(store_->Stats()->integrity_failures, 0);
+}
+
+TEST_P(GeneratorTest, WhatHasADamagedManifestIsEncodedAgain) {
+  FillStore();
+  store_->DropDramTier();
+  DamageSegments(directory_.path() + "/store", /*manifests=*/true);
+  const auto generator = MakeGenerator(store_.get(), Options());
+  const auto conversation = Start(*generator, Ask());
+  EXPECT_LE(LargestDifference(LogitsOf(*conversation), Expected(Ask())), tolerance());
+  EXPECT_EQ(generator->stats().encoded, 4);
+  EXPECT_GT(generator->stats().pool.store_errors, 0);
   EXPECT_GT(store_->Stats()->integrity_failures, 0);
 }
 
