@@ -5,6 +5,7 @@
 #define KVLINK_PROTO_ENVELOPE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,8 +20,11 @@ struct EnvelopeKind {
   uint8_t major;  // what this build writes; it reads this and the one before
   uint8_t minor;
   absl::string_view name;  // for messages: "manifest"
+  uint8_t oldest = 0;      // major version that this build reads, where that is not the one before; 0: it is
 };
 
+// The major version that `bytes` name; nothing: they do not begin as this kind does.
+std::optional<uint8_t> EnvelopeMajor(const EnvelopeKind& kind, absl::string_view bytes);
 std::string WrapEnvelope(const EnvelopeKind& kind, absl::string_view payload);
 // The payload, a view into `bytes`. INVALID_ARGUMENT: wrong magic, truncated, trailing bytes, checksum; UNIMPLEMENTED:
 // other major.

@@ -29,6 +29,19 @@ TEST(Envelope, ReadsTheVersionBeforeAndRefusesOthersByName) {
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("test record: format version 3.9"));
 }
 
+TEST(Envelope, AKindSaysWhereTheOldestIsNotTheVersionBefore) {
+  EnvelopeKind kind = kKind;
+  std::string bytes = WrapEnvelope(kind, "payload");
+  EXPECT_EQ(EnvelopeMajor(kind, bytes), 2);
+  EXPECT_EQ(EnvelopeMajor({0x11111111, 2, 0, "another"}, bytes), std::nullopt);
+  EXPECT_EQ(EnvelopeMajor(kind, bytes.substr(0, 15)), std::nullopt);
+  kind.oldest = 2;
+  EXPECT_TRUE(OpenEnvelope(kind, bytes).ok());
+  bytes[4] = 1;
+  EXPECT_EQ(EnvelopeMajor(kind, bytes), 1);
+  EXPECT_EQ(OpenEnvelope(kind, bytes).status().code(), absl::StatusCode::kUnimplemented);
+}
+
 TEST(Envelope, EveryFlippedByteIsFound) {
   const std::string bytes = WrapEnvelope(kKind, "the payload of a record");
   for (size_t i = 0; i < bytes.size(); ++i) {

@@ -86,7 +86,17 @@ INSTANTIATE_TEST_SUITE_P(Carriers, NodeTest, ::testing::Values(Carrier::kLoopbac
 
 TEST_P(NodeTest, TellsWhereItIs) {
   EXPECT_EQ(session_.token().size(), 16u);
-  EXPECT_EQ(session_.boot_id().size(), 16u);
+  EXPECT_EQ(session_.node_id().size(), 16u);
+  EXPECT_GT(session_.incarnation(), 0u);
+  EXPECT_EQ(session_.protocol_min(), 2u);
+  EXPECT_EQ(session_.protocol_max(), 2u);
+  // The data path names the same node.
+  proto::Request hello;
+  hello.mutable_hello()->set_token(session_.token());
+  const auto answer = data_->Ask(hello);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->welcome().node_id(), session_.node_id());
+  EXPECT_EQ(answer->welcome().incarnation(), session_.incarnation());
   ASSERT_EQ(session_.data_size(), GetParam() == Carrier::kGrpc ? 1 : 2);
   EXPECT_THAT(session_.data(0), HasSubstr(CarrierName(GetParam()) + "://127.0.0.1:"));
   EXPECT_EQ(session_.version(), "test");
