@@ -68,7 +68,8 @@ struct RemoteOptions {
   // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
   absl::Duration patience = absl::Seconds(1);
 
-  // The epoch of the placement by which this node was chosen, asked for each request; empty: the node stands alone.
+  // The epoch of the placement by which this node was chosen, asked for each request, on any thread; empty: the node
+  // stands alone.
   std::function<uint64_t()> placement;
 
   // For tests and benches: data travels over `transport`, which lives as long as the store, to `data_address` (empty:

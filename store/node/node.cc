@@ -179,10 +179,6 @@ absl::Status Node::Open(NodeOptions* options) {
   KVLINK_ASSIGN_OR_RETURN(service->core.engine, engine::Engine::Open(options->directory, options->engine));
   service->core.node_id = service->core.engine->id();
   service->core.incarnation = service->core.engine->incarnation();
-  service->core.log.Info("opened", {{"directory", options->directory},
-                                    {"node_id", absl::BytesToHexString(service->core.node_id)},
-                                    {"incarnation", static_cast<int64_t>(service->core.incarnation)},
-                                    {"version", service->core.whereabouts.version}});
   service->core.namespaces.Know(NamespacesIn(service->core.engine.get()));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
@@ -193,11 +189,15 @@ absl::Status Node::Open(NodeOptions* options) {
   std::string data;
   for (const std::string& address : addresses_.data) absl::StrAppend(&data, data.empty() ? "" : " ", address);
   serving_ = true;
-  service->core.log.Info("serving", {{"control", addresses_.control},
+  service->core.log.Info("serving", {{"node_id", absl::BytesToHexString(service->core.node_id)},
+                                     {"incarnation", static_cast<int64_t>(service->core.incarnation)},
+                                     {"directory", options->directory},
+                                     {"control", addresses_.control},
                                      {"data", data},
                                      {"metrics", addresses_.metrics},
                                      {"local_socket", addresses_.local_socket},
-                                     {"guarded", service->core.access.guarded()}});
+                                     {"guarded", service->core.access.guarded()},
+                                     {"version", service->core.whereabouts.version}});
   return absl::OkStatus();
 }
 

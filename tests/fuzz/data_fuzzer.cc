@@ -22,9 +22,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!again.ok() || serialize(*again) != written) std::abort();
   };
   if (request) {
-    check([](absl::string_view text) { return kvlink::ParseRequest(text); }, kvlink::SerializeRequest);
+    check([](absl::string_view text) { return kvlink::ParseRequest(text); },
+          [](const kvlink::proto::Request& read) { return kvlink::SerializeRequest(read); });
   } else {
-    check(kvlink::ParseAnswer, kvlink::SerializeAnswer);
+    check(kvlink::ParseAnswer, [](const kvlink::proto::Answer& read) { return kvlink::SerializeAnswer(read); });
   }
   return 0;
 }

@@ -117,6 +117,12 @@ inline CatalogEntry EntryOf(const std::vector<const Synthetic*>& parts, uint64_t
   return entry;
 }
 
+// An entry as it was put: when it was written is the store's to say.
+inline std::string ContentOf(CatalogEntry entry) {
+  entry.written_at_us = 0;
+  return SerializeCatalogEntry(entry);
+}
+
 // Flips a bit of an encoding in the segments of the store at `path`, wherever it lies. Returns how often it was found.
 inline int FlipOnDisk(const std::string& path, const Synthetic& encoding) {
   const std::string needle(reinterpret_cast<const char*>(encoding.slabs[0].data()), 64);

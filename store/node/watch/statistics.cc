@@ -73,7 +73,7 @@ constexpr Row kNodeRows[] = {
      [](const Sources& from) -> int64_t { return from.service->core.draining.begun() ? 1 : 0; }},
     {{"uptime_ms", kGauge, "uptime_milliseconds", "", "Since the node was started"},
      [](const Sources& from) { return absl::ToInt64Milliseconds(SteadyNow() - from.service->core.started); }},
-    {{"clock_us", kCount, "clock_microseconds", "", "The store's clock, since 1970"},
+    {{"clock_us", kGauge, "clock_microseconds", "", "The store's clock, since 1970"},
      [](const Sources& from) { return static_cast<int64_t>(from.service->core.engine->Now()); }},
 };
 // clang-format on

@@ -26,12 +26,10 @@ namespace v1 = store::v1;
 absl::StatusCode Code(const v1::Result& result) { return static_cast<absl::StatusCode>(result.code()); }
 
 // An unguarded node, or one with an access file.
-// An entry as it was put: when it was written is the node's to say.
 std::string AsPut(const std::string& entry) {
   auto parsed = ParseCatalogEntry({entry.data(), entry.size()});
   EXPECT_TRUE(parsed.ok() && parsed->written_at_us > 0) << parsed.status();
-  if (parsed.ok()) parsed->written_at_us = 0;
-  return parsed.ok() ? SerializeCatalogEntry(*parsed) : "";
+  return parsed.ok() ? ContentOf(*std::move(parsed)) : "";
 }
 
 class ControlTest : public ::testing::Test {
