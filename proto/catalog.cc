@@ -12,7 +12,7 @@ namespace kvlink {
 namespace {
 
 // "KVLC"
-constexpr EnvelopeKind kCatalogKind{0x434C564B, 1, 0, "catalog entry"};
+constexpr EnvelopeKind kCatalogKind{0x434C564B, 2, 0, "catalog entry", 2};
 constexpr int64_t kMaxBytes = int64_t{128} << 20;
 constexpr int64_t kMaxParts = 4096;
 constexpr int64_t kMaxTokens = int64_t{1} << 24;  // of a part, as in SlabShape
@@ -39,6 +39,7 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry) {
     out->set_identity(part.identity.bytes.data(), part.identity.bytes.size());
     out->mutable_tokens()->Add(part.tokens.begin(), part.tokens.end());
   }
+  message.set_written_at_us(entry.written_at_us);
   return WrapEnvelope(kCatalogKind, message.SerializeAsString());
 }
 
@@ -54,6 +55,7 @@ absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   entry.tombstone = message.tombstone();
   if (!CopyDigest(message.model(), entry.model)) return Bad("the model fingerprint has another length");
   entry.title = message.title();
+  entry.written_at_us = message.written_at_us();
   entry.parts.reserve(message.parts_size());
   for (const proto::CatalogPart& part : message.parts()) {
     CatalogPart out;

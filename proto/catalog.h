@@ -21,11 +21,14 @@ struct CatalogPart {
 };
 
 struct CatalogEntry {
-  uint64_t generation = 0;  // from the caller; a lower one never replaces a higher one
+  uint64_t generation = 0;  // a lower one never replaces a higher one; 0 in a put: the store gives one
   bool tombstone = false;   // deleted at `generation`
   Fingerprint model;        // whose tokens and identities these are
   std::string title;
   std::vector<CatalogPart> parts;  // ordered
+  // When the store wrote the entry, by its own clock, in microseconds since 1970. Set by the store; what a caller puts
+  // here is overwritten.
+  uint64_t written_at_us = 0;
 };
 
 std::string SerializeCatalogEntry(const CatalogEntry& entry);

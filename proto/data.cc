@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/little_endian.h"
 #include "base/slab.h"
@@ -16,9 +18,10 @@ namespace kvlink {
 namespace {
 
 // "KVLR", "KVLA"
-constexpr EnvelopeKind kRequestKind{0x524C564B, 1, 0, "request"};
-constexpr EnvelopeKind kAnswerKind{0x414C564B, 1, 0, "answer"};
-constexpr size_t kTokenBytes = 16, kBootIdBytes = 16;
+constexpr EnvelopeKind kRequestKind{0x524C564B, kProtocols.max, 0, "request", kProtocols.min};
+constexpr EnvelopeKind kAnswerKind{0x414C564B, kProtocols.max, 0, "answer", kProtocols.min};
+constexpr char kMovedPayload[] = "kvlink-moved-epoch";
+constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
 constexpr size_t kIdentityBytes = sizeof(Identity::bytes), kEtagBytes = sizeof(Etag::bytes);
 constexpr int kMaxLayers = 1024;
 constexpr size_t kMaxName = 255;
@@ -104,14 +107,14 @@ absl::Status CheckBody(const proto::Request& request) {
 absl::Status CheckBody(const proto::Answer& answer) {
   switch (answer.body_case()) {
     case proto::Answer::kWelcome:
-      return answer.welcome().boot_id().size() == kBootIdBytes ? absl::OkStatus() : Bad("a boot id has 16 bytes");
+      return answer.welcome().node_id().size() == kNodeIdBytes ? absl::OkStatus() : Bad("a node id has 16 bytes");
     case proto::Answer::kFound: {
       const size_t bytes = answer.found().records().size();
       if (bytes % kFoundRecordBytes != 0 || bytes / kFoundRecordBytes > kMaxIdentities) {
         return Bad("found records have 40 bytes each and are at most 4096");
       }
       for (size_t i = 0; i < bytes / kFoundRecordBytes; ++i) {
-        if (FoundRecordAt(answer.found().records(), i).tier > kMaxTier) return Bad("unknown tier");
+        if (FoundRecordAt(answer.found().records(), i).tier > kMovedTier) return Bad("unknown tier");
       }
       return absl::OkStatus();
     }
@@ -130,6 +133,10 @@ absl::Status CheckBody(const proto::Answer& answer) {
       return answer.leased().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
     case proto::Answer::kSharedMemory:
       return answer.shared_memory().ns().size() <= kMaxName ? absl::OkStatus() : Bad("a name has at most 255 bytes");
+    case proto::Answer::kMoved:
+      return answer.code() == static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition)
+                 ? absl::OkStatus()
+                 : Bad("what has moved is FAILED_PRECONDITION");
     case proto::Answer::kPullDone:
     case proto::Answer::kLayersReady:
     case proto::Answer::kReleased:
@@ -144,8 +151,19 @@ absl::Status CheckBody(const proto::Answer& answer) {
 }
 
 template <typename Message>
-std::string Serialize(const EnvelopeKind& kind, const Message& message) {
+std::string Serialize(EnvelopeKind kind, const Message& message, uint32_t protocol) {
+  kind.major = static_cast<uint8_t>(protocol);
   return WrapEnvelope(kind, message.SerializeAsString());
+}
+
+// Before the envelope is opened, whose words are those for a file.
+absl::Status CheckProtocol(const EnvelopeKind& kind, absl::string_view bytes) {
+  const std::optional<uint8_t> protocol = EnvelopeMajor(kind, bytes);
+  if (!protocol.has_value()) return absl::OkStatus();
+  const ProtocolRange sender{*protocol, *protocol};
+  const bool request = kind.magic == kRequestKind.magic;
+  const auto common = request ? CommonProtocol(sender, kProtocols) : CommonProtocol(kProtocols, sender);
+  return Annotate(common.status(), kind.name);
 }
 
 template <typename Message>
@@ -153,6 +171,7 @@ absl::StatusOr<Message> Parse(const EnvelopeKind& kind, absl::string_view bytes,
   if (bytes.size() > kMaxDataMessage) {
     return absl::InvalidArgumentError(absl::StrCat(kind.name, ": ", bytes.size(), " bytes are too many"));
   }
+  KVLINK_RETURN_IF_ERROR(CheckProtocol(kind, bytes));
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kind, bytes));
   Message message;
   // At most 256 KiB, so that packed fields decode to 2 MiB at most.
@@ -164,6 +183,11 @@ absl::StatusOr<Message> Parse(const EnvelopeKind& kind, absl::string_view bytes,
   return message;
 }
 
+// "2", "2 to 3".
+std::string Words(ProtocolRange range) {
+  return range.min == range.max ? absl::StrCat(range.max) : absl::StrCat(range.min, " to ", range.max);
+}
+
 template <typename D>
 D ToDigest(absl::string_view bytes) {
   D digest;
@@ -173,15 +197,42 @@ D ToDigest(absl::string_view bytes) {
 
 }  // namespace
 
-std::string SerializeRequest(const proto::Request& request) { return Serialize(kRequestKind, request); }
-std::string SerializeAnswer(const proto::Answer& answer) { return Serialize(kAnswerKind, answer); }
-
-absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id) {
-  KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(kRequestKind, bytes, id));
-  if (request.ns().size() > kMaxName) return Bad("request: a namespace's name has at most 255 bytes");
-  if (!request.boot_id().empty() && request.boot_id().size() != kBootIdBytes) {
-    return Bad("request: a boot id has 16 bytes");
+absl::StatusOr<uint32_t> CommonProtocol(ProtocolRange client, ProtocolRange node) {
+  for (ProtocolRange* const range : {&client, &node}) {
+    if (range->max == 0) *range = {1, 1};
   }
+  const uint32_t common = std::min(client.max, node.max);
+  if (common >= std::max(client.min, node.min)) return common;
+  return absl::UnimplementedError(absl::StrCat("the client speaks protocol ", Words(client), ", and the node protocol ",
+                                               Words(node), ": upgrade the ",
+                                               client.max < node.max ? "client" : "node"));
+}
+
+absl::Status MovedStatus(uint64_t epoch) {
+  absl::Status status = absl::FailedPreconditionError(
+      absl::StrCat("moved: the node is no owner of it at epoch ", epoch, " of the placement; ask its owner"));
+  status.SetPayload(kMovedPayload, absl::Cord(absl::StrCat(epoch)));
+  return status;
+}
+
+std::optional<uint64_t> MovedEpoch(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kMovedPayload);
+  uint64_t epoch = 0;
+  if (!payload.has_value() || !absl::SimpleAtoi(std::string(*payload), &epoch)) return std::nullopt;
+  return epoch;
+}
+
+std::string SerializeRequest(const proto::Request& request, uint32_t protocol) {
+  return Serialize(kRequestKind, request, protocol);
+}
+std::string SerializeAnswer(const proto::Answer& answer, uint32_t protocol) {
+  return Serialize(kAnswerKind, answer, protocol);
+}
+
+absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id, uint32_t* protocol) {
+  KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(kRequestKind, bytes, id));
+  if (protocol != nullptr) *protocol = *EnvelopeMajor(kRequestKind, bytes);
+  if (request.ns().size() > kMaxName) return Bad("request: a namespace's name has at most 255 bytes");
   return request;
 }
 

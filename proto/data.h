@@ -9,6 +9,7 @@
 #define KVLINK_PROTO_DATA_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,13 +27,32 @@ inline constexpr int64_t kMaxDataMessage = int64_t{256} << 10;  // bytes, envelo
 inline constexpr int64_t kManifestPiece = int64_t{192} << 10;   // most bytes of a manifest in one message
 inline constexpr int64_t kMaxManifest = int64_t{16} << 20;      // bytes of a manifest on the data path
 
-std::string SerializeRequest(const proto::Request& request);
-std::string SerializeAnswer(const proto::Answer& answer);
+// Versions of these messages (the protocol) that one side speaks: the major versions of their envelopes. The default:
+// this build's.
+struct ProtocolRange {
+  uint32_t min = 2, max = 2;
+};
+inline constexpr ProtocolRange kProtocols;
+// The highest version that both speak. UNIMPLEMENTED, saying which side to upgrade: there is none. A range of zeros is
+// that of a build that names none: protocol 1.
+absl::StatusOr<uint32_t> CommonProtocol(ProtocolRange client, ProtocolRange node);
+
+// `protocol`: of kProtocols.
+std::string SerializeRequest(const proto::Request& request, uint32_t protocol = kProtocols.max);
+std::string SerializeAnswer(const proto::Answer& answer, uint32_t protocol = kProtocols.max);
 // INVALID_ARGUMENT: damaged (the envelope carries a checksum), malformed or out of bounds; UNIMPLEMENTED: another
-// major version, or a body this build does not know. `id`, if given, becomes the request's id where the message could
-// be read at all, so that the refusal can name it; else it is left alone.
-absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id = nullptr);
+// protocol, saying which side to upgrade, or a body this build does not know. `id` and `protocol`, if given, become the
+// request's where the message could be read at all, so that the refusal can name it; else they are left alone.
+absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id = nullptr,
+                                            uint32_t* protocol = nullptr);
 absl::StatusOr<proto::Answer> ParseAnswer(absl::string_view bytes);
+
+// proto::Moved as a status, on both sides: FAILED_PRECONDITION with the epoch of the node that answered. MovedEpoch:
+// nothing for every other status.
+absl::Status MovedStatus(uint64_t epoch);
+std::optional<uint64_t> MovedEpoch(const absl::Status& status);
+inline constexpr uint8_t kMovedCode = 32;  // in ActionDone; no absl::StatusCode
+inline constexpr uint8_t kMovedTier = 3;   // in a FoundRecord
 
 // The protobuf library writes to standard error when a message is malformed. A process that reads messages of strangers
 // calls this once: errors are returned, and nothing else is written. For the whole process.
@@ -52,7 +72,7 @@ struct FoundRecord {
   Etag etag;
   uint64_t bytes = 0;
   uint64_t tokens = 0;
-  uint8_t tier = 0;  // 0 absent, 1 DRAM, 2 segments
+  uint8_t tier = 0;  // 0 absent, 1 DRAM, 2 segments, kMovedTier
 };
 inline constexpr int64_t kFoundRecordBytes = 40;
 void AppendFoundRecord(const FoundRecord& record, std::string* out);

@@ -14,6 +14,14 @@ uint32_t PayloadChecksum(absl::string_view payload) {
 
 }  // namespace
 
+std::optional<uint8_t> EnvelopeMajor(const EnvelopeKind& kind, absl::string_view bytes) {
+  uint32_t magic = 0;
+  if (bytes.size() < static_cast<size_t>(kEnvelopeBytes)) return std::nullopt;
+  std::memcpy(&magic, bytes.data(), 4);
+  if (magic != kind.magic) return std::nullopt;
+  return static_cast<uint8_t>(bytes[4]);
+}
+
 std::string WrapEnvelope(const EnvelopeKind& kind, absl::string_view payload) {
   std::string out(kEnvelopeBytes, '\0');
   const uint32_t length = static_cast<uint32_t>(payload.size());
@@ -42,8 +50,8 @@ absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::s
         absl::StrCat(kind.name, ": starts with 0x", absl::Hex(magic), " and not with 0x", absl::Hex(kind.magic)));
   }
   const int major = static_cast<uint8_t>(bytes[4]);
-  const bool previous = major == kind.major - 1;
-  if (major != kind.major && !(previous && (kind.reads_previous || major == 0))) {
+  const int oldest = kind.oldest != 0 ? kind.oldest : kind.major - 1;
+  if (major < oldest || major > kind.major) {
     return absl::UnimplementedError(
         absl::StrCat(kind.name, ": format version ", major, ".", static_cast<int>(static_cast<uint8_t>(bytes[5])),
                      "; this build reads version ", static_cast<int>(kind.major), "; use the build that wrote it",

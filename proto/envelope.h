@@ -5,6 +5,7 @@
 #define KVLINK_PROTO_ENVELOPE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -18,10 +19,12 @@ struct EnvelopeKind {
   uint32_t magic;
   uint8_t major;  // what this build writes; it reads this and the one before
   uint8_t minor;
-  absl::string_view name;      // for messages: "manifest"
-  bool reads_previous = true;  // false: what this major changed cannot be read from the one before
+  absl::string_view name;  // for messages: "manifest"
+  uint8_t oldest = 0;      // major version that this build reads, where that is not the one before; 0: it is
 };
 
+// The major version that `bytes` name; nothing: they do not begin as this kind does.
+std::optional<uint8_t> EnvelopeMajor(const EnvelopeKind& kind, absl::string_view bytes);
 std::string WrapEnvelope(const EnvelopeKind& kind, absl::string_view payload);
 // The payload, a view into `bytes`. INVALID_ARGUMENT: wrong magic, truncated, trailing bytes, checksum; UNIMPLEMENTED:
 // other major.

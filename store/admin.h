@@ -42,6 +42,8 @@ struct StoreStats {
   int64_t integrity_failures = 0;
   int64_t double_claims = 0;  // encodings dropped at open because two claimed one block
   int64_t leases = 0;
+  // The store's clock, in microseconds since 1970: what was written before has an earlier time, what will be a later.
+  uint64_t clock_us = 0;
   std::string io;  // "io_uring, O_DIRECT" or what serves instead and why
 };
 

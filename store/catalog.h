@@ -31,16 +31,17 @@ struct DocumentInfo {
   uint64_t generation = 0;
   std::string title;
   int64_t tokens = 0;
+  uint64_t written_at_us = 0;  // CatalogEntry
 };
 
 struct DocumentPut {
   std::string id;
-  CatalogEntry entry;
+  CatalogEntry entry;  // of generation 0: the store gives one
 };
 
 struct DocumentDeletion {
   std::string id;
-  uint64_t generation = 0;
+  uint64_t generation = 0;  // 0: the store gives one
 };
 
 struct NamespaceDeletion {
@@ -52,16 +53,19 @@ class DocumentCatalog {
  public:
   virtual ~DocumentCatalog() = default;
 
-  // One status per document, in order, and an OK one means: durable. FAILED_PRECONDITION, changing nothing: a higher
-  // generation is there (of equal generations the greater serialised entry stays, so that replicas agree). Documents
-  // take effect in order, so that of two with one id the second meets the first.
-  virtual absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
-                                                                 absl::Span<const DocumentPut> documents) = 0;
+  // For each document, in order, the generation that it has now (it is durable), or why it was not put.
+  // FAILED_PRECONDITION, changing nothing: a higher generation is there (of equal generations the greater serialised
+  // entry stays, so that replicas agree). Documents take effect in order, so that of two with one id the second meets
+  // the first. An entry of generation 0 replaces whatever is there: it gets the greater of the store's clock
+  // (StoreStats::clock_us) and the document's own generation + 1; where the document is as the entry wants it already,
+  // it stays, with its generation.
+  virtual absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(
+      absl::string_view ns, absl::Span<const DocumentPut> documents) = 0;
   // One answer per id, in order. NOT_FOUND: there is none, or it was deleted. DATA_LOSS: the entry is damaged.
   virtual absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
                                                                                  absl::Span<const std::string> ids) = 0;
-  // As PutDocuments, of tombstones. Encodings that no document of the namespace refers to any more are removed. OK if
-  // there was no such document.
+  // As PutDocuments, of tombstones, with a status for each. Encodings that no document of the namespace refers to any
+  // more are removed. OK if there was no such document.
   virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(absl::string_view ns,
                                                                     absl::Span<const DocumentDeletion> documents) = 0;
   // Documents with id > after, in order of id, at most `limit`.

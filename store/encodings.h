@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,9 @@ struct Found {
   int64_t tokens = 0;
   int64_t bytes = 0;
   Tier tier = Tier::kNone;
+  // Where a node of a cluster was asked that does not have the encoding and does not own it: the node's placement
+  // epoch.
+  std::optional<uint64_t> moved = std::nullopt;
 };
 
 // Memory of a device, lent to a store so that encodings are received in it from the network and do not touch the host.
@@ -85,10 +89,23 @@ class Lease {
   virtual bool intact() const { return true; }
 };
 
-struct PutResult {
-  Etag etag;             // of what is stored now: an earlier commit of the same variant wins
-  bool written = false;  // false: it was there already
+// What became of a put that was not refused. Whoever counts replicas counts the first two.
+enum class PutOutcome : uint8_t {
+  kWritten,
+  kThere,       // it was there already, with the same etag
+  kOtherThere,  // another etag was there already: an earlier commit of the same variant wins, nothing was stored
 };
+
+struct PutResult {
+  PutOutcome outcome = PutOutcome::kWritten;
+  Etag etag;  // of what is stored now
+  bool written() const { return outcome == PutOutcome::kWritten; }
+};
+// Of a put of `put`, where `stored` is stored now.
+inline PutResult PutResultOf(bool written, const Etag& stored, const Etag& put) {
+  const PutOutcome there = stored == put ? PutOutcome::kThere : PutOutcome::kOtherThere;
+  return {written ? PutOutcome::kWritten : there, stored};
+}
 
 // One encoding of ReadMany: exactly the bytes that `etag` names.
 struct ReadRequest {

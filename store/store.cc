@@ -25,7 +25,7 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> EncodingStore::ReadMany(Devi
 
 absl::Status DocumentCatalog::PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
   KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, {DocumentPut{std::string(id), entry}}));
-  return put[0];
+  return put[0].status();
 }
 
 absl::StatusOr<CatalogEntry> DocumentCatalog::GetDocument(absl::string_view ns, absl::string_view id) {

@@ -74,7 +74,7 @@ void Serve(const std::string& directory, absl::Span<const Set> sets) {
     const Memory memory(kEncodingBytes);
     const Slabs slabs(memory.as<std::byte>());
     const auto engine = Must(engine::Engine::Open(options.directory, options.engine));
-    MustBe(engine->PutNamespace(std::string(kPushed), {.capacity_bytes = 60 * kEncodingBytes}));
+    MustBe(engine->PutNamespace(std::string(kPushed), {.capacity_bytes = 60 * kEncodingBytes}).status());
     for (const Set& set : sets) {
       for (int i = set.first; i < set.first + set.count; ++i) {
         MustBe(engine->Put(std::string(set.ns), Named(slabs.manifest, i), slabs.spans, Soon()).status());

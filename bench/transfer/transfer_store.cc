@@ -116,7 +116,7 @@ class StoreMover : public Mover {
       for (size_t i = 0; i < manifests.size(); ++i) {
         pushers.emplace_back([this, &outcomes, &manifests, i, &source = sources_[pushed_++ % sources_.size()]] {
           const auto put = remote_->Put(kNamespace, manifests[i], source, Soon());
-          outcomes[i] = put.ok() && !put->written ? absl::InternalError("it was there already") : put.status();
+          outcomes[i] = put.ok() && !put->written() ? absl::InternalError("it was there already") : put.status();
         });
       }
       for (std::thread& pusher : pushers) pusher.join();

@@ -30,6 +30,7 @@ struct AdminFlags {
   double interval = 1;
   int64_t capacity = 0;
   int64_t pinned = 0;
+  int64_t revision = 0;
   double timeout = 600;
 };
 
@@ -39,6 +40,7 @@ nlohmann::json ToJson(const store::client::NodeStatus& status) {
     namespaces.push_back({{"name", ns.limits.name},
                           {"capacity_bytes", ns.limits.capacity_bytes},
                           {"pinned_limit_bytes", ns.limits.pinned_bytes},
+                          {"revision", ns.limits.revision},
                           {"encodings", ns.encodings},
                           {"documents", ns.documents},
                           {"bytes", ns.bytes},
@@ -75,6 +77,7 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
   };
   line("node", absl::StrCat(address, "  ", word("version"), "  ", word("state"), "  up ",
                             FormatClock(absl::Milliseconds(Value(status, "uptime_ms")))));
+  line("identity", absl::StrCat(word("node_id"), "  incarnation ", word("incarnation")));
   line("memory", absl::StrCat(Bytes(Value(status, "dram_bytes_used")), " of ", Bytes(Value(status, "dram_bytes")), ", ",
                               Value(status, "leases"), " leases"));
   line("segments",
@@ -168,6 +171,7 @@ void PrintNamespace(const store::client::NamespaceOutcome& outcome, const store:
     absl::StrAppend(&line, "; ", ns.documents, " documents, ", ns.encodings, " encodings, ", Bytes(ns.bytes), ", ",
                     Bytes(ns.pinned_bytes), " pinned");
   }
+  if (limits.revision > 0) absl::StrAppend(&line, "; revision ", limits.revision);
   if (outcome.bytes_over > 0) {
     absl::StrAppend(&line, "; ", Bytes(outcome.bytes_over), " above the capacity are being evicted");
   }
@@ -187,6 +191,9 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   arguments.Bytes("pinned",
                   "Most disk space that its pinned encodings may take; 0: the node's default. Not given: as it is.",
                   &flags.pinned);
+  arguments.Integer("revision", "N",
+                    "Of these limits: set them only if those that hold have a lower one. Not given: the next.", 1,
+                    INT64_MAX, &flags.revision);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.operands().size() != 1) return absl::InvalidArgumentError("say which namespace: kvlink namespace NAME");
@@ -194,6 +201,7 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   store::client::NamespaceChange change{.name = arguments.operands()[0]};
   if (arguments.given("capacity")) change.capacity_bytes = flags.capacity;
   if (arguments.given("pinned")) change.pinned_bytes = flags.pinned;
+  if (arguments.given("revision")) change.revision = static_cast<uint64_t>(flags.revision);
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
   const auto outcome = admin->SetNamespace(change, SteadyNow() + kCallTimeout);
   KVLINK_RETURN_IF_ERROR(HintAtKey(outcome.status()));

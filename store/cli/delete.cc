@@ -92,6 +92,7 @@ class DirectoryPlace final : public Place {
           "only a node forgets documents: serve the directory with kvlink store, or delete the whole namespace");
     }
     KVLINK_ASSIGN_OR_RETURN(const auto entries, opened_.store->GetDocuments(ns_, ids));
+    KVLINK_ASSIGN_OR_RETURN(const uint64_t now, Clock());
     std::vector<absl::Status> statuses;
     std::vector<store::DocumentDeletion> deletions;
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -99,7 +100,7 @@ class DirectoryPlace final : public Place {
       // A damaged entry is deleted as well: nobody else can.
       if (absl::IsNotFound(entries[i].status())) continue;
       const uint64_t there = entries[i].ok() ? entries[i]->generation : 0;
-      deletions.push_back({ids[i], std::max(there, Now())});
+      deletions.push_back({ids[i], std::max(there, now)});
       statuses.back() = absl::OkStatus();
     }
     KVLINK_ASSIGN_OR_RETURN(const auto deleted, opened_.store->DeleteDocuments(ns_, deletions));
@@ -110,7 +111,8 @@ class DirectoryPlace final : public Place {
     return statuses;
   }
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
-    return opened_.store->DeletePrefix(ns_, prefix, Now());
+    KVLINK_ASSIGN_OR_RETURN(const uint64_t now, Clock());
+    return opened_.store->DeletePrefix(ns_, prefix, now);
   }
   absl::StatusOr<store::client::Deleted> DeleteNamespace() override {
     KVLINK_ASSIGN_OR_RETURN(const store::NamespaceDeletion deleted, opened_.store->DeleteNamespace(ns_));
@@ -121,7 +123,11 @@ class DirectoryPlace final : public Place {
   }
 
  private:
-  static uint64_t Now() { return static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())); }
+  // The store's, by which documents are ingested.
+  absl::StatusOr<uint64_t> Clock() {
+    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, opened_.store->Stats());
+    return stats.clock_us;
+  }
   const OpenedStore opened_;
   const std::string ns_;
 };

@@ -127,7 +127,11 @@ absl::Status InspectStore(const InspectFlags& flags) {
 // Documents.
 
 Json ToJson(const store::DocumentInfo& info) {
-  return {{"id", info.id}, {"generation", info.generation}, {"title", info.title}, {"tokens", info.tokens}};
+  return {{"id", info.id},
+          {"generation", info.generation},
+          {"written_at_us", info.written_at_us},
+          {"title", info.title},
+          {"tokens", info.tokens}};
 }
 
 // Printed page by page: a catalog need not fit in memory.
@@ -212,14 +216,18 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
   const Json json = {{"id", id},
                      {"title", entry->title},
                      {"generation", entry->generation},
+                     {"written_at_us", entry->written_at_us},
                      {"model", entry->model.Hex()},
                      {"parts", parts}};
   if (flags.json) {
     PrintJson(json);
     return absl::OkStatus();
   }
-  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nmodel       %s\n", Printable(id),
-               Printable(entry->title), entry->generation, entry->model.Hex());
+  absl::PrintF("document    %s\ntitle       %s\ngeneration  %d\nwritten     %s\nmodel       %s\n", Printable(id),
+               Printable(entry->title), entry->generation,
+               absl::FormatTime(absl::RFC3339_sec, absl::FromUnixMicros(static_cast<int64_t>(entry->written_at_us)),
+                                absl::UTCTimeZone()),
+               entry->model.Hex());
   for (const Json& part : parts) {
     absl::PrintF("identity    %s, %d tokens\n", part["identity"].get<std::string>(), part["tokens"].get<int64_t>());
     if (part["encodings"].empty()) absl::PrintF("  no encoding in the store: it is made again when it is asked for\n");

@@ -31,6 +31,7 @@ constexpr absl::string_view kCarrierNames[] = {"auto", "mapped", "ucx", "grpc"};
 
 // An encoding that cannot be mapped may still be pulled over a transport.
 bool MappingFailed(const absl::Status& status) {
+  if (MovedEpoch(status).has_value()) return false;
   return absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
 }
 
@@ -41,7 +42,9 @@ class Remote : public RemoteStore {
         retries_(&counters_),
         control_({options.address, options.key, options.name, options.tls}, &retries_, &counters_),
         catalog_(&control_, options.request_timeout),
-        verifier_(std::make_unique<Verifier>()) {}
+        verifier_(std::make_unique<Verifier>()) {
+    requests_.placement = options.placement;
+  }
   ~Remote() override {
     // First what calls back, then what it calls.
     mapped_ = nullptr;
@@ -81,8 +84,8 @@ class Remote : public RemoteStore {
     return path->AllocateSlabs(bytes);
   }
 
-  absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
-                                                         absl::Span<const DocumentPut> documents) override {
+  absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(absl::string_view ns,
+                                                                     absl::Span<const DocumentPut> documents) override {
     return catalog_.Put(ns, documents);
   }
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
@@ -155,7 +158,7 @@ class Remote : public RemoteStore {
   RetryPolicy retries_;
   Control control_;
   Catalog catalog_;
-  std::atomic<uint64_t> ids_{1};
+  RequestSource requests_;
 
   mutable Mutex path_mutex_;
   CondVar path_chosen_;
@@ -173,7 +176,7 @@ absl::Status Remote::Open() {
   const bool may_map =
       options_.transport == nullptr && (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped);
   if (may_map) {
-    KVLINK_ASSIGN_OR_RETURN(mapped_, MappedReader::Create(&control_, &counters_, &ids_, options_.connect_timeout));
+    KVLINK_ASSIGN_OR_RETURN(mapped_, MappedReader::Create(&control_, &counters_, &requests_, options_.connect_timeout));
     const absl::Status mapped = mapped_->Try(SteadyNow() + options_.connect_timeout);
     if (mapped.ok()) return absl::OkStatus();
     mapped_ = nullptr;
@@ -221,7 +224,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> Remote::ChoosePath(absl::Time deadline
   }
   if (options_.transport != nullptr) carriers.resize(1);
   for (const Carrier carrier : carriers) {
-    auto path = DataPath::Create(carrier, options_, &control_, &counters_, &ids_);
+    auto path = DataPath::Create(carrier, options_, &control_, &counters_, &requests_);
     absl::Status status = path.status();
     if (path.ok()) status = (*path)->channel().Acquire(deadline).status();
     if (status.ok()) return path;
@@ -267,7 +270,8 @@ absl::StatusOr<std::vector<Found>> Remote::LookupOnce(NodeConnection* connection
     }
     for (size_t i = 0; i < some.size(); ++i) {
       const FoundRecord record = FoundRecordAt({records.data(), records.size()}, static_cast<int64_t>(i));
-      if (record.tier == 0) continue;
+      if (record.tier == kMovedTier) found[begin + i].moved = answer.found().epoch();
+      if (record.tier == 0 || record.tier == kMovedTier) continue;
       found[begin + i] = {.present = true,
                           .codec = codec,
                           .etag = record.etag,
@@ -509,7 +513,7 @@ absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   const absl::Time deadline = SteadyNow() + options_.request_timeout;
   // One number for all attempts: the node carries it out once.
-  const uint64_t id = ids_.fetch_add(1);
+  const uint64_t id = requests_.next_id.fetch_add(1);
   return WithRetries(&retries_, Patience(deadline), [&]() -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const auto connection, Messages(deadline));
     proto::Request request = connection->NewRequest(ns, deadline, id);
@@ -520,6 +524,7 @@ absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns
     if (!answer.ok()) return answer.status();
     const std::string& codes = answer->action_done().codes();
     if (codes.size() != 1) return absl::UnavailableError("the node answered for another number of encodings");
+    if (static_cast<uint8_t>(codes[0]) == kMovedCode) return MovedStatus(answer->action_done().epoch());
     const auto code = static_cast<absl::StatusCode>(codes[0]);
     if (code == absl::StatusCode::kOk) return absl::OkStatus();
     return absl::Status(code, absl::StrCat("the node's answer for encoding ", identity.Hex()));

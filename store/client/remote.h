@@ -11,12 +11,17 @@
 //   there
 //     in a row, each a miss as any other, reads arrive on the host for a while (RemoteOptions::region_rest).
 //   - Pins belong to the session: they end with the process, or with the node.
+//   - A node of a cluster answers for what it has, and for what it owns by the placement at the request's epoch
+//     (RemoteOptions::placement) or its own. Of anything else, and of every Put, it says that it has moved:
+//     FAILED_PRECONDITION of which MovedEpoch (proto/data.h) gives the node's epoch, and Found::moved. Whoever chose
+//     the node looks at its placement again where that epoch is another.
 //
 // Thread-safety: all methods. Lifetime: leases and slab memory are released before the store.
 #ifndef KVLINK_STORE_CLIENT_REMOTE_H_
 #define KVLINK_STORE_CLIENT_REMOTE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -62,6 +67,10 @@ struct RemoteOptions {
   // How long lookups, reads and pins are tried again while the node cannot be reached: encoding a document is better
   // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
   absl::Duration patience = absl::Seconds(1);
+
+  // The epoch of the placement by which this node was chosen, asked for each request, on any thread; empty: the node
+  // stands alone.
+  std::function<uint64_t()> placement;
 
   // For tests and benches: data travels over `transport`, which lives as long as the store, to `data_address` (empty:
   // the first address that the node names), whatever `carrier` says.

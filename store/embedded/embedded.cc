@@ -58,7 +58,7 @@ class EmbeddedStore : public Store {
                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) override {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
     KVLINK_ASSIGN_OR_RETURN(const auto outcome, engine_->Put(ns, manifest, slabs, deadline));
-    return PutResult{outcome.etag, outcome.written};
+    return PutResultOf(outcome.written, outcome.etag, manifest.etag);
   }
   absl::Status Pin(absl::string_view ns, const Identity& identity, Codec codec) override {
     return engine_->Pin({std::string(ns), identity, codec}).status();
@@ -71,23 +71,23 @@ class EmbeddedStore : public Store {
     return engine_->Remove(ns, identity);
   }
 
-  absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
-                                                         absl::Span<const DocumentPut> documents) override {
+  absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(absl::string_view ns,
+                                                                     absl::Span<const DocumentPut> documents) override {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
     for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
-    std::vector<absl::Status> statuses;
-    while (statuses.size() < documents.size()) {
+    std::vector<absl::StatusOr<uint64_t>> generations;
+    while (generations.size() < documents.size()) {
       std::vector<Engine::EntryPut> group;
       int64_t bytes = 0;
-      for (const DocumentPut& one : documents.subspan(statuses.size(), kMaxCatalogBatch)) {
+      for (const DocumentPut& one : documents.subspan(generations.size(), kMaxCatalogBatch)) {
         for (const CatalogPart& part : one.entry.parts) bytes += static_cast<int64_t>(4 * part.tokens.size());
         if (!group.empty() && bytes > kMaxCatalogBatchBytes) break;
         group.push_back({one.id, &one.entry});
       }
       KVLINK_ASSIGN_OR_RETURN(const auto committed, engine_->PutEntries(ns, group));
-      statuses.insert(statuses.end(), committed.begin(), committed.end());
+      generations.insert(generations.end(), committed.begin(), committed.end());
     }
-    return statuses;
+    return generations;
   }
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> GetDocuments(absl::string_view ns,
                                                                          absl::Span<const std::string> ids) override {
@@ -106,7 +106,10 @@ class EmbeddedStore : public Store {
       tombstone.tombstone = true;
       tombstones.push_back({one.id, std::move(tombstone)});
     }
-    return PutDocuments(ns, tombstones);
+    KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, tombstones));
+    std::vector<absl::Status> statuses;
+    for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
+    return statuses;
   }
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
@@ -121,7 +124,8 @@ class EmbeddedStore : public Store {
     for (Engine::Document& document : documents) {
       int64_t tokens = 0;
       for (const CatalogPart& part : document.entry.parts) tokens += static_cast<int64_t>(part.tokens.size());
-      infos.push_back({std::move(document.id), document.entry.generation, std::move(document.entry.title), tokens});
+      infos.push_back({std::move(document.id), document.entry.generation, std::move(document.entry.title), tokens,
+                       document.entry.written_at_us});
     }
     return infos;
   }
@@ -184,6 +188,7 @@ absl::StatusOr<StoreStats> EmbeddedStore::Stats() {
   stats.integrity_failures = from.integrity_failures;
   stats.double_claims = from.double_claims;
   stats.leases = from.leases;
+  stats.clock_us = engine_->Now();
   stats.io = std::move(from.io);
   return stats;
 }

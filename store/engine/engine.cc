@@ -104,6 +104,7 @@ absl::Status EngineImpl::Start(const std::string& directory) {
   }
   KVLINK_RETURN_IF_ERROR(index);
   KVLINK_RETURN_IF_ERROR(segments);
+  KVLINK_RETURN_IF_ERROR(StartIncarnation());
   if (!options_.read_only) {
     reserve_spent_ = !directory_->RestoreReserve().ok();
     // The log's content is in tables now, and the log is gone.

@@ -190,14 +190,16 @@ class Engine {
   // Catalog. Order of entries of one document: generation, then tombstones over others, then serialised bytes; the
   // greatest stays.
   virtual absl::Status PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) = 0;
-  // Many in one commit. One status per entry, in order; the status of the call is that of the commit, and where it is
-  // an error nothing has changed.
+  // Many in one commit. For each entry, in order, the generation that the document has now, or why it was not put; the
+  // status of the call is that of the commit, and where it is an error nothing has changed. Says of each when it was
+  // written, by Now(). An entry of generation 0 gets one: the greater of that time and the document's own generation +
+  // 1; where the document is as the entry wants it already, it stays, with its generation.
   struct EntryPut {
     absl::string_view id;
     const CatalogEntry* entry;
   };
-  virtual absl::StatusOr<std::vector<absl::Status>> PutEntries(absl::string_view ns,
-                                                               absl::Span<const EntryPut> puts) = 0;
+  virtual absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutEntries(absl::string_view ns,
+                                                                           absl::Span<const EntryPut> puts) = 0;
   virtual absl::StatusOr<CatalogEntry> GetEntry(absl::string_view ns, absl::string_view id) = 0;
   virtual absl::StatusOr<std::vector<Document>> ListEntries(absl::string_view ns, absl::string_view after,
                                                             int64_t limit) = 0;
@@ -208,9 +210,10 @@ class Engine {
   // NOT_FOUND: nothing is known of it, not even that it was deleted.
   virtual absl::Status EraseEntry(absl::string_view ns, absl::string_view id) = 0;
 
-  // Namespaces. Durable on return, and applies at once: what is over a lower limit is evicted in the background.
-  // INVALID_ARGUMENT: a negative limit, no name.
-  virtual absl::Status PutNamespace(absl::string_view ns, const NamespaceSettings& settings) = 0;
+  // Namespaces. Returns what holds then. Durable on return, and applies at once: what is over a lower limit is evicted
+  // in the background. INVALID_ARGUMENT: a negative limit, no name, a revision out of bounds. FAILED_PRECONDITION,
+  // changing nothing: a revision that is not above the one that holds.
+  virtual absl::StatusOr<NamespaceSettings> PutNamespace(absl::string_view ns, const NamespaceChange& change) = 0;
   // Deletes documents, tombstones, encodings and limits of a namespace, in commits of a bounded size.
   struct NamespaceDeleted {
     int64_t documents = 0, encodings = 0;
@@ -222,6 +225,15 @@ class Engine {
   // The table of generations, one u64 each, that readers may map. -1 and 0 if it is not shared.
   virtual int generations_descriptor() const = 0;
   virtual int64_t generations_bytes() const = 0;
+
+  // Who this is. The 16 bytes of the store's UUID; and a number that is greater with every opening of the store for
+  // writing, durable before Open returns (but not on a full disk). It is not below the wall clock's microseconds since
+  // 1970, so that copies of one directory have different ones.
+  virtual std::string id() const = 0;
+  virtual uint64_t incarnation() const = 0;
+  // The store's clock, in microseconds since 1970: the wall clock, but greater with every call. What it said when an
+  // entry was written is kept with the entries, so that it does not fall behind them when the store is opened again.
+  virtual uint64_t Now() = 0;
 
   // Administration.
   virtual absl::StatusOr<std::vector<Manifest>> ListManifests(absl::string_view ns, const Identity& after,

@@ -2,6 +2,7 @@
 // batch is worked out in memory against what the index holds, so that its documents see each other, and becomes durable
 // in one commit.
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -23,34 +24,49 @@ std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
   return identities;
 }
 
+// What a caller says of a document: when it was written is the store's to say, and no part of the order of entries.
+std::string ContentOf(CatalogEntry entry) {
+  entry.written_at_us = 0;
+  return SerializeCatalogEntry(entry);
+}
+
 // A batch of changes to the catalog of one namespace, not yet in the index.
 class CatalogChanges {
  public:
-  CatalogChanges(const Index* index, absl::string_view ns) : index_(*index), ns_(ns) {}
+  // `clock`: the store's.
+  CatalogChanges(const Index* index, absl::string_view ns, std::function<uint64_t()> clock)
+      : index_(*index), ns_(ns), clock_(std::move(clock)) {}
 
-  // FAILED_PRECONDITION: what is there is greater. `bytes`: the serialised entry.
-  absl::Status Put(absl::string_view id, const CatalogEntry& entry, std::string bytes) {
+  // The generation that the document has then. FAILED_PRECONDITION: what is there is greater, or has the last
+  // generation of all.
+  absl::StatusOr<uint64_t> Put(absl::string_view id, CatalogEntry entry) {
     KVLINK_ASSIGN_OR_RETURN(Document* const document, Find(id));
-    if (document->bytes.has_value()) {
-      const auto rank = [](const CatalogEntry& e, const std::string& b) {
-        return std::tie(e.generation, e.tombstone, b);
-      };
-      const CatalogEntry& there = document->entry;
-      if (rank(there, *document->bytes) > rank(entry, bytes)) {
+    const CatalogEntry& there = document->entry;
+    const bool gives_generation = entry.generation == 0;
+    if (document->known) {
+      if (gives_generation) entry.generation = there.generation;
+      const std::string content = ContentOf(entry), content_there = ContentOf(there);
+      if (content == content_there) return there.generation;
+      const bool refused = gives_generation ? there.generation == UINT64_MAX
+                                            : std::tie(there.generation, there.tombstone, content_there) >
+                                                  std::tie(entry.generation, entry.tombstone, content);
+      if (refused) {
         return absl::FailedPreconditionError(absl::StrCat("document ", id, ": generation ", there.generation,
                                                           there.tombstone ? " (deleted)" : "", " is there, ",
                                                           entry.generation, " does not replace it"));
       }
-      if (*document->bytes == bytes) return absl::OkStatus();
     }
+    entry.written_at_us = clock_();
+    if (gives_generation) entry.generation = std::max(entry.written_at_us, entry.generation + 1);
     const std::set<Identity> before = IdentitiesOf(document->entry), after = IdentitiesOf(entry);
     for (const Identity& identity : before) references_[identity][std::string(id)] = false;
     for (const Identity& identity : after) references_[identity][std::string(id)] = true;
     documents_ += (entry.tombstone ? 0 : 1) - (document->live() ? 1 : 0);
-    document->entry = entry;
-    document->bytes = std::move(bytes);
+    const uint64_t generation = entry.generation;
+    document->entry = std::move(entry);
+    document->known = true;
     document->changed = true;
-    return absl::OkStatus();
+    return generation;
   }
 
   bool empty() const { return references_.empty() && documents_ == 0 && !AnyChanged(); }
@@ -58,7 +74,7 @@ class CatalogChanges {
   int64_t documents() const { return documents_; }
   void AddTo(IndexBatch* batch) const {
     for (const auto& [id, document] : found_) {
-      if (document.changed) batch->PutEntry(ns_, id, *document.bytes);
+      if (document.changed) batch->PutEntry(ns_, id, SerializeCatalogEntry(document.entry));
     }
     for (const auto& [identity, ids] : references_) {
       for (const auto& [id, refers] : ids) {
@@ -86,9 +102,9 @@ class CatalogChanges {
  private:
   struct Document {
     CatalogEntry entry;
-    std::optional<std::string> bytes;  // none: there is none, or it does not parse
+    bool known = false;  // there is one, and it parses
     bool changed = false;
-    bool live() const { return bytes.has_value() && !entry.tombstone; }
+    bool live() const { return known && !entry.tombstone; }
   };
 
   bool AnyChanged() const {
@@ -111,13 +127,14 @@ class CatalogChanges {
     }
     if (parsed.ok()) {
       it->second.entry = *std::move(parsed);
-      it->second.bytes = *std::move(bytes);
+      it->second.known = true;
     }
     return &it->second;
   }
 
   const Index& index_;
   const absl::string_view ns_;
+  const std::function<uint64_t()> clock_;
   std::map<std::string, Document> found_;
   std::map<Identity, std::map<std::string, bool>> references_;  // identity -> document -> whether it refers to it
   int64_t documents_ = 0;
@@ -127,26 +144,26 @@ class CatalogChanges {
 
 absl::Status EngineImpl::PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
   KVLINK_ASSIGN_OR_RETURN(const auto put, PutEntries(ns, {EntryPut{id, &entry}}));
-  return put[0];
+  return put[0].status();
 }
 
-absl::StatusOr<std::vector<absl::Status>> EngineImpl::PutEntries(absl::string_view ns,
-                                                                 absl::Span<const EntryPut> puts) {
+absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> EngineImpl::PutEntries(absl::string_view ns,
+                                                                             absl::Span<const EntryPut> puts) {
   KVLINK_RETURN_IF_ERROR(Writable());
-  std::vector<absl::Status> statuses(puts.size());
-  std::vector<std::string> bytes(puts.size());
-  for (size_t i = 0; i < puts.size(); ++i) {
-    bytes[i] = SerializeCatalogEntry(*puts[i].entry);
-    statuses[i] = ParseCatalogEntry(bytes[i]).status();
+  std::vector<absl::StatusOr<uint64_t>> generations;
+  for (const EntryPut& put : puts) {
+    const absl::Status valid = ParseCatalogEntry(SerializeCatalogEntry(*put.entry)).status();
+    generations.push_back(valid.ok() ? absl::StatusOr<uint64_t>(0) : valid);
   }
   MutexLock lock(&commit_mutex_);
-  CatalogChanges changes(index_.get(), ns);
+  CatalogChanges changes(index_.get(), ns, [this] { return Now(); });
   for (size_t i = 0; i < puts.size(); ++i) {
-    if (statuses[i].ok()) statuses[i] = changes.Put(puts[i].id, *puts[i].entry, std::move(bytes[i]));
+    if (generations[i].ok()) generations[i] = changes.Put(puts[i].id, *puts[i].entry);
   }
-  if (changes.empty()) return statuses;
+  if (changes.empty()) return generations;
   IndexBatch batch(index_.get());
   changes.AddTo(&batch);
+  KeepTime(&batch);
   KVLINK_ASSIGN_OR_RETURN(const std::vector<Identity> orphans, changes.Orphans());
   std::vector<EncodingKey> keys;
   for (const Identity& identity : orphans) {
@@ -160,7 +177,7 @@ absl::StatusOr<std::vector<absl::Status>> EngineImpl::PutEntries(absl::string_vi
   }
   KVLINK_RETURN_IF_ERROR(RemoveKeys(keys, &batch, &counters_.unreferenced));
   if (changes.documents() != 0) SetDocumentCount(ns, documents);
-  return statuses;
+  return generations;
 }
 
 int64_t EngineImpl::DocumentCount(absl::string_view ns) {

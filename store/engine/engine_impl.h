@@ -123,16 +123,20 @@ class EngineImpl final : public Engine {
   absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) override;
   absl::Status Remove(absl::string_view ns, const Identity& identity) override;
   absl::Status PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override;
-  absl::StatusOr<std::vector<absl::Status>> PutEntries(absl::string_view ns, absl::Span<const EntryPut> puts) override;
+  absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutEntries(absl::string_view ns,
+                                                                   absl::Span<const EntryPut> puts) override;
   absl::StatusOr<CatalogEntry> GetEntry(absl::string_view ns, absl::string_view id) override;
   absl::StatusOr<std::vector<Document>> ListEntries(absl::string_view ns, absl::string_view after,
                                                     int64_t limit) override;
   absl::StatusOr<std::vector<std::string>> ListIds(absl::string_view ns, absl::string_view after,
                                                    absl::string_view prefix, int64_t limit, bool deleted) override;
   absl::Status EraseEntry(absl::string_view ns, absl::string_view id) override;
-  absl::Status PutNamespace(absl::string_view ns, const NamespaceSettings& settings) override;
+  absl::StatusOr<NamespaceSettings> PutNamespace(absl::string_view ns, const NamespaceChange& change) override;
   absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns) override;
   std::map<std::string, NamespaceSettings> NamespaceSettingsAll() override;
+  std::string id() const override;
+  uint64_t incarnation() const override { return incarnation_; }
+  uint64_t Now() override;
   int generations_descriptor() const override { return tier_->generations().descriptor(); }
   int64_t generations_bytes() const override { return options_.share_memory ? tier_->generations().bytes() : 0; }
   absl::StatusOr<std::vector<Manifest>> ListManifests(absl::string_view ns, const Identity& after,
@@ -171,6 +175,11 @@ class EngineImpl final : public Engine {
   // Commits a batch; on a full disk gives back the reserve and tries again.
   absl::Status CommitBatch(IndexBatch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   absl::Status Writable() const;
+
+  // engine_identity.cc
+  // Takes the clock up where it was, and a new incarnation.
+  absl::Status StartIncarnation();
+  void KeepTime(IndexBatch* batch) const;
 
   // engine_read.cc
   struct Held {
@@ -328,6 +337,8 @@ class EngineImpl final : public Engine {
   std::unique_ptr<GroupCommit> group_commit_;
 
   int64_t capacity_ = 0;
+  uint64_t incarnation_ = 0;
+  std::atomic<uint64_t> time_{0};  // that Now() said last
   const absl::Status unwritable_;  // why a store that was to be written was opened for reading only
 
   Mutex space_mutex_;

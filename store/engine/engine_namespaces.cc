@@ -26,23 +26,37 @@ absl::Status EngineImpl::LoadNamespaces() {
   return absl::OkStatus();
 }
 
-absl::Status EngineImpl::PutNamespace(absl::string_view ns, const NamespaceSettings& settings) {
+absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns, const NamespaceChange& change) {
   KVLINK_RETURN_IF_ERROR(Writable());
   if (ns.empty() || ns.find('\0') != absl::string_view::npos) {
     return absl::InvalidArgumentError("a namespace needs a name, without zero bytes");
   }
-  if (settings.capacity_bytes < 0 || settings.pinned_bytes < 0) {
+  if (change.capacity_bytes.value_or(0) < 0 || change.pinned_bytes.value_or(0) < 0) {
     return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a limit below 0; 0 sets none"));
   }
+  if (change.revision.value_or(1) < 1 || change.revision.value_or(1) > kMaxNamespaceRevision) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': revisions are 1 to 2^63 - 1"));
+  }
+  NamespaceSettings settings;
   {
     MutexLock lock(&commit_mutex_);
+    const auto all = table_.LimitsAll();
+    if (const auto there = all.find(std::string(ns)); there != all.end()) settings = there->second;
+    const uint64_t revision = change.revision.value_or(settings.revision + 1);
+    if (revision <= settings.revision || revision > kMaxNamespaceRevision) {
+      return absl::FailedPreconditionError(absl::StrCat("namespace '", ns, "': revision ", settings.revision,
+                                                        " holds, and ", revision, " does not replace it"));
+    }
+    settings.revision = revision;
+    settings.capacity_bytes = change.capacity_bytes.value_or(settings.capacity_bytes);
+    settings.pinned_bytes = change.pinned_bytes.value_or(settings.pinned_bytes);
     IndexBatch batch(index_.get());
     batch.PutMeta(absl::StrCat(kNamespacePrefix, ns), SerializeNamespaceSettings(settings));
     KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
     table_.SetLimits(ns, settings);
   }
   AskMaintenance();
-  return absl::OkStatus();
+  return settings;
 }
 
 absl::Status EngineImpl::ForgetNamespace(absl::string_view ns) {

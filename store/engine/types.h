@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace kvlink::engine {
@@ -46,7 +47,14 @@ struct NamespaceSettings {
   // Most of these that its pinned encodings may occupy. The engine's own is EngineOptions::pinned_bytes, but at most
   // half of the namespace's capacity.
   int64_t pinned_bytes = 0;
+  uint64_t revision = 0;  // of these settings, below 2^63; 0: none were ever put
   bool operator==(const NamespaceSettings&) const = default;
+};
+
+// What is not given stays as it is.
+struct NamespaceChange {
+  std::optional<int64_t> capacity_bytes, pinned_bytes;
+  std::optional<uint64_t> revision;  // not given: the one after that which holds
 };
 
 struct NamespaceUse {

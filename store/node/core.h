@@ -17,6 +17,7 @@
 #include "store/node/access.h"
 #include "store/node/limits.h"
 #include "store/node/namespaces.h"
+#include "store/node/placement.h"
 #include "store/node/quota.h"
 #include "store/node/sessions.h"
 #include "store/node/strangers.h"
@@ -76,16 +77,17 @@ struct Whereabouts {
 };
 
 struct Core {
-  // REQUIRES: `engine` and `metrics` are set before the first client.
-  Core(const NodeLimits& limits, AccessList access, LogSink sink);
+  // REQUIRES: `engine`, `node_id`, `incarnation` and `metrics` are set before the first client.
+  Core(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Placement> placement);
 
   const NodeLimits limits;
   Access access;
-  const std::string boot_id;           // 16 bytes
-  const uint64_t placement_epoch = 0;  // 0: the node stands alone
+  const std::shared_ptr<const Placement> placement;
   const absl::Time started;
   Log log;
   std::unique_ptr<engine::Engine> engine;
+  std::string node_id;  // 16 bytes, of the engine
+  uint64_t incarnation = 0;
   std::unique_ptr<Metrics> metrics;
   Sessions sessions;
   Strangers strangers;  // at the control service

@@ -9,6 +9,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
@@ -150,8 +151,9 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   KVLINK_RETURN_IF_ERROR(CheckSecret(options));
   if (!options.data_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("data", options.data_address, access));
   if (!options.metrics_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("metrics", options.metrics_address, access));
-  std::unique_ptr<Node> node(new Node(
-      std::make_unique<Service>(options.limits, std::move(access), std::move(options.log)), options.access_file));
+  std::unique_ptr<Node> node(
+      new Node(std::make_unique<Service>(options.limits, std::move(access), std::move(options.log), options.placement),
+               options.access_file));
   KVLINK_RETURN_IF_ERROR(node->Open(&options));
   return node;
 }
@@ -175,6 +177,8 @@ absl::Status Node::Open(NodeOptions* options) {
   options->engine.chunk_ready = [service](const engine::TierChunk& chunk) { service->data.memory.AddChunk(chunk); };
   options->engine.chunk_leaves = [service](const engine::TierChunk& chunk) { service->data.memory.RemoveChunk(chunk); };
   KVLINK_ASSIGN_OR_RETURN(service->core.engine, engine::Engine::Open(options->directory, options->engine));
+  service->core.node_id = service->core.engine->id();
+  service->core.incarnation = service->core.engine->incarnation();
   service->core.namespaces.Know(NamespacesIn(service->core.engine.get()));
   KVLINK_RETURN_IF_ERROR(OpenPorts(options));
   sweeper_ = Thread("node-sweep", [this] { Sweep(); });
@@ -185,7 +189,9 @@ absl::Status Node::Open(NodeOptions* options) {
   std::string data;
   for (const std::string& address : addresses_.data) absl::StrAppend(&data, data.empty() ? "" : " ", address);
   serving_ = true;
-  service->core.log.Info("serving", {{"directory", options->directory},
+  service->core.log.Info("serving", {{"node_id", absl::BytesToHexString(service->core.node_id)},
+                                     {"incarnation", static_cast<int64_t>(service->core.incarnation)},
+                                     {"directory", options->directory},
                                      {"control", addresses_.control},
                                      {"data", data},
                                      {"metrics", addresses_.metrics},

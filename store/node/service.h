@@ -3,6 +3,7 @@
 #ifndef KVLINK_STORE_NODE_SERVICE_H_
 #define KVLINK_STORE_NODE_SERVICE_H_
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,8 +16,8 @@
 namespace kvlink::store::node {
 
 struct Service {
-  Service(const NodeLimits& limits, AccessList access, LogSink sink)
-      : core(limits, std::move(access), std::move(sink)), data(&core), figures(this) {}
+  Service(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Placement> placement)
+      : core(limits, std::move(access), std::move(sink), std::move(placement)), data(&core), figures(this) {}
 
   Core core;
   DataContext data;

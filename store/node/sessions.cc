@@ -15,7 +15,6 @@ namespace {
 
 // Of one session. A node's sessions together so remember a bounded amount, whoever fills them.
 constexpr size_t kMaxAnswers = 512, kMaxAnswerBytes = size_t{64} << 10;
-constexpr size_t kMaxClientName = 255;
 
 absl::Status Ended() { return absl::UnauthenticatedError("the session is unknown or has expired: open another one"); }
 

@@ -27,6 +27,7 @@
 namespace kvlink::store::node {
 
 inline constexpr size_t kTokenBytes = 16;
+inline constexpr size_t kMaxClientName = 255;  // bytes that are kept of it
 // From the system's generator of random numbers.
 std::string RandomBytes(size_t count);
 

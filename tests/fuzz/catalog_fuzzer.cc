@@ -10,7 +10,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const absl::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  const kvlink::EnvelopeKind kind{0x434C564B, 1, 0, "catalog"};
+  const kvlink::EnvelopeKind kind{0x434C564B, 2, 0, "catalog"};
   const std::string bytes = data[0] == 'r' ? std::string(rest) : kvlink::WrapEnvelope(kind, rest);
   const auto parsed = kvlink::ParseCatalogEntry(bytes);
   if (!parsed.ok()) return 0;

@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   if (data[0] == 'n') {
-    const EnvelopeKind kind{0x534e564b, 1, 0, "namespace record"};
+    const EnvelopeKind kind{0x534e564b, 2, 0, "namespace record"};
     const std::string record = WrapEnvelope(kind, rest);
     const auto settings = engine::ParseNamespaceSettings(record);
     if (settings.ok() && engine::SerializeNamespaceSettings(*settings) != record) std::abort();

@@ -41,6 +41,7 @@ class CliNodeTest : public CliTest {
   nlohmann::json Stored(const std::string& id) const {
     nlohmann::json document = Inspect({"document", id, "--units"});
     document.erase("generation");
+    document.erase("written_at_us");
     for (auto& part : document["parts"]) {
       for (auto& encoding : part["encodings"]) encoding.erase("tier");
     }
@@ -121,6 +122,12 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
               HasSubstr("capacity 1 GiB, pinned at most 100"));
   EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("capacity 1 GiB, pinned at most 100 MiB"));
   EXPECT_THAT(admin({"namespace", "default", "--pinned", "0"}).output, HasSubstr("capacity 1 GiB, pinned at most the"));
+  EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("; revision 3"));
+  const Finished old = admin({"namespace", "default", "--capacity", "2G", "--revision", "3"});
+  EXPECT_NE(old.status, 0);
+  EXPECT_THAT(old.errors, HasSubstr("revision 3 holds, and 3 does not replace it"));
+  EXPECT_THAT(admin({"namespace", "default", "--pinned", "0", "--revision", "9"}).output,
+              AllOf(HasSubstr("capacity 1 GiB"), HasSubstr("; revision 9")));
   const Finished status = admin({"status"});
   EXPECT_EQ(status.status, 0) << status.errors;
   EXPECT_THAT(status.output, HasSubstr("default: 4 documents, 4 encodings"));
@@ -129,6 +136,10 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   ASSERT_FALSE(json.is_discarded());
   EXPECT_EQ(json["namespaces"][0]["documents"], 4);
   EXPECT_EQ(json["namespaces"][0]["capacity_bytes"], int64_t{1} << 30);
+  EXPECT_EQ(json["namespaces"][0]["revision"], 9);
+  const std::string id = json["texts"]["node_id"], incarnation = json["texts"]["incarnation"];
+  EXPECT_EQ(id.size(), 32u);
+  EXPECT_THAT(status.output, HasSubstr(id + "  incarnation " + incarnation));
   EXPECT_GT(json["values"]["bytes_written"], 0);
   EXPECT_EQ(json["texts"]["state"], "serving");
 

@@ -68,6 +68,8 @@ class Sessions {
   bool Add() {
     store::v1::OpenSessionRequest request;
     request.set_client("crowd");
+    request.set_protocol_min(kProtocols.min);
+    request.set_protocol_max(kProtocols.max);
     store::v1::Session session;
     grpc::ClientContext context;
     const grpc::Status opened = stub_->OpenSession(&context, request, &session);

@@ -10,7 +10,7 @@
 namespace kvlink {
 namespace {
 
-constexpr EnvelopeKind kCatalogKind{0x434C564B, 1, 0, "catalog entry"};
+constexpr EnvelopeKind kCatalogKind{0x434C564B, 2, 0, "catalog entry"};
 
 CatalogEntry SampleEntry() {
   CatalogEntry entry;
@@ -22,15 +22,16 @@ CatalogEntry SampleEntry() {
   entry.parts[0].tokens = {0, 1, 300, 49151};
   entry.parts[1].identity.bytes.fill(2);
   entry.parts[1].tokens = {-1};
+  entry.written_at_us = 1767225600000000;
   return entry;
 }
 
 TEST(Catalog, IsTheStoredFormat) {
   EXPECT_EQ(absl::BytesToHexString(SerializeCatalogEntry(SampleEntry())),
-            "4b564c430100000090000000681211660888ef99abc5e88c91111a20abababababababababababababababababababab"
+            "4b564c4302000000990000005486c7db0888ef99abc5e88c91111a20abababababababababababababababababababab"
             "abababababababababababab2205c39c6265722a2b0a2001010101010101010101010101010101010101010101010101"
             "0101010101010112070001ac02ffff022a2e0a2002020202020202020202020202020202020202020202020202020202"
-            "02020202120affffffffffffffffff01");
+            "02020202120affffffffffffffffff0130808081b184e99103");
 }
 
 TEST(Catalog, GoesBothWays) {
@@ -43,11 +44,24 @@ TEST(Catalog, GoesBothWays) {
     EXPECT_EQ(parsed->tombstone, tombstone);
     EXPECT_TRUE(parsed->model == entry.model);
     EXPECT_EQ(parsed->title, entry.title);
+    EXPECT_EQ(parsed->written_at_us, entry.written_at_us);
     ASSERT_EQ(parsed->parts.size(), 2u);
     EXPECT_TRUE(parsed->parts[1].identity == entry.parts[1].identity);
     EXPECT_EQ(parsed->parts[0].tokens, entry.parts[0].tokens);
     EXPECT_EQ(parsed->parts[1].tokens, entry.parts[1].tokens);
   }
+}
+
+// Of it nothing says when it was written.
+TEST(Catalog, RefusesFormat1ByName) {
+  const std::string first = absl::HexStringToBytes(
+      "4b564c430100000090000000681211660888ef99abc5e88c91111a20abababababababababababababababababababab"
+      "abababababababababababab2205c39c6265722a2b0a2001010101010101010101010101010101010101010101010101"
+      "0101010101010112070001ac02ffff022a2e0a2002020202020202020202020202020202020202020202020202020202"
+      "02020202120affffffffffffffffff01");
+  const absl::Status status = ParseCatalogEntry(first).status();
+  EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
+  EXPECT_NE(status.message().find("catalog entry: format version 1.0"), absl::string_view::npos) << status;
 }
 
 TEST(Catalog, RefusesDamageAndExcess) {

@@ -16,7 +16,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr EnvelopeKind kRequestKind{0x524C564B, 1, 0, "request"};
+constexpr EnvelopeKind kRequestKind{0x524C564B, 2, 0, "request"};
 
 std::string Hex(const std::string& bytes) { return absl::BytesToHexString({bytes.data(), bytes.size()}); }
 absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
@@ -39,13 +39,78 @@ TEST(Data, IsTheStoredFormat) {
   request.set_id(7);
   request.set_ns("a");
   request.mutable_cancel()->set_request(3);
-  EXPECT_EQ(Hex(SerializeRequest(request)).substr(0, 24), "4b564c52010000000a000000");
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(0, 24), "4b564c52020000000a000000");
   EXPECT_EQ(Hex(SerializeRequest(request)).substr(32), "0807120161c201020803");
   proto::Answer answer;
   answer.set_id(7);
   answer.mutable_pull_done();
-  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(0, 24), "4b564c410100000005000000");
+  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(0, 24), "4b564c410200000005000000");
   EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(32), "08079a0100");
+}
+
+TEST(Data, WhoANodeIsAndWhatHasMovedAreTheStoredFormat) {
+  proto::Request request;
+  request.set_id(1);
+  request.set_incarnation(300);
+  request.set_placement(5);
+  request.mutable_renew();
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(32), "0801200530ac02ca0100");
+  proto::Answer answer;
+  answer.set_id(1);
+  answer.mutable_welcome()->set_node_id(std::string(16, '\3'));
+  answer.mutable_welcome()->set_incarnation(300);
+  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(32),
+            "0801"
+            "8201"
+            "15"
+            "2a10"
+            "03030303030303030303030303030303"
+            "30ac02");
+  answer.clear_welcome();
+  answer.set_code(9);
+  answer.mutable_moved()->set_epoch(7);
+  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(32), "08011009e201020807");
+}
+
+TEST(Data, ProtocolsMeetInTheHighestThatBothSpeak) {
+  EXPECT_EQ(*CommonProtocol({2, 3}, {2, 3}), 3u);
+  EXPECT_EQ(*CommonProtocol({2, 3}, {3, 4}), 3u);
+  EXPECT_EQ(*CommonProtocol({3, 4}, {2, 3}), 3u);
+  EXPECT_EQ(*CommonProtocol(kProtocols, kProtocols), 2u);
+  const auto refusal = [](ProtocolRange client, ProtocolRange node) {
+    const absl::Status status = CommonProtocol(client, node).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(refusal({}, {3, 4}), "the client speaks protocol 2, and the node protocol 3 to 4: upgrade the client");
+  EXPECT_EQ(refusal({4, 5}, {}), "the client speaks protocol 4 to 5, and the node protocol 2: upgrade the node");
+  // Who names none.
+  EXPECT_EQ(refusal({0, 0}, {}), "the client speaks protocol 1, and the node protocol 2: upgrade the client");
+  EXPECT_EQ(refusal({}, {0, 0}), "the client speaks protocol 2, and the node protocol 1: upgrade the node");
+}
+
+// As builds of protocol 1 wrote them.
+TEST(Data, Protocol1IsRefusedByName) {
+  const std::string request = absl::HexStringToBytes("4b564c52010000000a000000f1778db30807120161c201020803");
+  const std::string answer = absl::HexStringToBytes("4b564c410100000005000000a2c53e4c08079a0100");
+  uint64_t id = 0;
+  uint32_t protocol = 0;
+  const absl::Status old_client = ParseRequest(View(request), &id, &protocol).status();
+  EXPECT_EQ(old_client.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(old_client.message(), "request: the client speaks protocol 1, and the node protocol 2: upgrade the client");
+  EXPECT_EQ(id, 0u);
+  EXPECT_EQ(protocol, 0u);
+  const absl::Status old_node = ParseAnswer(View(answer)).status();
+  EXPECT_EQ(old_node.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(old_node.message(), "answer: the client speaks protocol 2, and the node protocol 1: upgrade the node");
+}
+
+TEST(Data, WhatHasMovedIsAStatusWithTheEpoch) {
+  EXPECT_EQ(MovedEpoch(MovedStatus(0)), 0u);
+  EXPECT_EQ(MovedEpoch(MovedStatus(std::numeric_limits<uint64_t>::max())), std::numeric_limits<uint64_t>::max());
+  EXPECT_EQ(MovedStatus(7).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(MovedEpoch(absl::FailedPreconditionError("something else")), std::nullopt);
+  EXPECT_EQ(MovedEpoch(absl::OkStatus()), std::nullopt);
 }
 
 TEST(Data, FoundRecords) {
@@ -111,7 +176,6 @@ TEST(Data, RequestsOutOfBoundsAreRefusedByTheirId) {
   using Change = std::function<void(proto::Request*)>;
   const std::vector<Change> changes = {
       [](proto::Request* r) { r->mutable_hello()->set_token("short"); },
-      [](proto::Request* r) { r->set_boot_id("short"); },
       [](proto::Request* r) { r->set_ns(std::string(256, 'n')); },
       [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_identity("x"); },
       [](proto::Request* r) { r->mutable_pull()->mutable_name()->set_etag(""); },
@@ -179,9 +243,10 @@ TEST(Data, BodiesOfTheFutureAreNamedAsSuch) {
 TEST(Data, AnswersOutOfBoundsAreRefused) {
   using Change = std::function<void(proto::Answer*)>;
   const std::vector<Change> changes = {
-      [](proto::Answer* a) { a->mutable_welcome()->set_boot_id("short"); },
+      [](proto::Answer* a) { a->mutable_welcome()->set_node_id("short"); },
+      [](proto::Answer* a) { a->mutable_moved()->set_epoch(1); },  // without its code
       [](proto::Answer* a) { a->mutable_found()->set_records("short"); },
-      [](proto::Answer* a) { a->mutable_found()->set_records(std::string(40, '\3')); },
+      [](proto::Answer* a) { a->mutable_found()->set_records(std::string(40, '\4')); },
       [](proto::Answer* a) { a->mutable_found()->set_records(std::string(40 * 4097, '\0')); },
       [](proto::Answer* a) { a->mutable_push_ready()->set_etag("x"); },
       [](proto::Answer* a) { a->mutable_push_done(); },

@@ -29,12 +29,16 @@ TEST(Envelope, ReadsTheVersionBeforeAndRefusesOthersByName) {
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("test record: format version 3.9"));
 }
 
-TEST(Envelope, AMajorThatBreaksRefusesTheOneBefore) {
+TEST(Envelope, AKindSaysWhereTheOldestIsNotTheVersionBefore) {
   EnvelopeKind kind = kKind;
-  kind.reads_previous = false;
   std::string bytes = WrapEnvelope(kind, "payload");
+  EXPECT_EQ(EnvelopeMajor(kind, bytes), 2);
+  EXPECT_EQ(EnvelopeMajor({0x11111111, 2, 0, "another"}, bytes), std::nullopt);
+  EXPECT_EQ(EnvelopeMajor(kind, bytes.substr(0, 15)), std::nullopt);
+  kind.oldest = 2;
   EXPECT_TRUE(OpenEnvelope(kind, bytes).ok());
   bytes[4] = 1;
+  EXPECT_EQ(EnvelopeMajor(kind, bytes), 1);
   const absl::Status status = OpenEnvelope(kind, bytes).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(status.message(),

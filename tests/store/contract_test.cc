@@ -51,7 +51,7 @@ TEST_P(StoreContractTest, StoresReadsAndSurvivesReopening) {
     for (const Synthetic* s : {&a, &b}) {
       auto put = store->Put("ns", s->manifest, s->spans(), Soon());
       ASSERT_TRUE(put.ok()) << put.status();
-      EXPECT_TRUE(put->written);
+      EXPECT_EQ(put->outcome, PutOutcome::kWritten);
       EXPECT_EQ(put->etag, s->manifest.etag);
     }
     Tier source;
@@ -92,8 +92,12 @@ TEST_P(StoreContractTest, FirstCommitWinsAndAnotherEtagIsAMiss) {
   ASSERT_TRUE(store->Put("ns", first.manifest, first.spans(), Soon()).ok());
   const auto put = store->Put("ns", second.manifest, second.spans(), Soon());
   ASSERT_TRUE(put.ok());
-  EXPECT_FALSE(put->written);
+  EXPECT_EQ(put->outcome, PutOutcome::kOtherThere);
   EXPECT_EQ(put->etag, first.manifest.etag);
+  const auto again = store->Put("ns", first.manifest, first.spans(), Soon());
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->outcome, PutOutcome::kThere);
+  EXPECT_EQ(again->etag, first.manifest.etag);
   EXPECT_TRUE(absl::IsNotFound(
       store->Read("ns", first.manifest.identity, Codec::kRawBf16, second.manifest.etag, Soon()).status()));
   EXPECT_TRUE(ReadAndCompare(store, "ns", first).ok());
@@ -196,7 +200,10 @@ TEST_P(StoreContractTest, CatalogTakesManyAtATime) {
   auto put = store->PutDocuments("ns", puts);
   ASSERT_TRUE(put.ok()) << put.status();
   ASSERT_EQ(put->size(), puts.size());
-  EXPECT_THAT(*put, ::testing::Each(absl::OkStatus()));
+  for (const absl::StatusOr<uint64_t>& generation : *put) {
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    ASSERT_EQ(*generation, 5u);
+  }
   EXPECT_EQ(store->Stats()->namespaces[0].documents, 1500);
 
   // Each document has a status of its own, and documents of a call see each other.
@@ -206,9 +213,9 @@ TEST_P(StoreContractTest, CatalogTakesManyAtATime) {
                                    {"new", EntryOf({&c}, 1)}});
   ASSERT_TRUE(put.ok()) << put.status();
   ASSERT_EQ(put->size(), 4u);
-  EXPECT_TRUE(absl::IsFailedPrecondition((*put)[0]));
+  EXPECT_TRUE(absl::IsFailedPrecondition((*put)[0].status()));
   EXPECT_TRUE((*put)[1].ok() && (*put)[3].ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition((*put)[2]));
+  EXPECT_TRUE(absl::IsFailedPrecondition((*put)[2].status()));
   EXPECT_TRUE(absl::IsInvalidArgument(
       store->PutDocuments("ns", {{"good", EntryOf({&c}, 1)}, {"", EntryOf({&c}, 1)}}).status()));
 
@@ -239,6 +246,67 @@ TEST_P(StoreContractTest, CatalogTakesManyAtATime) {
   EXPECT_TRUE(ReadAndCompare(store, "ns", a).ok());
   EXPECT_EQ(store->Stats()->namespaces[0].documents, 752);
   EXPECT_THAT(store->Verify({})->index_problems, ::testing::IsEmpty());
+}
+
+// Whatever hosts think that the time is, there is one clock: the store's.
+TEST_P(StoreContractTest, TheStoreSaysWhenAnEntryWasWritten) {
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  uint64_t last = 0;
+  {
+    Store* const store = Open();
+    last = store->Stats()->clock_us;
+    EXPECT_GT(last, 0u);
+    CatalogEntry entry = EntryOf({&a}, 5);
+    entry.written_at_us = UINT64_MAX;  // not the caller's to say
+    ASSERT_TRUE(store->PutDocuments("ns", {{"one", entry}, {"two", entry}}).ok());
+    for (const char* id : {"one", "two"}) {
+      const auto got = store->GetDocument("ns", id);
+      ASSERT_TRUE(got.ok()) << got.status();
+      EXPECT_GT(got->written_at_us, last) << id;
+      EXPECT_LT(got->written_at_us, UINT64_MAX);
+      last = got->written_at_us;
+    }
+    // What is there already was not written again.
+    ASSERT_TRUE(store->PutDocument("ns", "two", EntryOf({&a}, 5)).ok());
+    EXPECT_EQ(store->GetDocument("ns", "two")->written_at_us, last);
+    const auto listed = store->ListDocuments("ns", "one", 1);
+    ASSERT_TRUE(listed.ok() && listed->size() == 1) << listed.status();
+    EXPECT_EQ((*listed)[0].written_at_us, last);
+  }
+  Store* const store = Open();
+  EXPECT_GT(store->Stats()->clock_us, last);
+  ASSERT_TRUE(store->PutDocument("ns", "two", EntryOf({&b}, 6)).ok());
+  EXPECT_GT(store->GetDocument("ns", "two")->written_at_us, last);
+}
+
+TEST_P(StoreContractTest, TheStoreGivesGenerations) {
+  Store* const store = Open();
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  constexpr uint64_t kAhead = uint64_t{1} << 60;  // a host whose clock is far ahead
+  ASSERT_TRUE(store->PutDocument("ns", "ahead", EntryOf({&a}, kAhead)).ok());
+  const uint64_t before = store->Stats()->clock_us;
+  const auto put =
+      store->PutDocuments("ns", {{"new", EntryOf({&a}, 0)}, {"ahead", EntryOf({&b}, 0)}, {"new", EntryOf({&b}, 0)}});
+  ASSERT_TRUE(put.ok() && (*put)[0].ok() && (*put)[1].ok() && (*put)[2].ok());
+  EXPECT_GT(*(*put)[0], before);
+  EXPECT_EQ(*(*put)[1], kAhead + 1);
+  EXPECT_GT(*(*put)[2], *(*put)[0]);
+  EXPECT_EQ(store->GetDocument("ns", "new")->generation, *(*put)[2]);
+  EXPECT_EQ(store->GetDocument("ns", "new")->parts[0].identity, b.manifest.identity);
+  // Again, as after an answer that was lost: nothing changes.
+  const auto again = store->PutDocuments("ns", {{"new", EntryOf({&b}, 0)}});
+  ASSERT_TRUE(again.ok() && (*again)[0].ok());
+  EXPECT_EQ(*(*again)[0], *(*put)[2]);
+  // What was there when the clock was read is older.
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "new", EntryOf({&a}, before))));
+  EXPECT_EQ(store->DeleteDocument("ns", "new", 0), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(store->GetDocument("ns", "new").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "new", EntryOf({&b}, *(*put)[2]))));
+  EXPECT_EQ(store->PutDocument("ns", "new", EntryOf({&b}, 0)), absl::OkStatus());
+  EXPECT_TRUE(store->GetDocument("ns", "new").ok());
+  // Beyond the last there is none.
+  ASSERT_TRUE(store->PutDocument("ns", "last", EntryOf({&a}, UINT64_MAX)).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->PutDocument("ns", "last", EntryOf({&b}, 0))));
 }
 
 TEST_P(StoreContractTest, DeletesByPrefix) {

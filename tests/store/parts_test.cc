@@ -521,11 +521,11 @@ TEST(LocationTest, RefusesWhatNoBuildWrites) {
 }
 
 TEST(NamespaceSettingsTest, GoldenBytesAndDamage) {
-  const NamespaceSettings settings{.capacity_bytes = 0x0102030405060708, .pinned_bytes = 9};
+  const NamespaceSettings settings{.capacity_bytes = 0x0102030405060708, .pinned_bytes = 9, .revision = 10};
   const std::string bytes = SerializeNamespaceSettings(settings);
-  ASSERT_EQ(bytes.size(), 32u);
-  EXPECT_EQ(bytes.substr(0, 8), std::string("KVNS\x01\x00\x00\x00", 8));
-  EXPECT_EQ(bytes.substr(16), std::string("\x08\x07\x06\x05\x04\x03\x02\x01\x09\0\0\0\0\0\0\0", 16));
+  ASSERT_EQ(bytes.size(), 40u);
+  EXPECT_EQ(bytes.substr(0, 8), std::string("KVNS\x02\x00\x00\x00", 8));
+  EXPECT_EQ(bytes.substr(16), std::string("\x08\x07\x06\x05\x04\x03\x02\x01\x09\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0", 24));
   const auto parsed = ParseNamespaceSettings(bytes);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(*parsed, settings);
@@ -537,6 +537,12 @@ TEST(NamespaceSettingsTest, GoldenBytesAndDamage) {
   }
   EXPECT_TRUE(
       absl::IsInvalidArgument(ParseNamespaceSettings(SerializeNamespaceSettings({.capacity_bytes = -1})).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      ParseNamespaceSettings(SerializeNamespaceSettings({.revision = uint64_t{1} << 63})).status()));
+  // Format 1 had no revision.
+  std::string first = bytes;
+  first[4] = 1;
+  EXPECT_TRUE(absl::IsUnimplemented(ParseNamespaceSettings(first).status()));
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ class QuotaTest : public ::testing::Test {
     engine_ = *std::move(opened);
   }
   void Limit(absl::string_view ns, int64_t blocks, int64_t pinned_blocks = 0) {
-    ASSERT_EQ(engine_->PutNamespace(ns, {blocks * kBlock, pinned_blocks * kBlock}), absl::OkStatus());
+    ASSERT_EQ(engine_->PutNamespace(ns, {blocks * kBlock, pinned_blocks * kBlock, {}}).status(), absl::OkStatus());
   }
   static EncodingKey Key(absl::string_view ns, int number) {
     static std::map<int, Identity>& known = *new std::map<int, Identity>();
@@ -157,13 +157,13 @@ TEST_F(QuotaTest, LimitsAreKeptAndApplyAtOnce) {
   EXPECT_TRUE(engine_->NamespaceSettingsAll().empty());
   Limit("a", 10, 3);
   EXPECT_TRUE(Eventually([&] { return Count("a", 0, 30) <= 10; }));
-  EXPECT_TRUE(absl::IsInvalidArgument(engine_->PutNamespace("a", {-1, 0})));
-  EXPECT_TRUE(absl::IsInvalidArgument(engine_->PutNamespace("", {1, 0})));
+  EXPECT_TRUE(absl::IsInvalidArgument(engine_->PutNamespace("a", {-1, 0, {}}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(engine_->PutNamespace("", {1, 0, {}}).status()));
   Limit("c", 7);
   const std::map<std::string, NamespaceSettings> all = engine_->NamespaceSettingsAll();
   Open();
   EXPECT_EQ(engine_->NamespaceSettingsAll(), all);
-  EXPECT_EQ(all.at("a"), (NamespaceSettings{10 * kBlock, 3 * kBlock}));
+  EXPECT_EQ(all.at("a"), (NamespaceSettings{10 * kBlock, 3 * kBlock, 1}));
   EXPECT_EQ(all.size(), 2u);
   for (int i = 100; i < 130; ++i) ASSERT_EQ(Put("a", i), absl::OkStatus());
   EXPECT_LE(Count("a", 0, 130), 10);
@@ -263,6 +263,32 @@ TEST_F(QuotaTest, TheBooksBalance) {
       ASSERT_EQ(engine_->Pin(Key(ns, number)).status(), absl::OkStatus());
     }
   }
+}
+
+TEST_F(QuotaTest, OldSettingsDoNotReplaceNewerOnes) {
+  const auto put = [&](std::optional<int64_t> blocks, std::optional<uint64_t> revision) {
+    NamespaceChange change;
+    if (blocks.has_value()) change.capacity_bytes = *blocks * kBlock;
+    change.revision = revision;
+    return engine_->PutNamespace("a", change);
+  };
+  EXPECT_EQ(put(10, std::nullopt)->revision, 1u);
+  EXPECT_EQ(put(11, std::nullopt)->revision, 2u);
+  EXPECT_EQ(*put(12, 7), (NamespaceSettings{12 * kBlock, 0, 7}));
+  for (const uint64_t old : {6, 7}) {
+    const absl::Status refused = put(20, old).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr(absl::StrCat("revision 7 holds, and ", old)));
+  }
+  for (const uint64_t bad : {uint64_t{0}, uint64_t{1} << 63})
+    EXPECT_TRUE(absl::IsInvalidArgument(put(20, bad).status()));
+  Open();
+  EXPECT_EQ(engine_->NamespaceSettingsAll().at("a"), (NamespaceSettings{12 * kBlock, 0, 7}));
+  // The revision alone.
+  EXPECT_EQ(*put(std::nullopt, 9), (NamespaceSettings{12 * kBlock, 0, 9}));
+  EXPECT_EQ(put(std::nullopt, std::nullopt)->revision, 10u);
+  ASSERT_TRUE(put(1, INT64_MAX).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(put(2, std::nullopt).status()));
 }
 
 TEST_F(QuotaTest, APinIsOfOneEncodingAndNotOfItsName) {

@@ -118,6 +118,12 @@ inline CatalogEntry EntryOf(const std::vector<const Synthetic*>& parts, uint64_t
   return entry;
 }
 
+// An entry as it was put: when it was written is the store's to say.
+inline std::string ContentOf(CatalogEntry entry) {
+  entry.written_at_us = 0;
+  return SerializeCatalogEntry(entry);
+}
+
 // Writes `bytes` over `needle`, of the same length, in the segments of the store at `path`. Returns how often it was
 // found.
 inline int CopyInSegments(const std::string& path, const std::string& bytes, const std::string& needle) {

@@ -88,7 +88,7 @@ absl::Status Ledger::CheckDocument(store::Store* store, const std::vector<Line>&
   if (!got.ok() && !absl::IsNotFound(got.status())) return got.status();
   const auto matches = [&](const Line* line) {
     if (line == nullptr || line->change.deletes) return !got.ok();
-    return got.ok() && SerializeCatalogEntry(*got) == SerializeCatalogEntry(line->change.Entry());
+    return got.ok() && got->written_at_us > 0 && ContentOf(*got) == ContentOf(line->change.Entry());
   };
   const bool as_promised = matches(promised);
   if (!as_promised && !(under_way != nullptr && matches(under_way))) {

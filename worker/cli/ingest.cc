@@ -81,8 +81,8 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   arguments.Text("title", "TITLE", "Title of the document, for one text.", &flags.title);
   arguments.Integer(
       "generation", "N",
-      "Version of the catalog entries; a lower one never replaces a higher. 0: the time now in microseconds.", 0,
-      INT64_MAX, &flags.generation);
+      "Version of the catalog entries; a lower one never replaces a higher. 0: the store's time now in microseconds.",
+      0, INT64_MAX, &flags.generation);
   arguments.Integer("batch-tokens", "N", "Most tokens of one forward pass.", 1, 1 << 20, &flags.batch_tokens);
   arguments.Bytes("document-bytes", "Most bytes of one document.", &flags.document_bytes);
   arguments.Integer("outage", "SECONDS", "How long to wait for a node that went away.", 0, 86400, &flags.outage);

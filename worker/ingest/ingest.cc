@@ -87,13 +87,13 @@ class Run {
       : input_(input),
         options_(options),
         callbacks_(callbacks),
-        generation_(options.generation != 0 ? options.generation
-                                            : static_cast<uint64_t>(absl::ToUnixMicros(absl::Now()))),
+        generation_(options.generation),
         batch_tokens_(input.encoder->options().batch_tokens),
         prepared_(8 * batch_tokens_, options.patience),
         jobs_(options.queued_bytes, options.patience) {}
 
   absl::Status Execute(IngestCounts* counts) {
+    if (generation_ == 0) KVLINK_RETURN_IF_ERROR(TakeGeneration());
     Thread reader("ingest-read", [this] { ReadAll(); });
     std::vector<Thread> writers;
     for (int i = 0; i < std::max(1, options_.writers); ++i)
@@ -111,6 +111,15 @@ class Run {
   }
 
  private:
+  // One for all documents of the run, which is how duplicates are told from what was there before (FindInCatalog).
+  absl::Status TakeGeneration() {
+    return Persist([&]() -> absl::Status {
+      KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, input_.store->Stats());
+      generation_ = stats.clock_us;
+      return absl::OkStatus();
+    });
+  }
+
   // Reading.
   void ReadAll() {
     RecentIds seen;
@@ -349,7 +358,7 @@ class Run {
       return result.status();
     }));
     Remember(job.identity, job.encoded->manifest.bytes());
-    if (result->written) {
+    if (result->written()) {
       Count([&](IngestCounts& counts) { counts.bytes += job.encoded->manifest.bytes(); });
     }
     return absl::OkStatus();
@@ -366,26 +375,27 @@ class Run {
       entry.parts.push_back({document.identity, document.tokens});
       puts.push_back({document.id, std::move(entry)});
     }
-    absl::StatusOr<std::vector<absl::Status>> put;
-    const absl::Status status = Persist([&] {
-      put = input_.store->PutDocuments(options_.ns, puts);
-      return put.status();
+    std::vector<absl::Status> statuses;
+    const absl::Status status = Persist([&]() -> absl::Status {
+      KVLINK_ASSIGN_OR_RETURN(const auto put, input_.store->PutDocuments(options_.ns, puts));
+      for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
+      return absl::OkStatus();
     });
     if (!status.ok()) return std::vector<absl::Status>(documents.size(), status);
     // Whoever ingested the same at the same time has written what this run would have: it is complete.
     std::vector<Document> refused;
     std::vector<size_t> places;
     for (size_t i = 0; i < documents.size(); ++i) {
-      if (!absl::IsFailedPrecondition((*put)[i])) continue;
+      if (!absl::IsFailedPrecondition(statuses[i])) continue;
       refused.push_back(documents[i]);
       places.push_back(i);
     }
-    if (refused.empty()) return *std::move(put);
+    if (refused.empty()) return statuses;
     const auto states = FindInCatalog(refused);
     for (size_t k = 0; states.ok() && k < places.size(); ++k) {
-      if ((*states)[k] == InCatalog::kSame) (*put)[places[k]] = absl::OkStatus();
+      if ((*states)[k] == InCatalog::kSame) statuses[places[k]] = absl::OkStatus();
     }
-    return *std::move(put);
+    return statuses;
   }
 
   // Carries out `call`, again and again while the store is away, at most for options_.outage.
@@ -470,7 +480,7 @@ class Run {
   const IngestInput& input_;
   const IngestOptions& options_;
   const IngestCallbacks& callbacks_;
-  const uint64_t generation_;
+  uint64_t generation_;  // set before the threads run
   const int64_t batch_tokens_;
   BoundedQueue<Document> prepared_;  // by tokens
   BoundedQueue<WriteJob> jobs_;      // by bytes

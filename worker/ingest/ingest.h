@@ -30,8 +30,9 @@ namespace kvlink::ingest {
 
 struct IngestOptions {
   std::string ns = "default";
-  // Generation of the catalog entries written. 0: the time at which the run began, in microseconds since 1970, so that
-  // a later run replaces what an earlier one wrote or deleted. A document whose entry has a higher generation fails.
+  // Generation of the catalog entries written. 0: the time at which the run began, by the store's clock
+  // (StoreStats::clock_us), so that a later run replaces what an earlier one wrote or deleted, whichever host runs it.
+  // A document whose entry has a higher generation fails.
   uint64_t generation = 0;
   bool stop_at_first_failure = false;
   int writers = 3;

@@ -14,6 +14,10 @@ namespace {
 
 constexpr size_t kMaxBatch = 1024;
 
+NamespaceLimits LimitsOf(const v1::Namespace& settings) {
+  return {settings.name(), settings.capacity_bytes(), settings.pinned_bytes(), settings.revision()};
+}
+
 class GrpcAdmin : public NodeAdmin {
  public:
   explicit GrpcAdmin(const ControlOptions& options) : retries_(&counters_), control_(options, &retries_, &counters_) {}
@@ -55,7 +59,7 @@ absl::StatusOr<NodeStatus> GrpcAdmin::Status(absl::Time deadline) {
   NodeStatus status;
   for (const v1::NamespaceStats& from : response.namespaces()) {
     NodeStatus::Namespace to;
-    to.limits = {from.settings().name(), from.settings().capacity_bytes(), from.settings().pinned_bytes()};
+    to.limits = LimitsOf(from.settings());
     to.encodings = from.encodings();
     to.bytes = from.bytes();
     to.pinned_bytes = from.pinned_bytes();
@@ -74,9 +78,9 @@ absl::StatusOr<NamespaceOutcome> GrpcAdmin::SetNamespace(const NamespaceChange& 
   request.set_name(change.name);
   if (change.capacity_bytes.has_value()) request.set_capacity_bytes(*change.capacity_bytes);
   if (change.pinned_bytes.has_value()) request.set_pinned_bytes(*change.pinned_bytes);
+  if (change.revision.has_value()) request.set_revision(*change.revision);
   KVLINK_RETURN_IF_ERROR(control_.Call(&Control::Stub::PutNamespace, request, &response, deadline));
-  const v1::Namespace& settings = response.settings();
-  return NamespaceOutcome{{settings.name(), settings.capacity_bytes(), settings.pinned_bytes()}, response.bytes_over()};
+  return NamespaceOutcome{LimitsOf(response.settings()), response.bytes_over()};
 }
 
 absl::StatusOr<Deleted> GrpcAdmin::DeleteNamespace(const std::string& name, absl::Time deadline) {

@@ -23,12 +23,14 @@ struct NamespaceLimits {
   std::string name;
   int64_t capacity_bytes = 0;  // most bytes of segments; 0: no limit of its own
   int64_t pinned_bytes = 0;    // most pinned bytes; 0: the node's default
+  uint64_t revision = 0;       // of these limits; 0: none were ever set
 };
 
-// Only what is set changes.
+// Only what is set changes, and the revision: to the one given, which must be above the one that holds, or the next.
 struct NamespaceChange {
   std::string name;
   std::optional<int64_t> capacity_bytes, pinned_bytes;
+  std::optional<uint64_t> revision;
 };
 
 struct NamespaceOutcome {
@@ -71,6 +73,7 @@ class NodeAdmin {
 
   virtual absl::StatusOr<NodeStatus> Status(absl::Time deadline) = 0;
   // Sets what is given and leaves the rest; returns what holds then. Durable, and in force at once.
+  // FAILED_PRECONDITION, changing nothing: the revision is not above the one that holds; the message names both.
   virtual absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
   // The limits of a namespace, without changing them.
   absl::StatusOr<NamespaceOutcome> GetNamespace(const std::string& name, absl::Time deadline) {

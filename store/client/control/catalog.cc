@@ -21,14 +21,14 @@ absl::Time DeadlineFor(absl::Duration timeout, int64_t bytes) {
   return SteadyNow() + timeout + absl::Seconds(bytes >> 24);
 }
 
-// Appends the results of the documents that were asked about.
+absl::Status StatusOf(const v1::Result& result) {
+  return absl::Status(static_cast<absl::StatusCode>(result.code()), result.message());
+}
+
 template <typename Response>
-absl::Status AppendResults(const Response& response, int asked, std::vector<absl::Status>* statuses) {
-  if (response.results_size() != asked) return absl::UnavailableError("the node answered about other documents");
-  for (const v1::Result& result : response.results()) {
-    statuses->emplace_back(static_cast<absl::StatusCode>(result.code()), result.message());
-  }
-  return absl::OkStatus();
+absl::Status CheckCount(const Response& response, int asked) {
+  if (response.results_size() == asked) return absl::OkStatus();
+  return absl::UnavailableError("the node answered about other documents");
 }
 
 int64_t ValueOf(const v1::StatsResponse& response, const char* name) {
@@ -38,10 +38,11 @@ int64_t ValueOf(const v1::StatsResponse& response, const char* name) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<absl::Status>> Catalog::Put(absl::string_view ns, absl::Span<const DocumentPut> documents) {
+absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> Catalog::Put(absl::string_view ns,
+                                                                   absl::Span<const DocumentPut> documents) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
-  std::vector<absl::Status> statuses;
+  std::vector<absl::StatusOr<uint64_t>> generations;
   for (size_t next = 0; next < documents.size();) {
     v1::PutDocumentsRequest request;
     request.set_ns(std::string(ns));
@@ -62,9 +63,13 @@ absl::StatusOr<std::vector<absl::Status>> Catalog::Put(absl::string_view ns, abs
     }
     v1::Results response;
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::PutDocuments, request, &response, DeadlineFor(timeout_, 16 * bytes)));
-    KVLINK_RETURN_IF_ERROR(AppendResults(response, request.documents_size(), &statuses));
+    KVLINK_RETURN_IF_ERROR(CheckCount(response, request.documents_size()));
+    for (const v1::Result& result : response.results()) {
+      const absl::Status status = StatusOf(result);
+      generations.push_back(status.ok() ? absl::StatusOr<uint64_t>(result.generation()) : status);
+    }
   }
-  return statuses;
+  return generations;
 }
 
 absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Catalog::Get(absl::string_view ns,
@@ -78,15 +83,15 @@ absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Catalog::Get(absl::str
     for (const std::string& id : ids.subspan(entries.size(), kMaxCatalogBatch)) request.add_ids(id);
     v1::GetDocumentsResponse response;
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::GetDocuments, request, &response, DeadlineFor(timeout_, 64 << 20)));
-    std::vector<absl::Status> statuses;
-    KVLINK_RETURN_IF_ERROR(AppendResults(response, request.ids_size(), &statuses));
+    KVLINK_RETURN_IF_ERROR(CheckCount(response, request.ids_size()));
     if (response.entries_size() != request.ids_size()) {
       return absl::UnavailableError("the node answered about other documents");
     }
     for (int i = 0; i < request.ids_size(); ++i) {
       // Large entries fill an answer before all are in it: the rest is asked for again, and at least one came.
-      if (absl::IsResourceExhausted(statuses[i]) && i > 0) break;
-      entries.push_back(statuses[i].ok() ? ParseCatalogEntry(response.entries(i)) : statuses[i]);
+      const absl::Status status = StatusOf(response.results(i));
+      if (absl::IsResourceExhausted(status) && i > 0) break;
+      entries.push_back(status.ok() ? ParseCatalogEntry(response.entries(i)) : status);
     }
   }
   return entries;
@@ -107,7 +112,8 @@ absl::StatusOr<std::vector<absl::Status>> Catalog::Delete(absl::string_view ns,
     }
     v1::Results response;
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::DeleteDocuments, request, &response, DeadlineFor(timeout_, 64 << 20)));
-    KVLINK_RETURN_IF_ERROR(AppendResults(response, request.documents_size(), &statuses));
+    KVLINK_RETURN_IF_ERROR(CheckCount(response, request.documents_size()));
+    for (const v1::Result& result : response.results()) statuses.push_back(StatusOf(result));
   }
   return statuses;
 }
@@ -140,7 +146,7 @@ absl::StatusOr<std::vector<DocumentInfo>> Catalog::List(absl::string_view ns, ab
     v1::ListDocumentsResponse response;
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::ListDocuments, request, &response, DeadlineFor(timeout_, 0)));
     for (const v1::DocumentInfo& one : response.documents()) {
-      documents.push_back({one.id(), one.generation(), one.title(), one.tokens()});
+      documents.push_back({one.id(), one.generation(), one.title(), one.tokens(), one.written_at_us()});
     }
     // The node ends a page early where titles are long, and a page of documents that are deleted meanwhile is empty.
     if (response.next().empty()) break;
@@ -194,6 +200,7 @@ absl::StatusOr<StoreStats> Catalog::Stats() {
   stats.integrity_failures = ValueOf(response, "integrity_failures");
   stats.double_claims = ValueOf(response, "double_claims");
   stats.leases = ValueOf(response, "leases");
+  stats.clock_us = static_cast<uint64_t>(ValueOf(response, "clock_us"));
   const auto io = response.texts().find("io");
   if (io != response.texts().end()) stats.io = io->second;
   return stats;

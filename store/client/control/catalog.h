@@ -22,7 +22,8 @@ class Catalog {
   Catalog(Control* control, absl::Duration timeout) : control_(control), timeout_(timeout) {}
 
   // One call for up to kMaxCatalogBatch documents and kMaxCatalogBatchBytes.
-  absl::StatusOr<std::vector<absl::Status>> Put(absl::string_view ns, absl::Span<const DocumentPut> documents);
+  absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> Put(absl::string_view ns,
+                                                            absl::Span<const DocumentPut> documents);
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Get(absl::string_view ns,
                                                                 absl::Span<const std::string> ids);
   absl::StatusOr<std::vector<absl::Status>> Delete(absl::string_view ns, absl::Span<const DocumentDeletion> documents);

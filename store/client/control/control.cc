@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "proto/data.h"
 #include "proto/metadata.h"
 #include "transport/grpc/credentials.h"
 #include "transport/grpc/status.h"
@@ -23,7 +24,7 @@ namespace {
 constexpr int kMaxAnswer = 64 << 20;  // manifests of one identity come together
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
 constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
-constexpr size_t kTokenBytes = 16;
+constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
 // Between attempts to connect to a node that is not there, which cost next to nothing; how long one may take; and how
 // long a call waits for the one that is being made.
 constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 200, kConnectMs = 1000;
@@ -156,18 +157,25 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(mistake_);
   v1::OpenSessionRequest request;
   request.set_client(name_);
+  request.set_protocol_min(kProtocols.min);
+  request.set_protocol_max(kProtocols.max);
   grpc::ClientContext context;
   Prepare(&context, "", deadline);
   if (!key_.empty()) context.AddMetadata(kKeyMetadata, key_);
   v1::Session response;
   const absl::Time asked = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
-  if (response.token().size() != kTokenBytes || response.boot_id().size() != kTokenBytes) {
-    return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node of this version does"));
+  const auto protocol = CommonProtocol(kProtocols, {response.protocol_min(), response.protocol_max()});
+  if (!protocol.ok()) return Annotate(protocol.status(), address_);
+  if (response.token().size() != kTokenBytes || response.node_id().size() != kNodeIdBytes ||
+      response.incarnation() == 0) {
+    return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node does"));
   }
   OpenedSession session;
   session.token = response.token();
-  session.boot_id = response.boot_id();
+  session.node_id = response.node_id();
+  session.incarnation = response.incarnation();
+  session.protocol = *protocol;
   session.data.assign(response.data().begin(), response.data().end());
   session.local_socket = response.local_socket();
   MutexLock lock(&mutex_);
@@ -195,7 +203,7 @@ absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadlin
   const absl::Time asked = SteadyNow();
   const grpc::Status status = stub_->RenewSession(&context, {}, &response);
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
-      (status.ok() && response.boot_id() != session.boot_id)) {
+      (status.ok() && (response.node_id() != session.node_id || response.incarnation() != session.incarnation))) {
     Ended(session.number);
     return absl::UnauthenticatedError(absl::StrCat("the session at ", address_, " has ended"));
   }

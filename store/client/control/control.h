@@ -2,7 +2,8 @@
 // that carry its token.
 //
 // Thread-safety: all methods. Errors common to all: UNAVAILABLE (with RetryAfter where the node said so),
-// DEADLINE_EXCEEDED, UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED.
+// DEADLINE_EXCEEDED, UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED, UNIMPLEMENTED (the node
+// speaks no protocol that this build speaks; says which to upgrade).
 #ifndef KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
 #define KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
 
@@ -28,7 +29,10 @@ namespace kvlink::store::client {
 
 struct OpenedSession {
   uint64_t number = 0;  // 1, 2, ...: of this client's sessions
-  std::string token, boot_id;
+  std::string token;
+  std::string node_id;  // 16 bytes
+  uint64_t incarnation = 0;
+  uint32_t protocol = 0;          // that this build and the node speak
   std::vector<std::string> data;  // "ucx://host:port", as the node names them
   std::string local_socket;
 };

@@ -106,7 +106,7 @@ void DataPath::TrimIdle() {
 
 absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, const RemoteOptions& options,
                                                            Control* control, ClientCounters* counters,
-                                                           std::atomic<uint64_t>* ids) {
+                                                           RequestSource* source) {
   std::string name = "transport", scheme;
   std::shared_ptr<transport::Transport> transport = options.transport;
   if (transport == nullptr) {
@@ -118,7 +118,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
   std::unique_ptr<DataPath> path(new DataPath(name, transport, options));
   path->channel_ = std::make_unique<NodeChannel>(
       control, counters, options.connect_timeout,
-      [transport = transport.get(), scheme, ids, fixed = options.data_address, address = options.address,
+      [transport = transport.get(), scheme, source, fixed = options.data_address, address = options.address,
        tls = options.tls.enabled()](const OpenedSession& session,
                                     absl::Time deadline) -> absl::StatusOr<std::shared_ptr<NodeConnection>> {
         std::string target = fixed;
@@ -128,7 +128,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
           // With TLS the server of the control service, whose certificate is for the name that the user gave.
           target = scheme == "grpc" && tls ? address : *std::move(named);
         }
-        auto connection = std::make_shared<NodeConnection>(ids, nullptr);
+        auto connection = std::make_shared<NodeConnection>(source, nullptr);
         auto carrier = transport->ConnectAs(session.token, target, connection, deadline);
         if (!carrier.ok()) {
           return absl::Status(carrier.status().code(),

@@ -4,7 +4,6 @@
 #ifndef KVLINK_STORE_CLIENT_DATA_DATA_PATH_H_
 #define KVLINK_STORE_CLIENT_DATA_DATA_PATH_H_
 
-#include <atomic>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -30,7 +29,7 @@ class DataPath {
   // Over UCX, gRPC, or the transport of the options. UNAVAILABLE: it does not work in this process; says why.
   static absl::StatusOr<std::unique_ptr<DataPath>> Create(Carrier carrier, const RemoteOptions& options,
                                                           Control* control, ClientCounters* counters,
-                                                          std::atomic<uint64_t>* ids);
+                                                          RequestSource* source);
   ~DataPath();
   // "ucx", "grpc", "transport".
   const std::string& name() const { return name_; }

@@ -64,16 +64,17 @@ void VerifiedLayers::Add(uint64_t residency, int64_t layer, int64_t layers) {
 }
 
 absl::StatusOr<std::unique_ptr<MappedReader>> MappedReader::Create(Control* control, ClientCounters* counters,
-                                                                   std::atomic<uint64_t>* ids,
+                                                                   RequestSource* source,
                                                                    absl::Duration connect_timeout) {
   KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport({}));
-  return std::unique_ptr<MappedReader>(new MappedReader(control, counters, ids, connect_timeout, std::move(transport)));
+  return std::unique_ptr<MappedReader>(
+      new MappedReader(control, counters, source, connect_timeout, std::move(transport)));
 }
 
-MappedReader::MappedReader(Control* control, ClientCounters* counters, std::atomic<uint64_t>* ids,
+MappedReader::MappedReader(Control* control, ClientCounters* counters, RequestSource* source,
                            absl::Duration connect_timeout, std::unique_ptr<transport::LocalTransport> transport)
     : counters_(counters),
-      ids_(ids),
+      source_(source),
       transport_(std::move(transport)),
       channel_(std::make_unique<NodeChannel>(
           control, counters, connect_timeout,
@@ -95,13 +96,14 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> MappedReader::Dial(const OpenedS
   std::shared_ptr<VerifiedLayers> verified;
   {
     MutexLock lock(&mutex_);
-    if (verified_ == nullptr || boot_id_ != session.boot_id) {
-      boot_id_ = session.boot_id;
+    const std::pair<std::string, uint64_t> node = {session.node_id, session.incarnation};
+    if (verified_ == nullptr || node_ != node) {
+      node_ = node;
       verified_ = std::make_shared<VerifiedLayers>();
     }
     verified = verified_;
   }
-  auto connection = std::make_shared<NodeConnection>(ids_, std::make_shared<SharedTier>(verified, held_, counters_));
+  auto connection = std::make_shared<NodeConnection>(source_, std::make_shared<SharedTier>(verified, held_, counters_));
   KVLINK_ASSIGN_OR_RETURN(auto carrier, transport_->ConnectLocal(session.local_socket, connection, deadline));
   connection->Bind(std::move(carrier));
   return connection;

@@ -65,8 +65,7 @@ class MappedReader {
  public:
   // RESOURCE_EXHAUSTED: no file descriptors.
   static absl::StatusOr<std::unique_ptr<MappedReader>> Create(Control* control, ClientCounters* counters,
-                                                              std::atomic<uint64_t>* ids,
-                                                              absl::Duration connect_timeout);
+                                                              RequestSource* source, absl::Duration connect_timeout);
   ~MappedReader();
 
   // For messages without payloads too. As NodeChannel::Acquire; UNAVAILABLE also: the node has no local socket.
@@ -82,21 +81,21 @@ class MappedReader {
                                                                absl::Time deadline);
 
  private:
-  MappedReader(Control* control, ClientCounters* counters, std::atomic<uint64_t>* ids, absl::Duration connect_timeout,
+  MappedReader(Control* control, ClientCounters* counters, RequestSource* source, absl::Duration connect_timeout,
                std::unique_ptr<transport::LocalTransport> transport);
   absl::StatusOr<std::shared_ptr<NodeConnection>> Dial(const OpenedSession& session, absl::Time deadline);
   void Renew();
 
   ClientCounters* const counters_;
-  std::atomic<uint64_t>* const ids_;
+  RequestSource* const source_;
   const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);  // leases
   const std::unique_ptr<transport::LocalTransport> transport_;
   std::unique_ptr<NodeChannel> channel_;
 
   mutable Mutex mutex_;
   CondVar changed_;
-  // Of the node's present start: residencies are numbered anew with each.
-  std::string boot_id_ ABSL_GUARDED_BY(mutex_);
+  // Of the node and its incarnation: residencies are numbered anew with each.
+  std::pair<std::string, uint64_t> node_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<VerifiedLayers> verified_ ABSL_GUARDED_BY(mutex_);
   absl::Duration renew_every_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;

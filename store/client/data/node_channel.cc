@@ -92,7 +92,7 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Connect(std::shared
       failed = dialled.status();
       connection = dialled.ok() ? *std::move(dialled) : nullptr;
     }
-    if (failed.ok()) failed = connection->Hello(session.token, session.boot_id, session.number, deadline);
+    if (failed.ok()) failed = connection->Hello(session, deadline);
     if (failed.ok()) return connection;
     if (connection != nullptr) {
       connection->Close();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -18,6 +19,7 @@ constexpr int kMaxReceivesPerPull = 256;
 
 absl::Status StatusOf(const proto::Answer& answer) {
   if (answer.code() == 0) return absl::OkStatus();
+  if (answer.has_moved()) return MovedStatus(answer.moved().epoch());
   absl::Status status(static_cast<absl::StatusCode>(answer.code()), answer.message());
   return answer.retry_after_ms() == 0 ? status
                                       : WithRetryAfter(std::move(status), absl::Milliseconds(answer.retry_after_ms()));
@@ -89,25 +91,28 @@ void NodeConnection::Bind(std::shared_ptr<transport::Connection> connection) {
   if (why_.ok()) open_.store(true, std::memory_order_release);
 }
 
-absl::Status NodeConnection::Hello(const std::string& token, const std::string& boot_id, uint64_t session,
-                                   absl::Time deadline) {
+absl::Status NodeConnection::Hello(const OpenedSession& session, absl::Time deadline) {
+  protocol_.store(session.protocol, std::memory_order_relaxed);
   proto::Request request = NewRequest("", deadline);
-  request.clear_boot_id();
-  request.mutable_hello()->set_token(token);
+  request.clear_incarnation();
+  request.mutable_hello()->set_token(session.token);
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, Call(request, deadline));
-  if (!answer.has_welcome() || answer.welcome().boot_id() != boot_id) {
-    return absl::UnauthenticatedError(absl::StrCat(carrier_->peer(), " is another start of the node"));
+  const proto::Welcome& welcome = answer.welcome();
+  if (welcome.node_id() != session.node_id || welcome.incarnation() != session.incarnation) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(carrier_->peer(), " is node ", absl::BytesToHexString(welcome.node_id()), ", incarnation ",
+                     welcome.incarnation(), ", and the session is with node ", absl::BytesToHexString(session.node_id),
+                     ", incarnation ", session.incarnation, ": the data address belongs to another node"));
   }
   if (pulls_ == nullptr) {
-    const proto::Welcome& welcome = answer.welcome();
-    boot_id_ = boot_id;
+    incarnation_ = session.incarnation;
     lease_ = absl::Milliseconds(welcome.lease_ms());
     const int pulls = static_cast<int>(std::clamp<uint32_t>(welcome.max_pulls(), 1, transport::kMaxOperations));
     pulls_ = std::make_unique<Slots>(pulls);
     pushes_ = std::make_unique<Slots>(static_cast<int>(std::clamp<uint32_t>(welcome.max_pushes(), 1, 1024)));
     receives_per_pull_ = std::clamp(transport::kMaxOperations / 2 / pulls, 1, kMaxReceivesPerPull);
   }
-  session_.store(session, std::memory_order_release);
+  session_.store(session.number, std::memory_order_release);
   return absl::OkStatus();
 }
 
@@ -126,9 +131,10 @@ bool NodeConnection::WaitClosed(absl::Time deadline) {
 
 proto::Request NodeConnection::NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id) const {
   proto::Request request;
-  request.set_id(id != 0 ? id : ids_->fetch_add(1, std::memory_order_relaxed));
+  request.set_id(id != 0 ? id : source_->next_id.fetch_add(1, std::memory_order_relaxed));
   request.set_ns(std::string(ns));
-  request.set_boot_id(boot_id_);
+  request.set_incarnation(incarnation_);
+  if (source_->placement) request.set_placement(source_->placement());
   request.set_remaining_ms(RemainingMilliseconds(deadline));
   return request;
 }
@@ -139,7 +145,7 @@ absl::Status NodeConnection::Ask(const proto::Request& request, std::shared_ptr<
     if (!why_.ok()) return why_;
     sinks_[request.id()] = std::move(sink);
   }
-  absl::Status sent = carrier_->SendMessage(SerializeRequest(request));
+  absl::Status sent = carrier_->SendMessage(SerializeRequest(request, protocol_.load(std::memory_order_relaxed)));
   if (sent.ok()) return sent;
   Forget(request.id());
   return absl::IsResourceExhausted(sent) ? WithRetryAfter(std::move(sent), kQueueFull) : sent;
@@ -152,7 +158,7 @@ void NodeConnection::Forget(uint64_t id) {
 
 void NodeConnection::Tell(const proto::Request& request) {
   // If it is lost, the node gives up what it concerns anyway: at the end of the connection, or by its time limit.
-  (void)carrier_->SendMessage(SerializeRequest(request));
+  (void)carrier_->SendMessage(SerializeRequest(request, protocol_.load(std::memory_order_relaxed)));
 }
 
 absl::StatusOr<proto::Answer> NodeConnection::Call(const proto::Request& request, absl::Time deadline) {
@@ -175,6 +181,10 @@ void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::ve
   const absl::StatusOr<proto::Answer> answer = ParseAnswer(message);
   if (!answer.ok()) {
     // It cannot be told whose answer this was, so the whole connection ends.
+    {
+      MutexLock lock(&mutex_);
+      unreadable_ = answer.status();
+    }
     Close();
     return;
   }
@@ -194,10 +204,12 @@ void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::ve
 
 void NodeConnection::OnClosed(const absl::Status& why) {
   absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks;
-  const absl::Status closed = absl::UnavailableError(
-      absl::StrCat("the connection to the node closed", why.ok() ? "" : ": ", why.ok() ? "" : why.message()));
+  absl::Status closed;
   {
     MutexLock lock(&mutex_);
+    const absl::Status& reason = unreadable_.ok() ? why : unreadable_;
+    closed = absl::UnavailableError(absl::StrCat("the connection to the node closed", reason.ok() ? "" : ": ",
+                                                 reason.ok() ? "" : reason.message()));
     open_.store(false, std::memory_order_release);
     why_ = closed;
     sinks.swap(sinks_);

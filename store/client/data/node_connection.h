@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "proto/data.h"
+#include "store/client/control/control.h"
 #include "transport/local/local.h"
 #include "transport/transport.h"
 
@@ -70,16 +72,23 @@ class Slots {
   int free_ ABSL_GUARDED_BY(mutex_);
 };
 
+// What all requests of a client share, over whatever connection they go.
+struct RequestSource {
+  std::atomic<uint64_t> next_id{1};
+  std::function<uint64_t()> placement;  // RemoteOptions::placement
+};
+
 class NodeConnection : public transport::LocalEvents, public std::enable_shared_from_this<NodeConnection> {
  public:
-  // `ids`: the numbers of requests, of all connections of a session. `unsolicited` may be null.
-  NodeConnection(std::atomic<uint64_t>* ids, std::shared_ptr<UnsolicitedSink> unsolicited)
-      : ids_(ids), unsolicited_(std::move(unsolicited)) {}
+  // `source` outlives it. `unsolicited` may be null.
+  NodeConnection(RequestSource* source, std::shared_ptr<UnsolicitedSink> unsolicited)
+      : source_(source), unsolicited_(std::move(unsolicited)) {}
 
   // Before anything else.
   void Bind(std::shared_ptr<transport::Connection> connection);
   // Says who speaks, first and again after a new session. UNAUTHENTICATED: the node does not know the session.
-  absl::Status Hello(const std::string& token, const std::string& boot_id, uint64_t session, absl::Time deadline);
+  // FAILED_PRECONDITION: it does, but is another node, or another start of it, than the session is with.
+  absl::Status Hello(const OpenedSession& session, absl::Time deadline);
   uint64_t session() const { return session_.load(std::memory_order_acquire); }
   // From the node's Welcome.
   absl::Duration lease() const { return lease_; }
@@ -113,16 +122,17 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   void OnClosed(const absl::Status& why) override;
 
  private:
-  std::atomic<uint64_t>* const ids_;
+  RequestSource* const source_;
   const std::shared_ptr<UnsolicitedSink> unsolicited_;
   std::atomic<bool> open_{false};
+  std::atomic<uint32_t> protocol_{kProtocols.max};
   std::atomic<uint64_t> session_{0};
   std::atomic<uint64_t> next_payload_id_{1};
   std::atomic<int64_t> heard_{0};  // nanoseconds since 1970
 
   // Set before the connection is shared.
   std::shared_ptr<transport::Connection> carrier_;
-  std::string boot_id_;
+  uint64_t incarnation_ = 0;
   absl::Duration lease_;
   std::unique_ptr<Slots> pulls_, pushes_;
   int receives_per_pull_ = 1;
@@ -131,6 +141,7 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   CondVar gone_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks_ ABSL_GUARDED_BY(mutex_);
   absl::Status why_ ABSL_GUARDED_BY(mutex_);
+  absl::Status unreadable_ ABSL_GUARDED_BY(mutex_);  // why an answer could not be read
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

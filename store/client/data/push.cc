@@ -143,7 +143,7 @@ absl::StatusOr<PutResult> AwaitDone(NodeConnection* connection, PushOrder* order
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, AwaitSigns(connection, order, push, deadline,
                                                                  [&](absl::Time until) { return push->Next(until); }));
   if (!answer.has_push_done()) return absl::UnavailableError("the node answered a commit with something else");
-  return PutResult{ToEtag(answer.push_done().etag()), answer.push_done().written()};
+  return PutResultOf(answer.push_done().written(), ToEtag(answer.push_done().etag()), order->manifest->etag);
 }
 
 // A push that failed meanwhile does not wait for room any longer.
@@ -227,7 +227,7 @@ absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, 
   } else if (!answer->push_ready().etag().empty()) {
     const Etag etag = ToEtag(answer->push_ready().etag());
     // Ours of the attempt before, as far as anybody can tell.
-    result = PutResult{etag, order->offered && etag == order->manifest->etag};
+    result = PutResultOf(order->offered && etag == order->manifest->etag, etag, order->manifest->etag);
   } else {
     result = Deliver(connection, order, id, answer->push_ready().first_payload(), push, deadline);
   }

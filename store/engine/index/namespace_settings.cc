@@ -7,7 +7,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr EnvelopeKind kNamespaceKind = {0x534e564b /* "KVNS" */, 1, 0, "namespace record"};
+constexpr EnvelopeKind kNamespaceKind = {0x534e564b /* "KVNS" */, 2, 0, "namespace record", 2};
 
 }  // namespace
 
@@ -15,6 +15,7 @@ std::string SerializeNamespaceSettings(const NamespaceSettings& settings) {
   std::string payload;
   AppendField<uint64_t>(settings.capacity_bytes, &payload);
   AppendField<uint64_t>(settings.pinned_bytes, &payload);
+  AppendField<uint64_t>(settings.revision, &payload);
   return WrapEnvelope(kNamespaceKind, payload);
 }
 
@@ -24,8 +25,10 @@ absl::StatusOr<NamespaceSettings> ParseNamespaceSettings(absl::string_view bytes
   NamespaceSettings settings;
   settings.capacity_bytes = static_cast<int64_t>(reader.Read<uint64_t>());
   settings.pinned_bytes = static_cast<int64_t>(reader.Read<uint64_t>());
-  if (!reader.at_end() || settings.capacity_bytes < 0 || settings.pinned_bytes < 0) {
-    return absl::InvalidArgumentError("namespace record: wrong length, or a limit below 0");
+  settings.revision = reader.Read<uint64_t>();
+  if (!reader.at_end() || settings.capacity_bytes < 0 || settings.pinned_bytes < 0 ||
+      settings.revision > kMaxNamespaceRevision) {
+    return absl::InvalidArgumentError("namespace record: wrong length, or a limit or a revision out of bounds");
   }
   return settings;
 }

@@ -11,6 +11,8 @@
 
 namespace kvlink::engine {
 
+inline constexpr uint64_t kMaxNamespaceRevision = INT64_MAX;
+
 std::string SerializeNamespaceSettings(const NamespaceSettings& settings);
 // INVALID_ARGUMENT for anything damaged, UNIMPLEMENTED for another major version.
 absl::StatusOr<NamespaceSettings> ParseNamespaceSettings(absl::string_view bytes);

@@ -52,9 +52,7 @@ absl::Status ControlMethods::Stats(ControlCall* call, const v1::StatsRequest& re
   for (auto& [name, figures] : NamespacesOf(statistics, settings)) {
     if (!call->grant().Covers(View(name))) continue;
     v1::NamespaceStats* const out = reply->add_namespaces();
-    out->mutable_settings()->set_name(name);
-    out->mutable_settings()->set_capacity_bytes(figures.settings.capacity_bytes);
-    out->mutable_settings()->set_pinned_bytes(figures.settings.pinned_bytes);
+    DescribeNamespace(name, figures.settings, out->mutable_settings());
     out->set_encodings(figures.encodings);
     out->set_bytes(figures.bytes);
     out->set_pinned_bytes(figures.pinned_bytes);

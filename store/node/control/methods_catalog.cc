@@ -70,9 +70,14 @@ absl::Status ControlMethods::PutDocuments(ControlCall* call, const v1::PutDocume
   for (size_t i = 0; i < puts.size(); ++i) {
     if (checked[i].ok()) valid.push_back(puts[i]);
   }
-  KVLINK_ASSIGN_OR_RETURN(const auto statuses, node_->engine->PutEntries(View(request.ns()), valid));
+  KVLINK_ASSIGN_OR_RETURN(const auto generations, node_->engine->PutEntries(View(request.ns()), valid));
   size_t next = 0;
-  for (const absl::Status& status : checked) AddResult(status.ok() ? statuses[next++] : status, reply->add_results());
+  for (const absl::Status& status : checked) {
+    v1::Result* const result = reply->add_results();
+    const absl::StatusOr<uint64_t> generation = status.ok() ? generations[next++] : status;
+    AddResult(generation.status(), result);
+    if (generation.ok()) result->set_generation(*generation);
+  }
   return absl::OkStatus();
 }
 
@@ -151,8 +156,8 @@ absl::Status ControlMethods::DeleteDocuments(ControlCall* call, const v1::Delete
     puts.push_back({View(document.id()), &tombstones[i]});
     places.push_back(i);
   }
-  KVLINK_ASSIGN_OR_RETURN(const auto statuses, node_->engine->PutEntries(View(request.ns()), puts));
-  for (size_t i = 0; i < places.size(); ++i) outcomes[places[i]] = statuses[i];
+  KVLINK_ASSIGN_OR_RETURN(const auto generations, node_->engine->PutEntries(View(request.ns()), puts));
+  for (size_t i = 0; i < places.size(); ++i) outcomes[places[i]] = generations[i].status();
   for (const absl::Status& outcome : outcomes) AddResult(outcome, reply->add_results());
   return absl::OkStatus();
 }
@@ -195,6 +200,7 @@ absl::Status ControlMethods::ListDocuments(ControlCall* call, const v1::ListDocu
     int64_t tokens = 0;
     for (const CatalogPart& part : entry->parts) tokens += static_cast<int64_t>(part.tokens.size());
     info->set_tokens(tokens);
+    info->set_written_at_us(entry->written_at_us);
     bytes += static_cast<int64_t>(id.size() + entry->title.size()) + 32;
     if (bytes < kMaxAnswerBytes) continue;
     if (id != ids.back()) reply->set_next(id);

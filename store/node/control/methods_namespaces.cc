@@ -11,15 +11,13 @@
 #include "store/store.h"
 
 namespace kvlink::store::node {
-namespace {
 
 void DescribeNamespace(const std::string& name, const engine::NamespaceSettings& settings, v1::Namespace* out) {
   out->set_name(name);
   out->set_capacity_bytes(settings.capacity_bytes);
   out->set_pinned_bytes(settings.pinned_bytes);
+  out->set_revision(settings.revision);
 }
-
-}  // namespace
 
 void ControlMethods::AddNamespaces() {
   Add("PutNamespace", Operation::kAdministration, &ControlMethods::PutNamespace);
@@ -31,19 +29,23 @@ void ControlMethods::AddNamespaces() {
 absl::Status ControlMethods::PutNamespace(ControlCall* call, const v1::PutNamespaceRequest& request,
                                           v1::PutNamespaceResponse* reply) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", View(request.name())));
-  const bool changes = request.has_capacity_bytes() || request.has_pinned_bytes();
+  const bool changes = request.has_capacity_bytes() || request.has_pinned_bytes() || request.has_revision();
   KVLINK_RETURN_IF_ERROR(call->session()->Check(changes ? Right::kAdmin : Right::kRead, View(request.name())));
   const auto all = node_->engine->NamespaceSettingsAll();
   const auto known = all.find(request.name());
   engine::NamespaceSettings settings = known == all.end() ? engine::NamespaceSettings() : known->second;
-  if (request.has_capacity_bytes()) settings.capacity_bytes = request.capacity_bytes();
-  if (request.has_pinned_bytes()) settings.pinned_bytes = request.pinned_bytes();
   int64_t used = 0;
   for (const auto& use : node_->engine->Stats().namespaces) {
     if (use.ns == request.name()) used = use.bytes;
   }
-  if (changes) KVLINK_RETURN_IF_ERROR(node_->namespaces.Admit(call->grant(), View(request.name())));
-  if (changes) KVLINK_RETURN_IF_ERROR(node_->engine->PutNamespace(View(request.name()), settings));
+  if (changes) {
+    KVLINK_RETURN_IF_ERROR(node_->namespaces.Admit(call->grant(), View(request.name())));
+    engine::NamespaceChange change;
+    if (request.has_capacity_bytes()) change.capacity_bytes = request.capacity_bytes();
+    if (request.has_pinned_bytes()) change.pinned_bytes = request.pinned_bytes();
+    if (request.has_revision()) change.revision = request.revision();
+    KVLINK_ASSIGN_OR_RETURN(settings, node_->engine->PutNamespace(View(request.name()), change));
+  }
   DescribeNamespace(request.name(), settings, reply->mutable_settings());
   if (settings.capacity_bytes > 0) reply->set_bytes_over(std::max<int64_t>(0, used - settings.capacity_bytes));
   return absl::OkStatus();

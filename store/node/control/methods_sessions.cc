@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "proto/data.h"
 #include "store/node/control/methods.h"
 
 namespace kvlink::store::node {
@@ -42,13 +43,23 @@ absl::StatusOr<Grant> ControlMethods::Greet(absl::string_view key, const std::st
 void ControlMethods::Describe(const Session& session, v1::Session* reply) const {
   reply->set_token(session.token());
   reply->set_lifetime_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(node_->sessions.lifetime())));
-  reply->set_boot_id(node_->boot_id);
+  reply->set_node_id(node_->node_id);
+  reply->set_incarnation(node_->incarnation);
+  reply->set_protocol_min(kProtocols.min);
+  reply->set_protocol_max(kProtocols.max);
   for (const std::string& address : node_->whereabouts.data_addresses) reply->add_data(address);
   reply->set_local_socket(node_->whereabouts.local_socket);
   reply->set_version(node_->whereabouts.version);
 }
 
 absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessionRequest& request, v1::Session* reply) {
+  const auto protocol = CommonProtocol({request.protocol_min(), request.protocol_max()}, kProtocols);
+  if (!protocol.ok()) {
+    node_->log.Warning("session_refused", {{"client", request.client().substr(0, kMaxClientName)},
+                                           {"peer", call->peer()},
+                                           {"why", std::string(protocol.status().message())}});
+    return protocol.status();
+  }
   KVLINK_ASSIGN_OR_RETURN(const auto session, node_->sessions.Open(call->grant(), View(request.client())));
   // The list may have been replaced since the headers came: either this sees it, or the reload sees the session.
   if (!node_->access.Holds(session->grant())) {

@@ -51,6 +51,15 @@ absl::Status DoOne(DataContext* context, Session* session, proto::EncodingAction
   }
 }
 
+// What this node does not own it acts on as far as it is here. A miss, and a removal, are then for the owner too; a pin
+// is here or nowhere.
+bool HasMoved(const Call& call, proto::EncodingAction::Action action, const Identity& identity,
+              const absl::Status& status) {
+  if (action == proto::EncodingAction::UNPIN) return false;
+  const bool elsewhere = absl::IsNotFound(status) || (action == proto::EncodingAction::REMOVE && status.ok());
+  return elsewhere && !call.Owns(identity);
+}
+
 }  // namespace
 
 Right RightFor(proto::EncodingAction::Action action) {
@@ -89,11 +98,13 @@ void DoAction(std::shared_ptr<Call> call) {
       status = DoOne(call->context(), session, action.action(), call->KeyOf(BytesOf(identity), action.codec()),
                      call->deadline());
     }
-    codes->push_back(static_cast<char>(status.code()));
+    const bool moved = HasMoved(*call, action.action(), identity, status);
+    codes->push_back(static_cast<char>(moved ? kMovedCode : static_cast<uint8_t>(status.code())));
+    if (moved) answer.mutable_action_done()->set_epoch(call->epoch());
   }
   if (!counted) return call->Answer(std::move(answer));
   answer.set_id(call->id());
-  const std::string bytes = SerializeAnswer(answer);
+  const std::string bytes = SerializeAnswer(answer, call->connection()->protocol());
   session->answers().Finish(call->id(), bytes);
   call->Repeat({bytes.data(), bytes.size()});
 }

@@ -22,6 +22,7 @@ proto::Answer Refusal(uint64_t id, const absl::Status& status) {
   answer.set_code(static_cast<uint32_t>(status.code()));
   answer.set_message(std::string(status.message().substr(0, 1024)));
   answer.set_retry_after_ms(RetryAfterMilliseconds(status));
+  if (const auto epoch = MovedEpoch(status)) answer.mutable_moved()->set_epoch(*epoch);
   return answer;
 }
 
@@ -51,6 +52,16 @@ DataContext* Call::context() const { return connection_->context(); }
 
 engine::EncodingKey Call::KeyOf(absl::string_view identity, uint32_t codec) const {
   return {request_.ns(), ToIdentity(identity), static_cast<Codec>(codec)};
+}
+
+bool Call::Owns(const Identity& identity) const {
+  return context()->core->placement->Answers(identity, request_.placement());
+}
+
+uint64_t Call::epoch() const { return context()->core->placement->epoch(); }
+
+absl::Status Call::UnlessMoved(const Identity& identity, absl::Status status) const {
+  return absl::IsNotFound(status) && !Owns(identity) ? MovedStatus(epoch()) : status;
 }
 
 std::string Call::owner() const { return absl::StrCat(session_->grant().name, "/", ns()); }
@@ -101,7 +112,7 @@ ClientConnection::~ClientConnection() {
   context_->connections.Gone();
 }
 
-void ClientConnection::Send(const proto::Answer& answer) { SendBytes(Text(SerializeAnswer(answer))); }
+void ClientConnection::Send(const proto::Answer& answer) { SendBytes(Text(SerializeAnswer(answer, protocol()))); }
 
 void ClientConnection::SendBytes(absl::string_view answer) {
   const absl::Status status = channel_->Send(answer);
@@ -120,7 +131,7 @@ absl::Status ClientConnection::SendMemory(const engine::TierMemory& memory) {
   answer.mutable_shared_memory()->set_memory(memory.number);
   answer.mutable_shared_memory()->set_bytes(static_cast<uint64_t>(memory.bytes));
   answer.mutable_shared_memory()->set_ns(memory.ns);
-  const std::string bytes = SerializeAnswer(answer);
+  const std::string bytes = SerializeAnswer(answer, protocol());
   const absl::Status sent = channel_->SendDescriptor(Text(bytes), memory.descriptor);
   if (!sent.ok()) memories_sent_.erase(memory.number);
   return sent;

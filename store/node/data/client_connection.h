@@ -77,6 +77,12 @@ class Call {
   void set_deadline(absl::Time deadline) { deadline_ = deadline; }
   engine::EncodingKey KeyOf(absl::string_view identity, uint32_t codec) const;
 
+  // Whether the node is to answer for the identity, by the request's epoch of the placement or its own.
+  bool Owns(const Identity& identity) const;
+  uint64_t epoch() const;  // the node's
+  // `status`, but what is missed (NOT_FOUND) and not the node's has moved (MovedStatus).
+  absl::Status UnlessMoved(const Identity& identity, absl::Status status) const;
+
   // Before the last answer.
   void More(proto::Answer answer) const;
   // The last one. Only the first call of either counts.
@@ -102,7 +108,8 @@ class Call {
   std::atomic<bool> ended_{false};
 };
 
-// RESOURCE_EXHAUSTED and UNAVAILABLE as an answer, with the time after which to try again.
+// A status as an answer: with the time after which to try again, of RESOURCE_EXHAUSTED and UNAVAILABLE; MovedStatus as
+// Moved.
 proto::Answer Refusal(uint64_t id, const absl::Status& status);
 
 class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
@@ -117,6 +124,9 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   const std::string& carrier() const { return carrier_; }
   int64_t number() const { return number_; }
 
+  // The protocol of the client's latest request, in which it is answered.
+  uint32_t protocol() const { return protocol_.load(std::memory_order_relaxed); }
+  void Speaks(uint32_t protocol) { protocol_.store(protocol, std::memory_order_relaxed); }
   // A client that does not take its answers loses the connection.
   void Send(const proto::Answer& answer);
   void SendBytes(absl::string_view answer);
@@ -174,6 +184,7 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   const absl::Time opened_;
   std::atomic<int64_t> heard_;  // nanoseconds since 1970
   std::atomic<int> requests_{0};
+  std::atomic<uint32_t> protocol_{kProtocols.max};
   std::atomic<uint64_t> next_payload_id_{1};
 
   mutable Mutex mutex_;

@@ -39,7 +39,8 @@ void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Req
   const NodeLimits& limits = context->limits;
   proto::Answer answer;
   answer.set_id(request.id());
-  answer.mutable_welcome()->set_boot_id(context->core->boot_id);
+  answer.mutable_welcome()->set_node_id(context->core->node_id);
+  answer.mutable_welcome()->set_incarnation(context->core->incarnation);
   answer.mutable_welcome()->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.lease)));
   answer.mutable_welcome()->set_max_pulls(static_cast<uint32_t>(limits.pulls_per_connection));
   answer.mutable_welcome()->set_max_pushes(static_cast<uint32_t>(limits.pushes_per_connection));
@@ -72,6 +73,9 @@ void Lookup(const std::shared_ptr<Call>& call) {
       record.bytes = static_cast<uint64_t>(info->location.bytes);
       record.tokens = static_cast<uint64_t>(info->location.tokens);
       record.tier = static_cast<uint8_t>(info->resident ? Tier::kDram : Tier::kDisk);
+    } else if (!call->Owns(key.identity)) {
+      record.tier = kMovedTier;
+      answer.mutable_found()->set_epoch(call->epoch());
     }
     AppendFoundRecord(record, records);
   }
@@ -149,14 +153,10 @@ Route RouteOf(const proto::Request& request) {
 }
 
 absl::Status CheckAddressee(const DataContext& context, const proto::Request& request) {
-  if (!request.boot_id().empty() && request.boot_id() != context.core->boot_id) {
-    return absl::FailedPreconditionError("the node was started anew since: say hello and ask again");
-  }
-  if (request.placement() != 0 && request.placement() != context.core->placement_epoch) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("placement epoch ", request.placement(), ", and the node is at ", context.core->placement_epoch));
-  }
-  return absl::OkStatus();
+  if (request.incarnation() == 0 || request.incarnation() == context.core->incarnation) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the node is at incarnation ", context.core->incarnation,
+                                                    ", and the request is for ", request.incarnation(),
+                                                    ": say hello and ask again"));
 }
 
 // Of renewals and releases, which are of the connection, no namespace is asked.
@@ -239,7 +239,9 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
 
 void Dispatch(const std::shared_ptr<ClientConnection>& connection, absl::string_view message) {
   uint64_t id = 0;
-  auto request = ParseRequest(message, &id);
+  uint32_t protocol = connection->protocol();
+  auto request = ParseRequest(message, &id, &protocol);
+  connection->Speaks(protocol);
   if (request.ok() && id == 0) request = absl::InvalidArgumentError("request ids begin at 1");
   if (!request.ok()) {
     connection->context()->core->metrics->Malformed();

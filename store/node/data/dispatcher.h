@@ -1,7 +1,8 @@
 // Requests of the data path, whatever carries them: parsed, checked, and answered at once or handed to a lane.
 //
-// Order of the checks: the message, who speaks (Hello), the boot id and the placement epoch, rights over the namespace,
-// the limits, the deadline. A message that cannot be read ends the connection; everything else is answered.
+// Order of the checks: the message, who speaks (Hello), the incarnation, rights over the namespace, the limits, the
+// deadline. A message that cannot be read ends the connection; everything else is answered. Who owns what is asked for
+// is looked at last, by each request for itself: what is here is served, whoever owns it.
 //
 // Thread-safety: any thread, for one connection one at a time. OnMessage returns within a fraction of a millisecond.
 #ifndef KVLINK_STORE_NODE_DATA_DISPATCHER_H_

@@ -79,9 +79,10 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
     return absl::FailedPreconditionError("leases are given to local connections only: pull instead");
   }
   const proto::EncodingName& name = call->request().lease().name();
-  KVLINK_ASSIGN_OR_RETURN(auto taken, context->core->engine->Read(call->KeyOf(name.identity(), name.codec()),
-                                                                  ToEtag(name.etag()), call->deadline()));
-  const std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
+  const engine::EncodingKey key = call->KeyOf(name.identity(), name.codec());
+  auto taken = context->core->engine->Read(key, ToEtag(name.etag()), call->deadline());
+  if (!taken.ok()) return call->UnlessMoved(key.identity, taken.status());
+  const std::shared_ptr<engine::EncodingLease> lease = *std::move(taken);
   const Manifest& manifest = lease->manifest();
   proto::Leased leased;
   for (int64_t layer = 0; layer < static_cast<int64_t>(manifest.layers.size()); ++layer) {

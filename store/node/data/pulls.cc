@@ -219,10 +219,10 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
     return absl::FailedPreconditionError(
         "payloads do not travel on this connection: take a lease, or pull over another");
   }
-  KVLINK_ASSIGN_OR_RETURN(auto taken,
-                          context->core->engine->Read(call->KeyOf(pull.name().identity(), pull.name().codec()),
-                                                      ToEtag(pull.name().etag()), call->deadline()));
-  std::shared_ptr<engine::EncodingLease> lease = std::move(taken);
+  const engine::EncodingKey key = call->KeyOf(pull.name().identity(), pull.name().codec());
+  auto taken = context->core->engine->Read(key, ToEtag(pull.name().etag()), call->deadline());
+  if (!taken.ok()) return call->UnlessMoved(key.identity, taken.status());
+  std::shared_ptr<engine::EncodingLease> lease = *std::move(taken);
   KVLINK_ASSIGN_OR_RETURN(std::vector<Piece> pieces, PiecesOf(lease->manifest(), pull.part()));
   if (pieces.size() > pull.payloads()) {
     return absl::InvalidArgumentError(

@@ -344,7 +344,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     answer.set_id(id_);
     answer.mutable_push_done()->set_etag(std::string(BytesOf(outcome->etag)));
     answer.mutable_push_done()->set_written(outcome->written);
-    const std::string bytes = SerializeAnswer(answer);
+    const std::string bytes = SerializeAnswer(answer, commit->connection()->protocol());
     answers.Finish(id_, bytes);
     commit->Repeat({bytes.data(), bytes.size()});
   }
@@ -382,6 +382,8 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
     return absl::FailedPreconditionError("payloads do not travel on this connection: push over another");
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
+  // Also where it is here already: an answer from who is no owner counts for no replica.
+  if (!call->Owns(key.identity)) return MovedStatus(call->epoch());
   proto::Answer answer;
   if (const auto found = context->core->engine->Find(key); found.has_value()) {
     answer.mutable_push_ready()->set_etag(std::string(BytesOf(found->location.etag)));

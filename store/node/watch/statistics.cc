@@ -73,6 +73,8 @@ constexpr Row kNodeRows[] = {
      [](const Sources& from) -> int64_t { return from.service->core.draining.begun() ? 1 : 0; }},
     {{"uptime_ms", kGauge, "uptime_milliseconds", "", "Since the node was started"},
      [](const Sources& from) { return absl::ToInt64Milliseconds(SteadyNow() - from.service->core.started); }},
+    {{"clock_us", kGauge, "clock_microseconds", "", "The store's clock, since 1970"},
+     [](const Sources& from) { return static_cast<int64_t>(from.service->core.engine->Now()); }},
 };
 // clang-format on
 
@@ -191,7 +193,8 @@ std::map<std::string, std::string> NodeFigures::Texts(const engine::Engine::Stat
   return {{"io", statistics.io},
           {"version", service_->core.whereabouts.version},
           {"state", service_->core.draining.begun() ? "draining" : "serving"},
-          {"boot_id", absl::BytesToHexString({service_->core.boot_id.data(), service_->core.boot_id.size()})},
+          {"node_id", absl::BytesToHexString({service_->core.node_id.data(), service_->core.node_id.size()})},
+          {"incarnation", absl::StrCat(service_->core.incarnation)},
           {"data", data},
           {"local_socket", service_->core.whereabouts.local_socket}};
 }

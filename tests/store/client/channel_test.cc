@@ -35,11 +35,11 @@ class DeadEnd : public transport::Connection {
 };
 
 TEST(ChannelTest, ARefusedLeaseIsForgotten) {
-  std::atomic<uint64_t> ids{1};
+  store::client::RequestSource source;
   store::client::ClientCounters counters;
   const auto tier = std::make_shared<store::client::SharedTier>(std::make_shared<store::client::VerifiedLayers>(),
                                                                 std::make_shared<std::atomic<int64_t>>(0), &counters);
-  const auto channel = std::make_shared<store::client::NodeConnection>(&ids, tier);
+  const auto channel = std::make_shared<store::client::NodeConnection>(&source, tier);
   const auto connection = std::make_shared<DeadEnd>();
   channel->Bind(connection);
   auto state = std::make_shared<store::client::LeaseState>(channel, tier);

@@ -204,7 +204,7 @@ TEST_P(RemoteTest, SlabsMayLieInSendingMemoryOrAnywhere) {
   }
   const auto put = store->Put("ns", large.manifest, spans, Soon());
   ASSERT_TRUE(put.ok()) << put.status();
-  EXPECT_TRUE(put->written);
+  EXPECT_TRUE(put->written());
   EXPECT_TRUE(ReadAndCompare(store, "ns", large).ok());
 }
 
@@ -327,12 +327,12 @@ TEST_P(RemoteFaultTest, APutWhoseAnswerIsLostIsMadeOnce) {
     fault_.Arm(/*payload=*/false, message, Fault::kCut);
     const auto put = place.store()->Put("ns", s.manifest, s.spans(), Soon());
     ASSERT_TRUE(put.ok()) << put.status();
-    EXPECT_TRUE(put->written);
+    EXPECT_TRUE(put->written());
     EXPECT_EQ(put->etag, s.manifest.etag);
     EXPECT_TRUE(ReadAndCompare(place.store(), "ns", s).ok());
   }
   const Synthetic again = MakeSynthetic(10);
-  EXPECT_FALSE(place.store()->Put("ns", again.manifest, again.spans(), Soon())->written);
+  EXPECT_FALSE(place.store()->Put("ns", again.manifest, again.spans(), Soon())->written());
   EXPECT_EQ(place.remote()->Counters().failed_pushes, 0);
 }
 

@@ -26,6 +26,12 @@ namespace v1 = store::v1;
 absl::StatusCode Code(const v1::Result& result) { return static_cast<absl::StatusCode>(result.code()); }
 
 // An unguarded node, or one with an access file.
+std::string AsPut(const std::string& entry) {
+  auto parsed = ParseCatalogEntry({entry.data(), entry.size()});
+  EXPECT_TRUE(parsed.ok() && parsed->written_at_us > 0) << parsed.status();
+  return parsed.ok() ? ContentOf(*std::move(parsed)) : "";
+}
+
 class ControlTest : public ::testing::Test {
  protected:
   void Guard() {
@@ -85,6 +91,8 @@ TEST_F(ControlTest, DocumentsAreKeptListedAndDeleted) {
   EXPECT_EQ(Code(results.results(1)), absl::StatusCode::kOk);
   EXPECT_EQ(Code(results.results(2)), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Code(results.results(3)), absl::StatusCode::kInvalidArgument);  // no entry
+  EXPECT_EQ(results.results(0).generation(), 5u);
+  EXPECT_EQ(results.results(2).generation(), 0u);
 
   v1::GetDocumentsRequest get;
   get.set_ns("a");
@@ -93,7 +101,7 @@ TEST_F(ControlTest, DocumentsAreKeptListedAndDeleted) {
   v1::GetDocumentsResponse got;
   ASSERT_TRUE((*client)->GetDocuments(client->Context().get(), get, &got).ok());
   ASSERT_EQ(got.results_size(), 2);
-  EXPECT_EQ(got.entries(0), put.documents(1).entry());
+  EXPECT_EQ(AsPut(got.entries(0)), put.documents(1).entry());
   EXPECT_EQ(Code(got.results(1)), absl::StatusCode::kNotFound);
   EXPECT_TRUE(got.entries(1).empty());
 
@@ -111,6 +119,7 @@ TEST_F(ControlTest, DocumentsAreKeptListedAndDeleted) {
   EXPECT_EQ(listed.documents(0).title(), "Title");
   EXPECT_EQ(listed.documents(0).generation(), 5u);
   EXPECT_EQ(listed.documents(0).tokens(), 3);
+  EXPECT_GT(listed.documents(0).written_at_us(), 0u);
   EXPECT_TRUE(listed.next().empty());
   list.set_after("");
   list.set_limit(1);
@@ -137,7 +146,7 @@ TEST_F(ControlTest, DocumentsAreKeptListedAndDeleted) {
   get.add_ids("one");
   ASSERT_TRUE((*later)->GetDocuments(later->Context().get(), get, &got).ok());
   EXPECT_EQ(Code(got.results(0)), absl::StatusCode::kNotFound);
-  EXPECT_EQ(got.entries(2), put.documents(0).entry());
+  EXPECT_EQ(AsPut(got.entries(2)), put.documents(0).entry());
 }
 
 TEST_F(ControlTest, BatchesAreBounded) {
@@ -203,7 +212,10 @@ TEST_F(ControlTest, SessionsAreBounded) {
   RawControl fourth((*node_)->addresses().control);
   const auto context = fourth.Context();
   v1::Session session;
-  EXPECT_EQ(fourth->OpenSession(context.get(), {}, &session).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  v1::OpenSessionRequest request;
+  request.set_protocol_min(kProtocols.min);
+  request.set_protocol_max(kProtocols.max);
+  EXPECT_EQ(fourth->OpenSession(context.get(), request, &session).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(context->GetServerTrailingMetadata().count(kRetryAfterMetadata), 1u);
   v1::CloseSessionResponse closed;
   ASSERT_TRUE((*first)->CloseSession(first->Context().get(), {}, &closed).ok());
@@ -271,6 +283,15 @@ TEST_F(ControlTest, NamespacesKeepTheirLimits) {
   quota.set_capacity_bytes(32 << 20);
   quota.set_pinned_bytes(1 << 20);
   ASSERT_TRUE((*client)->PutNamespace(client->Context().get(), quota, &kept).ok());
+  EXPECT_EQ(kept.settings().revision(), 1u);
+  quota.set_revision(1);
+  const grpc::Status old = (*client)->PutNamespace(client->Context().get(), quota, &kept);
+  EXPECT_EQ(old.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(old.error_message(), HasSubstr("revision 1 holds, and 1 does not replace it"));
+  quota.set_revision(5);
+  ASSERT_TRUE((*client)->PutNamespace(client->Context().get(), quota, &kept).ok());
+  EXPECT_EQ(kept.settings().revision(), 5u);
+  quota.clear_revision();
   quota.set_capacity_bytes(-1);
   EXPECT_EQ((*client)->PutNamespace(client->Context().get(), quota, &kept).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
@@ -281,6 +302,7 @@ TEST_F(ControlTest, NamespacesKeepTheirLimits) {
   ASSERT_EQ(namespaces.namespaces_size(), 1);
   EXPECT_EQ(namespaces.namespaces(0).capacity_bytes(), 32 << 20);
   EXPECT_EQ(namespaces.namespaces(0).pinned_bytes(), 1 << 20);
+  EXPECT_EQ(namespaces.namespaces(0).revision(), 5u);
 }
 
 TEST_F(ControlTest, EncodingsAreListedAndVerified) {

@@ -351,7 +351,10 @@ TEST_F(EdgeTest, AKeyThatIsTakenAwayWhileItsCallWaitsOpensNothing) {
   ASSERT_TRUE(admin->Stats().ok());
   WriteAccessFile(access_.path() + "/access", "admin   admin-key-1234567 admin *\n");
   ASSERT_TRUE((*node_)->ReloadAccess().ok());
-  (void)call.Write(v1::OpenSessionRequest().SerializeAsString());
+  v1::OpenSessionRequest request;
+  request.set_protocol_min(2);
+  request.set_protocol_max(2);
+  (void)call.Write(request.SerializeAsString());
   EXPECT_EQ(call.Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
   EXPECT_TRUE(admin->Stats().ok());
 }

@@ -99,7 +99,8 @@ TEST_P(HostileTest, RandomRequests) {
     request.set_id(random() % 3 == 0 ? random() % 8 : 100 + i);
     request.set_ns(random() % 4 == 0 ? bytes(300) : "a");
     request.set_remaining_ms(static_cast<uint32_t>(random() % 50 + 1));
-    if (random() % 8 == 0) request.set_boot_id(bytes(20));
+    if (random() % 8 == 0) request.set_incarnation(random());
+    if (random() % 8 == 0) request.set_placement(random());
     switch (random() % 9) {
       case 0:
         request.mutable_hello()->set_token(random() % 2 == 0 ? bytes(20) : control_->token());

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -86,7 +88,27 @@ INSTANTIATE_TEST_SUITE_P(Carriers, NodeTest, ::testing::Values(Carrier::kLoopbac
 
 TEST_P(NodeTest, TellsWhereItIs) {
   EXPECT_EQ(session_.token().size(), 16u);
-  EXPECT_EQ(session_.boot_id().size(), 16u);
+  EXPECT_EQ(session_.node_id().size(), 16u);
+  EXPECT_GT(session_.incarnation(), 0u);
+  EXPECT_EQ(session_.protocol_min(), 2u);
+  EXPECT_EQ(session_.protocol_max(), 2u);
+  // The data path names the same node.
+  proto::Request hello;
+  hello.mutable_hello()->set_token(session_.token());
+  const auto answer = data_->Ask(hello);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->welcome().node_id(), session_.node_id());
+  EXPECT_EQ(answer->welcome().incarnation(), session_.incarnation());
+  // So do statistics and the log, whose writer is a thread.
+  const std::string id = absl::BytesToHexString(session_.node_id());
+  const std::string incarnation = absl::StrCat(session_.incarnation());
+  const auto stats = control_->Stats();
+  ASSERT_TRUE(stats.ok()) << stats.status();
+  EXPECT_EQ(stats->texts().at("node_id"), id);
+  EXPECT_EQ(stats->texts().at("incarnation"), incarnation);
+  const absl::Time limit = Patience();
+  while (node_.log.Count("\"serving\"") == 0 && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_EQ(node_.log.Count(absl::StrCat("\"node_id\":\"", id, "\",\"incarnation\":", incarnation)), 1);
   ASSERT_EQ(session_.data_size(), GetParam() == Carrier::kGrpc ? 1 : 2);
   EXPECT_THAT(session_.data(0), HasSubstr(CarrierName(GetParam()) + "://127.0.0.1:"));
   EXPECT_EQ(session_.version(), "test");

@@ -470,7 +470,8 @@ TEST(ClientConnections, AreGoneOnceTheirChannelsAre) {
    private:
     std::atomic<bool>* const ended_;
   };
-  Core core(NodeLimits(), AccessList(), [](absl::string_view) {});
+  Core core(
+      NodeLimits(), AccessList(), [](absl::string_view) {}, nullptr);
   DataContext context(&core);
   std::atomic<bool> ended{false};
   auto connection = std::make_shared<ClientConnection>(&context, std::make_unique<SlowToEnd>(&ended), "test");

@@ -93,6 +93,8 @@ RawControl::RawControl(const std::string& address) {
 
 absl::StatusOr<store::v1::Session> RawControl::Open(const std::string& key, const std::string& client) {
   store::v1::OpenSessionRequest request;
+  request.set_protocol_min(kProtocols.min);
+  request.set_protocol_max(kProtocols.max);
   request.set_client(client);
   store::v1::Session session;
   const auto context = Context();

@@ -13,6 +13,7 @@
 #include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/store/node/fake_placement.h"
 #include "tests/store/node/raw_client.h"
 #include "transport/address.h"
 
@@ -86,17 +87,14 @@ TEST_F(RequestsTest, AConnectionThatSaysNothingIsClosed) {
 TEST_F(RequestsTest, TheAddresseeMustBeTheNode) {
   StartNode();
   auto data = Connect();
+  const uint64_t incarnation = control_->Open()->incarnation();
   proto::Request request = LookupOf("a");
-  request.set_boot_id(std::string(16, 'b'));
-  EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kFailedPrecondition);
-  request = LookupOf("a");
-  request.set_placement(7);
+  request.set_incarnation(incarnation - 1);
   EXPECT_EQ(data->Ask(request).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(data->Ask(LookupOf("")).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(data->Ask(LookupOf("a\x01")).status().code(), absl::StatusCode::kInvalidArgument);
-  const std::string boot = control_->Open()->boot_id();
   request = LookupOf("a");
-  request.set_boot_id(boot);
+  request.set_incarnation(incarnation);
   EXPECT_TRUE(data->Ask(request).ok());
   // Another start is another node.
   const std::string token = control_->token();
@@ -105,6 +103,42 @@ TEST_F(RequestsTest, TheAddresseeMustBeTheNode) {
   transport_ = node_->NewClientTransport();
   RawData later(transport_.get(), node_->data_address());
   EXPECT_EQ(later.Hello(token).code(), absl::StatusCode::kUnauthenticated);
+  RawControl control((*node_)->addresses().control);
+  EXPECT_GT(control.Open()->incarnation(), incarnation);
+}
+
+TEST_F(RequestsTest, WhatHasMovedIsSaidWithTheNodesEpoch) {
+  const auto placement = std::make_shared<FakePlacement>();
+  const Synthetic ours = MakeSynthetic(1), theirs = MakeSynthetic(2);
+  placement->Own(9, {ours.manifest.identity});
+  placement->MoveTo(9);
+  StartNode([&](store::node::NodeOptions* options) { options->placement = placement; });
+  const auto data = Connect();
+  ASSERT_TRUE(data->Push("a", ours).ok());
+  for (proto::Request request :
+       {RawData::PushBegin("a", theirs), RawData::PullOf("a", theirs.manifest, /*first_payload=*/1, /*receives=*/8)}) {
+    request.set_placement(8);
+    const auto answer = data->Next(data->Send(request));
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(answer->code(), static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition));
+    ASSERT_TRUE(answer->has_moved());
+    EXPECT_EQ(answer->moved().epoch(), 9u);
+  }
+  // Where a request names many, each is answered for itself.
+  const std::vector<Identity> both = {ours.manifest.identity, theirs.manifest.identity};
+  const auto found = data->Lookup("a", both);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ((*found)[0].tier, 1);
+  EXPECT_EQ((*found)[1].tier, kMovedTier);
+  proto::Request pin;
+  pin.set_ns("a");
+  pin.mutable_action()->set_action(proto::EncodingAction::PIN);
+  pin.mutable_action()->set_codec(1);
+  pin.mutable_action()->set_identities(PackIdentities(both));
+  const auto pinned = data->Ask(pin);
+  ASSERT_TRUE(pinned.ok()) << pinned.status();
+  EXPECT_EQ(pinned->action_done().codes(), std::string("\0\x20", 2));
+  EXPECT_EQ(pinned->action_done().epoch(), 9u);
 }
 
 TEST_F(RequestsTest, RightsAreCheckedWithEachRequest) {
@@ -468,6 +502,47 @@ TEST_F(RequestsTest, ARepeatedCommitGetsTheFirstAnswer) {
   const auto stranger = Connect();
   EXPECT_EQ(stranger->Ask(RawData::PushCommit("a", id, encoding.manifest)).status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// A pin is of the encoding that was there, not of its name.
+TEST_F(RequestsTest, PinsOfWhatWasReplacedAreNoPinsOfWhatReplacedIt) {
+  StartNode();
+  const Synthetic encoding = MakeSynthetic(1);
+  const auto act = [&](RawData* data, proto::EncodingAction::Action action) {
+    const auto codes = data->Act("a", action, {encoding.manifest.identity});
+    return codes.ok() ? static_cast<absl::StatusCode>((*codes)[0]) : codes.status().code();
+  };
+  const auto close = [&](const std::string& token) {
+    control_->set_token(token);
+    store::v1::CloseSessionResponse closed;
+    EXPECT_TRUE((*control_)->CloseSession(control_->Context().get(), {}, &closed).ok());
+  };
+  const auto first = Connect();
+  const std::string first_token = control_->token();
+  const auto second = Connect();
+  const std::string second_token = control_->token();
+  const auto third = Connect();
+  const std::string third_token = control_->token();
+  ASSERT_TRUE(first->Push("a", encoding).ok());
+  EXPECT_EQ(act(first.get(), proto::EncodingAction::PIN), absl::StatusCode::kOk);
+  EXPECT_EQ(act(third.get(), proto::EncodingAction::PIN), absl::StatusCode::kOk);
+  EXPECT_EQ(act(second.get(), proto::EncodingAction::REMOVE), absl::StatusCode::kOk);
+  EXPECT_EQ(Value("pinned_encodings"), 0);
+  ASSERT_TRUE(second->Push("a", encoding).ok());
+  EXPECT_EQ(act(second.get(), proto::EncodingAction::PIN), absl::StatusCode::kOk);
+  EXPECT_EQ(Value("pinned_encodings"), 1);
+  // Neither an unpin nor the end of a session that pinned what was there before takes this one's pin.
+  EXPECT_EQ(act(first.get(), proto::EncodingAction::UNPIN), absl::StatusCode::kNotFound);
+  close(third_token);
+  EXPECT_EQ(Value("pinned_encodings"), 1);
+  // Two sessions, one pin each; the first one's earlier pin is forgotten.
+  EXPECT_EQ(act(first.get(), proto::EncodingAction::PIN), absl::StatusCode::kOk);
+  close(second_token);
+  EXPECT_EQ(Value("pinned_encodings"), 1);
+  EXPECT_EQ(act(first.get(), proto::EncodingAction::UNPIN), absl::StatusCode::kOk);
+  EXPECT_EQ(Value("pinned_encodings"), 0);
+  EXPECT_EQ(act(first.get(), proto::EncodingAction::UNPIN), absl::StatusCode::kNotFound);
+  close(first_token);
 }
 
 TEST_F(RequestsTest, PinsAreCountedOnceAndGoWithTheSession) {

@@ -44,6 +44,8 @@ class FaultyStore final : public store::Store {
   int catalog_puts() const { return catalog_puts_; }
   // Every call of the catalog lasts as long as a slow network makes it.
   void DelayCatalog(absl::Duration delay) { catalog_delay_ = delay; }
+  // The store's clock and the host's differ by so much.
+  void AdvanceClock(uint64_t microseconds) { clock_ahead_us_ += microseconds; }
 
   absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                    Codec codec) override {
@@ -87,8 +89,8 @@ class FaultyStore final : public store::Store {
     return real_->Unpin(ns, identity, codec);
   }
   absl::Status Remove(absl::string_view ns, const Identity& identity) override { return real_->Remove(ns, identity); }
-  absl::StatusOr<std::vector<absl::Status>> PutDocuments(absl::string_view ns,
-                                                         absl::Span<const store::DocumentPut> documents) override {
+  absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(
+      absl::string_view ns, absl::Span<const store::DocumentPut> documents) override {
     ++catalog_puts_;
     absl::SleepFor(catalog_delay_);
     return real_->PutDocuments(ns, documents);
@@ -110,7 +112,11 @@ class FaultyStore final : public store::Store {
                                                                  int64_t limit) override {
     return real_->ListDocuments(ns, after, limit);
   }
-  absl::StatusOr<store::StoreStats> Stats() override { return real_->Stats(); }
+  absl::StatusOr<store::StoreStats> Stats() override {
+    auto stats = real_->Stats();
+    if (stats.ok()) stats->clock_us += clock_ahead_us_;
+    return stats;
+  }
   absl::StatusOr<std::vector<Listed>> ListEncodings(absl::string_view ns, const Identity& after,
                                                     int64_t limit) override {
     return real_->ListEncodings(ns, after, limit);
@@ -185,6 +191,7 @@ class FaultyStore final : public store::Store {
   std::map<Identity, std::pair<int, int>> taken_back_;
   int taken_ = 0, asked_ = 0;
   absl::Duration catalog_delay_;
+  uint64_t clock_ahead_us_ = 0;
   std::atomic<int> catalog_gets_{0}, catalog_puts_{0};
   absl::Status lookups_, reads_, puts_;
 };

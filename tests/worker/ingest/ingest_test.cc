@@ -197,6 +197,26 @@ TEST_F(IngestTest, AnOlderGenerationNeverReplacesANewerOne) {
   EXPECT_TRUE(store_->GetDocument("default", "a").ok());
 }
 
+// A host whose clock is five minutes behind the store's, or ahead of it, ingests as any other.
+TEST_F(IngestTest, GenerationsAreOfTheStoresClock) {
+  testing::FaultyStore other(store_.get());
+  through_ = &other;
+  other.AdvanceClock(300'000'000);
+  const uint64_t before = other.Stats()->clock_us;
+  ASSERT_TRUE(Run(Line("a", "one") + Line("b", "two") + Line("c", "three")).ok());
+  EXPECT_EQ(counts_.added, 3);
+  const uint64_t generation = store_->GetDocument("default", "a")->generation;
+  EXPECT_GT(generation, before);
+  EXPECT_LT(generation, other.Stats()->clock_us);
+  for (const char* id : {"b", "c"}) EXPECT_EQ(store_->GetDocument("default", id)->generation, generation);
+  // A later run supersedes it.
+  ASSERT_TRUE(Run(Line("a", "one") + Line("b", "two changed")).ok());
+  EXPECT_EQ(counts_.replaced, 1);
+  EXPECT_EQ(counts_.skipped, 1);
+  EXPECT_GT(store_->GetDocument("default", "b")->generation, generation);
+  EXPECT_EQ(store_->GetDocument("default", "a")->generation, generation);
+}
+
 TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
   std::string lines;
   for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));

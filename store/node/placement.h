@@ -1,0 +1,34 @@
+// What of a cluster's encodings a node is an owner of. A node that stands alone owns everything, and is at epoch 0.
+//
+// Epochs are never compared with each other: while a new one spreads, some ask by the old and some by the new, and each
+// is served by whoever owns what he asks for under either. Only a node that is no owner under the request's epoch, nor
+// under its own, says `moved`, with its own epoch (docs/formats.md "Data messages").
+//
+// Thread-safety: all methods; they are called for each identity of each request and neither wait nor lock for long.
+#ifndef KVLINK_STORE_NODE_PLACEMENT_H_
+#define KVLINK_STORE_NODE_PLACEMENT_H_
+
+#include <cstdint>
+
+#include "proto/digest.h"
+
+namespace kvlink::store::node {
+
+class Placement {
+ public:
+  virtual ~Placement() = default;
+  // The node's own; 0: it stands alone.
+  virtual uint64_t epoch() const { return 0; }
+  // Whether the node is an owner of the identity at `epoch`, the present one or one that a request names. Of one that
+  // is not known here: false.
+  virtual bool Owns(const Identity& identity, uint64_t epoch) const { return true; }
+
+  // Whether the node is to answer a request for the identity that names `asked` (0: none).
+  bool Answers(const Identity& identity, uint64_t asked) const {
+    return Owns(identity, epoch()) || (asked != 0 && Owns(identity, asked));
+  }
+};
+
+}  // namespace kvlink::store::node
+
+#endif  // KVLINK_STORE_NODE_PLACEMENT_H_
