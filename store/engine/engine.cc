@@ -297,11 +297,11 @@ absl::Status EngineImpl::StartMemory() {
     if (options_.chunk_leaves) options_.chunk_leaves(chunk);
     io_->ChunkLeaves(chunk.number);
   };
-  options.memory_added = options_.memory_added;
+  options.memory.memory_added = options_.memory_added;
+  options.memory.memory_gone = options_.memory_gone;
+  options.memory.keep_unused = options_.keep_unused_memory;
   KVLINK_ASSIGN_OR_RETURN(tier_, DramTier::Create(std::move(options)));
   io_->DeclareMemory(tier_->chunk_bytes(), tier_->chunks());
-  // So that readers can map it before the first of them asks for something. What cannot be had now is tried again then.
-  for (const NamespaceUse& ns : table_.Namespaces()) tier_->AddNamespace(ns.ns).IgnoreError();
   return absl::OkStatus();
 }
 

@@ -53,12 +53,13 @@ struct EngineOptions {
   IoObserver* observer = nullptr;  // outlives the engine
   // The DRAM tier's pages lie in memfds that readers of the namespace may map.
   bool share_memory = false;
-  // Told of each namespace's memory before pages of it are handed out, also while the engine opens; must not call the
-  // engine.
-  std::function<void(const TierMemory&)> memory_added;
+  // Told of each piece of a namespace's memory before any of it is handed out, and when nothing will lie in it any
+  // more. One call at a time, as of those below; must not call the engine.
+  std::function<void(const TierMemory&)> memory_added, memory_gone;
+  absl::Duration keep_unused_memory = absl::Minutes(1);  // a piece that nothing lies in
   // Told of each chunk of that memory when its pages are there, before any of it is handed out; and when nothing of it
-  // is in use any more, before its pages go back to the system. One call at a time, not while the engine opens; must
-  // not call the engine. What a network needs registered follows the pages by these.
+  // is in use any more, before its pages go back to the system. What a network needs registered follows the pages by
+  // these.
   std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
   // How long a read may wait for memory that is about to come back before it is RESOURCE_EXHAUSTED.
   absl::Duration wait_for_room = absl::Milliseconds(250);

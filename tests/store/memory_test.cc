@@ -118,23 +118,17 @@ TEST(PageMapTest, AgreesWithASetOfPages) {
 // Two that need memory do not take the same chunk.
 TEST(ArenaPoolTest, AWithdrawnChunkIsNotOffered) {
   ArenaPool pool({.limit = 8 << 20});
-  Arena* const from = *pool.Add("from");
-  Arena* const to = *pool.Add("to");
+  Arena* const from = pool.Add("from");
+  Arena* const to = pool.Add("to");
   (void)pool.Allocate(from, kPage);  // and given back
-  const auto present = [&] {
-    std::vector<int> chunks;
-    const std::vector<int64_t> used = pool.Used(from);
-    for (int chunk = 0; chunk < static_cast<int>(used.size()); ++chunk) {
-      if (used[chunk] >= 0) chunks.push_back(chunk);
-    }
-    return chunks;
-  };
-  const std::vector<int> chunks = present();
+  const std::vector<ChunkUse> chunks = pool.Used(from);
   ASSERT_FALSE(chunks.empty());
-  for (const int chunk : chunks) ASSERT_TRUE(pool.Withdraw(from, chunk, 0));
-  for (const int chunk : chunks) EXPECT_EQ(pool.Used(from)[chunk], -1);
-  for (const int chunk : chunks) EXPECT_FALSE(pool.Withdraw(from, chunk, 0));
-  for (const int chunk : chunks) pool.Move(from, chunk, to, kPage);
+  for (const ChunkUse& chunk : chunks) ASSERT_TRUE(pool.Withdraw(chunk.piece.get(), chunk.chunk, 0));
+  for (const ChunkUse& chunk : chunks) EXPECT_FALSE(pool.Withdraw(chunk.piece.get(), chunk.chunk, 0));
+  for (const ChunkUse& offered : pool.Used(from)) {  // those that the thread made ready meanwhile
+    for (const ChunkUse& chunk : chunks) EXPECT_FALSE(offered.piece == chunk.piece && offered.chunk == chunk.chunk);
+  }
+  for (const ChunkUse& chunk : chunks) pool.Move(chunk.piece.get(), chunk.chunk, to, kPage);
   EXPECT_NE(pool.Allocate(to, kPage).data(), nullptr);
   EXPECT_NE(pool.Allocate(from, kPage).data(), nullptr);
 }
@@ -142,14 +136,16 @@ TEST(ArenaPoolTest, AWithdrawnChunkIsNotOffered) {
 TEST(ArenaPoolTest, ChunksMoveOnlyWhereNothingIsInThem) {
   std::mt19937_64 random(TestSeed());
   std::map<int, std::byte*> announced;
+  std::map<uint32_t, TierMemory> memories;
   std::vector<Arena*> arenas;
   ArenaPool pool({.limit = 8 << 20,  // 16 chunks of 512 KiB
+                  .memory_added = [&](const TierMemory& memory) { memories[memory.number] = memory; },
                   .chunk_ready =
                       [&](const TierChunk& chunk) {
                         EXPECT_LT(chunk.number, 16);
                         EXPECT_TRUE(announced.emplace(chunk.number, chunk.data).second) << chunk.number;
                         EXPECT_EQ(chunk.bytes, 512 << 10);
-                        EXPECT_EQ(arenas.at(chunk.memory - 1)->offset(chunk.data), chunk.offset);
+                        EXPECT_LE(chunk.offset + chunk.bytes, memories.at(chunk.memory).bytes);
                       },
                   .chunk_leaves =
                       [&](const TierChunk& chunk) {
@@ -157,7 +153,7 @@ TEST(ArenaPoolTest, ChunksMoveOnlyWhereNothingIsInThem) {
                         EXPECT_EQ(announced.erase(chunk.number), 1u) << chunk.number;
                       }});
   ASSERT_EQ(pool.chunks(), 16);
-  for (int i = 0; i < 3; ++i) arenas.push_back(*pool.Add(std::string(1, static_cast<char>('a' + i))));
+  for (int i = 0; i < 3; ++i) arenas.push_back(pool.Add(std::string(1, static_cast<char>('a' + i))));
   std::vector<std::pair<Pages, uint64_t>> held;
   const auto check = [](const std::pair<Pages, uint64_t>& piece) {
     for (int64_t i = 0; i < piece.first.size(); i += kPage) {
@@ -189,6 +185,124 @@ TEST(ArenaPoolTest, ChunksMoveOnlyWhereNothingIsInThem) {
   EXPECT_EQ(pool.Allocate(arenas[0], (8 << 20) + kPage).data(), nullptr);
   EXPECT_EQ(pool.Allocate(arenas[0], 0).data(), nullptr);
   EXPECT_EQ(pool.present(arenas[1]), 0) << "it was taken from the others";
+}
+
+const uint64_t* Map(int descriptor, int64_t bytes) {
+  void* const data = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+  return data == MAP_FAILED ? nullptr : static_cast<const uint64_t*>(data);
+}
+
+// What a pool told of its pieces.
+struct ToldPieces {
+  std::map<uint32_t, TierMemory> there;
+  std::map<uint32_t, int> chunks;  // of each
+  std::set<uint32_t> gone;
+  void Listen(ArenaPoolOptions* options) {
+    options->memory_added = [this](const TierMemory& memory) {
+      EXPECT_FALSE(gone.contains(memory.number)) << "a number came twice";
+      EXPECT_TRUE(there.emplace(memory.number, memory).second);
+    };
+    options->memory_gone = [this](const TierMemory& memory) {
+      EXPECT_EQ(chunks[memory.number], 0) << "chunks are there still";
+      EXPECT_EQ(there.erase(memory.number), 1u);
+      gone.insert(memory.number);
+    };
+    options->chunk_ready = [this](const TierChunk& chunk) { ++chunks[chunk.memory]; };
+    options->chunk_leaves = [this](const TierChunk& chunk) { --chunks[chunk.memory]; };
+  }
+};
+
+TEST(ArenaPoolTest, PiecesGrowWithWhatANamespaceHolds) {
+  ToldPieces told;
+  ArenaPoolOptions options{.limit = 16 << 20, .first_piece_bytes = 256 << 10, .chunk_bytes = 64 << 10};
+  told.Listen(&options);
+  std::vector<Pages> held;
+  ArenaPool pool(options);
+  Arena* const arena = pool.Add("ns");
+  EXPECT_TRUE(told.there.empty()) << "nothing lies in it yet";
+  for (int i = 0; i < 256; ++i) {
+    held.push_back(pool.Allocate(arena, 64 << 10));
+    ASSERT_NE(held.back().data(), nullptr) << i;
+  }
+  EXPECT_EQ(pool.Allocate(arena, kPage).data(), nullptr) << "that was the budget";
+  std::vector<int64_t> sizes;
+  for (const auto& [number, memory] : told.there) sizes.push_back(memory.bytes >> 10);
+  std::vector<int64_t> expected = {256, 256, 512};
+  expected.resize(3 + 15, 1024);
+  EXPECT_EQ(sizes, expected);
+  held.clear();
+  // What is longer than a piece has one of its own.
+  const Pages large = pool.Allocate(arena, 5 << 20);
+  ASSERT_NE(large.data(), nullptr);
+  const uint32_t memory = large.piece()->place(large.data()).memory;
+  EXPECT_EQ(told.there.at(memory).bytes, 5 << 20);
+  std::memset(large.data(), 1, large.size());
+}
+
+TEST(ArenaPoolTest, UnusedPiecesGoWithTheirMemory) {
+  ToldPieces told;
+  ArenaPoolOptions options{.limit = 8 << 20, .shared = true, .keep_unused = absl::Milliseconds(10)};
+  told.Listen(&options);
+  Mutex mutex;  // the pool tells of what goes on its own thread
+  int gone = 0;
+  options.memory_gone = [&, inner = options.memory_gone](const TierMemory& memory) {
+    MutexLock lock(&mutex);
+    inner(memory);
+    ++gone;
+  };
+  const auto await = [&](int count) {
+    for (const absl::Time until = SteadyNow() + absl::Seconds(60); SteadyNow() < until;) {
+      {
+        MutexLock lock(&mutex);
+        if (gone >= count) return;
+      }
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    FAIL() << "nothing went";
+  };
+  ArenaPool pool(options);
+  Arena* const arena = pool.Add("ns");
+  Pages stays = pool.Allocate(pool.Add("other"), kPage);
+  std::memset(stays.data(), 7, kPage);
+  Pages pages = pool.Allocate(arena, 1 << 20);
+  std::memset(pages.data(), 5, 1 << 20);
+  const Place place = pages.piece()->place(pages.data());
+  const TierMemory memory = told.there.at(place.memory);
+  const int readers = dup(memory.descriptor);
+  const uint64_t* const mapped = Map(readers, memory.bytes);
+  ASSERT_NE(mapped, nullptr);
+  EXPECT_EQ(mapped[place.offset / 8], 0x0505050505050505u);
+  pages = Pages();
+  await(1);
+  EXPECT_EQ(pool.present(arena), 0);
+  EXPECT_EQ(fcntl(memory.descriptor, F_GETFD), -1) << "its descriptor is closed";
+  // A reader that keeps the mapping finds zeros, and goes on finding them.
+  Pages next = pool.Allocate(arena, 1 << 20);
+  ASSERT_NE(next.data(), nullptr);
+  std::memset(next.data(), 9, 1 << 20);
+  for (int64_t i = 0; i < memory.bytes / 8; ++i) ASSERT_EQ(mapped[i], 0u);
+  EXPECT_NE(next.piece()->place(next.data()).memory, place.memory);
+  EXPECT_EQ(stays.data()[0], std::byte{7}) << "what is in use stays";
+  munmap(const_cast<uint64_t*>(mapped), memory.bytes);
+  close(readers);
+}
+
+TEST(ArenaPoolTest, TheNumberOfPiecesIsBounded) {
+  ArenaPool pool({.limit = 8 << 20, .max_pieces = 3});
+  std::vector<Pages> held;
+  for (int i = 0; i < 3; ++i) {
+    held.push_back(pool.Allocate(pool.Add(std::string(1, static_cast<char>('a' + i))), kPage));
+    ASSERT_NE(held.back().data(), nullptr);
+  }
+  Arena* const more = pool.Add("more");
+  EXPECT_EQ(pool.Allocate(more, kPage).data(), nullptr);
+  const absl::Status refused = pool.refused(more);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_NE(std::string(refused.message()).find("namespace 'more'"), std::string::npos) << refused;
+  EXPECT_FALSE(pool.MakeSpace(more, kPage)) << "nobody is to give a chunk for it";
+  held.pop_back();  // what nothing lies in goes at once for it
+  EXPECT_NE(pool.Allocate(more, kPage).data(), nullptr);
+  EXPECT_TRUE(pool.refused(more).ok());
 }
 
 TEST(GenerationsTest, SlotsAreRecycledAndLimited) {
@@ -259,11 +373,6 @@ class Reader {
   bool ended_ = false;
 };
 
-const uint64_t* Map(int descriptor, int64_t bytes) {
-  void* const data = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
-  return data == MAP_FAILED ? nullptr : static_cast<const uint64_t*>(data);
-}
-
 // Tries everything with a descriptor that would change the memory. The number of the attempt that worked, or 0.
 int TryToChange(int descriptor, int64_t bytes) {
   if (mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0) != MAP_FAILED) return 1;
@@ -309,16 +418,25 @@ TEST(SharedMemoryTest, AReaderCanNeitherWriteNorGrow) {
 TierMemory last_memory;
 
 std::unique_ptr<DramTier> NewTier(int64_t limit) {
-  auto tier = DramTier::Create({.memory = {.limit = limit, .shared = true},
-                                .memory_added = [](const TierMemory& memory) { last_memory = memory; }});
+  auto tier = DramTier::Create({.memory = {
+                                    .limit = limit,
+                                    .shared = true,
+                                    .memory_added = [](const TierMemory& memory) { last_memory = memory; },
+                                }});
   EXPECT_TRUE(tier.ok()) << tier.status();
   return tier.ok() ? *std::move(tier) : nullptr;
 }
 
+// So that a reader has something to map.
+void MakeMemory(DramTier* tier) {
+  EXPECT_TRUE(tier->MakeRoom("ns", ManifestOf({kPage}), Eviction::kAnything, SteadyNow()).ok());
+}
+
 constexpr uint64_t kPattern = 0x9e3779b97f4a7c15;
 
-// Fills the memory with what names the residency, and puts it on the board.
-void Fill(const Residency& residency, Board* board) {
+// Fills the memory with what names the residency, and puts it on the board if it lies in the memory that the reader has
+// mapped.
+void Fill(const Residency& residency, uint32_t mapped, Board* board) {
   for (size_t layer = 0; layer < residency.manifest().layers.size(); ++layer) {
     const absl::Span<std::byte> slab = residency.slab(layer);
     for (size_t i = 0; i + 8 <= slab.size(); i += 8) {
@@ -326,6 +444,7 @@ void Fill(const Residency& residency, Board* board) {
       __atomic_store_n(reinterpret_cast<uint64_t*>(slab.data() + i), residency.number() * kPattern, __ATOMIC_RELAXED);
     }
   }
+  if (residency.place(0).memory != mapped) return;
   ++board->turn;
   board->offset = residency.place(0).offset;
   board->words = residency.manifest().layers[0].length / 8;
@@ -369,11 +488,12 @@ TEST(SharedMemoryTest, TheGenerationChangesBeforeTheBytes) {
   std::mt19937_64 random(TestSeed());
   auto tier = NewTier(1 << 20);
   ASSERT_NE(tier, nullptr);
-  ASSERT_TRUE(tier->AddNamespace("ns").ok());
+  MakeMemory(tier.get());
+  const TierMemory memory = last_memory;
   const int table = tier->generations().descriptor();
   const int64_t table_bytes = tier->generations().bytes();
   Reader reader([&, seed = random()](Board* board) {
-    return ReadAndJudge(board, last_memory.descriptor, last_memory.bytes, table, table_bytes, seed);
+    return ReadAndJudge(board, memory.descriptor, memory.bytes, table, table_bytes, seed);
   });
   ASSERT_TRUE(reader.WaitFor(reader->ready, 1));
   const int rounds = Soak() ? 200000 : 5000;
@@ -387,7 +507,7 @@ TEST(SharedMemoryTest, TheGenerationChangesBeforeTheBytes) {
     bool added = false;
     const uint64_t sequence = (*residency)->number();
     const ResidentLease lease = tier->Add(sequence, *std::move(residency), false, &added);
-    Fill(*lease, reader.operator->());
+    Fill(*lease, memory.number, reader.operator->());
     if (random() % 2 == 0) tier->Forget(sequence);
   }
   reader->stop = true;
@@ -400,7 +520,7 @@ TEST(SharedMemoryTest, TheGenerationChangesBeforeTheBytes) {
 TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
   auto tier = NewTier(4 << 20);
   ASSERT_NE(tier, nullptr);
-  ASSERT_TRUE(tier->AddNamespace("ns").ok());
+  MakeMemory(tier.get());
   const TierMemory memory = last_memory;
   const int table = tier->generations().descriptor();
   const int64_t table_bytes = tier->generations().bytes();
@@ -413,7 +533,7 @@ TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
     ASSERT_TRUE(residency.ok()) << residency.status();
     bool added = false;
     *lease = tier->Add(1, *std::move(residency), false, &added);
-    Fill(**lease, reader.operator->());
+    Fill(**lease, memory.number, reader.operator->());
   }
   ASSERT_TRUE(reader.WaitFor(reader->intact, 10));
   reader.Signal(SIGSTOP);
@@ -452,7 +572,7 @@ TEST(SharedMemoryTest, AFrozenReaderKeepsNothing) {
 TEST(SharedMemoryTest, WhatAReaderTouchesBeyondTheMemoryGoesAgain) {
   auto tier = NewTier(64 << 20);
   ASSERT_NE(tier, nullptr);
-  ASSERT_TRUE(tier->AddNamespace("ns").ok());
+  MakeMemory(tier.get());
   const TierMemory memory = last_memory;
   struct stat status;
   Reader reader([&](Board* board) {
@@ -466,10 +586,10 @@ TEST(SharedMemoryTest, WhatAReaderTouchesBeyondTheMemoryGoesAgain) {
   ASSERT_TRUE(reader.WaitFor(reader->ready, 1));
   for (const absl::Time until = SteadyNow() + absl::Seconds(60); SteadyNow() < until;) {
     ASSERT_EQ(fstat(memory.descriptor, &status), 0);
-    if (status.st_blocks == 0) break;
+    if (status.st_blocks * 512 == tier->present()) break;
     absl::SleepFor(absl::Milliseconds(20));
   }
-  EXPECT_EQ(status.st_blocks, 0);
+  EXPECT_EQ(status.st_blocks * 512, tier->present());
 }
 
 }  // namespace
