@@ -40,8 +40,9 @@ struct EngineOptions {
   bool create = true;
   bool read_only = false;
   int64_t dram_bytes = int64_t{1} << 30;
-  int64_t capacity_bytes = 0;  // of segment files, remembered by the store; 0: as remembered, 64 GiB of a new one
-  int64_t segment_bytes = 0;   // of a new store; 0: chosen by the capacity, at most 256 MiB
+  int64_t capacity_bytes = 0;       // of segment files, remembered by the store; 0: as remembered, 64 GiB of a new one
+  int64_t segment_bytes = 0;        // of a new store; 0: chosen by the capacity, at most 4 GiB
+  int64_t segment_piece_bytes = 0;  // by which new segments grow; 0: SegmentFiles::Options says
   // Most bytes of segments that the pinned encodings of one namespace may occupy; none given: half of the capacity.
   std::optional<int64_t> pinned_bytes;
   // Forgets the encodings that lie in segment files which are missing. Without it such a store is not opened, because

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -285,33 +284,6 @@ TEST_P(TierTest, ALeaseThatBecomesRevocableWakesWhoWaits) {
   for (ResidentLease& lease : leases) lease.MakeRevocable();
   waits.join();
   EXPECT_TRUE(outcome.ok()) << outcome;
-}
-
-// A namespace takes address space, and a descriptor, as it takes memory: with a terabyte for each, 47 bits of addresses
-// are 127 of these.
-TEST(LargeTierTest, ThousandsOfNamespacesShareATerabyte) {
-  constexpr int kNamespaces = 2200;
-  rlimit limit;
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-  limit.rlim_cur = limit.rlim_max;
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
-  if (limit.rlim_max / 4 < kNamespaces) GTEST_SKIP() << "too few descriptors: " << limit.rlim_max;
-  auto tier = DramTier::Create(
-      {.memory = {.limit = int64_t{1} << 40, .shared = true, .chunk_bytes = 512 << 10}, .max_residencies = 10000});
-  ASSERT_TRUE(tier.ok()) << tier.status();
-  std::vector<ResidentLease> leases;
-  for (uint64_t i = 0; i < kNamespaces; ++i) {
-    auto residency = (*tier)->MakeRoom(absl::StrCat("ns", i), ManifestOf({40 * kPage, 30 * kPage}), Eviction::kAnything,
-                                       absl::InfinitePast());
-    ASSERT_TRUE(residency.ok()) << residency.status() << " after " << i;
-    bool added = false;
-    leases.push_back((*tier)->Add(i, *std::move(residency), /*pinned=*/false, &added));
-    for (const int64_t layer : {0, 1}) *reinterpret_cast<uint64_t*>(leases.back()->slab(layer).data()) = i;
-  }
-  for (uint64_t i = 0; i < kNamespaces; ++i) {
-    for (const int64_t layer : {0, 1}) ASSERT_EQ(*reinterpret_cast<uint64_t*>(leases[i]->slab(layer).data()), i);
-  }
-  EXPECT_EQ((*tier)->evictions(), 0);
 }
 
 TEST_P(TierTest, WhoeverGetsNoPieceIsToldAndTakesNothingFromOthers) {
