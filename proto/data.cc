@@ -129,7 +129,8 @@ absl::Status CheckBody(const proto::Answer& answer) {
     case proto::Answer::kActionDone:
       return answer.action_done().codes().size() <= kMaxIdentities ? absl::OkStatus() : Bad("too many codes");
     case proto::Answer::kLeased:
-      if (answer.leased().offsets_size() > kMaxLayers) return Bad("more than 1024 layers");
+      if (std::max(answer.leased().offsets_size(), answer.leased().memories_size()) > kMaxLayers)
+        return Bad("more than 1024 layers");
       return answer.leased().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
     case proto::Answer::kSharedMemory:
       return answer.shared_memory().ns().size() <= kMaxName ? absl::OkStatus() : Bad("a name has at most 255 bytes");

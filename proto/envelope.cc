@@ -50,6 +50,7 @@ absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::s
         absl::StrCat(kind.name, ": starts with 0x", absl::Hex(magic), " and not with 0x", absl::Hex(kind.magic)));
   }
   const int major = static_cast<uint8_t>(bytes[4]);
+  if (major == 0) return absl::InvalidArgumentError(absl::StrCat(kind.name, ": format version 0 never existed"));
   const int oldest = kind.oldest != 0 ? kind.oldest : kind.major - 1;
   if (major < oldest || major > kind.major) {
     return absl::UnimplementedError(
@@ -57,7 +58,6 @@ absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::s
                      "; this build reads version ", static_cast<int>(kind.major), "; use the build that wrote it",
                      major > kind.major ? " or a newer one" : ""));
   }
-  if (major == 0) return absl::InvalidArgumentError(absl::StrCat(kind.name, ": format version 0 never existed"));
   const absl::string_view payload = bytes.substr(kEnvelopeBytes);
   if (reserved != 0) return absl::InvalidArgumentError(absl::StrCat(kind.name, ": reserved bytes are not zero"));
   if (length != payload.size()) {

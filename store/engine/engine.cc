@@ -27,10 +27,12 @@ constexpr absl::string_view kDocumentsPrefix = "documents/";
 constexpr absl::string_view kCapacityName = "capacity";
 constexpr int64_t kDefaultCapacity = int64_t{64} << 30;
 
-// Segments so large that files stay few, so small that a little store, or one on a little disk, stays little.
+// Segments so large that files stay few, so small that a little store, or one on a little disk, stays little. Those of
+// more than 256 MiB grow to their size.
 int64_t ChooseSegmentBytes(int64_t capacity, int64_t free) {
-  int64_t bytes = int64_t{256} << 20;
-  while (bytes > (1 << 20) && bytes * 8 > std::min(capacity, free)) bytes /= 2;
+  int64_t bytes = int64_t{4} << 30;
+  const auto parts = [&bytes] { return bytes > (int64_t{256} << 20) ? 16 : 8; };
+  while (bytes > (1 << 20) && bytes * parts() > std::min(capacity, free)) bytes /= 2;
   return bytes;
 }
 
@@ -68,6 +70,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
   if (options.pinned_bytes.value_or(0) < 0) return absl::InvalidArgumentError("a limit of pinned bytes below 0");
   if (options.segment_bytes % kSegmentBlockBytes != 0 || options.segment_bytes < 0) {
     return absl::InvalidArgumentError("segments are a multiple of 64 KiB");
+  }
+  if (options.segment_piece_bytes % kSegmentBlockBytes != 0 || options.segment_piece_bytes < 0 ||
+      options.segment_piece_bytes == kSegmentBlockBytes) {
+    return absl::InvalidArgumentError("pieces of segments are a multiple of 64 KiB, and two at least");
   }
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
@@ -127,6 +133,7 @@ absl::Status EngineImpl::OpenSegments() {
   KVLINK_ASSIGN_OR_RETURN(segments_, SegmentFiles::Open(files_, {.path = directory_->segments_path(),
                                                                  .uuid = directory_->identity()->uuid,
                                                                  .segment_bytes = directory_->identity()->segment_bytes,
+                                                                 .piece_bytes = options_.segment_piece_bytes,
                                                                  .allow_direct = options_.allow_direct,
                                                                  .read_only = options_.read_only,
                                                                  .max_open = options_.max_open_segments}));
@@ -298,11 +305,11 @@ absl::Status EngineImpl::StartMemory() {
     if (options_.chunk_leaves) options_.chunk_leaves(chunk);
     io_->ChunkLeaves(chunk.number);
   };
-  options.memory_added = options_.memory_added;
+  options.memory.memory_added = options_.memory_added;
+  options.memory.memory_gone = options_.memory_gone;
+  options.memory.keep_unused = options_.keep_unused_memory;
   KVLINK_ASSIGN_OR_RETURN(tier_, DramTier::Create(std::move(options)));
   io_->DeclareMemory(tier_->chunk_bytes(), tier_->chunks());
-  // So that readers can map it before the first of them asks for something. What cannot be had now is tried again then.
-  for (const NamespaceUse& ns : table_.Namespaces()) tier_->AddNamespace(ns.ns).IgnoreError();
   return absl::OkStatus();
 }
 

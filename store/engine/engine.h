@@ -40,8 +40,9 @@ struct EngineOptions {
   bool create = true;
   bool read_only = false;
   int64_t dram_bytes = int64_t{1} << 30;
-  int64_t capacity_bytes = 0;  // of segment files, remembered by the store; 0: as remembered, 64 GiB of a new one
-  int64_t segment_bytes = 0;   // of a new store; 0: chosen by the capacity, at most 256 MiB
+  int64_t capacity_bytes = 0;       // of segment files, remembered by the store; 0: as remembered, 64 GiB of a new one
+  int64_t segment_bytes = 0;        // of a new store; 0: chosen by the capacity, at most 4 GiB
+  int64_t segment_piece_bytes = 0;  // by which new segments grow; 0: SegmentFiles::Options says
   // Most bytes of segments that the pinned encodings of one namespace may occupy; none given: half of the capacity.
   std::optional<int64_t> pinned_bytes;
   // Forgets the encodings that lie in segment files which are missing. Without it such a store is not opened, because
@@ -53,12 +54,13 @@ struct EngineOptions {
   IoObserver* observer = nullptr;  // outlives the engine
   // The DRAM tier's pages lie in memfds that readers of the namespace may map.
   bool share_memory = false;
-  // Told of each namespace's memory before pages of it are handed out, also while the engine opens; must not call the
-  // engine.
-  std::function<void(const TierMemory&)> memory_added;
+  // Told of each piece of a namespace's memory before any of it is handed out, and when nothing will lie in it any
+  // more. One call at a time, as of those below; must not call the engine.
+  std::function<void(const TierMemory&)> memory_added, memory_gone;
+  absl::Duration keep_unused_memory = absl::Minutes(1);  // a piece that nothing lies in
   // Told of each chunk of that memory when its pages are there, before any of it is handed out; and when nothing of it
-  // is in use any more, before its pages go back to the system. One call at a time, not while the engine opens; must
-  // not call the engine. What a network needs registered follows the pages by these.
+  // is in use any more, before its pages go back to the system. What a network needs registered follows the pages by
+  // these.
   std::function<void(const TierChunk&)> chunk_ready, chunk_leaves;
   // How long a read may wait for memory that is about to come back before it is RESOURCE_EXHAUSTED.
   absl::Duration wait_for_room = absl::Milliseconds(250);

@@ -145,7 +145,8 @@ void EngineImpl::SealWornSegments() {
 }
 
 void EngineImpl::Seal(uint32_t segment) {
-  table_.Seal(segments_->UsableRun(segment));
+  segments_->StopGrowing(segment);
+  table_.Seal(segments_->WholeRun(segment));  // also what is being added to it now
   AskMaintenance();
 }
 

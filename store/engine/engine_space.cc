@@ -1,4 +1,4 @@
-// The engine's space: segments that grow, eviction at the watermarks.
+// The engine's space: segments that grow by pieces, eviction at the watermarks.
 #include <algorithm>
 #include <utility>
 
@@ -29,16 +29,15 @@ constexpr int kMinGrowFailures = 4;
 }  // namespace
 
 int64_t EngineImpl::MaxBlocks() const {
-  const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
-  const int64_t segments = segments_->bytes() / segments_->segment_bytes();
-  const int64_t max = std::max(segments, std::max<int64_t>(1, capacity_ / segments_->segment_bytes()));
-  return max * (per_segment - 1);
+  const int64_t piece = segments_->piece_bytes(), segment = segments_->segment_bytes();
+  const int64_t bytes = std::max<int64_t>(1, capacity_ / piece) * piece;
+  const int64_t headers = (bytes + segment - 1) / segment;
+  return std::max(segments_->usable_blocks(), bytes / kSegmentBlockBytes - headers);
 }
 
 int64_t EngineImpl::LimitBlocks() const {
-  const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes;
-  const int64_t existing = segments_->bytes() / segments_->segment_bytes() * (per_segment - 1);
-  return std::max<int64_t>(0, (disk_full_ || !grow_failure_.ok() ? existing : MaxBlocks()) - table_.unusable_blocks());
+  const int64_t most = disk_full_ || !grow_failure_.ok() ? segments_->usable_blocks() : MaxBlocks();
+  return std::max<int64_t>(0, most - table_.unusable_blocks());
 }
 
 absl::Status EngineImpl::CheckSize(int64_t bytes) const {
@@ -55,7 +54,7 @@ absl::Status EngineImpl::CheckSize(int64_t bytes) const {
 }
 
 bool EngineImpl::CanGrow() {
-  const int64_t bytes = segments_->segment_bytes();
+  const int64_t bytes = segments_->piece_bytes();
   if (disk_full_) {
     const auto free = files_.FreeSpace(directory_->segments_path());
     if (!free.ok() || !FitsDisk(bytes, *free)) return false;
@@ -73,7 +72,7 @@ absl::StatusOr<bool> EngineImpl::Grow() {
   if (!CanGrow()) return false;
   const auto free = files_.FreeSpace(directory_->segments_path());
   absl::StatusOr<SegmentFiles::Grown> grown = absl::ResourceExhaustedError("the disk is full");
-  if (!free.ok() || FitsDisk(segments_->segment_bytes(), *free)) grown = segments_->Grow();
+  if (!free.ok() || FitsDisk(segments_->piece_bytes(), *free)) grown = segments_->Grow();
   if (absl::IsResourceExhausted(grown.status())) {
     disk_full_ = true;
     free_when_full_ = free.ok() ? *free : 0;
@@ -145,7 +144,7 @@ absl::Status EngineImpl::NoRoom(absl::string_view ns, int64_t blocks, bool quota
   std::string disk;
   if (disk_full_) {
     const auto free = files_.FreeSpace(directory_->segments_path());
-    disk = absl::StrCat(" on a full disk (a segment takes ", segments_->segment_bytes(), " bytes, ",
+    disk = absl::StrCat(" on a full disk (they grow by ", segments_->piece_bytes(), " bytes, ",
                         free.ok() ? absl::StrCat(*free) : "unknown", " are free)");
   } else if (!grow_failure_.ok()) {
     disk = absl::StrCat(" (", grow_failure_.message(), ")");
@@ -174,14 +173,18 @@ absl::StatusOr<int64_t> EngineImpl::Evict(std::vector<EncodingKey> victims, std:
 }
 
 void EngineImpl::Shrink() {
-  const int64_t bytes = segments_->segment_bytes();
-  int64_t surplus = segments_->bytes() / bytes - std::max<int64_t>(1, capacity_ / bytes);
-  if (surplus <= 0) return;
+  const int64_t keep = std::max(capacity_, segments_->piece_bytes());
+  int64_t left = segments_->bytes();
   std::vector<Run> runs = segments_->UsableRuns();
-  // All are sealed before anything is evicted, so that nothing moves from one into another.
   std::reverse(runs.begin(), runs.end());
-  runs.resize(surplus);
-  for (const Run& run : runs) table_.Seal(run);
+  size_t count = 0;
+  for (; left > keep; ++count) left -= (int64_t{runs[count].count} + 1) * kSegmentBlockBytes;
+  runs.resize(count);
+  // All are sealed before anything is evicted, so that nothing moves from one into another.
+  for (const Run& run : runs) {
+    segments_->StopGrowing(segments_->SegmentOf(run.first));
+    table_.Seal(segments_->WholeRun(segments_->SegmentOf(run.first)));
+  }
   for (const Run& run : runs) {
     Evict(table_.PickWithin(run), &counters_.evicted_capacity).status().IgnoreError();
     // Encodings that are pinned or being read stay, and their segment with them, until the next maintenance.
@@ -212,12 +215,11 @@ void EngineImpl::Maintain() {
       Evict(table_.PickOf(ns, blocks), &counters_.evicted_quota).status().IgnoreError();
     }
     const int64_t limit = LimitBlocks();
-    const int64_t per_segment = segments_->segment_bytes() / kSegmentBlockBytes - 1;
-    const int64_t existing = segments_->bytes() / segments_->segment_bytes() * per_segment - table_.unusable_blocks();
-    const int64_t used = existing - table_.free_blocks();
-    // Ahead of need, so that puts do not wait while a segment is filled with zeros. Failing is no harm here: a put that
+    const int64_t per_piece = segments_->piece_bytes() / kSegmentBlockBytes;
+    const int64_t used = segments_->usable_blocks() - table_.unusable_blocks() - table_.free_blocks();
+    // Ahead of need, so that puts do not wait while a piece is filled with zeros. Failing is no harm here: a put that
     // needs the room tries again and says so.
-    if (segments_->bytes() > 0 && table_.free_blocks() < per_segment / 4) Grow().status().IgnoreError();
+    if (segments_->bytes() > 0 && table_.free_blocks() < (per_piece - 1) / 4) Grow().status().IgnoreError();
     if (used * 100 > limit * kHighWatermark) {
       Evict(table_.PickOverall(used - limit * kLowWatermark / 100, limit), &counters_.evicted_capacity)
           .status()

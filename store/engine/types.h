@@ -10,10 +10,10 @@
 
 namespace kvlink::engine {
 
-// Memory that encodings in the DRAM tier and pushes lie in. It stays where it is while the engine lives; which of it is
-// backed by memory changes.
+// A piece of memory that encodings in the DRAM tier and pushes lie in. It stays where it is until it goes; which of it
+// is backed by memory changes.
 struct TierMemory {
-  uint32_t number = 0;  // 1, 2, ... in the order of their making
+  uint32_t number = 0;  // 1, 2, ... in the order of their making; never used again
   std::string ns;       // whose encodings lie in it
   int64_t bytes = 0;
   int descriptor = -1;  // for readers, who can map it and not write it; -1: not shared

@@ -2,7 +2,7 @@
 // memory, tables), and names are for the asking. A key has its share of them, as of everything (quota.h).
 //
 // One that holds nothing any more (no documents, encodings, settings, memory) is forgotten, and may be another's then.
-// Memory of the tier stays a namespace's own for as long as the node runs, so one that had some counts until then.
+// One that has had memory of the tier counts for as long as the node runs: the tier keeps a place for it.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_NAMESPACES_H_

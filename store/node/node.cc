@@ -165,6 +165,10 @@ absl::Status Node::Open(NodeOptions* options) {
   options->engine.memory_added = [service](const engine::TierMemory& memory) {
     service->data.memory.AddMemory(memory);
   };
+  options->engine.memory_gone = [service](const engine::TierMemory& memory) {
+    service->data.memory.RemoveMemory(memory.number);
+    for (const auto& connection : service->data.connections.All()) connection->MemoryGone(memory.number);
+  };
   // Those who read are few: none of them waits for memory.
   options->engine.wait_for_room = absl::ZeroDuration();
   options->engine.suspect_interval = options->limits.suspect_again;

@@ -256,6 +256,9 @@ TEST(Data, AnswersOutOfBoundsAreRefused) {
       [](proto::Answer* a) {
         for (int i = 0; i < 1025; ++i) a->mutable_leased()->add_offsets(0);
       },
+      [](proto::Answer* a) {
+        for (int i = 0; i < 1025; ++i) a->mutable_leased()->add_memories(1);
+      },
       [](proto::Answer* a) { a->mutable_shared_memory()->set_ns(std::string(256, 'n')); },
       [](proto::Answer* a) {
         a->mutable_pull_done();

@@ -33,6 +33,7 @@ absl::StatusOr<std::unique_ptr<Store>> OpenSmall(const std::string& path, bool e
   engine::EngineOptions options;
   options.dram_bytes = 4 << 20;
   options.segment_bytes = 1 << 20;
+  options.segment_piece_bytes = 256 << 10;
   options.capacity_bytes = (evictions ? 2 : 160) << 20;
   auto opened = engine::Engine::Open(path, options);
   if (!opened.ok()) return opened.status();

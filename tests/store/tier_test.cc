@@ -35,16 +35,17 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // A tier, and all memory it told of.
 class TierTest : public ::testing::TestWithParam<bool> {
  protected:
-  void Open(int64_t limit, int64_t max_residencies = 0, int64_t piece_bytes = 0) {
+  void Open(int64_t limit, int64_t max_residencies = 0, int64_t first_piece_bytes = 0) {
     tier_.reset();
     memories_.clear();
     told_.Clear();
-    auto tier = DramTier::Create({.memory = {.limit = limit,
-                                             .shared = GetParam(),
-                                             .chunk_ready = [this](const TierChunk& chunk) { told_.Add(chunk); },
-                                             .piece_bytes = piece_bytes},
-                                  .memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); },
-                                  .max_residencies = max_residencies});
+    auto tier =
+        DramTier::Create({.memory = {.limit = limit,
+                                     .shared = GetParam(),
+                                     .memory_added = [this](const TierMemory& memory) { memories_.push_back(memory); },
+                                     .chunk_ready = [this](const TierChunk& chunk) { told_.Add(chunk); },
+                                     .first_piece_bytes = first_piece_bytes},
+                          .max_residencies = max_residencies});
     ASSERT_TRUE(tier.ok()) << tier.status();
     tier_ = *std::move(tier);
   }
@@ -80,7 +81,7 @@ class TierTest : public ::testing::TestWithParam<bool> {
     }
     return kilobytes << 10;
   }
-  void LeasesAndPlaces(int64_t piece_bytes);
+  void LeasesAndPlaces(int64_t first_piece_bytes);
   uint64_t Generation(uint64_t slot) const {
     uint64_t value = 0;
     EXPECT_EQ(pread(tier_->generations().descriptor(), &value, 8, static_cast<off_t>(slot * 8)), 8);
@@ -105,16 +106,18 @@ std::vector<int64_t> RandomLengths(std::mt19937_64* random, int64_t max_pages) {
   return lengths;
 }
 
-// In one piece of memory, and in pieces of two chunks, which the largest encodings do not fit into whole.
+// In one piece of memory for each namespace, and in pieces of two chunks, which the largest encodings do not fit into
+// whole.
 TEST_P(TierTest, LeasedBytesStayAndEverythingHasItsPlace) {
-  LeasesAndPlaces(/*piece_bytes=*/0);
+  LeasesAndPlaces(/*first_piece_bytes=*/0);
+  EXPECT_EQ(memories_.size(), 4u);
   LeasesAndPlaces(kMiB / 2);
-  EXPECT_GE(told_.end(), kMiB / 2) << "more than one piece was used";
+  EXPECT_GT(memories_.size(), 8u);
 }
 
-void TierTest::LeasesAndPlaces(int64_t piece_bytes) {
+void TierTest::LeasesAndPlaces(int64_t first_piece_bytes) {
   std::mt19937_64 random(TestSeed());
-  Open(4 * kMiB, 0, piece_bytes);
+  Open(4 * kMiB, 0, first_piece_bytes);
   struct Held {
     ResidentLease lease;
     uint64_t word;
@@ -129,9 +132,10 @@ void TierTest::LeasesAndPlaces(int64_t piece_bytes) {
     for (size_t layer = 0; layer < residency.manifest().layers.size(); ++layer) {
       const absl::Span<std::byte> slab = residency.slab(layer);
       const Place place = residency.place(layer);
+      if (slab.empty()) continue;
       const TierMemory& memory = memories_.at(place.memory - 1);
       ASSERT_EQ(memory.number, place.memory);
-      if (slab.empty()) continue;
+      ASSERT_LE(place.offset + static_cast<int64_t>(slab.size()), memory.bytes);
       ASSERT_EQ(At(place), slab.data());
       for (int64_t i = 0; i < static_cast<int64_t>(slab.size()); i += kPage) {
         ASSERT_EQ(*reinterpret_cast<uint64_t*>(slab.data() + i), held.word) << "another's bytes under a lease";
@@ -282,16 +286,17 @@ TEST_P(TierTest, ALeaseThatBecomesRevocableWakesWhoWaits) {
   EXPECT_TRUE(outcome.ok()) << outcome;
 }
 
-// A namespace takes address space as it takes memory: with all of the tier's for each, 47 bits of addresses are 31 of
-// these.
-TEST_P(TierTest, ManyNamespacesOfALargeTierFitIntoTheAddressSpace) {
-  const int64_t limit = int64_t{4} << 40;
-  auto tier = DramTier::Create({.memory = {.limit = limit, .shared = GetParam()}, .max_residencies = 1000});
+TEST_P(TierTest, WhoeverGetsNoPieceIsToldAndTakesNothingFromOthers) {
+  auto tier = DramTier::Create({.memory = {.limit = 4 * kMiB, .shared = GetParam(), .max_pieces = 2}});
   ASSERT_TRUE(tier.ok()) << tier.status();
-  for (int i = 0; i < 300; ++i) {
-    const absl::Status added = (*tier)->AddNamespace(absl::StrCat("ns", i));
-    ASSERT_TRUE(added.ok()) << added << " after " << i;
-  }
+  tier_ = *std::move(tier);
+  for (uint64_t i = 0; i < 32; ++i) ASSERT_TRUE(Add(i % 2 == 0 ? "a" : "b", i, {kMiB / 8}).ok());
+  const absl::Status refused = Add("c", 100, {kMiB / 8}).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_NE(std::string(refused.message()).find("2 pieces"), std::string::npos) << refused;
+  EXPECT_EQ(tier_->evictions(), 0);
+  for (uint64_t i = 0; i < 32; i += 2) tier_->Forget(i);  // all of "a"
+  EXPECT_TRUE(Add("c", 101, {kMiB / 8}).ok());
 }
 
 TEST_P(TierTest, NobodyIsPushedBelowTheirShare) {

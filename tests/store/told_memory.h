@@ -2,7 +2,6 @@
 #ifndef KVLINK_TESTS_STORE_TOLD_MEMORY_H_
 #define KVLINK_TESTS_STORE_TOLD_MEMORY_H_
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -32,13 +31,6 @@ class ToldMemory {
     const engine::TierChunk& chunk = (--next)->second;
     const int64_t in_chunk = place.offset - chunk.offset;
     return chunk.memory == place.memory && in_chunk < chunk.bytes ? chunk.data + in_chunk : nullptr;
-  }
-  // Of the chunk that lies highest in its memory.
-  int64_t end() const {
-    MutexLock lock(&mutex_);
-    int64_t end = 0;
-    for (const auto& [place, chunk] : chunks_) end = std::max(end, chunk.offset + chunk.bytes);
-    return end;
   }
   // Whether any of it lies in [begin, end).
   bool AnyWithin(uintptr_t begin, uintptr_t end) const {

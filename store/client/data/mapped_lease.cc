@@ -73,8 +73,18 @@ void SharedTier::OnUnsolicited(const proto::Answer& answer, std::vector<Descript
     if (state != nullptr) state->OnLayersReady(status, answer.layers_ready().ready());
     return;
   }
-  if (!answer.has_shared_memory() || descriptors.size() != 1) return;
+  if (!answer.has_shared_memory()) return;
   const proto::SharedMemory& shared = answer.shared_memory();
+  if (shared.bytes() == 0) {
+    Memory gone;  // unmapped outside of the lock, when the last lease in it has ended
+    MutexLock lock(&mutex_);
+    if (const auto found = memories_.find(shared.memory()); found != memories_.end()) {
+      gone = std::move(found->second);
+      memories_.erase(found);
+    }
+    return;
+  }
+  if (descriptors.size() != 1) return;
   auto mapping = Mapping::Map(descriptors[0], static_cast<int64_t>(shared.bytes()));
   MutexLock lock(&mutex_);
   if (!mapping.ok()) {
@@ -197,23 +207,24 @@ absl::Status MappedLease::Prepare(const proto::Leased& leased, const EncodingAdd
     return absl::DataLossError("the node answers with the manifest of another encoding");
   }
   source_ = static_cast<Tier>(leased.tier());
-  memory_ = state_->tier().Find(leased.memory(), address.ns);
   generations_ = state_->tier().generations();
-  if (memory_ == nullptr || generations_ == nullptr) {
-    return absl::FailedPreconditionError("the node leases memory that it did not share");
-  }
+  if (generations_ == nullptr) return absl::FailedPreconditionError("the node shares no table of generations");
   if (leased.offsets_size() != static_cast<int>(manifest_.layers.size()) ||
+      leased.memories_size() != leased.offsets_size() ||
       leased.generation_slot() >= static_cast<uint64_t>(generations_->size()) / sizeof(uint64_t)) {
     return absl::FailedPreconditionError("the node's lease does not fit its manifest");
   }
   for (size_t layer = 0; layer < manifest_.layers.size(); ++layer) {
     const uint64_t offset = leased.offsets(static_cast<int>(layer));
     const uint64_t length = static_cast<uint64_t>(manifest_.layers[layer].length);
-    const uint64_t size = static_cast<uint64_t>(memory_->size());
-    if (length > 0 && (length > size || offset > size - length || offset % kSlabAlignment != 0)) {
+    Slab& slab = slabs_.emplace_back();
+    if (length == 0) continue;
+    slab = {state_->tier().Find(leased.memories(static_cast<int>(layer)), address.ns), static_cast<int64_t>(offset)};
+    if (slab.memory == nullptr) return absl::FailedPreconditionError("the node leases memory that it did not share");
+    const uint64_t size = static_cast<uint64_t>(slab.memory->size());
+    if (length > size || offset > size - length || offset % kSlabAlignment != 0) {
       return absl::FailedPreconditionError("the node leases memory outside of what it shares");
     }
-    offsets_.push_back(static_cast<int64_t>(offset));
   }
   slot_ = reinterpret_cast<const uint64_t*>(generations_->data()) + leased.generation_slot();
   generation_ = leased.generation();
@@ -233,7 +244,9 @@ absl::Status MappedLease::Lapsed() const {
 }
 
 absl::Span<const std::byte> MappedLease::layer(int64_t layer) const {
-  return {memory_->data() + offsets_[layer], static_cast<size_t>(manifest_.layers[layer].length)};
+  const Slab& slab = slabs_[layer];
+  if (slab.memory == nullptr) return {};
+  return {slab.memory->data() + slab.offset, static_cast<size_t>(manifest_.layers[layer].length)};
 }
 
 absl::Status MappedLease::WaitLayer(int64_t layer, absl::Time deadline) {

@@ -119,8 +119,12 @@ class MappedLease : public Lease {
   std::string ns_;
   Manifest manifest_;
   Tier source_ = Tier::kNone;
-  std::shared_ptr<const Mapping> memory_, generations_;
-  std::vector<int64_t> offsets_;  // of each layer
+  struct Slab {
+    std::shared_ptr<const Mapping> memory;  // null: the layer has no bytes
+    int64_t offset = 0;
+  };
+  std::shared_ptr<const Mapping> generations_;
+  std::vector<Slab> slabs_;  // of each layer
   const uint64_t* slot_ = nullptr;
   uint64_t generation_ = 0, residency_ = 0;
   mutable std::atomic<bool> lapsed_{false};

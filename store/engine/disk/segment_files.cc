@@ -1,3 +1,7 @@
+// A segment's length is a multiple of its pieces only when the last of them is on the disk: the last block of a piece
+// is added when all others have been flushed. So a length says what may be used, and what a crash left half made is cut
+// off.
+//
 // One map of segments, and a list of those whose files are kept open, least recently used last. A file that anybody
 // uses is shared, whether it is kept or not, so that all writes and flushes of a segment go through one descriptor.
 #include "store/engine/disk/segment_files.h"
@@ -18,24 +22,32 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr EnvelopeKind kSegmentKind = {0x4753564b /* "KVSG" */, 1, 0, "segment header"};
-constexpr int64_t kHeaderPayload = 16 + 4 + 8;
+constexpr EnvelopeKind kSegmentKind = {0x4753564b /* "KVSG" */, 2, 0, "segment header"};
+constexpr int64_t kHeaderPayload = 16 + 4 + 8 + 8;
 constexpr absl::string_view kSuffix = ".seg";
 constexpr int64_t kMinOpen = 8, kMaxOpen = 1024;
+constexpr int64_t kPieceBytes = int64_t{256} << 20;
+constexpr int64_t kStep = 1 << 20;  // is written at a time
+// Of a file that is not written past the page cache: what waits there makes others' flushes wait.
+constexpr int64_t kMaxUnflushed = 16 << 20;
+static_assert(kStep % kSegmentBlockBytes == 0 && kMaxUnflushed % kStep == 0);
 
 }  // namespace
 
 SegmentFiles::SegmentFiles(const FileSystem& files, const Options& options)
     : files_(files),
       options_(options),
+      piece_bytes_(std::min(options.piece_bytes > 0 ? options.piece_bytes : kPieceBytes, options.segment_bytes)),
       max_open_(options.max_open > 0 ? options.max_open : std::clamp(DescriptorLimit() / 4, kMinOpen, kMaxOpen)) {}
 
 std::string SegmentFiles::PathOf(uint32_t segment) const {
   return absl::StrCat(options_.path, "/", absl::StrFormat("%06d", segment), kSuffix);
 }
 
-Run SegmentFiles::UsableRun(uint32_t segment) const {
-  return {segment * blocks_per_segment() + 1, blocks_per_segment() - 1};
+Run SegmentFiles::RunOf(uint32_t number, int64_t from, int64_t to) const {
+  from = std::max(from, kSegmentBlockBytes);
+  return {static_cast<uint32_t>(number * blocks_per_segment() + from / kSegmentBlockBytes),
+          static_cast<uint32_t>((to - from) / kSegmentBlockBytes)};
 }
 
 absl::StatusOr<std::unique_ptr<SegmentFiles>> SegmentFiles::Open(const FileSystem& files, const Options& options) {
@@ -65,96 +77,189 @@ absl::Status SegmentFiles::OpenExisting() {
       MutexLock lock(&mutex_);
       KVLINK_ASSIGN_OR_RETURN(file, FileOf(number, &segments_[number]));
     }
-    KVLINK_RETURN_IF_ERROR(CheckHeader(number, *file));
+    KVLINK_ASSIGN_OR_RETURN(const Segment examined, Examine(number, file.get()));
+    MutexLock lock(&mutex_);
+    Segment& segment = segments_[number];
+    segment.bytes = examined.bytes;
+    segment.piece_bytes = examined.piece_bytes;
+    segment.grows = examined.grows;
     direct_ = direct_ && file->direct();
   }
   return absl::OkStatus();
 }
 
-absl::Status SegmentFiles::CheckHeader(uint32_t number, const File& file) {
+absl::StatusOr<std::optional<int64_t>> SegmentFiles::CheckHeader(uint32_t number, const File& file) {
   alignas(4096) std::byte header[4096];  // as O_DIRECT demands
   const absl::Status read = file.Read(0, absl::MakeSpan(header));
   if (!read.ok()) {
     problems_.push_back(std::string(read.message()));
-    return absl::OkStatus();
+    return std::nullopt;
   }
   const auto payload = OpenEnvelope(
       kSegmentKind, absl::string_view(reinterpret_cast<const char*>(header), kEnvelopeBytes + kHeaderPayload));
   if (!payload.ok()) {
     problems_.push_back(absl::StrCat(file.path(), ": ", payload.status().message()));
-    return absl::OkStatus();
+    return std::nullopt;
   }
   FieldReader reader(*payload);
   Uuid uuid;
   reader.ReadBytes(uuid.data(), uuid.size());
   const uint32_t stored_number = reader.Read<uint32_t>();
   const uint64_t stored_bytes = reader.Read<uint64_t>();
+  const uint64_t piece = reader.Read<uint64_t>();
   if (uuid != options_.uuid || stored_number != number ||
       stored_bytes != static_cast<uint64_t>(options_.segment_bytes)) {
     return absl::FailedPreconditionError(absl::StrCat(file.path(), " belongs to another store or place (store ",
                                                       UuidHex(uuid), ", segment ", stored_number, "); this is store ",
                                                       UuidHex(options_.uuid), "; move the file away"));
   }
-  KVLINK_ASSIGN_OR_RETURN(const int64_t size, file.Size());
-  if (size != options_.segment_bytes) {
-    problems_.push_back(absl::StrCat(file.path(), " has ", size, " bytes instead of ", options_.segment_bytes));
+  if (piece < 2 * kSegmentBlockBytes || piece > stored_bytes || piece % kSegmentBlockBytes != 0) {
+    problems_.push_back(absl::StrCat(file.path(), " has pieces of ", piece, " bytes"));
+    return std::nullopt;
   }
-  return absl::OkStatus();
+  return static_cast<int64_t>(piece);
 }
 
-absl::StatusOr<std::vector<Run>> SegmentFiles::Fill(uint32_t number, File* file) const {
-  KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(options_.segment_bytes)
-                                         : file->Allocate(options_.segment_bytes));
-  constexpr int64_t kStep = 1 << 20;
-  static_assert(kStep % kSegmentBlockBytes == 0);
+absl::StatusOr<SegmentFiles::Segment> SegmentFiles::Examine(uint32_t number, File* file) {
+  KVLINK_ASSIGN_OR_RETURN(const std::optional<int64_t> piece, CheckHeader(number, *file));
+  KVLINK_ASSIGN_OR_RETURN(const int64_t size, file->Size());
+  Segment segment;
+  segment.piece_bytes = piece.value_or(options_.segment_bytes);
+  segment.bytes = options_.segment_bytes;
+  if (size == options_.segment_bytes) return segment;
+  if (size > options_.segment_bytes || size < segment.piece_bytes) {
+    problems_.push_back(absl::StrCat(file->path(), " has ", size, " bytes instead of ", options_.segment_bytes));
+    segment.bytes = std::min(segment.bytes, segment.piece_bytes);
+    segment.grows = false;
+    return segment;
+  }
+  segment.bytes = size / segment.piece_bytes * segment.piece_bytes;
+  if (size != segment.bytes && !options_.read_only) KVLINK_RETURN_IF_ERROR(file->Resize(segment.bytes));
+  return segment;
+}
+
+absl::StatusOr<std::vector<Run>> SegmentFiles::Zero(uint32_t number, File* file, int64_t from, int64_t to,
+                                                    const std::function<absl::Status()>& flush) const {
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
   };
   const std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(std::aligned_alloc(4096, kStep)));
   if (buffer == nullptr) return absl::UnavailableError("out of memory for 1 MiB of zeros");
   std::memset(buffer.get(), 0, kStep);
-  std::string payload(reinterpret_cast<const char*>(options_.uuid.data()), options_.uuid.size());
-  AppendField<uint32_t>(number, &payload);
-  AppendField<uint64_t>(options_.segment_bytes, &payload);
-  const std::string header = WrapEnvelope(kSegmentKind, payload);
-  std::memcpy(buffer.get(), header.data(), header.size());
-  KVLINK_RETURN_IF_ERROR(file->Write(0, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes)));
-  std::memset(buffer.get(), 0, header.size());
   std::vector<Run> bad;
-  for (int64_t offset = kSegmentBlockBytes; offset < options_.segment_bytes && !options_.sparse;) {
-    const int64_t length = std::min(kStep, options_.segment_bytes - offset);
+  int64_t unflushed = 0;
+  for (int64_t offset = from; offset < to && !options_.sparse;) {
+    const int64_t length = std::min(kStep, to - offset);
     absl::Status written = file->Write(offset, absl::MakeConstSpan(buffer.get(), length));
     // Block by block where the device refuses, to learn which it is.
     for (int64_t at = offset; absl::IsDataLoss(written) && at < offset + length; at += kSegmentBlockBytes) {
       const absl::Status block = file->Write(at, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes));
       if (absl::IsDataLoss(block)) {
-        bad.push_back({static_cast<uint32_t>(number * blocks_per_segment() + at / kSegmentBlockBytes), 1});
+        bad.push_back(RunOf(number, at, at + kSegmentBlockBytes));
       } else if (!block.ok()) {
         written = block;
       }
     }
     if (!absl::IsDataLoss(written)) KVLINK_RETURN_IF_ERROR(written);
-    if (bad.size() == blocks_per_segment() - 1) {
-      return absl::DataLossError(absl::StrCat("no block of the new segment ", file->path(), " can be written"));
+    if (static_cast<int64_t>(bad.size()) == (to - from) / kSegmentBlockBytes) {
+      return absl::DataLossError(absl::StrCat("no block of what is added to ", file->path(), " can be written"));
     }
     offset += length;
+    unflushed += length;
+    if (file->direct() || unflushed < kMaxUnflushed) continue;
+    KVLINK_RETURN_IF_ERROR(flush());
+    unflushed = 0;
   }
-  KVLINK_RETURN_IF_ERROR(file->Sync());
+  KVLINK_RETURN_IF_ERROR(flush());
   return bad;
+}
+
+absl::Status SegmentFiles::WriteHeader(uint32_t number, File* file) const {
+  alignas(4096) static constexpr std::byte kZeros[4096] = {};
+  std::string payload(reinterpret_cast<const char*>(options_.uuid.data()), options_.uuid.size());
+  AppendField<uint32_t>(number, &payload);
+  AppendField<uint64_t>(options_.segment_bytes, &payload);
+  AppendField<uint64_t>(piece_bytes_, &payload);
+  const std::string header = WrapEnvelope(kSegmentKind, payload);
+  alignas(4096) std::byte bytes[4096] = {};  // as O_DIRECT demands
+  std::memcpy(bytes, header.data(), header.size());
+  KVLINK_RETURN_IF_ERROR(file->Write(0, absl::MakeConstSpan(bytes)));
+  for (int64_t offset = sizeof(bytes); offset < kSegmentBlockBytes; offset += sizeof(kZeros)) {
+    KVLINK_RETURN_IF_ERROR(file->Write(offset, absl::MakeConstSpan(kZeros)));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::string& temporary) {
   KVLINK_RETURN_IF_ERROR(files_.Remove(temporary));
   const FileSystem::OpenOptions options = {.write = true, .create = true, .direct = options_.allow_direct};
   KVLINK_ASSIGN_OR_RETURN(auto file, files_.Open(temporary, options));
-  KVLINK_ASSIGN_OR_RETURN(auto bad, Fill(number, file.get()));
+  KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(piece_bytes_) : file->Allocate(piece_bytes_));
+  KVLINK_RETURN_IF_ERROR(WriteHeader(number, file.get()));
+  KVLINK_ASSIGN_OR_RETURN(auto bad,
+                          Zero(number, file.get(), kSegmentBlockBytes, piece_bytes_, [&file] { return file->Sync(); }));
   KVLINK_RETURN_IF_ERROR(files_.Rename(temporary, PathOf(number)));
   KVLINK_RETURN_IF_ERROR(files_.SyncDirectory(options_.path));
   return bad;
 }
 
+absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, int64_t from, int64_t to) {
+  const auto flush = [this, number, file] { return Flush(number, file); };
+  const auto extend = [&](int64_t first, int64_t end) -> absl::StatusOr<std::vector<Run>> {
+    if (first == end) return std::vector<Run>();
+    KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(end) : file->Allocate(end));
+    return Zero(number, file, first, end, flush);
+  };
+  auto bad = extend(from, to - kSegmentBlockBytes);
+  if (bad.ok()) {
+    const auto last = extend(to - kSegmentBlockBytes, to);
+    if (last.ok()) {
+      bad->insert(bad->end(), last->begin(), last->end());
+    } else {
+      bad = last.status();
+    }
+  }
+  if (!bad.ok()) file->Resize(from).IgnoreError();  // else the next opening does it
+  return bad;
+}
+
+absl::StatusOr<std::optional<SegmentFiles::Grown>> SegmentFiles::GrowExisting() {
+  uint32_t number = 0;
+  int64_t from = 0, to = 0;
+  std::shared_ptr<File> file;
+  {
+    MutexLock lock(&mutex_);
+    const auto grows = [this](const auto& entry) {
+      const Segment& segment = entry.second;
+      return segment.grows && segment.failed.ok() && segment.bytes < options_.segment_bytes;
+    };
+    const auto it = std::find_if(segments_.begin(), segments_.end(), grows);
+    if (it == segments_.end()) return std::nullopt;
+    number = it->first;
+    from = it->second.bytes;
+    to = std::min(from + it->second.piece_bytes, options_.segment_bytes);
+    KVLINK_ASSIGN_OR_RETURN(file, FileOf(number, &it->second));
+  }
+  auto bad = Extend(number, file.get(), from, to);
+  if (bad.ok()) {
+    MutexLock lock(&mutex_);
+    segments_[number].bytes = to;
+    return Grown{RunOf(number, from, to), *std::move(bad)};
+  }
+  if (absl::IsResourceExhausted(bad.status()) || absl::IsUnavailable(bad.status())) return bad.status();
+  // Another file has another place on the device.
+  StopGrowing(number);
+  return std::nullopt;
+}
+
 absl::StatusOr<SegmentFiles::Grown> SegmentFiles::Grow() {
   MutexLock grow(&grow_mutex_);
+  KVLINK_ASSIGN_OR_RETURN(auto grown, GrowExisting());
+  if (grown.has_value()) return *std::move(grown);
+  return GrowNew();
+}
+
+absl::StatusOr<SegmentFiles::Grown> SegmentFiles::GrowNew() {
   uint32_t number = 0;
   {
     MutexLock lock(&mutex_);
@@ -180,8 +285,15 @@ absl::StatusOr<SegmentFiles::Grown> SegmentFiles::Grow() {
     return bad.status();
   }
   MutexLock lock(&mutex_);
-  segments_[number];
-  return Grown{UsableRun(number), *std::move(bad)};
+  Segment& segment = segments_[number];
+  segment.bytes = segment.piece_bytes = piece_bytes_;
+  return Grown{RunOf(number, 0, piece_bytes_), *std::move(bad)};
+}
+
+void SegmentFiles::StopGrowing(uint32_t segment) {
+  MutexLock lock(&mutex_);
+  const auto it = segments_.find(segment);
+  if (it != segments_.end()) it->second.grows = false;
 }
 
 absl::Status SegmentFiles::Remove(uint32_t segment) {
@@ -200,13 +312,21 @@ absl::Status SegmentFiles::Remove(uint32_t segment) {
 std::vector<Run> SegmentFiles::UsableRuns() const {
   std::vector<Run> runs;
   MutexLock lock(&mutex_);
-  for (const auto& [number, segment] : segments_) runs.push_back(UsableRun(number));
+  for (const auto& [number, segment] : segments_) runs.push_back(RunOf(number, 0, segment.bytes));
   return runs;
 }
 
+int64_t SegmentFiles::usable_blocks() const {
+  int64_t blocks = 0;
+  for (const Run& run : UsableRuns()) blocks += run.count;
+  return blocks;
+}
+
 int64_t SegmentFiles::bytes() const {
+  int64_t bytes = 0;
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>(segments_.size()) * options_.segment_bytes;
+  for (const auto& [number, segment] : segments_) bytes += segment.bytes;
+  return bytes;
 }
 
 int64_t SegmentFiles::open_files() const {
@@ -270,10 +390,14 @@ absl::Status SegmentFiles::Sync(uint32_t segment) {
     KVLINK_RETURN_IF_ERROR(it->second.failed);
     KVLINK_ASSIGN_OR_RETURN(file, FileOf(segment, &it->second));
   }
+  return Flush(segment, file.get());
+}
+
+absl::Status SegmentFiles::Flush(uint32_t number, File* file) {
   const absl::Status status = file->Sync();
   if (status.ok()) return status;
   MutexLock lock(&mutex_);
-  const auto it = segments_.find(segment);
+  const auto it = segments_.find(number);
   if (it != segments_.end() && it->second.failed.ok()) it->second.failed = status;
   return status;
 }

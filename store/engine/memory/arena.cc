@@ -2,6 +2,8 @@
 // free changes under mutex_, which is never held during one.
 #include "store/engine/memory/arena.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -16,25 +18,38 @@ namespace {
 
 // Ready memory kept ahead of what is in use, by all arenas together.
 constexpr int64_t kAhead = int64_t{128} << 20;
-constexpr int64_t kMinPieceBytes = int64_t{1} << 30;
 constexpr absl::Duration kTrimEvery = absl::Seconds(1);
 
+constexpr int64_t kFirstPieceBytes = int64_t{1} << 30;
+constexpr int64_t kMaxChunkBytes = int64_t{32} << 20;
+constexpr int64_t kMaxChunks = 16384;  // that io_uring registers
+constexpr int kMaxPieces = 16384;      // of 65530 mappings that the kernel gives a process
+
 // Of a small budget smaller chunks, so that there is something to share out.
-int64_t ChunkBytes(int64_t limit) {
-  const uint64_t part = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(limit / 16, 1)));
-  return std::clamp(static_cast<int64_t>(part), ArenaPool::kPageBytes, ArenaPool::kMaxChunkBytes);
+int64_t ChunkBytes(const ArenaPoolOptions& options) {
+  if (options.chunk_bytes > 0) return options.chunk_bytes;
+  const auto limit = static_cast<uint64_t>(std::max<int64_t>(options.limit, 1));
+  const int64_t part = static_cast<int64_t>(std::bit_floor(std::max<uint64_t>(limit / 16, 1)));
+  const int64_t few = static_cast<int64_t>(std::bit_ceil((limit + kMaxChunks - 1) / kMaxChunks));
+  return std::clamp(part, ArenaPool::kPageBytes, std::max(kMaxChunkBytes, few));
 }
 
-int PieceChunks(int64_t wanted, int64_t chunk_bytes, int chunks) {
-  const int64_t sixteenth = (chunks + 15) / 16 * chunk_bytes;
-  const int64_t bytes = wanted > 0 ? wanted : std::max(sixteenth, kMinPieceBytes);
+int FirstChunks(const ArenaPoolOptions& options, int64_t chunk_bytes, int chunks) {
+  const int64_t bytes = options.first_piece_bytes > 0 ? options.first_piece_bytes : kFirstPieceBytes;
   return static_cast<int>(std::clamp<int64_t>((bytes + chunk_bytes - 1) / chunk_bytes, 1, std::max(chunks, 1)));
+}
+
+int MaxPieces(const ArenaPoolOptions& options) {
+  if (options.max_pieces > 0) return options.max_pieces;
+  rlimit limit;
+  if (!options.shared || getrlimit(RLIMIT_NOFILE, &limit) != 0) return kMaxPieces;
+  return static_cast<int>(std::clamp<rlim_t>(limit.rlim_cur / 4, 1, kMaxPieces));
 }
 
 }  // namespace
 
 Pages& Pages::operator=(Pages&& other) noexcept {
-  std::swap(arena_, other.arena_);
+  std::swap(piece_, other.piece_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;
@@ -42,8 +57,8 @@ Pages& Pages::operator=(Pages&& other) noexcept {
 
 Pages::~Pages() {
   if (data_ == nullptr) return;
-  if (arena_ != nullptr) {
-    arena_->pool_->Free(arena_, data_, bytes_);
+  if (piece_ != nullptr) {
+    piece_->arena_->pool_->Free(piece_, data_, bytes_);
   } else {
     std::free(data_);
   }
@@ -58,9 +73,11 @@ absl::StatusOr<Pages> Pages::Heap(int64_t bytes) {
 ArenaPool::ArenaPool(ArenaPoolOptions options)
     : options_(std::move(options)),
       limit_(options_.limit),
-      chunk_bytes_(ChunkBytes(limit_)),
+      chunk_bytes_(ChunkBytes(options_)),
       chunks_(static_cast<int>(limit_ / chunk_bytes_)),
-      piece_chunks_(PieceChunks(options_.piece_bytes, chunk_bytes_, chunks_)) {
+      first_chunks_(FirstChunks(options_, chunk_bytes_, chunks_)),
+      piece_chunks_(std::max(first_chunks_, (chunks_ + 15) / 16)),
+      max_pieces_(MaxPieces(options_)) {
   for (int number = chunks_ - 1; number >= 0; --number) free_numbers_.push_back(number);
   prefaulter_ = Thread("kv-prefault", [this] { Prefault(); });
 }
@@ -76,30 +93,22 @@ void ArenaPool::StopGrowing() {
   prefaulter_.Join();
 }
 
-absl::StatusOr<Arena*> ArenaPool::Add(absl::string_view ns) {
-  const int64_t bytes = std::max(chunks_, 1) * chunk_bytes_;
-  auto mapping = Mapping::Create({.bytes = bytes,
-                                  .piece_bytes = piece_chunks_ * chunk_bytes_,
-                                  .alignment = chunk_bytes_,
-                                  .shared = options_.shared});
-  KVLINK_RETURN_IF_ERROR(Annotate(mapping.status(), absl::StrCat("the DRAM tier of namespace '", ns, "'")));
-  TierMemory memory{0, std::string(ns), bytes, (*mapping)->descriptor()};
+Arena* ArenaPool::Add(absl::string_view ns) {
   MutexLock lock(&mutex_);
-  memory.number = static_cast<uint32_t>(arenas_.size()) + 1;
-  arenas_.emplace_back(new Arena(this, *std::move(mapping), std::move(memory), chunk_bytes_, std::max(chunks_, 1)));
+  arenas_.emplace_back(new Arena(this, ns));
   return arenas_.back().get();
 }
 
 int64_t ArenaPool::used() const {
   MutexLock lock(&mutex_);
   int64_t used = 0;
-  for (const auto& arena : arenas_) used += arena->map_.used();
+  for (const auto& arena : arenas_) used += UsedBytes(arena.get());
   return used;
 }
 
 int64_t ArenaPool::used(const Arena* arena) const {
   MutexLock lock(&mutex_);
-  return arena->map_.used();
+  return UsedBytes(arena);
 }
 
 int64_t ArenaPool::present() const {
@@ -109,29 +118,50 @@ int64_t ArenaPool::present() const {
 
 int64_t ArenaPool::present(const Arena* arena) const {
   MutexLock lock(&mutex_);
-  return arena->map_.present_bytes();
+  return PresentBytes(arena);
+}
+
+int64_t ArenaPool::PresentBytes(const Arena* arena) const {
+  int64_t present = 0;
+  for (const auto& piece : arena->pieces_) present += piece->map_.present_bytes();
+  return present;
+}
+
+int64_t ArenaPool::UsedBytes(const Arena* arena) const {
+  int64_t used = 0;
+  for (const auto& piece : arena->pieces_) used += piece->map_.used();
+  return used;
+}
+
+absl::Status ArenaPool::refused(const Arena* arena) const {
+  MutexLock lock(&mutex_);
+  return arena->refused_;
 }
 
 Pages ArenaPool::Allocate(Arena* arena, int64_t bytes) {
-  if (bytes <= 0 || bytes % kPageBytes != 0 || bytes > piece_chunks_ * chunk_bytes_) return Pages();
+  if (bytes <= 0 || bytes % kPageBytes != 0 || bytes > chunks_ * chunk_bytes_) return Pages();
   for (;;) {
     {
       MutexLock lock(&mutex_);
       arena->turn_ = ++turn_;
       arena->wanted_ = true;
-      const auto offset = arena->map_.Allocate(bytes);
+      arena->refused_ = absl::OkStatus();
       if (!free_numbers_.empty() && NextToPrefault() != nullptr) wake_.Signal();
-      if (offset.has_value()) return Pages(arena, arena->mapping_->At(*offset), bytes);
-      const bool growing = arena->chunks_ * chunk_bytes_ > arena->map_.present_bytes();
-      if (!growing && free_numbers_.empty() && FindEmpty(arena, {0, 0}).first == nullptr) return Pages();
+      for (const auto& piece : arena->pieces_) {  // older ones first: the newest may go again
+        const auto offset = piece->map_.Allocate(bytes);
+        if (offset.has_value()) return Pages(piece.get(), piece->mapping_->base() + *offset, bytes);
+      }
+      const bool growing = arena->chunks_ * chunk_bytes_ > PresentBytes(arena);
+      if (!growing && free_numbers_.empty() && FindEmpty(arena, {}).piece == nullptr) return Pages();
     }
     if (!Grow(arena, bytes)) return Pages();
   }
 }
 
-void ArenaPool::Free(Arena* arena, std::byte* data, int64_t bytes) {
+void ArenaPool::Free(MemoryPiece* piece, std::byte* data, int64_t bytes) {
   MutexLock lock(&mutex_);
-  arena->map_.Free(arena->offset(data), bytes);
+  piece->map_.Free(piece->offset(data), bytes);
+  if (piece->map_.used() == 0) piece->unused_since_ = SteadyNow();
   ++changes_;
   changed_.SignalAll();
 }
@@ -183,144 +213,191 @@ std::vector<Arena*> ArenaPool::Givers(const Arena* arena) const {
   return givers;
 }
 
-std::vector<int64_t> ArenaPool::Used(const Arena* arena) const {
-  std::vector<int64_t> used;
+std::vector<ChunkUse> ArenaPool::Used(const Arena* arena) const {
+  std::vector<ChunkUse> used;
   MutexLock lock(&mutex_);
-  for (int chunk = 0; chunk < chunks_; ++chunk) {
-    const bool there = arena->map_.present(chunk) && !arena->map_.withdrawn(chunk);
-    used.push_back(there ? arena->map_.used(chunk) : -1);
+  for (const auto& piece : arena->pieces_) {
+    for (int chunk = 0; chunk < piece->map_.chunks(); ++chunk) {
+      if (piece->map_.present(chunk) && !piece->map_.withdrawn(chunk)) {
+        used.push_back({piece, chunk, piece->map_.used(chunk)});
+      }
+    }
   }
   return used;
 }
 
-bool ArenaPool::Withdraw(Arena* arena, int chunk, int64_t bytes) {
+bool ArenaPool::Withdraw(MemoryPiece* piece, int chunk, int64_t bytes) {
   MutexLock lock(&mutex_);
-  if (!arena->map_.present(chunk) || arena->map_.withdrawn(chunk) || arena->map_.used(chunk) != bytes) return false;
-  arena->map_.Withdraw(chunk);
+  PageMap& map = piece->map_;
+  if (!map.present(chunk) || map.withdrawn(chunk) || map.used(chunk) != bytes) return false;
+  map.Withdraw(chunk);
   return true;
 }
 
-void ArenaPool::Move(Arena* from, int chunk, Arena* to, int64_t bytes) {
+bool ArenaPool::MakeSpace(Arena* arena, int64_t bytes) {
   MutexLock grow(&grow_mutex_);
-  if (!Vacate(from, chunk)) return;
-  int position = 0;
-  {
-    MutexLock lock(&mutex_);
-    const auto window = to->map_.Window(bytes);
-    if (window.has_value()) position = window->first;
-    while (position < chunks_ && to->map_.present(position)) ++position;
-    if (position == chunks_) return;
-  }
-  Populate(to, position);
+  return Reserve(arena, bytes);
 }
 
-std::pair<Arena*, int> ArenaPool::FindEmpty(const Arena* arena, std::pair<int, int> keep) const {
-  Arena* best = nullptr;
-  int found = 0;
+bool ArenaPool::Reserve(Arena* arena, int64_t bytes) {
+  bytes = std::min(bytes, piece_bytes());  // more comes in parts
+  {
+    MutexLock lock(&mutex_);
+    if (NarrowestWindow(arena, bytes).piece != nullptr) return true;
+  }
+  if (AddPiece(arena, bytes).ok()) return true;
+  MutexLock lock(&mutex_);
+  return NarrowestWindow(arena, 0).piece != nullptr;
+}
+
+void ArenaPool::Move(MemoryPiece* from, int chunk, Arena* to, int64_t bytes) {
+  MutexLock grow(&grow_mutex_);
+  if (!Vacate(from, chunk) || !Reserve(to, bytes)) return;
+  Window window;
+  {
+    MutexLock lock(&mutex_);
+    window = NarrowestWindow(to, std::min(bytes, piece_bytes()));
+    if (window.piece == nullptr || FirstAbsent(window) == window.end) window = NarrowestWindow(to, 0);
+    if (window.piece == nullptr) return;
+    window.first = FirstAbsent(window);
+  }
+  Populate(window.piece.get(), window.first);
+}
+
+bool ArenaPool::Fits(const Arena* arena, int64_t bytes) const {
+  for (const auto& piece : arena->pieces_) {
+    if (piece->map_.Fits(bytes)) return true;
+  }
+  return false;
+}
+
+int ArenaPool::FirstAbsent(const Window& window) {
+  int chunk = window.first;
+  while (chunk < window.end && window.piece->map_.present(chunk)) ++chunk;
+  return chunk;
+}
+
+ArenaPool::Window ArenaPool::NarrowestWindow(const Arena* arena, int64_t bytes) const {
+  Window best;
+  int fewest = 0;
+  for (const auto& piece : arena->pieces_) {
+    Window window = {piece, 0, piece->map_.chunks()};
+    if (bytes == 0) {
+      if (FirstAbsent(window) < window.end) return window;
+      continue;
+    }
+    const auto chunks = piece->map_.Window(bytes);
+    if (!chunks.has_value()) continue;
+    std::tie(window.first, window.end) = *chunks;
+    int absent = 0;
+    for (int chunk = window.first; chunk < window.end; ++chunk) absent += !piece->map_.present(chunk);
+    if (best.piece != nullptr && absent >= fewest) continue;
+    best = std::move(window);
+    fewest = absent;
+  }
+  return best;
+}
+
+ArenaPool::Window ArenaPool::FindEmpty(const Arena* arena, const Window& keep) const {
+  const Arena* best = nullptr;
+  Window found;
   for (const auto& other : arenas_) {
     const bool own = other.get() == arena;
     // Of others first, and of those that have most.
     if (best != nullptr && (own || (best != arena && best->chunks_ >= other->chunks_))) continue;
-    for (int chunk = chunks_ - 1; chunk >= 0; --chunk) {
-      if (!other->map_.empty(chunk) || (own && chunk >= keep.first && chunk < keep.second)) continue;
+    for (auto piece = other->pieces_.rbegin(); piece != other->pieces_.rend(); ++piece) {
+      int chunk = (*piece)->map_.chunks() - 1;
+      const auto kept = [&] { return *piece == keep.piece && chunk >= keep.first && chunk < keep.end; };
+      while (chunk >= 0 && (!(*piece)->map_.empty(chunk) || kept())) --chunk;
+      if (chunk < 0) continue;
       best = other.get();
-      found = chunk;
+      found = {*piece, chunk, chunk + 1};
       break;
     }
   }
-  return {best, found};
+  return found;
 }
 
 bool ArenaPool::Grow(Arena* arena, int64_t bytes) {
   MutexLock grow(&grow_mutex_);
-  int position = 0, empty = 0;
-  Arena* from = nullptr;
+  Window window, from;
+  const auto find = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    window = NarrowestWindow(arena, bytes);
+    if (free_numbers_.empty() && bytes > 0) from = FindEmpty(arena, window);
+    return !free_numbers_.empty() || from.piece != nullptr;
+  };
   {
     MutexLock lock(&mutex_);
-    std::pair<int, int> window = {0, chunks_};
-    if (bytes > 0) {
-      if (arena->map_.Fits(bytes)) return true;  // another caller's doing
-      const auto narrowest = arena->map_.Window(bytes);
-      if (!narrowest.has_value()) return false;
-      window = *narrowest;
-    }
-    position = window.first;
-    while (position < window.second && arena->map_.present(position)) ++position;
-    if (position == window.second) return false;
-    if (free_numbers_.empty()) {
-      if (bytes > 0) std::tie(from, empty) = FindEmpty(arena, window);
-      if (from == nullptr) return false;
-      from->map_.Withdraw(empty);
-    }
+    if (bytes > 0 && Fits(arena, bytes)) return true;  // another caller's doing
+    if (!find()) return false;
   }
-  if (from != nullptr && !Vacate(from, empty)) return false;
-  return Populate(arena, position);
+  if (window.piece == nullptr && (bytes == 0 || !AddPiece(arena, bytes).ok())) return false;
+  {
+    MutexLock lock(&mutex_);
+    if (!find() || window.piece == nullptr) return false;
+    window.first = FirstAbsent(window);
+    if (window.first == window.end) return false;
+    if (from.piece != nullptr) from.piece->map_.Withdraw(from.first);
+  }
+  if (from.piece != nullptr && !Vacate(from.piece.get(), from.first)) return false;
+  return Populate(window.piece.get(), window.first);
 }
 
-TierChunk ArenaPool::ChunkOf(const Arena* arena, int chunk, int number) const {
+TierChunk ArenaPool::ChunkOf(const MemoryPiece* piece, int chunk, int number) const {
   const int64_t offset = chunk * chunk_bytes_;
-  return {number, arena->memory_.number, offset, arena->mapping_->At(offset), chunk_bytes_};
+  return {number, piece->memory_.number, offset, piece->mapping_->base() + offset, chunk_bytes_};
 }
 
-bool ArenaPool::Vacate(Arena* arena, int chunk) {
+bool ArenaPool::Vacate(MemoryPiece* piece, int chunk) {
   int number;
   {
     MutexLock lock(&mutex_);
-    number = arena->registered_[chunk];
+    number = piece->registered_[chunk];
   }
   // First what pins the pages: pinned ones do not go back to the system.
-  if (options_.chunk_leaves) options_.chunk_leaves(ChunkOf(arena, chunk, number));
-  const bool removed = arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).ok();
-  if (!removed && options_.chunk_ready) options_.chunk_ready(ChunkOf(arena, chunk, number));
+  if (options_.chunk_leaves) options_.chunk_leaves(ChunkOf(piece, chunk, number));
+  const bool removed = piece->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).ok();
+  if (!removed && options_.chunk_ready) options_.chunk_ready(ChunkOf(piece, chunk, number));
   MutexLock lock(&mutex_);
-  arena->map_.Remove(chunk);
+  piece->map_.Remove(chunk);
   if (!removed) {
-    arena->map_.Add(chunk);
+    piece->map_.Add(chunk);
     return false;
   }
-  arena->registered_[chunk] = -1;
-  --arena->chunks_;
+  piece->registered_[chunk] = -1;
+  --piece->arena_->chunks_;
   free_numbers_.push_back(number);
   return true;
 }
 
-bool ArenaPool::MapPiece(Arena* arena, int chunk) {
-  const int64_t piece_bytes = arena->mapping_->piece_bytes();
-  const size_t piece = chunk * chunk_bytes_ / piece_bytes;
-  if (arena->told_[piece]) return true;
-  const int64_t offset = static_cast<int64_t>(piece) * piece_bytes;
-  if (!arena->mapping_->MapPiece(offset).ok()) return false;
-  arena->told_[piece] = true;
-  return true;
-}
-
-bool ArenaPool::Populate(Arena* arena, int chunk) {
+bool ArenaPool::Populate(MemoryPiece* piece, int chunk) {
   int number;
   {
     MutexLock lock(&mutex_);
     number = free_numbers_.back();
     free_numbers_.pop_back();
-    ++arena->chunks_;
+    ++piece->arena_->chunks_;
   }
-  const bool there = MapPiece(arena, chunk) && arena->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
-  if (there && options_.chunk_ready) options_.chunk_ready(ChunkOf(arena, chunk, number));
+  const bool there = piece->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
+  if (there && options_.chunk_ready) options_.chunk_ready(ChunkOf(piece, chunk, number));
   // Part of a chunk is useless.
-  if (!there) arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
+  if (!there) piece->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
   MutexLock lock(&mutex_);
   if (!there) {
-    --arena->chunks_;
+    --piece->arena_->chunks_;
     free_numbers_.push_back(number);
     return false;
   }
-  arena->registered_[chunk] = number;
-  arena->map_.Add(chunk);
+  piece->registered_[chunk] = number;
+  piece->map_.Add(chunk);
   return true;
 }
 
 Arena* ArenaPool::NextToPrefault() const {
   const int64_t ahead = kAhead / std::max<int64_t>(Active(nullptr), 1);
   for (const auto& arena : arenas_) {
-    if (arena->wanted_ && arena->map_.present_bytes() - arena->map_.used() < ahead) return arena.get();
+    const bool room = arena->wanted_ && arena->chunks_ < arena->reserved_;
+    if (room && PresentBytes(arena.get()) - UsedBytes(arena.get()) < ahead) return arena.get();
   }
   return nullptr;
 }
@@ -335,36 +412,38 @@ void ArenaPool::Prefault() {
       for (;;) {
         if (stop_) return;
         arena = failed || free_numbers_.empty() ? nullptr : NextToPrefault();
-        if (arena != nullptr || ((options_.shared || failed) && SteadyNow() >= trim)) break;
-        wake_.WaitUntil(&mutex_, options_.shared || failed ? trim : absl::InfiniteFuture());
+        const bool tidy = pieces_ > 0 || failed;
+        if (arena != nullptr || (tidy && SteadyNow() >= trim)) break;
+        wake_.WaitUntil(&mutex_, tidy ? trim : absl::InfiniteFuture());
       }
     }
     failed = arena != nullptr && !Grow(arena, 0);
     if (SteadyNow() < trim) continue;
+    MutexLock grow(&grow_mutex_);
+    RemoveUnused(SteadyNow() - options_.keep_unused);
     if (options_.shared) Trim();
     trim = SteadyNow() + kTrimEvery;
   }
 }
 
 void ArenaPool::Trim() {
-  MutexLock grow(&grow_mutex_);
-  std::vector<Arena*> arenas;
+  std::vector<std::shared_ptr<MemoryPiece>> pieces;
   {
     MutexLock lock(&mutex_);
-    for (const auto& arena : arenas_) arenas.push_back(arena.get());
+    for (const auto& arena : arenas_) pieces.insert(pieces.end(), arena->pieces_.begin(), arena->pieces_.end());
   }
-  for (Arena* arena : arenas) {
+  for (const auto& piece : pieces) {
     int64_t present;
-    std::vector<bool> absent(chunks_);
+    std::vector<int> absent;
     {
       MutexLock lock(&mutex_);
-      present = arena->map_.present_bytes();
-      for (int chunk = 0; chunk < chunks_; ++chunk) absent[chunk] = !arena->map_.present(chunk);
+      present = piece->map_.present_bytes();
+      for (int chunk = 0; chunk < piece->map_.chunks(); ++chunk) {
+        if (!piece->map_.present(chunk)) absent.push_back(chunk);
+      }
     }
-    if (arena->mapping_->resident() <= present) continue;
-    for (int chunk = 0; chunk < chunks_; ++chunk) {
-      if (absent[chunk]) arena->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
-    }
+    if (piece->mapping_->resident() <= present) continue;
+    for (const int chunk : absent) piece->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
   }
 }
 

@@ -18,15 +18,17 @@ constexpr int64_t kPinnedCost = 1000, kLeasedCost = 100000;
 
 std::vector<Pages> AllocatePages(ArenaPool* pool, Arena* arena, const Manifest& manifest) {
   std::vector<Pages> pages;
-  if (Pages whole = pool->Allocate(arena, manifest.bytes()); whole.data() != nullptr) {
-    pages.push_back(std::move(whole));
-    return pages;
+  if (manifest.bytes() <= pool->piece_bytes()) {
+    if (Pages whole = pool->Allocate(arena, manifest.bytes()); whole.data() != nullptr) {
+      pages.push_back(std::move(whole));
+      return pages;
+    }
   }
   for (const LayerManifest& layer : manifest.layers) {
     if (layer.length == 0) continue;
-    Pages piece = pool->Allocate(arena, layer.length);
-    if (piece.data() == nullptr) return {};
-    pages.push_back(std::move(piece));
+    Pages slab = pool->Allocate(arena, layer.length);
+    if (slab.data() == nullptr) return {};
+    pages.push_back(std::move(slab));
   }
   return pages;
 }
@@ -57,23 +59,13 @@ absl::StatusOr<std::unique_ptr<DramTier>> DramTier::Create(DramTierOptions optio
   return std::unique_ptr<DramTier>(new DramTier(std::move(options), std::move(generations)));
 }
 
-absl::Status DramTier::AddNamespace(absl::string_view ns) { return SpaceOf(ns).status(); }
-
-absl::StatusOr<DramTier::Space*> DramTier::SpaceOf(absl::string_view ns) {
-  const auto find = [&]() -> Space* {
-    MutexLock lock(&mutex_);
-    const auto it = spaces_.find(std::string(ns));
-    return it != spaces_.end() ? &it->second : nullptr;
-  };
-  if (Space* space = find()) return space;
-  MutexLock adding(&add_mutex_);
-  if (Space* space = find()) return space;
-  KVLINK_ASSIGN_OR_RETURN(Arena* const arena, pool_->Add(ns));
-  if (memory_added_) memory_added_(arena->memory());
+DramTier::Space* DramTier::SpaceOf(absl::string_view ns) {
   MutexLock lock(&mutex_);
+  const auto found = spaces_.find(ns);
+  if (found != spaces_.end()) return &found->second;
   Space& space = spaces_[std::string(ns)];
-  space.arena = arena;
-  space_of_[arena] = &space;
+  space.arena = pool_->Add(ns);
+  space_of_[space.arena] = &space;
   return &space;
 }
 
@@ -90,7 +82,7 @@ absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeRoom(absl::string_view 
                                                               absl::Time wait_until) {
   const int64_t bytes = manifest->bytes();
   KVLINK_RETURN_IF_ERROR(CheckFits(*manifest));
-  KVLINK_ASSIGN_OR_RETURN(Space* const space, SpaceOf(ns));
+  Space* const space = SpaceOf(ns);
   for (;;) {
     // Read before memory is looked for: what is freed after it ends the wait below.
     const uint64_t changes = pool_->changes();
@@ -98,34 +90,31 @@ absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeRoom(absl::string_view 
     if (EvictFor(space, evict, bytes)) continue;
     if (evict == Eviction::kNothing || SteadyNow() >= wait_until || !MemoryReturns(*space) ||
         !pool_->WaitForChange(changes, wait_until)) {
-      return NoRoom(ns, bytes);
+      return NoRoom(*space, bytes);
     }
   }
 }
 
 absl::Status DramTier::CheckFits(const Manifest& manifest) const {
-  int64_t slab = 0;
-  for (const LayerManifest& layer : manifest.layers) slab = std::max(slab, layer.length);
-  if (manifest.bytes() <= pool_->chunks() * pool_->chunk_bytes() && slab <= pool_->piece_bytes()) {
-    return absl::OkStatus();
-  }
-  return absl::ResourceExhaustedError(absl::StrCat("an encoding of ", manifest.bytes(), " bytes in slabs of up to ",
-                                                   slab, " does not fit in the DRAM tier of ", capacity(),
+  if (manifest.bytes() <= pool_->chunks() * pool_->chunk_bytes()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("an encoding of ", manifest.bytes(),
+                                                   " bytes does not fit in the DRAM tier of ", capacity(),
                                                    " bytes; give the store more DRAM"));
 }
 
-absl::Status DramTier::NoRoom(absl::string_view ns, int64_t bytes) const {
+absl::Status DramTier::NoRoom(const Space& space, int64_t bytes) const {
+  KVLINK_RETURN_IF_ERROR(pool_->refused(space.arena));
   return absl::ResourceExhaustedError(
-      absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: what namespace '", ns,
-                   "' has of it is in use, and the others have no more than their share"));
+      absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: what namespace '",
+                   space.arena->ns(), "' has of it is in use, and the others have no more than their share"));
 }
 
 absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeEmpty(absl::string_view ns,
                                                                std::shared_ptr<const Manifest> manifest) {
   KVLINK_RETURN_IF_ERROR(CheckFits(*manifest));
-  KVLINK_ASSIGN_OR_RETURN(Space* const space, SpaceOf(ns));
+  Space* const space = SpaceOf(ns);
   std::optional<GenerationSlot> generation = generations_->Take();
-  if (!generation.has_value()) return NoRoom(ns, manifest->bytes());
+  if (!generation.has_value()) return NoRoom(*space, manifest->bytes());
   return Residency::WithoutPages(std::move(manifest), space->arena, *std::move(generation), next_number_++);
 }
 
@@ -142,7 +131,7 @@ absl::Status DramTier::TakeLayer(Residency* residency, int64_t layer, Eviction e
       return absl::OkStatus();
     }
   } while (EvictFor(space, evict, bytes));
-  return NoRoom(space->arena->memory().ns, bytes);
+  return NoRoom(*space, bytes);
 }
 
 bool DramTier::EvictFor(Space* space, Eviction evict, int64_t bytes) {
@@ -205,14 +194,14 @@ std::shared_ptr<Residency> DramTier::EvictOne(Space* space, bool also_read) {
 
 std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space, bool revoke) const {
   const int64_t size = pool_->chunk_bytes();
-  std::vector<Chunk> chunks(pool_->chunks());
+  absl::flat_hash_map<std::pair<const MemoryPiece*, int64_t>, Chunk> chunks;  // of what lies in them
   const auto add = [&](const Residency& residency, int64_t worth, uint64_t name, std::vector<uint64_t> Chunk::*names) {
-    for (const Pages& piece : residency.pages()) {
-      int64_t first = space.arena->offset(piece.data());
-      const int64_t end = first + piece.size();
+    for (const Pages& pages : residency.pages()) {
+      int64_t first = pages.piece()->offset(pages.data());
+      const int64_t end = first + pages.size();
       while (first < end) {
         const int64_t part = std::min(end - first, size - first % size);
-        Chunk& chunk = chunks[first / size];
+        Chunk& chunk = chunks[{pages.piece(), first / size}];
         chunk.bytes += part;
         chunk.cost += part * worth;
         if ((chunk.*names).empty() || (chunk.*names).back() != name) (chunk.*names).push_back(name);
@@ -235,26 +224,28 @@ std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space, bool 
       add(*leftover.residency, kLeasedCost, number, &Chunk::leftovers);
     }
   }
-  const std::vector<int64_t> used = pool_->Used(space.arena);
-  int best = -1;
-  for (int chunk = 0; chunk < static_cast<int>(chunks.size()); ++chunk) {
-    if (used[chunk] != chunks[chunk].bytes) continue;  // absent, or more is in it
-    if (best < 0 || chunks[chunk].cost < chunks[best].cost) best = chunk;
+  std::optional<Chunk> best;
+  for (const ChunkUse& use : pool_->Used(space.arena)) {
+    Chunk& chunk = chunks[{use.piece.get(), use.chunk}];
+    if (use.bytes != chunk.bytes) continue;  // more is in it
+    if (best.has_value() && chunk.cost >= best->cost) continue;
+    best = chunk;
+    best->piece = use.piece;
+    best->number = use.chunk;
   }
-  if (best < 0) return std::nullopt;
-  chunks[best].number = best;
-  return std::move(chunks[best]);
+  return best;
 }
 
 bool DramTier::MoveChunkTo(Space* space, int64_t bytes, bool revoke) {
-  for (Arena* const giver : pool_->Givers(space->arena)) {
-    int number = 0;
+  const std::vector<Arena*> givers = pool_->Givers(space->arena);
+  if (givers.empty() || !pool_->MakeSpace(space->arena, bytes)) return false;
+  for (Arena* const giver : givers) {
+    std::optional<Chunk> chunk;
     std::vector<std::shared_ptr<Residency>> leaving;
     {
       MutexLock lock(&mutex_);
-      const std::optional<Chunk> chunk = CheapestChunk(*space_of_.at(giver), revoke);
-      if (!chunk.has_value() || !pool_->Withdraw(giver, chunk->number, chunk->bytes)) continue;
-      number = chunk->number;
+      chunk = CheapestChunk(*space_of_.at(giver), revoke);
+      if (!chunk.has_value() || !pool_->Withdraw(chunk->piece.get(), chunk->number, chunk->bytes)) continue;
       for (const uint64_t sequence : chunk->residents) {
         revoked_ += residents_.at(sequence).leases > 0;
         leaving.push_back(TakeOut(sequence));
@@ -268,7 +259,7 @@ bool DramTier::MoveChunkTo(Space* space, int64_t bytes, bool revoke) {
       evictions_ += static_cast<int64_t>(leaving.size());
     }
     leaving.clear();  // their generations change, and then the chunk is empty
-    pool_->Move(giver, number, space->arena, bytes);
+    pool_->Move(chunk->piece.get(), chunk->number, space->arena, bytes);
     return true;
   }
   return false;

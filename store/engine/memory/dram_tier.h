@@ -12,7 +12,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -63,9 +62,7 @@ class ResidentLease {
 };
 
 struct DramTierOptions {
-  ArenaPoolOptions memory;
-  // Told of each namespace's memory before any of it is handed out; must not call the tier.
-  std::function<void(const TierMemory&)> memory_added;
+  ArenaPoolOptions memory;  // what is told of it must not call the tier
   // Most residencies and pushes at a time; 0: as many as find room, up to 16 million.
   int64_t max_residencies = 0;
 };
@@ -75,16 +72,14 @@ class DramTier {
   // RESOURCE_EXHAUSTED, UNAVAILABLE as Mapping::Create.
   static absl::StatusOr<std::unique_ptr<DramTier>> Create(DramTierOptions options);
 
-  // Makes the namespace's memory, if it has none yet: MakeRoom does so too. Errors as Mapping::Create.
-  absl::Status AddNamespace(absl::string_view ns);
-
-  // Memory for an encoding, in one piece or one per layer; what is not leased makes room, as far as it may. Waits, up
-  // to `wait_until`, only for memory whose last read or write is still under way. RESOURCE_EXHAUSTED.
+  // Memory for an encoding, in a row or each layer by itself; what is not leased makes room, as far as it may. Waits,
+  // up to `wait_until`, only for memory whose last read or write is still under way. RESOURCE_EXHAUSTED; UNAVAILABLE as
+  // Mapping::Create.
   absl::StatusOr<std::shared_ptr<Residency>> MakeRoom(absl::string_view ns, std::shared_ptr<const Manifest> manifest,
                                                       Eviction evict, absl::Time wait_until);
   // The same for what comes slowly, a layer at a time: no memory yet, only a place among the residencies.
   absl::StatusOr<std::shared_ptr<Residency>> MakeEmpty(absl::string_view ns, std::shared_ptr<const Manifest> manifest);
-  // Memory for one layer of it. Never waits. RESOURCE_EXHAUSTED.
+  // Memory for one layer of it. Never waits. Errors as MakeRoom.
   absl::Status TakeLayer(Residency* residency, int64_t layer, Eviction evict);
   // The same outside of the tier, from the heap: for a put that finds the tier full of leases, and to read what the
   // tier is not to hold.
@@ -148,16 +143,14 @@ class DramTier {
     int leases = 0;
   };
   DramTier(DramTierOptions options, std::unique_ptr<GenerationTable> generations)
-      : memory_added_(std::move(options.memory_added)),
-        generations_(std::move(generations)),
-        pool_(std::make_unique<ArenaPool>(std::move(options.memory))) {}
-  absl::StatusOr<Space*> SpaceOf(absl::string_view ns) ABSL_LOCKS_EXCLUDED(mutex_);
+      : generations_(std::move(generations)), pool_(std::make_unique<ArenaPool>(std::move(options.memory))) {}
+  Space* SpaceOf(absl::string_view ns) ABSL_LOCKS_EXCLUDED(mutex_);
   std::shared_ptr<Residency> TryTake(Arena* arena, const std::shared_ptr<const Manifest>& manifest);
   void Release(uint64_t sequence, std::shared_ptr<Residency> residency);
   void MakeRevocable(ResidentLease* lease);
   void ReleaseRevocable(uint64_t sequence, uint64_t number);
   ResidentLease LeaseOf(uint64_t sequence, Holding* resident) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status NoRoom(absl::string_view ns, int64_t bytes) const;
+  absl::Status NoRoom(const Space& space, int64_t bytes) const;
   absl::Status CheckFits(const Manifest& manifest) const;
   // One step towards room for `bytes`: something left, or a chunk came. False: nothing may.
   bool EvictFor(Space* space, Eviction evict, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -172,7 +165,8 @@ class DramTier {
   bool MoveChunkTo(Space* space, int64_t bytes, bool revoke) ABSL_LOCKS_EXCLUDED(mutex_);
   // The chunk of `space` that is cheapest to empty, and what is in it. Nothing: something in each is held.
   struct Chunk {
-    int number = 0;
+    std::shared_ptr<MemoryPiece> piece;
+    int number = 0;  // in the piece
     int64_t bytes = 0;
     int64_t cost = 0;
     std::vector<uint64_t> residents;  // sequences
@@ -180,11 +174,9 @@ class DramTier {
   };
   std::optional<Chunk> CheapestChunk(const Space& space, bool revoke) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::function<void(const TierMemory&)> memory_added_;
   const std::unique_ptr<GenerationTable> generations_;
   const std::unique_ptr<ArenaPool> pool_;
   std::atomic<uint64_t> next_number_{1};
-  Mutex add_mutex_;  // one namespace's memory is made at a time; taken before mutex_
   mutable Mutex mutex_;
   std::map<std::string, Space, std::less<>> spaces_ ABSL_GUARDED_BY(mutex_);  // stay
   absl::flat_hash_map<uint64_t, Holding> residents_ ABSL_GUARDED_BY(mutex_);

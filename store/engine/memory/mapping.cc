@@ -1,4 +1,4 @@
-// Pieces are mapped over address space that was reserved and aligned first, so that a failed mapping leaves nothing.
+// Here the memfd is open only while it is made: the mapping writes, and readers get a descriptor that cannot.
 #include "store/engine/memory/mapping.h"
 
 #include <fcntl.h>
@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/descriptor.h"
 #include "base/status.h"
 
 // Missing from older headers of glibc.
@@ -57,14 +58,28 @@ absl::StatusOr<std::byte*> Reserve(int64_t bytes, int64_t alignment) {
 }
 
 // A memfd of `bytes` bytes, open for writing.
-absl::StatusOr<int> NewMemfd(int64_t bytes) {
+absl::StatusOr<Descriptor> NewMemfd(int64_t bytes) {
   int fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (fd < 0 && errno == EINVAL) fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return Failed("no memfd", bytes);
-  if (ftruncate(fd, bytes) == 0) return fd;
-  const absl::Status status = Failed("no memfd", bytes);
-  close(fd);
-  return status;
+  Descriptor memfd(fd);
+  if (ftruncate(fd, bytes) != 0) return Failed("no memfd", bytes);
+  return memfd;
+}
+
+// All of the memfd, or (-1) anonymous memory, over address space that was reserved and aligned first, so that a failed
+// mapping leaves nothing.
+absl::StatusOr<std::byte*> Map(int memfd, const MappingOptions& options) {
+  KVLINK_ASSIGN_OR_RETURN(std::byte* const data, Reserve(options.bytes, options.alignment));
+  const int kind = memfd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  if (mmap(data, options.bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED | MAP_NORESERVE, memfd, 0) == MAP_FAILED) {
+    const absl::Status status = Failed("no mapping", options.bytes);
+    munmap(data, options.bytes);
+    return status;
+  }
+  madvise(data, options.bytes, MADV_HUGEPAGE);
+  madvise(data, options.bytes, MADV_DONTFORK);
+  return data;
 }
 
 // Seals the memfd and returns a descriptor of it that cannot write. Nobody else can open it anew: that takes its owner,
@@ -81,68 +96,26 @@ absl::StatusOr<int> SealForReaders(int fd, const MappingOptions& options) {
 
 }  // namespace
 
-Mapping::Mapping(const MappingOptions& options)
-    : bytes_(options.bytes),
-      piece_bytes_(options.piece_bytes > 0 ? options.piece_bytes : options.bytes),
-      alignment_(options.alignment),
-      pieces_((bytes_ + piece_bytes_ - 1) / piece_bytes_) {}
-
 absl::StatusOr<std::unique_ptr<Mapping>> Mapping::Create(const MappingOptions& options) {
   std::unique_ptr<Mapping> mapping(new Mapping(options));
+  Descriptor memfd;
   if (options.shared) {
-    KVLINK_ASSIGN_OR_RETURN(mapping->writable_, NewMemfd(options.bytes));
+    KVLINK_ASSIGN_OR_RETURN(memfd, NewMemfd(options.bytes));
   }
-  const bool whole = mapping->pieces_.size() == 1;
-  if (whole) KVLINK_RETURN_IF_ERROR(mapping->MapPiece(0));
+  KVLINK_ASSIGN_OR_RETURN(mapping->base_, Map(memfd.get(), options));
   if (options.shared) {  // the seal against writing spares the mapping that is there
-    KVLINK_ASSIGN_OR_RETURN(mapping->descriptor_, SealForReaders(mapping->writable_, options));
+    KVLINK_ASSIGN_OR_RETURN(mapping->descriptor_, SealForReaders(memfd.get(), options));
   }
-  if (whole && mapping->writable_ >= 0) close(std::exchange(mapping->writable_, -1));
   return mapping;
 }
 
 Mapping::~Mapping() {
-  for (size_t piece = 0; piece < pieces_.size(); ++piece) {
-    if (std::byte* const data = pieces_[piece].load()) munmap(data, LengthOf(piece));
-  }
-  if (writable_ >= 0) close(writable_);
+  if (base_ != nullptr) munmap(base_, bytes_);
   if (descriptor_ >= 0) close(descriptor_);
 }
 
-int64_t Mapping::LengthOf(size_t piece) const {
-  return std::min(piece_bytes_, bytes_ - static_cast<int64_t>(piece) * piece_bytes_);
-}
-
-absl::Status Mapping::MapPiece(int64_t offset) {
-  const size_t piece = offset / piece_bytes_;
-  if (pieces_[piece].load() != nullptr) return absl::OkStatus();
-  const int64_t length = LengthOf(piece);
-  KVLINK_ASSIGN_OR_RETURN(std::byte* const data, Reserve(length, alignment_));
-  const int kind = writable_ >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  const off_t from = writable_ >= 0 ? static_cast<off_t>(piece) * piece_bytes_ : 0;
-  if (mmap(data, length, PROT_READ | PROT_WRITE, kind | MAP_FIXED | MAP_NORESERVE, writable_, from) == MAP_FAILED) {
-    const absl::Status status = Failed("no mapping", length);
-    munmap(data, length);
-    return status;
-  }
-  madvise(data, length, MADV_HUGEPAGE);
-  madvise(data, length, MADV_DONTFORK);
-  pieces_[piece] = data;
-  return absl::OkStatus();
-}
-
-int64_t Mapping::OffsetOf(const std::byte* data) const {
-  for (size_t piece = 0; piece < pieces_.size(); ++piece) {
-    const std::byte* const start = pieces_[piece].load();
-    if (start != nullptr && data >= start && data < start + LengthOf(piece)) {
-      return static_cast<int64_t>(piece) * piece_bytes_ + (data - start);
-    }
-  }
-  return -1;
-}
-
 absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
-  std::byte* const data = At(offset);
+  std::byte* const data = base_ + offset;
   if (descriptor_ >= 0 && bytes % kHugePageBytes == 0 && reinterpret_cast<uintptr_t>(data) % kHugePageBytes == 0) {
     // Memory of files gets huge pages by this call even where the system gives them to nobody unasked; it fills up from
     // one small page each. Failing leaves small pages.
@@ -158,12 +131,7 @@ absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
 }
 
 absl::Status Mapping::Remove(int64_t offset, int64_t bytes) {
-  // Without a mapping here only readers can have brought pages, and the memfd itself takes them.
-  const bool mapped = pieces_[offset / piece_bytes_].load() != nullptr;
-  const int error = mapped           ? madvise(At(offset), bytes, descriptor_ >= 0 ? MADV_REMOVE : MADV_DONTNEED)
-                    : writable_ >= 0 ? fallocate(writable_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes)
-                                     : 0;
-  if (error == 0) return absl::OkStatus();
+  if (madvise(base_ + offset, bytes, descriptor_ >= 0 ? MADV_REMOVE : MADV_DONTNEED) == 0) return absl::OkStatus();
   return absl::InternalError(
       absl::StrCat(bytes, " bytes of memory cannot be given back to the system: ", std::strerror(errno)));
 }

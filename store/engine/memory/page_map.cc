@@ -46,14 +46,14 @@ void PageMap::Free(int64_t offset, int64_t bytes) {
 
 void PageMap::Release(int64_t first, int64_t bytes) {
   auto next = free_.lower_bound(first);
-  if (next != free_.end() && next->first == first + bytes && next->first % piece_bytes_ != 0) {
+  if (next != free_.end() && next->first == first + bytes) {
     bytes += next->second;
     const auto merged = next++;
     Erase(merged);
   }
   if (next != free_.begin()) {
     const auto previous = std::prev(next);
-    if (previous->first + previous->second == first && first % piece_bytes_ != 0) {
+    if (previous->first + previous->second == first) {
       first = previous->first;
       bytes += previous->second;
       Erase(previous);
@@ -92,7 +92,7 @@ std::optional<std::pair<int, int>> PageMap::Window(int64_t bytes) const {
   // Free ranges and absent chunks, merged, in order.
   std::vector<std::pair<int64_t, int64_t>> spans;
   const auto append = [&](int64_t first, int64_t length) {
-    if (!spans.empty() && spans.back().second == first && first % piece_bytes_ != 0) {
+    if (!spans.empty() && spans.back().second == first) {
       spans.back().second += length;
     } else {
       spans.emplace_back(first, first + length);

@@ -1,11 +1,10 @@
-// Which bytes of an arena are free: ranges of 4096-byte pages over address space of which some chunks are backed by
-// memory ("present") and the others are not.
+// Which bytes of a piece of memory are free: ranges of 4096-byte pages over address space of which some chunks are
+// backed by memory ("present") and the others are not.
 //
 // Thread-safety: none; the owner locks.
 #ifndef KVLINK_STORE_ENGINE_MEMORY_PAGE_MAP_H_
 #define KVLINK_STORE_ENGINE_MEMORY_PAGE_MAP_H_
 
-#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -17,11 +16,8 @@ namespace kvlink::engine {
 
 class PageMap {
  public:
-  // No chunk is present. Nothing is allocated across a multiple of `piece_chunks` chunks (0: all is one piece).
-  PageMap(int64_t chunk_bytes, int chunks, int piece_chunks = 0)
-      : chunk_bytes_(chunk_bytes),
-        piece_bytes_((piece_chunks > 0 ? piece_chunks : std::max(chunks, 1)) * chunk_bytes),
-        chunks_(chunks) {}
+  // No chunk is present.
+  PageMap(int64_t chunk_bytes, int chunks) : chunk_bytes_(chunk_bytes), chunks_(chunks) {}
 
   // The smallest free range of `bytes` or more, from its start. Nothing: none is that long.
   std::optional<int64_t> Allocate(int64_t bytes);
@@ -37,7 +33,7 @@ class PageMap {
   // REQUIRES: withdrawn, and nothing in it is used.
   void Remove(int chunk);
 
-  // Chunks [first, second) that have to be present so that `bytes` fit in one piece, chosen so that as few as possible
+  // Chunks [first, second) that have to be present so that `bytes` fit, chosen so that as few as possible
   // are absent. Nothing: what is used cuts the address space up too much.
   std::optional<std::pair<int, int>> Window(int64_t bytes) const;
 
@@ -50,6 +46,7 @@ class PageMap {
   int64_t used(int chunk) const { return chunks_[chunk].used; }
   int64_t used() const { return used_; }
   int64_t present_bytes() const { return present_ * chunk_bytes_; }
+  int chunks() const { return static_cast<int>(chunks_.size()); }
 
  private:
   struct Chunk {
@@ -64,7 +61,7 @@ class PageMap {
   void Insert(int64_t first, int64_t bytes);
   void Erase(std::map<int64_t, int64_t>::iterator range);
 
-  const int64_t chunk_bytes_, piece_bytes_;
+  const int64_t chunk_bytes_;
   std::vector<Chunk> chunks_;
   int64_t present_ = 0;
   int64_t used_ = 0;

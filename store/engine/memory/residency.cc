@@ -13,19 +13,20 @@ namespace kvlink::engine {
 Residency::Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation,
                      uint64_t number)
     : manifest_(std::move(manifest)), pages_(std::move(pages)), generation_(std::move(generation)), number_(number) {
-  if (!pages_.empty()) arena_ = pages_.front().arena();
+  if (pages_.empty()) return;  // Borrow and WithoutPages set them
+  if (pages_.front().piece() != nullptr) arena_ = pages_.front().piece()->arena();
   std::vector<absl::Span<std::byte>> slabs;
   const bool whole = pages_.size() == 1;
   size_t next = 0;
-  if (pages_.empty()) return;  // Borrow and WithoutPages set them
   for (const LayerManifest& layer : manifest_->layers) {
     if (layer.length == 0) {
       slabs.emplace_back();
-    } else if (whole) {
-      slabs.push_back(absl::MakeSpan(pages_[0].data() + layer.offset, layer.length));
-    } else {
-      slabs.push_back(absl::MakeSpan(pages_[next++].data(), layer.length));
+      pieces_.push_back(nullptr);
+      continue;
     }
+    const Pages& pages = whole ? pages_[0] : pages_[next++];
+    slabs.push_back(absl::MakeSpan(pages.data() + (whole ? layer.offset : 0), layer.length));
+    pieces_.push_back(pages.piece());
   }
   SetSlabs(slabs);
 }
@@ -47,6 +48,7 @@ std::shared_ptr<Residency> Residency::WithoutPages(std::shared_ptr<const Manifes
   auto residency =
       std::make_shared<Residency>(std::move(manifest), std::vector<Pages>(), std::move(generation), number);
   residency->arena_ = arena;
+  residency->pieces_.resize(residency->manifest().layers.size());
   std::vector<absl::Span<std::byte>> places;
   for (const LayerManifest& layer : residency->manifest().layers) {
     places.push_back(absl::MakeSpan(static_cast<std::byte*>(nullptr), static_cast<size_t>(layer.length)));
@@ -57,6 +59,7 @@ std::shared_ptr<Residency> Residency::WithoutPages(std::shared_ptr<const Manifes
 
 void Residency::SetPages(int64_t layer, Pages pages) {
   slabs_[layer] = absl::MakeSpan(pages.data(), slabs_[layer].size());
+  pieces_[layer] = pages.piece();
   pages_.push_back(std::move(pages));
 }
 
@@ -72,7 +75,8 @@ void Residency::SetSlabs(const std::vector<absl::Span<std::byte>>& slabs) {
 }
 
 Place Residency::place(int64_t layer) const {
-  return slabs_[layer].empty() ? Place{arena_->memory().number, 0} : arena_->place(slabs_[layer].data());
+  const MemoryPiece* const piece = pieces_[layer];
+  return piece == nullptr ? Place{} : piece->place(slabs_[layer].data());
 }
 
 void Residency::SetVerified(int64_t layer) {

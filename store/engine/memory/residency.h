@@ -34,7 +34,7 @@ using FailedFunction = std::function<void(bool wrong_bytes, const absl::Status& 
 
 class Residency {
  public:
-  // `pages`: one piece for all layers, or one per layer that has bytes. Layers start out absent. Of memory outside of
+  // `pages`: one run for all layers, or one per layer that has bytes. Layers start out absent. Of memory outside of
   // the tier `generation` is empty and `number` 0.
   Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation = {},
             uint64_t number = 0);
@@ -55,7 +55,7 @@ class Residency {
   // REQUIRES: made by WithoutPages; of the layer's length; nobody uses this layer yet. One call at a time, and none
   // once the encoding is resident.
   void SetPages(int64_t layer, Pages pages);
-  // REQUIRES: its memory is of the tier. Of a layer without bytes: the beginning of the memory.
+  // REQUIRES: its memory is of the tier. Of a layer without bytes: of no memory.
   Place place(int64_t layer) const;
   const std::vector<Pages>& pages() const { return pages_; }
   const Arena* arena() const { return arena_; }
@@ -93,6 +93,7 @@ class Residency {
   const GenerationSlot generation_;  // after the pages: it is destroyed before them
   const uint64_t number_;
   std::vector<absl::Span<std::byte>> slabs_;
+  std::vector<const MemoryPiece*> pieces_;  // that the slabs lie in; null: memory outside of the tier, or none
   int64_t bytes_ = 0;
   FailedFunction on_failed_;
   std::atomic<bool> failed_{false};

@@ -137,6 +137,14 @@ absl::Status ClientConnection::SendMemory(const engine::TierMemory& memory) {
   return sent;
 }
 
+void ClientConnection::MemoryGone(uint32_t memory) {
+  MutexLock lock(&memory_mutex_);
+  if (memories_sent_.erase(memory) == 0) return;
+  proto::Answer answer;
+  answer.mutable_shared_memory()->set_memory(memory);
+  Send(answer);
+}
+
 void ClientConnection::Close(absl::string_view why) {
   // A crowd of nobodies does not fill the log.
   if (session() == nullptr) return channel_->Close();

@@ -133,6 +133,8 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   // Gives the client memory to map, unless it has it; before anything that is said about it. Errors as
   // ClientChannel::SendDescriptor.
   absl::Status SendMemory(const engine::TierMemory& memory);
+  // Tells the client, if it was given that memory, that nothing will lie in it any more.
+  void MemoryGone(uint32_t memory);
   void Close(absl::string_view why);
 
   std::shared_ptr<Session> session() const;

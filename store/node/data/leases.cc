@@ -1,6 +1,7 @@
 #include "store/node/data/leases.h"
 
 #include <atomic>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -85,16 +86,20 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
   const std::shared_ptr<engine::EncodingLease> lease = *std::move(taken);
   const Manifest& manifest = lease->manifest();
   proto::Leased leased;
+  std::set<uint32_t> memories;
   for (int64_t layer = 0; layer < static_cast<int64_t>(manifest.layers.size()); ++layer) {
     const engine::Place place = manifest.layers[layer].length > 0 ? lease->place(layer) : engine::Place();
-    if (manifest.layers[layer].length > 0) leased.set_memory(place.memory);
+    leased.add_memories(place.memory);
     leased.add_offsets(static_cast<uint64_t>(place.offset));
+    if (place.memory != 0) memories.insert(place.memory);
   }
-  const auto memory = context->memory.Find(leased.memory());
-  if (!memory.has_value() || memory->descriptor < 0 || memory->ns != call->ns()) {
-    return absl::FailedPreconditionError("the node does not share its memory: pull instead");
+  for (const uint32_t number : memories) {
+    const auto memory = context->memory.Find(number);  // which is there: the lease holds what lies in it
+    if (!memory.has_value() || memory->descriptor < 0 || memory->ns != call->ns()) {
+      return absl::FailedPreconditionError("the node does not share its memory: pull instead");
+    }
+    KVLINK_RETURN_IF_ERROR(connection->SendMemory(*memory));
   }
-  KVLINK_RETURN_IF_ERROR(connection->SendMemory(*memory));
   const int64_t arrived = LayersReadNow(lease.get());
   const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
   KVLINK_ASSIGN_OR_RETURN(const uint64_t number, connection->AddLease(lease));
@@ -125,7 +130,6 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
 
 absl::Status ShareMemory(ClientConnection* connection) {
   DataContext* const context = connection->context();
-  const std::shared_ptr<Session> session = connection->session();
   if (context->core->engine->generations_descriptor() < 0) {
     return absl::UnimplementedError("the node does not share its memory");
   }
@@ -133,12 +137,7 @@ absl::Status ShareMemory(ClientConnection* connection) {
   generations.number = kGenerationsMemory;
   generations.bytes = context->core->engine->generations_bytes();
   generations.descriptor = context->core->engine->generations_descriptor();
-  KVLINK_RETURN_IF_ERROR(connection->SendMemory(generations));
-  for (const engine::TierMemory& memory : context->memory.All()) {
-    if (memory.descriptor < 0 || memory.ns.empty() || !session->grant().Covers(memory.ns)) continue;
-    KVLINK_RETURN_IF_ERROR(connection->SendMemory(memory));
-  }
-  return absl::OkStatus();
+  return connection->SendMemory(generations);
 }
 
 void TakeLease(std::shared_ptr<Call> call) {

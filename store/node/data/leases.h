@@ -12,7 +12,8 @@ namespace kvlink::store::node {
 // The number that stands for the table of generations where memory is shared.
 inline constexpr uint32_t kGenerationsMemory = 0xFFFFFFFFu;
 
-// Gives a client that has said hello the memory that it may read. UNIMPLEMENTED: the carrier has no descriptors.
+// Gives a client that has said hello the table of generations; the memory that its leases lie in comes with them, so
+// that it has no more than it reads. UNIMPLEMENTED: the carrier has no descriptors.
 absl::Status ShareMemory(ClientConnection* connection);
 // Answers the call, which asks for a lease; then tells of layers as they arrive. REQUIRES: rights are checked; a thread
 // that may wait.

@@ -16,6 +16,11 @@ void MemoryMap::AddMemory(const engine::TierMemory& memory) {
   memories_[memory.number] = memory;
 }
 
+void MemoryMap::RemoveMemory(uint32_t memory) {
+  MutexLock lock(&mutex_);
+  memories_.erase(memory);
+}
+
 void MemoryMap::AddChunk(const engine::TierChunk& chunk) {
   MutexLock lock(&mutex_);
   chunks_[{chunk.memory, chunk.offset}] = chunk;
@@ -72,13 +77,6 @@ std::optional<engine::TierMemory> MemoryMap::Find(uint32_t memory) const {
   const auto found = memories_.find(memory);
   if (found == memories_.end()) return std::nullopt;
   return found->second;
-}
-
-std::vector<engine::TierMemory> MemoryMap::All() const {
-  MutexLock lock(&mutex_);
-  std::vector<engine::TierMemory> all;
-  for (const auto& [number, memory] : memories_) all.push_back(memory);
-  return all;
 }
 
 }  // namespace kvlink::store::node

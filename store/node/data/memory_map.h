@@ -1,6 +1,6 @@
 // The memory of the engine's tier as the carriers know it: registered with each transport chunk by chunk, as chunks
 // come and go. A network that was told of memory keeps the pages that were there at that time: one registration for all
-// of a namespace's address space would pin what is not there yet, and go on using pages that were given back.
+// of a piece's address space would pin what is not there yet, and go on using pages that were given back.
 //
 // A range that spans chunks is registered as a whole when it is first asked for, until the first of its chunks goes.
 //
@@ -25,8 +25,9 @@ namespace kvlink::store::node {
 
 class MemoryMap {
  public:
-  // Memory whose chunks will come.
+  // Memory whose chunks will come; and that has none any more.
   void AddMemory(const engine::TierMemory& memory);
+  void RemoveMemory(uint32_t memory);
   // A chunk is there, before anything in it is handed out: registers it with every transport.
   void AddChunk(const engine::TierChunk& chunk);
   // Nothing in it is in use any more: no transport knows it when this returns.
@@ -39,7 +40,6 @@ class MemoryMap {
   // `bytes` at `place`, which are in use. UNAVAILABLE: that transport cannot reach the memory.
   absl::StatusOr<transport::Slice> Find(size_t transport, const engine::Place& place, int64_t bytes);
   std::optional<engine::TierMemory> Find(uint32_t memory) const;
-  std::vector<engine::TierMemory> All() const;
 
  private:
   // Whole chunks of one memory: number, first byte, bytes.

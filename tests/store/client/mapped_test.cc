@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <thread>
 
@@ -117,6 +118,30 @@ TEST(MappedTest, BytesOutliveTheNode) {
   place.StartNode();
   ASSERT_TRUE(EventuallyTrue([&] { return ReadAndCompare(place.store(), "ns", s).ok(); }));
   EXPECT_GE(place.remote()->Counters().mapped_leases, 2);
+}
+
+// Mappings of the node's memory in this process that can only be read.
+int ReaderMappings() {
+  std::ifstream maps("/proc/self/maps");
+  int count = 0;
+  for (std::string line; std::getline(maps, line);) {
+    count += line.find(" r--s ") != std::string::npos && line.find("memfd:kvlink") != std::string::npos;
+  }
+  return count;
+}
+
+TEST(MappedTest, WhatNothingLiesInIsNotMappedAnyMore) {
+  RemotePlaceOptions options = Mapped();
+  options.node = [](store::node::NodeOptions* node) { node->engine.keep_unused_memory = absl::ZeroDuration(); };
+  RemotePlace place(std::move(options));
+  const Synthetic s = MakeSynthetic(1, 4, 600, 2);
+  for (const char* ns : {"a", "b", "c"}) ASSERT_TRUE(place.store()->Put(ns, s.manifest, s.spans(), Soon()).ok());
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(ReadAndCompare(place.store(), "b", s).ok());
+    EXPECT_EQ(ReaderMappings(), 2) << "the memory of what was read, and the table of generations";
+    ASSERT_TRUE(EmptyDramTier(place.store()));
+    EXPECT_TRUE(EventuallyTrue([] { return ReaderMappings() == 1; }));
+  }
 }
 
 // A reader in a process of its own, so that it can be frozen.

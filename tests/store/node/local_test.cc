@@ -86,8 +86,13 @@ class LocalClient {
       if (!message.has_value()) return absl::UnavailableError("the connection was closed");
       KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, ParseAnswer({message->text.data(), message->text.size()}));
       if (answer.has_shared_memory()) {
-        EXPECT_EQ(message->descriptors.size(), 1u);
         const proto::SharedMemory& memory = answer.shared_memory();
+        EXPECT_EQ(message->descriptors.size(), memory.bytes() > 0 ? 1u : 0u);
+        if (memory.bytes() == 0) {
+          EXPECT_EQ(memories.erase(memory.memory()), 1u);
+          continue;
+        }
+        EXPECT_FALSE(memories.contains(memory.memory())) << "it was sent twice";
         memories[memory.memory()] = std::make_unique<Mapping>(message->descriptors[0].get(), memory.bytes());
         names[memory.memory()] = memory.ns();
       } else {
@@ -234,7 +239,8 @@ class LocalTest : public ::testing::Test {
     ASSERT_EQ(lease.offsets_size(), static_cast<int>(encoding.slabs.size()));
     for (int layer = 0; layer < lease.offsets_size(); ++layer) {
       const Slab& slab = encoding.slabs[layer];
-      EXPECT_EQ(std::memcmp(client->At(lease.memory(), lease.offsets(layer)), slab.data(), slab.size()), 0) << layer;
+      EXPECT_EQ(std::memcmp(client->At(lease.memories(layer), lease.offsets(layer)), slab.data(), slab.size()), 0)
+          << layer;
     }
   }
 
@@ -272,11 +278,11 @@ TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
   StartNode();
   const Synthetic encoding = MakeSynthetic(1, /*layers=*/4, /*tokens=*/600, /*kv_heads=*/2);
   const auto client = Connect();
-  Push("a", encoding);  // memory of a namespace that came later is sent with the first lease
+  Push("a", encoding);
   const auto lease = client->Lease("a", encoding.manifest);
   ASSERT_TRUE(lease.ok()) << lease.status();
   EXPECT_EQ(lease->tier(), 1u);
-  EXPECT_EQ(client->names.at(lease->memory()), "a");
+  EXPECT_EQ(client->names.at(lease->memories(0)), "a");
   EXPECT_EQ(client->names.at(store::node::kGenerationsMemory), "");
   ExpectBytes(client.get(), *lease, encoding);
   const auto manifest = ParseManifest({lease->manifest().data(), lease->manifest().size()});
@@ -289,10 +295,34 @@ TEST_F(LocalTest, LeasedBytesAreReadInPlace) {
   ASSERT_TRUE(again.ok());
   EXPECT_EQ(again->residency(), lease->residency());
   EXPECT_NE(again->lease(), lease->lease());
-  // A connection that comes now gets the memory with its hello.
-  const auto later = Connect();
-  EXPECT_TRUE(later->Lease("a", encoding.manifest).ok());
-  EXPECT_EQ(later->memories.size(), 2u);
+}
+
+// Descriptors and mappings of a reader are as many as what it reads lies in, however many namespaces there are.
+TEST_F(LocalTest, MemoryComesWithLeasesAndGoesWhenNothingLiesInIt) {
+  StartNode([](store::node::NodeOptions* options) { options->engine.keep_unused_memory = absl::ZeroDuration(); });
+  const Synthetic encoding = MakeSynthetic(1, /*layers=*/4, /*tokens=*/600, /*kv_heads=*/2);
+  for (const char* ns : {"a", "b", "c", "d"}) Push(ns, encoding);
+  const auto client = Connect();
+  for (int round = 0; round < 3; ++round) {
+    const auto lease = client->Lease("a", encoding.manifest);
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    EXPECT_EQ(client->memories.size(), 2u) << "what it leases, and the table of generations";
+    ExpectBytes(client.get(), *lease, encoding);
+    const uint32_t memory = lease->memories(0);
+    proto::Request release;
+    release.mutable_release()->add_leases(lease->lease());
+    ASSERT_TRUE(client->Ask(release).ok());
+    AwaitIdle();
+    DropTier();
+    const absl::Time limit = Patience();
+    while (client->memories.contains(memory) && SteadyNow() < limit) {
+      proto::Request renew;
+      renew.mutable_renew();
+      ASSERT_TRUE(client->Ask(renew).ok());  // takes in what was sent before
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+    ASSERT_FALSE(client->memories.contains(memory)) << "round " << round;
+  }
 }
 
 // Of a request that is refused, too.
@@ -332,7 +362,7 @@ TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
   const auto lease = client->Lease("a", encoding.manifest);
   ASSERT_TRUE(lease.ok()) << lease.status();
   ExpectBytes(client.get(), *lease, encoding);
-  const ino_t memory = client->memories.at(lease->memory())->file();
+  const ino_t memory = client->memories.at(lease->memories(0))->file();
   WriteAccessFile(access, writer);
   ASSERT_TRUE((*node_)->ReloadAccess().ok());
   EXPECT_TRUE(client->Closed().ok() || absl::IsUnavailable(client->Closed()));
@@ -348,7 +378,7 @@ TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
     Push("b", next, "writer-key-123456");
     const auto leased = other->Lease("b", next.manifest);
     ASSERT_TRUE(leased.ok()) << leased.status();
-    EXPECT_NE(other->memories.at(leased->memory())->file(), memory);
+    EXPECT_NE(other->memories.at(leased->memories(0))->file(), memory);
     ExpectBytes(other.get(), *leased, next);
     proto::Request release;
     release.mutable_release()->add_leases(leased->lease());
@@ -356,7 +386,7 @@ TEST_F(LocalTest, AKeyThatIsTakenAwayLosesItsLeasesAndSeesNoOtherNamespace) {
     // Nothing of it appears where the other had read.
     for (int layer = 0; layer < lease->offsets_size(); ++layer) {
       const Slab& slab = next.slabs[layer];
-      EXPECT_NE(std::memcmp(client->At(lease->memory(), lease->offsets(layer)), slab.data(), slab.size()), 0);
+      EXPECT_NE(std::memcmp(client->At(lease->memories(layer), lease->offsets(layer)), slab.data(), slab.size()), 0);
     }
   }
 }
@@ -437,7 +467,7 @@ TEST_F(LocalTest, WhoeverLeasesEverythingLeavesOthersTheirShare) {
     if (client->Generation(leases[i].generation_slot()) != leases[i].generation()) continue;
     for (int layer = 0; layer < leases[i].offsets_size(); ++layer) {
       const Slab& slab = encodings[i].slabs[layer];
-      const auto* at = client->At(leases[i].memory(), leases[i].offsets(layer));
+      const auto* at = client->At(leases[i].memories(layer), leases[i].offsets(layer));
       EXPECT_EQ(std::memcmp(at, slab.data(), slab.size()), 0);
     }
   }
