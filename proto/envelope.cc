@@ -42,8 +42,8 @@ absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::s
         absl::StrCat(kind.name, ": starts with 0x", absl::Hex(magic), " and not with 0x", absl::Hex(kind.magic)));
   }
   const int major = static_cast<uint8_t>(bytes[4]);
-  const bool previous = major == kind.major - 1;
-  if (major != kind.major && !(previous && (kind.reads_previous || major == 0))) {
+  const int oldest = kind.oldest != 0 ? kind.oldest : kind.major - 1;
+  if (major < oldest || major > kind.major) {
     return absl::UnimplementedError(
         absl::StrCat(kind.name, ": format version ", major, ".", static_cast<int>(static_cast<uint8_t>(bytes[5])),
                      "; this build reads version ", static_cast<int>(kind.major), "; use the build that wrote it",

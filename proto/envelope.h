@@ -18,8 +18,8 @@ struct EnvelopeKind {
   uint32_t magic;
   uint8_t major;  // what this build writes; it reads this and the one before
   uint8_t minor;
-  absl::string_view name;      // for messages: "manifest"
-  bool reads_previous = true;  // false: what this major changed cannot be read from the one before
+  absl::string_view name;  // for messages: "manifest"
+  uint8_t oldest = 0;      // major version that this build reads, where that is not the one before; 0: it is
 };
 
 std::string WrapEnvelope(const EnvelopeKind& kind, absl::string_view payload);

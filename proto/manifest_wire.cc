@@ -16,7 +16,7 @@ namespace kvlink {
 namespace {
 
 // "KVLM"
-constexpr EnvelopeKind kManifestKind{0x4D4C564B, 2, 0, "manifest", /*reads_previous=*/false};
+constexpr EnvelopeKind kManifestKind{0x4D4C564B, 2, 0, "manifest", /*oldest=*/2};
 constexpr int kLayersField = 9;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxRunBytes = 1024;

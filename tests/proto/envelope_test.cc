@@ -31,7 +31,7 @@ TEST(Envelope, ReadsTheVersionBeforeAndRefusesOthersByName) {
 
 TEST(Envelope, AMajorThatBreaksRefusesTheOneBefore) {
   EnvelopeKind kind = kKind;
-  kind.reads_previous = false;
+  kind.oldest = 2;
   std::string bytes = WrapEnvelope(kind, "payload");
   EXPECT_TRUE(OpenEnvelope(kind, bytes).ok());
   bytes[4] = 1;

@@ -10,7 +10,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr EnvelopeKind kLocationKind = {0x4c53564b /* "KVSL" */, 2, 0, "location record", /*reads_previous=*/false};
+constexpr EnvelopeKind kLocationKind = {0x4c53564b /* "KVSL" */, 2, 0, "location record", /*oldest=*/2};
 constexpr int64_t kMaxTokens = int64_t{1} << 24;
 constexpr int64_t kMaxBytes = int64_t{1} << 48;
 constexpr uint64_t kOnlyDevice = 0;

@@ -23,7 +23,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr EnvelopeKind kStoreKind = {0x5453564b /* "KVST" */, 2, 0, "STORE file", /*reads_previous=*/false};
+constexpr EnvelopeKind kStoreKind = {0x5453564b /* "KVST" */, 2, 0, "STORE file", /*oldest=*/2};
 constexpr EnvelopeKind kFormat1Kind = {0x5453564b /* "KVST" */, 1, 0, "STORE file"};
 constexpr EnvelopeKind kFloorKind = {0x4c46564b /* "KVFL" */, 1, 0, "FLOOR file"};
 
