@@ -155,14 +155,17 @@ TEST(SpaceTest, EncodingsInManyRunsAreWhole) {
   for (int i = 0; i < 60; ++i) ASSERT_TRUE(PutOne(store.get(), "ns", MakeSynthetic(i)).ok() || i > 55);
   for (int i = 0; i < 60; i += 2) ASSERT_TRUE(store->Remove("ns", MakeSynthetic(i).manifest.identity).ok());
   const Synthetic large = MakeSynthetic(500, 3, 700), larger = MakeSynthetic(501, 7, 700);
-  ASSERT_TRUE(PutOne(store.get(), "ns", large).ok());
-  ASSERT_TRUE(PutOne(store.get(), "ns", larger).ok());
+  // And one whose manifest alone takes more than a block.
+  const Synthetic wide = MakeSynthetic(502, 40, 1, 256, 2);
+  ASSERT_GT(SerializeManifest(wide.manifest).size(), size_t{64} << 10);
+  for (const Synthetic* s : {&large, &larger, &wide}) ASSERT_TRUE(PutOne(store.get(), "ns", *s).ok());
   store->DropDramTier();
-  EXPECT_TRUE(ReadAndCompare(store.get(), "ns", large).ok());
-  EXPECT_TRUE(ReadAndCompare(store.get(), "ns", larger).ok());
+  for (const Synthetic* s : {&large, &larger, &wide})
+    EXPECT_EQ(ReadAndCompare(store.get(), "ns", *s), absl::OkStatus());
   store.reset();
   store = MustOpen(scratch.path(), Small());
-  EXPECT_TRUE(ReadAndCompare(store.get(), "ns", larger).ok());
+  for (const Synthetic* s : {&large, &larger, &wide})
+    EXPECT_EQ(ReadAndCompare(store.get(), "ns", *s), absl::OkStatus());
   EXPECT_TRUE(store->Verify({})->damaged.empty());
 }
 
