@@ -222,7 +222,7 @@ class ArenaPool {
   Arena* NextToPrefault() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Prefault();
   // Takes out again what readers brought in by touching memory that is not present.
-  void Trim();
+  void Trim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
 
   const ArenaPoolOptions options_;
   const int64_t limit_;
