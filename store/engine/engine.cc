@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "base/thread.h"

@@ -23,12 +23,6 @@ namespace kvlink::engine {
 // Status for errno `error` of `action` ("write", "open") on `path`.
 absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view path);
 
-// Raises this process's soft limit of open files to the hard one. Every opening of an engine calls it: segments, the
-// index and connections all take descriptors.
-void RaiseDescriptorLimit();
-// The soft limit now.
-int64_t DescriptorLimit();
-
 class File {
  public:
   int fd() const { return descriptor_.get(); }
