@@ -154,6 +154,23 @@ TEST(DamageTest, AByteFlippedInAStoreThatCrashed) {
   FlipMany(crashed.path(), Soak() ? 2000 : 60, 1);
 }
 
+TEST(DamageTest, ASegmentThatWasCutIsNamedWithItsLength) {
+  ScratchDirectory scratch(true);
+  {
+    auto store = Open(scratch.path());
+    ASSERT_TRUE(store.ok());
+    Fill(store->get(), 0, kDocuments);
+  }
+  fs::resize_file(scratch.path() + "/segments/000000.seg", 3 * 65536);
+  auto store = Open(scratch.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto report = (*store)->Verify({});
+  ASSERT_TRUE(report.ok()) << report.status();
+  ASSERT_FALSE(report->damaged.empty());
+  for (const auto& damage : report->damaged)
+    EXPECT_THAT(damage.what, ::testing::HasSubstr("the file has 196608 bytes"));
+}
+
 TEST(DamageTest, TwoClaimsOnABlockDropBoth) {
   ScratchDirectory scratch(true);
   {

@@ -52,7 +52,7 @@ absl::Status File::Read(int64_t offset, absl::Span<std::byte> bytes) const {
     const ssize_t n = pread(fd(), bytes.data(), bytes.size(), offset);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus(errno, "read", path_);
-    if (n == 0) return absl::DataLossError(absl::StrCat("read ", path_, ": the file ends at byte ", offset));
+    if (n == 0) return EndsBefore("read", offset);
     offset += n;
     bytes.remove_prefix(n);
   }
@@ -89,6 +89,12 @@ absl::StatusOr<int64_t> File::Size() const {
   struct stat info;
   if (fstat(fd(), &info) != 0) return ErrnoStatus(errno, "stat", path_);
   return info.st_size;
+}
+
+absl::Status File::EndsBefore(absl::string_view action, int64_t offset) const {
+  KVLINK_ASSIGN_OR_RETURN(const int64_t size, Size());
+  return absl::DataLossError(
+      absl::StrCat(action, " ", path_, " at byte ", offset, ": the file has ", size, " bytes, it was cut"));
 }
 
 absl::Status File::Resize(int64_t size) {

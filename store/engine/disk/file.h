@@ -37,6 +37,8 @@ class File {
   // fdatasync.
   absl::Status Sync();
   absl::StatusOr<int64_t> Size() const;
+  // DATA_LOSS: `action` ("read", "write") found nothing at `offset`, since the file ends before it.
+  absl::Status EndsBefore(absl::string_view action, int64_t offset) const;
   absl::Status Resize(int64_t size);
   // Reserves space up to `size` where the file system can, and sets the size.
   absl::Status Allocate(int64_t size);
