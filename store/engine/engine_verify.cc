@@ -143,6 +143,11 @@ void EngineImpl::VerifyIndex(std::vector<std::string>* problems) {
     if (!status.ok()) Report(std::string(status.message()), problems);
   };
   note(index_->VerifyChecksums());
+  if (const absl::Status floor = directory_->GetFloor().status(); absl::IsDataLoss(floor)) {
+    note(floor);
+    // Whoever asked knows now; the next flush raises the new one.
+    if (!options_.read_only) directory_->ReplaceFloor({}).IgnoreError();
+  }
   const IndexSnapshot now(index_.get());
   int64_t manifests = 0, locations = 0;
   note(index_->ScanLocations(
