@@ -19,8 +19,6 @@
 namespace kvlink::kernels {
 namespace {
 
-constexpr int kMaxThreads = 1024;
-
 class CpuBackend : public Backend {
  public:
   CpuBackend(const cpu::Threads& threads, bool bf16, cpu::MultiplyTiles tiles)

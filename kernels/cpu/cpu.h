@@ -11,8 +11,10 @@
 
 namespace kvlink::kernels {
 
+inline constexpr int kMaxThreads = 1024;
+
 struct CpuOptions {
-  int threads = 0;  // 0: one for each core this process may use
+  int threads = 0;  // at most kMaxThreads; 0: one for each core this process may use
   // The type to multiply in. kAuto: bf16 where the CPU has AMX, f32 elsewhere (bf16 without AMX is slower than f32).
   enum class Compute { kAuto, kF32, kBf16 } compute = Compute::kAuto;
 };

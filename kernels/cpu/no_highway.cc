@@ -6,8 +6,9 @@
 namespace kvlink::kernels {
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuOptions& options) {
-  if (options.threads < 0 || options.threads > 1024) {
-    return absl::InvalidArgumentError(absl::StrCat(options.threads, " threads; use 1 to 1024, or 0 for one per core"));
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.threads, " threads; use 1 to ", kMaxThreads, ", or 0 for one per core"));
   }
   return MakeRefBackend(options.compute == CpuOptions::Compute::kBf16 ? Dtype::kBf16 : Dtype::kF32);
 }

@@ -5,7 +5,7 @@ namespace kvlink::kernels {
 namespace {
 
 absl::Status NoCuda() {
-  return absl::UnavailableError("this build has no CUDA; build with the preset cuda, or use --device cpu");
+  return absl::FailedPreconditionError("this build has no CUDA; build with the preset cuda, or use --device cpu");
 }
 
 }  // namespace

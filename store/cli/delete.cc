@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -59,6 +60,8 @@ class Place {
   virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids,
                                                                     bool forget) = 0;
   virtual absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) = 0;
+  // Whether the store's statistics name the namespace.
+  virtual absl::StatusOr<bool> HasNamespace() = 0;
   virtual absl::StatusOr<store::client::Deleted> DeleteNamespace() = 0;
   virtual absl::StatusOr<int64_t> DropPins() = 0;
 };
@@ -73,6 +76,10 @@ class NodePlace final : public Place {
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
     KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, admin_->DeletePrefix(ns_, prefix, Deadline()));
     return deleted.documents;
+  }
+  absl::StatusOr<bool> HasNamespace() override {
+    KVLINK_ASSIGN_OR_RETURN(const store::client::NodeStatus status, admin_->Status(Deadline()));
+    return absl::c_any_of(status.namespaces, [this](const auto& one) { return one.limits.name == ns_; });
   }
   absl::StatusOr<store::client::Deleted> DeleteNamespace() override { return admin_->DeleteNamespace(ns_, Deadline()); }
   absl::StatusOr<int64_t> DropPins() override { return admin_->DropPins(ns_, Deadline()); }
@@ -113,6 +120,10 @@ class DirectoryPlace final : public Place {
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
     KVLINK_ASSIGN_OR_RETURN(const uint64_t now, Clock());
     return opened_.store->DeletePrefix(ns_, prefix, now);
+  }
+  absl::StatusOr<bool> HasNamespace() override {
+    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, opened_.store->Stats());
+    return absl::c_any_of(stats.namespaces, [this](const auto& one) { return one.name == ns_; });
   }
   absl::StatusOr<store::client::Deleted> DeleteNamespace() override {
     KVLINK_ASSIGN_OR_RETURN(const store::NamespaceDeletion deleted, opened_.store->DeleteNamespace(ns_));
@@ -214,7 +225,13 @@ absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const 
 
 absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
   if (flags.whole_namespace) {
+    KVLINK_ASSIGN_OR_RETURN(const bool there, place.HasNamespace());
+    // Deleted all the same: generations of deleted documents may be left, which statistics do not count.
     KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, place.DeleteNamespace());
+    if (!there && deleted.documents == 0 && deleted.encodings == 0) {
+      return absl::NotFoundError(absl::StrCat("namespace '", flags.store.ns, "': no documents, no encodings; kvlink ",
+                                              "inspect store and kvlink status list those that have some"));
+    }
     absl::PrintF("namespace %s: %d documents and %d encodings deleted\n", Printable(flags.store.ns), deleted.documents,
                  deleted.encodings);
     return absl::OkStatus();

@@ -151,6 +151,9 @@ absl::StatusOr<bool> IsNode(absl::string_view store) {
   }
   int number = 0;
   if (host.empty()) return refuse("it has no host");
+  if (absl::StrContains(host, ':') && !(absl::StartsWith(host, "[") && absl::EndsWith(host, "]"))) {
+    return refuse(absl::StrCat("an IPv6 address stands in brackets: write [", host, "]:", port));
+  }
   if (!absl::SimpleAtoi(port, &number) || number < 1 || number > 65535)
     return refuse("its port is not one of 1 to 65535");
   return true;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "base/thread.h"
@@ -148,10 +149,14 @@ absl::Status EngineImpl::OpenIndex() {
         absl::StrCat(status.message(), "; the index at ", directory_->index_path(),
                      " is damaged: restore the store from a copy, or move it away and ingest again"));
   };
+  StoreDirectory::Floor floor;
   if (!fresh) {
     const absl::Status logs = CheckLogs(files_, directory_->index_path());
     if (!logs.ok()) return advice(logs);
-    const StoreDirectory::Floor floor = directory_->GetFloor();
+    // One that is lost is no loss of data, but verify names it.
+    const auto stored_floor = directory_->GetFloor();
+    if (!stored_floor.ok() && !absl::IsDataLoss(stored_floor.status())) return stored_floor.status();
+    if (stored_floor.ok()) floor = *stored_floor;
     const absl::Status manifest = CutTornManifest(files_, directory_->index_path(), floor.manifest_number,
                                                   floor.manifest_bytes, options_.read_only);
     if (!manifest.ok()) return advice(manifest);
@@ -181,9 +186,9 @@ absl::Status EngineImpl::OpenIndex() {
           "the index at ", directory_->index_path(), " is of store ", UuidHex(uuid), ", the directory of store ",
           UuidHex(directory_->identity()->uuid), "; put the right index back"));
     }
-    if (const uint64_t floor = directory_->GetFloor().sequence; index_->LastSequence() < floor) {
+    if (index_->LastSequence() < floor.sequence) {
       return advice(absl::DataLossError(
-          absl::StrCat("the index ends at change ", index_->LastSequence(), " but held change ", floor)));
+          absl::StrCat("the index ends at change ", index_->LastSequence(), " but held change ", floor.sequence)));
     }
     return LoadCapacity();
   }

@@ -140,6 +140,11 @@ void EngineImpl::VerifyIndex(std::vector<std::string>* problems) {
     if (!status.ok()) Report(std::string(status.message()), problems);
   };
   note(index_->VerifyChecksums());
+  if (const absl::Status floor = directory_->GetFloor().status(); absl::IsDataLoss(floor)) {
+    note(floor);
+    // Whoever asked knows now; the next flush raises the new one.
+    if (!options_.read_only) directory_->ReplaceFloor({}).IgnoreError();
+  }
   const IndexSnapshot now(index_.get());
   note(index_->ScanLocations(
       [&](const EncodingKey& key, const absl::StatusOr<Location>& location) {

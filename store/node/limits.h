@@ -62,6 +62,7 @@ struct NodeLimits {
   absl::Duration control_receive = absl::Seconds(10);  // for the message, then
   absl::Duration control_run = absl::Minutes(2);       // streams aside
   absl::Duration control_answer = absl::Seconds(10);   // until the peer has taken an answer, or a message of a stream
+  int control_waiting = 1024;                          // connections that gRPC has not got yet, in a crowd
   int64_t control_bytes = int64_t{64} << 20;           // most memory of gRPC
   int64_t control_message_bytes = int64_t{4} << 20;    // of one message
 };

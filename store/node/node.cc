@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "base/status.h"
 #include "proto/data.h"
 #include "transport/address.h"
@@ -132,6 +134,16 @@ class StrangerLog {
   std::map<std::string, int64_t> told_;
 };
 
+// Of what the process may open, strangers take an eighth, two descriptors each at the control service, and those who
+// wait for it another: enough is left for the store and for those who are known.
+NodeLimits WithinDescriptors(NodeLimits limits) {
+  RaiseDescriptorLimit();
+  const int part = static_cast<int>(std::max<int64_t>(DescriptorLimit() / 8, 16));
+  limits.unidentified = std::min(limits.unidentified, part / 2);
+  limits.control_waiting = std::min(limits.control_waiting, part);
+  return limits;
+}
+
 // As clients are told: a wildcard host is left out, for them to put that of the control address in.
 std::string Advertised(const std::string& scheme, const std::string& address) {
   const auto parsed = transport::ParseAddress({address.data(), address.size()});
@@ -143,6 +155,7 @@ std::string Advertised(const std::string& scheme, const std::string& address) {
 
 absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   SilenceProtobuf();
+  options.limits = WithinDescriptors(options.limits);
   AccessList access;
   if (!options.access_file.empty()) {
     KVLINK_ASSIGN_OR_RETURN(access, AccessList::Load(options.access_file));

@@ -28,6 +28,13 @@ void Strangers::Known(absl::string_view peer) {
   strangers_.remove_if([&](const Stranger& one) { return one.peer == name; });
 }
 
+bool Strangers::Cut() {
+  MutexLock lock(&mutex_);
+  if (strangers_.empty()) return false;
+  CutOne();
+  return true;
+}
+
 void Strangers::Sweep() {
   MutexLock lock(&mutex_);
   ForgetClosed();

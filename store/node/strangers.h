@@ -25,6 +25,8 @@ class Strangers {
   // The peer has said who it is. Nothing happens where it was known, or did not come by Add. `peer` may have the scheme
   // that gRPC puts before it.
   void Known(absl::string_view peer);
+  // One of them goes, as where there is no room: the process has no descriptors. False: there is none.
+  bool Cut();
   // Forgets those that have left by themselves: until then each costs a descriptor.
   void Sweep();
   int count() const;

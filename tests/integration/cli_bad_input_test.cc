@@ -72,8 +72,11 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--device", "tpu"}), "ingest", {"tpu", "cuda"});
   const Finished on_device = Run("ingest", {input, "--device", "cuda"});  // works where there is one
   if (on_device.status != 0) ExpectRefused(on_device, "ingest", {"--device cpu"});
+  EXPECT_NE(on_device.status, 5) << "trying again would not help";
   ExpectRefused(Run("ingest", {Path("nothing.jsonl")}), "ingest", {"nothing.jsonl", "no such file"});
   ExpectRefused(Run("ingest", {}), "ingest", {"no input"});
+  ExpectRefused(Run("ingest", {""}), "ingest", {"an input has no name"});
+  ExpectRefused(Run("ingest", {input, "--threads", "1025"}), "ingest", {"--threads", "1024"});
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});
   ExpectRefused(Run("ingest", {input, "--namespace", ""}), "ingest", {"namespace"});
   ExpectRefused(Run("ask", {"why?", "--host-memory", "1G"}), "ask", {"--host-memory", "--device cuda"});

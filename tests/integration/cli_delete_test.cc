@@ -72,6 +72,9 @@ TEST_P(CliDeleteTest, WholeNamespaces) {
   const Finished deleted = Delete({"--namespace", "typo ns", "--whole-namespace"});
   EXPECT_EQ(deleted.status, 0) << deleted.errors;
   EXPECT_THAT(deleted.output, HasSubstr("3 documents and 3 encodings"));
+  const Finished again = Delete({"--namespace", "typo ns", "--whole-namespace"});
+  EXPECT_EQ(again.status, 3) << again.errors;
+  ExpectRefused(again, "delete", {"namespace 'typo ns'"});
   ASSERT_EQ(Inspect({"store"})["namespaces"].size(), 1u);
   EXPECT_EQ(Documents().size(), 3u);
 }

@@ -145,7 +145,7 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
 
   const Finished drained = admin({"drain"});
   EXPECT_EQ(drained.status, 0) << drained.errors;
-  const Finished late = Run("ingest", {Write("late.jsonl", Lines(4, 5))});
+  const Finished late = Run("ingest", {Write("late.jsonl", Lines(4, 5)), "--outage", "1"});
   EXPECT_EQ(late.status, 5);
   EXPECT_THAT(late.errors, HasSubstr("drain"));
   const Finished stopped = admin({"drain", "--stop"});

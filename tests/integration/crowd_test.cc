@@ -145,11 +145,10 @@ class Sessions {
 
 class CrowdTest : public ::testing::Test {
  protected:
-  CrowdTest()
+  // Few descriptors, as a shell gives them: the node asks for more itself.
+  explicit CrowdTest(const SubprocessOptions& options = {.descriptor_limit = 256})
       : scratch_(/*in_memory=*/true),
-        // Few descriptors, as a shell gives them: the node asks for more itself.
-        node_(scratch_.path() + "/store", {"--capacity", "1G", "--memory", "64M", "--scrub", "0"},
-              {.descriptor_limit = 256}) {}
+        node_(scratch_.path() + "/store", {"--capacity", "1G", "--memory", "64M", "--scrub", "0"}, options) {}
 
   void SetUp() override {
     descriptors_allowed_ = RaiseDescriptorLimit();
@@ -231,6 +230,23 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
   EXPECT_LT(Resident(), resident_after_first + (int64_t{32} << 20) + count * (int64_t{16} << 10))
       << "a second crowd needs what the first gave back";
 #endif
+  EXPECT_EQ(node_.Stop(), 0) << node_.process().errors();
+}
+
+class FewDescriptorsTest : public CrowdTest {
+ protected:
+  FewDescriptorsTest() : CrowdTest({.descriptor_limit = 256, .descriptor_limit_is_hard = true}) {}
+};
+
+// A crowd as large as all descriptors that the node may have leaves enough for those who say who they are.
+TEST_F(FewDescriptorsTest, ACrowdTakesAPartOfThem) {
+  std::vector<Descriptor> sockets;
+  for (int i = 0; i < 256 && !HasFailure(); ++i) sockets.push_back(ConnectIdle(node_.address(), i % 4 != 0));
+  ASSERT_FALSE(HasFailure());
+  ASSERT_NO_FATAL_FAILURE(Serves());
+  EXPECT_LT(Descriptors(), 256);
+  sockets.clear();
+  ASSERT_NO_FATAL_FAILURE(ExpectGone("connections"));
   EXPECT_EQ(node_.Stop(), 0) << node_.process().errors();
 }
 

@@ -154,6 +154,51 @@ TEST(DamageTest, AByteFlippedInAStoreThatCrashed) {
   FlipMany(crashed.path(), Soak() ? 2000 : 60, 1);
 }
 
+TEST(DamageTest, AFloorThatIsLostStaysSoUntilVerifyNamesIt) {
+  for (const bool missing : {false, true}) {
+    ScratchDirectory scratch(true);
+    const std::string floor = scratch.path() + "/FLOOR";
+    {
+      auto store = Open(scratch.path());
+      ASSERT_TRUE(store.ok());
+      Fill(store->get(), 0, 1);
+      EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::IsEmpty());
+    }
+    if (missing) {
+      fs::remove(floor);
+    } else {
+      std::fstream stream(floor, std::ios::in | std::ios::out | std::ios::binary);
+      stream.seekp(static_cast<std::streamoff>(fs::file_size(floor)) - 1);
+      stream.put('\x55');
+    }
+    ASSERT_TRUE(Open(scratch.path()).ok()) << "its data is whole";
+    auto store = Open(scratch.path());
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::ElementsAre(::testing::HasSubstr(floor)));
+    EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::IsEmpty());
+    store->reset();
+    EXPECT_TRUE(fs::exists(floor));
+    EXPECT_THAT((*Open(scratch.path()))->Verify({})->index_problems, ::testing::IsEmpty());
+  }
+}
+
+TEST(DamageTest, ASegmentThatWasCutIsNamedWithItsLength) {
+  ScratchDirectory scratch(true);
+  {
+    auto store = Open(scratch.path());
+    ASSERT_TRUE(store.ok());
+    Fill(store->get(), 0, kDocuments);
+  }
+  fs::resize_file(scratch.path() + "/segments/000000.seg", 3 * 65536);
+  auto store = Open(scratch.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto report = (*store)->Verify({});
+  ASSERT_TRUE(report.ok()) << report.status();
+  ASSERT_FALSE(report->damaged.empty());
+  for (const auto& damage : report->damaged)
+    EXPECT_THAT(damage.what, ::testing::HasSubstr("the file has 196608 bytes"));
+}
+
 TEST(DamageTest, TwoClaimsOnABlockDropBoth) {
   ScratchDirectory scratch(true);
   {

@@ -255,7 +255,7 @@ TEST(OpeningTest, OnlyDamageIsCalledDamage) {
   for (const Case c : {Case{EMFILE, absl::StatusCode::kUnavailable}, Case{ENFILE, absl::StatusCode::kUnavailable},
                        Case{ENOMEM, absl::StatusCode::kUnavailable}, Case{EIO, absl::StatusCode::kUnavailable},
                        Case{EACCES, absl::StatusCode::kFailedPrecondition}}) {
-    for (const char* where : {"index", "segments"}) {
+    for (const char* where : {"index", "segments", "FLOOR"}) {
       if (c.error == EIO && absl::string_view(where) == "segments") continue;
       FaultyIo io(1);
       io.Add({.action = FaultyIo::Action::kOpen, .path = where, .error = c.error});
@@ -282,6 +282,15 @@ TEST(OpeningTest, OnlyDamageIsCalledDamage) {
   auto store = Open(scratch.path(), Small());
   ASSERT_TRUE(store.ok()) << store.status();
   EXPECT_EQ(ReadAndCompare(store->get(), "ns", MakeSynthetic(2)), absl::OkStatus());
+}
+
+TEST(OpeningTest, AStoreWithoutStoreFileIsDamaged) {
+  ScratchDirectory scratch(true);
+  Fill(scratch.path(), Small(), 1);
+  fs::remove(scratch.path() + "/STORE");
+  const absl::Status status = Open(scratch.path(), Small()).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no STORE file"));
 }
 
 // An engine that was opened read-only, or whose opening failed, has less than Close may expect.

@@ -39,6 +39,7 @@ Subprocess::Subprocess(const std::vector<std::string>& arguments, const Subproce
       rlimit limit{};
       getrlimit(RLIMIT_NOFILE, &limit);
       limit.rlim_cur = static_cast<rlim_t>(options.descriptor_limit);
+      if (options.descriptor_limit_is_hard) limit.rlim_max = limit.rlim_cur;
       setrlimit(RLIMIT_NOFILE, &limit);
     }
     execv(argv[0], argv.data());

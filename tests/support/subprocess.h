@@ -12,11 +12,12 @@
 namespace kvlink::testing {
 
 struct SubprocessOptions {
-  std::string input;                     // of its standard input
-  bool keep_input_open = false;          // after `input`, until CloseInput
-  int64_t file_size_limit = 0;           // RLIMIT_FSIZE; 0: none
-  int64_t descriptor_limit = 0;          // soft RLIMIT_NOFILE; 0: this process's
-  std::vector<std::string> environment;  // "NAME=value", added to this process's
+  std::string input;                      // of its standard input
+  bool keep_input_open = false;           // after `input`, until CloseInput
+  int64_t file_size_limit = 0;            // RLIMIT_FSIZE; 0: none
+  int64_t descriptor_limit = 0;           // soft RLIMIT_NOFILE; 0: this process's
+  bool descriptor_limit_is_hard = false;  // the process cannot raise it
+  std::vector<std::string> environment;   // "NAME=value", added to this process's
 };
 
 class Subprocess {

@@ -299,7 +299,7 @@ TEST_F(LocalTest, APathInUseStays) {
   ExpectServed();
   const std::string file = NewAddress(Carrier::kLocal);
   std::ofstream(file) << "mine";
-  EXPECT_EQ(client_->ListenLocal(file, 0600, refuse).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(client_->ListenLocal(file, 0600, refuse).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::filesystem::file_size(file), 4u);
   std::filesystem::remove(file);
   EXPECT_EQ(client_->ListenLocal("", 0600, refuse).status().code(), absl::StatusCode::kInvalidArgument);

@@ -31,7 +31,10 @@ absl::Status MayReplace(const std::string& path, const sockaddr_un& address) {
   if (lstat(path.c_str(), &file) != 0) {
     return errno == ENOENT ? absl::OkStatus() : ListenError(path, std::strerror(errno));
   }
-  if (!S_ISSOCK(file.st_mode)) return ListenError(path, "it exists and is no socket; name another path");
+  if (!S_ISSOCK(file.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listening at ", path, ": it exists and is no socket; name another path"));
+  }
   const Descriptor probe(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno == EAGAIN) {
     return ListenError(path, "another process listens there");

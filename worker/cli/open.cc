@@ -43,7 +43,8 @@ void AddModelFlags(Arguments& arguments, ModelFlags& flags) {
   arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; cuda: on an NVIDIA device.", &flags.device);
   arguments.Choice("compute", {"auto", "f32", "bf16"},
                    "Number format of the arithmetic on the CPU; auto: the faster one here.", &flags.compute);
-  arguments.Integer("threads", "N", "Threads; 0: every core this process may use.", 0, 4096, &flags.threads);
+  arguments.Integer("threads", "N", "Threads; 0: every core this process may use.", 0, kernels::kMaxThreads,
+                    &flags.threads);
 }
 
 absl::StatusOr<std::unique_ptr<model::Weights>> OpenModelWeights(const std::string& path) {

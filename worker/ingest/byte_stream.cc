@@ -13,6 +13,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 
@@ -170,6 +171,20 @@ class ZstdStream final : public StreamBase {
   bool inside_ = false;  // a frame
 };
 
+// What a file's name says of it, and its first bytes do not.
+absl::Status CheckName(const std::string& path, absl::Span<const char> begin) {
+  absl::string_view what;
+  if (absl::EndsWith(path, ".gz")) what = "gzip";
+  if (absl::EndsWith(path, ".zst")) what = "zstd";
+  if (what.empty()) return absl::OkStatus();
+  if (begin.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty, ", what, " data is not; make it again"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": no ", what,
+                   " data, nor compressed in another way that is known; make the file again, or give it another name"));
+}
+
 bool StartsWith(absl::Span<const char> bytes, absl::string_view magic) {
   return bytes.size() >= magic.size() && std::memcmp(bytes.data(), magic.data(), magic.size()) == 0;
 }
@@ -189,7 +204,11 @@ absl::StatusOr<std::unique_ptr<ByteStream>> ByteStream::Open(const std::string& 
   }
   KVLINK_RETURN_IF_ERROR(file->Fill(4));
   if (StartsWith(file->buffered(), "\x1f\x8b")) return std::make_unique<GzipStream>(std::move(file));
-  if (StartsWith(file->buffered(), "\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(file));
+  // A frame of zstd, or one to be skipped: 0x184d2a50 to 0x184d2a5f, little-endian.
+  const absl::Span<const char> begin = file->buffered();
+  const bool skipped = begin.size() >= 4 && (begin[0] & 0xf0) == 0x50 && StartsWith(begin.subspan(1), "\x2a\x4d\x18");
+  if (skipped || StartsWith(begin, "\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(file));
+  if (!standard_input) KVLINK_RETURN_IF_ERROR(CheckName(path, begin));
   return std::make_unique<PlainStream>(std::move(file));
 }
 

@@ -17,9 +17,9 @@ namespace kvlink::ingest {
 
 class ByteStream {
  public:
-  // "-" is standard input. NOT_FOUND or PERMISSION_DENIED if the file cannot be read; INVALID_ARGUMENT for a directory.
-  // Waits for the first bytes. `interrupt` (may be null, else outlives the stream) ends the waits of Open and Read with
-  // CANCELLED.
+  // "-" is standard input. NOT_FOUND or PERMISSION_DENIED if the file cannot be read; INVALID_ARGUMENT for a directory,
+  // and for a file that is not compressed though its name ends in .gz or .zst. Waits for the first bytes. `interrupt`
+  // (may be null, else outlives the stream) ends the waits of Open and Read with CANCELLED.
   static absl::StatusOr<std::unique_ptr<ByteStream>> Open(const std::string& path,
                                                           const Interrupt* interrupt = nullptr);
   virtual ~ByteStream() = default;

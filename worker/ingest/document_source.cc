@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -41,6 +42,11 @@ bool IsAmbiguous(absl::string_view name) {
 
 std::string TitleOf(const std::string& id) { return fs::path(std::string(WithoutCompression(id))).stem().string(); }
 
+absl::Status TooLong(absl::string_view what, int64_t most) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("the ", what, " has more than ", most, " bytes; split it, or raise --document-bytes"));
+}
+
 absl::Status CheckUtf8(absl::string_view text) {
   const size_t valid = ValidUtf8Prefix(text);
   if (valid == text.size()) return absl::OkStatus();
@@ -67,8 +73,19 @@ absl::StatusOr<Json> ParseJson(const std::string& line, const Json::parser_callb
 absl::Status ParseLine(const std::string& line, SourceItem* item) {
   KVLINK_RETURN_IF_ERROR(CheckUtf8(line));
   // Values nested below the members are dropped while reading: they may be hostile, and nobody needs them.
-  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth <= 1; };
+  // Of two members of one name the parser would keep the last and say nothing.
+  std::string twice;
+  std::vector<std::string> seen;
+  const auto shallow = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth != 1 || event != Json::parse_event_t::key) return depth <= 1;
+    const std::string name = parsed.get<std::string>();
+    if (name != "id" && name != "title" && name != "text") return true;
+    if (absl::c_linear_search(seen, name)) twice = name;
+    seen.push_back(name);
+    return true;
+  };
   KVLINK_ASSIGN_OR_RETURN(const Json json, ParseJson(line, shallow));
+  if (!twice.empty()) return absl::InvalidArgumentError(absl::StrCat("member \"", twice, "\" is there twice"));
   if (!json.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat("not a JSON object but ", json.type_name(),
                                                    "; a line looks like {\"id\": \"...\", \"text\": \"...\"}"));
@@ -127,6 +144,7 @@ absl::Status DocumentSource::AddPath(const std::string& path) {
     total_known_ = false;
     return absl::OkStatus();
   }
+  if (path.empty()) return absl::InvalidArgumentError("an input has no name; give files or directories, or -");
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) return absl::NotFoundError(absl::StrCat(path, ": no such file or directory"));
@@ -256,10 +274,7 @@ std::optional<SourceItem> DocumentSource::NextLine() {
     LineReader::Line& found = **line;
     if (!found.too_long && absl::StripAsciiWhitespace(found.text).empty()) continue;
     item.where = absl::StrCat(name, ":", found.number);
-    item.status =
-        found.too_long
-            ? absl::InvalidArgumentError(absl::StrCat("the line has more than ", options_.max_document_bytes, " bytes"))
-            : ParseLine(found.text, &item);
+    item.status = found.too_long ? TooLong("line", options_.max_document_bytes) : ParseLine(found.text, &item);
     return item;
   }
 }
@@ -282,8 +297,7 @@ SourceItem DocumentSource::ReadText(const Input& input) {
     if (*n == 0) break;
     item.text.append(buffer.data(), *n);
     if (static_cast<int64_t>(item.text.size()) > options_.max_document_bytes) {
-      item.status =
-          absl::InvalidArgumentError(absl::StrCat("the text has more than ", options_.max_document_bytes, " bytes"));
+      item.status = TooLong("text", options_.max_document_bytes);
       item.text.clear();
       return item;
     }

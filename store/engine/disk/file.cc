@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -47,26 +46,13 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
   }
 }
 
-void RaiseDescriptorLimit() {
-  rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-int64_t DescriptorLimit() {
-  rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
-  return static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, int64_t{1} << 30));
-}
-
 absl::Status File::Read(int64_t offset, absl::Span<std::byte> bytes) const {
   if (observer_ != nullptr) KVLINK_RETURN_IF_ERROR(observer_->ReadStarted(path_, offset, bytes.size()));
   while (!bytes.empty()) {
     const ssize_t n = pread(fd(), bytes.data(), bytes.size(), offset);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus(errno, "read", path_);
-    if (n == 0) return absl::DataLossError(absl::StrCat("read ", path_, ": the file ends at byte ", offset));
+    if (n == 0) return EndsBefore("read", offset);
     offset += n;
     bytes.remove_prefix(n);
   }
@@ -103,6 +89,12 @@ absl::StatusOr<int64_t> File::Size() const {
   struct stat info;
   if (fstat(fd(), &info) != 0) return ErrnoStatus(errno, "stat", path_);
   return info.st_size;
+}
+
+absl::Status File::EndsBefore(absl::string_view action, int64_t offset) const {
+  KVLINK_ASSIGN_OR_RETURN(const int64_t size, Size());
+  return absl::DataLossError(
+      absl::StrCat(action, " ", path_, " at byte ", offset, ": the file has ", size, " bytes, it was cut"));
 }
 
 absl::Status File::Resize(int64_t size) {

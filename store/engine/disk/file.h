@@ -23,12 +23,6 @@ namespace kvlink::engine {
 // Status for errno `error` of `action` ("write", "open") on `path`.
 absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view path);
 
-// Raises this process's soft limit of open files to the hard one. Every opening of an engine calls it: segments, the
-// index and connections all take descriptors.
-void RaiseDescriptorLimit();
-// The soft limit now.
-int64_t DescriptorLimit();
-
 class File {
  public:
   int fd() const { return descriptor_.get(); }
@@ -43,6 +37,8 @@ class File {
   // fdatasync.
   absl::Status Sync();
   absl::StatusOr<int64_t> Size() const;
+  // DATA_LOSS: `action` ("read", "write") found nothing at `offset`, since the file ends before it.
+  absl::Status EndsBefore(absl::string_view action, int64_t offset) const;
   absl::Status Resize(int64_t size);
   // Reserves space up to `size` where the file system can, and sets the size.
   absl::Status Allocate(int64_t size);

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "base/descriptor_limit.h"
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "proto/envelope.h"

@@ -100,19 +100,21 @@ absl::StatusOr<std::unique_ptr<StoreDirectory>> StoreDirectory::Open(const FileS
 
 absl::Status StoreDirectory::CheckForeign() const {
   KVLINK_ASSIGN_OR_RETURN(const auto names, files_.List(path_));
+  // The reserve is made after STORE, segments are as well.
+  const std::string segments = segments_path();
+  if (files_.Exists(segments) && files_.Exists(index_path())) {
+    KVLINK_ASSIGN_OR_RETURN(const auto files, files_.List(segments));
+    if (!files.empty() || files_.Exists(path_ + "/" + kReserveName)) {
+      return absl::DataLossError(absl::StrCat(path_,
+                                              " has index/ and segments/ of a store but no STORE file: restore it from "
+                                              "a copy, or move the directory away and ingest again"));
+    }
+  }
   for (const std::string& name : names) {
     const absl::string_view base = absl::StripSuffix(name, ".tmp");
     if (base != kStoreName && base != kLockName && base != kFloorName && base != "index" && base != "segments") {
       return absl::FailedPreconditionError(
           absl::StrCat(path_, " holds something that is not a store (", name, "); name an empty or a new directory"));
-    }
-  }
-  const std::string segments = segments_path();
-  if (files_.Exists(segments)) {
-    KVLINK_ASSIGN_OR_RETURN(const auto files, files_.List(segments));
-    if (!files.empty()) {
-      return absl::DataLossError(
-          absl::StrCat(path_, " has segments but no STORE file; restore it or move the directory away"));
     }
   }
   return absl::OkStatus();
@@ -177,6 +179,7 @@ absl::Status StoreDirectory::SetIdentity(const Identity& identity) {
   std::string payload(reinterpret_cast<const char*>(identity.uuid.data()), identity.uuid.size());
   AppendField<uint32_t>(kSegmentBlockBytes, &payload);
   AppendField<uint64_t>(identity.segment_bytes, &payload);
+  KVLINK_RETURN_IF_ERROR(ReplaceFloor({}));
   KVLINK_RETURN_IF_ERROR(files_.WriteWhole(path_, kStoreName, WrapEnvelope(kStoreKind, payload)));
   identity_ = identity;
   const size_t slash = path_.find_last_of('/');
@@ -186,31 +189,50 @@ absl::Status StoreDirectory::SetIdentity(const Identity& identity) {
   return absl::OkStatus();
 }
 
-StoreDirectory::Floor StoreDirectory::GetFloor() const {
-  const auto bytes = files_.ReadWhole(path_ + "/" + kFloorName, 4096);
-  if (!bytes.ok()) return Floor();
+absl::StatusOr<StoreDirectory::Floor> StoreDirectory::GetFloor() const {
+  const std::string path = path_ + "/" + kFloorName;
+  const auto lost = [&path](absl::string_view how) {
+    return absl::DataLossError(absl::StrCat(path, how, ": whether the index has lost changes is not known"));
+  };
+  const auto bytes = files_.ReadWhole(path, 4096);
+  if (absl::IsNotFound(bytes.status())) return lost(" is missing");
+  if (absl::IsResourceExhausted(bytes.status())) return lost(" is damaged");
+  // That the disk does not give it now says nothing of what it is.
+  if (absl::IsDataLoss(bytes.status())) return absl::UnavailableError(bytes.status().message());
+  KVLINK_RETURN_IF_ERROR(bytes.status());
   const auto payload = OpenEnvelope(kFloorKind, *bytes);
-  if (!payload.ok()) return Floor();
+  if (absl::IsUnimplemented(payload.status())) return Annotate(payload.status(), path);
+  if (!payload.ok()) return lost(" is damaged");
   FieldReader reader(*payload);
   Floor floor;
   floor.sequence = reader.Read<uint64_t>();
   floor.manifest_number = reader.Read<uint64_t>();
   floor.manifest_bytes = static_cast<int64_t>(reader.Read<uint64_t>());
-  return reader.at_end() ? floor : Floor();
+  if (!reader.at_end()) return lost(" is damaged");
+  return floor;
 }
 
 absl::Status StoreDirectory::RaiseFloor(const Floor& floor) {
   MutexLock lock(&floor_mutex_);
-  Floor raised = GetFloor();
+  KVLINK_ASSIGN_OR_RETURN(Floor raised, GetFloor());
   raised.sequence = std::max(floor.sequence, raised.sequence);
   if (std::tie(floor.manifest_number, floor.manifest_bytes) > std::tie(raised.manifest_number, raised.manifest_bytes)) {
     raised.manifest_number = floor.manifest_number;
     raised.manifest_bytes = floor.manifest_bytes;
   }
+  return WriteFloor(raised);
+}
+
+absl::Status StoreDirectory::ReplaceFloor(const Floor& floor) {
+  MutexLock lock(&floor_mutex_);
+  return WriteFloor(floor);
+}
+
+absl::Status StoreDirectory::WriteFloor(const Floor& floor) {
   std::string payload;
-  AppendField<uint64_t>(raised.sequence, &payload);
-  AppendField<uint64_t>(raised.manifest_number, &payload);
-  AppendField<uint64_t>(raised.manifest_bytes, &payload);
+  AppendField<uint64_t>(floor.sequence, &payload);
+  AppendField<uint64_t>(floor.manifest_number, &payload);
+  AppendField<uint64_t>(floor.manifest_bytes, &payload);
   return files_.WriteWhole(path_, kFloorName, WrapEnvelope(kFloorKind, payload));
 }
 

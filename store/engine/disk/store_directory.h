@@ -40,22 +40,27 @@ class StoreDirectory {
 
   // Nothing for a directory whose making was never finished: there is no data in it.
   const std::optional<Identity>& identity() const { return identity_; }
-  // Finishes the making; durable on return.
+  // Finishes the making, FLOOR first and STORE last; durable on return.
   absl::Status SetIdentity(const Identity& identity);
 
   std::string index_path() const { return path_ + "/index"; }
   std::string segments_path() const { return path_ + "/segments"; }
 
   // A change known to have reached the index's tables, whose log may be gone: an index that ends before it has lost
-  // changes. 0 if unknown; a damaged mark counts as unknown. Raise only ever raises it, durably.
-  // Nor can a crash have torn what lies in MANIFEST number `manifest_number` before `manifest_bytes`.
+  // changes. 0 if unknown. Nor can a crash have torn what lies in MANIFEST number `manifest_number` before
+  // `manifest_bytes`.
   struct Floor {
     uint64_t sequence = 0;
     uint64_t manifest_number = 0;
     int64_t manifest_bytes = 0;
   };
-  Floor GetFloor() const;
+  // DATA_LOSS: the mark is missing from a store that is made, or damaged. UNAVAILABLE: it cannot be read now.
+  // UNIMPLEMENTED: another format version.
+  absl::StatusOr<Floor> GetFloor() const;
+  // Only ever raises it, durably. The errors of GetFloor leave it as it is: what is damaged or missing stays so until
+  // somebody who told of it calls ReplaceFloor.
   absl::Status RaiseFloor(const Floor& floor);
+  absl::Status ReplaceFloor(const Floor& floor);
 
   // Space for the index on a full disk. Release gives it back to the file system, Restore takes it again
   // (RESOURCE_EXHAUSTED while the disk is full). Both are OK if there is nothing to do.
@@ -67,6 +72,7 @@ class StoreDirectory {
   absl::Status Lock(bool read_only);
   absl::Status ReadIdentity();
   absl::Status CheckForeign() const;
+  absl::Status WriteFloor(const Floor& floor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(floor_mutex_);
 
   const FileSystem files_;
   const std::string path_;

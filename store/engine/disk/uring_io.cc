@@ -198,8 +198,7 @@ class UringIo : public BulkIo {
     if (result > 0) {
       slot.done_bytes += result;
     } else if (result == 0) {
-      status = absl::DataLossError(absl::StrCat(request.write ? "write " : "read ", request.file->path(),
-                                                ": the file ends at byte ", request.offset + slot.done_bytes));
+      status = request.file->EndsBefore(request.write ? "write" : "read", request.offset + slot.done_bytes);
     } else if (result != -EINTR && result != -EAGAIN) {
       status = ErrnoStatus(-result, request.write ? "write" : "read", request.file->path());
     }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/match.h"
+#include "base/descriptor_limit.h"
 #include "base/status.h"
 #include "rocksdb/convenience.h"
 #include "rocksdb/filter_policy.h"

@@ -114,7 +114,7 @@ class GrpcControlServer : public ControlServer {
   absl::Status Listen(const std::string& address, const transport::TlsOptions& tls, ServerPart* beside) {
     const NodeLimits& limits = core_->limits;
     KVLINK_ASSIGN_OR_RETURN(auto credentials, transport::ServerCredentials(tls));
-    KVLINK_ASSIGN_OR_RETURN(gate_, ConnectionGate::Listen(address, &core_->strangers));
+    KVLINK_ASSIGN_OR_RETURN(gate_, ConnectionGate::Listen(address, &core_->strangers, core_->limits.control_waiting));
     grpc::EnableDefaultHealthCheckService(false);
     grpc::ResourceQuota quota("kvlink-control");
     quota.Resize(static_cast<size_t>(limits.control_bytes));

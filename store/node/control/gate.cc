@@ -23,7 +23,6 @@
 namespace kvlink::store::node {
 namespace {
 
-constexpr size_t kMaxWaiting = 1024;
 constexpr int kAtOnce = 64;                                // accepted in one go
 constexpr absl::Duration kPause = absl::Milliseconds(10);  // between them, in a crowd
 constexpr absl::Duration kTurn = absl::Milliseconds(10);   // between those that gRPC gets, in a crowd
@@ -39,10 +38,10 @@ Descriptor ListenAt(const transport::SocketAddress& address) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Listen(const std::string& address,
-                                                                       Strangers* strangers) {
+absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Listen(const std::string& address, Strangers* strangers,
+                                                                       int max_waiting) {
   KVLINK_ASSIGN_OR_RETURN(transport::Address named, transport::ParseAddress(address));
-  std::unique_ptr<ConnectionGate> gate(new ConnectionGate(strangers));
+  std::unique_ptr<ConnectionGate> gate(new ConnectionGate(strangers, max_waiting));
   // A name may stand for several addresses, not all of which this host has: one is enough.
   KVLINK_ASSIGN_OR_RETURN(auto all, transport::ResolveAll(named));
   for (size_t i = 0; i < all.size(); ++i) {
@@ -108,8 +107,10 @@ void ConnectionGate::Take(int listener) {
     Descriptor taken(accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (taken.get() < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
-      // No descriptors or memory: asking again at once would help nobody.
-      if (errno != EAGAIN) listen_again_ = SteadyNow() + 10 * kPause;
+      if (errno == EAGAIN) return;
+      // No descriptors or memory: asking again at once would help nobody. A stranger makes room.
+      const bool is_cut = (errno == EMFILE || errno == ENFILE) && strangers_->Cut();
+      listen_again_ = SteadyNow() + (is_cut ? kPause : 10 * kPause);
       return;
     }
     transport::SocketAddress peer;
@@ -119,7 +120,7 @@ void ConnectionGate::Take(int listener) {
     setsockopt(taken.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
     const transport::Address named = peer.ToAddress();
     waiting_[named.host].push_back({named.ToString(), listener, std::move(taken)});
-    if (++count_ <= kMaxWaiting) continue;
+    if (++count_ <= max_waiting_) continue;
     const auto most = std::max_element(waiting_.begin(), waiting_.end(),
                                        [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
     most->second.pop_back();
@@ -138,7 +139,8 @@ void ConnectionGate::HandOver(absl::Time now) {
     turn->second.pop_front();
     --count_;
     if (turn->second.empty()) waiting_.erase(turn);
-    const int given = fcntl(first.socket.get(), F_DUPFD_CLOEXEC, 0);
+    int given = fcntl(first.socket.get(), F_DUPFD_CLOEXEC, 0);
+    if (given < 0 && strangers_->Cut()) given = fcntl(first.socket.get(), F_DUPFD_CLOEXEC, 0);
     if (given < 0) continue;  // no descriptors: this one goes
     strangers_->Add(std::move(first.peer), last_host_, std::move(first.socket));
     if (Crowded()) next_ = now + kTurn;

@@ -26,9 +26,10 @@ class ConnectionGate {
   // Takes a connection over, a descriptor that it closes. `listener`: where it came in.
   using Give = std::function<void(int listener, int connection)>;
 
-  // Listens at "host:port"; port 0 chooses one. Nobody is taken before Start. `strangers` outlives it. UNAVAILABLE: in
-  // use, or not this host's.
-  static absl::StatusOr<std::unique_ptr<ConnectionGate>> Listen(const std::string& address, Strangers* strangers);
+  // Listens at "host:port"; port 0 chooses one. Nobody is taken before Start. `strangers` outlives it. Up to
+  // `max_waiting` connections wait for gRPC. UNAVAILABLE: in use, or not this host's.
+  static absl::StatusOr<std::unique_ptr<ConnectionGate>> Listen(const std::string& address, Strangers* strangers,
+                                                                int max_waiting);
   // Once. `give` is called by a thread of the gate, until the gate is destroyed.
   void Start(Give give);
   // Takes nobody any more; once, and as the destructor does.
@@ -43,7 +44,8 @@ class ConnectionGate {
     int listener;
     Descriptor socket;
   };
-  explicit ConnectionGate(Strangers* strangers) : strangers_(strangers) {}
+  ConnectionGate(Strangers* strangers, int max_waiting)
+      : strangers_(strangers), max_waiting_(static_cast<size_t>(max_waiting)) {}
   void Run();
   // Whether strangers are so many that everybody waits.
   bool Crowded() const;
@@ -51,6 +53,7 @@ class ConnectionGate {
   void HandOver(absl::Time now);
 
   Strangers* const strangers_;
+  const size_t max_waiting_;
   std::vector<Descriptor> listeners_;
   Descriptor wake_;  // an event: the end
   std::string address_;

@@ -2,43 +2,19 @@
 
 #include <prometheus/collectable.h>
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
-#include <sys/socket.h>
 
-#include <cerrno>
-#include <cstring>
-#include <exception>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "base/descriptor.h"
 #include "base/status.h"
-#include "transport/address.h"
 
 namespace kvlink::store::node {
 namespace {
 
 constexpr int kStatusCodes = 17;
-// A connection that says nothing takes a thread of the HTTP server until its time is over.
-constexpr char kThreads[] = "8", kRequestMilliseconds[] = "1000", kQueue[] = "64";
-
-// The HTTP server says nothing of why it does not start, so the system is asked first.
-absl::Status CheckFree(const std::string& address) {
-  KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
-  KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
-  const Descriptor probe(socket(resolved.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int on = 1;
-  if (probe.get() >= 0) (void)setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (probe.get() >= 0 && bind(probe.get(), resolved.get(), resolved.length) == 0 && listen(probe.get(), 1) == 0) {
-    return absl::OkStatus();
-  }
-  return absl::UnavailableError(
-      absl::StrCat("cannot serve metrics at ", address, ": ", std::strerror(errno), "; name another address"));
-}
 
 prometheus::Histogram::BucketBoundaries LatencyBuckets() {
   return {2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30};
@@ -103,7 +79,6 @@ struct Metrics::Impl {
   const std::shared_ptr<Asked> asked;
   std::array<prometheus::Histogram*, kOperations> latencies{};
   std::array<std::array<prometheus::Counter*, kStatusCodes>, kOperations> outcomes{};
-  std::unique_ptr<prometheus::Exposer> exposer;
 };
 
 Metrics::Metrics(Readings readings) : impl_(std::make_shared<Impl>(std::move(readings))) {}
@@ -116,25 +91,11 @@ void Metrics::Ended(Operation operation, absl::Duration took, absl::StatusCode c
 }
 
 absl::StatusOr<std::string> Metrics::Serve(const std::string& address) {
-  KVLINK_RETURN_IF_ERROR(CheckFree(address));
-  // The library throws.
-  try {
-    impl_->exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
-        "listening_ports", address, "num_threads", kThreads, "request_timeout_ms", kRequestMilliseconds,
-        "keep_alive_timeout_ms", kRequestMilliseconds, "connection_queue", kQueue});
-    impl_->exposer->RegisterCollectable(impl_->registry);
-    impl_->exposer->RegisterCollectable(impl_->asked);
-  } catch (const std::exception& error) {
-    impl_->exposer = nullptr;
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics at ", address, ": the HTTP server does not start (", error.what(), ")"));
-  }
-  const std::vector<int> ports = impl_->exposer->GetListeningPorts();
-  if (ports.empty()) return absl::UnavailableError(absl::StrCat("cannot serve metrics at ", address));
-  return absl::StrCat(address.substr(0, address.rfind(':')), ":", ports[0]);
+  KVLINK_ASSIGN_OR_RETURN(server_, PageServer::Start(address, [this] { return Text(); }));
+  return server_->address();
 }
 
-void Metrics::StopServing() { impl_->exposer = nullptr; }
+void Metrics::StopServing() { server_ = nullptr; }
 
 std::string Metrics::Text() const {
   std::vector<prometheus::MetricFamily> families = impl_->registry->Collect();

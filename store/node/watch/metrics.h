@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "store/node/watch/page_server.h"
 
 namespace kvlink::store::node {
 
@@ -68,6 +69,7 @@ class Metrics {
   struct Impl;
   const std::shared_ptr<Impl> impl_;
   std::atomic<int64_t> malformed_{0};
+  std::unique_ptr<PageServer> server_;
 };
 
 }  // namespace kvlink::store::node

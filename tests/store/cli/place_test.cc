@@ -32,9 +32,9 @@ TEST(IsNode, ToldFromDirectories) {
 }
 
 TEST(IsNode, WhatLooksLikeAnAddressIsRefusedAndNotMade) {
-  for (const char* typo :
-       {"http://127.0.0.1:7400", "grpc://host", "127.0.0.1:99999", "127.0.0.1:0", ":7400", "localhost", "LOCALHOST",
-        "127.0.0.1", "[::1]", "host:", "localhost:http", "host:123456789012345678901"}) {
+  for (const char* typo : {"http://127.0.0.1:7400", "grpc://host", "127.0.0.1:99999", "127.0.0.1:0", ":7400",
+                           "localhost", "LOCALHOST", "127.0.0.1", "[::1]", "host:", "localhost:http",
+                           "host:123456789012345678901", "::1:7400", "::1", "fe80::2:7400"}) {
     const auto is_node = IsNode(typo);
     EXPECT_EQ(is_node.status().code(), absl::StatusCode::kInvalidArgument) << typo;
     EXPECT_THAT(std::string(is_node.status().message()), HasSubstr("HOST:PORT")) << typo;

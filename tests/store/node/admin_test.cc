@@ -29,6 +29,7 @@
 #include "store/client/remote.h"
 #include "store/node/watch/statistics.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/descriptor_limit.h"
 #include "transport/address.h"
 
 namespace kvlink::testing {
@@ -325,7 +326,8 @@ TEST_F(AdminTest, SilentConnectionsDoNotHoldUpMetrics) {
   StartNode([](store::node::NodeOptions* options) { options->metrics_address = "127.0.0.1:0"; });
   const std::string address = (*node_)->addresses().metrics;
   std::vector<Descriptor> silent;
-  for (int i = 0; i < 5; ++i) silent.push_back(Silent(address));
+  const int64_t count = std::min<int64_t>(1000, RaiseDescriptorLimit() - 1000);
+  for (int64_t i = 0; i < count; ++i) silent.push_back(Silent(address));
   absl::SleepFor(absl::Milliseconds(100));
   const absl::Time began = SteadyNow();
   const Descriptor reader = Silent(address);

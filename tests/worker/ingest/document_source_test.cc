@@ -11,6 +11,7 @@
 #include <fstream>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/support/gzip.h"
 
@@ -117,6 +118,20 @@ TEST_F(DocumentSourceTest, DamagedCompressionIsNamedAndEndsOnlyItsFile) {
   EXPECT_FALSE(items[0].status.ok());
 }
 
+TEST_F(DocumentSourceTest, ANameOfACompressedFileIsBelieved) {
+  for (const std::string name : {"a.jsonl.gz", "a.txt.gz", "a.jsonl.zst", "a.txt.zst"}) {
+    for (const std::string bytes : {"", "\x1f", "junk \xff\xfe", "{\"id\":\"a\",\"text\":\"t\"}\n"}) {
+      const std::vector<SourceItem> items = All({Write(name, bytes)});
+      ASSERT_EQ(items.size(), 1u) << name << " " << bytes;
+      EXPECT_EQ(items[0].status.code(), absl::StatusCode::kInvalidArgument) << name << " " << bytes;
+      EXPECT_THAT(std::string(items[0].status.message()),
+                  HasSubstr(name.substr(name.size() - 2) == "gz" ? "gzip data" : "zstd data"));
+    }
+  }
+  const std::string skipped("\x5e\x2a\x4d\x18\x02\0\0\0xx", 10);
+  EXPECT_THAT(Ids(All({Write("a.txt.zst", skipped + Zstd("t"))})), ElementsAre("a.txt.zst"));
+}
+
 TEST_F(DocumentSourceTest, LinesAndTextsAreBounded) {
   SourceOptions options;
   options.max_document_bytes = 100;
@@ -125,6 +140,9 @@ TEST_F(DocumentSourceTest, LinesAndTextsAreBounded) {
   EXPECT_THAT(Ids(All({path}, options)), ElementsAre("!" + path + ":1", "b"));
   const std::string text = Write("long.txt", std::string(101, 'x'));
   EXPECT_THAT(Ids(All({text}, options)), ElementsAre("!" + text));
+  for (const std::string& input : {path, text}) {
+    EXPECT_THAT(std::string(All({input}, options)[0].status.message()), HasSubstr("--document-bytes"));
+  }
   EXPECT_THAT(Ids(All({Write("fits.txt", std::string(100, 'x'))}, options)), ElementsAre("fits.txt"));
 }
 
@@ -188,6 +206,7 @@ TEST_F(DocumentSourceTest, JsonErrorsHaveAPlaceAndAReason) {
       {"{\"id\":NaN}", "not JSON at byte 7: syntax error while parsing value"},
       {"{'id':'a'}", "not JSON at byte 2: syntax error while parsing object key"},
       {"[1,2]", "not a JSON object but array"},
+      {"{\"id\":\"a\",\"text\":\"t\",\"id\":\"b\"}", "member \"id\" is there twice"},
       {"7", "not a JSON object but number"},
   };
   for (const auto& [line, reason] : cases) {
@@ -204,7 +223,8 @@ TEST_F(DocumentSourceTest, JsonErrorsHaveAPlaceAndAReason) {
 
 TEST_F(DocumentSourceTest, WhatMayBeLinesOrTextIsAskedAbout) {
   for (const char* name : {"a.json", "a.csv", "a.json.gz", "A.JSON"}) {
-    const std::string path = Write(name, "{\"id\":\"a\",\"text\":\"t\"}\n");
+    const std::string line = "{\"id\":\"a\",\"text\":\"t\"}\n";
+    const std::string path = Write(name, absl::EndsWith(name, ".gz") ? Gzip(line) : line);
     const auto refused = DocumentSource::Open({path}, {});
     EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_THAT(std::string(refused.status().message()), HasSubstr("--format jsonl or --format text")) << name;
