@@ -1,6 +1,5 @@
 #include "transport/ucx/context.h"
 
-#include <sys/resource.h>
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
@@ -15,6 +14,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "base/status.h"
 
 namespace kvlink::transport {
@@ -55,10 +55,9 @@ ucs_log_func_rc_t LogToStandardError(const char* file, unsigned line, const char
 // connection's descriptor twice (tcp_listener.c): the second time it may be somebody else's. With as many as the
 // process can have, or far more than a node has peers, it never does. The environment was read with the library.
 void WatchAllDescriptors() {
-  rlimit limit = {};
-  if (getenv("UCX_ASYNC_MAX_EVENTS") != nullptr || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const rlim_t enough = std::min<rlim_t>(limit.rlim_max, 1 << 16);
-  ucs_global_opts.async_max_events = std::max(ucs_global_opts.async_max_events, static_cast<unsigned>(enough));
+  if (getenv("UCX_ASYNC_MAX_EVENTS") != nullptr) return;
+  const auto enough = static_cast<unsigned>(std::min(DescriptorLimit(), int64_t{1} << 16));
+  ucs_global_opts.async_max_events = std::max(ucs_global_opts.async_max_events, enough);
 }
 
 void Prefer(ucp_config_t* config, const std::string& name, const std::string& value) {

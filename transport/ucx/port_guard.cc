@@ -7,7 +7,6 @@
 #include <linux/filter.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -17,6 +16,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/descriptor_limit.h"
 #include "transport/address.h"
 
 namespace kvlink::transport {
@@ -131,18 +131,12 @@ bool Filter(int fd) {
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
 }
 
-int64_t DescriptorLimit() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > INT32_MAX) return INT32_MAX;
-  return static_cast<int64_t>(limit.rlim_cur);
-}
-
 }  // namespace
 
 // Strangers may take a part of what the process has.
 PortGuard::PortGuard(Hooks hooks)
     : hooks_(std::move(hooks)),
-      max_strangers_(std::clamp<int64_t>(DescriptorLimit() / 8, 16, kMaxStrangers)),
+      max_strangers_(std::clamp(DescriptorLimit() / 8, int64_t{16}, kMaxStrangers)),
       room_(max_strangers_) {}
 
 std::set<int> PortGuard::Listening() {

@@ -2,8 +2,6 @@
 // free changes under mutex_, which is never held during one.
 #include "store/engine/memory/arena.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -11,6 +9,7 @@
 #include <tuple>
 
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "base/status.h"
 
 namespace kvlink::engine {
@@ -41,9 +40,8 @@ int FirstChunks(const ArenaPoolOptions& options, int64_t chunk_bytes, int chunks
 
 int MaxPieces(const ArenaPoolOptions& options) {
   if (options.max_pieces > 0) return options.max_pieces;
-  rlimit limit;
-  if (!options.shared || getrlimit(RLIMIT_NOFILE, &limit) != 0) return kMaxPieces;
-  return static_cast<int>(std::clamp<rlim_t>(limit.rlim_cur / 4, 1, kMaxPieces));
+  if (!options.shared) return kMaxPieces;
+  return static_cast<int>(std::clamp<int64_t>(DescriptorLimit() / 4, 1, kMaxPieces));
 }
 
 }  // namespace
