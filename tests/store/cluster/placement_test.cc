@@ -275,7 +275,8 @@ TEST(PlacementTest, GoldenTables) {
   EXPECT_EQ(digest(Place(Members(1000, 4), 2).next()), 1046541584607319237u);
   EXPECT_EQ(digest(Place(Members(100, 1u << 20, 3), 3).next()), 4011443516592992215u);
   EXPECT_EQ(digest(Place(Members(20, 7, 2), 5).next()), 2143412806007630234u);
-  const auto owners = Place(Members(10), 3).next().Owners(1);
+  const Placement ten = Place(Members(10), 3);
+  const auto owners = ten.next().Owners(1);
   EXPECT_THAT(std::vector<uint16_t>(owners.begin(), owners.end()), ElementsAre(8, 5, 0));
 }
 
