@@ -229,8 +229,7 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     status = rpc(endpoint, &context, &header);
   }
   Outcome outcome = Judge(kind, endpoint, status, header, floor);
-  if (outcome.final && (kind == CallKind::kRead || kind == CallKind::kWrite) &&
-      (outcome.status.ok() || IsAnswer(status.error_code()))) {
+  if (outcome.status.ok() && (kind == CallKind::kRead || kind == CallKind::kWrite)) {
     MutexLock lock(&mutex_);
     confirmed_[number] = SteadyNow();
     revision_ = std::max(revision_, header.revision());
@@ -264,8 +263,9 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
   if (IsAnswer(status.error_code()) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
     return {Annotate(transport::FromGrpc(status), absl::StrCat("etcd at ", endpoint.address))};
   }
-  // Without a leader nothing is proposed.
-  const bool certain = absl::StrContains(status.error_message(), "etcdserver: no leader");
+  // Without a leader nothing is proposed, and without a connection nothing was sent.
+  const bool certain = absl::StrContains(status.error_message(), "etcdserver: no leader") ||
+                       absl::StrContains(status.error_message(), "failed to connect to all addresses");
   if (kind == CallKind::kWrite && !certain) {
     return {
         absl::UnknownError(absl::StrCat("etcd at ", endpoint.address, " may or may not have carried out the write (",

@@ -17,6 +17,9 @@ namespace {
 // How long before etcd may end it a lease counts as lost: for what its owner does then, and for clocks that differ.
 absl::Duration Margin(absl::Duration ttl) { return std::min(absl::Seconds(1), ttl / 5); }
 
+// After a renewal that failed, which has taken its own time; of the lease's.
+constexpr double kPause = 0.05;
+
 }  // namespace
 
 KeepAlive::KeepAlive(ClusterChannel* cluster, const Lease& lease, Lost lost)
@@ -66,7 +69,6 @@ absl::Status KeepAlive::RenewOnce(absl::Time deadline) {
 }
 
 void KeepAlive::Run() {
-  absl::Status last;
   while (true) {
     absl::Time renewed;
     absl::Duration ttl;
@@ -74,21 +76,23 @@ void KeepAlive::Run() {
       MutexLock lock(&mutex_);
       renewed = renewed_, ttl = ttl_;
     }
+    const absl::Time lost = renewed + ttl - Margin(ttl);
     if (!cancellation_->SleepUntil(renewed + ttl / 3)) return;
-    // Until it succeeds or the lease is lost; Call has pauses of its own.
-    absl::Status status = RenewOnce(renewed + ttl - Margin(ttl));
+    absl::Status status = RenewOnce(lost);
     if (cancellation_->cancelled()) return;
     if (status.ok()) continue;
-    if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
-      cancellation_->SleepUntil(valid_until());
+    if (!absl::IsNotFound(status)) {
+      // Whatever it is may pass while the lease lives.
+      if (!cancellation_->SleepUntil(std::min(lost, SteadyNow() + ttl * kPause))) return;
+      if (SteadyNow() < lost) continue;
       status = absl::DeadlineExceededError(
-          absl::StrCat("the lease ", absl::Hex(id_), " was not renewed in time: ", status.message()));
+          absl::StrCat("the lease ", absl::Hex(id_), " of etcd was not renewed in time: ", status.message()));
     }
     {
       MutexLock lock(&mutex_);
       ended_ = true;
     }
-    if (lost_ && !cancellation_->cancelled()) lost_(status);
+    if (lost_) lost_(status);
     return;
   }
 }

@@ -26,9 +26,9 @@ class ClusterChannel;
 
 class KeepAlive {
  public:
-  // Called once, on the thread of the object, when the lease is lost for good: NOT_FOUND (etcd has ended it),
-  // DEADLINE_EXCEEDED (it was not renewed in time; the message says why), or another error of etcd's that asking again
-  // does not mend (Client). Must not destroy the KeepAlive. Not called for the end of the object.
+  // Called once, on the thread of the object, when the lease is lost for good: NOT_FOUND (etcd has ended it) or
+  // DEADLINE_EXCEEDED (it was not renewed in time; the message says why). Must not destroy the KeepAlive. Not called
+  // for the end of the object.
   using Lost = std::function<void(const absl::Status& why)>;
 
   // For Client::Keep.

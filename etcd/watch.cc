@@ -129,24 +129,33 @@ absl::StatusOr<std::optional<WatchBatch>> Watch::Take(Response response) {
   token_renewed_ = false;
   if (fragments_ != nullptr) {
     fragments_->mutable_events()->MergeFrom(response.events());
-    fragments_->set_fragment(response.fragment());
-    response = std::move(*fragments_);
+    response.mutable_events()->Swap(fragments_->mutable_events());
     fragments_.reset();
   }
-  if (response.fragment()) {
-    if (response.ByteSizeLong() > kMaxRevisionBytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("etcd: the changes of one revision take more than ",
-                                                       kMaxRevisionBytes >> 20, " MiB: read anew in parts"));
-    }
-    fragments_ = std::make_unique<Response>(std::move(response));
-    return std::nullopt;
-  }
+  if (response.fragment()) KVLINK_RETURN_IF_ERROR(KeepLastRevision(&response));
   if (response.events_size() > 0) return TakeEvents(response);
+  if (fragments_ != nullptr) return std::nullopt;
   // A member that is behind has nothing to say yet.
   const int64_t revision = response.header().revision();
   if (revision + 1 < next_revision_) return std::nullopt;
   if (response.watch_id() == kWatchId) next_revision_ = revision + 1;
   return WatchBatch{{}, revision};
+}
+
+// More of the last revision may follow in the next fragment; those before it are whole.
+absl::Status Watch::KeepLastRevision(Response* response) {
+  const int count = response->events_size();
+  int first = count;
+  while (first > 0 &&
+         response->events(first - 1).kv().mod_revision() == response->events(count - 1).kv().mod_revision()) {
+    --first;
+  }
+  fragments_ = std::make_unique<Response>();
+  for (int i = first; i < count; ++i) fragments_->add_events()->Swap(response->mutable_events(i));
+  response->mutable_events()->DeleteSubrange(first, count - first);
+  if (fragments_->ByteSizeLong() <= kMaxRevisionBytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("etcd: the changes of one revision take more than ",
+                                                   kMaxRevisionBytes >> 20, " MiB: read anew in parts"));
 }
 
 absl::Status Watch::TakeEnd(const Response& response) {

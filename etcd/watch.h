@@ -59,6 +59,7 @@ class Watch {
   void Leave(const absl::Status& why);
   // The answer of Next, if this completes one.
   absl::StatusOr<std::optional<WatchBatch>> Take(Response response);
+  absl::Status KeepLastRevision(Response* response);
   absl::Status TakeEnd(const Response& response);
   std::optional<WatchBatch> TakeEvents(const Response& response);
 
@@ -73,9 +74,9 @@ class Watch {
   std::unique_ptr<WatchStream> stream_;
   // Of the stream: when the member was asked for an answer that has not come, and when it last said something.
   absl::Time asked_ = absl::InfinitePast(), heard_ = absl::InfinitePast();
-  bool token_renewed_ = false;  // since events or progress came last
-  absl::Status trouble_;        // with the member that was left last, until another one works
-  std::unique_ptr<Response> fragments_;
+  bool token_renewed_ = false;           // since events or progress came last
+  absl::Status trouble_;                 // with the member that was left last, until another one works
+  std::unique_ptr<Response> fragments_;  // events of a revision that is not whole yet
 };
 
 }  // namespace kvlink::etcd

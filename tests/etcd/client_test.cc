@@ -348,6 +348,27 @@ TEST_F(ClientTest, ACompactedRevisionIsTold) {
   EXPECT_EQ(again->Next(Patience())->events[0].key_value.value, "new");
 }
 
+// An etcd that was restored from a backup of yesterday forgets what was acknowledged: nothing of it is taken for the
+// present.
+TEST_F(ClientTest, ARestoredEtcdIsNoticed) {
+  StartEtcd();
+  const auto client = NewClient();
+  ASSERT_TRUE(client->Put("key", "old", kNoLease, Patience()).ok());
+  etcd_->Backup();
+  // A read finds the member again; a write right after an answer could go to the connection that is gone.
+  ASSERT_TRUE(client->Get("key", {}, Patience()).ok());
+  const auto put = client->Put("key", "new", kNoLease, Patience());
+  ASSERT_TRUE(put.ok()) << put.status();
+  const auto watch = client->WatchFrom("key", false, *put);
+  ASSERT_TRUE(watch->Next(Patience()).ok());
+  etcd_->Restore();
+  EXPECT_EQ(client->Get("key", {}, Patience()).status().code(), absl::StatusCode::kDataLoss);
+  absl::Status told;
+  while (told.ok() || absl::IsDeadlineExceeded(told)) told = watch->Next(Patience()).status();
+  EXPECT_EQ(told.code(), absl::StatusCode::kDataLoss) << told;
+  EXPECT_EQ(NewClient()->Get("key", {}, Patience())->found[0].value, "old");
+}
+
 TEST_F(ClientTest, CancelEndsAWaitingWatch) {
   StartEtcd();
   const auto client = NewClient();

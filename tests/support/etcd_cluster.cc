@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -90,7 +91,7 @@ void EtcdCluster::Start(Member* member) {
       "--name",
       member->name,
       "--data-dir",
-      absl::StrCat(directory_.path(), "/", member->name),
+      DataOf(*member),
       "--listen-client-urls",
       clients,
       "--advertise-client-urls",
@@ -143,6 +144,23 @@ void EtcdCluster::Thaw(int member) {
 void EtcdCluster::Restart(int member) {
   Start(&members_[member]);
   AwaitServing(members_[member]);
+}
+
+void EtcdCluster::Backup() {
+  Kill(0);
+  std::filesystem::copy(DataOf(members_[0]), directory_.path() + "/backup", std::filesystem::copy_options::recursive);
+  Restart(0);
+}
+
+void EtcdCluster::Restore() {
+  Kill(0);
+  std::filesystem::remove_all(DataOf(members_[0]));
+  std::filesystem::copy(directory_.path() + "/backup", DataOf(members_[0]), std::filesystem::copy_options::recursive);
+  Restart(0);
+}
+
+std::string EtcdCluster::DataOf(const Member& member) const {
+  return absl::StrCat(directory_.path(), "/", member.name);
 }
 
 int EtcdCluster::Leader() {

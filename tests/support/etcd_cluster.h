@@ -36,6 +36,10 @@ class EtcdCluster {
   // One that was killed, with what it has on its disk. Waits until it serves.
   void Restart(int member);
 
+  // Keeps what the only member has on its disk, and brings it back later, as an operator does with a backup.
+  void Backup();
+  void Restore();
+
   // The member that leads now; waits until one does. Asks only members that run.
   int Leader();
   // etcd's API as JSON: "/v3/auth/enable", "{}". The answer; empty on an error.
@@ -52,6 +56,7 @@ class EtcdCluster {
     std::unique_ptr<Subprocess> process;
     bool frozen = false;
   };
+  std::string DataOf(const Member& member) const;
   void Start(Member* member);
   void AwaitServing(const Member& member) const;
 
