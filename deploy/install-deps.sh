@@ -16,6 +16,7 @@ packages=(
   libdnnl-dev libhwy-dev
   libucx-dev ucx-utils libgrpc++-dev protobuf-compiler-grpc prometheus-cpp-dev
   clang clang-format clang-tidy
+  etcd-server
   python3 python3-pip python3-venv ca-certificates
 )
 

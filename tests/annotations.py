@@ -15,7 +15,7 @@ import sys
 
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PRODUCT = ("base/", "proto/", "kernels/", "transport/", "store/", "worker/")
+PRODUCT = ("base/", "proto/", "kernels/", "transport/", "etcd/", "store/", "worker/")
 
 
 def included(path):

@@ -29,7 +29,7 @@ LIBRARIES = [
     ("zlib", r"zlib\.h$"),
     ("zstd", r"zstd(_errors)?\.h$"),
 ]
-TOP = ["base", "proto", "kernels", "transport", "store", "worker"]
+TOP = ["base", "proto", "kernels", "transport", "etcd", "store", "worker"]
 # What an interface may include of its own folder and those below.
 INTERFACES = {
     "store/engine/engine.h": ["store/engine/disk/location.h", "store/engine/statistics.h", "store/engine/types.h"],

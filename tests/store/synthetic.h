@@ -23,29 +23,9 @@
 #include "proto/envelope.h"
 #include "proto/manifest.h"
 #include "store/store.h"
+#include "tests/support/scratch_directory.h"
 
 namespace kvlink::testing {
-
-// A directory of its own, removed with the object. In memory where there is memory, so that tests do not wait for a
-// disk.
-class ScratchDirectory {
- public:
-  explicit ScratchDirectory(bool in_memory = false) {
-    const char* base = std::getenv("TMPDIR");
-    std::string pattern = base != nullptr ? base : "/tmp";
-    if (in_memory && std::filesystem::exists("/dev/shm")) pattern = "/dev/shm";
-    pattern += "/kvlink_store_XXXXXX";
-    path_ = mkdtemp(pattern.data());
-  }
-  ~ScratchDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // Memory on a page boundary, which a store writes without a copy, or elsewhere.
 template <typename T>

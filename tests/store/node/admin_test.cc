@@ -29,6 +29,7 @@
 #include "store/client/remote.h"
 #include "store/node/watch/statistics.h"
 #include "tests/store/node/raw_client.h"
+#include "tests/support/certificates.h"
 #include "tests/support/descriptor_limit.h"
 #include "transport/address.h"
 
@@ -356,22 +357,8 @@ TEST_F(AdminTest, AMetricsAddressInUseIsNamedWithTheReason) {
 class TlsTest : public AdminTest {
  protected:
   void SetUp() override {
-    if (std::system("openssl version > /dev/null 2>&1") != 0) GTEST_SKIP() << "no openssl here";
-    const std::string in = absl::StrCat("cd ", scratch_.path(), " && ");
-    const auto run = [&](const std::string& command) {
-      ASSERT_EQ(std::system(absl::StrCat(in, command, " > /dev/null 2>&1").c_str()), 0) << command;
-    };
-    std::ofstream(scratch_.path() + "/names") << "subjectAltName=IP:127.0.0.1,DNS:localhost\n";
-    for (const char* authority : {"ca", "stranger"}) {
-      run(absl::StrCat("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=", authority, " -keyout ",
-                       authority, ".key -out ", authority, ".pem"));
-    }
-    for (const char* name : {"node", "client"}) {
-      run(absl::StrCat("openssl req -newkey rsa:2048 -nodes -subj /CN=", name, " -keyout ", name, ".key -out ", name,
-                       ".csr"));
-      run(absl::StrCat("openssl x509 -req -in ", name, ".csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out ",
-                       name, ".pem -extfile names"));
-    }
+    if (!HaveOpenssl()) GTEST_SKIP() << "no openssl here";
+    ASSERT_TRUE(MakeCertificates(scratch_.path()));
   }
   std::string File(const std::string& name) const { return scratch_.path() + "/" + name; }
 };

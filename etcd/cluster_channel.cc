@@ -1,0 +1,404 @@
+// Failover by our own hand, over one gRPC channel for each member, because gRPC's balancing knows only connections: a
+// member that is frozen or cut off from the others keeps its own, and what a client must know (is the outcome of this
+// write unknown?) is lost in its retries.
+//
+// Writes are rare here (members, leases), and one whose outcome is unknown costs whoever made it a read and a decision.
+// So a write goes only to a member that has answered a linearizable read within the last second: with a frozen leader,
+// or a member that is cut off, that read is what fails, and it can be made again.
+#include "etcd/cluster_channel.h"
+
+#include <grpcpp/create_channel.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "transport/address.h"
+#include "transport/grpc/credentials.h"
+#include "transport/grpc/status.h"
+
+namespace kvlink::etcd {
+namespace {
+
+constexpr int kMaxAnswer = 64 << 20;
+constexpr size_t kMaxEndpoints = 64;
+constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 500;
+constexpr absl::Duration kConfirmed = absl::Seconds(1);
+// Between looks at whether somebody cancelled; of a connection that failed, for the attempt that gRPC may be making.
+constexpr absl::Duration kLook = absl::Milliseconds(100);
+// After each member was asked in vain; at most, and at first.
+constexpr absl::Duration kMaxPause = absl::Seconds(1), kFirstPause = absl::Milliseconds(50);
+constexpr absl::Duration kMaxWrite = absl::Seconds(10);
+
+constexpr char kTokenHeader[] = "token";
+constexpr char kLeaderHeader[] = "hasleader";
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& address, const ClientOptions& options,
+                                    const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxAnswer);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
+  // How long an attempt may take; its name says otherwise.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   static_cast<int>(absl::ToInt64Milliseconds(options.connect_timeout)));
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
+}
+
+void Prepare(grpc::ClientContext* context, const std::string& token, bool needs_leader) {
+  if (!token.empty()) context->AddMetadata(kTokenHeader, token);
+  if (needs_leader) context->AddMetadata(kLeaderHeader, "true");
+}
+
+bool TokenRefused(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
+         absl::StrContains(status.error_message(), "revision of auth store is old") ||
+         absl::StrContains(status.error_message(), "auth: revision in header is old");
+}
+
+// A call without a token where one is needed.
+bool NobodyNamed(const grpc::Status& status) { return absl::StrContains(status.error_message(), "user name is empty"); }
+
+// etcd's answer, in contrast to a failure on the way or among the members.
+bool IsAnswer(grpc::StatusCode code) {
+  switch (code) {
+    case grpc::StatusCode::INVALID_ARGUMENT:
+    case grpc::StatusCode::NOT_FOUND:
+    case grpc::StatusCode::ALREADY_EXISTS:
+    case grpc::StatusCode::OUT_OF_RANGE:
+    case grpc::StatusCode::FAILED_PRECONDITION:
+    case grpc::StatusCode::PERMISSION_DENIED:
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+    case grpc::StatusCode::DATA_LOSS:
+      return true;
+    default:
+      return false;
+  }
+}
+
+absl::Status Cancelled() { return absl::CancelledError("the call to etcd was cancelled"); }
+
+// Why there is no connection, from what gRPC says. FAILED_PRECONDITION: because of a mistake, for certain.
+absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view message) {
+  if (absl::StrContains(message, "certificate verify failed") || absl::StrContains(message, "Hostname Verification")) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("its TLS certificate is not of the authority in ", tls.ca_file, ", or not for this address"));
+  }
+  if (absl::StrContains(message, "WRONG_VERSION_NUMBER") || absl::StrContains(message, "wrong version number")) {
+    return absl::FailedPreconditionError("it does not speak TLS: leave out the authority's certificate");
+  }
+  // What a member of the other kind does to a handshake; one that is being ended may do it, too.
+  if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed")) {
+    return absl::UnavailableError(
+        !tls.enabled() ? "it closed the connection at once: does it demand TLS? give the certificate of its authority"
+        : tls.certificate_file.empty()
+            ? "it closed the connection at once: does it speak TLS, and demand a certificate of its clients?"
+            : "it closed the connection at once: does it speak TLS, and accept this client's certificate?");
+  }
+  constexpr absl::string_view kPreface = "last error: ";
+  const size_t at = message.find(kPreface);
+  return absl::UnavailableError(at == absl::string_view::npos ? message : message.substr(at + kPreface.size()));
+}
+
+double RandomHalf() {
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  return std::uniform_real_distribution<double>(0.5, 1)(random);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ClusterChannel>> ClusterChannel::Open(const ClientOptions& options) {
+  if (options.user.empty() && !options.password.empty()) {
+    return absl::InvalidArgumentError("etcd: a password is given and no user");
+  }
+  std::unique_ptr<ClusterChannel> cluster(new ClusterChannel(options));
+  KVLINK_ASSIGN_OR_RETURN(const auto credentials, transport::ChannelCredentials(options.tls));
+  for (const absl::string_view text : absl::StrSplit(options.endpoints, ',')) {
+    const auto address = transport::ParseAddress(text);
+    if (!address.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("etcd: the endpoint \"", text, "\" is not host:port; give host:port[,host:port...]"));
+    }
+    KVLINK_RETURN_IF_ERROR(transport::CheckSecrecy(options.tls, std::string(text), !options.user.empty()));
+    Endpoint endpoint;
+    endpoint.address = std::string(text);
+    endpoint.channel = Dial(endpoint.address, options, credentials);
+    endpoint.kv = etcdserverpb::KV::NewStub(endpoint.channel);
+    endpoint.watch = etcdserverpb::Watch::NewStub(endpoint.channel);
+    endpoint.lease = etcdserverpb::Lease::NewStub(endpoint.channel);
+    endpoint.auth = etcdserverpb::Auth::NewStub(endpoint.channel);
+    cluster->endpoints_.push_back(std::move(endpoint));
+  }
+  if (cluster->endpoints_.size() > kMaxEndpoints) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("etcd: ", cluster->endpoints_.size(), " endpoints; give at most ", kMaxEndpoints));
+  }
+  MutexLock lock(&cluster->mutex_);
+  cluster->confirmed_.resize(cluster->endpoints_.size(), absl::InfinitePast());
+  // So that clients spread over the members.
+  cluster->current_ = std::random_device{}() % cluster->endpoints_.size();
+  return cluster;
+}
+
+absl::Status ClusterChannel::Call(CallKind kind, absl::Time deadline, Cancellation* cancellation, const Rpc& rpc) {
+  std::vector<absl::Status> failures(endpoints_.size());
+  absl::Duration pause = kFirstPause;
+  for (size_t attempt = 1;; ++attempt) {
+    size_t number = 0;
+    {
+      MutexLock lock(&mutex_);
+      number = current_;
+    }
+    Outcome outcome = Try(kind, number, deadline, cancellation, rpc);
+    if (outcome.final) return outcome.status;
+    if (cancellation != nullptr && cancellation->cancelled()) return Cancelled();
+    failures[number] = std::move(outcome.status);
+    Leave(endpoints_[number]);
+    if (attempt % endpoints_.size() != 0) {
+      if (SteadyNow() >= deadline) return GaveUp(failures);
+      continue;
+    }
+    // What asking again does not change.
+    const auto wrong = [](const absl::Status& one) { return absl::IsFailedPrecondition(one); };
+    const absl::Time again = SteadyNow() + pause * RandomHalf();
+    if (std::all_of(failures.begin(), failures.end(), wrong) || again >= deadline) return GaveUp(failures);
+    pause = std::min(kMaxPause, pause * 2);
+    if (cancellation == nullptr) {
+      Cancellation nobody;
+      nobody.SleepUntil(again);
+    } else if (!cancellation->SleepUntil(again)) {
+      return Cancelled();
+    }
+  }
+}
+
+ClusterChannel::Outcome ClusterChannel::Try(CallKind kind, size_t number, absl::Time deadline,
+                                            Cancellation* cancellation, const Rpc& rpc) {
+  Outcome outcome = TryOnce(kind, number, deadline, cancellation, rpc);
+  if (!outcome.renew_token) return outcome;
+  // Once: a token that is refused although it is new is the answer.
+  DropToken();
+  return TryOnce(kind, number, deadline, cancellation, rpc);
+}
+
+ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, absl::Time deadline,
+                                                Cancellation* cancellation, const Rpc& rpc) {
+  const Endpoint& endpoint = endpoints_[number];
+  if (absl::Status connected = AwaitConnection(endpoint, deadline, cancellation); !connected.ok()) {
+    return {std::move(connected), false};
+  }
+  std::string token;
+  bool confirmed = false, authenticate = false;
+  int64_t floor = 0;
+  {
+    MutexLock lock(&mutex_);
+    authenticate = !options_.user.empty() && token_.empty() && !open_to_all_;
+    confirmed = SteadyNow() - confirmed_[number] < kConfirmed;
+  }
+  if (authenticate) {
+    if (Outcome outcome = Authenticate(endpoint, deadline, cancellation); !outcome.status.ok()) return outcome;
+  }
+  if (kind == CallKind::kWrite && !confirmed) {
+    Outcome outcome = TryOnce(CallKind::kRead, number, deadline, cancellation,
+                              [this](const Endpoint& at, grpc::ClientContext* context,
+                                     etcdserverpb::ResponseHeader* header) { return Ask(at, context, header); });
+    // Who may not read that key was answered all the same.
+    if (!outcome.status.ok() && !absl::IsPermissionDenied(outcome.status)) return outcome;
+  }
+  {
+    MutexLock lock(&mutex_);
+    token = token_;
+    floor = revision_;
+  }
+  grpc::ClientContext context;
+  Prepare(&context, token, kind != CallKind::kSerializable);
+  const absl::Duration patience = kind == CallKind::kWrite ? kMaxWrite : options_.answer_timeout;
+  context.set_deadline(ToSystemClock(std::min(deadline, SteadyNow() + patience)));
+  etcdserverpb::ResponseHeader header;
+  grpc::Status status;
+  {
+    Cancellation::Scope scope(cancellation, &context);
+    status = rpc(endpoint, &context, &header);
+  }
+  Outcome outcome = Judge(kind, endpoint, status, header, floor);
+  if (outcome.status.ok() && (kind == CallKind::kRead || kind == CallKind::kWrite)) {
+    MutexLock lock(&mutex_);
+    confirmed_[number] = SteadyNow();
+    revision_ = std::max(revision_, header.revision());
+  }
+  return outcome;
+}
+
+ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& endpoint, const grpc::Status& status,
+                                              const etcdserverpb::ResponseHeader& header, int64_t floor) {
+  if (status.ok()) {
+    absl::Status cluster = CheckCluster(endpoint, header);
+    // A write that went to another cluster is no failure that another member mends.
+    if (!cluster.ok()) return {std::move(cluster), kind == CallKind::kWrite};
+    const bool sees_all = kind == CallKind::kRead || kind == CallKind::kWrite;
+    if (sees_all && header.revision() < floor) {
+      return {absl::DataLossError(
+          absl::StrCat("etcd at ", endpoint.address, " is at revision ", header.revision(), " and was at ", floor,
+                       " before: it was restored from an older snapshot; read everything anew with a new client"))};
+    }
+    return {absl::OkStatus()};
+  }
+  if (NobodyNamed(status) && options_.user.empty()) {
+    return {absl::UnauthenticatedError(
+        absl::StrCat("etcd at ", endpoint.address, " demands a user and a password; none was given"))};
+  }
+  if (!options_.user.empty() && (TokenRefused(status) || NobodyNamed(status))) {
+    return {absl::UnauthenticatedError(absl::StrCat("etcd at ", endpoint.address, " refuses the token of user ",
+                                                    options_.user, ": ", status.error_message())),
+            true, true};
+  }
+  if (IsAnswer(status.error_code()) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
+    return {Annotate(transport::FromGrpc(status), absl::StrCat("etcd at ", endpoint.address))};
+  }
+  // Without a leader nothing is proposed, and without a connection nothing was sent.
+  const bool certain = absl::StrContains(status.error_message(), "etcdserver: no leader") ||
+                       absl::StrContains(status.error_message(), "failed to connect to all addresses");
+  if (kind == CallKind::kWrite && !certain) {
+    return {
+        absl::UnknownError(absl::StrCat("etcd at ", endpoint.address, " may or may not have carried out the write (",
+                                        status.error_message(), "): read what is there before you try again"))};
+  }
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return {absl::DeadlineExceededError("no answer in time"), false};
+  }
+  return {transport::FromGrpc(status), false};
+}
+
+absl::Status ClusterChannel::AwaitConnection(const Endpoint& endpoint, absl::Time deadline,
+                                             Cancellation* cancellation) {
+  const absl::Time until = std::min(deadline, SteadyNow() + options_.connect_timeout);
+  bool waited = false;
+  while (true) {
+    const grpc_connectivity_state state = endpoint.channel->GetState(/*try_to_connect=*/true);
+    if (state == GRPC_CHANNEL_READY) return absl::OkStatus();
+    if (cancellation != nullptr && cancellation->cancelled()) return Cancelled();
+    const absl::Time now = SteadyNow();
+    const bool failed = state == GRPC_CHANNEL_TRANSIENT_FAILURE;
+    if ((failed && waited) || now >= until) break;
+    // gRPC makes its connections while a thread waits within it.
+    endpoint.channel->WaitForStateChange(state, ToSystemClock(std::min(until, now + kLook)));
+    waited |= failed;
+  }
+  if (endpoint.channel->GetState(false) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    return absl::DeadlineExceededError("no connection in time");
+  }
+  // gRPC says why only to a call.
+  grpc::ClientContext context;
+  context.set_deadline(ToSystemClock(SteadyNow() + kLook));
+  etcdserverpb::ResponseHeader header;
+  return ConnectError(options_.tls, Ask(endpoint, &context, &header).error_message());
+}
+
+grpc::Status ClusterChannel::Ask(const Endpoint& endpoint, grpc::ClientContext* context,
+                                 etcdserverpb::ResponseHeader* header) const {
+  etcdserverpb::RangeRequest request;
+  // A key that whoever may use the prefix may read.
+  request.set_key(options_.prefix.empty() ? std::string(1, '\0') : options_.prefix);
+  request.set_count_only(true);
+  etcdserverpb::RangeResponse response;
+  const grpc::Status status = endpoint.kv->Range(context, request, &response);
+  *header = response.header();
+  return status;
+}
+
+ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, absl::Time deadline,
+                                                     Cancellation* cancellation) {
+  etcdserverpb::AuthenticateRequest request;
+  request.set_name(options_.user);
+  request.set_password(options_.password);
+  etcdserverpb::AuthenticateResponse response;
+  grpc::ClientContext context;
+  context.set_deadline(ToSystemClock(std::min(deadline, SteadyNow() + options_.answer_timeout)));
+  grpc::Status status;
+  {
+    Cancellation::Scope scope(cancellation, &context);
+    status = endpoint.auth->Authenticate(&context, request, &response);
+  }
+  if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
+    return {absl::UnauthenticatedError(
+        absl::StrCat("etcd at ", endpoint.address, " does not know user ", options_.user, " with this password"))};
+  }
+  const bool off = absl::StrContains(status.error_message(), "authentication is not enabled");
+  if (status.ok() || off) {
+    MutexLock lock(&mutex_);
+    token_ = response.token();
+    open_to_all_ = off;
+    return {absl::OkStatus()};
+  }
+  return Judge(CallKind::kRepeatable, endpoint, status, response.header(), 0);
+}
+
+absl::StatusOr<const Endpoint*> ClusterChannel::Connect(absl::Time deadline, Cancellation* cancellation) {
+  const Endpoint* answered = nullptr;
+  const absl::Status status =
+      Call(CallKind::kRead, deadline, cancellation,
+           [&](const Endpoint& endpoint, grpc::ClientContext* context, etcdserverpb::ResponseHeader* header) {
+             answered = &endpoint;
+             return Ask(endpoint, context, header);
+           });
+  // The stream says itself what may not be read.
+  if (!status.ok() && !absl::IsPermissionDenied(status)) return status;
+  return answered;
+}
+
+void ClusterChannel::PrepareStream(grpc::ClientContext* context) {
+  MutexLock lock(&mutex_);
+  Prepare(context, token_, /*needs_leader=*/true);
+}
+
+absl::Status ClusterChannel::CheckCluster(const Endpoint& endpoint, const etcdserverpb::ResponseHeader& header) {
+  MutexLock lock(&mutex_);
+  if (!cluster_.has_value()) cluster_ = header.cluster_id();
+  if (*cluster_ == header.cluster_id()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(endpoint.address, " is of another etcd cluster (",
+                                                    absl::Hex(header.cluster_id()), ", in place of ",
+                                                    absl::Hex(*cluster_), "): take it out of the endpoints"));
+}
+
+void ClusterChannel::Leave(const Endpoint& endpoint) {
+  const auto number = static_cast<size_t>(&endpoint - endpoints_.data());
+  MutexLock lock(&mutex_);
+  confirmed_[number] = absl::InfinitePast();
+  if (current_ == number) current_ = (current_ + 1) % endpoints_.size();
+}
+
+void ClusterChannel::DropToken() {
+  MutexLock lock(&mutex_);
+  token_.clear();
+  open_to_all_ = false;
+}
+
+void ClusterChannel::Saw(int64_t revision) {
+  MutexLock lock(&mutex_);
+  revision_ = std::max(revision_, revision);
+}
+
+absl::Status ClusterChannel::GaveUp(const std::vector<absl::Status>& failures) const {
+  std::vector<std::string> reasons;
+  bool silent = false, wrong = true;
+  for (size_t i = 0; i < failures.size(); ++i) {
+    // Those that the deadline left no time for.
+    if (failures[i].ok()) continue;
+    reasons.push_back(absl::StrCat(endpoints_[i].address, " (", failures[i].message(), ")"));
+    silent |= absl::IsDeadlineExceeded(failures[i]);
+    wrong &= absl::IsFailedPrecondition(failures[i]);
+  }
+  const std::string message = absl::StrCat("etcd: no answer from ", absl::StrJoin(reasons, ", "));
+  if (wrong) return absl::FailedPreconditionError(message);
+  return silent ? absl::DeadlineExceededError(message) : absl::UnavailableError(message);
+}
+
+}  // namespace kvlink::etcd

@@ -1,0 +1,100 @@
+// Each renewal is a short stream of its own, with a deadline, in place of one long stream: a stream that stalls then
+// needs no care of its own, and failing over is that of all calls. One stream every few seconds costs nothing.
+#include "etcd/keep_alive.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "etcd/cancellation.h"
+#include "etcd/cluster_channel.h"
+
+namespace kvlink::etcd {
+namespace {
+
+// How long before etcd may end it a lease counts as lost: for what its owner does then, and for clocks that differ.
+absl::Duration Margin(absl::Duration ttl) { return std::min(absl::Seconds(1), ttl / 5); }
+
+// After a renewal that failed, which has taken its own time; of the lease's.
+constexpr double kPause = 0.05;
+
+}  // namespace
+
+KeepAlive::KeepAlive(ClusterChannel* cluster, const Lease& lease, Lost lost)
+    : cluster_(cluster),
+      id_(lease.id),
+      lost_(std::move(lost)),
+      cancellation_(std::make_unique<Cancellation>()),
+      renewed_(lease.valid_until - lease.ttl),
+      ttl_(lease.ttl),
+      thread_("etcd-lease", [this] { Run(); }) {}
+
+KeepAlive::~KeepAlive() {
+  cancellation_->Cancel();
+  thread_.Join();
+}
+
+absl::Time KeepAlive::valid_until() const {
+  MutexLock lock(&mutex_);
+  return ended_ ? absl::InfinitePast() : renewed_ + ttl_ - Margin(ttl_);
+}
+
+absl::Status KeepAlive::RenewOnce(absl::Time deadline) {
+  etcdserverpb::LeaseKeepAliveRequest request;
+  request.set_id(id_);
+  absl::Time sent;
+  etcdserverpb::LeaseKeepAliveResponse response;
+  KVLINK_RETURN_IF_ERROR(
+      cluster_->Call(CallKind::kRepeatable, deadline, cancellation_.get(),
+                     [&](const Endpoint& endpoint, grpc::ClientContext* context, etcdserverpb::ResponseHeader* header) {
+                       sent = SteadyNow();
+                       const auto stream = endpoint.lease->LeaseKeepAlive(context);
+                       if (!stream->Write(request) || !stream->Read(&response)) {
+                         const grpc::Status status = stream->Finish();
+                         return status.ok() ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream ended") : status;
+                       }
+                       // All that was wanted; how the stream ends is nothing to us.
+                       context->TryCancel();
+                       (void)stream->Finish();
+                       *header = response.header();
+                       return grpc::Status::OK;
+                     }));
+  if (response.ttl() <= 0) return absl::NotFoundError(absl::StrCat("etcd has ended the lease ", absl::Hex(id_)));
+  MutexLock lock(&mutex_);
+  renewed_ = sent;
+  ttl_ = absl::Seconds(response.ttl());
+  return absl::OkStatus();
+}
+
+void KeepAlive::Run() {
+  while (true) {
+    absl::Time renewed;
+    absl::Duration ttl;
+    {
+      MutexLock lock(&mutex_);
+      renewed = renewed_, ttl = ttl_;
+    }
+    const absl::Time lost = renewed + ttl - Margin(ttl);
+    if (!cancellation_->SleepUntil(renewed + ttl / 3)) return;
+    absl::Status status = RenewOnce(lost);
+    if (cancellation_->cancelled()) return;
+    if (status.ok()) continue;
+    if (!absl::IsNotFound(status)) {
+      // Whatever it is may pass while the lease lives.
+      if (!cancellation_->SleepUntil(std::min(lost, SteadyNow() + ttl * kPause))) return;
+      if (SteadyNow() < lost) continue;
+      status = absl::DeadlineExceededError(
+          absl::StrCat("the lease ", absl::Hex(id_), " of etcd was not renewed in time: ", status.message()));
+    }
+    {
+      MutexLock lock(&mutex_);
+      ended_ = true;
+    }
+    if (lost_) lost_(status);
+    return;
+  }
+}
+
+}  // namespace kvlink::etcd
