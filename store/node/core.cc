@@ -29,10 +29,10 @@ bool Draining::WaitForStop(absl::Time deadline) {
   return stop_asked_;
 }
 
-Core::Core(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Placement> placement)
+Core::Core(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Ownership> ownership)
     : limits(limits),
       access(std::move(access)),
-      placement(placement != nullptr ? std::move(placement) : std::make_shared<const Placement>()),
+      ownership(ownership != nullptr ? std::move(ownership) : std::make_shared<const Ownership>()),
       started(SteadyNow()),
       log(std::move(sink)),
       sessions({limits.sessions, limits.sessions_per_grant, limits.sessions_reserved}, limits.session_lifetime,

@@ -17,7 +17,7 @@
 #include "store/node/access.h"
 #include "store/node/limits.h"
 #include "store/node/namespaces.h"
-#include "store/node/placement.h"
+#include "store/node/ownership.h"
 #include "store/node/quota.h"
 #include "store/node/sessions.h"
 #include "store/node/strangers.h"
@@ -78,11 +78,11 @@ struct Whereabouts {
 
 struct Core {
   // REQUIRES: `engine`, `node_id`, `incarnation` and `metrics` are set before the first client.
-  Core(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Placement> placement);
+  Core(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Ownership> ownership);
 
   const NodeLimits limits;
   Access access;
-  const std::shared_ptr<const Placement> placement;
+  const std::shared_ptr<const Ownership> ownership;
   const absl::Time started;
   Log log;
   std::unique_ptr<engine::Engine> engine;

@@ -21,7 +21,7 @@
 #include "store/node/control/control.h"
 #include "store/node/data/data_port.h"
 #include "store/node/limits.h"
-#include "store/node/placement.h"
+#include "store/node/ownership.h"
 #include "store/node/service.h"
 #include "store/node/watch/log.h"
 #include "transport/tls.h"
@@ -53,7 +53,7 @@ struct NodeOptions {
   };
   std::vector<Carrier> carriers;
   // What the node owns in a cluster; none: it stands alone and owns everything.
-  std::shared_ptr<const Placement> placement;
+  std::shared_ptr<const Ownership> ownership;
 
   NodeLimits limits;
   LogSink log;          // empty: standard error

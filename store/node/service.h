@@ -16,8 +16,8 @@
 namespace kvlink::store::node {
 
 struct Service {
-  Service(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Placement> placement)
-      : core(limits, std::move(access), std::move(sink), std::move(placement)), data(&core), figures(this) {}
+  Service(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Ownership> ownership)
+      : core(limits, std::move(access), std::move(sink), std::move(ownership)), data(&core), figures(this) {}
 
   Core core;
   DataContext data;

@@ -55,10 +55,10 @@ engine::EncodingKey Call::KeyOf(absl::string_view identity, uint32_t codec) cons
 }
 
 bool Call::Owns(const Identity& identity) const {
-  return context()->core->placement->Answers(identity, request_.placement());
+  return context()->core->ownership->Answers(identity, request_.placement());
 }
 
-uint64_t Call::epoch() const { return context()->core->placement->epoch(); }
+uint64_t Call::epoch() const { return context()->core->ownership->epoch(); }
 
 absl::Status Call::UnlessMoved(const Identity& identity, absl::Status status) const {
   return absl::IsNotFound(status) && !Owns(identity) ? MovedStatus(epoch()) : status;

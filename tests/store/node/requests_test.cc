@@ -13,7 +13,7 @@
 #include "base/descriptor.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/store/node/fake_placement.h"
+#include "tests/store/node/fake_ownership.h"
 #include "tests/store/node/raw_client.h"
 #include "transport/address.h"
 
@@ -108,11 +108,11 @@ TEST_F(RequestsTest, TheAddresseeMustBeTheNode) {
 }
 
 TEST_F(RequestsTest, WhatHasMovedIsSaidWithTheNodesEpoch) {
-  const auto placement = std::make_shared<FakePlacement>();
+  const auto ownership = std::make_shared<FakeOwnership>();
   const Synthetic ours = MakeSynthetic(1), theirs = MakeSynthetic(2);
-  placement->Own(9, {ours.manifest.identity});
-  placement->MoveTo(9);
-  StartNode([&](store::node::NodeOptions* options) { options->placement = placement; });
+  ownership->Own(9, {ours.manifest.identity});
+  ownership->MoveTo(9);
+  StartNode([&](store::node::NodeOptions* options) { options->ownership = ownership; });
   const auto data = Connect();
   ASSERT_TRUE(data->Push("a", ours).ok());
   for (proto::Request request :

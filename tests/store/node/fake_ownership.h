@@ -1,18 +1,18 @@
-// A placement that a test says, while nodes ask.
-#ifndef KVLINK_TESTS_STORE_NODE_FAKE_PLACEMENT_H_
-#define KVLINK_TESTS_STORE_NODE_FAKE_PLACEMENT_H_
+// What a node owns, as a test says, while nodes ask.
+#ifndef KVLINK_TESTS_STORE_NODE_FAKE_OWNERSHIP_H_
+#define KVLINK_TESTS_STORE_NODE_FAKE_OWNERSHIP_H_
 
 #include <cstdint>
 #include <map>
 #include <set>
 
 #include "base/mutex.h"
-#include "store/node/placement.h"
+#include "store/node/ownership.h"
 
 namespace kvlink::testing {
 
 // Thread-safe.
-class FakePlacement : public store::node::Placement {
+class FakeOwnership : public store::node::Ownership {
  public:
   // At `epoch` the node owns these.
   void Own(uint64_t epoch, std::set<Identity> identities) {
@@ -41,4 +41,4 @@ class FakePlacement : public store::node::Placement {
 
 }  // namespace kvlink::testing
 
-#endif  // KVLINK_TESTS_STORE_NODE_FAKE_PLACEMENT_H_
+#endif  // KVLINK_TESTS_STORE_NODE_FAKE_OWNERSHIP_H_

@@ -5,8 +5,8 @@
 // under its own, says `moved`, with its own epoch (docs/formats.md "Data messages").
 //
 // Thread-safety: all methods; they are called for each identity of each request and neither wait nor lock for long.
-#ifndef KVLINK_STORE_NODE_PLACEMENT_H_
-#define KVLINK_STORE_NODE_PLACEMENT_H_
+#ifndef KVLINK_STORE_NODE_OWNERSHIP_H_
+#define KVLINK_STORE_NODE_OWNERSHIP_H_
 
 #include <cstdint>
 
@@ -14,9 +14,9 @@
 
 namespace kvlink::store::node {
 
-class Placement {
+class Ownership {
  public:
-  virtual ~Placement() = default;
+  virtual ~Ownership() = default;
   // The node's own; 0: it stands alone.
   virtual uint64_t epoch() const { return 0; }
   // Whether the node is an owner of the identity at `epoch`, the present one or one that a request names. Of one that
@@ -31,4 +31,4 @@ class Placement {
 
 }  // namespace kvlink::store::node
 
-#endif  // KVLINK_STORE_NODE_PLACEMENT_H_
+#endif  // KVLINK_STORE_NODE_OWNERSHIP_H_

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/remote_place.h"
-#include "tests/store/node/fake_placement.h"
+#include "tests/store/node/fake_ownership.h"
 #include "tests/store/synthetic.h"
 
 namespace kvlink::testing {
@@ -16,13 +16,13 @@ namespace {
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
-class PlacementTest : public ::testing::TestWithParam<const char*> {
+class OwnershipTest : public ::testing::TestWithParam<const char*> {
  protected:
   void Start(bool in_cluster) {
     RemotePlaceOptions options;
     options.way = GetParam();
     options.node = [this, in_cluster](store::node::NodeOptions* node) {
-      if (in_cluster) node->placement = placement_;
+      if (in_cluster) node->ownership = ownership_;
     };
     options.client = [this](store::client::RemoteOptions* client) {
       client->placement = [this] { return asked_.load(); };
@@ -44,18 +44,18 @@ class PlacementTest : public ::testing::TestWithParam<const char*> {
 
   const Synthetic ours_ = MakeSynthetic(1), before_ = MakeSynthetic(2), next_ = MakeSynthetic(3),
                   theirs_ = MakeSynthetic(4), absent_ = MakeSynthetic(5);
-  const std::shared_ptr<FakePlacement> placement_ = std::make_shared<FakePlacement>();
+  const std::shared_ptr<FakeOwnership> ownership_ = std::make_shared<FakeOwnership>();
   std::atomic<uint64_t> asked_{0};
   std::unique_ptr<RemotePlace> place_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Ways, PlacementTest, ::testing::Values("loopback", "ucx", "grpc", "mapped"),
+INSTANTIATE_TEST_SUITE_P(Ways, OwnershipTest, ::testing::Values("loopback", "ucx", "grpc", "mapped"),
                          [](const auto& info) { return info.param; });
 
-TEST_P(PlacementTest, WhatIsOwnedByEitherEpochIsServedAndTheRestHasMoved) {
-  placement_->Own(4, {before_.manifest.identity});
-  placement_->Own(5, {ours_.manifest.identity, absent_.manifest.identity});
-  placement_->MoveTo(5);
+TEST_P(OwnershipTest, WhatIsOwnedByEitherEpochIsServedAndTheRestHasMoved) {
+  ownership_->Own(4, {before_.manifest.identity});
+  ownership_->Own(5, {ours_.manifest.identity, absent_.manifest.identity});
+  ownership_->MoveTo(5);
   Start(/*in_cluster=*/true);
   asked_ = 5;
   EXPECT_EQ(Put(ours_), absl::OkStatus());
@@ -104,15 +104,15 @@ TEST_P(PlacementTest, WhatIsOwnedByEitherEpochIsServedAndTheRestHasMoved) {
   EXPECT_EQ(remote()->Counters().retries, 0) << "asking the same node again changes nothing";
 }
 
-TEST_P(PlacementTest, ActionsAreDoneHereAndMoveToTheOwner) {
-  placement_->Own(1, {ours_.manifest.identity, before_.manifest.identity});
-  placement_->MoveTo(1);
+TEST_P(OwnershipTest, ActionsAreDoneHereAndMoveToTheOwner) {
+  ownership_->Own(1, {ours_.manifest.identity, before_.manifest.identity});
+  ownership_->MoveTo(1);
   Start(/*in_cluster=*/true);
   asked_ = 1;
   ASSERT_EQ(Put(ours_), absl::OkStatus());
   ASSERT_EQ(Put(before_), absl::OkStatus());
-  placement_->Own(2, {ours_.manifest.identity, next_.manifest.identity});
-  placement_->MoveTo(2);
+  ownership_->Own(2, {ours_.manifest.identity, next_.manifest.identity});
+  ownership_->MoveTo(2);
   asked_ = 2;
   EXPECT_EQ(Pin(ours_), absl::OkStatus());
   EXPECT_EQ(Pin(before_), absl::OkStatus());
@@ -130,7 +130,7 @@ TEST_P(PlacementTest, ActionsAreDoneHereAndMoveToTheOwner) {
   EXPECT_EQ(Read(next_), absl::OkStatus());
 }
 
-TEST_P(PlacementTest, ANodeThatStandsAloneServesEveryEpoch) {
+TEST_P(OwnershipTest, ANodeThatStandsAloneServesEveryEpoch) {
   Start(/*in_cluster=*/false);
   for (const uint64_t epoch : {uint64_t{0}, uint64_t{7}, UINT64_MAX}) {
     asked_ = epoch;
