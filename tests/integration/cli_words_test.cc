@@ -51,6 +51,18 @@ TEST_F(CliWordsTest, ExitStatusesTellWhatKindOfFailureItWas) {
   EXPECT_THAT(version.output, HasSubstr("kvlink "));
 }
 
+TEST_F(CliWordsTest, AConversationThatFillsTheContextEndsWell) {
+  TinyModelOptions small;
+  small.context = 256;
+  model_ = MakeModel("small", small);
+  std::string questions;
+  for (int i = 0; i < 40; ++i) questions += "How many grains are there?\n";
+  const Finished chat =
+      Shell("ask", {"--max-tokens", "4", "--chat"}, absl::StrCat("< ", Write("questions", questions)));
+  EXPECT_EQ(chat.status, 0) << chat.errors;
+  EXPECT_THAT(chat.errors, HasSubstr("the context is full"));
+}
+
 TEST_F(CliWordsTest, AMistypedAddressIsNoDirectoryAndOnlyIngestCreates) {
   const std::string input = Write("in.jsonl", Lines(0, 1));
   for (const char* typo : {"http://127.0.0.1:7400", "127.0.0.1:99999", ":7400", "localhost"}) {

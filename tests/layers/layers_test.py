@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Enforces what the documents say of the tree: the layers and libraries of docs/architecture.md, the threads of docs/threads.md, the retired
-words of docs/glossary.md; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and length of files,
+words of docs/glossary.md; the steady clock; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and length of files,
 comments that clang-format would tear or that cite what is not in the tree.
 
 layers_test.py ROOT checks a tree; layers_test.py --self-test shows on a tree full of violations that each is found.
@@ -46,6 +46,10 @@ THREAD_NAME = re.compile(r'(?:\bThread(?: \w+)?|\.emplace_back|\b\w+_)\("([a-z]+
                          r'(?:\bThread(?: \w+)?)\("([a-z]+(?:-[a-z]+)*)"')
 WORKER_NAME = re.compile(r'(?:\bWorker::Options|\b\w*[wW]orker\w*\()\s*\{\s*\.name = "([^"]+)"')
 DOCUMENT = re.compile(r"(?<![\w/.-])((?:[\w.-]+/)*[\w-]+\.md)\b")
+# Deadlines are of SteadyNow() (base/clock.h): the wall clock may be set back. Here it is what is asked for.
+WALL_CLOCK = re.compile(r"absl::Now\(|system_clock")
+WALL_CLOCKS = ["base/clock.cc", "base/clock.h", "store/engine/engine_identity.cc", "store/node/watch/log.cc", "transport/grpc/grpc.cc",
+               "worker/text/template/jinja_functions.cc"]
 MISSING_DESIGN = re.compile(r"\bdesign,? sections?\b", re.IGNORECASE)
 
 
@@ -208,6 +212,8 @@ def check_source(root, path, text, lists, report, warn):
     check_comments(path, lines, report)
     for number, line in enumerate(lines, 1):
         comment = line[line.find("//"):] if "//" in line else ""
+        if WALL_CLOCK.search(line) and path.split("/")[0] in TOP and path not in WALL_CLOCKS:
+            report("%s:%d: the wall clock may be set back: take SteadyNow() (base/clock.h)" % (path, number))
         if MISSING_DESIGN.search(comment):
             report("%s:%d: cites a design that is not in the tree" % (path, number))
         for cited in DOCUMENT.findall(comment):
@@ -293,6 +299,7 @@ BAD = {
     "base/table.inc": '#include "proto/formats.h"\n' + "\n" * 800,
     "base/cites.h": "#ifndef KVLINK_BASE_CITES_H_\n// As the design, section 5, and design section 2 say.\n// docs/gone.md, threads.md\nx = \"a.md\";\n"
                     "const int kMostBytes = 1;  // to be had, unkMostBytes\n",
+    "base/clock_user.h": "#ifndef KVLINK_BASE_CLOCK_USER_H_\nabsl::Now();\n",
     "kernels/k.h": '#ifndef KVLINK_KERNELS_K_H_\n#include <dnnl.hpp>\n#  include <cuda_runtime.h>\n#include "kernels/cpu/cpu.h"\n',
     "worker/model/CMakeLists.txt": "file(GLOB sources *.cc)\n",
     "worker/model/m.h": '#ifndef KVLINK_WORKER_MODEL_M_H_\n#include "store/store.h"\n#include <ucp/api/ucp.h>\n',
@@ -328,6 +335,7 @@ EXPECTED = [
     "base/cites.h:3: cites docs/gone.md, which is not in the tree",
     "base/cites.h:5: kMostBytes is retired: say max_ (docs/glossary.md)",
     "base/cites.h:5: to be had is retired: say max_ (docs/glossary.md)",
+    "base/clock_user.h:2: the wall clock may be set back: take SteadyNow() (base/clock.h)",
     "bench/crowded: %d files, more than %d: make rooms" % (MAX_FILES + 1, MAX_FILES),
     "kernels/k.h:2: <dnnl.hpp> is of oneDNN, which may be included only in kernels/cpu",
     "kernels/k.h:3: <cuda_runtime.h> is of CUDA, which may be included only in kernels/cuda",

@@ -336,7 +336,14 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
     if (terminal) Print("> ");
     if (!std::getline(std::cin, line)) break;
     const std::string question(absl::StripAsciiWhitespace(line));
-    if (!question.empty()) KVLINK_RETURN_IF_ERROR(Answer(*chat, flags, question, turn++).status());
+    if (question.empty()) continue;
+    const absl::Status answered = Answer(*chat, flags, question, turn++).status();
+    // A conversation that has reached its end has not failed.
+    if (absl::IsOutOfRange(answered) && turn > 1) {
+      std::fprintf(stderr, "[%s; begin another conversation to go on]\n", Printable(answered.message()).c_str());
+      return absl::OkStatus();
+    }
+    KVLINK_RETURN_IF_ERROR(answered);
   }
   return absl::OkStatus();
 }

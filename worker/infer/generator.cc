@@ -201,11 +201,12 @@ absl::Status Generator::ReadDocuments(Conversation& conversation, const Identiti
     read.resident = acquired[i].resident;
     const bool loaded = std::exchange(acquired[i].loaded, false);
     const bool host = read.resident->from_host(), dram = read.resident->source() == store::Tier::kDram;
-    ++(missed[i] ? stats.documents_encoded
-       : !loaded ? stats.documents_resident
-       : host    ? stats.documents_host
-       : dram    ? stats.documents_dram
-                 : stats.documents_disk);
+    read.counted = missed[i] ? &RequestStats::documents_encoded
+                   : !loaded ? &RequestStats::documents_resident
+                   : host    ? &RequestStats::documents_host
+                   : dram    ? &RequestStats::documents_dram
+                             : &RequestStats::documents_disk;
+    ++(stats.*read.counted);
     if (!loaded) continue;
     stats.documents_direct += read.resident->received_on_device() ? 1 : 0;
     (host ? stats.bytes_host : dram ? stats.bytes_dram : stats.bytes_segments) += read.resident->stored_bytes();
@@ -263,7 +264,9 @@ void Generator::Forget(absl::Span<Rows> rows, const Resident* useless) {
   pool_.Drop(useless);
   for (const Rows& one : rows) {
     for (Conversation::Read& read : one.conversation->reads_) {
-      if (read.resident.get() == useless) read.resident = nullptr;
+      if (read.resident.get() != useless) continue;
+      read.resident = nullptr;
+      --(one.conversation->stats_.*read.counted);  // whoever serves it in the end is counted
     }
   }
 }

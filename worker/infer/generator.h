@@ -122,8 +122,9 @@ class Conversation {
   struct Read {
     std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
-    int64_t document = 0;  // index into documents_
-    Identity identity;     // as the request names it
+    int64_t document = 0;                      // index into documents_
+    Identity identity;                         // as the request names it
+    int64_t RequestStats::*counted = nullptr;  // where the document stands in the figures
   };
   Conversation(Generator* generator, model::KvPages* pages) : generator_(generator), sequence_(pages) {}
 

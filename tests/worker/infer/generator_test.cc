@@ -192,6 +192,9 @@ TEST_P(GeneratorTest, DamagedBytesAreEncodedAgain) {
   EXPECT_GT(generator->stats().damaged, 0);
   EXPECT_EQ(generator->stats().encoded, 4);
   EXPECT_GT(store_->Stats()->integrity_failures, 0);
+  // Each is counted once.
+  EXPECT_EQ(conversation->stats().documents_encoded, 4);
+  EXPECT_EQ(conversation->stats().documents_disk, 0);
 }
 
 TEST_P(GeneratorTest, WhatHasADamagedManifestIsEncodedAgain) {
