@@ -49,6 +49,10 @@ install_packages() {
     fail "apt-get failed, its last lines are above"
   fi
   rm -f "$log"
+  # Tests start members of etcd themselves; Debian's package starts one for the whole machine.
+  if [[ " ${missing[*]} " == *" etcd-server "* ]] && [ -d /run/systemd/system ]; then
+    "${sudo[@]}" systemctl disable --quiet --now etcd || echo "install-deps: the service etcd goes on running" >&2
+  fi
 }
 
 install_model() {
