@@ -14,9 +14,6 @@ namespace {
 constexpr int64_t kMaxNamedDocuments = 16;  // of those that refer to one damaged encoding
 constexpr size_t kMaxRecentDamage = 64;
 
-// The manifest that the area holds. Its etag is that of all it says, so that one which has the etag of the location
-// record is the one that was stored. DATA_LOSS: it is not.
-
 }  // namespace
 
 absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& key, const Location& location) {

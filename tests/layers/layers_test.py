@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Enforces what the documents say of the tree: the layers and libraries of docs/architecture.md, the threads of docs/threads.md, the retired
-words of docs/glossary.md; the steady clock; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and length of files,
+words of docs/glossary.md; the steady clock; the width of pages; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and length of files,
 comments that clang-format would tear or that cite what is not in the tree.
 
 layers_test.py ROOT checks a tree; layers_test.py --self-test shows on a tree full of violations that each is found.
@@ -39,6 +39,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 RULER = re.compile(r"^\s*//.*[-=*]{8}")
 WARN_LINES = 500
 MAX_LINES = 700
+MAX_PROSE = 160  # columns of a page's line
 MAX_FILES = 25  # of a folder, tests aside
 THREAD = re.compile(r"std::(thread|jthread|async)\b|\bpthread_create\b")
 # How a name is given: Thread t("name", ...), threads.emplace_back("name", [...), thread_("name", [this] ...); {.name = "name"} of a Worker.
@@ -221,6 +222,18 @@ def check_source(root, path, text, lists, report, warn):
                 report("%s:%d: cites %s, which is not in the tree" % (path, number, cited))
 
 
+def check_pages(root, report):
+    """Prose wraps; a row of a table and a picture may be as wide as they are."""
+    pages = sorted(f for f in os.listdir(root) if f.endswith(".md"))
+    pages += ["docs/" + f for f in sorted(os.listdir(os.path.join(root, "docs"))) if f.endswith(".md")]
+    for path in pages:
+        drawn = False
+        for number, line in enumerate(read(root, path).split("\n"), 1):
+            drawn ^= line.startswith("```")
+            if len(line) > MAX_PROSE and not drawn and not line.startswith("|"):
+                report("%s:%d: %d columns, more than %d" % (path, number, len(line), MAX_PROSE))
+
+
 def check(root):
     """(violations, warnings) of the tree at `root`."""
     violations, warnings = [], []
@@ -255,6 +268,7 @@ def check(root):
                 if top != "base" or relative != "base":
                     threads.check(path, text, violations.append)
     threads.finish(violations.append)
+    check_pages(root, violations.append)
     return violations, warnings
 
 
@@ -281,6 +295,7 @@ BAD = {
 |---|---|---|
 | `max_` | the upper limit | `kMost*`, `to be had` |
 """,
+    "README.md": "wide " * 40 + "\n| " + "wide " * 40 + "\n```\n" + "wide " * 40 + "\n```\n",
     "docs/threads.md": """
 | thread | started by | does | may block on | locks |
 |---|---|---|---|---|
@@ -323,6 +338,7 @@ EXPECTED = [
     "store/engine/threads.h:7: the thread fourth is not in docs/threads.md",
     "store/engine/threads.h:7: the thread fifth is not in docs/threads.md",
     "docs/threads.md: no thread is named gone",
+    "README.md:1: 200 columns, more than 160",
     "store/embedded/e.h: the include guard is not KVLINK_STORE_EMBEDDED_E_H_",
     "store/embedded/e.h:2: <rocksdb/db.h> is of RocksDB, which may be included only in store/engine",
     "store/embedded/e.h:3: store/embedded may not include worker/model/model.h",
