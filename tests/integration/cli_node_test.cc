@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <random>
@@ -242,6 +243,34 @@ TEST_F(CliNodeTest, WhoIsUnknownOrMayNotIsRefused) {
   ExpectRefused(drain(indexer), "drain", {"right"});
   EXPECT_EQ(drain(Key("boss", "0123456789abcdef2")).status, 0);
   EXPECT_EQ(node.process().Wait(), 0);
+}
+
+TEST_F(CliNodeTest, SighupReadsTheAccessFileAnew) {
+  const auto grant = [&](const std::string& key) { return Key("access", absl::StrCat("a ", key, " write default\n")); };
+  NodeProcess node(directory_, {"--access-file", grant("0123456789abcdef0")});
+  ASSERT_TRUE(node.Start());
+  Use(node);
+  const std::string input = Write("in.jsonl", Lines(0, 2));
+  const std::string before = Key("before", "0123456789abcdef0"), now = Key("now", "0123456789abcdef1");
+  EXPECT_EQ(Run("ingest", {input, "--key-file", before}).status, 0);
+  grant("0123456789abcdef1");
+  kill(node.process().pid(), SIGHUP);
+  const absl::Time deadline = SteadyNow() + absl::Minutes(1);
+  while (Run("ingest", {input, "--key-file", before}).status == 0 && SteadyNow() < deadline) {
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  ExpectRefused(Run("ingest", {input, "--key-file", before}), "ingest", {node.address()});
+  EXPECT_EQ(Run("ingest", {input, "--key-file", now}).status, 0);
+  EXPECT_EQ(node.Stop(), 0);
+}
+
+// Whoever reaches UCX's port is trusted (docs/operations.md).
+TEST_F(CliNodeTest, UcxListensBeyondThisHostOnlyWhereItIsNamed) {
+  const std::string access = Key("access", "a 0123456789abcdef0 write default\n");
+  NodeProcess node(directory_, {"--listen", "0.0.0.0:0", "--data", "auto", "--access-file", access, "--insecure"});
+  ASSERT_TRUE(node.Start());
+  EXPECT_EQ(node.ready()["ucx"], "");
+  EXPECT_EQ(node.Stop(), 0);
 }
 
 TEST_F(CliNodeTest, WhatCannotBeServedOrReachedIsSaidInALine) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Enforces what the documents say of the tree: the layers and libraries of docs/architecture.md, the threads of docs/threads.md, the retired
-words of docs/glossary.md; the steady clock; the width of pages; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and length of files,
-comments that clang-format would tear or that cite what is not in the tree.
+words of docs/glossary.md; the steady clock; one CMakeLists.txt with listed sources in each folder, what interfaces include, the number and
+length of files, the width of pages, comments that clang-format would tear or that cite what is not in the tree.
 
 layers_test.py ROOT checks a tree; layers_test.py --self-test shows on a tree full of violations that each is found.
 """
