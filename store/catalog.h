@@ -58,7 +58,8 @@ class DocumentCatalog {
   // entry stays, so that replicas agree). Documents take effect in order, so that of two with one id the second meets
   // the first. An entry of generation 0 replaces whatever is there: it gets the greater of the store's clock
   // (StoreStats::clock_us) and the document's own generation + 1; where the document is as the entry wants it already,
-  // it stays, with its generation.
+  // it stays, with its generation. A client that loses an answer puts such an entry again, over whatever others put
+  // meanwhile: who shares documents with others names generations.
   virtual absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(
       absl::string_view ns, absl::Span<const DocumentPut> documents) = 0;
   // One answer per id, in order. NOT_FOUND: there is none, or it was deleted. DATA_LOSS: the entry is damaged.

@@ -42,14 +42,18 @@ absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns,
     MutexLock lock(&commit_mutex_);
     const auto all = table_.LimitsAll();
     if (const auto there = all.find(std::string(ns)); there != all.end()) settings = there->second;
+    NamespaceSettings changed = settings;
+    changed.capacity_bytes = change.capacity_bytes.value_or(settings.capacity_bytes);
+    changed.pinned_bytes = change.pinned_bytes.value_or(settings.pinned_bytes);
+    // A change that is repeated, since its answer was lost, has been made.
+    if (change.revision == settings.revision && changed == settings) return settings;
     const uint64_t revision = change.revision.value_or(settings.revision + 1);
     if (revision <= settings.revision || revision > kMaxNamespaceRevision) {
       return absl::FailedPreconditionError(absl::StrCat("namespace '", ns, "': revision ", settings.revision,
                                                         " holds, and ", revision, " does not replace it"));
     }
+    settings = changed;
     settings.revision = revision;
-    settings.capacity_bytes = change.capacity_bytes.value_or(settings.capacity_bytes);
-    settings.pinned_bytes = change.pinned_bytes.value_or(settings.pinned_bytes);
     IndexBatch batch(index_.get());
     batch.PutMeta(absl::StrCat(kNamespacePrefix, ns), SerializeNamespaceSettings(settings));
     KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));

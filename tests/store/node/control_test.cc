@@ -284,10 +284,15 @@ TEST_F(ControlTest, NamespacesKeepTheirLimits) {
   quota.set_pinned_bytes(1 << 20);
   ASSERT_TRUE((*client)->PutNamespace(client->Context().get(), quota, &kept).ok());
   EXPECT_EQ(kept.settings().revision(), 1u);
+  // Once more, as by whoever lost the answer; then another change of that revision.
   quota.set_revision(1);
+  ASSERT_TRUE((*client)->PutNamespace(client->Context().get(), quota, &kept).ok());
+  EXPECT_EQ(kept.settings().revision(), 1u);
+  quota.set_pinned_bytes(2 << 20);
   const grpc::Status old = (*client)->PutNamespace(client->Context().get(), quota, &kept);
   EXPECT_EQ(old.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(old.error_message(), HasSubstr("revision 1 holds, and 1 does not replace it"));
+  quota.set_pinned_bytes(1 << 20);
   quota.set_revision(5);
   ASSERT_TRUE((*client)->PutNamespace(client->Context().get(), quota, &kept).ok());
   EXPECT_EQ(kept.settings().revision(), 5u);
