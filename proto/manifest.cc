@@ -10,6 +10,7 @@ namespace kvlink {
 namespace {
 
 constexpr int64_t kMaxLayers = 1024;
+constexpr size_t kMaxBuild = 256;                // bytes of its name: it counts in no budget
 constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an encoding: far beyond any, and sums cannot overflow
 constexpr absl::string_view kEtagMagic = "KVLINKET";
 constexpr uint32_t kEtagVersion = 2;
@@ -193,6 +194,7 @@ absl::Status Manifest::Validate() const {
   if (layers.empty() || static_cast<int64_t>(layers.size()) > kMaxLayers) {
     return Bad(absl::StrCat(layers.size(), " layers, not 1 to ", kMaxLayers));
   }
+  if (build.size() > kMaxBuild) return Bad(absl::StrCat("the name of a build has ", build.size(), " bytes"));
   if (CodecName(codec) == "unknown") return Bad(absl::StrCat("codec number ", static_cast<int>(codec)));
   int64_t end = 0;
   int64_t units = 0;

@@ -192,6 +192,14 @@ TEST(Manifest, LayersOfSeveralShapes) {
 }
 
 // Nothing about an encoding differs under one etag but the build that wrote it.
+TEST(Manifest, TheNameOfABuildIsBounded) {
+  Manifest manifest = MakeSample(Codec::kRawBf16, 2, 64, 100).manifest;
+  manifest.build = std::string(256, 'b');
+  EXPECT_TRUE(ParseManifest(SerializeManifest(manifest)).ok());
+  manifest.build += 'b';
+  EXPECT_TRUE(absl::IsInvalidArgument(ParseManifest(SerializeManifest(manifest)).status()));
+}
+
 TEST(Manifest, TheEtagCoversAll) {
   const Sample sample = MakeSample(Codec::kRawBf16, 2, 64, 100);
   Manifest same = sample.manifest;
