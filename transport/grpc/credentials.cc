@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -47,8 +48,8 @@ absl::StatusOr<Pem> ReadAll(const TlsOptions& options) {
 bool ReachesThisHostOnly(const std::string& address) {
   const auto parsed = ParseAddress({address.data(), address.size()});
   if (!parsed.ok()) return false;
-  const auto resolved = Resolve(*parsed);
-  return resolved.ok() && IsLoopback(*resolved);
+  const auto resolved = ResolveAll(*parsed);  // gRPC may take any of them
+  return resolved.ok() && absl::c_all_of(*resolved, IsLoopback);
 }
 
 }  // namespace

@@ -138,6 +138,7 @@ class TransportOverGrpc : public GrpcTransport {
   }
   std::unique_ptr<Wire> Dial(const std::string& caller, const std::string& target) {
     grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // what is for this host stays on it
     // A connection of its own, which goes with the channel; and no copies of what was sent, for another try.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);

@@ -32,6 +32,7 @@ constexpr absl::Duration kApproach = absl::Milliseconds(100);
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address, const transport::TlsOptions& tls) {
   grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // what is for this host stays on it
   arguments.SetMaxReceiveMessageSize(kMaxAnswer);
   // A node that was restarted is found again soon.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);

@@ -439,6 +439,14 @@ TEST(OpenRemoteTest, SaysWhyNot) {
               HasSubstr("auto, mapped, ucx, grpc"));
 }
 
+TEST(OpenRemoteTest, NoProxyOfTheEnvironmentIsAsked) {
+  RemotePlace place(RemotePlaceOptions{.way = "grpc"});
+  setenv("http_proxy", "http://127.0.0.1:1", 1);
+  const auto opened = OpenRemote(place.ClientOptions());
+  unsetenv("http_proxy");
+  EXPECT_TRUE(opened.ok()) << opened.status();
+}
+
 TEST(OpenRemoteTest, TellsWhichCarrierServesAndWhyNoBetterOne) {
   RemotePlaceOptions place;
   place.way = "ucx";
