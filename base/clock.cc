@@ -1,13 +1,20 @@
-// SteadyNow() is CLOCK_MONOTONIC plus a constant: the wall clock's lead over it when the process first asked. The lead
+// SteadyNow() is CLOCK_BOOTTIME, which goes on while the host is suspended as the clocks of others do, plus a constant:
+// the wall clock's lead over it when the process first asked. The lead
 // makes times plausible to whoever meets one in a debugger, and keeps absl::Time() in the past on a host just booted.
 #include "base/clock.h"
+
+#include <ctime>
 
 #include "absl/time/clock.h"
 
 namespace kvlink {
 namespace {
 
-absl::Duration SinceBoot() { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); }
+absl::Duration SinceBoot() {
+  timespec since = {};
+  clock_gettime(CLOCK_BOOTTIME, &since);
+  return absl::DurationFromTimespec(since);
+}
 
 absl::Time Boot() {
   static const absl::Time boot = absl::Now() - SinceBoot();
