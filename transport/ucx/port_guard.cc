@@ -152,7 +152,7 @@ void PortGuard::AddInterface(int fd) { ports_.emplace(LocalPort(fd), false); }
 absl::Status PortGuard::AddListener(int fd) {
   ports_[LocalPort(fd)] = true;
   if (!Filter(fd)) return absl::UnavailableError("the port cannot be kept for peers that speak UCX: no socket filter");
-  const int64_t admitted = std::min(kBucket, room_);
+  const int64_t admitted = std::min(BucketOf(gates_.size() + 1), room_);
   auto gate = ListenerGate::Make(fd, admitted);
   if (gate == nullptr) return absl::UnavailableError("the port cannot be kept from crowds: no descriptor");
   room_ -= admitted;
@@ -244,6 +244,11 @@ void PortGuard::EndRound() {
   room_ = max_strangers_ - static_cast<int64_t>(strangers_.size()) - (admitted_ - taken_before_);
 }
 
+// Who may come counts as a stranger: all gates together hold no more than half of them back.
+int64_t PortGuard::BucketOf(size_t gates) const {
+  return std::clamp(max_strangers_ / (2 * static_cast<int64_t>(gates)), int64_t{1}, kBucket);
+}
+
 int64_t PortGuard::Left() const {
   int64_t left = 0;
   for (const auto& gate : gates_) left += gate->left();
@@ -260,7 +265,7 @@ bool PortGuard::Admit(absl::Time now) {
   for (const auto& gate : gates_) {
     const int64_t left = gate->left();
     if (left == 0) shut = true;
-    const int64_t admitted = std::min({kBucket - left, bucket_, room_});
+    const int64_t admitted = std::min({BucketOf(gates_.size()) - left, bucket_, room_});
     if (admitted <= 0) continue;
     gate->Admit(admitted);
     bucket_ -= admitted;

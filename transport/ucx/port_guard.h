@@ -69,7 +69,8 @@ class PortGuard {
   // True: it was shut down now. REQUIRES: UCX stands still.
   bool Remove(int fd);
   void EndRound();
-  int64_t Left() const;  // who may still come, of all gates
+  int64_t Left() const;                  // who may still come, of all gates
+  int64_t BucketOf(size_t gates) const;  // who may come at once at one of so many
   // Lets more in, as the rate and the number of strangers allow. True: somebody may be waiting.
   bool Admit(absl::Time now);
   // Looks at the next descriptors. False: those were the last of the round.
