@@ -42,7 +42,7 @@ class IndexSnapshot;
 struct PendingPut;
 
 // The manifest that an area read from a segment holds. Its etag is the hash of all it says: one that has the etag of
-// the location record is the one that was stored. DATA_LOSS: it is not, or is not one.
+// the location record is the one that was stored. DATA_LOSS: it is not, or is not one. UNIMPLEMENTED: of another build.
 absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& key, const Location& location);
 
 class EncodingLeaseImpl final : public EncodingLease {
@@ -208,6 +208,9 @@ class EngineImpl final : public Engine {
                                                       bool background, std::shared_ptr<void> held);
   // Those that write a put's manifest and, behind it, its source.
   absl::StatusOr<std::vector<IoRequest>> WriteRequests(const std::shared_ptr<PendingPut>& put);
+  // After a residency was added to the tier: what happened to the encoding meanwhile (another replaced it, a pin)
+  // happens to the residency too. REQUIRES: it is held.
+  void FollowTable(const EncodingKey& key, uint64_t sequence, const Residency* only);
   // Makes the request repeat itself once where it fails.
   void ReadTwice(IoRequest* request);
   // Its bytes are wrong (`what`): counts it, says so, and the store stops serving it.

@@ -20,7 +20,8 @@ absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& ke
   auto manifest =
       ParseManifest({reinterpret_cast<const char*>(area.data()), static_cast<size_t>(location.manifest_bytes)});
   if (!manifest.ok()) {
-    return absl::DataLossError(absl::StrCat("encoding ", key.identity.Hex(), ": ", manifest.status().message()));
+    const std::string why = absl::StrCat("encoding ", key.identity.Hex(), ": ", manifest.status().message());
+    return absl::IsUnimplemented(manifest.status()) ? absl::UnimplementedError(why) : absl::DataLossError(why);
   }
   if (manifest->etag != location.etag || manifest->identity != key.identity || manifest->codec != key.codec ||
       manifest->tokens != location.tokens || manifest->bytes() != location.bytes) {
@@ -94,8 +95,10 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
       }
     }
     if (!mine) {
-      // This read may evict more than the other, so it may find room where that one did not.
       if (absl::IsDataLoss(load->status)) AwaitCheck(sequence, deadline);
+      // That one's deadline is not this one's. And this read may evict more than the other, so it may find room where
+      // that one did not.
+      if (absl::IsDeadlineExceeded(load->status) && SteadyNow() < deadline) continue;
       if (!absl::IsResourceExhausted(load->status) || load->evict >= evict) KVLINK_RETURN_IF_ERROR(load->status);
       continue;
     }
@@ -179,6 +182,10 @@ absl::StatusOr<Manifest> EngineImpl::ReadManifest(const EntryUse& use, bool back
   if (absl::IsDataLoss(area.status())) AskCheck(use.key(), use.location().sequence, /*counted=*/false);
   KVLINK_RETURN_IF_ERROR(area.status());
   auto manifest = StoredManifest(*area, use.key(), use.location());
+  // Another build wrote it: whole, but not for this one.
+  if (absl::IsUnimplemented(manifest.status())) {
+    return absl::NotFoundError(absl::StrCat("a miss: ", manifest.status().message()));
+  }
   if (!manifest.ok()) {
     ++counters_.integrity_failures;
     AskCheck(use.key(), use.location().sequence, /*counted=*/true);
@@ -214,9 +221,16 @@ absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Evictio
   });
   bool added = false;
   ResidentLease resident = tier_->Add(sequence, residency, table_.Pinned(key), &added);
+  FollowTable(key, sequence, residency.get());
   counters_.bytes_read += use.location().bytes;
   io_->Submit(std::move(requests));
   return resident;
+}
+
+void EngineImpl::FollowTable(const EncodingKey& key, uint64_t sequence, const Residency* only) {
+  const auto now = table_.Find(key);
+  if (!now.has_value() || now->sequence != sequence) return tier_->Forget(sequence, only);
+  tier_->SetPinned(sequence, table_.Pinned(key));
 }
 
 // A read that fails is asked for once more, at once and into the same place: most that fail, fail once. What fails

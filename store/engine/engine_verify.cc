@@ -109,6 +109,10 @@ absl::StatusOr<Engine::VerifyOutcome> EngineImpl::Verify(const std::function<boo
       if (!use) continue;  // removed meanwhile, or its record does not parse, which VerifyIndex says
       const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
       if (absl::IsNotFound(status)) continue;
+      if (absl::IsUnimplemented(status)) {
+        Report(std::string(status.message()), &outcome.index_problems);
+        continue;
+      }
       if (absl::IsDataLoss(status)) {
         if (outcome.damaged.size() < kMaxDamaged) {
           outcome.damaged.push_back({key, std::string(status.message()), DocumentsOf(key)});

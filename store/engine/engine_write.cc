@@ -258,7 +258,8 @@ void EngineImpl::FinishLoser(PendingPut* put, const std::optional<Location>& sto
   put->kept.reset();
   table_.Free(put->key.ns, put->location.runs);
   // If what it lost to was in a batch that failed, nothing is stored.
-  if (!stored.has_value()) return put->Finish(Annotate(committed, "put"), Etag(), false);
+  const bool lost = stored.has_value() && !Replaces(put->mode, put->location.etag, stored->etag);
+  if (!stored.has_value() || (!committed.ok() && !lost)) return put->Finish(Annotate(committed, "put"), Etag(), false);
   put->Finish(absl::OkStatus(), stored->etag, false);
 }
 
@@ -275,7 +276,9 @@ void EngineImpl::FinishWinner(PendingPut* put, const absl::Status& committed) {
   if (!put->copied) counters_.bytes_written_in_place += put->location.bytes;
   if (kept != nullptr) {
     bool added = false;
-    tier_->Add(put->location.sequence, std::move(kept), false, &added);
+    const Residency* const only = kept.get();
+    const ResidentLease held = tier_->Add(put->location.sequence, std::move(kept), false, &added);
+    FollowTable(put->key, put->location.sequence, only);
   }
   put->Finish(absl::OkStatus(), put->location.etag, true);
 }
