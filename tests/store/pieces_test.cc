@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -23,11 +25,13 @@ namespace {
 using kvlink::testing::ManifestOf;
 
 constexpr int64_t kPage = ArenaPool::kPageBytes;
+constexpr int64_t kChunk = 64 << 10;
 
 // What a pool told of its pieces.
 struct ToldPieces {
   std::map<uint32_t, TierMemory> there;
   std::map<uint32_t, int> chunks;  // of each
+  std::set<int> numbers;           // of those
   std::set<uint32_t> gone;
   void Listen(ArenaPoolOptions* options) {
     options->memory_added = [this](const TierMemory& memory) {
@@ -39,8 +43,14 @@ struct ToldPieces {
       EXPECT_EQ(there.erase(memory.number), 1u);
       gone.insert(memory.number);
     };
-    options->chunk_ready = [this](const TierChunk& chunk) { ++chunks[chunk.memory]; };
-    options->chunk_leaves = [this](const TierChunk& chunk) { --chunks[chunk.memory]; };
+    options->chunk_ready = [this](const TierChunk& chunk) {
+      EXPECT_TRUE(numbers.insert(chunk.number).second) << "two chunks share " << chunk.number;
+      ++chunks[chunk.memory];
+    };
+    options->chunk_leaves = [this](const TierChunk& chunk) {
+      EXPECT_EQ(numbers.erase(chunk.number), 1u) << chunk.number << " is not there";
+      --chunks[chunk.memory];
+    };
   }
 };
 
@@ -136,6 +146,73 @@ TEST(ArenaPoolTest, TheNumberOfPiecesIsBounded) {
   held.pop_back();  // what nothing lies in goes at once for it
   EXPECT_NE(pool.Allocate(more, kPage).data(), nullptr);
   EXPECT_TRUE(pool.refused(more).ok());
+}
+
+// Between an arena's asking for a piece and its having one, others free memory and allocate.
+TEST(ArenaPoolTest, AChunkThatIsInUseAgainIsNotTaken) {
+  ToldPieces told;
+  ArenaPoolOptions options{.limit = 1 << 20, .chunk_bytes = kChunk, .max_pieces = 3};
+  told.Listen(&options);
+  std::function<void()> meanwhile;
+  options.memory_added = [&, inner = options.memory_added](const TierMemory& memory) {
+    inner(memory);
+    if (meanwhile) std::thread(meanwhile).join();
+  };
+  ArenaPool pool(options);
+  std::vector<Pages> held;
+  pool.StopGrowing();
+  Arena* const most = pool.Add("most");
+  const auto allocate = [&](Arena* arena, uint8_t byte) {
+    held.push_back(pool.Allocate(arena, kChunk));
+    ASSERT_NE(held.back().data(), nullptr);
+    std::memset(held.back().data(), byte, kChunk);
+  };
+  for (int i = 0; i < 10; ++i) allocate(most, 7);
+  Arena* const other = pool.Add("other");
+  for (int i = 0; i < 5; ++i) allocate(other, 7);
+  // All of the budget, of which two chunks are empty: one in a piece that stays, one in a piece that goes.
+  pool.Allocate(pool.Add("goes"), kChunk);
+  ASSERT_EQ(pool.present(), pool.limit());
+  held.erase(held.begin() + 9);
+  meanwhile = [&] { allocate(most, 7); };
+  Arena* const asks = pool.Add("asks");
+  const Pages pages = pool.Allocate(asks, kChunk);
+  ASSERT_NE(pages.data(), nullptr);
+  ASSERT_EQ(held.size(), 15u);
+  EXPECT_EQ(told.gone.size(), 1u);
+  for (const Pages& those : held) {
+    for (int64_t i = 0; i < kChunk; ++i) ASSERT_EQ(those.data()[i], std::byte{7}) << "taken while in use";
+  }
+  EXPECT_EQ(pool.present(), pool.limit());
+  EXPECT_EQ(pool.present(most), 10 * kChunk);
+  EXPECT_EQ(pool.present(other), 5 * kChunk);
+  EXPECT_EQ(pool.present(asks), kChunk);
+}
+
+TEST(ArenaPoolTest, WhatIsFreedMeanwhileIsAllocated) {
+  for (const bool budget_left : {true, false}) {
+    std::function<void()> meanwhile;
+    ArenaPoolOptions options{.limit = 1 << 20, .first_piece_bytes = 4 * kChunk, .chunk_bytes = kChunk};
+    options.memory_added = [&](const TierMemory&) {
+      if (meanwhile) std::thread(meanwhile).join();
+    };
+    ArenaPool pool(options);
+    std::vector<Pages> held;
+    pool.StopGrowing();
+    Arena* const arena = pool.Add("ns");
+    for (int i = 0; i < 4; ++i) held.push_back(pool.Allocate(arena, kChunk));
+    const std::byte* const last = held.back().data();
+    Arena* const other = pool.Add("other");
+    Pages rest = pool.Allocate(other, 11 * kChunk), taken;
+    if (!budget_left) pool.Allocate(other, kChunk);
+    meanwhile = [&] {
+      held.pop_back();
+      if (!budget_left) taken = pool.Allocate(other, kChunk);
+    };
+    const Pages pages = pool.Allocate(arena, kChunk);
+    EXPECT_EQ(held.size(), 3u);
+    EXPECT_EQ(pages.data(), last) << "budget left: " << budget_left;
+  }
 }
 
 // A namespace takes address space, and a descriptor, as it takes memory: with a terabyte for each, 47 bits of addresses

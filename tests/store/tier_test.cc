@@ -287,9 +287,16 @@ TEST_P(TierTest, ALeaseThatBecomesRevocableWakesWhoWaits) {
 }
 
 TEST_P(TierTest, WhoeverGetsNoPieceIsToldAndTakesNothingFromOthers) {
-  auto tier = DramTier::Create({.memory = {.limit = 4 * kMiB, .shared = GetParam(), .max_pieces = 2}});
+  std::set<int> there;  // numbers of chunks
+  auto tier = DramTier::Create(
+      {.memory = {.limit = 4 * kMiB,
+                  .shared = GetParam(),
+                  .chunk_ready = [&](const TierChunk& chunk) { EXPECT_TRUE(there.insert(chunk.number).second); },
+                  .chunk_leaves = [&](const TierChunk& chunk) { EXPECT_EQ(there.erase(chunk.number), 1u); },
+                  .max_pieces = 2}});
   ASSERT_TRUE(tier.ok()) << tier.status();
   tier_ = *std::move(tier);
+  tier_->StopGrowing();
   for (uint64_t i = 0; i < 32; ++i) ASSERT_TRUE(Add(i % 2 == 0 ? "a" : "b", i, {kMiB / 8}).ok());
   const absl::Status refused = Add("c", 100, {kMiB / 8}).status();
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
@@ -297,6 +304,13 @@ TEST_P(TierTest, WhoeverGetsNoPieceIsToldAndTakesNothingFromOthers) {
   EXPECT_EQ(tier_->evictions(), 0);
   for (uint64_t i = 0; i < 32; i += 2) tier_->Forget(i);  // all of "a"
   EXPECT_TRUE(Add("c", 101, {kMiB / 8}).ok());
+  // One chunk of 256 KiB, and the half of the tier that "b" has.
+  EXPECT_EQ(there.size(), 9u);
+  EXPECT_GE(*there.begin(), 0);
+  EXPECT_EQ(tier_->present(), 9 * kMiB / 4);
+  EXPECT_EQ(Present("a"), 0);
+  EXPECT_EQ(Present("b"), 2 * kMiB);
+  EXPECT_EQ(Present("c"), kMiB / 4);
 }
 
 TEST_P(TierTest, NobodyIsPushedBelowTheirShare) {

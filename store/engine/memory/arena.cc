@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "absl/base/optimization.h"
 #include "base/clock.h"
 #include "base/descriptor_limit.h"
 #include "base/status.h"
@@ -319,22 +320,25 @@ ArenaPool::Window ArenaPool::FindEmpty(const Arena* arena, const Window& keep) c
 bool ArenaPool::Grow(Arena* arena, int64_t bytes) {
   MutexLock grow(&grow_mutex_);
   Window window, from;
+  const auto fits = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return bytes > 0 && Fits(arena, bytes); };
   const auto find = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     window = NarrowestWindow(arena, bytes);
-    if (free_numbers_.empty() && bytes > 0) from = FindEmpty(arena, window);
+    from = free_numbers_.empty() && bytes > 0 ? FindEmpty(arena, window) : Window{};
     return !free_numbers_.empty() || from.piece != nullptr;
   };
   {
     MutexLock lock(&mutex_);
-    if (bytes > 0 && Fits(arena, bytes)) return true;  // another caller's doing
+    if (fits()) return true;  // another caller's doing
     if (!find()) return false;
   }
   if (window.piece == nullptr && (bytes == 0 || !AddPiece(arena, bytes).ok())) return false;
   {
+    // All of it anew: meanwhile others freed memory and allocated, and AddPiece may have taken pieces out.
     MutexLock lock(&mutex_);
-    if (!find() || window.piece == nullptr) return false;
+    if (fits()) return true;
+    if (!find()) return false;
+    if (window.piece == nullptr) return bytes > 0;  // another caller's doing: AddPiece is for the next attempt
     window.first = FirstAbsent(window);
-    if (window.first == window.end) return false;
     if (from.piece != nullptr) from.piece->map_.Withdraw(from.first);
   }
   if (from.piece != nullptr && !Vacate(from.piece.get(), from.first)) return false;
@@ -351,6 +355,7 @@ bool ArenaPool::Vacate(MemoryPiece* piece, int chunk) {
   {
     MutexLock lock(&mutex_);
     number = piece->registered_[chunk];
+    ABSL_ASSERT(number >= 0 && piece->map_.withdrawn(chunk) && piece->map_.used(chunk) == 0);
   }
   // First what pins the pages: pinned ones do not go back to the system.
   if (options_.chunk_leaves) options_.chunk_leaves(ChunkOf(piece, chunk, number));
