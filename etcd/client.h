@@ -76,7 +76,8 @@ class Client {
   std::unique_ptr<KeepAlive> Keep(const Lease& lease, KeepAlive::Lost lost);
 
   // The changes of one key, or of those with a prefix, from a revision on (1 or more): those after a Get begin with its
-  // revision + 1. Does not wait; errors are those of Watch::Next.
+  // revision + 1. Says that etcd was at the revision before: where it is not, that is DATA_LOSS, here and of all calls.
+  // Does not wait; errors are those of Watch::Next.
   std::unique_ptr<Watch> WatchFrom(absl::string_view key, bool prefix, int64_t revision);
 
  private:

@@ -369,6 +369,36 @@ TEST_F(ClientTest, ARestoredEtcdIsNoticed) {
   EXPECT_EQ(NewClient()->Get("key", {}, Patience())->found[0].value, "old");
 }
 
+// What was told by progress alone, or to another client, was there.
+TEST_F(ClientTest, AWatchNoticesARestoredEtcd) {
+  StartEtcd();
+  options_.progress_interval = absl::Milliseconds(100);
+  const auto writer = NewClient(), client = NewClient();
+  const auto put = writer->Put("key", "old", kNoLease, Patience());
+  ASSERT_TRUE(put.ok()) << put.status();
+  etcd_->Backup();
+  ASSERT_TRUE(writer->Get("key", {}, Patience()).ok());
+  const auto watch = client->WatchFrom("key", false, *put + 1);
+  ASSERT_TRUE(watch->Next(Patience()).ok());
+  const auto last = writer->Put("other", "x", kNoLease, Patience());
+  ASSERT_TRUE(last.ok()) << last.status();
+  for (int64_t told = 0; told < *last;) {
+    const auto batch = watch->Next(Patience());
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    told = batch->revision;
+  }
+  etcd_->Restore();
+  const auto end_of = [](Watch* watch) {
+    const absl::Time deadline = Patience();
+    absl::Status end;
+    while ((end.ok() || absl::IsDeadlineExceeded(end)) && SteadyNow() < deadline) end = watch->Next(deadline).status();
+    return end.code();
+  };
+  EXPECT_EQ(end_of(watch.get()), absl::StatusCode::kDataLoss);
+  const auto another = NewClient();
+  EXPECT_EQ(end_of(another->WatchFrom("key", false, *last + 1).get()), absl::StatusCode::kDataLoss);
+}
+
 TEST_F(ClientTest, CancelEndsAWaitingWatch) {
   StartEtcd();
   const auto client = NewClient();
