@@ -185,7 +185,7 @@ ClusterChannel::Outcome ClusterChannel::Try(CallKind kind, size_t number, absl::
   Outcome outcome = TryOnce(kind, number, deadline, cancellation, rpc);
   if (!outcome.renew_token) return outcome;
   // Once: a token that is refused although it is new is the answer.
-  DropToken();
+  DropToken(outcome.token);
   return TryOnce(kind, number, deadline, cancellation, rpc);
 }
 
@@ -195,16 +195,10 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
   if (absl::Status connected = AwaitConnection(endpoint, deadline, cancellation); !connected.ok()) {
     return {std::move(connected), false};
   }
-  std::string token;
-  bool confirmed = false, authenticate = false;
-  int64_t floor = 0;
+  bool confirmed = false;
   {
     MutexLock lock(&mutex_);
-    authenticate = !options_.user.empty() && token_.empty() && !open_to_all_;
     confirmed = SteadyNow() - confirmed_[number] < kConfirmed;
-  }
-  if (authenticate) {
-    if (Outcome outcome = Authenticate(endpoint, deadline, cancellation); !outcome.status.ok()) return outcome;
   }
   if (kind == CallKind::kWrite && !confirmed) {
     Outcome outcome = TryOnce(CallKind::kRead, number, deadline, cancellation,
@@ -213,10 +207,18 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     // Who may not read that key was answered all the same.
     if (!outcome.status.ok() && !absl::IsPermissionDenied(outcome.status)) return outcome;
   }
+  std::string token;
+  bool authenticate = false;
+  int64_t floor = 0;
   {
     MutexLock lock(&mutex_);
     token = token_;
+    authenticate = !options_.user.empty() && token_.empty() && !open_to_all_;
     floor = revision_;
+  }
+  // Others may drop the token meanwhile: this call goes with the one that it was given.
+  if (authenticate) {
+    if (Outcome outcome = Authenticate(endpoint, deadline, cancellation, &token); !outcome.status.ok()) return outcome;
   }
   grpc::ClientContext context;
   Prepare(&context, token, kind != CallKind::kSerializable);
@@ -229,6 +231,7 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     status = rpc(endpoint, &context, &header);
   }
   Outcome outcome = Judge(kind, endpoint, status, header, floor);
+  outcome.token = std::move(token);
   if (outcome.status.ok() && (kind == CallKind::kRead || kind == CallKind::kWrite)) {
     MutexLock lock(&mutex_);
     confirmed_[number] = SteadyNow();
@@ -315,7 +318,7 @@ grpc::Status ClusterChannel::Ask(const Endpoint& endpoint, grpc::ClientContext* 
 }
 
 ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, absl::Time deadline,
-                                                     Cancellation* cancellation) {
+                                                     Cancellation* cancellation, std::string* token) {
   etcdserverpb::AuthenticateRequest request;
   request.set_name(options_.user);
   request.set_password(options_.password);
@@ -333,8 +336,9 @@ ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, a
   }
   const bool off = absl::StrContains(status.error_message(), "authentication is not enabled");
   if (status.ok() || off) {
+    *token = response.token();
     MutexLock lock(&mutex_);
-    token_ = response.token();
+    token_ = *token;
     open_to_all_ = off;
     return {absl::OkStatus()};
   }
@@ -354,9 +358,10 @@ absl::StatusOr<const Endpoint*> ClusterChannel::Connect(absl::Time deadline, Can
   return answered;
 }
 
-void ClusterChannel::PrepareStream(grpc::ClientContext* context) {
+std::string ClusterChannel::PrepareStream(grpc::ClientContext* context) {
   MutexLock lock(&mutex_);
   Prepare(context, token_, /*needs_leader=*/true);
+  return token_;
 }
 
 absl::Status ClusterChannel::CheckCluster(const Endpoint& endpoint, const etcdserverpb::ResponseHeader& header) {
@@ -375,8 +380,9 @@ void ClusterChannel::Leave(const Endpoint& endpoint) {
   if (current_ == number) current_ = (current_ + 1) % endpoints_.size();
 }
 
-void ClusterChannel::DropToken() {
+void ClusterChannel::DropToken(const std::string& refused) {
   MutexLock lock(&mutex_);
+  if (token_ != refused) return;
   token_.clear();
   open_to_all_ = false;
 }

@@ -104,14 +104,14 @@ absl::Status Watch::OpenStream(absl::Time deadline) {
   create->set_watch_id(kWatchId);
   create->set_fragment(true);
   stream_ = std::make_unique<WatchStream>();
-  cluster_->PrepareStream(stream_->context());
+  token_ = cluster_->PrepareStream(stream_->context());
   stream_->Start(endpoint_->watch.get(), std::move(request));
   asked_ = heard_ = SteadyNow();
   return absl::OkStatus();
 }
 
 void Watch::Leave(const absl::Status& why) {
-  if (absl::IsUnauthenticated(why)) cluster_->DropToken();
+  if (absl::IsUnauthenticated(why)) cluster_->DropToken(token_);
   trouble_ = Annotate(why, endpoint_->address);
   heard_ = SteadyNow();
   stream_.reset();

@@ -72,6 +72,7 @@ class Watch {
 
   const Endpoint* endpoint_ = nullptr;  // while there is a stream
   std::unique_ptr<WatchStream> stream_;
+  std::string token_;  // of the stream
   // Of the stream: when the member was asked for an answer that has not come, and when it last said something.
   absl::Time asked_ = absl::InfinitePast(), heard_ = absl::InfinitePast();
   bool token_renewed_ = false;           // since events or progress came last
