@@ -17,13 +17,15 @@
 //                        not of the authority, or it is of another etcd cluster than the one that answered first
 //   UNAUTHENTICATED      etcd demands a user and none was given, or does not know this one with this password
 //   PERMISSION_DENIED    the user may not do that with that key
-//   RESOURCE_EXHAUSTED   etcd's space is used up, it has too many requests, or this one is too large for it (1.5 MiB)
-//   INVALID_ARGUMENT     etcd does not take the request (a key changed twice, an empty key)
+//   RESOURCE_EXHAUSTED   etcd has too many requests, or this one is too large for it (2 MiB); or, where no key is
+//                        written, its space is used up (Grant), or the answer is too large (64 MiB)
+//   INVALID_ARGUMENT     etcd does not take the request (a key changed twice, an empty key, more than 1.5 MiB)
 //   DATA_LOSS            etcd is at an older revision than it was: it was restored from a snapshot. Open another client
 //                        and read everything anew. A write may have been carried out
 // and of methods that write (Put, Delete, Commit with a PutOp or DeleteOp):
 //   UNKNOWN              the write may or may not have been carried out, and may still be, for as long as a member that
-//                        was frozen or cut off takes to come back
+//                        was frozen or cut off takes to come back. Also where etcd's space is used up, which it says
+//                        of the write that it has just carried out, too, and where the answer is too large
 // After any other error nothing was written.
 //
 // Thread-safety: all methods. Lifetime: outlives its KeepAlives and Watches.

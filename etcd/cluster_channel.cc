@@ -84,6 +84,13 @@ bool IsAnswer(grpc::StatusCode code) {
   }
 }
 
+// Of RESOURCE_EXHAUSTED: what is said before a write is proposed. Otherwise etcd's space is used up, which it also says
+// of the write that it has just carried out, or the answer is too large to be sent or taken.
+bool RefusedUnproposed(absl::string_view message) {
+  return absl::StrContains(message, "too many requests") || absl::StrContains(message, "request is too large") ||
+         absl::StrContains(message, "grpc: received message larger than max");
+}
+
 absl::Status Cancelled() { return absl::CancelledError("the call to etcd was cancelled"); }
 
 // Why there is no connection, from what gRPC says. FAILED_PRECONDITION: because of a mistake, for certain.
@@ -263,7 +270,9 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
                                                     options_.user, ": ", status.error_message())),
             true, true};
   }
-  if (IsAnswer(status.error_code()) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
+  const bool undecided = kind == CallKind::kWrite && status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+                         !RefusedUnproposed(status.error_message());
+  if ((IsAnswer(status.error_code()) && !undecided) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
     return {Annotate(transport::FromGrpc(status), absl::StrCat("etcd at ", endpoint.address))};
   }
   // Without a leader nothing is proposed, and without a connection nothing was sent.

@@ -167,6 +167,8 @@ TEST_F(ClientTest, WrongRequestsAreAnswered) {
   EXPECT_EQ(client->Get("key", {.revision = 1000}, Patience()).status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(client->Put("key", std::string(2 << 20, 'x'), kNoLease, Patience()).status().code(),
             absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(client->Put("key", std::string(1700000, 'x'), kNoLease, Patience()).status().code(),
+            absl::StatusCode::kInvalidArgument);
   options_.prefix = "";
   EXPECT_EQ(NewClient()->Get("", {}, Patience()).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(client->Revoke(12345, Patience()).ok());
