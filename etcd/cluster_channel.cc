@@ -364,8 +364,8 @@ absl::StatusOr<const Endpoint*> ClusterChannel::Connect(absl::Time deadline, Can
              answered = &endpoint;
              return Ask(endpoint, context, header);
            });
-  // The stream says itself what may not be read.
-  if (!status.ok() && !absl::IsPermissionDenied(status)) return status;
+  // The stream says itself what may not be read; where nobody was asked, authentication was denied.
+  if (!status.ok() && !(absl::IsPermissionDenied(status) && answered != nullptr)) return status;
   return answered;
 }
 
