@@ -7,7 +7,8 @@
 // it was not, or nobody knows (UNKNOWN): read what is there, then decide. A Transaction whose conditions no longer hold
 // once it was carried out (Compare::ModRevision of what it changes) may be made again: it is not carried out twice.
 //
-// Deadlines are of SteadyNow(); no method waits beyond its own by more than a tenth of a second.
+// Deadlines are of SteadyNow(). A method waits until its own, or up to a tenth of a second longer to learn why a member
+// takes no connection. When its thread then runs is up to the machine.
 //
 // Errors common to all methods:
 //   UNAVAILABLE          no member accepts connections, or has a leader; the message names each and its reason. Where
@@ -72,7 +73,8 @@ class Client {
   // A lease that ends `ttl` (whole seconds, rounded up) after it was last kept alive; etcd grants at least its own
   // minimum, some seconds. On an error there may be one that nobody knows, and that ends by itself.
   absl::StatusOr<Lease> Grant(absl::Duration ttl, absl::Time deadline);
-  // Ends the lease and deletes its keys. OK also if it had ended.
+  // Ends the lease and deletes its keys. OK also if it had ended. After an error, such as DEADLINE_EXCEEDED or
+  // UNAVAILABLE, it may have been carried out, or still be.
   absl::Status Revoke(LeaseId lease, absl::Time deadline);
   // Keeps the lease until the object is destroyed. `lost` as KeepAlive.
   std::unique_ptr<KeepAlive> Keep(const Lease& lease, KeepAlive::Lost lost);
