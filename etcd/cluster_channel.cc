@@ -105,7 +105,8 @@ absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view me
     return absl::FailedPreconditionError("it does not speak TLS: leave out the authority's certificate");
   }
   // What a member of the other kind does to a handshake; one that is being ended may do it, too.
-  if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed")) {
+  if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed") ||
+      absl::StrContains(message, "Connection reset by peer")) {
     return absl::UnavailableError(
         !tls.enabled() ? "it closed the connection at once: does it demand TLS? give the certificate of its authority"
         : tls.certificate_file.empty()
