@@ -7,7 +7,8 @@
 // it was not, or nobody knows (UNKNOWN): read what is there, then decide. A Transaction whose conditions no longer hold
 // once it was carried out (Compare::ModRevision of what it changes) may be made again: it is not carried out twice.
 //
-// Deadlines are of SteadyNow(); no method waits beyond its own by more than a tenth of a second.
+// Deadlines are of SteadyNow(). A method waits until its own, or up to a tenth of a second longer to learn why a member
+// takes no connection. When its thread then runs is up to the machine.
 //
 // Errors common to all methods:
 //   UNAVAILABLE          no member accepts connections, or has a leader; the message names each and its reason. Where
@@ -17,13 +18,15 @@
 //                        not of the authority, or it is of another etcd cluster than the one that answered first
 //   UNAUTHENTICATED      etcd demands a user and none was given, or does not know this one with this password
 //   PERMISSION_DENIED    the user may not do that with that key
-//   RESOURCE_EXHAUSTED   etcd's space is used up, it has too many requests, or this one is too large for it (1.5 MiB)
-//   INVALID_ARGUMENT     etcd does not take the request (a key changed twice, an empty key)
+//   RESOURCE_EXHAUSTED   etcd has too many requests, or this one is too large for it (2 MiB); or, where no key is
+//                        written, its space is used up (Grant), or the answer is too large (64 MiB)
+//   INVALID_ARGUMENT     etcd does not take the request (a key changed twice, an empty key, more than 1.5 MiB)
 //   DATA_LOSS            etcd is at an older revision than it was: it was restored from a snapshot. Open another client
 //                        and read everything anew. A write may have been carried out
 // and of methods that write (Put, Delete, Commit with a PutOp or DeleteOp):
 //   UNKNOWN              the write may or may not have been carried out, and may still be, for as long as a member that
-//                        was frozen or cut off takes to come back
+//                        was frozen or cut off takes to come back. Also where etcd's space is used up, which it says
+//                        of the write that it has just carried out, too, and where the answer is too large
 // After any other error nothing was written.
 //
 // Thread-safety: all methods. Lifetime: outlives its KeepAlives and Watches.
@@ -70,13 +73,15 @@ class Client {
   // A lease that ends `ttl` (whole seconds, rounded up) after it was last kept alive; etcd grants at least its own
   // minimum, some seconds. On an error there may be one that nobody knows, and that ends by itself.
   absl::StatusOr<Lease> Grant(absl::Duration ttl, absl::Time deadline);
-  // Ends the lease and deletes its keys. OK also if it had ended.
+  // Ends the lease and deletes its keys. OK also if it had ended. After an error, such as DEADLINE_EXCEEDED or
+  // UNAVAILABLE, it may have been carried out, or still be.
   absl::Status Revoke(LeaseId lease, absl::Time deadline);
   // Keeps the lease until the object is destroyed. `lost` as KeepAlive.
   std::unique_ptr<KeepAlive> Keep(const Lease& lease, KeepAlive::Lost lost);
 
   // The changes of one key, or of those with a prefix, from a revision on (1 or more): those after a Get begin with its
-  // revision + 1. Does not wait; errors are those of Watch::Next.
+  // revision + 1. Says that etcd was at the revision before: where it is not, that is DATA_LOSS, here and of all calls.
+  // Does not wait; errors are those of Watch::Next.
   std::unique_ptr<Watch> WatchFrom(absl::string_view key, bool prefix, int64_t revision);
 
  private:

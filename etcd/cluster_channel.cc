@@ -50,6 +50,8 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address, const ClientOpti
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
                    static_cast<int>(absl::ToInt64Milliseconds(options.connect_timeout)));
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // A proxy of the environment is for the web.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
@@ -84,6 +86,13 @@ bool IsAnswer(grpc::StatusCode code) {
   }
 }
 
+// Of RESOURCE_EXHAUSTED: what is said before a write is proposed. Otherwise etcd's space is used up, which it also says
+// of the write that it has just carried out, or the answer is too large to be sent or taken.
+bool RefusedUnproposed(absl::string_view message) {
+  return absl::StrContains(message, "too many requests") || absl::StrContains(message, "request is too large") ||
+         absl::StrContains(message, "grpc: received message larger than max");
+}
+
 absl::Status Cancelled() { return absl::CancelledError("the call to etcd was cancelled"); }
 
 // Why there is no connection, from what gRPC says. FAILED_PRECONDITION: because of a mistake, for certain.
@@ -96,7 +105,8 @@ absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view me
     return absl::FailedPreconditionError("it does not speak TLS: leave out the authority's certificate");
   }
   // What a member of the other kind does to a handshake; one that is being ended may do it, too.
-  if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed")) {
+  if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed") ||
+      absl::StrContains(message, "Connection reset by peer")) {
     return absl::UnavailableError(
         !tls.enabled() ? "it closed the connection at once: does it demand TLS? give the certificate of its authority"
         : tls.certificate_file.empty()
@@ -185,7 +195,7 @@ ClusterChannel::Outcome ClusterChannel::Try(CallKind kind, size_t number, absl::
   Outcome outcome = TryOnce(kind, number, deadline, cancellation, rpc);
   if (!outcome.renew_token) return outcome;
   // Once: a token that is refused although it is new is the answer.
-  DropToken();
+  DropToken(outcome.token);
   return TryOnce(kind, number, deadline, cancellation, rpc);
 }
 
@@ -195,16 +205,10 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
   if (absl::Status connected = AwaitConnection(endpoint, deadline, cancellation); !connected.ok()) {
     return {std::move(connected), false};
   }
-  std::string token;
-  bool confirmed = false, authenticate = false;
-  int64_t floor = 0;
+  bool confirmed = false;
   {
     MutexLock lock(&mutex_);
-    authenticate = !options_.user.empty() && token_.empty() && !open_to_all_;
     confirmed = SteadyNow() - confirmed_[number] < kConfirmed;
-  }
-  if (authenticate) {
-    if (Outcome outcome = Authenticate(endpoint, deadline, cancellation); !outcome.status.ok()) return outcome;
   }
   if (kind == CallKind::kWrite && !confirmed) {
     Outcome outcome = TryOnce(CallKind::kRead, number, deadline, cancellation,
@@ -213,10 +217,18 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     // Who may not read that key was answered all the same.
     if (!outcome.status.ok() && !absl::IsPermissionDenied(outcome.status)) return outcome;
   }
+  std::string token;
+  bool authenticate = false;
+  int64_t floor = 0;
   {
     MutexLock lock(&mutex_);
     token = token_;
+    authenticate = !options_.user.empty() && token_.empty() && !open_to_all_;
     floor = revision_;
+  }
+  // Others may drop the token meanwhile: this call goes with the one that it was given.
+  if (authenticate) {
+    if (Outcome outcome = Authenticate(endpoint, deadline, cancellation, &token); !outcome.status.ok()) return outcome;
   }
   grpc::ClientContext context;
   Prepare(&context, token, kind != CallKind::kSerializable);
@@ -229,6 +241,7 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     status = rpc(endpoint, &context, &header);
   }
   Outcome outcome = Judge(kind, endpoint, status, header, floor);
+  outcome.token = std::move(token);
   if (outcome.status.ok() && (kind == CallKind::kRead || kind == CallKind::kWrite)) {
     MutexLock lock(&mutex_);
     confirmed_[number] = SteadyNow();
@@ -260,7 +273,9 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
                                                     options_.user, ": ", status.error_message())),
             true, true};
   }
-  if (IsAnswer(status.error_code()) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
+  const bool undecided = kind == CallKind::kWrite && status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+                         !RefusedUnproposed(status.error_message());
+  if ((IsAnswer(status.error_code()) && !undecided) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
     return {Annotate(transport::FromGrpc(status), absl::StrCat("etcd at ", endpoint.address))};
   }
   // Without a leader nothing is proposed, and without a connection nothing was sent.
@@ -315,7 +330,7 @@ grpc::Status ClusterChannel::Ask(const Endpoint& endpoint, grpc::ClientContext* 
 }
 
 ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, absl::Time deadline,
-                                                     Cancellation* cancellation) {
+                                                     Cancellation* cancellation, std::string* token) {
   etcdserverpb::AuthenticateRequest request;
   request.set_name(options_.user);
   request.set_password(options_.password);
@@ -333,8 +348,9 @@ ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, a
   }
   const bool off = absl::StrContains(status.error_message(), "authentication is not enabled");
   if (status.ok() || off) {
+    *token = response.token();
     MutexLock lock(&mutex_);
-    token_ = response.token();
+    token_ = *token;
     open_to_all_ = off;
     return {absl::OkStatus()};
   }
@@ -349,14 +365,15 @@ absl::StatusOr<const Endpoint*> ClusterChannel::Connect(absl::Time deadline, Can
              answered = &endpoint;
              return Ask(endpoint, context, header);
            });
-  // The stream says itself what may not be read.
-  if (!status.ok() && !absl::IsPermissionDenied(status)) return status;
+  // The stream says itself what may not be read; where nobody was asked, authentication was denied.
+  if (!status.ok() && !(absl::IsPermissionDenied(status) && answered != nullptr)) return status;
   return answered;
 }
 
-void ClusterChannel::PrepareStream(grpc::ClientContext* context) {
+std::string ClusterChannel::PrepareStream(grpc::ClientContext* context) {
   MutexLock lock(&mutex_);
   Prepare(context, token_, /*needs_leader=*/true);
+  return token_;
 }
 
 absl::Status ClusterChannel::CheckCluster(const Endpoint& endpoint, const etcdserverpb::ResponseHeader& header) {
@@ -375,8 +392,9 @@ void ClusterChannel::Leave(const Endpoint& endpoint) {
   if (current_ == number) current_ = (current_ + 1) % endpoints_.size();
 }
 
-void ClusterChannel::DropToken() {
+void ClusterChannel::DropToken(const std::string& refused) {
   MutexLock lock(&mutex_);
+  if (token_ != refused) return;
   token_.clear();
   open_to_all_ = false;
 }

@@ -61,14 +61,15 @@ class ClusterChannel {
 
   // A member that has just shown that it reaches the others, for a stream. Errors as Call.
   absl::StatusOr<const Endpoint*> Connect(absl::Time deadline, Cancellation* cancellation);
-  // For a stream to that member: without a deadline; etcd ends it when the member loses its leader.
-  void PrepareStream(grpc::ClientContext* context);
+  // For a stream to that member: without a deadline; etcd ends it when the member loses its leader. Returns the token
+  // that it goes with; empty: none.
+  std::string PrepareStream(grpc::ClientContext* context);
   // FAILED_PRECONDITION: the answer is of another cluster.
   absl::Status CheckCluster(const Endpoint& endpoint, const etcdserverpb::ResponseHeader& header);
   // Calls begin with the next member, if they still would with this one.
   void Leave(const Endpoint& endpoint);
-  // The token is not accepted any more; the next call asks for another.
-  void DropToken();
+  // This token is not accepted any more: the next call asks for another, unless somebody has one already.
+  void DropToken(const std::string& refused);
   // Some answer had this revision: later ones that see what was written may not be older.
   void Saw(int64_t revision);
 
@@ -80,6 +81,7 @@ class ClusterChannel {
     absl::Status status;
     bool final = true;         // the answer; otherwise another member is asked
     bool renew_token = false;  // the same is asked again with another token
+    std::string token;         // that was used
   };
 
   explicit ClusterChannel(const ClientOptions& options) : options_(options) {}
@@ -88,7 +90,8 @@ class ClusterChannel {
   Outcome Judge(CallKind kind, const Endpoint& endpoint, const grpc::Status& status,
                 const etcdserverpb::ResponseHeader& header, int64_t floor);
   absl::Status AwaitConnection(const Endpoint& endpoint, absl::Time deadline, Cancellation* cancellation);
-  Outcome Authenticate(const Endpoint& endpoint, absl::Time deadline, Cancellation* cancellation);
+  // Sets `token`; empty: authentication is off.
+  Outcome Authenticate(const Endpoint& endpoint, absl::Time deadline, Cancellation* cancellation, std::string* token);
   // Asks for nothing, so that the member has to ask the others.
   grpc::Status Ask(const Endpoint& endpoint, grpc::ClientContext* context, etcdserverpb::ResponseHeader* header) const;
   absl::Status GaveUp(const std::vector<absl::Status>& failures) const;

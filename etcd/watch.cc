@@ -1,7 +1,11 @@
 // Exactly once, in order: etcd sends all events of a revision together, so what is not yet told are those above the
 // last revision that was. A stream is opened at that last revision and not at the one after it, because newer releases
 // do not say how far they are while a watch begins in the future; what comes twice is dropped, as are events that etcd
-// itself sends twice (releases before 2023).
+// itself sends twice (releases before 2023). So no watch goes on at the very revision at which etcd was compacted,
+// although it could: releases before 2025 drop a deletion of that revision, and do not say so.
+//
+// All that was told, and where the caller begins, is the least that a member must be at: an etcd that was restored from
+// before would bring other events under the same revisions, and they would be dropped. It is found when a stream opens.
 //
 // Only what is in order with the events of the stream may move the beginning of the next one: events, and the progress
 // that etcd tells by itself, under the number of the watch. Progress that was asked for may overtake events.
@@ -35,7 +39,9 @@ Watch::Watch(ClusterChannel* cluster, std::string key, std::string range_end, in
       key_(std::move(key)),
       range_end_(std::move(range_end)),
       cancellation_(std::make_unique<Cancellation>()),
-      next_revision_(std::max<int64_t>(1, revision)) {}
+      next_revision_(std::max<int64_t>(1, revision)) {
+  cluster_->Saw(next_revision_ - 1);
+}
 
 Watch::~Watch() = default;
 
@@ -98,14 +104,14 @@ absl::Status Watch::OpenStream(absl::Time deadline) {
   create->set_watch_id(kWatchId);
   create->set_fragment(true);
   stream_ = std::make_unique<WatchStream>();
-  cluster_->PrepareStream(stream_->context());
+  token_ = cluster_->PrepareStream(stream_->context());
   stream_->Start(endpoint_->watch.get(), std::move(request));
   asked_ = heard_ = SteadyNow();
   return absl::OkStatus();
 }
 
 void Watch::Leave(const absl::Status& why) {
-  if (absl::IsUnauthenticated(why)) cluster_->DropToken();
+  if (absl::IsUnauthenticated(why)) cluster_->DropToken(token_);
   trouble_ = Annotate(why, endpoint_->address);
   heard_ = SteadyNow();
   stream_.reset();
@@ -138,6 +144,7 @@ absl::StatusOr<std::optional<WatchBatch>> Watch::Take(Response response) {
   // A member that is behind has nothing to say yet.
   const int64_t revision = response.header().revision();
   if (revision + 1 < next_revision_) return std::nullopt;
+  cluster_->Saw(revision);
   if (response.watch_id() == kWatchId) next_revision_ = revision + 1;
   return WatchBatch{{}, revision};
 }

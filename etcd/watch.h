@@ -40,7 +40,8 @@ class Watch {
   // What comes next: events, or none where the member has said how far it is. Waits for it.
   // DEADLINE_EXCEEDED: nothing came; the message says why where no member answers. The next call goes on.
   // What ends the watch, so that all later calls return it:
-  //   OUT_OF_RANGE         etcd has compacted what would come next (compact_revision): read anew, watch from there
+  //   OUT_OF_RANGE         etcd is compacted at the revision that would come next, or beyond (compact_revision): read
+  //                        anew, watch from there
   //   RESOURCE_EXHAUSTED   one revision has more events than are taken (64 MiB)
   //   CANCELLED            Cancel
   //   FAILED_PRECONDITION, UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, DATA_LOSS: as Client
@@ -72,6 +73,7 @@ class Watch {
 
   const Endpoint* endpoint_ = nullptr;  // while there is a stream
   std::unique_ptr<WatchStream> stream_;
+  std::string token_;  // of the stream
   // Of the stream: when the member was asked for an answer that has not come, and when it last said something.
   absl::Time asked_ = absl::InfinitePast(), heard_ = absl::InfinitePast();
   bool token_renewed_ = false;           // since events or progress came last

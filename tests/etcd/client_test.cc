@@ -3,6 +3,7 @@
 #include "etcd/client.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -23,6 +24,9 @@
 
 namespace kvlink::etcd {
 namespace {
+
+// A proxy where nobody listens, before there are threads: no call to etcd goes there.
+[[maybe_unused]] const int kProxySet = setenv("http_proxy", "http://127.0.0.1:1", /*overwrite=*/1);
 
 using ::testing::ElementsAre;
 using testing::EtcdCluster;
@@ -167,6 +171,8 @@ TEST_F(ClientTest, WrongRequestsAreAnswered) {
   EXPECT_EQ(client->Get("key", {.revision = 1000}, Patience()).status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(client->Put("key", std::string(2 << 20, 'x'), kNoLease, Patience()).status().code(),
             absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(client->Put("key", std::string(1700000, 'x'), kNoLease, Patience()).status().code(),
+            absl::StatusCode::kInvalidArgument);
   options_.prefix = "";
   EXPECT_EQ(NewClient()->Get("", {}, Patience()).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(client->Revoke(12345, Patience()).ok());
@@ -348,6 +354,21 @@ TEST_F(ClientTest, ACompactedRevisionIsTold) {
   EXPECT_EQ(again->Next(Patience())->events[0].key_value.value, "new");
 }
 
+// Compacting at a deletion drops it, in releases before 2025: a watch that would begin there is told that it is late.
+TEST_F(ClientTest, ADeletionThatWasCompactedIsNotMissed) {
+  StartEtcd();
+  const auto client = NewClient();
+  const auto put = client->Put("key", "x", kNoLease, Patience());
+  ASSERT_TRUE(put.ok()) << put.status();
+  const auto deleted = client->Delete("key", false, Patience());
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  etcd_->Compact(deleted->revision);
+  const auto watch = client->WatchFrom("key", false, *put + 1);
+  const auto batch = watch->Next(Patience());
+  EXPECT_EQ(batch.status().code(), absl::StatusCode::kOutOfRange) << batch.status();
+  EXPECT_EQ(watch->compact_revision(), deleted->revision);
+}
+
 // An etcd that was restored from a backup of yesterday forgets what was acknowledged: nothing of it is taken for the
 // present.
 TEST_F(ClientTest, ARestoredEtcdIsNoticed) {
@@ -367,6 +388,36 @@ TEST_F(ClientTest, ARestoredEtcdIsNoticed) {
   while (told.ok() || absl::IsDeadlineExceeded(told)) told = watch->Next(Patience()).status();
   EXPECT_EQ(told.code(), absl::StatusCode::kDataLoss) << told;
   EXPECT_EQ(NewClient()->Get("key", {}, Patience())->found[0].value, "old");
+}
+
+// What was told by progress alone, or to another client, was there.
+TEST_F(ClientTest, AWatchNoticesARestoredEtcd) {
+  StartEtcd();
+  options_.progress_interval = absl::Milliseconds(100);
+  const auto writer = NewClient(), client = NewClient();
+  const auto put = writer->Put("key", "old", kNoLease, Patience());
+  ASSERT_TRUE(put.ok()) << put.status();
+  etcd_->Backup();
+  ASSERT_TRUE(writer->Get("key", {}, Patience()).ok());
+  const auto watch = client->WatchFrom("key", false, *put + 1);
+  ASSERT_TRUE(watch->Next(Patience()).ok());
+  const auto last = writer->Put("other", "x", kNoLease, Patience());
+  ASSERT_TRUE(last.ok()) << last.status();
+  for (int64_t told = 0; told < *last;) {
+    const auto batch = watch->Next(Patience());
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    told = batch->revision;
+  }
+  etcd_->Restore();
+  const auto end_of = [](Watch* watch) {
+    const absl::Time deadline = Patience();
+    absl::Status end;
+    while ((end.ok() || absl::IsDeadlineExceeded(end)) && SteadyNow() < deadline) end = watch->Next(deadline).status();
+    return end.code();
+  };
+  EXPECT_EQ(end_of(watch.get()), absl::StatusCode::kDataLoss);
+  const auto another = NewClient();
+  EXPECT_EQ(end_of(another->WatchFrom("key", false, *last + 1).get()), absl::StatusCode::kDataLoss);
 }
 
 TEST_F(ClientTest, CancelEndsAWaitingWatch) {
