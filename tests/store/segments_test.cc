@@ -2,12 +2,14 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -199,6 +201,34 @@ TEST_F(SegmentsTest, AFlushThatFailsWhileAFileGrowsIsTheAnswerToAllThatFollow) {
   EXPECT_TRUE(absl::IsDataLoss(segments->Sync(0))) << "a new descriptor knows nothing of it";
   EXPECT_EQ(io.strikes(), 1);
   EXPECT_TRUE(Open()->Sync(0).ok()) << "until the store is opened again";
+}
+
+// A device's failure is told to one of the flushes that are under way.
+TEST_F(SegmentsTest, AllFlushesThatAFailureMeetsFail) {
+  class OneFails : public FaultyIo {
+   public:
+    OneFails() : FaultyIo(1) {}
+    absl::StatusOr<uint64_t> SyncStarted(const std::string&) override {
+      if (++flushes_ > 1) return 0;
+      // The others come meanwhile, if they may.
+      const absl::Time until = SteadyNow() + absl::Milliseconds(200);
+      while (flushes_ == 1 && SteadyNow() < until) absl::SleepFor(absl::Milliseconds(1));
+      return ErrnoStatus(EIO, "flush", "a segment (injected)");
+    }
+
+   private:
+    std::atomic<int> flushes_ = 0;
+  };
+  ASSERT_TRUE(Open()->Grow().ok());
+  OneFails io;
+  auto segments = Open(&io);
+  std::vector<absl::Status> flushed(3);
+  {
+    std::vector<std::thread> threads;
+    for (absl::Status& status : flushed) threads.emplace_back([&] { status = segments->Sync(0); });
+    for (std::thread& thread : threads) thread.join();
+  }
+  for (const absl::Status& status : flushed) EXPECT_TRUE(absl::IsDataLoss(status)) << status;
 }
 
 // As the engine uses them: encodings across pieces, a capacity that is taken a piece at a time, and given back.

@@ -204,8 +204,9 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::
   return bad;
 }
 
-absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, int64_t from, int64_t to) {
-  const auto flush = [this, number, file] { return Flush(number, file); };
+absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, Flushes* flushes, int64_t from,
+                                                      int64_t to) {
+  const auto flush = [this, file, flushes] { return Flush(file, flushes); };
   const auto extend = [&](int64_t first, int64_t end) -> absl::StatusOr<std::vector<Run>> {
     if (first == end) return std::vector<Run>();
     KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(end) : file->Allocate(end));
@@ -228,20 +229,22 @@ absl::StatusOr<std::optional<SegmentFiles::Grown>> SegmentFiles::GrowExisting() 
   uint32_t number = 0;
   int64_t from = 0, to = 0;
   std::shared_ptr<File> file;
+  std::shared_ptr<Flushes> flushes;
   {
     MutexLock lock(&mutex_);
     const auto grows = [this](const auto& entry) {
       const Segment& segment = entry.second;
-      return segment.grows && segment.failed.ok() && segment.bytes < options_.segment_bytes;
+      return segment.grows && segment.flushes->failed.ok() && segment.bytes < options_.segment_bytes;
     };
     const auto it = std::find_if(segments_.begin(), segments_.end(), grows);
     if (it == segments_.end()) return std::nullopt;
     number = it->first;
     from = it->second.bytes;
     to = std::min(from + it->second.piece_bytes, options_.segment_bytes);
+    flushes = it->second.flushes;
     KVLINK_ASSIGN_OR_RETURN(file, FileOf(number, &it->second));
   }
-  auto bad = Extend(number, file.get(), from, to);
+  auto bad = Extend(number, file.get(), flushes.get(), from, to);
   if (bad.ok()) {
     MutexLock lock(&mutex_);
     segments_[number].bytes = to;
@@ -384,22 +387,28 @@ absl::StatusOr<std::shared_ptr<File>> SegmentFiles::Locate(uint32_t block, int64
 
 absl::Status SegmentFiles::Sync(uint32_t segment) {
   std::shared_ptr<File> file;
+  std::shared_ptr<Flushes> flushes;
   {
     MutexLock lock(&mutex_);
     const auto it = segments_.find(segment);
     if (it == segments_.end()) return absl::NotFoundError(absl::StrCat("there is no segment ", PathOf(segment)));
-    KVLINK_RETURN_IF_ERROR(it->second.failed);
+    flushes = it->second.flushes;
+    KVLINK_RETURN_IF_ERROR(flushes->failed);
     KVLINK_ASSIGN_OR_RETURN(file, FileOf(segment, &it->second));
   }
-  return Flush(segment, file.get());
+  return Flush(file.get(), flushes.get());
 }
 
-absl::Status SegmentFiles::Flush(uint32_t number, File* file) {
+absl::Status SegmentFiles::Flush(File* file, Flushes* flushes) {
+  MutexLock one(&flushes->mutex);
+  {
+    MutexLock lock(&mutex_);
+    KVLINK_RETURN_IF_ERROR(flushes->failed);
+  }
   const absl::Status status = file->Sync();
   if (status.ok()) return status;
   MutexLock lock(&mutex_);
-  const auto it = segments_.find(number);
-  if (it != segments_.end() && it->second.failed.ok()) it->second.failed = status;
+  flushes->failed = status;
   return status;
 }
 

@@ -76,11 +76,17 @@ class SegmentFiles {
   // The file that holds a block, and where. NOT_FOUND: there is no such segment; errors of FileSystem::Open. The file
   // stays open while the pointer lives.
   absl::StatusOr<std::shared_ptr<File>> Locate(uint32_t block, int64_t* offset);
-  // Flushes a segment. A flush that failed may have dropped what was written before it, and a later one would say
-  // nothing of it: the error is the answer to all further calls, too, until the store is opened again.
+  // Flushes a segment, one flush of it at a time. A flush that failed may have dropped what was written before it, and
+  // a later one would say nothing of it: the error is the answer to all further calls, too, until the store is opened
+  // again.
   absl::Status Sync(uint32_t segment);
 
  private:
+  // A device's failure is told to one of the flushes that are under way and to none after it: all must hear of it.
+  struct Flushes {
+    Mutex mutex;          // held through each; taken before mutex_
+    absl::Status failed;  // the first that failed; guarded by mutex_ of SegmentFiles
+  };
   struct Segment {
     int64_t bytes = 0;                     // that are filled: the file's length
     int64_t piece_bytes = 0;               // of this segment
@@ -88,7 +94,7 @@ class SegmentFiles {
     std::weak_ptr<File> file;              // while anybody uses it
     std::list<uint32_t>::iterator recent;  // in recent_, if kept
     std::shared_ptr<File> kept;
-    absl::Status failed;  // the first flush that failed
+    std::shared_ptr<Flushes> flushes = std::make_shared<Flushes>();
   };
 
   SegmentFiles(const FileSystem& files, const Options& options);
@@ -101,7 +107,7 @@ class SegmentFiles {
   absl::StatusOr<std::vector<Run>> Make(uint32_t number, const std::string& temporary);
   absl::Status WriteHeader(uint32_t number, File* file) const;
   // One try to add bytes [from, to) to segment `number`. As Zero.
-  absl::StatusOr<std::vector<Run>> Extend(uint32_t number, File* file, int64_t from, int64_t to);
+  absl::StatusOr<std::vector<Run>> Extend(uint32_t number, File* file, Flushes* flushes, int64_t from, int64_t to);
   // Fills and flushes blocks. Returns those that cannot be written; nothing else may fail.
   absl::StatusOr<std::vector<Run>> Zero(uint32_t number, File* file, int64_t from, int64_t to,
                                         const std::function<absl::Status()>& flush) const;
@@ -110,7 +116,7 @@ class SegmentFiles {
   absl::StatusOr<Grown> GrowNew() ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   // Blocks of a segment, but not its header.
   Run RunOf(uint32_t number, int64_t from, int64_t to) const;
-  absl::Status Flush(uint32_t number, File* file);
+  absl::Status Flush(File* file, Flushes* flushes);
   absl::StatusOr<std::shared_ptr<File>> FileOf(uint32_t number, Segment* segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Keep(uint32_t number, Segment* segment, std::shared_ptr<File> file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseDownTo(int64_t files) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -121,7 +127,7 @@ class SegmentFiles {
   const int64_t max_open_;
   bool direct_ = true;
   std::vector<std::string> problems_;
-  Mutex grow_mutex_;  // taken before mutex_
+  Mutex grow_mutex_;  // taken before the others
   mutable Mutex mutex_;
   std::map<uint32_t, Segment> segments_ ABSL_GUARDED_BY(mutex_);
   std::list<uint32_t> recent_ ABSL_GUARDED_BY(mutex_);  // segments whose file is kept, the one used last first
