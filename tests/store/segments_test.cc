@@ -169,6 +169,21 @@ TEST_F(SegmentsTest, BlocksThatCannotBeWrittenAreToldOfAndTheRestIsUsed) {
   EXPECT_EQ(grown->usable.count, kPerPiece);
 }
 
+// The last block of a piece is written by itself.
+TEST_F(SegmentsTest, OneBadBlockIsNotAllOfAPiece) {
+  FaultyIo io(TestSeed());
+  auto segments = Open(&io);
+  ASSERT_TRUE(segments->Grow().ok());
+  const int64_t bad = 2 * kPiece - kSegmentBlockBytes;
+  io.Add({.action = FaultyIo::Action::kWrite, .path = "000000.seg", .error = EIO, .offset = bad, .end = bad + 1});
+  const auto grown = segments->Grow();
+  ASSERT_TRUE(grown.ok()) << grown.status();
+  EXPECT_TRUE(grown->usable == (engine::Run{kPerPiece, kPerPiece}));
+  ASSERT_EQ(grown->bad.size(), 1u);
+  EXPECT_TRUE(grown->bad[0] == (engine::Run{2 * kPerPiece - 1, 1}));
+  EXPECT_EQ(Length(0), 2 * kPiece);
+}
+
 TEST_F(SegmentsTest, WhereOneFileCannotGrowAnotherDoes) {
   FaultyIo io(TestSeed());
   auto segments = Open(&io);

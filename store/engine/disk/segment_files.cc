@@ -33,6 +33,12 @@ constexpr int64_t kStep = 1 << 20;  // is written at a time
 constexpr int64_t kMaxUnflushed = 16 << 20;
 static_assert(kStep % kSegmentBlockBytes == 0 && kMaxUnflushed % kStep == 0);
 
+// Of bytes [from, to) that were added to a file the blocks `bad` could not be written.
+absl::Status CheckAnyWritten(const File& file, const std::vector<Run>& bad, int64_t from, int64_t to) {
+  if (static_cast<int64_t>(bad.size()) < (to - from) / kSegmentBlockBytes) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("no block of what is added to ", file.path(), " can be written"));
+}
+
 }  // namespace
 
 SegmentFiles::SegmentFiles(const FileSystem& files, const Options& options)
@@ -139,15 +145,14 @@ absl::StatusOr<SegmentFiles::Segment> SegmentFiles::Examine(uint32_t number, Fil
   return segment;
 }
 
-absl::StatusOr<std::vector<Run>> SegmentFiles::Zero(uint32_t number, File* file, int64_t from, int64_t to,
-                                                    const std::function<absl::Status()>& flush) const {
+absl::Status SegmentFiles::Zero(uint32_t number, File* file, int64_t from, int64_t to,
+                                const std::function<absl::Status()>& flush, std::vector<Run>* bad) const {
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
   };
   const std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(std::aligned_alloc(4096, kStep)));
   if (buffer == nullptr) return absl::UnavailableError("out of memory for 1 MiB of zeros");
   std::memset(buffer.get(), 0, kStep);
-  std::vector<Run> bad;
   int64_t unflushed = 0;
   for (int64_t offset = from; offset < to && !options_.sparse;) {
     const int64_t length = std::min(kStep, to - offset);
@@ -156,23 +161,19 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Zero(uint32_t number, File* file,
     for (int64_t at = offset; absl::IsDataLoss(written) && at < offset + length; at += kSegmentBlockBytes) {
       const absl::Status block = file->Write(at, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes));
       if (absl::IsDataLoss(block)) {
-        bad.push_back(RunOf(number, at, at + kSegmentBlockBytes));
+        bad->push_back(RunOf(number, at, at + kSegmentBlockBytes));
       } else if (!block.ok()) {
         written = block;
       }
     }
     if (!absl::IsDataLoss(written)) KVLINK_RETURN_IF_ERROR(written);
-    if (static_cast<int64_t>(bad.size()) == (to - from) / kSegmentBlockBytes) {
-      return absl::DataLossError(absl::StrCat("no block of what is added to ", file->path(), " can be written"));
-    }
     offset += length;
     unflushed += length;
     if (file->direct() || unflushed < kMaxUnflushed) continue;
     KVLINK_RETURN_IF_ERROR(flush());
     unflushed = 0;
   }
-  KVLINK_RETURN_IF_ERROR(flush());
-  return bad;
+  return flush();
 }
 
 absl::Status SegmentFiles::WriteHeader(uint32_t number, File* file) const {
@@ -197,8 +198,10 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::
   KVLINK_ASSIGN_OR_RETURN(auto file, files_.Open(temporary, options));
   KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(piece_bytes_) : file->Allocate(piece_bytes_));
   KVLINK_RETURN_IF_ERROR(WriteHeader(number, file.get()));
-  KVLINK_ASSIGN_OR_RETURN(auto bad,
-                          Zero(number, file.get(), kSegmentBlockBytes, piece_bytes_, [&file] { return file->Sync(); }));
+  const auto flush = [&file] { return file->Sync(); };
+  std::vector<Run> bad;
+  KVLINK_RETURN_IF_ERROR(Zero(number, file.get(), kSegmentBlockBytes, piece_bytes_, flush, &bad));
+  KVLINK_RETURN_IF_ERROR(CheckAnyWritten(*file, bad, kSegmentBlockBytes, piece_bytes_));
   KVLINK_RETURN_IF_ERROR(files_.Rename(temporary, PathOf(number)));
   KVLINK_RETURN_IF_ERROR(files_.SyncDirectory(options_.path));
   return bad;
@@ -206,23 +209,19 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::
 
 absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, Flushes* flushes, int64_t from,
                                                       int64_t to) {
-  const auto flush = [this, file, flushes] { return Flush(file, flushes); };
-  const auto extend = [&](int64_t first, int64_t end) -> absl::StatusOr<std::vector<Run>> {
-    if (first == end) return std::vector<Run>();
+  std::vector<Run> bad;
+  const auto flush = [&] { return Flush(file, flushes); };
+  const auto extend = [&](int64_t first, int64_t end) -> absl::Status {
+    if (first == end) return absl::OkStatus();
     KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(end) : file->Allocate(end));
-    return Zero(number, file, first, end, flush);
+    return Zero(number, file, first, end, flush, &bad);
   };
-  auto bad = extend(from, to - kSegmentBlockBytes);
-  if (bad.ok()) {
-    const auto last = extend(to - kSegmentBlockBytes, to);
-    if (last.ok()) {
-      bad->insert(bad->end(), last->begin(), last->end());
-    } else {
-      bad = last.status();
-    }
-  }
-  if (!bad.ok()) file->Resize(from).IgnoreError();  // else the next opening does it
-  return bad;
+  absl::Status status = extend(from, to - kSegmentBlockBytes);
+  if (status.ok()) status = extend(to - kSegmentBlockBytes, to);
+  if (status.ok()) status = CheckAnyWritten(*file, bad, from, to);
+  if (status.ok()) return bad;
+  file->Resize(from).IgnoreError();  // else the next opening does it
+  return status;
 }
 
 absl::StatusOr<std::optional<SegmentFiles::Grown>> SegmentFiles::GrowExisting() {

@@ -103,14 +103,15 @@ class SegmentFiles {
   absl::StatusOr<std::optional<int64_t>> CheckHeader(uint32_t number, const File& file);
   // What of the file is filled. Cuts off what a crash left.
   absl::StatusOr<Segment> Examine(uint32_t number, File* file);
-  // One try to add segment `number`, by way of a temporary file, which an error leaves there. As Zero.
+  // One try to add segment `number`, by way of a temporary file, which an error leaves there. Returns the blocks that
+  // cannot be written; DATA_LOSS if that is all.
   absl::StatusOr<std::vector<Run>> Make(uint32_t number, const std::string& temporary);
   absl::Status WriteHeader(uint32_t number, File* file) const;
-  // One try to add bytes [from, to) to segment `number`. As Zero.
+  // One try to add bytes [from, to) to segment `number`. Returns as Make.
   absl::StatusOr<std::vector<Run>> Extend(uint32_t number, File* file, Flushes* flushes, int64_t from, int64_t to);
-  // Fills and flushes blocks. Returns those that cannot be written; nothing else may fail.
-  absl::StatusOr<std::vector<Run>> Zero(uint32_t number, File* file, int64_t from, int64_t to,
-                                        const std::function<absl::Status()>& flush) const;
+  // Fills and flushes blocks. Those that cannot be written are added to `bad`; nothing else may fail.
+  absl::Status Zero(uint32_t number, File* file, int64_t from, int64_t to, const std::function<absl::Status()>& flush,
+                    std::vector<Run>* bad) const;
   // A piece more of a segment that is there. Nothing: none grows.
   absl::StatusOr<std::optional<Grown>> GrowExisting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   absl::StatusOr<Grown> GrowNew() ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
