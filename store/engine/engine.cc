@@ -280,6 +280,7 @@ absl::Status EngineImpl::LoadTable() {
   next_sequence_ = loaded.last_sequence + 1;
   KVLINK_RETURN_IF_ERROR(LoadNamespaces());
   KVLINK_RETURN_IF_ERROR(LoadBadBlocks());
+  for (const uint32_t segment : segments_->unreadable()) Seal(segment);
 
   counters_.dropped_damaged = static_cast<int64_t>(drop.size());
   std::move(loaded.missing.begin(), loaded.missing.end(), std::back_inserter(drop));

@@ -184,6 +184,39 @@ TEST_F(SegmentsTest, OneBadBlockIsNotAllOfAPiece) {
   EXPECT_EQ(Length(0), 2 * kPiece);
 }
 
+TEST_F(SegmentsTest, AHeaderIsReadTwice) {
+  {
+    auto segments = Open();
+    ASSERT_TRUE(segments->Grow().ok());
+  }
+  FaultyIo io(TestSeed());
+  io.Add({.action = FaultyIo::Action::kRead, .path = ".seg", .error = EIO, .times = 1});
+  auto segments = Open(&io);
+  EXPECT_EQ(io.strikes(), 1);
+  EXPECT_THAT(segments->problems(), IsEmpty());
+  EXPECT_THAT(segments->unreadable(), IsEmpty());
+  EXPECT_EQ(segments->usable_blocks(), kPerPiece - 1);
+  ASSERT_TRUE(segments->Grow().ok());
+  EXPECT_EQ(Length(0), 2 * kPiece);
+}
+
+TEST_F(SegmentsTest, WithoutAHeaderAFileHasTheBlocksThatItHas) {
+  {
+    auto segments = Open();
+    ASSERT_TRUE(segments->Grow().ok() && segments->Grow().ok());
+  }
+  std::filesystem::resize_file(PathOf(0), 2 * kPiece + kSegmentBlockBytes + 1);
+  FaultyIo io(TestSeed());
+  io.Add({.action = FaultyIo::Action::kRead, .path = ".seg", .error = EIO});
+  auto segments = Open(&io);
+  EXPECT_EQ(segments->problems().size(), 1u);
+  EXPECT_EQ(segments->unreadable(), std::vector<uint32_t>{0});
+  EXPECT_EQ(segments->usable_blocks(), 2 * kPerPiece + 1 - 1);
+  ASSERT_TRUE(segments->Grow().ok());
+  EXPECT_EQ(Length(0), 2 * kPiece + kSegmentBlockBytes + 1);
+  EXPECT_EQ(Length(1), kPiece);
+}
+
 TEST_F(SegmentsTest, WhereOneFileCannotGrowAnotherDoes) {
   FaultyIo io(TestSeed());
   auto segments = Open(&io);

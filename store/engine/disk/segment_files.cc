@@ -97,15 +97,17 @@ absl::Status SegmentFiles::OpenExisting() {
 
 absl::StatusOr<std::optional<int64_t>> SegmentFiles::CheckHeader(uint32_t number, const File& file) {
   alignas(4096) std::byte header[4096];  // as O_DIRECT demands
-  const absl::Status read = file.Read(0, absl::MakeSpan(header));
-  if (!read.ok()) {
-    problems_.push_back(std::string(read.message()));
-    return std::nullopt;
-  }
-  const auto payload = OpenEnvelope(
-      kSegmentKind, absl::string_view(reinterpret_cast<const char*>(header), kEnvelopeBytes + kHeaderPayload));
+  const auto read = [&]() -> absl::StatusOr<absl::string_view> {
+    KVLINK_RETURN_IF_ERROR(file.Read(0, absl::MakeSpan(header)));
+    const auto payload = OpenEnvelope(
+        kSegmentKind, absl::string_view(reinterpret_cast<const char*>(header), kEnvelopeBytes + kHeaderPayload));
+    if (!payload.ok()) return Annotate(payload.status(), file.path());
+    return *payload;
+  };
+  auto payload = read();
+  if (!payload.ok()) payload = read();  // a read may fail, or bring other bytes, just once
   if (!payload.ok()) {
-    problems_.push_back(absl::StrCat(file.path(), ": ", payload.status().message()));
+    problems_.push_back(std::string(payload.status().message()));
     return std::nullopt;
   }
   FieldReader reader(*payload);
@@ -133,6 +135,14 @@ absl::StatusOr<SegmentFiles::Segment> SegmentFiles::Examine(uint32_t number, Fil
   Segment segment;
   segment.piece_bytes = piece.value_or(options_.segment_bytes);
   segment.bytes = options_.segment_bytes;
+  if (!piece.has_value()) {
+    // What was committed lies within the file, however it grew.
+    const int64_t whole = std::min(size, segment.bytes) / kSegmentBlockBytes * kSegmentBlockBytes;
+    segment.bytes = std::max(whole, 2 * kSegmentBlockBytes);
+    segment.grows = false;
+    unreadable_.push_back(number);
+    return segment;
+  }
   if (size == options_.segment_bytes) return segment;
   if (size > options_.segment_bytes || size < segment.piece_bytes) {
     problems_.push_back(absl::StrCat(file->path(), " has ", size, " bytes instead of ", options_.segment_bytes));

@@ -36,10 +36,10 @@ class SegmentFiles {
     bool sparse = false;   // new segments are holes: for measurements that need many
     int64_t max_open = 0;  // files kept open while nobody uses them; 0: a quarter of the descriptors, at most 1024
   };
-  // Finds what is there and looks at every header; what a crash left half made is removed, a piece of a file as well as
-  // a file. FAILED_PRECONDITION: a
-  // segment of another store, or one that may not be opened. UNAVAILABLE: no descriptors or memory. A damaged header is
-  // a problem to report, no more: what lies after it has checksums of its own.
+  // Finds what is there and looks at every header; a file that a crash left half made is removed, half a piece is
+  // cut off. FAILED_PRECONDITION: a segment of another store, or one that may not be opened.
+  // UNAVAILABLE: no descriptors or memory. A header that cannot be read, or is damaged, is a problem to report: what
+  // lies after it has checksums of its own, but nothing may be added to it.
   static absl::StatusOr<std::unique_ptr<SegmentFiles>> Open(const FileSystem& files, const Options& options);
 
   struct Grown {
@@ -65,6 +65,8 @@ class SegmentFiles {
   uint32_t blocks_per_segment() const { return static_cast<uint32_t>(options_.segment_bytes / kSegmentBlockBytes); }
   bool direct() const { return direct_; }
   const std::vector<std::string>& problems() const { return problems_; }
+  // Segments whose header could not be read: what they hold may be read, but how they grew is not known.
+  const std::vector<uint32_t>& unreadable() const { return unreadable_; }
   // How many files are open now.
   int64_t open_files() const;
 
@@ -99,7 +101,7 @@ class SegmentFiles {
 
   SegmentFiles(const FileSystem& files, const Options& options);
   absl::Status OpenExisting();
-  // The piece of the segment, by its header; nothing if that is damaged.
+  // The piece of the segment, by its header; nothing if that cannot be read or is damaged.
   absl::StatusOr<std::optional<int64_t>> CheckHeader(uint32_t number, const File& file);
   // What of the file is filled. Cuts off what a crash left.
   absl::StatusOr<Segment> Examine(uint32_t number, File* file);
@@ -128,6 +130,7 @@ class SegmentFiles {
   const int64_t max_open_;
   bool direct_ = true;
   std::vector<std::string> problems_;
+  std::vector<uint32_t> unreadable_;
   Mutex grow_mutex_;  // taken before the others
   mutable Mutex mutex_;
   std::map<uint32_t, Segment> segments_ ABSL_GUARDED_BY(mutex_);
