@@ -266,6 +266,65 @@ TEST_F(PiecesDamageTest, WithoutAHeaderNothingIsPutBeyondTheFile) {
   EXPECT_EQ(fs::file_size(first()), static_cast<uintmax_t>(kSegment)) << "it grows again";
 }
 
+TEST_F(PiecesDamageTest, WhatAFileThatWasCutHeldIsMissing) {
+  {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    Put(store->get(), 0, kEncodings);
+  }
+  ASSERT_EQ(fs::file_size(first()), static_cast<uintmax_t>(kSegment));
+  const std::string kept = path() + ".kept";
+  fs::copy_file(first(), kept);
+  for (const int64_t length : {kPiece, kPiece + 12345, 3 * kPiece}) {
+    fs::resize_file(first(), length);
+    const absl::Status status = Open().status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::HasSubstr(absl::StrCat(first(), ", which is cut short, with ",
+                                                  (kSegment - length / kPiece * kPiece) / 65536, " encodings")));
+    EXPECT_EQ(fs::file_size(first()), static_cast<uintmax_t>(length)) << "nothing is cut off before it is understood";
+    // Restored, all is there.
+    fs::copy_file(kept, first(), fs::copy_options::overwrite_existing);
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    ExpectAll(store->get(), 0, kEncodings);
+  }
+  fs::resize_file(first(), kPiece + 12345);
+  {
+    auto store = Open(nullptr, /*drop_missing=*/true);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ((*store)->Stats()->integrity_failures, 0) << "nothing is damaged";
+    int there = 0;
+    for (int i = 0; i < kEncodings; ++i) {
+      const absl::Status read = ReadAndCompare(store->get(), "ns", MakeSynthetic(i));
+      EXPECT_TRUE(read.ok() || absl::IsNotFound(read)) << read;
+      there += read.ok();
+    }
+    EXPECT_EQ(there, kEncodings - 12);
+    Put(store->get(), 0, 2 * kEncodings);
+  }
+  auto store = Open();
+  ASSERT_TRUE(store.ok()) << store.status();
+  ExpectAll(store->get(), 0, 2 * kEncodings);
+  fs::remove(kept);
+}
+
+TEST_F(PiecesDamageTest, AFileThatIsTooLongServesWhatItHolds) {
+  {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    Put(store->get(), 0, kEncodings);
+  }
+  fs::resize_file(first(), kSegment + kPiece);
+  for (int i = 0; i < 2; ++i) {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    ExpectAll(store->get(), 0, kEncodings);
+    EXPECT_EQ((*store)->Stats()->integrity_failures, 0);
+    EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::ElementsAre(::testing::HasSubstr("1310720 bytes")));
+  }
+}
+
 TEST(DamageTest, TwoClaimsOnABlockDropBoth) {
   ScratchDirectory scratch(true);
   {

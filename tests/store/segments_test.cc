@@ -106,8 +106,9 @@ TEST_F(SegmentsTest, WhatACrashLeftHalfMadeIsCutOff) {
     ASSERT_NE(segments, nullptr);
     EXPECT_EQ(segments->usable_blocks(), 2 * kPerPiece - 1);
     EXPECT_THAT(segments->problems(), IsEmpty());
-    EXPECT_EQ(Length(0), 2 * kPiece);
+    EXPECT_EQ(Length(0), 2 * kPiece + more) << "whether a crash left it is not known yet";
     ASSERT_TRUE(segments->Grow().ok());
+    EXPECT_EQ(Length(0), 3 * kPiece);
     EXPECT_EQ(Bytes(0).find_first_not_of('\0', kSegmentBlockBytes), std::string::npos);
     segments = nullptr;
     std::filesystem::resize_file(PathOf(0), 2 * kPiece);
@@ -137,6 +138,7 @@ TEST_F(SegmentsTest, TheLengthIsWholeOnlyWhenThePieceIs) {
   };
   Watch watch([this] { return Length(0); });
   segments = Open(&watch);
+  std::filesystem::resize_file(PathOf(0), 2 * kPiece);  // as a try leaves it that failed, and could not be undone
   ASSERT_TRUE(segments->Grow().ok());
   EXPECT_GT(watch.writes, 0);
   EXPECT_EQ(Length(0), 2 * kPiece);

@@ -1,6 +1,7 @@
 // A segment's length is a multiple of its pieces only when the last of them is on the disk: the last block of a piece
-// is added when all others have been flushed. So a length says what may be used, and what a crash left half made is cut
-// off.
+// is added when all others have been flushed. So a length says what may be used. What a crash left half made is cut off
+// when the file grows, and not before: opening cuts nothing, so that a length that is wrong for another reason can
+// still be found to be so.
 //
 // One map of segments, and a list of those whose files are kept open, least recently used last. A file that anybody
 // uses is shared, whether it is kept or not, so that all writes and flushes of a segment go through one descriptor.
@@ -146,12 +147,11 @@ absl::StatusOr<SegmentFiles::Segment> SegmentFiles::Examine(uint32_t number, Fil
   if (size == options_.segment_bytes) return segment;
   if (size > options_.segment_bytes || size < segment.piece_bytes) {
     problems_.push_back(absl::StrCat(file->path(), " has ", size, " bytes instead of ", options_.segment_bytes));
-    segment.bytes = std::min(segment.bytes, segment.piece_bytes);
+    if (size < segment.piece_bytes) segment.bytes = segment.piece_bytes;
     segment.grows = false;
     return segment;
   }
   segment.bytes = size / segment.piece_bytes * segment.piece_bytes;
-  if (size != segment.bytes && !options_.read_only) KVLINK_RETURN_IF_ERROR(file->Resize(segment.bytes));
   return segment;
 }
 
@@ -219,6 +219,8 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::
 
 absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, Flushes* flushes, int64_t from,
                                                       int64_t to) {
+  KVLINK_ASSIGN_OR_RETURN(const int64_t size, file->Size());
+  if (size != from) KVLINK_RETURN_IF_ERROR(file->Resize(from));
   std::vector<Run> bad;
   const auto flush = [&] { return Flush(file, flushes); };
   const auto extend = [&](int64_t first, int64_t end) -> absl::Status {
@@ -230,7 +232,7 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* fil
   if (status.ok()) status = extend(to - kSegmentBlockBytes, to);
   if (status.ok()) status = CheckAnyWritten(*file, bad, from, to);
   if (status.ok()) return bad;
-  file->Resize(from).IgnoreError();  // else the next opening does it
+  file->Resize(from).IgnoreError();  // else the next try does it
   return status;
 }
 

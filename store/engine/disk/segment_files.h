@@ -37,7 +37,7 @@ class SegmentFiles {
     int64_t max_open = 0;  // files kept open while nobody uses them; 0: a quarter of the descriptors, at most 1024
   };
   // Finds what is there and looks at every header; a file that a crash left half made is removed, half a piece is
-  // cut off. FAILED_PRECONDITION: a segment of another store, or one that may not be opened.
+  // ignored until the file grows. FAILED_PRECONDITION: a segment of another store, or one that may not be opened.
   // UNAVAILABLE: no descriptors or memory. A header that cannot be read, or is damaged, is a problem to report: what
   // lies after it has checksums of its own, but nothing may be added to it.
   static absl::StatusOr<std::unique_ptr<SegmentFiles>> Open(const FileSystem& files, const Options& options);
@@ -103,13 +103,13 @@ class SegmentFiles {
   absl::Status OpenExisting();
   // The piece of the segment, by its header; nothing if that cannot be read or is damaged.
   absl::StatusOr<std::optional<int64_t>> CheckHeader(uint32_t number, const File& file);
-  // What of the file is filled. Cuts off what a crash left.
+  // What of the file is filled.
   absl::StatusOr<Segment> Examine(uint32_t number, File* file);
   // One try to add segment `number`, by way of a temporary file, which an error leaves there. Returns the blocks that
   // cannot be written; DATA_LOSS if that is all.
   absl::StatusOr<std::vector<Run>> Make(uint32_t number, const std::string& temporary);
   absl::Status WriteHeader(uint32_t number, File* file) const;
-  // One try to add bytes [from, to) to segment `number`. Returns as Make.
+  // One try to add bytes [from, to) to segment `number`, in the place of what a crash left there. Returns as Make.
   absl::StatusOr<std::vector<Run>> Extend(uint32_t number, File* file, Flushes* flushes, int64_t from, int64_t to);
   // Fills and flushes blocks. Those that cannot be written are added to `bad`; nothing else may fail.
   absl::Status Zero(uint32_t number, File* file, int64_t from, int64_t to, const std::function<absl::Status()>& flush,
