@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <iterator>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -50,6 +51,37 @@ absl::Status CheckMemory(int64_t bytes) {
         absl::StrCat("a DRAM tier of ", bytes, " bytes on a host that has ", host, " bytes of memory; give it less"));
   }
   return absl::OkStatus();
+}
+
+// Whether the usable runs end before a run of blocks that its segment may have: no put wrote it there and no crash left
+// it so, its file was cut.
+bool CutOff(const SegmentFiles& segments, absl::Span<const Run> usable, const Run& run) {
+  const uint32_t segment = segments.SegmentOf(run.first);
+  const Run whole = segments.WholeRun(segment);
+  const uint64_t end = uint64_t{run.first} + run.count;
+  if (run.first < whole.first || end > uint64_t{whole.first} + whole.count) return false;
+  return std::any_of(usable.begin(), usable.end(), [&](const Run& part) {
+    return segments.SegmentOf(part.first) == segment && end > uint64_t{part.first} + part.count;
+  });
+}
+
+// Of the records that are astray, those whose blocks were cut off are missing, as those of a file that is gone are:
+// the file may be put back.
+absl::Status FindCutOff(const Index& index, const SegmentFiles& segments, TableLoader::Outcome* loaded) {
+  if (loaded->astray.empty()) return absl::OkStatus();
+  const std::set<EncodingKey> astray(loaded->astray.begin(), loaded->astray.end());
+  const std::vector<Run> usable = segments.UsableRuns();
+  loaded->astray.clear();
+  return index.ScanLocations([&](const EncodingKey& key, const absl::StatusOr<Location>& location) {
+    if (!location.ok() || !astray.contains(key)) return;
+    std::vector<EncodingKey>* list = &loaded->astray;
+    for (const Run& run : location->runs) {
+      if (!CutOff(segments, usable, run)) continue;
+      loaded->missing_segments.insert(segments.SegmentOf(run.first));
+      list = &loaded->missing;
+    }
+    list->push_back(key);
+  });
 }
 
 // Threads that read the index at open.
@@ -229,10 +261,13 @@ absl::Status EngineImpl::LoadCapacity() {
 
 absl::Status EngineImpl::MissingSegments(const TableLoader::Outcome& loaded) const {
   const size_t others = loaded.missing_segments.size() - 1;
+  size_t cut = 0;  // but there
+  for (const Run& run : segments_->UsableRuns()) cut += loaded.missing_segments.count(segments_->SegmentOf(run.first));
+  const char* const state = cut == 0 ? " missing" : cut > others ? " cut short" : " missing or cut short";
   return absl::FailedPreconditionError(
       absl::StrCat("the index names ", segments_->PathOf(*loaded.missing_segments.begin()),
-                   others > 0 ? absl::StrCat(" and ", others, " more segments, which are") : ", which is",
-                   " missing, with ", loaded.missing.size(),
+                   others > 0 ? absl::StrCat(" and ", others, " more segments, which are") : ", which is", state,
+                   ", with ", loaded.missing.size(),
                    " encodings; mount the file system or restore the files, or give the encodings up (kvlink verify "
                    "--drop-missing)"));
 }
@@ -271,8 +306,9 @@ absl::Status EngineImpl::LoadTable() {
     std::move(shard.damaged.begin(), shard.damaged.end(), std::back_inserter(drop));
   }
   TableLoader::Outcome loaded = loader.Finish(segments_->UsableRuns(), segments_->blocks_per_segment());
+  KVLINK_RETURN_IF_ERROR(FindCutOff(*index_, *segments_, &loaded));
   if (!loaded.missing.empty() && !options_.drop_missing) return MissingSegments(loaded);
-  // Stray records point to a header, or beyond the end of a segment.
+  // Stray records point to a header, or beyond what a segment may hold.
   std::move(loaded.astray.begin(), loaded.astray.end(), std::back_inserter(drop));
   counters_.integrity_failures += static_cast<int64_t>(drop.size());
   counters_.double_claims += static_cast<int64_t>(loaded.claimed_twice.size());
@@ -280,6 +316,7 @@ absl::Status EngineImpl::LoadTable() {
   next_sequence_ = loaded.last_sequence + 1;
   KVLINK_RETURN_IF_ERROR(LoadNamespaces());
   KVLINK_RETURN_IF_ERROR(LoadBadBlocks());
+  for (const uint32_t segment : segments_->unreadable()) Seal(segment);
 
   counters_.dropped_damaged = static_cast<int64_t>(drop.size());
   std::move(loaded.missing.begin(), loaded.missing.end(), std::back_inserter(drop));

@@ -1,4 +1,5 @@
 // A byte flipped anywhere in a store's files: reading returns right bytes, a miss or a clear error, and verify agrees.
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
@@ -7,6 +8,7 @@
 #include "store/embedded/embedded_engine.h"
 #include "store/engine/index/index.h"
 #include "tests/store/synthetic.h"
+#include "tests/support/faulty_io.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::store {
@@ -15,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::kvlink::testing::ContentOf;
 using ::kvlink::testing::EntryOf;
+using ::kvlink::testing::FaultyIo;
 using ::kvlink::testing::MakeSynthetic;
 using ::kvlink::testing::ReadAndCompare;
 using ::kvlink::testing::ScratchDirectory;
@@ -197,6 +200,129 @@ TEST(DamageTest, ASegmentThatWasCutIsNamedWithItsLength) {
   ASSERT_FALSE(report->damaged.empty());
   for (const auto& damage : report->damaged)
     EXPECT_THAT(damage.what, ::testing::HasSubstr("the file has 196608 bytes"));
+}
+
+// Segments that grow by pieces of four blocks, one of sixteen after the other.
+class PiecesDamageTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kPiece = 256 << 10, kSegment = 1 << 20;
+  static constexpr int kEncodings = 20;  // a block each: fifteen in the first segment
+
+  absl::StatusOr<std::unique_ptr<Store>> Open(engine::IoObserver* observer = nullptr, bool drop_missing = false) {
+    engine::EngineOptions options;
+    options.dram_bytes = 4 << 20;
+    options.segment_bytes = kSegment;
+    options.segment_piece_bytes = kPiece;
+    options.capacity_bytes = 8 << 20;
+    options.observer = observer;
+    options.drop_missing = drop_missing;
+    auto opened = engine::Engine::Open(path(), options);
+    if (!opened.ok()) return opened.status();
+    return StoreOver(*std::move(opened));
+  }
+  std::string path() const { return scratch_.path(); }
+  std::string first() const { return path() + "/segments/000000.seg"; }
+  static std::string BytesOf(const std::string& file) {
+    std::ifstream stream(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  }
+  void Put(Store* store, int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      const Synthetic s = MakeSynthetic(i);
+      ASSERT_TRUE(store->Put("ns", s.manifest, s.spans(), absl::InfiniteFuture()).ok()) << i;
+    }
+  }
+  void ExpectAll(Store* store, int begin, int end) {
+    for (int i = begin; i < end; ++i) EXPECT_EQ(ReadAndCompare(store, "ns", MakeSynthetic(i)), absl::OkStatus()) << i;
+  }
+  ScratchDirectory scratch_{true};
+};
+
+TEST_F(PiecesDamageTest, WithoutAHeaderNothingIsPutBeyondTheFile) {
+  {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    Put(store->get(), 0, 2);
+  }
+  const std::string before = BytesOf(first());
+  ASSERT_EQ(before.size(), static_cast<size_t>(kPiece));
+  {
+    FaultyIo io(TestSeed());
+    io.Add({.action = FaultyIo::Action::kRead, .path = "000000.seg", .error = EIO, .end = 4096});
+    auto store = Open(&io);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ(io.strikes(), 2);
+    Put(store->get(), 2, kEncodings);
+    ExpectAll(store->get(), 0, kEncodings);
+    EXPECT_TRUE(BytesOf(first()) == before) << "it takes no more, although a block of it is free";
+    EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::ElementsAre(::testing::HasSubstr(first())));
+  }
+  auto store = Open();
+  ASSERT_TRUE(store.ok()) << store.status();
+  ExpectAll(store->get(), 0, kEncodings);
+  EXPECT_EQ((*store)->Stats()->integrity_failures, 0);
+  Put(store->get(), kEncodings, 2 * kEncodings);
+  ExpectAll(store->get(), 0, 2 * kEncodings);
+  EXPECT_EQ(fs::file_size(first()), static_cast<uintmax_t>(kSegment)) << "it grows again";
+}
+
+TEST_F(PiecesDamageTest, WhatAFileThatWasCutHeldIsMissing) {
+  {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    Put(store->get(), 0, kEncodings);
+  }
+  ASSERT_EQ(fs::file_size(first()), static_cast<uintmax_t>(kSegment));
+  const std::string kept = path() + ".kept";
+  fs::copy_file(first(), kept);
+  for (const int64_t length : {kPiece, kPiece + 12345, 3 * kPiece}) {
+    fs::resize_file(first(), length);
+    const absl::Status status = Open().status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::HasSubstr(absl::StrCat(first(), ", which is cut short, with ",
+                                                  (kSegment - length / kPiece * kPiece) / 65536, " encodings")));
+    EXPECT_EQ(fs::file_size(first()), static_cast<uintmax_t>(length)) << "nothing is cut off before it is understood";
+    // Restored, all is there.
+    fs::copy_file(kept, first(), fs::copy_options::overwrite_existing);
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    ExpectAll(store->get(), 0, kEncodings);
+  }
+  fs::resize_file(first(), kPiece + 12345);
+  {
+    auto store = Open(nullptr, /*drop_missing=*/true);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ((*store)->Stats()->integrity_failures, 0) << "nothing is damaged";
+    int there = 0;
+    for (int i = 0; i < kEncodings; ++i) {
+      const absl::Status read = ReadAndCompare(store->get(), "ns", MakeSynthetic(i));
+      EXPECT_TRUE(read.ok() || absl::IsNotFound(read)) << read;
+      there += read.ok();
+    }
+    EXPECT_EQ(there, kEncodings - 12);
+    Put(store->get(), 0, 2 * kEncodings);
+  }
+  auto store = Open();
+  ASSERT_TRUE(store.ok()) << store.status();
+  ExpectAll(store->get(), 0, 2 * kEncodings);
+  fs::remove(kept);
+}
+
+TEST_F(PiecesDamageTest, AFileThatIsTooLongServesWhatItHolds) {
+  {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    Put(store->get(), 0, kEncodings);
+  }
+  fs::resize_file(first(), kSegment + kPiece);
+  for (int i = 0; i < 2; ++i) {
+    auto store = Open();
+    ASSERT_TRUE(store.ok()) << store.status();
+    ExpectAll(store->get(), 0, kEncodings);
+    EXPECT_EQ((*store)->Stats()->integrity_failures, 0);
+    EXPECT_THAT((*store)->Verify({})->index_problems, ::testing::ElementsAre(::testing::HasSubstr("1310720 bytes")));
+  }
 }
 
 TEST(DamageTest, TwoClaimsOnABlockDropBoth) {

@@ -288,9 +288,24 @@ TEST(OpeningTest, AStoreWithoutStoreFileIsDamaged) {
   ScratchDirectory scratch(true);
   Fill(scratch.path(), Small(), 1);
   fs::remove(scratch.path() + "/STORE");
-  const absl::Status status = Open(scratch.path(), Small()).status();
-  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("no STORE file"));
+  const auto names = [&] {
+    std::vector<std::string> names;
+    for (const auto& item : fs::recursive_directory_iterator(scratch.path())) names.push_back(item.path());
+    std::sort(names.begin(), names.end());
+    return names;
+  };
+  // Without the index as well, it is no new store yet: what would be made of it refuses the segments that are there.
+  for (const std::string gone : {"", "/index", "/reserve"}) {
+    if (!gone.empty()) fs::remove_all(scratch.path() + gone);
+    const std::vector<std::string> before = names();
+    const absl::Status status = Open(scratch.path(), Small()).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << gone << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("no STORE file"));
+    EXPECT_EQ(names(), before) << gone;
+  }
+  ScratchDirectory mounted(true);
+  fs::create_directories(mounted.path() + "/segments/lost+found");
+  EXPECT_EQ(Open(mounted.path(), Small()).status(), absl::OkStatus()) << "a new store, its segments elsewhere";
 }
 
 // An engine that was opened read-only, or whose opening failed, has less than Close may expect.

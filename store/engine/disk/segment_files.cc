@@ -1,6 +1,7 @@
 // A segment's length is a multiple of its pieces only when the last of them is on the disk: the last block of a piece
-// is added when all others have been flushed. So a length says what may be used, and what a crash left half made is cut
-// off.
+// is added when all others have been flushed. So a length says what may be used. What a crash left half made is cut off
+// when the file grows, and not before: opening cuts nothing, so that a length that is wrong for another reason can
+// still be found to be so.
 //
 // One map of segments, and a list of those whose files are kept open, least recently used last. A file that anybody
 // uses is shared, whether it is kept or not, so that all writes and flushes of a segment go through one descriptor.
@@ -32,6 +33,12 @@ constexpr int64_t kStep = 1 << 20;  // is written at a time
 // Of a file that is not written past the page cache: what waits there makes others' flushes wait.
 constexpr int64_t kMaxUnflushed = 16 << 20;
 static_assert(kStep % kSegmentBlockBytes == 0 && kMaxUnflushed % kStep == 0);
+
+// Of bytes [from, to) that were added to a file the blocks `bad` could not be written.
+absl::Status CheckAnyWritten(const File& file, const std::vector<Run>& bad, int64_t from, int64_t to) {
+  if (static_cast<int64_t>(bad.size()) < (to - from) / kSegmentBlockBytes) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("no block of what is added to ", file.path(), " can be written"));
+}
 
 }  // namespace
 
@@ -91,15 +98,17 @@ absl::Status SegmentFiles::OpenExisting() {
 
 absl::StatusOr<std::optional<int64_t>> SegmentFiles::CheckHeader(uint32_t number, const File& file) {
   alignas(4096) std::byte header[4096];  // as O_DIRECT demands
-  const absl::Status read = file.Read(0, absl::MakeSpan(header));
-  if (!read.ok()) {
-    problems_.push_back(std::string(read.message()));
-    return std::nullopt;
-  }
-  const auto payload = OpenEnvelope(
-      kSegmentKind, absl::string_view(reinterpret_cast<const char*>(header), kEnvelopeBytes + kHeaderPayload));
+  const auto read = [&]() -> absl::StatusOr<absl::string_view> {
+    KVLINK_RETURN_IF_ERROR(file.Read(0, absl::MakeSpan(header)));
+    const auto payload = OpenEnvelope(
+        kSegmentKind, absl::string_view(reinterpret_cast<const char*>(header), kEnvelopeBytes + kHeaderPayload));
+    if (!payload.ok()) return Annotate(payload.status(), file.path());
+    return *payload;
+  };
+  auto payload = read();
+  if (!payload.ok()) payload = read();  // a read may fail, or bring other bytes, just once
   if (!payload.ok()) {
-    problems_.push_back(absl::StrCat(file.path(), ": ", payload.status().message()));
+    problems_.push_back(std::string(payload.status().message()));
     return std::nullopt;
   }
   FieldReader reader(*payload);
@@ -127,27 +136,33 @@ absl::StatusOr<SegmentFiles::Segment> SegmentFiles::Examine(uint32_t number, Fil
   Segment segment;
   segment.piece_bytes = piece.value_or(options_.segment_bytes);
   segment.bytes = options_.segment_bytes;
+  if (!piece.has_value()) {
+    // What was committed lies within the file, however it grew.
+    const int64_t whole = std::min(size, segment.bytes) / kSegmentBlockBytes * kSegmentBlockBytes;
+    segment.bytes = std::max(whole, 2 * kSegmentBlockBytes);
+    segment.grows = false;
+    unreadable_.push_back(number);
+    return segment;
+  }
   if (size == options_.segment_bytes) return segment;
   if (size > options_.segment_bytes || size < segment.piece_bytes) {
     problems_.push_back(absl::StrCat(file->path(), " has ", size, " bytes instead of ", options_.segment_bytes));
-    segment.bytes = std::min(segment.bytes, segment.piece_bytes);
+    if (size < segment.piece_bytes) segment.bytes = segment.piece_bytes;
     segment.grows = false;
     return segment;
   }
   segment.bytes = size / segment.piece_bytes * segment.piece_bytes;
-  if (size != segment.bytes && !options_.read_only) KVLINK_RETURN_IF_ERROR(file->Resize(segment.bytes));
   return segment;
 }
 
-absl::StatusOr<std::vector<Run>> SegmentFiles::Zero(uint32_t number, File* file, int64_t from, int64_t to,
-                                                    const std::function<absl::Status()>& flush) const {
+absl::Status SegmentFiles::Zero(uint32_t number, File* file, int64_t from, int64_t to,
+                                const std::function<absl::Status()>& flush, std::vector<Run>* bad) const {
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
   };
   const std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(std::aligned_alloc(4096, kStep)));
   if (buffer == nullptr) return absl::UnavailableError("out of memory for 1 MiB of zeros");
   std::memset(buffer.get(), 0, kStep);
-  std::vector<Run> bad;
   int64_t unflushed = 0;
   for (int64_t offset = from; offset < to && !options_.sparse;) {
     const int64_t length = std::min(kStep, to - offset);
@@ -156,23 +171,19 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Zero(uint32_t number, File* file,
     for (int64_t at = offset; absl::IsDataLoss(written) && at < offset + length; at += kSegmentBlockBytes) {
       const absl::Status block = file->Write(at, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes));
       if (absl::IsDataLoss(block)) {
-        bad.push_back(RunOf(number, at, at + kSegmentBlockBytes));
+        bad->push_back(RunOf(number, at, at + kSegmentBlockBytes));
       } else if (!block.ok()) {
         written = block;
       }
     }
     if (!absl::IsDataLoss(written)) KVLINK_RETURN_IF_ERROR(written);
-    if (static_cast<int64_t>(bad.size()) == (to - from) / kSegmentBlockBytes) {
-      return absl::DataLossError(absl::StrCat("no block of what is added to ", file->path(), " can be written"));
-    }
     offset += length;
     unflushed += length;
     if (file->direct() || unflushed < kMaxUnflushed) continue;
     KVLINK_RETURN_IF_ERROR(flush());
     unflushed = 0;
   }
-  KVLINK_RETURN_IF_ERROR(flush());
-  return bad;
+  return flush();
 }
 
 absl::Status SegmentFiles::WriteHeader(uint32_t number, File* file) const {
@@ -197,51 +208,54 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Make(uint32_t number, const std::
   KVLINK_ASSIGN_OR_RETURN(auto file, files_.Open(temporary, options));
   KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(piece_bytes_) : file->Allocate(piece_bytes_));
   KVLINK_RETURN_IF_ERROR(WriteHeader(number, file.get()));
-  KVLINK_ASSIGN_OR_RETURN(auto bad,
-                          Zero(number, file.get(), kSegmentBlockBytes, piece_bytes_, [&file] { return file->Sync(); }));
+  const auto flush = [&file] { return file->Sync(); };
+  std::vector<Run> bad;
+  KVLINK_RETURN_IF_ERROR(Zero(number, file.get(), kSegmentBlockBytes, piece_bytes_, flush, &bad));
+  KVLINK_RETURN_IF_ERROR(CheckAnyWritten(*file, bad, kSegmentBlockBytes, piece_bytes_));
   KVLINK_RETURN_IF_ERROR(files_.Rename(temporary, PathOf(number)));
   KVLINK_RETURN_IF_ERROR(files_.SyncDirectory(options_.path));
   return bad;
 }
 
-absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, int64_t from, int64_t to) {
-  const auto flush = [this, number, file] { return Flush(number, file); };
-  const auto extend = [&](int64_t first, int64_t end) -> absl::StatusOr<std::vector<Run>> {
-    if (first == end) return std::vector<Run>();
+absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* file, Flushes* flushes, int64_t from,
+                                                      int64_t to) {
+  KVLINK_ASSIGN_OR_RETURN(const int64_t size, file->Size());
+  if (size != from) KVLINK_RETURN_IF_ERROR(file->Resize(from));
+  std::vector<Run> bad;
+  const auto flush = [&] { return Flush(file, flushes); };
+  const auto extend = [&](int64_t first, int64_t end) -> absl::Status {
+    if (first == end) return absl::OkStatus();
     KVLINK_RETURN_IF_ERROR(options_.sparse ? file->Resize(end) : file->Allocate(end));
-    return Zero(number, file, first, end, flush);
+    return Zero(number, file, first, end, flush, &bad);
   };
-  auto bad = extend(from, to - kSegmentBlockBytes);
-  if (bad.ok()) {
-    const auto last = extend(to - kSegmentBlockBytes, to);
-    if (last.ok()) {
-      bad->insert(bad->end(), last->begin(), last->end());
-    } else {
-      bad = last.status();
-    }
-  }
-  if (!bad.ok()) file->Resize(from).IgnoreError();  // else the next opening does it
-  return bad;
+  absl::Status status = extend(from, to - kSegmentBlockBytes);
+  if (status.ok()) status = extend(to - kSegmentBlockBytes, to);
+  if (status.ok()) status = CheckAnyWritten(*file, bad, from, to);
+  if (status.ok()) return bad;
+  file->Resize(from).IgnoreError();  // else the next try does it
+  return status;
 }
 
 absl::StatusOr<std::optional<SegmentFiles::Grown>> SegmentFiles::GrowExisting() {
   uint32_t number = 0;
   int64_t from = 0, to = 0;
   std::shared_ptr<File> file;
+  std::shared_ptr<Flushes> flushes;
   {
     MutexLock lock(&mutex_);
     const auto grows = [this](const auto& entry) {
       const Segment& segment = entry.second;
-      return segment.grows && segment.failed.ok() && segment.bytes < options_.segment_bytes;
+      return segment.grows && segment.flushes->failed.ok() && segment.bytes < options_.segment_bytes;
     };
     const auto it = std::find_if(segments_.begin(), segments_.end(), grows);
     if (it == segments_.end()) return std::nullopt;
     number = it->first;
     from = it->second.bytes;
     to = std::min(from + it->second.piece_bytes, options_.segment_bytes);
+    flushes = it->second.flushes;
     KVLINK_ASSIGN_OR_RETURN(file, FileOf(number, &it->second));
   }
-  auto bad = Extend(number, file.get(), from, to);
+  auto bad = Extend(number, file.get(), flushes.get(), from, to);
   if (bad.ok()) {
     MutexLock lock(&mutex_);
     segments_[number].bytes = to;
@@ -384,22 +398,28 @@ absl::StatusOr<std::shared_ptr<File>> SegmentFiles::Locate(uint32_t block, int64
 
 absl::Status SegmentFiles::Sync(uint32_t segment) {
   std::shared_ptr<File> file;
+  std::shared_ptr<Flushes> flushes;
   {
     MutexLock lock(&mutex_);
     const auto it = segments_.find(segment);
     if (it == segments_.end()) return absl::NotFoundError(absl::StrCat("there is no segment ", PathOf(segment)));
-    KVLINK_RETURN_IF_ERROR(it->second.failed);
+    flushes = it->second.flushes;
+    KVLINK_RETURN_IF_ERROR(flushes->failed);
     KVLINK_ASSIGN_OR_RETURN(file, FileOf(segment, &it->second));
   }
-  return Flush(segment, file.get());
+  return Flush(file.get(), flushes.get());
 }
 
-absl::Status SegmentFiles::Flush(uint32_t number, File* file) {
+absl::Status SegmentFiles::Flush(File* file, Flushes* flushes) {
+  MutexLock one(&flushes->mutex);
+  {
+    MutexLock lock(&mutex_);
+    KVLINK_RETURN_IF_ERROR(flushes->failed);
+  }
   const absl::Status status = file->Sync();
   if (status.ok()) return status;
   MutexLock lock(&mutex_);
-  const auto it = segments_.find(number);
-  if (it != segments_.end() && it->second.failed.ok()) it->second.failed = status;
+  flushes->failed = status;
   return status;
 }
 

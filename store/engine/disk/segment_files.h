@@ -36,10 +36,10 @@ class SegmentFiles {
     bool sparse = false;   // new segments are holes: for measurements that need many
     int64_t max_open = 0;  // files kept open while nobody uses them; 0: a quarter of the descriptors, at most 1024
   };
-  // Finds what is there and looks at every header; what a crash left half made is removed, a piece of a file as well as
-  // a file. FAILED_PRECONDITION: a
-  // segment of another store, or one that may not be opened. UNAVAILABLE: no descriptors or memory. A damaged header is
-  // a problem to report, no more: what lies after it has checksums of its own.
+  // Finds what is there and looks at every header; a file that a crash left half made is removed, half a piece is
+  // ignored until the file grows. FAILED_PRECONDITION: a segment of another store, or one that may not be opened.
+  // UNAVAILABLE: no descriptors or memory. A header that cannot be read, or is damaged, is a problem to report: what
+  // lies after it has checksums of its own, but nothing may be added to it.
   static absl::StatusOr<std::unique_ptr<SegmentFiles>> Open(const FileSystem& files, const Options& options);
 
   struct Grown {
@@ -65,6 +65,8 @@ class SegmentFiles {
   uint32_t blocks_per_segment() const { return static_cast<uint32_t>(options_.segment_bytes / kSegmentBlockBytes); }
   bool direct() const { return direct_; }
   const std::vector<std::string>& problems() const { return problems_; }
+  // Segments whose header could not be read: what they hold may be read, but how they grew is not known.
+  const std::vector<uint32_t>& unreadable() const { return unreadable_; }
   // How many files are open now.
   int64_t open_files() const;
 
@@ -76,11 +78,17 @@ class SegmentFiles {
   // The file that holds a block, and where. NOT_FOUND: there is no such segment; errors of FileSystem::Open. The file
   // stays open while the pointer lives.
   absl::StatusOr<std::shared_ptr<File>> Locate(uint32_t block, int64_t* offset);
-  // Flushes a segment. A flush that failed may have dropped what was written before it, and a later one would say
-  // nothing of it: the error is the answer to all further calls, too, until the store is opened again.
+  // Flushes a segment, one flush of it at a time. A flush that failed may have dropped what was written before it, and
+  // a later one would say nothing of it: the error is the answer to all further calls, too, until the store is opened
+  // again.
   absl::Status Sync(uint32_t segment);
 
  private:
+  // A device's failure is told to one of the flushes that are under way and to none after it: all must hear of it.
+  struct Flushes {
+    Mutex mutex;          // held through each; taken before mutex_
+    absl::Status failed;  // the first that failed; guarded by mutex_ of SegmentFiles
+  };
   struct Segment {
     int64_t bytes = 0;                     // that are filled: the file's length
     int64_t piece_bytes = 0;               // of this segment
@@ -88,29 +96,30 @@ class SegmentFiles {
     std::weak_ptr<File> file;              // while anybody uses it
     std::list<uint32_t>::iterator recent;  // in recent_, if kept
     std::shared_ptr<File> kept;
-    absl::Status failed;  // the first flush that failed
+    std::shared_ptr<Flushes> flushes = std::make_shared<Flushes>();
   };
 
   SegmentFiles(const FileSystem& files, const Options& options);
   absl::Status OpenExisting();
-  // The piece of the segment, by its header; nothing if that is damaged.
+  // The piece of the segment, by its header; nothing if that cannot be read or is damaged.
   absl::StatusOr<std::optional<int64_t>> CheckHeader(uint32_t number, const File& file);
-  // What of the file is filled. Cuts off what a crash left.
+  // What of the file is filled.
   absl::StatusOr<Segment> Examine(uint32_t number, File* file);
-  // One try to add segment `number`, by way of a temporary file, which an error leaves there. As Zero.
+  // One try to add segment `number`, by way of a temporary file, which an error leaves there. Returns the blocks that
+  // cannot be written; DATA_LOSS if that is all.
   absl::StatusOr<std::vector<Run>> Make(uint32_t number, const std::string& temporary);
   absl::Status WriteHeader(uint32_t number, File* file) const;
-  // One try to add bytes [from, to) to segment `number`. As Zero.
-  absl::StatusOr<std::vector<Run>> Extend(uint32_t number, File* file, int64_t from, int64_t to);
-  // Fills and flushes blocks. Returns those that cannot be written; nothing else may fail.
-  absl::StatusOr<std::vector<Run>> Zero(uint32_t number, File* file, int64_t from, int64_t to,
-                                        const std::function<absl::Status()>& flush) const;
+  // One try to add bytes [from, to) to segment `number`, in the place of what a crash left there. Returns as Make.
+  absl::StatusOr<std::vector<Run>> Extend(uint32_t number, File* file, Flushes* flushes, int64_t from, int64_t to);
+  // Fills and flushes blocks. Those that cannot be written are added to `bad`; nothing else may fail.
+  absl::Status Zero(uint32_t number, File* file, int64_t from, int64_t to, const std::function<absl::Status()>& flush,
+                    std::vector<Run>* bad) const;
   // A piece more of a segment that is there. Nothing: none grows.
   absl::StatusOr<std::optional<Grown>> GrowExisting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   absl::StatusOr<Grown> GrowNew() ABSL_EXCLUSIVE_LOCKS_REQUIRED(grow_mutex_);
   // Blocks of a segment, but not its header.
   Run RunOf(uint32_t number, int64_t from, int64_t to) const;
-  absl::Status Flush(uint32_t number, File* file);
+  absl::Status Flush(File* file, Flushes* flushes);
   absl::StatusOr<std::shared_ptr<File>> FileOf(uint32_t number, Segment* segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Keep(uint32_t number, Segment* segment, std::shared_ptr<File> file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseDownTo(int64_t files) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -121,7 +130,8 @@ class SegmentFiles {
   const int64_t max_open_;
   bool direct_ = true;
   std::vector<std::string> problems_;
-  Mutex grow_mutex_;  // taken before mutex_
+  std::vector<uint32_t> unreadable_;
+  Mutex grow_mutex_;  // taken before the others
   mutable Mutex mutex_;
   std::map<uint32_t, Segment> segments_ ABSL_GUARDED_BY(mutex_);
   std::list<uint32_t> recent_ ABSL_GUARDED_BY(mutex_);  // segments whose file is kept, the one used last first

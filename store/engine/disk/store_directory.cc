@@ -100,14 +100,17 @@ absl::StatusOr<std::unique_ptr<StoreDirectory>> StoreDirectory::Open(const FileS
 
 absl::Status StoreDirectory::CheckForeign() const {
   KVLINK_ASSIGN_OR_RETURN(const auto names, files_.List(path_));
-  // The reserve is made after STORE, segments are as well.
+  // The reserve is made after STORE, segments are as well: whether the index is there or not, this was a store.
   const std::string segments = segments_path();
-  if (files_.Exists(segments) && files_.Exists(index_path())) {
+  if (files_.Exists(segments)) {
     KVLINK_ASSIGN_OR_RETURN(const auto files, files_.List(segments));
-    if (!files.empty() || files_.Exists(path_ + "/" + kReserveName)) {
+    // A mount point may hold what is not the store's.
+    const bool any = std::any_of(files.begin(), files.end(),
+                                 [](const std::string& name) { return absl::StrContains(name, ".seg"); });
+    if (any || files_.Exists(path_ + "/" + kReserveName)) {
       return absl::DataLossError(absl::StrCat(path_,
-                                              " has index/ and segments/ of a store but no STORE file: restore it from "
-                                              "a copy, or move the directory away and ingest again"));
+                                              " has segments/ of a store but no STORE file: restore it from a copy, or "
+                                              "move the directory away and ingest again"));
     }
   }
   for (const std::string& name : names) {
