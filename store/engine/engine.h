@@ -45,8 +45,8 @@ struct EngineOptions {
   int64_t segment_piece_bytes = 0;  // by which new segments grow; 0: SegmentFiles::Options says
   // Most bytes of segments that the pinned encodings of one namespace may occupy; none given: half of the capacity.
   std::optional<int64_t> pinned_bytes;
-  // Forgets the encodings that lie in segment files which are missing. Without it such a store is not opened, because
-  // the file system that holds them may merely not be mounted.
+  // Forgets the encodings that lie in segment files which are missing or cut short. Without it such a store is not
+  // opened, because the file system that holds them may merely not be mounted.
   bool drop_missing = false;
   int64_t max_open_segments = 0;  // descriptors kept open; 0: SegmentFiles::Options says
   bool allow_uring = true;
