@@ -11,28 +11,10 @@
 #include "store/client/data/mapped.h"
 #include "store/client/data/mapped_lease.h"
 #include "store/client/data/node_connection.h"
+#include "tests/store/client/silent_connection.h"
 
 namespace kvlink::testing {
 namespace {
-
-// Takes messages, and sends none.
-class DeadEnd : public transport::Connection {
- public:
-  absl::Status SendMessage(absl::string_view message) override {
-    last_ = std::string(message);
-    return absl::OkStatus();
-  }
-  void PostReceive(uint64_t, transport::Slice, absl::Time, transport::Received) override {}
-  void Send(uint64_t, transport::Slice, absl::Time, transport::Sent) override {}
-  void CancelReceive(uint64_t) override {}
-  void CancelSend(uint64_t) override {}
-  void Close() override {}
-  std::string peer() const override { return "nobody"; }
-  const std::string& last() const { return last_; }
-
- private:
-  std::string last_;
-};
 
 TEST(ChannelTest, ARefusedLeaseIsForgotten) {
   store::client::RequestSource source;
@@ -40,7 +22,7 @@ TEST(ChannelTest, ARefusedLeaseIsForgotten) {
   const auto tier = std::make_shared<store::client::SharedTier>(std::make_shared<store::client::VerifiedLayers>(),
                                                                 std::make_shared<std::atomic<int64_t>>(0), &counters);
   const auto channel = std::make_shared<store::client::NodeConnection>(&source, tier);
-  const auto connection = std::make_shared<DeadEnd>();
+  const auto connection = std::make_shared<SilentConnection>();
   channel->Bind(connection);
   auto state = std::make_shared<store::client::LeaseState>(channel, tier);
   const std::weak_ptr<store::client::LeaseState> kept = state;

@@ -14,6 +14,7 @@
 #include "proto/store.grpc.pb.h"
 #include "store/client/data/node_connection.h"
 #include "store/client/remote.h"
+#include "tests/store/client/silent_connection.h"
 #include "tests/store/node/raw_client.h"
 
 namespace kvlink::testing {
@@ -85,18 +86,13 @@ TEST(ProtocolTest, AClientOfProtocol1IsToldToBeUpgraded) {
 }
 
 // Answers each message by `answer`, within the call that sends it.
-class Answering : public transport::Connection {
+class Answering : public SilentConnection {
  public:
   explicit Answering(std::function<void(absl::string_view)> answer) : answer_(std::move(answer)) {}
   absl::Status SendMessage(absl::string_view message) override {
     answer_(message);
     return absl::OkStatus();
   }
-  void PostReceive(uint64_t, transport::Slice, absl::Time, transport::Received) override {}
-  void Send(uint64_t, transport::Slice, absl::Time, transport::Sent) override {}
-  void CancelReceive(uint64_t) override {}
-  void CancelSend(uint64_t) override {}
-  void Close() override {}
   std::string peer() const override { return "10.0.0.1:7001"; }
 
  private:
