@@ -1,6 +1,6 @@
 // SteadyNow() is CLOCK_BOOTTIME, which goes on while the host is suspended as the clocks of others do, plus a constant:
-// the wall clock's lead over it when the process first asked. The lead
-// makes times plausible to whoever meets one in a debugger, and keeps absl::Time() in the past on a host just booted.
+// the wall clock's lead over it when the process first asked. The lead makes times plausible to whoever meets one in a
+// debugger, and keeps absl::Time() in the past on a host just booted.
 #include "base/clock.h"
 
 #include <ctime>

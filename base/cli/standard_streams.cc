@@ -47,10 +47,6 @@ bool Invisible(uint32_t code) {
          (code >= 0x2066 && code <= 0x2069) || code == 0xfeff;                        // isolates; byte order mark
 }
 
-}  // namespace
-
-namespace {
-
 // Descriptors 0 to 2 that are closed are opened on /dev/null, so that no file opened later takes their place and is
 // written into by whoever prints. Before the constructors of libraries, since gRPC's opens descriptors; the runtime of
 // a sanitizer may not be there yet, so system calls are made directly.
