@@ -8,8 +8,8 @@
 namespace kvlink {
 
 // Raises this process's soft limit of open files to the hard one. Every node, and every opening of an engine, calls it:
-// segments, the index and connections all take descriptors.
-void RaiseDescriptorLimit();
+// segments, the index and connections all take descriptors. Returns DescriptorLimit().
+int64_t RaiseDescriptorLimit();
 // The soft limit now; at most 2^30.
 int64_t DescriptorLimit();
 

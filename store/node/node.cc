@@ -137,8 +137,7 @@ class StrangerLog {
 // Of what the process may open, strangers take an eighth, two descriptors each at the control service, and those who
 // wait for it another: enough is left for the store and for those who are known.
 NodeLimits WithinDescriptors(NodeLimits limits) {
-  RaiseDescriptorLimit();
-  const int part = static_cast<int>(std::max<int64_t>(DescriptorLimit() / 8, 16));
+  const int part = static_cast<int>(std::max<int64_t>(RaiseDescriptorLimit() / 8, 16));
   limits.unidentified = std::min(limits.unidentified, part / 2);
   limits.control_waiting = std::min(limits.control_waiting, part);
   return limits;

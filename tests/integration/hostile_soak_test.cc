@@ -16,13 +16,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "tests/integration/bare_listener.h"
 #include "tests/integration/hostile_crowd.h"
 #include "tests/integration/node_clients.h"
 #include "tests/integration/node_process.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/store/synthetic.h"
-#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::testing {

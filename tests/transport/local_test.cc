@@ -17,8 +17,8 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/descriptor_limit.h"
 #include "gtest/gtest.h"
-#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests/transport/peers.h"
@@ -333,7 +333,7 @@ TEST_F(LocalTest, ALeftSocketIsReplaced) {
 // Crowds.
 
 TEST_F(LocalTest, AThousandConnections) {
-  const int count = testing::RaiseDescriptorLimit() >= 4000 ? 1000 : 200;
+  const int count = RaiseDescriptorLimit() >= 4000 ? 1000 : 200;
   auto server_transport = NewLocal();
   Server server(server_transport.get(), NewAddress(Carrier::kLocal));
   std::vector<std::shared_ptr<Connection>> clients;

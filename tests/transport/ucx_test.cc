@@ -20,8 +20,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/descriptor.h"
+#include "base/descriptor_limit.h"
 #include "gtest/gtest.h"
-#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "tests/support/subprocess.h"
 #include "tests/transport/peers.h"
@@ -341,7 +341,7 @@ TEST(Ucx, AHelloInTwoSegmentsIsHeard) {
 // Asserts that a crowd is served, and prints what it takes.
 TEST(Ucx, ManyConnections) {
   const int count = Soak() ? 1000 : 100;
-  testing::RaiseDescriptorLimit();
+  RaiseDescriptorLimit();
   auto server_transport = NewTransport(Carrier::kUcx), client_transport = NewTransport(Carrier::kUcx);
   Server server(server_transport.get());
   const int descriptors = OpenDescriptors();

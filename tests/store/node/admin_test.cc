@@ -24,13 +24,13 @@
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/descriptor.h"
+#include "base/descriptor_limit.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/client/remote.h"
 #include "store/node/watch/statistics.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/support/certificates.h"
-#include "tests/support/descriptor_limit.h"
 #include "transport/address.h"
 
 namespace kvlink::testing {

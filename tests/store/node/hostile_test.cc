@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/envelope.h"
 #include "tests/store/node/raw_client.h"
-#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "transport/address.h"
 

@@ -21,12 +21,12 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/descriptor_limit.h"
 #include "base/status.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/node/data/leases.h"
 #include "tests/store/node/raw_client.h"
-#include "tests/support/descriptor_limit.h"
 #include "tests/support/seed.h"
 #include "transport/frame.h"
 
