@@ -1,0 +1,45 @@
+// The network of the fault tests does what they rely on.
+#include "tests/integration/cluster/network.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/subprocess.h"
+
+namespace kvlink::testing {
+namespace {
+
+// Whether bash on `host` can connect to the address, where something listens.
+bool Reaches(const Network& network, int host, const std::string& address, int port) {
+  std::vector<std::string> command = network.On(host);
+  for (const std::string& word : {std::string("/usr/bin/timeout"), std::string("2"), std::string("bash"),
+                                  std::string("-c"), "exec 3<>/dev/tcp/" + address + "/" + std::to_string(port)}) {
+    command.push_back(word);
+  }
+  return RunToEnd(command).status == 0;
+}
+
+TEST(NetworkTest, HostsAreCutOffAndComeBack) {
+  if (const std::string why = Network::WhyNot(); !why.empty()) GTEST_SKIP() << why;
+  Network network(2, 2);
+  constexpr int kPort = 17771;
+  std::vector<std::string> command = network.On(1);
+  for (const char* word : {"/usr/bin/env", "python3", "-m", "http.server", "17771"}) command.push_back(word);
+  Subprocess server(command);
+  bool up = false;
+  for (int i = 0; i < 50 && !up; ++i) up = Reaches(network, 0, network.address(1), kPort);
+  ASSERT_TRUE(up);
+  network.Drop(0, network.address(1));
+  EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
+  network.Heal(0);
+  EXPECT_TRUE(Reaches(network, 0, network.address(1), kPort));
+  network.Drop(1, network.address(0));  // its answers only
+  EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
+  network.Heal(1);
+  network.Isolate(1);
+  EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
+  network.Heal(1);
+  EXPECT_TRUE(Reaches(network, 0, network.address(1), kPort));
+}
+
+}  // namespace
+}  // namespace kvlink::testing
