@@ -6,9 +6,9 @@
 
 namespace kvlink::testing {
 
-// "127.0.0.1:PORT", at which nobody listens now. The port is below those that Linux gives to whoever asks for any: one
-// of them could be another's when the server comes back.
-std::string UnusedAddress();
+// "HOST:PORT", at which nobody listens now; `host` is an IPv4 address of this machine. The port is below those that
+// Linux gives to whoever asks for any: one of them could be another's when the server comes back.
+std::string UnusedAddress(const std::string& host = "127.0.0.1");
 
 }  // namespace kvlink::testing
 

@@ -56,12 +56,13 @@ constexpr char kShared[] = "c2hhcmVkLw==", kSharedEnd[] = "c2hhcmVkMA==";  // "s
 
 bool EtcdCluster::Installed() { return std::system("etcd --version > /dev/null 2>&1") == 0; }
 
-EtcdCluster::EtcdCluster(int members, const std::vector<std::string>& arguments, const std::string& scheme)
+EtcdCluster::EtcdCluster(int members, const std::vector<std::string>& arguments, const std::string& scheme,
+                         const std::string& host)
     : arguments_(arguments), scheme_(scheme) {
   std::set<std::string> taken;
-  const auto unused = [&taken] {
-    std::string address = UnusedAddress();
-    while (!taken.insert(address).second) address = UnusedAddress();
+  const auto unused = [&taken, &host] {
+    std::string address = UnusedAddress(host);
+    while (!taken.insert(address).second) address = UnusedAddress(host);
     return address;
   };
   for (int i = 0; i < members; ++i) members_.push_back({absl::StrCat("member-", i), unused(), unused(), nullptr});

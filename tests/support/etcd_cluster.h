@@ -19,8 +19,10 @@ class EtcdCluster {
   static bool Installed();
 
   // Starts the members and waits until they serve; that they do not is a failure of the test. `arguments` are given to
-  // each member. `scheme` "https": clients speak TLS, as `arguments` say, and Post does not work.
-  explicit EtcdCluster(int members, const std::vector<std::string>& arguments = {}, const std::string& scheme = "http");
+  // each member. `scheme` "https": clients speak TLS, as `arguments` say, and Post does not work. `host`: an address of
+  // this machine, at which they listen.
+  explicit EtcdCluster(int members, const std::vector<std::string>& arguments = {}, const std::string& scheme = "http",
+                       const std::string& host = "127.0.0.1");
   ~EtcdCluster();
   EtcdCluster(const EtcdCluster&) = delete;
   EtcdCluster& operator=(const EtcdCluster&) = delete;
