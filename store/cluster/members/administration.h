@@ -49,7 +49,7 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
 
 // For Registration. Adds the member if there is none, as joining; the first members of a new cluster, as many as it has
 // copies, are active at once, since there is nothing to fill them with. Of one that is there, sets address, build and
-// protocol; state, weight and zone stay. Returns the record that holds then.
+// protocol; state, weight and zone stay. Returns the record that holds then. RESOURCE_EXHAUSTED: there are kMaxMembers.
 absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                        absl::Time deadline);
 

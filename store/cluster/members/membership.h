@@ -10,7 +10,7 @@
 // since a placement without them would be another one; of who is alive they are as none. health() names them.
 //
 // Thread-safety: all methods. Ownership: starts one thread, `cluster-watch`. Lifetime: outlives those that were given
-// it; the destructor ends what is under way and waits for the thread.
+// it; the destructor ends what is under way, which takes some seconds at most where etcd is silent.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_MEMBERSHIP_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_MEMBERSHIP_H_
 
@@ -37,14 +37,15 @@ struct MembershipOptions {
   // The cluster must be this one, whatever it is called. Nothing: whichever has the name.
   std::optional<std::array<uint8_t, 16>> cluster_id;
   EventSink events;  // empty: none
-  // Called with each view before view() returns it, one call at a time: within Open, then on the thread.
+  // Called with each view before view() returns it, one call at a time: within Open, then on the thread. Must not call
+  // the membership.
   std::function<void(const std::shared_ptr<const View>&)> on_view;
 };
 
 struct MembershipHealth {
   absl::Status status;        // OK: the view is what etcd holds; else why it may be old
-  absl::Time since;           // of SteadyNow(): when etcd was heard last, or, where it was, when `status` began
-  int64_t revision = 0;       // of etcd, that the view is of
+  absl::Time since;            // of SteadyNow(): when the view was last known to be what etcd holds
+  int64_t revision = 0;        // of etcd, up to which its changes are known
   int64_t times_set_back = 0;  // etcd came back at an older state
 };
 
@@ -64,9 +65,6 @@ class Membership final : public ViewSource {
   MembershipHealth health() const;
   // What members have published, by node id; of those that keep their lease.
   std::map<NodeId, ProgressRecord> progress() const;
-  // Of one node, as etcd holds it; nothing: there is no such record.
-  std::optional<MemberRecord> member(const NodeId& id) const;
-  std::optional<AliveRecord> alive(const NodeId& id) const;
 
   // For those who change what etcd holds.
   Connection* connection() const { return connection_.get(); }
@@ -75,7 +73,7 @@ class Membership final : public ViewSource {
   Membership(MembershipOptions options, std::unique_ptr<Connection> connection);
   absl::Status ReadAnew(absl::Time deadline);
   absl::Status Follow();
-  absl::Status Publish(Contents contents);
+  absl::Status Publish();
   void Recover(const absl::Status& why);
   void SetHealth(const absl::Status& status);
   void Tell(Severity severity, absl::string_view event, absl::string_view what) const;
@@ -87,12 +85,16 @@ class Membership final : public ViewSource {
   // Of the thread, and before it of Open.
   std::shared_ptr<etcd::Client> client_;
   std::unique_ptr<etcd::Watch> watch_;  // within client_; null: read anew
+  bool set_back_ = false;               // etcd was, and has not been read since
+  absl::Status published_;              // whether view_ is made of contents_
+
+  mutable Mutex contents_mutex_;  // held while a placement is computed
+  Contents contents_ ABSL_GUARDED_BY(contents_mutex_);
 
   mutable Mutex mutex_;
   mutable CondVar changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   etcd::Watch* waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;  // that the destructor cancels
-  Contents contents_ ABSL_GUARDED_BY(mutex_);               // of which view_ is made
   std::shared_ptr<const View> view_ ABSL_GUARDED_BY(mutex_);
   MembershipHealth health_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;

@@ -52,13 +52,20 @@ class Registration {
   std::optional<absl::Status> ended() const;
 
  private:
-  struct Lease;
+  // A lease that is kept, and the client that it lives in.
+  struct Lease {
+    std::shared_ptr<etcd::Client> client;
+    std::unique_ptr<etcd::KeepAlive> keep;
+  };
 
   Registration(Membership* membership, RegistrationOptions options);
-  absl::Status Enter(absl::Time deadline);
-  absl::StatusOr<bool> TryTake(etcd::Client* client, const etcd::Lease& lease, absl::Time deadline);
-  absl::Status Renew();
-  bool CheckMembership();
+  absl::Status Enter(bool starting, absl::Time deadline);
+  absl::StatusOr<bool> TryEnter(bool starting, AliveRecord* other, absl::Time deadline);
+  absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision, absl::Time deadline);
+  bool Displaces(const AliveRecord& other, bool starting) const;
+  absl::Status Occupied(const AliveRecord& other) const;
+  bool Alive(const View& view) const;
+  void Look();
   void WriteProgress();
   void End(absl::Status why);
   void Tell(Severity severity, absl::string_view event, absl::string_view what) const;
@@ -67,11 +74,11 @@ class Registration {
   Membership* const membership_;
   const RegistrationOptions options_;
 
-  // Of the thread, and before it of Start.
-  std::unique_ptr<Lease> lease_;  // null: none is held
-  int64_t times_set_back_ = 0;    // of etcd, when the member's record was seen last
-  bool draining_ = false;         // the record that was seen last
-  std::optional<ProgressRecord> written_;
+  // Of the thread, and before and after it of Start and the destructor.
+  Lease lease_;                        // empty: none
+  int64_t times_set_back_ = 0;         // of etcd, when the member was seen in the view last
+  bool draining_ = false;              // then
+  std::optional<ProgressRecord> written_;  // under this lease
 
   mutable Mutex mutex_;
   CondVar wake_;
