@@ -111,8 +111,8 @@ absl::Status Membership::ReadAnew(absl::Time deadline) {
   contents.set_revision(got.revision);
   {
     MutexLock lock(&contents_mutex_);
-    set_back_ |= got.revision < contents_.revision();
-    if (set_back_) {
+    if (std::exchange(went_back_, false) || got.revision < contents_.revision()) {
+      set_back_ = true;
       Tell(Severity::kError, "etcd_set_back",
            absl::StrCat("etcd is at revision ", got.revision, " and was at ", contents_.revision(),
                         ": it was restored from before; everything was read anew"));
@@ -121,7 +121,6 @@ absl::Status Membership::ReadAnew(absl::Time deadline) {
   }
   {
     MutexLock lock(&mutex_);
-    if (std::exchange(set_back_, false)) ++health_.times_set_back;
     health_.revision = got.revision;
   }
   published_ = Publish();
@@ -186,6 +185,7 @@ absl::Status Membership::Publish() {
   if (options_.on_view) options_.on_view(made);
   MutexLock lock(&mutex_);
   view_ = made;
+  if (std::exchange(set_back_, false)) ++health_.times_set_back;
   changed_.SignalAll();
   // The view is right, though somebody may be missing among the living.
   return contents_.CheckLiveness();
@@ -211,7 +211,7 @@ void Membership::Recover(const absl::Status& why) {
   if (absl::IsCancelled(why)) return;
   SetHealth(why);
   if (absl::IsDeadlineExceeded(why) || absl::IsUnavailable(why)) return;  // a watch goes on where it is
-  set_back_ |= absl::IsDataLoss(why);
+  went_back_ |= absl::IsDataLoss(why);
   watch_.reset();
   // Where no other client can be opened, this one says why again.
   if (NeedsAnotherClient(why)) connection_->Renew(client_).IgnoreError();

@@ -46,7 +46,7 @@ struct MembershipHealth {
   absl::Status status;        // OK: the view is what etcd holds; else why it may be old
   absl::Time since;            // of SteadyNow(): when the view was last known to be what etcd holds
   int64_t revision = 0;        // of etcd, up to which its changes are known
-  int64_t times_set_back = 0;  // etcd came back at an older state
+  int64_t times_set_back = 0;  // etcd came back at an older state; changes together with the view
 };
 
 class Membership final : public ViewSource {
@@ -85,7 +85,8 @@ class Membership final : public ViewSource {
   // Of the thread, and before it of Open.
   std::shared_ptr<etcd::Client> client_;
   std::unique_ptr<etcd::Watch> watch_;  // within client_; null: read anew
-  bool set_back_ = false;               // etcd was, and has not been read since
+  bool went_back_ = false;              // etcd has said so, and was not read since
+  bool set_back_ = false;               // what was read is older than view_
   absl::Status published_;              // whether view_ is made of contents_
 
   mutable Mutex contents_mutex_;  // held while a placement is computed

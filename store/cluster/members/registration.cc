@@ -180,8 +180,10 @@ bool Registration::Alive(const View& view) const {
 
 // Mends what of the entry is missing, and finds that it was taken away.
 void Registration::Look() {
-  const std::shared_ptr<const View> view = membership_->view();
   const int64_t times_set_back = membership_->health().times_set_back;
+  const std::shared_ptr<const View> view = membership_->view();
+  // They change together; with the next look they are of one state.
+  if (membership_->health().times_set_back != times_set_back) return;
   const auto& members = view->placement.members();
   const auto self = std::find_if(members.begin(), members.end(),
                                  [this](const Member& one) { return one.node_id == options_.node_id; });
@@ -235,7 +237,7 @@ void Registration::Run() {
     {
       MutexLock lock(&mutex_);
       if (stop_ || ended_.has_value()) return;
-      if (!lost_) wake_.WaitUntil(&mutex_, SteadyNow() + kLook);
+      wake_.WaitUntil(&mutex_, SteadyNow() + kLook);
       if (stop_) return;
     }
     Look();
