@@ -1,0 +1,58 @@
+// Counts failures in a row and times rests. The states and their transitions are one function without time, so that a
+// test can walk through all of them.
+#include "store/cluster/replicas/breaker.h"
+
+#include "store/client/control/retry.h"
+
+namespace kvlink::store::cluster {
+
+BreakerState Next(BreakerState state, BreakerEvent event) {
+  switch (event) {
+    case BreakerEvent::kAnswered:
+      return BreakerState::kClosed;  // also by an answer that was not expected any more
+    case BreakerEvent::kFailed:
+      return state == BreakerState::kHalfOpen ? BreakerState::kOpen : state;
+    case BreakerEvent::kTooOften:
+      return BreakerState::kOpen;
+    case BreakerEvent::kProbed:
+      return state == BreakerState::kOpen ? BreakerState::kHalfOpen : state;
+  }
+  return state;
+}
+
+BreakerState Breaker::state() const {
+  MutexLock lock(&mutex_);
+  return state_;
+}
+
+int Breaker::failures() const {
+  MutexLock lock(&mutex_);
+  return failures_;
+}
+
+void Breaker::Answered() {
+  MutexLock lock(&mutex_);
+  failures_ = rests_ = 0;
+  Move(BreakerEvent::kAnswered);
+}
+
+void Breaker::Failed(absl::Time now) {
+  MutexLock lock(&mutex_);
+  ++failures_;
+  // What was under way when it opened says nothing new.
+  if (state_ == BreakerState::kOpen) return;
+  Move(failures_ >= kFailuresInARow ? BreakerEvent::kTooOften : BreakerEvent::kFailed);
+  if (state_ == BreakerState::kOpen) Rest(now);
+}
+
+bool Breaker::TryProbe(absl::Time now) {
+  MutexLock lock(&mutex_);
+  if (state_ == BreakerState::kClosed || now < rested_) return false;
+  Move(BreakerEvent::kProbed);
+  rested_ = now + kMaxRest;
+  return true;
+}
+
+void Breaker::Rest(absl::Time now) { rested_ = now + client::JitteredBackoff(kFirstRest, kMaxRest, rests_++); }
+
+}  // namespace kvlink::store::cluster

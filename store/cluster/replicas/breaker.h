@@ -1,0 +1,64 @@
+// Whether a node is worth a request: one that has failed several times in a row rests, and is then tried by one request
+// at a time that nobody waits for, until it answers again.
+//
+//   closed     failures in a row      open
+//   open       its rest is over and a probe is sent      half-open
+//   half-open  the probe is answered      closed;   the probe fails      open, for longer
+//
+// An answer of whatever kind is a success: the node is there. Rests double from 0.5 s to 30 s, less a random part.
+//
+// Thread-safety: Next is a pure function; a Breaker: all methods.
+#ifndef KVLINK_STORE_CLUSTER_REPLICAS_BREAKER_H_
+#define KVLINK_STORE_CLUSTER_REPLICAS_BREAKER_H_
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "base/mutex.h"
+
+namespace kvlink::store::cluster {
+
+enum class BreakerState : uint8_t {
+  kClosed,    // takes requests
+  kOpen,      // rests
+  kHalfOpen,  // a probe is under way
+};
+enum class BreakerEvent : uint8_t {
+  kAnswered,
+  kFailed,    // no answer, or none in time
+  kTooOften,  // the last of several failures in a row
+  kProbed,    // its rest is over, and a request is sent to see
+};
+
+// The one transition function.
+BreakerState Next(BreakerState state, BreakerEvent event);
+
+class Breaker {
+ public:
+  static constexpr int kFailuresInARow = 3;
+  static constexpr absl::Duration kFirstRest = absl::Milliseconds(500), kMaxRest = absl::Seconds(30);
+
+  BreakerState state() const;
+  bool closed() const { return state() == BreakerState::kClosed; }
+  // Failures since the last answer.
+  int failures() const;
+  void Answered();
+  void Failed(absl::Time now);
+  // True, to one caller for each rest: send it a request now, and say what came of it. A probe of which nothing is
+  // heard is over after kMaxRest.
+  bool TryProbe(absl::Time now);
+
+ private:
+  void Move(BreakerEvent event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { state_ = Next(state_, event); }
+  void Rest(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  mutable Mutex mutex_;
+  BreakerState state_ ABSL_GUARDED_BY(mutex_) = BreakerState::kClosed;
+  int failures_ ABSL_GUARDED_BY(mutex_) = 0;
+  int rests_ ABSL_GUARDED_BY(mutex_) = 0;  // in a row
+  absl::Time rested_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
+
+}  // namespace kvlink::store::cluster
+
+#endif  // KVLINK_STORE_CLUSTER_REPLICAS_BREAKER_H_

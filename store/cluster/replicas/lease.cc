@@ -1,0 +1,221 @@
+// A list of leases of single nodes, and for each layer which of them verified it. Whoever waits, waits for the newest
+// that is of use; the first to find it stuck or broken opens the next, the others wait for that.
+#include "store/cluster/replicas/lease.h"
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/status.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr absl::Duration kClockSlack = absl::Milliseconds(1);
+
+// A lease of one node. Counts as under way at the node until its last layer is there.
+struct Part {
+  Part(std::shared_ptr<ClusterNode> from, std::unique_ptr<Lease> over)
+      : node(std::move(from)), lease(std::move(over)), progress(node->Progress()), signed_at(SteadyNow()) {
+    ++node->under_way();
+  }
+  ~Part() {
+    Arrived();
+    lease = nullptr;
+  }
+  void Arrived() {
+    if (!arrived.exchange(true)) --node->under_way();
+  }
+  const std::shared_ptr<ClusterNode> node;  // goes after the lease
+  std::unique_ptr<Lease> lease;
+  std::atomic<bool> arrived{false};
+  std::atomic<bool> gave{false};  // a layer that this one verified was given out
+  // Of the node, when it was last looked at, and when it had last changed. Under the lease's mutex.
+  int64_t progress;
+  absl::Time signed_at;
+};
+
+class ReplicatedLease : public Lease {
+ public:
+  ReplicatedLease(const Cluster* cluster, Wanted wanted, std::shared_ptr<ClusterNode> node,
+                  std::unique_ptr<Lease> lease)
+      : cluster_(cluster), wanted_(std::move(wanted)) {
+    Add(std::move(node), std::move(lease));
+    layers_.assign(first_->lease->manifest().layers.size(), nullptr);
+  }
+
+  const Manifest& manifest() const override { return first_->lease->manifest(); }
+  Tier source() const override { return first_->lease->source(); }
+  bool on_device() const override { return first_->lease->on_device(); }
+  absl::Status WaitLayer(int64_t layer, absl::Time deadline) override;
+  absl::Span<const std::byte> layer(int64_t layer) const override {
+    const Part* part = nullptr;
+    {
+      MutexLock lock(&mutex_);
+      part = layers_[layer];
+    }
+    return part->lease->layer(layer);
+  }
+  bool intact() const override {
+    MutexLock lock(&mutex_);
+    return absl::c_all_of(parts_, [](const auto& part) { return !part->gave || part->lease->intact(); });
+  }
+
+ private:
+  void Add(std::shared_ptr<ClusterNode> node, std::unique_ptr<Lease> lease) {
+    MutexLock lock(&mutex_);
+    parts_.push_back(std::make_unique<Part>(std::move(node), std::move(lease)));
+    if (first_ == nullptr) first_ = parts_.back().get();
+    live_.push_back(parts_.back().get());
+  }
+  absl::Status Give(Part* part, int64_t layer);
+  // Whether anything came from the node since it was last asked; a node that is slow with many is not stuck.
+  bool GaveSign(Part* part);
+  // After `part` failed with `why`, or, OK, gave no sign: another is tried, if there is any. `why` where nobody is
+  // left.
+  absl::Status Change(Part* part, const absl::Status& why, absl::Time deadline);
+  // A lease of the next owner that has the encoding where this lease may use it. NOT_FOUND: there is none.
+  // DEADLINE_EXCEEDED: not all were asked.
+  absl::Status OpenNext(absl::Time deadline);
+  std::unique_ptr<Lease> ReadAt(const std::shared_ptr<ClusterNode>& node, absl::Time deadline);
+
+  const Cluster* const cluster_;
+  const Wanted wanted_;
+  const Part* first_ = nullptr;  // set by the constructor
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::unique_ptr<Part>> parts_ ABSL_GUARDED_BY(mutex_);  // every one that was opened
+  std::vector<Part*> live_ ABSL_GUARDED_BY(mutex_);    // that may still bring layers; the last is waited for
+  std::vector<Part*> layers_ ABSL_GUARDED_BY(mutex_);  // who verified each; null: nobody yet
+  bool opening_ ABSL_GUARDED_BY(mutex_) = false;
+  bool nobody_else_ ABSL_GUARDED_BY(mutex_) = false;  // all owners were asked
+};
+
+absl::Status ReplicatedLease::Give(Part* part, int64_t layer) {
+  if (layer + 1 == static_cast<int64_t>(manifest().layers.size())) part->Arrived();
+  MutexLock lock(&mutex_);
+  if (layers_[layer] == nullptr) {
+    layers_[layer] = part;
+    part->gave = true;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
+  if (layer < 0 || layer >= static_cast<int64_t>(manifest().layers.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " of ", manifest().layers.size()));
+  }
+  for (;;) {
+    Part* part = nullptr;
+    absl::Time until = deadline;
+    {
+      MutexLock lock(&mutex_);
+      if (layers_[layer] != nullptr) return absl::OkStatus();
+      if (live_.empty()) return absl::UnavailableError("no owner of the encoding can bring the layer");
+      part = live_.back();
+      if (!nobody_else_ || live_.size() > 1) until = std::min(until, part->signed_at + kNoProgress);
+    }
+    const absl::Status waited = part->lease->WaitLayer(layer, until);
+    if (waited.ok()) return Give(part, layer);
+    if (absl::IsDeadlineExceeded(waited) && SteadyNow() + kClockSlack >= until) {
+      if (until == deadline) return waited;
+      if (GaveSign(part)) continue;
+      part->node->Failed();
+      ++cluster_->counters->stuck;
+      KVLINK_RETURN_IF_ERROR(Change(part, absl::OkStatus(), deadline));
+    } else {
+      if (absl::IsUnavailable(waited)) part->node->Failed();
+      KVLINK_RETURN_IF_ERROR(Change(part, waited, deadline));
+    }
+  }
+}
+
+bool ReplicatedLease::GaveSign(Part* part) {
+  const int64_t progress = part->node->Progress();
+  MutexLock lock(&mutex_);
+  if (std::exchange(part->progress, progress) == progress) return false;
+  part->signed_at = SteadyNow();
+  return true;
+}
+
+absl::Status ReplicatedLease::Change(Part* part, const absl::Status& why, absl::Time deadline) {
+  {
+    MutexLock lock(&mutex_);
+    while (opening_) {
+      if (!changed_.WaitUntil(&mutex_, deadline) && opening_) {
+        return absl::DeadlineExceededError("the layer did not arrive in time");
+      }
+    }
+    const auto at = absl::c_find(live_, part);
+    if (at == live_.end() || part != live_.back()) return absl::OkStatus();  // others have changed already
+    if (!why.ok()) live_.erase(at);
+    if (nobody_else_ && why.ok()) {  // those that are stuck, in turns
+      std::rotate(live_.begin(), live_.end() - 1, live_.end());
+      live_.back()->signed_at = SteadyNow();
+    }
+    if (nobody_else_) return live_.empty() ? why : absl::OkStatus();
+    opening_ = true;
+  }
+  const absl::Status opened = OpenNext(deadline);
+  MutexLock lock(&mutex_);
+  opening_ = false;
+  changed_.SignalAll();
+  if (opened.ok()) {
+    ++cluster_->counters->changed_owner;
+    return opened;
+  }
+  if (absl::IsDeadlineExceeded(opened)) return opened;
+  nobody_else_ = true;
+  return live_.empty() ? why : absl::OkStatus();
+}
+
+absl::Status ReplicatedLease::OpenNext(absl::Time deadline) {
+  const std::shared_ptr<const Nodes> nodes = cluster_->nodes->Now();
+  std::minstd_rand random{std::random_device{}()};
+  const Owners owners = OrderOfOwners(
+      *nodes->view, wanted_.request.identity, cluster_->zone,
+      [&](uint16_t member) { return nodes->nodes[member]->condition(); }, &random);
+  for (const uint16_t member : owners) {
+    const std::shared_ptr<ClusterNode>& node = nodes->nodes[member];
+    {
+      MutexLock lock(&mutex_);
+      if (absl::c_any_of(parts_, [&](const auto& part) { return part->node == node; })) continue;
+    }
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the layer did not arrive in time");
+    auto lease = ReadAt(node, deadline);
+    if (lease == nullptr || lease->on_device() != on_device()) continue;
+    Add(node, std::move(lease));
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError("no other owner has the encoding");
+}
+
+std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, absl::Time deadline) {
+  if (!node->breaker().closed() && !node->breaker().TryProbe(SteadyNow())) return nullptr;
+  const auto store = node->Store();
+  if (!store.ok()) return nullptr;
+  const absl::Time asked = SteadyNow(), limit = std::min(deadline, asked + cluster_->patience);
+  ++cluster_->counters->read_requests;
+  auto pending = (*store)->AskReads(on_device() ? wanted_.buffer.get() : nullptr, wanted_.ns, wanted_.codec,
+                                    {wanted_.request}, limit);
+  if (!pending.ok()) return nullptr;
+  auto leases = (*pending)->Wait(limit);
+  const absl::Status status = leases.ok() ? leases->front().status() : leases.status();
+  node->Ended(status, SteadyNow() - asked);
+  return status.ok() ? std::move(leases->front()).value() : nullptr;
+}
+
+}  // namespace
+
+std::unique_ptr<Lease> ReplicatedLeaseOver(const Cluster* cluster, Wanted wanted, std::shared_ptr<ClusterNode> node,
+                                           std::unique_ptr<Lease> lease) {
+  return std::make_unique<ReplicatedLease>(cluster, std::move(wanted), std::move(node), std::move(lease));
+}
+
+}  // namespace kvlink::store::cluster

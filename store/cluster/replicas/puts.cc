@@ -1,0 +1,293 @@
+// All owners are written to at once. What still goes on when enough of them have acknowledged cannot use the caller's
+// slabs any more, so it has a copy from the beginning; where every owner has to acknowledge there is none.
+#include "store/cluster/replicas/puts.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "proto/data.h"
+#include "store/client/pending.h"
+#include "store/store.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr int kMaxLooks = 3;  // at the placement, for one put
+// A node that has not heard yet that it is an owner is asked again: so often, so long after.
+constexpr int kMaxBehind = 10;
+constexpr absl::Duration kBehind = absl::Milliseconds(50);
+constexpr std::align_val_t kPage{4096};
+
+}  // namespace
+
+struct Puts::Body {
+  Body(const Manifest& put, absl::Span<const absl::Span<const std::byte>> slabs, std::atomic<int64_t>* count)
+      : manifest(put), counted(count), bytes(put.bytes()) {
+    for (const absl::Span<const std::byte> slab : slabs) {
+      auto* const data = static_cast<std::byte*>(::operator new(slab.size(), kPage));
+      std::memcpy(data, slab.data(), slab.size());
+      spans.emplace_back(data, slab.size());
+    }
+  }
+  ~Body() {
+    for (const absl::Span<const std::byte> span : spans) ::operator delete(const_cast<std::byte*>(span.data()), kPage);
+    *counted -= bytes;
+  }
+  Body(const Body&) = delete;
+  Body& operator=(const Body&) = delete;
+
+  const Manifest manifest;
+  std::vector<absl::Span<const std::byte>> spans;
+  std::atomic<int64_t>* const counted;
+  const int64_t bytes;
+};
+
+// One owner.
+struct Puts::Target {
+  std::shared_ptr<ClusterNode> node;
+  std::unique_ptr<client::PendingPut> pending;  // null: over
+  std::optional<absl::StatusOr<PutResult>> end;
+  absl::Time again = absl::InfiniteFuture();  // when it is asked again
+  int behind = 0;
+  bool under_way() const { return pending != nullptr || again != absl::InfiniteFuture(); }
+  bool moved() const { return end.has_value() && MovedEpoch(end->status()).has_value(); }
+};
+
+class Puts::Call {
+ public:
+  Call(Puts* puts, absl::string_view ns, const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs,
+       absl::Time deadline)
+      : puts_(puts), cluster_(puts->cluster_), ns_(ns), manifest_(manifest), slabs_(slabs), deadline_(deadline) {}
+
+  absl::StatusOr<PutResult> Run();
+
+ private:
+  int acknowledged() const { return nodes_->view->settings.acknowledged; }
+  // Sends to those owners that were not sent to before.
+  void SendToOwners();
+  void Send(Target* target);
+  // Waits until something has ended, and gives those up that have left the cluster or its living.
+  void Wait();
+  void End(Target* target, absl::StatusOr<PutResult> end);
+  bool under_way() const {
+    return absl::c_any_of(targets_, [](const auto& target) { return target->under_way(); });
+  }
+  // Owners that have the encoding's bytes durably: these, or with `others`, any of the identity.
+  int Copies(bool others) const;
+  bool Enough() const { return Copies(/*others=*/true) >= acknowledged(); }
+  // Whether the view has another placement, which may have other owners.
+  bool LookAgain();
+  absl::StatusOr<PutResult> Answer() const;
+  absl::Status Failure() const;
+
+  Puts* const puts_;
+  const Cluster* const cluster_;
+  const absl::string_view ns_;
+  const Manifest& manifest_;
+  const absl::Span<const absl::Span<const std::byte>> slabs_;
+  const absl::Time deadline_;
+  std::shared_ptr<Body> body_;  // null: the caller's slabs are used
+  std::shared_ptr<const Nodes> nodes_;
+  const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
+  std::vector<std::unique_ptr<Target>> targets_;
+  int looks_ = 1;
+};
+
+absl::StatusOr<PutResult> Puts::Call::Run() {
+  nodes_ = cluster_->nodes->Now();
+  const size_t owners = nodes_->view->placement.NextOwners(manifest_.identity).size();
+  if (static_cast<int>(owners) < acknowledged()) {
+    return absl::UnavailableError(absl::StrCat("put: ", acknowledged(), " copies must be durable, and cluster ",
+                                               nodes_->view->settings.name, " has ", owners,
+                                               " members that take them; add nodes"));
+  }
+  if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
+  SendToOwners();
+  while (under_way() && SteadyNow() < deadline_) {
+    if (Enough() && body_ != nullptr) break;
+    Wait();
+    if (!under_way() && !Enough() && LookAgain()) SendToOwners();
+  }
+  auto answer = Answer();
+  std::vector<std::unique_ptr<Target>> rest;
+  for (auto& target : targets_) {
+    const bool goes_on = target->pending != nullptr && answer.ok() && body_ != nullptr;
+    if (!goes_on && !(target->end.has_value() && target->end->ok())) ++cluster_->counters->lacking;
+    if (goes_on) rest.push_back(std::move(target));
+  }
+  if (!rest.empty()) puts_->GoOn(std::move(body_), std::move(rest));
+  return answer;
+}
+
+void Puts::Call::SendToOwners() {
+  for (const uint16_t member : nodes_->view->placement.NextOwners(manifest_.identity)) {
+    const std::shared_ptr<ClusterNode>& node = nodes_->nodes[member];
+    if (absl::c_any_of(targets_, [&](const auto& target) { return target->node == node; })) continue;
+    targets_.push_back(std::make_unique<Target>());
+    targets_.back()->node = node;
+    if (!nodes_->view->alive(member)) {
+      targets_.back()->end = absl::UnavailableError("it is not alive");
+    } else {
+      Send(targets_.back().get());
+    }
+  }
+}
+
+void Puts::Call::Send(Target* target) {
+  target->again = absl::InfiniteFuture();
+  target->end.reset();
+  if (!target->node->breaker().closed() && !target->node->breaker().TryProbe(SteadyNow())) {
+    target->end = absl::UnavailableError("it has not answered lately");
+    return;
+  }
+  const auto store = target->node->Store();
+  if (!store.ok()) return End(target, store.status());
+  const client::Notify notify{arrivals_, reinterpret_cast<uint64_t>(target)};
+  auto asked = body_ == nullptr ? (*store)->AskPut(ns_, manifest_, slabs_, deadline_, notify)
+                                : (*store)->AskPut(ns_, body_->manifest, body_->spans, deadline_, notify);
+  if (!asked.ok()) return End(target, asked.status());
+  target->pending = *std::move(asked);
+}
+
+void Puts::Call::Wait() {
+  absl::Time until = std::min(deadline_, SteadyNow() + kNoProgress);
+  for (const auto& target : targets_) until = std::min(until, target->again);
+  const auto tag = arrivals_->Next(until);
+  const std::shared_ptr<const Nodes> now = cluster_->nodes->Now();
+  for (auto& target : targets_) {
+    if (SteadyNow() >= target->again) Send(target.get());
+    if (target->pending == nullptr) continue;
+    if (tag.has_value() && reinterpret_cast<uint64_t>(target.get()) == *tag) {
+      auto end = target->pending->Wait(absl::InfinitePast());
+      if (!absl::IsDeadlineExceeded(end.status()) || SteadyNow() >= deadline_) End(target.get(), std::move(end));
+      continue;
+    }
+    const auto member = absl::c_find(now->nodes, target->node);
+    const bool alive =
+        member != now->nodes.end() && now->view->alive(static_cast<uint16_t>(member - now->nodes.begin()));
+    if (!alive) End(target.get(), absl::UnavailableError("it died, or left the cluster"));
+  }
+}
+
+void Puts::Call::End(Target* target, absl::StatusOr<PutResult> end) {
+  target->pending = nullptr;
+  const absl::Status& status = end.status();
+  // How long puts take says nothing of lookups.
+  if (absl::IsUnavailable(status)) target->node->Failed();
+  if (end.ok()) target->node->breaker().Answered();
+  const std::optional<uint64_t> epoch = MovedEpoch(status);
+  if (epoch.has_value() && *epoch < nodes_->view->placement.epoch() && target->behind++ < kMaxBehind) {
+    target->again = SteadyNow() + kBehind;
+  }
+  target->end = std::move(end);
+}
+
+int Puts::Call::Copies(bool others) const {
+  return static_cast<int>(absl::c_count_if(targets_, [others](const auto& target) {
+    return target->end.has_value() && target->end->ok() &&
+           (others || (*target->end)->outcome != PutOutcome::kOtherThere);
+  }));
+}
+
+bool Puts::Call::LookAgain() {
+  if (looks_ >= kMaxLooks) return false;
+  ++looks_;
+  const bool moved = absl::c_any_of(targets_, [](const auto& target) { return target->moved(); });
+  auto now = moved ? cluster_->nodes->After(nodes_, std::min(deadline_, SteadyNow() + absl::Seconds(1)))
+                   : cluster_->nodes->Now();
+  if (moved) ++cluster_->counters->moved;
+  if (now->view->placement.epoch() == nodes_->view->placement.epoch()) return false;
+  nodes_ = std::move(now);
+  return true;
+}
+
+absl::StatusOr<PutResult> Puts::Call::Answer() const {
+  if (!Enough()) return Failure();
+  // The greatest etag stays in the end: owners that have another are repaired.
+  PutResult answer{PutOutcome::kThere, {}};
+  for (const auto& target : targets_) {
+    if (!target->end.has_value() || !target->end->ok()) continue;
+    const PutResult& result = **target->end;
+    answer.etag = std::max(answer.etag, result.etag);
+    if (result.outcome == PutOutcome::kWritten) answer.outcome = PutOutcome::kWritten;
+  }
+  if (answer.etag != manifest_.etag) answer.outcome = PutOutcome::kOtherThere;
+  return answer;
+}
+
+absl::Status Puts::Call::Failure() const {
+  std::vector<std::string> why;
+  absl::StatusCode code = absl::StatusCode::kUnavailable;
+  bool first = true;
+  for (const auto& target : targets_) {
+    if (target->end.has_value() && target->end->ok()) continue;
+    const absl::Status status = target->end.has_value()
+                                    ? target->end->status()
+                                    : absl::DeadlineExceededError("it has not acknowledged in time");
+    const bool ours =
+        absl::IsInvalidArgument(status) || absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status);
+    if (ours) return Annotate(status, absl::StrCat("put: the node at ", target->node->address()));
+    // Of several reasons none is the reason.
+    const bool own = absl::IsResourceExhausted(status) || absl::IsDeadlineExceeded(status);
+    code = own && (first || code == status.code()) ? status.code() : absl::StatusCode::kUnavailable;
+    first = false;
+    why.push_back(absl::StrCat(target->node->address(), ": ", status.message()));
+  }
+  return absl::Status(code, absl::StrCat("put: ", Copies(true), " of ", acknowledged(), " copies are durable; ",
+                                         absl::StrJoin(why, "; ")));
+}
+
+std::shared_ptr<Puts::Body> Puts::Copy(const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs) {
+  const int64_t bytes = manifest.bytes();
+  if (rest_bytes_.fetch_add(bytes) + bytes > kMaxRestBytes) {
+    rest_bytes_ -= bytes;
+    return nullptr;
+  }
+  cluster_->counters->copied_bytes += bytes;
+  return std::make_shared<Body>(manifest, slabs, &rest_bytes_);
+}
+
+void Puts::GoOn(std::shared_ptr<Body> body, std::vector<std::unique_ptr<Target>> targets) {
+  const absl::Time limit = SteadyNow() + kRest;
+  // std::function wants what can be copied. Targets go before the body that they send.
+  auto held = std::make_shared<std::pair<std::shared_ptr<Body>, std::vector<std::unique_ptr<Target>>>>(
+      std::move(body), std::move(targets));
+  auto work = [cluster = cluster_, held, limit](const absl::Status& turn) {
+    for (auto& target : held->second) {
+      const auto end = turn.ok() ? target->pending->Wait(limit) : turn;
+      target->pending = nullptr;
+      if (!end.ok()) ++cluster->counters->lacking;
+      if (absl::IsUnavailable(end.status()) && turn.ok()) target->node->Failed();
+    }
+    held->second.clear();
+  };
+  MutexLock lock(&mutex_);
+  if (rest_ == nullptr) rest_ = std::make_unique<Worker>(Worker::Options{.name = "put-rest"});
+  rest_->AddAdmitted({.work = std::move(work)}).IgnoreError();
+}
+
+absl::StatusOr<PutResult> Puts::Put(absl::string_view ns, const Manifest& manifest,
+                                    absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  KVLINK_RETURN_IF_ERROR(Annotate(manifest.Validate(), "put"));
+  if (slabs.size() != manifest.layers.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("put: ", slabs.size(), " slabs for ", manifest.layers.size(), " layers"));
+  }
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
+  ++cluster_->counters->puts;
+  auto result = Call(this, ns, manifest, slabs, deadline).Run();
+  if (!result.ok()) ++cluster_->counters->failed_puts;
+  return result;
+}
+
+}  // namespace kvlink::store::cluster

@@ -1,0 +1,205 @@
+// One thread does all of it: requests are asked for without waiting (store/client/pending.h), and their ends arrive in
+// one queue. Rounds are kept, so that what is missed at several nodes makes one more request a node and not one an
+// encoding.
+#include "store/cluster/replicas/scatter.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "base/clock.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+std::minstd_rand& Random() {
+  thread_local std::minstd_rand random{std::random_device{}()};
+  return random;
+}
+
+}  // namespace
+
+Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Ask ask)
+    : cluster_(cluster),
+      identities_(identities),
+      ask_(std::move(ask)),
+      nodes_(cluster->nodes->Now()),
+      items_(identities.size()) {
+  std::vector<size_t> all(identities.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  ChooseOrders(all);
+}
+
+Scatter::~Scatter() {
+  for (const Sent& sent : sent_) sent.node->under_way() -= static_cast<int>(sent.which.size());
+}
+
+void Scatter::ChooseOrders(absl::Span<const size_t> which) {
+  // One look at each node: what changes while orders are chosen is this call's own doing.
+  std::vector<std::optional<Condition>> conditions(nodes_->nodes.size());
+  const auto condition = [&](uint16_t member) {
+    if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition();
+    return *conditions[member];
+  };
+  for (const size_t i : which) {
+    Item& item = items_[i];
+    item.order.clear();
+    bool any = false;  // that does not rest
+    const Owners owners = OrderOfOwners(*nodes_->view, identities_[i], cluster_->zone, condition, &Random());
+    for (const uint16_t member : owners) {
+      const std::shared_ptr<ClusterNode>& node = nodes_->nodes[member];
+      if (absl::c_linear_search(item.asked, node)) continue;
+      if (condition(member).resting) {
+        const auto known = absl::c_find_if(resting_, [&](const auto& one) { return one.first == node; });
+        if (known == resting_.end()) resting_.emplace_back(node, i);
+        // Only where there is nobody else, and as a probe.
+        if (any || !node->breaker().TryProbe(SteadyNow())) continue;
+      }
+      any = true;
+      item.order.push_back(node);
+    }
+    absl::c_reverse(item.order);
+  }
+}
+
+bool Scatter::SendRound() {
+  std::map<ClusterNode*, std::pair<std::shared_ptr<ClusterNode>, std::vector<size_t>>> round;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    Item& item = items_[i];
+    if (item.had || item.awaited > 0 || item.order.empty()) continue;
+    std::shared_ptr<ClusterNode> node = std::move(item.order.back());
+    item.order.pop_back();
+    if (!item.asked.empty()) ++cluster_->counters->next_owners;
+    item.asked.push_back(node);
+    auto& group = round[node.get()];
+    group.first = std::move(node);
+    group.second.push_back(i);
+  }
+  for (auto& [key, group] : round) Send(group.first, std::move(group.second));
+  return !round.empty();
+}
+
+void Scatter::Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t> which) {
+  Sent sent;
+  sent.tag = next_tag_++;
+  sent.at = sent.signed_at = SteadyNow();
+  sent.progress = node->Progress();
+  auto request = ask_(node, which, {arrivals_, sent.tag});
+  cluster_->hedges->Asked(1);
+  if (!request.ok()) {  // nothing was sent
+    if (absl::IsUnavailable(request.status())) node->Failed();
+    return Refuse(request.status());
+  }
+  sent.node = node;
+  sent.request = *std::move(request);
+  node->under_way() += static_cast<int>(which.size());
+  for (const size_t i : which) {
+    ++items_[i].waiting;
+    ++items_[i].awaited;
+  }
+  sent.which = std::move(which);
+  sent_.push_back(std::move(sent));
+}
+
+void Scatter::Take(Sent* sent) {
+  const auto verdicts = sent->request->Poll();
+  if (absl::IsDeadlineExceeded(verdicts.status())) return;
+  sent->node->under_way() -= static_cast<int>(sent->which.size());
+  // A failure that was counted when it was left behind is not counted again.
+  if (verdicts.ok() || !sent->left_behind || sent->hedged) {
+    sent->node->Ended(verdicts.status(), SteadyNow() - sent->at);
+  }
+  answered_ = answered_ || verdicts.ok();
+  Refuse(verdicts.status());
+  for (size_t k = 0; k < sent->which.size(); ++k) {
+    Item& item = items_[sent->which[k]];
+    --item.waiting;
+    if (!sent->left_behind) --item.awaited;
+    if (!verdicts.ok()) continue;
+    if ((*verdicts)[k] == Verdict::kMoved) {
+      ++cluster_->counters->moved;
+      item.moved = true;
+    }
+    if ((*verdicts)[k] != Verdict::kHad) continue;
+    item.had = true;
+  }
+  sent_.remove_if([sent](const Sent& one) { return &one == sent; });
+}
+
+void Scatter::Refuse(const absl::Status& status) {
+  if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status) || absl::IsInvalidArgument(status) ||
+      absl::IsUnimplemented(status)) {
+    refused_ = status;
+  }
+}
+
+void Scatter::LeaveBehind(Sent* sent) {
+  sent->left_behind = true;
+  for (const size_t i : sent->which) --items_[i].awaited;
+}
+
+absl::Time Scatter::CheckProgress(absl::Time now) {
+  absl::Time next = absl::InfiniteFuture();
+  for (Sent& sent : sent_) {
+    if (sent.left_behind) continue;
+    const int64_t progress = sent.node->Progress();
+    if (progress != sent.progress) {
+      sent.progress = progress;
+      sent.signed_at = now;
+    }
+    const absl::Time stuck = sent.signed_at + kNoProgress, slow = sent.at + sent.node->latency().HedgeAfter();
+    const bool others = absl::c_any_of(sent.which, [&](size_t i) { return !items_[i].order.empty(); });
+    if (now >= stuck) {
+      ++cluster_->counters->stuck;
+      sent.node->Failed();
+      LeaveBehind(&sent);
+    } else if (now >= slow && others && cluster_->hedges->TryTake()) {
+      ++cluster_->counters->hedges;
+      sent.hedged = true;
+      LeaveBehind(&sent);
+    } else {
+      next = std::min(next, now < slow && others ? std::min(slow, stuck) : stuck);
+    }
+  }
+  return next;
+}
+
+bool Scatter::LookAgain(absl::Time deadline) {
+  std::vector<size_t> moved;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (!items_[i].had && items_[i].moved) moved.push_back(i);
+  }
+  if (moved.empty() || looked_again_) return false;
+  looked_again_ = true;
+  auto nodes = cluster_->nodes->After(nodes_, std::min(deadline, SteadyNow() + kNoProgress));
+  if (nodes->view == nodes_->view) return false;
+  nodes_ = std::move(nodes);
+  ChooseOrders(moved);
+  return true;
+}
+
+bool Scatter::Unfinished() const {
+  return absl::c_any_of(items_, [](const Item& item) { return !item.had && item.waiting > 0; });
+}
+
+void Scatter::Run(absl::Time deadline) {
+  for (;;) {
+    const bool awaited = absl::c_any_of(items_, [](const Item& item) { return !item.had && item.awaited > 0; });
+    if (!awaited && SendRound()) continue;
+    if (!Unfinished()) {
+      if (!LookAgain(deadline)) return;
+      continue;
+    }
+    const absl::Time now = SteadyNow();
+    if (now >= deadline) break;
+    if (const auto tag = arrivals_->Next(std::min(CheckProgress(now), deadline)); tag.has_value()) {
+      const auto sent = absl::c_find_if(sent_, [&](const Sent& one) { return one.tag == *tag; });
+      if (sent != sent_.end()) Take(&*sent);
+    }
+  }
+  // Of a request whose time is over, a part may have been answered.
+  for (auto it = sent_.begin(); it != sent_.end();) Take(&*it++);
+}
+
+}  // namespace kvlink::store::cluster

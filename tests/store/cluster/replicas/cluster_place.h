@@ -1,0 +1,108 @@
+// A cluster of nodes in this process, and a replicated store over it; who is a member, and in which state, is what the
+// test says.
+#ifndef KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
+#define KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "store/cluster/replicas/replicated.h"
+#include "store/cluster/view.h"
+#include "store/node/node.h"
+#include "tests/store/contract.h"
+#include "tests/store/node/raw_client.h"
+#include "tests/support/address.h"
+
+namespace kvlink::testing {
+
+// A member of a view.
+struct TestMember {
+  std::string address;
+  std::string zone = "";
+  store::cluster::MemberState state = store::cluster::MemberState::kActive;
+  bool alive = true;
+  bool member = true;
+};
+
+// Node ids are numbers, so that members() has the order of the list.
+store::cluster::NodeId NodeIdOf(int number);
+std::shared_ptr<const store::cluster::View> MakeView(uint64_t epoch, int copies, int acknowledged,
+                                                     const std::vector<TestMember>& members);
+
+// Thread-safe. Keeps the views before, by their epochs.
+class TestViews : public store::cluster::ViewSource {
+ public:
+  void Set(std::shared_ptr<const store::cluster::View> view);
+  std::shared_ptr<const store::cluster::View> view() const override;
+  std::shared_ptr<const store::cluster::View> WaitForChange(const std::shared_ptr<const store::cluster::View>& than,
+                                                            absl::Time deadline) const override;
+  // Whether the member owns the identity under the view of that epoch; of one that is not known: false.
+  bool Owns(int member, const Identity& identity, uint64_t epoch) const;
+
+ private:
+  mutable Mutex mutex_;
+  mutable CondVar changed_;
+  std::map<uint64_t, std::shared_ptr<const store::cluster::View>> views_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const store::cluster::View> view_ ABSL_GUARDED_BY(mutex_);
+};
+
+struct ClusterPlaceOptions {
+  int nodes = 3;
+  int copies = 2;
+  int acknowledged = 2;
+  StorePlaceOptions store;
+  std::function<void(int number, store::node::NodeOptions*)> node;
+  std::function<void(store::cluster::ReplicatedOptions*)> client;
+};
+
+// Thread-safety: the store's methods; the rest by one thread.
+class ClusterPlace : public StorePlace {
+ public:
+  explicit ClusterPlace(ClusterPlaceOptions options);
+  ~ClusterPlace() override;
+
+  store::Store* store() override { return store_.get(); }
+  store::cluster::ReplicatedStore* replicated() { return store_.get(); }
+  void Reopen() override;
+  bool leases_count() const override { return false; }
+
+  // They come back at the same address. The view knows nothing of it.
+  void Stop(int node) { nodes_[node]->Stop(); }
+  void Start(int node) { nodes_[node]->Start(); }
+  void OpenStore();
+  void CloseStore() { store_ = nullptr; }
+  // The store over one node alone.
+  std::unique_ptr<store::client::RemoteStore> OpenNode(int node);
+  TestNode& node(int number) { return *nodes_[number]; }
+
+  // The members of the next view: change them and call Publish.
+  std::vector<TestMember>& members() { return members_; }
+  // The next epoch, for nodes and clients.
+  void Publish();
+  // What the nodes go by, and what the client does.
+  TestViews& node_views() { return *node_views_; }
+  TestViews& client_views() { return *client_views_; }
+  std::shared_ptr<const store::cluster::View> view() { return client_views_->view(); }
+  // Numbers of the nodes that own it under the next placement, or the current one.
+  std::vector<int> Owners(const Identity& identity);
+
+ private:
+  const ClusterPlaceOptions options_;
+  const std::shared_ptr<TestViews> node_views_ = std::make_shared<TestViews>();
+  const std::shared_ptr<TestViews> client_views_ = std::make_shared<TestViews>();
+  const ScratchDirectory catalog_directory_{/*in_memory=*/true};
+  std::shared_ptr<store::Store> catalog_;
+  std::vector<TestMember> members_;
+  std::vector<std::unique_ptr<TestNode>> nodes_;
+  uint64_t epoch_ = 0;
+  std::unique_ptr<store::cluster::ReplicatedStore> store_;
+};
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_

@@ -1,0 +1,193 @@
+// What a client of a cluster decides without a network: whom to ask first, whom not at all, and when to ask a second.
+#include <array>
+#include <map>
+#include <random>
+
+#include "base/clock.h"
+#include "gtest/gtest.h"
+#include "store/cluster/replicas/breaker.h"
+#include "store/cluster/replicas/hedge.h"
+#include "store/cluster/replicas/order.h"
+#include "tests/store/cluster/replicas/cluster_place.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::testing {
+namespace {
+
+using namespace store::cluster;
+
+Identity IdentityOf(uint64_t number) {
+  Identity identity;
+  std::mt19937_64 random(number);
+  for (uint8_t& byte : identity.bytes) byte = static_cast<uint8_t>(random());
+  return identity;
+}
+
+TEST(Breaker, HasOneTransitionForEachStateAndEvent) {
+  using S = BreakerState;
+  using E = BreakerEvent;
+  const std::map<std::pair<S, E>, S> expected = {
+      {{S::kClosed, E::kAnswered}, S::kClosed},   {{S::kClosed, E::kFailed}, S::kClosed},
+      {{S::kClosed, E::kTooOften}, S::kOpen},     {{S::kClosed, E::kProbed}, S::kClosed},
+      {{S::kOpen, E::kAnswered}, S::kClosed},     {{S::kOpen, E::kFailed}, S::kOpen},
+      {{S::kOpen, E::kTooOften}, S::kOpen},       {{S::kOpen, E::kProbed}, S::kHalfOpen},
+      {{S::kHalfOpen, E::kAnswered}, S::kClosed}, {{S::kHalfOpen, E::kFailed}, S::kOpen},
+      {{S::kHalfOpen, E::kTooOften}, S::kOpen},   {{S::kHalfOpen, E::kProbed}, S::kHalfOpen},
+  };
+  for (const auto& [from, to] : expected) EXPECT_EQ(Next(from.first, from.second), to);
+}
+
+TEST(Breaker, OpensAfterFailuresInARowOnly) {
+  Breaker breaker;
+  const absl::Time now = SteadyNow();
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 1; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
+    EXPECT_TRUE(breaker.closed());
+    EXPECT_FALSE(breaker.TryProbe(now + Breaker::kMaxRest)) << "it takes requests";
+    breaker.Answered();
+    EXPECT_EQ(breaker.failures(), 0);
+  }
+}
+
+TEST(Breaker, GivesOneProbeForEachRestAndRestsLonger) {
+  Breaker breaker;
+  absl::Time now = SteadyNow();
+  for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
+  EXPECT_EQ(breaker.state(), BreakerState::kOpen);
+  absl::Duration before;
+  for (int rest = 0; rest < 12; ++rest) {
+    EXPECT_FALSE(breaker.TryProbe(now));
+    const absl::Time began = now;
+    while (!breaker.TryProbe(now)) now += absl::Milliseconds(10);
+    EXPECT_EQ(breaker.state(), BreakerState::kHalfOpen);
+    EXPECT_FALSE(breaker.TryProbe(now)) << "one at a time";
+    const absl::Duration rested = now - began;
+    EXPECT_GE(rested, before / 2) << "a half of it may be left to chance";
+    EXPECT_LE(rested, Breaker::kMaxRest + absl::Milliseconds(10));
+    before = rested;
+    breaker.Failed(now);
+    EXPECT_EQ(breaker.state(), BreakerState::kOpen);
+  }
+  EXPECT_GE(before, Breaker::kMaxRest / 2);
+  while (!breaker.TryProbe(now)) now += absl::Milliseconds(10);
+  // Nothing is heard of that probe: the next one comes all the same.
+  EXPECT_TRUE(breaker.TryProbe(now + Breaker::kMaxRest));
+  breaker.Answered();
+  EXPECT_TRUE(breaker.closed());
+  for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
+  EXPECT_TRUE(breaker.TryProbe(now + Breaker::kFirstRest)) << "rests begin anew";
+}
+
+TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
+  HedgeBudget budget;
+  EXPECT_FALSE(budget.TryTake());
+  constexpr int kRequests = 10000;
+  int taken = 0;
+  for (int i = 0; i < kRequests; ++i) {
+    budget.Asked(1);
+    taken += budget.TryTake();
+  }
+  EXPECT_LE(taken, kRequests * HedgeBudget::kShare);
+  EXPECT_GE(taken, kRequests * HedgeBudget::kShare - 2);
+  // What is not used does not pile up.
+  budget.Asked(kRequests);
+  taken = 0;
+  while (budget.TryTake()) ++taken;
+  EXPECT_EQ(taken, static_cast<int>(HedgeBudget::kMaxTokens));
+}
+
+TEST(Hedge, ComesAfterNearlyAllAnswers) {
+  Latency latency;
+  EXPECT_EQ(latency.HedgeAfter(), kNoProgress);
+  std::mt19937_64 random(TestSeed());
+  std::exponential_distribution<double> exponential(1 / 0.004);
+  for (int i = 0; i < 2000; ++i) latency.Add(absl::Seconds(exponential(random)));
+  EXPECT_NEAR(absl::ToDoubleMilliseconds(latency.mean()), 4, 2.5);
+  int64_t later = 0;
+  const absl::Duration after = latency.HedgeAfter();
+  for (int i = 0; i < 10000; ++i) later += absl::Seconds(exponential(random)) > after;
+  EXPECT_LT(later, 500) << after;
+  EXPECT_LT(after, absl::Milliseconds(60));
+  for (int i = 0; i < 200; ++i) latency.Add(absl::Seconds(2));
+  EXPECT_EQ(latency.HedgeAfter(), kNoProgress) << "never later";
+}
+
+class OrderTest : public ::testing::Test {
+ protected:
+  Owners Order(const View& view, const Identity& identity, absl::string_view zone = "") {
+    return OrderOfOwners(
+        view, identity, zone, [this](uint16_t member) { return conditions_[member]; }, &random_);
+  }
+  std::map<uint16_t, Condition> conditions_;
+  std::minstd_rand random_{static_cast<uint32_t>(TestSeed())};
+};
+
+TEST_F(OrderTest, OwnersOfBothPlacementsComeFirst) {
+  std::vector<TestMember> members(4);
+  members[2].state = MemberState::kJoining;
+  members[3].state = MemberState::kDraining;
+  const auto view = MakeView(1, 2, 2, members);
+  int moved = 0;
+  for (uint64_t i = 0; i < 500; ++i) {
+    const Identity identity = IdentityOf(i);
+    const Owners owners = OwnersOf(view->placement, identity), order = Order(*view, identity);
+    ASSERT_EQ(std::set<uint16_t>(owners.begin(), owners.end()).size(), owners.size());
+    ASSERT_EQ(std::set<uint16_t>(owners.begin(), owners.end()), std::set<uint16_t>(order.begin(), order.end()));
+    const auto current = view->placement.CurrentOwners(identity), next = view->placement.NextOwners(identity);
+    int before = 0;
+    for (const uint16_t member : order) {
+      const bool now = absl::c_linear_search(current, member), then = absl::c_linear_search(next, member);
+      ASSERT_TRUE(now || then);
+      const int place = now && then ? 0 : now ? 1 : 2;
+      EXPECT_GE(place, before) << "those that are not filled yet come last";
+      before = place;
+      moved += place > 0;
+    }
+  }
+  EXPECT_GT(moved, 0);
+}
+
+TEST_F(OrderTest, TheDeadTheFarAndTheRestingComeLater) {
+  std::vector<TestMember> members(3);
+  members[0].zone = "a";
+  members[1].zone = "b";
+  members[2].zone = "b";
+  for (int round = 0; round < 50; ++round) {
+    const Identity identity = IdentityOf(round);
+    auto view = MakeView(1, 3, 2, members);
+    EXPECT_EQ(Order(*view, identity, "a")[0], 0);
+    EXPECT_EQ(Order(*view, identity, "b")[2], 0);
+    members[0].alive = false;
+    view = MakeView(2, 3, 2, members);
+    EXPECT_EQ(Order(*view, identity, "a")[2], 0);
+    conditions_[1].resting = true;
+    EXPECT_EQ(Order(*view, identity, "a")[2], 1) << "whoever does not answer, even if it is alive";
+    conditions_.clear();
+    members[0].alive = true;
+  }
+}
+
+TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
+  const auto view = MakeView(1, 2, 2, std::vector<TestMember>(2));
+  const Identity hot = IdentityOf(1);
+  constexpr int kReads = 10000;
+  const auto first = [&] {
+    std::array<int, 2> count = {};
+    for (int i = 0; i < kReads; ++i) ++count[Order(*view, hot)[0]];
+    return count;
+  };
+  auto count = first();
+  EXPECT_NEAR(count[0], kReads / 2, kReads / 20);
+  // The slow one, and the one with much under way, get less, and not nothing.
+  conditions_[0].expected = absl::Milliseconds(4);
+  conditions_[1].expected = absl::Milliseconds(1);
+  count = first();
+  EXPECT_LT(count[0], count[1] / 2);
+  EXPECT_GT(count[0], kReads / 20);
+  conditions_[0] = {.expected = absl::Milliseconds(1), .under_way = 9};
+  count = first();
+  EXPECT_NEAR(count[0], kReads / 11, kReads / 20);
+}
+
+}  // namespace
+}  // namespace kvlink::testing

@@ -1,0 +1,509 @@
+// A replicated store over nodes that are there, stop, come back, join, drain, and do not agree about who owns what.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "absl/algorithm/container.h"
+#include "base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/cluster/replicas/cluster_place.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::testing {
+namespace {
+
+using store::cluster::MemberState;
+using ::testing::HasSubstr;
+
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+
+std::vector<Synthetic> Documents(int count, int first = 0) {
+  std::vector<Synthetic> documents;
+  for (int i = 0; i < count; ++i) documents.push_back(MakeSynthetic(first + i, 1 + i % 5));
+  return documents;
+}
+std::vector<Identity> IdentitiesOf(const std::vector<Synthetic>& documents) {
+  std::vector<Identity> identities;
+  for (const Synthetic& one : documents) identities.push_back(one.manifest.identity);
+  return identities;
+}
+absl::Status Put(store::Store* store, const Synthetic& s) {
+  return store->Put("ns", s.manifest, s.spans(), Soon()).status();
+}
+// Of another etag under the same identity.
+Synthetic Variant(const Synthetic& of, int number) {
+  Synthetic variant = MakeSynthetic(number, static_cast<int64_t>(of.slabs.size()));
+  variant.manifest.identity = of.manifest.identity;
+  variant.manifest.Seal();
+  return variant;
+}
+int64_t Present(const std::vector<store::Found>& found) {
+  return absl::c_count_if(found, [](const store::Found& one) { return one.present; });
+}
+
+// Waits until it holds; false: it never did.
+bool Eventually(const std::function<bool()>& holds) {
+  for (const absl::Time limit = Soon(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
+    if (holds()) return true;
+  }
+  return false;
+}
+
+class ReplicatedTest : public ::testing::Test {
+ protected:
+  void Open(ClusterPlaceOptions options) { place_ = std::make_unique<ClusterPlace>(std::move(options)); }
+  store::cluster::ReplicatedStore* store() { return place_->replicated(); }
+  void PutAll(const std::vector<Synthetic>& documents) {
+    for (const Synthetic& one : documents) ASSERT_EQ(Put(store(), one), absl::OkStatus());
+  }
+  // Nodes that hold it now.
+  std::vector<int> Holders(const Synthetic& s) {
+    std::vector<int> holders;
+    for (size_t i = 0; i < place_->members().size(); ++i) {
+      const auto node = place_->OpenNode(static_cast<int>(i));
+      const auto found = node->Lookup("ns", {s.manifest.identity}, s.manifest.codec);
+      if (found.ok() && (*found)[0].present) holders.push_back(static_cast<int>(i));
+    }
+    return holders;
+  }
+  std::unique_ptr<ClusterPlace> place_;
+};
+
+TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
+  Open({});
+  for (const Synthetic& one : Documents(6)) {
+    ASSERT_EQ(Put(store(), one), absl::OkStatus());
+    std::vector<int> owners = place_->Owners(one.manifest.identity);
+    absl::c_sort(owners);
+    EXPECT_EQ(Holders(one), owners);
+    EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
+    const auto again = store()->Put("ns", one.manifest, one.spans(), Soon());
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->outcome, store::PutOutcome::kThere);
+  }
+  EXPECT_EQ(store()->Counters().lacking, 0);
+  EXPECT_EQ(store()->Counters().next_owners, 0) << "the first owner had all of it";
+}
+
+TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
+  Open({});
+  const auto documents = Documents(40), absent = Documents(40, 100);
+  PutAll(documents);
+  auto found = store()->Lookup("ns", IdentitiesOf(documents), Codec::kRawBf16);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(Present(*found), 40);
+  for (size_t i = 0; i < documents.size(); ++i) EXPECT_EQ((*found)[i].etag, documents[i].manifest.etag);
+  const int64_t hits = store()->Counters().lookup_requests;
+  EXPECT_LE(hits, 3);
+  found = store()->Lookup("ns", IdentitiesOf(absent), Codec::kRawBf16);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(Present(*found), 0);
+  EXPECT_LE(store()->Counters().lookup_requests - hits, 6) << "the other owners, once";
+  EXPECT_EQ(store()->Counters().next_owners, 40);
+
+  // And so do reads.
+  std::vector<store::ReadRequest> wanted;
+  for (const Synthetic& one : documents) wanted.push_back({one.manifest.identity, one.manifest.etag});
+  const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Soon());
+  for (size_t i = 0; i < leases.size(); ++i) {
+    ASSERT_TRUE(leases[i].ok()) << leases[i].status();
+    for (size_t layer = 0; layer < documents[i].slabs.size(); ++layer) {
+      EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], layer, Soon()), absl::OkStatus());
+    }
+    EXPECT_TRUE((*leases[i])->intact());
+    EXPECT_FALSE((*leases[i])->on_device());
+  }
+  EXPECT_LE(store()->Counters().read_requests, 3);
+}
+
+TEST_F(ReplicatedTest, WhatOneOwnerLacksTheOtherHas) {
+  Open({});
+  const auto documents = Documents(20);
+  for (const Synthetic& one : documents) {
+    const auto node = place_->OpenNode(place_->Owners(one.manifest.identity)[1]);
+    ASSERT_EQ(Put(node.get(), one), absl::OkStatus());
+  }
+  const auto found = store()->Lookup("ns", IdentitiesOf(documents), Codec::kRawBf16);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(Present(*found), 20);
+  for (const Synthetic& one : documents) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
+  EXPECT_GT(store()->Counters().next_owners, 0);
+}
+
+TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
+  Open({});
+  const auto documents = Documents(24);
+  PutAll(documents);
+  std::atomic<bool> stop{false};
+  std::atomic<int> reads{0}, failed{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(TestSeed() + t);
+      while (!stop) {
+        const Synthetic& one = documents[random() % documents.size()];
+        const absl::Status status = ReadAndCompare(store(), "ns", one);
+        EXPECT_EQ(status, absl::OkStatus());
+        failed += !status.ok();
+        ++reads;
+      }
+    });
+  }
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 3; ++round) {
+    const int node = static_cast<int>(random() % 3);
+    const auto more = [&](int count) {
+      const int enough = reads + count;
+      EXPECT_TRUE(Eventually([&] { return reads >= enough; }));
+    };
+    more(20);
+    place_->Stop(node);
+    more(60);
+    place_->Start(node);
+    more(20);
+    // Probes find out that it is back: then another may stop.
+    const auto owned = [&](const Synthetic& one) {
+      return absl::c_linear_search(place_->Owners(one.manifest.identity), node);
+    };
+    const Synthetic& of_node = *absl::c_find_if(documents, owned);
+    EXPECT_TRUE(Eventually([&] {
+      EXPECT_EQ(ReadAndCompare(store(), "ns", of_node), absl::OkStatus());
+      const auto nodes = store()->Nodes();
+      return !nodes[node].resting && nodes[node].stats.ok();
+    }));
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(failed, 0);
+}
+
+TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
+  Open({.nodes = 3});
+  // It accepts connections, and says nothing.
+  const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  ASSERT_EQ(bind(silent, reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(listen(silent, 64), 0);
+  ASSERT_EQ(getsockname(silent, reinterpret_cast<sockaddr*>(&address), &length), 0);
+  const auto documents = Documents(30);
+  PutAll(documents);
+  place_->Stop(2);
+  place_->members()[2].address = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  place_->Publish();
+  for (int round = 0; round < 20; ++round) {
+    const auto found = store()->Lookup("ns", IdentitiesOf(documents), Codec::kRawBf16);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(Present(*found), 30);
+  }
+  EXPECT_LE(store()->Counters().stuck, 3) << "after that it rests";
+  EXPECT_TRUE(store()->Nodes()[2].resting);
+  close(silent);
+}
+
+TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
+  Open({});
+  PutAll(Documents(3));
+  place_->Stop(1);
+  int refused = 0;
+  const auto documents = Documents(12, 50);
+  place_->members()[1].alive = false;
+  place_->Publish();
+  for (const Synthetic& one : documents) {
+    const bool owns = absl::c_linear_search(place_->Owners(one.manifest.identity), 1);
+    const absl::Status put = Put(store(), one);
+    if (!owns) {
+      EXPECT_EQ(put, absl::OkStatus());
+      continue;
+    }
+    ++refused;
+    EXPECT_EQ(put.code(), absl::StatusCode::kUnavailable) << put;
+    EXPECT_THAT(std::string(put.message()), HasSubstr(place_->members()[1].address));
+    EXPECT_THAT(std::string(put.message()), HasSubstr("1 of 2 copies"));
+    EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus()) << "what was written stays";
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(store()->Counters().lacking, refused);
+  // It leaves the cluster: others own its slots.
+  place_->members()[1].member = false;
+  place_->Publish();
+  PutAll(documents);
+}
+
+TEST_F(ReplicatedTest, ANodeThatDiesDuringPutsLosesNothingAcknowledged) {
+  Open({});
+  const auto documents = Documents(40);
+  std::set<size_t> acknowledged;
+  std::thread killer;
+  std::atomic<size_t> at{0};
+  killer = std::thread([&] {
+    EXPECT_TRUE(Eventually([&] { return at > 10; }));
+    place_->Stop(0);
+    auto view = MakeView(100, 2, 2, [&] {
+      auto members = place_->members();
+      members[0].alive = false;
+      return members;
+    }());
+    place_->client_views().Set(view);
+  });
+  for (; at < documents.size(); ++at) {
+    const absl::Status put = Put(store(), documents[at]);
+    if (put.ok()) {
+      acknowledged.insert(at);
+    } else {
+      EXPECT_EQ(put.code(), absl::StatusCode::kUnavailable) << put;
+    }
+  }
+  killer.join();
+  EXPECT_GT(acknowledged.size(), 10u);
+  EXPECT_LT(acknowledged.size(), documents.size());
+  for (const size_t i : acknowledged) EXPECT_EQ(ReadAndCompare(store(), "ns", documents[i]), absl::OkStatus());
+}
+
+TEST_F(ReplicatedTest, WhatIsNotWaitedForGoesOn) {
+  Open({.nodes = 2, .copies = 2, .acknowledged = 1});
+  const auto documents = Documents(10);
+  PutAll(documents);
+  for (const Synthetic& one : documents) {
+    EXPECT_TRUE(Eventually([&] { return Holders(one).size() == 2; }));
+  }
+  EXPECT_GT(store()->Counters().copied_bytes, 0);
+  EXPECT_EQ(store()->Counters().lacking, 0);
+  place_->Stop(1);
+  place_->members()[1].alive = false;
+  place_->Publish();
+  const Synthetic alone = MakeSynthetic(500);
+  EXPECT_EQ(Put(store(), alone), absl::OkStatus());
+  EXPECT_EQ(store()->Counters().lacking, 1);
+  EXPECT_EQ(ReadAndCompare(store(), "ns", alone), absl::OkStatus());
+}
+
+TEST_F(ReplicatedTest, OfDifferentEtagsTheGreaterIsSaidAndBothAreRead) {
+  Open({.nodes = 2});
+  const Synthetic a = MakeSynthetic(2, 3), b = Variant(a, 4);
+  ASSERT_NE(a.manifest.etag, b.manifest.etag);
+  ASSERT_EQ(Put(place_->OpenNode(0).get(), a), absl::OkStatus());
+  ASSERT_EQ(Put(place_->OpenNode(1).get(), b), absl::OkStatus());
+  const Etag greater = std::max(a.manifest.etag, b.manifest.etag);
+  for (const Synthetic* one : {&a, &b}) {
+    const auto put = store()->Put("ns", one->manifest, one->spans(), Soon());
+    ASSERT_TRUE(put.ok()) << put.status();
+    EXPECT_EQ(put->etag, greater);
+    EXPECT_EQ(put->outcome, one->manifest.etag == greater ? store::PutOutcome::kThere : store::PutOutcome::kOtherThere);
+    for (int i = 0; i < 8; ++i) {
+      const auto lease = store()->Read("ns", one->manifest.identity, one->manifest.codec, one->manifest.etag, Soon());
+      ASSERT_TRUE(lease.ok()) << lease.status();
+      for (size_t layer = 0; layer < 3; ++layer) {
+        EXPECT_EQ(CompareLayer(lease->get(), *one, layer, Soon()), absl::OkStatus());
+      }
+    }
+  }
+  const auto listed = store()->ListEncodings("ns", {}, 10);
+  ASSERT_TRUE(listed.ok()) << listed.status();
+  ASSERT_EQ(listed->size(), 1u);
+  EXPECT_EQ((*listed)[0].manifest.etag, greater);
+}
+
+TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
+  Open({.nodes = 4});
+  const auto documents = Documents(30);
+  PutAll(documents);
+  const auto old = place_->view();
+  // Node 0 leaves: what it owned is now at others, as if they had been filled.
+  place_->members()[0].member = false;
+  place_->Publish();
+  const auto now = place_->view();
+  for (const Synthetic& one : documents) {
+    for (const int owner : place_->Owners(one.manifest.identity)) {
+      ASSERT_EQ(Put(place_->OpenNode(owner).get(), one), absl::OkStatus());
+    }
+  }
+  const auto fresh = Documents(30, 200);
+  for (const Synthetic& one : fresh) {
+    for (const int owner : place_->Owners(one.manifest.identity)) {
+      ASSERT_EQ(Put(place_->OpenNode(owner).get(), one), absl::OkStatus());
+    }
+  }
+  // The nodes have forgotten the placement by which the client asks, and the client hears of the new one late.
+  auto stranger = std::make_shared<store::cluster::View>(*old);
+  stranger->placement = *store::cluster::Placement::Compute(1000, 2, old->placement.members());
+  place_->client_views().Set(stranger);
+  std::thread later([&] {
+    EXPECT_TRUE(Eventually([&] { return store()->Counters().moved > 0; }));
+    place_->client_views().Set(now);
+  });
+  const auto found = store()->Lookup("ns", IdentitiesOf(fresh), Codec::kRawBf16);
+  later.join();
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(Present(*found), 30);
+  EXPECT_GT(store()->Counters().moved, 0);
+}
+
+TEST_F(ReplicatedTest, PutsFollowThePlacement) {
+  Open({.nodes = 4});
+  const auto old = place_->view();
+  place_->members()[0].member = false;
+  place_->Publish();
+  const auto now = place_->view();
+  auto stranger = std::make_shared<store::cluster::View>(*old);
+  // Of an epoch that the nodes do not know: else they would serve who still asks by it.
+  stranger->placement = *store::cluster::Placement::Compute(0, 2, old->placement.members());
+  const auto documents = Documents(30);
+  for (const Synthetic& one : documents) {
+    place_->client_views().Set(stranger);
+    std::thread later([&] {
+      absl::SleepFor(absl::Milliseconds(1));
+      place_->client_views().Set(now);
+    });
+    EXPECT_EQ(Put(store(), one), absl::OkStatus());
+    later.join();
+    std::vector<int> owners = place_->Owners(one.manifest.identity);
+    for (const int owner : owners) EXPECT_THAT(Holders(one), ::testing::Contains(owner));
+  }
+}
+
+TEST_F(ReplicatedTest, ANodeThatJoinsTakesWritesAndIsAskedLast) {
+  Open({.nodes = 3});
+  const auto documents = Documents(30);
+  PutAll(documents);
+  place_->members()[2].state = MemberState::kJoining;
+  place_->Publish();
+  const auto found = store()->Lookup("ns", IdentitiesOf(documents), Codec::kRawBf16);
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ(Present(*found), 30);
+  const auto more = Documents(20, 300);
+  PutAll(more);
+  int joined = 0;
+  for (const Synthetic& one : more) {
+    const std::vector<int> holders = Holders(one);
+    EXPECT_EQ(holders.size(), 2u) << "the next owners";
+    joined += absl::c_linear_search(holders, 2);
+  }
+  EXPECT_GT(joined, 0);
+  for (const Synthetic& one : more) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
+}
+
+TEST_F(ReplicatedTest, PinsHoldEveryCopyAndRemovalTakesEveryCopy) {
+  Open({});
+  const Synthetic one = MakeSynthetic(1);
+  EXPECT_TRUE(absl::IsNotFound(store()->Pin("ns", one.manifest.identity, one.manifest.codec)));
+  ASSERT_EQ(Put(store(), one), absl::OkStatus());
+  EXPECT_EQ(store()->Pin("ns", one.manifest.identity, one.manifest.codec), absl::OkStatus());
+  const auto stats = store()->Stats();
+  ASSERT_TRUE(stats.ok()) << stats.status();
+  EXPECT_EQ(stats->pinned_bytes, stats->segment_bytes_used);
+  ASSERT_EQ(stats->namespaces.size(), 1u);
+  EXPECT_EQ(stats->namespaces[0].encodings, 2);
+  EXPECT_THAT(stats->io, HasSubstr("3 of 3 nodes"));
+  EXPECT_EQ(store()->Unpin("ns", one.manifest.identity, one.manifest.codec), absl::OkStatus());
+  EXPECT_EQ(store()->Stats()->pinned_bytes, 0);
+  EXPECT_EQ(store()->Remove("ns", one.manifest.identity), absl::OkStatus());
+  EXPECT_TRUE(Holders(one).empty());
+  ASSERT_EQ(Put(store(), one), absl::OkStatus());
+  const int owner = place_->Owners(one.manifest.identity)[0];
+  place_->Stop(owner);
+  const absl::Status removed = store()->Remove("ns", one.manifest.identity);
+  EXPECT_EQ(removed.code(), absl::StatusCode::kUnavailable) << removed;
+  EXPECT_THAT(std::string(removed.message()), HasSubstr(place_->members()[owner].address));
+  EXPECT_EQ(store()->Pin("ns", one.manifest.identity, one.manifest.codec).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ReplicatedTest, AListingNamesEachEncodingOnceInOrder) {
+  Open({});
+  const auto documents = Documents(30);
+  PutAll(documents);
+  std::vector<Identity> identities = IdentitiesOf(documents), listed;
+  absl::c_sort(identities);
+  Identity after;
+  for (;;) {
+    const auto some = store()->ListEncodings("ns", after, 7);
+    ASSERT_TRUE(some.ok()) << some.status();
+    if (some->empty()) break;
+    for (const auto& one : *some) listed.push_back(one.manifest.identity);
+    after = listed.back();
+  }
+  EXPECT_EQ(listed, identities);
+  place_->Stop(2);
+  EXPECT_TRUE(store()->ListEncodings("ns", {}, 100).ok()) << "one node less than acknowledged copies";
+  place_->Stop(1);
+  EXPECT_TRUE(absl::IsUnavailable(store()->ListEncodings("ns", {}, 100).status()));
+}
+
+TEST_F(ReplicatedTest, VerificationReadsEveryCopyAndNamesTheNodes) {
+  Open({});
+  const auto documents = Documents(10);
+  PutAll(documents);
+  const int owner = place_->Owners(documents[3].manifest.identity)[0];
+  ASSERT_TRUE(EmptyDramTier(store()));
+  ASSERT_GT(FlipOnDisk(place_->node(owner).directory(), documents[3]), 0);
+  int64_t last = 0;
+  auto report = store()->Verify([&](int64_t done, int64_t total) {
+    last = std::max(last, done);
+    return done <= total;
+  });
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->encodings, 20);
+  EXPECT_GT(last, 0);
+  ASSERT_EQ(report->damaged.size(), 1u);
+  EXPECT_EQ(report->damaged[0].identity, documents[3].manifest.identity);
+  EXPECT_THAT(report->damaged[0].what, HasSubstr(place_->members()[owner].address));
+  EXPECT_EQ(ReadAndCompare(store(), "ns", documents[3]), absl::OkStatus()) << "the other copy is whole";
+  place_->Stop(2);
+  report = store()->Verify({});
+  ASSERT_TRUE(report.ok()) << report.status();
+  ASSERT_EQ(report->index_problems.size(), 1u);
+  EXPECT_THAT(report->index_problems[0], HasSubstr(place_->members()[2].address));
+}
+
+TEST_F(ReplicatedTest, ADamagedCopyIsReadFromTheOtherOwner) {
+  Open({.nodes = 2});
+  const Synthetic one = MakeSynthetic(2, 6);
+  ASSERT_EQ(Put(store(), one), absl::OkStatus());
+  ASSERT_TRUE(EmptyDramTier(store()));
+  ASSERT_GT(FlipOnDisk(place_->node(0).directory(), one), 0);
+  for (int i = 0; i < 12; ++i) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
+}
+
+TEST_F(ReplicatedTest, NobodyReachableIsUnavailableAndOneIsEnoughForAMiss) {
+  Open({.nodes = 2,
+        .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Milliseconds(600); }});
+  const auto documents = Documents(4);
+  PutAll(documents);
+  place_->Stop(0);
+  for (const Synthetic& one : documents) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
+  place_->Stop(1);
+  absl::Status last;
+  EXPECT_TRUE(Eventually([&] {
+    last = store()->Lookup("ns", IdentitiesOf(documents), Codec::kRawBf16).status();
+    return !last.ok();
+  }));
+  EXPECT_EQ(last.code(), absl::StatusCode::kUnavailable) << last;
+  EXPECT_THAT(std::string(last.message()), HasSubstr("none of the 2 nodes"));
+  place_->Start(0);
+  EXPECT_TRUE(Eventually([&] { return ReadAndCompare(store(), "ns", documents[0]).ok(); }));
+}
+
+TEST_F(ReplicatedTest, OfAnEmptyClusterEverythingIsUnavailable) {
+  Open({.nodes = 1, .copies = 1, .acknowledged = 1});
+  place_->members()[0].member = false;
+  place_->Publish();
+  const Synthetic one = MakeSynthetic(1);
+  EXPECT_TRUE(absl::IsUnavailable(store()->Lookup("ns", {one.manifest.identity}, Codec::kRawBf16).status()));
+  EXPECT_TRUE(absl::IsUnavailable(Put(store(), one)));
+  EXPECT_TRUE(absl::IsUnavailable(store()->Stats().status()));
+  EXPECT_TRUE(absl::IsUnavailable(store()->Remove("ns", one.manifest.identity)));
+}
+
+}  // namespace
+}  // namespace kvlink::testing
