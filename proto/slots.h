@@ -5,8 +5,11 @@
 #ifndef KVLINK_PROTO_SLOTS_H_
 #define KVLINK_PROTO_SLOTS_H_
 
+#include <array>
+#include <compare>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "base/slab.h"
@@ -48,6 +51,22 @@ struct SlotEntry {
   int heat = 0;
 };
 inline constexpr int kMaxHeat = 7;
+
+// How far a node has carried out the drops of its cluster.
+struct DropPosition {
+  std::array<uint8_t, 16> log{};  // which log; zeros: none
+  // Everything at or before it was carried out.
+  uint64_t transaction = 0;
+  int64_t sequence = 0;
+  auto operator<=>(const DropPosition&) const = default;
+};
+
+// A part of what a node has of a slot.
+struct SlotListing {
+  std::vector<SlotEntry> encodings;  // by (namespace, identity, codec)
+  bool more = false;                 // there are others behind the last
+  DropPosition dropped;              // as it was before the listing began, which has gone through all up to there
+};
 
 }  // namespace kvlink
 
