@@ -26,14 +26,16 @@ class Questions : public ::testing::Test {
 };
 
 TEST_F(Questions, AnAnswerIsTextOrAListOfSpellings) {
-  const auto questions = Read(R"({"question": "How tall?", "documents": ["a", "b"], "answer": "330 metres"}
+  const auto questions = Read(R"({"question": "How tall?", "documents": ["a", {"id": "b", "parts": "2-"}], "answer": "330 metres"}
 
 {"question": "Again?", "documents": [], "answer": ["330 metres", "330 meters"]}
 {"question": "And now?", "documents": ["c"]})");
   ASSERT_TRUE(questions.ok()) << questions.status();
   ASSERT_EQ(questions->size(), 3u);
   EXPECT_EQ((*questions)[0].text, "How tall?");
-  EXPECT_THAT((*questions)[0].documents, ElementsAre("a", "b"));
+  ASSERT_EQ((*questions)[0].documents.size(), 2u);
+  EXPECT_EQ(Spelled((*questions)[0].documents[0]), "a");
+  EXPECT_EQ(Spelled((*questions)[0].documents[1]), "b=2-");
   EXPECT_THAT((*questions)[0].expected, ElementsAre("330 metres"));
   EXPECT_THAT((*questions)[1].expected, ElementsAre("330 metres", "330 meters"));
   EXPECT_THAT((*questions)[2].expected, IsEmpty());
