@@ -10,7 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 
 namespace kvlink::cli {
 

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "worker/ingest/line_reader.h"
+#include "worker/ingest/source/line_reader.h"
 
 namespace kvlink::cli {
 namespace {

@@ -19,8 +19,9 @@ struct Question {
 };
 
 // JSON lines: {"question": "...", "documents": ["id", ...], "answer": "..." or ["...", ...]}; in place of an id,
-// {"id": "...", "parts": "2-5"} takes some parts of a document. Other members are ignored, and so are empty lines. "answer" may be missing; where it is there, it holds no empty text. "-" is standard
-// input. INVALID_ARGUMENT naming file and line, and for a file without questions; errors of ByteStream::Open and Read.
+// {"id": "...", "parts": "2-5"} takes some parts of a document. Other members are ignored, and so are empty lines.
+// "answer" may be missing; where it is there, it holds no empty text. "-" is standard input. INVALID_ARGUMENT naming
+// file and line, and for a file without questions; errors of ByteStream::Open and Read.
 absl::StatusOr<std::vector<Question>> ReadQuestions(const std::string& path);
 
 // Whether `answer` holds one of `spellings`; ASCII letters match in either case.

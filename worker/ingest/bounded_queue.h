@@ -42,9 +42,9 @@ class BoundedQueue {
     return absl::OkStatus();
   }
 
-  // Waits for one item at least, and then for `linger` or until so much is there, so that many are taken at a time; then
-  // takes as many as wait there up to `weight` (one in any case). Empty: the queue was finished and is empty, or closed.
-  // Where it lingers, it is the only one that takes.
+  // Waits for one item at least, and then for `linger` or until so much is there, so that many are taken at a time;
+  // then takes as many as wait there up to `weight` (one in any case). Empty: the queue was finished and is empty, or
+  // closed. Where it lingers, it is the only one that takes.
   std::vector<T> Pop(int64_t weight, absl::Duration linger = absl::ZeroDuration()) {
     std::vector<T> taken;
     MutexLock lock(&mutex_);

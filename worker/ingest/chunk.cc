@@ -1,6 +1,7 @@
-// A text is first taken apart into pieces that fit: paragraphs, of those that do not fit sentences, of those that do not
-// fit runs of tokens. Pieces are then joined as long as they fit. Tokens of pieces do not add up exactly to those of
-// their whole, so that each part is tokenised once more as it will stand, and gives pieces back while it is too long.
+// A text is first taken apart into pieces that fit: paragraphs, of those that do not fit sentences, of those that do
+// not fit runs of tokens. Pieces are then joined as long as they fit. Tokens of pieces do not add up exactly to those
+// of their whole, so that each part is tokenised once more as it will stand, and gives pieces back while it is too
+// long.
 #include "worker/ingest/chunk.h"
 
 #include <algorithm>
@@ -185,9 +186,9 @@ class Cutter {
       const Range range = Trimmed({pieces_[first].range.begin, pieces_[end - 1].range.end});
       if (range.begin == range.end) return end;
       KVLINK_ASSIGN_OR_RETURN(
-          auto part, tokenizer_.Encode(link::DocumentText(
-                                           profile_, title_, text_.substr(range.begin, range.end - range.begin)),
-                                       /*parse_special=*/false));
+          auto part,
+          tokenizer_.Encode(link::DocumentText(profile_, title_, text_.substr(range.begin, range.end - range.begin)),
+                            /*parse_special=*/false));
       if (static_cast<int64_t>(part.size()) <= limit_) {
         chunks->push_back({std::move(part), range.begin, range.end});
         return end;
@@ -203,8 +204,8 @@ class Cutter {
             absl::StrCat("parts of ", limit_, " tokens have no room for a character; raise --chunk-tokens"));
       }
       pieces_.erase(pieces_.begin() + static_cast<std::ptrdiff_t>(first));
-      KVLINK_RETURN_IF_ERROR(CutHard(whole.range, whole.tokens / 2, whole.ends,
-                                     pieces_.begin() + static_cast<std::ptrdiff_t>(first)));
+      KVLINK_RETURN_IF_ERROR(
+          CutHard(whole.range, whole.tokens / 2, whole.ends, pieces_.begin() + static_cast<std::ptrdiff_t>(first)));
     }
   }
 

@@ -1,11 +1,10 @@
 // Cuts documents that are too long into parts, each of which is encoded alone.
 //
-// A part ends at the last end of a paragraph that it has room for; where that would leave it less than half full, at the
-// last end of a sentence or line; else at white space, and where there is none, between two tokens. Each part stands in
-// the document template under the document's title. White space at the end of a part belongs to no part; all other
-// bytes of the text are in exactly one. Where a document is cut depends on tokenizer, profile, limits, title and text
-// alone.
-// Thread-safety: pure functions.
+// A part ends at the last end of a paragraph that it has room for; where that would leave it less than half full, at
+// the last end of a sentence or line; else at white space, and where there is none, between two tokens. Each part
+// stands in the document template under the document's title. White space at the end of a part belongs to no part; all
+// other bytes of the text are in exactly one. Where a document is cut depends on tokenizer, profile, limits, title and
+// text alone. Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_INGEST_CHUNK_H_
 #define KVLINK_WORKER_INGEST_CHUNK_H_
 

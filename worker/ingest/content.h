@@ -1,6 +1,5 @@
-// The content digest of documents (docs/formats.md "Content digest"): a document whose catalog entry has the digest that
-// this run would write is skipped without being tokenised.
-// Thread-safety: all methods.
+// The content digest of documents (docs/formats.md "Content digest"): a document whose catalog entry has the digest
+// that this run would write is skipped without being tokenised. Thread-safety: all methods.
 #ifndef KVLINK_WORKER_INGEST_CONTENT_H_
 #define KVLINK_WORKER_INGEST_CONTENT_H_
 

@@ -11,7 +11,7 @@
 #include "proto/catalog.h"
 #include "worker/encode/encoder.h"
 #include "worker/ingest/chunk.h"
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 #include "worker/link/profile.h"
 #include "worker/text/tokenizer.h"
 

@@ -4,56 +4,31 @@
 #include "worker/ingest/ingest.h"
 
 #include <algorithm>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "base/thread.h"
 #include "worker/ingest/bounded_queue.h"
 #include "worker/ingest/content.h"
 #include "worker/ingest/document.h"
+#include "worker/ingest/patient_store.h"
+#include "worker/ingest/recent_ids.h"
 
 namespace kvlink::ingest {
 namespace {
 
-// How many ids a run remembers to find duplicates, and how many encodings to count those that were evicted again:
-// memory of some 40 and 60 MB, whatever the corpus. Beyond that, see Run::IsOfThisRun and Run::Remember.
-constexpr size_t kMaxRecentIds = size_t{1} << 18, kMaxRemembered = size_t{1} << 20;
 // Bytes of text that wait to be looked up, and that are looked up at a time, after the time that many take to gather.
 constexpr int64_t kReadBytes = int64_t{32} << 20, kCheckBytes = int64_t{2} << 20, kReadDocumentBytes = 512;
 constexpr absl::Duration kGather = absl::Milliseconds(20);
 // Bytes of encodings that a writer takes from the queue at a time; catalogued together.
 constexpr int64_t kWriteBytes = int64_t{16} << 20;
-
-// The latest ids of a run, and where they were used.
-class RecentIds {
- public:
-  // Where the id was used before, if that is known.
-  std::optional<std::string> Add(const std::string& id, const std::string& where) {
-    const auto [it, is_new] = where_.try_emplace(id, where);
-    if (!is_new) return it->second;
-    order_.push_back(id);
-    if (order_.size() > kMaxRecentIds) {
-      where_.erase(order_.front());
-      order_.pop_front();
-    }
-    return std::nullopt;
-  }
-
- private:
-  absl::flat_hash_map<std::string, std::string> where_;
-  std::deque<std::string> order_;
-};
 
 using DocumentPtr = std::shared_ptr<Document>;
 
@@ -94,6 +69,7 @@ class Run {
         callbacks_(callbacks),
         limits_(limits),
         digester_(input.fingerprint, *input.tokenizer, *input.profile, limits),
+        store_(input.store, options.ns, input.encoder->options().codec, options.outage),
         generation_(options.generation),
         batch_tokens_(input.encoder->options().batch_tokens),
         read_(kReadBytes, options.patience),
@@ -101,7 +77,10 @@ class Run {
         jobs_(options.queued_bytes, options.patience) {}
 
   absl::Status Execute(IngestCounts* counts) {
-    if (generation_ == 0) KVLINK_RETURN_IF_ERROR(TakeGeneration());
+    // One for all documents of the run, which is how duplicates are told from what was there before (IsOfThisRun).
+    if (generation_ == 0) {
+      KVLINK_ASSIGN_OR_RETURN(generation_, store_.Clock());
+    }
     Thread reader("ingest-read", [this] { ReadAll(); });
     Thread checker("ingest-check", [this] { CheckAll(); });
     std::vector<Thread> writers;
@@ -115,23 +94,16 @@ class Run {
     if (Stopped()) input_.source->Stop();  // the reader may wait for input that nobody needs any more
     checker.Join();
     reader.Join();
-    if (!Stopped()) CountEvicted();
+    const int64_t evicted = Stopped() ? 0 : store_.CountEvicted();
     MutexLock lock(&mutex_);
     counts_.generation = generation_;
+    counts_.evicted = evicted;
+    counts_.corpus_bytes = store_.corpus_bytes();
     *counts = counts_;
     return status_;
   }
 
  private:
-  // One for all documents of the run, which is how duplicates are told from what was there before (IsOfThisRun).
-  absl::Status TakeGeneration() {
-    return Persist([&]() -> absl::Status {
-      KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, input_.store->Stats());
-      generation_ = stats.clock_us;
-      return absl::OkStatus();
-    });
-  }
-
   // Reading.
   void ReadAll() {
     RecentIds recent;
@@ -193,7 +165,7 @@ class Run {
   absl::Status CheckBatch(const std::vector<ReadDocument>& documents) {
     std::vector<std::string> ids;
     for (const ReadDocument& document : documents) ids.push_back(document.item.id);
-    KVLINK_ASSIGN_OR_RETURN(const auto entries, GetEntries(ids));
+    KVLINK_ASSIGN_OR_RETURN(const auto entries, store_.GetDocuments(ids));
     KVLINK_ASSIGN_OR_RETURN(const std::vector<bool> complete, FindComplete(documents, entries));
     for (size_t i = 0; i < documents.size(); ++i) {
       if (complete[i]) continue;
@@ -217,16 +189,6 @@ class Run {
     return absl::OkStatus();
   }
 
-  using Entries = std::vector<absl::StatusOr<CatalogEntry>>;
-  absl::StatusOr<Entries> GetEntries(const std::vector<std::string>& ids) {
-    absl::StatusOr<Entries> entries;
-    KVLINK_RETURN_IF_ERROR(Persist([&] {
-      entries = input_.store->GetDocuments(options_.ns, ids);
-      return entries.status();
-    }));
-    return entries;
-  }
-
   // Another document that this run wrote, which is how duplicates are found that lie too far apart for RecentIds. Only
   // a generation that is the run's own tells that: of two such documents with a generation that was given, the later
   // one replaces the earlier.
@@ -235,23 +197,22 @@ class Run {
   }
 
   // Which documents are unchanged and have all their encodings; they are counted.
-  absl::StatusOr<std::vector<bool>> FindComplete(const std::vector<ReadDocument>& documents, const Entries& entries) {
+  absl::StatusOr<std::vector<bool>> FindComplete(const std::vector<ReadDocument>& documents,
+                                                 const PatientStore::Entries& entries) {
     std::vector<bool> complete(documents.size());
     std::vector<Identity> identities;
     for (size_t i = 0; i < documents.size(); ++i) {
-      complete[i] =
-          entries[i].ok() && IsUnchanged(*entries[i], input_.fingerprint, *input_.encoder, documents[i]);
+      complete[i] = entries[i].ok() && IsUnchanged(*entries[i], input_.fingerprint, *input_.encoder, documents[i]);
       if (!complete[i]) continue;
       for (const CatalogPart& part : entries[i]->parts) identities.push_back(part.identity);
     }
-    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, LookUp(identities));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, store_.Lookup(identities));
     int64_t skipped = 0, position = 0;
     size_t next = 0;
     for (size_t i = 0; i < documents.size(); ++i) {
       if (!complete[i]) continue;
       for (size_t part = 0; part < entries[i]->parts.size(); ++part, ++next) {
         complete[i] = complete[i] && found[next].present;
-        if (found[next].present) Remember(identities[next], found[next].bytes);
       }
       if (!complete[i]) continue;
       ++skipped;
@@ -264,16 +225,6 @@ class Run {
       });
     }
     return complete;
-  }
-
-  absl::StatusOr<std::vector<store::Found>> LookUp(const std::vector<Identity>& identities) {
-    absl::StatusOr<std::vector<store::Found>> found;
-    if (identities.empty()) return std::vector<store::Found>();
-    KVLINK_RETURN_IF_ERROR(Persist([&] {
-      found = input_.store->Lookup(options_.ns, identities, input_.encoder->options().codec);
-      return found.status();
-    }));
-    return found;
   }
 
   // Encoding.
@@ -344,15 +295,12 @@ class Run {
         }
       }
     }
-    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, LookUp(identities));
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<store::Found> found, store_.Lookup(identities));
     std::vector<WriteJob> jobs;
     absl::flat_hash_map<Identity, size_t> job_of;
     for (size_t i = 0; i < parts.size(); ++i) {
       const auto& [document, part] = parts[i];
-      if (found[i].present) {
-        Remember(part->identity, found[i].bytes);
-        continue;
-      }
+      if (found[i].present) continue;
       const auto [job, is_new] = job_of.try_emplace(part->identity, jobs.size());
       if (is_new) {
         jobs.push_back({.identity = part->identity, .tokens = part->tokens});
@@ -442,16 +390,8 @@ class Run {
 
   absl::Status Put(const WriteJob& job) {
     if (!job.encoded.has_value()) return absl::OkStatus();
-    absl::StatusOr<store::PutResult> result;
-    KVLINK_RETURN_IF_ERROR(Persist([&] {
-      result =
-          input_.store->Put(options_.ns, job.encoded->manifest, job.encoded->slabs, SteadyNow() + options_.put_timeout);
-      return result.status();
-    }));
-    Remember(job.identity, job.encoded->manifest.bytes());
-    if (result->written()) {
-      Count([&](IngestCounts& counts) { counts.bytes += job.encoded->manifest.bytes(); });
-    }
+    KVLINK_ASSIGN_OR_RETURN(const bool written, store_.Put(*job.encoded, options_.put_timeout));
+    if (written) Count([&](IngestCounts& counts) { counts.bytes += job.encoded->manifest.bytes(); });
     return absl::OkStatus();
   }
 
@@ -467,13 +407,7 @@ class Run {
       entry.content = document->content;
       puts.push_back({document->id, std::move(entry)});
     }
-    std::vector<absl::Status> statuses;
-    const absl::Status status = Persist([&]() -> absl::Status {
-      KVLINK_ASSIGN_OR_RETURN(const auto put, input_.store->PutDocuments(options_.ns, puts));
-      for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
-      return absl::OkStatus();
-    });
-    if (!status.ok()) return std::vector<absl::Status>(documents.size(), status);
+    std::vector<absl::Status> statuses = store_.PutDocuments(puts);
     // Whoever ingested the same at the same time has written what this run would have: it is complete.
     std::vector<std::string> refused;
     std::vector<size_t> places;
@@ -483,7 +417,7 @@ class Run {
       places.push_back(i);
     }
     if (refused.empty()) return statuses;
-    const auto entries = GetEntries(refused);
+    const auto entries = store_.GetDocuments(refused);
     for (size_t k = 0; entries.ok() && k < places.size(); ++k) {
       const absl::StatusOr<CatalogEntry>& entry = (*entries)[k];
       if (entry.ok() && SaysTheSame(*entry, input_.fingerprint, *documents[places[k]])) {
@@ -491,49 +425,6 @@ class Run {
       }
     }
     return statuses;
-  }
-
-  // Carries out `call`, again and again while the store is away, at most for options_.outage.
-  template <typename Call>
-  absl::Status Persist(Call call) {
-    const absl::Time until = SteadyNow() + options_.outage;
-    absl::Duration pause = absl::Milliseconds(100);
-    for (;;) {
-      const absl::Status status = call();
-      if (!absl::IsUnavailable(status) || SteadyNow() + pause > until || Stopped()) return status;
-      absl::SleepFor(pause);
-      pause = std::min(2 * pause, absl::Seconds(2));
-    }
-  }
-
-  // Notes an encoding that the store must hold in the end. Only a part of a larger corpus is noted, so that the count
-  // of evictions is a lower bound.
-  void Remember(const Identity& identity, int64_t bytes) {
-    MutexLock lock(&mutex_);
-    if (needed_.size() >= kMaxRemembered && !needed_.contains(identity)) {
-      counts_.corpus_bytes += bytes;
-      return;
-    }
-    if (needed_.insert(identity).second) counts_.corpus_bytes += bytes;
-  }
-
-  // Encodings that had to make room for later ones. A store that does not answer any more says nothing.
-  void CountEvicted() {
-    std::vector<Identity> identities;
-    {
-      MutexLock lock(&mutex_);
-      identities.assign(needed_.begin(), needed_.end());
-    }
-    constexpr size_t kBatch = 1000;
-    int64_t evicted = 0;
-    for (size_t i = 0; i < identities.size(); i += kBatch) {
-      const auto found = input_.store->Lookup(options_.ns, absl::MakeConstSpan(identities).subspan(i, kBatch),
-                                              input_.encoder->options().codec);
-      if (!found.ok()) return;
-      evicted += std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
-    }
-    MutexLock lock(&mutex_);
-    counts_.evicted = evicted;
   }
 
   // Updates the shared counts and reports progress.
@@ -574,6 +465,7 @@ class Run {
       stopped_ = true;
       status_ = status;
     }
+    store_.Stop();
     read_.Close();
     prepared_.Close();
     jobs_.Close();
@@ -589,6 +481,7 @@ class Run {
   const IngestCallbacks& callbacks_;
   const ChunkLimits limits_;
   const ContentDigester digester_;
+  PatientStore store_;
   uint64_t generation_;  // set before the threads run
   const int64_t batch_tokens_;
   BoundedQueue<ReadDocument> read_;  // by bytes
@@ -599,7 +492,6 @@ class Run {
   IngestCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_set<Identity> needed_ ABSL_GUARDED_BY(mutex_);
   // Documents that an encoding now between plan and put will serve, besides those of its job.
   absl::flat_hash_map<Identity, std::vector<DocumentPtr>> waiting_ ABSL_GUARDED_BY(mutex_);
 };

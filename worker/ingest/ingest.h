@@ -24,7 +24,7 @@
 #include "absl/time/time.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 #include "worker/ingest/seen_ids.h"
 #include "worker/link/profile.h"
 #include "worker/text/tokenizer.h"
@@ -56,12 +56,12 @@ struct IngestCounts {
   int64_t replaced = 0;   // of `added`: the id stood for another text, title or model before
   int64_t skipped = 0;    // complete already
   int64_t failed = 0;
-  int64_t shared = 0;  // of `added`: their encodings were in the store, or are another document's of this run
-  int64_t cut = 0;     // of those tokenised by this run: documents of several parts
-  int64_t encodings = 0;  // computed by this run
-  int64_t tokens = 0;     // of these
-  int64_t bytes = 0;   // of encodings written by this run
-  int64_t position = 0;  // of the source, up to the documents done
+  int64_t shared = 0;       // of `added`: their encodings were in the store, or are another document's of this run
+  int64_t cut = 0;          // of those tokenised by this run: documents of several parts
+  int64_t encodings = 0;    // computed by this run
+  int64_t tokens = 0;       // of these
+  int64_t bytes = 0;        // of encodings written by this run
+  int64_t position = 0;     // of the source, up to the documents done
   uint64_t generation = 0;  // of the entries that this run writes
   // After the run. Encodings of documents that were added or skipped and are no longer in the store, since it had no
   // room for all of them; and the bytes of all.
@@ -98,8 +98,9 @@ struct IngestCallbacks {
 };
 
 // OK even if documents failed or were evicted again: see IngestCounts. An error ends the run: INVALID_ARGUMENT for
-// options that do not fit, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or was away for too long, DEADLINE_EXCEEDED when a stage stands
-// still, and the encoder's errors. What was stored stays. `counts` is filled in either case.
+// options that do not fit, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or was away for
+// too long, DEADLINE_EXCEEDED when a stage stands still, and the encoder's errors. What was stored stays. `counts` is
+// filled in either case.
 absl::Status Ingest(const IngestInput& input, const IngestOptions& options, const IngestCallbacks& callbacks,
                     IngestCounts* counts);
 

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "store/store.h"
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 #include "worker/ingest/ingest.h"
 #include "worker/ingest/seen_ids.h"
 
@@ -21,7 +21,7 @@ namespace kvlink::ingest {
 
 struct PruneOptions {
   std::string ns = "default";
-  std::string prefix;          // empty: the source owns the whole namespace
+  std::string prefix;         // empty: the source owns the whole namespace
   double limit_percent = 10;  // of the documents in the catalog that the source owns, of this shard
 };
 

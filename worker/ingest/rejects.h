@@ -2,9 +2,9 @@
 //
 //   {"where": "docs.jsonl:17", "position": 4711, "id": "...", "reason": "...", "title": "...", "text": "..."}
 //
-// `where` and `position` say where the document stands (file and line, bytes of all inputs up to its end). `id` is there
-// where it was known, `title` and `text` where they could be read: such a line can be mended and ingested as it is.
-// Thread-safety: one thread at a time.
+// `where` and `position` say where the document stands (file and line, bytes of all inputs up to its end). `id` is
+// there where it was known, `title` and `text` where they could be read: such a line can be mended and ingested as it
+// is. Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_INGEST_REJECTS_H_
 #define KVLINK_WORKER_INGEST_REJECTS_H_
 

@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "worker/ingest/shard.h"
+#include "worker/ingest/source/shard.h"
 
 namespace kvlink::ingest {
 
@@ -41,6 +41,8 @@ absl::Status SeenIds::Spill() {
   if (file_ < 0) {
     std::error_code error;
     folder_ = std::filesystem::temp_directory_path(error).string();
+    if (error)
+      return absl::UnavailableError(absl::StrCat("$TMPDIR names no folder for temporary files: ", error.message()));
     std::string path = absl::StrCat(folder_, "/kvlink-seen-XXXXXX");
     file_ = mkostemp(path.data(), O_CLOEXEC);
     if (file_ < 0) return Fail("no temporary file can be made");

@@ -41,7 +41,7 @@ class SeenIds {
   std::vector<uint64_t> recent_;  // the run that is not in the file; sorted by Finish
   std::string folder_;
   int file_ = -1;
-  size_t runs_ = 0;                 // in the file, each of run_ hashes
+  size_t runs_ = 0;  // in the file, each of run_ hashes
   const uint64_t* mapped_ = nullptr;
 };
 

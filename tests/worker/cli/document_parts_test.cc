@@ -20,13 +20,14 @@ TEST(DocumentParts, ARangeStandsBehindTheLastEqualsSign) {
   ASSERT_TRUE(open.ok()) << open.status();
   EXPECT_EQ(open->first, 2);
   EXPECT_FALSE(open->last.has_value());
-  for (const char* text : {"moon=3", "a=b=2-5@1-4#7=2-5", "moon=2-"}) EXPECT_EQ(Spelled(*ParseDocumentParts(text)), text);
+  for (const char* text : {"moon=3", "a=b=2-5@1-4#7=2-5", "moon=2-"})
+    EXPECT_EQ(Spelled(*ParseDocumentParts(text)), text);
   EXPECT_EQ(Spelled({.id = "moon"}), "moon");
 }
 
 TEST(DocumentParts, RefusesWhatIsNoRange) {
-  for (const char* text : {"", "moon", "=2", "moon=", "moon=0", "moon=-2", "moon=5-2", "moon=2-0", "moon=x", "moon=1-2-3",
-                           "moon=1,2", "moon= 1", "moon=+1", "moon=99999999999"}) {
+  for (const char* text : {"", "moon", "=2", "moon=", "moon=0", "moon=-2", "moon=5-2", "moon=2-0", "moon=x",
+                           "moon=1-2-3", "moon=1,2", "moon= 1", "moon=+1", "moon=99999999999"}) {
     EXPECT_EQ(ParseDocumentParts(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }

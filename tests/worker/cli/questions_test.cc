@@ -26,7 +26,8 @@ class Questions : public ::testing::Test {
 };
 
 TEST_F(Questions, AnAnswerIsTextOrAListOfSpellings) {
-  const auto questions = Read(R"({"question": "How tall?", "documents": ["a", {"id": "b", "parts": "2-"}], "answer": "330 metres"}
+  const auto questions =
+      Read(R"({"question": "How tall?", "documents": ["a", {"id": "b", "parts": "2-"}], "answer": "330 metres"}
 
 {"question": "Again?", "documents": [], "answer": ["330 metres", "330 meters"]}
 {"question": "And now?", "documents": ["c"]})");
@@ -57,7 +58,12 @@ TEST_F(Questions, OtherMistakesAreRefusedByFileAndLine) {
       {"{\"question\"", ":1: not a JSON object"},
       {"{\"documents\": []}", ":1: no \"question\", or no string"},
       {"{\"question\": \"q\", \"documents\": \"a\"}", ":1: no \"documents\", or no array"},
-      {"{\"question\": \"q\", \"documents\": [1]}", ":1: \"documents\" must hold ids"},
+      {"{\"question\": \"q\", \"documents\": [1]}",
+       ":1: \"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}"},
+      {"{\"question\": \"q\", \"documents\": [{\"id\": \"a\", \"parts\": 2}]}",
+       ":1: \"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}"},
+      {"{\"question\": \"q\", \"documents\": [{\"id\": \"a\", \"parts\": \"5-2\"}]}",
+       ":1: '5-2' is no range of parts; they are counted from 1: 3, 2-5, or 2- for the second and all behind it"},
       {"\n", ": no questions"},
   };
   for (const auto& [line, message] : cases) EXPECT_EQ(Read(line).status().message(), absl::StrCat(path_, message));

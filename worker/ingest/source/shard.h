@@ -2,8 +2,8 @@
 // shard's number, XXH3-64 of the id (seed 0) modulo the number of shards. Every document is in exactly one shard,
 // whatever the order of the corpus and whoever reads it.
 // Thread-safety: a plain value and pure functions.
-#ifndef KVLINK_WORKER_INGEST_SHARD_H_
-#define KVLINK_WORKER_INGEST_SHARD_H_
+#ifndef KVLINK_WORKER_INGEST_SOURCE_SHARD_H_
+#define KVLINK_WORKER_INGEST_SOURCE_SHARD_H_
 
 #include <cstdint>
 #include <string>
@@ -34,4 +34,4 @@ absl::StatusOr<Shard> ShardOfJob(int64_t count, const char* index);
 
 }  // namespace kvlink::ingest
 
-#endif  // KVLINK_WORKER_INGEST_SHARD_H_
+#endif  // KVLINK_WORKER_INGEST_SOURCE_SHARD_H_

@@ -14,8 +14,8 @@
 // shards are not read.
 //
 // Thread-safety: one thread at a time, but Stop() from any.
-#ifndef KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
-#define KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
+#ifndef KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_
+#define KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_
 
 #include <atomic>
 #include <cstdint>
@@ -27,9 +27,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "worker/ingest/interrupt.h"
-#include "worker/ingest/line_reader.h"
-#include "worker/ingest/shard.h"
+#include "worker/ingest/source/interrupt.h"
+#include "worker/ingest/source/line_reader.h"
+#include "worker/ingest/source/shard.h"
 
 namespace kvlink::ingest {
 
@@ -110,4 +110,4 @@ class DocumentSource {
 
 }  // namespace kvlink::ingest
 
-#endif  // KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
+#endif  // KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_

@@ -1,5 +1,5 @@
 // Numbers from 0, as Kubernetes counts the pods of a job, so that one manifest serves all of them.
-#include "worker/ingest/shard.h"
+#include "worker/ingest/source/shard.h"
 
 #include <vector>
 
@@ -31,7 +31,8 @@ absl::StatusOr<Shard> ParseShard(absl::string_view text) {
         absl::StrCat("shard '", text.substr(0, 40), "' is not I/N; the shards of four are 0/4, 1/4, 2/4 and 3/4"));
   }
   if (shard.count < 1 || shard.count > kMaxShards || shard.index >= shard.count) {
-    return absl::InvalidArgumentError(absl::StrCat("shard ", text, " does not exist; of N shards the first is 0/N, the "
+    return absl::InvalidArgumentError(absl::StrCat("shard ", text,
+                                                   " does not exist; of N shards the first is 0/N, the "
                                                    "last N-1/N, and N is at most ",
                                                    kMaxShards));
   }
