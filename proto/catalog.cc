@@ -38,8 +38,11 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry) {
     proto::CatalogPart* out = message.add_parts();
     out->set_identity(part.identity.bytes.data(), part.identity.bytes.size());
     out->mutable_tokens()->Add(part.tokens.begin(), part.tokens.end());
+    out->set_begin(part.begin);
+    out->set_end(part.end);
   }
   message.set_written_at_us(entry.written_at_us);
+  if (!entry.content.empty()) message.set_content(entry.content.bytes.data(), entry.content.bytes.size());
   return WrapEnvelope(kCatalogKind, message.SerializeAsString());
 }
 
@@ -56,12 +59,18 @@ absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   if (!CopyDigest(message.model(), entry.model)) return Bad("the model fingerprint has another length");
   entry.title = message.title();
   entry.written_at_us = message.written_at_us();
+  if (!message.content().empty() && !CopyDigest(message.content(), entry.content)) {
+    return Bad("the content digest has another length");
+  }
   entry.parts.reserve(message.parts_size());
   for (const proto::CatalogPart& part : message.parts()) {
     CatalogPart out;
     if (!CopyDigest(part.identity(), out.identity)) return Bad("an identity has another length");
     if (part.tokens_size() > kMaxTokens) return Bad("a part has too many tokens");
     out.tokens.assign(part.tokens().begin(), part.tokens().end());
+    if (part.begin() > part.end()) return Bad("a part ends before it begins");
+    out.begin = part.begin();
+    out.end = part.end();
     entry.parts.push_back(std::move(out));
   }
   return entry;

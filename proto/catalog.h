@@ -18,7 +18,13 @@ struct CatalogPart {
   Identity identity;
   // The tokens the identity was computed from: what encodes it again after an eviction, and what linkers recompute.
   std::vector<int32_t> tokens;
+  // Which bytes of the document's text these are: [begin, end). Both 0: not said.
+  uint64_t begin = 0;
+  uint64_t end = 0;
 };
+
+// Of everything that the parts of an entry follow from (docs/formats.md "Content digest").
+struct ContentDigest : Digest<32> {};
 
 struct CatalogEntry {
   uint64_t generation = 0;  // a lower one never replaces a higher one; 0 in a put: the store gives one
@@ -29,6 +35,9 @@ struct CatalogEntry {
   // When the store wrote the entry, by its own clock, in microseconds since 1970. Set by the store; what a caller puts
   // here is overwritten.
   uint64_t written_at_us = 0;
+  // Who finds the digest that it would write may skip the document. Nothing else is ever concluded from it. Empty: not
+  // said.
+  ContentDigest content;
 };
 
 std::string SerializeCatalogEntry(const CatalogEntry& entry);

@@ -195,7 +195,11 @@ absl::StatusOr<Json> DescribePart(store::Store& store, const InspectFlags& flags
     }
     encodings.push_back(std::move(encoding));
   }
-  return Json{{"identity", part.identity.Hex()}, {"tokens", part.tokens.size()}, {"encodings", encodings}};
+  return Json{{"identity", part.identity.Hex()},
+              {"tokens", part.tokens.size()},
+              {"begin", part.begin},
+              {"end", part.end},
+              {"encodings", encodings}};
 }
 
 absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
@@ -228,7 +232,12 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
                absl::FormatTime(absl::RFC3339_sec, absl::FromUnixMicros(static_cast<int64_t>(entry->written_at_us)),
                                 absl::UTCTimeZone()),
                entry->model.Hex());
-  for (const Json& part : parts) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Json& part = parts[i];
+    if (parts.size() > 1) {
+      absl::PrintF("part %-6d bytes %d to %d of the text\n", i + 1, part["begin"].get<int64_t>(),
+                   part["end"].get<int64_t>());
+    }
     absl::PrintF("identity    %s, %d tokens\n", part["identity"].get<std::string>(), part["tokens"].get<int64_t>());
     if (part["encodings"].empty()) absl::PrintF("  no encoding in the store: it is made again when it is asked for\n");
     for (const Json& encoding : part["encodings"]) {

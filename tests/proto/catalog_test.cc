@@ -34,8 +34,26 @@ TEST(Catalog, IsTheStoredFormat) {
             "02020202120affffffffffffffffff0130808081b184e99103");
 }
 
+// What kvlink ingest adds.
+TEST(Catalog, IsTheStoredFormatWithContentAndRanges) {
+  CatalogEntry entry = SampleEntry();
+  entry.parts[0].end = 300;
+  entry.parts[1].begin = 302;
+  entry.parts[1].end = 303;
+  entry.content.bytes.fill(0xcd);
+  EXPECT_EQ(absl::BytesToHexString(SerializeCatalogEntry(entry)),
+            "4b564c4302000000c4000000f8234e700888ef99abc5e88c91111a20abababababababababababababababababababab"
+            "abababababababababababab2205c39c6265722a2e0a2001010101010101010101010101010101010101010101010101"
+            "0101010101010112070001ac02ffff0220ac022a340a2002020202020202020202020202020202020202020202020202"
+            "02020202020202120affffffffffffffffff0118ae0220af0230808081b184e991033a20cdcdcdcdcdcdcdcdcdcdcdcd"
+            "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd");
+}
+
 TEST(Catalog, GoesBothWays) {
   CatalogEntry entry = SampleEntry();
+  entry.parts[1].begin = 7;
+  entry.parts[1].end = 9;
+  entry.content.bytes.fill(0xcd);
   for (const bool tombstone : {false, true}) {
     entry.tombstone = tombstone;
     const auto parsed = ParseCatalogEntry(SerializeCatalogEntry(entry));
@@ -49,6 +67,10 @@ TEST(Catalog, GoesBothWays) {
     EXPECT_TRUE(parsed->parts[1].identity == entry.parts[1].identity);
     EXPECT_EQ(parsed->parts[0].tokens, entry.parts[0].tokens);
     EXPECT_EQ(parsed->parts[1].tokens, entry.parts[1].tokens);
+    EXPECT_EQ(parsed->parts[0].end, 0u);
+    EXPECT_EQ(parsed->parts[1].begin, 7u);
+    EXPECT_EQ(parsed->parts[1].end, 9u);
+    EXPECT_TRUE(parsed->content == entry.content);
   }
 }
 
@@ -74,6 +96,12 @@ TEST(Catalog, RefusesDamageAndExcess) {
   EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
   message = good;
   message.mutable_parts(0)->set_identity("");
+  EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
+  message = good;
+  message.set_content("short");
+  EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
+  message = good;
+  message.mutable_parts(0)->set_begin(1);
   EXPECT_FALSE(ParseCatalogEntry(WrapEnvelope(kCatalogKind, message.SerializeAsString())).ok());
   message = good;
   while (message.parts_size() < 5000) message.add_parts();

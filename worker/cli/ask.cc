@@ -25,14 +25,18 @@ constexpr absl::string_view kSummary =
     "others: those of --doc come from their encodings in the store (kvlink inspect documents lists\n"
     "them), those of --file are encoded on the spot, and kept where there is a store. With --compare the\n"
     "same question is answered by an ordinary prefill as well, and both times to first token are shown.\n\n"
+    "A document that was cut when it was ingested has parts (kvlink inspect document ID shows them): --doc\n"
+    "takes all of them, each as a document of its own, --parts some.\n\n"
     "--questions takes JSON lines: {\"question\": ..., \"documents\": [ids], \"answer\": expected text}. A\n"
-    "list as \"answer\" holds accepted spellings, the one to show first: [\"330 metres\", \"330 meters\"].\n\n"
+    "list as \"answer\" holds accepted spellings, the one to show first: [\"330 metres\", \"330 meters\"].\n"
+    "In place of an id, {\"id\": ..., \"parts\": \"2-5\"} takes some parts.\n\n"
     "--secret-file takes the secret that the documents were ingested under. A document of another\n"
     "secret, or of none, is refused; one of --file is encoded anew.";
 
 struct Flags {
   AskOptions ask;
   std::vector<std::string> documents;
+  std::vector<std::string> parts;
   std::vector<std::string> files;
   std::string question;
   std::string questions;
@@ -77,7 +81,11 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   AddModelFlags(arguments, flags.ask.model);
   arguments.Texts("doc", "ID", "Id of a document in the store; may be given several times, in order.",
                   &flags.documents);
-  arguments.Texts("file", "PATH", "A text file, JSON lines or a directory; its documents come after those of --doc.",
+  arguments.Texts("parts", "ID=RANGE",
+                  "Some parts of a document, counted from 1: ID=3, ID=2-5 or ID=2-; they come after those of --doc.",
+                  &flags.parts);
+  arguments.Texts("file", "PATH",
+                  "A text file, JSON lines or a directory; its documents come after those of --doc and --parts.",
                   &flags.files);
   arguments.Text("question", "TEXT", "The question, where it is not an operand.", &flags.question);
   arguments.Text("questions", "FILE", "Answer the questions of a JSON lines file, each from its documents.",
@@ -117,8 +125,8 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   if (!flags.questions.empty() && (!flags.question.empty() || flags.chat)) {
     return absl::InvalidArgumentError("--questions brings its own; leave out the question and --chat");
   }
-  if (!flags.questions.empty() && !(flags.documents.empty() && flags.files.empty())) {
-    return absl::InvalidArgumentError("--questions names the documents; leave out --doc and --file");
+  if (!flags.questions.empty() && !(flags.documents.empty() && flags.parts.empty() && flags.files.empty())) {
+    return absl::InvalidArgumentError("--questions names the documents; leave out --doc, --parts and --file");
   }
   if (flags.question.empty() && flags.questions.empty() && !flags.chat) {
     return absl::InvalidArgumentError("no question; write it after the options, or use --questions or --chat");
@@ -135,7 +143,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   flags.ask.sampling.top_p = static_cast<float>(flags.top_p);
   flags.ask.sampling.min_p = static_cast<float>(flags.min_p);
   flags.ask.sampling.seed = static_cast<uint64_t>(flags.seed);
-  flags.ask.store_needed = !flags.documents.empty() || !flags.questions.empty();
+  flags.ask.store_needed = !flags.documents.empty() || !flags.parts.empty() || !flags.questions.empty();
   // A single linked answer keeps little of its own; everything else may fill the context (0).
   if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == "concat") {
     const size_t bytes = flags.question.size() + flags.ask.system.size();  // a token is a byte at least
@@ -287,7 +295,7 @@ void Judge(const Question& question, const std::string& text, Totals* totals) {
 
 absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& question, Totals* totals) {
   std::vector<infer::RequestDocument> documents;
-  for (const std::string& id : question.documents) KVLINK_RETURN_IF_ERROR(session.AddById(id, &documents));
+  for (const DocumentParts& wanted : question.documents) KVLINK_RETURN_IF_ERROR(session.AddStored(wanted, &documents));
   if (flags.compare) return Compare(session, flags, question, documents, totals);
   const auto chat = session.NewChat(session.linker(), std::move(documents));
   KVLINK_ASSIGN_OR_RETURN(const std::string text, Answer(*chat, flags, question.text, /*turn=*/0));
@@ -304,7 +312,9 @@ absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std:
     const Question& question = questions[asked];
     if (!flags.quiet) {
       absl::PrintF("\n[%d/%d] %s\n  documents     %s\n", asked + 1, questions.size(), Printable(question.text),
-                   Printable(absl::StrJoin(question.documents, ", ")));
+                   Printable(absl::StrJoin(question.documents, ", ", [](std::string* out, const DocumentParts& parts) {
+                     out->append(Spelled(parts));
+                   })));
       std::fflush(stdout);
     }
     const absl::Status status = AnswerOne(session, flags, question, &totals);
@@ -368,9 +378,15 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   if (!flags.questions.empty()) {
     KVLINK_ASSIGN_OR_RETURN(questions, ReadQuestions(flags.questions));
   }
+  std::vector<DocumentParts> stored;
+  for (const std::string& id : flags.documents) stored.push_back({.id = id});
+  for (const std::string& text : flags.parts) {
+    KVLINK_ASSIGN_OR_RETURN(DocumentParts parts, ParseDocumentParts(text));
+    stored.push_back(std::move(parts));
+  }
   KVLINK_ASSIGN_OR_RETURN(const auto session, AskSession::Open(flags.ask));
   std::vector<infer::RequestDocument> documents;
-  for (const std::string& id : flags.documents) KVLINK_RETURN_IF_ERROR(session->AddById(id, &documents));
+  for (const DocumentParts& wanted : stored) KVLINK_RETURN_IF_ERROR(session->AddStored(wanted, &documents));
   for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
   if (!flags.quiet && session->generator().options().device_buffer_bytes > 0 &&
       !session->generator().device_buffer().ok()) {

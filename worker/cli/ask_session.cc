@@ -10,7 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 
 namespace kvlink::cli {
 
@@ -79,7 +79,8 @@ absl::Status AskSession::OpenStoreOrScratch() {
   return absl::OkStatus();
 }
 
-absl::Status AskSession::AddById(const std::string& id, std::vector<infer::RequestDocument>* documents) {
+absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents) {
+  const std::string& id = wanted.id;
   const auto entry = store_.store->GetDocument(options_.store.ns, id);
   if (absl::IsNotFound(entry.status())) {
     return absl::NotFoundError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' is not in namespace '",
@@ -88,7 +89,15 @@ absl::Status AskSession::AddById(const std::string& id, std::vector<infer::Reque
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
   KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret));
-  for (const CatalogPart& part : entry->parts) documents->push_back({part.tokens, part.identity});
+  const int64_t parts = static_cast<int64_t>(entry->parts.size());
+  const int64_t named = wanted.last.value_or(wanted.first);
+  if (named > std::max<int64_t>(parts, 1)) {
+    return absl::OutOfRangeError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' has ", parts,
+                                              parts == 1 ? " part" : " parts", ", and no part ", named));
+  }
+  for (int64_t i = wanted.first - 1; i < std::min(wanted.last.value_or(parts), parts); ++i) {
+    documents->push_back({entry->parts[i].tokens, entry->parts[i].identity});
+  }
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "store/cli/place.h"
+#include "worker/cli/document_parts.h"
 #include "worker/cli/open.h"
 #include "worker/infer/chat.h"
 #include "worker/infer/generator.h"
@@ -53,9 +54,9 @@ class AskSession {
  public:
   static absl::StatusOr<std::unique_ptr<AskSession>> Open(const AskOptions& options);
 
-  // Adds the parts of a catalogued document. NOT_FOUND naming it; FAILED_PRECONDITION if another model wrote it,
-  // or it was under another secret.
-  absl::Status AddById(const std::string& id, std::vector<infer::RequestDocument>* documents);
+  // Adds parts of a catalogued document, each as a document of the request. NOT_FOUND naming it; OUT_OF_RANGE if it has
+  // fewer parts; FAILED_PRECONDITION if another model wrote it, or it was under another secret.
+  absl::Status AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents);
   // Adds the documents of a text or JSON lines file (or directory of these), tokenised as ingest would.
   absl::Status AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents);
 

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +18,8 @@
 #include "worker/cli/commands.h"
 #include "worker/cli/open.h"
 #include "worker/encode/encoder.h"
+#include "worker/ingest/prune.h"
+#include "worker/ingest/rejects.h"
 
 namespace kvlink::cli {
 namespace {
@@ -27,6 +31,13 @@ constexpr absl::string_view kSummary =
     "Documents that are complete already are skipped: end it at any time (^C finishes what is under way)\n"
     "and run it again. The exit status is 1 if any document failed, each of which is named on standard\n"
     "error, and 7 if the store had no room to keep all of them.\n\n"
+    "A document that is longer than the model's context, or than --chunk-tokens, is cut at the ends of\n"
+    "paragraphs, else of sentences; its parts are encoded alone (kvlink ask --parts).\n\n"
+    "With --shard I/N, N processes share a corpus, each document in exactly one shard by the hash of its\n"
+    "id; in an indexed job of Kubernetes --shards N takes I from JOB_COMPLETION_INDEX.\n\n"
+    "With --prune, documents of the namespace that are not in INPUT any more are deleted at the end. It\n"
+    "takes ALL of the namespace for this source's; with --prefix P, only ids that begin with P, as all\n"
+    "ids of INPUT then must. Nothing is deleted after a failure of reading.\n\n"
     "With --secret-file encodings are named by HMAC-SHA256 under the secret in FILE (one newline at its\n"
     "end does not count), so that kvlink ask finds them under that secret only. Nothing is encrypted:\n"
     "whoever may read the files of the store can read what is in it.";
@@ -39,8 +50,16 @@ struct Flags {
   std::string title;
   int64_t generation = 0;
   int64_t batch_tokens = 2048;
+  int64_t chunk_tokens = 0;
   int64_t document_bytes = int64_t{16} << 20;
   int64_t outage = 60;
+  std::string shard_text;
+  int64_t shards = 0;
+  ingest::Shard shard;
+  std::string prefix;
+  bool prune = false;
+  double prune_limit = 10;
+  std::string rejects;
   bool stop_at_first_failure = false;
   bool quiet = false;
 };
@@ -70,6 +89,18 @@ class StopOnInterrupt {
   StopOnInterrupt& operator=(const StopOnInterrupt&) = delete;
 };
 
+absl::Status TakeShard(const Arguments& arguments, Flags& flags) {
+  if (arguments.given("shard") && arguments.given("shards")) {
+    return absl::InvalidArgumentError("--shard and --shards both say which shard this is; leave one out");
+  }
+  if (arguments.given("shard")) {
+    KVLINK_ASSIGN_OR_RETURN(flags.shard, ingest::ParseShard(flags.shard_text));
+  } else if (arguments.given("shards")) {
+    KVLINK_ASSIGN_OR_RETURN(flags.shard, ingest::ShardOfJob(flags.shards, std::getenv("JOB_COMPLETION_INDEX")));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
   AddStoreFlags(arguments, flags.store);
   AddModelFlags(arguments, flags.model);
@@ -84,8 +115,24 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
       "Version of the catalog entries; a lower one never replaces a higher. 0: the store's time now in microseconds.",
       0, INT64_MAX, &flags.generation);
   arguments.Integer("batch-tokens", "N", "Most tokens of one forward pass.", 1, 1 << 20, &flags.batch_tokens);
+  arguments.Integer("chunk-tokens", "N",
+                    "Cut documents into parts of at most N tokens; 0: only those longer than the model's context, into "
+                    "parts of half of it.",
+                    0, 1 << 24, &flags.chunk_tokens);
   arguments.Bytes("document-bytes", "Most bytes of one document.", &flags.document_bytes);
   arguments.Integer("outage", "SECONDS", "How long to wait for a node that went away.", 0, 86400, &flags.outage);
+  arguments.Text("shard", "I/N", "Ingest shard I of N, counted from 0.", &flags.shard_text);
+  arguments.Integer("shards", "N", "The same, with I from $JOB_COMPLETION_INDEX.", 1, ingest::kMaxShards,
+                    &flags.shards);
+  arguments.Text("prefix", "P", "What every id of INPUT begins with; another id fails.", &flags.prefix);
+  arguments.Flag("prune", "Delete what is not in INPUT any more: of the whole namespace, or of --prefix.",
+                 &flags.prune);
+  arguments.Real("prune-limit", "PERCENT", "Delete nothing where more of the documents would go.", 0, 100,
+                 &flags.prune_limit);
+  arguments.Text("rejects", "FILE",
+                 "Write the documents that failed to FILE, as JSON lines with place and reason, to be mended and "
+                 "ingested again.",
+                 &flags.rejects);
   arguments.Flag("stop-at-first-failure", "End at the first document that fails.", &flags.stop_at_first_failure);
   arguments.Flag("quiet", "Print failures only.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
@@ -93,7 +140,10 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   if (flags.document_bytes < 1 || flags.document_bytes > (int64_t{1} << 30)) {
     return absl::InvalidArgumentError("option --document-bytes: between 1 and 1G");
   }
-  return absl::OkStatus();
+  if (arguments.given("prune-limit") && !flags.prune) {
+    return absl::InvalidArgumentError("--prune-limit is for --prune; leave it out, or give both");
+  }
+  return TakeShard(arguments, flags);
 }
 
 absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Arguments& arguments, const Flags& flags) {
@@ -105,28 +155,33 @@ absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Argumen
   options.id = flags.id;
   options.title = flags.title;
   options.max_document_bytes = flags.document_bytes;
+  options.shard = flags.shard;
   return ingest::DocumentSource::Open(arguments.operands(), options);
 }
 
 // "a.jsonl:3: document 'x': ..." on one line of standard error.
-void PrintFailure(absl::string_view where, absl::string_view id, const absl::Status& status) {
-  const std::string place =
-      id.empty() ? std::string(where) : absl::StrCat(where, ": document '", id.substr(0, 200), "'");
-  std::fprintf(stderr, "kvlink ingest: %s\n", OneLine(place, status.message()).c_str());
+void PrintFailure(const ingest::Failure& failure) {
+  const std::string place = failure.id.empty()
+                                ? std::string(failure.where)
+                                : absl::StrCat(failure.where, ": document '", failure.id.substr(0, 200), "'");
+  std::fprintf(stderr, "kvlink ingest: %s\n", OneLine(place, failure.status.message()).c_str());
 }
 
-void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, int64_t ignored_files) {
+void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, const ingest::DocumentSource& source) {
   const double seconds = std::max(1e-3, absl::ToDoubleSeconds(elapsed));
   const int64_t unfinished = counts.documents - counts.added - counts.skipped - counts.failed;
+  if (source.shard().count > 1) absl::PrintF("shard %d/%d: ", source.shard().index, source.shard().count);
   absl::PrintF("%d documents: %d added, %d complete already, %d failed", counts.documents, counts.added, counts.skipped,
                counts.failed);
   if (unfinished > 0) absl::PrintF(", %d not finished", unfinished);
   absl::PrintF("; %d shared an encoding", counts.shared);
+  if (counts.cut > 0) absl::PrintF(", %d were cut into parts", counts.cut);
   if (counts.replaced > 0) absl::PrintF(", %d replaced an earlier version", counts.replaced);
-  absl::PrintF("\n%d tokens encoded in %.1f s (%.0f tokens/s), %s written\n", counts.tokens, seconds,
-               static_cast<double>(counts.tokens) / seconds, FormatBytes(static_cast<double>(counts.bytes)));
-  if (ignored_files > 0) {
-    absl::PrintF("%d other files were left out (not .txt, .md, .jsonl or .ndjson)\n", ignored_files);
+  absl::PrintF("\n%d tokens encoded in %.1f s (%.0f tokens/s), %d encodings, %s written\n", counts.tokens, seconds,
+               static_cast<double>(counts.tokens) / seconds, counts.encodings,
+               FormatBytes(static_cast<double>(counts.bytes)));
+  if (source.ignored_files() > 0) {
+    absl::PrintF("%d other files were left out (not .txt, .md, .jsonl or .ndjson)\n", source.ignored_files());
   }
 }
 
@@ -158,6 +213,17 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
       absl::StrCat(counts.failed, " of ", counts.documents, " documents failed; correct them and run it again"));
 }
 
+absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, const ingest::IngestCounts& counts,
+                   ingest::SeenIds* seen, const Flags& flags) {
+  ingest::PruneOptions options;
+  options.ns = flags.store.ns;
+  options.prefix = flags.prefix;
+  options.limit_percent = flags.prune_limit;
+  KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, ingest::Prune(store, source, counts, seen, options));
+  if (!flags.quiet) absl::PrintF("%d documents that are not in the source any more were deleted\n", deleted);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status RunIngest(absl::Span<char* const> args) {
@@ -177,27 +243,37 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const auto encoder,
                           encode::Encoder::Create(opened.model.get(), opened.fingerprint, encoder_options));
 
+  std::unique_ptr<ingest::RejectFile> rejects;
+  if (!flags.rejects.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(rejects, ingest::RejectFile::Create(flags.rejects));
+  }
+  ingest::SeenIds seen;
   const ingest::IngestInput input{.source = source.get(),
                                   .tokenizer = opened.tokenizer.get(),
                                   .profile = &opened.profile,
                                   .context = opened.model->config().context,
                                   .fingerprint = opened.fingerprint,
                                   .encoder = encoder.get(),
-                                  .store = place.store.get()};
+                                  .store = place.store.get(),
+                                  .seen = flags.prune ? &seen : nullptr};
   ingest::IngestOptions options;
   options.ns = flags.store.ns;
   options.generation = static_cast<uint64_t>(flags.generation);
+  options.chunk_tokens = flags.chunk_tokens;
+  options.prefix = flags.prefix;
   options.stop_at_first_failure = flags.stop_at_first_failure;
   options.outage = absl::Seconds(flags.outage);
   ProgressBar bar;
   ingest::IngestCallbacks callbacks;
   int64_t named = 0;
-  callbacks.failed = [&](absl::string_view where, absl::string_view id, const absl::Status& status) {
+  callbacks.failed = [&](const ingest::Failure& failure) -> absl::Status {
     constexpr int64_t kMaxNamed = 1000;
-    if (++named > kMaxNamed) return;
+    if (rejects != nullptr) KVLINK_RETURN_IF_ERROR(rejects->Add(failure));
+    if (++named > kMaxNamed) return absl::OkStatus();
     bar.Clear();
-    PrintFailure(where, id, status);
+    PrintFailure(failure);
     if (named == kMaxNamed) std::fprintf(stderr, "kvlink ingest: further failures are counted, not listed\n");
+    return absl::OkStatus();
   };
   callbacks.progress = [&](const ingest::IngestCounts& counts) {
     const double total = static_cast<double>(source->total_bytes());
@@ -214,8 +290,13 @@ absl::Status RunIngest(absl::Span<char* const> args) {
     status = ingest::Ingest(input, options, callbacks, &counts);
   }
   bar.Clear();
-  if (!flags.quiet) PrintSummary(counts, bar.elapsed(), source->ignored_files());
-  return Outcome(status, counts, flags, node);
+  if (rejects != nullptr) KVLINK_RETURN_IF_ERROR(rejects->Finish());
+  if (!flags.quiet) PrintSummary(counts, bar.elapsed(), *source);
+  absl::Status pruned;
+  if (flags.prune && status.ok() && interrupted == 0) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
+  const absl::Status outcome = Outcome(status, counts, flags, node);
+  // Failed documents are the lesser news.
+  return !pruned.ok() && (outcome.ok() || absl::IsAborted(outcome)) ? pruned : outcome;
 }
 
 }  // namespace kvlink::cli

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "worker/ingest/line_reader.h"
+#include "worker/ingest/source/line_reader.h"
 
 namespace kvlink::cli {
 namespace {
@@ -30,6 +30,17 @@ absl::StatusOr<std::vector<std::string>> ReadSpellings(const Json& answer) {
   return absl::InvalidArgumentError("\"answer\" must be text, or a list of its accepted spellings");
 }
 
+// "id" or {"id": "...", "parts": "2-5"}.
+absl::StatusOr<DocumentParts> ParseDocument(const Json& json) {
+  if (json.is_string()) return DocumentParts{.id = json.get<std::string>()};
+  if (json.is_object() && json.contains("id") && json["id"].is_string()) {
+    const std::string id = json["id"].get<std::string>();
+    if (!json.contains("parts")) return DocumentParts{.id = id};
+    if (json["parts"].is_string()) return ParsePartRange(id, json["parts"].get<std::string>());
+  }
+  return absl::InvalidArgumentError("\"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}");
+}
+
 absl::StatusOr<Question> ParseQuestion(const std::string& line) {
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError("not a JSON object");
@@ -41,9 +52,9 @@ absl::StatusOr<Question> ParseQuestion(const std::string& line) {
   if (documents == json.end() || !documents->is_array()) {
     return absl::InvalidArgumentError("no \"documents\", or no array");
   }
-  for (const Json& id : *documents) {
-    if (!id.is_string()) return absl::InvalidArgumentError("\"documents\" must hold ids");
-    question.documents.push_back(id.get<std::string>());
+  for (const Json& document : *documents) {
+    KVLINK_ASSIGN_OR_RETURN(DocumentParts parts, ParseDocument(document));
+    question.documents.push_back(std::move(parts));
   }
   const auto answer = json.find("answer");
   if (answer != json.end()) {

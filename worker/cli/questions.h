@@ -8,18 +8,20 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "worker/cli/document_parts.h"
 
 namespace kvlink::cli {
 
 struct Question {
   std::string text;
-  std::vector<std::string> documents;  // ids, in order
-  std::vector<std::string> expected;   // accepted spellings, the one to show first; empty: nothing is expected
+  std::vector<DocumentParts> documents;  // in order
+  std::vector<std::string> expected;     // accepted spellings, the one to show first; empty: nothing is expected
 };
 
-// JSON lines: {"question": "...", "documents": ["id", ...], "answer": "..." or ["...", ...]}; other members are
-// ignored, and so are empty lines. "answer" may be missing; where it is there, it holds no empty text. "-" is standard
-// input. INVALID_ARGUMENT naming file and line, and for a file without questions; errors of ByteStream::Open and Read.
+// JSON lines: {"question": "...", "documents": ["id", ...], "answer": "..." or ["...", ...]}; in place of an id,
+// {"id": "...", "parts": "2-5"} takes some parts of a document. Other members are ignored, and so are empty lines.
+// "answer" may be missing; where it is there, it holds no empty text. "-" is standard input. INVALID_ARGUMENT naming
+// file and line, and for a file without questions; errors of ByteStream::Open and Read.
 absl::StatusOr<std::vector<Question>> ReadQuestions(const std::string& path);
 
 // Whether `answer` holds one of `spellings`; ASCII letters match in either case.

@@ -3,6 +3,7 @@
 #ifndef KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_
 #define KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -37,16 +38,24 @@ class BoundedQueue {
     if (closed_) return absl::CancelledError("the queue was closed");
     items_.emplace_back(std::move(item), weight);
     weight_ += weight;
-    filled_.Signal();
+    if (items_.size() == 1 || weight_ >= wanted_) filled_.Signal();
     return absl::OkStatus();
   }
 
-  // Waits for one item at least, then takes as many as wait there up to `weight` (one in any case). Empty: the queue
-  // was finished and is empty, or closed.
-  std::vector<T> Pop(int64_t weight) {
+  // Waits for one item at least, and then for `linger` or until so much is there, so that many are taken at a time;
+  // then takes as many as wait there up to `weight` (one in any case). Empty: the queue was finished and is empty, or
+  // closed. Where it lingers, it is the only one that takes.
+  std::vector<T> Pop(int64_t weight, absl::Duration linger = absl::ZeroDuration()) {
     std::vector<T> taken;
     MutexLock lock(&mutex_);
     while (!closed_ && !finished_ && items_.empty()) filled_.Wait(&mutex_);
+    if (linger > absl::ZeroDuration()) {
+      const absl::Time until = SteadyNow() + linger;
+      wanted_ = std::min(weight, limit_ / 2);
+      while (!closed_ && !finished_ && weight_ < wanted_ && filled_.WaitUntil(&mutex_, until)) {
+      }
+      wanted_ = 0;
+    }
     if (closed_) return taken;
     int64_t total = 0;
     while (!items_.empty() && (taken.empty() || total + items_.front().second <= weight)) {
@@ -83,6 +92,7 @@ class BoundedQueue {
   CondVar filled_;
   std::deque<std::pair<T, int64_t>> items_ ABSL_GUARDED_BY(mutex_);
   int64_t weight_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;  // who lingers needs no signal before
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -26,14 +26,17 @@ class Questions : public ::testing::Test {
 };
 
 TEST_F(Questions, AnAnswerIsTextOrAListOfSpellings) {
-  const auto questions = Read(R"({"question": "How tall?", "documents": ["a", "b"], "answer": "330 metres"}
+  const auto questions =
+      Read(R"({"question": "How tall?", "documents": ["a", {"id": "b", "parts": "2-"}], "answer": "330 metres"}
 
 {"question": "Again?", "documents": [], "answer": ["330 metres", "330 meters"]}
 {"question": "And now?", "documents": ["c"]})");
   ASSERT_TRUE(questions.ok()) << questions.status();
   ASSERT_EQ(questions->size(), 3u);
   EXPECT_EQ((*questions)[0].text, "How tall?");
-  EXPECT_THAT((*questions)[0].documents, ElementsAre("a", "b"));
+  ASSERT_EQ((*questions)[0].documents.size(), 2u);
+  EXPECT_EQ(Spelled((*questions)[0].documents[0]), "a");
+  EXPECT_EQ(Spelled((*questions)[0].documents[1]), "b=2-");
   EXPECT_THAT((*questions)[0].expected, ElementsAre("330 metres"));
   EXPECT_THAT((*questions)[1].expected, ElementsAre("330 metres", "330 meters"));
   EXPECT_THAT((*questions)[2].expected, IsEmpty());
@@ -55,7 +58,12 @@ TEST_F(Questions, OtherMistakesAreRefusedByFileAndLine) {
       {"{\"question\"", ":1: not a JSON object"},
       {"{\"documents\": []}", ":1: no \"question\", or no string"},
       {"{\"question\": \"q\", \"documents\": \"a\"}", ":1: no \"documents\", or no array"},
-      {"{\"question\": \"q\", \"documents\": [1]}", ":1: \"documents\" must hold ids"},
+      {"{\"question\": \"q\", \"documents\": [1]}",
+       ":1: \"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}"},
+      {"{\"question\": \"q\", \"documents\": [{\"id\": \"a\", \"parts\": 2}]}",
+       ":1: \"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}"},
+      {"{\"question\": \"q\", \"documents\": [{\"id\": \"a\", \"parts\": \"5-2\"}]}",
+       ":1: '5-2' is no range of parts; they are counted from 1: 3, 2-5, or 2- for the second and all behind it"},
       {"\n", ": no questions"},
   };
   for (const auto& [line, message] : cases) EXPECT_EQ(Read(line).status().message(), absl::StrCat(path_, message));

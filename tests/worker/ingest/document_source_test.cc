@@ -1,4 +1,4 @@
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

@@ -1,7 +1,7 @@
 // Ends waits for input that may never come (an idle pipe), from another thread.
 // Thread-safety: all methods. Lifetime: outlives the waits.
-#ifndef KVLINK_WORKER_INGEST_INTERRUPT_H_
-#define KVLINK_WORKER_INGEST_INTERRUPT_H_
+#ifndef KVLINK_WORKER_INGEST_SOURCE_INTERRUPT_H_
+#define KVLINK_WORKER_INGEST_SOURCE_INTERRUPT_H_
 
 #include <memory>
 
@@ -30,4 +30,4 @@ class Interrupt {
 
 }  // namespace kvlink::ingest
 
-#endif  // KVLINK_WORKER_INGEST_INTERRUPT_H_
+#endif  // KVLINK_WORKER_INGEST_SOURCE_INTERRUPT_H_

@@ -1,4 +1,4 @@
-#include "worker/ingest/byte_stream.h"
+#include "worker/ingest/source/byte_stream.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

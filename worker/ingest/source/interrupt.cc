@@ -1,4 +1,4 @@
-#include "worker/ingest/interrupt.h"
+#include "worker/ingest/source/interrupt.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>

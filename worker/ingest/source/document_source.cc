@@ -1,4 +1,4 @@
-#include "worker/ingest/document_source.h"
+#include "worker/ingest/source/document_source.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -216,12 +216,21 @@ void DocumentSource::AddFile(const std::string& path, const std::string& id, boo
 }
 
 std::optional<SourceItem> DocumentSource::Next() {
-  std::optional<SourceItem> item = NextOrInterrupted();
-  if (item.has_value() && absl::IsCancelled(item->status)) return std::nullopt;
-  return item;
+  for (;;) {
+    std::optional<SourceItem> item = NextOfAll();
+    if (!item.has_value() || absl::IsCancelled(item->status)) return std::nullopt;
+    unnamed_ += item->id.empty() ? 1 : 0;
+    if (IsOurs(*item)) return item;
+  }
 }
 
-std::optional<SourceItem> DocumentSource::NextOrInterrupted() {
+bool DocumentSource::IsOurs(const SourceItem& item) const {
+  // Of a place without its folders: the processes may have mounted them elsewhere.
+  if (item.id.empty()) return options_.shard.Has(absl::string_view(item.where).substr(item.where.rfind('/') + 1));
+  return options_.shard.Has(item.id);
+}
+
+std::optional<SourceItem> DocumentSource::NextOfAll() {
   for (;;) {
     if (lines_ != nullptr) {
       if (auto item = NextLine()) return item;
@@ -281,6 +290,7 @@ std::optional<SourceItem> DocumentSource::NextLine() {
 
 SourceItem DocumentSource::ReadText(const Input& input) {
   SourceItem item{.where = input.path == "-" ? "stdin" : input.path, .id = input.id};
+  if (!IsOurs(item)) return item;
   item.title = options_.title.empty() ? TitleOf(input.id) : options_.title;
   auto stream = ByteStream::Open(input.path, interrupt_.get());
   if (!stream.ok()) {

@@ -1,8 +1,8 @@
 // Bytes of a file or of standard input, decompressed on the way where they are gzip or Zstandard (told by their first
 // bytes, so that it works for standard input too). Several members or frames one after another are one stream.
 // Thread-safety: one thread at a time, but position() from any.
-#ifndef KVLINK_WORKER_INGEST_BYTE_STREAM_H_
-#define KVLINK_WORKER_INGEST_BYTE_STREAM_H_
+#ifndef KVLINK_WORKER_INGEST_SOURCE_BYTE_STREAM_H_
+#define KVLINK_WORKER_INGEST_SOURCE_BYTE_STREAM_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "worker/ingest/interrupt.h"
+#include "worker/ingest/source/interrupt.h"
 
 namespace kvlink::ingest {
 
@@ -31,4 +31,4 @@ class ByteStream {
 
 }  // namespace kvlink::ingest
 
-#endif  // KVLINK_WORKER_INGEST_BYTE_STREAM_H_
+#endif  // KVLINK_WORKER_INGEST_SOURCE_BYTE_STREAM_H_

@@ -1,7 +1,7 @@
 // Lines of a byte stream, each of a bounded length.
 // Thread-safety: one thread at a time.
-#ifndef KVLINK_WORKER_INGEST_LINE_READER_H_
-#define KVLINK_WORKER_INGEST_LINE_READER_H_
+#ifndef KVLINK_WORKER_INGEST_SOURCE_LINE_READER_H_
+#define KVLINK_WORKER_INGEST_SOURCE_LINE_READER_H_
 
 #include <cstdint>
 #include <memory>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "worker/ingest/byte_stream.h"
+#include "worker/ingest/source/byte_stream.h"
 
 namespace kvlink::ingest {
 
@@ -44,4 +44,4 @@ class LineReader {
 
 }  // namespace kvlink::ingest
 
-#endif  // KVLINK_WORKER_INGEST_LINE_READER_H_
+#endif  // KVLINK_WORKER_INGEST_SOURCE_LINE_READER_H_

@@ -9,10 +9,15 @@
 //                left out. A folder that cannot be listed is one failed item.
 //   "-"          JSON lines on standard input, unless the options say text.
 //
+// Of a corpus that several processes share, each source gives the documents of one shard: by their ids, and what has no
+// id by the place where it stands (name of its file and line), so that it is in one shard as well. Text files of other
+// shards are not read.
+//
 // Thread-safety: one thread at a time, but Stop() from any.
-#ifndef KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
-#define KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
+#ifndef KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_
+#define KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -22,8 +27,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "worker/ingest/interrupt.h"
-#include "worker/ingest/line_reader.h"
+#include "worker/ingest/source/interrupt.h"
+#include "worker/ingest/source/line_reader.h"
+#include "worker/ingest/source/shard.h"
 
 namespace kvlink::ingest {
 
@@ -33,6 +39,7 @@ struct SourceOptions {
   std::string id;
   std::string title;
   int64_t max_document_bytes = int64_t{64} << 20;  // of a line or of a text file, decompressed
+  Shard shard;
 };
 
 // One document, or why it could not be read. `where` is "file" or "file:line".
@@ -51,11 +58,18 @@ class DocumentSource {
   // .csv file without a format. NOT_FOUND naming a path that is not there; a directory without documents.
   static absl::StatusOr<std::unique_ptr<DocumentSource>> Open(const std::vector<std::string>& paths,
                                                               const SourceOptions& options);
-  // The next document, good or bad; nullopt at the end. What is wrong with one document or one file never ends the
-  // others.
+  // The next document of the shard, good or bad; nullopt at the end. What is wrong with one document or one file never
+  // ends the others.
   std::optional<SourceItem> Next();
-  // From now on, and at once, Next() returns nullopt where it would have to read on.
-  void Stop() const { interrupt_->Raise(); }
+  // From now on, and at once, Next() returns nullopt where it would have to read on. For signal handlers too.
+  void Stop() const {
+    stopped_ = true;
+    interrupt_->Raise();
+  }
+  bool stopped() const { return stopped_; }
+  const Shard& shard() const { return options_.shard; }
+  // So far: items without an id, of whatever shard. What they were to be nobody can say.
+  int64_t unnamed() const { return unnamed_; }
   // Bytes of all inputs; 0 if that is not known (standard input).
   int64_t total_bytes() const { return total_bytes_; }
   // Files of directories that are none of the kinds above.
@@ -75,12 +89,16 @@ class DocumentSource {
   absl::Status AddDirectory(const std::string& path);
   void ListDirectory(const std::string& top, const std::string& below, std::vector<Input>* found);
   void AddFile(const std::string& path, const std::string& id, bool json_lines);
-  std::optional<SourceItem> NextOrInterrupted();
+  // The next item, of whatever shard; of a text of another one only its id.
+  std::optional<SourceItem> NextOfAll();
+  bool IsOurs(const SourceItem& item) const;
   std::optional<SourceItem> NextLine();
   SourceItem ReadText(const Input& input);
 
   const SourceOptions options_;
   const std::unique_ptr<const Interrupt> interrupt_;
+  mutable std::atomic<bool> stopped_{false};
+  int64_t unnamed_ = 0;
   std::vector<Input> inputs_;
   int64_t total_bytes_ = 0;
   int64_t ignored_files_ = 0;
@@ -92,4 +110,4 @@ class DocumentSource {
 
 }  // namespace kvlink::ingest
 
-#endif  // KVLINK_WORKER_INGEST_DOCUMENT_SOURCE_H_
+#endif  // KVLINK_WORKER_INGEST_SOURCE_DOCUMENT_SOURCE_H_

@@ -1,4 +1,4 @@
-#include "worker/ingest/line_reader.h"
+#include "worker/ingest/source/line_reader.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,0 +1,29 @@
+// The content digest of documents (docs/formats.md "Content digest"): a document whose catalog entry has the digest
+// that this run would write is skipped without being tokenised. Thread-safety: all methods.
+#ifndef KVLINK_WORKER_INGEST_CONTENT_H_
+#define KVLINK_WORKER_INGEST_CONTENT_H_
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "proto/catalog.h"
+#include "worker/ingest/chunk.h"
+#include "worker/link/profile.h"
+#include "worker/text/tokenizer.h"
+
+namespace kvlink::ingest {
+
+class ContentDigester {
+ public:
+  // Reads the whole vocabulary.
+  ContentDigester(const Fingerprint& fingerprint, const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
+                  const ChunkLimits& limits);
+  ContentDigest Of(absl::string_view title, absl::string_view text) const;
+
+ private:
+  std::string head_;  // of every record
+};
+
+}  // namespace kvlink::ingest
+
+#endif  // KVLINK_WORKER_INGEST_CONTENT_H_

@@ -1,0 +1,56 @@
+// A document on its way through an ingest. Private to worker/ingest.
+#ifndef KVLINK_WORKER_INGEST_DOCUMENT_H_
+#define KVLINK_WORKER_INGEST_DOCUMENT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/catalog.h"
+#include "worker/encode/encoder.h"
+#include "worker/ingest/chunk.h"
+#include "worker/ingest/source/document_source.h"
+#include "worker/link/profile.h"
+#include "worker/text/tokenizer.h"
+
+namespace kvlink::ingest {
+
+// Read, and named by what it says.
+struct ReadDocument {
+  SourceItem item;
+  ContentDigest content;
+};
+
+// Tokenised and cut.
+struct Document {
+  std::string where;
+  int64_t position = 0;
+  std::string id;
+  std::string title;
+  ContentDigest content;
+  std::vector<CatalogPart> parts;
+  int64_t tokens = 0;     // of all parts
+  bool replaces = false;  // the catalog has something else under its id
+
+  // What is still to be done for it, and what became of that; under the run's lock once the document is planned.
+  int64_t pending = 0;
+  bool encoded_here = false;  // this run encodes one of its parts for it
+  absl::Status status;
+};
+
+// INVALID_ARGUMENT: a document without text or tokens, or with more parts or tokens than a catalog entry may have.
+absl::StatusOr<Document> Prepare(const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
+                                 const ChunkLimits& limits, const encode::Encoder& encoder, const ReadDocument& read);
+
+// Whether `entry` names the same parts as this run would, whoever wrote it.
+bool SaysTheSame(const CatalogEntry& entry, const Fingerprint& model, const Document& document);
+// Whether a document of this content and title may be skipped if its encodings are in the store: its entry was made
+// from the same, and is named as the encoder names its tokens (a tenant's secret is no part of the content).
+bool IsUnchanged(const CatalogEntry& entry, const Fingerprint& model, const encode::Encoder& encoder,
+                 const ReadDocument& read);
+
+}  // namespace kvlink::ingest
+
+#endif  // KVLINK_WORKER_INGEST_DOCUMENT_H_

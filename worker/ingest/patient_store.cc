@@ -1,0 +1,113 @@
+// Only UNAVAILABLE is waited out: everything else would be the same a second later.
+#include "worker/ingest/patient_store.h"
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace kvlink::ingest {
+namespace {
+
+// Encodings that a run notes: some 60 MB, whatever the corpus.
+constexpr size_t kMaxNoted = size_t{1} << 20;
+
+}  // namespace
+
+absl::StatusOr<uint64_t> PatientStore::Clock() {
+  uint64_t clock_us = 0;
+  KVLINK_RETURN_IF_ERROR(Persist([&]() -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store_->Stats());
+    clock_us = stats.clock_us;
+    return absl::OkStatus();
+  }));
+  return clock_us;
+}
+
+absl::StatusOr<PatientStore::Entries> PatientStore::GetDocuments(const std::vector<std::string>& ids) {
+  absl::StatusOr<Entries> entries;
+  KVLINK_RETURN_IF_ERROR(Persist([&] {
+    entries = store_->GetDocuments(ns_, ids);
+    return entries.status();
+  }));
+  return entries;
+}
+
+absl::StatusOr<std::vector<store::Found>> PatientStore::Lookup(const std::vector<Identity>& identities) {
+  absl::StatusOr<std::vector<store::Found>> found;
+  if (identities.empty()) return std::vector<store::Found>();
+  KVLINK_RETURN_IF_ERROR(Persist([&] {
+    found = store_->Lookup(ns_, identities, codec_);
+    return found.status();
+  }));
+  MutexLock lock(&mutex_);
+  for (size_t i = 0; i < identities.size(); ++i) {
+    if ((*found)[i].present) Note(identities[i], (*found)[i].bytes);
+  }
+  return found;
+}
+
+absl::StatusOr<bool> PatientStore::Put(const encode::Encoded& encoded, absl::Duration timeout) {
+  absl::StatusOr<store::PutResult> result;
+  KVLINK_RETURN_IF_ERROR(Persist([&] {
+    result = store_->Put(ns_, encoded.manifest, encoded.slabs, SteadyNow() + timeout);
+    return result.status();
+  }));
+  MutexLock lock(&mutex_);
+  Note(encoded.manifest.identity, encoded.manifest.bytes());
+  return result->written();
+}
+
+std::vector<absl::Status> PatientStore::PutDocuments(const std::vector<store::DocumentPut>& documents) {
+  std::vector<absl::Status> statuses;
+  const absl::Status status = Persist([&]() -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(const auto put, store_->PutDocuments(ns_, documents));
+    for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
+    return absl::OkStatus();
+  });
+  if (!status.ok()) statuses.assign(documents.size(), status);
+  return statuses;
+}
+
+absl::Status PatientStore::Persist(absl::FunctionRef<absl::Status()> call) {
+  const absl::Time until = SteadyNow() + outage_;
+  absl::Duration pause = absl::Milliseconds(100);
+  for (;;) {
+    const absl::Status status = call();
+    if (!absl::IsUnavailable(status) || SteadyNow() + pause > until || stopped_) return status;
+    absl::SleepFor(pause);
+    pause = std::min(2 * pause, absl::Seconds(2));
+  }
+}
+
+void PatientStore::Note(const Identity& identity, int64_t bytes) {
+  if (needed_.size() >= kMaxNoted && !needed_.contains(identity)) {
+    corpus_bytes_ += bytes;
+    return;
+  }
+  if (needed_.insert(identity).second) corpus_bytes_ += bytes;
+}
+
+int64_t PatientStore::corpus_bytes() {
+  MutexLock lock(&mutex_);
+  return corpus_bytes_;
+}
+
+int64_t PatientStore::CountEvicted() {
+  std::vector<Identity> identities;
+  {
+    MutexLock lock(&mutex_);
+    identities.assign(needed_.begin(), needed_.end());
+  }
+  constexpr size_t kBatch = 1000;
+  int64_t evicted = 0;
+  for (size_t i = 0; i < identities.size(); i += kBatch) {
+    const auto found = store_->Lookup(ns_, absl::MakeConstSpan(identities).subspan(i, kBatch), codec_);
+    if (!found.ok()) return 0;
+    evicted += std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
+  }
+  return evicted;
+}
+
+}  // namespace kvlink::ingest

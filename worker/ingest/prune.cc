@@ -1,0 +1,100 @@
+// Two listings: the first one counts, so that a limit can be kept without a list of what would go; the second deletes.
+#include "worker/ingest/prune.h"
+
+#include <functional>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+
+namespace kvlink::ingest {
+namespace {
+
+using store::DocumentInfo;
+using Page = std::vector<DocumentInfo>;
+
+// Calls `take` with the documents whose id begins with `prefix`, a page at a time.
+absl::Status ForEachPage(store::DocumentCatalog* catalog, const PruneOptions& options,
+                         const std::function<absl::Status(const Page&)>& take) {
+  std::string after = options.prefix;
+  if (!after.empty()) {
+    // The listing begins after the prefix, which may be a document itself.
+    const auto itself = catalog->GetDocument(options.ns, after);
+    if (!itself.ok() && !absl::IsNotFound(itself.status())) return itself.status();
+    if (itself.ok()) KVLINK_RETURN_IF_ERROR(take({{.id = after, .generation = itself->generation}}));
+  }
+  for (;;) {
+    KVLINK_ASSIGN_OR_RETURN(Page page, catalog->ListDocuments(options.ns, after, store::kMaxCatalogBatch));
+    bool more = static_cast<int64_t>(page.size()) == store::kMaxCatalogBatch;
+    if (!page.empty()) after = page.back().id;
+    while (!page.empty() && !absl::StartsWith(page.back().id, options.prefix)) {
+      page.pop_back();
+      more = false;
+    }
+    KVLINK_RETURN_IF_ERROR(take(page));
+    if (!more) return absl::OkStatus();
+  }
+}
+
+std::string Scope(const PruneOptions& options, const Shard& shard) {
+  std::string scope = absl::StrCat("namespace '", options.ns, "'");
+  if (!options.prefix.empty()) absl::StrAppend(&scope, " that begin with '", options.prefix, "'");
+  if (shard.count > 1) absl::StrAppend(&scope, " (shard ", shard.index, "/", shard.count, ")");
+  return scope;
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSource& source, const IngestCounts& counts,
+                              SeenIds* seen, const PruneOptions& options) {
+  if (source.stopped()) {
+    return absl::FailedPreconditionError("nothing was pruned: reading ended before the source did");
+  }
+  if (source.unnamed() > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("nothing was pruned: ", source.unnamed(),
+                     " documents or files of the source could not be read, and nobody knows which documents they are; "
+                     "correct them and run it again"));
+  }
+  KVLINK_RETURN_IF_ERROR(seen->Finish());
+  const Shard& shard = source.shard();
+  const auto vanished = [&](const DocumentInfo& document) {
+    return document.generation <= counts.generation && !seen->Contains(document.id);
+  };
+  int64_t owned = 0, would_go = 0;
+  KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, [&](const Page& page) {
+    for (const DocumentInfo& document : page) {
+      if (!shard.Has(document.id)) continue;
+      ++owned;
+      would_go += vanished(document) ? 1 : 0;
+    }
+    return absl::OkStatus();
+  }));
+  if (would_go == 0) return 0;
+  if (static_cast<double>(would_go) * 100 > options.limit_percent * static_cast<double>(owned)) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "nothing was pruned: %d of the %d documents of %s are not in the source, more than %g%%; check that the source "
+        "is whole, then allow it with --prune-limit",
+        would_go, owned, Scope(options, shard), options.limit_percent));
+  }
+  int64_t deleted = 0;
+  KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, [&](const Page& page) -> absl::Status {
+    std::vector<store::DocumentDeletion> deletions;
+    for (const DocumentInfo& document : page) {
+      if (shard.Has(document.id) && vanished(document)) deletions.push_back({document.id, counts.generation});
+    }
+    if (deletions.empty()) return absl::OkStatus();
+    KVLINK_ASSIGN_OR_RETURN(const auto statuses, catalog->DeleteDocuments(options.ns, deletions));
+    for (const absl::Status& status : statuses) {
+      // Somebody put it again meanwhile.
+      if (!status.ok() && !absl::IsFailedPrecondition(status)) return status;
+      deleted += status.ok() ? 1 : 0;
+    }
+    return absl::OkStatus();
+  }));
+  return deleted;
+}
+
+}  // namespace kvlink::ingest

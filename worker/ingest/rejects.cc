@@ -1,0 +1,48 @@
+// Each line is flushed, so that a run that is killed leaves what it had found.
+#include "worker/ingest/rejects.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+
+namespace kvlink::ingest {
+
+absl::StatusOr<std::unique_ptr<RejectFile>> RejectFile::Create(const std::string& path) {
+  std::string partial = absl::StrCat(path, ".partial");
+  std::FILE* const file = std::fopen(partial.c_str(), "we");
+  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": rejects cannot be written there"));
+  return std::unique_ptr<RejectFile>(new RejectFile(path, std::move(partial), file));
+}
+
+RejectFile::~RejectFile() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+absl::Status RejectFile::Fail() const {
+  return absl::ErrnoToStatus(errno, absl::StrCat(partial_, ": rejects cannot be written"));
+}
+
+absl::Status RejectFile::Add(const Failure& failure) {
+  using Json = nlohmann::ordered_json;
+  Json line = {{"where", std::string(failure.where)}, {"position", failure.position}};
+  if (!failure.id.empty()) line["id"] = std::string(failure.id);
+  line["reason"] = std::string(failure.status.message());
+  if (!failure.title.empty()) line["title"] = std::string(failure.title);
+  if (!failure.text.empty()) line["text"] = std::string(failure.text);
+  // Names and reasons may hold bytes that are not UTF-8, as the input did.
+  const std::string bytes = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size() || std::fflush(file_) != 0) return Fail();
+  return absl::OkStatus();
+}
+
+absl::Status RejectFile::Finish() {
+  if (std::fclose(std::exchange(file_, nullptr)) != 0 || std::rename(partial_.c_str(), path_.c_str()) != 0) {
+    return Fail();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::ingest
