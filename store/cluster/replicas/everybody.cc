@@ -174,7 +174,9 @@ absl::StatusOr<std::vector<StoreAdmin::Listed>> MergedListing(const Nodes& nodes
   }
   std::vector<StoreAdmin::Listed> result;
   for (auto& [key, one] : merged) {
-    if (static_cast<int64_t>(result.size()) >= limit) break;
+    // Identities are listed whole, with all their codecs: the next call begins after one.
+    const bool begins = result.empty() || result.back().manifest.identity != one.manifest.identity;
+    if (begins && static_cast<int64_t>(result.size()) >= limit) break;
     result.push_back(std::move(one));
   }
   return result;

@@ -161,7 +161,6 @@ absl::StatusOr<NamespaceDeletion> Replicated::DeleteNamespace(absl::string_view 
     encodings[i] = here.encodings;
     return absl::OkStatus();
   });
-  deleted.encodings = 0;
   for (const int64_t count : encodings) deleted.encodings += count;
   return deleted;
 }

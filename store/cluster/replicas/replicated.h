@@ -21,8 +21,8 @@
 //     encoding once, of differing copies the one with the greatest etag; UNAVAILABLE where so many nodes are away that
 //     something acknowledged may be missing. Verify reads every copy on every node, side by side; a node that does not
 //     answer is one of its index_problems.
-//   - The catalog is the one given. DeleteNamespace has the nodes delete what they hold of it, too, and counts copies;
-//     nodes that are away remove theirs when they are back, as for every deletion in the catalog.
+//   - The catalog is the one given. DeleteNamespace has the nodes delete what they hold of it, too, and adds their
+//     copies to what the catalog counts; nodes that are away remove theirs when they are back, as for every deletion.
 //
 // Thread-safety: all methods. Lifetime: leases and buffers are released before the store; the destructor waits for puts
 // in the background (30 s at most).

@@ -154,10 +154,12 @@ absl::Time Scatter::CheckProgress(absl::Time now) {
       ++cluster_->counters->stuck;
       sent.node->Failed();
       LeaveBehind(&sent);
+      next = now;
     } else if (now >= slow && others && cluster_->hedges->TryTake()) {
       ++cluster_->counters->hedges;
       sent.hedged = true;
       LeaveBehind(&sent);
+      next = now;
     } else {
       next = std::min(next, now < slow && others ? std::min(slow, stuck) : stuck);
     }

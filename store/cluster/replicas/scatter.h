@@ -99,7 +99,7 @@ class Scatter {
   void Take(Sent* sent);
   void Refuse(const absl::Status& status);
   void LeaveBehind(Sent* sent);
-  // Leaves those behind that are stuck or slow; returns when to look again.
+  // Leaves those behind that are stuck or slow; returns when to look again: now, if any was.
   absl::Time CheckProgress(absl::Time now);
   // Looks again at where those are that no owner had, and one of them does not own.
   bool LookAgain(absl::Time deadline);

@@ -108,14 +108,19 @@ ClusterPlace::ClusterPlace(ClusterPlaceOptions options) : options_(std::move(opt
       if (options_.node) options_.node(i, node);
     }));
   }
-  store::EmbeddedOptions catalog;
-  catalog.dram_bytes = int64_t{4} << 20;
-  catalog.capacity_bytes = int64_t{16} << 20;
-  catalog_ = Must(store::OpenEmbedded(catalog_directory_.path() + "/catalog", catalog), "catalog");
+  if (!options_.own_catalog) {
+    store::EmbeddedOptions catalog;
+    catalog.dram_bytes = int64_t{4} << 20;
+    catalog.capacity_bytes = int64_t{16} << 20;
+    catalog_ = Must(store::OpenEmbedded(catalog_directory_.path() + "/catalog", catalog), "catalog");
+  }
   OpenStore();
 }
 
-ClusterPlace::~ClusterPlace() { store_ = nullptr; }
+ClusterPlace::~ClusterPlace() {
+  store_ = nullptr;
+  catalog_ = nullptr;
+}
 
 void ClusterPlace::Publish() {
   auto view = MakeView(++epoch_, options_.copies, options_.acknowledged, members_);
@@ -131,6 +136,7 @@ void ClusterPlace::OpenStore() {
   options.resources.receive_bytes = int64_t{64} << 20;
   options.resources.sending_bytes = int64_t{16} << 20;
   if (options_.client) options_.client(&options);
+  if (options_.own_catalog) catalog_ = OpenNode(0);
   store_ = Must(store::cluster::OpenReplicated(client_views_, catalog_, options), "replicated store");
 }
 
@@ -145,6 +151,7 @@ std::unique_ptr<store::client::RemoteStore> ClusterPlace::OpenNode(int node) {
 
 void ClusterPlace::Reopen() {
   CloseStore();
+  if (options_.own_catalog) catalog_ = nullptr;
   for (auto& node : nodes_) node->Stop();
   for (auto& node : nodes_) node->Start();
   OpenStore();

@@ -55,6 +55,7 @@ struct ClusterPlaceOptions {
   int nodes = 3;
   int copies = 2;
   int acknowledged = 2;
+  bool own_catalog = false;  // the catalog is that of node 0
   StorePlaceOptions store;
   std::function<void(int number, store::node::NodeOptions*)> node;
   std::function<void(store::cluster::ReplicatedOptions*)> client;
