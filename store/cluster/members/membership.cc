@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Membership>> Membership::Open(MembershipOptions o
   std::unique_ptr<Membership> membership(new Membership(std::move(options), std::move(connection)));
   KVLINK_RETURN_IF_ERROR(membership->ReadAnew(deadline));
   if (absl::IsNotFound(membership->published_)) return NoSuchCluster(*membership->connection_, deadline);
-  KVLINK_RETURN_IF_ERROR(membership->published_);
+  if (membership->view() == nullptr) return membership->published_;
   membership->thread_ = Thread("cluster-watch", [raw = membership.get()] { raw->Run(); });
   return membership;
 }

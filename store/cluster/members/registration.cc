@@ -65,6 +65,18 @@ void Registration::Publish(const ProgressRecord& progress) {
   wake_.SignalAll();
 }
 
+absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
+  const auto set = [this](bool leaving) {
+    MutexLock lock(&mutex_);
+    leaving_ = leaving;
+  };
+  // Before, so that whoever sees the record gone knows why.
+  set(true);
+  const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, deadline);
+  if (absl::IsFailedPrecondition(left.status())) set(false);
+  return left.status();
+}
+
 std::optional<absl::Status> Registration::ended() const {
   MutexLock lock(&mutex_);
   return ended_;
@@ -189,16 +201,17 @@ void Registration::Look() {
                                  [this](const Member& one) { return one.node_id == options_.node_id; });
   if (self != members.end()) {
     times_set_back_ = times_set_back;
-    draining_ = self->state == MemberState::kDraining;
-  } else if (times_set_back == times_set_back_) {
-    return End(draining_ ? absl::OkStatus()
-                         : absl::NotFoundError(absl::StrCat("node ", IdHex(options_.node_id),
-                                                            " was removed from the cluster")));
   }
-  bool lost;
+  bool lost, leaving;
   {
     MutexLock lock(&mutex_);
     lost = lost_;
+    leaving = leaving_;
+  }
+  if (self == members.end() && times_set_back == times_set_back_) {
+    return End(leaving ? absl::OkStatus()
+                       : absl::NotFoundError(
+                             absl::StrCat("node ", IdHex(options_.node_id), " was removed from the cluster")));
   }
   if (!lost && Alive(*view)) return;
   const absl::Status entered = Enter(/*starting=*/false, SteadyNow() + 2 * options_.ttl + kGrace + kCallTimeout);

@@ -47,6 +47,8 @@ class Registration {
 
   // How far the node is, for the others to see: written soon, and only the latest.
   void Publish(const ProgressRecord& progress);
+  // CompleteDrain of administration.h, after which ended() is OK.
+  absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
   // Once the node is no member any more, for good: OK, it drained and left; NOT_FOUND: it was removed; ALREADY_EXISTS:
   // another process took its place. It should end.
   std::optional<absl::Status> ended() const;
@@ -77,13 +79,13 @@ class Registration {
   // Of the thread, and before and after it of Start and the destructor.
   Lease lease_;                        // empty: none
   int64_t times_set_back_ = 0;         // of etcd, when the member was seen in the view last
-  bool draining_ = false;              // then
   std::optional<ProgressRecord> written_;  // under this lease
 
   mutable Mutex mutex_;
   CondVar wake_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool lost_ ABSL_GUARDED_BY(mutex_) = false;  // the lease
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<ProgressRecord> progress_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> ended_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;

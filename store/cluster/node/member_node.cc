@@ -257,7 +257,7 @@ absl::Status MemberNode::CompleteOwnDrain(const View& view) {
     awaited_ = std::move(awaited);
     return absl::OkStatus();
   }
-  return CompleteDrain(membership_->connection(), id_, view.placement.epoch(), SteadyNow() + kCallTimeout).status();
+  return registration_->LeaveDrained(view.placement.epoch(), SteadyNow() + kCallTimeout);
 }
 
 void MemberNode::Run() {
