@@ -55,8 +55,9 @@ absl::StatusOr<PlaceKind> PlaceOf(const StoreFlags& flags) {
   const bool store_given = flags.store != flags.default_store;
   const bool cluster_given = flags.cluster.cluster != flags.default_cluster;
   if (store_given && cluster_given) {
-    return absl::InvalidArgumentError("--store and --cluster exclude each other: a store is in a directory, on one node, "
-                                      "or in a cluster");
+    return absl::InvalidArgumentError(
+        "--store and --cluster exclude each other: a store is in a directory, on one node, "
+        "or in a cluster");
   }
   if (cluster_given || (!store_given && !flags.cluster.cluster.empty())) return PlaceKind::kCluster;
   KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
@@ -85,7 +86,8 @@ void AddIdentityFlags(Arguments& arguments, StoreFlags& flags) {
 
 void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
   arguments.Text("store", "DIR|HOST:PORT",
-                 "The store: a directory, which one process at a time may use, or a node (kvlink store).", &flags.store);
+                 "The store: a directory, which one process at a time may use, or a node (kvlink store).",
+                 &flags.store);
   AddClusterFlags(arguments, flags.cluster);
   AddIdentityFlags(arguments, flags);
   arguments.Integer("wait", "SECONDS", "How long to wait for a directory that another process uses.", 0, 86400,

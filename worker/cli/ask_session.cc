@@ -56,7 +56,8 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   generator.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
   generator.host_bytes = options.host_memory;
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options.store));
-  if (options.model.device != "cpu" && kind != PlaceKind::kDirectory) generator.device_buffer_bytes = options.device_buffer;
+  if (options.model.device != "cpu" && kind != PlaceKind::kDirectory)
+    generator.device_buffer_bytes = options.device_buffer;
   KVLINK_ASSIGN_OR_RETURN(session->generator_,
                           infer::Generator::Create(opened.model.get(), opened.fingerprint, session->store_.store.get(),
                                                    std::move(generator)));
@@ -77,7 +78,8 @@ absl::Status AskSession::OpenStoreOrScratch() {
   }
   KVLINK_RETURN_IF_ERROR(opened.status());
   store_ = *std::move(opened);
-  if (store_.read_only) note_ = absl::StrCat(PlaceName(options_.store), " is read-only: what is encoded now is not kept");
+  if (store_.read_only)
+    note_ = absl::StrCat(PlaceName(options_.store), " is read-only: what is encoded now is not kept");
   return absl::OkStatus();
 }
 
