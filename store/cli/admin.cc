@@ -230,7 +230,8 @@ absl::Status RunDrain(absl::Span<char* const> args) {
   if (arguments.help_wanted()) return absl::OkStatus();
   const absl::Time deadline = SteadyNow() + absl::Seconds(flags.timeout);
   if (arguments.operands().size() == 1) {
-    if (flags.stop) return absl::InvalidArgumentError("--stop goes without NODE: a member that has drained ends by itself");
+    if (flags.stop)
+      return absl::InvalidArgumentError("--stop goes without NODE: a member that has drained ends by itself");
     return DrainMember(cluster, arguments.operands()[0], flags.cancel, flags.wait, deadline);
   }
   if (flags.wait || flags.cancel || arguments.given("cluster")) {

@@ -13,9 +13,9 @@
 namespace kvlink::cli {
 
 struct ClusterFlags {
-  ClusterFlags();       // the defaults, from the environment
-  std::string cluster;  // HOST:PORT[,HOST:PORT...][/NAME]; behind etcd:// in $KVLINK_STORE. Empty: none was named
-  std::string etcd_user;           // $KVLINK_ETCD_USER
+  ClusterFlags();         // the defaults, from the environment
+  std::string cluster;    // HOST:PORT[,HOST:PORT...][/NAME]; behind etcd:// in $KVLINK_STORE. Empty: none was named
+  std::string etcd_user;  // $KVLINK_ETCD_USER
   std::string etcd_password_file;  // $KVLINK_ETCD_PASSWORD_FILE
   transport::TlsOptions etcd_tls;  // towards etcd; ca_file: $KVLINK_ETCD_CA
 };

@@ -52,7 +52,7 @@ struct Flags {
   bool forget = false;
 };
 
-// Deletion, as both a directory and a node offer it.
+// Deletion, as directories, nodes and clusters offer it.
 class Place {
  public:
   virtual ~Place() = default;
@@ -90,13 +90,16 @@ class NodePlace final : public Place {
   const std::string ns_;
 };
 
-class DirectoryPlace final : public Place {
+// Of a directory, or a cluster.
+class StorePlace final : public Place {
  public:
-  DirectoryPlace(OpenedStore opened, std::string ns) : opened_(std::move(opened)), ns_(std::move(ns)) {}
+  StorePlace(OpenedStore opened, std::string ns, bool cluster)
+      : opened_(std::move(opened)), ns_(std::move(ns)), cluster_(cluster) {}
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids, bool forget) override {
     if (forget) {
       return absl::FailedPreconditionError(
-          "only a node forgets documents: serve the directory with kvlink store, or delete the whole namespace");
+          "only a node that is its own catalog forgets documents: serve a directory with kvlink store, or delete the "
+          "whole namespace");
     }
     KVLINK_ASSIGN_OR_RETURN(const auto entries, opened_.store->GetDocuments(ns_, ids));
     KVLINK_ASSIGN_OR_RETURN(const uint64_t now, Clock());
@@ -107,7 +110,7 @@ class DirectoryPlace final : public Place {
       // A damaged entry is deleted as well: nobody else can.
       if (absl::IsNotFound(entries[i].status())) continue;
       const uint64_t there = entries[i].ok() ? entries[i]->generation : 0;
-      deletions.push_back({ids[i], std::max(there, now)});
+      deletions.push_back({ids[i], now == 0 ? 0 : std::max(there, now)});
       statuses.back() = absl::OkStatus();
     }
     KVLINK_ASSIGN_OR_RETURN(const auto deleted, opened_.store->DeleteDocuments(ns_, deletions));
@@ -130,24 +133,28 @@ class DirectoryPlace final : public Place {
     return store::client::Deleted{deleted.documents, deleted.encodings};
   }
   absl::StatusOr<int64_t> DropPins() override {
-    return absl::FailedPreconditionError("a directory that no node serves holds no pins: they end with their process");
+    return absl::FailedPreconditionError(
+        "pins are taken back on the node that holds them, named with --store; those of a directory end with their "
+        "process");
   }
 
  private:
-  // The store's, by which documents are ingested.
+  // The store's, by which documents are ingested; 0 of a cluster, whose database has its own.
   absl::StatusOr<uint64_t> Clock() {
+    if (cluster_) return 0;
     KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, opened_.store->Stats());
     return stats.clock_us;
   }
   const OpenedStore opened_;
   const std::string ns_;
+  const bool cluster_;
 };
 
 absl::StatusOr<std::unique_ptr<Place>> OpenPlace(const Flags& flags) {
-  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store.store));
-  if (!node) {
+  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
+  if (kind != PlaceKind::kNode) {
     KVLINK_ASSIGN_OR_RETURN(OpenedStore opened, OpenStore(flags.store, StoreUse::kExisting));
-    return std::make_unique<DirectoryPlace>(std::move(opened), flags.store.ns);
+    return std::make_unique<StorePlace>(std::move(opened), flags.store.ns, kind == PlaceKind::kCluster);
   }
   KVLINK_ASSIGN_OR_RETURN(auto admin, OpenAdmin(flags.store));
   return std::make_unique<NodePlace>(std::move(admin), flags.store.ns);

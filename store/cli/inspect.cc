@@ -93,7 +93,7 @@ absl::Status InspectStore(const InspectFlags& flags) {
                           {"pinned_bytes", ns.pinned_bytes},
                           {"codecs", codecs}});
   }
-  const Json json = {{"store", flags.store.store},
+  const Json json = {{"store", PlaceName(flags.store)},
                      {"segment_bytes", stats.segment_bytes},
                      {"segment_bytes_used", stats.segment_bytes_used},
                      {"pinned_bytes", stats.pinned_bytes},
@@ -104,7 +104,7 @@ absl::Status InspectStore(const InspectFlags& flags) {
     PrintJson(json);
     return absl::OkStatus();
   }
-  absl::PrintF("%s\n", flags.store.store);
+  absl::PrintF("%s\n", PlaceName(flags.store));
   absl::PrintF("segments    %s used of %s allocated\n", FormatBytes(static_cast<double>(stats.segment_bytes_used)),
                FormatBytes(static_cast<double>(stats.segment_bytes)));
   absl::PrintF("i/o         %s\n", stats.io);
@@ -208,7 +208,7 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
   const auto entry = store->GetDocument(flags.store.ns, id);
   if (absl::IsNotFound(entry.status())) {
     return absl::NotFoundError(absl::StrCat("document '", Printable(id), "' is not in namespace '",
-                                            Printable(flags.store.ns), "' of ", flags.store.store,
+                                            Printable(flags.store.ns), "' of ", PlaceName(flags.store),
                                             "; kvlink inspect documents lists them"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());

@@ -77,12 +77,9 @@ nlohmann::json ToJson(const cluster::View& view, const Progress& progress) {
     }
     members.push_back(std::move(one));
   }
-  return {{"cluster", view.settings.name},
-          {"id", cluster::IdHex(view.settings.id)},
-          {"copies", view.settings.copies},
-          {"acknowledged", view.settings.acknowledged},
-          {"database", view.settings.database},
-          {"epoch", view.placement.epoch()},
+  return {{"cluster", view.settings.name},      {"id", cluster::IdHex(view.settings.id)},
+          {"copies", view.settings.copies},     {"acknowledged", view.settings.acknowledged},
+          {"database", view.settings.database}, {"epoch", view.placement.epoch()},
           {"members", std::move(members)}};
 }
 
@@ -192,18 +189,20 @@ absl::StatusOr<cluster::NodeId> FindMember(const cluster::View& view, absl::stri
                                             "'; kvlink members shows those it has"));
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "'", name, "' stands for several members: ",
-      absl::StrJoin(found, ", ",
-                    [](std::string* out, const cluster::NodeId& id) { absl::StrAppend(out, cluster::IdHex(id)); })));
+      "'", name,
+      "' stands for several members: ", absl::StrJoin(found, ", ", [](std::string* out, const cluster::NodeId& id) {
+        absl::StrAppend(out, cluster::IdHex(id));
+      })));
 }
 
 absl::Status RunMembers(absl::Span<char* const> args) {
   MembersFlags flags;
-  Arguments arguments("members", "[list | weight NODE N | zone NODE ZONE | remove NODE]",
-                      "Shows the members of a cluster, or changes one: what it weighs against the others (capacity, in\n"
-                      "the unit of all of them), in which failure domain it stands ('' for none), that it is no member\n"
-                      "any more. NODE is its address, or the first digits of its node id.\n\n"
-                      "A node that runs is removed by kvlink drain NODE, which lets it hand over what it holds.");
+  Arguments arguments(
+      "members", "[list | weight NODE N | zone NODE ZONE | remove NODE]",
+      "Shows the members of a cluster, or changes one: what it weighs against the others (capacity, in\n"
+      "the unit of all of them), in which failure domain it stands ('' for none), that it is no member\n"
+      "any more. NODE is its address, or the first digits of its node id.\n\n"
+      "A node that runs is removed by kvlink drain NODE, which lets it hand over what it holds.");
   AddClusterFlags(arguments, flags.cluster);
   arguments.Flag("force", "Remove a member that is alive: what only it holds is lost to the cluster.", &flags.force);
   arguments.Flag("json", "Print JSON.", &flags.json);
@@ -262,8 +261,7 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
   for (auto view = membership.view(); SteadyNow() < deadline;
        view = membership.WaitForChange(view, std::min(deadline, SteadyNow() + kLook))) {
     const auto& members = view->placement.members();
-    const auto self =
-        std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
+    const auto self = std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
     if (self == members.end()) return absl::OkStatus();
     if (self->state != cluster::MemberState::kDraining) {
       return absl::AbortedError(absl::StrCat(cluster::IdHex(id), " does not drain any more: somebody let it stay"));

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/cli/cluster_store.h"
 #include "store/cli/secret_file.h"
 #include "store/client/reachable.h"
 #include "store/client/remote.h"
@@ -38,11 +39,34 @@ absl::StatusOr<std::string> TenantSecret(const Arguments& arguments, const Store
   return secret;
 }
 
-StoreFlags::StoreFlags() : store(Environment("KVLINK_STORE")), key_file(Environment("KVLINK_KEY_FILE")) {
-  if (!store.empty()) return;
-  const std::string data = Environment("XDG_DATA_HOME");
-  const std::string home = Environment("HOME");
-  store = !data.empty() ? data + "/kvlink" : !home.empty() ? home + "/.local/share/kvlink" : "kvlink-store";
+StoreFlags::StoreFlags()
+    : store(Environment("KVLINK_STORE")), key_file(Environment("KVLINK_KEY_FILE")), zone(Environment("KVLINK_ZONE")) {
+  if (IsCluster(store)) store.clear();
+  default_cluster = cluster.cluster;
+  if (store.empty() && default_cluster.empty()) {
+    const std::string data = Environment("XDG_DATA_HOME");
+    const std::string home = Environment("HOME");
+    store = !data.empty() ? data + "/kvlink" : !home.empty() ? home + "/.local/share/kvlink" : "kvlink-store";
+  }
+  default_store = store;
+}
+
+absl::StatusOr<PlaceKind> PlaceOf(const StoreFlags& flags) {
+  const bool store_given = flags.store != flags.default_store;
+  const bool cluster_given = flags.cluster.cluster != flags.default_cluster;
+  if (store_given && cluster_given) {
+    return absl::InvalidArgumentError(
+        "--store and --cluster exclude each other: a store is in a directory, on one node, "
+        "or in a cluster");
+  }
+  if (cluster_given || (!store_given && !flags.cluster.cluster.empty())) return PlaceKind::kCluster;
+  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
+  return node ? PlaceKind::kNode : PlaceKind::kDirectory;
+}
+
+std::string PlaceName(const StoreFlags& flags) {
+  const auto place = PlaceOf(flags);
+  return place.ok() && *place == PlaceKind::kCluster ? absl::StrCat("cluster ", flags.cluster.cluster) : flags.store;
 }
 
 namespace {
@@ -64,6 +88,7 @@ void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
   arguments.Text("store", "DIR|HOST:PORT",
                  "The store: a directory, which one process at a time may use, or a node (kvlink store).",
                  &flags.store);
+  AddClusterFlags(arguments, flags.cluster);
   AddIdentityFlags(arguments, flags);
   arguments.Integer("wait", "SECONDS", "How long to wait for a directory that another process uses.", 0, 86400,
                     &flags.wait);
@@ -94,6 +119,8 @@ void AddStoreFlags(Arguments& arguments, StoreFlags& flags) {
       "How encodings come from a node: its memory mapped on the same host, UCX, or gRPC; auto: the first that "
       "works.",
       &flags.carrier);
+  arguments.Text("zone", "NAME", "Zone of this process, in a cluster: nodes in it are asked before others.",
+                 &flags.zone);
 }
 
 absl::StatusOr<bool> IsNode(absl::string_view store) {
@@ -212,10 +239,15 @@ absl::Status CheckMemory(int64_t bytes) {
 absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use) {
   KVLINK_RETURN_IF_ERROR(Annotate(store::ValidateName("namespace", flags.ns), "option --namespace"));
   KVLINK_RETURN_IF_ERROR(CheckMemory(flags.memory));
-  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
+  KVLINK_ASSIGN_OR_RETURN(const PlaceKind place, PlaceOf(flags));
   OpenedStore result;
-  if (node) {
+  if (place == PlaceKind::kNode) {
     KVLINK_ASSIGN_OR_RETURN(result.store, OpenNode(flags));
+    return result;
+  }
+  if (place == PlaceKind::kCluster) {
+    KVLINK_ASSIGN_OR_RETURN(ClusterStore cluster, OpenClusterStore(flags));
+    result.store = std::move(cluster.store);
     return result;
   }
   store::EmbeddedOptions options;

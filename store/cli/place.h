@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/cli/args.h"
+#include "store/cli/cluster_flags.h"
 #include "store/client/control/admin.h"
 #include "store/store.h"
 #include "transport/tls.h"
@@ -21,6 +22,7 @@ struct StoreFlags {
   StoreFlags();  // the defaults, from the environment
   // A directory, or host:port of a node. $KVLINK_STORE, or $XDG_DATA_HOME/kvlink, or ~/.local/share/kvlink.
   std::string store;
+  ClusterFlags cluster;  // in place of them; where $KVLINK_STORE names one
   std::string ns = "default";
   std::string codec = "raw-bf16";
   int64_t memory = int64_t{1} << 30;  // DRAM tier; of a node's store, memory that encodings are received in
@@ -28,17 +30,27 @@ struct StoreFlags {
   std::string secret_file;            // see TenantSecret
   std::string key_file;               // $KVLINK_KEY_FILE; see NodeKey
   std::string carrier = "auto";       // of encodings to and from a node
+  std::string zone;                   // of this process, in a cluster; $KVLINK_ZONE
   bool drop_missing = false;          // of segment files: forget the encodings in them
   int64_t wait = 0;                   // seconds to wait for a directory that another process holds
   transport::TlsOptions tls;          // towards a node
+
+  // What the environment says of the two: an option that is given goes before it.
+  std::string default_store, default_cluster;
 };
 
-// --store, --key-file, --wait and those of TLS: what every command takes that uses a store.
+// --store, --key-file, --wait, those of TLS and those of a cluster: what every command takes that uses a store.
 void AddPlaceFlags(Arguments& arguments, StoreFlags& flags);
 // --store, --key-file and those of TLS, of commands that ask a node.
 void AddNodeFlags(Arguments& arguments, StoreFlags& flags);
-// Those of AddPlaceFlags, --namespace, --codec, --memory, --capacity, --secret-file and --carrier.
+// Those of AddPlaceFlags, --namespace, --codec, --memory, --capacity, --secret-file, --carrier and --zone.
 void AddStoreFlags(Arguments& arguments, StoreFlags& flags);
+
+enum class PlaceKind { kDirectory, kNode, kCluster };
+// Which of them the options name, else the environment. INVALID_ARGUMENT: both --store and --cluster; errors of IsNode.
+absl::StatusOr<PlaceKind> PlaceOf(const StoreFlags& flags);
+// Its directory, its address, or "cluster HOST:PORT,.../NAME": for messages.
+std::string PlaceName(const StoreFlags& flags);
 
 // Whether --store names a node, "host:port", and not a directory ("./a:1" is one). INVALID_ARGUMENT, saying how to
 // write either: what looks like an address and is none (a scheme, a port that is out of range, a host without one). A
@@ -60,7 +72,7 @@ struct OpenedStore {
   bool created = false;
   bool read_only = false;
 };
-// Errors of store::OpenEmbedded or store::client::OpenRemote, naming the directory or the address, and of IsNode.
+// Errors of store::OpenEmbedded, store::client::OpenRemote or OpenClusterStore, naming the place, and of PlaceOf.
 // UNAVAILABLE: another process held the directory for longer than --wait.
 absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use);
 

@@ -236,8 +236,8 @@ absl::Status RunStore(absl::Span<char* const> args) {
   store::node::Node* const node = serving.node;
   absl::PrintF("%s\n", ReadyMessage(flags, serving, !existed).dump());
   std::fflush(stdout);
-  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) &&
-         !EndSignal(signals, absl::ZeroDuration(), node) && !serving.ended().has_value()) {
+  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration(), node) &&
+         !serving.ended().has_value()) {
   }
   const absl::Status ended = serving.ended().value_or(absl::OkStatus());
   // The others ask it no more, while what is under way ends.

@@ -107,18 +107,18 @@ absl::Status RunVerify(absl::Span<char* const> args) {
     return true;
   });
   bar.Clear();
-  KVLINK_RETURN_IF_ERROR(Annotate(report.status(), flags.store));
+  KVLINK_RETURN_IF_ERROR(Annotate(report.status(), PlaceName(flags)));
   const auto findings = LookThroughCatalog(*store, *report);
   if (!findings.ok()) {  // what was found is dropped by now, and no later run would name it
     CatalogFindings none;
     for (const auto& damage : report->damaged) none.of_damage[{damage.ns, damage.identity}];
     Print(*report, none);
-    return Annotate(findings.status(), flags.store);
+    return Annotate(findings.status(), PlaceName(flags));
   }
   Print(*report, *findings);
   if (report->damaged.empty() && report->index_problems.empty()) return absl::OkStatus();
   return absl::DataLossError(
-      absl::StrCat(flags.store, ": ", report->damaged.size() + report->index_problems.size(),
+      absl::StrCat(PlaceName(flags), ": ", report->damaged.size() + report->index_problems.size(),
                    " problems found; damaged encodings are no longer served, ingest the documents named above again"));
 }
 

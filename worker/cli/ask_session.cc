@@ -55,8 +55,9 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
   generator.private_tokens = std::min(options.private_tokens, config.context);
   generator.resident_budget_bytes = options.model.device == "cpu" ? options.store.memory / 2 : options.device_memory;
   generator.host_bytes = options.host_memory;
-  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(options.store.store));
-  if (options.model.device != "cpu" && node) generator.device_buffer_bytes = options.device_buffer;
+  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options.store));
+  if (options.model.device != "cpu" && kind != PlaceKind::kDirectory)
+    generator.device_buffer_bytes = options.device_buffer;
   KVLINK_ASSIGN_OR_RETURN(session->generator_,
                           infer::Generator::Create(opened.model.get(), opened.fingerprint, session->store_.store.get(),
                                                    std::move(generator)));
@@ -65,17 +66,20 @@ absl::StatusOr<std::unique_ptr<AskSession>> AskSession::Open(const AskOptions& o
 
 absl::Status AskSession::OpenStoreOrScratch() {
   auto opened = OpenStore(options_.store, StoreUse::kReading);
-  if (absl::IsNotFound(opened.status()) && !options_.store_needed) {
+  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(options_.store));
+  if (kind == PlaceKind::kDirectory && absl::IsNotFound(opened.status()) && !options_.store_needed) {
     KVLINK_RETURN_IF_ERROR(scratch_.Make());
     StoreFlags flags = options_.store;
     flags.store = scratch_.path();
+    flags.cluster.cluster = flags.default_cluster;
     flags.capacity = std::min(flags.capacity, int64_t{4} << 30);
     opened = OpenStore(flags, StoreUse::kCreate);
-    note_ = absl::StrCat("no store at ", options_.store.store, ": what is encoded now is not kept");
+    note_ = absl::StrCat("no store at ", PlaceName(options_.store), ": what is encoded now is not kept");
   }
   KVLINK_RETURN_IF_ERROR(opened.status());
   store_ = *std::move(opened);
-  if (store_.read_only) note_ = absl::StrCat(options_.store.store, " is read-only: what is encoded now is not kept");
+  if (store_.read_only)
+    note_ = absl::StrCat(PlaceName(options_.store), " is read-only: what is encoded now is not kept");
   return absl::OkStatus();
 }
 
@@ -84,7 +88,7 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
   const auto entry = store_.store->GetDocument(options_.store.ns, id);
   if (absl::IsNotFound(entry.status())) {
     return absl::NotFoundError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' is not in namespace '",
-                                            options_.store.ns, "' of ", options_.store.store,
+                                            options_.store.ns, "' of ", PlaceName(options_.store),
                                             "; kvlink inspect documents lists what is there"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());

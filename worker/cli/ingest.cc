@@ -186,12 +186,12 @@ void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, co
 }
 
 // The command's status after the run.
-absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts, const Flags& flags, bool node) {
+absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts, const Flags& flags, bool served) {
   const int64_t complete = counts.added + counts.skipped;
   if (!run.ok()) {
     return Annotate(absl::Status(run.code(), absl::StrCat(run.message(), "; ", complete,
                                                           " documents are complete, run it again to go on")),
-                    flags.store.store);
+                    PlaceName(flags.store));
   }
   if (interrupted != 0) {
     return absl::CancelledError(
@@ -199,7 +199,7 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
   }
   if (counts.evicted > 0) {
     const std::string capacity =
-        node ? "more than the node has for it; raise its --capacity, or the namespace's (kvlink namespace)"
+        served ? "more than its nodes have for it; raise their --capacity, or the namespace's (kvlink namespace)"
         : flags.store.capacity == 0
             ? "more than the store's capacity, or its disk, allows; raise --capacity, or free space on the disk"
             : absl::StrCat("the capacity is ", FormatBytes(static_cast<double>(flags.store.capacity)),
@@ -236,7 +236,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(encoder_options.codec, ParseCodec(flags.store.codec));
   encoder_options.batch_tokens = flags.batch_tokens;
   KVLINK_ASSIGN_OR_RETURN(encoder_options.tenant_secret, TenantSecret(arguments, flags.store));
-  KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store.store));
+  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
   KVLINK_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(flags.model));
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore place, OpenStore(flags.store, StoreUse::kCreate));
   if (place.created && !flags.quiet) absl::PrintF("created a new store in %s\n", Printable(flags.store.store));
@@ -294,7 +294,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   if (!flags.quiet) PrintSummary(counts, bar.elapsed(), *source);
   absl::Status pruned;
   if (flags.prune && status.ok() && interrupted == 0) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
-  const absl::Status outcome = Outcome(status, counts, flags, node);
+  const absl::Status outcome = Outcome(status, counts, flags, kind != PlaceKind::kDirectory);
   // Failed documents are the lesser news.
   return !pruned.ok() && (outcome.ok() || absl::IsAborted(outcome)) ? pruned : outcome;
 }

@@ -100,7 +100,8 @@ absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const D
     absl::SleepFor(absl::Nanoseconds(std::uniform_int_distribution<int64_t>(
         absl::ToInt64Nanoseconds(kMinPause), absl::ToInt64Nanoseconds(kMaxPause))(random)));
   } while (SteadyNow() < deadline);
-  return absl::AbortedError(absl::StrCat(connection->ToString(), ": others changed the members all the time; try again"));
+  return absl::AbortedError(
+      absl::StrCat(connection->ToString(), ": others changed the members all the time; try again"));
 }
 
 absl::Status NoMember(const Connection& connection, const NodeId& id) {
@@ -108,8 +109,9 @@ absl::Status NoMember(const Connection& connection, const NodeId& id) {
 }
 
 // A change of one field of a member that is there.
-absl::StatusOr<uint64_t> Modify(Connection* connection, const NodeId& id, absl::Time deadline,
-                                const std::function<absl::StatusOr<std::string>(const Contents&, MemberRecord*)>& edit) {
+absl::StatusOr<uint64_t> Modify(
+    Connection* connection, const NodeId& id, absl::Time deadline,
+    const std::function<absl::StatusOr<std::string>(const Contents&, MemberRecord*)>& edit) {
   return Carry(
       connection, id,
       [&](const Contents& contents, const MemberRecord* record) -> absl::StatusOr<Change> {
@@ -158,22 +160,22 @@ absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSet
 }
 
 absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::Time deadline) {
-  return Modify(connection, id, deadline,
-                [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
-                  if (record->state == MemberState::kJoining) {
-                    return absl::FailedPreconditionError(absl::StrCat(
-                        IdHex(id), " is joining and holds nothing to hand over; take it out with kvlink members remove"));
-                  }
-                  const bool others = std::any_of(contents.members().begin(), contents.members().end(), [&](auto& one) {
-                    return one.first != id && one.second.record.state == MemberState::kActive;
-                  });
-                  if (!others && record->state == MemberState::kActive) {
-                    return absl::FailedPreconditionError(absl::StrCat(
-                        IdHex(id), " is the only active member: nobody could take over what it holds"));
-                  }
-                  record->state = MemberState::kDraining;
-                  return "drains";
-                });
+  return Modify(
+      connection, id, deadline, [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
+        if (record->state == MemberState::kJoining) {
+          return absl::FailedPreconditionError(absl::StrCat(
+              IdHex(id), " is joining and holds nothing to hand over; take it out with kvlink members remove"));
+        }
+        const bool others = std::any_of(contents.members().begin(), contents.members().end(), [&](auto& one) {
+          return one.first != id && one.second.record.state == MemberState::kActive;
+        });
+        if (!others && record->state == MemberState::kActive) {
+          return absl::FailedPreconditionError(
+              absl::StrCat(IdHex(id), " is the only active member: nobody could take over what it holds"));
+        }
+        record->state = MemberState::kDraining;
+        return "drains";
+      });
 }
 
 absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, absl::Time deadline) {
@@ -267,8 +269,8 @@ absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id,
       change.done = holds == *there;
     } else {
       if (contents.members().size() >= kMaxMembers) {
-        return absl::ResourceExhaustedError(absl::StrCat(connection->ToString(), " has ", kMaxMembers,
-                                                         " members, and can have no more"));
+        return absl::ResourceExhaustedError(
+            absl::StrCat(connection->ToString(), " has ", kMaxMembers, " members, and can have no more"));
       }
       const int founders = contents.epoch().has_value() ? contents.epoch()->record.founders : 0;
       change.founds = founders < contents.settings()->record.copies;

@@ -5,9 +5,8 @@
 // is OK.
 //
 // Errors common to all: those of etcd::Client, but UNKNOWN only where etcd could not be read again in time. NOT_FOUND:
-// no such cluster, or member. ABORTED: others changed the members all the time. UNIMPLEMENTED, INVALID_ARGUMENT: a record
-// is of a newer format, or none.
-// Thread-safety: all functions. They keep nothing.
+// no such cluster, or member. ABORTED: others changed the members all the time. UNIMPLEMENTED, INVALID_ARGUMENT: a
+// record is of a newer format, or none. Thread-safety: all functions. They keep nothing.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_ADMINISTRATION_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_ADMINISTRATION_H_
 
@@ -35,7 +34,8 @@ absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::T
 // DRAINING to ACTIVE. FAILED_PRECONDITION: it is joining.
 absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, absl::Time deadline);
 absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uint32_t weight, absl::Time deadline);
-absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone, absl::Time deadline);
+absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone,
+                                 absl::Time deadline);
 // Deletes the member. What only it holds is lost to the cluster. FAILED_PRECONDITION, unless `force`: it is alive. A
 // node that is removed while it runs ends.
 absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline);

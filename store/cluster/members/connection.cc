@@ -24,8 +24,8 @@ absl::StatusOr<std::shared_ptr<etcd::Client>> OpenClient(const ClusterAddress& a
 
 absl::StatusOr<ClusterAddress> ParseClusterAddress(absl::string_view text) {
   const auto refuse = [text](absl::string_view why) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", text, "': ", why, "; write HOST:PORT[,HOST:PORT...][/NAME]: members of etcd, and the cluster"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", text, "': ", why, "; write HOST:PORT[,HOST:PORT...][/NAME]: members of etcd, and the cluster"));
   };
   ClusterAddress address;
   const size_t slash = text.find('/');

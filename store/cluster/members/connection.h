@@ -1,5 +1,5 @@
-// Where a cluster is found, and the way to it: a client of its etcd, in whose place another comes when etcd went back to
-// an older state or is another one.
+// Where a cluster is found, and the way to it: a client of its etcd, in whose place another comes when etcd went back
+// to an older state or is another one.
 //
 // Thread-safety: Connection: all methods. Lifetime: whoever holds a client by its pointer may go on with it.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_CONNECTION_H_

@@ -38,24 +38,34 @@ void Contents::Put(const etcd::KeyValue& kv) {
     case KeyKind::kCluster:
       TakeOr(
           kv.key, ParseCluster(cluster_name_, kv.value), &wrong_,
-          [&](ClusterSettings settings) { settings_ = {std::move(settings), kv.mod_revision}; },
+          [&](ClusterSettings settings) {
+            settings_ = {std::move(settings), kv.mod_revision};
+          },
           [&] { settings_.reset(); });
       break;
     case KeyKind::kEpoch:
       TakeOr(
           kv.key, ParseEpoch(kv.value), &wrong_,
-          [&](EpochRecord record) { epoch_ = {std::move(record), kv.mod_revision}; }, [&] { epoch_.reset(); });
+          [&](EpochRecord record) {
+            epoch_ = {std::move(record), kv.mod_revision};
+          },
+          [&] { epoch_.reset(); });
       break;
     case KeyKind::kMember:
       TakeOr(
           kv.key, ParseMember(kv.value), &wrong_,
-          [&](MemberRecord record) { members_[id] = {std::move(record), kv.mod_revision}; },
+          [&](MemberRecord record) {
+            members_[id] = {std::move(record), kv.mod_revision};
+          },
           [&] { members_.erase(id); });
       break;
     case KeyKind::kAlive:
       TakeOr(
           kv.key, ParseAlive(kv.value), &wrong_liveness_,
-          [&](AliveRecord record) { alive_[id] = {std::move(record), kv.mod_revision}; }, [&] { alive_.erase(id); });
+          [&](AliveRecord record) {
+            alive_[id] = {std::move(record), kv.mod_revision};
+          },
+          [&] { alive_.erase(id); });
       break;
     case KeyKind::kProgress:
       TakeOr(
@@ -114,7 +124,8 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   for (const auto& [id, stored] : members_) {
     members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state});
     MemberStatus status{stored.record.address, stored.record.build, std::nullopt};
-    if (const auto alive = alive_.find(id); alive != alive_.end()) status.incarnation = alive->second.record.incarnation;
+    if (const auto alive = alive_.find(id); alive != alive_.end())
+      status.incarnation = alive->second.record.incarnation;
     view->status.push_back(std::move(status));
   }
   const bool kept = before != nullptr && before->placement.epoch() == epoch &&

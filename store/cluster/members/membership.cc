@@ -132,8 +132,7 @@ absl::Status Membership::ReadAnew(absl::Time deadline) {
 // One batch. An error is the watch's.
 absl::Status Membership::Follow() {
   const etcd::ClientOptions& etcd = options_.address.etcd;
-  const absl::Time deadline =
-      SteadyNow() + etcd.progress_interval + etcd.connect_timeout + 2 * etcd.answer_timeout;
+  const absl::Time deadline = SteadyNow() + etcd.progress_interval + etcd.connect_timeout + 2 * etcd.answer_timeout;
   {
     MutexLock lock(&mutex_);
     if (stop_) return absl::CancelledError("the membership ends");
@@ -177,10 +176,10 @@ absl::Status Membership::Publish() {
   KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<const View> made, contents_.MakeView(before));
   if (before != nullptr && before->placement.epoch() != made->placement.epoch()) {
     const bool back = made->placement.epoch() < before->placement.epoch();
-    Tell(back ? Severity::kError : Severity::kInfo, back ? "epoch_went_back" : "epoch",
-         absl::StrCat("epoch ", made->placement.epoch(), " after ", before->placement.epoch(), ", ",
-                      made->status.size(), " members",
-                      contents_.epoch().has_value() ? ": " + contents_.epoch()->record.change : ""));
+    Tell(
+        back ? Severity::kError : Severity::kInfo, back ? "epoch_went_back" : "epoch",
+        absl::StrCat("epoch ", made->placement.epoch(), " after ", before->placement.epoch(), ", ", made->status.size(),
+                     " members", contents_.epoch().has_value() ? ": " + contents_.epoch()->record.change : ""));
   }
   if (options_.on_view) options_.on_view(made);
   MutexLock lock(&mutex_);

@@ -2,9 +2,9 @@
 //
 // The view has all of what one revision of etcd holds, or of an earlier one: never some of each. The placement is
 // computed again only when its epoch changes; that a lease ends or begins, an address or a build changes, moves nothing
-// and only changes the status. Where etcd cannot be asked, is compacted, restarts or fails over, the last view stays and
-// the membership goes on when it can; health() says what is wrong. Where etcd comes back at an older state than it had
-// (restored from a snapshot), everything is read anew, and the epoch may go back, which is counted and logged.
+// and only changes the status. Where etcd cannot be asked, is compacted, restarts or fails over, the last view stays
+// and the membership goes on when it can; health() says what is wrong. Where etcd comes back at an older state than it
+// had (restored from a snapshot), everything is read anew, and the epoch may go back, which is counted and logged.
 //
 // Records that this build does not understand: of the cluster, the epoch or a member they leave the last view in place,
 // since a placement without them would be another one; of who is alive they are as none. health() names them.
@@ -43,7 +43,7 @@ struct MembershipOptions {
 };
 
 struct MembershipHealth {
-  absl::Status status;        // OK: the view is what etcd holds; else why it may be old
+  absl::Status status;         // OK: the view is what etcd holds; else why it may be old
   absl::Time since;            // of SteadyNow(): when the view was last known to be what etcd holds
   int64_t revision = 0;        // of etcd, up to which its changes are known
   int64_t times_set_back = 0;  // etcd came back at an older state; changes together with the view
@@ -52,15 +52,16 @@ struct MembershipHealth {
 class Membership final : public ViewSource {
  public:
   // The first view is there when it returns. NOT_FOUND: etcd holds no cluster of this name; the message names those it
-  // holds. FAILED_PRECONDITION: it is another cluster than `cluster_id`. UNIMPLEMENTED, INVALID_ARGUMENT: a record, named,
-  // is of a newer format or no such record. Errors of etcd::Client (none within `deadline`, credentials, TLS).
+  // holds. FAILED_PRECONDITION: it is another cluster than `cluster_id`. UNIMPLEMENTED, INVALID_ARGUMENT: a record,
+  // named, is of a newer format or no such record. Errors of etcd::Client (none within `deadline`, credentials, TLS).
   static absl::StatusOr<std::unique_ptr<Membership>> Open(MembershipOptions options, absl::Time deadline);
   ~Membership() override;
   Membership(const Membership&) = delete;
   Membership& operator=(const Membership&) = delete;
 
   std::shared_ptr<const View> view() const override;
-  std::shared_ptr<const View> WaitForChange(const std::shared_ptr<const View>& than, absl::Time deadline) const override;
+  std::shared_ptr<const View> WaitForChange(const std::shared_ptr<const View>& than,
+                                            absl::Time deadline) const override;
 
   MembershipHealth health() const;
   // What members have published, by node id; of those that keep their lease.

@@ -30,9 +30,8 @@ void MemberOwnership::Add(const Placement& placement) {
   for (const PlacementTable* table : {&placement.current(), &placement.next()}) {
     const auto& members = table->members();
     const auto self =
-        std::find_if(members.begin(), members.end(), [this](const Member& one) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-          return one.node_id == *node_;
-        });
+        std::find_if(members.begin(), members.end(),
+                     [this](const Member& one) ABSL_NO_THREAD_SAFETY_ANALYSIS { return one.node_id == *node_; });
     if (self == members.end()) continue;
     const auto index = static_cast<uint16_t>(self - members.begin());
     for (int slot = 0; slot < kSlots; ++slot) {

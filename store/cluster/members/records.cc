@@ -29,8 +29,7 @@ bool IsNameCharacter(char c) { return absl::ascii_isalnum(c) || c == '-' || c ==
 absl::Status ValidateWord(absl::string_view what, absl::string_view word, size_t max_bytes) {
   if (word.size() <= max_bytes && std::all_of(word.begin(), word.end(), IsNameCharacter)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(what, " '", absl::CHexEscape(word.substr(0, max_bytes)),
-                                                 "': take at most ", max_bytes,
-                                                 " letters, digits, '-', '_' and '.'"));
+                                                 "': take at most ", max_bytes, " letters, digits, '-', '_' and '.'"));
 }
 
 bool IsText(absl::string_view text) {
@@ -56,8 +55,8 @@ class Fields {
     }
     const uint64_t format = Number("format", 1, kMaxNumber);
     if (status_.ok() && format > kRecordFormat) {
-      status_ = absl::UnimplementedError(absl::StrCat("the ", what_, " has format ", format, "; this build reads format ",
-                                                      kRecordFormat, ": use a newer build"));
+      status_ = absl::UnimplementedError(absl::StrCat(
+          "the ", what_, " has format ", format, "; this build reads format ", kRecordFormat, ": use a newer build"));
     }
   }
 

@@ -36,8 +36,8 @@ absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* me
   while (!registration->Alive(*view)) {
     if (SteadyNow() >= deadline) {
       const absl::Status why = membership->health().status;
-      return absl::DeadlineExceededError(absl::StrCat("etcd does not tell in time that the node is a member",
-                                                      why.ok() ? "" : ": ", why.message()));
+      return absl::DeadlineExceededError(
+          absl::StrCat("etcd does not tell in time that the node is a member", why.ok() ? "" : ": ", why.message()));
     }
     view = membership->WaitForChange(view, deadline);
   }
@@ -141,11 +141,11 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
   KVLINK_ASSIGN_OR_RETURN(const etcd::Lease lease, client->Grant(options_.ttl, deadline));
   etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
   member.relation = etcd::Compare::Relation::kGreater;
-  const auto committed = client->Commit(
-      {{etcd::Compare::ModRevision(key, alive_revision), std::move(member)},
-       {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id}},
-       {}},
-      deadline);
+  const auto committed =
+      client->Commit({{etcd::Compare::ModRevision(key, alive_revision), std::move(member)},
+                      {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id}},
+                      {}},
+                     deadline);
   if (!committed.ok() || !committed->succeeded) {
     client->Revoke(lease.id, deadline).IgnoreError();
     KVLINK_RETURN_IF_ERROR(committed.status());
@@ -209,9 +209,9 @@ void Registration::Look() {
     leaving = leaving_;
   }
   if (self == members.end() && times_set_back == times_set_back_) {
-    return End(leaving ? absl::OkStatus()
-                       : absl::NotFoundError(
-                             absl::StrCat("node ", IdHex(options_.node_id), " was removed from the cluster")));
+    return End(
+        leaving ? absl::OkStatus()
+                : absl::NotFoundError(absl::StrCat("node ", IdHex(options_.node_id), " was removed from the cluster")));
   }
   if (!lost && Alive(*view)) return;
   const absl::Status entered = Enter(/*starting=*/false, SteadyNow() + 2 * options_.ttl + kGrace + kCallTimeout);

@@ -1,9 +1,9 @@
 // A running node's entry in etcd: its record among the members, and under a lease that it is alive, and how far it is.
 //
-// The lease is kept alive and, where it was lost, granted anew for as long as the object lives; nothing moves meanwhile.
-// Of two processes with one node id (a directory that was copied) the later is refused. Where the same node was started
-// again, its new process takes the place of the one before: at once if it has the same address, else when that one's
-// lease has ended.
+// The lease is kept alive and, where it was lost, granted anew for as long as the object lives; nothing moves
+// meanwhile. Of two processes with one node id (a directory that was copied) the later is refused. Where the same node
+// was started again, its new process takes the place of the one before: at once if it has the same address, else when
+// that one's lease has ended.
 //
 // Thread-safety: all methods. Ownership: starts one thread, `cluster-member`, and that of the lease. Lifetime: within
 // its Membership's. The destructor revokes the lease (for some seconds at most) and leaves the record of the member.
@@ -77,8 +77,8 @@ class Registration {
   const RegistrationOptions options_;
 
   // Of the thread, and before and after it of Start and the destructor.
-  Lease lease_;                        // empty: none
-  int64_t times_set_back_ = 0;         // of etcd, when the member was seen in the view last
+  Lease lease_;                            // empty: none
+  int64_t times_set_back_ = 0;             // of etcd, when the member was seen in the view last
   std::optional<ProgressRecord> written_;  // under this lease
 
   mutable Mutex mutex_;

@@ -107,8 +107,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(AdvertisedHost(options).status());
   ownership_ = std::make_shared<MemberOwnership>();
   const auto on_view = [ownership = ownership_](const std::shared_ptr<const View>& view) { ownership->Update(view); };
-  KVLINK_ASSIGN_OR_RETURN(membership_,
-                          Membership::Open({options.cluster, std::nullopt, events(), on_view}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(membership_, Membership::Open({options.cluster, std::nullopt, events(), on_view}, deadline));
   KVLINK_RETURN_IF_ERROR(CheckBinding(options.node.directory));
   options.node.ownership = ownership_;
   const ClusterSettings settings = membership_->view()->settings;
@@ -124,8 +123,9 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
                                             [](int64_t sum, const auto& one) { return sum + one.second; });
   if (documents > 0) {
     Log(Severity::kWarning, "documents_not_served",
-        absl::StrCat("the store's own catalog has ", documents,
-                     " documents from when it stood alone, which the cluster does not see: its catalog is the database"));
+        absl::StrCat(
+            "the store's own catalog has ", documents,
+            " documents from when it stood alone, which the cluster does not see: its catalog is the database"));
   }
   if (!options.weight.has_value()) options.weight = DefaultWeight(statistics.capacity_bytes);
   KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));
@@ -139,10 +139,10 @@ absl::Status MemberNode::CheckBinding(const std::string& directory) const {
   KVLINK_ASSIGN_OR_RETURN(const auto binding, ReadBinding(directory));
   const ClusterSettings settings = membership_->view()->settings;
   if (!binding.has_value() || binding->cluster_id == settings.id) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the store at ", directory, " belongs to cluster '", binding->cluster_name, "' (", IdHex(binding->cluster_id),
-      "), not to '", settings.name, "' (", IdHex(settings.id), ") of etcd at ", membership_->connection()->ToString(),
-      ": name its own cluster, or an empty directory"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("the store at ", directory, " belongs to cluster '", binding->cluster_name, "' (",
+                   IdHex(binding->cluster_id), "), not to '", settings.name, "' (", IdHex(settings.id), ") of etcd at ",
+                   membership_->connection()->ToString(), ": name its own cluster, or an empty directory"));
 }
 
 absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl::Time deadline) {
@@ -177,8 +177,7 @@ absl::Status MemberNode::Register(const MemberNodeOptions& options, const std::s
   registration.record.build = build;
   registration.ttl = options.ttl;
   registration.events = events();
-  KVLINK_ASSIGN_OR_RETURN(registration_,
-                          Registration::Start(membership_.get(), std::move(registration), deadline));
+  KVLINK_ASSIGN_OR_RETURN(registration_, Registration::Start(membership_.get(), std::move(registration), deadline));
   const std::shared_ptr<const View> view = membership_->view();
   Log(Severity::kInfo, "member",
       absl::StrCat("node ", IdHex(id_), " at ", address.ToString(), " is a member of cluster '", view->settings.name,

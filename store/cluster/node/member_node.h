@@ -1,9 +1,9 @@
-// A node as a member of a cluster: the node (store/node), what it knows of the cluster, its entry in etcd, and what works
-// beside it.
+// A node as a member of a cluster: the node (store/node), what it knows of the cluster, its entry in etcd, and what
+// works beside it.
 //
 // Order of starting: etcd is asked which cluster it is, the directory must be of that one or of none, the node serves,
-// companions prepare, the node is registered, companions start. Order of ending: companions stop, the entry that says it
-// is alive goes, the node ends. While etcd is gone everything goes on with what was known.
+// companions prepare, the node is registered, companions start. Order of ending: companions stop, the entry that says
+// it is alive goes, the node ends. While etcd is gone everything goes on with what was known.
 //
 // Thread-safety: all methods except the destructor. Ownership: starts one thread, `cluster-state`, and those of its
 // parts.

@@ -31,6 +31,7 @@ class Replicated : public ReplicatedStore {
   Replicated(std::shared_ptr<ViewSource> source, std::shared_ptr<DocumentCatalog> catalog,
              const ReplicatedOptions& options)
       : catalog_(std::move(catalog)),
+        add_catalog_stats_(options.add_catalog_stats),
         nodes_(std::move(source), NodeOptions(options)),
         cluster_{&nodes_, &hedges_, &counters_, options.zone, options.patience},
         puts_(&cluster_) {}
@@ -90,7 +91,11 @@ class Replicated : public ReplicatedStore {
   }
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override;
 
-  absl::StatusOr<StoreStats> Stats() override { return SumOfStats(*nodes_.Now()); }
+  absl::StatusOr<StoreStats> Stats() override {
+    KVLINK_ASSIGN_OR_RETURN(StoreStats stats, SumOfStats(*nodes_.Now()));
+    if (add_catalog_stats_) KVLINK_RETURN_IF_ERROR(add_catalog_stats_(&stats));
+    return stats;
+  }
   absl::StatusOr<std::vector<Listed>> ListEncodings(absl::string_view ns, const Identity& after,
                                                     int64_t limit) override {
     return MergedListing(*nodes_.Now(), ns, after, limit);
@@ -114,6 +119,7 @@ class Replicated : public ReplicatedStore {
   std::shared_ptr<DeviceBuffer> Known(const DeviceBuffer* buffer);
 
   const std::shared_ptr<DocumentCatalog> catalog_;
+  const std::function<absl::Status(StoreStats*)> add_catalog_stats_;
   cluster::Counters counters_;
   HedgeBudget hedges_;
   mutable NodeSet nodes_;

@@ -30,6 +30,7 @@
 #define KVLINK_STORE_CLUSTER_REPLICAS_REPLICATED_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +52,8 @@ struct ReplicatedOptions {
   std::string zone;                   // of this process: owners in it are asked before others
   // How long lookups and reads wait for owners that do not answer, when nobody else is left to ask.
   absl::Duration patience = absl::Seconds(3);
+  // Adds to Stats what the catalog counts: documents, and its clock. May be empty.
+  std::function<absl::Status(StoreStats* stats)> add_catalog_stats;
 };
 
 // Since the store was opened.

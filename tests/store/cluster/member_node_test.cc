@@ -123,8 +123,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
   filler_.complete = true;
-  ASSERT_TRUE(
-      Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
+  ASSERT_TRUE(Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
 
   // It leaves when the others have what it held, and not before.
   filler_.complete = false;
@@ -185,9 +184,8 @@ TEST_F(MemberNodeTest, ADirectoryOfAnotherCluster) {
   { ASSERT_NE(Start(OptionsOf("node", "a")), nullptr); }
   const absl::Status other = StartStatus(OptionsOf("node", "b"));
   EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition) << other;
-  EXPECT_THAT(std::string(other.message()),
-              AllOf(HasSubstr(Directory("node")), HasSubstr("'a'"), HasSubstr(cluster::IdHex(a.id)),
-                    HasSubstr(cluster::IdHex(b.id))));
+  EXPECT_THAT(std::string(other.message()), AllOf(HasSubstr(Directory("node")), HasSubstr("'a'"),
+                                                  HasSubstr(cluster::IdHex(a.id)), HasSubstr(cluster::IdHex(b.id))));
   // The name is another cluster's now.
   ASSERT_TRUE(Connect("a")->client()->Delete("a/", true, Patience()).ok());
   Create("a");

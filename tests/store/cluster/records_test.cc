@@ -95,7 +95,7 @@ void ExpectRefused(const std::string& good, const Parse& parse,
     EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("'" + name + "'")) << bad;
   }
   for (const std::string& bad : {std::string(), std::string("{"), std::string("[]"), std::string("1"), good + "x",
-                                std::string(20000, ' ') + good, std::string("{}"), good.substr(0, good.size() / 2)}) {
+                                 std::string(20000, ' ') + good, std::string("{}"), good.substr(0, good.size() / 2)}) {
     EXPECT_EQ(parse(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad.substr(0, 100);
   }
 }
@@ -127,7 +127,8 @@ TEST(ClusterRecords, EveryFieldIsChecked) {
                  {R"("acknowledged":1)", R"("acknowledged":0)"},
                  {R"("id":"0001)", R"("id":"X001)"},
                  {R"("id":"0001)", R"("id":"01)"}});
-  EXPECT_FALSE(ParseCluster("default", absl::StrReplaceAll(kCluster, {{R"("acknowledged":1)", R"("acknowledged":3)"}})).ok());
+  EXPECT_FALSE(
+      ParseCluster("default", absl::StrReplaceAll(kCluster, {{R"("acknowledged":1)", R"("acknowledged":3)"}})).ok());
   ExpectRefused(kAlive, [](const std::string& bytes) { return ParseAlive(bytes); },
                 {{R"("incarnation":17)", R"("incarnation":-17)"}, {R"("address":"host:7400")", R"("address":"")"}});
   ExpectRefused(kProgress, [](const std::string& bytes) { return ParseProgress(bytes); },
@@ -150,8 +151,8 @@ TEST(ClusterRecords, PasswordsAreNotPublished) {
   ClusterSettings settings;
   settings.name = "default";
   for (const char* database :
-       {"postgresql://user:secret@db/kvlink", "postgres://user:secret@db", "host=db password=secret", "host=db PASSWORD = x",
-        "postgresql://db/kvlink?password=secret"}) {
+       {"postgresql://user:secret@db/kvlink", "postgres://user:secret@db", "host=db password=secret",
+        "host=db PASSWORD = x", "postgresql://db/kvlink?password=secret"}) {
     settings.database = database;
     const absl::Status status = ValidateSettings(settings);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << database;

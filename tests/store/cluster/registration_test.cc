@@ -65,8 +65,7 @@ TEST_F(RegistrationTest, TheNextStartTakesOver) {
     const auto lease = client->Grant(ttl, Patience());
     ASSERT_TRUE(lease.ok()) << lease.status();
     const std::string key = cluster::KeyOf("default", cluster::KeyKind::kAlive, NodeOf(1));
-    ASSERT_TRUE(
-        client->Put(key, cluster::SerializeAlive({incarnation, "127.0.0.1:7001"}), lease->id, Patience()).ok());
+    ASSERT_TRUE(client->Put(key, cluster::SerializeAlive({incarnation, "127.0.0.1:7001"}), lease->id, Patience()).ok());
   };
   leave(2, absl::Hours(1));
   {

@@ -1,0 +1,62 @@
+// The replicated store knows neither etcd nor the database; here they meet.
+#include "store/cli/cluster_store.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/client/remote.h"
+#include "store/database/database.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::Duration kApproach = absl::Seconds(10);
+
+// What only the catalog knows: how many documents there are, and its clock, by which they are written.
+absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
+  KVLINK_ASSIGN_OR_RETURN(const auto counted, catalog->Stats(SteadyNow() + kApproach));
+  for (const auto& ns : counted.namespaces) {
+    auto known = absl::c_find_if(stats->namespaces, [&](const auto& one) { return one.name == ns.name; });
+    if (known == stats->namespaces.end()) known = stats->namespaces.insert(known, {.name = ns.name});
+    known->documents = ns.documents;
+  }
+  absl::c_sort(stats->namespaces, [](const auto& a, const auto& b) { return a.name < b.name; });
+  stats->clock_us = counted.clock_us;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
+  store::cluster::MembershipOptions membership;
+  KVLINK_ASSIGN_OR_RETURN(membership.address, ClusterAddressOf(flags.cluster));
+  auto opened = store::cluster::Membership::Open(std::move(membership), SteadyNow() + kApproach);
+  KVLINK_RETURN_IF_ERROR(Annotate(opened.status(), PlaceName(flags)));
+  ClusterStore cluster;
+  cluster.membership = *std::move(opened);
+
+  const store::cluster::ClusterSettings settings = cluster.membership->view()->settings;
+  store::database::DatabaseOptions database;
+  database.connection = settings.database;
+  database.cluster_id = settings.id;
+  auto catalog = store::database::DatabaseCatalog::Open(database);
+  KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
+  const std::shared_ptr<store::database::DatabaseCatalog> shared = *std::move(catalog);
+
+  store::cluster::ReplicatedOptions options;
+  options.node.name = ClientName();
+  options.node.tls = flags.tls;
+  KVLINK_ASSIGN_OR_RETURN(options.node.key, NodeKey(flags));
+  KVLINK_ASSIGN_OR_RETURN(options.node.carrier, store::client::ParseCarrier(flags.carrier));
+  options.resources.receive_bytes = flags.memory;
+  options.zone = flags.zone;
+  options.add_catalog_stats = [shared](store::StoreStats* stats) { return AddCatalogStats(shared.get(), stats); };
+  KVLINK_ASSIGN_OR_RETURN(cluster.store, store::cluster::OpenReplicated(cluster.membership, shared, options));
+  return cluster;
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,25 @@
+// The store over a whole cluster, for commands: its members from etcd, its catalog from its database.
+// Thread-safety: one thread at a time; the store's methods as they say.
+#ifndef KVLINK_STORE_CLI_CLUSTER_STORE_H_
+#define KVLINK_STORE_CLI_CLUSTER_STORE_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "store/cli/place.h"
+#include "store/cluster/members/membership.h"
+#include "store/cluster/replicas/replicated.h"
+
+namespace kvlink::cli {
+
+struct ClusterStore {
+  std::shared_ptr<store::cluster::Membership> membership;
+  std::unique_ptr<store::cluster::ReplicatedStore> store;  // goes before the membership
+};
+// REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
+// the cluster. Nodes and the database are reached for when they are needed.
+absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
+
+}  // namespace kvlink::cli
+
+#endif  // KVLINK_STORE_CLI_CLUSTER_STORE_H_
