@@ -48,7 +48,8 @@ class CliClusterTest : public ::testing::Test {
     return nlohmann::json::parse(listed.output, nullptr, false);
   }
   nlohmann::json Member(const std::string& address) const {
-    for (const auto& member : Members()["members"]) {
+    const nlohmann::json cluster = Members();
+    for (const auto& member : cluster["members"]) {
       if (member["address"] == address) return member;
     }
     ADD_FAILURE() << "no member at " << address;
