@@ -29,7 +29,7 @@ TEST_F(CliTest, BadDocumentsAreNamedOneLineEachAndTheOthersStored) {
   for (int i = 0; i < 400; ++i) absl::StrAppend(&words, "word", i, " ");
   const std::string input = Write("in.jsonl", Lines(0, 2) +
                                                   "{\"id\":\"empty\",\"text\":\" \\n \"}\n"
-                                                  "{\"id\":\"long\",\"text\":\"" +
+                                                  "{\"id\":\"long\",\"text\":\"short\",\"title\":\"" +
                                                   words +
                                                   "\"}\n"
                                                   "{\"id\":\"d1\",\"text\":\"a second one\"}\n"
@@ -42,7 +42,7 @@ TEST_F(CliTest, BadDocumentsAreNamedOneLineEachAndTheOthersStored) {
   EXPECT_THAT(finished.output, HasSubstr("9 documents: 3 added, 0 complete already, 6 failed"));
   EXPECT_THAT(finished.errors, HasSubstr(absl::StrCat(input, ":3: document 'empty': the document is empty")));
   EXPECT_THAT(finished.errors,
-              ContainsRegex("in.jsonl:4: document 'long': .* tokens, more than the model's context of 512"));
+              ContainsRegex("in.jsonl:4: document 'long': title and template take .* of the 256 tokens of a part"));
   EXPECT_THAT(finished.errors,
               HasSubstr(absl::StrCat(input, ":5: document 'd1': duplicate id; it was first used at ", input, ":2")));
   EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:6: .*invalid UTF-8 at byte"));
@@ -79,6 +79,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--threads", "1025"}), "ingest", {"--threads", "1024"});
   ExpectRefused(Run("ingest", {input, "--profile", "nobody"}), "ingest", {"nobody"});
   ExpectRefused(Run("ingest", {input, "--namespace", ""}), "ingest", {"namespace"});
+  ExpectRefused(Run("ingest", {input, "--chunk-tokens", "513"}), "ingest", {"--chunk-tokens", "context is 512"});
   ExpectRefused(Run("ask", {"why?", "--host-memory", "1G"}), "ask", {"--host-memory", "--device cuda"});
   ExpectRefused(Run("ask", {"why?", "--device-buffer", "1G"}), "ask", {"--device-buffer", "--device cuda"});
   ExpectRefused(Run("inspect", {"stor"}), "inspect", {"store, documents, document ID, or model"});

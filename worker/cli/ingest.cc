@@ -18,6 +18,7 @@
 #include "worker/cli/commands.h"
 #include "worker/cli/open.h"
 #include "worker/encode/encoder.h"
+#include "worker/ingest/chunk.h"
 #include "worker/ingest/prune.h"
 #include "worker/ingest/rejects.h"
 
@@ -238,15 +239,17 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(encoder_options.tenant_secret, TenantSecret(arguments, flags.store));
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
   KVLINK_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(flags.model));
+  // What can be refused is refused before a store is made.
+  KVLINK_RETURN_IF_ERROR(ingest::ChunkLimitsOf(flags.chunk_tokens, opened.model->config().context).status());
+  std::unique_ptr<ingest::RejectFile> rejects;
+  if (!flags.rejects.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(rejects, ingest::RejectFile::Create(flags.rejects));
+  }
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore place, OpenStore(flags.store, StoreUse::kCreate));
   if (place.created && !flags.quiet) absl::PrintF("created a new store in %s\n", Printable(flags.store.store));
   KVLINK_ASSIGN_OR_RETURN(const auto encoder,
                           encode::Encoder::Create(opened.model.get(), opened.fingerprint, encoder_options));
 
-  std::unique_ptr<ingest::RejectFile> rejects;
-  if (!flags.rejects.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(rejects, ingest::RejectFile::Create(flags.rejects));
-  }
   ingest::SeenIds seen;
   const ingest::IngestInput input{.source = source.get(),
                                   .tokenizer = opened.tokenizer.get(),

@@ -49,11 +49,11 @@ std::array<uint8_t, 32> TokenizerDigest(const model::Tokenizer& tokenizer) {
 
 }  // namespace
 
-ContentDigester::ContentDigester(const Fingerprint& fingerprint, const model::Tokenizer& tokenizer,
+ContentDigester::ContentDigester(const Identity& nothing, const model::Tokenizer& tokenizer,
                                  const link::LinkProfile& profile, const ChunkLimits& limits)
     : head_(kMagic) {
   AppendNumber<uint32_t>(kVersion, &head_);
-  head_.append(reinterpret_cast<const char*>(fingerprint.bytes.data()), fingerprint.bytes.size());
+  head_.append(reinterpret_cast<const char*>(nothing.bytes.data()), nothing.bytes.size());
   const std::array<uint8_t, 32> digest = TokenizerDigest(tokenizer);
   head_.append(reinterpret_cast<const char*>(digest.data()), digest.size());
   AppendText(profile.document_template, &head_);

@@ -15,8 +15,9 @@ namespace kvlink::ingest {
 
 class ContentDigester {
  public:
-  // Reads the whole vocabulary.
-  ContentDigester(const Fingerprint& fingerprint, const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
+  // `nothing`: the identity of no tokens, which says by what model and under which secret others are named. Reads the
+  // whole vocabulary.
+  ContentDigester(const Identity& nothing, const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
                   const ChunkLimits& limits);
   ContentDigest Of(absl::string_view title, absl::string_view text) const;
 

@@ -46,10 +46,8 @@ absl::StatusOr<Document> Prepare(const model::Tokenizer& tokenizer, const link::
 
 // Whether `entry` names the same parts as this run would, whoever wrote it.
 bool SaysTheSame(const CatalogEntry& entry, const Fingerprint& model, const Document& document);
-// Whether a document of this content and title may be skipped if its encodings are in the store: its entry was made
-// from the same, and is named as the encoder names its tokens (a tenant's secret is no part of the content).
-bool IsUnchanged(const CatalogEntry& entry, const Fingerprint& model, const encode::Encoder& encoder,
-                 const ReadDocument& read);
+// Whether a document may be skipped if its encodings are in the store.
+bool IsUnchanged(const CatalogEntry& entry, const Fingerprint& model, const ReadDocument& read);
 
 }  // namespace kvlink::ingest
 

@@ -68,7 +68,7 @@ class Run {
         options_(options),
         callbacks_(callbacks),
         limits_(limits),
-        digester_(input.fingerprint, *input.tokenizer, *input.profile, limits),
+        digester_(input.encoder->IdentityOf({}), *input.tokenizer, *input.profile, limits),
         store_(input.store, options.ns, input.encoder->options().codec, options.outage),
         generation_(options.generation),
         batch_tokens_(input.encoder->options().batch_tokens),
@@ -202,7 +202,7 @@ class Run {
     std::vector<bool> complete(documents.size());
     std::vector<Identity> identities;
     for (size_t i = 0; i < documents.size(); ++i) {
-      complete[i] = entries[i].ok() && IsUnchanged(*entries[i], input_.fingerprint, *input_.encoder, documents[i]);
+      complete[i] = entries[i].ok() && IsUnchanged(*entries[i], input_.fingerprint, documents[i]);
       if (!complete[i]) continue;
       for (const CatalogPart& part : entries[i]->parts) identities.push_back(part.identity);
     }

@@ -24,8 +24,8 @@
 #include "absl/time/time.h"
 #include "store/store.h"
 #include "worker/encode/encoder.h"
-#include "worker/ingest/source/document_source.h"
 #include "worker/ingest/seen_ids.h"
+#include "worker/ingest/source/document_source.h"
 #include "worker/link/profile.h"
 #include "worker/text/tokenizer.h"
 

@@ -13,9 +13,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "store/store.h"
-#include "worker/ingest/source/document_source.h"
 #include "worker/ingest/ingest.h"
 #include "worker/ingest/seen_ids.h"
+#include "worker/ingest/source/document_source.h"
 
 namespace kvlink::ingest {
 

@@ -86,7 +86,6 @@ TEST_F(CorpusTest, WhatIsUnchangedIsSkippedWithoutTokenising) {
   EXPECT_EQ(counts_.skipped, 48);
 }
 
-// The content digest says nothing of the secret.
 TEST_F(CorpusTest, AnotherSecretIsNotSkipped) {
   ASSERT_TRUE(Run(Lines(0, 5)).ok());
   encode::EncoderOptions options = encoder_->options();
