@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/status.h"
 #include "tests/integration/traffic.h"
 
 namespace kvlink::testing {
@@ -31,26 +32,24 @@ int64_t ClusterClients::Now() {
 }
 
 ClusterClients::ClusterClients(const ClusterProcesses& cluster, const ClientsOptions& options) : options_(options) {
+  const absl::Status opened = Open(cluster);
+  EXPECT_TRUE(opened.ok()) << opened;
+}
+
+absl::Status ClusterClients::Open(const ClusterProcesses& cluster) {
   store::cluster::MembershipOptions members;
-  auto address = store::cluster::ParseClusterAddress(cluster.name());
-  if (!address.ok()) return ADD_FAILURE() << address.status(), void();
-  members.address = *address;
-  auto membership = store::cluster::Membership::Open(std::move(members), SteadyNow() + kDeadline);
-  if (!membership.ok()) return ADD_FAILURE() << membership.status(), void();
-  membership_ = *std::move(membership);
+  KVLINK_ASSIGN_OR_RETURN(members.address, store::cluster::ParseClusterAddress(cluster.name()));
+  KVLINK_ASSIGN_OR_RETURN(membership_, store::cluster::Membership::Open(std::move(members), SteadyNow() + kDeadline));
   store::database::DatabaseOptions database;
   database.connection = membership_->view()->settings.database;
   database.cluster_id = membership_->view()->settings.id;
-  auto catalog = store::database::DatabaseCatalog::Open(database);
-  if (!catalog.ok()) return ADD_FAILURE() << catalog.status(), void();
-  catalog_ = *std::move(catalog);
+  KVLINK_ASSIGN_OR_RETURN(catalog_, store::database::DatabaseCatalog::Open(database));
   store::cluster::ReplicatedOptions replicated;
   replicated.node.key = cluster.key();
   replicated.node.tls.insecure = true;
   replicated.node.name = "history";
-  auto store = store::cluster::OpenReplicated(membership_, catalog_, replicated);
-  if (!store.ok()) return ADD_FAILURE() << store.status(), void();
-  store_ = *std::move(store);
+  KVLINK_ASSIGN_OR_RETURN(store_, store::cluster::OpenReplicated(membership_, catalog_, replicated));
+  return absl::OkStatus();
 }
 
 ClusterClients::~ClusterClients() { Stop(); }

@@ -51,6 +51,7 @@ class ClusterClients {
   void ReadAll();
 
  private:
+  absl::Status Open(const ClusterProcesses& cluster);
   void Run(int client);
   void Write(int client, uint64_t number);
   void Read(int client, uint64_t number);
