@@ -29,6 +29,9 @@ if(NOT KVLINK_BARE)
   find_package(ucx CONFIG REQUIRED)
   find_package(gRPC CONFIG REQUIRED)
   find_package(prometheus-cpp CONFIG REQUIRED)
+  # Of the client alone: what servers' extensions are built with need not be there.
+  set(PostgreSQL_ADDITIONAL_VERSIONS 15 16 17)
+  find_package(PostgreSQL REQUIRED)
 endif()
 
 # xxHash is used header-only: compiled with native vectors (base/checksum.inc) it takes 48-53 GB/s of blocks in cache, where the

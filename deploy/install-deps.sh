@@ -17,6 +17,7 @@ packages=(
   libucx-dev ucx-utils libgrpc++-dev protobuf-compiler-grpc prometheus-cpp-dev
   clang clang-format clang-tidy
   etcd-server
+  libpq-dev postgresql
   python3 python3-pip python3-venv ca-certificates
 )
 
@@ -49,10 +50,13 @@ install_packages() {
     fail "apt-get failed, its last lines are above"
   fi
   rm -f "$log"
-  # Tests start members of etcd themselves; Debian's package starts one for the whole machine.
-  if [[ " ${missing[*]} " == *" etcd-server "* ]] && [ -d /run/systemd/system ]; then
-    "${sudo[@]}" systemctl disable --quiet --now etcd || echo "install-deps: the service etcd goes on running" >&2
-  fi
+  # Tests start members of etcd and servers of PostgreSQL themselves; Debian's packages start one for the whole machine.
+  local package service
+  for service in etcd postgresql; do
+    package=${service/etcd/etcd-server}
+    [[ " ${missing[*]} " == *" $package "* ]] && [ -d /run/systemd/system ] || continue
+    "${sudo[@]}" systemctl disable --quiet --now "$service" || echo "install-deps: the service $service goes on running" >&2
+  done
 }
 
 install_model() {

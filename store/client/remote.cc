@@ -20,6 +20,7 @@
 #include "store/client/data/mapped.h"
 #include "store/client/data/pull.h"
 #include "store/client/data/push.h"
+#include "store/client/data/slots.h"
 #include "store/client/data/verifier.h"
 #include "store/client/reachable.h"
 #include "transport/address.h"
@@ -116,6 +117,8 @@ class Remote : public RemoteStore {
     catalog_.DropDramTier();
   }
   absl::StatusOr<StoreStats> Stats() override;
+  absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override;
+  absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) override;
   RemoteCounters Counters() const override;
   std::string ReadCarrier() const override;
 
@@ -173,8 +176,8 @@ absl::Status Remote::Open() {
   const absl::Time deadline = SteadyNow() + options_.connect_timeout;
   KVLINK_RETURN_IF_ERROR(CheckReachable(options_.address, deadline));
   KVLINK_RETURN_IF_ERROR(WithRetries(&retries_, deadline, [&] { return control_.Session(deadline).status(); }));
-  const bool may_map =
-      options_.transport == nullptr && (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped);
+  const bool may_map = options_.transport == nullptr &&
+                       ((options_.carrier == Carrier::kAuto && options_.map) || options_.carrier == Carrier::kMapped);
   if (may_map) {
     KVLINK_ASSIGN_OR_RETURN(mapped_, MappedReader::Create(&control_, &counters_, &requests_, options_.connect_timeout));
     const absl::Status mapped = mapped_->Try(SteadyNow() + options_.connect_timeout);
@@ -528,6 +531,22 @@ absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns
     const auto code = static_cast<absl::StatusCode>(codes[0]);
     if (code == absl::StatusCode::kOk) return absl::OkStatus();
     return absl::Status(code, absl::StrCat("the node's answer for encoding ", identity.Hex()));
+  });
+}
+
+absl::StatusOr<std::vector<SlotDigest>> Remote::SlotDigests(absl::Span<const uint16_t> slots) {
+  const absl::Time deadline = SteadyNow() + options_.request_timeout;
+  return WithRetries(&retries_, Patience(deadline), [&]() -> absl::StatusOr<std::vector<SlotDigest>> {
+    KVLINK_ASSIGN_OR_RETURN(const auto connection, Messages(deadline));
+    return Checked(*connection, AskSlotDigests(connection.get(), slots, deadline));
+  });
+}
+
+absl::StatusOr<SlotListing> Remote::ListSlot(int slot, const std::optional<SlotEntry>& after) {
+  const absl::Time deadline = SteadyNow() + options_.request_timeout;
+  return WithRetries(&retries_, Patience(deadline), [&]() -> absl::StatusOr<SlotListing> {
+    KVLINK_ASSIGN_OR_RETURN(const auto connection, Messages(deadline));
+    return Checked(*connection, AskSlot(connection.get(), slot, after, deadline));
   });
 }
 

@@ -23,11 +23,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "proto/slots.h"
 #include "store/store.h"
 #include "transport/tls.h"
 #include "transport/transport.h"
@@ -48,6 +51,7 @@ struct RemoteOptions {
   // Where mapping does not work, kMapped is refused by OpenRemote. Writes never map: they take ucx, then grpc. With TLS
   // kUcx, which encrypts nothing, is taken only where it is named.
   Carrier carrier = Carrier::kAuto;
+  bool map = true;   // kAuto may map
   std::string name;  // of this process, for the node's logs
 
   // Bounds of registered, prefaulted memory, which grows with need and is given back when nobody has used it for
@@ -128,6 +132,12 @@ class RemoteStore : public Store {
   // Memory, on a page boundary, from which Put sends without a copy: slabs of a Put that lie in it stay unchanged until
   // Put returns, and may be used again then. RESOURCE_EXHAUSTED, UNAVAILABLE.
   virtual absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes) = 0;
+  // For nodes that compare themselves with this one; the key has the right `repair`. Digests of slots, in order, as
+  // many as are wanted. UNIMPLEMENTED: the node is of an older build.
+  virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;
+  // Encodings of a slot behind `after` (nothing: from the first), by (namespace, identity, codec), as many as a message
+  // holds.
+  virtual absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) = 0;
   virtual RemoteCounters Counters() const = 0;
   // How reads come now: "mapped", "ucx", "grpc", or "transport" where one was given.
   virtual std::string ReadCarrier() const = 0;

@@ -76,7 +76,6 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(a.ready()["cluster"], "default");
   const nlohmann::json cluster = Members();
   EXPECT_EQ(cluster["copies"], 2);
-  EXPECT_EQ(cluster["database"], "postgresql://kvlink@db/kvlink");
   ASSERT_EQ(cluster["members"].size(), 3u);
   const std::string id_a = a.ready()["node_id"];
   EXPECT_EQ(Member(a.address())["node_id"], id_a);
@@ -156,7 +155,8 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   place_ = here + "/other";
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {"no cluster 'other'", "default"});
-  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@db/kvlink"}).status, 0);
+  EXPECT_EQ(Members()["database"], "postgresql://kvlink@db/kvlink");
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {Directory("node"), "'default'", "'other'"});
   const std::string access = Directory("access");

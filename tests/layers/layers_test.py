@@ -26,6 +26,7 @@ LIBRARIES = [
     ("gRPC", r"grpcpp?/"),
     ("xxHash", r"xx(hash|h_x86dispatch)\.h$"),
     ("nlohmann", r"nlohmann/"),
+    ("libpq", r"(libpq-fe\.h$|postgresql/)"),
     ("zlib", r"zlib\.h$"),
     ("zstd", r"zstd(_errors)?\.h$"),
 ]
