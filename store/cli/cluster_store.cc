@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -14,7 +16,7 @@
 namespace kvlink::cli {
 namespace {
 
-constexpr absl::Duration kApproach = absl::Seconds(10);
+constexpr absl::Duration kApproach = absl::Seconds(10), kPause = absl::Milliseconds(250);
 
 // What only the catalog knows: how many documents there are, and its clock, by which they are written.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
@@ -29,7 +31,29 @@ absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::S
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenDatabase(
+    const store::cluster::ClusterSettings& settings) {
+  store::database::DatabaseOptions options;
+  options.connection = settings.database;
+  options.cluster_id = settings.id;
+  return store::database::DatabaseCatalog::Open(options);
+}
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
+    const store::cluster::ClusterSettings& settings, absl::Time deadline) {
+  const std::string name = absl::StrCat("cluster ", settings.name);
+  auto catalog = OpenDatabase(settings);
+  KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), name));
+  for (;;) {
+    const absl::Status prepared = (*catalog)->Prepare(deadline);
+    if (prepared.ok()) return catalog;
+    const bool gone = absl::IsUnavailable(prepared) || absl::IsDeadlineExceeded(prepared);
+    if (!gone || SteadyNow() + kPause >= deadline) return Annotate(prepared, name);
+    absl::SleepFor(kPause);
+  }
+}
 
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   store::cluster::MembershipOptions membership;
@@ -39,11 +63,7 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   ClusterStore cluster;
   cluster.membership = *std::move(opened);
 
-  const store::cluster::ClusterSettings settings = cluster.membership->view()->settings;
-  store::database::DatabaseOptions database;
-  database.connection = settings.database;
-  database.cluster_id = settings.id;
-  auto catalog = store::database::DatabaseCatalog::Open(database);
+  auto catalog = OpenDatabase(cluster.membership->view()->settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
   const std::shared_ptr<store::database::DatabaseCatalog> shared = *std::move(catalog);
 

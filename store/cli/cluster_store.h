@@ -6,9 +6,12 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "store/cli/place.h"
 #include "store/cluster/members/membership.h"
 #include "store/cluster/replicas/replicated.h"
+#include "store/cluster/view.h"
+#include "store/database/database.h"
 
 namespace kvlink::cli {
 
@@ -19,6 +22,11 @@ struct ClusterStore {
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
+
+// The database of a cluster, with our tables in it; waits until `deadline` for one that is not there yet. Errors of
+// DatabaseCatalog::Open and Prepare, naming the cluster.
+absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
+    const store::cluster::ClusterSettings& settings, absl::Time deadline);
 
 }  // namespace kvlink::cli
 

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cluster/members/administration.h"
 #include "store/cluster/members/membership.h"
@@ -247,6 +248,11 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const auto connection, cluster::Connection::Open(address));
   KVLINK_ASSIGN_OR_RETURN(const auto made,
                           cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
+  if (!made.database.empty()) {
+    // Nodes make the tables, too, when they start.
+    const auto prepared = PrepareDatabase(made, SteadyNow() + kCallTimeout);
+    KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(), "the cluster is made, but its nodes cannot start yet"));
+  }
   absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
                cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
   return absl::OkStatus();

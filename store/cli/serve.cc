@@ -21,6 +21,7 @@
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 #include "store/cli/cluster_flags.h"
+#include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
 #include "store/cli/secret_file.h"
@@ -233,6 +234,10 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
   upkeep.bytes_per_second = flags.repair;
+  upkeep.open_log = [](const store::cluster::ClusterSettings& settings,
+                       absl::Time deadline) -> absl::StatusOr<std::unique_ptr<store::database::DropLog>> {
+    return PrepareDatabase(settings, deadline);
+  };
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,
                           store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));
