@@ -48,13 +48,11 @@ ClusterProcesses::ClusterProcesses(const ClusterShape& shape) : shape_(shape), s
   postgres_ = std::make_unique<PostgresServer>(postgres);
   database_ = absl::StrCat("postgresql://kvlink@", network_->local(2), ":", postgres_->port(), "/kvlink");
 
-  key_ = "an administrator of this test";
+  key_ = "an-administrator-of-this-test";
   key_file_ = scratch_.path() + "/key";
   access_file_ = scratch_.path() + "/access";
-  std::string hex;
-  for (const char c : key_) absl::StrAppend(&hex, absl::Hex(static_cast<uint8_t>(c), absl::kZeroPad2));
   std::ofstream(key_file_) << key_;
-  std::ofstream(access_file_) << "test " << hex << " admin *\n";
+  std::ofstream(access_file_) << "test " << key_ << " admin *\n";
   for (const std::string& file : {key_file_, access_file_}) chmod(file.c_str(), 0600);
 
   for (int i = 0; i < shape.nodes + shape.spare_hosts; ++i) {
@@ -108,7 +106,7 @@ bool ClusterProcesses::Start(int node) {
                   shape_.capacity,
                   "--access-file",
                   access_file_,
-                  "--key-file",
+                  "--peer-key-file",
                   key_file_,
                   "--insecure",
                   "--socket",
