@@ -26,6 +26,7 @@
 #include "store/cli/secret_file.h"
 #include "store/cluster/node/member_node.h"
 #include "store/cluster/node/upkeep.h"
+#include "store/database/database.h"
 #include "store/node/node.h"
 
 namespace kvlink::cli {
@@ -217,6 +218,18 @@ absl::StatusOr<store::client::RemoteOptions> PeerOptions(const StoreCommandFlags
   return peers;
 }
 
+// The drop log of the cluster's database, whose tables are made or brought up to date first.
+absl::StatusOr<std::unique_ptr<store::database::DropLog>> OpenDropLog(const store::cluster::ClusterSettings& settings,
+                                                                      absl::Time deadline) {
+  store::database::DatabaseOptions options;
+  options.connection = settings.database;
+  options.cluster_id = settings.id;
+  options.max_connections = 2;
+  KVLINK_ASSIGN_OR_RETURN(auto catalog, store::database::DatabaseCatalog::Open(options));
+  KVLINK_RETURN_IF_ERROR(Annotate(catalog->Prepare(deadline), "the cluster's database"));
+  return catalog;
+}
+
 absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   Serving serving;
   if (flags.cluster.cluster.empty()) {
@@ -233,6 +246,7 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
   upkeep.bytes_per_second = flags.repair;
+  upkeep.open_log = OpenDropLog;
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,
                           store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));
