@@ -27,6 +27,7 @@
 #include "store/cli/secret_file.h"
 #include "store/cluster/node/member_node.h"
 #include "store/cluster/node/upkeep.h"
+#include "store/database/database.h"
 #include "store/node/node.h"
 
 namespace kvlink::cli {

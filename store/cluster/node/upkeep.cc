@@ -23,10 +23,7 @@ class Upkeep final : public Companion {
 
   absl::Status Prepare(absl::Time deadline) override {
     const ClusterSettings settings = context_.membership->view()->settings;
-    if (!settings.database.empty() && !options_.open_log) {
-      context_.events(Severity::kWarning, "drops_not_carried_out",
-                      "this node was started without the cluster's database");
-    } else if (!settings.database.empty()) {
+    if (!settings.database.empty()) {
       KVLINK_ASSIGN_OR_RETURN(log_, options_.open_log(settings, deadline));
       DropOptions drops;
       drops.node = context_.node;

@@ -19,8 +19,7 @@ struct UpkeepOptions {
   // Towards the other members; `address` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
   int64_t bytes_per_second = int64_t{256} << 20;  // of repair; at least 1
-  // Opens the drop log of the cluster's database, ready for use. Not called where the cluster names no database. Empty:
-  // drops are not carried out, which is logged.
+  // Opens the drop log of the cluster's database, ready for use. Not called where the cluster names no database.
   std::function<absl::StatusOr<std::unique_ptr<database::DropLog>>(const ClusterSettings& settings,
                                                                    absl::Time deadline)>
       open_log;
