@@ -106,7 +106,7 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   EXPECT_EQ(Json({"inspect", "documents"}).size(), 28u);
   const Finished gone = WithModel({"ask", "--doc", "d0", "--question", "what?", "--max-tokens", "2"});
   ExpectRefused(gone, "ask", {"d0", "cluster " + etcd_->endpoints()});
-  EXPECT_EQ(Kvlink({"delete", "--whole-namespace"}).status, 0);
+  EXPECT_EQ(Kvlink({"delete", "--namespace", "default", "--whole-namespace"}).status, 0);
   EXPECT_EQ(Json({"inspect", "store"})["namespaces"].size(), 0u);
 }
 
