@@ -41,10 +41,14 @@ std::shared_ptr<NodeConnection> NodeChannel::Present() {
 }
 
 void NodeChannel::Retire() {
+  Prune();
+  retired_.push_back(std::exchange(connection_, nullptr));
+}
+
+void NodeChannel::Prune() {
   retired_.erase(std::remove_if(retired_.begin(), retired_.end(),
                                 [](const auto& connection) { return connection->WaitClosed(absl::InfinitePast()); }),
                  retired_.end());
-  retired_.push_back(std::exchange(connection_, nullptr));
 }
 
 bool NodeChannel::CloseIdle(absl::Time before) {
@@ -52,6 +56,7 @@ bool NodeChannel::CloseIdle(absl::Time before) {
   {
     MutexLock lock(&mutex_);
     if (dialling_) return false;
+    Prune();
     if (connection_ == nullptr) return true;
     if (!usage_.IdleSince(before)) return false;
     idle = connection_;

@@ -55,6 +55,8 @@ class NodeChannel {
 
   // The connection is none any more, but kept until the transport is done with it.
   void Retire() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Forgets those that it is done with.
+  void Prune() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   CondVar changed_;
