@@ -14,6 +14,7 @@ absl::Status RunDrain(absl::Span<char* const> args);
 absl::Status RunCluster(absl::Span<char* const> args);
 absl::Status RunMembers(absl::Span<char* const> args);
 absl::Status RunNamespace(absl::Span<char* const> args);
+absl::Status RunCatalog(absl::Span<char* const> args);
 absl::Status RunDelete(absl::Span<char* const> args);
 absl::Status RunVerify(absl::Span<char* const> args);
 absl::Status RunInspectStore(absl::Span<char* const> args);

@@ -12,6 +12,7 @@ constexpr kvlink::cli::Command kCommands[] = {
     {"members", kvlink::cli::RunMembers, "show or change the members of a cluster"},
     {"cluster", kvlink::cli::RunCluster, "make a cluster of nodes"},
     {"inspect", kvlink::cli::RunInspectStore, "show what a store or a document consists of"},
+    {"catalog", kvlink::cli::RunCatalog, "copy documents to a file and back, or check their encodings"},
     {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
     {"verify", kvlink::cli::RunVerify, "read a store back and check every byte of it"},
 };
