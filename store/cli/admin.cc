@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "store/cli/cluster_status.h"
 #include "store/cli/commands.h"
 #include "store/cli/members.h"
 #include "store/cli/place.h"
@@ -123,16 +124,46 @@ absl::Status NoOperands(const Arguments& arguments) {
 
 }  // namespace
 
+namespace {
+
+// Home, and clear what is below: a terminal shows one picture.
+void BeginPicture(const AdminFlags& flags) {
+  if (flags.watch && !flags.json && isatty(STDOUT_FILENO)) absl::PrintF("\x1b[H\x1b[J");
+}
+
+absl::Status ShowCluster(const AdminFlags& flags) {
+  KVLINK_ASSIGN_OR_RETURN(const ClusterStore cluster, OpenClusterStore(flags.store));
+  for (;;) {
+    const std::string picture = ClusterStatus(cluster, flags.json, flags.watch);
+    BeginPicture(flags);
+    absl::PrintF("%s", picture);
+    std::fflush(stdout);
+    if (!flags.watch || OutputFailed()) return absl::OkStatus();
+    absl::SleepFor(absl::Seconds(flags.interval));
+  }
+}
+
+}  // namespace
+
 absl::Status RunStatus(absl::Span<char* const> args) {
   AdminFlags flags;
-  Arguments arguments("status", "", "Shows a node: its tiers, namespaces and traffic.");
+  flags.store.memory = int64_t{64} << 20;  // nothing is read
+  Arguments arguments("status", "",
+                      "Shows a node: its tiers, namespaces and traffic. With --cluster its members: what each holds,\n"
+                      "whether it is alive, and what it has still to copy.");
   AddNodeFlags(arguments, flags.store);
+  AddClusterFlags(arguments, flags.store.cluster);
   arguments.Flag("watch", "Draw it again and again, with rates.", &flags.watch);
   arguments.Number("interval", "SECONDS", "Time between two drawings.", &flags.interval);
   arguments.Flag("json", "Print JSON, with --watch an object a line.", &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
+  if (const auto place = PlaceOf(flags.store); place.ok() && *place == PlaceKind::kCluster) {
+    return ShowCluster(flags);
+  } else if (arguments.given("cluster")) {
+    return place.status();
+  }
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
   store::client::NodeStatus before;
   absl::Time then = absl::InfinitePast();
@@ -146,8 +177,7 @@ absl::Status RunStatus(absl::Span<char* const> args) {
                    ToJson(status).dump(flags.watch ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {
       const double seconds = then == absl::InfinitePast() ? 0 : absl::ToDoubleSeconds(now - then);
-      // Home, and clear what is below: a terminal shows one picture.
-      if (flags.watch && isatty(STDOUT_FILENO)) absl::PrintF("\x1b[H\x1b[J");
+      BeginPicture(flags);
       absl::PrintF("%s", Draw(flags.store.store, status, before, seconds));
     }
     std::fflush(stdout);

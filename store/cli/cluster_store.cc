@@ -18,6 +18,14 @@ namespace {
 
 constexpr absl::Duration kApproach = absl::Seconds(10), kPause = absl::Milliseconds(250);
 
+absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
+    const store::cluster::ClusterSettings& settings) {
+  store::database::DatabaseOptions options;
+  options.connection = settings.database;
+  options.cluster_id = settings.id;
+  return store::database::DatabaseCatalog::Open(options);
+}
+
 // What only the catalog knows: how many documents there are, and its clock, by which they are written.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
   KVLINK_ASSIGN_OR_RETURN(const auto counted, catalog->Stats(SteadyNow() + kApproach));
@@ -31,20 +39,12 @@ absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::S
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenDatabase(
-    const store::cluster::ClusterSettings& settings) {
-  store::database::DatabaseOptions options;
-  options.connection = settings.database;
-  options.cluster_id = settings.id;
-  return store::database::DatabaseCatalog::Open(options);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
     const store::cluster::ClusterSettings& settings, absl::Time deadline) {
   const std::string name = absl::StrCat("cluster ", settings.name);
-  auto catalog = OpenDatabase(settings);
+  auto catalog = OpenCatalog(settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), name));
   for (;;) {
     const absl::Status prepared = (*catalog)->Prepare(deadline);
@@ -63,7 +63,7 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   ClusterStore cluster;
   cluster.membership = *std::move(opened);
 
-  auto catalog = OpenDatabase(cluster.membership->view()->settings);
+  auto catalog = OpenCatalog(cluster.membership->view()->settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
   const std::shared_ptr<store::database::DatabaseCatalog> shared = *std::move(catalog);
 

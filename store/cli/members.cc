@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
+#include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"

@@ -94,6 +94,7 @@ void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
 void AddNodeFlags(Arguments& arguments, StoreFlags& flags) {
   // A directory from the environment is no default of these commands.
   if (const auto node = IsNode(flags.store); !node.ok() || !*node) flags.store.clear();
+  flags.default_store = flags.store;
   arguments.Text("store", "HOST:PORT", "The node (kvlink store).", &flags.store);
   AddIdentityFlags(arguments, flags);
 }

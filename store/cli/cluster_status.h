@@ -1,0 +1,17 @@
+// kvlink status of a whole cluster. Thread-safety: one thread at a time.
+#ifndef KVLINK_STORE_CLI_CLUSTER_STATUS_H_
+#define KVLINK_STORE_CLI_CLUSTER_STATUS_H_
+
+#include <string>
+
+#include "store/cli/cluster_store.h"
+
+namespace kvlink::cli {
+
+// Its members as etcd names them, with what each says of itself, as text or as JSON in one object (on one line where
+// `one_line`). Asks all nodes side by side; of those that do not answer it says so.
+std::string ClusterStatus(const ClusterStore& cluster, bool json, bool one_line);
+
+}  // namespace kvlink::cli
+
+#endif  // KVLINK_STORE_CLI_CLUSTER_STATUS_H_
