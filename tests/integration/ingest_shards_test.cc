@@ -154,7 +154,7 @@ TEST_F(IngestShards, KilledAtRandomTheyLeaveTheCorpusAndEncodeNothingAgain) {
   Corpus corpus;
   for (int i = 0; i < documents; ++i) corpus[absl::StrCat("d", i)] = TextOf(i, 0);
   Write(corpus);
-  RunAll(/*prune=*/false, /*kills=*/Soak() ? 20 : 4, absl::Milliseconds(Soak() ? 2000 : 150), random);
+  RunAll(/*prune=*/false, /*kills=*/Soak() ? 20 : 4, absl::Milliseconds(Soak() ? 600 : 150), random);
   ExpectCatalogIs(corpus);
   absl::flat_hash_set<std::string> durable;
   absl::flat_hash_map<std::string, int> encoded;
