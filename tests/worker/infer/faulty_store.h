@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -37,6 +38,8 @@ class FaultyStore final : public store::Store {
   void TakeBack(const Identity& identity, int checks, int times) { taken_back_[identity] = {checks, times}; }
   // Leases whose memory was given to others.
   int taken_back() const { return taken_; }
+  // Called when an encoding is durable, by whoever put it.
+  void OnPut(std::function<void(const Identity&)> on_put) { on_put_ = std::move(on_put); }
   // Times that the store was asked for encodings, one or many: over a node, round trips.
   int asked() const { return asked_; }
   // Calls of the catalog, each for one or many documents.
@@ -80,7 +83,9 @@ class FaultyStore final : public store::Store {
                                        absl::Span<const absl::Span<const std::byte>> slabs,
                                        absl::Time deadline) override {
     if (!puts_.ok()) return puts_;
-    return real_->Put(ns, manifest, slabs, deadline);
+    auto put = real_->Put(ns, manifest, slabs, deadline);
+    if (put.ok() && on_put_) on_put_(manifest.identity);
+    return put;
   }
   absl::Status Pin(absl::string_view ns, const Identity& identity, Codec codec) override {
     return real_->Pin(ns, identity, codec);
@@ -150,7 +155,7 @@ class FaultyStore final : public store::Store {
   // On a copy of the bytes, which is overwritten at its moment.
   class ShortLease final : public store::Lease {
    public:
-    ShortLease(std::unique_ptr<store::Lease> real, int checks, int* taken)
+    ShortLease(std::unique_ptr<store::Lease> real, int checks, std::atomic<int>* taken)
         : real_(std::move(real)), last_check_(checks), taken_(taken) {
       for (const LayerManifest& layer : manifest().layers) slabs_.emplace_back(layer.length);
     }
@@ -180,7 +185,7 @@ class FaultyStore final : public store::Store {
 
     const std::unique_ptr<store::Lease> real_;
     const int last_check_;
-    int* const taken_;
+    std::atomic<int>* const taken_;
     mutable int checks_ = 0;
     mutable bool intact_ = true;
     mutable std::vector<std::vector<std::byte>> slabs_;
@@ -189,11 +194,12 @@ class FaultyStore final : public store::Store {
   store::Store* const real_;
   std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
   std::map<Identity, std::pair<int, int>> taken_back_;
-  int taken_ = 0, asked_ = 0;
+  std::atomic<int> taken_{0}, asked_{0};
   absl::Duration catalog_delay_;
   uint64_t clock_ahead_us_ = 0;
   std::atomic<int> catalog_gets_{0}, catalog_puts_{0};
   absl::Status lookups_, reads_, puts_;
+  std::function<void(const Identity&)> on_put_;
 };
 
 }  // namespace kvlink::testing

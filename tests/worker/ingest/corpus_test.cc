@@ -140,7 +140,7 @@ TEST_F(CorpusTest, ShardsAreNamedFromZero) {
     EXPECT_EQ(ShardOfJob(3, index).status().code(), absl::StatusCode::kInvalidArgument);
   }
   // The numbers that docs/operations.md promises.
-  EXPECT_EQ(IdHash("moon"), Checksum64(absl::MakeConstSpan(reinterpret_cast<const std::byte*>("moon"), 4)));
+  EXPECT_EQ(IdHash("moon"), 13981229990247997166u);
   EXPECT_EQ(IdHash(""), 0x2D06800538D394C2u);
 }
 
@@ -180,6 +180,14 @@ TEST_F(CorpusTest, ALongDocumentIsSeveralEncodingsUnderOneEntry) {
   ASSERT_TRUE(Run(Line("long", text)).ok());
   EXPECT_EQ(counts_.added, 1);
   EXPECT_EQ(counts_.encodings, 1);
+}
+
+TEST_F(CorpusTest, TheContentDigestIsTheStoredFormat) {
+  Identity nothing;
+  nothing.bytes.fill(0xab);
+  const ContentDigester digester(nothing, *tokenizer_, profile_, {256, 128});
+  EXPECT_EQ(digester.Of("Title", "A text.").Hex(), "aca826898a1bdc17b8e8e6131ae67f8b6552b52cac4d2f3f4f16c1844cb04c13");
+  EXPECT_NE(digester.Of("Title", "A text."), digester.Of("Titl", "eA text."));
 }
 
 // Cut alike whatever is ingested beside it, and by one batch or several.

@@ -163,6 +163,33 @@ TEST_F(DocumentSourceTest, DirectoriesAreWalkedInOrder) {
   EXPECT_EQ(empty.status().code(), absl::StatusCode::kNotFound);
 }
 
+// Byte by byte, whatever is a folder and what a file.
+TEST_F(DocumentSourceTest, TheOrderIsThatOfWholePaths) {
+  std::vector<std::string> names = {"b.txt",   "b/a.txt", "b/c/d.txt", "b/c.txt", "b0.txt", "b-.txt",
+                                    "b/c-.md", "a/z.txt", "c/c/c.txt", "c.md",    "d/e.txt"};
+  for (const std::string& name : names) Write("d/" + name, name);
+  fs::create_directories(root_ / "d/empty/deeper");
+  std::sort(names.begin(), names.end());
+  const std::vector<SourceItem> items = All({(root_ / "d").string()});
+  EXPECT_EQ(Ids(items), names);
+  for (size_t i = 0; i < std::min(items.size(), names.size()); ++i) EXPECT_EQ(items[i].text, names[i]);
+}
+
+TEST_F(DocumentSourceTest, TextsOfOtherShardsAreNotRead) {
+  std::vector<std::string> ids;
+  for (int i = 0; i < 20; ++i) ids.push_back(absl::StrCat(i, ".txt"));
+  SourceOptions options;
+  options.shard = {1, 3};
+  std::vector<std::string> ours;
+  for (const std::string& id : ids) {
+    if (options.shard.Has(id)) ours.push_back(id);
+    // It has no bytes that are UTF-8: whoever reads it fails.
+    Write("d/" + id, options.shard.Has(id) ? "text" : "\xff");
+  }
+  std::sort(ours.begin(), ours.end());
+  EXPECT_EQ(Ids(All({(root_ / "d").string()}, options)), ours);
+}
+
 TEST_F(DocumentSourceTest, StopEndsTheWaitForAPipe) {
   const std::string path = (root_ / "pipe.jsonl").string();
   const std::string line = "{\"id\":\"a\",\"text\":\"t\"}\n";
@@ -246,10 +273,14 @@ TEST_F(DocumentSourceTest, AFolderThatCannotBeListedFailsAlone) {
   fs::permissions(root_ / "d/priv", fs::perms::none);
   ASSERT_EQ(seteuid(65534), 0);
   auto source = DocumentSource::Open({(root_ / "d").string()}, {});
+  std::vector<SourceItem> items;
+  while (source.ok()) {
+    auto item = (*source)->Next();
+    if (!item.has_value()) break;
+    items.push_back(*std::move(item));
+  }
   ASSERT_EQ(seteuid(0), 0);
   ASSERT_TRUE(source.ok()) << source.status();
-  std::vector<SourceItem> items;
-  while (auto item = (*source)->Next()) items.push_back(*std::move(item));
   EXPECT_THAT(Ids(items), ElementsAre("a.txt", "!" + (root_ / "d/priv").string(), "z/c.txt"));
   EXPECT_THAT(std::string(items[1].status.message()), HasSubstr("cannot be listed: Permission denied"));
   EXPECT_EQ((*source)->ignored_files(), 1);

@@ -126,7 +126,8 @@ absl::StatusOr<std::unique_ptr<DocumentSource>> DocumentSource::Open(const std::
   KVLINK_ASSIGN_OR_RETURN(auto interrupt, Interrupt::Create());
   std::unique_ptr<DocumentSource> source(new DocumentSource(options, std::move(interrupt)));
   for (const std::string& path : paths) KVLINK_RETURN_IF_ERROR(source->AddPath(path));
-  const bool one_text = source->inputs_.size() == 1 && !source->inputs_[0].json_lines;
+  const std::vector<Input>& inputs = source->inputs_;
+  const bool one_text = inputs.size() == 1 && !inputs[0].json_lines && !inputs[0].directory;
   if (!one_text && !(options.id.empty() && options.title.empty())) {
     return absl::InvalidArgumentError("an id or title on the command line is for one text; JSON lines bring their own");
   }
@@ -134,13 +135,15 @@ absl::StatusOr<std::unique_ptr<DocumentSource>> DocumentSource::Open(const std::
   return source;
 }
 
-absl::Status DocumentSource::AddPath(const std::string& path) {
+bool DocumentSource::AreJsonLines(const std::string& name, bool otherwise) const {
   using Format = SourceOptions::Format;
-  const auto json_lines = [this](const std::string& name, bool otherwise) {
-    return options_.format == Format::kAuto ? otherwise || IsJsonLines(name) : options_.format == Format::kJsonLines;
-  };
+  return options_.format == Format::kAuto ? otherwise || IsJsonLines(name) : options_.format == Format::kJsonLines;
+}
+
+absl::Status DocumentSource::AddPath(const std::string& path) {
   if (path == "-") {
-    inputs_.push_back({path, options_.id.empty() ? "stdin" : options_.id, json_lines(path, true), 0, absl::OkStatus()});
+    inputs_.push_back(
+        {.path = path, .id = options_.id.empty() ? "stdin" : options_.id, .json_lines = AreJsonLines(path, true)});
     total_known_ = false;
     return absl::OkStatus();
   }
@@ -149,70 +152,75 @@ absl::Status DocumentSource::AddPath(const std::string& path) {
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) return absl::NotFoundError(absl::StrCat(path, ": no such file or directory"));
   if (fs::is_directory(status)) return AddDirectory(path);
-  if (options_.format == Format::kAuto && IsAmbiguous(path)) {
+  if (options_.format == SourceOptions::Format::kAuto && IsAmbiguous(path)) {
     return absl::InvalidArgumentError(absl::StrCat(
         path, ": is it JSON lines or one text? Say --format jsonl or --format text; arrays and tables are not read"));
   }
-  AddFile(path, options_.id.empty() ? fs::path(path).filename().string() : options_.id, json_lines(path, false));
+  const uintmax_t bytes = fs::file_size(path, error);
+  if (error) total_known_ = false;  // a pipe
+  inputs_.push_back({.path = path,
+                     .id = options_.id.empty() ? fs::path(path).filename().string() : options_.id,
+                     .json_lines = AreJsonLines(path, false),
+                     .bytes = error ? 0 : static_cast<int64_t>(bytes)});
+  total_bytes_ += inputs_.back().bytes;
   return absl::OkStatus();
 }
 
-// Files of `top`/`below` and of its folders into `found`, and folders that cannot be listed as inputs that failed.
-void DocumentSource::ListDirectory(const std::string& top, const std::string& below, std::vector<Input>* found) {
-  std::vector<std::string> folders = {below};
-  while (!folders.empty()) {
-    const fs::path folder = fs::path(folders.back());
-    folders.pop_back();
-    std::error_code error;
-    fs::directory_iterator walk(fs::path(top) / folder, error);
-    for (; !error && walk != fs::directory_iterator(); walk.increment(error)) {
-      const std::string name = walk->path().filename().string();
-      const std::string id = (folder / name).generic_string();
-      std::error_code kind;
-      if (absl::StartsWith(name, ".")) continue;
-      if (walk->is_directory(kind) && !walk->is_symlink(kind)) {
-        folders.push_back(id);
-      } else if (IsDocument(name) && walk->is_regular_file(kind)) {
-        const bool json_lines = options_.format == SourceOptions::Format::kAuto
-                                    ? IsJsonLines(name)
-                                    : options_.format == SourceOptions::Format::kJsonLines;
-        found->push_back({.path = walk->path().string(), .id = id, .json_lines = json_lines});
-      } else if (walk->is_regular_file(kind)) {
-        ++ignored_files_;
-      }
-    }
-    if (!error) continue;
-    found->push_back({.path = (fs::path(top) / folder).string(),
-                      .id = folder.generic_string(),
-                      .status = absl::UnavailableError(absl::StrCat("cannot be listed: ", error.message()))});
-  }
-}
-
+// A first walk counts; the files are found again when their turn comes.
 absl::Status DocumentSource::AddDirectory(const std::string& path) {
-  std::vector<Input> found;
-  ListDirectory(path, "", &found);
-  if (found.size() == 1 && found[0].id.empty()) return Annotate(found[0].status, path);  // the directory itself
-  if (found.empty()) {
+  bool any = false;
+  DirectoryWalk walk(path);
+  while (const auto entry = walk.Next()) {
+    if (!entry->status.ok() && entry->below.empty()) return Annotate(entry->status, path);
+    if (entry->status.ok() && !IsDocument(entry->below)) {
+      ++ignored_files_;
+      continue;
+    }
+    any = true;
+    std::error_code error;
+    const uintmax_t bytes = entry->status.ok() ? fs::file_size(entry->path, error) : 0;
+    if (!error) total_bytes_ += static_cast<int64_t>(bytes);
+  }
+  if (!any) {
     return absl::NotFoundError(
         absl::StrCat(path, ": no documents in this directory (.txt, .md, .jsonl or .ndjson, also as .gz or .zst)"));
   }
-  std::sort(found.begin(), found.end(), [](const Input& a, const Input& b) { return a.id < b.id; });
-  for (Input& input : found) {
-    if (input.status.ok()) {
-      AddFile(input.path, input.id, input.json_lines);
-    } else {
-      inputs_.push_back(std::move(input));
-    }
-  }
+  inputs_.push_back({.path = path, .directory = true});
   return absl::OkStatus();
 }
 
-void DocumentSource::AddFile(const std::string& path, const std::string& id, bool json_lines) {
-  std::error_code error;
-  const uintmax_t bytes = fs::file_size(path, error);
-  if (error) total_known_ = false;  // a pipe
-  inputs_.push_back({path, id, json_lines, error ? 0 : static_cast<int64_t>(bytes), absl::OkStatus()});
-  total_bytes_ += inputs_.back().bytes;
+bool DocumentSource::TakeInput() {
+  for (;;) {
+    while (walk_ != nullptr) {
+      auto entry = walk_->Next();
+      if (!entry.has_value()) {
+        walk_.reset();
+        break;
+      }
+      if (entry->status.ok() && !IsDocument(entry->below)) continue;
+      std::error_code error;
+      const uintmax_t bytes = entry->status.ok() ? fs::file_size(entry->path, error) : 0;
+      current_ = Input{.path = entry->path,
+                       .id = entry->below,
+                       .json_lines = AreJsonLines(entry->below, false),
+                       .bytes = error ? 0 : static_cast<int64_t>(bytes),
+                       .status = entry->status};
+      return true;
+    }
+    if (next_input_ == inputs_.size()) return false;
+    const Input& input = inputs_[next_input_++];
+    if (!input.directory) {
+      current_ = input;
+      return true;
+    }
+    walk_ = std::make_unique<DirectoryWalk>(input.path);
+  }
+}
+
+void DocumentSource::FinishInput() {
+  finished_bytes_ += current_->bytes;
+  current_.reset();
+  lines_.reset();
 }
 
 std::optional<SourceItem> DocumentSource::Next() {
@@ -231,41 +239,33 @@ bool DocumentSource::IsOurs(const SourceItem& item) const {
 }
 
 std::optional<SourceItem> DocumentSource::NextOfAll() {
-  for (;;) {
+  while (current_.has_value() || TakeInput()) {
     if (lines_ != nullptr) {
       if (auto item = NextLine()) return item;
-      finished_bytes_ += inputs_[next_input_++].bytes;
-      lines_.reset();
+      FinishInput();
+      continue;
     }
-    if (next_input_ == inputs_.size()) return std::nullopt;
-    const Input& input = inputs_[next_input_];
-    if (!input.status.ok()) {
-      ++next_input_;
-      return SourceItem{.where = input.path, .status = input.status, .position = finished_bytes_};
+    SourceItem item{.where = current_->path, .status = current_->status};
+    if (item.status.ok() && current_->json_lines) {
+      auto stream = ByteStream::Open(current_->path, interrupt_.get());
+      if (stream.ok()) {
+        lines_ = std::make_unique<LineReader>(*std::move(stream), options_.max_document_bytes);
+        continue;
+      }
+      item.status = stream.status();
+    } else if (item.status.ok()) {
+      item = ReadText(*current_);
     }
-    if (!input.json_lines) {
-      SourceItem item = ReadText(input);
-      finished_bytes_ += input.bytes;
-      ++next_input_;
-      item.position = finished_bytes_;
-      return item;
-    }
-    auto stream = ByteStream::Open(input.path, interrupt_.get());
-    if (!stream.ok()) {
-      SourceItem item{.where = input.path, .status = stream.status()};
-      finished_bytes_ += input.bytes;
-      ++next_input_;
-      item.position = finished_bytes_;
-      return item;
-    }
-    lines_ = std::make_unique<LineReader>(*std::move(stream), options_.max_document_bytes);
+    FinishInput();
+    item.position = finished_bytes_;
+    return item;
   }
+  return std::nullopt;
 }
 
 // nullopt: the current input has ended.
 std::optional<SourceItem> DocumentSource::NextLine() {
-  const Input& input = inputs_[next_input_];
-  const std::string name = input.path == "-" ? "stdin" : input.path;
+  const std::string name = current_->path == "-" ? "stdin" : current_->path;
   for (;;) {
     auto line = lines_->Next();
     SourceItem item;
@@ -274,9 +274,7 @@ std::optional<SourceItem> DocumentSource::NextLine() {
       // Nothing after this can be read: the next call goes on with the next input.
       item.where = name;
       item.status = line.status();
-      finished_bytes_ += input.bytes;
-      ++next_input_;
-      lines_.reset();
+      FinishInput();
       return item;
     }
     if (!line->has_value()) return std::nullopt;

@@ -27,6 +27,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/ingest/source/directory_walk.h"
 #include "worker/ingest/source/interrupt.h"
 #include "worker/ingest/source/line_reader.h"
 #include "worker/ingest/source/shard.h"
@@ -54,8 +55,8 @@ struct SourceItem {
 
 class DocumentSource {
  public:
-  // Lists the inputs. INVALID_ARGUMENT: no inputs, "-" twice, an id or a title for more than one text, a .json or
-  // .csv file without a format. NOT_FOUND naming a path that is not there; a directory without documents.
+  // Counts what the inputs are. INVALID_ARGUMENT: no inputs, "-" twice, an id or a title for more than one text, a
+  // .json or .csv file without a format. NOT_FOUND naming a path that is not there; a directory without documents.
   static absl::StatusOr<std::unique_ptr<DocumentSource>> Open(const std::vector<std::string>& paths,
                                                               const SourceOptions& options);
   // The next document of the shard, good or bad; nullopt at the end. What is wrong with one document or one file never
@@ -79,16 +80,19 @@ class DocumentSource {
   struct Input {
     std::string path;
     std::string id;  // of a text
+    bool directory = false;
     bool json_lines = false;
     int64_t bytes = 0;
-    absl::Status status;  // why it cannot be read, where that is known already
+    absl::Status status = absl::OkStatus();  // why it cannot be read, where that is known already
   };
   DocumentSource(const SourceOptions& options, std::unique_ptr<Interrupt> interrupt)
       : options_(options), interrupt_(std::move(interrupt)) {}
   absl::Status AddPath(const std::string& path);
   absl::Status AddDirectory(const std::string& path);
-  void ListDirectory(const std::string& top, const std::string& below, std::vector<Input>* found);
-  void AddFile(const std::string& path, const std::string& id, bool json_lines);
+  bool AreJsonLines(const std::string& name, bool otherwise) const;
+  // The next file to be read into current_; false at the end.
+  bool TakeInput();
+  void FinishInput();
   // The next item, of whatever shard; of a text of another one only its id.
   std::optional<SourceItem> NextOfAll();
   bool IsOurs(const SourceItem& item) const;
@@ -99,13 +103,15 @@ class DocumentSource {
   const std::unique_ptr<const Interrupt> interrupt_;
   mutable std::atomic<bool> stopped_{false};
   int64_t unnamed_ = 0;
-  std::vector<Input> inputs_;
+  std::vector<Input> inputs_;  // as they were named: files and directories
   int64_t total_bytes_ = 0;
   int64_t ignored_files_ = 0;
   bool total_known_ = true;
   size_t next_input_ = 0;
-  int64_t finished_bytes_ = 0;         // of the inputs before the current one
-  std::unique_ptr<LineReader> lines_;  // of the current input
+  std::unique_ptr<DirectoryWalk> walk_;  // through the input before
+  std::optional<Input> current_;
+  int64_t finished_bytes_ = 0;         // of the files before the current one
+  std::unique_ptr<LineReader> lines_;  // of the current file
 };
 
 }  // namespace kvlink::ingest
