@@ -14,6 +14,11 @@
 namespace kvlink::store::cluster {
 
 inline constexpr absl::Duration kNoProgress = absl::Milliseconds(250);
+// How long a call takes at most for an encoding that an owner does not have, whoever else is silent.
+inline constexpr absl::Duration kMissPatience = absl::Milliseconds(750);
+// A layer that takes so long, while its node gives signs, is worth a read of the next owner, as far as the budget of
+// hedges goes.
+inline constexpr absl::Duration kSlowLayer = absl::Milliseconds(500);
 
 // How long a node takes to answer: a running mean, and the mean deviation from it.
 class Latency {

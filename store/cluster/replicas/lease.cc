@@ -18,6 +18,8 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kClockSlack = absl::Milliseconds(1);
+// How often those that are not waited for are looked at.
+constexpr absl::Duration kLook = absl::Milliseconds(20);
 
 // A lease of one node. Counts as under way at the node until its last layer is there.
 struct Part {
@@ -111,19 +113,35 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
   if (layer < 0 || layer >= static_cast<int64_t>(manifest().layers.size())) {
     return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " of ", manifest().layers.size()));
   }
+  absl::Time slow = SteadyNow() + kSlowLayer;
   for (;;) {
-    Part* part = nullptr;
+    std::vector<Part*> live;
     absl::Time until = deadline;
+    bool others = false;
     {
       MutexLock lock(&mutex_);
       if (layers_[layer] != nullptr) return absl::OkStatus();
       if (live_.empty()) return absl::UnavailableError("no owner of the encoding can bring the layer");
-      part = live_.back();
-      if (!nobody_else_ || live_.size() > 1) until = std::min(until, part->signed_at + kNoProgress);
+      live = live_;
+      others = !nobody_else_;
+      if (others || live.size() > 1) until = std::min(until, live.back()->signed_at + kNoProgress);
     }
-    const absl::Status waited = part->lease->WaitLayer(layer, until);
+    Part* const part = live.back();
+    live.pop_back();
+    for (Part* const other : live) {
+      if (other->lease->WaitLayer(layer, absl::InfinitePast()).ok()) return Give(other, layer);
+    }
+    const absl::Time look = live.empty() ? absl::InfiniteFuture() : SteadyNow() + kLook;
+    const absl::Status waited = part->lease->WaitLayer(layer, std::min({until, look, others ? slow : until}));
     if (waited.ok()) return Give(part, layer);
-    if (absl::IsDeadlineExceeded(waited) && SteadyNow() + kClockSlack >= until) {
+    const absl::Time now = SteadyNow() + kClockSlack;
+    if (absl::IsDeadlineExceeded(waited) && now < until && (now >= look || now >= slow)) {
+      if (now < slow || !others) continue;
+      slow = absl::InfiniteFuture();
+      if (!cluster_->hedges->TryTake()) continue;
+      ++cluster_->counters->hedges;
+      KVLINK_RETURN_IF_ERROR(Change(part, absl::OkStatus(), deadline));
+    } else if (absl::IsDeadlineExceeded(waited) && now >= until) {
       if (until == deadline) return waited;
       if (GaveSign(part)) continue;
       part->node->Failed();

@@ -121,8 +121,8 @@ void Scatter::Take(Sent* sent) {
       ++cluster_->counters->moved;
       item.moved = true;
     }
-    if ((*verdicts)[k] != Verdict::kHad) continue;
-    item.had = true;
+    item.missed = item.missed || (*verdicts)[k] == Verdict::kMissed;
+    item.had = item.had || (*verdicts)[k] == Verdict::kHad;
   }
   sent_.remove_if([sent](const Sent& one) { return &one == sent; });
 }
@@ -185,7 +185,14 @@ bool Scatter::Unfinished() const {
   return absl::c_any_of(items_, [](const Item& item) { return !item.had && item.waiting > 0; });
 }
 
+absl::Time Scatter::Patience(absl::Time begun, absl::Time deadline) const {
+  const bool all_missed = absl::c_all_of(
+      items_, [](const Item& item) { return item.had || item.waiting == 0 || (item.missed && item.awaited == 0); });
+  return all_missed ? std::min(deadline, begun + kMissPatience) : deadline;
+}
+
 void Scatter::Run(absl::Time deadline) {
+  const absl::Time begun = SteadyNow();
   for (;;) {
     const bool awaited = absl::c_any_of(items_, [](const Item& item) { return !item.had && item.awaited > 0; });
     if (!awaited && SendRound()) continue;
@@ -193,9 +200,9 @@ void Scatter::Run(absl::Time deadline) {
       if (!LookAgain(deadline)) return;
       continue;
     }
-    const absl::Time now = SteadyNow();
-    if (now >= deadline) break;
-    if (const auto tag = arrivals_->Next(std::min(CheckProgress(now), deadline)); tag.has_value()) {
+    const absl::Time now = SteadyNow(), until = Patience(begun, deadline);
+    if (now >= until) break;
+    if (const auto tag = arrivals_->Next(std::min(CheckProgress(now), until)); tag.has_value()) {
       const auto sent = absl::c_find_if(sent_, [&](const Sent& one) { return one.tag == *tag; });
       if (sent != sent_.end()) Take(&*sent);
     }

@@ -3,7 +3,8 @@
 //
 // A node that gives no sign for kNoProgress is left behind: what it was asked for goes to the next owners, and its
 // answer counts if it still comes. It is left behind earlier where it is slower than nearly always, and the budget of
-// hedges allows it.
+// hedges allows it. Where an owner has said that it does not have the encoding, those left behind are waited for until
+// the call has taken kMissPatience; where none has said anything, until the call's deadline.
 //
 // Thread-safety: one thread. Lifetime: what Cluster points to outlives it.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
@@ -80,6 +81,7 @@ class Scatter {
     int waiting = 0;  // requests of which it is part
     int awaited = 0;  // of these, those not left behind
     bool had = false, moved = false;
+    bool missed = false;  // an owner said so
   };
   struct Sent {
     uint64_t tag = 0;
@@ -104,6 +106,8 @@ class Scatter {
   // Looks again at where those are that no owner had, and one of them does not own.
   bool LookAgain(absl::Time deadline);
   bool Unfinished() const;
+  // Until when to wait for those that were left behind.
+  absl::Time Patience(absl::Time begun, absl::Time deadline) const;
 
   const Cluster* const cluster_;
   const absl::Span<const Identity> identities_;

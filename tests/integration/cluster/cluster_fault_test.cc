@@ -77,10 +77,12 @@ struct Times {
   }
 };
 
-Times TimesOf(const std::vector<Timing>& timings, int64_t from, int64_t to) {
+// Of requests to nodes; of reads alone where writes wait for every copy.
+Times TimesOf(const std::vector<Timing>& timings, int64_t from, int64_t to, bool puts) {
   Times times;
   for (const Timing& one : timings) {
-    if (!one.catalog && one.ended >= from && one.begun <= to) times.all.push_back(one.ended - one.begun);
+    if (one.catalog || (one.put && !puts)) continue;
+    if (one.ended >= from && one.begun <= to) times.all.push_back(one.ended - one.begun);
   }
   std::sort(times.all.begin(), times.all.end());
   return times;
@@ -129,7 +131,8 @@ class ClusterFaultTest : public ::testing::Test {
     clients.ReadAll();
 
     const auto timings = clients.timings();
-    const Times calm = TimesOf(timings, begun, broken), faulty = TimesOf(timings, broken, healed);
+    const Times calm = TimesOf(timings, begun, broken, acknowledged == 1),
+                faulty = TimesOf(timings, broken, healed, acknowledged == 1);
     std::printf("%s\n  before: %s\n  during: %s\n", what.c_str(), Show(calm).c_str(), Show(faulty).c_str());
     std::fflush(stdout);
     int64_t failed = 0, refused_puts = 0;
