@@ -106,8 +106,8 @@ class Abandoned : public transport::ConnectionEvents {
 class AbandonedConnections {
  public:
   AbandonedConnections(const std::string& address, int wanted)
-      : retries_(&counters_),
-        control_({address, std::string(kHostileKey), "hostile", {}}, &retries_, &counters_),
+      : retries_(&budget_, &counters_),
+        control_({address, std::string(kHostileKey), "hostile", {}}, &timer_, &retries_, &counters_),
         transport_(Must(transport::NewUcxTransport({}))) {
     const store::client::OpenedSession session = Must(control_.Session(Soon()));
     for (const std::string& data : session.data) {
@@ -137,6 +137,8 @@ class AbandonedConnections {
 
  private:
   store::client::ClientCounters counters_;
+  store::client::Timer timer_;
+  store::client::RetryBudget budget_;
   store::client::RetryPolicy retries_;
   store::client::Control control_;
   std::unique_ptr<transport::Transport> transport_;

@@ -31,6 +31,8 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "proto/slots.h"
+#include "store/client/pending.h"
+#include "store/client/resources.h"
 #include "store/store.h"
 #include "transport/tls.h"
 #include "transport/transport.h"
@@ -54,9 +56,9 @@ struct RemoteOptions {
   bool map = true;   // kAuto may map
   std::string name;  // of this process, for the node's logs
 
-  // Bounds of registered, prefaulted memory, which grows with need and is given back when nobody has used it for
-  // `idle_memory`. Read gives RESOURCE_EXHAUSTED when leases fill the receive memory. An encoding's largest slab must
-  // fit into the sending memory.
+  // Shared with other stores. Null: the store has its own, of which the next three say how large (as ResourceOptions);
+  // they mean nothing otherwise.
+  std::shared_ptr<ClientResources> resources;
   int64_t receive_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
   absl::Duration idle_memory = absl::Seconds(10);
@@ -71,6 +73,12 @@ struct RemoteOptions {
   // How long lookups, reads and pins are tried again while the node cannot be reached: encoding a document is better
   // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
   absl::Duration patience = absl::Seconds(1);
+
+  // Connections that nobody used for so long are closed, and dialled again when they are needed; without any, and
+  // without pins, the session ends, too.
+  absl::Duration idle_connection = absl::Minutes(1);
+  // OpenRemote then reaches for nobody: whether the node is there, the first request finds out.
+  bool connect_later = false;
 
   // The epoch of the placement by which this node was chosen, asked for each request, on any thread; empty: the node
   // stands alone.
@@ -96,9 +104,10 @@ struct RemoteCounters {
   int64_t known_bytes = 0;  // of layers that were verified before in the same residency
   int64_t pushes = 0;
   int64_t failed_pushes = 0;
-  int64_t retries = 0;             // of calls
-  int64_t reconnects = 0;          // data connections after the first
-  int64_t sessions = 0;            // opened
+  int64_t retries = 0;     // of calls
+  int64_t reconnects = 0;  // data connections after the first
+  int64_t sessions = 0;    // opened
+  // Of the resources, for all their stores on the same transport:
   int64_t receive_bytes_used = 0;  // now, by encodings
   int64_t receive_bytes = 0;       // now, registered
   int64_t sending_bytes = 0;
@@ -130,8 +139,25 @@ class RemoteStore : public Store {
                                                               Codec codec, const Etag& etag, const EncodingPart& part,
                                                               absl::Time deadline) = 0;
   // Memory, on a page boundary, from which Put sends without a copy: slabs of a Put that lie in it stay unchanged until
-  // Put returns, and may be used again then. RESOURCE_EXHAUSTED, UNAVAILABLE.
+  // Put returns, and may be used again then. Serves all stores of the same resources and transport.
+  // RESOURCE_EXHAUSTED, UNAVAILABLE.
   virtual absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes) = 0;
+
+  // Lookup, ReadMany and Put in two steps. Asking does not wait for the network, not even for a connection: where there
+  // is none, threads of the resources dial, and the request follows. INVALID_ARGUMENT; DEADLINE_EXCEEDED: it has passed
+  // already; RESOURCE_EXHAUSTED: too many wait for threads. What happens later is what Wait gives.
+  virtual absl::StatusOr<std::unique_ptr<PendingLookup>> AskLookup(absl::string_view ns,
+                                                                   absl::Span<const Identity> identities, Codec codec,
+                                                                   absl::Time deadline, const Notify& notify = {}) = 0;
+  // `buffer` may be nullptr.
+  virtual absl::StatusOr<std::unique_ptr<PendingReads>> AskReads(DeviceBuffer* buffer, absl::string_view ns,
+                                                                 Codec codec, absl::Span<const ReadRequest> requests,
+                                                                 absl::Time deadline, const Notify& notify = {}) = 0;
+  // The manifest and what the slabs refer to stay as they are until Wait gave the end or the pending put is destroyed.
+  virtual absl::StatusOr<std::unique_ptr<PendingPut>> AskPut(absl::string_view ns, const Manifest& manifest,
+                                                             absl::Span<const absl::Span<const std::byte>> slabs,
+                                                             absl::Time deadline, const Notify& notify = {}) = 0;
+
   // For nodes that compare themselves with this one; the key has the right `repair`. Digests of slots, in order, as
   // many as are wanted. UNIMPLEMENTED: the node is of an older build.
   virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;

@@ -20,7 +20,8 @@ NamespaceLimits LimitsOf(const v1::Namespace& settings) {
 
 class GrpcAdmin : public NodeAdmin {
  public:
-  explicit GrpcAdmin(const ControlOptions& options) : retries_(&counters_), control_(options, &retries_, &counters_) {}
+  explicit GrpcAdmin(const ControlOptions& options)
+      : retries_(&budget_, &counters_), control_(options, &timer_, &retries_, &counters_) {}
 
   absl::StatusOr<NodeStatus> Status(absl::Time deadline) override;
   absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) override;
@@ -49,6 +50,8 @@ class GrpcAdmin : public NodeAdmin {
   }
 
   ClientCounters counters_;
+  Timer timer_;
+  RetryBudget budget_;
   RetryPolicy retries_;
   Control control_;
 };

@@ -207,6 +207,7 @@ absl::StatusOr<StoreStats> Catalog::Stats() {
 }
 
 absl::StatusOr<VerifyReport> Catalog::Verify(const std::function<bool(int64_t, int64_t)>& progress) {
+  const auto use = control_->Use();
   KVLINK_ASSIGN_OR_RETURN(const OpenedSession session, control_->Session(DeadlineFor(timeout_, 0)));
   grpc::ClientContext context;
   control_->Prepare(&context, session.token, absl::InfiniteFuture());

@@ -1,3 +1,5 @@
+// The session is renewed, and an idle one closed, by calls that nobody waits for: one thread does it for all nodes, and
+// one of them that stands still must not hold the others up.
 #include "store/client/control/control.h"
 
 #include <grpcpp/create_channel.h>
@@ -72,7 +74,18 @@ absl::Status Plainly(const absl::Status& status) {
 
 }  // namespace
 
-Control::Control(const ControlOptions& options, RetryPolicy* retries, ClientCounters* counters)
+// Released by its callback, with the context of a call that is over.
+struct Control::Background {
+  OpenedSession session;
+  absl::Time asked;
+  grpc::ClientContext context;
+  v1::RenewSessionRequest renew;
+  v1::Session renewed;
+  v1::CloseSessionRequest close;
+  v1::CloseSessionResponse closed;
+};
+
+Control::Control(const ControlOptions& options, Timer* timer, RetryPolicy* retries, ClientCounters* counters)
     : address_(options.address),
       key_(options.key),
       name_(options.name),
@@ -81,17 +94,22 @@ Control::Control(const ControlOptions& options, RetryPolicy* retries, ClientCoun
       counters_(counters),
       channel_(Dial(address_, options.tls)),
       stub_(v1::Store::NewStub(channel_)),
-      keeper_("session-keep", [this] { Keep(); }) {}
+      keep_(std::make_unique<Alarm>(timer, [this] { return Keep(); })) {}
 
 Control::~Control() {
-  OpenedSession session;
   {
     MutexLock lock(&mutex_);
     stop_ = true;
-    session = session_;
     changed_.SignalAll();
   }
-  keeper_.Join();
+  keep_ = nullptr;
+  OpenedSession session;
+  {
+    MutexLock lock(&mutex_);
+    session = session_;
+    for (const auto& call : background_) call->context.TryCancel();
+    while (!background_.empty()) changed_.Wait(&mutex_);
+  }
   if (number() == 0) return;
   grpc::ClientContext context;
   Prepare(&context, session.token, SteadyNow() + kGoodbye);
@@ -100,15 +118,19 @@ Control::~Control() {
   (void)stub_->CloseSession(&context, {}, &response);
 }
 
+void Control::FillContext(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
+  // gRPC does not know infinite futures of ours.
+  context->set_deadline(ToSystemClock(std::min(deadline, SteadyNow() + absl::Hours(24))));
+  if (!token.empty()) context->AddMetadata(kTokenMetadata, absl::BytesToHexString(token));
+}
+
 void Control::Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
   // After a failure gRPC refuses calls at once until it is connected, and sees that it is only while a thread waits
   // within it: without this one, the calls to a node that is back would fail until gRPC looks by itself, every 5 s.
   if (channel_->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
     channel_->WaitForConnected(ToSystemClock(std::min(deadline, SteadyNow() + kApproach)));
   }
-  // gRPC does not know infinite futures of ours.
-  context->set_deadline(ToSystemClock(std::min(deadline, SteadyNow() + absl::Hours(24))));
-  if (!token.empty()) context->AddMetadata(kTokenMetadata, absl::BytesToHexString(token));
+  FillContext(context, token, deadline);
 }
 
 absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session) {
@@ -131,6 +153,7 @@ void Control::Ended(uint64_t number) {
 }
 
 absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
+  const auto use = Use();
   ReleasableMutexLock lock(&mutex_);
   while (true) {
     if (stop_) return absl::UnavailableError("the store is closing");
@@ -150,6 +173,7 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
   opened->number = ++last_number_;
   session_ = *std::move(opened);
   number_.store(last_number_, std::memory_order_release);
+  if (!stop_) keep_->Set(renew_at_);
   ++counters_->sessions;
   return session_;
 }
@@ -183,7 +207,7 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   const absl::Duration lifetime = absl::Milliseconds(response.lifetime_ms());
   expires_ = asked + lifetime;
   renew_at_ = asked + lifetime / 2;
-  changed_.SignalAll();
+  pins_ = 0;
   return session;
 }
 
@@ -194,15 +218,16 @@ absl::Status Control::Renew(uint64_t number, absl::Time deadline) {
     if (number_.load(std::memory_order_relaxed) != number) return absl::UnauthenticatedError("the session has ended");
     session = session_;
   }
-  return RenewOnce(session, deadline);
-}
-
-absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadline) {
   grpc::ClientContext context;
   Prepare(&context, session.token, deadline);
   v1::Session response;
   const absl::Time asked = SteadyNow();
   const grpc::Status status = stub_->RenewSession(&context, {}, &response);
+  return Renewed(session, asked, status, response, context);
+}
+
+absl::Status Control::Renewed(const OpenedSession& session, absl::Time asked, const grpc::Status& status,
+                              const v1::Session& response, const grpc::ClientContext& context) {
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
       (status.ok() && (response.node_id() != session.node_id || response.incarnation() != session.incarnation))) {
     Ended(session.number);
@@ -214,28 +239,63 @@ absl::Status Control::RenewOnce(const OpenedSession& session, absl::Time deadlin
   const absl::Duration lifetime = absl::Milliseconds(response.lifetime_ms());
   expires_ = asked + lifetime;
   renew_at_ = asked + lifetime / 2;
+  if (!stop_) keep_->Set(renew_at_);
   return absl::OkStatus();
 }
 
-void Control::Keep() {
+std::shared_ptr<Control::Background> Control::BeginBackground(const OpenedSession& session, absl::Time deadline) {
+  auto call = std::make_shared<Background>();
+  call->session = session;
+  call->asked = SteadyNow();
+  call->context.set_wait_for_ready(true);  // as Prepare, without waiting
+  FillContext(&call->context, session.token, deadline);
+  background_.insert(call);
+  return call;
+}
+
+void Control::EndBackground(const std::shared_ptr<Background>& call) {
+  MutexLock lock(&mutex_);
+  background_.erase(call);
+  changed_.SignalAll();
+}
+
+absl::Time Control::Keep() {
   ReleasableMutexLock lock(&mutex_);
-  while (!stop_) {
-    if (SteadyNow() < renew_at_) {
-      changed_.WaitUntil(&mutex_, renew_at_);
-      continue;
-    }
-    const OpenedSession session = session_;
-    if (SteadyNow() >= expires_) {
-      number_.store(0, std::memory_order_release);
-      renew_at_ = absl::InfiniteFuture();
-      continue;
-    }
-    renew_at_ = SteadyNow() + kRenewAgain;  // unless this one succeeds
-    lock.Release();
-    // An ended session is opened again by who needs one.
-    (void)RenewOnce(session, SteadyNow() + kRenewTimeout);
-    lock.Reacquire();
+  if (stop_ || number_.load(std::memory_order_relaxed) == 0) return absl::InfiniteFuture();
+  const absl::Time now = SteadyNow();
+  if (now < renew_at_) return renew_at_;
+  if (now >= expires_) {
+    number_.store(0, std::memory_order_release);
+    return absl::InfiniteFuture();
   }
+  renew_at_ = now + kRenewAgain;  // unless this one succeeds
+  const absl::Time again = renew_at_;
+  const auto call = BeginBackground(session_, now + kRenewTimeout);
+  lock.Release();
+  // An ended session is opened again by who needs one.
+  stub_->async()->RenewSession(&call->context, &call->renew, &call->renewed, [this, call](grpc::Status status) {
+    Renewed(call->session, call->asked, status, call->renewed, call->context).IgnoreError();
+    EndBackground(call);
+  });
+  return again;
+}
+
+void Control::CountPins(uint64_t number, int64_t change) {
+  MutexLock lock(&mutex_);
+  if (number_.load(std::memory_order_relaxed) == number) pins_ = std::max<int64_t>(0, pins_ + change);
+}
+
+void Control::EndIdle(absl::Time before) {
+  std::shared_ptr<Background> call;
+  {
+    MutexLock lock(&mutex_);
+    if (stop_ || pins_ > 0 || number_.load(std::memory_order_relaxed) == 0 || !usage_.IdleSince(before)) return;
+    number_.store(0, std::memory_order_release);
+    renew_at_ = absl::InfiniteFuture();
+    call = BeginBackground(session_, SteadyNow() + kGoodbye);
+  }
+  stub_->async()->CloseSession(&call->context, &call->close, &call->closed,
+                               [this, call](const grpc::Status&) { EndBackground(call); });
 }
 
 }  // namespace kvlink::store::client

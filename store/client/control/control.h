@@ -13,17 +13,19 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
-#include "base/thread.h"
 #include "proto/store.grpc.pb.h"
 #include "store/client/control/counters.h"
 #include "store/client/control/options.h"
 #include "store/client/control/retry.h"
+#include "store/client/control/timer.h"
+#include "store/client/control/usage.h"
 
 namespace kvlink::store::client {
 
@@ -42,8 +44,8 @@ class Control {
   using Stub = v1::Store::Stub;
 
   // A mistake in the options (files that cannot be read, a key over plain text to another host) is what each call
-  // returns.
-  Control(const ControlOptions& options, RetryPolicy* retries, ClientCounters* counters);
+  // returns. The others outlive it.
+  Control(const ControlOptions& options, Timer* timer, RetryPolicy* retries, ClientCounters* counters);
   // Closes the session.
   ~Control();
 
@@ -55,11 +57,18 @@ class Control {
   absl::Status Renew(uint64_t number, absl::Time deadline);
   // That session has ended.
   void Ended(uint64_t number);
+  // Pins of that session have become more, or fewer.
+  void CountPins(uint64_t number, int64_t change);
+  // Ends a session that has no pins and that no call has used since `before`. Does not wait.
+  void EndIdle(absl::Time before);
+  // A call that is under way uses the session for as long as the result is there.
+  std::shared_ptr<void> Use() { return usage_.Hold(std::make_shared<char>()); }
 
   // A call with retries; one over an ended session is made again in a new one.
   template <typename Request, typename Response>
   absl::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                     const Request& request, Response* response, absl::Time deadline) {
+    const auto use = Use();
     return WithRetries(retries_, deadline, [&]() -> absl::Status {
       auto session = Session(deadline);
       if (!session.ok()) return session.status();
@@ -77,8 +86,17 @@ class Control {
 
  private:
   absl::StatusOr<OpenedSession> OpenSession(absl::Time deadline);
-  absl::Status RenewOnce(const OpenedSession& session, absl::Time deadline);
-  void Keep();
+  // What a renewal, asked for at `asked`, came to.
+  absl::Status Renewed(const OpenedSession& session, absl::Time asked, const grpc::Status& status,
+                       const v1::Session& response, const grpc::ClientContext& context);
+  void FillContext(grpc::ClientContext* context, const std::string& token, absl::Time deadline);
+  // The timer's: renews the session in good time, waiting for nobody. When it is to be called again.
+  absl::Time Keep();
+  struct Background;
+  // A call nobody waits for; the destructor ends it.
+  std::shared_ptr<Background> BeginBackground(const OpenedSession& session, absl::Time deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndBackground(const std::shared_ptr<Background>& call);
 
   const std::string address_, key_, name_;
   const absl::Status mistake_;  // of the options
@@ -95,8 +113,11 @@ class Control {
   bool opening_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time renew_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   absl::Time expires_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  int64_t pins_ ABSL_GUARDED_BY(mutex_) = 0;  // of the session
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  Thread keeper_;
+  std::set<std::shared_ptr<Background>> background_ ABSL_GUARDED_BY(mutex_);
+  Usage usage_;
+  std::unique_ptr<Alarm> keep_;
 };
 
 }  // namespace kvlink::store::client

@@ -46,20 +46,25 @@ std::optional<absl::Duration> RetryPolicy::Wait(const absl::Status& status, int 
   if (!worth || attempt >= kMaxAttempts) return std::nullopt;
   absl::Duration wait = JitteredBackoff(kBase, kMost, attempt);
   if (told.has_value()) wait = std::max(wait, *told * (1 + Random() / 4));
+  if (SteadyNow() + wait >= deadline) return std::nullopt;
+  if (!budget_->TakeOne()) return std::nullopt;
+  ++counters_->retries;
+  return wait;
+}
+
+bool RetryBudget::TakeOne() {
   const absl::Time now = SteadyNow();
-  if (now + wait >= deadline) return std::nullopt;
   MutexLock lock(&mutex_);
   if (filled_ != absl::InfinitePast()) {
     tokens_ = std::min(kMaxTokens, tokens_ + kTokensPerSecond * absl::ToDoubleSeconds(now - filled_));
   }
   filled_ = now;
-  if (tokens_ < 1) return std::nullopt;
+  if (tokens_ < 1) return false;
   tokens_ -= 1;
-  ++counters_->retries;
-  return wait;
+  return true;
 }
 
-void RetryPolicy::Succeeded() {
+void RetryBudget::Succeeded() {
   MutexLock lock(&mutex_);
   tokens_ = std::min(kMaxTokens, tokens_ + kTokensPerSuccess);
 }

@@ -1,7 +1,7 @@
-// When to try again, and how often: backoff with jitter, and a budget that all calls of a store share, so that a node
-// in trouble is not asked more than it would be otherwise.
+// When to try again, and how often: backoff with jitter, and a budget that all calls of a client share, so that nodes
+// in trouble are not asked more than they would be otherwise.
 //
-// Thread-safety: all methods of RetryPolicy; a Backoff by one thread at a time.
+// Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLIENT_CONTROL_RETRY_H_
 #define KVLINK_STORE_CLIENT_CONTROL_RETRY_H_
 
@@ -26,21 +26,33 @@ std::optional<absl::Duration> RetryAfter(const absl::Status& status);
 // `base` * 2^attempt, at most `most`, of which a random half is taken away.
 absl::Duration JitteredBackoff(absl::Duration base, absl::Duration most, int attempt);
 
-class RetryPolicy {
+// How many retries there may be. Shared by the nodes of a client.
+class RetryBudget {
  public:
-  explicit RetryPolicy(ClientCounters* counters) : counters_(counters) {}
-
-  // How long to wait after the `attempt`th attempt (from 0) ended so; nothing: that is the answer. Tried again is what
-  // the node did not carry out: UNAVAILABLE, and RESOURCE_EXHAUSTED where it said when to come back.
-  std::optional<absl::Duration> Wait(const absl::Status& status, int attempt, absl::Time deadline);
+  // False: none now.
+  bool TakeOne();
   void Succeeded();
 
  private:
   static constexpr double kMaxTokens = 10, kTokensPerSecond = 0.5, kTokensPerSuccess = 0.1;
-  ClientCounters* const counters_;
   Mutex mutex_;
   double tokens_ ABSL_GUARDED_BY(mutex_) = kMaxTokens;
   absl::Time filled_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
+
+// Of one node. `budget` and `counters` outlive it.
+class RetryPolicy {
+ public:
+  RetryPolicy(RetryBudget* budget, ClientCounters* counters) : budget_(budget), counters_(counters) {}
+
+  // How long to wait after the `attempt`th attempt (from 0) ended so; nothing: that is the answer. Tried again is what
+  // the node did not carry out: UNAVAILABLE, and RESOURCE_EXHAUSTED where it said when to come back.
+  std::optional<absl::Duration> Wait(const absl::Status& status, int attempt, absl::Time deadline);
+  void Succeeded() { budget_->Succeeded(); }
+
+ private:
+  RetryBudget* const budget_;
+  ClientCounters* const counters_;
 };
 
 inline const absl::Status& StatusOf(const absl::Status& status) { return status; }

@@ -20,7 +20,6 @@ namespace {
 constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would end this process
 constexpr int kRenewsPerLease = 4;
 constexpr absl::Duration kMinRenewal = absl::Milliseconds(10);
-constexpr size_t kMaxLeasesAsked = 256;  // that are not answered yet
 
 }  // namespace
 
@@ -63,31 +62,20 @@ void VerifiedLayers::Add(uint64_t residency, int64_t layer, int64_t layers) {
   order_.pop_front();
 }
 
-absl::StatusOr<std::unique_ptr<MappedReader>> MappedReader::Create(Control* control, ClientCounters* counters,
-                                                                   RequestSource* source,
-                                                                   absl::Duration connect_timeout) {
-  KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport({}));
-  return std::unique_ptr<MappedReader>(
-      new MappedReader(control, counters, source, connect_timeout, std::move(transport)));
-}
-
-MappedReader::MappedReader(Control* control, ClientCounters* counters, RequestSource* source,
-                           absl::Duration connect_timeout, std::unique_ptr<transport::LocalTransport> transport)
-    : counters_(counters),
+MappedReader::MappedReader(transport::LocalTransport* transport, Timer* timer, Control* control,
+                           ClientCounters* counters, RequestSource* source, absl::Duration connect_timeout)
+    : transport_(transport),
+      counters_(counters),
       source_(source),
-      transport_(std::move(transport)),
       channel_(std::make_unique<NodeChannel>(
           control, counters, connect_timeout,
           [this](const OpenedSession& session, absl::Time deadline) { return Dial(session, deadline); })),
-      renewer_("lease-renew", [this] { Renew(); }) {}
+      renewal_(std::make_unique<Alarm>(timer, [this] { return Renew(); })) {
+  renewal_->Set(SteadyNow());
+}
 
 MappedReader::~MappedReader() {
-  {
-    MutexLock lock(&mutex_);
-    stop_ = true;
-    changed_.SignalAll();
-  }
-  renewer_.Join();
+  renewal_ = nullptr;
   channel_ = nullptr;
 }
 
@@ -110,72 +98,35 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> MappedReader::Dial(const OpenedS
 }
 
 absl::Status MappedReader::Try(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto connection, Acquire(deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto connection, channel_->Acquire(deadline));
   KVLINK_RETURN_IF_ERROR(static_cast<SharedTier*>(connection->unsolicited().get())->WaitReady(deadline));
   MutexLock lock(&mutex_);
   renew_every_ = std::max(kMinRenewal, connection->lease() / kRenewsPerLease);
+  renewal_->Set(SteadyNow() + renew_every_);
   return absl::OkStatus();
 }
 
 absl::Status MappedReader::Flush(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto connection, Acquire(deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto connection, channel_->Acquire(deadline));
   proto::Request request = connection->NewRequest("", deadline);
   request.mutable_renew();  // a node handles releases and renewals in their order
   return connection->Call(request, deadline).status();
 }
 
-absl::StatusOr<std::unique_ptr<Lease>> MappedReader::Read(const EncodingAddress& address, absl::Time deadline) {
-  return std::move(ReadMany({&address, 1}, deadline)[0]);
-}
-
-std::vector<absl::StatusOr<std::unique_ptr<Lease>>> MappedReader::ReadMany(absl::Span<const EncodingAddress> addresses,
-                                                                           absl::Time deadline) {
-  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> leases;
-  std::deque<absl::StatusOr<std::unique_ptr<MappedLease>>> asked;  // those behind `leases`
-  const auto finish = [&] {
-    auto lease = std::move(asked.front());
-    asked.pop_front();
-    absl::Status status = lease.status();
-    if (status.ok()) status = (*lease)->Start(addresses[leases.size()], deadline);
-    if (!status.ok()) {
-      leases.emplace_back(std::move(status));
-      return;
-    }
-    ++counters_->mapped_leases;
-    leases.emplace_back(*std::move(lease));
-  };
-  const auto connection = Acquire(deadline);
-  for (const EncodingAddress& address : addresses) {
-    if (asked.size() >= kMaxLeasesAsked) finish();
-    if (connection.ok()) {
-      asked.push_back(MappedLease::Ask(*connection, address, deadline));
-    } else {
-      asked.emplace_back(connection.status());
-    }
+absl::Time MappedReader::Renew() {
+  absl::Duration every;
+  {
+    MutexLock lock(&mutex_);
+    every = renew_every_;
   }
-  while (!asked.empty()) finish();
-  return leases;
-}
-
-void MappedReader::Renew() {
-  while (true) {
-    absl::Duration every;
-    {
-      MutexLock lock(&mutex_);
-      const absl::Time next = SteadyNow() + renew_every_;
-      while (!stop_ && SteadyNow() < next) changed_.WaitUntil(&mutex_, next);
-      if (stop_) return;
-      every = renew_every_;
-    }
-    if (held_->load() == 0) continue;
-    // A connection that is gone has no leases left to be renewed.
-    const absl::Time deadline = SteadyNow() + every;
-    const auto connection = channel_->Acquire(deadline);
-    if (!connection.ok()) continue;
-    proto::Request request = (*connection)->NewRequest("", deadline);
-    request.mutable_renew();
-    (*connection)->Tell(request);
-  }
+  const absl::Time next = SteadyNow() + every;
+  // A connection that is gone has no leases left to be renewed.
+  const auto connection = held_->load() == 0 ? nullptr : channel_->Present();
+  if (connection == nullptr) return next;
+  proto::Request request = connection->NewRequest("", next);
+  request.mutable_renew();
+  connection->Tell(request);
+  return next;
 }
 
 }  // namespace kvlink::store::client

@@ -1,8 +1,8 @@
 // Reads on the node's own host: its DRAM tier, mapped. Nothing is copied; the node keeps the pages for as long as the
 // lease is renewed, and says through a table of generations when it did not.
 //
-// Thread-safety: all methods. Lifetime: leases are released before the reader; the mappings live as long as anybody
-// reads them, the node's end included.
+// Thread-safety: all methods. Lifetime: leases are released before the reader, and it before what it is created with;
+// the mappings live as long as anybody reads them, the node's end included.
 #ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_H_
 #define KVLINK_STORE_CLIENT_DATA_MAPPED_H_
 
@@ -16,16 +16,13 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "base/descriptor.h"
 #include "base/mutex.h"
-#include "base/thread.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
+#include "store/client/control/timer.h"
 #include "store/client/data/node_channel.h"
 #include "store/client/data/node_connection.h"
-#include "store/client/data/pull.h"
-#include "store/store.h"
 #include "transport/local/local.h"
 
 namespace kvlink::store::client {
@@ -63,43 +60,34 @@ class VerifiedLayers {
 
 class MappedReader {
  public:
-  // RESOURCE_EXHAUSTED: no file descriptors.
-  static absl::StatusOr<std::unique_ptr<MappedReader>> Create(Control* control, ClientCounters* counters,
-                                                              RequestSource* source, absl::Duration connect_timeout);
+  MappedReader(transport::LocalTransport* transport, Timer* timer, Control* control, ClientCounters* counters,
+               RequestSource* source, absl::Duration connect_timeout);
   ~MappedReader();
 
-  // For messages without payloads too. As NodeChannel::Acquire; UNAVAILABLE also: the node has no local socket.
-  absl::StatusOr<std::shared_ptr<NodeConnection>> Acquire(absl::Time deadline) { return channel_->Acquire(deadline); }
+  // For messages without payloads too. Acquire also gives UNAVAILABLE where the node has no local socket.
+  NodeChannel& channel() { return *channel_; }
   // Whether the node's memory can be mapped here at all: connects, and waits for the table of generations.
   absl::Status Try(absl::Time deadline);
   // Waits until the node has handled what was sent before: leases that were released are released there.
   absl::Status Flush(absl::Time deadline);
-  // As Store::Read.
-  absl::StatusOr<std::unique_ptr<Lease>> Read(const EncodingAddress& address, absl::Time deadline);
-  // As Read for each, all asked for before the first answer is waited for, within a window.
-  std::vector<absl::StatusOr<std::unique_ptr<Lease>>> ReadMany(absl::Span<const EncodingAddress> addresses,
-                                                               absl::Time deadline);
 
  private:
-  MappedReader(Control* control, ClientCounters* counters, RequestSource* source, absl::Duration connect_timeout,
-               std::unique_ptr<transport::LocalTransport> transport);
   absl::StatusOr<std::shared_ptr<NodeConnection>> Dial(const OpenedSession& session, absl::Time deadline);
-  void Renew();
+  // The timer's: renews all leases. When to do so again.
+  absl::Time Renew();
 
+  transport::LocalTransport* const transport_;
   ClientCounters* const counters_;
   RequestSource* const source_;
   const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);  // leases
-  const std::unique_ptr<transport::LocalTransport> transport_;
   std::unique_ptr<NodeChannel> channel_;
 
   mutable Mutex mutex_;
-  CondVar changed_;
   // Of the node and its incarnation: residencies are numbered anew with each.
   std::pair<std::string, uint64_t> node_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<VerifiedLayers> verified_ ABSL_GUARDED_BY(mutex_);
   absl::Duration renew_every_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  Thread renewer_;
+  std::unique_ptr<Alarm> renewal_;
 };
 
 }  // namespace kvlink::store::client

@@ -97,6 +97,16 @@ void SharedTier::OnUnsolicited(const proto::Answer& answer, std::vector<Descript
   changed_.SignalAll();
 }
 
+bool LeaseState::answered() const {
+  MutexLock lock(&mutex_);
+  return complete_ || !failed_.ok();
+}
+
+void LeaseState::TellAnswered() {
+  changed_.SignalAll();
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
+}
+
 absl::StatusOr<proto::Leased> LeaseState::Await(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (!complete_) {
@@ -121,10 +131,10 @@ absl::Status LeaseState::AwaitLayer(int64_t layer, absl::Time deadline) {
 
 void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answer) {
   MutexLock lock(&mutex_);
-  changed_.SignalAll();
   if (!status.ok()) {
     // The last answer. The connection keeps this object while it keeps the caller.
     failed_ = status;
+    TellAnswered();
     connection_->Forget(answer.id());
     return;
   }
@@ -144,6 +154,7 @@ void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answe
   }
   complete_ = !leased.more();
   if (complete_) connection_->Forget(request_);
+  if (complete_ || !failed_.ok()) TellAnswered();
   if (released_ && complete_) GiveBack();
 }
 
@@ -159,7 +170,7 @@ void LeaseState::OnLayersReady(const absl::Status& status, int64_t ready) {
 void LeaseState::OnClosed(const absl::Status& why) {
   MutexLock lock(&mutex_);
   if (failed_.ok()) failed_ = why;
-  changed_.SignalAll();
+  TellAnswered();
 }
 
 LeaseState::~LeaseState() { tier_->Remove(lease_); }
@@ -167,6 +178,7 @@ LeaseState::~LeaseState() { tier_->Remove(lease_); }
 void LeaseState::Release() {
   MutexLock lock(&mutex_);
   if (std::exchange(released_, true)) return;
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
   if (complete_) GiveBack();
 }
 
@@ -178,16 +190,18 @@ void LeaseState::GiveBack() {
 }
 
 absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Ask(std::shared_ptr<NodeConnection> connection,
-                                                              const EncodingAddress& address, absl::Time deadline) {
+                                                              const EncodingAddress& address, absl::Time deadline,
+                                                              std::shared_ptr<Signal> signal) {
+  signal->Expect();
   const auto tier = std::static_pointer_cast<SharedTier>(connection->unsolicited());
-  const auto state = std::make_shared<LeaseState>(connection, tier);
+  const auto state = std::make_shared<LeaseState>(connection, tier, std::move(signal));
   proto::Request request = connection->NewRequest(address.ns, deadline);
   proto::EncodingName* const name = request.mutable_lease()->mutable_name();
   name->set_identity(std::string(BytesOf(address.identity)));
   name->set_codec(static_cast<uint32_t>(address.codec));
   name->set_etag(std::string(BytesOf(address.etag)));
-  KVLINK_RETURN_IF_ERROR(connection->Ask(request, state));
   std::unique_ptr<MappedLease> lease(new MappedLease(state));  // from now on it is given back
+  KVLINK_RETURN_IF_ERROR(connection->Ask(request, state));
   return lease;
 }
 

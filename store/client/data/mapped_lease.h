@@ -18,6 +18,7 @@
 #include "store/client/data/mapped.h"
 #include "store/client/data/node_connection.h"
 #include "store/client/data/pull.h"
+#include "store/client/data/signal.h"
 #include "store/store.h"
 
 namespace kvlink::store::client {
@@ -62,10 +63,14 @@ class SharedTier : public UnsolicitedSink {
 // The state of one lease, as the carrier reports it.
 class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseState> {
  public:
-  LeaseState(std::shared_ptr<NodeConnection> connection, std::shared_ptr<SharedTier> tier)
-      : connection_(std::move(connection)), tier_(std::move(tier)) {}
+  // `signal` (may be null) is told of the answer.
+  LeaseState(std::shared_ptr<NodeConnection> connection, std::shared_ptr<SharedTier> tier,
+             std::shared_ptr<Signal> signal)
+      : connection_(std::move(connection)), tier_(std::move(tier)), signal_(std::move(signal)) {}
   ~LeaseState() override;
 
+  // Await then waits for nobody.
+  bool answered() const;
   // The node's answer, its manifest complete.
   absl::StatusOr<proto::Leased> Await(absl::Time deadline);
   // Until layers [0, layer] are there. UNAVAILABLE, DEADLINE_EXCEEDED, DATA_LOSS.
@@ -81,11 +86,13 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
 
  private:
   void GiveBack() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellAnswered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::shared_ptr<NodeConnection> connection_;
   const std::shared_ptr<SharedTier> tier_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   CondVar changed_;
+  std::shared_ptr<Signal> signal_ ABSL_GUARDED_BY(mutex_);  // until it is answered
   proto::Leased leased_ ABSL_GUARDED_BY(mutex_);
   uint64_t request_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t lease_ = 0;  // the node's number; set by the carrier's thread
@@ -99,8 +106,11 @@ class MappedLease : public Lease {
  public:
   // As Store::Read; FAILED_PRECONDITION: the node does not share the memory of this encoding.
   // Two steps, so that many can be asked for before the first answer is waited for.
+  // `signal` expects the answer and is told of it.
   static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<NodeConnection> connection,
-                                                          const EncodingAddress& address, absl::Time deadline);
+                                                          const EncodingAddress& address, absl::Time deadline,
+                                                          std::shared_ptr<Signal> signal);
+  bool answered() const { return state_->answered(); }
   absl::Status Start(const EncodingAddress& address, absl::Time deadline);
   ~MappedLease() override;
   const Manifest& manifest() const override { return manifest_; }

@@ -35,12 +35,42 @@ void NodeChannel::Close() {
   for (const auto& connection : connections) connection->WaitClosed(limit);
 }
 
+std::shared_ptr<NodeConnection> NodeChannel::Present() {
+  MutexLock lock(&mutex_);
+  return !closed_ && usable() ? usage_.Hold(connection_) : nullptr;
+}
+
+void NodeChannel::Retire() {
+  Prune();
+  retired_.push_back(std::exchange(connection_, nullptr));
+}
+
+void NodeChannel::Prune() {
+  retired_.erase(std::remove_if(retired_.begin(), retired_.end(),
+                                [](const auto& connection) { return connection->WaitClosed(absl::InfinitePast()); }),
+                 retired_.end());
+}
+
+bool NodeChannel::CloseIdle(absl::Time before) {
+  std::shared_ptr<NodeConnection> idle;
+  {
+    MutexLock lock(&mutex_);
+    if (dialling_) return false;
+    Prune();
+    if (connection_ == nullptr) return true;
+    if (!usage_.IdleSince(before)) return false;
+    idle = connection_;
+    Retire();
+  }
+  idle->Close();
+  return true;
+}
+
 absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Acquire(absl::Time deadline) {
   ReleasableMutexLock lock(&mutex_);
   while (true) {
     if (closed_) return absl::UnavailableError("the store is closing");
-    if (connection_ != nullptr && connection_->open() && connection_->session() == control_->number())
-      return connection_;
+    if (usable()) return usage_.Hold(connection_);
     if (!dialling_) break;
     if (!changed_.WaitUntil(&mutex_, deadline)) {
       return absl::DeadlineExceededError("no connection to the node in time");
@@ -49,11 +79,7 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Acquire(absl::Time 
   const absl::Time now = SteadyNow();
   if (now < not_before_) return WithRetryAfter(last_failure_, not_before_ - now + absl::Milliseconds(1));
   if (connection_ != nullptr && !connection_->open()) {
-    retired_.erase(std::remove_if(retired_.begin(), retired_.end(),
-                                  [](const auto& connection) { return connection->WaitClosed(absl::InfinitePast()); }),
-                   retired_.end());
-    retired_.push_back(std::move(connection_));
-    connection_ = nullptr;
+    Retire();
   }
   dialling_ = true;
   std::shared_ptr<NodeConnection> present = connection_;
@@ -64,10 +90,10 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Acquire(absl::Time 
   changed_.SignalAll();
   if (connected.ok()) {
     if (*connected != connection_ && ++connections_ > 1) ++counters_->reconnects;
-    if (connection_ != nullptr && connection_ != *connected) retired_.push_back(connection_);
+    if (connection_ != nullptr && connection_ != *connected) Retire();
     connection_ = *connected;
     failures_ = 0;
-    return connection_;
+    return usage_.Hold(connection_);
   }
   // A caller in a hurry says nothing about the node.
   if (!absl::IsDeadlineExceeded(connected.status()) || SteadyNow() >= now + connect_timeout_) {

@@ -1,5 +1,5 @@
 // The one data connection over one carrier: dialled when it is first needed, in the present session, and again when it
-// has closed.
+// has closed, which it also is where nobody uses it.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLIENT_DATA_NODE_CHANNEL_H_
@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "store/client/control/control.h"
 #include "store/client/control/counters.h"
+#include "store/client/control/usage.h"
 #include "store/client/data/node_connection.h"
 
 namespace kvlink::store::client {
@@ -28,10 +29,14 @@ class NodeChannel {
       : control_(control), counters_(counters), connect_timeout_(connect_timeout), dial_(std::move(dial)) {}
   ~NodeChannel();  // as Close
 
-  // The open connection. One of the callers dials, the others wait for it. UNAVAILABLE (with RetryAfter soon after an
-  // attempt that failed: it is not made again yet), DEADLINE_EXCEEDED, FAILED_PRECONDITION (what answers there is
-  // another node), and what Control gives.
+  // The open connection, used for as long as the result is held. One of the callers dials, the others wait for it.
+  // UNAVAILABLE (with RetryAfter soon after an attempt that failed: it is not made again yet), DEADLINE_EXCEEDED,
+  // FAILED_PRECONDITION (what answers there is another node), and what Control gives.
   absl::StatusOr<std::shared_ptr<NodeConnection>> Acquire(absl::Time deadline);
+  // As Acquire, without dialling or waiting; null where there is none.
+  std::shared_ptr<NodeConnection> Present();
+  // Closes a connection that nobody has used since `before`. Does not wait. Whether there is none.
+  bool CloseIdle(absl::Time before);
   // Closes, waits until the transport is done with all connections (10 s at most), and stays closed.
   void Close();
 
@@ -44,8 +49,18 @@ class NodeChannel {
   const absl::Duration connect_timeout_;
   const Dial dial_;
 
+  bool usable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return connection_ != nullptr && connection_->open() && connection_->session() == control_->number();
+  }
+
+  // The connection is none any more, but kept until the transport is done with it.
+  void Retire() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Forgets those that it is done with.
+  void Prune() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   Mutex mutex_;
   CondVar changed_;
+  Usage usage_;  // begins under the lock
   std::shared_ptr<NodeConnection> connection_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<NodeConnection>> retired_
       ABSL_GUARDED_BY(mutex_);  // closed, but perhaps not yet for the transport

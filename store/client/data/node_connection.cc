@@ -12,7 +12,6 @@
 namespace kvlink::store::client {
 namespace {
 
-// A connection that answered nothing for so long while it was asked is taken for dead.
 constexpr absl::Duration kSilence = absl::Seconds(2);
 constexpr absl::Duration kQueueFull = absl::Milliseconds(10);
 constexpr int kMaxReceivesPerPull = 256;
@@ -72,17 +71,28 @@ absl::Status Slots::Take(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-bool Slots::TryTake() {
+bool Slots::TryTake(const std::shared_ptr<Signal>& freed) {
   MutexLock lock(&mutex_);
-  if (free_ == 0) return false;
+  if (free_ == 0) {
+    waiting_.push_back(freed);
+    return false;
+  }
   --free_;
   return true;
 }
 
 void Slots::Give() {
-  MutexLock lock(&mutex_);
-  ++free_;
-  changed_.Signal();
+  std::vector<std::weak_ptr<Signal>> waiting;
+  {
+    MutexLock lock(&mutex_);
+    ++free_;
+    changed_.Signal();
+    waiting.swap(waiting_);
+  }
+  // All of them: who was told might not want it any more.
+  for (const auto& one : waiting) {
+    if (const auto signal = one.lock()) signal->Raise();
+  }
 }
 
 void NodeConnection::Bind(std::shared_ptr<transport::Connection> connection) {
@@ -167,11 +177,23 @@ absl::StatusOr<proto::Answer> NodeConnection::Call(const proto::Request& request
   KVLINK_RETURN_IF_ERROR(Ask(request, queue));
   auto answer = queue->Next(deadline);
   Forget(request.id());
-  if (absl::IsDeadlineExceeded(answer.status()) && SteadyNow() - began >= kSilence &&
-      heard_.load(std::memory_order_relaxed) < absl::ToUnixNanos(began)) {
-    Close();
-  }
+  if (absl::IsDeadlineExceeded(answer.status())) Unanswered(began);
   return answer;
+}
+
+void NodeConnection::Unanswered(absl::Time asked) {
+  const absl::Time now = SteadyNow();
+  const absl::Time heard = absl::FromUnixNanos(heard_.load(std::memory_order_relaxed));
+  {
+    MutexLock lock(&mutex_);
+    if (heard >= silent_until_) silent_ = absl::ZeroDuration();
+    if (heard >= asked) return;
+    // Requests that waited at the same time count once.
+    silent_ += std::max(absl::ZeroDuration(), now - std::max(asked, silent_until_));
+    silent_until_ = now;
+    if (silent_ < kSilence) return;
+  }
+  Close();
 }
 
 void NodeConnection::OnMessage(absl::string_view message) { OnMessageWithDescriptors(message, {}); }

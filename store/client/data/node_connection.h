@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "proto/data.h"
 #include "store/client/control/control.h"
+#include "store/client/data/signal.h"
 #include "transport/local/local.h"
 #include "transport/transport.h"
 
@@ -62,14 +63,15 @@ class Slots {
   explicit Slots(int most) : free_(most) {}
   // DEADLINE_EXCEEDED.
   absl::Status Take(absl::Time deadline);
-  // False: none is free.
-  bool TryTake();
+  // False: none is free; `freed` is raised when that may have changed.
+  bool TryTake(const std::shared_ptr<Signal>& freed);
   void Give();
 
  private:
   Mutex mutex_;
   CondVar changed_;
   int free_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<Signal>> waiting_ ABSL_GUARDED_BY(mutex_);
 };
 
 // What all requests of a client share, over whatever connection they go.
@@ -112,7 +114,10 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   void Forget(uint64_t id);
   // Sends a request whose answer nobody waits for, if it can.
   void Tell(const proto::Request& request);
-  // Asks, and waits for one answer. A connection that was silent all that time is given up.
+  // No answer has come since `asked` that was waited for. A connection that kept silent while requests waited, for two
+  // seconds in all since it was last heard of, is given up.
+  void Unanswered(absl::Time asked);
+  // Asks, and waits for one answer, or says that it is unanswered.
   absl::StatusOr<proto::Answer> Call(const proto::Request& request, absl::Time deadline);
   // `count` numbers for receives; returns the first.
   uint64_t NewPayloadIds(int64_t count) { return next_payload_id_.fetch_add(count, std::memory_order_relaxed); }
@@ -140,6 +145,8 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   Mutex mutex_;
   CondVar gone_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration silent_ ABSL_GUARDED_BY(mutex_);  // of Unanswered
+  absl::Time silent_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Status why_ ABSL_GUARDED_BY(mutex_);
   absl::Status unreadable_ ABSL_GUARDED_BY(mutex_);  // why an answer could not be read
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

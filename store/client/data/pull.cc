@@ -65,28 +65,43 @@ std::unique_ptr<PartLease> PartOver(std::shared_ptr<Pull> pull, int64_t tokens) 
   return std::make_unique<PulledPart>(std::move(pull), tokens);
 }
 
-Pull::Pull(const Context& context, std::shared_ptr<NodeConnection> connection, const EncodingAddress& address)
+Pull::Pull(const Context& context, std::shared_ptr<NodeConnection> connection, const EncodingAddress& address,
+           std::shared_ptr<Signal> signal)
     : context_(context),
-      connection_(std::move(connection)),
+      connection_(connection->shared_from_this()),
       address_(address),
-      receive_deadline_(SteadyNow() + context.transfer_timeout) {}
+      receive_deadline_(SteadyNow() + context.transfer_timeout),
+      use_(std::move(connection)),
+      signal_(std::move(signal)) {}
 
 absl::StatusOr<std::shared_ptr<Pull>> Pull::Begin(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                   const EncodingAddress& address, const proto::Part& part,
                                                   absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(connection->pulls().Take(deadline));
-  KVLINK_ASSIGN_OR_RETURN(auto pull, Ask(context, std::move(connection), address, part));
+  KVLINK_ASSIGN_OR_RETURN(auto pull, Ask(context, std::move(connection), address, part, nullptr));
   KVLINK_RETURN_IF_ERROR(pull->Start(part, deadline));
   return pull;
 }
 
 absl::StatusOr<std::shared_ptr<Pull>> Pull::Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
-                                                const EncodingAddress& address, const proto::Part& part) {
-  auto pull = std::make_shared<Pull>(context, std::move(connection), address);
+                                                const EncodingAddress& address, const proto::Part& part,
+                                                std::shared_ptr<Signal> signal) {
+  if (signal != nullptr) signal->Expect();
+  auto pull = std::make_shared<Pull>(context, std::move(connection), address, std::move(signal));
   const absl::Status sent = pull->SendRequest(part);
   if (sent.ok()) return pull;
   pull->Release();
   return absl::IsCancelled(sent) ? AsWaited(sent) : sent;
+}
+
+bool Pull::answered() const {
+  MutexLock lock(&mutex_);
+  return started_ || !failed_.ok();
+}
+
+void Pull::TellAnswered() {
+  changed_.SignalAll();
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
 }
 
 absl::Status Pull::Start(const proto::Part& part, absl::Time deadline) {
@@ -255,12 +270,14 @@ void Pull::Fail(absl::Status why, bool tell_node) {
   failed_ = std::move(why);
   if (!states_.empty()) ++context_.counters->failed_pulls;
   if (!states_.empty() && on_device_) context_.region->Ended(/*good=*/false);
-  changed_.SignalAll();
+  TellAnswered();
   Stop(tell_node);
 }
 
 void Pull::Stop(bool tell_node) {
   stopped_ = true;
+  use_ = nullptr;
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
   connection_->Forget(id_);
   if (holds_slot_) connection_->pulls().Give();
   holds_slot_ = false;
@@ -323,13 +340,13 @@ void Pull::OnAnswer(const absl::Status& status, const proto::Answer& answer) {
   const proto::PullStarted& started = answer.pull_started();
   if (static_cast<int64_t>(manifest_bytes_.size() + started.manifest().size()) > kMaxManifest) {
     failed_ = absl::DataLossError("the node's manifest is too long");
-    changed_.SignalAll();
+    TellAnswered();
     return;
   }
   if (manifest_bytes_.empty()) tier_ = static_cast<Tier>(started.tier());
   manifest_bytes_ += started.manifest();
   started_ = !started.more();
-  if (started_) changed_.SignalAll();
+  if (started_) TellAnswered();
 }
 
 void Pull::OnClosed(const absl::Status& why) { Fail(why, /*tell_node=*/false); }

@@ -21,6 +21,7 @@
 #include "store/client/data/arena.h"
 #include "store/client/data/node_connection.h"
 #include "store/client/data/region.h"
+#include "store/client/data/signal.h"
 #include "store/client/data/verifier.h"
 #include "store/client/remote.h"
 #include "store/store.h"
@@ -52,11 +53,16 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   // Begin in two steps, so that many pulls can be asked for before the first answer is waited for. Ask sends the
   // request; the caller has taken a slot of connection->pulls(), which the pull gives back in any case. Statuses as
   // Begin.
+  // `signal` (may be null) expects the answer and is told of it.
   static absl::StatusOr<std::shared_ptr<Pull>> Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
-                                                   const EncodingAddress& address, const proto::Part& part);
+                                                   const EncodingAddress& address, const proto::Part& part,
+                                                   std::shared_ptr<Signal> signal);
+  // Start then waits for nobody.
+  bool answered() const;
   // Waits for the manifest and lets the bytes come. Once; where it fails the pull is over.
   absl::Status Start(const proto::Part& part, absl::Time deadline);
-  Pull(const Context& context, std::shared_ptr<NodeConnection> connection, const EncodingAddress& address);
+  Pull(const Context& context, std::shared_ptr<NodeConnection> connection, const EncodingAddress& address,
+       std::shared_ptr<Signal> signal);
 
   const Manifest& manifest() const { return manifest_; }
   Tier source() const { return tier_; }
@@ -91,6 +97,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   // The first call ends the pull: nobody who waits gets a layer that has not arrived yet.
   void Fail(absl::Status why, bool tell_node);
   void Stop(bool tell_node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellAnswered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Context context_;
   const std::shared_ptr<NodeConnection> connection_;
@@ -108,6 +115,8 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
 
   mutable Mutex mutex_;
   CondVar changed_;
+  std::shared_ptr<NodeConnection> use_ ABSL_GUARDED_BY(mutex_);  // until it is stopped
+  std::shared_ptr<Signal> signal_ ABSL_GUARDED_BY(mutex_);       // until it is answered
   std::string manifest_bytes_ ABSL_GUARDED_BY(mutex_);
   bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the manifest is whole
   std::vector<transport::Slice> slices_ ABSL_GUARDED_BY(mutex_);

@@ -20,6 +20,8 @@ constexpr absl::Duration kRepeat = absl::Seconds(2);
 constexpr absl::Duration kLook = absl::Milliseconds(50);
 constexpr absl::Duration kQuestion = absl::Seconds(2);  // for a node to say that it is there
 
+absl::Status Cancelled() { return absl::CancelledError("the put was given up"); }
+
 // A push under way: its sends, and the answers that may come meanwhile.
 class Push : public AnswerSink {
  public:
@@ -210,6 +212,7 @@ absl::StatusOr<PutResult> Deliver(NodeConnection* connection, PushOrder* order, 
 
 absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, absl::Time deadline) {
   const auto push = std::make_shared<Push>();
+  if (order->end != nullptr) order->end->Attach(push);
   proto::Request request = connection->NewRequest(order->ns, deadline);
   const uint64_t id = request.id();
   proto::PushBegin* const begin = request.mutable_push_begin();
@@ -240,12 +243,46 @@ absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, 
   return result;
 }
 
+absl::Status TakeSlot(NodeConnection* connection, const PushOrder& order, absl::Time deadline) {
+  while (true) {
+    if (order.end != nullptr && order.end->cancelled()) return Cancelled();
+    const absl::Time until = order.end == nullptr ? deadline : std::min(deadline, SteadyNow() + kLook);
+    const absl::Status taken = connection->pushes().Take(until);
+    if (taken.ok() || SteadyNow() >= deadline) return taken;
+  }
+}
+
 }  // namespace
+
+void PushEnd::Cancel() {
+  std::shared_ptr<AnswerSink> push;
+  {
+    MutexLock lock(&mutex_);
+    cancelled_ = true;
+    push = push_.lock();
+  }
+  if (push != nullptr) push->OnClosed(Cancelled());
+}
+
+bool PushEnd::cancelled() const {
+  MutexLock lock(&mutex_);
+  return cancelled_;
+}
+
+void PushEnd::Attach(const std::shared_ptr<AnswerSink>& push) {
+  {
+    MutexLock lock(&mutex_);
+    push_ = push;
+    if (!cancelled_) return;
+  }
+  push->OnClosed(Cancelled());
+}
 
 absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connection, PushOrder* order,
                                    absl::Time deadline) {
   if (order->committed != 0) {
     const auto push = std::make_shared<Push>();
+    if (order->end != nullptr) order->end->Attach(push);
     const absl::Time limit = std::min(deadline, SteadyNow() + kRepeat);
     KVLINK_RETURN_IF_ERROR(SendCommit(connection.get(), *order, order->committed, push, limit));
     auto done = AwaitDone(connection.get(), order, push.get(), limit);
@@ -253,7 +290,7 @@ absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connec
     if (done.ok() || absl::IsUnavailable(done.status())) return done;
     // The node does not know of it: it was not carried out, or long ago.
   }
-  KVLINK_RETURN_IF_ERROR(connection->pushes().Take(deadline));
+  KVLINK_RETURN_IF_ERROR(TakeSlot(connection.get(), *order, deadline));
   auto result = Attempt(connection.get(), order, deadline);
   connection->pushes().Give();
   return result;

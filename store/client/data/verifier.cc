@@ -1,10 +1,12 @@
 #include "store/client/data/verifier.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/mutex.h"
 #include "base/slab.h"
 #include "base/status.h"
 
@@ -18,6 +20,22 @@ void Verifier::Submit(std::function<void()> work) {
         if (turn.ok()) work();
       }})
       .IgnoreError();
+}
+
+void Verifier::Flush() {
+  struct Mark {
+    Mutex mutex;
+    CondVar changed;
+    bool reached ABSL_GUARDED_BY(mutex) = false;
+  };
+  const auto mark = std::make_shared<Mark>();
+  Submit([mark] {
+    MutexLock lock(&mark->mutex);
+    mark->reached = true;
+    mark->changed.SignalAll();
+  });
+  MutexLock lock(&mark->mutex);
+  while (!mark->reached) mark->changed.Wait(&mark->mutex);
 }
 
 absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChecksums checksums) {

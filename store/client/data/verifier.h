@@ -1,4 +1,4 @@
-// Checks the checksums of what arrived, on a thread of its own: the transport's has no time for it.
+// Checks the checksums of what arrived from all nodes, on a thread of its own: the transports' have no time for it.
 //
 // Thread-safety: all methods. What is queued is bounded by the memory that it arrived in.
 #ifndef KVLINK_STORE_CLIENT_DATA_VERIFIER_H_
@@ -23,6 +23,8 @@ class Verifier {
   ~Verifier() { worker_.Finish(); }
   // Work that comes too late, when the verifier ends, is not done.
   void Submit(std::function<void()> work);
+  // Waits until what was submitted before has run, and is gone with all it held.
+  void Flush();
 
  private:
   Worker worker_;

@@ -24,7 +24,7 @@ TEST(ChannelTest, ARefusedLeaseIsForgotten) {
   const auto channel = std::make_shared<store::client::NodeConnection>(&source, tier);
   const auto connection = std::make_shared<SilentConnection>();
   channel->Bind(connection);
-  auto state = std::make_shared<store::client::LeaseState>(channel, tier);
+  auto state = std::make_shared<store::client::LeaseState>(channel, tier, nullptr);
   const std::weak_ptr<store::client::LeaseState> kept = state;
   const proto::Request request = channel->NewRequest("a", SteadyNow() + absl::Minutes(1), 7);
   ASSERT_TRUE(channel->Ask(request, state).ok());

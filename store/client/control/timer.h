@@ -1,0 +1,67 @@
+// Short work at its time, on one thread for all nodes of a client: sessions and leases are renewed, calls tried again,
+// what is idle given up.
+//
+// Thread-safety: all methods. Lifetime: alarms end before their timer.
+#ifndef KVLINK_STORE_CLIENT_CONTROL_TIMER_H_
+#define KVLINK_STORE_CLIENT_CONTROL_TIMER_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "base/thread.h"
+
+namespace kvlink::store::client {
+
+class Timer {
+ public:
+  Timer();
+  ~Timer();
+
+ private:
+  friend class Alarm;
+  using Work = std::function<absl::Time()>;
+  struct Entry {
+    std::shared_ptr<const Work> work;
+    absl::Time when = absl::InfiniteFuture();
+  };
+  void SetWhen(uint64_t id, Entry* entry, absl::Time when) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Loop();
+
+  Mutex mutex_;
+  CondVar changed_, done_;
+  std::map<uint64_t, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::pair<absl::Time, uint64_t>> order_ ABSL_GUARDED_BY(mutex_);  // of those that are set
+  uint64_t last_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: none
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Thread thread_;
+};
+
+// Work that a timer runs when it is due, never twice at once.
+class Alarm {
+ public:
+  // Not set at first. `work` must not wait; it returns when it is due again, InfiniteFuture: when Set says so.
+  Alarm(Timer* timer, std::function<absl::Time()> work);
+  // The work does not run afterwards. Waits for its end, except within the work itself, so the caller holds no lock
+  // that the work takes.
+  ~Alarm();
+  Alarm(const Alarm&) = delete;
+  Alarm& operator=(const Alarm&) = delete;
+
+  // Due at `when`, or before if that was said while the work runs.
+  void Set(absl::Time when);
+
+ private:
+  Timer* const timer_;
+  uint64_t id_ = 0;
+};
+
+}  // namespace kvlink::store::client
+
+#endif  // KVLINK_STORE_CLIENT_CONTROL_TIMER_H_

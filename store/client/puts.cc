@@ -1,0 +1,172 @@
+// A put is a conversation: begin, room, slabs one after the other as memory comes free, commit. It needs a thread for
+// as long as it lasts, which a bounded number of threads lend to puts in two steps.
+#include "store/client/puts.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "store/client/data/push.h"
+
+namespace kvlink::store::client {
+namespace {
+
+absl::Status Check(absl::string_view ns, const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs,
+                   absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  KVLINK_RETURN_IF_ERROR(Annotate(manifest.Validate(), "put"));
+  if (slabs.size() != manifest.layers.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("put: ", slabs.size(), " slabs for ", manifest.layers.size(), " layers"));
+  }
+  for (size_t layer = 0; layer < slabs.size(); ++layer) {
+    if (static_cast<int64_t>(slabs[layer].size()) != manifest.layers[layer].length) {
+      return absl::InvalidArgumentError(absl::StrCat("put: the slab of layer ", layer, " has ", slabs[layer].size(),
+                                                     " bytes, and the manifest says ", manifest.layers[layer].length));
+    }
+  }
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
+  return absl::OkStatus();
+}
+
+// `end` may be null.
+absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manifest& manifest,
+                                absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
+                                PushEnd* end) {
+  PushOrder order;
+  order.ns = std::string(ns);
+  order.manifest = &manifest;
+  order.slabs = slabs;
+  order.end = end;
+  order.silence = route->options().silence;
+  const absl::Duration silence = order.silence;
+  ++route->counters().pushes;
+  absl::Duration silent;  // so long attempts have waited for a node that gave no sign
+  auto result = WithRetries(&route->retries(), deadline, [&]() -> absl::StatusOr<PutResult> {
+    if (end != nullptr && end->cancelled()) return absl::CancelledError("the put was given up");
+    const absl::Time begun = SteadyNow();
+    const absl::Time limit = std::min(deadline, begun + silence - silent);
+    const auto opened = route->Acquire(Need::kPayloads, limit);
+    if (opened.ok()) {
+      silent = absl::ZeroDuration();
+      TransportMemory* const memory = &opened->path->memory();
+      order.sending = &memory->sending();
+      order.registered = [memory](absl::Span<const std::byte> slab) { return memory->Registered(slab); };
+      auto done = route->Checked(*opened->connection, PushOnce(opened->connection, &order, deadline));
+      if (!order.silent) return done;
+      silent = silence;
+    } else {
+      silent += SteadyNow() - begun;
+    }
+    if (silent < silence || SteadyNow() >= deadline) return opened.status();
+    // Not to be tried again.
+    return absl::AbortedError("");
+  });
+  if (absl::IsAborted(result.status()) && silent >= silence) {
+    result =
+        absl::UnavailableError(absl::StrCat("put: the node at ", route->options().address, " has given no sign for ",
+                                            absl::FormatDuration(silence), ": it is stopped, or cut off"));
+  }
+  if (!result.ok()) ++route->counters().failed_pushes;
+  return result;
+}
+
+// Shared by who waits and by the thread whose turn comes.
+class PutCall {
+ public:
+  PutCall(Route* route, absl::string_view ns, const Manifest& manifest,
+          absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline, const Notify& notify)
+      : route_(route),
+        ns_(ns),
+        manifest_(manifest),
+        slabs_(slabs.begin(), slabs.end()),
+        deadline_(deadline),
+        notify_(notify) {}
+
+  void Run(const absl::Status& turn);
+  absl::StatusOr<PutResult> Wait(absl::Time deadline);
+  void GiveUp();
+
+ private:
+  enum class State : uint8_t { kWaits, kRuns, kDone };
+
+  Route* const route_;
+  const std::string ns_;
+  const Manifest& manifest_;
+  const std::vector<absl::Span<const std::byte>> slabs_;
+  const absl::Time deadline_;
+  PushEnd end_;
+  Mutex mutex_;
+  CondVar changed_;
+  Notify notify_ ABSL_GUARDED_BY(mutex_);
+  State state_ ABSL_GUARDED_BY(mutex_) = State::kWaits;
+  absl::StatusOr<PutResult> result_ ABSL_GUARDED_BY(mutex_) = absl::UnavailableError("");
+};
+
+void PutCall::Run(const absl::Status& turn) {
+  {
+    MutexLock lock(&mutex_);
+    if (state_ != State::kWaits) return;
+    state_ = State::kRuns;
+  }
+  auto result =
+      turn.ok() ? Carry(route_, ns_, manifest_, slabs_, deadline_, &end_) : absl::StatusOr<PutResult>(turn);
+  MutexLock lock(&mutex_);
+  result_ = std::move(result);
+  state_ = State::kDone;
+  changed_.SignalAll();
+  if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
+}
+
+absl::StatusOr<PutResult> PutCall::Wait(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  while (state_ != State::kDone) {
+    if (changed_.WaitUntil(&mutex_, deadline) || state_ == State::kDone) continue;
+    return absl::DeadlineExceededError("the put has not ended yet");
+  }
+  return result_;
+}
+
+void PutCall::GiveUp() {
+  end_.Cancel();
+  MutexLock lock(&mutex_);
+  notify_.arrivals = nullptr;
+  while (state_ == State::kRuns) changed_.Wait(&mutex_);
+  state_ = State::kDone;
+}
+
+class Pending : public PendingPut {
+ public:
+  explicit Pending(std::shared_ptr<PutCall> call) : call_(std::move(call)) {}
+  ~Pending() override { call_->GiveUp(); }
+  absl::StatusOr<PutResult> Wait(absl::Time deadline) override { return call_->Wait(deadline); }
+
+ private:
+  const std::shared_ptr<PutCall> call_;
+};
+
+}  // namespace
+
+absl::StatusOr<PutResult> PutOver(Route* route, absl::string_view ns, const Manifest& manifest,
+                                  absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(Check(ns, manifest, slabs, deadline));
+  return Carry(route, ns, manifest, slabs, deadline, nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<PendingPut>> AskPut(Route* route, absl::string_view ns, const Manifest& manifest,
+                                                   absl::Span<const absl::Span<const std::byte>> slabs,
+                                                   absl::Time deadline, const Notify& notify) {
+  KVLINK_RETURN_IF_ERROR(Check(ns, manifest, slabs, deadline));
+  auto call = std::make_shared<PutCall>(route, ns, manifest, slabs, deadline, notify);
+  KVLINK_RETURN_IF_ERROR(route->resources().puts().Add({.work = [call](const absl::Status& turn) { call->Run(turn); },
+                                                        .deadline = deadline,
+                                                        .owner = route->options().address}));
+  return std::make_unique<Pending>(std::move(call));
+}
+
+}  // namespace kvlink::store::client

@@ -1,0 +1,289 @@
+// Requests in two steps must not wait for a connection, and there may be a hundred nodes to connect to: a few threads
+// of the resources dial. Of a node at most one for each need is at it; whoever asks meanwhile joins those who wait.
+#include "store/client/route.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/client/reachable.h"
+
+namespace kvlink::store::client {
+namespace {
+
+constexpr size_t kMaxWaiting = 65536;  // for a connection to one node
+constexpr absl::Duration kMinLook = absl::Milliseconds(10);
+
+std::shared_ptr<ClientResources> ResourcesOf(const RemoteOptions& options) {
+  if (options.resources != nullptr) return options.resources;
+  ResourceOptions own;
+  own.receive_bytes = options.receive_bytes;
+  own.sending_bytes = options.sending_bytes;
+  own.idle_memory = options.idle_memory;
+  own.dials = 1;
+  return NewClientResources(own);
+}
+
+}  // namespace
+
+// Shared with the threads that dial: the route may be gone before their turn comes.
+struct Route::Dialling {
+  Mutex mutex;
+  CondVar changed;
+  Route* route ABSL_GUARDED_BY(mutex) = nullptr;  // null: it is gone
+  int running ABSL_GUARDED_BY(mutex) = 0;
+  std::vector<Done> waiting[2] ABSL_GUARDED_BY(mutex);  // for each need; not empty: a thread will come to it
+};
+
+Route::Route(const RemoteOptions& options)
+    : options_(options),
+      resources_(ResourcesOf(options)),
+      retries_(&resources_->retries(), &counters_),
+      control_({options.address, options.key, options.name, options.tls}, &resources_->timer(), &retries_, &counters_),
+      dialling_(std::make_shared<Dialling>()),
+      idle_(std::make_unique<Alarm>(&resources_->timer(), [this] { return CloseIdle(); })) {
+  requests_.placement = options.placement;
+  {
+    MutexLock lock(&dialling_->mutex);
+    dialling_->route = this;
+  }
+  idle_->Set(CloseIdle());
+}
+
+Route::~Route() {
+  idle_ = nullptr;
+  {
+    MutexLock lock(&dialling_->mutex);
+    dialling_->route = nullptr;
+    while (dialling_->running > 0) dialling_->changed.Wait(&dialling_->mutex);
+  }
+  // First what calls back, then what it calls.
+  std::unique_ptr<MappedReader> mapped;
+  DataPath* path = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    mapped = std::move(mapped_);
+    path = path_.get();
+  }
+  mapped = nullptr;
+  if (path != nullptr) path->channel().Close();
+  resources_->verifier().Flush();
+}
+
+absl::Status Route::Establish(absl::Time deadline) {
+  ReleasableMutexLock lock(&mutex_);
+  while (establishing_) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && establishing_) {
+      return absl::DeadlineExceededError("no connection to the node in time");
+    }
+  }
+  if (established_) return absl::OkStatus();
+  // Without the lock: it dials, and who only looks at the store does not wait for that.
+  establishing_ = true;
+  lock.Release();
+  const absl::Status done = EstablishOnce(deadline);
+  lock.Reacquire();
+  establishing_ = false;
+  established_ = done.ok();
+  changed_.SignalAll();
+  return done;
+}
+
+absl::Status Route::EstablishOnce(absl::Time deadline) {
+  const absl::Time first = std::min(deadline, SteadyNow() + options_.connect_timeout);
+  KVLINK_RETURN_IF_ERROR(CheckReachable(options_.address, first));
+  KVLINK_RETURN_IF_ERROR(WithRetries(&retries_, first, [&] { return control_.Session(first).status(); }));
+  const bool may_map = options_.transport == nullptr &&
+                       ((options_.carrier == Carrier::kAuto && options_.map) || options_.carrier == Carrier::kMapped);
+  if (may_map) {
+    const absl::Status mapped = TryMapping();
+    if (mapped.ok()) return mapped;
+    if (options_.carrier == Carrier::kMapped) {
+      return absl::UnavailableError(
+          absl::StrCat(options_.address, ": its memory cannot be mapped: ", mapped.message()));
+    }
+    MutexLock lock(&mutex_);
+    why_no_better_ = {absl::StrCat("not mapped: ", mapped.message())};
+  }
+  // Each carrier has the time of an attempt, whatever those before it took.
+  return Data(std::min(deadline, SteadyNow() + 2 * options_.connect_timeout)).status();
+}
+
+absl::Status Route::TryMapping() {
+  KVLINK_ASSIGN_OR_RETURN(auto* const transport, resources_->Local());
+  auto mapped = std::make_unique<MappedReader>(transport, &resources_->timer(), &control_, &counters_, &requests_,
+                                               options_.connect_timeout);
+  KVLINK_RETURN_IF_ERROR(mapped->Try(SteadyNow() + options_.connect_timeout));
+  MutexLock lock(&mutex_);
+  mapped_ = std::move(mapped);
+  return absl::OkStatus();
+}
+
+MappedReader* Route::mapped() const {
+  MutexLock lock(&mutex_);
+  return mapped_.get();
+}
+
+absl::StatusOr<DataPath*> Route::Data(absl::Time deadline) {
+  ReleasableMutexLock lock(&mutex_);
+  while (choosing_) {
+    if (!changed_.WaitUntil(&mutex_, deadline) && choosing_) {
+      return absl::DeadlineExceededError("no data connection to the node in time");
+    }
+  }
+  if (path_ != nullptr) return path_.get();
+  choosing_ = true;
+  lock.Release();
+  std::vector<std::string> problems;
+  auto chosen = ChoosePath(deadline, &problems);
+  lock.Reacquire();
+  choosing_ = false;
+  changed_.SignalAll();
+  if (!chosen.ok()) return chosen.status();
+  why_no_better_.insert(why_no_better_.end(), problems.begin(), problems.end());
+  path_ = *std::move(chosen);
+  return path_.get();
+}
+
+absl::StatusOr<std::unique_ptr<DataPath>> Route::ChoosePath(absl::Time deadline, std::vector<std::string>* problems) {
+  std::vector<Carrier> carriers = {options_.carrier};
+  if (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped) {
+    carriers = {Carrier::kUcx, Carrier::kGrpc};
+    if (options_.tls.enabled()) {
+      carriers = {Carrier::kGrpc};
+      problems->push_back("ucx does not encrypt, so it is used where it is named");
+    }
+  }
+  if (options_.transport != nullptr) carriers.resize(1);
+  for (const Carrier carrier : carriers) {
+    auto path = DataPath::Create(carrier, options_, resources_.get(), &control_, &counters_, &requests_);
+    absl::Status status = path.status();
+    if (path.ok()) status = (*path)->channel().Acquire(deadline).status();
+    if (status.ok()) return path;
+    if (absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status)) return status;
+    problems->push_back(absl::StrCat(path.ok() ? (*path)->name() : "", path.ok() ? ": " : "", status.message()));
+  }
+  return absl::UnavailableError(
+      absl::StrCat("no data connection to the node at ", options_.address, ": ", absl::StrJoin(*problems, "; ")));
+}
+
+absl::StatusOr<Route::Opened> Route::Acquire(Need need, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(Establish(deadline));
+  MappedReader* const reader = need == Need::kMessages ? mapped() : nullptr;
+  if (reader != nullptr) {
+    auto connection = reader->channel().Acquire(deadline);
+    if (connection.ok()) return Opened{nullptr, *std::move(connection)};
+    if (options_.carrier == Carrier::kMapped) return connection.status();
+  }
+  KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Data(deadline));
+  KVLINK_ASSIGN_OR_RETURN(auto connection, path->channel().Acquire(deadline));
+  return Opened{path, std::move(connection)};
+}
+
+std::optional<Route::Opened> Route::Present(Need need) {
+  MappedReader* reader = nullptr;
+  DataPath* path = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    if (!established_) return std::nullopt;
+    reader = need == Need::kMessages ? mapped_.get() : nullptr;
+    path = path_.get();
+  }
+  if (reader == nullptr && path == nullptr) return std::nullopt;
+  Opened opened{reader == nullptr ? path : nullptr, nullptr};
+  opened.connection = (reader == nullptr ? path->channel() : reader->channel()).Present();
+  if (opened.connection == nullptr) return std::nullopt;
+  return opened;
+}
+
+void Route::Dial(Need need, Done done) {
+  {
+    MutexLock lock(&dialling_->mutex);
+    std::vector<Done>& waiting = dialling_->waiting[static_cast<int>(need)];
+    if (waiting.size() < kMaxWaiting) {
+      waiting.push_back(std::move(done));
+      if (waiting.size() > 1) return;
+      done = nullptr;
+    }
+  }
+  if (done != nullptr) return done(absl::ResourceExhaustedError("too many requests wait for a connection to the node"));
+  const absl::Status added = resources_->dials().Add(
+      {.work = [dialling = dialling_, need](const absl::Status& turn) { RunDial(dialling, need, turn); },
+       .owner = options_.address});
+  if (!added.ok()) RunDial(dialling_, need, added);
+}
+
+void Route::RunDial(const std::shared_ptr<Dialling>& dialling, Need need, const absl::Status& turn) {
+  Route* route = nullptr;
+  {
+    MutexLock lock(&dialling->mutex);
+    route = dialling->route;
+    if (route != nullptr) ++dialling->running;
+  }
+  absl::StatusOr<Opened> opened = absl::UnavailableError("the store is closing");
+  if (!turn.ok()) {
+    opened = turn;
+  } else if (route != nullptr) {
+    opened = route->Acquire(need, SteadyNow() + 2 * route->options_.connect_timeout);
+  }
+  std::vector<Done> waiting;
+  {
+    MutexLock lock(&dialling->mutex);
+    waiting.swap(dialling->waiting[static_cast<int>(need)]);
+  }
+  // Those of a route that is gone have been given up.
+  for (const Done& done : waiting) {
+    if (route != nullptr) done(opened);
+  }
+  opened = absl::UnavailableError("");
+  waiting.clear();
+  if (route == nullptr) return;
+  MutexLock lock(&dialling->mutex);
+  --dialling->running;
+  dialling->changed.SignalAll();
+}
+
+absl::Status Route::Checked(const NodeConnection& connection, absl::Status status) {
+  if (!absl::IsUnauthenticated(status)) return status;
+  control_.Ended(connection.session());
+  return absl::UnavailableError("the session has ended");
+}
+
+absl::Time Route::CloseIdle() {
+  NodeChannel* channels[2] = {nullptr, nullptr};
+  {
+    MutexLock lock(&mutex_);
+    if (mapped_ != nullptr) channels[0] = &mapped_->channel();
+    if (path_ != nullptr) channels[1] = &path_->channel();
+    if (choosing_ || establishing_) return SteadyNow() + kMinLook + options_.idle_connection / 2;
+  }
+  const absl::Time now = SteadyNow(), before = now - options_.idle_connection;
+  bool all = true;
+  for (NodeChannel* const channel : channels) all = (channel == nullptr || channel->CloseIdle(before)) && all;
+  if (all) control_.EndIdle(before);
+  return now + kMinLook + options_.idle_connection / 2;
+}
+
+std::string Route::ReadCarrier() const {
+  MutexLock lock(&mutex_);
+  if (mapped_ != nullptr) return "mapped";
+  return path_ == nullptr ? "nothing" : path_->name();
+}
+
+std::string Route::WhyNoBetter() const {
+  MutexLock lock(&mutex_);
+  return absl::StrJoin(why_no_better_, "; ");
+}
+
+void Route::FillMemory(RemoteCounters* counters) const {
+  MutexLock lock(&mutex_);
+  if (path_ == nullptr) return;
+  counters->receive_bytes_used = path_->memory().receive_memory().used();
+  counters->receive_bytes = path_->memory().receive_memory().bytes();
+  counters->sending_bytes = path_->memory().sending().bytes();
+}
+
+}  // namespace kvlink::store::client

@@ -1,0 +1,263 @@
+// Requests that are asked for in one step and waited for in another, of several nodes.
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "tests/store/client/remote_nodes.h"
+
+namespace kvlink::testing {
+namespace {
+
+using store::Found;
+using store::ReadRequest;
+using store::client::Arrivals;
+using store::client::PendingLookup;
+using store::client::PendingPut;
+using store::client::PendingReads;
+using store::client::RemoteOptions;
+using store::client::RemoteStore;
+using store::client::ResourceOptions;
+
+constexpr absl::Duration kMoment = absl::Milliseconds(20);
+
+template <typename Pending>
+std::unique_ptr<Pending> Must(absl::StatusOr<std::unique_ptr<Pending>> pending) {
+  EXPECT_TRUE(pending.ok()) << pending.status();
+  return pending.ok() ? *std::move(pending) : nullptr;
+}
+
+void PutOn(RemoteStore* store, const Synthetic& one) {
+  const auto put = store->Put("ns", one.manifest, one.spans(), Soon());
+  ASSERT_TRUE(put.ok()) << put.status();
+}
+
+std::unique_ptr<PendingLookup> Ask(RemoteStore* store, const Synthetic& one,
+                                   const std::shared_ptr<Arrivals>& arrivals = nullptr, uint64_t tag = 0) {
+  return Must(store->AskLookup("ns", {one.manifest.identity}, Codec::kRawBf16, Soon(), {arrivals, tag}));
+}
+
+void ExpectPresent(const absl::StatusOr<std::vector<Found>>& found, bool present) {
+  ASSERT_TRUE(found.ok()) << found.status();
+  ASSERT_EQ(found->size(), 1u);
+  EXPECT_EQ((*found)[0].present, present);
+}
+
+TEST(TwoStepTest, OthersAnswerWhileOneStandsStill) {
+  RemoteNodes nodes(3);
+  const auto stores = nodes.OpenAll();
+  const Synthetic one = MakeSynthetic(1);
+  PutOn(stores[0].get(), one);
+  nodes.network().Freeze(nodes.data_address(1));
+  const auto arrivals = std::make_shared<Arrivals>();
+  std::vector<std::unique_ptr<PendingLookup>> asked;
+  for (int i = 0; i < 3; ++i) asked.push_back(Ask(stores[i].get(), one, arrivals, i));
+  EXPECT_EQ((std::set<std::optional<uint64_t>>{arrivals->Next(Soon()), arrivals->Next(Soon())}),
+            (std::set<std::optional<uint64_t>>{0, 2}));
+  // What is ready takes no time.
+  ExpectPresent(asked[0]->Wait(absl::InfinitePast()), true);
+  ExpectPresent(asked[2]->Wait(absl::InfinitePast()), false);
+  EXPECT_EQ(arrivals->Next(SteadyNow() + kMoment), std::nullopt);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(asked[1]->Wait(SteadyNow() + kMoment).status()));
+  nodes.network().Thaw(nodes.data_address(1));
+  EXPECT_EQ(arrivals->Next(Soon()), 1u);
+  ExpectPresent(asked[1]->Wait(absl::InfinitePast()), false);
+}
+
+TEST(TwoStepTest, ALookupEndsAtItsDeadline) {
+  RemoteNodes nodes(1);
+  const auto store = nodes.Open(0);
+  nodes.network().Freeze(nodes.data_address(0));
+  const Synthetic one = MakeSynthetic(1);
+  const auto asked = Must(store->AskLookup("ns", {one.manifest.identity}, Codec::kRawBf16, SteadyNow() + kMoment));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(asked->Wait(Soon()).status()));
+  nodes.network().Thaw(nodes.data_address(0));
+  ExpectPresent(store->Lookup("ns", {one.manifest.identity}, Codec::kRawBf16), false);
+}
+
+// Who hedges gives up early, again and again: a connection on which nothing comes is given up all the same.
+TEST(TwoStepTest, AConnectionThatLeavesManyUnansweredIsDialledAgain) {
+  RemoteNodes nodes(1);
+  const auto store = nodes.Open(0);
+  const Synthetic one = MakeSynthetic(1);
+  nodes.network().Freeze(nodes.data_address(0));
+  // Three seconds in all.
+  for (int i = 0; i < 15; ++i) Ask(store.get(), one)->Wait(SteadyNow() + absl::Milliseconds(200)).IgnoreError();
+  nodes.network().Thaw(nodes.data_address(0));
+  ExpectPresent(store->Lookup("ns", {one.manifest.identity}, Codec::kRawBf16), false);
+  EXPECT_EQ(store->Counters().reconnects, 1);
+}
+
+TEST(TwoStepTest, ANodeThatIsDialledDelaysNoOther) {
+  RemoteNodes nodes(3);
+  const auto stores = nodes.OpenAll([](RemoteOptions* options) { options->connect_later = true; });
+  const Synthetic one = MakeSynthetic(1);
+  nodes.network().Shut(nodes.data_address(0));
+  const auto arrivals = std::make_shared<Arrivals>();
+  std::vector<std::unique_ptr<PendingLookup>> asked;
+  for (int i = 0; i < 3; ++i) asked.push_back(Ask(stores[i].get(), one, arrivals, i));
+  EXPECT_EQ((std::set<std::optional<uint64_t>>{arrivals->Next(Soon()), arrivals->Next(Soon())}),
+            (std::set<std::optional<uint64_t>>{1, 2}));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(asked[0]->Wait(SteadyNow() + kMoment).status()));
+  nodes.network().Open(nodes.data_address(0));
+  EXPECT_EQ(arrivals->Next(Soon()), 0u);
+  ExpectPresent(asked[0]->Wait(absl::InfinitePast()), false);
+}
+
+TEST(TwoStepTest, ALookupIsTriedAgainWhileNobodyWaits) {
+  RemoteNodes nodes(1);
+  const auto store = nodes.Open(0);
+  const Synthetic one = MakeSynthetic(1);
+  PutOn(store.get(), one);
+  nodes.network().Freeze(nodes.data_address(0));
+  const auto arrivals = std::make_shared<Arrivals>();
+  const auto asked = Ask(store.get(), one, arrivals, 7);
+  nodes.network().Cut(nodes.data_address(0));
+  EXPECT_EQ(arrivals->Next(Soon()), 7u);
+  ExpectPresent(asked->Wait(absl::InfinitePast()), true);
+  EXPECT_GT(store->Counters().retries, 0);
+}
+
+TEST(TwoStepTest, ANodeThatIsAwayIsAMissWithinThePatience) {
+  RemoteNodes nodes(1);
+  const RemoteOptions options = nodes.Options(0);
+  nodes.node(0).Stop();
+  RemoteOptions later = options;
+  later.connect_later = true;
+  later.patience = absl::Milliseconds(100);
+  const auto store = *store::client::OpenRemote(later);
+  const auto arrivals = std::make_shared<Arrivals>();
+  const auto asked = Ask(store.get(), MakeSynthetic(1), arrivals, 3);
+  EXPECT_EQ(arrivals->Next(Soon()), 3u);
+  EXPECT_TRUE(absl::IsUnavailable(asked->Wait(absl::InfinitePast()).status()));
+}
+
+TEST(TwoStepTest, ReadsOfManyNodesSideBySide) {
+  RemoteNodes nodes(3);
+  const auto stores = nodes.OpenAll();
+  std::vector<Synthetic> documents;
+  for (int i = 0; i < 6; ++i) documents.push_back(MakeSynthetic(i + 1));
+  for (int i = 0; i < 6; ++i) PutOn(stores[i % 3].get(), documents[i]);
+  nodes.network().Freeze(nodes.data_address(0));
+  const auto arrivals = std::make_shared<Arrivals>();
+  std::vector<std::unique_ptr<PendingReads>> asked;
+  for (int i = 0; i < 3; ++i) {
+    std::vector<ReadRequest> requests;
+    for (int k = i; k < 6; k += 3) requests.push_back({documents[k].manifest.identity, documents[k].manifest.etag});
+    asked.push_back(
+        Must(stores[i]->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Soon(), {arrivals, uint64_t(i)})));
+  }
+  for (int left = 3; left > 0; --left) {
+    if (left == 1) {
+      EXPECT_EQ(arrivals->Next(SteadyNow() + kMoment), std::nullopt);
+      EXPECT_TRUE(absl::IsDeadlineExceeded(asked[0]->Wait(SteadyNow() + kMoment).status()));
+      nodes.network().Thaw(nodes.data_address(0));
+    }
+    const auto i = arrivals->Next(Soon());
+    ASSERT_TRUE(i.has_value());
+    EXPECT_EQ(*i == 0, left == 1);
+    auto leases = asked[*i]->Wait(absl::InfinitePast());
+    ASSERT_TRUE(leases.ok()) << leases.status();
+    ASSERT_EQ(leases->size(), 2u);
+    for (int k = 0; k < 2; ++k) {
+      ASSERT_TRUE((*leases)[k].ok()) << (*leases)[k].status();
+      for (size_t layer = 0; layer < 2; ++layer) {
+        EXPECT_EQ(CompareLayer((*leases)[k]->get(), documents[*i + 3 * k], layer, Soon()), absl::OkStatus());
+      }
+    }
+  }
+}
+
+TEST(TwoStepTest, ReadsThatAreGivenUpFreeTheirMemory) {
+  RemoteNodes nodes(1, {}, [](store::node::NodeOptions* node) { node->limits.pulls_per_connection = 2; });
+  const auto store = nodes.Open(0);
+  std::vector<ReadRequest> requests;
+  for (int i = 0; i < 2; ++i) {
+    const Synthetic one = MakeSynthetic(i + 1, 4, 10);
+    PutOn(store.get(), one);
+    requests.push_back({one.manifest.identity, one.manifest.etag});
+  }
+  const auto used = [&] { return store->Counters().receive_bytes_used; };
+  nodes.network().Freeze(nodes.data_address(0), /*messages=*/1);  // the manifest of one
+  auto asked = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, requests, Soon()));
+  const absl::Time limit = Soon();
+  while (used() == 0 && SteadyNow() < limit) {
+    EXPECT_TRUE(absl::IsDeadlineExceeded(asked->Wait(SteadyNow() + absl::Milliseconds(1)).status()));
+  }
+  EXPECT_GT(used(), 0);
+  asked = nullptr;
+  EXPECT_TRUE(Becomes(used, 0));
+  nodes.network().Thaw(nodes.data_address(0));
+  // Their places among what the node allows at a time, too.
+  for (const auto& lease : store->ReadMany(nullptr, "ns", Codec::kRawBf16, requests, Soon())) {
+    EXPECT_TRUE(lease.ok()) << lease.status();
+  }
+}
+
+TEST(TwoStepTest, PutsOnManyNodesFromOneThread) {
+  RemoteNodes nodes(3);
+  const auto stores = nodes.OpenAll([](RemoteOptions* options) { options->connect_later = true; });
+  const Synthetic one = MakeSynthetic(2, 4, 2000);
+  const auto arrivals = std::make_shared<Arrivals>();
+  std::vector<std::unique_ptr<PendingPut>> puts;
+  for (int i = 0; i < 3; ++i) {
+    puts.push_back(Must(stores[i]->AskPut("ns", one.manifest, one.spans(), Soon(), {arrivals, uint64_t(i)})));
+  }
+  for (int i = 0; i < 3; ++i) {
+    const auto which = arrivals->Next(Soon());
+    ASSERT_TRUE(which.has_value());
+    const auto put = puts[*which]->Wait(absl::InfinitePast());
+    ASSERT_TRUE(put.ok()) << put.status();
+    EXPECT_TRUE(put->written());
+  }
+  for (const auto& store : stores) EXPECT_EQ(ReadAndCompare(store.get(), "ns", one), absl::OkStatus());
+}
+
+// The put of a node that stands still holds a thread of the resources, until it is given up.
+TEST(TwoStepTest, APutThatIsGivenUpMakesRoomForTheNext) {
+  ResourceOptions resources;
+  resources.puts = 1;
+  RemoteNodes nodes(2, resources);
+  const auto stores = nodes.OpenAll();
+  auto one = std::make_unique<Synthetic>(MakeSynthetic(1, 4, 2000));
+  const Synthetic other = MakeSynthetic(2, 4, 2000);
+  for (const int answers : {0, 1}) {
+    SCOPED_TRACE(answers);
+    nodes.network().Freeze(nodes.data_address(0), answers);
+    auto stuck = Must(stores[0]->AskPut("ns", one->manifest, one->spans(), Soon()));
+    auto waits = Must(stores[1]->AskPut("ns", other.manifest, other.spans(), Soon()));
+    auto never = Must(stores[1]->AskPut("ns", one->manifest, one->spans(), Soon()));
+    EXPECT_TRUE(absl::IsDeadlineExceeded(waits->Wait(SteadyNow() + kMoment).status()));
+    never = nullptr;
+    stuck = nullptr;
+    one = std::make_unique<Synthetic>(MakeSynthetic(1, 4, 2000));
+    EXPECT_TRUE(waits->Wait(Soon()).ok());
+    ExpectPresent(stores[1]->Lookup("ns", {one->manifest.identity}, Codec::kRawBf16), false);
+    nodes.network().Thaw(nodes.data_address(0));
+  }
+}
+
+TEST(TwoStepTest, RefusesWhatCannotBeAsked) {
+  RemoteNodes nodes(1);
+  const auto store = nodes.Open(0);
+  const Synthetic one = MakeSynthetic(1);
+  EXPECT_TRUE(absl::IsInvalidArgument(store->AskLookup("", {}, Codec::kRawBf16, Soon()).status()));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(store->AskLookup("ns", {}, Codec::kRawBf16, SteadyNow()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->AskReads(nullptr, "", Codec::kRawBf16, {}, Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store->AskPut("ns", one.manifest, {}, Soon()).status()));
+  // Nothing is asked for: ready at once.
+  const auto arrivals = std::make_shared<Arrivals>();
+  const auto reads = Must(store->AskReads(nullptr, "ns", Codec::kRawBf16, {}, Soon(), {arrivals, 1}));
+  const auto lookup = Must(store->AskLookup("ns", {}, Codec::kRawBf16, Soon(), {arrivals, 2}));
+  EXPECT_EQ(arrivals->Next(Soon()), 1u);
+  EXPECT_EQ(arrivals->Next(Soon()), 2u);
+  EXPECT_TRUE(reads->Wait(absl::InfinitePast()).ok());
+  EXPECT_TRUE(lookup->Wait(absl::InfinitePast()).ok());
+}
+
+}  // namespace
+}  // namespace kvlink::testing
