@@ -1,6 +1,7 @@
 #include "proto/catalog.h"
 
 #include <cstring>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -24,6 +25,13 @@ bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
   if (from.size() != kBytes) return false;
   std::memcpy(to.bytes.data(), from.data(), kBytes);
   return true;
+}
+
+// What a caller says of a document: when it was written is the store's to say, and no part of the order of entries.
+std::string ContentOf(CatalogEntry entry, uint64_t generation) {
+  entry.generation = generation;
+  entry.written_at_us = 0;
+  return SerializeCatalogEntry(entry);
 }
 
 }  // namespace
@@ -65,6 +73,22 @@ absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
     entry.parts.push_back(std::move(out));
   }
   return entry;
+}
+
+absl::StatusOr<bool> TakesPlace(const CatalogEntry& there, const CatalogEntry& entry) {
+  const bool gives_generation = entry.generation == 0;
+  const uint64_t generation = gives_generation ? there.generation : entry.generation;
+  bool refused = there.generation > generation;
+  if (there.generation == generation) {
+    const std::string content = ContentOf(entry, generation), content_there = ContentOf(there, generation);
+    if (content == content_there) return false;
+    refused = gives_generation ? generation == UINT64_MAX
+                               : std::tie(there.tombstone, content_there) > std::tie(entry.tombstone, content);
+  }
+  if (!refused) return true;
+  return absl::FailedPreconditionError(absl::StrCat("generation ", there.generation,
+                                                    there.tombstone ? " (deleted)" : "", " is there, ", generation,
+                                                    " does not replace it"));
 }
 
 }  // namespace kvlink

@@ -35,6 +35,12 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry);
 // As ParseManifest.
 absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes);
 
+// Whether `entry`, put where `there` is, takes its place, by the rules of the catalog (docs/formats.md "Catalog
+// entry"). False: it says the same, and `there` stays, also where `entry` leaves its generation to the store. Of
+// `there` what it says need only be known where it has the generation of `entry`, or that is 0. FAILED_PRECONDITION:
+// `there` is greater, or has the last generation of all.
+absl::StatusOr<bool> TakesPlace(const CatalogEntry& there, const CatalogEntry& entry);
+
 // Of an entry that goes over the control service: it travels in one message (proto/store.proto).
 inline constexpr int64_t kMaxEntryBytes = (int64_t{4} << 20) - 4096;
 

@@ -11,6 +11,7 @@
 #ifndef KVLINK_STORE_CATALOG_H_
 #define KVLINK_STORE_CATALOG_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -38,6 +39,9 @@ struct DocumentPut {
   std::string id;
   CatalogEntry entry;  // of generation 0: the store gives one
 };
+
+// How many of the first of `documents` (not empty) are one group.
+size_t FirstGroup(absl::Span<const DocumentPut> documents);
 
 struct DocumentDeletion {
   std::string id;

@@ -23,6 +23,17 @@ std::vector<absl::StatusOr<std::unique_ptr<Lease>>> EncodingStore::ReadMany(Devi
   return leases;
 }
 
+size_t FirstGroup(absl::Span<const DocumentPut> documents) {
+  size_t size = 0;
+  int64_t bytes = 0;
+  for (const DocumentPut& one : documents.subspan(0, kMaxCatalogBatch)) {
+    for (const CatalogPart& part : one.entry.parts) bytes += static_cast<int64_t>(4 * part.tokens.size());
+    if (size > 0 && bytes > kMaxCatalogBatchBytes) break;
+    ++size;
+  }
+  return size;
+}
+
 absl::Status DocumentCatalog::PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) {
   KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, {DocumentPut{std::string(id), entry}}));
   return put[0].status();

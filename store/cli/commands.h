@@ -12,6 +12,7 @@ absl::Status RunStore(absl::Span<char* const> args);
 absl::Status RunStatus(absl::Span<char* const> args);
 absl::Status RunDrain(absl::Span<char* const> args);
 absl::Status RunNamespace(absl::Span<char* const> args);
+absl::Status RunCatalog(absl::Span<char* const> args);
 absl::Status RunDelete(absl::Span<char* const> args);
 absl::Status RunVerify(absl::Span<char* const> args);
 absl::Status RunInspectStore(absl::Span<char* const> args);

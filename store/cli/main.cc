@@ -10,6 +10,7 @@ constexpr kvlink::cli::Command kCommands[] = {
     {"namespace", kvlink::cli::RunNamespace, "show or set how much of a node a namespace may take"},
     {"drain", kvlink::cli::RunDrain, "let a node finish what is under way, and stop it"},
     {"inspect", kvlink::cli::RunInspectStore, "show what a store or a document consists of"},
+    {"catalog", kvlink::cli::RunCatalog, "copy documents to a file and back, or check their encodings"},
     {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
     {"verify", kvlink::cli::RunVerify, "read a store back and check every byte of it"},
 };

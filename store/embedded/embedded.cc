@@ -77,13 +77,9 @@ class EmbeddedStore : public Store {
     for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
     std::vector<absl::StatusOr<uint64_t>> generations;
     while (generations.size() < documents.size()) {
+      const auto rest = documents.subspan(generations.size());
       std::vector<Engine::EntryPut> group;
-      int64_t bytes = 0;
-      for (const DocumentPut& one : documents.subspan(generations.size(), kMaxCatalogBatch)) {
-        for (const CatalogPart& part : one.entry.parts) bytes += static_cast<int64_t>(4 * part.tokens.size());
-        if (!group.empty() && bytes > kMaxCatalogBatchBytes) break;
-        group.push_back({one.id, &one.entry});
-      }
+      for (const DocumentPut& one : rest.subspan(0, FirstGroup(rest))) group.push_back({one.id, &one.entry});
       KVLINK_ASSIGN_OR_RETURN(const auto committed, engine_->PutEntries(ns, group));
       generations.insert(generations.end(), committed.begin(), committed.end());
     }

@@ -24,12 +24,6 @@ std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
   return identities;
 }
 
-// What a caller says of a document: when it was written is the store's to say, and no part of the order of entries.
-std::string ContentOf(CatalogEntry entry) {
-  entry.written_at_us = 0;
-  return SerializeCatalogEntry(entry);
-}
-
 // A batch of changes to the catalog of one namespace, not yet in the index.
 class CatalogChanges {
  public:
@@ -44,20 +38,12 @@ class CatalogChanges {
     const CatalogEntry& there = document->entry;
     const bool gives_generation = entry.generation == 0;
     if (document->known) {
-      if (gives_generation) entry.generation = there.generation;
-      const std::string content = ContentOf(entry), content_there = ContentOf(there);
-      if (content == content_there) return there.generation;
-      const bool refused = gives_generation ? there.generation == UINT64_MAX
-                                            : std::tie(there.generation, there.tombstone, content_there) >
-                                                  std::tie(entry.generation, entry.tombstone, content);
-      if (refused) {
-        return absl::FailedPreconditionError(absl::StrCat("document ", id, ": generation ", there.generation,
-                                                          there.tombstone ? " (deleted)" : "", " is there, ",
-                                                          entry.generation, " does not replace it"));
-      }
+      const auto takes_place = TakesPlace(there, entry);
+      KVLINK_RETURN_IF_ERROR(Annotate(takes_place.status(), absl::StrCat("document ", id)));
+      if (!*takes_place) return there.generation;
     }
     entry.written_at_us = clock_();
-    if (gives_generation) entry.generation = std::max(entry.written_at_us, entry.generation + 1);
+    if (gives_generation) entry.generation = std::max(entry.written_at_us, there.generation + 1);
     const std::set<Identity> before = IdentitiesOf(document->entry), after = IdentitiesOf(entry);
     for (const Identity& identity : before) references_[identity][std::string(id)] = false;
     for (const Identity& identity : after) references_[identity][std::string(id)] = true;

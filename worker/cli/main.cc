@@ -10,6 +10,7 @@ constexpr kvlink::cli::Command kCommands[] = {
     {"ask", kvlink::cli::RunAsk, "answer a question from stored documents"},
     {"inspect", kvlink::cli::RunInspect, "show what a store, a document or a model consists of"},
     {"plan", kvlink::cli::RunPlan, "tell what the encodings of a corpus weigh, and when loading them pays"},
+    {"catalog", kvlink::cli::RunCatalog, "copy documents to a file and back, or check their encodings"},
     {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
     {"verify", kvlink::cli::RunVerify, "read a store back and check every byte of it"},
     {"store", kvlink::cli::RunStore, "serve a store to other processes and hosts"},

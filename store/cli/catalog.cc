@@ -1,0 +1,194 @@
+// kvlink catalog: documents without their encodings, to a file and back, and which encodings are missing. It knows
+// stores by store.h alone, so that it copies from any kind of store to any other.
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/cli/args.h"
+#include "base/cli/progress.h"
+#include "base/cli/standard_streams.h"
+#include "base/status.h"
+#include "store/cli/catalog_file.h"
+#include "store/cli/catalog_walk.h"
+#include "store/cli/commands.h"
+#include "store/cli/place.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kSummary =
+    "Copies the catalog of a namespace, which is data that nothing else holds: ids, titles, tokens and the\n"
+    "names of encodings. Encodings are no part of it; they are made again where they are asked for.\n\n"
+    "  kvlink catalog export --store A docs.jsonl     every document, as JSON lines; - is standard output\n"
+    "  kvlink catalog import --store B docs.jsonl     puts them into a store; - is standard input\n"
+    "  kvlink catalog check  --store B                names documents whose encodings the store has not\n\n"
+    "The store is a directory, a node or a cluster. Documents keep their generation: importing replaces\n"
+    "nothing newer, and importing again changes nothing. Deletions are not exported. An export sees each\n"
+    "document as it is when the export comes to it. A file is written whole or not at all.";
+
+absl::Status Errno(const std::string& path) { return absl::ErrnoToStatus(errno, path); }
+
+std::string CountOf(int64_t documents) { return absl::StrCat(documents, documents == 1 ? " document" : " documents"); }
+
+absl::Status WriteLine(std::FILE* file, const std::string& line, const std::string& path) {
+  if (std::fwrite(line.data(), 1, line.size(), file) != line.size() || std::fputc('\n', file) == EOF)
+    return Errno(path);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> WriteCatalog(store::Store& store, const StoreFlags& flags, std::FILE* file,
+                                     const std::string& path) {
+  KVLINK_RETURN_IF_ERROR(WriteLine(file, CatalogHead(flags.ns), path));
+  ProgressBar bar;
+  int64_t count = 0;
+  KVLINK_RETURN_IF_ERROR(WalkCatalog(store, flags.ns, [&](absl::Span<const Listed> documents) -> absl::Status {
+    for (const Listed& document : documents) {
+      KVLINK_RETURN_IF_ERROR(WriteLine(file, CatalogLine(document.info.id, document.entry), path));
+    }
+    count += static_cast<int64_t>(documents.size());
+    bar.Update(-1, CountOf(count));
+    return absl::OkStatus();
+  }));
+  if (std::fflush(file) != 0) return Errno(path);
+  return count;
+}
+
+absl::Status Export(const StoreFlags& flags, const std::string& path) {
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kReading));
+  if (path == "-") return WriteCatalog(*opened.store, flags, stdout, "standard output").status();
+  const std::string part = path + ".part";
+  std::FILE* const file = std::fopen(part.c_str(), "we");
+  if (file == nullptr) return Errno(part);
+  auto remove = absl::MakeCleanup([&part] { unlink(part.c_str()); });
+  const auto written = WriteCatalog(*opened.store, flags, file, part);
+  const bool synced = fsync(fileno(file)) == 0;
+  const bool closed = std::fclose(file) == 0;
+  KVLINK_RETURN_IF_ERROR(written.status());
+  if (!synced || !closed || std::rename(part.c_str(), path.c_str()) != 0) return Errno(path);
+  std::move(remove).Cancel();
+  absl::PrintF("%s exported\n", CountOf(*written));
+  return absl::OkStatus();
+}
+
+// The next line without its newline; false at the end.
+absl::StatusOr<bool> ReadLine(std::FILE* file, const std::string& path, std::string* line) {
+  line->clear();
+  char buffer[1 << 16];
+  while (std::fgets(buffer, sizeof(buffer), file) != nullptr) {
+    line->append(buffer);
+    if (line->back() == '\n') {
+      line->pop_back();
+      return true;
+    }
+    if (line->size() > kMaxCatalogLine) return absl::InvalidArgumentError(absl::StrCat(path, ": a line is too long"));
+  }
+  if (std::ferror(file) != 0) return Errno(path);
+  return !line->empty();
+}
+
+// What became of the documents of a file.
+struct Imported {
+  int64_t put = 0;
+  int64_t newer = 0;  // that were there
+};
+
+absl::Status PutAll(store::Store& store, const StoreFlags& flags, std::vector<store::DocumentPut>* batch,
+                    Imported* imported) {
+  KVLINK_ASSIGN_OR_RETURN(const auto put, store.PutDocuments(flags.ns, *batch));
+  for (const absl::StatusOr<uint64_t>& one : put) {
+    if (!one.ok() && !absl::IsFailedPrecondition(one.status())) return one.status();
+    ++(one.ok() ? imported->put : imported->newer);
+  }
+  batch->clear();
+  return absl::OkStatus();
+}
+
+absl::Status ReadCatalog(store::Store& store, const StoreFlags& flags, std::FILE* file, const std::string& path,
+                         Imported* imported) {
+  std::string line;
+  KVLINK_ASSIGN_OR_RETURN(bool more, ReadLine(file, path, &line));
+  KVLINK_RETURN_IF_ERROR(Annotate(CheckCatalogHead(line), path));
+  ProgressBar bar;
+  std::vector<store::DocumentPut> batch;
+  int64_t bytes = 0;
+  for (int64_t number = 2;; ++number) {
+    KVLINK_ASSIGN_OR_RETURN(more, ReadLine(file, path, &line));
+    if (!more) break;
+    auto put = ParseCatalogLine(line);
+    KVLINK_RETURN_IF_ERROR(Annotate(put.status(), absl::StrCat(path, ": line ", number)));
+    batch.push_back(*std::move(put));
+    bytes += static_cast<int64_t>(line.size());
+    if (static_cast<int64_t>(batch.size()) < store::kMaxCatalogBatch && bytes < store::kMaxCatalogBatchBytes) continue;
+    KVLINK_RETURN_IF_ERROR(PutAll(store, flags, &batch, imported));
+    bytes = 0;
+    bar.Update(-1, CountOf(imported->put + imported->newer));
+  }
+  return PutAll(store, flags, &batch, imported);
+}
+
+absl::Status Import(const StoreFlags& flags, const std::string& path) {
+  std::FILE* const file = path == "-" ? stdin : std::fopen(path.c_str(), "re");
+  if (file == nullptr) return Errno(path);
+  const auto close = absl::MakeCleanup([&] {
+    if (file != stdin) std::fclose(file);
+  });
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kCreate));
+  Imported imported;
+  const absl::Status status = ReadCatalog(*opened.store, flags, file, path == "-" ? "standard input" : path, &imported);
+  absl::PrintF("%s imported", CountOf(imported.put));
+  if (imported.newer > 0) absl::PrintF("; %d stayed as they are, which is newer", imported.newer);
+  absl::PrintF("\n");
+  return status;
+}
+
+absl::Status Check(const StoreFlags& flags) {
+  KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kReading));
+  ProgressBar bar;
+  int64_t documents = 0, missing = 0;
+  KVLINK_RETURN_IF_ERROR(WalkCatalog(*opened.store, flags.ns, [&](absl::Span<const Listed> page) -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(const std::vector<bool> have, HaveEncodings(*opened.store, flags.ns, page));
+    for (size_t i = 0; i < page.size(); ++i) {
+      if (have[i]) continue;
+      bar.Clear();
+      absl::PrintF("%s\n", Printable(page[i].info.id));
+      ++missing;
+    }
+    documents += static_cast<int64_t>(page.size());
+    bar.Update(-1, CountOf(documents));
+    return OutputFailed() ? absl::CancelledError("nobody reads the output any more") : absl::OkStatus();
+  }));
+  bar.Clear();
+  std::fflush(stdout);
+  absl::FPrintF(stderr, "%s, %d of them without all of their encodings%s\n", CountOf(documents), missing,
+                missing > 0 ? ": they are encoded again when they are asked for, or by kvlink ingest" : "");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunCatalog(absl::Span<char* const> args) {
+  StoreFlags flags;
+  flags.memory = int64_t{64} << 20;
+  Arguments arguments("catalog", "export|import|check [FILE]", kSummary);
+  AddPlaceFlags(arguments, flags);
+  arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.ns);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  const std::vector<std::string>& operands = arguments.operands();
+  const std::string what = operands.empty() ? "" : operands[0];
+  if (what == "check" && operands.size() == 1) return Check(flags);
+  if (what == "export" && operands.size() == 2) return Export(flags, operands[1]);
+  if (what == "import" && operands.size() == 2) return Import(flags, operands[1]);
+  return absl::InvalidArgumentError("say what: export FILE, import FILE, or check");
+}
+
+}  // namespace kvlink::cli

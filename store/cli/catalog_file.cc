@@ -1,0 +1,73 @@
+// What is read back is the entry alone, in the bytes that a store keeps, with their version and checksum: a field that
+// entries get later needs no change here. The rest of a line is for people and their tools.
+#include "store/cli/catalog_file.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "store/store.h"
+
+namespace kvlink::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kVersion = 1;
+
+std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+Json Parse(absl::string_view line) {
+  return Json::parse(line.begin(), line.end(), /*cb=*/nullptr, /*allow_exceptions=*/false);
+}
+
+absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
+
+}  // namespace
+
+std::string CatalogHead(absl::string_view ns) {
+  return Dump({{"kvlink_catalog", kVersion}, {"namespace", std::string(ns)}});
+}
+
+std::string CatalogLine(absl::string_view id, const CatalogEntry& entry) {
+  int64_t tokens = 0;
+  for (const CatalogPart& part : entry.parts) tokens += static_cast<int64_t>(part.tokens.size());
+  return Dump({{"id", std::string(id)},
+               {"title", entry.title},
+               {"generation", entry.generation},
+               {"parts", entry.parts.size()},
+               {"tokens", tokens},
+               {"entry", absl::Base64Escape(SerializeCatalogEntry(entry))}});
+}
+
+absl::Status CheckCatalogHead(absl::string_view line) {
+  const Json head = Parse(line);
+  const auto version = head.is_object() ? head.find("kvlink_catalog") : head.end();
+  if (version == head.end() || !version->is_number_integer()) {
+    return Bad("not a catalog: write one with kvlink catalog export");
+  }
+  if (*version == kVersion) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("a catalog of version ", version->dump(), "; this build reads version ", kVersion));
+}
+
+absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line) {
+  const Json json = Parse(line);
+  if (!json.is_object()) return Bad("not a JSON object");
+  const auto id = json.find("id"), entry = json.find("entry");
+  if (id == json.end() || !id->is_string() || entry == json.end() || !entry->is_string()) {
+    return Bad("it has no id or no entry");
+  }
+  store::DocumentPut put;
+  put.id = id->get<std::string>();
+  KVLINK_RETURN_IF_ERROR(store::ValidateName("document id", put.id));
+  std::string bytes;
+  if (!absl::Base64Unescape(entry->get_ref<const std::string&>(), &bytes)) return Bad("its entry is not base64");
+  KVLINK_ASSIGN_OR_RETURN(put.entry, ParseCatalogEntry(bytes));
+  if (put.entry.tombstone) return Bad("a deletion, which no export holds");
+  return put;
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,30 @@
+// A catalog as a file: JSON lines, the first of which says what it is (docs/formats.md "Catalog file").
+// Thread-safety: pure functions.
+#ifndef KVLINK_STORE_CLI_CATALOG_FILE_H_
+#define KVLINK_STORE_CLI_CATALOG_FILE_H_
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "proto/catalog.h"
+#include "store/catalog.h"
+
+namespace kvlink::cli {
+
+inline constexpr size_t kMaxCatalogLine = size_t{192} << 20;
+
+// Lines without their newline.
+std::string CatalogHead(absl::string_view ns);
+std::string CatalogLine(absl::string_view id, const CatalogEntry& entry);
+
+// INVALID_ARGUMENT: not the head of a catalog; UNIMPLEMENTED: of a newer version than this build's.
+absl::Status CheckCatalogHead(absl::string_view line);
+// INVALID_ARGUMENT: malformed or damaged; UNIMPLEMENTED: the entry is of a newer build.
+absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line);
+
+}  // namespace kvlink::cli
+
+#endif  // KVLINK_STORE_CLI_CATALOG_FILE_H_

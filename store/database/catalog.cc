@@ -1,0 +1,412 @@
+// Documents. A batch is worked out in this process, by the same rules as the embedded catalog's, against what the
+// database says of its documents: one round trip locks and reads them, a second one writes what changed and commits.
+//
+// Locks are taken in one order by everybody, so that nobody waits for each other: documents that are there by id, then
+// new ones by id, then identities that lose a reference. A document that somebody else made in between is found when it
+// is inserted, and the batch is worked out anew.
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/database/database_impl.h"
+#include "store/store.h"
+
+namespace kvlink::store::database {
+namespace {
+
+constexpr int64_t kDeletedAtATime = 1024;  // documents of a namespace, in one transaction
+constexpr int kIdentityLocks = 128;
+
+absl::string_view ViewOf(const Identity& identity) {
+  return {reinterpret_cast<const char*>(identity.bytes.data()), identity.bytes.size()};
+}
+
+std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
+  std::set<Identity> identities;
+  for (const CatalogPart& part : entry.parts) identities.insert(part.identity);
+  return identities;
+}
+
+// As the column documents.identities holds them: one after another.
+std::string Join(const std::set<Identity>& identities) {
+  std::string joined;
+  for (const Identity& identity : identities) absl::StrAppend(&joined, ViewOf(identity));
+  return joined;
+}
+
+absl::StatusOr<std::set<Identity>> Split(absl::string_view joined, absl::string_view id) {
+  std::set<Identity> identities;
+  Identity identity;
+  if (joined.size() % identity.bytes.size() != 0) {
+    return absl::DataLossError(absl::StrCat("document ", id, ": its row in the database is damaged"));
+  }
+  for (; !joined.empty(); joined.remove_prefix(identity.bytes.size())) {
+    std::memcpy(identity.bytes.data(), joined.data(), identity.bytes.size());
+    identities.insert(identity);
+  }
+  return identities;
+}
+
+int64_t TokensOf(const CatalogEntry& entry) {
+  int64_t tokens = 0;
+  for (const CatalogPart& part : entry.parts) tokens += static_cast<int64_t>(part.tokens.size());
+  return tokens;
+}
+
+// References of documents to identities, as the two arrays that statements take.
+struct References {
+  std::vector<Identity> identities;
+  std::vector<absl::string_view> ids;
+
+  void Add(const Identity& identity, absl::string_view id) {
+    identities.push_back(identity);
+    ids.push_back(id);
+  }
+  Parameters ToParameters(absl::string_view ns) const {
+    std::vector<absl::string_view> views;
+    for (const Identity& identity : identities) views.push_back(ViewOf(identity));
+    return Parameters().Text(ns).BytesOf(views).Texts(ids);
+  }
+};
+
+// Takes the references away and writes what nobody refers to any more to the drop log.
+void AppendRemoval(absl::string_view ns, const References& removed, std::vector<Query>* queries) {
+  if (removed.ids.empty()) return;
+  const std::set<Identity> identities(removed.identities.begin(), removed.identities.end());
+  std::set<int64_t> locks;
+  std::vector<absl::string_view> views;
+  for (const Identity& identity : identities) {
+    locks.insert(identity.bytes[0] % kIdentityLocks);
+    views.push_back(ViewOf(identity));
+  }
+  queries->push_back({&kLockIdentities, Parameters().Integers(std::vector<int64_t>(locks.begin(), locks.end()))});
+  queries->push_back({&kDeleteReferences, removed.ToParameters(ns)});
+  queries->push_back({&kInsertDrops, Parameters().Text(ns).BytesOf(views)});
+}
+
+// Puts of one namespace in one transaction.
+class Batch {
+ public:
+  Batch(absl::string_view ns, absl::Span<const DocumentPut> puts) : ns_(ns), puts_(puts) {}
+
+  // Fills in the generations of puts that are not refused already.
+  absl::Status Commit(Connection& connection, absl::Time deadline, std::vector<absl::StatusOr<uint64_t>>& generations) {
+    KVLINK_RETURN_IF_ERROR(LockAndRead(connection, deadline, generations));
+    for (size_t i = 0; i < puts_.size(); ++i) {
+      if (generations[i].ok()) generations[i] = Put(puts_[i]);
+    }
+    return Write(connection, deadline);
+  }
+
+ private:
+  struct Document {
+    bool in_table = false;
+    bool known = false;  // there is an entry to be replaced
+    bool changed = false;
+    absl::Status unusable;  // why it can neither be compared with nor replaced
+    CatalogEntry entry;
+    std::set<Identity> identities_in_table;
+  };
+
+  absl::Status LockAndRead(Connection& connection, absl::Time deadline,
+                           absl::Span<const absl::StatusOr<uint64_t>> generations) {
+    std::map<absl::string_view, uint64_t> wanted;  // ordered by id: locks are taken in this order
+    for (size_t i = 0; i < puts_.size(); ++i) {
+      if (!generations[i].ok()) continue;
+      const auto [it, is_new] = wanted.try_emplace(puts_[i].id, puts_[i].entry.generation);
+      if (!is_new && it->second != puts_[i].entry.generation) it->second = 0;
+    }
+    std::vector<absl::string_view> ids;
+    std::vector<int64_t> of_put;
+    for (const auto& [id, generation] : wanted) {
+      ids.push_back(id);
+      of_put.push_back(static_cast<int64_t>(generation));
+      documents_[id];
+    }
+    KVLINK_ASSIGN_OR_RETURN(
+        const auto rows,
+        connection.Run({Query{&kBegin, {}}, Query{&kLockDocuments, Parameters().Text(ns_).Texts(ids).Integers(of_put)},
+                        Query{&kClock, {}}},
+                       deadline));
+    clock_us_ = static_cast<uint64_t>(rows[2].Integer(0, 0));
+    for (int row = 0; row < rows[1].size(); ++row) KVLINK_RETURN_IF_ERROR(Know(rows[1], row));
+    return absl::OkStatus();
+  }
+
+  absl::Status Know(const Rows& rows, int row) {
+    const absl::string_view id = rows.Bytes(row, 0);
+    const auto it = documents_.find(id);
+    if (it == documents_.end()) return absl::InternalError("the database returned a document that was not asked for");
+    Document& document = it->second;
+    document.in_table = true;
+    document.known = true;
+    document.entry.generation = static_cast<uint64_t>(rows.Integer(row, 1));
+    document.entry.tombstone = rows.Flag(row, 2);
+    document.entry.written_at_us = static_cast<uint64_t>(rows.Integer(row, 3));
+    KVLINK_ASSIGN_OR_RETURN(document.identities_in_table, Split(rows.Bytes(row, 4), id));
+    if (rows.IsNull(row, 5)) return absl::OkStatus();
+    auto entry = ParseCatalogEntry(rows.Bytes(row, 5));
+    if (entry.ok()) {
+      document.entry = *std::move(entry);
+    } else if (absl::IsUnimplemented(entry.status())) {
+      document.unusable = entry.status();
+    } else {
+      document.known = false;  // nothing but replacing it could repair one that does not parse
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<uint64_t> Put(const DocumentPut& put) {
+    Document& document = documents_.find(put.id)->second;
+    KVLINK_RETURN_IF_ERROR(document.unusable);
+    const CatalogEntry& there = document.entry;
+    if (document.known) {
+      const auto takes_place = TakesPlace(there, put.entry);
+      KVLINK_RETURN_IF_ERROR(Annotate(takes_place.status(), absl::StrCat("document ", put.id)));
+      if (!*takes_place) return there.generation;
+    }
+    CatalogEntry entry = put.entry;
+    // No two of a batch have one time, and none an earlier one than it had.
+    entry.written_at_us = std::max(clock_us_++, there.written_at_us + 1);
+    if (entry.generation == 0) entry.generation = std::max(entry.written_at_us, there.generation + 1);
+    document.entry = std::move(entry);
+    document.known = true;
+    document.changed = true;
+    return document.entry.generation;
+  }
+
+  absl::Status Write(Connection& connection, absl::Time deadline) {
+    Columns inserted, updated;
+    References added, removed;
+    for (const auto& [id, document] : documents_) {
+      if (!document.changed) continue;
+      const std::set<Identity> after = IdentitiesOf(document.entry);
+      for (const Identity& identity : after) {
+        if (!document.identities_in_table.contains(identity)) added.Add(identity, id);
+      }
+      for (const Identity& identity : document.identities_in_table) {
+        if (!after.contains(identity)) removed.Add(identity, id);
+      }
+      (document.in_table ? updated : inserted).Add(id, document.entry, Join(after));
+    }
+    std::vector<Query> queries;
+    if (!inserted.ids.empty()) queries.push_back({&kInsertDocuments, inserted.ToParameters(ns_)});
+    if (!updated.ids.empty()) queries.push_back({&kUpdateDocuments, updated.ToParameters(ns_)});
+    if (!added.ids.empty()) queries.push_back({&kInsertReferences, added.ToParameters(ns_)});
+    AppendRemoval(ns_, removed, &queries);
+    queries.push_back({&kCommit, {}});
+    return connection.Run(queries, deadline).status();
+  }
+
+  // The columns of kvlink.documents.
+  struct Columns {
+    std::vector<absl::string_view> ids;
+    std::vector<int64_t> generations, written, tokens;
+    std::vector<char> tombstones;
+    std::vector<std::string> titles, identities, entries;
+
+    void Add(absl::string_view id, const CatalogEntry& entry, std::string joined_identities) {
+      ids.push_back(id);
+      generations.push_back(static_cast<int64_t>(entry.generation));
+      written.push_back(static_cast<int64_t>(entry.written_at_us));
+      tokens.push_back(TokensOf(entry));
+      tombstones.push_back(entry.tombstone ? 1 : 0);
+      titles.push_back(entry.title);
+      identities.push_back(std::move(joined_identities));
+      entries.push_back(SerializeCatalogEntry(entry));
+    }
+    Parameters ToParameters(absl::string_view ns) const {
+      const auto views = [](const std::vector<std::string>& texts) {
+        return std::vector<absl::string_view>(texts.begin(), texts.end());
+      };
+      return Parameters()
+          .Text(ns)
+          .Texts(ids)
+          .Integers(generations)
+          .Flags(tombstones)
+          .Integers(written)
+          .Integers(tokens)
+          .BytesOf(views(titles))
+          .BytesOf(views(identities))
+          .BytesOf(views(entries));
+    }
+  };
+
+  const absl::string_view ns_;
+  const absl::Span<const DocumentPut> puts_;
+  std::map<absl::string_view, Document> documents_;
+  uint64_t clock_us_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments(
+    absl::string_view ns, absl::Span<const DocumentPut> documents) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  for (const DocumentPut& one : documents) KVLINK_RETURN_IF_ERROR(ValidateName("document id", one.id));
+  std::vector<absl::StatusOr<uint64_t>> generations;
+  while (generations.size() < documents.size()) {
+    const auto rest = documents.subspan(generations.size());
+    const auto group = rest.subspan(0, FirstGroup(rest));
+    std::vector<absl::StatusOr<uint64_t>> valid;
+    for (const DocumentPut& one : group) {
+      const absl::Status status = ParseCatalogEntry(SerializeCatalogEntry(one.entry)).status();
+      valid.push_back(status.ok() ? absl::StatusOr<uint64_t>(0) : status);
+    }
+    std::vector<absl::StatusOr<uint64_t>> put;
+    const absl::Status status = pool_.Run(absl::InfiniteFuture(), [&](Connection& connection, absl::Time deadline) {
+      put = valid;
+      return Batch(ns, group).Commit(connection, deadline, put);
+    });
+    for (const DocumentPut& one : group) cache_.Forget(ns, one.id);
+    KVLINK_RETURN_IF_ERROR(status);
+    generations.insert(generations.end(), put.begin(), put.end());
+  }
+  return generations;
+}
+
+absl::StatusOr<std::vector<absl::Status>> DatabaseImpl::DeleteDocuments(absl::string_view ns,
+                                                                        absl::Span<const DocumentDeletion> documents) {
+  std::vector<DocumentPut> tombstones;
+  for (const DocumentDeletion& one : documents) {
+    CatalogEntry tombstone;
+    tombstone.generation = one.generation;
+    tombstone.tombstone = true;
+    tombstones.push_back({one.id, std::move(tombstone)});
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, tombstones));
+  std::vector<absl::Status> statuses;
+  for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
+  return statuses;
+}
+
+absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> DatabaseImpl::GetDocuments(
+    absl::string_view ns, absl::Span<const std::string> ids) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  for (const std::string& id : ids) KVLINK_RETURN_IF_ERROR(ValidateName("document id", id));
+  std::vector<std::optional<absl::StatusOr<CatalogEntry>>> entries(ids.size());
+  bool any = false;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (auto kept = cache_.Find(ns, ids[i])) entries[i] = *std::move(kept);
+    any = any || entries[i].has_value();
+  }
+  const absl::Status status = ReadDocuments(ns, ids, entries);
+  if (!status.ok() && !any) return status;
+  std::vector<absl::StatusOr<CatalogEntry>> answers;
+  for (auto& entry : entries) answers.push_back(entry.has_value() ? *std::move(entry) : status);
+  return answers;
+}
+
+absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const std::string> ids,
+                                         std::vector<std::optional<absl::StatusOr<CatalogEntry>>>& entries) {
+  std::vector<size_t> wanted;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!entries[i].has_value()) wanted.push_back(i);
+  }
+  for (size_t begin = 0; begin < wanted.size(); begin += kMaxCatalogBatch) {
+    const auto group = absl::MakeConstSpan(wanted).subspan(begin, kMaxCatalogBatch);
+    const absl::Time now = SteadyNow();
+    const uint64_t epoch = cache_.epoch();
+    std::set<absl::string_view> asked;
+    for (const size_t i : group) asked.insert(ids[i]);
+    KVLINK_ASSIGN_OR_RETURN(
+        const auto rows, Ask({Query{&kGetDocuments, Parameters().Text(ns).Texts(
+                                                        std::vector<absl::string_view>(asked.begin(), asked.end()))}},
+                             absl::InfiniteFuture()));
+    std::map<absl::string_view, int> row_of;
+    for (int row = 0; row < rows[0].size(); ++row) row_of[rows[0].Bytes(row, 0)] = row;
+    for (const size_t i : group) {
+      const std::string& id = ids[i];
+      const auto row = row_of.find(id);
+      if (row == row_of.end()) {
+        entries[i] = absl::NotFoundError(absl::StrCat("no document ", id, " in ", ns));
+      } else if (rows[0].Flag(row->second, 1)) {
+        entries[i] = absl::NotFoundError(absl::StrCat("document ", id, " in ", ns, " was deleted"));
+      } else {
+        auto entry = ParseCatalogEntry(rows[0].Bytes(row->second, 2));
+        if (absl::IsInvalidArgument(entry.status())) {
+          entry =
+              absl::DataLossError(absl::StrCat("document ", id, ": ", entry.status().message(), "; ingest it again"));
+        }
+        if (entry.ok()) cache_.Keep(ns, id, *entry, now, epoch);
+        entries[i] = std::move(entry);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<DocumentInfo>> DatabaseImpl::ListDocuments(absl::string_view ns, absl::string_view after,
+                                                                      int64_t limit) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  if (!after.empty()) KVLINK_RETURN_IF_ERROR(ValidateName("document id", after));
+  std::vector<DocumentInfo> infos;
+  if (limit <= 0) return infos;
+  KVLINK_ASSIGN_OR_RETURN(
+      const auto rows,
+      Ask({Query{&kListDocuments, Parameters().Text(ns).Text(after).Integer(limit)}}, absl::InfiniteFuture()));
+  for (int row = 0; row < rows[0].size(); ++row) {
+    infos.push_back({std::string(rows[0].Bytes(row, 0)), static_cast<uint64_t>(rows[0].Integer(row, 1)),
+                     std::string(rows[0].Bytes(row, 2)), rows[0].Integer(row, 3),
+                     static_cast<uint64_t>(rows[0].Integer(row, 4))});
+  }
+  return infos;
+}
+
+absl::StatusOr<NamespaceDeletion> DatabaseImpl::DeleteNamespace(absl::string_view ns) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
+  NamespaceDeletion deleted;
+  // Each page goes on where the one before ended, so that writers do not keep it going.
+  std::string after;
+  for (bool more = true; more;) {
+    NamespaceDeletion page;
+    std::string last;
+    const absl::Status status =
+        pool_.Run(absl::InfiniteFuture(), [&](Connection& connection, absl::Time deadline) -> absl::Status {
+          page = {};
+          KVLINK_ASSIGN_OR_RETURN(
+              const auto rows,
+              connection.Run(
+                  {Query{&kBegin, {}}, Query{&kLockPage, Parameters().Text(ns).Text(after).Integer(kDeletedAtATime)}},
+                  deadline));
+          more = rows[1].size() == kDeletedAtATime;
+          std::vector<absl::string_view> ids;
+          References removed;
+          for (int row = 0; row < rows[1].size(); ++row) {
+            const absl::string_view id = ids.emplace_back(rows[1].Bytes(row, 0));
+            last = std::string(id);
+            page.documents += rows[1].Flag(row, 1) ? 0 : 1;
+            KVLINK_ASSIGN_OR_RETURN(const std::set<Identity> identities, Split(rows[1].Bytes(row, 2), id));
+            for (const Identity& identity : identities) removed.Add(identity, id);
+          }
+          std::vector<Query> queries;
+          queries.push_back({&kDeleteDocuments, Parameters().Text(ns).Texts(ids)});
+          AppendRemoval(ns, removed, &queries);
+          if (!more) {
+            queries.push_back({&kDeleteNamespace, Parameters().Text(ns)});
+            queries.push_back({&kDropNamespace, Parameters().Text(ns)});
+          }
+          queries.push_back({&kCommit, {}});
+          KVLINK_ASSIGN_OR_RETURN(const auto done, connection.Run(queries, deadline));
+          for (size_t i = 0; i < queries.size(); ++i) {
+            if (queries[i].statement == &kInsertDrops) page.encodings += done[i].changed();
+          }
+          return absl::OkStatus();
+        });
+    cache_.ForgetAll();
+    KVLINK_RETURN_IF_ERROR(status);
+    after = last;
+    deleted.documents += page.documents;
+    deleted.encodings += page.encodings;
+  }
+  return deleted;
+}
+
+}  // namespace kvlink::store::database

@@ -1,0 +1,292 @@
+// Queries of one Run are sent as one pipeline that ends in a synchronisation: the server carries them out one after
+// another while it is still sent the rest. A statement is prepared in the same pipeline as its first use.
+//
+// libpq tries the hosts of a connection string one after another, but its own time limit for each does not hold where
+// it must not block: a frozen host would stand before all others. So each host is a connection attempt of ours.
+#include "store/database/connection.h"
+
+#include <libpq-fe.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/database/server_errors.h"
+
+namespace kvlink::store::database {
+namespace {
+
+constexpr int kMinServer = 130000;  // of the type xid8
+
+struct FreeOptions {
+  void operator()(PQconninfoOption* options) const { PQconninfoFree(options); }
+};
+
+std::vector<std::string> SplitList(const std::string& list) { return absl::StrSplit(list, ','); }
+
+// poll(), again after a signal. False: the deadline has passed.
+bool Poll(int descriptor, short events, absl::Time deadline) {
+  for (;;) {
+    const absl::Duration left = deadline - SteadyNow();
+    if (left <= absl::ZeroDuration()) return false;
+    pollfd waiting{descriptor, events, 0};
+    const int64_t milliseconds = std::min<int64_t>(absl::ToInt64Milliseconds(left) + 1, 60000);
+    const int ready = poll(&waiting, 1, static_cast<int>(milliseconds));
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
+  }
+}
+
+// 1 to n of a list that has one value, or n of them; libpq's own rule.
+std::string ValueAt(const std::vector<std::string>& values, size_t i) {
+  if (values.size() == 1) return values[0];
+  return i < values.size() ? values[i] : "";
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text) {
+  char* error = nullptr;
+  const std::unique_ptr<PQconninfoOption, FreeOptions> parsed(PQconninfoParse(text.c_str(), &error));
+  if (parsed == nullptr) {
+    // What libpq says may quote the string, and with it a password that stands in the wrong place.
+    PQfreemem(error);
+    return absl::InvalidArgumentError(
+        "the connection string of the database cannot be parsed; write postgresql://USER@HOST:PORT/DATABASE");
+  }
+  std::vector<std::pair<std::string, std::string>> shared = {
+      {"target_session_attrs", "read-write"}, {"fallback_application_name", "kvlink"}, {"client_encoding", "UTF8"}};
+  std::vector<std::string> names(1), addresses(1), ports(1);
+  for (const PQconninfoOption* option = parsed.get(); option->keyword != nullptr; ++option) {
+    if (option->val == nullptr) continue;
+    const std::string keyword = option->keyword, value = option->val;
+    if (keyword == "password" || keyword == "sslpassword") {
+      return absl::InvalidArgumentError(
+          "the connection string of the database holds a password, and others see it; take it out and give it in "
+          "PGPASSFILE (~/.pgpass), PGPASSWORD or a service file");
+    }
+    if (keyword == "host") {
+      names = SplitList(value);
+    } else if (keyword == "hostaddr") {
+      addresses = SplitList(value);
+    } else if (keyword == "port") {
+      ports = SplitList(value);
+    } else {
+      // The later of two holds.
+      shared.emplace_back(keyword, value);
+    }
+  }
+  const size_t count = std::max(names.size(), addresses.size());
+  if ((names.size() != 1 && names.size() != count) || (addresses.size() != 1 && addresses.size() != count) ||
+      (ports.size() != 1 && ports.size() != count)) {
+    return absl::InvalidArgumentError(
+        "the connection string of the database names different numbers of hosts, addresses and ports");
+  }
+  std::vector<Host> hosts;
+  for (size_t i = 0; i < count; ++i) {
+    const std::string name = ValueAt(names, i), address = ValueAt(addresses, i), port = ValueAt(ports, i);
+    Host& host = hosts.emplace_back();
+    host.name = absl::StrCat(!name.empty()      ? name
+                             : !address.empty() ? address
+                                                : "(default host)",
+                             port.empty() ? "" : ":", port);
+    host.parameters = shared;
+    if (!name.empty()) host.parameters.emplace_back("host", name);
+    if (!address.empty()) host.parameters.emplace_back("hostaddr", address);
+    if (!port.empty()) host.parameters.emplace_back("port", port);
+  }
+  return hosts;
+}
+
+void Connection::Finish::operator()(pg_conn* connection) const { PQfinish(connection); }
+
+Connection::~Connection() = default;
+
+absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Host& host, absl::Time deadline) {
+  std::unique_ptr<Connection> connection(new Connection(host));
+  KVLINK_RETURN_IF_ERROR(connection->Connect(deadline));
+  KVLINK_RETURN_IF_ERROR(connection->CheckServer());
+  return connection;
+}
+
+absl::Status Connection::Connect(absl::Time deadline) {
+  std::vector<const char*> keywords, values;
+  for (const auto& [keyword, value] : host_.parameters) {
+    keywords.push_back(keyword.c_str());
+    values.push_back(value.c_str());
+  }
+  keywords.push_back(nullptr);
+  values.push_back(nullptr);
+  connection_.reset(PQconnectStartParams(keywords.data(), values.data(), 0));
+  if (connection_ == nullptr) return absl::ResourceExhaustedError("no memory for a connection to the database");
+  pg_conn* const connection = connection_.get();
+  PQsetErrorVerbosity(connection, PQERRORS_VERBOSE);
+  PQsetNoticeProcessor(
+      connection, [](void*, const char*) {}, nullptr);
+  PostgresPollingStatusType wanted = PGRES_POLLING_WRITING;
+  while (PQstatus(connection) != CONNECTION_BAD) {
+    if (wanted == PGRES_POLLING_OK) {
+      PQsetErrorVerbosity(connection, PQERRORS_DEFAULT);
+      if (PQsetnonblocking(connection, 1) != 0 || PQenterPipelineMode(connection) != 1) return Lost();
+      return absl::OkStatus();
+    }
+    if (wanted == PGRES_POLLING_FAILED) break;
+    if (!Poll(PQsocket(connection), wanted == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline)) {
+      return Broken(absl::UnavailableError(absl::StrCat("database ", host_.name, ": it does not answer")));
+    }
+    wanted = PQconnectPoll(connection);
+  }
+  return Broken(ConnectError(connection, host_.name));
+}
+
+absl::Status Connection::CheckServer() const {
+  if (PQserverVersion(connection_.get()) < kMinServer) {
+    return absl::FailedPreconditionError(absl::StrCat("database ", host_.name, ": the server is of version ",
+                                                      PQserverVersion(connection_.get()) / 10000,
+                                                      "; KVLink needs PostgreSQL 13 or later"));
+  }
+  const char* const encoding = PQparameterStatus(connection_.get(), "server_encoding");
+  if (encoding != nullptr && absl::string_view(encoding) != "UTF8") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("database ", host_.name, ": its encoding is ", encoding,
+                     "; create one with createdb --encoding=UTF8 --template=template0"));
+  }
+  return absl::OkStatus();
+}
+
+bool Connection::in_transaction() const { return PQtransactionStatus(connection_.get()) != PQTRANS_IDLE; }
+
+bool Connection::broken() {
+  if (broken_ || PQstatus(connection_.get()) != CONNECTION_OK) return true;
+  // Between operations a server says nothing but its farewell.
+  pollfd waiting{PQsocket(connection_.get()), POLLIN, 0};
+  if (poll(&waiting, 1, 0) > 0) {
+    broken_ = PQconsumeInput(connection_.get()) != 1 || PQstatus(connection_.get()) != CONNECTION_OK;
+  }
+  return broken_;
+}
+
+absl::Status Connection::Broken(absl::Status status) {
+  broken_ = true;
+  return status;
+}
+
+absl::Status Connection::Lost() { return Broken(StatementError(connection_.get(), nullptr, host_.name)); }
+
+absl::Status Connection::Await(bool write, absl::Time deadline) {
+  if (Poll(PQsocket(connection_.get()), static_cast<short>(write ? POLLIN | POLLOUT : POLLIN), deadline)) {
+    return absl::OkStatus();
+  }
+  return Broken(absl::DeadlineExceededError(
+      absl::StrCat("database ", host_.name, ": no answer in time; what was written last may have been carried out")));
+}
+
+absl::Status Connection::Flush(absl::Time deadline) {
+  for (;;) {
+    const int left = PQflush(connection_.get());
+    if (left < 0) return Lost();
+    if (left == 0) return absl::OkStatus();
+    KVLINK_RETURN_IF_ERROR(Await(/*write=*/true, deadline));
+    // The server may wait for us to read before it reads more.
+    if (PQconsumeInput(connection_.get()) != 1) return Lost();
+  }
+}
+
+absl::Status Connection::Send(const Query& query) {
+  const Statement& statement = *query.statement;
+  const std::vector<std::string>& parameters = query.parameters.values();
+  std::vector<const char*> values;
+  std::vector<int> lengths, formats(parameters.size(), 1);
+  for (const std::string& parameter : parameters) {
+    values.push_back(parameter.data());
+    lengths.push_back(static_cast<int>(parameter.size()));
+  }
+  const int count = static_cast<int>(parameters.size());
+  const int sent = *statement.name == 0 ? PQsendQueryParams(connection_.get(), statement.sql, count, nullptr,
+                                                            values.data(), lengths.data(), formats.data(), 1)
+                                        : PQsendQueryPrepared(connection_.get(), statement.name, count, values.data(),
+                                                              lengths.data(), formats.data(), 1);
+  return sent == 1 ? absl::OkStatus() : Lost();
+}
+
+absl::StatusOr<pg_result*> Connection::NextResult(absl::Time deadline) {
+  while (PQisBusy(connection_.get()) != 0) {
+    KVLINK_RETURN_IF_ERROR(Await(/*write=*/false, deadline));
+    if (PQconsumeInput(connection_.get()) != 1) return Lost();
+  }
+  return PQgetResult(connection_.get());
+}
+
+absl::StatusOr<Rows> Connection::Receive(const Statement& statement, bool* aborted, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(pg_result* const result, NextResult(deadline));
+  Rows rows(result);
+  if (result == nullptr) return Lost();
+  const ExecStatusType state = PQresultStatus(result);
+  *aborted = state == PGRES_PIPELINE_ABORTED;
+  if (*aborted) return rows;
+  if (state != PGRES_TUPLES_OK && state != PGRES_COMMAND_OK) {
+    absl::Status error = StatementError(connection_.get(), result, host_.name);
+    if (absl::IsUnavailable(error)) return Broken(std::move(error));
+    return error;
+  }
+  // A transaction that failed answers a commit with what it does instead.
+  if (&statement == &kCommit && absl::string_view(PQcmdStatus(result)) != "COMMIT") {
+    return absl::AbortedError(absl::StrCat("database ", host_.name, ": the transaction was rolled back"));
+  }
+  if (state == PGRES_TUPLES_OK && !HasColumns(result, statement.columns)) {
+    return absl::InternalError(absl::StrCat("database ", host_.name, ": the statement ", statement.name,
+                                            " returned other columns than it should"));
+  }
+  return rows;
+}
+
+absl::StatusOr<std::vector<Rows>> Connection::Run(absl::Span<const Query> queries, absl::Time deadline) {
+  // What is sent: for each query whether it is preceded by its preparation.
+  std::vector<bool> prepares;
+  for (const Query& query : queries) {
+    const char* const name = query.statement->name;
+    prepares.push_back(*name != 0 && prepared_.insert(name).second);
+    if (prepares.back() && PQsendPrepare(connection_.get(), name, query.statement->sql, 0, nullptr) != 1) return Lost();
+    KVLINK_RETURN_IF_ERROR(Send(query));
+  }
+  if (PQpipelineSync(connection_.get()) != 1) return Lost();
+  KVLINK_RETURN_IF_ERROR(Flush(deadline));
+
+  static constexpr Statement kPreparation = {"", "", {}};
+  std::vector<Rows> rows;
+  absl::Status first;
+  const auto receive = [&](const Statement& statement, bool keep) {
+    bool aborted = false;
+    auto received = Receive(statement, &aborted, deadline);
+    if (!received.ok() && first.ok()) first = received.status();
+    const bool ok = received.ok() && !aborted;
+    if (keep && ok) rows.push_back(*std::move(received));
+    if (broken_) return false;
+    // Each ends with a null.
+    const auto end = NextResult(deadline);
+    if (!end.ok() && first.ok()) first = end.status();
+    if (end.ok() && *end != nullptr) Rows discarded(*end);
+    return ok;
+  };
+  for (size_t i = 0; i < queries.size() && !broken_; ++i) {
+    const Statement& statement = *queries[i].statement;
+    if (prepares[i] && !receive(kPreparation, /*keep=*/false)) prepared_.erase(statement.name);
+    if (!broken_) receive(statement, /*keep=*/true);
+  }
+  if (!broken_) {
+    const auto end = NextResult(deadline);
+    if (end.ok()) {
+      const Rows synchronised(*end);
+      if (PQresultStatus(*end) != PGRES_PIPELINE_SYNC) return Lost();
+    } else if (first.ok()) {
+      first = end.status();
+    }
+  }
+  KVLINK_RETURN_IF_ERROR(first);
+  return rows;
+}
+
+}  // namespace kvlink::store::database

@@ -1,0 +1,83 @@
+// One connection to one server. Everything that waits for the server has a deadline of SteadyNow(): libpq is used
+// without blocking, also while it connects.
+//
+// Thread-safety: one thread at a time. Errors: server_errors.h; DEADLINE_EXCEEDED, the server did not answer in time.
+// After UNAVAILABLE and DEADLINE_EXCEEDED the connection is broken.
+#ifndef KVLINK_STORE_DATABASE_CONNECTION_H_
+#define KVLINK_STORE_DATABASE_CONNECTION_H_
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "store/database/statements.h"
+#include "store/database/values.h"
+
+struct pg_conn;
+
+namespace kvlink::store::database {
+
+struct Query {
+  const Statement* statement;
+  Parameters parameters;
+};
+
+// One server of a connection string.
+struct Host {
+  std::string name;                                             // for messages: "db1:5432"
+  std::vector<std::pair<std::string, std::string>> parameters;  // libpq's keywords and values
+};
+// The hosts of a connection string, in its order; each demands a server that takes writes, unless the string says
+// otherwise. INVALID_ARGUMENT: it cannot be parsed, or holds a password.
+absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text);
+
+class Connection {
+ public:
+  // `host` outlives the connection.
+  static absl::StatusOr<std::unique_ptr<Connection>> Open(const Host& host, absl::Time deadline);
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Carries out the queries in order, in one round trip, and returns the rows of each. They are one transaction, unless
+  // they begin or end others themselves. The error is that of the first one that failed; those after it are not carried
+  // out, and a transaction that was begun is left to be rolled back.
+  absl::StatusOr<std::vector<Rows>> Run(absl::Span<const Query> queries, absl::Time deadline);
+  bool in_transaction() const;
+  // Of no use any more. Sees without waiting whether the server has closed it.
+  bool broken();
+  const Host& host() const { return host_; }
+
+ private:
+  explicit Connection(const Host& host) : host_(host) {}
+  absl::Status Connect(absl::Time deadline);
+  absl::Status CheckServer() const;
+  absl::Status Send(const Query& query);
+  // Waits until the server may be read from, or, where `write` is set, written to.
+  absl::Status Await(bool write, absl::Time deadline);
+  absl::Status Flush(absl::Time deadline);
+  // The next result; nothing where there is none.
+  absl::StatusOr<Rows> Receive(const Statement& statement, bool* aborted, absl::Time deadline);
+  absl::StatusOr<struct pg_result*> NextResult(absl::Time deadline);
+  absl::Status Broken(absl::Status status);
+  absl::Status Lost();
+
+  struct Finish {
+    void operator()(pg_conn* connection) const;
+  };
+  const Host& host_;
+  std::unique_ptr<pg_conn, Finish> connection_;
+  absl::flat_hash_set<std::string> prepared_;
+  bool broken_ = false;
+};
+
+}  // namespace kvlink::store::database
+
+#endif  // KVLINK_STORE_DATABASE_CONNECTION_H_

@@ -1,0 +1,181 @@
+// The drop log. What a consumer reads is taken from one snapshot: the horizon below which no transaction is open, up to
+// where the log was trimmed, and the rows between. Who adds, removes or trims for consumers holds one lock, so that
+// nobody trims what a node that registers at the same time is to read.
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/database/database_impl.h"
+
+namespace kvlink::store::database {
+namespace {
+
+constexpr int64_t kMaxDrops = 65536;        // of one read
+constexpr int64_t kTrimmedAtATime = 10000;  // rows of one transaction
+constexpr absl::Duration kMinLook = absl::Milliseconds(20), kMaxLook = absl::Milliseconds(500);
+
+absl::string_view ViewOf(const NodeId& node) { return {reinterpret_cast<const char*>(node.data()), node.size()}; }
+std::string Hex(absl::string_view node) { return absl::BytesToHexString(node); }
+
+DropPosition PositionIn(const Rows& rows, int row, int column = 0) {
+  return {rows.Transaction(row, column), rows.Integer(row, column + 1)};
+}
+
+absl::Status Unknown(const NodeId& node) {
+  return absl::OutOfRangeError(absl::StrCat("the drop log does not know node ", Hex(ViewOf(node)),
+                                            ": it left, or was silent for too long; it has to begin empty"));
+}
+
+Parameters PositionParameters(const DropPosition& position) {
+  return Parameters().Integer(static_cast<int64_t>(position.transaction)).Integer(position.sequence);
+}
+
+}  // namespace
+
+absl::StatusOr<DropPosition> DatabaseImpl::Register(const NodeId& node, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                          Ask({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
+                               Query{&kRegister, Parameters().Bytes(ViewOf(node))}, Query{&kCommit, {}}},
+                              deadline));
+  return PositionIn(rows[2], 0);
+}
+
+absl::StatusOr<DropPosition> DatabaseImpl::PositionOf(const NodeId& node, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(ViewOf(node))}}, deadline));
+  if (rows[0].size() == 0) return Unknown(node);
+  return PositionIn(rows[0], 0);
+}
+
+absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int64_t limit, absl::Time deadline) {
+  if (limit < 1 || limit > kMaxDrops) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a read of ", limit, " drops; between 1 and ", kMaxDrops, " are read"));
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                          Ask({Query{&kBeginReading, {}}, Query{&kReadHorizon, {}},
+                               Query{&kReadDrops, PositionParameters(after).Integer(limit)}, Query{&kCommit, {}}},
+                              deadline));
+  if (rows[1].size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
+  const DropPosition trimmed = PositionIn(rows[1], 0);
+  const uint64_t horizon = rows[1].Transaction(0, 2), last = rows[1].Transaction(0, 3);
+  if (after.transaction > last) {
+    return absl::OutOfRangeError(
+        "the database is older than this position of its drop log: it was restored from a backup");
+  }
+  if (after < trimmed && trimmed.transaction <= last) {
+    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node has to begin empty");
+  }
+  DropBatch batch;
+  batch.end = after;
+  for (int row = 0; row < rows[2].size(); ++row) {
+    batch.end = PositionIn(rows[2], row);
+    if (rows[2].IsNull(row, 3)) {
+      batch.drops.push_back({std::string(rows[2].Bytes(row, 2)), std::nullopt});
+      continue;
+    }
+    if (!rows[2].IsNull(row, 4)) continue;  // some document refers to it again
+    Identity identity;
+    const absl::string_view bytes = rows[2].Bytes(row, 3);
+    if (bytes.size() != identity.bytes.size()) return absl::DataLossError("an identity in the drop log is damaged");
+    std::memcpy(identity.bytes.data(), bytes.data(), bytes.size());
+    batch.drops.push_back({std::string(rows[2].Bytes(row, 2)), identity});
+  }
+  batch.caught_up = rows[2].size() < limit;
+  if (batch.caught_up) batch.end = std::max(batch.end, DropPosition{horizon, 0});
+  return batch;
+}
+
+absl::Status DatabaseImpl::StorePosition(const NodeId& node, const DropPosition& position, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                          Ask({Query{&kStorePosition, Parameters()
+                                                          .Bytes(ViewOf(node))
+                                                          .Integer(static_cast<int64_t>(position.transaction))
+                                                          .Integer(position.sequence)}},
+                              deadline));
+  return rows[0].changed() == 1 ? absl::OkStatus() : Unknown(node);
+}
+
+absl::Status DatabaseImpl::Forget(const NodeId& node, absl::Time deadline) {
+  return Ask({Query{&kForget, Parameters().Bytes(ViewOf(node))}}, deadline).status();
+}
+
+absl::Status DatabaseImpl::ForgetConsumers(absl::Time deadline) {
+  return pool_.Run(deadline, [](Connection& connection, absl::Time until) -> absl::Status {
+    KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                            connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}}, Query{&kForgetAll, {}},
+                                            Query{&kTrimAll, {}}, Query{&kReadHorizon, {}}},
+                                           until));
+    return connection
+        .Run({Query{&kStoreTrimmed, PositionParameters({rows[4].Transaction(0, 2), 0})}, Query{&kCommit, {}}}, until)
+        .status();
+  });
+}
+
+absl::StatusOr<DropPosition> DatabaseImpl::End(absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kReadHorizon, {}}}, deadline));
+  if (rows[0].size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
+  return DropPosition{rows[0].Transaction(0, 3), 0};
+}
+
+absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::Span<const NodeId> nodes,
+                                            absl::Time deadline) {
+  std::vector<absl::string_view> ids;
+  for (const NodeId& node : nodes) ids.push_back(ViewOf(node));
+  for (absl::Duration look = kMinLook;; look = std::min(look * 2, kMaxLook)) {
+    KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                            Ask({Query{&kPositionsOf, PositionParameters(position).BytesOf(ids)}}, deadline));
+    std::set<absl::string_view> unknown(ids.begin(), ids.end());
+    std::vector<std::string> behind;
+    for (int row = 0; row < rows[0].size(); ++row) {
+      unknown.erase(rows[0].Bytes(row, 0));
+      if (!rows[0].Flag(row, 1)) behind.push_back(Hex(rows[0].Bytes(row, 0)));
+    }
+    if (!unknown.empty())
+      return Annotate(Unknown(nodes[std::find(ids.begin(), ids.end(), *unknown.begin()) - ids.begin()]),
+                      "waiting for the drop log");
+    if (behind.empty()) return absl::OkStatus();
+    if (SteadyNow() + look >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("not every node has carried out what was deleted: ", absl::StrJoin(behind, ", "), " ",
+                       behind.size() == 1 ? "has" : "have", " yet to"));
+    }
+    absl::SleepFor(look);
+  }
+}
+
+absl::StatusOr<int64_t> DatabaseImpl::Trim(absl::Duration retention, absl::Time deadline) {
+  int64_t trimmed = 0;
+  for (bool more = true; more;) {
+    int64_t gone = 0;
+    KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
+      KVLINK_ASSIGN_OR_RETURN(
+          const auto rows,
+          connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
+                          Query{&kForgetSilent, Parameters().Integer(absl::ToInt64Microseconds(retention))},
+                          Query{&kSlowest, {}}, Query{&kReadHorizon, {}}},
+                         until));
+      const DropPosition bound =
+          rows[3].size() == 1 ? PositionIn(rows[3], 0) : DropPosition{rows[4].Transaction(0, 2), 0};
+      KVLINK_ASSIGN_OR_RETURN(
+          const auto passed,
+          connection.Run({Query{&kTrim, PositionParameters(bound).Integer(kTrimmedAtATime)}}, until));
+      gone = passed[0].size();
+      std::vector<Query> queries;
+      if (gone > 0) queries.push_back({&kStoreTrimmed, PositionParameters(PositionIn(passed[0], 0))});
+      queries.push_back({&kCommit, {}});
+      return connection.Run(queries, until).status();
+    }));
+    trimmed += gone;
+    more = gone == kTrimmedAtATime;
+  }
+  return trimmed;
+}
+
+}  // namespace kvlink::store::database

@@ -1,0 +1,48 @@
+// Entries that were read a short while ago, for who accepts them as old as that (DatabaseOptions::staleness).
+//
+// Thread-safety: all methods. Bounded: when it is full it is emptied.
+#ifndef KVLINK_STORE_DATABASE_ENTRIES_CACHE_H_
+#define KVLINK_STORE_DATABASE_ENTRIES_CACHE_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "proto/catalog.h"
+
+namespace kvlink::store::database {
+
+class EntriesCache {
+ public:
+  explicit EntriesCache(absl::Duration staleness) : staleness_(staleness) {}
+  bool enabled() const { return staleness_ > absl::ZeroDuration(); }
+
+  // Nothing: it is not known, or was read longer ago than the staleness.
+  std::optional<CatalogEntry> Find(absl::string_view ns, absl::string_view id);
+  // Taken before a read begins; what the read finds is kept only if nothing was forgotten since then.
+  uint64_t epoch();
+  void Keep(absl::string_view ns, absl::string_view id, const CatalogEntry& entry, absl::Time read, uint64_t epoch);
+  void Forget(absl::string_view ns, absl::string_view id);
+  void ForgetAll();
+
+ private:
+  struct Kept {
+    CatalogEntry entry;
+    absl::Time read;
+  };
+  void Empty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const absl::Duration staleness_;
+  Mutex mutex_;
+  absl::flat_hash_map<std::string, Kept> kept_ ABSL_GUARDED_BY(mutex_);
+  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvlink::store::database
+
+#endif  // KVLINK_STORE_DATABASE_ENTRIES_CACHE_H_

@@ -1,0 +1,150 @@
+// A connection that breaks takes the idle ones with it: they are to the same server. Waiting between attempts grows
+// from 20 ms to half a second, with chance in it, so that clients do not come back all at once.
+#include "store/database/pool.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/database/schema.h"
+
+namespace kvlink::store::database {
+namespace {
+
+constexpr int kMaxConflicts = 20;
+constexpr absl::Duration kMinPause = absl::Milliseconds(20), kMaxPause = absl::Milliseconds(500);
+
+// Half of `pause` and up to as much again.
+absl::Duration Jittered(absl::Duration pause) {
+  const auto chance = static_cast<double>(absl::GetCurrentTimeNanos() / 1000 % 1000) / 1000;
+  return pause * (0.5 + chance);
+}
+
+}  // namespace
+
+Pool::Pool(const DatabaseOptions& options, std::vector<Host> hosts) : options_(options), hosts_(std::move(hosts)) {}
+
+absl::Status Pool::Run(absl::Time deadline, Work work) { return Repeat(deadline, /*check=*/true, work); }
+
+absl::Status Pool::RunUnchecked(absl::Time deadline, Work work) { return Repeat(deadline, /*check=*/false, work); }
+
+absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
+  deadline = std::min(deadline, SteadyNow() + options_.operation_timeout);
+  absl::Time patient_until = absl::InfiniteFuture();
+  absl::Duration pause = kMinPause;
+  for (int conflicts = 0;;) {
+    auto taken = Take(deadline);
+    absl::Status status = taken.status();
+    const bool used = taken.ok() && taken->used;
+    if (taken.ok()) {
+      status = Attempt(*taken, check, deadline, work);
+      Give(*std::move(taken));
+    }
+    if (absl::IsAborted(status) && ++conflicts <= kMaxConflicts) {
+      pause = kMinPause;
+    } else if (absl::IsUnavailable(status)) {
+      if (used) continue;  // the idle ones are gone, too: the next is a new one
+      patient_until = std::min(patient_until, SteadyNow() + options_.patience);
+    } else {
+      return status;
+    }
+    const absl::Duration wait = Jittered(pause);
+    if (SteadyNow() + wait >= std::min(deadline, patient_until)) return status;
+    absl::SleepFor(wait);
+    pause = std::min(pause * 2, kMaxPause);
+  }
+}
+
+absl::Status Pool::Attempt(Pooled& pooled, bool check, absl::Time deadline, Work work) {
+  Connection& connection = *pooled.connection;
+  absl::Status status;
+  if (check && !pooled.checked) {
+    status = CheckSchema(connection, options_.cluster_id, deadline);
+    pooled.checked = status.ok();
+  }
+  if (status.ok()) status = work(connection, deadline);
+  if (!connection.broken() && connection.in_transaction()) {
+    // On an error the connection is broken, and the server rolls back by itself.
+    (void)connection.Run({Query{&kRollback, {}}}, deadline);
+  }
+  return status;
+}
+
+absl::StatusOr<Pool::Pooled> Pool::Take(absl::Time deadline) {
+  {
+    MutexLock lock(&mutex_);
+    while (taken_ >= options_.max_connections) {
+      if (!returned_.WaitUntil(&mutex_, deadline) && taken_ >= options_.max_connections) {
+        return absl::DeadlineExceededError(absl::StrCat("database ", hosts_[first_].name, ": all ",
+                                                        options_.max_connections,
+                                                        " connections of this process are in use"));
+      }
+    }
+    ++taken_;
+    while (!idle_.empty()) {
+      Pooled pooled = std::move(idle_.back());
+      idle_.pop_back();
+      if (!pooled.connection->broken()) return pooled;
+    }
+  }
+  auto pooled = Connect(deadline);
+  if (!pooled.ok()) {
+    MutexLock lock(&mutex_);
+    --taken_;
+    returned_.Signal();
+  }
+  return pooled;
+}
+
+void Pool::Give(Pooled pooled) {
+  std::vector<Pooled> closed;  // without the lock
+  const bool broken = pooled.connection->broken() || pooled.connection->in_transaction();
+  MutexLock lock(&mutex_);
+  --taken_;
+  returned_.Signal();
+  if (broken) {
+    closed.swap(idle_);
+    closed.push_back(std::move(pooled));
+  } else {
+    pooled.used = true;
+    idle_.push_back(std::move(pooled));
+  }
+}
+
+absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
+  size_t first = 0;
+  {
+    MutexLock lock(&mutex_);
+    first = first_;
+  }
+  absl::Status error;
+  std::vector<std::string> reasons;
+  for (size_t i = 0; i < hosts_.size(); ++i) {
+    const size_t index = (first + i) % hosts_.size();
+    const absl::Time until = std::min(deadline, SteadyNow() + options_.host_timeout);
+    auto connection = Connection::Open(hosts_[index], until);
+    absl::Status status = connection.status();
+    if (status.ok()) {
+      const std::string timeout = absl::StrCat(absl::ToInt64Milliseconds(options_.operation_timeout));
+      status = (*connection)->Run({Query{&kSetSession, Parameters().Text(timeout)}}, until).status();
+      if (absl::IsDeadlineExceeded(status)) status = absl::UnavailableError(status.message());  // another may answer
+    }
+    if (status.ok()) {
+      MutexLock lock(&mutex_);
+      first_ = index;
+      return Pooled{*std::move(connection)};
+    }
+    reasons.emplace_back(status.message());
+    // Of several errors one that another attempt does not mend tells most.
+    if (error.ok() || absl::IsUnavailable(error)) error = status;
+  }
+  if (hosts_.size() == 1) return error;
+  return absl::Status(error.code(), absl::StrJoin(reasons, "; "));
+}
+
+}  // namespace kvlink::store::database

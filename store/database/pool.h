@@ -1,0 +1,58 @@
+// Connections to whichever server takes writes: a bounded number, made when they are needed and kept for the next.
+//
+// Thread-safety: all methods. Ownership: owns its connections; calls must have returned before it ends.
+#ifndef KVLINK_STORE_DATABASE_POOL_H_
+#define KVLINK_STORE_DATABASE_POOL_H_
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "store/database/connection.h"
+#include "store/database/database.h"
+
+namespace kvlink::store::database {
+
+class Pool {
+ public:
+  using Work = absl::FunctionRef<absl::Status(Connection&, absl::Time deadline)>;
+
+  Pool(const DatabaseOptions& options, std::vector<Host> hosts);
+
+  // Runs `work` over a connection whose tables are those of the cluster. Where it returns ABORTED, again on the same
+  // server, at most 20 times; where it returns UNAVAILABLE, again on whichever server takes writes then, for the
+  // patience of the options. What it has not committed is rolled back. Ends by the earlier of `deadline` and the
+  // operation timeout; the deadline that `work` gets.
+  absl::Status Run(absl::Time deadline, Work work);
+  // As Run, whatever the tables are.
+  absl::Status RunUnchecked(absl::Time deadline, Work work);
+
+ private:
+  struct Pooled {
+    std::unique_ptr<Connection> connection;
+    bool checked = false;
+    bool used = false;  // by an operation before: that it is broken says nothing about the server
+  };
+  absl::Status Repeat(absl::Time deadline, bool check, Work work);
+  absl::Status Attempt(Pooled& pooled, bool check, absl::Time deadline, Work work);
+  absl::StatusOr<Pooled> Take(absl::Time deadline);
+  void Give(Pooled pooled);
+  absl::StatusOr<Pooled> Connect(absl::Time deadline);
+
+  const DatabaseOptions options_;
+  const std::vector<Host> hosts_;
+  Mutex mutex_;
+  CondVar returned_;
+  int taken_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<Pooled> idle_ ABSL_GUARDED_BY(mutex_);
+  size_t first_ ABSL_GUARDED_BY(mutex_) = 0;  // the host that took writes last
+};
+
+}  // namespace kvlink::store::database
+
+#endif  // KVLINK_STORE_DATABASE_POOL_H_

@@ -1,0 +1,123 @@
+// Errors of a server are told by their SQLSTATE, since texts are in the server's language. libpq keeps the SQLSTATE of
+// what ended an attempt to connect to itself, but prints it where errors are to be verbose: "FATAL:  28P01: ...".
+#include "store/database/server_errors.h"
+
+#include <libpq-fe.h>
+
+#include <cctype>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace kvlink::store::database {
+namespace {
+
+struct Meaning {
+  absl::string_view state;  // an SQLSTATE, or the two characters of its class
+  absl::StatusCode code;
+  absl::string_view advice;
+};
+
+// The first that fits.
+constexpr Meaning kMeanings[] = {
+    {"28P01", absl::StatusCode::kUnauthenticated,
+     "the password is wrong or missing: give it in PGPASSFILE (~/.pgpass), PGPASSWORD or a service file"},
+    {"28", absl::StatusCode::kUnauthenticated, "the server does not let this user in from here"},
+    {"3D000", absl::StatusCode::kFailedPrecondition, "create the database with createdb"},
+    {"3F000", absl::StatusCode::kFailedPrecondition, "it has no tables of KVLink: kvlink cluster create makes them"},
+    {"42P01", absl::StatusCode::kFailedPrecondition, "it has no tables of KVLink: kvlink cluster create makes them"},
+    {"42501", absl::StatusCode::kPermissionDenied,
+     "grant the user what it lacks: CREATE on the database to make the tables, USAGE on the schema kvlink and SELECT, "
+     "INSERT, UPDATE, DELETE on its tables to use them"},
+    {"53100", absl::StatusCode::kResourceExhausted, "the server has no disk space left"},
+    {"53300", absl::StatusCode::kResourceExhausted,
+     "the server has no connections left: raise its max_connections, or connect by a session pooler"},
+    {"53", absl::StatusCode::kResourceExhausted, "the server lacks resources"},
+    {"40", absl::StatusCode::kAborted, ""},
+    {"23505", absl::StatusCode::kAborted, ""},  // a document that another transaction made just now
+    {"57014", absl::StatusCode::kDeadlineExceeded, ""},
+    {"25006", absl::StatusCode::kUnavailable, "the server takes no writes"},
+    {"57P", absl::StatusCode::kUnavailable, ""},  // shutting down, starting
+    {"58", absl::StatusCode::kUnavailable, ""},   // errors of the server's system
+    {"08", absl::StatusCode::kUnavailable, ""},
+    {"25P0", absl::StatusCode::kUnavailable, ""},  // it has ended a session that was idle
+};
+
+// The first line, without "FATAL:  " and the SQLSTATE.
+std::string FirstLine(absl::string_view text) {
+  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
+  return lines.empty() ? "no reason given" : std::string(absl::StripAsciiWhitespace(lines[0]));
+}
+
+absl::Status Make(absl::string_view state, absl::string_view text, absl::string_view host) {
+  for (const Meaning& meaning : kMeanings) {
+    if (!absl::StartsWith(state, meaning.state)) continue;
+    return absl::Status(
+        meaning.code, absl::StrCat("database ", host, ": ", text, meaning.advice.empty() ? "" : "; ", meaning.advice));
+  }
+  return absl::InternalError(absl::StrCat("database ", host, ": ", text, " (SQLSTATE ", state, ")"));
+}
+
+// "FATAL:  28P01: password ..." has the state 28P01, at the place returned; npos: there is none.
+size_t FindState(absl::string_view line) {
+  for (size_t at = line.find(": "); at != absl::string_view::npos; at = line.find(": ", at + 1)) {
+    if (at < 5) continue;
+    const absl::string_view state = line.substr(at - 5, 5);
+    if (absl::c_all_of(state, [](char c) { return absl::ascii_isdigit(c) || absl::ascii_isupper(c); }) &&
+        absl::c_any_of(state, [](char c) { return absl::ascii_isdigit(c); })) {
+      return at - 5;
+    }
+  }
+  return absl::string_view::npos;
+}
+
+}  // namespace
+
+absl::Status ConnectError(const pg_conn* connection, absl::string_view host) {
+  const absl::string_view text = PQerrorMessage(connection);
+  if (PQconnectionNeedsPassword(connection) != 0) {
+    return Make("28P01", absl::StrCat("the server wants a password of ", PQuser(connection)), host);
+  }
+  // Of several attempts (addresses of one name, with TLS and without) the last line that tells a state decides.
+  std::string said;
+  absl::string_view state;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipWhitespace())) {
+    const size_t at = FindState(line);
+    if (at == absl::string_view::npos) continue;
+    state = line.substr(at, 5);
+    said = std::string(line.substr(at + 7));
+  }
+  if (absl::StrContains(text, "no pg_hba.conf entry") && absl::StrContains(text, "no encryption") &&
+      !absl::StrContains(text, "SSL encryption")) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("database ", host, ": the server does not let ", PQuser(connection),
+                     " in without TLS; add sslmode=verify-full to the connection string, or a line to pg_hba.conf"));
+  }
+  if (absl::StrContains(text, "does not support SSL")) {
+    return absl::FailedPreconditionError(absl::StrCat("database ", host,
+                                                      ": the server has no TLS, and the connection "
+                                                      "string demands it (sslmode)"));
+  }
+  if (absl::StrContains(text, "certificate")) {
+    return absl::FailedPreconditionError(absl::StrCat("database ", host, ": ", FirstLine(text)));
+  }
+  if (!state.empty()) return Make(state, said, host);
+  if (absl::StrContains(text, "session is read-only")) {
+    return Make("25006", "it is a standby, or read-only", host);
+  }
+  return absl::UnavailableError(absl::StrCat("database ", host, ": ", FirstLine(text)));
+}
+
+absl::Status StatementError(const pg_conn* connection, const pg_result* result, absl::string_view host) {
+  const char* const state = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_SQLSTATE);
+  const char* const text = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+  if (state != nullptr && text != nullptr) return Make(state, FirstLine(text), host);
+  return absl::UnavailableError(
+      absl::StrCat("database ", host, ": the connection broke: ", FirstLine(PQerrorMessage(connection))));
+}
+
+}  // namespace kvlink::store::database

@@ -1,0 +1,229 @@
+// Statements take and return many rows at a time, as arrays. All of them find each row by its whole key, whatever the
+// server believes of its tables: one that it has not counted since it was empty would be joined by scanning all of it
+// for each row. So there are no joins: a row is looked up in a LATERAL subquery with a LIMIT, which no planner takes
+// apart, and changed by where it lies (ctid), which nobody else changes while this transaction holds the lock of its
+// document. kSetSession forbids what is left to choose.
+#include "store/database/statements.h"
+
+namespace kvlink::store::database {
+namespace {
+
+constexpr Column kInteger = Column::kInteger, kText = Column::kText, kBytes = Column::kBytes, kFlag = Column::kFlag,
+                 kTransaction = Column::kTransaction, kNothing = Column::kNothing;
+
+constexpr Column kOneText[] = {kText}, kOneInteger[] = {kInteger}, kOneFlag[] = {kFlag}, kOneNothing[] = {kNothing};
+constexpr Column kPositionColumns[] = {kTransaction, kInteger};
+
+}  // namespace
+
+const Statement kBegin = {"", "BEGIN", {}};
+// One snapshot for all statements.
+const Statement kBeginReading = {"", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {}};
+const Statement kCommit = {"", "COMMIT", {}};
+const Statement kRollback = {"", "ROLLBACK", {}};
+const Statement kScanTables = {"", "SET LOCAL enable_seqscan = on", {}};
+
+// What a session that is lost in the middle of a transaction may hold up is bounded by the server. Plans are made once.
+const Statement kSetSession = {"", R"sql(
+SELECT set_config(s.name, s.value, false)
+FROM (VALUES ('statement_timeout', $1::text), ('idle_in_transaction_session_timeout', $1), ('lock_timeout', '0'),
+             ('default_transaction_isolation', 'read committed'), ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'),
+             ('enable_mergejoin', 'off'), ('jit', 'off'), ('plan_cache_mode', 'force_generic_plan')) s(name, value))sql",
+                               kOneText};
+
+const Statement kLockSchema = {"", "SELECT pg_advisory_xact_lock(1263943755, -1)", kOneNothing};
+const Statement kHasSchema = {"", "SELECT to_regclass('kvlink.kvlink_schema') IS NOT NULL", kOneFlag};
+constexpr Column kSchemaColumns[] = {kInteger, kBytes};
+const Statement kReadSchema = {"", "SELECT version, cluster_id FROM kvlink.kvlink_schema", kSchemaColumns};
+const Statement kAddSchema = {"",
+                              R"sql(
+INSERT INTO kvlink.kvlink_schema AS s (version, cluster_id) VALUES ($1::bigint, $2::bytea)
+ON CONFLICT (one) DO UPDATE SET version = excluded.version)sql",
+                              {}};
+
+const Statement kClock = {"clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", kOneInteger};
+
+// Those of the documents $2 that are there, locked in the order of the array, which is that of ids, so that two batches
+// never wait for each other. What they say is returned where it decides: where the generation that is to be put, $3, is
+// theirs, or 0.
+constexpr Column kLockColumns[] = {kText, kInteger, kFlag, kInteger, kBytes, kBytes};
+const Statement kLockDocuments = {"lock_documents", R"sql(
+SELECT d.id, d.generation, d.tombstone, d.written_at, d.identities,
+       CASE WHEN w.generation IN (0, d.generation) THEN d.entry END
+FROM unnest($2::text[], $3::bigint[]) AS w(id, generation)
+CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1
+                    FOR NO KEY UPDATE) AS d)sql",
+                                  kLockColumns};
+const Statement kInsertDocuments = {"insert_documents",
+                                    R"sql(
+INSERT INTO kvlink.documents (ns, id, generation, tombstone, written_at, tokens, title, identities, entry)
+SELECT $1::text, w.* FROM unnest($2::text[], $3::bigint[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bytea[],
+                                 $8::bytea[], $9::bytea[]) AS w)sql",
+                                    {}};
+const Statement kUpdateDocuments = {"update_documents",
+                                    R"sql(
+UPDATE kvlink.documents d
+SET generation = w.generation, tombstone = w.tombstone, written_at = w.written_at, tokens = w.tokens, title = w.title,
+    identities = w.identities, entry = w.entry
+FROM unnest($2::text[], $3::bigint[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bytea[], $8::bytea[], $9::bytea[])
+  AS w(id, generation, tombstone, written_at, tokens, title, identities, entry)
+CROSS JOIN LATERAL (SELECT ctid FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS place
+WHERE d.ctid = place.ctid)sql",
+                                    {}};
+
+const Statement kInsertReferences = {"insert_references",
+                                     R"sql(
+INSERT INTO kvlink.refs (ns, identity, id)
+SELECT $1::text, w.identity, w.id FROM unnest($2::bytea[], $3::text[]) AS w(identity, id)
+ON CONFLICT DO NOTHING)sql",
+                                     {}};
+const Statement kDeleteReferences = {"delete_references",
+                                     R"sql(
+DELETE FROM kvlink.refs WHERE ctid = ANY(ARRAY(
+  SELECT place.ctid FROM unnest($2::bytea[], $3::text[]) AS w(identity, id)
+  CROSS JOIN LATERAL (SELECT ctid FROM kvlink.refs
+                      WHERE ns = $1::text AND identity = w.identity AND id = w.id COLLATE "C" LIMIT 1) AS place)))sql",
+                                     {}};
+// Two transactions that each take one of the last two references away must not each see the other's: who takes
+// references away holds the locks of their identities, taken in order, until its commit. There are 128 for all
+// identities: a server has room for a few thousand locks.
+const Statement kLockIdentities = {
+    "lock_identities", "SELECT pg_advisory_xact_lock(1263943755, k::integer) FROM unnest($1::bigint[]) AS k",
+    kOneNothing};
+const Statement kInsertDrops = {"insert_drops",
+                                R"sql(
+INSERT INTO kvlink.drop_log (transaction, ns, identity)
+SELECT pg_current_xact_id(), $1::text, w.identity FROM unnest($2::bytea[]) AS w(identity)
+WHERE (SELECT true FROM kvlink.refs r WHERE r.ns = $1 AND r.identity = w.identity LIMIT 1) IS NULL)sql",
+                                {}};
+
+constexpr Column kGetColumns[] = {kText, kFlag, kBytes};
+const Statement kGetDocuments = {"get_documents", R"sql(
+SELECT d.id, d.tombstone, CASE WHEN NOT d.tombstone THEN d.entry END
+FROM unnest($2::text[]) AS w(id)
+CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS d)sql",
+                                 kGetColumns};
+constexpr Column kListColumns[] = {kText, kInteger, kBytes, kInteger, kInteger};
+const Statement kListDocuments = {"list_documents", R"sql(
+SELECT id, generation, title, tokens, written_at FROM kvlink.documents
+WHERE ns = $1::text AND id > $2::text AND NOT tombstone ORDER BY id LIMIT $3::bigint)sql",
+                                  kListColumns};
+constexpr Column kCountColumns[] = {kText, kInteger};
+const Statement kCountDocuments = {"", R"sql(
+SELECT coalesce(d.ns, n.ns), coalesce(d.count, 0)
+FROM (SELECT ns, count(*) FROM kvlink.documents WHERE NOT tombstone GROUP BY ns) d
+FULL JOIN kvlink.namespaces n ON n.ns = d.ns ORDER BY 1)sql",
+                                   kCountColumns};
+const Statement kCountDrops = {"", "SELECT count(*) FROM kvlink.drop_log", kOneInteger};
+
+constexpr Column kPageColumns[] = {kText, kFlag, kBytes};
+const Statement kLockPage = {"lock_page", R"sql(
+SELECT id, tombstone, identities FROM kvlink.documents
+WHERE ns = $1::text AND id > $2::text ORDER BY id LIMIT $3::bigint FOR UPDATE)sql",
+                             kPageColumns};
+const Statement kDeleteDocuments = {"delete_documents",
+                                    R"sql(
+DELETE FROM kvlink.documents WHERE ctid = ANY(ARRAY(
+  SELECT place.ctid FROM unnest($2::text[]) AS w(id)
+  CROSS JOIN LATERAL (SELECT ctid FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS place)))sql",
+                                    {}};
+const Statement kDeleteNamespace = {"delete_namespace", "DELETE FROM kvlink.namespaces WHERE ns = $1::text", {}};
+const Statement kDropNamespace = {
+    "drop_namespace", "INSERT INTO kvlink.drop_log (transaction, ns) VALUES (pg_current_xact_id(), $1::text)", {}};
+const Statement kPutNamespace = {"put_namespace", R"sql(
+INSERT INTO kvlink.namespaces AS n (ns, capacity_bytes, pinned_bytes, revision)
+VALUES ($1::text, $2::bigint, $3::bigint, greatest($4::bigint, 1))
+ON CONFLICT (ns) DO UPDATE SET capacity_bytes = excluded.capacity_bytes, pinned_bytes = excluded.pinned_bytes,
+                               revision = CASE WHEN $4 = 0 THEN n.revision + 1 ELSE $4 END
+WHERE $4 = 0 OR $4 > n.revision
+RETURNING revision)sql",
+                                 kOneInteger};
+constexpr Column kNamespaceColumns[] = {kText, kInteger, kInteger, kInteger};
+const Statement kListNamespaces = {
+    "list_namespaces", "SELECT ns, capacity_bytes, pinned_bytes, revision FROM kvlink.namespaces ORDER BY ns",
+    kNamespaceColumns};
+
+// Who changes which consumers there are, or trims.
+const Statement kLockConsumers = {"", "SELECT pg_advisory_xact_lock(1263943755, -2)", kOneNothing};
+// A position beyond every transaction that there was is of a database that this one was restored from: as if it were
+// not there.
+// The slowest of the others, or the end.
+const Statement kRegister = {"register", R"sql(
+INSERT INTO kvlink.consumers AS c (node_id, transaction, sequence, updated)
+SELECT $1::bytea, p.transaction, p.sequence, clock_timestamp()
+FROM (SELECT 0 AS rank, * FROM (SELECT transaction, sequence FROM kvlink.consumers
+                                WHERE node_id <> $1 AND transaction <= pg_snapshot_xmax(pg_current_snapshot())
+                                ORDER BY transaction, sequence LIMIT 1) AS slowest
+      UNION ALL SELECT 1, pg_snapshot_xmin(pg_current_snapshot()), 0 ORDER BY rank LIMIT 1) AS p
+ON CONFLICT (node_id) DO UPDATE
+SET transaction = excluded.transaction, sequence = excluded.sequence, updated = excluded.updated
+RETURNING transaction, sequence)sql",
+                             kPositionColumns};
+const Statement kPositionOf = {
+    "position_of", "SELECT transaction, sequence FROM kvlink.consumers WHERE node_id = $1::bytea", kPositionColumns};
+// Up to where the log was trimmed, and the transactions below which none is open, and above which there was none.
+constexpr Column kHorizonColumns[] = {kTransaction, kInteger, kTransaction, kTransaction};
+const Statement kReadHorizon = {"read_horizon", R"sql(
+SELECT transaction, sequence, pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
+FROM kvlink.drop_log_trimmed)sql",
+                                kHorizonColumns};
+constexpr Column kDropColumns[] = {kTransaction, kInteger, kText, kBytes, kFlag};
+const Statement kReadDrops = {"read_drops", R"sql(
+SELECT l.transaction, l.sequence, l.ns, l.identity,
+       (SELECT true FROM kvlink.refs r WHERE r.ns = l.ns AND r.identity = l.identity LIMIT 1)
+FROM kvlink.drop_log l
+WHERE (l.transaction, l.sequence) > ($1::xid8, $2::bigint)
+  AND l.transaction < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY l.transaction, l.sequence LIMIT $3::bigint)sql",
+                              kDropColumns};
+const Statement kStorePosition = {"store_position",
+                                  R"sql(
+UPDATE kvlink.consumers c SET transaction = later.transaction, sequence = later.sequence, updated = clock_timestamp()
+FROM (SELECT $1::bytea AS node_id, $2::xid8 AS transaction, $3::bigint AS sequence
+      UNION ALL SELECT node_id, transaction, sequence FROM kvlink.consumers
+      WHERE node_id = $1 AND transaction <= pg_snapshot_xmax(pg_current_snapshot())
+      ORDER BY transaction DESC, sequence DESC LIMIT 1) AS later
+WHERE c.node_id = $1)sql",
+                                  {}};
+const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
+const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
+const Statement kForgetSilent = {
+    "forget_silent",
+    "DELETE FROM kvlink.consumers WHERE updated < clock_timestamp() - make_interval(secs => $1::bigint / 1e6)",
+    {}};
+const Statement kTrimAll = {"", "DELETE FROM kvlink.drop_log", {}};
+constexpr Column kPassedColumns[] = {kBytes, kFlag};
+const Statement kPositionsOf = {"positions_of", R"sql(
+SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) AND
+                transaction <= pg_snapshot_xmax(pg_current_snapshot())
+FROM kvlink.consumers
+WHERE node_id = ANY($3::bytea[]))sql",
+                                kPassedColumns};
+const Statement kSlowest = {"slowest", R"sql(
+SELECT transaction, sequence FROM kvlink.consumers WHERE transaction <= pg_snapshot_xmax(pg_current_snapshot())
+ORDER BY transaction, sequence LIMIT 1)sql",
+                            kPositionColumns};
+// The greatest first; how many there are is how many were deleted.
+const Statement kTrim = {"trim", R"sql(
+WITH gone AS (DELETE FROM kvlink.drop_log WHERE ctid = ANY(ARRAY(
+                SELECT ctid FROM kvlink.drop_log WHERE (transaction, sequence) <= ($1::xid8, $2::bigint)
+                ORDER BY transaction, sequence LIMIT $3::bigint)) RETURNING transaction, sequence)
+SELECT transaction, sequence FROM gone ORDER BY transaction DESC, sequence DESC)sql",
+                         kPositionColumns};
+const Statement kStoreTrimmed = {"store_trimmed",
+                                 R"sql(
+UPDATE kvlink.drop_log_trimmed SET transaction = $1::xid8, sequence = $2::bigint)sql",
+                                 {}};
+
+absl::Span<const Statement* const> PreparedStatements() {
+  static constexpr const Statement* kAll[] = {
+      &kClock,           &kLockDocuments, &kInsertDocuments, &kUpdateDocuments, &kInsertReferences, &kDeleteReferences,
+      &kLockIdentities,  &kInsertDrops,   &kGetDocuments,    &kListDocuments,   &kLockPage,         &kDeleteDocuments,
+      &kDeleteNamespace, &kDropNamespace, &kPutNamespace,    &kListNamespaces,  &kRegister,         &kPositionOf,
+      &kReadHorizon,     &kReadDrops,     &kStorePosition,   &kForget,          &kForgetSilent,     &kPositionsOf,
+      &kSlowest,         &kTrim,          &kStoreTrimmed,
+  };
+  return kAll;
+}
+
+}  // namespace kvlink::store::database

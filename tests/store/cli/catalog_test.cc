@@ -1,0 +1,137 @@
+// kvlink catalog: the bytes of its file, and a catalog that goes from one store to another.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "store/cli/catalog_file.h"
+#include "store/cli/commands.h"
+#include "store/embedded/embedded.h"
+#include "tests/store/synthetic.h"
+
+namespace kvlink::cli {
+namespace {
+
+using ::kvlink::testing::EntryOf;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::Synthetic;
+using ::testing::HasSubstr;
+
+std::string Message(const absl::Status& status) { return std::string(status.message()); }
+
+CatalogEntry Golden() {
+  CatalogEntry entry;
+  entry.generation = 7;
+  entry.model.bytes[0] = 1;
+  entry.title = "A \"moon\"";
+  entry.parts.resize(1);
+  entry.parts[0].identity.bytes[0] = 2;
+  entry.parts[0].tokens = {5, 300};
+  entry.written_at_us = 9;
+  return entry;
+}
+
+TEST(CatalogFileTest, GoldenLines) {
+  EXPECT_EQ(CatalogHead("docs"), R"({"kvlink_catalog":1,"namespace":"docs"})");
+  const std::string line = CatalogLine("moon", Golden());
+  EXPECT_EQ(line.substr(0, line.find("\"entry\"")),
+            R"({"id":"moon","title":"A \"moon\"","generation":7,"parts":1,"tokens":2,)");
+  EXPECT_THAT(line, HasSubstr(R"("entry":"S1ZMQwIA)"));  // the envelope KVLC, version 2.0
+  const auto read = ParseCatalogLine(line);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->id, "moon");
+  EXPECT_EQ(SerializeCatalogEntry(read->entry), SerializeCatalogEntry(Golden()));
+}
+
+TEST(CatalogFileTest, RefusesWhatItIsNot) {
+  EXPECT_TRUE(CheckCatalogHead(CatalogHead("ns")).ok());
+  for (const char* head : {"", "{}", "[]", "nonsense", R"({"kvlink_catalog":"1"})", R"({"id":"moon","text":"x"})"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(CheckCatalogHead(head))) << head;
+  }
+  const absl::Status newer = CheckCatalogHead(R"({"kvlink_catalog":2})");
+  EXPECT_TRUE(absl::IsUnimplemented(newer)) << newer;
+  EXPECT_THAT(Message(newer), HasSubstr("version 2; this build reads version 1"));
+  std::string damaged = CatalogLine("moon", Golden());
+  damaged[damaged.size() - 8] ^= 1;
+  CatalogEntry deleted;
+  deleted.tombstone = true;
+  for (const std::string& line : {std::string("{}"), std::string("7"), std::string(R"({"id":"moon","entry":7})"),
+                                  std::string(R"({"id":"moon","entry":"?"})"), damaged, CatalogLine("moon", deleted),
+                                  CatalogLine("", Golden())}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseCatalogLine(line).status())) << line;
+  }
+}
+
+class CatalogCommandTest : public ::testing::Test {
+ protected:
+  std::string Path(const std::string& name) const { return scratch_.path() + "/" + name; }
+  std::unique_ptr<store::Store> Open(const std::string& name) const {
+    auto opened = store::OpenEmbedded(Path(name), {.dram_bytes = 32 << 20, .capacity_bytes = 32 << 20});
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    return opened.ok() ? *std::move(opened) : nullptr;
+  }
+  absl::Status Run(std::vector<std::string> words) {
+    std::vector<char*> args;
+    for (std::string& word : words) args.push_back(word.data());
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    const absl::Status status = RunCatalog(args);
+    std::fflush(stdout);
+    output_ = ::testing::internal::GetCapturedStdout();
+    errors_ = ::testing::internal::GetCapturedStderr();
+    return status;
+  }
+
+  const ScratchDirectory scratch_;
+  std::string output_, errors_;
+};
+
+TEST_F(CatalogCommandTest, GoesFromOneStoreToAnother) {
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  {
+    const auto from = Open("from");
+    ASSERT_TRUE(from->Put("docs", a.manifest, a.spans(), SteadyNow() + absl::Seconds(60)).ok());
+    std::vector<store::DocumentPut> puts;
+    for (int i = 0; i < 2100; ++i) puts.push_back({absl::StrCat("document-", i), EntryOf({i % 2 == 0 ? &a : &b}, 5)});
+    ASSERT_TRUE(from->PutDocuments("docs", puts).ok());
+    ASSERT_TRUE(from->DeleteDocument("docs", "document-7", 6).ok());
+    const auto to = Open("to");
+    ASSERT_TRUE(to->PutDocument("docs", "document-1", EntryOf({&a, &b}, 9, "newer")).ok());
+  }
+  ASSERT_EQ(Run({"export", "--store", Path("from"), "--namespace", "docs", Path("file")}), absl::OkStatus());
+  EXPECT_EQ(output_, "2099 documents exported\n");
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_EQ(Run({"import", "--store", Path("to"), "--namespace", "docs", Path("file")}), absl::OkStatus());
+    EXPECT_EQ(output_, "2098 documents imported; 1 stayed as they are, which is newer\n");
+  }
+  {
+    const auto to = Open("to");
+    EXPECT_EQ(to->GetDocument("docs", "document-1")->title, "newer");
+    EXPECT_EQ(to->GetDocument("docs", "document-2")->generation, 5u);
+    EXPECT_TRUE(absl::IsNotFound(to->GetDocument("docs", "document-7").status()));
+  }
+  ASSERT_EQ(Run({"check", "--store", Path("from"), "--namespace", "docs"}), absl::OkStatus());
+  EXPECT_THAT(errors_, HasSubstr("2099 documents, 1049 of them without"));
+  EXPECT_THAT(output_, HasSubstr("document-1\n"));
+  EXPECT_THAT(output_, ::testing::Not(HasSubstr("document-2\n")));
+}
+
+TEST_F(CatalogCommandTest, AFileThatCannotBeReadNamesItsLine) {
+  Open("to").reset();
+  EXPECT_TRUE(absl::IsNotFound(Run({"import", "--store", Path("to"), Path("nothing")})));
+  std::ofstream(Path("bad")) << CatalogHead("ns") << "\n" << CatalogLine("moon", Golden()) << "\n{}\n";
+  const absl::Status status = Run({"import", "--store", Path("to"), Path("bad")});
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("bad: line 3: it has no id"));
+  std::ofstream(Path("empty")) << "";
+  EXPECT_TRUE(absl::IsInvalidArgument(Run({"import", "--store", Path("to"), Path("empty")})));
+  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{{}, {"export"}, {"copy", "x"}}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Run(words)));
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::cli

@@ -1,0 +1,240 @@
+// Servers that are gone, frozen, full or strict: what is said, and that nothing takes longer than it may.
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "base/clock.h"
+#include "base/thread.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/database/database.h"
+#include "tests/store/database/own_database.h"
+#include "tests/support/address.h"
+
+namespace kvlink::store::database {
+namespace {
+
+using ::kvlink::testing::EntryWith;
+using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::PostgresServer;
+using ::kvlink::testing::SharedServer;
+using ::kvlink::testing::Soon;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::string Message(const absl::Status& status) { return std::string(status.message()); }
+
+absl::Status GetFrom(const std::string& connection, DatabaseOptions options = {}) {
+  options.connection = connection;
+  options.cluster_id = testing::kClusterId;
+  const auto catalog = DatabaseCatalog::Open(options);
+  if (!catalog.ok()) return catalog.status();
+  return (*catalog)->GetDocument("ns", "a").status();
+}
+
+TEST(ConnectionTest, NamesEveryHostThatIsNotThere) {
+  const std::string one = testing::UnusedAddress(), two = testing::UnusedAddress();
+  DatabaseOptions options;
+  options.patience = absl::Milliseconds(100);
+  const absl::Status status = GetFrom(absl::StrCat("postgresql://u@", one, ",", two, "/x"), options);
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(Message(status), AllOf(HasSubstr(one), HasSubstr(two), HasSubstr("refused"), Not(HasSubstr("\n"))));
+}
+
+TEST(ConnectionTest, SaysWhatTheServerWants) {
+  KVLINK_NEEDS_POSTGRES();
+  PostgresServer server({.settings = {"max_connections=5", "superuser_reserved_connections=1"},
+                         .access = "local all all trust\n"
+                                   "hostssl tls all 127.0.0.1/32 trust\n"
+                                   "host locked all 127.0.0.1/32 scram-sha-256\n"
+                                   "host open all 127.0.0.1/32 trust\n"});
+  server.Sql("ALTER ROLE kvlink PASSWORD 'right'");
+  server.Sql("CREATE ROLE plain LOGIN");
+  for (const char* name : {"tls", "locked", "open"}) server.Sql(absl::StrCat("CREATE DATABASE ", name));
+
+  absl::Status status = GetFrom(server.connection("locked"));
+  EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("PGPASSFILE"));
+  testing::ScratchDirectory scratch;
+  const std::string file = scratch.path() + "/passwords";
+  const auto with_password = [&](const std::string& password) {
+    std::ofstream(file) << "127.0.0.1:" << server.port() << ":*:kvlink:" << password << "\n";
+    chmod(file.c_str(), 0600);
+    setenv("PGPASSFILE", file.c_str(), 1);
+    const absl::Status outcome = GetFrom(server.connection("locked"));
+    unsetenv("PGPASSFILE");
+    return outcome;
+  };
+  status = with_password("wrong");
+  EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
+  EXPECT_THAT(Message(status), AllOf(HasSubstr("PGPASSFILE"), Not(HasSubstr("wrong\n")), Not(HasSubstr("LOCATION"))));
+  EXPECT_THAT(Message(with_password("right")), HasSubstr("no tables of KVLink"));
+
+  status = GetFrom(server.connection("tls"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("without TLS"));
+  status = GetFrom(server.connection("open") + "?sslmode=require");
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("TLS"));
+  status = GetFrom(server.connection("nowhere"));
+  EXPECT_THAT(Message(status), HasSubstr("a line to pg_hba.conf"));
+  status =
+      GetFrom(absl::StrCat("host=", server.socket_directory(), " port=", server.port(), " user=kvlink dbname=nowhere"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(Message(status), AllOf(HasSubstr("nowhere"), HasSubstr("createdb")));
+
+  std::vector<std::unique_ptr<testing::Subprocess>> others;
+  for (int i = 0; i < 4; ++i) {
+    others.push_back(std::make_unique<testing::Subprocess>(
+        std::vector<std::string>{"/usr/bin/psql", server.connection("open")},
+        testing::SubprocessOptions{.input = "SELECT 'there';\n", .keep_input_open = true}));
+    while (others.back()->output().find("there") == std::string::npos) absl::SleepFor(absl::Milliseconds(10));
+  }
+  status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}));
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("max_connections"));
+}
+
+TEST(ConnectionTest, APasswordOfTheEnvironmentIsUsed) {
+  KVLINK_NEEDS_POSTGRES();
+  PostgresServer server({.access = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"});
+  server.Sql("ALTER ROLE kvlink PASSWORD 'in the environment'");
+  setenv("PGPASSWORD", "in the environment", 1);
+  const OwnDatabase database(server);
+  EXPECT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  unsetenv("PGPASSWORD");
+}
+
+TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
+  KVLINK_NEEDS_POSTGRES();
+  PostgresServer server;
+  const OwnDatabase database(server);
+  DatabaseOptions options = database.options();
+  options.operation_timeout = absl::Seconds(1);
+  options.host_timeout = absl::Milliseconds(300);
+  options.patience = absl::Milliseconds(300);
+  const auto catalog = database.Open(options);
+  ASSERT_EQ(catalog->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  server.Freeze();
+  const absl::Time begin = SteadyNow();
+  // On a connection that was there, and on new ones.
+  EXPECT_TRUE(absl::IsDeadlineExceeded(catalog->PutDocument("ns", "b", EntryWith({2}, 1))));
+  EXPECT_TRUE(absl::IsUnavailable(catalog->GetDocument("ns", "a").status()));
+  EXPECT_TRUE(absl::IsUnavailable(catalog->Clock(SteadyNow() + absl::Milliseconds(200)).status()));
+  EXPECT_LT(SteadyNow() - begin, absl::Seconds(30));
+  server.Thaw();
+  const auto got = catalog->GetDocument("ns", "a");
+  EXPECT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(catalog->PutDocument("ns", "b", EntryWith({2}, 1)), absl::OkStatus());
+}
+
+TEST(ConnectionTest, AServerThatComesBackIsFound) {
+  KVLINK_NEEDS_POSTGRES();
+  PostgresServer server;
+  const OwnDatabase database(server);
+  DatabaseOptions options = database.options();
+  options.patience = absl::Milliseconds(100);
+  options.staleness = absl::Hours(1);
+  const auto impatient = database.Open(options);
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_TRUE(impatient->GetDocument("ns", "a").ok());
+  server.Kill();
+  EXPECT_TRUE(absl::IsUnavailable(impatient->PutDocument("ns", "b", EntryWith({1}, 1))));
+  // Of several, those that it may still answer.
+  EXPECT_TRUE(absl::IsUnavailable(impatient->GetDocuments("ns", {"c"}).status()));
+  EXPECT_FALSE(impatient->GetDocument("ns", "b").ok());
+  options = database.options();
+  options.patience = absl::Minutes(1);
+  const auto patient = database.Open(options);
+  Thread waits("waits", [&] { EXPECT_EQ(patient->PutDocument("ns", "c", EntryWith({3}, 1)), absl::OkStatus()); });
+  server.Restart();
+  waits.Join();
+  EXPECT_TRUE(database->GetDocument("ns", "a").ok());
+  EXPECT_TRUE(impatient->GetDocument("ns", "c").ok());
+  // One that is stopped in good order says farewell to idle connections.
+  server.Stop();
+  server.Restart();
+  EXPECT_EQ(database->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus());
+}
+
+TEST(ConnectionTest, AnEntryIsReadFromTheCacheWhereTheDatabaseIsGone) {
+  KVLINK_NEEDS_POSTGRES();
+  PostgresServer server;
+  const OwnDatabase database(server);
+  DatabaseOptions options = database.options();
+  options.patience = absl::Milliseconds(50);
+  options.staleness = absl::Hours(1);
+  const auto catalog = database.Open(options);
+  ASSERT_EQ(catalog->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_TRUE(catalog->GetDocument("ns", "a").ok());
+  server.Kill();
+  const auto got = catalog->GetDocuments("ns", {"a", "b"});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_TRUE((*got)[0].ok());
+  EXPECT_TRUE(absl::IsUnavailable((*got)[1].status()));
+}
+
+TEST(ConnectionTest, FailsOverToTheStandby) {
+  KVLINK_NEEDS_POSTGRES();
+  PostgresServer primary;
+  const OwnDatabase database(primary);
+  const auto standby = primary.MakeStandby();
+  DatabaseOptions options = database.options();
+  options.connection = absl::StrCat("postgresql://kvlink@127.0.0.1:", standby->port(), ",127.0.0.1:", primary.port(),
+                                    "/", database.name());
+  options.patience = absl::Minutes(1);
+  const auto catalog = database.Open(options);
+  ASSERT_EQ(catalog->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  // The standby alone takes no writes, and says so.
+  DatabaseOptions alone = options;
+  alone.patience = absl::ZeroDuration();
+  alone.connection = standby->connection(database.name());
+  const absl::Status status = database.Open(alone)->GetDocument("ns", "a").status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("takes no writes"));
+  Thread writes("writes", [&] {
+    for (int i = 0; i < 100; ++i) {
+      EXPECT_EQ(catalog->PutDocument("ns", absl::StrCat("document-", i), EntryWith({2}, 1)), absl::OkStatus());
+    }
+  });
+  primary.Kill();
+  standby->Promote();
+  writes.Join();
+  for (int i = 0; i < 100; ++i) {
+    const auto got = catalog->GetDocument("ns", absl::StrCat("document-", i));
+    EXPECT_TRUE(got.ok()) << got.status();
+  }
+}
+
+TEST(ConnectionTest, MoreThreadsThanConnections) {
+  KVLINK_NEEDS_POSTGRES();
+  const OwnDatabase database;
+  DatabaseOptions options = database.options();
+  options.max_connections = 2;
+  const auto catalog = database.Open(options);
+  {
+    std::vector<Thread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back("puts", [&, t] {
+        for (int i = 0; i < 20; ++i) {
+          EXPECT_EQ(catalog->PutDocument("ns", absl::StrCat(t, "-", i), EntryWith({1}, 1)), absl::OkStatus());
+        }
+      });
+    }
+  }
+  EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.documents"), "160");
+  EXPECT_LE(std::stoi(database.Sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kvlink' AND "
+                                   "datname = current_database()")),
+            3);  // the other one is the fixture's
+}
+
+}  // namespace
+}  // namespace kvlink::store::database

@@ -1,0 +1,294 @@
+// Documents, namespaces, the schema: what the contract of store.h does not say.
+#include "store/database/database.h"
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/thread.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/database/own_database.h"
+
+namespace kvlink::store::database {
+namespace {
+
+using ::kvlink::testing::EntryWith;
+using ::kvlink::testing::kClusterId;
+using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::SharedServer;
+using ::kvlink::testing::Soon;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::string Message(const absl::Status& status) { return std::string(status.message()); }
+
+TEST(DatabaseTest, OfEqualGenerationsTheGreaterEntryStays) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  CatalogEntry less = EntryWith({1}, 7), greater = EntryWith({2}, 7);
+  if (SerializeCatalogEntry(less) > SerializeCatalogEntry(greater)) std::swap(less, greater);
+  ASSERT_EQ(database->PutDocument("ns", "a", less), absl::OkStatus());
+  ASSERT_EQ(database->PutDocument("ns", "a", greater), absl::OkStatus());
+  EXPECT_TRUE(absl::IsFailedPrecondition(database->PutDocument("ns", "a", less)));
+  EXPECT_EQ(database->GetDocument("ns", "a")->parts[0].identity, greater.parts[0].identity);
+  // As the embedded catalog: a tombstone of the same generation is greater than any document.
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 7), absl::OkStatus());
+  EXPECT_TRUE(absl::IsFailedPrecondition(database->PutDocument("ns", "a", greater)));
+  EXPECT_TRUE(absl::IsNotFound(database->GetDocument("ns", "a").status()));
+}
+
+TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  const auto put = database->PutDocuments(
+      "ns", {{"a", EntryWith({1}, 5)}, {"b", EntryWith({2}, 1)}, {"a", EntryWith({3}, 4)}, {"a", EntryWith({4}, 0)}});
+  ASSERT_TRUE(put.ok()) << put.status();
+  EXPECT_EQ(*(*put)[0], 5u);
+  EXPECT_THAT(Message((*put)[2].status()), HasSubstr("document a: generation 5 is there, 4 does not replace it"));
+  EXPECT_GT(*(*put)[3], 5u);
+  EXPECT_EQ(database->GetDocument("ns", "a")->parts[0].identity, testing::IdentityOf(4));
+  // What was there only within the batch leaves no reference, and nothing to be dropped.
+  EXPECT_EQ(database.Sql("SELECT string_agg(id, ',' ORDER BY id) FROM kvlink.refs"), "a,b");
+  EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.drop_log"), "0");
+}
+
+TEST(DatabaseTest, KeepsEveryGenerationAndTitle) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  CatalogEntry entry = EntryWith({1}, UINT64_MAX);
+  entry.title = std::string("zero \0 quote ' percent % \xf0\x9f\x8c\x99", 29);
+  ASSERT_EQ(database->PutDocument("n's \\ \"", "i'd \\ {x,y}", entry), absl::OkStatus());
+  const auto got = database->GetDocument("n's \\ \"", "i'd \\ {x,y}");
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->generation, UINT64_MAX);
+  EXPECT_EQ(got->title, entry.title);
+  const auto listed = database->ListDocuments("n's \\ \"", "", 10);
+  ASSERT_TRUE(listed.ok() && listed->size() == 1) << listed.status();
+  EXPECT_EQ((*listed)[0].generation, UINT64_MAX);
+  EXPECT_EQ((*listed)[0].title, entry.title);
+  EXPECT_EQ((*listed)[0].tokens, 3);
+}
+
+TEST(DatabaseTest, ListsInTheOrderOfBytes) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  std::vector<DocumentPut> puts;
+  const std::vector<std::string> ids = {"B", "a", "a/1", "a1", "b", "z", "\xc3\xa4"};  // as bytes are ordered
+  for (const std::string& id : ids) puts.push_back({id, EntryWith({1}, 1)});
+  std::swap(puts[0], puts[5]);
+  ASSERT_TRUE(database->PutDocuments("ns", puts).ok());
+  ASSERT_EQ(database->DeleteDocument("ns", "a1", 2), absl::OkStatus());
+  std::vector<std::string> listed;
+  for (std::string after;;) {
+    const auto page = database->ListDocuments("ns", after, 2);
+    ASSERT_TRUE(page.ok()) << page.status();
+    if (page->empty()) break;
+    for (const DocumentInfo& one : *page) listed.push_back(one.id);
+    after = page->back().id;
+  }
+  EXPECT_THAT(listed, ::testing::ElementsAre("B", "a", "a/1", "b", "z", "\xc3\xa4"));
+}
+
+TEST(DatabaseTest, MoreThanAGroupInOneCall) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  std::vector<DocumentPut> puts;
+  std::vector<std::string> ids;
+  for (uint64_t i = 0; i < 2500; ++i) {
+    ids.push_back(absl::StrCat("document-", i));
+    puts.push_back({ids.back(), EntryWith({i, i / 2 + 10000}, 1)});
+  }
+  const auto put = database->PutDocuments("ns", puts);
+  ASSERT_TRUE(put.ok()) << put.status();
+  ASSERT_EQ(put->size(), 2500u);
+  const auto got = database->GetDocuments("ns", ids);
+  ASSERT_TRUE(got.ok() && got->size() == 2500u) << got.status();
+  for (size_t i = 0; i < got->size(); ++i) {
+    ASSERT_TRUE((*got)[i].ok()) << (*got)[i].status();
+    EXPECT_EQ((*got)[i]->parts[0].identity, testing::IdentityOf(i));
+  }
+  const auto stats = database->Stats(Soon());
+  ASSERT_TRUE(stats.ok()) << stats.status();
+  ASSERT_EQ(stats->namespaces.size(), 1u);
+  EXPECT_EQ(stats->namespaces[0].documents, 2500);
+  EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.refs"), "5000");
+  const auto deleted = database->DeleteNamespace("ns");
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_EQ(deleted->documents, 2500);
+  EXPECT_EQ(deleted->encodings, 3750);
+  EXPECT_EQ(database.Sql("SELECT (SELECT count(*) FROM kvlink.documents), (SELECT count(*) FROM kvlink.refs), "
+                         "(SELECT count(*) FROM kvlink.drop_log)"),
+            "0|0|3751");
+}
+
+TEST(DatabaseTest, ReplacesADamagedEntryAndReportsItUntilThen) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 3)), absl::OkStatus());
+  database.Sql("UPDATE kvlink.documents SET entry = substr(entry, 1, 20)");
+  EXPECT_TRUE(absl::IsDataLoss(database->GetDocument("ns", "a").status()));
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 3)), absl::OkStatus());
+  EXPECT_TRUE(database->GetDocument("ns", "a").ok());
+}
+
+TEST(DatabaseTest, RefusesWhatNoStoreKeeps) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  EXPECT_TRUE(absl::IsInvalidArgument(database->PutDocuments("", {{"a", EntryWith({1}, 1)}}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(database->PutDocuments("ns", {{"a\n", EntryWith({1}, 1)}}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(database->GetDocuments("ns", {"\xff"}).status()));
+  CatalogEntry too_many;
+  too_many.parts.resize(5000);
+  const auto put = database->PutDocuments("ns", {{"a", too_many}, {"b", EntryWith({1}, 1)}});
+  ASSERT_TRUE(put.ok()) << put.status();
+  EXPECT_TRUE(absl::IsInvalidArgument((*put)[0].status()));
+  EXPECT_EQ(*(*put)[1], 1u);
+}
+
+TEST(DatabaseTest, LimitsOfNamespacesHaveRevisions) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  EXPECT_EQ(database->PutNamespace({"b", 100, 10, 0}, Soon())->revision, 1u);
+  EXPECT_EQ(database->PutNamespace({"b", 200, 10, 0}, Soon())->revision, 2u);
+  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);
+  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after an answer that was lost
+  const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Soon()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(stale));
+  EXPECT_THAT(Message(stale), HasSubstr("revision 9"));
+  ASSERT_TRUE(database->PutNamespace({"a", 1, 0, 5}, Soon()).ok());
+  const auto all = database->ListNamespaces(Soon());
+  ASSERT_TRUE(all.ok() && all->size() == 2) << all.status();
+  EXPECT_EQ((*all)[0].name, "a");
+  EXPECT_EQ((*all)[0].revision, 5u);
+  EXPECT_EQ((*all)[1].capacity_bytes, 300);
+  ASSERT_TRUE(database->DeleteNamespace("b").ok());
+  EXPECT_EQ(database->ListNamespaces(Soon())->size(), 1u);
+}
+
+TEST(DatabaseTest, TheCacheAnswersWithinItsStaleness) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  DatabaseOptions options = database.options();
+  options.staleness = absl::Hours(1);
+  const auto cached = database.Open(options);
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(cached->GetDocument("ns", "a")->generation, 1u);
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({2}, 2)), absl::OkStatus());
+  EXPECT_EQ(cached->GetDocument("ns", "a")->generation, 1u);
+  EXPECT_EQ(database->GetDocument("ns", "a")->generation, 2u);
+  // What it puts or deletes itself it sees.
+  ASSERT_EQ(cached->PutDocument("ns", "a", EntryWith({3}, 3)), absl::OkStatus());
+  EXPECT_EQ(cached->GetDocument("ns", "a")->generation, 3u);
+  ASSERT_EQ(cached->DeleteDocument("ns", "a", 4), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(cached->GetDocument("ns", "a").status()));
+}
+
+TEST(DatabaseTest, SaysWhatIsWrongWithTheTables) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  DatabaseOptions other = database.options();
+  other.cluster_id = {0xbb};
+  for (const absl::Status& status :
+       {database.Open(other)->GetDocument("ns", "a").status(), database.Open(other)->Prepare(Soon())}) {
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(Message(status), AllOf(HasSubstr("cluster c1050000"), HasSubstr("not of bb000000")));
+  }
+  database.Sql("UPDATE kvlink.kvlink_schema SET version = 99");
+  for (const absl::Status& status :
+       {database.Open()->GetDocument("ns", "a").status(), database.Open()->Prepare(Soon())}) {
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(Message(status), AllOf(HasSubstr("version 99"), HasSubstr("version 1"), HasSubstr("newer build")));
+  }
+  DatabaseOptions empty = database.options();
+  empty.connection = SharedServer().connection(SharedServer().NewDatabase());
+  const absl::Status status = database.Open(empty)->PutDocument("ns", "a", EntryWith({1}, 1));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("no tables of KVLink"));
+}
+
+TEST(DatabaseTest, ManyPrepareAtOnce) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  DatabaseOptions empty = database.options();
+  empty.connection = SharedServer().connection(SharedServer().NewDatabase());
+  std::atomic<int> prepared{0};
+  {
+    std::vector<Thread> threads;
+    for (int i = 0; i < 6; ++i) {
+      threads.emplace_back("prepare", [&] {
+        const absl::Status status = database.Open(empty)->Prepare(Soon());
+        EXPECT_EQ(status, absl::OkStatus());
+        prepared += status.ok() ? 1 : 0;
+      });
+    }
+  }
+  EXPECT_EQ(prepared, 6);
+  EXPECT_EQ(database.Open(empty)->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+}
+
+TEST(DatabaseTest, AUserWithoutRightsIsTold) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  database.Sql("DROP ROLE IF EXISTS poor");
+  database.Sql("CREATE ROLE poor LOGIN");
+  DatabaseOptions poor = database.options();
+  poor.connection = absl::StrCat(poor.connection, "?user=poor");
+  const absl::Status status = database.Open(poor)->GetDocument("ns", "a").status();
+  EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("grant the user"));
+  poor.connection = absl::StrCat(SharedServer().connection(SharedServer().NewDatabase()), "?user=poor");
+  EXPECT_TRUE(absl::IsPermissionDenied(database.Open(poor)->Prepare(Soon())));
+}
+
+// What servers say where they are full, in each other's way, or stopping. A trigger says it in their place.
+TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  database.Sql(
+      "CREATE TABLE public.errors (state text, times bigint); CREATE SEQUENCE public.said; "
+      "CREATE FUNCTION public.say() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE e public.errors; BEGIN "
+      "SELECT * INTO e FROM public.errors; IF nextval('public.said') <= e.times THEN RAISE 'as asked' USING "
+      "ERRCODE = e.state; END IF; RETURN NEW; END $$; CREATE TRIGGER say BEFORE INSERT ON kvlink.documents FOR "
+      "EACH ROW EXECUTE FUNCTION public.say()");
+  DatabaseOptions options = database.options();
+  options.patience = absl::Milliseconds(50);
+  const auto catalog = database.Open(options);
+  int number = 0;
+  const auto put_with = [&](const std::string& state, int times) {
+    database.Sql(absl::StrCat("DELETE FROM public.errors; INSERT INTO public.errors VALUES ('", state, "', ", times,
+                              "); ALTER SEQUENCE public.said RESTART"));
+    return catalog->PutDocument("ns", absl::StrCat("document-", number++), EntryWith({1}, 1));
+  };
+  const auto full = put_with("53100", 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  EXPECT_THAT(Message(full), HasSubstr("no disk space"));
+  for (const char* in_the_way : {"40001", "40P01", "23505"}) {
+    EXPECT_EQ(put_with(in_the_way, 3), absl::OkStatus()) << in_the_way;
+  }
+  EXPECT_TRUE(absl::IsAborted(put_with("40P01", 1000)));
+  EXPECT_EQ(put_with("57P01", 1), absl::OkStatus());
+  EXPECT_TRUE(absl::IsUnavailable(put_with("57P01", 1000)));
+  EXPECT_TRUE(absl::IsUnavailable(put_with("25006", 1000)));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(put_with("57014", 1)));
+  const auto other = put_with("22000", 1);
+  EXPECT_EQ(other.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(Message(other), AllOf(HasSubstr("as asked"), HasSubstr("22000")));
+  EXPECT_EQ(put_with("00000", 0), absl::OkStatus());
+}
+
+TEST(DatabaseTest, TakesNoPasswordInTheConnectionString) {
+  for (const char* text : {"postgresql://kvlink:secret@127.0.0.1/x", "host=127.0.0.1 password=secret",
+                           "postgresql://127.0.0.1/x?password=secret", "nonsense secret"}) {
+    const absl::Status status = DatabaseCatalog::Open({.connection = text, .cluster_id = kClusterId}).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(Message(status), Not(HasSubstr("secret")));
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      DatabaseCatalog::Open({.connection = "host=a,b,c port=1,2", .cluster_id = kClusterId}).status()));
+}
+
+}  // namespace
+}  // namespace kvlink::store::database

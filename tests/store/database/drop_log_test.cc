@@ -1,0 +1,190 @@
+// The drop log: what appears in it, in which order, and who waits for whom.
+#include "store/database/drop_log.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/thread.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/database/own_database.h"
+
+namespace kvlink::store::database {
+namespace {
+
+using ::kvlink::testing::Consume;
+using ::kvlink::testing::EntryWith;
+using ::kvlink::testing::IdentityOf;
+using ::kvlink::testing::NodeOf;
+using ::kvlink::testing::OwnDatabase;
+using ::kvlink::testing::SharedServer;
+using ::kvlink::testing::Soon;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::vector<Identity> IdentitiesIn(const std::vector<Drop>& drops) {
+  std::vector<Identity> identities;
+  for (const Drop& drop : drops) identities.push_back(drop.identity.value_or(Identity()));
+  return identities;
+}
+
+TEST(DropLogTest, HoldsWhatLostItsLastReference) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto position = *database->Register(NodeOf(1), Soon());
+  ASSERT_TRUE(database->PutDocuments("ns", {{"a", EntryWith({1, 2}, 1)}, {"b", EntryWith({2, 3}, 1)}}).ok());
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  // Replaced: 1 is gone, 2 is still b's.
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({4}, 2)), absl::OkStatus());
+  auto drops = Consume(*database.Open(), NodeOf(1), &position);
+  EXPECT_THAT(IdentitiesIn(drops), ElementsAre(IdentityOf(1)));
+  EXPECT_EQ(drops[0].ns, "ns");
+  ASSERT_EQ(database->DeleteDocument("ns", "b", 0), absl::OkStatus());
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)),
+              ::testing::UnorderedElementsAre(IdentityOf(2), IdentityOf(3)));
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  ASSERT_TRUE(database->DeleteNamespace("ns").ok());
+  drops = Consume(*database.Open(), NodeOf(1), &position);
+  ASSERT_EQ(drops.size(), 2u);
+  EXPECT_EQ(drops[0].identity, IdentityOf(4));
+  EXPECT_EQ(drops[1].identity, std::nullopt);
+  EXPECT_EQ(*database->PositionOf(NodeOf(1), Soon()), position);
+}
+
+TEST(DropLogTest, LeavesOutWhatIsReferredToAgain) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto position = *database->Register(NodeOf(1), Soon());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  ASSERT_EQ(database->PutDocument("ns", "b", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->PutDocument("other", "b", EntryWith({1}, 1)), absl::OkStatus());
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  ASSERT_EQ(database->DeleteDocument("ns", "b", 2), absl::OkStatus());
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
+}
+
+// A transaction that took its number first and commits last must not be passed.
+TEST(DropLogTest, WaitsForTransactionsThatAreOpen) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto position = *database->Register(NodeOf(1), Soon());
+  ASSERT_TRUE(database->PutDocuments("ns", {{"a", EntryWith({1}, 1)}, {"b", EntryWith({2}, 1)}}).ok());
+  testing::Subprocess slow(
+      {"/usr/bin/psql", "--host", SharedServer().socket_directory(), "--port", SharedServer().port(),
+       "--username=kvlink", "--dbname", database.name()},
+      {.input = "BEGIN; INSERT INTO kvlink.drop_log (transaction, ns, identity) VALUES "
+                "(pg_current_xact_id(), 'slow', decode(repeat('77', 32), 'hex')); SELECT 'taken';\n",
+       .keep_input_open = true});
+  while (slow.output().find("taken") == std::string::npos) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  const DropPosition end = *database->End(Soon());
+  EXPECT_LT(position, end);
+  const NodeId nodes[] = {NodeOf(1)};
+  const absl::Status early = database->WaitForConsumers(end, nodes, SteadyNow() + absl::Milliseconds(50));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(early)) << early;
+  EXPECT_THAT(std::string(early.message()), HasSubstr("01000000"));
+  slow.Kill();  // rolled back: what it wrote never appears
+  while (SharedServer().Sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") != "0") {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
+  EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
+}
+
+TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto one = *database->Register(NodeOf(1), Soon()), two = *database->Register(NodeOf(2), Soon());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  const DropPosition end = *database->End(Soon());
+  const std::vector<NodeId> nodes = {NodeOf(1), NodeOf(2)};
+  EXPECT_EQ(Consume(*database.Open(), NodeOf(1), &one).size(), 1u);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(database->WaitForConsumers(end, nodes, SteadyNow())));
+  Thread late("late", [&] { EXPECT_EQ(Consume(*database.Open(), NodeOf(2), &two).size(), 1u); });
+  EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
+  late.Join();
+  EXPECT_TRUE(absl::IsOutOfRange(database->WaitForConsumers(end, {NodeOf(9)}, Soon())));
+  // Earlier positions are passed as well; a position does not go back.
+  EXPECT_EQ(database->StorePosition(NodeOf(1), DropPosition{}, Soon()), absl::OkStatus());
+  EXPECT_EQ(*database->PositionOf(NodeOf(1), Soon()), one);
+}
+
+TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  const auto begin = *database->Register(NodeOf(1), Soon());
+  auto fast = *database->Register(NodeOf(2), Soon());
+  for (uint64_t i = 0; i < 10; ++i) {
+    ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({i}, i + 1)), absl::OkStatus());
+  }
+  EXPECT_EQ(Consume(*database.Open(), NodeOf(2), &fast, 2).size(), 9u);
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 0);
+  auto slow = begin;
+  const auto part = database->ReadDrops(slow, 4, Soon());
+  ASSERT_TRUE(part.ok() && part->drops.size() == 4 && !part->caught_up) << part.status();
+  ASSERT_EQ(database->StorePosition(NodeOf(1), part->end, Soon()), absl::OkStatus());
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 4);
+  EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(begin, 10, Soon()).status()));
+  // One that begins now begins where the slowest is.
+  EXPECT_EQ(*database->Register(NodeOf(3), Soon()), part->end);
+  // Who is silent for longer than the retention is forgotten, and what it has not read may be trimmed.
+  absl::SleepFor(absl::Milliseconds(20));
+  ASSERT_EQ(database->StorePosition(NodeOf(2), fast, Soon()), absl::OkStatus());
+  ASSERT_EQ(database->Forget(NodeOf(3), Soon()), absl::OkStatus());
+  EXPECT_EQ(*database->Trim(absl::Milliseconds(15), Soon()), 5);
+  for (const absl::Status& status :
+       {database->PositionOf(NodeOf(1), Soon()).status(), database->StorePosition(NodeOf(1), part->end, Soon()),
+        database->ReadDrops(part->end, 10, Soon()).status()}) {
+    EXPECT_TRUE(absl::IsOutOfRange(status)) << status;
+  }
+  EXPECT_TRUE(database->ReadDrops(fast, 10, Soon())->caught_up);
+}
+
+// As after a dump was read into a new server, whose transactions begin at small numbers.
+TEST(DropLogTest, GoesOnWherePositionsAreOfAnotherServer) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  ASSERT_TRUE(database->Register(NodeOf(1), Soon()).ok() && database->Register(NodeOf(2), Soon()).ok());
+  for (const char* table : {"consumers", "drop_log_trimmed"}) {
+    database.Sql(absl::StrCat("UPDATE kvlink.", table, " SET transaction = '999999999999'"));
+  }
+  const auto there = *database->PositionOf(NodeOf(1), Soon());
+  EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(there, 10, Soon()).status()));
+  const DropPosition end = *database->End(Soon());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(database->WaitForConsumers(end, {NodeOf(2)}, SteadyNow())));
+  auto position = *database->Register(NodeOf(1), Soon());
+  EXPECT_LE(position, *database->End(Soon()));
+  EXPECT_TRUE(database->Trim(absl::Hours(1), Soon()).ok());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
+  ASSERT_EQ(database->StorePosition(NodeOf(2), position, Soon()), absl::OkStatus());
+  EXPECT_EQ(*database->PositionOf(NodeOf(2), Soon()), position);
+  EXPECT_EQ(database->WaitForConsumers(end, {NodeOf(1), NodeOf(2)}, Soon()), absl::OkStatus());
+}
+
+TEST(DropLogTest, ForgetsAllAfterABackupWasRestored) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto position = *database->Register(NodeOf(1), Soon());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  // A position of a database that was ahead of this one.
+  EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops({position.transaction + 1000000, 0}, 10, Soon()).status()));
+  ASSERT_EQ(database->ForgetConsumers(Soon()), absl::OkStatus());
+  EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(1), Soon()).status()));
+  EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(position, 10, Soon()).status()));
+  position = *database->Register(NodeOf(1), Soon());
+  EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
+  EXPECT_TRUE(absl::IsInvalidArgument(database->ReadDrops(position, 0, Soon()).status()));
+}
+
+}  // namespace
+}  // namespace kvlink::store::database
