@@ -12,11 +12,11 @@
 #include "store/client/control/retry.h"
 #include "store/client/data/pull.h"
 #include "store/client/data/region.h"
-#include "store/client/data/slots.h"
 #include "store/client/lookup.h"
 #include "store/client/puts.h"
 #include "store/client/reads.h"
 #include "store/client/route.h"
+#include "store/client/slots.h"
 #include "transport/address.h"
 
 namespace kvlink::store::client {

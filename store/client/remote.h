@@ -157,6 +157,7 @@ class RemoteStore : public Store {
   virtual absl::StatusOr<std::unique_ptr<PendingPut>> AskPut(absl::string_view ns, const Manifest& manifest,
                                                              absl::Span<const absl::Span<const std::byte>> slabs,
                                                              absl::Time deadline, const Notify& notify = {}) = 0;
+
   // For nodes that compare themselves with this one; the key has the right `repair`. Digests of slots, in order, as
   // many as are wanted. UNIMPLEMENTED: the node is of an older build.
   virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;

@@ -145,11 +145,14 @@ const Statement kListNamespaces = {
 
 // Who changes which consumers there are, or trims.
 const Statement kLockConsumers = {"", "SELECT pg_advisory_xact_lock(1263943755, -2)", kOneNothing};
+// A position beyond every transaction that there was is of a database that this one was restored from: as if it were
+// not there.
 // The slowest of the others, or the end.
 const Statement kRegister = {"register", R"sql(
 INSERT INTO kvlink.consumers AS c (node_id, transaction, sequence, updated)
 SELECT $1::bytea, p.transaction, p.sequence, clock_timestamp()
-FROM (SELECT 0 AS rank, * FROM (SELECT transaction, sequence FROM kvlink.consumers WHERE node_id <> $1
+FROM (SELECT 0 AS rank, * FROM (SELECT transaction, sequence FROM kvlink.consumers
+                                WHERE node_id <> $1 AND transaction <= pg_snapshot_xmax(pg_current_snapshot())
                                 ORDER BY transaction, sequence LIMIT 1) AS slowest
       UNION ALL SELECT 1, pg_snapshot_xmin(pg_current_snapshot()), 0 ORDER BY rank LIMIT 1) AS p
 ON CONFLICT (node_id) DO UPDATE
@@ -175,10 +178,12 @@ ORDER BY l.transaction, l.sequence LIMIT $3::bigint)sql",
                               kDropColumns};
 const Statement kStorePosition = {"store_position",
                                   R"sql(
-UPDATE kvlink.consumers
-SET transaction = CASE WHEN (transaction, sequence) < ($2::xid8, $3::bigint) THEN $2 ELSE transaction END,
-    sequence = CASE WHEN (transaction, sequence) < ($2, $3) THEN $3 ELSE sequence END, updated = clock_timestamp()
-WHERE node_id = $1::bytea)sql",
+UPDATE kvlink.consumers c SET transaction = later.transaction, sequence = later.sequence, updated = clock_timestamp()
+FROM (SELECT $1::bytea AS node_id, $2::xid8 AS transaction, $3::bigint AS sequence
+      UNION ALL SELECT node_id, transaction, sequence FROM kvlink.consumers
+      WHERE node_id = $1 AND transaction <= pg_snapshot_xmax(pg_current_snapshot())
+      ORDER BY transaction DESC, sequence DESC LIMIT 1) AS later
+WHERE c.node_id = $1)sql",
                                   {}};
 const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
 const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
@@ -189,10 +194,14 @@ const Statement kForgetSilent = {
 const Statement kTrimAll = {"", "DELETE FROM kvlink.drop_log", {}};
 constexpr Column kPassedColumns[] = {kBytes, kFlag};
 const Statement kPositionsOf = {"positions_of", R"sql(
-SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) FROM kvlink.consumers
+SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) AND
+                transaction <= pg_snapshot_xmax(pg_current_snapshot())
+FROM kvlink.consumers
 WHERE node_id = ANY($3::bytea[]))sql",
                                 kPassedColumns};
-const Statement kSlowest = {"slowest", "SELECT transaction, sequence FROM kvlink.consumers ORDER BY 1, 2 LIMIT 1",
+const Statement kSlowest = {"slowest", R"sql(
+SELECT transaction, sequence FROM kvlink.consumers WHERE transaction <= pg_snapshot_xmax(pg_current_snapshot())
+ORDER BY transaction, sequence LIMIT 1)sql",
                             kPositionColumns};
 // The greatest first; how many there are is how many were deleted.
 const Statement kTrim = {"trim", R"sql(

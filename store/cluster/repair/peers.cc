@@ -33,6 +33,12 @@ class RemotePeer : public RepairPeer {
 OpenPeer RemotePeers(client::RemoteOptions options) {
   // Mapped memory may be taken back while a copy is written from it.
   options.map = false;
+  // A hundred peers cost no more memory and threads than one.
+  if (options.resources == nullptr) {
+    options.resources = client::NewClientResources({.receive_bytes = options.receive_bytes,
+                                                    .sending_bytes = options.sending_bytes,
+                                                    .idle_memory = options.idle_memory});
+  }
   return [options](const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
     client::RemoteOptions of = options;
     of.address = address;

@@ -1,8 +1,8 @@
 // What a node has of each slot, asked over a connection.
 //
 // Thread-safety: pure functions over a connection, which is thread-safe.
-#ifndef KVLINK_STORE_CLIENT_DATA_SLOTS_H_
-#define KVLINK_STORE_CLIENT_DATA_SLOTS_H_
+#ifndef KVLINK_STORE_CLIENT_SLOTS_H_
+#define KVLINK_STORE_CLIENT_SLOTS_H_
 
 #include <cstdint>
 #include <optional>
@@ -24,4 +24,4 @@ absl::StatusOr<SlotListing> AskSlot(NodeConnection* connection, int slot, const 
 
 }  // namespace kvlink::store::client
 
-#endif  // KVLINK_STORE_CLIENT_DATA_SLOTS_H_
+#endif  // KVLINK_STORE_CLIENT_SLOTS_H_

@@ -1,4 +1,4 @@
-#include "store/client/data/slots.h"
+#include "store/client/slots.h"
 
 #include <algorithm>
 #include <tuple>
