@@ -5,7 +5,9 @@
 
 #include "gmock/gmock.h"
 #include "store/cluster/node/binding.h"
+#include "store/cluster/node/upkeep.h"
 #include "tests/store/cluster/cluster_etcd.h"
+#include "tests/store/synthetic.h"
 #include "tests/support/scratch_directory.h"
 
 namespace kvlink::testing {
@@ -229,6 +231,58 @@ TEST_F(MemberNodeTest, WhatOthersReach) {
   ASSERT_NE(node, nullptr);
   const std::string control = node->node()->addresses().control;
   EXPECT_EQ(node->membership().view()->status[0].address, "localhost" + control.substr(control.rfind(':')));
+}
+
+// With repair beside them, over the network: who joins is filled and becomes active, who drains leaves when all it held
+// is elsewhere, and each encoding is at its owners then.
+TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
+  StartEtcd(1);
+  Create();
+  const auto start = [&](const std::string& name) {
+    auto options = OptionsOf(name);
+    options.ttl = absl::Seconds(10);
+    options.companions = {cluster::MakeUpkeep({})};
+    return Start(std::move(options));
+  };
+  std::vector<std::unique_ptr<MemberNode>> nodes;
+  for (const char* name : {"a", "b"}) nodes.push_back(start(name));
+  std::vector<Synthetic> encodings;
+  for (uint64_t number = 0; number < 60; ++number) encodings.push_back(MakeSynthetic(number));
+  const auto has = [](const MemberNode& node, const Synthetic& encoding) {
+    const auto& manifest = encoding.manifest;
+    return node.node()->engine()->Find({"ns", manifest.identity, manifest.codec}).has_value();
+  };
+  for (const Synthetic& encoding : encodings) {
+    for (const auto& node : nodes) {
+      const auto put = node->node()->engine()->Put("ns", encoding.manifest, encoding.spans(), Patience());
+      ASSERT_TRUE(put.ok()) << put.status();
+    }
+  }
+  nodes.push_back(start("c"));
+  ASSERT_NE(nodes.back(), nullptr);
+  const auto& joined = *nodes[2];
+  ASSERT_TRUE(Eventually([&] { return StateOf(*joined.membership().view(), joined.id()) == MemberState::kActive; }));
+  const auto owners_have = [&] {
+    const auto view = joined.membership().view();
+    int copies = 0;
+    for (const Synthetic& encoding : encodings) {
+      for (const uint16_t owner : view->placement.NextOwners(encoding.manifest.identity)) {
+        for (const auto& node : nodes) {
+          if (node == nullptr || node->id() != view->placement.members()[owner].node_id) continue;
+          EXPECT_TRUE(has(*node, encoding)) << cluster::IdHex(node->id());
+          ++copies;
+        }
+      }
+    }
+    EXPECT_EQ(copies, 2 * static_cast<int>(encodings.size()));
+  };
+  owners_have();
+  ASSERT_TRUE(cluster::Drain(Connect().get(), nodes[0]->id(), Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return nodes[0]->ended().has_value(); }));
+  EXPECT_TRUE(nodes[0]->ended()->ok()) << *nodes[0]->ended();
+  nodes[0] = nullptr;
+  ASSERT_TRUE(Eventually([&] { return joined.membership().view()->status.size() == 2; }));
+  owners_have();
 }
 
 // The database may have it that nothing may be served yet.
