@@ -23,7 +23,7 @@ class Filler : public cluster::Companion {
  public:
   struct Control {
     std::atomic<bool> complete{true};
-    std::atomic<int> prepared{0}, started{0}, stopped{0};
+    std::atomic<int> prepared{0}, started{0}, stopped{0}, left{0};
   };
   Filler(const cluster::CompanionContext& context, Control* control) : context_(context), control_(control) {}
   absl::Status Prepare(absl::Time) override {
@@ -34,8 +34,9 @@ class Filler : public cluster::Companion {
     ++control_->started;
     thread_ = Thread("filler", [this] { Run(); });
   }
-  void Stop() override {
+  void Stop(bool left) override {
     ++control_->stopped;
+    control_->left += left ? 1 : 0;
     stop_.store(true);
     thread_.Join();
   }
@@ -122,6 +123,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   const auto second = Start(std::move(options));
   ASSERT_NE(second, nullptr);
   EXPECT_EQ(StateOf(*second->membership().view(), second->id()), MemberState::kJoining);
+  EXPECT_TRUE(Eventually([&] { return Logged("weight_above_capacity"); })) << "7 of 3 GiB";
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
   filler_.complete = true;
@@ -144,6 +146,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   ASSERT_TRUE(Eventually([&] { return first->membership().view()->status.size() == 1; }));
   second->Leave();
   EXPECT_EQ(filler_.stopped, 1);
+  EXPECT_EQ(filler_.left, 1);
   EXPECT_EQ(filler_.prepared, 2);
   EXPECT_EQ(filler_.started, 2);
 }
@@ -291,7 +294,7 @@ TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
    public:
     absl::Status Prepare(absl::Time) override { return absl::UnavailableError("no database"); }
     void Start() override { ADD_FAILURE(); }
-    void Stop() override {}
+    void Stop(bool) override {}
   };
   StartEtcd(1);
   Create();
