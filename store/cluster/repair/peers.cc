@@ -86,7 +86,9 @@ void Peers::Keep(const std::vector<Member>& members) {
   MutexLock lock(&mutex_);
   for (const Member& member : members) {
     auto state = states_.extract(member.node_id);
-    if (!state.empty()) gone.insert(std::move(state));
+    if (state.empty()) continue;
+    state.mapped().not_before = absl::InfinitePast();
+    gone.insert(std::move(state));
   }
   states_.swap(gone);
 }

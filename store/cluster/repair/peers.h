@@ -53,7 +53,7 @@ class Peers {
   void Failed(const NodeId& node);
   // Whether it rests.
   bool Rests(const NodeId& node) const;
-  // Forgets who is not among them.
+  // There is news of the members: forgets who is not among them, and nobody rests any more.
   void Keep(const std::vector<Member>& members);
 
   // Bytes that were asked of it and have not come, and that were ever asked of it.
