@@ -17,6 +17,7 @@
 #include "tests/integration/cli_workplace.h"
 #include "tests/integration/node_process.h"
 #include "tests/support/etcd_cluster.h"
+#include "tests/support/postgres.h"
 #include "tests/support/scratch_directory.h"
 
 namespace kvlink::testing {
@@ -73,8 +74,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   const Finished none = Kvlink({"members"});
   ExpectRefused(none, "members", {etcd_->endpoint(0), "no cluster 'default'", "kvlink cluster create"});
   EXPECT_EQ(none.status, 3);
-  const Finished made = Kvlink(
-      {"cluster", "create", "--copies", "2", "--acknowledged", "1", "--database", "postgresql://kvlink@db/kvlink"});
+  const Finished made = Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "1"});
   ASSERT_EQ(made.status, 0) << made.errors;
   EXPECT_THAT(made.output, AllOf(HasSubstr("2 copies, 1 acknowledged"), HasSubstr("--cluster " + place_)));
   ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "there is a cluster of this name"});
@@ -185,6 +185,24 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
       Kvlink({"store", "--store", Directory("new"), "--listen", "0.0.0.0:0", "--access-file", access, "--insecure"}),
       "store", {"0.0.0.0:0", "--advertise"});
   EXPECT_FALSE(std::filesystem::exists(Directory("new")));
+}
+
+// A node serves when the database is there and this cluster's; before that it says what is wrong, and is no member.
+TEST_F(CliClusterTest, TheDatabaseOfACluster) {
+  if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
+  const PostgresServer postgres;
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  EXPECT_EQ(Members()["members"].size(), 1u);
+  EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+  const std::string here = place_;
+  place_ = here + "/other";
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  const Finished taken = Kvlink({"store", "--store", Directory("other"), "--listen", "127.0.0.1:0", "--data", "none"});
+  EXPECT_EQ(taken.status, 4) << taken.errors;
+  EXPECT_THAT(taken.errors, AllOf(HasSubstr("the cluster's database"), HasSubstr("cluster")));
+  EXPECT_EQ(Members()["members"].size(), 0u);
 }
 
 // The environment names the cluster for clients; credentials come from files.

@@ -4,12 +4,15 @@
 
 #include <utility>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "store/cluster/repair/drops.h"
 #include "store/cluster/repair/repair.h"
 
 namespace kvlink::store::cluster {
 namespace {
+
+constexpr absl::Duration kForgetTimeout = absl::Seconds(5);
 
 ProgressRecord RecordOf(const RepairProgress& progress) {
   const auto number = [](int64_t value) { return value < 0 ? uint64_t{0} : static_cast<uint64_t>(value); };
@@ -49,9 +52,11 @@ class Upkeep final : public Companion {
     if (drops_ != nullptr) drops_->Start();
     repairer_->Start();
   }
-  void Stop() override {
+  void Stop(bool left) override {
     if (repairer_ != nullptr) repairer_->Stop();
     if (drops_ != nullptr) drops_->Stop();
+    // Where that fails the log forgets the node by itself, after a while.
+    if (left && log_ != nullptr) log_->Forget(context_.node, SteadyNow() + kForgetTimeout).IgnoreError();
   }
 
  private:

@@ -258,7 +258,7 @@ TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
   std::vector<std::unique_ptr<cluster::Membership>> memberships;
   for (int i = 0; i < 3; ++i) memberships.push_back(open());
   std::mt19937_64 random(TestSeed());
-  const int rounds = Soak() ? 30 : 3;
+  const int rounds = Soak() ? 30 : 2;
   for (int round = 0; round < rounds; ++round) {
     std::vector<Thread> threads;
     for (int i = 0; i < 3; ++i) {
