@@ -136,12 +136,15 @@ class StoreMover : public Mover {
     std::vector<Identity> identities;
     for (const Manifest& manifest : manifests) identities.push_back(manifest.identity);
     KVLINK_ASSIGN_OR_RETURN(const auto found, remote_->Lookup(kNamespace, identities, manifests[0].codec));
-    std::vector<std::unique_ptr<store::Lease>> leases;
+    std::vector<store::ReadRequest> requests;
     for (size_t i = 0; i < manifests.size(); ++i) {
       if (!found[i].present) return absl::NotFoundError("the node evicted it");
-      KVLINK_ASSIGN_OR_RETURN(auto lease,
-                              remote_->Read(kNamespace, identities[i], manifests[i].codec, manifests[i].etag, Soon()));
-      leases.push_back(std::move(lease));
+      requests.push_back({identities[i], manifests[i].etag});
+    }
+    std::vector<std::unique_ptr<store::Lease>> leases;
+    for (auto& lease : remote_->ReadMany(nullptr, kNamespace, manifests[0].codec, requests, Soon())) {
+      KVLINK_RETURN_IF_ERROR(lease.status());
+      leases.push_back(*std::move(lease));
     }
     KVLINK_RETURN_IF_ERROR(leases[0]->WaitLayer(0, Soon()));
     const double first = Now() - start;
