@@ -26,6 +26,8 @@ constexpr size_t kIdentityBytes = sizeof(Identity::bytes), kEtagBytes = sizeof(E
 constexpr int kMaxLayers = 1024;
 constexpr size_t kMaxName = 255;
 constexpr uint32_t kMaxTier = 2;
+constexpr size_t kLogBytes = 16;
+constexpr uint64_t kMaxEncoding = uint64_t{1} << 48;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
@@ -73,6 +75,48 @@ absl::Status CheckAction(const proto::EncodingAction& action) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSlotDigests(const proto::SlotDigests& digests) {
+  const size_t bytes = digests.slots().size();
+  if (bytes % sizeof(uint16_t) != 0 || bytes == 0 || bytes / sizeof(uint16_t) > kMaxSlotsAsked) {
+    return Bad("digests are asked of 1 to 4096 slots, of 2 bytes each");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSlotList(const proto::SlotList& list) {
+  if (list.slot() >= static_cast<uint32_t>(kSlots)) return Bad("there are 65536 slots");
+  if (list.after_identity().empty()) {
+    return list.after_ns().empty() && list.after_codec() == 0 ? absl::OkStatus() : Bad("a name without an identity");
+  }
+  if (list.after_identity().size() != kIdentityBytes) return Bad("an identity has 32 bytes");
+  if (list.after_ns().size() > kMaxName) return Bad("a namespace's name has at most 255 bytes");
+  return KnownCodec(list.after_codec()) ? absl::OkStatus() : Bad("unknown codec");
+}
+
+absl::Status CheckSlotDigestsFound(const proto::SlotDigestsFound& found) {
+  const size_t bytes = found.records().size();
+  if (bytes % kSlotDigestBytes != 0 || bytes / kSlotDigestBytes > kMaxSlotsAsked) {
+    return Bad("digests of slots have 32 bytes each and are at most 4096");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSlotListed(const proto::SlotListed& listed) {
+  if (listed.encodings_size() > kMaxSlotEntries) return Bad("more than 2048 encodings of a slot");
+  if (listed.more() && listed.encodings().empty()) return Bad("more encodings behind none");
+  for (const proto::SlotListed::Encoding& encoding : listed.encodings()) {
+    if (encoding.identity().size() != kIdentityBytes || encoding.etag().size() != kEtagBytes) {
+      return Bad("an encoding's name has an identity of 32 and an etag of 16 bytes");
+    }
+    if (!KnownCodec(encoding.codec())) return Bad("unknown codec");
+    if (encoding.ns().empty() || encoding.ns().size() > kMaxName) return Bad("a namespace's name has 1 to 255 bytes");
+    if (encoding.bytes() > kMaxEncoding) return Bad("an encoding of more than 2^48 bytes");
+    if (encoding.heat() > static_cast<uint32_t>(kMaxHeat)) return Bad("a heat above 7");
+  }
+  const std::string& log = listed.dropped().log();
+  return log.empty() || log.size() == kLogBytes ? absl::OkStatus() : Bad("a log's name has 16 bytes");
+}
+
 absl::Status CheckBody(const proto::Request& request) {
   switch (request.body_case()) {
     case proto::Request::kHello:
@@ -95,6 +139,10 @@ absl::Status CheckBody(const proto::Request& request) {
       return request.release().leases_size() >= 1 && request.release().leases_size() <= kMaxIdentities
                  ? absl::OkStatus()
                  : Bad("a release names 1 to 4096 leases");
+    case proto::Request::kSlotDigests:
+      return CheckSlotDigests(request.slot_digests());
+    case proto::Request::kSlotList:
+      return CheckSlotList(request.slot_list());
     case proto::Request::kCancel:
     case proto::Request::kRenew:
       return absl::OkStatus();
@@ -138,6 +186,10 @@ absl::Status CheckBody(const proto::Answer& answer) {
       return answer.code() == static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition)
                  ? absl::OkStatus()
                  : Bad("what has moved is FAILED_PRECONDITION");
+    case proto::Answer::kSlotDigestsFound:
+      return CheckSlotDigestsFound(answer.slot_digests_found());
+    case proto::Answer::kSlotListed:
+      return CheckSlotListed(answer.slot_listed());
     case proto::Answer::kPullDone:
     case proto::Answer::kLayersReady:
     case proto::Answer::kReleased:
@@ -288,6 +340,69 @@ FoundRecord FoundRecordAt(absl::string_view records, int64_t i) {
   record.tokens = reader.Read<uint64_t>();
   record.tier = reader.Read<uint8_t>();
   return record;
+}
+
+std::string PackSlots(absl::Span<const uint16_t> slots) {
+  std::string packed;
+  for (const uint16_t slot : slots) AppendField<uint16_t>(slot, &packed);
+  return packed;
+}
+
+std::vector<uint16_t> UnpackSlots(absl::string_view packed) {
+  FieldReader reader(packed);
+  std::vector<uint16_t> slots(packed.size() / sizeof(uint16_t));
+  for (uint16_t& slot : slots) slot = reader.Read<uint16_t>();
+  return slots;
+}
+
+void AppendSlotDigest(const SlotDigest& digest, std::string* out) {
+  AppendField<uint64_t>(digest.low, out);
+  AppendField<uint64_t>(digest.high, out);
+  AppendField<uint64_t>(digest.bytes, out);
+  AppendField<uint32_t>(digest.encodings, out);
+  AppendField<uint32_t>(0, out);
+}
+
+SlotDigest SlotDigestAt(absl::string_view records, int64_t i) {
+  FieldReader reader(records.substr(static_cast<size_t>(i * kSlotDigestBytes), kSlotDigestBytes));
+  SlotDigest digest;
+  digest.low = reader.Read<uint64_t>();
+  digest.high = reader.Read<uint64_t>();
+  digest.bytes = reader.Read<uint64_t>();
+  digest.encodings = reader.Read<uint32_t>();
+  return digest;
+}
+
+void ToProto(const SlotEntry& entry, proto::SlotListed::Encoding* out) {
+  out->set_ns(entry.ns);
+  out->set_identity(std::string(BytesOf(entry.identity)));
+  out->set_codec(static_cast<uint32_t>(entry.codec));
+  out->set_etag(std::string(BytesOf(entry.etag)));
+  out->set_bytes(static_cast<uint64_t>(entry.bytes));
+  out->set_heat(static_cast<uint32_t>(entry.heat));
+}
+
+SlotEntry FromProto(const proto::SlotListed::Encoding& encoding) {
+  return {.ns = encoding.ns(),
+          .identity = ToIdentity(encoding.identity()),
+          .codec = static_cast<Codec>(encoding.codec()),
+          .etag = ToEtag(encoding.etag()),
+          .bytes = static_cast<int64_t>(encoding.bytes()),
+          .heat = static_cast<int>(encoding.heat())};
+}
+
+void ToProto(const DropPosition& position, proto::DropPosition* out) {
+  out->set_log(position.log.data(), position.log.size());
+  out->set_transaction(position.transaction);
+  out->set_sequence(position.sequence);
+}
+
+DropPosition FromProto(const proto::DropPosition& position) {
+  DropPosition from;
+  std::memcpy(from.log.data(), position.log().data(), std::min(position.log().size(), from.log.size()));
+  from.transaction = position.transaction();
+  from.sequence = position.sequence();
+  return from;
 }
 
 }  // namespace kvlink

@@ -18,11 +18,15 @@
 #include "absl/types/span.h"
 #include "proto/data.pb.h"
 #include "proto/digest.h"
+#include "proto/slots.h"
 
 namespace kvlink {
 
 inline constexpr int kMaxIdentities = 4096;                     // of one message
 inline constexpr int kMaxPieces = 65536;                        // of one pull
+inline constexpr int kMaxSlotsAsked = 4096;                     // of one message
+inline constexpr int kMaxSlotEntries = 2048;                    // of one message
+inline constexpr int64_t kSlotListPiece = int64_t{192} << 10;   // bytes of entries in one message
 inline constexpr int64_t kMaxDataMessage = int64_t{256} << 10;  // bytes, envelope included
 inline constexpr int64_t kManifestPiece = int64_t{192} << 10;   // most bytes of a manifest in one message
 inline constexpr int64_t kMaxManifest = int64_t{16} << 20;      // bytes of a manifest on the data path
@@ -78,6 +82,21 @@ inline constexpr int64_t kFoundRecordBytes = 40;
 void AppendFoundRecord(const FoundRecord& record, std::string* out);
 // REQUIRES: records.size() >= (i + 1) * kFoundRecordBytes.
 FoundRecord FoundRecordAt(absl::string_view records, int64_t i);
+
+std::string PackSlots(absl::Span<const uint16_t> slots);
+// REQUIRES: a multiple of 2 bytes.
+std::vector<uint16_t> UnpackSlots(absl::string_view packed);
+// A record of proto::SlotDigestsFound.
+inline constexpr int64_t kSlotDigestBytes = 32;
+void AppendSlotDigest(const SlotDigest& digest, std::string* out);
+// REQUIRES: records.size() >= (i + 1) * kSlotDigestBytes.
+SlotDigest SlotDigestAt(absl::string_view records, int64_t i);
+void ToProto(const SlotEntry& entry, proto::SlotListed::Encoding* out);
+// REQUIRES: of a message that was parsed.
+SlotEntry FromProto(const proto::SlotListed::Encoding& encoding);
+void ToProto(const DropPosition& position, proto::DropPosition* out);
+// REQUIRES: of a message that was parsed.
+DropPosition FromProto(const proto::DropPosition& position);
 
 }  // namespace kvlink
 

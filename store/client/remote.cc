@@ -16,6 +16,7 @@
 #include "store/client/puts.h"
 #include "store/client/reads.h"
 #include "store/client/route.h"
+#include "store/client/slots.h"
 #include "transport/address.h"
 
 namespace kvlink::store::client {
@@ -108,6 +109,8 @@ class Remote : public RemoteStore {
     catalog_.DropDramTier();
   }
   absl::StatusOr<StoreStats> Stats() override;
+  absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override;
+  absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) override;
   RemoteCounters Counters() const override;
   std::string ReadCarrier() const override { return route_.ReadCarrier(); }
 
@@ -222,6 +225,22 @@ absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns
       return absl::OkStatus();
     }
     return absl::Status(code, absl::StrCat("the node's answer for encoding ", identity.Hex()));
+  });
+}
+
+absl::StatusOr<std::vector<SlotDigest>> Remote::SlotDigests(absl::Span<const uint16_t> slots) {
+  const absl::Time deadline = SteadyNow() + options_.request_timeout;
+  return WithRetries(&route_.retries(), route_.Patience(deadline), [&]() -> absl::StatusOr<std::vector<SlotDigest>> {
+    KVLINK_ASSIGN_OR_RETURN(const Route::Opened opened, route_.Acquire(Need::kMessages, deadline));
+    return route_.Checked(*opened.connection, AskSlotDigests(opened.connection.get(), slots, deadline));
+  });
+}
+
+absl::StatusOr<SlotListing> Remote::ListSlot(int slot, const std::optional<SlotEntry>& after) {
+  const absl::Time deadline = SteadyNow() + options_.request_timeout;
+  return WithRetries(&route_.retries(), route_.Patience(deadline), [&]() -> absl::StatusOr<SlotListing> {
+    KVLINK_ASSIGN_OR_RETURN(const Route::Opened opened, route_.Acquire(Need::kMessages, deadline));
+    return route_.Checked(*opened.connection, AskSlot(opened.connection.get(), slot, after, deadline));
   });
 }
 

@@ -23,11 +23,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "proto/slots.h"
 #include "store/client/pending.h"
 #include "store/client/resources.h"
 #include "store/store.h"
@@ -50,6 +53,7 @@ struct RemoteOptions {
   // Where mapping does not work, kMapped is refused by OpenRemote. Writes never map: they take ucx, then grpc. With TLS
   // kUcx, which encrypts nothing, is taken only where it is named.
   Carrier carrier = Carrier::kAuto;
+  bool map = true;   // kAuto may map
   std::string name;  // of this process, for the node's logs
 
   // Shared with other stores. Null: the store has its own, of which the next three say how large (as ResourceOptions);
@@ -153,6 +157,13 @@ class RemoteStore : public Store {
   virtual absl::StatusOr<std::unique_ptr<PendingPut>> AskPut(absl::string_view ns, const Manifest& manifest,
                                                              absl::Span<const absl::Span<const std::byte>> slabs,
                                                              absl::Time deadline, const Notify& notify = {}) = 0;
+
+  // For nodes that compare themselves with this one; the key has the right `repair`. Digests of slots, in order, as
+  // many as are wanted. UNIMPLEMENTED: the node is of an older build.
+  virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;
+  // Encodings of a slot behind `after` (nothing: from the first), by (namespace, identity, codec), as many as a message
+  // holds.
+  virtual absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) = 0;
   virtual RemoteCounters Counters() const = 0;
   // How reads come now: "mapped", "ucx", "grpc", or "transport" where one was given.
   virtual std::string ReadCarrier() const = 0;

@@ -96,8 +96,8 @@ absl::Status Route::EstablishOnce(absl::Time deadline) {
   const absl::Time first = std::min(deadline, SteadyNow() + options_.connect_timeout);
   KVLINK_RETURN_IF_ERROR(CheckReachable(options_.address, first));
   KVLINK_RETURN_IF_ERROR(WithRetries(&retries_, first, [&] { return control_.Session(first).status(); }));
-  const bool may_map =
-      options_.transport == nullptr && (options_.carrier == Carrier::kAuto || options_.carrier == Carrier::kMapped);
+  const bool may_map = options_.transport == nullptr &&
+                       ((options_.carrier == Carrier::kAuto && options_.map) || options_.carrier == Carrier::kMapped);
   if (may_map) {
     const absl::Status mapped = TryMapping();
     if (mapped.ok()) return mapped;

@@ -28,10 +28,12 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "proto/digest.h"
+#include "proto/slots.h"
 
 namespace kvlink::store::cluster {
 
-inline constexpr int kSlots = 65536;
+using ::kvlink::kSlots;
+using ::kvlink::SlotOf;
 inline constexpr int kMaxMembers = 16384;
 inline constexpr int kMaxCopies = 16;
 inline constexpr uint32_t kMaxWeight = 1u << 20;
@@ -50,9 +52,6 @@ struct Member {
   uint32_t weight = 1;  // 1 .. kMaxWeight, relative to the others': capacity, in whatever unit
   MemberState state = MemberState::kActive;
 };
-
-// The slot of an identity.
-inline int SlotOf(const Identity& identity) { return identity.bytes[0] << 8 | identity.bytes[1]; }
 
 // The owners of each slot, as indices into members().
 class PlacementTable {

@@ -166,18 +166,17 @@ class Batch {
   absl::StatusOr<uint64_t> Put(const DocumentPut& put) {
     Document& document = documents_.find(put.id)->second;
     KVLINK_RETURN_IF_ERROR(document.unusable);
-    const CatalogEntry there = document.entry;
+    const CatalogEntry& there = document.entry;
     if (document.known) {
       const auto takes_place = TakesPlace(there, put.entry);
       KVLINK_RETURN_IF_ERROR(Annotate(takes_place.status(), absl::StrCat("document ", put.id)));
       if (!*takes_place) return there.generation;
     }
-    document.entry = put.entry;
+    CatalogEntry entry = put.entry;
     // No two of a batch have one time, and none an earlier one than it had.
-    document.entry.written_at_us = std::max(clock_us_++, there.written_at_us + 1);
-    if (put.entry.generation == 0) {
-      document.entry.generation = std::max(document.entry.written_at_us, there.generation + 1);
-    }
+    entry.written_at_us = std::max(clock_us_++, there.written_at_us + 1);
+    if (entry.generation == 0) entry.generation = std::max(entry.written_at_us, there.generation + 1);
+    document.entry = std::move(entry);
     document.known = true;
     document.changed = true;
     return document.entry.generation;
@@ -318,10 +317,9 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
     std::set<absl::string_view> asked;
     for (const size_t i : group) asked.insert(ids[i]);
     KVLINK_ASSIGN_OR_RETURN(
-        const auto rows,
-        Query({database::Query{&kGetDocuments, Parameters().Text(ns).Texts(
-                                                   std::vector<absl::string_view>(asked.begin(), asked.end()))}},
-              absl::InfiniteFuture()));
+        const auto rows, Ask({Query{&kGetDocuments, Parameters().Text(ns).Texts(
+                                                        std::vector<absl::string_view>(asked.begin(), asked.end()))}},
+                             absl::InfiniteFuture()));
     std::map<absl::string_view, int> row_of;
     for (int row = 0; row < rows[0].size(); ++row) row_of[rows[0].Bytes(row, 0)] = row;
     for (const size_t i : group) {
@@ -351,9 +349,9 @@ absl::StatusOr<std::vector<DocumentInfo>> DatabaseImpl::ListDocuments(absl::stri
   if (!after.empty()) KVLINK_RETURN_IF_ERROR(ValidateName("document id", after));
   std::vector<DocumentInfo> infos;
   if (limit <= 0) return infos;
-  KVLINK_ASSIGN_OR_RETURN(const auto rows,
-                          Query({database::Query{&kListDocuments, Parameters().Text(ns).Text(after).Integer(limit)}},
-                                absl::InfiniteFuture()));
+  KVLINK_ASSIGN_OR_RETURN(
+      const auto rows,
+      Ask({Query{&kListDocuments, Parameters().Text(ns).Text(after).Integer(limit)}}, absl::InfiniteFuture()));
   for (int row = 0; row < rows[0].size(); ++row) {
     infos.push_back({std::string(rows[0].Bytes(row, 0)), static_cast<uint64_t>(rows[0].Integer(row, 1)),
                      std::string(rows[0].Bytes(row, 2)), rows[0].Integer(row, 3),
@@ -375,9 +373,9 @@ absl::StatusOr<NamespaceDeletion> DatabaseImpl::DeleteNamespace(absl::string_vie
           page = {};
           KVLINK_ASSIGN_OR_RETURN(
               const auto rows,
-              connection.Run({database::Query{&kBegin, {}},
-                              database::Query{&kLockPage, Parameters().Text(ns).Text(after).Integer(kDeletedAtATime)}},
-                             deadline));
+              connection.Run(
+                  {Query{&kBegin, {}}, Query{&kLockPage, Parameters().Text(ns).Text(after).Integer(kDeletedAtATime)}},
+                  deadline));
           more = rows[1].size() == kDeletedAtATime;
           std::vector<absl::string_view> ids;
           References removed;
@@ -388,7 +386,7 @@ absl::StatusOr<NamespaceDeletion> DatabaseImpl::DeleteNamespace(absl::string_vie
             KVLINK_ASSIGN_OR_RETURN(const std::set<Identity> identities, Split(rows[1].Bytes(row, 2), id));
             for (const Identity& identity : identities) removed.Add(identity, id);
           }
-          std::vector<database::Query> queries;
+          std::vector<Query> queries;
           queries.push_back({&kDeleteDocuments, Parameters().Text(ns).Texts(ids)});
           AppendRemoval(ns, removed, &queries);
           if (!more) {

@@ -20,7 +20,7 @@ absl::StatusOr<std::unique_ptr<DatabaseCatalog>> DatabaseCatalog::Open(const Dat
   return std::unique_ptr<DatabaseCatalog>(std::make_unique<DatabaseImpl>(options, std::move(hosts)));
 }
 
-absl::StatusOr<std::vector<Rows>> DatabaseImpl::Query(absl::Span<const database::Query> queries, absl::Time deadline) {
+absl::StatusOr<std::vector<Rows>> DatabaseImpl::Ask(absl::Span<const Query> queries, absl::Time deadline) {
   std::vector<Rows> rows;
   KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(rows, connection.Run(queries, until));
@@ -42,12 +42,12 @@ absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceLimits
         absl::StrCat("namespace ", limits.name, ": a limit is below 0, or the revision above 2^63 - 1"));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
-                          Query({database::Query{&kPutNamespace, Parameters()
-                                                                     .Text(limits.name)
-                                                                     .Integer(limits.capacity_bytes)
-                                                                     .Integer(limits.pinned_bytes)
-                                                                     .Integer(static_cast<int64_t>(limits.revision))}},
-                                deadline));
+                          Ask({Query{&kPutNamespace, Parameters()
+                                                         .Text(limits.name)
+                                                         .Integer(limits.capacity_bytes)
+                                                         .Integer(limits.pinned_bytes)
+                                                         .Integer(static_cast<int64_t>(limits.revision))}},
+                              deadline));
   NamespaceLimits put = limits;
   if (rows[0].size() == 1) {
     put.revision = static_cast<uint64_t>(rows[0].Integer(0, 0));
@@ -68,7 +68,7 @@ absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceLimits
 }
 
 absl::StatusOr<std::vector<NamespaceLimits>> DatabaseImpl::ListNamespaces(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Query({database::Query{&kListNamespaces, {}}}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kListNamespaces, {}}}, deadline));
   std::vector<NamespaceLimits> all;
   for (int row = 0; row < rows[0].size(); ++row) {
     all.push_back({std::string(rows[0].Bytes(row, 0)), rows[0].Integer(row, 1), rows[0].Integer(row, 2),
@@ -78,16 +78,15 @@ absl::StatusOr<std::vector<NamespaceLimits>> DatabaseImpl::ListNamespaces(absl::
 }
 
 absl::StatusOr<uint64_t> DatabaseImpl::Clock(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Query({database::Query{&kClock, {}}}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kClock, {}}}, deadline));
   return static_cast<uint64_t>(rows[0].Integer(0, 0));
 }
 
 absl::StatusOr<CatalogStats> DatabaseImpl::Stats(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
-                          Query({database::Query{&kBeginReading, {}}, database::Query{&kScanTables, {}},
-                                 database::Query{&kCountDocuments, {}}, database::Query{&kCountDrops, {}},
-                                 database::Query{&kClock, {}}, database::Query{&kCommit, {}}},
-                                deadline));
+                          Ask({Query{&kBeginReading, {}}, Query{&kScanTables, {}}, Query{&kCountDocuments, {}},
+                               Query{&kCountDrops, {}}, Query{&kClock, {}}, Query{&kCommit, {}}},
+                              deadline));
   CatalogStats stats;
   for (int row = 0; row < rows[2].size(); ++row) {
     stats.namespaces.push_back({std::string(rows[2].Bytes(row, 0)), rows[2].Integer(row, 1)});

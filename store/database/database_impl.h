@@ -48,7 +48,7 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::Status ReadDocuments(absl::string_view ns, absl::Span<const std::string> ids,
                              std::vector<std::optional<absl::StatusOr<CatalogEntry>>>& entries);
   // Runs the queries alone, as one transaction.
-  absl::StatusOr<std::vector<Rows>> Query(absl::Span<const database::Query> queries, absl::Time deadline);
+  absl::StatusOr<std::vector<Rows>> Ask(absl::Span<const Query> queries, absl::Time deadline);
 
   const DatabaseOptions options_;
   Pool pool_;

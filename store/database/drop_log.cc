@@ -40,16 +40,15 @@ Parameters PositionParameters(const DropPosition& position) {
 }  // namespace
 
 absl::StatusOr<DropPosition> DatabaseImpl::Register(const NodeId& node, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Query({database::Query{&kBegin, {}}, database::Query{&kLockConsumers, {}},
-                                                  database::Query{&kRegister, Parameters().Bytes(ViewOf(node))},
-                                                  database::Query{&kCommit, {}}},
-                                                 deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                          Ask({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
+                               Query{&kRegister, Parameters().Bytes(ViewOf(node))}, Query{&kCommit, {}}},
+                              deadline));
   return PositionIn(rows[2], 0);
 }
 
 absl::StatusOr<DropPosition> DatabaseImpl::PositionOf(const NodeId& node, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows,
-                          Query({database::Query{&kPositionOf, Parameters().Bytes(ViewOf(node))}}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(ViewOf(node))}}, deadline));
   if (rows[0].size() == 0) return Unknown(node);
   return PositionIn(rows[0], 0);
 }
@@ -59,20 +58,19 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
     return absl::InvalidArgumentError(
         absl::StrCat("a read of ", limit, " drops; between 1 and ", kMaxDrops, " are read"));
   }
-  KVLINK_ASSIGN_OR_RETURN(
-      const auto rows,
-      Query({database::Query{&kBeginReading, {}}, database::Query{&kReadHorizon, {}},
-             database::Query{&kReadDrops, PositionParameters(after).Integer(limit)}, database::Query{&kCommit, {}}},
-            deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                          Ask({Query{&kBeginReading, {}}, Query{&kReadHorizon, {}},
+                               Query{&kReadDrops, PositionParameters(after).Integer(limit)}, Query{&kCommit, {}}},
+                              deadline));
   if (rows[1].size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
-  if (after < PositionIn(rows[1], 0)) {
-    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node has to begin empty");
-  }
-  const uint64_t horizon = rows[1].Transaction(0, 2);
-  if (after.transaction > rows[1].Transaction(0, 3)) {
+  const DropPosition trimmed = PositionIn(rows[1], 0);
+  const uint64_t horizon = rows[1].Transaction(0, 2), last = rows[1].Transaction(0, 3);
+  if (after.transaction > last) {
     return absl::OutOfRangeError(
-        "the database is older than this position of its drop log: it was restored from a "
-        "backup; the node has to begin empty");
+        "the database is older than this position of its drop log: it was restored from a backup");
+  }
+  if (after < trimmed && trimmed.transaction <= last) {
+    return absl::OutOfRangeError("the drop log was trimmed beyond this position; the node has to begin empty");
   }
   DropBatch batch;
   batch.end = after;
@@ -95,36 +93,33 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
 }
 
 absl::Status DatabaseImpl::StorePosition(const NodeId& node, const DropPosition& position, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(
-      const auto rows, Query({database::Query{&kStorePosition, Parameters()
-                                                                   .Bytes(ViewOf(node))
-                                                                   .Integer(static_cast<int64_t>(position.transaction))
-                                                                   .Integer(position.sequence)}},
-                             deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                          Ask({Query{&kStorePosition, Parameters()
+                                                          .Bytes(ViewOf(node))
+                                                          .Integer(static_cast<int64_t>(position.transaction))
+                                                          .Integer(position.sequence)}},
+                              deadline));
   return rows[0].changed() == 1 ? absl::OkStatus() : Unknown(node);
 }
 
 absl::Status DatabaseImpl::Forget(const NodeId& node, absl::Time deadline) {
-  return Query({database::Query{&kForget, Parameters().Bytes(ViewOf(node))}}, deadline).status();
+  return Ask({Query{&kForget, Parameters().Bytes(ViewOf(node))}}, deadline).status();
 }
 
 absl::Status DatabaseImpl::ForgetConsumers(absl::Time deadline) {
   return pool_.Run(deadline, [](Connection& connection, absl::Time until) -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const auto rows,
-                            connection.Run({database::Query{&kBegin, {}}, database::Query{&kLockConsumers, {}},
-                                            database::Query{&kForgetAll, {}}, database::Query{&kTrimAll, {}},
-                                            database::Query{&kReadHorizon, {}}},
+                            connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}}, Query{&kForgetAll, {}},
+                                            Query{&kTrimAll, {}}, Query{&kReadHorizon, {}}},
                                            until));
     return connection
-        .Run({database::Query{&kStoreTrimmed, PositionParameters({rows[4].Transaction(0, 2), 0})},
-              database::Query{&kCommit, {}}},
-             until)
+        .Run({Query{&kStoreTrimmed, PositionParameters({rows[4].Transaction(0, 2), 0})}, Query{&kCommit, {}}}, until)
         .status();
   });
 }
 
 absl::StatusOr<DropPosition> DatabaseImpl::End(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Query({database::Query{&kReadHorizon, {}}}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kReadHorizon, {}}}, deadline));
   if (rows[0].size() != 1) return absl::DataLossError("kvlink.drop_log_trimmed has no row; restore it from a backup");
   return DropPosition{rows[0].Transaction(0, 3), 0};
 }
@@ -134,8 +129,8 @@ absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::
   std::vector<absl::string_view> ids;
   for (const NodeId& node : nodes) ids.push_back(ViewOf(node));
   for (absl::Duration look = kMinLook;; look = std::min(look * 2, kMaxLook)) {
-    KVLINK_ASSIGN_OR_RETURN(
-        const auto rows, Query({database::Query{&kPositionsOf, PositionParameters(position).BytesOf(ids)}}, deadline));
+    KVLINK_ASSIGN_OR_RETURN(const auto rows,
+                            Ask({Query{&kPositionsOf, PositionParameters(position).BytesOf(ids)}}, deadline));
     std::set<absl::string_view> unknown(ids.begin(), ids.end());
     std::vector<std::string> behind;
     for (int row = 0; row < rows[0].size(); ++row) {
@@ -162,17 +157,17 @@ absl::StatusOr<int64_t> DatabaseImpl::Trim(absl::Duration retention, absl::Time 
     KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
       KVLINK_ASSIGN_OR_RETURN(
           const auto rows,
-          connection.Run({database::Query{&kBegin, {}}, database::Query{&kLockConsumers, {}},
-                          database::Query{&kForgetSilent, Parameters().Integer(absl::ToInt64Microseconds(retention))},
-                          database::Query{&kSlowest, {}}, database::Query{&kReadHorizon, {}}},
+          connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
+                          Query{&kForgetSilent, Parameters().Integer(absl::ToInt64Microseconds(retention))},
+                          Query{&kSlowest, {}}, Query{&kReadHorizon, {}}},
                          until));
       const DropPosition bound =
           rows[3].size() == 1 ? PositionIn(rows[3], 0) : DropPosition{rows[4].Transaction(0, 2), 0};
       KVLINK_ASSIGN_OR_RETURN(
           const auto passed,
-          connection.Run({database::Query{&kTrim, PositionParameters(bound).Integer(kTrimmedAtATime)}}, until));
+          connection.Run({Query{&kTrim, PositionParameters(bound).Integer(kTrimmedAtATime)}}, until));
       gone = passed[0].size();
-      std::vector<database::Query> queries;
+      std::vector<Query> queries;
       if (gone > 0) queries.push_back({&kStoreTrimmed, PositionParameters(PositionIn(passed[0], 0))});
       queries.push_back({&kCommit, {}});
       return connection.Run(queries, until).status();

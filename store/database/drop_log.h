@@ -16,7 +16,8 @@
 // it holds and calls Register.
 //
 // Positions live in the database, and are good there alone. The log needs a database that loses no commit when it fails
-// over (synchronous replication); after one was restored from a backup all nodes register anew (ForgetConsumers).
+// over (synchronous replication). Of one that was restored from a backup, positions beyond its last transaction count
+// for nothing; what it forgot to drop stays on the nodes, unless they are emptied (ForgetConsumers).
 //
 // Thread-safety: all methods. Deadlines are of SteadyNow(). Errors common to all: those of DatabaseCatalog.
 #ifndef KVLINK_STORE_DATABASE_DROP_LOG_H_

@@ -1,6 +1,8 @@
-// Statements take and return many rows at a time, as arrays. All of them find their rows by an index whatever the
-// tables hold: kSetSession forbids what a planner may choose by mistake for a table that it has not counted yet, and
-// subqueries stand where a join could become a scan of a whole table.
+// Statements take and return many rows at a time, as arrays. All of them find each row by its whole key, whatever the
+// server believes of its tables: one that it has not counted since it was empty would be joined by scanning all of it
+// for each row. So there are no joins: a row is looked up in a LATERAL subquery with a LIMIT, which no planner takes
+// apart, and changed by where it lies (ctid), which nobody else changes while this transaction holds the lock of its
+// document. kSetSession forbids what is left to choose.
 #include "store/database/statements.h"
 
 namespace kvlink::store::database {
@@ -41,15 +43,16 @@ ON CONFLICT (one) DO UPDATE SET version = excluded.version)sql",
 
 const Statement kClock = {"clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", kOneInteger};
 
-// Those of the documents $2 that are there, locked in order of id, so that two batches never wait for each other. What
-// they say is returned where it decides: where the generation that is to be put, $3, is theirs, or 0.
+// Those of the documents $2 that are there, locked in the order of the array, which is that of ids, so that two batches
+// never wait for each other. What they say is returned where it decides: where the generation that is to be put, $3, is
+// theirs, or 0.
 constexpr Column kLockColumns[] = {kText, kInteger, kFlag, kInteger, kBytes, kBytes};
 const Statement kLockDocuments = {"lock_documents", R"sql(
 SELECT d.id, d.generation, d.tombstone, d.written_at, d.identities,
        CASE WHEN w.generation IN (0, d.generation) THEN d.entry END
 FROM unnest($2::text[], $3::bigint[]) AS w(id, generation)
-JOIN kvlink.documents d ON d.ns = $1::text AND d.id = w.id COLLATE "C"
-ORDER BY d.id FOR NO KEY UPDATE OF d)sql",
+CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1
+                    FOR NO KEY UPDATE) AS d)sql",
                                   kLockColumns};
 const Statement kInsertDocuments = {"insert_documents",
                                     R"sql(
@@ -64,7 +67,8 @@ SET generation = w.generation, tombstone = w.tombstone, written_at = w.written_a
     identities = w.identities, entry = w.entry
 FROM unnest($2::text[], $3::bigint[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bytea[], $8::bytea[], $9::bytea[])
   AS w(id, generation, tombstone, written_at, tokens, title, identities, entry)
-WHERE d.ns = $1::text AND d.id = w.id COLLATE "C")sql",
+CROSS JOIN LATERAL (SELECT ctid FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS place
+WHERE d.ctid = place.ctid)sql",
                                     {}};
 
 const Statement kInsertReferences = {"insert_references",
@@ -75,8 +79,10 @@ ON CONFLICT DO NOTHING)sql",
                                      {}};
 const Statement kDeleteReferences = {"delete_references",
                                      R"sql(
-DELETE FROM kvlink.refs r USING unnest($2::bytea[], $3::text[]) AS w(identity, id)
-WHERE r.ns = $1::text AND r.identity = w.identity AND r.id = w.id COLLATE "C")sql",
+DELETE FROM kvlink.refs WHERE ctid = ANY(ARRAY(
+  SELECT place.ctid FROM unnest($2::bytea[], $3::text[]) AS w(identity, id)
+  CROSS JOIN LATERAL (SELECT ctid FROM kvlink.refs
+                      WHERE ns = $1::text AND identity = w.identity AND id = w.id COLLATE "C" LIMIT 1) AS place)))sql",
                                      {}};
 // Two transactions that each take one of the last two references away must not each see the other's: who takes
 // references away holds the locks of their identities, taken in order, until its commit. There are 128 for all
@@ -88,13 +94,14 @@ const Statement kInsertDrops = {"insert_drops",
                                 R"sql(
 INSERT INTO kvlink.drop_log (transaction, ns, identity)
 SELECT pg_current_xact_id(), $1::text, w.identity FROM unnest($2::bytea[]) AS w(identity)
-WHERE NOT EXISTS (SELECT FROM kvlink.refs r WHERE r.ns = $1 AND r.identity = w.identity))sql",
+WHERE (SELECT true FROM kvlink.refs r WHERE r.ns = $1 AND r.identity = w.identity LIMIT 1) IS NULL)sql",
                                 {}};
 
 constexpr Column kGetColumns[] = {kText, kFlag, kBytes};
 const Statement kGetDocuments = {"get_documents", R"sql(
 SELECT d.id, d.tombstone, CASE WHEN NOT d.tombstone THEN d.entry END
-FROM unnest($2::text[]) AS w(id) JOIN kvlink.documents d ON d.ns = $1::text AND d.id = w.id COLLATE "C")sql",
+FROM unnest($2::text[]) AS w(id)
+CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS d)sql",
                                  kGetColumns};
 constexpr Column kListColumns[] = {kText, kInteger, kBytes, kInteger, kInteger};
 const Statement kListDocuments = {"list_documents", R"sql(
@@ -116,7 +123,9 @@ WHERE ns = $1::text AND id > $2::text ORDER BY id LIMIT $3::bigint FOR UPDATE)sq
                              kPageColumns};
 const Statement kDeleteDocuments = {"delete_documents",
                                     R"sql(
-DELETE FROM kvlink.documents d USING unnest($2::text[]) AS w(id) WHERE d.ns = $1::text AND d.id = w.id COLLATE "C")sql",
+DELETE FROM kvlink.documents WHERE ctid = ANY(ARRAY(
+  SELECT place.ctid FROM unnest($2::text[]) AS w(id)
+  CROSS JOIN LATERAL (SELECT ctid FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS place)))sql",
                                     {}};
 const Statement kDeleteNamespace = {"delete_namespace", "DELETE FROM kvlink.namespaces WHERE ns = $1::text", {}};
 const Statement kDropNamespace = {
@@ -136,11 +145,14 @@ const Statement kListNamespaces = {
 
 // Who changes which consumers there are, or trims.
 const Statement kLockConsumers = {"", "SELECT pg_advisory_xact_lock(1263943755, -2)", kOneNothing};
+// A position beyond every transaction that there was is of a database that this one was restored from: as if it were
+// not there.
 // The slowest of the others, or the end.
 const Statement kRegister = {"register", R"sql(
 INSERT INTO kvlink.consumers AS c (node_id, transaction, sequence, updated)
 SELECT $1::bytea, p.transaction, p.sequence, clock_timestamp()
-FROM (SELECT 0 AS rank, * FROM (SELECT transaction, sequence FROM kvlink.consumers WHERE node_id <> $1
+FROM (SELECT 0 AS rank, * FROM (SELECT transaction, sequence FROM kvlink.consumers
+                                WHERE node_id <> $1 AND transaction <= pg_snapshot_xmax(pg_current_snapshot())
                                 ORDER BY transaction, sequence LIMIT 1) AS slowest
       UNION ALL SELECT 1, pg_snapshot_xmin(pg_current_snapshot()), 0 ORDER BY rank LIMIT 1) AS p
 ON CONFLICT (node_id) DO UPDATE
@@ -166,10 +178,12 @@ ORDER BY l.transaction, l.sequence LIMIT $3::bigint)sql",
                               kDropColumns};
 const Statement kStorePosition = {"store_position",
                                   R"sql(
-UPDATE kvlink.consumers
-SET transaction = CASE WHEN (transaction, sequence) < ($2::xid8, $3::bigint) THEN $2 ELSE transaction END,
-    sequence = CASE WHEN (transaction, sequence) < ($2, $3) THEN $3 ELSE sequence END, updated = clock_timestamp()
-WHERE node_id = $1::bytea)sql",
+UPDATE kvlink.consumers c SET transaction = later.transaction, sequence = later.sequence, updated = clock_timestamp()
+FROM (SELECT $1::bytea AS node_id, $2::xid8 AS transaction, $3::bigint AS sequence
+      UNION ALL SELECT node_id, transaction, sequence FROM kvlink.consumers
+      WHERE node_id = $1 AND transaction <= pg_snapshot_xmax(pg_current_snapshot())
+      ORDER BY transaction DESC, sequence DESC LIMIT 1) AS later
+WHERE c.node_id = $1)sql",
                                   {}};
 const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
 const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
@@ -180,10 +194,14 @@ const Statement kForgetSilent = {
 const Statement kTrimAll = {"", "DELETE FROM kvlink.drop_log", {}};
 constexpr Column kPassedColumns[] = {kBytes, kFlag};
 const Statement kPositionsOf = {"positions_of", R"sql(
-SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) FROM kvlink.consumers
+SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) AND
+                transaction <= pg_snapshot_xmax(pg_current_snapshot())
+FROM kvlink.consumers
 WHERE node_id = ANY($3::bytea[]))sql",
                                 kPassedColumns};
-const Statement kSlowest = {"slowest", "SELECT transaction, sequence FROM kvlink.consumers ORDER BY 1, 2 LIMIT 1",
+const Statement kSlowest = {"slowest", R"sql(
+SELECT transaction, sequence FROM kvlink.consumers WHERE transaction <= pg_snapshot_xmax(pg_current_snapshot())
+ORDER BY transaction, sequence LIMIT 1)sql",
                             kPositionColumns};
 // The greatest first; how many there are is how many were deleted.
 const Statement kTrim = {"trim", R"sql(

@@ -315,6 +315,7 @@ absl::Status EngineImpl::LoadTable() {
   std::move(loaded.claimed_twice.begin(), loaded.claimed_twice.end(), std::back_inserter(drop));
   next_sequence_ = loaded.last_sequence + 1;
   KVLINK_RETURN_IF_ERROR(LoadNamespaces());
+  KVLINK_RETURN_IF_ERROR(LoadDropPosition());
   KVLINK_RETURN_IF_ERROR(LoadBadBlocks());
   for (const uint32_t segment : segments_->unreadable()) Seal(segment);
 

@@ -21,6 +21,7 @@
 #include "absl/types/span.h"
 #include "proto/catalog.h"
 #include "proto/manifest.h"
+#include "proto/slots.h"
 #include "store/engine/disk/location.h"
 #include "store/engine/statistics.h"
 #include "store/engine/types.h"
@@ -161,9 +162,12 @@ class Engine {
                                                               absl::Time deadline) = 0;
   // A put that replaces what is there does so in one commit: after a crash one of the two is there. Who reads the one
   // before keeps it until they let go; then its blocks come free. Its pins end with it, since a pin is of one encoding.
+  // `admit`, if given, is asked once more when it commits, under the lock that every removal takes: an error is the
+  // put's, and nothing of it is stored. It must neither wait nor call the engine.
   virtual absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
                                          absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
-                                         PutMode mode = PutMode::kKeepExisting) = 0;
+                                         PutMode mode = PutMode::kKeepExisting,
+                                         const std::function<absl::Status()>& admit = nullptr) = 0;
   // Put without a copy: memory of the tier for the slabs (multiples of 4096 bytes, 0 for a layer without KV), to be
   // reserved, filled and committed; the first that has bytes is reserved. Whether the encoding is there already is not
   // looked at (Find). INVALID_ARGUMENT: lengths. RESOURCE_EXHAUSTED: the tier is full of what cannot leave.
@@ -188,6 +192,28 @@ class Engine {
   virtual absl::StatusOr<uint64_t> Pin(const EncodingKey& key) = 0;
   virtual absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt) = 0;
   virtual absl::Status Remove(absl::string_view ns, const Identity& identity) = 0;
+
+  // Slots, for those who compare stores (store/cluster/repair). From memory; of the slots, in order.
+  virtual std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) = 0;
+  // Encodings of a slot behind one (none: from the first) by (namespace, identity, codec), at most `limit`.
+  virtual std::vector<SlotEntry> ListSlot(int slot, const std::optional<EncodingKey>& after, int64_t limit) = 0;
+  // Whether a put of slabs of so many bytes would leave the store, and the namespace, so far below their limits that
+  // nothing is evicted for it. What else comes meanwhile is not considered.
+  virtual bool HasRoom(absl::string_view ns, int64_t bytes) = 0;
+  // Removes exactly this encoding. NOT_FOUND: it is not there, or another is. FAILED_PRECONDITION: it is pinned.
+  virtual absl::Status RemoveEncoding(const EncodingKey& key, const Etag& etag) = 0;
+
+  // Drops (store/cluster/repair/drops.h). Removes all codecs of the names, as Remove does, and keeps the position, in
+  // one commit.
+  struct DroppedName {
+    std::string ns;
+    Identity identity;
+  };
+  virtual absl::Status Drop(absl::Span<const DroppedName> names, const DropPosition& position) = 0;
+  // Removes every encoding, by one record of the index, and keeps the position. The catalog stays.
+  virtual absl::Status DropAll(const DropPosition& position) = 0;
+  // The position that was kept last. What a listing that begins after this call gives has gone through it.
+  virtual DropPosition dropped() const = 0;
 
   // Catalog. Order of entries of one document: generation, then tombstones over others, then serialised bytes; the
   // greatest stays.

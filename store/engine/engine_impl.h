@@ -6,6 +6,7 @@
 #ifndef KVLINK_STORE_ENGINE_ENGINE_IMPL_H_
 #define KVLINK_STORE_ENGINE_ENGINE_IMPL_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -111,8 +112,8 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::unique_ptr<EncodingLease>> Read(const EncodingKey& key, const Etag& etag,
                                                       absl::Time deadline) override;
   absl::StatusOr<PutOutcome> Put(absl::string_view ns, const Manifest& manifest,
-                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
-                                 PutMode mode) override;
+                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline, PutMode mode,
+                                 const std::function<absl::Status()>& admit) override;
   absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths,
                                                           PutMode mode) override;
   void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) override;
@@ -122,6 +123,15 @@ class EngineImpl final : public Engine {
   absl::StatusOr<uint64_t> Pin(const EncodingKey& key) override;
   absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) override;
   absl::Status Remove(absl::string_view ns, const Identity& identity) override;
+  std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) override { return table_.SlotDigests(slots); }
+  std::vector<SlotEntry> ListSlot(int slot, const std::optional<EncodingKey>& after, int64_t limit) override {
+    return table_.ListSlot(slot, after, static_cast<size_t>(std::max<int64_t>(limit, 0)));
+  }
+  bool HasRoom(absl::string_view ns, int64_t bytes) override;
+  absl::Status RemoveEncoding(const EncodingKey& key, const Etag& etag) override;
+  absl::Status Drop(absl::Span<const DroppedName> names, const DropPosition& position) override;
+  absl::Status DropAll(const DropPosition& position) override;
+  DropPosition dropped() const override;
   absl::Status PutEntry(absl::string_view ns, absl::string_view id, const CatalogEntry& entry) override;
   absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutEntries(absl::string_view ns,
                                                                    absl::Span<const EntryPut> puts) override;
@@ -224,6 +234,9 @@ class EngineImpl final : public Engine {
   int64_t DocumentCount(absl::string_view ns);
   void SetDocumentCount(absl::string_view ns, std::optional<int64_t> count);
 
+  // engine_drops.cc
+  absl::Status LoadDropPosition();
+
   // engine_namespaces.cc
   absl::Status LoadNamespaces();
   absl::Status ForgetNamespace(absl::string_view ns);  // its limits
@@ -277,6 +290,10 @@ class EngineImpl final : public Engine {
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
   // For the committer (group_commit.h): makes the records of those puts durable whose bytes are.
   void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
+  // Takes out those that are not admitted any more.
+  void AskAdmission(std::vector<std::shared_ptr<PendingPut>>* puts,
+                    std::vector<std::pair<std::shared_ptr<PendingPut>, absl::Status>>* refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   // The puts that are to be stored, at most one of a name; the others go to `losers`.
   std::vector<std::shared_ptr<PendingPut>> Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
                                                    std::vector<std::shared_ptr<PendingPut>>* losers)
@@ -353,6 +370,8 @@ class EngineImpl final : public Engine {
   absl::Status grow_failure_
       ABSL_GUARDED_BY(space_mutex_);  // why the store makes do with its segments until grow_again_
   Mutex commit_mutex_;
+  mutable Mutex dropped_mutex_;  // taken for moments; changed under commit_mutex_ as well
+  DropPosition dropped_ ABSL_GUARDED_BY(dropped_mutex_);
   Mutex documents_mutex_;  // taken for moments; whoever changes the index writes under commit_mutex_ as well
   std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(documents_mutex_);  // per namespace, tombstones excluded
   std::atomic<uint64_t> next_sequence_{1};

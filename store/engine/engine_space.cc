@@ -53,6 +53,15 @@ absl::Status EngineImpl::CheckSize(int64_t bytes) const {
                                                  of_capacity * kSegmentBlockBytes, " bytes"));
 }
 
+// Below the low watermark: what an eviction made room of is not filled again by copies of what it took.
+bool EngineImpl::HasRoom(absl::string_view ns, int64_t bytes) {
+  const int64_t blocks = BlocksFor(ManifestArea(1) + bytes);
+  const int64_t usable = segments_->usable_blocks(), unusable = table_.unusable_blocks();
+  const int64_t limit = (disk_full_ ? usable : MaxBlocks()) - unusable;
+  const int64_t used = usable - unusable - table_.free_blocks();
+  return (used + blocks) * 100 <= limit * kLowWatermark && table_.WithinLimit(ns, blocks, kLowWatermark);
+}
+
 bool EngineImpl::CanGrow() {
   const int64_t bytes = segments_->piece_bytes();
   if (disk_full_) {

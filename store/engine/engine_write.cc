@@ -52,7 +52,8 @@ bool Replaces(PutMode mode, const Etag& comes, const Etag& there) {
 }  // namespace
 
 absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const Manifest& manifest, Slabs slabs,
-                                                   absl::Time deadline, PutMode mode) {
+                                                   absl::Time deadline, PutMode mode,
+                                                   const std::function<absl::Status()>& admit) {
   KVLINK_RETURN_IF_ERROR(Writable());
   std::vector<int64_t> lengths;
   for (const absl::Span<const std::byte> slab : slabs) lengths.push_back(static_cast<int64_t>(slab.size()));
@@ -64,6 +65,7 @@ absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const M
   }
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
   KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<PendingPut> put, NewPut(std::move(key), manifest, mode));
+  put->admit = admit;
   KVLINK_RETURN_IF_ERROR(TakeSlabs(std::make_shared<const Manifest>(manifest), slabs, put.get()));
   std::function<absl::Status()> verify;
   if (put->borrowed) {
@@ -209,10 +211,12 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
     put->Finish(Annotate(outcome, "put"), Etag(), false);
   }
   std::vector<std::shared_ptr<PendingPut>> winners, losers;
+  std::vector<std::pair<std::shared_ptr<PendingPut>, absl::Status>> refused;
   std::vector<std::optional<Location>> stored;  // in the place of each loser
   absl::Status status;
   {
     MutexLock lock(&commit_mutex_);
+    AskAdmission(&good, &refused);
     winners = Winners(good, &losers);
     IndexBatch batch(index_.get());
     for (const auto& put : winners) batch.PutEncoding(put->key, put->location);
@@ -226,9 +230,24 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
     }
     for (const auto& put : losers) stored.push_back(table_.Find(put->key));
   }
+  for (const auto& [put, why] : refused) {
+    put->source.reset();
+    put->kept.reset();
+    table_.Free(put->key.ns, put->location.runs);
+    put->Finish(Annotate(why, "put"), Etag(), false);
+  }
   for (const auto& put : winners) FinishWinner(put.get(), status);
   for (size_t i = 0; i < losers.size(); ++i) FinishLoser(losers[i].get(), stored[i], status);
   AskMaintenance();
+}
+
+void EngineImpl::AskAdmission(std::vector<std::shared_ptr<PendingPut>>* puts,
+                              std::vector<std::pair<std::shared_ptr<PendingPut>, absl::Status>>* refused) {
+  std::erase_if(*puts, [refused](const std::shared_ptr<PendingPut>& put) {
+    const absl::Status admitted = put->admit ? put->admit() : absl::OkStatus();
+    if (!admitted.ok()) refused->emplace_back(put, admitted);
+    return !admitted.ok();
+  });
 }
 
 std::vector<std::shared_ptr<PendingPut>> EngineImpl::Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,

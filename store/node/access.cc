@@ -32,10 +32,10 @@ std::array<uint8_t, 32> HashOf(absl::string_view key) {
 }
 
 absl::StatusOr<Right> ParseRight(absl::string_view text) {
-  for (const Right right : {Right::kRead, Right::kWrite, Right::kAdmin}) {
+  for (const Right right : {Right::kRead, Right::kRepair, Right::kWrite, Right::kAdmin}) {
     if (text == RightName(right)) return right;
   }
-  return absl::InvalidArgumentError("the third field is the right: read, write or admin");
+  return absl::InvalidArgumentError("the third field is the right: read, repair, write or admin");
 }
 
 absl::Status ParseNamespaces(absl::string_view text, Grant* grant) {
@@ -58,6 +58,8 @@ absl::string_view RightName(Right right) {
   switch (right) {
     case Right::kRead:
       return "read";
+    case Right::kRepair:
+      return "repair";
     case Right::kWrite:
       return "write";
     case Right::kAdmin:
@@ -66,8 +68,10 @@ absl::string_view RightName(Right right) {
   return "unknown";
 }
 
+bool Includes(Right right, Right needed) { return right == needed || right == Right::kAdmin || needed == Right::kRead; }
+
 absl::Status Grant::Allows(Right needed, absl::string_view ns) const {
-  if (right < needed) {
+  if (!Includes(right, needed)) {
     return absl::PermissionDeniedError(
         absl::StrCat("this key has the right '", RightName(right), "', and '", RightName(needed), "' is needed"));
   }
@@ -76,7 +80,7 @@ absl::Status Grant::Allows(Right needed, absl::string_view ns) const {
 }
 
 absl::Status Grant::AllowsAll(Right needed) const {
-  if (right < needed || !every_namespace) {
+  if (!Includes(right, needed) || !every_namespace) {
     return absl::PermissionDeniedError(
         absl::StrCat("this needs a key with the right '", RightName(needed), "' over all namespaces ('*')"));
   }

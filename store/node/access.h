@@ -16,9 +16,11 @@
 
 namespace kvlink::store::node {
 
-// Each includes those before it.
-enum class Right : uint8_t { kRead = 1, kWrite = 2, kAdmin = 3 };
+// Repair is reading, and listing what a node has of each slot: what one node lets another do. Write includes read, and
+// admin all of them.
+enum class Right : uint8_t { kRead = 1, kRepair = 2, kWrite = 3, kAdmin = 4 };
 absl::string_view RightName(Right right);
+bool Includes(Right right, Right needed);
 
 // The rights of one key.
 struct Grant {

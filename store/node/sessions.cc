@@ -76,6 +76,11 @@ absl::Status Session::Check(Right needed, absl::string_view ns) const {
   return grant_.Allows(needed, ns);
 }
 
+absl::Status Session::CheckAll(Right needed) const {
+  if (!live(SteadyNow())) return Ended();
+  return grant_.AllowsAll(needed);
+}
+
 bool Session::AddPin(const engine::EncodingKey& key, uint64_t sequence) {
   MutexLock lock(&mutex_);
   if (closed_) return false;

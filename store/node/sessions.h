@@ -65,6 +65,8 @@ class Session {
 
   // UNAUTHENTICATED: expired or closed; PERMISSION_DENIED.
   absl::Status Check(Right needed, absl::string_view ns) const;
+  // The same for acts on the node as a whole.
+  absl::Status CheckAll(Right needed) const;
 
   // Pins that were made for the session, of the encoding that had this name and sequence number. AddPin: false once it
   // is closed. Those of an earlier encoding of the name are gone, as it is.

@@ -72,6 +72,107 @@ TEST(Data, WhoANodeIsAndWhatHasMovedAreTheStoredFormat) {
   EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(32), "08011009e201020807");
 }
 
+proto::Answer SlotAnswer() {
+  proto::Answer answer;
+  answer.set_id(1);
+  ToProto(SlotEntry{.ns = "a",
+                    .identity = ToIdentity(View(Identities(1))),
+                    .codec = Codec::kRawBf16,
+                    .etag = ToEtag(View(std::string(16, '\2'))),
+                    .bytes = 4096,
+                    .heat = 2},
+          answer.mutable_slot_listed()->add_encodings());
+  answer.mutable_slot_listed()->set_more(true);
+  DropPosition dropped{{}, 5, 7};
+  dropped.log.fill(3);
+  ToProto(dropped, answer.mutable_slot_listed()->mutable_dropped());
+  return answer;
+}
+
+TEST(Data, SlotsAreTheStoredFormat) {
+  proto::Request request;
+  request.set_id(1);
+  request.mutable_slot_digests()->set_slots(PackSlots({0x0102, 0x0304}));
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(32), "0801d201060a0402010403");
+  EXPECT_THAT(UnpackSlots(View(request.slot_digests().slots())), ::testing::ElementsAre(0x0102, 0x0304));
+  request.mutable_slot_list()->set_slot(258);
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(32), "0801da0103088202");
+  request.mutable_slot_list()->set_after_ns("a");
+  request.mutable_slot_list()->set_after_identity(Identities(1));
+  request.mutable_slot_list()->set_after_codec(3);
+  EXPECT_EQ(Hex(SerializeRequest(request)).substr(32),
+            "0801da012a088202"
+            "120161"
+            "1a20" +
+                Hex(Identities(1)) + "2003");
+  std::string record;
+  AppendSlotDigest({.low = 1, .high = 2, .bytes = 0x1000, .encodings = 3}, &record);
+  EXPECT_EQ(Hex(record),
+            "0100000000000000"
+            "0200000000000000"
+            "0010000000000000"
+            "03000000"
+            "00000000");
+  EXPECT_EQ(SlotDigestAt(View(record), 0), (SlotDigest{1, 2, 0x1000, 3}));
+  proto::Answer answer;
+  answer.set_id(1);
+  answer.mutable_slot_digests_found()->set_records(record);
+  EXPECT_EQ(Hex(SerializeAnswer(answer)).substr(32), "0801ea01220a20" + Hex(record));
+  EXPECT_EQ(Hex(SerializeAnswer(SlotAnswer())).substr(32),
+            "0801f2015a"
+            "0a3e0a0161"
+            "1220" +
+                Hex(Identities(1)) + "18012210" + Hex(std::string(16, '\2')) +
+                "2880203002"
+                "1001"
+                "1a160a10" +
+                Hex(std::string(16, '\3')) + "10051807");
+  const auto parsed = ParseAnswer(View(SerializeAnswer(SlotAnswer())));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(FromProto(parsed->slot_listed().encodings(0)).heat, 2);
+  EXPECT_EQ(FromProto(parsed->slot_listed().dropped()).sequence, 7);
+}
+
+TEST(Data, SlotsOutOfBoundsAreRefused) {
+  const auto request = [](const std::function<void(proto::Request*)>& change) {
+    proto::Request made;
+    made.set_id(1);
+    change(&made);
+    return ParseRequest(View(SerializeRequest(made))).status().code();
+  };
+  constexpr auto kBad = absl::StatusCode::kInvalidArgument;
+  for (const size_t bytes : {size_t{0}, size_t{3}, size_t{2 * kMaxSlotsAsked + 2}}) {
+    EXPECT_EQ(request([&](proto::Request* r) { r->mutable_slot_digests()->set_slots(std::string(bytes, '\0')); }),
+              kBad);
+  }
+  EXPECT_EQ(request([](proto::Request* r) { r->mutable_slot_list()->set_slot(65536); }), kBad);
+  EXPECT_EQ(request([](proto::Request* r) { r->mutable_slot_list()->set_after_ns("a"); }), kBad);
+  EXPECT_EQ(request([](proto::Request* r) { r->mutable_slot_list()->set_after_identity("short"); }), kBad);
+  EXPECT_EQ(request([](proto::Request* r) { r->mutable_slot_list()->set_after_identity(Identities(1)); }), kBad);
+  const auto answer = [](const std::function<void(proto::SlotListed*)>& change) {
+    proto::Answer made = SlotAnswer();
+    change(made.mutable_slot_listed());
+    return ParseAnswer(View(SerializeAnswer(made))).status().code();
+  };
+  EXPECT_EQ(answer([](proto::SlotListed*) {}), absl::StatusCode::kOk);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_encodings(0)->set_identity("short"); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_encodings(0)->set_etag("short"); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_encodings(0)->set_codec(9); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_encodings(0)->set_ns(""); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_encodings(0)->set_bytes(uint64_t{1} << 50); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_encodings(0)->set_heat(8); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->mutable_dropped()->set_log("short"); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) { l->clear_encodings(); }), kBad);
+  EXPECT_EQ(answer([](proto::SlotListed* l) {
+              const proto::SlotListed::Encoding one = l->encodings(0);
+              while (l->encodings_size() <= kMaxSlotEntries) *l->add_encodings() = one;
+            }),
+            kBad);
+  proto::Answer digests;
+  digests.mutable_slot_digests_found()->set_records(std::string(33, '\0'));
+  EXPECT_EQ(ParseAnswer(View(SerializeAnswer(digests))).status().code(), kBad);
+}
+
 TEST(Data, ProtocolsMeetInTheHighestThatBothSpeak) {
   EXPECT_EQ(*CommonProtocol({2, 3}, {2, 3}), 3u);
   EXPECT_EQ(*CommonProtocol({2, 3}, {3, 4}), 3u);

@@ -129,6 +129,11 @@ void IndexBatch::DeleteEncoding(const EncodingKey& key) {
   batch_.Delete(index_->families_[Index::kLocation], EncodeKey(key));
 }
 
+void IndexBatch::DeleteEncodings() {
+  // Names are UTF-8: no key begins with this byte.
+  batch_.DeleteRange(index_->families_[Index::kLocation], rocksdb::Slice(), "\xff");
+}
+
 void IndexBatch::PutEntry(absl::string_view ns, absl::string_view id, const std::string& entry) {
   batch_.Put(index_->families_[Index::kCatalog], EntryKey(ns, id), entry);
 }

@@ -36,6 +36,7 @@ class IndexBatch {
   explicit IndexBatch(const Index* index) : index_(index) {}
   void PutEncoding(const EncodingKey& key, const Location& location);
   void DeleteEncoding(const EncodingKey& key);
+  void DeleteEncodings();  // every one that is there before this batch
   void PutEntry(absl::string_view ns, absl::string_view id, const std::string& entry);
   void DeleteEntry(absl::string_view ns, absl::string_view id);
   void AddReference(absl::string_view ns, const Identity& identity, absl::string_view id);

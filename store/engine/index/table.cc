@@ -47,6 +47,7 @@ Table::Namespace& Table::NamespaceOf(absl::string_view ns) {
   if (it == namespaces_.end()) {
     it = namespaces_.try_emplace(std::string(name)).first;
     it->second.name = it->first;
+    it->second.seed = NamespaceSeed(ns);
   }
   return it->second;
 }
@@ -114,6 +115,7 @@ std::optional<uint64_t> Table::Insert(const EncodingKey& key, const Location& lo
   ++changes_;
   ns.order.Insert(entry, entry->ghost(), location.blocks());
   ns.entries.insert(entry);
+  AddToSlot(entry);
   return replaced;
 }
 
@@ -129,6 +131,7 @@ bool Table::Remove(const EncodingKey& key, std::optional<uint64_t> sequence) {
 void Table::RemoveLocked(Entry* entry) {
   Namespace& ns = *entry->ns;
   ns.entries.erase(entry);
+  TakeFromSlot(entry);
   ns.bytes -= entry->location.bytes;
   if (entry->pins > 0) {
     ns.pinned_bytes -= entry->block_bytes();
@@ -314,6 +317,13 @@ bool Table::FitsLimit(absl::string_view ns, int64_t blocks) const {
   MutexLock lock(&mutex_);
   const Namespace* const of = Known(ns);
   return of == nullptr || blocks <= of->limit_blocks();
+}
+
+bool Table::WithinLimit(absl::string_view ns, int64_t more, int64_t percent) const {
+  MutexLock lock(&mutex_);
+  const Namespace* const of = Known(ns);
+  if (of == nullptr || of->limit_blocks() == INT64_MAX) return true;
+  return static_cast<double>(of->blocks + more) <= static_cast<double>(of->limit_blocks()) / 100.0 * percent;
 }
 
 int64_t Table::OverLimit(absl::string_view ns, int64_t more) const {

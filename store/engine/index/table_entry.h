@@ -1,4 +1,4 @@
-// The table's entry for an encoding. Private to table.cc and table_loader.cc.
+// The table's entry for an encoding. Private to table*.cc.
 #ifndef KVLINK_STORE_ENGINE_INDEX_TABLE_ENTRY_H_
 #define KVLINK_STORE_ENGINE_INDEX_TABLE_ENTRY_H_
 
@@ -20,6 +20,8 @@ struct EntryUse::Entry {
   Identity identity;
   Location location;
   Table::Places::Item place;
+  Entry* next_in_slot = nullptr;
+  Entry* prev_in_slot = nullptr;
   int32_t uses = 0;
   int32_t pins = 0;
   Codec codec = Codec::kRawBf16;

@@ -153,6 +153,7 @@ TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable, uint32_t 
     table_->bytes_ += location.bytes;
     ++table_->size_;
     ns.order.Insert(entry, entry->ghost(), location.blocks());
+    table_->AddToSlot(entry);
   }
   naming.Join();
   return outcome;

@@ -13,6 +13,7 @@
 #include "store/node/data/leases.h"
 #include "store/node/data/pulls.h"
 #include "store/node/data/pushes.h"
+#include "store/node/data/slots.h"
 #include "store/store.h"
 
 namespace kvlink::store::node {
@@ -147,6 +148,10 @@ Route RouteOf(const proto::Request& request) {
       return {Operation::kLease, Right::kRead, Route::kServing, TakeLease};
     case Body::kRelease:
       return {Operation::kLease, Right::kRead, Route::kAtOnce, ReleaseLeases};
+    case Body::kSlotDigests:
+      return {Operation::kSlots, Right::kRepair, Route::kChecking, GiveSlotDigests};
+    case Body::kSlotList:
+      return {Operation::kSlots, Right::kRepair, Route::kChecking, ListSlot};
     default:
       return {Operation::kLease, Right::kRead, Route::kAtOnce, [](std::shared_ptr<Call> call) { Renew(call); }};
   }
@@ -159,13 +164,14 @@ absl::Status CheckAddressee(const DataContext& context, const proto::Request& re
                                                     ": say hello and ask again"));
 }
 
-// Of renewals and releases, which are of the connection, no namespace is asked.
+// Of renewals and releases, which are of the connection, no namespace is asked; slots are of all namespaces.
 absl::Status CheckRights(const Session& session, const proto::Request& request, Right right) {
   const auto body = request.body_case();
   if (body == proto::Request::kRenew || body == proto::Request::kRelease) {
     return session.live(SteadyNow()) ? absl::OkStatus()
                                      : absl::UnauthenticatedError("the session has expired: open another one");
   }
+  if (request.has_slot_digests() || request.has_slot_list()) return session.CheckAll(right);
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", {request.ns().data(), request.ns().size()}));
   return session.Check(right, {request.ns().data(), request.ns().size()});
 }

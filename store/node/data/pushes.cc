@@ -282,11 +282,16 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   void CommitAll() {
     std::unique_ptr<engine::StreamingPut> push;
+    absl::Status moved;
     {
       MutexLock lock(&mutex_);
-      if (!Pass(Event::kCommit)) return;
-      push = std::move(memory_->push);
+      if (phase_ == Phase::kEnded) return;
+      // The slot may have moved away since the push began: who writes would count a replica that is none.
+      if (!commit_->Owns(key_.identity)) moved = MovedStatus(commit_->epoch());
+      if (moved.ok() && !Pass(Event::kCommit)) return;
+      if (moved.ok()) push = std::move(memory_->push);
     }
+    if (!moved.ok()) return End(moved);
     context_->core->engine->CommitPush(
         std::move(push),
         [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); });

@@ -52,8 +52,8 @@ class Asked : public prometheus::Collectable {
 
 absl::string_view OperationName(Operation operation) {
   static constexpr absl::string_view kNames[kOperations] = {
-      "hello",   "lookup",      "pull",        "push_begin",     "push",         "action",        "lease",
-      "session", "catalog_put", "catalog_get", "catalog_delete", "catalog_list", "administration"};
+      "hello", "lookup",  "pull",        "push_begin",  "push",           "action",       "lease",
+      "slots", "session", "catalog_put", "catalog_get", "catalog_delete", "catalog_list", "administration"};
   return kNames[static_cast<int>(operation)];
 }
 

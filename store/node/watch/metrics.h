@@ -30,6 +30,7 @@ enum class Operation : uint8_t {
   kPush,
   kAction,
   kLease,
+  kSlots,
   kSession,
   kCatalogPut,
   kCatalogGet,
@@ -37,7 +38,7 @@ enum class Operation : uint8_t {
   kCatalogList,
   kAdministration
 };
-inline constexpr int kOperations = 13;
+inline constexpr int kOperations = 14;
 absl::string_view OperationName(Operation operation);
 
 class Metrics {

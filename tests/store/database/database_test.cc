@@ -243,6 +243,42 @@ TEST(DatabaseTest, AUserWithoutRightsIsTold) {
   EXPECT_TRUE(absl::IsPermissionDenied(database.Open(poor)->Prepare(Soon())));
 }
 
+// What servers say where they are full, in each other's way, or stopping. A trigger says it in their place.
+TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  database.Sql(
+      "CREATE TABLE public.errors (state text, times bigint); CREATE SEQUENCE public.said; "
+      "CREATE FUNCTION public.say() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE e public.errors; BEGIN "
+      "SELECT * INTO e FROM public.errors; IF nextval('public.said') <= e.times THEN RAISE 'as asked' USING "
+      "ERRCODE = e.state; END IF; RETURN NEW; END $$; CREATE TRIGGER say BEFORE INSERT ON kvlink.documents FOR "
+      "EACH ROW EXECUTE FUNCTION public.say()");
+  DatabaseOptions options = database.options();
+  options.patience = absl::Milliseconds(50);
+  const auto catalog = database.Open(options);
+  int number = 0;
+  const auto put_with = [&](const std::string& state, int times) {
+    database.Sql(absl::StrCat("DELETE FROM public.errors; INSERT INTO public.errors VALUES ('", state, "', ", times,
+                              "); ALTER SEQUENCE public.said RESTART"));
+    return catalog->PutDocument("ns", absl::StrCat("document-", number++), EntryWith({1}, 1));
+  };
+  const auto full = put_with("53100", 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  EXPECT_THAT(Message(full), HasSubstr("no disk space"));
+  for (const char* in_the_way : {"40001", "40P01", "23505"}) {
+    EXPECT_EQ(put_with(in_the_way, 3), absl::OkStatus()) << in_the_way;
+  }
+  EXPECT_TRUE(absl::IsAborted(put_with("40P01", 1000)));
+  EXPECT_EQ(put_with("57P01", 1), absl::OkStatus());
+  EXPECT_TRUE(absl::IsUnavailable(put_with("57P01", 1000)));
+  EXPECT_TRUE(absl::IsUnavailable(put_with("25006", 1000)));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(put_with("57014", 1)));
+  const auto other = put_with("22000", 1);
+  EXPECT_EQ(other.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(Message(other), AllOf(HasSubstr("as asked"), HasSubstr("22000")));
+  EXPECT_EQ(put_with("00000", 0), absl::OkStatus());
+}
+
 TEST(DatabaseTest, TakesNoPasswordInTheConnectionString) {
   for (const char* text : {"postgresql://kvlink:secret@127.0.0.1/x", "host=127.0.0.1 password=secret",
                            "postgresql://127.0.0.1/x?password=secret", "nonsense secret"}) {

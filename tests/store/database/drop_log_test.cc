@@ -147,6 +147,29 @@ TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
   EXPECT_TRUE(database->ReadDrops(fast, 10, Soon())->caught_up);
 }
 
+// As after a dump was read into a new server, whose transactions begin at small numbers.
+TEST(DropLogTest, GoesOnWherePositionsAreOfAnotherServer) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  ASSERT_TRUE(database->Register(NodeOf(1), Soon()).ok() && database->Register(NodeOf(2), Soon()).ok());
+  for (const char* table : {"consumers", "drop_log_trimmed"}) {
+    database.Sql(absl::StrCat("UPDATE kvlink.", table, " SET transaction = '999999999999'"));
+  }
+  const auto there = *database->PositionOf(NodeOf(1), Soon());
+  EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(there, 10, Soon()).status()));
+  const DropPosition end = *database->End(Soon());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(database->WaitForConsumers(end, {NodeOf(2)}, SteadyNow())));
+  auto position = *database->Register(NodeOf(1), Soon());
+  EXPECT_LE(position, *database->End(Soon()));
+  EXPECT_TRUE(database->Trim(absl::Hours(1), Soon()).ok());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
+  ASSERT_EQ(database->StorePosition(NodeOf(2), position, Soon()), absl::OkStatus());
+  EXPECT_EQ(*database->PositionOf(NodeOf(2), Soon()), position);
+  EXPECT_EQ(database->WaitForConsumers(end, {NodeOf(1), NodeOf(2)}, Soon()), absl::OkStatus());
+}
+
 TEST(DropLogTest, ForgetsAllAfterABackupWasRestored) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;

@@ -56,6 +56,17 @@ TEST(Access, AFileGrantsWhatItSays) {
   }
 }
 
+TEST(Access, RepairReadsAndNeitherWritesNorAdministers) {
+  const auto list = AccessList::Parse("peer 0123456789abcdef repair *\nwriter 1123456789abcdef write *\n");
+  ASSERT_TRUE(list.ok()) << list.status();
+  const auto peer = list->Find("0123456789abcdef"), writer = list->Find("1123456789abcdef");
+  ASSERT_TRUE(peer.ok() && writer.ok());
+  EXPECT_TRUE(peer->Allows(Right::kRead, "ns").ok());
+  EXPECT_TRUE(peer->AllowsAll(Right::kRepair).ok());
+  for (const Right right : {Right::kWrite, Right::kAdmin}) EXPECT_FALSE(peer->Allows(right, "ns").ok());
+  EXPECT_FALSE(writer->AllowsAll(Right::kRepair).ok());
+}
+
 TEST(Access, WithoutAFileEverybodyMayDoEverything) {
   const auto anybody = AccessList().Find("");
   ASSERT_TRUE(anybody.ok());

@@ -1,0 +1,209 @@
+// Batch by batch: what is dropped is remembered, then removed, and only then does the position move on: in the store
+// with the removals, in memory after them, in the database at last.
+#include "store/cluster/repair/drops.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr int64_t kBatch = 4096;  // drops of one read
+constexpr absl::Duration kMaxPause = absl::Seconds(5);
+
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsAborted(status) ||
+         absl::IsResourceExhausted(status);
+}
+
+}  // namespace
+
+DropConsumer::DropConsumer(engine::Engine* engine, database::DropLog* log, DropOptions options)
+    : engine_(engine),
+      log_(log),
+      options_(std::move(options)),
+      memory_(std::make_shared<DropMemory>(options_.remembered)) {}
+
+DropConsumer::~DropConsumer() { Stop(); }
+
+DropPosition DropConsumer::Ours(const database::DropPosition& position) const {
+  return {options_.log, position.transaction, position.sequence};
+}
+
+database::DropPosition DropConsumer::Theirs(const DropPosition& position) const {
+  return {position.transaction, position.sequence};
+}
+
+absl::Time DropConsumer::Deadline() const { return SteadyNow() + options_.request_timeout; }
+
+void DropConsumer::Report(absl::string_view event, absl::string_view what) const {
+  if (options_.report) options_.report(event, what);
+}
+
+// Finds out where this node is in the log.
+absl::Status DropConsumer::Begin() {
+  const DropPosition kept = engine_->dropped();
+  if (kept.log != options_.log) {
+    if (!engine_->Stats().namespaces.empty()) return Empty("what it holds was not kept by this log");
+    KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
+    KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
+    memory_->Reset(Ours(registered));
+    return absl::OkStatus();
+  }
+  const auto known = log_->PositionOf(options_.node, Deadline());
+  if (absl::IsOutOfRange(known.status())) return Empty(known.status().message());
+  KVLINK_RETURN_IF_ERROR(known.status());
+  memory_->Reset(kept);
+  return absl::OkStatus();
+}
+
+absl::Status DropConsumer::Empty(absl::string_view why) {
+  Report("drop_log_emptied", why);
+  memory_->Close();
+  // Without a position: what fails behind this begins again with a store that holds nothing.
+  KVLINK_RETURN_IF_ERROR(engine_->DropAll(DropPosition()));
+  KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
+  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
+  memory_->Reset(Ours(registered));
+  MutexLock lock(&mutex_);
+  ++statistics_.emptied;
+  return absl::OkStatus();
+}
+
+// The log does not go on from where this node is.
+absl::Status DropConsumer::Lost(absl::string_view why) {
+  KVLINK_ASSIGN_OR_RETURN(const auto end, log_->End(Deadline()));
+  if (Ours(end) >= engine_->dropped()) return Empty(why);
+  Report("drop_log_went_back", why);
+  memory_->Close();
+  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(end)));
+  memory_->Reset(Ours(end));
+  MutexLock lock(&mutex_);
+  ++statistics_.went_back;
+  return absl::OkStatus();
+}
+
+absl::Status DropConsumer::CarryOut(const database::DropBatch& batch) {
+  const DropPosition end = Ours(batch.end);
+  if (batch.drops.empty() && end == engine_->dropped()) return absl::OkStatus();
+  memory_->Remember(batch.drops, end);
+  std::set<std::string> namespaces;
+  std::vector<engine::Engine::DroppedName> names;
+  for (const database::Drop& drop : batch.drops) {
+    if (drop.identity.has_value()) {
+      names.push_back({drop.ns, *drop.identity});
+    } else {
+      namespaces.insert(drop.ns);
+    }
+  }
+  for (const std::string& ns : namespaces) KVLINK_RETURN_IF_ERROR(engine_->DeleteNamespace(ns).status());
+  KVLINK_RETURN_IF_ERROR(engine_->Drop(names, end));
+  memory_->Advance(end);
+  MutexLock lock(&mutex_);
+  statistics_.drops += static_cast<int64_t>(batch.drops.size());
+  return absl::OkStatus();
+}
+
+absl::Status DropConsumer::StorePosition() {
+  const DropPosition position = engine_->dropped();
+  if (position == stored_ && SteadyNow() < stored_at_ + options_.store_position) return absl::OkStatus();
+  const absl::Status stored = log_->StorePosition(options_.node, Theirs(position), Deadline());
+  if (absl::IsOutOfRange(stored)) return Empty(stored.message());
+  KVLINK_RETURN_IF_ERROR(stored);
+  stored_ = position;
+  stored_at_ = SteadyNow();
+  return absl::OkStatus();
+}
+
+absl::Status DropConsumer::Step(bool* caught_up) {
+  *caught_up = false;
+  if (!begun_) KVLINK_RETURN_IF_ERROR(Begin());
+  begun_ = true;
+  // What failed while it emptied the node: it did not come to its end.
+  if (engine_->dropped().log != options_.log) return Empty("it was being emptied");
+  const auto batch = log_->ReadDrops(Theirs(engine_->dropped()), kBatch, Deadline());
+  if (absl::IsOutOfRange(batch.status())) return Lost(batch.status().message());
+  KVLINK_RETURN_IF_ERROR(batch.status());
+  KVLINK_RETURN_IF_ERROR(CarryOut(*batch));
+  *caught_up = batch->caught_up;
+  // Of a node that is behind, others wait for the drops and not for its telling.
+  if (!batch->drops.empty() || batch->caught_up) return StorePosition();
+  return absl::OkStatus();
+}
+
+absl::Status DropConsumer::CatchUp(absl::Time deadline) {
+  absl::Duration pause = options_.poll;
+  for (;;) {
+    bool caught_up = false;
+    const absl::Status status = Step(&caught_up);
+    if (status.ok() && caught_up) {
+      MutexLock lock(&mutex_);
+      statistics_.caught_up = true;
+      return absl::OkStatus();
+    }
+    MutexLock lock(&mutex_);
+    if (!status.ok()) {
+      ++statistics_.errors;
+      if (!MayPass(status) || stop_ || SteadyNow() + pause >= deadline) return status;
+      wake_.WaitUntil(&mutex_, SteadyNow() + pause);
+      pause = std::min(2 * pause, kMaxPause);
+    } else if (SteadyNow() >= deadline) {
+      return absl::DeadlineExceededError("the drops of the cluster were not carried out in time");
+    }
+    if (stop_) return absl::UnavailableError("the node is closing");
+  }
+}
+
+void DropConsumer::Start() {
+  thread_ = Thread("drop-log", [this] { Follow(); });
+}
+
+void DropConsumer::Stop() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    wake_.SignalAll();
+  }
+  thread_.Join();
+}
+
+void DropConsumer::Follow() {
+  absl::Duration pause = options_.poll;
+  bool gone = false;
+  // Not all nodes at once.
+  trimmed_at_ = SteadyNow() - options_.trim / 256.0 * options_.node[0];
+  for (;;) {
+    bool caught_up = false;
+    absl::Status status = Step(&caught_up);
+    if (status.ok() && caught_up && SteadyNow() >= trimmed_at_ + options_.trim) {
+      trimmed_at_ = SteadyNow();
+      status = log_->Trim(options_.retention, Deadline()).status();
+    }
+    if (!status.ok() && !std::exchange(gone, true)) Report("drop_log_gone", status.message());
+    if (status.ok() && std::exchange(gone, false)) Report("drop_log_back", "the log of drops is read again");
+    pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
+    MutexLock lock(&mutex_);
+    statistics_.caught_up = status.ok() && caught_up;
+    if (!status.ok()) ++statistics_.errors;
+    if (status.ok() && !caught_up && !stop_) continue;
+    const absl::Time until = SteadyNow() + pause;
+    while (!stop_ && wake_.WaitUntil(&mutex_, until)) {
+    }
+    if (stop_) return;
+  }
+}
+
+DropStatistics DropConsumer::statistics() const {
+  MutexLock lock(&mutex_);
+  DropStatistics statistics = statistics_;
+  statistics.position = engine_->dropped();
+  return statistics;
+}
+
+}  // namespace kvlink::store::cluster

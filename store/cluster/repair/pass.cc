@@ -1,0 +1,208 @@
+// Peer after peer for the digests, which are few messages; then slot after slot in the plan's order, gathering what is
+// to be copied until that keeps the copier busy for a while. A slot is done when every peer was compared and nothing of
+// what it lacks was left for later.
+#include "store/cluster/repair/pass.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "proto/data.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr size_t kBatch = 1024;
+constexpr int64_t kBatchBytes = int64_t{256} << 20;
+constexpr int kHot = 2;  // used again since it came, and not only by a repair
+constexpr int64_t kHotPart = 16;
+
+}  // namespace
+
+Pass::Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
+           bool pending_only)
+    : context_(context),
+      copier_(copier),
+      view_(std::move(view)),
+      hot_bytes_(context->engine->Stats().capacity_bytes / kHotPart) {
+  for (const OwnedSlot& slot : plan.slots) {
+    if (!pending_only || !context_->ledger.done(slot.slot)) work_.push_back({.slot = &slot});
+  }
+}
+
+bool Pass::Goes() const {
+  return !context_->stopping.begun() && context_->views->view()->placement.epoch() == view_->placement.epoch();
+}
+
+bool Pass::Run() {
+  const absl::Time begun = SteadyNow();
+  if (!Compare()) return false;
+  comparing_ = SteadyNow() - begun;
+  for (Work& work : work_) {
+    if (work.differ.empty()) continue;
+    if (!Goes()) return false;
+    List(&work);
+    listed_.push_back(&work);
+    if (copies_.size() >= kBatch || copy_bytes_ >= kBatchBytes) CopyAll();
+  }
+  CopyAll();
+  for (const Work& work : work_) left_ |= !context_->ledger.done(work.slot->slot);
+  return Goes();
+}
+
+bool Pass::Compare() {
+  std::map<uint16_t, std::vector<Work*>> by_peer;
+  for (Work& work : work_) {
+    work.unknown = !work.slot->given;
+    for (const uint16_t peer : work.slot->peers) by_peer[peer].push_back(&work);
+  }
+  for (const auto& [peer, work] : by_peer) {
+    if (!Goes()) return false;
+    if (CompareWith(peer, work)) continue;
+    context_->ledger.Count([](RepairStatistics* counts) { ++counts->peer_errors; });
+  }
+  for (const Work& work : work_) {
+    if (work.differ.empty() && !work.unknown) {
+      context_->ledger.Done(work.slot->slot);
+    } else {
+      context_->ledger.Left(work.slot->slot, work.more);
+    }
+  }
+  context_->ledger.Tell();
+  return Goes();
+}
+
+bool Pass::CompareWith(uint16_t peer, const std::vector<Work*>& work) {
+  const NodeId& node = view_->placement.members()[peer].node_id;
+  const auto fail = [&work](size_t from) {
+    for (size_t i = from; i < work.size(); ++i) work[i]->unknown = true;
+    return false;
+  };
+  const auto opened = context_->peers.Get(node, view_->status[peer].address);
+  if (!opened.ok()) return fail(0);
+  std::vector<uint16_t> slots;
+  for (size_t begin = 0; begin < work.size(); begin += kMaxSlotsAsked) {
+    if (context_->stopping.begun()) return fail(begin);
+    const size_t end = std::min(work.size(), begin + kMaxSlotsAsked);
+    slots.clear();
+    for (size_t i = begin; i < end; ++i) slots.push_back(work[i]->slot->slot);
+    const auto theirs = (*opened)->SlotDigests(slots);
+    if (!theirs.ok() || theirs->size() != slots.size()) {
+      context_->peers.Failed(node);
+      return fail(begin);
+    }
+    context_->peers.Worked(node);
+    const std::vector<SlotDigest> ours = context_->engine->SlotDigests(slots);
+    for (size_t i = begin; i < end; ++i) {
+      const SlotDigest &a = ours[i - begin], &b = (*theirs)[i - begin];
+      if (a == b || b.encodings == 0) continue;
+      work[i]->differ.push_back(peer);
+      work[i]->more = std::max(work[i]->more, static_cast<int64_t>(b.bytes) - static_cast<int64_t>(a.bytes));
+    }
+    context_->ledger.Count(
+        [&slots](RepairStatistics* counts) { counts->slots_compared += static_cast<int64_t>(slots.size()); });
+  }
+  return true;
+}
+
+void Pass::List(Work* work) {
+  WantedByKey wanted;
+  for (const uint16_t peer : work->differ) {
+    if (ListAt(peer, *work, &wanted).ok()) continue;
+    work->unknown = true;
+    context_->ledger.Count([](RepairStatistics* counts) { ++counts->peer_errors; });
+  }
+  context_->ledger.Count([](RepairStatistics* counts) { ++counts->slots_listed; });
+  Choose(work, std::move(wanted));
+}
+
+absl::Status Pass::ListAt(uint16_t peer, const Work& work, WantedByKey* wanted) {
+  const NodeId& node = view_->placement.members()[peer].node_id;
+  const std::string& address = view_->status[peer].address;
+  KVLINK_ASSIGN_OR_RETURN(const auto opened, context_->peers.Get(node, address));
+  std::optional<SlotEntry> after;
+  for (bool more = true; more;) {
+    if (context_->stopping.begun()) return absl::CancelledError("repair ends");
+    auto listing = opened->ListSlot(work.slot->slot, after);
+    if (!listing.ok()) {
+      context_->peers.Failed(node);
+      return listing.status();
+    }
+    if (context_->drops != nullptr && !context_->drops->Knows(listing->dropped)) {
+      return absl::UnavailableError("the peer has not carried out the drops that this node has forgotten");
+    }
+    more = listing->more && !listing->encodings.empty();
+    if (more) after = listing->encodings.back();
+    for (SlotEntry& entry : listing->encodings) {
+      engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
+      const auto here = context_->engine->Find(key);
+      if (here.has_value() && here->location.etag.bytes >= entry.etag.bytes) continue;
+      const CopySource source{node, address, listing->dropped};
+      const auto [known, added] = wanted->try_emplace(std::move(key));
+      Wanted& want = known->second;
+      if (!added && want.entry.etag == entry.etag) {
+        want.entry.heat = std::max(want.entry.heat, entry.heat);
+        want.sources.push_back(source);
+      } else if (added || want.entry.etag.bytes < entry.etag.bytes) {
+        want = {std::move(entry), {source}};
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Pass::Choose(Work* work, WantedByKey wanted) {
+  for (auto& [key, want] : wanted) {
+    Copy copy{.slot = work->slot->slot};
+    bool dropped = false;
+    for (CopySource& source : want.sources) {
+      if (context_->drops != nullptr &&
+          context_->drops->Ask(key.ns, key.identity, source.dropped) == DropMemory::Verdict::kDropped) {
+        dropped = true;
+      } else {
+        copy.sources.push_back(std::move(source));
+      }
+    }
+    if (dropped && copy.sources.empty()) {
+      context_->ledger.Count([](RepairStatistics* counts) { ++counts->left_as_dropped; });
+      continue;
+    }
+    if (!HasRoomFor(want.entry)) {
+      context_->ledger.Count([](RepairStatistics* counts) { ++counts->left_for_room; });
+      continue;
+    }
+    copy_bytes_ += want.entry.bytes;
+    copy.entry = std::move(want.entry);
+    copies_.push_back(std::move(copy));
+  }
+}
+
+bool Pass::HasRoomFor(const SlotEntry& entry) {
+  if (context_->engine->HasRoom(entry.ns, copy_bytes_ + entry.bytes)) return true;
+  if (entry.heat < kHot || hot_taken_ + entry.bytes > hot_bytes_) return false;
+  hot_taken_ += entry.bytes;
+  return true;
+}
+
+void Pass::CopyAll() {
+  copier_->Run(&copies_);
+  std::bitset<kSlots> again;
+  for (const Copy& copy : copies_) {
+    if (copy.outcome == Copy::Outcome::kFailed) again.set(copy.slot);
+    context_->ledger.Count([&copy](RepairStatistics* counts) {
+      counts->failed += copy.outcome == Copy::Outcome::kFailed;
+      counts->left_for_room += copy.outcome == Copy::Outcome::kNoRoom;
+      counts->left_as_dropped += copy.outcome == Copy::Outcome::kDropped;
+    });
+  }
+  for (const Work* const work : listed_) {
+    if (!work->unknown && !again.test(work->slot->slot)) context_->ledger.Done(work->slot->slot);
+  }
+  copies_.clear();
+  listed_.clear();
+  copy_bytes_ = 0;
+  context_->ledger.Tell();
+}
+
+}  // namespace kvlink::store::cluster

@@ -1,0 +1,69 @@
+// One pass over slots of a plan: compares them with the other owners, lists those that differ, copies what lacks.
+//
+// Thread-safety: by one thread. Lifetime: within that of the context and the copier.
+#ifndef KVLINK_STORE_CLUSTER_REPAIR_PASS_H_
+#define KVLINK_STORE_CLUSTER_REPAIR_PASS_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "store/cluster/repair/context.h"
+#include "store/cluster/repair/copier.h"
+#include "store/cluster/repair/plan.h"
+
+namespace kvlink::store::cluster {
+
+class Pass {
+ public:
+  // `pending_only`: only slots that are not done.
+  Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
+       bool pending_only);
+
+  // False: it was cut short, since the placement has changed or the repairer is to end.
+  bool Run();
+  // Whether a slot of those that were asked for is not done.
+  bool left() const { return left_; }
+  absl::Duration comparing() const { return comparing_; }
+
+ private:
+  struct Work {
+    const OwnedSlot* slot = nullptr;
+    SlotOwners differ;     // of the peers
+    bool unknown = false;  // some peer could not be asked, or something was not copied
+    int64_t more = 0;      // bytes that a peer has more
+  };
+  struct Wanted {
+    SlotEntry entry;
+    std::vector<CopySource> sources;
+  };
+  using WantedByKey = std::map<engine::EncodingKey, Wanted>;
+
+  bool Goes() const;
+  bool Compare();
+  // Of the peer; false: it could not be asked.
+  bool CompareWith(uint16_t peer, const std::vector<Work*>& work);
+  void List(Work* work);
+  absl::Status ListAt(uint16_t peer, const Work& work, WantedByKey* wanted);
+  void Choose(Work* work, WantedByKey wanted);
+  // Whether the store takes it: not where something would have to go for what is not hotter.
+  bool HasRoomFor(const SlotEntry& entry);
+  void CopyAll();
+
+  RepairContext* const context_;
+  Copier* const copier_;
+  const std::shared_ptr<const View> view_;
+  const int64_t hot_bytes_;  // that may be copied in this pass although something goes for it
+  std::vector<Work> work_;
+  std::vector<Copy> copies_;
+  std::vector<Work*> listed_;  // whose copies are among copies_
+  int64_t copy_bytes_ = 0, hot_taken_ = 0;
+  bool left_ = false;
+  absl::Duration comparing_;
+};
+
+}  // namespace kvlink::store::cluster
+
+#endif  // KVLINK_STORE_CLUSTER_REPAIR_PASS_H_

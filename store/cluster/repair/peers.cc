@@ -1,0 +1,120 @@
+#include "store/cluster/repair/peers.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr absl::Duration kMaxRest = absl::Minutes(1);
+
+class RemotePeer : public RepairPeer {
+ public:
+  explicit RemotePeer(std::unique_ptr<client::RemoteStore> store) : store_(std::move(store)) {}
+  absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override {
+    return store_->SlotDigests(slots);
+  }
+  absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) override {
+    return store_->ListSlot(slot, after);
+  }
+  absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry& entry, absl::Time deadline) override {
+    return store_->Read(entry.ns, entry.identity, entry.codec, entry.etag, deadline);
+  }
+
+ private:
+  const std::unique_ptr<client::RemoteStore> store_;
+};
+
+}  // namespace
+
+OpenPeer RemotePeers(client::RemoteOptions options) {
+  // Mapped memory may be taken back while a copy is written from it.
+  options.map = false;
+  // A hundred peers cost no more memory and threads than one.
+  if (options.resources == nullptr) {
+    options.resources = client::NewClientResources({.receive_bytes = options.receive_bytes,
+                                                    .sending_bytes = options.sending_bytes,
+                                                    .idle_memory = options.idle_memory});
+  }
+  return [options](const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
+    client::RemoteOptions of = options;
+    of.address = address;
+    KVLINK_ASSIGN_OR_RETURN(auto store, client::OpenRemote(of));
+    return std::make_shared<RemotePeer>(std::move(store));
+  };
+}
+
+absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const std::string& address) {
+  {
+    MutexLock lock(&mutex_);
+    State& state = states_[node];
+    if (SteadyNow() < state.not_before) return absl::UnavailableError("the peer rests after an error");
+    if (state.peer != nullptr && state.address == address) return state.peer;
+  }
+  auto opened = open_(address);
+  if (!opened.ok()) {
+    Failed(node);
+    return opened.status();
+  }
+  MutexLock lock(&mutex_);
+  State& state = states_[node];
+  state.peer = *opened;
+  state.address = address;
+  return *opened;
+}
+
+void Peers::Worked(const NodeId& node) {
+  MutexLock lock(&mutex_);
+  states_[node].rest = absl::ZeroDuration();
+}
+
+void Peers::Failed(const NodeId& node) {
+  std::shared_ptr<RepairPeer> closed;  // without the lock
+  MutexLock lock(&mutex_);
+  State& state = states_[node];
+  closed = std::move(state.peer);
+  if (SteadyNow() < state.not_before) return;  // of requests that went on side by side, the first counts
+  state.rest = std::clamp(2 * state.rest, rest_, kMaxRest);
+  state.not_before = SteadyNow() + state.rest;
+}
+
+bool Peers::Rests(const NodeId& node) const {
+  MutexLock lock(&mutex_);
+  const auto state = states_.find(node);
+  return state != states_.end() && SteadyNow() < state->second.not_before;
+}
+
+void Peers::Keep(const std::vector<Member>& members) {
+  std::map<NodeId, State> gone;  // closed without the lock
+  MutexLock lock(&mutex_);
+  for (const Member& member : members) {
+    auto state = states_.extract(member.node_id);
+    if (state.empty()) continue;
+    state.mapped().not_before = absl::InfinitePast();
+    gone.insert(std::move(state));
+  }
+  states_.swap(gone);
+}
+
+void Peers::Began(const NodeId& node, int64_t bytes) {
+  MutexLock lock(&mutex_);
+  states_[node].asked += bytes;
+  states_[node].asked_ever += bytes;
+}
+
+void Peers::Ended(const NodeId& node, int64_t bytes) {
+  MutexLock lock(&mutex_);
+  states_[node].asked -= bytes;
+}
+
+std::pair<int64_t, int64_t> Peers::Load(const NodeId& node) const {
+  MutexLock lock(&mutex_);
+  const auto state = states_.find(node);
+  return state == states_.end() ? std::pair<int64_t, int64_t>()
+                                : std::pair(state->second.asked, state->second.asked_ever);
+}
+
+}  // namespace kvlink::store::cluster

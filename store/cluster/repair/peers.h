@@ -1,0 +1,81 @@
+// The other nodes, as repair sees them: each is opened when it is first needed, kept while it works, and left alone for
+// a while after an error.
+//
+// Thread-safety: all methods.
+#ifndef KVLINK_STORE_CLUSTER_REPAIR_PEERS_H_
+#define KVLINK_STORE_CLUSTER_REPAIR_PEERS_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/mutex.h"
+#include "proto/slots.h"
+#include "store/client/remote.h"
+#include "store/cluster/placement.h"
+#include "store/encodings.h"
+
+namespace kvlink::store::cluster {
+
+// One of them. Thread-safety: all methods. Each ends within a timeout of its own.
+class RepairPeer {
+ public:
+  virtual ~RepairPeer() = default;
+  // As client::RemoteStore's of these names.
+  virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;
+  virtual absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) = 0;
+  // As EncodingStore's. The bytes of the lease stay what they are.
+  virtual absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry& entry, absl::Time deadline) = 0;
+};
+
+// Errors as client::OpenRemote.
+using OpenPeer = std::function<absl::StatusOr<std::shared_ptr<RepairPeer>>(const std::string& address)>;
+// Over the network. `options`: of each but for its address; the key has the right `repair` over all namespaces.
+OpenPeer RemotePeers(client::RemoteOptions options);
+
+class Peers {
+ public:
+  // After an error a peer rests for `rest`, then twice as long, up to a minute.
+  Peers(OpenPeer open, absl::Duration rest) : open_(std::move(open)), rest_(rest) {}
+
+  // UNAVAILABLE: it rests. Errors of OpenPeer, after which it does.
+  absl::StatusOr<std::shared_ptr<RepairPeer>> Get(const NodeId& node, const std::string& address);
+  // It did what it was asked for.
+  void Worked(const NodeId& node);
+  // It did not: it is opened anew, after a rest.
+  void Failed(const NodeId& node);
+  // Whether it rests.
+  bool Rests(const NodeId& node) const;
+  // There is news of the members: forgets who is not among them, and nobody rests any more.
+  void Keep(const std::vector<Member>& members);
+
+  // Bytes that were asked of it and have not come, and that were ever asked of it.
+  void Began(const NodeId& node, int64_t bytes);
+  void Ended(const NodeId& node, int64_t bytes);
+  std::pair<int64_t, int64_t> Load(const NodeId& node) const;
+
+ private:
+  struct State {
+    std::shared_ptr<RepairPeer> peer;
+    std::string address;
+    absl::Duration rest;
+    absl::Time not_before = absl::InfinitePast();
+    int64_t asked = 0, asked_ever = 0;
+  };
+
+  const OpenPeer open_;
+  const absl::Duration rest_;
+  mutable Mutex mutex_;
+  std::map<NodeId, State> states_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::store::cluster
+
+#endif  // KVLINK_STORE_CLUSTER_REPAIR_PEERS_H_

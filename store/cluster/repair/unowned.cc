@@ -1,0 +1,112 @@
+// Which slots were owned lately is known from this start on: what a node held before it was started is looked at as if
+// it had owned all of it until then.
+#include "store/cluster/repair/unowned.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "base/clock.h"
+#include "proto/data.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr int64_t kPage = 1024;
+
+}  // namespace
+
+Unowned::Unowned(RepairContext* context) : context_(context), owned_until_(kSlots, SteadyNow()) {}
+
+void Unowned::Follow(const RepairPlan& plan) {
+  const absl::Time now = SteadyNow();
+  for (int slot = 0; slot < kSlots; ++slot) {
+    if (owned_.test(static_cast<size_t>(slot))) owned_until_[slot] = now;
+  }
+  owned_ = plan.owned;
+  due_ = now + context_->options.keep_unowned;
+}
+
+void Unowned::Remove(const View& view) {
+  std::vector<uint16_t> slots;
+  const absl::Time before = SteadyNow() - context_->options.keep_unowned;
+  for (int slot = 0; slot < kSlots; ++slot) {
+    if (!owned_.test(static_cast<size_t>(slot)) && owned_until_[slot] <= before) {
+      slots.push_back(static_cast<uint16_t>(slot));
+    }
+  }
+  const std::vector<SlotDigest> digests = context_->engine->SlotDigests(slots);
+  due_ =
+      slots.size() + owned_.count() == kSlots ? absl::InfiniteFuture() : SteadyNow() + context_->options.keep_unowned;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (digests[i].encodings == 0) continue;
+    if (context_->stopping.begun() || context_->views->view()->placement.epoch() != view.placement.epoch()) return;
+    if (!RemoveSlot(view, slots[i])) due_ = std::min(due_, SteadyNow() + context_->options.interval);
+  }
+}
+
+std::optional<Unowned::Owned> Unowned::AtOwners(const View& view, int slot) {
+  Owned all;
+  bool first = true;
+  const SlotOwners owners = AllOwners(view.placement, slot);
+  for (const uint16_t owner : owners) {
+    if (!view.alive(owner)) return std::nullopt;
+    const NodeId& node = view.placement.members()[owner].node_id;
+    const auto peer = context_->peers.Get(node, view.status[owner].address);
+    if (!peer.ok()) return std::nullopt;
+    Owned here;
+    std::optional<SlotEntry> after;
+    for (bool more = true; more;) {
+      auto listing = (*peer)->ListSlot(slot, after);
+      if (!listing.ok()) {
+        context_->peers.Failed(node);
+        return std::nullopt;
+      }
+      more = listing->more && !listing->encodings.empty();
+      if (more) after = listing->encodings.back();
+      for (const SlotEntry& entry : listing->encodings) {
+        engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
+        const auto known = all.find(key);
+        if (!first && known == all.end()) continue;
+        Etag least = entry.etag;
+        if (!first) least.bytes = std::min(least.bytes, known->second.bytes);
+        here.emplace(std::move(key), least);
+      }
+    }
+    all = std::move(here);
+    first = false;
+  }
+  if (owners.empty()) return std::nullopt;
+  return all;
+}
+
+bool Unowned::RemoveSlot(const View& view, int slot) {
+  const std::optional<Owned> owned = AtOwners(view, slot);
+  if (!owned.has_value()) return false;
+  bool all = true;
+  std::optional<engine::EncodingKey> after;
+  for (;;) {
+    const std::vector<SlotEntry> page = context_->engine->ListSlot(slot, after, kPage);
+    if (page.empty()) return all;
+    for (const SlotEntry& entry : page) {
+      after = {entry.ns, entry.identity, entry.codec};
+      const auto there = owned->find(*after);
+      if (there == owned->end() || there->second.bytes < entry.etag.bytes) {
+        all = false;
+        continue;
+      }
+      if (!context_->stopping.WaitUntil(context_->rate.Take(entry.bytes, SteadyNow()))) return false;
+      if (!context_->engine->RemoveEncoding(*after, entry.etag).ok()) {
+        all = false;
+        continue;
+      }
+      context_->ledger.Count([&entry](RepairStatistics* counts) {
+        ++counts->removed;
+        counts->removed_bytes += entry.bytes;
+      });
+    }
+  }
+}
+
+}  // namespace kvlink::store::cluster

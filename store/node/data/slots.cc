@@ -1,0 +1,44 @@
+// One answer is one message: whoever lists a slot asks again behind the last encoding that came.
+#include "store/node/data/slots.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "store/node/data/context.h"
+
+namespace kvlink::store::node {
+
+void GiveSlotDigests(std::shared_ptr<Call> call) {
+  const std::vector<uint16_t> slots = UnpackSlots(call->request().slot_digests().slots());
+  proto::Answer answer;
+  std::string* const records = answer.mutable_slot_digests_found()->mutable_records();
+  for (const SlotDigest& digest : call->context()->core->engine->SlotDigests(slots)) AppendSlotDigest(digest, records);
+  call->Answer(std::move(answer));
+}
+
+void ListSlot(std::shared_ptr<Call> call) {
+  const proto::SlotList& list = call->request().slot_list();
+  engine::Engine* const engine = call->context()->core->engine.get();
+  std::optional<engine::EncodingKey> after;
+  if (!list.after_identity().empty()) {
+    after = {list.after_ns(), ToIdentity(list.after_identity()), static_cast<Codec>(list.after_codec())};
+  }
+  proto::Answer answer;
+  proto::SlotListed* const listed = answer.mutable_slot_listed();
+  // Before the listing, which has then gone through every drop up to there.
+  ToProto(engine->dropped(), listed->mutable_dropped());
+  int64_t bytes = 0;
+  for (const SlotEntry& entry : engine->ListSlot(static_cast<int>(list.slot()), after, kMaxSlotEntries + 1)) {
+    if (bytes >= kSlotListPiece || listed->encodings_size() == kMaxSlotEntries) {
+      listed->set_more(true);
+      break;
+    }
+    ToProto(entry, listed->add_encodings());
+    bytes += static_cast<int64_t>(listed->encodings().rbegin()->ByteSizeLong()) + 4;  // with tag and length
+  }
+  call->Answer(std::move(answer));
+}
+
+}  // namespace kvlink::store::node

@@ -1,0 +1,17 @@
+// What the node has of each slot, for another that compares itself with it.
+#ifndef KVLINK_STORE_NODE_DATA_SLOTS_H_
+#define KVLINK_STORE_NODE_DATA_SLOTS_H_
+
+#include <memory>
+
+#include "store/node/data/client_connection.h"
+
+namespace kvlink::store::node {
+
+// Answer the call, from memory. REQUIRES: rights are checked; the call is of that kind.
+void GiveSlotDigests(std::shared_ptr<Call> call);
+void ListSlot(std::shared_ptr<Call> call);
+
+}  // namespace kvlink::store::node
+
+#endif  // KVLINK_STORE_NODE_DATA_SLOTS_H_

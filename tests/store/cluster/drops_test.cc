@@ -1,0 +1,314 @@
+// The drop log on nodes: what was dropped leaves, and no repair brings it back, whatever happens in between.
+#include "store/cluster/repair/drops.h"
+
+#include <atomic>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/store/cluster/engines.h"
+#include "tests/store/cluster/fake_drop_log.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+using ::kvlink::testing::EngineCluster;
+using ::kvlink::testing::Eventually;
+using ::kvlink::testing::FakeDropLog;
+using ::kvlink::testing::FaultSeeds;
+using ::kvlink::testing::MakeInSlot;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestSeed;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
+
+class DropsTest : public ::testing::Test {
+ protected:
+  DropOptions Options(int i) {
+    DropOptions options;
+    options.node = cluster_.node(i).id;
+    options.log = {9, 9, 9};
+    options.poll = absl::Milliseconds(1);
+    options.report = [this](absl::string_view event, absl::string_view) {
+      MutexLock lock(&mutex_);
+      events_.emplace_back(event);
+    };
+    return options;
+  }
+  void Consume(int i) {
+    cluster_.node(i).drops = std::make_unique<DropConsumer>(cluster_.node(i).engine.get(), &log_, Options(i));
+    const absl::Status caught_up = cluster_.node(i).drops->CatchUp(Soon());
+    ASSERT_TRUE(caught_up.ok()) << caught_up;
+  }
+  void Follow(int i) {
+    Consume(i);
+    cluster_.node(i).drops->Start();
+  }
+  // Until the node has carried out everything of the log.
+  void WaitFor(int i) {
+    EXPECT_TRUE(Eventually([&] {
+      const DropPosition position = cluster_.node(i).engine->dropped();
+      return position.transaction >= log_.last().transaction;
+    }));
+  }
+  std::vector<std::string> events() {
+    MutexLock lock(&mutex_);
+    return events_;
+  }
+
+  Mutex mutex_;
+  std::vector<std::string> events_ ABSL_GUARDED_BY(mutex_);
+  FakeDropLog log_;
+  EngineCluster cluster_{3, /*copies=*/3};
+};
+
+TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
+  Consume(0);
+  const Synthetic a = MakeInSlot(1, 1), a_q8 = MakeInSlot(1, 1, 0, Codec::kQ8), b = MakeInSlot(2, 2),
+                  c = MakeInSlot(3, 3);
+  for (const Synthetic* s : {&a, &a_q8, &b, &c}) cluster_.PutAt(0, *s);
+  cluster_.PutAt(0, c, "gone");
+  ASSERT_TRUE(cluster_.node(0).engine->PutNamespace("gone", {.capacity_bytes = 1 << 20}).ok());
+  log_.Append("ns", a.manifest.identity);
+  log_.Append("other", b.manifest.identity);
+  log_.Append("gone", std::nullopt);
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  EXPECT_FALSE(cluster_.Has(0, a) || cluster_.Has(0, a_q8) || cluster_.Has(0, c, "gone"));
+  EXPECT_TRUE(cluster_.Has(0, b) && cluster_.Has(0, c));
+  EXPECT_THAT(cluster_.node(0).engine->NamespaceSettingsAll(), IsEmpty());
+  EXPECT_EQ(log_.consumers()[cluster_.node(0).id].transaction, log_.last().transaction);
+  EXPECT_EQ(cluster_.node(0).drops->statistics().drops, 3);
+
+  // Started again it goes on where it was, and first carries out what came meanwhile.
+  cluster_.node(0).drops = nullptr;
+  cluster_.Reopen(0);
+  log_.Append("ns", b.manifest.identity);
+  Consume(0);
+  EXPECT_FALSE(cluster_.Has(0, b));
+  EXPECT_TRUE(cluster_.Has(0, c));
+  EXPECT_EQ(cluster_.node(0).drops->statistics().drops, 1);
+  EXPECT_THAT(events(), IsEmpty());
+}
+
+TEST_F(DropsTest, ItFollowsTheLogAndOutlivesTheDatabase) {
+  Follow(0);
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  cluster_.PutAt(0, a);
+  cluster_.PutAt(0, b);
+  log_.Append("ns", a.manifest.identity);
+  EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, a); }));
+  log_.SetGone(true);
+  EXPECT_TRUE(Eventually([&] { return cluster_.node(0).drops->statistics().errors > 2; }));
+  EXPECT_TRUE(cluster_.Has(0, b));
+  log_.Append("ns", b.manifest.identity);
+  log_.SetGone(false);
+  EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, b); }));
+  EXPECT_TRUE(Eventually([&] { return cluster_.node(0).drops->statistics().caught_up; }));
+  EXPECT_THAT(events(), ElementsAre("drop_log_gone", "drop_log_back"));
+}
+
+TEST_F(DropsTest, ANodeDoesNotServeBeforeItHasCaughtUp) {
+  Consume(0);
+  const Synthetic a = MakeSynthetic(1);
+  cluster_.PutAt(0, a);
+  cluster_.node(0).drops = nullptr;
+  log_.Append("ns", a.manifest.identity);
+  log_.SetGone(true);
+  DropConsumer drops(cluster_.node(0).engine.get(), &log_, Options(0));
+  EXPECT_EQ(drops.CatchUp(SteadyNow() + absl::Milliseconds(20)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(cluster_.Has(0, a));
+  log_.SetGone(false);
+  EXPECT_TRUE(drops.CatchUp(Soon()).ok());
+  EXPECT_FALSE(cluster_.Has(0, a));
+}
+
+TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
+  const Synthetic a = MakeSynthetic(1);
+  const auto restarted = [&](const std::function<void()>& meanwhile) {
+    cluster_.PutAt(0, a);
+    cluster_.node(0).drops = nullptr;
+    meanwhile();
+    Consume(0);
+    return !cluster_.Has(0, a) && cluster_.node(0).drops->statistics().emptied == 1;
+  };
+  Consume(0);
+  EXPECT_FALSE(restarted([] {}));
+  // The log was trimmed beyond its position.
+  EXPECT_TRUE(restarted([&] {
+    log_.Append("ns", a.manifest.identity);
+    log_.TrimAll();
+  }));
+  // It is not known to the database any more.
+  EXPECT_TRUE(restarted([&] { ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Soon()).ok()); }));
+  // Its position is of another log.
+  EXPECT_TRUE(restarted([&] { ASSERT_TRUE(cluster_.node(0).engine->Drop({}, {{1}, 5, 5}).ok()); }));
+  // It was never a consumer, and holds something.
+  EXPECT_TRUE(restarted([&] { ASSERT_TRUE(cluster_.node(0).engine->Drop({}, {}).ok()); }));
+  // While it runs.
+  cluster_.PutAt(0, a);
+  cluster_.node(0).drops->Start();
+  ASSERT_TRUE(log_.ForgetConsumers(Soon()).ok());
+  log_.MoveOn();
+  EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, a); }));
+  cluster_.PutAt(0, a);
+  WaitFor(0);
+  EXPECT_TRUE(cluster_.Has(0, a));
+}
+
+TEST_F(DropsTest, ADatabaseThatWentBackIsNoticedAndGoneOnWith) {
+  Follow(0);
+  const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
+  cluster_.PutAt(0, a);
+  cluster_.PutAt(0, b);
+  WaitFor(0);
+  const FakeDropLog::State yesterday = log_.Save();
+  log_.Append("ns", a.manifest.identity);
+  EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, a); }));
+  log_.Restore(yesterday);
+  EXPECT_TRUE(Eventually([&] { return cluster_.node(0).drops->statistics().went_back == 1; }));
+  EXPECT_TRUE(cluster_.Has(0, b)) << "what it holds it keeps";
+  log_.Append("ns", b.manifest.identity);
+  EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, b); }));
+  EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
+}
+
+TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
+  const auto at = [](uint64_t transaction) { return DropPosition{{7}, transaction, 0}; };
+  const Identity a = MakeSynthetic(1).manifest.identity, b = MakeSynthetic(2).manifest.identity;
+  using Verdict = DropMemory::Verdict;
+  DropMemory memory(/*remembered=*/2);
+  EXPECT_EQ(memory.Ask("ns", a, at(5)), Verdict::kUnknown);
+  memory.Reset(at(10));
+  EXPECT_EQ(memory.Ask("ns", a, at(9)), Verdict::kUnknown);
+  EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kAllowed);
+  EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAhead);
+  EXPECT_EQ(memory.Ask("ns", a, (DropPosition{{8}, 10, 0})), Verdict::kUnknown);
+  EXPECT_FALSE(memory.WaitFor(at(11), SteadyNow() + absl::Milliseconds(1)));
+  // From the moment on from which it is remembered, before it is carried out.
+  memory.Remember({{"ns", a}}, at(11));
+  EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kDropped);
+  EXPECT_EQ(memory.Ask("ns", b, at(10)), Verdict::kAllowed);
+  EXPECT_EQ(memory.Ask("other", a, at(10)), Verdict::kAllowed);
+  memory.Advance(at(11));
+  EXPECT_TRUE(memory.WaitFor(at(11), SteadyNow()));
+  EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kDropped);
+  EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAllowed) << "the peer has it although it carried the drop out";
+  memory.Remember({{"all", std::nullopt}}, at(12));
+  memory.Advance(at(12));
+  EXPECT_EQ(memory.Ask("all", b, at(11)), Verdict::kDropped);
+  EXPECT_EQ(memory.Ask("all", b, at(12)), Verdict::kAllowed);
+  // The oldest is forgotten: whoever is before it is not believed any more.
+  memory.Remember({{"ns", b}}, at(13));
+  memory.Advance(at(13));
+  EXPECT_EQ(memory.Ask("ns", b, at(10)), Verdict::kUnknown);
+  EXPECT_EQ(memory.Ask("ns", b, at(11)), Verdict::kDropped);
+  EXPECT_FALSE(memory.Knows(at(10)));
+  memory.Close();
+  EXPECT_EQ(memory.Ask("ns", a, at(13)), Verdict::kUnknown);
+}
+
+// Three nodes that hold the same repair each other without a pause, while documents come and are dropped, nodes stop
+// consuming, start again, lose their disks, and the log is trimmed. What was dropped and did not come again is nowhere
+// once all have caught up; and on no node, at any time after that node carried the drop out.
+TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
+  for (int run = 0; run < FaultSeeds(); ++run) {
+    const uint64_t seed = TestSeed() + static_cast<uint64_t>(run);
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    FakeDropLog log;
+    EngineCluster cluster(3, /*copies=*/3);
+    const auto consume = [&](int i) {
+      DropOptions options;
+      options.node = cluster.node(i).id;
+      options.log = {9};
+      options.poll = absl::Milliseconds(1 + static_cast<int>(random() % 4));
+      options.remembered = 1 + static_cast<int64_t>(random() % 40);
+      options.trim = absl::Milliseconds(20);
+      options.store_position = absl::Milliseconds(1);
+      cluster.node(i).drops = std::make_unique<DropConsumer>(cluster.node(i).engine.get(), &log, options);
+      const absl::Status caught_up = cluster.node(i).drops->CatchUp(Soon());
+      ASSERT_TRUE(caught_up.ok()) << caught_up;
+      cluster.node(i).drops->Start();
+      cluster.StartRepair(i, [](RepairOptions* repair) { repair->interval = absl::Milliseconds(1); });
+    };
+    // Answers linger, so that drops overtake copies.
+    for (int i = 0; i < 3; ++i) {
+      cluster.node(i).faults.before_answer = [i, seed] {
+        thread_local std::mt19937_64 lingering(seed + static_cast<uint64_t>(i));
+        absl::SleepFor(absl::Microseconds(lingering() % 3000));
+      };
+      consume(i);
+    }
+    std::vector<Synthetic> all;
+    std::set<size_t> live;
+    for (int step = 0; step < 150; ++step) {
+      const int node = static_cast<int>(random() % 3);
+      switch (random() % 10) {
+        case 0:
+        case 1:
+        case 2:
+        case 3:
+        case 4:
+          // A write that reached only some owners.
+          all.push_back(MakeInSlot(1 + all.size(), static_cast<int>(random() % 3)));
+          live.insert(all.size() - 1);
+          cluster.PutAt(node, all.back());
+          if (random() % 2 == 0) cluster.PutAt((node + 1) % 3, all.back());
+          break;
+        case 9:
+          if (step % 4 != 0) break;
+          cluster.StopRepair(node);
+          cluster.node(node).drops = nullptr;
+          // The others ask it meanwhile, so that it is not taken away from under them.
+          for (int i = 0; i < 3; ++i) cluster.StopRepair(i);
+          if (random() % 3 == 0) {
+            cluster.Replace(node);
+          } else {
+            cluster.Reopen(node);
+          }
+          consume(node);
+          for (int i = 0; i < 3; ++i) {
+            if (i != node)
+              cluster.StartRepair(i, [](RepairOptions* repair) { repair->interval = absl::Milliseconds(1); });
+          }
+          break;
+        default: {
+          if (live.empty()) break;
+          // A document that was written long enough ago: no push of it is on its way.
+          const auto dropped = std::next(live.begin(), static_cast<int64_t>(random() % live.size()));
+          log.Append("ns", all[*dropped].manifest.identity);
+          live.erase(dropped);
+        }
+      }
+      absl::SleepFor(absl::Microseconds(random() % 2000));
+      // Whatever a node has carried out it does not hold, now or later: the step after this one finds it too.
+      if (step % 10 != 0) continue;
+      const auto last = log.last();
+      for (int i = 0; i < 3; ++i) {
+        EXPECT_TRUE(Eventually([&] { return cluster.node(i).engine->dropped().transaction >= last.transaction; }));
+        for (size_t s = 0; s < all.size(); ++s) {
+          EXPECT_FALSE(!live.contains(s) && cluster.Has(i, all[s])) << "step " << step << " node " << i;
+        }
+      }
+    }
+    for (int i = 0; i < 3; ++i) cluster.WaitComplete(i, 3);
+    for (size_t s = 0; s < all.size(); ++s) {
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(cluster.Has(i, all[s]), live.contains(s)) << "node " << i;
+    }
+    for (int i = 0; i < 3; ++i) cluster.StopRepair(i);
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::store::cluster

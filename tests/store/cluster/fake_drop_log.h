@@ -1,0 +1,153 @@
+// A drop log in memory, with the promises of store/database/drop_log.h: positions, registration, trimming, and the ways
+// in which a database goes away and comes back older.
+#ifndef KVLINK_TESTS_STORE_CLUSTER_FAKE_DROP_LOG_H_
+#define KVLINK_TESTS_STORE_CLUSTER_FAKE_DROP_LOG_H_
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/mutex.h"
+#include "store/database/drop_log.h"
+
+namespace kvlink::testing {
+
+// Thread-safe.
+class FakeDropLog : public store::database::DropLog {
+ public:
+  using NodeId = store::database::NodeId;
+  using DropPosition = store::database::DropPosition;
+
+  void Append(const std::string& ns, std::optional<Identity> identity) {
+    MutexLock lock(&mutex_);
+    last_ = {last_.transaction + 1, 1};
+    rows_.push_back({last_, {ns, identity}});
+  }
+  // Other transactions go on.
+  void MoveOn() {
+    MutexLock lock(&mutex_);
+    last_ = {last_.transaction + 1, 0};
+  }
+  // Forgets rows up to here, whoever has read them.
+  void TrimAll() {
+    MutexLock lock(&mutex_);
+    rows_.clear();
+    trimmed_ = last_;
+  }
+  void SetGone(bool gone) {
+    MutexLock lock(&mutex_);
+    gone_ = gone;
+  }
+  // As it is now; and back to that.
+  struct State {
+    DropPosition last, trimmed;
+    std::vector<std::pair<DropPosition, store::database::Drop>> rows;
+    std::map<NodeId, DropPosition> consumers;
+  };
+  State Save() {
+    MutexLock lock(&mutex_);
+    return {last_, trimmed_, rows_, consumers_};
+  }
+  void Restore(State state) {
+    MutexLock lock(&mutex_);
+    last_ = state.last;
+    trimmed_ = state.trimmed;
+    rows_ = std::move(state.rows);
+    consumers_ = std::move(state.consumers);
+  }
+  std::map<NodeId, DropPosition> consumers() {
+    MutexLock lock(&mutex_);
+    return consumers_;
+  }
+  DropPosition last() {
+    MutexLock lock(&mutex_);
+    return last_;
+  }
+
+  absl::StatusOr<DropPosition> Register(const NodeId& node, absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    DropPosition slowest = last_;
+    for (const auto& [other, position] : consumers_) {
+      if (other != node) slowest = std::min(slowest, position);
+    }
+    return consumers_[node] = std::max(slowest, trimmed_);
+  }
+  absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    const auto known = consumers_.find(node);
+    if (known == consumers_.end()) return absl::OutOfRangeError("the node is not known");
+    return known->second;
+  }
+  absl::StatusOr<store::database::DropBatch> ReadDrops(const DropPosition& after, int64_t limit, absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    if (after < trimmed_ || after > last_) return absl::OutOfRangeError("trimmed, or the database is older");
+    store::database::DropBatch batch{.end = last_, .caught_up = true};
+    for (const auto& [position, drop] : rows_) {
+      if (position <= after) continue;
+      if (static_cast<int64_t>(batch.drops.size()) == limit) {
+        batch.caught_up = false;
+        break;
+      }
+      batch.drops.push_back(drop);
+      batch.end = position;
+    }
+    if (batch.caught_up) batch.end = last_;
+    return batch;
+  }
+  absl::Status StorePosition(const NodeId& node, const DropPosition& position, absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    const auto known = consumers_.find(node);
+    if (known == consumers_.end()) return absl::OutOfRangeError("the node is not known");
+    known->second = std::max(known->second, position);
+    return absl::OkStatus();
+  }
+  absl::Status Forget(const NodeId& node, absl::Time) override {
+    MutexLock lock(&mutex_);
+    consumers_.erase(node);
+    return absl::OkStatus();
+  }
+  absl::Status ForgetConsumers(absl::Time) override {
+    MutexLock lock(&mutex_);
+    consumers_.clear();
+    rows_.clear();
+    return absl::OkStatus();
+  }
+  absl::StatusOr<DropPosition> End(absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    return last_;
+  }
+  absl::Status WaitForConsumers(const DropPosition&, absl::Span<const NodeId>, absl::Time) override {
+    return absl::UnimplementedError("");
+  }
+  absl::StatusOr<int64_t> Trim(absl::Duration, absl::Time) override {
+    MutexLock lock(&mutex_);
+    if (gone_) return Gone();
+    DropPosition slowest = last_;
+    for (const auto& [other, position] : consumers_) slowest = std::min(slowest, position);
+    const size_t before = rows_.size();
+    std::erase_if(rows_, [&](const auto& row) { return row.first <= slowest; });
+    trimmed_ = std::max(trimmed_, slowest);
+    return static_cast<int64_t>(before - rows_.size());
+  }
+
+ private:
+  static absl::Status Gone() { return absl::UnavailableError("the database is gone"); }
+
+  Mutex mutex_;
+  bool gone_ ABSL_GUARDED_BY(mutex_) = false;
+  DropPosition last_ ABSL_GUARDED_BY(mutex_) = {1, 0}, trimmed_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::pair<DropPosition, store::database::Drop>> rows_ ABSL_GUARDED_BY(mutex_);
+  std::map<NodeId, DropPosition> consumers_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvlink::testing
+
+#endif  // KVLINK_TESTS_STORE_CLUSTER_FAKE_DROP_LOG_H_

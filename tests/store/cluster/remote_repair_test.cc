@@ -1,0 +1,134 @@
+// Repair from a node in another process's place: over gRPC, with a key that may repair and no more.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "gtest/gtest.h"
+#include "store/cluster/repair/repair.h"
+#include "tests/store/cluster/engines.h"
+#include "tests/store/node/raw_client.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+using ::kvlink::testing::Eventually;
+using ::kvlink::testing::MakeInSlot;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::ScratchDirectory;
+using ::kvlink::testing::SettableView;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestNode;
+
+class RemoteRepairTest : public ::testing::Test {
+ protected:
+  RemoteRepairTest() {
+    testing::WriteAccessFile(access_.path() + "/access",
+                             "writer writer-key-123456 write *\npeer peer-key-12345678 repair *\n");
+    peer_ = std::make_unique<TestNode>(testing::Carrier::kLoopback, [this](node::NodeOptions* options) {
+      options->access_file = access_.path() + "/access";
+      options->control_address = control_.empty() ? options->control_address : control_;
+      // Memory that could be mapped, and is not.
+      options->engine.share_memory = true;
+      options->local_socket = access_.path() + "/socket";
+      // Of loopback nobody in this test has the other end.
+      options->carriers.clear();
+    });
+    control_ = (*peer_)->addresses().control;
+    engine::EngineOptions options;
+    options.dram_bytes = 8 << 20;
+    options.capacity_bytes = 256 << 20;
+    auto opened = engine::Engine::Open(directory_.path() + "/store", options);
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    engine_ = *std::move(opened);
+    self_[0] = 1;
+  }
+
+  void Publish(const std::string& address) {
+    NodeId other = {};
+    other[0] = 2;
+    auto placement = Placement::Compute(1, 2, {{.node_id = self_}, {.node_id = other}});
+    ASSERT_TRUE(placement.ok());
+    auto view = std::make_shared<View>();
+    view->placement = *std::move(placement);
+    view->status = {{.address = "", .incarnation = 1}, {.address = address, .incarnation = 1}};
+    views_.Set(std::move(view));
+  }
+  void StartRepair(const std::string& key) {
+    client::RemoteOptions client;
+    client.key = key;
+    client.name = "repair";
+    RepairOptions options;
+    options.self = self_;
+    options.open_peer = RemotePeers(client);
+    options.retry = absl::Milliseconds(10);
+    options.interval = absl::Milliseconds(50);
+    repairer_ = std::make_unique<Repairer>(engine_.get(), &views_, nullptr, std::move(options));
+    repairer_->Start();
+  }
+  void PutAtPeer(const std::vector<Synthetic>& all) {
+    client::RemoteOptions options;
+    options.address = control_;
+    options.key = "writer-key-123456";
+    auto store = client::OpenRemote(options);
+    ASSERT_TRUE(store.ok()) << store.status();
+    for (const Synthetic& s : all) {
+      const auto put = (*store)->Put("ns", s.manifest, s.spans(), SteadyNow() + absl::Seconds(60));
+      ASSERT_TRUE(put.ok()) << put.status();
+    }
+  }
+  bool HasAll(const std::vector<Synthetic>& all) {
+    for (const Synthetic& s : all) {
+      const auto found = engine_->Find({"ns", s.manifest.identity, s.manifest.codec});
+      if (!found.has_value() || found->location.etag != s.manifest.etag) return false;
+    }
+    return true;
+  }
+
+  const ScratchDirectory access_{/*in_memory=*/true}, directory_{/*in_memory=*/true};
+  std::string control_;
+  NodeId self_ = {};
+  SettableView views_;
+  std::unique_ptr<TestNode> peer_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<Repairer> repairer_;
+};
+
+TEST_F(RemoteRepairTest, WhatThePeerHasComesHere) {
+  std::vector<Synthetic> all;
+  for (uint64_t i = 0; i < 30; ++i) all.push_back(i % 3 == 0 ? MakeInSlot(i, 5) : MakeSynthetic(i, 3, 600));
+  PutAtPeer(all);
+  Publish(control_);
+  StartRepair("peer-key-12345678");
+  EXPECT_TRUE(Eventually([&] { return repairer_->progress().complete() && repairer_->statistics().passes > 0; }));
+  EXPECT_TRUE(HasAll(all));
+  EXPECT_EQ(repairer_->statistics().failed, 0);
+  EXPECT_EQ(repairer_->statistics().peer_errors, 0);
+  // Verified: what is stored is what was put.
+  for (const Synthetic& s : all) {
+    const auto lease =
+        engine_->Read({"ns", s.manifest.identity, s.manifest.codec}, s.manifest.etag, SteadyNow() + absl::Seconds(60));
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+      ASSERT_TRUE((*lease)->WaitLayer(static_cast<int64_t>(layer), SteadyNow() + absl::Seconds(60)).ok());
+      EXPECT_EQ((*lease)->layer(static_cast<int64_t>(layer)), absl::MakeConstSpan(s.slabs[layer]));
+    }
+  }
+}
+
+TEST_F(RemoteRepairTest, APeerThatComesBackIsAskedAgain) {
+  std::vector<Synthetic> all;
+  for (uint64_t i = 0; i < 10; ++i) all.push_back(MakeSynthetic(i));
+  PutAtPeer(all);
+  peer_->Stop();
+  Publish(control_);
+  StartRepair("peer-key-12345678");
+  EXPECT_TRUE(Eventually([&] { return repairer_->statistics().peer_errors > 0; }));
+  EXPECT_FALSE(repairer_->progress().complete());
+  peer_->Start();
+  EXPECT_TRUE(Eventually([&] { return repairer_->progress().complete(); }));
+  EXPECT_TRUE(HasAll(all));
+}
+
+}  // namespace
+}  // namespace kvlink::store::cluster

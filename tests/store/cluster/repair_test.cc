@@ -1,0 +1,336 @@
+// Repair between engines in one process: what a node lacks it gets, whatever its peers do meanwhile, and nothing else
+// moves.
+#include "store/cluster/repair/repair.h"
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "store/cluster/repair/rate_limit.h"
+#include "tests/store/cluster/engines.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+using ::kvlink::testing::AllDigests;
+using ::kvlink::testing::EngineCluster;
+using ::kvlink::testing::Eventually;
+using ::kvlink::testing::MakeInSlot;
+using ::kvlink::testing::MakeSynthetic;
+using ::kvlink::testing::Synthetic;
+using ::kvlink::testing::TestSeed;
+
+std::vector<Synthetic> Many(int count, uint64_t first = 1) {
+  std::vector<Synthetic> many;
+  for (int i = 0; i < count; ++i) {
+    // Some share a slot, so that slots are listed in pages.
+    const uint64_t number = first + static_cast<uint64_t>(i);
+    many.push_back(i % 4 == 0 ? MakeInSlot(number, i % 3) : MakeSynthetic(number));
+  }
+  return many;
+}
+
+int64_t BytesOwned(const EngineCluster& cluster, int node, const std::vector<Synthetic>& all) {
+  int64_t bytes = 0;
+  for (const Synthetic& s : all) bytes += cluster.Owns(node, s) ? s.bytes() : 0;
+  return bytes;
+}
+
+TEST(Repair, AnEmptiedNodeIsFilledExactly) {
+  EngineCluster cluster(3);
+  for (const Synthetic& s : Many(120)) cluster.Put(s, s.manifest.identity.bytes[5] % 2 == 0 ? "ns" : "other");
+  std::vector<SlotDigest> before = AllDigests(cluster.node(1).engine.get());
+  const int64_t bytes = cluster.node(1).engine->Stats().segment_bytes_used;
+  cluster.Replace(1);
+  cluster.StartRepair(1);
+  cluster.WaitComplete(1);
+  EXPECT_EQ(AllDigests(cluster.node(1).engine.get()), before);
+  const RepairStatistics statistics = cluster.node(1).repairer->statistics();
+  EXPECT_EQ(statistics.copied_bytes, bytes);
+  EXPECT_EQ(statistics.failed, 0);
+  EXPECT_EQ(statistics.removed, 0);
+  EXPECT_EQ(cluster.node(1).repairer->progress().bytes_left, 0);
+  // Passes of equals list nothing and copy nothing.
+  cluster.WaitComplete(1, 3);
+  EXPECT_EQ(cluster.node(1).repairer->statistics().copied, statistics.copied);
+  EXPECT_EQ(cluster.node(1).repairer->statistics().slots_listed, statistics.slots_listed);
+}
+
+TEST(Repair, DifferentBitsBecomeTheGreaterEtagEverywhere) {
+  EngineCluster cluster(3, /*copies=*/3);
+  std::mt19937_64 random(TestSeed());
+  std::vector<std::vector<Synthetic>> variants;
+  for (uint64_t i = 0; i < 40; ++i) {
+    variants.emplace_back();
+    for (int v = 0; v < 3; ++v) variants.back().push_back(MakeInSlot(i, static_cast<int>(i % 5), v));
+    for (int node = 0; node < 3; ++node) {
+      if (random() % 4 != 0) cluster.PutAt(node, variants.back()[random() % 3]);
+    }
+  }
+  std::map<uint64_t, Etag> greatest;
+  for (int node = 0; node < 3; ++node) {
+    for (uint64_t i = 0; i < variants.size(); ++i) {
+      for (const Synthetic& s : variants[i]) {
+        if (cluster.Has(node, s)) greatest[i].bytes = std::max(greatest[i].bytes, s.manifest.etag.bytes);
+      }
+    }
+  }
+  for (int node = 0; node < 3; ++node) cluster.StartRepair(node);
+  EXPECT_TRUE(Eventually([&] {
+    const auto first = AllDigests(cluster.node(0).engine.get());
+    return first == AllDigests(cluster.node(1).engine.get()) && first == AllDigests(cluster.node(2).engine.get());
+  }));
+  for (uint64_t i = 0; i < variants.size(); ++i) {
+    for (const Synthetic& s : variants[i]) {
+      EXPECT_EQ(cluster.Has(0, s), greatest.contains(i) && greatest[i] == s.manifest.etag);
+    }
+  }
+}
+
+TEST(Repair, AJoinMovesWhatTheNewMemberOwnsAndNothingElse) {
+  Mutex mutex;
+  std::vector<RepairProgress> told;
+  EngineCluster cluster(3);
+  const std::vector<Synthetic> all = Many(150);
+  for (const Synthetic& s : all) cluster.Put(s);
+  const auto quick = [](RepairOptions* options) { options->keep_unowned = absl::ZeroDuration(); };
+  for (int node = 0; node < 3; ++node) cluster.StartRepair(node, quick);
+  for (int node = 0; node < 3; ++node) cluster.WaitComplete(node);
+
+  const int joining = cluster.Add(MemberState::kJoining);
+  cluster.Publish();
+  cluster.StartRepair(joining, [&](RepairOptions* options) {
+    options->keep_unowned = absl::ZeroDuration();
+    options->progress = [&](const RepairProgress& progress) {
+      MutexLock lock(&mutex);
+      told.push_back(progress);
+    };
+  });
+  for (int node = 0; node < 4; ++node) cluster.WaitComplete(node);
+  const int64_t least = BytesOwned(cluster, joining, all);
+  EXPECT_GT(least, 0);
+  EXPECT_EQ(cluster.node(joining).repairer->statistics().copied_bytes, least);
+  for (int node = 0; node < 3; ++node) {
+    EXPECT_EQ(cluster.node(node).repairer->statistics().copied, 0);
+    EXPECT_EQ(cluster.node(node).repairer->statistics().removed, 0) << "current owners hold what they own until then";
+  }
+  {
+    MutexLock lock(&mutex);
+    ASSERT_FALSE(told.empty());
+    EXPECT_EQ(told.front().slots_done, 0);
+    EXPECT_TRUE(told.back().complete());
+    EXPECT_EQ(told.back().time_left(), absl::ZeroDuration());
+  }
+  // Once it is active, those who do not own any more what it took over let it go.
+  cluster.node(joining).state = MemberState::kActive;
+  cluster.Publish();
+  EXPECT_TRUE(Eventually([&] {
+    for (int node = 0; node < 4; ++node) {
+      for (const Synthetic& s : all) {
+        if (cluster.Has(node, s) != cluster.Owns(node, s)) return false;
+      }
+    }
+    return true;
+  }));
+  int64_t copied = 0, removed = 0;
+  for (int node = 0; node < 4; ++node) {
+    copied += cluster.node(node).repairer->statistics().copied_bytes;
+    removed += cluster.node(node).repairer->statistics().removed_bytes;
+  }
+  EXPECT_EQ(copied, least);
+  EXPECT_EQ(removed, least);
+}
+
+TEST(Repair, ADrainMovesWhatTheMemberHeldAndNothingElse) {
+  EngineCluster cluster(4);
+  const std::vector<Synthetic> all = Many(150);
+  for (const Synthetic& s : all) cluster.Put(s);
+  const int64_t least = BytesOwned(cluster, 2, all);
+  for (int node = 0; node < 4; ++node) cluster.StartRepair(node);
+  for (int node = 0; node < 4; ++node) cluster.WaitComplete(node);
+  cluster.node(2).state = MemberState::kDraining;
+  cluster.Publish();
+  for (int node = 0; node < 4; ++node) cluster.WaitComplete(node);
+  EXPECT_EQ(cluster.node(2).repairer->progress().slots, 0);
+  int64_t copied = 0;
+  for (int node = 0; node < 4; ++node) copied += cluster.node(node).repairer->statistics().copied_bytes;
+  EXPECT_EQ(copied, least);
+  for (const Synthetic& s : all) {
+    for (const int node : {0, 1, 3}) EXPECT_EQ(cluster.Has(node, s), cluster.Owns(node, s) || cluster.Has(node, s));
+    int holders = 0;
+    for (const int node : {0, 1, 3}) holders += cluster.Owns(node, s) && cluster.Has(node, s);
+    EXPECT_EQ(holders, 2);
+  }
+}
+
+TEST(Repair, NothingIsRemovedThatAnOwnerLacks) {
+  EngineCluster cluster(3);
+  std::vector<Synthetic> strays;
+  for (uint64_t i = 1; strays.size() < 20; ++i) {
+    Synthetic s = MakeSynthetic(i);
+    if (cluster.Owns(0, s)) continue;
+    cluster.PutAt(0, s);
+    if (strays.size() % 2 == 0) cluster.PutAt(1, s);  // of the two owners only one has it
+    strays.push_back(std::move(s));
+  }
+  const auto quick = [](RepairOptions* options) { options->keep_unowned = absl::ZeroDuration(); };
+  cluster.StartRepair(0, quick);
+  cluster.WaitComplete(0, 3);
+  EXPECT_EQ(cluster.node(0).repairer->statistics().removed, 0);
+  // The owners get from each other what one of them has, and then it goes here.
+  cluster.StartRepair(1, quick);
+  cluster.StartRepair(2, quick);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().removed == 10; }));
+  for (size_t i = 0; i < strays.size(); ++i) EXPECT_EQ(cluster.Has(0, strays[i]), i % 2 != 0);
+}
+
+TEST(Repair, APeerThatDiesInTheMiddleOnlyDelays) {
+  EngineCluster cluster(3, /*copies=*/3);
+  for (const Synthetic& s : Many(60)) cluster.Put(s);
+  const auto before = AllDigests(cluster.node(0).engine.get());
+  cluster.Replace(0);
+  cluster.node(1).faults.down_after = 7;
+  cluster.node(2).faults.down_after = 11;
+  cluster.StartRepair(0);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(1).faults.down && cluster.node(2).faults.down; }));
+  const RepairProgress progress = cluster.node(0).repairer->progress();
+  EXPECT_FALSE(progress.complete());
+  for (const int node : {1, 2}) cluster.node(node).faults.down_after = -1;
+  cluster.node(2).faults.down = false;
+  // The other lost its lease, and is not waited for.
+  cluster.node(1).alive = false;
+  cluster.Publish(/*moves=*/false);
+  cluster.WaitComplete(0, 0);
+  EXPECT_EQ(AllDigests(cluster.node(0).engine.get()), before);
+}
+
+TEST(Repair, ADeadOwnerIsNotWaitedForUnlessNobodyElseHasTheSlot) {
+  EngineCluster cluster(3);
+  for (const Synthetic& s : Many(60)) cluster.Put(s);
+  cluster.node(1).alive = false;
+  cluster.node(1).faults.down = true;
+  const int joining = cluster.Add(MemberState::kJoining);
+  cluster.Publish();
+  cluster.StartRepair(joining);
+  cluster.WaitComplete(joining);  // each slot has another current owner
+  cluster.StopRepair(joining);
+
+  EngineCluster single(2, /*copies=*/1);
+  for (const Synthetic& s : Many(60)) single.Put(s);
+  single.node(1).alive = false;
+  single.node(1).faults.down = true;
+  const int third = single.Add(MemberState::kJoining);
+  single.Publish();
+  single.StartRepair(third);
+  EXPECT_TRUE(Eventually([&] { return single.node(third).repairer->statistics().passes > 0; }));
+  const RepairProgress half = single.node(third).repairer->progress();
+  EXPECT_FALSE(half.complete());
+  EXPECT_GT(half.slots_done, 0);
+  single.node(1).alive = true;
+  single.node(1).faults.down = false;
+  single.Publish(/*moves=*/false);
+  single.WaitComplete(third);
+}
+
+TEST(Repair, AFrozenAndADamagedPeerAreGoneAround) {
+  for (const bool frozen : {true, false}) {
+    EngineCluster cluster(3, /*copies=*/3);
+    for (const Synthetic& s : Many(30)) cluster.Put(s);
+    const auto before = AllDigests(cluster.node(0).engine.get());
+    cluster.Replace(0);
+    (frozen ? cluster.node(1).faults.frozen : cluster.node(1).faults.damaged) = true;
+    cluster.StartRepair(0, [](RepairOptions* options) { options->copy_timeout = absl::Milliseconds(50); });
+    cluster.WaitComplete(0);
+    EXPECT_EQ(AllDigests(cluster.node(0).engine.get()), before);
+    EXPECT_GT(cluster.node(0).repairer->statistics().peer_errors, 0);
+  }
+}
+
+TEST(Repair, NothingIsEvictedForWhatIsNotHotter) {
+  EngineCluster cluster(2, /*copies=*/2, /*capacity=*/8 << 20);
+  const std::vector<Synthetic> here = Many(110), there = Many(100, 1000);
+  for (const Synthetic& s : here) cluster.PutAt(0, s);
+  for (const Synthetic& s : there) cluster.PutAt(1, s);
+  std::vector<const Synthetic*> hot;
+  for (size_t i = 0; i < 4; ++i) {
+    hot.push_back(&there[i * 7]);
+    for (int use = 0; use < 2; ++use) {
+      ASSERT_TRUE(cluster.node(1).engine->Touch({"ns", hot[i]->manifest.identity, hot[i]->manifest.codec}).ok());
+    }
+  }
+  const int64_t evictions = cluster.node(0).engine->Stats().evictions;
+  cluster.StartRepair(0);
+  cluster.WaitComplete(0);
+  const RepairStatistics statistics = cluster.node(0).repairer->statistics();
+  EXPECT_GT(statistics.left_for_room, 0);
+  for (const Synthetic* s : hot) EXPECT_TRUE(cluster.Has(0, *s));
+  int cold = 0;
+  for (const Synthetic& s : there) cold += cluster.Has(0, s);
+  EXPECT_LE(cold, 20) << "no more than there was room for, and the hot ones";
+  EXPECT_LE(cluster.node(0).engine->Stats().evictions - evictions, 8);
+}
+
+TEST(Repair, APushThatLackedACopyIsRepairedWhenAsked) {
+  EngineCluster cluster(2);
+  cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
+  cluster.WaitComplete(0, 0);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().passes == 1; }));
+  const Synthetic s = MakeSynthetic(1);
+  cluster.PutAt(1, s);
+  cluster.node(0).repairer->Ask();
+  EXPECT_TRUE(Eventually([&] { return cluster.Has(0, s); }));
+}
+
+TEST(RateLimit, NoMoreThanTheRateABurstAndTheLastGo) {
+  std::mt19937_64 random(TestSeed());
+  constexpr int64_t kRate = 1000;
+  const absl::Duration burst = absl::Seconds(2);
+  RateLimit limit(kRate, burst);
+  const absl::Time start = absl::UnixEpoch();
+  absl::Time now = start;
+  int64_t gone = 0;
+  absl::Duration idle;
+  for (int i = 0; i < 2000; ++i) {
+    if (i % 500 == 499) {
+      now += absl::Seconds(100);
+      idle += absl::Seconds(100);
+    }
+    const int64_t bytes = 1 + static_cast<int64_t>(random() % 700);
+    const absl::Time from = limit.Take(bytes, now);
+    now = std::max(now, from);
+    gone += bytes;
+    const double allowed = absl::ToDoubleSeconds(now - start) * kRate + 2 * kRate + 700;
+    ASSERT_LE(static_cast<double>(gone), allowed);
+  }
+  // And who always has something to send gets the rate.
+  EXPECT_GE(static_cast<double>(gone), 0.99 * kRate * absl::ToDoubleSeconds(now - start - idle));
+}
+
+// The copies go through the limit: so many bytes take so long, whatever the machine does.
+TEST(Repair, CopiesTakeTokens) {
+  EngineCluster cluster(2);
+  const std::vector<Synthetic> all = Many(40);
+  int64_t bytes = 0;
+  for (const Synthetic& s : all) {
+    cluster.PutAt(1, s);
+    bytes += s.bytes();
+  }
+  const absl::Time begun = SteadyNow();
+  cluster.StartRepair(0, [&](RepairOptions* options) { options->bytes_per_second = 2 * bytes; });
+  cluster.WaitComplete(0);
+  const int64_t last = all[0].bytes();
+  EXPECT_GE(SteadyNow() - begun, absl::Seconds(0.5 * static_cast<double>(bytes - last) / static_cast<double>(bytes)) -
+                                     absl::Milliseconds(100));
+  EXPECT_EQ(cluster.node(0).repairer->statistics().copied_bytes, bytes);
+}
+
+}  // namespace
+}  // namespace kvlink::store::cluster
