@@ -5,9 +5,7 @@
 
 #include <memory>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "store/cli/place.h"
 #include "store/cluster/members/membership.h"
 #include "store/cluster/replicas/replicated.h"
@@ -21,9 +19,6 @@ struct ClusterStore {
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
-
-// Makes the tables of a cluster's catalog, or brings them up to date. Errors of DatabaseCatalog::Prepare.
-absl::Status PrepareCatalog(const store::cluster::ClusterSettings& settings, absl::Time deadline);
 
 }  // namespace kvlink::cli
 

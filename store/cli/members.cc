@@ -16,11 +16,9 @@
 #include "absl/strings/str_join.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
-#include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
-#include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cluster/members/administration.h"
 #include "store/cluster/members/membership.h"
@@ -249,13 +247,6 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const auto connection, cluster::Connection::Open(address));
   KVLINK_ASSIGN_OR_RETURN(const auto made,
                           cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
-  if (!made.database.empty()) {
-    const absl::Status prepared = PrepareCatalog(made, SteadyNow() + kCallTimeout);
-    if (!prepared.ok()) {
-      std::fprintf(stderr, "kvlink cluster: its database is not prepared yet: %s\n",
-                   Printable(prepared.message()).c_str());
-    }
-  }
   absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
                cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
   return absl::OkStatus();

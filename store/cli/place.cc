@@ -27,9 +27,6 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-constexpr size_t kMinSecretBytes = 16;
-constexpr size_t kMaxSecretBytes = 4096;
-
 }  // namespace
 
 absl::StatusOr<std::string> TenantSecret(const Arguments& arguments, const StoreFlags& flags) {

@@ -9,6 +9,10 @@
 
 namespace kvlink::cli {
 
+// Of a tenant's secret, and of a key on a node.
+inline constexpr size_t kMinSecretBytes = 16;
+inline constexpr size_t kMaxSecretBytes = 4096;
+
 // The bytes of a file without one newline at their end. INVALID_ARGUMENT, naming the file and never its bytes: no
 // regular file, others may read or write it, or it has not `min_bytes` to `max_bytes`; NOT_FOUND and PERMISSION_DENIED.
 absl::StatusOr<std::string> ReadSecretFile(const std::string& path, size_t min_bytes, size_t max_bytes);

@@ -23,7 +23,10 @@
 #include "store/cli/cluster_flags.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
+#include "store/cli/secret_file.h"
 #include "store/cluster/node/member_node.h"
+#include "store/cluster/node/upkeep.h"
+#include "store/database/database.h"
 #include "store/node/node.h"
 
 namespace kvlink::cli {
@@ -81,6 +84,8 @@ struct StoreCommandFlags {
   ClusterFlags cluster;
   std::string zone, advertise;
   int64_t weight = 0;
+  std::string peer_key_file, peer_ca;
+  int64_t repair = int64_t{256} << 20;
 };
 
 absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
@@ -122,12 +127,19 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Text("advertise", "HOST:PORT",
                  "Where the others of the cluster reach --listen; not given: there. Port 0: its port.",
                  &flags.advertise);
+  arguments.Text("peer-key-file", "FILE",
+                 "This node's key on the other members, where their access files give it the right 'repair'.",
+                 &flags.peer_key_file);
+  arguments.Text("peer-ca", "FILE", "Certificates (PEM) of the authority of the other members' certificates.",
+                 &flags.peer_ca);
+  arguments.Bytes("repair", "Most bytes a second that are copied from the other members.", &flags.repair);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
     return absl::InvalidArgumentError("it takes no operands; name the directory with --store");
   }
-  for (const char* option : {"zone", "weight", "advertise"}) {
+  if (flags.repair < 1) return absl::InvalidArgumentError("option --repair: at least 1 byte a second");
+  for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair"}) {
     if (arguments.given(option) && flags.cluster.cluster.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("option --", option, " is for members of a --cluster"));
     }
@@ -190,6 +202,34 @@ struct Serving {
   std::optional<absl::Status> ended() const { return member == nullptr ? std::nullopt : member->ended(); }
 };
 
+// As whom this node asks the others.
+absl::StatusOr<store::client::RemoteOptions> PeerOptions(const StoreCommandFlags& flags) {
+  store::client::RemoteOptions peers;
+  peers.name = ClientName();
+  // Its own certificate is what it shows to those who demand one.
+  if (!flags.peer_ca.empty()) peers.tls = flags.store.tls;
+  peers.tls.ca_file = flags.peer_ca;
+  peers.tls.insecure = flags.store.tls.insecure;
+  if (!flags.peer_key_file.empty()) {
+    auto key = ReadSecretFile(flags.peer_key_file, kMinSecretBytes, kMaxSecretBytes);
+    KVLINK_RETURN_IF_ERROR(Annotate(key.status(), "option --peer-key-file"));
+    peers.key = *std::move(key);
+  }
+  return peers;
+}
+
+// The drop log of the cluster's database, whose tables are made or brought up to date first.
+absl::StatusOr<std::unique_ptr<store::database::DropLog>> OpenDropLog(const store::cluster::ClusterSettings& settings,
+                                                                      absl::Time deadline) {
+  store::database::DatabaseOptions options;
+  options.connection = settings.database;
+  options.cluster_id = settings.id;
+  options.max_connections = 2;
+  KVLINK_ASSIGN_OR_RETURN(auto catalog, store::database::DatabaseCatalog::Open(options));
+  KVLINK_RETURN_IF_ERROR(Annotate(catalog->Prepare(deadline), "the cluster's database"));
+  return catalog;
+}
+
 absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   Serving serving;
   if (flags.cluster.cluster.empty()) {
@@ -203,6 +243,11 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   options.zone = flags.zone;
   if (flags.weight > 0) options.weight = static_cast<uint32_t>(flags.weight);
   options.advertise = flags.advertise;
+  store::cluster::UpkeepOptions upkeep;
+  KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
+  upkeep.bytes_per_second = flags.repair;
+  upkeep.open_log = OpenDropLog;
+  options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,
                           store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));
   serving.node = serving.member->node();

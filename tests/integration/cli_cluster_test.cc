@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "tests/integration/cli_workplace.h"
 #include "tests/integration/node_process.h"
 #include "tests/support/etcd_cluster.h"
+#include "tests/support/postgres.h"
 #include "tests/support/scratch_directory.h"
 
 namespace kvlink::testing {
@@ -48,11 +50,19 @@ class CliClusterTest : public ::testing::Test {
     return nlohmann::json::parse(listed.output, nullptr, false);
   }
   nlohmann::json Member(const std::string& address) const {
-    for (const auto& member : Members()["members"]) {
+    const nlohmann::json cluster = Members();
+    for (const auto& member : cluster["members"]) {
       if (member["address"] == address) return member;
     }
     ADD_FAILURE() << "no member at " << address;
     return {};
+  }
+
+  bool Becomes(const std::string& address, const std::string& state) const {
+    for (const absl::Time deadline = SteadyNow() + absl::Minutes(1); SteadyNow() < deadline;) {
+      if (Member(address)["state"] == state) return true;
+    }
+    return false;
   }
 
   ScratchDirectory scratch_{/*in_memory=*/true};
@@ -75,7 +85,6 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(a.ready()["cluster"], "default");
   const nlohmann::json cluster = Members();
   EXPECT_EQ(cluster["copies"], 2);
-  EXPECT_EQ(cluster["database"], "postgresql://kvlink@db/kvlink");
   ASSERT_EQ(cluster["members"].size(), 3u);
   const std::string id_a = a.ready()["node_id"];
   EXPECT_EQ(Member(a.address())["node_id"], id_a);
@@ -85,27 +94,38 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Member(a.address())["alive"], true);
   EXPECT_EQ(Member(a.address())["slots"], 65536);
   EXPECT_EQ(Member(b.address())["weight"], 5);
-  EXPECT_EQ(Member(c.address())["state"], "joining");
+  // It joins until it has all it owns, which here is nothing.
+  ASSERT_TRUE(Becomes(c.address(), "active"));
   const Finished shown = Kvlink({"members", "list"});
-  EXPECT_THAT(shown.output, AllOf(HasSubstr(id_a), HasSubstr(a.address()), HasSubstr("joining"), HasSubstr("east")));
+  EXPECT_THAT(shown.output, AllOf(HasSubstr(id_a), HasSubstr(a.address()), HasSubstr("active"), HasSubstr("east")));
 
   EXPECT_EQ(Kvlink({"members", "weight", id_a.substr(0, 8), "9"}).status, 0);
   EXPECT_EQ(Kvlink({"members", "zone", b.address(), "west"}).status, 0);
   EXPECT_EQ(Member(a.address())["weight"], 9);
   EXPECT_EQ(Member(b.address())["zone"], "west");
 
-  // One that runs hands over first, unless that is not wanted; then its process ends.
+  // One that runs hands over first; then its process ends.
   ExpectRefused(Kvlink({"members", "remove", c.address()}), "members", {c.address(), "is alive", "--force"});
+  const Finished left = Kvlink({"drain", c.address(), "--wait"});
+  EXPECT_EQ(left.status, 0) << left.errors;
+  EXPECT_THAT(left.output, HasSubstr("has left"));
+  EXPECT_EQ(c.process().Wait(), 0) << c.process().errors();
+  EXPECT_EQ(Members()["members"].size(), 2u);
+  // It may come back; and may be thrown out.
+  ASSERT_TRUE(c.Start());
+  ASSERT_TRUE(Becomes(c.address(), "active"));
   EXPECT_EQ(Kvlink({"members", "remove", c.address(), "--force"}).status, 0);
   EXPECT_EQ(c.process().Wait(), 3) << c.process().errors();
   EXPECT_THAT(c.process().errors(), HasSubstr("was removed from the cluster"));
   EXPECT_EQ(Members()["members"].size(), 2u);
 
-  const Finished drains = Kvlink({"drain", a.address()});
-  EXPECT_EQ(drains.status, 0) << drains.errors;
+  // One that others wait for does not leave, and may stay.
+  b.process().Signal(SIGSTOP);
+  EXPECT_EQ(Kvlink({"drain", a.address()}).status, 0);
   EXPECT_EQ(Member(a.address())["state"], "draining");
   EXPECT_EQ(Kvlink({"drain", a.address(), "--cancel"}).status, 0);
   EXPECT_EQ(Member(a.address())["state"], "active");
+  b.process().Signal(SIGCONT);
 
   // A node that ended is a member still; started again it has its weight from before.
   EXPECT_EQ(a.Stop(), 0) << a.process().errors();
@@ -155,7 +175,8 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   place_ = here + "/other";
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {"no cluster 'other'", "default"});
-  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@db/kvlink"}).status, 0);
+  EXPECT_EQ(Members()["database"], "postgresql://kvlink@db/kvlink");
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {Directory("node"), "'default'", "'other'"});
   const std::string access = Directory("access");
@@ -165,6 +186,24 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
       Kvlink({"store", "--store", Directory("new"), "--listen", "0.0.0.0:0", "--access-file", access, "--insecure"}),
       "store", {"0.0.0.0:0", "--advertise"});
   EXPECT_FALSE(std::filesystem::exists(Directory("new")));
+}
+
+// A node serves when the database is there and this cluster's; before that it says what is wrong, and is no member.
+TEST_F(CliClusterTest, TheDatabaseOfACluster) {
+  if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
+  const PostgresServer postgres;
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  EXPECT_EQ(Members()["members"].size(), 1u);
+  EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+  const std::string here = place_;
+  place_ = here + "/other";
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  const Finished taken = Kvlink({"store", "--store", Directory("other"), "--listen", "127.0.0.1:0", "--data", "none"});
+  EXPECT_EQ(taken.status, 4) << taken.errors;
+  EXPECT_THAT(taken.errors, AllOf(HasSubstr("the cluster's database"), HasSubstr("cluster")));
+  EXPECT_EQ(Members()["members"].size(), 0u);
 }
 
 // The environment names the cluster for clients; credentials come from files.

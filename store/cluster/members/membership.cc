@@ -196,6 +196,7 @@ void Membership::SetHealth(const absl::Status& status) {
     MutexLock lock(&mutex_);
     before = std::exchange(health_.status, status);
     if (status.ok()) health_.since = SteadyNow();
+    if (view_ == nullptr) return;  // Open tells
   }
   if (before.code() == status.code()) return;
   if (status.ok()) {

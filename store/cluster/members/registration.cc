@@ -19,6 +19,7 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(200), kCallTimeout = absl::Seconds(5);
+constexpr absl::Duration kBetweenProgress = absl::Seconds(1);
 constexpr absl::Duration kRevokeTimeout = absl::Seconds(2);
 // Beyond twice its time no lease lives that nobody keeps: etcd gives each its whole time again when its leader changes.
 constexpr absl::Duration kGrace = absl::Seconds(2);
@@ -227,10 +228,13 @@ void Registration::WriteProgress() {
     if (lost_) return;
   }
   if (!progress.has_value() || progress == written_ || lease_.keep == nullptr) return;
+  // Others wait for the end of it, and look at the rest.
+  if (!progress->complete() && SteadyNow() < write_after_) return;
   const std::string key = KeyOf(membership_->connection()->cluster(), KeyKind::kProgress, options_.node_id);
   // What fails is written with the next look, or under the next lease.
   if (lease_.client->Put(key, SerializeProgress(*progress), lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) {
     written_ = progress;
+    write_after_ = SteadyNow() + kBetweenProgress;
   }
 }
 

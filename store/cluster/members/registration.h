@@ -45,7 +45,8 @@ class Registration {
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
 
-  // How far the node is, for the others to see: written soon, and only the latest.
+  // How far the node is, for the others to see: only the latest is written, at once where it is complete, else once a
+  // second.
   void Publish(const ProgressRecord& progress);
   // CompleteDrain of administration.h, after which ended() is OK.
   absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
@@ -77,9 +78,10 @@ class Registration {
   const RegistrationOptions options_;
 
   // Of the thread, and before and after it of Start and the destructor.
-  Lease lease_;                            // empty: none
-  int64_t times_set_back_ = 0;             // of etcd, when the member was seen in the view last
-  std::optional<ProgressRecord> written_;  // under this lease
+  Lease lease_;                                    // empty: none
+  int64_t times_set_back_ = 0;                     // of etcd, when the member was seen in the view last
+  std::optional<ProgressRecord> written_;          // under this lease
+  absl::Time write_after_ = absl::InfinitePast();  // what is not complete
 
   mutable Mutex mutex_;
   CondVar wake_;

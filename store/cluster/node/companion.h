@@ -23,8 +23,9 @@ class Companion {
   virtual absl::Status Prepare(absl::Time deadline) = 0;
   // The node is a member, and alive. Must not wait.
   virtual void Start() = 0;
-  // Ends what is under way. The node is alive still, and serves. Also without Start.
-  virtual void Stop() = 0;
+  // Ends what is under way. The node is alive still, and serves. Also without Start. `left`: it is no member any more,
+  // having drained, and nobody is to wait for it.
+  virtual void Stop(bool left) = 0;
 };
 
 // What a companion is given; all of it outlives the companion.

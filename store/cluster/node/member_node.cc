@@ -19,6 +19,8 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(300), kCallTimeout = absl::Seconds(5);
+// Who is asked first, and may be misspelled.
+constexpr absl::Duration kEtcdTimeout = absl::Seconds(15);
 
 bool IsWildcard(absl::string_view host) { return host.empty() || host == "0.0.0.0" || host == "::" || host == "*"; }
 
@@ -127,9 +129,11 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
             "the store's own catalog has ", documents,
             " documents from when it stood alone, which the cluster does not see: its catalog is the database"));
   }
-  if (!options.weight.has_value()) options.weight = DefaultWeight(statistics.capacity_bytes);
+  const uint32_t capacity = DefaultWeight(statistics.capacity_bytes);
+  if (!options.weight.has_value()) options.weight = capacity;
   KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));
   KVLINK_RETURN_IF_ERROR(Register(options, build, deadline));
+  CheckWeight(capacity);
   for (const auto& companion : companions_) companion->Start();
   thread_ = Thread("cluster-state", [this] { Run(); });
   return absl::OkStatus();
@@ -186,6 +190,16 @@ absl::Status MemberNode::Register(const MemberNodeOptions& options, const std::s
   return absl::OkStatus();
 }
 
+// Others are told a share by the weight, and this node evicts what of it has no room.
+void MemberNode::CheckWeight(uint32_t capacity) {
+  const std::shared_ptr<const View> view = membership_->view();
+  const std::optional<uint16_t> self = IndexOf(*view, id_);
+  if (!self.has_value() || view->placement.members()[*self].weight <= capacity) return;
+  Log(Severity::kWarning, "weight_above_capacity",
+      absl::StrCat("the member has weight ", view->placement.members()[*self].weight, ", and its segments may take ",
+                   capacity, " GiB: where weights are GiB, as they are by default, it gets more than it can keep"));
+}
+
 MemberNode::~MemberNode() { Leave(); }
 
 void MemberNode::Leave() {
@@ -195,7 +209,9 @@ void MemberNode::Leave() {
     wake_.SignalAll();
   }
   thread_.Join();
-  for (auto it = companions_.rbegin(); it != companions_.rend(); ++it) (*it)->Stop();
+  const std::optional<absl::Status> how = ended();
+  const bool left = how.has_value() && how->ok();
+  for (auto it = companions_.rbegin(); it != companions_.rend(); ++it) (*it)->Stop(left);
   while (!companions_.empty()) companions_.pop_back();
   registration_ = nullptr;
 }

@@ -73,6 +73,7 @@ class MemberNode {
   absl::Status CheckBinding(const std::string& directory) const;
   absl::Status Register(const MemberNodeOptions& options, const std::string& build, absl::Time deadline);
   absl::Status StartCompanions(const MemberNodeOptions& options, absl::Time deadline);
+  void CheckWeight(uint32_t capacity);
   void Publish(const ProgressRecord& progress);
   void Log(Severity severity, absl::string_view event, absl::string_view what);
   EventSink events();

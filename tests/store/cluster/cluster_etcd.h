@@ -86,7 +86,6 @@ class ClusterTest : public ::testing::Test {
   cluster::ClusterSettings Create(const std::string& name = "default", int copies = 2) const {
     cluster::ClusterSettings settings;
     settings.copies = settings.acknowledged = copies;
-    settings.database = "postgresql://db.example/kvlink";
     auto made = cluster::CreateCluster(Connect(name).get(), settings, Patience());
     EXPECT_TRUE(made.ok()) << made.status();
     return *std::move(made);

@@ -5,7 +5,9 @@
 
 #include "gmock/gmock.h"
 #include "store/cluster/node/binding.h"
+#include "store/cluster/node/upkeep.h"
 #include "tests/store/cluster/cluster_etcd.h"
+#include "tests/store/synthetic.h"
 #include "tests/support/scratch_directory.h"
 
 namespace kvlink::testing {
@@ -21,7 +23,7 @@ class Filler : public cluster::Companion {
  public:
   struct Control {
     std::atomic<bool> complete{true};
-    std::atomic<int> prepared{0}, started{0}, stopped{0};
+    std::atomic<int> prepared{0}, started{0}, stopped{0}, left{0};
   };
   Filler(const cluster::CompanionContext& context, Control* control) : context_(context), control_(control) {}
   absl::Status Prepare(absl::Time) override {
@@ -32,8 +34,9 @@ class Filler : public cluster::Companion {
     ++control_->started;
     thread_ = Thread("filler", [this] { Run(); });
   }
-  void Stop() override {
+  void Stop(bool left) override {
     ++control_->stopped;
+    control_->left += left ? 1 : 0;
     stop_.store(true);
     thread_.Join();
   }
@@ -120,6 +123,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   const auto second = Start(std::move(options));
   ASSERT_NE(second, nullptr);
   EXPECT_EQ(StateOf(*second->membership().view(), second->id()), MemberState::kJoining);
+  EXPECT_TRUE(Eventually([&] { return Logged("weight_above_capacity"); })) << "7 of 3 GiB";
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
   filler_.complete = true;
@@ -142,6 +146,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   ASSERT_TRUE(Eventually([&] { return first->membership().view()->status.size() == 1; }));
   second->Leave();
   EXPECT_EQ(filler_.stopped, 1);
+  EXPECT_EQ(filler_.left, 1);
   EXPECT_EQ(filler_.prepared, 2);
   EXPECT_EQ(filler_.started, 2);
 }
@@ -231,13 +236,65 @@ TEST_F(MemberNodeTest, WhatOthersReach) {
   EXPECT_EQ(node->membership().view()->status[0].address, "localhost" + control.substr(control.rfind(':')));
 }
 
+// With repair beside them, over the network: who joins is filled and becomes active, who drains leaves when all it held
+// is elsewhere, and each encoding is at its owners then.
+TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
+  StartEtcd(1);
+  Create();
+  const auto start = [&](const std::string& name) {
+    auto options = OptionsOf(name);
+    options.ttl = absl::Seconds(10);
+    options.companions = {cluster::MakeUpkeep({})};
+    return Start(std::move(options));
+  };
+  std::vector<std::unique_ptr<MemberNode>> nodes;
+  for (const char* name : {"a", "b"}) nodes.push_back(start(name));
+  std::vector<Synthetic> encodings;
+  for (uint64_t number = 0; number < 60; ++number) encodings.push_back(MakeSynthetic(number));
+  const auto has = [](const MemberNode& node, const Synthetic& encoding) {
+    const auto& manifest = encoding.manifest;
+    return node.node()->engine()->Find({"ns", manifest.identity, manifest.codec}).has_value();
+  };
+  for (const Synthetic& encoding : encodings) {
+    for (const auto& node : nodes) {
+      const auto put = node->node()->engine()->Put("ns", encoding.manifest, encoding.spans(), Patience());
+      ASSERT_TRUE(put.ok()) << put.status();
+    }
+  }
+  nodes.push_back(start("c"));
+  ASSERT_NE(nodes.back(), nullptr);
+  const auto& joined = *nodes[2];
+  ASSERT_TRUE(Eventually([&] { return StateOf(*joined.membership().view(), joined.id()) == MemberState::kActive; }));
+  const auto owners_have = [&] {
+    const auto view = joined.membership().view();
+    int copies = 0;
+    for (const Synthetic& encoding : encodings) {
+      for (const uint16_t owner : view->placement.NextOwners(encoding.manifest.identity)) {
+        for (const auto& node : nodes) {
+          if (node == nullptr || node->id() != view->placement.members()[owner].node_id) continue;
+          EXPECT_TRUE(has(*node, encoding)) << cluster::IdHex(node->id());
+          ++copies;
+        }
+      }
+    }
+    EXPECT_EQ(copies, 2 * static_cast<int>(encodings.size()));
+  };
+  owners_have();
+  ASSERT_TRUE(cluster::Drain(Connect().get(), nodes[0]->id(), Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return nodes[0]->ended().has_value(); }));
+  EXPECT_TRUE(nodes[0]->ended()->ok()) << *nodes[0]->ended();
+  nodes[0] = nullptr;
+  ASSERT_TRUE(Eventually([&] { return joined.membership().view()->status.size() == 2; }));
+  owners_have();
+}
+
 // The database may have it that nothing may be served yet.
 TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
   class Refuses : public cluster::Companion {
    public:
     absl::Status Prepare(absl::Time) override { return absl::UnavailableError("no database"); }
     void Start() override { ADD_FAILURE(); }
-    void Stop() override {}
+    void Stop(bool) override {}
   };
   StartEtcd(1);
   Create();

@@ -3,6 +3,7 @@
 #include "store/cluster/members/membership.h"
 
 #include <algorithm>
+#include <map>
 #include <random>
 
 #include "gmock/gmock.h"
@@ -227,6 +228,84 @@ TEST_F(MembershipTest, FailsOverWithEtcd) {
   }
   EXPECT_FALSE((*registration)->ended().has_value());
   EXPECT_EQ(membership->health().times_set_back, 0);
+}
+
+// Members come, go and change from several sides while etcd loses and freezes members: whoever sees an epoch sees the
+// same members under it, and in the end all see the same.
+TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
+  StartEtcd(3);
+  Create("default", 3);
+  Mutex mutex;
+  std::map<uint64_t, std::string> epochs;  // by epoch: the members
+  const auto check = [&](const std::shared_ptr<const cluster::View>& view) {
+    std::string members;
+    for (const auto& one : view->placement.members()) {
+      absl::StrAppend(&members, cluster::IdHex(one.node_id), " ", one.zone, " ", one.weight, " ",
+                      cluster::StateName(one.state), "\n");
+    }
+    MutexLock lock(&mutex);
+    const auto [known, added] = epochs.emplace(view->placement.epoch(), members);
+    EXPECT_EQ(known->second, members) << view->placement.epoch();
+  };
+  const auto open = [&] {
+    cluster::MembershipOptions options;
+    options.address = Address();
+    options.on_view = check;
+    auto membership = cluster::Membership::Open(std::move(options), Patience());
+    EXPECT_TRUE(membership.ok()) << membership.status();
+    return *std::move(membership);
+  };
+  std::vector<std::unique_ptr<cluster::Membership>> memberships;
+  for (int i = 0; i < 3; ++i) memberships.push_back(open());
+  std::mt19937_64 random(TestSeed());
+  const int rounds = Soak() ? 30 : 2;
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<Thread> threads;
+    for (int i = 0; i < 3; ++i) {
+      threads.emplace_back("changes", [&, seed = random()] {
+        std::mt19937_64 choices(seed);
+        const auto connection = Connect();
+        for (int change = 0; change < 12; ++change) {
+          const auto node = static_cast<uint8_t>(1 + choices() % 6);
+          const cluster::NodeId id = NodeOf(node);
+          absl::Status status;
+          switch (choices() % 6) {
+            case 0:
+            case 1:
+              status = cluster::AddMember(connection.get(), id, RecordOf(node), Patience()).status();
+              break;
+            case 2:
+              status = cluster::SetWeight(connection.get(), id, 1 + choices() % 9, Patience()).status();
+              break;
+            case 3:
+              status = cluster::Drain(connection.get(), id, Patience()).status();
+              break;
+            case 4:
+              status = cluster::Remove(connection.get(), id, false, Patience()).status();
+              break;
+            case 5: {
+              const uint64_t epoch = memberships[0]->view()->placement.epoch();
+              status = cluster::CompleteJoin(connection.get(), id, epoch, Patience()).status();
+              break;
+            }
+          }
+          EXPECT_TRUE(status.ok() || absl::IsNotFound(status) || absl::IsFailedPrecondition(status)) << status;
+        }
+      });
+    }
+    const int member = static_cast<int>(random() % 3);
+    const bool kill = random() % 2 == 0;
+    absl::SleepFor(absl::Milliseconds(random() % 100));
+    kill ? etcd_->Kill(member) : etcd_->Freeze(member);
+    for (Thread& thread : threads) thread.Join();
+    kill ? etcd_->Restart(member) : etcd_->Thaw(member);
+    // One that reads all of it anew, beside those that followed.
+    const auto late = open();
+    for (const auto& one : memberships) {
+      ASSERT_TRUE(Reaches(*one, late->view()->placement.epoch())) << one->health().status;
+    }
+  }
+  EXPECT_GT(epochs.size(), 10u);
 }
 
 // A snapshot of yesterday: everything is read anew, the epoch goes back and that is said; a running node whose record
