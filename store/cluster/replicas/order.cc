@@ -7,12 +7,17 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/container/flat_hash_map.h"
 
 namespace kvlink::store::cluster {
 namespace {
 
 // What a node takes at least: of two that answer within it neither is better.
 constexpr double kFloorSeconds = 200e-6;
+
+double SecondsAt(const Condition& condition) {
+  return (absl::ToDoubleSeconds(condition.expected) + kFloorSeconds) * (1 + condition.under_way);
+}
 
 // Smaller is better.
 struct Rank {
@@ -38,12 +43,17 @@ Owners OwnersOf(const Placement& placement, const Identity& identity) {
 }
 
 Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_view zone,
-                     const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random) {
+                     const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random, int* equals) {
   const absl::Span<const uint16_t> current = view.placement.CurrentOwners(identity);
   const absl::Span<const uint16_t> next = view.placement.NextOwners(identity);
   const std::vector<Member>& members = view.placement.members();
   absl::InlinedVector<std::pair<Rank, uint16_t>, 4> ranked;
-  for (const uint16_t member : OwnersOf(view.placement, identity)) {
+  const Owners all = OwnersOf(view.placement, identity);
+  if (all.size() < 2) {
+    if (equals != nullptr) *equals = static_cast<int>(all.size());
+    return all;
+  }
+  for (const uint16_t member : all) {
     const Condition now = condition(member);
     const bool owns_now = absl::c_linear_search(current, member), owns_next = absl::c_linear_search(next, member);
     Rank rank{0, 0};
@@ -52,14 +62,49 @@ Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_vi
     if (!owns_now) rank.place += 4;
     if (owns_now && !owns_next) rank.place += 2;
     if (members[member].zone != zone) rank.place += 1;
-    const double seconds = (absl::ToDoubleSeconds(now.expected) + kFloorSeconds) * (1 + now.under_way);
-    rank.chance = -std::log(std::uniform_real_distribution<double>(1e-12, 1)(*random)) * seconds;
+    rank.chance = -std::log(std::uniform_real_distribution<double>(1e-12, 1)(*random)) * SecondsAt(now);
     ranked.emplace_back(rank, member);
   }
   absl::c_sort(ranked, [](const auto& a, const auto& b) { return a.first < b.first; });
   Owners owners;
   for (const auto& [rank, member] : ranked) owners.push_back(member);
+  if (equals != nullptr) {
+    *equals = static_cast<int>(
+        absl::c_count_if(ranked, [&](const auto& one) { return one.first.place == ranked[0].first.place; }));
+  }
   return owners;
+}
+
+void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
+                 const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random) {
+  if (absl::c_all_of(equals, [](int equal) { return equal < 2; })) return;
+  absl::flat_hash_map<uint16_t, double> worth;  // of asking the member for one encoding
+  std::vector<size_t> left;
+  for (size_t i = 0; i < orders->size(); ++i) {
+    for (int k = 0; k < equals[i]; ++k) {
+      const uint16_t member = (*orders)[i][k];
+      if (worth.contains(member)) continue;
+      worth[member] = std::uniform_real_distribution<double>(0.75, 1)(*random) / SecondsAt(condition(member));
+    }
+    if (equals[i] > 0) left.push_back(i);
+  }
+  while (!left.empty()) {
+    absl::flat_hash_map<uint16_t, double> gains;
+    for (const size_t i : left) {
+      for (int k = 0; k < equals[i]; ++k) gains[(*orders)[i][k]] += worth[(*orders)[i][k]];
+    }
+    const uint16_t best = absl::c_max_element(gains, [](const auto& a, const auto& b) {
+                            return a.second != b.second ? a.second < b.second : a.first > b.first;
+                          })->first;
+    const auto served = [&](size_t i) {
+      Owners& order = (*orders)[i];
+      const auto at = std::find(order.begin(), order.begin() + equals[i], best);
+      if (at == order.begin() + equals[i]) return false;
+      std::rotate(order.begin(), at, at + 1);
+      return true;
+    };
+    std::erase_if(left, served);
+  }
 }
 
 }  // namespace kvlink::store::cluster

@@ -13,6 +13,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "proto/digest.h"
 #include "store/cluster/view.h"
 
@@ -33,8 +34,16 @@ Owners OwnersOf(const Placement& placement, const Identity& identity);
 // OwnersOf, the best to ask first: those that do not rest, that are alive, that own it now and next, then now, then
 // next (such a one may not be filled yet), that are in `zone`. Among equals the choice is random, in proportion to how
 // fast they answer, so that all of them share the load of an encoding that many want.
+// `equals`, unless null: how many of the first are as good as the first.
 Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_view zone,
-                     const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random);
+                     const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random,
+                     int* equals = nullptr);
+
+// Where several owners are equally good for each of many encodings, chooses those that are so for the most of them, so
+// that few nodes are asked: moves one of the first equals[i] of orders[i] to its front. For requests that cost a node
+// much more than what is asked in them. Fast nodes, and by chance any, are preferred to others.
+void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
+                 const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random);
 
 }  // namespace kvlink::store::cluster
 

@@ -112,7 +112,7 @@ absl::StatusOr<std::vector<Found>> LookupOfOwners(const Cluster* cluster, absl::
   if (identities.empty()) return found;
   cluster->counters->lookups += static_cast<int64_t>(identities.size());
   const absl::Time deadline = SteadyNow() + cluster->patience;
-  Scatter scatter(cluster, identities,
+  Scatter scatter(cluster, identities, Scatter::Cost::kRequest,
                   [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
                       const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
                     KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
@@ -143,7 +143,7 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
   cluster->counters->reads += static_cast<int64_t>(requests.size());
   const absl::Time limit = std::min(deadline, SteadyNow() + cluster->patience);
   Scatter scatter(
-      cluster, identities,
+      cluster, identities, Scatter::Cost::kEncoding,
       [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
           const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
         KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());

@@ -20,9 +20,10 @@ std::minstd_rand& Random() {
 
 }  // namespace
 
-Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Ask ask)
+Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Cost cost, Ask ask)
     : cluster_(cluster),
       identities_(identities),
+      cost_(cost),
       ask_(std::move(ask)),
       nodes_(cluster->nodes->Now()),
       items_(identities.size()) {
@@ -42,12 +43,19 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
     if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition();
     return *conditions[member];
   };
+  std::vector<Owners> orders;
+  std::vector<int> equals(which.size());
   for (const size_t i : which) {
+    int* const equal = &equals[orders.size()];
+    orders.push_back(OrderOfOwners(*nodes_->view, identities_[i], cluster_->zone, condition, &Random(), equal));
+  }
+  if (cost_ == Cost::kRequest) AskFewNodes(&orders, equals, condition, &Random());
+  for (size_t k = 0; k < which.size(); ++k) {
+    const size_t i = which[k];
     Item& item = items_[i];
     item.order.clear();
     bool any = false;  // that does not rest
-    const Owners owners = OrderOfOwners(*nodes_->view, identities_[i], cluster_->zone, condition, &Random());
-    for (const uint16_t member : owners) {
+    for (const uint16_t member : orders[k]) {
       const std::shared_ptr<ClusterNode>& node = nodes_->nodes[member];
       if (absl::c_linear_search(item.asked, node)) continue;
       if (condition(member).resting) {

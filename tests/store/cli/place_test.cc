@@ -47,6 +47,26 @@ TEST(IsNode, WhatLooksLikeAnAddressIsRefusedAndNotMade) {
   }
 }
 
+TEST(PlaceOf, OptionsGoBeforeTheEnvironmentAndExcludeEachOther) {
+  setenv("KVLINK_STORE", "etcd://10.0.0.1:2379/docs", 1);
+  StoreFlags flags;
+  EXPECT_EQ(*PlaceOf(flags), PlaceKind::kCluster);
+  EXPECT_EQ(PlaceName(flags), "cluster 10.0.0.1:2379/docs");
+  flags.store = "10.0.0.1:7400";
+  EXPECT_EQ(*PlaceOf(flags), PlaceKind::kNode);
+  flags.store = "./a";
+  EXPECT_EQ(*PlaceOf(flags), PlaceKind::kDirectory);
+  EXPECT_EQ(PlaceName(flags), "./a");
+  flags.cluster.cluster = "10.0.0.2:2379";
+  EXPECT_THAT(std::string(PlaceOf(flags).status().message()), HasSubstr("exclude each other"));
+  setenv("KVLINK_STORE", "10.0.0.1:7400", 1);
+  StoreFlags node;
+  EXPECT_EQ(*PlaceOf(node), PlaceKind::kNode);
+  node.cluster.cluster = "10.0.0.2:2379";
+  EXPECT_EQ(*PlaceOf(node), PlaceKind::kCluster);
+  unsetenv("KVLINK_STORE");
+}
+
 TEST(OpenStore, MemoryThatHoldsNothingOrIsNotThereIsRefused) {
   const testing::ScratchDirectory scratch;
   for (const int64_t bytes : {int64_t{0}, int64_t{1}, int64_t{100} << 40}) {

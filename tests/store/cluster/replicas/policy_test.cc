@@ -1,7 +1,10 @@
 // What a client of a cluster decides without a network: whom to ask first, whom not at all, and when to ask a second.
+#include <algorithm>
 #include <array>
 #include <map>
 #include <random>
+#include <set>
+#include <vector>
 
 #include "base/clock.h"
 #include "gtest/gtest.h"
@@ -187,6 +190,39 @@ TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
   conditions_[0] = {.expected = absl::Milliseconds(1), .under_way = 9};
   count = first();
   EXPECT_NEAR(count[0], kReads / 11, kReads / 20);
+}
+
+TEST_F(OrderTest, FewNodesAreAskedWhereARequestIsWhatCosts) {
+  const auto view = MakeView(1, 2, 2, std::vector<TestMember>(4));
+  const auto condition = [this](uint16_t member) { return conditions_[member]; };
+  const auto asked = [&] {
+    std::vector<Owners> orders;
+    std::vector<int> equals(40);
+    for (int i = 0; i < 40; ++i) {
+      orders.push_back(OrderOfOwners(*view, IdentityOf(i), "", condition, &random_, &equals[i]));
+    }
+    const std::vector<Owners> before = orders;
+    AskFewNodes(&orders, equals, condition, &random_);
+    std::set<uint16_t> first;
+    for (int i = 0; i < 40; ++i) {
+      EXPECT_TRUE(std::is_permutation(orders[i].begin(), orders[i].end(), before[i].begin(), before[i].end()));
+      first.insert(orders[i][0]);
+    }
+    return first;
+  };
+  std::map<uint16_t, int> count;
+  for (int round = 0; round < 200; ++round) {
+    const std::set<uint16_t> nodes = asked();
+    EXPECT_LE(nodes.size(), 3u) << "three of four nodes have all of it";
+    for (const uint16_t node : nodes) ++count[node];
+  }
+  for (uint16_t member = 0; member < 4; ++member) EXPECT_GT(count[member], 20) << "all share the load";
+  // One that is worse for all is asked for nothing that another has.
+  conditions_[1].resting = true;
+  for (int round = 0; round < 20; ++round) EXPECT_FALSE(asked().contains(1));
+  conditions_.clear();
+  conditions_[2].expected = absl::Milliseconds(20);
+  for (int round = 0; round < 20; ++round) EXPECT_FALSE(asked().contains(2)) << "a slow one";
 }
 
 }  // namespace
