@@ -242,6 +242,24 @@ TEST_F(DocumentSourceTest, JsonErrorsHaveAPlaceAndAReason) {
     EXPECT_EQ(items[0].status.code(), absl::StatusCode::kInvalidArgument) << line;
     EXPECT_THAT(std::string(items[0].status.message()), HasSubstr(reason)) << line;
   }
+  // Numbers that no type holds, where nobody asks for them or somebody does.
+  const char* const large = "not JSON at byte 30: number overflow parsing '1e999'";
+  const std::vector<SourceItem> numbers =
+      All({Write("n.jsonl",
+                 "{\"id\":\"a\",\"text\":\"t\",\"n\":1e999}\n"
+                 "{\"id\":1e999,\"text\":\"t\"}\n"
+                 "{\"id\":-18446744073709551616,\"text\":\"t\"}\n"
+                 "{\"id\":\"b\",\"text\":[1,{\"text\":\"x\"}],\"title\":null}\n"
+                 "{\"id\":-5,\"text\":\"t\",\"title\":null,\"x\":{\"id\":\"y\",\"text\":\"z\"}}\n")});
+  ASSERT_EQ(numbers.size(), 5u);
+  EXPECT_EQ(numbers[0].status.message(), large);
+  EXPECT_THAT(std::string(numbers[1].status.message()), HasSubstr("number overflow"));
+  EXPECT_THAT(std::string(numbers[2].status.message()), HasSubstr("neither a string nor an integer"));
+  EXPECT_THAT(std::string(numbers[3].status.message()), HasSubstr("\"text\" is missing or not a string"));
+  EXPECT_EQ(numbers[3].id, "b");
+  EXPECT_TRUE(numbers[4].status.ok()) << numbers[4].status;
+  EXPECT_EQ(numbers[4].id, "-5");
+  EXPECT_EQ(numbers[4].text, "t");
   // A reason is short, whatever it quotes.
   const std::vector<SourceItem> items = All({Write("a.jsonl", "{\"id\":\"" + std::string(1 << 20, 'x') + "\n")});
   ASSERT_EQ(items.size(), 1u);

@@ -4,20 +4,18 @@
 #include <filesystem>
 #include <utility>
 
-#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status.h"
 #include "base/utf8.h"
-#include "nlohmann/json.hpp"
+#include "worker/ingest/source/json_line.h"
 
 namespace kvlink::ingest {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 absl::string_view WithoutCompression(absl::string_view name) {
   if (!absl::ConsumeSuffix(&name, ".gz")) absl::ConsumeSuffix(&name, ".zst");
@@ -55,62 +53,15 @@ absl::Status CheckUtf8(absl::string_view text) {
                                                  "); convert the text to UTF-8"));
 }
 
-// The parser tells place and reason only by an exception, which ends here.
-absl::StatusOr<Json> ParseJson(const std::string& line, const Json::parser_callback_t& callback) {
-  try {
-    return Json::parse(line, callback);
-  } catch (const Json::parse_error& error) {
-    constexpr size_t kMaxReason = 160;
-    // "[json.exception.parse_error.101] parse error at line 1, column 8: syntax error while ..."
-    absl::string_view reason = error.what();
-    if (const size_t place = reason.find(": "); place != absl::string_view::npos) reason.remove_prefix(place + 2);
-    return absl::InvalidArgumentError(
-        absl::StrCat("not JSON at byte ", error.byte, ": ", reason.substr(0, kMaxReason)));
-  }
-}
-
 // One line of JSON into `item`.
 absl::Status ParseLine(const std::string& line, SourceItem* item) {
   KVLINK_RETURN_IF_ERROR(CheckUtf8(line));
-  // Values nested below the members are dropped while reading: they may be hostile, and nobody needs them.
-  // Of two members of one name the parser would keep the last and say nothing.
-  std::string twice;
-  std::vector<std::string> seen;
-  const auto shallow = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth != 1 || event != Json::parse_event_t::key) return depth <= 1;
-    const std::string name = parsed.get<std::string>();
-    if (name != "id" && name != "title" && name != "text") return true;
-    if (absl::c_linear_search(seen, name)) twice = name;
-    seen.push_back(name);
-    return true;
-  };
-  KVLINK_ASSIGN_OR_RETURN(const Json json, ParseJson(line, shallow));
-  if (!twice.empty()) return absl::InvalidArgumentError(absl::StrCat("member \"", twice, "\" is there twice"));
-  if (!json.is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat("not a JSON object but ", json.type_name(),
-                                                   "; a line looks like {\"id\": \"...\", \"text\": \"...\"}"));
-  }
-  const auto id = json.find("id");
-  if (id == json.end()) return absl::InvalidArgumentError("member \"id\" is missing");
-  if (id->is_string()) {
-    item->id = id->get<std::string>();
-  } else if (id->is_number_unsigned()) {
-    item->id = absl::StrCat(id->get<uint64_t>());
-  } else if (id->is_number_integer()) {
-    item->id = absl::StrCat(id->get<int64_t>());
-  } else {
-    return absl::InvalidArgumentError("member \"id\" is neither a string nor an integer");
-  }
-  if (const auto title = json.find("title"); title != json.end() && !title->is_null()) {
-    if (!title->is_string()) return absl::InvalidArgumentError("member \"title\" is not a string");
-    item->title = title->get<std::string>();
-  }
-  const auto text = json.find("text");
-  if (text == json.end() || !text->is_string()) {
-    return absl::InvalidArgumentError("member \"text\" is missing or not a string");
-  }
-  item->text = text->get<std::string>();
-  return absl::OkStatus();
+  JsonLine read;
+  const absl::Status status = ParseJsonLine(line, &read);
+  item->id = std::move(read.id);
+  item->title = std::move(read.title);
+  item->text = std::move(read.text);
+  return status;
 }
 
 }  // namespace
