@@ -18,6 +18,14 @@ namespace {
 
 constexpr absl::Duration kApproach = absl::Seconds(10), kPause = absl::Milliseconds(250);
 
+absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
+    const store::cluster::ClusterSettings& settings) {
+  store::database::DatabaseOptions options;
+  options.connection = settings.database;
+  options.cluster_id = settings.id;
+  return store::database::DatabaseCatalog::Open(options);
+}
+
 // What only the catalog knows: how many documents there are, and its clock, by which they are written.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
   KVLINK_ASSIGN_OR_RETURN(const auto counted, catalog->Stats(SteadyNow() + kApproach));
@@ -55,11 +63,7 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   ClusterStore cluster;
   cluster.membership = *std::move(opened);
 
-  const store::cluster::ClusterSettings settings = cluster.membership->view()->settings;
-  store::database::DatabaseOptions database;
-  database.connection = settings.database;
-  database.cluster_id = settings.id;
-  auto catalog = store::database::DatabaseCatalog::Open(database);
+  auto catalog = OpenCatalog(cluster.membership->view()->settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
   const std::shared_ptr<store::database::DatabaseCatalog> shared = *std::move(catalog);
 

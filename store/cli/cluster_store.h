@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "store/cli/place.h"
 #include "store/cluster/members/membership.h"
 #include "store/cluster/replicas/replicated.h"

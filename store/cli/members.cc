@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cluster/members/administration.h"
 #include "store/cluster/members/membership.h"
