@@ -2,6 +2,7 @@
 // everybody.h asks all.
 #include "store/cluster/replicas/replicated.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,12 +18,15 @@
 namespace kvlink::store::cluster {
 namespace {
 
+constexpr absl::Duration kConnectTimeout = absl::Seconds(2);
+
 client::RemoteOptions NodeOptions(const ReplicatedOptions& options) {
   client::RemoteOptions node = options.node;
   node.resources = client::NewClientResources(options.resources);
   node.connect_later = true;
-  // Another owner is asked then.
+  // Another owner is asked then. Those that dial are few, and must not wait long for hosts that are gone.
   node.patience = kNoProgress;
+  node.connect_timeout = std::min(node.connect_timeout, kConnectTimeout);
   return node;
 }
 
