@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "nlohmann/json.hpp"
 #include "store/cli/commands.h"
+#include "store/cli/members.h"
 #include "store/cli/place.h"
 
 namespace kvlink::cli {
@@ -26,7 +27,7 @@ struct AdminFlags {
   StoreFlags store;
   bool watch = false;
   bool json = false;
-  bool stop = false;
+  bool stop = false, wait = false, cancel = false;
   double interval = 1;
   int64_t capacity = 0;
   int64_t pinned = 0;
@@ -213,14 +214,29 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
 
 absl::Status RunDrain(absl::Span<char* const> args) {
   AdminFlags flags;
-  Arguments arguments("drain", "",
+  ClusterFlags cluster;
+  Arguments arguments("drain", "[NODE]",
                       "Lets a node finish: it takes no new sessions and no new encodings, serves those who hold on,\n"
-                      "and this command ends when nothing is under way any more.");
+                      "and this command ends when nothing is under way any more.\n\n"
+                      "With NODE, the address or the first digits of the node id of a member of a cluster: it serves\n"
+                      "on until the other members have what it holds, then leaves the cluster, and ends.");
   AddNodeFlags(arguments, flags.store);
-  arguments.Flag("stop", "The node's process ends then.", &flags.stop);
+  AddClusterFlags(arguments, cluster);
+  arguments.Flag("stop", "Without NODE: the node's process ends then.", &flags.stop);
+  arguments.Flag("wait", "With NODE: wait until it has left.", &flags.wait);
+  arguments.Flag("cancel", "With NODE: it stays after all.", &flags.cancel);
   arguments.Number("timeout", "SECONDS", "How long to wait.", &flags.timeout);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
+  const absl::Time deadline = SteadyNow() + absl::Seconds(flags.timeout);
+  if (arguments.operands().size() == 1) {
+    if (flags.stop)
+      return absl::InvalidArgumentError("--stop goes without NODE: a member that has drained ends by itself");
+    return DrainMember(cluster, arguments.operands()[0], flags.cancel, flags.wait, deadline);
+  }
+  if (flags.wait || flags.cancel || arguments.given("cluster")) {
+    return absl::InvalidArgumentError("say which member: kvlink drain NODE");
+  }
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
   ProgressBar bar;
@@ -231,7 +247,7 @@ absl::Status RunDrain(absl::Span<char* const> args) {
                                     " leases"));
         return true;
       },
-      SteadyNow() + absl::Seconds(flags.timeout));
+      deadline);
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(HintAtKey(drained));
   absl::PrintF("%s: drained%s\n", flags.store.store, flags.stop ? ", stopping" : "");

@@ -11,6 +11,8 @@ namespace kvlink::cli {
 absl::Status RunStore(absl::Span<char* const> args);
 absl::Status RunStatus(absl::Span<char* const> args);
 absl::Status RunDrain(absl::Span<char* const> args);
+absl::Status RunCluster(absl::Span<char* const> args);
+absl::Status RunMembers(absl::Span<char* const> args);
 absl::Status RunNamespace(absl::Span<char* const> args);
 absl::Status RunCatalog(absl::Span<char* const> args);
 absl::Status RunDelete(absl::Span<char* const> args);

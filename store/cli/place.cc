@@ -1,10 +1,7 @@
 #include "store/cli/place.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
@@ -15,8 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
-#include "base/descriptor.h"
 #include "base/status.h"
+#include "store/cli/secret_file.h"
 #include "store/client/reachable.h"
 #include "store/client/remote.h"
 #include "store/embedded/embedded.h"
@@ -29,40 +26,11 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-constexpr size_t kMinSecretBytes = 16;
-constexpr size_t kMaxSecretBytes = 4096;
-
-absl::StatusOr<std::string> ReadSecret(const std::string& path) {
-  // Without waiting: a pipe is opened at once, and refused.
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  struct stat info = {};
-  if (file.get() < 0 || fstat(file.get(), &info) != 0) return absl::ErrnoToStatus(errno, path);
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
-  if ((info.st_mode & (S_IROTH | S_IWOTH)) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": others may read or write it; use chmod o-rw on it"));
-  }
-  std::string secret(kMaxSecretBytes + 2, '\0');  // a newline, and one byte that shows there is more
-  size_t size = 0;
-  while (size < secret.size()) {
-    const ssize_t n = read(file.get(), secret.data() + size, secret.size() - size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return absl::ErrnoToStatus(errno, path);
-    if (n == 0) break;
-    size += static_cast<size_t>(n);
-  }
-  secret.resize(size);
-  if (!secret.empty() && secret.back() == '\n') secret.pop_back();
-  if (secret.size() >= kMinSecretBytes && secret.size() <= kMaxSecretBytes) return secret;
-  return absl::InvalidArgumentError(absl::StrCat(path, ": a secret has ", kMinSecretBytes, " to ", kMaxSecretBytes,
-                                                 " bytes, this one has ",
-                                                 secret.size() > kMaxSecretBytes ? "more" : "fewer"));
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> TenantSecret(const Arguments& arguments, const StoreFlags& flags) {
   if (!arguments.given("secret-file")) return std::string();
-  auto secret = ReadSecret(flags.secret_file);
+  auto secret = ReadSecretFile(flags.secret_file, kMinSecretBytes, kMaxSecretBytes);
   KVLINK_RETURN_IF_ERROR(Annotate(secret.status(), "option --secret-file"));
   return secret;
 }
@@ -176,7 +144,7 @@ absl::StatusOr<std::unique_ptr<store::client::NodeAdmin>> OpenAdmin(const StoreF
 
 absl::StatusOr<std::string> NodeKey(const StoreFlags& flags) {
   if (flags.key_file.empty()) return std::string();
-  auto key = ReadSecret(flags.key_file);
+  auto key = ReadSecretFile(flags.key_file, kMinSecretBytes, kMaxSecretBytes);
   KVLINK_RETURN_IF_ERROR(Annotate(key.status(), "option --key-file"));
   return key;
 }

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -18,8 +20,13 @@
 #include "base/descriptor.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "store/cli/cluster_flags.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
+#include "store/cli/secret_file.h"
+#include "store/cluster/node/member_node.h"
+#include "store/cluster/node/upkeep.h"
+#include "store/database/database.h"
 #include "store/node/node.h"
 
 namespace kvlink::cli {
@@ -32,9 +39,14 @@ constexpr absl::string_view kStoreSummary =
     "Without --access-file everybody who reaches it may do everything, so it listens on this host only.\n"
     "Lines of the file: NAME KEY read|write|admin NAMESPACE,NAMESPACE... (or *). UCX protects nobody from\n"
     "a hostile host: it listens beyond this one only where --data says so; open it to trusted hosts.\n\n"
+    "With --cluster it is a member of a cluster (kvlink cluster create): it holds what falls to it, and\n"
+    "clients find it by etcd. Its directory then belongs to that cluster.\n\n"
     "When it serves, it prints its addresses, and whether it made the store, as one line of JSON; its log\n"
     "goes to standard error, one JSON object a line. SIGTERM and SIGINT end it once what is under way has\n"
     "ended; a second one at once.";
+
+// A node waits for the end of the lease of the process before it, and for its companions.
+constexpr absl::Duration kStartTimeout = absl::Minutes(2);
 
 // Signals as a descriptor, so that waiting for them needs no handler.
 absl::StatusOr<Descriptor> CatchEndSignals() {
@@ -69,6 +81,11 @@ struct StoreCommandFlags {
   std::string access_file;
   int64_t scrub = int64_t{32} << 20;
   int64_t drain_seconds = 30;
+  ClusterFlags cluster;
+  std::string zone, advertise;
+  int64_t weight = 0;
+  std::string peer_key_file, peer_ca;
+  int64_t repair = int64_t{256} << 20;
 };
 
 absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
@@ -100,10 +117,32 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Bytes("scrub", "Bytes a second that are read back and checked in the background; 0: none.", &flags.scrub);
   arguments.Integer("drain-seconds", "N", "How long the end waits for what is under way.", 0, 86400,
                     &flags.drain_seconds);
+  // A cluster from the environment is for clients: a node joins where it is told to.
+  flags.cluster.cluster.clear();
+  AddClusterFlags(arguments, flags.cluster);
+  arguments.Text("zone", "NAME", "When it joins: its failure domain; copies go to different ones.", &flags.zone);
+  arguments.Integer("weight", "N",
+                    "When it joins: its share of the encodings, against the other members'; 0: GiB of --capacity.", 0,
+                    store::cluster::kMaxWeight, &flags.weight);
+  arguments.Text("advertise", "HOST:PORT",
+                 "Where the others of the cluster reach --listen; not given: there. Port 0: its port.",
+                 &flags.advertise);
+  arguments.Text("peer-key-file", "FILE",
+                 "This node's key on the other members, where their access files give it the right 'repair'.",
+                 &flags.peer_key_file);
+  arguments.Text("peer-ca", "FILE", "Certificates (PEM) of the authority of the other members' certificates.",
+                 &flags.peer_ca);
+  arguments.Bytes("repair", "Most bytes a second that are copied from the other members.", &flags.repair);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
     return absl::InvalidArgumentError("it takes no operands; name the directory with --store");
+  }
+  if (flags.repair < 1) return absl::InvalidArgumentError("option --repair: at least 1 byte a second");
+  for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair"}) {
+    if (arguments.given(option) && flags.cluster.cluster.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("option --", option, " is for members of a --cluster"));
+    }
   }
   KVLINK_RETURN_IF_ERROR(CheckMemory(flags.store.memory));
   KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store.store));
@@ -154,6 +193,79 @@ std::string UcxAddress(const store::node::Node::Addresses& addresses) {
   return "";
 }
 
+// The node, as a member of a cluster or alone.
+struct Serving {
+  std::unique_ptr<store::cluster::MemberNode> member;  // null: alone
+  std::unique_ptr<store::node::Node> alone;
+  store::node::Node* node = nullptr;
+
+  std::optional<absl::Status> ended() const { return member == nullptr ? std::nullopt : member->ended(); }
+};
+
+// As whom this node asks the others.
+absl::StatusOr<store::client::RemoteOptions> PeerOptions(const StoreCommandFlags& flags) {
+  store::client::RemoteOptions peers;
+  peers.name = ClientName();
+  // Its own certificate is what it shows to those who demand one.
+  if (!flags.peer_ca.empty()) peers.tls = flags.store.tls;
+  peers.tls.ca_file = flags.peer_ca;
+  peers.tls.insecure = flags.store.tls.insecure;
+  if (!flags.peer_key_file.empty()) {
+    auto key = ReadSecretFile(flags.peer_key_file, kMinSecretBytes, kMaxSecretBytes);
+    KVLINK_RETURN_IF_ERROR(Annotate(key.status(), "option --peer-key-file"));
+    peers.key = *std::move(key);
+  }
+  return peers;
+}
+
+// The drop log of the cluster's database, whose tables are made or brought up to date first.
+absl::StatusOr<std::unique_ptr<store::database::DropLog>> OpenDropLog(const store::cluster::ClusterSettings& settings,
+                                                                      absl::Time deadline) {
+  store::database::DatabaseOptions options;
+  options.connection = settings.database;
+  options.cluster_id = settings.id;
+  options.max_connections = 2;
+  KVLINK_ASSIGN_OR_RETURN(auto catalog, store::database::DatabaseCatalog::Open(options));
+  KVLINK_RETURN_IF_ERROR(Annotate(catalog->Prepare(deadline), "the cluster's database"));
+  return catalog;
+}
+
+absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
+  Serving serving;
+  if (flags.cluster.cluster.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(serving.alone, store::node::Node::Start(OptionsOf(flags)));
+    serving.node = serving.alone.get();
+    return serving;
+  }
+  store::cluster::MemberNodeOptions options;
+  options.node = OptionsOf(flags);
+  KVLINK_ASSIGN_OR_RETURN(options.cluster, ClusterAddressOf(flags.cluster));
+  options.zone = flags.zone;
+  if (flags.weight > 0) options.weight = static_cast<uint32_t>(flags.weight);
+  options.advertise = flags.advertise;
+  store::cluster::UpkeepOptions upkeep;
+  KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
+  upkeep.bytes_per_second = flags.repair;
+  upkeep.open_log = OpenDropLog;
+  options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
+  KVLINK_ASSIGN_OR_RETURN(serving.member,
+                          store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));
+  serving.node = serving.member->node();
+  return serving;
+}
+
+nlohmann::json ReadyMessage(const StoreCommandFlags& flags, const Serving& serving, bool created) {
+  const store::node::Node::Addresses& addresses = serving.node->addresses();
+  nlohmann::json ready = {{"store", flags.store.store},       {"created", created},
+                          {"grpc", addresses.control},        {"ucx", UcxAddress(addresses)},
+                          {"socket", addresses.local_socket}, {"metrics", addresses.metrics}};
+  if (serving.member != nullptr) {
+    ready["cluster"] = serving.member->membership().view()->settings.name;
+    ready["node_id"] = store::cluster::IdHex(serving.member->id());
+  }
+  return ready;
+}
+
 }  // namespace
 
 absl::Status RunStore(absl::Span<char* const> args) {
@@ -165,21 +277,21 @@ absl::Status RunStore(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
-  KVLINK_ASSIGN_OR_RETURN(const auto node, store::node::Node::Start(OptionsOf(flags)));
-  const store::node::Node::Addresses& addresses = node->addresses();
-  const nlohmann::json ready = {{"store", flags.store.store},       {"created", !existed},
-                                {"grpc", addresses.control},        {"ucx", UcxAddress(addresses)},
-                                {"socket", addresses.local_socket}, {"metrics", addresses.metrics}};
-  absl::PrintF("%s\n", ready.dump());
+  KVLINK_ASSIGN_OR_RETURN(const Serving serving, Serve(flags));
+  store::node::Node* const node = serving.node;
+  absl::PrintF("%s\n", ReadyMessage(flags, serving, !existed).dump());
   std::fflush(stdout);
-  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) &&
-         !EndSignal(signals, absl::ZeroDuration(), node.get())) {
+  while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration(), node) &&
+         !serving.ended().has_value()) {
   }
+  const absl::Status ended = serving.ended().value_or(absl::OkStatus());
+  // The others ask it no more, while what is under way ends.
+  if (serving.member != nullptr) serving.member->Leave();
   node->Drain();
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
-  while (!node->idle() && SteadyNow() < until && !EndSignal(signals, absl::Milliseconds(50), node.get())) {
+  while (!node->idle() && SteadyNow() < until && !EndSignal(signals, absl::Milliseconds(50), node)) {
   }
-  return absl::OkStatus();
+  return ended;
 }
 
 }  // namespace kvlink::cli

@@ -75,6 +75,8 @@ class Node {
   Node& operator=(const Node&) = delete;
 
   const Addresses& addresses() const { return addresses_; }
+  // For what works on the same store beside the node, and ends before it.
+  engine::Engine* engine() const { return service_->core.engine.get(); }
   // Takes no more sessions (but of administrators) and pushes; reads go on. For good.
   void Drain();
   // Waits for the end of a Drain call that asked the process to stop. False: not before the deadline.

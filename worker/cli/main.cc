@@ -16,7 +16,9 @@ constexpr kvlink::cli::Command kCommands[] = {
     {"store", kvlink::cli::RunStore, "serve a store to other processes and hosts"},
     {"status", kvlink::cli::RunStatus, "show a node: tiers, namespaces, traffic"},
     {"namespace", kvlink::cli::RunNamespace, "show or set how much of a node a namespace may take"},
-    {"drain", kvlink::cli::RunDrain, "let a node finish what is under way, and stop it"},
+    {"drain", kvlink::cli::RunDrain, "let a node finish what is under way, or hand over what it holds"},
+    {"members", kvlink::cli::RunMembers, "show or change the members of a cluster"},
+    {"cluster", kvlink::cli::RunCluster, "make a cluster of nodes"},
 };
 
 }  // namespace

@@ -1,0 +1,65 @@
+// KVLINK_STORE may name a cluster where it else names a directory or a node; --cluster then has it as its default.
+#include "store/cli/cluster_flags.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/strip.h"
+#include "base/status.h"
+#include "store/cli/secret_file.h"
+
+namespace kvlink::cli {
+namespace {
+
+constexpr absl::string_view kScheme = "etcd://";
+constexpr size_t kMaxPasswordBytes = 1024;
+
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
+
+ClusterFlags::ClusterFlags()
+    : etcd_user(Environment("KVLINK_ETCD_USER")), etcd_password_file(Environment("KVLINK_ETCD_PASSWORD_FILE")) {
+  etcd_tls.ca_file = Environment("KVLINK_ETCD_CA");
+  const std::string store = Environment("KVLINK_STORE");
+  if (IsCluster(store)) cluster = std::string(absl::StripPrefix(store, kScheme));
+}
+
+bool IsCluster(absl::string_view store) { return absl::StartsWith(store, kScheme); }
+
+void AddClusterFlags(Arguments& arguments, ClusterFlags& flags) {
+  arguments.Text("cluster", "HOST:PORT,...[/NAME]",
+                 "The cluster: members of its etcd, and its name where that is not 'default'.", &flags.cluster);
+  arguments.Text("etcd-user", "NAME", "As whom etcd is asked, where it demands a user.", &flags.etcd_user);
+  arguments.Text("etcd-password-file", "FILE", "That user's password, in a file that others may not read.",
+                 &flags.etcd_password_file);
+  arguments.Text("etcd-ca", "FILE", "Certificates (PEM) of the authority of etcd's certificates, where it speaks TLS.",
+                 &flags.etcd_tls.ca_file);
+  arguments.Text("etcd-cert", "FILE", "This client's certificate (PEM), where etcd demands one.",
+                 &flags.etcd_tls.certificate_file);
+  arguments.Text("etcd-key", "FILE", "Key (PEM) of --etcd-cert.", &flags.etcd_tls.key_file);
+  arguments.Flag("etcd-insecure", "Send etcd's password in plain text beyond this host.", &flags.etcd_tls.insecure);
+}
+
+absl::StatusOr<store::cluster::ClusterAddress> ClusterAddressOf(const ClusterFlags& flags) {
+  if (flags.cluster.empty()) {
+    return absl::InvalidArgumentError(
+        "no cluster; name one with --cluster HOST:PORT,...[/NAME], or with etcd:// before it in KVLINK_STORE");
+  }
+  auto address = store::cluster::ParseClusterAddress(absl::StripPrefix(flags.cluster, kScheme));
+  KVLINK_RETURN_IF_ERROR(Annotate(address.status(), "option --cluster"));
+  address->etcd.tls = flags.etcd_tls;
+  address->etcd.user = flags.etcd_user;
+  if (!flags.etcd_password_file.empty()) {
+    auto password = ReadSecretFile(flags.etcd_password_file, 1, kMaxPasswordBytes);
+    KVLINK_RETURN_IF_ERROR(Annotate(password.status(), "option --etcd-password-file"));
+    address->etcd.password = *std::move(password);
+  }
+  return address;
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,315 @@
+// kvlink cluster, members, drain NODE: what an operator does with a cluster, by its etcd alone. Nodes follow what they
+// find there.
+#include "store/cli/members.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/cli/args.h"
+#include "base/cli/progress.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "store/cli/commands.h"
+#include "store/cluster/members/administration.h"
+#include "store/cluster/members/membership.h"
+#include "store/cluster/node/member_node.h"
+
+namespace kvlink::cli {
+namespace {
+
+namespace cluster = store::cluster;
+
+constexpr absl::Duration kCallTimeout = absl::Seconds(10), kLook = absl::Milliseconds(250);
+constexpr size_t kMinPrefix = 4;
+
+absl::StatusOr<std::unique_ptr<cluster::Membership>> OpenCluster(const ClusterFlags& flags) {
+  cluster::MembershipOptions options;
+  KVLINK_ASSIGN_OR_RETURN(options.address, ClusterAddressOf(flags));
+  return cluster::Membership::Open(std::move(options), SteadyNow() + kCallTimeout);
+}
+
+// Of one member: how many slots it has before and after what is under way.
+struct Shares {
+  int now = 0, next = 0;
+};
+std::vector<Shares> SharesOf(const cluster::Placement& placement) {
+  std::vector<Shares> shares(placement.members().size());
+  for (int slot = 0; slot < cluster::kSlots; ++slot) {
+    for (const uint16_t owner : placement.current().Owners(slot)) ++shares[owner].now;
+    for (const uint16_t owner : placement.next().Owners(slot)) ++shares[owner].next;
+  }
+  return shares;
+}
+
+using Progress = std::map<cluster::NodeId, cluster::ProgressRecord>;
+
+nlohmann::json ToJson(const cluster::View& view, const Progress& progress) {
+  const std::vector<Shares> shares = SharesOf(view.placement);
+  nlohmann::json members = nlohmann::json::array();
+  for (size_t i = 0; i < view.status.size(); ++i) {
+    const cluster::Member& member = view.placement.members()[i];
+    const cluster::MemberStatus& status = view.status[i];
+    nlohmann::json one = {{"node_id", cluster::IdHex(member.node_id)},
+                          {"address", status.address},
+                          {"zone", member.zone},
+                          {"weight", member.weight},
+                          {"state", std::string(cluster::StateName(member.state))},
+                          {"build", status.build},
+                          {"alive", status.incarnation.has_value()},
+                          {"slots", shares[i].now},
+                          {"slots_next", shares[i].next}};
+    if (const auto found = progress.find(member.node_id); found != progress.end()) {
+      one["progress"] = {{"epoch", found->second.epoch},
+                         {"slots", found->second.slots},
+                         {"slots_done", found->second.slots_done},
+                         {"bytes_left", found->second.bytes_left},
+                         {"bytes_per_second", found->second.bytes_per_second}};
+    }
+    members.push_back(std::move(one));
+  }
+  return {{"cluster", view.settings.name},      {"id", cluster::IdHex(view.settings.id)},
+          {"copies", view.settings.copies},     {"acknowledged", view.settings.acknowledged},
+          {"database", view.settings.database}, {"epoch", view.placement.epoch()},
+          {"members", std::move(members)}};
+}
+
+// "complete", "7 of 10 slots, 1.5 GiB left".
+std::string ShowProgress(const cluster::View& view, const Progress& progress, const cluster::NodeId& id) {
+  const auto found = progress.find(id);
+  if (found == progress.end()) return "-";
+  const cluster::ProgressRecord& record = found->second;
+  const std::string of = record.epoch == view.placement.epoch() ? "" : absl::StrCat(" of epoch ", record.epoch);
+  if (record.complete()) return "complete" + of;
+  return absl::StrCat(record.slots_done, " of ", record.slots, " slots", of, ", ",
+                      FormatBytes(static_cast<double>(record.bytes_left)), " left");
+}
+
+std::string Draw(const cluster::View& view, const Progress& progress) {
+  const auto& settings = view.settings;
+  std::string text = absl::StrCat("cluster ", settings.name, " (", cluster::IdHex(settings.id), "): ", settings.copies,
+                                  " copies, ", settings.acknowledged, " acknowledged, epoch ", view.placement.epoch(),
+                                  ", ", view.status.size(), " members\n");
+  if (view.status.empty()) return text;
+  std::vector<std::vector<std::string>> rows = {
+      {"NODE", "ADDRESS", "ZONE", "WEIGHT", "STATE", "ALIVE", "SLOTS", "HOLDS", "BUILD"}};
+  const std::vector<Shares> shares = SharesOf(view.placement);
+  for (size_t i = 0; i < view.status.size(); ++i) {
+    const cluster::Member& member = view.placement.members()[i];
+    rows.push_back({cluster::IdHex(member.node_id), view.status[i].address, member.zone.empty() ? "-" : member.zone,
+                    absl::StrCat(member.weight), std::string(cluster::StateName(member.state)),
+                    view.status[i].incarnation.has_value() ? "yes" : "no",
+                    shares[i].now == shares[i].next ? absl::StrCat(shares[i].now)
+                                                    : absl::StrCat(shares[i].now, "->", shares[i].next),
+                    ShowProgress(view, progress, member.node_id), view.status[i].build});
+  }
+  std::vector<size_t> widths(rows[0].size());
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const auto& row : rows) {
+    for (size_t i = 0; i + 1 < row.size(); ++i) absl::StrAppendFormat(&text, "%-*s  ", widths[i], row[i]);
+    absl::StrAppend(&text, row.back(), "\n");
+  }
+  return text;
+}
+
+absl::Status List(const cluster::Membership& membership, bool json) {
+  const auto view = membership.view();
+  if (json) {
+    absl::PrintF("%s\n", ToJson(*view, membership.progress()).dump(1));
+  } else {
+    absl::PrintF("%s", Draw(*view, membership.progress()));
+  }
+  return absl::OkStatus();
+}
+
+struct MembersFlags {
+  ClusterFlags cluster;
+  bool json = false, force = false;
+};
+
+absl::Status Change(const cluster::Membership& membership, const std::vector<std::string>& words, bool force) {
+  const absl::Time deadline = SteadyNow() + kCallTimeout;
+  cluster::Connection* const connection = membership.connection();
+  const std::string& verb = words[0];
+  KVLINK_ASSIGN_OR_RETURN(const cluster::NodeId id, FindMember(*membership.view(), words[1]));
+  absl::StatusOr<uint64_t> epoch;
+  std::string what;
+  if (verb == "weight") {
+    int64_t weight = 0;
+    if (!absl::SimpleAtoi(words[2], &weight)) {
+      return absl::InvalidArgumentError(absl::StrCat("weight '", words[2], "' is not a whole number"));
+    }
+    KVLINK_RETURN_IF_ERROR(cluster::ValidateWeight(weight));
+    epoch = cluster::SetWeight(connection, id, static_cast<uint32_t>(weight), deadline);
+    what = absl::StrCat("has weight ", weight);
+  } else if (verb == "zone") {
+    epoch = cluster::SetZone(connection, id, words[2], deadline);
+    what = words[2].empty() ? "is in no zone" : absl::StrCat("is in zone ", words[2]);
+  } else {
+    epoch = cluster::Remove(connection, id, force, deadline);
+    what = "is no member any more";
+  }
+  KVLINK_RETURN_IF_ERROR(epoch.status());
+  absl::PrintF("%s %s, at epoch %d\n", cluster::IdHex(id), what, *epoch);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<cluster::NodeId> FindMember(const cluster::View& view, absl::string_view name) {
+  const std::string digits = absl::AsciiStrToLower(name);
+  const bool hex = digits.size() <= 32 && std::all_of(digits.begin(), digits.end(), absl::ascii_isxdigit);
+  if (!hex && !absl::StrContains(name, ':')) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", name, "' names no member: give its address, or the first digits of its node id (kvlink members)"));
+  }
+  if (hex && digits.size() < kMinPrefix) {
+    return absl::InvalidArgumentError(absl::StrCat("'", name, "': give at least ", kMinPrefix, " digits of a node id"));
+  }
+  std::vector<cluster::NodeId> found;
+  for (size_t i = 0; i < view.status.size(); ++i) {
+    const cluster::NodeId& id = view.placement.members()[i].node_id;
+    const bool named = hex ? absl::StartsWith(cluster::IdHex(id), digits) : view.status[i].address == name;
+    if (named) found.push_back(id);
+  }
+  if (found.size() == 1) return found[0];
+  if (found.empty()) {
+    return absl::NotFoundError(absl::StrCat("cluster '", view.settings.name, "' has no member '", name,
+                                            "'; kvlink members shows those it has"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", name,
+      "' stands for several members: ", absl::StrJoin(found, ", ", [](std::string* out, const cluster::NodeId& id) {
+        absl::StrAppend(out, cluster::IdHex(id));
+      })));
+}
+
+absl::Status RunMembers(absl::Span<char* const> args) {
+  MembersFlags flags;
+  Arguments arguments(
+      "members", "[list | weight NODE N | zone NODE ZONE | remove NODE]",
+      "Shows the members of a cluster, or changes one: what it weighs against the others (capacity, in\n"
+      "the unit of all of them), in which failure domain it stands ('' for none), that it is no member\n"
+      "any more. NODE is its address, or the first digits of its node id.\n\n"
+      "A node that runs is removed by kvlink drain NODE, which lets it hand over what it holds.");
+  AddClusterFlags(arguments, flags.cluster);
+  arguments.Flag("force", "Remove a member that is alive: what only it holds is lost to the cluster.", &flags.force);
+  arguments.Flag("json", "Print JSON.", &flags.json);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  const std::vector<std::string>& words = arguments.operands();
+  const std::string verb = words.empty() ? "list" : words[0];
+  const size_t wanted = verb == "list" ? 1 : verb == "remove" ? 2 : verb == "weight" || verb == "zone" ? 3 : 0;
+  if (wanted == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("'", verb, "': say list, weight, zone or remove"));
+  }
+  if (words.size() != wanted && !words.empty()) {
+    return absl::InvalidArgumentError("write list, weight NODE N, zone NODE ZONE, or remove NODE");
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags.cluster));
+  return wanted == 1 ? List(*membership, flags.json) : Change(*membership, words, flags.force);
+}
+
+absl::Status RunCluster(absl::Span<char* const> args) {
+  ClusterFlags flags;
+  cluster::ClusterSettings settings;
+  int64_t copies = settings.copies, acknowledged = settings.acknowledged;
+  Arguments arguments("cluster", "create",
+                      "Makes a cluster in etcd: how many nodes keep each encoding, how many of them have it on disk\n"
+                      "before a write is acknowledged, and in which database its documents are. Nodes then join with\n"
+                      "kvlink store --cluster.\n\n"
+                      "The connection string holds no password, since whoever reads etcd sees it: each process has\n"
+                      "it in the file that PGPASSFILE names.");
+  AddClusterFlags(arguments, flags);
+  arguments.Integer("copies", "N", "Nodes that keep each encoding.", 1, cluster::kMaxCopies, &copies);
+  arguments.Integer("acknowledged", "N", "Copies on disk before a write is acknowledged; not given: all.", 1,
+                    cluster::kMaxCopies, &acknowledged);
+  arguments.Text("database", "CONNSTRING", "Of PostgreSQL: postgresql://USER@HOST/NAME.", &settings.database);
+  KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
+  if (arguments.help_wanted()) return absl::OkStatus();
+  if (arguments.operands() != std::vector<std::string>{"create"}) {
+    return absl::InvalidArgumentError("say what to do: kvlink cluster create");
+  }
+  settings.copies = static_cast<int>(copies);
+  settings.acknowledged = static_cast<int>(arguments.given("acknowledged") ? acknowledged : copies);
+  KVLINK_ASSIGN_OR_RETURN(const cluster::ClusterAddress address, ClusterAddressOf(flags));
+  KVLINK_ASSIGN_OR_RETURN(const auto connection, cluster::Connection::Open(address));
+  KVLINK_ASSIGN_OR_RETURN(const auto made,
+                          cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
+  absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
+               cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
+  return absl::OkStatus();
+}
+
+namespace {
+
+// Until the member has left.
+absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::NodeId& id, absl::Time deadline) {
+  ProgressBar bar;
+  std::string awaited;
+  for (auto view = membership.view(); SteadyNow() < deadline;
+       view = membership.WaitForChange(view, std::min(deadline, SteadyNow() + kLook))) {
+    const auto& members = view->placement.members();
+    const auto self = std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
+    if (self == members.end()) return absl::OkStatus();
+    if (self->state != cluster::MemberState::kDraining) {
+      return absl::AbortedError(absl::StrCat(cluster::IdHex(id), " does not drain any more: somebody let it stay"));
+    }
+    uint64_t bytes = 0;
+    std::vector<std::string> names;
+    const auto progress = membership.progress();
+    for (const uint16_t member : cluster::AwaitedByDrain(*view, progress, id)) {
+      const auto found = progress.find(members[member].node_id);
+      if (found != progress.end()) bytes += found->second.bytes_left;
+      names.push_back(absl::StrCat(view->status[member].address, view->alive(member) ? "" : " (not alive)"));
+    }
+    if (names.empty() && !view->alive(static_cast<uint16_t>(self - members.begin()))) {
+      return absl::FailedPreconditionError(absl::StrCat(cluster::IdHex(id),
+                                                        " is not alive, so it cannot leave by itself; the others hold "
+                                                        "what it held: kvlink members remove takes it out"));
+    }
+    awaited = names.empty() ? "the member itself" : absl::StrJoin(names, ", ");
+    bar.Update(-1, absl::StrCat("waits for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),
+                                " to copy"));
+  }
+  return absl::DeadlineExceededError(absl::StrCat(cluster::IdHex(id), " still drains: it waits for ", awaited));
+}
+
+}  // namespace
+
+absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
+                         absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags));
+  const auto view = membership->view();
+  KVLINK_ASSIGN_OR_RETURN(const cluster::NodeId id, FindMember(*view, node));
+  const absl::Time call = SteadyNow() + kCallTimeout;
+  const auto epoch = cancel ? cluster::CancelDrain(membership->connection(), id, call)
+                            : cluster::Drain(membership->connection(), id, call);
+  KVLINK_RETURN_IF_ERROR(epoch.status());
+  if (cancel) {
+    absl::PrintF("%s stays, at epoch %d\n", cluster::IdHex(id), *epoch);
+    return absl::OkStatus();
+  }
+  absl::PrintF("%s drains, at epoch %d\n", cluster::IdHex(id), *epoch);
+  std::fflush(stdout);
+  if (!wait) return absl::OkStatus();
+  for (auto now = membership->view(); now->placement.epoch() < *epoch && SteadyNow() < deadline;) {
+    now = membership->WaitForChange(now, deadline);
+  }
+  KVLINK_RETURN_IF_ERROR(AwaitDrained(*membership, id, deadline));
+  absl::PrintF("%s has left\n", cluster::IdHex(id));
+  return absl::OkStatus();
+}
+
+}  // namespace kvlink::cli

@@ -1,0 +1,287 @@
+// Each change is made of what was read: read, decide, commit on the condition that what was decided on is still so. The
+// record of the epoch is a condition of every change of the placement, so that these happen one after the other: of two
+// that would each leave one active member, the second sees the first.
+#include "store/cluster/members/administration.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <functional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/cluster/members/contents.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr absl::Duration kMinPause = absl::Milliseconds(5), kMaxPause = absl::Milliseconds(50);
+
+// What is to be done about one member.
+struct Change {
+  std::optional<MemberRecord> record;  // to be written; nothing: deleted
+  std::string what;                    // for the record of the epoch
+  bool places = true;                  // the placement changes
+  bool founds = false;                 // one of the first members
+  bool done = false;                   // it is so already
+};
+using Decide = std::function<absl::StatusOr<Change>(const Contents& contents, const MemberRecord* record)>;
+
+absl::StatusOr<Contents> Read(Connection* connection, etcd::Client* client, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(connection->cluster() + "/", {.prefix = true}, deadline));
+  Contents contents(connection->cluster());
+  for (const etcd::KeyValue& one : got.found) contents.Put(one);
+  contents.set_revision(got.revision);
+  KVLINK_RETURN_IF_ERROR(Annotate(contents.Check(), connection->ToString()));
+  return contents;
+}
+
+etcd::Transaction TransactionOf(const std::string& cluster, const NodeId& id, const Contents& contents,
+                                const Change& change) {
+  const std::string key = KeyOf(cluster, KeyKind::kMember, id), epoch_key = KeyOf(cluster, KeyKind::kEpoch);
+  etcd::Transaction transaction;
+  const auto found = contents.members().find(id);
+  transaction.conditions.push_back(
+      etcd::Compare::ModRevision(key, found == contents.members().end() ? 0 : found->second.revision));
+  if (change.record.has_value()) {
+    transaction.then.push_back(etcd::PutOp{key, SerializeMember(*change.record)});
+  } else {
+    transaction.then.push_back(etcd::DeleteOp{key});
+  }
+  if (change.places) {
+    EpochRecord epoch;
+    if (contents.epoch().has_value()) epoch.founders = contents.epoch()->record.founders;
+    epoch.founders += change.founds ? 1 : 0;
+    epoch.change = change.what;
+    transaction.conditions.push_back(
+        etcd::Compare::ModRevision(epoch_key, contents.epoch().has_value() ? contents.epoch()->revision : 0));
+    transaction.then.push_back(etcd::PutOp{epoch_key, SerializeEpoch(epoch)});
+  }
+  return transaction;
+}
+
+uint64_t EpochOf(const Contents& contents) {
+  return contents.epoch().has_value() ? static_cast<uint64_t>(contents.epoch()->revision) : 0;
+}
+
+// Nothing: somebody else was faster, or nobody knows; look again.
+absl::StatusOr<std::optional<uint64_t>> TryOnce(Connection* connection, etcd::Client* client, const NodeId& id,
+                                                const Decide& decide, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const Contents contents, Read(connection, client, deadline));
+  const auto found = contents.members().find(id);
+  KVLINK_ASSIGN_OR_RETURN(const Change change,
+                          decide(contents, found == contents.members().end() ? nullptr : &found->second.record));
+  if (change.done) return EpochOf(contents);
+  const auto committed = client->Commit(TransactionOf(connection->cluster(), id, contents, change), deadline);
+  if (absl::IsUnknown(committed.status())) return std::nullopt;
+  KVLINK_RETURN_IF_ERROR(committed.status());
+  if (!committed->succeeded) return std::nullopt;
+  return change.places ? static_cast<uint64_t>(committed->revision) : EpochOf(contents);
+}
+
+absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const Decide& decide, absl::Time deadline) {
+  std::minstd_rand random(std::random_device{}());
+  bool renewed = false;
+  do {
+    const std::shared_ptr<etcd::Client> client = connection->client();
+    auto tried = TryOnce(connection, client.get(), id, decide, deadline);
+    // An etcd that was set back is asked once more, by a new client; so is one that is another than it was.
+    if (NeedsAnotherClient(tried.status()) && !std::exchange(renewed, true)) {
+      KVLINK_RETURN_IF_ERROR(connection->Renew(client));
+      continue;
+    }
+    KVLINK_RETURN_IF_ERROR(tried.status());
+    if (tried->has_value()) return **tried;
+    absl::SleepFor(absl::Nanoseconds(std::uniform_int_distribution<int64_t>(
+        absl::ToInt64Nanoseconds(kMinPause), absl::ToInt64Nanoseconds(kMaxPause))(random)));
+  } while (SteadyNow() < deadline);
+  return absl::AbortedError(
+      absl::StrCat(connection->ToString(), ": others changed the members all the time; try again"));
+}
+
+absl::Status NoMember(const Connection& connection, const NodeId& id) {
+  return absl::NotFoundError(absl::StrCat(connection.ToString(), " has no member ", IdHex(id)));
+}
+
+// A change of one field of a member that is there.
+absl::StatusOr<uint64_t> Modify(
+    Connection* connection, const NodeId& id, absl::Time deadline,
+    const std::function<absl::StatusOr<std::string>(const Contents&, MemberRecord*)>& edit) {
+  return Carry(
+      connection, id,
+      [&](const Contents& contents, const MemberRecord* record) -> absl::StatusOr<Change> {
+        if (record == nullptr) return NoMember(*connection, id);
+        Change change;
+        change.record = *record;
+        KVLINK_ASSIGN_OR_RETURN(change.what, edit(contents, &*change.record));
+        change.what = absl::StrCat(IdHex(id), ": ", change.what);
+        change.done = *change.record == *record;
+        return change;
+      },
+      deadline);
+}
+
+absl::Status StillAt(const Contents& contents, uint64_t epoch) {
+  if (EpochOf(contents) == epoch) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the placement has epoch ", EpochOf(contents), " by now, not ", epoch));
+}
+
+absl::StatusOr<std::array<uint8_t, 16>> RandomId() {
+  std::array<uint8_t, 16> id;
+  if (getrandom(id.data(), id.size(), 0) == static_cast<ssize_t>(id.size())) return id;
+  return absl::ErrnoToStatus(errno, "the random number generator");
+}
+
+}  // namespace
+
+absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSettings settings, absl::Time deadline) {
+  settings.name = connection->cluster();
+  KVLINK_RETURN_IF_ERROR(ValidateSettings(settings));
+  KVLINK_ASSIGN_OR_RETURN(settings.id, RandomId());
+  const std::string key = KeyOf(settings.name, KeyKind::kCluster), value = SerializeCluster(settings);
+  const auto client = connection->client();
+  const auto made =
+      client->Commit({{etcd::Compare::Absent(key)}, {etcd::PutOp{key, value}}, {etcd::GetOp{key}}}, deadline);
+  if (made.ok() && made->succeeded) return settings;
+  if (!made.ok() && !absl::IsUnknown(made.status())) return made.status();
+  // The id is ours alone: if it is there, this was carried out.
+  KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, deadline));
+  if (got.found.empty()) return made.ok() ? absl::AbortedError("the cluster came and went: try again") : made.status();
+  if (got.found[0].value == value) return settings;
+  const auto there = ParseCluster(settings.name, got.found[0].value);
+  return absl::AlreadyExistsError(absl::StrCat(connection->ToString(), ": there is a cluster of this name",
+                                               there.ok() ? absl::StrCat(", ", IdHex(there->id)) : ""));
+}
+
+absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::Time deadline) {
+  return Modify(
+      connection, id, deadline, [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
+        if (record->state == MemberState::kJoining) {
+          return absl::FailedPreconditionError(absl::StrCat(
+              IdHex(id), " is joining and holds nothing to hand over; take it out with kvlink members remove"));
+        }
+        const bool others = std::any_of(contents.members().begin(), contents.members().end(), [&](auto& one) {
+          return one.first != id && one.second.record.state == MemberState::kActive;
+        });
+        if (!others && record->state == MemberState::kActive) {
+          return absl::FailedPreconditionError(
+              absl::StrCat(IdHex(id), " is the only active member: nobody could take over what it holds"));
+        }
+        record->state = MemberState::kDraining;
+        return "drains";
+      });
+}
+
+absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, absl::Time deadline) {
+  return Modify(connection, id, deadline, [&](const Contents&, MemberRecord* record) -> absl::StatusOr<std::string> {
+    if (record->state == MemberState::kJoining) {
+      return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " is joining, and does not drain"));
+    }
+    record->state = MemberState::kActive;
+    return "stays";
+  });
+}
+
+absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uint32_t weight, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateWeight(weight));
+  return Modify(connection, id, deadline, [&](const Contents&, MemberRecord* record) -> absl::StatusOr<std::string> {
+    record->weight = weight;
+    return absl::StrCat("weight ", weight);
+  });
+}
+
+absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone,
+                                 absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateZone(zone));
+  return Modify(connection, id, deadline, [&](const Contents&, MemberRecord* record) -> absl::StatusOr<std::string> {
+    record->zone = zone;
+    return absl::StrCat("zone '", zone, "'");
+  });
+}
+
+absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline) {
+  bool seen = false;
+  return Carry(
+      connection, id,
+      [&](const Contents& contents, const MemberRecord* record) -> absl::StatusOr<Change> {
+        if (record == nullptr && !seen) return NoMember(*connection, id);
+        Change change;
+        change.done = record == nullptr;  // by the attempt before, or by somebody else
+        change.what = absl::StrCat(IdHex(id), ": removed");
+        if (!change.done && !force && contents.alive().contains(id)) {
+          return absl::FailedPreconditionError(
+              absl::StrCat(IdHex(id), " at ", record->address,
+                           " is alive: let it hand over what it holds with kvlink drain, or remove it with --force"));
+        }
+        seen = true;
+        return change;
+      },
+      deadline);
+}
+
+absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline) {
+  return Modify(connection, id, deadline,
+                [&](const Contents& contents, MemberRecord* record) -> absl::StatusOr<std::string> {
+                  if (record->state != MemberState::kJoining) return "";  // done
+                  KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
+                  record->state = MemberState::kActive;
+                  return "has joined";
+                });
+}
+
+absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline) {
+  bool seen = false;
+  return Carry(
+      connection, id,
+      [&](const Contents& contents, const MemberRecord* record) -> absl::StatusOr<Change> {
+        if (record == nullptr && !seen) return NoMember(*connection, id);
+        Change change;
+        change.done = record == nullptr;
+        change.what = absl::StrCat(IdHex(id), ": has drained and left");
+        if (change.done) return change;
+        if (record->state != MemberState::kDraining) {
+          return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " does not drain"));
+        }
+        KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
+        seen = true;
+        return change;
+      },
+      deadline);
+}
+
+absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                       absl::Time deadline) {
+  MemberRecord holds;
+  const auto decide = [&](const Contents& contents, const MemberRecord* there) -> absl::StatusOr<Change> {
+    Change change;
+    holds = record;
+    if (there != nullptr) {
+      holds.state = there->state;
+      holds.zone = there->zone;
+      holds.weight = there->weight;
+      change.places = false;
+      change.done = holds == *there;
+    } else {
+      if (contents.members().size() >= kMaxMembers) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat(connection->ToString(), " has ", kMaxMembers, " members, and can have no more"));
+      }
+      const int founders = contents.epoch().has_value() ? contents.epoch()->record.founders : 0;
+      change.founds = founders < contents.settings()->record.copies;
+      holds.state = change.founds ? MemberState::kActive : MemberState::kJoining;
+      change.what = absl::StrCat(IdHex(id), " at ", record.address, ": joins");
+    }
+    change.record = holds;
+    return change;
+  };
+  KVLINK_RETURN_IF_ERROR(Carry(connection, id, decide, deadline).status());
+  return holds;
+}
+
+}  // namespace kvlink::store::cluster

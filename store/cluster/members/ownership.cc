@@ -1,0 +1,72 @@
+// A bit for each slot of each epoch: what is asked for each identity of each request is one look.
+#include "store/cluster/members/ownership.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvlink::store::cluster {
+
+void MemberOwnership::SetNode(const NodeId& id) {
+  MutexLock lock(&update_mutex_);
+  node_ = id;
+  if (view_ != nullptr) Add(view_->placement);
+  view_ = nullptr;
+}
+
+void MemberOwnership::Update(const std::shared_ptr<const View>& view) {
+  MutexLock lock(&update_mutex_);
+  if (!node_.has_value()) {
+    view_ = view;
+    return;
+  }
+  const auto known = eras();
+  if (known != nullptr && known->front()->epoch == view->placement.epoch()) return;
+  Add(view->placement);
+}
+
+void MemberOwnership::Add(const Placement& placement) {
+  auto era = std::make_shared<Era>();
+  era->epoch = placement.epoch();
+  for (const PlacementTable* table : {&placement.current(), &placement.next()}) {
+    const auto& members = table->members();
+    const auto self =
+        std::find_if(members.begin(), members.end(),
+                     [this](const Member& one) ABSL_NO_THREAD_SAFETY_ANALYSIS { return one.node_id == *node_; });
+    if (self == members.end()) continue;
+    const auto index = static_cast<uint16_t>(self - members.begin());
+    for (int slot = 0; slot < kSlots; ++slot) {
+      const absl::Span<const uint16_t> owners = table->Owners(slot);
+      if (std::find(owners.begin(), owners.end(), index) != owners.end()) era->owned.set(slot);
+    }
+  }
+  auto made = std::make_shared<Eras>();
+  made->push_back(era);
+  if (const auto known = eras(); known != nullptr) {
+    for (const auto& former : *known) {
+      if (former->epoch < era->epoch && made->size() <= kFormerEpochs) made->push_back(former);
+    }
+  }
+  MutexLock lock(&mutex_);
+  eras_ = std::move(made);
+}
+
+std::shared_ptr<const MemberOwnership::Eras> MemberOwnership::eras() const {
+  MutexLock lock(&mutex_);
+  return eras_;
+}
+
+uint64_t MemberOwnership::epoch() const {
+  const auto known = eras();
+  return known == nullptr ? 0 : known->front()->epoch;
+}
+
+bool MemberOwnership::Owns(const Identity& identity, uint64_t epoch) const {
+  const auto known = eras();
+  if (known == nullptr) return true;
+  for (const auto& era : *known) {
+    if (era->epoch == epoch) return era->owned.test(SlotOf(identity));
+  }
+  return false;
+}
+
+}  // namespace kvlink::store::cluster

@@ -1,0 +1,54 @@
+// What a member owns: at the present epoch, and at the sixteen before it, for requests of those who have not heard of
+// the present one. At each epoch that is what the current table or the next one gives to it.
+//
+// Before the node's id is known it owns everything, so that nothing is sent elsewhere by mistake.
+// Thread-safety: all methods; Owns locks for a copy of a pointer.
+#ifndef KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_
+#define KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_
+
+#include <bitset>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.h"
+#include "store/cluster/placement.h"
+#include "store/cluster/view.h"
+#include "store/node/ownership.h"
+
+namespace kvlink::store::cluster {
+
+class MemberOwnership final : public node::Ownership {
+ public:
+  static constexpr size_t kFormerEpochs = 16;
+
+  // Whom it is about; once.
+  void SetNode(const NodeId& id);
+  // The view that holds from now on. One with an epoch below the last (etcd was set back) makes those above it
+  // forgotten.
+  void Update(const std::shared_ptr<const View>& view);
+
+  uint64_t epoch() const override;
+  bool Owns(const Identity& identity, uint64_t epoch) const override;
+
+ private:
+  struct Era {
+    uint64_t epoch = 0;
+    std::bitset<kSlots> owned;
+  };
+  using Eras = std::vector<std::shared_ptr<const Era>>;  // the present one first
+
+  void Add(const Placement& placement) ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_mutex_);
+  std::shared_ptr<const Eras> eras() const;
+
+  Mutex update_mutex_;  // of those who change it
+  std::optional<NodeId> node_ ABSL_GUARDED_BY(update_mutex_);
+  std::shared_ptr<const View> view_ ABSL_GUARDED_BY(update_mutex_);  // while there is no node_
+  mutable Mutex mutex_;
+  std::shared_ptr<const Eras> eras_ ABSL_GUARDED_BY(mutex_);  // null: there is no node_
+};
+
+}  // namespace kvlink::store::cluster
+
+#endif  // KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_

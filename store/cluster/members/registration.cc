@@ -1,0 +1,265 @@
+// The alive key is written under one lease at a time, on the condition of what was read before: two processes that come
+// at once cannot both be in it. Who is in it and cannot be displaced is waited for as long as a lease lives that nobody
+// keeps; who is there still is alive.
+//
+// The thread looks at the view several times a second rather than waiting for it, because it also waits for its lease
+// and for progress to write; a look is a comparison of pointers.
+#include "store/cluster/members/registration.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/cluster/members/administration.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr absl::Duration kLook = absl::Milliseconds(200), kCallTimeout = absl::Seconds(5);
+constexpr absl::Duration kBetweenProgress = absl::Seconds(1);
+constexpr absl::Duration kRevokeTimeout = absl::Seconds(2);
+// Beyond twice its time no lease lives that nobody keeps: etcd gives each its whole time again when its leader changes.
+constexpr absl::Duration kGrace = absl::Seconds(2);
+
+}  // namespace
+
+Registration::Registration(Membership* membership, RegistrationOptions options)
+    : membership_(membership), options_(std::move(options)) {}
+
+absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* membership, RegistrationOptions options,
+                                                                  absl::Time deadline) {
+  std::unique_ptr<Registration> registration(new Registration(membership, std::move(options)));
+  KVLINK_RETURN_IF_ERROR(registration->Enter(/*starting=*/true, deadline));
+  std::shared_ptr<const View> view = membership->view();
+  while (!registration->Alive(*view)) {
+    if (SteadyNow() >= deadline) {
+      const absl::Status why = membership->health().status;
+      return absl::DeadlineExceededError(
+          absl::StrCat("etcd does not tell in time that the node is a member", why.ok() ? "" : ": ", why.message()));
+    }
+    view = membership->WaitForChange(view, deadline);
+  }
+  registration->thread_ = Thread("cluster-member", [raw = registration.get()] { raw->Run(); });
+  return registration;
+}
+
+Registration::~Registration() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    wake_.SignalAll();
+  }
+  thread_.Join();
+  if (lease_.keep == nullptr) return;
+  const etcd::LeaseId id = lease_.keep->id();
+  lease_.keep = nullptr;
+  // Where etcd is gone it ends by itself.
+  lease_.client->Revoke(id, SteadyNow() + kRevokeTimeout).IgnoreError();
+}
+
+void Registration::Publish(const ProgressRecord& progress) {
+  MutexLock lock(&mutex_);
+  progress_ = progress;
+  wake_.SignalAll();
+}
+
+absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
+  const auto set = [this](bool leaving) {
+    MutexLock lock(&mutex_);
+    leaving_ = leaving;
+  };
+  // Before, so that whoever sees the record gone knows why.
+  set(true);
+  const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, deadline);
+  if (absl::IsFailedPrecondition(left.status())) set(false);
+  return left.status();
+}
+
+std::optional<absl::Status> Registration::ended() const {
+  MutexLock lock(&mutex_);
+  return ended_;
+}
+
+// The record of the member, then a lease and the alive key. Returns when both are there.
+absl::Status Registration::Enter(bool starting, absl::Time deadline) {
+  const absl::Time other_until = SteadyNow() + 2 * options_.ttl + kGrace;
+  bool renewed = false;
+  for (;;) {
+    const std::shared_ptr<etcd::Client> client = membership_->connection()->client();
+    AliveRecord other;
+    const auto entered = TryEnter(starting, &other, deadline);
+    if (entered.ok() && *entered) return absl::OkStatus();
+    if (NeedsAnotherClient(entered.status()) && !std::exchange(renewed, true)) {
+      KVLINK_RETURN_IF_ERROR(membership_->connection()->Renew(client));
+      continue;
+    }
+    if (!entered.ok() && !absl::IsAborted(entered.status()) && !absl::IsUnknown(entered.status())) {
+      return entered.status();
+    }
+    const bool occupied = entered.ok();
+    if (occupied && SteadyNow() >= std::min(other_until, deadline)) return Occupied(other);
+    if (SteadyNow() >= deadline) return entered.status();
+    MutexLock lock(&mutex_);
+    if (stop_) return absl::CancelledError("the node ends");
+    wake_.WaitUntil(&mutex_, std::min(deadline, SteadyNow() + kLook));
+  }
+}
+
+// False: `other` is there. ABORTED: something changed meanwhile; again.
+absl::StatusOr<bool> Registration::TryEnter(bool starting, AliveRecord* other, absl::Time deadline) {
+  Connection* const connection = membership_->connection();
+  const absl::Time by = std::min(deadline, SteadyNow() + kCallTimeout);
+  const std::shared_ptr<etcd::Client> client = connection->client();
+  const std::string key = KeyOf(connection->cluster(), KeyKind::kAlive, options_.node_id);
+  KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, by));
+  if (!got.found.empty()) {
+    // What cannot be read is no reason to stay away for long: it is under a lease, too.
+    const auto parsed = ParseAlive(got.found[0].value);
+    if (parsed.ok()) *other = *parsed;
+    if (!parsed.ok() || !Displaces(*other, starting)) return false;
+    if (other->incarnation == options_.incarnation && lease_.keep != nullptr &&
+        got.found[0].lease == lease_.keep->id() && lease_.keep->valid_until() > SteadyNow()) {
+      return true;  // all is as it should be
+    }
+  }
+  KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, AddMember(connection, options_.node_id, options_.record, by));
+  if (starting && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
+    Tell(Severity::kInfo, "member_settings_kept",
+         absl::StrCat("this member has weight ", holds.weight, " and zone '", holds.zone, "', not ",
+                      options_.record.weight, " and '", options_.record.zone,
+                      "' as it was started with now: kvlink members changes them"));
+  }
+  return Take(client, got.found.empty() ? 0 : got.found[0].mod_revision, by);
+}
+
+absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision,
+                                        absl::Time deadline) {
+  const std::string& cluster = membership_->connection()->cluster();
+  const std::string key = KeyOf(cluster, KeyKind::kAlive, options_.node_id);
+  KVLINK_ASSIGN_OR_RETURN(const etcd::Lease lease, client->Grant(options_.ttl, deadline));
+  etcd::Compare member = etcd::Compare::ModRevision(KeyOf(cluster, KeyKind::kMember, options_.node_id), 0);
+  member.relation = etcd::Compare::Relation::kGreater;
+  const auto committed =
+      client->Commit({{etcd::Compare::ModRevision(key, alive_revision), std::move(member)},
+                      {etcd::PutOp{key, SerializeAlive({options_.incarnation, options_.record.address}), lease.id}},
+                      {}},
+                     deadline);
+  if (!committed.ok() || !committed->succeeded) {
+    client->Revoke(lease.id, deadline).IgnoreError();
+    KVLINK_RETURN_IF_ERROR(committed.status());
+    return absl::AbortedError("the member's entry in etcd was changed all the time by somebody else");
+  }
+  lease_.keep = nullptr;
+  written_.reset();
+  {
+    MutexLock lock(&mutex_);
+    lost_ = false;
+  }
+  lease_.keep = client->Keep(lease, [this](const absl::Status& why) {
+    Tell(Severity::kWarning, "member_lease_lost", why.message());
+    MutexLock lock(&mutex_);
+    lost_ = true;
+    wake_.SignalAll();
+  });
+  lease_.client = std::move(client);
+  return true;
+}
+
+// Whether this process takes the place of the one that the alive key names. One at our own address has ended, since we
+// listen there; what it left may have come back with an older state of etcd.
+bool Registration::Displaces(const AliveRecord& other, bool starting) const {
+  if (other.incarnation == options_.incarnation) return true;
+  return other.address == options_.record.address && (starting || other.incarnation < options_.incarnation);
+}
+
+absl::Status Registration::Occupied(const AliveRecord& other) const {
+  return absl::AlreadyExistsError(absl::StrCat(
+      "node ", IdHex(options_.node_id), " runs at ", other.address, " already, so this process, at ",
+      options_.record.address,
+      ", may not be it too: one of their directories is a copy of the other; give this one an empty directory"));
+}
+
+// In the view as this process.
+bool Registration::Alive(const View& view) const {
+  const auto& members = view.placement.members();
+  const auto self = std::lower_bound(members.begin(), members.end(), options_.node_id,
+                                     [](const Member& one, const NodeId& id) { return one.node_id < id; });
+  return self != members.end() && self->node_id == options_.node_id &&
+         view.status[self - members.begin()].incarnation == options_.incarnation;
+}
+
+// Mends what of the entry is missing, and finds that it was taken away.
+void Registration::Look() {
+  const int64_t times_set_back = membership_->health().times_set_back;
+  const std::shared_ptr<const View> view = membership_->view();
+  // They change together; with the next look they are of one state.
+  if (membership_->health().times_set_back != times_set_back) return;
+  const auto& members = view->placement.members();
+  const auto self = std::find_if(members.begin(), members.end(),
+                                 [this](const Member& one) { return one.node_id == options_.node_id; });
+  if (self != members.end()) {
+    times_set_back_ = times_set_back;
+  }
+  bool lost, leaving;
+  {
+    MutexLock lock(&mutex_);
+    lost = lost_;
+    leaving = leaving_;
+  }
+  if (self == members.end() && times_set_back == times_set_back_) {
+    return End(
+        leaving ? absl::OkStatus()
+                : absl::NotFoundError(absl::StrCat("node ", IdHex(options_.node_id), " was removed from the cluster")));
+  }
+  if (!lost && Alive(*view)) return;
+  const absl::Status entered = Enter(/*starting=*/false, SteadyNow() + 2 * options_.ttl + kGrace + kCallTimeout);
+  if (absl::IsAlreadyExists(entered)) return End(entered);
+  if (entered.ok() && lost) Tell(Severity::kInfo, "member_lease_renewed", "the node is known to be alive again");
+}
+
+void Registration::WriteProgress() {
+  std::optional<ProgressRecord> progress;
+  {
+    MutexLock lock(&mutex_);
+    progress = progress_;
+    if (lost_) return;
+  }
+  if (!progress.has_value() || progress == written_ || lease_.keep == nullptr) return;
+  // Others wait for the end of it, and look at the rest.
+  if (!progress->complete() && SteadyNow() < write_after_) return;
+  const std::string key = KeyOf(membership_->connection()->cluster(), KeyKind::kProgress, options_.node_id);
+  // What fails is written with the next look, or under the next lease.
+  if (lease_.client->Put(key, SerializeProgress(*progress), lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) {
+    written_ = progress;
+    write_after_ = SteadyNow() + kBetweenProgress;
+  }
+}
+
+void Registration::End(absl::Status why) {
+  Tell(why.ok() ? Severity::kInfo : Severity::kError, "member_ended",
+       why.ok() ? "the node has drained and left the cluster" : why.message());
+  MutexLock lock(&mutex_);
+  ended_ = std::move(why);
+}
+
+void Registration::Tell(Severity severity, absl::string_view event, absl::string_view what) const {
+  if (options_.events) options_.events(severity, event, what);
+}
+
+void Registration::Run() {
+  for (;;) {
+    {
+      MutexLock lock(&mutex_);
+      if (stop_ || ended_.has_value()) return;
+      wake_.WaitUntil(&mutex_, SteadyNow() + kLook);
+      if (stop_) return;
+    }
+    Look();
+    WriteProgress();
+  }
+}
+
+}  // namespace kvlink::store::cluster

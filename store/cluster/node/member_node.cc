@@ -1,0 +1,297 @@
+// What changes a member's own state: a thread compares, a few times a second, what has been published with what the
+// view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided at, so that a member
+// that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
+#include "store/cluster/node/member_node.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/cluster/members/administration.h"
+#include "store/cluster/node/binding.h"
+#include "transport/address.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr absl::Duration kLook = absl::Milliseconds(300), kCallTimeout = absl::Seconds(5);
+// Who is asked first, and may be misspelled.
+constexpr absl::Duration kEtcdTimeout = absl::Seconds(15);
+
+bool IsWildcard(absl::string_view host) { return host.empty() || host == "0.0.0.0" || host == "::" || host == "*"; }
+
+// Nothing of it can be found out only when the node listens already, but for the port.
+absl::StatusOr<transport::Address> AdvertisedHost(const MemberNodeOptions& options) {
+  const bool named = !options.advertise.empty();
+  auto address = transport::ParseAddress(named ? options.advertise : options.node.control_address);
+  KVLINK_RETURN_IF_ERROR(Annotate(address.status(), named ? "the advertised address" : "the listening address"));
+  if (!IsWildcard(address->host)) return address;
+  return absl::InvalidArgumentError(
+      absl::StrCat(named ? options.advertise : options.node.control_address,
+                   " stands for every address of this host, and tells the others of a cluster none: ",
+                   named ? "name one of them" : "name one of them with --advertise HOST:PORT"));
+}
+
+// A sink for two logs at once.
+node::LogSink Shared(node::LogSink sink) {
+  if (!sink) return sink;
+  struct State {
+    explicit State(node::LogSink sink) : sink(std::move(sink)) {}
+    Mutex mutex;
+    const node::LogSink sink;
+  };
+  return [state = std::make_shared<State>(std::move(sink))](absl::string_view line) {
+    MutexLock lock(&state->mutex);
+    state->sink(line);
+  };
+}
+
+NodeId IdOf(const engine::Engine& engine) {
+  const std::string bytes = engine.id();
+  NodeId id = {};
+  std::copy_n(bytes.begin(), std::min(bytes.size(), id.size()), id.begin());
+  return id;
+}
+
+uint32_t DefaultWeight(int64_t capacity_bytes) {
+  return static_cast<uint32_t>(std::clamp<int64_t>(capacity_bytes >> 30, 1, kMaxWeight));
+}
+
+bool Contains(absl::Span<const uint16_t> owners, uint16_t member) {
+  return std::find(owners.begin(), owners.end(), member) != owners.end();
+}
+
+std::optional<uint16_t> IndexOf(const View& view, const NodeId& id) {
+  const auto& members = view.placement.members();
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (members[i].node_id == id) return static_cast<uint16_t>(i);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, ProgressRecord>& progress,
+                                  const NodeId& draining) {
+  const Placement& placement = view.placement;
+  const std::optional<uint16_t> self = IndexOf(view, draining);
+  std::set<uint16_t> awaited;
+  for (int slot = 0; self.has_value() && slot < kSlots; ++slot) {
+    const absl::Span<const uint16_t> current = placement.current().Owners(slot);
+    if (!Contains(current, *self)) continue;
+    for (const uint16_t owner : placement.next().Owners(slot)) {
+      if (!Contains(current, owner) || view.alive(owner)) awaited.insert(owner);
+    }
+  }
+  for (auto it = awaited.begin(); it != awaited.end();) {
+    const auto found = progress.find(placement.members()[*it].node_id);
+    const bool complete =
+        found != progress.end() && found->second.epoch >= placement.epoch() && found->second.complete();
+    it = complete ? awaited.erase(it) : std::next(it);
+  }
+  return awaited;
+}
+
+absl::StatusOr<std::unique_ptr<MemberNode>> MemberNode::Start(MemberNodeOptions options, absl::Time deadline) {
+  options.node.log = Shared(std::move(options.node.log));
+  std::unique_ptr<MemberNode> node(new MemberNode(options.node.log));
+  KVLINK_RETURN_IF_ERROR(node->Open(std::move(options), deadline));
+  return node;
+}
+
+absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateZone(options.zone));
+  if (options.weight.has_value()) KVLINK_RETURN_IF_ERROR(ValidateWeight(*options.weight));
+  KVLINK_RETURN_IF_ERROR(AdvertisedHost(options).status());
+  ownership_ = std::make_shared<MemberOwnership>();
+  const auto on_view = [ownership = ownership_](const std::shared_ptr<const View>& view) { ownership->Update(view); };
+  KVLINK_ASSIGN_OR_RETURN(membership_, Membership::Open({options.cluster, std::nullopt, events(), on_view}, deadline));
+  KVLINK_RETURN_IF_ERROR(CheckBinding(options.node.directory));
+  options.node.ownership = ownership_;
+  const ClusterSettings settings = membership_->view()->settings;
+  const std::string directory = options.node.directory, build = options.node.version;
+  KVLINK_ASSIGN_OR_RETURN(node_, node::Node::Start(std::move(options.node)));
+  // The store is ours: nobody else binds it meanwhile.
+  KVLINK_ASSIGN_OR_RETURN(const auto binding, ReadBinding(directory));
+  if (!binding.has_value()) KVLINK_RETURN_IF_ERROR(WriteBinding(directory, {settings.id, settings.name}));
+  id_ = IdOf(*node_->engine());
+  ownership_->SetNode(id_);
+  const engine::Engine::Statistics statistics = node_->engine()->Stats();
+  const int64_t documents = std::accumulate(statistics.documents.begin(), statistics.documents.end(), int64_t{0},
+                                            [](int64_t sum, const auto& one) { return sum + one.second; });
+  if (documents > 0) {
+    Log(Severity::kWarning, "documents_not_served",
+        absl::StrCat(
+            "the store's own catalog has ", documents,
+            " documents from when it stood alone, which the cluster does not see: its catalog is the database"));
+  }
+  const uint32_t capacity = DefaultWeight(statistics.capacity_bytes);
+  if (!options.weight.has_value()) options.weight = capacity;
+  KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));
+  KVLINK_RETURN_IF_ERROR(Register(options, build, deadline));
+  CheckWeight(capacity);
+  for (const auto& companion : companions_) companion->Start();
+  thread_ = Thread("cluster-state", [this] { Run(); });
+  return absl::OkStatus();
+}
+
+absl::Status MemberNode::CheckBinding(const std::string& directory) const {
+  KVLINK_ASSIGN_OR_RETURN(const auto binding, ReadBinding(directory));
+  const ClusterSettings settings = membership_->view()->settings;
+  if (!binding.has_value() || binding->cluster_id == settings.id) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the store at ", directory, " belongs to cluster '", binding->cluster_name, "' (",
+                   IdHex(binding->cluster_id), "), not to '", settings.name, "' (", IdHex(settings.id), ") of etcd at ",
+                   membership_->connection()->ToString(), ": name its own cluster, or an empty directory"));
+}
+
+absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl::Time deadline) {
+  const CompanionContext context{node_->engine(), membership_.get(), id_,
+                                 [this](const ProgressRecord& progress) { Publish(progress); }, events()};
+  for (const MakeCompanion& make : options.companions) {
+    KVLINK_ASSIGN_OR_RETURN(auto companion, make(context));
+    companions_.push_back(std::move(companion));
+    KVLINK_RETURN_IF_ERROR(companions_.back()->Prepare(deadline));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemberNode::Register(const MemberNodeOptions& options, const std::string& build, absl::Time deadline) {
+  RegistrationOptions registration;
+  registration.node_id = id_;
+  registration.incarnation = node_->engine()->incarnation();
+  // The port is known only now.
+  transport::Address address;
+  if (options.advertise.empty()) {
+    KVLINK_ASSIGN_OR_RETURN(address, transport::ParseAddress(node_->addresses().control));
+  } else {
+    KVLINK_ASSIGN_OR_RETURN(address, transport::ParseAddress(options.advertise));
+    if (address.port == 0) {
+      KVLINK_ASSIGN_OR_RETURN(const transport::Address control, transport::ParseAddress(node_->addresses().control));
+      address.port = control.port;
+    }
+  }
+  registration.record.address = address.ToString();
+  registration.record.zone = options.zone;
+  registration.record.weight = *options.weight;
+  registration.record.build = build;
+  registration.ttl = options.ttl;
+  registration.events = events();
+  KVLINK_ASSIGN_OR_RETURN(registration_, Registration::Start(membership_.get(), std::move(registration), deadline));
+  const std::shared_ptr<const View> view = membership_->view();
+  Log(Severity::kInfo, "member",
+      absl::StrCat("node ", IdHex(id_), " at ", address.ToString(), " is a member of cluster '", view->settings.name,
+                   "' (", IdHex(view->settings.id), "), of ", view->status.size(), ", at epoch ",
+                   view->placement.epoch()));
+  return absl::OkStatus();
+}
+
+// Others are told a share by the weight, and this node evicts what of it has no room.
+void MemberNode::CheckWeight(uint32_t capacity) {
+  const std::shared_ptr<const View> view = membership_->view();
+  const std::optional<uint16_t> self = IndexOf(*view, id_);
+  if (!self.has_value() || view->placement.members()[*self].weight <= capacity) return;
+  Log(Severity::kWarning, "weight_above_capacity",
+      absl::StrCat("the member has weight ", view->placement.members()[*self].weight, ", and its segments may take ",
+                   capacity, " GiB: where weights are GiB, as they are by default, it gets more than it can keep"));
+}
+
+MemberNode::~MemberNode() { Leave(); }
+
+void MemberNode::Leave() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    wake_.SignalAll();
+  }
+  thread_.Join();
+  const std::optional<absl::Status> how = ended();
+  const bool left = how.has_value() && how->ok();
+  for (auto it = companions_.rbegin(); it != companions_.rend(); ++it) (*it)->Stop(left);
+  while (!companions_.empty()) companions_.pop_back();
+  registration_ = nullptr;
+}
+
+std::optional<absl::Status> MemberNode::ended() const {
+  return registration_ == nullptr ? std::nullopt : registration_->ended();
+}
+
+void MemberNode::Publish(const ProgressRecord& progress) {
+  registration_->Publish(progress);
+  MutexLock lock(&mutex_);
+  progress_ = progress;
+  wake_.SignalAll();
+}
+
+void MemberNode::Log(Severity severity, absl::string_view event, absl::string_view what) {
+  const auto level = severity == Severity::kInfo      ? node::Log::Level::kInfo
+                     : severity == Severity::kWarning ? node::Log::Level::kWarning
+                                                      : node::Log::Level::kError;
+  log_.Write(level, event, {{"what", std::string(what)}});
+}
+
+EventSink MemberNode::events() {
+  return [this](Severity severity, absl::string_view event, absl::string_view what) { Log(severity, event, what); };
+}
+
+// Whether the state of this member has come to its end, which etcd is then told.
+absl::Status MemberNode::Step() {
+  const std::shared_ptr<const View> view = membership_->view();
+  const std::optional<uint16_t> self = IndexOf(*view, id_);
+  if (!self.has_value()) return absl::OkStatus();
+  const MemberState state = view->placement.members()[*self].state;
+  if (state == MemberState::kDraining) return CompleteOwnDrain(*view);
+  awaited_.clear();
+  if (state != MemberState::kJoining) return absl::OkStatus();
+  std::optional<ProgressRecord> progress;
+  {
+    MutexLock lock(&mutex_);
+    progress = progress_;
+  }
+  const uint64_t epoch = view->placement.epoch();
+  if (!progress.has_value() || progress->epoch != epoch || !progress->complete()) return absl::OkStatus();
+  return CompleteJoin(membership_->connection(), id_, epoch, SteadyNow() + kCallTimeout).status();
+}
+
+absl::Status MemberNode::CompleteOwnDrain(const View& view) {
+  std::set<NodeId> awaited;
+  for (const uint16_t member : AwaitedByDrain(view, membership_->progress(), id_)) {
+    awaited.insert(view.placement.members()[member].node_id);
+  }
+  if (!awaited.empty()) {
+    if (awaited != awaited_) {
+      Log(Severity::kInfo, "drain_waits",
+          absl::StrCat("for ", absl::StrJoin(awaited, ", ", [](std::string* out, const NodeId& id) {
+                         absl::StrAppend(out, IdHex(id));
+                       })));
+    }
+    awaited_ = std::move(awaited);
+    return absl::OkStatus();
+  }
+  return registration_->LeaveDrained(view.placement.epoch(), SteadyNow() + kCallTimeout);
+}
+
+void MemberNode::Run() {
+  absl::StatusCode told = absl::StatusCode::kOk;
+  for (;;) {
+    {
+      MutexLock lock(&mutex_);
+      if (stop_) return;
+      wake_.WaitUntil(&mutex_, SteadyNow() + kLook);
+      if (stop_) return;
+    }
+    if (ended().has_value()) return;
+    // What fails is tried with the next look; an epoch that has passed is no failure.
+    const absl::Status step = Step();
+    const bool passed = absl::IsFailedPrecondition(step) || absl::IsAborted(step) || absl::IsNotFound(step);
+    const absl::StatusCode code = passed ? absl::StatusCode::kOk : step.code();
+    if (code != absl::StatusCode::kOk && code != told) Log(Severity::kWarning, "member_state_not_set", step.message());
+    told = code;
+  }
+}
+
+}  // namespace kvlink::store::cluster

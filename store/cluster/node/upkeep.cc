@@ -1,0 +1,78 @@
+// Drops come first and end last: nothing is copied before it is known what was dropped, nor after nobody knows any
+// more.
+#include "store/cluster/node/upkeep.h"
+
+#include <utility>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "store/cluster/repair/drops.h"
+#include "store/cluster/repair/repair.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+constexpr absl::Duration kForgetTimeout = absl::Seconds(5);
+
+ProgressRecord RecordOf(const RepairProgress& progress) {
+  const auto number = [](int64_t value) { return value < 0 ? uint64_t{0} : static_cast<uint64_t>(value); };
+  return {progress.epoch, static_cast<uint32_t>(progress.slots), static_cast<uint32_t>(progress.slots_done),
+          number(progress.bytes_left), number(progress.bytes_per_second)};
+}
+
+class Upkeep final : public Companion {
+ public:
+  Upkeep(const CompanionContext& context, const UpkeepOptions& options) : context_(context), options_(options) {}
+
+  absl::Status Prepare(absl::Time deadline) override {
+    const ClusterSettings settings = context_.membership->view()->settings;
+    if (!settings.database.empty()) {
+      KVLINK_ASSIGN_OR_RETURN(log_, options_.open_log(settings, deadline));
+      DropOptions drops;
+      drops.node = context_.node;
+      drops.log = settings.id;
+      drops.report = [events = context_.events](absl::string_view event, absl::string_view what) {
+        events(Severity::kWarning, event, what);
+      };
+      drops_ = std::make_unique<DropConsumer>(context_.engine, log_.get(), std::move(drops));
+      KVLINK_RETURN_IF_ERROR(drops_->CatchUp(deadline));
+    }
+    client::RemoteOptions peers = options_.peers;
+    peers.placement = [membership = context_.membership] { return membership->view()->placement.epoch(); };
+    RepairOptions repair;
+    repair.self = context_.node;
+    repair.open_peer = RemotePeers(std::move(peers));
+    repair.bytes_per_second = options_.bytes_per_second;
+    repair.progress = [publish = context_.publish](const RepairProgress& progress) { publish(RecordOf(progress)); };
+    repairer_ = std::make_unique<Repairer>(context_.engine, context_.membership,
+                                           drops_ == nullptr ? nullptr : drops_->memory(), std::move(repair));
+    return absl::OkStatus();
+  }
+  void Start() override {
+    if (drops_ != nullptr) drops_->Start();
+    repairer_->Start();
+  }
+  void Stop(bool left) override {
+    if (repairer_ != nullptr) repairer_->Stop();
+    if (drops_ != nullptr) drops_->Stop();
+    // Where that fails the log forgets the node by itself, after a while.
+    if (left && log_ != nullptr) log_->Forget(context_.node, SteadyNow() + kForgetTimeout).IgnoreError();
+  }
+
+ private:
+  const CompanionContext context_;
+  const UpkeepOptions options_;
+  std::unique_ptr<database::DropLog> log_;
+  std::unique_ptr<DropConsumer> drops_;
+  std::unique_ptr<Repairer> repairer_;
+};
+
+}  // namespace
+
+MakeCompanion MakeUpkeep(UpkeepOptions options) {
+  return [options = std::move(options)](const CompanionContext& context) -> absl::StatusOr<std::unique_ptr<Companion>> {
+    return std::make_unique<Upkeep>(context, options);
+  };
+}
+
+}  // namespace kvlink::store::cluster

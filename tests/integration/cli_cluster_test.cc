@@ -1,0 +1,230 @@
+// A cluster as an operator makes, sees and changes it, by the binary and a real etcd.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "nlohmann/json.hpp"
+#include "tests/integration/cli_workplace.h"
+#include "tests/integration/node_process.h"
+#include "tests/support/etcd_cluster.h"
+#include "tests/support/postgres.h"
+#include "tests/support/scratch_directory.h"
+
+namespace kvlink::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class CliClusterTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!EtcdCluster::Installed()) GTEST_SKIP() << "no etcd here (Debian's etcd-server)";
+    etcd_ = std::make_unique<EtcdCluster>(1);
+    place_ = etcd_->endpoints();
+  }
+  // kvlink WORDS --cluster PLACE
+  Finished Kvlink(std::vector<std::string> words, const SubprocessOptions& options = {}) const {
+    words.insert(words.begin(), KVLINK_BINARY);
+    if (options.environment.empty()) words.insert(words.end(), {"--cluster", place_});
+    return RunToEnd(words, options);
+  }
+  std::string Directory(const std::string& name) const { return scratch_.path() + "/" + name; }
+  NodeProcess NodeIn(const std::string& name, std::vector<std::string> arguments = {}) const {
+    arguments.insert(arguments.end(), {"--cluster", place_, "--capacity", "2G"});
+    return NodeProcess(Directory(name), std::move(arguments));
+  }
+  nlohmann::json Members() const {
+    const Finished listed = Kvlink({"members", "--json"});
+    EXPECT_EQ(listed.status, 0) << listed.errors;
+    return nlohmann::json::parse(listed.output, nullptr, false);
+  }
+  nlohmann::json Member(const std::string& address) const {
+    const nlohmann::json cluster = Members();
+    for (const auto& member : cluster["members"]) {
+      if (member["address"] == address) return member;
+    }
+    ADD_FAILURE() << "no member at " << address;
+    return {};
+  }
+
+  bool Becomes(const std::string& address, const std::string& state) const {
+    for (const absl::Time deadline = SteadyNow() + absl::Minutes(1); SteadyNow() < deadline;) {
+      if (Member(address)["state"] == state) return true;
+    }
+    return false;
+  }
+
+  ScratchDirectory scratch_{/*in_memory=*/true};
+  std::unique_ptr<EtcdCluster> etcd_;
+  std::string place_;
+};
+
+TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
+  const Finished none = Kvlink({"members"});
+  ExpectRefused(none, "members", {etcd_->endpoint(0), "no cluster 'default'", "kvlink cluster create"});
+  EXPECT_EQ(none.status, 3);
+  const Finished made = Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "1"});
+  ASSERT_EQ(made.status, 0) << made.errors;
+  EXPECT_THAT(made.output, AllOf(HasSubstr("2 copies, 1 acknowledged"), HasSubstr("--cluster " + place_)));
+  ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "there is a cluster of this name"});
+
+  NodeProcess a = NodeIn("a", {"--zone", "east"}), b = NodeIn("b", {"--weight", "5"}), c = NodeIn("c");
+  ASSERT_TRUE(a.Start() && b.Start() && c.Start());
+  EXPECT_EQ(a.ready()["cluster"], "default");
+  const nlohmann::json cluster = Members();
+  EXPECT_EQ(cluster["copies"], 2);
+  ASSERT_EQ(cluster["members"].size(), 3u);
+  const std::string id_a = a.ready()["node_id"];
+  EXPECT_EQ(Member(a.address())["node_id"], id_a);
+  EXPECT_EQ(Member(a.address())["zone"], "east");
+  EXPECT_EQ(Member(a.address())["weight"], 2) << "GiB of its capacity";
+  EXPECT_EQ(Member(a.address())["state"], "active");
+  EXPECT_EQ(Member(a.address())["alive"], true);
+  EXPECT_EQ(Member(a.address())["slots"], 65536);
+  EXPECT_EQ(Member(b.address())["weight"], 5);
+  // It joins until it has all it owns, which here is nothing.
+  ASSERT_TRUE(Becomes(c.address(), "active"));
+  const Finished shown = Kvlink({"members", "list"});
+  EXPECT_THAT(shown.output, AllOf(HasSubstr(id_a), HasSubstr(a.address()), HasSubstr("active"), HasSubstr("east")));
+
+  EXPECT_EQ(Kvlink({"members", "weight", id_a.substr(0, 8), "9"}).status, 0);
+  EXPECT_EQ(Kvlink({"members", "zone", b.address(), "west"}).status, 0);
+  EXPECT_EQ(Member(a.address())["weight"], 9);
+  EXPECT_EQ(Member(b.address())["zone"], "west");
+
+  // One that runs hands over first; then its process ends.
+  ExpectRefused(Kvlink({"members", "remove", c.address()}), "members", {c.address(), "is alive", "--force"});
+  const Finished left = Kvlink({"drain", c.address(), "--wait"});
+  EXPECT_EQ(left.status, 0) << left.errors;
+  EXPECT_THAT(left.output, HasSubstr("has left"));
+  EXPECT_EQ(c.process().Wait(), 0) << c.process().errors();
+  EXPECT_EQ(Members()["members"].size(), 2u);
+  // It may come back; and may be thrown out.
+  ASSERT_TRUE(c.Start());
+  ASSERT_TRUE(Becomes(c.address(), "active"));
+  EXPECT_EQ(Kvlink({"members", "remove", c.address(), "--force"}).status, 0);
+  EXPECT_EQ(c.process().Wait(), 3) << c.process().errors();
+  EXPECT_THAT(c.process().errors(), HasSubstr("was removed from the cluster"));
+  EXPECT_EQ(Members()["members"].size(), 2u);
+
+  // One that others wait for does not leave, and may stay.
+  b.process().Signal(SIGSTOP);
+  EXPECT_EQ(Kvlink({"drain", a.address()}).status, 0);
+  EXPECT_EQ(Member(a.address())["state"], "draining");
+  EXPECT_EQ(Kvlink({"drain", a.address(), "--cancel"}).status, 0);
+  EXPECT_EQ(Member(a.address())["state"], "active");
+  b.process().Signal(SIGCONT);
+
+  // A node that ended is a member still; started again it has its weight from before.
+  EXPECT_EQ(a.Stop(), 0) << a.process().errors();
+  EXPECT_EQ(Member(a.address())["alive"], false);
+  a.Kill();
+  ASSERT_TRUE(a.Start());
+  EXPECT_EQ(Member(a.address())["alive"], true);
+  EXPECT_EQ(Member(a.address())["weight"], 9);
+  EXPECT_EQ(a.ready()["node_id"], id_a);
+  EXPECT_EQ(a.Stop(), 0);
+  EXPECT_EQ(Kvlink({"members", "remove", id_a}).status, 0);
+  EXPECT_EQ(Members()["members"].size(), 1u);
+}
+
+TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
+  ExpectRefused(RunToEnd({KVLINK_BINARY, "members"}), "members", {"--cluster HOST:PORT"});
+  const std::string here = place_;
+  place_ = "nowhere";
+  ExpectRefused(Kvlink({"members"}), "members", {"--cluster", "nowhere", "HOST:PORT"});
+  place_ = here + "/b/c";
+  ExpectRefused(Kvlink({"members"}), "members", {"--cluster", "'b/c'"});
+  place_ = here;
+  ExpectRefused(Kvlink({"cluster"}), "cluster", {"kvlink cluster create"});
+  ExpectRefused(Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "3"}), "cluster", {"3", "1 to 2"});
+  ExpectRefused(Kvlink({"cluster", "create", "--database", "postgresql://kvlink:geheim@db/x"}), "cluster",
+                {"PGPASSFILE"});
+  ASSERT_EQ(Kvlink({"cluster", "create", "--copies", "1"}).status, 0);
+  ExpectRefused(Kvlink({"members", "rename"}), "members", {"'rename'", "remove"});
+  ExpectRefused(Kvlink({"members", "weight", "abcd"}), "members", {"weight NODE N"});
+  ExpectRefused(Kvlink({"members", "weight", "abcd", "1"}), "members", {"no member 'abcd'"});
+  ExpectRefused(Kvlink({"members", "remove", "abc"}), "members", {"4 digits"});
+  ExpectRefused(Kvlink({"members", "remove", "my-node"}), "members", {"'my-node'", "address"});
+  ExpectRefused(Kvlink({"drain"}), "drain", {"kvlink drain NODE"});
+  ExpectRefused(Kvlink({"drain", "abcd", "--stop"}), "drain", {"--stop"});
+  ExpectRefused(RunToEnd({KVLINK_BINARY, "store", "--store", Directory("x"), "--zone", "a"}), "store",
+                {"--zone", "--cluster"});
+
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  ExpectRefused(Kvlink({"drain", node.address()}), "drain", {"the only active member"});
+  ExpectRefused(Kvlink({"members", "weight", node.address(), "0"}), "members", {"weight 0"});
+  ExpectRefused(Kvlink({"members", "weight", node.address(), "much"}), "members", {"'much'"});
+  ExpectRefused(Kvlink({"members", "zone", node.address(), "a b"}), "members", {"'a b'"});
+  EXPECT_EQ(node.Stop(), 0);
+
+  // The directory is that cluster's, and no other one's.
+  place_ = here + "/other";
+  ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
+                {"no cluster 'other'", "default"});
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@db/kvlink"}).status, 0);
+  EXPECT_EQ(Members()["database"], "postgresql://kvlink@db/kvlink");
+  ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
+                {Directory("node"), "'default'", "'other'"});
+  const std::string access = Directory("access");
+  std::ofstream(access) << "a 0123456789abcdef0 admin *\n";
+  chmod(access.c_str(), 0600);
+  ExpectRefused(
+      Kvlink({"store", "--store", Directory("new"), "--listen", "0.0.0.0:0", "--access-file", access, "--insecure"}),
+      "store", {"0.0.0.0:0", "--advertise"});
+  EXPECT_FALSE(std::filesystem::exists(Directory("new")));
+}
+
+// A node serves when the database is there and this cluster's; before that it says what is wrong, and is no member.
+TEST_F(CliClusterTest, TheDatabaseOfACluster) {
+  if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
+  const PostgresServer postgres;
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  EXPECT_EQ(Members()["members"].size(), 1u);
+  EXPECT_EQ(node.Stop(), 0) << node.process().errors();
+  const std::string here = place_;
+  place_ = here + "/other";
+  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  const Finished taken = Kvlink({"store", "--store", Directory("other"), "--listen", "127.0.0.1:0", "--data", "none"});
+  EXPECT_EQ(taken.status, 4) << taken.errors;
+  EXPECT_THAT(taken.errors, AllOf(HasSubstr("the cluster's database"), HasSubstr("cluster")));
+  EXPECT_EQ(Members()["members"].size(), 0u);
+}
+
+// The environment names the cluster for clients; credentials come from files.
+TEST_F(CliClusterTest, EnvironmentAndCredentials) {
+  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  const std::string store = "KVLINK_STORE=etcd://" + place_;
+  EXPECT_EQ(Kvlink({"members"}, {.environment = {store}}).status, 0);
+  etcd_->EnableAuthentication();
+  const Finished nobody = Kvlink({"members"});
+  ExpectRefused(nobody, "members", {etcd_->endpoint(0), "user"});
+  const std::string password = Directory("password");
+  std::ofstream(password) << "root\n";
+  chmod(password.c_str(), 0600);
+  EXPECT_EQ(Kvlink({"members", "--etcd-user", "root", "--etcd-password-file", password}).status, 0);
+  EXPECT_EQ(
+      Kvlink({"members"}, {.environment = {store, "KVLINK_ETCD_USER=root", "KVLINK_ETCD_PASSWORD_FILE=" + password}})
+          .status,
+      0);
+  chmod(password.c_str(), 0606);
+  ExpectRefused(Kvlink({"members", "--etcd-user", "root", "--etcd-password-file", password}), "members",
+                {"--etcd-password-file", "chmod"});
+}
+
+}  // namespace
+}  // namespace kvlink::testing

@@ -1,0 +1,337 @@
+// Whole nodes as members, against a real etcd: directories, joining, draining, and what a node refuses to be.
+#include "store/cluster/node/member_node.h"
+
+#include <filesystem>
+
+#include "gmock/gmock.h"
+#include "store/cluster/node/binding.h"
+#include "store/cluster/node/upkeep.h"
+#include "tests/store/cluster/cluster_etcd.h"
+#include "tests/store/synthetic.h"
+#include "tests/support/scratch_directory.h"
+
+namespace kvlink::testing {
+namespace {
+
+using cluster::MemberNode;
+using cluster::MemberState;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// Stands for repair: says that the node has all it owns, as soon as it is let.
+class Filler : public cluster::Companion {
+ public:
+  struct Control {
+    std::atomic<bool> complete{true};
+    std::atomic<int> prepared{0}, started{0}, stopped{0}, left{0};
+  };
+  Filler(const cluster::CompanionContext& context, Control* control) : context_(context), control_(control) {}
+  absl::Status Prepare(absl::Time) override {
+    ++control_->prepared;
+    return absl::OkStatus();
+  }
+  void Start() override {
+    ++control_->started;
+    thread_ = Thread("filler", [this] { Run(); });
+  }
+  void Stop(bool left) override {
+    ++control_->stopped;
+    control_->left += left ? 1 : 0;
+    stop_.store(true);
+    thread_.Join();
+  }
+
+ private:
+  void Run() {
+    while (!stop_.load()) {
+      const auto view = context_.membership->view();
+      const uint32_t done = control_->complete.load() ? 1 : 0;
+      context_.publish({view->placement.epoch(), 1, done, 0, 0});
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  const cluster::CompanionContext context_;
+  Control* const control_;
+  std::atomic<bool> stop_{false};
+  Thread thread_;
+};
+
+class MemberNodeTest : public ClusterTest {
+ protected:
+  cluster::MemberNodeOptions OptionsOf(const std::string& name, const std::string& cluster_name = "default") {
+    cluster::MemberNodeOptions options;
+    options.node.directory = Directory(name);
+    options.node.engine.dram_bytes = int64_t{16} << 20;
+    options.node.engine.capacity_bytes = int64_t{3} << 30;
+    options.node.version = "test";
+    options.node.log = [this](absl::string_view line) {
+      MutexLock lock(&mutex_);
+      log_.append(line.data(), line.size()).append("\n");
+    };
+    options.cluster = Address(cluster_name);
+    options.ttl = absl::Seconds(1);
+    options.companions.push_back(
+        [this](const cluster::CompanionContext& context) { return std::make_unique<Filler>(context, &filler_); });
+    return options;
+  }
+  std::string Directory(const std::string& name) const { return scratch_.path() + "/" + name; }
+  std::unique_ptr<MemberNode> Start(cluster::MemberNodeOptions options) {
+    auto node = MemberNode::Start(std::move(options), Patience());
+    EXPECT_TRUE(node.ok()) << node.status();
+    return node.ok() ? *std::move(node) : nullptr;
+  }
+  absl::Status StartStatus(cluster::MemberNodeOptions options) {
+    return MemberNode::Start(std::move(options), Patience()).status();
+  }
+  bool Logged(const std::string& part) {
+    MutexLock lock(&mutex_);
+    return log_.find(part) != std::string::npos;
+  }
+  static MemberState StateOf(const cluster::View& view, const cluster::NodeId& id) {
+    for (const auto& member : view.placement.members()) {
+      if (member.node_id == id) return member.state;
+    }
+    ADD_FAILURE() << "no member " << cluster::IdHex(id);
+    return MemberState::kJoining;
+  }
+
+  ScratchDirectory scratch_;
+  Filler::Control filler_;
+  Mutex mutex_;
+  std::string log_ ABSL_GUARDED_BY(mutex_);
+};
+
+TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
+  StartEtcd(1);
+  const auto settings = Create("default", 1);
+  const auto first = Start(OptionsOf("first"));
+  ASSERT_NE(first, nullptr);
+  const auto view = first->membership().view();
+  EXPECT_EQ(view->status[0].address, first->node()->addresses().control);
+  EXPECT_EQ(view->status[0].build, "test");
+  EXPECT_EQ(view->placement.members()[0].weight, 3u) << "GiB";
+  EXPECT_EQ(StateOf(*view, first->id()), MemberState::kActive);
+  const auto binding = cluster::ReadBinding(Directory("first"));
+  ASSERT_TRUE(binding.ok() && binding->has_value()) << binding.status();
+  EXPECT_EQ((*binding)->cluster_id, settings.id);
+
+  // It becomes active when it has what it owns, and not before.
+  filler_.complete = false;
+  auto options = OptionsOf("second");
+  options.zone = "b";
+  options.weight = 7;
+  const auto second = Start(std::move(options));
+  ASSERT_NE(second, nullptr);
+  EXPECT_EQ(StateOf(*second->membership().view(), second->id()), MemberState::kJoining);
+  EXPECT_TRUE(Eventually([&] { return Logged("weight_above_capacity"); })) << "7 of 3 GiB";
+  ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
+  EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
+  filler_.complete = true;
+  ASSERT_TRUE(Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
+
+  // It leaves when the others have what it held, and not before.
+  filler_.complete = false;
+  const auto drained = cluster::Drain(Connect().get(), second->id(), Patience());
+  ASSERT_TRUE(drained.ok()) << drained.status();
+  ASSERT_TRUE(Eventually([&] {
+    const auto progress = first->membership().progress();
+    const auto found = progress.find(first->id());
+    return found != progress.end() && found->second.epoch == *drained;
+  }));
+  ASSERT_TRUE(Eventually([&] { return Logged("drain_waits"); }));
+  EXPECT_FALSE(second->ended().has_value());
+  filler_.complete = true;
+  ASSERT_TRUE(Eventually([&] { return second->ended().has_value(); }));
+  EXPECT_TRUE(second->ended()->ok()) << *second->ended();
+  ASSERT_TRUE(Eventually([&] { return first->membership().view()->status.size() == 1; }));
+  second->Leave();
+  EXPECT_EQ(filler_.stopped, 1);
+  EXPECT_EQ(filler_.left, 1);
+  EXPECT_EQ(filler_.prepared, 2);
+  EXPECT_EQ(filler_.started, 2);
+}
+
+TEST_F(MemberNodeTest, TheSameNodeAfterARestart) {
+  StartEtcd(1);
+  Create();
+  cluster::NodeId id;
+  uint64_t epoch;
+  {
+    const auto node = Start(OptionsOf("node"));
+    ASSERT_NE(node, nullptr);
+    id = node->id();
+    epoch = node->membership().view()->placement.epoch();
+  }
+  const auto node = Start(OptionsOf("node"));
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(node->id(), id);
+  EXPECT_EQ(node->membership().view()->placement.epoch(), epoch);
+  EXPECT_EQ(node->membership().view()->status.size(), 1u);
+}
+
+TEST_F(MemberNodeTest, ACopiedDirectoryIsRefused) {
+  StartEtcd(1);
+  Create();
+  { ASSERT_NE(Start(OptionsOf("node")), nullptr); }
+  std::filesystem::copy(Directory("node"), Directory("copy"), std::filesystem::copy_options::recursive);
+  const auto node = Start(OptionsOf("node"));
+  ASSERT_NE(node, nullptr);
+  const absl::Status copy = StartStatus(OptionsOf("copy"));
+  EXPECT_EQ(copy.code(), absl::StatusCode::kAlreadyExists) << copy;
+  EXPECT_THAT(std::string(copy.message()), HasSubstr(node->node()->addresses().control));
+  EXPECT_FALSE(node->ended().has_value());
+}
+
+TEST_F(MemberNodeTest, ADirectoryOfAnotherCluster) {
+  StartEtcd(1);
+  const auto a = Create("a");
+  const auto b = Create("b");
+  { ASSERT_NE(Start(OptionsOf("node", "a")), nullptr); }
+  const absl::Status other = StartStatus(OptionsOf("node", "b"));
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition) << other;
+  EXPECT_THAT(std::string(other.message()), AllOf(HasSubstr(Directory("node")), HasSubstr("'a'"),
+                                                  HasSubstr(cluster::IdHex(a.id)), HasSubstr(cluster::IdHex(b.id))));
+  // The name is another cluster's now.
+  ASSERT_TRUE(Connect("a")->client()->Delete("a/", true, Patience()).ok());
+  Create("a");
+  EXPECT_EQ(StartStatus(OptionsOf("node", "a")).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(StartStatus(OptionsOf("node", "c")).code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(std::filesystem::exists(Directory("new")));
+  EXPECT_EQ(StartStatus(OptionsOf("new", "c")).code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(std::filesystem::exists(Directory("new"))) << "nothing is made for a cluster that is not there";
+}
+
+// One that stood alone may join; what its catalog holds is said.
+TEST_F(MemberNodeTest, AStoreThatStoodAlone) {
+  StartEtcd(1);
+  Create();
+  {
+    auto engine = engine::Engine::Open(Directory("node"), {});
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    CatalogEntry entry;
+    entry.title = "a title";
+    ASSERT_TRUE((*engine)->PutEntry("default", "id", entry).ok());
+  }
+  const auto node = Start(OptionsOf("node"));
+  ASSERT_NE(node, nullptr);
+  EXPECT_TRUE(Eventually([&] { return Logged("documents_not_served"); }));
+}
+
+TEST_F(MemberNodeTest, WhatOthersReach) {
+  StartEtcd(1);
+  Create();
+  auto options = OptionsOf("node");
+  options.node.control_address = "0.0.0.0:0";
+  const absl::Status everywhere = StartStatus(std::move(options));
+  EXPECT_EQ(everywhere.code(), absl::StatusCode::kInvalidArgument) << everywhere;
+  EXPECT_THAT(std::string(everywhere.message()), HasSubstr("--advertise"));
+  options = OptionsOf("node");
+  options.advertise = "0.0.0.0:7400";
+  EXPECT_EQ(StartStatus(std::move(options)).code(), absl::StatusCode::kInvalidArgument);
+  options = OptionsOf("node");
+  options.advertise = "localhost:0";
+  const auto node = Start(std::move(options));
+  ASSERT_NE(node, nullptr);
+  const std::string control = node->node()->addresses().control;
+  EXPECT_EQ(node->membership().view()->status[0].address, "localhost" + control.substr(control.rfind(':')));
+}
+
+// With repair beside them, over the network: who joins is filled and becomes active, who drains leaves when all it held
+// is elsewhere, and each encoding is at its owners then.
+TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
+  StartEtcd(1);
+  Create();
+  const auto start = [&](const std::string& name) {
+    auto options = OptionsOf(name);
+    options.ttl = absl::Seconds(10);
+    options.companions = {cluster::MakeUpkeep({})};
+    return Start(std::move(options));
+  };
+  std::vector<std::unique_ptr<MemberNode>> nodes;
+  for (const char* name : {"a", "b"}) nodes.push_back(start(name));
+  std::vector<Synthetic> encodings;
+  for (uint64_t number = 0; number < 60; ++number) encodings.push_back(MakeSynthetic(number));
+  const auto has = [](const MemberNode& node, const Synthetic& encoding) {
+    const auto& manifest = encoding.manifest;
+    return node.node()->engine()->Find({"ns", manifest.identity, manifest.codec}).has_value();
+  };
+  for (const Synthetic& encoding : encodings) {
+    for (const auto& node : nodes) {
+      const auto put = node->node()->engine()->Put("ns", encoding.manifest, encoding.spans(), Patience());
+      ASSERT_TRUE(put.ok()) << put.status();
+    }
+  }
+  nodes.push_back(start("c"));
+  ASSERT_NE(nodes.back(), nullptr);
+  const auto& joined = *nodes[2];
+  ASSERT_TRUE(Eventually([&] { return StateOf(*joined.membership().view(), joined.id()) == MemberState::kActive; }));
+  const auto owners_have = [&] {
+    const auto view = joined.membership().view();
+    int copies = 0;
+    for (const Synthetic& encoding : encodings) {
+      for (const uint16_t owner : view->placement.NextOwners(encoding.manifest.identity)) {
+        for (const auto& node : nodes) {
+          if (node == nullptr || node->id() != view->placement.members()[owner].node_id) continue;
+          EXPECT_TRUE(has(*node, encoding)) << cluster::IdHex(node->id());
+          ++copies;
+        }
+      }
+    }
+    EXPECT_EQ(copies, 2 * static_cast<int>(encodings.size()));
+  };
+  owners_have();
+  ASSERT_TRUE(cluster::Drain(Connect().get(), nodes[0]->id(), Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return nodes[0]->ended().has_value(); }));
+  EXPECT_TRUE(nodes[0]->ended()->ok()) << *nodes[0]->ended();
+  nodes[0] = nullptr;
+  ASSERT_TRUE(Eventually([&] { return joined.membership().view()->status.size() == 2; }));
+  owners_have();
+}
+
+// The database may have it that nothing may be served yet.
+TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
+  class Refuses : public cluster::Companion {
+   public:
+    absl::Status Prepare(absl::Time) override { return absl::UnavailableError("no database"); }
+    void Start() override { ADD_FAILURE(); }
+    void Stop(bool) override {}
+  };
+  StartEtcd(1);
+  Create();
+  auto options = OptionsOf("node");
+  options.companions.push_back([](const cluster::CompanionContext&) { return std::make_unique<Refuses>(); });
+  EXPECT_EQ(StartStatus(std::move(options)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(Open()->view()->status.empty());
+}
+
+// Who drains waits for who gains what it holds, dead or alive, and of the others for the living.
+TEST(AwaitedByDrain, IsWhoGains) {
+  cluster::View view;
+  std::vector<cluster::Member> members;
+  for (uint8_t i = 1; i <= 4; ++i) members.push_back({NodeOf(i), "", 1, MemberState::kActive});
+  members[0].state = MemberState::kDraining;
+  view.placement = *cluster::Placement::Compute(10, 2, members);
+  view.status.resize(4);
+  using Set = std::set<uint16_t>;
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), (Set{1, 2, 3}));
+  std::map<cluster::NodeId, cluster::ProgressRecord> progress;
+  progress[NodeOf(2)] = {10, 5, 5, 0, 0};
+  progress[NodeOf(3)] = {11, 5, 5, 0, 0};
+  progress[NodeOf(4)] = {9, 5, 5, 0, 0};
+  EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{3}) << "of an epoch before";
+  progress[NodeOf(4)] = {10, 5, 4, 0, 0};
+  EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{3});
+  progress[NodeOf(4)] = {10, 5, 5, 0, 0};
+  EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{});
+
+  // Nobody gains where both had everything; the one that stays is asked only while it is alive.
+  members.resize(2);
+  view.placement = *cluster::Placement::Compute(10, 2, members);
+  view.status.resize(2);
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{});
+  view.status[1].incarnation = 1;
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1});
+}
+
+}  // namespace
+}  // namespace kvlink::testing

@@ -1,0 +1,438 @@
+// What a process knows of a cluster, against a real etcd: changes, blips, compaction, members of etcd that die and
+// freeze, a snapshot of yesterday, names and credentials.
+#include "store/cluster/members/membership.h"
+
+#include <algorithm>
+#include <map>
+#include <random>
+
+#include "gmock/gmock.h"
+#include "tests/store/cluster/cluster_etcd.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::testing {
+namespace {
+
+using cluster::MemberState;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class MembershipTest : public ClusterTest {
+ protected:
+  cluster::MemberRecord RecordOf(uint8_t node, uint32_t weight = 1) {
+    return {absl::StrCat("127.0.0.1:", 7000 + node), "", weight, MemberState::kJoining, "test", {}};
+  }
+  void Add(cluster::Connection* connection, uint8_t node) {
+    const auto added = cluster::AddMember(connection, NodeOf(node), RecordOf(node), Patience());
+    ASSERT_TRUE(added.ok()) << added.status();
+  }
+  // Until the view has the epoch.
+  static bool Reaches(const cluster::Membership& membership, uint64_t epoch) {
+    return Eventually([&] { return membership.view()->placement.epoch() >= epoch; });
+  }
+  static absl::Status OpenStatus(cluster::ClusterAddress address, absl::Time deadline = Patience()) {
+    cluster::MembershipOptions options;
+    options.address = std::move(address);
+    return cluster::Membership::Open(std::move(options), deadline).status();
+  }
+};
+
+TEST_F(MembershipTest, FollowsChanges) {
+  StartEtcd(1);
+  const auto settings = Create();
+  const auto connection = Connect();
+  const auto membership = Open();
+  EXPECT_EQ(membership->view()->settings.id, settings.id);
+  EXPECT_EQ(membership->view()->placement.epoch(), 0u);
+  EXPECT_TRUE(membership->view()->placement.members().empty());
+  // The first members have nothing to be filled with; the others join.
+  const auto first = membership->view();
+  for (uint8_t node = 1; node <= 3; ++node) Add(connection.get(), node);
+  ASSERT_TRUE(Eventually([&] { return membership->view()->status.size() == 3; }));
+  EXPECT_NE(membership->WaitForChange(first, Patience()), first);
+  auto view = membership->view();
+  EXPECT_EQ(view->placement.members()[IndexOf(*view, 1)].state, MemberState::kActive);
+  EXPECT_EQ(view->placement.members()[IndexOf(*view, 2)].state, MemberState::kActive);
+  EXPECT_EQ(view->placement.members()[IndexOf(*view, 3)].state, MemberState::kJoining);
+  EXPECT_EQ(view->status[IndexOf(*view, 3)].address, "127.0.0.1:7003");
+
+  uint64_t epoch = view->placement.epoch();
+  const auto changes = [&](const absl::StatusOr<uint64_t>& changed) {
+    ASSERT_TRUE(changed.ok()) << changed.status();
+    EXPECT_GT(*changed, epoch);
+    ASSERT_TRUE(Reaches(*membership, *changed));
+    EXPECT_EQ(membership->view()->placement.epoch(), *changed);
+    // Whoever reads it all anew has the same.
+    EXPECT_EQ(Open()->view()->placement.epoch(), *changed);
+    epoch = *changed;
+  };
+  changes(cluster::CompleteJoin(connection.get(), NodeOf(3), epoch, Patience()));
+  changes(cluster::SetWeight(connection.get(), NodeOf(2), 5, Patience()));
+  changes(cluster::SetZone(connection.get(), NodeOf(2), "b", Patience()));
+  view = membership->view();
+  EXPECT_EQ(view->placement.members()[IndexOf(*view, 2)].weight, 5u);
+  EXPECT_EQ(view->placement.members()[IndexOf(*view, 2)].zone, "b");
+  EXPECT_EQ(view->placement.members()[IndexOf(*view, 3)].state, MemberState::kActive);
+  changes(cluster::Drain(connection.get(), NodeOf(1), Patience()));
+  changes(cluster::CompleteDrain(connection.get(), NodeOf(1), epoch, Patience()));
+  changes(cluster::Remove(connection.get(), NodeOf(2), false, Patience()));
+  EXPECT_EQ(membership->view()->status.size(), 1u);
+  // What is so already is no change.
+  EXPECT_EQ(*cluster::SetWeight(connection.get(), NodeOf(3), 1, Patience()), epoch);
+}
+
+TEST_F(MembershipTest, WhatMayNotBeChanged) {
+  StartEtcd(1);
+  Create("default", 1);
+  const auto connection = Connect();
+  Add(connection.get(), 1);
+  Add(connection.get(), 2);
+  const auto code = [](const absl::StatusOr<uint64_t>& changed) { return changed.status().code(); };
+  EXPECT_EQ(code(cluster::Drain(connection.get(), NodeOf(2), Patience())), absl::StatusCode::kFailedPrecondition)
+      << "it joins";
+  EXPECT_EQ(code(cluster::Drain(connection.get(), NodeOf(1), Patience())), absl::StatusCode::kFailedPrecondition)
+      << "the only active one";
+  EXPECT_EQ(code(cluster::Drain(connection.get(), NodeOf(3), Patience())), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code(cluster::Remove(connection.get(), NodeOf(3), true, Patience())), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code(cluster::SetWeight(connection.get(), NodeOf(1), 0, Patience())), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(cluster::SetZone(connection.get(), NodeOf(1), "a/b", Patience())), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(cluster::CompleteJoin(connection.get(), NodeOf(2), 1, Patience())),
+            absl::StatusCode::kFailedPrecondition)
+      << "another epoch";
+  EXPECT_EQ(code(cluster::CompleteDrain(connection.get(), NodeOf(1), 1, Patience())),
+            absl::StatusCode::kFailedPrecondition);
+  const auto again = cluster::CreateCluster(connection.get(), {}, Patience());
+  EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists) << again.status();
+  EXPECT_EQ(cluster::SetWeight(Connect("other").get(), NodeOf(1), 1, Patience()).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+// Of two that drain at once, where one has to stay, one is told so.
+TEST_F(MembershipTest, ChangesHappenOneAfterTheOther) {
+  StartEtcd(1);
+  Create("default", 8);
+  const auto connection = Connect();
+  for (uint8_t node = 1; node <= 8; ++node) Add(connection.get(), node);
+  std::vector<absl::Status> outcomes(8);
+  {
+    std::vector<Thread> threads;
+    for (uint8_t node = 1; node <= 8; ++node) {
+      threads.emplace_back("drains", [&, node] {
+        outcomes[node - 1] = cluster::Drain(Connect().get(), NodeOf(node), Patience()).status();
+      });
+    }
+  }
+  EXPECT_EQ(std::count_if(outcomes.begin(), outcomes.end(), [](const absl::Status& one) { return one.ok(); }), 7);
+  EXPECT_EQ(std::count_if(outcomes.begin(), outcomes.end(), absl::IsFailedPrecondition), 1);
+}
+
+// A lease that ends and begins again changes who is alive, and neither the epoch nor the tables.
+TEST_F(MembershipTest, ABlipMovesNothing) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  auto registration = Register(membership.get(), 1);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const auto before = membership->view();
+  EXPECT_TRUE(AliveIn(*before, 1));
+  *registration = nullptr;  // revokes
+  ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
+  const auto gone = membership->view();
+  registration = Register(membership.get(), 1, 2);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const auto back = membership->view();
+  EXPECT_EQ(*back->status[0].incarnation, 2u);
+  for (const auto& view : {gone, back}) {
+    EXPECT_EQ(view->placement.epoch(), before->placement.epoch());
+    // Not even computed again.
+    EXPECT_EQ(view->placement.next().Owners(0).data(), before->placement.next().Owners(0).data());
+  }
+}
+
+TEST_F(MembershipTest, GoesOnAfterCompactionAndRestart) {
+  StartEtcd(1);
+  Create();
+  const auto connection = Connect();
+  const auto membership = Open();
+  std::mt19937_64 random(TestSeed());
+  uint32_t weight = 1;
+  Add(connection.get(), 1);
+  for (int round = 0; round < (Soak() ? 50 : 6); ++round) {
+    // While etcd is away, and what follows is compacted before the membership is back.
+    const bool compact = random() % 2 == 0;
+    if (random() % 2 == 0) {
+      etcd_->Kill(0);
+      absl::SleepFor(absl::Milliseconds(random() % 300));
+      etcd_->Restart(0);
+    }
+    uint64_t epoch = 0;
+    for (int i = 0; i < 3; ++i) {
+      const auto changed = cluster::SetWeight(Connect().get(), NodeOf(1), ++weight, Patience());
+      ASSERT_TRUE(changed.ok()) << changed.status();
+      epoch = *changed;
+    }
+    if (compact) etcd_->Compact(static_cast<int64_t>(epoch));
+    ASSERT_TRUE(Reaches(*membership, epoch)) << membership->health().status;
+    EXPECT_EQ(membership->view()->placement.members()[0].weight, weight);
+  }
+  EXPECT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
+  EXPECT_EQ(membership->health().times_set_back, 0);
+}
+
+TEST_F(MembershipTest, WithoutEtcdTheLastViewStays) {
+  StartEtcd(1);
+  Create();
+  Add(Connect().get(), 1);
+  const auto membership = Open();
+  const auto view = membership->view();
+  EXPECT_TRUE(membership->health().status.ok());
+  etcd_->Kill(0);
+  ASSERT_TRUE(Eventually([&] { return !membership->health().status.ok(); }));
+  EXPECT_EQ(membership->view(), view);
+  EXPECT_LE(membership->health().since, SteadyNow());
+  EXPECT_THAT(std::string(membership->health().status.message()), HasSubstr(etcd_->endpoint(0)));
+  EXPECT_TRUE(events_.Told("cluster_view_old"));
+  etcd_->Restart(0);
+  ASSERT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
+  EXPECT_TRUE(events_.Told("cluster_view_current"));
+  EXPECT_EQ(membership->view()->placement.epoch(), view->placement.epoch());
+}
+
+// Leaders of etcd that die or freeze, while the cluster changes and nodes stay registered.
+TEST_F(MembershipTest, FailsOverWithEtcd) {
+  StartEtcd(3);
+  Create();
+  const auto membership = Open();
+  auto registration = cluster::Registration::Start(
+      membership.get(),
+      [&] {
+        auto options = RegistrationOf(1, 1);
+        options.ttl = absl::Seconds(5);
+        return options;
+      }(),
+      Patience());
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  std::mt19937_64 random(TestSeed());
+  uint32_t weight = 1;
+  for (int round = 0; round < (Soak() ? 30 : 3); ++round) {
+    const int leader = etcd_->Leader();
+    const bool kill = random() % 2 == 0;
+    kill ? etcd_->Kill(leader) : etcd_->Freeze(leader);
+    const auto changed = cluster::SetWeight(Connect().get(), NodeOf(1), ++weight, Patience());
+    ASSERT_TRUE(changed.ok()) << changed.status();
+    ASSERT_TRUE(Reaches(*membership, *changed)) << membership->health().status;
+    EXPECT_EQ(membership->view()->placement.epoch(), *changed);
+    kill ? etcd_->Restart(leader) : etcd_->Thaw(leader);
+    ASSERT_TRUE(Eventually([&] { return AliveIn(*membership->view(), 1); }));
+  }
+  EXPECT_FALSE((*registration)->ended().has_value());
+  EXPECT_EQ(membership->health().times_set_back, 0);
+}
+
+// Members come, go and change from several sides while etcd loses and freezes members: whoever sees an epoch sees the
+// same members under it, and in the end all see the same.
+TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
+  StartEtcd(3);
+  Create("default", 3);
+  Mutex mutex;
+  std::map<uint64_t, std::string> epochs;  // by epoch: the members
+  const auto check = [&](const std::shared_ptr<const cluster::View>& view) {
+    std::string members;
+    for (const auto& one : view->placement.members()) {
+      absl::StrAppend(&members, cluster::IdHex(one.node_id), " ", one.zone, " ", one.weight, " ",
+                      cluster::StateName(one.state), "\n");
+    }
+    MutexLock lock(&mutex);
+    const auto [known, added] = epochs.emplace(view->placement.epoch(), members);
+    EXPECT_EQ(known->second, members) << view->placement.epoch();
+  };
+  const auto open = [&] {
+    cluster::MembershipOptions options;
+    options.address = Address();
+    options.on_view = check;
+    auto membership = cluster::Membership::Open(std::move(options), Patience());
+    EXPECT_TRUE(membership.ok()) << membership.status();
+    return *std::move(membership);
+  };
+  std::vector<std::unique_ptr<cluster::Membership>> memberships;
+  for (int i = 0; i < 3; ++i) memberships.push_back(open());
+  std::mt19937_64 random(TestSeed());
+  const int rounds = Soak() ? 30 : 2;
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<Thread> threads;
+    for (int i = 0; i < 3; ++i) {
+      threads.emplace_back("changes", [&, seed = random()] {
+        std::mt19937_64 choices(seed);
+        const auto connection = Connect();
+        for (int change = 0; change < 12; ++change) {
+          const auto node = static_cast<uint8_t>(1 + choices() % 6);
+          const cluster::NodeId id = NodeOf(node);
+          absl::Status status;
+          switch (choices() % 6) {
+            case 0:
+            case 1:
+              status = cluster::AddMember(connection.get(), id, RecordOf(node), Patience()).status();
+              break;
+            case 2:
+              status = cluster::SetWeight(connection.get(), id, 1 + choices() % 9, Patience()).status();
+              break;
+            case 3:
+              status = cluster::Drain(connection.get(), id, Patience()).status();
+              break;
+            case 4:
+              status = cluster::Remove(connection.get(), id, false, Patience()).status();
+              break;
+            case 5: {
+              const uint64_t epoch = memberships[0]->view()->placement.epoch();
+              status = cluster::CompleteJoin(connection.get(), id, epoch, Patience()).status();
+              break;
+            }
+          }
+          EXPECT_TRUE(status.ok() || absl::IsNotFound(status) || absl::IsFailedPrecondition(status)) << status;
+        }
+      });
+    }
+    const int member = static_cast<int>(random() % 3);
+    const bool kill = random() % 2 == 0;
+    absl::SleepFor(absl::Milliseconds(random() % 100));
+    kill ? etcd_->Kill(member) : etcd_->Freeze(member);
+    for (Thread& thread : threads) thread.Join();
+    kill ? etcd_->Restart(member) : etcd_->Thaw(member);
+    // One that reads all of it anew, beside those that followed.
+    const auto late = open();
+    for (const auto& one : memberships) {
+      ASSERT_TRUE(Reaches(*one, late->view()->placement.epoch())) << one->health().status;
+    }
+  }
+  EXPECT_GT(epochs.size(), 10u);
+}
+
+// A snapshot of yesterday: everything is read anew, the epoch goes back and that is said; a running node whose record
+// the snapshot lacks is a member again without anybody's help.
+TEST_F(MembershipTest, RestoredFromASnapshot) {
+  StartEtcd(1);
+  Create();
+  auto connection = Connect();
+  Add(connection.get(), 1);
+  ASSERT_TRUE(cluster::SetWeight(connection.get(), NodeOf(1), 2, Patience()).ok());
+  etcd_->Backup();
+  const auto membership = Open();
+  auto registration = Register(membership.get(), 2);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  ASSERT_TRUE(cluster::SetWeight(connection.get(), NodeOf(1), 9, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return membership->view()->placement.members()[0].weight == 9; }));
+  etcd_->Restore();
+  ASSERT_TRUE(Eventually([&] { return membership->health().times_set_back == 1; })) << membership->health().status;
+  ASSERT_TRUE(Eventually([&] {
+    const auto view = membership->view();
+    return view->placement.members()[0].weight == 2 && AliveIn(*view, 2);
+  })) << membership->health().status;
+  EXPECT_TRUE(events_.Told("etcd_set_back"));
+  EXPECT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
+  EXPECT_FALSE((*registration)->ended().has_value());
+  // And goes on from there.
+  const auto changed = cluster::SetWeight(Connect().get(), NodeOf(1), 3, Patience());
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  ASSERT_TRUE(Eventually([&] { return membership->view()->placement.epoch() == *changed; }));
+}
+
+TEST_F(MembershipTest, NamesAndIdentities) {
+  StartEtcd(1);
+  const auto none = OpenStatus(Address());
+  EXPECT_EQ(none.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(none.message()), AllOf(HasSubstr("'default'"), HasSubstr("kvlink cluster create")));
+  const auto a = Create("a");
+  const auto b = Create("b", 1);
+  EXPECT_NE(a.id, b.id);
+  Add(Connect("a").get(), 1);
+  Add(Connect("b").get(), 2);
+  const auto wrong = OpenStatus(Address("c"));
+  EXPECT_EQ(wrong.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(wrong.message()),
+              AllOf(HasSubstr("no cluster 'c'"), HasSubstr("a, b"), HasSubstr(etcd_->endpoint(0))));
+  // Two in one etcd see nothing of each other.
+  const auto of_a = Open("a"), of_b = Open("b");
+  EXPECT_EQ(IndexOf(*of_a->view(), 2), -1);
+  EXPECT_EQ(IndexOf(*of_b->view(), 1), -1);
+  EXPECT_EQ(of_b->view()->settings.copies, 1);
+  const uint64_t epoch = of_a->view()->placement.epoch();
+  ASSERT_TRUE(cluster::SetWeight(Connect("b").get(), NodeOf(2), 7, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return of_b->view()->placement.members()[0].weight == 7; }));
+  EXPECT_EQ(of_a->view()->placement.epoch(), epoch);
+
+  // Another cluster of the same name.
+  cluster::MembershipOptions options;
+  options.address = Address("a");
+  options.cluster_id = b.id;
+  const auto other = cluster::Membership::Open(options, Patience());
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition) << other.status();
+  const auto client = Connect("a")->client();
+  ASSERT_TRUE(client->Delete("a/", true, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return absl::IsNotFound(of_a->health().status); })) << of_a->health().status;
+  const auto replaced = Create("a");
+  ASSERT_TRUE(Eventually([&] { return absl::IsFailedPrecondition(of_a->health().status); })) << of_a->health().status;
+  EXPECT_THAT(std::string(of_a->health().status.message()),
+              AllOf(HasSubstr(cluster::IdHex(a.id)), HasSubstr(cluster::IdHex(replaced.id))));
+  EXPECT_EQ(of_a->view()->settings.id, a.id);
+  EXPECT_EQ(of_a->view()->status.size(), 1u);
+}
+
+// A record of a later build leaves the view as it is, and is named; so is one that somebody damaged by hand.
+TEST_F(MembershipTest, RecordsThatAreNotUnderstood) {
+  StartEtcd(1);
+  Create();
+  const auto connection = Connect();
+  Add(connection.get(), 1);
+  const auto membership = Open();
+  const auto view = membership->view();
+  const auto put = [&](const std::string& key, const std::string& value) {
+    ASSERT_TRUE(connection->client()->Put("default/" + key, value, etcd::kNoLease, Patience()).ok());
+  };
+  const std::string member = "members/" + cluster::IdHex(NodeOf(1));
+  for (const auto& [value, code] : {std::pair(R"({"format":2})", absl::StatusCode::kUnimplemented),
+                                    std::pair("nothing", absl::StatusCode::kInvalidArgument)}) {
+    put(member, value);
+    ASSERT_TRUE(Eventually([&] { return membership->health().status.code() == code; })) << membership->health().status;
+    EXPECT_THAT(std::string(membership->health().status.message()), HasSubstr("/kvlink/default/" + member));
+    EXPECT_EQ(membership->view(), view);
+    EXPECT_EQ(OpenStatus(Address()).code(), code);
+    EXPECT_EQ(cluster::SetWeight(connection.get(), NodeOf(1), 2, Patience()).status().code(), code);
+  }
+  put(member, cluster::SerializeMember(RecordOf(1)));
+  EXPECT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
+  // Of the living and of what is not ours nothing stops.
+  put("alive/" + cluster::IdHex(NodeOf(1)), "nothing");
+  ASSERT_TRUE(Eventually([&] { return absl::IsInvalidArgument(membership->health().status); }));
+  EXPECT_FALSE(AliveIn(*membership->view(), 1));
+  EXPECT_TRUE(OpenStatus(Address()).ok()) << OpenStatus(Address());
+  ASSERT_TRUE(connection->client()->Delete("default/alive/" + cluster::IdHex(NodeOf(1)), false, Patience()).ok());
+  EXPECT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
+  put("something/else", "x");
+  ASSERT_TRUE(cluster::SetWeight(connection.get(), NodeOf(1), 2, Patience()).ok());
+  EXPECT_TRUE(Eventually([&] { return membership->view()->placement.members()[0].weight == 2; }));
+}
+
+TEST_F(MembershipTest, CredentialsAndWrongAddresses) {
+  StartEtcd(1);
+  Create();
+  etcd_->EnableAuthentication();
+  const absl::Status nobody = OpenStatus(Address());
+  EXPECT_EQ(nobody.code(), absl::StatusCode::kUnauthenticated) << nobody;
+  EXPECT_THAT(std::string(nobody.message()), Not(HasSubstr("\n")));
+  auto address = Address();
+  address.etcd.user = "root";
+  address.etcd.password = "wrong";
+  EXPECT_EQ(OpenStatus(address).code(), absl::StatusCode::kUnauthenticated);
+  address.etcd.password = "root";
+  EXPECT_TRUE(OpenStatus(address).ok()) << OpenStatus(address);
+  address.etcd.user = address.etcd.password = "reader";  // of something else
+  EXPECT_EQ(OpenStatus(address).code(), absl::StatusCode::kPermissionDenied);
+  address.etcd.endpoints = "127.0.0.1:1";
+  const absl::Status gone = OpenStatus(address, SteadyNow() + absl::Seconds(1));
+  EXPECT_EQ(gone.code(), absl::StatusCode::kUnavailable) << gone;
+  EXPECT_THAT(std::string(gone.message()), HasSubstr("127.0.0.1:1"));
+}
+
+}  // namespace
+}  // namespace kvlink::testing

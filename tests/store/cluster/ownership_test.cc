@@ -1,0 +1,85 @@
+// What a member says it owns: by the tables of the present epoch and of those before it.
+#include "store/cluster/members/ownership.h"
+
+#include <memory>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+NodeId NodeOf(uint8_t number) {
+  NodeId id = {};
+  id.fill(number);
+  return id;
+}
+
+Identity IdentityIn(int slot) {
+  Identity identity;
+  identity.bytes[0] = static_cast<uint8_t>(slot >> 8);
+  identity.bytes[1] = static_cast<uint8_t>(slot);
+  return identity;
+}
+
+std::shared_ptr<const View> ViewOf(uint64_t epoch, int members, MemberState last = MemberState::kActive) {
+  std::vector<Member> list;
+  for (int i = 1; i <= members; ++i) {
+    list.push_back({NodeOf(static_cast<uint8_t>(i)), "", 1, i == members ? last : MemberState::kActive});
+  }
+  auto view = std::make_shared<View>();
+  auto placement = Placement::Compute(epoch, 2, std::move(list));
+  EXPECT_TRUE(placement.ok()) << placement.status();
+  view->placement = *std::move(placement);
+  view->status.resize(members);
+  return view;
+}
+
+int Owned(const MemberOwnership& ownership, uint64_t epoch) {
+  int owned = 0;
+  for (int slot = 0; slot < kSlots; ++slot) owned += ownership.Owns(IdentityIn(slot), epoch) ? 1 : 0;
+  return owned;
+}
+
+TEST(MemberOwnership, OwnsWhatEitherTableSays) {
+  MemberOwnership ownership;
+  EXPECT_TRUE(ownership.Owns(IdentityIn(0), 7)) << "before it is known who it is";
+  const auto view = ViewOf(10, 4, MemberState::kJoining);
+  ownership.Update(view);
+  ownership.SetNode(NodeOf(1));
+  EXPECT_EQ(ownership.epoch(), 10u);
+  for (int slot = 0; slot < kSlots; ++slot) {
+    bool owner = false;
+    for (const PlacementTable* table : {&view->placement.current(), &view->placement.next()}) {
+      for (const uint16_t one : table->Owners(slot)) owner |= table->members()[one].node_id == NodeOf(1);
+    }
+    ASSERT_EQ(ownership.Owns(IdentityIn(slot), 10), owner) << slot;
+  }
+  // Not a member at all.
+  MemberOwnership stranger;
+  stranger.SetNode(NodeOf(9));
+  stranger.Update(view);
+  EXPECT_EQ(Owned(stranger, 10), 0);
+}
+
+TEST(MemberOwnership, RemembersSixteenEpochs) {
+  MemberOwnership ownership;
+  ownership.SetNode(NodeOf(1));
+  // Two members own everything, five do not.
+  for (uint64_t epoch = 1; epoch <= 20; ++epoch) ownership.Update(ViewOf(epoch, epoch % 2 == 0 ? 2 : 5));
+  EXPECT_EQ(ownership.epoch(), 20u);
+  EXPECT_EQ(Owned(ownership, 20), kSlots);
+  EXPECT_LT(Owned(ownership, 19), kSlots);
+  EXPECT_GT(Owned(ownership, 19), 0);
+  EXPECT_EQ(Owned(ownership, 4), kSlots);
+  EXPECT_EQ(Owned(ownership, 3), 0) << "forgotten";
+  EXPECT_EQ(Owned(ownership, 21), 0) << "not heard of";
+  // Set back: what was after it never was.
+  ownership.Update(ViewOf(15, 5));
+  EXPECT_EQ(ownership.epoch(), 15u);
+  EXPECT_EQ(Owned(ownership, 16), 0);
+  EXPECT_EQ(Owned(ownership, 14), kSlots);
+}
+
+}  // namespace
+}  // namespace kvlink::store::cluster

@@ -1,0 +1,159 @@
+// A node's entry in etcd: kept, renewed, taken over by its next start, refused to a copy.
+#include "store/cluster/members/registration.h"
+
+#include "gmock/gmock.h"
+#include "tests/store/cluster/cluster_etcd.h"
+
+namespace kvlink::testing {
+namespace {
+
+using cluster::MemberState;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+using RegistrationTest = ClusterTest;
+
+TEST_F(RegistrationTest, ComesAndGoes) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  {
+    const auto registration = Register(membership.get(), 1, 5);
+    ASSERT_TRUE(registration.ok()) << registration.status();
+    const auto view = membership->view();
+    ASSERT_EQ(view->status.size(), 1u);
+    EXPECT_EQ(view->status[0].address, "127.0.0.1:7001");
+    EXPECT_EQ(*view->status[0].incarnation, 5u);
+    EXPECT_EQ(view->placement.members()[0].state, MemberState::kActive);
+    const cluster::ProgressRecord progress{view->placement.epoch(), 10, 3, 1000, 0};
+    (*registration)->Publish(progress);
+    EXPECT_TRUE(Eventually([&] { return membership->progress() == std::map{std::pair(NodeOf(1), progress)}; }));
+  }
+  // Revoked, not run out.
+  ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
+  EXPECT_TRUE(membership->progress().empty());
+  EXPECT_EQ(membership->view()->status.size(), 1u);
+}
+
+// The address changes with a start, weight and zone do not: they are the administrator's then.
+TEST_F(RegistrationTest, WhatAStartChanges) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  ASSERT_TRUE(Register(membership.get(), 1).ok());
+  ASSERT_TRUE(cluster::SetWeight(membership->connection(), NodeOf(1), 9, Patience()).ok());
+  auto options = RegistrationOf(1, 2, "127.0.0.1:7777");
+  options.record.zone = "z";
+  const auto registration = cluster::Registration::Start(membership.get(), options, Patience());
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const auto view = membership->view();
+  EXPECT_EQ(view->status[0].address, "127.0.0.1:7777");
+  EXPECT_EQ(view->placement.members()[0].weight, 9u);
+  EXPECT_EQ(view->placement.members()[0].zone, "");
+  EXPECT_TRUE(events_.Told("member_settings_kept"));
+}
+
+// Killed, so that its lease is still there: the next start at the same address does not wait for its end.
+TEST_F(RegistrationTest, TheNextStartTakesOver) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  // What a killed process leaves: nobody keeps it.
+  ASSERT_TRUE(Register(membership.get(), 1).ok());
+  const auto client = membership->connection()->client();
+  const auto leave = [&](uint64_t incarnation, absl::Duration ttl) {
+    const auto lease = client->Grant(ttl, Patience());
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    const std::string key = cluster::KeyOf("default", cluster::KeyKind::kAlive, NodeOf(1));
+    ASSERT_TRUE(client->Put(key, cluster::SerializeAlive({incarnation, "127.0.0.1:7001"}), lease->id, Patience()).ok());
+  };
+  leave(2, absl::Hours(1));
+  {
+    const auto registration = Register(membership.get(), 1, 3);
+    ASSERT_TRUE(registration.ok()) << registration.status();
+    EXPECT_EQ(*membership->view()->status[0].incarnation, 3u);
+  }
+  // At another address it waits for the end of the lease.
+  leave(4, absl::Seconds(1));
+  const auto registration = Register(membership.get(), 1, 5, "127.0.0.1:7999");
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7999");
+}
+
+TEST_F(RegistrationTest, TwoOfOneIdentity) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto first = Register(membership.get(), 1, 1, "127.0.0.1:7001");
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto copy = Register(membership.get(), 1, 2, "127.0.0.1:7002");
+  EXPECT_EQ(copy.status().code(), absl::StatusCode::kAlreadyExists) << copy.status();
+  EXPECT_THAT(std::string(copy.status().message()),
+              AllOf(HasSubstr("127.0.0.1:7001"), HasSubstr("127.0.0.1:7002"), HasSubstr("copy")));
+  EXPECT_FALSE((*first)->ended().has_value());
+  EXPECT_EQ(*membership->view()->status[0].incarnation, 1u);
+  EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+}
+
+// The lease ends, and the key is deleted, under a node that runs: it is there again.
+TEST_F(RegistrationTest, ALostLeaseIsGrantedAnew) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto registration = Register(membership.get(), 1);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const auto client = membership->connection()->client();
+  const std::string key = cluster::KeyOf("default", cluster::KeyKind::kAlive, NodeOf(1));
+  const uint64_t epoch = membership->view()->placement.epoch();
+  const cluster::ProgressRecord progress{epoch, 10, 10, 0, 0};
+  (*registration)->Publish(progress);
+  ASSERT_TRUE(Eventually([&] { return membership->progress().size() == 1; }));
+  for (const bool revoke : {true, false}) {
+    const auto found = client->Get(key, {}, Patience());
+    ASSERT_TRUE(found.ok() && found->found.size() == 1) << found.status();
+    if (revoke) {
+      ASSERT_TRUE(client->Revoke(found->found[0].lease, Patience()).ok());
+    } else {
+      ASSERT_TRUE(client->Delete(key, false, Patience()).ok());
+    }
+    ASSERT_TRUE(Eventually([&] {
+      const auto again = client->Get(key, {}, Patience());
+      return again.ok() && again->found.size() == 1 && again->found[0].create_revision > found->found[0].mod_revision;
+    }));
+    EXPECT_TRUE(Eventually([&] { return membership->progress() == std::map{std::pair(NodeOf(1), progress)}; }));
+  }
+  ASSERT_TRUE(Eventually([&] { return AliveIn(*membership->view(), 1); }));
+  EXPECT_EQ(membership->view()->placement.epoch(), epoch);
+  EXPECT_FALSE((*registration)->ended().has_value());
+}
+
+TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto stays = Register(membership.get(), 1), goes = Register(membership.get(), 2);
+  ASSERT_TRUE(stays.ok() && goes.ok());
+  cluster::Connection* const connection = membership->connection();
+  EXPECT_EQ(cluster::Remove(connection, NodeOf(2), false, Patience()).status().code(),
+            absl::StatusCode::kFailedPrecondition)
+      << "it is alive";
+  ASSERT_TRUE(cluster::Remove(connection, NodeOf(2), true, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return (*goes)->ended().has_value(); }));
+  EXPECT_EQ((*goes)->ended()->code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE((*stays)->ended().has_value());
+
+  // Whoever drained may go.
+  const auto drains = Register(membership.get(), 3);
+  ASSERT_TRUE(drains.ok()) << drains.status();
+  const auto joined = cluster::CompleteJoin(connection, NodeOf(3), membership->view()->placement.epoch(), Patience());
+  ASSERT_TRUE(joined.ok()) << joined.status();
+  const auto drained = cluster::Drain(connection, NodeOf(3), Patience());
+  ASSERT_TRUE(drained.ok()) << drained.status();
+  ASSERT_TRUE(Eventually([&] { return membership->view()->placement.epoch() == *drained; }));
+  ASSERT_TRUE((*drains)->LeaveDrained(*drained, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return (*drains)->ended().has_value(); }));
+  EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
+}
+
+}  // namespace
+}  // namespace kvlink::testing
