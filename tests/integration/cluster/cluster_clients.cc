@@ -103,13 +103,12 @@ Call ClusterClients::Begin(int client, CallKind kind, uint64_t key) const {
 
 // What failed may have been carried out, or may still be: a call that says that nothing was written does not exist for
 // replicas of which some took it.
-void ClusterClients::End(Call call, const absl::Status& status, bool catalog) {
+void ClusterClients::End(Call call, const absl::Status& status) {
   call.ended = Now();
   call.ending = status.ok() ? Ending::kOk : IsAbsent(status) ? Ending::kAbsent : Ending::kUnknown;
   history_.Add(call);
   MutexLock lock(&mutex_);
-  timings_.push_back({call.begun, call.ended, catalog, call.kind == CallKind::kPut,
-                      status.ok() || IsAbsent(status) ? "" : status.ToString()});
+  timings_.push_back({call.kind, call.begun, call.ended, status.ok() || IsAbsent(status) ? "" : status.ToString()});
 }
 
 void ClusterClients::Write(int client, uint64_t number) {
@@ -118,7 +117,7 @@ void ClusterClients::Write(int client, uint64_t number) {
   put.value = number;
   const auto spans = encoding->spans();
   const absl::Status written = store_->Put(kNamespace, encoding->manifest, spans, SteadyNow() + kDeadline).status();
-  End(put, written, /*catalog=*/false);
+  End(put, written);
   if (!written.ok()) return;
   if (options_.documents) {
     Call document = Begin(client, CallKind::kPutDocument, number);
@@ -126,7 +125,7 @@ void ClusterClients::Write(int client, uint64_t number) {
     auto outcome = store_->PutDocuments(kNamespace, puts);
     const absl::Status status = outcome.ok() ? (*outcome)[0].status() : outcome.status();
     if (status.ok()) document.value = *(*outcome)[0];
-    End(document, status, /*catalog=*/true);
+    End(document, status);
   }
   MutexLock lock(&mutex_);
   written_.push_back(number);
@@ -138,7 +137,7 @@ void ClusterClients::Read(int client, uint64_t number) {
   const absl::Status status = ReadAndCompare(store_.get(), kNamespace, *encoding, nullptr, SteadyNow() + kDeadline);
   // Wrong bytes are a value that nobody wrote.
   read.value = absl::IsInternal(status) ? ~number : number;
-  End(read, absl::IsInternal(status) ? absl::OkStatus() : status, /*catalog=*/false);
+  End(read, absl::IsInternal(status) ? absl::OkStatus() : status);
 }
 
 void ClusterClients::GetDocument(int client, uint64_t number) {
@@ -147,7 +146,7 @@ void ClusterClients::GetDocument(int client, uint64_t number) {
   const auto found = store_->GetDocuments(kNamespace, ids);
   const absl::Status status = found.ok() ? (*found)[0].status() : found.status();
   if (status.ok()) get.value = (*found)[0]->generation;
-  End(get, status, /*catalog=*/true);
+  End(get, status);
 }
 
 void ClusterClients::Delete(int client, uint64_t number) {
@@ -159,7 +158,7 @@ void ClusterClients::Delete(int client, uint64_t number) {
   Call deletion = Begin(client, CallKind::kDeleteDocument, number);
   const std::vector<store::DocumentDeletion> deletions = {{IdOf(number), 0}};
   const auto outcome = store_->DeleteDocuments(kNamespace, deletions);
-  End(deletion, outcome.ok() ? (*outcome)[0] : outcome.status(), /*catalog=*/true);
+  End(deletion, outcome.ok() ? (*outcome)[0] : outcome.status());
 }
 
 void ClusterClients::ReadAll() {

@@ -20,12 +20,11 @@
 
 namespace kvlink::testing {
 
-// A call that took long or failed.
+// How long a call took.
 struct Timing {
+  CallKind kind = CallKind::kRead;
   int64_t begun = 0, ended = 0;  // ns of one steady clock
-  bool catalog = false;          // of the database, not of nodes
-  bool put = false;
-  std::string failed;  // why; empty: it did not
+  std::string failed;            // why; empty: it did not
 };
 
 struct ClientsOptions {
@@ -58,7 +57,7 @@ class ClusterClients {
   void GetDocument(int client, uint64_t number);
   void Delete(int client, uint64_t number);
   Call Begin(int client, CallKind kind, uint64_t key) const;
-  void End(Call call, const absl::Status& status, bool catalog);
+  void End(Call call, const absl::Status& status);
 
   const ClientsOptions options_;
   std::shared_ptr<store::cluster::Membership> membership_;

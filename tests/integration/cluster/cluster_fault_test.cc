@@ -23,6 +23,7 @@
 namespace kvlink::testing {
 namespace {
 
+constexpr int64_t kSlow = 1000000000;  // ns
 constexpr absl::Duration kCalm = absl::Seconds(3), kFault = absl::Seconds(4);
 
 struct Fault {
@@ -81,7 +82,7 @@ struct Times {
 Times TimesOf(const std::vector<Timing>& timings, int64_t from, int64_t to, bool puts) {
   Times times;
   for (const Timing& one : timings) {
-    if (one.catalog || (one.put && !puts)) continue;
+    if (OfDocument(one.kind) || (one.kind == CallKind::kPut && !puts)) continue;
     if (one.ended >= from && one.begun <= to) times.all.push_back(one.ended - one.begun);
   }
   std::sort(times.all.begin(), times.all.end());
@@ -135,10 +136,16 @@ class ClusterFaultTest : public ::testing::Test {
                 faulty = TimesOf(timings, broken, healed, acknowledged == 1);
     std::printf("%s\n  before: %s\n  during: %s\n", what.c_str(), Show(calm).c_str(), Show(faulty).c_str());
     std::fflush(stdout);
+    for (const Timing& one : timings) {
+      if (OfDocument(one.kind) || one.ended - one.begun < kSlow || (one.kind == CallKind::kPut && acknowledged > 1))
+        continue;
+      std::printf("  a %s took %.0f ms, %.0f ms after the fault began\n", NameOf(one.kind),
+                  Milliseconds(one.ended - one.begun), Milliseconds(one.begun - broken));
+    }
     int64_t failed = 0, refused_puts = 0;
     for (const Timing& one : timings) {
-      if (one.failed.empty() || (one.catalog && fault.database)) continue;
-      if (one.put && acknowledged > 1) {
+      if (one.failed.empty() || (OfDocument(one.kind) && fault.database)) continue;
+      if (one.kind == CallKind::kPut && acknowledged > 1) {
         ++refused_puts;
         continue;
       }

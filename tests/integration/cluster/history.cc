@@ -10,9 +10,6 @@
 #include "absl/strings/str_cat.h"
 
 namespace kvlink::testing {
-namespace {
-
-constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 const char* NameOf(CallKind kind) {
   switch (kind) {
@@ -31,6 +28,14 @@ const char* NameOf(CallKind kind) {
   }
   return "?";
 }
+
+bool OfDocument(CallKind kind) {
+  return kind == CallKind::kPutDocument || kind == CallKind::kGetDocument || kind == CallKind::kDeleteDocument;
+}
+
+namespace {
+
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 std::string Text(const Call& call) {
   return absl::StrCat(NameOf(call.kind), " ", call.key, call.ending == Ending::kAbsent ? " absent" : "", " value ",
@@ -125,10 +130,6 @@ class Checker {
   const std::vector<Excuse>& excuses_;
   std::vector<std::string> broken_;
 };
-
-bool OfDocument(CallKind kind) {
-  return kind == CallKind::kPutDocument || kind == CallKind::kGetDocument || kind == CallKind::kDeleteDocument;
-}
 
 }  // namespace
 

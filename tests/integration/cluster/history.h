@@ -30,6 +30,11 @@ enum class CallKind : uint8_t {
   kDeleteDocument,  // `value` is the generation of the deletion, 0 where the catalog chose
 };
 
+// "put document".
+const char* NameOf(CallKind kind);
+// Of the catalog, not of the nodes.
+bool OfDocument(CallKind kind);
+
 enum class Ending : uint8_t {
   kOk,       // acknowledged, or found
   kAbsent,   // a miss, or no such document
