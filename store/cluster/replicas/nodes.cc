@@ -12,6 +12,8 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
+constexpr int kStuckPuts = 3;
+constexpr absl::Duration kStuckPutsAfter = absl::Milliseconds(500);
 
 bool IsNoAnswer(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsCancelled(status);
@@ -44,6 +46,22 @@ void ClusterNode::Failed() { breaker_.Failed(SteadyNow()); }
 void ClusterNode::Ended(const absl::Status& status, absl::Duration took) {
   if (IsNoAnswer(status)) return Failed();
   Answered(took);
+}
+
+void ClusterNode::PutBegan() {
+  MutexLock lock(&mutex_);
+  if (puts_++ == 0) puts_moved_ = SteadyNow();
+}
+
+void ClusterNode::PutEnded() {
+  MutexLock lock(&mutex_);
+  --puts_;
+  puts_moved_ = SteadyNow();
+}
+
+bool ClusterNode::PutsStuck() const {
+  MutexLock lock(&mutex_);
+  return puts_ >= kStuckPuts && SteadyNow() >= puts_moved_ + kStuckPutsAfter;
 }
 
 int64_t ClusterNode::Progress() const {

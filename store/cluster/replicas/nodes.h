@@ -45,6 +45,12 @@ class ClusterNode {
   // Changes with every encoding, and every layer, that comes from the node: tells a slow one from a stuck one.
   int64_t Progress() const;
 
+  // Puts to it that are under way.
+  void PutBegan();
+  void PutEnded();
+  // Several are under way, and none has ended for a while: a further one would only wait with them.
+  bool PutsStuck() const;
+
   // Where its breaker is open and its rest is over, sends it a lookup of one encoding, for which nobody waits; and
   // looks at what became of the last one.
   void Probe(absl::string_view ns, const Identity& identity, Codec codec);
@@ -65,6 +71,8 @@ class ClusterNode {
   std::atomic<int64_t> probes_{0};
   mutable Mutex mutex_;
   std::shared_ptr<client::RemoteStore> store_ ABSL_GUARDED_BY(mutex_);
+  int puts_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time puts_moved_ ABSL_GUARDED_BY(mutex_);  // when one ended, or the first of them began
   Mutex probe_mutex_;
   std::unique_ptr<client::PendingLookup> probe_ ABSL_GUARDED_BY(probe_mutex_);  // goes before store_
   absl::Time probed_ ABSL_GUARDED_BY(probe_mutex_);

@@ -53,6 +53,12 @@ struct Puts::Body {
 
 // One owner.
 struct Puts::Target {
+  ~Target() { Over(); }
+  // Nothing is under way any more.
+  void Over() {
+    if (pending != nullptr) node->PutEnded();
+    pending = nullptr;
+  }
   std::shared_ptr<ClusterNode> node;
   std::unique_ptr<client::PendingPut> pending;  // null: over
   std::optional<absl::StatusOr<PutResult>> end;
@@ -100,6 +106,7 @@ class Puts::Call {
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
   std::vector<std::unique_ptr<Target>> targets_;
   int looks_ = 1;
+  int spare_ = 0;  // owners that need not be asked
 };
 
 absl::StatusOr<PutResult> Puts::Call::Run() {
@@ -110,7 +117,8 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
                                                nodes_->view->settings.name, " has ", owners,
                                                " members that take them; add nodes"));
   }
-  if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
+  spare_ = static_cast<int>(owners) - acknowledged();
+  if (spare_ > 0) body_ = puts_->Copy(manifest_, slabs_);
   SendToOwners();
   while (under_way() && SteadyNow() < deadline_) {
     if (Enough() && body_ != nullptr) break;
@@ -149,6 +157,12 @@ void Puts::Call::Send(Target* target) {
     target->end = absl::UnavailableError("it has not answered lately");
     return;
   }
+  // Where enough others acknowledge, its copy is left to repair.
+  if (spare_ > 0 && target->node->PutsStuck()) {
+    --spare_;
+    target->end = absl::UnavailableError("puts before this one wait for it");
+    return;
+  }
   const auto store = target->node->Store();
   if (!store.ok()) return End(target, store.status());
   const client::Notify notify{arrivals_, reinterpret_cast<uint64_t>(target)};
@@ -156,6 +170,7 @@ void Puts::Call::Send(Target* target) {
                                 : (*store)->AskPut(ns_, body_->manifest, body_->spans, deadline_, notify);
   if (!asked.ok()) return End(target, asked.status());
   target->pending = *std::move(asked);
+  target->node->PutBegan();
 }
 
 void Puts::Call::Wait() {
@@ -179,7 +194,7 @@ void Puts::Call::Wait() {
 }
 
 void Puts::Call::End(Target* target, absl::StatusOr<PutResult> end) {
-  target->pending = nullptr;
+  target->Over();
   const absl::Status& status = end.status();
   // How long puts take says nothing of lookups.
   if (absl::IsUnavailable(status)) target->node->Failed();
@@ -264,7 +279,7 @@ void Puts::GoOn(std::shared_ptr<Body> body, std::vector<std::unique_ptr<Target>>
   auto work = [cluster = cluster_, held, limit](const absl::Status& turn) {
     for (auto& target : held->second) {
       const auto end = turn.ok() ? target->pending->Wait(limit) : turn;
-      target->pending = nullptr;
+      target->Over();
       if (!end.ok()) ++cluster->counters->lacking;
       if (absl::IsUnavailable(end.status()) && turn.ok()) target->node->Failed();
     }
