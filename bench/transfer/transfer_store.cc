@@ -141,16 +141,14 @@ class StoreMover : public Mover {
       if (!found[i].present) return absl::NotFoundError("the node evicted it");
       requests.push_back({identities[i], manifests[i].etag});
     }
-    std::vector<std::unique_ptr<store::Lease>> leases;
-    for (auto& lease : remote_->ReadMany(nullptr, kNamespace, manifests[0].codec, requests, Soon())) {
-      KVLINK_RETURN_IF_ERROR(lease.status());
-      leases.push_back(*std::move(lease));
-    }
-    KVLINK_RETURN_IF_ERROR(leases[0]->WaitLayer(0, Soon()));
+    // As a request does, which wants all of its documents.
+    auto leases = remote_->ReadMany(nullptr, kNamespace, manifests[0].codec, requests, Soon());
+    for (const auto& lease : leases) KVLINK_RETURN_IF_ERROR(lease.status());
+    KVLINK_RETURN_IF_ERROR((*leases[0])->WaitLayer(0, Soon()));
     const double first = Now() - start;
     for (const auto& lease : leases) {
-      for (size_t layer = 0; layer < lease->manifest().layers.size(); ++layer) {
-        KVLINK_RETURN_IF_ERROR(lease->WaitLayer(static_cast<int64_t>(layer), Soon()));
+      for (size_t layer = 0; layer < (*lease)->manifest().layers.size(); ++layer) {
+        KVLINK_RETURN_IF_ERROR((*lease)->WaitLayer(static_cast<int64_t>(layer), Soon()));
       }
     }
     return MoveTime{first, Now() - start};

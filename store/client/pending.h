@@ -33,7 +33,8 @@ class Arrivals {
   std::deque<uint64_t> ready_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Where a request is to say that it is ready, and as which. Without `arrivals`, nowhere.
+// Where a request is to say that it is ready, and as which. Without `arrivals`, nowhere. Whoever waited for it without
+// them meanwhile hears of it all the same; of one that was destroyed, only what it had said before.
 struct Notify {
   std::shared_ptr<Arrivals> arrivals;
   uint64_t tag = 0;

@@ -114,8 +114,7 @@ void PutCall::Run(const absl::Status& turn) {
     if (state_ != State::kWaits) return;
     state_ = State::kRuns;
   }
-  auto result =
-      turn.ok() ? Carry(route_, ns_, manifest_, slabs_, deadline_, &end_) : absl::StatusOr<PutResult>(turn);
+  auto result = turn.ok() ? Carry(route_, ns_, manifest_, slabs_, deadline_, &end_) : absl::StatusOr<PutResult>(turn);
   MutexLock lock(&mutex_);
   result_ = std::move(result);
   state_ = State::kDone;
