@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <list>
 #include <map>
 #include <optional>
 #include <set>
@@ -91,37 +92,126 @@ void AppendRemoval(absl::string_view ns, const References& removed, std::vector<
   queries->push_back({&kInsertDrops, Parameters().Text(ns).BytesOf(views)});
 }
 
+// The columns of kvlink.documents. Views are of what outlives the object.
+struct Columns {
+  std::vector<absl::string_view> ids, titles, entries;
+  std::vector<int64_t> generations, written, tokens;
+  std::vector<char> tombstones;
+  std::vector<std::string> identities;
+
+  // `bytes`: the entry serialised, as it is stored: without when it was written, which has a column of its own.
+  void Add(absl::string_view id, const CatalogEntry& entry, const std::set<Identity>& of_parts,
+           absl::string_view bytes) {
+    ids.push_back(id);
+    generations.push_back(static_cast<int64_t>(entry.generation));
+    written.push_back(static_cast<int64_t>(entry.written_at_us));
+    tokens.push_back(TokensOf(entry));
+    tombstones.push_back(entry.tombstone ? 1 : 0);
+    titles.push_back(entry.title);
+    identities.push_back(Join(of_parts));
+    entries.push_back(bytes);
+  }
+  Parameters ToParameters(absl::string_view ns) const {
+    return Parameters()
+        .Text(ns)
+        .Texts(ids)
+        .Integers(generations)
+        .Flags(tombstones)
+        .Integers(written)
+        .Integers(tokens)
+        .BytesOf(titles)
+        .BytesOf(std::vector<absl::string_view>(identities.begin(), identities.end()))
+        .BytesOf(entries);
+  }
+};
+
+// A put with its entry serialised, or why it is none.
+struct Prepared {
+  const DocumentPut* put;
+  absl::Status status;
+  std::string bytes;
+};
+
+std::string SerializeToStore(const CatalogEntry& entry, uint64_t generation) {
+  if (entry.generation == generation && entry.written_at_us == 0) return SerializeCatalogEntry(entry);
+  CatalogEntry stored = entry;
+  stored.generation = generation;
+  stored.written_at_us = 0;
+  return SerializeCatalogEntry(stored);
+}
+
+std::vector<Prepared> Prepare(absl::Span<const DocumentPut> puts) {
+  std::vector<Prepared> prepared;
+  for (const DocumentPut& put : puts) {
+    Prepared& one = prepared.emplace_back(Prepared{&put, {}, SerializeToStore(put.entry, put.entry.generation)});
+    one.status = ParseCatalogEntry(one.bytes).status();
+  }
+  return prepared;
+}
+
+using Generations = std::vector<absl::StatusOr<uint64_t>>;
+
+// Documents that all name their generation, and of which none is there, take one round trip. ABORTED, and nothing was
+// changed: some are there, or somebody else makes them just now.
+absl::Status InsertNew(Connection& connection, absl::string_view ns, absl::Span<const Prepared> puts,
+                       absl::Time deadline, Generations& generations) {
+  // Everybody inserts in order of id.
+  std::map<absl::string_view, const Prepared*> by_id;
+  for (const Prepared& one : puts) {
+    if (!one.status.ok() || one.put->entry.generation == 0 || !by_id.emplace(one.put->id, &one).second) {
+      return absl::AbortedError("they have to be worked out");
+    }
+  }
+  Columns inserted;
+  References added;
+  for (const auto& [id, one] : by_id) {
+    const std::set<Identity> identities = IdentitiesOf(one->put->entry);
+    for (const Identity& identity : identities) added.Add(identity, id);
+    inserted.Add(id, one->put->entry, identities, one->bytes);
+  }
+  std::fill(inserted.written.begin(), inserted.written.end(), 0);
+  std::vector<Query> queries = {{&kInsertDocuments, inserted.ToParameters(ns)}};
+  if (!added.ids.empty()) queries.push_back({&kInsertReferences, added.ToParameters(ns)});
+  KVLINK_RETURN_IF_ERROR(connection.Run(queries, deadline).status());
+  generations.clear();
+  for (const Prepared& one : puts) generations.push_back(one.put->entry.generation);
+  return absl::OkStatus();
+}
+
 // Puts of one namespace in one transaction.
 class Batch {
  public:
-  Batch(absl::string_view ns, absl::Span<const DocumentPut> puts) : ns_(ns), puts_(puts) {}
+  Batch(absl::string_view ns, absl::Span<const Prepared> puts) : ns_(ns), puts_(puts) {}
 
-  // Fills in the generations of puts that are not refused already.
-  absl::Status Commit(Connection& connection, absl::Time deadline, std::vector<absl::StatusOr<uint64_t>>& generations) {
-    KVLINK_RETURN_IF_ERROR(LockAndRead(connection, deadline, generations));
-    for (size_t i = 0; i < puts_.size(); ++i) {
-      if (generations[i].ok()) generations[i] = Put(puts_[i]);
+  absl::Status Commit(Connection& connection, absl::Time deadline, Generations& generations) {
+    KVLINK_RETURN_IF_ERROR(LockAndRead(connection, deadline));
+    generations.clear();
+    for (const Prepared& one : puts_) {
+      generations.push_back(one.status.ok() ? Put(one) : absl::StatusOr<uint64_t>(one.status));
     }
     return Write(connection, deadline);
+  }
+  // Whether none of the documents was there.
+  bool all_new() const {
+    return std::none_of(documents_.begin(), documents_.end(), [](const auto& one) { return one.second.in_table; });
   }
 
  private:
   struct Document {
     bool in_table = false;
-    bool known = false;  // there is an entry to be replaced
-    bool changed = false;
-    absl::Status unusable;  // why it can neither be compared with nor replaced
+    bool known = false;                 // there is an entry to be replaced
+    const Prepared* changed = nullptr;  // by what
+    absl::Status unusable;              // why it can neither be compared with nor replaced
     CatalogEntry entry;
     std::set<Identity> identities_in_table;
   };
 
-  absl::Status LockAndRead(Connection& connection, absl::Time deadline,
-                           absl::Span<const absl::StatusOr<uint64_t>> generations) {
+  absl::Status LockAndRead(Connection& connection, absl::Time deadline) {
     std::map<absl::string_view, uint64_t> wanted;  // ordered by id: locks are taken in this order
-    for (size_t i = 0; i < puts_.size(); ++i) {
-      if (!generations[i].ok()) continue;
-      const auto [it, is_new] = wanted.try_emplace(puts_[i].id, puts_[i].entry.generation);
-      if (!is_new && it->second != puts_[i].entry.generation) it->second = 0;
+    for (const Prepared& one : puts_) {
+      if (!one.status.ok()) continue;
+      const auto [it, is_new] = wanted.try_emplace(one.put->id, one.put->entry.generation);
+      if (!is_new && it->second != one.put->entry.generation) it->second = 0;
     }
     std::vector<absl::string_view> ids;
     std::vector<int64_t> of_put;
@@ -149,12 +239,14 @@ class Batch {
     document.known = true;
     document.entry.generation = static_cast<uint64_t>(rows.Integer(row, 1));
     document.entry.tombstone = rows.Flag(row, 2);
-    document.entry.written_at_us = static_cast<uint64_t>(rows.Integer(row, 3));
+    const auto written_at_us = static_cast<uint64_t>(rows.Integer(row, 3));
+    document.entry.written_at_us = written_at_us;
     KVLINK_ASSIGN_OR_RETURN(document.identities_in_table, Split(rows.Bytes(row, 4), id));
     if (rows.IsNull(row, 5)) return absl::OkStatus();
     auto entry = ParseCatalogEntry(rows.Bytes(row, 5));
     if (entry.ok()) {
       document.entry = *std::move(entry);
+      document.entry.written_at_us = written_at_us;
     } else if (absl::IsUnimplemented(entry.status())) {
       document.unusable = entry.status();
     } else {
@@ -163,7 +255,8 @@ class Batch {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<uint64_t> Put(const DocumentPut& put) {
+  absl::StatusOr<uint64_t> Put(const Prepared& prepared) {
+    const DocumentPut& put = *prepared.put;
     Document& document = documents_.find(put.id)->second;
     KVLINK_RETURN_IF_ERROR(document.unusable);
     const CatalogEntry& there = document.entry;
@@ -178,15 +271,16 @@ class Batch {
     if (entry.generation == 0) entry.generation = std::max(entry.written_at_us, there.generation + 1);
     document.entry = std::move(entry);
     document.known = true;
-    document.changed = true;
+    document.changed = &prepared;
     return document.entry.generation;
   }
 
   absl::Status Write(Connection& connection, absl::Time deadline) {
     Columns inserted, updated;
     References added, removed;
+    std::list<std::string> serialised;
     for (const auto& [id, document] : documents_) {
-      if (!document.changed) continue;
+      if (document.changed == nullptr) continue;
       const std::set<Identity> after = IdentitiesOf(document.entry);
       for (const Identity& identity : after) {
         if (!document.identities_in_table.contains(identity)) added.Add(identity, id);
@@ -194,7 +288,11 @@ class Batch {
       for (const Identity& identity : document.identities_in_table) {
         if (!after.contains(identity)) removed.Add(identity, id);
       }
-      (document.in_table ? updated : inserted).Add(id, document.entry, Join(after));
+      absl::string_view bytes = document.changed->bytes;
+      if (document.changed->put->entry.generation == 0) {
+        bytes = serialised.emplace_back(SerializeToStore(document.entry, document.entry.generation));
+      }
+      (document.in_table ? updated : inserted).Add(id, document.entry, after, bytes);
     }
     std::vector<Query> queries;
     if (!inserted.ids.empty()) queries.push_back({&kInsertDocuments, inserted.ToParameters(ns_)});
@@ -205,42 +303,8 @@ class Batch {
     return connection.Run(queries, deadline).status();
   }
 
-  // The columns of kvlink.documents.
-  struct Columns {
-    std::vector<absl::string_view> ids;
-    std::vector<int64_t> generations, written, tokens;
-    std::vector<char> tombstones;
-    std::vector<std::string> titles, identities, entries;
-
-    void Add(absl::string_view id, const CatalogEntry& entry, std::string joined_identities) {
-      ids.push_back(id);
-      generations.push_back(static_cast<int64_t>(entry.generation));
-      written.push_back(static_cast<int64_t>(entry.written_at_us));
-      tokens.push_back(TokensOf(entry));
-      tombstones.push_back(entry.tombstone ? 1 : 0);
-      titles.push_back(entry.title);
-      identities.push_back(std::move(joined_identities));
-      entries.push_back(SerializeCatalogEntry(entry));
-    }
-    Parameters ToParameters(absl::string_view ns) const {
-      const auto views = [](const std::vector<std::string>& texts) {
-        return std::vector<absl::string_view>(texts.begin(), texts.end());
-      };
-      return Parameters()
-          .Text(ns)
-          .Texts(ids)
-          .Integers(generations)
-          .Flags(tombstones)
-          .Integers(written)
-          .Integers(tokens)
-          .BytesOf(views(titles))
-          .BytesOf(views(identities))
-          .BytesOf(views(entries));
-    }
-  };
-
   const absl::string_view ns_;
-  const absl::Span<const DocumentPut> puts_;
+  const absl::Span<const Prepared> puts_;
   std::map<absl::string_view, Document> documents_;
   uint64_t clock_us_ = 0;
 };
@@ -255,16 +319,20 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments
   while (generations.size() < documents.size()) {
     const auto rest = documents.subspan(generations.size());
     const auto group = rest.subspan(0, FirstGroup(rest));
-    std::vector<absl::StatusOr<uint64_t>> valid;
-    for (const DocumentPut& one : group) {
-      const absl::Status status = ParseCatalogEntry(SerializeCatalogEntry(one.entry)).status();
-      valid.push_back(status.ok() ? absl::StatusOr<uint64_t>(0) : status);
-    }
-    std::vector<absl::StatusOr<uint64_t>> put;
-    const absl::Status status = pool_.Run(absl::InfiniteFuture(), [&](Connection& connection, absl::Time deadline) {
-      put = valid;
-      return Batch(ns, group).Commit(connection, deadline, put);
-    });
+    const std::vector<Prepared> prepared = database::Prepare(group);
+    Generations put;
+    const absl::Status status =
+        pool_.Run(absl::InfiniteFuture(), [&](Connection& connection, absl::Time deadline) -> absl::Status {
+          // A try that fails costs a round trip, so it is made where the last batch was all new.
+          if (last_was_new_) {
+            const absl::Status inserted = InsertNew(connection, ns, prepared, deadline, put);
+            if (!absl::IsAborted(inserted)) return inserted;
+          }
+          Batch batch(ns, prepared);
+          KVLINK_RETURN_IF_ERROR(batch.Commit(connection, deadline, put));
+          last_was_new_ = batch.all_new();
+          return absl::OkStatus();
+        });
     for (const DocumentPut& one : group) cache_.Forget(ns, one.id);
     KVLINK_RETURN_IF_ERROR(status);
     generations.insert(generations.end(), put.begin(), put.end());
@@ -331,6 +399,7 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
         entries[i] = absl::NotFoundError(absl::StrCat("document ", id, " in ", ns, " was deleted"));
       } else {
         auto entry = ParseCatalogEntry(rows[0].Bytes(row->second, 2));
+        if (entry.ok()) entry->written_at_us = static_cast<uint64_t>(rows[0].Integer(row->second, 3));
         if (absl::IsInvalidArgument(entry.status())) {
           entry =
               absl::DataLossError(absl::StrCat("document ", id, ": ", entry.status().message(), "; ingest it again"));

@@ -2,6 +2,8 @@
 #ifndef KVLINK_STORE_DATABASE_DATABASE_IMPL_H_
 #define KVLINK_STORE_DATABASE_DATABASE_IMPL_H_
 
+#include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,6 +55,7 @@ class DatabaseImpl final : public DatabaseCatalog {
   const DatabaseOptions options_;
   Pool pool_;
   EntriesCache cache_;
+  std::atomic<bool> last_was_new_{true};  // of a batch: none of its documents was there
 };
 
 }  // namespace kvlink::store::database

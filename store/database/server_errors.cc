@@ -32,7 +32,7 @@ constexpr Meaning kMeanings[] = {
     {"42P01", absl::StatusCode::kFailedPrecondition, "it has no tables of KVLink: kvlink cluster create makes them"},
     {"42501", absl::StatusCode::kPermissionDenied,
      "grant the user what it lacks: CREATE on the database to make the tables, USAGE on the schema kvlink and SELECT, "
-     "INSERT, UPDATE, DELETE on its tables to use them"},
+     "INSERT, UPDATE, DELETE on its tables and USAGE on its sequences to use them"},
     {"53100", absl::StatusCode::kResourceExhausted, "the server has no disk space left"},
     {"53300", absl::StatusCode::kResourceExhausted,
      "the server has no connections left: raise its max_connections, or connect by a session pooler"},

@@ -54,11 +54,15 @@ FROM unnest($2::text[], $3::bigint[]) AS w(id, generation)
 CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1
                     FOR NO KEY UPDATE) AS d)sql",
                                   kLockColumns};
+// Each is written later than the one before, and not before $5 says.
 const Statement kInsertDocuments = {"insert_documents",
                                     R"sql(
 INSERT INTO kvlink.documents (ns, id, generation, tombstone, written_at, tokens, title, identities, entry)
-SELECT $1::text, w.* FROM unnest($2::text[], $3::bigint[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bytea[],
-                                 $8::bytea[], $9::bytea[]) AS w)sql",
+SELECT $1::text, w.id, w.generation, w.tombstone,
+       greatest(w.written_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + w.number),
+       w.tokens, w.title, w.identities, w.entry
+FROM unnest($2::text[], $3::bigint[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bytea[], $8::bytea[], $9::bytea[])
+  WITH ORDINALITY AS w(id, generation, tombstone, written_at, tokens, title, identities, entry, number))sql",
                                     {}};
 const Statement kUpdateDocuments = {"update_documents",
                                     R"sql(
@@ -97,9 +101,9 @@ SELECT pg_current_xact_id(), $1::text, w.identity FROM unnest($2::bytea[]) AS w(
 WHERE (SELECT true FROM kvlink.refs r WHERE r.ns = $1 AND r.identity = w.identity LIMIT 1) IS NULL)sql",
                                 {}};
 
-constexpr Column kGetColumns[] = {kText, kFlag, kBytes};
+constexpr Column kGetColumns[] = {kText, kFlag, kBytes, kInteger};
 const Statement kGetDocuments = {"get_documents", R"sql(
-SELECT d.id, d.tombstone, CASE WHEN NOT d.tombstone THEN d.entry END
+SELECT d.id, d.tombstone, CASE WHEN NOT d.tombstone THEN d.entry END, d.written_at
 FROM unnest($2::text[]) AS w(id)
 CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS d)sql",
                                  kGetColumns};

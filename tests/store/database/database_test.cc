@@ -239,6 +239,14 @@ TEST(DatabaseTest, AUserWithoutRightsIsTold) {
   const absl::Status status = database.Open(poor)->GetDocument("ns", "a").status();
   EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
   EXPECT_THAT(Message(status), HasSubstr("grant the user"));
+  database.Sql(
+      "GRANT USAGE ON SCHEMA kvlink TO poor; GRANT USAGE ON ALL SEQUENCES IN SCHEMA kvlink TO poor; "
+      "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA kvlink TO poor");
+  const auto with_rights = database.Open(poor);
+  EXPECT_EQ(with_rights->Prepare(Soon()), absl::OkStatus());
+  EXPECT_EQ(with_rights->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  EXPECT_EQ(with_rights->DeleteDocument("ns", "a", 0), absl::OkStatus());
+  database.Sql("DROP OWNED BY poor");
   poor.connection = absl::StrCat(SharedServer().connection(SharedServer().NewDatabase()), "?user=poor");
   EXPECT_TRUE(absl::IsPermissionDenied(database.Open(poor)->Prepare(Soon())));
 }
