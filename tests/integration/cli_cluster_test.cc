@@ -74,8 +74,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   const Finished none = Kvlink({"members"});
   ExpectRefused(none, "members", {etcd_->endpoint(0), "no cluster 'default'", "kvlink cluster create"});
   EXPECT_EQ(none.status, 3);
-  const Finished made = Kvlink(
-      {"cluster", "create", "--copies", "2", "--acknowledged", "1", "--database", "postgresql://kvlink@db/kvlink"});
+  const Finished made = Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "1"});
   ASSERT_EQ(made.status, 0) << made.errors;
   EXPECT_THAT(made.output, AllOf(HasSubstr("2 copies, 1 acknowledged"), HasSubstr("--cluster " + place_)));
   ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "there is a cluster of this name"});

@@ -1,6 +1,7 @@
 // The drop log on nodes: what was dropped leaves, and no repair brings it back, whatever happens in between.
 #include "store/cluster/repair/drops.h"
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <random>
@@ -268,6 +269,10 @@ TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
           break;
         case 9:
           if (step % 4 != 0) break;
+          // It does not lose the only copy of anything.
+          EXPECT_TRUE(Eventually([&] {
+            return std::all_of(live.begin(), live.end(), [&](size_t s) { return cluster.Has((node + 1) % 3, all[s]); });
+          }));
           cluster.StopRepair(node);
           cluster.node(node).drops = nullptr;
           // The others ask it meanwhile, so that it is not taken away from under them.
