@@ -59,6 +59,11 @@ void ClusterNode::PutEnded() {
   puts_moved_ = SteadyNow();
 }
 
+int ClusterNode::puts() const {
+  MutexLock lock(&mutex_);
+  return puts_;
+}
+
 bool ClusterNode::PutsStuck() const {
   MutexLock lock(&mutex_);
   return puts_ >= kStuckPuts && SteadyNow() >= puts_moved_ + kStuckPutsAfter;

@@ -48,6 +48,7 @@ class ClusterNode {
   // Puts to it that are under way.
   void PutBegan();
   void PutEnded();
+  int puts() const;
   // Several are under way, and none has ended for a while: a further one would only wait with them.
   bool PutsStuck() const;
 

@@ -25,6 +25,8 @@ constexpr int kMaxLooks = 3;  // at the placement, for one put
 // A node that has not heard yet that it is an owner is asked again: so often, so long after.
 constexpr int kMaxBehind = 10;
 constexpr absl::Duration kBehind = absl::Milliseconds(50);
+constexpr int kMaxPutsOfNode = 4;  // at a time
+constexpr absl::Duration kTurn = absl::Milliseconds(5);
 constexpr std::align_val_t kPage{4096};
 
 }  // namespace
@@ -106,7 +108,6 @@ class Puts::Call {
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
   std::vector<std::unique_ptr<Target>> targets_;
   int looks_ = 1;
-  int spare_ = 0;  // owners that need not be asked
 };
 
 absl::StatusOr<PutResult> Puts::Call::Run() {
@@ -117,8 +118,7 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
                                                nodes_->view->settings.name, " has ", owners,
                                                " members that take them; add nodes"));
   }
-  spare_ = static_cast<int>(owners) - acknowledged();
-  if (spare_ > 0) body_ = puts_->Copy(manifest_, slabs_);
+  if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
   SendToOwners();
   while (under_way() && SteadyNow() < deadline_) {
     if (Enough() && body_ != nullptr) break;
@@ -136,7 +136,9 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   return answer;
 }
 
+// Those whose puts are stuck come last, and are left to repair where the others suffice.
 void Puts::Call::SendToOwners() {
+  std::vector<Target*> stuck;
   for (const uint16_t member : nodes_->view->placement.NextOwners(manifest_.identity)) {
     const std::shared_ptr<ClusterNode>& node = nodes_->nodes[member];
     if (absl::c_any_of(targets_, [&](const auto& target) { return target->node == node; })) continue;
@@ -144,8 +146,18 @@ void Puts::Call::SendToOwners() {
     targets_.back()->node = node;
     if (!nodes_->view->alive(member)) {
       targets_.back()->end = absl::UnavailableError("it is not alive");
+    } else if (node->PutsStuck()) {
+      stuck.push_back(targets_.back().get());
     } else {
       Send(targets_.back().get());
+    }
+  }
+  for (Target* const target : stuck) {
+    const auto others = absl::c_count_if(targets_, [](const auto& one) { return one->under_way(); });
+    if (others < acknowledged()) {
+      Send(target);
+    } else {
+      target->end = absl::UnavailableError("puts before this one wait for it");
     }
   }
 }
@@ -157,10 +169,9 @@ void Puts::Call::Send(Target* target) {
     target->end = absl::UnavailableError("it has not answered lately");
     return;
   }
-  // Where enough others acknowledge, its copy is left to repair.
-  if (spare_ > 0 && target->node->PutsStuck()) {
-    --spare_;
-    target->end = absl::UnavailableError("puts before this one wait for it");
+  // Each takes a thread for as long as the node keeps it; one node must not have all of them.
+  if (target->node->puts() >= kMaxPutsOfNode) {
+    target->again = SteadyNow() + kTurn;
     return;
   }
   const auto store = target->node->Store();
