@@ -26,11 +26,14 @@ class Arrivals {
   void Add(uint64_t tag);
   // The tag of the next request, in the order in which they became ready; nothing: none did by `deadline`.
   std::optional<uint64_t> Next(absl::Time deadline);
+  // From now on `next` is told, of what is ready now as well; nobody waits here any more. Once, and never in a circle.
+  void ForwardTo(std::shared_ptr<Arrivals> next);
 
  private:
   Mutex mutex_;
   CondVar changed_;
   std::deque<uint64_t> ready_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Arrivals> next_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Where a request is to say that it is ready, and as which. Without `arrivals`, nowhere. Whoever waited for it without

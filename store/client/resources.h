@@ -23,7 +23,7 @@ struct ResourceOptions {
   // Nodes that are connected to at a time by requests in two steps; more wait. Each is a thread.
   int dials = 4;
   // Puts in two steps that are carried out at a time, of all nodes; more wait. Each is a thread, once there was one.
-  int puts = 8;
+  int puts = 16;
 };
 
 class ClientResources;

@@ -132,7 +132,7 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
     if (!goes_on && !(target->end.has_value() && target->end->ok())) ++cluster_->counters->lacking;
     if (goes_on) rest.push_back(std::move(target));
   }
-  if (!rest.empty()) puts_->GoOn(std::move(body_), std::move(rest));
+  if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get());
   return answer;
 }
 
@@ -282,23 +282,64 @@ std::shared_ptr<Puts::Body> Puts::Copy(const Manifest& manifest, absl::Span<cons
   return std::make_shared<Body>(manifest, slabs, &rest_bytes_);
 }
 
-void Puts::GoOn(std::shared_ptr<Body> body, std::vector<std::unique_ptr<Target>> targets) {
-  const absl::Time limit = SteadyNow() + kRest;
-  // std::function wants what can be copied. Targets go before the body that they send.
-  auto held = std::make_shared<std::pair<std::shared_ptr<Body>, std::vector<std::unique_ptr<Target>>>>(
-      std::move(body), std::move(targets));
-  auto work = [cluster = cluster_, held, limit](const absl::Status& turn) {
-    for (auto& target : held->second) {
-      const auto end = turn.ok() ? target->pending->Wait(limit) : turn;
-      target->Over();
-      if (!end.ok()) ++cluster->counters->lacking;
-      if (absl::IsUnavailable(end.status()) && turn.ok()) target->node->Failed();
+Puts::Puts(const Cluster* cluster) : cluster_(cluster) {}
+
+Puts::~Puts() {
+  Thread follower;
+  {
+    MutexLock lock(&mutex_);
+    closing_ = true;
+    follower = std::move(follower_);
+  }
+  ends_->Add(0);
+  follower.Join();
+}
+
+void Puts::GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets,
+                client::Arrivals* arrivals) {
+  {
+    MutexLock lock(&mutex_);
+    for (auto& target : targets) rest_.push_back({body, std::move(target), SteadyNow() + kRest});
+    if (!follower_.joinable()) follower_ = Thread("put-rest", [this] { Follow(); });
+  }
+  arrivals->ForwardTo(ends_);
+}
+
+void Puts::Follow() {
+  for (;;) {
+    absl::Time until = absl::InfiniteFuture();
+    {
+      MutexLock lock(&mutex_);
+      if (closing_ && rest_.empty()) return;
+      for (const Rest& rest : rest_) until = std::min(until, rest.limit);
     }
-    held->second.clear();
-  };
+    for (Rest& rest : TakeEnded(ends_->Next(until))) {
+      const auto end = rest.target->pending->Wait(absl::InfinitePast());
+      // What was said was said by one before it.
+      if (absl::IsDeadlineExceeded(end.status()) && SteadyNow() < rest.limit) {
+        MutexLock lock(&mutex_);
+        rest_.push_back(std::move(rest));
+        continue;
+      }
+      if (!end.ok()) ++cluster_->counters->lacking;
+      if (absl::IsUnavailable(end.status()) || absl::IsDeadlineExceeded(end.status())) rest.target->node->Failed();
+    }
+  }
+}
+
+std::vector<Puts::Rest> Puts::TakeEnded(std::optional<uint64_t> tag) {
+  std::vector<Rest> ended;
   MutexLock lock(&mutex_);
-  if (rest_ == nullptr) rest_ = std::make_unique<Worker>(Worker::Options{.name = "put-rest"});
-  rest_->AddAdmitted({.work = std::move(work)}).IgnoreError();
+  for (auto it = rest_.begin(); it != rest_.end();) {
+    const bool named = tag.has_value() && reinterpret_cast<uint64_t>(it->target.get()) == *tag;
+    if (named || SteadyNow() >= it->limit) {
+      ended.push_back(std::move(*it));
+      it = rest_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  return ended;
 }
 
 absl::StatusOr<PutResult> Puts::Put(absl::string_view ns, const Manifest& manifest,

@@ -6,7 +6,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -14,7 +16,8 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
-#include "base/worker.h"
+#include "base/thread.h"
+#include "store/client/pending.h"
 #include "store/cluster/replicas/scatter.h"
 #include "store/encodings.h"
 
@@ -26,7 +29,8 @@ class Puts {
   static constexpr int64_t kMaxRestBytes = int64_t{256} << 20;
   static constexpr absl::Duration kRest = absl::Seconds(30);
 
-  explicit Puts(const Cluster* cluster) : cluster_(cluster) {}
+  explicit Puts(const Cluster* cluster);
+  ~Puts();
 
   absl::StatusOr<PutResult> Put(absl::string_view ns, const Manifest& manifest,
                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline);
@@ -40,13 +44,27 @@ class Puts {
 
   // A copy of what is put, for as long as it goes on; null: there are too many.
   std::shared_ptr<Body> Copy(const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs);
-  // Ends the puts of `targets` in the background.
-  void GoOn(std::shared_ptr<Body> body, std::vector<std::unique_ptr<Target>> targets);
+  // One that goes on in the background.
+  struct Rest {
+    std::shared_ptr<Body> body;
+    std::unique_ptr<Target> target;  // goes before the body that it sends
+    absl::Time limit;
+  };
+
+  // Ends the puts of `targets` in the background; `arrivals` hears of them.
+  void GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets,
+            client::Arrivals* arrivals);
+  void Follow();
+  // Those of `rest` that have ended, or whose time is over, taken from it.
+  std::vector<Rest> TakeEnded(std::optional<uint64_t> tag);
 
   const Cluster* const cluster_;
   std::atomic<int64_t> rest_bytes_{0};
+  const std::shared_ptr<client::Arrivals> ends_ = std::make_shared<client::Arrivals>();
   Mutex mutex_;
-  std::unique_ptr<Worker> rest_ ABSL_GUARDED_BY(mutex_);  // once there was any
+  std::list<Rest> rest_ ABSL_GUARDED_BY(mutex_);
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  Thread follower_ ABSL_GUARDED_BY(mutex_);  // once there was any
 };
 
 }  // namespace kvlink::store::cluster
