@@ -188,7 +188,11 @@ absl::Status ReplicatedLease::Change(Part* part, const absl::Status& why, absl::
     ++cluster_->counters->changed_owner;
     return opened;
   }
-  if (absl::IsDeadlineExceeded(opened)) return opened;
+  if (absl::IsDeadlineExceeded(opened)) {
+    // Whoever waits next finds it broken again, and goes on from here.
+    if (!why.ok()) live_.push_back(part);
+    return opened;
+  }
   nobody_else_ = true;
   return live_.empty() ? why : absl::OkStatus();
 }
@@ -206,7 +210,8 @@ absl::Status ReplicatedLease::OpenNext(absl::Time deadline) {
       if (absl::c_any_of(parts_, [&](const auto& part) { return part->node == node; })) continue;
     }
     if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the layer did not arrive in time");
-    auto lease = ReadAt(node, deadline);
+    const absl::Duration patience = member == owners.back() ? cluster_->patience : kMissPatience;
+    auto lease = ReadAt(node, std::min(deadline, SteadyNow() + patience));
     if (lease == nullptr || lease->on_device() != on_device()) continue;
     Add(node, std::move(lease));
     return absl::OkStatus();
@@ -218,12 +223,12 @@ std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode
   if (!node->breaker().closed() && !node->breaker().TryProbe(SteadyNow())) return nullptr;
   const auto store = node->Store();
   if (!store.ok()) return nullptr;
-  const absl::Time asked = SteadyNow(), limit = std::min(deadline, asked + cluster_->patience);
+  const absl::Time asked = SteadyNow();
   ++cluster_->counters->read_requests;
   auto pending = (*store)->AskReads(on_device() ? BufferFor(wanted_.buffer, **store) : nullptr, wanted_.ns,
-                                    wanted_.codec, {wanted_.request}, limit);
+                                    wanted_.codec, {wanted_.request}, deadline);
   if (!pending.ok()) return nullptr;
-  auto leases = (*pending)->Wait(limit);
+  auto leases = (*pending)->Wait(deadline);
   const absl::Status status = leases.ok() ? leases->front().status() : leases.status();
   node->Ended(status, SteadyNow() - asked);
   return status.ok() ? std::move(leases->front()).value() : nullptr;

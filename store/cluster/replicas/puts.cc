@@ -25,7 +25,7 @@ constexpr int kMaxLooks = 3;  // at the placement, for one put
 // A node that has not heard yet that it is an owner is asked again: so often, so long after.
 constexpr int kMaxBehind = 10;
 constexpr absl::Duration kBehind = absl::Milliseconds(50);
-constexpr int kMaxPutsOfNode = 4;  // at a time
+constexpr int kMaxPutsOfNode = 8;  // at a time
 constexpr absl::Duration kTurn = absl::Milliseconds(5);
 constexpr std::align_val_t kPage{4096};
 
@@ -65,6 +65,7 @@ struct Puts::Target {
   std::unique_ptr<client::PendingPut> pending;  // null: over
   std::optional<absl::StatusOr<PutResult>> end;
   absl::Time again = absl::InfiniteFuture();  // when it is asked again
+  bool put_off = false;                       // until the node has fewer puts
   int behind = 0;
   bool under_way() const { return pending != nullptr || again != absl::InfiniteFuture(); }
   bool moved() const { return end.has_value() && MovedEpoch(end->status()).has_value(); }
@@ -92,6 +93,10 @@ class Puts::Call {
   // Owners that have the encoding's bytes durably: these, or with `others`, any of the identity.
   int Copies(bool others) const;
   bool Enough() const { return Copies(/*others=*/true) >= acknowledged(); }
+  // Whether an owner that is well only has too many puts: then the caller waits with it, and is no faster than all.
+  bool WaitsForTurn() const {
+    return absl::c_any_of(targets_, [](const auto& target) { return target->put_off && !target->node->PutsStuck(); });
+  }
   // Whether the view has another placement, which may have other owners.
   bool LookAgain();
   absl::StatusOr<PutResult> Answer() const;
@@ -121,7 +126,7 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
   SendToOwners();
   while (under_way() && SteadyNow() < deadline_) {
-    if (Enough() && body_ != nullptr) break;
+    if (Enough() && body_ != nullptr && !WaitsForTurn()) break;
     Wait();
     if (!under_way() && !Enough() && LookAgain()) SendToOwners();
   }
@@ -153,7 +158,8 @@ void Puts::Call::SendToOwners() {
     }
   }
   for (Target* const target : stuck) {
-    const auto others = absl::c_count_if(targets_, [](const auto& one) { return one->under_way(); });
+    const auto others = absl::c_count_if(
+        targets_, [](const auto& one) { return one->pending != nullptr || (one->end.has_value() && one->end->ok()); });
     if (others < acknowledged()) {
       Send(target);
     } else {
@@ -165,13 +171,14 @@ void Puts::Call::SendToOwners() {
 void Puts::Call::Send(Target* target) {
   target->again = absl::InfiniteFuture();
   target->end.reset();
-  if (!target->node->breaker().closed() && !target->node->breaker().TryProbe(SteadyNow())) {
-    target->end = absl::UnavailableError("it has not answered lately");
+  // Each takes a thread for as long as the node keeps it; one node must not have all of them.
+  target->put_off = target->node->puts() >= kMaxPutsOfNode;
+  if (target->put_off) {
+    target->again = SteadyNow() + kTurn;
     return;
   }
-  // Each takes a thread for as long as the node keeps it; one node must not have all of them.
-  if (target->node->puts() >= kMaxPutsOfNode) {
-    target->again = SteadyNow() + kTurn;
+  if (!target->node->breaker().closed() && !target->node->breaker().TryProbe(SteadyNow())) {
+    target->end = absl::UnavailableError("it has not answered lately");
     return;
   }
   const auto store = target->node->Store();
@@ -303,6 +310,7 @@ void Puts::GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<T
     if (!follower_.joinable()) follower_ = Thread("put-rest", [this] { Follow(); });
   }
   arrivals->ForwardTo(ends_);
+  ends_->Add(0);  // there is an earlier limit
 }
 
 void Puts::Follow() {

@@ -44,6 +44,7 @@ class LookupRequest : public Scatter::Request {
       verdicts.push_back(some[k].present             ? Verdict::kHad
                          : some[k].moved.has_value() ? Verdict::kMoved
                                                      : Verdict::kMissed);
+      if (some[k].moved.has_value()) Moved(*some[k].moved);
       Found& found = (*found_)[which_[k]];
       if (some[k].present && (!found.present || found.etag < some[k].etag)) found = some[k];
     }
@@ -83,6 +84,7 @@ class ReadsRequest : public Scatter::Request {
         continue;
       }
       const bool failed = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+      if (const auto epoch = MovedEpoch(status); epoch.has_value()) Moved(*epoch);
       verdicts.push_back(MovedEpoch(status).has_value() ? Verdict::kMoved
                          : failed                       ? Verdict::kFailed
                                                         : Verdict::kMissed);

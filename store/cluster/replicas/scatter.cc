@@ -62,7 +62,9 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
         const auto known = absl::c_find_if(resting_, [&](const auto& one) { return one.first == node; });
         if (known == resting_.end()) resting_.emplace_back(node, i);
         // Only where there is nobody else, and as a probe.
-        if (any || !node->breaker().TryProbe(SteadyNow())) continue;
+        const bool probed = absl::c_linear_search(probed_, node.get());
+        if (any || (!probed && !node->breaker().TryProbe(SteadyNow()))) continue;
+        if (!probed) probed_.push_back(node.get());
       }
       any = true;
       item.order.push_back(node);
@@ -127,7 +129,8 @@ void Scatter::Take(Sent* sent) {
     if (!verdicts.ok()) continue;
     if ((*verdicts)[k] == Verdict::kMoved) {
       ++cluster_->counters->moved;
-      item.moved = true;
+      // Whoever is behind has nothing to tell about where it is.
+      item.moved = item.moved || sent->request->moved_epoch() > nodes_->view->placement.epoch();
     }
     item.missed = item.missed || (*verdicts)[k] == Verdict::kMissed;
     item.had = item.had || (*verdicts)[k] == Verdict::kHad;

@@ -10,6 +10,7 @@
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -55,6 +56,14 @@ class Scatter {
     // The end of it, for each encoding that was asked for; DEADLINE_EXCEEDED before it. Never waits. Other statuses:
     // no answer came.
     virtual absl::StatusOr<std::vector<Verdict>> Poll() = 0;
+    // Afterwards: the greatest epoch of those that a node named which does not own something.
+    uint64_t moved_epoch() const { return moved_epoch_; }
+
+   protected:
+    void Moved(uint64_t epoch) { moved_epoch_ = std::max(moved_epoch_, epoch); }
+
+   private:
+    uint64_t moved_epoch_ = 0;
   };
   // Sends a request for encodings [which] to a node.
   using Ask = std::function<absl::StatusOr<std::unique_ptr<Request>>(
@@ -124,6 +133,7 @@ class Scatter {
   bool answered_ = false, looked_again_ = false;
   absl::Status refused_;
   std::vector<std::pair<std::shared_ptr<ClusterNode>, size_t>> resting_;
+  std::vector<const ClusterNode*> probed_;  // that rest, and are asked by this call all the same
 };
 
 }  // namespace kvlink::store::cluster
