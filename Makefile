@@ -18,7 +18,7 @@ define STAGE
 printf '== %-14s %3d min %02d s\n' $(1) $$(( seconds / 60 )) $$(( seconds % 60 )) | tee -a build/stages; exit $$code
 endef
 
-.PHONY: deps release debug demo quick test annotations release-tests asan-build asan tsan-build tsan fuzz cuda-check bench soak format check-format lint clean
+.PHONY: deps release debug demo demo-cluster quick test annotations release-tests asan-build asan tsan-build tsan fuzz cuda-check bench soak format check-format lint clean
 
 release:
 	$(call BUILD,release,all)
@@ -34,6 +34,11 @@ deps:
 demo: deps
 	$(call BUILD,release,kvlink)
 	deploy/demo/run.sh
+
+# etcd, PostgreSQL and three nodes on this machine: one is killed and refilled, one drained, while answers keep coming.
+demo-cluster: deps
+	$(call BUILD,release,kvlink)
+	deploy/demo/cluster.sh
 
 # What a change needs before it is shown: format, layers, and the tests of the folders that it touches, without the slow ones.
 quick: check-format
