@@ -79,17 +79,14 @@ absl::Status Export(const StoreFlags& flags, const std::string& path) {
   return absl::OkStatus();
 }
 
-// The next line without its newline; false at the end.
+// The next line without its newline; false at the end. INVALID_ARGUMENT: it is too long, or not of text.
 absl::StatusOr<bool> ReadLine(std::FILE* file, const std::string& path, std::string* line) {
   line->clear();
-  char buffer[1 << 16];
-  while (std::fgets(buffer, sizeof(buffer), file) != nullptr) {
-    line->append(buffer);
-    if (line->back() == '\n') {
-      line->pop_back();
-      return true;
-    }
+  for (int c = getc_unlocked(file); c != EOF; c = getc_unlocked(file)) {
+    if (c == '\n') return true;
+    if (c == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": there is a byte of zero; is it a catalog?"));
     if (line->size() > kMaxCatalogLine) return absl::InvalidArgumentError(absl::StrCat(path, ": a line is too long"));
+    line->push_back(static_cast<char>(c));
   }
   if (std::ferror(file) != 0) return Errno(path);
   return !line->empty();

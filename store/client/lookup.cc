@@ -84,7 +84,7 @@ void LookupCall::Begin() {
 }
 
 void LookupCall::Send(Route::Opened opened) {
-  NodeConnection* const connection = opened.connection.get();
+  const std::shared_ptr<NodeConnection> connection = opened.connection;  // an answer ends the attempt while we ask
   std::vector<proto::Request> requests;
   for (size_t begin = 0; begin < identities_.size(); begin += kMaxIdentities) {
     proto::Request& request = requests.emplace_back(connection->NewRequest(ns_, deadline_));
@@ -162,7 +162,7 @@ void LookupCall::EndAttempt() {
 
 void LookupCall::Failed(const absl::Status& status) {
   const std::optional<absl::Duration> wait = route_->retries().Wait(status, attempts_++, patience_);
-  if (!wait.has_value()) return Finish(status);
+  if (!wait.has_value()) return Finish(EndOf(status, route_->options().address, deadline_));
   if (again_ == nullptr) {
     again_ = std::make_unique<Alarm>(&route_->resources().timer(), [this] {
       Begin();
@@ -189,7 +189,7 @@ absl::StatusOr<std::vector<Found>> LookupCall::Wait(absl::Time deadline) {
     done_ = true;
     result_ = absl::DeadlineExceededError("the node did not answer in time");
   }
-  return std::move(result_);
+  return result_;
 }
 
 void LookupCall::GiveUp() {

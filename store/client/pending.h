@@ -47,8 +47,8 @@ class PendingLookup {
  public:
   virtual ~PendingLookup() = default;
   // What Store::Lookup gives. DEADLINE_EXCEEDED where the answer is not there by `deadline` or by that of the request:
-  // before the latter it may be waited for again. Once it gave anything else, it is over and not to be called again.
-  // The request says once that it is ready: Wait then gives its end, whatever the time.
+  // before the latter it may be waited for again. Anything else is the end, and before the deadline of the request that
+  // is never DEADLINE_EXCEEDED. The request says once that it is ready: Wait then gives its end, whatever the time.
   virtual absl::StatusOr<std::vector<Found>> Wait(absl::Time deadline) = 0;
 };
 

@@ -72,7 +72,10 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
         absl::UnavailableError(absl::StrCat("put: the node at ", route->options().address, " has given no sign for ",
                                             absl::FormatDuration(silence), ": it is stopped, or cut off"));
   }
-  if (!result.ok()) ++route->counters().failed_pushes;
+  if (!result.ok()) {
+    ++route->counters().failed_pushes;
+    return EndOf(result.status(), route->options().address, deadline);
+  }
   return result;
 }
 

@@ -1,4 +1,4 @@
-// One TCP connection of the system's own, because its errno says what a refused connection is; it sends nothing.
+// TCP connections of the system's own, because its errno says what a refused connection is; they send nothing.
 #include "store/client/reachable.h"
 
 #include <fcntl.h>
@@ -8,7 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/descriptor.h"
@@ -27,24 +30,29 @@ absl::Status Refused(const std::string& address, int error) {
       absl::StrCat("no node can be reached at ", address, " (", std::strerror(error), "): check the address"));
 }
 
-absl::Status Try(const std::string& address, const transport::SocketAddress& at, absl::Time deadline) {
-  const Descriptor socket(::socket(at.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (socket.get() < 0) return absl::OkStatus();  // gRPC will say so
-  if (connect(socket.get(), at.get(), at.length) == 0) return absl::OkStatus();
-  if (errno != EINPROGRESS) return Refused(address, errno);
-  while (true) {
-    pollfd wait{socket.get(), POLLOUT, 0};
-    const int64_t left = std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - SteadyNow()), 0, 60000);
-    const int ready = poll(&wait, 1, static_cast<int>(left));
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready <= 0) return absl::OkStatus();
-    int error = 0;
-    socklen_t length = sizeof error;
-    if (getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error != 0) {
-      return Refused(address, error);
-    }
-    return absl::OkStatus();
+// A connection that is being made.
+struct Attempt {
+  Descriptor socket;
+  std::optional<absl::Status> ended;
+};
+
+Attempt Begin(const std::string& address, const transport::SocketAddress& at) {
+  Attempt attempt{Descriptor(::socket(at.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), {}};
+  // Without a socket nobody knows; gRPC will say so.
+  if (attempt.socket.get() < 0 || connect(attempt.socket.get(), at.get(), at.length) == 0) {
+    attempt.ended = absl::OkStatus();
+  } else if (errno != EINPROGRESS) {
+    attempt.ended = Refused(address, errno);
   }
+  return attempt;
+}
+
+// Of a socket that can be written to.
+absl::Status OutcomeOf(const std::string& address, const Descriptor& socket) {
+  int error = 0;
+  socklen_t length = sizeof error;
+  if (getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0 || error == 0) return absl::OkStatus();
+  return Refused(address, error);
 }
 
 }  // namespace
@@ -56,13 +64,36 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
     return absl::UnavailableError(
         absl::StrCat("the host of ", address, " is not known: ", resolved.status().message(), "; check the name"));
   }
-  // "localhost" is ::1 as well on most hosts, where a node at 127.0.0.1 does not listen.
-  absl::Status last;
-  for (const transport::SocketAddress& at : *resolved) {
-    last = Try(address, at, deadline);
-    if (last.ok()) return last;
+  // All at once: "localhost" is ::1 as well on most hosts, where a node at 127.0.0.1 does not listen, and the first
+  // address may be one that drops what is sent to it.
+  std::vector<Attempt> attempts;
+  for (const transport::SocketAddress& at : *resolved) attempts.push_back(Begin(address, at));
+  while (true) {
+    std::vector<pollfd> waits;
+    absl::Status last;
+    for (const Attempt& attempt : attempts) {
+      if (!attempt.ended.has_value()) {
+        waits.push_back({attempt.socket.get(), POLLOUT, 0});
+      } else if (attempt.ended->ok()) {
+        return absl::OkStatus();
+      } else {
+        last = *attempt.ended;
+      }
+    }
+    if (waits.empty()) return last;
+    const int64_t left = std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - SteadyNow()), 0, 60000);
+    const int ready = poll(waits.data(), waits.size(), static_cast<int>(left));
+    if (ready < 0 && errno != EINTR) return absl::OkStatus();  // gRPC will find out
+    if (ready == 0 && SteadyNow() + absl::Milliseconds(1) >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("nothing answers at ", address,
+                       ", not even to refuse: check the address, and what filters packets before it"));
+    }
+    for (Attempt& attempt : attempts) {
+      const auto wait = absl::c_find_if(waits, [&](const pollfd& one) { return one.fd == attempt.socket.get(); });
+      if (ready > 0 && wait != waits.end() && wait->revents != 0) attempt.ended = OutcomeOf(address, attempt.socket);
+    }
   }
-  return last;
 }
 
 }  // namespace kvlink::store::client

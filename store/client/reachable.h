@@ -11,8 +11,9 @@
 
 namespace kvlink::store::client {
 
-// Connects to "host:port" and hangs up. UNAVAILABLE: the name does not resolve, or nobody listens there; says what to
-// do. OK also where that is not known: no answer by `deadline`.
+// Connects to "host:port" and hangs up. UNAVAILABLE: the name does not resolve, or nobody listens there;
+// DEADLINE_EXCEEDED: nothing answered, as where packets are dropped. Both say what to do. OK also where that cannot be
+// found out.
 absl::Status CheckReachable(const std::string& address, absl::Time deadline);
 
 }  // namespace kvlink::store::client

@@ -147,7 +147,9 @@ void Reads::AskOne(size_t index) {
     asked_.push_back({index, connection, *std::move(lease), nullptr});
     return;
   }
-  const Pull::Context context{&opened_->path->memory().receive_memory(), region_, &route_->resources().verifier(),
+  TransportMemory& memory = opened_->path->memory();
+  const bool reached = region_ != nullptr && region_->ReachedBy(memory.transport());
+  const Pull::Context context{&memory.receive_memory(), reached ? region_ : nullptr, &route_->resources().verifier(),
                               &route_->counters(), route_->options().transfer_timeout};
   auto pull = Pull::Ask(context, connection, addresses_[index], {}, signal_);
   if (pull.ok()) {
@@ -232,10 +234,10 @@ void Reads::EndRound() {
     worst = status;
   }
   std::optional<absl::Duration> wait;
-  if (failed.empty()) {
-    route_->retries().Succeeded();
-  } else {
+  if (!failed.empty()) {
     wait = route_->retries().Wait(worst, attempt_++, patience_);
+  } else if (std::any_of(round_.begin(), round_.end(), [this](size_t index) { return results_[index].ok(); })) {
+    route_->retries().Succeeded();
   }
   over_ = !wait.has_value();
   if (over_) return;

@@ -149,7 +149,8 @@ class RemoteStore : public Store {
   virtual absl::StatusOr<std::unique_ptr<PendingLookup>> AskLookup(absl::string_view ns,
                                                                    absl::Span<const Identity> identities, Codec codec,
                                                                    absl::Time deadline, const Notify& notify = {}) = 0;
-  // `buffer` may be nullptr.
+  // `buffer` may be nullptr, or of another store: what comes over the transport that it was opened with lands there,
+  // and everything else on the host.
   virtual absl::StatusOr<std::unique_ptr<PendingReads>> AskReads(DeviceBuffer* buffer, absl::string_view ns,
                                                                  Codec codec, absl::Span<const ReadRequest> requests,
                                                                  absl::Time deadline, const Notify& notify = {}) = 0;

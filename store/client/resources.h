@@ -20,8 +20,10 @@ struct ResourceOptions {
   int64_t receive_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
   absl::Duration idle_memory = absl::Seconds(10);
-  // Nodes that are connected to at a time by requests in two steps; more wait. Each is a thread.
-  int dials = 4;
+  // Nodes that are connected to at a time by requests in two steps; more wait. Each is a thread. A node that
+  // does not answer at all holds one for as long as an attempt to connect lasts: so there are more of them than nodes
+  // that are expected to vanish together.
+  int dials = 16;
   // Puts in two steps that are carried out at a time, of all nodes; more wait. Each is a thread, once there was one.
   int puts = 16;
 };

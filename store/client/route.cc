@@ -29,6 +29,11 @@ std::shared_ptr<ClientResources> ResourcesOf(const RemoteOptions& options) {
 
 }  // namespace
 
+absl::Status EndOf(const absl::Status& status, const std::string& address, absl::Time deadline) {
+  if (!absl::IsDeadlineExceeded(status) || SteadyNow() >= deadline) return status;
+  return absl::UnavailableError(absl::StrCat("the node at ", address, " does not answer in time: ", status.message()));
+}
+
 // Shared with the threads that dial: the route may be gone before their turn comes.
 struct Route::Dialling {
   Mutex mutex;
@@ -84,7 +89,7 @@ absl::Status Route::Establish(absl::Time deadline) {
   // Without the lock: it dials, and who only looks at the store does not wait for that.
   establishing_ = true;
   lock.Release();
-  const absl::Status done = EstablishOnce(deadline);
+  const absl::Status done = EndOf(EstablishOnce(deadline), options_.address, deadline);
   lock.Reacquire();
   establishing_ = false;
   established_ = done.ok();

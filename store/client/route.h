@@ -30,6 +30,10 @@ namespace kvlink::store::client {
 // kMessages: a connection for requests without payloads, which on the node's host serves reads too.
 enum class Need : uint8_t { kMessages, kPayloads };
 
+// How a request of a node ends: DEADLINE_EXCEEDED before `deadline`, that of an attempt, is UNAVAILABLE, since who asks
+// would take it for "not yet".
+absl::Status EndOf(const absl::Status& status, const std::string& address, absl::Time deadline);
+
 class Route {
  public:
   struct Opened {
@@ -41,7 +45,7 @@ class Route {
   explicit Route(const RemoteOptions& options);
   ~Route();
 
-  // Opens a session and chooses carriers, unless that was done. As OpenRemote.
+  // Opens a session and chooses carriers, unless that was done. As OpenRemote. DEADLINE_EXCEEDED at `deadline` only.
   absl::Status Establish(absl::Time deadline);
   // Dials where it must.
   absl::StatusOr<Opened> Acquire(Need need, absl::Time deadline);

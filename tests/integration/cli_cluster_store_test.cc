@@ -5,9 +5,12 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
 #include "nlohmann/json.hpp"
 #include "tests/integration/cli_workplace.h"
 #include "tests/integration/node_process.h"
@@ -108,6 +111,20 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   ExpectRefused(gone, "ask", {"d0", "cluster " + etcd_->endpoints()});
   EXPECT_EQ(Kvlink({"delete", "--namespace", "default", "--whole-namespace"}).status, 0);
   EXPECT_EQ(Json({"inspect", "store"})["namespaces"].size(), 0u);
+}
+
+// Counting the documents of a large catalog does not end in time; the rest is known all the same.
+TEST_F(CliClusterStoreTest, ACatalogThatCannotBeCountedInTime) {
+  std::thread holder([&] {
+    postgres_->Sql("BEGIN; LOCK TABLE kvlink.documents; SELECT pg_advisory_lock(7); SELECT pg_sleep(20); COMMIT");
+  });
+  const absl::Time limit = SteadyNow() + absl::Seconds(60);
+  while (postgres_->Sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") != "1" && SteadyNow() < limit) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  const nlohmann::json store = Json({"inspect", "store"});
+  holder.join();
+  EXPECT_THAT(store["io"].get<std::string>(), HasSubstr("too many to be counted"));
 }
 
 TEST_F(CliClusterStoreTest, WhatIsMistakenIsSaid) {

@@ -2,6 +2,7 @@
 //
 //   ingest_shard_process STORE MODEL INPUT SHARD LOG [prune]
 //
+// STORE is a node, or a cluster where it begins with "etcd://".
 // LOG gets a line for each encoding, "E IDENTITY" before it is computed and "P IDENTITY" when it is durable: one file
 // for all processes, in the order in which things happened. At the end it says "ADDED SKIPPED FAILED PRUNED" on
 // standard output. Status 1, with a line on standard error, if the run failed.
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "kernels/cpu/cpu.h"
@@ -71,7 +73,11 @@ absl::Status Run(const std::vector<std::string>& words) {
   KVLINK_ASSIGN_OR_RETURN(auto encoder, encode::Encoder::Create(model.get(), fingerprint, encoder_options));
   LoggingEncoder logging(std::move(encoder), &log);
   cli::StoreFlags flags;
-  flags.store = words[0];
+  if (absl::StartsWith(words[0], "etcd://")) {
+    flags.cluster.cluster = words[0].substr(7);
+  } else {
+    flags.store = words[0];
+  }
   flags.memory = int64_t{64} << 20;
   KVLINK_ASSIGN_OR_RETURN(const cli::OpenedStore opened, cli::OpenStore(flags, cli::StoreUse::kExisting));
   FaultyStore store(opened.store.get());

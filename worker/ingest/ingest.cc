@@ -78,9 +78,8 @@ class Run {
 
   absl::Status Execute(IngestCounts* counts) {
     // One for all documents of the run, which is how duplicates are told from what was there before (IsOfThisRun).
-    if (generation_ == 0) {
-      KVLINK_ASSIGN_OR_RETURN(generation_, store_.Clock());
-    }
+    KVLINK_ASSIGN_OR_RETURN(const uint64_t began_us, store_.Clock());
+    if (generation_ == 0) generation_ = began_us;
     Thread reader("ingest-read", [this] { ReadAll(); });
     Thread checker("ingest-check", [this] { CheckAll(); });
     std::vector<Thread> writers;
@@ -97,6 +96,7 @@ class Run {
     const int64_t evicted = Stopped() ? 0 : store_.CountEvicted();
     MutexLock lock(&mutex_);
     counts_.generation = generation_;
+    counts_.began_us = began_us;
     counts_.evicted = evicted;
     counts_.corpus_bytes = store_.corpus_bytes();
     *counts = counts_;

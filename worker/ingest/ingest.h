@@ -46,7 +46,7 @@ struct IngestOptions {
   int64_t queued_bytes = int64_t{256} << 20;  // encodings waiting to be written
   absl::Duration put_timeout = absl::Minutes(2);
   absl::Duration patience = absl::Minutes(15);  // how long a stage waits for the next one before the run ends
-  // How long the store may be away (UNAVAILABLE: a node that is started again) before the run ends.
+  // How long the store may be away (a node that is started again, a database that stands still) before the run ends.
   absl::Duration outage = absl::Seconds(60);
 };
 
@@ -63,6 +63,7 @@ struct IngestCounts {
   int64_t bytes = 0;        // of encodings written by this run
   int64_t position = 0;     // of the source, up to the documents done
   uint64_t generation = 0;  // of the entries that this run writes
+  uint64_t began_us = 0;    // when the run began, by the store's clock (StoreStats::clock_us)
   // After the run. Encodings of documents that were added or skipped and are no longer in the store, since it had no
   // room for all of them; and the bytes of all.
   int64_t evicted = 0;

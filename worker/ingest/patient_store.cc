@@ -1,4 +1,5 @@
-// Only UNAVAILABLE is waited out: everything else would be the same a second later.
+// What a store says while it is away is waited out; everything else would be the same a second later. All calls may be
+// repeated: entries have the generation of the run.
 #include "worker/ingest/patient_store.h"
 
 #include <algorithm>
@@ -12,6 +13,11 @@ namespace {
 
 // Encodings that a run notes: some 60 MB, whatever the corpus.
 constexpr size_t kMaxNoted = size_t{1} << 20;
+
+// A database that stands still, or loses its primary, is DEADLINE_EXCEEDED or ABORTED.
+bool IsAway(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
+}
 
 }  // namespace
 
@@ -75,7 +81,7 @@ absl::Status PatientStore::Persist(absl::FunctionRef<absl::Status()> call) {
   absl::Duration pause = absl::Milliseconds(100);
   for (;;) {
     const absl::Status status = call();
-    if (!absl::IsUnavailable(status) || SteadyNow() + pause > until || stopped_) return status;
+    if (!IsAway(status) || SteadyNow() + pause > until || stopped_) return status;
     absl::SleepFor(pause);
     pause = std::min(2 * pause, absl::Seconds(2));
   }

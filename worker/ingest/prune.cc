@@ -23,7 +23,10 @@ absl::Status ForEachPage(store::DocumentCatalog* catalog, const PruneOptions& op
     // The listing begins after the prefix, which may be a document itself.
     const auto itself = catalog->GetDocument(options.ns, after);
     if (!itself.ok() && !absl::IsNotFound(itself.status())) return itself.status();
-    if (itself.ok()) KVLINK_RETURN_IF_ERROR(take({{.id = after, .generation = itself->generation}}));
+    if (itself.ok()) {
+      KVLINK_RETURN_IF_ERROR(
+          take({{.id = after, .generation = itself->generation, .written_at_us = itself->written_at_us}}));
+    }
   }
   for (;;) {
     KVLINK_ASSIGN_OR_RETURN(Page page, catalog->ListDocuments(options.ns, after, store::kMaxCatalogBatch));
@@ -60,8 +63,10 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
   }
   KVLINK_RETURN_IF_ERROR(seen->Finish());
   const Shard& shard = source.shard();
+  // By the time too: a run that began earlier, and so has a lower generation, may have put it while this one read.
   const auto vanished = [&](const DocumentInfo& document) {
-    return document.generation <= counts.generation && !seen->Contains(document.id);
+    return document.generation <= counts.generation && document.written_at_us <= counts.began_us &&
+           !seen->Contains(document.id);
   };
   int64_t owned = 0, would_go = 0;
   KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, [&](const Page& page) {

@@ -32,7 +32,7 @@ class DataPath {
   TransportMemory& memory() { return *memory_; }
   // As Region::Open.
   absl::StatusOr<std::shared_ptr<Region>> OpenRegion(const DeviceRegion& region, absl::Duration rest) {
-    return Region::Open(memory_->transport().get(), region, rest);
+    return Region::Open(memory_->transport(), region, rest);
   }
 
  private:

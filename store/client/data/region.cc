@@ -10,8 +10,8 @@
 
 namespace kvlink::store::client {
 
-absl::StatusOr<std::shared_ptr<Region>> Region::Open(transport::Transport* transport, const DeviceRegion& region,
-                                                     absl::Duration rest) {
+absl::StatusOr<std::shared_ptr<Region>> Region::Open(const std::shared_ptr<transport::Transport>& transport,
+                                                     const DeviceRegion& region, absl::Duration rest) {
   if (region.data == nullptr || region.bytes < kSlabAlignment || region.checksums == nullptr ||
       reinterpret_cast<uintptr_t>(region.data) % kSlabAlignment != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -21,7 +21,7 @@ absl::StatusOr<std::shared_ptr<Region>> Region::Open(transport::Transport* trans
       auto buffer,
       transport->Register(region.data, region.bytes, {transport::MemoryKind::kCuda, region.device}, region.owner));
   return std::shared_ptr<Region>(
-      new Region(region, std::make_shared<Arena>(std::move(buffer), "region of the device"), rest));
+      new Region(transport, region, std::make_shared<Arena>(std::move(buffer), "region of the device"), rest));
 }
 
 absl::StatusOr<std::vector<transport::Slice>> Region::Take(absl::Span<const int64_t> lengths) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -25,8 +26,12 @@ class Region : public DeviceBuffer, public std::enable_shared_from_this<Region> 
  public:
   // As Store::OpenDeviceBuffer. `rest`: how long the region is left alone after kMaxFailures receives in a row that
   // failed.
-  static absl::StatusOr<std::shared_ptr<Region>> Open(transport::Transport* transport, const DeviceRegion& region,
-                                                      absl::Duration rest);
+  static absl::StatusOr<std::shared_ptr<Region>> Open(const std::shared_ptr<transport::Transport>& transport,
+                                                      const DeviceRegion& region, absl::Duration rest);
+  // Whether what comes over `transport` can land in it.
+  bool ReachedBy(const std::shared_ptr<transport::Transport>& transport) const {
+    return transport_.lock() == transport;
+  }
   int64_t used() const override { return arena_->used(); }
 
   // As Arena::Take. UNAVAILABLE: it is left alone now.
@@ -39,9 +44,11 @@ class Region : public DeviceBuffer, public std::enable_shared_from_this<Region> 
   static constexpr int kMaxFailures = 3;
 
  private:
-  Region(const DeviceRegion& region, std::shared_ptr<Arena> arena, absl::Duration rest)
-      : region_(region), arena_(std::move(arena)), rest_(rest) {}
+  Region(const std::shared_ptr<transport::Transport>& transport, const DeviceRegion& region,
+         std::shared_ptr<Arena> arena, absl::Duration rest)
+      : transport_(transport), region_(region), arena_(std::move(arena)), rest_(rest) {}
 
+  const std::weak_ptr<transport::Transport> transport_;  // that it is registered with
   const DeviceRegion region_;
   const std::shared_ptr<Arena> arena_;
   const absl::Duration rest_;

@@ -126,6 +126,13 @@ TEST_F(CatalogCommandTest, AFileThatCannotBeReadNamesItsLine) {
   const absl::Status status = Run({"import", "--store", Path("to"), Path("bad")});
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(Message(status), HasSubstr("bad: line 3: it has no id"));
+  for (const std::string& zeros : {std::string(100, '\0'), CatalogHead("ns") + "\n" + std::string("\0", 1) +
+                                                               CatalogLine("moon", Golden()) + "\n"}) {
+    std::ofstream(Path("zeros"), std::ios::binary) << zeros;
+    const absl::Status refused = Run({"import", "--store", Path("to"), Path("zeros")});
+    EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+    EXPECT_THAT(Message(refused), HasSubstr("a byte of zero"));
+  }
   std::ofstream(Path("empty")) << "";
   EXPECT_TRUE(absl::IsInvalidArgument(Run({"import", "--store", Path("to"), Path("empty")})));
   for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{{}, {"export"}, {"copy", "x"}}) {

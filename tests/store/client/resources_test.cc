@@ -134,7 +134,7 @@ TEST(ResourcesTest, ThreadsDoNotGrowWithTheNodes) {
       options->transport = nullptr;
       options->carrier = *store::client::ParseCarrier(way);
     };
-    std::map<std::string, int> expected = {{"client-timer", 1}, {"verify", 1}, {"client-dial", 4}, {"client-put", 8}};
+    std::map<std::string, int> expected = {{"client-timer", 1}, {"verify", 1}, {"client-dial", 16}, {"client-put", 16}};
     // Of transports: gRPC's; the local one too and UCX's, which these nodes do not serve.
     if (way != "loopback") expected["progress"] = way == "grpc" ? 1 : 3;
     // Nodes start threads of theirs when they are first used in a way.

@@ -8,7 +8,9 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "tests/store/client/device_region.h"
 #include "tests/store/client/remote_nodes.h"
+#include "tests/store/client/silent_address.h"
 
 namespace kvlink::testing {
 namespace {
@@ -134,6 +136,75 @@ TEST(TwoStepTest, ANodeThatIsAwayIsAMissWithinThePatience) {
   const auto asked = Ask(store.get(), MakeSynthetic(1), arrivals, 3);
   EXPECT_EQ(arrivals->Next(Soon()), 3u);
   EXPECT_TRUE(absl::IsUnavailable(asked->Wait(absl::InfinitePast()).status()));
+}
+
+// DEADLINE_EXCEEDED before the deadline would be taken for "not yet", and nothing would come any more.
+TEST(TwoStepTest, ANodeThatAnswersNothingEndsAsUnavailable) {
+  RemoteNodes nodes(1);
+  const SilentAddress nobody;
+  RemoteOptions options = nodes.Options(0);
+  options.address = nobody.address();
+  options.connect_timeout = options.patience = absl::Milliseconds(200);
+  options.silence = absl::Milliseconds(100);
+  EXPECT_TRUE(absl::IsUnavailable(store::client::OpenRemote(options).status()));
+  options.connect_later = true;
+  const auto store = *store::client::OpenRemote(options);
+  const auto arrivals = std::make_shared<Arrivals>();
+  const Synthetic one = MakeSynthetic(1);
+  const auto lookup = Ask(store.get(), one, arrivals, 1);
+  EXPECT_EQ(arrivals->Next(Soon()), 1u);
+  for (int i = 0; i < 2; ++i) {
+    const absl::Status ended = lookup->Wait(absl::InfinitePast()).status();
+    EXPECT_TRUE(absl::IsUnavailable(ended)) << ended;
+  }
+  for (const absl::Duration silence : {absl::Milliseconds(100), absl::Seconds(1)}) {
+    RemoteOptions other = options;
+    other.silence = silence;
+    const auto patient = *store::client::OpenRemote(other);
+    const auto put = Must(patient->AskPut("ns", one.manifest, one.spans(), Soon(), {arrivals, 2}));
+    EXPECT_EQ(arrivals->Next(Soon()), 2u);
+    const absl::Status ended = put->Wait(absl::InfinitePast()).status();
+    EXPECT_TRUE(absl::IsUnavailable(ended)) << ended;
+  }
+}
+
+TEST(TwoStepTest, NodesThatAnswerNothingDelayNoOther) {
+  RemoteNodes nodes(1);
+  const SilentAddress nobody;
+  const auto arrivals = std::make_shared<Arrivals>();
+  const Synthetic one = MakeSynthetic(1);
+  std::vector<std::unique_ptr<RemoteStore>> stores;
+  std::vector<std::unique_ptr<PendingLookup>> asked;
+  for (int i = 0; i < 9; ++i) {
+    RemoteOptions options = nodes.Options(0);
+    options.connect_later = true;
+    options.connect_timeout = absl::Seconds(2);
+    if (i < 8) options.address = nobody.address();
+    stores.push_back(*store::client::OpenRemote(options));
+    asked.push_back(Ask(stores.back().get(), one, arrivals, i));
+  }
+  EXPECT_EQ(arrivals->Next(Soon()), 8u);
+  ExpectPresent(asked[8]->Wait(absl::InfinitePast()), false);
+}
+
+// A region of a device serves the transport that it is registered with, whichever store opened it.
+TEST(TwoStepTest, WhatComesOverAnotherTransportLandsOnTheHost) {
+  RemoteNodes nodes(1);
+  const auto reaches = nodes.Open(0, ReachDevices);
+  const auto other = nodes.Open(0);
+  const auto same = nodes.Open(0, [&](RemoteOptions* options) { ReachDevices(options); });
+  const Synthetic one = MakeSynthetic(1);
+  PutOn(other.get(), one);
+  TestRegion region(int64_t{1} << 20);
+  const auto buffer = reaches->OpenDeviceBuffer(region.Describe());
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  const std::vector<ReadRequest> requests = {{one.manifest.identity, one.manifest.etag}};
+  for (RemoteStore* const store : {reaches.get(), other.get(), same.get()}) {
+    const auto leases = store->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Soon());
+    ASSERT_TRUE(leases[0].ok()) << leases[0].status();
+    for (int64_t layer = 0; layer < 2; ++layer) EXPECT_TRUE((*leases[0])->WaitLayer(layer, Soon()).ok());
+    EXPECT_EQ((*leases[0])->on_device(), store == reaches.get());
+  }
 }
 
 TEST(TwoStepTest, ReadsOfManyNodesSideBySide) {

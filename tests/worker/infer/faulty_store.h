@@ -30,7 +30,11 @@ class FaultyStore final : public store::Store {
   }
   // Waiting for `layer` of this encoding lasts until the deadline.
   void DelayLayer(const Identity& identity, int64_t layer) { layers_[identity] = {layer, absl::OkStatus()}; }
-  void FailLookups(absl::Status status) { lookups_ = std::move(status); }
+  // The next `times`; all for -1.
+  void FailLookups(absl::Status status, int times = -1) {
+    lookups_ = std::move(status);
+    failing_lookups_ = times;
+  }
   void FailReads(absl::Status status) { reads_ = std::move(status); }
   void FailPuts(absl::Status status) { puts_ = std::move(status); }
   // The memory of the next `times` leases of this encoding is given to others: right after the `checks`th call of
@@ -53,7 +57,10 @@ class FaultyStore final : public store::Store {
   absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                                    Codec codec) override {
     ++asked_;
-    if (!lookups_.ok()) return lookups_;
+    if (!lookups_.ok() && failing_lookups_ != 0) {
+      if (failing_lookups_ > 0) --failing_lookups_;
+      return lookups_;
+    }
     return real_->Lookup(ns, identities, codec);
   }
   std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ReadMany(store::DeviceBuffer* device_buffer,
@@ -194,7 +201,7 @@ class FaultyStore final : public store::Store {
   store::Store* const real_;
   std::map<Identity, std::pair<int64_t, absl::Status>> layers_;
   std::map<Identity, std::pair<int, int>> taken_back_;
-  std::atomic<int> taken_{0}, asked_{0};
+  std::atomic<int> taken_{0}, asked_{0}, failing_lookups_{0};
   absl::Duration catalog_delay_;
   uint64_t clock_ahead_us_ = 0;
   std::atomic<int> catalog_gets_{0}, catalog_puts_{0};

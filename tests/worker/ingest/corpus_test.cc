@@ -233,12 +233,16 @@ TEST_F(CorpusTest, PruneDeletesWhatVanishedAndNothingElse) {
   CatalogEntry entry = *store_->GetDocument("default", "d5");
   entry.generation = 0;
   ASSERT_TRUE(store_->PutDocument("default", "meanwhile", entry).ok());
+  // And so does a run that began before this one.
+  entry.generation = counts_.generation - 1;
+  ASSERT_TRUE(store_->PutDocument("default", "meanwhile too", entry).ok());
   const auto pruned = PruneAll();
   ASSERT_TRUE(pruned.ok()) << pruned.status();
   EXPECT_EQ(*pruned, 3);
-  EXPECT_EQ(Ids().size(), 40u);
+  EXPECT_EQ(Ids().size(), 41u);
   for (const char* id : {"d0", "d1", "d2"}) EXPECT_TRUE(absl::IsNotFound(store_->GetDocument("default", id).status()));
   EXPECT_TRUE(store_->GetDocument("default", "meanwhile").ok());
+  EXPECT_TRUE(store_->GetDocument("default", "meanwhile too").ok());
   const auto moved = store_->GetDocument("default", "moved");
   ASSERT_TRUE(moved.ok());
   EXPECT_TRUE((*store_->Lookup("default", {moved->parts[0].identity}, Codec::kRawBf16))[0].present);

@@ -304,6 +304,23 @@ TEST_F(DocumentSourceTest, AFolderThatCannotBeListedFailsAlone) {
   EXPECT_EQ((*source)->ignored_files(), 1);
 }
 
+// They may be documents: what is left out without a word is deleted by who prunes.
+TEST_F(DocumentSourceTest, WhatCannotBeLookedAtFailsAlone) {
+  Write("d/a.txt", "a");
+  Write("d/c.txt", "c");
+  fs::create_symlink(root_ / "d/c.txt", root_ / "d/good.txt");
+  fs::create_symlink(root_ / "not mounted/b.txt", root_ / "d/b.txt");
+  fs::create_symlink("loop.txt", root_ / "d/loop.txt");
+  auto source = DocumentSource::Open({(root_ / "d").string()}, {});
+  ASSERT_TRUE(source.ok()) << source.status();
+  std::vector<SourceItem> items;
+  while (auto item = (*source)->Next()) items.push_back(*std::move(item));
+  EXPECT_THAT(Ids(items), ElementsAre("a.txt", "!" + (root_ / "d/b.txt").string(), "c.txt", "good.txt",
+                                      "!" + (root_ / "d/loop.txt").string()));
+  EXPECT_THAT(std::string(items[1].status.message()), HasSubstr("where the link leads"));
+  EXPECT_EQ((*source)->unnamed(), 2);
+}
+
 TEST_F(DocumentSourceTest, PositionGoesOnLineByLine) {
   std::string lines;
   for (int i = 0; i < 1000; ++i) {

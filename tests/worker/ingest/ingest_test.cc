@@ -130,6 +130,26 @@ TEST_F(IngestTest, GenerationsAreOfTheStoresClock) {
   EXPECT_EQ(store_->GetDocument("default", "a")->generation, generation);
 }
 
+TEST_F(IngestTest, AStoreThatIsAwayIsWaitedFor) {
+  testing::FaultyStore faulty(store_.get());
+  through_ = &faulty;
+  int documents = 0;
+  for (const absl::Status& away :
+       {absl::UnavailableError("away"), absl::DeadlineExceededError("stands still"), absl::AbortedError("lost")}) {
+    faulty.FailLookups(away, 2);
+    const absl::Status status = Run(Line(absl::StrCat("d", documents), absl::StrCat("text ", documents)));
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_EQ(counts_.added, 1) << away;
+    ++documents;
+  }
+  faulty.FailLookups(absl::PermissionDeniedError("no"), 2);
+  EXPECT_TRUE(absl::IsPermissionDenied(Run(Line("other", "text"))));
+  faulty.FailLookups(absl::DeadlineExceededError("stands still"));
+  IngestOptions options;
+  options.outage = absl::Milliseconds(50);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Run(Line("other", "text"), options)));
+}
+
 TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
   std::string lines;
   for (int i = 0; i < 120; ++i) lines += Line(absl::StrCat("d", i), absl::StrCat("the text of number ", i));

@@ -1,4 +1,5 @@
-// Names of folders are sorted with a "/" behind them, so that the order is that of whole paths.
+// Names of folders are sorted with a "/" behind them, so that the order is that of whole paths. What cannot be looked
+// at is told and not left out: it may be a document, and what the source does not have is deleted.
 #include "worker/ingest/source/directory_walk.h"
 
 #include <algorithm>
@@ -16,20 +17,26 @@ DirectoryWalk::DirectoryWalk(std::string top) : top_(std::move(top)) {}
 
 absl::Status DirectoryWalk::List(const std::string& below) {
   levels_.push_back({.below = below});
-  std::vector<std::string>& names = levels_.back().names;
+  std::vector<Name>& names = levels_.back().names;
   std::error_code error;
   fs::directory_iterator walk(fs::path(top_) / below, error);
   for (; !error && walk != fs::directory_iterator(); walk.increment(error)) {
     std::string name = walk->path().filename().string();
-    std::error_code kind;
     if (absl::StartsWith(name, ".")) continue;
-    if (walk->is_directory(kind) && !walk->is_symlink(kind)) {
-      names.push_back(std::move(name) + "/");
-    } else if (walk->is_regular_file(kind)) {
-      names.push_back(std::move(name));
+    std::error_code link_error, kind_error;
+    const bool link = walk->is_symlink(link_error);
+    const bool folder = walk->is_directory(kind_error);
+    if (kind_error == std::errc::no_such_file_or_directory && !link) continue;  // it has vanished
+    if (kind_error) {
+      names.push_back({std::move(name), absl::UnavailableError(absl::StrCat("cannot be read: ", kind_error.message(),
+                                                                            link ? ", where the link leads" : ""))});
+    } else if (folder && !link) {
+      names.push_back({std::move(name) + "/", absl::OkStatus()});
+    } else if (walk->is_regular_file(kind_error)) {
+      names.push_back({std::move(name), absl::OkStatus()});
     }
   }
-  std::sort(names.begin(), names.end());
+  std::sort(names.begin(), names.end(), [](const Name& a, const Name& b) { return a.name < b.name; });
   if (!error) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("cannot be listed: ", error.message()));
 }
@@ -44,8 +51,9 @@ std::optional<DirectoryWalk::Entry> DirectoryWalk::Next() {
       levels_.pop_back();
       continue;
     }
-    const std::string below = level.below + level.names[level.next++];
-    if (!absl::EndsWith(below, "/")) return Entry{(fs::path(top_) / below).string(), below, absl::OkStatus()};
+    Name& name = level.names[level.next++];
+    const std::string below = level.below + name.name;
+    if (!absl::EndsWith(below, "/")) return Entry{(fs::path(top_) / below).string(), below, std::move(name.unknown)};
     absl::Status status = List(below);
     if (status.ok()) continue;
     const std::string folder = below.substr(0, below.size() - 1);

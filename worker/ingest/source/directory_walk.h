@@ -19,16 +19,23 @@ class DirectoryWalk {
 
   struct Entry {
     std::string path;
-    std::string below;    // the path from the top
-    absl::Status status;  // UNAVAILABLE: a folder that cannot be listed, or not to its end
+    std::string below;  // the path from the top
+    // UNAVAILABLE: a folder that cannot be listed, or not to its end; or nobody can say whether it is a file, because
+    // the file system fails or a link leads nowhere.
+    absl::Status status;
   };
-  // The next regular file, or folder that cannot be listed (`below` is empty for the top); nullopt at the end.
+  // The next regular file, or what failed (`below` is empty for the top); nullopt at the end. What vanishes meanwhile
+  // is left out.
   std::optional<Entry> Next();
 
  private:
+  struct Name {
+    std::string name;      // of a folder with a "/" behind it
+    absl::Status unknown;  // why nobody can say what it is
+  };
   struct Level {
-    std::string below;               // of the folder, with its "/"; empty for the top
-    std::vector<std::string> names;  // those of folders end in "/"
+    std::string below;  // of the folder, with its "/"; empty for the top
+    std::vector<Name> names;
     size_t next = 0;
   };
   // Goes down into a folder.
