@@ -378,8 +378,9 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!entries[i].has_value()) wanted.push_back(i);
   }
-  for (size_t begin = 0; begin < wanted.size(); begin += kMaxCatalogBatch) {
-    const auto group = absl::MakeConstSpan(wanted).subspan(begin, kMaxCatalogBatch);
+  while (!wanted.empty()) {
+    const auto group = absl::MakeConstSpan(wanted).subspan(0, kMaxCatalogBatch);
+    std::vector<size_t> left;
     const absl::Time now = SteadyNow();
     const uint64_t epoch = cache_.epoch();
     std::set<absl::string_view> asked;
@@ -397,6 +398,8 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
         entries[i] = absl::NotFoundError(absl::StrCat("no document ", id, " in ", ns));
       } else if (rows[0].Flag(row->second, 1)) {
         entries[i] = absl::NotFoundError(absl::StrCat("document ", id, " in ", ns, " was deleted"));
+      } else if (rows[0].IsNull(row->second, 2)) {
+        left.push_back(i);  // the answer is as large as it may be
       } else {
         auto entry = ParseCatalogEntry(rows[0].Bytes(row->second, 2));
         if (entry.ok()) entry->written_at_us = static_cast<uint64_t>(rows[0].Integer(row->second, 3));
@@ -408,6 +411,8 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
         entries[i] = std::move(entry);
       }
     }
+    left.insert(left.end(), wanted.begin() + static_cast<int64_t>(group.size()), wanted.end());
+    wanted = std::move(left);
   }
   return absl::OkStatus();
 }
