@@ -207,17 +207,19 @@ class Batch {
   };
 
   absl::Status LockAndRead(Connection& connection, absl::Time deadline) {
-    std::map<absl::string_view, uint64_t> wanted;  // ordered by id: locks are taken in this order
+    std::map<absl::string_view, int64_t> wanted;  // ordered by id: locks are taken in this order
     for (const Prepared& one : puts_) {
       if (!one.status.ok()) continue;
-      const auto [it, is_new] = wanted.try_emplace(one.put->id, one.put->entry.generation);
-      if (!is_new && it->second != one.put->entry.generation) it->second = 0;
+      const CatalogEntry& entry = one.put->entry;
+      const int64_t generation = entry.tombstone && entry.generation == 0 ? -1 : static_cast<int64_t>(entry.generation);
+      const auto [it, is_new] = wanted.try_emplace(one.put->id, generation);
+      if (!is_new && it->second != generation) it->second = 0;
     }
     std::vector<absl::string_view> ids;
     std::vector<int64_t> of_put;
     for (const auto& [id, generation] : wanted) {
       ids.push_back(id);
-      of_put.push_back(static_cast<int64_t>(generation));
+      of_put.push_back(generation);
       documents_[id];
     }
     KVLINK_ASSIGN_OR_RETURN(

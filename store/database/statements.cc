@@ -45,11 +45,11 @@ const Statement kClock = {"clock", "SELECT (extract(epoch FROM clock_timestamp()
 
 // Those of the documents $2 that are there, locked in the order of the array, which is that of ids, so that two batches
 // never wait for each other. What they say is returned where it decides: where the generation that is to be put, $3, is
-// theirs, or 0.
+// theirs, or 0; or -1, of a deletion, which only another one could be equal to: entries are large.
 constexpr Column kLockColumns[] = {kText, kInteger, kFlag, kInteger, kBytes, kBytes};
 const Statement kLockDocuments = {"lock_documents", R"sql(
 SELECT d.id, d.generation, d.tombstone, d.written_at, d.identities,
-       CASE WHEN w.generation IN (0, d.generation) THEN d.entry END
+       CASE WHEN w.generation IN (0, d.generation) OR (w.generation = -1 AND d.tombstone) THEN d.entry END
 FROM unnest($2::text[], $3::bigint[]) AS w(id, generation)
 CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1
                     FOR NO KEY UPDATE) AS d)sql",
@@ -178,7 +178,7 @@ constexpr Column kDropColumns[] = {kTransaction, kInteger, kText, kBytes, kFlag}
 const Statement kReadDrops = {"read_drops", R"sql(
 SELECT l.transaction, l.sequence, l.ns, l.identity,
        CASE WHEN l.identity IS NULL THEN (SELECT true FROM kvlink.documents d
-                                              WHERE d.ns = l.ns AND d.id > '' AND NOT d.tombstone LIMIT 1)
+                                              WHERE d.ns = l.ns AND d.id > '' AND NOT d.tombstone ORDER BY d.id LIMIT 1)
             ELSE (SELECT true FROM kvlink.refs r WHERE r.ns = l.ns AND r.identity = l.identity LIMIT 1) END
 FROM kvlink.drop_log l
 WHERE (l.transaction, l.sequence) > ($1::xid8, $2::bigint)
@@ -200,7 +200,8 @@ const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
 const Statement kForgetSilent = {"forget_silent",
                                  R"sql(
 DELETE FROM kvlink.consumers c WHERE c.updated < clock_timestamp() - make_interval(secs => $1::bigint / 1e6)
-  AND (SELECT true FROM kvlink.drop_log l WHERE (l.transaction, l.sequence) > (c.transaction, c.sequence) LIMIT 1))sql",
+  AND (SELECT true FROM kvlink.drop_log l WHERE (l.transaction, l.sequence) > (c.transaction, c.sequence)
+       ORDER BY l.transaction, l.sequence LIMIT 1))sql",
                                  {}};
 const Statement kTrimAll = {"", "DELETE FROM kvlink.drop_log", {}};
 constexpr Column kPassedColumns[] = {kBytes, kFlag};
