@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -225,7 +227,45 @@ TEST(Repair, AnEpochThatComesAgainWithOtherMembersIsAnother) {
   cluster.WaitComplete(0, 0);
 }
 
-// A peer tells of an error once, and of its end.
+// Has one encoding in slot 7, as it says, and lists others behind every one.
+class EndlessPeer : public RepairPeer {
+ public:
+  absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override {
+    std::vector<SlotDigest> digests(slots.size());
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i] == 7) digests[i] = {.low = 1, .high = 1, .bytes = 4096, .encodings = 1};
+    }
+    return digests;
+  }
+  absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>&) override {
+    SlotListing listing{.more = true};
+    for (int i = 0; i < 2048; ++i) {
+      SlotEntry entry{.ns = "ns", .bytes = 4096};
+      entry.identity.bytes[1] = static_cast<uint8_t>(slot);
+      ++number_;
+      for (int byte = 0; byte < 4; ++byte) entry.identity.bytes[2 + byte] = static_cast<uint8_t>(number_ >> 8 * byte);
+      listing.encodings.push_back(std::move(entry));
+    }
+    return listing;
+  }
+  absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry&, absl::Time) override {
+    return absl::NotFoundError("there is no such thing");
+  }
+
+ private:
+  uint32_t number_ = 0;
+};
+
+TEST(Repair, APeerThatListsWithoutAnEndIsLeft) {
+  EngineCluster cluster(2);
+  cluster.StartRepair(0, [](RepairOptions* options) {
+    options->open_peer = [](const std::string&) { return std::make_shared<EndlessPeer>(); };
+    options->retry = absl::Hours(1);
+  });
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
+}
+
+// Once of each kind of error, and of its end.
 TEST(Repair, OperatorsHearOfAPeerThatFails) {
   Mutex mutex;
   std::vector<std::string> events;
