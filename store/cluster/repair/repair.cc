@@ -91,7 +91,7 @@ void Repairer::Impl::RunPass(bool pending_only) {
   const bool whole = pass.Run();
   last_at_ = SteadyNow();
   left_ = pass.left();
-  const bool better = left_.none() || (pending_only && left_.count() < before.count());
+  const bool better = !pending_only || left_.count() < before.count();
   retry_ = better ? context_.options.retry : std::min(2 * retry_, kMaxRetry);
   if (whole && !pending_only) {
     fresh_ = false;
