@@ -98,6 +98,10 @@ absl::Status CheckSlotDigestsFound(const proto::SlotDigestsFound& found) {
   if (bytes % kSlotDigestBytes != 0 || bytes / kSlotDigestBytes > kMaxSlotsAsked) {
     return Bad("digests of slots have 32 bytes each and are at most 4096");
   }
+  // So that sums over all slots, and differences, are numbers.
+  for (int64_t i = 0; i < static_cast<int64_t>(bytes) / kSlotDigestBytes; ++i) {
+    if (SlotDigestAt(found.records(), i).bytes > kMaxSlotBytes) return Bad("a slot of more than 2^46 bytes");
+  }
   return absl::OkStatus();
 }
 

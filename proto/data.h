@@ -26,6 +26,7 @@ inline constexpr int kMaxIdentities = 4096;                     // of one messag
 inline constexpr int kMaxPieces = 65536;                        // of one pull
 inline constexpr int kMaxSlotsAsked = 4096;                     // of one message
 inline constexpr int kMaxSlotEntries = 2048;                    // of one message
+inline constexpr uint64_t kMaxSlotBytes = uint64_t{1} << 46;    // of the slabs of one
 inline constexpr int64_t kSlotListPiece = int64_t{192} << 10;   // bytes of entries in one message
 inline constexpr int64_t kMaxDataMessage = int64_t{256} << 10;  // bytes, envelope included
 inline constexpr int64_t kManifestPiece = int64_t{192} << 10;   // most bytes of a manifest in one message

@@ -51,6 +51,7 @@ struct Member {
   std::string zone;     // a failure domain; those of one name are one zone, the empty name too
   uint32_t weight = 1;  // 1 .. kMaxWeight, relative to the others': capacity, in whatever unit
   MemberState state = MemberState::kActive;
+  bool operator==(const Member&) const = default;
 };
 
 // The owners of each slot, as indices into members().

@@ -207,17 +207,19 @@ class Batch {
   };
 
   absl::Status LockAndRead(Connection& connection, absl::Time deadline) {
-    std::map<absl::string_view, uint64_t> wanted;  // ordered by id: locks are taken in this order
+    std::map<absl::string_view, int64_t> wanted;  // ordered by id: locks are taken in this order
     for (const Prepared& one : puts_) {
       if (!one.status.ok()) continue;
-      const auto [it, is_new] = wanted.try_emplace(one.put->id, one.put->entry.generation);
-      if (!is_new && it->second != one.put->entry.generation) it->second = 0;
+      const CatalogEntry& entry = one.put->entry;
+      const int64_t generation = entry.tombstone && entry.generation == 0 ? -1 : static_cast<int64_t>(entry.generation);
+      const auto [it, is_new] = wanted.try_emplace(one.put->id, generation);
+      if (!is_new && it->second != generation) it->second = 0;
     }
     std::vector<absl::string_view> ids;
     std::vector<int64_t> of_put;
     for (const auto& [id, generation] : wanted) {
       ids.push_back(id);
-      of_put.push_back(static_cast<int64_t>(generation));
+      of_put.push_back(generation);
       documents_[id];
     }
     KVLINK_ASSIGN_OR_RETURN(
@@ -378,8 +380,9 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!entries[i].has_value()) wanted.push_back(i);
   }
-  for (size_t begin = 0; begin < wanted.size(); begin += kMaxCatalogBatch) {
-    const auto group = absl::MakeConstSpan(wanted).subspan(begin, kMaxCatalogBatch);
+  while (!wanted.empty()) {
+    const auto group = absl::MakeConstSpan(wanted).subspan(0, kMaxCatalogBatch);
+    std::vector<size_t> left;
     const absl::Time now = SteadyNow();
     const uint64_t epoch = cache_.epoch();
     std::set<absl::string_view> asked;
@@ -397,6 +400,8 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
         entries[i] = absl::NotFoundError(absl::StrCat("no document ", id, " in ", ns));
       } else if (rows[0].Flag(row->second, 1)) {
         entries[i] = absl::NotFoundError(absl::StrCat("document ", id, " in ", ns, " was deleted"));
+      } else if (rows[0].IsNull(row->second, 2)) {
+        left.push_back(i);  // the answer is as large as it may be
       } else {
         auto entry = ParseCatalogEntry(rows[0].Bytes(row->second, 2));
         if (entry.ok()) entry->written_at_us = static_cast<uint64_t>(rows[0].Integer(row->second, 3));
@@ -408,6 +413,8 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
         entries[i] = std::move(entry);
       }
     }
+    left.insert(left.end(), wanted.begin() + static_cast<int64_t>(group.size()), wanted.end());
+    wanted = std::move(left);
   }
   return absl::OkStatus();
 }

@@ -6,7 +6,9 @@
 #include "store/database/connection.h"
 
 #include <libpq-fe.h>
+#include <netdb.h>
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -38,6 +40,28 @@ bool Poll(int descriptor, short events, absl::Time deadline) {
     const int ready = poll(&waiting, 1, static_cast<int>(milliseconds));
     if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
   }
+}
+
+// Of a host that is named, as numbers, in the order of the system; none where there is nothing to be looked up, or that
+// fails: libpq then says why.
+std::vector<std::string> AddressesOf(const Host& host) {
+  std::string name;
+  for (const auto& [keyword, value] : host.parameters) {
+    if (keyword == "hostaddr") return {};
+    if (keyword == "host") name = value;
+  }
+  if (name.empty() || name[0] == '/' || name[0] == '@') return {};
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  if (getaddrinfo(name.c_str(), nullptr, &hints, &found) != 0) return {};
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owned(found, freeaddrinfo);
+  std::vector<std::string> addresses;
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    char text[NI_MAXHOST];
+    if (getnameinfo(one->ai_addr, one->ai_addrlen, text, sizeof(text), nullptr, 0, NI_NUMERICHOST) != 0) continue;
+    addresses.emplace_back(text);
+  }
+  return addresses;
 }
 
 // 1 to n of a list that has one value, or n of them; libpq's own rule.
@@ -105,18 +129,35 @@ void Connection::Finish::operator()(pg_conn* connection) const { PQfinish(connec
 
 Connection::~Connection() = default;
 
+// libpq tries the addresses of a name one after another, but again without a limit for each that holds here.
 absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Host& host, absl::Time deadline) {
+  const std::vector<std::string> addresses = AddressesOf(host);
+  if (addresses.size() < 2) return OpenOne(host, "", deadline);
+  absl::StatusOr<std::unique_ptr<Connection>> opened = absl::UnavailableError("");
+  for (size_t i = 0; i < addresses.size() && absl::IsUnavailable(opened.status()); ++i) {
+    const auto left = static_cast<double>(addresses.size() - i);
+    opened = OpenOne(host, addresses[i], SteadyNow() + (deadline - SteadyNow()) / left);
+  }
+  return opened;
+}
+
+absl::StatusOr<std::unique_ptr<Connection>> Connection::OpenOne(const Host& host, const std::string& address,
+                                                                absl::Time deadline) {
   std::unique_ptr<Connection> connection(new Connection(host));
-  KVLINK_RETURN_IF_ERROR(connection->Connect(deadline));
+  KVLINK_RETURN_IF_ERROR(connection->Connect(address, deadline));
   KVLINK_RETURN_IF_ERROR(connection->CheckServer());
   return connection;
 }
 
-absl::Status Connection::Connect(absl::Time deadline) {
+absl::Status Connection::Connect(const std::string& address, absl::Time deadline) {
   std::vector<const char*> keywords, values;
   for (const auto& [keyword, value] : host_.parameters) {
     keywords.push_back(keyword.c_str());
     values.push_back(value.c_str());
+  }
+  if (!address.empty()) {
+    keywords.push_back("hostaddr");
+    values.push_back(address.c_str());
   }
   keywords.push_back(nullptr);
   values.push_back(nullptr);

@@ -57,7 +57,10 @@ class Connection {
 
  private:
   explicit Connection(const Host& host) : host_(host) {}
-  absl::Status Connect(absl::Time deadline);
+  // At this address of the host; empty: at what its parameters say.
+  static absl::StatusOr<std::unique_ptr<Connection>> OpenOne(const Host& host, const std::string& address,
+                                                             absl::Time deadline);
+  absl::Status Connect(const std::string& address, absl::Time deadline);
   absl::Status CheckServer() const;
   absl::Status Send(const Query& query);
   // Waits until the server may be read from, or, where `write` is set, written to.

@@ -76,11 +76,11 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
   batch.end = after;
   for (int row = 0; row < rows[2].size(); ++row) {
     batch.end = PositionIn(rows[2], row);
+    if (!rows[2].IsNull(row, 4)) continue;  // some document refers to it again, or is in the namespace
     if (rows[2].IsNull(row, 3)) {
       batch.drops.push_back({std::string(rows[2].Bytes(row, 2)), std::nullopt});
       continue;
     }
-    if (!rows[2].IsNull(row, 4)) continue;  // some document refers to it again
     Identity identity;
     const absl::string_view bytes = rows[2].Bytes(row, 3);
     if (bytes.size() != identity.bytes.size()) return absl::DataLossError("an identity in the drop log is damaged");

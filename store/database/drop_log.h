@@ -7,13 +7,15 @@
 // nothing ever appears before a position that was read. A transaction that stays open, in whatever database of the same
 // server, holds the log back for as long.
 //
-// An identity that some document refers to again when the log is read is left out: its encoding is of use. A document
-// may also come to refer to an identity after its drop was read; it then misses its encoding, and is encoded again.
+// An identity that some document refers to again when the log is read is left out: its encoding is of use. So is a
+// namespace that was deleted and has documents again: what its former documents alone referred to has drops of its own,
+// and its limits are those that it was given since. A document may also come to refer to an identity after its drop was
+// read; it then misses its encoding, and is encoded again.
 //
 // Life of a node: one that holds nothing calls Register, then reads. One that holds encodings calls PositionOf when it
 // starts, reads from there until `caught_up`, and only then serves. OUT_OF_RANGE, of any method: the log no longer has
-// what the node has not read, or does not know the node: it may hold encodings that were dropped. It removes everything
-// it holds and calls Register.
+// what the node has not read, or does not know the node: it may hold encodings that were dropped. It calls Register,
+// removes everything that it holds, and reads on from there.
 //
 // Positions live in the database, and are good there alone. The log needs a database that loses no commit when it fails
 // over (synchronous replication). Of one that was restored from a backup, positions beyond its last transaction count
@@ -86,7 +88,8 @@ class DropLog {
   // DEADLINE_EXCEEDED naming those that have not; OUT_OF_RANGE naming those that are not known.
   virtual absl::Status WaitForConsumers(const DropPosition& position, absl::Span<const NodeId> nodes,
                                         absl::Time deadline) = 0;
-  // Deletes what every consumer has passed, after it forgot those that have stored no position for `retention`. In
+  // Deletes what every consumer has passed, after it forgot those that have stored no position for `retention` and have
+  // not passed all of the log. In
   // steps of a bounded number of rows; returns how many rows were deleted, those before an error stay deleted. Any
   // number of processes may call it.
   virtual absl::StatusOr<int64_t> Trim(absl::Duration retention, absl::Time deadline) = 0;

@@ -45,7 +45,8 @@ void EntriesCache::Keep(absl::string_view ns, absl::string_view id, const Catalo
     Empty();
     return;
   }
-  kept_[std::move(key)] = {entry, read};
+  Kept& kept = kept_[std::move(key)];
+  if (kept.read <= read) kept = {entry, read};  // a slow read may end after a later one
 }
 
 void EntriesCache::Forget(absl::string_view ns, absl::string_view id) {

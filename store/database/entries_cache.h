@@ -32,7 +32,7 @@ class EntriesCache {
  private:
   struct Kept {
     CatalogEntry entry;
-    absl::Time read;
+    absl::Time read = absl::InfinitePast();
   };
   void Empty() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -40,6 +40,8 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
   for (int conflicts = 0;;) {
     auto taken = Take(deadline);
     absl::Status status = taken.status();
+    // The server had no connection for this client, as after a failover, when all come back together.
+    const bool full = absl::IsResourceExhausted(status);
     const bool used = taken.ok() && taken->used;
     if (taken.ok()) {
       status = Attempt(*taken, check, deadline, work);
@@ -47,7 +49,7 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
     }
     if (absl::IsAborted(status) && ++conflicts <= kMaxConflicts) {
       pause = kMinPause;
-    } else if (absl::IsUnavailable(status)) {
+    } else if (absl::IsUnavailable(status) || full) {
       if (used) continue;  // the idle ones are gone, too: the next is a new one
       patient_until = std::min(patient_until, SteadyNow() + options_.patience);
     } else {

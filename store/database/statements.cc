@@ -45,11 +45,11 @@ const Statement kClock = {"clock", "SELECT (extract(epoch FROM clock_timestamp()
 
 // Those of the documents $2 that are there, locked in the order of the array, which is that of ids, so that two batches
 // never wait for each other. What they say is returned where it decides: where the generation that is to be put, $3, is
-// theirs, or 0.
+// theirs, or 0; or -1, of a deletion, which only another one could be equal to: entries are large.
 constexpr Column kLockColumns[] = {kText, kInteger, kFlag, kInteger, kBytes, kBytes};
 const Statement kLockDocuments = {"lock_documents", R"sql(
 SELECT d.id, d.generation, d.tombstone, d.written_at, d.identities,
-       CASE WHEN w.generation IN (0, d.generation) THEN d.entry END
+       CASE WHEN w.generation IN (0, d.generation) OR (w.generation = -1 AND d.tombstone) THEN d.entry END
 FROM unnest($2::text[], $3::bigint[]) AS w(id, generation)
 CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1
                     FOR NO KEY UPDATE) AS d)sql",
@@ -101,11 +101,14 @@ SELECT pg_current_xact_id(), $1::text, w.identity FROM unnest($2::bytea[]) AS w(
 WHERE (SELECT true FROM kvlink.refs r WHERE r.ns = $1 AND r.identity = w.identity LIMIT 1) IS NULL)sql",
                                 {}};
 
+// Entries of up to 4 MiB: none behind the first 32 MiB. A length is known without reading them.
 constexpr Column kGetColumns[] = {kText, kFlag, kBytes, kInteger};
 const Statement kGetDocuments = {"get_documents", R"sql(
-SELECT d.id, d.tombstone, CASE WHEN NOT d.tombstone THEN d.entry END, d.written_at
-FROM unnest($2::text[]) AS w(id)
-CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS d)sql",
+SELECT g.id, g.tombstone, CASE WHEN NOT g.tombstone AND g.before < 33554432 THEN g.entry END, g.written_at
+FROM (SELECT d.*, sum(octet_length(d.entry)) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(d.entry) AS before
+      FROM unnest($2::text[]) AS w(id)
+      CROSS JOIN LATERAL (SELECT * FROM kvlink.documents
+                          WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1) AS d) AS g)sql",
                                  kGetColumns};
 constexpr Column kListColumns[] = {kText, kInteger, kBytes, kInteger, kInteger};
 const Statement kListDocuments = {"list_documents", R"sql(
@@ -174,7 +177,9 @@ FROM kvlink.drop_log_trimmed)sql",
 constexpr Column kDropColumns[] = {kTransaction, kInteger, kText, kBytes, kFlag};
 const Statement kReadDrops = {"read_drops", R"sql(
 SELECT l.transaction, l.sequence, l.ns, l.identity,
-       (SELECT true FROM kvlink.refs r WHERE r.ns = l.ns AND r.identity = l.identity LIMIT 1)
+       CASE WHEN l.identity IS NULL THEN (SELECT true FROM kvlink.documents d
+                                              WHERE d.ns = l.ns AND d.id > '' AND NOT d.tombstone ORDER BY d.id LIMIT 1)
+            ELSE (SELECT true FROM kvlink.refs r WHERE r.ns = l.ns AND r.identity = l.identity LIMIT 1) END
 FROM kvlink.drop_log l
 WHERE (l.transaction, l.sequence) > ($1::xid8, $2::bigint)
   AND l.transaction < pg_snapshot_xmin(pg_current_snapshot())
@@ -191,10 +196,13 @@ WHERE c.node_id = $1)sql",
                                   {}};
 const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
 const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
-const Statement kForgetSilent = {
-    "forget_silent",
-    "DELETE FROM kvlink.consumers WHERE updated < clock_timestamp() - make_interval(secs => $1::bigint / 1e6)",
-    {}};
+// Only those who hold something back: of the others nothing is missed.
+const Statement kForgetSilent = {"forget_silent",
+                                 R"sql(
+DELETE FROM kvlink.consumers c WHERE c.updated < clock_timestamp() - make_interval(secs => $1::bigint / 1e6)
+  AND (SELECT true FROM kvlink.drop_log l WHERE (l.transaction, l.sequence) > (c.transaction, c.sequence)
+       ORDER BY l.transaction, l.sequence LIMIT 1))sql",
+                                 {}};
 const Statement kTrimAll = {"", "DELETE FROM kvlink.drop_log", {}};
 constexpr Column kPassedColumns[] = {kBytes, kFlag};
 const Statement kPositionsOf = {"positions_of", R"sql(

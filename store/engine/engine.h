@@ -176,8 +176,10 @@ class Engine {
                                                                   PutMode mode = PutMode::kKeepExisting) = 0;
   // REQUIRES: Accept returned OK. Stores what was written of it, if that was every layer; its memory stays in the tier.
   // `done` is called exactly once: with an outcome from another thread, or within the call, when durable, or when
-  // nothing of it is left, with an error as WriteLayer's or Put's. It must neither wait nor call the engine.
-  virtual void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) = 0;
+  // nothing of it is left, with an error as WriteLayer's or Put's. It must neither wait nor call the engine. `admit`:
+  // as Put's.
+  virtual void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done,
+                          std::function<absl::Status()> admit = nullptr) = 0;
   // A use for the orders of eviction. NOT_FOUND.
   virtual absl::Status Touch(const EncodingKey& key) = 0;
   // Starts loading into the DRAM tier; OK if it is there or on its way. Evicts others only while the namespace has less
@@ -193,7 +195,8 @@ class Engine {
   virtual absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt) = 0;
   virtual absl::Status Remove(absl::string_view ns, const Identity& identity) = 0;
 
-  // Slots, for those who compare stores (store/cluster/repair). From memory; of the slots, in order.
+  // Slots, for those who compare stores (store/cluster/repair). From memory; of the slots, in order. Whatever was
+  // admitted to commit before the call is in it: who stops admitting and then asks misses nothing.
   virtual std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) = 0;
   // Encodings of a slot behind one (none: from the first) by (namespace, identity, codec), at most `limit`.
   virtual std::vector<SlotEntry> ListSlot(int slot, const std::optional<EncodingKey>& after, int64_t limit) = 0;

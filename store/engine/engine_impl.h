@@ -116,14 +116,15 @@ class EngineImpl final : public Engine {
                                  const std::function<absl::Status()>& admit) override;
   absl::StatusOr<std::unique_ptr<StreamingPut>> BeginPush(const EncodingKey& key, absl::Span<const int64_t> lengths,
                                                           PutMode mode) override;
-  void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) override;
+  void CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done,
+                  std::function<absl::Status()> admit) override;
   absl::Status Touch(const EncodingKey& key) override;
   absl::Status Prefetch(const EncodingKey& key, absl::Time deadline) override;
   absl::Status Suspect(const EncodingKey& key) override;
   absl::StatusOr<uint64_t> Pin(const EncodingKey& key) override;
   absl::Status Unpin(const EncodingKey& key, std::optional<uint64_t> sequence) override;
   absl::Status Remove(absl::string_view ns, const Identity& identity) override;
-  std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) override { return table_.SlotDigests(slots); }
+  std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) override;
   std::vector<SlotEntry> ListSlot(int slot, const std::optional<EncodingKey>& after, int64_t limit) override {
     return table_.ListSlot(slot, after, static_cast<size_t>(std::max<int64_t>(limit, 0)));
   }

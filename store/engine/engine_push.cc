@@ -148,7 +148,8 @@ void EngineImpl::EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, c
   PartDone(put, left, status);
 }
 
-void EngineImpl::CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done) {
+void EngineImpl::CommitPush(std::unique_ptr<StreamingPut> push, std::function<void(absl::StatusOr<PutOutcome>)> done,
+                            std::function<absl::Status()> admit) {
   auto* const mine = static_cast<StreamingPutImpl*>(push.get());
   if (mine->put_ == nullptr) return done(absl::InvalidArgumentError("push: it has no manifest"));
   absl::Status status = mine->failure_;
@@ -158,6 +159,7 @@ void EngineImpl::CommitPush(std::unique_ptr<StreamingPut> push, std::function<vo
   int64_t left = 0;
   const std::shared_ptr<PendingPut> put = mine->Release(&left);
   push = nullptr;
+  put->admit = std::move(admit);
   put->on_done = [done = std::move(done)](const absl::Status& outcome, const Etag& etag, bool written) {
     if (outcome.ok()) return done(PutOutcome{etag, written});
     done(outcome);

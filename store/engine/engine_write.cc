@@ -234,7 +234,7 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
     put->source.reset();
     put->kept.reset();
     table_.Free(put->key.ns, put->location.runs);
-    put->Finish(Annotate(why, "put"), Etag(), false);
+    put->Finish(why, Etag(), false);
   }
   for (const auto& put : winners) FinishWinner(put.get(), status);
   for (size_t i = 0; i < losers.size(); ++i) FinishLoser(losers[i].get(), stored[i], status);
@@ -315,6 +315,12 @@ absl::Status EngineImpl::RemoveKeys(const std::vector<EncodingKey>& keys, IndexB
   }
   if (!keys.empty()) disk_full_ = false;
   return absl::OkStatus();
+}
+
+std::vector<SlotDigest> EngineImpl::SlotDigests(absl::Span<const uint16_t> slots) {
+  // A group that was admitted is in the table when the lock is free again.
+  { MutexLock admitted(&commit_mutex_); }
+  return table_.SlotDigests(slots);
 }
 
 absl::Status EngineImpl::Remove(absl::string_view ns, const Identity& identity) {

@@ -34,7 +34,7 @@ struct PendingPut {
   EncodingKey key;
   PutMode mode = PutMode::kKeepExisting;
   Location location;
-  std::function<absl::Status()> admit;       // Engine::Put's; may be empty
+  std::function<absl::Status()> admit;       // the caller's; may be empty
   Pages manifest;                            // serialised, with zeros to the end of its area
   std::vector<std::shared_ptr<File>> files;  // that it is written to: open until they are flushed
   int tries = 1;                             // how often writing began

@@ -1,8 +1,11 @@
 // What of a cluster's encodings a node is an owner of. A node that stands alone owns everything, and is at epoch 0.
 //
-// Epochs are never compared with each other: while a new one spreads, some ask by the old and some by the new, and each
-// is served by whoever owns what he asks for under either. Only a node that is no owner under the request's epoch, nor
-// under its own, says `moved`, with its own epoch (docs/formats.md "Data messages").
+// Epochs are not compared with each other, but for slots: while a new one spreads, some ask by the old and some by the
+// new, and each is served by whoever owns what he asks for under either. Only a node that is no owner under the
+// request's epoch, nor under its own, says `moved`, with its own epoch (docs/formats.md "Data messages"). Not so
+// pushes: what is pushed counts as a copy, so that only an owner under the next placement takes it, by the node's own
+// epoch when it commits. Nor do slots: whoever compares them by a later epoch than the node's might compare before the
+// last push of the one before.
 //
 // Thread-safety: all methods; they are called for each identity of each request and neither wait nor lock for long.
 #ifndef KVLINK_STORE_NODE_OWNERSHIP_H_
@@ -22,6 +25,8 @@ class Ownership {
   // Whether the node is an owner of the identity at `epoch`, the present one or one that a request names. Of one that
   // is not known here: false.
   virtual bool Owns(const Identity& identity, uint64_t epoch) const { return true; }
+  // Whether what is put here at the present epoch is a copy: the node is an owner of it where encodings go.
+  virtual bool Takes(const Identity& identity) const { return Owns(identity, epoch()); }
 
   // Whether the node is to answer a request for the identity that names `asked` (0: none).
   bool Answers(const Identity& identity, uint64_t asked) const {

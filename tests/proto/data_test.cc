@@ -171,6 +171,13 @@ TEST(Data, SlotsOutOfBoundsAreRefused) {
   proto::Answer digests;
   digests.mutable_slot_digests_found()->set_records(std::string(33, '\0'));
   EXPECT_EQ(ParseAnswer(View(SerializeAnswer(digests))).status().code(), kBad);
+  for (const uint64_t more : {0, 1}) {
+    std::string record;
+    AppendSlotDigest({.low = 1, .high = 2, .bytes = kMaxSlotBytes + more, .encodings = 3}, &record);
+    digests.set_id(1);
+    digests.mutable_slot_digests_found()->set_records(record);
+    EXPECT_EQ(ParseAnswer(View(SerializeAnswer(digests))).ok(), more == 0);
+  }
 }
 
 TEST(Data, ProtocolsMeetInTheHighestThatBothSpeak) {

@@ -20,11 +20,15 @@ void MemberOwnership::Update(const std::shared_ptr<const View>& view) {
     return;
   }
   const auto known = eras();
-  if (known != nullptr && known->front()->epoch == view->placement.epoch()) return;
+  // Not by the epoch alone: etcd that was set back may come to the same one with others.
+  if (known != nullptr && known->front()->epoch == view->placement.epoch() && members_ == view->placement.members()) {
+    return;
+  }
   Add(view->placement);
 }
 
 void MemberOwnership::Add(const Placement& placement) {
+  members_ = placement.members();
   auto era = std::make_shared<Era>();
   era->epoch = placement.epoch();
   for (const PlacementTable* table : {&placement.current(), &placement.next()}) {
@@ -36,7 +40,9 @@ void MemberOwnership::Add(const Placement& placement) {
     const auto index = static_cast<uint16_t>(self - members.begin());
     for (int slot = 0; slot < kSlots; ++slot) {
       const absl::Span<const uint16_t> owners = table->Owners(slot);
-      if (std::find(owners.begin(), owners.end(), index) != owners.end()) era->owned.set(slot);
+      if (std::find(owners.begin(), owners.end(), index) == owners.end()) continue;
+      era->owned.set(slot);
+      if (table == &placement.next()) era->next.set(slot);
     }
   }
   auto made = std::make_shared<Eras>();
@@ -67,6 +73,11 @@ bool MemberOwnership::Owns(const Identity& identity, uint64_t epoch) const {
     if (era->epoch == epoch) return era->owned.test(SlotOf(identity));
   }
   return false;
+}
+
+bool MemberOwnership::Takes(const Identity& identity) const {
+  const auto known = eras();
+  return known == nullptr || known->front()->next.test(SlotOf(identity));
 }
 
 }  // namespace kvlink::store::cluster

@@ -31,11 +31,12 @@ class MemberOwnership final : public node::Ownership {
 
   uint64_t epoch() const override;
   bool Owns(const Identity& identity, uint64_t epoch) const override;
+  bool Takes(const Identity& identity) const override;
 
  private:
   struct Era {
     uint64_t epoch = 0;
-    std::bitset<kSlots> owned;
+    std::bitset<kSlots> owned, next;
   };
   using Eras = std::vector<std::shared_ptr<const Era>>;  // the present one first
 
@@ -45,6 +46,7 @@ class MemberOwnership final : public node::Ownership {
   Mutex update_mutex_;  // of those who change it
   std::optional<NodeId> node_ ABSL_GUARDED_BY(update_mutex_);
   std::shared_ptr<const View> view_ ABSL_GUARDED_BY(update_mutex_);  // while there is no node_
+  std::vector<Member> members_ ABSL_GUARDED_BY(update_mutex_);       // of the present epoch
   mutable Mutex mutex_;
   std::shared_ptr<const Eras> eras_ ABSL_GUARDED_BY(mutex_);  // null: there is no node_
 };

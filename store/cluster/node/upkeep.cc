@@ -2,6 +2,7 @@
 // more.
 #include "store/cluster/node/upkeep.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
@@ -15,7 +16,10 @@ namespace {
 constexpr absl::Duration kForgetTimeout = absl::Seconds(5);
 
 ProgressRecord RecordOf(const RepairProgress& progress) {
-  const auto number = [](int64_t value) { return value < 0 ? uint64_t{0} : static_cast<uint64_t>(value); };
+  // Whatever peers said: what the record cannot hold nobody reads.
+  const auto number = [](int64_t value) {
+    return static_cast<uint64_t>(std::clamp<int64_t>(value, 0, int64_t{1} << 62));
+  };
   return {progress.epoch, static_cast<uint32_t>(progress.slots), static_cast<uint32_t>(progress.slots_done),
           number(progress.bytes_left), number(progress.bytes_per_second)};
 }
@@ -26,13 +30,17 @@ class Upkeep final : public Companion {
 
   absl::Status Prepare(absl::Time deadline) override {
     const ClusterSettings settings = context_.membership->view()->settings;
+    const auto report = [events = context_.events](absl::string_view event, absl::string_view what) {
+      events(Severity::kWarning, event, what);
+    };
     if (!settings.database.empty()) {
       KVLINK_ASSIGN_OR_RETURN(log_, options_.open_log(settings, deadline));
       DropOptions drops;
       drops.node = context_.node;
       drops.log = settings.id;
-      drops.report = [events = context_.events](absl::string_view event, absl::string_view what) {
-        events(Severity::kWarning, event, what);
+      drops.report = report;
+      drops.emptied = [this] {
+        if (repairer_ != nullptr) repairer_->Restart();
       };
       drops_ = std::make_unique<DropConsumer>(context_.engine, log_.get(), std::move(drops));
       KVLINK_RETURN_IF_ERROR(drops_->CatchUp(deadline));
@@ -43,6 +51,7 @@ class Upkeep final : public Companion {
     repair.self = context_.node;
     repair.open_peer = RemotePeers(std::move(peers));
     repair.bytes_per_second = options_.bytes_per_second;
+    repair.report = report;
     repair.progress = [publish = context_.publish](const RepairProgress& progress) { publish(RecordOf(progress)); };
     repairer_ = std::make_unique<Repairer>(context_.engine, context_.membership,
                                            drops_ == nullptr ? nullptr : drops_->memory(), std::move(repair));
@@ -63,8 +72,8 @@ class Upkeep final : public Companion {
   const CompanionContext context_;
   const UpkeepOptions options_;
   std::unique_ptr<database::DropLog> log_;
-  std::unique_ptr<DropConsumer> drops_;
   std::unique_ptr<Repairer> repairer_;
+  std::unique_ptr<DropConsumer> drops_;  // tells the repairer
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -45,6 +46,9 @@ class Stopping {
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// Of a slot. A node has some thousands; a peer that lists without an end is left.
+inline constexpr int64_t kMaxListed = int64_t{1} << 18;
+
 struct RepairContext {
   RepairContext(engine::Engine* engine, const ViewSource* views, std::shared_ptr<const DropMemory> drops,
                 RepairOptions options)
@@ -52,7 +56,7 @@ struct RepairContext {
         views(views),
         drops(std::move(drops)),
         options(std::move(options)),
-        peers(this->options.open_peer, this->options.retry),
+        peers(this->options.open_peer, this->options.retry, this->options.report),
         rate(this->options.bytes_per_second, absl::Milliseconds(100)),
         ledger(this->options.progress) {}
 

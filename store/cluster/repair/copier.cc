@@ -104,7 +104,8 @@ absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy&
   if (IsGone(arrived)) return Copy::Outcome::kGone;
   if (!arrived.ok()) {
     // Damage is of one encoding, and full memory of this node; the rest says something about the peer.
-    if (!absl::IsDataLoss(arrived) && !absl::IsResourceExhausted(arrived)) context_->peers.Failed(source.node);
+    if (!absl::IsDataLoss(arrived) && !absl::IsResourceExhausted(arrived))
+      context_->peers.Failed(source.node, source.address, arrived);
     context_->ledger.Count([](RepairStatistics* counts) { ++counts->peer_errors; });
     return arrived;
   }

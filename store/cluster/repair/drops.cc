@@ -64,13 +64,16 @@ absl::Status DropConsumer::Begin() {
 }
 
 absl::Status DropConsumer::Empty(absl::string_view why) {
-  Report("drop_log_emptied", why);
   memory_->Close();
-  // Without a position: what fails behind this begins again with a store that holds nothing.
-  KVLINK_RETURN_IF_ERROR(engine_->DropAll(DropPosition()));
+  begun_ = false;
+  // First: a log that is away would have the node emptied again and again, of what it took meanwhile. What fails behind
+  // this finds its old position, which is as good or as bad as it was.
   KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
-  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
+  Report("drop_log_emptied", why);
+  KVLINK_RETURN_IF_ERROR(engine_->DropAll(Ours(registered)));
   memory_->Reset(Ours(registered));
+  begun_ = true;
+  if (options_.emptied) options_.emptied();
   MutexLock lock(&mutex_);
   ++statistics_.emptied;
   return absl::OkStatus();
@@ -80,10 +83,12 @@ absl::Status DropConsumer::Empty(absl::string_view why) {
 absl::Status DropConsumer::Lost(absl::string_view why) {
   KVLINK_ASSIGN_OR_RETURN(const auto end, log_->End(Deadline()));
   if (Ours(end) >= engine_->dropped()) return Empty(why);
+  // Below every transaction that is open: the end lies beyond them, and their drops would never be read.
+  KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
   Report("drop_log_went_back", why);
   memory_->Close();
-  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(end)));
-  memory_->Reset(Ours(end));
+  KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
+  memory_->Reset(Ours(registered));
   MutexLock lock(&mutex_);
   ++statistics_.went_back;
   return absl::OkStatus();
@@ -91,7 +96,9 @@ absl::Status DropConsumer::Lost(absl::string_view why) {
 
 absl::Status DropConsumer::CarryOut(const database::DropBatch& batch) {
   const DropPosition end = Ours(batch.end);
-  if (batch.drops.empty() && end == engine_->dropped()) return absl::OkStatus();
+  // Each time is a commit in the store.
+  const bool waits = batch.caught_up && SteadyNow() < moved_on_at_ + options_.move_on;
+  if (batch.drops.empty() && (waits || end == engine_->dropped())) return absl::OkStatus();
   memory_->Remember(batch.drops, end);
   std::set<std::string> namespaces;
   std::vector<engine::Engine::DroppedName> names;
@@ -105,18 +112,17 @@ absl::Status DropConsumer::CarryOut(const database::DropBatch& batch) {
   for (const std::string& ns : namespaces) KVLINK_RETURN_IF_ERROR(engine_->DeleteNamespace(ns).status());
   KVLINK_RETURN_IF_ERROR(engine_->Drop(names, end));
   memory_->Advance(end);
+  moved_on_at_ = SteadyNow();
   MutexLock lock(&mutex_);
   statistics_.drops += static_cast<int64_t>(batch.drops.size());
   return absl::OkStatus();
 }
 
-absl::Status DropConsumer::StorePosition() {
-  const DropPosition position = engine_->dropped();
-  if (position == stored_ && SteadyNow() < stored_at_ + options_.store_position) return absl::OkStatus();
-  const absl::Status stored = log_->StorePosition(options_.node, Theirs(position), Deadline());
+absl::Status DropConsumer::StorePosition(bool dropped) {
+  if (!dropped && SteadyNow() < stored_at_ + options_.store_position) return absl::OkStatus();
+  const absl::Status stored = log_->StorePosition(options_.node, Theirs(engine_->dropped()), Deadline());
   if (absl::IsOutOfRange(stored)) return Empty(stored.message());
   KVLINK_RETURN_IF_ERROR(stored);
-  stored_ = position;
   stored_at_ = SteadyNow();
   return absl::OkStatus();
 }
@@ -125,15 +131,13 @@ absl::Status DropConsumer::Step(bool* caught_up) {
   *caught_up = false;
   if (!begun_) KVLINK_RETURN_IF_ERROR(Begin());
   begun_ = true;
-  // What failed while it emptied the node: it did not come to its end.
-  if (engine_->dropped().log != options_.log) return Empty("it was being emptied");
   const auto batch = log_->ReadDrops(Theirs(engine_->dropped()), kBatch, Deadline());
   if (absl::IsOutOfRange(batch.status())) return Lost(batch.status().message());
   KVLINK_RETURN_IF_ERROR(batch.status());
   KVLINK_RETURN_IF_ERROR(CarryOut(*batch));
   *caught_up = batch->caught_up;
   // Of a node that is behind, others wait for the drops and not for its telling.
-  if (!batch->drops.empty() || batch->caught_up) return StorePosition();
+  if (!batch->drops.empty() || batch->caught_up) return StorePosition(!batch->drops.empty());
   return absl::OkStatus();
 }
 
@@ -176,17 +180,19 @@ void DropConsumer::Stop() {
 void DropConsumer::Follow() {
   absl::Duration pause = options_.poll;
   bool gone = false;
-  // Not all nodes at once.
-  trimmed_at_ = SteadyNow() - options_.trim / 256.0 * options_.node[0];
+  TrimLater();
   for (;;) {
     bool caught_up = false;
     absl::Status status = Step(&caught_up);
-    if (status.ok() && caught_up && SteadyNow() >= trimmed_at_ + options_.trim) {
-      trimmed_at_ = SteadyNow();
+    if (status.ok() && caught_up && SteadyNow() >= trim_at_) {
+      trim_at_ = SteadyNow() + options_.trim;
       status = log_->Trim(options_.retention, Deadline()).status();
     }
     if (!status.ok() && !std::exchange(gone, true)) Report("drop_log_gone", status.message());
-    if (status.ok() && std::exchange(gone, false)) Report("drop_log_back", "the log of drops is read again");
+    if (status.ok() && std::exchange(gone, false)) {
+      TrimLater();
+      Report("drop_log_back", "the log of drops is read again");
+    }
     pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
     MutexLock lock(&mutex_);
     statistics_.caught_up = status.ok() && caught_up;

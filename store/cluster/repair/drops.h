@@ -7,8 +7,8 @@
 //
 // The node empties itself, which is one record of its index, and registers anew, where it cannot know what it missed:
 // the log was trimmed beyond its position, the database does not know it, or its position is of another log. A log that
-// ends before the node's position was restored from an older state of the database: the node says so, and goes on from
-// the end; what it holds it keeps.
+// ends before the node's position was restored from an older state of the database: the node says so, and registers
+// anew, so that it reads what was open when the log was restored; what it holds it keeps.
 //
 // What is pushed after a drop was carried out is not looked at: a document refers to it again, or it is cache that
 // nobody asks for. So is a push that was on its way meanwhile.
@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "store/cluster/placement.h"
@@ -40,14 +41,18 @@ struct DropOptions {
   std::array<uint8_t, 16> log = {};  // which log it is: the cluster's id, not zeros
   absl::Duration poll = absl::Milliseconds(200);
   absl::Duration request_timeout = absl::Seconds(10);  // of one call of the log
-  absl::Duration store_position = absl::Seconds(5);    // at least so often, also where nothing comes
-  int64_t remembered = int64_t{1} << 18;               // drops; some 20 MiB
+  // Where nothing is dropped the node's position moves on so often in its store, and in the database: every commit
+  // there, of anybody, makes another one, and so does telling it.
+  absl::Duration move_on = absl::Seconds(1), store_position = absl::Seconds(5);
+  int64_t remembered = int64_t{1} << 18;  // drops; some 20 MiB
   // Drops that every node has carried out are deleted, after forgetting nodes that were away for `retention`. Every
   // node tries it, at this interval.
   absl::Duration trim = absl::Minutes(10), retention = absl::Hours(24 * 7);
   // Told of what operators want to know, on any thread: "drop_log_emptied", "drop_log_went_back", "drop_log_gone",
   // "drop_log_back". Empty: nobody.
   std::function<void(absl::string_view event, absl::string_view what)> report;
+  // Called when the node has emptied itself, on any thread; must not wait. Empty: nobody.
+  std::function<void()> emptied;
 };
 
 struct DropStatistics {
@@ -86,10 +91,14 @@ class DropConsumer {
   absl::Status Begin();
   absl::Status Step(bool* caught_up);
   absl::Status CarryOut(const database::DropBatch& batch);
-  absl::Status StorePosition();
+  // `dropped`: something was, and somebody may wait to hear of it.
+  absl::Status StorePosition(bool dropped);
   absl::Status Lost(absl::string_view why);
   absl::Status Empty(absl::string_view why);
   void Follow();
+  // Trims after a while from now, and not before the other nodes, which may have been away as long, were able to tell
+  // where they are; not all nodes at once.
+  void TrimLater() { trim_at_ = SteadyNow() + options_.trim * (1 + options_.node[0] / 256.0); }
 
   DropPosition Ours(const database::DropPosition& position) const;
   database::DropPosition Theirs(const DropPosition& position) const;
@@ -101,8 +110,8 @@ class DropConsumer {
   const DropOptions options_;
   const std::shared_ptr<DropMemory> memory_;
   bool begun_ = false;
-  DropPosition stored_;  // in the database
-  absl::Time stored_at_ = absl::InfinitePast(), trimmed_at_ = absl::InfinitePast();
+  absl::Time moved_on_at_ = absl::InfinitePast(), stored_at_ = absl::InfinitePast();
+  absl::Time trim_at_ = absl::InfiniteFuture();
 
   mutable Mutex mutex_;
   CondVar wake_;

@@ -13,29 +13,45 @@ constexpr absl::Duration kRateOver = absl::Seconds(5);
 
 }  // namespace
 
-void Ledger::Begin(const RepairPlan& plan) {
+void Ledger::Begin(const RepairPlan& plan, bool moved) {
   MutexLock lock(&mutex_);
   owned_.reset();
   for (const OwnedSlot& slot : plan.slots) owned_.set(slot.slot);
-  if (plan.epoch != progress_.epoch || progress_.slots != static_cast<int64_t>(plan.slots.size())) {
-    done_.reset();
-    std::fill(left_.begin(), left_.end(), 0);
-    progress_ = {.epoch = plan.epoch,
-                 .slots = static_cast<int64_t>(plan.slots.size()),
-                 .bytes_per_second = progress_.bytes_per_second};
+  if (moved || !valid_) {
+    NothingDone();
+    progress_.epoch = plan.epoch;
+    progress_.slots = static_cast<int64_t>(plan.slots.size());
   }
+  valid_ = true;
+}
+
+void Ledger::Reset() {
+  MutexLock lock(&mutex_);
+  NothingDone();
+  valid_ = false;
+}
+
+bool Ledger::valid() const {
+  MutexLock lock(&mutex_);
+  return valid_;
+}
+
+void Ledger::NothingDone() {
+  done_.reset();
+  std::fill(left_.begin(), left_.end(), 0);
+  progress_.slots_done = progress_.bytes_left = 0;
 }
 
 void Ledger::Left(uint16_t slot, int64_t bytes) {
   MutexLock lock(&mutex_);
-  if (done_.test(slot)) return;
+  if (!valid_ || done_.test(slot)) return;
   progress_.bytes_left += bytes - left_[slot];
   left_[slot] = bytes;
 }
 
 void Ledger::Done(uint16_t slot) {
   MutexLock lock(&mutex_);
-  if (done_.test(slot) || !owned_.test(slot)) return;
+  if (!valid_ || done_.test(slot) || !owned_.test(slot)) return;
   done_.set(slot);
   ++progress_.slots_done;
   progress_.bytes_left -= left_[slot];

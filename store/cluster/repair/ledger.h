@@ -1,6 +1,6 @@
 // What repair has done and what is left: progress within an epoch, and counts since the start.
 //
-// Thread-safety: all methods; Begin, Left and Done by repair's thread.
+// Thread-safety: all methods; Begin, Left, Done and Tell by repair's thread.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_LEDGER_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_LEDGER_H_
 
@@ -20,8 +20,12 @@ class Ledger {
  public:
   explicit Ledger(std::function<void(const RepairProgress&)> tell) : tell_(std::move(tell)) {}
 
-  // Another view. What was done under the same epoch stays done.
-  void Begin(const RepairPlan& plan);
+  // Another view. What was done stays done, unless the members are others than before (`moved`), or it was reset.
+  void Begin(const RepairPlan& plan, bool moved);
+  // The node holds nothing any more: nothing is done, nor becomes so before Begin is called again.
+  void Reset();
+  // Not since a Reset.
+  bool valid() const;
   // Of a slot that is not done: what a peer has more of it.
   void Left(uint16_t slot, int64_t bytes);
   void Done(uint16_t slot);
@@ -36,9 +40,12 @@ class Ledger {
   RepairStatistics statistics() const;
 
  private:
+  void NothingDone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const std::function<void(const RepairProgress&)> tell_;
   mutable Mutex mutex_;
   RepairProgress progress_ ABSL_GUARDED_BY(mutex_);
+  bool valid_ ABSL_GUARDED_BY(mutex_) = true;
   std::bitset<kSlots> owned_ ABSL_GUARDED_BY(mutex_), done_ ABSL_GUARDED_BY(mutex_);
   std::vector<int64_t> left_ ABSL_GUARDED_BY(mutex_) = std::vector<int64_t>(kSlots);
   RepairStatistics statistics_ ABSL_GUARDED_BY(mutex_);

@@ -21,24 +21,26 @@ constexpr int64_t kHotPart = 16;
 }  // namespace
 
 Pass::Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
-           bool pending_only)
+           const std::bitset<kSlots>* only)
     : context_(context),
       copier_(copier),
       view_(std::move(view)),
+      whole_(only == nullptr),
       hot_bytes_(context->engine->Stats().capacity_bytes / kHotPart) {
   for (const OwnedSlot& slot : plan.slots) {
-    if (!pending_only || !context_->ledger.done(slot.slot)) work_.push_back({.slot = &slot});
+    if (only != nullptr && !only->test(slot.slot)) continue;
+    work_.push_back({.slot = &slot});
+    left_.set(slot.slot);
   }
 }
 
 bool Pass::Goes() const {
-  return !context_->stopping.begun() && context_->views->view()->placement.epoch() == view_->placement.epoch();
+  return !context_->stopping.begun() && context_->ledger.valid() &&
+         context_->views->view()->placement.epoch() == view_->placement.epoch();
 }
 
 bool Pass::Run() {
-  const absl::Time begun = SteadyNow();
   if (!Compare()) return false;
-  comparing_ = SteadyNow() - begun;
   for (Work& work : work_) {
     if (work.differ.empty()) continue;
     if (!Goes()) return false;
@@ -47,24 +49,27 @@ bool Pass::Run() {
     if (copies_.size() >= kBatch || copy_bytes_ >= kBatchBytes) CopyAll();
   }
   CopyAll();
-  for (const Work& work : work_) left_ |= !context_->ledger.done(work.slot->slot);
   return Goes();
 }
 
 bool Pass::Compare() {
-  std::map<uint16_t, std::vector<Work*>> by_peer;
+  WorkByPeer by_peer;
   for (Work& work : work_) {
     work.unknown = !work.slot->given;
     for (const uint16_t peer : work.slot->peers) by_peer[peer].push_back(&work);
   }
   for (const auto& [peer, work] : by_peer) {
     if (!Goes()) return false;
-    if (CompareWith(peer, work)) continue;
+    if (CompareWith(peer, work, /*owner=*/true)) continue;
     context_->ledger.Count([](RepairStatistics* counts) { ++counts->peer_errors; });
+  }
+  for (const auto& [peer, work] : OfStrangers()) {
+    if (!Goes()) return false;
+    CompareWith(peer, work, /*owner=*/false);
   }
   for (const Work& work : work_) {
     if (work.differ.empty() && !work.unknown) {
-      context_->ledger.Done(work.slot->slot);
+      Settle(work);
     } else {
       context_->ledger.Left(work.slot->slot, work.more);
     }
@@ -73,13 +78,34 @@ bool Pass::Compare() {
   return Goes();
 }
 
-bool Pass::CompareWith(uint16_t peer, const std::vector<Work*>& work) {
+void Pass::Settle(const Work& work) {
+  context_->ledger.Done(work.slot->slot);
+  left_.reset(work.slot->slot);
+}
+
+Pass::WorkByPeer Pass::OfStrangers() {
+  WorkByPeer by_peer;
+  if (!whole_) return by_peer;
+  const std::vector<Member>& members = view_->placement.members();
+  for (size_t i = 0; i < members.size(); ++i) {
+    const auto member = static_cast<uint16_t>(i);
+    if (members[i].node_id == context_->options.self || !view_->alive(member)) continue;
+    for (Work& work : work_) {
+      const SlotOwners& peers = work.slot->peers;
+      if (std::find(peers.begin(), peers.end(), member) == peers.end()) by_peer[member].push_back(&work);
+    }
+  }
+  return by_peer;
+}
+
+bool Pass::CompareWith(uint16_t peer, const std::vector<Work*>& work, bool owner) {
   const NodeId& node = view_->placement.members()[peer].node_id;
-  const auto fail = [&work](size_t from) {
-    for (size_t i = from; i < work.size(); ++i) work[i]->unknown = true;
+  const std::string& address = view_->status[peer].address;
+  const auto fail = [&work, owner](size_t from) {
+    for (size_t i = from; i < work.size(); ++i) work[i]->unknown |= owner;
     return false;
   };
-  const auto opened = context_->peers.Get(node, view_->status[peer].address);
+  const auto opened = context_->peers.Get(node, address);
   if (!opened.ok()) return fail(0);
   std::vector<uint16_t> slots;
   for (size_t begin = 0; begin < work.size(); begin += kMaxSlotsAsked) {
@@ -89,7 +115,8 @@ bool Pass::CompareWith(uint16_t peer, const std::vector<Work*>& work) {
     for (size_t i = begin; i < end; ++i) slots.push_back(work[i]->slot->slot);
     const auto theirs = (*opened)->SlotDigests(slots);
     if (!theirs.ok() || theirs->size() != slots.size()) {
-      context_->peers.Failed(node);
+      context_->peers.Failed(node, address,
+                             theirs.ok() ? absl::InternalError("it gave digests of other slots") : theirs.status());
       return fail(begin);
     }
     context_->peers.Worked(node);
@@ -121,14 +148,17 @@ absl::Status Pass::ListAt(uint16_t peer, const Work& work, WantedByKey* wanted) 
   const NodeId& node = view_->placement.members()[peer].node_id;
   const std::string& address = view_->status[peer].address;
   KVLINK_ASSIGN_OR_RETURN(const auto opened, context_->peers.Get(node, address));
+  int64_t listed = 0;
   std::optional<SlotEntry> after;
   for (bool more = true; more;) {
     if (context_->stopping.begun()) return absl::CancelledError("repair ends");
     auto listing = opened->ListSlot(work.slot->slot, after);
     if (!listing.ok()) {
-      context_->peers.Failed(node);
+      context_->peers.Failed(node, address, listing.status());
       return listing.status();
     }
+    listed += static_cast<int64_t>(listing->encodings.size());
+    if (listed > kMaxListed) return absl::UnavailableError("the peer lists more encodings than a slot has");
     if (context_->drops != nullptr && !context_->drops->Knows(listing->dropped)) {
       return absl::UnavailableError("the peer has not carried out the drops that this node has forgotten");
     }
@@ -197,7 +227,7 @@ void Pass::CopyAll() {
     });
   }
   for (const Work* const work : listed_) {
-    if (!work->unknown && !again.test(work->slot->slot)) context_->ledger.Done(work->slot->slot);
+    if (!work->unknown && !again.test(work->slot->slot)) Settle(*work);
   }
   copies_.clear();
   listed_.clear();

@@ -4,6 +4,7 @@
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_PASS_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_PASS_H_
 
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,21 +19,20 @@ namespace kvlink::store::cluster {
 
 class Pass {
  public:
-  // `pending_only`: only slots that are not done.
+  // `only`: these slots. Null: all, and what members that are no owners have of them is brought as well.
   Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
-       bool pending_only);
+       const std::bitset<kSlots>* only);
 
-  // False: it was cut short, since the placement has changed or the repairer is to end.
+  // False: it was cut short, since the placement has changed, the node was emptied, or the repairer is to end.
   bool Run();
-  // Whether a slot of those that were asked for is not done.
-  bool left() const { return left_; }
-  absl::Duration comparing() const { return comparing_; }
+  // Slots that some owner could not be asked about, or of which something was not copied. After Run.
+  const std::bitset<kSlots>& left() const { return left_; }
 
  private:
   struct Work {
     const OwnedSlot* slot = nullptr;
     SlotOwners differ;     // of the peers
-    bool unknown = false;  // some peer could not be asked, or something was not copied
+    bool unknown = false;  // some owner could not be asked
     int64_t more = 0;      // bytes that a peer has more
   };
   struct Wanted {
@@ -43,25 +43,30 @@ class Pass {
 
   bool Goes() const;
   bool Compare();
-  // Of the peer; false: it could not be asked.
-  bool CompareWith(uint16_t peer, const std::vector<Work*>& work);
+  using WorkByPeer = std::map<uint16_t, std::vector<Work*>>;
+  // Of slots that others own: a copy that came too late or while all owners were away is nowhere else.
+  WorkByPeer OfStrangers();
+  // Of the peer; false: it could not be asked, and of an owner that is remembered.
+  bool CompareWith(uint16_t peer, const std::vector<Work*>& work, bool owner);
   void List(Work* work);
   absl::Status ListAt(uint16_t peer, const Work& work, WantedByKey* wanted);
   void Choose(Work* work, WantedByKey wanted);
   // Whether the store takes it: not where something would have to go for what is not hotter.
   bool HasRoomFor(const SlotEntry& entry);
   void CopyAll();
+  // The slot is as its owners have it.
+  void Settle(const Work& work);
 
   RepairContext* const context_;
   Copier* const copier_;
   const std::shared_ptr<const View> view_;
+  const bool whole_;
   const int64_t hot_bytes_;  // that may be copied in this pass although something goes for it
   std::vector<Work> work_;
   std::vector<Copy> copies_;
   std::vector<Work*> listed_;  // whose copies are among copies_
   int64_t copy_bytes_ = 0, hot_taken_ = 0;
-  bool left_ = false;
-  absl::Duration comparing_;
+  std::bitset<kSlots> left_;
 };
 
 }  // namespace kvlink::store::cluster

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "proto/data.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -56,7 +58,7 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
   }
   auto opened = open_(address);
   if (!opened.ok()) {
-    Failed(node);
+    Failed(node, address, opened.status());
     return opened.status();
   }
   MutexLock lock(&mutex_);
@@ -67,18 +69,34 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
 }
 
 void Peers::Worked(const NodeId& node) {
-  MutexLock lock(&mutex_);
-  states_[node].rest = absl::ZeroDuration();
+  std::string address;
+  {
+    MutexLock lock(&mutex_);
+    State& state = states_[node];
+    state.rest = absl::ZeroDuration();
+    if (std::exchange(state.failed, absl::StatusCode::kOk) == absl::StatusCode::kOk) return;
+    address = state.address;
+  }
+  if (report_) report_("repair_peer_back", absl::StrCat(address, ": it is asked again"));
 }
 
-void Peers::Failed(const NodeId& node) {
+void Peers::Failed(const NodeId& node, const std::string& address, const absl::Status& why) {
+  if (MovedEpoch(why).has_value()) return;
   std::shared_ptr<RepairPeer> closed;  // without the lock
+  if (Rest(node, why.code(), &closed) && report_) {
+    report_("repair_peer_failed", absl::StrCat(address, ": ", why.ToString()));
+  }
+}
+
+bool Peers::Rest(const NodeId& node, absl::StatusCode code, std::shared_ptr<RepairPeer>* closed) {
   MutexLock lock(&mutex_);
   State& state = states_[node];
-  closed = std::move(state.peer);
-  if (SteadyNow() < state.not_before) return;  // of requests that went on side by side, the first counts
+  *closed = std::move(state.peer);
+  const bool news = std::exchange(state.failed, code) != code;
+  if (SteadyNow() < state.not_before) return news;  // of requests that went on side by side, the first counts
   state.rest = std::clamp(2 * state.rest, rest_, kMaxRest);
   state.not_before = SteadyNow() + state.rest;
+  return news;
 }
 
 bool Peers::Rests(const NodeId& node) const {

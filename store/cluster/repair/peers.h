@@ -13,7 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/mutex.h"
@@ -42,15 +44,20 @@ OpenPeer RemotePeers(client::RemoteOptions options);
 
 class Peers {
  public:
-  // After an error a peer rests for `rest`, then twice as long, up to a minute.
-  Peers(OpenPeer open, absl::Duration rest) : open_(std::move(open)), rest_(rest) {}
+  using Report = std::function<void(absl::string_view event, absl::string_view what)>;
+
+  // After an error a peer rests for `rest`, then twice as long, up to a minute. `report`, where there is one, is told
+  // of an error of another kind than the one before, and of its end: RepairOptions.
+  Peers(OpenPeer open, absl::Duration rest, Report report)
+      : open_(std::move(open)), rest_(rest), report_(std::move(report)) {}
 
   // UNAVAILABLE: it rests. Errors of OpenPeer, after which it does.
   absl::StatusOr<std::shared_ptr<RepairPeer>> Get(const NodeId& node, const std::string& address);
   // It did what it was asked for.
   void Worked(const NodeId& node);
-  // It did not: it is opened anew, after a rest.
-  void Failed(const NodeId& node);
+  // It did not, for this reason: it is opened anew, after a rest. Of one that has not heard of the epoch yet
+  // (MovedStatus) nothing changes.
+  void Failed(const NodeId& node, const std::string& address, const absl::Status& why);
   // Whether it rests.
   bool Rests(const NodeId& node) const;
   // There is news of the members: forgets who is not among them, and nobody rests any more.
@@ -67,11 +74,16 @@ class Peers {
     std::string address;
     absl::Duration rest;
     absl::Time not_before = absl::InfinitePast();
+    absl::StatusCode failed = absl::StatusCode::kOk;  // of what it was asked last
     int64_t asked = 0, asked_ever = 0;
   };
 
+  // It rests, and `closed` was its connection. Whether the error is of another kind than the one before.
+  bool Rest(const NodeId& node, absl::StatusCode code, std::shared_ptr<RepairPeer>* closed);
+
   const OpenPeer open_;
   const absl::Duration rest_;
+  const Report report_;
   mutable Mutex mutex_;
   std::map<NodeId, State> states_ ABSL_GUARDED_BY(mutex_);
 };

@@ -3,6 +3,7 @@
 #include "store/cluster/repair/repair.h"
 
 #include <algorithm>
+#include <bitset>
 #include <utility>
 
 #include "base/clock.h"
@@ -16,9 +17,8 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr absl::Duration kLook = absl::Milliseconds(50);  // for the repairer's end, and Ask, while it waits for views
+constexpr absl::Duration kLook = absl::Milliseconds(50);  // for the end, and Restart, while it waits for views
 constexpr absl::Duration kMaxRetry = absl::Minutes(1);
-constexpr int kRestTimes = 9;  // as long as a pass compared, before the next one that nothing but Ask wants
 
 }  // namespace
 
@@ -35,10 +35,7 @@ class Repairer::Impl {
     context_.stopping.Begin();
     thread_.Join();
   }
-  void Ask() {
-    MutexLock lock(&mutex_);
-    asked_ = true;
-  }
+  void Restart() { context_.ledger.Reset(); }
   const Ledger& ledger() const { return context_.ledger; }
 
  private:
@@ -47,33 +44,29 @@ class Repairer::Impl {
   void RunPass(bool pending_only);
   // When the next pass is due, with what is known now.
   absl::Time NextPass(bool* pending_only);
-  bool asked() {
-    MutexLock lock(&mutex_);
-    return asked_;
-  }
 
   RepairContext context_;
   Copier copier_;
   Unowned unowned_;
-  Mutex mutex_;
-  bool asked_ ABSL_GUARDED_BY(mutex_) = false;
 
   // Of the thread.
   std::shared_ptr<const View> view_;
   RepairPlan plan_;
-  bool fresh_ = true;  // no whole pass since the view changed
-  bool left_ = false;  // the last pass left slots
-  absl::Duration retry_, compared_for_;
+  bool fresh_ = true;         // no whole pass since the view changed
+  std::bitset<kSlots> left_;  // by the last pass, of those it went over
+  absl::Duration retry_;
   absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // passes ended
   Thread thread_;
 };
 
 void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   if (view == view_) return;
-  const bool moved = view_ == nullptr || view->placement.epoch() != view_->placement.epoch();
+  // Not by the epoch alone: etcd that was set back may come to the same one with others.
+  const bool moved = view_ == nullptr || view->placement.epoch() != view_->placement.epoch() ||
+                     view->placement.members() != view_->placement.members();
   view_ = std::move(view);
   plan_ = PlanRepair(*view_, context_.options.self);
-  context_.ledger.Begin(plan_);
+  context_.ledger.Begin(plan_, moved);
   unowned_.Follow(plan_);
   context_.peers.Keep(view_->placement.members());
   fresh_ = true;
@@ -86,40 +79,36 @@ absl::Time Repairer::Impl::NextPass(bool* pending_only) {
   *pending_only = false;
   // Leases may come and go: not at every change at once.
   if (fresh_) return last_at_ + context_.options.retry;
-  const absl::Time asked = last_at_ + std::max(context_.options.retry, kRestTimes * compared_for_);
-  absl::Time due = whole_at_ + context_.options.interval;
-  if (this->asked()) due = std::min(due, asked);
-  if (left_ && last_at_ + retry_ < due) {
-    *pending_only = true;
-    return last_at_ + retry_;
-  }
-  return due;
+  const absl::Time due = whole_at_ + context_.options.interval;
+  if (left_.none() || last_at_ + retry_ >= due) return due;
+  *pending_only = true;
+  return last_at_ + retry_;
 }
 
 void Repairer::Impl::RunPass(bool pending_only) {
-  if (!pending_only) {
-    MutexLock lock(&mutex_);
-    asked_ = false;
-  }
-  const int64_t done_before = context_.ledger.progress().slots_done;
-  Pass pass(&context_, &copier_, view_, plan_, pending_only);
+  const std::bitset<kSlots> before = left_;
+  Pass pass(&context_, &copier_, view_, plan_, pending_only ? &before : nullptr);
   const bool whole = pass.Run();
   last_at_ = SteadyNow();
-  left_ = pass.left() || !whole;
-  const bool better = context_.ledger.progress().slots_done > done_before;
-  retry_ = better || !left_ ? context_.options.retry : std::min(2 * retry_, kMaxRetry);
+  left_ = pass.left();
+  const bool better = !pending_only || left_.count() < before.count();
+  retry_ = better ? context_.options.retry : std::min(2 * retry_, kMaxRetry);
   if (whole && !pending_only) {
     fresh_ = false;
     whole_at_ = last_at_;
-    compared_for_ = pass.comparing();
     context_.ledger.Count([](RepairStatistics* counts) { ++counts->passes; });
   }
-  context_.ledger.Tell(/*at_once=*/!left_);
+  context_.ledger.Tell(/*at_once=*/left_.none());
 }
 
 void Repairer::Impl::Run() {
   while (!context_.stopping.begun()) {
     SeeView(context_.views->view());
+    if (!context_.ledger.valid()) {
+      context_.ledger.Begin(plan_, /*moved=*/true);
+      context_.ledger.Tell(/*at_once=*/true);
+      fresh_ = true;
+    }
     bool pending_only = false;
     const absl::Time due = NextPass(&pending_only);
     if (plan_.member && SteadyNow() >= due) {
@@ -127,7 +116,8 @@ void Repairer::Impl::Run() {
       continue;
     }
     // Not while slots of its own may still come from where it would be removed.
-    if (plan_.member && !fresh_ && !left_ && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
+    const bool complete = !fresh_ && context_.ledger.progress().complete();
+    if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
     const absl::Time until = std::min(plan_.member ? due : absl::InfiniteFuture(), SteadyNow() + kLook);
     (void)context_.views->WaitForChange(view_, until);
   }
@@ -139,7 +129,7 @@ Repairer::Repairer(engine::Engine* engine, const ViewSource* views, std::shared_
 Repairer::~Repairer() = default;
 void Repairer::Start() { impl_->Start(); }
 void Repairer::Stop() { impl_->Stop(); }
-void Repairer::Ask() { impl_->Ask(); }
+void Repairer::Restart() { impl_->Restart(); }
 RepairProgress Repairer::progress() const { return impl_->ledger().progress(); }
 RepairStatistics Repairer::statistics() const { return impl_->ledger().statistics(); }
 

@@ -5,7 +5,11 @@
 // How. A pass asks each live peer for the digests of the slots that both own (thousands in a message), lists a slot
 // only where the digests differ, and reads from a peer what is not here, or is here with a smaller etag. Who lacks
 // something copies it; nobody sends. So a pass of equals moves some kilobytes, a slot that a node gains moves once, and
-// a draining member does nothing but serve.
+// a draining member does nothing but serve. A peer that has not heard of this node's epoch yet does not answer, since
+// it still takes pushes of slots that have moved; then the slot is compared again.
+//
+// Members that own nothing of a slot are asked as well, by passes over all slots: one of them may have the only copy of
+// what it was given as an owner, and was away when the slot moved. No slot waits for them.
 //
 // What is copied: each encoding that an owner lists, from the owner of which this node has asked the least, verified on
 // arrival as any read, put with kReplaceSmallerEtag. But
@@ -30,6 +34,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "store/cluster/repair/drop_memory.h"
 #include "store/cluster/repair/peers.h"
@@ -72,8 +77,8 @@ struct RepairOptions {
   OpenPeer open_peer;
   int64_t bytes_per_second = int64_t{256} << 20;  // of copies, and of removals; at least 1
   int copies = 4;                                 // at a time; 1 to 64
-  // A pass over all slots runs at this interval, after each change of the view, and soon after Ask.
-  absl::Duration interval = absl::Hours(1);
+  // A pass over all slots runs at this interval, and after each change of the view.
+  absl::Duration interval = absl::Minutes(10);
   absl::Duration retry = absl::Seconds(1);  // the first pause; and the least between two passes
   absl::Duration keep_unowned = absl::Minutes(10);
   absl::Duration copy_timeout = absl::Minutes(1);  // of one encoding
@@ -81,6 +86,9 @@ struct RepairOptions {
   // complete. On repair's thread, which waits meanwhile. Empty: nobody. A member that joins becomes active when the
   // progress of the present epoch is complete.
   std::function<void(const RepairProgress&)> progress;
+  // Told of what operators want to know, on any thread: "repair_peer_failed" when a peer fails in another way than
+  // before, with why; "repair_peer_back". Empty: nobody.
+  std::function<void(absl::string_view event, absl::string_view what)> report;
 };
 
 class Repairer {
@@ -96,8 +104,8 @@ class Repairer {
   void Start();
   // Ends what is under way, within the timeout of a request or a copy. What was copied is durable.
   void Stop();
-  // A push lacked a copy: a pass soon, but passes that nobody needs take no more than a tenth of the time.
-  void Ask();
+  // The node has emptied itself: from now on no slot is done, and all are compared again.
+  void Restart();
 
   RepairProgress progress() const;
   RepairStatistics statistics() const;

@@ -56,13 +56,16 @@ std::optional<Unowned::Owned> Unowned::AtOwners(const View& view, int slot) {
     const auto peer = context_->peers.Get(node, view.status[owner].address);
     if (!peer.ok()) return std::nullopt;
     Owned here;
+    int64_t listed = 0;
     std::optional<SlotEntry> after;
     for (bool more = true; more;) {
       auto listing = (*peer)->ListSlot(slot, after);
       if (!listing.ok()) {
-        context_->peers.Failed(node);
+        context_->peers.Failed(node, view.status[owner].address, listing.status());
         return std::nullopt;
       }
+      listed += static_cast<int64_t>(listing->encodings.size());
+      if (listed > kMaxListed) return std::nullopt;
       more = listing->more && !listing->encodings.empty();
       if (more) after = listing->encodings.back();
       for (const SlotEntry& entry : listing->encodings) {

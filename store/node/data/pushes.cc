@@ -282,19 +282,19 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   void CommitAll() {
     std::unique_ptr<engine::StreamingPut> push;
-    absl::Status moved;
     {
       MutexLock lock(&mutex_);
-      if (phase_ == Phase::kEnded) return;
-      // The slot may have moved away since the push began: who writes would count a replica that is none.
-      if (!commit_->Owns(key_.identity)) moved = MovedStatus(commit_->epoch());
-      if (moved.ok() && !Pass(Event::kCommit)) return;
-      if (moved.ok()) push = std::move(memory_->push);
+      if (phase_ == Phase::kEnded || !Pass(Event::kCommit)) return;
+      push = std::move(memory_->push);
     }
-    if (!moved.ok()) return End(moved);
+    // The slot may move away until then: who writes would count a copy that is none, and nobody would come for it.
+    const auto admit = [ownership = context_->core->ownership, identity = key_.identity] {
+      return ownership->Takes(identity) ? absl::OkStatus() : MovedStatus(ownership->epoch());
+    };
     context_->core->engine->CommitPush(
         std::move(push),
-        [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); });
+        [self = shared_from_this()](absl::StatusOr<engine::Engine::PutOutcome> outcome) { self->Done(outcome); },
+        admit);
   }
 
   absl::Status CheckManifest(const Manifest& manifest) const {
@@ -388,7 +388,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
   // Also where it is here already: an answer from who is no owner counts for no replica.
-  if (!call->Owns(key.identity)) return MovedStatus(call->epoch());
+  if (!context->core->ownership->Takes(key.identity)) return MovedStatus(call->epoch());
   proto::Answer answer;
   if (const auto found = context->core->engine->Find(key); found.has_value()) {
     answer.mutable_push_ready()->set_etag(std::string(BytesOf(found->location.etag)));

@@ -9,8 +9,16 @@
 #include "store/node/data/context.h"
 
 namespace kvlink::store::node {
+namespace {
+
+// Whether whoever compares goes by a placement that this node has not heard of: it would take pushes after the
+// comparison that are to be asked for before.
+bool IsBehind(Call* call) { return call->epoch() != 0 && call->epoch() < call->request().placement(); }
+
+}  // namespace
 
 void GiveSlotDigests(std::shared_ptr<Call> call) {
+  if (IsBehind(call.get())) return call->Refuse(MovedStatus(call->epoch()));
   const std::vector<uint16_t> slots = UnpackSlots(call->request().slot_digests().slots());
   proto::Answer answer;
   std::string* const records = answer.mutable_slot_digests_found()->mutable_records();
@@ -19,6 +27,7 @@ void GiveSlotDigests(std::shared_ptr<Call> call) {
 }
 
 void ListSlot(std::shared_ptr<Call> call) {
+  if (IsBehind(call.get())) return call->Refuse(MovedStatus(call->epoch()));
   const proto::SlotList& list = call->request().slot_list();
   engine::Engine* const engine = call->context()->core->engine.get();
   std::optional<engine::EncodingKey> after;

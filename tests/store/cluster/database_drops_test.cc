@@ -37,7 +37,7 @@ TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
     DropOptions options;
     options.node = cluster.node(i).id;
     options.log = testing::kClusterId;
-    options.poll = absl::Milliseconds(20);
+    options.poll = options.move_on = options.store_position = absl::Milliseconds(20);
     options.trim = absl::Milliseconds(100);
     cluster.node(i).drops = std::make_unique<DropConsumer>(cluster.node(i).engine.get(), log.get(), options);
     const absl::Status caught_up = cluster.node(i).drops->CatchUp(Soon());

@@ -40,7 +40,7 @@ class DropsTest : public ::testing::Test {
     DropOptions options;
     options.node = cluster_.node(i).id;
     options.log = {9, 9, 9};
-    options.poll = absl::Milliseconds(1);
+    options.poll = options.move_on = absl::Milliseconds(1);
     options.report = [this](absl::string_view event, absl::string_view) {
       MutexLock lock(&mutex_);
       events_.emplace_back(event);
@@ -165,6 +165,71 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
   cluster_.PutAt(0, a);
   WaitFor(0);
   EXPECT_TRUE(cluster_.Has(0, a));
+}
+
+// Whose transactions go on all the time, that of telling a position among them.
+TEST_F(DropsTest, ALogWithoutDropsMakesNoWork) {
+  DropOptions options = Options(0);
+  options.move_on = options.store_position = absl::Hours(1);
+  DropConsumer drops(cluster_.node(0).engine.get(), &log_, options);
+  ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  log_.MoveOn();
+  ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  const DropPosition before = cluster_.node(0).engine->dropped();
+  const int64_t stores = log_.stores();
+  for (int i = 0; i < 20; ++i) {
+    log_.MoveOn();
+    ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  }
+  EXPECT_EQ(log_.stores(), stores);
+  EXPECT_EQ(cluster_.node(0).engine->dropped(), before);
+  // Of what is dropped everybody hears at once.
+  log_.Append("ns", MakeSynthetic(1).manifest.identity);
+  ASSERT_TRUE(drops.CatchUp(Soon()).ok());
+  EXPECT_EQ(log_.stores(), stores + 1);
+  EXPECT_EQ(cluster_.node(0).engine->dropped().transaction, log_.last().transaction);
+}
+
+// Or it would wipe what it takes meanwhile, again and again.
+TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
+  int emptied = 0;
+  DropOptions options = Options(0);
+  options.emptied = [&emptied] { ++emptied; };
+  Consume(0);
+  const Synthetic a = MakeSynthetic(1);
+  cluster_.PutAt(0, a);
+  cluster_.node(0).drops = nullptr;
+  ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Soon()).ok());
+  log_.RefuseRegistration(true);
+  DropConsumer drops(cluster_.node(0).engine.get(), &log_, options);
+  EXPECT_TRUE(absl::IsUnavailable(drops.CatchUp(SteadyNow() + absl::Milliseconds(20))));
+  EXPECT_TRUE(cluster_.Has(0, a));
+  EXPECT_EQ(emptied, 0);
+  EXPECT_THAT(events(), IsEmpty());
+  log_.RefuseRegistration(false);
+  EXPECT_TRUE(drops.CatchUp(Soon()).ok());
+  EXPECT_FALSE(cluster_.Has(0, a));
+  EXPECT_EQ(emptied, 1);
+  EXPECT_THAT(events(), ElementsAre("drop_log_emptied"));
+}
+
+// What was open when the log was restored commits later, below the end that it had then.
+TEST_F(DropsTest, OfADatabaseThatWentBackOpenTransactionsAreRead) {
+  Consume(0);
+  const Synthetic a = MakeSynthetic(1);
+  cluster_.PutAt(0, a);
+  for (int i = 0; i < 9; ++i) log_.MoveOn();
+  FakeDropLog::State back = log_.Save();
+  log_.Append("ns", MakeSynthetic(2).manifest.identity);
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  log_.Restore(back);
+  log_.Hold(3);
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  EXPECT_EQ(cluster_.node(0).drops->statistics().went_back, 1);
+  log_.EndHeld("ns", a.manifest.identity);
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  EXPECT_FALSE(cluster_.Has(0, a));
+  EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
 }
 
 TEST_F(DropsTest, ADatabaseThatWentBackIsNoticedAndGoneOnWith) {

@@ -41,6 +41,27 @@ class FakeDropLog : public store::database::DropLog {
     MutexLock lock(&mutex_);
     gone_ = gone;
   }
+  // Positions stored, by all.
+  int64_t stores() {
+    MutexLock lock(&mutex_);
+    return stores_;
+  }
+  // The node's next registrations fail, although the rest of the log is there.
+  void RefuseRegistration(bool refuse) {
+    MutexLock lock(&mutex_);
+    refuses_ = refuse;
+  }
+  // A transaction is open, whose number lies so far below the end. 0: none is.
+  void Hold(uint64_t open) {
+    MutexLock lock(&mutex_);
+    open_ = open;
+  }
+  // It ends with a drop.
+  void EndHeld(const std::string& ns, std::optional<Identity> identity) {
+    MutexLock lock(&mutex_);
+    rows_.push_back({{last_.transaction - std::exchange(open_, 0), 1}, {ns, identity}});
+    std::sort(rows_.begin(), rows_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  }
   // As it is now; and back to that.
   struct State {
     DropPosition last, trimmed;
@@ -69,8 +90,8 @@ class FakeDropLog : public store::database::DropLog {
 
   absl::StatusOr<DropPosition> Register(const NodeId& node, absl::Time) override {
     MutexLock lock(&mutex_);
-    if (gone_) return Gone();
-    DropPosition slowest = last_;
+    if (gone_ || refuses_) return Gone();
+    DropPosition slowest = Horizon();
     for (const auto& [other, position] : consumers_) {
       if (other != node) slowest = std::min(slowest, position);
     }
@@ -87,9 +108,9 @@ class FakeDropLog : public store::database::DropLog {
     MutexLock lock(&mutex_);
     if (gone_) return Gone();
     if (after < trimmed_ || after > last_) return absl::OutOfRangeError("trimmed, or the database is older");
-    store::database::DropBatch batch{.end = last_, .caught_up = true};
+    store::database::DropBatch batch{.caught_up = true};
     for (const auto& [position, drop] : rows_) {
-      if (position <= after) continue;
+      if (position <= after || position > Horizon()) continue;
       if (static_cast<int64_t>(batch.drops.size()) == limit) {
         batch.caught_up = false;
         break;
@@ -97,12 +118,13 @@ class FakeDropLog : public store::database::DropLog {
       batch.drops.push_back(drop);
       batch.end = position;
     }
-    if (batch.caught_up) batch.end = last_;
+    if (batch.caught_up) batch.end = std::max(after, Horizon());
     return batch;
   }
   absl::Status StorePosition(const NodeId& node, const DropPosition& position, absl::Time) override {
     MutexLock lock(&mutex_);
     if (gone_) return Gone();
+    ++stores_;
     const auto known = consumers_.find(node);
     if (known == consumers_.end()) return absl::OutOfRangeError("the node is not known");
     known->second = std::max(known->second, position);
@@ -139,10 +161,15 @@ class FakeDropLog : public store::database::DropLog {
   }
 
  private:
+  DropPosition Horizon() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return open_ == 0 ? last_ : DropPosition{last_.transaction - open_, 0};
+  }
   static absl::Status Gone() { return absl::UnavailableError("the database is gone"); }
 
   Mutex mutex_;
-  bool gone_ ABSL_GUARDED_BY(mutex_) = false;
+  bool gone_ ABSL_GUARDED_BY(mutex_) = false, refuses_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t stores_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t open_ ABSL_GUARDED_BY(mutex_) = 0;
   DropPosition last_ ABSL_GUARDED_BY(mutex_) = {1, 0}, trimmed_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::pair<DropPosition, store::database::Drop>> rows_ ABSL_GUARDED_BY(mutex_);
   std::map<NodeId, DropPosition> consumers_ ABSL_GUARDED_BY(mutex_);

@@ -54,6 +54,11 @@ TEST(MemberOwnership, OwnsWhatEitherTableSays) {
       for (const uint16_t one : table->Owners(slot)) owner |= table->members()[one].node_id == NodeOf(1);
     }
     ASSERT_EQ(ownership.Owns(IdentityIn(slot), 10), owner) << slot;
+    bool takes = false;
+    for (const uint16_t one : view->placement.next().Owners(slot)) {
+      takes |= view->placement.members()[one].node_id == NodeOf(1);
+    }
+    ASSERT_EQ(ownership.Takes(IdentityIn(slot)), takes) << slot;
   }
   // Not a member at all.
   MemberOwnership stranger;
@@ -79,6 +84,9 @@ TEST(MemberOwnership, RemembersSixteenEpochs) {
   EXPECT_EQ(ownership.epoch(), 15u);
   EXPECT_EQ(Owned(ownership, 16), 0);
   EXPECT_EQ(Owned(ownership, 14), kSlots);
+  // To an epoch that was there, with other members.
+  ownership.Update(ViewOf(15, 2));
+  EXPECT_EQ(Owned(ownership, 15), kSlots);
 }
 
 }  // namespace

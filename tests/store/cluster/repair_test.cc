@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -171,7 +173,7 @@ TEST(Repair, ADrainMovesWhatTheMemberHeldAndNothingElse) {
   }
 }
 
-TEST(Repair, NothingIsRemovedThatAnOwnerLacks) {
+TEST(Repair, NothingIsRemovedThatAnOwnerLacksAndOwnersFetchIt) {
   EngineCluster cluster(3);
   std::vector<Synthetic> strays;
   for (uint64_t i = 1; strays.size() < 20; ++i) {
@@ -185,11 +187,102 @@ TEST(Repair, NothingIsRemovedThatAnOwnerLacks) {
   cluster.StartRepair(0, quick);
   cluster.WaitComplete(0, 3);
   EXPECT_EQ(cluster.node(0).repairer->statistics().removed, 0);
-  // The owners get from each other what one of them has, and then it goes here.
+  // The owners get what one of them has, or a member that is none any more, and then it goes here.
   cluster.StartRepair(1, quick);
   cluster.StartRepair(2, quick);
-  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().removed == 10; }));
-  for (size_t i = 0; i < strays.size(); ++i) EXPECT_EQ(cluster.Has(0, strays[i]), i % 2 != 0);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().removed == 20; }));
+  for (const Synthetic& s : strays) EXPECT_TRUE(!cluster.Has(0, s) && cluster.Has(1, s) && cluster.Has(2, s));
+}
+
+// Its interval is an hour, and no view comes.
+TEST(Repair, ANodeThatEmptiedItselfIsFilledAtOnceAndNotCompleteUntilThen) {
+  EngineCluster cluster(2);
+  const std::vector<Synthetic> all = Many(40);
+  for (const Synthetic& s : all) cluster.Put(s);
+  cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
+  cluster.WaitComplete(0, 0);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().passes == 1; }));
+  cluster.node(1).faults.down = true;
+  ASSERT_TRUE(cluster.node(0).engine->DropAll({}).ok());
+  cluster.node(0).repairer->Restart();
+  EXPECT_EQ(cluster.node(0).repairer->progress().slots_done, 0);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
+  EXPECT_FALSE(cluster.node(0).repairer->progress().complete());
+  cluster.node(1).faults.down = false;
+  cluster.WaitComplete(0, 0);
+  for (const Synthetic& s : all) EXPECT_TRUE(cluster.Has(0, s));
+}
+
+TEST(Repair, AnEpochThatComesAgainWithOtherMembersIsAnother) {
+  EngineCluster cluster(3);
+  for (const Synthetic& s : Many(40)) cluster.Put(s);
+  cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
+  cluster.WaitComplete(0, 0);
+  for (const int node : {1, 2}) cluster.node(node).faults.down = true;
+  cluster.Add(MemberState::kActive);
+  cluster.node(1).state = MemberState::kDraining;
+  cluster.Publish(/*moves=*/false);
+  EXPECT_TRUE(Eventually([&] { return !cluster.node(0).repairer->progress().complete(); }));
+  for (const int node : {1, 2}) cluster.node(node).faults.down = false;
+  cluster.WaitComplete(0, 0);
+}
+
+// Has one encoding in slot 7, as it says, and lists others behind every one.
+class EndlessPeer : public RepairPeer {
+ public:
+  absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override {
+    std::vector<SlotDigest> digests(slots.size());
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i] == 7) digests[i] = {.low = 1, .high = 1, .bytes = 4096, .encodings = 1};
+    }
+    return digests;
+  }
+  absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>&) override {
+    SlotListing listing{.more = true};
+    for (int i = 0; i < 2048; ++i) {
+      SlotEntry entry{.ns = "ns", .bytes = 4096};
+      entry.identity.bytes[1] = static_cast<uint8_t>(slot);
+      ++number_;
+      for (int byte = 0; byte < 4; ++byte) entry.identity.bytes[2 + byte] = static_cast<uint8_t>(number_ >> 8 * byte);
+      listing.encodings.push_back(std::move(entry));
+    }
+    return listing;
+  }
+  absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry&, absl::Time) override {
+    return absl::NotFoundError("there is no such thing");
+  }
+
+ private:
+  uint32_t number_ = 0;
+};
+
+TEST(Repair, APeerThatListsWithoutAnEndIsLeft) {
+  EngineCluster cluster(2);
+  cluster.StartRepair(0, [](RepairOptions* options) {
+    options->open_peer = [](const std::string&) { return std::make_shared<EndlessPeer>(); };
+    options->retry = absl::Hours(1);
+  });
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
+}
+
+// Once of each kind of error, and of its end.
+TEST(Repair, OperatorsHearOfAPeerThatFails) {
+  Mutex mutex;
+  std::vector<std::string> events;
+  EngineCluster cluster(2);
+  cluster.node(1).faults.down = true;
+  cluster.StartRepair(0, [&](RepairOptions* options) {
+    options->report = [&](absl::string_view event, absl::string_view) {
+      MutexLock lock(&mutex);
+      events.emplace_back(event);
+    };
+  });
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 3; }));
+  cluster.node(1).faults.down = false;
+  cluster.WaitComplete(0);
+  cluster.StopRepair(0);
+  MutexLock lock(&mutex);
+  EXPECT_THAT(events, ::testing::ElementsAre("repair_peer_failed", "repair_peer_back"));
 }
 
 TEST(Repair, APeerThatDiesInTheMiddleOnlyDelays) {
@@ -278,14 +371,19 @@ TEST(Repair, NothingIsEvictedForWhatIsNotHotter) {
   EXPECT_LE(cluster.node(0).engine->Stats().evictions - evictions, 8);
 }
 
-TEST(Repair, APushThatLackedACopyIsRepairedWhenAsked) {
+// Of slots that are done already.
+TEST(Repair, WhatAPassLeftIsTriedAgainSoon) {
   EngineCluster cluster(2);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
   cluster.WaitComplete(0, 0);
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().passes == 1; }));
   const Synthetic s = MakeSynthetic(1);
   cluster.PutAt(1, s);
-  cluster.node(0).repairer->Ask();
+  cluster.node(1).faults.damaged = true;
+  cluster.Publish(/*moves=*/false);
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().failed > 0; }));
+  EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().passes == 2; }));
+  cluster.node(1).faults.damaged = false;
   EXPECT_TRUE(Eventually([&] { return cluster.Has(0, s); }));
 }
 

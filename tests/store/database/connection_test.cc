@@ -101,6 +101,17 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}));
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(Message(status), HasSubstr("max_connections"));
+  // As after a failover, when all come back together: a connection comes free.
+  DatabaseOptions patient;
+  patient.patience = absl::Seconds(60);
+  patient.operation_timeout = absl::Seconds(60);
+  Thread leaves("leaves", [&others] {
+    absl::SleepFor(absl::Milliseconds(100));
+    others.clear();
+  });
+  status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}), patient);
+  EXPECT_FALSE(absl::IsResourceExhausted(status)) << status;
+  leaves.Join();
 }
 
 TEST(ConnectionTest, APasswordOfTheEnvironmentIsUsed) {

@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "store/database/entries_cache.h"
 #include "tests/store/database/own_database.h"
 
 namespace kvlink::store::database {
@@ -53,6 +55,38 @@ TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
   // What was there only within the batch leaves no reference, and nothing to be dropped.
   EXPECT_EQ(database.Sql("SELECT string_agg(id, ',' ORDER BY id) FROM kvlink.refs"), "a,b");
   EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.drop_log"), "0");
+}
+
+TEST(EntriesCacheTest, ASlowReadDoesNotTakeThePlaceOfALaterOne) {
+  EntriesCache cache(absl::Hours(1));
+  const absl::Time now = SteadyNow();
+  cache.Keep("ns", "a", EntryWith({2}, 2), now, cache.epoch());
+  cache.Keep("ns", "a", EntryWith({1}, 1), now - absl::Seconds(1), cache.epoch());
+  ASSERT_TRUE(cache.Find("ns", "a").has_value());
+  EXPECT_EQ(cache.Find("ns", "a")->generation, 2u);
+  cache.Keep("ns", "a", EntryWith({3}, 3), now, cache.epoch());
+  EXPECT_EQ(cache.Find("ns", "a")->generation, 3u);
+}
+
+// More of them than one answer of the server holds.
+TEST(DatabaseTest, ManyLargeEntriesAreRead) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  std::vector<std::string> ids;
+  for (uint64_t i = 0; i < 14; ++i) {
+    ids.push_back(absl::StrCat("document-", i));
+    CatalogEntry entry = EntryWith({i}, 1);
+    entry.parts[0].tokens.assign(700000, static_cast<int32_t>(1000000 + i));
+    ASSERT_EQ(database->PutDocument("ns", ids.back(), entry), absl::OkStatus());
+  }
+  ids.push_back("absent");
+  const auto entries = database->GetDocuments("ns", ids);
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  for (size_t i = 0; i < 14; ++i) {
+    ASSERT_TRUE((*entries)[i].ok()) << (*entries)[i].status();
+    EXPECT_EQ((*entries)[i]->parts[0].identity, testing::IdentityOf(i));
+  }
+  EXPECT_TRUE(absl::IsNotFound((*entries)[14].status()));
 }
 
 TEST(DatabaseTest, KeepsEveryGenerationAndTitle) {

@@ -1,6 +1,7 @@
 // The drop log: what appears in it, in which order, and who waits for whom.
 #include "store/database/drop_log.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,38 @@ TEST(DropLogTest, LeavesOutWhatIsReferredToAgain) {
   EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
   ASSERT_EQ(database->DeleteDocument("ns", "b", 2), absl::OkStatus());
   EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
+}
+
+TEST(DropLogTest, LeavesOutANamespaceThatHasDocumentsAgain) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto position = *database->Register(NodeOf(1), Soon());
+  ASSERT_TRUE(database->PutDocuments("ns", {{"a", EntryWith({1}, 1)}, {"b", EntryWith({2}, 1)}}).ok());
+  ASSERT_TRUE(database->DeleteNamespace("ns").ok());
+  ASSERT_EQ(database->PutDocument("ns", "c", EntryWith({2, 3}, 1)), absl::OkStatus());
+  EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
+  // Of documents that were deleted again nothing is left to be kept.
+  ASSERT_TRUE(database->DeleteNamespace("ns").ok());
+  ASSERT_EQ(database->PutDocument("ns", "c", EntryWith({2}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "c", 2), absl::OkStatus());
+  const auto drops = Consume(*database.Open(), NodeOf(1), &position);
+  EXPECT_EQ(std::count_if(drops.begin(), drops.end(), [](const Drop& drop) { return !drop.identity.has_value(); }), 1);
+}
+
+// As after the whole cluster was off for longer than the retention.
+TEST(DropLogTest, WhoHasPassedAllOfTheLogIsNotForgotten) {
+  KVLINK_NEEDS_POSTGRES();
+  OwnDatabase database;
+  auto one = *database->Register(NodeOf(1), Soon()), two = *database->Register(NodeOf(2), Soon());
+  ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
+  ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
+  EXPECT_EQ(Consume(*database.Open(), NodeOf(1), &one).size(), 1u);
+  EXPECT_EQ(Consume(*database.Open(), NodeOf(2), &two).size(), 1u);
+  ASSERT_EQ(database->Trim(absl::Hours(1), Soon()).value_or(0), 1);
+  absl::SleepFor(absl::Milliseconds(20));
+  ASSERT_TRUE(database->Trim(absl::Milliseconds(1), Soon()).ok());
+  EXPECT_EQ(database->PositionOf(NodeOf(1), Soon()).status(), absl::OkStatus());
+  EXPECT_EQ(database->PositionOf(NodeOf(2), Soon()).status(), absl::OkStatus());
 }
 
 // A transaction that took its number first and commits last must not be passed.

@@ -131,17 +131,39 @@ TEST_F(NodeSlotsTest, OnlyWhoMayRepairOrAdministerIsTold) {
             absl::StatusCode::kPermissionDenied);
 }
 
+// It would take pushes after the comparison that are to be found by it.
+TEST_F(NodeSlotsTest, WhoComparesByALaterEpochIsRefused) {
+  const auto ownership = std::make_shared<FakeOwnership>();
+  ownership->MoveTo(5);
+  StartNode([&](store::node::NodeOptions* options) { options->ownership = ownership; });
+  const auto data = Connect();
+  for (const uint64_t epoch : {4, 5, 6}) {
+    proto::Request digests, list;
+    digests.set_placement(epoch);
+    digests.mutable_slot_digests()->set_slots(PackSlots({7}));
+    list.set_placement(epoch);
+    list.mutable_slot_list()->set_slot(7);
+    for (const proto::Request& request : {digests, list}) {
+      const auto answer = data->Next(data->Send(request));
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      EXPECT_EQ(answer->has_moved(), epoch == 6) << epoch;
+    }
+  }
+}
+
 TEST_F(NodeSlotsTest, APushWhoseSlotMovedAwayMeanwhileHasMoved) {
   const auto ownership = std::make_shared<FakeOwnership>();
   const Synthetic s = MakeSynthetic(1);
   ownership->Own(5, {s.manifest.identity});
-  ownership->Own(6, {});
+  ownership->Own(6, {});  // whatever epoch the request names
   ownership->MoveTo(5);
   StartNode([&](store::node::NodeOptions* options) { options->ownership = ownership; });
   const auto data = Connect();
   for (const bool moves : {true, false}) {
     ownership->MoveTo(5);
-    const uint64_t id = data->Send(RawData::PushBegin("ns", s));
+    proto::Request begin = RawData::PushBegin("ns", s);
+    begin.set_placement(5);
+    const uint64_t id = data->Send(begin);
     const auto ready = data->Next(id);
     ASSERT_TRUE(ready.ok() && ready->has_push_ready()) << ready.status();
     if (moves) ownership->MoveTo(6);
@@ -153,7 +175,9 @@ TEST_F(NodeSlotsTest, APushWhoseSlotMovedAwayMeanwhileHasMoved) {
                                {*buffer, 0, static_cast<int64_t>(s.slabs[layer].size())}, Patience(),
                                sent[layer].ForSend());
     }
-    data->Send(RawData::PushCommit("ns", id, s.manifest));
+    proto::Request commit = RawData::PushCommit("ns", id, s.manifest);
+    commit.set_placement(5);
+    data->Send(commit);
     const auto done = data->Next(id);
     ASSERT_TRUE(done.ok()) << done.status();
     EXPECT_EQ(MovedEpoch(StatusOf(*done)).has_value() || done->has_moved(), moves);
