@@ -139,6 +139,26 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Members()["members"].size(), 1u);
 }
 
+// A node that waits for others while it starts ends when it is told so.
+TEST_F(CliClusterTest, EndsWhileItStarts) {
+  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  etcd_->Freeze(0);
+  Subprocess node({KVLINK_BINARY, "store", "--store", Directory("a"), "--listen", "127.0.0.1:0", "--cluster", place_});
+  const auto catches = [&] {
+    std::ifstream status(absl::StrCat("/proc/", node.pid(), "/status"));
+    for (std::string line; std::getline(status, line);) {
+      if (line.rfind("SigBlk:", 0) == 0) return (std::stoull(line.substr(8), nullptr, 16) >> (SIGTERM - 1)) % 2 == 1;
+    }
+    return false;
+  };
+  for (const absl::Time deadline = SteadyNow() + absl::Minutes(1); !catches() && SteadyNow() < deadline;) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  node.Signal(SIGTERM);
+  EXPECT_EQ(node.Wait(), 128 + SIGTERM) << node.errors();
+  etcd_->Thaw(0);
+}
+
 TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   ExpectRefused(RunToEnd({KVLINK_BINARY, "members"}), "members", {"--cluster HOST:PORT"});
   const std::string here = place_;

@@ -19,12 +19,13 @@ void MemberOwnership::Update(const std::shared_ptr<const View>& view) {
     view_ = view;
     return;
   }
-  const auto known = eras();
-  if (known != nullptr && known->front()->epoch == view->placement.epoch()) return;
   Add(view->placement);
 }
 
 void MemberOwnership::Add(const Placement& placement) {
+  // Views share the placement for as long as it is the same.
+  if (placement_.has_value() && &placement_->members() == &placement.members()) return;
+  placement_ = placement;
   auto era = std::make_shared<Era>();
   era->epoch = placement.epoch();
   for (const PlacementTable* table : {&placement.current(), &placement.next()}) {
@@ -41,10 +42,10 @@ void MemberOwnership::Add(const Placement& placement) {
   }
   auto made = std::make_shared<Eras>();
   made->push_back(era);
-  if (const auto known = eras(); known != nullptr) {
-    for (const auto& former : *known) {
-      if (former->epoch < era->epoch && made->size() <= kFormerEpochs) made->push_back(former);
-    }
+  // An epoch that does not follow the last one is of another history, in which those before it may have been others.
+  if (const auto known = eras(); known != nullptr && known->front()->epoch < era->epoch) {
+    const size_t former = std::min(known->size(), kFormerEpochs);
+    made->insert(made->end(), known->begin(), known->begin() + static_cast<ptrdiff_t>(former));
   }
   MutexLock lock(&mutex_);
   eras_ = std::move(made);

@@ -25,8 +25,8 @@ class MemberOwnership final : public node::Ownership {
 
   // Whom it is about; once.
   void SetNode(const NodeId& id);
-  // The view that holds from now on. One with an epoch below the last (etcd was set back) makes those above it
-  // forgotten.
+  // The view that holds from now on. One of other members whose epoch is not above the last (etcd was set back) makes
+  // all before it forgotten.
   void Update(const std::shared_ptr<const View>& view);
 
   uint64_t epoch() const override;
@@ -44,7 +44,8 @@ class MemberOwnership final : public node::Ownership {
 
   Mutex update_mutex_;  // of those who change it
   std::optional<NodeId> node_ ABSL_GUARDED_BY(update_mutex_);
-  std::shared_ptr<const View> view_ ABSL_GUARDED_BY(update_mutex_);  // while there is no node_
+  std::optional<Placement> placement_ ABSL_GUARDED_BY(update_mutex_);  // the last that was added
+  std::shared_ptr<const View> view_ ABSL_GUARDED_BY(update_mutex_);    // while there is no node_
   mutable Mutex mutex_;
   std::shared_ptr<const Eras> eras_ ABSL_GUARDED_BY(mutex_);  // null: there is no node_
 };
