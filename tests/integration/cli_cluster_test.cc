@@ -194,8 +194,9 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   place_ = here + "/other";
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {"no cluster 'other'", "default"});
-  ASSERT_EQ(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@db/kvlink"}).status, 0);
-  EXPECT_EQ(Members()["database"], "postgresql://kvlink@db/kvlink");
+  ExpectRefused(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@127.0.0.1:1/kvlink"}), "cluster",
+                {"the cluster is made", "127.0.0.1"});
+  EXPECT_EQ(Members()["database"], "postgresql://kvlink@127.0.0.1:1/kvlink");
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {Directory("node"), "'default'", "'other'"});
   const std::string access = Directory("access");
@@ -218,10 +219,11 @@ TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
   const std::string here = place_;
   place_ = here + "/other";
-  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  ExpectRefused(Kvlink({"cluster", "create", "--database", postgres.connection()}), "cluster",
+                {"the cluster is made", "name the database of this cluster"});
   const Finished taken = Kvlink({"store", "--store", Directory("other"), "--listen", "127.0.0.1:0", "--data", "none"});
   EXPECT_EQ(taken.status, 4) << taken.errors;
-  EXPECT_THAT(taken.errors, AllOf(HasSubstr("the cluster's database"), HasSubstr("cluster")));
+  EXPECT_THAT(taken.errors, HasSubstr("name the database of this cluster"));
   EXPECT_EQ(Members()["members"].size(), 0u);
 }
 

@@ -129,6 +129,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(membership_, Membership::Open({options.cluster, std::nullopt, events(), on_view}, deadline));
   KVLINK_RETURN_IF_ERROR(CheckBinding(options.node.directory));
   options.node.ownership = ownership_;
+  options.node.admits = false;
   const ClusterSettings settings = membership_->view()->settings;
   const std::string directory = options.node.directory, build = options.node.version;
   KVLINK_ASSIGN_OR_RETURN(node_, node::Node::Start(std::move(options.node)));
@@ -155,6 +156,8 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   // Companions take what others know of the node to be about this directory.
   KVLINK_RETURN_IF_ERROR(Registration::AwaitPlace(membership_.get(), registration, deadline));
   KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));
+  // What was dropped while it was away is gone.
+  node_->Admit();
   KVLINK_RETURN_IF_ERROR(Register(std::move(registration), deadline));
   CheckWeight(capacity);
   for (const auto& companion : companions_) companion->Start();

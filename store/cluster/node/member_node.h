@@ -1,9 +1,10 @@
 // A node as a member of a cluster: the node (store/node), what it knows of the cluster, its entry in etcd, and what
 // works beside it.
 //
-// Order of starting: etcd is asked which cluster it is, the directory must be of that one or of none, the node serves,
-// nobody else may run as it, companions prepare, the node is registered, companions start. Order of ending: companions
-// stop, the entry that says it is alive goes, the node ends. While etcd is gone everything goes on with what was known.
+// Order of starting: etcd is asked which cluster it is, the directory must be of that one or of none, the node starts,
+// nobody else may run as it, companions prepare, the node opens sessions, it is registered, companions start. Order of
+// ending: companions stop, the entry that says it is alive goes, the node ends. While etcd is gone everything goes on
+// with what was known.
 //
 // Thread-safety: all methods except the destructor. Ownership: starts one thread, `cluster-state`, and those of its
 // parts.

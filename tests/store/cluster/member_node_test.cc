@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "gmock/gmock.h"
+#include "store/client/remote.h"
 #include "store/cluster/node/binding.h"
 #include "store/cluster/node/upkeep.h"
 #include "tests/store/cluster/cluster_etcd.h"
@@ -329,6 +330,43 @@ TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
   options.companions.push_back([](const cluster::CompanionContext&) { return std::make_unique<Refuses>(); });
   EXPECT_EQ(StartStatus(std::move(options)).code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(Open()->view()->status.empty());
+}
+
+// What was dropped while it was away is not served: nobody gets a session before companions are prepared.
+TEST_F(MemberNodeTest, OpensNoSessionBeforeItIsPrepared) {
+  class Asks : public cluster::Companion {
+   public:
+    Asks(store::client::RemoteOptions remote, absl::Status* answer) : remote_(std::move(remote)), answer_(answer) {}
+    absl::Status Prepare(absl::Time) override {
+      *answer_ = store::client::OpenRemote(remote_).status();
+      return absl::OkStatus();
+    }
+    void Start() override {}
+    void Stop(bool) override {}
+
+   private:
+    const store::client::RemoteOptions remote_;
+    absl::Status* const answer_;
+  };
+  StartEtcd(1);
+  Create();
+  store::client::RemoteOptions remote;
+  remote.carrier = store::client::Carrier::kGrpc;
+  {
+    const auto node = Start(OptionsOf("node"));
+    ASSERT_NE(node, nullptr);
+    remote.address = node->node()->addresses().control;
+  }
+  absl::Status answer;
+  auto options = OptionsOf("node");
+  options.node.control_address = remote.address;
+  options.companions = {[&](const cluster::CompanionContext&) { return std::make_unique<Asks>(remote, &answer); }};
+  const auto node = Start(std::move(options));
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(answer.code(), absl::StatusCode::kUnavailable) << answer;
+  EXPECT_THAT(std::string(answer.message()), HasSubstr("starting"));
+  const auto opened = store::client::OpenRemote(remote);
+  EXPECT_TRUE(opened.ok()) << opened.status();
 }
 
 // Who drains waits for who gains what it holds, dead or alive, and of the others for the living.
