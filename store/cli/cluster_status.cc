@@ -106,8 +106,9 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
                                   view->placement.epoch(), ", ", view->settings.copies, " copies, ",
                                   view->settings.acknowledged, " acknowledged\n");
   if (!health.status.ok()) {
-    absl::StrAppend(&text, "etcd does not answer since ", FormatClock(SteadyNow() - health.since), ": ",
-                    Printable(health.status.message()), "\n");
+    const bool away = absl::IsUnavailable(health.status) || absl::IsDeadlineExceeded(health.status);
+    absl::StrAppend(&text, away ? "etcd does not answer since " : "what is known of the cluster may be old, since ",
+                    FormatClock(SteadyNow() - health.since), ": ", Printable(health.status.message()), "\n");
   }
   for (const Line& line : lines) absl::StrAppend(&text, Draw(line));
   return text;

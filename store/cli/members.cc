@@ -280,6 +280,10 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
       if (found != progress.end()) bytes += found->second.bytes_left;
       names.push_back(absl::StrCat(view->status[member].address, view->alive(member) ? "" : " (not alive)"));
     }
+    if (view->placement.next().width() == 0) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          cluster::IdHex(id), " cannot leave: no other member is active; let it stay with kvlink drain --cancel"));
+    }
     if (names.empty() && !view->alive(static_cast<uint16_t>(self - members.begin()))) {
       return absl::FailedPreconditionError(absl::StrCat(cluster::IdHex(id),
                                                         " is not alive, so it cannot leave by itself; the others hold "

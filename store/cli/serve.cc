@@ -1,5 +1,6 @@
 // kvlink store: a node that serves a store. Signals are read from a descriptor, so that ending needs no handler.
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -14,11 +15,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "base/cli/args.h"
 #include "base/cli/program.h"
 #include "base/clock.h"
 #include "base/descriptor.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "nlohmann/json.hpp"
 #include "store/cli/cluster_flags.h"
 #include "store/cli/cluster_store.h"
@@ -38,8 +41,9 @@ constexpr absl::string_view kStoreSummary =
     "processes and hosts. Control (sessions, catalog, health) is gRPC on --listen; encodings travel over\n"
     "UCX on --data, over gRPC, or on the same host through shared memory (--socket).\n\n"
     "Without --access-file everybody who reaches it may do everything, so it listens on this host only.\n"
-    "Lines of the file: NAME KEY read|write|admin NAMESPACE,NAMESPACE... (or *). UCX protects nobody from\n"
-    "a hostile host: it listens beyond this one only where --data says so; open it to trusted hosts.\n\n"
+    "Lines of the file: NAME KEY read|write|admin|repair NAMESPACE,NAMESPACE... (or *); repair is for the\n"
+    "other members of a cluster. UCX protects nobody from a hostile host: it listens beyond this one only\n"
+    "where --data says so; open it to trusted hosts.\n\n"
     "With --cluster it is a member of a cluster (kvlink cluster create): it holds what falls to it, and\n"
     "clients find it by etcd. Its directory then belongs to that cluster.\n\n"
     "When it serves, it prints its addresses, and whether it made the store, as one line of JSON; its log\n"
@@ -72,6 +76,41 @@ bool EndSignal(const Descriptor& signals, absl::Duration within, store::node::No
   (void)node->ReloadAccess();  // the node logs what comes of it
   return false;
 }
+
+// While it lives, SIGTERM and SIGINT end the process at once, as if nobody caught them: where it waits for others, and
+// looks at no signal itself. What is on disk bears that.
+class EndsAtOnce {
+ public:
+  explicit EndsAtOnce(const Descriptor& signals) : stop_(eventfd(0, EFD_CLOEXEC)) {
+    thread_ = Thread("end-signals", [this, &signals] { Run(signals); });
+  }
+  ~EndsAtOnce() {
+    const uint64_t one = 1;
+    (void)!write(stop_.get(), &one, sizeof(one));
+  }
+  EndsAtOnce(const EndsAtOnce&) = delete;
+  EndsAtOnce& operator=(const EndsAtOnce&) = delete;
+
+ private:
+  void Run(const Descriptor& signals) const {
+    pollfd waiting[] = {{signals.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
+    while (waiting[1].revents == 0) {
+      if (poll(waiting, 2, -1) < 0 && errno != EINTR) return;
+      signalfd_siginfo info;
+      if (waiting[0].revents == 0 || read(signals.get(), &info, sizeof(info)) != sizeof(info)) continue;
+      if (info.ssi_signo == SIGHUP) continue;  // the access file is read at the start; at the end nobody new comes
+      const int signal = static_cast<int>(info.ssi_signo);
+      sigset_t set;
+      sigemptyset(&set);
+      sigaddset(&set, signal);
+      pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+      raise(signal);
+    }
+  }
+
+  const Descriptor stop_;
+  Thread thread_;  // last: it uses the others
+};
 
 struct StoreCommandFlags {
   StoreFlags store;
@@ -269,20 +308,23 @@ absl::Status RunStore(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
+  // Before what is served, so that it still looks while that ends.
+  std::optional<EndsAtOnce> ends_at_once(std::in_place, signals);
   KVLINK_ASSIGN_OR_RETURN(const Serving serving, Serve(flags));
+  ends_at_once.reset();
   store::node::Node* const node = serving.node;
   absl::PrintF("%s\n", ReadyMessage(flags, serving, !existed).dump());
   std::fflush(stdout);
   while (!node->WaitForStop(SteadyNow() + absl::Milliseconds(200)) && !EndSignal(signals, absl::ZeroDuration(), node) &&
          !serving.ended().has_value()) {
   }
+  ends_at_once.emplace(signals);
   const absl::Status ended = serving.ended().value_or(absl::OkStatus());
   // The others ask it no more, while what is under way ends.
   if (serving.member != nullptr) serving.member->Leave();
   node->Drain();
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);
-  while (!node->idle() && SteadyNow() < until && !EndSignal(signals, absl::Milliseconds(50), node)) {
-  }
+  while (!node->idle() && SteadyNow() < until) absl::SleepFor(absl::Milliseconds(50));
   return ended;
 }
 

@@ -70,7 +70,7 @@ class Draining {
 
 // The node's addresses and version, as told to clients.
 struct Whereabouts {
-  // The rest is complete; no session is opened before.
+  // The rest is complete, and what works beside the node is prepared; no session is opened before.
   std::atomic<bool> ready{false};
   std::vector<std::string> data_addresses;
   std::string local_socket, version;

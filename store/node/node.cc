@@ -261,7 +261,7 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
     service_->core.whereabouts.data_addresses.push_back(Advertised("grpc", addresses_.control));
   }
   // Everything that clients are told is complete.
-  service_->core.whereabouts.ready.store(true);
+  if (options.admits) Admit();
   return absl::OkStatus();
 }
 
@@ -314,6 +314,8 @@ absl::Status Node::ReloadAccess() {
   service_->core.log.Info("access_reloaded", {{"sessions_ended", ended}});
   return absl::OkStatus();
 }
+
+void Node::Admit() { service_->core.whereabouts.ready.store(true); }
 
 void Node::Drain() { service_->core.draining.Begin(); }
 

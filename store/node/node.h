@@ -55,6 +55,9 @@ struct NodeOptions {
   // What the node owns in a cluster; none: it stands alone and owns everything.
   std::shared_ptr<const Ownership> ownership;
 
+  // Sessions are opened from the start; without it only after Admit.
+  bool admits = true;
+
   NodeLimits limits;
   LogSink log;          // empty: standard error
   std::string version;  // of the build, for clients to see
@@ -67,8 +70,8 @@ class Node {
     std::vector<std::string> data;  // "ucx://127.0.0.1:34567"
   };
 
-  // Serves when it returns. INVALID_ARGUMENT: addresses, the access file; FAILED_PRECONDITION: an address that other
-  // hosts reach, and no access file; UNAVAILABLE: an address is in use; errors of Engine::Open.
+  // Serves when it returns, but for options.admits. INVALID_ARGUMENT: addresses, the access file; FAILED_PRECONDITION:
+  // an address that other hosts reach, and no access file; UNAVAILABLE: an address is in use; errors of Engine::Open.
   static absl::StatusOr<std::unique_ptr<Node>> Start(NodeOptions options);
   ~Node();
   Node(const Node&) = delete;
@@ -77,6 +80,8 @@ class Node {
   const Addresses& addresses() const { return addresses_; }
   // For what works on the same store beside the node, and ends before it.
   engine::Engine* engine() const { return service_->core.engine.get(); }
+  // Opens sessions from now on.
+  void Admit();
   // Takes no more sessions (but of administrators) and pushes; reads go on. For good.
   void Drain();
   // Waits for the end of a Drain call that asked the process to stop. False: not before the deadline.

@@ -139,6 +139,26 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Members()["members"].size(), 1u);
 }
 
+// A node that waits for others while it starts ends when it is told so.
+TEST_F(CliClusterTest, EndsWhileItStarts) {
+  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  etcd_->Freeze(0);
+  Subprocess node({KVLINK_BINARY, "store", "--store", Directory("a"), "--listen", "127.0.0.1:0", "--cluster", place_});
+  const auto catches = [&] {
+    std::ifstream status(absl::StrCat("/proc/", node.pid(), "/status"));
+    for (std::string line; std::getline(status, line);) {
+      if (line.rfind("SigBlk:", 0) == 0) return (std::stoull(line.substr(8), nullptr, 16) >> (SIGTERM - 1)) % 2 == 1;
+    }
+    return false;
+  };
+  for (const absl::Time deadline = SteadyNow() + absl::Minutes(1); !catches() && SteadyNow() < deadline;) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  node.Signal(SIGTERM);
+  EXPECT_EQ(node.Wait(), 128 + SIGTERM) << node.errors();
+  etcd_->Thaw(0);
+}
+
 TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   ExpectRefused(RunToEnd({KVLINK_BINARY, "members"}), "members", {"--cluster HOST:PORT"});
   const std::string here = place_;
@@ -174,8 +194,9 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   place_ = here + "/other";
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {"no cluster 'other'", "default"});
-  ASSERT_EQ(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@db/kvlink"}).status, 0);
-  EXPECT_EQ(Members()["database"], "postgresql://kvlink@db/kvlink");
+  ExpectRefused(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@127.0.0.1:1/kvlink"}), "cluster",
+                {"the cluster is made", "127.0.0.1"});
+  EXPECT_EQ(Members()["database"], "postgresql://kvlink@127.0.0.1:1/kvlink");
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {Directory("node"), "'default'", "'other'"});
   const std::string access = Directory("access");
@@ -198,10 +219,11 @@ TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
   const std::string here = place_;
   place_ = here + "/other";
-  ASSERT_EQ(Kvlink({"cluster", "create", "--database", postgres.connection()}).status, 0);
+  ExpectRefused(Kvlink({"cluster", "create", "--database", postgres.connection()}), "cluster",
+                {"the cluster is made", "name the database of this cluster"});
   const Finished taken = Kvlink({"store", "--store", Directory("other"), "--listen", "127.0.0.1:0", "--data", "none"});
   EXPECT_EQ(taken.status, 4) << taken.errors;
-  EXPECT_THAT(taken.errors, AllOf(HasSubstr("the cluster's database"), HasSubstr("cluster")));
+  EXPECT_THAT(taken.errors, HasSubstr("name the database of this cluster"));
   EXPECT_EQ(Members()["members"].size(), 0u);
 }
 

@@ -69,37 +69,63 @@ uint64_t EpochOf(const Contents& contents) {
   return contents.epoch().has_value() ? static_cast<uint64_t>(contents.epoch()->revision) : 0;
 }
 
-// Nothing: somebody else was faster, or nobody knows; look again.
-absl::StatusOr<std::optional<uint64_t>> TryOnce(Connection* connection, etcd::Client* client, const NodeId& id,
-                                                const Decide& decide, absl::Time deadline) {
+struct Attempt {
+  // Nothing: somebody else was faster, or nobody knows; look again.
+  std::optional<uint64_t> epoch;
+  absl::Status refused;  // by what was decided, not by etcd
+  bool unknown = false;  // whether the change was carried out
+};
+
+absl::StatusOr<Attempt> TryOnce(Connection* connection, etcd::Client* client, const NodeId& id, const Decide& decide,
+                                absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const Contents contents, Read(connection, client, deadline));
   const auto found = contents.members().find(id);
-  KVLINK_ASSIGN_OR_RETURN(const Change change,
-                          decide(contents, found == contents.members().end() ? nullptr : &found->second.record));
-  if (change.done) return EpochOf(contents);
-  const auto committed = client->Commit(TransactionOf(connection->cluster(), id, contents, change), deadline);
-  if (absl::IsUnknown(committed.status())) return std::nullopt;
-  KVLINK_RETURN_IF_ERROR(committed.status());
-  if (!committed->succeeded) return std::nullopt;
-  return change.places ? static_cast<uint64_t>(committed->revision) : EpochOf(contents);
+  const auto change = decide(contents, found == contents.members().end() ? nullptr : &found->second.record);
+  Attempt attempt;
+  if (!change.ok()) {
+    attempt.refused = change.status();
+    return attempt;
+  }
+  attempt.epoch = EpochOf(contents);
+  if (change->done) return attempt;
+  const auto committed = client->Commit(TransactionOf(connection->cluster(), id, contents, *change), deadline);
+  attempt.unknown = absl::IsUnknown(committed.status());
+  if (!attempt.unknown) KVLINK_RETURN_IF_ERROR(committed.status());
+  if (attempt.unknown || !committed->succeeded) {
+    attempt.epoch.reset();
+  } else if (change->places) {
+    attempt.epoch = static_cast<uint64_t>(committed->revision);
+  }
+  return attempt;
 }
 
 absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const Decide& decide, absl::Time deadline) {
   std::minstd_rand random(std::random_device{}());
-  bool renewed = false;
+  bool renewed = false, unknown = false;
   do {
     const std::shared_ptr<etcd::Client> client = connection->client();
-    auto tried = TryOnce(connection, client.get(), id, decide, deadline);
+    const auto tried = TryOnce(connection, client.get(), id, decide, deadline);
     // An etcd that was set back is asked once more, by a new client; so is one that is another than it was.
     if (NeedsAnotherClient(tried.status()) && !std::exchange(renewed, true)) {
       KVLINK_RETURN_IF_ERROR(connection->Renew(client));
       continue;
     }
-    KVLINK_RETURN_IF_ERROR(tried.status());
-    if (tried->has_value()) return **tried;
+    if (!tried.ok()) {
+      if (!unknown) return tried.status();
+      return absl::UnknownError(absl::StrCat(connection->ToString(),
+                                             ": it is not known whether the change was carried out, and etcd cannot ",
+                                             "be read again: ", tried.status().message()));
+    }
+    KVLINK_RETURN_IF_ERROR(tried->refused);
+    if (tried->epoch.has_value()) return *tried->epoch;
+    unknown = tried->unknown;
     absl::SleepFor(absl::Nanoseconds(std::uniform_int_distribution<int64_t>(
         absl::ToInt64Nanoseconds(kMinPause), absl::ToInt64Nanoseconds(kMaxPause))(random)));
   } while (SteadyNow() < deadline);
+  if (unknown) {
+    return absl::UnknownError(
+        absl::StrCat(connection->ToString(), ": it is not known whether the change was carried out; look again"));
+  }
   return absl::AbortedError(
       absl::StrCat(connection->ToString(), ": others changed the members all the time; try again"));
 }
@@ -124,6 +150,12 @@ absl::StatusOr<uint64_t> Modify(
         return change;
       },
       deadline);
+}
+
+bool OthersActive(const Contents& contents, const NodeId& id) {
+  return std::any_of(contents.members().begin(), contents.members().end(), [&](const auto& one) {
+    return one.first != id && one.second.record.state == MemberState::kActive;
+  });
 }
 
 absl::Status StillAt(const Contents& contents, uint64_t epoch) {
@@ -166,10 +198,7 @@ absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::T
           return absl::FailedPreconditionError(absl::StrCat(
               IdHex(id), " is joining and holds nothing to hand over; take it out with kvlink members remove"));
         }
-        const bool others = std::any_of(contents.members().begin(), contents.members().end(), [&](auto& one) {
-          return one.first != id && one.second.record.state == MemberState::kActive;
-        });
-        if (!others && record->state == MemberState::kActive) {
+        if (!OthersActive(contents, id) && record->state == MemberState::kActive) {
           return absl::FailedPreconditionError(
               absl::StrCat(IdHex(id), " is the only active member: nobody could take over what it holds"));
         }
@@ -219,6 +248,14 @@ absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool f
               absl::StrCat(IdHex(id), " at ", record->address,
                            " is alive: let it hand over what it holds with kvlink drain, or remove it with --force"));
         }
+        // Without it nobody would own anything, and who drains would have nobody to wait for.
+        if (!change.done && !force && record->state == MemberState::kActive && contents.members().size() > 1 &&
+            !OthersActive(contents, id)) {
+          return absl::FailedPreconditionError(
+              absl::StrCat(IdHex(id), " at ", record->address,
+                           " is the only active member, and owns what the others hand over: let one that drains stay "
+                           "with kvlink drain --cancel, or one that joins become active, or remove it with --force"));
+        }
         seen = true;
         return change;
       },
@@ -249,18 +286,38 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
           return absl::FailedPreconditionError(absl::StrCat(IdHex(id), " does not drain"));
         }
         KVLINK_RETURN_IF_ERROR(StillAt(contents, epoch));
+        if (!OthersActive(contents, id)) {
+          return absl::FailedPreconditionError(
+              absl::StrCat(IdHex(id), " is the last that holds anything: no other member is active"));
+        }
         seen = true;
         return change;
       },
       deadline);
 }
 
-absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                       absl::Time deadline) {
+namespace {
+
+// Of another member that is alive: whoever asks that one would reach this one. Its lease may be about to end.
+absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std::string& address) {
+  for (const auto& [other, alive] : contents.alive()) {
+    if (other == id || alive.record.address != address || !contents.members().contains(other)) continue;
+    return absl::AbortedError(absl::StrCat("node ", IdHex(other), " is alive at ", address, ", so node ", IdHex(id),
+                                           " may not have this address too: give each node one "
+                                           "of its own, with --advertise where that is not the one it listens at"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                       bool may_add, absl::Time deadline) {
+  // What readers refuse would stop everybody.
+  KVLINK_RETURN_IF_ERROR(ParseMember(SerializeMember(record)).status());
   MemberRecord holds;
   const auto decide = [&](const Contents& contents, const MemberRecord* there) -> absl::StatusOr<Change> {
     Change change;
     holds = record;
+    KVLINK_RETURN_IF_ERROR(CheckAddress(contents, id, record.address));
     if (there != nullptr) {
       holds.state = there->state;
       holds.zone = there->zone;
@@ -268,6 +325,7 @@ absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id,
       change.places = false;
       change.done = holds == *there;
     } else {
+      if (!may_add) return NoMember(*connection, id);
       if (contents.members().size() >= kMaxMembers) {
         return absl::ResourceExhaustedError(
             absl::StrCat(connection->ToString(), " has ", kMaxMembers, " members, and can have no more"));
@@ -282,6 +340,18 @@ absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id,
   };
   KVLINK_RETURN_IF_ERROR(Carry(connection, id, decide, deadline).status());
   return holds;
+}
+
+}  // namespace
+
+absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                       absl::Time deadline) {
+  return SetMember(connection, id, record, /*may_add=*/true, deadline);
+}
+
+absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                          absl::Time deadline) {
+  return SetMember(connection, id, record, /*may_add=*/false, deadline);
 }
 
 }  // namespace kvlink::store::cluster

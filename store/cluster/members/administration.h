@@ -36,22 +36,26 @@ absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, a
 absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uint32_t weight, absl::Time deadline);
 absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone,
                                  absl::Time deadline);
-// Deletes the member. What only it holds is lost to the cluster. FAILED_PRECONDITION, unless `force`: it is alive. A
-// node that is removed while it runs ends.
+// Deletes the member. What only it holds is lost to the cluster. FAILED_PRECONDITION, unless `force`: it is alive, or
+// the only active one while there are others. A node that is removed while it runs ends.
 absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline);
 
 // For the node itself. JOINING to ACTIVE: it holds what it owns at `epoch`. FAILED_PRECONDITION: the placement has
 // another epoch by now.
 absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
-// Deletes a DRAINING member: the others hold at `epoch` what it held. FAILED_PRECONDITION: as CompleteJoin, or it does
-// not drain (any more).
+// Deletes a DRAINING member: the others hold at `epoch` what it held. FAILED_PRECONDITION: as CompleteJoin, it does not
+// drain (any more), or no other is active.
 absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
 
 // For Registration. Adds the member if there is none, as joining; the first members of a new cluster, as many as it has
 // copies, are active at once, since there is nothing to fill them with. Of one that is there, sets address, build and
 // protocol; state, weight and zone stay. Returns the record that holds then. RESOURCE_EXHAUSTED: there are kMaxMembers.
+// INVALID_ARGUMENT: no reader would take the record. ABORTED: another member is alive at its address.
 absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                        absl::Time deadline);
+// As AddMember, of a member that is there. NOT_FOUND: it is none (any more).
+absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                          absl::Time deadline);
 
 }  // namespace kvlink::store::cluster
 

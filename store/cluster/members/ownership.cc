@@ -47,10 +47,10 @@ void MemberOwnership::Add(const Placement& placement) {
   }
   auto made = std::make_shared<Eras>();
   made->push_back(era);
-  if (const auto known = eras(); known != nullptr) {
-    for (const auto& former : *known) {
-      if (former->epoch < era->epoch && made->size() <= kFormerEpochs) made->push_back(former);
-    }
+  // An epoch that does not follow the last one is of another history, in which those before it may have been others.
+  if (const auto known = eras(); known != nullptr && known->front()->epoch < era->epoch) {
+    const size_t former = std::min(known->size(), kFormerEpochs);
+    made->insert(made->end(), known->begin(), known->begin() + static_cast<ptrdiff_t>(former));
   }
   MutexLock lock(&mutex_);
   eras_ = std::move(made);

@@ -25,8 +25,8 @@ class MemberOwnership final : public node::Ownership {
 
   // Whom it is about; once.
   void SetNode(const NodeId& id);
-  // The view that holds from now on. One with an epoch below the last (etcd was set back) makes those above it
-  // forgotten.
+  // The view that holds from now on. One of other members whose epoch is not above the last (etcd was set back) makes
+  // all before it forgotten.
   void Update(const std::shared_ptr<const View>& view);
 
   uint64_t epoch() const override;

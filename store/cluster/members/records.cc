@@ -213,12 +213,16 @@ std::string SerializeProgress(const ProgressRecord& record) {
                {"epoch", record.epoch},
                {"slots", record.slots},
                {"slots_done", record.slots_done},
-               {"bytes_left", record.bytes_left},
-               {"bytes_per_second", record.bytes_per_second}});
+               {"bytes_left", std::min(record.bytes_left, kMaxNumber)},
+               {"bytes_per_second", std::min(record.bytes_per_second, kMaxNumber)}});
 }
 
 std::string SerializeEpoch(const EpochRecord& record) {
-  return Dump({{"format", kRecordFormat}, {"founders", record.founders}, {"change", record.change}});
+  // Cut where it is longer than readers take it: it is for people.
+  const absl::string_view change = absl::string_view(record.change).substr(0, kMaxChangeBytes);
+  return Dump({{"format", kRecordFormat},
+               {"founders", record.founders},
+               {"change", std::string(change.substr(0, ValidUtf8Prefix(change)))}});
 }
 
 absl::StatusOr<ClusterSettings> ParseCluster(absl::string_view name, absl::string_view bytes) {

@@ -32,7 +32,7 @@ Registration::Registration(Membership* membership, RegistrationOptions options)
 absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* membership, RegistrationOptions options,
                                                                   absl::Time deadline) {
   std::unique_ptr<Registration> registration(new Registration(membership, std::move(options)));
-  KVLINK_RETURN_IF_ERROR(registration->Enter(/*starting=*/true, deadline));
+  KVLINK_RETURN_IF_ERROR(registration->Enter(Entry::kStart, deadline));
   std::shared_ptr<const View> view = membership->view();
   while (!registration->Alive(*view)) {
     if (SteadyNow() >= deadline) {
@@ -42,8 +42,14 @@ absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* me
     }
     view = membership->WaitForChange(view, deadline);
   }
+  registration->seen_epoch_ = view->placement.epoch();
   registration->thread_ = Thread("cluster-member", [raw = registration.get()] { raw->Run(); });
   return registration;
+}
+
+absl::Status Registration::AwaitPlace(Membership* membership, const RegistrationOptions& options, absl::Time deadline) {
+  Registration looks(membership, options);
+  return looks.Enter(Entry::kLook, deadline);
 }
 
 Registration::~Registration() {
@@ -74,7 +80,8 @@ absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
   // Before, so that whoever sees the record gone knows why.
   set(true);
   const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, deadline);
-  if (absl::IsFailedPrecondition(left.status())) set(false);
+  // It stays, and may be removed later: only what may have been carried out is its leaving.
+  if (!left.ok() && !absl::IsUnknown(left.status())) set(false);
   return left.status();
 }
 
@@ -83,14 +90,14 @@ std::optional<absl::Status> Registration::ended() const {
   return ended_;
 }
 
-// The record of the member, then a lease and the alive key. Returns when both are there.
-absl::Status Registration::Enter(bool starting, absl::Time deadline) {
+// The record of the member, then a lease and the alive key. Returns when both are there, or could be.
+absl::Status Registration::Enter(Entry entry, absl::Time deadline) {
   const absl::Time other_until = SteadyNow() + 2 * options_.ttl + kGrace;
   bool renewed = false;
   for (;;) {
     const std::shared_ptr<etcd::Client> client = membership_->connection()->client();
     AliveRecord other;
-    const auto entered = TryEnter(starting, &other, deadline);
+    const auto entered = TryEnter(entry, &other, deadline);
     if (entered.ok() && *entered) return absl::OkStatus();
     if (NeedsAnotherClient(entered.status()) && !std::exchange(renewed, true)) {
       KVLINK_RETURN_IF_ERROR(membership_->connection()->Renew(client));
@@ -109,7 +116,7 @@ absl::Status Registration::Enter(bool starting, absl::Time deadline) {
 }
 
 // False: `other` is there. ABORTED: something changed meanwhile; again.
-absl::StatusOr<bool> Registration::TryEnter(bool starting, AliveRecord* other, absl::Time deadline) {
+absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, absl::Time deadline) {
   Connection* const connection = membership_->connection();
   const absl::Time by = std::min(deadline, SteadyNow() + kCallTimeout);
   const std::shared_ptr<etcd::Client> client = connection->client();
@@ -119,14 +126,17 @@ absl::StatusOr<bool> Registration::TryEnter(bool starting, AliveRecord* other, a
     // What cannot be read is no reason to stay away for long: it is under a lease, too.
     const auto parsed = ParseAlive(got.found[0].value);
     if (parsed.ok()) *other = *parsed;
-    if (!parsed.ok() || !Displaces(*other, starting)) return false;
-    if (other->incarnation == options_.incarnation && lease_.keep != nullptr &&
+    if (!parsed.ok() || !Displaces(*other, entry)) return false;
+    if (entry == Entry::kRenew && other->incarnation == options_.incarnation && lease_.keep != nullptr &&
         got.found[0].lease == lease_.keep->id() && lease_.keep->valid_until() > SteadyNow()) {
       return true;  // all is as it should be
     }
   }
-  KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, AddMember(connection, options_.node_id, options_.record, by));
-  if (starting && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
+  if (entry == Entry::kLook) return true;
+  // One that was removed while it was cut off must not come back by itself.
+  const auto set = entry == Entry::kRenew ? UpdateMember : AddMember;
+  KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, set(connection, options_.node_id, options_.record, by));
+  if (entry == Entry::kStart && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
     Tell(Severity::kInfo, "member_settings_kept",
          absl::StrCat("this member has weight ", holds.weight, " and zone '", holds.zone, "', not ",
                       options_.record.weight, " and '", options_.record.zone,
@@ -170,9 +180,10 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
 
 // Whether this process takes the place of the one that the alive key names. One at our own address has ended, since we
 // listen there; what it left may have come back with an older state of etcd.
-bool Registration::Displaces(const AliveRecord& other, bool starting) const {
+bool Registration::Displaces(const AliveRecord& other, Entry entry) const {
   if (other.incarnation == options_.incarnation) return true;
-  return other.address == options_.record.address && (starting || other.incarnation < options_.incarnation);
+  const bool starts = entry == Entry::kLook || entry == Entry::kStart;
+  return other.address == options_.record.address && (starts || other.incarnation < options_.incarnation);
 }
 
 absl::Status Registration::Occupied(const AliveRecord& other) const {
@@ -200,8 +211,13 @@ void Registration::Look() {
   const auto& members = view->placement.members();
   const auto self = std::find_if(members.begin(), members.end(),
                                  [this](const Member& one) { return one.node_id == options_.node_id; });
-  if (self != members.end()) {
+  const bool member = self != members.end();
+  // Whoever removes a member writes a greater epoch. One without it whose epoch is not greater is from before it
+  // joined: etcd was restored so that its revisions did not go back.
+  const bool removed = !member && times_set_back == times_set_back_ && view->placement.epoch() > seen_epoch_;
+  if (member) {
     times_set_back_ = times_set_back;
+    seen_epoch_ = view->placement.epoch();
   }
   bool lost, leaving;
   {
@@ -209,13 +225,14 @@ void Registration::Look() {
     lost = lost_;
     leaving = leaving_;
   }
-  if (self == members.end() && times_set_back == times_set_back_) {
+  if (removed) {
     return End(
         leaving ? absl::OkStatus()
                 : absl::NotFoundError(absl::StrCat("node ", IdHex(options_.node_id), " was removed from the cluster")));
   }
   if (!lost && Alive(*view)) return;
-  const absl::Status entered = Enter(/*starting=*/false, SteadyNow() + 2 * options_.ttl + kGrace + kCallTimeout);
+  const absl::Status entered =
+      Enter(member ? Entry::kRenew : Entry::kReturn, SteadyNow() + 2 * options_.ttl + kGrace + kCallTimeout);
   if (absl::IsAlreadyExists(entered)) return End(entered);
   if (entered.ok() && lost) Tell(Severity::kInfo, "member_lease_renewed", "the node is known to be alive again");
 }

@@ -41,6 +41,9 @@ class Registration {
   // administration.h.
   static absl::StatusOr<std::unique_ptr<Registration>> Start(Membership* membership, RegistrationOptions options,
                                                              absl::Time deadline);
+  // Waits as Start until the node may be registered, and leaves nothing: what must not be done for a directory that is
+  // a copy is done after it. Errors as Start.
+  static absl::Status AwaitPlace(Membership* membership, const RegistrationOptions& options, absl::Time deadline);
   ~Registration();
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
@@ -55,6 +58,12 @@ class Registration {
   std::optional<absl::Status> ended() const;
 
  private:
+  enum class Entry {
+    kLook,    // whether it could start
+    kStart,   // as a member, a new one if there is none
+    kRenew,   // as the member that it is
+    kReturn,  // as the member that it was before etcd was set back
+  };
   // A lease that is kept, and the client that it lives in.
   struct Lease {
     std::shared_ptr<etcd::Client> client;
@@ -62,10 +71,10 @@ class Registration {
   };
 
   Registration(Membership* membership, RegistrationOptions options);
-  absl::Status Enter(bool starting, absl::Time deadline);
-  absl::StatusOr<bool> TryEnter(bool starting, AliveRecord* other, absl::Time deadline);
+  absl::Status Enter(Entry entry, absl::Time deadline);
+  absl::StatusOr<bool> TryEnter(Entry entry, AliveRecord* other, absl::Time deadline);
   absl::StatusOr<bool> Take(std::shared_ptr<etcd::Client> client, int64_t alive_revision, absl::Time deadline);
-  bool Displaces(const AliveRecord& other, bool starting) const;
+  bool Displaces(const AliveRecord& other, Entry entry) const;
   absl::Status Occupied(const AliveRecord& other) const;
   bool Alive(const View& view) const;
   void Look();
@@ -80,6 +89,7 @@ class Registration {
   // Of the thread, and before and after it of Start and the destructor.
   Lease lease_;                                    // empty: none
   int64_t times_set_back_ = 0;                     // of etcd, when the member was seen in the view last
+  uint64_t seen_epoch_ = 0;                        // the epoch then
   std::optional<ProgressRecord> written_;          // under this lease
   absl::Time write_after_ = absl::InfinitePast();  // what is not complete
 

@@ -61,6 +61,20 @@ uint32_t DefaultWeight(int64_t capacity_bytes) {
   return static_cast<uint32_t>(std::clamp<int64_t>(capacity_bytes >> 30, 1, kMaxWeight));
 }
 
+// Which drops a directory that no cluster has bound has missed is not known, so a cluster with a catalog would remove
+// all that is in it. One whose drops were carried out is of the cluster; it has lost its file.
+absl::Status CheckUnbound(const std::string& directory, const ClusterSettings& settings, engine::Engine* engine) {
+  const auto namespaces = engine->Stats().namespaces;
+  const int64_t encodings = std::accumulate(namespaces.begin(), namespaces.end(), int64_t{0},
+                                            [](int64_t sum, const auto& one) { return sum + one.encodings; });
+  if (encodings == 0 || settings.database.empty() || engine->dropped().log == settings.id) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the store at ", directory, " holds ", encodings,
+      " encodings from when it stood alone, which a member of cluster '", settings.name,
+      "' would remove, since its catalog names none of them: name an empty directory; kvlink catalog carries the "
+      "documents over"));
+}
+
 bool Contains(absl::Span<const uint16_t> owners, uint16_t member) {
   return std::find(owners.begin(), owners.end(), member) != owners.end();
 }
@@ -83,14 +97,17 @@ std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, Progr
   for (int slot = 0; self.has_value() && slot < kSlots; ++slot) {
     const absl::Span<const uint16_t> current = placement.current().Owners(slot);
     if (!Contains(current, *self)) continue;
-    for (const uint16_t owner : placement.next().Owners(slot)) {
-      if (!Contains(current, owner) || view.alive(owner)) awaited.insert(owner);
+    const absl::Span<const uint16_t> next = placement.next().Owners(slot);
+    // Of the dead that held it already others are as good, if there are any.
+    const bool kept = std::any_of(next.begin(), next.end(), [&](uint16_t owner) { return view.alive(owner); });
+    for (const uint16_t owner : next) {
+      if (!Contains(current, owner) || view.alive(owner) || !kept) awaited.insert(owner);
     }
   }
   for (auto it = awaited.begin(); it != awaited.end();) {
     const auto found = progress.find(placement.members()[*it].node_id);
     const bool complete =
-        found != progress.end() && found->second.epoch >= placement.epoch() && found->second.complete();
+        found != progress.end() && found->second.epoch == placement.epoch() && found->second.complete();
     it = complete ? awaited.erase(it) : std::next(it);
   }
   return awaited;
@@ -112,12 +129,16 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(membership_, Membership::Open({options.cluster, std::nullopt, events(), on_view}, deadline));
   KVLINK_RETURN_IF_ERROR(CheckBinding(options.node.directory));
   options.node.ownership = ownership_;
+  options.node.admits = false;
   const ClusterSettings settings = membership_->view()->settings;
   const std::string directory = options.node.directory, build = options.node.version;
   KVLINK_ASSIGN_OR_RETURN(node_, node::Node::Start(std::move(options.node)));
   // The store is ours: nobody else binds it meanwhile.
   KVLINK_ASSIGN_OR_RETURN(const auto binding, ReadBinding(directory));
-  if (!binding.has_value()) KVLINK_RETURN_IF_ERROR(WriteBinding(directory, {settings.id, settings.name}));
+  if (!binding.has_value()) {
+    KVLINK_RETURN_IF_ERROR(CheckUnbound(directory, settings, node_->engine()));
+    KVLINK_RETURN_IF_ERROR(WriteBinding(directory, {settings.id, settings.name}));
+  }
   id_ = IdOf(*node_->engine());
   ownership_->SetNode(id_);
   const engine::Engine::Statistics statistics = node_->engine()->Stats();
@@ -131,8 +152,13 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   }
   const uint32_t capacity = DefaultWeight(statistics.capacity_bytes);
   if (!options.weight.has_value()) options.weight = capacity;
+  KVLINK_ASSIGN_OR_RETURN(RegistrationOptions registration, MakeRegistration(options, build));
+  // Companions take what others know of the node to be about this directory.
+  KVLINK_RETURN_IF_ERROR(Registration::AwaitPlace(membership_.get(), registration, deadline));
   KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));
-  KVLINK_RETURN_IF_ERROR(Register(options, build, deadline));
+  // What was dropped while it was away is gone.
+  node_->Admit();
+  KVLINK_RETURN_IF_ERROR(Register(std::move(registration), deadline));
   CheckWeight(capacity);
   for (const auto& companion : companions_) companion->Start();
   thread_ = Thread("cluster-state", [this] { Run(); });
@@ -160,7 +186,8 @@ absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl:
   return absl::OkStatus();
 }
 
-absl::Status MemberNode::Register(const MemberNodeOptions& options, const std::string& build, absl::Time deadline) {
+absl::StatusOr<RegistrationOptions> MemberNode::MakeRegistration(const MemberNodeOptions& options,
+                                                                 const std::string& build) {
   RegistrationOptions registration;
   registration.node_id = id_;
   registration.incarnation = node_->engine()->incarnation();
@@ -181,12 +208,16 @@ absl::Status MemberNode::Register(const MemberNodeOptions& options, const std::s
   registration.record.build = build;
   registration.ttl = options.ttl;
   registration.events = events();
+  return registration;
+}
+
+absl::Status MemberNode::Register(RegistrationOptions registration, absl::Time deadline) {
+  const std::string address = registration.record.address;
   KVLINK_ASSIGN_OR_RETURN(registration_, Registration::Start(membership_.get(), std::move(registration), deadline));
   const std::shared_ptr<const View> view = membership_->view();
   Log(Severity::kInfo, "member",
-      absl::StrCat("node ", IdHex(id_), " at ", address.ToString(), " is a member of cluster '", view->settings.name,
-                   "' (", IdHex(view->settings.id), "), of ", view->status.size(), ", at epoch ",
-                   view->placement.epoch()));
+      absl::StrCat("node ", IdHex(id_), " at ", address, " is a member of cluster '", view->settings.name, "' (",
+                   IdHex(view->settings.id), "), of ", view->status.size(), ", at epoch ", view->placement.epoch()));
   return absl::OkStatus();
 }
 

@@ -1,9 +1,10 @@
 // A node as a member of a cluster: the node (store/node), what it knows of the cluster, its entry in etcd, and what
 // works beside it.
 //
-// Order of starting: etcd is asked which cluster it is, the directory must be of that one or of none, the node serves,
-// companions prepare, the node is registered, companions start. Order of ending: companions stop, the entry that says
-// it is alive goes, the node ends. While etcd is gone everything goes on with what was known.
+// Order of starting: etcd is asked which cluster it is, the directory must be of that one or of none, the node starts,
+// nobody else may run as it, companions prepare, the node opens sessions, it is registered, companions start. Order of
+// ending: companions stop, the entry that says it is alive goes, the node ends. While etcd is gone everything goes on
+// with what was known.
 //
 // Thread-safety: all methods except the destructor. Ownership: starts one thread, `cluster-state`, and those of its
 // parts.
@@ -44,7 +45,8 @@ struct MemberNodeOptions {
 };
 
 // The members, as indices into `view.placement.members()`, that a draining member has to wait for: those that gain what
-// it holds, and those alive that hold the same, unless they have said that they have all of it.
+// it holds, and those alive that hold the same, or the dead where nobody alive does, unless they have said that they
+// have all of it at the epoch of the view.
 std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, ProgressRecord>& progress,
                                   const NodeId& draining);
 
@@ -52,7 +54,8 @@ class MemberNode {
  public:
   // A member that serves, when it returns; nothing is left of it on an error but an entry of a member in etcd.
   // INVALID_ARGUMENT: zone, weight or address; it listens everywhere and `advertise` says nothing. FAILED_PRECONDITION:
-  // the directory is of another cluster. Errors of Membership::Open, Node::Start, Registration::Start, companions.
+  // the directory is of another cluster, or of none and holds encodings that the cluster's catalog does not know.
+  // Errors of Membership::Open, Node::Start, Registration::Start, companions.
   static absl::StatusOr<std::unique_ptr<MemberNode>> Start(MemberNodeOptions options, absl::Time deadline);
   ~MemberNode();
   MemberNode(const MemberNode&) = delete;
@@ -71,7 +74,8 @@ class MemberNode {
   explicit MemberNode(node::LogSink sink) : log_(std::move(sink)) {}
   absl::Status Open(MemberNodeOptions options, absl::Time deadline);
   absl::Status CheckBinding(const std::string& directory) const;
-  absl::Status Register(const MemberNodeOptions& options, const std::string& build, absl::Time deadline);
+  absl::StatusOr<RegistrationOptions> MakeRegistration(const MemberNodeOptions& options, const std::string& build);
+  absl::Status Register(RegistrationOptions registration, absl::Time deadline);
   absl::Status StartCompanions(const MemberNodeOptions& options, absl::Time deadline);
   void CheckWeight(uint32_t capacity);
   void Publish(const ProgressRecord& progress);

@@ -28,7 +28,7 @@ void ControlMethods::AddSessions() {
 }
 
 absl::StatusOr<Grant> ControlMethods::Greet(absl::string_view key, const std::string& peer) const {
-  if (!node_->whereabouts.ready.load()) return absl::UnavailableError("the node is starting");
+  if (!node_->whereabouts.ready.load()) return absl::UnavailableError("the node is starting: try again");
   auto grant = node_->access.Find(key);
   if (!grant.ok()) {
     node_->log.Warning("session_refused", {{"peer", peer}});

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "gmock/gmock.h"
+#include "store/client/remote.h"
 #include "store/cluster/node/binding.h"
 #include "store/cluster/node/upkeep.h"
 #include "tests/store/cluster/cluster_etcd.h"
@@ -176,9 +177,11 @@ TEST_F(MemberNodeTest, ACopiedDirectoryIsRefused) {
   std::filesystem::copy(Directory("node"), Directory("copy"), std::filesystem::copy_options::recursive);
   const auto node = Start(OptionsOf("node"));
   ASSERT_NE(node, nullptr);
+  const int prepared = filler_.prepared;
   const absl::Status copy = StartStatus(OptionsOf("copy"));
   EXPECT_EQ(copy.code(), absl::StatusCode::kAlreadyExists) << copy;
   EXPECT_THAT(std::string(copy.message()), HasSubstr(node->node()->addresses().control));
+  EXPECT_EQ(filler_.prepared, prepared) << "nothing was done as the node that the other one is";
   EXPECT_FALSE(node->ended().has_value());
 }
 
@@ -215,6 +218,31 @@ TEST_F(MemberNodeTest, AStoreThatStoodAlone) {
   const auto node = Start(OptionsOf("node"));
   ASSERT_NE(node, nullptr);
   EXPECT_TRUE(Eventually([&] { return Logged("documents_not_served"); }));
+}
+
+// A cluster's catalog knows nothing of what such a store holds, so that a member would remove it all.
+TEST_F(MemberNodeTest, AStoreThatHoldsEncodingsOfItsOwn) {
+  StartEtcd(1);
+  cluster::ClusterSettings settings;
+  settings.database = "postgresql://db/kvlink";
+  const auto made = cluster::CreateCluster(Connect().get(), settings, Patience());
+  ASSERT_TRUE(made.ok()) << made.status();
+  const auto put = [&](const std::string& name, const DropPosition& position) {
+    auto engine = engine::Engine::Open(Directory(name), {});
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    ASSERT_TRUE((*engine)->DropAll(position).ok());
+    const Synthetic encoding = MakeSynthetic(1);
+    ASSERT_TRUE((*engine)->Put("ns", encoding.manifest, encoding.spans(), Patience()).ok());
+  };
+  put("node", {});
+  const absl::Status refused = StartStatus(OptionsOf("node"));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_THAT(std::string(refused.message()), AllOf(HasSubstr(Directory("node")), HasSubstr("1 encodings")));
+  EXPECT_FALSE(cluster::ReadBinding(Directory("node"))->has_value());
+  EXPECT_TRUE(Open()->view()->status.empty());
+  // One that has followed the cluster's drops is its own; somebody removed the file that says so.
+  put("lost", {made->id, 1, 1});
+  EXPECT_NE(Start(OptionsOf("lost")), nullptr);
 }
 
 TEST_F(MemberNodeTest, WhatOthersReach) {
@@ -304,6 +332,43 @@ TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
   EXPECT_TRUE(Open()->view()->status.empty());
 }
 
+// What was dropped while it was away is not served: nobody gets a session before companions are prepared.
+TEST_F(MemberNodeTest, OpensNoSessionBeforeItIsPrepared) {
+  class Asks : public cluster::Companion {
+   public:
+    Asks(store::client::RemoteOptions remote, absl::Status* answer) : remote_(std::move(remote)), answer_(answer) {}
+    absl::Status Prepare(absl::Time) override {
+      *answer_ = store::client::OpenRemote(remote_).status();
+      return absl::OkStatus();
+    }
+    void Start() override {}
+    void Stop(bool) override {}
+
+   private:
+    const store::client::RemoteOptions remote_;
+    absl::Status* const answer_;
+  };
+  StartEtcd(1);
+  Create();
+  store::client::RemoteOptions remote;
+  remote.carrier = store::client::Carrier::kGrpc;
+  {
+    const auto node = Start(OptionsOf("node"));
+    ASSERT_NE(node, nullptr);
+    remote.address = node->node()->addresses().control;
+  }
+  absl::Status answer;
+  auto options = OptionsOf("node");
+  options.node.control_address = remote.address;
+  options.companions = {[&](const cluster::CompanionContext&) { return std::make_unique<Asks>(remote, &answer); }};
+  const auto node = Start(std::move(options));
+  ASSERT_NE(node, nullptr);
+  EXPECT_EQ(answer.code(), absl::StatusCode::kUnavailable) << answer;
+  EXPECT_THAT(std::string(answer.message()), HasSubstr("starting"));
+  const auto opened = store::client::OpenRemote(remote);
+  EXPECT_TRUE(opened.ok()) << opened.status();
+}
+
 // Who drains waits for who gains what it holds, dead or alive, and of the others for the living.
 TEST(AwaitedByDrain, IsWhoGains) {
   cluster::View view;
@@ -318,17 +383,25 @@ TEST(AwaitedByDrain, IsWhoGains) {
   progress[NodeOf(2)] = {10, 5, 5, 0, 0};
   progress[NodeOf(3)] = {11, 5, 5, 0, 0};
   progress[NodeOf(4)] = {9, 5, 5, 0, 0};
+  EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), (Set{2, 3})) << "of another epoch: before an etcd was set back";
+  progress[NodeOf(3)] = {10, 5, 5, 0, 0};
   EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{3}) << "of an epoch before";
   progress[NodeOf(4)] = {10, 5, 4, 0, 0};
   EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{3});
   progress[NodeOf(4)] = {10, 5, 5, 0, 0};
   EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{});
 
-  // Nobody gains where both had everything; the one that stays is asked only while it is alive.
+  // Nobody gains where all had everything; those that stay are asked only while they are alive, but for the last.
+  members.resize(3);
+  view.placement = *cluster::Placement::Compute(10, 3, members);
+  view.status.resize(3);
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), (Set{1, 2}));
+  view.status[2].incarnation = 1;
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{2});
   members.resize(2);
   view.placement = *cluster::Placement::Compute(10, 2, members);
   view.status.resize(2);
-  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{});
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1}) << "it alone has, or has not, what the other holds";
   view.status[1].incarnation = 1;
   EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1});
 }

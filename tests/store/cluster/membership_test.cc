@@ -88,6 +88,7 @@ TEST_F(MembershipTest, WhatMayNotBeChanged) {
   const auto connection = Connect();
   Add(connection.get(), 1);
   Add(connection.get(), 2);
+  const auto client = connection->client();
   const auto code = [](const absl::StatusOr<uint64_t>& changed) { return changed.status().code(); };
   EXPECT_EQ(code(cluster::Drain(connection.get(), NodeOf(2), Patience())), absl::StatusCode::kFailedPrecondition)
       << "it joins";
@@ -100,12 +101,71 @@ TEST_F(MembershipTest, WhatMayNotBeChanged) {
   EXPECT_EQ(code(cluster::CompleteJoin(connection.get(), NodeOf(2), 1, Patience())),
             absl::StatusCode::kFailedPrecondition)
       << "another epoch";
+  EXPECT_EQ(connection->client(), client) << "nothing is wrong with it";
   EXPECT_EQ(code(cluster::CompleteDrain(connection.get(), NodeOf(1), 1, Patience())),
             absl::StatusCode::kFailedPrecondition);
   const auto again = cluster::CreateCluster(connection.get(), {}, Patience());
   EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists) << again.status();
   EXPECT_EQ(cluster::SetWeight(Connect("other").get(), NodeOf(1), 1, Patience()).status().code(),
             absl::StatusCode::kNotFound);
+}
+
+// Somebody has to own what a member that drains hands over, and to have it.
+TEST_F(MembershipTest, TheLastActiveStays) {
+  StartEtcd(1);
+  Create();
+  const auto connection = Connect();
+  Add(connection.get(), 1);
+  Add(connection.get(), 2);
+  ASSERT_TRUE(cluster::Drain(connection.get(), NodeOf(1), Patience()).ok());
+  const auto removed = cluster::Remove(connection.get(), NodeOf(2), false, Patience());
+  EXPECT_EQ(removed.status().code(), absl::StatusCode::kFailedPrecondition) << removed.status();
+  EXPECT_THAT(std::string(removed.status().message()), HasSubstr("--cancel"));
+  const auto forced = cluster::Remove(connection.get(), NodeOf(2), true, Patience());
+  ASSERT_TRUE(forced.ok()) << forced.status();
+  const auto left = cluster::CompleteDrain(connection.get(), NodeOf(1), *forced, Patience());
+  EXPECT_EQ(left.status().code(), absl::StatusCode::kFailedPrecondition) << left.status();
+  EXPECT_EQ(Open()->view()->status.size(), 1u);
+  ASSERT_TRUE(cluster::CancelDrain(connection.get(), NodeOf(1), Patience()).ok());
+  // A member that joins holds nothing yet.
+  Add(connection.get(), 3);
+  EXPECT_EQ(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(cluster::Remove(connection.get(), NodeOf(3), false, Patience()).ok());
+  EXPECT_TRUE(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).ok()) << "of one that nobody needs";
+}
+
+// What is written is what readers take: a record that they refuse would stop all of them.
+TEST_F(MembershipTest, WhatAMemberMayBe) {
+  StartEtcd(1);
+  Create();
+  const auto connection = Connect();
+  const auto code = [&](const cluster::MemberRecord& record) {
+    return cluster::AddMember(connection.get(), NodeOf(1), record, Patience()).status().code();
+  };
+  auto record = RecordOf(1);
+  record.address = std::string(600, 'h') + ":7400";
+  EXPECT_EQ(code(record), absl::StatusCode::kInvalidArgument);
+  record = RecordOf(1);
+  record.build = "a\nb";
+  EXPECT_EQ(code(record), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Open()->view()->status.empty());
+  // The change is told in a text that is cut.
+  record = RecordOf(1);
+  record.address = std::string(500, 'h') + ":7400";
+  EXPECT_EQ(code(record), absl::StatusCode::kOk);
+  EXPECT_TRUE(OpenStatus(Address()).ok()) << OpenStatus(Address());
+  // Who is no member is not made one by what was meant for a member.
+  EXPECT_EQ(cluster::UpdateMember(connection.get(), NodeOf(2), RecordOf(2), Patience()).status().code(),
+            absl::StatusCode::kNotFound);
+  // An address is one living member's.
+  const auto membership = Open();
+  const auto registration = Register(membership.get(), 2);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const auto same = cluster::AddMember(connection.get(), NodeOf(3), RecordOf(2), Patience());
+  EXPECT_EQ(same.status().code(), absl::StatusCode::kAborted) << same.status();
+  EXPECT_THAT(std::string(same.status().message()), HasSubstr(cluster::IdHex(NodeOf(2))));
+  EXPECT_EQ(Open()->view()->status.size(), 2u);
 }
 
 // Of two that drain at once, where one has to stay, one is told so.

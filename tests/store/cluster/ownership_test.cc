@@ -79,7 +79,7 @@ TEST(MemberOwnership, RemembersSixteenEpochs) {
   EXPECT_EQ(Owned(ownership, 4), kSlots);
   EXPECT_EQ(Owned(ownership, 3), 0) << "forgotten";
   EXPECT_EQ(Owned(ownership, 21), 0) << "not heard of";
-  // Set back: what was after it never was.
+  // Set back: what was after it never was, and what was before it may have been otherwise.
   ownership.Update(ViewOf(15, 5));
   EXPECT_EQ(ownership.epoch(), 15u);
   EXPECT_EQ(Owned(ownership, 16), 0);

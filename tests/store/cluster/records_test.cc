@@ -100,6 +100,15 @@ void ExpectRefused(const std::string& good, const Parse& parse,
   }
 }
 
+// Whatever is written can be read.
+TEST(ClusterRecords, WhatIsTooLongIsCut) {
+  const auto epoch = ParseEpoch(SerializeEpoch({1, std::string(511, 'x') + "\xc3\xa9 and more"}));
+  ASSERT_TRUE(epoch.ok()) << epoch.status();
+  EXPECT_EQ(epoch->change, std::string(511, 'x'));
+  const auto progress = ParseProgress(SerializeProgress({1, 2, 1, UINT64_MAX, UINT64_MAX}));
+  EXPECT_TRUE(progress.ok()) << progress.status();
+}
+
 TEST(ClusterRecords, EveryFieldIsChecked) {
   ExpectRefused(kMember, [](const std::string& bytes) { return ParseMember(bytes); },
                 {{R"("address":"host:7400")", R"("address":"host")"},

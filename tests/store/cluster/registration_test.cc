@@ -155,5 +155,82 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
   EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
 }
 
+// As an etcd holds it that was restored so that its revisions did not go back: nobody removed the member.
+TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto registration = Register(membership.get(), 1);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const uint64_t epoch = membership->view()->placement.epoch();
+  const std::string key = cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(1));
+  ASSERT_TRUE(membership->connection()->client()->Delete(key, false, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] {
+    const auto view = membership->view();
+    return view->placement.epoch() > epoch && AliveIn(*view, 1);
+  }));
+  EXPECT_FALSE((*registration)->ended().has_value());
+}
+
+// Removed while it hears of nothing: what it does to be alive again does not make it a member.
+TEST_F(RegistrationTest, OneThatWasRemovedWhileCutOffEnds) {
+  StartEtcd(1);
+  Create();
+  struct Gate {
+    Mutex mutex;
+    CondVar opened;
+    bool closed ABSL_GUARDED_BY(mutex) = false;
+    void Set(bool value) {
+      MutexLock lock(&mutex);
+      closed = value;
+      opened.SignalAll();
+    }
+  } gate;
+  cluster::MembershipOptions options;
+  options.address = Address();
+  options.events = events_.sink();
+  options.on_view = [&gate](const std::shared_ptr<const cluster::View>&) {
+    MutexLock lock(&gate.mutex);
+    while (gate.closed) gate.opened.WaitUntil(&gate.mutex, Patience());
+  };
+  auto membership = cluster::Membership::Open(std::move(options), Patience());
+  ASSERT_TRUE(membership.ok()) << membership.status();
+  const auto registration = Register(membership->get(), 1);
+  ASSERT_TRUE(registration.ok()) << registration.status();
+  const auto connection = Connect();
+  const auto alive =
+      connection->client()->Get(cluster::KeyOf("default", cluster::KeyKind::kAlive, NodeOf(1)), {}, Patience());
+  ASSERT_TRUE(alive.ok() && alive->found.size() == 1) << alive.status();
+  gate.Set(true);
+  const auto removed = cluster::Remove(connection.get(), NodeOf(1), true, Patience());
+  EXPECT_TRUE(removed.ok()) << removed.status();
+  EXPECT_TRUE(connection->client()->Revoke(alive->found[0].lease, Patience()).ok());
+  EXPECT_TRUE(Eventually([&] { return events_.Told("member_lease_lost"); }));
+  absl::SleepFor(absl::Seconds(1));  // some looks; with fewer less is tested
+  gate.Set(false);
+  ASSERT_TRUE(Eventually([&] { return (*registration)->ended().has_value(); }));
+  EXPECT_EQ((*registration)->ended()->code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(Open()->view()->status.empty());
+}
+
+// A drain that was not completed is none: who is thrown out later has not drained.
+TEST_F(RegistrationTest, WhatCouldNotLeaveHasNotDrained) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  const auto stays = Register(membership.get(), 1), goes = Register(membership.get(), 2);
+  ASSERT_TRUE(stays.ok() && goes.ok());
+  cluster::Connection* const connection = membership->connection();
+  const auto drained = cluster::Drain(connection, NodeOf(2), Patience());
+  ASSERT_TRUE(drained.ok()) << drained.status();
+  etcd_->Kill(0);
+  EXPECT_FALSE((*goes)->LeaveDrained(*drained, SteadyNow() + absl::Milliseconds(100)).ok());
+  etcd_->Restart(0);
+  ASSERT_TRUE(cluster::CancelDrain(connection, NodeOf(2), Patience()).ok());
+  ASSERT_TRUE(cluster::Remove(connection, NodeOf(2), true, Patience()).ok());
+  ASSERT_TRUE(Eventually([&] { return (*goes)->ended().has_value(); }));
+  EXPECT_EQ((*goes)->ended()->code(), absl::StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace kvlink::testing
