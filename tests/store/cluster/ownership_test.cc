@@ -83,8 +83,8 @@ TEST(MemberOwnership, RemembersSixteenEpochs) {
   ownership.Update(ViewOf(15, 5));
   EXPECT_EQ(ownership.epoch(), 15u);
   EXPECT_EQ(Owned(ownership, 16), 0);
-  EXPECT_EQ(Owned(ownership, 14), kSlots);
-  // To an epoch that was there, with other members.
+  EXPECT_EQ(Owned(ownership, 14), 0);
+  // The same epoch again, of other members.
   ownership.Update(ViewOf(15, 2));
   EXPECT_EQ(Owned(ownership, 15), kSlots);
 }
