@@ -69,6 +69,11 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
       any = true;
       item.order.push_back(node);
     }
+    // Where several owners all rest, it is rather this machine that was slow: the best is asked, for a short time.
+    if (!any && orders[k].size() > 1 && item.asked.empty()) {
+      item.order.push_back(nodes_->nodes[orders[k].front()]);
+      item.missed = true;
+    }
     absl::c_reverse(item.order);
   }
 }
