@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,14 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::Duration kApproach = absl::Seconds(10), kPause = absl::Milliseconds(250);
+
+absl::StatusOr<std::unique_ptr<store::cluster::Membership>> OpenMembership(const StoreFlags& flags) {
+  store::cluster::MembershipOptions membership;
+  KVLINK_ASSIGN_OR_RETURN(membership.address, ClusterAddressOf(flags.cluster));
+  auto opened = store::cluster::Membership::Open(std::move(membership), SteadyNow() + kApproach);
+  KVLINK_RETURN_IF_ERROR(Annotate(opened.status(), PlaceName(flags)));
+  return opened;
+}
 
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
     const store::cluster::ClusterSettings& settings) {
@@ -61,13 +70,20 @@ absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabas
   }
 }
 
+absl::Status AwaitRemoved(const StoreFlags& flags, absl::Time deadline) {
+  KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenMembership(flags));
+  const auto view = membership->view();
+  const auto catalog = OpenCatalog(view->settings);
+  KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
+  std::vector<store::cluster::NodeId> nodes;
+  for (const store::cluster::Member& member : view->placement.members()) nodes.push_back(member.node_id);
+  KVLINK_ASSIGN_OR_RETURN(const store::database::DropPosition end, (*catalog)->End(deadline));
+  return Annotate((*catalog)->WaitForConsumers(end, nodes, deadline), PlaceName(flags));
+}
+
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
-  store::cluster::MembershipOptions membership;
-  KVLINK_ASSIGN_OR_RETURN(membership.address, ClusterAddressOf(flags.cluster));
-  auto opened = store::cluster::Membership::Open(std::move(membership), SteadyNow() + kApproach);
-  KVLINK_RETURN_IF_ERROR(Annotate(opened.status(), PlaceName(flags)));
   ClusterStore cluster;
-  cluster.membership = *std::move(opened);
+  KVLINK_ASSIGN_OR_RETURN(cluster.membership, OpenMembership(flags));
 
   auto catalog = OpenCatalog(cluster.membership->view()->settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));

@@ -23,6 +23,10 @@ struct ClusterStore {
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
+// Until every member has removed what was deleted before the call. REQUIRES: as OpenClusterStore. DEADLINE_EXCEEDED,
+// naming those that have not; errors of OpenClusterStore and DatabaseCatalog.
+absl::Status AwaitRemoved(const StoreFlags& flags, absl::Time deadline);
+
 // The database of a cluster, with our tables in it; waits until `deadline` for one that is not there yet. Errors of
 // DatabaseCatalog::Open and Prepare, naming the cluster.
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(

@@ -19,6 +19,7 @@
 #include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
 #include "store/client/control/admin.h"
@@ -279,7 +280,12 @@ absl::Status RunDelete(absl::Span<char* const> args) {
     KVLINK_ASSIGN_OR_RETURN(ids, ReadIds(flags.from));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto place, OpenPlace(flags));
-  return HintAtKey(Delete(*place, ids, flags));
+  const absl::Status deleted = Delete(*place, ids, flags);
+  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
+  if (kind == PlaceKind::kCluster && flags.store.wait > 0 && (deleted.ok() || absl::IsNotFound(deleted))) {
+    KVLINK_RETURN_IF_ERROR(AwaitRemoved(flags.store, SteadyNow() + absl::Seconds(flags.store.wait)));
+  }
+  return HintAtKey(deleted);
 }
 
 }  // namespace kvlink::cli

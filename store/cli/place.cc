@@ -87,8 +87,11 @@ void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
                  &flags.store);
   AddClusterFlags(arguments, flags.cluster);
   AddIdentityFlags(arguments, flags);
-  arguments.Integer("wait", "SECONDS", "How long to wait for a directory that another process uses.", 0, 86400,
-                    &flags.wait);
+  arguments.Integer("wait", "SECONDS",
+                    "How long to wait for a directory that another process uses; in kvlink delete, for the nodes of a "
+                    "cluster to have "
+                    "removed what was deleted.",
+                    0, 86400, &flags.wait);
 }
 
 void AddNodeFlags(Arguments& arguments, StoreFlags& flags) {

@@ -105,7 +105,8 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   EXPECT_THAT(Kvlink({"status"}).output, HasSubstr("does not answer"));
   ASSERT_TRUE(nodes_[0]->Start());
 
-  EXPECT_EQ(Kvlink({"delete", "d0", "d1"}).status, 0);
+  EXPECT_EQ(Kvlink({"delete", "d0", "d1", "--wait", "60"}).status, 0);
+  EXPECT_EQ(Json({"inspect", "store"})["namespaces"][0]["encodings"], 56);  // copies
   EXPECT_EQ(Json({"inspect", "documents"}).size(), 28u);
   const Finished gone = WithModel({"ask", "--doc", "d0", "--question", "what?", "--max-tokens", "2"});
   ExpectRefused(gone, "ask", {"d0", "cluster " + etcd_->endpoints()});
