@@ -20,6 +20,7 @@ chmod 0755 "$root"
 declare -A pids=()
 end() {
   status=$?
+  set +e  # what is gone already need not be ended
   trap - EXIT INT TERM
   [ "$keep" = 1 ] && [ "$status" = 0 ] && return
   [ "$status" = 0 ] || tail -n 5 "$root"/*.log >&2 2>/dev/null || true
