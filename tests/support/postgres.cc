@@ -133,7 +133,7 @@ Finished PostgresServer::Psql(const std::string& sql, const std::string& databas
   return RunToEnd(
       {Programs() + "psql", "--no-psqlrc", "--host", directory_->path(), "--port", port_, "--username=kvlink",
        "--dbname", database, "--tuples-only", "--no-align", "--quiet", "--set=ON_ERROR_STOP=1", "--command", sql},
-      {.environment = {"PGCONNECT_TIMEOUT=20"}});
+      {.environment = {"PGCONNECT_TIMEOUT=20", "PGOPTIONS=-c statement_timeout=60000"}});
 }
 
 void PostgresServer::AwaitServing() {
@@ -200,6 +200,10 @@ void PostgresServer::Restart() {
 
 void PostgresServer::Stop() {
   process_->Signal(SIGINT);
+  // It waits for a standby that does not follow; an operator then asks it to stop at once.
+  const absl::Time limit = SteadyNow() + absl::Seconds(20);
+  while (process_->running() && SteadyNow() < limit) absl::SleepFor(kLook);
+  if (process_->running()) process_->Signal(SIGQUIT);
   process_->Wait();
 }
 
