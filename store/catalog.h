@@ -90,6 +90,11 @@ class DocumentCatalog {
   absl::Status PutDocument(absl::string_view ns, absl::string_view id, const CatalogEntry& entry);
   absl::StatusOr<CatalogEntry> GetDocument(absl::string_view ns, absl::string_view id);
   absl::Status DeleteDocument(absl::string_view ns, absl::string_view id, uint64_t generation);
+
+ protected:
+  // DeleteDocuments, of a catalog in which a deletion is a put of a tombstone.
+  absl::StatusOr<std::vector<absl::Status>> PutTombstones(absl::string_view ns,
+                                                          absl::Span<const DocumentDeletion> documents);
 };
 
 }  // namespace kvlink::store

@@ -49,6 +49,21 @@ absl::Status DocumentCatalog::DeleteDocument(absl::string_view ns, absl::string_
   return deleted[0];
 }
 
+absl::StatusOr<std::vector<absl::Status>> DocumentCatalog::PutTombstones(absl::string_view ns,
+                                                                         absl::Span<const DocumentDeletion> documents) {
+  std::vector<DocumentPut> tombstones;
+  for (const DocumentDeletion& one : documents) {
+    CatalogEntry tombstone;
+    tombstone.generation = one.generation;
+    tombstone.tombstone = true;
+    tombstones.push_back({one.id, std::move(tombstone)});
+  }
+  KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, tombstones));
+  std::vector<absl::Status> statuses;
+  for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
+  return statuses;
+}
+
 absl::StatusOr<int64_t> DocumentCatalog::DeletePrefix(absl::string_view ns, absl::string_view prefix,
                                                       uint64_t generation) {
   int64_t count = 0;

@@ -344,17 +344,7 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments
 
 absl::StatusOr<std::vector<absl::Status>> DatabaseImpl::DeleteDocuments(absl::string_view ns,
                                                                         absl::Span<const DocumentDeletion> documents) {
-  std::vector<DocumentPut> tombstones;
-  for (const DocumentDeletion& one : documents) {
-    CatalogEntry tombstone;
-    tombstone.generation = one.generation;
-    tombstone.tombstone = true;
-    tombstones.push_back({one.id, std::move(tombstone)});
-  }
-  KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, tombstones));
-  std::vector<absl::Status> statuses;
-  for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
-  return statuses;
+  return PutTombstones(ns, documents);
 }
 
 absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> DatabaseImpl::GetDocuments(

@@ -95,17 +95,7 @@ class EmbeddedStore : public Store {
   }
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(absl::string_view ns,
                                                             absl::Span<const DocumentDeletion> documents) override {
-    std::vector<DocumentPut> tombstones;
-    for (const DocumentDeletion& one : documents) {
-      CatalogEntry tombstone;
-      tombstone.generation = one.generation;
-      tombstone.tombstone = true;
-      tombstones.push_back({one.id, std::move(tombstone)});
-    }
-    KVLINK_ASSIGN_OR_RETURN(const auto put, PutDocuments(ns, tombstones));
-    std::vector<absl::Status> statuses;
-    for (const absl::StatusOr<uint64_t>& one : put) statuses.push_back(one.status());
-    return statuses;
+    return PutTombstones(ns, documents);
   }
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
