@@ -28,6 +28,11 @@
 
 namespace kvlink::bench {
 
+void Die(absl::string_view what) {
+  std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, std::string(what).c_str());
+  std::exit(1);
+}
+
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double Median(std::vector<double> values) { return Quantile(std::move(values), 0.5); }

@@ -19,6 +19,17 @@
 
 namespace kvlink::bench {
 
+// Ends the program with status 1, saying what was wrong.
+[[noreturn]] void Die(absl::string_view what);
+inline void MustBe(const absl::Status& status) {
+  if (!status.ok()) Die(status.message());
+}
+template <typename T>
+T Must(absl::StatusOr<T> result) {
+  MustBe(result.status());
+  return *std::move(result);
+}
+
 // Seconds of a steady clock.
 double Now();
 

@@ -41,19 +41,6 @@ constexpr int64_t kTokens = 500, kSizes[] = {1024, 40, 1};
 constexpr int kBlocks = 20;
 constexpr double kTarget = 0.7;
 
-[[noreturn]] void Die(absl::string_view what) {
-  std::fprintf(stderr, "bench_catalog: %s\n", std::string(what).c_str());
-  std::exit(1);
-}
-void Check(const absl::Status& status) {
-  if (!status.ok()) Die(status.message());
-}
-template <typename T>
-T Must(absl::StatusOr<T> result) {
-  Check(result.status());
-  return *std::move(result);
-}
-
 std::string IdOf(int64_t number) { return absl::StrCat("corpus/document-", number); }
 
 DocumentPut DocumentOf(int64_t number) {
@@ -84,10 +71,10 @@ struct Side {
 Side SideOf(std::string name, DocumentCatalog* catalog) {
   Side side{std::move(name), {}, {}};
   side.put = [catalog](int, const std::vector<DocumentPut>& documents) {
-    for (const auto& one : Must(catalog->PutDocuments(kNamespace, documents))) Check(one.status());
+    for (const auto& one : Must(catalog->PutDocuments(kNamespace, documents))) MustBe(one.status());
   };
   side.get = [catalog](int, const std::vector<std::string>& ids) {
-    for (const auto& one : Must(catalog->GetDocuments(kNamespace, ids))) Check(one.status());
+    for (const auto& one : Must(catalog->GetDocuments(kNamespace, ids))) MustBe(one.status());
   };
   return side;
 }
@@ -98,9 +85,9 @@ class Bare {
   Bare(const std::string& connection, int threads) : hosts_(Must(store::database::ParseConnectionString(connection))) {
     for (int i = 0; i < threads; ++i) {
       connections_.push_back(Must(Connection::Open(hosts_[0], Deadline())));
-      Check(connections_.back()
-                ->Run({Query{&store::database::kSetSession, Parameters().Text("60000")}}, Deadline())
-                .status());
+      MustBe(connections_.back()
+                 ->Run({Query{&store::database::kSetSession, Parameters().Text("60000")}}, Deadline())
+                 .status());
     }
   }
   Connection& connection(int thread) { return *connections_[thread]; }
@@ -138,12 +125,12 @@ class Bare {
                           .BytesOf(titles)
                           .BytesOf(identities)
                           .BytesOf(entries);
-    Check(connection(thread)
-              .Run({Query{&store::database::kInsertDocuments, std::move(rows)},
-                    Query{&store::database::kInsertReferences,
-                          Parameters().Text(kNamespace).BytesOf(identities).Texts(ids)}},
-                   Deadline())
-              .status());
+    MustBe(connection(thread)
+               .Run({Query{&store::database::kInsertDocuments, std::move(rows)},
+                     Query{&store::database::kInsertReferences,
+                           Parameters().Text(kNamespace).BytesOf(identities).Texts(ids)}},
+                    Deadline())
+               .status());
   }
   const std::vector<Host> hosts_;
   std::vector<std::unique_ptr<Connection>> connections_;
@@ -270,7 +257,7 @@ int Main(int argc, char** argv) {
       options.connection = server->connection(server->NewDatabase());
       options.max_connections = threads;
       auto catalog = Must(DatabaseCatalog::Open(options));
-      Check(catalog->Prepare(SteadyNow() + absl::Minutes(1)));
+      MustBe(catalog->Prepare(SteadyNow() + absl::Minutes(1)));
       return std::make_pair(std::move(catalog), options.connection);
     };
     database = open().first;

@@ -35,17 +35,6 @@ constexpr int kDocuments = 40, kNodes[] = {1, 2, 4};
 constexpr SlabShape kShape{Codec::kRawBf16, 8, 64, 512};
 constexpr int64_t kLayers = 2;
 
-[[noreturn]] void Die(absl::string_view what) {
-  std::fprintf(stderr, "bench_cluster: %s\n", std::string(what).c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T Must(absl::StatusOr<T> result) {
-  if (!result.ok()) Die(result.status().message());
-  return *std::move(result);
-}
-
 Identity IdentityOf(uint64_t number) {
   Identity identity;
   Sha256 hash;

@@ -22,17 +22,6 @@ namespace {
 constexpr int kStored = 4096;
 constexpr int kBatches[] = {1, 16, 128, 1024};
 
-[[noreturn]] void Die(absl::string_view what) {
-  std::fprintf(stderr, "bench_lookup: %s\n", std::string(what).c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T Must(absl::StatusOr<T> result) {
-  if (!result.ok()) Die(result.status().message());
-  return *std::move(result);
-}
-
 Identity IdentityOf(uint64_t number) {
   Identity identity;
   const std::string text = absl::StrCat("lookup ", number);

@@ -26,15 +26,8 @@ using store::cluster::PlacementTable;
 
 constexpr int kCopies = 2;
 
-[[noreturn]] void Die(absl::string_view what) {
-  std::fprintf(stderr, "bench_placement: %s\n", std::string(what).c_str());
-  std::exit(1);
-}
-
 Placement Place(uint64_t epoch, std::vector<Member> members) {
-  auto placement = Placement::Compute(epoch, kCopies, std::move(members));
-  if (!placement.ok()) Die(placement.status().message());
-  return *std::move(placement);
+  return Must(Placement::Compute(epoch, kCopies, std::move(members)));
 }
 
 Member RandomMember(std::mt19937_64* random, uint32_t weight, int zone) {

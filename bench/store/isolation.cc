@@ -32,11 +32,6 @@ void WriteAccessFile(const std::string& path) {
 
 }  // namespace
 
-void Die(absl::string_view what) {
-  std::fprintf(stderr, "bench_isolation: %s\n", std::string(what).c_str());
-  std::exit(1);
-}
-
 absl::Time Soon() { return SteadyNow() + kPatience; }
 
 void BeNice() {

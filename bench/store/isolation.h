@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "bench/bench_common.h"
 #include "proto/manifest.h"
 #include "store/client/remote.h"
 
@@ -26,16 +27,6 @@ inline const int64_t kEncodingBytes = kLayers * kShape.slab_bytes();
 inline constexpr int64_t kDramBytes = int64_t{384} << 20;
 inline constexpr int kNice = 19;  // of whoever stands beside the reader
 
-// Ends the program.
-[[noreturn]] void Die(absl::string_view what);
-inline void MustBe(const absl::Status& status) {
-  if (!status.ok()) Die(status.message());
-}
-template <typename T>
-T Must(absl::StatusOr<T> result) {
-  MustBe(result.status());
-  return *std::move(result);
-}
 // The deadline of what should take milliseconds.
 absl::Time Soon();
 // This process and the threads that it starts from now on.
