@@ -19,6 +19,9 @@
 
 namespace kvlink::cli {
 
+// The value of an environment variable; empty: it is not set.
+std::string Environment(const char* name);
+
 class Arguments {
  public:
   // `operands` as the usage line shows them: "INPUT...". `summary`: what the command does, wrapped at 100 columns.

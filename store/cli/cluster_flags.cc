@@ -1,7 +1,6 @@
 // KVLINK_STORE may name a cluster where it else names a directory or a node; --cluster then has it as its default.
 #include "store/cli/cluster_flags.h"
 
-#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -14,11 +13,6 @@ namespace {
 
 constexpr absl::string_view kScheme = "etcd://";
 constexpr size_t kMaxPasswordBytes = 1024;
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 }  // namespace
 

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
@@ -20,14 +19,7 @@
 #include "store/embedded/embedded.h"
 
 namespace kvlink::cli {
-namespace {
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 absl::StatusOr<std::string> TenantSecret(const Arguments& arguments, const StoreFlags& flags) {
   if (!arguments.given("secret-file")) return std::string();
@@ -89,8 +81,7 @@ void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
   AddIdentityFlags(arguments, flags);
   arguments.Integer("wait", "SECONDS",
                     "How long to wait for a directory that another process uses; in kvlink delete, for the nodes of a "
-                    "cluster to have "
-                    "removed what was deleted.",
+                    "cluster to have removed what was deleted.",
                     0, 86400, &flags.wait);
 }
 

@@ -1,7 +1,6 @@
 #include "worker/cli/open.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,11 +12,6 @@
 
 namespace kvlink::cli {
 namespace {
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const ModelFlags& flags) {
   if (flags.device == "cuda") return kernels::MakeCudaBackend({});
