@@ -1,6 +1,7 @@
 // kvlink members shows what etcd says; this asks the nodes as well, and needs a key where they do.
 #include "store/cli/cluster_status.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <vector>
@@ -31,6 +32,51 @@ struct Line {
   cluster::NodeReport node;
   std::optional<cluster::ProgressRecord> progress;
 };
+
+// Infinite: the rate is not known.
+absl::Duration TimeLeft(const cluster::ProgressRecord& progress) {
+  if (progress.bytes_left == 0) return absl::ZeroDuration();
+  if (progress.bytes_per_second == 0) return absl::InfiniteDuration();
+  return absl::Seconds(static_cast<double>(progress.bytes_left) / static_cast<double>(progress.bytes_per_second));
+}
+
+// How far the cluster is from holding every copy where its placement says.
+struct Repairing {
+  int64_t moving = 0;     // copies of slots that change their owner
+  int64_t away = 0;       // copies of slots whose owner is not alive
+  int64_t unchecked = 0;  // copies of slots that living owners have yet to compare, and to copy where they differ
+  int64_t bytes_left = 0;
+  absl::Duration time_left;  // of the slowest member, since members copy side by side
+};
+
+Repairing RepairingOf(const cluster::View& view, const std::vector<Line>& lines) {
+  Repairing repairing;
+  cluster::ForEachMove(view.placement.current(), view.placement.next(), [&](const cluster::Move& move) {
+    repairing.moving += move.added.has_value();
+    return true;
+  });
+  for (int slot = 0; slot < cluster::kSlots; ++slot) {
+    for (const uint16_t owner : view.placement.next().Owners(slot)) repairing.away += !view.alive(owner);
+  }
+  for (const Line& line : lines) {
+    if (!line.progress.has_value() || line.progress->epoch != view.placement.epoch()) continue;
+    repairing.unchecked += line.progress->slots - line.progress->slots_done;
+    repairing.bytes_left += static_cast<int64_t>(line.progress->bytes_left);
+    repairing.time_left = std::max(repairing.time_left, TimeLeft(*line.progress));
+  }
+  return repairing;
+}
+
+std::string Draw(const Repairing& repairing) {
+  if (repairing.moving + repairing.away + repairing.unchecked + repairing.bytes_left == 0) return "";
+  std::string text =
+      absl::StrCat("copies of slots: ", repairing.moving, " move, ", repairing.away, " lack their node, ",
+                   repairing.unchecked, " to check; ", Bytes(repairing.bytes_left), " to copy");
+  if (repairing.bytes_left > 0 && repairing.time_left < absl::InfiniteDuration()) {
+    absl::StrAppend(&text, ", ", FormatClock(repairing.time_left), " left");
+  }
+  return text + "\n";
+}
 
 nlohmann::json ToJson(const Line& line) {
   const cluster::NodeReport& node = line.node;
@@ -74,7 +120,7 @@ std::string Draw(const Line& line) {
     absl::StrAppend(&text, "does not answer: ", Printable(node.stats.status().message()));
   }
   if (line.progress.has_value() && !line.progress->complete()) {
-    absl::StrAppend(&text, "; has ", line.progress->slots_done, " of ", line.progress->slots, " slots, ",
+    absl::StrAppend(&text, "; checked ", line.progress->slots_done, " of ", line.progress->slots, " slots, ",
                     Bytes(static_cast<int64_t>(line.progress->bytes_left)), " to copy at ",
                     Bytes(static_cast<int64_t>(line.progress->bytes_per_second)), "/s");
   }
@@ -93,12 +139,20 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
     lines.push_back({std::move(node), std::nullopt});
     if (found != progress.end()) lines.back().progress = found->second;
   }
+  const Repairing repairing = RepairingOf(*view, lines);
   if (json) {
     nlohmann::json members = nlohmann::json::array();
     for (const Line& line : lines) members.push_back(ToJson(line));
     nlohmann::json all = {{"cluster", view->settings.name},   {"cluster_id", cluster::IdHex(view->settings.id)},
                           {"copies", view->settings.copies},  {"acknowledged", view->settings.acknowledged},
                           {"epoch", view->placement.epoch()}, {"members", std::move(members)}};
+    all["slots"] = {{"moving", repairing.moving},
+                    {"away", repairing.away},
+                    {"unchecked", repairing.unchecked},
+                    {"bytes_left", repairing.bytes_left}};
+    if (repairing.time_left < absl::InfiniteDuration()) {
+      all["slots"]["seconds_left"] = absl::ToDoubleSeconds(repairing.time_left);
+    }
     if (!health.status.ok()) all["problem"] = std::string(health.status.message());
     return all.dump(one_line ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }
@@ -110,6 +164,7 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
     absl::StrAppend(&text, away ? "etcd does not answer since " : "what is known of the cluster may be old, since ",
                     FormatClock(SteadyNow() - health.since), ": ", Printable(health.status.message()), "\n");
   }
+  absl::StrAppend(&text, Draw(repairing));
   for (const Line& line : lines) absl::StrAppend(&text, Draw(line));
   return text;
 }

@@ -59,8 +59,11 @@ std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
   return absl::Milliseconds(milliseconds);
 }
 
-// gRPC says in its own words, and at length, that it found no server of its kind.
+// Replaces gRPC's own words for a server that cannot be reached, or that did not answer in time.
 absl::Status Plainly(const absl::Status& status) {
+  if (absl::IsDeadlineExceeded(status) && status.message() == "Deadline Exceeded") {
+    return absl::DeadlineExceededError("the node has not answered in time");
+  }
   if (!absl::IsUnavailable(status) || !absl::StartsWith(status.message(), "failed to connect to all addresses")) {
     return status;
   }
