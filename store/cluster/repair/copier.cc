@@ -1,6 +1,10 @@
+// A part is read from the peer while the disk writes the one before: a layer goes to the engine as soon as it is whole,
+// and is verified there as well.
 #include "store/cluster/repair/copier.h"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 #include <utility>
 
 #include "base/clock.h"
@@ -29,6 +33,60 @@ std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops,
         return absl::UnavailableError("the nodes have carried out different drops");
     }
   };
+}
+
+// In order: layers together up to `max_bytes`, or heads of one layer where it is larger.
+std::vector<CopyPart> PartsOf(const Manifest& manifest, int64_t max_bytes) {
+  std::vector<CopyPart> parts;
+  bool open = false;  // the last one may take another layer
+  for (int64_t layer = 0; layer < static_cast<int64_t>(manifest.layers.size()); ++layer) {
+    const int64_t length = manifest.layers[layer].length;
+    if (length > max_bytes) {
+      const SlabShape shape = manifest.shape(layer);
+      const int64_t together = std::max<int64_t>(1, max_bytes / shape.head_bytes());
+      for (int64_t head = 0; head < shape.kv_heads; head += together) {
+        const int64_t heads = std::min(together, shape.kv_heads - head);
+        parts.push_back(
+            {{.first_layer = layer, .layers = 1, .first_head = head, .heads = heads}, heads * shape.head_bytes()});
+      }
+      open = false;
+      continue;
+    }
+    if (!open || parts.back().bytes + length > max_bytes) parts.push_back({{.first_layer = layer}});
+    open = true;
+    ++parts.back().what.layers;
+    parts.back().bytes += length;
+  }
+  return parts;
+}
+
+// DEADLINE_EXCEEDED: it may still become durable.
+absl::StatusOr<engine::Engine::PutOutcome> CommitAndWait(engine::Engine* engine,
+                                                         std::unique_ptr<engine::StreamingPut> push,
+                                                         std::function<absl::Status()> admission,
+                                                         absl::Duration timeout) {
+  struct Waiting {
+    Mutex mutex;
+    CondVar changed;
+    std::optional<absl::StatusOr<engine::Engine::PutOutcome>> outcome ABSL_GUARDED_BY(mutex);
+  };
+  const auto waiting = std::make_shared<Waiting>();
+  engine->CommitPush(
+      std::move(push),
+      [waiting](absl::StatusOr<engine::Engine::PutOutcome> outcome) {
+        MutexLock lock(&waiting->mutex);
+        waiting->outcome = std::move(outcome);
+        waiting->changed.Signal();
+      },
+      std::move(admission));
+  const absl::Time deadline = SteadyNow() + timeout;
+  MutexLock lock(&waiting->mutex);
+  while (!waiting->outcome.has_value()) {
+    if (!waiting->changed.WaitUntil(&waiting->mutex, deadline) && !waiting->outcome.has_value()) {
+      return absl::DeadlineExceededError("the disk has not taken the copy in time");
+    }
+  }
+  return *std::move(waiting->outcome);
 }
 
 }  // namespace
@@ -67,7 +125,6 @@ void Copier::Run(std::vector<Copy>* copies) {
 
 void Copier::One(Copy* copy) {
   RepairContext& context = *context_;
-  if (!context.stopping.WaitUntil(context.rate.Take(copy->entry.bytes, SteadyNow()))) return;
   // The one of which the least is asked first.
   auto& sources = copy->sources;
   std::sort(sources.begin(), sources.end(), [&context](const CopySource& a, const CopySource& b) {
@@ -90,51 +147,84 @@ void Copier::One(Copy* copy) {
   if (!all_gone) copy->outcome = Copy::Outcome::kFailed;
 }
 
-absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy& copy) {
-  const absl::Time deadline = SteadyNow() + context_->options.copy_timeout;
-  KVLINK_ASSIGN_OR_RETURN(const auto peer, context_->peers.Get(source.node, source.address));
-  absl::Status arrived;
-  auto lease = peer->Read(copy.entry, deadline);
-  if (lease.ok()) {
-    const int64_t layers = static_cast<int64_t>((*lease)->manifest().layers.size());
-    for (int64_t layer = 0; layer < layers && arrived.ok(); ++layer) arrived = (*lease)->WaitLayer(layer, deadline);
-  } else {
-    arrived = lease.status();
+// An error of a read, of a source or of this node.
+absl::StatusOr<Copy::Outcome> Copier::Failed(const CopySource& source, const absl::Status& why) {
+  if (IsGone(why)) return Copy::Outcome::kGone;
+  if (absl::IsCancelled(why)) return why;
+  // Damage is of one encoding, and full memory of this node; the rest says something about the peer.
+  if (!absl::IsDataLoss(why) && !absl::IsResourceExhausted(why)) {
+    context_->peers.Failed(source.node, source.address, why);
   }
-  if (IsGone(arrived)) return Copy::Outcome::kGone;
-  if (!arrived.ok()) {
-    // Damage is of one encoding, and full memory of this node; the rest says something about the peer.
-    if (!absl::IsDataLoss(arrived) && !absl::IsResourceExhausted(arrived))
-      context_->peers.Failed(source.node, source.address, arrived);
-    context_->ledger.Count([](RepairStatistics* counts) { ++counts->peer_errors; });
-    return arrived;
-  }
-  context_->peers.Worked(source.node);
-  return Put(source, copy, lease->get(), deadline);
+  context_->ledger.Count([](RepairStatistics* counts) { ++counts->peer_errors; });
+  return why;
 }
 
-absl::StatusOr<Copy::Outcome> Copier::Put(const CopySource& source, const Copy& copy, Lease* lease,
-                                          absl::Time deadline) {
-  const Manifest& manifest = lease->manifest();
-  std::vector<absl::Span<const std::byte>> slabs;
-  for (size_t layer = 0; layer < manifest.layers.size(); ++layer) {
-    slabs.push_back(manifest.layers[layer].length > 0 ? lease->layer(static_cast<int64_t>(layer))
-                                                      : absl::Span<const std::byte>());
+absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy& copy) {
+  KVLINK_ASSIGN_OR_RETURN(const auto peer, context_->peers.Get(source.node, source.address));
+  // The manifest comes with every part. A head of one layer is the smallest that brings it.
+  const bool whole = copy.entry.bytes <= context_->options.part_bytes;
+  auto first =
+      Read(peer.get(), copy, whole ? CopyPart{.bytes = copy.entry.bytes} : CopyPart{{.layers = 1, .heads = 1}});
+  if (!first.ok()) return Failed(source, first.status());
+  const Manifest manifest = (*first)->manifest();
+  std::vector<int64_t> lengths;
+  for (const auto& layer : manifest.layers) lengths.push_back(layer.length);
+  const engine::EncodingKey key{copy.entry.ns, copy.entry.identity, copy.entry.codec};
+  KVLINK_ASSIGN_OR_RETURN(auto push, context_->engine->BeginPush(key, lengths, engine::PutMode::kReplaceSmallerEtag));
+  const absl::Status accepted = push->Accept(manifest);
+  if (absl::IsResourceExhausted(accepted) || absl::IsInvalidArgument(accepted)) return Copy::Outcome::kNoRoom;
+  KVLINK_RETURN_IF_ERROR(accepted);
+  const std::vector<CopyPart> parts = PartsOf(manifest, context_->options.part_bytes);
+  for (const CopyPart& part : parts) {
+    auto lease = whole && parts.size() == 1 ? std::move(first) : Read(peer.get(), copy, part);
+    const absl::Status filled = lease.ok() ? Fill(manifest, part, lease->get(), push.get()) : lease.status();
+    if (!filled.ok()) return Failed(source, filled);
   }
+  context_->peers.Worked(source.node);
+  return Commit(source, copy, std::move(push));
+}
+
+absl::StatusOr<std::unique_ptr<client::PartLease>> Copier::Read(RepairPeer* peer, const Copy& copy,
+                                                                const CopyPart& part) {
+  if (!context_->stopping.WaitUntil(context_->rate.Take(part.bytes, SteadyNow()))) {
+    return absl::CancelledError("repair ends");
+  }
+  return peer->ReadPart(copy.entry, part.what, SteadyNow() + context_->options.copy_timeout);
+}
+
+absl::Status Copier::Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
+                          engine::StreamingPut* push) {
+  const absl::Time deadline = SteadyNow() + context_->options.copy_timeout;
+  for (int64_t layer = part.what.first_layer; layer < part.what.first_layer + part.what.layers; ++layer) {
+    if (manifest.layers[layer].length == 0) continue;
+    KVLINK_RETURN_IF_ERROR(lease->WaitLayer(layer, deadline));
+    KVLINK_RETURN_IF_ERROR(push->Reserve(layer));
+    const SlabShape shape = manifest.shape(layer);
+    const int64_t heads = part.what.heads == 0 ? shape.kv_heads : part.what.heads;
+    for (int64_t head = part.what.first_head; head < part.what.first_head + heads; ++head) {
+      const absl::Span<const std::byte> bytes = lease->head(layer, head);
+      std::memcpy(push->slab(layer).data() + shape.head_offset(head), bytes.data(), bytes.size());
+    }
+    if (part.what.first_head + heads == shape.kv_heads) KVLINK_RETURN_IF_ERROR(push->WriteLayer(layer));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Copy::Outcome> Copier::Commit(const CopySource& source, const Copy& copy,
+                                             std::unique_ptr<engine::StreamingPut> push) {
   // A peer that is a poll of the log ahead is no reason to read it all again.
-  if (context_->drops != nullptr) {
-    (void)context_->drops->WaitFor(source.dropped, std::min(deadline, SteadyNow() + kWaitForDrops));
-  }
+  if (context_->drops != nullptr) (void)context_->drops->WaitFor(source.dropped, SteadyNow() + kWaitForDrops);
   const auto admission = Admission(context_->drops, copy.entry, source.dropped);
   const absl::Status admitted = admission ? admission() : absl::OkStatus();
   if (absl::IsAborted(admitted)) return Copy::Outcome::kDropped;
   KVLINK_RETURN_IF_ERROR(admitted);
-  const auto put =
-      context_->engine->Put(copy.entry.ns, manifest, slabs, deadline, engine::PutMode::kReplaceSmallerEtag, admission);
-  if (absl::IsAborted(put.status())) return Copy::Outcome::kDropped;
-  if (absl::IsResourceExhausted(put.status()) || absl::IsInvalidArgument(put.status())) return Copy::Outcome::kNoRoom;
-  KVLINK_RETURN_IF_ERROR(put.status());
-  if (!put->written) return Copy::Outcome::kThere;
+  const auto outcome = CommitAndWait(context_->engine, std::move(push), admission, context_->options.copy_timeout);
+  if (absl::IsAborted(outcome.status())) return Copy::Outcome::kDropped;
+  if (absl::IsResourceExhausted(outcome.status()) || absl::IsInvalidArgument(outcome.status())) {
+    return Copy::Outcome::kNoRoom;
+  }
+  KVLINK_RETURN_IF_ERROR(outcome.status());
+  if (!outcome->written) return Copy::Outcome::kThere;
   // As hot here as it was there: or what was worth evicting for would be the next to go.
   const int uses = copy.entry.heat > 3 ? 2 : copy.entry.heat;
   const engine::EncodingKey key{copy.entry.ns, copy.entry.identity, copy.entry.codec};

@@ -1,10 +1,13 @@
-// Copies encodings from peers, several at a time and within the rate.
+// Copies encodings from peers, several at a time and within the rate. Each arrives in parts
+// (RepairOptions::part_bytes), so that its size is bounded by the stores alone, and it may take as long as its parts
+// make progress.
 //
 // Thread-safety: by one thread at a time. Lifetime: within that of the context.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,6 +38,12 @@ struct Copy {
   } outcome = Outcome::kFailed;
 };
 
+// What is asked of a peer at a time.
+struct CopyPart {
+  client::EncodingPart what;
+  int64_t bytes = 0;
+};
+
 class Copier {
  public:
   explicit Copier(RepairContext* context);
@@ -45,7 +54,14 @@ class Copier {
  private:
   void One(Copy* copy);
   absl::StatusOr<Copy::Outcome> From(const CopySource& source, const Copy& copy);
-  absl::StatusOr<Copy::Outcome> Put(const CopySource& source, const Copy& copy, Lease* lease, absl::Time deadline);
+  absl::StatusOr<Copy::Outcome> Failed(const CopySource& source, const absl::Status& why);
+  // Waits for the rate, then asks. CANCELLED: the repairer is to end.
+  absl::StatusOr<std::unique_ptr<client::PartLease>> Read(RepairPeer* peer, const Copy& copy, const CopyPart& part);
+  // Moves what arrives of the part into the push; of whole layers, to the disk.
+  absl::Status Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
+                    engine::StreamingPut* push);
+  absl::StatusOr<Copy::Outcome> Commit(const CopySource& source, const Copy& copy,
+                                       std::unique_ptr<engine::StreamingPut> push);
 
   RepairContext* const context_;
   Worker worker_;

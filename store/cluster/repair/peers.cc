@@ -22,8 +22,9 @@ class RemotePeer : public RepairPeer {
   absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) override {
     return store_->ListSlot(slot, after);
   }
-  absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry& entry, absl::Time deadline) override {
-    return store_->Read(entry.ns, entry.identity, entry.codec, entry.etag, deadline);
+  absl::StatusOr<std::unique_ptr<client::PartLease>> ReadPart(const SlotEntry& entry, const client::EncodingPart& part,
+                                                              absl::Time deadline) override {
+    return store_->ReadPart(entry.ns, entry.identity, entry.codec, entry.etag, part, deadline);
   }
 
  private:
@@ -33,8 +34,7 @@ class RemotePeer : public RepairPeer {
 }  // namespace
 
 OpenPeer RemotePeers(client::RemoteOptions options) {
-  // Mapped memory may be taken back while a copy is written from it.
-  options.map = false;
+  options.map = false;  // parts come over a transport
   // A hundred peers cost no more memory and threads than one.
   if (options.resources == nullptr) {
     options.resources = client::NewClientResources({.receive_bytes = options.receive_bytes,

@@ -22,7 +22,6 @@
 #include "proto/slots.h"
 #include "store/client/remote.h"
 #include "store/cluster/placement.h"
-#include "store/encodings.h"
 
 namespace kvlink::store::cluster {
 
@@ -33,8 +32,9 @@ class RepairPeer {
   // As client::RemoteStore's of these names.
   virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;
   virtual absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) = 0;
-  // As EncodingStore's. The bytes of the lease stay what they are.
-  virtual absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry& entry, absl::Time deadline) = 0;
+  virtual absl::StatusOr<std::unique_ptr<client::PartLease>> ReadPart(const SlotEntry& entry,
+                                                                      const client::EncodingPart& part,
+                                                                      absl::Time deadline) = 0;
 };
 
 // Errors as client::OpenRemote.

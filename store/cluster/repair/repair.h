@@ -81,7 +81,10 @@ struct RepairOptions {
   absl::Duration interval = absl::Minutes(10);
   absl::Duration retry = absl::Seconds(1);  // the first pause; and the least between two passes
   absl::Duration keep_unowned = absl::Minutes(10);
-  absl::Duration copy_timeout = absl::Minutes(1);  // of one encoding
+  // What is asked of a peer at a time: layers, or heads of one that is larger. For some copies at a time a small part
+  // of the memory that they are received in.
+  int64_t part_bytes = int64_t{16} << 20;
+  absl::Duration copy_timeout = absl::Minutes(1);  // of a part
   // Told when a pass begins under another epoch, some times a second while it goes on, and at once when all is
   // complete. On repair's thread, which waits meanwhile. Empty: nobody. A member that joins becomes active when the
   // progress of the present epoch is complete.

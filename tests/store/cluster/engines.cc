@@ -17,13 +17,16 @@ using store::cluster::MemberState;
 using store::cluster::NodeId;
 using store::cluster::View;
 
-class EngineLease : public store::Lease {
+class EnginePart : public store::client::PartLease {
  public:
-  explicit EngineLease(std::unique_ptr<engine::EncodingLease> lease) : lease_(std::move(lease)) {}
+  explicit EnginePart(std::unique_ptr<engine::EncodingLease> lease) : lease_(std::move(lease)) {}
   const Manifest& manifest() const override { return lease_->manifest(); }
   store::Tier source() const override { return store::Tier::kDisk; }
   absl::Status WaitLayer(int64_t layer, absl::Time deadline) override { return lease_->WaitLayer(layer, deadline); }
-  absl::Span<const std::byte> layer(int64_t layer) const override { return lease_->layer(layer); }
+  absl::Span<const std::byte> head(int64_t layer, int64_t head) const override {
+    const SlabShape shape = manifest().shape(layer);
+    return lease_->layer(layer).subspan(shape.head_offset(head), shape.head_bytes());
+  }
 
  private:
   const std::unique_ptr<engine::EncodingLease> lease_;
@@ -50,7 +53,9 @@ class EnginePeer : public store::cluster::RepairPeer {
     if (node_->faults.before_answer) node_->faults.before_answer();
     return listing;
   }
-  absl::StatusOr<std::unique_ptr<store::Lease>> Read(const SlotEntry& entry, absl::Time deadline) override {
+  absl::StatusOr<std::unique_ptr<store::client::PartLease>> ReadPart(const SlotEntry& entry,
+                                                                     const store::client::EncodingPart&,
+                                                                     absl::Time deadline) override {
     PeerFaults& faults = node_->faults;
     if (faults.down_after.load() == 0) faults.down = true;
     if (faults.down_after.load() > 0) --faults.down_after;
@@ -63,7 +68,7 @@ class EnginePeer : public store::cluster::RepairPeer {
     if (faults.before_answer) faults.before_answer();
     auto lease = node_->engine->Read({entry.ns, entry.identity, entry.codec}, entry.etag, deadline);
     if (!lease.ok()) return lease.status();
-    return std::make_unique<EngineLease>(*std::move(lease));
+    return std::make_unique<EnginePart>(*std::move(lease));
   }
 
  private:

@@ -54,13 +54,16 @@ class RemoteRepairTest : public ::testing::Test {
     view->status = {{.address = "", .incarnation = 1}, {.address = address, .incarnation = 1}};
     views_.Set(std::move(view));
   }
-  void StartRepair(const std::string& key) {
+  void StartRepair(const std::string& key, int64_t receive_bytes = int64_t{64} << 20,
+                   int64_t part_bytes = int64_t{16} << 20) {
     client::RemoteOptions client;
+    client.receive_bytes = receive_bytes;
     client.key = key;
     client.name = "repair";
     RepairOptions options;
     options.self = self_;
     options.open_peer = RemotePeers(client);
+    options.part_bytes = part_bytes;
     options.retry = absl::Milliseconds(10);
     options.interval = absl::Milliseconds(50);
     repairer_ = std::make_unique<Repairer>(engine_.get(), &views_, nullptr, std::move(options));
@@ -75,6 +78,15 @@ class RemoteRepairTest : public ::testing::Test {
     for (const Synthetic& s : all) {
       const auto put = (*store)->Put("ns", s.manifest, s.spans(), SteadyNow() + absl::Seconds(60));
       ASSERT_TRUE(put.ok()) << put.status();
+    }
+  }
+  void ExpectSame(const Synthetic& s) {
+    const auto lease =
+        engine_->Read({"ns", s.manifest.identity, s.manifest.codec}, s.manifest.etag, SteadyNow() + absl::Seconds(60));
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
+      ASSERT_TRUE((*lease)->WaitLayer(static_cast<int64_t>(layer), SteadyNow() + absl::Seconds(60)).ok());
+      EXPECT_EQ((*lease)->layer(static_cast<int64_t>(layer)), absl::MakeConstSpan(s.slabs[layer]));
     }
   }
   bool HasAll(const std::vector<Synthetic>& all) {
@@ -105,15 +117,21 @@ TEST_F(RemoteRepairTest, WhatThePeerHasComesHere) {
   EXPECT_EQ(repairer_->statistics().failed, 0);
   EXPECT_EQ(repairer_->statistics().peer_errors, 0);
   // Verified: what is stored is what was put.
-  for (const Synthetic& s : all) {
-    const auto lease =
-        engine_->Read({"ns", s.manifest.identity, s.manifest.codec}, s.manifest.etag, SteadyNow() + absl::Seconds(60));
-    ASSERT_TRUE(lease.ok()) << lease.status();
-    for (size_t layer = 0; layer < s.slabs.size(); ++layer) {
-      ASSERT_TRUE((*lease)->WaitLayer(static_cast<int64_t>(layer), SteadyNow() + absl::Seconds(60)).ok());
-      EXPECT_EQ((*lease)->layer(static_cast<int64_t>(layer)), absl::MakeConstSpan(s.slabs[layer]));
-    }
-  }
+  for (const Synthetic& s : all) ExpectSame(s);
+}
+
+// A joining node would never be complete, and a lost copy never made again.
+TEST_F(RemoteRepairTest, AnEncodingMayBeLargerThanTheMemoryForReceiving) {
+  const std::vector<Synthetic> all = {MakeSynthetic(1, /*layers=*/3, /*tokens=*/1000, /*kv_heads=*/2, /*head_dim=*/64),
+                                      MakeSynthetic(2, /*layers=*/40, /*tokens=*/700, /*kv_heads=*/1, /*head_dim=*/32)};
+  PutAtPeer(all);
+  Publish(control_);
+  constexpr int64_t kReceive = int64_t{1} << 20;
+  for (const Synthetic& s : all) ASSERT_GT(s.manifest.bytes(), kReceive);
+  StartRepair("peer-key-12345678", kReceive, /*part_bytes=*/300 << 10);
+  EXPECT_TRUE(Eventually([&] { return repairer_->progress().complete() && repairer_->statistics().passes > 0; }));
+  EXPECT_EQ(repairer_->statistics().peer_errors, 0);
+  for (const Synthetic& s : all) ExpectSame(s);
 }
 
 TEST_F(RemoteRepairTest, APeerThatComesBackIsAskedAgain) {

@@ -248,7 +248,8 @@ class EndlessPeer : public RepairPeer {
     }
     return listing;
   }
-  absl::StatusOr<std::unique_ptr<Lease>> Read(const SlotEntry&, absl::Time) override {
+  absl::StatusOr<std::unique_ptr<client::PartLease>> ReadPart(const SlotEntry&, const client::EncodingPart&,
+                                                              absl::Time) override {
     return absl::NotFoundError("there is no such thing");
   }
 
