@@ -57,7 +57,7 @@ absl::Status DropConsumer::Begin() {
     return absl::OkStatus();
   }
   const auto known = log_->PositionOf(options_.node, Deadline());
-  if (absl::IsOutOfRange(known.status())) return Empty(known.status().message());
+  if (absl::IsOutOfRange(known.status())) return Lost(known.status().message());
   KVLINK_RETURN_IF_ERROR(known.status());
   memory_->Reset(kept);
   return absl::OkStatus();
@@ -121,7 +121,7 @@ absl::Status DropConsumer::CarryOut(const database::DropBatch& batch) {
 absl::Status DropConsumer::StorePosition(bool dropped) {
   if (!dropped && SteadyNow() < stored_at_ + options_.store_position) return absl::OkStatus();
   const absl::Status stored = log_->StorePosition(options_.node, Theirs(engine_->dropped()), Deadline());
-  if (absl::IsOutOfRange(stored)) return Empty(stored.message());
+  if (absl::IsOutOfRange(stored)) return Lost(stored.message());
   KVLINK_RETURN_IF_ERROR(stored);
   stored_at_ = SteadyNow();
   return absl::OkStatus();

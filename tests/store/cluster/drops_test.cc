@@ -249,6 +249,23 @@ TEST_F(DropsTest, ADatabaseThatWentBackIsNoticedAndGoneOnWith) {
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
 }
 
+// The dump is from before the node joined, and the node was down when it was restored.
+TEST_F(DropsTest, OfADatabaseThatWentBackANodeThatStartsKeepsWhatItHolds) {
+  const FakeDropLog::State before_it_joined = log_.Save();
+  for (int i = 0; i < 9; ++i) log_.MoveOn();
+  Consume(0);
+  const Synthetic a = MakeSynthetic(1);
+  cluster_.PutAt(0, a);
+  cluster_.node(0).drops = nullptr;
+  log_.Restore(before_it_joined);
+  Consume(0);
+  EXPECT_TRUE(cluster_.Has(0, a));
+  EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
+  log_.Append("ns", a.manifest.identity);
+  ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
+  EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the log that there is";
+}
+
 TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
   const auto at = [](uint64_t transaction) { return DropPosition{{7}, transaction, 0}; };
   const Identity a = MakeSynthetic(1).manifest.identity, b = MakeSynthetic(2).manifest.identity;
