@@ -1,14 +1,23 @@
 // The binary on corpora: shards, parts of long documents, pruning, rejects.
 #include <gmock/gmock.h>
 
+#include <fstream>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 #include "tests/integration/cli_workplace.h"
 
 namespace kvlink::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
+
+std::string Contents(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
 
 std::string Line(const std::string& id, const std::string& title, const std::string& text) {
   return nlohmann::json({{"id", id}, {"title", title}, {"text", text}}).dump() + "\n";
@@ -95,16 +104,20 @@ TEST_F(CliTest, PruneDeletesWhatTheSourceHasNoMore) {
   ExpectRefused(Run("ingest", {half, "--prune-limit", "50"}), "ingest", {"--prune-limit is for --prune"});
 }
 
-TEST_F(CliTest, RejectsMayTakeThePlaceOfTheInput) {
+TEST_F(CliTest, RejectsAreWrittenAsideUntilTheRunIsComplete) {
   const std::string file = Write("in.jsonl", Lines(0, 2) + "broken\n" + Line("empty", "Empty", ""));
-  const Finished first = Run("ingest", {file, "--rejects", file});
-  EXPECT_EQ(first.status, 1);
-  EXPECT_THAT(first.errors, HasSubstr("in.jsonl:4: document 'empty'"));
+  const std::string rejects = Write("rejects.jsonl", "of the run before\n");
+  EXPECT_EQ(Run("ingest", {file, "--rejects", rejects, "--stop-at-first-failure"}).status, 1);
+  EXPECT_EQ(Contents(rejects), "of the run before\n") << "the run has not seen all of its input";
+  EXPECT_THAT(Contents(rejects + ".partial"), HasSubstr("in.jsonl:3"));
+  const Finished whole = Run("ingest", {file, "--rejects", rejects});
+  EXPECT_EQ(whole.status, 1);
+  EXPECT_THAT(whole.errors, HasSubstr("in.jsonl:4: document 'empty'"));
   EXPECT_EQ(CheckCatalogued(), 2);
-  // What was good is not in it any more.
-  const Finished again = Run("ingest", {file});
-  EXPECT_THAT(again.output, HasSubstr("2 documents: 0 added, 0 complete already, 2 failed"));
-  EXPECT_THAT(again.errors, HasSubstr("member \"id\" is missing"));
+  EXPECT_THAT(Contents(rejects), AllOf(HasSubstr("in.jsonl:3"), HasSubstr("\"id\":\"empty\"")));
+  // They do not hold all that the input does.
+  ExpectRefused(Run("ingest", {file, "--rejects", file}), "ingest", {file, "is an input"});
+  ExpectRefused(Run("ingest", {Path("."), "--rejects", rejects}), "ingest", {rejects, "lies in one"});
   ExpectRefused(Run("ingest", {file, "--rejects", Path("no/such/file")}), "ingest", {Path("no/such/file.partial")});
 }
 

@@ -1,10 +1,12 @@
 // kvlink ingest: documents into the store. ^C ends reading, so that what is under way is finished and counted.
 #include "worker/ingest/ingest.h"
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <utility>
 
@@ -160,6 +162,24 @@ absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Argumen
   return ingest::DocumentSource::Open(arguments.operands(), options);
 }
 
+// Rejects do not hold all of what failed (a line that is no JSON, the text of what could not be written), and must not
+// take the place of what does.
+absl::Status CheckNoInput(const std::string& rejects, absl::Span<const std::string> inputs) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  for (const std::string& name : {rejects, ingest::PartialOf(rejects)}) {
+    const fs::path file = fs::weakly_canonical(name, error);
+    for (const std::string& input : inputs) {
+      const fs::path there = fs::weakly_canonical(input, error);
+      const bool within = std::mismatch(there.begin(), there.end(), file.begin(), file.end()).first == there.end();
+      if (!within && !fs::equivalent(name, input, error)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("--rejects ", rejects, ": ", name, " is an input, or lies in one; name a file elsewhere"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // "a.jsonl:3: document 'x': ..." on one line of standard error.
 void PrintFailure(const ingest::Failure& failure) {
   const std::string place = failure.id.empty()
@@ -243,6 +263,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   KVLINK_RETURN_IF_ERROR(ingest::ChunkLimitsOf(flags.chunk_tokens, opened.model->config().context).status());
   std::unique_ptr<ingest::RejectFile> rejects;
   if (!flags.rejects.empty()) {
+    KVLINK_RETURN_IF_ERROR(CheckNoInput(flags.rejects, arguments.operands()));
     KVLINK_ASSIGN_OR_RETURN(rejects, ingest::RejectFile::Create(flags.rejects));
   }
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore place, OpenStore(flags.store, StoreUse::kCreate));
@@ -293,7 +314,8 @@ absl::Status RunIngest(absl::Span<char* const> args) {
     status = ingest::Ingest(input, options, callbacks, &counts);
   }
   bar.Clear();
-  if (rejects != nullptr) KVLINK_RETURN_IF_ERROR(rejects->Finish());
+  // Of a run that ended early they stay beside FILE: what it has not reached may stand in an older FILE.
+  if (rejects != nullptr && status.ok() && interrupted == 0) KVLINK_RETURN_IF_ERROR(rejects->Finish());
   if (!flags.quiet) PrintSummary(counts, bar.elapsed(), *source);
   absl::Status pruned;
   if (flags.prune && status.ok() && interrupted == 0) pruned = Prune(place.store.get(), *source, counts, &seen, flags);

@@ -10,8 +10,10 @@
 
 namespace kvlink::ingest {
 
+std::string PartialOf(const std::string& path) { return path + ".partial"; }
+
 absl::StatusOr<std::unique_ptr<RejectFile>> RejectFile::Create(const std::string& path) {
-  std::string partial = absl::StrCat(path, ".partial");
+  std::string partial = PartialOf(path);
   std::FILE* const file = std::fopen(partial.c_str(), "we");
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": rejects cannot be written there"));
   return std::unique_ptr<RejectFile>(new RejectFile(path, std::move(partial), file));

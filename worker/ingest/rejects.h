@@ -19,9 +19,12 @@
 
 namespace kvlink::ingest {
 
+// Where rejects for `path` are written until they are complete.
+std::string PartialOf(const std::string& path);
+
 class RejectFile {
  public:
-  // Writes `path`.partial, which takes the place of `path` when it is complete: so `path` may be an input of the run.
+  // Writes `path`.partial, which takes the place of `path` when it is complete. Neither may be an input of the run.
   // PERMISSION_DENIED, NOT_FOUND and the like naming the file.
   static absl::StatusOr<std::unique_ptr<RejectFile>> Create(const std::string& path);
   // What was added stays in `path`.partial unless Finish was called.
