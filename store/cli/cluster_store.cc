@@ -95,6 +95,7 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   KVLINK_ASSIGN_OR_RETURN(options.node.key, NodeKey(flags));
   KVLINK_ASSIGN_OR_RETURN(options.node.carrier, store::client::ParseCarrier(flags.carrier));
   options.resources.receive_bytes = flags.memory;
+  options.resources.sending_bytes = SendingBytes(flags);
   options.zone = flags.zone;
   options.add_catalog_stats = [shared](store::StoreStats* stats) { return AddCatalogStats(shared.get(), stats); };
   KVLINK_ASSIGN_OR_RETURN(cluster.store, store::cluster::OpenReplicated(cluster.membership, shared, options));

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -182,12 +183,17 @@ std::string ClientName() {
   return absl::StrCat("kvlink/", host, "/", getpid());
 }
 
+int64_t SendingBytes(const StoreFlags& flags) {
+  return std::max(store::client::RemoteOptions().sending_bytes, flags.memory / 4);
+}
+
 namespace {
 
 absl::StatusOr<std::unique_ptr<store::Store>> OpenNode(const StoreFlags& flags) {
   store::client::RemoteOptions options;
   options.address = flags.store;
   options.receive_bytes = flags.memory;
+  options.sending_bytes = SendingBytes(flags);
   options.name = ClientName();
   options.tls = flags.tls;
   KVLINK_ASSIGN_OR_RETURN(options.key, NodeKey(flags));

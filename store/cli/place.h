@@ -85,6 +85,9 @@ absl::StatusOr<std::string> NodeKey(const StoreFlags& flags);
 absl::Status HintAtKey(const absl::Status& status);
 // This process, for the node's logs: "kvlink/host/pid".
 std::string ClientName();
+// Memory that slabs are sent from, of a node's or a cluster's store: a quarter of --memory, for an encoding's largest
+// slab must fit into it.
+int64_t SendingBytes(const StoreFlags& flags);
 
 // The secret under which encodings get their names (docs/formats.md "Identity"): the bytes of --secret-file without one
 // newline at their end, or empty where the option was not given. INVALID_ARGUMENT, naming the file and never its bytes:

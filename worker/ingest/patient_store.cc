@@ -14,6 +14,10 @@ namespace {
 // Encodings that a run notes: some 60 MB, whatever the corpus.
 constexpr size_t kMaxNoted = size_t{1} << 20;
 
+// How long room is waited for: what is being written, pushed or read now gives its own back soon. A store that is full
+// stays full.
+constexpr absl::Duration kRoom = absl::Seconds(10);
+
 // A database that stands still, or loses its primary, is DEADLINE_EXCEEDED or ABORTED.
 bool IsAway(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
@@ -77,11 +81,13 @@ std::vector<absl::Status> PatientStore::PutDocuments(const std::vector<store::Do
 }
 
 absl::Status PatientStore::Persist(absl::FunctionRef<absl::Status()> call) {
-  const absl::Time until = SteadyNow() + outage_;
+  const absl::Time begun = SteadyNow();
   absl::Duration pause = absl::Milliseconds(100);
   for (;;) {
     const absl::Status status = call();
-    if (!IsAway(status) || SteadyNow() + pause > until || stopped_) return status;
+    const bool full = absl::IsResourceExhausted(status);
+    const absl::Time until = begun + (full ? std::min(kRoom, outage_) : outage_);
+    if (!(full || IsAway(status)) || SteadyNow() + pause > until || stopped_) return status;
     absl::SleepFor(pause);
     pause = std::min(2 * pause, absl::Seconds(2));
   }

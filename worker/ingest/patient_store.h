@@ -23,6 +23,7 @@ namespace kvlink::ingest {
 class PatientStore {
  public:
   // `outage`: how long the store may be away (UNAVAILABLE, DEADLINE_EXCEEDED, ABORTED) before a call gives up.
+  // Where it is full (RESOURCE_EXHAUSTED), calls are tried again for 10 s at most.
   PatientStore(store::Store* store, std::string ns, Codec codec, absl::Duration outage)
       : store_(store), ns_(std::move(ns)), codec_(codec), outage_(outage) {}
 

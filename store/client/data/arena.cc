@@ -170,8 +170,8 @@ absl::StatusOr<std::vector<transport::Slice>> Arena::Take(absl::Span<const int64
 
 absl::StatusOr<transport::Slice> Arena::TakeOne(int64_t length, absl::Time deadline) {
   if (Rounded(length) > max_bytes_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("a slab of ", length, " bytes does not fit into the ", name_, " of ", max_bytes_, " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat("a slab of ", length, " bytes does not fit into the ", name_, " of ",
+                                                   max_bytes_, " bytes; allow more (--memory), or cut the document"));
   }
   while (true) {
     std::list<Piece> given_up;

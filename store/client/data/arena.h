@@ -36,7 +36,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
   // Ranges of these lengths, on page boundaries, all or none; an empty slice for 0. RESOURCE_EXHAUSTED: no room now.
   absl::StatusOr<std::vector<transport::Slice>> Take(absl::Span<const int64_t> lengths);
-  // One range; waits for room. RESOURCE_EXHAUSTED: larger than the arena. DEADLINE_EXCEEDED.
+  // One range; waits for room. INVALID_ARGUMENT: larger than the arena. DEADLINE_EXCEEDED.
   absl::StatusOr<transport::Slice> TakeOne(int64_t length, absl::Time deadline);
   // Gives back pieces that nobody has used since `before`.
   void Trim(absl::Time before);
