@@ -42,14 +42,15 @@ class Sha256 {
   ~Sha256();
   void Update(absl::Span<const std::byte> bytes);
   void Update(absl::string_view bytes);
-  std::array<uint8_t, 32> Finish();  // ends the object's use
+  std::array<uint8_t, 32> Finish();  // call once, last
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// How keys and values are laid out and rotated; part of the identity, so that a change of convention is a miss.
+// Version of the layout and rotation of keys and values; part of the identity, so that changing the convention causes
+// misses.
 inline constexpr uint32_t kLayoutConvention = 1;
 
 struct IdentityInput {
@@ -57,12 +58,12 @@ struct IdentityInput {
   std::string context_digest;  // empty: encoded alone
   absl::Span<const int32_t> tokens;
 };
-// `tenant_secret` empty: plain SHA-256.
+// An empty `tenant_secret` means plain SHA-256.
 Identity ComputeIdentity(const IdentityInput& input, absl::string_view tenant_secret);
 
 // XXH3-64, seed 0.
 uint64_t Checksum64(absl::Span<const std::byte> bytes);
-// XXH3-128, seed 0, of an etag record (Manifest::Seal), given as its fields and the unit checksums behind them.
+// XXH3-128, seed 0, of an etag record (Manifest::Seal), given as its fields and the unit checksums that follow them.
 Etag ComputeEtag(absl::string_view fields, absl::Span<const uint64_t> unit_checksums);
 
 }  // namespace kvlink
