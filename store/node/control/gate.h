@@ -33,7 +33,7 @@ class ConnectionGate {
                                                                 int max_waiting);
   // Call once. `give` is called on the gate's thread, until the gate is destroyed.
   void Start(Give give);
-  // Stops accepting. Call at most once; the destructor calls it too.
+  // Stops accepting. The destructor calls it too.
   void Stop();
   ~ConnectionGate() { Stop(); }
 
