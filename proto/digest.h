@@ -1,7 +1,7 @@
 // The three names everything in KVLink is found by, and the hashes behind them (docs/formats.md "Identity", "Etag").
-//   Fingerprint  what model made an encoding        SHA-256
+//   Fingerprint  which model made an encoding       SHA-256
 //   Identity     what an encoding means             SHA-256, or HMAC-SHA256 under the tenant's secret
-//   Etag         which encoding it is, to the bit       XXH3-128 of its canonical manifest record
+//   Etag         which encoding it is, to the bit   XXH3-128 of its canonical manifest record
 // Thread-safety: values and pure functions; a Sha256 by one thread at a time.
 #ifndef KVLINK_PROTO_DIGEST_H_
 #define KVLINK_PROTO_DIGEST_H_

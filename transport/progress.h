@@ -52,7 +52,7 @@ class ProgressThread {
  public:
   // `source` may be null; it must outlive the thread. RESOURCE_EXHAUSTED: no file descriptors.
   static absl::StatusOr<std::unique_ptr<ProgressThread>> Start(EventSource* source);
-  ~ProgressThread();  // as Stop
+  ~ProgressThread();  // calls Stop()
 
   static constexpr size_t kMaxPosted = size_t{1} << 16;
   // Runs `work` on the thread, in order of the calls. On error `work` is not run, and the caller must notify anyone who
