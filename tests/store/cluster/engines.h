@@ -82,7 +82,7 @@ class EngineCluster {
   void StartRepair(int i, const std::function<void(store::cluster::RepairOptions*)>& change = {});
   void StopRepair(int i) { nodes_[i]->repairer = nullptr; }
   // Waits until the node's repair reports everything complete at the current epoch and has made at least `passes`
-  // passes. The test fails after a minute.
+  // more passes. The test fails after a minute.
   void WaitComplete(int i, int64_t passes = 1);
 
  private:
