@@ -408,7 +408,7 @@ class Run {
       puts.push_back({document->id, std::move(entry)});
     }
     std::vector<absl::Status> statuses = store_.PutDocuments(puts);
-    // If another process ingested the same document concurrently, its entry equals ours: the document is complete.
+    // Another process may have ingested the same document concurrently: if its entry equals ours, it is complete.
     std::vector<std::string> refused;
     std::vector<size_t> places;
     for (size_t i = 0; i < documents.size(); ++i) {

@@ -177,7 +177,7 @@ void CudaPlan::FindUnits() {
   std::vector<Part> parts;
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Group& group = groups_[g];
-    AttentionUnit unit;  // the streamed unit: streamed units are few and long, so they come first
+    AttentionUnit unit;  // if the group is streamed; such units are few and long, so they come first
     unit.steps_begin = static_cast<int64_t>(steps_.size());
     unit.entries = static_cast<int32_t>(group.row_count);
     unit.row_begin = static_cast<int32_t>(group.row_begin);
