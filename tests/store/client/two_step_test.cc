@@ -302,7 +302,8 @@ TEST(TwoStepTest, APutThatIsGivenUpMakesRoomForTheNext) {
     auto stuck = Must(stores[0]->AskPut("ns", one->manifest, one->spans(), Soon()));
     auto waits = Must(stores[1]->AskPut("ns", other.manifest, other.spans(), Soon()));
     auto never = Must(stores[1]->AskPut("ns", one->manifest, one->spans(), Soon()));
-    EXPECT_TRUE(absl::IsDeadlineExceeded(waits->Wait(SteadyNow() + kMoment).status()));
+    const absl::Status waiting = waits->Wait(SteadyNow() + kMoment).status();
+    EXPECT_TRUE(absl::IsDeadlineExceeded(waiting)) << waiting << stuck->Wait(absl::InfinitePast()).status();
     never = nullptr;
     stuck = nullptr;
     one = std::make_unique<Synthetic>(MakeSynthetic(1, 4, 2000));
