@@ -250,8 +250,17 @@ class Engine {
     int64_t documents = 0, encodings = 0;
   };
   virtual absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns) = 0;
-  // Those that PutNamespace was called for.
+  // Makes the limits of all namespaces these, whatever their revisions: of a node that takes them from elsewhere (a
+  // cluster's database). Namespaces that are not named lose theirs. One commit, and none where nothing changes; durable
+  // and applied as PutNamespace's. INVALID_ARGUMENT, changing nothing: as PutNamespace.
+  virtual absl::Status ReplaceNamespaces(const std::map<std::string, NamespaceSettings>& all) = 0;
+  // Those that PutNamespace was called for, or that ReplaceNamespaces named last.
   virtual std::map<std::string, NamespaceSettings> NamespaceSettingsAll() = 0;
+  // Which share of the limits is enforced here, 0 to 1 (ShareOf): of a node of a cluster, whose limits are those of all
+  // nodes together. Applies at once, as a change of all limits would; the limits and their revisions stay. In memory
+  // alone: 1 when the engine opens.
+  virtual void SetShareOfLimits(double share) = 0;
+  virtual double share_of_limits() const = 0;
 
   // The table of generations, one u64 each, that readers may map. -1 and 0 if it is not shared.
   virtual int generations_descriptor() const = 0;

@@ -81,11 +81,14 @@ class Table {
   absl::StatusOr<PinState> Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
   bool Pinned(const EncodingKey& key) const;
 
-  // Limits of namespaces. SetLimits only notes them: see OverLimit.
+  // Limits of namespaces, and which share of each counts here (ShareOf); at first all of it. Both are only noted: see
+  // OverLimit.
   void SetLimits(absl::string_view ns, const NamespaceSettings& limits);
   // As if SetLimits had never been called.
   void ForgetLimits(absl::string_view ns);
   std::map<std::string, NamespaceSettings> LimitsAll() const;
+  void SetShare(double share);
+  double share() const;
 
   // Blocks.
   void AddFree(Run run);
@@ -181,6 +184,7 @@ class Table {
     int64_t pinned = 0;        // encodings
     int64_t pinned_bytes = 0;  // of blocks
     std::optional<NamespaceSettings> limits;
+    NamespaceSettings here;  // what counts of them; zeros without any
     absl::flat_hash_set<Entry*, NameHash, SameName> entries;
     S3Fifo<Entry*, uint64_t, Places> order;
 
@@ -235,6 +239,7 @@ class Table {
   size_t adjacent_cursor_ ABSL_GUARDED_BY(adjacent_mutex_) = 0;
 
   mutable Mutex mutex_;
+  double share_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;               // of entries since adjacent_ was filled
   std::map<uint32_t, uint32_t> bad_ ABSL_GUARDED_BY(mutex_);  // first block -> count; neighbours are merged
   int64_t bad_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
