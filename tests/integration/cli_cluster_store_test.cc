@@ -3,11 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -35,11 +37,14 @@ class CliClusterStoreTest : public CliTest {
         Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "1", "--database", postgres_->connection()});
     ASSERT_EQ(made.status, 0) << made.errors;
     for (int i = 0; i < 3; ++i) {
-      nodes_.push_back(std::make_unique<NodeProcess>(
-          Path(absl::StrCat("node", i)),
-          std::vector<std::string>{"--cluster", etcd_->endpoints(), "--capacity", "1G", "--memory", "64M"}));
+      nodes_.push_back(MakeNode(i));
       ASSERT_TRUE(nodes_.back()->Start());
     }
+  }
+  std::unique_ptr<NodeProcess> MakeNode(int number) const {
+    return std::make_unique<NodeProcess>(
+        Path(absl::StrCat("node", number)),
+        std::vector<std::string>{"--cluster", etcd_->endpoints(), "--capacity", "1G", "--memory", "64M"});
   }
   // kvlink WORDS --cluster PLACE
   Finished Kvlink(std::vector<std::string> words, const SubprocessOptions& options = {}) const {
@@ -56,6 +61,31 @@ class CliClusterStoreTest : public CliTest {
     const Finished finished = Kvlink(std::move(words));
     EXPECT_EQ(finished.status, 0) << finished.errors;
     return nlohmann::json::parse(finished.output, nullptr, false);
+  }
+  // What one node says of a namespace; null: nothing.
+  static nlohmann::json AtNode(const NodeProcess& node, const std::string& ns) {
+    const Finished status = RunToEnd({KVLINK_BINARY, "status", "--store", node.address(), "--json"});
+    EXPECT_EQ(status.status, 0) << status.errors;
+    for (const auto& one : nlohmann::json::parse(status.output, nullptr, false)["namespaces"]) {
+      if (one["name"] == ns) return one;
+    }
+    return nullptr;
+  }
+  // What all of them have of it together, as the cluster's status says.
+  nlohmann::json InCluster(const std::string& ns) const {
+    for (const auto& one : Json({"status"})["namespaces"]) {
+      if (one["name"] == ns) return one;
+    }
+    return nullptr;
+  }
+  Finished IngestInto(const std::string& ns, int begin, int end) const {
+    return WithModel({"ingest", Write("documents.jsonl", Lines(begin, end)), "--namespace", ns});
+  }
+  // A hang guard, not a limit.
+  static bool Eventually(const std::function<bool()>& holds) {
+    const absl::Time deadline = SteadyNow() + absl::Seconds(60);
+    while (!holds() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(100));
+    return holds();
   }
   std::unique_ptr<EtcdCluster> etcd_;
   std::unique_ptr<PostgresServer> postgres_;
@@ -112,6 +142,107 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   ExpectRefused(gone, "ask", {"d0", "cluster " + etcd_->endpoints()});
   EXPECT_EQ(Kvlink({"delete", "--namespace", "default", "--whole-namespace"}).status, 0);
   EXPECT_EQ(Json({"inspect", "store"})["namespaces"].size(), 0u);
+}
+
+// A limit is of all nodes together, copies counted. Each encoding here takes one block of 64 KiB.
+TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
+  constexpr int64_t kBlock = int64_t{64} << 10;
+  const auto at_node = [this](size_t node) { return AtNode(*nodes_[node], "docs"); };
+  const auto all_have = [&](int64_t capacity, uint64_t revision) {
+    return Eventually([&] {
+      for (size_t i = 0; i < nodes_.size(); ++i) {
+        const nlohmann::json one = at_node(i);
+        if (one.is_null() || one["capacity_bytes"] != capacity || one["revision"] != revision) return false;
+      }
+      return true;
+    });
+  };
+  const auto copies = [this](const std::string& ns) { return InCluster(ns)["encodings"].get<int64_t>(); };
+  ASSERT_EQ(IngestInto("other", 0, 20).status, 0);
+  const Finished ingested = IngestInto("docs", 0, 90);
+  ASSERT_EQ(ingested.status, 0) << ingested.errors;
+  ASSERT_GE(copies("docs"), 180);
+  EXPECT_LE(InCluster("docs")["bytes"].get<int64_t>(), copies("docs") * kBlock);
+
+  const Finished set = Kvlink({"namespace", "docs", "--capacity", "6M", "--revision", "5"});
+  ASSERT_EQ(set.status, 0) << set.errors;
+  EXPECT_THAT(set.output, AllOf(HasSubstr("docs: capacity 6 MiB of all copies together"), HasSubstr("90 documents"),
+                                HasSubstr("revision 5")));
+  EXPECT_TRUE(all_have(6 << 20, 5));
+  EXPECT_TRUE(Eventually([&] { return copies("docs") <= 96; }));
+  EXPECT_GE(copies("docs"), 48) << "not much more than the limit demands";
+  int64_t shares = 0;
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const auto share = at_node(i)["node_capacity_bytes"].get<int64_t>();
+    EXPECT_NEAR(static_cast<double>(share), 2 << 20, 64 << 10);
+    shares += share;
+  }
+  EXPECT_LE(shares, 6 << 20);
+  EXPECT_GT(shares, (6 << 20) - kBlock);
+  // What comes takes the room of its own namespace.
+  const Finished more = IngestInto("docs", 100, 160);
+  EXPECT_TRUE(more.status == 0 || more.status == 7) << more.errors;
+  EXPECT_LE(copies("docs"), 96);
+  EXPECT_EQ(copies("other"), 40);
+  EXPECT_THAT(Kvlink({"status"}).output, HasSubstr(" of 6 MiB"));
+
+  // What is older changes nothing, what is given for one node is refused, what is not given stays.
+  const Finished old = Kvlink({"namespace", "docs", "--capacity", "20M", "--revision", "4"});
+  EXPECT_EQ(old.status, 4);
+  ExpectRefused(old, "namespace", {"revision 5 holds, and 4 does not replace it"});
+  const Finished at_one =
+      RunToEnd({KVLINK_BINARY, "namespace", "docs", "--capacity", "1G", "--store", nodes_[0]->address()});
+  EXPECT_EQ(at_one.status, 4);
+  ExpectRefused(at_one, "namespace", {"kvlink namespace docs --cluster"});
+  EXPECT_THAT(RunToEnd({KVLINK_BINARY, "namespace", "docs", "--store", nodes_[0]->address()}).output,
+              AllOf(HasSubstr("capacity 6 MiB in the cluster and "), HasSubstr(" on this node")));
+  EXPECT_THAT(Kvlink({"namespace", "docs", "--pinned", "1M"}).output,
+              AllOf(HasSubstr("capacity 6 MiB"), HasSubstr("pinned at most 1 MiB"), HasSubstr("revision 6")));
+  EXPECT_TRUE(all_have(6 << 20, 6));
+
+  // A node that was away has what holds when it serves again.
+  nodes_[2]->Kill();
+  EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "3M"}).status, 0);
+  EXPECT_THAT(Kvlink({"namespace", "docs"}).output,
+              AllOf(HasSubstr("capacity 3 MiB"), HasSubstr("revision 7"), HasSubstr("without 1 of 3 nodes")));
+  ASSERT_TRUE(nodes_[2]->Start());
+  EXPECT_EQ(at_node(2)["revision"], 7);
+  EXPECT_EQ(at_node(2)["capacity_bytes"], 3 << 20);
+  EXPECT_TRUE(all_have(3 << 20, 7));
+  EXPECT_TRUE(Eventually([&] { return copies("docs") <= 48; }));
+  EXPECT_EQ(copies("other"), 40);
+
+  // A node that joins takes a share, and the others give it.
+  nodes_.push_back(MakeNode(3));
+  ASSERT_TRUE(nodes_.back()->Start());
+  EXPECT_TRUE(Eventually([&] {
+    int64_t sum = 0;
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      const auto share = at_node(i)["node_capacity_bytes"].get<int64_t>();
+      if (share > 850 << 10 || share < 700 << 10) return false;
+      sum += share;
+    }
+    return sum <= 3 << 20;
+  }));
+  EXPECT_TRUE(Eventually([&] { return copies("docs") <= 48; }));
+  EXPECT_GE(copies("other"), 40) << "and those that moved, where they were";
+
+  // Too small for any encoding at any node.
+  EXPECT_EQ(Kvlink({"namespace", "tiny", "--capacity", "64K"}).status, 0);
+  EXPECT_TRUE(Eventually(
+      [&] { return absl::c_all_of(nodes_, [](const auto& one) { return !AtNode(*one, "tiny").is_null(); }); }));
+  const Finished none = IngestInto("tiny", 0, 2);
+  EXPECT_EQ(none.status, 7) << none.errors;
+
+  // Limits go with their namespace.
+  EXPECT_EQ(Kvlink({"delete", "--namespace", "docs", "--whole-namespace"}).status, 0);
+  EXPECT_TRUE(Eventually([&] {
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      if (const auto one = at_node(i); !one.is_null() && one["capacity_bytes"] != 0) return false;
+    }
+    return true;
+  }));
+  EXPECT_THAT(Kvlink({"namespace", "docs"}).output, HasSubstr("docs: capacity not limited, pinned at most the nodes'"));
 }
 
 // Counting the documents of a large catalog does not end in time; the rest is known all the same.

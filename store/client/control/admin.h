@@ -9,33 +9,19 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "store/client/control/options.h"
+#include "store/namespace_limits.h"
 
 namespace kvlink::store::client {
 
-struct NamespaceLimits {
-  std::string name;
-  int64_t capacity_bytes = 0;  // most bytes of segments; 0: no limit of its own
-  int64_t pinned_bytes = 0;    // most pinned bytes; 0: the node's default
-  uint64_t revision = 0;       // of these limits; 0: none were ever set
-};
-
-// Only what is set changes, and the revision: to the one given, which must be above the one that holds, or the next.
-struct NamespaceChange {
-  std::string name;
-  std::optional<int64_t> capacity_bytes, pinned_bytes;
-  std::optional<uint64_t> revision;
-};
-
 struct NamespaceOutcome {
   NamespaceLimits limits;
-  int64_t bytes_over = 0;  // of encodings, above the capacity: being evicted
+  int64_t bytes_over = 0;  // of encodings, above what of the capacity is this node's: being evicted
 };
 
 struct Deleted {
@@ -44,7 +30,9 @@ struct Deleted {
 
 struct NodeStatus {
   struct Namespace {
-    NamespaceLimits limits;
+    NamespaceLimits limits;  // of a member of a cluster: the cluster's
+    // This node's share of them, which it enforces; where it stands alone, all.
+    int64_t node_capacity_bytes = 0, node_pinned_bytes = 0;
     int64_t encodings = 0;
     int64_t bytes = 0;  // in segments
     int64_t pinned_bytes = 0;
@@ -73,7 +61,8 @@ class NodeAdmin {
 
   virtual absl::StatusOr<NodeStatus> Status(absl::Time deadline) = 0;
   // Sets what is given and leaves the rest; returns what holds then. Durable, and in force at once.
-  // FAILED_PRECONDITION, changing nothing: the revision is not above the one that holds; the message names both.
+  // FAILED_PRECONDITION, changing nothing: the revision is not above the one that holds, and the message names both; or
+  // the node is a member of a cluster, whose limits are in its database.
   virtual absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
   // The limits of a namespace, without changing them.
   absl::StatusOr<NamespaceOutcome> GetNamespace(const std::string& name, absl::Time deadline) {
