@@ -27,6 +27,8 @@ using ::testing::HasSubstr;
 
 class CliClusterStoreTest : public CliTest {
  protected:
+  static constexpr int64_t kBlock = int64_t{64} << 10;
+
   void SetUp() override {
     if (!EtcdCluster::Installed()) GTEST_SKIP() << "no etcd here (Debian's etcd-server)";
     if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
@@ -77,6 +79,28 @@ class CliClusterStoreTest : public CliTest {
       if (one["name"] == ns) return one;
     }
     return nullptr;
+  }
+  int64_t Copies(const std::string& ns) const {
+    const nlohmann::json all = InCluster(ns);
+    return all.is_null() ? 0 : all["encodings"].get<int64_t>();
+  }
+  bool AllHave(const std::string& ns, int64_t capacity, uint64_t revision) const {
+    return absl::c_all_of(nodes_, [&](const auto& node) {
+      const nlohmann::json one = AtNode(*node, ns);
+      return !one.is_null() && one["capacity_bytes"] == capacity && one["revision"] == revision;
+    });
+  }
+  // Whether each node enforces about `share` of a capacity, and all together enforce it.
+  bool SharesAre(const std::string& ns, int64_t share, int64_t capacity) const {
+    int64_t sum = 0;
+    for (const auto& node : nodes_) {
+      const nlohmann::json one = AtNode(*node, ns);
+      if (one.is_null()) return false;
+      const auto here = one["node_capacity_bytes"].get<int64_t>();
+      if (here < share - share / 20 || here > share + share / 20) return false;
+      sum += here;
+    }
+    return sum <= capacity && sum > capacity - kBlock;
   }
   Finished IngestInto(const std::string& ns, int begin, int end) const {
     return WithModel({"ingest", Write("documents.jsonl", Lines(begin, end)), "--namespace", ns});
@@ -146,103 +170,88 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
 
 // A limit is of all nodes together, copies counted. Each encoding here takes one block of 64 KiB.
 TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
-  constexpr int64_t kBlock = int64_t{64} << 10;
-  const auto at_node = [this](size_t node) { return AtNode(*nodes_[node], "docs"); };
-  const auto all_have = [&](int64_t capacity, uint64_t revision) {
-    return Eventually([&] {
-      for (size_t i = 0; i < nodes_.size(); ++i) {
-        const nlohmann::json one = at_node(i);
-        if (one.is_null() || one["capacity_bytes"] != capacity || one["revision"] != revision) return false;
-      }
-      return true;
-    });
-  };
-  const auto copies = [this](const std::string& ns) { return InCluster(ns)["encodings"].get<int64_t>(); };
   ASSERT_EQ(IngestInto("other", 0, 20).status, 0);
   const Finished ingested = IngestInto("docs", 0, 90);
   ASSERT_EQ(ingested.status, 0) << ingested.errors;
-  ASSERT_GE(copies("docs"), 180);
-  EXPECT_LE(InCluster("docs")["bytes"].get<int64_t>(), copies("docs") * kBlock);
+  ASSERT_GE(Copies("docs"), 180);
+  EXPECT_LE(InCluster("docs")["bytes"].get<int64_t>(), Copies("docs") * kBlock);
 
   const Finished set = Kvlink({"namespace", "docs", "--capacity", "6M", "--revision", "5"});
   ASSERT_EQ(set.status, 0) << set.errors;
   EXPECT_THAT(set.output, AllOf(HasSubstr("docs: capacity 6 MiB of all copies together"), HasSubstr("90 documents"),
                                 HasSubstr("revision 5")));
-  EXPECT_TRUE(all_have(6 << 20, 5));
-  EXPECT_TRUE(Eventually([&] { return copies("docs") <= 96; }));
-  EXPECT_GE(copies("docs"), 48) << "not much more than the limit demands";
-  int64_t shares = 0;
-  for (size_t i = 0; i < nodes_.size(); ++i) {
-    const auto share = at_node(i)["node_capacity_bytes"].get<int64_t>();
-    EXPECT_NEAR(static_cast<double>(share), 2 << 20, 64 << 10);
-    shares += share;
-  }
-  EXPECT_LE(shares, 6 << 20);
-  EXPECT_GT(shares, (6 << 20) - kBlock);
+  EXPECT_TRUE(Eventually([&] { return AllHave("docs", 6 << 20, 5); }));
+  EXPECT_TRUE(Eventually([&] { return Copies("docs") <= 96; }));
+  EXPECT_GE(Copies("docs"), 48) << "not much more than the limit demands";
+  EXPECT_TRUE(SharesAre("docs", 2 << 20, 6 << 20));
   // What comes takes the room of its own namespace.
   const Finished more = IngestInto("docs", 100, 160);
   EXPECT_TRUE(more.status == 0 || more.status == 7) << more.errors;
-  EXPECT_LE(copies("docs"), 96);
-  EXPECT_EQ(copies("other"), 40);
+  EXPECT_LE(Copies("docs"), 96);
+  EXPECT_EQ(Copies("other"), 40);
   EXPECT_THAT(Kvlink({"status"}).output, HasSubstr(" of 6 MiB"));
 
   // What is older changes nothing, what is given for one node is refused, what is not given stays.
   const Finished old = Kvlink({"namespace", "docs", "--capacity", "20M", "--revision", "4"});
   EXPECT_EQ(old.status, 4);
   ExpectRefused(old, "namespace", {"revision 5 holds, and 4 does not replace it"});
-  const Finished at_one =
-      RunToEnd({KVLINK_BINARY, "namespace", "docs", "--capacity", "1G", "--store", nodes_[0]->address()});
+  const std::string one = nodes_[0]->address();
+  const Finished at_one = RunToEnd({KVLINK_BINARY, "namespace", "docs", "--capacity", "1G", "--store", one});
   EXPECT_EQ(at_one.status, 4);
   ExpectRefused(at_one, "namespace", {"kvlink namespace docs --cluster"});
-  EXPECT_THAT(RunToEnd({KVLINK_BINARY, "namespace", "docs", "--store", nodes_[0]->address()}).output,
+  EXPECT_THAT(RunToEnd({KVLINK_BINARY, "namespace", "docs", "--store", one}).output,
               AllOf(HasSubstr("capacity 6 MiB in the cluster and "), HasSubstr(" on this node")));
   EXPECT_THAT(Kvlink({"namespace", "docs", "--pinned", "1M"}).output,
               AllOf(HasSubstr("capacity 6 MiB"), HasSubstr("pinned at most 1 MiB"), HasSubstr("revision 6")));
-  EXPECT_TRUE(all_have(6 << 20, 6));
-
-  // A node that was away has what holds when it serves again.
-  nodes_[2]->Kill();
-  EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "3M"}).status, 0);
-  EXPECT_THAT(Kvlink({"namespace", "docs"}).output,
-              AllOf(HasSubstr("capacity 3 MiB"), HasSubstr("revision 7"), HasSubstr("without 1 of 3 nodes")));
-  ASSERT_TRUE(nodes_[2]->Start());
-  EXPECT_EQ(at_node(2)["revision"], 7);
-  EXPECT_EQ(at_node(2)["capacity_bytes"], 3 << 20);
-  EXPECT_TRUE(all_have(3 << 20, 7));
-  EXPECT_TRUE(Eventually([&] { return copies("docs") <= 48; }));
-  EXPECT_EQ(copies("other"), 40);
-
-  // A node that joins takes a share, and the others give it.
-  nodes_.push_back(MakeNode(3));
-  ASSERT_TRUE(nodes_.back()->Start());
-  EXPECT_TRUE(Eventually([&] {
-    int64_t sum = 0;
-    for (size_t i = 0; i < nodes_.size(); ++i) {
-      const auto share = at_node(i)["node_capacity_bytes"].get<int64_t>();
-      if (share > 850 << 10 || share < 700 << 10) return false;
-      sum += share;
-    }
-    return sum <= 3 << 20;
-  }));
-  EXPECT_TRUE(Eventually([&] { return copies("docs") <= 48; }));
-  EXPECT_GE(copies("other"), 40) << "and those that moved, where they were";
+  EXPECT_TRUE(Eventually([&] { return AllHave("docs", 6 << 20, 6); }));
 
   // Too small for any encoding at any node.
   EXPECT_EQ(Kvlink({"namespace", "tiny", "--capacity", "64K"}).status, 0);
-  EXPECT_TRUE(Eventually(
-      [&] { return absl::c_all_of(nodes_, [](const auto& one) { return !AtNode(*one, "tiny").is_null(); }); }));
+  EXPECT_TRUE(Eventually([&] { return AllHave("tiny", 64 << 10, 1); }));
   const Finished none = IngestInto("tiny", 0, 2);
   EXPECT_EQ(none.status, 7) << none.errors;
 
   // Limits go with their namespace.
   EXPECT_EQ(Kvlink({"delete", "--namespace", "docs", "--whole-namespace"}).status, 0);
-  EXPECT_TRUE(Eventually([&] {
-    for (size_t i = 0; i < nodes_.size(); ++i) {
-      if (const auto one = at_node(i); !one.is_null() && one["capacity_bytes"] != 0) return false;
-    }
-    return true;
-  }));
-  EXPECT_THAT(Kvlink({"namespace", "docs"}).output, HasSubstr("docs: capacity not limited, pinned at most the nodes'"));
+  EXPECT_TRUE(Eventually(
+      [&] { return absl::c_all_of(nodes_, [](const auto& node) { return AtNode(*node, "docs").is_null(); }); }));
+  const Finished gone =
+      RunToEnd({KVLINK_BINARY, "namespace", "docs"}, {.environment = {"KVLINK_STORE=etcd://" + etcd_->endpoints()}});
+  EXPECT_EQ(gone.status, 0) << gone.errors;
+  EXPECT_THAT(gone.output, HasSubstr("docs: capacity not limited, pinned at most the nodes' defaults"));
+}
+
+TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
+  ASSERT_EQ(IngestInto("other", 0, 20).status, 0);
+  ASSERT_EQ(IngestInto("docs", 0, 60).status, 0);
+  ASSERT_GE(Copies("docs"), 120);
+  // A node that was away has what holds when it serves again.
+  nodes_[2]->Kill();
+  EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "3M"}).status, 0);
+  EXPECT_THAT(Kvlink({"namespace", "docs"}).output,
+              AllOf(HasSubstr("capacity 3 MiB"), HasSubstr("revision 1"), HasSubstr("without 1 of 3 nodes")));
+  ASSERT_TRUE(nodes_[2]->Start());
+  EXPECT_EQ(AtNode(*nodes_[2], "docs")["capacity_bytes"], 3 << 20);
+  EXPECT_TRUE(Eventually([&] { return AllHave("docs", 3 << 20, 1); }));
+  EXPECT_TRUE(Eventually([&] { return Copies("docs") <= 48; }));
+  EXPECT_EQ(Copies("other"), 40);
+  EXPECT_TRUE(SharesAre("docs", 1 << 20, 3 << 20));
+
+  // A node that joins takes a share, and the others give it.
+  nodes_.push_back(MakeNode(3));
+  ASSERT_TRUE(nodes_.back()->Start());
+  EXPECT_TRUE(Eventually([&] { return SharesAre("docs", 768 << 10, 3 << 20); }));
+  EXPECT_TRUE(Eventually([&] { return Copies("docs") <= 48; }));
+  EXPECT_GE(Copies("other"), 40) << "and those that moved, where they were";
+
+  // Without the database each goes on with what it has.
+  postgres_->Kill();
+  EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "1M"}).status, 5);
+  EXPECT_THAT(Kvlink({"status"}).output, HasSubstr("limits of namespaces are not known"));
+  EXPECT_TRUE(AllHave("docs", 3 << 20, 1));
+  postgres_->Restart();
+  EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "1M"}).status, 0);
+  EXPECT_TRUE(Eventually([&] { return AllHave("docs", 1 << 20, 2); }));
 }
 
 // Counting the documents of a large catalog does not end in time; the rest is known all the same.
