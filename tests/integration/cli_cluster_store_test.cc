@@ -64,22 +64,19 @@ class CliClusterStoreTest : public CliTest {
     EXPECT_EQ(finished.status, 0) << finished.errors;
     return nlohmann::json::parse(finished.output, nullptr, false);
   }
-  // What one node says of a namespace; null: nothing.
+  // Of a status, as JSON; null: nothing.
+  static nlohmann::json NamespaceIn(const nlohmann::json& status, const std::string& ns) {
+    for (const auto& one : status["namespaces"]) {
+      if (one["name"] == ns) return one;
+    }
+    return nullptr;
+  }
   static nlohmann::json AtNode(const NodeProcess& node, const std::string& ns) {
     const Finished status = RunToEnd({KVLINK_BINARY, "status", "--store", node.address(), "--json"});
     EXPECT_EQ(status.status, 0) << status.errors;
-    for (const auto& one : nlohmann::json::parse(status.output, nullptr, false)["namespaces"]) {
-      if (one["name"] == ns) return one;
-    }
-    return nullptr;
+    return NamespaceIn(nlohmann::json::parse(status.output, nullptr, false), ns);
   }
-  // What all of them have of it together, as the cluster's status says.
-  nlohmann::json InCluster(const std::string& ns) const {
-    for (const auto& one : Json({"status"})["namespaces"]) {
-      if (one["name"] == ns) return one;
-    }
-    return nullptr;
-  }
+  nlohmann::json InCluster(const std::string& ns) const { return NamespaceIn(Json({"status"}), ns); }
   int64_t Copies(const std::string& ns) const {
     const nlohmann::json all = InCluster(ns);
     return all.is_null() ? 0 : all["encodings"].get<int64_t>();
