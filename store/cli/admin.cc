@@ -129,7 +129,7 @@ absl::Status NoOperands(const Arguments& arguments) {
   return absl::InvalidArgumentError("it takes no operands; name the node with --store HOST:PORT");
 }
 
-// Whether a cluster is meant, and not a node, of which OpenAdmin says what is wrong.
+// Whether the command addresses a cluster. If it names a node wrongly, OpenAdmin says so.
 absl::StatusOr<bool> AsksCluster(const Arguments& arguments, const StoreFlags& flags) {
   const auto place = PlaceOf(flags);
   if (!place.ok() && arguments.given("cluster")) return place.status();
@@ -198,9 +198,9 @@ absl::Status RunStatus(absl::Span<char* const> args) {
 
 namespace {
 
-// What is printed of a namespace, beside its limits.
+// What is printed about a namespace besides its limits.
 struct Use {
-  std::optional<store::NamespaceStats> stats;  // none: there is nothing of it
+  std::optional<store::NamespaceStats> stats;  // unset: it holds nothing
   std::string capacity_note;
   std::string default_pinned;  // "the node's default"
   int64_t bytes_over = 0;
@@ -287,8 +287,8 @@ absl::Status RunNamespace(absl::Span<char* const> args) {
   Arguments arguments("namespace", "NAME",
                       "Shows how much of a node the namespace NAME may take and takes, after setting what is given.\n"
                       "A namespace at its limit evicts its own encodings; it never takes room from another.\n\n"
-                      "With --cluster, how much of all nodes together: every copy of an encoding counts, and each\n"
-                      "node enforces its share of the limit within about a second.");
+                      "With --cluster, limits apply to all nodes together, counting every copy of an encoding; each\n"
+                      "node enforces its share of them, about a second after a change.");
   AddNodeFlags(arguments, store);
   AddClusterFlags(arguments, store.cluster);
   arguments.Bytes("capacity", "Most disk space for its encodings; 0: as much as there is. Not given: as it is.",

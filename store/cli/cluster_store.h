@@ -17,15 +17,15 @@ namespace kvlink::cli {
 
 struct ClusterStore {
   std::shared_ptr<store::cluster::Membership> membership;
-  std::shared_ptr<store::database::DatabaseCatalog> catalog;  // which the store uses
+  std::shared_ptr<store::database::DatabaseCatalog> catalog;  // used by the store
   std::unique_ptr<store::cluster::ReplicatedStore> store;     // goes before the membership
 };
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
-// Adds what only the catalog knows: its clock, by which documents are written, and how many there are. Counting goes
-// through all of them: of a large catalog it does not end in time, which `io` says, and who needs the clock gets it all
+// Adds what only the catalog knows: its clock, by which documents are written, and the number of documents. Counting
+// scans all of them; in a large catalog it does not finish in time, which `io` then says, and the clock is added all
 // the same. Errors of DatabaseCatalog.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats);
 

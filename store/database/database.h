@@ -91,11 +91,12 @@ class DatabaseCatalog : public DocumentCatalog, public DropLog {
   // makes a cluster calls it, and every node when it starts. Needs the right to create a schema the first time.
   virtual absl::Status Prepare(absl::Time deadline) = 0;
 
-  // Changes the limits of a namespace, and returns what holds then. They are of the whole cluster, all copies counted;
-  // each node finds them here and enforces its share. INVALID_ARGUMENT: a negative limit, no name, a revision out of
-  // bounds. FAILED_PRECONDITION, changing nothing: the revision is not above the one that holds, which is named.
+  // Changes the limits of a namespace, and returns those now in force. They apply to the whole cluster, counting every
+  // copy; each node reads them here and enforces its share. INVALID_ARGUMENT: a negative limit, an empty name, a
+  // revision out of range. FAILED_PRECONDITION, with nothing changed: the revision is not above the current one; the
+  // message names both.
   virtual absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
-  // Of namespaces that have limits, in order of name. There are few: all of them. Every node asks once a second.
+  // Of namespaces that have limits, in order of name. There are few: all of them. Every node calls it once a second.
   virtual absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) = 0;
 
   // The database's clock, in microseconds since 1970.

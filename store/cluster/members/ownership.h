@@ -32,8 +32,8 @@ class MemberOwnership final : public node::Ownership {
   uint64_t epoch() const override;
   bool Owns(const Identity& identity, uint64_t epoch) const override;
   bool Takes(const Identity& identity) const override;
-  // What it owns at the present epoch of all copies of all slots, 0 to 1. While members join or drain, the shares of
-  // all of them come to more than 1. Nothing: the node is no member, or not known.
+  // The fraction of all copies of all slots that it owns at the present epoch, 0 to 1. While members join or drain, all
+  // shares together exceed 1. Nothing: the node is not a member, or not known yet.
   std::optional<double> share() const;
 
  private:

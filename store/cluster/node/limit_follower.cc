@@ -1,5 +1,5 @@
-// Every look reads all limits and gives them to the engine, which writes only what differs: namespaces with limits are
-// few, and of what was deleted no revision tells.
+// Each read fetches all limits, and the engine writes nothing if they are unchanged: few namespaces have limits, and no
+// revision would show which ones were deleted.
 #include "store/cluster/node/limit_follower.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr absl::Duration kPoll = absl::Seconds(1), kLookTimeout = absl::Seconds(5);
+constexpr absl::Duration kPoll = absl::Seconds(1), kReadTimeout = absl::Seconds(5);
 
 }  // namespace
 
@@ -22,7 +22,7 @@ LimitFollower::LimitFollower(engine::Engine* engine, database::DatabaseCatalog* 
 
 LimitFollower::~LimitFollower() { Stop(); }
 
-absl::Status LimitFollower::Look(absl::Time deadline) {
+absl::Status LimitFollower::ReadLimits(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto limits, database_->ListNamespaces(deadline));
   std::map<std::string, engine::NamespaceSettings> all;
   for (const NamespaceLimits& one : limits) {
@@ -33,9 +33,9 @@ absl::Status LimitFollower::Look(absl::Time deadline) {
 
 absl::Status LimitFollower::CatchUp(absl::Time deadline) {
   for (;;) {
-    const absl::Status looked = Look(std::min(deadline, SteadyNow() + kLookTimeout));
-    const bool may_pass = absl::IsUnavailable(looked) || absl::IsDeadlineExceeded(looked);
-    if (!may_pass || SteadyNow() + kPoll >= deadline || !Pause(kPoll)) return looked;
+    const absl::Status read = ReadLimits(std::min(deadline, SteadyNow() + kReadTimeout));
+    const bool may_pass = absl::IsUnavailable(read) || absl::IsDeadlineExceeded(read);
+    if (!may_pass || SteadyNow() + kPoll >= deadline || !Pause(kPoll)) return read;
   }
 }
 
@@ -63,10 +63,11 @@ bool LimitFollower::Pause(absl::Duration pause) {
 void LimitFollower::Follow() {
   bool gone = false;
   while (Pause(kPoll)) {
-    const absl::Status looked = Look(SteadyNow() + kLookTimeout);
-    const bool was_gone = std::exchange(gone, !looked.ok());
-    if (gone && !was_gone) events_(Severity::kWarning, "limits_not_followed", looked.message());
-    if (!gone && was_gone) events_(Severity::kInfo, "limits_followed", "limits of namespaces are the database's again");
+    const absl::Status read = ReadLimits(SteadyNow() + kReadTimeout);
+    const bool was_gone = std::exchange(gone, !read.ok());
+    if (gone && !was_gone) events_(Severity::kWarning, "limits_not_followed", read.message());
+    if (!gone && was_gone)
+      events_(Severity::kInfo, "limits_followed", "namespace limits are read from the database again");
   }
 }
 

@@ -1,13 +1,12 @@
-// Keeps the limits of namespaces on a node as the cluster's database has them: those that are set there, with their
-// revisions, and no others. They are limits of the whole cluster; which share of them the node enforces MemberNode
-// tells its engine.
+// Keeps a node's namespace limits equal to those in the cluster's database. They are limits of the whole cluster;
+// MemberNode tells the engine which share of them this node enforces.
 //
-// What the database has holds, also where the node has a later revision: a namespace that was deleted begins at 1
-// again, and a database that was restored from a backup goes back. While the database is gone the node goes on with
-// what it has, which its engine keeps.
+// The database is always right, even if the node has a later revision: a deleted namespace starts again at 1, and a
+// database restored from a backup goes back. While the database is unreachable, the node keeps the limits it has, which
+// its engine stores.
 //
-// Thread-safety: all methods, called one at a time in this order. Ownership: engine and database outlive it; starts one
-// thread, `limits`.
+// Thread-safety: all methods, called one at a time in this order. Ownership: engine and database outlive it; it starts
+// one thread, `limits`.
 #ifndef KVLINK_STORE_CLUSTER_NODE_LIMIT_FOLLOWER_H_
 #define KVLINK_STORE_CLUSTER_NODE_LIMIT_FOLLOWER_H_
 
@@ -23,25 +22,25 @@ namespace kvlink::store::cluster {
 
 class LimitFollower {
  public:
-  // Starts nothing. `events` is told of "limits_not_followed" and "limits_followed", on the thread.
+  // Starts nothing. `events` receives "limits_not_followed" and "limits_followed", on the thread.
   LimitFollower(engine::Engine* engine, database::DatabaseCatalog* database, EventSink events);
   ~LimitFollower();  // as Stop
   LimitFollower(const LimitFollower&) = delete;
   LimitFollower& operator=(const LimitFollower&) = delete;
 
-  // Takes what holds when it is called: before the node serves. Tries again, with pauses, while the database is
-  // UNAVAILABLE or too slow, until the deadline. Errors of DatabaseCatalog::ListNamespaces and
-  // Engine::ReplaceNamespaces; the node then has the limits that it had.
+  // Applies the current limits, before the node serves. Retries, with pauses, while the database is UNAVAILABLE or too
+  // slow, until the deadline. Errors of DatabaseCatalog::ListNamespaces and Engine::ReplaceNamespaces, with the node's
+  // limits unchanged.
   absl::Status CatchUp(absl::Time deadline);
-  // Looks again every second until Stop. Once.
+  // Reads the limits every second until Stop. Call it once.
   void Start();
-  // Ends within 5 s, which is the limit of one look.
+  // Returns within 5 s, the time limit of one read.
   void Stop();
 
  private:
-  absl::Status Look(absl::Time deadline);
+  absl::Status ReadLimits(absl::Time deadline);
   void Follow();
-  // False: it is to end.
+  // False if Stop was called.
   bool Pause(absl::Duration pause);
 
   engine::Engine* const engine_;

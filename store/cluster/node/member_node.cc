@@ -270,8 +270,8 @@ EventSink MemberNode::events() {
   return [this](Severity severity, absl::string_view event, absl::string_view what) { Log(severity, event, what); };
 }
 
-// Limits of namespaces are the cluster's, and the node's part of them follows what it owns. While it is no member, as
-// after etcd was set back, it keeps what it had.
+// Namespace limits apply to the whole cluster, and the node's share of them follows the slots it owns. While it is not
+// a member, as after etcd was set back, it keeps its last share.
 void MemberNode::ShareLimits() {
   if (const auto share = ownership_->share()) node_->engine()->SetShareOfLimits(*share);
 }

@@ -1,5 +1,5 @@
-// The companion of every node of a cluster: carries the drop log out, keeps the limits of namespaces as the database
-// has them, and repairs what the node owns.
+// The companion of every node of a cluster: carries out the drop log, keeps namespace limits equal to the database's,
+// and repairs what the node owns.
 #ifndef KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 #define KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 
@@ -20,13 +20,13 @@ struct UpkeepOptions {
   // Towards the other members; `address` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
   int64_t bytes_per_second = int64_t{256} << 20;  // of repair; at least 1
-  // Opens the cluster's database, ready for use. Not called where the cluster names none: nothing is dropped then, and
-  // limits stay what they are.
+  // Opens the cluster's database, ready for use. Not called if the cluster names none: nothing is dropped then, and
+  // limits do not change.
   std::function<absl::StatusOr<std::unique_ptr<database::DatabaseCatalog>>(const ClusterSettings& settings,
                                                                            absl::Time deadline)>
       open_database;
 };
-// Prepare ends when everything is carried out that was dropped before, and the limits are those of now: errors of
+// Prepare ends when everything is carried out that was dropped before, and current limits are applied: errors of
 // `open_database`, DropConsumer::CatchUp and LimitFollower::CatchUp.
 MakeCompanion MakeUpkeep(UpkeepOptions options);
 

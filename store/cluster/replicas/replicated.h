@@ -82,7 +82,7 @@ struct NodeReport {
   absl::StatusOr<StoreStats> stats;
 };
 
-// What those of them that answered have together; `io` names the others. Namespaces are in order of name.
+// The sum over the nodes that answered; `io` names the others. Namespaces are in order of name.
 StoreStats SumOf(const std::vector<NodeReport>& nodes);
 
 class ReplicatedStore : public Store {
