@@ -1,11 +1,14 @@
-// kvlink status, namespace, drain: what an operator asks of a node, over its gRPC service alone.
+// kvlink status, namespace, drain: what an operator asks of a node, over its gRPC service alone, or of a cluster.
 #include "store/client/control/admin.h"
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/cli/args.h"
@@ -14,7 +17,9 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "store/admin.h"
 #include "store/cli/cluster_status.h"
+#include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cli/members.h"
 #include "store/cli/place.h"
@@ -30,9 +35,6 @@ struct AdminFlags {
   bool json = false;
   bool stop = false, wait = false, cancel = false;
   double interval = 1;
-  int64_t capacity = 0;
-  int64_t pinned = 0;
-  int64_t revision = 0;
   double timeout = 600;
 };
 
@@ -42,6 +44,8 @@ nlohmann::json ToJson(const store::client::NodeStatus& status) {
     namespaces.push_back({{"name", ns.limits.name},
                           {"capacity_bytes", ns.limits.capacity_bytes},
                           {"pinned_limit_bytes", ns.limits.pinned_bytes},
+                          {"node_capacity_bytes", ns.node_capacity_bytes},
+                          {"node_pinned_limit_bytes", ns.node_pinned_bytes},
                           {"revision", ns.limits.revision},
                           {"encodings", ns.encodings},
                           {"documents", ns.documents},
@@ -111,8 +115,11 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
     line("namespace",
          absl::StrCat(Printable(ns.limits.name), ": ", ns.documents, " documents, ", ns.encodings, " encodings, ",
                       Bytes(ns.bytes),
-                      ns.limits.capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(ns.limits.capacity_bytes)) : "", ", ",
-                      Bytes(ns.dram_bytes), " in memory, ", Bytes(ns.pinned_bytes), " pinned"));
+                      ns.node_capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(ns.node_capacity_bytes)) : "",
+                      ns.node_capacity_bytes != ns.limits.capacity_bytes
+                          ? absl::StrCat(" (", Bytes(ns.limits.capacity_bytes), " in the cluster)")
+                          : "",
+                      ", ", Bytes(ns.dram_bytes), " in memory, ", Bytes(ns.pinned_bytes), " pinned"));
   }
   return text;
 }
@@ -122,9 +129,12 @@ absl::Status NoOperands(const Arguments& arguments) {
   return absl::InvalidArgumentError("it takes no operands; name the node with --store HOST:PORT");
 }
 
-}  // namespace
-
-namespace {
+// Whether the command addresses a cluster. If it names a node wrongly, OpenAdmin says so.
+absl::StatusOr<bool> AsksCluster(const Arguments& arguments, const StoreFlags& flags) {
+  const auto place = PlaceOf(flags);
+  if (!place.ok() && arguments.given("cluster")) return place.status();
+  return place.ok() && *place == PlaceKind::kCluster;
+}
 
 // Home, and clear what is below: a terminal shows one picture.
 void BeginPicture(const AdminFlags& flags) {
@@ -159,11 +169,8 @@ absl::Status RunStatus(absl::Span<char* const> args) {
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
-  if (const auto place = PlaceOf(flags.store); place.ok() && *place == PlaceKind::kCluster) {
-    return ShowCluster(flags);
-  } else if (arguments.given("cluster")) {
-    return place.status();
-  }
+  KVLINK_ASSIGN_OR_RETURN(const bool cluster, AsksCluster(arguments, flags.store));
+  if (cluster) return ShowCluster(flags);
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
   store::client::NodeStatus before;
   absl::Time then = absl::InfinitePast();
@@ -191,55 +198,117 @@ absl::Status RunStatus(absl::Span<char* const> args) {
 
 namespace {
 
+// What is printed about a namespace besides its limits.
+struct Use {
+  std::optional<store::NamespaceStats> stats;  // unset: it holds nothing
+  std::string capacity_note;
+  std::string default_pinned;  // "the node's default"
+  int64_t bytes_over = 0;
+  std::string remark;
+};
+
 // "default: capacity 20 MiB, pinned at most the node's default; 5 documents, 5 encodings, 8.91 MiB, 0 B pinned"
-void PrintNamespace(const store::client::NamespaceOutcome& outcome, const store::client::NodeStatus& status) {
-  const store::client::NamespaceLimits& limits = outcome.limits;
-  std::string line = absl::StrCat(
-      Printable(limits.name), ": capacity ", limits.capacity_bytes > 0 ? Bytes(limits.capacity_bytes) : "not limited",
-      ", pinned at most ", limits.pinned_bytes > 0 ? Bytes(limits.pinned_bytes) : "the node's default");
-  for (const auto& ns : status.namespaces) {
-    if (ns.limits.name != limits.name) continue;
-    absl::StrAppend(&line, "; ", ns.documents, " documents, ", ns.encodings, " encodings, ", Bytes(ns.bytes), ", ",
-                    Bytes(ns.pinned_bytes), " pinned");
+void Print(const store::NamespaceLimits& limits, const Use& use) {
+  std::string line =
+      absl::StrCat(Printable(limits.name), ": capacity ",
+                   limits.capacity_bytes > 0 ? absl::StrCat(Bytes(limits.capacity_bytes), use.capacity_note)
+                                             : std::string("not limited"),
+                   ", pinned at most ", limits.pinned_bytes > 0 ? Bytes(limits.pinned_bytes) : use.default_pinned);
+  if (use.stats.has_value()) {
+    absl::StrAppend(&line, "; ", use.stats->documents, " documents, ", use.stats->encodings, " encodings, ",
+                    Bytes(use.stats->bytes), ", ", Bytes(use.stats->pinned_bytes), " pinned");
   }
   if (limits.revision > 0) absl::StrAppend(&line, "; revision ", limits.revision);
-  if (outcome.bytes_over > 0) {
-    absl::StrAppend(&line, "; ", Bytes(outcome.bytes_over), " above the capacity are being evicted");
-  }
+  if (use.bytes_over > 0) absl::StrAppend(&line, "; ", Bytes(use.bytes_over), " above the capacity are being evicted");
+  if (!use.remark.empty()) absl::StrAppend(&line, "; ", use.remark);
   absl::PrintF("%s\n", line);
+}
+
+absl::Status AskNode(const StoreFlags& flags, const store::NamespaceChange& change) {
+  KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags));
+  const auto outcome = admin->SetNamespace(change, SteadyNow() + kCallTimeout);
+  KVLINK_RETURN_IF_ERROR(HintAtKey(outcome.status()));
+  const auto status = admin->Status(SteadyNow() + kCallTimeout);
+  KVLINK_RETURN_IF_ERROR(HintAtKey(status.status()));
+  Use use;
+  use.default_pinned = "the node's default";
+  use.bytes_over = outcome->bytes_over;
+  for (const auto& ns : status->namespaces) {
+    if (ns.limits.name != change.name) continue;
+    use.stats = {ns.limits.name, ns.encodings, ns.bytes, ns.pinned_bytes, ns.documents};
+    if (ns.node_capacity_bytes != ns.limits.capacity_bytes) {
+      use.capacity_note = absl::StrCat(" in the cluster and ", Bytes(ns.node_capacity_bytes), " on this node");
+    }
+  }
+  Print(outcome->limits, use);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<store::NamespaceLimits> LimitsIn(store::database::DatabaseCatalog* catalog, const std::string& name) {
+  KVLINK_ASSIGN_OR_RETURN(const auto all, catalog->ListNamespaces(SteadyNow() + kCallTimeout));
+  const auto found = absl::c_find_if(all, [&](const auto& one) { return one.name == name; });
+  return found == all.end() ? store::NamespaceLimits{.name = name} : *found;
+}
+
+absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& change) {
+  KVLINK_ASSIGN_OR_RETURN(const ClusterStore cluster, OpenClusterStore(flags));
+  const bool changes =
+      change.capacity_bytes.has_value() || change.pinned_bytes.has_value() || change.revision.has_value();
+  const auto limits = changes ? cluster.catalog->PutNamespace(change, SteadyNow() + kCallTimeout)
+                              : LimitsIn(cluster.catalog.get(), change.name);
+  KVLINK_RETURN_IF_ERROR(Annotate(limits.status(), PlaceName(flags)));
+
+  const auto nodes = cluster.store->Nodes();
+  store::StoreStats sum = store::cluster::SumOf(nodes);
+  KVLINK_RETURN_IF_ERROR(Annotate(AddCatalogStats(cluster.catalog.get(), &sum), PlaceName(flags)));
+  Use use;
+  use.capacity_note = " of all copies together";
+  use.default_pinned = "the nodes' defaults";
+  const auto found = absl::c_find_if(sum.namespaces, [&](const auto& one) { return one.name == change.name; });
+  if (found != sum.namespaces.end()) use.stats = *found;
+  if (limits->capacity_bytes > 0 && use.stats.has_value()) {
+    use.bytes_over = std::max<int64_t>(0, use.stats->bytes - limits->capacity_bytes);
+  }
+  const auto failed = [](const store::cluster::NodeReport& node) { return !node.stats.ok(); };
+  if (const auto first = absl::c_find_if(nodes, failed); first != nodes.end()) {
+    use.remark = absl::StrCat("without ", absl::c_count_if(nodes, failed), " of ", nodes.size(),
+                              " nodes: ", Printable(first->stats.status().message()));
+  }
+  Print(*limits, use);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::Status RunNamespace(absl::Span<char* const> args) {
-  AdminFlags flags;
+  StoreFlags store;
+  store.memory = int64_t{64} << 20;  // nothing is read
+  int64_t capacity = 0, pinned = 0, revision = 0;
   Arguments arguments("namespace", "NAME",
                       "Shows how much of a node the namespace NAME may take and takes, after setting what is given.\n"
-                      "A namespace at its limit evicts its own encodings; it never takes room from another.");
-  AddNodeFlags(arguments, flags.store);
+                      "A namespace at its limit evicts its own encodings; it never takes room from another.\n\n"
+                      "With --cluster, limits apply to all nodes together, counting every copy of an encoding; each\n"
+                      "node enforces its share of them, about a second after a change.");
+  AddNodeFlags(arguments, store);
+  AddClusterFlags(arguments, store.cluster);
   arguments.Bytes("capacity", "Most disk space for its encodings; 0: as much as there is. Not given: as it is.",
-                  &flags.capacity);
+                  &capacity);
   arguments.Bytes("pinned",
                   "Most disk space that its pinned encodings may take; 0: the node's default. Not given: as it is.",
-                  &flags.pinned);
+                  &pinned);
   arguments.Integer("revision", "N",
                     "Of these limits: set them only if those that hold have a lower one. Not given: the next.", 1,
-                    INT64_MAX, &flags.revision);
+                    INT64_MAX, &revision);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.operands().size() != 1) return absl::InvalidArgumentError("say which namespace: kvlink namespace NAME");
   KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
-  store::client::NamespaceChange change{.name = arguments.operands()[0]};
-  if (arguments.given("capacity")) change.capacity_bytes = flags.capacity;
-  if (arguments.given("pinned")) change.pinned_bytes = flags.pinned;
-  if (arguments.given("revision")) change.revision = static_cast<uint64_t>(flags.revision);
-  KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));
-  const auto outcome = admin->SetNamespace(change, SteadyNow() + kCallTimeout);
-  KVLINK_RETURN_IF_ERROR(HintAtKey(outcome.status()));
-  const auto status = admin->Status(SteadyNow() + kCallTimeout);
-  KVLINK_RETURN_IF_ERROR(HintAtKey(status.status()));
-  PrintNamespace(*outcome, *status);
-  return absl::OkStatus();
+  store::NamespaceChange change{.name = arguments.operands()[0]};
+  if (arguments.given("capacity")) change.capacity_bytes = capacity;
+  if (arguments.given("pinned")) change.pinned_bytes = pinned;
+  if (arguments.given("revision")) change.revision = static_cast<uint64_t>(revision);
+  KVLINK_ASSIGN_OR_RETURN(const bool cluster, AsksCluster(arguments, store));
+  return cluster ? AskCluster(store, change) : AskNode(store, change);
 }
 
 absl::Status RunDrain(absl::Span<char* const> args) {

@@ -20,6 +20,8 @@ namespace {
 
 namespace cluster = store::cluster;
 
+constexpr absl::Duration kDatabaseTimeout = absl::Seconds(5);
+
 int64_t EncodingsOf(const store::StoreStats& stats) {
   int64_t encodings = 0;
   for (const store::NamespaceStats& ns : stats.namespaces) encodings += ns.encodings;
@@ -127,6 +129,45 @@ std::string Draw(const Line& line) {
   return text + "\n";
 }
 
+// A namespace over all nodes that answer.
+struct Use {
+  store::NamespaceStats stats;
+  store::NamespaceLimits limits;
+};
+
+std::map<std::string, Use> NamespacesOf(const std::vector<cluster::NodeReport>& nodes,
+                                        const std::vector<store::NamespaceLimits>& limits) {
+  std::map<std::string, Use> uses;
+  for (const store::NamespaceStats& ns : cluster::SumOf(nodes).namespaces) uses[ns.name].stats = ns;
+  for (const store::NamespaceLimits& one : limits) uses[one.name].limits = one;
+  return uses;
+}
+
+nlohmann::json ToJson(const std::map<std::string, Use>& uses) {
+  nlohmann::json namespaces = nlohmann::json::array();
+  for (const auto& [name, use] : uses) {
+    namespaces.push_back({{"name", name},
+                          {"encodings", use.stats.encodings},
+                          {"bytes", use.stats.bytes},
+                          {"pinned_bytes", use.stats.pinned_bytes},
+                          {"capacity_bytes", use.limits.capacity_bytes},
+                          {"pinned_limit_bytes", use.limits.pinned_bytes},
+                          {"revision", use.limits.revision}});
+  }
+  return namespaces;
+}
+
+std::string Draw(const std::map<std::string, Use>& uses) {
+  std::string text;
+  for (const auto& [name, use] : uses) {
+    absl::StrAppend(&text, "namespace ", Printable(name), ": ", use.stats.encodings, " encodings, ",
+                    Bytes(use.stats.bytes),
+                    use.limits.capacity_bytes > 0 ? absl::StrCat(" of ", Bytes(use.limits.capacity_bytes)) : "", ", ",
+                    Bytes(use.stats.pinned_bytes), " pinned\n");
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) {
@@ -134,7 +175,10 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
   const auto progress = opened.membership->progress();
   const cluster::MembershipHealth health = opened.membership->health();
   std::vector<Line> lines;
-  for (cluster::NodeReport& node : opened.store->Nodes()) {
+  std::vector<cluster::NodeReport> nodes = opened.store->Nodes();
+  const auto limits = opened.catalog->ListNamespaces(SteadyNow() + kDatabaseTimeout);
+  const auto namespaces = NamespacesOf(nodes, limits.ok() ? *limits : std::vector<store::NamespaceLimits>());
+  for (cluster::NodeReport& node : nodes) {
     const auto found = progress.find(node.member.node_id);
     lines.push_back({std::move(node), std::nullopt});
     if (found != progress.end()) lines.back().progress = found->second;
@@ -145,7 +189,9 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
     for (const Line& line : lines) members.push_back(ToJson(line));
     nlohmann::json all = {{"cluster", view->settings.name},   {"cluster_id", cluster::IdHex(view->settings.id)},
                           {"copies", view->settings.copies},  {"acknowledged", view->settings.acknowledged},
-                          {"epoch", view->placement.epoch()}, {"members", std::move(members)}};
+                          {"epoch", view->placement.epoch()}, {"members", std::move(members)},
+                          {"namespaces", ToJson(namespaces)}};
+    if (!limits.ok()) all["database_problem"] = std::string(limits.status().message());
     all["slots"] = {{"moving", repairing.moving},
                     {"away", repairing.away},
                     {"unchecked", repairing.unchecked},
@@ -165,7 +211,11 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
                     FormatClock(SteadyNow() - health.since), ": ", Printable(health.status.message()), "\n");
   }
   absl::StrAppend(&text, Draw(repairing));
+  if (!limits.ok()) {
+    absl::StrAppend(&text, "limits of namespaces are not known: ", Printable(limits.status().message()), "\n");
+  }
   for (const Line& line : lines) absl::StrAppend(&text, Draw(line));
+  absl::StrAppend(&text, Draw(namespaces));
   return text;
 }
 

@@ -8,8 +8,8 @@
 
 namespace kvlink::cli {
 
-// Its members as etcd names them, with what each says of itself, as text or as JSON in one object (on one line where
-// `one_line`). Asks all nodes side by side; of those that do not answer it says so.
+// Its members as etcd names them, with what each says of itself, and its namespaces, as text or as JSON in one object
+// (on one line where `one_line`). Asks all nodes side by side; of those that do not answer it says so.
 std::string ClusterStatus(const ClusterStore& cluster, bool json, bool one_line);
 
 }  // namespace kvlink::cli

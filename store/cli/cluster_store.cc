@@ -35,8 +35,8 @@ absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
   return store::database::DatabaseCatalog::Open(options);
 }
 
-// What only the catalog knows: its clock, by which documents are written, and how many there are. Counting goes through
-// all of them: of a large catalog it does not end in time, and who needs the clock gets it all the same.
+}  // namespace
+
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
   KVLINK_ASSIGN_OR_RETURN(stats->clock_us, catalog->Clock(SteadyNow() + kApproach));
   const auto counted = catalog->Stats(SteadyNow() + kApproach);
@@ -53,8 +53,6 @@ absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::S
   absl::c_sort(stats->namespaces, [](const auto& a, const auto& b) { return a.name < b.name; });
   return absl::OkStatus();
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
     const store::cluster::ClusterSettings& settings, absl::Time deadline) {
@@ -87,7 +85,7 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
 
   auto catalog = OpenCatalog(cluster.membership->view()->settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
-  const std::shared_ptr<store::database::DatabaseCatalog> shared = *std::move(catalog);
+  cluster.catalog = *std::move(catalog);
 
   store::cluster::ReplicatedOptions options;
   options.node.name = ClientName();
@@ -97,8 +95,10 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   options.resources.receive_bytes = flags.memory;
   options.resources.sending_bytes = SendingBytes(flags);
   options.zone = flags.zone;
-  options.add_catalog_stats = [shared](store::StoreStats* stats) { return AddCatalogStats(shared.get(), stats); };
-  KVLINK_ASSIGN_OR_RETURN(cluster.store, store::cluster::OpenReplicated(cluster.membership, shared, options));
+  options.add_catalog_stats = [catalog = cluster.catalog](store::StoreStats* stats) {
+    return AddCatalogStats(catalog.get(), stats);
+  };
+  KVLINK_ASSIGN_OR_RETURN(cluster.store, store::cluster::OpenReplicated(cluster.membership, cluster.catalog, options));
   return cluster;
 }
 

@@ -17,11 +17,17 @@ namespace kvlink::cli {
 
 struct ClusterStore {
   std::shared_ptr<store::cluster::Membership> membership;
-  std::unique_ptr<store::cluster::ReplicatedStore> store;  // goes before the membership
+  std::shared_ptr<store::database::DatabaseCatalog> catalog;  // used by the store
+  std::unique_ptr<store::cluster::ReplicatedStore> store;     // goes before the membership
 };
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
+
+// Adds what only the catalog knows: its clock, by which documents are written, and the number of documents. Counting
+// scans all of them; in a large catalog it does not finish in time, which `io` then says, and the clock is added all
+// the same. Errors of DatabaseCatalog.
+absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats);
 
 // Until every member has removed what was deleted before the call. REQUIRES: as OpenClusterStore. DEADLINE_EXCEEDED,
 // naming those that have not; errors of OpenClusterStore and DatabaseCatalog.

@@ -274,10 +274,7 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
   upkeep.bytes_per_second = flags.repair;
-  upkeep.open_log = [](const store::cluster::ClusterSettings& settings,
-                       absl::Time deadline) -> absl::StatusOr<std::unique_ptr<store::database::DropLog>> {
-    return PrepareDatabase(settings, deadline);
-  };
+  upkeep.open_database = PrepareDatabase;
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,
                           store::cluster::MemberNode::Start(std::move(options), SteadyNow() + kStartTimeout));

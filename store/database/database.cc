@@ -10,6 +10,14 @@
 #include "store/store.h"
 
 namespace kvlink::store::database {
+namespace {
+
+NamespaceLimits LimitsOf(const Rows& rows, int row) {
+  return {std::string(rows.Bytes(row, 0)), rows.Integer(row, 1), rows.Integer(row, 2),
+          static_cast<uint64_t>(rows.Integer(row, 3))};
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<DatabaseCatalog>> DatabaseCatalog::Open(const DatabaseOptions& options) {
   if (options.max_connections < 1) {
@@ -35,45 +43,41 @@ absl::Status DatabaseImpl::Prepare(absl::Time deadline) {
   });
 }
 
-absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceLimits& limits, absl::Time deadline) {
-  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", limits.name));
-  if (limits.capacity_bytes < 0 || limits.pinned_bytes < 0 || limits.revision > INT64_MAX) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("namespace ", limits.name, ": a limit is below 0, or the revision above 2^63 - 1"));
+absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceChange& change, absl::Time deadline) {
+  KVLINK_RETURN_IF_ERROR(ValidateName("namespace", change.name));
+  if (change.capacity_bytes.value_or(0) < 0 || change.pinned_bytes.value_or(0) < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", change.name, "': a limit below 0; 0 sets none"));
+  }
+  if (change.revision.value_or(1) < 1 || change.revision.value_or(1) > INT64_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", change.name, "': revisions are 1 to 2^63 - 1"));
   }
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kPutNamespace, Parameters()
-                                                         .Text(limits.name)
-                                                         .Integer(limits.capacity_bytes)
-                                                         .Integer(limits.pinned_bytes)
-                                                         .Integer(static_cast<int64_t>(limits.revision))}},
+                                                         .Text(change.name)
+                                                         .Integer(change.capacity_bytes.value_or(-1))
+                                                         .Integer(change.pinned_bytes.value_or(-1))
+                                                         .Integer(static_cast<int64_t>(change.revision.value_or(0)))}},
                               deadline));
-  NamespaceLimits put = limits;
-  if (rows[0].size() == 1) {
-    put.revision = static_cast<uint64_t>(rows[0].Integer(0, 0));
-    return put;
-  }
+  if (rows[0].size() == 1) return LimitsOf(rows[0], 0);
   KVLINK_ASSIGN_OR_RETURN(const std::vector<NamespaceLimits> all, ListNamespaces(deadline));
   for (const NamespaceLimits& one : all) {
-    if (one.name != limits.name) continue;
+    if (one.name != change.name) continue;
     // Whether an answer was lost and this is the second try, or two say the same: it is as was asked.
-    if (one.revision == limits.revision && one.capacity_bytes == limits.capacity_bytes &&
-        one.pinned_bytes == limits.pinned_bytes) {
+    if (one.revision == change.revision && one.capacity_bytes == change.capacity_bytes.value_or(one.capacity_bytes) &&
+        one.pinned_bytes == change.pinned_bytes.value_or(one.pinned_bytes)) {
       return one;
     }
-    return absl::FailedPreconditionError(absl::StrCat("namespace ", limits.name, ": its limits are of revision ",
-                                                      one.revision, ", ", limits.revision, " does not replace them"));
+    return absl::FailedPreconditionError(absl::StrCat("namespace '", change.name, "': revision ", one.revision,
+                                                      " holds, and ", change.revision.value_or(one.revision),
+                                                      " does not replace it"));
   }
-  return absl::AbortedError(absl::StrCat("namespace ", limits.name, ": somebody deletes it; try again"));
+  return absl::AbortedError(absl::StrCat("namespace '", change.name, "': somebody deletes it; try again"));
 }
 
 absl::StatusOr<std::vector<NamespaceLimits>> DatabaseImpl::ListNamespaces(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kListNamespaces, {}}}, deadline));
   std::vector<NamespaceLimits> all;
-  for (int row = 0; row < rows[0].size(); ++row) {
-    all.push_back({std::string(rows[0].Bytes(row, 0)), rows[0].Integer(row, 1), rows[0].Integer(row, 2),
-                   static_cast<uint64_t>(rows[0].Integer(row, 3))});
-  }
+  for (int row = 0; row < rows[0].size(); ++row) all.push_back(LimitsOf(rows[0], row));
   return all;
 }
 

@@ -53,6 +53,7 @@
 #include "absl/types/span.h"
 #include "store/catalog.h"
 #include "store/database/drop_log.h"
+#include "store/namespace_limits.h"
 
 namespace kvlink::store::database {
 
@@ -68,13 +69,6 @@ struct DatabaseOptions {
   // GetDocuments may answer with what was so at most this long ago, also where the database is gone. Of at most
   // 64 MiB of entries; what this object puts or deletes it sees at once.
   absl::Duration staleness = absl::ZeroDuration();
-};
-
-struct NamespaceLimits {
-  std::string name;
-  int64_t capacity_bytes = 0;  // most bytes of segments on one node; 0: no limit of its own
-  int64_t pinned_bytes = 0;    // most pinned bytes on one node; 0: the node's default
-  uint64_t revision = 0;       // of these limits; in a put 0: the next one
 };
 
 struct CatalogStats {
@@ -97,10 +91,12 @@ class DatabaseCatalog : public DocumentCatalog, public DropLog {
   // makes a cluster calls it, and every node when it starts. Needs the right to create a schema the first time.
   virtual absl::Status Prepare(absl::Time deadline) = 0;
 
-  // Sets the limits of a namespace, and returns them with their revision. FAILED_PRECONDITION: the revision is not
-  // above the one that is there, which is named.
-  virtual absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceLimits& limits, absl::Time deadline) = 0;
-  // Of namespaces that have limits, in order of name. There are few: all of them.
+  // Changes the limits of a namespace, and returns those now in force. They apply to the whole cluster, counting every
+  // copy; each node reads them here and enforces its share. INVALID_ARGUMENT: a negative limit, an empty name, a
+  // revision out of range. FAILED_PRECONDITION, with nothing changed: the revision is not above the current one; the
+  // message names both.
+  virtual absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
+  // Of namespaces that have limits, in order of name. There are few: all of them. Every node calls it once a second.
   virtual absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) = 0;
 
   // The database's clock, in microseconds since 1970.

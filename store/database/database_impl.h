@@ -19,7 +19,7 @@ class DatabaseImpl final : public DatabaseCatalog {
       : options_(options), pool_(options, std::move(hosts)), cache_(options.staleness) {}
 
   absl::Status Prepare(absl::Time deadline) override;
-  absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceLimits& limits, absl::Time deadline) override;
+  absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceChange& change, absl::Time deadline) override;
   absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) override;
   absl::StatusOr<uint64_t> Clock(absl::Time deadline) override;
   absl::StatusOr<CatalogStats> Stats(absl::Time deadline) override;

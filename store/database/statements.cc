@@ -137,15 +137,17 @@ DELETE FROM kvlink.documents WHERE ctid = ANY(ARRAY(
 const Statement kDeleteNamespace = {"delete_namespace", "DELETE FROM kvlink.namespaces WHERE ns = $1::text", {}};
 const Statement kDropNamespace = {
     "drop_namespace", "INSERT INTO kvlink.drop_log (transaction, ns) VALUES (pg_current_xact_id(), $1::text)", {}};
+// A limit below 0 stays as it is; revision 0 is the next.
+constexpr Column kNamespaceColumns[] = {kText, kInteger, kInteger, kInteger};
 const Statement kPutNamespace = {"put_namespace", R"sql(
 INSERT INTO kvlink.namespaces AS n (ns, capacity_bytes, pinned_bytes, revision)
-VALUES ($1::text, $2::bigint, $3::bigint, greatest($4::bigint, 1))
-ON CONFLICT (ns) DO UPDATE SET capacity_bytes = excluded.capacity_bytes, pinned_bytes = excluded.pinned_bytes,
+VALUES ($1::text, greatest($2::bigint, 0), greatest($3::bigint, 0), greatest($4::bigint, 1))
+ON CONFLICT (ns) DO UPDATE SET capacity_bytes = CASE WHEN $2 < 0 THEN n.capacity_bytes ELSE $2 END,
+                               pinned_bytes = CASE WHEN $3 < 0 THEN n.pinned_bytes ELSE $3 END,
                                revision = CASE WHEN $4 = 0 THEN n.revision + 1 ELSE $4 END
-WHERE $4 = 0 OR $4 > n.revision
-RETURNING revision)sql",
-                                 kOneInteger};
-constexpr Column kNamespaceColumns[] = {kText, kInteger, kInteger, kInteger};
+WHERE ($4 = 0 AND n.revision < 9223372036854775807) OR $4 > n.revision
+RETURNING ns, capacity_bytes, pinned_bytes, revision)sql",
+                                 kNamespaceColumns};
 const Statement kListNamespaces = {
     "list_namespaces", "SELECT ns, capacity_bytes, pinned_bytes, revision FROM kvlink.namespaces ORDER BY ns",
     kNamespaceColumns};

@@ -255,8 +255,17 @@ class Engine {
     int64_t documents = 0, encodings = 0;
   };
   virtual absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns) = 0;
-  // The settings of all namespaces for which PutNamespace was called.
+  // Replaces the limits of all namespaces, regardless of revisions, on a node whose limits are decided elsewhere (by a
+  // cluster's database). Namespaces not in `all` lose theirs. One commit, or none if nothing changes; durable and
+  // effective as PutNamespace. INVALID_ARGUMENT, with nothing changed: as PutNamespace.
+  virtual absl::Status ReplaceNamespaces(const std::map<std::string, NamespaceSettings>& all) = 0;
+  // The settings of all namespaces that have any.
   virtual std::map<std::string, NamespaceSettings> NamespaceSettingsAll() = 0;
+  // The share of every limit that is enforced here, 0 to 1 (ShareOf): in a cluster, limits apply to all nodes together.
+  // Effective at once, as a change of all limits would be; the limits and their revisions stay as they are. Kept in
+  // memory only: 1 when the engine opens.
+  virtual void SetShareOfLimits(double share) = 0;
+  virtual double share_of_limits() const = 0;
 
   // The table of generations, one u64 each, which readers may map. -1 and 0 if it is not shared.
   virtual int generations_descriptor() const = 0;

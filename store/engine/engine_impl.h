@@ -145,7 +145,10 @@ class EngineImpl final : public Engine {
   absl::Status EraseEntry(absl::string_view ns, absl::string_view id) override;
   absl::StatusOr<NamespaceSettings> PutNamespace(absl::string_view ns, const NamespaceChange& change) override;
   absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns) override;
+  absl::Status ReplaceNamespaces(const std::map<std::string, NamespaceSettings>& all) override;
   std::map<std::string, NamespaceSettings> NamespaceSettingsAll() override;
+  void SetShareOfLimits(double share) override;
+  double share_of_limits() const override { return table_.share(); }
   std::string id() const override;
   uint64_t incarnation() const override { return incarnation_; }
   uint64_t Now() override;

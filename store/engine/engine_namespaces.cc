@@ -1,4 +1,5 @@
 // The engine's namespaces: their limits, stored in the index and enforced by the table.
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
@@ -9,6 +10,21 @@ namespace kvlink::engine {
 namespace {
 
 constexpr absl::string_view kNamespacePrefix = "namespace/";
+
+std::string NameOf(absl::string_view ns) { return absl::StrCat(kNamespacePrefix, ns); }
+
+absl::Status CheckSettings(absl::string_view ns, const NamespaceSettings& settings) {
+  if (ns.empty() || ns.find('\0') != absl::string_view::npos) {
+    return absl::InvalidArgumentError("a namespace needs a name, without zero bytes");
+  }
+  if (settings.capacity_bytes < 0 || settings.pinned_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a limit below 0; 0 sets none"));
+  }
+  if (settings.revision < 1 || settings.revision > kMaxNamespaceRevision) {
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': revisions are 1 to 2^63 - 1"));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -28,15 +44,8 @@ absl::Status EngineImpl::LoadNamespaces() {
 
 absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns, const NamespaceChange& change) {
   KVLINK_RETURN_IF_ERROR(Writable());
-  if (ns.empty() || ns.find('\0') != absl::string_view::npos) {
-    return absl::InvalidArgumentError("a namespace needs a name, without zero bytes");
-  }
-  if (change.capacity_bytes.value_or(0) < 0 || change.pinned_bytes.value_or(0) < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a limit below 0; 0 sets none"));
-  }
-  if (change.revision.value_or(1) < 1 || change.revision.value_or(1) > kMaxNamespaceRevision) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': revisions are 1 to 2^63 - 1"));
-  }
+  KVLINK_RETURN_IF_ERROR(CheckSettings(
+      ns, {change.capacity_bytes.value_or(0), change.pinned_bytes.value_or(0), change.revision.value_or(1)}));
   NamespaceSettings settings;
   {
     MutexLock lock(&commit_mutex_);
@@ -55,7 +64,7 @@ absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns,
     settings = changed;
     settings.revision = revision;
     IndexBatch batch(index_.get());
-    batch.PutMeta(absl::StrCat(kNamespacePrefix, ns), SerializeNamespaceSettings(settings));
+    batch.PutMeta(NameOf(ns), SerializeNamespaceSettings(settings));
     KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
     table_.SetLimits(ns, settings);
   }
@@ -67,7 +76,7 @@ absl::Status EngineImpl::ForgetNamespace(absl::string_view ns) {
   {
     MutexLock lock(&commit_mutex_);
     IndexBatch batch(index_.get());
-    batch.DeleteMeta(absl::StrCat(kNamespacePrefix, ns));
+    batch.DeleteMeta(NameOf(ns));
     KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
     table_.ForgetLimits(ns);
   }
@@ -75,6 +84,35 @@ absl::Status EngineImpl::ForgetNamespace(absl::string_view ns) {
   return absl::OkStatus();
 }
 
+absl::Status EngineImpl::ReplaceNamespaces(const std::map<std::string, NamespaceSettings>& all) {
+  KVLINK_RETURN_IF_ERROR(Writable());
+  for (const auto& [ns, settings] : all) KVLINK_RETURN_IF_ERROR(CheckSettings(ns, settings));
+  {
+    MutexLock lock(&commit_mutex_);
+    const auto before = table_.LimitsAll();
+    if (before == all) return absl::OkStatus();
+    IndexBatch batch(index_.get());
+    for (const auto& [ns, settings] : all) batch.PutMeta(NameOf(ns), SerializeNamespaceSettings(settings));
+    for (const auto& [ns, settings] : before) {
+      if (!all.contains(ns)) batch.DeleteMeta(NameOf(ns));
+    }
+    KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
+    for (const auto& [ns, settings] : all) table_.SetLimits(ns, settings);
+    for (const auto& [ns, settings] : before) {
+      if (!all.contains(ns)) table_.ForgetLimits(ns);
+    }
+  }
+  AskMaintenance();
+  return absl::OkStatus();
+}
+
 std::map<std::string, NamespaceSettings> EngineImpl::NamespaceSettingsAll() { return table_.LimitsAll(); }
+
+void EngineImpl::SetShareOfLimits(double share) {
+  share = std::clamp(share, 0.0, 1.0);
+  if (share == table_.share()) return;
+  table_.SetShare(share);
+  AskMaintenance();
+}
 
 }  // namespace kvlink::engine

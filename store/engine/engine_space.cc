@@ -147,8 +147,9 @@ absl::StatusOr<Runs> EngineImpl::AllocateBlocks(absl::string_view ns, int64_t bl
 absl::Status EngineImpl::NoRoom(absl::string_view ns, int64_t blocks, bool quota) const {
   const int64_t bytes = blocks * kSegmentBlockBytes;
   if (quota) {
+    const absl::string_view share = table_.share() < 1 ? "this node's share of " : "";
     return absl::ResourceExhaustedError(
-        absl::StrCat("no room for ", bytes, " bytes within the capacity of namespace '", ns,
+        absl::StrCat("no room for ", bytes, " bytes within ", share, "the capacity of namespace '", ns,
                      "', and nothing of its own to evict; raise its capacity or delete documents"));
   }
   std::string disk;

@@ -3,6 +3,7 @@
 #ifndef KVLINK_STORE_ENGINE_TYPES_H_
 #define KVLINK_STORE_ENGINE_TYPES_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -50,6 +51,16 @@ struct NamespaceSettings {
   uint64_t revision = 0;  // of these settings, below 2^63; 0: never set
   bool operator==(const NamespaceSettings&) const = default;
 };
+
+// The part of limits shared by several nodes that one node with `share` of them (0 to 1) enforces. A limit never
+// becomes 0, which would mean none.
+inline NamespaceSettings ShareOf(const NamespaceSettings& limits, double share) {
+  const auto part = [share](int64_t bytes) {
+    if (bytes == 0 || share >= 1) return bytes;
+    return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(bytes) * share));
+  };
+  return {part(limits.capacity_bytes), part(limits.pinned_bytes), limits.revision};
+}
 
 // Unset members stay unchanged.
 struct NamespaceChange {

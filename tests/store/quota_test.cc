@@ -292,6 +292,72 @@ TEST_F(QuotaTest, OldSettingsDoNotReplaceNewerOnes) {
   EXPECT_TRUE(absl::IsFailedPrecondition(put(2, std::nullopt).status()));
 }
 
+// What a node of a cluster keeps of limits that are the cluster's.
+TEST_F(QuotaTest, AShareOfTheLimits) {
+  Limit("a", 40, 20);
+  Limit("c", 60);
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(Put("b", i), absl::OkStatus());
+  for (int i = 0; i < 5; ++i) ASSERT_EQ(Put("c", i), absl::OkStatus());
+  for (int i = 0; i < 30; ++i) ASSERT_EQ(Put("a", i), absl::OkStatus());
+  EXPECT_EQ(Count("a", 0, 30), 30);
+  const std::map<std::string, NamespaceSettings> all = engine_->NamespaceSettingsAll();
+
+  engine_->SetShareOfLimits(0.25);
+  EXPECT_TRUE(Eventually([&] { return Count("a", 0, 30) <= 10; })) << "a smaller share evicts in the background";
+  for (int i = 100; i < 130; ++i) ASSERT_EQ(Put("a", i), absl::OkStatus());
+  EXPECT_LE(Count("a", 0, 130), 10);
+  EXPECT_EQ(Count("b", 0, 10), 10);
+  EXPECT_EQ(Count("c", 0, 5), 5);
+  EXPECT_EQ(engine_->Stats().evicted_capacity, 0);
+  EXPECT_FALSE(engine_->HasRoom("a", 3 * kBlock)) << "repair brings nothing that would be evicted";
+  const auto pin_all = [&] {
+    int pinned = 0;
+    for (int i = 0; i < 200; ++i) pinned += engine_->Pin(Key("a", i)).ok();
+    return pinned;
+  };
+  EXPECT_EQ(pin_all(), 5);
+
+  // A larger one allows more at once; the limits themselves are as they were.
+  engine_->SetShareOfLimits(0.5);
+  EXPECT_EQ(engine_->share_of_limits(), 0.5);
+  EXPECT_TRUE(engine_->HasRoom("a", 3 * kBlock));
+  for (int i = 130; i < 138; ++i) ASSERT_EQ(Put("a", i), absl::OkStatus());
+  EXPECT_EQ(Count("a", 130, 138), 8);
+  EXPECT_EQ(engine_->NamespaceSettingsAll(), all);
+
+  // A share too small for one encoding is a limit all the same.
+  engine_->SetShareOfLimits(0.0001);
+  const absl::Status refused = Put("c", 100);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("this node's share of the capacity of namespace 'c'"));
+  EXPECT_TRUE(Eventually([&] { return Count("c", 0, 5) == 0; }));
+  EXPECT_EQ(Put("b", 10), absl::OkStatus());
+  Open();
+  EXPECT_EQ(engine_->share_of_limits(), 1);
+  EXPECT_EQ(engine_->NamespaceSettingsAll(), all);
+}
+
+TEST_F(QuotaTest, LimitsThatAreTakenFromElsewhere) {
+  Limit("a", 10);
+  Limit("b", 10);
+  for (int i = 0; i < 8; ++i) ASSERT_EQ(Put("b", i), absl::OkStatus());
+  // An older revision, too: whoever they come from knows.
+  const std::map<std::string, NamespaceSettings> others = {{"b", {4 * kBlock, 0, 1}}, {"c", {0, 2 * kBlock, 7}}};
+  ASSERT_EQ(engine_->ReplaceNamespaces(others), absl::OkStatus());
+  EXPECT_EQ(engine_->NamespaceSettingsAll(), others);
+  EXPECT_TRUE(Eventually([&] { return Count("b", 0, 8) <= 4; }));
+  EXPECT_TRUE(absl::IsInvalidArgument(engine_->ReplaceNamespaces({{"a", {1, 0, 0}}})));
+  EXPECT_TRUE(absl::IsInvalidArgument(engine_->ReplaceNamespaces({{"a", {-1, 0, 1}}, {"b", {1, 1, 1}}})));
+  EXPECT_EQ(engine_->NamespaceSettingsAll(), others);
+  Open();
+  EXPECT_EQ(engine_->NamespaceSettingsAll(), others);
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(Put("a", i), absl::OkStatus());
+  EXPECT_EQ(Count("a", 0, 20), 20) << "its limit is gone";
+  ASSERT_EQ(engine_->ReplaceNamespaces({}), absl::OkStatus());
+  Open();
+  EXPECT_TRUE(engine_->NamespaceSettingsAll().empty());
+}
+
 TEST_F(QuotaTest, APinIsOfOneEncodingAndNotOfItsName) {
   Open();
   ASSERT_TRUE(Put("a", 1).ok());

@@ -63,6 +63,11 @@ absl::StatusOr<NodeStatus> GrpcAdmin::Status(absl::Time deadline) {
   for (const v1::NamespaceStats& from : response.namespaces()) {
     NodeStatus::Namespace to;
     to.limits = LimitsOf(from.settings());
+    // Older builds do not report a share, and enforce all.
+    const v1::Namespace& settings = from.settings();
+    const bool all = settings.node_capacity_bytes() == 0 && settings.node_pinned_bytes() == 0;
+    to.node_capacity_bytes = all ? settings.capacity_bytes() : settings.node_capacity_bytes();
+    to.node_pinned_bytes = all ? settings.pinned_bytes() : settings.node_pinned_bytes();
     to.encodings = from.encodings();
     to.bytes = from.bytes();
     to.pinned_bytes = from.pinned_bytes();

@@ -9,34 +9,19 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "store/client/control/options.h"
+#include "store/namespace_limits.h"
 
 namespace kvlink::store::client {
 
-struct NamespaceLimits {
-  std::string name;
-  int64_t capacity_bytes = 0;  // max bytes in segments; 0: no limit of its own
-  int64_t pinned_bytes = 0;    // max pinned bytes; 0: the node's default
-  uint64_t revision = 0;       // of these limits; 0: never set
-};
-
-// Changes only the members that are set. The revision becomes the given one, which must be above the current one, or
-// the next.
-struct NamespaceChange {
-  std::string name;
-  std::optional<int64_t> capacity_bytes, pinned_bytes;
-  std::optional<uint64_t> revision;
-};
-
 struct NamespaceOutcome {
   NamespaceLimits limits;
-  int64_t bytes_over = 0;  // encoding bytes above the capacity, being evicted
+  int64_t bytes_over = 0;  // encoding bytes above this node's share of the capacity, being evicted
 };
 
 struct Deleted {
@@ -45,7 +30,9 @@ struct Deleted {
 
 struct NodeStatus {
   struct Namespace {
-    NamespaceLimits limits;
+    NamespaceLimits limits;  // on a member of a cluster: the cluster's
+    // This node's share of them, which it enforces; a node that stands alone enforces all.
+    int64_t node_capacity_bytes = 0, node_pinned_bytes = 0;
     int64_t encodings = 0;
     int64_t bytes = 0;  // in segments
     int64_t pinned_bytes = 0;
@@ -74,7 +61,8 @@ class NodeAdmin {
 
   virtual absl::StatusOr<NodeStatus> Status(absl::Time deadline) = 0;
   // Sets the given limits, leaves the others, and returns those now in force. Durable, and effective at once.
-  // FAILED_PRECONDITION, with nothing changed: the revision is not above the current one; the message names both.
+  // FAILED_PRECONDITION, with nothing changed: the revision is not above the current one, and the message names both;
+  // or the node is a member of a cluster, whose limits are set in its database.
   virtual absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
   // Returns the limits of a namespace without changing them.
   absl::StatusOr<NamespaceOutcome> GetNamespace(const std::string& name, absl::Time deadline) {

@@ -31,12 +31,14 @@ void MemberOwnership::Add(const Placement& placement) {
   members_ = placement.members();
   auto era = std::make_shared<Era>();
   era->epoch = placement.epoch();
+  bool member = false;
   for (const PlacementTable* table : {&placement.current(), &placement.next()}) {
     const auto& members = table->members();
     const auto self =
         std::find_if(members.begin(), members.end(),
                      [this](const Member& one) ABSL_NO_THREAD_SAFETY_ANALYSIS { return one.node_id == *node_; });
     if (self == members.end()) continue;
+    member = true;
     const auto index = static_cast<uint16_t>(self - members.begin());
     for (int slot = 0; slot < kSlots; ++slot) {
       const absl::Span<const uint16_t> owners = table->Owners(slot);
@@ -45,6 +47,7 @@ void MemberOwnership::Add(const Placement& placement) {
       if (table == &placement.next()) era->next.set(slot);
     }
   }
+  if (member) era->share = static_cast<double>(era->owned.count()) / (kSlots * placement.copies());
   auto made = std::make_shared<Eras>();
   made->push_back(era);
   // An epoch that does not follow the last one is of another history, in which those before it may have been others.
@@ -59,6 +62,11 @@ void MemberOwnership::Add(const Placement& placement) {
 std::shared_ptr<const MemberOwnership::Eras> MemberOwnership::eras() const {
   MutexLock lock(&mutex_);
   return eras_;
+}
+
+std::optional<double> MemberOwnership::share() const {
+  const auto known = eras();
+  return known == nullptr ? std::nullopt : known->front()->share;
 }
 
 uint64_t MemberOwnership::epoch() const {

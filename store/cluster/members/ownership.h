@@ -32,11 +32,15 @@ class MemberOwnership final : public node::Ownership {
   uint64_t epoch() const override;
   bool Owns(const Identity& identity, uint64_t epoch) const override;
   bool Takes(const Identity& identity) const override;
+  // The fraction of all copies of all slots that it owns at the present epoch, 0 to 1. While members join or drain, all
+  // shares together exceed 1. Nothing: the node is not a member, or not known yet.
+  std::optional<double> share() const;
 
  private:
   struct Era {
     uint64_t epoch = 0;
     std::bitset<kSlots> owned, next;
+    std::optional<double> share;
   };
   using Eras = std::vector<std::shared_ptr<const Era>>;  // the present one first
 

@@ -141,6 +141,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   }
   id_ = IdOf(*node_->engine());
   ownership_->SetNode(id_);
+  ShareLimits();
   const engine::Engine::Statistics statistics = node_->engine()->Stats();
   const int64_t documents = std::accumulate(statistics.documents.begin(), statistics.documents.end(), int64_t{0},
                                             [](int64_t sum, const auto& one) { return sum + one.second; });
@@ -269,6 +270,12 @@ EventSink MemberNode::events() {
   return [this](Severity severity, absl::string_view event, absl::string_view what) { Log(severity, event, what); };
 }
 
+// Namespace limits apply to the whole cluster, and the node's share of them follows the slots it owns. While it is not
+// a member, as after etcd was set back, it keeps its last share.
+void MemberNode::ShareLimits() {
+  if (const auto share = ownership_->share()) node_->engine()->SetShareOfLimits(*share);
+}
+
 // Whether the state of this member has come to its end, which etcd is then told.
 absl::Status MemberNode::Step() {
   const std::shared_ptr<const View> view = membership_->view();
@@ -316,6 +323,7 @@ void MemberNode::Run() {
       if (stop_) return;
     }
     if (ended().has_value()) return;
+    ShareLimits();
     // What fails is tried with the next look; an epoch that has passed is no failure.
     const absl::Status step = Step();
     const bool passed = absl::IsFailedPrecondition(step) || absl::IsAborted(step) || absl::IsNotFound(step);

@@ -81,6 +81,7 @@ class MemberNode {
   void Publish(const ProgressRecord& progress);
   void Log(Severity severity, absl::string_view event, absl::string_view what);
   EventSink events();
+  void ShareLimits();
   absl::Status Step();
   absl::Status CompleteOwnDrain(const View& view);
   void Run();

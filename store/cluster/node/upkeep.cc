@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/cluster/node/limit_follower.h"
 #include "store/cluster/repair/drops.h"
 #include "store/cluster/repair/repair.h"
 
@@ -34,7 +35,7 @@ class Upkeep final : public Companion {
       events(Severity::kWarning, event, what);
     };
     if (!settings.database.empty()) {
-      KVLINK_ASSIGN_OR_RETURN(log_, options_.open_log(settings, deadline));
+      KVLINK_ASSIGN_OR_RETURN(database_, options_.open_database(settings, deadline));
       DropOptions drops;
       drops.node = context_.node;
       drops.log = settings.id;
@@ -42,8 +43,10 @@ class Upkeep final : public Companion {
       drops.emptied = [this] {
         if (repairer_ != nullptr) repairer_->Restart();
       };
-      drops_ = std::make_unique<DropConsumer>(context_.engine, log_.get(), std::move(drops));
+      drops_ = std::make_unique<DropConsumer>(context_.engine, database_.get(), std::move(drops));
       KVLINK_RETURN_IF_ERROR(drops_->CatchUp(deadline));
+      limits_ = std::make_unique<LimitFollower>(context_.engine, database_.get(), context_.events);
+      KVLINK_RETURN_IF_ERROR(limits_->CatchUp(deadline));
     }
     client::RemoteOptions peers = options_.peers;
     peers.placement = [membership = context_.membership] { return membership->view()->placement.epoch(); };
@@ -59,21 +62,24 @@ class Upkeep final : public Companion {
   }
   void Start() override {
     if (drops_ != nullptr) drops_->Start();
+    if (limits_ != nullptr) limits_->Start();
     repairer_->Start();
   }
   void Stop(bool left) override {
     if (repairer_ != nullptr) repairer_->Stop();
+    if (limits_ != nullptr) limits_->Stop();
     if (drops_ != nullptr) drops_->Stop();
     // Where that fails the log forgets the node by itself, after a while.
-    if (left && log_ != nullptr) log_->Forget(context_.node, SteadyNow() + kForgetTimeout).IgnoreError();
+    if (left && database_ != nullptr) database_->Forget(context_.node, SteadyNow() + kForgetTimeout).IgnoreError();
   }
 
  private:
   const CompanionContext context_;
   const UpkeepOptions options_;
-  std::unique_ptr<database::DropLog> log_;
+  std::unique_ptr<database::DatabaseCatalog> database_;
   std::unique_ptr<Repairer> repairer_;
   std::unique_ptr<DropConsumer> drops_;  // tells the repairer
+  std::unique_ptr<LimitFollower> limits_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The companion of every node of a cluster: carries the drop log out, and repairs what the node owns.
+// The companion of every node of a cluster: carries out the drop log, keeps namespace limits equal to the database's,
+// and repairs what the node owns.
 #ifndef KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 #define KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 
@@ -11,7 +12,7 @@
 #include "store/client/remote.h"
 #include "store/cluster/node/companion.h"
 #include "store/cluster/view.h"
-#include "store/database/drop_log.h"
+#include "store/database/database.h"
 
 namespace kvlink::store::cluster {
 
@@ -19,12 +20,14 @@ struct UpkeepOptions {
   // Towards the other members; `address` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
   int64_t bytes_per_second = int64_t{256} << 20;  // of repair; at least 1
-  // Opens the drop log of the cluster's database, ready for use. Not called where the cluster names no database.
-  std::function<absl::StatusOr<std::unique_ptr<database::DropLog>>(const ClusterSettings& settings,
-                                                                   absl::Time deadline)>
-      open_log;
+  // Opens the cluster's database, ready for use. Not called if the cluster names none: nothing is dropped then, and
+  // limits do not change.
+  std::function<absl::StatusOr<std::unique_ptr<database::DatabaseCatalog>>(const ClusterSettings& settings,
+                                                                           absl::Time deadline)>
+      open_database;
 };
-// Prepare ends when everything is carried out that was dropped before: errors of `open_log` and DropConsumer::CatchUp.
+// Prepare ends when everything is carried out that was dropped before, and current limits are applied: errors of
+// `open_database`, DropConsumer::CatchUp and LimitFollower::CatchUp.
 MakeCompanion MakeUpkeep(UpkeepOptions options);
 
 }  // namespace kvlink::store::cluster

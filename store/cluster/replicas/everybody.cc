@@ -133,9 +133,17 @@ std::vector<NodeReport> ReportNodes(const Nodes& nodes) {
 
 absl::StatusOr<StoreStats> SumOfStats(const Nodes& nodes) {
   if (nodes.nodes.empty()) return NoMembers(nodes);
+  const std::vector<NodeReport> reports = ReportNodes(nodes);
+  StoreStats sum = SumOf(reports);
+  const bool any = absl::c_any_of(reports, [](const NodeReport& report) { return report.stats.ok(); });
+  if (!any) return absl::UnavailableError(sum.io);
+  return sum;
+}
+
+StoreStats SumOf(const std::vector<NodeReport>& nodes) {
   StoreStats sum;
   std::vector<std::string> failed, io;
-  for (const NodeReport& report : ReportNodes(nodes)) {
+  for (const NodeReport& report : nodes) {
     if (!report.stats.ok()) {
       failed.push_back(absl::StrCat(report.status.address, ": ", report.stats.status().message()));
       continue;
@@ -143,10 +151,8 @@ absl::StatusOr<StoreStats> SumOfStats(const Nodes& nodes) {
     AddTo(&sum, *report.stats);
     if (!absl::c_linear_search(io, report.stats->io)) io.push_back(report.stats->io);
   }
-  if (io.empty()) return absl::UnavailableError(absl::StrJoin(failed, "; "));
   absl::c_sort(sum.namespaces, [](const NamespaceStats& a, const NamespaceStats& b) { return a.name < b.name; });
-  sum.io =
-      absl::StrCat(nodes.nodes.size() - failed.size(), " of ", nodes.nodes.size(), " nodes: ", absl::StrJoin(io, ", "));
+  sum.io = absl::StrCat(nodes.size() - failed.size(), " of ", nodes.size(), " nodes: ", absl::StrJoin(io, ", "));
   if (!failed.empty()) absl::StrAppend(&sum.io, " (", absl::StrJoin(failed, "; "), ")");
   return sum;
 }

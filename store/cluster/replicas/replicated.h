@@ -82,6 +82,9 @@ struct NodeReport {
   absl::StatusOr<StoreStats> stats;
 };
 
+// The sum over the nodes that answered; `io` names the others. Namespaces are in order of name.
+StoreStats SumOf(const std::vector<NodeReport>& nodes);
+
 class ReplicatedStore : public Store {
  public:
   virtual ReplicatedCounters Counters() const = 0;

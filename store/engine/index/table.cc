@@ -26,8 +26,7 @@ Table::Table() = default;
 Table::~Table() = default;
 
 int64_t Table::Namespace::limit_blocks() const {
-  if (!limits.has_value() || limits->capacity_bytes == 0) return INT64_MAX;
-  return limits->capacity_bytes / kSegmentBlockBytes;
+  return here.capacity_bytes == 0 ? INT64_MAX : here.capacity_bytes / kSegmentBlockBytes;
 }
 
 Table::Name Table::NameOf(const Entry& entry) { return {entry.identity, entry.codec}; }
@@ -165,10 +164,10 @@ absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t max_b
   }
   if (entry->pins == 0) {
     Namespace& ns = *entry->ns;
-    if (ns.limits.has_value() && ns.limits->pinned_bytes > 0) {
-      max_bytes = ns.limits->pinned_bytes;
-    } else if (ns.limits.has_value() && ns.limits->capacity_bytes > 0) {
-      max_bytes = std::min(max_bytes, ns.limits->capacity_bytes / 2);
+    if (ns.here.pinned_bytes > 0) {
+      max_bytes = ns.here.pinned_bytes;
+    } else if (ns.here.capacity_bytes > 0) {
+      max_bytes = std::min(max_bytes, ns.here.capacity_bytes / 2);
     }
     if (ns.pinned_bytes + entry->block_bytes() > max_bytes) {
       return absl::ResourceExhaustedError(absl::StrCat("namespace '", key.ns, "' may pin ", max_bytes, " bytes, has ",
@@ -204,13 +203,17 @@ bool Table::Pinned(const EncodingKey& key) const {
 
 void Table::SetLimits(absl::string_view ns, const NamespaceSettings& limits) {
   MutexLock lock(&mutex_);
-  NamespaceOf(ns).limits = limits;
+  Namespace& of = NamespaceOf(ns);
+  of.limits = limits;
+  of.here = ShareOf(limits, share_);
 }
 
 void Table::ForgetLimits(absl::string_view ns) {
   MutexLock lock(&mutex_);
   const auto it = namespaces_.find(std::string(ns));
-  if (it != namespaces_.end()) it->second.limits.reset();
+  if (it == namespaces_.end()) return;
+  it->second.limits.reset();
+  it->second.here = {};
 }
 
 std::map<std::string, NamespaceSettings> Table::LimitsAll() const {
@@ -220,6 +223,19 @@ std::map<std::string, NamespaceSettings> Table::LimitsAll() const {
     if (ns.limits.has_value()) all.emplace(name, *ns.limits);
   }
   return all;
+}
+
+void Table::SetShare(double share) {
+  MutexLock lock(&mutex_);
+  share_ = share;
+  for (auto& [name, ns] : namespaces_) {
+    if (ns.limits.has_value()) ns.here = ShareOf(*ns.limits, share);
+  }
+}
+
+double Table::share() const {
+  MutexLock lock(&mutex_);
+  return share_;
 }
 
 void Table::AddFree(Run run) {

@@ -80,11 +80,14 @@ class Table {
   absl::StatusOr<PinState> Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
   bool Pinned(const EncodingKey& key) const;
 
-  // Limits of namespaces. SetLimits only records them; see OverLimit.
+  // Limits of namespaces, and the share of every limit that is enforced here (ShareOf), initially 1. Both are only
+  // recorded; see OverLimit.
   void SetLimits(absl::string_view ns, const NamespaceSettings& limits);
   // Restores the state before any SetLimits.
   void ForgetLimits(absl::string_view ns);
   std::map<std::string, NamespaceSettings> LimitsAll() const;
+  void SetShare(double share);
+  double share() const;
 
   // Blocks.
   void AddFree(Run run);
@@ -183,6 +186,7 @@ class Table {
     int64_t pinned = 0;        // encodings
     int64_t pinned_bytes = 0;  // in blocks
     std::optional<NamespaceSettings> limits;
+    NamespaceSettings here;  // the share of them that is enforced; zeros if there are none
     absl::flat_hash_set<Entry*, NameHash, SameName> entries;
     S3Fifo<Entry*, uint64_t, Places> order;
 
@@ -237,6 +241,7 @@ class Table {
   size_t adjacent_cursor_ ABSL_GUARDED_BY(adjacent_mutex_) = 0;
 
   mutable Mutex mutex_;
+  double share_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;               // to entries since adjacent_ was filled
   std::map<uint32_t, uint32_t> bad_ ABSL_GUARDED_BY(mutex_);  // first block -> count; adjacent runs are merged
   int64_t bad_blocks_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -105,7 +105,9 @@ void ControlMethods::AddStream(const char* name, Streaming<Request> method) {
   };
 }
 
-void DescribeNamespace(const std::string& name, const engine::NamespaceSettings& settings, v1::Namespace* out);
+// `share`: Engine::share_of_limits.
+void DescribeNamespace(const std::string& name, const engine::NamespaceSettings& settings, double share,
+                       v1::Namespace* out);
 inline absl::string_view View(const std::string& text) { return {text.data(), text.size()}; }
 
 }  // namespace kvlink::store::node

@@ -49,10 +49,11 @@ void ControlMethods::AddAdministration() {
 absl::Status ControlMethods::Stats(ControlCall* call, const v1::StatsRequest& request, v1::StatsResponse* reply) {
   const engine::Engine::Statistics statistics = node_->engine->Stats();
   const auto settings = node_->engine->NamespaceSettingsAll();
+  const double share = node_->engine->share_of_limits();
   for (auto& [name, figures] : NamespacesOf(statistics, settings)) {
     if (!call->grant().Covers(View(name))) continue;
     v1::NamespaceStats* const out = reply->add_namespaces();
-    DescribeNamespace(name, figures.settings, out->mutable_settings());
+    DescribeNamespace(name, figures.settings, share, out->mutable_settings());
     out->set_encodings(figures.encodings);
     out->set_bytes(figures.bytes);
     out->set_pinned_bytes(figures.pinned_bytes);

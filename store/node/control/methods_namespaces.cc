@@ -12,11 +12,15 @@
 
 namespace kvlink::store::node {
 
-void DescribeNamespace(const std::string& name, const engine::NamespaceSettings& settings, v1::Namespace* out) {
+void DescribeNamespace(const std::string& name, const engine::NamespaceSettings& settings, double share,
+                       v1::Namespace* out) {
   out->set_name(name);
   out->set_capacity_bytes(settings.capacity_bytes);
   out->set_pinned_bytes(settings.pinned_bytes);
   out->set_revision(settings.revision);
+  const engine::NamespaceSettings here = engine::ShareOf(settings, share);
+  out->set_node_capacity_bytes(here.capacity_bytes);
+  out->set_node_pinned_bytes(here.pinned_bytes);
 }
 
 void ControlMethods::AddNamespaces() {
@@ -31,6 +35,11 @@ absl::Status ControlMethods::PutNamespace(ControlCall* call, const v1::PutNamesp
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", View(request.name())));
   const bool changes = request.has_capacity_bytes() || request.has_pinned_bytes() || request.has_revision();
   KVLINK_RETURN_IF_ERROR(call->session()->Check(changes ? Right::kAdmin : Right::kRead, View(request.name())));
+  if (changes && node_->ownership->epoch() != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "this node is a member of a cluster, whose limits are set for all nodes at once: kvlink namespace ",
+        request.name(), " --cluster HOST:PORT/NAME"));
+  }
   const auto all = node_->engine->NamespaceSettingsAll();
   const auto known = all.find(request.name());
   engine::NamespaceSettings settings = known == all.end() ? engine::NamespaceSettings() : known->second;
@@ -46,8 +55,9 @@ absl::Status ControlMethods::PutNamespace(ControlCall* call, const v1::PutNamesp
     if (request.has_revision()) change.revision = request.revision();
     KVLINK_ASSIGN_OR_RETURN(settings, node_->engine->PutNamespace(View(request.name()), change));
   }
-  DescribeNamespace(request.name(), settings, reply->mutable_settings());
-  if (settings.capacity_bytes > 0) reply->set_bytes_over(std::max<int64_t>(0, used - settings.capacity_bytes));
+  v1::Namespace* const out = reply->mutable_settings();
+  DescribeNamespace(request.name(), settings, node_->engine->share_of_limits(), out);
+  if (settings.capacity_bytes > 0) reply->set_bytes_over(std::max<int64_t>(0, used - out->node_capacity_bytes()));
   return absl::OkStatus();
 }
 
@@ -71,8 +81,9 @@ absl::Status ControlMethods::ListNamespaces(ControlCall* call, const v1::ListNam
   const engine::Engine::Statistics statistics = node_->engine->Stats();
   for (const auto& use : statistics.namespaces) all.try_emplace(use.ns);
   for (const auto& [ns, documents] : statistics.documents) all.try_emplace(ns);
+  const double share = node_->engine->share_of_limits();
   for (const auto& [name, settings] : all) {
-    if (call->grant().Covers(View(name))) DescribeNamespace(name, settings, reply->add_namespaces());
+    if (call->grant().Covers(View(name))) DescribeNamespace(name, settings, share, reply->add_namespaces());
   }
   return absl::OkStatus();
 }

@@ -120,12 +120,15 @@ class Page {
   std::vector<Metrics::Reading> readings_;
 };
 
-void NamespaceReadings(const std::map<std::string, NamespaceFigures>& namespaces, Page* page) {
+void NamespaceReadings(const std::map<std::string, NamespaceFigures>& namespaces, double share, Page* page) {
   for (const auto& [name, figures] : namespaces) {
+    const engine::NamespaceSettings here = engine::ShareOf(figures.settings, share);
     const Labels labels = {{"namespace", name}};
     page->Gauge("namespace_encodings", "Encodings of a namespace", figures.encodings, labels);
     page->Gauge("namespace_documents", "Documents of a namespace", figures.documents, labels);
     page->Gauge("namespace_bytes", "In segments", figures.bytes, labels);
+    page->Gauge("namespace_capacity_bytes", "Of segments, that it may take on this node; 0: no limit of its own",
+                here.capacity_bytes, labels);
     page->Gauge("namespace_pinned_bytes", "Of segments, by pinned encodings", figures.pinned_bytes, labels);
     page->Gauge("namespace_dram_bytes", "In memory", figures.dram_bytes, labels);
   }
@@ -207,7 +210,8 @@ std::vector<Metrics::Reading> NodeFigures::Readings() const {
     page.Add({row.shown.metric, row.shown.help, row.shown.counts, LabelsOf(row.shown.labels),
               static_cast<double>(row.value(from))});
   });
-  NamespaceReadings(NamespacesOf(now, service_->core.engine->NamespaceSettingsAll()), &page);
+  engine::Engine* const of = service_->core.engine.get();
+  NamespaceReadings(NamespacesOf(now, of->NamespaceSettingsAll()), of->share_of_limits(), &page);
   TransportReadings(service_, &page);
   return page.Take();
 }

@@ -127,8 +127,15 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   EXPECT_TRUE(Eventually([&] { return Logged("weight_above_capacity"); })) << "7 of 3 GiB";
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
+  // Limits are the cluster's, and each enforces its share of them.
+  EXPECT_EQ(first->node()->engine()->share_of_limits(), 1) << "it has all until the second is filled";
   filler_.complete = true;
   ASSERT_TRUE(Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
+  EXPECT_TRUE(Eventually([&] { return first->node()->engine()->share_of_limits() < 0.35; })) << "3 of 10";
+  EXPECT_TRUE(Eventually([&] {
+    const double sum = first->node()->engine()->share_of_limits() + second->node()->engine()->share_of_limits();
+    return sum > 0.999 && sum < 1.001;
+  }));
 
   // It leaves when the others have what it held, and not before.
   filler_.complete = false;

@@ -67,6 +67,35 @@ TEST(MemberOwnership, OwnsWhatEitherTableSays) {
   EXPECT_EQ(Owned(stranger, 10), 0);
 }
 
+// Of copies: where there are fewer members than copies, what is missing is nobody's.
+TEST(MemberOwnership, ItsShareOfAllCopies) {
+  std::vector<MemberOwnership> members(4);
+  for (uint8_t i = 0; i < 4; ++i) members[i].SetNode(NodeOf(i + 1));
+  const auto share = [&](int member) { return members[member].share().value_or(0); };
+  const auto sum = [&] { return share(0) + share(1) + share(2) + share(3); };
+  const auto update = [&](const std::shared_ptr<const View>& view) {
+    for (MemberOwnership& member : members) member.Update(view);
+  };
+  EXPECT_FALSE(members[0].share().has_value());
+  update(ViewOf(1, 1));
+  EXPECT_EQ(share(0), 0.5);
+  EXPECT_FALSE(members[1].share().has_value());
+  update(ViewOf(2, 2));
+  EXPECT_EQ(share(0), 0.5);
+  EXPECT_EQ(share(1), 0.5);
+  update(ViewOf(3, 3));
+  EXPECT_NEAR(sum(), 1, 1e-9);
+  EXPECT_NEAR(share(2), 1.0 / 3, 0.02);
+  // Who joins has its share, and those before it keep theirs until it is active.
+  update(ViewOf(4, 4, MemberState::kJoining));
+  EXPECT_NEAR(share(0), 1.0 / 3, 0.02);
+  EXPECT_NEAR(share(3), 1.0 / 4, 0.02);
+  EXPECT_NEAR(sum(), 1 + share(3), 1e-9);
+  update(ViewOf(5, 4));
+  EXPECT_NEAR(share(0), 1.0 / 4, 0.02);
+  EXPECT_NEAR(sum(), 1, 1e-9);
+}
+
 TEST(MemberOwnership, RemembersSixteenEpochs) {
   MemberOwnership ownership;
   ownership.SetNode(NodeOf(1));

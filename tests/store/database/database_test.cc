@@ -185,13 +185,22 @@ TEST(DatabaseTest, RefusesWhatNoStoreKeeps) {
 TEST(DatabaseTest, LimitsOfNamespacesHaveRevisions) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
-  EXPECT_EQ(database->PutNamespace({"b", 100, 10, 0}, Soon())->revision, 1u);
-  EXPECT_EQ(database->PutNamespace({"b", 200, 10, 0}, Soon())->revision, 2u);
+  EXPECT_EQ(database->PutNamespace({"b", 100, 10, {}}, Soon())->revision, 1u);
+  const auto changed = database->PutNamespace({"b", 200, {}, {}}, Soon());
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  EXPECT_EQ(changed->revision, 2u);
+  EXPECT_EQ(changed->capacity_bytes, 200);
+  EXPECT_EQ(changed->pinned_bytes, 10) << "what is not given stays";
   EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);
   EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after an answer that was lost
   const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Soon()).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(stale));
-  EXPECT_THAT(Message(stale), HasSubstr("revision 9"));
+  EXPECT_THAT(Message(stale), HasSubstr("revision 9 holds, and 9"));
+  EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", -1, {}, {}}, Soon()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", 1, {}, 0}, Soon()).status()));
+  ASSERT_TRUE(database->PutNamespace({"last", {}, {}, INT64_MAX}, Soon()).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(database->PutNamespace({"last", 1, {}, {}}, Soon()).status()));
+  ASSERT_TRUE(database->DeleteNamespace("last").ok());
   ASSERT_TRUE(database->PutNamespace({"a", 1, 0, 5}, Soon()).ok());
   const auto all = database->ListNamespaces(Soon());
   ASSERT_TRUE(all.ok() && all->size() == 2) << all.status();
