@@ -43,6 +43,7 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
   order.manifest = &manifest;
   order.slabs = slabs;
   order.end = end;
+  order.counters = &route->counters();
   order.silence = route->options().silence;
   const absl::Duration silence = order.silence;
   ++route->counters().pushes;

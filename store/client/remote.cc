@@ -267,6 +267,7 @@ RemoteCounters Remote::Counters() const {
   counters.known_bytes = now.known_bytes;
   counters.pushes = now.pushes;
   counters.failed_pushes = now.failed_pushes;
+  counters.pushed_bytes = now.pushed_bytes;
   counters.retries = now.retries;
   counters.reconnects = now.reconnects;
   counters.sessions = now.sessions;

@@ -104,6 +104,7 @@ struct RemoteCounters {
   int64_t known_bytes = 0;  // of layers that were verified before in the same residency
   int64_t pushes = 0;
   int64_t failed_pushes = 0;
+  int64_t pushed_bytes = 0;  // of slabs that nodes took, of pushes that go on or failed as well
   int64_t retries = 0;     // of calls
   int64_t reconnects = 0;  // data connections after the first
   int64_t sessions = 0;    // opened

@@ -172,7 +172,10 @@ absl::Status SendSlabs(NodeConnection* connection, PushOrder* order, uint64_t fi
     }
     push->Sending();
     connection->carrier()->Send(first_payload + layer, *std::move(slice), deadline,
-                                [push](const absl::Status& status) { push->Sent(status); });
+                                [push, bytes = slab.size(), counters = order->counters](const absl::Status& status) {
+                                  if (status.ok()) counters->pushed_bytes += static_cast<int64_t>(bytes);
+                                  push->Sent(status);
+                                });
   }
   return AwaitSigns(connection, order, push.get(), deadline, [&](absl::Time until) { return push->WaitSent(until); });
 }

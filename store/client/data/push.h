@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "proto/manifest.h"
+#include "store/client/control/counters.h"
 #include "store/client/data/arena.h"
 #include "store/client/data/node_connection.h"
 #include "store/store.h"
@@ -43,6 +44,7 @@ struct PushOrder {
   // The slice to send a slab from without a copy, if it lies in registered memory.
   std::function<std::optional<transport::Slice>(absl::Span<const std::byte>)> registered;
   Arena* sending;
+  ClientCounters* counters;
   // The attempt ends when the node has given no sign of itself for so long.
   absl::Duration silence = absl::InfiniteDuration();
   PushEnd* end = nullptr;  // may be null

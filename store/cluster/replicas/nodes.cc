@@ -64,19 +64,29 @@ int ClusterNode::puts() const {
   return puts_;
 }
 
+absl::Time ClusterNode::PutsMoved() {
+  const int64_t pushed = Counters().pushed_bytes;
+  MutexLock lock(&mutex_);
+  if (std::exchange(pushed_bytes_, pushed) != pushed) puts_moved_ = SteadyNow();
+  return puts_moved_;
+}
+
 bool ClusterNode::PutsStuck() const {
   MutexLock lock(&mutex_);
   return puts_ >= kStuckPuts && SteadyNow() >= puts_moved_ + kStuckPutsAfter;
 }
 
-int64_t ClusterNode::Progress() const {
+client::RemoteCounters ClusterNode::Counters() const {
   std::shared_ptr<client::RemoteStore> store;
   {
     MutexLock lock(&mutex_);
     store = store_;
   }
-  if (store == nullptr) return 0;
-  const client::RemoteCounters counters = store->Counters();
+  return store == nullptr ? client::RemoteCounters() : store->Counters();
+}
+
+int64_t ClusterNode::Progress() const {
+  const client::RemoteCounters counters = Counters();
   return counters.pulls + counters.mapped_leases + counters.verified_bytes + counters.known_bytes;
 }
 

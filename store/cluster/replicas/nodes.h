@@ -49,6 +49,8 @@ class ClusterNode {
   void PutBegan();
   void PutEnded();
   int puts() const;
+  // When its puts last gave a sign: it took bytes, one ended, or the first of them began.
+  absl::Time PutsMoved();
   // Several are under way, and none has ended for a while: a further one would only wait with them.
   bool PutsStuck() const;
 
@@ -64,6 +66,9 @@ class ClusterNode {
   int64_t probes() const { return probes_; }
 
  private:
+  // Of the store over it; zeros before there is one.
+  client::RemoteCounters Counters() const;
+
   const std::string address_;
   const client::RemoteOptions options_;
   Breaker breaker_;
@@ -73,7 +78,8 @@ class ClusterNode {
   mutable Mutex mutex_;
   std::shared_ptr<client::RemoteStore> store_ ABSL_GUARDED_BY(mutex_);
   int puts_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Time puts_moved_ ABSL_GUARDED_BY(mutex_);  // when one ended, or the first of them began
+  absl::Time puts_moved_ ABSL_GUARDED_BY(mutex_);
+  int64_t pushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // when that was last looked at
   Mutex probe_mutex_;
   std::unique_ptr<client::PendingLookup> probe_ ABSL_GUARDED_BY(probe_mutex_);  // goes before store_
   absl::Time probed_ ABSL_GUARDED_BY(probe_mutex_);

@@ -1,5 +1,6 @@
 // All owners are written to at once. What still goes on when enough of them have acknowledged cannot use the caller's
-// slabs any more, so it has a copy from the beginning; where every owner has to acknowledge there is none.
+// slabs any more, so it has a copy from the beginning; where every owner has to acknowledge there is none. Where copies
+// would take too much memory, the caller goes at the pace of all owners that take its bytes, and gives up the others.
 #include "store/cluster/replicas/puts.h"
 
 #include <algorithm>
@@ -27,6 +28,8 @@ constexpr int kMaxBehind = 10;
 constexpr absl::Duration kBehind = absl::Milliseconds(50);
 constexpr int kMaxPutsOfNode = 8;  // at a time
 constexpr absl::Duration kTurn = absl::Milliseconds(5);
+// A node that has taken no bytes for so long, and has not said that they are durable, is not worth a caller's wait.
+constexpr absl::Duration kNoSign = absl::Seconds(1);
 constexpr std::align_val_t kPage{4096};
 
 }  // namespace
@@ -97,6 +100,8 @@ class Puts::Call {
   bool WaitsForTurn() const {
     return absl::c_any_of(targets_, [](const auto& target) { return target->put_off && !target->node->PutsStuck(); });
   }
+  // Whether an owner that was not given a copy of the slabs still takes them.
+  bool Taken() const;
   // Whether the view has another placement, which may have other owners.
   bool LookAgain();
   absl::StatusOr<PutResult> Answer() const;
@@ -112,6 +117,7 @@ class Puts::Call {
   std::shared_ptr<const Nodes> nodes_;
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
   std::vector<std::unique_ptr<Target>> targets_;
+  absl::Time enough_ = absl::InfiniteFuture();  // when enough copies were durable
   int looks_ = 1;
 };
 
@@ -126,7 +132,10 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
   SendToOwners();
   while (under_way() && SteadyNow() < deadline_) {
-    if (Enough() && body_ != nullptr && !WaitsForTurn()) break;
+    if (Enough()) {
+      enough_ = std::min(enough_, SteadyNow());
+      if (!WaitsForTurn() && (body_ != nullptr || !Taken())) break;
+    }
     Wait();
     if (!under_way() && !Enough() && LookAgain()) SendToOwners();
   }
@@ -231,6 +240,13 @@ int Puts::Call::Copies(bool others) const {
   }));
 }
 
+bool Puts::Call::Taken() const {
+  const absl::Time now = SteadyNow();
+  return now < enough_ + kRest && absl::c_any_of(targets_, [now](const auto& target) {
+           return target->pending != nullptr && now < target->node->PutsMoved() + kNoSign;
+         });
+}
+
 bool Puts::Call::LookAgain() {
   if (looks_ >= kMaxLooks) return false;
   ++looks_;
@@ -281,7 +297,7 @@ absl::Status Puts::Call::Failure() const {
 
 std::shared_ptr<Puts::Body> Puts::Copy(const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs) {
   const int64_t bytes = manifest.bytes();
-  if (rest_bytes_.fetch_add(bytes) + bytes > kMaxRestBytes) {
+  if (rest_bytes_.fetch_add(bytes) + bytes > max_rest_bytes_) {
     rest_bytes_ -= bytes;
     return nullptr;
   }
@@ -289,7 +305,7 @@ std::shared_ptr<Puts::Body> Puts::Copy(const Manifest& manifest, absl::Span<cons
   return std::make_shared<Body>(manifest, slabs, &rest_bytes_);
 }
 
-Puts::Puts(const Cluster* cluster) : cluster_(cluster) {}
+Puts::Puts(const Cluster* cluster, int64_t max_rest_bytes) : cluster_(cluster), max_rest_bytes_(max_rest_bytes) {}
 
 Puts::~Puts() {
   Thread follower;

@@ -25,11 +25,11 @@ namespace kvlink::store::cluster {
 
 class Puts {
  public:
-  // What goes on after an acknowledgement, at most: so many bytes of copies, and each for so long.
-  static constexpr int64_t kMaxRestBytes = int64_t{256} << 20;
+  // What goes on after an acknowledgement does so for so long at most.
   static constexpr absl::Duration kRest = absl::Seconds(30);
 
-  explicit Puts(const Cluster* cluster);
+  // `max_rest_bytes`: as ReplicatedOptions.
+  Puts(const Cluster* cluster, int64_t max_rest_bytes);
   ~Puts();
 
   absl::StatusOr<PutResult> Put(absl::string_view ns, const Manifest& manifest,
@@ -59,6 +59,7 @@ class Puts {
   std::vector<Rest> TakeEnded(std::optional<uint64_t> tag);
 
   const Cluster* const cluster_;
+  const int64_t max_rest_bytes_;
   std::atomic<int64_t> rest_bytes_{0};
   const std::shared_ptr<client::Arrivals> ends_ = std::make_shared<client::Arrivals>();
   Mutex mutex_;

@@ -38,7 +38,7 @@ class Replicated : public ReplicatedStore {
         add_catalog_stats_(options.add_catalog_stats),
         nodes_(std::move(source), NodeOptions(options)),
         cluster_{&nodes_, &hedges_, &counters_, options.zone, options.patience},
-        puts_(&cluster_) {}
+        puts_(&cluster_, options.max_rest_bytes) {}
 
   absl::StatusOr<std::vector<Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                             Codec codec) override {

@@ -9,7 +9,8 @@
 //   - A node that has failed several times in a row rests, and nobody waits for it meanwhile. It is tried by requests
 //     that are sent to others as well.
 //   - Put is sent to all owners under the next placement at once, and acknowledged when as many copies are durable as
-//     the cluster asks for (ClusterSettings::acknowledged). The others go on for at most 30 s, and are counted as
+//     the cluster asks for (ClusterSettings::acknowledged). The others go on for at most 30 s: in the background, or
+//     where that would take too much memory, while the caller waits and they take its bytes. They are counted as
 //     lacking where they fail: their owners repair that. UNAVAILABLE, naming the nodes: too few owners can be written
 //     to; copies that were written stay. Where owners answer that they have another etag, that counts as a copy of the
 //     encoding, and the greatest etag of all answers is the result's (kOtherThere unless it is the put's own): it is
@@ -52,6 +53,8 @@ struct ReplicatedOptions {
   std::string zone;                   // of this process: owners in it are asked before others
   // How long lookups and reads wait for owners that do not answer, when nobody else is left to ask.
   absl::Duration patience = absl::Seconds(3);
+  // Copies of what is put, so that it can go on after its acknowledgement: so many bytes at a time, at most.
+  int64_t max_rest_bytes = int64_t{256} << 20;
   // Adds to Stats what the catalog counts: documents, and its clock. May be empty.
   std::function<absl::Status(StoreStats* stats)> add_catalog_stats;
 };
