@@ -13,13 +13,12 @@ namespace {
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 constexpr int kStuckPuts = 3;
-constexpr absl::Duration kStuckPutsAfter = absl::Milliseconds(500);
+
+}  // namespace
 
 bool IsNoAnswer(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsCancelled(status);
 }
-
-}  // namespace
 
 absl::StatusOr<std::shared_ptr<client::RemoteStore>> ClusterNode::Store() {
   MutexLock lock(&mutex_);
@@ -53,10 +52,10 @@ void ClusterNode::PutBegan() {
   if (puts_++ == 0) puts_moved_ = SteadyNow();
 }
 
-void ClusterNode::PutEnded() {
+void ClusterNode::PutEnded(bool answered) {
   MutexLock lock(&mutex_);
   --puts_;
-  puts_moved_ = SteadyNow();
+  if (answered) puts_moved_ = SteadyNow();
 }
 
 int ClusterNode::puts() const {
@@ -71,10 +70,7 @@ absl::Time ClusterNode::PutsMoved() {
   return puts_moved_;
 }
 
-bool ClusterNode::PutsStuck() const {
-  MutexLock lock(&mutex_);
-  return puts_ >= kStuckPuts && SteadyNow() >= puts_moved_ + kStuckPutsAfter;
-}
+bool ClusterNode::PutsStuck() { return puts() >= kStuckPuts && SteadyNow() >= PutsMoved() + kNoPutSign; }
 
 client::RemoteCounters ClusterNode::Counters() const {
   std::shared_ptr<client::RemoteStore> store;

@@ -26,6 +26,13 @@
 
 namespace kvlink::store::cluster {
 
+// Nodes with puts that have given no sign for so long are not waited for. Bytes count when a whole slab is taken, and
+// slabs that are sent together arrive together.
+inline constexpr absl::Duration kNoPutSign = absl::Milliseconds(750);
+
+// Whether a request that ended so was not answered.
+bool IsNoAnswer(const absl::Status& status);
+
 class ClusterNode {
  public:
   ClusterNode(std::string address, client::RemoteOptions options)
@@ -45,14 +52,14 @@ class ClusterNode {
   // Changes with every encoding, and every layer, that comes from the node: tells a slow one from a stuck one.
   int64_t Progress() const;
 
-  // Puts to it that are under way.
+  // Puts to it that are under way. `answered`: it ended as the node said, and was not given up.
   void PutBegan();
-  void PutEnded();
+  void PutEnded(bool answered);
   int puts() const;
-  // When its puts last gave a sign: it took bytes, one ended, or the first of them began.
+  // When its puts last gave a sign: it took bytes or answered, or the first of them began.
   absl::Time PutsMoved();
-  // Several are under way, and none has ended for a while: a further one would only wait with them.
-  bool PutsStuck() const;
+  // Several are under way, and none has given a sign for a while: a further one would only wait with them.
+  bool PutsStuck();
 
   // Where its breaker is open and its rest is over, sends it a lookup of one encoding, for which nobody waits; and
   // looks at what became of the last one.

@@ -28,8 +28,6 @@ constexpr int kMaxBehind = 10;
 constexpr absl::Duration kBehind = absl::Milliseconds(50);
 constexpr int kMaxPutsOfNode = 8;  // at a time
 constexpr absl::Duration kTurn = absl::Milliseconds(5);
-// A node that has taken no bytes for so long, and has not said that they are durable, is not worth a caller's wait.
-constexpr absl::Duration kNoSign = absl::Seconds(1);
 constexpr std::align_val_t kPage{4096};
 
 }  // namespace
@@ -58,11 +56,12 @@ struct Puts::Body {
 
 // One owner.
 struct Puts::Target {
-  ~Target() { Over(); }
+  ~Target() { Over(/*answered=*/false); }
   // Nothing is under way any more.
-  void Over() {
-    if (pending != nullptr) node->PutEnded();
+  void Over(bool answered) {
+    if (pending == nullptr) return;
     pending = nullptr;
+    node->PutEnded(answered);
   }
   std::shared_ptr<ClusterNode> node;
   std::unique_ptr<client::PendingPut> pending;  // null: over
@@ -221,7 +220,7 @@ void Puts::Call::Wait() {
 }
 
 void Puts::Call::End(Target* target, absl::StatusOr<PutResult> end) {
-  target->Over();
+  target->Over(/*answered=*/!IsNoAnswer(end.status()));
   const absl::Status& status = end.status();
   // How long puts take says nothing of lookups.
   if (absl::IsUnavailable(status)) target->node->Failed();
@@ -243,7 +242,7 @@ int Puts::Call::Copies(bool others) const {
 bool Puts::Call::Taken() const {
   const absl::Time now = SteadyNow();
   return now < enough_ + kRest && absl::c_any_of(targets_, [now](const auto& target) {
-           return target->pending != nullptr && now < target->node->PutsMoved() + kNoSign;
+           return target->pending != nullptr && now < target->node->PutsMoved() + kNoPutSign;
          });
 }
 
