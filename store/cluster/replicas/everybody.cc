@@ -71,8 +71,7 @@ std::vector<absl::Status> AskEach(NodeSpan nodes,
     for (size_t i = next++; i < nodes.size(); i = next++) {
       const auto store = nodes[i]->Store();
       statuses[i] = store.ok() ? call(i, store->get()) : store.status();
-      if (absl::IsUnavailable(statuses[i])) nodes[i]->Failed();
-      if (statuses[i].ok()) nodes[i]->breaker().Answered();
+      if (store.ok()) nodes[i]->Ended(statuses[i]);
     }
   };
   std::vector<Thread> threads;
@@ -86,11 +85,14 @@ std::vector<absl::Status> AskEach(NodeSpan nodes,
 absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool every,
                          const std::function<absl::Status(client::RemoteStore*)>& act) {
   std::vector<std::shared_ptr<ClusterNode>> owners;
+  std::vector<Breaker::Probe> probes;
   std::vector<std::string> resting;
   for (const uint16_t member : OwnersOf(nodes.view->placement, identity)) {
     const std::shared_ptr<ClusterNode>& node = nodes.nodes[member];
-    if (node->breaker().closed() || node->breaker().TryProbe(SteadyNow())) {
+    Breaker::Probe probe = node->breaker().TryProbe(SteadyNow());
+    if (probe != nullptr || node->breaker().closed()) {
       owners.push_back(node);
+      probes.push_back(std::move(probe));
     } else {
       resting.push_back(absl::StrCat(node->address(), ": it has not answered lately"));
     }

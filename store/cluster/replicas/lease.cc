@@ -220,7 +220,11 @@ absl::Status ReplicatedLease::OpenNext(absl::Time deadline) {
 }
 
 std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, absl::Time deadline) {
-  if (!node->breaker().closed() && !node->breaker().TryProbe(SteadyNow())) return nullptr;
+  Breaker::Probe probe;
+  if (!node->breaker().closed()) {
+    probe = node->breaker().TryProbe(SteadyNow());
+    if (probe == nullptr) return nullptr;
+  }
   const auto store = node->Store();
   if (!store.ok()) return nullptr;
   const absl::Time asked = SteadyNow();

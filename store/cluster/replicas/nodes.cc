@@ -35,16 +35,12 @@ bool ClusterNode::opened() const {
   return store_ != nullptr;
 }
 
-void ClusterNode::Answered(absl::Duration took) {
-  latency_.Add(took);
-  breaker_.Answered();
-}
-
 void ClusterNode::Failed() { breaker_.Failed(SteadyNow()); }
 
-void ClusterNode::Ended(const absl::Status& status, absl::Duration took) {
+void ClusterNode::Ended(const absl::Status& status, std::optional<absl::Duration> took) {
   if (IsNoAnswer(status)) return Failed();
-  Answered(took);
+  if (took.has_value()) latency_.Add(*took);
+  breaker_.Answered();
 }
 
 void ClusterNode::PutBegan() {
@@ -94,7 +90,9 @@ void ClusterNode::Probe(absl::string_view ns, const Identity& identity, Codec co
     probe_ = nullptr;
     Ended(answer.status(), SteadyNow() - probed_);
   }
-  if (!breaker_.TryProbe(SteadyNow())) return;
+  right_ = nullptr;
+  right_ = breaker_.TryProbe(SteadyNow());
+  if (right_ == nullptr) return;
   ++probes_;
   const auto store = Store();
   if (!store.ok()) return Failed();

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,11 +45,11 @@ class ClusterNode {
   // Whether Store was called.
   bool opened() const;
 
-  // An answer of whatever kind came after so long.
-  void Answered(absl::Duration took);
+  // No answer came, or none in time.
   void Failed();
-  // What became of a request by its status: an answer, or a failure to get one.
-  void Ended(const absl::Status& status, absl::Duration took);
+  // What became of a request by its status: an answer, or a failure to get one. `took`: nothing, where it says nothing
+  // of other requests.
+  void Ended(const absl::Status& status, std::optional<absl::Duration> took = std::nullopt);
   // Changes with every encoding, and every layer, that comes from the node: tells a slow one from a stuck one.
   int64_t Progress() const;
 
@@ -89,6 +90,7 @@ class ClusterNode {
   int64_t pushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // when that was last looked at
   Mutex probe_mutex_;
   std::unique_ptr<client::PendingLookup> probe_ ABSL_GUARDED_BY(probe_mutex_);  // goes before store_
+  Breaker::Probe right_ ABSL_GUARDED_BY(probe_mutex_);                          // to it
   absl::Time probed_ ABSL_GUARDED_BY(probe_mutex_);
 };
 

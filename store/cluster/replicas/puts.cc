@@ -56,14 +56,25 @@ struct Puts::Body {
 
 // One owner.
 struct Puts::Target {
-  ~Target() { Over(/*answered=*/false); }
-  // Nothing is under way any more.
-  void Over(bool answered) {
+  ~Target() { GiveUp(); }
+  // It ended so, as far as is known now.
+  void Over(const absl::Status& status) {
     if (pending == nullptr) return;
+    // A deadline that comes while the node takes bytes says nothing of it.
+    const bool early = absl::IsDeadlineExceeded(status) && SteadyNow() < node->PutsMoved() + kNoPutSign;
+    if (!early) node->Ended(status);
     pending = nullptr;
-    node->PutEnded(answered);
+    probe = nullptr;
+    node->PutEnded(/*answered=*/!IsNoAnswer(status));
+  }
+  // What became of it is nobody's doing, or not known.
+  void GiveUp() {
+    if (pending != nullptr) node->PutEnded(/*answered=*/false);
+    pending = nullptr;
+    probe = nullptr;
   }
   std::shared_ptr<ClusterNode> node;
+  Breaker::Probe probe;                         // where the node rested
   std::unique_ptr<client::PendingPut> pending;  // null: over
   std::optional<absl::StatusOr<PutResult>> end;
   absl::Time again = absl::InfiniteFuture();  // when it is asked again
@@ -89,6 +100,8 @@ class Puts::Call {
   // Waits until something has ended, and gives those up that have left the cluster or its living.
   void Wait();
   void End(Target* target, absl::StatusOr<PutResult> end);
+  // It is not sent, or given up, for a reason that is not the node's.
+  static void Refuse(Target* target, absl::Status why);
   bool under_way() const {
     return absl::c_any_of(targets_, [](const auto& target) { return target->under_way(); });
   }
@@ -143,7 +156,11 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   for (auto& target : targets_) {
     const bool goes_on = target->pending != nullptr && answer.ok() && body_ != nullptr;
     if (!goes_on && !(target->end.has_value() && target->end->ok())) ++cluster_->counters->lacking;
-    if (goes_on) rest.push_back(std::move(target));
+    if (goes_on) {
+      rest.push_back(std::move(target));
+    } else {
+      target->Over(absl::DeadlineExceededError("it was not waited for any longer"));
+    }
   }
   if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get());
   return answer;
@@ -185,18 +202,23 @@ void Puts::Call::Send(Target* target) {
     target->again = SteadyNow() + kTurn;
     return;
   }
-  if (!target->node->breaker().closed() && !target->node->breaker().TryProbe(SteadyNow())) {
-    target->end = absl::UnavailableError("it has not answered lately");
-    return;
+  target->probe = target->node->breaker().TryProbe(SteadyNow());
+  if (target->probe == nullptr && !target->node->breaker().closed()) {
+    return Refuse(target, absl::UnavailableError("it has not answered lately"));
   }
   const auto store = target->node->Store();
-  if (!store.ok()) return End(target, store.status());
+  if (!store.ok()) return Refuse(target, store.status());
   const client::Notify notify{arrivals_, reinterpret_cast<uint64_t>(target)};
   auto asked = body_ == nullptr ? (*store)->AskPut(ns_, manifest_, slabs_, deadline_, notify)
                                 : (*store)->AskPut(ns_, body_->manifest, body_->spans, deadline_, notify);
-  if (!asked.ok()) return End(target, asked.status());
+  if (!asked.ok()) return Refuse(target, asked.status());
   target->pending = *std::move(asked);
   target->node->PutBegan();
+}
+
+void Puts::Call::Refuse(Target* target, absl::Status why) {
+  target->GiveUp();
+  target->end = std::move(why);
 }
 
 void Puts::Call::Wait() {
@@ -220,12 +242,8 @@ void Puts::Call::Wait() {
 }
 
 void Puts::Call::End(Target* target, absl::StatusOr<PutResult> end) {
-  target->Over(/*answered=*/!IsNoAnswer(end.status()));
-  const absl::Status& status = end.status();
-  // How long puts take says nothing of lookups.
-  if (absl::IsUnavailable(status)) target->node->Failed();
-  if (end.ok()) target->node->breaker().Answered();
-  const std::optional<uint64_t> epoch = MovedEpoch(status);
+  target->Over(end.status());
+  const std::optional<uint64_t> epoch = MovedEpoch(end.status());
   if (epoch.has_value() && *epoch < nodes_->view->placement.epoch() && target->behind++ < kMaxBehind) {
     target->again = SteadyNow() + kBehind;
   }
@@ -345,7 +363,7 @@ void Puts::Follow() {
         continue;
       }
       if (!end.ok()) ++cluster_->counters->lacking;
-      if (absl::IsUnavailable(end.status()) || absl::IsDeadlineExceeded(end.status())) rest.target->node->Failed();
+      rest.target->Over(end.status());
     }
   }
 }

@@ -62,9 +62,12 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
         const auto known = absl::c_find_if(resting_, [&](const auto& one) { return one.first == node; });
         if (known == resting_.end()) resting_.emplace_back(node, i);
         // Only where there is nobody else, and as a probe.
-        const bool probed = absl::c_linear_search(probed_, node.get());
-        if (any || (!probed && !node->breaker().TryProbe(SteadyNow()))) continue;
-        if (!probed) probed_.push_back(node.get());
+        if (any) continue;
+        if (!absl::c_any_of(probed_, [&](const auto& one) { return one.first == node; })) {
+          Breaker::Probe probe = node->breaker().TryProbe(SteadyNow());
+          if (probe == nullptr) continue;
+          probed_.emplace_back(node, std::move(probe));
+        }
       }
       any = true;
       item.order.push_back(node);

@@ -133,7 +133,8 @@ class Scatter {
   bool answered_ = false, looked_again_ = false;
   absl::Status refused_;
   std::vector<std::pair<std::shared_ptr<ClusterNode>, size_t>> resting_;
-  std::vector<const ClusterNode*> probed_;  // that rest, and are asked by this call all the same
+  // That rest, and are asked by this call all the same.
+  std::vector<std::pair<std::shared_ptr<ClusterNode>, Breaker::Probe>> probed_;
 };
 
 }  // namespace kvlink::store::cluster

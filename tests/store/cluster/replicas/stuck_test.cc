@@ -8,6 +8,7 @@
 #include "absl/algorithm/container.h"
 #include "base/clock.h"
 #include "gtest/gtest.h"
+#include "store/cluster/replicas/breaker.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"
@@ -35,10 +36,17 @@ class StuckTest : public ::testing::Test {
   static constexpr int kMaxNodes = 3;
   ~StuckTest() override { LetGo(); }
   void Open(ClusterPlaceOptions options) {
-    options.node = [this](int number, store::node::NodeOptions* node) { node->engine.observer = &disks_[number]; };
+    options.node = [this, more = options.node](int number, store::node::NodeOptions* node) {
+      node->engine.observer = &disks_[number];
+      if (more) more(number, node);
+    };
     place_ = std::make_unique<ClusterPlace>(std::move(options));
   }
   store::cluster::ReplicatedStore* store() { return place_->replicated(); }
+  bool Holds(int number, const Synthetic& s) {
+    const auto found = place_->OpenNode(number)->Lookup("ns", {s.manifest.identity}, s.manifest.codec);
+    return found.ok() && (*found)[0].present;
+  }
   // The disk of an owner of it; returns which.
   int HangOwner(const Synthetic& s) {
     const int owner = place_->Owners(s.manifest.identity)[0];
@@ -67,6 +75,34 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
   EXPECT_EQ(store()->Counters().copied_bytes, 0);
   EXPECT_EQ(store()->Counters().lacking, 1);
   EXPECT_EQ(ReadAndCompare(store(), "ns", next), absl::OkStatus());
+}
+
+TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
+  constexpr int64_t kCapacity = 8 << 20;
+  Open({.nodes = 2,
+        .copies = 2,
+        .acknowledged = 1,
+        .node =
+            [](int number, store::node::NodeOptions* node) {
+              if (number == 1) node->engine.capacity_bytes = kCapacity;
+            },
+        .client = [](store::cluster::ReplicatedOptions* options) { options->node.silence = absl::Milliseconds(200); }});
+  place_->Stop(1);
+  const auto lacking = [this] { return store()->Counters().lacking; };
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(Put(store(), MakeSynthetic(i)), absl::OkStatus());
+    ASSERT_TRUE(Eventually([&] { return lacking() == i + 1; }));
+  }
+  place_->Start(1);
+  absl::SleepFor(store::cluster::Breaker::kFirstRest);
+  const Synthetic large = MakeSynthetic(10, 6, 4096, 2, 64);
+  ASSERT_GT(large.manifest.bytes(), kCapacity);
+  ASSERT_EQ(Put(store(), large), absl::OkStatus());
+  ASSERT_TRUE(Eventually([&] { return lacking() == 4; })) << "one node has no room for it";
+  const Synthetic next = MakeSynthetic(11);
+  ASSERT_EQ(Put(store(), next), absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return lacking() == 5 || Holds(1, next); }));
+  EXPECT_TRUE(Holds(1, next));
 }
 
 }  // namespace
