@@ -71,7 +71,7 @@ std::vector<absl::Status> AskEach(NodeSpan nodes,
     for (size_t i = next++; i < nodes.size(); i = next++) {
       const auto store = nodes[i]->Store();
       statuses[i] = store.ok() ? call(i, store->get()) : store.status();
-      if (store.ok()) nodes[i]->Ended(statuses[i]);
+      if (store.ok()) nodes[i]->Ended(Work::kLookup, statuses[i]);
     }
   };
   std::vector<Thread> threads;
@@ -89,8 +89,8 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
   std::vector<std::string> resting;
   for (const uint16_t member : OwnersOf(nodes.view->placement, identity)) {
     const std::shared_ptr<ClusterNode>& node = nodes.nodes[member];
-    Breaker::Probe probe = node->breaker().TryProbe(SteadyNow());
-    if (probe != nullptr || node->breaker().closed()) {
+    Breaker::Probe probe = node->TryProbe(Work::kLookup);
+    if (probe != nullptr || !node->Rests(Work::kLookup)) {
       owners.push_back(node);
       probes.push_back(std::move(probe));
     } else {
@@ -120,7 +120,9 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
 std::vector<NodeReport> ReportNodes(const Nodes& nodes) {
   std::vector<NodeReport> reports;
   for (size_t i = 0; i < nodes.nodes.size(); ++i) {
-    reports.push_back({nodes.view->placement.members()[i], nodes.view->status[i], !nodes.nodes[i]->breaker().closed(),
+    const ClusterNode& node = *nodes.nodes[i];
+    const bool rests = node.Rests(Work::kRead) || node.Rests(Work::kPut);
+    reports.push_back({nodes.view->placement.members()[i], nodes.view->status[i], rests,
                        absl::UnavailableError("not asked")});
   }
   const auto statuses = AskEach(nodes.nodes, [&](size_t i, client::RemoteStore* store) {

@@ -144,11 +144,11 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
     } else if (absl::IsDeadlineExceeded(waited) && now >= until) {
       if (until == deadline) return waited;
       if (GaveSign(part)) continue;
-      part->node->Failed();
+      part->node->Failed(Work::kRead);
       ++cluster_->counters->stuck;
       KVLINK_RETURN_IF_ERROR(Change(part, absl::OkStatus(), deadline));
     } else {
-      if (absl::IsUnavailable(waited)) part->node->Failed();
+      if (absl::IsUnavailable(waited)) part->node->Failed(Work::kRead);
       KVLINK_RETURN_IF_ERROR(Change(part, waited, deadline));
     }
   }
@@ -202,7 +202,7 @@ absl::Status ReplicatedLease::OpenNext(absl::Time deadline) {
   std::minstd_rand random{std::random_device{}()};
   const Owners owners = OrderOfOwners(
       *nodes->view, wanted_.request.identity, cluster_->zone,
-      [&](uint16_t member) { return nodes->nodes[member]->condition(); }, &random);
+      [&](uint16_t member) { return nodes->nodes[member]->condition(Work::kRead); }, &random);
   for (const uint16_t member : owners) {
     const std::shared_ptr<ClusterNode>& node = nodes->nodes[member];
     {
@@ -221,8 +221,8 @@ absl::Status ReplicatedLease::OpenNext(absl::Time deadline) {
 
 std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, absl::Time deadline) {
   Breaker::Probe probe;
-  if (!node->breaker().closed()) {
-    probe = node->breaker().TryProbe(SteadyNow());
+  if (node->Rests(Work::kRead)) {
+    probe = node->TryProbe(Work::kRead);
     if (probe == nullptr) return nullptr;
   }
   const auto store = node->Store();
@@ -234,7 +234,7 @@ std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode
   if (!pending.ok()) return nullptr;
   auto leases = (*pending)->Wait(deadline);
   const absl::Status status = leases.ok() ? leases->front().status() : leases.status();
-  node->Ended(status, SteadyNow() - asked);
+  node->Ended(Work::kRead, status, SteadyNow() - asked);
   return status.ok() ? std::move(leases->front()).value() : nullptr;
 }
 

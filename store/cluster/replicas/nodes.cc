@@ -2,11 +2,13 @@
 // learnt of them, and their connections, outlive changes of the membership.
 #include "store/cluster/replicas/nodes.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "proto/data.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -35,13 +37,40 @@ bool ClusterNode::opened() const {
   return store_ != nullptr;
 }
 
-void ClusterNode::Failed() { breaker_.Failed(SteadyNow()); }
-
-void ClusterNode::Ended(const absl::Status& status, std::optional<absl::Duration> took) {
-  if (IsNoAnswer(status)) return Failed();
-  if (took.has_value()) latency_.Add(*took);
-  breaker_.Answered();
+void ClusterNode::Failed(Work work, absl::Duration took) {
+  const absl::Time now = SteadyNow();
+  seen(work).latency.Add(std::max(took, kNoProgress));
+  // While it is not known to be there, whatever fails is one more reason to think that it is not.
+  if (Rests(Work::kLookup) && work != Work::kLookup) seen(Work::kLookup).breaker.Failed(now);
+  seen(work).breaker.Failed(now);
 }
+
+void ClusterNode::Ended(Work work, const absl::Status& status, std::optional<absl::Duration> took) {
+  if (IsNoAnswer(status)) return Failed(work, took.value_or(kNoProgress));
+  // That it lacks something, it knows from memory.
+  if (work == Work::kRead && (absl::IsNotFound(status) || MovedEpoch(status).has_value())) {
+    return seen(Work::kLookup).breaker.Answered();
+  }
+  // What it did before it rested is not what it does now.
+  if (!seen(work).breaker.closed()) seen(work).latency.Forget();
+  if (took.has_value()) seen(work).latency.Add(*took);
+  seen(work).breaker.Answered();
+  seen(Work::kLookup).breaker.Answered();
+}
+
+void ClusterNode::GivenUp(Work work, absl::Duration after) {
+  if (after > seen(work).latency.mean()) seen(work).latency.Add(after);
+}
+
+bool ClusterNode::Rests(Work work) const { return !seen(Resting(work)).breaker.closed(); }
+
+Breaker::Probe ClusterNode::TryProbe(Work work) { return seen(Resting(work)).breaker.TryProbe(SteadyNow()); }
+
+bool ClusterNode::Fails(Work work) const {
+  return seen(work).breaker.failures() > 0 || seen(Work::kLookup).breaker.failures() > 0;
+}
+
+Condition ClusterNode::condition(Work work) const { return {Rests(work), seen(work).latency.mean(), under_way_}; }
 
 void ClusterNode::PutBegan() {
   MutexLock lock(&mutex_);
@@ -82,27 +111,44 @@ int64_t ClusterNode::Progress() const {
   return counters.pulls + counters.mapped_leases + counters.verified_bytes + counters.known_bytes;
 }
 
-void ClusterNode::Probe(absl::string_view ns, const Identity& identity, Codec codec) {
-  MutexLock lock(&probe_mutex_);
-  if (probe_ != nullptr) {
-    const auto answer = probe_->Wait(absl::InfinitePast());
-    if (absl::IsDeadlineExceeded(answer.status()) && SteadyNow() < probed_ + kProbeTimeout) return;
-    probe_ = nullptr;
-    Ended(answer.status(), SteadyNow() - probed_);
-  }
-  right_ = nullptr;
-  right_ = breaker_.TryProbe(SteadyNow());
-  if (right_ == nullptr) return;
-  ++probes_;
-  const auto store = Store();
-  if (!store.ok()) return Failed();
-  probed_ = SteadyNow();
-  auto asked = (*store)->AskLookup(ns, {identity}, codec, probed_ + kProbeTimeout);
-  if (!asked.ok()) return Failed();
-  probe_ = *std::move(asked);
+absl::Status ClusterNode::Asked::Poll() const {
+  if (lookup != nullptr) return lookup->Wait(absl::InfinitePast()).status();
+  const auto leases = reads->Wait(absl::InfinitePast());
+  return leases.ok() ? leases->front().status() : leases.status();
 }
 
-Condition ClusterNode::condition() const { return {!breaker_.closed(), latency_.mean(), under_way_}; }
+absl::StatusOr<ClusterNode::Asked> ClusterNode::AskProbe(Work work, absl::string_view ns, const ReadRequest& request,
+                                                         Codec codec) {
+  KVLINK_ASSIGN_OR_RETURN(const auto store, Store());
+  Asked asked{nullptr, work, SteadyNow(), nullptr, nullptr};
+  const absl::Time deadline = asked.at + kProbeTimeout;
+  if (work == Work::kLookup) {
+    KVLINK_ASSIGN_OR_RETURN(asked.lookup, store->AskLookup(ns, {request.identity}, codec, deadline));
+  } else {
+    KVLINK_ASSIGN_OR_RETURN(asked.reads, store->AskReads(nullptr, ns, codec, {request}, deadline));
+  }
+  return asked;
+}
+
+void ClusterNode::Probe(Work work, absl::string_view ns, const ReadRequest& request, Codec codec) {
+  MutexLock lock(&probe_mutex_);
+  if (probe_.has_value()) {
+    const absl::Status status = probe_->Poll();
+    const absl::Duration took = SteadyNow() - probe_->at;
+    if (absl::IsDeadlineExceeded(status) && took < kProbeTimeout) return;
+    // Nobody looked at when it came.
+    Ended(probe_->work, status);
+    probe_.reset();
+  }
+  const Work resting = Resting(work);
+  Breaker::Probe right = TryProbe(work);
+  if (right == nullptr) return;
+  ++probes_;
+  auto asked = AskProbe(resting, ns, request, codec);
+  if (!asked.ok()) return Failed(resting);
+  asked->right = std::move(right);
+  probe_ = *std::move(asked);
+}
 
 NodeSet::NodeSet(std::shared_ptr<ViewSource> source, client::RemoteOptions options)
     : source_(std::move(source)), options_(std::move(options)) {}

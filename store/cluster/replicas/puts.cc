@@ -62,7 +62,7 @@ struct Puts::Target {
     if (pending == nullptr) return;
     // A deadline that comes while the node takes bytes says nothing of it.
     const bool early = absl::IsDeadlineExceeded(status) && SteadyNow() < node->PutsMoved() + kNoPutSign;
-    if (!early) node->Ended(status);
+    if (!early) node->Ended(Work::kPut, status);
     pending = nullptr;
     probe = nullptr;
     node->PutEnded(/*answered=*/!IsNoAnswer(status));
@@ -202,8 +202,8 @@ void Puts::Call::Send(Target* target) {
     target->again = SteadyNow() + kTurn;
     return;
   }
-  target->probe = target->node->breaker().TryProbe(SteadyNow());
-  if (target->probe == nullptr && !target->node->breaker().closed()) {
+  target->probe = target->node->TryProbe(Work::kPut);
+  if (target->probe == nullptr && target->node->Rests(Work::kPut)) {
     return Refuse(target, absl::UnavailableError("it has not answered lately"));
   }
   const auto store = target->node->Store();

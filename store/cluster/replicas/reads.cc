@@ -14,18 +14,18 @@
 namespace kvlink::store::cluster {
 namespace {
 
-bool NobodyReachable(const Nodes& nodes) {
-  return absl::c_all_of(nodes.nodes, [](const auto& node) { return node->breaker().failures() > 0; });
+bool NobodyReachable(const Nodes& nodes, Work work) {
+  return absl::c_all_of(nodes.nodes, [work](const auto& node) { return node->Fails(work); });
 }
 
 // Why nothing at all was answered; OK where that is a miss.
-absl::Status WhyNothing(const Scatter& scatter) {
+absl::Status WhyNothing(const Scatter& scatter, Work work) {
   if (scatter.answered()) return absl::OkStatus();
   if (!scatter.refused().ok()) return scatter.refused();
   const Nodes& nodes = *scatter.nodes();
   const std::string& name = nodes.view->settings.name;
   if (nodes.nodes.empty()) return absl::UnavailableError(absl::StrCat("cluster ", name, " has no members"));
-  if (!NobodyReachable(nodes)) return absl::OkStatus();
+  if (!NobodyReachable(nodes, work)) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrCat("none of the ", nodes.nodes.size(), " nodes of cluster ", name, " can be reached"));
 }
@@ -114,7 +114,7 @@ absl::StatusOr<std::vector<Found>> LookupOfOwners(const Cluster* cluster, absl::
   if (identities.empty()) return found;
   cluster->counters->lookups += static_cast<int64_t>(identities.size());
   const absl::Time deadline = SteadyNow() + cluster->patience;
-  Scatter scatter(cluster, identities, Scatter::Cost::kRequest,
+  Scatter scatter(cluster, identities, Work::kLookup,
                   [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
                       const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
                     KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
@@ -124,9 +124,9 @@ absl::StatusOr<std::vector<Found>> LookupOfOwners(const Cluster* cluster, absl::
                     KVLINK_ASSIGN_OR_RETURN(auto pending, store->AskLookup(ns, some, codec, deadline, notify));
                     return std::make_unique<LookupRequest>(std::move(pending), which, &found);
                   });
-  for (const auto& [node, i] : scatter.resting()) node->Probe(ns, identities[i], codec);
+  for (const auto& [node, i] : scatter.resting()) node->Probe(Work::kLookup, ns, {identities[i], {}}, codec);
   scatter.Run(deadline);
-  KVLINK_RETURN_IF_ERROR(Annotate(WhyNothing(scatter), "lookup"));
+  KVLINK_RETURN_IF_ERROR(Annotate(WhyNothing(scatter, Work::kLookup), "lookup"));
   return found;
 }
 
@@ -144,7 +144,7 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
   if (!refused.ok() || requests.empty()) return leases;
   cluster->counters->reads += static_cast<int64_t>(requests.size());
   const absl::Time limit = std::min(deadline, SteadyNow() + cluster->patience);
-  Scatter scatter(cluster, identities, Scatter::Cost::kEncoding,
+  Scatter scatter(cluster, identities, Work::kRead,
                   [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
                       const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
                     KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
@@ -160,8 +160,9 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
                     return std::make_unique<ReadsRequest>(cluster, node, std::move(pending), std::move(wanted),
                                                           &leases);
                   });
+  for (const auto& [node, i] : scatter.resting()) node->Probe(Work::kRead, ns, requests[i], codec);
   scatter.Run(limit);
-  const absl::Status nothing = Annotate(WhyNothing(scatter), "read");
+  const absl::Status nothing = Annotate(WhyNothing(scatter, Work::kRead), "read");
   if (!nothing.ok()) {
     for (auto& lease : leases) lease = nothing;
   }

@@ -138,7 +138,7 @@ absl::StatusOr<std::shared_ptr<DeviceBuffer>> Replicated::OpenDeviceBuffer(const
   absl::Status why = absl::UnavailableError("the cluster has no members");
   const std::shared_ptr<const struct Nodes> now = nodes_.Now();
   for (size_t i = 0; i < now->nodes.size(); ++i) {
-    if (!now->view->alive(static_cast<uint16_t>(i)) || !now->nodes[i]->breaker().closed()) continue;
+    if (!now->view->alive(static_cast<uint16_t>(i)) || now->nodes[i]->Rests(Work::kLookup)) continue;
     KVLINK_ASSIGN_OR_RETURN(const auto store, now->nodes[i]->Store());
     auto opened = store->OpenDeviceBuffer(region);
     if (opened.ok()) {

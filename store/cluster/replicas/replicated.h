@@ -6,8 +6,9 @@
 //     else answered.
 //   - Of a document that many want, reads are spread over its owners. A lease goes on at the next owner, under the same
 //     etag, where the first stops in the middle; it fails when the last has.
-//   - A node that has failed several times in a row rests, and nobody waits for it meanwhile. It is tried by requests
-//     that are sent to others as well.
+//   - A node that has failed several times in a row rests, and nobody waits for it meanwhile: with everything if it
+//     answers no lookups, else with reads or puts alone, whose disk may hang. It is tried by requests of that kind that
+//     are sent to others as well.
 //   - Put is sent to all owners under the next placement at once, and acknowledged when as many copies are durable as
 //     the cluster asks for (ClusterSettings::acknowledged). The others go on for at most 30 s: in the background, or
 //     where that would take too much memory, while the caller waits and they take its bytes. They are counted as
@@ -81,7 +82,7 @@ struct ReplicatedCounters {
 struct NodeReport {
   Member member;
   MemberStatus status;
-  bool resting = false;  // its breaker is not closed
+  bool resting = false;  // it has failed several times in a row, in work of some kind
   absl::StatusOr<StoreStats> stats;
 };
 

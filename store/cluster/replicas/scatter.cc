@@ -20,10 +20,10 @@ std::minstd_rand& Random() {
 
 }  // namespace
 
-Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Cost cost, Ask ask)
+Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Work work, Ask ask)
     : cluster_(cluster),
       identities_(identities),
-      cost_(cost),
+      work_(work),
       ask_(std::move(ask)),
       nodes_(cluster->nodes->Now()),
       items_(identities.size()) {
@@ -33,14 +33,18 @@ Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, 
 }
 
 Scatter::~Scatter() {
-  for (const Sent& sent : sent_) sent.node->under_way() -= static_cast<int>(sent.which.size());
+  for (const Sent& sent : sent_) {
+    sent.node->under_way() -= static_cast<int>(sent.which.size());
+    // Of the others it is known that they were slow.
+    if (!sent.left_behind || sent.hedged) sent.node->GivenUp(work_, SteadyNow() - sent.at);
+  }
 }
 
 void Scatter::ChooseOrders(absl::Span<const size_t> which) {
   // One look at each node: what changes while orders are chosen is this call's own doing.
   std::vector<std::optional<Condition>> conditions(nodes_->nodes.size());
   const auto condition = [&](uint16_t member) {
-    if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition();
+    if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition(work_);
     return *conditions[member];
   };
   std::vector<Owners> orders;
@@ -49,7 +53,8 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
     int* const equal = &equals[orders.size()];
     orders.push_back(OrderOfOwners(*nodes_->view, identities_[i], cluster_->zone, condition, &Random(), equal));
   }
-  if (cost_ == Cost::kRequest) AskFewNodes(&orders, equals, condition, &Random());
+  // A lookup costs a node by the request, a read by what is asked in it.
+  if (work_ == Work::kLookup) AskFewNodes(&orders, equals, condition, &Random());
   for (size_t k = 0; k < which.size(); ++k) {
     const size_t i = which[k];
     Item& item = items_[i];
@@ -64,7 +69,7 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
         // Only where there is nobody else, and as a probe.
         if (any) continue;
         if (!absl::c_any_of(probed_, [&](const auto& one) { return one.first == node; })) {
-          Breaker::Probe probe = node->breaker().TryProbe(SteadyNow());
+          Breaker::Probe probe = node->TryProbe(work_);
           if (probe == nullptr) continue;
           probed_.emplace_back(node, std::move(probe));
         }
@@ -106,7 +111,7 @@ void Scatter::Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t>
   auto request = ask_(node, which, {arrivals_, sent.tag});
   cluster_->hedges->Asked(1);
   if (!request.ok()) {  // nothing was sent
-    if (absl::IsUnavailable(request.status())) node->Failed();
+    if (absl::IsUnavailable(request.status())) node->Failed(work_);
     return Refuse(request.status());
   }
   sent.node = node;
@@ -124,10 +129,10 @@ void Scatter::Take(Sent* sent) {
   const auto verdicts = sent->request->Poll();
   if (absl::IsDeadlineExceeded(verdicts.status())) return;
   sent->node->under_way() -= static_cast<int>(sent->which.size());
+  const bool had = verdicts.ok() && absl::c_linear_search(*verdicts, Verdict::kHad);
+  const absl::Status status = verdicts.ok() && !had ? absl::NotFoundError("") : verdicts.status();
   // A failure that was counted when it was left behind is not counted again.
-  if (verdicts.ok() || !sent->left_behind || sent->hedged) {
-    sent->node->Ended(verdicts.status(), SteadyNow() - sent->at);
-  }
+  if (verdicts.ok() || !sent->left_behind || sent->hedged) sent->node->Ended(work_, status, SteadyNow() - sent->at);
   answered_ = answered_ || verdicts.ok();
   Refuse(verdicts.status());
   for (size_t k = 0; k < sent->which.size(); ++k) {
@@ -167,11 +172,11 @@ absl::Time Scatter::CheckProgress(absl::Time now) {
       sent.progress = progress;
       sent.signed_at = now;
     }
-    const absl::Time stuck = sent.signed_at + kNoProgress, slow = sent.at + sent.node->latency().HedgeAfter();
+    const absl::Time stuck = sent.signed_at + kNoProgress, slow = sent.at + sent.node->HedgeAfter(work_);
     const bool others = absl::c_any_of(sent.which, [&](size_t i) { return !items_[i].order.empty(); });
     if (now >= stuck) {
       ++cluster_->counters->stuck;
-      sent.node->Failed();
+      sent.node->Failed(work_, now - sent.at);
       LeaveBehind(&sent);
       next = now;
     } else if (now >= slow && others && cluster_->hedges->TryTake()) {

@@ -69,10 +69,8 @@ class Scatter {
   using Ask = std::function<absl::StatusOr<std::unique_ptr<Request>>(
       const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which, const client::Notify& notify)>;
 
-  // What a request costs: by itself, or by what is asked in it.
-  enum class Cost : uint8_t { kRequest, kEncoding };
-
-  Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Cost cost, Ask ask);
+  // `work`: kLookup or kRead.
+  Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Work work, Ask ask);
   ~Scatter();
 
   // Until each is had, or nobody is left to ask; at most until `deadline`, which is that of the requests, too.
@@ -123,7 +121,7 @@ class Scatter {
 
   const Cluster* const cluster_;
   const absl::Span<const Identity> identities_;
-  const Cost cost_;
+  const Work work_;
   const Ask ask_;
   std::shared_ptr<const Nodes> nodes_;
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();

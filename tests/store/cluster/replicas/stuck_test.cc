@@ -77,6 +77,39 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
   EXPECT_EQ(ReadAndCompare(store(), "ns", next), absl::OkStatus());
 }
 
+TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
+  Open({.nodes = 2});
+  std::vector<Synthetic> documents;
+  for (int i = 0; i < 8; ++i) {
+    documents.push_back(MakeSynthetic(i));
+    ASSERT_EQ(Put(store(), documents.back()), absl::OkStatus());
+  }
+  ASSERT_TRUE(EmptyDramTier(store()));
+  disks_[0].Hang();
+  const auto read = [&](int round) {
+    const Synthetic& one = documents[round % documents.size()];
+    const auto found = store()->Lookup("ns", {one.manifest.identity}, one.manifest.codec);
+    EXPECT_TRUE(found.ok() && (*found)[0].present) << found.status();
+    EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
+  };
+  for (int round = 0; round < 60; ++round) read(round);
+  const int64_t stuck = store()->Counters().stuck;
+  EXPECT_GT(stuck, 0);
+  EXPECT_LE(stuck, store::cluster::Breaker::kFailuresInARow);
+  LetGo();
+  const auto node = place_->OpenNode(0);
+  const auto served = [&node] {
+    const auto stats = node->Stats();
+    return stats.ok() ? stats->hits_dram + stats->hits_segments : 0;
+  };
+  const int64_t before = served();
+  int round = 0;
+  EXPECT_TRUE(Eventually([&] {
+    read(round++);
+    return served() > before + 10;
+  })) << "it serves reads again";
+}
+
 TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   constexpr int64_t kCapacity = 8 << 20;
   Open({.nodes = 2,
