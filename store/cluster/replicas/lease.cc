@@ -120,6 +120,12 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
     bool others = false;
     {
       MutexLock lock(&mutex_);
+      // The last one broke, and who found that asks the next owner.
+      while (live_.empty() && opening_) {
+        if (!changed_.WaitUntil(&mutex_, deadline) && live_.empty() && opening_) {
+          return absl::DeadlineExceededError("the layer did not arrive in time");
+        }
+      }
       if (layers_[layer] != nullptr) return absl::OkStatus();
       if (live_.empty()) return absl::UnavailableError("no owner of the encoding can bring the layer");
       live = live_;
