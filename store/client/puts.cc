@@ -53,18 +53,20 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
     const absl::Time begun = SteadyNow();
     const absl::Time limit = std::min(deadline, begun + silence - silent);
     const auto opened = route->Acquire(Need::kPayloads, limit);
+    absl::StatusOr<PutResult> done = absl::UnavailableError("");
     if (opened.ok()) {
       silent = absl::ZeroDuration();
       TransportMemory* const memory = &opened->path->memory();
       order.sending = &memory->sending();
       order.registered = [memory](absl::Span<const std::byte> slab) { return memory->Registered(slab); };
-      auto done = route->Checked(*opened->connection, PushOnce(opened->connection, &order, deadline));
+      done = route->Checked(*opened->connection, PushOnce(opened->connection, &order, deadline));
       if (!order.silent) return done;
       silent = silence;
     } else {
       silent += SteadyNow() - begun;
+      done = opened.status();
     }
-    if (silent < silence || SteadyNow() >= deadline) return opened.status();
+    if (silent < silence || SteadyNow() >= deadline) return done;
     // Not to be tried again.
     return absl::AbortedError("");
   });
