@@ -15,19 +15,16 @@ class StuckIo : public engine::IoObserver {
  public:
   ~StuckIo() override { LetGo(); }
 
-  void Hang() {
+  // After so many more actions.
+  void Hang(int after = 0) {
     MutexLock lock(&mutex_);
     hangs_ = true;
+    left_ = after;
   }
   void LetGo() {
     MutexLock lock(&mutex_);
     hangs_ = false;
     changed_.SignalAll();
-  }
-  // Actions that wait now.
-  int waiting() const {
-    MutexLock lock(&mutex_);
-    return waiting_;
   }
 
   absl::StatusOr<uint64_t> WriteStarted(const std::string& path, int64_t, absl::Span<const std::byte>) override {
@@ -54,15 +51,14 @@ class StuckIo : public engine::IoObserver {
   void Wait(const std::string& path) {
     if (path.find(".seg") == std::string::npos) return;
     MutexLock lock(&mutex_);
-    ++waiting_;
+    if (hangs_ && left_-- > 0) return;
     while (hangs_) changed_.Wait(&mutex_);
-    --waiting_;
   }
 
-  mutable Mutex mutex_;
+  Mutex mutex_;
   CondVar changed_;
   bool hangs_ ABSL_GUARDED_BY(mutex_) = false;
-  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  int left_ ABSL_GUARDED_BY(mutex_) = 0;  // until it does
 };
 
 }  // namespace kvlink::testing

@@ -1,5 +1,6 @@
 // A replicated store over nodes whose disks hang or are full: they answer what they know from memory, and nothing else.
 #include <array>
+#include <functional>
 #include <memory>
 #include <set>
 #include <thread>
@@ -136,6 +137,71 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   ASSERT_EQ(Put(store(), next), absl::OkStatus());
   EXPECT_TRUE(Eventually([&] { return lacking() == 5 || Holds(1, next); }));
   EXPECT_TRUE(Holds(1, next));
+}
+
+// A lease whose first owner has a damaged copy, while the disk of the other owner hangs.
+class StuckLeaseTest : public StuckTest {
+ protected:
+  void OpenDamaged(std::function<void(store::cluster::ReplicatedOptions*)> client = {}) {
+    Open({.nodes = 2, .client = std::move(client)});
+    ASSERT_EQ(Put(store(), one_), absl::OkStatus());
+    ASSERT_TRUE(EmptyDramTier(store()));
+    ASSERT_GT(FlipOnDisk(place_->node(0).directory() + "/store", one_), 0);
+    Lease(/*other=*/1);
+  }
+  // Of the one owner, since the disk of the other hangs.
+  void Lease(int other) {
+    disks_[other].Hang();
+    auto lease = store()->Read("ns", one_.manifest.identity, one_.manifest.codec, one_.manifest.etag, Soon());
+    ASSERT_TRUE(lease.ok()) << lease.status();
+    lease_ = *std::move(lease);
+  }
+  ~StuckLeaseTest() override {
+    LetGo();
+    lease_ = nullptr;
+  }
+  // Somebody asks an owner after the call.
+  void AwaitRequest(int64_t before) {
+    EXPECT_TRUE(Eventually([&] { return store()->Counters().read_requests > before; }));
+  }
+
+  const Synthetic one_ = MakeSynthetic(2, 6);
+  std::unique_ptr<store::Lease> lease_;
+};
+
+TEST_F(StuckLeaseTest, WhoeverComesWhileTheNextOwnerIsAskedWaitsForIt) {
+  ASSERT_NO_FATAL_FAILURE(OpenDamaged());
+  const int64_t before = store()->Counters().read_requests;
+  std::thread first([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus()); });
+  AwaitRequest(before);
+  std::thread second([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 5, Soon()), absl::OkStatus()); });
+  absl::SleepFor(absl::Milliseconds(50));
+  LetGo();
+  first.join();
+  second.join();
+}
+
+TEST_F(StuckLeaseTest, AnOwnerThatHadNoTimeIsAskedAgain) {
+  ASSERT_NO_FATAL_FAILURE(OpenDamaged());
+  const absl::Status hurried = lease_->WaitLayer(0, SteadyNow() + absl::Milliseconds(50));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(hurried)) << hurried;
+  LetGo();
+  EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus());
+}
+
+TEST_F(StuckLeaseTest, TheFirstOwnerMayBringALayerWhileTheNextIsAsked) {
+  Open({.nodes = 2, .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Minutes(2); }});
+  ASSERT_EQ(Put(store(), one_), absl::OkStatus());
+  ASSERT_TRUE(EmptyDramTier(store()));
+  disks_[0].Hang(/*after=*/1);  // the manifest
+  ASSERT_NO_FATAL_FAILURE(Lease(/*other=*/1));
+  const int64_t before = store()->Counters().read_requests;
+  std::thread later([&] {
+    AwaitRequest(before);
+    disks_[0].LetGo();
+  });
+  EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus());
+  later.join();
 }
 
 }  // namespace
