@@ -73,7 +73,7 @@ class ReadsRequest : public Scatter::Request {
   absl::StatusOr<std::vector<Verdict>> Poll() override {
     KVLINK_ASSIGN_OR_RETURN(Leases some, pending_->Wait(absl::InfinitePast()));
     std::vector<Verdict> verdicts;
-    absl::Status no_answer;
+    absl::Status no_answer, refused;
     for (size_t k = 0; k < some.size(); ++k) {
       auto& [i, wanted] = wanted_[k];
       absl::StatusOr<std::unique_ptr<Lease>>& lease = (*leases_)[i];
@@ -89,9 +89,12 @@ class ReadsRequest : public Scatter::Request {
                          : failed                       ? Verdict::kFailed
                                                         : Verdict::kMissed);
       if (failed) no_answer = status;
+      if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status)) refused = status;
       // What the caller can do something about goes before a miss.
       if (!lease.ok() && (absl::IsResourceExhausted(status) || absl::IsDataLoss(status))) lease = status;
     }
+    // That is said of the client, whatever it asks for.
+    if (!refused.ok() && !absl::c_linear_search(verdicts, Verdict::kHad)) return refused;
     const bool silent = absl::c_all_of(verdicts, [](Verdict verdict) { return verdict == Verdict::kFailed; });
     if (silent) return absl::UnavailableError(no_answer.message());
     return verdicts;

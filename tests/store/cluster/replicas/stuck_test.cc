@@ -1,4 +1,5 @@
-// A replicated store over nodes whose disks hang or are full: they answer what they know from memory, and nothing else.
+// A replicated store over nodes that answer some requests and not others: their disks hang or are full, or the client may
+// not do what it asks for.
 #include <array>
 #include <functional>
 #include <memory>
@@ -137,6 +138,20 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   ASSERT_EQ(Put(store(), next), absl::OkStatus());
   EXPECT_TRUE(Eventually([&] { return lacking() == 5 || Holds(1, next); }));
   EXPECT_TRUE(Holds(1, next));
+}
+
+TEST_F(StuckTest, AReadThatTheKeyDoesNotAllowIsNoMiss) {
+  const ScratchDirectory directory(/*in_memory=*/true);
+  const std::string file = directory.path() + "/access";
+  WriteAccessFile(file, "reader sixteen-letters-r read other\n");
+  Open({.node = [&](int, store::node::NodeOptions* node) { node->access_file = file; },
+        .client = [](store::cluster::ReplicatedOptions* options) { options->node.key = "sixteen-letters-r"; }});
+  const Synthetic one = MakeSynthetic(1);
+  const auto read = [&](const std::string& ns) {
+    return store()->Read(ns, one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon()).status();
+  };
+  EXPECT_EQ(read("ns").code(), absl::StatusCode::kPermissionDenied) << read("ns");
+  EXPECT_EQ(read("other").code(), absl::StatusCode::kNotFound) << read("other");
 }
 
 // A lease whose first owner has a damaged copy, while the disk of the other owner hangs.
