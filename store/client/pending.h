@@ -58,9 +58,9 @@ class PendingReads {
   virtual ~PendingReads() = default;
   // What Store::ReadMany gives. DEADLINE_EXCEEDED: not all have answered by `deadline`, before that of the request; may
   // be called again. At the latter, those that have not answered are DEADLINE_EXCEEDED and the others what they are.
-  // The bytes of an encoding begin to come when it has answered and somebody is in here. The requests say that they are
-  // ready when all that were asked for have answered: Wait then gives their end, unless some are worth another attempt
-  // or the node allows fewer at a time than were wanted; it is then said again.
+  // The bytes of an encoding begin to come when it has answered and somebody is in here. So the requests say that they
+  // are ready whenever some have answered since the last call; with the last, Wait gives their end, unless some are
+  // worth another attempt.
   virtual absl::StatusOr<Leases> Wait(absl::Time deadline) = 0;
 };
 

@@ -197,6 +197,7 @@ bool Reads::StartAnswered() {
     }
     Asked answered = std::move(asked_[i]);
     asked_.erase(asked_.begin() + static_cast<ptrdiff_t>(i));
+    ++route_->counters().answered_reads;
     StartOne(std::move(answered));
     any = true;
   }

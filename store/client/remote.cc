@@ -255,6 +255,7 @@ absl::StatusOr<StoreStats> Remote::Stats() {
 RemoteCounters Remote::Counters() const {
   const ClientCounters& now = route_.counters();
   RemoteCounters counters;
+  counters.answered_reads = now.answered_reads;
   counters.pulls = now.pulls;
   counters.failed_pulls = now.failed_pulls;
   counters.corrupt_slabs = now.corrupt_slabs;

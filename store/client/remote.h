@@ -92,6 +92,7 @@ struct RemoteOptions {
 
 // Of a store since it was opened.
 struct RemoteCounters {
+  int64_t answered_reads = 0;    // of the node, to requests of encodings, whatever it said
   int64_t pulls = 0;             // reads over a transport that began
   int64_t failed_pulls = 0;      // of these, those that did not arrive whole, for whatever reason but release
   int64_t corrupt_slabs = 0;     // wrong checksums, mapped ones included

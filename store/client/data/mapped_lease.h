@@ -106,7 +106,7 @@ class MappedLease : public Lease {
  public:
   // As Store::Read; FAILED_PRECONDITION: the node does not share the memory of this encoding.
   // Two steps, so that many can be asked for before the first answer is waited for.
-  // `signal` expects the answer and is told of it.
+  // `signal` is raised when it is answered.
   static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<NodeConnection> connection,
                                                           const EncodingAddress& address, absl::Time deadline,
                                                           std::shared_ptr<Signal> signal);

@@ -53,7 +53,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   // Begin in two steps, so that many pulls can be asked for before the first answer is waited for. Ask sends the
   // request; the caller has taken a slot of connection->pulls(), which the pull gives back in any case. Statuses as
   // Begin.
-  // `signal` (may be null) expects the answer and is told of it.
+  // `signal` (may be null) is raised when it is answered.
   static absl::StatusOr<std::shared_ptr<Pull>> Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                    const EncodingAddress& address, const proto::Part& part,
                                                    std::shared_ptr<Signal> signal);

@@ -16,31 +16,19 @@ class Signal {
  public:
   explicit Signal(Notify notify) : notify_(std::move(notify)) {}
 
-  // One more answer is awaited.
-  void Expect() {
-    MutexLock lock(&mutex_);
-    ++awaited_;
-  }
-  // It has come, or never will. Arrivals hear of the last.
-  void Answered() {
-    MutexLock lock(&mutex_);
-    raised_ = true;
-    changed_.SignalAll();
-    if (--awaited_ == 0) Tell();
-  }
-  // There is something to do.
+  // There is something to do. Arrivals hear of it once, until somebody has waited.
   void Raise() {
     MutexLock lock(&mutex_);
-    raised_ = true;
+    if (std::exchange(raised_, true)) return;
     changed_.SignalAll();
-    Tell();
+    if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
   }
   // Arrivals hear no more of it.
   void Mute() {
     MutexLock lock(&mutex_);
     notify_.arrivals = nullptr;
   }
-  // Until it was raised, or answered, since the last call that returned true. False: not by `deadline`.
+  // Until it was raised since the last call that returned true. False: not by `deadline`.
   bool Wait(absl::Time deadline) {
     MutexLock lock(&mutex_);
     while (!raised_) {
@@ -51,14 +39,9 @@ class Signal {
   }
 
  private:
-  void Tell() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
-  }
-
   Mutex mutex_;
   CondVar changed_;
   Notify notify_ ABSL_GUARDED_BY(mutex_);
-  int awaited_ ABSL_GUARDED_BY(mutex_) = 0;
   bool raised_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -108,7 +108,7 @@ client::RemoteCounters ClusterNode::Counters() const {
 
 int64_t ClusterNode::Progress() const {
   const client::RemoteCounters counters = Counters();
-  return counters.pulls + counters.mapped_leases + counters.verified_bytes + counters.known_bytes;
+  return counters.answered_reads + counters.verified_bytes + counters.known_bytes;
 }
 
 absl::Status ClusterNode::Asked::Poll() const {

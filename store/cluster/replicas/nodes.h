@@ -62,7 +62,7 @@ class ClusterNode {
   void Ended(Work work, const absl::Status& status, std::optional<absl::Duration> took = std::nullopt);
   // It was given up after so long, and may have been answered later.
   void GivenUp(Work work, absl::Duration after);
-  // Changes with every encoding, and every layer, that comes from the node: tells a slow one from a stuck one.
+  // Changes with every answer to a read, and every layer, that comes from the node: tells a slow one from a stuck one.
   int64_t Progress() const;
 
   // Puts to it that are under way. `answered`: it ended as the node said, and was not given up.
