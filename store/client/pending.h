@@ -62,6 +62,8 @@ class PendingReads {
   // are ready whenever some have answered since the last call; with the last, Wait gives their end, unless some are
   // worth another attempt.
   virtual absl::StatusOr<Leases> Wait(absl::Time deadline) = 0;
+  // As if its deadline had come: Wait gives the end.
+  virtual void Expire() = 0;
 };
 
 // Destroying it waits until nothing of the slabs is read any more: soon, and at most for an attempt to connect. What

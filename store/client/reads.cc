@@ -56,6 +56,7 @@ class Reads : public PendingReads {
   }
 
   absl::StatusOr<Leases> Wait(absl::Time deadline) override;
+  void Expire() override;
   // Asks for what it can.
   void Begin() {
     Step();
@@ -87,7 +88,6 @@ class Reads : public PendingReads {
   void StartOne(Asked asked);
   void NotMapped(size_t index, const NodeConnection& connection, const absl::Status& status);
   void EndRound();
-  void Expire();
 
   Route* const route_;
   const std::shared_ptr<Region> region_;
@@ -269,6 +269,7 @@ void Reads::Step() {
 }
 
 void Reads::Expire() {
+  if (over_) return;
   const absl::Status late = absl::DeadlineExceededError("the node did not answer the read in time");
   for (const Asked& one : asked_) {
     if (one.pull != nullptr) one.pull->Release();

@@ -1,10 +1,12 @@
-// An observer that makes a store's disk hang: reads, writes and flushes of its segments wait until it is let go.
+// An observer that makes a store's disk hang or slow: reads, writes and flushes of its segments wait.
 #ifndef KVLINK_TESTS_SUPPORT_STUCK_IO_H_
 #define KVLINK_TESTS_SUPPORT_STUCK_IO_H_
 
 #include <cstdint>
 #include <string>
 
+#include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "store/engine/disk/io_observer.h"
 
@@ -20,6 +22,11 @@ class StuckIo : public engine::IoObserver {
     MutexLock lock(&mutex_);
     hangs_ = true;
     left_ = after;
+  }
+  // Each action takes so long.
+  void Slow(absl::Duration each) {
+    MutexLock lock(&mutex_);
+    each_ = each;
   }
   void LetGo() {
     MutexLock lock(&mutex_);
@@ -51,12 +58,15 @@ class StuckIo : public engine::IoObserver {
   void Wait(const std::string& path) {
     if (path.find(".seg") == std::string::npos) return;
     MutexLock lock(&mutex_);
+    const absl::Time until = SteadyNow() + each_;
+    while (SteadyNow() < until) changed_.WaitUntil(&mutex_, until);
     if (hangs_ && left_-- > 0) return;
     while (hangs_) changed_.Wait(&mutex_);
   }
 
   Mutex mutex_;
   CondVar changed_;
+  absl::Duration each_ ABSL_GUARDED_BY(mutex_);
   bool hangs_ ABSL_GUARDED_BY(mutex_) = false;
   int left_ ABSL_GUARDED_BY(mutex_) = 0;  // until it does
 };

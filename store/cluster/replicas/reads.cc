@@ -99,6 +99,7 @@ class ReadsRequest : public Scatter::Request {
     if (silent) return absl::UnavailableError(no_answer.message());
     return verdicts;
   }
+  void Expire() override { pending_->Expire(); }
 
  private:
   const Cluster* const cluster_;
@@ -146,7 +147,6 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
   }
   if (!refused.ok() || requests.empty()) return leases;
   cluster->counters->reads += static_cast<int64_t>(requests.size());
-  const absl::Time limit = std::min(deadline, SteadyNow() + cluster->patience);
   Scatter scatter(cluster, identities, Work::kRead,
                   [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
                       const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
@@ -159,12 +159,12 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
                       wanted.push_back({i, {std::string(ns), codec, requests[i], buffer}});
                     }
                     KVLINK_ASSIGN_OR_RETURN(auto pending,
-                                            store->AskReads(BufferFor(buffer, *store), ns, codec, some, limit, notify));
+                                            store->AskReads(BufferFor(buffer, *store), ns, codec, some, deadline, notify));
                     return std::make_unique<ReadsRequest>(cluster, node, std::move(pending), std::move(wanted),
                                                           &leases);
                   });
   for (const auto& [node, i] : scatter.resting()) node->Probe(Work::kRead, ns, requests[i], codec);
-  scatter.Run(limit);
+  scatter.Run(deadline);
   const absl::Status nothing = Annotate(WhyNothing(scatter, Work::kRead), "read");
   if (!nothing.ok()) {
     for (auto& lease : leases) lease = nothing;

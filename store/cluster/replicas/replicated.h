@@ -52,7 +52,7 @@ struct ReplicatedOptions {
   client::RemoteOptions node;
   client::ResourceOptions resources;  // for all nodes together
   std::string zone;                   // of this process: owners in it are asked before others
-  // How long lookups and reads wait for owners that do not answer, when nobody else is left to ask.
+  // How long lookups and reads wait for owners that give no sign, when nobody else is left to ask.
   absl::Duration patience = absl::Seconds(3);
   // Copies of what is put, so that it can go on after its acknowledgement: so many bytes at a time, at most.
   int64_t max_rest_bytes = int64_t{256} << 20;

@@ -131,8 +131,7 @@ void Scatter::Take(Sent* sent) {
   sent->node->under_way() -= static_cast<int>(sent->which.size());
   const bool had = verdicts.ok() && absl::c_linear_search(*verdicts, Verdict::kHad);
   const absl::Status status = verdicts.ok() && !had ? absl::NotFoundError("") : verdicts.status();
-  // A failure that was counted when it was left behind is not counted again.
-  if (verdicts.ok() || !sent->left_behind || sent->hedged) sent->node->Ended(work_, status, SteadyNow() - sent->at);
+  if (verdicts.ok() || Counts(*sent)) sent->node->Ended(work_, status, SteadyNow() - sent->at);
   answered_ = answered_ || verdicts.ok();
   Refuse(verdicts.status());
   for (size_t k = 0; k < sent->which.size(); ++k) {
@@ -149,6 +148,11 @@ void Scatter::Take(Sent* sent) {
     item.had = item.had || (*verdicts)[k] == Verdict::kHad;
   }
   sent_.remove_if([sent](const Sent& one) { return &one == sent; });
+}
+
+bool Scatter::Counts(const Sent& sent) const {
+  // When it was left behind it was counted; and that the call's time is over is not the node's doing.
+  return (!sent.left_behind || sent.hedged) && (!over_ || SteadyNow() >= sent.signed_at + kNoProgress);
 }
 
 void Scatter::Refuse(const absl::Status& status) {
@@ -170,7 +174,7 @@ absl::Time Scatter::CheckProgress(absl::Time now) {
     const int64_t progress = sent.node->Progress();
     if (progress != sent.progress) {
       sent.progress = progress;
-      sent.signed_at = now;
+      sent.signed_at = signed_at_ = now;
     }
     const absl::Time stuck = sent.signed_at + kNoProgress, slow = sent.at + sent.node->HedgeAfter(work_);
     const bool others = absl::c_any_of(sent.which, [&](size_t i) { return !items_[i].order.empty(); });
@@ -217,6 +221,7 @@ absl::Time Scatter::Patience(absl::Time begun, absl::Time deadline) const {
 
 void Scatter::Run(absl::Time deadline) {
   const absl::Time begun = SteadyNow();
+  signed_at_ = begun;
   for (;;) {
     const bool awaited = absl::c_any_of(items_, [](const Item& item) { return !item.had && item.awaited > 0; });
     if (!awaited && SendRound()) continue;
@@ -224,15 +229,20 @@ void Scatter::Run(absl::Time deadline) {
       if (!LookAgain(deadline)) return;
       continue;
     }
-    const absl::Time now = SteadyNow(), until = Patience(begun, deadline);
+    const absl::Time now = SteadyNow(), look = CheckProgress(now);
+    const absl::Time until = std::min(Patience(begun, deadline), signed_at_ + cluster_->patience);
     if (now >= until) break;
-    if (const auto tag = arrivals_->Next(std::min(CheckProgress(now), until)); tag.has_value()) {
+    if (const auto tag = arrivals_->Next(std::min(look, until)); tag.has_value()) {
+      signed_at_ = SteadyNow();
       const auto sent = absl::c_find_if(sent_, [&](const Sent& one) { return one.tag == *tag; });
       if (sent != sent_.end()) Take(&*sent);
     }
   }
-  // Of a request whose time is over, a part may have been answered.
-  for (auto it = sent_.begin(); it != sent_.end();) Take(&*it++);
+  over_ = true;
+  for (auto it = sent_.begin(); it != sent_.end();) {
+    it->request->Expire();
+    Take(&*it++);
+  }
 }
 
 }  // namespace kvlink::store::cluster

@@ -140,6 +140,30 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   EXPECT_TRUE(Holds(1, next));
 }
 
+TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
+  constexpr int kDocuments = 60;
+  constexpr absl::Duration kPatience = absl::Seconds(1);
+  Open({.nodes = 1,
+        .copies = 1,
+        .acknowledged = 1,
+        .node = [](int, store::node::NodeOptions* node) { node->limits.pulls_per_connection = 1; },
+        .client = [](store::cluster::ReplicatedOptions* options) { options->patience = kPatience; }});
+  std::vector<Synthetic> documents;
+  std::vector<store::ReadRequest> wanted;
+  for (int i = 0; i < kDocuments; ++i) {
+    documents.push_back(MakeSynthetic(i));
+    ASSERT_EQ(Put(store(), documents[i]), absl::OkStatus());
+    wanted.push_back({documents[i].manifest.identity, documents[i].manifest.etag});
+  }
+  ASSERT_TRUE(EmptyDramTier(store()));
+  disks_[0].Slow(2 * kPatience / kDocuments);
+  const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Soon());
+  for (int i = 0; i < kDocuments; ++i) {
+    ASSERT_TRUE(leases[i].ok()) << i << ": " << leases[i].status();
+    EXPECT_EQ(CompareLayer(leases[i]->get(), documents[i], 0, Soon()), absl::OkStatus());
+  }
+}
+
 TEST_F(StuckTest, AReadThatTheKeyDoesNotAllowIsNoMiss) {
   const ScratchDirectory directory(/*in_memory=*/true);
   const std::string file = directory.path() + "/access";
