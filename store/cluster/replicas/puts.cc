@@ -237,7 +237,7 @@ void Puts::Call::Wait() {
     const auto member = absl::c_find(now->nodes, target->node);
     const bool alive =
         member != now->nodes.end() && now->view->alive(static_cast<uint16_t>(member - now->nodes.begin()));
-    if (!alive) End(target.get(), absl::UnavailableError("it died, or left the cluster"));
+    if (!alive) Refuse(target.get(), absl::UnavailableError("it died, or left the cluster"));
   }
 }
 

@@ -140,6 +140,27 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   EXPECT_TRUE(Holds(1, next));
 }
 
+TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
+  Open({.nodes = 2});
+  disks_[1].Hang();
+  std::vector<std::thread> puts;
+  for (int i = 0; i < store::cluster::Breaker::kFailuresInARow; ++i) {
+    puts.emplace_back([&, i] { EXPECT_TRUE(absl::IsUnavailable(Put(store(), MakeSynthetic(i)))); });
+  }
+  const auto node = place_->OpenNode(0);
+  EXPECT_TRUE(Eventually([&] {
+    const auto listed = node->ListEncodings("ns", {}, 10);
+    return listed.ok() && listed->size() == puts.size();
+  })) << "the other owner has them";
+  place_->members()[1].alive = false;
+  place_->Publish();
+  for (std::thread& put : puts) put.join();
+  LetGo();
+  place_->members()[1].alive = true;
+  place_->Publish();
+  EXPECT_EQ(Put(store(), MakeSynthetic(10)), absl::OkStatus());
+}
+
 TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
   constexpr int kDocuments = 60;
   constexpr absl::Duration kPatience = absl::Seconds(1);
