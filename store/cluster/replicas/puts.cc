@@ -162,7 +162,7 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
       target->Over(absl::DeadlineExceededError("it was not waited for any longer"));
     }
   }
-  if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get());
+  if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get(), deadline_);
   return answer;
 }
 
@@ -336,10 +336,11 @@ Puts::~Puts() {
 }
 
 void Puts::GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets,
-                client::Arrivals* arrivals) {
+                client::Arrivals* arrivals, absl::Time deadline) {
+  const absl::Time limit = std::min(deadline, SteadyNow() + kRest);
   {
     MutexLock lock(&mutex_);
-    for (auto& target : targets) rest_.push_back({body, std::move(target), SteadyNow() + kRest});
+    for (auto& target : targets) rest_.push_back({body, std::move(target), limit});
     if (!follower_.joinable()) follower_ = Thread("put-rest", [this] { Follow(); });
   }
   arrivals->ForwardTo(ends_);

@@ -51,9 +51,9 @@ class Puts {
     absl::Time limit;
   };
 
-  // Ends the puts of `targets` in the background; `arrivals` hears of them.
-  void GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets,
-            client::Arrivals* arrivals);
+  // Ends the puts of `targets`, whose deadline that is, in the background; `arrivals` hears of them.
+  void GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets, client::Arrivals* arrivals,
+            absl::Time deadline);
   void Follow();
   // Those of `rest` that have ended, or whose time is over, taken from it.
   std::vector<Rest> TakeEnded(std::optional<uint64_t> tag);

@@ -140,6 +140,15 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   EXPECT_TRUE(Holds(1, next));
 }
 
+TEST_F(StuckTest, WhatGoesOnEndsWithItsDeadline) {
+  Open({.nodes = 2, .copies = 2, .acknowledged = 1});
+  disks_[1].Hang();
+  const absl::Time begun = SteadyNow();
+  ASSERT_EQ(Put(store(), MakeSynthetic(1), begun + absl::Seconds(1)), absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return store()->Counters().lacking == 1; }));
+  EXPECT_LT(SteadyNow(), begun + absl::Seconds(20)) << "what goes on for longer is held for 30 s";
+}
+
 TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
   Open({.nodes = 2});
   disks_[1].Hang();
