@@ -1,6 +1,7 @@
-// Wakes whoever waits for a pending request, and tells its Arrivals, when there is something to do for it.
+// Wakes the thread waiting for a pending request, and notifies the request's Arrivals, when the request needs
+// attention.
 //
-// Thread-safety: all methods; called by carriers' threads, under their callers' locks: it takes none but its own.
+// Thread-safety: all methods. Called on carriers' threads under their callers' locks, so it takes no locks but its own.
 #ifndef KVLINK_STORE_CLIENT_DATA_SIGNAL_H_
 #define KVLINK_STORE_CLIENT_DATA_SIGNAL_H_
 
@@ -16,19 +17,19 @@ class Signal {
  public:
   explicit Signal(Notify notify) : notify_(std::move(notify)) {}
 
-  // There is something to do. Arrivals hear of it once, until somebody has waited.
+  // There is work to do. Notifies the Arrivals once until the next Wait that returns true.
   void Raise() {
     MutexLock lock(&mutex_);
     if (std::exchange(raised_, true)) return;
     changed_.SignalAll();
     if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
   }
-  // Arrivals hear no more of it.
+  // Stops notifying the Arrivals.
   void Mute() {
     MutexLock lock(&mutex_);
     notify_.arrivals = nullptr;
   }
-  // Until it was raised since the last call that returned true. False: not by `deadline`.
+  // Waits until the signal was raised since the last call that returned true. Returns false at `deadline`.
   bool Wait(absl::Time deadline) {
     MutexLock lock(&mutex_);
     while (!raised_) {
