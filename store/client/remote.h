@@ -105,9 +105,9 @@ struct RemoteCounters {
   int64_t pushes = 0;
   int64_t failed_pushes = 0;
   int64_t pushed_bytes = 0;  // of slabs that the node has taken, also by pushes that have not ended or failed
-  int64_t retries = 0;     // of calls
-  int64_t reconnects = 0;  // data connections after the first
-  int64_t sessions = 0;    // opened
+  int64_t retries = 0;       // of calls
+  int64_t reconnects = 0;    // data connections after the first
+  int64_t sessions = 0;      // opened
   // Of the resources, shared by all their stores on the same transport:
   int64_t receive_bytes_used = 0;  // now, by encodings
   int64_t receive_bytes = 0;       // now, registered

@@ -122,8 +122,8 @@ std::vector<NodeReport> ReportNodes(const Nodes& nodes) {
   for (size_t i = 0; i < nodes.nodes.size(); ++i) {
     const ClusterNode& node = *nodes.nodes[i];
     const bool rests = node.Rests(Work::kRead) || node.Rests(Work::kPut);
-    reports.push_back({nodes.view->placement.members()[i], nodes.view->status[i], rests,
-                       absl::UnavailableError("not asked")});
+    reports.push_back(
+        {nodes.view->placement.members()[i], nodes.view->status[i], rests, absl::UnavailableError("not asked")});
   }
   const auto statuses = AskEach(nodes.nodes, [&](size_t i, client::RemoteStore* store) {
     reports[i].stats = store->Stats();

@@ -244,8 +244,8 @@ bool ReplicatedLease::Came(int64_t layer) const {
     if (layers_[layer] != nullptr) return true;
     live = live_;
   }
-  return absl::c_any_of(
-      live, [layer](const Part* part) { return part->lease->WaitLayer(layer, absl::InfinitePast()).ok(); });
+  return absl::c_any_of(live,
+                        [layer](const Part* part) { return part->lease->WaitLayer(layer, absl::InfinitePast()).ok(); });
 }
 
 std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, int64_t layer,

@@ -158,8 +158,8 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
                       some.push_back(requests[i]);
                       wanted.push_back({i, {std::string(ns), codec, requests[i], buffer}});
                     }
-                    KVLINK_ASSIGN_OR_RETURN(auto pending,
-                                            store->AskReads(BufferFor(buffer, *store), ns, codec, some, deadline, notify));
+                    KVLINK_ASSIGN_OR_RETURN(
+                        auto pending, store->AskReads(BufferFor(buffer, *store), ns, codec, some, deadline, notify));
                     return std::make_unique<ReadsRequest>(cluster, node, std::move(pending), std::move(wanted),
                                                           &leases);
                   });

@@ -1,5 +1,5 @@
-// A replicated store over nodes that answer some requests and not others: their disks hang or are full, or the client may
-// not do what it asks for.
+// A replicated store over nodes that answer some requests and not others: their disks hang or are full, or the client
+// may not do what it asks for.
 #include <array>
 #include <functional>
 #include <memory>
@@ -259,7 +259,8 @@ TEST_F(StuckLeaseTest, AnOwnerThatHadNoTimeIsAskedAgain) {
 }
 
 TEST_F(StuckLeaseTest, TheFirstOwnerMayBringALayerWhileTheNextIsAsked) {
-  Open({.nodes = 2, .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Minutes(2); }});
+  Open(
+      {.nodes = 2, .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Minutes(2); }});
   ASSERT_EQ(Put(store(), one_), absl::OkStatus());
   ASSERT_TRUE(EmptyDramTier(store()));
   disks_[0].Hang(/*after=*/1);  // the manifest
