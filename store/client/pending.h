@@ -67,8 +67,8 @@ class PendingReads {
   virtual void Expire() = 0;
 };
 
-// The destructor waits until the slabs are no longer read: soon, and at most as long as an attempt to connect takes. A
-// put in progress may have been stored.
+// The destructor waits until the slabs are no longer read, which is soon: it ends whatever the put waits for. A put in
+// progress may have been stored.
 class PendingPut {
  public:
   virtual ~PendingPut() = default;

@@ -262,6 +262,7 @@ void PushEnd::Cancel() {
   {
     MutexLock lock(&mutex_);
     cancelled_ = true;
+    changed_.SignalAll();
     push = push_.lock();
   }
   if (push != nullptr) push->OnClosed(Cancelled());
@@ -270,6 +271,13 @@ void PushEnd::Cancel() {
 bool PushEnd::cancelled() const {
   MutexLock lock(&mutex_);
   return cancelled_;
+}
+
+void PushEnd::Sleep(absl::Duration duration) {
+  const absl::Time until = SteadyNow() + duration;
+  MutexLock lock(&mutex_);
+  while (!cancelled_ && changed_.WaitUntil(&mutex_, until)) {
+  }
 }
 
 void PushEnd::Attach(const std::shared_ptr<AnswerSink>& push) {

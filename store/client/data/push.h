@@ -28,11 +28,14 @@ class PushEnd {
   // Makes the push, and any begun later, end soon with CANCELLED.
   void Cancel();
   bool cancelled() const;
-  // Registers the push to be told by Cancel, as if its connection had closed.
+  // Registers the push, or what it waits for, to be told by Cancel, as if its connection had closed.
   void Attach(const std::shared_ptr<AnswerSink>& push);
+  // Waits for that long, or until Cancel.
+  void Sleep(absl::Duration duration);
 
  private:
   mutable Mutex mutex_;
+  CondVar changed_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::weak_ptr<AnswerSink> push_ ABSL_GUARDED_BY(mutex_);
 };

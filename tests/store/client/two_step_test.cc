@@ -341,6 +341,23 @@ TEST(TwoStepTest, APutThatIsGivenUpMakesRoomForTheNext) {
   }
 }
 
+TEST(TwoStepTest, APutThatIsGivenUpDoesNotWaitForAConnection) {
+  RemoteNodes nodes(1);
+  const auto store = nodes.Open(0, [](RemoteOptions* options) {
+    options->connect_later = true;
+    options->connect_timeout = options->silence = absl::Minutes(1);
+  });
+  const Synthetic one = MakeSynthetic(1);
+  nodes.network().Shut(nodes.data_address(0));
+  auto put = Must(store->AskPut("ns", one.manifest, one.spans(), Soon()));
+  EXPECT_TRUE(Becomes([&] { return store->Counters().pushes; }, 1));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(put->Wait(SteadyNow() + kMoment).status()));
+  const absl::Time begun = SteadyNow();
+  put = nullptr;
+  EXPECT_LT(SteadyNow(), begun + absl::Seconds(30)) << "as long as connecting takes";
+  nodes.network().Open(nodes.data_address(0));
+}
+
 TEST(TwoStepTest, RefusesWhatCannotBeAsked) {
   RemoteNodes nodes(1);
   const auto store = nodes.Open(0);
