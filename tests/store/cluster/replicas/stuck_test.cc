@@ -9,12 +9,16 @@
 
 #include "absl/algorithm/container.h"
 #include "base/clock.h"
+#include "base/worker.h"
 #include "gtest/gtest.h"
 #include "store/cluster/replicas/breaker.h"
+#include "store/cluster/replicas/nodes.h"
+#include "tests/store/client/forwarding_transport.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"
 #include "tests/support/stuck_io.h"
+#include "transport/ucx/ucx.h"
 
 namespace kvlink::testing {
 namespace {
@@ -32,6 +36,47 @@ bool Eventually(const std::function<bool()>& holds) {
   }
   return false;
 }
+
+// A connection whose payloads are sent one after the other, each after a while.
+class SlowConnection : public ForwardingConnection {
+ public:
+  SlowConnection(std::shared_ptr<transport::Connection> inner, absl::Duration each)
+      : ForwardingConnection(std::move(inner)), each_(each) {}
+  void Send(uint64_t id, transport::Slice from, absl::Time deadline, transport::Sent done) override {
+    const auto send = [this, id, from, deadline, done](const absl::Status& turn) {
+      if (!turn.ok()) return done(turn);
+      absl::SleepFor(each_);
+      ForwardingConnection::Send(id, from, deadline, done);
+    };
+    EXPECT_TRUE(worker_.AddAdmitted({.work = send}).ok());
+  }
+
+ private:
+  const absl::Duration each_;
+  Worker worker_{{.name = "slow-sends"}};
+};
+
+// A network on which the node at an address is such a connection away.
+class SlowNetwork : public ForwardingTransport {
+ public:
+  using ForwardingTransport::ForwardingTransport;
+  // Before it is connected to.
+  void Slow(const std::string& address, absl::Duration each) {
+    address_ = address;
+    each_ = each;
+  }
+  absl::StatusOr<std::shared_ptr<transport::Connection>> ConnectAs(absl::string_view caller, absl::string_view address,
+                                                                   std::shared_ptr<transport::ConnectionEvents> events,
+                                                                   absl::Time deadline) override {
+    auto inner = ForwardingTransport::ConnectAs(caller, address, std::move(events), deadline);
+    if (!inner.ok() || address != address_) return inner;
+    return std::make_shared<SlowConnection>(*std::move(inner), each_);
+  }
+
+ private:
+  std::string address_;
+  absl::Duration each_;
+};
 
 class StuckTest : public ::testing::Test {
  protected:
@@ -77,6 +122,23 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
   EXPECT_EQ(store()->Counters().copied_bytes, 0);
   EXPECT_EQ(store()->Counters().lacking, 1);
   EXPECT_EQ(ReadAndCompare(store(), "ns", next), absl::OkStatus());
+}
+
+TEST_F(StuckTest, ANodeThatTakesBytesSlowlyIsLeftOutOfNoPut) {
+  auto ucx = transport::NewUcxTransport({});
+  ASSERT_TRUE(ucx.ok()) << ucx.status();
+  const auto network = std::make_shared<SlowNetwork>(*std::move(ucx));
+  Open({.copies = 3, .acknowledged = 2, .client = [&](store::cluster::ReplicatedOptions* options) {
+          options->node.transport = network;
+        }});
+  network->Slow(place_->node(2).data_address(), absl::Milliseconds(40));
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(Put(store(), MakeSynthetic(i, 30)), absl::OkStatus());
+  // So long, none of them has ended there.
+  absl::SleepFor(store::cluster::kNoPutSign);
+  const Synthetic next = MakeSynthetic(10);
+  ASSERT_EQ(Put(store(), next), absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return store()->Counters().lacking > 0 || Holds(2, next); }));
+  EXPECT_EQ(store()->Counters().lacking, 0);
 }
 
 TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
