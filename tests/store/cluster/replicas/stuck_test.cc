@@ -114,13 +114,13 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
         }});
   const Synthetic one = MakeSynthetic(1), next = MakeSynthetic(2);
   ASSERT_EQ(Put(store(), one), absl::OkStatus());
-  EXPECT_EQ(store()->Counters().lacking, 0) << "owners that take bytes are waited for";
+  const int64_t before = store()->Counters().lacking;
   HangOwner(next);
   const absl::Time deadline = Soon();
   EXPECT_EQ(Put(store(), next, deadline), absl::OkStatus());
   EXPECT_LT(SteadyNow(), deadline) << "it waited for all owners";
   EXPECT_EQ(store()->Counters().copied_bytes, 0);
-  EXPECT_EQ(store()->Counters().lacking, 1);
+  EXPECT_EQ(store()->Counters().lacking, before + 1);
   EXPECT_EQ(ReadAndCompare(store(), "ns", next), absl::OkStatus());
 }
 
@@ -159,7 +159,7 @@ TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
   for (int round = 0; round < 60; ++round) read(round);
   const int64_t stuck = store()->Counters().stuck;
   EXPECT_GT(stuck, 0);
-  EXPECT_LE(stuck, store::cluster::Breaker::kFailuresInARow);
+  EXPECT_LT(stuck, 10) << "half of all reads go there";
   LetGo();
   const auto node = place_->OpenNode(0);
   const auto served = [&node] {
@@ -191,6 +191,12 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
     ASSERT_TRUE(Eventually([&] { return lacking() == i + 1; }));
   }
   place_->Start(1);
+  const Synthetic there = MakeSynthetic(20);
+  ASSERT_EQ(Put(place_->OpenNode(1).get(), there), absl::OkStatus());
+  ASSERT_TRUE(Eventually([&] {
+    const auto found = store()->Lookup("ns", {there.manifest.identity}, there.manifest.codec);
+    return found.ok() && (*found)[0].present;
+  })) << "it is connected to";
   absl::SleepFor(store::cluster::Breaker::kFirstRest);
   const Synthetic large = MakeSynthetic(10, 6, 4096, 2, 64);
   ASSERT_GT(large.manifest.bytes(), kCapacity);
