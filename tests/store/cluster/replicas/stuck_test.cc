@@ -240,7 +240,7 @@ TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
 
 TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
   constexpr int kDocuments = 60;
-  constexpr absl::Duration kPatience = absl::Seconds(1);
+  static constexpr absl::Duration kPatience = absl::Seconds(1);
   Open({.nodes = 1,
         .copies = 1,
         .acknowledged = 1,
