@@ -60,14 +60,15 @@ class PendingReads {
   // Returns the result of Store::ReadMany. DEADLINE_EXCEEDED: some have not answered before `deadline`, and the
   // request's own deadline has not passed; may be called again. At the latter, those without an answer get
   // DEADLINE_EXCEEDED and the others their results. An encoding's bytes start to arrive once it has answered and a
-  // thread is in Wait. The request reports that it is ready when all sent requests have answered. Wait then returns the
-  // final result, unless some are worth retrying or the node allows fewer at a time than wanted; in that case it
-  // reports again.
+  // thread is in Wait: so the request reports that it is ready whenever some have answered since the last call. After
+  // the last answer Wait returns the final result, unless some are worth retrying.
   virtual absl::StatusOr<Leases> Wait(absl::Time deadline) = 0;
+  // Ends the request as its deadline would. Wait then returns the final result.
+  virtual void Expire() = 0;
 };
 
-// The destructor waits until the slabs are no longer read: soon, and at most as long as an attempt to connect takes. A
-// put in progress may have been stored.
+// The destructor waits until the slabs are no longer read, which is soon: it ends whatever the put waits for. A put in
+// progress may have been stored.
 class PendingPut {
  public:
   virtual ~PendingPut() = default;

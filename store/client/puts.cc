@@ -3,6 +3,8 @@
 #include "store/client/puts.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +36,43 @@ absl::Status Check(absl::string_view ns, const Manifest& manifest, absl::Span<co
   return absl::OkStatus();
 }
 
+// A connection that is dialled for a put, until the put is given up.
+class Dialled : public AnswerSink {
+ public:
+  void OnAnswer(const absl::Status&, const proto::Answer&) override {}
+  void OnClosed(const absl::Status& why) override { Set(why); }
+  // The first counts.
+  void Set(absl::StatusOr<Route::Opened> opened) {
+    MutexLock lock(&mutex_);
+    if (!opened_.has_value()) opened_ = std::move(opened);
+    changed_.SignalAll();
+  }
+  absl::StatusOr<Route::Opened> Wait(absl::Time deadline) {
+    MutexLock lock(&mutex_);
+    while (!opened_.has_value()) {
+      if (!changed_.WaitUntil(&mutex_, deadline) && !opened_.has_value()) {
+        return absl::DeadlineExceededError("no connection to the node in time");
+      }
+    }
+    return *opened_;
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::optional<absl::StatusOr<Route::Opened>> opened_ ABSL_GUARDED_BY(mutex_);
+};
+
+// A put that may be given up leaves dialling to the threads for it, which cannot be interrupted.
+absl::StatusOr<Route::Opened> Open(Route* route, PushEnd* end, absl::Time deadline) {
+  if (end == nullptr) return route->Acquire(Need::kPayloads, deadline);
+  if (auto present = route->Present(Need::kPayloads); present.has_value()) return *std::move(present);
+  const auto dialled = std::make_shared<Dialled>();
+  end->Attach(dialled);
+  route->Dial(Need::kPayloads, [dialled](const absl::StatusOr<Route::Opened>& opened) { dialled->Set(opened); });
+  return dialled->Wait(deadline);
+}
+
 // `end` may be null.
 absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manifest& manifest,
                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline,
@@ -43,30 +82,35 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
   order.manifest = &manifest;
   order.slabs = slabs;
   order.end = end;
+  order.counters = &route->counters();
   order.silence = route->options().silence;
   const absl::Duration silence = order.silence;
   ++route->counters().pushes;
   absl::Duration silent;  // total time that attempts waited for a node without a sign of life
-  auto result = WithRetries(&route->retries(), deadline, [&]() -> absl::StatusOr<PutResult> {
+  const auto sleep = [end](absl::Duration wait) { end == nullptr ? absl::SleepFor(wait) : end->Sleep(wait); };
+  const auto attempt = [&]() -> absl::StatusOr<PutResult> {
     if (end != nullptr && end->cancelled()) return absl::CancelledError("the put was given up");
     const absl::Time begun = SteadyNow();
     const absl::Time limit = std::min(deadline, begun + silence - silent);
-    const auto opened = route->Acquire(Need::kPayloads, limit);
+    const auto opened = Open(route, end, limit);
+    absl::StatusOr<PutResult> done = absl::UnavailableError("");
     if (opened.ok()) {
       silent = absl::ZeroDuration();
       TransportMemory* const memory = &opened->path->memory();
       order.sending = &memory->sending();
       order.registered = [memory](absl::Span<const std::byte> slab) { return memory->Registered(slab); };
-      auto done = route->Checked(*opened->connection, PushOnce(opened->connection, &order, deadline));
+      done = route->Checked(*opened->connection, PushOnce(opened->connection, &order, deadline));
       if (!order.silent) return done;
       silent = silence;
     } else {
       silent += SteadyNow() - begun;
+      done = opened.status();
     }
-    if (silent < silence || SteadyNow() >= deadline) return opened.status();
+    if (silent < silence || SteadyNow() >= deadline) return done;
     // Ends the retries.
     return absl::AbortedError("");
-  });
+  };
+  auto result = WithRetries(&route->retries(), deadline, attempt, sleep);
   if (absl::IsAborted(result.status()) && silent >= silence) {
     result =
         absl::UnavailableError(absl::StrCat("put: the node at ", route->options().address, " has given no sign for ",

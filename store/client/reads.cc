@@ -56,6 +56,7 @@ class Reads : public PendingReads {
   }
 
   absl::StatusOr<Leases> Wait(absl::Time deadline) override;
+  void Expire() override;
   // Sends the first requests.
   void Begin() {
     Step();
@@ -87,7 +88,6 @@ class Reads : public PendingReads {
   void StartOne(Asked asked);
   void NotMapped(size_t index, const NodeConnection& connection, const absl::Status& status);
   void EndRound();
-  void Expire();
 
   Route* const route_;
   const std::shared_ptr<Region> region_;
@@ -197,6 +197,7 @@ bool Reads::StartAnswered() {
     }
     Asked answered = std::move(asked_[i]);
     asked_.erase(asked_.begin() + static_cast<ptrdiff_t>(i));
+    ++route_->counters().answered_reads;
     StartOne(std::move(answered));
     any = true;
   }
@@ -268,6 +269,7 @@ void Reads::Step() {
 }
 
 void Reads::Expire() {
+  if (over_) return;
   const absl::Status late = absl::DeadlineExceededError("the node did not answer the read in time");
   for (const Asked& one : asked_) {
     if (one.pull != nullptr) one.pull->Release();

@@ -255,6 +255,7 @@ absl::StatusOr<StoreStats> Remote::Stats() {
 RemoteCounters Remote::Counters() const {
   const ClientCounters& now = route_.counters();
   RemoteCounters counters;
+  counters.answered_reads = now.answered_reads;
   counters.pulls = now.pulls;
   counters.failed_pulls = now.failed_pulls;
   counters.corrupt_slabs = now.corrupt_slabs;
@@ -267,6 +268,7 @@ RemoteCounters Remote::Counters() const {
   counters.known_bytes = now.known_bytes;
   counters.pushes = now.pushes;
   counters.failed_pushes = now.failed_pushes;
+  counters.pushed_bytes = now.pushed_bytes;
   counters.retries = now.retries;
   counters.reconnects = now.reconnects;
   counters.sessions = now.sessions;

@@ -91,6 +91,7 @@ struct RemoteOptions {
 
 // Counters of a store since it was opened.
 struct RemoteCounters {
+  int64_t answered_reads = 0;    // answers to requests for encodings, misses and errors included
   int64_t pulls = 0;             // reads begun over a transport
   int64_t failed_pulls = 0;      // of these, those that did not arrive completely, for any reason except release
   int64_t corrupt_slabs = 0;     // wrong checksums, including mapped reads
@@ -103,9 +104,10 @@ struct RemoteCounters {
   int64_t known_bytes = 0;  // of layers already verified in the same residency
   int64_t pushes = 0;
   int64_t failed_pushes = 0;
-  int64_t retries = 0;     // of calls
-  int64_t reconnects = 0;  // data connections after the first
-  int64_t sessions = 0;    // opened
+  int64_t pushed_bytes = 0;  // of slabs that the node has taken, also by pushes that have not ended or failed
+  int64_t retries = 0;       // of calls
+  int64_t reconnects = 0;    // data connections after the first
+  int64_t sessions = 0;      // opened
   // Of the resources, shared by all their stores on the same transport:
   int64_t receive_bytes_used = 0;  // now, by encodings
   int64_t receive_bytes = 0;       // now, registered

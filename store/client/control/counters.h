@@ -9,10 +9,10 @@ namespace kvlink::store::client {
 
 // See RemoteCounters.
 struct ClientCounters {
-  std::atomic<int64_t> pulls{0}, failed_pulls{0}, corrupt_slabs{0}, late_layers{0};
+  std::atomic<int64_t> answered_reads{0}, pulls{0}, failed_pulls{0}, corrupt_slabs{0}, late_layers{0};
   std::atomic<int64_t> mapped_leases{0}, lapsed_leases{0}, verified_bytes{0}, known_bytes{0};
   std::atomic<int64_t> device_pulls{0}, device_fallbacks{0};
-  std::atomic<int64_t> pushes{0}, failed_pushes{0}, retries{0}, reconnects{0}, sessions{0};
+  std::atomic<int64_t> pushes{0}, failed_pushes{0}, pushed_bytes{0}, retries{0}, reconnects{0}, sessions{0};
 };
 
 }  // namespace kvlink::store::client

@@ -61,9 +61,10 @@ const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
   return result.status();
 }
 
-// Calls `attempt` until it succeeds, the policy declines a retry, or the next one would start after `deadline`.
-template <typename Attempt>
-auto WithRetries(RetryPolicy* policy, absl::Time deadline, Attempt attempt) {
+// Calls `attempt` until it succeeds, the policy declines a retry, or the next one would start after `deadline`. `sleep`
+// waits in between, or shorter where the attempts were given up.
+template <typename Attempt, typename Sleep = void (*)(absl::Duration)>
+auto WithRetries(RetryPolicy* policy, absl::Time deadline, Attempt attempt, Sleep sleep = absl::SleepFor) {
   for (int n = 0;; ++n) {
     auto result = attempt();
     if (StatusOf(result).ok()) {
@@ -72,7 +73,7 @@ auto WithRetries(RetryPolicy* policy, absl::Time deadline, Attempt attempt) {
     }
     const std::optional<absl::Duration> wait = policy->Wait(StatusOf(result), n, deadline);
     if (!wait.has_value()) return result;
-    absl::SleepFor(*wait);
+    sleep(*wait);
   }
 }
 

@@ -104,7 +104,7 @@ bool LeaseState::answered() const {
 
 void LeaseState::TellAnswered() {
   changed_.SignalAll();
-  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Raise();
 }
 
 absl::StatusOr<proto::Leased> LeaseState::Await(absl::Time deadline) {
@@ -178,7 +178,7 @@ LeaseState::~LeaseState() { tier_->Remove(lease_); }
 void LeaseState::Release() {
   MutexLock lock(&mutex_);
   if (std::exchange(released_, true)) return;
-  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Raise();
   if (complete_) GiveBack();
 }
 
@@ -192,7 +192,6 @@ void LeaseState::GiveBack() {
 absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Ask(std::shared_ptr<NodeConnection> connection,
                                                               const EncodingAddress& address, absl::Time deadline,
                                                               std::shared_ptr<Signal> signal) {
-  signal->Expect();
   const auto tier = std::static_pointer_cast<SharedTier>(connection->unsolicited());
   const auto state = std::make_shared<LeaseState>(connection, tier, std::move(signal));
   proto::Request request = connection->NewRequest(address.ns, deadline);

@@ -105,8 +105,7 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
 class MappedLease : public Lease {
  public:
   // Statuses as Store::Read; FAILED_PRECONDITION: the node does not share this encoding's memory. In two steps, so that
-  // many leases can be requested before the first answer is waited for. `signal` expects the answer and is notified of
-  // it.
+  // many leases can be requested before the first answer is waited for. `signal` is raised when it is answered.
   static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<NodeConnection> connection,
                                                           const EncodingAddress& address, absl::Time deadline,
                                                           std::shared_ptr<Signal> signal);

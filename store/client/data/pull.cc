@@ -86,7 +86,6 @@ absl::StatusOr<std::shared_ptr<Pull>> Pull::Begin(const Context& context, std::s
 absl::StatusOr<std::shared_ptr<Pull>> Pull::Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                 const EncodingAddress& address, const proto::Part& part,
                                                 std::shared_ptr<Signal> signal) {
-  if (signal != nullptr) signal->Expect();
   auto pull = std::make_shared<Pull>(context, std::move(connection), address, std::move(signal));
   const absl::Status sent = pull->SendRequest(part);
   if (sent.ok()) return pull;
@@ -101,7 +100,7 @@ bool Pull::answered() const {
 
 void Pull::TellAnswered() {
   changed_.SignalAll();
-  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Raise();
 }
 
 absl::Status Pull::Start(const proto::Part& part, absl::Time deadline) {
@@ -277,7 +276,7 @@ void Pull::Fail(absl::Status why, bool tell_node) {
 void Pull::Stop(bool tell_node) {
   stopped_ = true;
   use_ = nullptr;
-  if (const auto signal = std::exchange(signal_, nullptr)) signal->Answered();
+  if (const auto signal = std::exchange(signal_, nullptr)) signal->Raise();
   connection_->Forget(id_);
   if (holds_slot_) connection_->pulls().Give();
   holds_slot_ = false;

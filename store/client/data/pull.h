@@ -52,7 +52,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
                                                      absl::Time deadline);
   // Begin in two steps, so that many pulls can be requested before the first answer is waited for. Ask sends the
   // request. The caller must have taken a slot of connection->pulls(), which the pull always returns. Statuses as
-  // Begin. `signal` (may be null) expects the answer and is notified of it.
+  // Begin. `signal` (may be null) is raised when it is answered.
   static absl::StatusOr<std::shared_ptr<Pull>> Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                    const EncodingAddress& address, const proto::Part& part,
                                                    std::shared_ptr<Signal> signal);

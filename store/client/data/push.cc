@@ -172,7 +172,10 @@ absl::Status SendSlabs(NodeConnection* connection, PushOrder* order, uint64_t fi
     }
     push->Sending();
     connection->carrier()->Send(first_payload + layer, *std::move(slice), deadline,
-                                [push](const absl::Status& status) { push->Sent(status); });
+                                [push, bytes = slab.size(), counters = order->counters](const absl::Status& status) {
+                                  if (status.ok()) counters->pushed_bytes += static_cast<int64_t>(bytes);
+                                  push->Sent(status);
+                                });
   }
   return AwaitSigns(connection, order, push.get(), deadline, [&](absl::Time until) { return push->WaitSent(until); });
 }
@@ -259,6 +262,7 @@ void PushEnd::Cancel() {
   {
     MutexLock lock(&mutex_);
     cancelled_ = true;
+    changed_.SignalAll();
     push = push_.lock();
   }
   if (push != nullptr) push->OnClosed(Cancelled());
@@ -267,6 +271,13 @@ void PushEnd::Cancel() {
 bool PushEnd::cancelled() const {
   MutexLock lock(&mutex_);
   return cancelled_;
+}
+
+void PushEnd::Sleep(absl::Duration duration) {
+  const absl::Time until = SteadyNow() + duration;
+  MutexLock lock(&mutex_);
+  while (!cancelled_ && changed_.WaitUntil(&mutex_, until)) {
+  }
 }
 
 void PushEnd::Attach(const std::shared_ptr<AnswerSink>& push) {

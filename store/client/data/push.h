@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "base/mutex.h"
 #include "proto/manifest.h"
+#include "store/client/control/counters.h"
 #include "store/client/data/arena.h"
 #include "store/client/data/node_connection.h"
 #include "store/store.h"
@@ -27,11 +28,14 @@ class PushEnd {
   // Makes the push, and any begun later, end soon with CANCELLED.
   void Cancel();
   bool cancelled() const;
-  // Registers the push to be told by Cancel, as if its connection had closed.
+  // Registers the push, or what it waits for, to be told by Cancel, as if its connection had closed.
   void Attach(const std::shared_ptr<AnswerSink>& push);
+  // Waits for that long, or until Cancel.
+  void Sleep(absl::Duration duration);
 
  private:
   mutable Mutex mutex_;
+  CondVar changed_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::weak_ptr<AnswerSink> push_ ABSL_GUARDED_BY(mutex_);
 };
@@ -43,6 +47,7 @@ struct PushOrder {
   // Returns the slice to send a slab from without a copy, if it lies in registered memory.
   std::function<std::optional<transport::Slice>(absl::Span<const std::byte>)> registered;
   Arena* sending;
+  ClientCounters* counters;
   // The attempt ends when the node has shown no sign of life for this long.
   absl::Duration silence = absl::InfiniteDuration();
   PushEnd* end = nullptr;  // may be null

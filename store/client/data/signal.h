@@ -17,31 +17,19 @@ class Signal {
  public:
   explicit Signal(Notify notify) : notify_(std::move(notify)) {}
 
-  // One more answer is awaited.
-  void Expect() {
-    MutexLock lock(&mutex_);
-    ++awaited_;
-  }
-  // An answer has come, or never will. The last one notifies the Arrivals.
-  void Answered() {
-    MutexLock lock(&mutex_);
-    raised_ = true;
-    changed_.SignalAll();
-    if (--awaited_ == 0) Tell();
-  }
-  // There is work to do.
+  // There is work to do. Notifies the Arrivals once until the next Wait that returns true.
   void Raise() {
     MutexLock lock(&mutex_);
-    raised_ = true;
+    if (std::exchange(raised_, true)) return;
     changed_.SignalAll();
-    Tell();
+    if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
   }
   // Stops notifying the Arrivals.
   void Mute() {
     MutexLock lock(&mutex_);
     notify_.arrivals = nullptr;
   }
-  // Waits until the signal was raised or answered since the last call that returned true. Returns false at `deadline`.
+  // Waits until the signal was raised since the last call that returned true. Returns false at `deadline`.
   bool Wait(absl::Time deadline) {
     MutexLock lock(&mutex_);
     while (!raised_) {
@@ -52,14 +40,9 @@ class Signal {
   }
 
  private:
-  void Tell() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
-  }
-
   Mutex mutex_;
   CondVar changed_;
   Notify notify_ ABSL_GUARDED_BY(mutex_);
-  int awaited_ ABSL_GUARDED_BY(mutex_) = 0;
   bool raised_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

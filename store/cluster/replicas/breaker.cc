@@ -16,6 +16,8 @@ BreakerState Next(BreakerState state, BreakerEvent event) {
       return BreakerState::kOpen;
     case BreakerEvent::kProbed:
       return state == BreakerState::kOpen ? BreakerState::kHalfOpen : state;
+    case BreakerEvent::kUntold:
+      return state == BreakerState::kHalfOpen ? BreakerState::kOpen : state;
   }
   return state;
 }
@@ -45,12 +47,16 @@ void Breaker::Failed(absl::Time now) {
   if (state_ == BreakerState::kOpen) Rest(now);
 }
 
-bool Breaker::TryProbe(absl::Time now) {
+Breaker::Probe Breaker::TryProbe(absl::Time now) {
   MutexLock lock(&mutex_);
-  if (state_ == BreakerState::kClosed || now < rested_) return false;
+  if (state_ != BreakerState::kOpen || now < rested_) return nullptr;
   Move(BreakerEvent::kProbed);
-  rested_ = now + kMaxRest;
-  return true;
+  return Probe(this);
+}
+
+void Breaker::Untold() {
+  MutexLock lock(&mutex_);
+  Move(BreakerEvent::kUntold);
 }
 
 void Breaker::Rest(absl::Time now) { rested_ = now + client::JitteredBackoff(kFirstRest, kMaxRest, rests_++); }

@@ -3,15 +3,16 @@
 //
 //   closed     failures in a row      open
 //   open       its rest is over and a probe is sent      half-open
-//   half-open  the probe is answered      closed;   the probe fails      open, for longer
+//   half-open  the probe is answered      closed;   the probe fails      open, for longer;   it is given up      open
 //
 // An answer of whatever kind is a success: the node is there. Rests double from 0.5 s to 30 s, less a random part.
 //
-// Thread-safety: Next is a pure function; a Breaker: all methods.
+// Thread-safety: Next is a pure function; a Breaker: all methods. Lifetime: a Breaker outlives its probes.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_BREAKER_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_BREAKER_H_
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/time/time.h"
 #include "base/mutex.h"
@@ -28,6 +29,7 @@ enum class BreakerEvent : uint8_t {
   kFailed,    // no answer, or none in time
   kTooOften,  // the last of several failures in a row
   kProbed,    // its rest is over, and a request is sent to see
+  kUntold,    // nothing was learnt by that
 };
 
 // The one transition function.
@@ -35,6 +37,13 @@ BreakerState Next(BreakerState state, BreakerEvent event);
 
 class Breaker {
  public:
+  struct GiveBack {
+    void operator()(Breaker* breaker) const { breaker->Untold(); }
+  };
+  // The right to send a node that rests one request, and to say what came of it: Answered or Failed. Where it goes
+  // before that, somebody else may have it at once. Null: there is none.
+  using Probe = std::unique_ptr<Breaker, GiveBack>;
+
   static constexpr int kFailuresInARow = 3;
   static constexpr absl::Duration kFirstRest = absl::Milliseconds(500), kMaxRest = absl::Seconds(30);
 
@@ -44,12 +53,12 @@ class Breaker {
   int failures() const;
   void Answered();
   void Failed(absl::Time now);
-  // True, to one caller for each rest: send it a request now, and say what came of it. A probe of which nothing is
-  // heard is over after kMaxRest.
-  bool TryProbe(absl::Time now);
+  // To one caller at a time, once a rest is over.
+  Probe TryProbe(absl::Time now);
 
  private:
   void Move(BreakerEvent event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { state_ = Next(state_, event); }
+  void Untold();
   void Rest(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable Mutex mutex_;

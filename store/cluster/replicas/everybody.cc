@@ -71,8 +71,7 @@ std::vector<absl::Status> AskEach(NodeSpan nodes,
     for (size_t i = next++; i < nodes.size(); i = next++) {
       const auto store = nodes[i]->Store();
       statuses[i] = store.ok() ? call(i, store->get()) : store.status();
-      if (absl::IsUnavailable(statuses[i])) nodes[i]->Failed();
-      if (statuses[i].ok()) nodes[i]->breaker().Answered();
+      if (store.ok()) nodes[i]->Ended(Work::kLookup, statuses[i]);
     }
   };
   std::vector<Thread> threads;
@@ -86,11 +85,14 @@ std::vector<absl::Status> AskEach(NodeSpan nodes,
 absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool every,
                          const std::function<absl::Status(client::RemoteStore*)>& act) {
   std::vector<std::shared_ptr<ClusterNode>> owners;
+  std::vector<Breaker::Probe> probes;
   std::vector<std::string> resting;
   for (const uint16_t member : OwnersOf(nodes.view->placement, identity)) {
     const std::shared_ptr<ClusterNode>& node = nodes.nodes[member];
-    if (node->breaker().closed() || node->breaker().TryProbe(SteadyNow())) {
+    Breaker::Probe probe = node->TryProbe(Work::kLookup);
+    if (probe != nullptr || !node->Rests(Work::kLookup)) {
       owners.push_back(node);
+      probes.push_back(std::move(probe));
     } else {
       resting.push_back(absl::StrCat(node->address(), ": it has not answered lately"));
     }
@@ -118,8 +120,10 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
 std::vector<NodeReport> ReportNodes(const Nodes& nodes) {
   std::vector<NodeReport> reports;
   for (size_t i = 0; i < nodes.nodes.size(); ++i) {
-    reports.push_back({nodes.view->placement.members()[i], nodes.view->status[i], !nodes.nodes[i]->breaker().closed(),
-                       absl::UnavailableError("not asked")});
+    const ClusterNode& node = *nodes.nodes[i];
+    const bool rests = node.Rests(Work::kRead) || node.Rests(Work::kPut);
+    reports.push_back(
+        {nodes.view->placement.members()[i], nodes.view->status[i], rests, absl::UnavailableError("not asked")});
   }
   const auto statuses = AskEach(nodes.nodes, [&](size_t i, client::RemoteStore* store) {
     reports[i].stats = store->Stats();

@@ -16,6 +16,12 @@ void Latency::Add(absl::Duration took) {
   answers_ = std::min(answers_ + 1, kEnough);
 }
 
+void Latency::Forget() {
+  MutexLock lock(&mutex_);
+  mean_ = deviation_ = 0;
+  answers_ = 0;
+}
+
 absl::Duration Latency::mean() const {
   MutexLock lock(&mutex_);
   return absl::Seconds(mean_);

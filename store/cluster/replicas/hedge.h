@@ -24,6 +24,8 @@ inline constexpr absl::Duration kSlowLayer = absl::Milliseconds(500);
 class Latency {
  public:
   void Add(absl::Duration took);
+  // As if none were known.
+  void Forget();
   // Zero before the first answer.
   absl::Duration mean() const;
   // Few answers take longer: mean + 6 mean deviations, which of an exponential distribution is the 99th percentile.

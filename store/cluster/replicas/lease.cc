@@ -1,5 +1,6 @@
 // A list of leases of single nodes, and for each layer which of them verified it. Whoever waits, waits for the newest
-// that is of use; the first to find it stuck or broken opens the next, the others wait for that.
+// that is of use, and looks at the others; the first to find it stuck or broken asks the next owner, while all go on to
+// look at those that there are.
 #include "store/cluster/replicas/lease.h"
 
 #include <algorithm>
@@ -79,13 +80,19 @@ class ReplicatedLease : public Lease {
   absl::Status Give(Part* part, int64_t layer);
   // Whether anything came from the node since it was last asked; a node that is slow with many is not stuck.
   bool GaveSign(Part* part);
+  // Whether somebody asks the next owner; then waits for a moment.
+  bool OthersChange(absl::Time deadline);
   // After `part` failed with `why`, or, OK, gave no sign: another is tried, if there is any. `why` where nobody is
   // left.
-  absl::Status Change(Part* part, const absl::Status& why, absl::Time deadline);
-  // A lease of the next owner that has the encoding where this lease may use it. NOT_FOUND: there is none.
-  // DEADLINE_EXCEEDED: not all were asked.
-  absl::Status OpenNext(absl::Time deadline);
-  std::unique_ptr<Lease> ReadAt(const std::shared_ptr<ClusterNode>& node, absl::Time deadline);
+  absl::Status Change(int64_t layer, Part* part, const absl::Status& why, absl::Time deadline);
+  // A lease of the next owner that has the encoding where this lease may use it, unless the layer comes meanwhile.
+  // NOT_FOUND: there is none. DEADLINE_EXCEEDED: not all were asked, or had the time to answer.
+  absl::Status OpenNext(int64_t layer, absl::Time deadline);
+  // Null: it does not have it, or not in time, or the layer came meanwhile.
+  std::unique_ptr<Lease> ReadAt(const std::shared_ptr<ClusterNode>& node, int64_t layer, absl::Duration patience,
+                                absl::Time deadline);
+  // Whether one of those that there are has brought it.
+  bool Came(int64_t layer) const;
 
   const Cluster* const cluster_;
   const Wanted wanted_;
@@ -120,6 +127,12 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
     bool others = false;
     {
       MutexLock lock(&mutex_);
+      // The last one broke, and who found that asks the next owner.
+      while (live_.empty() && opening_) {
+        if (!changed_.WaitUntil(&mutex_, deadline) && live_.empty() && opening_) {
+          return absl::DeadlineExceededError("the layer did not arrive in time");
+        }
+      }
       if (layers_[layer] != nullptr) return absl::OkStatus();
       if (live_.empty()) return absl::UnavailableError("no owner of the encoding can bring the layer");
       live = live_;
@@ -140,16 +153,17 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
       slow = absl::InfiniteFuture();
       if (!cluster_->hedges->TryTake()) continue;
       ++cluster_->counters->hedges;
-      KVLINK_RETURN_IF_ERROR(Change(part, absl::OkStatus(), deadline));
+      KVLINK_RETURN_IF_ERROR(Change(layer, part, absl::OkStatus(), deadline));
     } else if (absl::IsDeadlineExceeded(waited) && now >= until) {
-      if (until == deadline) return waited;
-      if (GaveSign(part)) continue;
-      part->node->Failed();
+      if (now >= deadline) return waited;
+      if (GaveSign(part) || OthersChange(deadline)) continue;
+      part->node->Failed(Work::kRead);
       ++cluster_->counters->stuck;
-      KVLINK_RETURN_IF_ERROR(Change(part, absl::OkStatus(), deadline));
+      KVLINK_RETURN_IF_ERROR(Change(layer, part, absl::OkStatus(), deadline));
     } else {
-      if (absl::IsUnavailable(waited)) part->node->Failed();
-      KVLINK_RETURN_IF_ERROR(Change(part, waited, deadline));
+      if (OthersChange(deadline)) continue;
+      if (absl::IsUnavailable(waited)) part->node->Failed(Work::kRead);
+      KVLINK_RETURN_IF_ERROR(Change(layer, part, waited, deadline));
     }
   }
 }
@@ -162,16 +176,19 @@ bool ReplicatedLease::GaveSign(Part* part) {
   return true;
 }
 
-absl::Status ReplicatedLease::Change(Part* part, const absl::Status& why, absl::Time deadline) {
+bool ReplicatedLease::OthersChange(absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  if (!opening_) return false;
+  changed_.WaitUntil(&mutex_, std::min(deadline, SteadyNow() + kLook));
+  return true;
+}
+
+absl::Status ReplicatedLease::Change(int64_t layer, Part* part, const absl::Status& why, absl::Time deadline) {
   {
     MutexLock lock(&mutex_);
-    while (opening_) {
-      if (!changed_.WaitUntil(&mutex_, deadline) && opening_) {
-        return absl::DeadlineExceededError("the layer did not arrive in time");
-      }
-    }
     const auto at = absl::c_find(live_, part);
-    if (at == live_.end() || part != live_.back()) return absl::OkStatus();  // others have changed already
+    // Others have changed already, or do.
+    if (opening_ || at == live_.end() || part != live_.back()) return absl::OkStatus();
     if (!why.ok()) live_.erase(at);
     if (nobody_else_ && why.ok()) {  // those that are stuck, in turns
       std::rotate(live_.begin(), live_.end() - 1, live_.end());
@@ -180,14 +197,11 @@ absl::Status ReplicatedLease::Change(Part* part, const absl::Status& why, absl::
     if (nobody_else_) return live_.empty() ? why : absl::OkStatus();
     opening_ = true;
   }
-  const absl::Status opened = OpenNext(deadline);
+  const absl::Status opened = OpenNext(layer, deadline);
   MutexLock lock(&mutex_);
   opening_ = false;
   changed_.SignalAll();
-  if (opened.ok()) {
-    ++cluster_->counters->changed_owner;
-    return opened;
-  }
+  if (opened.ok()) return opened;
   if (absl::IsDeadlineExceeded(opened)) {
     // Whoever waits next finds it broken again, and goes on from here.
     if (!why.ok()) live_.push_back(part);
@@ -197,40 +211,69 @@ absl::Status ReplicatedLease::Change(Part* part, const absl::Status& why, absl::
   return live_.empty() ? why : absl::OkStatus();
 }
 
-absl::Status ReplicatedLease::OpenNext(absl::Time deadline) {
+absl::Status ReplicatedLease::OpenNext(int64_t layer, absl::Time deadline) {
   const std::shared_ptr<const Nodes> nodes = cluster_->nodes->Now();
   std::minstd_rand random{std::random_device{}()};
   const Owners owners = OrderOfOwners(
       *nodes->view, wanted_.request.identity, cluster_->zone,
-      [&](uint16_t member) { return nodes->nodes[member]->condition(); }, &random);
+      [&](uint16_t member) { return nodes->nodes[member]->condition(Work::kRead); }, &random);
   for (const uint16_t member : owners) {
     const std::shared_ptr<ClusterNode>& node = nodes->nodes[member];
     {
       MutexLock lock(&mutex_);
       if (absl::c_any_of(parts_, [&](const auto& part) { return part->node == node; })) continue;
     }
-    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the layer did not arrive in time");
+    if (SteadyNow() >= deadline) break;
     const absl::Duration patience = member == owners.back() ? cluster_->patience : kMissPatience;
-    auto lease = ReadAt(node, std::min(deadline, SteadyNow() + patience));
-    if (lease == nullptr || lease->on_device() != on_device()) continue;
-    Add(node, std::move(lease));
-    return absl::OkStatus();
+    auto lease = ReadAt(node, layer, patience, deadline);
+    if (lease != nullptr && lease->on_device() == on_device()) {
+      Add(node, std::move(lease));
+      ++cluster_->counters->changed_owner;
+      return absl::OkStatus();
+    }
+    if (Came(layer)) return absl::OkStatus();
   }
+  if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the layer did not arrive in time");
   return absl::NotFoundError("no other owner has the encoding");
 }
 
-std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, absl::Time deadline) {
-  if (!node->breaker().closed() && !node->breaker().TryProbe(SteadyNow())) return nullptr;
+bool ReplicatedLease::Came(int64_t layer) const {
+  std::vector<Part*> live;
+  {
+    MutexLock lock(&mutex_);
+    if (layers_[layer] != nullptr) return true;
+    live = live_;
+  }
+  return absl::c_any_of(live,
+                        [layer](const Part* part) { return part->lease->WaitLayer(layer, absl::InfinitePast()).ok(); });
+}
+
+std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, int64_t layer,
+                                               absl::Duration patience, absl::Time deadline) {
+  Breaker::Probe probe;
+  if (node->Rests(Work::kRead)) {
+    probe = node->TryProbe(Work::kRead);
+    if (probe == nullptr) return nullptr;
+  }
   const auto store = node->Store();
   if (!store.ok()) return nullptr;
-  const absl::Time asked = SteadyNow();
+  const absl::Time asked = SteadyNow(), limit = std::min(deadline, asked + patience);
   ++cluster_->counters->read_requests;
   auto pending = (*store)->AskReads(on_device() ? BufferFor(wanted_.buffer, **store) : nullptr, wanted_.ns,
-                                    wanted_.codec, {wanted_.request}, deadline);
+                                    wanted_.codec, {wanted_.request}, limit);
   if (!pending.ok()) return nullptr;
-  auto leases = (*pending)->Wait(deadline);
+  auto leases = (*pending)->Wait(std::min(limit, asked + kLook));
+  while (absl::IsDeadlineExceeded(leases.status()) && SteadyNow() < limit) {
+    if (Came(layer)) {
+      node->GivenUp(Work::kRead, SteadyNow() - asked);
+      return nullptr;
+    }
+    leases = (*pending)->Wait(std::min(limit, SteadyNow() + kLook));
+  }
   const absl::Status status = leases.ok() ? leases->front().status() : leases.status();
-  node->Ended(status, SteadyNow() - asked);
+  const absl::Duration took = SteadyNow() - asked;
+  // It is no failure of the node that the caller was in a hurry.
+  if (!absl::IsDeadlineExceeded(status) || took >= kNoProgress) node->Ended(Work::kRead, status, took);
   return status.ok() ? std::move(leases->front()).value() : nullptr;
 }
 

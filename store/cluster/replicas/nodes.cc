@@ -2,24 +2,25 @@
 // learnt of them, and their connections, outlive changes of the membership.
 #include "store/cluster/replicas/nodes.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "proto/data.h"
 
 namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 constexpr int kStuckPuts = 3;
-constexpr absl::Duration kStuckPutsAfter = absl::Milliseconds(500);
+
+}  // namespace
 
 bool IsNoAnswer(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsCancelled(status);
 }
-
-}  // namespace
 
 absl::StatusOr<std::shared_ptr<client::RemoteStore>> ClusterNode::Store() {
   MutexLock lock(&mutex_);
@@ -36,27 +37,50 @@ bool ClusterNode::opened() const {
   return store_ != nullptr;
 }
 
-void ClusterNode::Answered(absl::Duration took) {
-  latency_.Add(took);
-  breaker_.Answered();
+void ClusterNode::Failed(Work work, absl::Duration took) {
+  const absl::Time now = SteadyNow();
+  seen(work).latency.Add(std::max(took, kNoProgress));
+  // While it is not known to be there, whatever fails is one more reason to think that it is not.
+  if (Rests(Work::kLookup) && work != Work::kLookup) seen(Work::kLookup).breaker.Failed(now);
+  seen(work).breaker.Failed(now);
 }
 
-void ClusterNode::Failed() { breaker_.Failed(SteadyNow()); }
-
-void ClusterNode::Ended(const absl::Status& status, absl::Duration took) {
-  if (IsNoAnswer(status)) return Failed();
-  Answered(took);
+void ClusterNode::Ended(Work work, const absl::Status& status, std::optional<absl::Duration> took) {
+  if (IsNoAnswer(status)) return Failed(work, took.value_or(kNoProgress));
+  // That it lacks something, it knows from memory.
+  if (work == Work::kRead && (absl::IsNotFound(status) || MovedEpoch(status).has_value())) {
+    return seen(Work::kLookup).breaker.Answered();
+  }
+  // What it did before it rested is not what it does now.
+  if (!seen(work).breaker.closed()) seen(work).latency.Forget();
+  if (took.has_value()) seen(work).latency.Add(*took);
+  seen(work).breaker.Answered();
+  seen(Work::kLookup).breaker.Answered();
 }
+
+void ClusterNode::GivenUp(Work work, absl::Duration after) {
+  if (after > seen(work).latency.mean()) seen(work).latency.Add(after);
+}
+
+bool ClusterNode::Rests(Work work) const { return !seen(Resting(work)).breaker.closed(); }
+
+Breaker::Probe ClusterNode::TryProbe(Work work) { return seen(Resting(work)).breaker.TryProbe(SteadyNow()); }
+
+bool ClusterNode::Fails(Work work) const {
+  return seen(work).breaker.failures() > 0 || seen(Work::kLookup).breaker.failures() > 0;
+}
+
+Condition ClusterNode::condition(Work work) const { return {Rests(work), seen(work).latency.mean(), under_way_}; }
 
 void ClusterNode::PutBegan() {
   MutexLock lock(&mutex_);
   if (puts_++ == 0) puts_moved_ = SteadyNow();
 }
 
-void ClusterNode::PutEnded() {
+void ClusterNode::PutEnded(bool answered) {
   MutexLock lock(&mutex_);
   --puts_;
-  puts_moved_ = SteadyNow();
+  if (answered) puts_moved_ = SteadyNow();
 }
 
 int ClusterNode::puts() const {
@@ -64,41 +88,67 @@ int ClusterNode::puts() const {
   return puts_;
 }
 
-bool ClusterNode::PutsStuck() const {
+absl::Time ClusterNode::PutsMoved() {
+  const int64_t pushed = Counters().pushed_bytes;
   MutexLock lock(&mutex_);
-  return puts_ >= kStuckPuts && SteadyNow() >= puts_moved_ + kStuckPutsAfter;
+  if (std::exchange(pushed_bytes_, pushed) != pushed) puts_moved_ = SteadyNow();
+  return puts_moved_;
 }
 
-int64_t ClusterNode::Progress() const {
+bool ClusterNode::PutsStuck() { return puts() >= kStuckPuts && SteadyNow() >= PutsMoved() + kNoPutSign; }
+
+client::RemoteCounters ClusterNode::Counters() const {
   std::shared_ptr<client::RemoteStore> store;
   {
     MutexLock lock(&mutex_);
     store = store_;
   }
-  if (store == nullptr) return 0;
-  const client::RemoteCounters counters = store->Counters();
-  return counters.pulls + counters.mapped_leases + counters.verified_bytes + counters.known_bytes;
+  return store == nullptr ? client::RemoteCounters() : store->Counters();
 }
 
-void ClusterNode::Probe(absl::string_view ns, const Identity& identity, Codec codec) {
-  MutexLock lock(&probe_mutex_);
-  if (probe_ != nullptr) {
-    const auto answer = probe_->Wait(absl::InfinitePast());
-    if (absl::IsDeadlineExceeded(answer.status()) && SteadyNow() < probed_ + kProbeTimeout) return;
-    probe_ = nullptr;
-    Ended(answer.status(), SteadyNow() - probed_);
+int64_t ClusterNode::Progress() const {
+  const client::RemoteCounters counters = Counters();
+  return counters.answered_reads + counters.verified_bytes + counters.known_bytes;
+}
+
+absl::Status ClusterNode::Asked::Poll() const {
+  if (lookup != nullptr) return lookup->Wait(absl::InfinitePast()).status();
+  const auto leases = reads->Wait(absl::InfinitePast());
+  return leases.ok() ? leases->front().status() : leases.status();
+}
+
+absl::StatusOr<ClusterNode::Asked> ClusterNode::AskProbe(Work work, absl::string_view ns, const ReadRequest& request,
+                                                         Codec codec) {
+  KVLINK_ASSIGN_OR_RETURN(const auto store, Store());
+  Asked asked{nullptr, work, SteadyNow(), nullptr, nullptr};
+  const absl::Time deadline = asked.at + kProbeTimeout;
+  if (work == Work::kLookup) {
+    KVLINK_ASSIGN_OR_RETURN(asked.lookup, store->AskLookup(ns, {request.identity}, codec, deadline));
+  } else {
+    KVLINK_ASSIGN_OR_RETURN(asked.reads, store->AskReads(nullptr, ns, codec, {request}, deadline));
   }
-  if (!breaker_.TryProbe(SteadyNow())) return;
+  return asked;
+}
+
+void ClusterNode::Probe(Work work, absl::string_view ns, const ReadRequest& request, Codec codec) {
+  MutexLock lock(&probe_mutex_);
+  if (probe_.has_value()) {
+    const absl::Status status = probe_->Poll();
+    const absl::Duration took = SteadyNow() - probe_->at;
+    if (absl::IsDeadlineExceeded(status) && took < kProbeTimeout) return;
+    // Nobody looked at when it came.
+    Ended(probe_->work, status);
+    probe_.reset();
+  }
+  const Work resting = Resting(work);
+  Breaker::Probe right = TryProbe(work);
+  if (right == nullptr) return;
   ++probes_;
-  const auto store = Store();
-  if (!store.ok()) return Failed();
-  probed_ = SteadyNow();
-  auto asked = (*store)->AskLookup(ns, {identity}, codec, probed_ + kProbeTimeout);
-  if (!asked.ok()) return Failed();
+  auto asked = AskProbe(resting, ns, request, codec);
+  if (!asked.ok()) return Failed(resting);
+  asked->right = std::move(right);
   probe_ = *std::move(asked);
 }
-
-Condition ClusterNode::condition() const { return {!breaker_.closed(), latency_.mean(), under_way_}; }
 
 NodeSet::NodeSet(std::shared_ptr<ViewSource> source, client::RemoteOptions options)
     : source_(std::move(source)), options_(std::move(options)) {}

@@ -78,32 +78,43 @@ Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_vi
 void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
                  const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random) {
   if (absl::c_all_of(equals, [](int equal) { return equal < 2; })) return;
-  absl::flat_hash_map<uint16_t, double> worth;  // of asking the member for one encoding
-  std::vector<size_t> left;
+  struct Candidate {
+    uint16_t member;
+    double worth;               // of asking it for one encoding
+    std::vector<size_t> first;  // encodings of which it is one of the first
+    size_t left = 0;            // of them, those that nobody is chosen for
+  };
+  std::vector<Candidate> candidates;
+  absl::flat_hash_map<uint16_t, size_t> of_member;
+  size_t left = 0;
   for (size_t i = 0; i < orders->size(); ++i) {
+    left += equals[i] > 0;
     for (int k = 0; k < equals[i]; ++k) {
       const uint16_t member = (*orders)[i][k];
-      if (worth.contains(member)) continue;
-      worth[member] = std::uniform_real_distribution<double>(0.75, 1)(*random) / SecondsAt(condition(member));
+      const auto [at, added] = of_member.try_emplace(member, candidates.size());
+      if (added) {
+        const double chance = std::uniform_real_distribution<double>(0.75, 1)(*random);
+        candidates.push_back({member, chance / SecondsAt(condition(member)), {}});
+      }
+      candidates[at->second].first.push_back(i);
+      ++candidates[at->second].left;
     }
-    if (equals[i] > 0) left.push_back(i);
   }
-  while (!left.empty()) {
-    absl::flat_hash_map<uint16_t, double> gains;
-    for (const size_t i : left) {
-      for (int k = 0; k < equals[i]; ++k) gains[(*orders)[i][k]] += worth[(*orders)[i][k]];
-    }
-    const uint16_t best = absl::c_max_element(gains, [](const auto& a, const auto& b) {
-                            return a.second != b.second ? a.second < b.second : a.first > b.first;
-                          })->first;
-    const auto served = [&](size_t i) {
+  std::vector<bool> served(orders->size());
+  while (left > 0) {
+    const Candidate& best = *absl::c_max_element(candidates, [](const Candidate& a, const Candidate& b) {
+      const double gain_a = a.worth * a.left, gain_b = b.worth * b.left;
+      return gain_a != gain_b ? gain_a < gain_b : a.member > b.member;
+    });
+    for (const size_t i : best.first) {
+      if (served[i]) continue;
+      served[i] = true;
+      --left;
       Owners& order = (*orders)[i];
-      const auto at = std::find(order.begin(), order.begin() + equals[i], best);
-      if (at == order.begin() + equals[i]) return false;
+      for (int k = 0; k < equals[i]; ++k) --candidates[of_member[order[k]]].left;
+      const auto at = std::find(order.begin(), order.begin() + equals[i], best.member);
       std::rotate(order.begin(), at, at + 1);
-      return true;
-    };
-    std::erase_if(left, served);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // All owners are written to at once. What still goes on when enough of them have acknowledged cannot use the caller's
-// slabs any more, so it has a copy from the beginning; where every owner has to acknowledge there is none.
+// slabs any more, so it has a copy from the beginning; where every owner has to acknowledge there is none. Where copies
+// would take too much memory, the caller goes at the pace of all owners that take its bytes, and gives up the others.
 #include "store/cluster/replicas/puts.h"
 
 #include <algorithm>
@@ -55,13 +56,25 @@ struct Puts::Body {
 
 // One owner.
 struct Puts::Target {
-  ~Target() { Over(); }
-  // Nothing is under way any more.
-  void Over() {
-    if (pending != nullptr) node->PutEnded();
+  ~Target() { GiveUp(); }
+  // It ended so, as far as is known now.
+  void Over(const absl::Status& status) {
+    if (pending == nullptr) return;
+    // A deadline that comes while the node takes bytes says nothing of it.
+    const bool early = absl::IsDeadlineExceeded(status) && SteadyNow() < node->PutsMoved() + kNoPutSign;
+    if (!early) node->Ended(Work::kPut, status);
     pending = nullptr;
+    probe = nullptr;
+    node->PutEnded(/*answered=*/!IsNoAnswer(status));
+  }
+  // What became of it is nobody's doing, or not known.
+  void GiveUp() {
+    if (pending != nullptr) node->PutEnded(/*answered=*/false);
+    pending = nullptr;
+    probe = nullptr;
   }
   std::shared_ptr<ClusterNode> node;
+  Breaker::Probe probe;                         // where the node rested
   std::unique_ptr<client::PendingPut> pending;  // null: over
   std::optional<absl::StatusOr<PutResult>> end;
   absl::Time again = absl::InfiniteFuture();  // when it is asked again
@@ -87,6 +100,8 @@ class Puts::Call {
   // Waits until something has ended, and gives those up that have left the cluster or its living.
   void Wait();
   void End(Target* target, absl::StatusOr<PutResult> end);
+  // It is not sent, or given up, for a reason that is not the node's.
+  static void Refuse(Target* target, absl::Status why);
   bool under_way() const {
     return absl::c_any_of(targets_, [](const auto& target) { return target->under_way(); });
   }
@@ -97,6 +112,8 @@ class Puts::Call {
   bool WaitsForTurn() const {
     return absl::c_any_of(targets_, [](const auto& target) { return target->put_off && !target->node->PutsStuck(); });
   }
+  // Whether an owner that was not given a copy of the slabs still takes them.
+  bool Taken() const;
   // Whether the view has another placement, which may have other owners.
   bool LookAgain();
   absl::StatusOr<PutResult> Answer() const;
@@ -112,6 +129,7 @@ class Puts::Call {
   std::shared_ptr<const Nodes> nodes_;
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
   std::vector<std::unique_ptr<Target>> targets_;
+  absl::Time enough_ = absl::InfiniteFuture();  // when enough copies were durable
   int looks_ = 1;
 };
 
@@ -126,7 +144,10 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   if (static_cast<int>(owners) > acknowledged()) body_ = puts_->Copy(manifest_, slabs_);
   SendToOwners();
   while (under_way() && SteadyNow() < deadline_) {
-    if (Enough() && body_ != nullptr && !WaitsForTurn()) break;
+    if (Enough()) {
+      enough_ = std::min(enough_, SteadyNow());
+      if (!WaitsForTurn() && (body_ != nullptr || !Taken())) break;
+    }
     Wait();
     if (!under_way() && !Enough() && LookAgain()) SendToOwners();
   }
@@ -135,9 +156,13 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   for (auto& target : targets_) {
     const bool goes_on = target->pending != nullptr && answer.ok() && body_ != nullptr;
     if (!goes_on && !(target->end.has_value() && target->end->ok())) ++cluster_->counters->lacking;
-    if (goes_on) rest.push_back(std::move(target));
+    if (goes_on) {
+      rest.push_back(std::move(target));
+    } else {
+      target->Over(absl::DeadlineExceededError("it was not waited for any longer"));
+    }
   }
-  if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get());
+  if (!rest.empty()) puts_->GoOn(body_, std::move(rest), arrivals_.get(), deadline_);
   return answer;
 }
 
@@ -177,18 +202,23 @@ void Puts::Call::Send(Target* target) {
     target->again = SteadyNow() + kTurn;
     return;
   }
-  if (!target->node->breaker().closed() && !target->node->breaker().TryProbe(SteadyNow())) {
-    target->end = absl::UnavailableError("it has not answered lately");
-    return;
+  target->probe = target->node->TryProbe(Work::kPut);
+  if (target->probe == nullptr && target->node->Rests(Work::kPut)) {
+    return Refuse(target, absl::UnavailableError("it has not answered lately"));
   }
   const auto store = target->node->Store();
-  if (!store.ok()) return End(target, store.status());
+  if (!store.ok()) return Refuse(target, store.status());
   const client::Notify notify{arrivals_, reinterpret_cast<uint64_t>(target)};
   auto asked = body_ == nullptr ? (*store)->AskPut(ns_, manifest_, slabs_, deadline_, notify)
                                 : (*store)->AskPut(ns_, body_->manifest, body_->spans, deadline_, notify);
-  if (!asked.ok()) return End(target, asked.status());
+  if (!asked.ok()) return Refuse(target, asked.status());
   target->pending = *std::move(asked);
   target->node->PutBegan();
+}
+
+void Puts::Call::Refuse(Target* target, absl::Status why) {
+  target->GiveUp();
+  target->end = std::move(why);
 }
 
 void Puts::Call::Wait() {
@@ -207,17 +237,13 @@ void Puts::Call::Wait() {
     const auto member = absl::c_find(now->nodes, target->node);
     const bool alive =
         member != now->nodes.end() && now->view->alive(static_cast<uint16_t>(member - now->nodes.begin()));
-    if (!alive) End(target.get(), absl::UnavailableError("it died, or left the cluster"));
+    if (!alive) Refuse(target.get(), absl::UnavailableError("it died, or left the cluster"));
   }
 }
 
 void Puts::Call::End(Target* target, absl::StatusOr<PutResult> end) {
-  target->Over();
-  const absl::Status& status = end.status();
-  // How long puts take says nothing of lookups.
-  if (absl::IsUnavailable(status)) target->node->Failed();
-  if (end.ok()) target->node->breaker().Answered();
-  const std::optional<uint64_t> epoch = MovedEpoch(status);
+  target->Over(end.status());
+  const std::optional<uint64_t> epoch = MovedEpoch(end.status());
   if (epoch.has_value() && *epoch < nodes_->view->placement.epoch() && target->behind++ < kMaxBehind) {
     target->again = SteadyNow() + kBehind;
   }
@@ -229,6 +255,13 @@ int Puts::Call::Copies(bool others) const {
     return target->end.has_value() && target->end->ok() &&
            (others || (*target->end)->outcome != PutOutcome::kOtherThere);
   }));
+}
+
+bool Puts::Call::Taken() const {
+  const absl::Time now = SteadyNow();
+  return now < enough_ + kRest && absl::c_any_of(targets_, [now](const auto& target) {
+           return target->pending != nullptr && now < target->node->PutsMoved() + kNoPutSign;
+         });
 }
 
 bool Puts::Call::LookAgain() {
@@ -281,7 +314,7 @@ absl::Status Puts::Call::Failure() const {
 
 std::shared_ptr<Puts::Body> Puts::Copy(const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs) {
   const int64_t bytes = manifest.bytes();
-  if (rest_bytes_.fetch_add(bytes) + bytes > kMaxRestBytes) {
+  if (rest_bytes_.fetch_add(bytes) + bytes > max_rest_bytes_) {
     rest_bytes_ -= bytes;
     return nullptr;
   }
@@ -289,7 +322,7 @@ std::shared_ptr<Puts::Body> Puts::Copy(const Manifest& manifest, absl::Span<cons
   return std::make_shared<Body>(manifest, slabs, &rest_bytes_);
 }
 
-Puts::Puts(const Cluster* cluster) : cluster_(cluster) {}
+Puts::Puts(const Cluster* cluster, int64_t max_rest_bytes) : cluster_(cluster), max_rest_bytes_(max_rest_bytes) {}
 
 Puts::~Puts() {
   Thread follower;
@@ -303,10 +336,11 @@ Puts::~Puts() {
 }
 
 void Puts::GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets,
-                client::Arrivals* arrivals) {
+                client::Arrivals* arrivals, absl::Time deadline) {
+  const absl::Time limit = std::min(deadline, SteadyNow() + kRest);
   {
     MutexLock lock(&mutex_);
-    for (auto& target : targets) rest_.push_back({body, std::move(target), SteadyNow() + kRest});
+    for (auto& target : targets) rest_.push_back({body, std::move(target), limit});
     if (!follower_.joinable()) follower_ = Thread("put-rest", [this] { Follow(); });
   }
   arrivals->ForwardTo(ends_);
@@ -330,7 +364,7 @@ void Puts::Follow() {
         continue;
       }
       if (!end.ok()) ++cluster_->counters->lacking;
-      if (absl::IsUnavailable(end.status()) || absl::IsDeadlineExceeded(end.status())) rest.target->node->Failed();
+      rest.target->Over(end.status());
     }
   }
 }

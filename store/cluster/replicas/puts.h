@@ -25,11 +25,11 @@ namespace kvlink::store::cluster {
 
 class Puts {
  public:
-  // What goes on after an acknowledgement, at most: so many bytes of copies, and each for so long.
-  static constexpr int64_t kMaxRestBytes = int64_t{256} << 20;
+  // What goes on after an acknowledgement does so for so long at most.
   static constexpr absl::Duration kRest = absl::Seconds(30);
 
-  explicit Puts(const Cluster* cluster);
+  // `max_rest_bytes`: as ReplicatedOptions.
+  Puts(const Cluster* cluster, int64_t max_rest_bytes);
   ~Puts();
 
   absl::StatusOr<PutResult> Put(absl::string_view ns, const Manifest& manifest,
@@ -51,14 +51,15 @@ class Puts {
     absl::Time limit;
   };
 
-  // Ends the puts of `targets` in the background; `arrivals` hears of them.
-  void GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets,
-            client::Arrivals* arrivals);
+  // Ends the puts of `targets`, whose deadline that is, in the background; `arrivals` hears of them.
+  void GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets, client::Arrivals* arrivals,
+            absl::Time deadline);
   void Follow();
   // Those of `rest` that have ended, or whose time is over, taken from it.
   std::vector<Rest> TakeEnded(std::optional<uint64_t> tag);
 
   const Cluster* const cluster_;
+  const int64_t max_rest_bytes_;
   std::atomic<int64_t> rest_bytes_{0};
   const std::shared_ptr<client::Arrivals> ends_ = std::make_shared<client::Arrivals>();
   Mutex mutex_;

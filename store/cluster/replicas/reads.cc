@@ -14,18 +14,18 @@
 namespace kvlink::store::cluster {
 namespace {
 
-bool NobodyReachable(const Nodes& nodes) {
-  return absl::c_all_of(nodes.nodes, [](const auto& node) { return node->breaker().failures() > 0; });
+bool NobodyReachable(const Nodes& nodes, Work work) {
+  return absl::c_all_of(nodes.nodes, [work](const auto& node) { return node->Fails(work); });
 }
 
 // Why nothing at all was answered; OK where that is a miss.
-absl::Status WhyNothing(const Scatter& scatter) {
+absl::Status WhyNothing(const Scatter& scatter, Work work) {
   if (scatter.answered()) return absl::OkStatus();
   if (!scatter.refused().ok()) return scatter.refused();
   const Nodes& nodes = *scatter.nodes();
   const std::string& name = nodes.view->settings.name;
   if (nodes.nodes.empty()) return absl::UnavailableError(absl::StrCat("cluster ", name, " has no members"));
-  if (!NobodyReachable(nodes)) return absl::OkStatus();
+  if (!NobodyReachable(nodes, work)) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrCat("none of the ", nodes.nodes.size(), " nodes of cluster ", name, " can be reached"));
 }
@@ -73,7 +73,7 @@ class ReadsRequest : public Scatter::Request {
   absl::StatusOr<std::vector<Verdict>> Poll() override {
     KVLINK_ASSIGN_OR_RETURN(Leases some, pending_->Wait(absl::InfinitePast()));
     std::vector<Verdict> verdicts;
-    absl::Status no_answer;
+    absl::Status no_answer, refused;
     for (size_t k = 0; k < some.size(); ++k) {
       auto& [i, wanted] = wanted_[k];
       absl::StatusOr<std::unique_ptr<Lease>>& lease = (*leases_)[i];
@@ -89,13 +89,17 @@ class ReadsRequest : public Scatter::Request {
                          : failed                       ? Verdict::kFailed
                                                         : Verdict::kMissed);
       if (failed) no_answer = status;
+      if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status)) refused = status;
       // What the caller can do something about goes before a miss.
       if (!lease.ok() && (absl::IsResourceExhausted(status) || absl::IsDataLoss(status))) lease = status;
     }
+    // That is said of the client, whatever it asks for.
+    if (!refused.ok() && !absl::c_linear_search(verdicts, Verdict::kHad)) return refused;
     const bool silent = absl::c_all_of(verdicts, [](Verdict verdict) { return verdict == Verdict::kFailed; });
     if (silent) return absl::UnavailableError(no_answer.message());
     return verdicts;
   }
+  void Expire() override { pending_->Expire(); }
 
  private:
   const Cluster* const cluster_;
@@ -114,7 +118,7 @@ absl::StatusOr<std::vector<Found>> LookupOfOwners(const Cluster* cluster, absl::
   if (identities.empty()) return found;
   cluster->counters->lookups += static_cast<int64_t>(identities.size());
   const absl::Time deadline = SteadyNow() + cluster->patience;
-  Scatter scatter(cluster, identities, Scatter::Cost::kRequest,
+  Scatter scatter(cluster, identities, Work::kLookup,
                   [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
                       const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
                     KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
@@ -124,9 +128,9 @@ absl::StatusOr<std::vector<Found>> LookupOfOwners(const Cluster* cluster, absl::
                     KVLINK_ASSIGN_OR_RETURN(auto pending, store->AskLookup(ns, some, codec, deadline, notify));
                     return std::make_unique<LookupRequest>(std::move(pending), which, &found);
                   });
-  for (const auto& [node, i] : scatter.resting()) node->Probe(ns, identities[i], codec);
+  for (const auto& [node, i] : scatter.resting()) node->Probe(Work::kLookup, ns, {identities[i], {}}, codec);
   scatter.Run(deadline);
-  KVLINK_RETURN_IF_ERROR(Annotate(WhyNothing(scatter), "lookup"));
+  KVLINK_RETURN_IF_ERROR(Annotate(WhyNothing(scatter, Work::kLookup), "lookup"));
   return found;
 }
 
@@ -143,8 +147,7 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
   }
   if (!refused.ok() || requests.empty()) return leases;
   cluster->counters->reads += static_cast<int64_t>(requests.size());
-  const absl::Time limit = std::min(deadline, SteadyNow() + cluster->patience);
-  Scatter scatter(cluster, identities, Scatter::Cost::kEncoding,
+  Scatter scatter(cluster, identities, Work::kRead,
                   [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
                       const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
                     KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
@@ -155,13 +158,14 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
                       some.push_back(requests[i]);
                       wanted.push_back({i, {std::string(ns), codec, requests[i], buffer}});
                     }
-                    KVLINK_ASSIGN_OR_RETURN(auto pending,
-                                            store->AskReads(BufferFor(buffer, *store), ns, codec, some, limit, notify));
+                    KVLINK_ASSIGN_OR_RETURN(
+                        auto pending, store->AskReads(BufferFor(buffer, *store), ns, codec, some, deadline, notify));
                     return std::make_unique<ReadsRequest>(cluster, node, std::move(pending), std::move(wanted),
                                                           &leases);
                   });
-  scatter.Run(limit);
-  const absl::Status nothing = Annotate(WhyNothing(scatter), "read");
+  for (const auto& [node, i] : scatter.resting()) node->Probe(Work::kRead, ns, requests[i], codec);
+  scatter.Run(deadline);
+  const absl::Status nothing = Annotate(WhyNothing(scatter, Work::kRead), "read");
   if (!nothing.ok()) {
     for (auto& lease : leases) lease = nothing;
   }

@@ -38,7 +38,7 @@ class Replicated : public ReplicatedStore {
         add_catalog_stats_(options.add_catalog_stats),
         nodes_(std::move(source), NodeOptions(options)),
         cluster_{&nodes_, &hedges_, &counters_, options.zone, options.patience},
-        puts_(&cluster_) {}
+        puts_(&cluster_, options.max_rest_bytes) {}
 
   absl::StatusOr<std::vector<Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
                                             Codec codec) override {
@@ -138,7 +138,7 @@ absl::StatusOr<std::shared_ptr<DeviceBuffer>> Replicated::OpenDeviceBuffer(const
   absl::Status why = absl::UnavailableError("the cluster has no members");
   const std::shared_ptr<const struct Nodes> now = nodes_.Now();
   for (size_t i = 0; i < now->nodes.size(); ++i) {
-    if (!now->view->alive(static_cast<uint16_t>(i)) || !now->nodes[i]->breaker().closed()) continue;
+    if (!now->view->alive(static_cast<uint16_t>(i)) || now->nodes[i]->Rests(Work::kLookup)) continue;
     KVLINK_ASSIGN_OR_RETURN(const auto store, now->nodes[i]->Store());
     auto opened = store->OpenDeviceBuffer(region);
     if (opened.ok()) {

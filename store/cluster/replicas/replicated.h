@@ -6,10 +6,12 @@
 //     else answered.
 //   - Of a document that many want, reads are spread over its owners. A lease goes on at the next owner, under the same
 //     etag, where the first stops in the middle; it fails when the last has.
-//   - A node that has failed several times in a row rests, and nobody waits for it meanwhile. It is tried by requests
-//     that are sent to others as well.
+//   - A node that has failed several times in a row rests, and nobody waits for it meanwhile: with everything if it
+//     answers no lookups, else with reads or puts alone, whose disk may hang. It is tried by requests of that kind that
+//     are sent to others as well.
 //   - Put is sent to all owners under the next placement at once, and acknowledged when as many copies are durable as
-//     the cluster asks for (ClusterSettings::acknowledged). The others go on for at most 30 s, and are counted as
+//     the cluster asks for (ClusterSettings::acknowledged). The others go on for at most 30 s: in the background, or
+//     where that would take too much memory, while the caller waits and they take its bytes. They are counted as
 //     lacking where they fail: their owners repair that. UNAVAILABLE, naming the nodes: too few owners can be written
 //     to; copies that were written stay. Where owners answer that they have another etag, that counts as a copy of the
 //     encoding, and the greatest etag of all answers is the result's (kOtherThere unless it is the put's own): it is
@@ -50,8 +52,10 @@ struct ReplicatedOptions {
   client::RemoteOptions node;
   client::ResourceOptions resources;  // for all nodes together
   std::string zone;                   // of this process: owners in it are asked before others
-  // How long lookups and reads wait for owners that do not answer, when nobody else is left to ask.
+  // How long lookups and reads wait for owners that give no sign, when nobody else is left to ask.
   absl::Duration patience = absl::Seconds(3);
+  // Copies of what is put, so that it can go on after its acknowledgement: so many bytes at a time, at most.
+  int64_t max_rest_bytes = int64_t{256} << 20;
   // Adds to Stats what the catalog counts: documents, and its clock. May be empty.
   std::function<absl::Status(StoreStats* stats)> add_catalog_stats;
 };
@@ -78,7 +82,7 @@ struct ReplicatedCounters {
 struct NodeReport {
   Member member;
   MemberStatus status;
-  bool resting = false;  // its breaker is not closed
+  bool resting = false;  // it has failed several times in a row, in work of some kind
   absl::StatusOr<StoreStats> stats;
 };
 

@@ -20,10 +20,10 @@ std::minstd_rand& Random() {
 
 }  // namespace
 
-Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Cost cost, Ask ask)
+Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Work work, Ask ask)
     : cluster_(cluster),
       identities_(identities),
-      cost_(cost),
+      work_(work),
       ask_(std::move(ask)),
       nodes_(cluster->nodes->Now()),
       items_(identities.size()) {
@@ -33,14 +33,18 @@ Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, 
 }
 
 Scatter::~Scatter() {
-  for (const Sent& sent : sent_) sent.node->under_way() -= static_cast<int>(sent.which.size());
+  for (const Sent& sent : sent_) {
+    sent.node->under_way() -= static_cast<int>(sent.which.size());
+    // Of the others it is known that they were slow.
+    if (!sent.left_behind || sent.hedged) sent.node->GivenUp(work_, SteadyNow() - sent.at);
+  }
 }
 
 void Scatter::ChooseOrders(absl::Span<const size_t> which) {
   // One look at each node: what changes while orders are chosen is this call's own doing.
   std::vector<std::optional<Condition>> conditions(nodes_->nodes.size());
   const auto condition = [&](uint16_t member) {
-    if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition();
+    if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition(work_);
     return *conditions[member];
   };
   std::vector<Owners> orders;
@@ -49,7 +53,8 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
     int* const equal = &equals[orders.size()];
     orders.push_back(OrderOfOwners(*nodes_->view, identities_[i], cluster_->zone, condition, &Random(), equal));
   }
-  if (cost_ == Cost::kRequest) AskFewNodes(&orders, equals, condition, &Random());
+  // A lookup costs a node by the request, a read by what is asked in it.
+  if (work_ == Work::kLookup) AskFewNodes(&orders, equals, condition, &Random());
   for (size_t k = 0; k < which.size(); ++k) {
     const size_t i = which[k];
     Item& item = items_[i];
@@ -62,9 +67,12 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
         const auto known = absl::c_find_if(resting_, [&](const auto& one) { return one.first == node; });
         if (known == resting_.end()) resting_.emplace_back(node, i);
         // Only where there is nobody else, and as a probe.
-        const bool probed = absl::c_linear_search(probed_, node.get());
-        if (any || (!probed && !node->breaker().TryProbe(SteadyNow()))) continue;
-        if (!probed) probed_.push_back(node.get());
+        if (any) continue;
+        if (!absl::c_any_of(probed_, [&](const auto& one) { return one.first == node; })) {
+          Breaker::Probe probe = node->TryProbe(work_);
+          if (probe == nullptr) continue;
+          probed_.emplace_back(node, std::move(probe));
+        }
       }
       any = true;
       item.order.push_back(node);
@@ -103,7 +111,7 @@ void Scatter::Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t>
   auto request = ask_(node, which, {arrivals_, sent.tag});
   cluster_->hedges->Asked(1);
   if (!request.ok()) {  // nothing was sent
-    if (absl::IsUnavailable(request.status())) node->Failed();
+    if (absl::IsUnavailable(request.status())) node->Failed(work_);
     return Refuse(request.status());
   }
   sent.node = node;
@@ -121,10 +129,9 @@ void Scatter::Take(Sent* sent) {
   const auto verdicts = sent->request->Poll();
   if (absl::IsDeadlineExceeded(verdicts.status())) return;
   sent->node->under_way() -= static_cast<int>(sent->which.size());
-  // A failure that was counted when it was left behind is not counted again.
-  if (verdicts.ok() || !sent->left_behind || sent->hedged) {
-    sent->node->Ended(verdicts.status(), SteadyNow() - sent->at);
-  }
+  const bool had = verdicts.ok() && absl::c_linear_search(*verdicts, Verdict::kHad);
+  const absl::Status status = verdicts.ok() && !had ? absl::NotFoundError("") : verdicts.status();
+  if (verdicts.ok() || Counts(*sent)) sent->node->Ended(work_, status, SteadyNow() - sent->at);
   answered_ = answered_ || verdicts.ok();
   Refuse(verdicts.status());
   for (size_t k = 0; k < sent->which.size(); ++k) {
@@ -141,6 +148,11 @@ void Scatter::Take(Sent* sent) {
     item.had = item.had || (*verdicts)[k] == Verdict::kHad;
   }
   sent_.remove_if([sent](const Sent& one) { return &one == sent; });
+}
+
+bool Scatter::Counts(const Sent& sent) const {
+  // When it was left behind it was counted; and that the call's time is over is not the node's doing.
+  return (!sent.left_behind || sent.hedged) && (!over_ || SteadyNow() >= sent.signed_at + kNoProgress);
 }
 
 void Scatter::Refuse(const absl::Status& status) {
@@ -162,13 +174,13 @@ absl::Time Scatter::CheckProgress(absl::Time now) {
     const int64_t progress = sent.node->Progress();
     if (progress != sent.progress) {
       sent.progress = progress;
-      sent.signed_at = now;
+      sent.signed_at = signed_at_ = now;
     }
-    const absl::Time stuck = sent.signed_at + kNoProgress, slow = sent.at + sent.node->latency().HedgeAfter();
+    const absl::Time stuck = sent.signed_at + kNoProgress, slow = sent.at + sent.node->HedgeAfter(work_);
     const bool others = absl::c_any_of(sent.which, [&](size_t i) { return !items_[i].order.empty(); });
     if (now >= stuck) {
       ++cluster_->counters->stuck;
-      sent.node->Failed();
+      sent.node->Failed(work_, now - sent.at);
       LeaveBehind(&sent);
       next = now;
     } else if (now >= slow && others && cluster_->hedges->TryTake()) {
@@ -209,6 +221,7 @@ absl::Time Scatter::Patience(absl::Time begun, absl::Time deadline) const {
 
 void Scatter::Run(absl::Time deadline) {
   const absl::Time begun = SteadyNow();
+  signed_at_ = begun;
   for (;;) {
     const bool awaited = absl::c_any_of(items_, [](const Item& item) { return !item.had && item.awaited > 0; });
     if (!awaited && SendRound()) continue;
@@ -216,15 +229,20 @@ void Scatter::Run(absl::Time deadline) {
       if (!LookAgain(deadline)) return;
       continue;
     }
-    const absl::Time now = SteadyNow(), until = Patience(begun, deadline);
+    const absl::Time now = SteadyNow(), look = CheckProgress(now);
+    const absl::Time until = std::min(Patience(begun, deadline), signed_at_ + cluster_->patience);
     if (now >= until) break;
-    if (const auto tag = arrivals_->Next(std::min(CheckProgress(now), until)); tag.has_value()) {
+    if (const auto tag = arrivals_->Next(std::min(look, until)); tag.has_value()) {
+      signed_at_ = SteadyNow();
       const auto sent = absl::c_find_if(sent_, [&](const Sent& one) { return one.tag == *tag; });
       if (sent != sent_.end()) Take(&*sent);
     }
   }
-  // Of a request whose time is over, a part may have been answered.
-  for (auto it = sent_.begin(); it != sent_.end();) Take(&*it++);
+  over_ = true;
+  for (auto it = sent_.begin(); it != sent_.end();) {
+    it->request->Expire();
+    Take(&*it++);
+  }
 }
 
 }  // namespace kvlink::store::cluster

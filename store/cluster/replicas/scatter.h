@@ -4,7 +4,7 @@
 // A node that gives no sign for kNoProgress is left behind: what it was asked for goes to the next owners, and its
 // answer counts if it still comes. It is left behind earlier where it is slower than nearly always, and the budget of
 // hedges allows it. Where an owner has said that it does not have the encoding, those left behind are waited for until
-// the call has taken kMissPatience; where none has said anything, until the call's deadline.
+// the call has taken kMissPatience; where none has said anything, until nobody has given a sign for Cluster::patience.
 //
 // Thread-safety: one thread. Lifetime: what Cluster points to outlives it.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
@@ -36,7 +36,7 @@ struct Cluster {
   HedgeBudget* hedges;
   Counters* counters;
   std::string zone;
-  absl::Duration patience;  // how long a call waits for nodes when nobody else is left to ask
+  absl::Duration patience;  // how long a call waits for a sign of nodes when nobody else is left to ask
 };
 
 // What became of one encoding at one node.
@@ -56,6 +56,8 @@ class Scatter {
     // The end of it, for each encoding that was asked for; DEADLINE_EXCEEDED before it. Never waits. Other statuses:
     // no answer came.
     virtual absl::StatusOr<std::vector<Verdict>> Poll() = 0;
+    // Its time is over. What has been answered of it is what Poll gives then, if anything.
+    virtual void Expire() {}
     // Afterwards: the greatest epoch of those that a node named which does not own something.
     uint64_t moved_epoch() const { return moved_epoch_; }
 
@@ -69,10 +71,8 @@ class Scatter {
   using Ask = std::function<absl::StatusOr<std::unique_ptr<Request>>(
       const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which, const client::Notify& notify)>;
 
-  // What a request costs: by itself, or by what is asked in it.
-  enum class Cost : uint8_t { kRequest, kEncoding };
-
-  Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Cost cost, Ask ask);
+  // `work`: kLookup or kRead.
+  Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Work work, Ask ask);
   ~Scatter();
 
   // Until each is had, or nobody is left to ask; at most until `deadline`, which is that of the requests, too.
@@ -111,6 +111,8 @@ class Scatter {
   void Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t> which);
   // Takes what has come of a request, if it has.
   void Take(Sent* sent);
+  // Whether it says that the node failed, and was not counted as such before.
+  bool Counts(const Sent& sent) const;
   void Refuse(const absl::Status& status);
   void LeaveBehind(Sent* sent);
   // Leaves those behind that are stuck or slow; returns when to look again: now, if any was.
@@ -123,17 +125,19 @@ class Scatter {
 
   const Cluster* const cluster_;
   const absl::Span<const Identity> identities_;
-  const Cost cost_;
+  const Work work_;
   const Ask ask_;
   std::shared_ptr<const Nodes> nodes_;
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
   std::vector<Item> items_;
   std::list<Sent> sent_;  // on their way
   uint64_t next_tag_ = 1;
-  bool answered_ = false, looked_again_ = false;
+  absl::Time signed_at_;  // when any node last gave a sign
+  bool answered_ = false, looked_again_ = false, over_ = false;
   absl::Status refused_;
   std::vector<std::pair<std::shared_ptr<ClusterNode>, size_t>> resting_;
-  std::vector<const ClusterNode*> probed_;  // that rest, and are asked by this call all the same
+  // That rest, and are asked by this call all the same.
+  std::vector<std::pair<std::shared_ptr<ClusterNode>, Breaker::Probe>> probed_;
 };
 
 }  // namespace kvlink::store::cluster

@@ -36,6 +36,8 @@ TEST(Breaker, HasOneTransitionForEachStateAndEvent) {
       {{S::kOpen, E::kTooOften}, S::kOpen},       {{S::kOpen, E::kProbed}, S::kHalfOpen},
       {{S::kHalfOpen, E::kAnswered}, S::kClosed}, {{S::kHalfOpen, E::kFailed}, S::kOpen},
       {{S::kHalfOpen, E::kTooOften}, S::kOpen},   {{S::kHalfOpen, E::kProbed}, S::kHalfOpen},
+      {{S::kClosed, E::kUntold}, S::kClosed},     {{S::kOpen, E::kUntold}, S::kOpen},
+      {{S::kHalfOpen, E::kUntold}, S::kOpen},
   };
   for (const auto& [from, to] : expected) EXPECT_EQ(Next(from.first, from.second), to);
 }
@@ -46,7 +48,7 @@ TEST(Breaker, OpensAfterFailuresInARowOnly) {
   for (int round = 0; round < 5; ++round) {
     for (int i = 1; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
     EXPECT_TRUE(breaker.closed());
-    EXPECT_FALSE(breaker.TryProbe(now + Breaker::kMaxRest)) << "it takes requests";
+    EXPECT_EQ(breaker.TryProbe(now + Breaker::kMaxRest), nullptr) << "it takes requests";
     breaker.Answered();
     EXPECT_EQ(breaker.failures(), 0);
   }
@@ -59,26 +61,32 @@ TEST(Breaker, GivesOneProbeForEachRestAndRestsLonger) {
   EXPECT_EQ(breaker.state(), BreakerState::kOpen);
   absl::Duration before;
   for (int rest = 0; rest < 12; ++rest) {
-    EXPECT_FALSE(breaker.TryProbe(now));
+    EXPECT_EQ(breaker.TryProbe(now), nullptr);
     const absl::Time began = now;
-    while (!breaker.TryProbe(now)) now += absl::Milliseconds(10);
+    Breaker::Probe probe;
+    while ((probe = breaker.TryProbe(now)) == nullptr) now += absl::Milliseconds(10);
     EXPECT_EQ(breaker.state(), BreakerState::kHalfOpen);
-    EXPECT_FALSE(breaker.TryProbe(now)) << "one at a time";
+    EXPECT_EQ(breaker.TryProbe(now), nullptr) << "one at a time";
     const absl::Duration rested = now - began;
     EXPECT_GE(rested, before / 2) << "a half of it may be left to chance";
     EXPECT_LE(rested, Breaker::kMaxRest + absl::Milliseconds(10));
     before = rested;
     breaker.Failed(now);
     EXPECT_EQ(breaker.state(), BreakerState::kOpen);
+    probe = nullptr;
+    EXPECT_EQ(breaker.TryProbe(now), nullptr) << "it was told, and rests again";
   }
   EXPECT_GE(before, Breaker::kMaxRest / 2);
-  while (!breaker.TryProbe(now)) now += absl::Milliseconds(10);
-  // Nothing is heard of that probe: the next one comes all the same.
-  EXPECT_TRUE(breaker.TryProbe(now + Breaker::kMaxRest));
-  breaker.Answered();
+  while (breaker.TryProbe(now) == nullptr) now += absl::Milliseconds(10);
+  EXPECT_EQ(breaker.state(), BreakerState::kOpen) << "nothing was learnt";
+  {
+    const Breaker::Probe next = breaker.TryProbe(now);
+    EXPECT_NE(next, nullptr) << "by whoever is next";
+    breaker.Answered();
+  }
   EXPECT_TRUE(breaker.closed());
   for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
-  EXPECT_TRUE(breaker.TryProbe(now + Breaker::kFirstRest)) << "rests begin anew";
+  EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests begin anew";
 }
 
 TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
