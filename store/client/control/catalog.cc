@@ -202,6 +202,8 @@ absl::StatusOr<StoreStats> Catalog::Stats() {
   stats.double_claims = ValueOf(response, "double_claims");
   stats.leases = ValueOf(response, "leases");
   stats.clock_us = static_cast<uint64_t>(ValueOf(response, "clock_us"));
+  stats.etcd_unreachable_s = ValueOf(response, "cluster_etcd_unreachable_s");
+  stats.database_unreachable_s = ValueOf(response, "cluster_database_unreachable_s");
   const auto io = response.texts().find("io");
   if (io != response.texts().end()) stats.io = io->second;
   return stats;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -97,6 +98,11 @@ bool Peers::Rest(const NodeId& node, absl::StatusCode code, std::shared_ptr<Repa
   state.rest = std::clamp(2 * state.rest, rest_, kMaxRest);
   state.not_before = SteadyNow() + state.rest;
   return news;
+}
+
+int64_t Peers::failing() const {
+  MutexLock lock(&mutex_);
+  return absl::c_count_if(states_, [](const auto& state) { return state.second.failed != absl::StatusCode::kOk; });
 }
 
 bool Peers::Rests(const NodeId& node) const {

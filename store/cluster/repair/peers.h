@@ -58,6 +58,8 @@ class Peers {
   // It did not, for this reason: it is opened anew, after a rest. Of one that has not heard of the epoch yet
   // (MovedStatus) nothing changes.
   void Failed(const NodeId& node, const std::string& address, const absl::Status& why);
+  // The number of peers whose latest request failed.
+  int64_t failing() const;
   // Whether it rests.
   bool Rests(const NodeId& node) const;
   // There is news of the members: forgets who is not among them, and nobody rests any more.
