@@ -146,7 +146,7 @@ class EngineImpl final : public Engine {
   absl::StatusOr<NamespaceSettings> PutNamespace(absl::string_view ns, const NamespaceChange& change) override;
   absl::StatusOr<NamespaceDeleted> DeleteNamespace(absl::string_view ns) override;
   std::map<std::string, NamespaceSettings> NamespaceSettingsAll() override;
-  std::string id() const override;
+  NodeId id() const override { return directory_->identity()->uuid; }
   uint64_t incarnation() const override { return incarnation_; }
   uint64_t Now() override;
   int generations_descriptor() const override { return tier_->generations().descriptor(); }

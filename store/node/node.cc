@@ -205,7 +205,7 @@ absl::Status Node::Open(NodeOptions* options) {
   std::string data;
   for (const std::string& address : addresses_.data) absl::StrAppend(&data, data.empty() ? "" : " ", address);
   serving_ = true;
-  service->core.log.Info("serving", {{"node_id", absl::BytesToHexString(service->core.node_id)},
+  service->core.log.Info("serving", {{"node_id", absl::BytesToHexString(BytesOf(service->core.node_id))},
                                      {"incarnation", static_cast<int64_t>(service->core.incarnation)},
                                      {"directory", options->directory},
                                      {"control", addresses_.control},

@@ -26,7 +26,7 @@ namespace {
 constexpr int kMaxAnswer = 64 << 20;  // all manifests of an identity come in one answer
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
 constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
-constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
+constexpr size_t kTokenBytes = 16;
 // Interval between attempts to connect to an unreachable node, which cost next to nothing; how long an attempt may
 // take; and how long a call waits for the attempt in progress.
 constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 200, kConnectMs = 1000;
@@ -192,13 +192,13 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
   const auto protocol = CommonProtocol(kProtocols, {response.protocol_min(), response.protocol_max()});
   if (!protocol.ok()) return Annotate(protocol.status(), address_);
-  if (response.token().size() != kTokenBytes || response.node_id().size() != kNodeIdBytes ||
-      response.incarnation() == 0) {
+  const std::optional<NodeId> node_id = ToNodeId(response.node_id());
+  if (response.token().size() != kTokenBytes || !node_id.has_value() || response.incarnation() == 0) {
     return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node does"));
   }
   OpenedSession session;
   session.token = response.token();
-  session.node_id = response.node_id();
+  session.node_id = *node_id;
   session.incarnation = response.incarnation();
   session.protocol = *protocol;
   session.data.assign(response.data().begin(), response.data().end());
@@ -229,7 +229,8 @@ absl::Status Control::Renew(uint64_t number, absl::Time deadline) {
 absl::Status Control::Renewed(const OpenedSession& session, absl::Time asked, const grpc::Status& status,
                               const v1::Session& response, const grpc::ClientContext& context) {
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
-      (status.ok() && (response.node_id() != session.node_id || response.incarnation() != session.incarnation))) {
+      (status.ok() &&
+       (ToNodeId(response.node_id()) != session.node_id || response.incarnation() != session.incarnation))) {
     Ended(session.number);
     return absl::UnauthenticatedError(absl::StrCat("the session at ", address_, " has ended"));
   }

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "proto/node_id.h"
 #include "proto/store.grpc.pb.h"
 #include "store/client/control/counters.h"
 #include "store/client/control/options.h"
@@ -32,7 +33,7 @@ namespace kvlink::store::client {
 struct OpenedSession {
   uint64_t number = 0;  // counts this client's sessions: 1, 2, ...
   std::string token;
-  std::string node_id;  // 16 bytes
+  NodeId node_id = {};
   uint64_t incarnation = 0;
   uint32_t protocol = 0;          // agreed on by this build and the node
   std::vector<std::string> data;  // addresses as the node names them: "ucx://host:port"

@@ -53,13 +53,6 @@ node::LogSink Shared(node::LogSink sink) {
   };
 }
 
-NodeId IdOf(const engine::Engine& engine) {
-  const std::string bytes = engine.id();
-  NodeId id = {};
-  std::copy_n(bytes.begin(), std::min(bytes.size(), id.size()), id.begin());
-  return id;
-}
-
 uint32_t DefaultWeight(int64_t capacity_bytes) {
   return static_cast<uint32_t>(std::clamp<int64_t>(capacity_bytes >> 30, 1, kMaxWeight));
 }
@@ -144,7 +137,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
     KVLINK_RETURN_IF_ERROR(CheckUnbound(directory, settings, node_->engine()));
     KVLINK_RETURN_IF_ERROR(WriteBinding(directory, {settings.id, settings.name}));
   }
-  id_ = IdOf(*node_->engine());
+  id_ = node_->engine()->id();
   ownership_->SetNode(id_);
   const engine::Engine::Statistics statistics = node_->engine()->Stats();
   const int64_t documents = std::accumulate(statistics.documents.begin(), statistics.documents.end(), int64_t{0},

@@ -201,7 +201,7 @@ std::map<std::string, std::string> NodeFigures::Texts(const engine::Engine::Stat
   return {{"io", statistics.io},
           {"version", service_->core.whereabouts.version},
           {"state", service_->core.draining.begun() ? "draining" : "serving"},
-          {"node_id", absl::BytesToHexString({service_->core.node_id.data(), service_->core.node_id.size()})},
+          {"node_id", absl::BytesToHexString(BytesOf(service_->core.node_id))},
           {"incarnation", absl::StrCat(service_->core.incarnation)},
           {"data", data},
           {"local_socket", service_->core.whereabouts.local_socket}};
