@@ -42,9 +42,10 @@ OpenPeer RemotePeers(client::RemoteOptions options) {
                                                     .sending_bytes = options.sending_bytes,
                                                     .idle_memory = options.idle_memory});
   }
-  return [options](const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
+  return [options](const NodeId& node, const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
     client::RemoteOptions of = options;
     of.address = address;
+    of.node_id = node;
     KVLINK_ASSIGN_OR_RETURN(auto store, client::OpenRemote(of));
     return std::make_shared<RemotePeer>(std::move(store));
   };
@@ -57,7 +58,7 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
     if (SteadyNow() < state.not_before) return absl::UnavailableError("the peer rests after an error");
     if (state.peer != nullptr && state.address == address) return state.peer;
   }
-  auto opened = open_(address);
+  auto opened = open_(node, address);
   if (!opened.ok()) {
     Failed(node, address, opened.status());
     return opened.status();

@@ -38,8 +38,10 @@ class RepairPeer {
 };
 
 // Errors as client::OpenRemote.
-using OpenPeer = std::function<absl::StatusOr<std::shared_ptr<RepairPeer>>(const std::string& address)>;
-// Over the network. `options`: of each but for its address; the key has the right `repair` over all namespaces.
+using OpenPeer =
+    std::function<absl::StatusOr<std::shared_ptr<RepairPeer>>(const NodeId& node, const std::string& address)>;
+// Over the network. `options`: of each but for its address and node id; the key has the right `repair` over all
+// namespaces.
 OpenPeer RemotePeers(client::RemoteOptions options);
 
 class Peers {

@@ -45,8 +45,8 @@
 namespace kvlink::store::cluster {
 
 struct ReplicatedOptions {
-  // Of the store over each node: key, TLS, carrier, name, times. Address, placement, resources and patience are this
-  // store's to say.
+  // Of the store over each node: key, TLS, carrier, name, times. Address, node id, placement, resources and patience are
+  // this store's to say.
   client::RemoteOptions node;
   client::ResourceOptions resources;  // for all nodes together
   std::string zone;                   // of this process: owners in it are asked before others
