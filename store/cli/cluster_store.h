@@ -17,15 +17,16 @@ namespace kvlink::cli {
 
 struct ClusterStore {
   std::shared_ptr<store::cluster::Membership> membership;
+  std::shared_ptr<store::database::DatabaseCatalog> catalog;
   std::unique_ptr<store::cluster::ReplicatedStore> store;  // goes before the membership
 };
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
-// Until every member has removed what was deleted before the call. REQUIRES: as OpenClusterStore. DEADLINE_EXCEEDED,
-// naming those that have not; errors of OpenClusterStore and DatabaseCatalog.
-absl::Status AwaitRemoved(const StoreFlags& flags, absl::Time deadline);
+// Waits until every member has removed what was deleted before the call. DEADLINE_EXCEEDED, naming those that have not;
+// errors of DatabaseCatalog.
+absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline);
 
 // The database of a cluster, with our tables in it; waits until `deadline` for one that is not there yet. Errors of
 // DatabaseCatalog::Open and Prepare, naming the cluster.

@@ -45,14 +45,14 @@
 namespace kvlink::store::cluster {
 
 struct ReplicatedOptions {
-  // Of the store over each node: key, TLS, carrier, name, times. Address, node id, placement, resources and patience are
-  // this store's to say.
+  // Of the store over each node: key, TLS, carrier, name, times. Address, node id, placement, resources and patience
+  // are this store's to say.
   client::RemoteOptions node;
   client::ResourceOptions resources;  // for all nodes together
   std::string zone;                   // of this process: owners in it are asked before others
   // How long lookups and reads wait for owners that do not answer, when nobody else is left to ask.
   absl::Duration patience = absl::Seconds(3);
-  // Adds to Stats what the catalog counts: documents, and its clock. May be empty.
+  // Adds to Stats what the catalog counts: documents. May be empty.
   std::function<absl::Status(StoreStats* stats)> add_catalog_stats;
 };
 
