@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/store/client/device_region.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"
@@ -77,6 +78,7 @@ class ReplicatedTest : public ::testing::Test {
     }
     return holders;
   }
+  std::unique_ptr<TestRegion> region_;  // outlives the store
   std::unique_ptr<ClusterPlace> place_;
 };
 
@@ -94,6 +96,27 @@ TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
   }
   EXPECT_EQ(store()->Counters().lacking, 0);
   EXPECT_EQ(store()->Counters().next_owners, 0) << "the first owner had all of it";
+}
+
+// A client has no connection to most nodes yet when it reads of them first.
+TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
+  Open({.client = [](store::cluster::ReplicatedOptions* client) { ReachDevices(&client->node); }});
+  const auto documents = Documents(12);
+  PutAll(documents);
+  place_->OpenStore();
+  region_ = std::make_unique<TestRegion>(int64_t{8} << 20);
+  const auto buffer = store()->OpenDeviceBuffer(region_->Describe());
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  std::vector<store::ReadRequest> requests;
+  for (const Synthetic& one : documents) requests.push_back({one.manifest.identity, one.manifest.etag});
+  const auto leases = store()->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Soon());
+  for (size_t i = 0; i < documents.size(); ++i) {
+    ASSERT_TRUE(leases[i].ok()) << leases[i].status();
+    ASSERT_TRUE((*leases[i])->WaitLayer(0, Soon()).ok());
+    EXPECT_TRUE((*leases[i])->on_device()) << i;
+    EXPECT_TRUE(region_->Holds((*leases[i])->layer(0))) << i;
+  }
+  for (const auto& node : store()->NodeCounters()) EXPECT_EQ(node.sessions, 1) << "it was opened by this";
 }
 
 TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
