@@ -26,7 +26,6 @@ namespace {
 using cluster::MemberNode;
 using store::database::DatabaseCatalog;
 using ::testing::IsSupersetOf;
-using ::testing::Pair;
 using Values = std::map<std::string, int64_t>;
 
 class FiguresTest : public ClusterTest {
