@@ -42,8 +42,8 @@ struct StoreStats {
   int64_t integrity_failures = 0;
   int64_t double_claims = 0;  // encodings dropped at open because two claimed the same block
   int64_t leases = 0;
-  // The store's clock, in microseconds since 1970: earlier writes have smaller times, later writes larger ones.
-  uint64_t clock_us = 0;
+  // For a member of a cluster, in seconds: how long etcd, and the cluster's database, have not answered it; 0: they do.
+  int64_t etcd_unreachable_s = 0, database_unreachable_s = 0;
   std::string io;  // "io_uring, O_DIRECT", or the fallback in use and why
 };
 

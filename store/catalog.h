@@ -61,10 +61,10 @@ class DocumentCatalog {
   // the greater serialised one wins, so that replicas agree.) Documents take effect in order: if two have the same id,
   // the second is applied on top of the first.
   //
-  // An entry with generation 0 replaces whatever is stored: it gets the greater of the store's clock
-  // (StoreStats::clock_us) and the stored generation + 1. If the stored document already has the same contents, it is
-  // kept with its generation. A client that loses an answer puts such an entry again, over whatever other clients have
-  // put meanwhile, so clients that share documents must assign generations themselves.
+  // An entry with generation 0 replaces whatever is stored: it gets the greater of the store's clock (Clock) and the
+  // stored generation + 1. If the stored document already has the same contents, it is kept with its generation. A
+  // client that loses an answer puts such an entry again, over whatever other clients have put meanwhile, so clients
+  // that share documents must assign generations themselves.
   virtual absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(
       absl::string_view ns, absl::Span<const DocumentPut> documents) = 0;
   // Returns one answer per id, in order. NOT_FOUND: no such document, or it was deleted. DATA_LOSS: the entry is
@@ -83,6 +83,9 @@ class DocumentCatalog {
   // administrator rights. Work left incomplete by an error is in a consistent state; call again to continue. OK if the
   // namespace does not exist.
   virtual absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) = 0;
+  // The store's clock, in microseconds since 1970: earlier writes have smaller times, later writes larger ones. Cheap,
+  // unlike StoreAdmin::Stats, which counts documents.
+  virtual absl::StatusOr<uint64_t> Clock() = 0;
 
   // Deletes the documents whose id begins with `prefix` (empty: all), each at the greater of its own generation and
   // `generation`. Returns the number deleted; documents replaced meanwhile at a higher generation stay.

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
+#include "proto/node_id.h"
 #include "store/client/remote.h"
 #include "store/cluster/replicas/replicated.h"
 #include "store/cluster/view.h"
@@ -43,17 +45,18 @@ Identity IdentityOf(uint64_t number) {
   return identity;
 }
 
+using Addresses = std::map<NodeId, std::string>;
+
 class FixedView : public store::cluster::ViewSource {
  public:
-  explicit FixedView(const std::vector<std::string>& addresses) {
+  explicit FixedView(const Addresses& addresses) {
     auto view = std::make_shared<View>();
     view->settings.name = "bench";
     view->settings.copies = view->settings.acknowledged = static_cast<int>(std::min<size_t>(2, addresses.size()));
     std::vector<store::cluster::Member> members;
-    for (size_t i = 0; i < addresses.size(); ++i) {
-      members.push_back({});
-      members.back().node_id[0] = static_cast<uint8_t>(i);
-      view->status.push_back({addresses[i], "bench", 1});
+    for (const auto& [id, address] : addresses) {
+      members.push_back({id});
+      view->status.push_back({address, "bench", 1});
     }
     view->placement = Must(store::cluster::Placement::Compute(1, view->settings.copies, std::move(members)));
     view_ = std::move(view);
@@ -67,16 +70,18 @@ class FixedView : public store::cluster::ViewSource {
   std::shared_ptr<const View> view_;
 };
 
-std::unique_ptr<store::cluster::ReplicatedStore> OpenCluster(const std::vector<std::string>& addresses,
-                                                             absl::string_view carrier) {
+std::unique_ptr<store::cluster::ReplicatedStore> OpenCluster(const Addresses& addresses, absl::string_view carrier) {
   store::cluster::ReplicatedOptions options;
   options.node.name = "bench";
   options.node.carrier = Must(store::client::ParseCarrier(carrier));
   return Must(store::cluster::OpenReplicated(std::make_shared<FixedView>(addresses), nullptr, options));
 }
 
-std::unique_ptr<store::client::RemoteStore> OpenAlone(const std::string& address, absl::string_view carrier) {
+std::unique_ptr<store::client::RemoteStore> OpenAlone(
+    const std::string& address, absl::string_view carrier,
+    const std::shared_ptr<store::client::ClientResources>& resources = nullptr) {
   store::client::RemoteOptions options;
+  options.resources = resources;
   options.address = address;
   options.name = "bench";
   options.carrier = Must(store::client::ParseCarrier(carrier));
@@ -95,14 +100,14 @@ class Machines {
       options.data_address = "127.0.0.1:0";
       options.log = [](absl::string_view) {};
       nodes_.push_back(Must(store::node::Node::Start(std::move(options))));
-      addresses_.push_back(nodes_.back()->addresses().control);
+      addresses_[nodes_.back()->engine()->id()] = nodes_.back()->addresses().control;
     }
   }
-  const std::vector<std::string>& addresses() const { return addresses_; }
+  const Addresses& addresses() const { return addresses_; }
 
  private:
   std::vector<std::unique_ptr<store::node::Node>> nodes_;
-  std::vector<std::string> addresses_;
+  Addresses addresses_;
 };
 
 struct Corpus {
@@ -176,20 +181,18 @@ int64_t OwnStatus(absl::string_view name) {
   return 0;
 }
 
-// The client whose memory and threads are measured: prints both as numbers once it is connected to every member.
+// The client whose memory and threads are measured: prints both as numbers once it is connected to every member. There
+// are fewer nodes than members, so it opens the per-node stores of a cluster's client directly.
 int RunClient(const std::string& addresses, int64_t members) {
   const std::vector<std::string> real = absl::StrSplit(addresses, ',');
-  std::vector<std::string> all;
-  for (int64_t i = 0; i < members; ++i) all.push_back(real[i % real.size()]);
-  const auto store = OpenCluster(all, "ucx");
-  std::vector<Identity> identities;
-  for (int i = 0; i < 4000; ++i) identities.push_back(IdentityOf(1000 + i));
-  for (int i = 0; i < 20; ++i) {
-    Must(store->Lookup("bench", identities, Codec::kRawBf16));
-    if (static_cast<int64_t>(store->NodeCounters().size()) == members) break;
+  const auto resources = store::client::NewClientResources({});
+  std::vector<std::unique_ptr<store::client::RemoteStore>> stores;
+  for (int64_t i = 0; i < members; ++i) {
+    stores.push_back(OpenAlone(real[i % real.size()], "ucx", resources));
+    Must(stores.back()->Lookup("bench", {IdentityOf(0)}, Codec::kRawBf16));
   }
   int64_t sessions = 0;
-  for (const auto& node : store->NodeCounters()) sessions += node.sessions > 0;
+  for (const auto& node : stores) sessions += node->Counters().sessions > 0;
   std::printf("%lld %lld %lld\n", static_cast<long long>(sessions), static_cast<long long>(OwnStatus("Threads")),
               static_cast<long long>(OwnStatus("VmRSS") << 10));
   std::fflush(stdout);
@@ -199,12 +202,13 @@ int RunClient(const std::string& addresses, int64_t members) {
 struct Footprint {
   int64_t sessions = 0, threads = 0, bytes = 0;
 };
-Footprint MeasureClient(const std::vector<std::string>& addresses, int members) {
+Footprint MeasureClient(const Addresses& addresses, int members) {
   std::vector<char> path(4096);
   const ssize_t length = readlink("/proc/self/exe", path.data(), path.size());
   if (length <= 0) Die("it cannot find itself");
+  const auto second = [](std::string* out, const auto& node) { out->append(node.second); };
   const std::string command = absl::StrCat(std::string(path.data(), length), " --client ",
-                                           absl::StrJoin(addresses, ","), " --members ", members);
+                                           absl::StrJoin(addresses, ",", second), " --members ", members);
   std::FILE* const pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) Die("it cannot start a client");
   long long sessions = 0, threads = 0, bytes = 0;
@@ -235,7 +239,7 @@ int Main(int argc, char** argv) {
     clusters.push_back(OpenCluster(machines.back()->addresses(), "ucx"));
     corpus.StoreIn(clusters.back().get());
   }
-  const auto alone = OpenAlone(machines[0]->addresses()[0], "ucx");
+  const auto alone = OpenAlone(machines[0]->addresses().begin()->second, "ucx");
   const auto measure = [&](const std::function<void(store::Store*)>& run, int calls) {
     std::vector<std::function<void()>> alternatives = {[&] { run(alone.get()); }};
     for (const auto& cluster : clusters) alternatives.push_back([&run, store = cluster.get()] { run(store); });

@@ -108,6 +108,7 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
                     Value(status, "writes_waiting"), " and ", Value(status, "writes_in_flight"), "; ",
                     Value(status, "pinned_encodings"), " encodings pinned; ",
                     Value(status, "hit_tokens_dram") + Value(status, "hit_tokens_segments"), " tokens read"));
+  absl::StrAppend(&text, MemberStatus(status.values));
   if (const int64_t failures = Value(status, "integrity_failures"); failures > 0) {
     line("damage", absl::StrCat(failures, " damaged encodings were found and dropped"));
   }

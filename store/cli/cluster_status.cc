@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
 #include "base/cli/args.h"
 #include "base/cli/progress.h"
 #include "base/cli/standard_streams.h"
@@ -95,6 +97,8 @@ nlohmann::json ToJson(const Line& line) {
     json["segment_bytes"] = node.stats->segment_bytes;
     json["dram_bytes_used"] = node.stats->dram_bytes_used;
     json["dram_bytes"] = node.stats->dram_bytes;
+    json["etcd_unreachable_s"] = node.stats->etcd_unreachable_s;
+    json["database_unreachable_s"] = node.stats->database_unreachable_s;
   } else {
     json["problem"] = std::string(node.stats.status().message());
   }
@@ -168,6 +172,19 @@ std::string Draw(const std::map<std::string, Use>& uses) {
   return text;
 }
 
+// "the database has not answered 2 of 3 members for 1:12", by those that answer; nothing where it answers them all.
+std::string SilenceTowards(absl::Span<const Line> lines, absl::string_view what, int64_t store::StoreStats::*since) {
+  int64_t members = 0, longest = 0;
+  for (const Line& line : lines) {
+    const int64_t seconds = line.node.stats.ok() ? (*line.node.stats).*since : 0;
+    if (seconds > 0) ++members;
+    longest = std::max(longest, seconds);
+  }
+  if (members == 0) return "";
+  return absl::StrCat(what, " has not answered ", members, " of ", lines.size(), " members for ",
+                      FormatClock(absl::Seconds(longest)), "\n");
+}
+
 }  // namespace
 
 std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) {
@@ -207,15 +224,41 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
                                   view->settings.acknowledged, " acknowledged\n");
   if (!health.status.ok()) {
     const bool away = absl::IsUnavailable(health.status) || absl::IsDeadlineExceeded(health.status);
-    absl::StrAppend(&text, away ? "etcd does not answer since " : "what is known of the cluster may be old, since ",
+    absl::StrAppend(&text, away ? "etcd has not answered for " : "what is known of the cluster may be old, for ",
                     FormatClock(SteadyNow() - health.since), ": ", Printable(health.status.message()), "\n");
   }
   absl::StrAppend(&text, Draw(repairing));
   if (!limits.ok()) {
     absl::StrAppend(&text, "limits of namespaces are not known: ", Printable(limits.status().message()), "\n");
   }
+  absl::StrAppend(&text, SilenceTowards(lines, "etcd", &store::StoreStats::etcd_unreachable_s),
+                  SilenceTowards(lines, "the database", &store::StoreStats::database_unreachable_s));
   for (const Line& line : lines) absl::StrAppend(&text, Draw(line));
   absl::StrAppend(&text, Draw(namespaces));
+  return text;
+}
+
+std::string MemberStatus(const std::map<std::string, int64_t>& values) {
+  const auto value = [&values](const std::string& name) {
+    const auto found = values.find("cluster_" + name);
+    return found == values.end() ? 0 : found->second;
+  };
+  if (!values.contains("cluster_epoch")) return "";
+  std::string text =
+      absl::StrFormat("%-11s epoch %d, %d members, of which %d alive; has %d of %d slots, %s to copy\n", "cluster",
+                      value("epoch"), value("members_joining") + value("members_active") + value("members_draining"),
+                      value("members_alive"), value("slots_done"), value("slots"), Bytes(value("bytes_left")));
+  const auto more = [&text](const auto&... words) {
+    absl::StrAppendFormat(&text, "%-11s %s\n", "", absl::StrCat(words...));
+  };
+  if (const int64_t failing = value("peers_failing"); failing > 0) {
+    more(failing, " members fail the requests of repair");
+  }
+  for (const auto& [what, name] :
+       {std::pair("etcd", "etcd_unreachable_s"), {"the database", "database_unreachable_s"}}) {
+    const int64_t seconds = value(name);
+    if (seconds > 0) more(what, " has not answered for ", FormatClock(absl::Seconds(seconds)));
+  }
   return text;
 }
 

@@ -19,14 +19,6 @@ namespace {
 
 constexpr absl::Duration kApproach = absl::Seconds(10), kPause = absl::Milliseconds(250);
 
-absl::StatusOr<std::unique_ptr<store::cluster::Membership>> OpenMembership(const StoreFlags& flags) {
-  store::cluster::MembershipOptions membership;
-  KVLINK_ASSIGN_OR_RETURN(membership.address, ClusterAddressOf(flags.cluster));
-  auto opened = store::cluster::Membership::Open(std::move(membership), SteadyNow() + kApproach);
-  KVLINK_RETURN_IF_ERROR(Annotate(opened.status(), PlaceName(flags)));
-  return opened;
-}
-
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
     const store::cluster::ClusterSettings& settings) {
   store::database::DatabaseOptions options;
@@ -38,7 +30,6 @@ absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
 }  // namespace
 
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
-  KVLINK_ASSIGN_OR_RETURN(stats->clock_us, catalog->Clock(SteadyNow() + kApproach));
   const auto counted = catalog->Stats(SteadyNow() + kApproach);
   if (absl::IsDeadlineExceeded(counted.status())) {
     absl::StrAppend(&stats->io, stats->io.empty() ? "" : "; ", "documents are too many to be counted in time");
@@ -68,20 +59,22 @@ absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabas
   }
 }
 
-absl::Status AwaitRemoved(const StoreFlags& flags, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenMembership(flags));
-  const auto view = membership->view();
-  const auto catalog = OpenCatalog(view->settings);
-  KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));
+absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline) {
   std::vector<store::cluster::NodeId> nodes;
+  const auto view = cluster.membership->view();
   for (const store::cluster::Member& member : view->placement.members()) nodes.push_back(member.node_id);
-  KVLINK_ASSIGN_OR_RETURN(const store::database::DropPosition end, (*catalog)->End(deadline));
-  return Annotate((*catalog)->WaitForConsumers(end, nodes, deadline), PlaceName(flags));
+  KVLINK_ASSIGN_OR_RETURN(const store::database::DropPosition end, cluster.catalog->End(deadline));
+  return Annotate(cluster.catalog->WaitForConsumers(end, nodes, deadline),
+                  absl::StrCat("cluster ", view->settings.name));
 }
 
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags) {
   ClusterStore cluster;
-  KVLINK_ASSIGN_OR_RETURN(cluster.membership, OpenMembership(flags));
+  store::cluster::MembershipOptions membership;
+  KVLINK_ASSIGN_OR_RETURN(membership.address, ClusterAddressOf(flags.cluster));
+  auto opened = store::cluster::Membership::Open(std::move(membership), SteadyNow() + kApproach);
+  KVLINK_RETURN_IF_ERROR(Annotate(opened.status(), PlaceName(flags)));
+  cluster.membership = *std::move(opened);
 
   auto catalog = OpenCatalog(cluster.membership->view()->settings);
   KVLINK_RETURN_IF_ERROR(Annotate(catalog.status(), PlaceName(flags)));

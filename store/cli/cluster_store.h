@@ -24,14 +24,13 @@ struct ClusterStore {
 // the cluster. Nodes and the database are reached for when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
-// Adds what only the catalog knows: its clock, by which documents are written, and the number of documents. Counting
-// scans all of them; in a large catalog it does not finish in time, which `io` then says, and the clock is added all
-// the same. Errors of DatabaseCatalog.
+// Adds the number of documents, which only the catalog knows. Counting scans all of them; in a large catalog it does
+// not finish in time, which `io` then says. Errors of DatabaseCatalog.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats);
 
-// Until every member has removed what was deleted before the call. REQUIRES: as OpenClusterStore. DEADLINE_EXCEEDED,
-// naming those that have not; errors of OpenClusterStore and DatabaseCatalog.
-absl::Status AwaitRemoved(const StoreFlags& flags, absl::Time deadline);
+// Waits until every member has removed what was deleted before the call. DEADLINE_EXCEEDED, naming those that have not;
+// errors of DatabaseCatalog.
+absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline);
 
 // The database of a cluster, with our tables in it; waits until `deadline` for one that is not there yet. Errors of
 // DatabaseCatalog::Open and Prepare, naming the cluster.

@@ -65,6 +65,8 @@ class Place {
   virtual absl::StatusOr<bool> HasNamespace() = 0;
   virtual absl::StatusOr<store::client::Deleted> DeleteNamespace() = 0;
   virtual absl::StatusOr<int64_t> DropPins() = 0;
+  // Waits until the bytes of what was deleted are gone, where they are not with the call that deletes.
+  virtual absl::Status AwaitRemoved(absl::Time) { return absl::OkStatus(); }
 };
 
 class NodePlace final : public Place {
@@ -91,30 +93,27 @@ class NodePlace final : public Place {
   const std::string ns_;
 };
 
-// Of a directory, or a cluster.
-class StorePlace final : public Place {
+// Of a store that this process opens.
+class StorePlace : public Place {
  public:
-  StorePlace(OpenedStore opened, std::string ns, bool cluster)
-      : opened_(std::move(opened)), ns_(std::move(ns)), cluster_(cluster) {}
+  StorePlace(store::Store* store, std::string ns) : store_(store), ns_(std::move(ns)) {}
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids, bool forget) override {
     if (forget) {
       return absl::FailedPreconditionError(
           "only a node that is its own catalog forgets documents: serve a directory with kvlink store, or delete the "
           "whole namespace");
     }
-    KVLINK_ASSIGN_OR_RETURN(const auto entries, opened_.store->GetDocuments(ns_, ids));
-    KVLINK_ASSIGN_OR_RETURN(const uint64_t now, Clock());
+    KVLINK_ASSIGN_OR_RETURN(const auto entries, store_->GetDocuments(ns_, ids));
     std::vector<absl::Status> statuses;
     std::vector<store::DocumentDeletion> deletions;
     for (size_t i = 0; i < ids.size(); ++i) {
       statuses.push_back(entries[i].status());
       // A damaged entry is deleted as well: nobody else can.
       if (absl::IsNotFound(entries[i].status())) continue;
-      const uint64_t there = entries[i].ok() ? entries[i]->generation : 0;
-      deletions.push_back({ids[i], now == 0 ? 0 : std::max(there, now)});
+      deletions.push_back({ids[i]});
       statuses.back() = absl::OkStatus();
     }
-    KVLINK_ASSIGN_OR_RETURN(const auto deleted, opened_.store->DeleteDocuments(ns_, deletions));
+    KVLINK_ASSIGN_OR_RETURN(const auto deleted, store_->DeleteDocuments(ns_, deletions));
     size_t next = 0;
     for (absl::Status& status : statuses) {
       if (status.ok()) status = deleted[next++];
@@ -122,15 +121,16 @@ class StorePlace final : public Place {
     return statuses;
   }
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
-    KVLINK_ASSIGN_OR_RETURN(const uint64_t now, Clock());
-    return opened_.store->DeletePrefix(ns_, prefix, now);
+    // Documents are ingested by the same clock.
+    KVLINK_ASSIGN_OR_RETURN(const uint64_t now, store_->Clock());
+    return store_->DeletePrefix(ns_, prefix, now);
   }
   absl::StatusOr<bool> HasNamespace() override {
-    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, opened_.store->Stats());
+    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store_->Stats());
     return absl::c_any_of(stats.namespaces, [this](const auto& one) { return one.name == ns_; });
   }
   absl::StatusOr<store::client::Deleted> DeleteNamespace() override {
-    KVLINK_ASSIGN_OR_RETURN(const store::NamespaceDeletion deleted, opened_.store->DeleteNamespace(ns_));
+    KVLINK_ASSIGN_OR_RETURN(const store::NamespaceDeletion deleted, store_->DeleteNamespace(ns_));
     return store::client::Deleted{deleted.documents, deleted.encodings};
   }
   absl::StatusOr<int64_t> DropPins() override {
@@ -140,22 +140,38 @@ class StorePlace final : public Place {
   }
 
  private:
-  // The store's, by which documents are ingested; 0 of a cluster, whose database has its own.
-  absl::StatusOr<uint64_t> Clock() {
-    if (cluster_) return 0;
-    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, opened_.store->Stats());
-    return stats.clock_us;
-  }
-  const OpenedStore opened_;
+  store::Store* const store_;
   const std::string ns_;
-  const bool cluster_;
+};
+
+class DirectoryPlace final : public StorePlace {
+ public:
+  DirectoryPlace(OpenedStore opened, std::string ns)
+      : StorePlace(opened.store.get(), std::move(ns)), opened_(std::move(opened)) {}
+
+ private:
+  const OpenedStore opened_;
+};
+
+class ClusterPlace final : public StorePlace {
+ public:
+  ClusterPlace(ClusterStore cluster, std::string ns)
+      : StorePlace(cluster.store.get(), std::move(ns)), cluster_(std::move(cluster)) {}
+  absl::Status AwaitRemoved(absl::Time deadline) override { return cli::AwaitRemoved(cluster_, deadline); }
+
+ private:
+  const ClusterStore cluster_;
 };
 
 absl::StatusOr<std::unique_ptr<Place>> OpenPlace(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
-  if (kind != PlaceKind::kNode) {
+  if (kind == PlaceKind::kCluster) {
+    KVLINK_ASSIGN_OR_RETURN(ClusterStore cluster, OpenClusterStore(flags.store));
+    return std::make_unique<ClusterPlace>(std::move(cluster), flags.store.ns);
+  }
+  if (kind == PlaceKind::kDirectory) {
     KVLINK_ASSIGN_OR_RETURN(OpenedStore opened, OpenStore(flags.store, StoreUse::kExisting));
-    return std::make_unique<StorePlace>(std::move(opened), flags.store.ns, kind == PlaceKind::kCluster);
+    return std::make_unique<DirectoryPlace>(std::move(opened), flags.store.ns);
   }
   KVLINK_ASSIGN_OR_RETURN(auto admin, OpenAdmin(flags.store));
   return std::make_unique<NodePlace>(std::move(admin), flags.store.ns);
@@ -281,9 +297,8 @@ absl::Status RunDelete(absl::Span<char* const> args) {
   }
   KVLINK_ASSIGN_OR_RETURN(const auto place, OpenPlace(flags));
   const absl::Status deleted = Delete(*place, ids, flags);
-  KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
-  if (kind == PlaceKind::kCluster && flags.store.wait > 0 && (deleted.ok() || absl::IsNotFound(deleted))) {
-    KVLINK_RETURN_IF_ERROR(AwaitRemoved(flags.store, SteadyNow() + absl::Seconds(flags.store.wait)));
+  if (flags.store.wait > 0 && (deleted.ok() || absl::IsNotFound(deleted))) {
+    KVLINK_RETURN_IF_ERROR(place->AwaitRemoved(SteadyNow() + absl::Seconds(flags.store.wait)));
   }
   return HintAtKey(deleted);
 }

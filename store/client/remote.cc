@@ -91,6 +91,7 @@ class Remote : public RemoteStore {
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override {
     return catalog_.DeleteNamespace(ns);
   }
+  absl::StatusOr<uint64_t> Clock() override { return catalog_.Clock(); }
   absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                           int64_t limit) override {
     return catalog_.List(ns, after, limit);

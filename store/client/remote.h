@@ -29,6 +29,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "proto/node_id.h"
 #include "proto/slots.h"
 #include "store/client/pending.h"
 #include "store/client/resources.h"
@@ -47,7 +48,10 @@ absl::string_view CarrierName(Carrier carrier);
 
 struct RemoteOptions {
   std::string address;  // host:port of the node's gRPC service
-  std::string key;      // from the node's access file; empty if the node has none
+  // The node expected at the address; none: any. While another node answers there, every call is UNAVAILABLE, and that
+  // node is neither read from nor written to. Checked each time a session is opened.
+  std::optional<NodeId> node_id;
+  std::string key;  // from the node's access file; empty if the node has none
   transport::TlsOptions tls;
   // If mapping does not work, OpenRemote refuses kMapped. Writes never map: they use UCX, otherwise gRPC. With TLS,
   // kUcx, which encrypts nothing, is used only if named explicitly.

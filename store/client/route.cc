@@ -48,7 +48,8 @@ Route::Route(const RemoteOptions& options)
     : options_(options),
       resources_(ResourcesOf(options)),
       retries_(&resources_->retries(), &counters_),
-      control_({options.address, options.key, options.name, options.tls}, &resources_->timer(), &retries_, &counters_),
+      control_({options.address, options.key, options.name, options.tls, options.node_id}, &resources_->timer(),
+               &retries_, &counters_),
       dialling_(std::make_shared<Dialling>()),
       idle_(std::make_unique<Alarm>(&resources_->timer(), [this] { return CloseIdle(); })) {
   requests_.placement = options.placement;

@@ -17,7 +17,6 @@
 #ifndef KVLINK_STORE_CLUSTER_PLACEMENT_H_
 #define KVLINK_STORE_CLUSTER_PLACEMENT_H_
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -28,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "proto/digest.h"
+#include "proto/node_id.h"
 #include "proto/slots.h"
 
 namespace kvlink::store::cluster {
@@ -38,7 +38,7 @@ inline constexpr int kMaxMembers = 16384;
 inline constexpr int kMaxCopies = 16;
 inline constexpr uint32_t kMaxWeight = 1u << 20;
 
-using NodeId = std::array<uint8_t, 16>;
+using ::kvlink::NodeId;
 
 enum class MemberState {
   kJoining,   // takes writes of its slots, and is being filled; who reads may have to ask the owners before it

@@ -81,22 +81,21 @@ absl::StatusOr<std::vector<NamespaceLimits>> DatabaseImpl::ListNamespaces(absl::
   return all;
 }
 
-absl::StatusOr<uint64_t> DatabaseImpl::Clock(absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kClock, {}}}, deadline));
+absl::StatusOr<uint64_t> DatabaseImpl::Clock() {
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kClock, {}}}, absl::InfiniteFuture()));
   return static_cast<uint64_t>(rows[0].Integer(0, 0));
 }
 
 absl::StatusOr<CatalogStats> DatabaseImpl::Stats(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kBeginReading, {}}, Query{&kScanTables, {}}, Query{&kCountDocuments, {}},
-                               Query{&kCountDrops, {}}, Query{&kClock, {}}, Query{&kCommit, {}}},
+                               Query{&kCountDrops, {}}, Query{&kCommit, {}}},
                               deadline));
   CatalogStats stats;
   for (int row = 0; row < rows[2].size(); ++row) {
     stats.namespaces.push_back({std::string(rows[2].Bytes(row, 0)), rows[2].Integer(row, 1)});
   }
   stats.drops = rows[3].Integer(0, 0);
-  stats.clock_us = static_cast<uint64_t>(rows[4].Integer(0, 0));
   return stats;
 }
 

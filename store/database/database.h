@@ -77,7 +77,6 @@ struct CatalogStats {
     int64_t documents = 0;
   };
   std::vector<Namespace> namespaces;  // those with documents or limits, in order of name
-  uint64_t clock_us = 0;              // the database's
   int64_t drops = 0;                  // rows of the drop log
 };
 
@@ -99,8 +98,6 @@ class DatabaseCatalog : public DocumentCatalog, public DropLog {
   // Of namespaces that have limits, in order of name. There are few: all of them. Every node calls it once a second.
   virtual absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) = 0;
 
-  // The database's clock, in microseconds since 1970.
-  virtual absl::StatusOr<uint64_t> Clock(absl::Time deadline) = 0;
   // Counts documents, which takes about a second for ten million of them: not for a loop.
   virtual absl::StatusOr<CatalogStats> Stats(absl::Time deadline) = 0;
 };

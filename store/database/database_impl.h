@@ -21,7 +21,6 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::Status Prepare(absl::Time deadline) override;
   absl::StatusOr<NamespaceLimits> PutNamespace(const NamespaceChange& change, absl::Time deadline) override;
   absl::StatusOr<std::vector<NamespaceLimits>> ListNamespaces(absl::Time deadline) override;
-  absl::StatusOr<uint64_t> Clock(absl::Time deadline) override;
   absl::StatusOr<CatalogStats> Stats(absl::Time deadline) override;
 
   absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> PutDocuments(absl::string_view ns,
@@ -33,6 +32,7 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view ns, absl::string_view after,
                                                           int64_t limit) override;
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override;
+  absl::StatusOr<uint64_t> Clock() override;
 
   absl::StatusOr<DropPosition> Register(const NodeId& node, absl::Time deadline) override;
   absl::StatusOr<DropPosition> PositionOf(const NodeId& node, absl::Time deadline) override;

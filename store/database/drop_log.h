@@ -25,7 +25,6 @@
 #ifndef KVLINK_STORE_DATABASE_DROP_LOG_H_
 #define KVLINK_STORE_DATABASE_DROP_LOG_H_
 
-#include <array>
 #include <compare>
 #include <cstdint>
 #include <optional>
@@ -37,10 +36,11 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "proto/digest.h"
+#include "proto/node_id.h"
 
 namespace kvlink::store::database {
 
-using NodeId = std::array<uint8_t, 16>;
+using ::kvlink::NodeId;
 
 // Everything at or before it was read. The default is before everything.
 struct DropPosition {

@@ -21,6 +21,7 @@
 #include "absl/types/span.h"
 #include "proto/catalog.h"
 #include "proto/manifest.h"
+#include "proto/node_id.h"
 #include "proto/slots.h"
 #include "store/engine/disk/location.h"
 #include "store/engine/statistics.h"
@@ -271,10 +272,10 @@ class Engine {
   virtual int generations_descriptor() const = 0;
   virtual int64_t generations_bytes() const = 0;
 
-  // Identifies this store and this opening of it. id(): the 16 bytes of the store's UUID. incarnation(): a number that
-  // increases with every opening for writing, durable before Open returns (except on a full disk). It is at least the
-  // wall clock's microseconds since 1970, so that copies of a directory get different ones.
-  virtual std::string id() const = 0;
+  // Identifies this store and this opening of it. id(): the store's UUID. incarnation(): a number that increases with
+  // every opening for writing, durable before Open returns (except on a full disk). It is at least the wall clock's
+  // microseconds since 1970, so that copies of a directory get different ones.
+  virtual NodeId id() const = 0;
   virtual uint64_t incarnation() const = 0;
   // The store's clock, in microseconds since 1970: follows the wall clock, but increases with every call. Its value at
   // an entry's write is stored with the entries, so that after reopening it does not fall behind them.

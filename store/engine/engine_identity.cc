@@ -51,11 +51,6 @@ absl::Status EngineImpl::StartIncarnation() {
   return absl::OkStatus();
 }
 
-std::string EngineImpl::id() const {
-  const Uuid& uuid = directory_->identity()->uuid;
-  return std::string(reinterpret_cast<const char*>(uuid.data()), uuid.size());
-}
-
 uint64_t EngineImpl::Now() {
   uint64_t last = time_.load();
   uint64_t now = 0;

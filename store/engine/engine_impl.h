@@ -149,7 +149,7 @@ class EngineImpl final : public Engine {
   std::map<std::string, NamespaceSettings> NamespaceSettingsAll() override;
   void SetShareOfLimits(double share) override;
   double share_of_limits() const override { return table_.share(); }
-  std::string id() const override;
+  NodeId id() const override { return directory_->identity()->uuid; }
   uint64_t incarnation() const override { return incarnation_; }
   uint64_t Now() override;
   int generations_descriptor() const override { return tier_->generations().descriptor(); }

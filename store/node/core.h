@@ -87,7 +87,7 @@ struct Core {
   const absl::Time started;
   Log log;
   std::unique_ptr<engine::Engine> engine;
-  std::string node_id;  // 16 bytes, from the engine
+  NodeId node_id = {};  // from the engine
   uint64_t incarnation = 0;
   std::unique_ptr<Metrics> metrics;
   Sessions sessions;

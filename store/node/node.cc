@@ -163,9 +163,9 @@ absl::StatusOr<std::unique_ptr<Node>> Node::Start(NodeOptions options) {
   KVLINK_RETURN_IF_ERROR(CheckSecret(options));
   if (!options.data_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("data", options.data_address, access));
   if (!options.metrics_address.empty()) KVLINK_RETURN_IF_ERROR(CheckReach("metrics", options.metrics_address, access));
-  std::unique_ptr<Node> node(
-      new Node(std::make_unique<Service>(options.limits, std::move(access), std::move(options.log), options.ownership),
-               options.access_file));
+  auto service = std::make_unique<Service>(options.limits, std::move(access), std::move(options.log), options.ownership,
+                                           std::move(options.figures));
+  std::unique_ptr<Node> node(new Node(std::move(service), options.access_file));
   KVLINK_RETURN_IF_ERROR(node->Open(&options));
   return node;
 }
@@ -205,7 +205,7 @@ absl::Status Node::Open(NodeOptions* options) {
   std::string data;
   for (const std::string& address : addresses_.data) absl::StrAppend(&data, data.empty() ? "" : " ", address);
   serving_ = true;
-  service->core.log.Info("serving", {{"node_id", absl::BytesToHexString(service->core.node_id)},
+  service->core.log.Info("serving", {{"node_id", absl::BytesToHexString(BytesOf(service->core.node_id))},
                                      {"incarnation", static_cast<int64_t>(service->core.incarnation)},
                                      {"directory", options->directory},
                                      {"control", addresses_.control},

@@ -59,8 +59,9 @@ struct NodeOptions {
   bool admits = true;
 
   NodeLimits limits;
-  LogSink log;          // empty: standard error
-  std::string version;  // of the build, shown to clients
+  FiguresBeside figures;  // shown with the node's own statistics until the node ends; empty: none
+  LogSink log;            // empty: standard error
+  std::string version;    // of the build, shown to clients
 };
 
 class Node {

@@ -16,8 +16,11 @@
 namespace kvlink::store::node {
 
 struct Service {
-  Service(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Ownership> ownership)
-      : core(limits, std::move(access), std::move(sink), std::move(ownership)), data(&core), figures(this) {}
+  Service(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Ownership> ownership,
+          FiguresBeside beside)
+      : core(limits, std::move(access), std::move(sink), std::move(ownership)),
+        data(&core),
+        figures(this, std::move(beside)) {}
 
   Core core;
   DataContext data;

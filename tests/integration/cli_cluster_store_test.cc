@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
@@ -263,6 +264,27 @@ TEST_F(CliClusterStoreTest, ACatalogThatCannotBeCountedInTime) {
   const nlohmann::json store = Json({"inspect", "store"});
   holder.join();
   EXPECT_THAT(store["io"].get<std::string>(), HasSubstr("too many to be counted"));
+}
+
+TEST_F(CliClusterStoreTest, StatusSaysForHowLongNobodyAnswers) {
+  const auto shown = [](const std::function<Finished()>& status, const std::string& text) {
+    const absl::Time limit = SteadyNow() + absl::Seconds(60);
+    std::string last;
+    while (!absl::StrContains(last, text) && SteadyNow() < limit) {
+      absl::SleepFor(absl::Milliseconds(100));
+      last = status().output;
+    }
+    EXPECT_THAT(last, HasSubstr(text));
+    return last;
+  };
+  postgres_->Freeze();
+  shown([&] { return Kvlink({"status"}); }, "the database has not answered 3 of 3 members for 0:");
+  EXPECT_GT(Json({"status"})["members"][0]["database_unreachable_s"], 0);
+  etcd_->Kill(0);
+  const auto of_node = [&] { return RunToEnd({KVLINK_BINARY, "status", "--store", nodes_[0]->address()}); };
+  EXPECT_THAT(shown(of_node, "etcd has not answered for 0:"),
+              AllOf(HasSubstr("the database has not answered for"), HasSubstr("3 members")));
+  postgres_->Thaw();
 }
 
 TEST_F(CliClusterStoreTest, WhatIsMistakenIsSaid) {

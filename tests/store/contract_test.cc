@@ -254,7 +254,7 @@ TEST_P(StoreContractTest, TheStoreSaysWhenAnEntryWasWritten) {
   uint64_t last = 0;
   {
     Store* const store = Open();
-    last = store->Stats()->clock_us;
+    last = *store->Clock();
     EXPECT_GT(last, 0u);
     CatalogEntry entry = EntryOf({&a}, 5);
     entry.written_at_us = UINT64_MAX;  // not the caller's to say
@@ -274,7 +274,7 @@ TEST_P(StoreContractTest, TheStoreSaysWhenAnEntryWasWritten) {
     EXPECT_EQ((*listed)[0].written_at_us, last);
   }
   Store* const store = Open();
-  EXPECT_GT(store->Stats()->clock_us, last);
+  EXPECT_GT(*store->Clock(), last);
   ASSERT_TRUE(store->PutDocument("ns", "two", EntryOf({&b}, 6)).ok());
   EXPECT_GT(store->GetDocument("ns", "two")->written_at_us, last);
 }
@@ -284,7 +284,7 @@ TEST_P(StoreContractTest, TheStoreGivesGenerations) {
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
   constexpr uint64_t kAhead = uint64_t{1} << 60;  // a host whose clock is far ahead
   ASSERT_TRUE(store->PutDocument("ns", "ahead", EntryOf({&a}, kAhead)).ok());
-  const uint64_t before = store->Stats()->clock_us;
+  const uint64_t before = *store->Clock();
   const auto put =
       store->PutDocuments("ns", {{"new", EntryOf({&a}, 0)}, {"ahead", EntryOf({&b}, 0)}, {"new", EntryOf({&b}, 0)}});
   ASSERT_TRUE(put.ok() && (*put)[0].ok() && (*put)[1].ok() && (*put)[2].ok());

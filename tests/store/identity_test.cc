@@ -48,8 +48,7 @@ class IdentityTest : public ::testing::Test {
 TEST_F(IdentityTest, TheIncarnationGrowsAndTheNodeStays) {
   auto engine = Open(scratch_.path());
   ASSERT_NE(engine, nullptr);
-  const std::string id = engine->id();
-  EXPECT_EQ(id.size(), 16u);
+  const NodeId id = engine->id();
   uint64_t last = engine->incarnation();
   EXPECT_GT(last, 0u);
   for (int i = 0; i < 3; ++i) {
@@ -72,7 +71,7 @@ TEST_F(IdentityTest, TheIncarnationGrowsAndTheNodeStays) {
 
 TEST_F(IdentityTest, ACopyOfTheDirectoryIsAnotherIncarnation) {
   const ScratchDirectory copy(/*in_memory=*/true);
-  const std::string id = Open(scratch_.path())->id();
+  const NodeId id = Open(scratch_.path())->id();
   std::filesystem::copy(scratch_.path(), copy.path() + "/store", std::filesystem::copy_options::recursive);
   const auto first = Open(scratch_.path()), second = Open(copy.path() + "/store");
   EXPECT_EQ(first->id(), id);

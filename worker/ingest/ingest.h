@@ -33,8 +33,8 @@ namespace kvlink::ingest {
 struct IngestOptions {
   std::string ns = "default";
   // Generation of the catalog entries written. 0: the time at which the run began, by the store's clock
-  // (StoreStats::clock_us), so that a later run replaces what an earlier one wrote or deleted, whichever host runs it.
-  // A document whose entry has a higher generation fails.
+  // (DocumentCatalog::Clock), so that a later run replaces what an earlier one wrote or deleted, whichever host runs
+  // it. A document whose entry has a higher generation fails.
   uint64_t generation = 0;
   // Maximum tokens of a part; 0: only documents longer than the context are cut, into halves of it (chunk.h).
   int64_t chunk_tokens = 0;
@@ -63,7 +63,7 @@ struct IngestCounts {
   int64_t bytes = 0;        // of encodings written by this run
   int64_t position = 0;     // in the source, up to the documents done
   uint64_t generation = 0;  // of the entries written by this run
-  uint64_t began_us = 0;    // when the run began, by the store's clock (StoreStats::clock_us)
+  uint64_t began_us = 0;    // when the run began, by the store's clock (DocumentCatalog::Clock)
   // Set after the run: encodings of documents added or skipped that have been evicted from the store since, because it
   // could not hold all of them; and the bytes of all encodings.
   int64_t evicted = 0;

@@ -25,11 +25,10 @@ bool IsAway(const absl::Status& status) {
 }  // namespace
 
 absl::StatusOr<uint64_t> PatientStore::Clock() {
-  uint64_t clock_us = 0;
-  KVLINK_RETURN_IF_ERROR(Persist([&]() -> absl::Status {
-    KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store_->Stats());
-    clock_us = stats.clock_us;
-    return absl::OkStatus();
+  absl::StatusOr<uint64_t> clock_us;
+  KVLINK_RETURN_IF_ERROR(Persist([&] {
+    clock_us = store_->Clock();
+    return clock_us.status();
   }));
   return clock_us;
 }

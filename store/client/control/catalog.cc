@@ -179,9 +179,19 @@ absl::StatusOr<std::vector<Store::Listed>> Catalog::ListEncodings(absl::string_v
   return listed;
 }
 
-absl::StatusOr<StoreStats> Catalog::Stats() {
+absl::StatusOr<v1::StatsResponse> Catalog::AskStats() {
   v1::StatsResponse response;
   KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::Stats, v1::StatsRequest(), &response, DeadlineFor(timeout_, 0)));
+  return response;
+}
+
+absl::StatusOr<uint64_t> Catalog::Clock() {
+  KVLINK_ASSIGN_OR_RETURN(const v1::StatsResponse response, AskStats());
+  return static_cast<uint64_t>(ValueOf(response, "clock_us"));
+}
+
+absl::StatusOr<StoreStats> Catalog::Stats() {
+  KVLINK_ASSIGN_OR_RETURN(const v1::StatsResponse response, AskStats());
   StoreStats stats;
   for (const v1::NamespaceStats& ns : response.namespaces()) {
     stats.namespaces.push_back({ns.settings().name(), ns.encodings(), ns.bytes(), ns.pinned_bytes(), ns.documents()});
@@ -201,7 +211,8 @@ absl::StatusOr<StoreStats> Catalog::Stats() {
   stats.integrity_failures = ValueOf(response, "integrity_failures");
   stats.double_claims = ValueOf(response, "double_claims");
   stats.leases = ValueOf(response, "leases");
-  stats.clock_us = static_cast<uint64_t>(ValueOf(response, "clock_us"));
+  stats.etcd_unreachable_s = ValueOf(response, "cluster_etcd_unreachable_s");
+  stats.database_unreachable_s = ValueOf(response, "cluster_database_unreachable_s");
   const auto io = response.texts().find("io");
   if (io != response.texts().end()) stats.io = io->second;
   return stats;

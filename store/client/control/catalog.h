@@ -30,11 +30,14 @@ class Catalog {
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns);
   absl::StatusOr<std::vector<DocumentInfo>> List(absl::string_view ns, absl::string_view after, int64_t limit);
   absl::StatusOr<std::vector<Store::Listed>> ListEncodings(absl::string_view ns, const Identity& after, int64_t limit);
+  absl::StatusOr<uint64_t> Clock();
   absl::StatusOr<StoreStats> Stats();
   absl::StatusOr<VerifyReport> Verify(const std::function<bool(int64_t, int64_t)>& progress);
   void DropDramTier();
 
  private:
+  absl::StatusOr<v1::StatsResponse> AskStats();
+
   Control* const control_;
   const absl::Duration timeout_;
 };

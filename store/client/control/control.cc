@@ -26,7 +26,8 @@ namespace {
 constexpr int kMaxAnswer = 64 << 20;  // all manifests of an identity come in one answer
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
 constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
-constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
+constexpr size_t kTokenBytes = 16;
+constexpr absl::Duration kOtherNodeAgain = absl::Seconds(1);  // each attempt costs that node a session
 // Interval between attempts to connect to an unreachable node, which cost next to nothing; how long an attempt may
 // take; and how long a call waits for the attempt in progress.
 constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 200, kConnectMs = 1000;
@@ -75,6 +76,16 @@ absl::Status Plainly(const absl::Status& status) {
       "stopped, and do both sides use TLS, or neither?");
 }
 
+absl::Status OtherNode(const std::string& address, const NodeId& found, const NodeId& expected) {
+  return WithRetryAfter(
+      absl::UnavailableError(absl::StrCat(
+          address, " is node ", absl::BytesToHexString(BytesOf(found)), ", and node ",
+          absl::BytesToHexString(BytesOf(expected)),
+          " was expected there: the members known here are old, or two nodes share the address; kvlink members shows "
+          "who is where")),
+      kOtherNodeAgain);
+}
+
 }  // namespace
 
 // Released by its callback, together with the context of the finished call.
@@ -89,13 +100,11 @@ struct Control::Background {
 };
 
 Control::Control(const ControlOptions& options, Timer* timer, RetryPolicy* retries, ClientCounters* counters)
-    : address_(options.address),
-      key_(options.key),
-      name_(options.name),
+    : options_(options),
       mistake_(transport::CheckSecrecy(options.tls, options.address, !options.key.empty())),
       retries_(retries),
       counters_(counters),
-      channel_(Dial(address_, options.tls)),
+      channel_(Dial(options.address, options.tls)),
       stub_(v1::Store::NewStub(channel_)),
       keep_(std::make_unique<Alarm>(timer, [this] { return Keep(); })) {}
 
@@ -141,9 +150,9 @@ absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientCont
   if (outcome.ok()) return outcome;
   if (absl::IsUnauthenticated(outcome) && session != 0) {
     Ended(session);
-    return absl::UnavailableError(absl::StrCat("the session at ", address_, " has ended"));
+    return absl::UnavailableError(absl::StrCat("the session at ", options_.address, " has ended"));
   }
-  outcome = Annotate(outcome, address_);
+  outcome = Annotate(outcome, options_.address);
   if (const auto after = RetryAfterOf(context)) return WithRetryAfter(outcome, *after);
   return outcome;
 }
@@ -163,7 +172,7 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
     if (number_.load(std::memory_order_relaxed) != 0) return session_;
     if (!opening_) break;
     if (!changed_.WaitUntil(&mutex_, deadline)) {
-      return absl::DeadlineExceededError(absl::StrCat("no session at ", address_, " in time"));
+      return absl::DeadlineExceededError(absl::StrCat("no session at ", options_.address, " in time"));
     }
   }
   opening_ = true;
@@ -184,24 +193,28 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
 absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(mistake_);
   v1::OpenSessionRequest request;
-  request.set_client(name_);
+  request.set_client(options_.name);
   request.set_protocol_min(kProtocols.min);
   request.set_protocol_max(kProtocols.max);
   grpc::ClientContext context;
   Prepare(&context, "", deadline);
-  if (!key_.empty()) context.AddMetadata(kKeyMetadata, key_);
+  if (!options_.key.empty()) context.AddMetadata(kKeyMetadata, options_.key);
   v1::Session response;
   const absl::Time asked = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
   const auto protocol = CommonProtocol(kProtocols, {response.protocol_min(), response.protocol_max()});
-  if (!protocol.ok()) return Annotate(protocol.status(), address_);
-  if (response.token().size() != kTokenBytes || response.node_id().size() != kNodeIdBytes ||
-      response.incarnation() == 0) {
-    return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node does"));
+  if (!protocol.ok()) return Annotate(protocol.status(), options_.address);
+  const std::optional<NodeId> node_id = ToNodeId(response.node_id());
+  if (response.token().size() != kTokenBytes || !node_id.has_value() || response.incarnation() == 0) {
+    return absl::UnavailableError(absl::StrCat(options_.address, " answers, but not as a store node does"));
   }
   OpenedSession session;
   session.token = response.token();
-  session.node_id = response.node_id();
+  if (options_.node_id.value_or(*node_id) != *node_id) {
+    Close(session);
+    return OtherNode(options_.address, *node_id, *options_.node_id);
+  }
+  session.node_id = *node_id;
   session.incarnation = response.incarnation();
   session.protocol = *protocol;
   session.data.assign(response.data().begin(), response.data().end());
@@ -232,9 +245,10 @@ absl::Status Control::Renew(uint64_t number, absl::Time deadline) {
 absl::Status Control::Renewed(const OpenedSession& session, absl::Time asked, const grpc::Status& status,
                               const v1::Session& response, const grpc::ClientContext& context) {
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
-      (status.ok() && (response.node_id() != session.node_id || response.incarnation() != session.incarnation))) {
+      (status.ok() &&
+       (ToNodeId(response.node_id()) != session.node_id || response.incarnation() != session.incarnation))) {
     Ended(session.number);
-    return absl::UnauthenticatedError(absl::StrCat("the session at ", address_, " has ended"));
+    return absl::UnauthenticatedError(absl::StrCat("the session at ", options_.address, " has ended"));
   }
   KVLINK_RETURN_IF_ERROR(Outcome(status, context, 0));
   MutexLock lock(&mutex_);
@@ -289,13 +303,22 @@ void Control::CountPins(uint64_t number, int64_t change) {
 }
 
 void Control::EndIdle(absl::Time before) {
-  std::shared_ptr<Background> call;
+  OpenedSession session;
   {
     MutexLock lock(&mutex_);
     if (stop_ || pins_ > 0 || number_.load(std::memory_order_relaxed) == 0 || !usage_.IdleSince(before)) return;
     number_.store(0, std::memory_order_release);
     renew_at_ = absl::InfiniteFuture();
-    call = BeginBackground(session_, SteadyNow() + kGoodbye);
+    session = session_;
+  }
+  Close(session);
+}
+
+void Control::Close(const OpenedSession& session) {
+  std::shared_ptr<Background> call;
+  {
+    MutexLock lock(&mutex_);
+    call = BeginBackground(session, SteadyNow() + kGoodbye);
   }
   stub_->async()->CloseSession(&call->context, &call->close, &call->closed,
                                [this, call](const grpc::Status&) { EndBackground(call); });

@@ -1,9 +1,10 @@
 // A client's view of a node's gRPC service: the session, kept open and reopened when it has ended, and calls that carry
 // its token.
 //
-// Thread-safety: all methods. Errors common to all: UNAVAILABLE (with RetryAfter if the node sent one),
-// DEADLINE_EXCEEDED, UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED, UNIMPLEMENTED (no common
-// protocol; the message says which side to upgrade).
+// Thread-safety: all methods. Errors common to all: UNAVAILABLE (with RetryAfter if the node sent one; also if another
+// node answers than ControlOptions::node_id names, which then receives no further request), DEADLINE_EXCEEDED,
+// UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED, UNIMPLEMENTED (no common protocol; the message
+// says which side to upgrade).
 #ifndef KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
 #define KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
 
@@ -20,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
+#include "proto/node_id.h"
 #include "proto/store.grpc.pb.h"
 #include "store/client/control/counters.h"
 #include "store/client/control/options.h"
@@ -32,7 +34,7 @@ namespace kvlink::store::client {
 struct OpenedSession {
   uint64_t number = 0;  // counts this client's sessions: 1, 2, ...
   std::string token;
-  std::string node_id;  // 16 bytes
+  NodeId node_id = {};
   uint64_t incarnation = 0;
   uint32_t protocol = 0;          // agreed on by this build and the node
   std::vector<std::string> data;  // addresses as the node names them: "ucx://host:port"
@@ -97,8 +99,10 @@ class Control {
   std::shared_ptr<Background> BeginBackground(const OpenedSession& session, absl::Time deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndBackground(const std::shared_ptr<Background>& call);
+  // Closes a session that is not in use. Does not wait.
+  void Close(const OpenedSession& session);
 
-  const std::string address_, key_, name_;
+  const ControlOptions options_;
   const absl::Status mistake_;  // invalid options
   RetryPolicy* const retries_;
   ClientCounters* const counters_;

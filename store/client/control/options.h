@@ -2,8 +2,10 @@
 #ifndef KVLINK_STORE_CLIENT_CONTROL_OPTIONS_H_
 #define KVLINK_STORE_CLIENT_CONTROL_OPTIONS_H_
 
+#include <optional>
 #include <string>
 
+#include "proto/node_id.h"
 #include "transport/tls.h"
 
 namespace kvlink::store::client {
@@ -13,6 +15,7 @@ struct ControlOptions {
   std::string key;      // from the node's access file; empty if the node has none
   std::string name;     // of this process, for the node's logs
   transport::TlsOptions tls;
+  std::optional<NodeId> node_id = std::nullopt;  // the node expected at the address; none: any
 };
 
 }  // namespace kvlink::store::client

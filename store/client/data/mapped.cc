@@ -84,7 +84,7 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> MappedReader::Dial(const OpenedS
   std::shared_ptr<VerifiedLayers> verified;
   {
     MutexLock lock(&mutex_);
-    const std::pair<std::string, uint64_t> node = {session.node_id, session.incarnation};
+    const std::pair<NodeId, uint64_t> node = {session.node_id, session.incarnation};
     if (verified_ == nullptr || node_ != node) {
       node_ = node;
       verified_ = std::make_shared<VerifiedLayers>();

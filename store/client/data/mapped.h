@@ -84,7 +84,7 @@ class MappedReader {
 
   mutable Mutex mutex_;
   // The node and its incarnation; each incarnation numbers its residencies anew.
-  std::pair<std::string, uint64_t> node_ ABSL_GUARDED_BY(mutex_);
+  std::pair<NodeId, uint64_t> node_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<VerifiedLayers> verified_ ABSL_GUARDED_BY(mutex_);
   absl::Duration renew_every_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
   std::unique_ptr<Alarm> renewal_;

@@ -108,11 +108,11 @@ absl::Status NodeConnection::Hello(const OpenedSession& session, absl::Time dead
   request.mutable_hello()->set_token(session.token);
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, Call(request, deadline));
   const proto::Welcome& welcome = answer.welcome();
-  if (welcome.node_id() != session.node_id || welcome.incarnation() != session.incarnation) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(carrier_->peer(), " is node ", absl::BytesToHexString(welcome.node_id()), ", incarnation ",
-                     welcome.incarnation(), ", and the session is with node ", absl::BytesToHexString(session.node_id),
-                     ", incarnation ", session.incarnation, ": the data address belongs to another node"));
+  if (ToNodeId(welcome.node_id()) != session.node_id || welcome.incarnation() != session.incarnation) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        carrier_->peer(), " is node ", absl::BytesToHexString(welcome.node_id()), ", incarnation ",
+        welcome.incarnation(), ", and the session is with node ", absl::BytesToHexString(BytesOf(session.node_id)),
+        ", incarnation ", session.incarnation, ": the data address belongs to another node"));
   }
   if (pulls_ == nullptr) {
     incarnation_ = session.incarnation;

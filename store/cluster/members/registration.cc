@@ -85,6 +85,11 @@ absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
   return left.status();
 }
 
+bool Registration::lease_held() const {
+  MutexLock lock(&mutex_);
+  return !lost_;
+}
+
 std::optional<absl::Status> Registration::ended() const {
   MutexLock lock(&mutex_);
   return ended_;

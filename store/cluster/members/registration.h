@@ -53,6 +53,8 @@ class Registration {
   void Publish(const ProgressRecord& progress);
   // CompleteDrain of administration.h, after which ended() is OK.
   absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
+  // Whether, as far as this process knows, etcd holds the lease by which other members know that the node is alive.
+  bool lease_held() const;
   // Once the node is no member any more, for good: OK, it drained and left; NOT_FOUND: it was removed; ALREADY_EXISTS:
   // another process took its place. It should end.
   std::optional<absl::Status> ended() const;

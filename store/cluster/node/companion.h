@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,6 +13,7 @@
 #include "store/cluster/members/membership.h"
 #include "store/cluster/members/records.h"
 #include "store/engine/engine.h"
+#include "store/node/watch/statistics.h"
 
 namespace kvlink::store::cluster {
 
@@ -26,6 +28,9 @@ class Companion {
   // Ends what is under way. The node is alive still, and serves. Also without Start. `left`: it is no member any more,
   // having drained, and nobody is to wait for it.
   virtual void Stop(bool left) = 0;
+  // Its statistics, shown with the node's. Called on any thread, between an OK of Prepare and the call of Stop; must
+  // not block.
+  virtual std::vector<node::Figure> Figures() const { return {}; }
 };
 
 // What a companion is given; all of it outlives the companion.

@@ -4,15 +4,18 @@
 #include "store/cluster/node/member_node.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "store/cluster/members/administration.h"
 #include "store/cluster/node/binding.h"
+#include "store/cluster/node/figures.h"
 #include "transport/address.h"
 
 namespace kvlink::store::cluster {
@@ -48,13 +51,6 @@ node::LogSink Shared(node::LogSink sink) {
     MutexLock lock(&state->mutex);
     state->sink(line);
   };
-}
-
-NodeId IdOf(const engine::Engine& engine) {
-  const std::string bytes = engine.id();
-  NodeId id = {};
-  std::copy_n(bytes.begin(), std::min(bytes.size(), id.size()), id.begin());
-  return id;
 }
 
 uint32_t DefaultWeight(int64_t capacity_bytes) {
@@ -128,6 +124,8 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   const auto on_view = [ownership = ownership_](const std::shared_ptr<const View>& view) { ownership->Update(view); };
   KVLINK_ASSIGN_OR_RETURN(membership_, Membership::Open({options.cluster, std::nullopt, events(), on_view}, deadline));
   KVLINK_RETURN_IF_ERROR(CheckBinding(options.node.directory));
+  Show([this] { return MembershipFigures(*membership_); });
+  options.node.figures = [this] { return Figures(); };
   options.node.ownership = ownership_;
   options.node.admits = false;
   const ClusterSettings settings = membership_->view()->settings;
@@ -139,7 +137,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
     KVLINK_RETURN_IF_ERROR(CheckUnbound(directory, settings, node_->engine()));
     KVLINK_RETURN_IF_ERROR(WriteBinding(directory, {settings.id, settings.name}));
   }
-  id_ = IdOf(*node_->engine());
+  id_ = node_->engine()->id();
   ownership_->SetNode(id_);
   ShareLimits();
   const engine::Engine::Statistics statistics = node_->engine()->Stats();
@@ -183,6 +181,7 @@ absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl:
     KVLINK_ASSIGN_OR_RETURN(auto companion, make(context));
     companions_.push_back(std::move(companion));
     KVLINK_RETURN_IF_ERROR(companions_.back()->Prepare(deadline));
+    Show([companion = companions_.back().get()] { return companion->Figures(); });
   }
   return absl::OkStatus();
 }
@@ -215,6 +214,7 @@ absl::StatusOr<RegistrationOptions> MemberNode::MakeRegistration(const MemberNod
 absl::Status MemberNode::Register(RegistrationOptions registration, absl::Time deadline) {
   const std::string address = registration.record.address;
   KVLINK_ASSIGN_OR_RETURN(registration_, Registration::Start(membership_.get(), std::move(registration), deadline));
+  Show([this] { return LeaseFigures(registration_->lease_held()); });
   const std::shared_ptr<const View> view = membership_->view();
   Log(Severity::kInfo, "member",
       absl::StrCat("node ", IdHex(id_), " at ", address, " is a member of cluster '", view->settings.name, "' (",
@@ -241,6 +241,10 @@ void MemberNode::Leave() {
     wake_.SignalAll();
   }
   thread_.Join();
+  {
+    MutexLock lock(&figures_mutex_);
+    if (!figures_.empty()) figures_.erase(figures_.begin() + 1, figures_.end());
+  }
   const std::optional<absl::Status> how = ended();
   const bool left = how.has_value() && how->ok();
   for (auto it = companions_.rbegin(); it != companions_.rend(); ++it) (*it)->Stop(left);
@@ -274,6 +278,18 @@ EventSink MemberNode::events() {
 // a member, as after etcd was set back, it keeps its last share.
 void MemberNode::ShareLimits() {
   if (const auto share = ownership_->share()) node_->engine()->SetShareOfLimits(*share);
+}
+
+void MemberNode::Show(node::FiguresBeside figures) {
+  MutexLock lock(&figures_mutex_);
+  figures_.push_back(std::move(figures));
+}
+
+std::vector<node::Figure> MemberNode::Figures() const {
+  std::vector<node::Figure> all;
+  MutexLock lock(&figures_mutex_);
+  for (const node::FiguresBeside& some : figures_) absl::c_move(some(), std::back_inserter(all));
+  return all;
 }
 
 // Whether the state of this member has come to its end, which etcd is then told.

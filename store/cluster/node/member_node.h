@@ -33,7 +33,7 @@
 namespace kvlink::store::cluster {
 
 struct MemberNodeOptions {
-  node::NodeOptions node;  // its ownership is set here; its log is told of the cluster, too
+  node::NodeOptions node;  // its ownership and figures are set here; its log is told of the cluster, too
   ClusterAddress cluster;
   // Both hold when it joins; later they are changed in etcd alone.
   std::string zone;
@@ -82,6 +82,8 @@ class MemberNode {
   void Log(Severity severity, absl::string_view event, absl::string_view what);
   EventSink events();
   void ShareLimits();
+  void Show(node::FiguresBeside figures);
+  std::vector<node::Figure> Figures() const;
   absl::Status Step();
   absl::Status CompleteOwnDrain(const View& view);
   void Run();
@@ -90,6 +92,8 @@ class MemberNode {
   NodeId id_ = {};
   std::shared_ptr<MemberOwnership> ownership_;
   std::unique_ptr<Membership> membership_;
+  mutable Mutex figures_mutex_;                                               // held while figures are read
+  std::vector<node::FiguresBeside> figures_ ABSL_GUARDED_BY(figures_mutex_);  // the membership's first
   std::unique_ptr<node::Node> node_;
   std::unique_ptr<Registration> registration_;
   std::vector<std::unique_ptr<Companion>> companions_;

@@ -3,10 +3,13 @@
 #include "store/cluster/node/upkeep.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/cluster/node/figures.h"
 #include "store/cluster/node/limit_follower.h"
 #include "store/cluster/repair/drops.h"
 #include "store/cluster/repair/repair.h"
@@ -71,6 +74,11 @@ class Upkeep final : public Companion {
     if (drops_ != nullptr) drops_->Stop();
     // Where that fails the log forgets the node by itself, after a while.
     if (left && database_ != nullptr) database_->Forget(context_.node, SteadyNow() + kForgetTimeout).IgnoreError();
+  }
+  std::vector<node::Figure> Figures() const override {
+    std::vector<node::Figure> figures = RepairFigures(*repairer_);
+    if (drops_ != nullptr) absl::c_move(DropFigures(*drops_), std::back_inserter(figures));
+    return figures;
   }
 
  private:

@@ -17,7 +17,7 @@
 namespace kvlink::store::cluster {
 
 struct UpkeepOptions {
-  // Towards the other members; `address` and `placement` are set here. The key has the right `repair`.
+  // Towards the other members; `address`, `node_id` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
   int64_t bytes_per_second = int64_t{256} << 20;  // of repair; at least 1
   // Opens the cluster's database, ready for use. Not called if the cluster names none: nothing is dropped then, and

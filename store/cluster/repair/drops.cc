@@ -141,19 +141,23 @@ absl::Status DropConsumer::Step(bool* caught_up) {
   return absl::OkStatus();
 }
 
+void DropConsumer::Looked(const absl::Status& status, bool caught_up) {
+  statistics_.look = status;
+  statistics_.caught_up = status.ok() && caught_up;
+  if (!status.ok()) ++statistics_.errors;
+  if (status.ok()) statistics_.read_at = SteadyNow();
+  if (statistics_.caught_up) statistics_.caught_up_at = SteadyNow();
+}
+
 absl::Status DropConsumer::CatchUp(absl::Time deadline) {
   absl::Duration pause = options_.poll;
   for (;;) {
     bool caught_up = false;
     const absl::Status status = Step(&caught_up);
-    if (status.ok() && caught_up) {
-      MutexLock lock(&mutex_);
-      statistics_.caught_up = true;
-      return absl::OkStatus();
-    }
     MutexLock lock(&mutex_);
+    Looked(status, caught_up);
+    if (status.ok() && caught_up) return absl::OkStatus();
     if (!status.ok()) {
-      ++statistics_.errors;
       if (!MayPass(status) || stop_ || SteadyNow() + pause >= deadline) return status;
       wake_.WaitUntil(&mutex_, SteadyNow() + pause);
       pause = std::min(2 * pause, kMaxPause);
@@ -195,8 +199,7 @@ void DropConsumer::Follow() {
     }
     pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
     MutexLock lock(&mutex_);
-    statistics_.caught_up = status.ok() && caught_up;
-    if (!status.ok()) ++statistics_.errors;
+    Looked(status, caught_up);
     if (status.ok() && !caught_up && !stop_) continue;
     const absl::Time until = SteadyNow() + pause;
     while (!stop_ && wake_.WaitUntil(&mutex_, until)) {

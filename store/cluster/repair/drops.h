@@ -62,6 +62,9 @@ struct DropStatistics {
   int64_t went_back = 0;   // times that the log ended before the node's position
   int64_t errors = 0;      // of the log
   bool caught_up = false;  // at the latest look nothing was left
+  // By SteadyNow(), set once CatchUp has returned OK: when the log was last read, and when nothing of it was left.
+  absl::Time read_at = absl::InfinitePast(), caught_up_at = absl::InfinitePast();
+  absl::Status look;  // the outcome of the latest look
 };
 
 class DropConsumer {
@@ -90,6 +93,7 @@ class DropConsumer {
   // One at a time, of CatchUp and then of the thread.
   absl::Status Begin();
   absl::Status Step(bool* caught_up);
+  void Looked(const absl::Status& status, bool caught_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CarryOut(const database::DropBatch& batch);
   // `dropped`: something was, and somebody may wait to hear of it.
   absl::Status StorePosition(bool dropped);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -41,9 +42,10 @@ OpenPeer RemotePeers(client::RemoteOptions options) {
                                                     .sending_bytes = options.sending_bytes,
                                                     .idle_memory = options.idle_memory});
   }
-  return [options](const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
+  return [options](const NodeId& node, const std::string& address) -> absl::StatusOr<std::shared_ptr<RepairPeer>> {
     client::RemoteOptions of = options;
     of.address = address;
+    of.node_id = node;
     KVLINK_ASSIGN_OR_RETURN(auto store, client::OpenRemote(of));
     return std::make_shared<RemotePeer>(std::move(store));
   };
@@ -56,7 +58,7 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
     if (SteadyNow() < state.not_before) return absl::UnavailableError("the peer rests after an error");
     if (state.peer != nullptr && state.address == address) return state.peer;
   }
-  auto opened = open_(address);
+  auto opened = open_(node, address);
   if (!opened.ok()) {
     Failed(node, address, opened.status());
     return opened.status();
@@ -97,6 +99,11 @@ bool Peers::Rest(const NodeId& node, absl::StatusCode code, std::shared_ptr<Repa
   state.rest = std::clamp(2 * state.rest, rest_, kMaxRest);
   state.not_before = SteadyNow() + state.rest;
   return news;
+}
+
+int64_t Peers::failing() const {
+  MutexLock lock(&mutex_);
+  return absl::c_count_if(states_, [](const auto& state) { return state.second.failed != absl::StatusCode::kOk; });
 }
 
 bool Peers::Rests(const NodeId& node) const {

@@ -38,8 +38,10 @@ class RepairPeer {
 };
 
 // Errors as client::OpenRemote.
-using OpenPeer = std::function<absl::StatusOr<std::shared_ptr<RepairPeer>>(const std::string& address)>;
-// Over the network. `options`: of each but for its address; the key has the right `repair` over all namespaces.
+using OpenPeer =
+    std::function<absl::StatusOr<std::shared_ptr<RepairPeer>>(const NodeId& node, const std::string& address)>;
+// Over the network. `options`: of each but for its address and node id; the key has the right `repair` over all
+// namespaces.
 OpenPeer RemotePeers(client::RemoteOptions options);
 
 class Peers {
@@ -58,6 +60,8 @@ class Peers {
   // It did not, for this reason: it is opened anew, after a rest. Of one that has not heard of the epoch yet
   // (MovedStatus) nothing changes.
   void Failed(const NodeId& node, const std::string& address, const absl::Status& why);
+  // The number of peers whose latest request failed.
+  int64_t failing() const;
   // Whether it rests.
   bool Rests(const NodeId& node) const;
   // There is news of the members: forgets who is not among them, and nobody rests any more.

@@ -36,7 +36,7 @@ class Repairer::Impl {
     thread_.Join();
   }
   void Restart() { context_.ledger.Reset(); }
-  const Ledger& ledger() const { return context_.ledger; }
+  const RepairContext& context() const { return context_; }
 
  private:
   void Run();
@@ -130,7 +130,11 @@ Repairer::~Repairer() = default;
 void Repairer::Start() { impl_->Start(); }
 void Repairer::Stop() { impl_->Stop(); }
 void Repairer::Restart() { impl_->Restart(); }
-RepairProgress Repairer::progress() const { return impl_->ledger().progress(); }
-RepairStatistics Repairer::statistics() const { return impl_->ledger().statistics(); }
+RepairProgress Repairer::progress() const { return impl_->context().ledger.progress(); }
+RepairStatistics Repairer::statistics() const {
+  RepairStatistics statistics = impl_->context().ledger.statistics();
+  statistics.peers_failing = impl_->context().peers.failing();
+  return statistics;
+}
 
 }  // namespace kvlink::store::cluster

@@ -69,6 +69,7 @@ struct RepairStatistics {
   int64_t left_for_room = 0;             // not copied: something would have had to go
   int64_t left_as_dropped = 0;           // not copied: the identity was dropped
   int64_t peer_errors = 0;
+  int64_t peers_failing = 0;               // at present: their latest request failed
   int64_t removed = 0, removed_bytes = 0;  // not owned here any more
 };
 

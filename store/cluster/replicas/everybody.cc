@@ -58,7 +58,6 @@ void AddTo(StoreStats* sum, const StoreStats& one) {
         &StoreStats::evictions, &StoreStats::integrity_failures, &StoreStats::double_claims, &StoreStats::leases}) {
     sum->*value += one.*value;
   }
-  sum->clock_us = std::max(sum->clock_us, one.clock_us);
 }
 
 }  // namespace

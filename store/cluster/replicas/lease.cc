@@ -259,8 +259,8 @@ std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode
   if (!store.ok()) return nullptr;
   const absl::Time asked = SteadyNow(), limit = std::min(deadline, asked + patience);
   ++cluster_->counters->read_requests;
-  auto pending = (*store)->AskReads(on_device() ? BufferFor(wanted_.buffer, **store) : nullptr, wanted_.ns,
-                                    wanted_.codec, {wanted_.request}, limit);
+  auto pending = (*store)->AskReads(on_device() ? wanted_.buffer.get() : nullptr, wanted_.ns, wanted_.codec,
+                                    {wanted_.request}, limit);
   if (!pending.ok()) return nullptr;
   auto leases = (*pending)->Wait(std::min(limit, asked + kLook));
   while (absl::IsDeadlineExceeded(leases.status()) && SteadyNow() < limit) {
@@ -278,12 +278,6 @@ std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode
 }
 
 }  // namespace
-
-DeviceBuffer* BufferFor(const std::shared_ptr<DeviceBuffer>& buffer, const client::RemoteStore& store) {
-  // Only UCX reaches memory of a device, and all stores of a process have one transport of it.
-  const std::string carrier = store.ReadCarrier();
-  return carrier == client::CarrierName(client::Carrier::kUcx) || carrier == "transport" ? buffer.get() : nullptr;
-}
 
 std::unique_ptr<Lease> ReplicatedLeaseOver(const Cluster* cluster, Wanted wanted, std::shared_ptr<ClusterNode> node,
                                            std::unique_ptr<Lease> lease) {

@@ -19,10 +19,6 @@ struct Wanted {
   std::shared_ptr<DeviceBuffer> buffer;  // null: on the host
 };
 
-// `buffer`, where the store reads by the transport that it was opened with; else null: on the host. A store that has no
-// connection yet does not know.
-DeviceBuffer* BufferFor(const std::shared_ptr<DeviceBuffer>& buffer, const client::RemoteStore& store);
-
 // `lease`: from `node`. Layers that were verified stay where they arrived. The lease is on the device or not, as the
 // first one is: one that arrives elsewhere is not used. `cluster` outlives it.
 std::unique_ptr<Lease> ReplicatedLeaseOver(const Cluster* cluster, Wanted wanted, std::shared_ptr<ClusterNode> node,

@@ -171,6 +171,7 @@ std::shared_ptr<const Nodes> NodeSet::Now() {
     if (node == nullptr || node->address() != address) {
       client::RemoteOptions options = options_;
       options.address = address;
+      options.node_id = view->placement.members()[i].node_id;
       options.placement = [source = source_] { return source->view()->placement.epoch(); };
       nodes->nodes.push_back(std::make_shared<ClusterNode>(address, std::move(options)));
     } else {

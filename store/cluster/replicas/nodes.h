@@ -134,7 +134,7 @@ struct Nodes {
 
 class NodeSet {
  public:
-  // `options`: for each node, but for the address and the placement.
+  // `options`: for each node, but for its address, its id and the placement.
   NodeSet(std::shared_ptr<ViewSource> source, client::RemoteOptions options);
   // Waits until what is no member's any more is closed, as far as nobody uses it.
   ~NodeSet();

@@ -147,22 +147,21 @@ Leases ReadOfOwners(const Cluster* cluster, const std::shared_ptr<DeviceBuffer>&
   }
   if (!refused.ok() || requests.empty()) return leases;
   cluster->counters->reads += static_cast<int64_t>(requests.size());
-  Scatter scatter(cluster, identities, Work::kRead,
-                  [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
-                      const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
-                    KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
-                    ++cluster->counters->read_requests;
-                    std::vector<ReadRequest> some;
-                    std::vector<std::pair<size_t, Wanted>> wanted;
-                    for (const size_t i : which) {
-                      some.push_back(requests[i]);
-                      wanted.push_back({i, {std::string(ns), codec, requests[i], buffer}});
-                    }
-                    KVLINK_ASSIGN_OR_RETURN(
-                        auto pending, store->AskReads(BufferFor(buffer, *store), ns, codec, some, deadline, notify));
-                    return std::make_unique<ReadsRequest>(cluster, node, std::move(pending), std::move(wanted),
-                                                          &leases);
-                  });
+  Scatter scatter(
+      cluster, identities, Work::kRead,
+      [&](const std::shared_ptr<ClusterNode>& node, absl::Span<const size_t> which,
+          const client::Notify& notify) -> absl::StatusOr<std::unique_ptr<Scatter::Request>> {
+        KVLINK_ASSIGN_OR_RETURN(const auto store, node->Store());
+        ++cluster->counters->read_requests;
+        std::vector<ReadRequest> some;
+        std::vector<std::pair<size_t, Wanted>> wanted;
+        for (const size_t i : which) {
+          some.push_back(requests[i]);
+          wanted.push_back({i, {std::string(ns), codec, requests[i], buffer}});
+        }
+        KVLINK_ASSIGN_OR_RETURN(auto pending, store->AskReads(buffer.get(), ns, codec, some, deadline, notify));
+        return std::make_unique<ReadsRequest>(cluster, node, std::move(pending), std::move(wanted), &leases);
+      });
   for (const auto& [node, i] : scatter.resting()) node->Probe(Work::kRead, ns, requests[i], codec);
   scatter.Run(deadline);
   const absl::Status nothing = Annotate(WhyNothing(scatter, Work::kRead), "read");

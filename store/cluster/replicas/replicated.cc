@@ -94,6 +94,7 @@ class Replicated : public ReplicatedStore {
     return catalog_->ListDocuments(ns, after, limit);
   }
   absl::StatusOr<NamespaceDeletion> DeleteNamespace(absl::string_view ns) override;
+  absl::StatusOr<uint64_t> Clock() override { return catalog_->Clock(); }
 
   absl::StatusOr<StoreStats> Stats() override {
     KVLINK_ASSIGN_OR_RETURN(StoreStats stats, SumOfStats(*nodes_.Now()));

@@ -47,8 +47,8 @@
 namespace kvlink::store::cluster {
 
 struct ReplicatedOptions {
-  // Of the store over each node: key, TLS, carrier, name, times. Address, placement, resources and patience are this
-  // store's to say.
+  // Of the store over each node: key, TLS, carrier, name, times. Address, node id, placement, resources and patience
+  // are this store's to say.
   client::RemoteOptions node;
   client::ResourceOptions resources;  // for all nodes together
   std::string zone;                   // of this process: owners in it are asked before others
@@ -56,7 +56,7 @@ struct ReplicatedOptions {
   absl::Duration patience = absl::Seconds(3);
   // Copies of what is put, so that it can go on after its acknowledgement: so many bytes at a time, at most.
   int64_t max_rest_bytes = int64_t{256} << 20;
-  // Adds to Stats what the catalog counts: documents, and its clock. May be empty.
+  // Adds to Stats what the catalog counts: documents. May be empty.
   std::function<absl::Status(StoreStats* stats)> add_catalog_stats;
 };
 

@@ -43,7 +43,7 @@ absl::StatusOr<Grant> ControlMethods::Greet(absl::string_view key, const std::st
 void ControlMethods::Describe(const Session& session, v1::Session* reply) const {
   reply->set_token(session.token());
   reply->set_lifetime_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(node_->sessions.lifetime())));
-  reply->set_node_id(node_->node_id);
+  reply->set_node_id(std::string(BytesOf(node_->node_id)));
   reply->set_incarnation(node_->incarnation);
   reply->set_protocol_min(kProtocols.min);
   reply->set_protocol_max(kProtocols.max);

@@ -40,7 +40,7 @@ void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Req
   const NodeLimits& limits = context->limits;
   proto::Answer answer;
   answer.set_id(request.id());
-  answer.mutable_welcome()->set_node_id(context->core->node_id);
+  answer.mutable_welcome()->set_node_id(std::string(BytesOf(context->core->node_id)));
   answer.mutable_welcome()->set_incarnation(context->core->incarnation);
   answer.mutable_welcome()->set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(limits.lease)));
   answer.mutable_welcome()->set_max_pulls(static_cast<uint32_t>(limits.pulls_per_connection));

@@ -182,10 +182,18 @@ std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Stati
   return namespaces;
 }
 
-std::map<std::string, int64_t> NodeFigures::Values(const engine::Engine::Statistics& statistics) const {
+std::vector<Figure> NodeFigures::All(const engine::Engine::Statistics& statistics) const {
   const Sources from = SourcesOf(service_, statistics);
+  std::vector<Figure> all;
+  ForEachRow([&](const Row& row) { all.push_back({row.shown, row.value(from)}); });
+  if (!beside_) return all;
+  for (const Figure& figure : beside_()) all.push_back(figure);
+  return all;
+}
+
+std::map<std::string, int64_t> NodeFigures::Values(const engine::Engine::Statistics& statistics) const {
   std::map<std::string, int64_t> values;
-  ForEachRow([&](const Row& row) { values[row.shown.name] = row.value(from); });
+  for (const Figure& figure : All(statistics)) values[figure.shown.name] = figure.value;
   return values;
 }
 
@@ -196,7 +204,7 @@ std::map<std::string, std::string> NodeFigures::Texts(const engine::Engine::Stat
   return {{"io", statistics.io},
           {"version", service_->core.whereabouts.version},
           {"state", service_->core.draining.begun() ? "draining" : "serving"},
-          {"node_id", absl::BytesToHexString({service_->core.node_id.data(), service_->core.node_id.size()})},
+          {"node_id", absl::BytesToHexString(BytesOf(service_->core.node_id))},
           {"incarnation", absl::StrCat(service_->core.incarnation)},
           {"data", data},
           {"local_socket", service_->core.whereabouts.local_socket}};
@@ -204,12 +212,10 @@ std::map<std::string, std::string> NodeFigures::Texts(const engine::Engine::Stat
 
 std::vector<Metrics::Reading> NodeFigures::Readings() const {
   const engine::Engine::Statistics now = service_->core.engine->Stats();
-  const Sources from = SourcesOf(service_, now);
   Page page;
-  ForEachRow([&](const Row& row) {
-    page.Add({row.shown.metric, row.shown.help, row.shown.counts, LabelsOf(row.shown.labels),
-              static_cast<double>(row.value(from))});
-  });
+  for (const auto& [shown, value] : All(now)) {
+    page.Add({shown.metric, shown.help, shown.counts, LabelsOf(shown.labels), static_cast<double>(value)});
+  }
   engine::Engine* const of = service_->core.engine.get();
   NamespaceReadings(NamespacesOf(now, of->NamespaceSettingsAll()), of->share_of_limits(), &page);
   TransportReadings(service_, &page);

@@ -1,11 +1,14 @@
 // A node's statistics, each defined once in a table (statistics.cc, and store/engine/statistics.h for the engine's),
-// for the Stats call and for Prometheus. Thread-safety: any thread, while the node serves.
+// for the Stats call and for Prometheus. Whatever runs beside the node adds its own tables (FiguresBeside).
+// Thread-safety: any thread, while the node serves.
 #ifndef KVLINK_STORE_NODE_WATCH_STATISTICS_H_
 #define KVLINK_STORE_NODE_WATCH_STATISTICS_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "store/engine/engine.h"
@@ -23,8 +26,17 @@ struct Statistic {
   const char* labels;  // "key=value,key=value"
   const char* help;
 };
-// All of them, in display order.
+// All of the node's own, in display order.
 std::vector<Statistic> AllStatistics();
+
+// A statistic and its present value.
+struct Figure {
+  Statistic shown;
+  int64_t value = 0;
+};
+// Reads the statistics of what runs beside a node. They are shown with the node's own, and their names must be unique.
+// Called for each scrape and each Stats call, on any thread; must not block.
+using FiguresBeside = std::function<std::vector<Figure>()>;
 
 // Statistics of one namespace.
 struct NamespaceFigures {
@@ -44,13 +56,17 @@ class Figures {
 
 class NodeFigures : public Figures {
  public:
-  explicit NodeFigures(Service* service) : service_(service) {}
+  // `beside` may be empty.
+  NodeFigures(Service* service, FiguresBeside beside) : service_(service), beside_(std::move(beside)) {}
   std::map<std::string, int64_t> Values(const engine::Engine::Statistics& statistics) const override;
   std::map<std::string, std::string> Texts(const engine::Engine::Statistics& statistics) const override;
   std::vector<Metrics::Reading> Readings() const;
 
  private:
+  std::vector<Figure> All(const engine::Engine::Statistics& statistics) const;
+
   Service* const service_;
+  const FiguresBeside beside_;
 };
 
 }  // namespace kvlink::store::node

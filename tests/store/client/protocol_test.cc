@@ -103,7 +103,7 @@ OpenedSession SessionWith(char id, uint64_t incarnation) {
   OpenedSession session;
   session.number = 1;
   session.token = std::string(16, 't');
-  session.node_id = std::string(16, id);
+  session.node_id.fill(static_cast<uint8_t>(id));
   session.incarnation = incarnation;
   session.protocol = kProtocols.max;
   return session;

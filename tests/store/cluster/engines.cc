@@ -192,8 +192,9 @@ store::cluster::RepairOptions EngineCluster::Options(int i) {
   options.retry = absl::Milliseconds(2);
   options.interval = absl::Milliseconds(20);
   options.copy_timeout = absl::Seconds(10);
-  options.open_peer =
-      [this](const std::string& address) -> absl::StatusOr<std::shared_ptr<store::cluster::RepairPeer>> {
+  options.open_peer = [this](
+                          const store::cluster::NodeId&,
+                          const std::string& address) -> absl::StatusOr<std::shared_ptr<store::cluster::RepairPeer>> {
     Node* const node = nodes_[std::stoi(address)].get();
     if (node->faults.down) return absl::UnavailableError("nobody listens");
     return std::make_shared<EnginePeer>(node);

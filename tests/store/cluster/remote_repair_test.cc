@@ -35,6 +35,7 @@ class RemoteRepairTest : public ::testing::Test {
       options->carriers.clear();
     });
     control_ = (*peer_)->addresses().control;
+    peer_id_ = (*peer_)->engine()->id();
     engine::EngineOptions options;
     options.dram_bytes = 8 << 20;
     options.capacity_bytes = 256 << 20;
@@ -45,13 +46,13 @@ class RemoteRepairTest : public ::testing::Test {
   }
 
   void Publish(const std::string& address) {
-    NodeId other = {};
-    other[0] = 2;
-    auto placement = Placement::Compute(1, 2, {{.node_id = self_}, {.node_id = other}});
+    auto placement = Placement::Compute(1, 2, {{.node_id = self_}, {.node_id = peer_id_}});
     ASSERT_TRUE(placement.ok());
     auto view = std::make_shared<View>();
     view->placement = *std::move(placement);
-    view->status = {{.address = "", .incarnation = 1}, {.address = address, .incarnation = 1}};
+    for (const Member& member : view->placement.members()) {
+      view->status.push_back({.address = member.node_id == self_ ? "" : address, .incarnation = 1});
+    }
     views_.Set(std::move(view));
   }
   void StartRepair(const std::string& key, int64_t receive_bytes = int64_t{64} << 20,
@@ -99,7 +100,7 @@ class RemoteRepairTest : public ::testing::Test {
 
   const ScratchDirectory access_{/*in_memory=*/true}, directory_{/*in_memory=*/true};
   std::string control_;
-  NodeId self_ = {};
+  NodeId self_ = {}, peer_id_ = {};
   SettableView views_;
   std::unique_ptr<TestNode> peer_;
   std::unique_ptr<engine::Engine> engine_;

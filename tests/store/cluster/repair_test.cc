@@ -260,7 +260,7 @@ class EndlessPeer : public RepairPeer {
 TEST(Repair, APeerThatListsWithoutAnEndIsLeft) {
   EngineCluster cluster(2);
   cluster.StartRepair(0, [](RepairOptions* options) {
-    options->open_peer = [](const std::string&) { return std::make_shared<EndlessPeer>(); };
+    options->open_peer = [](const NodeId&, const std::string&) { return std::make_shared<EndlessPeer>(); };
     options->retry = absl::Hours(1);
   });
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));

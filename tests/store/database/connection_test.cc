@@ -139,7 +139,7 @@ TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
   // On a connection that was there, and on new ones.
   EXPECT_TRUE(absl::IsDeadlineExceeded(catalog->PutDocument("ns", "b", EntryWith({2}, 1))));
   EXPECT_TRUE(absl::IsUnavailable(catalog->GetDocument("ns", "a").status()));
-  EXPECT_TRUE(absl::IsUnavailable(catalog->Clock(SteadyNow() + absl::Milliseconds(200)).status()));
+  EXPECT_TRUE(absl::IsUnavailable(catalog->End(SteadyNow() + absl::Milliseconds(200)).status()));
   EXPECT_LT(SteadyNow() - begin, absl::Seconds(30));
   server.Thaw();
   const auto got = catalog->GetDocument("ns", "a");

@@ -81,10 +81,10 @@ class ClusterOfOne : public Store {
     return deleted;
   }
 
+  absl::StatusOr<uint64_t> Clock() override { return catalog_->Clock(); }
   absl::StatusOr<store::StoreStats> Stats() override {
     KVLINK_ASSIGN_OR_RETURN(store::StoreStats stats, node_->Stats());
     KVLINK_ASSIGN_OR_RETURN(const store::database::CatalogStats catalog, catalog_->Stats(Soon()));
-    stats.clock_us = catalog.clock_us;
     for (const auto& ns : catalog.namespaces) {
       const auto it = std::find_if(stats.namespaces.begin(), stats.namespaces.end(),
                                    [&](const store::NamespaceStats& one) { return one.name == ns.name; });

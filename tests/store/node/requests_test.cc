@@ -14,7 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/store/node/fake_ownership.h"
-#include "tests/store/node/raw_client.h"
+#include "tests/store/node/one_node.h"
 #include "transport/address.h"
 
 namespace kvlink::testing {
@@ -22,25 +22,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class RequestsTest : public ::testing::Test {
+class RequestsTest : public OneNodeTest {
  protected:
-  void StartNode(const TestNode::Change& change = {}) {
-    node_ = std::make_unique<TestNode>(Carrier::kLoopback, change);
-    transport_ = node_->NewClientTransport();
-    control_ = std::make_unique<RawControl>((*node_)->addresses().control);
-  }
-  // A connection of a new session.
-  std::unique_ptr<RawData> Connect(const std::string& key = "") {
-    const auto session = control_->Open(key);
-    EXPECT_TRUE(session.ok()) << session.status();
-    return ConnectAs(control_->token());
-  }
-  std::unique_ptr<RawData> ConnectAs(const std::string& token) {
-    auto data = std::make_unique<RawData>(transport_.get(), node_->data_address());
-    const absl::Status hello = data->Hello(token);
-    EXPECT_TRUE(hello.ok()) << hello;
-    return data;
-  }
   int64_t Value(const std::string& name) {
     RawControl control((*node_)->addresses().control);
     EXPECT_TRUE(control.Open().ok());
@@ -61,10 +44,6 @@ class RequestsTest : public ::testing::Test {
     request.mutable_lookup()->set_identities(std::string(32, 'i'));
     return request;
   }
-
-  std::unique_ptr<TestNode> node_;
-  std::unique_ptr<transport::Transport> transport_;
-  std::unique_ptr<RawControl> control_;
 };
 
 TEST_F(RequestsTest, HelloComesFirst) {

@@ -10,25 +10,13 @@
 #include "proto/data.h"
 #include "tests/store/in_slot.h"
 #include "tests/store/node/fake_ownership.h"
-#include "tests/store/node/raw_client.h"
+#include "tests/store/node/one_node.h"
 
 namespace kvlink::testing {
 namespace {
 
-class NodeSlotsTest : public ::testing::Test {
+class NodeSlotsTest : public OneNodeTest {
  protected:
-  void StartNode(const TestNode::Change& change = {}) {
-    node_ = std::make_unique<TestNode>(Carrier::kLoopback, change);
-    transport_ = node_->NewClientTransport();
-    control_ = std::make_unique<RawControl>((*node_)->addresses().control);
-  }
-  std::unique_ptr<RawData> Connect(const std::string& key = "") {
-    const auto session = control_->Open(key);
-    EXPECT_TRUE(session.ok()) << session.status();
-    auto data = std::make_unique<RawData>(transport_.get(), node_->data_address());
-    EXPECT_TRUE(data->Hello(control_->token()).ok());
-    return data;
-  }
   static absl::StatusOr<proto::Answer> AskDigests(RawData* data, const std::vector<uint16_t>& slots) {
     proto::Request request;
     request.mutable_slot_digests()->set_slots(PackSlots(slots));
@@ -44,10 +32,6 @@ class NodeSlotsTest : public ::testing::Test {
     }
     return data->Ask(std::move(request));
   }
-
-  std::unique_ptr<TestNode> node_;
-  std::unique_ptr<transport::Transport> transport_;
-  std::unique_ptr<RawControl> control_;
 };
 
 TEST_F(NodeSlotsTest, DigestsAndListingsSayWhatIsThere) {

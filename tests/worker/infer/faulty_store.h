@@ -49,6 +49,7 @@ class FaultyStore final : public store::Store {
   // The number of catalog calls, each for one or many documents.
   int catalog_gets() const { return catalog_gets_; }
   int catalog_puts() const { return catalog_puts_; }
+  int statistics() const { return statistics_; }
   // Every catalog call takes this long, as over a slow network.
   void DelayCatalog(absl::Duration delay) { catalog_delay_ = delay; }
   // Shifts the store's clock relative to the host's.
@@ -124,10 +125,14 @@ class FaultyStore final : public store::Store {
                                                                  int64_t limit) override {
     return real_->ListDocuments(ns, after, limit);
   }
+  absl::StatusOr<uint64_t> Clock() override {
+    auto clock_us = real_->Clock();
+    if (clock_us.ok()) *clock_us += clock_ahead_us_;
+    return clock_us;
+  }
   absl::StatusOr<store::StoreStats> Stats() override {
-    auto stats = real_->Stats();
-    if (stats.ok()) stats->clock_us += clock_ahead_us_;
-    return stats;
+    ++statistics_;
+    return real_->Stats();
   }
   absl::StatusOr<std::vector<Listed>> ListEncodings(absl::string_view ns, const Identity& after,
                                                     int64_t limit) override {
@@ -204,7 +209,7 @@ class FaultyStore final : public store::Store {
   std::atomic<int> taken_{0}, asked_{0}, failing_lookups_{0};
   absl::Duration catalog_delay_;
   uint64_t clock_ahead_us_ = 0;
-  std::atomic<int> catalog_gets_{0}, catalog_puts_{0};
+  std::atomic<int> catalog_gets_{0}, catalog_puts_{0}, statistics_{0};
   absl::Status lookups_, reads_, puts_;
   std::function<void(const Identity&)> on_put_;
 };

@@ -23,21 +23,26 @@ T Must(absl::StatusOr<T> made, const char* what) {
   return *std::move(made);
 }
 
+// Of the member with that number, whose id is known before the node is asked anything.
 class ViewOwnership : public store::node::Ownership {
  public:
-  ViewOwnership(std::shared_ptr<const TestViews> views, int member) : views_(std::move(views)), member_(member) {}
+  ViewOwnership(std::shared_ptr<const TestViews> views, const std::vector<TestMember>* members, int number)
+      : views_(std::move(views)), members_(members), number_(number) {}
   uint64_t epoch() const override { return views_->view()->placement.epoch(); }
-  bool Owns(const Identity& identity, uint64_t epoch) const override { return views_->Owns(member_, identity, epoch); }
+  bool Owns(const Identity& identity, uint64_t epoch) const override {
+    return views_->Owns(*(*members_)[number_].id, identity, epoch);
+  }
 
  private:
   const std::shared_ptr<const TestViews> views_;
-  const int member_;
+  const std::vector<TestMember>* const members_;
+  const int number_;
 };
 
 }  // namespace
 
-store::cluster::NodeId NodeIdOf(int number) {
-  store::cluster::NodeId id = {};
+NodeId NodeIdOf(int number) {
+  NodeId id = {};
   id[0] = static_cast<uint8_t>(number / 256);
   id[1] = static_cast<uint8_t>(number % 256);
   id[15] = 1;
@@ -50,12 +55,15 @@ std::shared_ptr<const View> MakeView(uint64_t epoch, int copies, int acknowledge
   view->settings.name = "test";
   view->settings.copies = copies;
   view->settings.acknowledged = acknowledged;
-  std::vector<store::cluster::Member> placed;
+  std::map<NodeId, TestMember> by_id;
   for (size_t i = 0; i < members.size(); ++i) {
-    if (!members[i].member) continue;
-    placed.push_back({NodeIdOf(static_cast<int>(i)), members[i].zone, 1, members[i].state});
-    view->status.push_back({members[i].address, "test", std::nullopt});
-    if (members[i].alive) view->status.back().incarnation = 1;
+    if (members[i].member) by_id[members[i].id.value_or(NodeIdOf(static_cast<int>(i)))] = members[i];
+  }
+  std::vector<store::cluster::Member> placed;
+  for (const auto& [id, member] : by_id) {
+    placed.push_back({id, member.zone, 1, member.state});
+    view->status.push_back({member.address, "test", std::nullopt});
+    if (member.alive) view->status.back().incarnation = 1;
   }
   view->placement = Must(store::cluster::Placement::Compute(epoch, copies, std::move(placed)), "placement");
   return view;
@@ -81,7 +89,7 @@ std::shared_ptr<const View> TestViews::WaitForChange(const std::shared_ptr<const
   return view_;
 }
 
-bool TestViews::Owns(int member, const Identity& identity, uint64_t epoch) const {
+bool TestViews::Owns(const NodeId& node, const Identity& identity, uint64_t epoch) const {
   std::shared_ptr<const View> view;
   {
     MutexLock lock(&mutex_);
@@ -90,24 +98,25 @@ bool TestViews::Owns(int member, const Identity& identity, uint64_t epoch) const
     view = known->second;
   }
   const auto& members = view->placement.members();
-  const auto is_member = [&](uint16_t owner) { return members[owner].node_id == NodeIdOf(member); };
+  const auto is_member = [&](uint16_t owner) { return members[owner].node_id == node; };
   return absl::c_any_of(view->placement.CurrentOwners(identity), is_member) ||
          absl::c_any_of(view->placement.NextOwners(identity), is_member);
 }
 
 ClusterPlace::ClusterPlace(ClusterPlaceOptions options) : options_(std::move(options)) {
   for (int i = 0; i < options_.nodes; ++i) members_.push_back({.address = UnusedAddress()});
-  Publish();
   for (int i = 0; i < options_.nodes; ++i) {
     nodes_.push_back(std::make_unique<TestNode>(Carrier::kUcx, [this, i](store::node::NodeOptions* node) {
       node->control_address = members_[i].address;
       node->engine.dram_bytes = options_.store.dram_bytes;
       node->engine.capacity_bytes = options_.store.capacity_bytes;
       node->engine.segment_bytes = 0;
-      node->ownership = std::make_shared<ViewOwnership>(node_views_, i);
+      node->ownership = std::make_shared<ViewOwnership>(node_views_, &members_, i);
       if (options_.node) options_.node(i, node);
     }));
+    members_[i].id = (*nodes_[i])->engine()->id();
   }
+  Publish();
   if (!options_.own_catalog) {
     store::EmbeddedOptions catalog;
     catalog.dram_bytes = int64_t{4} << 20;
@@ -163,11 +172,17 @@ std::vector<int> ClusterPlace::Owners(const Identity& identity) {
   for (const auto some : {now->placement.NextOwners(identity), now->placement.CurrentOwners(identity)}) {
     for (const uint16_t owner : some) {
       const auto& id = now->placement.members()[owner].node_id;
-      const int number = id[0] * 256 + id[1];
+      const auto member = absl::c_find_if(members_, [&id](const TestMember& one) { return one.id == id; });
+      const int number = static_cast<int>(member - members_.begin());
       if (!absl::c_linear_search(owners, number)) owners.push_back(number);
     }
   }
   return owners;
+}
+
+store::cluster::NodeReport ClusterPlace::Report(int node) {
+  const auto reports = store_->Nodes();
+  return *absl::c_find_if(reports, [&](const auto& one) { return one.member.node_id == members_[node].id; });
 }
 
 }  // namespace kvlink::testing

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,10 +28,11 @@ struct TestMember {
   store::cluster::MemberState state = store::cluster::MemberState::kActive;
   bool alive = true;
   bool member = true;
+  std::optional<NodeId> id = std::nullopt;  // none: NodeIdOf its number
 };
 
-// Node ids are numbers, so that members() is in the order of the list.
-store::cluster::NodeId NodeIdOf(int number);
+// Ids in the order of their numbers.
+NodeId NodeIdOf(int number);
 std::shared_ptr<const store::cluster::View> MakeView(uint64_t epoch, int copies, int acknowledged,
                                                      const std::vector<TestMember>& members);
 
@@ -41,8 +43,8 @@ class TestViews : public store::cluster::ViewSource {
   std::shared_ptr<const store::cluster::View> view() const override;
   std::shared_ptr<const store::cluster::View> WaitForChange(const std::shared_ptr<const store::cluster::View>& than,
                                                             absl::Time deadline) const override;
-  // Whether the member owns the identity under the view of that epoch; false if the view is unknown.
-  bool Owns(int member, const Identity& identity, uint64_t epoch) const;
+  // Whether the node owns the identity under the view of that epoch; false if the view is unknown.
+  bool Owns(const NodeId& node, const Identity& identity, uint64_t epoch) const;
 
  private:
   mutable Mutex mutex_;
@@ -91,6 +93,8 @@ class ClusterPlace : public StorePlace {
   std::shared_ptr<const store::cluster::View> view() { return client_views_->view(); }
   // Numbers of the nodes that own it under the next placement, or otherwise the current one.
   std::vector<int> Owners(const Identity& identity);
+  // The client's report on that node. REQUIRES: it is a member.
+  store::cluster::NodeReport Report(int node);
 
  private:
   const ClusterPlaceOptions options_;

@@ -2,6 +2,7 @@
 // nothing is closed. Every byte that is read is compared; no read fails while one owner of each encoding goes on.
 #include <atomic>
 #include <csignal>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "gtest/gtest.h"
 #include "store/cluster/replicas/replicated.h"
@@ -29,17 +29,24 @@ absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 class FrozenTest : public ::testing::Test {
  protected:
   FrozenTest() {
-    std::vector<TestMember> members;
+    std::map<NodeId, std::pair<std::string, std::unique_ptr<Subprocess>>> started;
     for (int i = 0; i < kNodes; ++i) {
-      members.push_back({.address = UnusedAddress()});
-      nodes_.push_back(std::make_unique<Subprocess>(
-          std::vector<std::string>{NODE_PROCESS, absl::StrCat(directory_.path(), "/", i), members[i].address},
-          SubprocessOptions{.keep_input_open = true}));
-    }
-    for (const auto& node : nodes_) {
+      const std::string address = UnusedAddress();
+      auto node = std::make_unique<Subprocess>(
+          std::vector<std::string>{NODE_PROCESS, absl::StrCat(directory_.path(), "/", i), address},
+          SubprocessOptions{.keep_input_open = true});
       const absl::Time limit = Soon();
       while (node->output().empty() && node->running() && SteadyNow() < limit) absl::SleepFor(absl::Milliseconds(5));
       EXPECT_FALSE(node->output().empty()) << node->errors();
+      const auto session = RawControl(address).Open();
+      EXPECT_TRUE(session.ok()) << session.status();
+      if (session.ok()) started[ToNodeId(session->node_id()).value()] = {address, std::move(node)};
+    }
+    // Numbers of nodes are those of the members of the view.
+    std::vector<TestMember> members;
+    for (auto& [id, node] : started) {
+      members.push_back({.address = node.first, .id = id});
+      nodes_.push_back(std::move(node.second));
     }
     views_->Set(MakeView(1, 2, 2, members));
     store::cluster::ReplicatedOptions options;

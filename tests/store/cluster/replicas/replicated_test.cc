@@ -11,9 +11,11 @@
 #include <thread>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/escaping.h"
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/store/client/device_region.h"
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/seed.h"
@@ -22,6 +24,7 @@ namespace kvlink::testing {
 namespace {
 
 using store::cluster::MemberState;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
@@ -75,6 +78,7 @@ class ReplicatedTest : public ::testing::Test {
     }
     return holders;
   }
+  std::unique_ptr<TestRegion> region_;  // outlives the store
   std::unique_ptr<ClusterPlace> place_;
 };
 
@@ -92,6 +96,27 @@ TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
   }
   EXPECT_EQ(store()->Counters().lacking, 0);
   EXPECT_EQ(store()->Counters().next_owners, 0) << "the first owner had all of it";
+}
+
+// A client has no connection to most nodes yet when it reads of them first.
+TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
+  Open({.client = [](store::cluster::ReplicatedOptions* client) { ReachDevices(&client->node); }});
+  const auto documents = Documents(12);
+  PutAll(documents);
+  place_->OpenStore();
+  region_ = std::make_unique<TestRegion>(int64_t{8} << 20);
+  const auto buffer = store()->OpenDeviceBuffer(region_->Describe());
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  std::vector<store::ReadRequest> requests;
+  for (const Synthetic& one : documents) requests.push_back({one.manifest.identity, one.manifest.etag});
+  const auto leases = store()->ReadMany(buffer->get(), "ns", Codec::kRawBf16, requests, Soon());
+  for (size_t i = 0; i < documents.size(); ++i) {
+    ASSERT_TRUE(leases[i].ok()) << leases[i].status();
+    ASSERT_TRUE((*leases[i])->WaitLayer(0, Soon()).ok());
+    EXPECT_TRUE((*leases[i])->on_device()) << i;
+    EXPECT_TRUE(region_->Holds((*leases[i])->layer(0))) << i;
+  }
+  for (const auto& node : store()->NodeCounters()) EXPECT_EQ(node.sessions, 1) << "it was opened by this";
 }
 
 TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
@@ -177,8 +202,8 @@ TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
     const Synthetic& of_node = *absl::c_find_if(documents, owned);
     EXPECT_TRUE(Eventually([&] {
       EXPECT_EQ(ReadAndCompare(store(), "ns", of_node), absl::OkStatus());
-      const auto nodes = store()->Nodes();
-      return !nodes[node].resting && nodes[node].stats.ok();
+      const auto report = place_->Report(node);
+      return !report.resting && report.stats.ok();
     }));
   }
   stop = true;
@@ -208,8 +233,49 @@ TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
     EXPECT_EQ(Present(*found), 30);
   }
   EXPECT_LE(store()->Counters().stuck, 3) << "after that it rests";
-  EXPECT_TRUE(store()->Nodes()[2].resting);
+  EXPECT_TRUE(place_->Report(2).resting);
   close(silent);
+}
+
+// Two nodes were started again at each other's address, and the client has not heard of it. Nor have they: each takes
+// whatever it is given.
+TEST_F(ReplicatedTest, NobodyIsTakenForTheNodeThatWasThere) {
+  const auto alone = [](int, store::node::NodeOptions* node) { node->ownership = nullptr; };
+  Open({.nodes = 2, .copies = 1, .acknowledged = 1, .node = alone});
+  const auto documents = Documents(12);
+  PutAll(documents);
+  const auto encodings = [this](int node) {
+    int64_t count = 0;
+    for (const auto& ns : place_->node(node)->engine()->Stats().namespaces) count += ns.encodings;
+    return count;
+  };
+  const int64_t before[] = {encodings(0), encodings(1)};
+  const auto hex = [this](int node) { return absl::BytesToHexString(BytesOf(*place_->members()[node].id)); };
+  const std::string ids[] = {hex(0), hex(1)};
+  for (int node = 0; node < 2; ++node) place_->Stop(node);
+  std::swap(place_->members()[0].address, place_->members()[1].address);
+  for (int node = 0; node < 2; ++node) place_->Start(node);
+  for (const Synthetic& one : Documents(3, 100)) {
+    const auto put = store()->Put("ns", one.manifest, one.spans(), SteadyNow() + absl::Seconds(4));
+    EXPECT_EQ(put.status().code(), absl::StatusCode::kUnavailable) << put.status();
+    EXPECT_THAT(std::string(put.status().message()), HasSubstr("was expected there"));
+  }
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(ReadAndCompare(store(), "ns", documents[i]).ok());
+  const auto found = store()->Lookup("ns", IdentitiesOf(documents), Codec::kRawBf16);
+  EXPECT_TRUE(!found.ok() || Present(*found) == 0);
+  EXPECT_THAT(std::string(place_->Report(0).stats.status().message()),
+              AllOf(HasSubstr(place_->members()[1].address), HasSubstr(absl::StrCat("is node ", ids[1])),
+                    HasSubstr(absl::StrCat("node ", ids[0], " was expected"))));
+  for (int node = 0; node < 2; ++node) {
+    EXPECT_EQ(encodings(node), before[node]);
+    const auto now = place_->node(node)->engine()->Stats();
+    EXPECT_EQ(now.hits_dram + now.hits_segments + now.misses, 0) << "nothing was asked of it";
+    RawControl control(place_->members()[node].address);
+    ASSERT_TRUE(control.Open().ok());
+    EXPECT_TRUE(Eventually([&] { return control.Stats()->values().at("sessions") == 1; })) << "others are given back";
+  }
+  place_->Publish();
+  for (const Synthetic& one : documents) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
 TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
