@@ -115,6 +115,12 @@ absl::Status Contents::CheckLiveness() const {
   return wrong_liveness_.empty() ? absl::OkStatus() : wrong_liveness_.begin()->second;
 }
 
+bool Contents::Removed(const NodeId& id) const {
+  if (!epoch_.has_value()) return false;
+  const std::vector<NodeId>& removed = epoch_->record.removed;
+  return std::find(removed.begin(), removed.end(), id) != removed.end();
+}
+
 absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared_ptr<const View>& before) const {
   auto view = std::make_shared<View>();
   view->settings = settings_->record;
