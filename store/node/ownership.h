@@ -1,4 +1,5 @@
-// What of a cluster's encodings a node is an owner of. A node that stands alone owns everything, and is at epoch 0.
+// What of a cluster's encodings a node is an owner of, and what the cluster has let go. A node that stands alone owns
+// everything, and is at epoch 0.
 //
 // Epochs are not compared with each other, but for slots: while a new one spreads, some ask by the old and some by the
 // new, and each is served by whoever owns what he asks for under either. Only a node that is no owner under the
@@ -13,7 +14,9 @@
 
 #include <cstdint>
 
+#include "absl/strings/string_view.h"
 #include "proto/digest.h"
+#include "proto/slots.h"
 
 namespace kvlink::store::node {
 
@@ -27,6 +30,11 @@ class Ownership {
   virtual bool Owns(const Identity& identity, uint64_t epoch) const { return true; }
   // Whether what is put here at the present epoch is a copy: the node is an owner of it where encodings go.
   virtual bool Takes(const Identity& identity) const { return Owns(identity, epoch()); }
+  // Whether the identity was dropped since the node had carried out the drops up to `since`, or may have been. What was
+  // on its way here then is not stored: the node's removal has not found it, and the other owners would copy it.
+  virtual bool DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const {
+    return false;
+  }
 
   // Whether the node is to answer a request for the identity that names `asked` (0: none).
   bool Answers(const Identity& identity, uint64_t asked) const {

@@ -2,12 +2,13 @@
 // the present one. At each epoch that is what the current table or the next one gives to it.
 //
 // Before the node's id is known it owns everything, so that nothing is sent elsewhere by mistake.
-// Thread-safety: all methods; Owns locks for a copy of a pointer.
+// Thread-safety: all methods; what is asked for each identity locks for a copy of a pointer.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_
 
 #include <bitset>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -22,16 +23,21 @@ namespace kvlink::store::cluster {
 class MemberOwnership final : public node::Ownership {
  public:
   static constexpr size_t kFormerEpochs = 16;
+  // As DroppedSince; called under a lock, so that it must not wait.
+  using AskDropped = std::function<bool(absl::string_view ns, const Identity& identity, const DropPosition& since)>;
 
   // Whom it is about; once.
   void SetNode(const NodeId& id);
   // The view that holds from now on. One of other members whose epoch is not above the last (etcd was set back) makes
   // all before it forgotten.
   void Update(const std::shared_ptr<const View>& view);
+  // Who knows the drops, before the node opens sessions. Without it nothing was dropped.
+  void AskDropsOf(AskDropped ask);
 
   uint64_t epoch() const override;
   bool Owns(const Identity& identity, uint64_t epoch) const override;
   bool Takes(const Identity& identity) const override;
+  bool DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const override;
 
  private:
   struct Era {
@@ -48,7 +54,8 @@ class MemberOwnership final : public node::Ownership {
   std::shared_ptr<const View> view_ ABSL_GUARDED_BY(update_mutex_);  // while there is no node_
   std::vector<Member> members_ ABSL_GUARDED_BY(update_mutex_);       // of the present epoch
   mutable Mutex mutex_;
-  std::shared_ptr<const Eras> eras_ ABSL_GUARDED_BY(mutex_);  // null: there is no node_
+  std::shared_ptr<const Eras> eras_ ABSL_GUARDED_BY(mutex_);               // null: there is no node_
+  std::shared_ptr<const AskDropped> ask_dropped_ ABSL_GUARDED_BY(mutex_);  // null: nobody
 };
 
 }  // namespace kvlink::store::cluster

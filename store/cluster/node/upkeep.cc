@@ -44,6 +44,10 @@ class Upkeep final : public Companion {
       };
       drops_ = std::make_unique<DropConsumer>(context_.engine, log_.get(), std::move(drops));
       KVLINK_RETURN_IF_ERROR(drops_->CatchUp(deadline));
+      context_.ownership->AskDropsOf(
+          [memory = drops_->memory()](absl::string_view ns, const Identity& identity, const DropPosition& since) {
+            return memory->DroppedSince(ns, identity, since);
+          });
     }
     client::RemoteOptions peers = options_.peers;
     peers.placement = [membership = context_.membership] { return membership->view()->placement.epoch(); };
