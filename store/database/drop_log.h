@@ -84,8 +84,10 @@ class DropLog {
 
   // A position that lies beyond every drop committed before the call.
   virtual absl::StatusOr<DropPosition> End(absl::Time deadline) = 0;
-  // Until each of `nodes` has stored `position` or a later one: what was deleted before End() is then nowhere any more.
-  // DEADLINE_EXCEEDED naming those that have not; OUT_OF_RANGE naming those that are not known.
+  // Until `position` or a later one was stored by each of `nodes`, and by whoever else has stored one within the last
+  // minute: a node that begins meanwhile is filled by those who have yet to pass the position. What was deleted before
+  // End() is then nowhere any more. DEADLINE_EXCEEDED naming those that have not; OUT_OF_RANGE naming those that are
+  // not known.
   virtual absl::Status WaitForConsumers(const DropPosition& position, absl::Span<const NodeId> nodes,
                                         absl::Time deadline) = 0;
   // Deletes what every consumer has passed, after it forgot those that have stored no position for `retention` and have

@@ -209,7 +209,7 @@ const Statement kPositionsOf = {"positions_of", R"sql(
 SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) AND
                 transaction <= pg_snapshot_xmax(pg_current_snapshot())
 FROM kvlink.consumers
-WHERE node_id = ANY($3::bytea[]))sql",
+WHERE node_id = ANY($3::bytea[]) OR updated > clock_timestamp() - interval '1 minute')sql",
                                 kPassedColumns};
 const Statement kSlowest = {"slowest", R"sql(
 SELECT transaction, sequence FROM kvlink.consumers WHERE transaction <= pg_snapshot_xmax(pg_current_snapshot())

@@ -23,9 +23,11 @@ using ::kvlink::testing::NodeOf;
 using ::kvlink::testing::OwnDatabase;
 using ::kvlink::testing::SharedServer;
 using ::kvlink::testing::Soon;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 std::vector<Identity> IdentitiesIn(const std::vector<Drop>& drops) {
   std::vector<Identity> identities;
@@ -144,6 +146,21 @@ TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
   EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
   late.Join();
   EXPECT_TRUE(absl::IsOutOfRange(database->WaitForConsumers(end, {NodeOf(9)}, Soon())));
+  // One that began meanwhile may have been filled by those who had not passed it yet. One that is gone has not.
+  for (const int node : {3, 4}) {
+    ASSERT_EQ(database->Register(NodeOf(static_cast<uint8_t>(node)), Soon()).status(), absl::OkStatus());
+  }
+  const auto set = [&database](int node, const char* what) {
+    database.Sql(absl::StrCat("UPDATE kvlink.consumers SET ", what, " WHERE node_id = decode('0", node,
+                              "' || repeat('00', 15), 'hex')"));
+  };
+  for (const int node : {3, 4}) set(node, "transaction = '1'");
+  set(4, "updated = updated - interval '2 minutes'");
+  const absl::Status behind = database->WaitForConsumers(end, nodes, SteadyNow());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(behind)) << behind;
+  EXPECT_THAT(std::string(behind.message()), AllOf(HasSubstr("0300000"), Not(HasSubstr("0400000"))));
+  ASSERT_EQ(database->StorePosition(NodeOf(3), end, Soon()), absl::OkStatus());
+  EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
   // Earlier positions are passed as well; a position does not go back.
   EXPECT_EQ(database->StorePosition(NodeOf(1), DropPosition{}, Soon()), absl::OkStatus());
   EXPECT_EQ(*database->PositionOf(NodeOf(1), Soon()), one);
