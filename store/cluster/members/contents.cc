@@ -130,8 +130,10 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   for (const auto& [id, stored] : members_) {
     members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state});
     MemberStatus status{stored.record.address, stored.record.build, std::nullopt};
-    if (const auto alive = alive_.find(id); alive != alive_.end())
+    if (const auto alive = alive_.find(id); alive != alive_.end()) {
       status.incarnation = alive->second.record.incarnation;
+      status.alive_since = alive->second.revision;
+    }
     view->status.push_back(std::move(status));
   }
   const bool kept = before != nullptr && before->placement.epoch() == epoch &&

@@ -60,8 +60,10 @@ class Peers {
   void Failed(const NodeId& node, const std::string& address, const absl::Status& why);
   // Whether it rests.
   bool Rests(const NodeId& node) const;
-  // There is news of the members: forgets who is not among them, and nobody rests any more.
+  // There are other members: forgets who is not among them, and nobody rests any more.
   void Keep(const std::vector<Member>& members);
+  // It is back: it does not rest any more.
+  void CameBack(const NodeId& node);
 
   // Bytes that were asked of it and have not come, and that were ever asked of it.
   void Began(const NodeId& node, int64_t bytes);
