@@ -90,10 +90,11 @@ class DropLog {
   // not known.
   virtual absl::Status WaitForConsumers(const DropPosition& position, absl::Span<const NodeId> nodes,
                                         absl::Time deadline) = 0;
-  // Deletes what every consumer has passed, after it forgot those that have stored no position for `retention` and have
-  // not passed all of the log. In
-  // steps of a bounded number of rows; returns how many rows were deleted, those before an error stay deleted. Any
-  // number of processes may call it.
+  // Deletes what every consumer has passed, after it forgot those that have not passed all of the log and had stored no
+  // position for `retention`, now and when this object trimmed last: where the server's clock jumps (a failover) all
+  // seem to be silent, until they store one again. Minutes between two calls are enough for that. In steps of a bounded
+  // number of rows; returns how many rows were deleted, those before an error stay deleted. Any number of processes may
+  // call it.
   virtual absl::StatusOr<int64_t> Trim(absl::Duration retention, absl::Time deadline) = 0;
 };
 

@@ -98,7 +98,7 @@ TEST(DropLogTest, WhoHasPassedAllOfTheLogIsNotForgotten) {
   EXPECT_EQ(Consume(*database.Open(), NodeOf(2), &two).size(), 1u);
   ASSERT_EQ(database->Trim(absl::Hours(1), Soon()).value_or(0), 1);
   absl::SleepFor(absl::Milliseconds(20));
-  ASSERT_TRUE(database->Trim(absl::Milliseconds(1), Soon()).ok());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(database->Trim(absl::Milliseconds(1), Soon()).ok());
   EXPECT_EQ(database->PositionOf(NodeOf(1), Soon()).status(), absl::OkStatus());
   EXPECT_EQ(database->PositionOf(NodeOf(2), Soon()).status(), absl::OkStatus());
 }
@@ -184,11 +184,21 @@ TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
   EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(begin, 10, Soon()).status()));
   // One that begins now begins where the slowest is.
   EXPECT_EQ(*database->Register(NodeOf(3), Soon()), part->end);
-  // Who is silent for longer than the retention is forgotten, and what it has not read may be trimmed.
-  absl::SleepFor(absl::Milliseconds(20));
+  // A clock that jumps makes all silent. Who is so still at the next look is forgotten, and what it has not read may be
+  // trimmed.
+  const auto jump = [&database] {
+    database.Sql("UPDATE kvlink.consumers SET updated = updated - make_interval(hours => 2)");
+  };
+  jump();
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 0);
+  ASSERT_EQ(database->StorePosition(NodeOf(1), part->end, Soon()), absl::OkStatus());
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 0);
+  EXPECT_EQ(database->PositionOf(NodeOf(1), Soon()).status(), absl::OkStatus());
+  jump();
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 0);
   ASSERT_EQ(database->StorePosition(NodeOf(2), fast, Soon()), absl::OkStatus());
   ASSERT_EQ(database->Forget(NodeOf(3), Soon()), absl::OkStatus());
-  EXPECT_EQ(*database->Trim(absl::Milliseconds(15), Soon()), 5);
+  EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 5);
   for (const absl::Status& status :
        {database->PositionOf(NodeOf(1), Soon()).status(), database->StorePosition(NodeOf(1), part->end, Soon()),
         database->ReadDrops(part->end, 10, Soon()).status()}) {
