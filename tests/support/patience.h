@@ -1,4 +1,4 @@
-// How long a test waits for what is to happen.
+// How long tests wait.
 #ifndef KVLINK_TESTS_SUPPORT_PATIENCE_H_
 #define KVLINK_TESTS_SUPPORT_PATIENCE_H_
 
@@ -7,7 +7,7 @@
 
 namespace kvlink::testing {
 
-// A test fails after it; nothing waits for all of it where all is well.
+// A test fails after this time; a passing test never waits this long.
 inline absl::Time Patience() { return SteadyNow() + absl::Minutes(1); }
 
 }  // namespace kvlink::testing
