@@ -58,7 +58,7 @@ class DatabaseImpl final : public DatabaseCatalog {
   EntriesCache cache_;
   std::atomic<bool> last_was_new_{true};  // of a batch: none of its documents was there
   Mutex mutex_;
-  std::vector<std::string> silent_ ABSL_GUARDED_BY(mutex_);  // consumers, at the last Trim
+  std::vector<std::string> silent_ ABSL_GUARDED_BY(mutex_);  // consumers that were silent at the last Trim
 };
 
 }  // namespace kvlink::store::database

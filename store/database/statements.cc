@@ -196,7 +196,7 @@ WHERE c.node_id = $1)sql",
                                   {}};
 const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
 const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
-// Only those who hold something back: of the others nothing is missed. All of them are told; those among $2 are gone.
+// Consumers that are silent and hold something back; forgetting others frees nothing. Those in $2 are deleted.
 constexpr Column kNodeColumns[] = {kBytes};
 const Statement kForgetSilent = {"forget_silent",
                                  R"sql(

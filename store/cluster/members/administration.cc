@@ -41,7 +41,7 @@ absl::StatusOr<Contents> Read(Connection* connection, etcd::Client* client, absl
   return contents;
 }
 
-// Whoever leaves is named in it: who finds that he is no member, and is not named, was one before etcd was set back.
+// Names the members that left: a node that finds itself no member and is not named was one before etcd was set back.
 EpochRecord NextEpoch(const NodeId& id, const Contents& contents, const Change& change) {
   EpochRecord epoch;
   if (contents.epoch().has_value()) epoch = contents.epoch()->record;
@@ -319,7 +319,7 @@ absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std:
 
 enum class Adds {
   kAnyone,
-  kReturning,  // who was not removed
+  kReturning,  // unless it was removed
   kNobody,
 };
 

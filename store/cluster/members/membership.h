@@ -66,7 +66,7 @@ class Membership final : public ViewSource {
   // What members have published, by node id; of those that keep their lease.
   std::map<NodeId, ProgressRecord> progress() const;
 
-  // Whether etcd says that the node was a member, and left or was removed: of no earlier state than view().
+  // Whether the node left or was removed and has not joined again. As of view(), or later.
   bool Removed(const NodeId& id) const;
 
   // For those who change what etcd holds.

@@ -2,7 +2,7 @@
 // the present one. At each epoch that is what the current table or the next one gives to it.
 //
 // Before the node's id is known it owns everything, so that nothing is sent elsewhere by mistake.
-// Thread-safety: all methods; what is asked for each identity locks for a copy of a pointer.
+// Thread-safety: all methods; questions about an identity lock only to copy a pointer.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_OWNERSHIP_H_
 
@@ -23,7 +23,7 @@ namespace kvlink::store::cluster {
 class MemberOwnership final : public node::Ownership {
  public:
   static constexpr size_t kFormerEpochs = 16;
-  // As DroppedSince; called under a lock, so that it must not wait.
+  // As DroppedSince; called under a lock, so it must not block.
   using AskDropped = std::function<bool(absl::string_view ns, const Identity& identity, const DropPosition& since)>;
 
   // Whom it is about; once.
@@ -31,7 +31,7 @@ class MemberOwnership final : public node::Ownership {
   // The view that holds from now on. One of other members whose epoch is not above the last (etcd was set back) makes
   // all before it forgotten.
   void Update(const std::shared_ptr<const View>& view);
-  // Who knows the drops, before the node opens sessions. Without it nothing was dropped.
+  // Sets who answers DroppedSince; before the node opens sessions. Without it nothing counts as dropped.
   void AskDropsOf(AskDropped ask);
 
   uint64_t epoch() const override;

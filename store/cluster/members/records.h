@@ -65,8 +65,7 @@ struct ProgressRecord {
 struct EpochRecord {
   int founders = 0;    // members that were active at once, since there was nothing to fill them with
   std::string change;  // the last one, for people
-  // Members that left or were removed, the latest last, and did not join anew since. Of more than kMaxRemoved the
-  // first are forgotten.
+  // Members that left or were removed and have not joined again: the last kMaxRemoved, the latest last.
   std::vector<NodeId> removed;
 };
 

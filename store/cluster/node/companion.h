@@ -33,7 +33,7 @@ class Companion {
 struct CompanionContext {
   engine::Engine* engine = nullptr;
   const Membership* membership = nullptr;
-  MemberOwnership* ownership = nullptr;  // by which the node admits what is pushed
+  MemberOwnership* ownership = nullptr;  // decides which pushes the node admits
   NodeId node = {};
   // How far the node is with holding what it owns. By it, and not before it is complete, a joining node becomes active,
   // and a draining one leaves once the others are complete. Any thread; from Start to Stop.

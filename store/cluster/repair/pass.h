@@ -18,11 +18,12 @@
 
 namespace kvlink::store::cluster {
 
-// What a pass goes over: all slots at everybody, owner or not; or
+// What a pass compares: all slots with all members, owners or not; or, where it is not whole, `slots` with their
+// owners, and all slots with `peers`.
 struct PassScope {
   bool whole = true;
-  std::bitset<kSlots> slots;  // these at their owners
-  std::set<uint16_t> peers;   // and all at these
+  std::bitset<kSlots> slots;
+  std::set<uint16_t> peers;
 };
 
 class Pass {
@@ -38,7 +39,7 @@ class Pass {
  private:
   struct Work {
     const OwnedSlot* slot = nullptr;
-    bool everywhere = true;  // all its owners are asked
+    bool everywhere = true;  // with all its owners
     SlotOwners differ;       // of the peers
     bool unknown = false;    // some owner could not be asked
     int64_t more = 0;        // bytes that a peer has more

@@ -60,9 +60,9 @@ class Peers {
   void Failed(const NodeId& node, const std::string& address, const absl::Status& why);
   // Whether it rests.
   bool Rests(const NodeId& node) const;
-  // There are other members: forgets who is not among them, and nobody rests any more.
+  // The members have changed: forgets others, and ends all rests.
   void Keep(const std::vector<Member>& members);
-  // It is back: it does not rest any more.
+  // It is alive again: ends its rest.
   void CameBack(const NodeId& node);
 
   // Bytes that were asked of it and have not come, and that were ever asked of it.

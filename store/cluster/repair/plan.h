@@ -33,7 +33,7 @@ struct RepairPlan {
 };
 RepairPlan PlanRepair(const View& view, const NodeId& self);
 
-// Who of the same members is alive by `view` and was not by `before`, or is alive anew.
+// Members that came alive between two views of the same members; also those that lost their lease and have a new one.
 std::set<uint16_t> CameBack(const View& before, const View& view);
 
 // Every owner of a slot, current or next, once.

@@ -56,7 +56,7 @@ class Repairer::Impl {
   RepairPlan plan_;
   bool fresh_ = true;         // no whole pass since the members changed
   std::bitset<kSlots> left_;  // by the last pass, of those it went over
-  std::set<uint16_t> back_;   // members that are to be compared with, since they are back
+  std::set<uint16_t> back_;   // members that came alive and were not compared with since
   absl::Duration retry_;
   absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // passes ended
   Thread thread_;
@@ -71,7 +71,7 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   bool anew = moved;
   if (!moved) {
     for (const uint16_t member : CameBack(*view_, *view)) {
-      // Nobody wrote to this node while it was taken for dead.
+      // While this node was taken for dead nobody wrote to it.
       anew |= members[member].node_id == context_.options.self;
       context_.peers.CameBack(members[member].node_id);
       back_.insert(member);

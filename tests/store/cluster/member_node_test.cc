@@ -319,8 +319,8 @@ TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
   owners_have();
 }
 
-// It began before the drop, so no removal finds it, and it would come back to all owners by repair. One that begins
-// after it is new.
+// It began before the drop, which does not find it, and repair would bring it back to all owners. A push that begins
+// after the drop is new.
 TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
   StartEtcd(1);
   cluster::ClusterSettings settings;

@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 
 class RegistrationTest : public ClusterTest {
  protected:
-  // What etcd tells waits behind it, while it is closed.
+  // Holds back what etcd reports while it is closed.
   class Gate {
    public:
     void Set(bool closed) {
@@ -184,8 +184,8 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
   EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
 }
 
-// As an etcd holds it that was restored so that its revisions did not go back: nobody removed the members. The first
-// that comes back makes an epoch that the other, which hears of all that later, was not in.
+// etcd was restored so that its revisions did not go back, and nobody removed the members. The first to return writes
+// an epoch that lacks the other, which hears of all this later.
 TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
   StartEtcd(1);
   Create();
@@ -213,7 +213,7 @@ TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
   EXPECT_FALSE((*second)->ended().has_value()) << *(*second)->ended();
 }
 
-// Who was removed comes back only by being started, as long as it is remembered.
+// A node that was removed comes back only by being started, as long as its removal is remembered.
 TEST_F(RegistrationTest, WhoMayReturn) {
   StartEtcd(1);
   Create();

@@ -388,8 +388,7 @@ TEST(Repair, WhatAPassLeftIsTriedAgainSoon) {
   EXPECT_TRUE(Eventually([&] { return cluster.Has(0, s); }));
 }
 
-// A lease that comes and goes makes nobody compare with all the others, but for the node whose it is: it was written to
-// by nobody meanwhile.
+// When a lease comes and goes, only its own node compares with all others, since nobody wrote to it meanwhile.
 TEST(Repair, WhoComesBackIsComparedAlone) {
   EngineCluster cluster(3, /*copies=*/3);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });

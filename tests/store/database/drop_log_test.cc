@@ -146,7 +146,7 @@ TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
   EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
   late.Join();
   EXPECT_TRUE(absl::IsOutOfRange(database->WaitForConsumers(end, {NodeOf(9)}, Soon())));
-  // One that began meanwhile may have been filled by those who had not passed it yet. One that is gone has not.
+  // A node that joined meanwhile may hold what the others had yet to remove; one that was removed holds up nobody.
   for (const int node : {3, 4}) {
     ASSERT_EQ(database->Register(NodeOf(static_cast<uint8_t>(node)), Soon()).status(), absl::OkStatus());
   }
@@ -184,8 +184,8 @@ TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
   EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(begin, 10, Soon()).status()));
   // One that begins now begins where the slowest is.
   EXPECT_EQ(*database->Register(NodeOf(3), Soon()), part->end);
-  // A clock that jumps makes all silent. Who is so still at the next look is forgotten, and what it has not read may be
-  // trimmed.
+  // When the clock jumps all seem silent. One that still is at the next trim is forgotten, and what it has not read may
+  // be trimmed.
   const auto jump = [&database] {
     database.Sql("UPDATE kvlink.consumers SET updated = updated - make_interval(hours => 2)");
   };

@@ -115,7 +115,7 @@ class RawData {
     bool written = false;
   };
   absl::StatusOr<Pushed> Push(const std::string& ns, const Synthetic& encoding);
-  // From the PushReady on.
+  // Sends slabs and manifest after the PushReady.
   absl::StatusOr<Pushed> FinishPush(const std::string& ns, const Synthetic& encoding, const proto::Answer& ready);
   struct Pulled {
     Manifest manifest;
