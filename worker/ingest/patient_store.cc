@@ -29,6 +29,8 @@ absl::StatusOr<uint64_t> PatientStore::Clock() {
   KVLINK_RETURN_IF_ERROR(Persist([&]() -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const store::StoreStats stats, store_->Stats());
     clock_us = stats.clock_us;
+    MutexLock lock(&mutex_);
+    evictions_ = stats.evictions;
     return absl::OkStatus();
   }));
   return clock_us;
@@ -105,20 +107,25 @@ int64_t PatientStore::corpus_bytes() {
   return corpus_bytes_;
 }
 
-int64_t PatientStore::CountEvicted() {
+PatientStore::Missing PatientStore::CountMissing() {
   std::vector<Identity> identities;
   {
     MutexLock lock(&mutex_);
     identities.assign(needed_.begin(), needed_.end());
   }
   constexpr size_t kBatch = 1000;
-  int64_t evicted = 0;
+  Missing missing;
   for (size_t i = 0; i < identities.size(); i += kBatch) {
     const auto found = store_->Lookup(ns_, absl::MakeConstSpan(identities).subspan(i, kBatch), codec_);
-    if (!found.ok()) return 0;
-    evicted += std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
+    if (!found.ok()) return {};
+    missing.encodings +=
+        std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
   }
-  return evicted;
+  if (missing.encodings == 0) return missing;
+  const auto stats = store_->Stats();
+  MutexLock lock(&mutex_);
+  missing.evicted = !stats.ok() || stats->evictions != evictions_;
+  return missing;
 }
 
 }  // namespace kvlink::ingest

@@ -1,5 +1,5 @@
 // The store as one run uses it: repeats calls while the store is away, and notes the encodings that the corpus needs,
-// so that those evicted in favour of later ones can be counted at the end. Private to worker/ingest. Thread-safety: all
+// so that those that are gone again can be counted at the end. Private to worker/ingest. Thread-safety: all
 // methods.
 #ifndef KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 #define KVLINK_WORKER_INGEST_PATIENT_STORE_H_
@@ -42,9 +42,13 @@ class PatientStore {
   void Stop() { stopped_ = true; }
   // Bytes of the noted encodings.
   int64_t corpus_bytes();
-  // Counts noted encodings that are no longer in the store. Only part of a large corpus is noted, so this is a lower
+  // Noted encodings that are no longer in the store. Only part of a large corpus is noted, so the number is a lower
   // bound. 0 if the store does not answer.
-  int64_t CountEvicted();
+  struct Missing {
+    int64_t encodings = 0;
+    bool evicted = true;  // the store has evicted something since Clock; else what referred to them was deleted
+  };
+  Missing CountMissing();
 
  private:
   absl::Status Persist(absl::FunctionRef<absl::Status()> call);
@@ -59,6 +63,7 @@ class PatientStore {
   Mutex mutex_;
   absl::flat_hash_set<Identity> needed_ ABSL_GUARDED_BY(mutex_);
   int64_t corpus_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t evictions_ ABSL_GUARDED_BY(mutex_) = 0;  // of the store, at Clock
 };
 
 }  // namespace kvlink::ingest
