@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A whole cluster on this machine, in front of the user: etcd, PostgreSQL and three nodes, documents ingested and answered from; then a
 # node dies while answers keep coming, what it held is repaired and it comes back, and another one is drained. Everything it started and
-# wrote is gone when it ends. Options: --keep leaves it running and says how to use it.
+# wrote is gone when it ends. Options: --keep leaves it running until ^C, and says how to use it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kvlink=$PWD/build/release/bin/kvlink
@@ -22,16 +22,17 @@ end() {
   status=$?
   set +e  # what is gone already need not be ended
   trap - EXIT INT TERM
-  [ "$keep" = 1 ] && [ "$status" = 0 ] && return
-  [ "$status" = 0 ] || tail -n 5 "$root"/*.log >&2 2>/dev/null || true
-  for name in asking node-1 node-2 node-3; do [ -n "${pids[$name]:-}" ] && kill "${pids[$name]}" 2>/dev/null; done
+  case $status in 0|130|143) ;; *) tail -n 5 "$root"/*.log >&2 2>/dev/null ;; esac
+  for name in asking waiting node-1 node-2 node-3; do [ -n "${pids[$name]:-}" ] && kill "${pids[$name]}" 2>/dev/null; done
   [ -d "$root/postgres" ] && as_postgres "$postgres/pg_ctl" -D "$root/postgres" -m fast -s stop >/dev/null 2>&1
   [ -n "${pids[etcd]:-}" ] && kill "${pids[etcd]}" 2>/dev/null
   wait 2>/dev/null
   rm -rf "$root"
   exit "$status"
 }
-trap end EXIT INT TERM
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # PostgreSQL does not run as root.
 as_postgres() { if [ "$(id -u)" = 0 ]; then setpriv --reuid postgres --regid postgres --clear-groups "$@"; else "$@"; fi; }
@@ -96,6 +97,7 @@ kill -9 "${pids[node-2]}"; wait "${pids[node-2]}" 2>/dev/null || true
 echo "killed after $before; waiting for more"
 sleep 8
 touch "$root/enough"; wait "${pids[asking]}" || true
+unset 'pids[asking]'
 echo "$(cat "$root/asked") in all, $(wc -l <"$root/failures") failed"
 [ -s "$root/failures" ] && { head -n 3 "$root/failures"; fail "answers failed while a node was gone"; }
 "$kvlink" status --cluster "$cluster"
@@ -110,10 +112,15 @@ until_true 120 active node-2 || fail "node-2 was not filled"
 
 say "node-1 is drained: the others take over what it holds, then it leaves"
 "$kvlink" drain "${listen[node-1]}" --cluster "$cluster" --wait
+wait "${pids[node-1]}"
+unset 'pids[node-1]'
 "$kvlink" status --cluster "$cluster"
 ask
 say "Two nodes are left, and hold two copies of everything"
 
 if [ "$keep" = 1 ]; then
-  echo "It runs on. Use it with KVLINK_STORE=etcd://$cluster; end it with: kill ${pids[*]}; rm -rf $root"
+  echo "It runs on until ^C. Use it with KVLINK_STORE=etcd://$cluster"
+  sleep infinity &
+  pids[waiting]=$!
+  wait "${pids[waiting]}"
 fi

@@ -31,6 +31,7 @@ struct MemberStatus {
   std::string build;
   // Set while it keeps its lease: which start of the node that is. Nothing moves because it is gone.
   std::optional<uint64_t> incarnation;
+  int64_t alive_since = 0;  // etcd's revision at which it came alive; changes with each lease
 };
 
 struct View {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "store/database/database.h"
 #include "store/database/entries_cache.h"
 #include "store/database/pool.h"
@@ -56,6 +57,8 @@ class DatabaseImpl final : public DatabaseCatalog {
   Pool pool_;
   EntriesCache cache_;
   std::atomic<bool> last_was_new_{true};  // of a batch: none of its documents was there
+  Mutex mutex_;
+  std::vector<std::string> silent_ ABSL_GUARDED_BY(mutex_);  // consumers that were silent at the last Trim
 };
 
 }  // namespace kvlink::store::database

@@ -152,15 +152,24 @@ absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::
 
 absl::StatusOr<int64_t> DatabaseImpl::Trim(absl::Duration retention, absl::Time deadline) {
   int64_t trimmed = 0;
+  std::vector<std::string> before, now;
+  {
+    MutexLock lock(&mutex_);
+    before.swap(silent_);
+  }
+  const std::vector<absl::string_view> silent(before.begin(), before.end());
   for (bool more = true; more;) {
     int64_t gone = 0;
     KVLINK_RETURN_IF_ERROR(pool_.Run(deadline, [&](Connection& connection, absl::Time until) -> absl::Status {
       KVLINK_ASSIGN_OR_RETURN(
           const auto rows,
-          connection.Run({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
-                          Query{&kForgetSilent, Parameters().Integer(absl::ToInt64Microseconds(retention))},
-                          Query{&kSlowest, {}}, Query{&kReadHorizon, {}}},
-                         until));
+          connection.Run(
+              {Query{&kBegin, {}}, Query{&kLockConsumers, {}},
+               Query{&kForgetSilent, Parameters().Integer(absl::ToInt64Microseconds(retention)).BytesOf(silent)},
+               Query{&kSlowest, {}}, Query{&kReadHorizon, {}}},
+              until));
+      now.clear();
+      for (int row = 0; row < rows[2].size(); ++row) now.emplace_back(rows[2].Bytes(row, 0));
       const DropPosition bound =
           rows[3].size() == 1 ? PositionIn(rows[3], 0) : DropPosition{rows[4].Transaction(0, 2), 0};
       KVLINK_ASSIGN_OR_RETURN(
@@ -175,6 +184,8 @@ absl::StatusOr<int64_t> DatabaseImpl::Trim(absl::Duration retention, absl::Time 
     trimmed += gone;
     more = gone == kTrimmedAtATime;
   }
+  MutexLock lock(&mutex_);
+  silent_ = std::move(now);
   return trimmed;
 }
 

@@ -84,14 +84,17 @@ class DropLog {
 
   // A position that lies beyond every drop committed before the call.
   virtual absl::StatusOr<DropPosition> End(absl::Time deadline) = 0;
-  // Until each of `nodes` has stored `position` or a later one: what was deleted before End() is then nowhere any more.
-  // DEADLINE_EXCEEDED naming those that have not; OUT_OF_RANGE naming those that are not known.
+  // Waits until each of `nodes`, and each other consumer that was heard of within the last minute, has stored
+  // `position` or a later one. The others count because a node that joins meanwhile is filled by members that have yet
+  // to reach the position. What was deleted before End() is then on no node. DEADLINE_EXCEEDED names those that are
+  // behind, OUT_OF_RANGE one that is unknown.
   virtual absl::Status WaitForConsumers(const DropPosition& position, absl::Span<const NodeId> nodes,
                                         absl::Time deadline) = 0;
-  // Deletes what every consumer has passed, after it forgot those that have stored no position for `retention` and have
-  // not passed all of the log. In
-  // steps of a bounded number of rows; returns how many rows were deleted, those before an error stay deleted. Any
-  // number of processes may call it.
+  // Forgets consumers that are behind and have stored no position for `retention`, then deletes what every consumer has
+  // passed. A consumer must have been silent at this object's previous call, too: when the server's clock jumps (a
+  // failover) all seem silent until they store a position again, so calls should be minutes apart. Works in steps of a
+  // bounded number of rows and returns how many were deleted; those before an error stay deleted. Any number of
+  // processes may call it.
   virtual absl::StatusOr<int64_t> Trim(absl::Duration retention, absl::Time deadline) = 0;
 };
 

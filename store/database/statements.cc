@@ -198,20 +198,25 @@ WHERE c.node_id = $1)sql",
                                   {}};
 const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
 const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
-// Only those who hold something back: of the others nothing is missed.
+// Consumers that are silent and hold something back; forgetting others frees nothing. Those in $2 are deleted.
+constexpr Column kNodeColumns[] = {kBytes};
 const Statement kForgetSilent = {"forget_silent",
                                  R"sql(
-DELETE FROM kvlink.consumers c WHERE c.updated < clock_timestamp() - make_interval(secs => $1::bigint / 1e6)
-  AND (SELECT true FROM kvlink.drop_log l WHERE (l.transaction, l.sequence) > (c.transaction, c.sequence)
-       ORDER BY l.transaction, l.sequence LIMIT 1))sql",
-                                 {}};
+WITH silent AS (SELECT c.ctid, c.node_id FROM kvlink.consumers c
+                WHERE c.updated < clock_timestamp() - make_interval(secs => $1::bigint / 1e6)
+                  AND (SELECT true FROM kvlink.drop_log l WHERE (l.transaction, l.sequence) > (c.transaction, c.sequence)
+                       ORDER BY l.transaction, l.sequence LIMIT 1) FOR UPDATE),
+     gone AS (DELETE FROM kvlink.consumers
+              WHERE ctid = ANY(ARRAY(SELECT ctid FROM silent WHERE node_id = ANY($2::bytea[]))))
+SELECT node_id FROM silent)sql",
+                                 kNodeColumns};
 const Statement kTrimAll = {"", "DELETE FROM kvlink.drop_log", {}};
 constexpr Column kPassedColumns[] = {kBytes, kFlag};
 const Statement kPositionsOf = {"positions_of", R"sql(
 SELECT node_id, (transaction, sequence) >= ($1::xid8, $2::bigint) AND
                 transaction <= pg_snapshot_xmax(pg_current_snapshot())
 FROM kvlink.consumers
-WHERE node_id = ANY($3::bytea[]))sql",
+WHERE node_id = ANY($3::bytea[]) OR updated > clock_timestamp() - interval '1 minute')sql",
                                 kPassedColumns};
 const Statement kSlowest = {"slowest", R"sql(
 SELECT transaction, sequence FROM kvlink.consumers WHERE transaction <= pg_snapshot_xmax(pg_current_snapshot())

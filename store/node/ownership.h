@@ -1,4 +1,5 @@
-// Which of a cluster's encodings a node owns. A node that stands alone owns everything, and is at epoch 0.
+// Which of a cluster's encodings a node owns, and which the cluster has dropped. A node that stands alone owns
+// everything, drops nothing, and is at epoch 0.
 //
 // Except for slots, epochs are not compared: while a new one spreads, some clients use the old and some the new, and a
 // request is served by any node that owns the identity under either. Only a node that owns it neither under the
@@ -15,7 +16,9 @@
 
 #include <cstdint>
 
+#include "absl/strings/string_view.h"
 #include "proto/digest.h"
+#include "proto/slots.h"
 
 namespace kvlink::store::node {
 
@@ -29,6 +32,11 @@ class Ownership {
   virtual bool Owns(const Identity& identity, uint64_t epoch) const { return true; }
   // Whether a put here at the current epoch counts as a copy: the node is an owner where the identity is being placed.
   virtual bool Takes(const Identity& identity) const { return Owns(identity, epoch()); }
+  // Whether the identity was, or may have been, dropped after the node had carried out the drops up to `since`. A push
+  // that began at `since` is then not stored: the drop has not found it here, and the other owners would copy it.
+  virtual bool DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const {
+    return false;
+  }
 
   // Whether the node must answer a request for the identity that names the epoch `asked` (0: none).
   bool Answers(const Identity& identity, uint64_t asked) const {

@@ -11,14 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "base/clock.h"
 #include "base/mutex.h"
+#include "tests/support/patience.h"
 #include "transport/transport.h"
 
 namespace kvlink::testing {
-
-// Waits in tests end after this time; only a failing test takes as long.
-inline absl::Time Patience() { return SteadyNow() + absl::Seconds(60); }
 
 // Records the events of a connection.
 class Inbox : public transport::ConnectionEvents {

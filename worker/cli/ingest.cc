@@ -229,6 +229,11 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
                                                      FormatBytes(static_cast<double>(counts.corpus_bytes)), ", ",
                                                      capacity));
   }
+  if (counts.deleted > 0) {
+    return absl::AbortedError(absl::StrCat(
+        counts.deleted, " encodings are gone again: documents of the same text were deleted meanwhile, or ",
+        "the disk has damaged them; run it again, which encodes them again"));
+  }
   if (counts.failed == 0) return absl::OkStatus();
   return absl::AbortedError(
       absl::StrCat(counts.failed, " of ", counts.documents, " documents failed; correct them and run it again"));

@@ -93,11 +93,11 @@ class Run {
     if (Stopped()) input_.source->Stop();  // the reader may be waiting for input that is no longer needed
     checker.Join();
     reader.Join();
-    const int64_t evicted = Stopped() ? 0 : store_.CountEvicted();
+    const PatientStore::Missing missing = Stopped() ? PatientStore::Missing() : store_.CountMissing();
     MutexLock lock(&mutex_);
     counts_.generation = generation_;
     counts_.began_us = began_us;
-    counts_.evicted = evicted;
+    (missing.evicted ? counts_.evicted : counts_.deleted) = missing.encodings;
     counts_.corpus_bytes = store_.corpus_bytes();
     *counts = counts_;
     return status_;

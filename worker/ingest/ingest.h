@@ -64,9 +64,9 @@ struct IngestCounts {
   int64_t position = 0;     // in the source, up to the documents done
   uint64_t generation = 0;  // of the entries written by this run
   uint64_t began_us = 0;    // when the run began, by the store's clock (DocumentCatalog::Clock)
-  // Set after the run: encodings of documents added or skipped that have been evicted from the store since, because it
-  // could not hold all of them; and the bytes of all encodings.
-  int64_t evicted = 0;
+  // Set after the run: encodings of documents added or skipped that have left the store since, because it could not
+  // hold all of them, or because what referred to them was deleted; and the bytes of all encodings.
+  int64_t evicted = 0, deleted = 0;
   int64_t corpus_bytes = 0;
 };
 
@@ -98,10 +98,10 @@ struct IngestCallbacks {
   std::function<void(const IngestCounts& counts)> progress;
 };
 
-// Returns OK even if documents failed or were evicted again: see IngestCounts. An error ends the run: INVALID_ARGUMENT
-// for unsuitable options, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or was away too
-// long, DEADLINE_EXCEEDED when a stage stalls, and the encoder's errors. Stored encodings remain. `counts` is filled in
-// either case.
+// Returns OK even if documents failed, or their encodings are gone again: see IngestCounts. An error ends the run:
+// INVALID_ARGUMENT for unsuitable options, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or
+// was away too long, DEADLINE_EXCEEDED when a stage stalls, and the encoder's errors. Stored encodings remain. `counts`
+// is filled in either case.
 absl::Status Ingest(const IngestInput& input, const IngestOptions& options, const IngestCallbacks& callbacks,
                     IngestCounts* counts);
 

@@ -57,6 +57,12 @@ absl::StatusOr<std::vector<store::Found>> PatientStore::Lookup(const std::vector
 }
 
 absl::StatusOr<bool> PatientStore::Put(const encode::Encoded& encoded, absl::Duration timeout) {
+  // Not when the run begins: the store of a cluster counts its documents for this, which may take seconds.
+  absl::call_once(evictions_noted_, [this] {
+    const auto stats = store_->Stats();
+    MutexLock lock(&mutex_);
+    if (stats.ok()) evictions_ = stats->evictions;
+  });
   absl::StatusOr<store::PutResult> result;
   KVLINK_RETURN_IF_ERROR(Persist([&] {
     result = store_->Put(ns_, encoded.manifest, encoded.slabs, SteadyNow() + timeout);
@@ -104,20 +110,25 @@ int64_t PatientStore::corpus_bytes() {
   return corpus_bytes_;
 }
 
-int64_t PatientStore::CountEvicted() {
+PatientStore::Missing PatientStore::CountMissing() {
   std::vector<Identity> identities;
   {
     MutexLock lock(&mutex_);
     identities.assign(needed_.begin(), needed_.end());
   }
   constexpr size_t kBatch = 1000;
-  int64_t evicted = 0;
+  Missing missing;
   for (size_t i = 0; i < identities.size(); i += kBatch) {
     const auto found = store_->Lookup(ns_, absl::MakeConstSpan(identities).subspan(i, kBatch), codec_);
-    if (!found.ok()) return 0;
-    evicted += std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
+    if (!found.ok()) return {};
+    missing.encodings +=
+        std::count_if(found->begin(), found->end(), [](const store::Found& one) { return !one.present; });
   }
-  return evicted;
+  if (missing.encodings == 0) return missing;
+  const auto stats = store_->Stats();
+  MutexLock lock(&mutex_);
+  missing.evicted = !stats.ok() || stats->evictions != evictions_.value_or(stats->evictions);
+  return missing;
 }
 
 }  // namespace kvlink::ingest

@@ -1,14 +1,16 @@
 // The store as one run uses it: repeats calls while the store is away, and notes the encodings that the corpus needs,
-// so that those evicted in favour of later ones can be counted at the end. Private to worker/ingest. Thread-safety: all
+// so that those that are gone again can be counted at the end. Private to worker/ingest. Thread-safety: all
 // methods.
 #ifndef KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 #define KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/base/call_once.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -42,9 +44,13 @@ class PatientStore {
   void Stop() { stopped_ = true; }
   // Bytes of the noted encodings.
   int64_t corpus_bytes();
-  // Counts noted encodings that are no longer in the store. Only part of a large corpus is noted, so this is a lower
+  // Noted encodings that are no longer in the store. Only part of a large corpus is noted, so the number is a lower
   // bound. 0 if the store does not answer.
-  int64_t CountEvicted();
+  struct Missing {
+    int64_t encodings = 0;
+    bool evicted = true;  // the store has evicted something since Clock; else what referred to them was deleted
+  };
+  Missing CountMissing();
 
  private:
   absl::Status Persist(absl::FunctionRef<absl::Status()> call);
@@ -59,6 +65,8 @@ class PatientStore {
   Mutex mutex_;
   absl::flat_hash_set<Identity> needed_ ABSL_GUARDED_BY(mutex_);
   int64_t corpus_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<int64_t> evictions_ ABSL_GUARDED_BY(mutex_);  // of the store, before the first Put
+  absl::once_flag evictions_noted_;
 };
 
 }  // namespace kvlink::ingest

@@ -41,6 +41,18 @@ absl::StatusOr<Contents> Read(Connection* connection, etcd::Client* client, absl
   return contents;
 }
 
+// Names the members that left: a node that finds itself no member and is not named was one before etcd was set back.
+EpochRecord NextEpoch(const NodeId& id, const Contents& contents, const Change& change) {
+  EpochRecord epoch;
+  if (contents.epoch().has_value()) epoch = contents.epoch()->record;
+  epoch.founders += change.founds ? 1 : 0;
+  epoch.change = change.what;
+  std::erase(epoch.removed, id);
+  if (!change.record.has_value()) epoch.removed.push_back(id);
+  if (epoch.removed.size() > kMaxRemoved) epoch.removed.erase(epoch.removed.begin());
+  return epoch;
+}
+
 etcd::Transaction TransactionOf(const std::string& cluster, const NodeId& id, const Contents& contents,
                                 const Change& change) {
   const std::string key = KeyOf(cluster, KeyKind::kMember, id), epoch_key = KeyOf(cluster, KeyKind::kEpoch);
@@ -54,13 +66,9 @@ etcd::Transaction TransactionOf(const std::string& cluster, const NodeId& id, co
     transaction.then.push_back(etcd::DeleteOp{key});
   }
   if (change.places) {
-    EpochRecord epoch;
-    if (contents.epoch().has_value()) epoch.founders = contents.epoch()->record.founders;
-    epoch.founders += change.founds ? 1 : 0;
-    epoch.change = change.what;
     transaction.conditions.push_back(
         etcd::Compare::ModRevision(epoch_key, contents.epoch().has_value() ? contents.epoch()->revision : 0));
-    transaction.then.push_back(etcd::PutOp{epoch_key, SerializeEpoch(epoch)});
+    transaction.then.push_back(etcd::PutOp{epoch_key, SerializeEpoch(NextEpoch(id, contents, change))});
   }
   return transaction;
 }
@@ -309,8 +317,14 @@ absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std:
   return absl::OkStatus();
 }
 
-absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id, const MemberRecord& record,
-                                       bool may_add, absl::Time deadline) {
+enum class Adds {
+  kAnyone,
+  kReturning,  // unless it was removed
+  kNobody,
+};
+
+absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id, const MemberRecord& record, Adds adds,
+                                       absl::Time deadline) {
   // What readers refuse would stop everybody.
   KVLINK_RETURN_IF_ERROR(ParseMember(SerializeMember(record)).status());
   MemberRecord holds;
@@ -325,7 +339,7 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
       change.places = false;
       change.done = holds == *there;
     } else {
-      if (!may_add) return NoMember(*connection, id);
+      if (adds == Adds::kNobody || (adds == Adds::kReturning && contents.Removed(id))) return NoMember(*connection, id);
       if (contents.members().size() >= kMaxMembers) {
         return absl::ResourceExhaustedError(
             absl::StrCat(connection->ToString(), " has ", kMaxMembers, " members, and can have no more"));
@@ -346,12 +360,17 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
 
 absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                        absl::Time deadline) {
-  return SetMember(connection, id, record, /*may_add=*/true, deadline);
+  return SetMember(connection, id, record, Adds::kAnyone, deadline);
+}
+
+absl::StatusOr<MemberRecord> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                          absl::Time deadline) {
+  return SetMember(connection, id, record, Adds::kReturning, deadline);
 }
 
 absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                           absl::Time deadline) {
-  return SetMember(connection, id, record, /*may_add=*/false, deadline);
+  return SetMember(connection, id, record, Adds::kNobody, deadline);
 }
 
 }  // namespace kvlink::store::cluster

@@ -37,7 +37,8 @@ absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uin
 absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone,
                                  absl::Time deadline);
 // Deletes the member. What only it holds is lost to the cluster. FAILED_PRECONDITION, unless `force`: it is alive, or
-// the only active one while there are others. A node that is removed while it runs ends.
+// the only active one while there are others. A node that is removed while it runs ends. One that hears of it late ends
+// as well, unless kMaxRemoved others were removed meanwhile: it then joins again.
 absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline);
 
 // For the node itself. JOINING to ACTIVE: it holds what it owns at `epoch`. FAILED_PRECONDITION: the placement has
@@ -53,6 +54,9 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
 // INVALID_ARGUMENT: no reader would take the record. ABORTED: another member is alive at its address.
 absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                        absl::Time deadline);
+// As AddMember, for a node that was a member before etcd was set back. NOT_FOUND: it was removed, or left.
+absl::StatusOr<MemberRecord> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
+                                          absl::Time deadline);
 // As AddMember, of a member that is there. NOT_FOUND: it is none (any more).
 absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                           absl::Time deadline);

@@ -115,6 +115,12 @@ absl::Status Contents::CheckLiveness() const {
   return wrong_liveness_.empty() ? absl::OkStatus() : wrong_liveness_.begin()->second;
 }
 
+bool Contents::Removed(const NodeId& id) const {
+  if (!epoch_.has_value()) return false;
+  const std::vector<NodeId>& removed = epoch_->record.removed;
+  return std::find(removed.begin(), removed.end(), id) != removed.end();
+}
+
 absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared_ptr<const View>& before) const {
   auto view = std::make_shared<View>();
   view->settings = settings_->record;
@@ -124,8 +130,10 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   for (const auto& [id, stored] : members_) {
     members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state});
     MemberStatus status{stored.record.address, stored.record.build, std::nullopt};
-    if (const auto alive = alive_.find(id); alive != alive_.end())
+    if (const auto alive = alive_.find(id); alive != alive_.end()) {
       status.incarnation = alive->second.record.incarnation;
+      status.alive_since = alive->second.revision;
+    }
     view->status.push_back(std::move(status));
   }
   const bool kept = before != nullptr && before->placement.epoch() == epoch &&

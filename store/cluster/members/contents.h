@@ -33,6 +33,8 @@ class Contents {
   absl::Status Check() const;
   // Of who is alive, or of progress: records that are as none.
   absl::Status CheckLiveness() const;
+  // Whether the node left or was removed and has not joined again (EpochRecord::removed).
+  bool Removed(const NodeId& id) const;
   // REQUIRES: Check() is OK. The placement of `before`, which may be null, is kept where it is that of these members.
   absl::StatusOr<std::shared_ptr<const View>> MakeView(const std::shared_ptr<const View>& before) const;
 

@@ -101,6 +101,11 @@ std::map<NodeId, ProgressRecord> Membership::progress() const {
   return contents_.progress();
 }
 
+bool Membership::Removed(const NodeId& id) const {
+  MutexLock lock(&contents_mutex_);
+  return contents_.Removed(id);
+}
+
 absl::Status Membership::ReadAnew(absl::Time deadline) {
   watch_.reset();
   client_ = connection_->client();
@@ -112,7 +117,6 @@ absl::Status Membership::ReadAnew(absl::Time deadline) {
   {
     MutexLock lock(&contents_mutex_);
     if (std::exchange(went_back_, false) || got.revision < contents_.revision()) {
-      set_back_ = true;
       Tell(Severity::kError, "etcd_set_back",
            absl::StrCat("etcd is at revision ", got.revision, " and was at ", contents_.revision(),
                         ": it was restored from before; everything was read anew"));
@@ -184,7 +188,6 @@ absl::Status Membership::Publish() {
   if (options_.on_view) options_.on_view(made);
   MutexLock lock(&mutex_);
   view_ = made;
-  if (std::exchange(set_back_, false)) ++health_.times_set_back;
   changed_.SignalAll();
   // The view is right, though somebody may be missing among the living.
   return contents_.CheckLiveness();

@@ -4,7 +4,7 @@
 // computed again only when its epoch changes; that a lease ends or begins, an address or a build changes, moves nothing
 // and only changes the status. Where etcd cannot be asked, is compacted, restarts or fails over, the last view stays
 // and the membership goes on when it can; health() says what is wrong. Where etcd comes back at an older state than it
-// had (restored from a snapshot), everything is read anew, and the epoch may go back, which is counted and logged.
+// had (restored from a snapshot), everything is read anew, and the epoch may go back, which is logged.
 //
 // Records that this build does not understand: of the cluster, the epoch or a member they leave the last view in place,
 // since a placement without them would be another one; of who is alive they are as none. health() names them.
@@ -43,10 +43,9 @@ struct MembershipOptions {
 };
 
 struct MembershipHealth {
-  absl::Status status;         // OK: the view is what etcd holds; else why it may be old
-  absl::Time since;            // of SteadyNow(): when the view was last known to be what etcd holds
-  int64_t revision = 0;        // of etcd, up to which its changes are known
-  int64_t times_set_back = 0;  // etcd came back at an older state; changes together with the view
+  absl::Status status;   // OK: the view is what etcd holds; else why it may be old
+  absl::Time since;      // of SteadyNow(): when the view was last known to be what etcd holds
+  int64_t revision = 0;  // of etcd, up to which its changes are known
 };
 
 class Membership final : public ViewSource {
@@ -66,6 +65,9 @@ class Membership final : public ViewSource {
   MembershipHealth health() const;
   // What members have published, by node id; of those that keep their lease.
   std::map<NodeId, ProgressRecord> progress() const;
+
+  // Whether the node left or was removed and has not joined again. As of view(), or later.
+  bool Removed(const NodeId& id) const;
 
   // For those who change what etcd holds.
   Connection* connection() const { return connection_.get(); }
@@ -87,7 +89,6 @@ class Membership final : public ViewSource {
   std::shared_ptr<etcd::Client> client_;
   std::unique_ptr<etcd::Watch> watch_;  // within client_; null: read anew
   bool went_back_ = false;              // etcd has said so, and was not read since
-  bool set_back_ = false;               // what was read is older than view_
   absl::Status published_;              // whether view_ is made of contents_
 
   mutable Mutex contents_mutex_;  // held while a placement is computed

@@ -88,4 +88,18 @@ bool MemberOwnership::Takes(const Identity& identity) const {
   return known == nullptr || known->front()->next.test(SlotOf(identity));
 }
 
+void MemberOwnership::AskDropsOf(AskDropped ask) {
+  MutexLock lock(&mutex_);
+  ask_dropped_ = std::make_shared<const AskDropped>(std::move(ask));
+}
+
+bool MemberOwnership::DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const {
+  std::shared_ptr<const AskDropped> ask;
+  {
+    MutexLock lock(&mutex_);
+    ask = ask_dropped_;
+  }
+  return ask != nullptr && (*ask)(ns, identity, since);
+}
+
 }  // namespace kvlink::store::cluster

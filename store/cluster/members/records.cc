@@ -89,6 +89,20 @@ class Fields {
     if (!id.has_value()) Fail(absl::StrCat("'", name, "' is not 32 hexadecimal digits"));
     return id.value_or(NodeId{});
   }
+  std::vector<NodeId> Ids(const char* name, size_t max) {
+    const json* const value = Find(name);
+    if (value == nullptr) return {};
+    std::vector<NodeId> ids;
+    bool good = value->is_array() && value->size() <= max;
+    for (size_t i = 0; good && i < value->size(); ++i) {
+      const json& one = (*value)[i];
+      const auto id = one.is_string() ? IdFromHex(one.get_ref<const std::string&>()) : std::nullopt;
+      good = id.has_value();
+      if (good) ids.push_back(*id);
+    }
+    if (!good) Fail(absl::StrCat("'", name, "' is no array of at most ", max, " times 32 hexadecimal digits"));
+    return ids;
+  }
   MemberState State(const char* name) {
     const std::string text = Text(name, 16);
     for (const MemberState state : {MemberState::kJoining, MemberState::kActive, MemberState::kDraining}) {
@@ -220,9 +234,12 @@ std::string SerializeProgress(const ProgressRecord& record) {
 std::string SerializeEpoch(const EpochRecord& record) {
   // Cut where it is longer than readers take it: it is for people.
   const absl::string_view change = absl::string_view(record.change).substr(0, kMaxChangeBytes);
+  json removed = json::array();
+  for (const NodeId& id : record.removed) removed.push_back(IdHex(id));
   return Dump({{"format", kRecordFormat},
                {"founders", record.founders},
-               {"change", std::string(change.substr(0, ValidUtf8Prefix(change)))}});
+               {"change", std::string(change.substr(0, ValidUtf8Prefix(change)))},
+               {"removed", std::move(removed)}});
 }
 
 absl::StatusOr<ClusterSettings> ParseCluster(absl::string_view name, absl::string_view bytes) {
@@ -278,6 +295,7 @@ absl::StatusOr<EpochRecord> ParseEpoch(absl::string_view bytes) {
   EpochRecord record;
   record.founders = static_cast<int>(fields.Number("founders", 0, kMaxCopies));
   record.change = fields.Text("change", kMaxChangeBytes);
+  record.removed = fields.Ids("removed", kMaxRemoved);
   KVLINK_RETURN_IF_ERROR(fields.status());
   return record;
 }

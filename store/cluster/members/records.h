@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -21,6 +22,7 @@ namespace kvlink::store::cluster {
 
 inline constexpr int kRecordFormat = 1;
 inline constexpr size_t kMaxRecordBytes = size_t{16} << 10;
+inline constexpr size_t kMaxRemoved = 64;
 inline constexpr size_t kMaxZoneBytes = 64, kMaxClusterNameBytes = 64, kMaxDatabaseBytes = 2048;
 
 // Names of a cluster and of zones: letters, digits, '-', '_' and '.'; a zone may be empty. INVALID_ARGUMENT, naming
@@ -63,6 +65,8 @@ struct ProgressRecord {
 struct EpochRecord {
   int founders = 0;    // members that were active at once, since there was nothing to fill them with
   std::string change;  // the last one, for people
+  // Members that left or were removed and have not joined again: the last kMaxRemoved, the latest last.
+  std::vector<NodeId> removed;
 };
 
 std::string SerializeCluster(const ClusterSettings& settings);

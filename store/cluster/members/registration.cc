@@ -42,7 +42,6 @@ absl::StatusOr<std::unique_ptr<Registration>> Registration::Start(Membership* me
     }
     view = membership->WaitForChange(view, deadline);
   }
-  registration->seen_epoch_ = view->placement.epoch();
   registration->thread_ = Thread("cluster-member", [raw = registration.get()] { raw->Run(); });
   return registration;
 }
@@ -139,7 +138,7 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   }
   if (entry == Entry::kLook) return true;
   // One that was removed while it was cut off must not come back by itself.
-  const auto set = entry == Entry::kRenew ? UpdateMember : AddMember;
+  const auto set = entry == Entry::kStart ? AddMember : entry == Entry::kReturn ? ReturnMember : UpdateMember;
   KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, set(connection, options_.node_id, options_.record, by));
   if (entry == Entry::kStart && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
     Tell(Severity::kInfo, "member_settings_kept",
@@ -209,21 +208,13 @@ bool Registration::Alive(const View& view) const {
 
 // Mends what of the entry is missing, and finds that it was taken away.
 void Registration::Look() {
-  const int64_t times_set_back = membership_->health().times_set_back;
   const std::shared_ptr<const View> view = membership_->view();
-  // They change together; with the next look they are of one state.
-  if (membership_->health().times_set_back != times_set_back) return;
   const auto& members = view->placement.members();
   const auto self = std::find_if(members.begin(), members.end(),
                                  [this](const Member& one) { return one.node_id == options_.node_id; });
   const bool member = self != members.end();
-  // Whoever removes a member writes a greater epoch. One without it whose epoch is not greater is from before it
-  // joined: etcd was restored so that its revisions did not go back.
-  const bool removed = !member && times_set_back == times_set_back_ && view->placement.epoch() > seen_epoch_;
-  if (member) {
-    times_set_back_ = times_set_back;
-    seen_epoch_ = view->placement.epoch();
-  }
+  // Removing a member leaves a note. An etcd with neither the member nor the note was set back to before it joined.
+  const bool removed = !member && membership_->Removed(options_.node_id);
   bool lost, leaving;
   {
     MutexLock lock(&mutex_);

@@ -90,8 +90,6 @@ class Registration {
 
   // Of the thread, and before and after it of Start and the destructor.
   Lease lease_;                                    // empty: none
-  int64_t times_set_back_ = 0;                     // of etcd, when the member was seen in the view last
-  uint64_t seen_epoch_ = 0;                        // the epoch then
   std::optional<ProgressRecord> written_;          // under this lease
   absl::Time write_after_ = absl::InfinitePast();  // what is not complete
 

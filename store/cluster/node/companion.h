@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "store/cluster/members/membership.h"
+#include "store/cluster/members/ownership.h"
 #include "store/cluster/members/records.h"
 #include "store/engine/engine.h"
 #include "store/node/watch/statistics.h"
@@ -37,6 +38,7 @@ class Companion {
 struct CompanionContext {
   engine::Engine* engine = nullptr;
   const Membership* membership = nullptr;
+  MemberOwnership* ownership = nullptr;  // decides which pushes the node admits
   NodeId node = {};
   // How far the node is with holding what it owns. By it, and not before it is complete, a joining node becomes active,
   // and a draining one leaves once the others are complete. Any thread; from Start to Stop.

@@ -175,8 +175,12 @@ absl::Status MemberNode::CheckBinding(const std::string& directory) const {
 }
 
 absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl::Time deadline) {
-  const CompanionContext context{node_->engine(), membership_.get(), id_,
-                                 [this](const ProgressRecord& progress) { Publish(progress); }, events()};
+  const CompanionContext context{node_->engine(),
+                                 membership_.get(),
+                                 ownership_.get(),
+                                 id_,
+                                 [this](const ProgressRecord& progress) { Publish(progress); },
+                                 events()};
   for (const MakeCompanion& make : options.companions) {
     KVLINK_ASSIGN_OR_RETURN(auto companion, make(context));
     companions_.push_back(std::move(companion));

@@ -48,6 +48,10 @@ class Upkeep final : public Companion {
       };
       drops_ = std::make_unique<DropConsumer>(context_.engine, database_.get(), std::move(drops));
       KVLINK_RETURN_IF_ERROR(drops_->CatchUp(deadline));
+      context_.ownership->AskDropsOf(
+          [memory = drops_->memory()](absl::string_view ns, const Identity& identity, const DropPosition& since) {
+            return memory->DroppedSince(ns, identity, since);
+          });
       limits_ = std::make_unique<LimitFollower>(context_.engine, database_.get(), context_.events);
       KVLINK_RETURN_IF_ERROR(limits_->CatchUp(deadline));
     }

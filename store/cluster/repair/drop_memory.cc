@@ -65,6 +65,11 @@ DropMemory::Verdict DropMemory::Ask(absl::string_view ns, const Identity& identi
   return peer > *position_ ? Verdict::kAhead : Verdict::kAllowed;
 }
 
+bool DropMemory::DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const {
+  const Verdict verdict = Ask(ns, identity, since);
+  return verdict == Verdict::kDropped || verdict == Verdict::kUnknown;
+}
+
 bool DropMemory::Knows(const DropPosition& peer) const {
   MutexLock lock(&mutex_);
   return KnowsLocked(peer);

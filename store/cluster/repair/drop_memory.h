@@ -1,15 +1,17 @@
-// What a node remembers of the drops that it carried out: enough to tell whether a copy from another node would bring
-// back what was dropped.
+// What a node remembers of the drops that it carried out: enough to tell whether a copy from another node, or a push in
+// progress, would bring back what was dropped.
 //
-// Rule, for a peer that had carried out everything up to p when it listed the encoding:
+// Rule of copies, for a peer that had carried out everything up to p when it listed the encoding:
 //   - p is of the same log, and not before the oldest drop that is remembered: else nothing is known (kUnknown), until
 //     the peer has gone on;
 //   - p is not beyond what this node has carried out (kAhead): it follows soon. A log that was restored from an older
 //     state is why this matters: a peer that has not noticed yet names positions that mean something else by now;
 //   - no drop of the identity, nor of its namespace, that is remembered lies behind p (kDropped): it may have been
 //     listed from before that drop.
-// It is asked when the copy commits, under the lock under which drops remove. A drop is remembered before its removal
-// takes that lock: either the removal finds the copy, or the copy finds the drop.
+// A push counts as listed by this node itself when the push began; kDropped and kUnknown refuse it.
+//
+// The rule is applied when the copy or push commits, under the lock under which drops remove. A drop is remembered
+// before its removal takes that lock: either the removal finds the copy, or the copy finds the drop.
 //
 // Thread-safety: all methods. Ownership: shared by the consumer of the log and by copies on their way.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_DROP_MEMORY_H_
@@ -49,6 +51,8 @@ class DropMemory {
 
   // Of a copy listed by a peer at `peer`.
   Verdict Ask(absl::string_view ns, const Identity& identity, const DropPosition& peer) const;
+  // Whether to refuse a push that began when the node had carried out everything up to `since`.
+  bool DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const;
   // Whether copies from the peer are worth asking for: false: kUnknown.
   bool Knows(const DropPosition& peer) const;
   // Waits until the peer is not kAhead. False: it is at the deadline.

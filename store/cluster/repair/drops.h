@@ -10,8 +10,8 @@
 // ends before the node's position was restored from an older state of the database: the node says so, and registers
 // anew, so that it reads what was open when the log was restored; what it holds it keeps.
 //
-// What is pushed after a drop was carried out is not looked at: a document refers to it again, or it is cache that
-// nobody asks for. So is a push that was on its way meanwhile.
+// A push that begins after a drop was carried out is admitted: a document refers to it again, or it is cache that
+// nobody asks for. One that began before is refused when it commits (node::Ownership::DroppedSince).
 //
 // Thread-safety: all methods. Ownership: engine and log outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_DROPS_H_

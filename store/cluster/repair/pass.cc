@@ -21,15 +21,16 @@ constexpr int64_t kHotPart = 16;
 }  // namespace
 
 Pass::Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
-           const std::bitset<kSlots>* only)
+           PassScope scope)
     : context_(context),
       copier_(copier),
       view_(std::move(view)),
-      whole_(only == nullptr),
+      scope_(std::move(scope)),
       hot_bytes_(context->engine->Stats().capacity_bytes / kHotPart) {
   for (const OwnedSlot& slot : plan.slots) {
-    if (only != nullptr && !only->test(slot.slot)) continue;
-    work_.push_back({.slot = &slot});
+    const bool everywhere = scope_.whole || scope_.slots.test(slot.slot);
+    if (!everywhere && scope_.peers.empty()) continue;
+    work_.push_back({.slot = &slot, .everywhere = everywhere});
     left_.set(slot.slot);
   }
 }
@@ -55,8 +56,10 @@ bool Pass::Run() {
 bool Pass::Compare() {
   WorkByPeer by_peer;
   for (Work& work : work_) {
-    work.unknown = !work.slot->given;
-    for (const uint16_t peer : work.slot->peers) by_peer[peer].push_back(&work);
+    work.unknown = work.everywhere && !work.slot->given;
+    for (const uint16_t peer : work.slot->peers) {
+      if (work.everywhere || Asks(peer)) by_peer[peer].push_back(&work);
+    }
   }
   for (const auto& [peer, work] : by_peer) {
     if (!Goes()) return false;
@@ -85,11 +88,10 @@ void Pass::Settle(const Work& work) {
 
 Pass::WorkByPeer Pass::OfStrangers() {
   WorkByPeer by_peer;
-  if (!whole_) return by_peer;
   const std::vector<Member>& members = view_->placement.members();
   for (size_t i = 0; i < members.size(); ++i) {
     const auto member = static_cast<uint16_t>(i);
-    if (members[i].node_id == context_->options.self || !view_->alive(member)) continue;
+    if (members[i].node_id == context_->options.self || !view_->alive(member) || !Asks(member)) continue;
     for (Work& work : work_) {
       const SlotOwners& peers = work.slot->peers;
       if (std::find(peers.begin(), peers.end(), member) == peers.end()) by_peer[member].push_back(&work);

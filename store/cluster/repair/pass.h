@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "store/cluster/repair/context.h"
@@ -17,11 +18,18 @@
 
 namespace kvlink::store::cluster {
 
+// What a pass compares: all slots with all members, owners or not; or, where it is not whole, `slots` with their
+// owners, and all slots with `peers`.
+struct PassScope {
+  bool whole = true;
+  std::bitset<kSlots> slots;
+  std::set<uint16_t> peers;
+};
+
 class Pass {
  public:
-  // `only`: these slots. Null: all, and what members that are no owners have of them is brought as well.
   Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
-       const std::bitset<kSlots>* only);
+       PassScope scope);
 
   // False: it was cut short, since the placement has changed, the node was emptied, or the repairer is to end.
   bool Run();
@@ -31,9 +39,10 @@ class Pass {
  private:
   struct Work {
     const OwnedSlot* slot = nullptr;
-    SlotOwners differ;     // of the peers
-    bool unknown = false;  // some owner could not be asked
-    int64_t more = 0;      // bytes that a peer has more
+    bool everywhere = true;  // with all its owners
+    SlotOwners differ;       // of the peers
+    bool unknown = false;    // some owner could not be asked
+    int64_t more = 0;        // bytes that a peer has more
   };
   struct Wanted {
     SlotEntry entry;
@@ -42,6 +51,7 @@ class Pass {
   using WantedByKey = std::map<engine::EncodingKey, Wanted>;
 
   bool Goes() const;
+  bool Asks(uint16_t peer) const { return scope_.whole || scope_.peers.contains(peer); }
   bool Compare();
   using WorkByPeer = std::map<uint16_t, std::vector<Work*>>;
   // Of slots that others own: a copy that came too late or while all owners were away is nowhere else.
@@ -60,7 +70,7 @@ class Pass {
   RepairContext* const context_;
   Copier* const copier_;
   const std::shared_ptr<const View> view_;
-  const bool whole_;
+  const PassScope scope_;
   const int64_t hot_bytes_;  // that may be copied in this pass although something goes for it
   std::vector<Work> work_;
   std::vector<Copy> copies_;

@@ -124,6 +124,11 @@ void Peers::Keep(const std::vector<Member>& members) {
   states_.swap(gone);
 }
 
+void Peers::CameBack(const NodeId& node) {
+  MutexLock lock(&mutex_);
+  states_[node].not_before = absl::InfinitePast();
+}
+
 void Peers::Began(const NodeId& node, int64_t bytes) {
   MutexLock lock(&mutex_);
   states_[node].asked += bytes;

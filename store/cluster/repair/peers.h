@@ -64,8 +64,10 @@ class Peers {
   int64_t failing() const;
   // Whether it rests.
   bool Rests(const NodeId& node) const;
-  // There is news of the members: forgets who is not among them, and nobody rests any more.
+  // The members have changed: forgets others, and ends all rests.
   void Keep(const std::vector<Member>& members);
+  // It is alive again: ends its rest.
+  void CameBack(const NodeId& node);
 
   // Bytes that were asked of it and have not come, and that were ever asked of it.
   void Began(const NodeId& node, int64_t bytes);

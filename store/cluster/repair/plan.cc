@@ -22,6 +22,17 @@ SlotOwners AllOwners(const Placement& placement, int slot) {
   return owners;
 }
 
+std::set<uint16_t> CameBack(const View& before, const View& view) {
+  std::set<uint16_t> back;
+  for (size_t i = 0; i < view.status.size(); ++i) {
+    const MemberStatus &was = before.status[i], &is = view.status[i];
+    const bool same =
+        was.incarnation == is.incarnation && was.alive_since == is.alive_since && was.address == is.address;
+    if (is.incarnation.has_value() && !same) back.insert(static_cast<uint16_t>(i));
+  }
+  return back;
+}
+
 RepairPlan PlanRepair(const View& view, const NodeId& self) {
   RepairPlan plan;
   const Placement& placement = view.placement;

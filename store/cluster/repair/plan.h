@@ -6,6 +6,7 @@
 
 #include <bitset>
 #include <cstdint>
+#include <set>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -31,6 +32,9 @@ struct RepairPlan {
   std::bitset<kSlots> owned;     // under current or next
 };
 RepairPlan PlanRepair(const View& view, const NodeId& self);
+
+// Members that came alive between two views of the same members; also those that lost their lease and have a new one.
+std::set<uint16_t> CameBack(const View& before, const View& view);
 
 // Every owner of a slot, current or next, once.
 SlotOwners AllOwners(const Placement& placement, int slot);

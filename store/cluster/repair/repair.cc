@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <bitset>
+#include <set>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/thread.h"
@@ -41,9 +43,9 @@ class Repairer::Impl {
  private:
   void Run();
   void SeeView(std::shared_ptr<const View> view);
-  void RunPass(bool pending_only);
+  void RunPass(bool whole);
   // When the next pass is due, with what is known now.
-  absl::Time NextPass(bool* pending_only);
+  absl::Time NextPass(bool* whole);
 
   RepairContext context_;
   Copier copier_;
@@ -52,8 +54,9 @@ class Repairer::Impl {
   // Of the thread.
   std::shared_ptr<const View> view_;
   RepairPlan plan_;
-  bool fresh_ = true;         // no whole pass since the view changed
+  bool fresh_ = true;         // no whole pass since the members changed
   std::bitset<kSlots> left_;  // by the last pass, of those it went over
+  std::set<uint16_t> back_;   // members that came alive and were not compared with since
   absl::Duration retry_;
   absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // passes ended
   Thread thread_;
@@ -64,36 +67,51 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   // Not by the epoch alone: etcd that was set back may come to the same one with others.
   const bool moved = view_ == nullptr || view->placement.epoch() != view_->placement.epoch() ||
                      view->placement.members() != view_->placement.members();
+  const std::vector<Member>& members = view->placement.members();
+  bool anew = moved;
+  if (!moved) {
+    for (const uint16_t member : CameBack(*view_, *view)) {
+      // While this node was taken for dead nobody wrote to it.
+      anew |= members[member].node_id == context_.options.self;
+      context_.peers.CameBack(members[member].node_id);
+      back_.insert(member);
+    }
+  }
+  if (anew) {
+    context_.peers.Keep(members);
+    back_.clear();
+    fresh_ = true;
+  }
   view_ = std::move(view);
   plan_ = PlanRepair(*view_, context_.options.self);
   context_.ledger.Begin(plan_, moved);
   unowned_.Follow(plan_);
-  context_.peers.Keep(view_->placement.members());
-  fresh_ = true;
   retry_ = context_.options.retry;
   if (moved) last_at_ = absl::InfinitePast();
   context_.ledger.Tell();
 }
 
-absl::Time Repairer::Impl::NextPass(bool* pending_only) {
-  *pending_only = false;
+absl::Time Repairer::Impl::NextPass(bool* whole) {
+  *whole = true;
   // Leases may come and go: not at every change at once.
   if (fresh_) return last_at_ + context_.options.retry;
   const absl::Time due = whole_at_ + context_.options.interval;
-  if (left_.none() || last_at_ + retry_ >= due) return due;
-  *pending_only = true;
-  return last_at_ + retry_;
+  const absl::Time next = back_.empty() ? last_at_ + retry_ : last_at_ + context_.options.retry;
+  if ((left_.none() && back_.empty()) || next >= due) return due;
+  *whole = false;
+  return next;
 }
 
-void Repairer::Impl::RunPass(bool pending_only) {
-  const std::bitset<kSlots> before = left_;
-  Pass pass(&context_, &copier_, view_, plan_, pending_only ? &before : nullptr);
-  const bool whole = pass.Run();
+void Repairer::Impl::RunPass(bool whole) {
+  const size_t before = left_.count();
+  Pass pass(&context_, &copier_, view_, plan_, {whole, left_, back_});
+  const bool ended = pass.Run();
   last_at_ = SteadyNow();
   left_ = pass.left();
-  const bool better = !pending_only || left_.count() < before.count();
+  const bool better = whole || left_.count() < before;
   retry_ = better ? context_.options.retry : std::min(2 * retry_, kMaxRetry);
-  if (whole && !pending_only) {
+  if (ended) back_.clear();
+  if (ended && whole) {
     fresh_ = false;
     whole_at_ = last_at_;
     context_.ledger.Count([](RepairStatistics* counts) { ++counts->passes; });
@@ -109,10 +127,10 @@ void Repairer::Impl::Run() {
       context_.ledger.Tell(/*at_once=*/true);
       fresh_ = true;
     }
-    bool pending_only = false;
-    const absl::Time due = NextPass(&pending_only);
+    bool whole = false;
+    const absl::Time due = NextPass(&whole);
     if (plan_.member && SteadyNow() >= due) {
-      RunPass(pending_only);
+      RunPass(whole);
       continue;
     }
     // Not while slots of its own may still come from where it would be removed.

@@ -78,7 +78,8 @@ struct RepairOptions {
   OpenPeer open_peer;
   int64_t bytes_per_second = int64_t{256} << 20;  // of copies, and of removals; at least 1
   int copies = 4;                                 // at a time; 1 to 64
-  // A pass over all slots runs at this interval, and after each change of the view.
+  // A pass over all slots runs at this interval, after each change of the members, and when the node itself was taken
+  // for dead and is alive again. When another member comes alive, only that one is compared with.
   absl::Duration interval = absl::Minutes(10);
   absl::Duration retry = absl::Seconds(1);  // the first pause; and the least between two passes
   absl::Duration keep_unowned = absl::Minutes(10);

@@ -23,11 +23,12 @@ constexpr size_t kMaxReceives = 64;
 // arrival, while others are still on their way; the commit follows the last one.
 class Push : public Transfer, public std::enable_shared_from_this<Push> {
  public:
-  Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::StreamingPut> memory)
+  Push(Call* begin, engine::EncodingKey key, const DropPosition& dropped, std::unique_ptr<engine::StreamingPut> memory)
       : context_(begin->context()),
         connection_(begin->connection()),
         id_(begin->id()),
         key_(std::move(key)),
+        dropped_(dropped),
         owner_(begin->owner()),
         lengths_(begin->request().push_begin().lengths().begin(), begin->request().push_begin().lengths().end()),
         first_payload_(connection_->TakePayloadIds(static_cast<int64_t>(lengths_.size()))),
@@ -287,9 +288,13 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       push = std::move(memory_->push);
     }
     // The slot may move away before the commit: the writer would then count a copy that is not one and that no node
-    // would fetch.
-    const auto admit = [ownership = context_->core->ownership, identity = key_.identity] {
-      return ownership->Takes(identity) ? absl::OkStatus() : MovedStatus(ownership->epoch());
+    // would fetch. The identity may have been dropped: the other owners would copy it from here.
+    const auto admit = [ownership = context_->core->ownership, key = key_, dropped = dropped_] {
+      if (!ownership->Takes(key.identity)) return MovedStatus(ownership->epoch());
+      if (!ownership->DroppedSince(key.ns, key.identity, dropped)) return absl::OkStatus();
+      return absl::AbortedError(
+          "the documents of this encoding were deleted, or may have been, while it was on its way; push it again if a "
+          "document needs it");
     };
     context_->core->engine->CommitPush(
         std::move(push),
@@ -359,6 +364,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   const std::shared_ptr<ClientConnection> connection_;
   const uint64_t id_;
   const engine::EncodingKey key_;
+  const DropPosition dropped_;  // carried out when it began
   const std::string owner_;
   const std::vector<int64_t> lengths_;
   const uint64_t first_payload_;
@@ -388,6 +394,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
     return absl::FailedPreconditionError("payloads do not travel on this connection: push over another");
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
+  const DropPosition dropped = context->core->engine->dropped();
   // Even if the encoding is already here: an answer from a node that does not own it must not count as a replica.
   if (!context->core->ownership->Takes(key.identity)) return MovedStatus(call->epoch());
   proto::Answer answer;
@@ -405,7 +412,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   KVLINK_RETURN_IF_ERROR(
       context->memory.Find(call->connection()->channel()->transport(), place, lengths[first - lengths.begin()])
           .status());
-  const auto push = std::make_shared<Push>(call.get(), std::move(key), std::move(memory));
+  const auto push = std::make_shared<Push>(call.get(), std::move(key), dropped, std::move(memory));
   KVLINK_RETURN_IF_ERROR(call->connection()->AddTransfer(ClientConnection::Kind::kPush, call->id(), push));
   answer.mutable_push_ready()->set_first_payload(push->first_payload());
   call->Answer(std::move(answer));

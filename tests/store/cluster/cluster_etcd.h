@@ -17,13 +17,11 @@
 #include "store/cluster/members/membership.h"
 #include "store/cluster/members/registration.h"
 #include "tests/support/etcd_cluster.h"
+#include "tests/support/patience.h"
 
 namespace kvlink::testing {
 
 namespace cluster = store::cluster;
-
-// A test fails after this time; a passing test never waits this long.
-inline absl::Time Patience() { return SteadyNow() + absl::Minutes(1); }
 
 inline bool Eventually(const std::function<bool()>& holds) {
   for (const absl::Time deadline = Patience(); SteadyNow() < deadline; absl::SleepFor(absl::Milliseconds(10))) {

@@ -287,6 +287,9 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
   EXPECT_TRUE(memory.WaitFor(at(11), SteadyNow()));
   EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kDropped);
   EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAllowed) << "the peer has it although it carried the drop out";
+  EXPECT_TRUE(memory.DroppedSince("ns", a, at(10)) && memory.DroppedSince("ns", b, at(9)));
+  EXPECT_FALSE(memory.DroppedSince("ns", a, at(11)) || memory.DroppedSince("ns", b, at(10)));
+  EXPECT_FALSE(memory.DroppedSince("ns", a, at(12))) << "it goes on as soon as the node has";
   memory.Remember({{"all", std::nullopt}}, at(12));
   memory.Advance(at(12));
   EXPECT_EQ(memory.Ask("all", b, at(11)), Verdict::kDropped);

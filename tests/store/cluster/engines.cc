@@ -154,7 +154,7 @@ void EngineCluster::Publish(bool moves) {
     const int i = member.node_id[0] - 1;
     store::cluster::MemberStatus status;
     status.address = absl::StrCat(i);
-    if (nodes_[i]->alive) status.incarnation = 1;
+    if (nodes_[i]->alive) status.incarnation = nodes_[i]->incarnation;
     view->status.push_back(std::move(status));
   }
   views_.Set(std::move(view));

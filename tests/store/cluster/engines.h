@@ -49,6 +49,7 @@ class EngineCluster {
     store::cluster::NodeId id = {};
     store::cluster::MemberState state = store::cluster::MemberState::kActive;
     bool member = true, alive = true;
+    uint64_t incarnation = 1;
     std::unique_ptr<ScratchDirectory> directory;
     std::unique_ptr<engine::Engine> engine;
     PeerFaults faults;

@@ -3,11 +3,14 @@
 
 #include <filesystem>
 
+#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "store/client/remote.h"
 #include "store/cluster/node/binding.h"
 #include "store/cluster/node/upkeep.h"
 #include "tests/store/cluster/cluster_etcd.h"
+#include "tests/store/cluster/fake_drop_log.h"
+#include "tests/store/node/raw_client.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/scratch_directory.h"
 
@@ -321,6 +324,52 @@ TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
   nodes[0] = nullptr;
   ASSERT_TRUE(Eventually([&] { return joined.membership().view()->status.size() == 2; }));
   owners_have();
+}
+
+// It began before the drop, which does not find it, and repair would bring it back to all owners. A push that begins
+// after the drop is new.
+TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
+  StartEtcd(1);
+  cluster::ClusterSettings settings;
+  settings.copies = settings.acknowledged = 1;
+  settings.database = "host=nowhere";
+  ASSERT_TRUE(cluster::CreateCluster(Connect().get(), settings, Patience()).ok());
+  const auto network = transport::NewLoopbackNetwork();
+  auto carrier = transport::NewLoopbackTransport(network, {}), mine = transport::NewLoopbackTransport(network, {});
+  ASSERT_TRUE(carrier.ok() && mine.ok());
+  FakeDropLog* log = nullptr;
+  cluster::UpkeepOptions upkeep;
+  upkeep.open_log = [&log](const cluster::ClusterSettings&, absl::Time) {
+    auto opened = std::make_unique<FakeDropLog>();
+    log = opened.get();
+    return opened;
+  };
+  auto options = OptionsOf("node");
+  options.node.carriers.push_back({"loopback", *std::move(carrier), "127.0.0.1:0"});
+  options.companions = {cluster::MakeUpkeep(std::move(upkeep))};
+  const auto node = Start(std::move(options));
+  ASSERT_NE(node, nullptr);
+  engine::Engine* const engine = node->node()->engine();
+  RawControl control(node->node()->addresses().control);
+  ASSERT_TRUE(control.Open().ok());
+  std::string address;
+  for (const std::string& one : node->node()->addresses().data) {
+    if (absl::StartsWith(one, "loopback://")) address = one.substr(sizeof("loopback://") - 1);
+  }
+  RawData data(mine->get(), address);
+  ASSERT_TRUE(data.Hello(control.token()).ok());
+
+  const Synthetic dropped = MakeSynthetic(1), other = MakeSynthetic(2);
+  const auto ready = data.Ask(RawData::PushBegin("ns", dropped)), kept = data.Ask(RawData::PushBegin("ns", other));
+  ASSERT_TRUE(ready.ok() && kept.ok()) << ready.status() << kept.status();
+  log->Append("ns", dropped.manifest.identity);
+  ASSERT_TRUE(Eventually([&] { return engine->dropped().transaction >= log->last().transaction; }));
+  const auto pushed = data.FinishPush("ns", dropped, *ready);
+  EXPECT_EQ(pushed.status().code(), absl::StatusCode::kAborted) << pushed.status();
+  EXPECT_FALSE(engine->Find({"ns", dropped.manifest.identity, dropped.manifest.codec}).has_value());
+  EXPECT_TRUE(data.FinishPush("ns", other, *kept).ok());
+  EXPECT_TRUE(data.Push("ns", dropped).ok());
+  EXPECT_TRUE(engine->Find({"ns", dropped.manifest.identity, dropped.manifest.codec}).has_value());
 }
 
 // The database may have it that nothing may be served yet.

@@ -33,7 +33,8 @@ constexpr char kMember[] =
 constexpr char kAlive[] = R"({"address":"host:7400","format":1,"incarnation":1700000000000000})";
 constexpr char kProgress[] =
     R"({"bytes_left":5000000000,"bytes_per_second":1000,"epoch":42,"format":1,"slots":65536,"slots_done":7})";
-constexpr char kEpoch[] = R"({"change":"a: weight 2","format":1,"founders":2})";
+constexpr char kEpoch[] =
+    R"({"change":"a: weight 2","format":1,"founders":2,"removed":["000102030405060708090a0b0c0d0e0f"]})";
 
 TEST(ClusterRecords, GoldenBytes) {
   ClusterSettings settings;
@@ -59,8 +60,9 @@ TEST(ClusterRecords, GoldenBytes) {
   EXPECT_EQ(SerializeProgress(progress), kProgress);
   EXPECT_EQ(*ParseProgress(kProgress), progress);
 
-  EXPECT_EQ(SerializeEpoch({2, "a: weight 2"}), kEpoch);
+  EXPECT_EQ(SerializeEpoch({2, "a: weight 2", {Id()}}), kEpoch);
   EXPECT_EQ(ParseEpoch(kEpoch)->founders, 2);
+  EXPECT_EQ(ParseEpoch(kEpoch)->removed, std::vector{Id()});
 
   EXPECT_EQ(KeyOf("x", KeyKind::kMember, Id()), absl::StrCat("x/members/", kId));
   for (const KeyKind kind : {KeyKind::kCluster, KeyKind::kEpoch}) {
@@ -102,7 +104,7 @@ void ExpectRefused(const std::string& good, const Parse& parse,
 
 // Whatever is written can be read.
 TEST(ClusterRecords, WhatIsTooLongIsCut) {
-  const auto epoch = ParseEpoch(SerializeEpoch({1, std::string(511, 'x') + "\xc3\xa9 and more"}));
+  const auto epoch = ParseEpoch(SerializeEpoch({1, std::string(511, 'x') + "\xc3\xa9 and more", {}}));
   ASSERT_TRUE(epoch.ok()) << epoch.status();
   EXPECT_EQ(epoch->change, std::string(511, 'x'));
   const auto progress = ParseProgress(SerializeProgress({1, 2, 1, UINT64_MAX, UINT64_MAX}));
@@ -146,7 +148,16 @@ TEST(ClusterRecords, EveryFieldIsChecked) {
                  {R"("epoch":42)", R"("epoch":null)"},
                  {R"("bytes_left":5000000000)", R"("bytes_left":-1)"}});
   ExpectRefused(kEpoch, [](const std::string& bytes) { return ParseEpoch(bytes); },
-                {{R"("founders":2)", R"("founders":17)"}, {R"("change":"a: weight 2")", R"("change":2)"}});
+                {{R"("founders":2)", R"("founders":17)"},
+                 {R"("change":"a: weight 2")", R"("change":2)"},
+                 {R"("removed":["0001)", R"("removed":["001)"},
+                 {R"("removed":["0001)", R"("removed":["X001)"},
+                 {R"("removed":["0001)", R"("removed":[1,"0001)"}});
+  EpochRecord many;
+  many.removed.resize(kMaxRemoved);
+  EXPECT_TRUE(ParseEpoch(SerializeEpoch(many)).ok());
+  many.removed.emplace_back();
+  EXPECT_EQ(ParseEpoch(SerializeEpoch(many)).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 // Nested deeper than a parser that recurses would bear.

@@ -11,7 +11,36 @@ using cluster::MemberState;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-using RegistrationTest = ClusterTest;
+class RegistrationTest : public ClusterTest {
+ protected:
+  // Holds back what etcd reports while it is closed.
+  class Gate {
+   public:
+    void Set(bool closed) {
+      MutexLock lock(&mutex_);
+      closed_ = closed;
+      opened_.SignalAll();
+    }
+    void Pass() {
+      MutexLock lock(&mutex_);
+      while (closed_) opened_.WaitUntil(&mutex_, Patience());
+    }
+
+   private:
+    Mutex mutex_;
+    CondVar opened_;
+    bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  };
+  std::unique_ptr<cluster::Membership> OpenBehind(Gate* gate) {
+    cluster::MembershipOptions options;
+    options.address = Address();
+    options.events = events_.sink();
+    options.on_view = [gate](const std::shared_ptr<const cluster::View>&) { gate->Pass(); };
+    auto membership = cluster::Membership::Open(std::move(options), Patience());
+    EXPECT_TRUE(membership.ok()) << membership.status();
+    return membership.ok() ? *std::move(membership) : nullptr;
+  }
+};
 
 TEST_F(RegistrationTest, ComesAndGoes) {
   StartEtcd(1);
@@ -155,47 +184,73 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
   EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
 }
 
-// As an etcd holds it that was restored so that its revisions did not go back: nobody removed the member.
+// etcd was restored so that its revisions did not go back, and nobody removed the members. The first to return writes
+// an epoch that lacks the other, which hears of all this later.
 TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
   StartEtcd(1);
   Create();
-  const auto membership = Open();
-  const auto registration = Register(membership.get(), 1);
-  ASSERT_TRUE(registration.ok()) << registration.status();
+  Gate gate;
+  const auto membership = Open(), late = OpenBehind(&gate);
+  const auto first = Register(membership.get(), 1), second = Register(late.get(), 2);
+  ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
+  ASSERT_TRUE(Eventually([&] { return AliveIn(*membership->view(), 2); }));
   const uint64_t epoch = membership->view()->placement.epoch();
-  const std::string key = cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(1));
-  ASSERT_TRUE(membership->connection()->client()->Delete(key, false, Patience()).ok());
-  ASSERT_TRUE(Eventually([&] {
+  gate.Set(true);
+  const auto forgets = membership->connection()->client()->Commit(
+      {{},
+       {etcd::DeleteOp{cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(1))},
+        etcd::DeleteOp{cluster::KeyOf("default", cluster::KeyKind::kMember, NodeOf(2))}},
+       {}},
+      Patience());
+  EXPECT_TRUE(forgets.ok()) << forgets.status();
+  EXPECT_TRUE(Eventually([&] {
     const auto view = membership->view();
     return view->placement.epoch() > epoch && AliveIn(*view, 1);
   }));
-  EXPECT_FALSE((*registration)->ended().has_value());
+  gate.Set(false);
+  EXPECT_TRUE(Eventually([&] { return AliveIn(*membership->view(), 2); }));
+  EXPECT_FALSE((*first)->ended().has_value());
+  EXPECT_FALSE((*second)->ended().has_value()) << *(*second)->ended();
+}
+
+// A node that was removed comes back only by being started, as long as its removal is remembered.
+TEST_F(RegistrationTest, WhoMayReturn) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  cluster::Connection* const connection = membership->connection();
+  const auto record = [this](uint8_t node) { return RegistrationOf(node, 1).record; };
+  const auto add = [&](uint8_t node) {
+    return cluster::AddMember(connection, NodeOf(node), record(node), Patience()).status();
+  };
+  const auto returns = [&](uint8_t node) {
+    return cluster::ReturnMember(connection, NodeOf(node), record(node), Patience()).status();
+  };
+  const auto remove = [&](uint8_t node) {
+    return cluster::Remove(connection, NodeOf(node), true, Patience()).status();
+  };
+  EXPECT_TRUE(returns(1).ok()) << "etcd knows nothing of it";
+  ASSERT_TRUE(remove(1).ok());
+  EXPECT_EQ(returns(1).code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(Eventually([&] { return membership->Removed(NodeOf(1)); }));
+  ASSERT_TRUE(add(1).ok());
+  EXPECT_TRUE(Eventually([&] { return !membership->Removed(NodeOf(1)); }));
+  ASSERT_TRUE(remove(1).ok());
+  for (size_t i = 0; i < cluster::kMaxRemoved; ++i) {
+    EXPECT_EQ(returns(1).code(), absl::StatusCode::kNotFound);
+    const auto other = static_cast<uint8_t>(2 + i);
+    ASSERT_TRUE(add(other).ok() && remove(other).ok());
+  }
+  EXPECT_TRUE(returns(1).ok()) << "it is forgotten";
 }
 
 // Removed while it hears of nothing: what it does to be alive again does not make it a member.
 TEST_F(RegistrationTest, OneThatWasRemovedWhileCutOffEnds) {
   StartEtcd(1);
   Create();
-  struct Gate {
-    Mutex mutex;
-    CondVar opened;
-    bool closed ABSL_GUARDED_BY(mutex) = false;
-    void Set(bool value) {
-      MutexLock lock(&mutex);
-      closed = value;
-      opened.SignalAll();
-    }
-  } gate;
-  cluster::MembershipOptions options;
-  options.address = Address();
-  options.events = events_.sink();
-  options.on_view = [&gate](const std::shared_ptr<const cluster::View>&) {
-    MutexLock lock(&gate.mutex);
-    while (gate.closed) gate.opened.WaitUntil(&gate.mutex, Patience());
-  };
-  auto membership = cluster::Membership::Open(std::move(options), Patience());
-  ASSERT_TRUE(membership.ok()) << membership.status();
-  const auto registration = Register(membership->get(), 1);
+  Gate gate;
+  const auto membership = OpenBehind(&gate);
+  const auto registration = Register(membership.get(), 1);
   ASSERT_TRUE(registration.ok()) << registration.status();
   const auto connection = Connect();
   const auto alive =

@@ -242,9 +242,12 @@ proto::Request RawData::PullOf(const std::string& ns, const Manifest& manifest, 
 }
 
 absl::StatusOr<RawData::Pushed> RawData::Push(const std::string& ns, const Synthetic& encoding) {
-  const uint64_t id = Send(PushBegin(ns, encoding));
-  KVLINK_ASSIGN_OR_RETURN(const proto::Answer ready, Next(id));
-  KVLINK_RETURN_IF_ERROR(StatusOf(ready));
+  KVLINK_ASSIGN_OR_RETURN(const proto::Answer ready, Ask(PushBegin(ns, encoding)));
+  return FinishPush(ns, encoding, ready);
+}
+
+absl::StatusOr<RawData::Pushed> RawData::FinishPush(const std::string& ns, const Synthetic& encoding,
+                                                    const proto::Answer& ready) {
   if (!ready.push_ready().etag().empty()) {
     return Pushed{ToEtag({ready.push_ready().etag().data(), ready.push_ready().etag().size()}), false};
   }
@@ -256,9 +259,9 @@ absl::StatusOr<RawData::Pushed> RawData::Push(const std::string& ns, const Synth
                       sent[layer].ForSend());
   }
   // The commit may overtake the slabs.
-  Send(PushCommit(ns, id, encoding.manifest));
+  Send(PushCommit(ns, ready.id(), encoding.manifest));
   for (const Completion& slab : sent) KVLINK_RETURN_IF_ERROR(slab.Wait());
-  KVLINK_ASSIGN_OR_RETURN(const proto::Answer done, Next(id));
+  KVLINK_ASSIGN_OR_RETURN(const proto::Answer done, Next(ready.id()));
   KVLINK_RETURN_IF_ERROR(StatusOf(done));
   return Pushed{ToEtag({done.push_done().etag().data(), done.push_done().etag().size()}), done.push_done().written()};
 }

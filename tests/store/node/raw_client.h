@@ -115,6 +115,8 @@ class RawData {
     bool written = false;
   };
   absl::StatusOr<Pushed> Push(const std::string& ns, const Synthetic& encoding);
+  // Sends slabs and manifest after the PushReady.
+  absl::StatusOr<Pushed> FinishPush(const std::string& ns, const Synthetic& encoding, const proto::Answer& ready);
   struct Pulled {
     Manifest manifest;
     uint32_t tier = 0;

@@ -95,6 +95,7 @@ class IngestTest : public ::testing::Test {
       if (rejects_ != nullptr) return rejects_->Add(failure);
       return absl::OkStatus();
     };
+    callbacks.progress = progress_;
     return Ingest(input, options, callbacks, &counts_);
   }
   // After Run.
@@ -119,6 +120,7 @@ class IngestTest : public ::testing::Test {
   std::unique_ptr<encode::Encoder> encoder_;
   std::unique_ptr<store::Store> store_;
   store::Store* through_ = nullptr;  // in front of store_, for Run
+  std::function<void(const IngestCounts&)> progress_;
   Shard shard_;
   std::unique_ptr<DocumentSource> source_;  // of the last run
   std::unique_ptr<SeenIds> seen_;

@@ -169,6 +169,23 @@ TEST_F(IngestTest, WhatTheStoreHadNoRoomForIsCounted) {
   EXPECT_LE(stats->namespaces[0].encodings, 120 - counts_.evicted);
 }
 
+// As a node of a cluster removes it for a document that was deleted just before this one came.
+TEST_F(IngestTest, WhatWasDeletedMeanwhileIsCounted) {
+  progress_ = [this](const IngestCounts& counts) {
+    if (counts.added == 0) return;
+    const auto entry = store_->GetDocument("default", "a");
+    ASSERT_TRUE(entry.ok()) << entry.status();
+    EXPECT_TRUE(store_->Remove("default", entry->parts[0].identity).ok());
+  };
+  ASSERT_TRUE(Run(Line("a", "one")).ok());
+  EXPECT_EQ(counts_.deleted, 1);
+  EXPECT_EQ(counts_.evicted, 0);
+  progress_ = nullptr;
+  ASSERT_TRUE(Run(Line("a", "one")).ok());
+  EXPECT_EQ(counts_.encodings, 1);
+  EXPECT_EQ(counts_.deleted, 0);
+}
+
 TEST_F(IngestTest, WhatSomebodyElseIngestedMeanwhileIsComplete) {
   IngestOptions options;
   options.generation = 100;
