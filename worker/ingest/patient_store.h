@@ -48,7 +48,7 @@ class PatientStore {
   // bound. 0 if the store does not answer.
   struct Missing {
     int64_t encodings = 0;
-    bool evicted = true;  // the store has evicted something since Clock; else what referred to them was deleted
+    bool evicted = true;  // the store has evicted something since the first Put; else what referred to them was deleted
   };
   Missing CountMissing();
 
