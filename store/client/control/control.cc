@@ -182,15 +182,15 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(mistake_);
   v1::OpenSessionRequest request;
   request.set_client(name_);
-  request.set_protocol_min(kProtocols.min);
-  request.set_protocol_max(kProtocols.max);
+  request.set_protocol_min(SpokenProtocols().min);
+  request.set_protocol_max(SpokenProtocols().max);
   grpc::ClientContext context;
   Prepare(&context, "", deadline);
   if (!key_.empty()) context.AddMetadata(kKeyMetadata, key_);
   v1::Session response;
   const absl::Time asked = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
-  const auto protocol = CommonProtocol(kProtocols, {response.protocol_min(), response.protocol_max()});
+  const auto protocol = CommonProtocol(SpokenProtocols(), {response.protocol_min(), response.protocol_max()});
   if (!protocol.ok()) return Annotate(protocol.status(), address_);
   if (response.token().size() != kTokenBytes || response.node_id().size() != kNodeIdBytes ||
       response.incarnation() == 0) {

@@ -1,0 +1,8 @@
+// Nothing else may be here: data.h says why.
+#include "proto/data.h"
+
+namespace kvlink {
+
+ProtocolRange SpokenProtocols() { return kProtocols; }
+
+}  // namespace kvlink
