@@ -1,9 +1,8 @@
-// Loaded into a process by LD_PRELOAD: what a test changes of its host while it runs. The file KVLINK_HOST_FAULTS holds
-// two numbers, and is read again with each call: so many seconds its wall clock is off (steady clocks are not), and so
-// many milliseconds longer its disk takes for each read, write and flush.
+// Loaded into a process by LD_PRELOAD: makes its host misbehave while it runs. The file KVLINK_HOST_FAULTS holds two
+// numbers and is read on each call: by how many seconds the wall clock is off (steady clocks are unchanged), and by how
+// many milliseconds each read, write and flush of its disk is delayed.
 //
-// What goes through io_uring ends when its completion is reaped, so that is what waits: nothing but time is lost, and
-// whoever submits is not held up, as with a disk that is slow.
+// With io_uring the delay is before completions are reaped, so that submitting takes no time, as on a real slow disk.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/time.h>
