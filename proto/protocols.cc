@@ -1,4 +1,4 @@
-// Nothing else may be here: data.h says why.
+// Holds nothing else; data.h says why.
 #include "proto/data.h"
 
 namespace kvlink {

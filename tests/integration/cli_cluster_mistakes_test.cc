@@ -1,5 +1,5 @@
-// What is wrong with a cluster, its database or its members, as an operator meets it: said in a line that names what,
-// where and what to do, while what can go on goes on.
+// Mistakes in a cluster, its database or its members, as an operator meets them: each is named in one line that says
+// what, where and what to do, and whatever can go on does.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -93,7 +93,7 @@ TEST_F(CliClusterMistakesTest, MoreCopiesThanMembers) {
   EXPECT_THAT(Check(), HasSubstr("4 documents, 0 of them"));
 }
 
-// It has registered an address that leads nowhere: one that is firewalled, or of another network.
+// A member registered an address that leads nowhere, such as one behind a firewall.
 TEST_F(CliClusterMistakesTest, AMemberAddressThatNobodyAnswersAt) {
   Create(2, 1);
   StartNode();
@@ -110,7 +110,6 @@ TEST_F(CliClusterMistakesTest, AMemberAddressThatNobodyAnswersAt) {
   const Finished verified = Kvlink({"verify"});
   EXPECT_NE(verified.status, 0);
   EXPECT_THAT(verified.output + verified.errors, HasSubstr(nowhere));
-  // It comes back where it is reached.
   EXPECT_EQ(nodes_[2]->Stop(), 0);
   nodes_.pop_back();
   StartNode();
@@ -141,7 +140,7 @@ TEST_F(CliClusterMistakesTest, TwoClustersOnOneHost) {
   Create(1, 1);
   StartNode();
   ASSERT_EQ(Ingest(0, 8).status, 0);
-  // What they share is etcd, the server of databases, the host.
+  // They share etcd, the PostgreSQL server and the host.
   const std::string here = place_;
   place_ = here + "/other";
   const std::string database = postgres_->connection(postgres_->NewDatabase());
@@ -151,7 +150,7 @@ TEST_F(CliClusterMistakesTest, TwoClustersOnOneHost) {
   EXPECT_EQ(Members()["members"].size(), 1u);
   EXPECT_THAT(Check(), HasSubstr("2 documents, 0 of them"));
   EXPECT_EQ(Kvlink({"delete", "d4", "--wait", "60"}).status, 0);
-  // Each thing that only one of them may have, refused to the other by name.
+  // An address and a directory belong to one of them.
   const std::string taken = nodes_[0]->address();
   const Finished address = Kvlink({"store", "--store", Directory("third"), "--listen", taken, "--data", "none"});
   EXPECT_NE(address.status, 0);

@@ -1,5 +1,5 @@
-// A cluster whose etcd and database demand TLS and credentials: what is said to who has none, and all of it working for
-// who has them.
+// A cluster whose etcd and database demand TLS and credentials: with them everything works, and without one of them the
+// message says which.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -43,13 +43,12 @@ class CliClusterSecretsTest : public CliClusterTest {
     chmod(Directory(name).c_str(), 0600);
     return Directory(name);
   }
-  // What each process of the cluster is given.
   std::vector<std::string> Environment() const {
     return {"KVLINK_STORE=etcd://" + place_, "KVLINK_ETCD_CA=" + Directory("ca.pem"), "KVLINK_ETCD_USER=root",
             "KVLINK_ETCD_PASSWORD_FILE=" + etcd_password_, "PGPASSFILE=" + database_password_};
   }
   Finished Run(const std::vector<std::string>& words) const { return Kvlink(words, {.environment = Environment()}); }
-  // In the environment, but for the first variable of this name.
+  // As Run, with an empty `variable`.
   Finished RunWithout(const std::string& variable, std::vector<std::string> words) const {
     std::vector<std::string> environment = Environment();
     for (std::string& one : environment) {
@@ -64,7 +63,7 @@ class CliClusterSecretsTest : public CliClusterTest {
 
 TEST_F(CliClusterSecretsTest, WhoHasThemIsServedAndTheOthersAreTold) {
   const std::string endpoint = etcd_->endpoint(0);
-  // etcd: no TLS, another authority, nobody, another password.
+  // etcd without TLS, with a certificate of another authority, without a user, with a wrong password.
   ExpectRefused(RunWithout("KVLINK_ETCD_CA", {"members"}), "members", {endpoint, "does it demand TLS?"});
   ExpectRefused(Run({"members", "--etcd-ca", Directory("stranger.pem")}), "members",
                 {endpoint, "not of the authority in " + Directory("stranger.pem")});
@@ -73,7 +72,7 @@ TEST_F(CliClusterSecretsTest, WhoHasThemIsServedAndTheOthersAreTold) {
   ExpectRefused(Run({"members", "--etcd-password-file", Secret("wrong", "guessed\n")}), "members",
                 {endpoint, "does not know user root"});
 
-  // The database: plain text, no password. Neither shows a password.
+  // The database without TLS, and without a password.
   const std::string to_plain = postgres_->connection() + "?sslmode=disable",
                     to_database =
                         absl::StrCat(postgres_->connection(), "?sslmode=verify-full&sslrootcert=", Directory("ca.pem")),
@@ -90,7 +89,7 @@ TEST_F(CliClusterSecretsTest, WhoHasThemIsServedAndTheOthersAreTold) {
   EXPECT_THAT(locked.errors, AllOf(HasSubstr("kvlink store: "), HasSubstr("PGPASSFILE")));
   place_ = here;
 
-  // With all of them: made, joined, written to, read from, with a node lost, and drained.
+  // With all of them: documents are written, read with a node killed, and deleted; a node is drained.
   const Finished made = Run({"cluster", "create", "--acknowledged", "1", "--database", to_database});
   ASSERT_EQ(made.status, 0) << made.errors;
   std::vector<std::unique_ptr<NodeProcess>> nodes;

@@ -309,8 +309,8 @@ absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std:
   return absl::OkStatus();
 }
 
-// Of one that speaks nothing that a living member speaks: it would be written to by nobody, copy from nobody, and hold
-// up every drain. A cluster of which no member is alive may be started again with any build.
+// Refuses one that speaks nothing that a living member speaks: it would be written to by nobody, copy from nobody, and
+// hold up every drain. A cluster of which no member is alive may be started again with any build.
 absl::Status CheckProtocol(const Contents& contents, const NodeId& id, ProtocolRange spoken) {
   for (const auto& [other, alive] : contents.alive()) {
     const auto member = contents.members().find(other);

@@ -1,5 +1,5 @@
-// Builds of different protocols in one cluster: those that have one in common work together, and one that has none is
-// refused by name. What rests on it under load is among the faults (faults.h).
+// Builds of different protocols in one cluster: those with one in common work together, and one without is refused by
+// name. The rolling restart among the faults (faults.h) does the same under load.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 
 class BuildsTest : public CliClusterTest {
  protected:
-  // Of the next build, or of the one after it, which has forgotten this one's protocol.
+  // Makes NEXT_BUILD the build after the next, which no longer speaks this one's protocol.
   static SubprocessOptions AfterNext() { return {.environment = {"KVLINK_FORGETS=1"}}; }
   NodeProcess NextIn(const std::string& name, const SubprocessOptions& options = {}) const {
     return NodeProcess(Directory(name), {"--cluster", place_, "--capacity", "1G"}, options, NEXT_BUILD);
@@ -39,8 +39,8 @@ TEST_F(BuildsTest, NeighboursWorkTogetherAndOthersAreRefusedByName) {
 
   const std::string words = absl::StrCat("the client speaks protocol ", kProtocols.max + 1, ", and the node protocol ",
                                          kProtocols.max, ": upgrade the node");
-  // The next build speaks both, the one after it the later one alone: as a client it is told of one node, and served by
-  // the other; as a node it does not join a cluster with one of this build.
+  // The build after the next is served by the next one's node only, and does not join a cluster with a node of this
+  // build.
   ExpectRefused(StatusBy(NEXT_BUILD, here, AfterNext()), "status", {here.address(), words});
   EXPECT_EQ(StatusBy(NEXT_BUILD, next, AfterNext()).status, 0);
   const Finished refused =
@@ -50,7 +50,7 @@ TEST_F(BuildsTest, NeighboursWorkTogetherAndOthersAreRefusedByName) {
   EXPECT_THAT(refused.errors, AllOf(HasSubstr("kvlink-store store: "), HasSubstr(here.address()), HasSubstr(words)));
   EXPECT_EQ(Members()["members"].size(), 2u);
 
-  // Once the last of this build is gone, it may; and then this one may not come back.
+  // Once the last node of this build is gone, it joins; then this build is refused.
   EXPECT_EQ(here.Stop(), 0);
   NodeProcess after = NextIn("after", AfterNext());
   ASSERT_TRUE(after.Start());

@@ -1,4 +1,4 @@
-// What goes wrong in a cluster, one kind at a time, and what its clients may notice of it.
+// The kinds of faults of a cluster, and what its clients may notice of each.
 // Thread-safety: as ClusterProcesses.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_FAULTS_H_
 #define KVLINK_TESTS_INTEGRATION_CLUSTER_FAULTS_H_
@@ -20,17 +20,17 @@ enum class DatabaseIs : uint8_t {
 struct Fault {
   using Step = std::function<void(ClusterProcesses* cluster, int node)>;
   const char* name;
-  // While clients are busy: `end` comes some seconds after `begin`. `node` is any of those that were started first.
+  // Called while clients are busy; `end` follows some seconds after `begin`. `node` is below cluster->nodes().
   Step begin, end;
-  // Before clients start, and once they have stopped: brings the cluster back to its shape. May be empty.
+  // Called before clients start, and after they have stopped, to bring the cluster back to its shape. May be empty.
   Step prepare, restore;
-  // A node cannot be written to meanwhile, or not soon: where all copies are acknowledged, those writes are refused;
-  // and what it alone has acknowledged may be missed.
+  // Nodes cannot be written to meanwhile, or only slowly: if all copies must be acknowledged, those writes are refused;
+  // if not, what one node alone has acknowledged may be missed.
   bool away = false;
   DatabaseIs database = DatabaseIs::kThere;
 };
 
-// All kinds. Their order is that of seeds; the seed of the plain run begins at those that it should show.
+// All kinds. The seed, modulo their number, chooses one; the default seed begins at the kinds that the plain run shows.
 const std::vector<Fault>& Faults();
 
 }  // namespace kvlink::testing

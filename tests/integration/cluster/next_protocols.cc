@@ -1,6 +1,5 @@
-// In place of proto/protocols.cc: what makes a program of these sources the next build. Its protocol is one more, with
-// the same messages, and it speaks that of this build, too; where KVLINK_FORGETS is set it does not, and is the build
-// after the next.
+// Replaces proto/protocols.cc and thereby makes a program of the same libraries the next build: it speaks one protocol
+// more, with the same messages. With KVLINK_FORGETS set it is the build after that, which no longer speaks this one's.
 #include <cstdlib>
 
 #include "proto/data.h"

@@ -96,7 +96,7 @@ TEST_F(RegistrationTest, TwoOfOneIdentity) {
   EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
 }
 
-// It could neither copy from the others nor be copied from, and nobody could write to it.
+// Such a node could neither copy from the others nor be copied from, and no client could write to it.
 TEST_F(RegistrationTest, WhoSpeaksNoProtocolOfALivingMember) {
   StartEtcd(1);
   Create();
@@ -111,7 +111,7 @@ TEST_F(RegistrationTest, WhoSpeaksNoProtocolOfALivingMember) {
   EXPECT_THAT(std::string(refused.message()),
               AllOf(HasSubstr(cluster::IdHex(NodeOf(1))), HasSubstr("127.0.0.1:7001"), HasSubstr("upgrade the node")));
   EXPECT_EQ(membership->view()->status.size(), 1u);
-  // With the last of the others gone, and of one that speaks theirs, too, any build may start.
+  // A build that also speaks the others' protocol may start; so may any once no other is alive.
   later.record.protocol.min = kProtocols.max;
   EXPECT_TRUE(start().ok());
   later.record.protocol.min = kProtocols.max + 1;
