@@ -27,8 +27,8 @@ namespace {
 
 constexpr int64_t kSlow = 1000000000;  // ns
 constexpr absl::Duration kCalm = absl::Seconds(3), kFault = absl::Seconds(4);
-// A request to the catalog looks for a server for three seconds; those that ended in the last two may fail, since the
-// server may be busy when it is back.
+// A request to the catalog looks for a server for three seconds. One that began at most so long before the server was
+// back had two seconds left and must not fail.
 constexpr int64_t kCatalogPatience = 1000000000;  // ns
 
 double Milliseconds(int64_t ns) { return static_cast<double>(ns) / 1e6; }
