@@ -115,7 +115,7 @@ void PostgresServer::Make(const std::vector<std::string>& command) {
   for (const char* name : {"node.pem", "node.key"}) {
     if (options_.certificates.empty()) break;
     const std::string copy = absl::StrCat(data(), "/", name);
-    fs::copy_file(absl::StrCat(options_.certificates, "/", name), copy);
+    fs::copy_file(absl::StrCat(options_.certificates, "/", name), copy, fs::copy_options::overwrite_existing);
     fs::permissions(copy, fs::perms::owner_read);
     Own(copy);
   }
