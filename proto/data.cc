@@ -17,9 +17,7 @@
 namespace kvlink {
 namespace {
 
-// "KVLR", "KVLA"
-constexpr EnvelopeKind kRequestKind{0x524C564B, kProtocols.max, 0, "request", kProtocols.min};
-constexpr EnvelopeKind kAnswerKind{0x414C564B, kProtocols.max, 0, "answer", kProtocols.min};
+constexpr uint32_t kRequestMagic = 0x524C564B, kAnswerMagic = 0x414C564B;  // "KVLR", "KVLA"
 constexpr char kMovedPayload[] = "kvlink-moved-epoch";
 constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
 constexpr size_t kIdentityBytes = sizeof(Identity::bytes), kEtagBytes = sizeof(Etag::bytes);
@@ -30,6 +28,12 @@ constexpr size_t kLogBytes = 16;
 constexpr uint64_t kMaxEncoding = uint64_t{1} << 48;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
+
+EnvelopeKind KindOf(uint32_t magic) {
+  const ProtocolRange spoken = SpokenProtocols();
+  return {magic, static_cast<uint8_t>(spoken.max), 0, magic == kRequestMagic ? "request" : "answer",
+          static_cast<uint8_t>(spoken.min)};
+}
 
 bool KnownCodec(uint32_t codec) { return codec >= 1 && codec <= 4; }
 
@@ -218,8 +222,8 @@ absl::Status CheckProtocol(const EnvelopeKind& kind, absl::string_view bytes) {
   const std::optional<uint8_t> protocol = EnvelopeMajor(kind, bytes);
   if (!protocol.has_value()) return absl::OkStatus();
   const ProtocolRange sender{*protocol, *protocol};
-  const bool request = kind.magic == kRequestKind.magic;
-  const auto common = request ? CommonProtocol(sender, kProtocols) : CommonProtocol(kProtocols, sender);
+  const bool request = kind.magic == kRequestMagic;
+  const auto common = request ? CommonProtocol(sender, SpokenProtocols()) : CommonProtocol(SpokenProtocols(), sender);
   return Annotate(common.status(), kind.name);
 }
 
@@ -280,21 +284,21 @@ std::optional<uint64_t> MovedEpoch(const absl::Status& status) {
 }
 
 std::string SerializeRequest(const proto::Request& request, uint32_t protocol) {
-  return Serialize(kRequestKind, request, protocol);
+  return Serialize(KindOf(kRequestMagic), request, protocol);
 }
 std::string SerializeAnswer(const proto::Answer& answer, uint32_t protocol) {
-  return Serialize(kAnswerKind, answer, protocol);
+  return Serialize(KindOf(kAnswerMagic), answer, protocol);
 }
 
 absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id, uint32_t* protocol) {
-  KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(kRequestKind, bytes, id));
-  if (protocol != nullptr) *protocol = *EnvelopeMajor(kRequestKind, bytes);
+  KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(KindOf(kRequestMagic), bytes, id));
+  if (protocol != nullptr) *protocol = *EnvelopeMajor(KindOf(kRequestMagic), bytes);
   if (request.ns().size() > kMaxName) return Bad("request: a namespace's name has at most 255 bytes");
   return request;
 }
 
 absl::StatusOr<proto::Answer> ParseAnswer(absl::string_view bytes) {
-  KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, Parse<proto::Answer>(kAnswerKind, bytes, nullptr));
+  KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, Parse<proto::Answer>(KindOf(kAnswerMagic), bytes, nullptr));
   if (answer.code() > static_cast<uint32_t>(absl::StatusCode::kUnauthenticated)) {
     return Bad("answer: unknown status code");
   }

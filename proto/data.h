@@ -38,11 +38,14 @@ struct ProtocolRange {
   uint32_t min = 2, max = 2;
 };
 inline constexpr ProtocolRange kProtocols;
+// The protocols this program speaks: kProtocols. The function is alone in its object file, so that a test can link a
+// program that stands for another build.
+ProtocolRange SpokenProtocols();
 // Returns the highest version both sides speak. UNIMPLEMENTED, saying which side to upgrade: there is none. A range of
 // zeros comes from a build that names none and means protocol 1.
 absl::StatusOr<uint32_t> CommonProtocol(ProtocolRange client, ProtocolRange node);
 
-// REQUIRES: `protocol` is in kProtocols.
+// REQUIRES: `protocol` is in SpokenProtocols().
 std::string SerializeRequest(const proto::Request& request, uint32_t protocol = kProtocols.max);
 std::string SerializeAnswer(const proto::Answer& answer, uint32_t protocol = kProtocols.max);
 // INVALID_ARGUMENT: damaged (the envelope carries a checksum), malformed or out of bounds. UNIMPLEMENTED: another

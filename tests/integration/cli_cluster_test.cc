@@ -1,4 +1,6 @@
 // A cluster as an operator makes, sees and changes it, by the binary and a real etcd.
+#include "tests/integration/cli_cluster.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -6,69 +8,19 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
-#include "nlohmann/json.hpp"
-#include "tests/integration/cli_workplace.h"
-#include "tests/integration/node_process.h"
-#include "tests/support/etcd_cluster.h"
 #include "tests/support/postgres.h"
-#include "tests/support/scratch_directory.h"
 
 namespace kvlink::testing {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-class CliClusterTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!EtcdCluster::Installed()) GTEST_SKIP() << "no etcd here (Debian's etcd-server)";
-    etcd_ = std::make_unique<EtcdCluster>(1);
-    place_ = etcd_->endpoints();
-  }
-  // kvlink WORDS --cluster PLACE
-  Finished Kvlink(std::vector<std::string> words, const SubprocessOptions& options = {}) const {
-    words.insert(words.begin(), KVLINK_BINARY);
-    if (options.environment.empty()) words.insert(words.end(), {"--cluster", place_});
-    return RunToEnd(words, options);
-  }
-  std::string Directory(const std::string& name) const { return scratch_.path() + "/" + name; }
-  NodeProcess NodeIn(const std::string& name, std::vector<std::string> arguments = {}) const {
-    arguments.insert(arguments.end(), {"--cluster", place_, "--capacity", "2G"});
-    return NodeProcess(Directory(name), std::move(arguments));
-  }
-  nlohmann::json Members() const {
-    const Finished listed = Kvlink({"members", "--json"});
-    EXPECT_EQ(listed.status, 0) << listed.errors;
-    return nlohmann::json::parse(listed.output, nullptr, false);
-  }
-  nlohmann::json Member(const std::string& address) const {
-    const nlohmann::json cluster = Members();
-    for (const auto& member : cluster["members"]) {
-      if (member["address"] == address) return member;
-    }
-    ADD_FAILURE() << "no member at " << address;
-    return {};
-  }
-
-  bool Becomes(const std::string& address, const std::string& state) const {
-    for (const absl::Time deadline = SteadyNow() + absl::Minutes(1); SteadyNow() < deadline;) {
-      if (Member(address)["state"] == state) return true;
-    }
-    return false;
-  }
-
-  ScratchDirectory scratch_{/*in_memory=*/true};
-  std::unique_ptr<EtcdCluster> etcd_;
-  std::string place_;
-};
 
 TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   const Finished none = Kvlink({"members"});

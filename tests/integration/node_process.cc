@@ -10,15 +10,17 @@
 #include "tests/support/address.h"
 
 namespace kvlink::testing {
-NodeProcess::NodeProcess(std::string directory, std::vector<std::string> arguments, SubprocessOptions options)
+NodeProcess::NodeProcess(std::string directory, std::vector<std::string> arguments, SubprocessOptions options,
+                         std::string binary)
     : directory_(std::move(directory)),
       arguments_(std::move(arguments)),
       options_(std::move(options)),
+      binary_(binary.empty() ? KVLINK_BINARY : std::move(binary)),
       control_(UnusedAddress()),
       data_(UnusedAddress()) {}
 
 bool NodeProcess::Start() {
-  std::vector<std::string> words = {KVLINK_BINARY, "store", "--store", directory_};
+  std::vector<std::string> words = {binary_, "store", "--store", directory_};
   words.insert(words.end(), {"--listen", control_, "--data", data_});
   words.insert(words.end(), {"--memory", "128M"});
   words.insert(words.end(), arguments_.begin(), arguments_.end());

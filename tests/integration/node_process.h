@@ -14,8 +14,9 @@ namespace kvlink::testing {
 
 class NodeProcess {
  public:
-  // `arguments`: additional options of `kvlink store`.
-  explicit NodeProcess(std::string directory, std::vector<std::string> arguments = {}, SubprocessOptions options = {});
+  // `arguments`: additional options of `kvlink store`. `binary`: another program with that command; empty: kvlink.
+  explicit NodeProcess(std::string directory, std::vector<std::string> arguments = {}, SubprocessOptions options = {},
+                       std::string binary = "");
 
   // Starts it and waits until it serves. False, with a test failure, if it ends or does not serve within a minute. When
   // restarted, it listens at the same addresses.
@@ -35,6 +36,7 @@ class NodeProcess {
   const std::string directory_;
   const std::vector<std::string> arguments_;
   const SubprocessOptions options_;
+  const std::string binary_;
   const std::string control_, data_;  // where it listens
   nlohmann::json ready_;
   std::unique_ptr<Subprocess> process_;

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -85,7 +86,7 @@ std::string EtcdCluster::endpoints() const {
   return absl::StrJoin(members_, ",", [](std::string* out, const Member& member) { out->append(member.endpoint); });
 }
 
-void EtcdCluster::Start(Member* member) {
+void EtcdCluster::Start(Member* member, bool joins) {
   const std::string clients = absl::StrCat(scheme_, "://", member->endpoint), peers = "http://" + member->peer;
   std::vector<std::string> command = {
       "/usr/bin/env",
@@ -105,6 +106,8 @@ void EtcdCluster::Start(Member* member) {
       "--initial-cluster",
       absl::StrJoin(members_, ",",
                     [](std::string* out, const Member& one) { absl::StrAppend(out, one.name, "=http://", one.peer); }),
+      "--initial-cluster-state",
+      joins ? "existing" : "new",
       "--initial-cluster-token",
       directory_.path(),
       "--bcrypt-cost",
@@ -146,6 +149,40 @@ void EtcdCluster::Thaw(int member) {
 void EtcdCluster::Restart(int member) {
   Start(&members_[member]);
   AwaitServing(members_[member]);
+}
+
+void EtcdCluster::RestartAll() {
+  for (Member& member : members_) {
+    if (!member.process->running()) Start(&member);
+  }
+  for (const Member& member : members_) AwaitServing(member);
+}
+
+void EtcdCluster::Replace(int member) {
+  Member& lost = members_[member];
+  if (lost.process->running()) Kill(member);
+  std::filesystem::remove_all(DataOf(lost));
+  // What is asked for again may have been done before: only the list says.
+  const auto until = [this](const std::function<bool(const std::string& list)>& holds, const std::string& path,
+                            const std::function<std::string(const std::string& list)>& json) {
+    for (const absl::Time deadline = SteadyNow() + kPatience; SteadyNow() < deadline; absl::SleepFor(kLook)) {
+      const std::string list = PostAnywhere("/v3/cluster/member/list", "{}");
+      if (!list.empty() && holds(list)) return;
+      if (!list.empty()) PostAnywhere(path, json(list));
+    }
+    ADD_FAILURE() << "etcd does not do " << path;
+  };
+  const std::string name = absl::StrCat("\"name\":\"", lost.name, "\""),
+                    peer = absl::StrCat("\"http://", lost.peer, "\"");
+  until([&](const std::string& list) { return list.find(name) == std::string::npos; }, "/v3/cluster/member/remove",
+        [&](const std::string& list) {
+          // A member's id stands before its name.
+          return absl::StrCat("{\"ID\":\"", NumberOf(list.substr(list.rfind("\"ID\"", list.find(name))), "ID"), "\"}");
+        });
+  until([&](const std::string& list) { return list.find(peer) != std::string::npos; }, "/v3/cluster/member/add",
+        [&](const std::string&) { return absl::StrCat("{\"peerURLs\":[", peer, "]}"); });
+  Start(&lost, /*joins=*/true);
+  AwaitServing(lost);
 }
 
 void EtcdCluster::Backup() {
@@ -192,6 +229,15 @@ std::string EtcdCluster::Post(int member, const std::string& path, const std::st
   return answer.substr(answer.find("\r\n\r\n") + 4);
 }
 
+std::string EtcdCluster::PostAnywhere(const std::string& path, const std::string& json) const {
+  for (int i = 0; i < size(); ++i) {
+    if (members_[i].frozen || !members_[i].process->running()) continue;
+    std::string answer = Post(i, path, json);
+    if (!answer.empty()) return answer;
+  }
+  return "";
+}
+
 void EtcdCluster::Compact(int64_t revision) {
   EXPECT_NE(Post(0, "/v3/kv/compaction", absl::StrCat("{\"revision\":", revision, ",\"physical\":true}")), "");
 }
@@ -206,6 +252,13 @@ void EtcdCluster::EnableAuthentication() {
   post("/v3/auth/role/grant", absl::StrCat(R"({"name":"reader","perm":{"permType":"READ","key":")", kShared,
                                            R"(","range_end":")", kSharedEnd, "\"}}"));
   post("/v3/auth/enable", "{}");
+}
+
+void EtcdCluster::SpeakTls(std::vector<std::string> arguments) {
+  for (int i = 0; i < size(); ++i) Kill(i);
+  arguments_ = std::move(arguments);
+  scheme_ = "https";
+  RestartAll();
 }
 
 }  // namespace kvlink::testing

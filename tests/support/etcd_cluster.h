@@ -37,6 +37,11 @@ class EtcdCluster {
   void Thaw(int member);
   // Restarts a killed member with the contents of its disk. Waits until it serves.
   void Restart(int member);
+  // All that were killed; together, since none serves before most of them are there.
+  void RestartAll();
+  // A member whose disk is gone, too: the others forget it, and an empty one comes in its place, at its address. Waits
+  // until it serves.
+  void Replace(int member);
 
   // Saves the disk contents of the only member, and restores them later, like an operator with a backup.
   void Backup();
@@ -51,6 +56,8 @@ class EtcdCluster {
   // Creates the users "root" and "reader", with their names as passwords, and requires authentication from now on.
   // reader may read keys that begin with "shared/".
   void EnableAuthentication();
+  // Starts the members again, with TLS towards clients, as `arguments` say. Post and what uses it does not work then.
+  void SpeakTls(std::vector<std::string> arguments);
 
  private:
   struct Member {
@@ -59,11 +66,13 @@ class EtcdCluster {
     bool frozen = false;
   };
   std::string DataOf(const Member& member) const;
-  void Start(Member* member);
+  void Start(Member* member, bool joins = false);
   void AwaitServing(const Member& member) const;
+  // As Post, at the first member that runs and answers.
+  std::string PostAnywhere(const std::string& path, const std::string& json) const;
 
-  const std::vector<std::string> arguments_;
-  const std::string scheme_;
+  std::vector<std::string> arguments_;
+  std::string scheme_;
   ScratchDirectory directory_{/*in_memory=*/true};
   std::vector<Member> members_;
 };

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -50,11 +51,11 @@ char StateOf(pid_t process) {
   return state;
 }
 
-// Gives the directory to the server's user.
-void Own(const ScratchDirectory& directory) {
+// Gives the file or directory to the server's user.
+void Own(const std::string& path) {
   if (geteuid() != 0) return;
   const passwd* const user = getpwnam(ServerUser().c_str());
-  EXPECT_EQ(chown(directory.path().c_str(), user->pw_uid, user->pw_gid), 0);
+  EXPECT_EQ(chown(path.c_str(), user->pw_uid, user->pw_gid), 0);
 }
 
 void Await(const char* what, const std::function<bool()>& holds) {
@@ -84,7 +85,7 @@ PostgresServer::PostgresServer(const PostgresOptions& options)
   // The result of initdb is made once and copied.
   static const ScratchDirectory made(/*in_memory=*/true);
   if (!fs::exists(made.path() + "/data")) {
-    Own(made);
+    Own(made.path());
     const Finished finished =
         RunToEnd(AsServer({"initdb", "--pgdata", made.path() + "/data", "--username=kvlink", "--auth=trust",
                            "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"}));
@@ -94,19 +95,30 @@ PostgresServer::PostgresServer(const PostgresOptions& options)
   if (!::testing::Test::HasFatalFailure()) Sql("CREATE DATABASE kvlink", "postgres");
 }
 
-PostgresServer::PostgresServer(const PostgresServer& primary, int)
-    : options_(primary.options_), directory_(std::make_unique<ScratchDirectory>(/*in_memory=*/true)) {
+PostgresServer::PostgresServer(const PostgresServer& primary, std::string port)
+    : options_(primary.options_),
+      directory_(std::make_unique<ScratchDirectory>(/*in_memory=*/true)),
+      port_(std::move(port)) {
   Make({"pg_basebackup", "--pgdata", data(), "--host", primary.socket_directory(), "--port", primary.port(),
         "--username=kvlink", "--checkpoint=fast", "--write-recovery-conf", "--wal-method=stream", "--no-sync"});
 }
 
 void PostgresServer::Make(const std::vector<std::string>& command) {
-  Own(*directory_);
-  const std::string address = UnusedAddress();
-  port_ = address.substr(address.rfind(':') + 1);
+  Own(directory_->path());
+  if (port_.empty()) {
+    const std::string address = UnusedAddress();
+    port_ = address.substr(address.rfind(':') + 1);
+  }
   const Finished made = RunToEnd(AsServer(command));
   ASSERT_EQ(made.status, 0) << made.output << made.errors;
   if (!options_.access.empty()) std::ofstream(data() + "/pg_hba.conf") << options_.access;
+  for (const char* name : {"node.pem", "node.key"}) {
+    if (options_.certificates.empty()) break;
+    const std::string copy = absl::StrCat(data(), "/", name);
+    fs::copy_file(absl::StrCat(options_.certificates, "/", name), copy, fs::copy_options::overwrite_existing);
+    fs::permissions(copy, fs::perms::owner_read);
+    Own(copy);
+  }
   Start();
   AwaitServing();
 }
@@ -124,6 +136,9 @@ void PostgresServer::Start() {
   std::vector<std::string> command = {"postgres", "-D", data(), "-k", directory_->path(), "-p", port_};
   std::vector<std::string> settings = {"listen_addresses=127.0.0.1", "log_min_messages=log"};
   if (!options_.durable) settings.push_back("fsync=off");
+  if (!options_.certificates.empty()) {
+    settings.insert(settings.end(), {"ssl=on", "ssl_cert_file=node.pem", "ssl_key_file=node.key"});
+  }
   settings.insert(settings.end(), options_.settings.begin(), options_.settings.end());
   for (const std::string& setting : settings) command.insert(command.end(), {"-c", setting});
   process_ = std::make_unique<Subprocess>(AsServer(command));
@@ -143,8 +158,8 @@ void PostgresServer::AwaitServing() {
   });
 }
 
-std::unique_ptr<PostgresServer> PostgresServer::MakeStandby() {
-  std::unique_ptr<PostgresServer> standby(new PostgresServer(*this, 0));
+std::unique_ptr<PostgresServer> PostgresServer::MakeStandby(const std::string& port) {
+  std::unique_ptr<PostgresServer> standby(new PostgresServer(*this, port));
   Sql("ALTER SYSTEM SET synchronous_standby_names = '*'", "postgres");
   Sql("SELECT pg_reload_conf()", "postgres");
   Await("the standby does not follow", [this] {

@@ -18,6 +18,7 @@ struct PostgresOptions {
   std::vector<std::string> settings;  // "max_connections=10"
   std::string access;                 // pg_hba.conf; empty: trusts everyone on this host
   bool durable = false;               // on a disk and with fsync, as in production
+  std::string certificates;           // directory of MakeCertificates; empty: no TLS
 };
 
 // Serves the user "kvlink", who has all rights, and the empty database "kvlink".
@@ -32,8 +33,9 @@ class PostgresServer {
   PostgresServer(const PostgresServer&) = delete;
   PostgresServer& operator=(const PostgresServer&) = delete;
 
-  // A server that follows this one: it also has what this one commits from now on.
-  std::unique_ptr<PostgresServer> MakeStandby();
+  // A server that follows this one: it also has what this one commits from now on. `port`: where it listens; empty: an
+  // unused one.
+  std::unique_ptr<PostgresServer> MakeStandby(const std::string& port = "");
   void Promote();
 
   void Kill();    // kill -9 of all its processes
@@ -53,8 +55,8 @@ class PostgresServer {
   std::string Sql(const std::string& sql, const std::string& database = "kvlink") const;
 
  private:
-  PostgresServer(const PostgresServer& primary, int);  // its standby
-  void Make(const std::vector<std::string>& command);  // creates its data and starts it
+  PostgresServer(const PostgresServer& primary, std::string port);  // its standby
+  void Make(const std::vector<std::string>& command);               // creates its data and starts it
   void Start();
   void AwaitServing();
   std::vector<pid_t> Processes() const;

@@ -194,15 +194,15 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(mistake_);
   v1::OpenSessionRequest request;
   request.set_client(options_.name);
-  request.set_protocol_min(kProtocols.min);
-  request.set_protocol_max(kProtocols.max);
+  request.set_protocol_min(SpokenProtocols().min);
+  request.set_protocol_max(SpokenProtocols().max);
   grpc::ClientContext context;
   Prepare(&context, "", deadline);
   if (!options_.key.empty()) context.AddMetadata(kKeyMetadata, options_.key);
   v1::Session response;
   const absl::Time asked = SteadyNow();
   KVLINK_RETURN_IF_ERROR(Outcome(stub_->OpenSession(&context, request, &response), context, 0));
-  const auto protocol = CommonProtocol(kProtocols, {response.protocol_min(), response.protocol_max()});
+  const auto protocol = CommonProtocol(SpokenProtocols(), {response.protocol_min(), response.protocol_max()});
   if (!protocol.ok()) return Annotate(protocol.status(), options_.address);
   const std::optional<NodeId> node_id = ToNodeId(response.node_id());
   if (response.token().size() != kTokenBytes || !node_id.has_value() || response.incarnation() == 0) {

@@ -130,7 +130,7 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   RequestSource* const source_;
   const std::shared_ptr<UnsolicitedSink> unsolicited_;
   std::atomic<bool> open_{false};
-  std::atomic<uint32_t> protocol_{kProtocols.max};
+  std::atomic<uint32_t> protocol_{SpokenProtocols().max};
   std::atomic<uint64_t> session_{0};
   std::atomic<uint64_t> next_payload_id_{1};
   std::atomic<int64_t> heard_{0};  // of the last answer; nanoseconds since 1970

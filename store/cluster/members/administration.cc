@@ -323,6 +323,19 @@ enum class Adds {
   kNobody,
 };
 
+// Refuses one that speaks nothing that a living member speaks: it would be written to by nobody, copy from nobody, and
+// hold up every drain. A cluster of which no member is alive may be started again with any build.
+absl::Status CheckProtocol(const Contents& contents, const NodeId& id, ProtocolRange spoken) {
+  for (const auto& [other, alive] : contents.alive()) {
+    const auto member = contents.members().find(other);
+    if (other == id || member == contents.members().end()) continue;
+    KVLINK_RETURN_IF_ERROR(Annotate(CommonProtocol(spoken, member->second.record.protocol).status(),
+                                    absl::StrCat("node ", IdHex(id), " may not be a member beside node ", IdHex(other),
+                                                 " at ", alive.record.address)));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id, const MemberRecord& record, Adds adds,
                                        absl::Time deadline) {
   // What readers refuse would stop everybody.
@@ -332,6 +345,7 @@ absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id,
     Change change;
     holds = record;
     KVLINK_RETURN_IF_ERROR(CheckAddress(contents, id, record.address));
+    KVLINK_RETURN_IF_ERROR(CheckProtocol(contents, id, record.protocol));
     if (there != nullptr) {
       holds.state = there->state;
       holds.zone = there->zone;

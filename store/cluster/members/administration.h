@@ -51,7 +51,8 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
 // For Registration. Adds the member if there is none, as joining; the first members of a new cluster, as many as it has
 // copies, are active at once, since there is nothing to fill them with. Of one that is there, sets address, build and
 // protocol; state, weight and zone stay. Returns the record that holds then. RESOURCE_EXHAUSTED: there are kMaxMembers.
-// INVALID_ARGUMENT: no reader would take the record. ABORTED: another member is alive at its address.
+// INVALID_ARGUMENT: no reader would take the record. ABORTED: another member is alive at its address. UNIMPLEMENTED:
+// one that is alive speaks no protocol that the record names.
 absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                        absl::Time deadline);
 // As AddMember, for a node that was a member before etcd was set back. NOT_FOUND: it was removed, or left.

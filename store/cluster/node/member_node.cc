@@ -210,6 +210,7 @@ absl::StatusOr<RegistrationOptions> MemberNode::MakeRegistration(const MemberNod
   registration.record.zone = options.zone;
   registration.record.weight = *options.weight;
   registration.record.build = build;
+  registration.record.protocol = SpokenProtocols();
   registration.ttl = options.ttl;
   registration.events = events();
   return registration;

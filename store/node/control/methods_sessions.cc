@@ -45,15 +45,15 @@ void ControlMethods::Describe(const Session& session, v1::Session* reply) const 
   reply->set_lifetime_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(node_->sessions.lifetime())));
   reply->set_node_id(std::string(BytesOf(node_->node_id)));
   reply->set_incarnation(node_->incarnation);
-  reply->set_protocol_min(kProtocols.min);
-  reply->set_protocol_max(kProtocols.max);
+  reply->set_protocol_min(SpokenProtocols().min);
+  reply->set_protocol_max(SpokenProtocols().max);
   for (const std::string& address : node_->whereabouts.data_addresses) reply->add_data(address);
   reply->set_local_socket(node_->whereabouts.local_socket);
   reply->set_version(node_->whereabouts.version);
 }
 
 absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessionRequest& request, v1::Session* reply) {
-  const auto protocol = CommonProtocol({request.protocol_min(), request.protocol_max()}, kProtocols);
+  const auto protocol = CommonProtocol({request.protocol_min(), request.protocol_max()}, SpokenProtocols());
   if (!protocol.ok()) {
     node_->log.Warning("session_refused", {{"client", request.client().substr(0, kMaxClientName)},
                                            {"peer", call->peer()},

@@ -187,7 +187,7 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   const absl::Time opened_;
   std::atomic<int64_t> heard_;  // nanoseconds since 1970
   std::atomic<int> requests_{0};
-  std::atomic<uint32_t> protocol_{kProtocols.max};
+  std::atomic<uint32_t> protocol_{SpokenProtocols().max};
   std::atomic<uint64_t> next_payload_id_{1};
 
   mutable Mutex mutex_;

@@ -167,7 +167,10 @@ void ClusterClients::ReadAll() {
     MutexLock lock(&mutex_);
     written = written_;
   }
-  for (const uint64_t number : written) Read(/*client=*/99, number);
+  for (const uint64_t number : written) {
+    Read(/*client=*/99, number);
+    if (options_.documents) GetDocument(/*client=*/99, number);
+  }
 }
 
 }  // namespace kvlink::testing

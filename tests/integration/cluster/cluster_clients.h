@@ -46,7 +46,7 @@ class ClusterClients {
   std::vector<Call> calls() const { return history_.calls(); }
   std::vector<Timing> timings() const;
   store::cluster::ReplicatedStore* store() { return store_.get(); }
-  // Reads everything acknowledged and not deleted once, into the history.
+  // Reads every encoding and document acknowledged, once, into the history.
   void ReadAll();
 
  private:

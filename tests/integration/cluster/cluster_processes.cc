@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/address.h"
 
 namespace kvlink::testing {
 namespace {
@@ -44,9 +45,11 @@ ClusterProcesses::ClusterProcesses(const ClusterShape& shape) : shape_(shape), s
   etcd_ = std::make_unique<EtcdCluster>(shape.etcd_members, std::vector<std::string>(), "http", network_->local(1));
   PostgresOptions postgres;
   postgres.settings = {absl::StrCat("listen_addresses=127.0.0.1,", network_->local(2))};
-  postgres.access = "host all all 0.0.0.0/0 trust\nlocal all all trust\n";
+  postgres.access = "host all all 0.0.0.0/0 trust\nlocal all all trust\nlocal replication all trust\n";
   postgres_ = std::make_unique<PostgresServer>(postgres);
-  database_ = absl::StrCat("postgresql://kvlink@", network_->local(2), ":", postgres_->port(), "/kvlink");
+  const std::string other = UnusedAddress(network_->local(2));
+  other_port_ = other.substr(other.rfind(':') + 1);
+  database_ = absl::StrCat("postgresql://kvlink@", network_->local(2), ":", postgres_->port(), ",", other, "/kvlink");
 
   key_ = "an-administrator-of-this-test";
   key_file_ = scratch_.path() + "/key";
@@ -88,10 +91,11 @@ std::string ClusterProcesses::name() const { return etcd_->endpoints() + "/test"
 
 std::string ClusterProcesses::address(int node) const { return absl::StrCat(network_->address(node), ":", kPort); }
 
-bool ClusterProcesses::Start(int node) {
+bool ClusterProcesses::Start(int node, Build build) {
   std::vector<std::string> words = network_->On(node);
-  Append(&words, {"/usr/bin/env", absl::StrCat("LD_PRELOAD=", KVLINK_SKEWED_CLOCK),
-                  absl::StrCat("KVLINK_CLOCK_SKEW_FILE=", ClockFile(node)), KVLINK_BINARY, "store"});
+  Append(&words, {"/usr/bin/env", absl::StrCat("LD_PRELOAD=", KVLINK_HOST_FAULTS),
+                  absl::StrCat("KVLINK_HOST_FAULTS=", HostFaults(node)),
+                  build == Build::kNext ? NEXT_BUILD : KVLINK_BINARY, "store"});
   Append(&words, {"--store",
                   nodes_[node].directory + "/store",
                   "--cluster",
@@ -136,6 +140,15 @@ int ClusterProcesses::Stop(int node) {
   return nodes_[node].process->Wait();
 }
 
+bool ClusterProcesses::Drain(int node) {
+  const Finished drained = Kvlink({"drain", address(node), "--wait"});
+  EXPECT_EQ(drained.status, 0) << drained.errors;
+  if (drained.status != 0) return false;
+  const int status = nodes_[node].process->Wait();
+  EXPECT_EQ(status, 0) << nodes_[node].process->errors();
+  return status == 0;
+}
+
 void ClusterProcesses::Freeze(int node) { nodes_[node].process->Signal(SIGSTOP); }
 void ClusterProcesses::Thaw(int node) { nodes_[node].process->Signal(SIGCONT); }
 bool ClusterProcesses::running(int node) { return nodes_[node].process != nullptr && nodes_[node].process->running(); }
@@ -154,7 +167,29 @@ void ClusterProcesses::FillDisk(int node) {
 
 void ClusterProcesses::FreeDisk(int node) { std::filesystem::remove(nodes_[node].directory + "/full"); }
 
-void ClusterProcesses::MoveClock(int node, int seconds) { std::ofstream(ClockFile(node), std::ios::trunc) << seconds; }
+void ClusterProcesses::SlowDisk(int node, int milliseconds) {
+  nodes_[node].disk_milliseconds = milliseconds;
+  WriteHostFaults(node);
+}
+
+void ClusterProcesses::MoveClock(int node, int seconds) {
+  nodes_[node].clock_seconds = seconds;
+  WriteHostFaults(node);
+}
+
+void ClusterProcesses::WriteHostFaults(int node) const {
+  std::ofstream(HostFaults(node), std::ios::trunc)
+      << nodes_[node].clock_seconds << " " << nodes_[node].disk_milliseconds;
+}
+
+void ClusterProcesses::AddStandby() { standby_ = postgres_->MakeStandby(other_port_); }
+
+void ClusterProcesses::FailOver() {
+  postgres_->Kill();
+  standby_->Promote();
+  other_port_ = postgres_->port();
+  postgres_ = std::move(standby_);
+}
 
 Finished ClusterProcesses::Kvlink(std::vector<std::string> arguments) const {
   arguments.insert(arguments.begin(), KVLINK_BINARY);

@@ -55,13 +55,16 @@ class Checker {
     for (const Call* call : calls) {
       if (call->kind != CallKind::kRead) continue;
       if (call->ending == Ending::kOk) WasWritten(calls, *call);
-      if (call->ending == Ending::kAbsent) MayMiss(calls, *call);
+      if (call->ending == Ending::kAbsent) MayMiss(calls, *call, CallKind::kPut, CallKind::kRemove);
     }
   }
 
   void Document(const Calls& calls) {
     std::map<int, const Call*> latest;  // of each client, that showed the highest generation
     for (const Call* call : calls) {
+      if (call->kind == CallKind::kGetDocument && call->ending == Ending::kAbsent) {
+        MayMiss(calls, *call, CallKind::kPutDocument, CallKind::kDeleteDocument);
+      }
       if (call->ending != Ending::kOk || call->kind == CallKind::kDeleteDocument) continue;
       if (call->kind == CallKind::kGetDocument) StaysDeleted(calls, *call);
       const Call*& seen = latest[call->client];
@@ -97,15 +100,15 @@ class Checker {
   }
 
   // A miss breaks a promise where a put was acknowledged before it began, and nothing after that put's beginning may
-  // have removed the encoding.
-  void MayMiss(const Calls& calls, const Call& read) {
+  // have removed it. Catalogs lose nothing, whatever is excused of nodes.
+  void MayMiss(const Calls& calls, const Call& read, CallKind puts, CallKind removals) {
     for (const Call* put : calls) {
-      if (put->kind != CallKind::kPut || put->ending != Ending::kOk || put->ended > read.begun) continue;
+      if (put->kind != puts || put->ending != Ending::kOk || put->ended > read.begun) continue;
       const bool removed = std::any_of(calls.begin(), calls.end(), [&](const Call* remove) {
-        return remove->kind == CallKind::kRemove && remove->ending != Ending::kFailed && remove->begun < read.ended &&
+        return remove->kind == removals && remove->ending != Ending::kFailed && remove->begun < read.ended &&
                LatestEffect(*remove) > put->begun;
       });
-      if (removed || Excused(put->ended, read.ended)) continue;
+      if (removed || (!OfDocument(read.kind) && Excused(put->ended, read.ended))) continue;
       return Broken(3, "what was acknowledged was missed", {put, &read});
     }
   }

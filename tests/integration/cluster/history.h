@@ -3,7 +3,7 @@
 // A history is checked for four rules:
 //   1. a read returns exactly what was written under its name, or a miss
 //   2. a document does not come back after its deletion was acknowledged
-//   3. an acknowledged write is not missed, unless it was removed or misses are excused (Excuse)
+//   3. an acknowledged write is not missed, unless it was removed or, for an encoding, misses are excused (Excuse)
 //   4. no client sees a document go back in generation
 //
 // Calls overlap. If a call has not ended before another begins, either may take effect first, and a call with an

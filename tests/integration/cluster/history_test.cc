@@ -74,6 +74,16 @@ TEST(HistoryTest, WhatWasAcknowledgedIsNotMissed) {
   EXPECT_THAT(Check({Put(1, 2, 5), Remove(3, 4, Ending::kFailed), Miss(5, 6)}, {}), ElementsAre(HasSubstr("rule 3")));
 }
 
+TEST(HistoryTest, DocumentsThatWereAcknowledgedAreFound) {
+  const Call absent = Of(CallKind::kGetDocument, 5, 6, 0, Ending::kAbsent);
+  EXPECT_THAT(Check({PutDocument(1, 2, 10), absent}, {}), ElementsAre(HasSubstr("rule 3")));
+  EXPECT_THAT(Check({PutDocument(1, 2, 10), absent}, {{1, 9}}), ElementsAre(HasSubstr("rule 3"))) << "no excuse";
+  EXPECT_THAT(Check({PutDocument(1, 2, 10), DeleteDocument(3, 4, 11), absent}, {}), IsEmpty());
+  EXPECT_THAT(Check({PutDocument(1, 2, 10), DeleteDocument(3, 4, 0, Ending::kUnknown), absent}, {}), IsEmpty());
+  EXPECT_THAT(Check({PutDocument(1, 2, 10, Ending::kUnknown), absent}, {}), IsEmpty());
+  EXPECT_THAT(Check({DeleteDocument(1, 2, 9), PutDocument(3, 4, 10), absent}, {}), ElementsAre(HasSubstr("rule 3")));
+}
+
 TEST(HistoryTest, ExcusesLastUntilItIsWrittenAgain) {
   EXPECT_THAT(Check({Put(1, 2, 5), Miss(5, 6)}, {{3, 4}}), IsEmpty());
   EXPECT_THAT(Check({Put(1, 2, 5), Miss(5, 6)}, {{7, 9}}), ElementsAre(HasSubstr("rule 3"))) << "later";

@@ -69,6 +69,7 @@ Network::Network(int hosts, int locals) {
 }
 
 Network::~Network() {
+  for (size_t i = 0; i < hosts_.size(); ++i) Heal(static_cast<int>(i));
   for (const Host& host : hosts_) Ip(absl::StrCat("netns del ", host.name));  // and with it its link
   Ip(absl::StrCat("link del ", bridge_));
 }
@@ -78,6 +79,11 @@ std::vector<std::string> Network::On(int host) const { return {kIp, "netns", "ex
 void Network::Drop(int host, const std::string& to) {
   Must(absl::StrCat("-n ", hosts_[host].name, " route replace blackhole ", to, "/32"));
   hosts_[host].dropped.push_back(to);
+}
+
+void Network::DropFrom(const std::string& local, int host) {
+  Must(absl::StrCat("rule add from ", local, " to ", hosts_[host].address, " blackhole"));
+  hosts_[host].dropped_from.push_back(local);
 }
 
 void Network::Isolate(int host) {
@@ -97,6 +103,10 @@ void Network::Heal(int host) {
   Host& at = hosts_[host];
   for (const std::string& to : at.dropped) Ip(absl::StrCat("-n ", at.name, " route del blackhole ", to, "/32"));
   at.dropped.clear();
+  for (const std::string& from : at.dropped_from) {
+    Ip(absl::StrCat("rule del from ", from, " to ", at.address, " blackhole"));
+  }
+  at.dropped_from.clear();
   if (at.isolated) Must(absl::StrCat("link set ", at.outer, " up"));
   at.isolated = false;
   if (at.slow) RunToEnd({kTc, "-n", at.name, "qdisc", "del", "dev", at.inner, "root"});

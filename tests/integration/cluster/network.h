@@ -32,6 +32,8 @@ class Network {
 
   // Drops what the host sends to the address; the other direction still works.
   void Drop(int host, const std::string& to);
+  // Drops what this local address sends to the host; the other direction still works.
+  void DropFrom(const std::string& local, int host);
   // Cuts the host off from all others.
   void Isolate(int host);
   // Limits the bytes per second that leave the host.
@@ -42,7 +44,7 @@ class Network {
  private:
   struct Host {
     std::string name, address, outer, inner;  // both ends of its link
-    std::vector<std::string> dropped;
+    std::vector<std::string> dropped, dropped_from;
     bool isolated = false, slow = false;
   };
   std::string bridge_;

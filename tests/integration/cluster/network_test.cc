@@ -8,14 +8,17 @@
 namespace kvlink::testing {
 namespace {
 
-// Whether bash on `host` can connect to the address, where something listens.
-bool Reaches(const Network& network, int host, const std::string& address, int port) {
-  std::vector<std::string> command = network.On(host);
+// Whether bash, run by `command`, can connect to the address, where something listens.
+bool Connects(std::vector<std::string> command, const std::string& address, int port) {
   for (const std::string& word : {std::string("/usr/bin/timeout"), std::string("2"), std::string("bash"),
                                   std::string("-c"), "exec 3<>/dev/tcp/" + address + "/" + std::to_string(port)}) {
     command.push_back(word);
   }
   return RunToEnd(command).status == 0;
+}
+
+bool Reaches(const Network& network, int host, const std::string& address, int port) {
+  return Connects(network.On(host), address, port);
 }
 
 TEST(NetworkTest, HostsAreCutOffAndComeBack) {
@@ -34,6 +37,14 @@ TEST(NetworkTest, HostsAreCutOffAndComeBack) {
   EXPECT_TRUE(Reaches(network, 0, network.address(1), kPort));
   network.Drop(1, network.address(0));  // its answers only
   EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
+  network.Heal(1);
+  EXPECT_TRUE(Connects({}, network.address(1), kPort));  // from the first of the locals
+  network.DropFrom(network.local(0), 1);
+  EXPECT_FALSE(Connects({}, network.address(1), kPort));
+  EXPECT_TRUE(Reaches(network, 0, network.address(1), kPort));
+  network.Heal(1);
+  network.DropFrom(network.local(1), 1);
+  EXPECT_TRUE(Connects({}, network.address(1), kPort));
   network.Heal(1);
   network.Isolate(1);
   EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));

@@ -2,6 +2,7 @@
 #include "store/cluster/members/registration.h"
 
 #include "gmock/gmock.h"
+#include "proto/data.h"
 #include "tests/store/cluster/cluster_etcd.h"
 
 namespace kvlink::testing {
@@ -122,6 +123,30 @@ TEST_F(RegistrationTest, TwoOfOneIdentity) {
   EXPECT_FALSE((*first)->ended().has_value());
   EXPECT_EQ(*membership->view()->status[0].incarnation, 1u);
   EXPECT_EQ(membership->view()->status[0].address, "127.0.0.1:7001");
+}
+
+// Such a node could neither copy from the others nor be copied from, and no client could write to it.
+TEST_F(RegistrationTest, WhoSpeaksNoProtocolOfALivingMember) {
+  StartEtcd(1);
+  Create();
+  const auto membership = Open();
+  auto first = Register(membership.get(), 1);
+  ASSERT_TRUE(first.ok()) << first.status();
+  cluster::RegistrationOptions later = RegistrationOf(2, 1);
+  later.record.protocol = {kProtocols.max + 1, kProtocols.max + 2};
+  const auto start = [&] { return cluster::Registration::Start(membership.get(), later, Patience()); };
+  const absl::Status refused = start().status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnimplemented) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              AllOf(HasSubstr(cluster::IdHex(NodeOf(1))), HasSubstr("127.0.0.1:7001"), HasSubstr("upgrade the node")));
+  EXPECT_EQ(membership->view()->status.size(), 1u);
+  // A build that also speaks the others' protocol may start; so may any once no other is alive.
+  later.record.protocol.min = kProtocols.max;
+  EXPECT_TRUE(start().ok());
+  later.record.protocol.min = kProtocols.max + 1;
+  *first = nullptr;
+  ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
+  EXPECT_TRUE(start().ok());
 }
 
 // The lease ends, and the key is deleted, under a node that runs: it is there again.
