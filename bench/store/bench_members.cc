@@ -1,0 +1,511 @@
+// What do readers notice when the members of a cluster change, and what moves? Nodes of this process are members over a
+// real etcd, and are filled at a limited rate. A fourth joins three and is drained; another joins while clients write,
+// and is lost. A client reads at a fixed rate all the while, and a read counts from when it was due: what it takes
+// during each change stands beside what it takes in the quiet between them. Nodes, repair, clients and etcd share the
+// machine's cores and its disk.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/thread.h"
+#include "bench/bench_common.h"
+#include "store/cluster/members/administration.h"
+#include "store/cluster/members/membership.h"
+#include "store/cluster/node/member_node.h"
+#include "store/cluster/node/upkeep.h"
+#include "store/cluster/replicas/replicated.h"
+#include "tests/support/etcd_cluster.h"
+
+namespace kvlink::bench {
+namespace {
+
+using store::cluster::MemberNode;
+using store::cluster::MemberState;
+using store::cluster::NodeId;
+
+constexpr int kFirst = 3, kCopies = 2;
+constexpr SlabShape kDocument{Codec::kRawBf16, 1, 64, 512}, kSmall{Codec::kRawBf16, 1, 8, 16};
+constexpr int64_t kLayers = 2;
+constexpr absl::Duration kReadInterval = absl::Milliseconds(5);
+constexpr int kMaxWrites = 4000;
+
+absl::Time Soon() { return SteadyNow() + absl::Minutes(1); }
+
+void Await(absl::string_view what, const std::function<bool()>& is) {
+  for (const absl::Time limit = SteadyNow() + absl::Minutes(10); !is(); absl::SleepFor(absl::Milliseconds(5))) {
+    if (SteadyNow() > limit) Die(absl::StrCat("waited ten minutes for ", what));
+  }
+}
+
+// Encodings of one shape and the same bytes, under names that are numbers.
+class Corpus {
+ public:
+  Corpus(std::string ns, const SlabShape& shape)
+      : ns_(std::move(ns)), slab_(shape.slab_bytes()), manifest_(Manifest::Uniform(shape, kLayers, shape.head_dim)) {
+    spans_.assign(kLayers, {slab_.as<std::byte>(), static_cast<size_t>(shape.slab_bytes())});
+    for (int64_t layer = 0; layer < kLayers; ++layer) MustBe(manifest_.ChecksumLayer(layer, spans_[0]));
+  }
+  const std::string& ns() const { return ns_; }
+  absl::Span<const absl::Span<const std::byte>> spans() const { return spans_; }
+  int64_t encoding_bytes() const { return manifest_.bytes(); }
+  Manifest Named(int number) const {
+    Manifest named = manifest_;
+    Sha256 hash;
+    hash.Update(absl::StrCat(ns_, " ", number));
+    named.identity.bytes = hash.Finish();
+    named.Seal();
+    return named;
+  }
+
+ private:
+  const std::string ns_;
+  const Memory slab_;
+  Manifest manifest_;
+  std::vector<absl::Span<const std::byte>> spans_;
+};
+
+bool Has(const MemberNode& node, const Corpus& corpus, const Manifest& manifest) {
+  return node.node()->engine()->Find({corpus.ns(), manifest.identity, manifest.codec}).has_value();
+}
+
+class Cluster {
+ public:
+  Cluster(std::string directory, int64_t bytes_per_second)
+      : directory_(std::move(directory)), bytes_per_second_(bytes_per_second), etcd_(1) {
+    store::cluster::ClusterSettings settings;
+    settings.copies = kCopies;
+    settings.acknowledged = 1;
+    const auto connection = Must(store::cluster::Connection::Open(address()));
+    Must(store::cluster::CreateCluster(connection.get(), settings, Soon()));
+    membership_ = std::shared_ptr<store::cluster::Membership>(
+        Must(store::cluster::Membership::Open({.address = address()}, Soon())));
+    for (int i = 0; i < kFirst; ++i) AwaitActive(Add()->id());
+  }
+
+  // One with nothing. Returns when it is a member.
+  MemberNode* Add();
+  void AwaitActive(const NodeId& id) const;
+  // Returns when it has left.
+  void Drain(const NodeId& id);
+  // It ends, and is removed. The epoch from which on it is no member.
+  uint64_t Lose(const NodeId& id);
+  // Every member has what it owns at the epoch.
+  bool Complete(uint64_t epoch) const;
+
+  const std::shared_ptr<store::cluster::Membership>& membership() const { return membership_; }
+  const std::vector<std::unique_ptr<MemberNode>>& nodes() const { return nodes_; }
+  bool Owns(const MemberNode& node, const Identity& identity) const;
+
+ private:
+  store::cluster::ClusterAddress address() const {
+    store::cluster::ClusterAddress address;
+    address.etcd.endpoints = etcd_.endpoints();
+    return address;
+  }
+  void End(const NodeId& id) {
+    std::erase_if(nodes_, [&](const auto& node) { return node->id() == id; });
+  }
+
+  const std::string directory_;
+  const int64_t bytes_per_second_;
+  const testing::EtcdCluster etcd_;
+  std::shared_ptr<store::cluster::Membership> membership_;
+  int added_ = 0;
+  std::vector<std::unique_ptr<MemberNode>> nodes_;
+};
+
+MemberNode* Cluster::Add() {
+  store::cluster::MemberNodeOptions options;
+  options.node.directory = absl::StrCat(directory_, "/", added_++);
+  options.node.engine.dram_bytes = int64_t{256} << 20;
+  options.node.engine.capacity_bytes = int64_t{8} << 30;
+  options.node.data_address = "127.0.0.1:0";
+  options.node.log = [](absl::string_view) {};
+  options.cluster = address();
+  options.weight = 1;
+  store::cluster::UpkeepOptions upkeep;
+  upkeep.bytes_per_second = bytes_per_second_;
+  options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
+  nodes_.push_back(Must(MemberNode::Start(std::move(options), Soon())));
+  return nodes_.back().get();
+}
+
+void Cluster::AwaitActive(const NodeId& id) const {
+  Await("a node to join", [&] {
+    const auto view = membership_->view();
+    return std::ranges::any_of(view->placement.members(), [&](const auto& member) {
+      return member.node_id == id && member.state == MemberState::kActive;
+    });
+  });
+}
+
+void Cluster::Drain(const NodeId& id) {
+  Must(store::cluster::Drain(membership_->connection(), id, Soon()));
+  const auto node = std::ranges::find_if(nodes_, [&](const auto& one) { return one->id() == id; });
+  Await("a node to drain", [&] { return (*node)->ended().has_value(); });
+  MustBe(*(*node)->ended());
+  End(id);
+}
+
+uint64_t Cluster::Lose(const NodeId& id) {
+  End(id);
+  return Must(store::cluster::Remove(membership_->connection(), id, /*force=*/true, Soon()));
+}
+
+bool Cluster::Complete(uint64_t epoch) const {
+  const auto progress = membership_->progress();
+  return std::ranges::all_of(nodes_, [&](const auto& node) {
+    const auto found = progress.find(node->id());
+    return found != progress.end() && found->second.epoch == epoch && found->second.complete();
+  });
+}
+
+bool Cluster::Owns(const MemberNode& node, const Identity& identity) const {
+  const auto view = membership_->view();
+  return std::ranges::any_of(view->placement.NextOwners(identity),
+                             [&](uint16_t owner) { return view->placement.members()[owner].node_id == node.id(); });
+}
+
+struct Window {
+  double begin, end;
+};
+
+// Reads random encodings of a corpus at a fixed rate, until it is destroyed.
+class Reader {
+ public:
+  Reader(store::Store* store, const Corpus* corpus, std::vector<Manifest> documents)
+      : store_(store), corpus_(corpus), documents_(std::move(documents)), thread_("reader", [this] { Run(); }) {}
+  ~Reader() {
+    {
+      MutexLock lock(&mutex_);
+      stop_ = true;
+    }
+    thread_.Join();
+  }
+
+  // Seconds of those that were due in the windows.
+  std::vector<double> In(absl::Span<const Window> windows) const {
+    std::vector<double> seconds;
+    MutexLock lock(&mutex_);
+    for (const auto& [due, took] : reads_) {
+      const double at = due;
+      if (std::ranges::any_of(windows, [at](const Window& one) { return one.begin <= at && at < one.end; })) {
+        seconds.push_back(took);
+      }
+    }
+    return seconds;
+  }
+  int64_t failed() const {
+    MutexLock lock(&mutex_);
+    return failed_;
+  }
+
+ private:
+  absl::Status Read(const Identity& identity) {
+    const absl::Time deadline = SteadyNow() + absl::Seconds(10);
+    const auto found = store_->Lookup(corpus_->ns(), {identity}, Codec::kRawBf16);
+    if (!found.ok()) return found.status();
+    if (!found->front().present) return absl::NotFoundError("a miss");
+    const auto lease = store_->Read(corpus_->ns(), identity, Codec::kRawBf16, found->front().etag, deadline);
+    absl::Status read = lease.status();
+    for (int64_t layer = 0; layer < kLayers && read.ok(); ++layer) read = (*lease)->WaitLayer(layer, deadline);
+    return read;
+  }
+  void Run() {
+    std::mt19937_64 random(1);
+    for (double due = Now();; due += absl::ToDoubleSeconds(kReadInterval)) {
+      if (due > Now()) absl::SleepFor(absl::Seconds(due - Now()));
+      const absl::Status read = Read(documents_[random() % documents_.size()].identity);
+      if (!read.ok()) std::fprintf(stderr, "a read: %s\n", read.ToString().c_str());
+      MutexLock lock(&mutex_);
+      reads_.emplace_back(due, Now() - due);
+      failed_ += !read.ok();
+      if (stop_) return;
+    }
+  }
+
+  store::Store* const store_;
+  const Corpus* const corpus_;
+  const std::vector<Manifest> documents_;
+  mutable Mutex mutex_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::pair<double, double>> reads_ ABSL_GUARDED_BY(mutex_);  // when it was due, seconds
+  int64_t failed_ ABSL_GUARDED_BY(mutex_) = 0;
+  Thread thread_;
+};
+
+// Which documents each node has, by the order of nodes.
+using Held = std::vector<std::vector<bool>>;
+
+// How a node that joined did among the writes of that time; of each, what it has over its share by weight.
+struct WriteShares {
+  double copies = 0, first_copies = 0;
+  int writes = 0;
+};
+
+// What one round showed.
+struct Round {
+  std::vector<Window> quiet;
+  std::array<Window, 3> changes;  // as kChanges
+  double joined_share = 0;        // of all bytes, on the node that joined
+  int64_t moved_elsewhere = 0;    // documents that other nodes got meanwhile
+  double of_limit = 0;            // bytes a second of repair over what the nodes together may take
+  WriteShares writes;
+};
+constexpr std::array<absl::string_view, 3> kChanges = {"a join", "a drain", "repair"};
+
+class Bench {
+ public:
+  Bench(const std::string& directory, int documents, int64_t bytes_per_second, double quiet_seconds)
+      : bytes_per_second_(bytes_per_second), quiet_seconds_(quiet_seconds), cluster_(directory, bytes_per_second) {
+    for (int i = 0; i < documents; ++i) documents_.push_back(corpus_.Named(i));
+    StoreAll();
+    store::cluster::ReplicatedOptions options;
+    options.node.name = "bench";
+    options.node.carrier = store::client::Carrier::kUcx;
+    store_ = Must(store::cluster::OpenReplicated(cluster_.membership(), nullptr, options));
+    reader_ = std::make_unique<Reader>(store_.get(), &corpus_, documents_);
+  }
+
+  void Run();
+  void Tell(Report* report) const;
+
+ private:
+  void StoreAll();
+  Held WhatNodesHold() const;
+  // What nodes keep for ten minutes after they own it no more goes at once: the next change has all of its bytes to
+  // move.
+  void Forget();
+  void Quiet(Round* round);
+  NodeId Join(Round* round);
+  NodeId JoinBesideWrites(Round* round);
+  void Repair(const NodeId& lost, Round* round);
+  WriteShares Write(const MemberNode& joined);
+  void TellReads(Report* report) const;
+
+  const int64_t bytes_per_second_;
+  const double quiet_seconds_;
+  const Corpus corpus_{"documents", kDocument}, written_{"written", kSmall};
+  std::vector<Manifest> documents_;
+  int next_write_ = 0;
+  Cluster cluster_;
+  std::unique_ptr<store::cluster::ReplicatedStore> store_;
+  std::vector<Round> rounds_;
+  std::unique_ptr<Reader> reader_;
+};
+
+void Bench::StoreAll() {
+  std::vector<Thread> writers;
+  for (const auto& node : cluster_.nodes()) {
+    writers.emplace_back("writer", [this, &node] {
+      for (const Manifest& document : documents_) {
+        if (!cluster_.Owns(*node, document.identity)) continue;
+        Must(node->node()->engine()->Put(corpus_.ns(), document, corpus_.spans(), Soon()));
+      }
+    });
+  }
+}
+
+Held Bench::WhatNodesHold() const {
+  Held held;
+  for (const auto& node : cluster_.nodes()) {
+    std::vector<bool>& of_node = held.emplace_back();
+    for (const Manifest& document : documents_) of_node.push_back(Has(*node, corpus_, document));
+  }
+  return held;
+}
+
+void Bench::Forget() {
+  for (const auto& node : cluster_.nodes()) {
+    for (const Manifest& document : documents_) {
+      if (cluster_.Owns(*node, document.identity) || !Has(*node, corpus_, document)) continue;
+      MustBe(node->node()->engine()->RemoveEncoding({corpus_.ns(), document.identity, document.codec}, document.etag));
+    }
+  }
+}
+
+void Bench::Quiet(Round* round) {
+  absl::SleepFor(absl::Seconds(1));  // what the change before has left behind
+  const double begin = Now();
+  absl::SleepFor(absl::Seconds(quiet_seconds_));
+  round->quiet.push_back({begin, Now()});
+}
+
+// Documents that are in `after` and not in `before`.
+int64_t Gained(const std::vector<bool>& before, const std::vector<bool>& after) {
+  int64_t gained = 0;
+  for (size_t i = 0; i < after.size(); ++i) gained += after[i] && !before[i];
+  return gained;
+}
+
+NodeId Bench::Join(Round* round) {
+  const Held before = WhatNodesHold();
+  const NodeId id = cluster_.Add()->id();
+  const double begin = Now();
+  cluster_.AwaitActive(id);
+  round->changes[0] = {begin, Now()};
+  const Held after = WhatNodesHold();
+  for (size_t i = 0; i < before.size(); ++i) round->moved_elsewhere += Gained(before[i], after[i]);
+  const auto joined = std::ranges::count(after.back(), true);
+  round->joined_share = static_cast<double>(joined) / static_cast<double>(kCopies * documents_.size());
+  Forget();
+  return id;
+}
+
+// Small encodings, one after the other, for as long as the node joins.
+WriteShares Bench::Write(const MemberNode& joined) {
+  WriteShares shares;
+  std::vector<Manifest> written;
+  double first = 0;
+  const auto joining = [&] {
+    const auto progress = cluster_.membership()->progress();
+    const auto found = progress.find(joined.id());
+    return found == progress.end() || !found->second.complete();
+  };
+  while (joining() && shares.writes < kMaxWrites) {
+    const Manifest manifest = written_.Named(next_write_++);
+    Must(store_->Put(written_.ns(), manifest, written_.spans(), Soon()));
+    const auto there =
+        std::ranges::count_if(cluster_.nodes(), [&](const auto& node) { return Has(*node, written_, manifest); });
+    if (there == 0) Die("nobody has what was acknowledged");
+    if (Has(joined, written_, manifest)) first += 1.0 / static_cast<double>(there);
+    written.push_back(manifest);
+    ++shares.writes;
+  }
+  // Those that were not waited for.
+  absl::SleepFor(absl::Seconds(1));
+  double copies = 0, at_joined = 0;
+  for (const Manifest& manifest : written) {
+    for (const auto& node : cluster_.nodes()) copies += Has(*node, written_, manifest);
+    at_joined += Has(joined, written_, manifest);
+  }
+  const auto nodes = static_cast<double>(cluster_.nodes().size());  // of equal weight
+  shares.copies = at_joined / copies * nodes;
+  shares.first_copies = first / shares.writes * nodes;
+  return shares;
+}
+
+NodeId Bench::JoinBesideWrites(Round* round) {
+  const MemberNode* const node = cluster_.Add();
+  round->writes = Write(*node);
+  cluster_.AwaitActive(node->id());
+  Forget();
+  return node->id();
+}
+
+void Bench::Repair(const NodeId& lost, Round* round) {
+  const uint64_t epoch = cluster_.Lose(lost);
+  const Held before = WhatNodesHold();
+  const double begin = Now();
+  Await("repair", [&] { return cluster_.Complete(epoch); });
+  const double end = Now();
+  round->changes[2] = {begin, end};
+  const Held after = WhatNodesHold();
+  int64_t gained = 0;
+  for (size_t i = 0; i < before.size(); ++i) gained += Gained(before[i], after[i]);
+  const double limit = static_cast<double>(bytes_per_second_) * static_cast<double>(before.size());
+  round->of_limit = static_cast<double>(gained * corpus_.encoding_bytes()) / (end - begin) / limit;
+}
+
+void Bench::Run() {
+  Round round;
+  Quiet(&round);
+  const NodeId drained = Join(&round);
+  Quiet(&round);
+  const double begin = Now();
+  cluster_.Drain(drained);
+  round.changes[1] = {begin, Now()};
+  Quiet(&round);
+  const NodeId lost = JoinBesideWrites(&round);
+  Quiet(&round);
+  Repair(lost, &round);
+  rounds_.push_back(std::move(round));
+}
+
+void Bench::TellReads(Report* report) const {
+  const auto add = [&](const std::string& name, const std::function<std::vector<Window>(const Round&)>& windows) {
+    std::vector<double> medians, tails;
+    for (const Round& round : rounds_) {
+      const std::vector<double> seconds = reader_->In(windows(round));
+      medians.push_back(1e3 * Median(seconds));
+      tails.push_back(1e3 * Quantile(seconds, 0.99));
+    }
+    report->Add(absl::StrCat("read, ", name, ", p50"), Median(medians), "ms");
+    report->Add(absl::StrCat("read, ", name, ", p99"), Median(tails), "ms");
+    return tails;
+  };
+  const auto undisturbed = add("undisturbed", [](const Round& round) { return round.quiet; });
+  for (size_t i = 0; i < kChanges.size(); ++i) {
+    const std::string name = absl::StrCat("during ", kChanges[i]);
+    const auto disturbed = add(name, [i](const Round& round) { return std::vector<Window>{round.changes[i]}; });
+    report->Add(absl::StrCat("read, ", name, ", p99 / undisturbed"), MedianRatio(disturbed, undisturbed), "",
+                Target{2, true});
+  }
+  report->Add("reads that failed", static_cast<double>(reader_->failed()), "", Target{0, true});
+}
+
+void Bench::Tell(Report* report) const {
+  report->Section("reads of 256 KiB, 200 a second");
+  TellReads(report);
+  double off = 0, elsewhere = 0, seconds = 0, writes = 0;
+  std::vector<double> of_limit, copies, first_copies;
+  for (const Round& round : rounds_) {
+    off = std::max(off, std::abs(4 * round.joined_share - 1));
+    elsewhere += static_cast<double>(round.moved_elsewhere);
+    seconds = std::max(seconds, round.changes[0].end - round.changes[0].begin);
+    writes += round.writes.writes;
+    of_limit.push_back(round.of_limit);
+    copies.push_back(round.writes.copies);
+    first_copies.push_back(round.writes.first_copies);
+  }
+  report->Section("a fourth node joins three");
+  report->Add("bytes that it got, of all", rounds_.back().joined_share, "");
+  report->Add("these, off from a quarter, at most", 100 * off, "%", Target{3, true});
+  report->Add("encodings that moved elsewhere", elsewhere, "", Target{0, true});
+  report->Add("join, at most", seconds, "s");
+  report->Section("one of four nodes is lost");
+  report->Add("copied again, of the limit of three nodes", Median(of_limit), "", Target{0.8});
+  report->Section("writes while an empty node is filled");
+  report->Add("writes", writes, "");
+  report->Add("copies at it, over its weight", Median(copies), "", Target{1.2, true});
+  report->Add("first copies at it, over its weight", Median(first_copies), "", Target{1.2, true});
+}
+
+int Main(int argc, char** argv) {
+  const auto flags = Flags::Parse(argc, argv, "Measures reads, and what moves, while members join, drain and are lost.",
+                                  {{"rounds", "N", "Of all changes (default 3)."},
+                                   {"documents", "N", "Of 256 KiB, two copies of each (default 8192)."},
+                                   {"rate", "N", "MiB a second of repair, of each node (default 64)."},
+                                   {"seconds", "N", "Of each quiet time (default 5)."},
+                                   kScratchFlag});
+  if (!flags.ok()) Die(flags.status().message());
+  if (flags->help_wanted()) return 0;
+  if (!testing::EtcdCluster::Installed()) Die("etcd is not installed (Debian's etcd-server)");
+  setenv("UCX_NET_DEVICES", "lo", 0);
+  const int64_t rounds = std::clamp<int64_t>(flags->GetInt("rounds", 3), 1, 100);
+  const auto documents = static_cast<int>(std::clamp<int64_t>(flags->GetInt("documents", 8192), 100, 1 << 14));
+  const int64_t rate = std::clamp<int64_t>(flags->GetInt("rate", 64), 1, 1 << 20) << 20;
+  const double quiet = static_cast<double>(std::clamp<int64_t>(flags->GetInt("seconds", 5), 1, 600));
+  const Scratch scratch = Must(Scratch::Make(flags->Get("dir", "")));
+  Report report("members");
+  Bench bench(scratch.path(), documents, rate, quiet);
+  for (int64_t round = 0; round < rounds; ++round) bench.Run();
+  bench.Tell(&report);
+  return report.Finish(flags->json());
+}
+
+}  // namespace
+}  // namespace kvlink::bench
+
+int main(int argc, char** argv) { return kvlink::bench::Main(argc, argv); }
