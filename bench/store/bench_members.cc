@@ -20,162 +20,24 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "bench/bench_common.h"
-#include "store/cluster/members/administration.h"
-#include "store/cluster/members/membership.h"
-#include "store/cluster/node/member_node.h"
-#include "store/cluster/node/upkeep.h"
+#include "bench/store/member_cluster.h"
 #include "store/cluster/replicas/replicated.h"
-#include "tests/support/etcd_cluster.h"
 
 namespace kvlink::bench {
 namespace {
 
+using members::Await;
+using members::Cluster;
+using members::Corpus;
+using members::Has;
+using members::kCopies;
+using members::Soon;
 using store::cluster::MemberNode;
-using store::cluster::MemberState;
 using store::cluster::NodeId;
 
-constexpr int kFirst = 3, kCopies = 2;
 constexpr SlabShape kDocument{Codec::kRawBf16, 1, 64, 512}, kSmall{Codec::kRawBf16, 1, 8, 16};
-constexpr int64_t kLayers = 2;
 constexpr absl::Duration kReadInterval = absl::Milliseconds(5);
 constexpr int kMaxWrites = 4000;
-
-absl::Time Soon() { return SteadyNow() + absl::Minutes(1); }
-
-void Await(absl::string_view what, const std::function<bool()>& is) {
-  for (const absl::Time limit = SteadyNow() + absl::Minutes(10); !is(); absl::SleepFor(absl::Milliseconds(5))) {
-    if (SteadyNow() > limit) Die(absl::StrCat("waited ten minutes for ", what));
-  }
-}
-
-// Encodings of one shape and the same bytes, under names that are numbers.
-class Corpus {
- public:
-  Corpus(std::string ns, const SlabShape& shape)
-      : ns_(std::move(ns)), slab_(shape.slab_bytes()), manifest_(Manifest::Uniform(shape, kLayers, shape.head_dim)) {
-    spans_.assign(kLayers, {slab_.as<std::byte>(), static_cast<size_t>(shape.slab_bytes())});
-    for (int64_t layer = 0; layer < kLayers; ++layer) MustBe(manifest_.ChecksumLayer(layer, spans_[0]));
-  }
-  const std::string& ns() const { return ns_; }
-  absl::Span<const absl::Span<const std::byte>> spans() const { return spans_; }
-  int64_t encoding_bytes() const { return manifest_.bytes(); }
-  Manifest Named(int number) const {
-    Manifest named = manifest_;
-    Sha256 hash;
-    hash.Update(absl::StrCat(ns_, " ", number));
-    named.identity.bytes = hash.Finish();
-    named.Seal();
-    return named;
-  }
-
- private:
-  const std::string ns_;
-  const Memory slab_;
-  Manifest manifest_;
-  std::vector<absl::Span<const std::byte>> spans_;
-};
-
-bool Has(const MemberNode& node, const Corpus& corpus, const Manifest& manifest) {
-  return node.node()->engine()->Find({corpus.ns(), manifest.identity, manifest.codec}).has_value();
-}
-
-class Cluster {
- public:
-  Cluster(std::string directory, int64_t bytes_per_second)
-      : directory_(std::move(directory)), bytes_per_second_(bytes_per_second), etcd_(1) {
-    store::cluster::ClusterSettings settings;
-    settings.copies = kCopies;
-    settings.acknowledged = 1;
-    const auto connection = Must(store::cluster::Connection::Open(address()));
-    Must(store::cluster::CreateCluster(connection.get(), settings, Soon()));
-    membership_ = std::shared_ptr<store::cluster::Membership>(
-        Must(store::cluster::Membership::Open({.address = address()}, Soon())));
-    for (int i = 0; i < kFirst; ++i) AwaitActive(Add()->id());
-  }
-
-  // One with nothing. Returns when it is a member.
-  MemberNode* Add();
-  void AwaitActive(const NodeId& id) const;
-  // Returns when it has left.
-  void Drain(const NodeId& id);
-  // It ends, and is removed. The epoch from which on it is no member.
-  uint64_t Lose(const NodeId& id);
-  // Every member has what it owns at the epoch.
-  bool Complete(uint64_t epoch) const;
-
-  const std::shared_ptr<store::cluster::Membership>& membership() const { return membership_; }
-  const std::vector<std::unique_ptr<MemberNode>>& nodes() const { return nodes_; }
-  bool Owns(const MemberNode& node, const Identity& identity) const;
-
- private:
-  store::cluster::ClusterAddress address() const {
-    store::cluster::ClusterAddress address;
-    address.etcd.endpoints = etcd_.endpoints();
-    return address;
-  }
-  void End(const NodeId& id) {
-    std::erase_if(nodes_, [&](const auto& node) { return node->id() == id; });
-  }
-
-  const std::string directory_;
-  const int64_t bytes_per_second_;
-  const testing::EtcdCluster etcd_;
-  std::shared_ptr<store::cluster::Membership> membership_;
-  int added_ = 0;
-  std::vector<std::unique_ptr<MemberNode>> nodes_;
-};
-
-MemberNode* Cluster::Add() {
-  store::cluster::MemberNodeOptions options;
-  options.node.directory = absl::StrCat(directory_, "/", added_++);
-  options.node.engine.dram_bytes = int64_t{256} << 20;
-  options.node.engine.capacity_bytes = int64_t{8} << 30;
-  options.node.data_address = "127.0.0.1:0";
-  options.node.log = [](absl::string_view) {};
-  options.cluster = address();
-  options.weight = 1;
-  store::cluster::UpkeepOptions upkeep;
-  upkeep.bytes_per_second = bytes_per_second_;
-  options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
-  nodes_.push_back(Must(MemberNode::Start(std::move(options), Soon())));
-  return nodes_.back().get();
-}
-
-void Cluster::AwaitActive(const NodeId& id) const {
-  Await("a node to join", [&] {
-    const auto view = membership_->view();
-    return std::ranges::any_of(view->placement.members(), [&](const auto& member) {
-      return member.node_id == id && member.state == MemberState::kActive;
-    });
-  });
-}
-
-void Cluster::Drain(const NodeId& id) {
-  Must(store::cluster::Drain(membership_->connection(), id, Soon()));
-  const auto node = std::ranges::find_if(nodes_, [&](const auto& one) { return one->id() == id; });
-  Await("a node to drain", [&] { return (*node)->ended().has_value(); });
-  MustBe(*(*node)->ended());
-  End(id);
-}
-
-uint64_t Cluster::Lose(const NodeId& id) {
-  End(id);
-  return Must(store::cluster::Remove(membership_->connection(), id, /*force=*/true, Soon()));
-}
-
-bool Cluster::Complete(uint64_t epoch) const {
-  const auto progress = membership_->progress();
-  return std::ranges::all_of(nodes_, [&](const auto& node) {
-    const auto found = progress.find(node->id());
-    return found != progress.end() && found->second.epoch == epoch && found->second.complete();
-  });
-}
-
-bool Cluster::Owns(const MemberNode& node, const Identity& identity) const {
-  const auto view = membership_->view();
-  return std::ranges::any_of(view->placement.NextOwners(identity),
-                             [&](uint16_t owner) { return view->placement.members()[owner].node_id == node.id(); });
-}
 
 struct Window {
   double begin, end;
@@ -219,7 +81,7 @@ class Reader {
     if (!found->front().present) return absl::NotFoundError("a miss");
     const auto lease = store_->Read(corpus_->ns(), identity, Codec::kRawBf16, found->front().etag, deadline);
     absl::Status read = lease.status();
-    for (int64_t layer = 0; layer < kLayers && read.ok(); ++layer) read = (*lease)->WaitLayer(layer, deadline);
+    for (int64_t layer = 0; layer < members::kLayers && read.ok(); ++layer) read = (*lease)->WaitLayer(layer, deadline);
     return read;
   }
   void Run() {
@@ -405,9 +267,10 @@ NodeId Bench::JoinBesideWrites(Round* round) {
 }
 
 void Bench::Repair(const NodeId& lost, Round* round) {
-  const uint64_t epoch = cluster_.Lose(lost);
+  cluster_.End(lost);
   const Held before = WhatNodesHold();
   const double begin = Now();
+  const uint64_t epoch = cluster_.Remove(lost);
   Await("repair", [&] { return cluster_.Complete(epoch); });
   const double end = Now();
   round->changes[2] = {begin, end};
