@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,15 +25,18 @@ namespace kvlink::store::client {
 class Arrivals {
  public:
   void Add(uint64_t tag);
-  // The tag of the next request, in the order in which they became ready; nothing: none did by `deadline`.
-  std::optional<uint64_t> Next(absl::Time deadline);
+  // The tag of the next request, in the order in which they became ready; nothing: none did by `deadline`. One thread
+  // at a time. Whoever has nothing to do before `wanted` are ready is woken once for all of them. `at`, unless null:
+  // when it became ready.
+  std::optional<uint64_t> Next(absl::Time deadline, size_t wanted = 1, absl::Time* at = nullptr);
   // From now on `next` is told, of what is ready now as well; nobody waits here any more. Once, and never in a circle.
   void ForwardTo(std::shared_ptr<Arrivals> next);
 
  private:
   Mutex mutex_;
   CondVar changed_;
-  std::deque<uint64_t> ready_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::pair<uint64_t, absl::Time>> ready_ ABSL_GUARDED_BY(mutex_);
+  size_t wanted_ ABSL_GUARDED_BY(mutex_) = 1;  // by whoever waits
   std::shared_ptr<Arrivals> next_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
-#include "absl/container/flat_hash_map.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -78,28 +77,31 @@ Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_vi
 void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
                  const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random) {
   if (absl::c_all_of(equals, [](int equal) { return equal < 2; })) return;
-  absl::flat_hash_map<uint16_t, double> worth;  // of asking the member for one encoding
+  struct Candidate {
+    double worth = 0;  // of asking the member for one encoding
+    int orders = 0;    // in which it may come first, of those that are left
+  };
+  std::vector<Candidate> candidates;  // by member
+  std::vector<uint16_t> members;      // those that are any
   std::vector<size_t> left;
   for (size_t i = 0; i < orders->size(); ++i) {
-    for (int k = 0; k < equals[i]; ++k) {
-      const uint16_t member = (*orders)[i][k];
-      if (worth.contains(member)) continue;
-      worth[member] = std::uniform_real_distribution<double>(0.75, 1)(*random) / SecondsAt(condition(member));
+    for (const uint16_t member : absl::MakeConstSpan((*orders)[i]).first(equals[i])) {
+      if (member >= candidates.size()) candidates.resize(member + 1);
+      if (candidates[member].orders++ > 0) continue;
+      candidates[member].worth =
+          std::uniform_real_distribution<double>(0.75, 1)(*random) / SecondsAt(condition(member));
+      members.push_back(member);
     }
     if (equals[i] > 0) left.push_back(i);
   }
+  const auto gain = [&](uint16_t member) { return candidates[member].worth * candidates[member].orders; };
   while (!left.empty()) {
-    absl::flat_hash_map<uint16_t, double> gains;
-    for (const size_t i : left) {
-      for (int k = 0; k < equals[i]; ++k) gains[(*orders)[i][k]] += worth[(*orders)[i][k]];
-    }
-    const uint16_t best = absl::c_max_element(gains, [](const auto& a, const auto& b) {
-                            return a.second != b.second ? a.second < b.second : a.first > b.first;
-                          })->first;
+    const uint16_t best = *absl::c_max_element(members, [&](uint16_t a, uint16_t b) { return gain(a) < gain(b); });
     const auto served = [&](size_t i) {
       Owners& order = (*orders)[i];
-      const auto at = std::find(order.begin(), order.begin() + equals[i], best);
-      if (at == order.begin() + equals[i]) return false;
+      const auto end = order.begin() + equals[i], at = std::find(order.begin(), end, best);
+      if (at == end) return false;
+      std::for_each(order.begin(), end, [&](uint16_t member) { --candidates[member].orders; });
       std::rotate(order.begin(), at, at + 1);
       return true;
     };

@@ -117,13 +117,13 @@ void Scatter::Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t>
   sent_.push_back(std::move(sent));
 }
 
-void Scatter::Take(Sent* sent) {
+void Scatter::Take(Sent* sent, absl::Time at) {
   const auto verdicts = sent->request->Poll();
   if (absl::IsDeadlineExceeded(verdicts.status())) return;
   sent->node->under_way() -= static_cast<int>(sent->which.size());
   // A failure that was counted when it was left behind is not counted again.
   if (verdicts.ok() || !sent->left_behind || sent->hedged) {
-    sent->node->Ended(verdicts.status(), SteadyNow() - sent->at);
+    sent->node->Ended(verdicts.status(), at - sent->at);
   }
   answered_ = answered_ || verdicts.ok();
   Refuse(verdicts.status());
@@ -218,13 +218,20 @@ void Scatter::Run(absl::Time deadline) {
     }
     const absl::Time now = SteadyNow(), until = Patience(begun, deadline);
     if (now >= until) break;
-    if (const auto tag = arrivals_->Next(std::min(CheckProgress(now), until)); tag.has_value()) {
+    const absl::Time look = std::min(CheckProgress(now), until);
+    const auto awaited_requests = absl::c_count_if(sent_, [](const Sent& sent) { return !sent.left_behind; });
+    // Nothing comes of the first answers to a lookup before the last is there.
+    size_t wanted = cost_ == Cost::kRequest ? std::max<size_t>(1, awaited_requests) : 1;
+    absl::Time at;
+    for (auto tag = arrivals_->Next(look, wanted, &at); tag.has_value();
+         tag = arrivals_->Next(absl::InfinitePast(), 1, &at)) {
       const auto sent = absl::c_find_if(sent_, [&](const Sent& one) { return one.tag == *tag; });
-      if (sent != sent_.end()) Take(&*sent);
+      if (sent != sent_.end()) Take(&*sent, at);
     }
   }
   // Of a request whose time is over, a part may have been answered.
-  for (auto it = sent_.begin(); it != sent_.end();) Take(&*it++);
+  const absl::Time now = SteadyNow();
+  for (auto it = sent_.begin(); it != sent_.end();) Take(&*it++, now);
 }
 
 }  // namespace kvlink::store::cluster

@@ -109,8 +109,8 @@ class Scatter {
   // Sends requests for all encodings that wait for nobody; false: there were none.
   bool SendRound();
   void Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t> which);
-  // Takes what has come of a request, if it has.
-  void Take(Sent* sent);
+  // Takes what has come of a request, if it has, by the time `at`.
+  void Take(Sent* sent, absl::Time at);
   void Refuse(const absl::Status& status);
   void LeaveBehind(Sent* sent);
   // Leaves those behind that are stuck or slow; returns when to look again: now, if any was.
