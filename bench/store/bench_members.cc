@@ -1,8 +1,8 @@
-// What do readers notice when the members of a cluster change, and what moves? Nodes of this process are members over a
-// real etcd, and are filled at a limited rate. A fourth joins three and is drained; another joins while clients write,
-// and is lost. A client reads at a fixed rate all the while, and a read counts from when it was due: what it takes
-// during each change stands beside what it takes in the quiet between them. Nodes, repair, clients and etcd share the
-// machine's cores and its disk.
+// What do readers notice when the members of a cluster change, and what moves? Nodes in this process are members over a
+// real etcd and repair at a limited rate. A fourth node joins three and is drained; another joins while a client
+// writes, and is lost. Meanwhile a client reads at a fixed rate. A read's time counts from when it was due; reads
+// during each change are compared with reads in the quiet periods between changes of the same run. Nodes, repair,
+// clients and etcd share the machine's cores and disk.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -43,7 +43,7 @@ struct Window {
   double begin, end;
 };
 
-// Reads random encodings of a corpus at a fixed rate, until it is destroyed.
+// Reads random encodings of a corpus at a fixed rate until destroyed.
 class Reader {
  public:
   Reader(store::Store* store, const Corpus* corpus, std::vector<Manifest> documents)
@@ -56,7 +56,7 @@ class Reader {
     thread_.Join();
   }
 
-  // Seconds of those that were due in the windows.
+  // Seconds taken by the reads that were due in the windows.
   std::vector<double> In(absl::Span<const Window> windows) const {
     std::vector<double> seconds;
     MutexLock lock(&mutex_);
@@ -107,22 +107,22 @@ class Reader {
   Thread thread_;
 };
 
-// Which documents each node has, by the order of nodes.
+// Which documents each node has, in the order of Cluster::nodes().
 using Held = std::vector<std::vector<bool>>;
 
-// How a node that joined did among the writes of that time; of each, what it has over its share by weight.
+// What a joining node got of the writes meanwhile, divided by its share by weight.
 struct WriteShares {
   double copies = 0, first_copies = 0;
   int writes = 0;
 };
 
-// What one round showed.
+// Results of one round.
 struct Round {
   std::vector<Window> quiet;
-  std::array<Window, 3> changes;  // as kChanges
-  double joined_share = 0;        // of all bytes, on the node that joined
-  int64_t moved_elsewhere = 0;    // documents that other nodes got meanwhile
-  double of_limit = 0;            // bytes a second of repair over what the nodes together may take
+  std::array<Window, 3> changes;  // in the order of kChanges
+  double joined_share = 0;        // fraction of all bytes that the joined node got
+  int64_t moved_elsewhere = 0;    // documents that other nodes got during the join
+  double of_limit = 0;            // bytes per second of repair, over the limits of all nodes together
   WriteShares writes;
 };
 constexpr std::array<absl::string_view, 3> kChanges = {"a join", "a drain", "repair"};
@@ -146,8 +146,8 @@ class Bench {
  private:
   void StoreAll();
   Held WhatNodesHold() const;
-  // What nodes keep for ten minutes after they own it no more goes at once: the next change has all of its bytes to
-  // move.
+  // Removes at once what nodes no longer own. They would keep it for ten minutes, and the next change would have less
+  // to move.
   void Forget();
   void Quiet(Round* round);
   NodeId Join(Round* round);
@@ -198,13 +198,13 @@ void Bench::Forget() {
 }
 
 void Bench::Quiet(Round* round) {
-  absl::SleepFor(absl::Seconds(1));  // what the change before has left behind
+  absl::SleepFor(absl::Seconds(1));  // after-effects of the last change
   const double begin = Now();
   absl::SleepFor(absl::Seconds(quiet_seconds_));
   round->quiet.push_back({begin, Now()});
 }
 
-// Documents that are in `after` and not in `before`.
+// Number of documents in `after` but not in `before`.
 int64_t Gained(const std::vector<bool>& before, const std::vector<bool>& after) {
   int64_t gained = 0;
   for (size_t i = 0; i < after.size(); ++i) gained += after[i] && !before[i];
@@ -225,7 +225,7 @@ NodeId Bench::Join(Round* round) {
   return id;
 }
 
-// Small encodings, one after the other, for as long as the node joins.
+// Writes small encodings one after the other while the node joins.
 WriteShares Bench::Write(const MemberNode& joined) {
   WriteShares shares;
   std::vector<Manifest> written;
@@ -245,7 +245,7 @@ WriteShares Bench::Write(const MemberNode& joined) {
     written.push_back(manifest);
     ++shares.writes;
   }
-  // Those that were not waited for.
+  // Second copies were not waited for.
   absl::SleepFor(absl::Seconds(1));
   double copies = 0, at_joined = 0;
   for (const Manifest& manifest : written) {

@@ -1,5 +1,5 @@
-// Shared by the parts of bench_members: nodes of this process that are members of a cluster over a real etcd, and
-// encodings to store in them. Whatever fails ends the program. Not thread-safe unless it says so.
+// Shared by the parts of bench_members: nodes in this process that are members of a cluster over a real etcd, and the
+// encodings stored in them. Any failure ends the program. Not thread-safe unless stated.
 #ifndef KVLINK_BENCH_STORE_MEMBER_CLUSTER_H_
 #define KVLINK_BENCH_STORE_MEMBER_CLUSTER_H_
 
@@ -23,11 +23,12 @@ namespace kvlink::bench::members {
 inline constexpr int kFirstNodes = 3, kCopies = 2;
 inline constexpr int64_t kLayers = 2;
 
-// The deadline of what should take milliseconds.
+// A deadline for operations that normally take milliseconds.
 absl::Time Soon();
+// Polls until `is` holds. `what` is for the message if it never does.
 void Await(absl::string_view what, const std::function<bool()>& is);
 
-// Encodings of one shape and the same bytes, under names that are numbers. Thread-safety: all methods.
+// Encodings of one shape with the same bytes, named by numbers. Thread-safety: all methods.
 class Corpus {
  public:
   Corpus(std::string ns, const SlabShape& shape);
@@ -43,31 +44,31 @@ class Corpus {
   std::vector<absl::Span<const std::byte>> spans_;
 };
 
-// Thread-safety: any thread.
+// Thread-safe.
 bool Has(const store::cluster::MemberNode& node, const Corpus& corpus, const Manifest& manifest);
 
-// Of members of equal weight, kCopies of each encoding, one of them acknowledged.
+// Members of equal weight keep kCopies of each encoding; a write is acknowledged with one.
 class Cluster {
  public:
-  // With kFirstNodes nodes. `bytes_per_second`: of the repair of each node.
+  // Starts kFirstNodes nodes. `bytes_per_second`: the repair limit of each node.
   Cluster(std::string directory, int64_t bytes_per_second);
 
-  // A node with nothing. Returns when it is a member.
+  // Starts an empty node. Returns when it is a member.
   store::cluster::MemberNode* Add();
-  // Until it holds what it owns.
+  // Waits until the member holds what it owns.
   void AwaitActive(const store::cluster::NodeId& id) const;
-  // Returns when it has left.
+  // Returns when the node has left the cluster.
   void Drain(const store::cluster::NodeId& id);
-  // It goes, and stays a member; its removal gives the epoch from which on it is none.
+  // Stops a node, which stays a member until Remove; that returns the epoch of the placement without it.
   void End(const store::cluster::NodeId& id);
   uint64_t Remove(const store::cluster::NodeId& id);
-  // Every node has what it owns at the epoch.
+  // Whether every node holds what it owns at the epoch.
   bool Complete(uint64_t epoch) const;
 
   const std::shared_ptr<store::cluster::Membership>& membership() const { return membership_; }
-  // In the order in which they came.
+  // In the order of Add.
   const std::vector<std::unique_ptr<store::cluster::MemberNode>>& nodes() const { return nodes_; }
-  // Thread-safety: any thread.
+  // Thread-safe.
   bool Owns(const store::cluster::MemberNode& node, const Identity& identity) const;
 
  private:

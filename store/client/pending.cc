@@ -6,7 +6,7 @@
 
 namespace kvlink::store::client {
 
-// Whoever is woken wants the lock at once, so the signal comes after it.
+// Signals after unlocking: the thread it wakes takes the lock at once.
 void Arrivals::Add(uint64_t tag) {
   {
     MutexLock lock(&mutex_);

@@ -78,11 +78,11 @@ void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
                  const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random) {
   if (absl::c_all_of(equals, [](int equal) { return equal < 2; })) return;
   struct Candidate {
-    double worth = 0;  // of asking the member for one encoding
-    int orders = 0;    // in which it may come first, of those that are left
+    double worth = 0;  // value of asking the member for one encoding
+    int orders = 0;    // remaining orders that it may come first in
   };
-  std::vector<Candidate> candidates;  // by member
-  std::vector<uint16_t> members;      // those that are any
+  std::vector<Candidate> candidates;  // indexed by member
+  std::vector<uint16_t> members;      // the candidates
   std::vector<size_t> left;
   for (size_t i = 0; i < orders->size(); ++i) {
     for (const uint16_t member : absl::MakeConstSpan((*orders)[i]).first(equals[i])) {

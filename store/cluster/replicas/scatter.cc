@@ -220,7 +220,7 @@ void Scatter::Run(absl::Time deadline) {
     if (now >= until) break;
     const absl::Time look = std::min(CheckProgress(now), until);
     const auto awaited_requests = absl::c_count_if(sent_, [](const Sent& sent) { return !sent.left_behind; });
-    // Nothing comes of the first answers to a lookup before the last is there.
+    // A lookup does nothing with its first answers until the last has come.
     size_t wanted = cost_ == Cost::kRequest ? std::max<size_t>(1, awaited_requests) : 1;
     absl::Time at;
     for (auto tag = arrivals_->Next(look, wanted, &at); tag.has_value();

@@ -109,7 +109,7 @@ class Scatter {
   // Sends requests for all encodings that wait for nobody; false: there were none.
   bool SendRound();
   void Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t> which);
-  // Takes what has come of a request, if it has, by the time `at`.
+  // Takes the result of a request, if there is one; it came by `at`.
   void Take(Sent* sent, absl::Time at);
   void Refuse(const absl::Status& status);
   void LeaveBehind(Sent* sent);
