@@ -1,7 +1,9 @@
 // What does a client pay for a cluster? Compares pulls and lookups through the replicated store over 1, 2 and 4 nodes
 // with the store over a single node. Nodes and clients share one machine's cores, so more nodes mean more work on the
-// same machine. Also compares the memory and threads of a client of 100 nodes with those of a client of 3: it runs in
-// its own process, connected to all of them (several members are the same node, which is not visible in an address).
+// same machine; bare messages of the same sizes to 1, 3 and 4 peers at once show how much (of 4 nodes with two copies
+// of everything, a lookup asks 3). Also compares the memory and threads of a client of 100 nodes with those of a client
+// of 3: it runs in its own process, connected to all of them (several members are the same node, which is not visible
+// in an address).
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +22,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "bench/bench_common.h"
 #include "proto/node_id.h"
@@ -27,6 +30,7 @@
 #include "store/cluster/replicas/replicated.h"
 #include "store/cluster/view.h"
 #include "store/node/node.h"
+#include "transport/ucx/ucx.h"
 
 namespace kvlink::bench {
 namespace {
@@ -110,6 +114,67 @@ class Machines {
   Addresses addresses_;
 };
 
+// The carrier alone: peers in this process, like the nodes, that echo every message.
+class Echoes {
+ public:
+  explicit Echoes(int peers) : own_(Must(transport::NewUcxTransport({}, kAddress))) {
+    for (int i = 0; i < peers; ++i) {
+      transports_.push_back(Must(transport::NewUcxTransport({}, kAddress)));
+      listeners_.push_back(Must(transports_.back()->Listen(kAddress, [](std::shared_ptr<transport::Connection> one) {
+        return std::make_shared<Peer>(std::move(one));
+      })));
+      connections_.push_back(
+          Must(own_->Connect(listeners_.back()->address(), answers_, SteadyNow() + absl::Seconds(10))));
+    }
+  }
+  // Sends each of `peers` peers its part of `bytes` and waits until all have come back.
+  void Ask(size_t peers, size_t bytes) {
+    const std::string message(bytes / peers, 'x');
+    answers_->Expect(peers);
+    for (size_t i = 0; i < peers; ++i) MustBe(connections_[i]->SendMessage(message));
+    answers_->Wait();
+  }
+
+ private:
+  static constexpr char kAddress[] = "127.0.0.1:0";
+  class Peer : public transport::ConnectionEvents {
+   public:
+    explicit Peer(std::shared_ptr<transport::Connection> connection) : connection_(std::move(connection)) {}
+    void OnMessage(absl::string_view message) override { MustBe(connection_->SendMessage(message)); }
+    void OnClosed(const absl::Status&) override {}
+
+   private:
+    const std::shared_ptr<transport::Connection> connection_;
+  };
+  class Answers : public transport::ConnectionEvents {
+   public:
+    void OnMessage(absl::string_view) override {
+      MutexLock lock(&mutex_);
+      if (--left_ == 0) all_.Signal();
+    }
+    void OnClosed(const absl::Status&) override {}
+    void Expect(size_t count) {
+      MutexLock lock(&mutex_);
+      left_ = count;
+    }
+    void Wait() {
+      MutexLock lock(&mutex_);
+      while (left_ > 0) all_.Wait(&mutex_);
+    }
+
+   private:
+    Mutex mutex_;
+    CondVar all_;
+    size_t left_ ABSL_GUARDED_BY(mutex_) = 0;
+  };
+
+  std::vector<std::unique_ptr<transport::Transport>> transports_;
+  const std::unique_ptr<transport::Transport> own_;
+  const std::shared_ptr<Answers> answers_ = std::make_shared<Answers>();
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;
+  std::vector<std::shared_ptr<transport::Connection>> connections_;
+};
+
 struct Corpus {
   Corpus() : slab(kShape.slab_bytes()), manifest(Manifest::Uniform(kShape, kLayers, 64)) {
     for (int64_t layer = 0; layer < kLayers; ++layer) {
@@ -168,6 +233,32 @@ std::vector<std::vector<double>> InTurn(absl::Span<const std::function<void()>> 
     }
   }
   return times;
+}
+
+using Clusters = std::vector<std::unique_ptr<store::cluster::ReplicatedStore>>;
+
+void MeasureLookups(store::Store* alone, const Clusters& clusters, const Corpus& corpus, double seconds,
+                    Report* report) {
+  constexpr size_t kPeers[] = {1, 3, 4};
+  Echoes echoes(4);
+  std::vector<std::function<void()>> alternatives = {[&] { LookUp(alone, corpus); }};
+  for (const auto& cluster : clusters) alternatives.push_back([&, store = cluster.get()] { LookUp(store, corpus); });
+  for (const size_t peers : kPeers) alternatives.push_back([&, peers] { echoes.Ask(peers, kDocuments * 40); });
+  const auto times = InTurn(alternatives, seconds, 50);
+  report->Add("lookup, one node alone", 1e6 * Median(times[0]), "us");
+  for (size_t i = 0; i < clusters.size(); ++i) {
+    const std::string name = absl::StrCat("lookup, cluster of ", kNodes[i]);
+    report->Add(name, 1e6 * Median(times[i + 1]), "us");
+    const std::optional<Target> target = kNodes[i] == 4 ? std::optional<Target>(Target{1.3, true}) : std::nullopt;
+    report->Add(absl::StrCat(name, " / alone"), MedianRatio(times[i + 1], times[0]), "", target);
+  }
+  const auto* const bare = &times[clusters.size() + 1];
+  report->Add("bare messages, 1 peer", 1e6 * Median(bare[0]), "us");
+  for (const size_t i : {1, 2}) {
+    const std::string name = absl::StrCat("bare messages, ", kPeers[i], " peers at once");
+    report->Add(name, 1e6 * Median(bare[i]), "us");
+    report->Add(absl::StrCat(name, " / 1"), MedianRatio(bare[i], bare[0]), "");
+  }
 }
 
 int64_t OwnStatus(absl::string_view name) {
@@ -233,31 +324,20 @@ int Main(int argc, char** argv) {
   Report report("cluster");
   Corpus corpus;
   std::vector<std::unique_ptr<Machines>> machines;
-  std::vector<std::unique_ptr<store::cluster::ReplicatedStore>> clusters;
+  Clusters clusters;
   for (const int count : kNodes) {
     machines.push_back(std::make_unique<Machines>(scratch.path(), count));
     clusters.push_back(OpenCluster(machines.back()->addresses(), "ucx"));
     corpus.StoreIn(clusters.back().get());
   }
   const auto alone = OpenAlone(machines[0]->addresses().begin()->second, "ucx");
-  const auto measure = [&](const std::function<void(store::Store*)>& run, int calls) {
-    std::vector<std::function<void()>> alternatives = {[&] { run(alone.get()); }};
-    for (const auto& cluster : clusters) alternatives.push_back([&run, store = cluster.get()] { run(store); });
-    return InTurn(alternatives, seconds, calls);
-  };
-
   report.Section("lookups of 40 documents");
-  auto times = measure([&](store::Store* store) { LookUp(store, corpus); }, 50);
-  report.Add("lookup, one node alone", 1e6 * Median(times[0]), "us");
-  for (size_t i = 0; i < clusters.size(); ++i) {
-    const std::string name = absl::StrCat("lookup, cluster of ", kNodes[i]);
-    report.Add(name, 1e6 * Median(times[i + 1]), "us");
-    const std::optional<Target> target = kNodes[i] == 4 ? std::optional<Target>(Target{1.3, true}) : std::nullopt;
-    report.Add(absl::StrCat(name, " / alone"), MedianRatio(times[i + 1], times[0]), "", target);
-  }
+  MeasureLookups(alone.get(), clusters, corpus, seconds, &report);
 
   report.Section("pulls of 40 documents, 2 MiB each, from memory");
-  times = measure([&](store::Store* store) { PullAll(store, corpus); }, 1);
+  std::vector<std::function<void()>> pulls = {[&] { PullAll(alone.get(), corpus); }};
+  for (const auto& cluster : clusters) pulls.push_back([&, store = cluster.get()] { PullAll(store, corpus); });
+  const auto times = InTurn(pulls, seconds, 1);
   const double gigabytes = 1e-9 * kDocuments * kLayers * static_cast<double>(kShape.slab_bytes());
   report.Add("pull, one node alone", gigabytes / Median(times[0]), "GB/s");
   for (size_t i = 0; i < clusters.size(); ++i) {

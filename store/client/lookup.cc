@@ -50,11 +50,16 @@ class LookupCall : public std::enable_shared_from_this<LookupCall> {
 
   void Send(Route::Opened opened);
   void OnAnswer(Attempt* attempt, const absl::Status& status, const proto::Answer& answer);
+  void Use(Attempt* attempt, const absl::Status& status, const proto::Answer& answer)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Take(Attempt* attempt, const proto::Answer& answer) const;
   // An attempt failed: starts another one, or ends.
   void Failed(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndAttempt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The caller then calls Tell().
   void Finish(absl::StatusOr<std::vector<Found>> result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // If the call has ended, wakes its waiter. Without the lock, which the waiter takes at once.
+  void Tell() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Route* const route_;
   const std::string ns_;
@@ -78,8 +83,11 @@ void LookupCall::Begin() {
     const auto call = weak.lock();
     if (call == nullptr) return;
     if (dialled.ok()) return call->Send(*dialled);
-    MutexLock lock(&call->mutex_);
-    if (!call->done_) call->Failed(dialled.status());
+    {
+      MutexLock lock(&call->mutex_);
+      if (!call->done_) call->Failed(dialled.status());
+    }
+    call->Tell();
   });
 }
 
@@ -102,9 +110,10 @@ void LookupCall::Send(Route::Opened opened) {
   {
     MutexLock lock(&mutex_);
     if (done_) return;
-    if (requests.empty()) return Finish(std::vector<Found>());
     attempt_ = attempt;
+    if (requests.empty()) Finish(std::vector<Found>());
   }
+  if (requests.empty()) return Tell();
   for (const proto::Request& request : requests) {
     const absl::Status sent = connection->Ask(request, attempt);
     if (!sent.ok()) return OnAnswer(attempt.get(), sent, {});
@@ -112,7 +121,14 @@ void LookupCall::Send(Route::Opened opened) {
 }
 
 void LookupCall::OnAnswer(Attempt* attempt, const absl::Status& status, const proto::Answer& answer) {
-  MutexLock lock(&mutex_);
+  {
+    MutexLock lock(&mutex_);
+    Use(attempt, status, answer);
+  }
+  Tell();
+}
+
+void LookupCall::Use(Attempt* attempt, const absl::Status& status, const proto::Answer& answer) {
   if (attempt_.get() != attempt) return;
   const auto kept = attempt_;
   absl::Status taken = status;
@@ -175,8 +191,17 @@ void LookupCall::Failed(const absl::Status& status) {
 void LookupCall::Finish(absl::StatusOr<std::vector<Found>> result) {
   done_ = true;
   result_ = std::move(result);
+}
+
+void LookupCall::Tell() {
+  Notify told;
+  {
+    MutexLock lock(&mutex_);
+    if (!done_) return;
+    told = std::exchange(notify_, {});
+  }
   changed_.SignalAll();
-  if (notify_.arrivals != nullptr) notify_.arrivals->Add(notify_.tag);
+  if (told.arrivals != nullptr) told.arrivals->Add(told.tag);
 }
 
 absl::StatusOr<std::vector<Found>> LookupCall::Wait(absl::Time deadline) {

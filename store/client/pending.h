@@ -10,6 +10,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,7 +25,9 @@ class Arrivals {
  public:
   void Add(uint64_t tag);
   // Returns the tag of the next request, in the order in which they became ready. nullopt: none did before `deadline`.
-  std::optional<uint64_t> Next(absl::Time deadline);
+  // Call from one thread at a time. A caller that can do nothing until `wanted` requests are ready is woken once for
+  // all of them; at the deadline it gets what there is. `at`, unless null: when the request became ready.
+  std::optional<uint64_t> Next(absl::Time deadline, size_t wanted = 1, absl::Time* at = nullptr);
   // From now on passes notifications, including pending ones, on to `next`; no thread may wait here any longer. Call
   // once; must not form a cycle.
   void ForwardTo(std::shared_ptr<Arrivals> next);
@@ -32,7 +35,8 @@ class Arrivals {
  private:
   Mutex mutex_;
   CondVar changed_;
-  std::deque<uint64_t> ready_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::pair<uint64_t, absl::Time>> ready_ ABSL_GUARDED_BY(mutex_);
+  size_t wanted_ ABSL_GUARDED_BY(mutex_) = 1;  // of the latest Next
   std::shared_ptr<Arrivals> next_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
-#include "absl/container/flat_hash_map.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -79,40 +78,29 @@ void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
                  const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random) {
   if (absl::c_all_of(equals, [](int equal) { return equal < 2; })) return;
   struct Candidate {
-    uint16_t member;
-    double worth;               // of asking it for one encoding
-    std::vector<size_t> first;  // encodings of which it is one of the first
-    size_t left = 0;            // of them, those that nobody is chosen for
+    double worth = 0;  // value of asking the member for one encoding
+    int orders = 0;    // remaining orders that it may come first in
   };
-  std::vector<Candidate> candidates;
-  absl::flat_hash_map<uint16_t, size_t> of_member;
-  size_t left = 0;
+  std::vector<Candidate> candidates;  // indexed by member
+  std::vector<uint16_t> members;      // the candidates
+  std::vector<size_t> left;
   for (size_t i = 0; i < orders->size(); ++i) {
-    left += equals[i] > 0;
-    for (int k = 0; k < equals[i]; ++k) {
-      const uint16_t member = (*orders)[i][k];
-      const auto [at, added] = of_member.try_emplace(member, candidates.size());
-      if (added) {
-        const double chance = std::uniform_real_distribution<double>(0.75, 1)(*random);
-        candidates.push_back({member, chance / SecondsAt(condition(member)), {}});
-      }
-      candidates[at->second].first.push_back(i);
-      ++candidates[at->second].left;
+    for (const uint16_t member : absl::MakeConstSpan((*orders)[i]).first(equals[i])) {
+      if (member >= candidates.size()) candidates.resize(member + 1);
+      if (candidates[member].orders++ > 0) continue;
+      candidates[member].worth =
+          std::uniform_real_distribution<double>(0.75, 1)(*random) / SecondsAt(condition(member));
+      members.push_back(member);
     }
   }
-  std::vector<bool> served(orders->size());
-  while (left > 0) {
-    const Candidate& best = *absl::c_max_element(candidates, [](const Candidate& a, const Candidate& b) {
-      const double gain_a = a.worth * a.left, gain_b = b.worth * b.left;
-      return gain_a != gain_b ? gain_a < gain_b : a.member > b.member;
-    });
-    for (const size_t i : best.first) {
-      if (served[i]) continue;
-      served[i] = true;
-      --left;
+  const auto gain = [&](uint16_t member) { return candidates[member].worth * candidates[member].orders; };
+  while (!left.empty()) {
+    const uint16_t best = *absl::c_max_element(members, [&](uint16_t a, uint16_t b) { return gain(a) < gain(b); });
+    const auto served = [&](size_t i) {
       Owners& order = (*orders)[i];
-      for (int k = 0; k < equals[i]; ++k) --candidates[of_member[order[k]]].left;
-      const auto at = std::find(order.begin(), order.begin() + equals[i], best.member);
+      const auto end = order.begin() + equals[i], at = std::find(order.begin(), end, best);
+      if (at == end) return false;
+      std::for_each(order.begin(), end, [&](uint16_t member) { --candidates[member].orders; });
       std::rotate(order.begin(), at, at + 1);
     }
   }

@@ -125,13 +125,13 @@ void Scatter::Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t>
   sent_.push_back(std::move(sent));
 }
 
-void Scatter::Take(Sent* sent) {
+void Scatter::Take(Sent* sent, absl::Time at) {
   const auto verdicts = sent->request->Poll();
   if (absl::IsDeadlineExceeded(verdicts.status())) return;
   sent->node->under_way() -= static_cast<int>(sent->which.size());
   const bool had = verdicts.ok() && absl::c_linear_search(*verdicts, Verdict::kHad);
   const absl::Status status = verdicts.ok() && !had ? absl::NotFoundError("") : verdicts.status();
-  if (verdicts.ok() || Counts(*sent)) sent->node->Ended(work_, status, SteadyNow() - sent->at);
+  if (verdicts.ok() || Counts(*sent)) sent->node->Ended(work_, status, at - sent->at);
   answered_ = answered_ || verdicts.ok();
   Refuse(verdicts.status());
   for (size_t k = 0; k < sent->which.size(); ++k) {
@@ -232,16 +232,22 @@ void Scatter::Run(absl::Time deadline) {
     const absl::Time now = SteadyNow(), look = CheckProgress(now);
     const absl::Time until = std::min(Patience(begun, deadline), signed_at_ + cluster_->patience);
     if (now >= until) break;
-    if (const auto tag = arrivals_->Next(std::min(look, until)); tag.has_value()) {
+    const auto awaited_requests = absl::c_count_if(sent_, [](const Sent& sent) { return !sent.left_behind; });
+    // A lookup does nothing with its first answers until the last has come.
+    const size_t wanted = work_ == Work::kLookup ? std::max<size_t>(1, awaited_requests) : 1;
+    absl::Time at;
+    for (auto tag = arrivals_->Next(std::min(look, until), wanted, &at); tag.has_value();
+         tag = arrivals_->Next(absl::InfinitePast(), 1, &at)) {
       signed_at_ = SteadyNow();
       const auto sent = absl::c_find_if(sent_, [&](const Sent& one) { return one.tag == *tag; });
-      if (sent != sent_.end()) Take(&*sent);
+      if (sent != sent_.end()) Take(&*sent, at);
     }
   }
   over_ = true;
+  const absl::Time now = SteadyNow();
   for (auto it = sent_.begin(); it != sent_.end();) {
     it->request->Expire();
-    Take(&*it++);
+    Take(&*it++, now);
   }
 }
 

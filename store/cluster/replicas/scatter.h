@@ -109,8 +109,8 @@ class Scatter {
   // Sends requests for all encodings that wait for nobody; false: there were none.
   bool SendRound();
   void Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t> which);
-  // Takes what has come of a request, if it has.
-  void Take(Sent* sent);
+  // Takes the result of a request, if there is one; it came by `at`.
+  void Take(Sent* sent, absl::Time at);
   // Whether it says that the node failed, and was not counted as such before.
   bool Counts(const Sent& sent) const;
   void Refuse(const absl::Status& status);

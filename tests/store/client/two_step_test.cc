@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
+#include "base/thread.h"
 #include "gtest/gtest.h"
 #include "tests/store/client/device_region.h"
 #include "tests/store/client/remote_nodes.h"
@@ -68,6 +70,21 @@ TEST(TwoStepTest, OthersAnswerWhileOneStandsStill) {
   nodes.network().Thaw(nodes.data_address(1));
   EXPECT_EQ(arrivals->Next(Soon()), 1u);
   ExpectPresent(asked[1]->Wait(absl::InfinitePast()), false);
+}
+
+TEST(TwoStepTest, WhoWantsSeveralIsToldOfAllAtOnce) {
+  Arrivals arrivals;
+  absl::Time at;
+  arrivals.Add(1);
+  EXPECT_EQ(arrivals.Next(SteadyNow() + kMoment, 2, &at), 1u) << "what there is at the deadline";
+  EXPECT_LE(at + kMoment, SteadyNow());
+  Thread adds("adds", [&arrivals] {
+    arrivals.Add(2);
+    absl::SleepFor(kMoment);
+    arrivals.Add(3);
+  });
+  EXPECT_EQ(arrivals.Next(Soon(), 2), 2u);
+  EXPECT_EQ(arrivals.Next(absl::InfinitePast()), 3u);
 }
 
 TEST(TwoStepTest, ALookupEndsAtItsDeadline) {
