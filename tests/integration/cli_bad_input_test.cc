@@ -44,7 +44,7 @@ TEST_F(CliTest, BadDocumentsAreNamedOneLineEachAndTheOthersStored) {
   EXPECT_THAT(finished.errors,
               ContainsRegex("in.jsonl:4: document 'long': title and template take .* of the 256 tokens of a part"));
   EXPECT_THAT(finished.errors,
-              HasSubstr(absl::StrCat(input, ":5: document 'd1': duplicate id; it was first used at ", input, ":2")));
+              HasSubstr(absl::StrCat(input, ":5: document 'd1': duplicate id, first used at ", input, ":2")));
   EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:6: .*invalid UTF-8 at byte"));
   EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:7: not JSON at byte 16: syntax error"));
   EXPECT_THAT(finished.errors, HasSubstr(absl::StrCat(latin, ": document 'latin.txt': invalid UTF-8 at byte 3")));

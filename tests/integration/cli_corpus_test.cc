@@ -71,7 +71,7 @@ TEST_F(CliTest, ShardsShareACorpus) {
   EXPECT_EQ(CheckCatalogued(), 60);
   EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("0 added, 60 already complete, 1 failed"));
   ExpectRefused(Run("ingest", {input, "--shards", "3"}), "ingest", {"JOB_COMPLETION_INDEX is not set"});
-  ExpectRefused(Run("ingest", {input, "--shard", "3/3"}), "ingest", {"the last N-1/N"});
+  ExpectRefused(Run("ingest", {input, "--shard", "3/3"}), "ingest", {"0/N to N-1/N"});
   ExpectRefused(Run("ingest", {input, "--shard", "0/3", "--shards", "3"}), "ingest", {"cannot be combined"});
 }
 
@@ -86,7 +86,7 @@ TEST_F(CliTest, PruneDeletesWhatTheSourceHasNoMore) {
   EXPECT_THAT(broken.errors, HasSubstr("nothing was pruned: 1 documents or files of the source could not be read"));
   const std::string half = Write("in.jsonl", Lines(16, 31));
   ExpectRefused(Run("ingest", {half, "--prune"}), "ingest",
-                {"15 of the 30 documents of namespace 'default'", "allow it with --prune-limit"});
+                {"15 of the 30 documents of namespace 'default'", "raise --prune-limit"});
   EXPECT_EQ(CheckCatalogued(), 30);
   EXPECT_EQ(Run("ingest", {half, "--prune", "--prune-limit", "50"}).status, 0);
   EXPECT_EQ(CheckCatalogued(), 15);

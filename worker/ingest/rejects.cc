@@ -13,7 +13,7 @@ namespace kvlink::ingest {
 absl::StatusOr<std::unique_ptr<RejectFile>> RejectFile::Create(const std::string& path) {
   std::string partial = absl::StrCat(path, ".partial");
   std::FILE* const file = std::fopen(partial.c_str(), "we");
-  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": rejects cannot be written there"));
+  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": cannot write rejects"));
   return std::unique_ptr<RejectFile>(new RejectFile(path, std::move(partial), file));
 }
 
@@ -22,7 +22,7 @@ RejectFile::~RejectFile() {
 }
 
 absl::Status RejectFile::Fail() const {
-  return absl::ErrnoToStatus(errno, absl::StrCat(partial_, ": rejects cannot be written"));
+  return absl::ErrnoToStatus(errno, absl::StrCat(partial_, ": cannot write rejects"));
 }
 
 absl::Status RejectFile::Add(const Failure& failure) {
