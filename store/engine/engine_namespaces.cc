@@ -29,13 +29,14 @@ absl::Status EngineImpl::LoadNamespaces() {
 absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns, const NamespaceChange& change) {
   KVLINK_RETURN_IF_ERROR(Writable());
   if (ns.empty() || ns.find('\0') != absl::string_view::npos) {
-    return absl::InvalidArgumentError("a namespace needs a name, without zero bytes");
+    return absl::InvalidArgumentError("a namespace needs a name without zero bytes");
   }
   if (change.capacity_bytes.value_or(0) < 0 || change.pinned_bytes.value_or(0) < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a limit below 0; 0 sets none"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace '", ns, "': limits must not be negative; 0 removes a limit"));
   }
   if (change.revision.value_or(1) < 1 || change.revision.value_or(1) > kMaxNamespaceRevision) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': revisions are 1 to 2^63 - 1"));
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a revision must be 1 to 2^63 - 1"));
   }
   NamespaceSettings settings;
   {
@@ -49,8 +50,8 @@ absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns,
     if (change.revision == settings.revision && changed == settings) return settings;
     const uint64_t revision = change.revision.value_or(settings.revision + 1);
     if (revision <= settings.revision || revision > kMaxNamespaceRevision) {
-      return absl::FailedPreconditionError(absl::StrCat("namespace '", ns, "': revision ", settings.revision,
-                                                        " holds, and ", revision, " does not replace it"));
+      return absl::FailedPreconditionError(absl::StrCat("namespace '", ns, "': revision ", revision,
+                                                        " does not replace the current revision ", settings.revision));
     }
     settings = changed;
     settings.revision = revision;
