@@ -126,7 +126,7 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("; revision 3"));
   const Finished old = admin({"namespace", "default", "--capacity", "2G", "--revision", "3"});
   EXPECT_NE(old.status, 0);
-  EXPECT_THAT(old.errors, HasSubstr("revision 3 holds, and 3 does not replace it"));
+  EXPECT_THAT(old.errors, HasSubstr("revision 3 does not replace the current revision 3"));
   EXPECT_THAT(admin({"namespace", "default", "--pinned", "0", "--revision", "9"}).output,
               AllOf(HasSubstr("capacity 1 GiB"), HasSubstr("; revision 9")));
   const Finished status = admin({"status"});
