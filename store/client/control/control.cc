@@ -68,8 +68,8 @@ absl::Status Plainly(const absl::Status& status) {
     return absl::UnavailableError("no node answers (connection refused): is it running?");
   }
   return absl::UnavailableError(
-      "something is there, and does not answer as a node does: is that a node's --listen address, is the node not "
-      "stopped, and do both sides use TLS, or neither?");
+      "something listens there but does not answer like a node: check that this is a node's --listen address, that the "
+      "node is not suspended, and that both sides or neither use TLS");
 }
 
 }  // namespace
@@ -138,7 +138,7 @@ absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientCont
   if (outcome.ok()) return outcome;
   if (absl::IsUnauthenticated(outcome) && session != 0) {
     Ended(session);
-    return absl::UnavailableError(absl::StrCat("the session at ", address_, " has ended"));
+    return absl::UnavailableError(absl::StrCat("the session with ", address_, " has ended"));
   }
   outcome = Annotate(outcome, address_);
   if (const auto after = RetryAfterOf(context)) return WithRetryAfter(outcome, *after);
@@ -160,7 +160,7 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
     if (number_.load(std::memory_order_relaxed) != 0) return session_;
     if (!opening_) break;
     if (!changed_.WaitUntil(&mutex_, deadline)) {
-      return absl::DeadlineExceededError(absl::StrCat("no session at ", address_, " in time"));
+      return absl::DeadlineExceededError(absl::StrCat("no session with ", address_, " in time"));
     }
   }
   opening_ = true;
@@ -194,7 +194,7 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   if (!protocol.ok()) return Annotate(protocol.status(), address_);
   if (response.token().size() != kTokenBytes || response.node_id().size() != kNodeIdBytes ||
       response.incarnation() == 0) {
-    return absl::UnavailableError(absl::StrCat(address_, " answers, but not as a store node does"));
+    return absl::UnavailableError(absl::StrCat(address_, " answers, but not like a store node"));
   }
   OpenedSession session;
   session.token = response.token();
@@ -231,7 +231,7 @@ absl::Status Control::Renewed(const OpenedSession& session, absl::Time asked, co
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
       (status.ok() && (response.node_id() != session.node_id || response.incarnation() != session.incarnation))) {
     Ended(session.number);
-    return absl::UnauthenticatedError(absl::StrCat("the session at ", address_, " has ended"));
+    return absl::UnauthenticatedError(absl::StrCat("the session with ", address_, " has ended"));
   }
   KVLINK_RETURN_IF_ERROR(Outcome(status, context, 0));
   MutexLock lock(&mutex_);
