@@ -1,5 +1,5 @@
-// kvlink catalog: documents without their encodings, to a file and back, and which encodings are missing. It knows
-// stores by store.h alone, so that it copies from any kind of store to any other.
+// kvlink catalog: exports and imports documents without their encodings, and lists missing encodings. It knows stores
+// only as store.h, so it copies from any kind of store to any other.
 #include <unistd.h>
 
 #include <cerrno>
@@ -80,7 +80,7 @@ absl::Status Export(const StoreFlags& flags, const std::string& path) {
   return absl::OkStatus();
 }
 
-// The next line without its newline; false at the end. INVALID_ARGUMENT: it is too long, or not of text.
+// Reads the next line without its newline; false at the end. INVALID_ARGUMENT: it is too long, or has a zero byte.
 absl::StatusOr<bool> ReadLine(std::FILE* file, const std::string& path, std::string* line) {
   line->clear();
   for (int c = getc_unlocked(file); c != EOF; c = getc_unlocked(file)) {
@@ -93,10 +93,10 @@ absl::StatusOr<bool> ReadLine(std::FILE* file, const std::string& path, std::str
   return !line->empty();
 }
 
-// What became of the documents of a file.
+// Counts the documents of a file.
 struct Imported {
   int64_t put = 0;
-  int64_t newer = 0;  // that were there
+  int64_t newer = 0;  // skipped: the store has newer ones
 };
 
 absl::Status PutAll(store::Store& store, const StoreFlags& flags, std::vector<store::DocumentPut>* batch,

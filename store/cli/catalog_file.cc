@@ -1,5 +1,5 @@
-// What is read back is the entry alone, in the bytes that a store keeps, with their version and checksum: a field that
-// entries get later needs no change here. The rest of a line is for people and their tools.
+// Only the entry of a line is read back, in the bytes that a store keeps, with their version and checksum, so that a
+// field added to entries later needs no change here. The rest of a line is for people and their tools.
 #include "store/cli/catalog_file.h"
 
 #include <utility>

@@ -1,4 +1,4 @@
-// kvlink inspect: what a store or a document consists of.
+// kvlink inspect: the contents of a store or a document.
 #include "store/cli/inspect.h"
 
 #include <cstdio>

@@ -83,7 +83,7 @@ void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
 }
 
 void AddNodeFlags(Arguments& arguments, StoreFlags& flags) {
-  // A directory from the environment is no default of these commands.
+  // These commands do not default to a directory from the environment.
   if (const auto node = IsNode(flags.store); !node.ok() || !*node) flags.store.clear();
   flags.default_store = flags.store;
   arguments.Text("store", "HOST:PORT", "Address of the node (see kvlink store).", &flags.store);
@@ -193,7 +193,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenNode(const StoreFlags& flags) 
   return std::unique_ptr<store::Store>(*std::move(opened));
 }
 
-// Again and again while another process holds the directory, at most for `wait`.
+// Retries for up to `wait` while another process holds the directory.
 absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& directory,
                                                           const store::EmbeddedOptions& options, absl::Duration wait) {
   const absl::Time until = SteadyNow() + wait;
@@ -206,7 +206,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& dir
 
 // Advice for a directory that could not be opened.
 absl::string_view HintOf(const absl::Status& status) {
-  // Other reasons, as descriptors that ran out, say themselves what helps.
+  // Errors for other reasons, such as a lack of descriptors, say themselves what helps.
   if (absl::IsUnavailable(status) && absl::StrContains(status.message(), "in use by process"))
     return "wait for it with --wait SECONDS, or share it with kvlink store";
   if (absl::IsPermissionDenied(status)) return "ask its owner, who may share it with kvlink store";

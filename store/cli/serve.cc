@@ -1,4 +1,4 @@
-// kvlink store: a node that serves a store. Signals are read from a descriptor, so that ending needs no handler.
+// kvlink store: a node that serves a store. Signals are read from a descriptor, so no handler is needed.
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -51,10 +51,10 @@ constexpr absl::string_view kStoreSummary =
     "to standard error, one JSON object per line. SIGTERM or SIGINT stops it after the work in progress\n"
     "has finished; a second signal stops it at once.";
 
-// A node waits for the end of the lease of the process before it, and for its companions.
+// A node waits until the lease of the process before it ends, and for its companions.
 constexpr absl::Duration kStartTimeout = absl::Minutes(2);
 
-// Signals as a descriptor, so that waiting for them needs no handler.
+// Blocks the signals that end the process, and SIGHUP, and returns a descriptor to read them from.
 absl::StatusOr<Descriptor> CatchEndSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -67,19 +67,19 @@ absl::StatusOr<Descriptor> CatchEndSignals() {
   return descriptor;
 }
 
-// False: nothing came within the time, or only that the node should read its access file again, which it then does.
+// Waits for a signal that ends the process. False: none came in time; on SIGHUP, reloads the access file.
 bool EndSignal(const Descriptor& signals, absl::Duration within, store::node::Node* node) {
   pollfd waiting{signals.get(), POLLIN, 0};
   if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(within))) <= 0) return false;
   signalfd_siginfo info;
   if (read(signals.get(), &info, sizeof(info)) != sizeof(info)) return false;
   if (info.ssi_signo != SIGHUP) return true;
-  (void)node->ReloadAccess();  // the node logs what comes of it
+  (void)node->ReloadAccess();  // the node logs the outcome
   return false;
 }
 
-// While it lives, SIGTERM and SIGINT end the process at once, as if nobody caught them: where it waits for others, and
-// looks at no signal itself. What is on disk bears that.
+// While it exists, SIGTERM and SIGINT end the process at once, as if they were not caught. For phases in which the main
+// thread waits for others and reads no signals. The store on disk tolerates such an end.
 class EndsAtOnce {
  public:
   explicit EndsAtOnce(const Descriptor& signals) : stop_(eventfd(0, EFD_CLOEXEC)) {
@@ -99,7 +99,7 @@ class EndsAtOnce {
       if (poll(waiting, 2, -1) < 0 && errno != EINTR) return;
       signalfd_siginfo info;
       if (waiting[0].revents == 0 || read(signals.get(), &info, sizeof(info)) != sizeof(info)) continue;
-      if (info.ssi_signo == SIGHUP) continue;  // the access file is read at the start; at the end nobody new comes
+      if (info.ssi_signo == SIGHUP) continue;  // at the start the file is about to be read; at the end nobody new comes
       const int signal = static_cast<int>(info.ssi_signo);
       sigset_t set;
       sigemptyset(&set);
@@ -110,7 +110,7 @@ class EndsAtOnce {
   }
 
   const Descriptor stop_;
-  Thread thread_;  // last: it uses the others
+  Thread thread_;  // last: it uses the other members
 };
 
 struct StoreCommandFlags {
@@ -160,7 +160,7 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Bytes("scrub", "Bytes per second to read back and check in the background; 0: none.", &flags.scrub);
   arguments.Integer("drain-seconds", "N", "How many seconds to wait for the work in progress when stopping.", 0, 86400,
                     &flags.drain_seconds);
-  // A cluster from the environment is for clients: a node joins where it is told to.
+  // A cluster from the environment is for clients; a node joins only the one it is told to.
   flags.cluster.cluster.clear();
   AddClusterFlags(arguments, flags.cluster);
   arguments.Text("zone", "NAME", "When joining: failure domain of this node; copies are placed in different ones.",
@@ -238,20 +238,20 @@ std::string UcxAddress(const store::node::Node::Addresses& addresses) {
   return "";
 }
 
-// The node, as a member of a cluster or alone.
+// The node, alone or as a member of a cluster.
 struct Serving {
-  std::unique_ptr<store::cluster::MemberNode> member;  // null: alone
+  std::unique_ptr<store::cluster::MemberNode> member;  // null: the node is alone
   std::unique_ptr<store::node::Node> alone;
   store::node::Node* node = nullptr;
 
   std::optional<absl::Status> ended() const { return member == nullptr ? std::nullopt : member->ended(); }
 };
 
-// As whom this node asks the others.
+// How this node connects to the other members.
 absl::StatusOr<store::client::RemoteOptions> PeerOptions(const StoreCommandFlags& flags) {
   store::client::RemoteOptions peers;
   peers.name = ClientName();
-  // Its own certificate is what it shows to those who demand one.
+  // It presents its own certificate to members that require one.
   if (!flags.peer_ca.empty()) peers.tls = flags.store.tls;
   peers.tls.ca_file = flags.peer_ca;
   peers.tls.insecure = flags.store.tls.insecure;
@@ -309,11 +309,11 @@ absl::Status RunStore(absl::Span<char* const> args) {
   Arguments arguments("store", "", kStoreSummary);
   KVLINK_RETURN_IF_ERROR(ParseStore(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
-  // Before any thread: they all leave these signals to this one.
+  // Before any thread starts, so that all threads leave these signals to this one.
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
-  // Before what is served, so that it still looks while that ends.
+  // Declared before what is served, so that it still watches while that is destroyed.
   std::optional<EndsAtOnce> ends_at_once(std::in_place, signals);
   KVLINK_ASSIGN_OR_RETURN(const Serving serving, Serve(flags));
   ends_at_once.reset();
@@ -325,7 +325,7 @@ absl::Status RunStore(absl::Span<char* const> args) {
   }
   ends_at_once.emplace(signals);
   const absl::Status ended = serving.ended().value_or(absl::OkStatus());
-  // The others ask it no more, while what is under way ends.
+  // The other members stop asking it while the work in progress ends.
   if (serving.member != nullptr) serving.member->Leave();
   node->Drain();
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);

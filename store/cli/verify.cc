@@ -1,5 +1,5 @@
-// kvlink verify: reads everything back. Damage is named by the documents that it concerns, since that is what a user
-// can ingest again.
+// kvlink verify: reads everything back. Reports damage by the documents it affects, since these are what a user can
+// ingest again.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -26,7 +26,7 @@ constexpr absl::string_view kSummary =
     "request encodes them again. The exit status is 6 if anything is damaged. Documents without an\n"
     "encoding are counted but are not damage: a store at its capacity evicts.";
 
-using Name = std::pair<std::string, Identity>;  // namespace and identity
+using Name = std::pair<std::string, Identity>;  // namespace, identity
 
 struct CatalogFindings {
   int64_t documents = 0;
@@ -110,7 +110,7 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(Annotate(report.status(), PlaceName(flags)));
   const auto findings = LookThroughCatalog(*store, *report);
-  if (!findings.ok()) {  // what was found is dropped by now, and no later run would name it
+  if (!findings.ok()) {  // damaged encodings are dropped by now, so no later run would name them
     CatalogFindings none;
     for (const auto& damage : report->damaged) none.of_damage[{damage.ns, damage.identity}];
     Print(*report, none);
