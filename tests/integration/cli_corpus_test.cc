@@ -41,7 +41,7 @@ TEST_F(CliTest, APartAnswersAsADocumentOfItsTextWould) {
   const std::string behind = ask({"--parts", id + "=2-3"});
   EXPECT_EQ(behind, ask({"--doc", "p2", "--doc", "p3"}));
   EXPECT_EQ(behind, ask({"--doc", "p2", "--parts", id + "=3"}));
-  ExpectRefused(Run("ask", {"--parts", id + "=2-4", "why"}), "ask", {id, "has 3 parts, there is no part 4"});
+  ExpectRefused(Run("ask", {"--parts", id + "=2-4", "why"}), "ask", {id, "has 3 parts; there is no part 4"});
   ExpectRefused(Run("ask", {"--parts", id, "why"}), "ask", {"not a range of parts"});
   const Finished questions = Run(
       "ask",

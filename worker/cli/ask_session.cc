@@ -97,7 +97,7 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
   const int64_t named = wanted.last.value_or(wanted.first);
   if (named > std::max<int64_t>(parts, 1)) {
     return absl::OutOfRangeError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' has ", parts,
-                                              parts == 1 ? " part" : " parts", ", there is no part ", named));
+                                              parts == 1 ? " part" : " parts", "; there is no part ", named));
   }
   for (int64_t i = wanted.first - 1; i < std::min(wanted.last.value_or(parts), parts); ++i) {
     documents->push_back({entry->parts[i].tokens, entry->parts[i].identity});
