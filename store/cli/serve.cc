@@ -158,8 +158,8 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
                   "limit; 0: keep it (64 GiB for a new store).",
                   &flags.store.capacity);
   arguments.Bytes("scrub", "Bytes per second to read back and check in the background; 0: none.", &flags.scrub);
-  arguments.Integer("drain-seconds", "N", "How many seconds to wait for the work in progress when stopping.", 0, 86400,
-                    &flags.drain_seconds);
+  arguments.Integer("drain-seconds", "N", "How long to wait for the work in progress when stopping, in seconds.", 0,
+                    86400, &flags.drain_seconds);
   // A cluster from the environment is for clients; a node joins only the one it is told to.
   flags.cluster.cluster.clear();
   AddClusterFlags(arguments, flags.cluster);
