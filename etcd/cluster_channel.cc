@@ -100,19 +100,19 @@ absl::Status Cancelled() { return absl::CancelledError("the call to etcd was can
 absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view message) {
   if (absl::StrContains(message, "certificate verify failed") || absl::StrContains(message, "Hostname Verification")) {
     return absl::FailedPreconditionError(
-        absl::StrCat("its TLS certificate is not of the authority in ", tls.ca_file, ", or not for this address"));
+        absl::StrCat("its TLS certificate was not signed by the CA in ", tls.ca_file, ", or is not for this address"));
   }
   if (absl::StrContains(message, "WRONG_VERSION_NUMBER") || absl::StrContains(message, "wrong version number")) {
-    return absl::FailedPreconditionError("it does not speak TLS: leave out the authority's certificate");
+    return absl::FailedPreconditionError("it does not use TLS: leave out the CA certificate");
   }
   // What a member does to a handshake of the wrong kind; a member that is shutting down may do it too.
   if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed") ||
       absl::StrContains(message, "Connection reset by peer")) {
     return absl::UnavailableError(
-        !tls.enabled() ? "it closed the connection at once: does it demand TLS? give the certificate of its authority"
+        !tls.enabled() ? "it closed the connection at once: if it requires TLS, give its CA certificate"
         : tls.certificate_file.empty()
-            ? "it closed the connection at once: does it speak TLS, and demand a certificate of its clients?"
-            : "it closed the connection at once: does it speak TLS, and accept this client's certificate?");
+            ? "it closed the connection at once: check that it uses TLS, and whether it requires client certificates"
+            : "it closed the connection at once: check that it uses TLS and accepts this client's certificate");
   }
   constexpr absl::string_view kPreface = "last error: ";
   const size_t at = message.find(kPreface);
@@ -128,7 +128,7 @@ double RandomHalf() {
 
 absl::StatusOr<std::unique_ptr<ClusterChannel>> ClusterChannel::Open(const ClientOptions& options) {
   if (options.user.empty() && !options.password.empty()) {
-    return absl::InvalidArgumentError("etcd: a password is given and no user");
+    return absl::InvalidArgumentError("etcd: a password without a user");
   }
   std::unique_ptr<ClusterChannel> cluster(new ClusterChannel(options));
   KVLINK_ASSIGN_OR_RETURN(const auto credentials, transport::ChannelCredentials(options.tls));
@@ -260,14 +260,14 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
     const bool sees_all = kind == CallKind::kRead || kind == CallKind::kWrite;
     if (sees_all && header.revision() < floor) {
       return {absl::DataLossError(
-          absl::StrCat("etcd at ", endpoint.address, " is at revision ", header.revision(), " and was at ", floor,
-                       " before: it was restored from an older snapshot; read everything anew with a new client"))};
+          absl::StrCat("etcd at ", endpoint.address, " is at revision ", header.revision(), " but was at ", floor,
+                       " before: it was restored from an older snapshot; read everything again with a new client"))};
     }
     return {absl::OkStatus()};
   }
   if (NobodyNamed(status) && options_.user.empty()) {
     return {absl::UnauthenticatedError(
-        absl::StrCat("etcd at ", endpoint.address, " demands a user and a password; none was given"))};
+        absl::StrCat("etcd at ", endpoint.address, " requires a user and a password; none was given"))};
   }
   if (!options_.user.empty() && (TokenRefused(status) || NobodyNamed(status))) {
     return {absl::UnauthenticatedError(absl::StrCat("etcd at ", endpoint.address, " refuses the token of user ",
@@ -285,7 +285,7 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
   if (kind == CallKind::kWrite && !certain) {
     return {
         absl::UnknownError(absl::StrCat("etcd at ", endpoint.address, " may or may not have carried out the write (",
-                                        status.error_message(), "): read what is there before you try again"))};
+                                        status.error_message(), "): read the current state before trying again"))};
   }
   if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
     return {absl::DeadlineExceededError("no answer in time"), false};
@@ -345,7 +345,7 @@ ClusterChannel::Outcome ClusterChannel::Authenticate(const Endpoint& endpoint, a
   }
   if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
     return {absl::UnauthenticatedError(
-        absl::StrCat("etcd at ", endpoint.address, " does not know user ", options_.user, " with this password"))};
+        absl::StrCat("etcd at ", endpoint.address, " does not accept user ", options_.user, " with this password"))};
   }
   const bool off = absl::StrContains(status.error_message(), "authentication is not enabled");
   if (status.ok() || off) {
@@ -381,9 +381,9 @@ absl::Status ClusterChannel::CheckCluster(const Endpoint& endpoint, const etcdse
   MutexLock lock(&mutex_);
   if (!cluster_.has_value()) cluster_ = header.cluster_id();
   if (*cluster_ == header.cluster_id()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(endpoint.address, " is of another etcd cluster (",
-                                                    absl::Hex(header.cluster_id()), ", in place of ",
-                                                    absl::Hex(*cluster_), "): take it out of the endpoints"));
+  return absl::FailedPreconditionError(absl::StrCat(endpoint.address, " belongs to another etcd cluster (",
+                                                    absl::Hex(header.cluster_id()), ", not ", absl::Hex(*cluster_),
+                                                    "): remove it from the endpoints"));
 }
 
 void ClusterChannel::Leave(const Endpoint& endpoint) {

@@ -61,7 +61,7 @@ absl::Status KeepAlive::RenewOnce(absl::Time deadline) {
                        *header = response.header();
                        return grpc::Status::OK;
                      }));
-  if (response.ttl() <= 0) return absl::NotFoundError(absl::StrCat("etcd has ended the lease ", absl::Hex(id_)));
+  if (response.ttl() <= 0) return absl::NotFoundError(absl::StrCat("etcd has expired the lease ", absl::Hex(id_)));
   MutexLock lock(&mutex_);
   renewed_ = sent;
   ttl_ = absl::Seconds(response.ttl());
@@ -86,7 +86,7 @@ void KeepAlive::Run() {
       if (!cancellation_->SleepUntil(std::min(lost, SteadyNow() + ttl * kPause))) return;
       if (SteadyNow() < lost) continue;
       status = absl::DeadlineExceededError(
-          absl::StrCat("the lease ", absl::Hex(id_), " of etcd was not renewed in time: ", status.message()));
+          absl::StrCat("the etcd lease ", absl::Hex(id_), " was not renewed in time: ", status.message()));
     }
     {
       MutexLock lock(&mutex_);

@@ -90,7 +90,7 @@ absl::StatusOr<WatchBatch> Watch::NextOrEnd(absl::Time deadline) {
   }
   return absl::DeadlineExceededError(trouble_.ok()
                                          ? "etcd: no change and no progress in time"
-                                         : absl::StrCat("etcd: no answer in time; before, ", trouble_.message()));
+                                         : absl::StrCat("etcd: no answer in time; last error: ", trouble_.message()));
 }
 
 absl::Status Watch::OpenStream(absl::Time deadline) {
@@ -163,15 +163,15 @@ absl::Status Watch::KeepLastRevision(Response* response) {
   response->mutable_events()->DeleteSubrange(first, count - first);
   if (fragments_->ByteSizeLong() <= kMaxRevisionBytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("etcd: the changes of one revision take more than ",
-                                                   kMaxRevisionBytes >> 20, " MiB: read anew in parts"));
+                                                   kMaxRevisionBytes >> 20, " MiB: read again in parts"));
 }
 
 absl::Status Watch::TakeEnd(const Response& response) {
   const std::string& reason = response.cancel_reason();
   if (response.compact_revision() > 0) {
     compact_revision_ = response.compact_revision();
-    return absl::OutOfRangeError(absl::StrCat("etcd has compacted what follows revision ", next_revision_ - 1,
-                                              ", up to ", *compact_revision_, ": read anew"));
+    return absl::OutOfRangeError(absl::StrCat("etcd has compacted the changes after revision ", next_revision_ - 1,
+                                              ", up to ", *compact_revision_, ": read again"));
   }
   const bool nobody =
       absl::StrContains(reason, "user name is empty") || absl::StrContains(reason, "invalid auth token");
@@ -186,11 +186,11 @@ absl::Status Watch::TakeEnd(const Response& response) {
   }
   const std::string where = absl::StrCat("etcd at ", endpoint_->address, ": ");
   if (cluster_->options().user.empty()) {
-    return absl::UnauthenticatedError(absl::StrCat(where, "demands a user and a password; none was given"));
+    return absl::UnauthenticatedError(absl::StrCat(where, "requires a user and a password; none was given"));
   }
   return nobody ? absl::UnauthenticatedError(absl::StrCat(where, reason))
                 : absl::PermissionDeniedError(
-                      absl::StrCat(where, "user ", cluster_->options().user, " may not read what is watched"));
+                      absl::StrCat(where, "user ", cluster_->options().user, " may not read the watched keys"));
 }
 
 std::optional<WatchBatch> Watch::TakeEvents(const Response& response) {

@@ -64,16 +64,16 @@ absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   CatalogEntry entry;
   entry.generation = message.generation();
   entry.tombstone = message.tombstone();
-  if (!CopyDigest(message.model(), entry.model)) return Bad("the model fingerprint has another length");
+  if (!CopyDigest(message.model(), entry.model)) return Bad("the model fingerprint has the wrong length");
   entry.title = message.title();
   entry.written_at_us = message.written_at_us();
   if (!message.content().empty() && !CopyDigest(message.content(), entry.content)) {
-    return Bad("the content digest has another length");
+    return Bad("the content digest has the wrong length");
   }
   entry.parts.reserve(message.parts_size());
   for (const proto::CatalogPart& part : message.parts()) {
     CatalogPart out;
-    if (!CopyDigest(part.identity(), out.identity)) return Bad("an identity has another length");
+    if (!CopyDigest(part.identity(), out.identity)) return Bad("an identity has the wrong length");
     if (part.tokens_size() > kMaxTokens) return Bad("a part has too many tokens");
     out.tokens.assign(part.tokens().begin(), part.tokens().end());
     if (part.begin() > part.end()) return Bad("a part ends before it begins");
@@ -95,9 +95,9 @@ absl::StatusOr<bool> TakesPlace(const CatalogEntry& there, const CatalogEntry& e
                                : std::tie(there.tombstone, content_there) > std::tie(entry.tombstone, content);
   }
   if (!refused) return true;
-  return absl::FailedPreconditionError(absl::StrCat("generation ", there.generation,
-                                                    there.tombstone ? " (deleted)" : "", " is there, ", generation,
-                                                    " does not replace it"));
+  return absl::FailedPreconditionError(absl::StrCat("generation ", generation,
+                                                    " does not replace the stored generation ", there.generation,
+                                                    there.tombstone ? " (deleted)" : ""));
 }
 
 }  // namespace kvlink

@@ -54,7 +54,7 @@ absl::Status CheckPull(const proto::Pull& pull) {
   KVLINK_RETURN_IF_ERROR(CheckName(pull.name()));
   if (pull.payloads() < 1 || pull.payloads() > kMaxPieces) return Bad("a pull has 1 to 65536 receives");
   const uint64_t last = pull.first_payload() + pull.payloads();
-  if (last < pull.first_payload()) return Bad("receives of a pull beyond 2^64");
+  if (last < pull.first_payload()) return Bad("receives of a pull reach beyond 2^64");
   if (pull.part().tokens() < 0) return Bad("a part of fewer than 0 tokens");
   return absl::OkStatus();
 }
@@ -75,7 +75,7 @@ absl::Status CheckAction(const proto::EncodingAction& action) {
   if (!proto::EncodingAction::Action_IsValid(action.action()) || action.action() == proto::EncodingAction::NONE)
     return Bad("unknown action on encodings");
   if (action.action() != proto::EncodingAction::REMOVE && !KnownCodec(action.codec())) return Bad("unknown codec");
-  if (!Packed(action.identities())) return Bad("a action names 1 to 4096 identities of 32 bytes");
+  if (!Packed(action.identities())) return Bad("an action names 1 to 4096 identities of 32 bytes");
   return absl::OkStatus();
 }
 
@@ -111,7 +111,7 @@ absl::Status CheckSlotDigestsFound(const proto::SlotDigestsFound& found) {
 
 absl::Status CheckSlotListed(const proto::SlotListed& listed) {
   if (listed.encodings_size() > kMaxSlotEntries) return Bad("more than 2048 encodings of a slot");
-  if (listed.more() && listed.encodings().empty()) return Bad("more encodings behind none");
+  if (listed.more() && listed.encodings().empty()) return Bad("no encodings, but more to follow");
   for (const proto::SlotListed::Encoding& encoding : listed.encodings()) {
     if (encoding.identity().size() != kIdentityBytes || encoding.etag().size() != kEtagBytes) {
       return Bad("an encoding's name has an identity of 32 and an etag of 16 bytes");
@@ -157,7 +157,7 @@ absl::Status CheckBody(const proto::Request& request) {
     case proto::Request::BODY_NOT_SET:
       break;
   }
-  return absl::UnimplementedError("without a body that this build knows");
+  return absl::UnimplementedError("no body that this build knows");
 }
 
 absl::Status CheckBody(const proto::Answer& answer) {
@@ -193,7 +193,7 @@ absl::Status CheckBody(const proto::Answer& answer) {
     case proto::Answer::kMoved:
       return answer.code() == static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition)
                  ? absl::OkStatus()
-                 : Bad("what has moved is FAILED_PRECONDITION");
+                 : Bad("a moved encoding must have the code FAILED_PRECONDITION");
     case proto::Answer::kSlotDigestsFound:
       return CheckSlotDigestsFound(answer.slot_digests_found());
     case proto::Answer::kSlotListed:
@@ -208,7 +208,7 @@ absl::Status CheckBody(const proto::Answer& answer) {
   }
   // An error needs no body.
   if (answer.code() != 0) return absl::OkStatus();
-  return absl::UnimplementedError("without a body that this build knows");
+  return absl::UnimplementedError("no body that this build knows");
 }
 
 template <typename Message>
@@ -230,7 +230,7 @@ absl::Status CheckProtocol(const EnvelopeKind& kind, absl::string_view bytes) {
 template <typename Message>
 absl::StatusOr<Message> Parse(const EnvelopeKind& kind, absl::string_view bytes, uint64_t* id) {
   if (bytes.size() > kMaxDataMessage) {
-    return absl::InvalidArgumentError(absl::StrCat(kind.name, ": ", bytes.size(), " bytes are too many"));
+    return absl::InvalidArgumentError(absl::StrCat(kind.name, ": ", bytes.size(), " bytes, too large"));
   }
   KVLINK_RETURN_IF_ERROR(CheckProtocol(kind, bytes));
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kind, bytes));
@@ -271,7 +271,7 @@ absl::StatusOr<uint32_t> CommonProtocol(ProtocolRange client, ProtocolRange node
 
 absl::Status MovedStatus(uint64_t epoch) {
   absl::Status status = absl::FailedPreconditionError(
-      absl::StrCat("moved: the node is no owner of it at epoch ", epoch, " of the placement; ask its owner"));
+      absl::StrCat("moved: this node does not own the encoding at epoch ", epoch, " of the placement; ask an owner"));
   status.SetPayload(kMovedPayload, absl::Cord(absl::StrCat(epoch)));
   return status;
 }

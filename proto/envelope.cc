@@ -47,7 +47,7 @@ absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::s
   std::memcpy(&checksum, bytes.data() + 12, 4);
   if (magic != kind.magic) {
     return absl::InvalidArgumentError(
-        absl::StrCat(kind.name, ": starts with 0x", absl::Hex(magic), " and not with 0x", absl::Hex(kind.magic)));
+        absl::StrCat(kind.name, ": starts with 0x", absl::Hex(magic), " instead of 0x", absl::Hex(kind.magic)));
   }
   const int major = static_cast<uint8_t>(bytes[4]);
   if (major == 0) return absl::InvalidArgumentError(absl::StrCat(kind.name, ": format version 0 never existed"));

@@ -49,14 +49,14 @@ absl::Status ValidateComponents(const Manifest& manifest, int64_t layer) {
   }
   if (key.rotation != (shape.keys_rotated() ? Rotation::kLocal : Rotation::kNone) ||
       value.rotation != Rotation::kNone) {
-    return Bad(absl::StrCat(where, "rotation is not that of codec ", CodecName(manifest.codec)));
+    return Bad(absl::StrCat(where, "rotation does not match codec ", CodecName(manifest.codec)));
   }
   if (record.length != shape.slab_bytes()) {
     return Bad(absl::StrCat(where, "length ", record.length, " where the shape needs ", shape.slab_bytes()));
   }
   for (const Component* component : {&key, &value}) {
     if (component->offset != record.offset || component->length != shape.used_bytes()) {
-      return Bad(absl::StrCat(where, "a component's range is not that of the layer"));
+      return Bad(absl::StrCat(where, "a component's range does not match the layer"));
     }
   }
   return absl::OkStatus();
@@ -215,7 +215,7 @@ absl::Status Manifest::Validate() const {
   if (static_cast<int64_t>(unit_checksums.size()) != units) {
     return Bad(absl::StrCat(unit_checksums.size(), " unit checksums where the layers have ", units, " units"));
   }
-  if (etag != EtagOf(*this)) return Bad("the etag is not that of its content");
+  if (etag != EtagOf(*this)) return Bad("the etag does not match the content");
   return absl::OkStatus();
 }
 

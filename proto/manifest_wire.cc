@@ -97,12 +97,12 @@ absl::StatusOr<LayerManifest> ReadLayer(const proto::LayerRun& message, Codec co
     to.offset = from.offset();
     to.length = from.length();
     if (to.offset < 0 || to.length < 0 || to.offset > out.length || to.length > out.length - to.offset) {
-      return Bad(absl::StrCat("layer ", layer, ": a component lies beyond the slab"));
+      return Bad(absl::StrCat("layer ", layer, ": a component ends beyond the slab"));
     }
     const bool known = to.kind == ComponentKind::kKey || to.kind == ComponentKind::kValue;
     if (known && (from.dtype() != static_cast<uint32_t>(DtypeOf(codec)) ||
                   from.scales() != static_cast<uint32_t>(ScalesOf(codec, to.kind)))) {
-      return Bad(absl::StrCat("layer ", layer, ": dtype or scales are not those of codec ", CodecName(codec)));
+      return Bad(absl::StrCat("layer ", layer, ": dtype or scales do not match codec ", CodecName(codec)));
     }
     out.components.push_back(to);
   }
@@ -201,7 +201,7 @@ absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes) {
   Manifest manifest;
   if (!CopyDigest(message.identity(), manifest.identity) || !CopyDigest(message.model(), manifest.model) ||
       !CopyDigest(message.etag(), manifest.etag)) {
-    return Bad("the identity, model or etag has another length");
+    return Bad("the identity, model or etag has the wrong length");
   }
   if (message.codec() > 255 || CodecName(static_cast<Codec>(message.codec())) == "unknown") {
     return absl::UnimplementedError(

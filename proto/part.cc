@@ -21,12 +21,12 @@ absl::StatusOr<std::vector<Piece>> PiecesOf(const Manifest& manifest, const prot
         absl::StrCat("layers ", first_layer, " to ", first_layer + layers, " of an encoding of ", all_layers));
   }
   if (part.components() != 0 && part.components() != kKeysAndValues) {
-    return absl::InvalidArgumentError("keys and values interleave and are pulled together");
+    return absl::InvalidArgumentError("keys and values are interleaved and can only be pulled together");
   }
   const int64_t tokens = part.tokens() == 0 ? manifest.tokens : part.tokens();
   if (tokens < 0 || tokens > manifest.tokens || (tokens != manifest.tokens && tokens % kUnitTokens != 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the first ", tokens, " of ", manifest.tokens, " tokens: a prefix is a multiple of 512, or all"));
+    return absl::InvalidArgumentError(absl::StrCat("the first ", tokens, " of ", manifest.tokens,
+                                                   " tokens: a prefix must be a multiple of 512 tokens, or all"));
   }
   std::vector<Piece> pieces;
   for (int64_t layer = first_layer; layer < first_layer + layers; ++layer) {

@@ -80,7 +80,7 @@ absl::StatusOr<std::string> DeviceWith(const SocketAddress& address) {
   if (wanted.find_first_not_of('\0') == absl::string_view::npos) return "";
   const bool loopback = address.storage.ss_family == AF_INET && wanted[0] == 127;  // all of 127.0.0.0/8
   ifaddrs* found = nullptr;
-  if (getifaddrs(&found) != 0) return absl::UnavailableError("the network devices cannot be listed");
+  if (getifaddrs(&found) != 0) return absl::UnavailableError("cannot list the network devices");
   const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(found, freeifaddrs);
   for (const ifaddrs* device = found; device != nullptr; device = device->ifa_next) {
     if (bytes(device->ifa_addr) == wanted || (loopback && (device->ifa_flags & IFF_LOOPBACK) != 0)) {

@@ -62,7 +62,7 @@ absl::StatusOr<Frame> ParseFrame(absl::string_view bytes) {
   const uint32_t length = reader.Read<uint32_t>();
   frame.sequence = reader.Read<uint32_t>();
   frame.token = reader.Read<uint64_t>();
-  if (!reader.ok() || magic != kMagic) return absl::InvalidArgumentError("transport frame: not one of ours");
+  if (!reader.ok() || magic != kMagic) return absl::InvalidArgumentError("transport frame: not a KVLink frame");
   if (major != kMajor) {
     return absl::UnimplementedError(absl::StrCat("transport frame: version ", major, ", this build speaks ", kMajor,
                                                  "; use the same release on both sides"));
@@ -70,7 +70,7 @@ absl::StatusOr<Frame> ParseFrame(absl::string_view bytes) {
   frame.body = bytes.substr(kFrameHeaderBytes);
   if (reserved != 0 || frame.body.size() != length || !ValidBody(frame.kind, length)) {
     return absl::InvalidArgumentError(absl::StrCat("transport frame: kind ", static_cast<int>(frame.kind),
-                                                   " with a body of ", frame.body.size(), " bytes, said to be ",
+                                                   " with a body of ", frame.body.size(), " bytes, announced as ",
                                                    length));
   }
   return frame;

@@ -55,7 +55,7 @@ class Handle : public Connection {
 
  private:
   absl::Status Gone() const {
-    return absl::UnavailableError(absl::StrCat("the connection to ", peer(), " is closed: its transport has ended"));
+    return absl::UnavailableError(absl::StrCat("the connection to ", peer(), " is closed: its transport has stopped"));
   }
   template <typename Work>
   absl::Status TryPost(Work work) {

@@ -16,14 +16,14 @@ constexpr int64_t kPageBytes = 4096, kHugePageBytes = int64_t{2} << 20, kMaxByte
 
 absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Map(int64_t bytes) {
   if (bytes < 1 || bytes > kMaxBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("transport: a buffer of ", bytes, " bytes was asked for"));
+    return absl::InvalidArgumentError(absl::StrCat("transport: ", bytes, " bytes is not a valid size of a buffer"));
   }
   const int64_t page = bytes >= kHugePageBytes ? kHugePageBytes : kPageBytes;
   bytes = (bytes + page - 1) / page * page;
   void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("transport: a buffer of ", bytes, " bytes cannot be mapped: ", std::strerror(errno)));
+        absl::StrCat("transport: cannot map a buffer of ", bytes, " bytes: ", std::strerror(errno)));
   }
   madvise(data, bytes, MADV_HUGEPAGE);
   madvise(data, bytes, MADV_DONTFORK);

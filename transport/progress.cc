@@ -80,10 +80,10 @@ absl::Status ProgressThread::Enqueue(std::function<void()> work, size_t max_post
   bool wake = false;
   {
     MutexLock lock(&mutex_);
-    if (stop_) return absl::UnavailableError("the transport has ended");
+    if (stop_) return absl::UnavailableError("the transport has stopped");
     if (posted_.size() >= max_posted) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("the transport's thread has ", posted_.size(), " calls to carry out: try again later"));
+          absl::StrCat(posted_.size(), " calls are waiting for the transport's thread: try again later"));
     }
     if (work == nullptr) {
       stop_ = true;

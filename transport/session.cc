@@ -77,7 +77,7 @@ void Session::StartClient(std::shared_ptr<ConnectionEvents> events,
 void Session::StartServer(Accept accept) {
   accept_ = std::move(accept);
   handshake_ = thread_->timers().At(thread_->now() + kHandshake, [self = shared_from_this()] {
-    self->Shut(absl::UnavailableError(absl::StrCat(self->peer_, " connected and said nothing")), "handshake", false);
+    self->Shut(absl::UnavailableError(absl::StrCat(self->peer_, " connected but sent no hello")), "handshake", false);
   });
 }
 
@@ -162,7 +162,7 @@ void Session::OnWithdraw(const std::vector<uint64_t>& ids) {
     if (send == sends_.end()) {
       withdrawn_credits_.Add(id);
     } else {
-      GiveUp(id, false, absl::CancelledError("the receiver took the receive back"));
+      GiveUp(id, false, absl::CancelledError("the receiver cancelled its receive"));
     }
   }
   UpdateBusy();
@@ -188,7 +188,7 @@ void Session::OnPayload(absl::string_view bytes, Offer* offer) {
   const TransferPointer transfer = found->second;
   if (transfer->in_wire) return Violation("payload-duplicate", absl::StrCat("payload ", said.id, " came twice"));
   if (offer->bytes() < 1 || said.bytes != static_cast<uint64_t>(offer->bytes())) {
-    return Violation("payload-malformed", absl::StrCat("payload ", said.id, " is not as long as it says"));
+    return Violation("payload-malformed", absl::StrCat("payload ", said.id, " does not have the announced length"));
   }
   if (offer->bytes() > transfer->slice.length) {
     return Violation("payload-oversized", absl::StrCat("payload ", said.id, " of ", offer->bytes(),
@@ -222,7 +222,7 @@ absl::Status Session::Reserve(int64_t message_bytes) {
   const bool others_need_it = budget_ != nullptr && budget_->exceeded() && queued > pause_at_bytes_;
   if (queued > kMaxQueuedMessageBytes || others_need_it) {
     Return(cost);
-    return absl::ResourceExhaustedError(absl::StrCat(peer_, " does not take messages fast enough"));
+    return absl::ResourceExhaustedError(absl::StrCat(peer_, " does not read messages fast enough"));
   }
   return absl::OkStatus();
 }
@@ -270,7 +270,7 @@ Session::TransferPointer Session::Open(Transfers* open, uint64_t id, const Slice
   } else if (!wire_->Owns(*buffer)) {
     refused = absl::InvalidArgumentError("the buffer is registered with another transport");
   } else if (open->size() >= static_cast<size_t>(kMaxOperations)) {
-    refused = absl::ResourceExhaustedError(absl::StrCat(kMaxOperations, " operations are open; wait for some"));
+    refused = absl::ResourceExhaustedError(absl::StrCat(kMaxOperations, " operations are open; wait for some to end"));
   } else if (open->contains(id)) {
     refused = absl::InvalidArgumentError(absl::StrCat("id ", id, " is in use"));
   } else if (deadline <= SteadyNow()) {
@@ -308,7 +308,7 @@ void Session::Send(uint64_t id, const Slice& from, absl::Time deadline, Sent don
   if (transfer == nullptr) return;
   transfer->order = ++last_order_;
   if (withdrawn_credits_.Remove(id)) {
-    return GiveUp(id, false, absl::CancelledError("the receiver took the receive back"));
+    return GiveUp(id, false, absl::CancelledError("the receiver cancelled its receive"));
   }
   const auto credit = credits_.find(id);
   if (credit == credits_.end()) return AwaitReceive(transfer, deadline);
@@ -321,8 +321,8 @@ void Session::AwaitReceive(const TransferPointer& transfer, absl::Time deadline)
   if (limit >= deadline) return;
   transfer->receive_limit = thread_->timers().At(limit, [self = shared_from_this(), id = transfer->id] {
     self->GiveUp(id, false,
-                 absl::DeadlineExceededError(absl::StrCat(self->peer_, " made no room for payload ", id, " within ",
-                                                          absl::FormatDuration(self->receive_within_))));
+                 absl::DeadlineExceededError(absl::StrCat(self->peer_, " posted no receive for payload ", id,
+                                                          " within ", absl::FormatDuration(self->receive_within_))));
   });
 }
 
@@ -400,7 +400,7 @@ void Session::Complete(Transfer* transfer, const absl::Status& status, int64_t b
       transfer->quarantine =
           thread_->timers().At(thread_->now() + heartbeat_, [self = shared_from_this(), receive = transfer->receive] {
             self->Shut(absl::UnavailableError(absl::StrCat(self->peer_, receive ? ": a posted receive" : ": a payload",
-                                                           " did not end within the heartbeat limit of its deadline")),
+                                                           " did not end within a heartbeat of its deadline")),
                        "quarantine", false);
           });
     }

@@ -58,8 +58,8 @@ std::shared_ptr<Session> SessionHost::AddAccepted(std::unique_ptr<Wire> wire, Ac
   while (static_cast<int>(handshakes_.size()) >= options_.max_handshakes) {
     const auto oldest = Find(handshakes_.begin()->second);
     HandshakeOver(oldest.get());
-    oldest->Shut(absl::UnavailableError(absl::StrCat(oldest->peer(), " said nothing while others came")), "crowded-out",
-                 false);
+    oldest->Shut(absl::UnavailableError(absl::StrCat(oldest->peer(), " sent no hello while others were waiting")),
+                 "crowded-out", false);
   }
   const auto session = Add(std::move(wire));
   orders_.emplace(session->token(), ++last_order_);

@@ -189,7 +189,7 @@ void Arguments::Choice(absl::string_view name, std::vector<std::string> choices,
       *out = choice;
       return absl::OkStatus();
     }
-    return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is none of ", absl::StrJoin(choices, ", ")));
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not one of ", absl::StrJoin(choices, ", ")));
   });
 }
 
@@ -202,7 +202,7 @@ absl::StatusOr<Arguments::Option*> Arguments::Find(absl::string_view name) {
   const std::string nearest = Nearest(name, names);
   return absl::InvalidArgumentError(absl::StrCat("unknown option ", Quoted(absl::StrCat("--", name)), "; ",
                                                  nearest.empty() ? "" : absl::StrCat("did you mean --", nearest, "? "),
-                                                 command_, " --help lists them"));
+                                                 command_, " --help lists the options"));
 }
 
 absl::Status Arguments::Parse(absl::Span<char* const> args) {
@@ -274,7 +274,7 @@ std::string Arguments::Help() const {
     takes_bytes = takes_bytes || options_[i].placeholder == kBytes;
   }
   absl::StrAppendFormat(&help, "  %-*s  Show this help.\n", width, "-h, --help");
-  if (takes_bytes) help += "\nBYTES may have a unit, a power of 1024: 512M, 64G.\n";
+  if (takes_bytes) help += "\nBYTES may end in K, M, G or T, powers of 1024: 512M, 64G.\n";
   return help;
 }
 

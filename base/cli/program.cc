@@ -30,7 +30,7 @@ std::string Usage(const Program& program) {
     const absl::string_view name = command.name;
     absl::StrAppend(&text, "  ", name, std::string(width + 2 - name.size(), ' '), command.summary, "\n");
   }
-  absl::StrAppend(&text, "\n", program.name, " COMMAND --help shows the options of a command.\n", program.closing);
+  absl::StrAppend(&text, "\nRun '", program.name, " COMMAND --help' for the options of a command.\n", program.closing);
   return text;
 }
 
@@ -48,10 +48,10 @@ int Fail(absl::string_view where, const absl::Status& status) {
     try {
       std::rethrow_exception(thrown);
     } catch (const std::bad_alloc&) {
-      what = "kvlink: out of memory; lower --memory, name a smaller model, or raise the limit (ulimit -v)\n";
+      what = "kvlink: out of memory; lower --memory, use a smaller model, or raise the limit (ulimit -v)\n";
       status = kNoRoom;
     } catch (const std::system_error&) {
-      what = "kvlink: the system has no more threads; lower --threads, or raise the limits (ulimit -u, ulimit -v)\n";
+      what = "kvlink: cannot create more threads; lower --threads, or raise the limits (ulimit -u, ulimit -v)\n";
       status = kNoRoom;
     } catch (...) {
     }
@@ -104,7 +104,7 @@ int RunProgram(const Program& program, int argc, char** argv) {
   return Fail(program.name, absl::InvalidArgumentError(
                                 absl::StrCat("unknown command '", name.substr(0, 100), "'; ",
                                              nearest.empty() ? "" : absl::StrCat("did you mean ", nearest, "? "),
-                                             program.name, " --help lists them")));
+                                             program.name, " --help lists the commands")));
 }
 
 }  // namespace kvlink::cli

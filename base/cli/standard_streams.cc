@@ -71,7 +71,7 @@ absl::Status FinishOutput() {
   const int error = errno;
   if (ReaderIsGone()) return absl::CancelledError("standard output was closed");
   return absl::AbortedError(
-      absl::StrCat("standard output could not be written", error != 0 ? absl::StrCat(": ", std::strerror(error)) : ""));
+      absl::StrCat("cannot write to standard output", error != 0 ? absl::StrCat(": ", std::strerror(error)) : ""));
 }
 
 std::string Printable(absl::string_view text) {

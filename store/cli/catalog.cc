@@ -1,5 +1,5 @@
-// kvlink catalog: documents without their encodings, to a file and back, and which encodings are missing. It knows
-// stores by store.h alone, so that it copies from any kind of store to any other.
+// kvlink catalog: exports and imports documents without their encodings, and lists missing encodings. It knows stores
+// only as store.h, so it copies from any kind of store to any other.
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,14 +26,15 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Copies the catalog of a namespace, which is data that nothing else holds: ids, titles, tokens and the\n"
-    "names of encodings. Encodings are no part of it; they are made again where they are asked for.\n\n"
-    "  kvlink catalog export --store A docs.jsonl     every document, as JSON lines; - is standard output\n"
-    "  kvlink catalog import --store B docs.jsonl     puts them into a store; - is standard input\n"
-    "  kvlink catalog check  --store B                names documents whose encodings the store has not\n\n"
-    "The store is a directory, a node or a cluster. Documents keep their generation: importing replaces\n"
-    "nothing newer, and importing again changes nothing. Deletions are not exported. An export sees each\n"
-    "document as it is when the export comes to it. A file is written whole or not at all.";
+    "Exports and imports the catalog of a namespace: document ids, titles, tokens and the names of their\n"
+    "encodings. This data exists nowhere else. Encodings are not included; they can be computed again.\n\n"
+    "  kvlink catalog export FILE     write all documents to FILE as JSON lines; - is standard output\n"
+    "  kvlink catalog import FILE     put the documents in FILE into the store; - is standard input\n"
+    "  kvlink catalog check           list the documents whose encodings are missing\n\n"
+    "The store is a directory, a node or a cluster. Documents keep their generation: an import never\n"
+    "replaces newer ones, and repeating it changes nothing. Deletions are not exported. An export is\n"
+    "no snapshot: each document is written as it is when its turn comes. Files are written completely or\n"
+    "not at all.";
 
 absl::Status Errno(const std::string& path) { return absl::ErrnoToStatus(errno, path); }
 
@@ -79,12 +80,12 @@ absl::Status Export(const StoreFlags& flags, const std::string& path) {
   return absl::OkStatus();
 }
 
-// The next line without its newline; false at the end. INVALID_ARGUMENT: it is too long, or not of text.
+// Reads the next line without its newline; false at the end. INVALID_ARGUMENT: it is too long, or has a zero byte.
 absl::StatusOr<bool> ReadLine(std::FILE* file, const std::string& path, std::string* line) {
   line->clear();
   for (int c = getc_unlocked(file); c != EOF; c = getc_unlocked(file)) {
     if (c == '\n') return true;
-    if (c == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": there is a byte of zero; is it a catalog?"));
+    if (c == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": contains a zero byte; is it a catalog?"));
     if (line->size() > kMaxCatalogLine) return absl::InvalidArgumentError(absl::StrCat(path, ": a line is too long"));
     line->push_back(static_cast<char>(c));
   }
@@ -92,10 +93,10 @@ absl::StatusOr<bool> ReadLine(std::FILE* file, const std::string& path, std::str
   return !line->empty();
 }
 
-// What became of the documents of a file.
+// Counts the documents of a file.
 struct Imported {
   int64_t put = 0;
-  int64_t newer = 0;  // that were there
+  int64_t newer = 0;  // skipped: the store has newer ones
 };
 
 absl::Status PutAll(store::Store& store, const StoreFlags& flags, std::vector<store::DocumentPut>* batch,
@@ -142,7 +143,7 @@ absl::Status Import(const StoreFlags& flags, const std::string& path) {
   Imported imported;
   const absl::Status status = ReadCatalog(*opened.store, flags, file, path == "-" ? "standard input" : path, &imported);
   absl::PrintF("%s imported", CountOf(imported.put));
-  if (imported.newer > 0) absl::PrintF("; %d stayed as they are, which is newer", imported.newer);
+  if (imported.newer > 0) absl::PrintF("; %d skipped, the store has newer versions", imported.newer);
   absl::PrintF("\n");
   return status;
 }
@@ -161,12 +162,12 @@ absl::Status Check(const StoreFlags& flags) {
     }
     documents += static_cast<int64_t>(page.size());
     bar.Update(-1, CountOf(documents));
-    return OutputFailed() ? absl::CancelledError("nobody reads the output any more") : absl::OkStatus();
+    return OutputFailed() ? absl::CancelledError("standard output was closed") : absl::OkStatus();
   }));
   bar.Clear();
   std::fflush(stdout);
-  absl::FPrintF(stderr, "%s, %d of them without all of their encodings%s\n", CountOf(documents), missing,
-                missing > 0 ? ": they are encoded again when they are asked for, or by kvlink ingest" : "");
+  absl::FPrintF(stderr, "%s, %d of them with encodings missing%s\n", CountOf(documents), missing,
+                missing > 0 ? "; the next request or kvlink ingest encodes them again" : "");
   return absl::OkStatus();
 }
 
@@ -185,7 +186,7 @@ absl::Status RunCatalog(absl::Span<char* const> args) {
   if (what == "check" && operands.size() == 1) return Check(flags);
   if (what == "export" && operands.size() == 2) return Export(flags, operands[1]);
   if (what == "import" && operands.size() == 2) return Import(flags, operands[1]);
-  return absl::InvalidArgumentError("say what: export FILE, import FILE, or check");
+  return absl::InvalidArgumentError("expected export FILE, import FILE or check");
 }
 
 }  // namespace kvlink::cli

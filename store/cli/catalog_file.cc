@@ -1,5 +1,5 @@
-// What is read back is the entry alone, in the bytes that a store keeps, with their version and checksum: a field that
-// entries get later needs no change here. The rest of a line is for people and their tools.
+// Only the entry of a line is read back, in the bytes that a store keeps, with their version and checksum, so that a
+// field added to entries later needs no change here. The rest of a line is for people and their tools.
 #include "store/cli/catalog_file.h"
 
 #include <utility>
@@ -46,11 +46,11 @@ absl::Status CheckCatalogHead(absl::string_view line) {
   const Json head = Parse(line);
   const auto version = head.is_object() ? head.find("kvlink_catalog") : head.end();
   if (version == head.end() || !version->is_number_integer()) {
-    return Bad("not a catalog: write one with kvlink catalog export");
+    return Bad("not a catalog file; write one with kvlink catalog export");
   }
   if (*version == kVersion) return absl::OkStatus();
   return absl::UnimplementedError(
-      absl::StrCat("a catalog of version ", version->dump(), "; this build reads version ", kVersion));
+      absl::StrCat("catalog version ", version->dump(), "; this build reads version ", kVersion));
 }
 
 absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line) {
@@ -58,15 +58,15 @@ absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line) {
   if (!json.is_object()) return Bad("not a JSON object");
   const auto id = json.find("id"), entry = json.find("entry");
   if (id == json.end() || !id->is_string() || entry == json.end() || !entry->is_string()) {
-    return Bad("it has no id or no entry");
+    return Bad("\"id\" or \"entry\" is missing or not a string");
   }
   store::DocumentPut put;
   put.id = id->get<std::string>();
   KVLINK_RETURN_IF_ERROR(store::ValidateName("document id", put.id));
   std::string bytes;
-  if (!absl::Base64Unescape(entry->get_ref<const std::string&>(), &bytes)) return Bad("its entry is not base64");
+  if (!absl::Base64Unescape(entry->get_ref<const std::string&>(), &bytes)) return Bad("\"entry\" is not base64");
   KVLINK_ASSIGN_OR_RETURN(put.entry, ParseCatalogEntry(bytes));
-  if (put.entry.tombstone) return Bad("a deletion, which no export holds");
+  if (put.entry.tombstone) return Bad("the entry is a deletion, which no export contains");
   return put;
 }
 

@@ -1,4 +1,4 @@
-// A catalog as a file: JSON lines, the first of which says what it is (docs/formats.md "Catalog file").
+// A catalog as a file: JSON lines, the first of which is a header (docs/formats.md "Catalog file").
 // Thread-safety: pure functions.
 #ifndef KVLINK_STORE_CLI_CATALOG_FILE_H_
 #define KVLINK_STORE_CLI_CATALOG_FILE_H_
@@ -20,9 +20,9 @@ inline constexpr size_t kMaxCatalogLine = size_t{192} << 20;
 std::string CatalogHead(absl::string_view ns);
 std::string CatalogLine(absl::string_view id, const CatalogEntry& entry);
 
-// INVALID_ARGUMENT: not the head of a catalog; UNIMPLEMENTED: of a newer version than this build's.
+// INVALID_ARGUMENT: not the head of a catalog. UNIMPLEMENTED: a newer version than this build reads.
 absl::Status CheckCatalogHead(absl::string_view line);
-// INVALID_ARGUMENT: malformed or damaged; UNIMPLEMENTED: the entry is of a newer build.
+// INVALID_ARGUMENT: malformed or damaged. UNIMPLEMENTED: the entry comes from a newer build.
 absl::StatusOr<store::DocumentPut> ParseCatalogLine(absl::string_view line);
 
 }  // namespace kvlink::cli

@@ -1,4 +1,4 @@
-// A page of documents is one listing, one read of their entries and one lookup for each codec.
+// A page of documents takes one listing, one read of their entries, and one lookup per codec.
 #include "store/cli/catalog_walk.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Every document of a namespace with its entry, a page at a time.
-// Thread-safety: pure functions over the store.
+// Visits every document of a namespace with its entry, page by page.
+// Thread-safety: as the store.
 #ifndef KVLINK_STORE_CLI_CATALOG_WALK_H_
 #define KVLINK_STORE_CLI_CATALOG_WALK_H_
 
@@ -21,12 +21,12 @@ struct Listed {
   CatalogEntry entry;
 };
 
-// Calls `visit` with up to 1000 documents at a time, in order of id; what is deleted meanwhile is left out. Ends with
-// the first error, of the store or of `visit`.
+// Calls `visit` with up to 1000 documents at a time, in order of id; skips documents that are deleted meanwhile. Stops
+// at the first error of the store or of `visit`, and returns it.
 absl::Status WalkCatalog(store::Store& store, absl::string_view ns,
                          const std::function<absl::Status(absl::Span<const Listed>)>& visit);
 
-// For each entry whether all of its parts have an encoding, in whatever codec.
+// Returns for each document whether all its parts have an encoding, in any codec.
 absl::StatusOr<std::vector<bool>> HaveEncodings(store::Store& store, absl::string_view ns,
                                                 absl::Span<const Listed> documents);
 

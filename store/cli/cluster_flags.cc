@@ -1,4 +1,4 @@
-// KVLINK_STORE may name a cluster where it else names a directory or a node; --cluster then has it as its default.
+// KVLINK_STORE may name a cluster instead of a directory or a node. It is then the default of --cluster.
 #include "store/cli/cluster_flags.h"
 
 #include <utility>
@@ -27,22 +27,23 @@ bool IsCluster(absl::string_view store) { return absl::StartsWith(store, kScheme
 
 void AddClusterFlags(Arguments& arguments, ClusterFlags& flags) {
   arguments.Text("cluster", "HOST:PORT,...[/NAME]",
-                 "The cluster: members of its etcd, and its name where that is not 'default'.", &flags.cluster);
-  arguments.Text("etcd-user", "NAME", "As whom etcd is asked, where it demands a user.", &flags.etcd_user);
-  arguments.Text("etcd-password-file", "FILE", "That user's password, in a file that others may not read.",
-                 &flags.etcd_password_file);
-  arguments.Text("etcd-ca", "FILE", "Certificates (PEM) of the authority of etcd's certificates, where it speaks TLS.",
+                 "The cluster: members of its etcd, and its name if it is not 'default'.", &flags.cluster);
+  arguments.Text("etcd-user", "NAME", "User for etcd, if it requires one.", &flags.etcd_user);
+  arguments.Text("etcd-password-file", "FILE",
+                 "File with that user's password. Other users must not have access to it.", &flags.etcd_password_file);
+  arguments.Text("etcd-ca", "FILE", "CA certificates (PEM) to verify etcd's certificates, if it uses TLS.",
                  &flags.etcd_tls.ca_file);
-  arguments.Text("etcd-cert", "FILE", "This client's certificate (PEM), where etcd demands one.",
+  arguments.Text("etcd-cert", "FILE", "This client's certificate (PEM), if etcd requires one.",
                  &flags.etcd_tls.certificate_file);
-  arguments.Text("etcd-key", "FILE", "Key (PEM) of --etcd-cert.", &flags.etcd_tls.key_file);
-  arguments.Flag("etcd-insecure", "Send etcd's password in plain text beyond this host.", &flags.etcd_tls.insecure);
+  arguments.Text("etcd-key", "FILE", "Private key (PEM) for --etcd-cert.", &flags.etcd_tls.key_file);
+  arguments.Flag("etcd-insecure", "Allow sending etcd's password in plain text to another host.",
+                 &flags.etcd_tls.insecure);
 }
 
 absl::StatusOr<store::cluster::ClusterAddress> ClusterAddressOf(const ClusterFlags& flags) {
   if (flags.cluster.empty()) {
     return absl::InvalidArgumentError(
-        "no cluster; name one with --cluster HOST:PORT,...[/NAME], or with etcd:// before it in KVLINK_STORE");
+        "no cluster; name one with --cluster HOST:PORT,...[/NAME], or with KVLINK_STORE=etcd://HOST:PORT,...[/NAME]");
   }
   auto address = store::cluster::ParseClusterAddress(absl::StripPrefix(flags.cluster, kScheme));
   KVLINK_RETURN_IF_ERROR(Annotate(address.status(), "option --cluster"));

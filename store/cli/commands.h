@@ -1,5 +1,5 @@
-// The store's commands. Each gets the arguments after its name and returns what RunProgram prints and turns into the
-// exit status.
+// The store's commands. Each takes the arguments after its name, and returns the status that RunProgram prints and
+// turns into the exit status.
 #ifndef KVLINK_STORE_CLI_COMMANDS_H_
 #define KVLINK_STORE_CLI_COMMANDS_H_
 

@@ -1,4 +1,4 @@
-// kvlink inspect: what a store or a document consists of.
+// kvlink inspect: the contents of a store or a document.
 #include "store/cli/inspect.h"
 
 #include <cstdio>
@@ -18,6 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr absl::string_view kSummary =
+    "Shows the contents of a store or a document.\n\n"
     "  kvlink inspect store             sizes, namespaces, codecs and models of the store\n"
     "  kvlink inspect documents         the documents of a namespace\n"
     "  kvlink inspect document ID       its entry and its encodings: codecs, sizes, etags, checksums";
@@ -109,7 +110,7 @@ absl::Status InspectStore(const InspectFlags& flags) {
                FormatBytes(static_cast<double>(stats.segment_bytes)));
   absl::PrintF("i/o         %s\n", stats.io);
   if (stats.double_claims > 0)
-    absl::PrintF("dropped     %d encodings that claimed a block of another\n", stats.double_claims);
+    absl::PrintF("dropped     %d encodings that claimed blocks of others\n", stats.double_claims);
   for (const Json& ns : namespaces) {
     absl::PrintF("namespace   %s: %d documents, %d encodings, %s, %s pinned\n",
                  Printable(ns["name"].get<std::string>()), ns["documents"].get<int64_t>(),
@@ -160,7 +161,7 @@ absl::Status InspectDocuments(const InspectFlags& flags) {
   }
   if (flags.json) absl::PrintF("\n]\n");
   if (more) {
-    std::fprintf(stderr, "[the first %lld documents; there are more, --limit 0 lists all]\n",
+    std::fprintf(stderr, "[only the first %lld documents are shown; --limit 0 shows all]\n",
                  static_cast<long long>(printed));
   }
   return absl::OkStatus();
@@ -209,7 +210,7 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
   if (absl::IsNotFound(entry.status())) {
     return absl::NotFoundError(absl::StrCat("document '", Printable(id), "' is not in namespace '",
                                             Printable(flags.store.ns), "' of ", PlaceName(flags.store),
-                                            "; kvlink inspect documents lists them"));
+                                            "; kvlink inspect documents lists its documents"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
   Json parts = Json::array();
@@ -239,7 +240,7 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
                    part["end"].get<int64_t>());
     }
     absl::PrintF("identity    %s, %d tokens\n", part["identity"].get<std::string>(), part["tokens"].get<int64_t>());
-    if (part["encodings"].empty()) absl::PrintF("  no encoding in the store: it is made again when it is asked for\n");
+    if (part["encodings"].empty()) absl::PrintF("  no encoding in the store; the next request encodes it again\n");
     for (const Json& encoding : part["encodings"]) {
       absl::PrintF("  %-9s etag %s  %s  %d layers x %d heads x %d  %d units  %s  by %s\n",
                    encoding["codec"].get<std::string>(), encoding["etag"].get<std::string>(),
@@ -259,7 +260,7 @@ absl::Status InspectDocument(const std::string& id, const InspectFlags& flags) {
 void AddInspectFlags(Arguments& arguments, InspectFlags& flags) {
   AddPlaceFlags(arguments, flags.store);
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
-  arguments.Integer("limit", "N", "Most documents that 'documents' lists; 0: all.", 0, int64_t{1} << 40, &flags.limit);
+  arguments.Integer("limit", "N", "With 'documents': list at most N; 0: all.", 0, int64_t{1} << 40, &flags.limit);
   arguments.Flag("units", "With 'document': print the checksum of every unit.", &flags.units);
   arguments.Flag("json", "Print JSON.", &flags.json);
 }
@@ -269,7 +270,7 @@ absl::Status Inspect(const std::vector<std::string>& operands, const InspectFlag
   if (what == "store" && operands.size() == 1) return InspectStore(flags);
   if (what == "documents" && operands.size() == 1) return InspectDocuments(flags);
   if (what == "document" && operands.size() == 2) return InspectDocument(operands[1], flags);
-  return absl::InvalidArgumentError("say what: store, documents, or document ID");
+  return absl::InvalidArgumentError("expected store, documents or document ID");
 }
 
 absl::Status RunInspectStore(absl::Span<char* const> args) {

@@ -1,4 +1,4 @@
-// kvlink inspect of what is in a store. `kvlink` adds models to it.
+// kvlink inspect, as far as it is about the contents of a store. `kvlink` adds models.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_STORE_CLI_INSPECT_H_
 #define KVLINK_STORE_CLI_INSPECT_H_
@@ -16,7 +16,7 @@ namespace kvlink::cli {
 struct InspectFlags {
   InspectFlags() { store.memory = int64_t{64} << 20; }  // nothing is read
   StoreFlags store;
-  int64_t limit = 0;  // of documents; 0: all
+  int64_t limit = 0;  // on listed documents; 0: none
   bool units = false;
   bool json = false;
 };

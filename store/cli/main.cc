@@ -6,15 +6,15 @@ namespace {
 
 constexpr kvlink::cli::Command kCommands[] = {
     {"store", kvlink::cli::RunStore, "serve a store to other processes and hosts"},
-    {"status", kvlink::cli::RunStatus, "show a node: tiers, namespaces, traffic"},
-    {"namespace", kvlink::cli::RunNamespace, "show or set how much of a node a namespace may take"},
-    {"drain", kvlink::cli::RunDrain, "let a node finish what is under way, or hand over what it holds"},
+    {"status", kvlink::cli::RunStatus, "show the tiers, namespaces and traffic of a node"},
+    {"namespace", kvlink::cli::RunNamespace, "show or set the limits of a namespace"},
+    {"drain", kvlink::cli::RunDrain, "let a node finish its work, or hand its encodings over to other members"},
     {"members", kvlink::cli::RunMembers, "show or change the members of a cluster"},
-    {"cluster", kvlink::cli::RunCluster, "make a cluster of nodes"},
-    {"inspect", kvlink::cli::RunInspectStore, "show what a store or a document consists of"},
-    {"catalog", kvlink::cli::RunCatalog, "copy documents to a file and back, or check their encodings"},
+    {"cluster", kvlink::cli::RunCluster, "create a cluster of nodes"},
+    {"inspect", kvlink::cli::RunInspectStore, "show the contents of a store or a document"},
+    {"catalog", kvlink::cli::RunCatalog, "export or import a catalog, or check for missing encodings"},
     {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
-    {"verify", kvlink::cli::RunVerify, "read a store back and check every byte of it"},
+    {"verify", kvlink::cli::RunVerify, "read back a store and check every byte"},
 };
 
 }  // namespace
@@ -22,9 +22,9 @@ constexpr kvlink::cli::Command kCommands[] = {
 int main(int argc, char** argv) {
   return kvlink::cli::RunProgram(
       {.name = "kvlink-store",
-       .introduction = "Keeps and serves encodings of documents, which kvlink ingest and kvlink ask write and read:\n\n"
+       .introduction = "Stores and serves encodings of documents, which kvlink ingest writes and kvlink ask reads:\n\n"
                        "  kvlink-store store --listen 127.0.0.1:7400\n\n",
        .commands = kCommands,
-       .closing = "KVLINK_STORE names the store where no option does.\n"},
+       .closing = "KVLINK_STORE sets the default store.\n"},
       argc, argv);
 }

@@ -20,7 +20,6 @@
 #include "store/embedded/embedded.h"
 
 namespace kvlink::cli {
-namespace {}  // namespace
 
 absl::StatusOr<std::string> TenantSecret(const Arguments& arguments, const StoreFlags& flags) {
   if (!arguments.given("secret-file")) return std::string();
@@ -46,8 +45,7 @@ absl::StatusOr<PlaceKind> PlaceOf(const StoreFlags& flags) {
   const bool cluster_given = flags.cluster.cluster != flags.default_cluster;
   if (store_given && cluster_given) {
     return absl::InvalidArgumentError(
-        "--store and --cluster exclude each other: a store is in a directory, on one node, "
-        "or in a cluster");
+        "--store and --cluster cannot be combined: a store is in a directory, on one node, or in a cluster");
   }
   if (cluster_given || (!store_given && !flags.cluster.cluster.empty())) return PlaceKind::kCluster;
   KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
@@ -62,35 +60,34 @@ std::string PlaceName(const StoreFlags& flags) {
 namespace {
 
 void AddIdentityFlags(Arguments& arguments, StoreFlags& flags) {
-  arguments.Text("key-file", "FILE", "This client's key on the node, 16 to 4096 bytes that others may not read.",
+  arguments.Text("key-file", "FILE",
+                 "File with this client's key for the node, 16 to 4096 bytes. Other users must not have access to it.",
                  &flags.key_file);
-  arguments.Text("tls-ca", "FILE", "Certificates (PEM) of the authority that the node's certificate must come from.",
-                 &flags.tls.ca_file);
-  arguments.Text("tls-cert", "FILE", "This client's certificate (PEM), where the node demands one.",
+  arguments.Text("tls-ca", "FILE", "CA certificates (PEM) to verify the node's certificate.", &flags.tls.ca_file);
+  arguments.Text("tls-cert", "FILE", "This client's certificate (PEM), if the node requires one.",
                  &flags.tls.certificate_file);
-  arguments.Text("tls-key", "FILE", "Key (PEM) of --tls-cert.", &flags.tls.key_file);
-  arguments.Flag("insecure", "Send the key in plain text to a node beyond this host.", &flags.tls.insecure);
+  arguments.Text("tls-key", "FILE", "Private key (PEM) for --tls-cert.", &flags.tls.key_file);
+  arguments.Flag("insecure", "Allow sending the key in plain text to another host.", &flags.tls.insecure);
 }
 
 }  // namespace
 
 void AddPlaceFlags(Arguments& arguments, StoreFlags& flags) {
   arguments.Text("store", "DIR|HOST:PORT",
-                 "The store: a directory, which one process at a time may use, or a node (kvlink store).",
-                 &flags.store);
+                 "The store: a directory, used by one process at a time, or a node (see kvlink store).", &flags.store);
   AddClusterFlags(arguments, flags.cluster);
   AddIdentityFlags(arguments, flags);
   arguments.Integer("wait", "SECONDS",
-                    "How long to wait for a directory that another process uses; in kvlink delete, for the nodes of a "
-                    "cluster to have removed what was deleted.",
+                    "How long to wait for a directory that another process is using; in kvlink delete, for the nodes "
+                    "of a cluster to remove what was deleted.",
                     0, 86400, &flags.wait);
 }
 
 void AddNodeFlags(Arguments& arguments, StoreFlags& flags) {
-  // A directory from the environment is no default of these commands.
+  // These commands do not default to a directory from the environment.
   if (const auto node = IsNode(flags.store); !node.ok() || !*node) flags.store.clear();
   flags.default_store = flags.store;
-  arguments.Text("store", "HOST:PORT", "The node (kvlink store).", &flags.store);
+  arguments.Text("store", "HOST:PORT", "Address of the node (see kvlink store).", &flags.store);
   AddIdentityFlags(arguments, flags);
 }
 
@@ -98,21 +95,20 @@ void AddStoreFlags(Arguments& arguments, StoreFlags& flags) {
   AddPlaceFlags(arguments, flags);
   arguments.Text("namespace", "NAME", "Namespace of the documents and encodings; namespaces share nothing.", &flags.ns);
   arguments.Choice("codec", {"raw-bf16", "raw-f32", "q8", "q4"},
-                   "How keys and values are stored: as computed, or in 8 or 4 bits a number.", &flags.codec);
-  arguments.Bytes("memory", "Most memory for encodings.", &flags.memory);
+                   "How keys and values are stored: as computed, or with 8 or 4 bits per number.", &flags.codec);
+  arguments.Bytes("memory", "Maximum memory for encodings.", &flags.memory);
   arguments.Bytes("capacity",
-                  "Most disk space for encodings, where the store is a directory; beyond it those used least are "
-                  "evicted. The store "
-                  "remembers it; 0: as remembered, 64 GiB of a new store.",
+                  "Maximum disk space for encodings, if the store is a directory; beyond it, the least used are "
+                  "evicted. The store remembers this limit; 0: keep it (64 GiB for a new store).",
                   &flags.capacity);
-  arguments.Text("secret-file", "FILE", "The tenant's secret, 16 to 4096 bytes that others may not read; see above.",
+  arguments.Text("secret-file", "FILE",
+                 "File with the tenant's secret, 16 to 4096 bytes; see above. Other users must not have access to it.",
                  &flags.secret_file);
-  arguments.Choice(
-      "carrier", {"auto", "mapped", "ucx", "grpc"},
-      "How encodings come from a node: its memory mapped on the same host, UCX, or gRPC; auto: the first that "
-      "works.",
-      &flags.carrier);
-  arguments.Text("zone", "NAME", "Zone of this process, in a cluster: nodes in it are asked before others.",
+  arguments.Choice("carrier", {"auto", "mapped", "ucx", "grpc"},
+                   "How encodings are read from a node: by mapping its memory (same host only), over UCX, or over "
+                   "gRPC; auto: the first that works.",
+                   &flags.carrier);
+  arguments.Text("zone", "NAME", "Zone of this process; in a cluster, nodes in the same zone are asked first.",
                  &flags.zone);
 }
 
@@ -122,7 +118,7 @@ absl::StatusOr<bool> IsNode(absl::string_view store) {
                                                    "' looks like the address of a node, but ", why,
                                                    "; write HOST:PORT for a node, ./NAME for a directory"));
   };
-  if (store.empty()) return absl::InvalidArgumentError("no store; name one with --store, or in KVLINK_STORE");
+  if (store.empty()) return absl::InvalidArgumentError("no store; name one with --store or KVLINK_STORE");
   if (absl::StrContains(store, "://")) return refuse("it has a scheme");
   if (absl::StrContains(store, '/')) return false;
   if (absl::StartsWith(store, "[") && absl::EndsWith(store, "]")) return refuse("it has no port");
@@ -143,21 +139,21 @@ absl::StatusOr<bool> IsNode(absl::string_view store) {
   int number = 0;
   if (host.empty()) return refuse("it has no host");
   if (absl::StrContains(host, ':') && !(absl::StartsWith(host, "[") && absl::EndsWith(host, "]"))) {
-    return refuse(absl::StrCat("an IPv6 address stands in brackets: write [", host, "]:", port));
+    return refuse(absl::StrCat("an IPv6 address needs brackets: write [", host, "]:", port));
   }
   if (!absl::SimpleAtoi(port, &number) || number < 1 || number > 65535)
-    return refuse("its port is not one of 1 to 65535");
+    return refuse("its port is not between 1 and 65535");
   return true;
 }
 
 absl::StatusOr<std::unique_ptr<store::client::NodeAdmin>> OpenAdmin(const StoreFlags& flags) {
   if (flags.store.empty()) {
-    return absl::InvalidArgumentError("no node; name one with --store HOST:PORT, or in KVLINK_STORE");
+    return absl::InvalidArgumentError("no node; name one with --store HOST:PORT or KVLINK_STORE");
   }
   KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store));
   if (!node) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "option --store: ", flags.store, " is not HOST:PORT of a node; kvlink inspect store shows a directory"));
+        "option --store: ", flags.store, " is not the HOST:PORT of a node; for a directory, use kvlink inspect store"));
   }
   KVLINK_ASSIGN_OR_RETURN(const std::string key, NodeKey(flags));
   constexpr absl::Duration kApproach = absl::Seconds(5);
@@ -174,7 +170,7 @@ absl::StatusOr<std::string> NodeKey(const StoreFlags& flags) {
 
 absl::Status HintAtKey(const absl::Status& status) {
   if (!absl::IsUnauthenticated(status)) return status;
-  return absl::UnauthenticatedError(absl::StrCat(status.message(), "; name one that is with --key-file"));
+  return absl::UnauthenticatedError(absl::StrCat(status.message(), "; name the right key with --key-file"));
 }
 
 std::string ClientName() {
@@ -203,7 +199,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenNode(const StoreFlags& flags) 
   return std::unique_ptr<store::Store>(*std::move(opened));
 }
 
-// Again and again while another process holds the directory, at most for `wait`.
+// Retries for up to `wait` while another process holds the directory.
 absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& directory,
                                                           const store::EmbeddedOptions& options, absl::Duration wait) {
   const absl::Time until = SteadyNow() + wait;
@@ -216,7 +212,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& dir
 
 // Advice for a directory that could not be opened.
 absl::string_view HintOf(const absl::Status& status) {
-  // Other reasons, as descriptors that ran out, say themselves what helps.
+  // Errors for other reasons, such as a lack of descriptors, say themselves what helps.
   if (absl::IsUnavailable(status) && absl::StrContains(status.message(), "in use by process"))
     return "wait for it with --wait SECONDS, or share it with kvlink store";
   if (absl::IsPermissionDenied(status)) return "ask its owner, who may share it with kvlink store";
@@ -231,7 +227,7 @@ absl::Status CheckMemory(int64_t bytes) {
   if (bytes >= kMinBytes && (host <= 0 || bytes <= host)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("option --memory: ", FormatBytes(static_cast<double>(bytes)),
                                                  " is not between 1 MiB and the ",
-                                                 FormatBytes(static_cast<double>(host)), " that this host has"));
+                                                 FormatBytes(static_cast<double>(host)), " of memory on this host"));
 }
 
 absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use) {
@@ -265,7 +261,7 @@ absl::StatusOr<OpenedStore> OpenStore(const StoreFlags& flags, StoreUse use) {
   if (!opened.ok()) {
     if (absl::IsNotFound(opened.status()) && !existed) {
       return absl::NotFoundError(
-          absl::StrCat(flags.store, ": no store here; name one with --store, or make one with kvlink ingest"));
+          absl::StrCat(flags.store, ": no store here; name one with --store, or create one with kvlink ingest"));
     }
     const absl::string_view hint = HintOf(opened.status());
     return absl::Status(opened.status().code(),

@@ -1,5 +1,5 @@
-// A file is opened without waiting, so that a pipe is refused and never read, and looked at through its descriptor, so
-// that what is read is what was looked at.
+// Opens a file without blocking, so that a pipe is refused and never read, and checks it through its descriptor, so
+// that what is read is what was checked.
 #include "store/cli/secret_file.h"
 
 #include <fcntl.h>

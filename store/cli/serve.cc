@@ -1,4 +1,4 @@
-// kvlink store: a node that serves a store. Signals are read from a descriptor, so that ending needs no handler.
+// kvlink store: a node that serves a store. Signals are read from a descriptor, so no handler is needed.
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -37,23 +37,24 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kStoreSummary =
-    "Serves the store in a directory: kvlink COMMAND --store HOST:PORT then works with it from other\n"
-    "processes and hosts. Control (sessions, catalog, health) is gRPC on --listen; encodings travel over\n"
-    "UCX on --data, over gRPC, or on the same host through shared memory (--socket).\n\n"
-    "Without --access-file everybody who reaches it may do everything, so it listens on this host only.\n"
-    "Lines of the file: NAME KEY read|write|admin|repair NAMESPACE,NAMESPACE... (or *); repair is for the\n"
-    "other members of a cluster. UCX protects nobody from a hostile host: it listens beyond this one only\n"
-    "where --data says so; open it to trusted hosts.\n\n"
-    "With --cluster it is a member of a cluster (kvlink cluster create): it holds what falls to it, and\n"
-    "clients find it by etcd. Its directory then belongs to that cluster.\n\n"
-    "When it serves, it prints its addresses, and whether it made the store, as one line of JSON; its log\n"
-    "goes to standard error, one JSON object a line. SIGTERM and SIGINT end it once what is under way has\n"
-    "ended; a second one at once.";
+    "Serves the store in a directory to other processes and hosts, which use it with kvlink COMMAND\n"
+    "--store HOST:PORT. Control (sessions, catalog, health) is gRPC on --listen; encodings travel over\n"
+    "UCX (--data), over gRPC, or on the same host through shared memory (--socket).\n\n"
+    "Without --access-file, everyone who can reach the node has full access, so it listens on this host\n"
+    "only. Each line of that file is NAME KEY read|write|admin|repair NAMESPACE,NAMESPACE... (or *);\n"
+    "'repair' is for the other members of a cluster. SIGHUP reloads the file. UCX does not protect\n"
+    "against hostile hosts, so it listens beyond this host only if --data says so; open it to trusted\n"
+    "hosts only.\n\n"
+    "With --cluster, the node is a member of a cluster (see kvlink cluster create): it holds its share\n"
+    "of the encodings, and clients find it through etcd. Its directory then belongs to that cluster.\n\n"
+    "When ready, it prints one line of JSON with its addresses and whether it created the store. It logs\n"
+    "to standard error, one JSON object per line. SIGTERM or SIGINT stops it after the work in progress\n"
+    "has finished; a second signal stops it at once.";
 
-// A node waits for the end of the lease of the process before it, and for its companions.
+// A node waits until the lease of the process before it ends, and for its companions.
 constexpr absl::Duration kStartTimeout = absl::Minutes(2);
 
-// Signals as a descriptor, so that waiting for them needs no handler.
+// Blocks the signals that end the process, and SIGHUP, and returns a descriptor to read them from.
 absl::StatusOr<Descriptor> CatchEndSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -66,19 +67,19 @@ absl::StatusOr<Descriptor> CatchEndSignals() {
   return descriptor;
 }
 
-// False: nothing came within the time, or only that the node should read its access file again, which it then does.
+// Waits for a signal that ends the process. False: none came in time; on SIGHUP, reloads the access file.
 bool EndSignal(const Descriptor& signals, absl::Duration within, store::node::Node* node) {
   pollfd waiting{signals.get(), POLLIN, 0};
   if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(within))) <= 0) return false;
   signalfd_siginfo info;
   if (read(signals.get(), &info, sizeof(info)) != sizeof(info)) return false;
   if (info.ssi_signo != SIGHUP) return true;
-  (void)node->ReloadAccess();  // the node logs what comes of it
+  (void)node->ReloadAccess();  // the node logs the outcome
   return false;
 }
 
-// While it lives, SIGTERM and SIGINT end the process at once, as if nobody caught them: where it waits for others, and
-// looks at no signal itself. What is on disk bears that.
+// While it exists, SIGTERM and SIGINT end the process at once, as if they were not caught. For phases in which the main
+// thread waits for others and reads no signals. The store on disk tolerates such an end.
 class EndsAtOnce {
  public:
   explicit EndsAtOnce(const Descriptor& signals) : stop_(eventfd(0, EFD_CLOEXEC)) {
@@ -98,7 +99,7 @@ class EndsAtOnce {
       if (poll(waiting, 2, -1) < 0 && errno != EINTR) return;
       signalfd_siginfo info;
       if (waiting[0].revents == 0 || read(signals.get(), &info, sizeof(info)) != sizeof(info)) continue;
-      if (info.ssi_signo == SIGHUP) continue;  // the access file is read at the start; at the end nobody new comes
+      if (info.ssi_signo == SIGHUP) continue;  // at the start the file is about to be read; at the end nobody new comes
       const int signal = static_cast<int>(info.ssi_signo);
       sigset_t set;
       sigemptyset(&set);
@@ -109,7 +110,7 @@ class EndsAtOnce {
   }
 
   const Descriptor stop_;
-  Thread thread_;  // last: it uses the others
+  Thread thread_;  // last: it uses the other members
 };
 
 struct StoreCommandFlags {
@@ -129,66 +130,70 @@ struct StoreCommandFlags {
 };
 
 absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
-  arguments.Text("store", "DIR", "Directory of the store; made if it is not there.", &flags.store.store);
-  arguments.Text("listen", "HOST:PORT", "Where gRPC listens; port 0 chooses one.", &flags.listen);
+  arguments.Text("store", "DIR", "Directory of the store, created if it does not exist.", &flags.store.store);
+  arguments.Text("listen", "HOST:PORT", "Address for gRPC; port 0 picks a free port.", &flags.listen);
   arguments.Text("data", "HOST:PORT|none|auto",
-                 "Where UCX listens, for trusted hosts alone; auto: a free port where --listen is 127.0.0.1 or "
+                 "Address for UCX, open to trusted hosts only; auto: a free port if --listen is 127.0.0.1 or "
                  "localhost, else none.",
                  &flags.data);
   arguments.Text("socket", "PATH|none|auto",
                  "Socket through which readers on this host map the memory tier; auto: run/socket in the store's "
-                 "directory, for its owner.",
+                 "directory, for its owner only.",
                  &flags.socket);
-  arguments.Text("metrics", "HOST:PORT", "Where Prometheus reads /metrics; without it nowhere.", &flags.metrics);
-  arguments.Text("access-file", "FILE", "Who may do what; see above.", &flags.access_file);
-  arguments.Text("tls-cert", "FILE", "The node's certificate (PEM); with it gRPC is encrypted.",
+  arguments.Text("metrics", "HOST:PORT", "Serve /metrics for Prometheus at this address (default: not served).",
+                 &flags.metrics);
+  arguments.Text("access-file", "FILE", "Keys and their rights; see above.", &flags.access_file);
+  arguments.Text("tls-cert", "FILE", "The node's certificate (PEM), which turns on TLS for gRPC.",
                  &flags.store.tls.certificate_file);
-  arguments.Text("tls-key", "FILE", "Key (PEM) of --tls-cert.", &flags.store.tls.key_file);
-  arguments.Text("tls-ca", "FILE", "Demand of every client a certificate of this authority (PEM).",
+  arguments.Text("tls-key", "FILE", "Private key (PEM) for --tls-cert.", &flags.store.tls.key_file);
+  arguments.Text("tls-ca", "FILE", "Require client certificates signed by these CA certificates (PEM).",
                  &flags.store.tls.ca_file);
-  arguments.Flag("insecure", "Take keys in plain text from other hosts: where something else encrypts.",
-                 &flags.store.tls.insecure);
-  arguments.Bytes("memory", "Most memory for encodings.", &flags.store.memory);
-  arguments.Bytes(
-      "capacity",
-      "Most disk space for encodings; beyond it those used least are evicted. The store remembers it; 0: as "
-      "remembered, 64 GiB of a new store.",
-      &flags.store.capacity);
-  arguments.Bytes("scrub", "Bytes a second that are read back and checked in the background; 0: none.", &flags.scrub);
-  arguments.Integer("drain-seconds", "N", "How long the end waits for what is under way.", 0, 86400,
-                    &flags.drain_seconds);
-  // A cluster from the environment is for clients: a node joins where it is told to.
+  arguments.Flag(
+      "insecure",
+      "Accept keys in plain text from other hosts, where the network is trusted or encrypted by other means.",
+      &flags.store.tls.insecure);
+  arguments.Bytes("memory", "Maximum memory for encodings.", &flags.store.memory);
+  arguments.Bytes("capacity",
+                  "Maximum disk space for encodings; beyond it, the least used are evicted. The store remembers this "
+                  "limit; 0: keep it (64 GiB for a new store).",
+                  &flags.store.capacity);
+  arguments.Bytes("scrub", "Bytes per second to read back and check in the background; 0: none.", &flags.scrub);
+  arguments.Integer("drain-seconds", "N", "How long to wait for the work in progress when stopping, in seconds.", 0,
+                    86400, &flags.drain_seconds);
+  // A cluster from the environment is for clients; a node joins only the one it is told to.
   flags.cluster.cluster.clear();
   AddClusterFlags(arguments, flags.cluster);
-  arguments.Text("zone", "NAME", "When it joins: its failure domain; copies go to different ones.", &flags.zone);
+  arguments.Text("zone", "NAME", "When joining: failure domain of this node; copies are placed in different ones.",
+                 &flags.zone);
   arguments.Integer("weight", "N",
-                    "When it joins: its share of the encodings, against the other members'; 0: GiB of --capacity.", 0,
+                    "When joining: share of the encodings relative to other members; 0: --capacity in GiB.", 0,
                     store::cluster::kMaxWeight, &flags.weight);
-  arguments.Text("advertise", "HOST:PORT",
-                 "Where the others of the cluster reach --listen; not given: there. Port 0: its port.",
-                 &flags.advertise);
+  arguments.Text(
+      "advertise", "HOST:PORT",
+      "Address at which the rest of the cluster reaches --listen, if it is another one; port 0: the port of --listen.",
+      &flags.advertise);
   arguments.Text("peer-key-file", "FILE",
-                 "This node's key on the other members, where their access files give it the right 'repair'.",
+                 "File with this node's key for the other members, whose access files must give it the right 'repair'.",
                  &flags.peer_key_file);
-  arguments.Text("peer-ca", "FILE", "Certificates (PEM) of the authority of the other members' certificates.",
-                 &flags.peer_ca);
-  arguments.Bytes("repair", "Most bytes a second that are copied from the other members.", &flags.repair);
+  arguments.Text("peer-ca", "FILE", "CA certificates (PEM) to verify the other members' certificates.", &flags.peer_ca);
+  arguments.Bytes("repair", "Maximum bytes per second to copy from other members.", &flags.repair);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
-    return absl::InvalidArgumentError("it takes no operands; name the directory with --store");
+    return absl::InvalidArgumentError(
+        absl::StrCat("unexpected operand '", arguments.operands()[0], "'; name the directory with --store"));
   }
-  if (flags.repair < 1) return absl::InvalidArgumentError("option --repair: at least 1 byte a second");
+  if (flags.repair < 1) return absl::InvalidArgumentError("option --repair: must be at least 1 byte per second");
   for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair"}) {
     if (arguments.given(option) && flags.cluster.cluster.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("option --", option, " is for members of a --cluster"));
+      return absl::InvalidArgumentError(absl::StrCat("option --", option, " requires --cluster"));
     }
   }
   KVLINK_RETURN_IF_ERROR(CheckMemory(flags.store.memory));
   KVLINK_ASSIGN_OR_RETURN(const bool node, IsNode(flags.store.store));
   if (node) {
     return absl::InvalidArgumentError(
-        absl::StrCat("option --store: ", flags.store.store, " is an address; name the directory of the store"));
+        absl::StrCat("option --store: ", flags.store.store, " is the address of a node; name a directory"));
   }
   return absl::OkStatus();
 }
@@ -233,20 +238,20 @@ std::string UcxAddress(const store::node::Node::Addresses& addresses) {
   return "";
 }
 
-// The node, as a member of a cluster or alone.
+// The node, alone or as a member of a cluster.
 struct Serving {
-  std::unique_ptr<store::cluster::MemberNode> member;  // null: alone
+  std::unique_ptr<store::cluster::MemberNode> member;  // null: the node is alone
   std::unique_ptr<store::node::Node> alone;
   store::node::Node* node = nullptr;
 
   std::optional<absl::Status> ended() const { return member == nullptr ? std::nullopt : member->ended(); }
 };
 
-// As whom this node asks the others.
+// How this node connects to the other members.
 absl::StatusOr<store::client::RemoteOptions> PeerOptions(const StoreCommandFlags& flags) {
   store::client::RemoteOptions peers;
   peers.name = ClientName();
-  // Its own certificate is what it shows to those who demand one.
+  // It presents its own certificate to members that require one.
   if (!flags.peer_ca.empty()) peers.tls = flags.store.tls;
   peers.tls.ca_file = flags.peer_ca;
   peers.tls.insecure = flags.store.tls.insecure;
@@ -301,11 +306,11 @@ absl::Status RunStore(absl::Span<char* const> args) {
   Arguments arguments("store", "", kStoreSummary);
   KVLINK_RETURN_IF_ERROR(ParseStore(args, arguments, flags));
   if (arguments.help_wanted()) return absl::OkStatus();
-  // Before any thread: they all leave these signals to this one.
+  // Before any thread starts, so that all threads leave these signals to this one.
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
-  // Before what is served, so that it still looks while that ends.
+  // Declared before what is served, so that it still watches while that is destroyed.
   std::optional<EndsAtOnce> ends_at_once(std::in_place, signals);
   KVLINK_ASSIGN_OR_RETURN(const Serving serving, Serve(flags));
   ends_at_once.reset();
@@ -317,7 +322,7 @@ absl::Status RunStore(absl::Span<char* const> args) {
   }
   ends_at_once.emplace(signals);
   const absl::Status ended = serving.ended().value_or(absl::OkStatus());
-  // The others ask it no more, while what is under way ends.
+  // The other members stop asking it while the work in progress ends.
   if (serving.member != nullptr) serving.member->Leave();
   node->Drain();
   const absl::Time until = SteadyNow() + absl::Seconds(flags.drain_seconds);

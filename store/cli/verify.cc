@@ -1,5 +1,5 @@
-// kvlink verify: reads everything back. Damage is named by the documents that it concerns, since that is what a user
-// can ingest again.
+// kvlink verify: reads everything back. Reports damage by the documents it affects, since these are what a user can
+// ingest again.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -21,12 +21,12 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Reads every encoding of the store back and checks each unit against its checksum, and the index\n"
-    "against itself. A damaged encoding is named, with its documents, and no longer served: the next\n"
-    "request for it encodes it again. The exit status is 6 if anything is damaged. Documents without an\n"
-    "encoding are counted, and are no damage: a store at its capacity evicts.";
+    "Reads back every encoding in the store, checks each unit against its checksum, and checks the index\n"
+    "for consistency. Damaged encodings are listed with their documents and no longer served; the next\n"
+    "request encodes them again. The exit status is 6 if anything is damaged. Documents without an\n"
+    "encoding are counted but are not damage: a store at its capacity evicts.";
 
-using Name = std::pair<std::string, Identity>;  // namespace and identity
+using Name = std::pair<std::string, Identity>;  // namespace, identity
 
 struct CatalogFindings {
   int64_t documents = 0;
@@ -72,10 +72,10 @@ void Print(const store::VerifyReport& report, const CatalogFindings& findings) {
                  CodecName(damage.codec), Printable(damage.what));
   }
   for (const std::string& problem : report.index_problems) absl::PrintF("index: %s\n", Printable(problem));
-  absl::PrintF("%d encodings, %s checked: %d damaged, %d problems of the index\n", report.encodings,
+  absl::PrintF("%d encodings, %s checked: %d damaged, %d index problems\n", report.encodings,
                FormatBytes(static_cast<double>(report.bytes)), report.damaged.size(), report.index_problems.size());
   if (findings.without_encoding > 0) {
-    absl::PrintF("%d of %d documents have no encoding: they are encoded again when they are asked for\n",
+    absl::PrintF("%d of %d documents have no encoding; the next request encodes them again\n",
                  findings.without_encoding, findings.documents);
   }
 }
@@ -88,13 +88,14 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   Arguments arguments("verify", "", kSummary);
   AddPlaceFlags(arguments, flags);
   arguments.Flag("drop-missing",
-                 "Of a directory: forget the encodings in segment files that are missing. Only where these are lost: a "
+                 "For a directory: forget the encodings in missing segment files. Use it only if the files are lost; a "
                  "file system that is not mounted looks the same.",
                  &flags.drop_missing);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
-    return absl::InvalidArgumentError("it takes no operands; name the store with --store");
+    return absl::InvalidArgumentError(
+        absl::StrCat("unexpected operand '", arguments.operands()[0], "'; name the store with --store"));
   }
   KVLINK_ASSIGN_OR_RETURN(const OpenedStore opened, OpenStore(flags, StoreUse::kExisting));
   store::Store* const store = opened.store.get();
@@ -109,7 +110,7 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   bar.Clear();
   KVLINK_RETURN_IF_ERROR(Annotate(report.status(), PlaceName(flags)));
   const auto findings = LookThroughCatalog(*store, *report);
-  if (!findings.ok()) {  // what was found is dropped by now, and no later run would name it
+  if (!findings.ok()) {  // damaged encodings are dropped by now, so no later run would name them
     CatalogFindings none;
     for (const auto& damage : report->damaged) none.of_damage[{damage.ns, damage.identity}];
     Print(*report, none);
@@ -117,9 +118,9 @@ absl::Status RunVerify(absl::Span<char* const> args) {
   }
   Print(*report, *findings);
   if (report->damaged.empty() && report->index_problems.empty()) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat(PlaceName(flags), ": ", report->damaged.size() + report->index_problems.size(),
-                   " problems found; damaged encodings are no longer served, ingest the documents named above again"));
+  return absl::DataLossError(absl::StrCat(
+      PlaceName(flags), ": ", report->damaged.size() + report->index_problems.size(),
+      " problems found; damaged encodings are no longer served, so ingest the documents named above again"));
 }
 
 }  // namespace kvlink::cli

@@ -150,7 +150,7 @@ absl::Status LookupCall::Take(Attempt* attempt, const proto::Answer& answer) con
   const size_t count = std::min<size_t>(kMaxIdentities, identities_.size() - begin);
   const std::string& records = answer.found().records();
   if (records.size() != count * kFoundRecordBytes) {
-    return absl::UnavailableError("the node answered a lookup with another number of records");
+    return absl::UnavailableError("the node answered a lookup with the wrong number of records");
   }
   for (size_t i = 0; i < count; ++i) {
     const FoundRecord record = FoundRecordAt({records.data(), records.size()}, static_cast<int64_t>(i));

@@ -29,7 +29,7 @@ absl::Status Check(absl::string_view ns, const Manifest& manifest, absl::Span<co
   for (size_t layer = 0; layer < slabs.size(); ++layer) {
     if (static_cast<int64_t>(slabs[layer].size()) != manifest.layers[layer].length) {
       return absl::InvalidArgumentError(absl::StrCat("put: the slab of layer ", layer, " has ", slabs[layer].size(),
-                                                     " bytes, and the manifest says ", manifest.layers[layer].length));
+                                                     " bytes, but the manifest says ", manifest.layers[layer].length));
     }
   }
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("put: the deadline has passed");
@@ -89,7 +89,7 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
   absl::Duration silent;  // total time that attempts waited for a node without a sign of life
   const auto sleep = [end](absl::Duration wait) { end == nullptr ? absl::SleepFor(wait) : end->Sleep(wait); };
   const auto attempt = [&]() -> absl::StatusOr<PutResult> {
-    if (end != nullptr && end->cancelled()) return absl::CancelledError("the put was given up");
+    if (end != nullptr && end->cancelled()) return absl::CancelledError("the put was cancelled");
     const absl::Time begun = SteadyNow();
     const absl::Time limit = std::min(deadline, begun + silence - silent);
     const auto opened = Open(route, end, limit);
@@ -113,8 +113,8 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
   auto result = WithRetries(&route->retries(), deadline, attempt, sleep);
   if (absl::IsAborted(result.status()) && silent >= silence) {
     result =
-        absl::UnavailableError(absl::StrCat("put: the node at ", route->options().address, " has given no sign for ",
-                                            absl::FormatDuration(silence), ": it is stopped, or cut off"));
+        absl::UnavailableError(absl::StrCat("put: the node at ", route->options().address, " has not responded for ",
+                                            absl::FormatDuration(silence), ": it is stopped or unreachable"));
   }
   if (!result.ok()) {
     ++route->counters().failed_pushes;
@@ -173,7 +173,7 @@ absl::StatusOr<PutResult> PutCall::Wait(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (state_ != State::kDone) {
     if (changed_.WaitUntil(&mutex_, deadline) || state_ == State::kDone) continue;
-    return absl::DeadlineExceededError("the put has not ended yet");
+    return absl::DeadlineExceededError("the put has not finished yet");
   }
   return result_;
 }

@@ -62,7 +62,7 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
   const auto resolved = transport::ResolveAll(parsed);
   if (!resolved.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("the host of ", address, " is not known: ", resolved.status().message(), "; check the name"));
+        absl::StrCat("cannot resolve the host of ", address, ": ", resolved.status().message(), "; check the name"));
   }
   // All at once: on most hosts "localhost" is also ::1, where a node at 127.0.0.1 does not listen, and the first
   // address may drop packets silently.
@@ -86,8 +86,7 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
     if (ready < 0 && errno != EINTR) return absl::OkStatus();  // gRPC will find out
     if (ready == 0 && SteadyNow() + absl::Milliseconds(1) >= deadline) {
       return absl::DeadlineExceededError(
-          absl::StrCat("nothing answers at ", address,
-                       ", not even to refuse: check the address, and what filters packets before it"));
+          absl::StrCat("nothing answers at ", address, ": check the address, and for a firewall in between"));
     }
     for (Attempt& attempt : attempts) {
       const auto wait = absl::c_find_if(waits, [&](const pollfd& one) { return one.fd == attempt.socket.get(); });

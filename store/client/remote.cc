@@ -141,7 +141,7 @@ absl::StatusOr<std::vector<Found>> Remote::Lookup(absl::string_view ns, absl::Sp
 absl::StatusOr<std::shared_ptr<DeviceBuffer>> Remote::OpenDeviceBuffer(const DeviceRegion& region) {
   KVLINK_RETURN_IF_ERROR(route_.Establish(SteadyNow() + options_.connect_timeout));
   if (route_.mapped() != nullptr) {
-    return absl::UnimplementedError("encodings are read from the node's memory, which is mapped");
+    return absl::UnimplementedError("encodings are read by mapping the node's memory");
   }
   KVLINK_ASSIGN_OR_RETURN(DataPath* const path, Path());
   return path->OpenRegion(region, options_.region_rest);
@@ -187,7 +187,8 @@ absl::StatusOr<std::unique_ptr<PartLease>> Remote::ReadPart(absl::string_view ns
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("read: the deadline has passed");
   for (const int64_t number : {part.first_layer, part.layers, part.first_head, part.heads, part.tokens}) {
-    if (number < 0 || number > INT32_MAX) return absl::InvalidArgumentError(absl::StrCat("a part with ", number));
+    if (number < 0 || number > INT32_MAX)
+      return absl::InvalidArgumentError(absl::StrCat("a part with the invalid number ", number));
   }
   const EncodingAddress address{std::string(ns), identity, codec, etag};
   proto::Part wanted;
@@ -217,7 +218,7 @@ absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns
     auto answer = route_.Checked(*connection, connection->Call(request, deadline));
     if (!answer.ok()) return answer.status();
     const std::string& codes = answer->action_done().codes();
-    if (codes.size() != 1) return absl::UnavailableError("the node answered for another number of encodings");
+    if (codes.size() != 1) return absl::UnavailableError("the node answered for the wrong number of encodings");
     if (static_cast<uint8_t>(codes[0]) == kMovedCode) return MovedStatus(answer->action_done().epoch());
     const auto code = static_cast<absl::StatusCode>(codes[0]);
     if (code == absl::StatusCode::kOk) {
@@ -285,7 +286,8 @@ absl::StatusOr<Carrier> ParseCarrier(absl::string_view name) {
   for (int i = 0; i < 4; ++i) {
     if (name == kCarrierNames[i]) return static_cast<Carrier>(i);
   }
-  return absl::InvalidArgumentError(absl::StrCat("'", name, "' is no carrier: ", absl::StrJoin(kCarrierNames, ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", name, "' is not a carrier; use one of ", absl::StrJoin(kCarrierNames, ", ")));
 }
 
 absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& options) {

@@ -32,7 +32,7 @@ std::shared_ptr<ClientResources> ResourcesOf(const RemoteOptions& options) {
 
 absl::Status EndOf(const absl::Status& status, const std::string& address, absl::Time deadline) {
   if (!absl::IsDeadlineExceeded(status) || SteadyNow() >= deadline) return status;
-  return absl::UnavailableError(absl::StrCat("the node at ", address, " does not answer in time: ", status.message()));
+  return absl::UnavailableError(absl::StrCat("the node at ", address, " did not answer in time: ", status.message()));
 }
 
 // Shared with the dialling threads: the route may be gone before their turn comes.
@@ -161,7 +161,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> Route::ChoosePath(absl::Time deadline,
     carriers = {Carrier::kUcx, Carrier::kGrpc};
     if (options_.tls.enabled()) {
       carriers = {Carrier::kGrpc};
-      problems->push_back("ucx does not encrypt, so it is used where it is named");
+      problems->push_back("ucx does not encrypt, so it is used only if it is named");
     }
   }
   if (options_.transport != nullptr) carriers.resize(1);
@@ -216,7 +216,8 @@ void Route::Dial(Need need, Done done) {
       done = nullptr;
     }
   }
-  if (done != nullptr) return done(absl::ResourceExhaustedError("too many requests wait for a connection to the node"));
+  if (done != nullptr)
+    return done(absl::ResourceExhaustedError("too many requests are waiting for a connection to the node"));
   const absl::Status added = resources_->dials().Add(
       {.work = [dialling = dialling_, need](const absl::Status& turn) { RunDial(dialling, need, turn); },
        .owner = options_.address});

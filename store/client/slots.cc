@@ -19,7 +19,7 @@ absl::StatusOr<std::vector<SlotDigest>> AskSlotDigests(NodeConnection* connectio
     KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, connection->Call(request, deadline));
     const std::string& records = answer.slot_digests_found().records();
     if (records.size() != some.size() * kSlotDigestBytes) {
-      return absl::UnavailableError("the node answered with digests of another number of slots");
+      return absl::UnavailableError("the node answered with the wrong number of slot digests");
     }
     for (size_t i = 0; i < some.size(); ++i) digests.push_back(SlotDigestAt(records, static_cast<int64_t>(i)));
   }
@@ -37,7 +37,7 @@ absl::StatusOr<SlotListing> AskSlot(NodeConnection* connection, int slot, const 
     list->set_after_codec(static_cast<uint32_t>(after->codec));
   }
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, connection->Call(request, deadline));
-  if (!answer.has_slot_listed()) return absl::UnavailableError("the node answered a listing with something else");
+  if (!answer.has_slot_listed()) return absl::UnavailableError("the node answered a listing with another message");
   SlotListing listing;
   listing.more = answer.slot_listed().more();
   listing.dropped = FromProto(answer.slot_listed().dropped());
@@ -49,7 +49,7 @@ absl::StatusOr<SlotListing> AskSlot(NodeConnection* connection, int slot, const 
     const bool behind = last == nullptr || std::tie(entry.ns, entry.identity, entry.codec) >
                                                std::tie(last->ns, last->identity, last->codec);
     if (!behind || SlotOf(entry.identity) != slot) {
-      return absl::UnavailableError("the node lists a slot out of order, or what is not in it");
+      return absl::UnavailableError("the node listed a slot out of order, or with encodings of another slot");
     }
     listing.encodings.push_back(std::move(entry));
     last = &listing.encodings.back();

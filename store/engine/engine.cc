@@ -44,11 +44,11 @@ absl::Status CheckMemory(int64_t bytes) {
   const int64_t host = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   if (bytes < kMinMemory) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a DRAM tier of ", bytes, " bytes holds no encoding; give it at least ", kMinMemory));
+        absl::StrCat("a DRAM tier of ", bytes, " bytes is too small for an encoding; use at least ", kMinMemory));
   }
   if (bytes > host) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a DRAM tier of ", bytes, " bytes on a host that has ", host, " bytes of memory; give it less"));
+        absl::StrCat("a DRAM tier of ", bytes, " bytes on a host with ", host, " bytes of memory; use less"));
   }
   return absl::OkStatus();
 }
@@ -98,15 +98,15 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
     return absl::InvalidArgumentError("the store needs a capacity of at least 128 KiB");
   }
   KVLINK_RETURN_IF_ERROR(CheckMemory(options.dram_bytes));
-  if (options.scrub_bytes_per_second < 0)
-    return absl::InvalidArgumentError("a scrubber of fewer than 0 bytes a second");
-  if (options.pinned_bytes.value_or(0) < 0) return absl::InvalidArgumentError("a limit of pinned bytes below 0");
+  if (options.scrub_bytes_per_second < 0) return absl::InvalidArgumentError("the scrub rate must not be negative");
+  if (options.pinned_bytes.value_or(0) < 0)
+    return absl::InvalidArgumentError("the limit of pinned bytes must not be negative");
   if (options.segment_bytes % kSegmentBlockBytes != 0 || options.segment_bytes < 0) {
-    return absl::InvalidArgumentError("segments are a multiple of 64 KiB");
+    return absl::InvalidArgumentError("the size of segments must be a multiple of 64 KiB");
   }
   if (options.segment_piece_bytes % kSegmentBlockBytes != 0 || options.segment_piece_bytes < 0 ||
       options.segment_piece_bytes == kSegmentBlockBytes) {
-    return absl::InvalidArgumentError("pieces of segments are a multiple of 64 KiB, and two at least");
+    return absl::InvalidArgumentError("the size of segment pieces must be a multiple of 64 KiB and at least 128 KiB");
   }
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
@@ -216,12 +216,12 @@ absl::Status EngineImpl::OpenIndex() {
   if (!fresh) {
     if (uuid != directory_->identity()->uuid) {
       return absl::FailedPreconditionError(absl::StrCat(
-          "the index at ", directory_->index_path(), " is of store ", UuidHex(uuid), ", the directory of store ",
-          UuidHex(directory_->identity()->uuid), "; put the right index back"));
+          "the index at ", directory_->index_path(), " belongs to store ", UuidHex(uuid),
+          ", but the directory to store ", UuidHex(directory_->identity()->uuid), "; restore the right index"));
     }
     if (index_->LastSequence() < floor.sequence) {
       return advice(absl::DataLossError(
-          absl::StrCat("the index ends at change ", index_->LastSequence(), " but held change ", floor.sequence)));
+          absl::StrCat("the index ends at change ", index_->LastSequence(), " but once held change ", floor.sequence)));
     }
     return LoadCapacity();
   }
@@ -269,7 +269,7 @@ absl::Status EngineImpl::MissingSegments(const TableLoader::Outcome& loaded) con
       absl::StrCat("the index names ", segments_->PathOf(*loaded.missing_segments.begin()),
                    others > 0 ? absl::StrCat(" and ", others, " more segments, which are") : ", which is", state,
                    ", with ", loaded.missing.size(),
-                   " encodings; mount the file system or restore the files, or give the encodings up (kvlink verify "
+                   " encodings; mount the file system or restore the files, or give up the encodings (kvlink verify "
                    "--drop-missing)"));
 }
 
@@ -385,10 +385,10 @@ void EngineImpl::Close() {
 
 absl::Status EngineImpl::Writable() const {
   if (!unwritable_.ok()) {
-    return absl::ResourceExhaustedError(absl::StrCat("the store is open for reading only, since its disk is full (",
+    return absl::ResourceExhaustedError(absl::StrCat("the store is read-only because its disk is full (",
                                                      unwritable_.message(), "); free space and open it again"));
   }
-  if (options_.read_only) return absl::FailedPreconditionError("the store was opened for reading only");
+  if (options_.read_only) return absl::FailedPreconditionError("the store was opened read-only");
   return absl::OkStatus();
 }
 
@@ -409,8 +409,8 @@ absl::Status EngineImpl::CommitBatch(IndexBatch* batch) {
     resumed = index_->Resume();
   }
   if (!resumed.ok()) {
-    return absl::Status(status.code(),
-                        absl::StrCat(status.message(), "; reading goes on, writing needs the store opened again"));
+    return absl::Status(
+        status.code(), absl::StrCat(status.message(), "; reads continue, but the store must be opened again to write"));
   }
   return absl::IsResourceExhausted(status) ? index_->Commit(batch) : status;
 }
@@ -492,7 +492,7 @@ Engine::Statistics EngineImpl::Stats() {
   stats.io = io_->Describe();
   stats.io += segments_->direct()     ? ", O_DIRECT"
               : options_.allow_direct ? ", buffered (the file system refuses O_DIRECT)"
-                                      : ", buffered (O_DIRECT is switched off)";
+                                      : ", buffered (O_DIRECT is disabled)";
   return stats;
 }
 

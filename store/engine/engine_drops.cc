@@ -27,9 +27,9 @@ absl::Status EngineImpl::LoadDropPosition() {
   if (!stored.has_value()) return absl::OkStatus();
   DropPosition position;
   if (stored->size() != position.log.size() + 2 * sizeof(uint64_t)) {
-    return absl::DataLossError(absl::StrCat("the index holds ", stored->size(), " bytes under '", kDropsName,
-                                            "' and not 32: restore the store from a copy, or move it away and let it "
-                                            "be filled again"));
+    return absl::DataLossError(
+        absl::StrCat("the index holds ", stored->size(), " bytes under '", kDropsName,
+                     "' instead of 32: restore the store from a copy, or move it away and let it be refilled"));
   }
   FieldReader reader(*stored);
   reader.ReadBytes(position.log.data(), position.log.size());
@@ -89,7 +89,7 @@ absl::Status EngineImpl::RemoveEncoding(const EncodingKey& key, const Etag& etag
   MutexLock lock(&commit_mutex_);
   const auto location = table_.Find(key);
   if (!location.has_value() || location->etag != etag) return absl::NotFoundError("a miss: nothing to remove");
-  if (table_.Pinned(key)) return absl::FailedPreconditionError("it is pinned");
+  if (table_.Pinned(key)) return absl::FailedPreconditionError("the encoding is pinned");
   IndexBatch batch(index_.get());
   return RemoveKeys({key}, &batch, &counters_.removed);
 }

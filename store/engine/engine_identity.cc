@@ -22,7 +22,7 @@ absl::StatusOr<uint64_t> ReadNumber(const Index& index, absl::string_view name) 
   if (!stored.has_value()) return 0;
   if (stored->size() != sizeof(uint64_t)) {
     return absl::DataLossError(absl::StrCat("the index holds ", stored->size(), " bytes under '", name,
-                                            "' and not 8: restore the store from a copy, or move it away and ingest "
+                                            "' instead of 8: restore the store from a copy, or move it away and ingest "
                                             "again"));
   }
   return FieldReader(*stored).Read<uint64_t>();

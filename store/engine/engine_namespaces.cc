@@ -15,13 +15,14 @@ std::string NameOf(absl::string_view ns) { return absl::StrCat(kNamespacePrefix,
 
 absl::Status CheckSettings(absl::string_view ns, const NamespaceSettings& settings) {
   if (ns.empty() || ns.find('\0') != absl::string_view::npos) {
-    return absl::InvalidArgumentError("a namespace needs a name, without zero bytes");
+    return absl::InvalidArgumentError("a namespace needs a name without zero bytes");
   }
   if (settings.capacity_bytes < 0 || settings.pinned_bytes < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a limit below 0; 0 sets none"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("namespace '", ns, "': limits must not be negative; 0 removes a limit"));
   }
   if (settings.revision < 1 || settings.revision > kMaxNamespaceRevision) {
-    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': revisions are 1 to 2^63 - 1"));
+    return absl::InvalidArgumentError(absl::StrCat("namespace '", ns, "': a revision must be 1 to 2^63 - 1"));
   }
   return absl::OkStatus();
 }
@@ -58,8 +59,8 @@ absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns,
     if (change.revision == settings.revision && changed == settings) return settings;
     const uint64_t revision = change.revision.value_or(settings.revision + 1);
     if (revision <= settings.revision || revision > kMaxNamespaceRevision) {
-      return absl::FailedPreconditionError(absl::StrCat("namespace '", ns, "': revision ", settings.revision,
-                                                        " holds, and ", revision, " does not replace it"));
+      return absl::FailedPreconditionError(absl::StrCat("namespace '", ns, "': revision ", revision,
+                                                        " does not replace the current revision ", settings.revision));
     }
     settings = changed;
     settings.revision = revision;

@@ -74,10 +74,10 @@ StreamingPutImpl::~StreamingPutImpl() {
 }
 
 absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
-  if (put_ != nullptr) return absl::InvalidArgumentError("push: it has a manifest");
+  if (put_ != nullptr) return absl::InvalidArgumentError("push: it already has a manifest");
   KVLINK_RETURN_IF_ERROR(EngineImpl::CheckPut(manifest, lengths_));
   if (manifest.identity != key_.identity || manifest.codec != key_.codec) {
-    return absl::InvalidArgumentError("push: the manifest is of another encoding than the push was begun for");
+    return absl::InvalidArgumentError("push: the manifest is for another encoding than the push");
   }
   KVLINK_RETURN_IF_ERROR(engine_->CheckRoomToWrite());
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<PendingPut> put, engine_->NewPut(key_, manifest, mode_));
@@ -107,7 +107,7 @@ absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
 
 absl::Status StreamingPutImpl::WriteLayer(int64_t layer) {
   if (put_ == nullptr || verified_[layer] || slab(layer).data() == nullptr) {
-    return absl::InvalidArgumentError("push: not a layer to be written now");
+    return absl::InvalidArgumentError("push: this layer cannot be written now");
   }
   // Bytes that no checksum covers must not expose the memory's previous contents.
   const absl::Span<std::byte> bytes = slab(layer);

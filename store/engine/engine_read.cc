@@ -144,7 +144,7 @@ absl::StatusOr<Pages> EngineImpl::ReadManifestArea(const EntryUse& use, bool bac
   const auto reading = std::make_shared<Reading>();
   reading->use = table_.Use(use.key(), /*touch=*/false);
   if (!reading->use || reading->use.location().sequence != location.sequence) {
-    return absl::NotFoundError("a miss: removed meanwhile");
+    return absl::NotFoundError("a miss: removed in the meantime");
   }
   KVLINK_ASSIGN_OR_RETURN(reading->area, Pages::Heap(location.manifest_area()));
   RequestCutter cutter(segments_.get(), location.runs, tier_->chunk_bytes(), /*write=*/false,
@@ -170,7 +170,7 @@ absl::StatusOr<Pages> EngineImpl::ReadManifestArea(const EntryUse& use, bool bac
   MutexLock lock(&reading->mutex);
   while (reading->left > 0) {
     if (!reading->changed.WaitUntil(&reading->mutex, deadline) && reading->left > 0) {
-      return absl::DeadlineExceededError("the manifest has not arrived before the deadline");
+      return absl::DeadlineExceededError("the manifest did not arrive before the deadline");
     }
   }
   KVLINK_RETURN_IF_ERROR(reading->status);
@@ -206,7 +206,8 @@ absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Evictio
   // Keeps the blocks until the last read has completed, whatever happens to the lease.
   const auto hold = std::make_shared<Loading>(&counters_.loads_in_flight);
   hold->use = table_.Use(key, /*touch=*/false);
-  if (!hold->use || hold->use.location().sequence != sequence) return absl::NotFoundError("a miss: removed meanwhile");
+  if (!hold->use || hold->use.location().sequence != sequence)
+    return absl::NotFoundError("a miss: removed in the meantime");
   KVLINK_ASSIGN_OR_RETURN(Manifest manifest, ReadManifest(use, /*background=*/false, deadline));
   KVLINK_ASSIGN_OR_RETURN(const std::shared_ptr<Residency> residency,
                           tier_->MakeRoom(key.ns, std::make_shared<const Manifest>(std::move(manifest)), evict,

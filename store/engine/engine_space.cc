@@ -103,7 +103,7 @@ absl::StatusOr<bool> EngineImpl::Grow() {
 // the store makes do with its segments, and retries later. A shortage in the process (descriptors, memory) cannot be
 // cured by evicting.
 absl::StatusOr<bool> EngineImpl::GrowFailed(absl::Status why) {
-  why = Annotate(why, "no segment can be added");
+  why = Annotate(why, "cannot add a segment");
   if (absl::IsUnavailable(why)) return why;
   const absl::Time now = SteadyNow();
   if (grow_failures_++ == 0) grow_fails_since_ = now;

@@ -77,7 +77,7 @@ absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const M
     if (!put->finished.WaitUntil(&put->mutex, deadline) && put->stage != PendingPut::Stage::kDone) {
       // Borrowed slabs must not return to the caller before the device has released them.
       while (put->borrowed && put->source_in_use()) put->finished.Wait(&put->mutex);
-      return absl::DeadlineExceededError("put: not durable before the deadline; it may become so");
+      return absl::DeadlineExceededError("put: not durable before the deadline; it may still become so");
     }
   }
   KVLINK_RETURN_IF_ERROR(put->status);
@@ -111,7 +111,7 @@ absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, 
   const int64_t bytes = static_cast<int64_t>(serialised.size());
   if (bytes > kMaxManifestBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a manifest of ", bytes, " bytes; an encoding's has at most ", kMaxManifestBytes));
+        absl::StrCat("a manifest of ", bytes, " bytes; the limit is ", kMaxManifestBytes));
   }
   auto put = std::make_shared<PendingPut>();
   put->key = std::move(key);

@@ -9,23 +9,23 @@
 
 // clang-format off
 #define KVLINK_ENGINE_STATISTICS(X) \
-  X(segment_bytes, Gauge, "tier_bytes", "tier=segments", "Capacity of a tier") \
-  X(dram_bytes, Gauge, "tier_bytes", "tier=dram", "Capacity of a tier") \
-  X(segment_bytes_used, Gauge, "tier_bytes_used", "tier=segments", "Of a tier, by encodings") \
-  X(dram_bytes_used, Gauge, "tier_bytes_used", "tier=dram", "Of a tier, by encodings") \
-  X(pinned_bytes, Gauge, "pinned_bytes", "", "Of segments, by pinned encodings") \
-  X(pinned_encodings, Gauge, "pinned_encodings", "", "Encodings that are not evicted") \
-  X(hits_dram, Count, "hits_total", "tier=dram", "Encodings found by reads") \
-  X(hits_segments, Count, "hits_total", "tier=segments", "Encodings found by reads") \
+  X(segment_bytes, Gauge, "tier_bytes", "tier=segments", "Capacity of a tier, in bytes") \
+  X(dram_bytes, Gauge, "tier_bytes", "tier=dram", "Capacity of a tier, in bytes") \
+  X(segment_bytes_used, Gauge, "tier_bytes_used", "tier=segments", "Bytes of a tier used by encodings") \
+  X(dram_bytes_used, Gauge, "tier_bytes_used", "tier=dram", "Bytes of a tier used by encodings") \
+  X(pinned_bytes, Gauge, "pinned_bytes", "", "Bytes of segments used by pinned encodings") \
+  X(pinned_encodings, Gauge, "pinned_encodings", "", "Encodings that are pinned, and not evicted") \
+  X(hits_dram, Count, "hits_total", "tier=dram", "Encodings found by reads, by tier") \
+  X(hits_segments, Count, "hits_total", "tier=segments", "Encodings found by reads, by tier") \
   X(misses, Count, "misses_total", "", "Encodings that reads did not find") \
-  X(hit_tokens_dram, Count, "hit_tokens_total", "tier=dram", "Tokens of encodings found by reads") \
-  X(hit_tokens_segments, Count, "hit_tokens_total", "tier=segments", "Tokens of encodings found by reads") \
-  X(hit_bytes_dram, Count, "hit_bytes_total", "tier=dram", "Bytes of encodings found by reads") \
-  X(hit_bytes_segments, Count, "hit_bytes_total", "tier=segments", "Bytes of encodings found by reads") \
-  X(bytes_read, Count, "segment_read_bytes_total", "", "Read from segments") \
-  X(bytes_written, Count, "segment_written_bytes_total", "", "Written to segments") \
-  X(bytes_written_in_place, Count, "segment_written_in_place_bytes_total", "", "Written to segments without a copy") \
-  X(evictions, Count, "encodings_evicted_total", "", "Encodings that left the segments for want of room") \
+  X(hit_tokens_dram, Count, "hit_tokens_total", "tier=dram", "Tokens of encodings found by reads, by tier") \
+  X(hit_tokens_segments, Count, "hit_tokens_total", "tier=segments", "Tokens of encodings found by reads, by tier") \
+  X(hit_bytes_dram, Count, "hit_bytes_total", "tier=dram", "Bytes of encodings found by reads, by tier") \
+  X(hit_bytes_segments, Count, "hit_bytes_total", "tier=segments", "Bytes of encodings found by reads, by tier") \
+  X(bytes_read, Count, "segment_read_bytes_total", "", "Bytes read from segments") \
+  X(bytes_written, Count, "segment_written_bytes_total", "", "Bytes written to segments") \
+  X(bytes_written_in_place, Count, "segment_written_in_place_bytes_total", "", "Segment bytes written without a copy") \
+  X(evictions, Count, "encodings_evicted_total", "", "Encodings evicted from segments for lack of room") \
   X(evicted_capacity, Count, "evictions_total", "tier=segments,reason=capacity", "Encodings that left a tier, by reason") \
   X(evicted_quota, Count, "evictions_total", "tier=segments,reason=quota", "Encodings that left a tier, by reason") \
   X(removed, Count, "evictions_total", "tier=segments,reason=removed", "Encodings that left a tier, by reason") \
@@ -34,27 +34,27 @@
   X(dropped_damaged, Count, "evictions_total", "tier=segments,reason=damaged", "Encodings that left a tier, by reason") \
   X(dram_evictions, Count, "evictions_total", "tier=dram,reason=capacity", "Encodings that left a tier, by reason") \
   X(integrity_failures, Count, "integrity_failures_total", "", "Encodings whose bytes failed their checksum") \
-  X(double_claims, Count, "double_claims_total", "", "Encodings dropped at open because two claimed one block") \
-  X(leases, Gauge, "engine_leases", "", "Encodings that a reader, transfer or write holds") \
+  X(double_claims, Count, "double_claims_total", "", "Encodings dropped at startup because two claimed one block") \
+  X(leases, Gauge, "engine_leases", "", "Encodings held by a reader, a transfer or a write") \
   X(loads_in_flight, Gauge, "loads_in_flight", "", "Encodings being read from segments") \
-  X(pushes_open, Gauge, "pushes_open", "", "Pushes begun, neither committed nor dropped") \
+  X(pushes_open, Gauge, "pushes_open", "", "Pushes begun and neither committed nor dropped") \
   X(puts_in_flight, Gauge, "puts_in_flight", "", "Encodings being written or made durable") \
-  X(reads_waiting, Gauge, "disk_requests", "kind=read,state=waiting", "Of the store to the disk") \
-  X(reads_in_flight, Gauge, "disk_requests", "kind=read,state=in_flight", "Of the store to the disk") \
-  X(writes_waiting, Gauge, "disk_requests", "kind=write,state=waiting", "Of the store to the disk") \
-  X(writes_in_flight, Gauge, "disk_requests", "kind=write,state=in_flight", "Of the store to the disk") \
-  X(scrubbed_encodings, Count, "scrubbed_encodings_total", "", "Encodings read again by the scrubber") \
-  X(scrubbed_bytes, Count, "scrubbed_bytes_total", "", "Read again by the scrubber") \
-  X(scrub_rounds, Count, "scrub_rounds_total", "", "Rounds of the scrubber over the store") \
-  X(scrub_damaged, Count, "scrub_damaged_total", "", "Encodings that the scrubber found damaged") \
-  X(reads_repeated, Count, "disk_reads_repeated_total", "", "Requests to the disk that failed and were made once more") \
-  X(leases_revoked, Count, "leases_revoked_total", "", "Encodings taken back from readers that map the tier") \
-  X(capacity_bytes, Gauge, "capacity_bytes", "", "That segment files may take") \
-  X(bad_blocks, Gauge, "bad_blocks", "", "Blocks of segments that the device refused to write; not used any more") \
-  X(sealed_blocks, Gauge, "sealed_blocks", "", "Blocks of segments that take no more writes") \
-  X(puts_written_again, Count, "puts_written_again_total", "", "Encodings written once more elsewhere") \
-  X(failed_flushes, Count, "failed_flushes_total", "", "Flushes of segments that the device refused") \
-  X(open_segments, Gauge, "open_segments", "", "Segment files that are open")
+  X(reads_waiting, Gauge, "disk_requests", "kind=read,state=waiting", "Requests of the store to the disk") \
+  X(reads_in_flight, Gauge, "disk_requests", "kind=read,state=in_flight", "Requests of the store to the disk") \
+  X(writes_waiting, Gauge, "disk_requests", "kind=write,state=waiting", "Requests of the store to the disk") \
+  X(writes_in_flight, Gauge, "disk_requests", "kind=write,state=in_flight", "Requests of the store to the disk") \
+  X(scrubbed_encodings, Count, "scrubbed_encodings_total", "", "Encodings read back by the scrubber") \
+  X(scrubbed_bytes, Count, "scrubbed_bytes_total", "", "Bytes read back by the scrubber") \
+  X(scrub_rounds, Count, "scrub_rounds_total", "", "Rounds of the scrubber through the store") \
+  X(scrub_damaged, Count, "scrub_damaged_total", "", "Encodings found damaged by the scrubber") \
+  X(reads_repeated, Count, "disk_reads_repeated_total", "", "Disk reads that failed and were repeated") \
+  X(leases_revoked, Count, "leases_revoked_total", "", "Encodings revoked from readers that map the tier") \
+  X(capacity_bytes, Gauge, "capacity_bytes", "", "Bytes that segment files may take") \
+  X(bad_blocks, Gauge, "bad_blocks", "", "Segment blocks that the device refused to write and that are no longer used") \
+  X(sealed_blocks, Gauge, "sealed_blocks", "", "Segment blocks that take no more writes") \
+  X(puts_written_again, Count, "puts_written_again_total", "", "Encodings written a second time, elsewhere") \
+  X(failed_flushes, Count, "failed_flushes_total", "", "Segment flushes that the device refused") \
+  X(open_segments, Gauge, "open_segments", "", "Open segment files")
 // clang-format on
 
 #endif  // KVLINK_STORE_ENGINE_STATISTICS_H_

@@ -35,7 +35,7 @@ absl::StatusOr<Right> ParseRight(absl::string_view text) {
   for (const Right right : {Right::kRead, Right::kRepair, Right::kWrite, Right::kAdmin}) {
     if (text == RightName(right)) return right;
   }
-  return absl::InvalidArgumentError("the third field is the right: read, repair, write or admin");
+  return absl::InvalidArgumentError("the third field must be read, repair, write or admin");
 }
 
 absl::Status ParseNamespaces(absl::string_view text, Grant* grant) {
@@ -45,7 +45,7 @@ absl::Status ParseNamespaces(absl::string_view text, Grant* grant) {
   }
   for (const absl::string_view ns : absl::StrSplit(text, ',')) {
     KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
-    if (ns == "*") return absl::InvalidArgumentError("'*' stands alone, or names are listed");
+    if (ns == "*") return absl::InvalidArgumentError("give either '*' or a list of names");
     grant->namespaces.emplace(ns);
     if (grant->namespaces.size() > kMaxNamespaces) return absl::InvalidArgumentError("more than 1024 namespaces");
   }
@@ -73,7 +73,7 @@ bool Includes(Right right, Right needed) { return right == needed || right == Ri
 absl::Status Grant::Allows(Right needed, absl::string_view ns) const {
   if (!Includes(right, needed)) {
     return absl::PermissionDeniedError(
-        absl::StrCat("this key has the right '", RightName(right), "', and '", RightName(needed), "' is needed"));
+        absl::StrCat("this key has the right '", RightName(right), "', but '", RightName(needed), "' is required"));
   }
   if (!Covers(ns)) return absl::PermissionDeniedError(absl::StrCat("this key does not cover namespace '", ns, "'"));
   return absl::OkStatus();
@@ -105,11 +105,11 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
     Grant grant;
     grant.name = std::string(fields[0]);
     KVLINK_RETURN_IF_ERROR(bad(ValidateName("name", fields[0])));
-    if (!names.insert(grant.name).second) return bad(absl::InvalidArgumentError("the name is there already"));
+    if (!names.insert(grant.name).second) return bad(absl::InvalidArgumentError("this name is already taken"));
     const absl::string_view key = fields[1];
     const bool printable = std::all_of(key.begin(), key.end(), [](char c) { return c > 0x20 && c < 0x7f; });
     if (key.size() < kFewestKeyCharacters || key.size() > kMaxKeyCharacters || !printable) {
-      return bad(absl::InvalidArgumentError("a key has 16 to 1024 printable ASCII characters"));
+      return bad(absl::InvalidArgumentError("a key must have 16 to 1024 printable ASCII characters"));
     }
     auto right = ParseRight(fields[2]);
     if (!right.ok()) return bad(right.status());
@@ -117,7 +117,7 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
     KVLINK_RETURN_IF_ERROR(bad(ParseNamespaces(fields[3], &grant)));
     grant.key = HashOf(key);
     if (!list.grants_.emplace(grant.key, grant).second) {
-      return bad(absl::InvalidArgumentError("the key is another line's, too"));
+      return bad(absl::InvalidArgumentError("another line has the same key"));
     }
   }
   if (list.grants_.empty()) return absl::InvalidArgumentError("no line grants anything");

@@ -44,10 +44,9 @@ absl::StatusOr<bool> IsLoopback(const std::string& address) {
 absl::Status CheckReach(absl::string_view what, const std::string& address, const AccessList& access) {
   KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(address));
   if (access.guarded() || loopback) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the ", what, " address ", address,
-                   " can be reached from other hosts, where everybody could do everything: name an access file, or "
-                   "listen at 127.0.0.1"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the ", what, " address ", address,
+      " can be reached from other hosts, which would have full access: name an access file, or listen on 127.0.0.1"));
 }
 
 // Other hosts' keys and tokens travel over the control address.
@@ -57,7 +56,7 @@ absl::Status CheckSecret(const NodeOptions& options) {
   if (loopback || options.tls.enabled() || options.tls.insecure) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("keys would travel to ", options.control_address,
-                   " in plain text: give the node a TLS certificate and its key, or allow that"));
+                   " in plain text: give the node a TLS certificate and its key, or allow it"));
 }
 
 // UCX lets any connected peer write into the node's memory, so it must listen only where it was told to.
@@ -68,14 +67,14 @@ absl::Status CheckUcx(const std::string& address, Log* log) {
   if (device.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the data address ", address,
-        " stands for every network of this host, and UCX trusts whoever connects: name the address of one network"));
+        " covers every network of this host, and UCX trusts whoever connects: name the address of one network"));
   }
   if (!IsLoopback(resolved)) {
     log->Warning("ucx_trusts_its_peers",
                  {{"data", address},
                   {"device", device},
-                  {"why", std::string("whoever connects to UCX here, or to the ports that it opens on this device, can "
-                                      "write into the node's memory: let trusted hosts alone reach them")}});
+                  {"why", std::string("whoever can connect to UCX here, or to the ports that it opens on this device, "
+                                      "can write to the node's memory: let only trusted hosts reach them")}});
   }
   return absl::OkStatus();
 }
@@ -309,7 +308,7 @@ absl::Status Node::ReloadAccess() {
   // A reader that maps the memory keeps its mapping, but no leases on it.
   for (const auto& connection : service_->data.connections.All()) {
     const auto session = connection->session();
-    if (session != nullptr && !held.Holds(session->grant())) connection->Close("its key was taken away");
+    if (session != nullptr && !held.Holds(session->grant())) connection->Close("its key was revoked");
   }
   service_->core.log.Info("access_reloaded", {{"sessions_ended", ended}});
   return absl::OkStatus();

@@ -18,11 +18,11 @@ absl::Status Quota::Take(const Grant& grant, int64_t amount) {
   const int64_t left = total_ - taken_ - (IsAdministrator(grant) ? 0 : reserve_) - amount;
   if (left < 0) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("no more ", what_, " at this node (", taken_, " of ", total_, " are taken): try again later"));
+        absl::StrCat("the node has no more ", what_, " (", taken_, " of ", total_, " are taken): try again later"));
   }
   if (own > 0 && own + amount > left && !IsAdministrator(grant)) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("key ", grant.name, " has ", own, " ", what_, ", its share: the rest is for others"));
+        absl::StrCat("key ", grant.name, " has ", own, " ", what_, ", all of its share: the rest is for others"));
   }
   taken_ += amount;
   holders_[grant.name] += amount;

@@ -16,7 +16,7 @@ namespace {
 // Per session, so that all sessions of a node together remember a bounded amount.
 constexpr size_t kMaxAnswers = 512, kMaxAnswerBytes = size_t{64} << 10;
 
-absl::Status Ended() { return absl::UnauthenticatedError("the session is unknown or has expired: open another one"); }
+absl::Status Ended() { return absl::UnauthenticatedError("the session is unknown or has expired: open a new one"); }
 
 }  // namespace
 
@@ -125,12 +125,11 @@ absl::StatusOr<std::shared_ptr<Session>> Sessions::Open(Grant grant, absl::strin
   const bool administers = grant.AllowsAll(Right::kAdmin).ok();
   const int most = limits_.sessions + (administers ? limits_.reserved : 0);
   if (sessions_.size() >= static_cast<size_t>(most)) {
-    return absl::ResourceExhaustedError(absl::StrCat(most, " sessions are open, which is the most"));
+    return absl::ResourceExhaustedError(absl::StrCat(most, " sessions are open, the maximum"));
   }
   int& of_grant = by_grant_[grant.name];
   if (!administers && of_grant >= limits_.per_grant) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(of_grant, " sessions of this key are open, which is the most of one"));
+    return absl::ResourceExhaustedError(absl::StrCat(of_grant, " sessions of this key are open, the maximum"));
   }
   ++of_grant;
   client = client.substr(0, kMaxClientName);

@@ -49,7 +49,7 @@ TEST(Flags, HelpSaysWhatIsMeasuredAndEveryFlag) {
 
 TEST(Flags, MistakesNameTheHelp) {
   const std::pair<std::vector<std::string>, const char*> cases[] = {
-      {{"--round", "5"}, "unknown option '--round'; did you mean --rounds? bench_test --help lists them"},
+      {{"--round", "5"}, "unknown option '--round'; did you mean --rounds? bench_test --help lists the options"},
       {{"5"}, "unexpected argument '5'; see bench_test --help"},
       {{"--small", "5"}, "unexpected argument '5'; see bench_test --help"},
       {{"--rounds"}, "option --rounds needs a value"},

@@ -435,12 +435,12 @@ TEST_F(ClientTest, UsersAreAuthenticated) {
   StartEtcd({"--auth-token-ttl", "2"});
   etcd_->EnableAuthentication();
   EXPECT_EQ(ReadError().code(), absl::StatusCode::kUnauthenticated);
-  EXPECT_THAT(std::string(ReadError().message()), HasSubstr("demands a user and a password"));
+  EXPECT_THAT(std::string(ReadError().message()), HasSubstr("requires a user and a password"));
   const auto root = NewClient("root", "root");
   ASSERT_TRUE(root->Put("key", "x", kNoLease, Patience()).ok());
   ASSERT_TRUE(NewClient("reader", "wrong")->Get("key", {}, Patience()).status().code() ==
               absl::StatusCode::kUnauthenticated);
-  EXPECT_THAT(std::string(ReadError().message()), HasSubstr("does not know user reader with this password"));
+  EXPECT_THAT(std::string(ReadError().message()), HasSubstr("does not accept user reader with this password"));
   const auto reader = NewClient("reader", "reader");
   const auto got = reader->Get("key", {}, Patience());
   ASSERT_TRUE(got.ok()) << got.status();
@@ -502,20 +502,20 @@ TEST_F(TlsTest, MembersAndClientsProveWhoTheyAre) {
   options_.tls.ca_file = File("stranger.pem");
   absl::Status status = ReadError();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("not of the authority in " + File("stranger.pem")));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not signed by the CA in " + File("stranger.pem")));
   options_.tls = {File("ca.pem")};
   status = ReadError(Soon());
-  EXPECT_THAT(std::string(status.message()), HasSubstr("demand a certificate of its clients?"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("requires client certificates"));
   options_.tls = {};
   status = ReadError(Soon());
-  EXPECT_THAT(std::string(status.message()), HasSubstr("does it demand TLS?"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("if it requires TLS"));
 }
 
 TEST_F(TlsTest, TlsWhereThereIsNone) {
   StartEtcd();
   options_.tls = {File("ca.pem")};
   const absl::Status status = ReadError(Soon());
-  EXPECT_THAT(std::string(status.message()), HasSubstr("does it speak TLS"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("check that it uses TLS"));
 }
 
 TEST_F(ClientTest, OptionsAreChecked) {
@@ -526,7 +526,7 @@ TEST_F(ClientTest, OptionsAreChecked) {
   EXPECT_THAT(error({.endpoints = ""}), HasSubstr("is not host:port"));
   EXPECT_THAT(error({.endpoints = "127.0.0.1:1,http://x"}), HasSubstr("\"http://x\" is not host:port"));
   EXPECT_THAT(error({.endpoints = "127.0.0.1:1", .tls = {.ca_file = "/none"}}), HasSubstr("/none"));
-  EXPECT_THAT(error({.endpoints = "127.0.0.1:1", .password = "x"}), HasSubstr("no user"));
+  EXPECT_THAT(error({.endpoints = "127.0.0.1:1", .password = "x"}), HasSubstr("without a user"));
   EXPECT_THAT(error({.endpoints = "192.0.2.1:1", .user = "x"}), HasSubstr("plain text"));
 }
 
@@ -558,7 +558,8 @@ TEST_F(ClientTest, AnotherClusterIsRefusedByName) {
   EXPECT_EQ(client->Get("key", {}, Soon()).status().code(), absl::StatusCode::kUnavailable);
   const absl::Status put = client->Put("new", "x", kNoLease, Soon()).status();
   EXPECT_EQ(put.code(), absl::StatusCode::kUnavailable) << put;
-  EXPECT_THAT(std::string(put.message()), HasSubstr(absl::StrCat(stranger.endpoint(0), " is of another etcd cluster")));
+  EXPECT_THAT(std::string(put.message()),
+              HasSubstr(absl::StrCat(stranger.endpoint(0), " belongs to another etcd cluster")));
   options_.endpoints = stranger.endpoint(0);
   EXPECT_TRUE(NewClient()->Get("new", {}, Patience())->found.empty()) << "it was written to another cluster";
   // And goes on with its own.

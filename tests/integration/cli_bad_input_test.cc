@@ -39,12 +39,12 @@ TEST_F(CliTest, BadDocumentsAreNamedOneLineEachAndTheOthersStored) {
   const std::string latin = Write("latin.txt", "caf\xe9");
   const Finished finished = Run("ingest", {input, latin});
   EXPECT_EQ(finished.status, 1);
-  EXPECT_THAT(finished.output, HasSubstr("9 documents: 3 added, 0 complete already, 6 failed"));
+  EXPECT_THAT(finished.output, HasSubstr("9 documents: 3 added, 0 already complete, 6 failed"));
   EXPECT_THAT(finished.errors, HasSubstr(absl::StrCat(input, ":3: document 'empty': the document is empty")));
   EXPECT_THAT(finished.errors,
               ContainsRegex("in.jsonl:4: document 'long': title and template take .* of the 256 tokens of a part"));
   EXPECT_THAT(finished.errors,
-              HasSubstr(absl::StrCat(input, ":5: document 'd1': duplicate id; it was first used at ", input, ":2")));
+              HasSubstr(absl::StrCat(input, ":5: document 'd1': duplicate id, first used at ", input, ":2")));
   EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:6: .*invalid UTF-8 at byte"));
   EXPECT_THAT(finished.errors, ContainsRegex("in.jsonl:7: not JSON at byte 16: syntax error"));
   EXPECT_THAT(finished.errors, HasSubstr(absl::StrCat(latin, ": document 'latin.txt': invalid UTF-8 at byte 3")));
@@ -82,13 +82,14 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--chunk-tokens", "513"}), "ingest", {"--chunk-tokens", "context is 512"});
   ExpectRefused(Run("ask", {"why?", "--host-memory", "1G"}), "ask", {"--host-memory", "--device cuda"});
   ExpectRefused(Run("ask", {"why?", "--device-buffer", "1G"}), "ask", {"--device-buffer", "--device cuda"});
-  ExpectRefused(Run("inspect", {"stor"}), "inspect", {"store, documents, document ID, or model"});
+  ExpectRefused(Run("inspect", {"stor"}), "inspect", {"store, documents, document ID or model"});
   ExpectRefused(Run("plan", {"llama-9"}), "plan", {"llama-9"});
   ExpectRefused(Run("inspect", {"store"}), "inspect", {store_, "no store"});
   ExpectRefused(Run("verify", {}), "verify", {store_, "no store"});
   const Finished unknown = RunToEnd({KVLINK_BINARY, "veriyf"});
   EXPECT_EQ(unknown.status, 2);
-  EXPECT_EQ(unknown.errors, "kvlink: unknown command 'veriyf'; did you mean verify? kvlink --help lists them\n");
+  EXPECT_EQ(unknown.errors,
+            "kvlink: unknown command 'veriyf'; did you mean verify? kvlink --help lists the commands\n");
   for (const std::string command : {"ingest", "ask", "inspect", "plan", "verify"}) {
     const Finished help = RunToEnd({KVLINK_BINARY, command, "--help"}, {.environment = {"KVLINK_STORE=/store"}});
     EXPECT_EQ(help.status, 0);

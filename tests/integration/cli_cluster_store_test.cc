@@ -120,7 +120,7 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   ASSERT_EQ(ingested.status, 0) << ingested.errors;
   EXPECT_THAT(ingested.output, HasSubstr("30 documents: 30 added"));
   const Finished again = WithModel({"ingest", documents});
-  EXPECT_THAT(again.output, HasSubstr("30 complete already")) << again.errors;
+  EXPECT_THAT(again.output, HasSubstr("30 already complete")) << again.errors;
 
   const auto ask = [&] {
     return WithModel({"ask", "--doc", "d0", "--doc", "d7", "--doc", "d21", "--question", "what is it?", "--max-tokens",
@@ -288,7 +288,8 @@ TEST_F(CliClusterStoreTest, StatusSaysForHowLongNobodyAnswers) {
 }
 
 TEST_F(CliClusterStoreTest, WhatIsMistakenIsSaid) {
-  ExpectRefused(Kvlink({"inspect", "store", "--store", Path("store")}), "inspect", {"--store", "--cluster", "exclude"});
+  ExpectRefused(Kvlink({"inspect", "store", "--store", Path("store")}), "inspect",
+                {"--store", "--cluster", "cannot be combined"});
   ExpectRefused(RunToEnd({KVLINK_BINARY, "inspect", "store", "--cluster", etcd_->endpoints() + "/other"}), "inspect",
                 {"'other'", "default"});
   ExpectRefused(Kvlink({"delete", "d0", "--forget"}), "delete", {"node"});

@@ -50,8 +50,8 @@ TEST_F(CliTest, APartAnswersAsADocumentOfItsTextWould) {
   const std::string behind = ask({"--parts", id + "=2-3"});
   EXPECT_EQ(behind, ask({"--doc", "p2", "--doc", "p3"}));
   EXPECT_EQ(behind, ask({"--doc", "p2", "--parts", id + "=3"}));
-  ExpectRefused(Run("ask", {"--parts", id + "=2-4", "why"}), "ask", {id, "has 3 parts, and no part 4"});
-  ExpectRefused(Run("ask", {"--parts", id, "why"}), "ask", {"no range of parts"});
+  ExpectRefused(Run("ask", {"--parts", id + "=2-4", "why"}), "ask", {id, "has 3 parts; there is no part 4"});
+  ExpectRefused(Run("ask", {"--parts", id, "why"}), "ask", {"not a range of parts"});
   const Finished questions = Run(
       "ask",
       {"--questions",
@@ -78,30 +78,30 @@ TEST_F(CliTest, ShardsShareACorpus) {
   EXPECT_THAT(last.output, HasSubstr("shard 2/3: "));
   EXPECT_EQ(failed + last.status, 1) << "one of them has the broken line";
   EXPECT_EQ(CheckCatalogued(), 60);
-  EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("0 added, 60 complete already, 1 failed"));
+  EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("0 added, 60 already complete, 1 failed"));
   ExpectRefused(Run("ingest", {input, "--shards", "3"}), "ingest", {"JOB_COMPLETION_INDEX is not set"});
-  ExpectRefused(Run("ingest", {input, "--shard", "3/3"}), "ingest", {"the last N-1/N"});
-  ExpectRefused(Run("ingest", {input, "--shard", "0/3", "--shards", "3"}), "ingest", {"leave one out"});
+  ExpectRefused(Run("ingest", {input, "--shard", "3/3"}), "ingest", {"0/N to N-1/N"});
+  ExpectRefused(Run("ingest", {input, "--shard", "0/3", "--shards", "3"}), "ingest", {"cannot be combined"});
 }
 
 TEST_F(CliTest, PruneDeletesWhatTheSourceHasNoMore) {
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(0, 30))}).status, 0);
   const Finished pruned = Run("ingest", {Write("in.jsonl", Lines(1, 31)), "--prune"});
   EXPECT_EQ(pruned.status, 0) << pruned.errors;
-  EXPECT_THAT(pruned.output, HasSubstr("1 documents that are not in the source any more were deleted"));
+  EXPECT_THAT(pruned.output, HasSubstr("1 documents that are no longer in the source were deleted"));
   EXPECT_EQ(CheckCatalogued(), 30);
   const Finished broken = Run("ingest", {Write("in.jsonl", Lines(2, 31) + "broken\n"), "--prune"});
   EXPECT_EQ(broken.status, 4);
   EXPECT_THAT(broken.errors, HasSubstr("nothing was pruned: 1 documents or files of the source could not be read"));
   const std::string half = Write("in.jsonl", Lines(16, 31));
   ExpectRefused(Run("ingest", {half, "--prune"}), "ingest",
-                {"15 of the 30 documents of namespace 'default'", "allow it with --prune-limit"});
+                {"15 of the 30 documents of namespace 'default'", "raise --prune-limit"});
   EXPECT_EQ(CheckCatalogued(), 30);
   EXPECT_EQ(Run("ingest", {half, "--prune", "--prune-limit", "50"}).status, 0);
   EXPECT_EQ(CheckCatalogued(), 15);
   EXPECT_EQ(Run("ingest", {half, "--prune", "--prefix", "other", "--quiet"}).status, 1) << "no id begins so";
   EXPECT_EQ(CheckCatalogued(), 15);
-  ExpectRefused(Run("ingest", {half, "--prune-limit", "50"}), "ingest", {"--prune-limit is for --prune"});
+  ExpectRefused(Run("ingest", {half, "--prune-limit", "50"}), "ingest", {"--prune-limit requires --prune"});
 }
 
 TEST_F(CliTest, RejectsAreWrittenAsideUntilTheRunIsComplete) {

@@ -25,10 +25,10 @@ TEST_F(CliTest, IngestInspectVerifyAndASecondRunDoesNothing) {
   const Finished first = Run("ingest", {input});
   EXPECT_EQ(first.status, 0) << first.errors;
   EXPECT_EQ(first.errors, "");
-  EXPECT_THAT(first.output, HasSubstr("8 documents: 8 added, 0 complete already, 0 failed"));
+  EXPECT_THAT(first.output, HasSubstr("8 documents: 8 added, 0 already complete, 0 failed"));
   const Finished second = Run("ingest", {input});
   EXPECT_EQ(second.status, 0);
-  EXPECT_THAT(second.output, HasSubstr("8 documents: 0 added, 8 complete already, 0 failed"));
+  EXPECT_THAT(second.output, HasSubstr("8 documents: 0 added, 8 already complete, 0 failed"));
   EXPECT_THAT(second.output, HasSubstr("0 tokens encoded"));
 
   const nlohmann::json store = Inspect({"store"});
@@ -129,7 +129,7 @@ TEST_F(CliTest, AFullDiskLosesNothingAndIsResumed) {
   const Finished full = Run("ingest", {input}, {.file_size_limit = 512 << 10});
   EXPECT_EQ(full.status, 7) << full.errors;
   EXPECT_THAT(full.errors, HasSubstr("File too large"));
-  EXPECT_THAT(full.errors, HasSubstr("run it again to go on"));
+  EXPECT_THAT(full.errors, HasSubstr("run the command again to continue"));
   const Finished verify = Run("verify", {});
   EXPECT_EQ(verify.status, 0) << verify.output << verify.errors;
   const int catalogued = CheckCatalogued();
@@ -149,7 +149,7 @@ TEST_F(CliTest, AFullDiskEndsIngestWhileItsInputIsIdle) {
   ASSERT_FALSE(process.running()) << "it waits for input: " << process.errors();
   EXPECT_EQ(process.Wait(), 7);
   EXPECT_THAT(process.errors(), HasSubstr("File too large"));
-  EXPECT_THAT(process.errors(), HasSubstr("run it again to go on"));
+  EXPECT_THAT(process.errors(), HasSubstr("run the command again to continue"));
 }
 
 TEST_F(CliTest, FilesThatMayHardlyGrowEndIngestWithALine) {
@@ -162,7 +162,7 @@ TEST_F(CliTest, FilesThatMayHardlyGrowEndIngestWithALine) {
       const Finished full = Run("ingest", {input}, {.file_size_limit = limit});
       EXPECT_EQ(full.status, 7) << full.errors;
       EXPECT_THAT(full.errors, HasSubstr("File too large"));
-      EXPECT_THAT(full.errors, HasSubstr("run it again to go on"));
+      EXPECT_THAT(full.errors, HasSubstr("run the command again to continue"));
     }
     fs::remove_all(store_);
   }
@@ -224,7 +224,7 @@ TEST_F(CliTest, ADamagedEncodingIsFoundDroppedAndMadeAgain) {
   EXPECT_THAT(verify.output, HasSubstr("damaged: namespace default, document 'd"));
   EXPECT_THAT(verify.output, HasSubstr("1 of 4 documents have no encoding"));
   EXPECT_THAT(verify.errors, HasSubstr("ingest"));
-  EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("1 added, 3 complete already"));
+  EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("1 added, 3 already complete"));
   EXPECT_EQ(Run("verify", {}).status, 0);
   EXPECT_EQ(CheckCatalogued(), 4);
 }

@@ -75,8 +75,8 @@ TEST_P(CliCarrierTest, ThreeProcessesStoreAndAnswerAsOneDoes) {
   Use(node);
   const Finished ingested = Run("ingest", {input, "--carrier", GetParam()});
   ASSERT_EQ(ingested.status, 0) << ingested.errors;
-  EXPECT_THAT(ingested.output, HasSubstr("8 documents: 8 added, 0 complete already, 0 failed"));
-  EXPECT_THAT(Run("ingest", {input, "--carrier", GetParam()}).output, HasSubstr("0 added, 8 complete already"));
+  EXPECT_THAT(ingested.output, HasSubstr("8 documents: 8 added, 0 already complete, 0 failed"));
+  EXPECT_THAT(Run("ingest", {input, "--carrier", GetParam()}).output, HasSubstr("0 added, 8 already complete"));
   for (const auto& [id, document] : stored) EXPECT_EQ(Stored(id), document);
   const Finished linked = Ask(carrier);
   EXPECT_EQ(linked.status, 0) << linked.errors;
@@ -126,7 +126,7 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("; revision 3"));
   const Finished old = admin({"namespace", "default", "--capacity", "2G", "--revision", "3"});
   EXPECT_NE(old.status, 0);
-  EXPECT_THAT(old.errors, HasSubstr("revision 3 holds, and 3 does not replace it"));
+  EXPECT_THAT(old.errors, HasSubstr("revision 3 does not replace the current revision 3"));
   EXPECT_THAT(admin({"namespace", "default", "--pinned", "0", "--revision", "9"}).output,
               AllOf(HasSubstr("capacity 1 GiB"), HasSubstr("; revision 9")));
   const Finished status = admin({"status"});
@@ -281,7 +281,7 @@ TEST_F(CliNodeTest, WhatCannotBeServedOrReachedIsSaidInALine) {
   ExpectRefused(serve({"--listen", "0.0.0.0:0"}), "store", {"0.0.0.0:0", "name an access file"});
   ExpectRefused(serve({"--listen", "nowhere"}), "store", {"nowhere"});
   ExpectRefused(serve({"--access-file", Path("missing")}), "store", {"missing"});
-  ExpectRefused(RunToEnd({KVLINK_BINARY, "store", "--store", "127.0.0.1:7400"}), "store", {"is an address"});
+  ExpectRefused(RunToEnd({KVLINK_BINARY, "store", "--store", "127.0.0.1:7400"}), "store", {"is the address of a node"});
   ExpectRefused(RunToEnd({KVLINK_BINARY, "status", "--store", directory_}), "status", {directory_, "HOST:PORT"});
   UseDirectory("127.0.0.1:1");
   ExpectRefused(Run("verify", {}), "verify", {"127.0.0.1:1"});

@@ -33,14 +33,14 @@ TEST_F(CliSecretTest, EncodingsAreFoundUnderTheirSecretOnly) {
   const std::string other = Secret("other", "0123456789abcdeg\n");
   const std::string input = Write("in.jsonl", Lines(0, 2));
   EXPECT_THAT(Run("ingest", {input, "--secret-file", ours}).output, HasSubstr("2 added"));
-  EXPECT_THAT(Run("ingest", {input, "--secret-file", same}).output, HasSubstr("0 added, 2 complete already"));
+  EXPECT_THAT(Run("ingest", {input, "--secret-file", same}).output, HasSubstr("0 added, 2 already complete"));
   const std::string named = IdentityOf("d1");
 
   const Finished answered = Ask({"--doc", "d0", "--doc", "d1"}, same);
   EXPECT_EQ(answered.status, 0) << answered.errors;
   EXPECT_THAT(answered.errors, HasSubstr("encodings: 2 from disk"));
-  ExpectRefused(Ask({"--doc", "d1"}, other), "ask", {"'d1'", "under another tenant secret", "--secret-file"});
-  ExpectRefused(Ask({"--doc", "d1"}), "ask", {"'d1'", "under a tenant secret", "--secret-file"});
+  ExpectRefused(Ask({"--doc", "d1"}, other), "ask", {"'d1'", "with another tenant secret", "--secret-file"});
+  ExpectRefused(Ask({"--doc", "d1"}), "ask", {"'d1'", "with a tenant secret", "--secret-file"});
 
   // The same texts by file: names that nobody else computes.
   EXPECT_THAT(Ask({"--file", input}, ours).errors, HasSubstr("encodings: 2 from disk"));
@@ -49,7 +49,7 @@ TEST_F(CliSecretTest, EncodingsAreFoundUnderTheirSecretOnly) {
 
   EXPECT_THAT(Run("ingest", {input}).output, HasSubstr("2 added"));
   EXPECT_NE(IdentityOf("d1"), named);
-  ExpectRefused(Ask({"--doc", "d1"}, ours), "ask", {"'d1'", "under no tenant secret", "leave out --secret-file"});
+  ExpectRefused(Ask({"--doc", "d1"}, ours), "ask", {"'d1'", "without a tenant secret", "leave out --secret-file"});
   EXPECT_EQ(Ask({"--doc", "d1"}).status, 0);
 }
 

@@ -236,7 +236,7 @@ TEST(Manifest, TheEtagCoversAll) {
   // What is valid in itself needs its own etag: another document's name, another rotary dimension.
   Manifest renamed = sample.manifest;
   changes[0](renamed);
-  EXPECT_EQ(renamed.Validate().message(), "manifest: the etag is not that of its content");
+  EXPECT_EQ(renamed.Validate().message(), "manifest: the etag does not match the content");
   renamed.Seal();
   EXPECT_TRUE(renamed.Validate().ok());
 }

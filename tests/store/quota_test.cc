@@ -279,7 +279,8 @@ TEST_F(QuotaTest, OldSettingsDoNotReplaceNewerOnes) {
   for (const uint64_t old : {6, 7}) {
     const absl::Status refused = put(20, old).status();
     EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
-    EXPECT_THAT(std::string(refused.message()), HasSubstr(absl::StrCat("revision 7 holds, and ", old)));
+    EXPECT_THAT(std::string(refused.message()),
+                HasSubstr(absl::StrCat("revision ", old, " does not replace the current revision 7")));
   }
   for (const uint64_t bad : {uint64_t{0}, uint64_t{1} << 63})
     EXPECT_TRUE(absl::IsInvalidArgument(put(20, bad).status()));

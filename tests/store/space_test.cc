@@ -318,8 +318,8 @@ TEST(SpaceTest, ServesWithoutIoUringAndWithoutDirectIo) {
       auto store = MustOpen(scratch.path(), options);
       ASSERT_TRUE(PutOne(store.get(), "ns", s).ok());
       const std::string io = store->Stats()->io;
-      EXPECT_EQ(io.find("io_uring is switched off") != std::string::npos, !uring) << io;
-      EXPECT_EQ(io.find("O_DIRECT is switched off") != std::string::npos, !direct) << io;
+      EXPECT_EQ(io.find("io_uring is disabled") != std::string::npos, !uring) << io;
+      EXPECT_EQ(io.find("O_DIRECT is disabled") != std::string::npos, !direct) << io;
       store->DropDramTier();
       EXPECT_TRUE(ReadAndCompare(store.get(), "ns", s).ok());
     }

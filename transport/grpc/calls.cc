@@ -109,7 +109,7 @@ void ClientCall::OnDone(const grpc::Status& status) {
   if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
     Ended(absl::UnauthenticatedError(status.error_message()));
   } else {
-    Ended(absl::UnavailableError(status.ok() ? "the other side ended the stream"
+    Ended(absl::UnavailableError(status.ok() ? "the peer ended the stream"
                                              : absl::StrCat("gRPC: ", status.error_message(), " (status ",
                                                             static_cast<int>(status.error_code()), ")")));
   }
@@ -150,7 +150,7 @@ void ServerCall::Cancel() {
   grpc_call_cancel(call.get(), nullptr);
 }
 
-void ServerCall::ReadFailed() { Ended(absl::UnavailableError("the other side ended the stream")); }
+void ServerCall::ReadFailed() { Ended(absl::UnavailableError("the peer ended the stream")); }
 
 void ServerCall::OnDone() {
   {

@@ -32,11 +32,11 @@ struct Pem {
 
 absl::StatusOr<Pem> ReadAll(const TlsOptions& options) {
   if (options.certificate_file.empty() != options.key_file.empty()) {
-    return absl::InvalidArgumentError("a TLS certificate and its key are given together");
+    return absl::InvalidArgumentError("a TLS certificate and its key must be given together");
   }
   Pem pem;
   if (!options.ca_file.empty()) {
-    KVLINK_ASSIGN_OR_RETURN(pem.ca, ReadPem("certificate of the authority", options.ca_file));
+    KVLINK_ASSIGN_OR_RETURN(pem.ca, ReadPem("CA certificate", options.ca_file));
   }
   if (!options.certificate_file.empty()) {
     KVLINK_ASSIGN_OR_RETURN(pem.certificate, ReadPem("certificate", options.certificate_file));
@@ -58,7 +58,7 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelCredentials(con
   if (!options.enabled()) return grpc::InsecureChannelCredentials();
   KVLINK_ASSIGN_OR_RETURN(const Pem pem, ReadAll(options));
   if (pem.ca.empty()) {
-    return absl::InvalidArgumentError("TLS needs the certificate of the authority that signed the node's");
+    return absl::InvalidArgumentError("TLS needs the CA certificate that signed the server's certificate");
   }
   return grpc::SslCredentials({pem.ca, pem.key, pem.certificate});
 }
@@ -77,8 +77,8 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const
 absl::Status CheckSecrecy(const TlsOptions& options, const std::string& address, bool sends_key) {
   KVLINK_RETURN_IF_ERROR(ChannelCredentials(options).status());
   if (options.enabled() || options.insecure || !sends_key || ReachesThisHostOnly(address)) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the key would travel to ", address, " in plain text: give the certificate of the authority, or allow it"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("the key would travel to ", address, " in plain text: give a CA certificate, or allow it"));
 }
 
 }  // namespace kvlink::transport

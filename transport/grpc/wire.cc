@@ -119,7 +119,7 @@ void GrpcWire::OnBuffer(const grpc::ByteBuffer& buffer) {
     case StreamMessage::kPiece:
       return OnPiece(session.get(), &reader);
   }
-  Violation(session.get(), "frame-malformed", "a message that is no frame and no payload");
+  Violation(session.get(), "frame-malformed", "a message that is neither a frame nor a payload");
 }
 
 void GrpcWire::OnPayload(Session* session, Reader* reader) {

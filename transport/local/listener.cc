@@ -33,7 +33,7 @@ absl::Status MayReplace(const std::string& path, const sockaddr_un& address) {
   }
   if (!S_ISSOCK(file.st_mode)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("listening at ", path, ": it exists and is no socket; name another path"));
+        absl::StrCat("listening at ", path, ": it exists and is not a socket; name another path"));
   }
   const Descriptor probe(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno == EAGAIN) {
@@ -48,7 +48,7 @@ absl::StatusOr<sockaddr_un> LocalAddress(const std::string& path) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat("the path of a socket has 1 to ", sizeof(address.sun_path) - 1,
+    return absl::InvalidArgumentError(absl::StrCat("the path of a socket must have 1 to ", sizeof(address.sun_path) - 1,
                                                    " bytes, not ", path.size(), ": \"", path, "\""));
   }
   std::memcpy(address.sun_path, path.data(), path.size());

@@ -33,7 +33,7 @@ class LocalHandle : public LocalConnection {
     if (session == nullptr) return absl::UnavailableError(absl::StrCat("the connection to ", peer(), " is closed"));
     if (descriptors.size() > static_cast<size_t>(kMaxDescriptors)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(descriptors.size(), " descriptors beside a message; at most ", kMaxDescriptors, " can be sent"));
+          absl::StrCat(descriptors.size(), " descriptors with a message; at most ", kMaxDescriptors, " can be sent"));
     }
     std::vector<Descriptor> copies;
     for (const int descriptor : descriptors) {
@@ -45,7 +45,7 @@ class LocalHandle : public LocalConnection {
     const int count = static_cast<int>(copies.size());
     if (shared_->queued_descriptors.fetch_add(count) + count > kMaxQueuedDescriptors) {
       shared_->queued_descriptors -= count;
-      return absl::ResourceExhaustedError(absl::StrCat(peer(), " does not take descriptors fast enough"));
+      return absl::ResourceExhaustedError(absl::StrCat(peer(), " does not read descriptors fast enough"));
     }
     const absl::Status reserved = session->Reserve(static_cast<int64_t>(message.size()));
     if (!reserved.ok()) {
@@ -121,7 +121,8 @@ class LocalListener : public Listener {
 absl::StatusOr<Descriptor> ConnectSocket(const std::string& path, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const sockaddr_un address, LocalAddress(path));
   Descriptor made(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (made.get() < 0) return absl::UnavailableError(absl::StrCat(path, ": no socket: ", std::strerror(errno)));
+  if (made.get() < 0)
+    return absl::UnavailableError(absl::StrCat(path, ": cannot create a socket: ", std::strerror(errno)));
   while (connect(made.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     if (errno != EAGAIN && errno != EINTR) {
       return absl::UnavailableError(absl::StrCat("connecting to ", path, ": ", std::strerror(errno)));
@@ -146,7 +147,7 @@ class LocalTransportOverSockets : public LocalTransport {
       started = socket->Start(poller_.get(), &host_->thread(),
                               [this, path, accept](Descriptor connected) { Take(std::move(connected), path, accept); });
     });
-    if (!started) return absl::UnavailableError(absl::StrCat(path, ": the socket cannot be waited for"));
+    if (!started) return absl::UnavailableError(absl::StrCat(path, ": cannot wait for the socket"));
     return std::make_unique<LocalListener>(&host_->thread(), std::move(socket));
   }
   absl::StatusOr<std::shared_ptr<LocalConnection>> ConnectLocal(const std::string& path,

@@ -47,7 +47,7 @@ absl::StatusOr<std::unique_ptr<LocalWire>> LocalWire::Open(Poller* poller, Progr
   ucred credentials = {};
   socklen_t length = sizeof(credentials);
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
-    return absl::UnavailableError(absl::StrCat(path, ": who connects is not known: ", std::strerror(errno)));
+    return absl::UnavailableError(absl::StrCat(path, ": cannot identify the peer: ", std::strerror(errno)));
   }
   shared->credentials = {credentials.pid, credentials.uid, credentials.gid};
   shared->peer = absl::StrCat(path, " (process ", credentials.pid, ")");
@@ -57,8 +57,8 @@ absl::StatusOr<std::unique_ptr<LocalWire>> LocalWire::Open(Poller* poller, Progr
   length = sizeof(room);
   getsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &room, &length);
   if (room < kLargestPacket + 64) {
-    return absl::UnavailableError(absl::StrCat(path, ": a socket may buffer only ", room,
-                                               " bytes here, and a packet has up to ", kLargestPacket,
+    return absl::UnavailableError(absl::StrCat(path, ": a socket can buffer only ", room,
+                                               " bytes, but a packet has up to ", kLargestPacket,
                                                "; raise net.core.wmem_max"));
   }
   return std::unique_ptr<LocalWire>(new LocalWire(poller, thread, std::move(socket), std::move(shared)));
@@ -146,8 +146,8 @@ bool LocalWire::Read(int packets) {
     }
     shared_->arrived = TakeDescriptors(&message);
     if ((message.msg_flags & MSG_CTRUNC) != 0) {
-      session->Shut(absl::InvalidArgumentError(absl::StrCat(
-                        shared_->peer, " broke the protocol: more descriptors beside a message than are taken")),
+      session->Shut(absl::InvalidArgumentError(
+                        absl::StrCat(shared_->peer, " broke the protocol: too many descriptors with a message")),
                     "descriptors", false);
     } else {
       session->OnFrame(absl::string_view(packet.data(), static_cast<size_t>(length)));
@@ -203,8 +203,8 @@ void LocalWire::Broken(int error) {
 }
 
 void LocalWire::Disconnect(int error) {
-  const std::string why = error == 0 || error == EPIPE || error == ECONNRESET ? "the other side closed the connection"
-                                                                              : std::strerror(error);
+  const std::string why =
+      error == 0 || error == EPIPE || error == ECONNRESET ? "the peer closed the connection" : std::strerror(error);
   if (const auto session = shared_->session.lock()) {
     session->OnDisconnected(absl::UnavailableError(absl::StrCat(shared_->peer, ": ", why)));
   }

@@ -130,7 +130,7 @@ absl::StatusOr<std::shared_ptr<UcxBuffer>> UcxBuffer::Register(std::shared_ptr<U
   const ucs_status_t status = ucp_mem_map(context->get(), &params, &handle);
   if (status != UCS_OK) {
     return absl::ResourceExhaustedError(absl::StrCat("ucx: registering ", bytes, " bytes: ", ucs_status_string(status),
-                                                     "; is the limit on locked memory too low?"));
+                                                     "; check the limit on locked memory (ulimit -l)"));
   }
   return std::shared_ptr<UcxBuffer>(
       new UcxBuffer(std::move(context), std::move(counters), handle, data, bytes, place, std::move(owner)));

@@ -149,10 +149,10 @@ void PortGuard::AddInterface(int fd) { ports_.emplace(LocalPort(fd), false); }
 
 absl::Status PortGuard::AddListener(int fd) {
   ports_[LocalPort(fd)] = true;
-  if (!Filter(fd)) return absl::UnavailableError("the port cannot be kept for peers that speak UCX: no socket filter");
+  if (!Filter(fd)) return absl::UnavailableError("cannot restrict the port to UCX peers: no socket filter");
   const int64_t admitted = std::min(BucketOf(gates_.size() + 1), room_);
   auto gate = ListenerGate::Make(fd, admitted);
-  if (gate == nullptr) return absl::UnavailableError("the port cannot be kept from crowds: no descriptor");
+  if (gate == nullptr) return absl::UnavailableError("cannot limit connections to the port: no descriptor");
   room_ -= admitted;
   admitted_ += admitted;
   gates_.push_back(std::move(gate));

@@ -21,17 +21,17 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Answers QUESTION (- reads it from standard input) from the documents that are named, and from no\n"
-    "others: those of --doc come from their encodings in the store (kvlink inspect documents lists\n"
-    "them), those of --file are encoded on the spot, and kept where there is a store. With --compare the\n"
-    "same question is answered by an ordinary prefill as well, and both times to first token are shown.\n\n"
-    "A document that was cut when it was ingested has parts (kvlink inspect document ID shows them):\n"
-    "--doc takes all of them, each as a document of its own, --parts some.\n\n"
-    "--questions takes JSON lines: {\"question\": ..., \"documents\": [ids], \"answer\": expected text}. A\n"
-    "list as \"answer\" holds accepted spellings, the one to show first: [\"330 metres\", \"330 meters\"].\n"
-    "In place of an id, {\"id\": ..., \"parts\": \"2-5\"} takes some parts.\n\n"
-    "--secret-file takes the secret that the documents were ingested under. A document of another\n"
-    "secret, or of none, is refused; one of --file is encoded anew.";
+    "Answers QUESTION (- reads it from standard input) from the named documents only. --doc documents\n"
+    "come from their encodings in the store (kvlink inspect documents lists them); --file documents are\n"
+    "encoded on the spot and saved if there is a store. --compare also answers the question with an\n"
+    "ordinary prefill and shows both times to first token.\n\n"
+    "A document that was cut into parts when it was ingested (kvlink inspect document ID shows them) can\n"
+    "be used whole with --doc, which takes each part as a document of its own, or in part with --parts.\n\n"
+    "--questions reads JSON lines: {\"question\": ..., \"documents\": [ids], \"answer\": expected text}.\n"
+    "\"answer\" may be a list of accepted spellings, the one to show first: [\"330 metres\", \"330 meters\"].\n"
+    "Instead of an id, {\"id\": ..., \"parts\": \"2-5\"} selects some parts.\n\n"
+    "--secret-file names the secret that the documents were ingested with. --doc documents with another\n"
+    "secret, or none, are refused; --file documents are encoded anew.";
 
 struct Flags {
   AskOptions ask;
@@ -58,13 +58,13 @@ absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
   const std::vector<std::string>& operands = arguments.operands();
   if (arguments.given("question") && !operands.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "'", operands[0], "' and what follows it would be a second question; quote the text of --question"));
+        "'", operands[0], "': unexpected operand; --question is given, quote its text if it contains spaces"));
   }
   if (operands == std::vector<std::string>{"-"}) {
     constexpr size_t kMaxQuestionBytes = 1 << 20;
     std::string text(kMaxQuestionBytes + 1, '\0');
     text.resize(std::fread(text.data(), 1, text.size(), stdin));
-    if (text.size() > kMaxQuestionBytes) return absl::InvalidArgumentError("the question has more than 1 MiB");
+    if (text.size() > kMaxQuestionBytes) return absl::InvalidArgumentError("the question is longer than 1 MiB");
     flags.question = std::move(text);
   } else if (!arguments.given("question")) {
     flags.question = absl::StrJoin(operands, " ");
@@ -79,65 +79,68 @@ absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
 absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
   AddStoreFlags(arguments, flags.ask.store);
   AddModelFlags(arguments, flags.ask.model);
-  arguments.Texts("doc", "ID", "Id of a document in the store; may be given several times, in order.",
-                  &flags.documents);
-  arguments.Texts("parts", "ID=RANGE",
-                  "Some parts of a document, counted from 1: ID=3, ID=2-5 or ID=2-; they come after those of --doc.",
-                  &flags.parts);
-  arguments.Texts("file", "PATH",
-                  "A text file, JSON lines or a directory; its documents come after those of --doc and --parts.",
-                  &flags.files);
-  arguments.Text("question", "TEXT", "The question, where it is not an operand.", &flags.question);
-  arguments.Text("questions", "FILE", "Answer the questions of a JSON lines file, each from its documents.",
+  arguments.Texts("doc", "ID", "Use this document from the store; repeat for several, in order.", &flags.documents);
+  arguments.Texts(
+      "parts", "ID=RANGE",
+      "Use some parts of a document, counted from 1: ID=3, ID=2-5 or ID=2-. They come after the --doc documents.",
+      &flags.parts);
+  arguments.Texts(
+      "file", "PATH",
+      "Use the documents of a text file, a JSON lines file or a directory. They come after --doc and --parts.",
+      &flags.files);
+  arguments.Text("question", "TEXT", "The question, if not given as an operand.", &flags.question);
+  arguments.Text("questions", "FILE", "Answer the questions in a JSON lines file, each from its own documents.",
                  &flags.questions);
   arguments.Text("system", "TEXT", "System message of the chat.", &flags.ask.system);
-  arguments.Choice(
-      "linker", {"concat", "links", "full"},
-      "concat: encodings side by side; links: with the trained link tokens of the profile; full: an ordinary prefill.",
-      &flags.ask.linker);
-  arguments.Flag("compare", "Answer by a full prefill as well, and show both.", &flags.compare);
-  arguments.Flag("chat", "Go on with further questions from standard input.", &flags.chat);
-  arguments.Integer("max-tokens", "N", "Most tokens of an answer.", 1, 1 << 20, &flags.ask.max_tokens);
-  arguments.Real("temperature", "T", "0: always the likeliest token.", 0, 100, &flags.temperature);
-  arguments.Integer("top-k", "N", "Only the N likeliest tokens; 0: all.", 0, 1 << 24, &flags.top_k);
-  arguments.Real("top-p", "P", "Only the likeliest tokens that make up P.", 0, 1, &flags.top_p);
-  arguments.Real("min-p", "P", "Only tokens at least P times as likely as the likeliest.", 0, 1, &flags.min_p);
-  arguments.Integer("seed", "N", "Seed of the sampling, where --temperature is above 0.", 0, INT64_MAX, &flags.seed);
-  arguments.Number("timeout", "SECONDS", "Most time for one answer.", &flags.timeout);
-  arguments.Bytes("device-memory", "With --device cuda: most of its memory for encodings, which must hold a request's.",
+  arguments.Choice("linker", {"concat", "links", "full"},
+                   "How documents are combined. concat: encodings side by side; links: with the profile's trained link "
+                   "tokens; full: an ordinary prefill.",
+                   &flags.ask.linker);
+  arguments.Flag("compare", "Also answer with a full prefill, and show both.", &flags.compare);
+  arguments.Flag("chat", "Read further questions from standard input.", &flags.chat);
+  arguments.Integer("max-tokens", "N", "Maximum number of tokens in an answer.", 1, 1 << 20, &flags.ask.max_tokens);
+  arguments.Real("temperature", "T", "Sampling temperature; 0 always picks the likeliest token.", 0, 100,
+                 &flags.temperature);
+  arguments.Integer("top-k", "N", "Sample from the N likeliest tokens; 0: from all.", 0, 1 << 24, &flags.top_k);
+  arguments.Real("top-p", "P", "Sample from the likeliest tokens whose probabilities add up to P.", 0, 1, &flags.top_p);
+  arguments.Real("min-p", "P", "Sample only tokens that are at least P times as likely as the likeliest.", 0, 1,
+                 &flags.min_p);
+  arguments.Integer("seed", "N", "Random seed, used if --temperature is above 0.", 0, INT64_MAX, &flags.seed);
+  arguments.Number("timeout", "SECONDS", "Time limit for one answer.", &flags.timeout);
+  arguments.Bytes("device-memory",
+                  "With --device cuda: device memory for encodings. It must hold all encodings of one request.",
                   &flags.ask.device_memory);
-  arguments.Bytes(
-      "host-memory",
-      "With --device cuda: host memory for copies of encodings, from which those that the device had no room "
-      "for arrive again; 0: none.",
-      &flags.ask.host_memory);
-  arguments.Bytes(
-      "device-buffer",
-      "With --device cuda and a node that is read over UCX: device memory, beside --device-memory, in which encodings "
-      "arrive straight from the network where UCX reaches it; 0: they come by way of the host, as those that find no "
-      "room.",
-      &flags.ask.device_buffer);
-  arguments.Flag("quiet", "Print answers only.", &flags.quiet);
+  arguments.Bytes("host-memory",
+                  "With --device cuda: host memory for copies of encodings, from which evicted encodings return to the "
+                  "device; 0: none.",
+                  &flags.ask.host_memory);
+  arguments.Bytes("device-buffer",
+                  "With --device cuda and a node read over UCX: device memory, in addition to --device-memory, that "
+                  "receives encodings straight from the network if UCX can reach it. Encodings that do not fit come "
+                  "through the host; 0: all do.",
+                  &flags.ask.device_buffer);
+  arguments.Flag("quiet", "Print only answers.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_ASSIGN_OR_RETURN(flags.ask.tenant_secret, TenantSecret(arguments, flags.ask.store));
   KVLINK_RETURN_IF_ERROR(TakeQuestion(arguments, flags));
   if (!flags.questions.empty() && (!flags.question.empty() || flags.chat)) {
-    return absl::InvalidArgumentError("--questions brings its own; leave out the question and --chat");
+    return absl::InvalidArgumentError("--questions cannot be combined with a question or --chat");
   }
   if (!flags.questions.empty() && !(flags.documents.empty() && flags.parts.empty() && flags.files.empty())) {
-    return absl::InvalidArgumentError("--questions names the documents; leave out --doc, --parts and --file");
+    return absl::InvalidArgumentError(
+        "--questions cannot be combined with --doc, --parts or --file; the questions name their documents");
   }
   if (flags.question.empty() && flags.questions.empty() && !flags.chat) {
-    return absl::InvalidArgumentError("no question; write it after the options, or use --questions or --chat");
+    return absl::InvalidArgumentError("no question; give one as an operand, or use --questions or --chat");
   }
   if (flags.ask.host_memory > 0 && flags.ask.model.device == "cpu") {
-    return absl::InvalidArgumentError("--host-memory is for --device cuda; with --device cpu leave it out");
+    return absl::InvalidArgumentError("--host-memory requires --device cuda");
   }
   if (arguments.given("device-buffer") && flags.ask.model.device == "cpu") {
-    return absl::InvalidArgumentError("--device-buffer is for --device cuda; with --device cpu leave it out");
+    return absl::InvalidArgumentError("--device-buffer requires --device cuda");
   }
-  if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare do not go together");
+  if (flags.chat && flags.compare) return absl::InvalidArgumentError("--chat and --compare cannot be combined");
   flags.ask.sampling.temperature = static_cast<float>(flags.temperature);
   flags.ask.sampling.top_k = static_cast<int32_t>(flags.top_k);
   flags.ask.sampling.top_p = static_cast<float>(flags.top_p);
@@ -168,7 +171,7 @@ std::string Tiers(const infer::RequestStats& stats) {
     const std::string read = bytes > 0 ? absl::StrCat(" (", FormatBytes(static_cast<double>(bytes)), ")") : "";
     parts.push_back(absl::StrCat(documents, " ", where, read));
   };
-  add(stats.documents_resident, "in use already", 0);
+  add(stats.documents_resident, "already loaded", 0);
   add(stats.documents_host, "from host memory", stats.bytes_host);
   add(stats.documents_dram, "from memory", stats.bytes_dram);
   add(stats.documents_disk, "from disk", stats.bytes_segments);
@@ -178,18 +181,17 @@ std::string Tiers(const infer::RequestStats& stats) {
   return parts.empty() ? "no encodings" : absl::StrJoin(parts, ", ");
 }
 
-// "0.041 s to the first token, 21 tokens at 35.1/s; 64 of 1937 prompt tokens computed; encodings: 4 from disk (41.2
+// "0.041 s to first token, 21 tokens at 35.1/s; 64 of 1937 prompt tokens computed; encodings: 4 from disk (41.2
 // MiB)"
 std::string Describe(const infer::Answer& answer, const infer::RequestStats& stats, int turn) {
   if (turn > 0) {
-    return absl::StrFormat("%.3f s to the first token, %d tokens at %.1f/s; %d tokens of the new turn computed",
+    return absl::StrFormat("%.3f s to first token, %d tokens at %.1f/s; %d tokens computed for this turn",
                            absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(),
                            answer.fresh_tokens);
   }
-  return absl::StrFormat(
-      "%.3f s to the first token, %d tokens at %.1f/s; %d of %d prompt tokens computed; encodings: %s",
-      absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(), answer.fresh_tokens,
-      stats.prompt_tokens, Tiers(stats));
+  return absl::StrFormat("%.3f s to first token, %d tokens at %.1f/s; %d of %d prompt tokens computed; encodings: %s",
+                         absl::ToDoubleSeconds(answer.time_to_first_token), answer.tokens, answer.decode_rate(),
+                         answer.fresh_tokens, stats.prompt_tokens, Tiers(stats));
 }
 
 // Streams one answer to standard output and returns its text. `turn`: the number of earlier answers in the chat.
@@ -202,8 +204,8 @@ absl::StatusOr<std::string> Answer(infer::Chat& chat, const Flags& flags, const 
   if (begun || answer.ok()) Print("\n");
   KVLINK_RETURN_IF_ERROR(answer.status());
   if (answer->stop != infer::Stop::kEnd && !flags.quiet) {
-    std::fprintf(stderr, "[the answer was cut at %s]\n",
-                 answer->stop == infer::Stop::kMaxTokens ? "--max-tokens" : "the model's context");
+    std::fprintf(stderr, "[answer cut off at %s]\n",
+                 answer->stop == infer::Stop::kMaxTokens ? "--max-tokens" : "the model's context limit");
   }
   if (!flags.quiet) std::fprintf(stderr, "[%s]\n", Describe(*answer, chat.stats(), turn).c_str());
   return answer->text;
@@ -222,9 +224,9 @@ struct Totals {
 std::string Times(double linked, double full) {
   const std::string times = absl::StrFormat("linked %.3f s, full prefill %.3f s: ", linked, full);
   if (linked <= full) {
-    return absl::StrFormat("%s%.1f times sooner (%.1f%% less)", times, full / linked, 100 * (1 - linked / full));
+    return absl::StrFormat("%s%.1fx faster (%.1f%% less)", times, full / linked, 100 * (1 - linked / full));
   }
-  return absl::StrFormat("%s%.1f times later; linking pays for longer documents", times, linked / full);
+  return absl::StrFormat("%s%.1fx slower; linking pays off for longer documents", times, linked / full);
 }
 
 // Trims the answer and indents its further lines.
@@ -277,10 +279,10 @@ void PrintTotals(const Totals& totals, bool compared) {
                  Times(Median(totals.linked), Median(totals.full)), FormatBytes(static_cast<double>(totals.bytes)));
   }
   if (totals.expected > 0 && compared) {
-    absl::PrintF("Answers that hold the expected text: linked %d, full prefill %d, of %d.\n", totals.linked_right,
+    absl::PrintF("Answers that contain the expected text: linked %d, full prefill %d, of %d.\n", totals.linked_right,
                  totals.full_right, totals.expected);
   } else if (totals.expected > 0) {
-    absl::PrintF("\nAnswers that hold the expected text: %d of %d.\n", totals.linked_right, totals.expected);
+    absl::PrintF("\nAnswers that contain the expected text: %d of %d.\n", totals.linked_right, totals.expected);
   }
   std::fflush(stdout);
 }
@@ -352,7 +354,7 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
     const absl::Status answered = Answer(*chat, flags, question, turn++).status();
     // Reaching the end of the context is not a failure of the conversation.
     if (absl::IsOutOfRange(answered) && turn > 1) {
-      std::fprintf(stderr, "[%s; begin another conversation to go on]\n", Printable(answered.message()).c_str());
+      std::fprintf(stderr, "[%s; start a new conversation to continue]\n", Printable(answered.message()).c_str());
       return absl::OkStatus();
     }
     KVLINK_RETURN_IF_ERROR(answered);
@@ -392,20 +394,19 @@ absl::Status RunAsk(absl::Span<char* const> args) {
   for (const std::string& path : flags.files) KVLINK_RETURN_IF_ERROR(session->AddFromFile(path, &documents));
   if (!flags.quiet && session->generator().options().device_buffer_bytes > 0 &&
       !session->generator().device_buffer().ok()) {
-    std::fprintf(stderr, "[encodings come by way of the host: %s]\n",
+    std::fprintf(stderr, "[encodings come through the host: %s]\n",
                  std::string(session->generator().device_buffer().message()).c_str());
   }
   if (!flags.quiet && !session->note().empty()) std::fprintf(stderr, "[%s]\n", Printable(session->note()).c_str());
   if (!flags.quiet && documents.empty() && questions.empty()) {
     std::fprintf(stderr,
-                 "[no document was given: the model answers from itself; name documents with --doc ID (kvlink "
+                 "[no documents given, the model answers from its own knowledge; add some with --doc ID (kvlink "
                  "inspect documents lists them) or --file PATH]\n");
   }
   StopOnInterrupt();
   const absl::Status status = AnswerAll(*session, flags, questions, std::move(documents));
   if (const absl::Status recording = session->generator().model().recording(); !flags.quiet && !recording.ok()) {
-    std::fprintf(stderr, "[passes did not run as graphs of the device: %s]\n",
-                 std::string(recording.message()).c_str());
+    std::fprintf(stderr, "[forward passes ran without device graphs: %s]\n", std::string(recording.message()).c_str());
   }
   return status;
 }

@@ -24,8 +24,8 @@ absl::Status ScratchStore::Make() {
   const std::filesystem::path folder = std::filesystem::temp_directory_path(error);
   std::string path = (folder / "kvlink-ask-XXXXXX").string();
   if (error || mkdtemp(path.data()) == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat(path, ": no folder for temporary files (", std::strerror(errno), "); name a store with --store"));
+    return absl::UnavailableError(absl::StrCat(path, ": cannot create a temporary directory (", std::strerror(errno),
+                                               "); name a store with --store"));
   }
   path_ = std::move(path);
   return absl::OkStatus();
@@ -74,12 +74,12 @@ absl::Status AskSession::OpenStoreOrScratch() {
     flags.cluster.cluster = flags.default_cluster;
     flags.capacity = std::min(flags.capacity, int64_t{4} << 30);
     opened = OpenStore(flags, StoreUse::kCreate);
-    note_ = absl::StrCat("no store at ", PlaceName(options_.store), ": what is encoded now is not kept");
+    note_ = absl::StrCat("no store at ", PlaceName(options_.store), ": new encodings will not be saved");
   }
   KVLINK_RETURN_IF_ERROR(opened.status());
   store_ = *std::move(opened);
   if (store_.read_only)
-    note_ = absl::StrCat(PlaceName(options_.store), " is read-only: what is encoded now is not kept");
+    note_ = absl::StrCat(PlaceName(options_.store), " is read-only: new encodings will not be saved");
   return absl::OkStatus();
 }
 
@@ -89,7 +89,7 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
   if (absl::IsNotFound(entry.status())) {
     return absl::NotFoundError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' is not in namespace '",
                                             options_.store.ns, "' of ", PlaceName(options_.store),
-                                            "; kvlink inspect documents lists what is there"));
+                                            "; kvlink inspect documents lists its documents"));
   }
   KVLINK_RETURN_IF_ERROR(entry.status());
   KVLINK_RETURN_IF_ERROR(CheckEntry(id, *entry, opened_.fingerprint, options_.tenant_secret));
@@ -97,7 +97,7 @@ absl::Status AskSession::AddStored(const DocumentParts& wanted, std::vector<infe
   const int64_t named = wanted.last.value_or(wanted.first);
   if (named > std::max<int64_t>(parts, 1)) {
     return absl::OutOfRangeError(absl::StrCat("document '", absl::Utf8SafeCEscape(id), "' has ", parts,
-                                              parts == 1 ? " part" : " parts", ", and no part ", named));
+                                              parts == 1 ? " part" : " parts", "; there is no part ", named));
   }
   for (int64_t i = wanted.first - 1; i < std::min(wanted.last.value_or(parts), parts); ++i) {
     documents->push_back({entry->parts[i].tokens, entry->parts[i].identity});
@@ -112,7 +112,7 @@ absl::Status AskSession::AddFromFile(const std::string& path, std::vector<infer:
     auto tokens = opened_.tokenizer->Encode(link::DocumentText(opened_.profile, item->title, item->text),
                                             /*parse_special=*/false);
     KVLINK_RETURN_IF_ERROR(Annotate(tokens.status(), item->where));
-    if (tokens->empty()) return absl::InvalidArgumentError(absl::StrCat(item->where, ": an empty document"));
+    if (tokens->empty()) return absl::InvalidArgumentError(absl::StrCat(item->where, ": the document is empty"));
     documents->push_back({*std::move(tokens), std::nullopt});
   }
   return absl::OkStatus();

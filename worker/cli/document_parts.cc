@@ -33,16 +33,16 @@ absl::StatusOr<DocumentParts> ParsePartRange(absl::string_view id, absl::string_
     parts.last = last;
   }
   if (good) return parts;
-  return absl::InvalidArgumentError(absl::StrCat("'", range.substr(0, 40),
-                                                 "' is no range of parts; they are counted from 1: 3, 2-5, or 2- for "
-                                                 "the second and all behind it"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", range.substr(0, 40),
+                   "' is not a range of parts, counted from 1; write 3, 2-5, or 2- for the second part to the last"));
 }
 
 absl::StatusOr<DocumentParts> ParseDocumentParts(absl::string_view text) {
   const size_t place = text.rfind('=');
   if (place == absl::string_view::npos || place == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("'", text.substr(0, 200), "' is not ID=RANGE, as moon=2-5; --doc ID takes all parts"));
+        absl::StrCat("'", text.substr(0, 200), "' is not ID=RANGE, such as moon=2-5; for all parts use --doc ID"));
   }
   return ParsePartRange(text.substr(0, place), text.substr(place + 1));
 }

@@ -29,21 +29,21 @@ namespace {
 
 constexpr absl::string_view kSummary =
     "Encodes documents once and keeps their keys and values in the store. INPUT is a JSON lines file\n"
-    "({\"id\": ..., \"title\": ..., \"text\": ...}), a text file, a directory of these, or - for JSON lines\n"
-    "on standard input; gzip and Zstandard are read as they are.\n\n"
-    "Documents that are complete already are skipped: end it at any time (^C finishes what is under way)\n"
-    "and run it again. The exit status is 1 if any document failed, each of which is named on standard\n"
-    "error, and 7 if the store had no room to keep all of them.\n\n"
-    "A document that is longer than the model's context, or than --chunk-tokens, is cut at the ends of\n"
-    "paragraphs, else of sentences; its parts are encoded alone (kvlink ask --parts).\n\n"
-    "With --shard I/N, N processes share a corpus, each document in exactly one shard by the hash of its\n"
-    "id; in an indexed job of Kubernetes --shards N takes I from JOB_COMPLETION_INDEX.\n\n"
-    "With --prune, documents of the namespace that are not in INPUT any more are deleted at the end. It\n"
-    "takes ALL of the namespace for this source's; with --prefix P, only ids that begin with P, as all\n"
-    "ids of INPUT then must. Nothing is deleted after a failure of reading.\n\n"
-    "With --secret-file encodings are named by HMAC-SHA256 under the secret in FILE (one newline at its\n"
-    "end does not count), so that kvlink ask finds them under that secret only. Nothing is encrypted:\n"
-    "whoever may read the files of the store can read what is in it.";
+    "({\"id\": ..., \"title\": ..., \"text\": ...}), a text file, a directory of these, or - for JSON lines on\n"
+    "standard input. Files may be compressed with gzip or Zstandard.\n\n"
+    "Documents that are already complete are skipped, so a run may be stopped at any time (^C finishes\n"
+    "the work in progress) and started again. The exit status is 1 if any document failed (each is named\n"
+    "on standard error), and 7 if the store had no room for all encodings.\n\n"
+    "A document longer than the model's context, or than --chunk-tokens, is cut into parts at the ends\n"
+    "of paragraphs, or else of sentences. Each part is encoded on its own (see kvlink ask --parts).\n\n"
+    "With --shard I/N, N processes share a corpus: each document belongs to exactly one shard, by the\n"
+    "hash of its id. In an indexed Kubernetes job, --shards N takes I from JOB_COMPLETION_INDEX.\n\n"
+    "With --prune, documents of the namespace that are no longer in INPUT are deleted at the end. This\n"
+    "applies to the WHOLE namespace, or with --prefix P only to ids that begin with P; all ids in INPUT\n"
+    "must then begin with P. Nothing is deleted if any of the input could not be read.\n\n"
+    "With --secret-file, encodings are named by HMAC-SHA256 with the secret in FILE (a trailing newline\n"
+    "is ignored), so that kvlink ask finds them only with the same secret. Nothing is encrypted: whoever\n"
+    "can read the files of the store can read their contents.";
 
 struct Flags {
   StoreFlags store;
@@ -94,7 +94,7 @@ class StopOnInterrupt {
 
 absl::Status TakeShard(const Arguments& arguments, Flags& flags) {
   if (arguments.given("shard") && arguments.given("shards")) {
-    return absl::InvalidArgumentError("--shard and --shards both say which shard this is; leave one out");
+    return absl::InvalidArgumentError("--shard and --shards cannot be combined");
   }
   if (arguments.given("shard")) {
     KVLINK_ASSIGN_OR_RETURN(flags.shard, ingest::ParseShard(flags.shard_text));
@@ -107,44 +107,47 @@ absl::Status TakeShard(const Arguments& arguments, Flags& flags) {
 absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& flags) {
   AddStoreFlags(arguments, flags.store);
   AddModelFlags(arguments, flags.model);
-  arguments.Choice(
-      "format", {"auto", "jsonl", "text"},
-      "What the inputs are; auto: .jsonl and .ndjson are JSON lines, others text, and .json and .csv are asked about.",
-      &flags.format);
-  arguments.Text("id", "ID", "Id of the document, for one text.", &flags.id);
-  arguments.Text("title", "TITLE", "Title of the document, for one text.", &flags.title);
-  arguments.Integer(
-      "generation", "N",
-      "Version of the catalog entries; a lower one never replaces a higher. 0: the store's time now in microseconds.",
-      0, INT64_MAX, &flags.generation);
-  arguments.Integer("batch-tokens", "N", "Most tokens of one forward pass.", 1, 1 << 20, &flags.batch_tokens);
+  arguments.Choice("format", {"auto", "jsonl", "text"},
+                   "Format of the inputs. auto: .jsonl and .ndjson are JSON lines, .json and .csv are refused, other "
+                   "files are text.",
+                   &flags.format);
+  arguments.Text("id", "ID", "Id of the document, if INPUT is a single text.", &flags.id);
+  arguments.Text("title", "TITLE", "Title of the document, if INPUT is a single text.", &flags.title);
+  arguments.Integer("generation", "N",
+                    "Version of the catalog entries; a lower one never replaces a higher one. 0: the store's current "
+                    "time in microseconds.",
+                    0, INT64_MAX, &flags.generation);
+  arguments.Integer("batch-tokens", "N", "Maximum number of tokens in a forward pass.", 1, 1 << 20,
+                    &flags.batch_tokens);
   arguments.Integer("chunk-tokens", "N",
-                    "Cut documents into parts of at most N tokens; 0: only those longer than the model's context, into "
-                    "parts of half of it.",
+                    "Cut documents into parts of at most N tokens. 0: only documents longer than the model's context, "
+                    "into parts of half the context.",
                     0, 1 << 24, &flags.chunk_tokens);
-  arguments.Bytes("document-bytes", "Most bytes of one document.", &flags.document_bytes);
-  arguments.Integer("outage", "SECONDS", "How long to wait for a node that went away.", 0, 86400, &flags.outage);
+  arguments.Bytes("document-bytes", "Maximum size of a document.", &flags.document_bytes);
+  arguments.Integer("outage", "SECONDS", "How long to wait for a node that has become unreachable.", 0, 86400,
+                    &flags.outage);
   arguments.Text("shard", "I/N", "Ingest shard I of N, counted from 0.", &flags.shard_text);
-  arguments.Integer("shards", "N", "The same, with I from $JOB_COMPLETION_INDEX.", 1, ingest::kMaxShards,
+  arguments.Integer("shards", "N", "Like --shard, with I from $JOB_COMPLETION_INDEX.", 1, ingest::kMaxShards,
                     &flags.shards);
-  arguments.Text("prefix", "P", "What every id of INPUT begins with; another id fails.", &flags.prefix);
-  arguments.Flag("prune", "Delete what is not in INPUT any more: of the whole namespace, or of --prefix.",
+  arguments.Text("prefix", "P", "Refuse documents whose id does not begin with P.", &flags.prefix);
+  arguments.Flag("prune", "Delete documents that are no longer in INPUT, from the whole namespace or within --prefix.",
                  &flags.prune);
-  arguments.Real("prune-limit", "PERCENT", "Delete nothing where more of the documents would go.", 0, 100,
+  arguments.Real("prune-limit", "PERCENT",
+                 "With --prune: delete nothing if this would delete more than PERCENT of the documents.", 0, 100,
                  &flags.prune_limit);
-  arguments.Text("rejects", "FILE",
-                 "Write the documents that failed to FILE, as JSON lines with place and reason, to be mended and "
-                 "ingested again.",
-                 &flags.rejects);
-  arguments.Flag("stop-at-first-failure", "End at the first document that fails.", &flags.stop_at_first_failure);
-  arguments.Flag("quiet", "Print failures only.", &flags.quiet);
+  arguments.Text(
+      "rejects", "FILE",
+      "Write failed documents to FILE as JSON lines with position and reason, to be corrected and ingested again.",
+      &flags.rejects);
+  arguments.Flag("stop-at-first-failure", "Stop at the first document that fails.", &flags.stop_at_first_failure);
+  arguments.Flag("quiet", "Print only failures.", &flags.quiet);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (flags.document_bytes < 1 || flags.document_bytes > (int64_t{1} << 30)) {
-    return absl::InvalidArgumentError("option --document-bytes: between 1 and 1G");
+    return absl::InvalidArgumentError("option --document-bytes: must be between 1 and 1G");
   }
   if (arguments.given("prune-limit") && !flags.prune) {
-    return absl::InvalidArgumentError("--prune-limit is for --prune; leave it out, or give both");
+    return absl::InvalidArgumentError("--prune-limit requires --prune");
   }
   return TakeShard(arguments, flags);
 }
@@ -192,17 +195,17 @@ void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, co
   const double seconds = std::max(1e-3, absl::ToDoubleSeconds(elapsed));
   const int64_t unfinished = counts.documents - counts.added - counts.skipped - counts.failed;
   if (source.shard().count > 1) absl::PrintF("shard %d/%d: ", source.shard().index, source.shard().count);
-  absl::PrintF("%d documents: %d added, %d complete already, %d failed", counts.documents, counts.added, counts.skipped,
+  absl::PrintF("%d documents: %d added, %d already complete, %d failed", counts.documents, counts.added, counts.skipped,
                counts.failed);
-  if (unfinished > 0) absl::PrintF(", %d not finished", unfinished);
+  if (unfinished > 0) absl::PrintF(", %d unfinished", unfinished);
   absl::PrintF("; %d shared an encoding", counts.shared);
-  if (counts.cut > 0) absl::PrintF(", %d were cut into parts", counts.cut);
+  if (counts.cut > 0) absl::PrintF(", %d cut into parts", counts.cut);
   if (counts.replaced > 0) absl::PrintF(", %d replaced an earlier version", counts.replaced);
   absl::PrintF("\n%d tokens encoded in %.1f s (%.0f tokens/s), %d encodings, %s written\n", counts.tokens, seconds,
                static_cast<double>(counts.tokens) / seconds, counts.encodings,
                FormatBytes(static_cast<double>(counts.bytes)));
   if (source.ignored_files() > 0) {
-    absl::PrintF("%d other files were left out (not .txt, .md, .jsonl or .ndjson)\n", source.ignored_files());
+    absl::PrintF("%d other files skipped (not .txt, .md, .jsonl or .ndjson)\n", source.ignored_files());
   }
 }
 
@@ -210,24 +213,26 @@ void PrintSummary(const ingest::IngestCounts& counts, absl::Duration elapsed, co
 absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts, const Flags& flags, bool served) {
   const int64_t complete = counts.added + counts.skipped;
   if (!run.ok()) {
-    return Annotate(absl::Status(run.code(), absl::StrCat(run.message(), "; ", complete,
-                                                          " documents are complete, run it again to go on")),
-                    PlaceName(flags.store));
+    return Annotate(
+        absl::Status(run.code(), absl::StrCat(run.message(), "; ", complete,
+                                              " documents are complete, run the command again to continue")),
+        PlaceName(flags.store));
   }
   if (interrupted != 0) {
     return absl::CancelledError(
-        absl::StrCat("interrupted; ", complete, " documents are complete, run it again to go on"));
+        absl::StrCat("interrupted; ", complete, " documents are complete, run the command again to continue"));
   }
   if (counts.evicted > 0) {
     const std::string capacity =
-        served ? "more than its nodes have for it; raise their --capacity, or the namespace's (kvlink namespace)"
+        served
+            ? "more than its nodes have room for; raise their --capacity, or the namespace's limit (kvlink namespace)"
         : flags.store.capacity == 0
-            ? "more than the store's capacity, or its disk, allows; raise --capacity, or free space on the disk"
+            ? "more than the store's capacity or its disk allows; raise --capacity, or free disk space"
             : absl::StrCat("the capacity is ", FormatBytes(static_cast<double>(flags.store.capacity)),
-                           "; raise --capacity, or free space on the disk");
-    return absl::ResourceExhaustedError(absl::StrCat(counts.evicted, " encodings were evicted again: the corpus needs ",
-                                                     FormatBytes(static_cast<double>(counts.corpus_bytes)), ", ",
-                                                     capacity));
+                           "; raise --capacity, or free disk space");
+    return absl::ResourceExhaustedError(
+        absl::StrCat(counts.evicted, " encodings were evicted during the run: the corpus needs ",
+                     FormatBytes(static_cast<double>(counts.corpus_bytes)), ", ", capacity));
   }
   if (counts.deleted > 0) {
     return absl::AbortedError(absl::StrCat(
@@ -235,8 +240,8 @@ absl::Status Outcome(const absl::Status& run, const ingest::IngestCounts& counts
         "the disk has damaged them; run it again, which encodes them again"));
   }
   if (counts.failed == 0) return absl::OkStatus();
-  return absl::AbortedError(
-      absl::StrCat(counts.failed, " of ", counts.documents, " documents failed; correct them and run it again"));
+  return absl::AbortedError(absl::StrCat(counts.failed, " of ", counts.documents,
+                                         " documents failed; correct them and run the command again"));
 }
 
 absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, const ingest::IngestCounts& counts,
@@ -246,7 +251,7 @@ absl::Status Prune(store::Store* store, const ingest::DocumentSource& source, co
   options.prefix = flags.prefix;
   options.limit_percent = flags.prune_limit;
   KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, ingest::Prune(store, source, counts, seen, options));
-  if (!flags.quiet) absl::PrintF("%d documents that are not in the source any more were deleted\n", deleted);
+  if (!flags.quiet) absl::PrintF("%d documents that are no longer in the source were deleted\n", deleted);
   return absl::OkStatus();
 }
 

@@ -21,6 +21,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr absl::string_view kSummary =
+    "Shows the contents of a store, a document or a model.\n\n"
     "  kvlink inspect store             sizes, namespaces, codecs and models of the store\n"
     "  kvlink inspect documents         the documents of a namespace\n"
     "  kvlink inspect document ID       its entry and its encodings: codecs, sizes, etags, checksums\n"
@@ -87,16 +88,16 @@ absl::Status RunInspect(absl::Span<char* const> args) {
   ModelFlags model;
   Arguments arguments("inspect", "store|documents|document|model [ID|PATH]", kSummary);
   AddInspectFlags(arguments, flags);
-  arguments.Text("model", "PATH", "The model, where PATH is not given.", &model.model);
+  arguments.Text("model", "PATH", "The model, if PATH is not given.", &model.model);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const std::vector<std::string>& operands = arguments.operands();
   const std::string what = operands.empty() ? "" : operands[0];
   if (what == "store" || what == "documents" || what == "document") return Inspect(operands, flags);
   if (what != "model") {
-    return absl::InvalidArgumentError("say what: store, documents, document ID, or model [PATH]");
+    return absl::InvalidArgumentError("expected store, documents, document ID or model [PATH]");
   }
-  if (operands.size() > 2) return absl::InvalidArgumentError("it takes one model");
+  if (operands.size() > 2) return absl::InvalidArgumentError("too many operands; give one PATH");
   return InspectModel(operands.size() == 2 ? operands[1] : model.model, flags.json);
 }
 

@@ -6,19 +6,19 @@
 namespace {
 
 constexpr kvlink::cli::Command kCommands[] = {
-    {"ingest", kvlink::cli::RunIngest, "encode documents and keep the encodings in a store"},
+    {"ingest", kvlink::cli::RunIngest, "encode documents and store the encodings"},
     {"ask", kvlink::cli::RunAsk, "answer a question from stored documents"},
-    {"inspect", kvlink::cli::RunInspect, "show what a store, a document or a model consists of"},
-    {"plan", kvlink::cli::RunPlan, "tell what the encodings of a corpus weigh, and when loading them pays"},
-    {"catalog", kvlink::cli::RunCatalog, "copy documents to a file and back, or check their encodings"},
+    {"inspect", kvlink::cli::RunInspect, "show the contents of a store, a document or a model"},
+    {"plan", kvlink::cli::RunPlan, "estimate the size of a corpus's encodings, and when loading them pays off"},
+    {"catalog", kvlink::cli::RunCatalog, "export or import a catalog, or check for missing encodings"},
     {"delete", kvlink::cli::RunDelete, "delete documents, namespaces or pins"},
-    {"verify", kvlink::cli::RunVerify, "read a store back and check every byte of it"},
+    {"verify", kvlink::cli::RunVerify, "read back a store and check every byte"},
     {"store", kvlink::cli::RunStore, "serve a store to other processes and hosts"},
-    {"status", kvlink::cli::RunStatus, "show a node: tiers, namespaces, traffic"},
-    {"namespace", kvlink::cli::RunNamespace, "show or set how much of a node a namespace may take"},
-    {"drain", kvlink::cli::RunDrain, "let a node finish what is under way, or hand over what it holds"},
+    {"status", kvlink::cli::RunStatus, "show the tiers, namespaces and traffic of a node"},
+    {"namespace", kvlink::cli::RunNamespace, "show or set the limits of a namespace"},
+    {"drain", kvlink::cli::RunDrain, "let a node finish its work, or hand its encodings over to other members"},
     {"members", kvlink::cli::RunMembers, "show or change the members of a cluster"},
-    {"cluster", kvlink::cli::RunCluster, "make a cluster of nodes"},
+    {"cluster", kvlink::cli::RunCluster, "create a cluster of nodes"},
 };
 
 }  // namespace
@@ -30,10 +30,10 @@ int main(int argc, char** argv) {
            "Encodes documents once and answers questions from their encodings, without reading the documents again:\n\n"
            "  kvlink ingest deploy/demo/documents.jsonl\n"
            "  kvlink ask --doc moon --doc mars \"What are the names of the two moons of Mars?\"\n\n"
-           "Processes and hosts share a store that one of them serves:\n\n"
+           "Serve a store to share it among processes and hosts:\n\n"
            "  kvlink store --listen 127.0.0.1:7400 &\n"
            "  kvlink ingest --store 127.0.0.1:7400 documents.jsonl\n\n",
        .commands = kCommands,
-       .closing = "KVLINK_MODEL and KVLINK_STORE name the model and the store where no option does.\n"},
+       .closing = "KVLINK_MODEL and KVLINK_STORE set the default model and store.\n"},
       argc, argv);
 }

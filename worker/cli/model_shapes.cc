@@ -47,9 +47,9 @@ absl::StatusOr<ModelShape> BuiltInShape(absl::string_view name) {
     if (shape.name == lower) return shape;
   }
   const std::string nearest = Nearest(lower, BuiltInNames());
-  return absl::NotFoundError(
-      absl::StrCat("'", name, "' is neither a model file or directory nor a built-in name; ",
-                   nearest.empty() ? "kvlink plan --list shows these" : absl::StrCat("did you mean ", nearest, "?")));
+  return absl::NotFoundError(absl::StrCat(
+      "'", name, "' is neither a model file or directory nor a built-in name; ",
+      nearest.empty() ? "kvlink plan --list shows the built-in names" : absl::StrCat("did you mean ", nearest, "?")));
 }
 
 }  // namespace kvlink::cli

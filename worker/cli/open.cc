@@ -29,24 +29,26 @@ ModelFlags::ModelFlags() : model(Environment("KVLINK_MODEL")) {
 }
 
 void AddModelFlags(Arguments& arguments, ModelFlags& flags) {
-  arguments.Text("model", "PATH", "A .gguf file, or a directory with config.json and safetensors.", &flags.model);
+  arguments.Text("model", "PATH", "The model: a .gguf file, or a directory with config.json and safetensors files.",
+                 &flags.model);
   arguments.Text(
       "profile", "NAME|FILE",
-      "Link profile, how documents stand in a prompt: untuned, kvlink-llama-1, kvlink-llama-5 or a JSON file.",
+      "Link profile, which lays out documents in a prompt: untuned, kvlink-llama-1, kvlink-llama-5 or a JSON file.",
       &flags.profile);
-  arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; cuda: on an NVIDIA device.", &flags.device);
+  arguments.Choice("device", {"cpu", "cuda"}, "Where to compute; cuda: on an NVIDIA GPU.", &flags.device);
   arguments.Choice("compute", {"auto", "f32", "bf16"},
-                   "Number format of the arithmetic on the CPU; auto: the faster one here.", &flags.compute);
-  arguments.Integer("threads", "N", "Threads; 0: every core this process may use.", 0, kernels::kMaxThreads,
-                    &flags.threads);
+                   "Number format for arithmetic on the CPU; auto: whichever is faster on this machine.",
+                   &flags.compute);
+  arguments.Integer("threads", "N", "Number of threads; 0: one for every core this process may use.", 0,
+                    kernels::kMaxThreads, &flags.threads);
 }
 
 absl::StatusOr<std::unique_ptr<model::Weights>> OpenModelWeights(const std::string& path) {
   auto weights = model::OpenWeights(path);
   if (!absl::IsNotFound(weights.status())) return weights;
-  return absl::NotFoundError(absl::StrCat(weights.status().message(),
-                                          "; name a model with --model or in KVLINK_MODEL (the default one comes with "
-                                          "deploy/install-deps.sh)"));
+  return absl::NotFoundError(
+      absl::StrCat(weights.status().message(),
+                   "; name a model with --model or KVLINK_MODEL (deploy/install-deps.sh installs the default one)"));
 }
 
 absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags) {
@@ -76,11 +78,11 @@ absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const F
     });
   };
   if (named_under(tenant_secret)) return absl::OkStatus();
-  const absl::string_view what = tenant_secret.empty() ? "a tenant secret; name its file with --secret-file"
-                                 : named_under("")     ? "no tenant secret; leave out --secret-file"
-                                                   : "another tenant secret; name that one's file with --secret-file";
+  const absl::string_view what = tenant_secret.empty() ? "with a tenant secret; name its file with --secret-file"
+                                 : named_under("")     ? "without a tenant secret; leave out --secret-file"
+                                                       : "with another tenant secret; name its file with --secret-file";
   return absl::FailedPreconditionError(
-      absl::StrCat("document '", id, "' was ingested under ", what, ", or ingest the document again"));
+      absl::StrCat("document '", id, "' was ingested ", what, ", or ingest the document again"));
 }
 
 }  // namespace kvlink::cli

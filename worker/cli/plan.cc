@@ -18,11 +18,11 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Prints what encodings of a model weigh under each codec, what a corpus takes, and the bandwidth at\n"
-    "which loading an encoding is as fast as computing it. MODEL is a .gguf file, a model directory or\n"
-    "a built-in name (--list); without it, the default model. The prefill rate is --prefill-rate, or what\n"
-    "--measure finds on this machine, else --flops / (2 * weights of the layers), which is a guess:\n"
-    "640e12 is what one large GPU reaches in bf16.";
+    "Shows how large a model's encodings are with each codec, how much space a corpus takes, and at what\n"
+    "bandwidth loading an encoding is as fast as computing it. MODEL is a .gguf file, a model directory\n"
+    "or a built-in name (--list); without it, the default model is used. The prefill rate is\n"
+    "--prefill-rate, or what --measure finds on this machine, or else a guess: --flops / (2 * weights of\n"
+    "the layers). The default of 640e12 is what one large GPU reaches in bf16.";
 
 struct Flags {
   ModelFlags model;
@@ -83,9 +83,9 @@ absl::StatusOr<double> MeasurePrefill(const ModelFlags& flags, int64_t tokens) {
 
 // Describes where the rate comes from.
 std::string SourceOfRate(const Flags& flags) {
-  if (flags.measure) return "measured here";
+  if (flags.measure) return "measured on this machine";
   if (flags.prefill_rate > 0) return "as given";
-  return absl::StrFormat("assumed: %.3g FLOP/s; --measure finds this machine's", flags.flops);
+  return absl::StrFormat("assumed from %.3g FLOP/s; --measure measures this machine", flags.flops);
 }
 
 void PrintText(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
@@ -102,9 +102,8 @@ void PrintText(const ModelShape& shape, const Flags& flags, double prefill_rate,
                  FormatBytes(row.break_even), FormatBytes(row.break_even * flags.gain));
   }
   absl::PrintF(
-      "\nBelow the break-even bandwidth computing a document again is faster than loading its encoding. It is that of "
-      "the\n"
-      "tier an encoding comes from: memory, a disk, a network.\n");
+      "\nBelow the break-even bandwidth, computing a document again is faster than loading its encoding. Compare "
+      "it\nwith the bandwidth of the tier that holds the encodings: memory, a disk or a network.\n");
 }
 
 void PrintJson(const ModelShape& shape, const Flags& flags, double prefill_rate, const std::vector<Row>& rows) {
@@ -137,16 +136,17 @@ void PrintJson(const ModelShape& shape, const Flags& flags, double prefill_rate,
 absl::Status RunPlan(absl::Span<char* const> args) {
   Flags flags;
   Arguments arguments("plan", "[MODEL]", kSummary);
-  arguments.Text("model", "PATH|NAME", "The model, where MODEL is not given.", &flags.model.model);
-  arguments.Integer("documents", "N", "Documents of the corpus.", 1, int64_t{1} << 40, &flags.documents);
-  arguments.Integer("document-tokens", "N", "Tokens of a document.", 1, int64_t{1} << 24, &flags.document_tokens);
+  arguments.Text("model", "PATH|NAME", "The model, if MODEL is not given.", &flags.model.model);
+  arguments.Integer("documents", "N", "Number of documents in the corpus.", 1, int64_t{1} << 40, &flags.documents);
+  arguments.Integer("document-tokens", "N", "Tokens per document.", 1, int64_t{1} << 24, &flags.document_tokens);
   arguments.Integer("replicas", "N", "Copies of each encoding.", 1, 100, &flags.replicas);
   arguments.Number("prefill-rate", "TOKENS/S", "Measured prefill rate of the machine that answers.",
                    &flags.prefill_rate);
-  arguments.Number("flops", "FLOP/S", "What the machine that answers reaches in a matrix multiplication.",
-                   &flags.flops);
-  arguments.Number("gain", "FACTOR", "How much faster than prefill loading shall be.", &flags.gain);
-  arguments.Flag("measure", "Measure the prefill rate of this machine with the model, which must be a file.",
+  arguments.Number("flops", "FLOP/S", "Matrix multiplication speed of the machine that answers.", &flags.flops);
+  arguments.Number("gain", "FACTOR", "Also show the bandwidth at which loading is FACTOR times as fast as prefill.",
+                   &flags.gain);
+  arguments.Flag("measure",
+                 "Measure the prefill rate of this machine; needs the model's files, not just a built-in name.",
                  &flags.measure);
   arguments.Flag("list", "List the built-in models.", &flags.list);
   arguments.Flag("json", "Print JSON.", &flags.json);
@@ -156,10 +156,10 @@ absl::Status RunPlan(absl::Span<char* const> args) {
     for (const std::string& name : BuiltInNames()) absl::PrintF("%s\n", name);
     return absl::OkStatus();
   }
-  if (arguments.operands().size() > 1) return absl::InvalidArgumentError("it takes one model");
+  if (arguments.operands().size() > 1) return absl::InvalidArgumentError("too many operands; give one MODEL");
   if (!arguments.operands().empty()) flags.model.model = arguments.operands()[0];
   if (flags.measure && (flags.prefill_rate > 0 || arguments.given("flops"))) {
-    return absl::InvalidArgumentError("--measure finds the rate; leave out --prefill-rate and --flops");
+    return absl::InvalidArgumentError("--measure cannot be combined with --prefill-rate or --flops");
   }
   KVLINK_ASSIGN_OR_RETURN(const ModelShape shape, FindShape(flags.model.model));
   double rate = flags.prefill_rate;

@@ -27,7 +27,7 @@ absl::StatusOr<std::vector<std::string>> ReadSpellings(const Json& answer) {
     spellings.push_back(spelling.get<std::string>());
   }
   if (!spellings.empty()) return spellings;
-  return absl::InvalidArgumentError("\"answer\" must be text, or a list of its accepted spellings");
+  return absl::InvalidArgumentError("\"answer\" must be a string or a list of accepted spellings");
 }
 
 // "id" or {"id": "...", "parts": "2-5"}.
@@ -38,7 +38,7 @@ absl::StatusOr<DocumentParts> ParseDocument(const Json& json) {
     if (!json.contains("parts")) return DocumentParts{.id = id};
     if (json["parts"].is_string()) return ParsePartRange(id, json["parts"].get<std::string>());
   }
-  return absl::InvalidArgumentError("\"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}");
+  return absl::InvalidArgumentError("\"documents\" must contain ids or {\"id\": \"...\", \"parts\": \"2-5\"}");
 }
 
 absl::StatusOr<Question> ParseQuestion(const std::string& line) {
@@ -46,11 +46,12 @@ absl::StatusOr<Question> ParseQuestion(const std::string& line) {
   if (!json.is_object()) return absl::InvalidArgumentError("not a JSON object");
   Question question;
   const auto text = json.find("question");
-  if (text == json.end() || !text->is_string()) return absl::InvalidArgumentError("no \"question\", or no string");
+  if (text == json.end() || !text->is_string())
+    return absl::InvalidArgumentError("\"question\" is missing or not a string");
   question.text = text->get<std::string>();
   const auto documents = json.find("documents");
   if (documents == json.end() || !documents->is_array()) {
-    return absl::InvalidArgumentError("no \"documents\", or no array");
+    return absl::InvalidArgumentError("\"documents\" is missing or not an array");
   }
   for (const Json& document : *documents) {
     KVLINK_ASSIGN_OR_RETURN(DocumentParts parts, ParseDocument(document));
@@ -77,7 +78,7 @@ absl::StatusOr<std::vector<Question>> ReadQuestions(const std::string& path) {
     KVLINK_RETURN_IF_ERROR(Annotate(question.status(), absl::StrCat(path, ":", line->number)));
     questions.push_back(*std::move(question));
   }
-  if (questions.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": no questions"));
+  if (questions.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": contains no questions"));
   return questions;
 }
 

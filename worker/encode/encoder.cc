@@ -211,7 +211,8 @@ class EncoderImpl final : public Encoder {
 absl::StatusOr<std::unique_ptr<Encoder>> Encoder::Create(const model::Model* model, const Fingerprint& fingerprint,
                                                          const EncoderOptions& options) {
   if (options.batch_tokens < 1 || options.batch_tokens > (int64_t{1} << 20)) {
-    return absl::InvalidArgumentError(absl::StrCat("batch of ", options.batch_tokens, " tokens, not 1 to 1048576"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("batch of ", options.batch_tokens, " tokens; it must be 1 to 1048576"));
   }
   auto encoder = std::make_unique<EncoderImpl>(model, fingerprint, options);
   KVLINK_RETURN_IF_ERROR(encoder->Prepare());

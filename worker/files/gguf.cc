@@ -109,7 +109,7 @@ absl::string_view AsText(absl::Span<const std::byte> bytes) {
 }
 
 absl::Status WrongType(absl::string_view key, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat("key ", key, " is no ", expected));
+  return absl::InvalidArgumentError(absl::StrCat("key ", key, " is not ", expected));
 }
 
 // Reads forward and never leaves the given bytes.
@@ -186,7 +186,7 @@ class GgufFile::Parser {
     if (version != 3) {
       if ((version & 0xffff) == 0) return absl::UnimplementedError("is a big-endian GGUF; convert it to little-endian");
       return absl::UnimplementedError(
-          absl::StrCat("is GGUF version ", version, "; version 3 is read: convert it again"));
+          absl::StrCat("is GGUF version ", version, "; only version 3 is supported, convert it again"));
     }
     KVLINK_ASSIGN_OR_RETURN(tensors_, cursor_.Take<uint64_t>("tensor count"));
     KVLINK_ASSIGN_OR_RETURN(keys_, cursor_.Take<uint64_t>("key count"));
@@ -213,7 +213,7 @@ class GgufFile::Parser {
       return cursor_.Error(absl::StrCat("key ", key, " has the unknown type ", value.type));
     }
     if (!file_.values_.emplace(std::string(key), value).second) {
-      return cursor_.Error(absl::StrCat("key ", key, " stands there twice"));
+      return cursor_.Error(absl::StrCat("key ", key, " appears twice"));
     }
     return absl::OkStatus();
   }
@@ -253,7 +253,7 @@ class GgufFile::Parser {
       KVLINK_ASSIGN_OR_RETURN(const uint64_t size, cursor_.Take<uint64_t>("tensor size"));
       if (size == 0 || size > (uint64_t{1} << 40) || __builtin_mul_overflow(elements, size, &elements) ||
           elements > (uint64_t{1} << 48)) {
-        return cursor_.Error(absl::StrCat("tensor ", name, " has an absurd size ", size, " in dimension ", i));
+        return cursor_.Error(absl::StrCat("tensor ", name, " has an implausible size ", size, " in dimension ", i));
       }
       tensor.shape[rank - 1 - i] = static_cast<int64_t>(size);
     }
@@ -274,7 +274,7 @@ class GgufFile::Parser {
     }
     tensor.type = std::string(format->name);
     if (!file_.tensor_index_.emplace(tensor.name, file_.tensors_.size()).second) {
-      return cursor_.Error(absl::StrCat("tensor ", name, " stands there twice"));
+      return cursor_.Error(absl::StrCat("tensor ", name, " appears twice"));
     }
     file_.tensors_.push_back(std::move(tensor));
     places_.push_back({offset, elements / static_cast<uint64_t>(format->block_elements) *
@@ -337,7 +337,7 @@ absl::StatusOr<std::optional<int64_t>> GgufFile::Integer(absl::string_view key) 
   const Value* value = Find(key);
   if (value == nullptr) return std::optional<int64_t>();
   const std::optional<int64_t> integer = LoadInteger(value->type, value->bytes.data());
-  if (!integer.has_value()) return WrongType(key, "integer");
+  if (!integer.has_value()) return WrongType(key, "an integer");
   return integer;
 }
 
@@ -345,28 +345,28 @@ absl::StatusOr<std::optional<double>> GgufFile::Number(absl::string_view key) co
   const Value* value = Find(key);
   if (value == nullptr) return std::optional<double>();
   const std::optional<double> number = LoadNumber(value->type, value->bytes.data());
-  if (!number.has_value() || !std::isfinite(*number)) return WrongType(key, "finite number");
+  if (!number.has_value() || !std::isfinite(*number)) return WrongType(key, "a finite number");
   return number;
 }
 
 absl::StatusOr<std::optional<bool>> GgufFile::Bool(absl::string_view key) const {
   const Value* value = Find(key);
   if (value == nullptr) return std::optional<bool>();
-  if (value->type != kBool) return WrongType(key, "bool");
+  if (value->type != kBool) return WrongType(key, "a bool");
   return std::optional<bool>(value->bytes[0] != std::byte{0});
 }
 
 absl::StatusOr<std::optional<absl::string_view>> GgufFile::String(absl::string_view key) const {
   const Value* value = Find(key);
   if (value == nullptr) return std::optional<absl::string_view>();
-  if (value->type != kString) return WrongType(key, "string");
+  if (value->type != kString) return WrongType(key, "a string");
   return std::optional<absl::string_view>(AsText(value->bytes));
 }
 
 absl::StatusOr<std::optional<std::vector<absl::string_view>>> GgufFile::Strings(absl::string_view key) const {
   const Value* value = Find(key);
   if (value == nullptr) return std::optional<std::vector<absl::string_view>>();
-  if (value->type != kArray || value->element_type != kString) return WrongType(key, "array of strings");
+  if (value->type != kArray || value->element_type != kString) return WrongType(key, "an array of strings");
   std::vector<absl::string_view> strings;
   strings.reserve(value->count);  // Parse has checked the count
   Cursor cursor(value->bytes);
@@ -380,13 +380,13 @@ absl::StatusOr<std::optional<std::vector<absl::string_view>>> GgufFile::Strings(
 absl::StatusOr<std::optional<std::vector<double>>> GgufFile::Numbers(absl::string_view key) const {
   const Value* value = Find(key);
   if (value == nullptr) return std::optional<std::vector<double>>();
-  if (value->type != kArray || value->element_type == kString) return WrongType(key, "array of numbers");
+  if (value->type != kArray || value->element_type == kString) return WrongType(key, "an array of numbers");
   std::vector<double> numbers;
   numbers.reserve(value->count);
   const uint64_t size = ScalarBytes(value->element_type);
   for (uint64_t i = 0; i < value->count; ++i) {
     const std::optional<double> number = LoadNumber(value->element_type, value->bytes.data() + i * size);
-    if (!number.has_value()) return WrongType(key, "array of numbers");
+    if (!number.has_value()) return WrongType(key, "an array of numbers");
     numbers.push_back(*number);
   }
   return std::optional(std::move(numbers));

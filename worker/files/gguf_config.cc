@@ -83,9 +83,9 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const GgufFile& file, const Reader&
     KVLINK_ASSIGN_OR_RETURN(const double log_multiplier, reader.NumberOr("rope.scaling.yarn_log_multiplier", 0));
     KVLINK_ASSIGN_OR_RETURN(const double yarn_attn_factor, reader.NumberOr("rope.scaling.yarn_attn_factor", 1));
     if (yarn_attn_factor != 1) {
-      return absl::UnimplementedError(absl::StrCat("key ", reader.Key("rope.scaling.yarn_attn_factor"), " is ",
-                                                   yarn_attn_factor,
-                                                   ": readers disagree about it; write rope.scaling.attn_factor"));
+      return absl::UnimplementedError(
+          absl::StrCat("key ", reader.Key("rope.scaling.yarn_attn_factor"), " is ", yarn_attn_factor,
+                       ": readers disagree about its meaning; use rope.scaling.attn_factor"));
     }
     if (log_multiplier != 0) {
       return absl::UnimplementedError(
@@ -97,7 +97,8 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const GgufFile& file, const Reader&
   if (file.FindTensor("rope_factors_long.weight") != nullptr ||
       file.FindTensor("rope_factors_short.weight") != nullptr) {
     return absl::UnimplementedError(
-        "tensor rope_factors_long.weight: longrope angles depend on the length of the text, so keys "
+        "tensor rope_factors_long.weight: longrope is not supported, its angles depend on the length of the text, so "
+        "keys "
         "cached alone cannot be shifted");
   }
   if (const SourceTensor* divisors = file.FindTensor("rope_freqs.weight"); divisors != nullptr) {
@@ -197,7 +198,7 @@ absl::StatusOr<ModelConfig> GgufModelConfig(const GgufFile& file) {
   }
   const SourceTensor* embedding = file.FindTensor("token_embd.weight");
   if (embedding == nullptr || embedding->shape.size() != 2) {
-    return absl::InvalidArgumentError("tensor token_embd.weight is missing or no matrix");
+    return absl::InvalidArgumentError("tensor token_embd.weight is missing or not a matrix");
   }
   config.vocab = embedding->shape[0];
   config.tied_embeddings = file.FindTensor("output.weight") == nullptr;
@@ -247,7 +248,8 @@ absl::StatusOr<GgufTokenizer> GgufTokenizerOf(const GgufFile& file) {
     tokenizer.token_types.reserve(types->size());
     for (const double type : *types) {
       if (!(type >= 0 && type <= 64)) {
-        return absl::InvalidArgumentError(absl::StrCat("key tokenizer.ggml.token_type holds the type ", type));
+        return absl::InvalidArgumentError(
+            absl::StrCat("key tokenizer.ggml.token_type contains the unknown type ", type));
       }
       tokenizer.token_types.push_back(static_cast<int32_t>(type));
     }

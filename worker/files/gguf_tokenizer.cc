@@ -65,7 +65,7 @@ absl::Status UseByteLevel(const GgufTokenizer& gguf, TokenizerDescription& descr
     if (merge.left < 0 || merge.right < 0 || merge.merged < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("key tokenizer.ggml.merges: entry ", rank,
-                       " is not a pair of tokens of the vocabulary that has a merged token"));
+                       " does not name two tokens that merge into a token of the vocabulary"));
     }
     description.merges.push_back(merge);
   }

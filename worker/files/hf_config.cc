@@ -186,7 +186,7 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   const ObjectReader p(*parameters);
   for (const absl::string_view key : {"full_attention", "sliding_attention"}) {
     if (p.Find(key) != nullptr) {
-      return absl::UnimplementedError("key rope_parameters: another rope for each type of layer is not supported");
+      return absl::UnimplementedError("key rope_parameters: a different rope for each layer type is not supported");
     }
   }
   KVLINK_RETURN_IF_ERROR(RefusePartialRotation(p));
@@ -302,7 +302,7 @@ absl::Status ReadShapes(const ObjectReader& reader, ModelConfig* config) {
     config->head_dim = 128;
   } else {
     if (config->heads < 1 || config->hidden % config->heads != 0) {
-      return absl::InvalidArgumentError(absl::StrCat("key hidden_size is ", config->hidden, ", no multiple of the ",
+      return absl::InvalidArgumentError(absl::StrCat("key hidden_size is ", config->hidden, ", not a multiple of the ",
                                                      config->heads, " heads, and head_dim is missing"));
     }
     config->head_dim = config->hidden / config->heads;
@@ -379,7 +379,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseSafetensor
         !absl::EndsWith(name, ".safetensors")) {
       return absl::InvalidArgumentError(absl::StrCat("model.safetensors.index.json: tensor ",
                                                      absl::Utf8SafeCEscape(tensor),
-                                                     " does not lie in a plain .safetensors file"));
+                                                     " is not in a plain .safetensors file"));
     }
     entries.emplace_back(tensor, name);
   }

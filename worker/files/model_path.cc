@@ -17,7 +17,7 @@ absl::StatusOr<ModelPath> ResolveModelPath(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {
-    return absl::NotFoundError(absl::StrCat(path, ": no such model; give a .gguf file or a model directory"));
+    return absl::NotFoundError(absl::StrCat(path, ": no such model; name a .gguf file or a model directory"));
   }
   if (!fs::is_directory(status)) return ModelPath{path, ""};
   if (fs::exists(fs::path(path) / "config.json", error)) return ModelPath{"", path};
@@ -27,8 +27,9 @@ absl::StatusOr<ModelPath> ResolveModelPath(const std::string& path) {
   }
   if (error) return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be listed: ", error.message()));
   if (ggufs.size() != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": holds no config.json and ", ggufs.size(),
-                                                   " .gguf files; give the .gguf file itself or a model directory"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": contains no config.json, and ", ggufs.size(),
+                     " .gguf files instead of one; name a .gguf file or a model directory"));
   }
   return ModelPath{ggufs[0], ""};
 }

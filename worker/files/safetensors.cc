@@ -141,7 +141,8 @@ absl::StatusOr<SourceTensor> MakeTensor(Entry entry, absl::Span<const std::byte>
   SourceTensor tensor;
   uint64_t bytes = bits / 8;
   for (const uint64_t size : entry.shape) {
-    if (size > (uint64_t{1} << 40) || __builtin_mul_overflow(bytes, size, &bytes)) return fail("has an absurd shape");
+    if (size > (uint64_t{1} << 40) || __builtin_mul_overflow(bytes, size, &bytes))
+      return fail("has an implausible shape");
     tensor.shape.push_back(static_cast<int64_t>(size));
   }
   const uint64_t begin = entry.offsets[0], end = entry.offsets[1];

@@ -260,7 +260,7 @@ const TensorFormat* FindGgmlTensorFormat(uint32_t ggml_type) {
 }
 
 absl::string_view GgmlTypeName(uint32_t ggml_type) {
-  return ggml_type < sizeof(kGgmlNames) / sizeof(kGgmlNames[0]) ? kGgmlNames[ggml_type] : "of an unknown number";
+  return ggml_type < sizeof(kGgmlNames) / sizeof(kGgmlNames[0]) ? kGgmlNames[ggml_type] : "unknown";
 }
 
 absl::string_view TensorFormatNames() {

@@ -107,7 +107,7 @@ class SourceWeights : public Weights {
           absl::StrCat(source_.files[0], ": tensor ", tensor->name, " is of type ", tensor->type,
                        ", which cannot be read as a weight; convert it to F32, F16 or BF16"));
     }
-    if (tensor->shape.empty()) return fail("is a single number");
+    if (tensor->shape.empty()) return fail("is a scalar");
     int64_t columns = 1;
     for (size_t i = 1; i < tensor->shape.size(); ++i) columns *= tensor->shape[i];
     if (columns % format->block_elements != 0) return fail("has rows that are not a whole number of blocks");
@@ -124,7 +124,7 @@ class SourceWeights : public Weights {
       format->expand(tensor->bytes.data() + row_begin * row_bytes, rows * blocks, out.data());
       return absl::OkStatus();
     }
-    if (tensor->shape[0] % head_dim != 0) return fail("has no whole number of heads");
+    if (tensor->shape[0] % head_dim != 0) return fail("does not have a whole number of heads");
     for (int64_t i = 0; i < rows; ++i) {
       // Row (half s, pair p) of a head is stored at 2p + s.
       const int64_t row = row_begin + i, in_head = row % head_dim;
@@ -257,9 +257,9 @@ absl::StatusOr<Shards> FindShards(const fs::path& directory) {
     if (it->path().extension() == ".safetensors") shards.files.push_back(it->path().filename().string());
   }
   if (shards.files.size() != 1) {
-    return absl::InvalidArgumentError(absl::StrCat("holds ", shards.files.size(),
-                                                   " .safetensors files and neither "
-                                                   "model.safetensors nor model.safetensors.index.json"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("contains ", shards.files.size(),
+                     " .safetensors files but neither model.safetensors nor model.safetensors.index.json"));
   }
   return shards;
 }

@@ -92,7 +92,8 @@ absl::Status Chat::Next(absl::string_view question, const Limits& limits) {
   KVLINK_ASSIGN_OR_RETURN(const std::vector<model::RenderedSpan> spans, template_->Render(messages, settings_.options));
   const auto last = std::find_if(spans.begin(), spans.end(), [&](const auto& span) { return span.mark == mark - 1; });
   if (last == spans.end()) {
-    return absl::FailedPreconditionError("the chat template drops earlier answers, so the conversation cannot go on");
+    return absl::FailedPreconditionError(
+        "the chat template drops earlier answers, so the conversation cannot continue");
   }
   std::vector<model::TextSpan> behind;
   for (auto it = std::next(last); it != spans.end(); ++it) behind.push_back({it->text, it->trusted});

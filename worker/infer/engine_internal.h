@@ -15,7 +15,7 @@ struct Generator::Call {
   explicit Call(const Limits& limits) : deadline(SteadyNow() + limits.timeout), cancelled(limits.cancelled) {}
   absl::Status Check() const {
     if (cancelled && cancelled()) return absl::CancelledError("the request was cancelled");
-    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the request's time ran out");
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError("the request timed out");
     return absl::OkStatus();
   }
   const absl::Time deadline;

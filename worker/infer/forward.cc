@@ -130,7 +130,7 @@ absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
     for (const std::shared_ptr<Resident>& resident : assembly.residents) {
       if (!resident->intact()) useless->push_back(resident);
     }
-    if (!useless->empty()) status = absl::AbortedError("the store took back encodings while they were read");
+    if (!useless->empty()) status = absl::AbortedError("the store revoked encodings while they were being read");
   }
   if (status.ok()) status = Sample(*context, rows, *logits);
   // Discard streams that lacked memory when they were created, or whose device failed: they stay unusable.

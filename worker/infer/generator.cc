@@ -24,13 +24,13 @@ absl::Status CheckLinkEmbeddings(const GeneratorOptions& options, const model::M
   if (have == wanted) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "link embeddings of profile '", options.profile.name, "' have ", have, " elements; ", options.profile.slots,
-      " slots of ", options.profile.links_per_document, " links ", config.hidden, " wide make ", wanted));
+      " slots of ", options.profile.links_per_document, " links, each ", config.hidden, " wide, need ", wanted));
 }
 
 // A region of device memory, lent to the store.
 absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> OpenDeviceBuffer(store::Store* store, kernels::Backend* backend,
                                                                       int64_t bytes) {
-  if (store == nullptr || bytes == 0) return absl::UnimplementedError("no region of the device was asked for");
+  if (store == nullptr || bytes == 0) return absl::UnimplementedError("no device buffer was requested");
   KVLINK_ASSIGN_OR_RETURN(kernels::Buffer allocated, backend->AllocateForNetwork(bytes));
   const auto memory = std::make_shared<kernels::Buffer>(std::move(allocated));
   const auto checksums = std::make_shared<kernels::DeviceChecksums>(backend);
@@ -63,14 +63,15 @@ absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(const model::Model*
   }
   KVLINK_RETURN_IF_ERROR(CheckLinkEmbeddings(options, config));
   if (options.prefill_chunk < 1 || options.private_tokens < 0) {
-    return absl::InvalidArgumentError("engine: prefill_chunk must be positive and private_tokens not negative");
+    return absl::InvalidArgumentError(
+        "generator: prefill_chunk must be positive, and private_tokens must not be negative");
   }
   const bool on_host = model->backend()->device().type == kernels::DeviceType::kCpu;
   if (options.host_bytes < 0 || (options.host_bytes > 0 && on_host)) {
-    return absl::InvalidArgumentError("engine: only a device keeps copies of encodings in host memory");
+    return absl::InvalidArgumentError("generator: host_bytes is for devices only");
   }
   if (options.device_buffer_bytes < 0 || (options.device_buffer_bytes > 0 && on_host)) {
-    return absl::InvalidArgumentError("engine: only a device has a region where encodings arrive");
+    return absl::InvalidArgumentError("generator: device_buffer_bytes is for devices only");
   }
   if (options.private_tokens == 0) options.private_tokens = config.context;
   auto device_buffer = OpenDeviceBuffer(store, model->backend(), options.device_buffer_bytes);
@@ -157,7 +158,8 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link
   conversation->documents_ = request.documents;
   for (const link::PlacedDocument& placed : plan.documents) {
     if (placed.document < 0 || placed.document >= static_cast<int64_t>(request.documents.size())) {
-      return absl::InvalidArgumentError(absl::StrCat("plan: no document ", placed.document, " in the request"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("plan: there is no document ", placed.document, " in the request"));
     }
     const RequestDocument& document = request.documents[placed.document];
     if (document.tokens.empty()) {
@@ -312,7 +314,7 @@ absl::Status Generator::CheckRoom(const Conversation& conversation, int64_t toke
   const int64_t context = model_->config().context;
   if (conversation.length_ + tokens <= context) return absl::OkStatus();
   return absl::OutOfRangeError(absl::StrCat("the context is full: ", conversation.length_, " tokens and ", tokens,
-                                            " more, and the model takes ", context));
+                                            " more exceed the model's limit of ", context));
 }
 
 absl::Status Generator::Feed(absl::Span<Rows> rows, const Call& call) {
@@ -371,7 +373,7 @@ absl::StatusOr<std::vector<float>> Generator::Score(Conversation& conversation, 
 
 absl::Status Generator::ExtendRows(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits,
                                    std::vector<float>* scores) {
-  if (tokens.empty()) return absl::InvalidArgumentError("engine: no tokens to feed");
+  if (tokens.empty()) return absl::InvalidArgumentError("generator: no tokens to feed");
   const Call call(limits);
   KVLINK_RETURN_IF_ERROR(CheckRoom(conversation, static_cast<int64_t>(tokens.size())));
   const int64_t tokens_before = conversation.sequence_.tokens();

@@ -72,7 +72,7 @@ absl::Status Resident::WaitLayer(int64_t layer, absl::Time deadline) {
   if (arrived > layer) return absl::OkStatus();  // another request was first
   if (arrived < layer) {
     return absl::FailedPreconditionError(
-        absl::StrCat("layer ", layer, " of an encoding waited for before layer ", arrived));
+        absl::StrCat("layer ", layer, " of an encoding requested before layer ", arrived));
   }
   if (copies()) {
     KVLINK_RETURN_IF_ERROR(CopyLayer(layer, from, slab));
@@ -108,7 +108,7 @@ absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<c
   if (from.lease != nullptr && !from.lease->intact()) {
     kept_ = nullptr;
     return absl::UnavailableError(
-        absl::StrCat("the store took back layer ", layer, " of an encoding while it was read"));
+        absl::StrCat("the store revoked layer ", layer, " of an encoding while it was being read"));
   }
   return kept_ == nullptr ? absl::OkStatus() : deps_.decoder->DecodePinned(stored_, kept_->layer(layer), CopyOf(layer));
 }

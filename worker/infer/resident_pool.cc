@@ -81,9 +81,9 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
   int64_t bytes = 0;
   for (const Wanted& one : wanted) bytes += BytesOf(one);
   const auto exhausted = [&](absl::string_view why) {
-    return absl::ResourceExhaustedError(absl::StrCat("no room for ", bytes, " bytes of encodings in the ",
-                                                     options_.budget_bytes, " that the device has for all requests",
-                                                     why, "; ask from fewer documents, or give it more"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no room for ", bytes, " bytes of encodings in a budget of ", options_.budget_bytes, " for all requests", why,
+        "; use fewer documents, or raise the budget (--device-memory, or --memory with --device cpu)"));
   };
   if (bytes > options_.budget_bytes) return exhausted("");
   ++stats_.waits;
@@ -92,7 +92,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
   while (!TryAdmit(wanted, join, patience.holds || turn == turns_.begin(), &admission)) {
     const absl::Time now = SteadyNow();
     if (now >= patience.deadline) {
-      status = exhausted(": others held them until this request's time ran out");
+      status = exhausted(": other requests held it until this one timed out");
       break;
     }
     changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));

@@ -32,7 +32,7 @@ class BoundedQueue {
     while (!closed_ && !items_.empty() && weight_ + weight > limit_) {
       if (!room_.WaitUntil(&mutex_, deadline)) {
         return absl::DeadlineExceededError(
-            absl::StrCat("the next stage took nothing for ", absl::FormatDuration(patience_)));
+            absl::StrCat("the next stage accepted nothing for ", absl::FormatDuration(patience_)));
       }
     }
     if (closed_) return absl::CancelledError("the queue was closed");

@@ -141,8 +141,8 @@ class Run {
     }
     if (const auto earlier = recent.Add(item.id, item.where)) {
       return absl::AlreadyExistsError(
-          absl::StrCat("duplicate id; it was first used at ", *earlier,
-                       ", give each document its own (texts of a directory are named by their paths in it)"));
+          absl::StrCat("duplicate id, first used at ", *earlier,
+                       "; give each document its own (text files get their path in the directory as id)"));
     }
     if (IsBlank(item.text)) return absl::InvalidArgumentError("the document is empty; remove it or give it text");
     return absl::OkStatus();
@@ -172,8 +172,8 @@ class Run {
       const SourceItem& item = documents[i].item;
       const absl::StatusOr<CatalogEntry>& entry = entries[i];
       if (entry.ok() && IsOfThisRun(*entry) && entry->content != documents[i].content) {
-        FailItem(item,
-                 absl::AlreadyExistsError("duplicate id; an earlier document of this run has it, give each its own"));
+        FailItem(item, absl::AlreadyExistsError(
+                           "duplicate id; an earlier document of this run has it, give each document its own"));
         continue;
       }
       absl::StatusOr<Document> document =

@@ -53,13 +53,12 @@ std::string Scope(const PruneOptions& options, const Shard& shard) {
 absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSource& source, const IngestCounts& counts,
                               SeenIds* seen, const PruneOptions& options) {
   if (source.stopped()) {
-    return absl::FailedPreconditionError("nothing was pruned: reading ended before the source did");
+    return absl::FailedPreconditionError("nothing was pruned: the source was not read to its end");
   }
   if (source.unnamed() > 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("nothing was pruned: ", source.unnamed(),
-                     " documents or files of the source could not be read, and nobody knows which documents they are; "
-                     "correct them and run it again"));
+    return absl::FailedPreconditionError(absl::StrCat("nothing was pruned: ", source.unnamed(),
+                                                      " documents or files of the source could not be read, and their "
+                                                      "ids are unknown; correct them and run the command again"));
   }
   KVLINK_RETURN_IF_ERROR(seen->Finish());
   const Shard& shard = source.shard();
@@ -79,10 +78,10 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
   }));
   if (would_go == 0) return 0;
   if (static_cast<double>(would_go) * 100 > options.limit_percent * static_cast<double>(owned)) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "nothing was pruned: %d of the %d documents of %s are not in the source, more than %g%%; check that the source "
-        "is whole, then allow it with --prune-limit",
-        would_go, owned, Scope(options, shard), options.limit_percent));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("nothing was pruned: %d of the %d documents of %s are not in the source, more than %g%%; check "
+                        "that the source is complete, then raise --prune-limit",
+                        would_go, owned, Scope(options, shard), options.limit_percent));
   }
   int64_t deleted = 0;
   KVLINK_RETURN_IF_ERROR(ForEachPage(catalog, options, [&](const Page& page) -> absl::Status {

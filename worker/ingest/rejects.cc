@@ -15,7 +15,7 @@ std::string PartialOf(const std::string& path) { return path + ".partial"; }
 absl::StatusOr<std::unique_ptr<RejectFile>> RejectFile::Create(const std::string& path) {
   std::string partial = PartialOf(path);
   std::FILE* const file = std::fopen(partial.c_str(), "we");
-  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": rejects cannot be written there"));
+  if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat(partial, ": cannot write rejects"));
   return std::unique_ptr<RejectFile>(new RejectFile(path, std::move(partial), file));
 }
 
@@ -24,7 +24,7 @@ RejectFile::~RejectFile() {
 }
 
 absl::Status RejectFile::Fail() const {
-  return absl::ErrnoToStatus(errno, absl::StrCat(partial_, ": rejects cannot be written"));
+  return absl::ErrnoToStatus(errno, absl::StrCat(partial_, ": cannot write rejects"));
 }
 
 absl::Status RejectFile::Add(const Failure& failure) {

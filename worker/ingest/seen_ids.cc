@@ -26,7 +26,7 @@ SeenIds::~SeenIds() {
 absl::Status SeenIds::Fail(absl::string_view what) const {
   const int error = errno;
   const std::string message = absl::StrCat(folder_, ": ", what, " (", std::strerror(error),
-                                           "); the ids of the corpus need 8 bytes each in $TMPDIR for --prune");
+                                           "); --prune needs 8 bytes in $TMPDIR for each id of the corpus");
   if (error == ENOSPC || error == EDQUOT || error == EFBIG) return absl::ResourceExhaustedError(message);
   return absl::UnavailableError(message);
 }
@@ -42,10 +42,10 @@ absl::Status SeenIds::Spill() {
     std::error_code error;
     folder_ = std::filesystem::temp_directory_path(error).string();
     if (error)
-      return absl::UnavailableError(absl::StrCat("$TMPDIR names no folder for temporary files: ", error.message()));
+      return absl::UnavailableError(absl::StrCat("$TMPDIR is not a directory for temporary files: ", error.message()));
     std::string path = absl::StrCat(folder_, "/kvlink-seen-XXXXXX");
     file_ = mkostemp(path.data(), O_CLOEXEC);
-    if (file_ < 0) return Fail("no temporary file can be made");
+    if (file_ < 0) return Fail("cannot create a temporary file");
     unlink(path.c_str());
   }
   std::sort(recent_.begin(), recent_.end());
@@ -53,7 +53,7 @@ absl::Status SeenIds::Spill() {
   for (size_t left = recent_.size() * sizeof(uint64_t); left > 0;) {
     const ssize_t written = write(file_, data, left);
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return Fail("a temporary file cannot be written");
+    if (written < 0) return Fail("cannot write a temporary file");
     data += written;
     left -= static_cast<size_t>(written);
   }
@@ -66,7 +66,7 @@ absl::Status SeenIds::Finish() {
   std::sort(recent_.begin(), recent_.end());
   if (runs_ == 0 || mapped_ != nullptr) return absl::OkStatus();
   void* const mapped = mmap(nullptr, runs_ * run_ * sizeof(uint64_t), PROT_READ, MAP_SHARED, file_, 0);
-  if (mapped == MAP_FAILED) return Fail("a temporary file cannot be mapped");
+  if (mapped == MAP_FAILED) return Fail("cannot map a temporary file");
   mapped_ = static_cast<const uint64_t*>(mapped);
   return absl::OkStatus();
 }

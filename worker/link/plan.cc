@@ -44,8 +44,7 @@ absl::Status CheckLinker(const PlanInput& input) {
   const int64_t documents = static_cast<int64_t>(input.documents.size());
   if (documents > profile.slots) {
     return absl::InvalidArgumentError(absl::StrCat(documents, " documents, but link profile '", profile.name, "' has ",
-                                                   profile.slots,
-                                                   " slots; ask with fewer documents or the linker concat"));
+                                                   profile.slots, " slots; use fewer documents or the linker concat"));
   }
   return absl::OkStatus();
 }
@@ -88,7 +87,7 @@ absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
   if (input.answer_tokens < 1)
     return absl::InvalidArgumentError("plan: at least one token must be left for the answer");
   if (input.prompt.after.empty()) {
-    return absl::InvalidArgumentError("plan: nothing stands after the documents, so there is nothing to answer");
+    return absl::InvalidArgumentError("plan: no tokens follow the documents, so there is nothing to answer");
   }
   KVLINK_RETURN_IF_ERROR(CheckLinker(input));
   for (size_t i = 0; i < input.documents.size(); ++i) {

@@ -95,9 +95,11 @@ absl::Status CheckTemplate(absl::string_view text) {
     if (placeholder == "{text}") {
       ++text_places;
     } else if (placeholder != "{title}") {
-      return FieldError("document_template", absl::StrCat("holds ", placeholder,
-                                                          "; only {title} and {text} may stand there, because an "
-                                                          "encoding must not depend on where its document stands"));
+      return FieldError(
+          "document_template",
+          absl::StrCat(
+              "holds ", placeholder,
+              "; only {title} and {text} are allowed, because an encoding must not depend on its document's position"));
     }
   }
   if (text_places != 1) return FieldError("document_template", "must hold {text} exactly once");
@@ -113,7 +115,7 @@ absl::Status CheckLinks(const LinkProfile& profile) {
   }
   if (profile.slots == 0) return FieldError("slots", "must be at least 1 when there are links");
   if (profile.first_link_id.has_value() == !profile.link_embeddings_file.empty()) {
-    return FieldError("first_link_id", "or 'link_embeddings_file', one of the two, must say where the links come from");
+    return FieldError("first_link_id", "or 'link_embeddings_file' must be given, but not both");
   }
   if (profile.first_link_id &&
       *profile.first_link_id + profile.slots * profile.links_per_document > std::numeric_limits<int32_t>::max()) {

@@ -126,7 +126,7 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
   }
   if (system_bytes == 0 && !HoldsMark(spans)) {
     return absl::FailedPreconditionError(
-        "the chat template drops the user's message, so documents have no place in it");
+        "the chat template drops the user's message, so it has no place for documents");
   }
   const Sides sides = system_bytes > 0 ? SplitAtByte(spans, system_bytes) : SplitAtMark(spans);
   PromptTokens prompt;

@@ -36,10 +36,10 @@ int64_t KvPages::PageBytes(const ModelConfig& config, kernels::Dtype dtype) {
 absl::StatusOr<std::unique_ptr<KvPages>> KvPages::Create(kernels::Backend* backend, const ModelConfig& config,
                                                          kernels::Dtype dtype, int64_t pages) {
   if (dtype != kernels::Dtype::kF32 && dtype != kernels::Dtype::kBf16) {
-    return absl::InvalidArgumentError("private KV is f32 or bf16");
+    return absl::InvalidArgumentError("private KV must be f32 or bf16");
   }
   if (pages < 1 || pages > (int64_t{1} << 31) - 1) {
-    return absl::InvalidArgumentError(absl::StrCat("private KV of ", pages, " pages; it has at least one"));
+    return absl::InvalidArgumentError(absl::StrCat("private KV of ", pages, " pages; it needs at least one"));
   }
   std::unique_ptr<KvPages> result(new KvPages());
   const int64_t layer_bytes = LayerPageBytes(config, dtype) * pages;
@@ -70,8 +70,8 @@ absl::StatusOr<std::vector<int32_t>> KvPages::Take(int64_t count) {
   const auto free = static_cast<int64_t>(impl_->free.size());
   if (count > free) {
     return absl::ResourceExhaustedError(absl::StrCat("private KV is full: ", count, " pages of ", kBlockTokens,
-                                                     " tokens wanted, ", free, " of ", impl_->pages,
-                                                     " free; end other requests or give this process more"));
+                                                     " tokens needed, ", free, " of ", impl_->pages,
+                                                     " free; end other requests or reserve more private tokens"));
   }
   std::vector<int32_t> pages(impl_->free.rbegin(), impl_->free.rbegin() + count);
   impl_->free.resize(free - count);
@@ -97,7 +97,7 @@ absl::StatusOr<std::vector<int64_t>> KvSequence::Append(absl::Span<const int64_t
   for (int64_t position : positions) {
     if (position <= last) {
       return absl::InvalidArgumentError(
-          absl::StrCat("position ", position, " after ", last, ": private KV is appended in ascending position"));
+          absl::StrCat("position ", position, " after ", last, ": private KV must be appended in ascending order"));
     }
     last = position;
   }

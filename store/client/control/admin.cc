@@ -120,7 +120,7 @@ absl::StatusOr<std::vector<absl::Status>> GrpcAdmin::DeleteDocuments(const std::
     v1::Results response;
     KVLINK_RETURN_IF_ERROR(control_.Call(&Control::Stub::DeleteDocuments, request, &response, deadline));
     if (response.results_size() != static_cast<int>(count)) {
-      return absl::UnavailableError("the node answered about other documents");
+      return absl::UnavailableError("the node answered for other documents");
     }
     for (const v1::Result& result : response.results()) {
       outcomes.emplace_back(static_cast<absl::StatusCode>(result.code()), result.message());
@@ -155,7 +155,7 @@ absl::Status GrpcAdmin::Drain(bool stop, const std::function<bool(const DrainSta
     const grpc::Status status = reader->Finish();
     // A node that stops may be gone before it has closed the stream.
     if (drained) return absl::OkStatus();
-    if (!wanted) return absl::CancelledError("no longer waited for; the node goes on draining");
+    if (!wanted) return absl::CancelledError("stopped waiting; the node continues to drain");
     return control_.Outcome(status, context, session.number);
   });
 }

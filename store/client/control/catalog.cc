@@ -28,7 +28,7 @@ absl::Status StatusOf(const v1::Result& result) {
 template <typename Response>
 absl::Status CheckCount(const Response& response, int asked) {
   if (response.results_size() == asked) return absl::OkStatus();
-  return absl::UnavailableError("the node answered about other documents");
+  return absl::UnavailableError("the node answered for other documents");
 }
 
 int64_t ValueOf(const v1::StatsResponse& response, const char* name) {
@@ -51,7 +51,7 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> Catalog::Put(absl::string_
       std::string entry = SerializeCatalogEntry(documents[next].entry);
       if (static_cast<int64_t>(entry.size()) > kMaxEntryBytes) {
         return absl::InvalidArgumentError(absl::StrCat("document ", documents[next].id, ": its entry of ", entry.size(),
-                                                       " bytes is longer than a node takes, which is ", kMaxEntryBytes,
+                                                       " bytes is longer than a node accepts: ", kMaxEntryBytes,
                                                        "; split the document"));
       }
       const int64_t more = static_cast<int64_t>(entry.size() + documents[next].id.size());
@@ -85,7 +85,7 @@ absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Catalog::Get(absl::str
     KVLINK_RETURN_IF_ERROR(control_->Call(&Stub::GetDocuments, request, &response, DeadlineFor(timeout_, 64 << 20)));
     KVLINK_RETURN_IF_ERROR(CheckCount(response, request.ids_size()));
     if (response.entries_size() != request.ids_size()) {
-      return absl::UnavailableError("the node answered about other documents");
+      return absl::UnavailableError("the node answered for other documents");
     }
     for (int i = 0; i < request.ids_size(); ++i) {
       // Large entries may fill an answer before all are in it; the rest is requested again. At least one is always

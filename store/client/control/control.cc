@@ -72,17 +72,17 @@ absl::Status Plainly(const absl::Status& status) {
     return absl::UnavailableError("no node answers (connection refused): is it running?");
   }
   return absl::UnavailableError(
-      "something is there, and does not answer as a node does: is that a node's --listen address, is the node not "
-      "stopped, and do both sides use TLS, or neither?");
+      "something listens there but does not answer like a node: check that this is a node's --listen address, that the "
+      "node is not suspended, and that both sides or neither use TLS");
 }
 
 absl::Status OtherNode(const std::string& address, const NodeId& found, const NodeId& expected) {
   return WithRetryAfter(
       absl::UnavailableError(absl::StrCat(
-          address, " is node ", absl::BytesToHexString(BytesOf(found)), ", and node ",
+          address, " is node ", absl::BytesToHexString(BytesOf(found)), ", but node ",
           absl::BytesToHexString(BytesOf(expected)),
-          " was expected there: the members known here are old, or two nodes share the address; kvlink members shows "
-          "who is where")),
+          " was expected there: the member list of this process is stale, or two nodes share the address; see kvlink "
+          "members")),
       kOtherNodeAgain);
 }
 
@@ -150,7 +150,7 @@ absl::Status Control::Outcome(const grpc::Status& status, const grpc::ClientCont
   if (outcome.ok()) return outcome;
   if (absl::IsUnauthenticated(outcome) && session != 0) {
     Ended(session);
-    return absl::UnavailableError(absl::StrCat("the session at ", options_.address, " has ended"));
+    return absl::UnavailableError(absl::StrCat("the session with ", options_.address, " has ended"));
   }
   outcome = Annotate(outcome, options_.address);
   if (const auto after = RetryAfterOf(context)) return WithRetryAfter(outcome, *after);
@@ -172,7 +172,7 @@ absl::StatusOr<OpenedSession> Control::Session(absl::Time deadline) {
     if (number_.load(std::memory_order_relaxed) != 0) return session_;
     if (!opening_) break;
     if (!changed_.WaitUntil(&mutex_, deadline)) {
-      return absl::DeadlineExceededError(absl::StrCat("no session at ", options_.address, " in time"));
+      return absl::DeadlineExceededError(absl::StrCat("no session with ", options_.address, " in time"));
     }
   }
   opening_ = true;
@@ -206,7 +206,7 @@ absl::StatusOr<OpenedSession> Control::OpenSession(absl::Time deadline) {
   if (!protocol.ok()) return Annotate(protocol.status(), options_.address);
   const std::optional<NodeId> node_id = ToNodeId(response.node_id());
   if (response.token().size() != kTokenBytes || !node_id.has_value() || response.incarnation() == 0) {
-    return absl::UnavailableError(absl::StrCat(options_.address, " answers, but not as a store node does"));
+    return absl::UnavailableError(absl::StrCat(options_.address, " answers, but not like a store node"));
   }
   OpenedSession session;
   session.token = response.token();
@@ -248,7 +248,7 @@ absl::Status Control::Renewed(const OpenedSession& session, absl::Time asked, co
       (status.ok() &&
        (ToNodeId(response.node_id()) != session.node_id || response.incarnation() != session.incarnation))) {
     Ended(session.number);
-    return absl::UnauthenticatedError(absl::StrCat("the session at ", options_.address, " has ended"));
+    return absl::UnauthenticatedError(absl::StrCat("the session with ", options_.address, " has ended"));
   }
   KVLINK_RETURN_IF_ERROR(Outcome(status, context, 0));
   MutexLock lock(&mutex_);

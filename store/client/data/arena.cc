@@ -159,7 +159,7 @@ absl::StatusOr<std::vector<transport::Slice>> Arena::Take(absl::Span<const int64
       grow = Reserve(missing, &given_up);
       if (grow == 0) {
         return absl::ResourceExhaustedError(
-            absl::StrCat("the ", name_, " of ", max_bytes_, " bytes is full of encodings in use: ", used_, " bytes"));
+            absl::StrCat("the ", name_, " of ", max_bytes_, " bytes is full: encodings in use take ", used_, " bytes"));
       }
     }
     given_up.clear();

@@ -17,7 +17,8 @@ absl::StatusOr<std::string> DataAddress(absl::Span<const std::string> data, absl
     if (!absl::StartsWith(target, ":")) return std::string(target);
     return absl::StrCat(address.substr(0, address.rfind(':')), target);
   }
-  return absl::NotFoundError(absl::StrCat("the node serves no data over ", scheme.empty() ? "any carrier" : scheme));
+  return absl::NotFoundError(
+      absl::StrCat("the node does not serve data over ", scheme.empty() ? "any carrier" : scheme));
 }
 
 absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, const RemoteOptions& options,

@@ -217,7 +217,7 @@ absl::Status MappedLease::Prepare(const proto::Leased& leased, const EncodingAdd
   if (!parsed.ok()) return absl::DataLossError(absl::StrCat("the node's manifest: ", parsed.status().message()));
   manifest_ = *std::move(parsed);
   if (manifest_.identity != address.identity || manifest_.codec != address.codec || manifest_.etag != address.etag) {
-    return absl::DataLossError("the node answers with the manifest of another encoding");
+    return absl::DataLossError("the node answered with the manifest of another encoding");
   }
   source_ = static_cast<Tier>(leased.tier());
   generations_ = state_->tier().generations();
@@ -225,7 +225,7 @@ absl::Status MappedLease::Prepare(const proto::Leased& leased, const EncodingAdd
   if (leased.offsets_size() != static_cast<int>(manifest_.layers.size()) ||
       leased.memories_size() != leased.offsets_size() ||
       leased.generation_slot() >= static_cast<uint64_t>(generations_->size()) / sizeof(uint64_t)) {
-    return absl::FailedPreconditionError("the node's lease does not fit its manifest");
+    return absl::FailedPreconditionError("the node's lease does not match its manifest");
   }
   for (size_t layer = 0; layer < manifest_.layers.size(); ++layer) {
     const uint64_t offset = leased.offsets(static_cast<int>(layer));
@@ -233,10 +233,10 @@ absl::Status MappedLease::Prepare(const proto::Leased& leased, const EncodingAdd
     Slab& slab = slabs_.emplace_back();
     if (length == 0) continue;
     slab = {state_->tier().Find(leased.memories(static_cast<int>(layer)), address.ns), static_cast<int64_t>(offset)};
-    if (slab.memory == nullptr) return absl::FailedPreconditionError("the node leases memory that it did not share");
+    if (slab.memory == nullptr) return absl::FailedPreconditionError("the node leased memory that it did not share");
     const uint64_t size = static_cast<uint64_t>(slab.memory->size());
     if (length > size || offset > size - length || offset % kSlabAlignment != 0) {
-      return absl::FailedPreconditionError("the node leases memory outside of what it shares");
+      return absl::FailedPreconditionError("the node leased memory outside of what it shares");
     }
   }
   slot_ = reinterpret_cast<const uint64_t*>(generations_->data()) + leased.generation_slot();
@@ -253,7 +253,7 @@ bool MappedLease::intact() const {
 }
 
 absl::Status MappedLease::Lapsed() const {
-  return absl::UnavailableError("the node has taken the memory of the encoding back");
+  return absl::UnavailableError("the node has revoked the memory of the encoding");
 }
 
 absl::Span<const std::byte> MappedLease::layer(int64_t layer) const {

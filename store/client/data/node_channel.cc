@@ -130,7 +130,7 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Connect(std::shared
     if (absl::IsUnauthenticated(renewed) && attempt == 0) continue;
     if (!absl::IsUnauthenticated(failed)) return failed;
     if (!renewed.ok()) return absl::UnavailableError(failed.message());
-    return absl::FailedPreconditionError("what answers there is not the node that the session is with");
+    return absl::FailedPreconditionError("another node answers there than the one the session is with");
   }
 }
 

@@ -64,7 +64,7 @@ absl::Status Slots::Take(absl::Time deadline) {
   MutexLock lock(&mutex_);
   while (free_ == 0) {
     if (!changed_.WaitUntil(&mutex_, deadline) && free_ == 0) {
-      return absl::DeadlineExceededError("as many transfers as the node allows are under way");
+      return absl::DeadlineExceededError("as many transfers as the node allows are in progress");
     }
   }
   --free_;
@@ -111,7 +111,7 @@ absl::Status NodeConnection::Hello(const OpenedSession& session, absl::Time dead
   if (ToNodeId(welcome.node_id()) != session.node_id || welcome.incarnation() != session.incarnation) {
     return absl::FailedPreconditionError(absl::StrCat(
         carrier_->peer(), " is node ", absl::BytesToHexString(welcome.node_id()), ", incarnation ",
-        welcome.incarnation(), ", and the session is with node ", absl::BytesToHexString(BytesOf(session.node_id)),
+        welcome.incarnation(), ", but the session is with node ", absl::BytesToHexString(BytesOf(session.node_id)),
         ", incarnation ", session.incarnation, ": the data address belongs to another node"));
   }
   if (pulls_ == nullptr) {

@@ -154,7 +154,7 @@ absl::Status Pull::Prepare(const std::string& manifest, const proto::Part& part)
   if (!parsed.ok()) return absl::DataLossError(absl::StrCat("the node's manifest: ", parsed.status().message()));
   manifest_ = *std::move(parsed);
   if (manifest_.identity != address_.identity || manifest_.codec != address_.codec || manifest_.etag != address_.etag) {
-    return absl::DataLossError("the node answers with the manifest of another encoding");
+    return absl::DataLossError("the node answered with the manifest of another encoding");
   }
   KVLINK_ASSIGN_OR_RETURN(pieces_, PiecesOf(manifest_, part));
   std::vector<int64_t> lengths;
@@ -199,7 +199,7 @@ void Pull::OnReceived(size_t piece, const absl::Status& status, int64_t bytes) {
   absl::Status failed = status;
   if (failed.ok() && bytes != pieces_[piece].length) {
     failed = absl::DataLossError(
-        absl::StrCat("layer ", pieces_[piece].layer, ": ", bytes, " bytes of ", pieces_[piece].length, " came"));
+        absl::StrCat("layer ", pieces_[piece].layer, ": ", bytes, " of ", pieces_[piece].length, " bytes arrived"));
   }
   {
     MutexLock lock(&mutex_);

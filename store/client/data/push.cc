@@ -20,7 +20,7 @@ constexpr absl::Duration kRepeat = absl::Seconds(2);
 constexpr absl::Duration kLook = absl::Milliseconds(50);
 constexpr absl::Duration kQuestion = absl::Seconds(2);  // for a node to show a sign of life
 
-absl::Status Cancelled() { return absl::CancelledError("the put was given up"); }
+absl::Status Cancelled() { return absl::CancelledError("the put was cancelled"); }
 
 // A push in progress: its sends, and the answers that may arrive meanwhile.
 class Push : public AnswerSink {
@@ -66,7 +66,7 @@ class Push : public AnswerSink {
     MutexLock lock(&mutex_);
     while (under_way_ > 0 && failed_.ok() && unsent_.ok()) {
       if (!changed_.WaitUntil(&mutex_, deadline) && SteadyNow() >= deadline) {
-        return absl::DeadlineExceededError("the node did not take the slabs in time");
+        return absl::DeadlineExceededError("the node did not accept the slabs in time");
       }
     }
     if (!failed_.ok()) return failed_;
@@ -121,7 +121,7 @@ auto AwaitSigns(NodeConnection* connection, PushOrder* order, Push* push, absl::
     order->silent = true;
     connection->Close();
     return absl::UnavailableError(
-        absl::StrCat("the node has given no sign for ", absl::FormatDuration(SteadyNow() - push->heard())));
+        absl::StrCat("the node has not responded for ", absl::FormatDuration(SteadyNow() - push->heard())));
   }
 }
 
@@ -144,7 +144,7 @@ absl::Status SendCommit(NodeConnection* connection, const PushOrder& order, uint
 absl::StatusOr<PutResult> AwaitDone(NodeConnection* connection, PushOrder* order, Push* push, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const proto::Answer answer, AwaitSigns(connection, order, push, deadline,
                                                                  [&](absl::Time until) { return push->Next(until); }));
-  if (!answer.has_push_done()) return absl::UnavailableError("the node answered a commit with something else");
+  if (!answer.has_push_done()) return absl::UnavailableError("the node answered a commit with another message");
   return PutResultOf(answer.push_done().written(), ToEtag(answer.push_done().etag()), order->manifest->etag);
 }
 
@@ -186,7 +186,7 @@ absl::Status CheckSlabs(const PushOrder& order, const absl::Status& refusal) {
     if (order.slabs[layer].empty()) continue;
     if (!order.manifest->VerifyLayer(static_cast<int64_t>(layer), order.slabs[layer]).ok()) return refusal;
   }
-  return absl::UnavailableError(absl::StrCat("slabs were damaged on their way: ", refusal.message()));
+  return absl::UnavailableError(absl::StrCat("slabs were damaged in transit: ", refusal.message()));
 }
 
 // Everything after PushReady. The manifest is sent ahead of the slabs, so that the node can write each one on arrival.
@@ -229,7 +229,7 @@ absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, 
   if (!answer.ok()) {
     result = answer.status();
   } else if (!answer->has_push_ready()) {
-    result = absl::UnavailableError("the node answered a push with something else");
+    result = absl::UnavailableError("the node answered a push with another message");
   } else if (!answer->push_ready().etag().empty()) {
     const Etag etag = ToEtag(answer->push_ready().etag());
     // Presumably stored by our previous attempt.

@@ -14,8 +14,9 @@ absl::StatusOr<std::shared_ptr<Region>> Region::Open(const std::shared_ptr<trans
                                                      const DeviceRegion& region, absl::Duration rest) {
   if (region.data == nullptr || region.bytes < kSlabAlignment || region.checksums == nullptr ||
       reinterpret_cast<uintptr_t>(region.data) % kSlabAlignment != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a region of ", region.bytes, " bytes of a device: it must be aligned, have a page, and checksums"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a region of ", region.bytes,
+                     " bytes of device memory: it must be aligned, have at least a page, and have checksums"));
   }
   KVLINK_ASSIGN_OR_RETURN(
       auto buffer,
@@ -27,7 +28,7 @@ absl::StatusOr<std::shared_ptr<Region>> Region::Open(const std::shared_ptr<trans
 absl::StatusOr<std::vector<transport::Slice>> Region::Take(absl::Span<const int64_t> lengths) {
   {
     MutexLock lock(&mutex_);
-    if (SteadyNow() < rests_until_) return absl::UnavailableError("receives in the region of the device failed");
+    if (SteadyNow() < rests_until_) return absl::UnavailableError("receives in the device buffer have failed");
   }
   return arena_->Take(lengths);
 }

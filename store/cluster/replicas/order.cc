@@ -92,6 +92,7 @@ void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
           std::uniform_real_distribution<double>(0.75, 1)(*random) / SecondsAt(condition(member));
       members.push_back(member);
     }
+    if (equals[i] > 0) left.push_back(i);
   }
   const auto gain = [&](uint16_t member) { return candidates[member].worth * candidates[member].orders; };
   while (!left.empty()) {
@@ -102,7 +103,9 @@ void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
       if (at == end) return false;
       std::for_each(order.begin(), end, [&](uint16_t member) { --candidates[member].orders; });
       std::rotate(order.begin(), at, at + 1);
-    }
+      return true;
+    };
+    std::erase_if(left, served);
   }
 }
 

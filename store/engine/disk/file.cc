@@ -94,7 +94,7 @@ absl::StatusOr<int64_t> File::Size() const {
 absl::Status File::EndsBefore(absl::string_view action, int64_t offset) const {
   KVLINK_ASSIGN_OR_RETURN(const int64_t size, Size());
   return absl::DataLossError(
-      absl::StrCat(action, " ", path_, " at byte ", offset, ": the file has ", size, " bytes, it was cut"));
+      absl::StrCat(action, " ", path_, " at byte ", offset, ": the file has ", size, " bytes, it was truncated"));
 }
 
 absl::Status File::Resize(int64_t size) {

@@ -103,7 +103,7 @@ absl::StatusOr<Location> ParseLocation(absl::string_view bytes) {
   if (!reader.ok() || runs < 1 || runs > kMaxRuns) return absl::InvalidArgumentError("location record: number of runs");
   if (tokens < 1 || tokens > kMaxTokens || slabs < kSlabAlignment || slabs % kSlabAlignment != 0 || slabs > kMaxBytes ||
       manifest < 1 || manifest > kMaxManifestBytes) {
-    return absl::InvalidArgumentError("location record: sizes that no encoding has");
+    return absl::InvalidArgumentError("location record: sizes that no encoding can have");
   }
   location.tokens = static_cast<int32_t>(tokens);
   location.bytes = static_cast<int64_t>(slabs);

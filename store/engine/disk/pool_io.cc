@@ -76,7 +76,7 @@ std::unique_ptr<BulkIo> NewPoolIo(const IoLimits& limits, std::string reason) {
 }
 
 std::unique_ptr<BulkIo> NewBulkIo(const BulkIoOptions& options) {
-  if (!options.allow_uring) return NewPoolIo(options.pool, "io_uring is switched off");
+  if (!options.allow_uring) return NewPoolIo(options.pool, "io_uring is disabled");
   auto uring = NewUringIo(options.uring);
   if (uring.ok()) return *std::move(uring);
   return NewPoolIo(options.pool, std::string(uring.status().message()));

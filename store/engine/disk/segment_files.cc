@@ -37,7 +37,7 @@ static_assert(kStep % kSegmentBlockBytes == 0 && kMaxUnflushed % kStep == 0);
 // Checks that not every block of the added bytes [from, to) is in `bad`, the blocks that could not be written.
 absl::Status CheckAnyWritten(const File& file, const std::vector<Run>& bad, int64_t from, int64_t to) {
   if (static_cast<int64_t>(bad.size()) < (to - from) / kSegmentBlockBytes) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("no block of what is added to ", file.path(), " can be written"));
+  return absl::DataLossError(absl::StrCat("no block of the new space in ", file.path(), " can be written"));
 }
 
 }  // namespace
@@ -119,9 +119,9 @@ absl::StatusOr<std::optional<int64_t>> SegmentFiles::CheckHeader(uint32_t number
   const uint64_t piece = reader.Read<uint64_t>();
   if (uuid != options_.uuid || stored_number != number ||
       stored_bytes != static_cast<uint64_t>(options_.segment_bytes)) {
-    return absl::FailedPreconditionError(absl::StrCat(file.path(), " belongs to another store or place (store ",
-                                                      UuidHex(uuid), ", segment ", stored_number, "); this is store ",
-                                                      UuidHex(options_.uuid), "; move the file away"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(file.path(), " does not belong here: it is segment ", stored_number, " of store ", UuidHex(uuid),
+                     ", and this is store ", UuidHex(options_.uuid), "; move the file away"));
   }
   if (piece < 2 * kSegmentBlockBytes || piece > stored_bytes || piece % kSegmentBlockBytes != 0) {
     problems_.push_back(absl::StrCat(file.path(), " has pieces of ", piece, " bytes"));

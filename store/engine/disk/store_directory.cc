@@ -118,7 +118,7 @@ absl::Status StoreDirectory::CheckForeign() const {
     const absl::string_view base = absl::StripSuffix(name, ".tmp");
     if (base != kStoreName && base != kLockName && base != kFloorName && base != "index" && base != "segments") {
       return absl::FailedPreconditionError(
-          absl::StrCat(path_, " holds something that is not a store (", name, "); name an empty or a new directory"));
+          absl::StrCat(path_, " contains something that is not a store (", name, "); name an empty or new directory"));
     }
   }
   return absl::OkStatus();
@@ -196,7 +196,7 @@ absl::Status StoreDirectory::SetIdentity(const Identity& identity) {
 absl::StatusOr<StoreDirectory::Floor> StoreDirectory::GetFloor() const {
   const std::string path = path_ + "/" + kFloorName;
   const auto lost = [&path](absl::string_view how) {
-    return absl::DataLossError(absl::StrCat(path, how, ": whether the index has lost changes is not known"));
+    return absl::DataLossError(absl::StrCat(path, how, ": it is not known whether the index has lost changes"));
   };
   const auto bytes = files_.ReadWhole(path, 4096);
   if (absl::IsNotFound(bytes.status())) return lost(" is missing");

@@ -28,7 +28,8 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view action) 
   // RocksDB has no status codes of its own for the following.
   for (const int error : {EACCES, EPERM, EROFS}) {
     if (status.IsIOError() && absl::StrContains(message, std::strerror(error))) {
-      return absl::FailedPreconditionError(absl::StrCat(message, "; the index must be readable and writable for us"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(message, "; the index must be readable and writable for this process"));
     }
   }
   if (status.IsIOError() && absl::StrContains(message, std::strerror(EMFILE))) {

@@ -160,7 +160,7 @@ absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t max_b
   Entry* const entry = FindLocked(key);
   if (entry == nullptr || entry->leaving) return absl::NotFoundError("a miss: nothing to pin");
   if (entry->pins == std::numeric_limits<int32_t>::max()) {
-    return absl::ResourceExhaustedError("pin: this encoding is pinned as often as can be counted");
+    return absl::ResourceExhaustedError("pin: this encoding has the maximum number of pins");
   }
   if (entry->pins == 0) {
     Namespace& ns = *entry->ns;
@@ -170,9 +170,9 @@ absl::StatusOr<Table::PinState> Table::Pin(const EncodingKey& key, int64_t max_b
       max_bytes = std::min(max_bytes, ns.here.capacity_bytes / 2);
     }
     if (ns.pinned_bytes + entry->block_bytes() > max_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("namespace '", key.ns, "' may pin ", max_bytes, " bytes, has ",
-                                                       ns.pinned_bytes, " and this encoding takes ",
-                                                       entry->block_bytes(), "; unpin others first"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("namespace '", key.ns, "' may pin ", max_bytes, " bytes, has pinned ", ns.pinned_bytes,
+                       " and this encoding takes ", entry->block_bytes(), "; unpin others first"));
     }
     ns.pinned_bytes += entry->block_bytes();
     ++ns.pinned;
@@ -185,7 +185,7 @@ absl::StatusOr<Table::PinState> Table::Unpin(const EncodingKey& key, std::option
   MutexLock lock(&mutex_);
   Entry* const entry = FindLocked(key);
   if (entry != nullptr && sequence.has_value() && entry->location.sequence != *sequence) {
-    return absl::NotFoundError("a miss: what was pinned has gone, and its name is another's");
+    return absl::NotFoundError("a miss: the pinned encoding is gone, and another has its name");
   }
   if (entry == nullptr || entry->pins == 0) return absl::NotFoundError("not pinned, or a miss");
   if (--entry->pins == 0) {

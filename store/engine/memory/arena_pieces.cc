@@ -18,7 +18,7 @@ absl::StatusOr<int> ArenaPool::SizeOfNext(const Arena* arena, int64_t bytes) con
   if (needed > room) {
     return absl::ResourceExhaustedError(absl::StrCat("namespace '", arena->ns_, "' has address space for ",
                                                      arena->reserved_ * chunk_bytes_,
-                                                     " bytes of the DRAM tier, and no row of ", bytes, " free"));
+                                                     " bytes of the DRAM tier, and no ", bytes, " in a row are free"));
   }
   return std::min(room, std::max(needed, std::clamp(arena->reserved_, first_chunks_, piece_chunks_)));
 }
@@ -31,9 +31,8 @@ absl::Status ArenaPool::AddPiece(Arena* arena, int64_t bytes) {
       KVLINK_ASSIGN_OR_RETURN(chunks, SizeOfNext(arena, bytes));
       if (pieces_ >= max_pieces_) {
         return absl::ResourceExhaustedError(absl::StrCat(
-            "the DRAM tier has ", pieces_, " pieces of memory, each in use by a namespace, and may have no more; ",
-            options_.shared ? "raise the limit on open files (ulimit -n), or " : "",
-            "have fewer namespaces in memory"));
+            "the DRAM tier has ", pieces_, " pieces of memory, the maximum, each in use by a namespace; ",
+            options_.shared ? "raise the limit on open files (ulimit -n), or " : "", "use fewer namespaces at a time"));
       }
     }
     const int64_t length = chunks * chunk_bytes_;

@@ -99,14 +99,14 @@ absl::Status DramTier::CheckFits(const Manifest& manifest) const {
   if (manifest.bytes() <= pool_->chunks() * pool_->chunk_bytes()) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("an encoding of ", manifest.bytes(),
                                                    " bytes does not fit in the DRAM tier of ", capacity(),
-                                                   " bytes; give the store more DRAM"));
+                                                   " bytes; raise the memory of the store"));
 }
 
 absl::Status DramTier::NoRoom(const Space& space, int64_t bytes) const {
   KVLINK_RETURN_IF_ERROR(pool_->refused(space.arena));
   return absl::ResourceExhaustedError(
-      absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: what namespace '",
-                   space.arena->ns(), "' has of it is in use, and the others have no more than their share"));
+      absl::StrCat("no room for ", bytes, " bytes in the DRAM tier of ", capacity(), " bytes: namespace '",
+                   space.arena->ns(), "' uses all that it has, and no other namespace has more than its share"));
 }
 
 absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeEmpty(absl::string_view ns,

@@ -49,7 +49,7 @@ void TouchEach(std::byte* data, int64_t bytes, int64_t step) {
 absl::StatusOr<std::byte*> Reserve(int64_t bytes, int64_t alignment) {
   const int64_t slack = alignment - kPageBytes;
   void* const got = mmap(nullptr, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (got == MAP_FAILED) return Failed("no address space", bytes);
+  if (got == MAP_FAILED) return Failed("cannot reserve address space", bytes);
   std::byte* const start = static_cast<std::byte*>(got);
   const int64_t before = (alignment - reinterpret_cast<uintptr_t>(start) % alignment) % alignment;
   if (before > 0) munmap(start, before);
@@ -61,9 +61,9 @@ absl::StatusOr<std::byte*> Reserve(int64_t bytes, int64_t alignment) {
 absl::StatusOr<Descriptor> NewMemfd(int64_t bytes) {
   int fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (fd < 0 && errno == EINVAL) fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) return Failed("no memfd", bytes);
+  if (fd < 0) return Failed("cannot create a memfd", bytes);
   Descriptor memfd(fd);
-  if (ftruncate(fd, bytes) != 0) return Failed("no memfd", bytes);
+  if (ftruncate(fd, bytes) != 0) return Failed("cannot create a memfd", bytes);
   return memfd;
 }
 
@@ -73,7 +73,7 @@ absl::StatusOr<std::byte*> Map(int memfd, const MappingOptions& options) {
   KVLINK_ASSIGN_OR_RETURN(std::byte* const data, Reserve(options.bytes, options.alignment));
   const int kind = memfd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
   if (mmap(data, options.bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED | MAP_NORESERVE, memfd, 0) == MAP_FAILED) {
-    const absl::Status status = Failed("no mapping", options.bytes);
+    const absl::Status status = Failed("cannot map a memfd", options.bytes);
     munmap(data, options.bytes);
     return status;
   }
@@ -86,10 +86,10 @@ absl::StatusOr<std::byte*> Map(int memfd, const MappingOptions& options) {
 // could as well attach to the process.
 absl::StatusOr<int> SealForReaders(int fd, const MappingOptions& options) {
   const int descriptor = open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return Failed("no second descriptor", options.bytes);
+  if (descriptor < 0) return Failed("cannot duplicate a memfd", options.bytes);
   const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (options.permanent ? F_SEAL_FUTURE_WRITE : 0);
   if (fchmod(fd, 0) == 0 && fcntl(fd, F_ADD_SEALS, seals) == 0) return descriptor;
-  const absl::Status status = Failed("a memfd cannot be sealed", options.bytes);
+  const absl::Status status = Failed("cannot seal a memfd", options.bytes);
   close(descriptor);
   return status;
 }

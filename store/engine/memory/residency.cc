@@ -164,7 +164,7 @@ absl::Status Residency::WaitLayer(int64_t layer, absl::Time deadline) {
     while (states_[layer] == State::kAbsent || states_[layer] == State::kVerifying) {
       if (!changed_.WaitUntil(&mutex_, deadline) &&
           (states_[layer] == State::kAbsent || states_[layer] == State::kVerifying)) {
-        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " has not arrived before the deadline"));
+        return absl::DeadlineExceededError(absl::StrCat("layer ", layer, " did not arrive before the deadline"));
       }
     }
     if (states_[layer] == State::kVerified) return absl::OkStatus();

@@ -69,7 +69,7 @@ absl::StatusOr<std::string> ControlCall::Run() {
                                                          method_->max_fields, method_->nested_field, kMaxNestedFields);
   if (!bounded.ok()) return bounded;
   if (session() != nullptr && !session()->live(SteadyNow())) {
-    return absl::UnauthenticatedError("the session has expired: open another one");
+    return absl::UnauthenticatedError("the session has expired: open a new one");
   }
   auto answer = method_->run(this, request);
   // gRPC must have released the last message before the call is finished; the sweeper ensures that it does.

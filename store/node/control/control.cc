@@ -142,7 +142,7 @@ class GrpcControlServer : public ControlServer {
     builder.RegisterCallbackGenericService(&entrance_);
     if (beside != nullptr) beside->AddTo(&builder);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr) return absl::UnavailableError("gRPC: the server does not start");
+    if (server_ == nullptr) return absl::UnavailableError("gRPC: cannot start the server");
     gate_->Start([this](int listener, int connection) {
       grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters taken;
       taken.listener_fd = listener;

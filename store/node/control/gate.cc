@@ -57,7 +57,8 @@ absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Listen(const std
   }
   gate->wake_ = Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (gate->listeners_.empty() || gate->wake_.get() < 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen at ", address, ": in use, or not this host's"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen at ", address, ": it is in use, or not an address of this host"));
   }
   gate->address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", named.port);
   return gate;

@@ -72,7 +72,7 @@ absl::Status ControlMethods::ListEncodings(ControlCall* call, const v1::ListEnco
   Identity after;
   if (!request.after().empty()) {
     if (request.after().size() != after.bytes.size()) {
-      return absl::InvalidArgumentError("'after' is an identity of 32 bytes, or empty");
+      return absl::InvalidArgumentError("'after' must be an identity of 32 bytes, or empty");
     }
     std::copy(request.after().begin(), request.after().end(), after.bytes.begin());
   }
@@ -92,7 +92,7 @@ absl::Status ControlMethods::ListEncodings(ControlCall* call, const v1::ListEnco
 
 absl::Status ControlMethods::Verify(ControlCall* call, const v1::VerifyRequest& request) {
   const Place place(&verifying_, 1);
-  if (!place.got()) return absl::ResourceExhaustedError("the node is being verified already");
+  if (!place.got()) return absl::ResourceExhaustedError("the node is already being verified");
   absl::Time told = absl::InfinitePast();
   v1::VerifyProgress progress;
   KVLINK_ASSIGN_OR_RETURN(const auto outcome, node_->engine->Verify([&](int64_t done, int64_t all) {

@@ -20,7 +20,7 @@ constexpr int kMaxTries = 8;                           // to delete a document t
 
 absl::Status CheckBatch(int count) {
   if (count >= 1 && count <= kMaxDocuments) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("a call names 1 to ", kMaxDocuments, " documents, and not ", count));
+  return absl::InvalidArgumentError(absl::StrCat("a call must name 1 to ", kMaxDocuments, " documents, not ", count));
 }
 
 absl::Status CheckNamespace(const Session& session, Right right, const std::string& ns) {
@@ -89,15 +89,14 @@ absl::Status ControlMethods::GetDocuments(ControlCall* call, const v1::GetDocume
     const auto get = [&]() -> absl::StatusOr<std::string> {
       KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(id)));
       if (call->cancelled()) return Gone();
-      const absl::Status full =
-          absl::ResourceExhaustedError("the entries before this one fill an answer: ask for the rest again");
+      const absl::Status full = absl::ResourceExhaustedError("the answer is full: ask for the rest again");
       if (bytes >= kMaxAnswerBytes) return full;
       KVLINK_ASSIGN_OR_RETURN(const CatalogEntry entry, node_->engine->GetEntry(View(request.ns()), View(id)));
       std::string text = SerializeCatalogEntry(entry);
       const int64_t size = static_cast<int64_t>(text.size());
       if (size > kMaxEntryBytes) {
         return absl::OutOfRangeError(absl::StrCat("document ", View(id), ": its entry of ", size,
-                                                  " bytes is longer than a node sends, which is ", kMaxEntryBytes));
+                                                  " bytes is longer than a node can send: ", kMaxEntryBytes));
       }
       if (bytes > 0 && bytes + size > kMaxAnswerBytes) {
         bytes = kMaxAnswerBytes;
@@ -130,7 +129,7 @@ absl::Status ControlMethods::DeleteOne(ControlCall* call, const std::string& ns,
     const absl::Status put = node_->engine->PutEntry(View(ns), View(document.id()), tombstone);
     if (!absl::IsFailedPrecondition(put)) return put;
   }
-  return absl::AbortedError(absl::StrCat("document ", View(document.id()), " is replaced again and again"));
+  return absl::AbortedError(absl::StrCat("document ", View(document.id()), " is being replaced repeatedly: try again"));
 }
 
 absl::Status ControlMethods::DeleteDocuments(ControlCall* call, const v1::DeleteDocumentsRequest& request,

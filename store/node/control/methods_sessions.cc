@@ -35,7 +35,7 @@ absl::StatusOr<Grant> ControlMethods::Greet(absl::string_view key, const std::st
     return grant.status();
   }
   if (node_->draining.begun() && grant->right != Right::kAdmin) {
-    return absl::UnavailableError("the node is draining and takes no new sessions: use another");
+    return absl::UnavailableError("the node is draining and takes no new sessions: use another node");
   }
   return grant;
 }
@@ -79,7 +79,7 @@ absl::Status ControlMethods::RenewSession(ControlCall* call, const v1::RenewSess
                                           v1::Session* reply) {
   // The session's remaining time is for finishing its work.
   if (node_->draining.begun() && call->grant().right != Right::kAdmin) {
-    return absl::UnavailableError("the node is draining and renews no sessions: use another");
+    return absl::UnavailableError("the node is draining and renews no sessions: use another node");
   }
   KVLINK_RETURN_IF_ERROR(node_->sessions.Renew(call->session()));
   Describe(*call->session(), reply);

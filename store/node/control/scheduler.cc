@@ -63,12 +63,12 @@ absl::Status CallScheduler::Add(const std::shared_ptr<ControlCall>& call) {
     MutexLock lock(&mutex_);
     if (stopping_) return absl::UnavailableError("the node is closing");
     if (call->method().streams && streams_ >= kStreams) {
-      return absl::ResourceExhaustedError(absl::StrCat(kStreams, " such calls are under way, which is the most"));
+      return absl::ResourceExhaustedError(absl::StrCat(kStreams, " such calls are in progress, the maximum"));
     }
     const int64_t most = limits_.control_calls + (IsAdministrator(*call) ? limits_.control_calls_reserved : 0);
     Share& share = ShareOf(*call);
     const auto full = [](const char* whose, int64_t limit) {
-      return absl::ResourceExhaustedError(absl::StrCat(whose, " has ", limit, " calls under way, which is the most"));
+      return absl::ResourceExhaustedError(absl::StrCat(whose, " has ", limit, " calls in progress, the maximum"));
     };
     if (call->session() != nullptr && sessions_[call->session()] >= limits_.control_calls_per_session) {
       return full("the session", limits_.control_calls_per_session);
@@ -270,7 +270,7 @@ void CallScheduler::Sweep() {
       }
     }
     for (const auto& call : late) {
-      if (call != nullptr) call->Answer(absl::ResourceExhaustedError("the call was not carried out in time"));
+      if (call != nullptr) call->Answer(absl::ResourceExhaustedError("the call did not complete in time"));
     }
     for (const auto& call : cut) {
       call->SetCancelled();

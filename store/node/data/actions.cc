@@ -85,7 +85,7 @@ void DoAction(std::shared_ptr<Call> call) {
       case ReplyCache::State::kAnswered:
         return call->Repeat({answer.data(), answer.size()});
       case ReplyCache::State::kUnderWay:
-        return call->Refuse(absl::UnavailableError("this request is being carried out: ask again"));
+        return call->Refuse(absl::UnavailableError("this request is still being carried out: ask again"));
       case ReplyCache::State::kNew:
         break;
     }

@@ -117,7 +117,7 @@ void ClientConnection::Send(const proto::Answer& answer) { SendBytes(Text(Serial
 void ClientConnection::SendBytes(absl::string_view answer) {
   const absl::Status status = channel_->Send(answer);
   if (absl::IsResourceExhausted(status)) {
-    Close("it does not take its answers");
+    Close("it does not read its answers");
   } else if (!status.ok() && !absl::IsUnavailable(status)) {
     context_->log.Error("answer_not_sent", {{"connection", number_}, {"why", std::string(status.message())}});
     Close("an answer could not be sent");
@@ -219,7 +219,7 @@ absl::Status ClientConnection::AddTransfer(Kind kind, uint64_t id, std::shared_p
   }
   const int max_here = pull ? limits.pulls_per_connection : limits.pushes_per_connection;
   if (mine.size() >= static_cast<size_t>(max_here)) {
-    return absl::ResourceExhaustedError(absl::StrCat(max_here, " ", name, " are open on this connection, the most"));
+    return absl::ResourceExhaustedError(absl::StrCat(max_here, " ", name, " are open on this connection, the maximum"));
   }
   all.fetch_add(1);
   const absl::Status taken = (pull ? context_->pull_quota : context_->push_quota).Take(holder_->grant());
@@ -255,7 +255,7 @@ absl::StatusOr<uint64_t> ClientConnection::AddLease(std::shared_ptr<engine::Enco
   if (closed_) return absl::UnavailableError("the connection is closed");
   if (leases_.size() >= static_cast<size_t>(context_->limits.leases_per_connection)) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(leases_.size(), " leases are held by this connection, the most: release some"));
+        absl::StrCat(leases_.size(), " leases are held by this connection, the maximum: release some"));
   }
   KVLINK_RETURN_IF_ERROR(context_->lease_quota.Take(holder_->grant()));
   leases_.emplace(++last_lease_, std::move(lease));
@@ -310,7 +310,7 @@ void ClientConnection::Sweep(absl::Time now) {
   for (const auto& transfer : AllTransfers()) transfer->Sweep(now);
   const std::shared_ptr<Session> speaker = session();
   if (speaker == nullptr) {
-    if (now - opened_ > context_->limits.hello_within) Close("it did not say who it is");
+    if (now - opened_ > context_->limits.hello_within) Close("it did not identify itself");
     return;
   }
   const bool live = speaker->live(now);
@@ -324,7 +324,7 @@ void ClientConnection::Sweep(absl::Time now) {
     holds = !leases_.empty();
   }
   // Closing releases the leases. The client returns with a new connection and valid leases.
-  if (holds && now - heard() > context_->limits.lease) Close("it was silent for longer than leases last");
+  if (holds && now - heard() > context_->limits.lease) Close("it was silent for longer than a lease lasts");
   if (holds && !live) Close("its session has ended");
 }
 

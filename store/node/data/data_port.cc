@@ -55,7 +55,7 @@ std::shared_ptr<transport::ConnectionEvents> Admit(DataContext* context, std::un
                                                    const std::string& carrier) {
   const auto connection = std::make_shared<ClientConnection>(context, std::move(channel), carrier);
   const auto leaves = context->connections.Add(connection, context->limits.unidentified);
-  if (leaves != nullptr) leaves->Close("others came, and it had not said who it is");
+  if (leaves != nullptr) leaves->Close("it had not identified itself, and others were waiting");
   return std::make_shared<ClientEvents>(connection);
 }
 

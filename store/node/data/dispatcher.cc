@@ -29,7 +29,7 @@ void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Req
   context->core->metrics->Ended(Operation::kHello, SteadyNow() - arrived, session.status().code());
   if (!session.ok()) {
     connection->Send(Refusal(request.id(), session.status()));
-    return connection->Close("its token is of no session");
+    return connection->Close("its token belongs to no session");
   }
   const bool first = connection->session() == nullptr;
   const absl::Status identified = connection->Identify(*session);
@@ -160,7 +160,7 @@ Route RouteOf(const proto::Request& request) {
 absl::Status CheckAddressee(const DataContext& context, const proto::Request& request) {
   if (request.incarnation() == 0 || request.incarnation() == context.core->incarnation) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat("the node is at incarnation ", context.core->incarnation,
-                                                    ", and the request is for ", request.incarnation(),
+                                                    ", but the request is for ", request.incarnation(),
                                                     ": say hello and ask again"));
 }
 
@@ -169,7 +169,7 @@ absl::Status CheckRights(const Session& session, const proto::Request& request, 
   const auto body = request.body_case();
   if (body == proto::Request::kRenew || body == proto::Request::kRelease) {
     return session.live(SteadyNow()) ? absl::OkStatus()
-                                     : absl::UnauthenticatedError("the session has expired: open another one");
+                                     : absl::UnauthenticatedError("the session has expired: open a new one");
   }
   if (request.has_slot_digests() || request.has_slot_list()) return session.CheckAll(right);
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", {request.ns().data(), request.ns().size()}));
@@ -204,7 +204,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   absl::Status refused = CheckAddressee(*context, request);
   if (refused.ok()) refused = CheckRights(*session, request, route.right);
   if (refused.ok() && !connection->AddRequest()) {
-    refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
+    refused = absl::ResourceExhaustedError("too many requests of this connection are waiting");
   }
   // Requests answered before this returns are not charged: they neither wait nor run alongside others.
   std::optional<int64_t> charged;
@@ -224,7 +224,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   const auto body = call->request().body_case();
   const bool gives_back = body == proto::Request::kRelease || body == proto::Request::kRenew;
   if (context->core->draining.refuses() && !gives_back) {
-    return call->Refuse(absl::UnavailableError("the node has drained: use another"));
+    return call->Refuse(absl::UnavailableError("the node has drained: use another node"));
   }
   if (route.where == Route::kAtOnce) return route.run(call);
   Worker* const lane = route.where == Route::kServing    ? context->serving.get()
@@ -255,7 +255,7 @@ void Dispatch(const std::shared_ptr<ClientConnection>& connection, absl::string_
                                                              {"peer", connection->channel()->peer()},
                                                              {"why", std::string(request.status().message())}});
     connection->Send(Refusal(id, request.status()));
-    if (id == 0) connection->Close("it sent what cannot be read");
+    if (id == 0) connection->Close("it sent an unreadable request");
     return;
   }
   connection->Heard();

@@ -77,7 +77,7 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
   DataContext* const context = call->context();
   const std::shared_ptr<ClientConnection>& connection = call->connection();
   if (!connection->channel()->carries_descriptors()) {
-    return absl::FailedPreconditionError("leases are given to local connections only: pull instead");
+    return absl::FailedPreconditionError("only local connections can have leases: pull instead");
   }
   const proto::EncodingName& name = call->request().lease().name();
   const engine::EncodingKey key = call->KeyOf(name.identity(), name.codec());

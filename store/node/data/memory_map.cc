@@ -62,12 +62,12 @@ absl::StatusOr<transport::Slice> MemoryMap::Find(size_t transport, const engine:
     range.bytes += chunk->second.bytes;
   }
   if (transport >= carriers_.size() || range.first > place.offset || range.first + range.bytes < place.offset + bytes) {
-    return absl::UnavailableError("memory of the node is not registered");
+    return absl::UnavailableError("the node's memory is not registered");
   }
   const Buffer& buffer = Register(&carriers_[transport], range);
   if (!buffer.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("memory of the node cannot be reached this way: ", buffer.status().message()));
+        absl::StrCat("the node's memory cannot be reached this way: ", buffer.status().message()));
   }
   return transport::Slice{*buffer, place.offset - range.first, bytes};
 }

@@ -218,7 +218,7 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
   const proto::Pull& pull = call->request().pull();
   if (call->connection()->channel()->payloads() == nullptr) {
     return absl::FailedPreconditionError(
-        "payloads do not travel on this connection: take a lease, or pull over another");
+        "this connection carries no payloads: take a lease, or pull over another connection");
   }
   const engine::EncodingKey key = call->KeyOf(pull.name().identity(), pull.name().codec());
   auto taken = context->core->engine->Read(key, ToEtag(pull.name().etag()), call->deadline());
@@ -227,7 +227,7 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
   KVLINK_ASSIGN_OR_RETURN(std::vector<Piece> pieces, PiecesOf(lease->manifest(), pull.part()));
   if (pieces.size() > pull.payloads()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the part has ", pieces.size(), " pieces, and the pull has ", pull.payloads(), " receives"));
+        absl::StrCat("the part has ", pieces.size(), " pieces, but the pull has ", pull.payloads(), " receives"));
   }
   const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
 

@@ -176,14 +176,14 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
   absl::Status TakeRoomForManifest(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (phase_ == Phase::kEnded) return why_;
     if (phase_ != Phase::kReceiving) {
-      return absl::InvalidArgumentError("the manifest of this push is complete already");
+      return absl::InvalidArgumentError("the manifest of this push is already complete");
     }
     if (static_cast<int64_t>(manifest_.size()) + bytes > kMaxManifest) {
       return absl::InvalidArgumentError("the manifest is larger than 16 MiB");
     }
     if (context_->manifest_bytes.fetch_add(bytes) + bytes > context_->limits.manifest_bytes) {
       context_->manifest_bytes.fetch_sub(bytes);
-      return absl::ResourceExhaustedError("manifests of pushes fill the room that the node has for them");
+      return absl::ResourceExhaustedError("the node has no more room for manifests of pushes");
     }
     return absl::OkStatus();
   }
@@ -209,7 +209,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     absl::Status bad = status;
     if (bad.ok() && bytes != lengths_[layer]) {
       bad = absl::InvalidArgumentError(
-          absl::StrCat("layer ", layer, " came with ", bytes, " bytes, and ", lengths_[layer], " were announced"));
+          absl::StrCat("layer ", layer, " came with ", bytes, " bytes, but ", lengths_[layer], " were announced"));
     }
     {
       MutexLock lock(&mutex_);
@@ -304,16 +304,16 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   absl::Status CheckManifest(const Manifest& manifest) const {
     if (manifest.identity != key_.identity || manifest.codec != key_.codec) {
-      return absl::InvalidArgumentError("the manifest is of another encoding than the push");
+      return absl::InvalidArgumentError("the manifest is for another encoding than the push");
     }
     if (manifest.layers.size() != lengths_.size()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the manifest has ", manifest.layers.size(), " layers, and the push has ", lengths_.size()));
+          absl::StrCat("the manifest has ", manifest.layers.size(), " layers, but the push has ", lengths_.size()));
     }
     for (size_t layer = 0; layer < lengths_.size(); ++layer) {
       if (manifest.layers[layer].length != lengths_[layer]) {
         return absl::InvalidArgumentError(absl::StrCat("layer ", layer, " has ", manifest.layers[layer].length,
-                                                       " bytes in the manifest, and ", lengths_[layer], " were sent"));
+                                                       " bytes in the manifest, but ", lengths_[layer], " were sent"));
       }
     }
     return absl::OkStatus();
@@ -391,7 +391,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
     return absl::UnavailableError("the node is draining and takes no more pushes");
   }
   if (call->connection()->channel()->payloads() == nullptr) {
-    return absl::FailedPreconditionError("payloads do not travel on this connection: push over another");
+    return absl::FailedPreconditionError("this connection carries no payloads: push over another connection");
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
   const DropPosition dropped = context->core->engine->dropped();
@@ -443,7 +443,7 @@ void CommitPush(std::shared_ptr<Call> call) {
   if (push != nullptr) return push->Commit(std::move(call));
   call->session()->answers().Forget(call->id());
   call->Refuse(absl::FailedPreconditionError(absl::StrCat(
-      "no push ", call->id(), " is open on this connection: it was never begun, or was dropped; begin again")));
+      "no push ", call->id(), " is open on this connection: it was never begun or was dropped; begin again")));
 }
 
 }  // namespace kvlink::store::node

@@ -61,10 +61,10 @@ struct Metrics::Impl {
   explicit Impl(Readings readings) : asked(std::make_shared<Asked>(std::move(readings))) {
     auto& latency = prometheus::BuildHistogram()
                         .Name("kvlink_operation_seconds")
-                        .Help("From the arrival of a request to its last answer")
+                        .Help("Seconds from the arrival of a request to its last answer")
                         .Register(*registry);
     auto& ended =
-        prometheus::BuildCounter().Name("kvlink_operations_total").Help("Requests by outcome").Register(*registry);
+        prometheus::BuildCounter().Name("kvlink_operations_total").Help("Requests, by outcome").Register(*registry);
     for (int operation = 0; operation < kOperations; ++operation) {
       const std::string name(OperationName(static_cast<Operation>(operation)));
       latencies[operation] = &latency.Add({{"operation", name}}, LatencyBuckets());

@@ -39,41 +39,41 @@ constexpr Row kEngineRows[] = {KVLINK_ENGINE_STATISTICS(KVLINK_ROW)};
 constexpr Row kNodeRows[] = {
     {{"sessions", kGauge, "sessions", "", "Open sessions"},
      [](const Sources& from) { return from.service->core.sessions.size(); }},
-    {{"connections", kGauge, "connections", "", "Open connections of the data path"},
+    {{"connections", kGauge, "connections", "", "Open data connections"},
      [](const Sources& from) -> int64_t { return from.service->data.connections.open(); }},
-    {{"pulls", kGauge, "pulls", "", "Pulls under way"},
+    {{"pulls", kGauge, "pulls", "", "Pulls in progress"},
      [](const Sources& from) { return from.service->core.traffic.pulls.load(); }},
-    {{"pushes", kGauge, "pushes", "", "Pushes under way"},
+    {{"pushes", kGauge, "pushes", "", "Pushes in progress"},
      [](const Sources& from) { return from.service->core.traffic.pushes.load(); }},
-    {{"mapped_leases", kGauge, "mapped_leases", "", "Leases of readers that map the memory"},
+    {{"mapped_leases", kGauge, "mapped_leases", "", "Leases held by readers that map the memory"},
      [](const Sources& from) { return from.service->core.traffic.leases.load(); }},
-    {{"push_bytes_laid_out", kGauge, "push_bytes_laid_out", "", "Memory laid out for pushes and not filled"},
+    {{"push_bytes_laid_out", kGauge, "push_bytes_laid_out", "", "Bytes laid out for pushes and not yet filled"},
      [](const Sources& from) -> int64_t { return from.service->data.push_credit.taken(); }},
-    {{"serving_queued", kGauge, "queued_requests", "lane=serving", "Requests that wait for their turn"},
+    {{"serving_queued", kGauge, "queued_requests", "lane=serving", "Requests waiting in a lane"},
      [](const Sources& from) { return from.service->data.serving->queued(); }},
-    {{"indexing_queued", kGauge, "queued_requests", "lane=indexing", "Requests that wait for their turn"},
+    {{"indexing_queued", kGauge, "queued_requests", "lane=indexing", "Requests waiting in a lane"},
      [](const Sources& from) { return from.service->data.indexing->queued(); }},
-    {{"checking_queued", kGauge, "queued_requests", "lane=checking", "Requests that wait for their turn"},
+    {{"checking_queued", kGauge, "queued_requests", "lane=checking", "Requests waiting in a lane"},
      [](const Sources& from) { return from.service->data.checking->queued(); }},
-    {{"queued_answer_bytes", kGauge, "queued_answer_bytes", "", "Answers that clients have not taken yet"},
+    {{"queued_answer_bytes", kGauge, "queued_answer_bytes", "", "Bytes of answers that clients have not read yet"},
      [](const Sources& from) -> int64_t { return from.service->data.answers->taken(); }},
     {{"malformed_requests", kCount, "malformed_requests_total", "", "Messages that could not be read"},
      [](const Sources& from) { return from.service->core.metrics->malformed(); }},
-    {{"log_dropped", kCount, "log_dropped_total", "", "Lines of the log that nobody took in time"},
+    {{"log_dropped", kCount, "log_dropped_total", "", "Log lines dropped because they were not read in time"},
      [](const Sources& from) { return from.service->core.log.dropped(); }},
-    {{"payload_bytes_sent", kCount, "payload_bytes_total", "direction=sent", "Payloads of all transports"},
+    {{"payload_bytes_sent", kCount, "payload_bytes_total", "direction=sent", "Payload bytes of all transports"},
      [](const Sources& from) { return from.transports.payload_bytes_sent; }},
-    {{"payload_bytes_received", kCount, "payload_bytes_total", "direction=received", "Payloads of all transports"},
+    {{"payload_bytes_received", kCount, "payload_bytes_total", "direction=received", "Payload bytes of all transports"},
      [](const Sources& from) { return from.transports.payload_bytes_received; }},
-    {{"registered_bytes", kGauge, "registered_bytes", "", "Memory registered with transports"},
+    {{"registered_bytes", kGauge, "registered_bytes", "", "Bytes of memory registered with transports"},
      [](const Sources& from) { return from.transports.registered_bytes; }},
-    {{"quarantined_bytes", kGauge, "quarantined_bytes", "", "Memory that the network may still touch"},
+    {{"quarantined_bytes", kGauge, "quarantined_bytes", "", "Bytes of memory that the network may still access"},
      [](const Sources& from) { return from.transports.quarantined_bytes; }},
-    {{"draining", kGauge, "draining", "", "1: the node takes no new sessions and pushes"},
+    {{"draining", kGauge, "draining", "", "1 if the node takes no new sessions and pushes"},
      [](const Sources& from) -> int64_t { return from.service->core.draining.begun() ? 1 : 0; }},
-    {{"uptime_ms", kGauge, "uptime_milliseconds", "", "Since the node was started"},
+    {{"uptime_ms", kGauge, "uptime_milliseconds", "", "Milliseconds since the node started"},
      [](const Sources& from) { return absl::ToInt64Milliseconds(SteadyNow() - from.service->core.started); }},
-    {{"clock_us", kGauge, "clock_microseconds", "", "The store's clock, since 1970"},
+    {{"clock_us", kGauge, "clock_microseconds", "", "The store's clock, in microseconds since 1970"},
      [](const Sources& from) { return static_cast<int64_t>(from.service->core.engine->Now()); }},
 };
 // clang-format on
@@ -126,11 +126,13 @@ void NamespaceReadings(const std::map<std::string, NamespaceFigures>& namespaces
     const Labels labels = {{"namespace", name}};
     page->Gauge("namespace_encodings", "Encodings of a namespace", figures.encodings, labels);
     page->Gauge("namespace_documents", "Documents of a namespace", figures.documents, labels);
-    page->Gauge("namespace_bytes", "In segments", figures.bytes, labels);
-    page->Gauge("namespace_capacity_bytes", "Of segments, that it may take on this node; 0: no limit of its own",
-                here.capacity_bytes, labels);
-    page->Gauge("namespace_pinned_bytes", "Of segments, by pinned encodings", figures.pinned_bytes, labels);
-    page->Gauge("namespace_dram_bytes", "In memory", figures.dram_bytes, labels);
+    page->Gauge("namespace_bytes", "Bytes of segments used by a namespace", figures.bytes, labels);
+    page->Gauge("namespace_capacity_bytes",
+                "Bytes of segments a namespace may use on this node; 0: no limit of its own", here.capacity_bytes,
+                labels);
+    page->Gauge("namespace_pinned_bytes", "Bytes of segments used by pinned encodings of a namespace",
+                figures.pinned_bytes, labels);
+    page->Gauge("namespace_dram_bytes", "Bytes of the DRAM tier used by a namespace", figures.dram_bytes, labels);
   }
 }
 
@@ -138,18 +140,19 @@ void TransportReadings(Service* service, Page* page) {
   for (const auto& [scheme, carrier] : service->transports) {
     const transport::TransportStats stats = carrier->Stats();
     const Labels labels = {{"transport", scheme}};
-    page->Gauge("transport_connections", "Open connections", stats.connections, labels);
-    page->Gauge("transport_registered_bytes", "Memory registered with a transport", stats.registered_bytes, labels);
-    page->Gauge("transport_quarantined_bytes", "Memory that the network may still touch", stats.quarantined_bytes,
+    page->Gauge("transport_connections", "Open connections of a transport", stats.connections, labels);
+    page->Gauge("transport_registered_bytes", "Bytes of memory registered with a transport", stats.registered_bytes,
                 labels);
-    page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_sent,
+    page->Gauge("transport_quarantined_bytes", "Bytes of memory that the network may still access",
+                stats.quarantined_bytes, labels);
+    page->Count("transport_payload_bytes_total", "Payload bytes of a transport", stats.payload_bytes_sent,
                 {{"transport", scheme}, {"direction", "sent"}});
-    page->Count("transport_payload_bytes_total", "Payloads", stats.payload_bytes_received,
+    page->Count("transport_payload_bytes_total", "Payload bytes of a transport", stats.payload_bytes_received,
                 {{"transport", scheme}, {"direction", "received"}});
-    page->Count("transport_payloads_late_total", "Payloads that came after their receive was given up",
+    page->Count("transport_payloads_late_total", "Payloads that arrived after their receive was given up",
                 stats.payloads_late, labels);
     for (const auto& [reason, count] : stats.closes) {
-      page->Count("transport_closes_total", "Connections that ended, by reason", count,
+      page->Count("transport_closes_total", "Closed connections, by reason", count,
                   {{"transport", scheme}, {"reason", reason}});
     }
   }

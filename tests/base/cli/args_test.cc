@@ -55,8 +55,8 @@ TEST(Arguments, ReadsEveryKind) {
 
 TEST(Arguments, ErrorsAreOneLineAndSayWhatToType) {
   const std::pair<std::vector<std::string>, const char*> cases[] = {
-      {{"--flga"}, "did you mean --flag? kvlink test --help lists them"},
-      {{"--nothinglikeit"}, "; kvlink test --help lists them"},
+      {{"--flga"}, "did you mean --flag? kvlink test --help lists the options"},
+      {{"--nothinglikeit"}, "; kvlink test --help lists the options"},
       {{"-x"}, "options begin with --"},
       {{"--text"}, "--text needs a value"},
       {{"--flag=1"}, "--flag takes no value"},
@@ -90,7 +90,7 @@ TEST(Arguments, HelpIsWrappedAndTellsUnits) {
   EXPECT_EQ(arguments.Help().find("BYTES"), std::string::npos);
   arguments.Bytes("bytes", "Bytes.", &bytes);
   const std::string help = arguments.Help();
-  EXPECT_THAT(help, HasSubstr("BYTES may have a unit"));
+  EXPECT_THAT(help, HasSubstr("BYTES may end in K, M, G or T"));
   EXPECT_THAT(help, HasSubstr("  --text TEXT    word word"));
   EXPECT_THAT(help, HasSubstr("\n                 word word"));
   EXPECT_THAT(help, HasSubstr("word end.\n  --bytes BYTES  Bytes. (default 1 KiB)\n"));

@@ -58,7 +58,7 @@ TEST(PlaceOf, OptionsGoBeforeTheEnvironmentAndExcludeEachOther) {
   EXPECT_EQ(*PlaceOf(flags), PlaceKind::kDirectory);
   EXPECT_EQ(PlaceName(flags), "./a");
   flags.cluster.cluster = "10.0.0.2:2379";
-  EXPECT_THAT(std::string(PlaceOf(flags).status().message()), HasSubstr("exclude each other"));
+  EXPECT_THAT(std::string(PlaceOf(flags).status().message()), HasSubstr("cannot be combined"));
   setenv("KVLINK_STORE", "10.0.0.1:7400", 1);
   StoreFlags node;
   EXPECT_EQ(*PlaceOf(node), PlaceKind::kNode);

@@ -49,7 +49,8 @@ TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
       "ns", {{"a", EntryWith({1}, 5)}, {"b", EntryWith({2}, 1)}, {"a", EntryWith({3}, 4)}, {"a", EntryWith({4}, 0)}});
   ASSERT_TRUE(put.ok()) << put.status();
   EXPECT_EQ(*(*put)[0], 5u);
-  EXPECT_THAT(Message((*put)[2].status()), HasSubstr("document a: generation 5 is there, 4 does not replace it"));
+  EXPECT_THAT(Message((*put)[2].status()),
+              HasSubstr("document a: generation 4 does not replace the stored generation 5"));
   EXPECT_GT(*(*put)[3], 5u);
   EXPECT_EQ(database->GetDocument("ns", "a")->parts[0].identity, testing::IdentityOf(4));
   // What was there only within the batch leaves no reference, and nothing to be dropped.

@@ -291,7 +291,7 @@ TEST_F(ControlTest, NamespacesKeepTheirLimits) {
   quota.set_pinned_bytes(2 << 20);
   const grpc::Status old = (*client)->PutNamespace(client->Context().get(), quota, &kept);
   EXPECT_EQ(old.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_THAT(old.error_message(), HasSubstr("revision 1 holds, and 1 does not replace it"));
+  EXPECT_THAT(old.error_message(), HasSubstr("revision 1 does not replace the current revision 1"));
   quota.set_pinned_bytes(1 << 20);
   quota.set_revision(5);
   ASSERT_TRUE((*client)->PutNamespace(client->Context().get(), quota, &kept).ok());

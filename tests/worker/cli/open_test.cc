@@ -29,9 +29,9 @@ TEST(Open, AnEntryOfAnotherSecretIsRefusedByName) {
       const absl::Status status = CheckEntry("some id", entry, entry.model, read);
       EXPECT_EQ(status.code(), read == written ? absl::StatusCode::kOk : absl::StatusCode::kFailedPrecondition);
       if (status.ok()) continue;
-      const char* const what = read.empty()      ? "under a tenant secret; name its file with --secret-file"
-                               : written.empty() ? "under no tenant secret; leave out --secret-file"
-                                                 : "under another tenant secret";
+      const char* const what = read.empty()      ? "with a tenant secret; name its file with --secret-file"
+                               : written.empty() ? "without a tenant secret; leave out --secret-file"
+                                                 : "with another tenant secret";
       EXPECT_THAT(std::string(status.message()), HasSubstr(what));
       EXPECT_THAT(std::string(status.message()), HasSubstr("'some id'"));
     }

@@ -48,7 +48,7 @@ TEST_F(Questions, AnyOtherAnswerIsRefusedByFileAndLine) {
     const auto questions = Read(absl::StrCat("\n{\"question\": \"q\", \"documents\": [], \"answer\": ", answer, "}\n"));
     EXPECT_EQ(questions.status().code(), absl::StatusCode::kInvalidArgument) << answer;
     EXPECT_EQ(questions.status().message(),
-              absl::StrCat(path_, ":2: \"answer\" must be text, or a list of its accepted spellings"));
+              absl::StrCat(path_, ":2: \"answer\" must be a string or a list of accepted spellings"));
   }
 }
 
@@ -56,15 +56,15 @@ TEST_F(Questions, OtherMistakesAreRefusedByFileAndLine) {
   const std::pair<const char*, const char*> cases[] = {
       {"[]", ":1: not a JSON object"},
       {"{\"question\"", ":1: not a JSON object"},
-      {"{\"documents\": []}", ":1: no \"question\", or no string"},
-      {"{\"question\": \"q\", \"documents\": \"a\"}", ":1: no \"documents\", or no array"},
+      {"{\"documents\": []}", ":1: \"question\" is missing or not a string"},
+      {"{\"question\": \"q\", \"documents\": \"a\"}", ":1: \"documents\" is missing or not an array"},
       {"{\"question\": \"q\", \"documents\": [1]}",
-       ":1: \"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}"},
+       ":1: \"documents\" must contain ids or {\"id\": \"...\", \"parts\": \"2-5\"}"},
       {"{\"question\": \"q\", \"documents\": [{\"id\": \"a\", \"parts\": 2}]}",
-       ":1: \"documents\" must hold ids, or {\"id\": \"...\", \"parts\": \"2-5\"}"},
+       ":1: \"documents\" must contain ids or {\"id\": \"...\", \"parts\": \"2-5\"}"},
       {"{\"question\": \"q\", \"documents\": [{\"id\": \"a\", \"parts\": \"5-2\"}]}",
-       ":1: '5-2' is no range of parts; they are counted from 1: 3, 2-5, or 2- for the second and all behind it"},
-      {"\n", ": no questions"},
+       ":1: '5-2' is not a range of parts, counted from 1; write 3, 2-5, or 2- for the second part to the last"},
+      {"\n", ": contains no questions"},
   };
   for (const auto& [line, message] : cases) EXPECT_EQ(Read(line).status().message(), absl::StrCat(path_, message));
 }

@@ -190,7 +190,7 @@ TEST_P(DeviceTest, WhatDoesNotFitFailsAlone) {
   late.limits.timeout = absl::Milliseconds(100);
   const auto timed_out = generator->Start(late);
   EXPECT_EQ(timed_out.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(timed_out.status().message(), HasSubstr("until this request's time ran out"));
+  EXPECT_THAT(timed_out.status().message(), HasSubstr("until this one timed out"));
   Request cancelled = Ask({3});
   cancelled.limits.cancelled = [] { return true; };
   EXPECT_EQ(generator->Start(cancelled).status().code(), absl::StatusCode::kCancelled);

@@ -300,7 +300,7 @@ TEST_F(CorpusTest, PruneRefusesWhatItCannotKnowAndTooMuch) {
   EXPECT_EQ(Ids().size(), 40u);
   ASSERT_TRUE(Run(Lines(0, 40)).ok());
   source_->Stop();
-  EXPECT_THAT(std::string(PruneAll().status().message()), HasSubstr("reading ended"));
+  EXPECT_THAT(std::string(PruneAll().status().message()), HasSubstr("not read to its end"));
 }
 
 TEST_F(CorpusTest, RejectsAreFedAgainOnceMended) {

@@ -75,7 +75,7 @@ class StreamBase : public ByteStream {
 
  protected:
   absl::Status Damaged(absl::string_view what) const {
-    return absl::InvalidArgumentError(absl::StrCat(file_->name(), ": ", what, "; make the file again"));
+    return absl::InvalidArgumentError(absl::StrCat(file_->name(), ": ", what, "; create the file again"));
   }
   const std::unique_ptr<RawFile> file_;
 };
@@ -108,7 +108,7 @@ class GzipStream final : public StreamBase {
       KVLINK_RETURN_IF_ERROR(file_->Fill(1));
       const absl::Span<const char> in = file_->buffered();
       if (in.empty()) {
-        if (inside_) return Damaged("the gzip data ends in the middle");
+        if (inside_) return Damaged("the gzip data is truncated");
         break;
       }
       inside_ = true;
@@ -155,7 +155,7 @@ class ZstdStream final : public StreamBase {
       }
       file_->Use(from.pos);
       if (in.empty() && to.pos == 0) {
-        if (inside_) return Damaged("the zstd data ends in the middle");
+        if (inside_) return Damaged("the zstd data is truncated");
         break;
       }
       inside_ = code != 0;
@@ -178,11 +178,10 @@ absl::Status CheckName(const std::string& path, absl::Span<const char> begin) {
   if (absl::EndsWith(path, ".zst")) what = "zstd";
   if (what.empty()) return absl::OkStatus();
   if (begin.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty, ", what, " data is not; make it again"));
+    return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty, not ", what, " data; create it again"));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": no ", what,
-                   " data, nor compressed in another way that is known; make the file again, or give it another name"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ": not ", what, " data, nor any other known compression; create the file again, or rename it"));
 }
 
 bool StartsWith(absl::Span<const char> bytes, absl::string_view magic) {

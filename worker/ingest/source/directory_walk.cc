@@ -28,8 +28,9 @@ absl::Status DirectoryWalk::List(const std::string& below) {
     const bool folder = walk->is_directory(kind_error);
     if (kind_error == std::errc::no_such_file_or_directory && !link) continue;  // it has vanished
     if (kind_error) {
-      names.push_back({std::move(name), absl::UnavailableError(absl::StrCat("cannot be read: ", kind_error.message(),
-                                                                            link ? ", where the link leads" : ""))});
+      names.push_back(
+          {std::move(name), absl::UnavailableError(absl::StrCat("cannot be read: ", kind_error.message(),
+                                                                link ? ", at the target of the link" : ""))});
     } else if (folder && !link) {
       names.push_back({std::move(name) + "/", absl::OkStatus()});
     } else if (walk->is_regular_file(kind_error)) {

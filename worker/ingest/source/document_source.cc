@@ -80,7 +80,7 @@ absl::StatusOr<std::unique_ptr<DocumentSource>> DocumentSource::Open(const std::
   const std::vector<Input>& inputs = source->inputs_;
   const bool one_text = inputs.size() == 1 && !inputs[0].json_lines && !inputs[0].directory;
   if (!one_text && !(options.id.empty() && options.title.empty())) {
-    return absl::InvalidArgumentError("an id or title on the command line is for one text; JSON lines bring their own");
+    return absl::InvalidArgumentError("--id and --title are for a single text; JSON lines have their own");
   }
   if (!source->total_known_) source->total_bytes_ = 0;
   return source;
@@ -105,7 +105,8 @@ absl::Status DocumentSource::AddPath(const std::string& path) {
   if (fs::is_directory(status)) return AddDirectory(path);
   if (options_.format == SourceOptions::Format::kAuto && IsAmbiguous(path)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        path, ": is it JSON lines or one text? Say --format jsonl or --format text; arrays and tables are not read"));
+        path,
+        ": JSON lines or one text? use --format jsonl or --format text; JSON arrays and tables are not supported"));
   }
   const uintmax_t bytes = fs::file_size(path, error);
   if (error) total_known_ = false;  // a pipe

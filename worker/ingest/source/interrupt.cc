@@ -10,7 +10,9 @@ namespace kvlink::ingest {
 
 absl::StatusOr<std::unique_ptr<Interrupt>> Interrupt::Create() {
   const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (event < 0) return absl::ErrnoToStatus(errno, "no descriptor to interrupt reading by; raise ulimit -n");
+  if (event < 0)
+    return absl::ErrnoToStatus(errno,
+                               "cannot create a descriptor for interrupts; raise the limit on open files (ulimit -n)");
   return std::unique_ptr<Interrupt>(new Interrupt(event));
 }
 

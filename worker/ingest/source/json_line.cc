@@ -107,7 +107,7 @@ absl::Status ParseJsonLine(const std::string& line, JsonLine* out) {
   Handler read;
   if (!Json::sax_parse(line, &read)) return read.error;
   for (const Member* member : {&read.id, &read.title, &read.text}) {
-    if (member->twice) return absl::InvalidArgumentError(absl::StrCat("member \"", member->name, "\" is there twice"));
+    if (member->twice) return absl::InvalidArgumentError(absl::StrCat("member \"", member->name, "\" appears twice"));
   }
   if (read.type != "object") {
     return absl::InvalidArgumentError(

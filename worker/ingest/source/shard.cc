@@ -31,10 +31,8 @@ absl::StatusOr<Shard> ParseShard(absl::string_view text) {
         absl::StrCat("shard '", text.substr(0, 40), "' is not I/N; the shards of four are 0/4, 1/4, 2/4 and 3/4"));
   }
   if (shard.count < 1 || shard.count > kMaxShards || shard.index >= shard.count) {
-    return absl::InvalidArgumentError(absl::StrCat("shard ", text,
-                                                   " does not exist; of N shards the first is 0/N, the "
-                                                   "last N-1/N, and N is at most ",
-                                                   kMaxShards));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "shard ", text, " does not exist; the shards of N are 0/N to N-1/N, and N is at most ", kMaxShards));
   }
   return shard;
 }
@@ -42,8 +40,7 @@ absl::StatusOr<Shard> ParseShard(absl::string_view text) {
 absl::StatusOr<Shard> ShardOfJob(int64_t count, const char* index) {
   if (index == nullptr || *index == '\0') {
     return absl::InvalidArgumentError(
-        "JOB_COMPLETION_INDEX is not set, which says which of the shards this is; run in an indexed job of Kubernetes, "
-        "or name the shard (--shard I/N)");
+        "JOB_COMPLETION_INDEX is not set; run in an indexed Kubernetes job, or name the shard with --shard I/N");
   }
   return ParseShard(absl::StrCat(index, "/", count));
 }
