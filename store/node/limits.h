@@ -43,6 +43,8 @@ struct NodeLimits {
   absl::Duration push_yields = absl::Milliseconds(100);  // for how long after a pull pushes still give way
   int64_t manifest_bytes = int64_t{256} << 20;           // of pushes, not yet committed, together
 
+  absl::Duration read_rates_half_life = absl::Seconds(2);  // of how much each encoding is read (read_rates.h)
+
   int serving_threads = 2, indexing_threads = 2;
   int serving_queue = 2048, indexing_queue = 512, checking_queue = 64;
   absl::Duration suspect_again = absl::Minutes(10);  // an encoding that was looked at is not looked at before

@@ -22,6 +22,7 @@
 #include "store/node/data/data_port.h"
 #include "store/node/limits.h"
 #include "store/node/ownership.h"
+#include "store/node/read_rates.h"
 #include "store/node/service.h"
 #include "store/node/watch/log.h"
 #include "transport/tls.h"
@@ -80,6 +81,8 @@ class Node {
   const Addresses& addresses() const { return addresses_; }
   // For what works on the same store beside the node, and ends before it.
   engine::Engine* engine() const { return service_->core.engine.get(); }
+  // Of what is pulled. What readers on this host map costs the node nothing, and is not counted.
+  const ReadRates& read_rates() const { return service_->core.read_rates; }
   // Opens sessions from now on.
   void Admit();
   // Takes no more sessions (but of administrators) and pushes; reads go on. For good.

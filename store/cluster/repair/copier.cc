@@ -33,10 +33,10 @@ std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops,
 
 }  // namespace
 
-Copier::Copier(RepairContext* context)
+Copier::Copier(RepairContext* context, int threads)
     : context_(context),
       worker_(Worker::Options{.name = "repair-copy",
-                              .threads = std::clamp(context->options.copies, 1, 64),
+                              .threads = std::clamp(threads, 1, 64),
                               .max_queued = 4096,
                               .nice = 10}) {}
 

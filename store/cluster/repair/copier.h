@@ -4,8 +4,10 @@
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -20,6 +22,25 @@ struct CopySource {
   std::string address;
   DropPosition dropped;
 };
+
+// What peers list under one name, of whatever etags: the greatest, and who has that.
+struct Offered {
+  SlotEntry entry;
+  std::vector<CopySource> sources;  // none: nobody lists it
+
+  void Add(SlotEntry listed, CopySource source) {
+    if (!sources.empty() && listed.etag.bytes < entry.etag.bytes) return;
+    const int heat = !sources.empty() && listed.etag == entry.etag ? std::max(entry.heat, listed.heat) : listed.heat;
+    if (listed.etag != entry.etag) sources.clear();
+    entry = std::move(listed);
+    entry.heat = heat;
+    sources.push_back(std::move(source));
+  }
+};
+
+// Whatever is as hot as this was used again since it came, and not only by a repair: something else may be evicted for
+// a copy of it.
+inline constexpr int kHeatToEvict = 2;
 
 struct Copy {
   SlotEntry entry;
@@ -37,7 +58,8 @@ struct Copy {
 
 class Copier {
  public:
-  explicit Copier(RepairContext* context);
+  // `threads`: copies at a time.
+  Copier(RepairContext* context, int threads);
 
   // Sets the outcome of each; what the repairer's end leaves undone has failed.
   void Run(std::vector<Copy>* copies);

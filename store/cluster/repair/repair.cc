@@ -1,5 +1,6 @@
 // The repairer's thread: when a pass runs, over which slots, and what follows it. The parts do the work: plan.h says
-// what a view asks of this node, pass.h compares and lists, copier.h copies, unowned.h removes.
+// what a view asks of this node, pass.h compares and lists, copier.h copies, unowned.h removes, hot_copies.h
+// goes on beside it.
 #include "store/cluster/repair/repair.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "base/thread.h"
 #include "store/cluster/repair/context.h"
 #include "store/cluster/repair/copier.h"
+#include "store/cluster/repair/hot_copies.h"
 #include "store/cluster/repair/pass.h"
 #include "store/cluster/repair/plan.h"
 #include "store/cluster/repair/unowned.h"
@@ -25,15 +27,17 @@ constexpr absl::Duration kMaxRetry = absl::Minutes(1);
 class Repairer::Impl {
  public:
   Impl(engine::Engine* engine, const ViewSource* views, std::shared_ptr<const DropMemory> drops, RepairOptions options)
-      : context_(engine, views, std::move(drops), std::move(options)), copier_(&context_), unowned_(&context_) {}
+      : context_(engine, views, std::move(drops), std::move(options)), copier_(&context_, context_.options.copies), unowned_(&context_), hot_(&context_) {}
   ~Impl() { Stop(); }
 
   void Start() {
     thread_ = Thread("repair", [this] { Run(); });
+    if (context_.options.hold) hot_thread_ = Thread("hot-copies", [this] { hot_.Run(); });
   }
   void Stop() {
     context_.stopping.Begin();
     thread_.Join();
+    hot_thread_.Join();
   }
   void Restart() { context_.ledger.Reset(); }
   const Ledger& ledger() const { return context_.ledger; }
@@ -48,6 +52,7 @@ class Repairer::Impl {
   RepairContext context_;
   Copier copier_;
   Unowned unowned_;
+  HotCopies hot_;
 
   // Of the thread.
   std::shared_ptr<const View> view_;
@@ -56,7 +61,7 @@ class Repairer::Impl {
   std::bitset<kSlots> left_;  // by the last pass, of those it went over
   absl::Duration retry_;
   absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // passes ended
-  Thread thread_;
+  Thread thread_, hot_thread_;
 };
 
 void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
@@ -64,7 +69,9 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   // Not by the epoch alone: etcd that was set back may come to the same one with others.
   const bool moved = view_ == nullptr || view->placement.epoch() != view_->placement.epoch() ||
                      view->placement.members() != view_->placement.members();
+  const bool only_hot = !moved && view->status == view_->status;
   view_ = std::move(view);
+  if (only_hot) return;
   plan_ = PlanRepair(*view_, context_.options.self);
   context_.ledger.Begin(plan_, moved);
   unowned_.Follow(plan_);
@@ -116,6 +123,7 @@ void Repairer::Impl::Run() {
       continue;
     }
     // Not while slots of its own may still come from where it would be removed.
+    if (context_.kept.TakeLeft()) unowned_.LookAgain();
     const bool complete = !fresh_ && context_.ledger.progress().complete();
     if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
     const absl::Time until = std::min(plan_.member ? due : absl::InfiniteFuture(), SteadyNow() + kLook);

@@ -21,6 +21,11 @@
 // What is removed: encodings of slots that the node has not owned for `keep_unowned`, under the current placement or
 // the next, each once every present owner lists it with the same or a greater etag; never otherwise. Pinned ones stay.
 //
+// Further copies (store/cluster/hot.h): of an encoding that a node says is hot, and of whose slot this node comes next
+// behind the owners, a copy is made and compared with theirs, again and again, beside the passes and within their rate.
+// It is not removed while it is hot, nor for `keep_hot` afterwards. All of them take no more than an eighth of the
+// memory tier; where a put would evict, the rule above holds.
+//
 // Order: slots that the node gains (it is no current owner) before those it has. A peer that is down, frozen or wrong
 // delays the slots that only it can give; they are tried again with growing pauses of up to a minute, while others go
 // on. An owner that is not alive is not waited for, unless no current owner of a slot that the node gains is.
@@ -33,9 +38,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "store/cluster/hot.h"
 #include "store/cluster/repair/drop_memory.h"
 #include "store/cluster/repair/peers.h"
 #include "store/cluster/view.h"
@@ -70,6 +77,7 @@ struct RepairStatistics {
   int64_t left_as_dropped = 0;           // not copied: the identity was dropped
   int64_t peer_errors = 0;
   int64_t removed = 0, removed_bytes = 0;  // not owned here any more
+  int64_t hot_held = 0;                    // further copies, now
 };
 
 struct RepairOptions {
@@ -82,6 +90,12 @@ struct RepairOptions {
   absl::Duration retry = absl::Seconds(1);  // the first pause; and the least between two passes
   absl::Duration keep_unowned = absl::Minutes(10);
   absl::Duration copy_timeout = absl::Minutes(1);  // of one encoding
+  // Of what is hot: how often it is looked at, and each copy compared with the owners'.
+  absl::Duration hot_look = absl::Seconds(1), hot_compare = absl::Seconds(10);
+  absl::Duration keep_hot = absl::Minutes(1);  // when nobody wants it any more
+  // Told which further copies are here, whenever they are others, for clients to know; on a thread of the repairer,
+  // which waits meanwhile. Empty: none are made.
+  std::function<void(const std::vector<HotName>&)> hold;
   // Told when a pass begins under another epoch, some times a second while it goes on, and at once when all is
   // complete. On repair's thread, which waits meanwhile. Empty: nobody. A member that joins becomes active when the
   // progress of the present epoch is complete.

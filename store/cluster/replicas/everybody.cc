@@ -87,7 +87,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
                          const std::function<absl::Status(client::RemoteStore*)>& act) {
   std::vector<std::shared_ptr<ClusterNode>> owners;
   std::vector<std::string> resting;
-  for (const uint16_t member : OwnersOf(nodes.view->placement, identity)) {
+  for (const uint16_t member : every ? HoldersOf(*nodes.view, identity) : OwnersOf(nodes.view->placement, identity)) {
     const std::shared_ptr<ClusterNode>& node = nodes.nodes[member];
     if (node->breaker().closed() || node->breaker().TryProbe(SteadyNow())) {
       owners.push_back(node);

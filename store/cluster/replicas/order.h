@@ -31,8 +31,11 @@ using Owners = absl::InlinedVector<uint16_t, 4>;  // indices into members()
 // The owners under the current or the next placement, each once, those under both first.
 Owners OwnersOf(const Placement& placement, const Identity& identity);
 
-// OwnersOf, the best to ask first: those that do not rest, that are alive, that own it now and next, then now, then
-// next (such a one may not be filled yet), that are in `zone`. Among equals the choice is random, in proportion to how
+// OwnersOf, and behind them those that hold copies of it beyond: where it may be.
+Owners HoldersOf(const View& view, const Identity& identity);
+
+// HoldersOf, the best to ask first: those that do not rest, that are alive, that own it now and next or hold a further
+// copy, then now, then next (such a one may not be filled yet), that are in `zone`. Among equals the choice is random, in proportion to how
 // fast they answer, so that all of them share the load of an encoding that many want.
 // `equals`, unless null: how many of the first are as good as the first.
 Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_view zone,
