@@ -81,6 +81,21 @@ std::string Draw(const Line& line) {
   return text + "\n";
 }
 
+nlohmann::json ToJson(const cluster::HotView::Encoding& hot) {
+  return {{"namespace", hot.name.ns},
+          {"identity", hot.name.identity.Hex()},
+          {"codec", std::string(CodecName(hot.name.codec))},
+          {"reads_per_second", hot.reads_per_second},
+          {"copies_wanted", hot.copies},
+          {"copies", hot.holders.size()}};
+}
+
+std::string Draw(const cluster::HotView::Encoding& hot) {
+  return absl::StrFormat("hot: %s of namespace %s (%s): about %d reads/s, %d of %d copies beyond its owners\n",
+                         hot.name.identity.Hex(), Printable(hot.name.ns), std::string(CodecName(hot.name.codec)),
+                         hot.reads_per_second, hot.holders.size(), hot.copies);
+}
+
 }  // namespace
 
 std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) {
@@ -93,12 +108,16 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
     lines.push_back({std::move(node), std::nullopt});
     if (found != progress.end()) lines.back().progress = found->second;
   }
+  const auto hot = view->hot == nullptr ? absl::Span<const cluster::HotView::Encoding>() : view->hot->encodings();
   if (json) {
+    nlohmann::json hot_encodings = nlohmann::json::array();
+    for (const cluster::HotView::Encoding& one : hot) hot_encodings.push_back(ToJson(one));
     nlohmann::json members = nlohmann::json::array();
     for (const Line& line : lines) members.push_back(ToJson(line));
     nlohmann::json all = {{"cluster", view->settings.name},   {"cluster_id", cluster::IdHex(view->settings.id)},
                           {"copies", view->settings.copies},  {"acknowledged", view->settings.acknowledged},
-                          {"epoch", view->placement.epoch()}, {"members", std::move(members)}};
+                          {"epoch", view->placement.epoch()}, {"members", std::move(members)},
+                          {"hot", std::move(hot_encodings)}};
     if (!health.status.ok()) all["problem"] = std::string(health.status.message());
     return all.dump(one_line ? -1 : 1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }
@@ -111,6 +130,7 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
                     FormatClock(SteadyNow() - health.since), ": ", Printable(health.status.message()), "\n");
   }
   for (const Line& line : lines) absl::StrAppend(&text, Draw(line));
+  for (const cluster::HotView::Encoding& one : hot) absl::StrAppend(&text, Draw(one));
   return text;
 }
 

@@ -126,6 +126,7 @@ struct StoreCommandFlags {
   int64_t weight = 0;
   std::string peer_key_file, peer_ca;
   int64_t repair = int64_t{256} << 20;
+  int64_t hot = store::cluster::HotOptions().bytes_per_second;
 };
 
 absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
@@ -173,13 +174,17 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Text("peer-ca", "FILE", "Certificates (PEM) of the authority of the other members' certificates.",
                  &flags.peer_ca);
   arguments.Bytes("repair", "Most bytes a second that are copied from the other members.", &flags.repair);
+  arguments.Bytes("hot",
+                  "Bytes a second of one encoding, pulled from this node, beyond which other members are to hold copies "
+                  "of it as well; 0: never.",
+                  &flags.hot);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
     return absl::InvalidArgumentError("it takes no operands; name the directory with --store");
   }
   if (flags.repair < 1) return absl::InvalidArgumentError("option --repair: at least 1 byte a second");
-  for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair"}) {
+  for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair", "hot"}) {
     if (arguments.given(option) && flags.cluster.cluster.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("option --", option, " is for members of a --cluster"));
     }
@@ -271,6 +276,7 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   options.zone = flags.zone;
   if (flags.weight > 0) options.weight = static_cast<uint32_t>(flags.weight);
   options.advertise = flags.advertise;
+  options.hot.bytes_per_second = flags.hot;
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
   upkeep.bytes_per_second = flags.repair;

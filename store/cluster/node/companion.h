@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -36,6 +37,8 @@ struct CompanionContext {
   // How far the node is with holding what it owns. By it, and not before it is complete, a joining node becomes active,
   // and a draining one leaves once the others are complete. Any thread; from Start to Stop.
   std::function<void(const ProgressRecord&)> publish;
+  // Which copies of hot encodings are here beyond what the node owns, for clients to read them. As `publish`.
+  std::function<void(const std::vector<HotName>&)> hold;
   EventSink events;
 };
 using MakeCompanion = std::function<absl::StatusOr<std::unique_ptr<Companion>>(const CompanionContext& context)>;

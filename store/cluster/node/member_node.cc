@@ -1,4 +1,4 @@
-// What changes a member's own state: a thread compares, a few times a second, what has been published with what the
+// What changes a member's own state, and tells what is hot here: a thread compares, a few times a second, what has been published with what the
 // view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided at, so that a member
 // that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
 #include "store/cluster/node/member_node.h"
@@ -161,6 +161,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(Register(std::move(registration), deadline));
   CheckWeight(capacity);
   for (const auto& companion : companions_) companion->Start();
+  hot_policy_ = std::make_unique<HotPolicy>(options.hot);
   thread_ = Thread("cluster-state", [this] { Run(); });
   return absl::OkStatus();
 }
@@ -177,7 +178,8 @@ absl::Status MemberNode::CheckBinding(const std::string& directory) const {
 
 absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl::Time deadline) {
   const CompanionContext context{node_->engine(), membership_.get(), id_,
-                                 [this](const ProgressRecord& progress) { Publish(progress); }, events()};
+                                 [this](const ProgressRecord& progress) { Publish(progress); },
+                                 [this](const std::vector<HotName>& held) { Hold(held); }, events()};
   for (const MakeCompanion& make : options.companions) {
     KVLINK_ASSIGN_OR_RETURN(auto companion, make(context));
     companions_.push_back(std::move(companion));
@@ -258,6 +260,25 @@ void MemberNode::Publish(const ProgressRecord& progress) {
   wake_.SignalAll();
 }
 
+void MemberNode::Hold(const std::vector<HotName>& held) {
+  MutexLock lock(&mutex_);
+  held_ = held;
+  wake_.SignalAll();
+}
+
+void MemberNode::TellHot() {
+  const absl::Time now = SteadyNow();
+  HotRecord hot;
+  hot.read = hot_policy_->Look(node_->read_rates().Now(now), *membership_->view(), now);
+  {
+    MutexLock lock(&mutex_);
+    hot.held = held_;
+  }
+  if (hot == told_hot_) return;
+  registration_->Publish(hot);
+  told_hot_ = std::move(hot);
+}
+
 void MemberNode::Log(Severity severity, absl::string_view event, absl::string_view what) {
   const auto level = severity == Severity::kInfo      ? node::Log::Level::kInfo
                      : severity == Severity::kWarning ? node::Log::Level::kWarning
@@ -316,6 +337,7 @@ void MemberNode::Run() {
       if (stop_) return;
     }
     if (ended().has_value()) return;
+    TellHot();
     // What fails is tried with the next look; an epoch that has passed is no failure.
     const absl::Status step = Step();
     const bool passed = absl::IsFailedPrecondition(step) || absl::IsAborted(step) || absl::IsNotFound(step);

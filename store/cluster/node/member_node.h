@@ -27,6 +27,7 @@
 #include "store/cluster/members/ownership.h"
 #include "store/cluster/members/registration.h"
 #include "store/cluster/node/companion.h"
+#include "store/cluster/node/hot_policy.h"
 #include "store/node/node.h"
 #include "store/node/watch/log.h"
 
@@ -41,6 +42,7 @@ struct MemberNodeOptions {
   // host:port of the control service, as others reach it; port 0: the one it listens at. Empty: where it listens.
   std::string advertise;
   absl::Duration ttl = absl::Seconds(10);  // of the lease
+  HotOptions hot;
   std::vector<MakeCompanion> companions;   // prepared and started in this order, stopped in the opposite one
 };
 
@@ -79,6 +81,9 @@ class MemberNode {
   absl::Status StartCompanions(const MemberNodeOptions& options, absl::Time deadline);
   void CheckWeight(uint32_t capacity);
   void Publish(const ProgressRecord& progress);
+  void Hold(const std::vector<HotName>& held);
+  // What is hot here, where it is something else than before.
+  void TellHot();
   void Log(Severity severity, absl::string_view event, absl::string_view what);
   EventSink events();
   absl::Status Step();
@@ -93,11 +98,14 @@ class MemberNode {
   std::unique_ptr<Registration> registration_;
   std::vector<std::unique_ptr<Companion>> companions_;
   std::set<NodeId> awaited_;  // of the thread: as it was logged last
+  std::unique_ptr<HotPolicy> hot_policy_;  // of the thread
+  HotRecord told_hot_;                     // of the thread
 
   mutable Mutex mutex_;
   CondVar wake_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<ProgressRecord> progress_ ABSL_GUARDED_BY(mutex_);
+  std::vector<HotName> held_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;
 };
 

@@ -53,6 +53,7 @@ class Upkeep final : public Companion {
     repair.bytes_per_second = options_.bytes_per_second;
     repair.report = report;
     repair.progress = [publish = context_.publish](const RepairProgress& progress) { publish(RecordOf(progress)); };
+    repair.hold = context_.hold;
     repairer_ = std::make_unique<Repairer>(context_.engine, context_.membership,
                                            drops_ == nullptr ? nullptr : drops_->memory(), std::move(repair));
     return absl::OkStatus();
