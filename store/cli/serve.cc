@@ -279,7 +279,7 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   options.hot.bytes_per_second = flags.hot;
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
-  upkeep.bytes_per_second = flags.repair;
+  upkeep.repair.bytes_per_second = flags.repair;
   upkeep.open_log = [](const store::cluster::ClusterSettings& settings,
                        absl::Time deadline) -> absl::StatusOr<std::unique_ptr<store::database::DropLog>> {
     return PrepareDatabase(settings, deadline);

@@ -8,7 +8,6 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "store/cluster/repair/drops.h"
-#include "store/cluster/repair/repair.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -47,10 +46,9 @@ class Upkeep final : public Companion {
     }
     client::RemoteOptions peers = options_.peers;
     peers.placement = [membership = context_.membership] { return membership->view()->placement.epoch(); };
-    RepairOptions repair;
+    RepairOptions repair = options_.repair;
     repair.self = context_.node;
     repair.open_peer = RemotePeers(std::move(peers));
-    repair.bytes_per_second = options_.bytes_per_second;
     repair.report = report;
     repair.progress = [publish = context_.publish](const RepairProgress& progress) { publish(RecordOf(progress)); };
     repair.hold = context_.hold;

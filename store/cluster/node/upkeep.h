@@ -2,7 +2,6 @@
 #ifndef KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 #define KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 
-#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -10,6 +9,7 @@
 #include "absl/time/time.h"
 #include "store/client/remote.h"
 #include "store/cluster/node/companion.h"
+#include "store/cluster/repair/repair.h"
 #include "store/cluster/view.h"
 #include "store/database/drop_log.h"
 
@@ -18,7 +18,8 @@ namespace kvlink::store::cluster {
 struct UpkeepOptions {
   // Towards the other members; `address` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
-  int64_t bytes_per_second = int64_t{256} << 20;  // of repair; at least 1
+  // How much and how often; what it is told, and whom it tells, is set here.
+  RepairOptions repair;
   // Opens the drop log of the cluster's database, ready for use. Not called where the cluster names no database.
   std::function<absl::StatusOr<std::unique_ptr<database::DropLog>>(const ClusterSettings& settings,
                                                                    absl::Time deadline)>

@@ -49,6 +49,7 @@ class EngineCluster {
     store::cluster::NodeId id = {};
     store::cluster::MemberState state = store::cluster::MemberState::kActive;
     bool member = true, alive = true;
+    store::cluster::HotRecord hot;  // that it says
     std::unique_ptr<ScratchDirectory> directory;
     std::unique_ptr<engine::Engine> engine;
     PeerFaults faults;
@@ -66,7 +67,7 @@ class EngineCluster {
   // An empty engine in place of the node's.
   void Replace(int i);
   void Reopen(int i);
-  // Members and who is alive are from now on as the nodes say. The epoch grows if `moves`.
+  // Members, who is alive, and what is hot are from now on as the nodes say. The epoch grows if `moves`.
   void Publish(bool moves = true);
   std::shared_ptr<const store::cluster::View> view() const { return views_.view(); }
   SettableView* views() { return &views_; }
