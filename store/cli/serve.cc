@@ -174,10 +174,11 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Text("peer-ca", "FILE", "Certificates (PEM) of the authority of the other members' certificates.",
                  &flags.peer_ca);
   arguments.Bytes("repair", "Most bytes a second that are copied from the other members.", &flags.repair);
-  arguments.Bytes("hot",
-                  "Bytes a second of one encoding, pulled from this node, beyond which other members are to hold copies "
-                  "of it as well; 0: never.",
-                  &flags.hot);
+  arguments.Bytes(
+      "hot",
+      "Bytes a second of one encoding, pulled from this node, beyond which other members are to hold copies "
+      "of it as well; 0: never.",
+      &flags.hot);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {

@@ -38,7 +38,7 @@ struct MemberStatus {
 struct View {
   ClusterSettings settings;
   Placement placement;
-  std::vector<MemberStatus> status;  // in the order of placement.members()
+  std::vector<MemberStatus> status;    // in the order of placement.members()
   std::shared_ptr<const HotView> hot;  // null: nothing is
 
   bool alive(uint16_t member) const { return status[member].incarnation.has_value(); }

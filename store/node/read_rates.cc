@@ -35,8 +35,7 @@ ReadRates::Entry& ReadRates::EntryOf(const engine::EncodingKey& key) {
       entries_, [&key](const Entry& entry) { return entry.key.identity == key.identity && entry.key == key; });
   if (known != entries_.end()) return *known;
   if (entries_.size() < kEntries) return entries_.emplace_back(Entry{.key = key});
-  Entry& least =
-      *absl::c_min_element(entries_, [](const Entry& a, const Entry& b) { return a.most() < b.most(); });
+  Entry& least = *absl::c_min_element(entries_, [](const Entry& a, const Entry& b) { return a.most() < b.most(); });
   least = {.key = key, .before = least.most()};
   return least;
 }

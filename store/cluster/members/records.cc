@@ -266,9 +266,8 @@ std::string SerializeEpoch(const EpochRecord& record) {
 
 std::string SerializeHot(const HotRecord& record) {
   const auto named = [](const HotName& name) {
-    return json{{"namespace", name.ns},
-                {"identity", name.identity.Hex()},
-                {"codec", std::string(CodecName(name.codec))}};
+    return json{
+        {"namespace", name.ns}, {"identity", name.identity.Hex()}, {"codec", std::string(CodecName(name.codec))}};
   };
   json read = json::array(), held = json::array();
   for (const HotRead& one : record.read) {

@@ -101,10 +101,10 @@ class Registration {
   const RegistrationOptions options_;
 
   // Of the thread, and before and after it of Start and the destructor.
-  Lease lease_;                                    // empty: none
-  int64_t times_set_back_ = 0;                     // of etcd, when the member was seen in the view last
-  uint64_t seen_epoch_ = 0;                        // the epoch then
-  std::map<KeyKind, Written> written_;             // under this lease
+  Lease lease_;                         // empty: none
+  int64_t times_set_back_ = 0;          // of etcd, when the member was seen in the view last
+  uint64_t seen_epoch_ = 0;             // the epoch then
+  std::map<KeyKind, Written> written_;  // under this lease
 
   mutable Mutex mutex_;
   CondVar wake_;

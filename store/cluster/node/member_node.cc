@@ -1,6 +1,6 @@
-// What changes a member's own state, and tells what is hot here: a thread compares, a few times a second, what has been published with what the
-// view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided at, so that a member
-// that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
+// What changes a member's own state, and tells what is hot here: a thread compares, a few times a second, what has been
+// published with what the view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided
+// at, so that a member that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
 #include "store/cluster/node/member_node.h"
 
 #include <algorithm>
@@ -177,9 +177,12 @@ absl::Status MemberNode::CheckBinding(const std::string& directory) const {
 }
 
 absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl::Time deadline) {
-  const CompanionContext context{node_->engine(), membership_.get(), id_,
+  const CompanionContext context{node_->engine(),
+                                 membership_.get(),
+                                 id_,
                                  [this](const ProgressRecord& progress) { Publish(progress); },
-                                 [this](const std::vector<HotName>& held) { Hold(held); }, events()};
+                                 [this](const std::vector<HotName>& held) { Hold(held); },
+                                 events()};
   for (const MakeCompanion& make : options.companions) {
     KVLINK_ASSIGN_OR_RETURN(auto companion, make(context));
     companions_.push_back(std::move(companion));

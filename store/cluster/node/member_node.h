@@ -43,7 +43,7 @@ struct MemberNodeOptions {
   std::string advertise;
   absl::Duration ttl = absl::Seconds(10);  // of the lease
   HotOptions hot;
-  std::vector<MakeCompanion> companions;   // prepared and started in this order, stopped in the opposite one
+  std::vector<MakeCompanion> companions;  // prepared and started in this order, stopped in the opposite one
 };
 
 // The members, as indices into `view.placement.members()`, that a draining member has to wait for: those that gain what
@@ -97,7 +97,7 @@ class MemberNode {
   std::unique_ptr<node::Node> node_;
   std::unique_ptr<Registration> registration_;
   std::vector<std::unique_ptr<Companion>> companions_;
-  std::set<NodeId> awaited_;  // of the thread: as it was logged last
+  std::set<NodeId> awaited_;               // of the thread: as it was logged last
   std::unique_ptr<HotPolicy> hot_policy_;  // of the thread
   HotRecord told_hot_;                     // of the thread
 

@@ -35,10 +35,8 @@ std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops,
 
 Copier::Copier(RepairContext* context, int threads)
     : context_(context),
-      worker_(Worker::Options{.name = "repair-copy",
-                              .threads = std::clamp(threads, 1, 64),
-                              .max_queued = 4096,
-                              .nice = 10}) {}
+      worker_(Worker::Options{
+          .name = "repair-copy", .threads = std::clamp(threads, 1, 64), .max_queued = 4096, .nice = 10}) {}
 
 void Copier::Run(std::vector<Copy>* copies) {
   struct Waiting {

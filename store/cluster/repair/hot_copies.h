@@ -1,4 +1,5 @@
-// Makes and keeps the copies of what is hot that this node is to hold beyond the owners (store/cluster/hot.h, repair.h).
+// Makes and keeps the copies of what is hot that this node is to hold beyond the owners (store/cluster/hot.h,
+// repair.h).
 //
 // Thread-safety: by one thread. Lifetime: within that of the context.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_HOT_COPIES_H_

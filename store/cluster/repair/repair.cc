@@ -27,7 +27,10 @@ constexpr absl::Duration kMaxRetry = absl::Minutes(1);
 class Repairer::Impl {
  public:
   Impl(engine::Engine* engine, const ViewSource* views, std::shared_ptr<const DropMemory> drops, RepairOptions options)
-      : context_(engine, views, std::move(drops), std::move(options)), copier_(&context_, context_.options.copies), unowned_(&context_), hot_(&context_) {}
+      : context_(engine, views, std::move(drops), std::move(options)),
+        copier_(&context_, context_.options.copies),
+        unowned_(&context_),
+        hot_(&context_) {}
   ~Impl() { Stop(); }
 
   void Start() {

@@ -1,5 +1,6 @@
 // Further copies of what is hot, between engines in one process: who makes them, how long they stay, and what is not
 // done for them.
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -112,9 +113,7 @@ TEST_F(HotCopiesTest, AreWhatTheOwnersHave) {
   cluster.Put(greater);
   EXPECT_TRUE(Eventually([&] { return cluster.Has(further, greater) && !Held(further).empty(); }));
   // While an owner is away, it may be the one that has it.
-  const auto remove = [&](int i) {
-    EXPECT_TRUE(cluster.node(i).engine->Remove("ns", greater.manifest.identity).ok());
-  };
+  const auto remove = [&](int i) { EXPECT_TRUE(cluster.node(i).engine->Remove("ns", greater.manifest.identity).ok()); };
   std::vector<int> owners;
   for (int i = 0; i < cluster.size(); ++i) {
     if (!cluster.Owns(i, greater)) continue;

@@ -1,6 +1,4 @@
 // What a node calls hot, and how many copies it wants: by rates and views that the test makes.
-#include "store/cluster/node/hot_policy.h"
-
 #include <cmath>
 #include <optional>
 #include <random>
@@ -9,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+#include "store/cluster/node/hot_policy.h"
 #include "tests/support/seed.h"
 
 namespace kvlink::store::cluster {

@@ -290,7 +290,8 @@ TEST(PlacementTest, FurtherMembersAreThoseThatComeNext) {
     const std::vector<uint16_t> further = FurtherMembers(placement, slot, 4);
     ASSERT_EQ(further, std::vector<uint16_t>(owners.begin() + 2, owners.end())) << slot;
     for (int count = 0; count < 4; ++count) {
-      ASSERT_EQ(FurtherMembers(placement, slot, count), std::vector<uint16_t>(further.begin(), further.begin() + count));
+      ASSERT_EQ(FurtherMembers(placement, slot, count),
+                std::vector<uint16_t>(further.begin(), further.begin() + count));
     }
     ++first[further[0]];
   }

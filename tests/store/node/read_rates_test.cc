@@ -76,9 +76,8 @@ TEST(ReadRates, WhatIsMoreThanASixtyFourthIsFoundAndNothingIsOverrated) {
   for (int number = 0; number < 8; ++number) {
     EXPECT_GT(found[KeyOf(number)], 0.6 * bytes[KeyOf(number)] / all) << number;
   }
-  EXPECT_TRUE(std::is_sorted(snapshot.encodings.begin(), snapshot.encodings.end(), [](const auto& a, const auto& b) {
-    return a.bytes_per_second > b.bytes_per_second;
-  }));
+  EXPECT_TRUE(std::is_sorted(snapshot.encodings.begin(), snapshot.encodings.end(),
+                             [](const auto& a, const auto& b) { return a.bytes_per_second > b.bytes_per_second; }));
 }
 
 }  // namespace
