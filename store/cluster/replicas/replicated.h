@@ -5,8 +5,8 @@
 //     no node of the cluster can be reached, or it has no members; UNAUTHENTICATED and PERMISSION_DENIED where nobody
 //     else answered.
 //   - Of a document that many want, reads are spread over its owners, and over the further members that hold copies of
-//     it while it is hot. A lease goes on at the next owner, under the same
-//     etag, where the first stops in the middle; it fails when the last has.
+//     it while it is hot. A lease goes on at the next owner, under the same etag, where the first stops in the middle;
+//     it fails when the last has.
 //   - A node that has failed several times in a row rests, and nobody waits for it meanwhile. It is tried by requests
 //     that are sent to others as well.
 //   - Put is sent to all owners under the next placement at once, and acknowledged when as many copies are durable as
