@@ -7,7 +7,9 @@
 
 #include "absl/algorithm/container.h"
 #include "base/thread.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "store/cli/cluster_status.h"
 #include "store/cluster/node/member_node.h"
 #include "store/cluster/node/upkeep.h"
 #include "store/cluster/replicas/replicated.h"
@@ -23,6 +25,7 @@ namespace {
 using cluster::HotView;
 using cluster::MemberNode;
 using store::database::DatabaseCatalog;
+using ::testing::HasSubstr;
 
 class HotClusterTest : public ClusterTest {
  protected:
@@ -43,22 +46,22 @@ class HotClusterTest : public ClusterTest {
       ASSERT_TRUE(node.ok()) << node.status();
       nodes_.push_back(*std::move(node));
     }
-    membership_ = Open();
+    opened_.membership = Open();
     ASSERT_TRUE(Eventually([&] {
-      const auto view = membership_->view();
+      const auto view = opened_.membership->view();
       return absl::c_all_of(view->placement.members(),
                             [](const auto& member) { return member.state == cluster::MemberState::kActive; });
     }));
-    catalog_ = *OpenDatabase(membership_->view()->settings, Patience());
+    catalog_ = *OpenDatabase(opened_.membership->view()->settings, Patience());
     store::cluster::ReplicatedOptions options;
     options.node.carrier = store::client::Carrier::kGrpc;
     options.resources.receive_bytes = int64_t{16} << 20;
-    auto opened = store::cluster::OpenReplicated(membership_, catalog_, options);
+    auto opened = store::cluster::OpenReplicated(opened_.membership, catalog_, options);
     ASSERT_TRUE(opened.ok()) << opened.status();
-    store_ = *std::move(opened);
+    opened_.store = *std::move(opened);
   }
   void TearDown() override {
-    store_ = nullptr;
+    opened_.store = nullptr;
     while (!nodes_.empty()) nodes_.pop_back();
   }
 
@@ -98,8 +101,8 @@ class HotClusterTest : public ClusterTest {
   }
 
   void Ingest(const std::string& id, const Synthetic& encoding) {
-    ASSERT_TRUE(store_->Put("ns", encoding.manifest, encoding.spans(), Patience()).ok());
-    const auto put = store_->PutDocument("ns", id, EntryOf({&encoding}, 0));
+    ASSERT_TRUE(opened_.store->Put("ns", encoding.manifest, encoding.spans(), Patience()).ok());
+    const auto put = opened_.store->PutDocument("ns", id, EntryOf({&encoding}, 0));
     ASSERT_TRUE(put.ok()) << put;
   }
   bool Has(const MemberNode& node, const Synthetic& encoding) const {
@@ -109,7 +112,7 @@ class HotClusterTest : public ClusterTest {
     return static_cast<int>(absl::c_count_if(nodes_, [&](const auto& node) { return Has(*node, encoding); }));
   }
   const MemberNode& NodeOfMember(uint16_t member) const {
-    const auto& id = membership_->view()->placement.members()[member].node_id;
+    const auto& id = opened_.membership->view()->placement.members()[member].node_id;
     return **absl::c_find_if(nodes_, [&](const auto& node) { return node->id() == id; });
   }
   static int64_t Reads(const MemberNode& node) {
@@ -118,7 +121,7 @@ class HotClusterTest : public ClusterTest {
   }
   // Members that say that they hold a further copy.
   std::vector<uint16_t> Holders(const Synthetic& encoding) const {
-    const auto view = membership_->view();
+    const auto view = opened_.membership->view();
     const HotView::Encoding* const hot =
         view->hot == nullptr ? nullptr : view->hot->Find({"ns", encoding.manifest.identity, encoding.manifest.codec});
     return hot == nullptr ? std::vector<uint16_t>() : hot->holders;
@@ -126,9 +129,8 @@ class HotClusterTest : public ClusterTest {
 
   ScratchDirectory scratch_;
   std::vector<std::unique_ptr<MemberNode>> nodes_;
-  std::shared_ptr<cluster::Membership> membership_;
   std::shared_ptr<DatabaseCatalog> catalog_;
-  std::unique_ptr<store::cluster::ReplicatedStore> store_;
+  cli::ClusterStore opened_;
 };
 
 // Reads an encoding all the time. A read that is neither the bytes nor a miss fails the test.
@@ -158,14 +160,19 @@ TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
   Ingest("cooled", cooled);
   EXPECT_EQ(Copies(deleted), 2);
   {
-    Reader reader(store_.get(), deleted);
+    Reader reader(opened_.store.get(), deleted);
     ASSERT_TRUE(Eventually([&] { return Holders(deleted).size() == 2; }));
-    const auto view = membership_->view();
+    const auto view = opened_.membership->view();
     auto further = FurtherMembers(view->placement, SlotOf(deleted.manifest.identity), 2);
     absl::c_sort(further);
     EXPECT_EQ(Holders(deleted), further);
     EXPECT_EQ(Copies(deleted), 4);
     EXPECT_GT(view->hot->encodings()[0].reads_per_second, 0u);
+    const std::string status = cli::ClusterStatus(opened_, /*json=*/false, /*one_line=*/false);
+    EXPECT_THAT(status,
+                HasSubstr(absl::StrCat("hot: ", deleted.manifest.identity.Hex(), " of namespace ns (raw-bf16)")));
+    EXPECT_THAT(status, HasSubstr("2 of 2 copies beyond its owners"));
+    EXPECT_THAT(cli::ClusterStatus(opened_, /*json=*/true, /*one_line=*/true), HasSubstr(R"("copies_wanted":2)"));
     for (const uint16_t member : further) {
       const MemberNode& node = NodeOfMember(member);
       const int64_t before = Reads(node);
@@ -173,7 +180,7 @@ TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
     }
     // No node has it any more, owner or not, and none gets it back while it is still asked for.
     reader.may_miss = true;
-    const auto removed = store_->DeleteDocument("ns", "deleted", 0);
+    const auto removed = opened_.store->DeleteDocument("ns", "deleted", 0);
     ASSERT_TRUE(removed.ok()) << removed;
     EXPECT_TRUE(Eventually([&] { return Copies(deleted) == 0; }));
     EXPECT_TRUE(Eventually([&] { return Holders(deleted).empty(); }));
@@ -182,11 +189,11 @@ TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
     EXPECT_EQ(Copies(deleted), 0);
   }
   {
-    const Reader reader(store_.get(), cooled);
+    const Reader reader(opened_.store.get(), cooled);
     ASSERT_TRUE(Eventually([&] { return Copies(cooled) == 4 && Holders(cooled).size() == 2; }));
   }
-  EXPECT_TRUE(Eventually([&] { return Copies(cooled) == 2 && membership_->view()->hot == nullptr; }));
-  const auto read = ReadAndCompare(store_.get(), "ns", cooled);
+  EXPECT_TRUE(Eventually([&] { return Copies(cooled) == 2 && opened_.membership->view()->hot == nullptr; }));
+  const auto read = ReadAndCompare(opened_.store.get(), "ns", cooled);
   EXPECT_TRUE(read.ok()) << read;
 }
 
