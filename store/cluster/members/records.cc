@@ -61,9 +61,9 @@ class Fields {
     }
   }
 
-  // Of one object in an array of the record.
+  // Of a part of a record.
   Fields(absl::string_view what, json object) : what_(what), record_(std::move(object)) {
-    if (!record_.is_object()) Fail("an element of an array is no JSON object");
+    if (!record_.is_object()) Fail("it holds what is no JSON object");
   }
 
   // The objects of an array, each taken by `take`.
@@ -75,10 +75,11 @@ class Fields {
       Fail(absl::StrCat("'", name, "' is no array of at most ", max));
       return;
     }
+    const std::string what = absl::StrCat("'", name, "' of the ", what_);
     for (const json& object : *value) {
-      Fields fields(what_, object);
+      Fields fields(what, object);
       take(&fields);
-      Check(fields);
+      if (status_.ok()) status_ = fields.status_;
     }
   }
 
@@ -156,9 +157,6 @@ class Fields {
   const absl::Status& status() const { return status_; }
 
  private:
-  void Check(const Fields& part) {
-    if (status_.ok()) status_ = part.status_;
-  }
   const json* Find(const char* name) {
     if (!status_.ok()) return nullptr;
     const auto found = record_.find(name);

@@ -29,13 +29,14 @@ class Repairer::Impl {
   Impl(engine::Engine* engine, const ViewSource* views, std::shared_ptr<const DropMemory> drops, RepairOptions options)
       : context_(engine, views, std::move(drops), std::move(options)),
         copier_(&context_, context_.options.copies),
-        unowned_(&context_),
-        hot_(&context_) {}
+        unowned_(&context_) {}
   ~Impl() { Stop(); }
 
   void Start() {
     thread_ = Thread("repair", [this] { Run(); });
-    if (context_.options.hold) hot_thread_ = Thread("hot-copies", [this] { hot_.Run(); });
+    if (!context_.options.hold) return;
+    hot_ = std::make_unique<HotCopies>(&context_);
+    hot_thread_ = Thread("hot-copies", [this] { hot_->Run(); });
   }
   void Stop() {
     context_.stopping.Begin();
@@ -55,7 +56,7 @@ class Repairer::Impl {
   RepairContext context_;
   Copier copier_;
   Unowned unowned_;
-  HotCopies hot_;
+  std::unique_ptr<HotCopies> hot_;  // null: no further copies
 
   // Of the thread.
   std::shared_ptr<const View> view_;
@@ -125,8 +126,8 @@ void Repairer::Impl::Run() {
       RunPass(pending_only);
       continue;
     }
-    // Not while slots of its own may still come from where it would be removed.
     if (context_.kept.TakeLeft()) unowned_.LookAgain();
+    // Not while slots of its own may still come from where it would be removed.
     const bool complete = !fresh_ && context_.ledger.progress().complete();
     if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
     const absl::Time until = std::min(plan_.member ? due : absl::InfiniteFuture(), SteadyNow() + kLook);
