@@ -1,6 +1,6 @@
-// SteadyNow() is CLOCK_BOOTTIME, which goes on while the host is suspended as the clocks of others do, plus a constant:
-// the wall clock's lead over it when the process first asked. The lead makes times plausible to whoever meets one in a
-// debugger, and keeps absl::Time() in the past on a host just booted.
+// SteadyNow() is CLOCK_BOOTTIME, which, like other hosts' clocks, continues while this host is suspended, plus a
+// constant: the wall clock's lead over it when the process first asked. The lead makes times look plausible in a
+// debugger, and keeps absl::Time() in the past on a freshly booted host.
 #include "base/clock.h"
 
 #include <ctime>
@@ -21,7 +21,7 @@ absl::Time Boot() {
   return boot;
 }
 
-// Far beyond any deadline of ours, and safe to add to either clock's present.
+// Far beyond any of our deadlines, and safe to add to either clock's current time.
 constexpr absl::Duration kForever = absl::Hours(24 * 365);
 
 std::chrono::nanoseconds Left(absl::Time deadline) {

@@ -1,9 +1,9 @@
-// The clock of deadlines and intervals. It never steps, whatever is done to the host's wall clock.
+// The clock for deadlines and intervals. Unlike the wall clock, it never steps.
 //
-// Times of this clock are absl::Time, so that deadlines and durations read as everywhere, but they are of this process
-// alone: they begin near the wall clock's time and drift from it. What is shown to people, written to a disk or sent to
-// another process is absl::Now() or a duration, never a SteadyNow().
-// Thread-safety: all functions.
+// Times are absl::Time, so deadlines and durations look as usual, but they have a meaning only within this process:
+// they start near the wall clock's time and drift from it. Anything shown to people, written to disk or sent to another
+// process uses absl::Now() or a duration, never SteadyNow().
+// Thread-safety: all functions are thread-safe.
 #ifndef KVLINK_BASE_CLOCK_H_
 #define KVLINK_BASE_CLOCK_H_
 
@@ -15,7 +15,7 @@ namespace kvlink {
 
 absl::Time SteadyNow();
 
-// A deadline of SteadyNow() for interfaces that take another clock's (std::condition_variable, gRPC).
+// Convert a SteadyNow() deadline for interfaces that use another clock (std::condition_variable, gRPC).
 std::chrono::steady_clock::time_point ToSteadyClock(absl::Time deadline);
 std::chrono::system_clock::time_point ToSystemClock(absl::Time deadline);
 

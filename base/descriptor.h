@@ -1,4 +1,4 @@
-// A file descriptor with an owner. Thread-safety: one thread at a time for each object.
+// An owned file descriptor. Thread-safety: one thread at a time per object.
 #ifndef KVLINK_BASE_DESCRIPTOR_H_
 #define KVLINK_BASE_DESCRIPTOR_H_
 
@@ -8,7 +8,7 @@
 
 namespace kvlink {
 
-// Closed with the object.
+// Closes the descriptor on destruction.
 class Descriptor {
  public:
   Descriptor() = default;
@@ -21,7 +21,7 @@ class Descriptor {
   ~Descriptor() {
     if (fd_ >= 0) close(fd_);
   }
-  // Negative: none.
+  // Negative if there is none.
   int get() const { return fd_; }
 
  private:

@@ -1,4 +1,4 @@
-// Asked of the system each time: the process itself raises it.
+// Queried each time, since the process itself raises the limit.
 #include "base/descriptor_limit.h"
 
 #include <sys/resource.h>

@@ -1,5 +1,5 @@
-// How many descriptors this process may have, which bounds whatever holds some for each of its peers or files.
-// Thread-safety: functions that may be called from any thread.
+// The number of descriptors this process may open, which limits everything that holds some per peer or per file.
+// Thread-safety: both functions are thread-safe.
 #ifndef KVLINK_BASE_DESCRIPTOR_LIMIT_H_
 #define KVLINK_BASE_DESCRIPTOR_LIMIT_H_
 
@@ -7,10 +7,10 @@
 
 namespace kvlink {
 
-// Raises this process's soft limit of open files to the hard one. Every node, and every opening of an engine, calls it:
-// segments, the index and connections all take descriptors. Returns DescriptorLimit().
+// Raises the process's soft limit on open files to the hard limit, and returns DescriptorLimit(). Called by every node
+// and by every Engine::Open, since segments, the index and connections all use descriptors.
 int64_t RaiseDescriptorLimit();
-// The soft limit now; at most 2^30.
+// The current soft limit; at most 2^30.
 int64_t DescriptorLimit();
 
 }  // namespace kvlink

@@ -1,6 +1,6 @@
-// Fields of our own records and frames: little-endian integers of a fixed size, and varints (LEB128: seven bits a byte,
-// the lowest first, the highest bit set in all but the last; as short as the number allows).
-// Thread-safety: pure functions; a FieldReader by one thread.
+// Field encodings of our own records and frames: fixed-size little-endian integers, and varints (LEB128: seven bits per
+// byte, lowest first, the high bit set on all bytes except the last; always the shortest form).
+// Thread-safety: pure functions; a FieldReader is used by one thread.
 #ifndef KVLINK_BASE_LITTLE_ENDIAN_H_
 #define KVLINK_BASE_LITTLE_ENDIAN_H_
 
@@ -24,7 +24,7 @@ inline void AppendVarint(uint64_t value, std::string* out) {
   out->push_back(static_cast<char>(value));
 }
 
-// Reads fields from the front; `ok()` turns false, for good, at the first that is not there.
+// Reads fields from the front. ok() turns false, permanently, at the first field that is missing.
 class FieldReader {
  public:
   explicit FieldReader(absl::string_view bytes) : rest_(bytes) {}
@@ -41,7 +41,7 @@ class FieldReader {
     rest_.remove_prefix(sizeof(T));
     return value;
   }
-  // One that is longer than it must be, or exceeds 64 bits, is as one that is not there.
+  // A varint that is not in its shortest form, or exceeds 64 bits, counts as missing.
   uint64_t ReadVarint() {
     uint64_t value = 0;
     for (int shift = 0; ok_ && shift < 64; shift += 7) {

@@ -1,6 +1,6 @@
-// Annotated mutex and condition variable over std::mutex, for all our code.
+// An annotated mutex and condition variable over std::mutex, used by all our code.
 //
-// Why not absl::Mutex: the packaged Abseil is not instrumented, and ThreadSanitizer then reports races in correct code.
+// Why not absl::Mutex: the packaged Abseil is not instrumented, so ThreadSanitizer reports races in correct code.
 // clang checks the annotations (-Werror=thread-safety, `make annotations`); gcc ignores them.
 // Thread-safety: as std::mutex. Lifetime: a MutexLock must not outlive its Mutex.
 #ifndef KVLINK_BASE_MUTEX_H_
@@ -19,7 +19,8 @@ class ABSL_LOCKABLE Mutex {
  public:
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { mutex_.lock(); }
   void Unlock() ABSL_UNLOCK_FUNCTION() { mutex_.unlock(); }
-  // Tells the analysis, where it cannot see it (in a callback that runs under the lock), that the caller holds it.
+  // Tells the analysis that the caller holds the lock where it cannot see that (in a callback that runs under the
+  // lock).
   void AssertHeld() const ABSL_ASSERT_EXCLUSIVE_LOCK() {}
 
  private:
@@ -38,7 +39,7 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
   Mutex* const mutex_;
 };
 
-// A MutexLock that may be released before its scope ends, and taken again: each way out of the scope leaves the mutex
+// A MutexLock that may be released and reacquired before its scope ends. However the scope is left, the mutex is
 // unlocked exactly once.
 class ABSL_SCOPED_LOCKABLE ReleasableMutexLock {
  public:
@@ -49,12 +50,12 @@ class ABSL_SCOPED_LOCKABLE ReleasableMutexLock {
   ReleasableMutexLock(const ReleasableMutexLock&) = delete;
   ReleasableMutexLock& operator=(const ReleasableMutexLock&) = delete;
 
-  // The lock must be held.
+  // REQUIRES: the lock is held.
   void Release() ABSL_UNLOCK_FUNCTION() {
     held_ = false;
     mutex_->Unlock();
   }
-  // The lock must have been released.
+  // REQUIRES: the lock was released.
   void Reacquire() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
     mutex_->Lock();
     held_ = true;
@@ -67,14 +68,14 @@ class ABSL_SCOPED_LOCKABLE ReleasableMutexLock {
 
 class CondVar {
  public:
-  // Releases `mutex`, waits for a signal (or a spurious one), takes it again.
+  // Releases `mutex`, waits for a signal (or wakes spuriously), and reacquires it.
   void Wait(Mutex* mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
     condition_.wait(lock);
     lock.release();
   }
-  // As Wait, but not beyond `deadline`, a time of SteadyNow(). False: the deadline has passed, and what was waited for
-  // may hold all the same.
+  // Like Wait, but returns at `deadline` (a SteadyNow() time). Returns false if the deadline has passed; the awaited
+  // condition may hold nevertheless.
   bool WaitUntil(Mutex* mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
     std::cv_status status = std::cv_status::no_timeout;

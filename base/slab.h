@@ -1,10 +1,10 @@
-// Geometry of a slab: where each head, block, key, value and scale of one layer's encoding lies.
-// The one definition of docs/formats.md "Slab"; the store cuts units by it, kernels read and write by it.
+// Geometry of a slab: where each head, block, key, value and scale of one layer's encoding lies. Defined only here and
+// in docs/formats.md "Slab": the store cuts units by it, and kernels read and write by it.
 //
 //   slab  = kv_heads heads, each of the same length, padded with zeros to a multiple of 4096 bytes
-//   head  = blocks of 64 tokens in token order, the last one short (never padded)
+//   head  = blocks of 64 tokens in token order; the last one may be short (never padded)
 //   block = keys [token][dim], values [token][dim], then the codec's scales
-//   unit  = 512 tokens (8 blocks) of one head: the grain of length and checksum
+//   unit  = 512 tokens (8 blocks) of one head: the granularity of checksums
 //
 // Scales at the end of a block of n tokens:
 //   raw-bf16, raw-f32   none
@@ -13,7 +13,7 @@
 //         Nibbles: row [dim/2] bytes, element 2i in the low half of byte i, 2i+1 in the high half.
 // Keys are rotated at local positions 0..n-1, except in q4, whose keys are unrotated.
 //
-// Thread-safety: pure functions over a value. Sizes and offsets are bytes unless they say tokens.
+// Thread-safety: pure functions on a value. Sizes and offsets are in bytes unless stated to be in tokens.
 #ifndef KVLINK_BASE_SLAB_H_
 #define KVLINK_BASE_SLAB_H_
 
@@ -49,18 +49,18 @@ struct SlabShape {
 
   int64_t blocks() const { return (tokens + kBlockTokens - 1) / kBlockTokens; }
   int64_t units_per_head() const { return (tokens + kUnitTokens - 1) / kUnitTokens; }
-  // Tokens in block b: 64, or what is left in the last one.
+  // Tokens in block b: 64, or the remainder in the last block.
   int64_t block_tokens(int64_t block) const {
     const int64_t left = tokens - block * kBlockTokens;
     return left < kBlockTokens ? left : kBlockTokens;
   }
-  // Bytes of one row of keys (or of values) of one token of one head, without scales.
+  // Bytes of one token's row of keys (or values) of one head, without scales.
   int64_t row_bytes() const;
-  // Bytes of a block of n tokens.
+  // Bytes in a block of n tokens.
   int64_t block_bytes(int64_t n) const;
   int64_t block_stride() const { return block_bytes(kBlockTokens); }
   int64_t head_bytes() const { return (blocks() - 1) * block_stride() + block_bytes(block_tokens(blocks() - 1)); }
-  // Bytes in use, and bytes with the padding.
+  // Bytes without padding, and with it.
   int64_t used_bytes() const { return kv_heads * head_bytes(); }
   int64_t slab_bytes() const { return (used_bytes() + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment; }
   // Offsets within the slab. Within a block: keys at 0, values at value_offset(n), scales at scale_offset(n).

@@ -28,7 +28,7 @@
 
 namespace kvlink {
 
-// Puts `where` before the message: "<where>: <message>". OK stays OK.
+// Prefixes the message with `where`: "<where>: <message>". OK stays OK.
 inline absl::Status Annotate(const absl::Status& status, absl::string_view where) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(where, ": ", status.message()));

@@ -1,4 +1,5 @@
-// The thread names itself, so that its name is there before `run` begins and a thread that ends at once is no race.
+// The thread sets its own name, so that the name is in place before `run` begins and a thread that ends at once is no
+// race.
 #include "base/thread.h"
 
 #include <pthread.h>

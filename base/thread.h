@@ -1,7 +1,7 @@
-// A named thread: the one way in which the project starts threads (docs/threads.md lists them).
+// A named thread; the only way this project starts threads (docs/threads.md lists them).
 //
-// Thread-safety: as std::thread. Ownership: the destructor joins, so whatever the thread uses outlives the object, and
-// its owner tells it to end first.
+// Thread-safety: as std::thread. Ownership: the destructor joins, so everything the thread uses must outlive the
+// object, and the owner must tell the thread to stop first.
 #ifndef KVLINK_BASE_THREAD_H_
 #define KVLINK_BASE_THREAD_H_
 
@@ -13,14 +13,14 @@ namespace kvlink {
 class Thread {
  public:
   Thread() = default;
-  // Starts a thread that runs `run`. `name` is what debuggers, top and /proc show; Linux keeps 15 characters of it.
-  // Throws as std::thread does where the system has no more threads.
+  // Starts a thread that calls `run`. Debuggers, top and /proc show `name`; Linux keeps its first 15 characters.
+  // Throws, as std::thread does, if the system cannot create a thread.
   Thread(const char* name, std::function<void()> run);
   Thread(Thread&&) noexcept = default;
   Thread& operator=(Thread&& other) noexcept;
   ~Thread() { Join(); }
 
-  // Waits for the end of the thread; returns at once where none was started or it was joined before.
+  // Waits for the thread to finish; returns at once if it was never started or already joined.
   void Join();
   bool joinable() const { return thread_.joinable(); }
   std::thread::id id() const { return thread_.get_id(); }
@@ -29,7 +29,7 @@ class Thread {
   std::thread thread_;
 };
 
-// Processors that this process may use; at least 1.
+// Number of processors this process may use; at least 1.
 int AvailableProcessors();
 
 }  // namespace kvlink

@@ -1,4 +1,5 @@
-// Decodes by the ranges of table 3-7 of Unicode 16.0: the second byte alone tells surrogates and overlong forms.
+// Decodes by the byte ranges of table 3-7 of Unicode 16.0: the second byte alone identifies surrogates and overlong
+// forms.
 #include "base/utf8.h"
 
 #include <cstdint>
@@ -14,7 +15,7 @@ Utf8Character DecodeUtf8(absl::string_view text) {
   const uint8_t lead = text[0];
   if (lead < 0x80) return {Utf8Character::kValid, lead, 1};
   size_t size = 0;
-  uint8_t low = 0x80, high = 0xBF;  // of the second byte (table 3-7)
+  uint8_t low = 0x80, high = 0xBF;  // range of the second byte (table 3-7)
   if (lead >= 0xC2 && lead <= 0xDF) {
     size = 2;
   } else if (lead >= 0xE0 && lead <= 0xEF) {

@@ -1,6 +1,6 @@
-// Fair queueing by what work has cost, not by what it was said to cost: a request for one document and one for a
-// thousand look alike when they come. Time is charged when work ends, hence the rule about threads, which holds an
-// owner back whose first work has not ended yet.
+// Fair queueing by measured cost, not by declared cost: a request for one document and one for a thousand look alike on
+// arrival. Time is charged when a task ends, hence the rule about running threads: it holds back an owner whose first
+// task has not ended yet.
 #include "base/worker.h"
 
 #include <sys/resource.h>
@@ -20,7 +20,7 @@ Worker::Worker(const Options& options) : options_(options) {
   for (int i = 0; i < options_.threads; ++i) {
     threads_.emplace_back(options_.name.c_str(), [this] {
       if (options_.nice != 0) {
-        // Linux gives every thread a niceness of its own. Where that is not allowed, the work is done all the same.
+        // On Linux each thread has its own niceness. If setting it is not permitted, the work runs anyway.
         (void)setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)),
                           getpriority(PRIO_PROCESS, 0) + options_.nice);
       }
@@ -44,7 +44,7 @@ void Worker::Queue(Task task) {
   bytes_ += task.bytes;
   ++queued_;
   const auto [owner, added] = owners_.try_emplace(task.owner);
-  // Nobody saves up turns by staying away.
+  // No owner saves up turns by staying idle.
   if (added) owner->second.used = floor_;
   owner->second.tasks.push_back(std::move(task));
   wake_.Signal();
@@ -77,7 +77,7 @@ absl::Status Worker::AddAdmitted(Task task) {
   return absl::OkStatus();
 }
 
-// As many owners as have something waiting, a few hundred at most.
+// Linear in the number of owners with waiting tasks, a few hundred at most.
 Worker::Owners::pointer Worker::Next() {
   Owners::pointer next = nullptr;
   for (auto& owner : owners_) {
@@ -111,7 +111,7 @@ void Worker::Loop() {
     task.work(begun < task.deadline
                   ? absl::OkStatus()
                   : absl::DeadlineExceededError("the deadline passed while the request waited for its turn"));
-    task.work = nullptr;  // what it holds goes before the next begins
+    task.work = nullptr;  // release its captures before the next task begins
     MutexLock lock(&mutex_);
     const auto found = owners_.find(task.owner);
     found->second.used += SteadyNow() - begun;

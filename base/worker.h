@@ -1,11 +1,11 @@
-// A bounded queue of work and the named threads that carry it out: the one thread-and-queue loop of the project.
+// A bounded work queue with named threads: the only thread-and-queue loop in the project.
 //
-// Work belongs to an owner (a tenant; empty where there is only one). Owners share the threads fairly, by the time that
-// their work has taken: of those whose work waits, the one with the fewest threads is served next, and among equals the
-// one that has used the least time. Who waits with a thousand requests does not delay who waits with one by more than
-// what is running.
+// Each task belongs to an owner (a tenant; empty if there is only one). Owners share the threads fairly by the time
+// their tasks have used: of the owners with waiting tasks, the one with the fewest running is served next, and among
+// equals the one that has used the least time. An owner with a thousand waiting tasks delays an owner with one by no
+// more than the tasks already running.
 //
-// Thread-safety: all methods. Lifetime: the destructor stops it; what the work uses outlives that.
+// Thread-safety: all methods. Lifetime: the destructor calls Stop(); everything the tasks use must outlive it.
 #ifndef KVLINK_BASE_WORKER_H_
 #define KVLINK_BASE_WORKER_H_
 
@@ -26,39 +26,41 @@ namespace kvlink {
 class Worker {
  public:
   struct Options {
-    std::string name;  // of the threads and in messages; Linux shows 15 characters
+    std::string name;  // of the threads, and in messages; Linux shows 15 characters
     int threads = 1;
     int max_queued = 1024;
     int64_t max_queued_bytes = int64_t{64} << 20;
-    int nice = 0;  // of its threads, added to the process's
+    int nice = 0;  // added to the process's niceness, for these threads
   };
-  // Called once, on a thread of the worker: OK, or DEADLINE_EXCEEDED (its turn came too late), or UNAVAILABLE (the
-  // worker was stopped first; then perhaps on the thread that stops it).
+  // Called exactly once, on a worker thread, with OK, DEADLINE_EXCEEDED (its turn came too late) or UNAVAILABLE (the
+  // worker was stopped first; this call may come on the thread that calls Stop).
   using Work = std::function<void(const absl::Status& turn)>;
   struct Task {
     Work work;
-    absl::Time deadline = absl::InfiniteFuture();  // to begin by, of SteadyNow()
-    int64_t bytes = 0;                             // that it holds while it waits
+    absl::Time deadline = absl::InfiniteFuture();  // by which it must begin, in SteadyNow() time
+    int64_t bytes = 0;                             // held while it waits
     std::string owner;
   };
 
-  // Throws as std::thread does where the system has no more threads.
+  // Throws, as std::thread does, if the system cannot create a thread.
   explicit Worker(const Options& options);
   ~Worker() { Stop(); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: stopped or finished. The work then is not called.
+  // Queues a task. RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: stopped or finished. On error, the work is not
+  // called.
   absl::Status Add(Task task);
-  // As Add, but waits for room until `deadline`; DEADLINE_EXCEEDED: there was none. Not from the worker's own threads.
+  // Like Add, but waits for room until `deadline`. DEADLINE_EXCEEDED: the queue stayed full. Must not be called on a
+  // worker thread.
   absl::Status AddWhenRoom(Task task, absl::Time deadline);
-  // As Add, also when the queue is full: for what is counted and limited elsewhere.
+  // Like Add, but accepts the task even if the queue is full. For work that is limited elsewhere.
   absl::Status AddAdmitted(Task task);
 
-  // Takes no more work, carries out what waits, and joins the threads. Not from the worker's own threads.
+  // Accepts no more tasks, runs those that wait, and joins the threads. Must not be called on a worker thread.
   void Finish();
-  // Takes no more work, lets end what runs, refuses what waits, and joins the threads. Not from the worker's own
-  // threads.
+  // Accepts no more tasks, lets running ones finish, calls waiting ones with UNAVAILABLE, and joins the threads. Must
+  // not be called on a worker thread.
   void Stop();
 
   int64_t queued() const;
@@ -68,7 +70,7 @@ class Worker {
   struct Owner {
     std::deque<Task> tasks;
     int running = 0;
-    absl::Duration used;  // by its work, from the time of those that it found when it came
+    absl::Duration used;  // time its tasks used, starting from floor_ when it arrived
   };
   using Owners = std::map<std::string, Owner>;
 
@@ -76,7 +78,7 @@ class Worker {
   absl::Status Closed() const;
   absl::Status Full() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Queue(Task task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The owner whose turn it is. Null: nothing waits.
+  // Returns the owner to serve next, or null if no task waits.
   Owners::pointer Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Loop();
   void Join();
@@ -84,11 +86,11 @@ class Worker {
   const Options options_;
   mutable Mutex mutex_;
   CondVar wake_, room_;
-  Owners owners_ ABSL_GUARDED_BY(mutex_);         // with work that waits or runs
-  absl::Duration floor_ ABSL_GUARDED_BY(mutex_);  // that the latest one served had used: where newcomers begin
+  Owners owners_ ABSL_GUARDED_BY(mutex_);         // with waiting or running tasks
+  absl::Duration floor_ ABSL_GUARDED_BY(mutex_);  // time used by the owner served last; new owners start here
   int64_t queued_ ABSL_GUARDED_BY(mutex_) = 0, bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  Mutex join_mutex_;  // of those who end it
+  Mutex join_mutex_;  // serialises Finish and Stop
   std::vector<Thread> threads_ ABSL_GUARDED_BY(join_mutex_);
 };
 

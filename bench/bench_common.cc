@@ -1,4 +1,4 @@
-// The command line of a bench goes through base/cli, figures into a table and JSON.
+// Parses a bench's command line with base/cli; prints figures as a table and as JSON.
 #include "bench/bench_common.h"
 
 #include <errno.h>
@@ -73,7 +73,7 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 Memory::Memory(int64_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
   data_ = std::aligned_alloc(kHugePage, static_cast<size_t>(bytes_));
   if (data_ == nullptr) throw std::bad_alloc();
-  madvise(data_, bytes_, MADV_HUGEPAGE);  // as the arenas of the product; without, small pages serve
+  madvise(data_, bytes_, MADV_HUGEPAGE);  // like the product's arenas; if it fails, small pages serve
   Prefault(data_, bytes_);
 }
 

@@ -1,7 +1,7 @@
-// Shared by all benches: figures with their targets, the table and the JSON they end in, and fair timing.
+// Shared by all benches: figures with their targets, printed as a table and JSON, and fair timing.
 //
-// Benches compare alternatives inside one run, because figures of a shared machine move from run to run: time them with
-// Interleave() and put the ratio in the report. Not thread-safe.
+// Benches compare alternatives within one run, because figures on a shared machine vary from run to run: time them with
+// Interleave() and report the ratio. Not thread-safe.
 #ifndef KVLINK_BENCH_BENCH_COMMON_H_
 #define KVLINK_BENCH_BENCH_COMMON_H_
 
@@ -19,7 +19,7 @@
 
 namespace kvlink::bench {
 
-// Ends the program with status 1, saying what was wrong.
+// Prints what was wrong and exits with status 1.
 [[noreturn]] void Die(absl::string_view what);
 inline void MustBe(const absl::Status& status) {
   if (!status.ok()) Die(status.message());
@@ -33,21 +33,20 @@ T Must(absl::StatusOr<T> result) {
 // Seconds of a steady clock.
 double Now();
 
-// The middle value (the mean of the middle two); 0 of nothing. `fraction` 0.99 gives the 99th percentile.
+// The middle value (the mean of the middle two); 0 if empty. `fraction` 0.99 gives the 99th percentile.
 double Median(std::vector<double> values);
 double Quantile(std::vector<double> values, double fraction);
-// Median of ours[i] / ceiling[i], which were measured one right after the other. A virtual machine's processors and
-// disk change threefold within seconds, and do so for both. REQUIRES: as many of each.
+// Median of ours[i] / ceiling[i], each pair measured back to back: the processors and disk of a virtual machine change
+// threefold within seconds, which affects both alike. REQUIRES: equal sizes.
 double MedianRatio(absl::Span<const double> ours, absl::Span<const double> ceiling);
 
-// Runs the alternatives in turn, `rounds` times each after one round that is not counted, and returns the median
-// seconds of each.
+// Runs the alternatives in turn, `rounds` times each after one uncounted round, and returns the median seconds of each.
 std::vector<double> Interleave(absl::Span<const std::function<void()>> alternatives, int rounds);
 
-// Touches every page, so that the first use of the memory is not what a bench measures.
+// Touches every page, so that a bench does not measure first use of the memory.
 void Prefault(void* data, int64_t bytes);
 
-// Memory on a 4096-byte boundary, prefaulted and zeroed, freed with the object.
+// Memory on a 4096-byte boundary, prefaulted and zeroed, freed by the destructor.
 class Memory {
  public:
   explicit Memory(int64_t bytes);
@@ -66,11 +65,11 @@ class Memory {
   int64_t bytes_;
 };
 
-// A directory that is there as long as the object.
+// A directory that exists as long as the object.
 class Scratch {
  public:
-  // Makes `path`; empty: one among the temporary files, named after the program and its process. INVALID_ARGUMENT:
-  // there is something at that path, which nobody may want removed; UNAVAILABLE: it cannot be made.
+  // Creates `path`; if empty, a temporary directory named after the program and its process. INVALID_ARGUMENT: the path
+  // already exists, and may be needed; UNAVAILABLE: it cannot be created.
   static absl::StatusOr<Scratch> Make(std::string path);
   ~Scratch();
   Scratch(Scratch&& other) noexcept : path_(std::exchange(other.path_, "")) {}
@@ -92,17 +91,16 @@ struct Target {
 class Report {
  public:
   explicit Report(absl::string_view title);
-  // Prints the line at once, so that a long bench shows where it is.
+  // Prints the line at once, so that a long bench shows its progress.
   void Add(absl::string_view name, double value, absl::string_view unit, std::optional<Target> target = std::nullopt);
   // A heading between lines; not part of the JSON.
   void Section(absl::string_view heading);
   // Whether every figure with a target met it.
   bool AllMet() const;
-  // [{"name","value","unit","target","met"}]; target and met are null where there is no target. A value that is not
-  // finite is null.
+  // [{"name","value","unit","target","met"}]; target and met are null without a target. A value that is not finite is
+  // null.
   absl::Status WriteJson(const std::string& path) const;
-  // Writes the JSON when `path` is not empty and returns the exit code of main(): 0, or 1 when the file cannot be
-  // written.
+  // Writes the JSON unless `path` is empty and returns the exit code of main(): 0, or 1 if the file cannot be written.
   int Finish(const std::string& path) const;
 
  private:
@@ -116,23 +114,24 @@ class Report {
   std::vector<Figure> figures_;
 };
 
-// A flag of a bench. `value` as the help shows it: "N"; empty: a switch.
+// A flag of a bench. `value` as shown in the help: "N"; empty: a switch.
 struct FlagHelp {
   absl::string_view name;
   absl::string_view value;
   absl::string_view help;
 };
 
-// Names the path of a Scratch.
+// Gives the path of a Scratch.
 inline constexpr FlagHelp kScratchFlag = {"dir", "DIRECTORY",
                                           "Made and removed by the bench (default: among the temporary files)."};
 
-// The command line of a bench, read as those of all programs (base/cli/args.h).
+// The command line of a bench, parsed as in all programs (base/cli/args.h).
 class Flags {
  public:
-  // `summary`: one line on what the bench measures. After OK: either help_wanted(), and the help was printed to
+  // `summary`: one line on what the bench measures. On OK, either help_wanted() is true and the help was printed to
   // standard output, or the flags can be read. INVALID_ARGUMENT naming the first flag that is not in `known` ("json"
-  // and "help" always are), has no value, or takes a number ("N") and has none; and for an argument that is not a flag.
+  // and "help" always are), lacks its value, or has a value that is not a number ("N"); and for an argument that is not
+  // a flag.
   static absl::StatusOr<Flags> Parse(int argc, char** argv, absl::string_view summary,
                                      absl::Span<const FlagHelp> known);
   bool help_wanted() const { return help_wanted_; }

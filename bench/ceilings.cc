@@ -1,5 +1,5 @@
-// Ceilings in the widest instructions of this CPU, chosen at run time: a ceiling below what the kernels reach would say
-// nothing.
+// Ceilings in the widest instructions of this CPU, chosen at run time: a ceiling that the kernels exceed would be
+// meaningless.
 #include "bench/ceilings.h"
 
 #include <sched.h>
@@ -18,7 +18,7 @@ namespace kvlink::bench {
 namespace {
 
 constexpr int64_t kArray = int64_t{1} << 30;
-constexpr int64_t kReadPiece = int64_t{64} << 20;  // for each thread and call
+constexpr int64_t kReadPiece = int64_t{64} << 20;  // per thread and call
 constexpr int64_t kCopyPiece = int64_t{32} << 20;
 
 int Cores() {
@@ -27,7 +27,7 @@ int Cores() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
-// Each returns the operations it did. 24 sums are more than latency times throughput on any of these.
+// Each returns the number of operations. 24 sums exceed latency times throughput on all of these CPUs.
 constexpr int kSums = 24;
 constexpr int64_t kSteps = 400000;
 
@@ -115,7 +115,7 @@ void Read(const char* from, int64_t bytes) {
   ReadPlain(from, bytes);
 }
 
-// Each thread's part of `bytes`, in pages, at least one.
+// Each thread's part of `bytes`, in whole pages, at least one.
 int64_t Piece(int64_t bytes, int threads, int64_t most) {
   return std::clamp<int64_t>(bytes / threads / 4096 * 4096, 4096, std::min(most, kArray / threads / 4096 * 4096));
 }
@@ -164,7 +164,7 @@ double Ceilings::MoveGbps(int64_t bytes) const {
   return 2.0 * static_cast<double>(piece * passes) * threads_ / seconds / 1e9;
 }
 
-// Where the threads begin. What is to be in no cache moves on through the array from call to call.
+// The threads' starting offset. Uncached reads advance through the array from call to call.
 int64_t Ceilings::Advance(int64_t bytes, int64_t piece) const {
   if (bytes < kUncached) return 0;
   return std::exchange(at_, (at_ + piece * threads_) % kArray);

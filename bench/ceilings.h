@@ -1,5 +1,5 @@
-// The machine's measured ceilings: the denominators of the benches. Every call takes about 10-20 ms and uses all
-// threads.
+// The machine's measured ceilings, which are the denominators of the benches. Every call takes about 10-20 ms and uses
+// all threads.
 #ifndef KVLINK_BENCH_CEILINGS_H_
 #define KVLINK_BENCH_CEILINGS_H_
 
@@ -12,21 +12,20 @@ namespace kvlink::bench {
 // Not thread-safe.
 class Ceilings {
  public:
-  // 0: one thread for each core this process may use.
+  // 0: one thread per core this process may use.
   explicit Ceilings(int threads);
   int threads() const { return threads_; }
-  // 1e9 floating-point operations a second of independent f32 fused multiply-adds (two each) in registers.
+  // 1e9 floating-point operations per second of independent f32 fused multiply-adds (two each) in registers.
   double FmaGflops() const;
-  // 1e9 bytes a second read in the widest loads there are, over and over from `bytes` of memory that the threads share
-  // out: what is small lies in a cache, as it does for the operation that is compared. kUncached: from memory that no
-  // cache holds.
+  // 1e9 bytes per second read with the widest loads, repeatedly from `bytes` of memory divided among the threads: small
+  // sizes stay in a cache, as for the operation being compared. kUncached: from memory that no cache holds.
   double ReadGbps(int64_t bytes) const;
-  // 1e9 bytes a second read and written by memcpy (both count), between two halves of `bytes`.
+  // 1e9 bytes per second read and written by memcpy (both count), between two halves of `bytes`.
   double MoveGbps(int64_t bytes) const;
   static constexpr int64_t kUncached = int64_t{1} << 40;
 
  private:
-  // Runs body(thread) on every thread; the seconds from start to end.
+  // Runs body(thread) on every thread; returns the seconds from start to end.
   template <typename Body>
   double Timed(Body&& body) const;
   int64_t Advance(int64_t bytes, int64_t piece) const;

@@ -5,12 +5,12 @@
   bench/compare.py ../base/build/release "bench_store --rounds 3" bench_lookup [--now build/release] [--rounds 6] [--json FILE]
                    [--least 0.97]
 
-A bench is named with its flags. Each round runs both builds, in the order ABBA: now and then change places from round to round, so that
-a machine that becomes slower meanwhile does so for both. Printed for each figure that both report under the same name: the ratio of the
-medians of all rounds (above 1 is better now, whatever the unit: times count the other way round), beside it the lowest and the highest
-ratio of a round, and how far the older build is from itself (half of the distance between the quartiles, of the median). A figure below
---least is SLOWER, and the exit code is 1; "(noise)" where the older build differs from itself by more than that. Shares, ratios and
-figures without a unit are left out: their parts are compared.
+A bench is given with its flags. Each round runs both builds; their order alternates from round to round (ABBA), so that a machine that becomes
+slower affects both alike. For each figure that both report under the same name, prints the ratio of the medians of all rounds (above 1 is
+better now, whatever the unit: times are inverted), the lowest and the highest ratio of a round, and how far the older build differs from
+itself (half of the distance between the quartiles, relative to the median). A figure below --least is SLOWER, and the exit code is 1;
+"(noise)" if the older build differs from itself by more than that. Shares, ratios and figures without a unit are left out, because their
+parts are compared.
 """
 import argparse
 import json
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-TIMES = {"s", "ms", "us", "ns", "cpu-s/GB"}  # less is better
+TIMES = {"s", "ms", "us", "ns", "cpu-s/GB"}  # smaller is better
 
 
 def binary_of(build, bench):
@@ -104,12 +104,12 @@ def main():
     parser.add_argument("--least", type=float, default=0.97, help="a ratio below it is an error (default: %(default)s)")
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
-    for command in args.benches:  # before hours of measuring
+    for command in args.benches:  # fail before hours of measuring
         for build in (args.base, args.now):
             binary_of(build, shlex.split(command)[0])
     everything, slower = {}, 0
     for command in args.benches:
-        def keep(rows, command=command):  # of a run that is ended early, too
+        def keep(rows, command=command):  # also when a run ends early
             everything[command] = rows
             if args.json:
                 with open(args.json, "w", encoding="utf-8") as file:

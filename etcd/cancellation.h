@@ -1,5 +1,5 @@
-// What interrupts a thread of ours that waits for etcd.
-// Thread-safety: all methods. Lifetime: outlives the waits and calls that were given it.
+// Interrupts a thread of ours that waits for etcd.
+// Thread-safety: all methods. Lifetime: must outlive the waits and calls it is passed to.
 #ifndef KVLINK_ETCD_CANCELLATION_H_
 #define KVLINK_ETCD_CANCELLATION_H_
 
@@ -13,7 +13,7 @@ namespace kvlink::etcd {
 
 class Cancellation {
  public:
-  // For good: ends the call under way, and waits return at once.
+  // Permanent: cancels the call in progress, and makes current and later waits return at once.
   void Cancel() {
     MutexLock lock(&mutex_);
     cancelled_ = true;
@@ -24,14 +24,14 @@ class Cancellation {
     MutexLock lock(&mutex_);
     return cancelled_;
   }
-  // Waits until `until`, a time of SteadyNow(). False: cancelled.
+  // Waits until `until`, a SteadyNow() time. Returns false if cancelled.
   bool SleepUntil(absl::Time until) {
     MutexLock lock(&mutex_);
     while (!cancelled_ && SteadyNow() < until) changed_.WaitUntil(&mutex_, until);
     return !cancelled_;
   }
 
-  // One call at a time, which Cancel ends.
+  // Makes Cancel() cancel one call while this object lives. One call at a time.
   class Scope {
    public:
     // `cancellation` may be null.
@@ -52,7 +52,7 @@ class Cancellation {
   void Set(grpc::ClientContext* context) {
     MutexLock lock(&mutex_);
     context_ = context;
-    // A call that has not begun is cancelled when it does.
+    // A call that has not started yet is cancelled when it starts.
     if (cancelled_ && context_ != nullptr) context_->TryCancel();
   }
 

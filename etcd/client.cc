@@ -1,5 +1,5 @@
-// Translates between our values and etcd's messages, and says of each call how it may be repeated; everything that can
-// go wrong on the way is in cluster_channel.cc.
+// Translates between our types and etcd's messages, and classifies each call by how it may be retried. Failures on the
+// way are handled in cluster_channel.cc.
 #include "etcd/client.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 namespace pb = etcdserverpb;
 
-// Where the keys that begin with `key` end, as etcd says it.
+// The end of the range of keys that begin with `key`, in etcd's notation.
 std::string PrefixEnd(std::string key) {
   while (!key.empty() && static_cast<uint8_t>(key.back()) == 0xFF) key.pop_back();
   if (key.empty()) return std::string(1, '\0');
@@ -26,7 +26,7 @@ std::string PrefixEnd(std::string key) {
 std::string FullKey(const ClientOptions& options, absl::string_view key, bool prefix) {
   std::string full = options.prefix;
   full.append(key.data(), key.size());
-  // etcd knows no empty key; this is the first one.
+  // etcd has no empty key; this is the first possible one.
   if (full.empty() && prefix) full.push_back('\0');
   return full;
 }
@@ -35,7 +35,7 @@ std::string RangeEnd(const ClientOptions& options, absl::string_view key, bool p
   return prefix ? PrefixEnd(FullKey(options, key, false)) : "";
 }
 
-// Sets both fields of a range, of whatever message has them.
+// Sets both fields of a range in any message that has them.
 template <typename Message>
 void SetRange(const ClientOptions& options, absl::string_view key, bool prefix, Message* message) {
   message->set_key(FullKey(options, key, prefix));
@@ -105,7 +105,7 @@ bool Writes(const std::vector<Op>& ops) {
   return std::any_of(ops.begin(), ops.end(), [](const Op& op) { return !std::holds_alternative<GetOp>(op); });
 }
 
-// An Rpc of the call `method` of the stub `stub`, which fills `response`.
+// Returns an Rpc that calls `method` of the stub `stub` and fills in `response`.
 template <typename Stub, typename Request, typename Response>
 ClusterChannel::Rpc Unary(std::unique_ptr<Stub> Endpoint::*stub,
                           grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),

@@ -1,10 +1,10 @@
-// Failover by our own hand, over one gRPC channel for each member, because gRPC's balancing knows only connections: a
-// member that is frozen or cut off from the others keeps its own, and what a client must know (is the outcome of this
-// write unknown?) is lost in its retries.
+// Fails over in our own code, over one gRPC channel per member, because gRPC's load balancing sees only connections: a
+// frozen or isolated member keeps its connections, and gRPC's retries hide what a client must know (is the outcome of
+// this write unknown?).
 //
-// Writes are rare here (members, leases), and one whose outcome is unknown costs whoever made it a read and a decision.
-// So a write goes only to a member that has answered a linearizable read within the last second: with a frozen leader,
-// or a member that is cut off, that read is what fails, and it can be made again.
+// Writes are rare here (members, leases), and an unknown outcome costs the caller a read and a decision. So a write
+// goes only to a member that has answered a linearizable read within the last second: with a frozen leader or an
+// isolated member, it is that read that fails, and it can be retried.
 #include "etcd/cluster_channel.h"
 
 #include <grpcpp/create_channel.h>
@@ -31,9 +31,10 @@ constexpr int kMaxAnswer = 64 << 20;
 constexpr size_t kMaxEndpoints = 64;
 constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 500;
 constexpr absl::Duration kConfirmed = absl::Seconds(1);
-// Between looks at whether somebody cancelled; of a connection that failed, for the attempt that gRPC may be making.
+// Interval of the checks for cancellation; also how long to wait on a failed connection for an attempt gRPC may be
+// making.
 constexpr absl::Duration kLook = absl::Milliseconds(100);
-// After each member was asked in vain; at most, and at first.
+// The pause after all members were asked in vain: maximum and initial.
 constexpr absl::Duration kMaxPause = absl::Seconds(1), kFirstPause = absl::Milliseconds(50);
 constexpr absl::Duration kMaxWrite = absl::Seconds(10);
 
@@ -46,11 +47,11 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address, const ClientOpti
   arguments.SetMaxReceiveMessageSize(kMaxAnswer);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  // How long an attempt may take; its name says otherwise.
+  // How long an attempt may take, despite the name.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
                    static_cast<int>(absl::ToInt64Milliseconds(options.connect_timeout)));
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // A proxy of the environment is for the web.
+  // A proxy from the environment is for the web.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
@@ -66,10 +67,10 @@ bool TokenRefused(const grpc::Status& status) {
          absl::StrContains(status.error_message(), "auth: revision in header is old");
 }
 
-// A call without a token where one is needed.
+// The call had no token although one is required.
 bool NobodyNamed(const grpc::Status& status) { return absl::StrContains(status.error_message(), "user name is empty"); }
 
-// etcd's answer, in contrast to a failure on the way or among the members.
+// Whether this is etcd's answer, as opposed to a failure on the way or among the members.
 bool IsAnswer(grpc::StatusCode code) {
   switch (code) {
     case grpc::StatusCode::INVALID_ARGUMENT:
@@ -86,8 +87,8 @@ bool IsAnswer(grpc::StatusCode code) {
   }
 }
 
-// Of RESOURCE_EXHAUSTED: what is said before a write is proposed. Otherwise etcd's space is used up, which it also says
-// of the write that it has just carried out, or the answer is too large to be sent or taken.
+// For RESOURCE_EXHAUSTED: whether the message is one given before a write is proposed. Otherwise etcd is out of space,
+// which it also reports for a write it has just carried out, or the answer is too large to be sent or received.
 bool RefusedUnproposed(absl::string_view message) {
   return absl::StrContains(message, "too many requests") || absl::StrContains(message, "request is too large") ||
          absl::StrContains(message, "grpc: received message larger than max");
@@ -95,7 +96,7 @@ bool RefusedUnproposed(absl::string_view message) {
 
 absl::Status Cancelled() { return absl::CancelledError("the call to etcd was cancelled"); }
 
-// Why there is no connection, from what gRPC says. FAILED_PRECONDITION: because of a mistake, for certain.
+// Why there is no connection, from gRPC's message. FAILED_PRECONDITION: certainly a configuration error.
 absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view message) {
   if (absl::StrContains(message, "certificate verify failed") || absl::StrContains(message, "Hostname Verification")) {
     return absl::FailedPreconditionError(
@@ -104,7 +105,7 @@ absl::Status ConnectError(const transport::TlsOptions& tls, absl::string_view me
   if (absl::StrContains(message, "WRONG_VERSION_NUMBER") || absl::StrContains(message, "wrong version number")) {
     return absl::FailedPreconditionError("it does not speak TLS: leave out the authority's certificate");
   }
-  // What a member of the other kind does to a handshake; one that is being ended may do it, too.
+  // What a member does to a handshake of the wrong kind; a member that is shutting down may do it too.
   if (absl::StrContains(message, "Socket closed") || absl::StrContains(message, "Endpoint read failed") ||
       absl::StrContains(message, "Connection reset by peer")) {
     return absl::UnavailableError(
@@ -153,7 +154,7 @@ absl::StatusOr<std::unique_ptr<ClusterChannel>> ClusterChannel::Open(const Clien
   }
   MutexLock lock(&cluster->mutex_);
   cluster->confirmed_.resize(cluster->endpoints_.size(), absl::InfinitePast());
-  // So that clients spread over the members.
+  // Spreads clients over the members.
   cluster->current_ = std::random_device{}() % cluster->endpoints_.size();
   return cluster;
 }
@@ -176,7 +177,7 @@ absl::Status ClusterChannel::Call(CallKind kind, absl::Time deadline, Cancellati
       if (SteadyNow() >= deadline) return GaveUp(failures);
       continue;
     }
-    // What asking again does not change.
+    // Errors that retrying does not change.
     const auto wrong = [](const absl::Status& one) { return absl::IsFailedPrecondition(one); };
     const absl::Time again = SteadyNow() + pause * RandomHalf();
     if (std::all_of(failures.begin(), failures.end(), wrong) || again >= deadline) return GaveUp(failures);
@@ -194,7 +195,7 @@ ClusterChannel::Outcome ClusterChannel::Try(CallKind kind, size_t number, absl::
                                             Cancellation* cancellation, const Rpc& rpc) {
   Outcome outcome = TryOnce(kind, number, deadline, cancellation, rpc);
   if (!outcome.renew_token) return outcome;
-  // Once: a token that is refused although it is new is the answer.
+  // Only once: if a new token is refused too, that is the answer.
   DropToken(outcome.token);
   return TryOnce(kind, number, deadline, cancellation, rpc);
 }
@@ -214,7 +215,7 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     Outcome outcome = TryOnce(CallKind::kRead, number, deadline, cancellation,
                               [this](const Endpoint& at, grpc::ClientContext* context,
                                      etcdserverpb::ResponseHeader* header) { return Ask(at, context, header); });
-    // Who may not read that key was answered all the same.
+    // A client without permission to read that key still got an answer.
     if (!outcome.status.ok() && !absl::IsPermissionDenied(outcome.status)) return outcome;
   }
   std::string token;
@@ -226,7 +227,7 @@ ClusterChannel::Outcome ClusterChannel::TryOnce(CallKind kind, size_t number, ab
     authenticate = !options_.user.empty() && token_.empty() && !open_to_all_;
     floor = revision_;
   }
-  // Others may drop the token meanwhile: this call goes with the one that it was given.
+  // Other calls may drop the token meanwhile; this call keeps its own.
   if (authenticate) {
     if (Outcome outcome = Authenticate(endpoint, deadline, cancellation, &token); !outcome.status.ok()) return outcome;
   }
@@ -254,7 +255,7 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
                                               const etcdserverpb::ResponseHeader& header, int64_t floor) {
   if (status.ok()) {
     absl::Status cluster = CheckCluster(endpoint, header);
-    // A write that went to another cluster is no failure that another member mends.
+    // A write to another cluster is not an error that another member could fix.
     if (!cluster.ok()) return {std::move(cluster), kind == CallKind::kWrite};
     const bool sees_all = kind == CallKind::kRead || kind == CallKind::kWrite;
     if (sees_all && header.revision() < floor) {
@@ -278,7 +279,7 @@ ClusterChannel::Outcome ClusterChannel::Judge(CallKind kind, const Endpoint& end
   if ((IsAnswer(status.error_code()) && !undecided) || status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
     return {Annotate(transport::FromGrpc(status), absl::StrCat("etcd at ", endpoint.address))};
   }
-  // Without a leader nothing is proposed, and without a connection nothing was sent.
+  // Without a leader nothing was proposed; without a connection nothing was sent.
   const bool certain = absl::StrContains(status.error_message(), "etcdserver: no leader") ||
                        absl::StrContains(status.error_message(), "failed to connect to all addresses");
   if (kind == CallKind::kWrite && !certain) {
@@ -303,14 +304,14 @@ absl::Status ClusterChannel::AwaitConnection(const Endpoint& endpoint, absl::Tim
     const absl::Time now = SteadyNow();
     const bool failed = state == GRPC_CHANNEL_TRANSIENT_FAILURE;
     if ((failed && waited) || now >= until) break;
-    // gRPC makes its connections while a thread waits within it.
+    // gRPC makes connections only while a thread waits within it.
     endpoint.channel->WaitForStateChange(state, ToSystemClock(std::min(until, now + kLook)));
     waited |= failed;
   }
   if (endpoint.channel->GetState(false) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
     return absl::DeadlineExceededError("no connection in time");
   }
-  // gRPC says why only to a call.
+  // gRPC tells the reason only to a call.
   grpc::ClientContext context;
   context.set_deadline(ToSystemClock(SteadyNow() + kLook));
   etcdserverpb::ResponseHeader header;
@@ -320,7 +321,7 @@ absl::Status ClusterChannel::AwaitConnection(const Endpoint& endpoint, absl::Tim
 grpc::Status ClusterChannel::Ask(const Endpoint& endpoint, grpc::ClientContext* context,
                                  etcdserverpb::ResponseHeader* header) const {
   etcdserverpb::RangeRequest request;
-  // A key that whoever may use the prefix may read.
+  // A key that every user with access to the prefix may read.
   request.set_key(options_.prefix.empty() ? std::string(1, '\0') : options_.prefix);
   request.set_count_only(true);
   etcdserverpb::RangeResponse response;
@@ -365,7 +366,7 @@ absl::StatusOr<const Endpoint*> ClusterChannel::Connect(absl::Time deadline, Can
              answered = &endpoint;
              return Ask(endpoint, context, header);
            });
-  // The stream says itself what may not be read; where nobody was asked, authentication was denied.
+  // The stream itself reports missing permissions. If no endpoint was asked, authentication was denied.
   if (!status.ok() && !(absl::IsPermissionDenied(status) && answered != nullptr)) return status;
   return answered;
 }
@@ -408,7 +409,7 @@ absl::Status ClusterChannel::GaveUp(const std::vector<absl::Status>& failures) c
   std::vector<std::string> reasons;
   bool silent = false, wrong = true;
   for (size_t i = 0; i < failures.size(); ++i) {
-    // Those that the deadline left no time for.
+    // Skips members that the deadline left no time for.
     if (failures[i].ok()) continue;
     reasons.push_back(absl::StrCat(endpoints_[i].address, " (", failures[i].message(), ")"));
     silent |= absl::IsDeadlineExceeded(failures[i]);

@@ -1,9 +1,9 @@
-// Calls to whichever member of an etcd cluster answers. Of this folder; who uses etcd sees client.h.
+// Sends calls to any member of an etcd cluster that answers. Internal to this folder; users of etcd see client.h.
 //
-// A member that refuses, is silent for the time of the options, or belongs to another cluster is left for the next one
-// in turn, until the deadline. Which calls are made again says CallKind.
+// If a member refuses, stays silent for the time in the options, or belongs to another cluster, the call moves on to
+// the next member in turn, until the deadline. CallKind says which calls are retried.
 //
-// Thread-safety: all methods. Lifetime: outlives the calls, and what Connect gave out.
+// Thread-safety: all methods. Lifetime: must outlive its calls and the Endpoints returned by Connect.
 #ifndef KVLINK_ETCD_CLUSTER_CHANNEL_H_
 #define KVLINK_ETCD_CLUSTER_CHANNEL_H_
 
@@ -28,15 +28,15 @@
 namespace kvlink::etcd {
 
 enum class CallKind {
-  kRead,          // sees what was written before; made again elsewhere
-  kSerializable,  // of one member, even one that is cut off; made again elsewhere
-  kRepeatable,    // changes something, and may do so twice; made again elsewhere
-  // Once: when a member has shown just before that it reaches the others. What may have arrived and was not answered is
-  // UNKNOWN.
+  kRead,          // linearizable; retried at another member
+  kSerializable,  // answered by one member, even if it is cut off; retried at another
+  kRepeatable,    // a change that may safely be made twice; retried at another member
+  // Sent once, to a member that has just proved that it reaches the others. UNKNOWN if it may have arrived and got no
+  // answer.
   kWrite,
 };
 
-// One member, as the endpoints name it.
+// One member, as named in the endpoints.
 struct Endpoint {
   std::string address;
   std::shared_ptr<grpc::Channel> channel;
@@ -48,40 +48,41 @@ struct Endpoint {
 
 class ClusterChannel {
  public:
-  // Makes one attempt at `endpoint` and fills `header` from the answer.
+  // Makes one attempt at `endpoint` and fills in `header` from the answer.
   using Rpc = std::function<grpc::Status(const Endpoint& endpoint, grpc::ClientContext* context,
                                          etcdserverpb::ResponseHeader* header)>;
 
   // INVALID_ARGUMENT, FAILED_PRECONDITION: as Client::Open.
   static absl::StatusOr<std::unique_ptr<ClusterChannel>> Open(const ClientOptions& options);
 
-  // `cancellation` may be null. Errors: as those common to all of Client; etcd's own, with the address before;
+  // `cancellation` may be null. Errors: those common to all Client methods; etcd's own, prefixed with the address;
   // CANCELLED.
   absl::Status Call(CallKind kind, absl::Time deadline, Cancellation* cancellation, const Rpc& rpc);
 
-  // A member that has just shown that it reaches the others, for a stream. Errors as Call.
+  // Returns a member for a stream, one that has just proved that it reaches the others. Errors as Call.
   absl::StatusOr<const Endpoint*> Connect(absl::Time deadline, Cancellation* cancellation);
-  // For a stream to that member: without a deadline; etcd ends it when the member loses its leader. Returns the token
-  // that it goes with; empty: none.
+  // Prepares the context of a stream to that member: no deadline; etcd ends the stream if the member loses its leader.
+  // Returns the token it uses, or "" if none.
   std::string PrepareStream(grpc::ClientContext* context);
-  // FAILED_PRECONDITION: the answer is of another cluster.
+  // FAILED_PRECONDITION: the answer came from another cluster.
   absl::Status CheckCluster(const Endpoint& endpoint, const etcdserverpb::ResponseHeader& header);
-  // Calls begin with the next member, if they still would with this one.
+  // Makes calls begin with the next member, if they would still begin with this one.
   void Leave(const Endpoint& endpoint);
-  // This token is not accepted any more: the next call asks for another, unless somebody has one already.
+  // Drops a token that is no longer accepted: the next call requests a new one, unless another call has already
+  // replaced it.
   void DropToken(const std::string& refused);
-  // Some answer had this revision: later ones that see what was written may not be older.
+  // Records a revision seen in an answer: later linearizable answers must not be older.
   void Saw(int64_t revision);
 
   const ClientOptions& options() const { return options_; }
 
  private:
-  // What came of one attempt.
+  // The outcome of one attempt.
   struct Outcome {
     absl::Status status;
-    bool final = true;         // the answer; otherwise another member is asked
-    bool renew_token = false;  // the same is asked again with another token
-    std::string token;         // that was used
+    bool final = true;         // the call's answer; otherwise another member is asked
+    bool renew_token = false;  // ask the same member again, with a new token
+    std::string token;         // the token that was used
   };
 
   explicit ClusterChannel(const ClientOptions& options) : options_(options) {}
@@ -90,9 +91,9 @@ class ClusterChannel {
   Outcome Judge(CallKind kind, const Endpoint& endpoint, const grpc::Status& status,
                 const etcdserverpb::ResponseHeader& header, int64_t floor);
   absl::Status AwaitConnection(const Endpoint& endpoint, absl::Time deadline, Cancellation* cancellation);
-  // Sets `token`; empty: authentication is off.
+  // Sets `token`, to "" if authentication is off.
   Outcome Authenticate(const Endpoint& endpoint, absl::Time deadline, Cancellation* cancellation, std::string* token);
-  // Asks for nothing, so that the member has to ask the others.
+  // Sends a request with no effect that the member can answer only by asking the others.
   grpc::Status Ask(const Endpoint& endpoint, grpc::ClientContext* context, etcdserverpb::ResponseHeader* header) const;
   absl::Status GaveUp(const std::vector<absl::Status>& failures) const;
 

@@ -1,5 +1,5 @@
-// Each renewal is a short stream of its own, with a deadline, in place of one long stream: a stream that stalls then
-// needs no care of its own, and failing over is that of all calls. One stream every few seconds costs nothing.
+// Each renewal is a short stream of its own, with a deadline, rather than part of one long stream. So a stalled stream
+// needs no special handling, and failover is the same as for any call. One stream every few seconds costs nothing.
 #include "etcd/keep_alive.h"
 
 #include <algorithm>
@@ -14,10 +14,10 @@
 namespace kvlink::etcd {
 namespace {
 
-// How long before etcd may end it a lease counts as lost: for what its owner does then, and for clocks that differ.
+// How long before etcd may end it a lease is considered lost: time for the owner to react, and for clock differences.
 absl::Duration Margin(absl::Duration ttl) { return std::min(absl::Seconds(1), ttl / 5); }
 
-// After a renewal that failed, which has taken its own time; of the lease's.
+// Pause after a failed renewal (which takes time itself), as a fraction of the lease's time.
 constexpr double kPause = 0.05;
 
 }  // namespace
@@ -55,7 +55,7 @@ absl::Status KeepAlive::RenewOnce(absl::Time deadline) {
                          const grpc::Status status = stream->Finish();
                          return status.ok() ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream ended") : status;
                        }
-                       // All that was wanted; how the stream ends is nothing to us.
+                       // We have the answer; how the stream ends does not matter.
                        context->TryCancel();
                        (void)stream->Finish();
                        *header = response.header();
@@ -82,7 +82,7 @@ void KeepAlive::Run() {
     if (cancellation_->cancelled()) return;
     if (status.ok()) continue;
     if (!absl::IsNotFound(status)) {
-      // Whatever it is may pass while the lease lives.
+      // Any other error may be transient while the lease lives.
       if (!cancellation_->SleepUntil(std::min(lost, SteadyNow() + ttl * kPause))) return;
       if (SteadyNow() < lost) continue;
       status = absl::DeadlineExceededError(

@@ -1,4 +1,4 @@
-// Which etcd, and as whom. Thread-safety: a plain value.
+// Which etcd to use, and the user to log in as. Thread-safety: a plain value.
 #ifndef KVLINK_ETCD_OPTIONS_H_
 #define KVLINK_ETCD_OPTIONS_H_
 
@@ -10,19 +10,19 @@
 namespace kvlink::etcd {
 
 struct ClientOptions {
-  std::string endpoints;  // "host:port[,host:port...]": members of one cluster, all of them or some
-  // ca_file: of the authority that signed the members' certificates. certificate_file and key_file: where the members
-  // demand them. insecure: a password may travel in plain text beyond this host.
+  std::string endpoints;  // "host:port[,host:port...]": all or some members of one cluster
+  // ca_file: the authority that signed the members' certificates. certificate_file and key_file: needed if the members
+  // require client certificates. insecure: allows a password to travel in plain text to another host.
   transport::TlsOptions tls;
-  std::string user, password;  // both empty: none
-  // Put before every key on the way to etcd and taken away on the way back, so that two clusters may share an etcd.
+  std::string user, password;  // both empty: no authentication
+  // Prepended to every key sent to etcd and stripped from every key received, so that two clusters can share one etcd.
   // Usually ends with a slash.
   std::string prefix;
 
-  // How long a member may take to accept a connection, and to answer, before another is asked.
+  // How long a member may take to accept a connection, and to answer, before another one is asked.
   absl::Duration connect_timeout = absl::Seconds(1);
   absl::Duration answer_timeout = absl::Seconds(2);
-  // After so much silence of a watch its member is asked how far it is.
+  // After this much silence on a watch, the member is asked for its progress.
   absl::Duration progress_interval = absl::Seconds(5);
 };
 

@@ -1,4 +1,4 @@
-// What etcd holds, and what may be asked of it in a transaction. Thread-safety: plain values.
+// The contents of etcd, and the operations of a transaction. Thread-safety: plain values.
 #ifndef KVLINK_ETCD_TYPES_H_
 #define KVLINK_ETCD_TYPES_H_
 
@@ -22,7 +22,7 @@ struct KeyValue {
   LeaseId lease = kNoLease;
 };
 
-// A condition on one key. A key that is not there has revisions and a lease of 0, and no condition on its value holds.
+// A condition on one key. An absent key has revisions and lease 0 and satisfies no condition on its value.
 struct Compare {
   enum class Target { kCreateRevision, kModRevision, kValue, kLease };
   enum class Relation { kEqual, kNotEqual, kGreater, kLess };
@@ -51,7 +51,7 @@ struct GetOp {
 };
 struct PutOp {
   std::string key, value;
-  LeaseId lease = kNoLease;  // the key goes when the lease ends
+  LeaseId lease = kNoLease;  // the key is deleted when the lease ends
 };
 struct DeleteOp {
   std::string key;
@@ -60,54 +60,54 @@ struct DeleteOp {
 using Op = std::variant<GetOp, PutOp, DeleteOp>;
 
 struct Transaction {
-  std::vector<Compare> conditions;  // all must hold; none: always
-  std::vector<Op> then, otherwise;  // no key is changed twice
+  std::vector<Compare> conditions;  // all must hold; empty: always true
+  std::vector<Op> then, otherwise;  // no key may be changed twice
 };
-// Of one operation: a GetOp's keys in order, how many keys a DeleteOp deleted.
+// The result of one operation: the keys a GetOp found, in order, or the number of keys a DeleteOp deleted.
 struct OpResult {
   std::vector<KeyValue> found;
   int64_t deleted = 0;
 };
 struct TransactionResult {
   bool succeeded = false;  // the conditions held, and `then` was carried out
-  int64_t revision = 0;    // of the store, after it
+  int64_t revision = 0;    // of etcd, after the transaction
   std::vector<OpResult> results;
 };
 
 struct GetOptions {
   bool prefix = false;   // all keys that begin with the key
-  int64_t revision = 0;  // as of then; 0: now
-  int64_t limit = 0;     // at most so many keys, the first ones in order; 0: all
-  // From what the member has, be it old and the member cut off from the others. Otherwise what was written before the
-  // call is seen.
+  int64_t revision = 0;  // read as of this revision; 0: now
+  int64_t limit = 0;     // at most this many keys, the first in order; 0: all
+  // Answers from the member's own state, which may be stale, even if it is cut off. Otherwise the read sees everything
+  // written before the call.
   bool serializable = false;
 };
 struct GetResult {
-  std::vector<KeyValue> found;  // in order of their keys; empty: there is none, which is no error
-  bool more = false;            // there are more than the limit
-  int64_t revision = 0;         // of the store: where a watch goes on is one more
+  std::vector<KeyValue> found;  // ordered by key; empty if there is none, which is not an error
+  bool more = false;            // the limit left some out
+  int64_t revision = 0;         // of etcd; a watch continues at this + 1
 };
 
 struct DeleteResult {
-  int64_t deleted = 0;   // keys
-  int64_t revision = 0;  // of the store, after it
+  int64_t deleted = 0;   // number of keys
+  int64_t revision = 0;  // of etcd, after the deletion
 };
 
 struct Lease {
   LeaseId id = kNoLease;
-  absl::Duration ttl;      // that etcd granted, which may be more than was asked for
-  absl::Time valid_until;  // of SteadyNow(): etcd does not end it before
+  absl::Duration ttl;      // as granted by etcd; may exceed the requested one
+  absl::Time valid_until;  // SteadyNow() time before which etcd does not end it
 };
 
 struct Event {
-  bool deleted = false;  // by somebody, or by the end of its lease
-  KeyValue key_value;    // where deleted: the key, and as mod_revision when
+  bool deleted = false;  // by a client, or by the end of its lease
+  KeyValue key_value;    // if deleted: only the key, and in mod_revision the revision of the deletion
 };
 struct WatchBatch {
-  // In the order in which they happened; all of each revision in one batch. Empty: there were none, up to `revision`.
+  // In the order they happened; all events of a revision are in one batch. Empty: no events up to `revision`.
   std::vector<Event> events;
-  // Changes up to and including this revision have been told. Where there are no events, releases of etcd before 2024
-  // may say so a moment too early (etcd's issue 15220): what they left out then follows.
+  // All changes up to and including this revision have been reported. If there are no events, etcd releases before 2024
+  // may report a revision slightly too early (etcd issue 15220); the missing events then follow.
   int64_t revision = 0;
 };
 

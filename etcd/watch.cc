@@ -1,14 +1,15 @@
-// Exactly once, in order: etcd sends all events of a revision together, so what is not yet told are those above the
-// last revision that was. A stream is opened at that last revision and not at the one after it, because newer releases
-// do not say how far they are while a watch begins in the future; what comes twice is dropped, as are events that etcd
-// itself sends twice (releases before 2023). So no watch goes on at the very revision at which etcd was compacted,
-// although it could: releases before 2025 drop a deletion of that revision, and do not say so.
+// Exactly once, in order: etcd sends all events of a revision together, so the events not yet reported are those above
+// the last reported revision. A stream is opened at that last revision rather than the one after it, because newer
+// releases do not report progress while a watch begins in the future. Repeated events are dropped, also those that etcd
+// itself sends twice (releases before 2023). Hence a watch never continues at exactly the revision at which etcd was
+// compacted, although it could: releases before 2025 silently drop a deletion of that revision.
 //
-// All that was told, and where the caller begins, is the least that a member must be at: an etcd that was restored from
-// before would bring other events under the same revisions, and they would be dropped. It is found when a stream opens.
+// A member must have reached every revision reported so far, and the one before the caller's first. An etcd restored
+// from an older state would send other events under the same revisions, and they would be dropped. This is checked when
+// a stream opens.
 //
-// Only what is in order with the events of the stream may move the beginning of the next one: events, and the progress
-// that etcd tells by itself, under the number of the watch. Progress that was asked for may overtake events.
+// Only responses ordered with the stream's events may advance the start of the next stream: events, and the progress
+// that etcd reports by itself, under the watch's number. Requested progress may overtake events.
 #include "etcd/watch.h"
 
 #include <algorithm>
@@ -27,7 +28,7 @@ namespace {
 
 constexpr int64_t kWatchId = 1;
 constexpr size_t kMaxRevisionBytes = 64 << 20;
-// Between attempts with members that take connections and no watch.
+// Pause between attempts with members that accept connections but no watch.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
 
 bool IsPassing(const absl::Status& status) { return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status); }
@@ -141,7 +142,7 @@ absl::StatusOr<std::optional<WatchBatch>> Watch::Take(Response response) {
   if (response.fragment()) KVLINK_RETURN_IF_ERROR(KeepLastRevision(&response));
   if (response.events_size() > 0) return TakeEvents(response);
   if (fragments_ != nullptr) return std::nullopt;
-  // A member that is behind has nothing to say yet.
+  // A member that lags behind has nothing to report yet.
   const int64_t revision = response.header().revision();
   if (revision + 1 < next_revision_) return std::nullopt;
   cluster_->Saw(revision);
@@ -149,7 +150,7 @@ absl::StatusOr<std::optional<WatchBatch>> Watch::Take(Response response) {
   return WatchBatch{{}, revision};
 }
 
-// More of the last revision may follow in the next fragment; those before it are whole.
+// More of the last revision may follow in the next fragment; earlier revisions are complete.
 absl::Status Watch::KeepLastRevision(Response* response) {
   const int count = response->events_size();
   int first = count;
@@ -178,7 +179,7 @@ absl::Status Watch::TakeEnd(const Response& response) {
     Leave(absl::UnavailableError(absl::StrCat("ended the watch: ", reason)));
     return absl::OkStatus();
   }
-  // Some releases call a token that has expired a lack of permission.
+  // Some releases report an expired token as missing permission.
   if (!cluster_->options().user.empty() && !std::exchange(token_renewed_, true)) {
     Leave(absl::UnauthenticatedError(reason));
     return absl::OkStatus();

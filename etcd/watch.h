@@ -1,11 +1,11 @@
-// The changes of keys of etcd, each exactly once and in order, whatever happens to members meanwhile.
+// Delivers the changes of keys in etcd, each exactly once and in order, whatever happens to members in the meantime.
 //
-// The watch reads from one member at a time, and goes on at another where it left off when that one is gone, silent
-// (asked after progress_interval without news, left after answer_timeout without an answer) or without a leader.
-// Nothing is read from etcd while nobody waits in Next; etcd keeps what is not read.
+// A watch reads from one member at a time. It resumes at another member if that one is gone, has no leader, or is
+// silent (asked for its progress after progress_interval without news, abandoned after answer_timeout without an
+// answer). It reads from etcd only while a thread waits in Next; etcd keeps the rest.
 //
-// Thread-safety: Next by one thread at a time; Cancel by any. Ownership: no thread of its own. Lifetime: within its
-// Client's.
+// Thread-safety: Next from one thread at a time; Cancel from any. Ownership: no thread of its own. Lifetime: must not
+// outlive its Client.
 #ifndef KVLINK_ETCD_WATCH_H_
 #define KVLINK_ETCD_WATCH_H_
 
@@ -31,24 +31,24 @@ class WatchStream;
 
 class Watch {
  public:
-  // For Client::WatchFrom.
+  // Used by Client::WatchFrom.
   Watch(ClusterChannel* cluster, std::string key, std::string range_end, int64_t revision);
   ~Watch();
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
 
-  // What comes next: events, or none where the member has said how far it is. Waits for it.
-  // DEADLINE_EXCEEDED: nothing came; the message says why where no member answers. The next call goes on.
-  // What ends the watch, so that all later calls return it:
-  //   OUT_OF_RANGE         etcd is compacted at the revision that would come next, or beyond (compact_revision): read
-  //                        anew, watch from there
-  //   RESOURCE_EXHAUSTED   one revision has more events than are taken (64 MiB)
+  // Waits for the next batch: events, or none if the member only reported its progress. DEADLINE_EXCEEDED: nothing
+  // arrived; if no member answers, the message says why. The next call continues.
+  // Errors that end the watch, so that all later calls return them too:
+  //   OUT_OF_RANGE         etcd has compacted the next revision or beyond (compact_revision): read everything again and
+  //                        watch from there
+  //   RESOURCE_EXHAUSTED   one revision has more events than the limit (64 MiB)
   //   CANCELLED            Cancel
   //   FAILED_PRECONDITION, UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, DATA_LOSS: as Client
   absl::StatusOr<WatchBatch> Next(absl::Time deadline);
-  // Ends the watch; a Next that waits returns.
+  // Ends the watch; a waiting Next returns.
   void Cancel();
-  // After OUT_OF_RANGE: the oldest revision that etcd still has.
+  // After OUT_OF_RANGE: the oldest revision etcd still has.
   std::optional<int64_t> compact_revision() const { return compact_revision_; }
 
  private:
@@ -56,29 +56,29 @@ class Watch {
 
   absl::StatusOr<WatchBatch> NextOrEnd(absl::Time deadline);
   absl::Status OpenStream(absl::Time deadline);
-  // Leaves the member for another; `why` is told if there is none in time.
+  // Abandons the member for another; `why` is reported if no other answers in time.
   void Leave(const absl::Status& why);
-  // The answer of Next, if this completes one.
+  // Returns the answer for Next, if `response` completes one.
   absl::StatusOr<std::optional<WatchBatch>> Take(Response response);
   absl::Status KeepLastRevision(Response* response);
   absl::Status TakeEnd(const Response& response);
   std::optional<WatchBatch> TakeEvents(const Response& response);
 
   ClusterChannel* const cluster_;
-  const std::string key_, range_end_;  // with the client's prefix
+  const std::string key_, range_end_;  // including the client's prefix
   const std::unique_ptr<Cancellation> cancellation_;
   int64_t next_revision_;
   std::optional<int64_t> compact_revision_;
-  absl::Status ended_;  // not OK: for good
+  absl::Status ended_;  // not OK: permanent
 
-  const Endpoint* endpoint_ = nullptr;  // while there is a stream
+  const Endpoint* endpoint_ = nullptr;  // set while there is a stream
   std::unique_ptr<WatchStream> stream_;
-  std::string token_;  // of the stream
-  // Of the stream: when the member was asked for an answer that has not come, and when it last said something.
+  std::string token_;  // the stream's
+  // For the stream: when the member was asked for an answer that has not arrived, and when it last sent anything.
   absl::Time asked_ = absl::InfinitePast(), heard_ = absl::InfinitePast();
-  bool token_renewed_ = false;           // since events or progress came last
-  absl::Status trouble_;                 // with the member that was left last, until another one works
-  std::unique_ptr<Response> fragments_;  // events of a revision that is not whole yet
+  bool token_renewed_ = false;           // since the last events or progress
+  absl::Status trouble_;                 // with the member abandoned last, until another one works
+  std::unique_ptr<Response> fragments_;  // events of an incomplete revision
 };
 
 }  // namespace kvlink::etcd

@@ -1,5 +1,5 @@
-// gRPC allows operations from outside its callbacks only while a hold is on the call. The hold goes when reading has
-// failed, which every end of the call brings about; gRPC then says how it ended, and is done.
+// gRPC allows operations from outside its callbacks only while the call has a hold. The hold is removed when a read
+// fails, which every end of the call causes; gRPC then reports how the call ended, and is done.
 #include "etcd/watch_stream.h"
 
 #include <utility>
@@ -15,7 +15,7 @@ WatchStream::~WatchStream() {
   }
   context_.TryCancel();
   ReleasableMutexLock lock(&mutex_);
-  // An answer that nobody takes: reading goes on, to its end.
+  // Takes unclaimed answers, so that reading continues to its end.
   while (!done_.has_value()) {
     if (std::exchange(arrived_, false)) {
       lock.Release();

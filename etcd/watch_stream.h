@@ -1,9 +1,9 @@
-// One stream of etcd's Watch between gRPC's threads, where its operations end, and the thread that waits for what they
-// bring. Of this folder.
+// One stream of etcd's Watch, between gRPC's threads, where its operations complete, and the thread that waits for its
+// answers. Internal to this folder.
 //
-// At most one answer is read ahead; gRPC's flow control holds the member back while nobody takes it.
-// Thread-safety: all methods. Lifetime: the destructor ends the call and waits until gRPC is done with it, so it runs
-// on no thread of gRPC's.
+// Reads at most one answer ahead; while it is not taken, gRPC's flow control holds the member back. Thread-safety: all
+// methods. Lifetime: the destructor ends the call and waits until gRPC is done with it, so it must not run on a gRPC
+// thread.
 #ifndef KVLINK_ETCD_WATCH_STREAM_H_
 #define KVLINK_ETCD_WATCH_STREAM_H_
 
@@ -27,15 +27,16 @@ class WatchStream : private grpc::ClientBidiReactor<etcdserverpb::WatchRequest, 
 
   WatchStream() = default;
   ~WatchStream() override;
-  // Headers go in before Start.
+  // Add headers before Start.
   grpc::ClientContext* context() { return &context_; }
-  // Once.
+  // Call once.
   void Start(etcdserverpb::Watch::Stub* stub, Request first);
-  // Sends how far the member is to be asked; nothing if the request before is still on its way.
+  // Asks the member for its progress; does nothing while the previous request is still being sent.
   void AskProgress();
-  // The next answer. Nothing: none came until `deadline`. An error: how the stream ended (UNAVAILABLE if it just did).
+  // Waits for the next answer. nullopt: none arrived before `deadline`. Error: how the stream ended (UNAVAILABLE if
+  // without an error).
   absl::StatusOr<std::optional<Response>> Next(absl::Time deadline);
-  // Ends the call; Next returns.
+  // Ends the call; a waiting Next returns.
   void Cancel() { context_.TryCancel(); }
 
  private:
@@ -44,13 +45,13 @@ class WatchStream : private grpc::ClientBidiReactor<etcdserverpb::WatchRequest, 
   void OnDone(const grpc::Status& status) override;
 
   grpc::ClientContext context_;
-  Request written_;  // gRPC's while writing_
-  Response read_;    // gRPC's while there is no arrived_
+  Request written_;  // owned by gRPC while writing_
+  Response read_;    // owned by gRPC while !arrived_
   Mutex mutex_;
   CondVar changed_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false, writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool arrived_ ABSL_GUARDED_BY(mutex_) = false;
-  bool failed_ ABSL_GUARDED_BY(mutex_) = false;  // nothing is read any more, and no operation begins
+  bool failed_ ABSL_GUARDED_BY(mutex_) = false;  // nothing more is read, and no operation starts
   std::optional<grpc::Status> done_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,5 +1,6 @@
-// The arithmetic of the q8 and q4 codecs, bit by bit. The layout is base/slab.h's. Fast backends vectorise exactly
-// this, so that one encoding gives the same bytes on every backend (up to rounding in rotating q4's keys back).
+// The arithmetic of the q8 and q4 codecs, defined to the bit. base/slab.h defines the layout. Fast backends vectorise
+// exactly this, so that one encoding has the same bytes on every backend (up to rounding when q4's keys are rotated
+// back).
 //
 // q8, a row x[0..dim) of one token of one head (keys as they are rotated; values):
 //   scale = max|x| / 127, inverse = 1 / scale, code = round-to-nearest-even(x * inverse), within -127..127, all in f32.
@@ -12,8 +13,7 @@
 // Decoding in f32: q8 scale * code, q4 min + scale * code (scale * code is exact, so fusing the addition changes
 // nothing).
 //
-// A group that holds a value that is not finite, or so large that its scale or min is not, has no code: `finite` is
-// false.
+// A group with a value that is not finite, or so large that its scale or min is not, has no code: `finite` is false.
 #ifndef KVLINK_KERNELS_CODEC_H_
 #define KVLINK_KERNELS_CODEC_H_
 
@@ -26,7 +26,7 @@
 
 namespace kvlink::kernels {
 
-// Below this 1 / scale would leave the range of f32.
+// Below this, 1 / scale would exceed the range of f32.
 inline constexpr float kSmallestScale = 1e-30f;
 
 struct Q8Group {

@@ -1,4 +1,4 @@
-// Marks the few functions that host and device code share, so that an arithmetic has one definition.
+// Marks the few functions shared by host and device code, so that their arithmetic has one definition.
 #ifndef KVLINK_KERNELS_HOST_DEVICE_H_
 #define KVLINK_KERNELS_HOST_DEVICE_H_
 

@@ -1,4 +1,4 @@
-// The small functions of the contract: sizes and names of types, views, and buffers' ownership.
+// The small functions of the contract: sizes and names of types, views, and ownership of buffers.
 #include "kernels/kernels.h"
 
 #include <utility>

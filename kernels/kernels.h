@@ -1,13 +1,13 @@
-// The operations a language model with linked attention is made of, as one interface that the CPU backends here and the
-// CUDA backend implement. The model code calls these and does not know which backend it runs on.
+// The operations of a language model with linked attention, as one interface implemented by the CPU backends and the
+// CUDA backend here. Model code calls these and does not know which backend it runs on.
 //
-// Thread-safety: a Backend may be used from many threads at once; a Stream, an AttentionPlan and a Workspace by one at
-// a time. Ownership: the caller owns every Tensor's memory and every workspace; no operation allocates. All memory must
-// stay valid until Stream::Synchronize() returns after the operation.
-// Errors: an operation checks its arguments when it is launched (kernels/validate.h, the same checks for every backend)
-// and returns INVALID_ARGUMENT naming the operation and the argument, having written nothing. What only the device can
-// see (an id or a slot out of range, a key that is not finite) never reads or writes out of bounds and gives INTERNAL
-// at Synchronize(), as RESOURCE_EXHAUSTED does; outputs are then undefined. An operation of zero rows does nothing.
+// Thread-safety: a Backend may be used by many threads at once; a Stream, an AttentionPlan and a Workspace by one at a
+// time. Ownership: the caller owns every Tensor's memory and every workspace; no operation allocates. All memory must
+// stay valid until Stream::Synchronize() returns after the operation. Errors: an operation checks its arguments when it
+// is launched (kernels/validate.h, the same checks for every backend) and returns INVALID_ARGUMENT naming the operation
+// and the argument, having written nothing. Errors that only the device can see (an id or a slot out of range, a key
+// that is not finite) never cause an access out of bounds; they give INTERNAL at Synchronize(), as RESOURCE_EXHAUSTED
+// does; outputs are then undefined. An operation on zero rows does nothing.
 //
 // Shapes: rows = fresh tokens of the batch (ragged over requests), H query heads, G key/value heads (H % G == 0), D =
 // head dimension. "f32|bf16" lists the dtypes an argument may have. Rows of a tensor may be strided; the last stride is
@@ -63,8 +63,8 @@ struct Tensor {
   Tensor Slice(int64_t begin, int64_t count) const;
 };
 
-// Memory of a backend, 4096-byte aligned, prefaulted, freed with the object. Nothing launched may use it any more then:
-// it may be somebody else's at once. Move-only.
+// Memory of a backend, 4096-byte aligned, prefaulted, freed by the destructor. No launched operation may still use it
+// then: it may be handed out again at once. Move-only.
 class Buffer {
  public:
   using Deleter = void (*)(void* data, int64_t bytes);
@@ -86,11 +86,11 @@ class Buffer {
   Deleter deleter_ = nullptr;
 };
 
-// An ordered queue of operations. The CPU backends run each operation to its end before they return.
+// An ordered queue of operations. The CPU backends complete each operation before the call returns.
 class Stream {
  public:
   virtual ~Stream() = default;
-  // Waits for everything launched so far; the first error since the last call.
+  // Waits for all operations launched so far. Returns the first error since the last call.
   virtual absl::Status Synchronize() = 0;
 };
 
@@ -100,7 +100,7 @@ struct Workspace {
   int64_t bytes = 0;
 };
 
-// A weight matrix [n, k] in whatever form its backend multiplies fastest. Immutable; shared by any number of streams.
+// A weight matrix [n, k] in the layout its backend multiplies fastest. Immutable; shared by any number of streams.
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;
@@ -114,10 +114,10 @@ enum class Epilogue : uint8_t {
   kSiluMul,  // n = 2m; out[:, j] = silu(y[:, j]) * y[:, m + j]; out has m columns
 };
 
-// Where the keys and values of one segment lie, for all layers: an encoding, or the private KV of a request.
-// Block b of head h of layer l starts at layer_data[l] + h * head_stride + (block_table ? block_table[b] : b) *
-// block_stride and is laid out as base/slab.h says for a block of n tokens, where n = 64 when `padded_blocks` (private
-// pages), else the number of tokens the block holds.
+// The location of one segment's keys and values, for all layers: an encoding, or the private KV of a request. Block b
+// of head h of layer l starts at layer_data[l] + h * head_stride + (block_table ? block_table[b] : b) * block_stride
+// and is laid out as in base/slab.h for a block of n tokens, where n = 64 with `padded_blocks` (private pages), and
+// otherwise the number of tokens in the block.
 struct KvSegment {
   Codec codec = Codec::kRawF32;  // raw-f32, raw-bf16 or q8 (read in place)
   absl::Span<const std::byte* const> layer_data;
@@ -126,16 +126,15 @@ struct KvSegment {
   int64_t block_stride = 0;              // bytes
   int64_t tokens = 0;                    // may be 0
   bool padded_blocks = false;
-  // Ascending global positions of the tokens (private KV: keys are rotated there). nullptr: token j of a reader at
-  // offset o stands at o + j, and its key is rotated at j.
+  // Ascending global positions of the tokens (private KV: keys are rotated to them). nullptr: for a reader at offset o,
+  // token j is at position o + j, and its key is rotated to j.
   const int64_t* positions = nullptr;
 };
 
-// One request's reading of one segment: rows [row_begin, row_begin + row_count) read `segment` placed at `offset`.
-// Row r sees token j iff position(j) <= position(r), position(j) > position(r) - window where the layer has a window,
-// and bit j of `hidden` (word j / 64, bit j % 64) is clear (nullptr: nothing is hidden). With KvSegment::positions,
-// offset must be 0. Reads of one row add up: one softmax over everything the row sees; a segment read twice at two
-// offsets counts twice.
+// One request's read of one segment: rows [row_begin, row_begin + row_count) read `segment` placed at `offset`. Row r
+// sees token j iff position(j) <= position(r), position(j) > position(r) - window if the layer has a window, and bit j
+// of `hidden` (word j / 64, bit j % 64) is clear (nullptr: nothing is hidden). With KvSegment::positions, offset must
+// be 0. The reads of a row share one softmax over everything the row sees; a segment read at two offsets counts twice.
 struct KvRead {
   int32_t segment = 0;
   int64_t row_begin = 0;
@@ -144,17 +143,18 @@ struct KvRead {
   const uint64_t* hidden = nullptr;  // ceil(tokens / 64) words
 };
 
-// The input of attention in a forward pass. A segment that several requests share is listed once and read once. The
+// The input of attention in a forward pass. A segment shared by several requests is listed once and read once. The
 // spans must outlive the plan made from them.
 struct AttentionBatch {
   absl::Span<const int64_t> positions;  // [rows] global position of each fresh row
   absl::Span<const KvSegment> segments;
   absl::Span<const KvRead> reads;       // ordered by segment
-  absl::Span<const Rope* const> ropes;  // the rope tables layers choose from; AttentionParams::rope indexes them
+  absl::Span<const Rope* const> ropes;  // the rope tables for layers to choose from; AttentionParams::rope is an index
+                                        // into them
 };
 
 // The schedule for one batch, with query angles (position - offset) computed in f64. Splits have a fixed size of 256
-// tokens, so results do not depend on what else is in the batch.
+// tokens, so results do not depend on the rest of the batch.
 class AttentionPlan {
  public:
   virtual ~AttentionPlan() = default;
@@ -168,7 +168,7 @@ struct AttentionParams {
   int64_t head_dim = 0;          // D
   float scale = 0;               // of the scores; usually 1/sqrt(D)
   float softcap = 0;             // scores = cap * tanh(scores / cap); 0: none
-  int64_t window = 0;            // tokens a row sees, itself included; 0: all
+  int64_t window = 0;            // tokens a row sees, including itself; 0: all
   const float* sinks = nullptr;  // [H] logits that join the softmax without a value; nullptr: none
   int rope = 0;
 };
@@ -198,8 +198,8 @@ struct LinearArgs {
 };
 
 // Pages of private KV of one layer: page p holds 64 tokens as [kv_head][K, V][64][dim] of `dtype`; [2 * 64, dim] is
-// dense. Rotation here and in LinkedAttention multiplies the rotated dimensions by Rope::attention_factor; the
-// dimensions beyond rotary_dim pass unchanged.
+// dense. Here and in LinkedAttention, rotation multiplies the rotated dimensions by Rope::attention_factor; dimensions
+// beyond rotary_dim pass unchanged.
 struct QkvFinishArgs {
   AttentionParams params;
   Tensor qkv;     // [rows, (H + 2G) * D] f32|bf16: q heads, then k heads, then v heads
@@ -219,17 +219,17 @@ struct LinkedAttentionArgs {
   int64_t layer = 0;
   AttentionParams params;
   Tensor q;    // [rows, H, D] f32|bf16, not rotated
-  Tensor out;  // [rows, H * D] f32|bf16. A row that sees nothing gets 0.
+  Tensor out;  // [rows, H * D] f32|bf16; 0 for a row that sees nothing
   // [rows, H] f32 natural log of the sum of exponentials over keys, without the sink (-inf: sees nothing), or data ==
   // nullptr.
   Tensor lse;
   Workspace workspace;  // AttentionWorkspaceBytes
 };
 
-// Turns private KV of one layer (keys rotated at 0..n-1) into a slab, and a slab into a raw one. kernels/codec.h
-// defines the arithmetic of q8 and q4 bit by bit. "Rotates back" and "forward" are the pure rotation: an attention
-// factor stays in the keys. A key or value that is not finite (or has no finite code) is INTERNAL at Synchronize():
-// such an encoding must not be stored.
+// Pack turns one layer's private KV (keys rotated to 0..n-1) into a slab; Decode turns a slab into a raw one.
+// kernels/codec.h defines the arithmetic of q8 and q4 to the bit. "Rotates back" and "forward" mean the pure rotation:
+// an attention factor stays in the keys. A key or value that is not finite (or has no finite code) is INTERNAL at
+// Synchronize(): such an encoding must not be stored.
 struct PackArgs {
   SlabShape shape;                       // of `slab`
   Tensor pages;                          // [pages, G, 2 * 64, D] f32|bf16
@@ -240,18 +240,18 @@ struct PackArgs {
 struct DecodeArgs {
   SlabShape source_shape;
   Tensor source;                  // u8 [source_shape.slab_bytes()]
-  Codec codec = Codec::kRawBf16;  // raw-bf16 or raw-f32: what `out` becomes, keys rotated locally
+  Codec codec = Codec::kRawBf16;  // raw-bf16 or raw-f32: the codec of `out`, keys rotated locally
   const Rope* rope = nullptr;     // q4 rotates keys forward
   Tensor out;                     // u8 [slab_bytes() of the same shape under `codec`]
 };
 
 // The materialising shift: rotates keys by `delta` positions (the pure rotation, no attention factor) and writes them
-// where another engine wants them. Row t is read at in + t * in_strides[0] + g * in_strides[1] and written at out +
-// slots[t] * out_strides[0] + g * out_strides[1] (elements), so NHD and HND are both strides.
+// in another engine's layout. Row t is read at in + t * in_strides[0] + g * in_strides[1] and written at out + slots[t]
+// * out_strides[0] + g * out_strides[1] (elements), so strides express both NHD and HND.
 struct ShiftKeysArgs {
   const Rope* rope = nullptr;
   int64_t delta = 0;
-  Tensor in;     // [tokens, G, D] f32|bf16, any strides but the last
+  Tensor in;     // [tokens, G, D] f32|bf16, any strides except the last
   Tensor slots;  // [tokens] i64
   Tensor out;    // [slots, G, D] same dtype as `in`
 };
@@ -265,13 +265,13 @@ struct ChecksumArgs {
 
 // Sampling of one row. temperature 0 is greedy (ties: the lowest id). Filters apply in the order top_k, top_p, min_p,
 // on the distribution after temperature; kernels/sampling.h defines them. The random number is Philox4x32-10(key =
-// seed, counter = position): no state, the same on every backend. A NaN logit counts as -inf; a row without any logit
+// seed, counter = position): stateless, the same on every backend. A NaN logit counts as -inf; a row with no logit
 // above -inf is INTERNAL at Synchronize().
 struct SampleParams {
   float temperature = 0;
   int32_t top_k = 0;  // 0: all
-  float top_p = 1;    // 1: all; 0 leaves the most probable token
-  float min_p = 0;    // 0: all; of the largest probability
+  float top_p = 1;    // 1: all; 0 keeps only the most probable token
+  float min_p = 0;    // relative to the largest probability; 0: all
   uint64_t seed = 0;
   int64_t position = 0;
 };
@@ -288,25 +288,25 @@ class Backend {
 
   virtual absl::string_view name() const = 0;  // "ref", "cpu", "cuda"
   virtual Device device() const = 0;
-  // The preferred type of activations and private KV: f32, or bf16 where the machine multiplies it faster.
+  // The preferred type of activations and private KV: f32, or bf16 if the machine multiplies it faster.
   virtual Dtype compute_dtype() const = 0;
   virtual std::unique_ptr<Stream> NewStream() = 0;
   // RESOURCE_EXHAUSTED when there is no memory.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
-  // Host memory that copies reach in the background: page-locked for a device, any for a backend on the host. From
-  // other host memory a copy may wait for what it copies.
+  // Host memory for background copies: page-locked for a device, ordinary memory for a host backend. Copies from other
+  // host memory may block until they have read it.
   virtual absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) = 0;
-  // As Allocate, of memory that a network may be told to write to: no pool gives it out again. Taking and giving it may
-  // wait for the device: it is for what stays.
+  // Like Allocate, for memory that a network may write to: no pool ever reuses it. Allocating and freeing may wait for
+  // the device, so use it for long-lived memory.
   virtual absl::StatusOr<Buffer> AllocateForNetwork(int64_t bytes) { return Allocate(bytes); }
-  // Between host memory and this backend's; what CopyIn reads may be this backend's as well. Memory must stay until
-  // Synchronize().
+  // Copy between host memory and this backend's; CopyIn may also read this backend's memory. Both memories must stay
+  // valid until Synchronize().
   virtual absl::Status CopyIn(Stream& stream, const void* host, void* device, int64_t bytes) = 0;
   virtual absl::Status CopyOut(Stream& stream, const void* device, void* host, int64_t bytes) = 0;
 
-  // weight: [n, k] f32|bf16, dense, host memory, free to go afterwards.
+  // weight: [n, k] f32|bf16, dense, host memory; may be freed after the call.
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> PackWeights(const Tensor& weight) = 0;
-  // INVALID_ARGUMENT for ranges that do not fit together. Reuses `previous` (may be nullptr) where it can.
+  // INVALID_ARGUMENT for inconsistent ranges. Reuses `previous` (may be nullptr) if possible.
   virtual absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(const AttentionBatch& batch,
                                                               std::unique_ptr<AttentionPlan> previous) = 0;
 
@@ -319,8 +319,8 @@ class Backend {
   virtual absl::Status AddRmsNorm(Stream& stream, const AddRmsNormArgs& args) = 0;
   virtual absl::Status Linear(Stream& stream, const LinearArgs& args) = 0;
   virtual absl::Status QkvFinish(Stream& stream, const QkvFinishArgs& args) = 0;
-  // Also the dense causal attention of an encode: a plan whose every row reads only the private segment that it was
-  // appended to.
+  // Also serves as the dense causal attention of an encode, with a plan in which each row reads only its own private
+  // segment.
   virtual absl::Status LinkedAttention(Stream& stream, const LinkedAttentionArgs& args) = 0;
   virtual absl::Status Pack(Stream& stream, const PackArgs& args) = 0;
   virtual absl::Status Decode(Stream& stream, const DecodeArgs& args) = 0;

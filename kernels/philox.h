@@ -1,5 +1,5 @@
 // Philox4x32-10, the counter-based random number generator of Salmon et al., "Parallel random numbers: as easy as 1, 2,
-// 3" (SC 2011): the same bits from the same (key, counter) on every machine. Thread-safety: pure functions.
+// 3" (SC 2011): the same bits for the same (key, counter) on every machine. Thread-safety: pure functions.
 #ifndef KVLINK_KERNELS_PHILOX_H_
 #define KVLINK_KERNELS_PHILOX_H_
 

@@ -62,7 +62,7 @@ absl::Status Validate(const RopeConfig& config) {
   return absl::OkStatus();
 }
 
-// Low frequencies are divided by the factor, high ones stay, those between are blended by their wavelength.
+// Divides low frequencies by the factor, keeps high ones, and blends those in between by wavelength.
 void ScaleLlama3(const RopeConfig& config, std::vector<double>& frequencies) {
   const double context = static_cast<double>(config.original_context);
   for (double& frequency : frequencies) {
@@ -78,7 +78,7 @@ void ScaleLlama3(const RopeConfig& config, std::vector<double>& frequencies) {
   }
 }
 
-// The dimension whose pair turns `rotations` times over the original context (YaRN section 3.2).
+// The dimension whose pair completes `rotations` turns over the original context (YaRN section 3.2).
 double CorrectionDimension(const RopeConfig& config, double rotations) {
   return static_cast<double>(config.rotary_dim) *
          std::log(static_cast<double>(config.original_context) / (rotations * 2 * std::numbers::pi)) /

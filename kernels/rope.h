@@ -1,8 +1,8 @@
 // Rotary position embedding: frequencies of each rope type, and rotation angles computed in f64.
 //
 // For the pair (i, i + rotary_dim/2) (rotate-half order) at position p the angle is p * inv_freq[i]. Every type here is
-// linear in p, which is what lets linked attention shift the query instead of the keys; other types are refused.
-// Sources: RoFormer (arXiv 2104.09864); llama3 scaling as published with Llama 3.1; YaRN (arXiv 2309.00071) section 3.
+// linear in p, so linked attention can shift the query instead of the keys; other types are refused. Sources: RoFormer
+// (arXiv 2104.09864); llama3 scaling as published with Llama 3.1; YaRN (arXiv 2309.00071) section 3.
 // Thread-safety: immutable values.
 #ifndef KVLINK_KERNELS_ROPE_H_
 #define KVLINK_KERNELS_ROPE_H_
@@ -29,12 +29,12 @@ struct RopeConfig {
   // yarn
   double beta_fast = 32;
   double beta_slow = 1;
-  double attention_factor = 0;  // 0: derived, 0.1 * ln(factor) + 1, or from mscale / mscale_all_dim where both are set
+  double attention_factor = 0;  // 0: derived, 0.1 * ln(factor) + 1, or from mscale / mscale_all_dim if both are set
   double mscale = 0;
   double mscale_all_dim = 0;
   bool truncate = true;  // yarn: floor and ceil the correction range
-  // Divisors of each default frequency, from a GGUF's rope_freqs.weight; empty: none. [rotary_dim / 2]. They hold the
-  // whole of a llama3 scaling, so the type must be kDefault or kLinear.
+  // Divisors of the default frequencies, from a GGUF's rope_freqs.weight; empty: none. [rotary_dim / 2]. They contain
+  // all of a llama3 scaling, so the type must be kDefault or kLinear.
   std::vector<float> frequency_divisors;
 };
 
@@ -48,11 +48,11 @@ struct Rope {
   void Angles(int64_t position, absl::Span<float> cosine, absl::Span<float> sine) const;
 };
 
-// INVALID_ARGUMENT for a config that does not fit together.
+// INVALID_ARGUMENT for an inconsistent config.
 absl::StatusOr<Rope> MakeRope(const RopeConfig& config);
 
 // "default", "linear", "llama3", "yarn". UNIMPLEMENTED for dynamic, longrope, mrope, ...: their angles depend on more
-// than the position, so keys cached alone cannot be shifted.
+// than the position, so the keys of a document cached alone cannot be shifted.
 absl::StatusOr<RopeConfig::Type> ParseRopeType(absl::string_view name);
 
 }  // namespace kvlink::kernels

@@ -1,4 +1,4 @@
-// The basis of LinkedAttention's schedules: rows with the same list of reads, and how far a row sees.
+// The basis of LinkedAttention's schedules: groups of rows with the same list of reads, and how far a row sees.
 #ifndef KVLINK_KERNELS_ROW_GROUPS_H_
 #define KVLINK_KERNELS_ROW_GROUPS_H_
 
@@ -16,8 +16,8 @@ struct RowGroup {
   int64_t reads_begin = 0, reads_end = 0;  // in the list of all groups' reads
 };
 
-// Cuts the rows wherever a read begins or ends, and lists each piece's reads in the order of the batch: `read`, an
-// int32_t member of GroupRead, is the read's index there. Group is a RowGroup. `cuts` is scratch.
+// Splits the rows wherever a read begins or ends, and lists each group's reads in the order of the batch: `read`, an
+// int32_t member of GroupRead, is the read's index there. Group derives from RowGroup. `cuts` is scratch.
 template <typename Group, typename GroupRead>
 void FindRowGroups(const AttentionBatch& batch, std::vector<Group>* groups, std::vector<GroupRead>* group_reads,
                    std::vector<int64_t>* cuts) {
@@ -62,7 +62,7 @@ void FindRowGroups(const AttentionBatch& batch, std::vector<Group>* groups, std:
   });
 }
 
-// How many tokens of the read's segment stand at or before `position`.
+// The number of the read's tokens at or before `position`.
 inline int64_t TokensSeen(const KvSegment& segment, const KvRead& read, int64_t position) {
   if (segment.positions == nullptr) return std::clamp<int64_t>(position - read.offset + 1, 0, segment.tokens);
   return std::upper_bound(segment.positions, segment.positions + segment.tokens, position) - segment.positions;

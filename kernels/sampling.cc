@@ -1,4 +1,4 @@
-// The sampling that all backends agree on to the bit: candidates in one order, sums in f64, one Philox number.
+// Sampling on which all backends agree to the bit: candidates in a fixed order, sums in f64, one Philox number.
 #include "kernels/sampling.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace kvlink::kernels {
 namespace {
 
-// Ranks below: a heap of these pops the largest logit first, ties by lower id.
+// A heap with this order pops the largest logit first, ties by lower id.
 bool RanksBelow(const SampleCandidate& a, const SampleCandidate& b) {
   return a.logit < b.logit || (a.logit == b.logit && a.id > b.id);
 }
@@ -19,7 +19,7 @@ class Weigher {
  public:
   Weigher(float largest, float temperature) : largest_(largest), temperature_(temperature) {}
   double operator()(float logit) const {
-    if (logit == largest_) return 1;  // also where both are +inf
+    if (logit == largest_) return 1;  // also if both are +inf
     return std::exp((static_cast<double>(logit) - static_cast<double>(largest_)) / static_cast<double>(temperature_));
   }
   double Sum(absl::Span<const SampleCandidate> candidates) const {
@@ -45,7 +45,7 @@ std::optional<int32_t> Greedy(absl::Span<const float> logits) {
   return id;
 }
 
-// Keeps the first ranks that top_k and top_p leave: the tail of `candidates`, lowest rank first.
+// Returns the first ranks, those kept by top_k and top_p: the tail of `candidates`, lowest rank first.
 absl::Span<SampleCandidate> KeepFirstRanks(absl::Span<SampleCandidate> candidates, const SampleParams& params,
                                            const Weigher& weigh) {
   const size_t count = candidates.size();
@@ -102,7 +102,7 @@ std::optional<int32_t> SampleRow(absl::Span<const float> logits, const SamplePar
     reached += weigh(candidate.logit);
     if (target < reached) return candidate.id;
   }
-  return best;  // only where u * total rounds up to the total
+  return best;  // only if u * total rounds up to the total
 }
 
 }  // namespace kvlink::kernels

@@ -1,12 +1,12 @@
-// Sampling of one row of logits, the one definition for the backends on the host.
+// Sampling of one row of logits: the definition shared by the host backends.
 //
 // Tokens with a logit above -inf (NaN counts as -inf) weigh exp((logit - largest) / temperature), in f64, and are
 // ranked by logit, ties by lower id. Filters:
-//   top_k  the k first ranks stay
-//   top_p  of these, the shortest prefix whose weight reaches top_p of theirs stays; at least one
-//   min_p  of these, weights of at least min_p times the largest stay
-// The token is found by walking what stayed in ascending id until the running weight exceeds u times the total, with
-// u = PhiloxUniform(seed, position).
+//   top_k  keeps the first k ranks
+//   top_p  of these, keeps the shortest prefix whose weight reaches top_p of their total; at least one
+//   min_p  of these, keeps weights of at least min_p times the largest
+// The token is found by walking the kept tokens in ascending id until the running weight exceeds u times the total,
+// with u = PhiloxUniform(seed, position).
 #ifndef KVLINK_KERNELS_SAMPLING_H_
 #define KVLINK_KERNELS_SAMPLING_H_
 
@@ -23,7 +23,7 @@ struct SampleCandidate {
   int32_t id;
 };
 
-// The token, or nothing if no logit is above -inf. `scratch` has at least logits.size() elements (unused when
+// Returns the token, or nullopt if no logit is above -inf. `scratch` has at least logits.size() elements (unused when
 // temperature is 0). O(vocab + kept * log(vocab)). Thread-safe; does not allocate.
 std::optional<int32_t> SampleRow(absl::Span<const float> logits, const SampleParams& params,
                                  absl::Span<SampleCandidate> scratch);

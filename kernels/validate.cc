@@ -1,4 +1,4 @@
-// Checks of arguments that all backends make before they launch, so that a kernel may trust its input.
+// Argument checks that all backends make before a launch, so that kernels may trust their input.
 #include "kernels/validate.h"
 
 #include <algorithm>
@@ -47,7 +47,7 @@ class Checker {
                       std::initializer_list<int64_t> sizes) const {
     return Check(name, tensor, dtypes, sizes, /*output=*/true);
   }
-  // An input that may be absent.
+  // An optional input.
   absl::Status Optional(absl::string_view name, const Tensor& tensor, std::initializer_list<Dtype> dtypes,
                         std::initializer_list<int64_t> sizes) const {
     return tensor.data == nullptr ? absl::OkStatus() : Input(name, tensor, dtypes, sizes);
@@ -139,7 +139,7 @@ class Checker {
     return absl::OkStatus();
   }
 
-  // Whether, sorted by stride, a dimension's stride is shorter than what the dimensions inside it cover.
+  // Whether, sorted by stride, some dimension's stride is smaller than the extent of the dimensions inside it.
   static bool Overlaps(const Tensor& tensor) {
     std::array<std::pair<int64_t, int64_t>, 4> dimensions;  // stride, size
     int count = 0;

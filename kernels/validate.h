@@ -1,5 +1,5 @@
-// Checks that every backend makes when an operation is launched: dtypes, shapes, strides, devices, bytes, ranges. One
-// definition, so that a call which one backend takes is a call that all take.
+// The checks that every backend makes when an operation is launched: dtypes, shapes, strides, devices, bytes, ranges.
+// With one definition, a call accepted by one backend is accepted by all.
 //
 // Each function returns OK or INVALID_ARGUMENT "<operation>: <argument>: <what is wrong>" in one line, and reads no
 // device memory. Tensors: rank and sizes as kernels.h says; strides >= 0, the last 1; an output's elements do not
@@ -13,16 +13,16 @@
 
 namespace kvlink::kernels {
 
-// `device` is the backend's. `workspace_bytes` is what the backend's ...WorkspaceBytes answers for these arguments.
+// `device` is the backend's. `workspace_bytes` is the result of the backend's ...WorkspaceBytes for these arguments.
 absl::Status ValidateEmbed(const EmbedArgs& args, Device device);
 absl::Status ValidateAddRmsNorm(const AddRmsNormArgs& args, Device device);
 absl::Status ValidatePackWeights(const Tensor& weight);
 absl::Status ValidateLinear(const LinearArgs& args, Device device, int64_t workspace_bytes);
 absl::Status ValidateQkvFinish(const QkvFinishArgs& args, Device device);
-// Ranges of rows, segments and reads, ascending positions, codecs readable in place. Layers and strides of a segment
-// are checked at launch, when the head dimension is known.
+// Checks ranges of rows, segments and reads, ascending positions, and codecs readable in place. Layers and strides of
+// segments are checked at launch, when the head dimension is known.
 absl::Status ValidateBatch(const AttentionBatch& batch);
-// args.plan is not looked at: `batch` is what it was made from.
+// Ignores args.plan: `batch` is what it was made from.
 absl::Status ValidateLinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batch, Device device,
                                      int64_t workspace_bytes);
 absl::Status ValidatePack(const PackArgs& args, Device device);

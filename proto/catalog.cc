@@ -16,7 +16,7 @@ namespace {
 constexpr EnvelopeKind kCatalogKind{0x434C564B, 2, 0, "catalog entry", 2};
 constexpr int64_t kMaxBytes = int64_t{128} << 20;
 constexpr int64_t kMaxParts = 4096;
-constexpr int64_t kMaxTokens = int64_t{1} << 24;  // of a part, as in SlabShape
+constexpr int64_t kMaxTokens = int64_t{1} << 24;  // per part, as in SlabShape
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("catalog entry: ", what)); }
 
@@ -27,7 +27,7 @@ bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
   return true;
 }
 
-// What a caller says of a document: when it was written is the store's to say, and no part of the order of entries.
+// The part of an entry that callers determine. The write time is set by the store and not compared.
 std::string ContentOf(CatalogEntry entry, uint64_t generation) {
   entry.generation = generation;
   entry.written_at_us = 0;

@@ -1,4 +1,4 @@
-// A catalog entry: what a document id of a namespace stands for. Data, not cache: never evicted.
+// A catalog entry: what a document id in a namespace stands for. Data, not cache: never evicted.
 // Wire format: docs/formats.md "Catalog entry" (an envelope around kvlink.proto.CatalogEntry).
 // Thread-safety: a plain value.
 #ifndef KVLINK_PROTO_CATALOG_H_
@@ -16,41 +16,42 @@ namespace kvlink {
 
 struct CatalogPart {
   Identity identity;
-  // The tokens the identity was computed from: what encodes it again after an eviction, and what linkers recompute.
+  // The tokens the identity was computed from: re-encodes the part after an eviction, and gives linkers the tokens they
+  // recompute.
   std::vector<int32_t> tokens;
-  // Which bytes of the document's text these are: [begin, end). Both 0: not said.
+  // The bytes [begin, end) of the document's text that this part covers. Both 0: unknown.
   uint64_t begin = 0;
   uint64_t end = 0;
 };
 
-// Of everything that the parts of an entry follow from (docs/formats.md "Content digest").
+// Digest of everything that determines the parts of an entry (docs/formats.md "Content digest").
 struct ContentDigest : Digest<32> {};
 
 struct CatalogEntry {
-  uint64_t generation = 0;  // a lower one never replaces a higher one; 0 in a put: the store gives one
+  uint64_t generation = 0;  // a lower one never replaces a higher one; 0 in a put: the store assigns one
   bool tombstone = false;   // deleted at `generation`
-  Fingerprint model;        // whose tokens and identities these are
+  Fingerprint model;        // the model that the tokens and identities belong to
   std::string title;
   std::vector<CatalogPart> parts;  // ordered
-  // When the store wrote the entry, by its own clock, in microseconds since 1970. Set by the store; what a caller puts
-  // here is overwritten.
+  // When the store wrote the entry, by its own clock, in microseconds since 1970. Set by the store, which overwrites
+  // the caller's value.
   uint64_t written_at_us = 0;
-  // Who finds the digest that it would write may skip the document. Nothing else is ever concluded from it. Empty: not
-  // said.
+  // A writer that finds the digest it would write may skip the document. Nothing else is concluded from it. Empty:
+  // unknown.
   ContentDigest content;
 };
 
 std::string SerializeCatalogEntry(const CatalogEntry& entry);
-// As ParseManifest.
+// Errors as ParseManifest.
 absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes);
 
-// Whether `entry`, put where `there` is, takes its place, by the rules of the catalog (docs/formats.md "Catalog
-// entry"). False: it says the same, and `there` stays, also where `entry` leaves its generation to the store. Of
-// `there` what it says need only be known where it has the generation of `entry`, or that is 0. FAILED_PRECONDITION:
-// `there` is greater, or has the last generation of all.
+// Whether `entry` replaces `there` when put over it, by the rules of the catalog (docs/formats.md "Catalog entry").
+// False: both say the same, and `there` is kept, also if `entry` leaves its generation to the store. Reads the contents
+// of `there` only if it has the generation of `entry` or `entry`'s is 0. FAILED_PRECONDITION: `there` is greater, or
+// has the last possible generation.
 absl::StatusOr<bool> TakesPlace(const CatalogEntry& there, const CatalogEntry& entry);
 
-// Of an entry that goes over the control service: it travels in one message (proto/store.proto).
+// Limit for an entry sent over the control service, where it travels in one message (proto/store.proto).
 inline constexpr int64_t kMaxEntryBytes = (int64_t{4} << 20) - 4096;
 
 }  // namespace kvlink

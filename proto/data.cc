@@ -98,7 +98,7 @@ absl::Status CheckSlotDigestsFound(const proto::SlotDigestsFound& found) {
   if (bytes % kSlotDigestBytes != 0 || bytes / kSlotDigestBytes > kMaxSlotsAsked) {
     return Bad("digests of slots have 32 bytes each and are at most 4096");
   }
-  // So that sums over all slots, and differences, are numbers.
+  // So that sums over all slots, and differences, do not overflow.
   for (int64_t i = 0; i < static_cast<int64_t>(bytes) / kSlotDigestBytes; ++i) {
     if (SlotDigestAt(found.records(), i).bytes > kMaxSlotBytes) return Bad("a slot of more than 2^46 bytes");
   }
@@ -213,7 +213,7 @@ std::string Serialize(EnvelopeKind kind, const Message& message, uint32_t protoc
   return WrapEnvelope(kind, message.SerializeAsString());
 }
 
-// Before the envelope is opened, whose words are those for a file.
+// Checked before the envelope is opened, because its error messages are worded for files.
 absl::Status CheckProtocol(const EnvelopeKind& kind, absl::string_view bytes) {
   const std::optional<uint8_t> protocol = EnvelopeMajor(kind, bytes);
   if (!protocol.has_value()) return absl::OkStatus();
@@ -231,7 +231,7 @@ absl::StatusOr<Message> Parse(const EnvelopeKind& kind, absl::string_view bytes,
   KVLINK_RETURN_IF_ERROR(CheckProtocol(kind, bytes));
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kind, bytes));
   Message message;
-  // At most 256 KiB, so that packed fields decode to 2 MiB at most.
+  // At most 256 KiB, so packed fields decode to at most 2 MiB.
   if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
     return absl::InvalidArgumentError(absl::StrCat(kind.name, ": malformed"));
   }

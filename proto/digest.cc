@@ -71,7 +71,7 @@ template struct Digest<32>;
 
 namespace {
 
-// A digest that is not one would give an encoding another's name: nothing is right after that.
+// A wrong digest would give an encoding another's name, and everything after that would be wrong.
 void Require(bool good, const char* what) {
   if (good) return;
   std::fprintf(stderr, "kvlink: OpenSSL cannot %s SHA-256 (no memory, or a policy that forbids it)\n", what);

@@ -1,7 +1,7 @@
 // The three names everything in KVLink is found by, and the hashes behind them (docs/formats.md "Identity", "Etag").
-//   Fingerprint  what model made an encoding        SHA-256
+//   Fingerprint  which model made an encoding       SHA-256
 //   Identity     what an encoding means             SHA-256, or HMAC-SHA256 under the tenant's secret
-//   Etag         which encoding it is, to the bit       XXH3-128 of its canonical manifest record
+//   Etag         which encoding it is, to the bit   XXH3-128 of its canonical manifest record
 // Thread-safety: values and pure functions; a Sha256 by one thread at a time.
 #ifndef KVLINK_PROTO_DIGEST_H_
 #define KVLINK_PROTO_DIGEST_H_
@@ -42,14 +42,15 @@ class Sha256 {
   ~Sha256();
   void Update(absl::Span<const std::byte> bytes);
   void Update(absl::string_view bytes);
-  std::array<uint8_t, 32> Finish();  // ends the object's use
+  std::array<uint8_t, 32> Finish();  // call once, last
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// How keys and values are laid out and rotated; part of the identity, so that a change of convention is a miss.
+// Version of the layout and rotation of keys and values; part of the identity, so that changing the convention causes
+// misses.
 inline constexpr uint32_t kLayoutConvention = 1;
 
 struct IdentityInput {
@@ -57,12 +58,12 @@ struct IdentityInput {
   std::string context_digest;  // empty: encoded alone
   absl::Span<const int32_t> tokens;
 };
-// `tenant_secret` empty: plain SHA-256.
+// An empty `tenant_secret` means plain SHA-256.
 Identity ComputeIdentity(const IdentityInput& input, absl::string_view tenant_secret);
 
 // XXH3-64, seed 0.
 uint64_t Checksum64(absl::Span<const std::byte> bytes);
-// XXH3-128, seed 0, of an etag record (Manifest::Seal), given as its fields and the unit checksums behind them.
+// XXH3-128, seed 0, of an etag record (Manifest::Seal), given as its fields and the unit checksums that follow them.
 Etag ComputeEtag(absl::string_view fields, absl::Span<const uint64_t> unit_checksums);
 
 }  // namespace kvlink

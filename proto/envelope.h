@@ -17,17 +17,17 @@ inline constexpr int64_t kEnvelopeBytes = 16;
 
 struct EnvelopeKind {
   uint32_t magic;
-  uint8_t major;  // what this build writes; it reads this and the one before
+  uint8_t major;  // the version this build writes; it reads this and the previous one
   uint8_t minor;
-  absl::string_view name;  // for messages: "manifest"
-  uint8_t oldest = 0;      // major version that this build reads, where that is not the one before; 0: it is
+  absl::string_view name;  // used in messages: "manifest"
+  uint8_t oldest = 0;      // oldest major version this build reads; 0: the previous one
 };
 
-// The major version that `bytes` name; nothing: they do not begin as this kind does.
+// Returns the major version in `bytes`, or nullopt if they do not begin like this kind.
 std::optional<uint8_t> EnvelopeMajor(const EnvelopeKind& kind, absl::string_view bytes);
 std::string WrapEnvelope(const EnvelopeKind& kind, absl::string_view payload);
-// The payload, a view into `bytes`. INVALID_ARGUMENT: wrong magic, truncated, trailing bytes, checksum; UNIMPLEMENTED:
-// other major.
+// Returns the payload, a view into `bytes`. INVALID_ARGUMENT: wrong magic, truncated, trailing bytes, or wrong
+// checksum. UNIMPLEMENTED: another major version.
 absl::StatusOr<absl::string_view> OpenEnvelope(const EnvelopeKind& kind, absl::string_view bytes);
 
 }  // namespace kvlink

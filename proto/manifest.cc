@@ -10,14 +10,14 @@ namespace kvlink {
 namespace {
 
 constexpr int64_t kMaxLayers = 1024;
-constexpr size_t kMaxBuild = 256;                // bytes of its name: it counts in no budget
-constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an encoding: far beyond any, and sums cannot overflow
+constexpr size_t kMaxBuild = 256;                // bytes of the name, which no budget counts
+constexpr int64_t kMaxBytes = int64_t{1} << 50;  // per encoding: far beyond any real one, so that sums cannot overflow
 constexpr absl::string_view kEtagMagic = "KVLINKET";
 constexpr uint32_t kEtagVersion = 2;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("manifest: ", what)); }
 
-// The layout of a layer as this build knows it: one K and one V component over the same range.
+// Checks for the only layer layout this build knows: one K and one V component over the same range.
 absl::Status ValidateComponents(const Manifest& manifest, int64_t layer) {
   const LayerManifest& record = manifest.layers[layer];
   const std::string where = absl::StrCat("layer ", layer, ": ");
@@ -84,8 +84,7 @@ void AppendDigest(const Digest<kBytes>& digest, std::string* out) {
   out->append(reinterpret_cast<const char*>(digest.bytes.data()), digest.bytes.size());
 }
 
-// docs/formats.md "Etag". The fields are few thousand bytes at most; the checksums behind them are hashed from where
-// they are.
+// docs/formats.md "Etag". The fields are a few thousand bytes at most; the checksums that follow are hashed in place.
 Etag EtagOf(const Manifest& manifest) {
   std::string fields(kEtagMagic.data(), kEtagMagic.size());
   AppendField<uint32_t>(kEtagVersion, &fields);

@@ -1,5 +1,5 @@
-// The manifest of an encoding: what its bytes are, where each layer lies and how each unit is checked. Written last; an
-// encoding without one does not exist. Wire format: docs/formats.md "Manifest" (an envelope around
+// The manifest of an encoding: what its bytes are, where each layer lies, and the checksum of each unit. Written last;
+// an encoding without a manifest does not exist. Wire format: docs/formats.md "Manifest" (an envelope around
 // kvlink.proto.Manifest, proto/kv.proto). Thread-safety: a plain value.
 #ifndef KVLINK_PROTO_MANIFEST_H_
 #define KVLINK_PROTO_MANIFEST_H_
@@ -25,18 +25,19 @@ struct Component {
   int64_t dim = 0;
   int64_t rotary_dim = 0;
   Rotation rotation = Rotation::kLocal;
-  // Range of the encoding's bytes that holds it. Keys and values interleave block by block, so they share one range.
+  // The range of the encoding's bytes that holds it. Keys and values interleave block by block, so they share one
+  // range.
   int64_t offset = 0;
   int64_t length = 0;
 };
 
 struct LayerManifest {
-  std::vector<Component> components;  // empty: a layer without KV
-  int64_t offset = 0;                 // of the slab within the encoding: where the layer before ends
-  int64_t length = 0;                 // with padding
+  std::vector<Component> components;  // empty: a layer without keys and values
+  int64_t offset = 0;                 // of the slab within the encoding: the end of the previous layer
+  int64_t length = 0;                 // including padding
 };
 
-// Most bytes of a serialised manifest, its envelope included.
+// Maximum size of a serialised manifest, including its envelope.
 inline constexpr int64_t kMaxManifestBytes = int64_t{64} << 20;
 
 struct Manifest {
@@ -46,33 +47,36 @@ struct Manifest {
   Etag etag;
   int64_t tokens = 0;
   std::vector<LayerManifest> layers;
-  std::vector<uint64_t> unit_checksums;  // in the order (layer, head, unit)
-  std::string build;                     // which build wrote it; informative
+  std::vector<uint64_t> unit_checksums;  // ordered by (layer, head, unit)
+  std::string build;                     // the build that wrote it; informative
 
-  // A manifest for `layers` equal layers of `shape`, without checksums and etag.
+  // Returns a manifest for `layers` equal layers of `shape`, without checksums or etag.
   static Manifest Uniform(const SlabShape& shape, int64_t layers, int64_t rotary_dim);
 
-  int64_t bytes() const;  // of all slabs, padding included
-  // Shape of layer l's slab. REQUIRES: the layer has components.
+  int64_t bytes() const;  // of all slabs, including padding
+  // The shape of a layer's slab. REQUIRES: the layer has components.
   SlabShape shape(int64_t layer) const;
-  // Index into unit_checksums of (layer, head, unit).
+  // The index into unit_checksums of (layer, head, unit).
   int64_t unit_index(int64_t layer, int64_t head, int64_t unit) const;
 
-  // Computes the checksums of one layer's units from its slab, or verifies them. Verify: DATA_LOSS naming layer, head,
-  // unit. INVALID_ARGUMENT if the slab's size is not the layer's length.
+  // ChecksumLayer computes the checksums of one layer's units from its slab; VerifyLayer compares them and returns
+  // DATA_LOSS, naming layer, head and unit, if one differs. INVALID_ARGUMENT: the slab's size is not the layer's
+  // length.
   absl::Status ChecksumLayer(int64_t layer, absl::Span<const std::byte> slab);
   absl::Status VerifyLayer(int64_t layer, absl::Span<const std::byte> slab) const;
-  // Sets etag: the hash of everything else but `build` (docs/formats.md "Etag"). The last thing a writer does to a
-  // manifest; what is changed afterwards needs another etag.
+  // Sets etag to the hash of everything except `build` (docs/formats.md "Etag"). Writers call this last: any later
+  // change requires another etag.
   void Seal();
 
-  // Shapes, offsets (each slab where the one before ends), lengths, number of checksums, etag == what Seal would set.
+  // Checks shapes, offsets (each slab starts where the previous one ends), lengths, the number of checksums, and that
+  // the etag is the one Seal would set.
   absl::Status Validate() const;
 };
 
-// Envelope and message. Parse: INVALID_ARGUMENT for anything damaged, truncated or inconsistent (the envelope carries a
-// checksum), or larger than kMaxManifestBytes; UNIMPLEMENTED naming the version for another major version, or for a
-// component kind we do not know. Allocates no more than the bytes themselves take, and 1024 layers.
+// The envelope and the message in it. Parse returns INVALID_ARGUMENT for anything damaged (the envelope carries a
+// checksum), truncated, inconsistent or larger than kMaxManifestBytes, and UNIMPLEMENTED, naming the version, for
+// another major version or an unknown component kind. It allocates no more than the bytes themselves take, plus 1024
+// layers.
 std::string SerializeManifest(const Manifest& manifest);
 absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes);
 

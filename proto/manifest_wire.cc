@@ -1,7 +1,7 @@
 // Bytes of a manifest (docs/formats.md "Manifest").
 //
-// Layers that are alike and follow each other are one record with a count; where a slab lies is not written, since each
-// begins where the one before ends.
+// Consecutive identical layers are one record with a count. Slab positions are not written, since each slab begins
+// where the previous one ends.
 #include <cstring>
 #include <utility>
 
@@ -20,8 +20,8 @@ constexpr EnvelopeKind kManifestKind{0x4D4C564B, 2, 0, "manifest", /*oldest=*/2}
 constexpr int kLayersField = 9;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxRunBytes = 1024;
-constexpr int kMaxComponents = 16;               // of a layer: a count must not make many of few bytes
-constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an encoding: sums cannot overflow
+constexpr int kMaxComponents = 16;               // per layer: a count must not create many from few bytes
+constexpr int64_t kMaxBytes = int64_t{1} << 50;  // per encoding, so that sums cannot overflow
 
 // The type of a component's elements, for readers that do not know the codec's number.
 enum class StoredDtype : uint32_t { kBf16 = 1, kF32 = 2, kInt8 = 3, kNibbles = 4 };
@@ -61,7 +61,7 @@ bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
   return true;
 }
 
-// A manifest of a writer that transforms bytes in ways this build does not know.
+// Refuses a manifest whose writer transformed the bytes in a way this build does not know.
 absl::Status RefuseReserved(const proto::Manifest& message) {
   if (message.cipher() != 0 || !message.data_key_id().empty() || !message.mac().empty()) {
     return absl::UnimplementedError(absl::StrCat("manifest: the encoding is encrypted (cipher ", message.cipher(),
@@ -74,7 +74,7 @@ absl::Status RefuseReserved(const proto::Manifest& message) {
   return absl::OkStatus();
 }
 
-// One layer of a run, at offset 0. `layer`: its number, for messages.
+// Reads one layer of a run, at offset 0. `layer`: its number, for messages.
 absl::StatusOr<LayerManifest> ReadLayer(const proto::LayerRun& message, Codec codec, size_t layer) {
   LayerManifest out;
   out.length = message.length();
@@ -109,7 +109,7 @@ absl::StatusOr<LayerManifest> ReadLayer(const proto::LayerRun& message, Codec co
   return out;
 }
 
-// Moves a layer, and what lies in it.
+// Moves a layer and its components.
 void MoveTo(int64_t offset, LayerManifest* layer) {
   for (Component& component : layer->components) component.offset += offset - layer->offset;
   layer->offset = offset;
@@ -137,7 +137,7 @@ absl::Status ReadLayers(const proto::Manifest& message, Manifest* manifest) {
   return absl::OkStatus();
 }
 
-// Whether two layers are alike but for where they lie.
+// Whether two layers are equal except for their position.
 bool Alike(const LayerManifest& a, const LayerManifest& b) {
   if (a.length != b.length || a.components.size() != b.components.size()) return false;
   for (size_t i = 0; i < a.components.size(); ++i) {

@@ -44,7 +44,7 @@ absl::Status CheckFieldCount(absl::string_view name, absl::string_view payload, 
       return absl::InvalidArgumentError(absl::StrCat(name, ": has more than ", max_fields, " fields"));
     }
     const auto type = WireFormatLite::GetTagWireType(tag);
-    // Groups, which no message of ours has, would hide fields from the count.
+    // Groups, which none of our messages has, would hide fields from the count.
     if (type == WireFormatLite::WIRETYPE_START_GROUP || type == WireFormatLite::WIRETYPE_END_GROUP) return malformed();
     if (type != WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
       if (!WireFormatLite::SkipField(&in, tag)) return malformed();

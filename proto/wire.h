@@ -1,4 +1,4 @@
-// Bounds on hostile protobuf payloads, checked before the parser allocates: a two-byte field may stand for a
+// Limits on hostile protobuf payloads, checked before the parser allocates: a two-byte field may expand to a
 // hundred-byte object. Thread-safety: pure functions.
 #ifndef KVLINK_PROTO_WIRE_H_
 #define KVLINK_PROTO_WIRE_H_
@@ -13,14 +13,15 @@ namespace kvlink::internal {
 struct FieldBound {
   int field;  // number of a repeated message field
   int64_t max_elements;
-  int64_t max_bytes;  // of one element
+  int64_t max_bytes;  // per element
 };
 
-// INVALID_ARGUMENT, beginning with `name`, if `payload` is malformed or passes the bound.
+// INVALID_ARGUMENT, with a message that starts with `name`, if `payload` is malformed or exceeds the bound.
 absl::Status CheckFieldBound(absl::string_view name, absl::string_view payload, const FieldBound& bound);
 
-// INVALID_ARGUMENT, beginning with `name`, if `payload` is malformed, has more than `max_fields` fields, known or not,
-// or an element of its repeated message field `nested` (0: none) has more than `max_nested_fields`.
+// INVALID_ARGUMENT, with a message that starts with `name`, if `payload` is malformed, has more than `max_fields`
+// fields (known or not), or an element of its repeated message field `nested` (0: none) has more than
+// `max_nested_fields`.
 absl::Status CheckFieldCount(absl::string_view name, absl::string_view payload, int64_t max_fields, int nested,
                              int64_t max_nested_fields);
 

@@ -1,5 +1,5 @@
-// Names, and what the interfaces build from their own virtual methods: single documents from batches, deletion by
-// prefix from listing and deleting, reads of many from single ones.
+// Name validation, and what the interfaces build from their own virtual methods: single documents from batches,
+// deletion by prefix from listing and deleting, reads of many from single reads.
 #include "store/store.h"
 
 #include <algorithm>
@@ -78,7 +78,7 @@ absl::StatusOr<int64_t> DocumentCatalog::DeletePrefix(absl::string_view ns, absl
     return absl::OkStatus();
   };
   if (!prefix.empty()) {
-    // The listing begins after the prefix, which may be a document itself.
+    // The listing begins after the prefix, which may itself be a document's id.
     const auto itself = GetDocument(ns, prefix);
     if (itself.ok()) deletions.push_back({std::string(prefix), std::max(itself->generation, generation)});
     if (!itself.ok() && !absl::IsNotFound(itself.status())) return itself.status();

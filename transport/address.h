@@ -1,4 +1,5 @@
-// "host:port", "[::1]:port". Thread-safety: pure functions, but that Resolve asks the system and may wait.
+// Network addresses: "host:port", "[::1]:port". Thread-safety: pure functions, except that Resolve and ResolveAll ask
+// the system and may block.
 #ifndef KVLINK_TRANSPORT_ADDRESS_H_
 #define KVLINK_TRANSPORT_ADDRESS_H_
 
@@ -19,25 +20,26 @@ struct Address {
   std::string ToString() const;
 };
 
-// INVALID_ARGUMENT. Does not resolve anything.
+// INVALID_ARGUMENT: malformed. Does not resolve anything.
 absl::StatusOr<Address> ParseAddress(absl::string_view text);
 
 struct SocketAddress {
   sockaddr_storage storage = {};
   socklen_t length = 0;
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-  // Numeric.
+  // In numeric form.
   Address ToAddress() const;
 };
-// All that the system knows, the preferred first; at least one. UNAVAILABLE.
+// Returns all addresses the system knows, preferred ones first; at least one. UNAVAILABLE: none.
 absl::StatusOr<std::vector<SocketAddress>> ResolveAll(const Address& address);
-// The first of them.
+// Returns the first of them.
 absl::StatusOr<SocketAddress> Resolve(const Address& address);
 
-// Whether only this host reaches it.
+// Whether the address is reachable only from this host.
 bool IsLoopback(const SocketAddress& address);
 
-// The name of the network device that has the address; empty for an address that stands for all. UNAVAILABLE: none has.
+// Returns the name of the network device that has the address, or "" for a wildcard address. UNAVAILABLE: no device has
+// it.
 absl::StatusOr<std::string> DeviceWith(const SocketAddress& address);
 
 }  // namespace kvlink::transport

@@ -55,7 +55,7 @@ absl::StatusOr<Frame> ParseFrame(absl::string_view bytes) {
   FieldReader reader(bytes);
   const uint32_t magic = reader.Read<uint32_t>();
   const uint8_t major = reader.Read<uint8_t>();
-  reader.Read<uint8_t>();  // minor: only adds what may be skipped
+  reader.Read<uint8_t>();  // minor: only adds fields that may be skipped
   Frame frame;
   frame.kind = static_cast<FrameKind>(reader.Read<uint8_t>());
   const uint8_t reserved = reader.Read<uint8_t>();

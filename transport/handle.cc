@@ -1,4 +1,4 @@
-// The user's end of a session: everything is handed to the progress thread.
+// The user's end of a session: passes every call to the progress thread.
 #include <utility>
 
 #include "base/status.h"
@@ -25,7 +25,7 @@ class Handle : public Connection {
     return posted;
   }
   // A call that finds the thread's queue full is refused on the thread, as always, and keeps no memory meanwhile. After
-  // the end of the transport it is refused here: there is no thread any more.
+  // the transport has ended, it is refused right here, as there is no thread any more.
   void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done) override {
     const auto told = std::make_shared<Received>(std::move(done));
     const absl::Status posted = TryPost([id, into = std::move(into), deadline, told](Session* session) mutable {

@@ -1,4 +1,4 @@
-// Host memory of transports: mapped by us, or somebody else's. Thread-safety: as RegisteredBuffer.
+// Host memory for transports: mapped here, or owned by the caller. Thread-safety: as RegisteredBuffer.
 #ifndef KVLINK_TRANSPORT_HOST_MEMORY_H_
 #define KVLINK_TRANSPORT_HOST_MEMORY_H_
 
@@ -12,11 +12,11 @@
 
 namespace kvlink::transport {
 
-// A mapping of its own, prefaulted: the first touch of memory that a hypervisor reclaimed is many times slower than the
+// A mapping of its own, prefaulted: first-touching memory that a hypervisor has reclaimed is many times slower than the
 // network.
 class HostMemory {
  public:
-  // `bytes` is rounded up to whole pages. INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
+  // Rounds `bytes` up to whole pages. INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::unique_ptr<HostMemory>> Map(int64_t bytes);
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
@@ -29,10 +29,10 @@ class HostMemory {
   const int64_t bytes_;
 };
 
-// Host memory of a transport that needs no registration elsewhere.
+// Host memory of a transport that needs no registration with a library.
 class HostBuffer : public RegisteredBuffer {
  public:
-  // As Transport::Allocate and Transport::Register. `counters` are those of the transport that it is registered with.
+  // As Transport::Allocate and Transport::Register. `counters` are the registering transport's.
   static absl::StatusOr<std::shared_ptr<RegisteredBuffer>> Allocate(int64_t bytes, std::shared_ptr<Counters> counters);
   static absl::StatusOr<std::shared_ptr<RegisteredBuffer>> Register(std::byte* data, int64_t bytes,
                                                                     const MemoryPlace& place,

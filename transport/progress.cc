@@ -16,10 +16,10 @@
 namespace kvlink::transport {
 namespace {
 
-// Both ends of a pull are woken several times on its way; with 50 us, one between two processes that share two cores
-// has a tenth less of the bandwidth. A connection that idles has an event every few seconds.
+// Both ends of a pull are woken several times during it. With 50 us, a pull between two processes sharing two cores
+// loses a tenth of its bandwidth. An idle connection has an event only every few seconds.
 constexpr absl::Duration kSpin = absl::Microseconds(300);
-// A yield that took so long gave the processor to somebody with much to do; then there is no polling for a while.
+// A yield that took this long gave the processor to a busy thread; polling then stops for a while.
 constexpr absl::Duration kCrowded = absl::Microseconds(1500), kCrowdedFor = absl::Milliseconds(20);
 
 }  // namespace
@@ -126,7 +126,7 @@ void ProgressThread::RunAll(std::vector<std::function<void()>>* work) {
   batch.swap(*work);
   for (auto& run : batch) {
     run();
-    run = nullptr;  // what it holds goes before the next begins
+    run = nullptr;  // release its captures before the next one runs
   }
 }
 
@@ -137,7 +137,7 @@ bool ProgressThread::RunPosted() {
     posted.swap(posted_);
   }
   const bool any = !posted.empty();
-  // Work deferred by the event source and timers is older.
+  // Work deferred by the event source and by timers is older.
   while (!deferred_.empty()) RunAll(&deferred_);
   RunAll(&posted);
   while (!deferred_.empty()) RunAll(&deferred_);
@@ -172,7 +172,7 @@ void ProgressThread::Loop() {
     bool any = RunPosted();
     if (source_ != nullptr && source_->Poll()) any = true;
     if (timers_.Run(now_)) any = true;
-    // Work deferred by callbacks does not wait for the next submission.
+    // Work deferred by callbacks must not wait for the next post.
     if (!deferred_.empty()) any = true;
     if (any) {
       last_event = now_;

@@ -1,6 +1,6 @@
-// The thread that a transport's connections live on: work handed over by other threads, timers, and a source of events
-// (a UCX worker) that is polled for up to 300 us after the last event, unless others compute on that processor, and
-// then waited for.
+// The thread on which a transport's connections live. It runs work posted by other threads, timers, and an event source
+// (e.g. a UCX worker). It polls the source for up to 300 us after the last event, unless others compete for the
+// processor, and then blocks.
 #ifndef KVLINK_TRANSPORT_PROGRESS_H_
 #define KVLINK_TRANSPORT_PROGRESS_H_
 
@@ -19,16 +19,16 @@
 
 namespace kvlink::transport {
 
-// Of one thread.
+// Used by one thread.
 class Timers {
  public:
   using Id = std::pair<absl::Time, uint64_t>;
-  // Never for InfiniteFuture: the id then names nothing.
+  // InfiniteFuture() never fires; the returned id then names no timer.
   Id At(absl::Time when, std::function<void()> run);
   void Cancel(const Id& id) { timers_.erase(id); }
-  // When the first is due; InfiniteFuture if there is none.
+  // When the first timer is due; InfiniteFuture() if there is none.
   absl::Time next() const { return timers_.empty() ? absl::InfiniteFuture() : timers_.begin()->first.first; }
-  // Runs what is due at `now`. False if nothing was.
+  // Runs all timers due at `now`. Returns false if there were none.
   bool Run(absl::Time now);
 
  private:
@@ -40,36 +40,37 @@ class Timers {
 class EventSource {
  public:
   virtual ~EventSource() = default;
-  // Handles what is there, a bounded amount. False if nothing was.
+  // Handles a bounded number of pending events. Returns false if there were none.
   virtual bool Poll() = 0;
-  // Prepares waiting on fd(). False: there are events now, poll again.
+  // Prepares to wait on fd(). Returns false if events are pending: poll again.
   virtual bool Arm() = 0;
   virtual int fd() const = 0;
 };
 
-// Thread-safety: Post, Run and Stop from any thread; the rest from the progress thread (within what it runs).
+// Thread-safety: Post, TryPost, Run and Stop from any thread; the rest only on the progress thread (in work it runs).
 class ProgressThread {
  public:
-  // `source` may be null and outlives the thread. RESOURCE_EXHAUSTED: no file descriptors.
+  // `source` may be null; it must outlive the thread. RESOURCE_EXHAUSTED: no file descriptors.
   static absl::StatusOr<std::unique_ptr<ProgressThread>> Start(EventSource* source);
-  ~ProgressThread();  // as Stop
+  ~ProgressThread();  // calls Stop()
 
   static constexpr size_t kMaxPosted = size_t{1} << 16;
-  // Runs `work` on the thread, in the order of the calls. Otherwise it is not run, and whoever waits for its outcome is
-  // the caller's to tell. RESOURCE_EXHAUSTED: kMaxPosted calls wait already. UNAVAILABLE: stopped.
+  // Runs `work` on the thread, in order of the calls. On error `work` is not run, and the caller must notify anyone who
+  // waits for its outcome. RESOURCE_EXHAUSTED: kMaxPosted calls are waiting. UNAVAILABLE: stopped.
   absl::Status TryPost(std::function<void()> work);
-  // As TryPost, for work that is bounded elsewhere: what ends operations that were begun. False after Stop.
+  // Like TryPost without the limit, for work that is bounded elsewhere, such as ending operations already begun.
+  // Returns false after Stop.
   bool Post(std::function<void()> work);
-  // As Post, and waits for its end; after Stop it runs here, where nobody else can be in it. REQUIRES: not called on
-  // the thread.
+  // Like Post, but waits until `work` has run. After Stop, `work` runs on the calling thread, which nothing else can
+  // then race with. REQUIRES: not called on the progress thread.
   void Run(const std::function<void()>& work);
-  // Runs what was posted and ends the thread.
+  // Runs everything posted, then ends the thread.
   void Stop();
 
   Timers& timers() { return timers_; }
-  // Runs `work` once what was posted together with the present work has run.
+  // Runs `work` after everything posted together with the current work has run.
   void Defer(std::function<void()> work) { deferred_.push_back(std::move(work)); }
-  // The time of the present round.
+  // The time of the current round.
   absl::Time now() const { return now_; }
   int64_t wakeups() const { return wakeups_.load(std::memory_order_relaxed); }
 
@@ -91,7 +92,7 @@ class ProgressThread {
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 
-  // The thread's own.
+  // Progress thread only.
   Timers timers_;
   std::vector<std::function<void()>> deferred_;
   absl::Time now_ = absl::InfinitePast();

@@ -12,15 +12,15 @@ namespace {
 
 constexpr absl::Duration kHandshake = absl::Seconds(10);
 constexpr int kBeatsPerLimit = 4, kIdleFactor = 10;
-constexpr int kTicksShared = 16;       // moments within a pace at which connections tick
-constexpr int kMinInNetwork = 2;       // payloads, so that one begins when another ends
-constexpr int64_t kMessageCost = 256;  // what a queued message takes besides its bytes
+constexpr int kTicksShared = 16;       // shared instants per period at which connections tick
+constexpr int kMinInNetwork = 2;       // payloads, so that one starts as another ends
+constexpr int64_t kMessageCost = 256;  // overhead of a queued message besides its bytes
 constexpr uint32_t kMinHeartbeatMs = 100, kMaxHeartbeatMs = 3600000;
 
 uint64_t RandomToken() {
   std::random_device random;
   const uint64_t token = uint64_t{random()} << 32 | random();
-  return token != 0 ? token : 1;  // 0: not yet known
+  return token != 0 ? token : 1;  // 0 means not yet known
 }
 
 }  // namespace
@@ -37,11 +37,11 @@ void RecentIds::Add(uint64_t id) {
 struct Session::Transfer {
   uint64_t id = 0;
   Slice slice;
-  Received done;  // null: completed, the bytes are in quarantine
+  Received done;  // null: completed, but the bytes are in quarantine
   bool receive = false;
   bool in_wire = false;
   int64_t bytes = 0;   // in the wire
-  uint64_t order = 0;  // of a send
+  uint64_t order = 0;  // sends only
   Timers::Id deadline, quarantine, receive_limit;
 };
 
@@ -81,7 +81,7 @@ void Session::StartServer(Accept accept) {
   });
 }
 
-// --- from the wire
+// --- called by the wire
 
 void Session::OnFrame(absl::string_view bytes) {
   if (state_ == State::kClosed) return;
@@ -94,7 +94,7 @@ void Session::OnFrame(absl::string_view bytes) {
   if ((frame->kind == FrameKind::kHello) != (state_ == State::kNew)) {
     return Violation("hello", state_ == State::kNew ? "no hello" : "a second hello");
   }
-  // Some carriers find the session by the token; the others know it by the stream that the frame came on.
+  // Some carriers find the session by its token, others by the stream the frame arrived on.
   const uint64_t token = state_ == State::kNew && accept_ != nullptr ? 0 : token_;
   if (frame->token != token) return Violation("frame-token", "a frame for another connection");
   if (frame->sequence != received_frames_++) return Violation("frame-order", "a frame is missing or was repeated");
@@ -157,7 +157,7 @@ void Session::OnGrants(const std::vector<Grant>& grants) {
 
 void Session::OnWithdraw(const std::vector<uint64_t>& ids) {
   for (const uint64_t id : ids) {
-    if (credits_.erase(id) == 0) continue;  // its payload is on the way
+    if (credits_.erase(id) == 0) continue;  // its payload is already on the way
     const auto send = sends_.find(id);
     if (send == sends_.end()) {
       withdrawn_credits_.Add(id);
@@ -208,7 +208,7 @@ void Session::Violation(absl::string_view reason, const std::string& what) {
   Shut(absl::InvalidArgumentError(absl::StrCat(peer_, " broke the protocol: ", what)), reason, false);
 }
 
-// --- from the user
+// --- called by the user
 
 absl::Status Session::Reserve(int64_t message_bytes) {
   if (message_bytes < 1 || message_bytes > kMaxMessageBytes) {
@@ -241,7 +241,7 @@ void Session::SendMessage(std::string frame) {
   wire_->SendFrame(std::move(frame), [self = shared_from_this(), cost] {
     self->Return(cost);
     if (!self->paused_) return;
-    // The peer is not read while paused: that it takes answers is its only sign of life.
+    // While paused the peer is not read, so taking our messages is its only sign of life.
     self->heard_ = self->thread_->now();
     if (self->queued_message_bytes_ >= self->pause_at_bytes_ / 2) return;
     self->paused_ = false;
@@ -326,7 +326,7 @@ void Session::AwaitReceive(const TransferPointer& transfer, absl::Time deadline)
   });
 }
 
-// A send and its credit have met.
+// A send and its credit are both present.
 void Session::MatchCredit(const TransferPointer& transfer, uint64_t bytes) {
   thread_->timers().Cancel(transfer->receive_limit);
   if (static_cast<uint64_t>(transfer->slice.length) <= bytes) {
@@ -416,7 +416,7 @@ void Session::GiveUp(uint64_t id, bool receive, const absl::Status& status) {
   if (found == open.end()) return;
   const TransferPointer transfer = found->second;
   if (!transfer->in_wire && receive) {
-    // Also where the grant is still to be sent: the peer's Send may wait for it.
+    // Also if the grant has not been sent yet: the peer's Send may be waiting for it.
     withdrawn_receives_.Add(id);
     withdrawals_to_send_.push_back(id);
     QueueControl();
@@ -438,7 +438,7 @@ void Session::Shut(const absl::Status& why, absl::string_view reason, bool flush
   timers.Cancel(handshake_);
   const absl::Status status = absl::UnavailableError(why.ok() ? absl::StrCat("the connection to ", peer_, " was closed")
                                                               : std::string(why.message()));
-  const absl::Status refusal = absl::IsUnauthenticated(why) ? why : status;  // for who connects
+  const absl::Status refusal = absl::IsUnauthenticated(why) ? why : status;  // for the connecting caller
   ready_.clear();
   for (Transfers* open : {&receives_, &sends_}) {
     while (!open->empty()) Complete(TransferPointer(open->begin()->second).get(), status, 0);
@@ -467,7 +467,7 @@ void Session::SendFrame(FrameKind kind, absl::string_view body, std::function<vo
   wire_->SendFrame(std::move(frame), std::move(taken));
 }
 
-// Grants and withdrawals of one batch of calls travel together.
+// Grants and withdrawals from one batch of calls travel together.
 void Session::QueueControl() {
   if (std::exchange(control_queued_, true)) return;
   thread_->Defer([self = shared_from_this()] { self->FlushControl(); });
@@ -501,7 +501,7 @@ void Session::UpdateBusy() {
 
 void Session::ScheduleTick() {
   const absl::Duration pace = std::min(heartbeat_, peer_heartbeat_) / kBeatsPerLimit * (busy_ ? 1 : kIdleFactor);
-  // At moments that the connections of a thread share, so that a crowd of idle ones wakes it as rarely as one does.
+  // At instants shared by the thread's connections, so that many idle ones wake it as rarely as one does.
   tick_due_ = absl::UnixEpoch() + absl::Floor(thread_->now() + pace - absl::UnixEpoch(), pace / kTicksShared);
   tick_ = thread_->timers().At(tick_due_, [self = shared_from_this()] { self->Tick(); });
 }
@@ -510,14 +510,14 @@ void Session::Tick() {
   const absl::Time now = thread_->now();
   const int factor = busy_ ? 1 : kIdleFactor;
   const int patience = paused_ ? kIdleFactor : factor;
-  // If this process was stopped, what the peer said meanwhile is still to be read.
+  // If this process was stopped, messages from the peer may still be unread.
   if (now - tick_due_ > heartbeat_ / kBeatsPerLimit) heard_ = now;
   const absl::Duration silent = now - std::max(heard_, busy_since_);
   if (silent > heartbeat_ * patience) {
     return Shut(absl::UnavailableError(absl::StrCat(peer_, " was silent for ", absl::FormatDuration(silent))),
                 "heartbeat", false);
   }
-  // One that is not taken says that the peer does not read; more would only wait behind it.
+  // A heartbeat not yet taken shows that the peer does not read; another would only queue behind it.
   if (now - spoke_ >= peer_heartbeat_ / kBeatsPerLimit * factor && !std::exchange(beating_, true)) {
     SendFrame(FrameKind::kHeartbeat, "", [self = shared_from_this()] { self->beating_ = false; });
   }

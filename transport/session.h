@@ -1,11 +1,12 @@
-// The protocol of one connection, whatever carries it: hello, messages, credits, deadlines, quarantine, heartbeat.
+// The protocol of one connection, independent of its carrier: hello, messages, credits, deadlines, quarantine,
+// heartbeat.
 //
 // A posted receive is granted to the peer, which may then send that payload once. A payload that was not granted, is
-// larger than its receive, or comes twice ends the connection before a byte is written. A posted receive that is given
-// up before its payload came is withdrawn; a payload that crosses with the withdrawal is dropped.
+// larger than its receive, or arrives twice closes the connection before a byte is written. A posted receive that is
+// given up before its payload arrived is withdrawn; a payload that crosses the withdrawal is dropped.
 //
 // Thread-safety: the progress thread, except methods marked otherwise. Lifetime: shared by the transport (until
-// on_gone), by the user's handle, and by whatever the wire has under way.
+// on_gone), the user's handle, and the wire's pending operations.
 #ifndef KVLINK_TRANSPORT_SESSION_H_
 #define KVLINK_TRANSPORT_SESSION_H_
 
@@ -42,49 +43,49 @@ class RecentIds {
 class Session : public std::enable_shared_from_this<Session> {
  public:
   struct Options {
-    ProgressThread* thread;  // both outlive the session's last event
+    ProgressThread* thread;  // both must outlive the session's last event
     Counters* counters;
     absl::Duration heartbeat;
     int64_t window_bytes;
     int64_t pause_at_bytes = 0;
     std::shared_ptr<MessageBudget> budget;
     absl::Duration receive_within = absl::InfiniteDuration();
-    // Of a server's, once: the peer has said hello.
+    // Server only, called once: the peer has said hello.
     std::function<void(Session*)> on_open;
-    // The wire is closed and nothing of the connection is under way any more.
+    // The wire is closed and no operation of the connection is pending.
     std::function<void(Session*)> on_gone;
   };
   Session(const Options& options, std::unique_ptr<Wire> wire);
   ~Session();
 
-  // Says hello. `established` once: OK when the peer has answered, else why not. It returns whether anybody still wants
-  // the connection; only then are `events` told of anything.
+  // Says hello. `established` is called once: OK when the peer has answered, otherwise why it did not. It returns
+  // whether the caller still wants the connection; if so, `events` are delivered from then on.
   void StartClient(std::shared_ptr<ConnectionEvents> events, std::function<bool(const absl::Status&)> established);
-  // Waits for the peer's hello for 10 s, then asks `accept`.
+  // Waits up to 10 s for the peer's hello, then calls `accept`.
   void StartServer(Accept accept);
 
-  // From the wire.
+  // Called by the wire.
   void OnFrame(absl::string_view bytes);
   void OnPayload(absl::string_view bytes, Offer* offer);
-  // A part of a payload has come, of a wire that receives them in parts.
+  // Part of a payload has arrived (for wires that receive them in parts).
   void OnProgress() { heard_ = thread_->now(); }
   Wire* wire() { return wire_.get(); }
   void OnDisconnected(const absl::Status& why) { Shut(why, "network", false); }
 
-  // From the user's handle (Connection).
-  void SendMessage(std::string frame);  // a kMessage frame with its header left to fill
+  // Called by the user's handle (Connection).
+  void SendMessage(std::string frame);  // a kMessage frame whose header is still to be filled in
   void PostReceive(uint64_t id, const Slice& into, absl::Time deadline, Received done);
   void Send(uint64_t id, const Slice& from, absl::Time deadline, Sent done);
   void CancelReceive(uint64_t id);
   void CancelSend(uint64_t id);
-  // Closes for a reason that is counted. `flush`: frames under way go first, within the heartbeat limit.
+  // Closes for a counted reason. `flush`: sends the queued frames first, within the heartbeat limit.
   void Shut(const absl::Status& why, absl::string_view reason, bool flush);
 
   // Any thread.
   absl::Status Reserve(int64_t message_bytes);  // as Connection::SendMessage
-  void Unreserve(int64_t message_bytes);        // the message will not be sent
+  void Unreserve(int64_t message_bytes);        // releases a reservation if the message will not be sent
   const std::string& peer() const { return peer_; }
-  // The number that the peer puts into its frames: random, so that one peer cannot speak for another.
+  // The number the peer puts into its frames. Random, so that one peer cannot impersonate another.
   uint64_t token() const { return token_; }
   ProgressThread* thread() const { return thread_; }
 
@@ -99,7 +100,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void OnWithdraw(const std::vector<uint64_t>& ids);
   void Violation(absl::string_view reason, const std::string& what);
 
-  // Validates, files under its id and arms its deadline. Completes it and returns null if that cannot be.
+  // Validates a transfer, registers it under its id and arms its deadline. On failure completes it and returns null.
   TransferPointer Open(Transfers* open, uint64_t id, const Slice& slice, absl::Time deadline, Received done,
                        bool receive);
   void AwaitReceive(const TransferPointer& transfer, absl::Time deadline);
@@ -107,13 +108,13 @@ class Session : public std::enable_shared_from_this<Session> {
   void Complete(Transfer* transfer, const absl::Status& status, int64_t bytes);
   void GiveUp(uint64_t id, bool receive, const absl::Status& status);
   void WireDone(Transfer* transfer, const absl::Status& status);
-  // Starts sends that have credit while the window has room.
+  // Starts sends that have credit, as long as the window has room.
   void Pump();
 
   void SendFrame(
       FrameKind kind, absl::string_view body, std::function<void()> taken = [] {});
   void QueueControl();
-  // Of messages: what Reserve took.
+  // Returns what Reserve took for messages.
   void Return(int64_t cost);
   void FlushControl();
 
@@ -152,12 +153,12 @@ class Session : public std::enable_shared_from_this<Session> {
   bool control_queued_ = false;
 
   Transfers sends_;
-  std::map<uint64_t, TransferPointer> ready_;        // sends with credit that are not in the network, in order of Send
-  absl::flat_hash_map<uint64_t, uint64_t> credits_;  // receives of the peer that no payload was started for -> bytes
+  std::map<uint64_t, TransferPointer> ready_;        // sends with credit not yet in the network, in order of Send
+  absl::flat_hash_map<uint64_t, uint64_t> credits_;  // the peer's receives with no payload started -> bytes
   RecentIds withdrawn_credits_;
   uint64_t last_order_ = 0;
   int64_t in_network_ = 0, in_network_bytes_ = 0;  // sends
-  int64_t in_wire_ = 0;                            // transfers, both ways
+  int64_t in_wire_ = 0;                            // transfers in both directions
 
   absl::Duration peer_heartbeat_ = absl::Seconds(2);
   bool busy_ = false, beating_ = false, paused_ = false;
@@ -165,7 +166,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Timers::Id tick_, handshake_, flush_limit_;
 };
 
-// The user's end of a session.
+// Returns the user's end of a session.
 std::shared_ptr<Connection> HandleOf(std::shared_ptr<Session> session);
 
 }  // namespace kvlink::transport

@@ -1,8 +1,8 @@
-// The common part of all transports built on Session: the thread, the counters, the open sessions, connecting and
-// ending.
+// The part common to all transports built on Session: the thread, the counters, the open sessions, connecting and
+// shutting down.
 //
 // Thread-safety: as each method says. Lifetime: the transport stops listening, calls End(), and only then releases what
-// its wires need.
+// its wires use.
 #ifndef KVLINK_TRANSPORT_SESSION_HOST_H_
 #define KVLINK_TRANSPORT_SESSION_HOST_H_
 
@@ -27,28 +27,29 @@ namespace kvlink::transport {
 
 class SessionHost {
  public:
-  // `source` may be null and outlives the host. INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED.
+  // `source` may be null; it must outlive the host. INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::unique_ptr<SessionHost>> Start(const TransportOptions& options, EventSource* source);
   ~SessionHost() { End(); }
 
-  // Progress thread: a session over `wire`, of a client, to be started by the caller; known until its wire is closed.
+  // Progress thread: adds a client session over `wire`, which the caller must start. The session is kept until its wire
+  // is closed.
   std::shared_ptr<Session> Add(std::unique_ptr<Wire> wire);
-  // Progress thread: as Add, of a peer that came in; starts the session. Of those that have not said hello the oldest
-  // goes where there are too many.
+  // Progress thread: like Add, for an accepted peer; starts the session. If too many peers have not said hello, closes
+  // the oldest of them.
   std::shared_ptr<Session> AddAccepted(std::unique_ptr<Wire> wire, Accept accept);
-  // Progress thread. Null: no such session.
+  // Progress thread. Returns null if there is no such session.
   std::shared_ptr<Session> Find(uint64_t token) const;
-  // Progress thread: whether a session's other end is `peer`.
+  // Progress thread: whether any session is connected to `peer`.
   bool Knows(const std::string& peer) const { return peers_.contains(peer); }
   // Progress thread: whether one more connection may be accepted.
   bool HasRoom() const { return static_cast<int>(sessions_.size() - handshakes_.size()) < options_.max_connections; }
 
-  // Any other thread. `dial` runs on the progress thread and makes a wire. As Transport::Connect.
+  // Any other thread. `dial` makes a wire, on the progress thread. Errors as Transport::Connect.
   absl::StatusOr<std::shared_ptr<Connection>> Connect(
       const std::function<absl::StatusOr<std::unique_ptr<Wire>>()>& dial, std::shared_ptr<ConnectionEvents> events,
       absl::Time deadline);
-  // Any other thread: closes all connections, waits until nothing of them is under way, ends the thread. A peer can
-  // delay it by twice the heartbeat limit at most. A second call does nothing.
+  // Any other thread: closes all connections, waits until none has a pending operation, and ends the thread. A peer can
+  // delay it by at most twice the heartbeat limit. A second call does nothing.
   void End();
 
   ProgressThread& thread() { return *thread_; }
@@ -66,13 +67,14 @@ class SessionHost {
   const TransportOptions options_;
   const std::shared_ptr<Counters> counters_;
   const std::unique_ptr<ProgressThread> thread_;
-  absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> sessions_;  // by token; the thread's own
-  absl::flat_hash_map<std::string, int> peers_;                       // -> sessions of it; the thread's
-  std::set<std::pair<uint64_t, uint64_t>> handshakes_;  // those that have not said hello: (order, token), the thread's
-  absl::flat_hash_map<uint64_t, uint64_t> orders_;      // of them, by token
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> sessions_;  // by token; progress thread only
+  absl::flat_hash_map<std::string, int> peers_;         // number of sessions by peer; progress thread only
+  std::set<std::pair<uint64_t, uint64_t>> handshakes_;  // sessions without a hello: (order, token); progress thread
+                                                        // only
+  absl::flat_hash_map<uint64_t, uint64_t> orders_;      // of handshakes_, by token
   uint64_t last_order_ = 0;
 
-  bool ended_ = false;  // of who calls End
+  bool ended_ = false;  // used only by the thread that calls End
   Mutex mutex_;
   CondVar gone_;
   int64_t open_sessions_ ABSL_GUARDED_BY(mutex_) = 0;

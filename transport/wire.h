@@ -1,9 +1,8 @@
 // Carries the frames and payloads of one connection, below the protocol (session.h). Implemented by each carrier: UCX,
 // gRPC (a byte stream: a payload is its frame followed by the bytes), Unix sockets (no payloads, but descriptors), and
-// those of tests.
+// by tests.
 //
-// Thread-safety: the progress thread of the transport alone, in both directions. No method calls back before it
-// returns.
+// Thread-safety: only the transport's progress thread, in both directions. No method calls back before it returns.
 #ifndef KVLINK_TRANSPORT_WIRE_H_
 #define KVLINK_TRANSPORT_WIRE_H_
 
@@ -22,31 +21,33 @@ class Wire {
  public:
   virtual ~Wire() = default;
 
-  // Where what arrives goes. Once, before everything else.
+  // Sets where incoming frames and payloads go. Called once, first.
   virtual void Attach(std::weak_ptr<Session> session) = 0;
   // Frames arrive whole and in order. `taken` is called once, when the network has taken the frame or the wire is
   // closed.
   virtual void SendFrame(std::string frame, std::function<void()> taken) = 0;
-  // `frame` (kPayload) arrives with an offer of the bytes; not ordered with others. `done` once, when the source is not
-  // read any more: OK, CANCELLED (the peer did not want them), or UNAVAILABLE.
+  // Sends `frame` (kPayload), which arrives together with an offer of the bytes; not ordered with respect to other
+  // frames. `done` is called once, when the source is no longer read: OK, CANCELLED (the peer did not want it) or
+  // UNAVAILABLE.
   virtual void SendPayload(std::string frame, const Slice& from, std::function<void(const absl::Status&)> done) = 0;
-  // Ends the connection; where `flush`, frames on their way still go first, for as long as that takes. What is under
-  // way completes, then `closed` is called, and nothing of this connection touches memory after it. A second call,
-  // without `flush`, hurries the first; its `closed` takes the place of that one's.
+  // Ends the connection; with `flush`, sends the queued frames first, however long that takes. Pending operations
+  // complete, then `closed` is called, and the connection touches no memory after that. A second call, without `flush`,
+  // hurries the first; its `closed` replaces the first one's.
   virtual void Close(bool flush, std::function<void()> closed) = 0;
-  // While false, the peer is held back instead of heard, where the carrier can; what had come may still be told.
+  // While false, the peer is held back if the carrier can do that; data that has already arrived may still be
+  // delivered.
   virtual void SetReading(bool reading) {}
-  // Whether a buffer can be sent from and arrived in.
+  // Whether this wire can send from, and receive into, the buffer.
   virtual bool Owns(const RegisteredBuffer& buffer) const = 0;
   virtual std::string peer() const = 0;
 };
 
-// A payload that the peer offers. To be used within Session::OnPayload; one that is not received is dropped.
+// A payload offered by the peer. Valid only within Session::OnPayload; dropped if not received there.
 class Offer {
  public:
   virtual ~Offer() = default;
   virtual int64_t bytes() const = 0;
-  // `done` once, when the memory is not written any more: OK (all bytes are there) or UNAVAILABLE.
+  // `done` is called once, when the memory is no longer written: OK (all bytes have arrived) or UNAVAILABLE.
   virtual void Receive(const Slice& into, std::function<void(const absl::Status&)> done) = 0;
 };
 

@@ -48,7 +48,8 @@ size_t Distance(absl::string_view a, absl::string_view b) {
 constexpr size_t kHelpColumns = 100;
 constexpr char kBytes[] = "BYTES";
 
-// Words in lines of at most `columns`, each line but the first behind `indent` spaces. A longer word has its own line.
+// Breaks text into lines of at most `columns`, indenting all except the first by `indent` spaces. A longer word gets a
+// line of its own.
 std::string Wrapped(absl::string_view text, size_t columns, size_t indent) {
   std::string wrapped;
   size_t used = 0;

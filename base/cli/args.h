@@ -1,8 +1,8 @@
-// Command lines: options of a command, their help, and what was typed.
+// Command-line parsing: a command's options, its help text, and the arguments it was given.
 //
 //   --name VALUE, --name=VALUE, --flag; -h and --help; "--" ends the options; "-" is an operand.
-// Unknown options, missing and malformed values are INVALID_ARGUMENT in one line, with the nearest name where there is
-// one. Thread-safety: one thread at a time. Lifetime: the variables bound must outlive Parse.
+// Unknown options and missing or malformed values return INVALID_ARGUMENT with a one-line message that suggests the
+// nearest name, if any. Thread-safety: one thread at a time. Lifetime: bound variables must outlive Parse.
 #ifndef KVLINK_BASE_CLI_ARGS_H_
 #define KVLINK_BASE_CLI_ARGS_H_
 
@@ -19,23 +19,23 @@
 
 namespace kvlink::cli {
 
-// The value of an environment variable; empty: it is not set.
+// Returns the value of an environment variable, or "" if it is not set.
 std::string Environment(const char* name);
 
 class Arguments {
  public:
-  // `operands` as the usage line shows them: "INPUT...". `summary`: what the command does, wrapped at 100 columns.
-  // `program` in front of the command; empty where the command is a program of its own.
+  // `operands`: as the usage line shows them, e.g. "INPUT...". `summary`: what the command does; wrapped at 100
+  // columns. `program`: printed before the command; empty if the command is a program of its own.
   Arguments(absl::string_view command, absl::string_view operands, absl::string_view summary,
             absl::string_view program = "kvlink")
       : command_(program.empty() ? std::string(command) : absl::StrCat(program, " ", command)),
         operands_usage_(operands),
         summary_(summary) {}
 
-  // The variable's value when it is bound is the default, shown in the help.
+  // The value a variable has when it is bound is the default, which the help shows.
   void Flag(absl::string_view name, absl::string_view help, bool* out);
   void Text(absl::string_view name, absl::string_view placeholder, absl::string_view help, std::string* out);
-  // May be given several times; keeps the order.
+  // May be given several times; values keep their order.
   void Texts(absl::string_view name, absl::string_view placeholder, absl::string_view help,
              std::vector<std::string>* out);
   void Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t min, int64_t max,
@@ -43,25 +43,25 @@ class Arguments {
   void Number(absl::string_view name, absl::string_view placeholder, absl::string_view help, double* out);  // > 0
   void Real(absl::string_view name, absl::string_view placeholder, absl::string_view help, double min, double max,
             double* out);
-  // Bytes with a unit: 512M, 64G (powers of 1024).
+  // A byte count with an optional unit: 512M, 64G (powers of 1024).
   void Bytes(absl::string_view name, absl::string_view help, int64_t* out);
   // One of `choices`.
   void Choice(absl::string_view name, std::vector<std::string> choices, absl::string_view help, std::string* out);
 
-  // Arguments after the command's name. After OK: either help_wanted() and the help was printed to standard output, or
-  // the variables and operands() are set.
+  // Parses the arguments after the command's name. On OK, either help_wanted() is true and the help was printed to
+  // standard output, or the variables and operands() are set.
   absl::Status Parse(absl::Span<char* const> args);
   bool help_wanted() const { return help_wanted_; }
   const std::vector<std::string>& operands() const { return operands_; }
-  // Whether the option was on the command line.
+  // Whether the option was given on the command line.
   bool given(absl::string_view name) const;
-  // At most 100 columns, except for words that are longer.
+  // The help text, wrapped at 100 columns (longer words overflow).
   std::string Help() const;
 
  private:
   struct Option {
     std::string name;
-    std::string placeholder;  // empty: a flag without value
+    std::string placeholder;  // empty: a flag, which takes no value
     std::string help;
     std::string default_text;
     std::function<absl::Status(absl::string_view)> set;
@@ -71,7 +71,7 @@ class Arguments {
            std::function<absl::Status(absl::string_view)> set);
   absl::StatusOr<Option*> Find(absl::string_view name);
 
-  const std::string command_;  // with its program
+  const std::string command_;  // including the program
   const std::string operands_usage_;
   const std::string summary_;
   std::vector<Option> options_;
@@ -79,12 +79,12 @@ class Arguments {
   bool help_wanted_ = false;
 };
 
-// The candidate nearest to `word`, or empty if none is near.
+// Returns the candidate nearest to `word`, or "" if none is close.
 std::string Nearest(absl::string_view word, const std::vector<std::string>& candidates);
 
-// "64G", "1.5M" or "123" to bytes.
+// Parses "64G", "1.5M" or "123" into bytes.
 absl::StatusOr<int64_t> ParseBytes(absl::string_view text);
-// "1.5 MiB".
+// Formats bytes as "1.5 MiB".
 std::string FormatBytes(double bytes);
 
 }  // namespace kvlink::cli

@@ -1,4 +1,4 @@
-// A switch without default, so that the compiler names a status code that is left out.
+// A switch without default, so that the compiler reports a missing status code.
 #include "base/cli/exit_status.h"
 
 namespace kvlink::cli {

@@ -9,14 +9,14 @@ namespace kvlink::cli {
 
 enum ExitStatus : int {
   kDone = 0,
-  kFailed = 1,        // part of the work failed, or something that has no status of its own
-  kUsage = 2,         // what was typed or given as input
-  kNotFound = 3,      // a file, model, store or document that is not there
-  kRefused = 4,       // no right to it, or not in this state
-  kUnavailable = 5,   // nobody answers, in use, or too slow: trying again may help
-  kDamage = 6,        // bytes are not what was written
-  kNoRoom = 7,        // of disk, memory or a quota
-  kInterrupted = 130  // by SIGINT, as shells have it
+  kFailed = 1,        // part of the work failed, or an error without an exit status of its own
+  kUsage = 2,         // bad arguments or bad input
+  kNotFound = 3,      // a file, model, store or document does not exist
+  kRefused = 4,       // permission denied, or not allowed in this state
+  kUnavailable = 5,   // no answer, in use, or too slow; retrying may help
+  kDamage = 6,        // stored bytes are corrupt
+  kNoRoom = 7,        // out of disk, memory or quota
+  kInterrupted = 130  // by SIGINT; the shells' convention
 };
 
 ExitStatus ExitStatusOf(const absl::Status& status);

@@ -1,5 +1,4 @@
-// Everything that holds for all commands stands here: streams, signals, memory that runs out, output that cannot be
-// written.
+// Everything common to all commands: streams, signals, running out of memory, unwritable output.
 #include "base/cli/program.h"
 
 #include <unistd.h>
@@ -40,8 +39,8 @@ int Fail(absl::string_view where, const absl::Status& status) {
   return ExitStatusOf(status);
 }
 
-// Ours throw nothing; what the standard library throws where memory or threads run out ends the process with a line,
-// on whatever thread it happens. Other exceptions are defects and leave a core.
+// Our code throws nothing. Exceptions that the standard library throws when memory or threads run out end the process
+// with a message, on any thread. Other exceptions are bugs and dump core.
 [[noreturn]] void OnTerminate() {
   const char* what = nullptr;
   int status = kFailed;
@@ -62,10 +61,10 @@ int Fail(absl::string_view where, const absl::Status& status) {
   _exit(status);
 }
 
-// The exit status of a command, given its result and whether its output could be written.
+// Returns a command's exit status, from its result and whether its output could be written.
 int Finish(absl::string_view where, const absl::Status& status) {
   const absl::Status output = FinishOutput();
-  if (absl::IsCancelled(output)) return kFailed;  // who read it knows
+  if (absl::IsCancelled(output)) return kFailed;  // the reader has gone, and knows
   if (!output.ok() && (status.ok() || absl::IsCancelled(status))) return Fail(where, output);
   return status.ok() ? kDone : Fail(where, status);
 }
@@ -76,11 +75,11 @@ absl::string_view BuildName() { return KVLINK_BUILD; }
 
 int RunProgram(const Program& program, int argc, char** argv) {
   std::set_terminate(OnTerminate);
-  // A reader that goes away (kvlink ... | head) is an error of a write, not the end of the process.
+  // If a reader goes away (kvlink ... | head), the write fails instead of ending the process.
   std::signal(SIGPIPE, SIG_IGN);
-  // A file beyond RLIMIT_FSIZE likewise.
+  // Likewise for a file beyond RLIMIT_FSIZE.
   std::signal(SIGXFSZ, SIG_IGN);
-  // gRPC's own log would only repeat what is in the error.
+  // gRPC's own log would only repeat the returned errors.
   setenv("GRPC_VERBOSITY", "NONE", 0);
   const std::string name = argc > 1 ? argv[1] : "";
   if (name.empty()) {

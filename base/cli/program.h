@@ -1,6 +1,6 @@
-// A program of several commands: finds the one that was named, runs it, and turns its status into a line on standard
+// A program with several commands. Finds the named command, runs it, and turns its status into one line on standard
 // error and an exit status.
-// Thread-safety: RunProgram once, from main.
+// Thread-safety: call RunProgram once, from main.
 #ifndef KVLINK_BASE_CLI_PROGRAM_H_
 #define KVLINK_BASE_CLI_PROGRAM_H_
 
@@ -18,16 +18,16 @@ struct Command {
 
 struct Program {
   absl::string_view name;
-  absl::string_view introduction;  // before the list of commands in the usage
+  absl::string_view introduction;  // printed before the list of commands
   absl::Span<const Command> commands;
-  absl::string_view closing;  // after it
+  absl::string_view closing;  // printed after it
 };
 
-// The exit status of main: ExitStatusOf what the command returned, or kFailed where its output could not be written.
-// Prints usage for "help", and the version for "version".
+// Returns the exit status for main: ExitStatusOf the command's status, or kFailed if its output could not be written.
+// Prints the usage for "help" and the version for "version".
 int RunProgram(const Program& program, int argc, char** argv);
 
-// "kvlink" and the version of this build.
+// "kvlink" and this build's version.
 absl::string_view BuildName();
 
 }  // namespace kvlink::cli

@@ -1,4 +1,4 @@
-// How much fits is asked for with each drawing, so that a window may be made narrower meanwhile.
+// Queries the width for each drawing, since the window may be resized in between.
 #include "base/cli/progress.h"
 
 #include <sys/ioctl.h>
@@ -37,7 +37,7 @@ std::string ProgressLine(double done, absl::string_view counts, absl::Duration e
 
 namespace {
 
-// 0: not known. Asked for each time, since windows change.
+// 0: unknown. Queried each time, since windows change.
 int Columns() {
   winsize size{};
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
@@ -60,7 +60,7 @@ void ProgressBar::Update(double done, absl::string_view counts) {
     std::fprintf(stderr, "%s\n", ProgressLine(done, counts, elapsed(), /*columns=*/0).c_str());
     return;
   }
-  // The last column stays free: a terminal wraps when it is filled.
+  // Leaves the last column free: a terminal wraps when it is filled.
   const int columns = Columns();
   std::fprintf(stderr, "\r\x1b[K%s", ProgressLine(done, counts, elapsed(), std::max(0, columns - 1)).c_str());
   std::fflush(stderr);

@@ -1,5 +1,5 @@
-// Progress with rate and time left, on standard error: a bar where that is a terminal, on one line of it however narrow
-// it is; elsewhere a line every half minute.
+// Progress with rate and remaining time, on standard error. A terminal shows a bar that fits on one line of any width;
+// any other output gets one line every half minute.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_BASE_CLI_PROGRESS_H_
 #define KVLINK_BASE_CLI_PROGRESS_H_
@@ -18,10 +18,10 @@ class ProgressBar {
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  // Draws at most ten times a second, or twice a minute. `done` is the share done, 0..1; below 0: not known (no bar, no
-  // time left). `counts`: "120 documents, 3400 tokens/s".
+  // Draws at most ten times a second (twice a minute off a terminal). `done`: the fraction done, 0..1; negative if
+  // unknown (no bar, no remaining time). `counts`: e.g. "120 documents, 3400 tokens/s".
   void Update(double done, absl::string_view counts);
-  // Removes the bar, so that a line can be printed; the next Update draws it again.
+  // Removes the bar so that a line can be printed; the next Update redraws it.
   void Clear();
   absl::Duration elapsed() const;
 
@@ -32,7 +32,7 @@ class ProgressBar {
   bool drawn_ = false;
 };
 
-// One line of at most `columns` (0: any number) for a share done (below 0: not known) after `elapsed`.
+// Formats one line of at most `columns` (0: unlimited). `done` is the fraction done, negative if unknown.
 std::string ProgressLine(double done, absl::string_view counts, absl::Duration elapsed, int columns);
 
 // "1:05", "2:03:04".

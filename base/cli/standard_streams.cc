@@ -1,4 +1,4 @@
-// Errors of buffered writes show up late and lose errno, so they are asked for once, at the end.
+// Buffered write errors surface late and lose errno, so they are checked once, at the end.
 #include "base/cli/standard_streams.h"
 
 #include <fcntl.h>
@@ -23,14 +23,14 @@ bool ReaderIsGone() {
   return poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
 }
 
-// Length of the UTF-8 sequence that begins with `first`; 1 for what begins none.
+// Length of the UTF-8 sequence that begins with `first`; 1 if none does.
 size_t SequenceLength(unsigned char first) {
   if (first >= 0xf0) return 4;
   if (first >= 0xe0) return 3;
   return first >= 0xc0 ? 2 : 1;
 }
 
-// The code point of a whole sequence; 0 if its bytes do not fit together.
+// The code point of a complete sequence; 0 if its bytes do not fit together.
 uint32_t Decode(absl::string_view sequence) {
   if (sequence.size() == 1) return static_cast<unsigned char>(sequence[0]);
   uint32_t code = static_cast<unsigned char>(sequence[0]) & (0x7f >> sequence.size());
@@ -47,13 +47,13 @@ bool Invisible(uint32_t code) {
          (code >= 0x2066 && code <= 0x2069) || code == 0xfeff;                        // isolates; byte order mark
 }
 
-// Descriptors 0 to 2 that are closed are opened on /dev/null, so that no file opened later takes their place and is
-// written into by whoever prints. Before the constructors of libraries, since gRPC's opens descriptors; the runtime of
-// a sanitizer may not be there yet, so system calls are made directly.
+// Opens closed descriptors 0 to 2 on /dev/null, so that no file opened later takes their place and receives printed
+// output. Runs before library constructors, since gRPC's opens descriptors. A sanitizer's runtime may not be
+// initialised yet, so it makes system calls directly.
 void OpenClosedStreams() {
   for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
     if (syscall(SYS_fcntl, descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
-    // The lowest that is free, which is this one. Left open on purpose: it is the stream from now on.
+    // openat returns the lowest free descriptor, which is this one. Left open on purpose: it is the stream from now on.
     if (syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR) != descriptor) _exit(1);
   }
 }
@@ -98,7 +98,7 @@ std::string Printable(absl::string_view text) {
 std::string OneLine(absl::string_view where, absl::string_view message) {
   constexpr absl::string_view kColon = ": ";
   std::string text = absl::StrCat(where, kColon, absl::StrReplaceAll(message, {{"\n", " "}, {"\r", " "}}));
-  // Each prefix that is followed by itself goes once.
+  // Removes each prefix that is followed by itself.
   for (size_t begin = 0; begin < text.size();) {
     const size_t colon = text.find(": ", begin);
     if (colon == std::string::npos) break;

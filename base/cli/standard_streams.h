@@ -1,6 +1,6 @@
-// Standard input, output and error of a process, made safe to use: those that are closed when it starts are /dev/null
-// before anything else opens a file, in every program that links this.
-// Thread-safety: from main, before other threads.
+// Makes standard input, output and error safe to use: in every program that links this, any of them that is closed at
+// startup is opened on /dev/null before anything else opens a file.
+// Thread-safety: call from main, before other threads start.
 #ifndef KVLINK_BASE_CLI_STANDARD_STREAMS_H_
 #define KVLINK_BASE_CLI_STANDARD_STREAMS_H_
 
@@ -11,19 +11,19 @@
 
 namespace kvlink::cli {
 
-// Writes out what standard output still holds. An error if that, or any earlier write to it, failed: ABORTED, with the
-// reason where the system still knows it. CANCELLED: whoever read it has gone away (kvlink ... | head).
+// Flushes standard output. ABORTED if this or any earlier write to it failed, with the reason if the system still knows
+// it. CANCELLED: the reader has gone away (kvlink ... | head).
 absl::Status FinishOutput();
 
-// Whether a write to standard output has failed: there is no sense in computing more for it.
+// Whether a write to standard output has failed, so that computing more output is pointless.
 bool OutputFailed();
 
-// `text` with control characters, escapes of a terminal and marks that turn the direction of text made visible: what
-// may be printed in one line of a terminal, whatever it is.
+// Makes control characters, terminal escapes and bidirectional marks in `text` visible, so that any text can be printed
+// on one line of a terminal.
 std::string Printable(absl::string_view text);
 
-// "where: message" as one line of what Printable returns. What the message repeats of itself ("a.gz: a.gz: ...") or of
-// `where` stands once.
+// Formats "where: message" as one Printable line. Drops prefixes that the message repeats, of itself ("a.gz: a.gz:
+// ...") or of `where`.
 std::string OneLine(absl::string_view where, absl::string_view message);
 
 }  // namespace kvlink::cli

@@ -1,6 +1,6 @@
-// How fast are the kernels of the CUDA backend? Each operation for the shapes of Llama-3.1-8B: products and attention
-// in floating-point operations per second, what only moves memory in bytes per second. Times are those of many launches
-// in one stream, waited for at the end.
+// How fast are the kernels of the CUDA backend? Measures each operation for the shapes of Llama-3.1-8B: products and
+// attention in floating-point operations per second, operations that only move memory in bytes per second. Many
+// launches in one stream are timed together, with one wait at the end.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -81,7 +81,7 @@ class Bench {
     }
   }
 
-  // `requests` of `rows` fresh rows each after the same documents, which lie at other offsets for each.
+  // `requests` of `rows` fresh rows each after the same documents, at different offsets in each request.
   void Linked(int64_t requests, int64_t rows, int64_t documents, int64_t tokens, Codec codec) {
     const SlabShape slab{codec, kKvHeads, kDim, tokens};
     std::vector<const std::byte*> layers;
@@ -189,7 +189,7 @@ class Bench {
   }
 
  private:
-  // Zeros, freed by Drop().
+  // Zeroed memory, freed by Drop().
   Tensor Make(Dtype dtype, std::vector<int64_t> sizes) {
     Tensor tensor = Tensor::Dense(nullptr, dtype, backend_->device(), sizes);
     tensor.data = Allocate(tensor.bytes);

@@ -1,6 +1,6 @@
-// Does a device give what its memory, its link and its arithmetic allow? Linked attention, decoding and encoding of a
-// model of the shape of Llama-3.1-8B with random weights, time to first token by context, and concurrent requests over
-// the same documents, each beside ceilings measured in the same run.
+// Does a device deliver what its memory, its link and its arithmetic allow? Measures linked attention, decoding and
+// encoding for a random-weight model of the shape of Llama-3.1-8B, time to first token by context, and concurrent
+// requests over the same documents, each compared with ceilings measured in the same run.
 #include <cstdio>
 #include <memory>
 #include <string>

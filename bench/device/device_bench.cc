@@ -1,4 +1,4 @@
-// Runs the sections that are asked for, each beside its ceiling in the same rounds.
+// Runs the requested sections, each with its ceiling in the same rounds.
 #include "bench/device/device_bench.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// The measurements of bench_device: a model's passes over documents on one backend, beside the device's ceilings. The
-// sections are functions of their own, so that tests run them on an emulated device.
+// The measurements of bench_device: a model's passes over documents on one backend, compared with the device's
+// ceilings. Sections are separate functions, so that tests can run them on an emulated device.
 #ifndef KVLINK_BENCH_DEVICE_DEVICE_BENCH_H_
 #define KVLINK_BENCH_DEVICE_DEVICE_BENCH_H_
 
@@ -20,18 +20,18 @@
 
 namespace kvlink::bench {
 
-// By default the shapes that the targets are for.
+// Defaults are the shapes that the targets apply to.
 struct DeviceBenchOptions {
   model::ModelConfig config = Llama8b();
   int rounds = 5;
-  // Whether figures have targets: they are those of the whole shape on a device.
+  // Whether figures have targets, which apply to the full shape on a device.
   bool targets = true;
-  // Of "attention", "decode", "encode", "ttft", "sharing"; empty: all.
+  // A subset of "attention", "decode", "encode", "ttft", "sharing"; empty: all.
   std::vector<std::string> sections;
   DeviceCeilings::Sizes ceilings;
   int64_t document_tokens = 512;
-  int64_t documents = 10;     // of a request, where contexts do not say
-  int64_t fresh_tokens = 64;  // of a request
+  int64_t documents = 10;     // per request, unless the context decides
+  int64_t fresh_tokens = 64;  // per request
   // attention
   int64_t decoding_requests = 32;
   // decode
@@ -40,19 +40,19 @@ struct DeviceBenchOptions {
   int64_t encoded_documents = 16;
   // ttft
   std::vector<int64_t> contexts = {1024, 2048, 5120, 16384, 32768, 65536};
-  int64_t long_context = 32768;  // contexts from here on have long documents
+  int64_t long_context = 32768;  // from this context on, documents are long
   int64_t long_document_tokens = 2048;
-  int64_t prefill_chunk = 4096;  // rows of a pass
+  int64_t prefill_chunk = 4096;  // rows per pass
   // sharing
   std::vector<int64_t> concurrent = {1, 8, 64};
   int64_t answer_tokens = 32;
-  // Bytes of the device that are in use, for whatever; empty: the documents' own buffers are counted.
+  // Returns the bytes of device memory in use for any purpose; empty: only the documents' own buffers are counted.
   std::function<absl::StatusOr<int64_t>()> memory_in_use;
 };
-// The same of a toy, for tests: no figure means anything.
+// The same for a toy model, for tests: its figures are meaningless.
 DeviceBenchOptions SmallDeviceBench();
 
-// INVALID_ARGUMENT for sizes that do not fit together; what the backend returns.
+// INVALID_ARGUMENT for inconsistent sizes; errors of the backend.
 absl::Status RunDeviceBench(kernels::Backend* backend, const DeviceBenchOptions& options, Report* report);
 
 // Shared by the sections.
@@ -68,9 +68,9 @@ struct DeviceBench {
   }
 };
 
-// Decoding over documents that requests have to themselves, and over shared ones.
+// Decode steps over documents of one request each, and over shared ones.
 absl::Status BenchAttention(DeviceBench& bench);
-// Slabs of each codec as attention reads them.
+// Converts slabs of each codec to the form that attention reads.
 absl::Status BenchDecode(DeviceBench& bench);
 absl::Status BenchEncode(DeviceBench& bench, const model::Model& model);
 // Time to first token by context, with documents resident or loaded from host memory.

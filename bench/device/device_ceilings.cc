@@ -25,7 +25,7 @@ absl::StatusOr<std::unique_ptr<DeviceCeilings>> DeviceCeilings::Create(kernels::
   KVLINK_ASSIGN_OR_RETURN(made->to_, backend->Allocate(bytes));
   KVLINK_ASSIGN_OR_RETURN(made->pinned_, backend->AllocatePinned(std::max(sizes.link_bytes, matrix)));
   made->stream_ = backend->NewStream();
-  // Random numbers: zeros would take a device less power, and so less time.
+  // Random numbers: with zeros a device would draw less power, and run faster.
   auto* host = static_cast<uint16_t*>(made->pinned_.data());
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -47,7 +47,7 @@ absl::StatusOr<std::unique_ptr<DeviceCeilings>> DeviceCeilings::Create(kernels::
 }
 
 absl::Status DeviceCeilings::Measure() {
-  // The product first: the others overwrite its numbers with the same ones.
+  // The product first: the other measurements overwrite its numbers with the same ones.
   KVLINK_ASSIGN_OR_RETURN(const double operations, Operations());
   KVLINK_ASSIGN_OR_RETURN(const double linked, Linked());
   KVLINK_ASSIGN_OR_RETURN(const double copied, Copied());
@@ -57,7 +57,7 @@ absl::Status DeviceCeilings::Measure() {
   return absl::OkStatus();
 }
 
-// A raw slab that is copied as it is: the device's own copy.
+// Decodes a raw slab unchanged: a copy within the device.
 absl::StatusOr<double> DeviceCeilings::Copied() {
   SlabShape shape{Codec::kRawBf16, 1, 128, 0};
   shape.tokens = sizes_.copy_bytes / (2 * shape.row_bytes());

@@ -11,9 +11,9 @@
 
 namespace kvlink::bench {
 
-// The fastest that was seen: others may be using the machine too, and a floor must hold for all rounds. Per second.
+// The fastest rates seen: the machine may be shared, and a floor must hold for all rounds. Per second.
 struct DeviceRates {
-  double copied = 0;      // bytes that a copy within the device reads and writes
+  double copied = 0;      // bytes read and written by a copy within the device
   double linked = 0;      // bytes from pinned host memory to the device
   double operations = 0;  // floating-point operations of a large product of square matrices
 };
@@ -26,10 +26,10 @@ class DeviceCeilings {
     int64_t link_bytes = int64_t{256} << 20;
     int64_t side = 8192;  // of the matrices
   };
-  // RESOURCE_EXHAUSTED where a device lacks the memory.
+  // RESOURCE_EXHAUSTED if the device lacks the memory.
   static absl::StatusOr<std::unique_ptr<DeviceCeilings>> Create(kernels::Backend* backend, const Sizes& sizes,
                                                                 int rounds);
-  // Once more.
+  // Measures once more.
   absl::Status Measure();
   const DeviceRates& rates() const { return rates_; }
 
@@ -45,7 +45,7 @@ class DeviceCeilings {
   const int rounds_;
   kernels::Buffer from_, to_, pinned_, workspace_;
   std::unique_ptr<kernels::PackedMatrix> matrix_;
-  std::unique_ptr<kernels::Stream> stream_;  // ends before the memory goes
+  std::unique_ptr<kernels::Stream> stream_;  // destroyed before the memory
   DeviceRates rates_;
 };
 

@@ -1,4 +1,4 @@
-// Packs random pages through the backend itself, so that slabs are valid in any codec.
+// Packs random pages with the backend itself, so that slabs are valid in any codec.
 #include "bench/device/device_documents.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Encodings of random keys and values, in host memory and on their way to a device. Lifetimes: the backend outlives
+// Encodings of random keys and values, in host memory and in transit to a device. Lifetimes: the backend outlives
 // everything here.
 #ifndef KVLINK_BENCH_DEVICE_DEVICE_DOCUMENTS_H_
 #define KVLINK_BENCH_DEVICE_DEVICE_DOCUMENTS_H_
@@ -21,14 +21,14 @@
 
 namespace kvlink::bench {
 
-// Slabs as a model leaves them, packed from a few random pages. Not thread-safe.
+// Slabs like those of a model, packed from a few random pages. Not thread-safe.
 class SlabMaker {
  public:
-  // The rope outlives the object.
+  // The rope must outlive the object.
   static absl::StatusOr<std::unique_ptr<SlabMaker>> Create(kernels::Backend* backend, const model::ModelConfig& config,
                                                            const kernels::Rope* rope);
   SlabShape Shape(Codec codec, int64_t tokens) const { return {codec, kv_heads_, head_dim_, tokens}; }
-  // Fills `out`, device memory of shape.slab_bytes(), and waits for it. Neighbouring numbers differ.
+  // Fills `out`, device memory of shape.slab_bytes(), and waits for it. Consecutive numbers give different slabs.
   absl::Status Make(const SlabShape& shape, int64_t number, std::byte* out);
 
  private:
@@ -47,13 +47,13 @@ class SlabMaker {
 // Encodings of documents of one length in pinned host memory. Immutable.
 class HostDocuments {
  public:
-  // RESOURCE_EXHAUSTED: no memory for so many.
+  // RESOURCE_EXHAUSTED: not enough memory.
   static absl::StatusOr<std::unique_ptr<HostDocuments>> Make(kernels::Backend* backend, SlabMaker& maker,
                                                              const SlabShape& shape, int64_t layers, int64_t count);
   absl::Span<const std::byte> slab(int64_t document, int64_t layer) const;
   const SlabShape& shape() const { return shape_; }
   int64_t layers() const { return layers_; }
-  // A device copies them from where they are.
+  // Whether a device copies them in place.
   bool pinned() const { return pinned_; }
   // Bytes of one document on a device.
   int64_t decoded_bytes() const { return layers_ * kernels::SlabDecoder::DecodedShape(shape_).slab_bytes(); }
@@ -66,17 +66,18 @@ class HostDocuments {
   bool pinned_ = false;
 };
 
-// Documents where attention reads them: in memory of the device, or, where nothing has to decode, the host's own.
+// Documents in the form that attention reads: in device memory, or in the host's own if nothing needs decoding.
 class DeviceDocuments {
  public:
-  // The first of `host`, which outlives the object, each in a room of host->decoded_bytes(); rooms outlive it too.
+  // Takes the first documents of `host`, each in a room of host->decoded_bytes(); `host` and the rooms must outlive the
+  // object.
   DeviceDocuments(const HostDocuments* host, kernels::SlabDecoder* decoder, const std::vector<std::byte*>& rooms);
   DeviceDocuments(const DeviceDocuments&) = delete;
   DeviceDocuments& operator=(const DeviceDocuments&) = delete;
   absl::Span<const kernels::KvSegment> segments() const { return segments_; }
   int64_t count() const { return static_cast<int64_t>(segments_.size()); }
   int64_t layers() const { return host_->layers(); }
-  // Thread-safe, for different slabs.
+  // Thread-safe for different slabs.
   absl::Status Decode(int64_t document, int64_t layer);
 
  private:
@@ -86,18 +87,18 @@ class DeviceDocuments {
   std::vector<kernels::KvSegment> segments_;
 };
 
-// Decodes all slabs of documents, layer after layer, in threads of its own.
+// Decodes all slabs of documents, layer by layer, in its own threads.
 class Decoding {
  public:
   explicit Decoding(DeviceDocuments* documents);
   ~Decoding();
   Decoding(const Decoding&) = delete;
   Decoding& operator=(const Decoding&) = delete;
-  // Returns when the layer is there for all documents; the first error of any.
+  // Returns when the layer of all documents is decoded, or the first error.
   absl::Status WaitLayer(int64_t layer);
 
  private:
-  // As many slabs as a decoder has on their way at once.
+  // As many slabs as a decoder handles at once.
   static constexpr int kThreads = 4;
   void Work();
 
@@ -105,7 +106,7 @@ class Decoding {
   std::atomic<int64_t> next_{0};
   Mutex mutex_;
   CondVar decoded_;
-  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // slabs of each layer
+  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);  // slabs still missing, per layer
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_;
 };

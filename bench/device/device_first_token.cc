@@ -1,5 +1,5 @@
-// Time to first token by context: a full prefill beside linked answers over documents that are resident or come from
-// pinned host memory, and the floor that the device's measured speed allows.
+// Time to first token by context: a full prefill, linked answers over documents that are resident or come from pinned
+// host memory, and the floor given by the device's measured speed.
 #include <algorithm>
 #include <functional>
 #include <iterator>
@@ -16,13 +16,13 @@
 namespace kvlink::bench {
 namespace {
 
-// A way to the first token over documents, and what it should reach. Ways that are not loaded read what the way before
-// them decoded.
+// A way to reach the first token over documents, and its targets. Ways that are not loaded read what the previous way
+// decoded.
 struct Way {
   absl::string_view name;
   Codec codec;
   bool loaded;
-  double over_floor;  // at most
+  double over_floor;  // maximum
   double less_at_5k;  // percent less than a full prefill
   double less_at_32k;
 };
@@ -31,10 +31,10 @@ constexpr Way kWays[] = {{"raw", Codec::kRawBf16, true, 1.25, 88, 92},
                          {"q8", Codec::kQ8, true, 1.25, 93, 96},
                          {"q4", Codec::kQ4, true, 1.5, 94, 97.5}};
 
-// Contexts whose documents have one length.
+// Contexts with documents of one length.
 class Contexts {
  public:
-  // `most`: documents of the largest context.
+  // `most`: documents in the largest context.
   static absl::StatusOr<std::unique_ptr<Contexts>> Create(DeviceBench* bench, DevicePasses* passes,
                                                           kernels::SlabDecoder* decoder, int64_t document_tokens,
                                                           int64_t most) {
@@ -81,7 +81,7 @@ class Contexts {
   kernels::SlabDecoder* const decoder_;
   const int64_t document_tokens_;
   std::vector<std::pair<Codec, std::unique_ptr<HostDocuments>>> host_;
-  kernels::Buffer room_;  // every way's documents, in turn
+  kernels::Buffer room_;  // every way's documents in turn
 };
 
 absl::Status Contexts::First(const Way& way, DeviceDocuments& documents) {
@@ -98,8 +98,8 @@ absl::Status Contexts::Full(int64_t tokens) {
   return passes_.Full(*request, tokens + bench_.options->fresh_tokens, bench_.options->prefill_chunk);
 }
 
-// The least time of any implementation: the stored bytes over the link, the weights and keys and values through the
-// device's memory, or the operations of the fresh tokens, whichever takes longest.
+// The least time for any implementation: the stored bytes over the link, the weights, keys and values through device
+// memory, or the operations of the fresh tokens, whichever takes longest.
 double Contexts::Floor(const Way& way, int64_t tokens) const {
   const model::ModelConfig& config = bench_.options->config;
   const DeviceRates& rates = bench_.rates();

@@ -1,4 +1,4 @@
-// Linked attention of a decode step, and decoding, beside the device's own copy.
+// Linked attention of a decode step, and decoding, compared with the device's own copy.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -15,9 +15,9 @@ namespace {
 using kernels::Dtype;
 using kernels::Tensor;
 
-// One row of each request after `documents` documents. Slabs lie one after the other: `requests` x `documents` of
-// them are either those of one layer, every request having its own, or those of `requests` layers, all requests having
-// the same documents in each. Either way more is read than a cache holds.
+// One row per request after `documents` documents. The `requests` x `documents` consecutive slabs are either those of
+// one layer, with separate documents for every request, or those of `requests` layers, with the same documents for all
+// requests in each. Either way more is read than a cache holds.
 class Decode {
  public:
   static absl::StatusOr<std::unique_ptr<Decode>> Create(DeviceBench& bench, const kernels::Rope* rope, Codec codec) {
@@ -42,7 +42,7 @@ class Decode {
     return decode;
   }
 
-  // Seconds of a layer.
+  // Seconds per layer.
   absl::StatusOr<double> Layer(bool shared);
   // Keys and values of all slabs.
   double bytes() const { return static_cast<double>(requests_ * documents_ * shape_.used_bytes()); }
@@ -58,7 +58,7 @@ class Decode {
   int64_t row_bytes_ = 0;
   kernels::Buffer slabs_, q_, out_, workspace_;
   std::vector<const std::byte*> slab_data_;
-  std::unique_ptr<kernels::Stream> stream_;  // ends before the memory goes
+  std::unique_ptr<kernels::Stream> stream_;  // destroyed before the memory
 };
 
 absl::StatusOr<double> Decode::Layer(bool shared) {

@@ -1,4 +1,4 @@
-// Builds batches over documents and private pages by hand, without the engine that does so in the product.
+// Builds batches over documents and private pages by hand, without the product's generator.
 #include "bench/device/device_passes.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace kvlink::bench {
 namespace {
 
-// Passes of so many rows run as graphs, as they do in worker/infer.
+// Passes of at most this many rows run as graphs, as in worker/infer.
 constexpr int64_t kGraphRows = 64;
 
 }  // namespace
@@ -18,7 +18,7 @@ absl::StatusOr<std::unique_ptr<DevicePasses>> DevicePasses::Create(const model::
                                                                    int64_t requests) {
   std::unique_ptr<DevicePasses> passes(new DevicePasses(model));
   kernels::Backend& backend = *model->backend();
-  const int64_t pages = tokens / kBlockTokens + requests;  // the last page of each is not full
+  const int64_t pages = tokens / kBlockTokens + requests;  // the last page of each may be partly empty
   KVLINK_ASSIGN_OR_RETURN(passes->pages_,
                           model::KvPages::Create(&backend, model->config(), backend.compute_dtype(), pages));
   passes->context_ = model->NewContext();
@@ -82,7 +82,7 @@ absl::Status DevicePasses::Encode(absl::Span<const std::unique_ptr<Request>> req
   return Run(rows, {}, {}, false);
 }
 
-// Segments are listed once, however many requests read them: documents first, then private KV.
+// Lists segments once, however many requests read them: documents first, then private KV.
 absl::Status DevicePasses::Run(absl::Span<const Rows> rows, absl::Span<const kernels::KvSegment> documents,
                                const BeforeLayer& before_layer, bool sample) {
   model::BatchArrays arrays;

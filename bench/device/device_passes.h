@@ -1,5 +1,5 @@
-// Forward passes of requests over documents, as worker/infer runs them, over a model that is there already: what
-// bench_device times. Not thread-safe.
+// Forward passes of requests over documents, as worker/infer runs them, over an existing model: what bench_device
+// times. Not thread-safe.
 #ifndef KVLINK_BENCH_DEVICE_DEVICE_PASSES_H_
 #define KVLINK_BENCH_DEVICE_DEVICE_PASSES_H_
 
@@ -18,7 +18,7 @@ namespace kvlink::bench {
 
 class DevicePasses {
  public:
-  // A request: its private keys and values, where it has the documents, and the token that came last.
+  // A request: its private keys and values, the offsets of its documents, and its last token.
   struct Request {
     explicit Request(model::KvPages* pages) : kv(pages) {}
     model::KvSequence kv;
@@ -28,23 +28,22 @@ class DevicePasses {
   };
   using BeforeLayer = std::function<absl::Status(int64_t layer)>;
 
-  // Private KV for `tokens` tokens of all requests together, of which there are `requests` at most; the model outlives
-  // the object.
+  // Private KV for `tokens` tokens of at most `requests` requests together; the model must outlive the object.
   static absl::StatusOr<std::unique_ptr<DevicePasses>> Create(const model::Model* model, int64_t tokens,
                                                               int64_t requests);
   const model::Model& model() const { return *model_; }
   std::unique_ptr<Request> NewRequest() const { return std::make_unique<Request>(pages_.get()); }
 
-  // `concat`: half of the `fresh` tokens, the documents in an order of the request's own, the other half; ends in its
+  // `concat`: half of the `fresh` tokens, the documents in the request's own order, then the other half; ends with its
   // first token. Every request reads all documents, listed once.
   absl::Status First(absl::Span<const std::unique_ptr<Request>> requests,
                      absl::Span<const kernels::KvSegment> documents, int64_t fresh, const BeforeLayer& before_layer);
-  // One more token for each.
+  // Computes one more token for each.
   absl::Status Step(absl::Span<const std::unique_ptr<Request>> requests,
                     absl::Span<const kernels::KvSegment> documents);
-  // A prefill of `tokens` tokens without documents, at most `chunk` rows a pass; ends in the first token.
+  // A prefill of `tokens` tokens without documents, at most `chunk` rows per pass; ends with the first token.
   absl::Status Full(Request& request, int64_t tokens, int64_t chunk);
-  // Keys and values of documents of `tokens` tokens each, one in each request, in one pass.
+  // Computes keys and values of documents of `tokens` tokens each, one per request, in one pass.
   absl::Status Encode(absl::Span<const std::unique_ptr<Request>> requests, int64_t tokens);
 
  private:
@@ -66,7 +65,7 @@ class DevicePasses {
   std::unique_ptr<model::KvPages> pages_;
   std::unique_ptr<model::ForwardContext> context_;
   kernels::Buffer sampled_, workspace_;
-  std::unique_ptr<kernels::Stream> stream_;  // of sampling; ends before the memory goes
+  std::unique_ptr<kernels::Stream> stream_;  // for sampling; destroyed before the memory
 };
 
 }  // namespace kvlink::bench

@@ -1,4 +1,4 @@
-// Concurrent requests over the same documents: what they cost in memory, and what they get done.
+// Concurrent requests over the same documents: their memory cost and their throughput.
 #include <algorithm>
 #include <memory>
 
@@ -13,7 +13,7 @@ namespace {
 
 class Sharing {
  public:
-  // Medians, except for the bytes: the largest.
+  // One value per round; of the bytes, the largest.
   struct Times {
     std::vector<double> seconds, steps;
     int64_t document_bytes = 0;
@@ -29,13 +29,13 @@ class Sharing {
     KVLINK_ASSIGN_OR_RETURN(sharing->host_, HostDocuments::Make(bench.backend, *maker,
                                                                 maker->Shape(Codec::kRawBf16, options.document_tokens),
                                                                 model.config().layers, options.documents));
-    // Brings all scratch memory, so that later only documents take any.
+    // Allocates all scratch memory, so that later only documents take any.
     Times unused;
     KVLINK_RETURN_IF_ERROR(sharing->Round(most, &unused));
     return sharing;
   }
 
-  // Requests come with nothing resident, and each has its documents decoded where none before it had.
+  // Requests start with nothing resident; each decodes documents that no request before it has decoded.
   absl::Status Round(int64_t count, Times* times);
 
  private:
@@ -100,7 +100,7 @@ absl::Status BenchSharing(DeviceBench& bench, const model::Model& model) {
                                      options.document_tokens, " tokens: ", options.fresh_tokens, " fresh, ",
                                      options.answer_tokens, " answered"));
   KVLINK_ASSIGN_OR_RETURN(const auto sharing, Sharing::Create(bench, model));
-  double alone = 0;  // bytes of the documents of the first
+  double alone = 0;  // bytes of the first request's documents
   for (int64_t count : options.concurrent) {
     Sharing::Times times;
     for (int round = 0; round < options.rounds; ++round) KVLINK_RETURN_IF_ERROR(sharing->Round(count, &times));

@@ -1,4 +1,4 @@
-// Many launches before one wait, so that the way to the device is paid once.
+// Launches many operations before one wait, so that the latency to the device is paid once.
 #include "bench/device/launch_time.h"
 
 #include <cstdint>

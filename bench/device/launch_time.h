@@ -1,4 +1,4 @@
-// How long an operation takes on a device, without the way to it and back.
+// How long an operation takes on a device, without the latency of a launch.
 #ifndef KVLINK_BENCH_DEVICE_LAUNCH_TIME_H_
 #define KVLINK_BENCH_DEVICE_LAUNCH_TIME_H_
 
@@ -8,8 +8,8 @@
 
 namespace kvlink::bench {
 
-// Seconds of one launch: many in one stream, waited for at the end; the median of `rounds` of at least 20 ms. Errors:
-// the launch's, and those of the stream.
+// Seconds per launch: many in one stream, with one wait at the end; the median of `rounds` of at least 20 ms. Errors of
+// the launch and of the stream.
 absl::StatusOr<double> LaunchSeconds(kernels::Stream& stream, int rounds, absl::FunctionRef<absl::Status()> launch);
 
 }  // namespace kvlink::bench

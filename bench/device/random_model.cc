@@ -1,4 +1,4 @@
-// Weights are rows of one table of random numbers: a model of 8B parameters without 16 GB of randomness.
+// Weights are rows of one table of random numbers: a model of 8B parameters without generating 16 GB of them.
 #include "bench/device/random_model.h"
 
 #include <algorithm>

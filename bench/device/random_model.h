@@ -1,4 +1,4 @@
-// A model of random weights, for benches that ask how fast one of its shape is, not what it says.
+// A random-weight model, for benches that measure the speed of its shape, not its answers.
 #ifndef KVLINK_BENCH_DEVICE_RANDOM_MODEL_H_
 #define KVLINK_BENCH_DEVICE_RANDOM_MODEL_H_
 
@@ -13,12 +13,12 @@
 
 namespace kvlink::bench {
 
-// The shape of Llama-3.1-8B, and that of a toy with every part of it.
+// The shape of Llama-3.1-8B, and a toy model with all its parts.
 model::ModelConfig Llama8b();
 model::ModelConfig Toy();
 
-// Numbers of the size that trained matrices have, so that activations stay finite; norms are 1. All are cut from one
-// small table: a model that does not fit the host's memory can be loaded to a device.
+// Numbers of the size that trained matrices have, so that activations stay finite; norms are 1. All come from one small
+// table, so a model that does not fit into host memory can be loaded to a device.
 class RandomWeights final : public model::Weights {
  public:
   explicit RandomWeights(model::ModelConfig config);

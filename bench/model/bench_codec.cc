@@ -1,5 +1,5 @@
-// The size and the fidelity of each codec: bytes a token, and how far answers over its encodings are from those over
-// raw-f32. The demo's questions over the demo's documents; each position of a greedy answer over raw-f32 is one sample.
+// The size and fidelity of each codec: bytes per token, and how far answers over its encodings differ from those over
+// raw-f32. Uses the demo's questions and documents; each position of a greedy answer over raw-f32 is one sample.
 #include <cstdio>
 
 #include "absl/container/flat_hash_map.h"
@@ -50,7 +50,7 @@ absl::StatusOr<std::vector<Sample>> Samples(const BenchModel& bench, int64_t cou
   return samples;
 }
 
-// The greedy answer, and the distribution each of its tokens came from.
+// The greedy answer, and the distribution of each of its tokens.
 absl::Status AnswerGreedily(infer::Generator& generator, int64_t tokens, Sample* sample) {
   KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator.Start(sample->request));
   while (true) {
@@ -62,7 +62,7 @@ absl::Status AnswerGreedily(infer::Generator& generator, int64_t tokens, Sample*
   }
 }
 
-// The distributions in front of the same tokens.
+// The distributions before the same tokens.
 absl::StatusOr<std::vector<float>> Follow(infer::Generator& generator, const Sample& sample) {
   KVLINK_ASSIGN_OR_RETURN(const auto conversation, generator.Start(sample.request));
   std::vector<float> logits(conversation->logits().begin(), conversation->logits().end());

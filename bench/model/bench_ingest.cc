@@ -1,5 +1,5 @@
-// What a second run over a corpus costs: nothing changed, and one document in a hundred. Beside it, reading the corpus
-// and doing nothing with it, which no run can beat.
+// The cost of a second run over a corpus, with no changes and with one changed document in a hundred, compared with
+// merely reading the corpus, which no run can beat.
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -24,7 +24,7 @@ class Corpus {
   Corpus(std::string path, int64_t documents, int64_t bytes)
       : path_(std::move(path)), count_(documents), bytes_(bytes) {}
   const std::string& path() const { return path_; }
-  // Every `every`th document is of another `version`; 0: none.
+  // Every `every`th document has another version; 0: none.
   void Write(int64_t every) const {
     static constexpr const char* kWords[] = {"river", "stone",  "of",   "the",  "winter", "a",   "market", "and",
                                              "light", "seldom", "with", "went", "north",  "old", "seven",  "to"};

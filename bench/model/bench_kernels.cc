@@ -1,7 +1,7 @@
-// How near do the CPU kernels come to what this machine can do? Each operation, for the shapes of SmolLM2-135M and
-// Llama-3.1-8B, beside a ceiling measured in the same rounds: fused multiply-adds per second, or bytes read or moved
-// per second over as much memory as the operation touches, so that both find it in the same cache. What multiplies in
-// bf16 is compared with f32 multiply-adds as a multiple, not as a share: it has no ceiling here.
+// How close do the CPU kernels come to what this machine can do? Measures each operation for the shapes of SmolLM2-135M
+// and Llama-3.1-8B against a ceiling measured in the same rounds: fused multiply-adds per second, or bytes read or
+// moved per second over as much memory as the operation touches, so that both find it in the same cache. bf16 products
+// are reported as a multiple of f32 multiply-adds, not as a share: they have no ceiling here.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -95,8 +95,8 @@ class Bench {
   void Rows(const Model& model);
 
  private:
-  // Runs `ceiling` and `operation` in turn; each returns how much it did per second. Reports the operation's median
-  // rate, and the median of its share of the ceiling in the same round.
+  // Runs `ceiling` and `operation` in turn; each returns its work per second. Reports the operation's median rate, and
+  // the median of its share of the ceiling in the same round.
   void Share(const std::string& name, absl::string_view unit, double target, const std::function<double()>& ceiling,
              const std::function<double()>& operation, absl::string_view label = "share of ceiling") {
     std::vector<double> rates, shares;
@@ -181,7 +181,7 @@ void Bench::Linear(const Model& model, absl::Span<const int64_t> rows) {
 }
 
 void Bench::Decode(const Model& model, Dtype dtype, int64_t rows) {
-  // All matrices of enough layers that none is still in a cache when its turn comes again.
+  // All matrices of enough layers that none is still in a cache when it is used again.
   const std::vector<std::pair<int64_t, int64_t>> shapes = {
       {(model.heads + 2 * model.kv_heads) * model.dim, model.hidden},
       {model.hidden, model.heads * model.dim},
@@ -275,11 +275,11 @@ void Bench::Prefill(const Model& model, int64_t rows) {
                0);
 }
 
-// Fresh rows after documents of `tokens` tokens each; `tiles`: on the backend that computes in bf16.
+// Fresh rows after documents of `tokens` tokens each; `tiles`: on the bf16 backend.
 void Bench::Linked(const Model& model, int64_t rows, int64_t documents, int64_t tokens, Codec codec, bool tiles) {
   const SlabShape shape{codec, model.kv_heads, model.dim, tokens};
   const kernels::Rope rope = MakeRope(model.dim);
-  // One document's bytes, valid numbers in any codec; every document has a copy of its own.
+  // One document's bytes, valid in any codec; every document has its own copy.
   const Array random(codec == Codec::kRawBf16 ? Dtype::kBf16 : Dtype::kF32,
                      {shape.slab_bytes() / (codec == Codec::kRawBf16 ? 2 : 4)});
   std::vector<Memory> slabs;
@@ -326,7 +326,7 @@ void Bench::Rows(const Model& model) {
   report_.Section(absl::StrCat("Rows and slabs, ", model.name));
   const int64_t rows = 2048, qkv_width = (model.heads + 2 * model.kv_heads) * model.dim;
   const auto stream = backend_->NewStream();
-  // An operation that moves `bytes` in and out, beside a copy that does.
+  // An operation that moves `bytes` in and out, compared with a copy of as many.
   const auto moves = [&](const std::string& name, int64_t bytes, const std::function<void()>& operation) {
     Share(
         name, "GB/s", 0, [this, bytes] { return ceilings_.MoveGbps(bytes); },
@@ -342,7 +342,7 @@ void Bench::Rows(const Model& model) {
         weight(Dtype::kF32, {model.hidden}), out(Dtype::kF32, {rows, model.hidden});
     std::memset(delta.memory.as<>(), 0, delta.memory.bytes());
     const kernels::AddRmsNormArgs args{residual.tensor, delta.tensor, weight.tensor, 1e-5f, out.tensor};
-    // Two are read, two written, of three.
+    // Reads two and writes two of these three tensors.
     moves("AddRmsNorm", 4 * out.tensor.bytes, [&] { Check(backend_->AddRmsNorm(*stream, args)); });
   }
   const kernels::Rope rope = MakeRope(model.dim);

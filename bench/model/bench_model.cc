@@ -23,7 +23,7 @@ namespace {
 
 constexpr const char* kModel = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
 
-// A file of the project, looked for here and in the directories above.
+// A file of the project, searched for here and in the parent directories.
 std::string Found(const std::string& name) {
   for (const char* prefix : {"", "../", "../../", "../../../"}) {
     if (std::filesystem::exists(prefix + name)) return prefix + name;

@@ -1,4 +1,4 @@
-// Shared by the benches over a whole model: the model, its tokenizer, text to work on, a store of its own.
+// Shared by benches over a whole model: the model, its tokenizer, text, and a separate store.
 // Not thread-safe.
 #ifndef KVLINK_BENCH_MODEL_BENCH_MODEL_H_
 #define KVLINK_BENCH_MODEL_BENCH_MODEL_H_
@@ -20,7 +20,7 @@
 
 namespace kvlink::bench {
 
-// In the order of lifetimes.
+// In order of lifetime.
 struct BenchModel {
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<model::Weights> weights;
@@ -45,17 +45,17 @@ struct BenchQuestion {
   std::string text;
   std::vector<std::string> documents;
 };
-// The demo's documents and questions, from deploy/demo here or above. NOT_FOUND where there are none.
+// The demo's documents and questions, from deploy/demo here or in a parent directory. NOT_FOUND if there are none.
 absl::StatusOr<std::vector<BenchDocument>> DemoDocuments(const BenchModel& model);
 absl::StatusOr<std::vector<BenchQuestion>> DemoQuestions();
-// `count` documents of exactly `tokens` tokens each, all different, cut from the demo's text (from pseudo-random tokens
-// where there is none).
+// `count` different documents of exactly `tokens` tokens each, cut from the demo's text (from pseudo-random tokens if
+// there is none).
 std::vector<std::vector<int32_t>> DocumentsOf(const BenchModel& model, int64_t count, int64_t tokens);
 
-// A store in a directory of its own, removed with the object.
+// A store in its own directory, removed with the object.
 class BenchStore {
  public:
-  // In `parent`, or in the directory for temporary files where it is empty.
+  // In `parent`, or in the directory for temporary files if empty.
   static absl::StatusOr<std::unique_ptr<BenchStore>> Create(const std::string& parent, int64_t dram_bytes);
   ~BenchStore();
   store::Store* get() { return store_.get(); }
@@ -65,7 +65,7 @@ class BenchStore {
   std::unique_ptr<store::Store> store_;
 };
 
-// Mean divergence and agreement of distributions with others.
+// Mean divergence and agreement of distributions with a reference.
 struct Agreement {
   int64_t positions = 0;
   double divergence = 0;  // sum, nats

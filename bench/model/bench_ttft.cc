@@ -1,7 +1,7 @@
-// Time to first token: a full prefill beside linked answers from the DRAM tier and from segments with nothing cached,
-// loading and verification included; in front of them the floor that the machine's measured speed allows. Documents of
-// 512 tokens; `concat` computes exactly 64 fresh tokens, `links` (N=5, synthetic embeddings) five more for each
-// document. Then decoding.
+// Time to first token: a full prefill, linked answers from the DRAM tier, and linked answers from segments with nothing
+// cached, including loading and verification; preceded by the floor given by the machine's measured speed. Documents
+// have 512 tokens; `concat` computes exactly 64 fresh tokens, `links` (N=5, synthetic embeddings) five more per
+// document. Then measures decoding.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -25,7 +25,7 @@ constexpr int64_t kFreshTokens = 64;
 constexpr int64_t kLinks = 5;
 constexpr int64_t kDecodeTokens = 32;
 
-// N = 5 untrained links: they cost what trained ones cost.
+// N = 5 untrained links, which cost the same as trained ones.
 link::LinkProfile SyntheticLinks() {
   link::LinkProfile profile;
   profile.name = "synthetic";
@@ -60,20 +60,20 @@ infer::Request RequestOf(const BenchModel& bench, const std::vector<std::vector<
   return request;
 }
 
-// The fastest this machine was seen during the run: others may be using it too, and a floor must hold for all rounds.
+// The fastest rates seen during the run: the machine may be shared, and a floor must hold for all rounds.
 struct Best {
   double gflops = 0;
   double read_gbps = 0;
 };
 
-// The least time of any implementation: the operations of the fresh tokens at the measured FLOP/s, or the bytes it must
+// The least time for any implementation: the operations of the fresh tokens at the measured FLOP/s, or the bytes to
 // read at the measured bandwidth, whichever takes longer.
 double Floor(const model::ModelConfig& config, const Best& best, const PassShape& pass, int64_t cached) {
   const double bytes = 4 * Weights(config) + KvBytes(config) * static_cast<double>(cached);
   return std::max(PassOperations(config, pass) / (1e9 * best.gflops), bytes / (1e9 * best.read_gbps));
 }
 
-// Links stand after their document, and see it with all before.
+// Links follow their document, and see it and everything before.
 PassShape LinksPass(int64_t documents) {
   PassShape pass = ConcatPass(kFreshTokens, documents * kDocumentTokens);
   const int64_t links = documents * kLinks;
@@ -83,7 +83,7 @@ PassShape LinksPass(int64_t documents) {
   return pass;
 }
 
-// Medians of the seconds of each way to the first token.
+// Seconds to the first token, for each way.
 struct Times {
   std::vector<double> full, dram, segments, links_dram, links_segments;
 };
@@ -95,7 +95,7 @@ class Bench {
 
   absl::Status Prepare(int64_t documents) {
     documents_ = DocumentsOf(model_, documents, kDocumentTokens);
-    // One after another: what a request holds must fit into the DRAM tier with what is being written.
+    // One by one: the DRAM tier must hold a request's documents together with those being written.
     for (const auto& document : documents_) {
       infer::Request request = RequestOf(model_, {document}, 1, link::Linker::kConcat);
       KVLINK_RETURN_IF_ERROR(generator_->Start(request).status());
@@ -110,7 +110,7 @@ class Bench {
   absl::Status Context(int64_t tokens, int rounds) {
     const int64_t count = tokens / kDocumentTokens;
     Times times;
-    // The first round brings scratch memory and is not counted.
+    // The first round allocates scratch memory and is not counted.
     for (int round = 0; round <= rounds; ++round) {
       Times once;
       KVLINK_RETURN_IF_ERROR(First(count, link::Linker::kFull, store::Tier::kNone, &once.full));
@@ -131,7 +131,7 @@ class Bench {
     return absl::OkStatus();
   }
 
-  // Tokens a second after the first one, alone and four conversations over the same documents at once.
+  // Tokens per second after the first one: alone, and for four conversations over the same documents at once.
   absl::Status Decode(int64_t tokens) {
     const infer::Request request = RequestOf(model_, documents_, tokens / kDocumentTokens, link::Linker::kConcat);
     report_->Section(absl::StrCat("Decode over ", tokens, " tokens of context"));
@@ -155,7 +155,7 @@ class Bench {
   const Best& best() const { return best_; }
 
  private:
-  // Seconds to the first token; `from` says where the documents must come from.
+  // Seconds to the first token; the documents must come from `from`.
   absl::Status First(int64_t count, link::Linker linker, store::Tier from, std::vector<double>* seconds) {
     generator_->pool().Clear();
     if (from == store::Tier::kDisk) store_->DropDramTier();
@@ -244,7 +244,7 @@ absl::Status Run(const Flags& flags, Report& report) {
   return absl::OkStatus();
 }
 
-// An ordinary prefill of N tokens, or N decode steps after the last prefill; seconds on a line of their own.
+// An ordinary prefill of N tokens, or N decode steps after the last prefill; prints seconds, one per line.
 absl::Status Serve(const Flags& flags) {
   KVLINK_ASSIGN_OR_RETURN(const BenchModel model, OpenBenchModel(flags));
   KVLINK_ASSIGN_OR_RETURN(const auto generator, MakeGenerator(model, nullptr));

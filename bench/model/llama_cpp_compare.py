@@ -18,7 +18,7 @@ import time
 
 import llama_cpp
 
-# llama.cpp's names of file types; None: the file as it is.
+# llama.cpp's names of file types; None: the file unchanged.
 TYPES = {"F32": 0, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "as given": None}
 
 
@@ -26,7 +26,7 @@ class LlamaCpp:
     def __init__(self, path, args):
         self.model = llama_cpp.Llama(model_path=path, n_ctx=args.tokens + 1024, n_batch=args.tokens, n_ubatch=512,
                                      n_threads=args.threads, n_threads_batch=args.threads, verbose=False,
-                                     flash_attn=True)  # llama.cpp's own default; that of its binding is off
+                                     flash_attn=True)  # llama.cpp's own default; its binding turns it off
 
     def prefill(self, count):
         self.model.reset()

@@ -1,4 +1,4 @@
-// Counts of multiply-adds and bytes by the shapes alone, so that a floor does not depend on how we compute.
+// Counts multiply-adds and bytes by shape alone, so that a floor does not depend on our implementation.
 #include "bench/model/pass_cost.h"
 
 namespace kvlink::bench {

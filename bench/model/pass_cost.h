@@ -15,15 +15,15 @@ double KvBytes(const model::ModelConfig& config);
 
 struct PassShape {
   int64_t rows = 0;
-  double pairs = 0;  // of a row and a key that it sees
-  // Keys that the row sees whose logits are wanted; 0: none are, the pass encodes.
+  double pairs = 0;  // of a row and a key it sees
+  // Keys seen by the row whose logits are requested; 0: no logits, the pass encodes.
   int64_t last_keys = 0;
 };
-// Pairs of `rows` rows that see each other causally, and themselves.
+// Pairs among `rows` rows that see each other causally, and themselves.
 double CausalPairs(int64_t rows);
 // `concat`: half of the `fresh` rows come before the documents' tokens and half after.
 PassShape ConcatPass(int64_t fresh, int64_t cached);
-// Floating-point operations. Of the last layer only its keys and values are needed for all rows.
+// Floating-point operations. For most rows, the last layer computes only keys and values.
 double PassOperations(const model::ModelConfig& config, const PassShape& pass);
 
 }  // namespace kvlink::bench

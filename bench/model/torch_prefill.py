@@ -24,7 +24,7 @@ except ImportError:
 LLAMA_8B = dict(layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, dim=128, vocab=128256)
 TOY = dict(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, dim=16, vocab=320)
 EPS = 1e-5
-# Never the one that writes all scores to memory.
+# Excludes the implementation that writes all scores to memory.
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What ucx_perftest itself says of tagged messages of SLAB_BYTES over tcp (its test of active messages drops what it is
-# sent): ucx_perftest.sh SLAB_BYTES prints its last line. One hot buffer on each side, not a ring, so no ceiling of ours.
-# Exits with 77 where it is not installed (package ucx-utils).
+# Runs ucx_perftest with tagged messages of SLAB_BYTES over tcp (its test of active messages drops what it receives):
+# ucx_perftest.sh SLAB_BYTES prints its last line. Uses one hot buffer on each side, not a ring, so it is not our ceiling.
+# Exits with 77 if it is not installed (package ucx-utils).
 set -euo pipefail
 command -v ucx_perftest >/dev/null || exit 77
 export UCX_NET_DEVICES=lo UCX_TLS=tcp

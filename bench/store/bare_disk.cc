@@ -1,4 +1,4 @@
-// Keeps a fixed number of reads or writes in flight: what a disk gives to anybody who does nothing else.
+// Keeps a fixed number of reads or writes in flight: the rate a disk offers to a process that does nothing else.
 #include "bench/store/bare_disk.h"
 
 #include <fcntl.h>

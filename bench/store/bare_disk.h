@@ -1,4 +1,4 @@
-// The disk without a store: io_uring with O_DIRECT and registered memory on one file.
+// The disk without a store: io_uring with O_DIRECT and registered memory, on one file.
 //
 // Not thread-safe. Owns the file's descriptor, not the file.
 #ifndef KVLINK_BENCH_STORE_BARE_DISK_H_
@@ -21,17 +21,17 @@ class BareDisk {
   static constexpr int kDepth = 32;  // requests in flight, twice the engine's
   static constexpr int64_t kRequest = 512 << 10;
 
-  // Makes a file of `bytes` and writes all of it, so that its extents are written ones. `memory_bytes`, a multiple of
-  // kRequest, is what the transfers go through. UNAVAILABLE: no io_uring or no O_DIRECT here, or the disk is full.
+  // Creates a file of `bytes` and writes all of it, so that its extents are written ones. Transfers go through
+  // `memory_bytes`, a multiple of kRequest. UNAVAILABLE: no io_uring or O_DIRECT here, or the disk is full.
   static absl::StatusOr<std::unique_ptr<BareDisk>> Create(const std::string& path, int64_t bytes, int64_t memory_bytes);
   ~BareDisk();
   BareDisk(const BareDisk&) = delete;
   BareDisk& operator=(const BareDisk&) = delete;
 
-  // The file's range once, in order. UNAVAILABLE: the disk failed.
+  // Transfers the range of the file once, in order. UNAVAILABLE: the disk failed.
   absl::Status Transfer(bool write, int64_t offset, int64_t bytes);
   absl::Status Flush();
-  // Writes the whole file with `flushes` flushes, evenly spread.
+  // Writes the whole file with `flushes` evenly spread flushes.
   absl::Status Write(int64_t flushes);
   int64_t bytes() const { return bytes_; }
 
@@ -41,7 +41,7 @@ class BareDisk {
   std::unique_ptr<engine::Mapping> memory_;
   const Descriptor fd_;
   const int64_t bytes_;
-  int64_t slot_ = 0;  // where in memory the next request's bytes are
+  int64_t slot_ = 0;  // position in memory of the next request's bytes
   io_uring ring_{};
   bool ready_ = false, registered_ = false;
 };

@@ -1,5 +1,5 @@
-// Does the store keep the right things? Runs traces over a store whose DRAM tier (then: whose segments) holds a tenth
-// of what is asked for, and compares its hit ratios with those of LRU and of Belady's optimum over the same trace.
+// Does the store keep the right things? Runs traces over a store whose DRAM tier (then, whose segments) holds a tenth
+// of what is requested, and compares its hit ratios with those of LRU and of Belady's optimum over the same trace.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -55,7 +55,7 @@ class Documents {
     std::mt19937_64 random(seed);
     for (int64_t i = 0; i < bytes_.bytes() / 8; ++i) bytes_.as<uint64_t>()[i] = random();
     for (int64_t pages = 1; pages <= kMaxSlabPages; ++pages) {
-      const SlabShape shape{Codec::kRawBf16, 1, 32, pages * 32};  // 128 bytes a token
+      const SlabShape shape{Codec::kRawBf16, 1, 32, pages * 32};  // 128 bytes per token
       Manifest manifest = Manifest::Uniform(shape, kLayers, shape.head_dim);
       for (int64_t layer = 0; layer < kLayers; ++layer) {
         const absl::Status summed =
@@ -97,7 +97,7 @@ class Documents {
  private:
   bench::Memory bytes_;
   std::vector<Manifest> shapes_;
-  std::vector<int64_t> pages_;  // of a slab
+  std::vector<int64_t> pages_;  // per slab
 };
 
 int64_t Sum(const std::vector<int64_t>& values) {
@@ -140,7 +140,7 @@ double DramHitRatio(engine::Engine* engine, const Documents& documents, const Tr
   return static_cast<double>(hits) / static_cast<double>(trace.accesses.size() - warm_up);
 }
 
-// Hit ratio of the store as a whole; what is missing is put, as an ingest or a write-back would, some at a time.
+// Hit ratio of the store as a whole; misses are put, some at a time, as an ingest or a write-back would.
 class SegmentRun {
  public:
   SegmentRun(engine::Engine* engine, const Documents& documents) : engine_(engine), documents_(documents) {}
@@ -220,9 +220,9 @@ struct Run {
 void RunDram(const Run& run, Report* report) {
   const std::vector<int64_t> bytes = run.documents->Bytes();
   Mutex mutex;
-  std::map<std::byte*, int64_t> chunks;  // that were ever there
+  std::map<std::byte*, int64_t> chunks;  // all that ever existed
   engine::EngineOptions options;
-  // In whole chunks, so that the others are given as much.
+  // In whole chunks, so that the simulated caches get the same size.
   options.dram_bytes = Sum(bytes) / kTenth;
   options.dram_bytes -=
       options.dram_bytes % static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(options.dram_bytes / 16)));
@@ -317,7 +317,7 @@ int Main(int argc, char** argv) {
                                             .burst = 3,
                                             .within = zipf.count / 15,
                                             .seed = seed}));
-  // LRU is at its best there, and what it is simulated with loses nothing between pieces of memory.
+  // LRU is at its best here, and its simulation loses no space between chunks of memory.
   run.traces.back().least = 0.99;
 
   Report report("cache");

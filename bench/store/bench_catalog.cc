@@ -1,7 +1,7 @@
-// What does a catalog cost? Documents of 500 tokens are written and read at 1, 40 and 1,024 a call: in the database of
-// a cluster, in a directory, and, as the ceiling of the database, by the bare statements: the same rows in one round
-// trip and one commit, without asking what is there, entries serialised and parsed as everywhere. Everything runs on
-// the same cores.
+// What does a catalog cost? Writes and reads documents of 500 tokens, at 1, 40 and 1,024 a call, in a cluster's
+// database and in a directory. The ceiling of the database is the bare statements: the same rows in one round trip and
+// one commit, without checking what exists; entries are serialised and parsed as everywhere. Everything runs on the
+// same cores.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -61,7 +61,7 @@ std::vector<DocumentPut> DocumentsOf(int64_t first, int64_t count) {
   return puts;
 }
 
-// One of what is compared. Both are called by several threads.
+// One of the alternatives. Both functions are called by several threads.
 struct Side {
   std::string name;
   std::function<void(int thread, const std::vector<DocumentPut>&)> put;
@@ -79,7 +79,7 @@ Side SideOf(std::string name, DocumentCatalog* catalog) {
   return side;
 }
 
-// The statements alone, on a connection for each thread.
+// The statements alone, with one connection per thread.
 class Bare {
  public:
   Bare(const std::string& connection, int threads) : hosts_(Must(store::database::ParseConnectionString(connection))) {
@@ -141,7 +141,7 @@ struct Outcome {
   std::vector<double> calls;
 };
 
-// `calls` calls, shared out to the threads; call i is done by `call(thread, i)`, its input made beforehand by
+// `calls` calls, distributed over the threads; call i is `call(thread, i)`, with its input made beforehand by
 // `prepare`.
 template <typename Input>
 Outcome Measure(int threads, int64_t calls, const std::function<Input(int64_t)>& prepare,
@@ -171,7 +171,7 @@ Outcome Measure(int threads, int64_t calls, const std::function<Input(int64_t)>&
   return outcome;
 }
 
-// Of one side, over all blocks.
+// One side's figures, over all blocks.
 struct Figures {
   std::vector<double> rates, calls;
 };
@@ -189,7 +189,7 @@ void Add(const std::string& what, int64_t size, const std::vector<Side>& sides, 
               MedianRatio(figures[0].rates, figures[1].rates), "", Target{kTarget, false});
 }
 
-// Writes documents from `*first` on, `blocks` blocks of `calls` calls each, every block to each side in turn.
+// Writes documents from `*first` on, in `blocks` blocks of `calls` calls, each block to each side in turn.
 void MeasurePuts(const std::vector<Side>& sides, int threads, int64_t size, int64_t calls, int blocks, int64_t* first,
                  Report* report) {
   std::vector<Figures> figures(sides.size());
@@ -274,7 +274,7 @@ int Main(int argc, char** argv) {
   report.Section(absl::StrCat("writing, ", threads, " at a time"));
   int64_t first = 0;
   for (const int64_t size : kSizes) {
-    // Nearly all of them at the largest size.
+    // Nearly all documents at the largest size.
     const int64_t calls = size == 1024 ? std::max<int64_t>(documents / kBlocks / size, 1)
                                        : std::max<int64_t>(documents / 200 / kBlocks / size, 4 * threads);
     MeasurePuts(sides, threads, size, calls, kBlocks, &first, &report);

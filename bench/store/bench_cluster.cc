@@ -1,7 +1,7 @@
-// What does a client pay for a cluster? Pulls and lookups through the replicated store over 1, 2 and 4 nodes, against
-// the store over one node alone, on one machine: nodes and clients share its cores, so more nodes are more work and no
-// more machine. And what a client of 100 nodes takes of memory and threads, against one of 3: it runs in a process of
-// its own, and is connected to all of them (several members are one node, which nobody can tell by an address).
+// What does a client pay for a cluster? Compares pulls and lookups through the replicated store over 1, 2 and 4 nodes
+// with the store over a single node. Nodes and clients share one machine's cores, so more nodes mean more work on the
+// same machine. Also compares the memory and threads of a client of 100 nodes with those of a client of 3: it runs in
+// its own process, connected to all of them (several members are the same node, which is not visible in an address).
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,7 +83,7 @@ std::unique_ptr<store::client::RemoteStore> OpenAlone(const std::string& address
   return Must(store::client::OpenRemote(options));
 }
 
-// Nodes of this process, that stand alone: each serves whatever it has.
+// Stand-alone nodes in this process: each serves whatever it has.
 class Machines {
  public:
   explicit Machines(const std::string& directory, int count) {
@@ -132,7 +132,7 @@ std::vector<store::Found> LookUp(store::Store* store, const Corpus& corpus) {
   return found;
 }
 
-// All documents, every layer.
+// Pulls all documents, every layer.
 void PullAll(store::Store* store, const Corpus& corpus) {
   const auto found = LookUp(store, corpus);
   std::vector<store::ReadRequest> wanted;
@@ -149,7 +149,7 @@ void PullAll(store::Store* store, const Corpus& corpus) {
   }
 }
 
-// Seconds of one call, the alternatives in turn.
+// Seconds per call, for alternatives run in turn.
 std::vector<std::vector<double>> InTurn(absl::Span<const std::function<void()>> alternatives, double seconds,
                                         int calls) {
   std::vector<std::vector<double>> times(alternatives.size());
@@ -176,7 +176,7 @@ int64_t OwnStatus(absl::string_view name) {
   return 0;
 }
 
-// The client whose memory and threads are measured: prints both, as numbers, when it is connected to every member.
+// The client whose memory and threads are measured: prints both as numbers once it is connected to every member.
 int RunClient(const std::string& addresses, int64_t members) {
   const std::vector<std::string> real = absl::StrSplit(addresses, ',');
   std::vector<std::string> all;

@@ -1,11 +1,11 @@
-// Does one tenant of a node hold up another? A node in a process of its own, and a reader whose latencies are measured
-// over UCX, alone and beside others, in turns within one run. All of them share this machine's cores, and its disk.
+// Does one tenant of a node hold up another? A node runs in its own process; a reader's latencies are measured over
+// UCX, alone and beside others, in turns within one run. All processes share this machine's cores and its disk.
 //
-// Pushes: pulls from DRAM and from segments beside a niced process that pushes as fast as the node takes them. What a
-// niced process that writes a file and nothing else does to the same pulls is the machine's part.
+// Pushes: pulls from DRAM and from segments beside a niced process that pushes as fast as the node accepts. A niced
+// process that only writes a file shows how much of the effect is due to the machine.
 //
-// Tenants: lookups and pulls of a tenant's small set beside another tenant that means harm. What the same one does to
-// the same pulls from a node of its own, where they share nothing but this machine, is the machine's part.
+// Tenants: lookups and pulls of a tenant's small set beside another, hostile tenant. The effect of that tenant when it
+// uses a node of its own, so that only the machine is shared, is the machine's part.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -26,9 +26,9 @@
 namespace kvlink::bench::isolation {
 namespace {
 
-constexpr absl::Duration kSettle = absl::Milliseconds(300);  // what is gone gives back what it held
+constexpr absl::Duration kSettle = absl::Milliseconds(300);  // time for processes that ended to release their resources
 
-// The processes of the bench: this program under a flag that is the bench's own.
+// The processes of the bench: this program under a flag of its own.
 struct Role {
   const char* flag;
   const char* value;
@@ -75,7 +75,7 @@ void AddPulls(Report* report, absl::string_view what, const PullSamples& samples
               Target{most, true});
 }
 
-// GB/s that the node writes meanwhile.
+// GB/s written by the node meanwhile.
 double WriteRate(store::Store* store, const std::function<void()>& body) {
   const int64_t before = Must(store->Stats()).bytes_written;
   const double start = Now();
@@ -126,7 +126,7 @@ void MeasurePushes(const std::string& scratch, const Manifest& manifest, int rea
 
 struct Hostile {
   const char* role;
-  const char* name;  // "beside ..."
+  const char* name;  // as in "beside ..."
 };
 constexpr Hostile kHostile[] = {{"read-much", "reads of a full tier"},
                                 {"lease-all", "a tenant that leases everything"},
@@ -134,12 +134,12 @@ constexpr Hostile kHostile[] = {{"read-much", "reads of a full tier"},
                                 {"push-nothing", "pushes that never send"}};
 
 struct ReadSamples {
-  std::vector<double> alone, beside, beside_other;  // of this node, of another
+  std::vector<double> alone, beside, beside_other;  // another tenant of this node, of another node
   int64_t failed = 0;
   std::string why;
 };
 
-// A read that fails counts, and the next one is made.
+// A failed read is counted, and the next one is made.
 void ReadSome(Reader* reader, int reads, std::vector<double>* seconds, ReadSamples* samples) {
   for (int i = 0; i < reads; ++i) {
     const double start = Now();

@@ -1,5 +1,5 @@
 // How many identities a second does a node look up? The node and one client share this machine's cores; half of the
-// identities are stored. A lookup is a call of the Store interface: one message there, one back.
+// identities are stored. A lookup is one call of the Store interface: one message there, one back.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -1,5 +1,5 @@
-// What does placement cost, how even is it, and what moves? A cluster of 1,000 nodes, half of which weigh four times
-// the others, and 100 million encodings with random identities.
+// What does placement cost, how even is it, and what moves? A cluster of 1,000 nodes, half of them with four times the
+// weight of the others, and 100 million encodings with random identities.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -53,7 +53,7 @@ std::vector<int64_t> SlotsOwned(const PlacementTable& table) {
   return owned;
 }
 
-// Looks up the owners of `encodings` random identities and reports who got how many, and how long a lookup took.
+// Looks up the owners of `encodings` random identities; reports how evenly they are spread and how long a lookup takes.
 void MeasureBalance(const Placement& placement, int64_t encodings, Report* report) {
   constexpr size_t kBatch = 1 << 16;
   std::mt19937_64 random(2);
@@ -97,7 +97,7 @@ void MeasureBalance(const Placement& placement, int64_t encodings, Report* repor
   report->Add("lookup", 1e9 * seconds / looked_up, "ns");
 }
 
-// The copies of slots that moved, over those that the change of one node asks for.
+// The copies of slots that moved, relative to those required by the change of one node.
 void MeasureMoves(absl::string_view name, const Placement& from, const Placement& to, int64_t needed, Report* report) {
   int64_t moves = 0;
   ForEachMove(from.next(), to.next(), [&](const Move&) { return ++moves, true; });
@@ -107,7 +107,7 @@ void MeasureMoves(absl::string_view name, const Placement& from, const Placement
 }
 
 void MeasureMovement(const std::vector<Member>& members, const Placement& placement, Report* report) {
-  // The members of a placement are in an order of their own.
+  // The members of a placement have their own order.
   const auto owned_by = [](const Placement& by, const Member& member) {
     const auto slots = SlotsOwned(by.next());
     for (size_t i = 0; i < slots.size(); ++i) {

@@ -1,6 +1,6 @@
-// How fast is a node filled, against the rate that it may take? A node with nothing and one with everything, in one
-// process, so that neither a network nor a second machine is measured: the rate, what one copy at a time costs, and
-// what comparing costs where nothing differs.
+// How fast is a node filled, relative to its rate limit? An empty node and a full one run in one process, so that
+// neither a network nor a second machine is measured: the rate, the cost of one copy at a time, and the cost of
+// comparing when nothing differs.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -20,7 +20,7 @@ using testing::EngineCluster;
 constexpr int kEncodings = 300;
 constexpr int64_t kTokens = 4096;  // a mebibyte, in two layers
 
-// Seconds to fill an empty node at a limit, and the bytes.
+// Seconds to fill an empty node at a rate limit, and the bytes.
 std::pair<double, int64_t> Fill(EngineCluster* cluster, int64_t rate) {
   cluster->Replace(0);
   const double begun = Now();

@@ -1,8 +1,8 @@
-// How soon does a node of a million encodings serve after kill -9, and how much memory do they take? From the start of
-// its process to the first lookup that a client of it, over UCX, has answered; the process before it was killed with
-// its log as full as it gets.
+// How soon does a node with a million encodings serve after kill -9, and how much memory do they take? Measures from
+// the start of its process to the first answered lookup of a client over UCX; the previous process was killed with its
+// log as full as it gets.
 //
-// The encodings are records of the index and blocks of segments that are holes: opening reads neither slabs.
+// The encodings are index records and holes in segments: opening reads neither slabs.
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -38,7 +38,7 @@ using engine::EncodingKey;
 using engine::Engine;
 using engine::Location;
 
-constexpr SlabShape kShape{Codec::kRawBf16, 1, 32, 16};  // a page for each layer
+constexpr SlabShape kShape{Codec::kRawBf16, 1, 32, 16};  // one page per layer
 constexpr int kNamespaces = 4;
 constexpr int64_t kBatch = 5000;
 constexpr int64_t kSegmentBytes = int64_t{256} << 20;
@@ -71,7 +71,7 @@ EncodingKey KeyOf(int64_t number) {
   return key;
 }
 
-// Records [first, last), each of an encoding of one block.
+// Writes records [first, last), each of an encoding of one block.
 void Write(engine::Index* index, const Manifest& manifest, int64_t first, int64_t last) {
   Location location;
   location.etag = manifest.etag;
@@ -107,7 +107,7 @@ Manifest ManifestOf(int64_t layers) {
   return manifest;
 }
 
-// The parts of the program, each in a process of its own.
+// The parts of the program, each in its own process.
 
 void Build(const std::string& directory, int64_t encodings, int64_t layers) {
   MustBe(Engine::Open(directory, Options(encodings)).status());
@@ -158,12 +158,12 @@ int64_t StatusBytes(pid_t process, const std::string& field) {
 }
 
 struct Served {
-  double first_answer = 0;        // seconds since the process was started
-  double start = 0;               // of which the node's own
+  double first_answer = 0;        // seconds since the process started
+  double start = 0;               // of these, the node's own
   double resident = 0, peak = 0;  // bytes
 };
 
-// Starts a node of its own, asks it, and kills it.
+// Starts a node, asks it, and kills it.
 Served ServeOnce(const std::vector<std::string>& command, int64_t encodings) {
   Served served;
   const double start = Now();
@@ -192,7 +192,7 @@ Served ServeOnce(const std::vector<std::string>& command, int64_t encodings) {
   return served;
 }
 
-// Runs this program as one of its parts, to its end.
+// Runs this program as one of its parts, until it ends.
 void RunPart(const std::vector<std::string>& command, bool killed) {
   std::vector<std::string> words = command;
   std::vector<char*> argv;
@@ -216,7 +216,7 @@ int Main(int argc, char** argv) {
        {"part", "NAME", "For the bench itself."}});
   MustBe(flags.status());
   if (flags->help_wanted()) return 0;
-  const std::string directory = flags->Get("dir", "");  // of a part: its store
+  const std::string directory = flags->Get("dir", "");  // for a part: its store
   const int64_t encodings = std::clamp<int64_t>(flags->GetInt("encodings", 1000000), 1, 20000000);
   const int64_t layers = std::clamp<int64_t>(flags->GetInt("layers", 2), 1, 16);
   const int64_t log = std::clamp<int64_t>(flags->GetInt("log", 100000), 0, encodings);

@@ -26,7 +26,7 @@ using bench::Now;
 using bench::Report;
 
 constexpr int kPutters = 8;
-constexpr int kAhead = 3;  // encodings read ahead of the one that is waited for
+constexpr int kAhead = 3;  // encodings read ahead of the one being waited for
 constexpr int64_t kMemory = 96 << 20;
 // An encoding of SmolLM2-135M: 512 tokens.
 constexpr int64_t kLayers = 30;
@@ -98,7 +98,7 @@ class Subject {
     }
     engine::EngineOptions options;
     options.observer = &flushes_;
-    options.dram_bytes = kMemory;  // smaller than what is written and read, as in a store worth having
+    options.dram_bytes = kMemory;  // smaller than what is written and read, as in a useful store
     options.capacity_bytes = 2 * bytes() + (int64_t{1} << 30);
     auto engine = engine::Engine::Open(directory, options);
     MustBe(engine.status());
@@ -144,7 +144,7 @@ class Subject {
     }
   }
 
-  // Verification's part of that: the checksums of as many bytes, read before and gone from the caches.
+  // The share of verification: checksums of as many bytes that were read before and have left the caches.
   void Verify() {
     std::vector<std::unique_ptr<store::Lease>> leases;
     for (size_t i = 0; i < 4; ++i) {
@@ -218,11 +218,11 @@ int Main(int argc, char** argv) {
   MustBe(scratch.status());
 
   Subject subject(scratch->path() + "/store", count);
-  // The same kind of memory as the store's, and as much of it.
+  // The same kind and amount of memory as the store's.
   const auto bare = BareDisk::Create(scratch->path() + "/bare", subject.bytes(), kMemory);
   MustBe(bare.status());
   const double gigabytes = static_cast<double>(subject.bytes()) * 1e-9;
-  // Not counted: segments grow, memory is touched.
+  // Uncounted: segments grow and memory is touched.
   int64_t flushes = subject.Write();
   std::vector<Cost> bare_write, store_write, bare_read, store_read, verify;
   for (int round = 0; round < rounds; ++round) {

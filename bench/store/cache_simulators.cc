@@ -1,4 +1,4 @@
-// LRU, and the best there can be by a trace that is known ahead: the frame in which a store's hit ratio stands.
+// LRU, and the best possible with the trace known in advance: the range in which a store's hit ratio lies.
 #include "bench/store/cache_simulators.h"
 
 #include <algorithm>
@@ -44,7 +44,7 @@ double BeladyHitRatio(const Trace& trace, const std::vector<int64_t>& weights, C
     seen[trace.accesses[i]] = i;
   }
   std::set<std::pair<size_t, uint32_t>> order;  // by next use
-  std::vector<size_t> in(weights.size(), 0);    // the next use of what is in; 0: it is not
+  std::vector<size_t> in(weights.size(), 0);    // the next use of each cached thing; 0: not cached
   int64_t weight = 0, hits = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint32_t thing = trace.accesses[i];

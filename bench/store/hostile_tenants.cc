@@ -1,4 +1,4 @@
-// Requests that our clients never send are written message by message, over a connection of the transport.
+// Requests that our clients never send, written message by message over a connection of the transport.
 #include "bench/store/hostile_tenants.h"
 
 #include <fcntl.h>
@@ -28,18 +28,18 @@
 namespace kvlink::bench::isolation {
 namespace {
 
-constexpr int kPushers = 4, kReaders = 4;  // of a process, at a time
+constexpr int kPushers = 4, kReaders = 4;  // per process, at a time
 constexpr int kConnections = 16;           // of a tenant that takes all it can
 constexpr absl::Duration kPause = absl::Milliseconds(10);
-constexpr absl::Duration kAgain = absl::Milliseconds(100);  // what was refused is asked for again
+constexpr absl::Duration kAgain = absl::Milliseconds(100);  // until a refused request is repeated
 
-// Writes a request with this number.
+// Fills in the request with this number.
 using Fill = std::function<void(proto::Request* request, uint64_t number)>;
 
-// A connection on which requests are begun and never brought to their end.
+// A connection that begins requests and never completes them.
 class Abandoned : public transport::ConnectionEvents {
  public:
-  // As many as a connection may have of them.
+  // As many as a connection may have.
   explicit Abandoned(int wanted) : wanted_(wanted) {}
   void Dial(transport::Transport* transport, const std::string& address, const std::string& token) {
     connection_ = Must(transport->Connect(address, Self(), Soon()));
@@ -47,7 +47,7 @@ class Abandoned : public transport::ConnectionEvents {
     hello.mutable_hello()->set_token(token);
     if (!Send(std::move(hello))) Die("the node does not take a hello");
   }
-  // Begins requests until as many are under way as wanted.
+  // Begins requests until `wanted_` of them are open.
   void TopUp(const Fill& fill) {
     while (open() < wanted_) {
       proto::Request request;
@@ -70,7 +70,7 @@ class Abandoned : public transport::ConnectionEvents {
   }
 
  private:
-  // The transport shares what lives as long as the process.
+  // The transport shares ownership of something that lives as long as the process.
   std::shared_ptr<transport::ConnectionEvents> Self() {
     return std::shared_ptr<transport::ConnectionEvents>(std::shared_ptr<void>(), this);
   }
@@ -78,7 +78,7 @@ class Abandoned : public transport::ConnectionEvents {
     MutexLock lock(&mutex_);
     return static_cast<int>(open_.size());
   }
-  // False: the network has not taken what was sent before.
+  // False: the network has not accepted earlier messages.
   bool Send(proto::Request request) {
     request.set_id(++last_id_);
     request.set_remaining_ms(600000);
@@ -120,7 +120,7 @@ class AbandonedConnections {
     }
     if (connections_.empty()) Die("the node does not serve UCX");
   }
-  // For ever; `begun` when the first is under way.
+  // Runs forever; calls `begun` once the first request is open.
   [[noreturn]] void KeepUp(const Fill& fill, const std::function<void()>& begun) {
     bool told = false;
     while (true) {
@@ -155,8 +155,8 @@ void Say(const char* line) {
   std::fflush(stdout);
 }
 
-// Leases on all encodings of the set, again and again, until each of the connections is refused; what is refused is
-// asked for again.
+// Leases all encodings of the set, again and again, until each of the connections is refused; refused requests are
+// repeated.
 void HoldLeases(const std::string& address, const Manifest& manifest) {
   std::vector<std::unique_ptr<store::client::RemoteStore>> stores;
   for (int i = 0; i < kConnections; ++i)

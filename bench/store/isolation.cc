@@ -1,4 +1,4 @@
-// The node's store is filled before the node opens it, so that nothing of it is in DRAM when the bench begins.
+// Fills the node's store before the node opens it, so that none of it is in DRAM when the bench begins.
 #include "bench/store/isolation.h"
 
 #include <sys/resource.h>

@@ -1,5 +1,5 @@
-// Shared by the parts of bench_isolation: encodings to read, a node in a process of its own with a key for each tenant,
-// and the reader whose latencies are measured. Not thread-safe unless it says so.
+// Shared by the parts of bench_isolation: encodings to read, a node in its own process with a key for each tenant, and
+// the reader whose latencies are measured. Not thread-safe unless noted.
 #ifndef KVLINK_BENCH_STORE_ISOLATION_H_
 #define KVLINK_BENCH_STORE_ISOLATION_H_
 
@@ -25,53 +25,53 @@ inline constexpr SlabShape kShape{Codec::kRawBf16, 3, 64, 512};
 inline const int64_t kEncodingBytes = kLayers * kShape.slab_bytes();
 
 inline constexpr int64_t kDramBytes = int64_t{384} << 20;
-inline constexpr int kNice = 19;  // of whoever stands beside the reader
+inline constexpr int kNice = 19;  // of processes beside the reader
 
-// The deadline of what should take milliseconds.
+// A deadline for operations that should take milliseconds.
 absl::Time Soon();
-// This process and the threads that it starts from now on.
+// Lowers the priority of this process and of the threads it starts from now on.
 void BeNice();
 
 // One encoding's slabs, ready to be written under any name.
 struct Slabs {
-  // Fills kEncodingBytes from `data` on, which outlive the object.
+  // Fills kEncodingBytes from `data` on, which must outlive the object.
   explicit Slabs(std::byte* data);
   Manifest manifest;
   std::vector<absl::Span<const std::byte>> spans;
 };
-// The same encoding under the name that is this number.
+// The same encoding, named by this number.
 Manifest Named(Manifest manifest, uint64_t number);
 
-// Some encodings of a namespace, named by the numbers from `first` on.
+// Encodings of a namespace, named by consecutive numbers from `first` on.
 struct Set {
   absl::string_view ns;
   int first, count;
 };
 inline constexpr Set kResident{"resident", 0, 8};       // pulled from DRAM
-inline constexpr Set kOnDisk{"on-disk", 100, 40};       // pulled from segments: more than the tier has room for
-inline constexpr Set kSmall{"small", 200, 4};           // of the tenant that behaves
-inline constexpr Set kLarge{"hostile", 300, 64};        // of the one that does not: twice the tier
-inline constexpr absl::string_view kPushed = "pushed";  // what is pushed evicts what was pushed before
+inline constexpr Set kOnDisk{"on-disk", 100, 40};       // pulled from segments: more than fits into the tier
+inline constexpr Set kSmall{"small", 200, 4};           // of the well-behaved tenant
+inline constexpr Set kLarge{"hostile", 300, 64};        // of the hostile one: twice the tier
+inline constexpr absl::string_view kPushed = "pushed";  // new pushes evict earlier ones
 
 // Keys of the node's access file.
 inline constexpr absl::string_view kTenantKey = "the-key-of-a-good-tenant";
 inline constexpr absl::string_view kHostileKey = "the-key-of-a-hostile-tenant";
 inline constexpr absl::string_view kOperatorKey = "the-key-of-the-operator";
 
-// Serves a node with `sets` stored, over UCX and a socket; says its address. Does not return.
+// Serves a node with `sets` stored, over UCX and a socket; prints its address. Does not return.
 [[noreturn]] void Serve(const std::string& directory, absl::Span<const Set> sets);
 std::unique_ptr<store::client::RemoteStore> Connect(const std::string& address, absl::string_view key,
                                                     store::client::Carrier carrier = store::client::Carrier::kUcx);
 
-// Reads as a worker does: a lookup, a read, and every layer verified. Thread-safety: one thread.
+// Reads like a worker: a lookup, a read, and every layer verified. Thread-safety: one thread.
 class Reader {
  public:
   Reader(store::Store* store, const Set& set, const Manifest& manifest)
       : store_(store), set_(set), manifest_(manifest) {}
 
-  // The next encoding of the set; the tier that it came from.
+  // Reads the next encoding of the set; returns the tier it came from.
   absl::StatusOr<store::Tier> Read();
-  // `reads` of them that came from `tier` (kNone: from any). Ends the program where they do not.
+  // Makes `reads` reads, which must come from `tier` (kNone: any). Otherwise ends the program.
   void ReadFrom(store::Tier tier, int reads, std::vector<double>* seconds);
 
  private:

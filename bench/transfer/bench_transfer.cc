@@ -1,5 +1,5 @@
-// How fast do encodings come from another process, against what UCX itself moves, and against others? Everything is
-// interleaved in one run and lies in rings of memory that no cache holds. Two processes: what serves, and this one.
+// How fast do encodings come from another process, relative to what UCX itself moves, and to other systems? Everything
+// is interleaved in one run, in rings of memory that no cache holds. Two processes: a server, and this one.
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,9 +25,9 @@
 namespace kvlink::bench {
 namespace {
 
-// 512 tokens of Llama-3.1-8B and of SmolLM2-135M, in bf16; and the documents of a request, which are asked for at once.
+// 512 tokens of Llama-3.1-8B and of SmolLM2-135M, in bf16; and the documents of a request, asked for at once.
 struct Shape : EncodingShape {
-  bool asks_for_first = false;  // the first layer is to arrive within an eighth of the whole
+  bool asks_for_first = false;  // the first layer should arrive within an eighth of the whole time
 };
 const Shape kShapes[] = {{{"Llama 8B", 1, 32, int64_t{2} << 20}, true},
                          {{"SmolLM2", 1, 30, int64_t{384} << 10}},
@@ -38,17 +38,17 @@ const Shape kShapes[] = {{{"Llama 8B", 1, 32, int64_t{2} << 20}, true},
   std::exit(1);
 }
 
-// The yardstick of a row: the ceiling of the network, the lesser of that and the disk's, or a copy in memory.
+// What a row is compared with: the network's ceiling, the lesser of that and the disk's, or a copy in memory.
 enum class Against { kNetwork, kNetworkAndDisk, kCopy };
 
 struct Row {
   std::unique_ptr<Mover> mover;
   Against against = Against::kNetwork;
-  std::optional<double> at_least;  // of that
+  std::optional<double> at_least;  // minimum ratio
 };
 
-// The minimal work of a store, without our code: the ceilings of its paths. Over tcp transport/ucx may not send from
-// where payloads lie, nor write into a peer's memory (transport/ucx/context.cc), and received bytes are verified.
+// The minimal work of a store, without our code: the ceilings of its paths. Over tcp, transport/ucx may neither send
+// directly from payloads nor write into a peer's memory (transport/ucx/context.cc), and received bytes are verified.
 constexpr char kNodeUcx[] = "bare ucx, no zero copy";
 constexpr char kNodeUcxVerified[] = "bare ucx, no zero copy, verified";
 constexpr char kDiskUcx[] = "bare io_uring into bare ucx, no zero copy, verified";
@@ -106,7 +106,7 @@ class Bench {
     KVLINK_ASSIGN_OR_RETURN(const std::vector<Moved> moved, MeasureMovers(movers, shape, ring_bytes_, rounds));
     report->Section(absl::StrCat(shape.name, ": ", shape.encodings, " x ", shape.layers, " layers of ",
                                  shape.slab_bytes >> 10, " KiB"));
-    const Moved* store = nullptr;  // what the store's pulls reach
+    const Moved* store = nullptr;  // the rate of the store's pulls
     for (size_t i = 0; i < movers.size(); ++i) {
       const std::string name = absl::StrCat(shape.name, " ", movers[i]->name());
       const double rate = moved[i].gigabytes_per_second;
@@ -144,8 +144,8 @@ class Bench {
                 Target{0.125, true});
   }
 
-  // Against the ceiling of its own path, which is the most that it can reach whatever the store does; and pulls against
-  // the transport alone.
+  // Compares with the ceiling of the row's own path, the most it can reach whatever the store does; and pulls with the
+  // transport alone.
   static void AddPathRatio(const std::string& name, const std::vector<Mover*>& movers, const std::vector<Moved>& moved,
                            size_t i, Report* report) {
     const auto add = [&](const std::string& path, double at_least) {
@@ -162,7 +162,7 @@ class Bench {
     }
   }
 
-  // Those that are programs of their own: after ours, not between.
+  // Peers that are separate programs: run after ours, not interleaved.
   void AddOtherPeers(const EncodingShape& shape, int rounds, double store, Report* report) {
     const std::string scripts = KVLINK_SOURCE_DIR "/bench/peers/";
     const auto mooncake = RunPeer(absl::StrCat("python3 ", scripts, "mooncake_peer.py ", shape.slabs(), " ",
@@ -181,7 +181,7 @@ class Bench {
                 perftest.ok() ? perftest->c_str() : std::string(perftest.status().message()).c_str());
   }
 
-  // Starts this program as a server; the address.
+  // Starts this program as a server; returns the address.
   absl::StatusOr<std::string> Serve(const std::string& what) {
     KVLINK_ASSIGN_OR_RETURN(auto server,
                             ServingProcess::Start({self_, "--serve", what, "--ring", absl::StrCat(ring_bytes_ >> 20)}));
@@ -196,7 +196,7 @@ class Bench {
     rows_.push_back({NewTransportMover(reader, true), Against::kNetwork, verified});
     return absl::OkStatus();
   }
-  // Those of the rows that are wanted.
+  // Adds the ceilings of requested rows.
   absl::Status AddPathCeilings(bool grpc) {
     std::shared_ptr<UcxPeer> peer;
     const auto add = [&](UcxMove move, const char* name) -> absl::Status {
@@ -222,7 +222,7 @@ class Bench {
     rows_.push_back({std::move(mover), Against::kNetwork, std::nullopt});
     return absl::OkStatus();
   }
-  // Each with a node of its own: they drop and evict what is in DRAM.
+  // Each has its own node, because they drop and evict what is in DRAM.
   absl::Status AddStore(StoreMove move, const std::string& carrier, Against against, std::optional<double> at_least) {
     if (!absl::StrContains(StoreMoveName(move, carrier), wanted_)) return absl::OkStatus();
     KVLINK_ASSIGN_OR_RETURN(const std::string address,
@@ -235,7 +235,8 @@ class Bench {
   const int64_t ring_bytes_;
   const std::string self_;
   const std::string wanted_;                              // only rows with this in their names
-  std::vector<Scratch> scratch_;                          // on the disk and in memory; outlives what writes there
+  std::vector<Scratch> scratch_;                          // on the disk and in memory; outlives the servers that write
+                                                          // there
   std::vector<std::unique_ptr<ServingProcess>> servers_;  // outlive the rows
   std::unique_ptr<Mover> network_, disk_, copy_;
   std::vector<Row> rows_;

@@ -1,4 +1,4 @@
-// As deep as BareDisk, so that both show the same disk.
+// As deep as BareDisk, so that both see the same disk.
 #include "bench/transfer/disk_feed.h"
 
 #include <fcntl.h>

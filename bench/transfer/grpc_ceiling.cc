@@ -1,4 +1,4 @@
-// Generic calls and reactors, as transport/grpc uses them, so that no message is parsed or written twice.
+// Generic calls and reactors, like transport/grpc, so that no message is parsed or serialised twice.
 #include "bench/transfer/grpc_ceiling.h"
 
 #include <grpcpp/generic/async_generic_service.h>
@@ -22,14 +22,14 @@
 namespace kvlink::bench {
 namespace {
 
-constexpr int64_t kPiece = int64_t{1} << 20;  // as transport/grpc
+constexpr int64_t kPiece = int64_t{1} << 20;  // as in transport/grpc
 constexpr absl::Duration kPatience = absl::Seconds(30);
 
 struct Ask {
   int64_t at, bytes;
 };
 
-// Answers each ask with the bytes, a message at a time.
+// Answers each request with the bytes, one message at a time.
 class ServedStream : public grpc::ServerGenericBidiReactor {
  public:
   explicit ServedStream(const std::byte* ring) : ring_(ring) { StartRead(&asked_); }
@@ -81,7 +81,7 @@ class Puller : public Mover, private grpc::ClientBidiReactor<grpc::ByteBuffer, g
         place_(ring_bytes),
         stub_(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())) {
     stub_.PrepareBidiStreamingCall(&context_, "/bench/Pull", {}, this);
-    AddHold();  // asks come from outside of the reactor
+    AddHold();  // requests come from outside the reactor
     StartRead(&arrived_);
     StartCall();
   }

@@ -1,4 +1,4 @@
-// Times movers in turns within each round, so that what a shared machine does falls on all of them.
+// Times movers in turns within each round, so that disturbances of a shared machine affect all of them.
 #include "bench/transfer/transfer.h"
 
 #include <signal.h>

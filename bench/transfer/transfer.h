@@ -1,5 +1,5 @@
-// Shared by the rows of bench_transfer: encodings that move from one process to another, layer by layer.
-// Not thread-safe unless it says so.
+// Shared by the rows of bench_transfer: encodings moved from one process to another, layer by layer. Not thread-safe
+// unless noted.
 #ifndef KVLINK_BENCH_TRANSFER_TRANSFER_H_
 #define KVLINK_BENCH_TRANSFER_TRANSFER_H_
 
@@ -16,9 +16,9 @@
 
 namespace kvlink::bench {
 
-inline constexpr int64_t kTransferUnit = int64_t{64} << 10;  // what has a checksum
+inline constexpr int64_t kTransferUnit = int64_t{64} << 10;  // the unit of a checksum
 
-// The unit of a move: some encodings of so many layers, the documents of a request.
+// The unit of a move: several encodings with this many layers, the documents of a request.
 struct EncodingShape {
   std::string name;
   int64_t encodings = 1;
@@ -29,33 +29,33 @@ struct EncodingShape {
   int64_t bytes() const { return slabs() * slab_bytes; }
 };
 
-// Seconds from asking for the encodings until their first layer is there, and until all is there.
+// Seconds from the request until the first layer has arrived, and until everything has.
 struct MoveTime {
   double first = 0, whole = 0;
 };
 
-// One way of moving encodings. The bytes come from, and go to, memory much larger than the caches.
+// One way of moving encodings. Bytes move between memories much larger than the caches.
 class Mover {
  public:
   virtual ~Mover() = default;
   virtual std::string name() const = 0;
-  // The next encodings; returns when the reader has them.
+  // Moves the next encodings; returns when the reader has them.
   virtual absl::StatusOr<MoveTime> Move(const EncodingShape& shape) = 0;
 };
 
 struct Moved {
-  double gigabytes_per_second = 0;              // median of the turns, of the time that moves took
+  double gigabytes_per_second = 0;              // median of the turns, over the time that moves took
   double first_seconds = 0, whole_seconds = 0;  // median of the moves
   std::vector<double> turns;                    // GB/s of each
 };
 
-// Lets the movers take turns: in each of `rounds` rounds, after one that is not counted, each moves encodings of
-// `shape` until `round_bytes` have moved, in kTurnsOfRound turns.
+// Lets the movers take turns: in each of `rounds` rounds, after one uncounted round, each moves encodings of `shape`
+// until `round_bytes` have moved, in kTurnsOfRound turns.
 inline constexpr int kTurnsOfRound = 4;
 absl::StatusOr<std::vector<Moved>> MeasureMovers(absl::Span<Mover* const> movers, const EncodingShape& shape,
                                                  int64_t round_bytes, int rounds);
 
-// Where the next encoding lies in a ring of memory.
+// The place of the next encoding in a ring of memory.
 class RingPlace {
  public:
   explicit RingPlace(int64_t ring_bytes) : ring_bytes_(ring_bytes) {}
@@ -72,16 +72,15 @@ class RingPlace {
   int64_t at_ = 0;
 };
 
-// The same bytes in every process: what rings hold where they are read from.
+// Fills a ring with the same bytes in every process.
 void FillRing(std::byte* data, int64_t bytes);
-// XXH3 of each unit of a ring filled so. Uses `data` for it, and leaves zeros there.
+// XXH3 of each unit of such a ring. Uses `data` as scratch and leaves zeros there.
 std::vector<uint64_t> RingChecksums(std::byte* data, int64_t bytes);
 
-// A process that serves, with its standard output for what it has to say at the beginning. Killed with the object, and
-// with this process.
+// A server process, whose standard output carries its first messages. Killed with the object, and with this process.
 class ServingProcess {
  public:
-  // UNAVAILABLE: it did not start, or said nothing.
+  // UNAVAILABLE: it did not start, or printed nothing.
   static absl::StatusOr<std::unique_ptr<ServingProcess>> Start(const std::vector<std::string>& arguments);
   ~ServingProcess();
   ServingProcess(const ServingProcess&) = delete;
@@ -94,7 +93,7 @@ class ServingProcess {
   const pid_t process_;
   std::string first_line_;
 };
-// In such a process: says `line` and sleeps until it is killed.
+// Called in such a process: prints `line` and sleeps until killed.
 [[noreturn]] void ServeForever(const std::string& line);
 
 }  // namespace kvlink::bench

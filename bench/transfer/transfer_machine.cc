@@ -1,4 +1,4 @@
-// memcpy and bare io_uring as movers: the bytes with no other process.
+// memcpy and bare io_uring as movers, without another process.
 #include "bench/transfer/transfer_machine.h"
 
 #include <cstring>

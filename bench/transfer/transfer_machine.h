@@ -1,4 +1,4 @@
-// The same bytes moved on this machine without another process: rows of bench_transfer to compare with.
+// The same bytes moved on this machine without another process: rows of bench_transfer for comparison.
 #ifndef KVLINK_BENCH_TRANSFER_TRANSFER_MACHINE_H_
 #define KVLINK_BENCH_TRANSFER_TRANSFER_MACHINE_H_
 
@@ -11,7 +11,7 @@
 
 namespace kvlink::bench {
 
-// "bare io_uring": reads from a file of `ring_bytes` that it makes at `path`. UNAVAILABLE as BareDisk::Create.
+// "bare io_uring": reads from a file of `ring_bytes` that it creates at `path`. UNAVAILABLE as BareDisk::Create.
 absl::StatusOr<std::unique_ptr<Mover>> NewDiskMover(const std::string& path, int64_t ring_bytes);
 
 // "memcpy": one thread, from a ring to a ring.

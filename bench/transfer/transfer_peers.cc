@@ -1,4 +1,4 @@
-// Speaks to Redis by its protocol and runs the scripts of bench/peers; what is not installed is left out by name.
+// Speaks the Redis protocol and runs the scripts of bench/peers; peers that are not installed are skipped by name.
 #include "bench/transfer/transfer_peers.h"
 
 #include <arpa/inet.h>
@@ -32,7 +32,7 @@ sockaddr_in Loopback(uint16_t port) {
   return address;
 }
 
-// One that is free now.
+// A port that is currently free.
 uint16_t FreePort() {
   const Descriptor probe(socket(AF_INET, SOCK_STREAM, 0));
   sockaddr_in address = Loopback(0);
@@ -42,7 +42,7 @@ uint16_t FreePort() {
   return ntohs(address.sin_port);
 }
 
-// The protocol of Redis (RESP), as much as GET and SET need.
+// The subset of the Redis protocol (RESP) for GET and SET.
 class Redis {
  public:
   absl::Status Connect(uint16_t port, absl::Time deadline) {
@@ -69,7 +69,7 @@ class Redis {
   static std::string Get(absl::string_view key) {
     return absl::StrCat("*2\r\n$3\r\nGET\r\n$", key.size(), "\r\n", key, "\r\n");
   }
-  // The answer to a GET, of exactly `bytes`.
+  // Reads the answer to a GET, of exactly `bytes`.
   absl::Status ReadValue(std::byte* into, int64_t bytes) {
     KVLINK_ASSIGN_OR_RETURN(const std::string head, ReadLine());
     if (head != absl::StrCat("$", bytes)) return Failed(absl::StrCat("answered ", head));
@@ -163,7 +163,7 @@ absl::StatusOr<std::unique_ptr<Mover>> NewRedisMover(const EncodingShape& shape,
   std::unique_ptr<ServingProcess> server;
   Redis redis;
   absl::Status connected;
-  // A port that was free may be taken before the server is there.
+  // A free port may be taken before the server starts.
   for (int attempt = 0; attempt < 3 && (attempt == 0 || !connected.ok()); ++attempt) {
     const uint16_t port = FreePort();
     KVLINK_ASSIGN_OR_RETURN(

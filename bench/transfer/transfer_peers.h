@@ -10,12 +10,12 @@
 
 namespace kvlink::bench {
 
-// A redis-server of its own, filled with a ring of slabs of `shape`; an encoding is a pipelined GET for each layer over
-// a TCP connection, read straight into a ring. NOT_FOUND: redis-server is not installed. UNAVAILABLE.
+// A separate redis-server, filled with a ring of slabs of `shape`; an encoding is a pipelined GET per layer over a TCP
+// connection, read straight into a ring. NOT_FOUND: redis-server is not installed. UNAVAILABLE.
 absl::StatusOr<std::unique_ptr<Mover>> NewRedisMover(const EncodingShape& shape, int64_t ring_bytes);
 
-// Runs one of bench/peers, which moves encodings between processes of its own and prints a line; its line. NOT_FOUND:
-// what it needs is not installed. UNAVAILABLE: it failed.
+// Runs a script of bench/peers, which moves encodings between its own processes and prints one line; returns it.
+// NOT_FOUND: something it needs is not installed. UNAVAILABLE: it failed.
 absl::StatusOr<std::string> RunPeer(const std::string& command);
 
 }  // namespace kvlink::bench

@@ -1,4 +1,4 @@
-// Starts a node in a child process and moves encodings through the client, as a worker would.
+// Starts a node in a child process and moves encodings through the client, like a worker.
 #include "bench/transfer/transfer_store.h"
 
 #include <unistd.h>
@@ -28,7 +28,7 @@ constexpr int64_t kSourceBytes = int64_t{256} << 20;
 
 absl::Time Soon() { return SteadyNow() + kPatience; }
 
-// A slab of so many bytes: heads of 64 bf16 numbers, blocks without a gap.
+// A slab of the given size: heads of 64 bf16 numbers, blocks without gaps.
 Manifest ManifestOf(const EncodingShape& shape) {
   const int64_t dim = 64, tokens = 512;
   const int64_t heads = shape.slab_bytes / (tokens * dim * 4);
@@ -55,7 +55,7 @@ class StoreMover : public Mover {
     const size_t count = static_cast<size_t>(shape.encodings);
     if (next_ + count > manifests_.size()) {
       next_ = 0;
-      // A new connection knows no memory as verified.
+      // A new connection has verified no memory yet.
       if (move_ == StoreMove::kMappedFirst) KVLINK_RETURN_IF_ERROR(Connect());
     }
     const absl::Span<Manifest> some = absl::MakeSpan(manifests_).subspan(next_, count);
@@ -66,7 +66,7 @@ class StoreMover : public Mover {
  private:
   bool IsPush() const { return move_ == StoreMove::kPush || move_ == StoreMove::kPushMemory; }
 
-  // Encodings of the shape, instead of what was there, so that the node's DRAM tier holds all of them.
+  // Replaces the stored encodings by those of the shape, so that the node's DRAM tier holds all of them.
   absl::Status Write(const EncodingShape& shape) {
     if (!IsPush()) {
       for (const Manifest& one : manifests_) KVLINK_RETURN_IF_ERROR(remote_->Remove(kNamespace, one.identity));
@@ -141,7 +141,7 @@ class StoreMover : public Mover {
       if (!found[i].present) return absl::NotFoundError("the node evicted it");
       requests.push_back({identities[i], manifests[i].etag});
     }
-    // As a request does, which wants all of its documents.
+    // Like a request, which needs all its documents.
     auto leases = remote_->ReadMany(nullptr, kNamespace, manifests[0].codec, requests, Soon());
     for (const auto& lease : leases) KVLINK_RETURN_IF_ERROR(lease.status());
     KVLINK_RETURN_IF_ERROR((*leases[0])->WaitLayer(0, Soon()));
@@ -159,8 +159,8 @@ class StoreMover : public Mover {
   const std::string name_;
   const int64_t ring_bytes_;
   std::unique_ptr<store::client::RemoteStore> remote_;
-  std::string shape_;                // of what is in the store
-  std::vector<Manifest> manifests_;  // under names that count up
+  std::string shape_;                // of the stored encodings
+  std::vector<Manifest> manifests_;  // under ascending names
   size_t next_ = 0;
   std::shared_ptr<transport::RegisteredBuffer> memory_;
   std::vector<std::vector<absl::Span<const std::byte>>> sources_;  // the slabs of each place

@@ -1,4 +1,4 @@
-// The store's rows of bench_transfer: a node in a process of its own, and its client here.
+// The store's rows of bench_transfer: a node in its own process, and its client here.
 #ifndef KVLINK_BENCH_TRANSFER_TRANSFER_STORE_H_
 #define KVLINK_BENCH_TRANSFER_TRANSFER_STORE_H_
 
@@ -13,14 +13,14 @@
 
 namespace kvlink::bench {
 
-// How a row moves encodings: pulled from the node's DRAM or from its segments; leased where they are, by who verifies
-// them for the first time or knows them; pushed to a node whose segments are on the disk, or in memory.
+// How a row moves encodings: pulled from the node's DRAM or its segments; leased in place, by a reader that verifies
+// them for the first time or has done so before; pushed to a node with segments on disk or in memory.
 enum class StoreMove { kPullDram, kPullSegments, kMappedFirst, kMapped, kPush, kPushMemory };
 
-// Where the nodes of the bench with that process id keep their stores. The bench makes and removes it, since servers
-// are killed.
+// The directory of the stores of the bench with that process id. The bench creates and removes it, because servers are
+// killed.
 std::string StoreScratch(pid_t bench, bool in_memory);
-// Serves a node over a store there, whose tier holds `ring_bytes` of encodings. Does not return.
+// Serves a node over a store there, with `ring_bytes` of encodings in its tier. Does not return.
 [[noreturn]] void ServeStore(int64_t ring_bytes, bool in_memory);
 
 // "store pull from DRAM, ucx".

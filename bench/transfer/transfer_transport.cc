@@ -1,4 +1,4 @@
-// Asks and answers over transport/ alone, without a store: what its protocol costs over bare UCX.
+// Requests and answers over transport/ alone, without a store: the cost of its protocol over bare UCX.
 #include "bench/transfer/transfer_transport.h"
 
 #include <cstdio>
@@ -124,7 +124,7 @@ class TransportReader {
     absl::Status status;
     double when;
   };
-  // The `n`-th to arrive. Who does not look at the layers is woken when all are there.
+  // The `n`-th arrival. A reader that does not look at layers is woken when all have arrived.
   Arrival WaitFor(size_t n, bool verify) {
     MutexLock lock(&mutex_);
     while (arrivals_.size() < (verify ? n + 1 : wake_at_)) changed_.Wait(&mutex_);

@@ -1,5 +1,5 @@
-// One thread polls on each side, with as much in flight as the store has. What is verified or written is so by one
-// thread more, as with the store.
+// One polling thread on each side, with as much in flight as the store has. As in the store, one more thread verifies
+// or writes.
 #include "bench/transfer/ucx_ceiling.h"
 
 #include <arpa/inet.h>
@@ -38,7 +38,7 @@ struct Ask {
   int64_t move;  // a UcxMove
 };
 
-// Checks slabs of a ring, and writes them to a file where there is one, on a thread of its own.
+// Checks slabs of a ring, and writes them to a file if there is one, on its own thread.
 class Checker {
  public:
   Checker(const std::byte* ring, std::vector<uint64_t> checksums, int file)
@@ -56,7 +56,7 @@ class Checker {
     queue_.push_back({at, bytes});
     changed_.SignalAll();
   }
-  // Slabs that were found right, since the beginning.
+  // Slabs checked successfully since the beginning.
   int64_t checked() const { return checked_.load(std::memory_order_acquire); }
 
  private:
@@ -146,15 +146,15 @@ class Side {
     return status == UCS_OK ? absl::OkStatus() : Error("a handler", status);
   }
   absl::Status Connect(ucp_ep_params_t params) {
-    // As a server must, which wants to know of peers that die; it also keeps UCX to tcp.
+    // As a server must, to notice peers that die; it also restricts UCX to tcp.
     params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
     params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
     params.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};
     const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint_);
     return status == UCS_OK ? absl::OkStatus() : Error("connecting", status);
   }
-  // Sends slabs [sent, until) of what was asked for, as much at a time as keeps the network busy: more is not faster,
-  // and makes the first late.
+  // Sends slabs [sent, until) of the request, with just enough in flight to keep the network busy: more is not faster,
+  // and delays the first.
   absl::Status SendSlabs(const Ask& ask, int64_t until) {
     const int64_t depth = std::max<int64_t>(2, kInFlight / ask.slab_bytes);
     for (; sent_ < until && in_flight_ < depth; ++sent_) {
@@ -188,7 +188,7 @@ class Side {
     if (UCS_PTR_IS_PTR(answer)) ucp_request_free(answer);
     return absl::OkStatus();
   }
-  // Of the slab with the index that came in the header, into its place in the ring; Received is told when it is there.
+  // Receives the slab whose index is in the header into its place in the ring, then calls Received.
   static ucs_status_t OnSlab(void* arg, const void* header, size_t, void* data, size_t length,
                              const ucp_am_recv_param_t*) {
     auto* const self = static_cast<Side*>(arg);
@@ -264,7 +264,7 @@ class Server : public Side {
     *port = ntohs(reinterpret_cast<sockaddr_in*>(&attributes.sockaddr)->sin_port);
     return absl::OkStatus();
   }
-  // Returns on errors alone.
+  // Returns only on errors.
   absl::Status Serve() {
     int fd = -1;
     ucp_worker_get_efd(worker(), &fd);
@@ -281,7 +281,7 @@ class Server : public Side {
       }
       if (asked_.layers > 0) {
         KVLINK_RETURN_IF_ERROR(Advance());
-        // The disk and the thread that checks may need this processor.
+        // The disk and the checking thread may need this processor.
         if (!any && asked_.move >= static_cast<int64_t>(UcxMove::kPullDisk)) std::this_thread::yield();
         any = true;
       }
@@ -301,8 +301,8 @@ class Server : public Side {
     self->begun_ = false;
     return UCS_OK;
   }
-  // Takes the request a step further. It ends once its last bytes are handed to the network, since the next may come
-  // while they are on their way.
+  // Advances the request. It ends once its last bytes are handed to the network, because the next may come while they
+  // are in transit.
   absl::Status Advance() {
     switch (static_cast<UcxMove>(asked_.move)) {
       case UcxMove::kPull:
@@ -329,7 +329,7 @@ class Server : public Side {
     if (checker_ == nullptr) {
       const int file = open(pushed_file_.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
       if (file < 0) return absl::UnavailableError("bare ucx: no file for what is pushed");
-      // A store's segments are there, too, before they are written.
+      // A store's segments also exist before they are written.
       for (int64_t at = 0; at < ring_bytes(); at += asked_.slab_bytes) {
         const int64_t bytes = std::min(asked_.slab_bytes, ring_bytes() - at);
         if (pwrite(file, ring() + at, static_cast<size_t>(bytes), at) != bytes) {
@@ -338,7 +338,7 @@ class Server : public Side {
       }
       checker_ = std::make_unique<Checker>(ring(), checksums_, file);
     }
-    // Slabs that came while the file was made.
+    // Slabs that arrived while the file was created.
     for (const int64_t index : std::exchange(early_, {})) Check(index);
     if (!std::exchange(begun_, true)) awaited_ += asked_.layers;
     if (checker_->checked() < awaited_) return absl::OkStatus();
@@ -363,7 +363,7 @@ class Server : public Side {
   std::vector<uint64_t> checksums_;
   ucp_listener_h listener_ = nullptr;
   ucp_conn_request_h request_ = nullptr;
-  bool begun_ = false;  // what is asked for
+  bool begun_ = false;  // work on the request
   std::unique_ptr<DiskFeed> feed_;
   std::unique_ptr<Checker> checker_;
   std::vector<int64_t> early_;
@@ -404,7 +404,7 @@ class UcxPeer : public Side {
     while (move == UcxMove::kPush ? !done_ : checks_ ? checker_->checked() < checked : received_ < shape.slabs()) {
       if (move == UcxMove::kPush) KVLINK_RETURN_IF_ERROR(SendSlabs(ask, ask.layers));
       const bool any = ucp_worker_progress(worker()) != 0;
-      if (!any && move != UcxMove::kPull) std::this_thread::yield();  // those that check may need this processor
+      if (!any && move != UcxMove::kPull) std::this_thread::yield();  // checking threads may need this processor
       if (failed_ != UCS_OK) return Error("receiving", failed_);
       if (Now() - start > 30) return absl::UnavailableError("bare ucx: the slabs do not come");
     }
@@ -413,7 +413,7 @@ class UcxPeer : public Side {
   }
 
  private:
-  // The ring holds from the beginning what comes, so that it can be pushed as well.
+  // Fills the ring with the contents that will arrive, so that it can be pushed as well.
   void Prepare(UcxMove move) {
     checks_ = move == UcxMove::kPullVerified || move == UcxMove::kPullDisk;
     if (checks_ && checker_ == nullptr) {

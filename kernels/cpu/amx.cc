@@ -1,5 +1,5 @@
-// AMX tiles in inline assembly: the compiler's intrinsics need a target that would let it use AMX anywhere, and the
-// kernel must be asked for permission first.
+// AMX tiles in inline assembly: the compiler's intrinsics need a target that would allow it to use AMX anywhere, and
+// the kernel must be asked for permission first.
 #include "kernels/cpu/amx.h"
 
 #include <algorithm>
@@ -28,7 +28,7 @@
 namespace kvlink::kernels::cpu {
 namespace {
 
-// A machine holds tiles 0 to 7 of 16 rows of 64 bytes, undefined at first:
+// A machine has tiles 0 to 7 of 16 rows of 64 bytes, initially undefined:
 //   Zero<t>()                   tile t = 0
 //   Load<t>(from, stride)       row r of tile t = 64 bytes at from + r * stride
 //   Store<t>(to, stride)        the reverse
@@ -36,7 +36,7 @@ namespace {
 
 #if KVLINK_AMX_RUN
 
-// The operand of LDTILECFG: eight tiles of 16 rows of 64 bytes; what there might be for more tiles must be zero.
+// The operand of LDTILECFG: eight tiles of 16 rows of 64 bytes; the entries of further tiles must be zero.
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -46,8 +46,8 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-// Instructions are written out instead of taken from the compiler's header: GCC's _tile_loadd and its kin paste the
-// number of the tile as text, which a template has not got, and do not say that they read memory.
+// Instructions are written out instead of using the compiler's header: GCC's _tile_loadd and its kin paste the number
+// of the tile as text, which a template does not have, and do not declare that they read memory.
 class AmxTiles {
  public:
   AmxTiles() { asm volatile("ldtilecfg %0" : : "m"(kConfig)); }
@@ -78,10 +78,11 @@ class AmxTiles {
 
 #endif
 
-// TDPBF16PS as Intel's Software Developer's Manual (volume 2, "TDPBF16PS") has it: for each row and column two running
-// sums, over the even and over the odd numbers, are added to each other and then to the tile. Each step rounds to
-// nearest even; denormal numbers count as zero, before and after. A product of two bf16 numbers is exact in f32 (but
-// for one that underflows, 2^-149 at most), so that a multiplication and an addition are the fused one of the manual.
+// TDPBF16PS as defined in Intel's Software Developer's Manual (volume 2, "TDPBF16PS"): for each row and column, two
+// running sums, over the even and over the odd numbers, are added to each other and then to the tile. Each step rounds
+// to nearest even; denormal numbers count as zero, before and after. A product of two bf16 numbers is exact in f32
+// (except if it underflows, 2^-149 at most), so a multiplication and an addition equal the fused operation of the
+// manual.
 class EmulatedTiles {
  public:
   template <int kTile>
@@ -145,7 +146,7 @@ const void* TileAt(const TileOperand& operand, int64_t tile, int64_t step) {
   return static_cast<const std::byte*>(operand.data) + tile * operand.tile_stride + step * operand.step_stride;
 }
 
-// Writes what `out` has of the tile of sums at (row, column).
+// Writes the part of the tile of sums at (row, column) that lies within `out`.
 template <int kTile, typename Machine>
 void StoreSums(Machine& machine, const TileProduct& product, int64_t row, int64_t column) {
   float* out = product.out + row * product.out_stride + column;

@@ -1,11 +1,11 @@
 // Products of bf16 matrices in tiles: sums of products of 16 x 32 by 32 x 16 numbers, accumulated in f32.
 //
-// The blocking is written once, over a machine of eight tiles. One machine is AMX; the other computes the same in plain
-// C++, so that everything above is tested on any CPU.
+// The blocking is written once, for a machine of eight tiles. One machine is AMX; the other computes the same in plain
+// C++, so that all code above it is tested on any CPU.
 //
-// AMX wants two permissions: the kernel's for the process (arch_prctl, asked for by HasAmx()), and a tile configuration
-// (LDTILECFG) in every thread that uses tiles, which each call loads and releases: other code of the same thread
-// (oneDNN) configures tiles of its own.
+// AMX needs two permissions: the kernel's for the process (arch_prctl, requested by HasAmx()), and a tile configuration
+// (LDTILECFG) in every thread that uses tiles. Each call loads and releases its configuration, because other code on
+// the same thread (oneDNN) configures its own tiles.
 #ifndef KVLINK_KERNELS_CPU_AMX_H_
 #define KVLINK_KERNELS_CPU_AMX_H_
 
@@ -16,10 +16,10 @@
 namespace kvlink::kernels::cpu {
 
 inline constexpr int64_t kTileSide = 16;   // rows of a tile, and columns of sums
-inline constexpr int64_t kTileDepth = 32;  // bf16 numbers of a tile's row: the step of a product's inner dimension
+inline constexpr int64_t kTileDepth = 32;  // bf16 numbers in a tile's row: the step of a product's inner dimension
 inline constexpr int64_t kTileBytes = kTileSide * kTileDepth * 2;
 
-// Where the tiles of one matrix lie: row r of tile t of step s is the 64 bytes at data + t * tile_stride + s *
+// The location of one matrix's tiles: row r of tile t of step s is the 64 bytes at data + t * tile_stride + s *
 // step_stride + r * row_stride. Strides are in bytes; no alignment is needed. All 16 rows of a tile are read.
 struct TileOperand {
   const void* data = nullptr;
@@ -28,27 +28,27 @@ struct TileOperand {
   int64_t step_stride = 0;
 };
 
-// out[rows][columns] = A B. What lies in A beyond `rows`, or in B beyond `columns`, does not reach `out`; nothing is
-// written beyond them. Each number of `out` depends on its row of A and its column of B alone.
+// out[rows][columns] = A B. Contents of A beyond `rows`, or of B beyond `columns`, do not affect `out`; nothing is
+// written beyond them. Each number of `out` depends only on its row of A and its column of B.
 struct TileProduct {
   TileOperand a;         // a tile is [16 rows][32 of the inner dimension]
   TileOperand b;         // a tile is [16 pairs of the inner dimension][16 columns][2]
   int64_t rows = 0;      // at least 1
   int64_t columns = 0;   // at least 1
-  int64_t steps = 0;     // of 32 of the inner dimension
+  int64_t steps = 0;     // steps of 32 along the inner dimension
   float* out = nullptr;  // [rows][out_stride]
   int64_t out_stride = 0;
 };
 
-// Computes some products. Thread-safe.
+// Computes several products. Thread-safe.
 using MultiplyTiles = void (*)(absl::Span<const TileProduct> products);
 
-// Whether this CPU multiplies bf16 in AMX tiles, the kernel lets this process use them (asked for on the first call),
-// and a small product comes out right: what a hypervisor announces need not be there.
+// Whether this CPU multiplies bf16 in AMX tiles, the kernel lets this process use them (requested on the first call),
+// and a small product is computed correctly: a hypervisor may announce features that are missing.
 bool HasAmx();
-// nullptr where HasAmx() is false, or where the compiler that made this build knew no AMX.
+// nullptr if HasAmx() is false, or if the build's compiler did not support AMX.
 MultiplyTiles AmxMultiply();
-// Without AMX, for tests: slow.
+// Emulates AMX, for tests: slow.
 void EmulatedMultiply(absl::Span<const TileProduct> products);
 
 }  // namespace kvlink::kernels::cpu

@@ -1,5 +1,5 @@
-// Walks angles from position to position by a rotation, and starts anew every 64 positions, so that errors do not add
-// up.
+// Advances angles from position to position by a rotation, and restarts every 64 positions, so that errors do not
+// accumulate.
 #include "kernels/cpu/angles.h"
 
 #include <cmath>

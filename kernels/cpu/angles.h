@@ -1,4 +1,4 @@
-// Rotation angles of rows that mostly follow one another.
+// Rotation angles of rows at mostly consecutive positions.
 #ifndef KVLINK_KERNELS_CPU_ANGLES_H_
 #define KVLINK_KERNELS_CPU_ANGLES_H_
 
@@ -11,19 +11,19 @@ namespace kvlink::kernels::cpu {
 
 inline constexpr int64_t kMaxHalfRotary = 2048;
 
-// cos and sin of position * inv_freq, times `factor`, rounded once to f32. A step to the next position turns the last
-// angle by one position in f64 (sine and cosine of every row would cost more than the rotation they serve); every 64th
-// position starts anew, so the error stays below 1e-13. About 80 KiB: for the stack. Not thread-safe.
+// cos and sin of position * inv_freq, times `factor`, rounded once to f32. A step to the next position rotates the last
+// angle by one position in f64 (computing sine and cosine for every row would cost more than the rotation they serve);
+// every 64th position restarts, so the error stays below 1e-13. About 80 KiB: meant for the stack. Not thread-safe.
 class AngleWalker {
  public:
   AngleWalker(const Rope& rope, double factor) : AngleWalker(rope, factor, 0, rope.rotary_dim / 2) {}
-  // Frequencies [begin, begin + count) only.
+  // Only frequencies [begin, begin + count).
   AngleWalker(const Rope& rope, double factor, int64_t begin, int64_t count)
       : frequencies_(rope.inv_freq.data() + begin), factor_(factor), half_(count) {}
   void MoveTo(int64_t position);
   const float* cosine() const { return cosine_.data(); }
   const float* sine() const { return sine_.data(); }
-  // Before rounding, without the factor.
+  // Before rounding, and without the factor.
   const double* exact_cosine() const { return c_.data(); }
   const double* exact_sine() const { return s_.data(); }
   int64_t half() const { return half_; }

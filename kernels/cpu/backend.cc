@@ -1,4 +1,4 @@
-// The Backend of the CPU: validates, then hands to the operation's file. Streams run what they are given at once.
+// The CPU Backend: validates, then calls the operation. Streams execute operations at once.
 #include "kernels/cpu/backend.h"
 
 #include <cstring>
@@ -102,7 +102,7 @@ class CpuBackend : public Backend {
     if (plan == nullptr) {
       return absl::InvalidArgumentError("LinkedAttention: plan: missing, or made by another backend");
     }
-    // The bytes needed follow from parameters that must be checked first.
+    // The workspace size depends on parameters that must be checked first.
     KVLINK_RETURN_IF_ERROR(ValidateLinkedAttention(args, plan->batch(), device(), 0));
     KVLINK_RETURN_IF_ERROR(ValidateLinkedAttention(args, plan->batch(), device(),
                                                    cpu::AttentionWorkspaceBytes(*plan, args.params, threads_, tiles_)));
@@ -151,7 +151,7 @@ class CpuBackend : public Backend {
   const cpu::Linear linear_;
 };
 
-// Whether bf16 is the faster of the two: Linear multiplies it with oneDNN, or else emulates it.
+// Whether bf16 is the faster type: only if oneDNN multiplies it in AMX; otherwise Linear emulates it.
 bool PrefersBf16() {
 #ifdef KVLINK_HAVE_DNNL
   return cpu::HasAmx();

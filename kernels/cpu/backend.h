@@ -1,4 +1,4 @@
-// The CPU backend with its choices made: MakeCpuBackend makes them by the machine, tests as they like.
+// The CPU backend with explicit choices: MakeCpuBackend chooses by the machine, tests as they like.
 #ifndef KVLINK_KERNELS_CPU_BACKEND_H_
 #define KVLINK_KERNELS_CPU_BACKEND_H_
 
@@ -10,7 +10,7 @@
 
 namespace kvlink::kernels::cpu {
 
-// bf16: compute in bf16. tiles: what LinkedAttention multiplies bf16 segments with; nullptr: in f32.
+// bf16: compute in bf16. tiles: multiplies bf16 segments in LinkedAttention; nullptr: f32.
 std::unique_ptr<Backend> MakeBackend(const Threads& threads, bool bf16, MultiplyTiles tiles);
 
 }  // namespace kvlink::kernels::cpu

@@ -1,4 +1,4 @@
-// Checksums of ranges, shared out among threads; one range is one thread's.
+// Checksums of ranges, distributed over threads by range.
 #include "base/checksum.h"
 
 #include "kernels/cpu/operations.h"

@@ -1,6 +1,6 @@
-// The fast CPU backend: Highway kernels chosen for the CPU at run time, oneDNN where matrices are multiplied in bf16
-// (AMX), attention to bf16 segments in AMX tiles, a pool of threads of its own. Without oneDNN in the build bf16 is
-// emulated; without Highway MakeCpuBackend gives the scalar backend of kernels/ref, which says so by its name().
+// The fast CPU backend: Highway kernels selected for the CPU at run time, oneDNN for bf16 matrix products (AMX),
+// attention to bf16 segments in AMX tiles, and its own pool of threads. In a build without oneDNN bf16 is emulated;
+// without Highway, MakeCpuBackend returns the scalar backend of kernels/ref, as its name() says.
 #ifndef KVLINK_KERNELS_CPU_CPU_H_
 #define KVLINK_KERNELS_CPU_CPU_H_
 
@@ -14,8 +14,8 @@ namespace kvlink::kernels {
 inline constexpr int kMaxThreads = 1024;
 
 struct CpuOptions {
-  int threads = 0;  // at most kMaxThreads; 0: one for each core this process may use
-  // The type to multiply in. kAuto: bf16 where the CPU has AMX, f32 elsewhere (bf16 without AMX is slower than f32).
+  int threads = 0;  // at most kMaxThreads; 0: one per core this process may use
+  // The type to multiply in. kAuto: bf16 if the CPU has AMX, otherwise f32 (bf16 without AMX is slower than f32).
   enum class Compute { kAuto, kF32, kBf16 } compute = Compute::kAuto;
 };
 

@@ -1,4 +1,4 @@
-// The first thing that goes wrong in a parallel loop, by item, so that the message does not depend on the threads.
+// The first error in a parallel loop, by item, so that the message does not depend on the threads.
 #ifndef KVLINK_KERNELS_CPU_FIRST_ERROR_H_
 #define KVLINK_KERNELS_CPU_FIRST_ERROR_H_
 

@@ -1,4 +1,4 @@
-// The CPU backend of a build without Highway.
+// The CPU backend in a build without Highway.
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"

@@ -1,5 +1,4 @@
-// The operations that work row by row or block by block. Arguments are validated already; `stream` takes what goes
-// wrong.
+// The operations that work row by row or block by block. Arguments are already validated; errors go to `stream`.
 #ifndef KVLINK_KERNELS_CPU_OPERATIONS_H_
 #define KVLINK_KERNELS_CPU_OPERATIONS_H_
 

@@ -12,7 +12,7 @@
 namespace kvlink::kernels::cpu {
 namespace {
 
-// Rows that one work item takes; few rows are not worth waking threads for.
+// Rows per work item; fewer do not justify waking threads.
 constexpr int64_t kRowRun = 16;
 
 template <typename Body>
@@ -26,7 +26,7 @@ float RmsFactor(float squares, int64_t count, float eps) {
       1 / std::sqrt(static_cast<double>(squares) / static_cast<double>(count) + static_cast<double>(eps)));
 }
 
-// Where the key (which 0) or value (which 1) of a slot of a head lies, in elements.
+// Offset in elements of the key (which 0) or value (which 1) of a slot of a head.
 int64_t PageElement(const Tensor& pages, int64_t slot, int64_t head, int64_t which) {
   return slot / kBlockTokens * pages.strides[0] + head * pages.strides[1] +
          (which * kBlockTokens + slot % kBlockTokens) * pages.strides[2];
@@ -55,7 +55,7 @@ void FinishRow(const QkvFinishArgs& args, int64_t row, int64_t slot, AngleWalker
   for (int64_t head = 0; head < kv_heads; ++head) {
     TakeHead(args, row, heads + head, args.k_norm, head_row);
     GetRowKernels().rotate(head_row, angles.cosine(), angles.sine(), angles.half());
-    // YaRN's factor scales the turned dimensions only; it is in the angles.
+    // YaRN's factor scales only the rotated dimensions; the angles contain it.
     StoreRow(head_row, dim, args.pages, PageElement(args.pages, slot, head, 0));
     TakeHead(args, row, heads + kv_heads + head, no_norm, head_row);
     StoreRow(head_row, dim, args.pages, PageElement(args.pages, slot, head, 1));

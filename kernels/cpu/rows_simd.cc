@@ -1,4 +1,4 @@
-// Vector kernels over rows (norms, conversions, rotations, codecs), compiled for each target and chosen at run time.
+// Vector kernels over rows (norms, conversions, rotations, codecs), compiled for each target and selected at run time.
 #include "kernels/cpu/rows_simd.h"
 
 #include <limits>
@@ -6,7 +6,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/rows_simd.cc"
 #include "hwy/foreach_target.h"
-// After foreach_target.h, as Highway asks.
+// After foreach_target.h, as Highway requires.
 #include "hwy/highway.h"
 #include "kernels/cpu/simd-inl.h"
 
@@ -91,7 +91,7 @@ int64_t ArgMax(const float* from, int64_t count) {
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
     const VF x = hn::LoadU(d, from + i);
-    most = hn::IfThenElse(hn::Gt(x, most), x, most);  // passes over NaN
+    most = hn::IfThenElse(hn::Gt(x, most), x, most);  // ignores NaN
   }
   float largest = hn::GetLane(hn::MaxOfLanes(d, most));
   for (; i < count; ++i) largest = from[i] > largest ? from[i] : largest;
@@ -104,7 +104,7 @@ int64_t ArgMax(const float* from, int64_t count) {
 }
 
 float LargestMagnitude(const float* from, int64_t count) {
-  // As whole numbers the magnitudes keep their order, and infinity and NaN come above all others.
+  // As integers, magnitudes keep their order, with infinity and NaN above all others.
   const DU du;
   const VU magnitude = hn::Set(du, 0x7fffffffu);
   VU most = hn::Zero(du);
@@ -171,7 +171,7 @@ void DecodeQ8(const int8_t* from, int64_t count, float scale, float* to) {
 // The codes of elements [at, at + lanes) of a row of nibbles, lanes even.
 HWY_INLINE VF Nibbles(const uint8_t* from, int64_t at) {
   const hn::Rebind<uint8_t, DU> d8;
-  const hn::Half<hn::Rebind<uint16_t, DU>> pairs;  // one 16-bit lane for each byte
+  const hn::Half<hn::Rebind<uint16_t, DU>> pairs;  // one 16-bit lane per byte
   const hn::Rebind<uint8_t, decltype(pairs)> bytes;
   // A byte becomes a 16-bit lane with the low code in its low byte and the high code in its high byte.
   const auto wide = hn::PromoteTo(pairs, hn::LoadU(bytes, from + at / 2));

@@ -1,4 +1,4 @@
-// Per-target helpers (Highway's include guard idiom: this file is compiled once for each instruction set).
+// Per-target helpers (Highway's include guard idiom: this file is compiled once per instruction set).
 #if defined(KVLINK_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVLINK_KERNELS_CPU_SIMD_INL_H_
 #undef KVLINK_KERNELS_CPU_SIMD_INL_H_
@@ -48,7 +48,7 @@ HWY_INLINE VF ScaleByPower(VF p, VF n) {
 }
 
 // 2^x for x <= 0; 0 for x < -126 and for -infinity. Adding 1.5 * 2^23 leaves the nearest whole number in the low bits,
-// from where it is added to the exponent.
+// from which it is added to the exponent.
 HWY_INLINE VF Exp2NotAboveZero(VF x) {
   const DF d;
   const DI di;
@@ -84,7 +84,7 @@ HWY_INLINE VF FromBf16(const uint16_t* from) {
   return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(DH(), from))));
 }
 
-// As bf16, in the low halves. Rounds to nearest even; a NaN stays one.
+// As bf16, in the low halves. Rounds to nearest even; NaN stays NaN.
 HWY_INLINE VU Bf16Bits(VF value) {
   const DU du;
   const VU bits = hn::BitCast(du, value);

@@ -1,4 +1,4 @@
-// Packing private KV into slabs, decoding slabs to raw ones, the materialising shift.
+// Packs private KV into slabs, decodes slabs to raw ones, and shifts keys.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,7 +13,7 @@
 namespace kvlink::kernels::cpu {
 namespace {
 
-// Channels of a q4 block that are unrotated and coded together: pairs (i, i + half), or channels that are not rotated.
+// Channels of a q4 block rotated back and coded together: pairs (i, i + half), or channels without rotation.
 constexpr int64_t kChannels = 64;
 
 template <typename T>
@@ -21,14 +21,14 @@ T* At(std::byte* bytes, int64_t offset) {
   return reinterpret_cast<T*>(bytes + offset);
 }
 
-// Numbers of a raw row; false if one is not finite.
+// Stores a raw row; false if a number is not finite.
 bool StoreRaw(Codec codec, const float* row, int64_t dim, std::byte* to) {
   if (codec == Codec::kRawF32) {
     std::memcpy(to, row, static_cast<size_t>(dim) * 4);
     return std::isfinite(GetRowKernels().largest_magnitude(row, dim));
   }
   GetRowKernels().narrow(row, dim, At<uint16_t>(to, 0));
-  // A value that rounds to infinity is not finite either.
+  // A value that rounds to infinity counts as not finite.
   const float largest = GetRowKernels().largest_magnitude(row, dim);
   return std::isfinite(largest) && std::isfinite(Bf16ToFloat(FloatToBf16(largest)));
 }
@@ -67,7 +67,7 @@ void StoreNibble(std::byte* row, int64_t d, uint8_t code) {
   byte = d % 2 == 0 ? std::byte{code} : (byte & std::byte{0x0f}) | std::byte{static_cast<uint8_t>(code << 4)};
 }
 
-// Codes channel d, whose number of token t is column[t * stride].
+// Codes channel d; the number of token t is column[t * stride].
 bool StoreQ4Channel(const SlabShape& shape, int64_t n, int64_t d, const float* column, int64_t stride,
                     std::byte* block) {
   float smallest = column[0], largest = column[0];
@@ -92,7 +92,8 @@ bool StoreQ4Keys(const SlabShape& shape, int64_t n, const PageBlock& source, std
   alignas(64) float channels[kBlockTokens * 2 * kChannels];
   constexpr int64_t kStride = 2 * kChannels;
   bool finite = true;
-  // Nibbles of a byte are two neighbouring channels: the even one is stored first, so that none is written over.
+  // A byte holds the nibbles of two neighbouring channels: the even one is stored first, so that neither is
+  // overwritten.
   for (int64_t i = 0; i < half; i += kChannels) {
     const int64_t count = std::min(kChannels, half - i);
     AngleWalker angles(source.rope(), 1.0, i, count);
@@ -166,7 +167,7 @@ bool PackBlock(const SlabShape& shape, int64_t n, const PageBlock& source, std::
   return finite;
 }
 
-// One block of one head of a stored slab, row by row as f32; keys as they are stored.
+// One block of one head of a stored slab, row by row as f32; keys in their stored rotation.
 class StoredBlock {
  public:
   StoredBlock(const SlabShape& shape, const std::byte* block, int64_t n) : shape_(shape), block_(block), n_(n) {}
@@ -220,7 +221,7 @@ void DecodeBlock(const DecodeArgs& args, const SlabShape& to, int64_t b) {
       GetRowKernels().narrow(row, dim, At<uint16_t>(out, 0));
     }
   };
-  // Tokens outside, heads inside: the angles of a token serve all heads.
+  // Tokens outside, heads inside, so that all heads share the angles of a token.
   for (int64_t t = 0; t < n; ++t) {
     if (!from.keys_rotated()) angles.MoveTo(b * kBlockTokens + t);
     for (int64_t head = 0; head < from.kv_heads; ++head) {

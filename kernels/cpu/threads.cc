@@ -1,5 +1,5 @@
-// A pool whose threads spin for a short while before they sleep: operations follow one another within microseconds, and
-// waking a thread takes longer than many of them.
+// A pool whose threads spin briefly before they sleep: operations follow one another within microseconds, and waking a
+// thread takes longer than many of them.
 #include "kernels/cpu/threads.h"
 
 #include <sched.h>
@@ -24,7 +24,7 @@ void Relax() {
 #endif
 }
 
-// Calls done() until it is true or kSpin has passed; whether it became true.
+// Calls done() until it is true or kSpin has passed; returns whether it became true.
 template <typename Done>
 bool SpinUntil(Done&& done) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
@@ -43,8 +43,8 @@ struct Job {
   void* context;
   int64_t items;
   std::atomic<int64_t> next{0};
-  int joined = 0;               // pool threads that ever took part; guarded by the pool's mutex
-  std::atomic<int> working{0};  // pool threads at it now
+  int joined = 0;               // pool threads that have taken part; guarded by the pool's mutex
+  std::atomic<int> working{0};  // pool threads working now
 
   void Work(int thread) {
     for (;;) {
@@ -82,7 +82,7 @@ class Threads::Pool {
     job.Work(0);
     {
       MutexLock lock(&mutex_);
-      jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));  // nobody joins from here on
+      jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));  // no thread joins from here on
     }
     const auto done = [&] { return job.working.load(std::memory_order_acquire) == 0; };
     while (!SpinUntil(done)) sched_yield();
@@ -115,8 +115,8 @@ class Threads::Pool {
       }
       if (job == nullptr) continue;
       job->Work(thread);
-      job->working.fetch_sub(1, std::memory_order_release);  // the job may be gone from here on
-      seen = 0;                                              // look at once for another job
+      job->working.fetch_sub(1, std::memory_order_release);  // the job may be destroyed from here on
+      seen = 0;                                              // look for another job at once
     }
   }
 

@@ -1,9 +1,9 @@
 // Parallel loops for the operations.
 //
-// Why not OpenMP: its loops end in a barrier that every thread of the team must reach. On cores that are shared
-// (progress threads, another process, a test run) a thread that is not running then stalls each of the hundreds of
-// loops of a forward pass; measured, 10 to 100 times slower on two busy cores. Here a caller only waits for threads
-// that have taken an item.
+// Why not OpenMP: its loops end in a barrier that every thread of the team must reach. On shared cores (progress
+// threads, another process, a test run), a thread that is not scheduled stalls each of the hundreds of loops of a
+// forward pass: measured, 10 to 100 times slower on two busy cores. Here a caller waits only for threads that have
+// taken an item.
 #ifndef KVLINK_KERNELS_CPU_THREADS_H_
 #define KVLINK_KERNELS_CPU_THREADS_H_
 
@@ -13,8 +13,8 @@
 
 namespace kvlink::kernels::cpu {
 
-// A handle to a pool of count - 1 threads (the caller is the last one); copies share it, the last one ends it. Any
-// number of callers at once. An idle pool thread looks for work for 50 us and then sleeps.
+// A handle to a pool of count - 1 threads (the caller is the last one); copies share it, and the last copy ends it. Any
+// number of concurrent callers. An idle pool thread looks for work for 50 us and then sleeps.
 class Threads {
  public:
   // count >= 1.
@@ -23,9 +23,9 @@ class Threads {
   // Cores this process may use.
   static int Available();
 
-  // Calls body(item, thread) for every item in [0, items), in any order, thread in [0, count()), and no two at once
-  // with the same thread; returns when all are done. Items are handed out one at a time in ascending order. The body
-  // must neither throw nor call For.
+  // Calls body(item, thread) for every item in [0, items), in any order, with thread in [0, count()) and never twice
+  // concurrently with the same thread; returns when all are done. Items are handed out one at a time in ascending
+  // order. The body must neither throw nor call For.
   template <typename Body>
   void For(int64_t items, Body&& body) const {
     if (items <= 1 || count_ == 1) {

@@ -1,4 +1,4 @@
-// The register-blocked multiply that Linear and LinkedAttention are built on, per target.
+// The register-blocked multiply used by Linear and LinkedAttention, per target.
 #if defined(KVLINK_KERNELS_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVLINK_KERNELS_CPU_TILE_INL_H_
 #undef KVLINK_KERNELS_CPU_TILE_INL_H_
@@ -14,10 +14,10 @@ HWY_BEFORE_NAMESPACE();
 namespace kvlink::kernels::cpu {
 namespace HWY_NAMESPACE {
 
-// The widest panel, in vectors. Four where 6 x 4 sums fit the registers (32 under AVX-512): fewer instructions for each
-// multiply-add than 14 x 2, which counts where two hardware threads share a core.
+// The widest panel, in vectors. Four where 6 x 4 sums fit the registers (32 under AVX-512): fewer instructions per
+// multiply-add than 14 x 2, which matters when two hardware threads share a core.
 constexpr int kPanelVectors = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
-// Rows of a tile: as many as leave registers for the sums, one step's columns and a broadcast.
+// Rows of a tile: as many as the registers hold sums for, beside one step's columns and a broadcast.
 template <int kVectors>
 constexpr int kTileRows = HWY_TARGET > HWY_AVX3 ? 6
                           : kVectors == 4       ? 6
@@ -31,7 +31,7 @@ constexpr int kTileRows = HWY_TARGET > HWY_AVX3 ? 6
 #endif
 #define HWY_PRAGMA(tokens) _Pragma(#tokens)
 
-// Prefetches into the cache while a tile is computed: `lines` cache lines for every four steps of k.
+// Prefetches while a tile is computed: `lines` cache lines every four steps of k.
 struct Ahead {
   const char* from = nullptr;
   int64_t lines = 0;
@@ -41,7 +41,7 @@ struct Ahead {
   }
 };
 
-// Where the right-hand side's columns come from: one step of k is kVectors vectors.
+// The source of the right-hand side's columns: one step of k is kVectors vectors.
 struct F32Columns {
   const float* data;
   int64_t stride;  // floats from one step of k to the next

@@ -1,5 +1,5 @@
 // The Backend of a device: validates, uploads the few host arrays through the stream's ring, launches. Nothing here
-// allocates or waits, so that every operation can be recorded into a graph.
+// allocates or waits, so every operation can be recorded into a graph.
 #include "kernels/cuda/backend.h"
 
 #include <algorithm>
@@ -160,7 +160,7 @@ class CudaBackend : public Backend {
     if (plan == nullptr) {
       return absl::InvalidArgumentError("LinkedAttention: plan: missing, or made by another backend");
     }
-    // The bytes needed follow from parameters that must be checked first.
+    // The workspace size depends on parameters that must be checked first.
     KVLINK_RETURN_IF_ERROR(ValidateLinkedAttention(args, plan->batch(), device_, 0));
     KVLINK_RETURN_IF_ERROR(ValidateLinkedAttention(args, plan->batch(), device_,
                                                    cuda::AttentionWorkspaceBytes(plan->slots(), args.params)));
@@ -328,7 +328,7 @@ class CudaBackend : public Backend {
   }
 
   const Device device_;
-  void* const upload_;  // of weights and plans
+  void* const upload_;  // for weights and plans
   const cuda::Linear linear_;
 };
 

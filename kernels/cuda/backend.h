@@ -1,5 +1,4 @@
-// The CUDA backend over the seams of runtime.h, launch.h and matmul.h; MakeCudaBackend makes it over CUDA, tests over
-// an emulation.
+// The CUDA backend on top of runtime.h, launch.h and matmul.h; MakeCudaBackend runs it on CUDA, tests on an emulation.
 #ifndef KVLINK_KERNELS_CUDA_BACKEND_H_
 #define KVLINK_KERNELS_CUDA_BACKEND_H_
 

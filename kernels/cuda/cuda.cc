@@ -1,4 +1,4 @@
-// The public entry of the CUDA backend, apart from it so that tests can build the backend over an emulation.
+// The public entry of the CUDA backend, in its own file so that tests can build the backend over an emulation.
 #include "kernels/cuda/cuda.h"
 
 #include "base/status.h"

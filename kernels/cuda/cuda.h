@@ -1,4 +1,4 @@
-// The CUDA backend: cuBLASLt for matrix products in bf16, kernels of our own for the rest, for devices of compute
+// The CUDA backend: cuBLASLt for bf16 matrix products, our own kernels for everything else, for devices of compute
 // capability 8.0 (A100) and later.
 #ifndef KVLINK_KERNELS_CUDA_CUDA_H_
 #define KVLINK_KERNELS_CUDA_CUDA_H_
@@ -15,11 +15,11 @@ struct CudaOptions {
   int device = 0;
 };
 
-// UNAVAILABLE, naming --device cpu, without a driver, without such a device, or in a build without CUDA. Thread-safe.
+// UNAVAILABLE, suggesting --device cpu, without a driver or a suitable device, or in a build without CUDA. Thread-safe.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
 
-// Bytes of the device's memory that all backends of this process have in use, except for those given to networks.
-// UNAVAILABLE as above. Thread-safe.
+// Bytes of device memory in use by all backends of this process, except memory allocated for networks. UNAVAILABLE as
+// above. Thread-safe.
 absl::StatusOr<int64_t> CudaMemoryInUse(int device);
 
 }  // namespace kvlink::kernels

@@ -1,10 +1,11 @@
-// The device intrinsics that the kernels use, and nothing else of the device's language: a kernel is plain C++ over
-// these names. Under nvcc they are the instructions. A build that defines KVLINK_EMULATE_CUDA (as the header that
-// supplies them: tests/support/cuda_emulation/device.h) compiles the same kernels for the host, where tests run them.
+// The device intrinsics used by the kernels, and the only device-specific language: a kernel is plain C++ over these
+// names. Under nvcc they are the instructions. A build that defines KVLINK_EMULATE_CUDA (as the header that supplies
+// them: tests/support/cuda_emulation/device.h) compiles the same kernels for the host, where tests run them.
 //
-// A kernel is `KVLINK_KERNEL(threads, blocks) Name(arguments)`: launched with at most `threads` threads, whole warps
-// (kernels/cuda/launch.h), and given registers so that `blocks` blocks fit a multiprocessor. Functions that name a warp
-// are called by all 32 lanes of it, at the same place. Shared memory is the launch's; it holds anything at first.
+// A kernel is `KVLINK_KERNEL(threads, blocks) Name(arguments)`: launched with at most `threads` threads, in whole warps
+// (kernels/cuda/launch.h), with registers limited so that `blocks` blocks fit a multiprocessor. Functions that concern
+// a warp must be called by all its 32 lanes, at the same place. Shared memory belongs to the launch; it is
+// uninitialised.
 #ifndef KVLINK_KERNELS_CUDA_DEVICE_H_
 #define KVLINK_KERNELS_CUDA_DEVICE_H_
 
@@ -47,7 +48,7 @@ KVLINK_DEVICE T ShuffleFrom(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 
-// Returns what was there.
+// Returns the previous value.
 KVLINK_DEVICE uint32_t AtomicCas(uint32_t* at, uint32_t expected, uint32_t desired) {
   return atomicCAS(at, expected, desired);
 }
@@ -72,8 +73,8 @@ KVLINK_DEVICE void SinCosPi(double x, double* sine, double* cosine) { sincospi(x
 // The upper 64 bits of the product.
 KVLINK_DEVICE uint64_t MultiplyHigh(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 
-// Copies from global to shared memory that go on in the background. One group holds the copies since the last commit;
-// CopyWait<n> waits for this thread's groups but the last n. The bytes are zeros where not `valid`.
+// Background copies from global to shared memory. A group consists of the copies since the last commit; CopyWait<n>
+// waits for all of this thread's groups except the last n. The bytes are zeros if not `valid`.
 template <int kBytes>
 KVLINK_DEVICE void CopyAsync(void* shared, const void* global, bool valid) {
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -91,7 +92,7 @@ KVLINK_DEVICE void CopyWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-// Tensor cores, by warp. ldmatrix.x4: lane l names a row of 8 bf16 of matrix l / 8; matrix i becomes out[i].
+// Tensor cores, by warp. ldmatrix.x4: lane l points to a row of 8 bf16 of matrix l / 8; matrix i becomes out[i].
 KVLINK_DEVICE void LoadMatrices(uint32_t (&out)[4], const void* shared_row) {
   const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared_row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -23,7 +23,7 @@ KVLINK_DEVICE void Store(const View& view, int64_t index, float value) {
   }
 }
 
-// cos and sin of position * inv_freq[i], in f64. Whole turns are taken off first, so that sine and cosine need no
+// cos and sin of position * inv_freq[i], in f64. Whole turns are subtracted first, so that sine and cosine need no
 // reduction of large arguments.
 KVLINK_DEVICE void Angle(const RopeView& rope, int64_t position, int64_t i, double* cosine, double* sine) {
   const double turns = static_cast<double>(position) * rope.turns[i];
@@ -34,7 +34,7 @@ KVLINK_DEVICE float WarpSum(float value) {
   for (int mask = 16; mask > 0; mask /= 2) value += ShuffleXor(value, mask);
   return value;
 }
-// The sum over all threads, for all of them. `warps`: shared, one float for each warp of the block.
+// The sum over all threads, returned to all. `warps`: shared memory, one float per warp of the block.
 KVLINK_DEVICE float BlockSum(float value, float* warps) {
   const float sum = WarpSum(value);
   if (ThreadIndex() % 32 == 0) warps[ThreadIndex() / 32] = sum;

@@ -1,4 +1,4 @@
-// How a kernel is launched; for the files that define kernels. See kernels/cuda/device.h.
+// Launches kernels; for the files that define them. See kernels/cuda/device.h.
 #ifndef KVLINK_KERNELS_CUDA_LAUNCH_H_
 #define KVLINK_KERNELS_CUDA_LAUNCH_H_
 
@@ -13,8 +13,8 @@
 
 namespace kvlink::kernels::cuda {
 
-// `grid_x` x `grid_y` blocks (grid_y <= 65535) of `threads` threads (whole warps) with `shared` bytes of shared memory.
-// An error of the launch, as LaunchStatus of runtime.h takes it.
+// Launches `grid_x` x `grid_y` blocks (grid_y <= 65535) of `threads` threads (whole warps) with `shared` bytes of
+// shared memory. Returns the launch error, for LaunchStatus of runtime.h.
 template <typename... P>
 int Launch(void* stream, int64_t grid_x, int64_t grid_y, int threads, int64_t shared, void (*kernel)(P...),
            const std::type_identity_t<P>&... arguments) {

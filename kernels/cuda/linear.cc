@@ -15,9 +15,9 @@ namespace {
 
 int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
-// bf16 elements in 16 bytes: what rows are padded to.
+// bf16 elements in 16 bytes: rows are padded to a multiple.
 constexpr int64_t kAligned = 8;
-// Of the library's own part of a workspace, whose contract asks for less.
+// Alignment of the library's own part of a workspace, stricter than the contract of workspaces.
 constexpr int64_t kMatmulAlignment = 256;
 
 class CudaMatrix : public PackedMatrix {
@@ -27,7 +27,7 @@ class CudaMatrix : public PackedMatrix {
   int64_t n() const override { return n_; }
   int64_t k() const override { return k_; }
   int64_t bytes() const override { return n_ * padded() * 2; }
-  // Elements of a row; zeros past k.
+  // Elements of a padded row; zeros from k on.
   int64_t padded() const { return RoundUp(k_, kAligned); }
   const uint16_t* data() const { return static_cast<const uint16_t*>(data_); }
   Device device() const { return device_; }
@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> Linear::Pack(const Tensor& weight,
     KVLINK_RETURN_IF_ERROR(SynchronizeStream(upload));
     return matrix;
   }
-  // By pieces, so that a large matrix needs little memory of the host.
+  // In pieces, so that a large matrix needs little host memory.
   const int64_t piece = std::max<int64_t>(1, (int64_t{16} << 20) / (padded * 2));
   std::vector<uint16_t> rows;
   for (int64_t first = 0; first < n; first += piece) {
@@ -102,7 +102,7 @@ absl::Status Linear::Run(void* stream, const LinearArgs& args) const {
   const bool in_place =
       args.x.dtype == Dtype::kBf16 && matrix.k() == padded && args.x.strides[0] % kAligned == 0 && Aligned(args.x.data);
   product.x = args.x.as<const uint16_t>();
-  product.x_stride = rows == 1 ? padded : args.x.strides[0];  // the stride of a single row may be anything
+  product.x_stride = rows == 1 ? padded : args.x.strides[0];  // the stride of a single row is arbitrary
   if (!in_place) {
     RoundRowsLaunch round;
     round.from = ViewOf(args.x);
@@ -123,7 +123,7 @@ absl::Status Linear::Run(void* stream, const LinearArgs& args) const {
     if (rows == 1) product.out.strides[0] = RoundUp(n, kAligned);
     return matmul_->Run(stream, product);
   }
-  // A bf16 silu-mul is computed from a bf16 product: half the traffic, and no more rounding than any activation sees.
+  // A bf16 silu-mul starts from a bf16 product: half the traffic, and no more rounding than any activation.
   product.out.data = free;
   product.out.bf16 = silu && bf16 && bias == nullptr;
   product.out.strides[0] = RoundUp(n, kAligned);

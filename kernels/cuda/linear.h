@@ -1,5 +1,5 @@
-// Linear: rounds x to bf16 where it is not, multiplies, and does after the product what the library's epilogues cannot
-// (silu-mul; a bias under a bf16 output, which would have to be bf16 too).
+// Linear: rounds x to bf16 if necessary, multiplies, and then does what the library's epilogues cannot (silu-mul; a
+// bias with a bf16 output, which would have to be bf16 too).
 #ifndef KVLINK_KERNELS_CUDA_LINEAR_H_
 #define KVLINK_KERNELS_CUDA_LINEAR_H_
 
@@ -13,14 +13,14 @@
 
 namespace kvlink::kernels::cuda {
 
-// Thread-safe. Arguments are validated already; the device is that of the calling thread.
+// Thread-safe. Arguments are already validated; the device is that of the calling thread.
 class Linear {
  public:
   explicit Linear(std::unique_ptr<Matmul> matmul) : matmul_(std::move(matmul)) {}
 
-  // In bf16, by copies in `upload`; done when it returns.
+  // Converts to bf16, with copies in `upload`; complete on return.
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const Tensor& weight, Device device, void* upload) const;
-  // Whether Pack made it, for this device.
+  // Whether Pack made this matrix, for this device.
   static bool Packed(const PackedMatrix& weight, Device device);
   int64_t WorkspaceBytes(int64_t rows, const PackedMatrix& weight) const;
   absl::Status Run(void* stream, const LinearArgs& args) const;

@@ -1,4 +1,4 @@
-// cuBLASLt behind the seam that tests emulate. The algorithm for a shape is asked for once and kept.
+// cuBLASLt behind the interface that tests emulate. The algorithm for each shape is selected once and kept.
 #include "kernels/cuda/matmul.h"
 
 #include <cublasLt.h>
@@ -14,9 +14,9 @@
 namespace kvlink::kernels::cuda {
 namespace {
 
-// NVIDIA's recommendation for Hopper; older devices choose from fewer algorithms that need it.
+// NVIDIA's recommendation for Hopper; on older devices fewer algorithms need a workspace.
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
-// Row counts of prefills are many: the cache starts anew rather than grow without end.
+// Prefills have many row counts: the cache is cleared instead of growing without bound.
 constexpr size_t kMaxAlgorithms = 4096;
 
 absl::Status Check(cublasStatus_t status, absl::string_view what) {
@@ -99,7 +99,7 @@ class CublasLtMatmul : public Matmul {
   }
 
  private:
-  // Everything that a choice depends on.
+  // Everything that the choice depends on.
   using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>;
 
   absl::StatusOr<cublasLtMatmulAlgo_t> Choose(const MatmulArgs& args, const Problem& problem) {
@@ -115,7 +115,7 @@ class CublasLtMatmul : public Matmul {
     KVLINK_RETURN_IF_ERROR(Check(cublasLtMatmulPreferenceSetAttribute(
                                      preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof(most)),
                                  "preference"));
-    // The alignment that MatmulArgs promises; cuBLASLt would assume 256 bytes.
+    // The alignment that MatmulArgs guarantees; cuBLASLt would assume 256 bytes.
     const uint32_t alignment = 16;
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,

@@ -1,5 +1,5 @@
-// The matrix product of Linear, apart so that there is one place which needs cuBLASLt: matmul.cc, and a plain loop in
-// tests/support/cuda_emulation.
+// The matrix product of Linear, separate so that only one file needs cuBLASLt: matmul.cc, replaced in
+// tests/support/cuda_emulation by a plain loop.
 #ifndef KVLINK_KERNELS_CUDA_MATMUL_H_
 #define KVLINK_KERNELS_CUDA_MATMUL_H_
 
@@ -14,8 +14,8 @@
 namespace kvlink::kernels::cuda {
 
 // out[rows, n] = x[rows, k] weight[n, k]^T (+ bias), sums in f32. Rows of x and weight are bf16, 16-byte aligned, k a
-// multiple of 8. Rows of out are 16-byte aligned; a bias is f32 and 16-byte aligned, and out is f32 and n a multiple of
-// 8 then. The workspace is 256-byte aligned.
+// multiple of 8. Rows of out are 16-byte aligned. With a bias, which is f32 and 16-byte aligned, out is f32 and n a
+// multiple of 8. The workspace is 256-byte aligned.
 struct MatmulArgs {
   const uint16_t* x = nullptr;
   int64_t x_stride = 0;

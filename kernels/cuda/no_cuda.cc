@@ -1,4 +1,4 @@
-// Stands in where there is no CUDA compiler: says so.
+// Replaces the backend in builds without a CUDA compiler: returns an error that says so.
 #include "kernels/cuda/cuda.h"
 
 namespace kvlink::kernels {

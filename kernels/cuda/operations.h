@@ -1,6 +1,6 @@
-// The launches of the operations that work row by row or block by block: plain structures that a kernel takes by value,
-// so that files with kernels need neither Abseil nor kernels.h. Arguments are validated already; pointers are device
-// memory. Each function returns what LaunchStatus of runtime.h takes.
+// The launches of operations that work row by row or block by block: plain structures passed to kernels by value, so
+// that files with kernels need neither Abseil nor kernels.h. Arguments are already validated; pointers are device
+// memory. Each function returns an error for LaunchStatus of runtime.h.
 #ifndef KVLINK_KERNELS_CUDA_OPERATIONS_H_
 #define KVLINK_KERNELS_CUDA_OPERATIONS_H_
 
@@ -8,7 +8,7 @@
 
 namespace kvlink::kernels::cuda {
 
-// Errors that only the device can see. The first thread that meets one writes it; Stream::Synchronize reports it.
+// Errors that only the device can see. The first thread that meets one records it; Stream::Synchronize reports it.
 enum class Fault : uint32_t { kNone, kEmbedId, kQkvSlot, kPackNotFinite, kShiftSlot, kSampleNothing };
 struct FaultRecord {
   uint32_t fault = 0;
@@ -60,7 +60,7 @@ struct QkvFinishLaunch {
 };
 int LaunchQkvFinish(void* stream, const QkvFinishLaunch& launch);
 
-// linear.cu: what runs before and after the matrix product.
+// linear.cu: steps before and after the matrix product.
 struct RoundRowsLaunch {
   View from;
   uint16_t* to = nullptr;  // [rows][padded] bf16, zeros from `columns` on
@@ -76,7 +76,7 @@ struct FinishLinearLaunch {
 };
 int LaunchFinishLinear(void* stream, const FinishLinearLaunch& launch);
 
-// slabs.cu, pack.cu. Where a slab's blocks lie; see base/slab.h.
+// slabs.cu, pack.cu. The location of a slab's blocks; see base/slab.h.
 struct SlabView {
   unsigned char* data = nullptr;
   int codec = 0;
@@ -129,7 +129,7 @@ struct SampleLaunch {
   int64_t stride = 0, rows = 0, vocab = 0;
   const SampleRowParams* params = nullptr;
   int32_t* out = nullptr;
-  int64_t first_row = 0;  // in a report
+  int64_t first_row = 0;  // for reports
   FaultRecord* fault = nullptr;
 };
 int LaunchSample(void* stream, const SampleLaunch& launch);

@@ -10,7 +10,7 @@ constexpr int kRowThreads = 256;
 constexpr int kQkvThreads = 128;
 constexpr int64_t kPage = 64;  // tokens
 
-// A block for each row.
+// One block per row.
 KVLINK_KERNEL(kRowThreads, 4) EmbedKernel(EmbedLaunch l) {
   const int64_t row = BlockX();
   const int64_t id = l.ids[row];
@@ -23,7 +23,7 @@ KVLINK_KERNEL(kRowThreads, 4) EmbedKernel(EmbedLaunch l) {
   for (int64_t j = ThreadIndex(); j < l.hidden; j += BlockThreads()) Store(l.out, to + j, Load(source, from + j));
 }
 
-// A block for each row: the sum is written on the way to its squares, and read again from the nearest cache.
+// One block per row: the sum is written while its squares are accumulated, and read again from the nearest cache.
 KVLINK_KERNEL(kRowThreads, 4) AddRmsNormKernel(AddRmsNormLaunch l) {
   const int64_t row = BlockX();
   float* residual = static_cast<float*>(l.residual.data) + row * l.residual.strides[0];
@@ -70,7 +70,7 @@ struct HeadReader {
   }
 };
 
-// A warp for each (row, head of q, k or v).
+// One warp per (row, head of q, k or v).
 KVLINK_KERNEL(kQkvThreads, 4) QkvFinishKernel(QkvFinishLaunch l) {
   const int64_t all = l.heads + 2 * l.kv_heads;
   const int64_t item = BlockX() * (kQkvThreads / 32) + ThreadIndex() / 32;

@@ -1,4 +1,4 @@
-// The CUDA runtime behind the seam that tests emulate: memory by pools, copies, streams, graphs, errors as Status.
+// The CUDA runtime behind the interface that tests emulate: memory pools, copies, streams, graphs, errors as Status.
 #include "kernels/cuda/runtime.h"
 
 #include <cuda_runtime.h>
@@ -18,22 +18,22 @@ constexpr int64_t kAlignment = 4096;
 
 absl::Status Check(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
-  static_cast<void>(cudaGetLastError());  // or the next launch would report it again
+  static_cast<void>(cudaGetLastError());  // otherwise the next launch would report it again
   const std::string text = absl::StrCat("CUDA: ", what, ": ", cudaGetErrorString(error));
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text) : absl::InternalError(text);
 }
 
-// Device memory by pools: what was freed is given out again without the driver, and without waiting for the device.
-// Every pool has a stream in which its memory comes and goes, and nothing else runs.
+// Device memory from pools: freed memory is reused without the driver, and without waiting for the device. Each pool
+// has a stream used only for allocating and freeing.
 class Pools {
  public:
-  // Of the device in use.
+  // From the pool of the device in use.
   absl::StatusOr<void*> Allocate(int64_t bytes, absl::string_view what) {
     KVLINK_ASSIGN_OR_RETURN(const Pool pool, OfThisDevice());
     bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     KVLINK_ASSIGN_OR_RETURN(void* begin, Take(pool, bytes, what));
     if (reinterpret_cast<uintptr_t>(begin) % kAlignment != 0) {
-      // CUDA promises 256 bytes; sizes that are multiples of ours are all that has been seen to keep pools aligned.
+      // CUDA promises 256 bytes; in practice, sizes that are multiples of ours keep pools aligned.
       cudaFreeAsync(begin, pool.stream);
       KVLINK_ASSIGN_OR_RETURN(begin, Take(pool, bytes + kAlignment, what));
     }
@@ -56,7 +56,7 @@ class Pools {
   }
   absl::StatusOr<int64_t> InUse() {
     KVLINK_ASSIGN_OR_RETURN(const Pool pool, OfThisDevice());
-    KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), "memory in use"));  // what is being freed
+    KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), "memory in use"));  // let pending frees complete
     uint64_t bytes = 0;
     KVLINK_RETURN_IF_ERROR(
         Check(cudaMemPoolGetAttribute(pool.pool, cudaMemPoolAttrUsedMemCurrent, &bytes), "memory in use"));
@@ -73,12 +73,12 @@ class Pools {
     cudaStream_t stream = nullptr;
   };
 
-  // The memory is there for every stream when this returns.
+  // On return the memory is usable by every stream.
   static absl::StatusOr<void*> Take(const Pool& pool, int64_t bytes, absl::string_view what) {
     void* begin = nullptr;
     cudaError_t error = cudaMallocFromPoolAsync(&begin, static_cast<size_t>(bytes), pool.pool, pool.stream);
     if (error == cudaErrorMemoryAllocation) {
-      // The pool may hold the missing memory, in pieces that do not fit.
+      // The pool may hold the missing memory in fragments.
       static_cast<void>(cudaGetLastError());
       KVLINK_RETURN_IF_ERROR(Check(cudaStreamSynchronize(pool.stream), what));
       KVLINK_RETURN_IF_ERROR(Check(cudaMemPoolTrimTo(pool.pool, 0), what));
@@ -115,7 +115,7 @@ class Pools {
   }
 
   Mutex mutex_;
-  std::map<int, Pool> pools_ ABSL_GUARDED_BY(mutex_);  // by device; as old as the process
+  std::map<int, Pool> pools_ ABSL_GUARDED_BY(mutex_);  // by device; live as long as the process
   std::map<void*, Given> given_ ABSL_GUARDED_BY(mutex_);
 };
 Pools& ThePools() {
@@ -194,7 +194,7 @@ absl::StatusOr<void*> AllocatePlain(int64_t bytes) {
   KVLINK_RETURN_IF_ERROR(Check(cudaMalloc(&memory, static_cast<size_t>(bytes)),
                                absl::StrCat("no ", bytes, " bytes of device memory for the network")));
   if (reinterpret_cast<uintptr_t>(memory) % kAlignment == 0) return memory;
-  // CUDA promises 256 bytes; from 1 MiB on, whole pages of the device are all that has been seen.
+  // CUDA promises 256 bytes; in practice, allocations of 1 MiB and more are whole device pages.
   FreePlain(memory);
   return absl::InternalError(absl::StrCat("CUDA: ", bytes, " bytes of device memory that begin within a page"));
 }
@@ -220,7 +220,7 @@ absl::Status Fill(void* stream, void* to, int value, int64_t bytes) {
 }
 
 absl::Status BeginCapture(void* stream) {
-  // Other threads go on allocating and waiting.
+  // Other threads may continue to allocate and wait.
   return Check(cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal), "capture");
 }
 absl::StatusOr<void*> EndCapture(void* stream) {

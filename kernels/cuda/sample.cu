@@ -1,6 +1,6 @@
-// Sampling, a thread block for each row; the rule is kernels/sampling.h's. What top_k and top_p leave is a threshold:
-// all logits above some value, and of those equal to it the first few by id. It is found by four passes over the row,
-// each of which settles 8 bits of the value (as a radix sort would), by counts for top_k and by weights for top_p.
+// Sampling, one thread block per row, by the rule of kernels/sampling.h. The tokens kept by top_k and top_p are given
+// by a threshold: all logits above some value, and of those equal to it the first few by id. Four passes over the row
+// find it; each determines 8 bits of the value (as in a radix sort), by counts for top_k and by weights for top_p.
 #include <cmath>
 
 #include "kernels/cuda/elements.h"
@@ -14,7 +14,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kBins = 256;
 
-// Ascending as the logits are; NaN as -inf, both zeros alike.
+// Ascending in the logits; NaN as -inf, both zeros equal.
 KVLINK_DEVICE uint32_t Key(float logit) {
   if (isnan(logit)) logit = -INFINITY;
   if (logit == 0) logit = 0;
@@ -24,7 +24,7 @@ KVLINK_DEVICE uint32_t Key(float logit) {
 KVLINK_DEVICE float OfKey(uint32_t key) { return BitsToFloat(key ^ (key >> 31 != 0 ? 0x80000000u : 0xffffffffu)); }
 constexpr uint32_t kNothing = 0x007fffffu;  // Key(-inf)
 
-// The tokens that are left: key > threshold, and the first `ties` in order of id whose key is the threshold.
+// The remaining tokens: key > threshold, and the first `ties` in order of id whose key equals the threshold.
 struct Kept {
   uint32_t threshold = kNothing;
   int64_t ties = 0;
@@ -37,10 +37,10 @@ struct Shared {
   uint32_t counts[kBins];
   uint32_t best_key[kThreads / 32];
   int32_t best_id[kThreads / 32];
-  // Of the thread that decides, for all.
+  // Written by the deciding thread, for all.
   uint32_t prefix;
   int64_t ties;
-  double wanted;  // what is still to be reached
+  double wanted;  // still to be reached
   int32_t token;
 };
 
@@ -57,7 +57,7 @@ struct Row {
   }
 
   // Narrows `kept` to its first ranks: the first `wanted` of them (by_count), or as many as reach the weight `wanted`,
-  // at least one. `wanted` must be positive and not be beyond what is kept.
+  // at least one. `wanted` must be positive and not exceed what is kept.
   KVLINK_DEVICE Kept FirstRanks(const Kept& kept, double wanted, bool by_count) {
     if (ThreadIndex() == 0) {
       shared.prefix = 0;
@@ -88,8 +88,8 @@ struct Row {
     return {shared.prefix, shared.ties};
   }
 
-  // One thread: the bin in which `wanted` is reached. Sums of weights may fall short of `wanted` by their rounding: the
-  // last bin that holds anything is it then.
+  // On one thread: finds the bin in which `wanted` is reached. Rounding may leave the sum of weights short of `wanted`;
+  // then it is the last non-empty bin.
   KVLINK_DEVICE void Descend(int shift, bool by_count) {
     int found = -1;
     double before = 0;  // of the bins above
@@ -119,8 +119,8 @@ struct Row {
     *begin = ThreadIndex() * share < vocab ? ThreadIndex() * share : vocab;
     *end = *begin + share < vocab ? *begin + share : vocab;
   }
-  // Sums of what the threads gave: of those before this one, with it, and of all. One thread's end is the next one's
-  // begin, to the bit.
+  // Sums over the threads' values: before this thread's, including it, and of all. The end of one thread equals the
+  // begin of the next to the bit.
   struct Sums {
     double before, with, total;
   };
@@ -150,7 +150,7 @@ struct Row {
     return sums;
   }
 
-  // Calls visit(id, weight) for this thread's share of the kept tokens, in order; `ties` of those before are used up.
+  // Calls visit(id, weight) for this thread's share of the kept tokens, in order; `ties` were used by earlier threads.
   template <typename F>
   KVLINK_DEVICE void EachKept(const Kept& kept, int64_t ties, const F& visit) const {
     int64_t begin, end;
@@ -173,7 +173,7 @@ struct Row {
     EachKept(kept, ties, [&](int64_t, double weight) { own += weight; });
     const Sums sums = Scan(own);
     const double target = PhiloxUniform(params.seed, static_cast<uint64_t>(params.position)) * sums.total;
-    // The share of one thread holds the target (of none where it rounds up to the total: the best token stays).
+    // One thread's share contains the target (no thread's if it rounds up to the total: then the best token stays).
     if (target < sums.before || !(target < sums.with)) return;
     double reached = sums.before;
     int64_t token = -1;
@@ -185,7 +185,7 @@ struct Row {
   }
 };
 
-// The largest key and the lowest id that has it, for all threads.
+// Finds the largest key and the lowest id with it, for all threads.
 KVLINK_DEVICE void FindBest(const float* logits, int64_t vocab, Shared& shared, uint32_t* best_key, int32_t* best_id) {
   uint32_t key = 0;
   int32_t id = 0;

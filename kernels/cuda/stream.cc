@@ -1,4 +1,4 @@
-// Streams with a ring of pinned memory for small host arrays, a record of what only the device can see go wrong, and
+// Streams with a ring of pinned memory for small host arrays, a record of errors that only the device can see, and
 // graphs.
 #include "kernels/cuda/stream.h"
 
@@ -100,7 +100,7 @@ absl::Status CudaStream::EndCapture(std::unique_ptr<Graph>* graph) {
   const absl::Status status = LaunchRecorded(graph);
   if (!status.ok()) {
     graph->reset();
-    for (std::vector<double>& rope : ropes_) rope.clear();  // of those staged meanwhile nothing arrived
+    for (std::vector<double>& rope : ropes_) rope.clear();  // those staged meanwhile never arrived
   }
   awaited_.clear();
   return status;
@@ -131,7 +131,7 @@ void CudaStream::DropCapture() {
 
 absl::Status CudaStream::WaitFor(void* event) {
   if (!capturing_) return WaitEvent(handle_, event);
-  // It is not of the recording, and cannot be waited for from within.
+  // It is not part of the recording, which cannot wait for it.
   if (std::find(awaited_.begin(), awaited_.end(), event) == awaited_.end()) awaited_.push_back(event);
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// A stream of the device, with what operations need beside it and must not allocate: a ring through which small host
-// arrays travel, tables of ropes, and the record of the first fault that a kernel met. Used by one thread at a time.
+// A stream of the device, with what operations need but must not allocate: a ring for small host arrays, tables of
+// ropes, and the record of the first fault in a kernel. Used by one thread at a time.
 #ifndef KVLINK_KERNELS_CUDA_STREAM_H_
 #define KVLINK_KERNELS_CUDA_STREAM_H_
 
@@ -18,10 +18,10 @@ namespace kvlink::kernels::cuda {
 
 class CudaStream : public GraphStream {
  public:
-  // The limit of one call of Stage.
+  // Limit of one call to Stage.
   static constexpr int64_t kMaxStaged = int64_t{1} << 20;
 
-  // Where memory is lacking, status() and every Synchronize() say so.
+  // Without memory, status() and every Synchronize() return the error.
   explicit CudaStream(int device);
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
@@ -32,16 +32,16 @@ class CudaStream : public GraphStream {
   absl::Status EndCapture(std::unique_ptr<Graph>* graph) override;
   void DropCapture() override;
 
-  // To be asked before each operation; makes the device that of the calling thread.
+  // Call before each operation; makes the device that of the calling thread.
   absl::Status Use();
   void* handle() const { return handle_; }
   FaultRecord* fault() const { return fault_; }
   // Later launches wait for the event, which was recorded in another stream.
   absl::Status WaitFor(void* event);
-  // A copy of `bytes` (at most kMaxStaged) bytes on the device, for what is launched in this stream before the next
-  // call. Where the ring is full it waits for the stream; RESOURCE_EXHAUSTED while operations are recorded.
+  // Returns a device copy of `bytes` (at most kMaxStaged) bytes, valid for operations launched in this stream before
+  // the next call. Waits for the stream if the ring is full; RESOURCE_EXHAUSTED while operations are recorded.
   absl::StatusOr<const void*> Stage(const void* data, int64_t bytes);
-  // The frequencies on the device; kept from call to call.
+  // Returns the frequencies on the device; cached across calls.
   absl::StatusOr<RopeView> StageRope(const Rope& rope);
 
  private:
@@ -60,7 +60,7 @@ class CudaStream : public GraphStream {
   std::array<std::vector<double>, kRopes> ropes_;
   int next_rope_ = 0;
   bool capturing_ = false;
-  std::vector<void*> awaited_;  // by what is being recorded
+  std::vector<void*> awaited_;  // by the recording
 };
 
 }  // namespace kvlink::kernels::cuda

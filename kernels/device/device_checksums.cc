@@ -1,4 +1,4 @@
-// One stream and one upload at a time, under a lock: checksums are small beside the pulls they verify.
+// One stream and one upload at a time, under a lock: checksums are cheap compared with the pulls they verify.
 #include "kernels/device/device_checksums.h"
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +16,7 @@ absl::Status DeviceChecksums::Compute(const std::byte* memory, int64_t bytes, ab
   const Tensor all = Tensor::Dense(const_cast<std::byte*>(memory), Dtype::kU8, backend_->device(), {bytes});
   MutexLock lock(&mutex_);
   const absl::Status status = Launch(all, offsets, lengths, out);
-  if (!status.ok()) stream_ = nullptr;  // it may fail for ever
+  if (!status.ok()) stream_ = nullptr;  // it may keep failing
   return status;
 }
 
@@ -32,7 +32,7 @@ absl::Status DeviceChecksums::Launch(const Tensor& memory, absl::Span<const int6
   const Tensor results = Tensor::Dense(results_.data(), Dtype::kU64, backend_->device(), {count});
   absl::Status status = backend_->Checksum(*stream_, {memory, offsets, lengths, results});
   if (status.ok()) status = backend_->CopyOut(*stream_, results_.data(), out.data(), bytes);
-  // Also after an error: what was launched writes to the caller's memory.
+  // Wait even after an error: launched work writes to the caller's memory.
   const absl::Status finished = stream_->Synchronize();
   KVLINK_RETURN_IF_ERROR(status);
   return finished;

@@ -1,5 +1,5 @@
-// Passes as graphs: a stream that can records what is launched in it, and launches all of it as one. A device then runs
-// kernel after kernel without being told each time.
+// Passes as graphs: a stream that can record launches and launch them all as one, so that a device runs kernel after
+// kernel without a launch for each.
 // Thread-safety: as Stream.
 #ifndef KVLINK_KERNELS_DEVICE_GRAPH_H_
 #define KVLINK_KERNELS_DEVICE_GRAPH_H_
@@ -11,7 +11,7 @@
 
 namespace kvlink::kernels {
 
-// A recording in executable form. Destroyed only after its stream was waited for.
+// A recording in executable form. Destroy only after its stream has been waited for.
 class Graph {
  public:
   virtual ~Graph() = default;
@@ -19,19 +19,19 @@ class Graph {
 
 class GraphStream : public Stream {
  public:
-  // nullptr: this stream cannot.
+  // nullptr: this stream cannot record.
   static GraphStream* Of(Stream& stream) { return dynamic_cast<GraphStream*>(&stream); }
 
-  // From here on operations are recorded, and nothing is carried out, until EndCapture or DropCapture. Meanwhile the
-  // thread may launch operations in this stream, and must neither allocate nor wait for anything of the device.
-  // Operations may fail then that would not otherwise (what they had to stage did not fit); the recording is void.
+  // From here until EndCapture or DropCapture, operations are recorded and not executed. Meanwhile the thread may
+  // launch operations in this stream, and must neither allocate nor wait for anything of the device. Operations may
+  // then fail that otherwise would not (their staged data did not fit); the recording is void.
   virtual absl::Status BeginCapture() = 0;
-  // Launches what was recorded. The arrays of the host that operations took may go; what they point to on the device
-  // must stay until Synchronize(), as ever. `graph` may hold what an earlier recording of this stream left, which is
-  // changed where it differs if that can be done, and holds what was launched afterwards. After an error nothing was
-  // launched, nothing is recorded any more, and `graph` is empty.
+  // Launches what was recorded. Host arrays passed to operations may be freed; the device memory they point to must
+  // stay until Synchronize(), as usual. `graph` may hold the result of an earlier recording of this stream, which is
+  // updated if possible and otherwise replaced; afterwards it holds what was launched. After an error, nothing was
+  // launched, recording has ended, and `graph` is empty.
   virtual absl::Status EndCapture(std::unique_ptr<Graph>* graph) = 0;
-  // Forgets what was recorded.
+  // Discards the recording.
   virtual void DropCapture() = 0;
 };
 

@@ -1,4 +1,4 @@
-// Host memory on huge pages, touched at once: page faults would otherwise fall into the first pass.
+// Host memory on huge pages, touched at once: otherwise the first pass would pay for the page faults.
 #include "kernels/device/host.h"
 
 #include <sys/mman.h>
@@ -17,7 +17,7 @@ absl::StatusOr<Buffer> AllocateHost(int64_t bytes) {
   if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("Allocate: ", bytes, " bytes"));
   if (bytes == 0) return Buffer();
   void* data = nullptr;
-  // All of it is touched below: more than the machine has would be answered by the kernel's killer, not by a null
+  // All of it is touched below: if it exceeded the machine's memory, the kernel's OOM killer would answer, not a null
   // pointer.
   if (bytes <= static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE)) {
     data = std::aligned_alloc(static_cast<size_t>(page), static_cast<size_t>((bytes + page - 1) / page * page));
@@ -25,7 +25,8 @@ absl::StatusOr<Buffer> AllocateHost(int64_t bytes) {
   if (data == nullptr)
     return absl::ResourceExhaustedError(absl::StrCat("Allocate: no ", bytes, " bytes of host memory"));
 #ifdef MADV_HUGEPAGE
-  // Fewer misses while computing, and devices take far fewer pieces: writes to disk gained a third. A wish only.
+  // Fewer TLB misses while computing, and devices get far fewer segments: disk writes became a third faster. Only a
+  // hint.
   if (page == kHugePage) madvise(data, static_cast<size_t>(bytes) / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
   std::memset(data, 0, static_cast<size_t>(bytes));  // the first touch is slow; take it here

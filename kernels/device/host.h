@@ -1,4 +1,4 @@
-// Shared by the backends that run on the host: memory, and a stream whose operations are done when they return.
+// Shared by the host backends: memory, and a stream whose operations are complete when they return.
 #ifndef KVLINK_KERNELS_DEVICE_HOST_H_
 #define KVLINK_KERNELS_DEVICE_HOST_H_
 
@@ -10,12 +10,12 @@
 
 namespace kvlink::kernels {
 
-// 4096-byte aligned host memory, touched; from 2 MiB on aligned to huge pages, in which it lies where the system has
+// 4096-byte aligned host memory, touched; from 2 MiB on aligned to huge pages and placed in them if the system has
 // them. INVALID_ARGUMENT for negative sizes, RESOURCE_EXHAUSTED when there is none. Zero bytes give an empty Buffer.
 // Thread-safe.
 absl::StatusOr<Buffer> AllocateHost(int64_t bytes);
 
-// Keeps the first failure of an operation until it is asked for. Used by one thread at a time.
+// Keeps the first failure of an operation until it is queried. Used by one thread at a time.
 class HostStream : public Stream {
  public:
   void Fail(absl::Status status) {

@@ -47,14 +47,14 @@ absl::Status SlabDecoder::DecodeOnDevice(const SlabShape& stored, const std::byt
 absl::Status SlabDecoder::WithLane(absl::FunctionRef<absl::Status(Lane&)> decode) {
   std::unique_ptr<Lane> lane = TakeLane();
   const absl::Status status = decode(*lane);
-  if (!status.ok()) *lane = {};  // its streams may fail for ever
+  if (!status.ok()) *lane = {};  // its streams may keep failing
   GiveLane(std::move(lane));
   return status;
 }
 
 std::unique_ptr<SlabDecoder::Lane> SlabDecoder::TakeLane() {
   MutexLock lock(&mutex_);
-  while (idle_.empty() && lanes_ == kMaxLanes) given_.Wait(&mutex_);  // for as long as a layer takes
+  while (idle_.empty() && lanes_ == kMaxLanes) given_.Wait(&mutex_);  // at most as long as a layer takes
   if (idle_.empty()) {
     ++lanes_;
     return std::make_unique<Lane>();

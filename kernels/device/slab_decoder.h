@@ -1,4 +1,4 @@
-// Brings slabs, as they are stored, into memory that attention reads: copies them to a device, expands q4.
+// Converts stored slabs to memory that attention reads: copies them to a device, expands q4.
 // Thread-safety: all methods. Lifetime: the backend and the rope outlive the object.
 #ifndef KVLINK_KERNELS_DEVICE_SLAB_DECODER_H_
 #define KVLINK_KERNELS_DEVICE_SLAB_DECODER_H_
@@ -23,22 +23,21 @@ class SlabDecoder {
  public:
   SlabDecoder(Backend* backend, const Rope* rope) : backend_(backend), rope_(rope) {}
 
-  // The shape that attention reads of an encoding stored as `stored`: q4 becomes raw-bf16.
+  // The shape in which attention reads an encoding stored as `stored`: q4 becomes raw-bf16.
   static SlabShape DecodedShape(SlabShape stored) {
     if (stored.codec == Codec::kQ4) stored.codec = Codec::kRawBf16;
     return stored;
   }
-  // Whether slabs have to be decoded at all; attention reads others where they are.
+  // Whether such slabs must be decoded; attention reads others in place.
   bool Decodes(Codec stored) const { return on_device() || stored == Codec::kQ4; }
-  // Fills `out`, backend's memory of DecodedShape(stored).slab_bytes(), from a slab in host memory, and waits for it
-  // alone: what is computed meanwhile goes on. Errors are the backend's; RESOURCE_EXHAUSTED: no memory for the way.
+  // Fills `out`, backend memory of DecodedShape(stored).slab_bytes(), from a slab in host memory, and waits only for
+  // that: other computation continues. Returns the backend's errors; RESOURCE_EXHAUSTED: no memory for the transfer.
   absl::Status Decode(const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
-  // The same on a device from pinned memory, where the slab is in parts that follow each other: copied from where it
-  // is.
+  // The same on a device, from pinned memory with the slab in consecutive parts, which are copied directly.
   absl::Status DecodePinned(const SlabShape& stored, absl::Span<const absl::Span<const std::byte>> parts,
                             std::byte* out);
-  // The same where the slab is in the device's memory already. Padding is neither read nor copied. `copies`, parts
-  // of pinned memory that follow each other, get the slab as it is stored.
+  // The same for a slab already in device memory. Padding is neither read nor copied. `copies`, consecutive parts of
+  // pinned memory, receive the slab in its stored form.
   absl::Status DecodeOnDevice(const SlabShape& stored, const std::byte* slab,
                               absl::Span<const absl::Span<std::byte>> copies, std::byte* out);
 
@@ -57,11 +56,11 @@ class SlabDecoder {
   void GiveLane(std::unique_ptr<Lane> lane);
   absl::Status WithLane(absl::FunctionRef<absl::Status(Lane&)> decode);
   absl::Status DecodeIn(Lane& lane, const SlabShape& stored, absl::Span<const std::byte> slab, std::byte* out);
-  // Where a slab has to be on the device before it is decoded into `out`: `out` itself, or staging.
+  // The location of a slab on the device before it is decoded into `out`: `out` itself, or staging.
   absl::StatusOr<std::byte*> Staging(Lane& lane, const SlabShape& stored, std::byte* out);
-  // Launched in the lane's stream.
+  // Launches in the lane's stream.
   absl::Status Expand(Lane& lane, const SlabShape& stored, const void* slab, std::byte* out);
-  // Also after an error: what was launched reads and writes memory that may go now.
+  // Waits even after an error: launched work uses memory that may then be freed.
   static absl::Status Finish(Lane& lane, const absl::Status& launched);
   Stream& StreamOf(Lane& lane);
 
@@ -69,7 +68,7 @@ class SlabDecoder {
   const Rope* const rope_;
   Mutex mutex_;
   CondVar given_;
-  int lanes_ ABSL_GUARDED_BY(mutex_) = 0;  // in use, and idle
+  int lanes_ ABSL_GUARDED_BY(mutex_) = 0;  // in use or idle
   std::vector<std::unique_ptr<Lane>> idle_ ABSL_GUARDED_BY(mutex_);
 };
 

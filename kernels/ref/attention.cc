@@ -1,5 +1,5 @@
-// Linked attention: per read, the query is rotated by position - offset and attends to the segment's keys as they are
-// stored; the partial results of a row are merged by their log-sum-exp.
+// Linked attention: for each read, the query is rotated by position - offset and attends to the segment's keys in their
+// stored form; the partial results of a row are merged by their log-sum-exp.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kNothing = -std::numeric_limits<double>::infinity();
 
-// A softmax-weighted sum under way: sum of exp(score - largest), and of exp(score - largest) * value.
+// A running softmax-weighted sum: sum of exp(score - largest), and of exp(score - largest) * value.
 struct Partial {
   double* state;  // [largest, sum, value[dim]]
   double& largest() const { return state[0]; }
@@ -167,7 +167,7 @@ void LinkedAttention(const LinkedAttentionArgs& args, const AttentionBatch& batc
       const Partial merged = scratch.Merged(row, head);
       const double lse = merged.largest() == kNothing ? kNothing : merged.largest() + std::log(merged.sum());
       if (args.lse.data != nullptr) args.lse.as<float>()[At(args.lse, row, head)] = static_cast<float>(lse);
-      // A sink adds an exponential and no value: the result shrinks by sigmoid(lse - sink).
+      // A sink adds an exponential but no value: the result shrinks by sigmoid(lse - sink).
       double share = 1;
       if (params.sinks != nullptr) share = 1 / (1 + std::exp(static_cast<double>(params.sinks[head]) - lse));
       for (int64_t d = 0; d < dim; ++d) {

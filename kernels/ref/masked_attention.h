@@ -1,5 +1,5 @@
 // The independent oracle of linked attention: one softmax over explicit tokens under the segment mask, keys and queries
-// rotated at their global positions, everything in f64. It knows no segments' storage, no shifting and no merging.
+// rotated to their global positions, everything in f64. It has no notion of segment storage, shifting or merging.
 //
 // The rule. A token belongs to a document (segment >= 1) or is fresh (segment 0: system,
 // markers, links, question, answer, and tokens recomputed inside a document, which keep their global position). With q

@@ -1,4 +1,4 @@
-// The scalar operations behind the Backend interface. Arguments are validated already; `stream` takes what goes wrong.
+// The scalar operations that implement Backend. Arguments are already validated; errors go to `stream`.
 #ifndef KVLINK_KERNELS_REF_OPERATIONS_H_
 #define KVLINK_KERNELS_REF_OPERATIONS_H_
 

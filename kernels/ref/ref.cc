@@ -1,4 +1,4 @@
-// The scalar backend: each operation as its definition reads, in the order it is written. The oracle of the others.
+// The scalar backend: each operation follows its definition, step by step. The oracle for the other backends.
 #include "kernels/ref/ref.h"
 
 #include <cstring>

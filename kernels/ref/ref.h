@@ -9,7 +9,7 @@
 
 namespace kvlink::kernels {
 
-// Thread-safe. `compute` is what compute_dtype() answers: f32 or bf16.
+// Thread-safe. `compute` is the result of compute_dtype(): f32 or bf16.
 std::unique_ptr<Backend> MakeRefBackend(Dtype compute = Dtype::kF32);
 
 }  // namespace kvlink::kernels

@@ -15,7 +15,7 @@ double Dot(const Tensor& x, int64_t row, const float* weights, int64_t k) {
   return sum;
 }
 
-// Position of element d of (page, head, which) for the token's slot within the page; `which` 0 is K, 1 is V.
+// Index of element d of (page, head, which) for the token's slot within the page; `which` 0 is K, 1 is V.
 int64_t PageElement(const Tensor& pages, int64_t slot, int64_t head, int64_t which, int64_t d) {
   return At(pages, slot / kBlockTokens, head, which * kBlockTokens + slot % kBlockTokens, d);
 }
@@ -50,7 +50,7 @@ class HeadReader {
   double scale_ = 1;
 };
 
-// Writes the key of one token and head, rotated pair by pair, so that no row needs to be held.
+// Writes the key of one token and head, rotated pair by pair, so that no row needs to be buffered.
 void WriteKey(const QkvFinishArgs& args, const HeadReader& key, int64_t position, int64_t slot, int64_t head) {
   const Rope& rope = *args.rope;
   const int64_t half = rope.rotary_dim / 2;

@@ -1,4 +1,4 @@
-// Operations on slabs: packing private KV into one, decoding one to a raw one, the materialising shift, checksums.
+// Operations on slabs: packing private KV, decoding to a raw slab, the materialising shift, checksums.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -14,7 +14,7 @@
 namespace kvlink::kernels::ref {
 namespace {
 
-// Element d of a row rotated by `position` (pure rotation), from the row as it is; `load` reads an element.
+// Element d of a row after rotation by `position` (pure rotation); `load` reads an element of the unrotated row.
 template <typename F>
 float RotatedElement(const Rope& rope, int64_t position, int64_t d, const F& load) {
   const int64_t half = rope.rotary_dim / 2;
@@ -95,7 +95,7 @@ double LoadNibble(const std::byte* row, int64_t d) {
   return static_cast<double>((std::to_integer<int>(row[d / 2]) >> (d % 2 == 0 ? 0 : 4)) & 0x0f);
 }
 
-// Where the scales of a q4 block of n tokens lie.
+// Offsets of the scales of a q4 block of n tokens.
 struct Q4Scales {
   Q4Scales(int64_t n, int64_t dim) : key_scale(0), key_min(2 * dim), value_scale(4 * dim), value_min(4 * dim + 2 * n) {}
   int64_t key_scale, key_min, value_scale, value_min;
@@ -148,7 +148,7 @@ bool PackBlock(const SlabShape& shape, int64_t n, const BlockSource& source, std
   return finite;
 }
 
-// Reads a stored block of n tokens element by element; keys as they are stored.
+// Reads a stored block of n tokens element by element; keys in their stored rotation.
 class StoredBlock {
  public:
   StoredBlock(const SlabShape& shape, const std::byte* block, int64_t n)

@@ -176,8 +176,8 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
   arguments.Bytes("repair", "Most bytes a second that are copied from the other members.", &flags.repair);
   arguments.Bytes(
       "hot",
-      "Bytes a second of one encoding, pulled from this node, beyond which other members are to hold copies "
-      "of it as well; 0: never.",
+      "If more bytes a second of one encoding are pulled from this node, other members hold copies of it for a "
+      "while; 0: never.",
       &flags.hot);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();

@@ -1,5 +1,5 @@
-// Everything happens where the news comes: on the carrier's thread, the timer's, or one that dialled. An attempt is an
-// object of its own, so that late news of one is not taken for news of the next.
+// All work happens where the event occurs: on the carrier's thread, the timer's, or one that dialled. Each attempt is
+// an object of its own, so that a late event of one is not taken for an event of the next.
 #include "store/client/lookup.h"
 
 #include <algorithm>
@@ -32,12 +32,12 @@ class LookupCall : public std::enable_shared_from_this<LookupCall> {
   void GiveUp();
 
  private:
-  // One attempt: as many requests as the bound on one takes.
+  // One attempt: as many requests as the limit per request makes necessary.
   struct Attempt : AnswerSink {
     std::weak_ptr<LookupCall> call;
     Route::Opened opened;
     absl::Time asked;
-    std::vector<uint64_t> ids;  // of the requests, set before the first is sent
+    std::vector<uint64_t> ids;  // of the requests; set before the first one is sent
     size_t left = 0;            // not answered yet
     std::vector<Found> found;
     void OnAnswer(const absl::Status& status, const proto::Answer& answer) override {
@@ -51,7 +51,7 @@ class LookupCall : public std::enable_shared_from_this<LookupCall> {
   void Send(Route::Opened opened);
   void OnAnswer(Attempt* attempt, const absl::Status& status, const proto::Answer& answer);
   absl::Status Take(Attempt* attempt, const proto::Answer& answer) const;
-  // An attempt failed: another one, or the end.
+  // An attempt failed: starts another one, or ends.
   void Failed(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndAttempt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Finish(absl::StatusOr<std::vector<Found>> result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -64,8 +64,8 @@ class LookupCall : public std::enable_shared_from_this<LookupCall> {
   Mutex mutex_;
   CondVar changed_;
   Notify notify_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<Attempt> attempt_ ABSL_GUARDED_BY(mutex_);  // under way; null: none
-  int attempts_ ABSL_GUARDED_BY(mutex_) = 0;                  // that failed
+  std::shared_ptr<Attempt> attempt_ ABSL_GUARDED_BY(mutex_);  // in progress; null: none
+  int attempts_ ABSL_GUARDED_BY(mutex_) = 0;                  // failed attempts
   std::unique_ptr<Alarm> again_ ABSL_GUARDED_BY(mutex_);
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
   absl::StatusOr<std::vector<Found>> result_ ABSL_GUARDED_BY(mutex_) = absl::UnavailableError("");
@@ -84,7 +84,7 @@ void LookupCall::Begin() {
 }
 
 void LookupCall::Send(Route::Opened opened) {
-  const std::shared_ptr<NodeConnection> connection = opened.connection;  // an answer ends the attempt while we ask
+  const std::shared_ptr<NodeConnection> connection = opened.connection;  // an answer may end the attempt meanwhile
   std::vector<proto::Request> requests;
   for (size_t begin = 0; begin < identities_.size(); begin += kMaxIdentities) {
     proto::Request& request = requests.emplace_back(connection->NewRequest(ns_, deadline_));
@@ -193,7 +193,7 @@ absl::StatusOr<std::vector<Found>> LookupCall::Wait(absl::Time deadline) {
 }
 
 void LookupCall::GiveUp() {
-  std::unique_ptr<Alarm> again;  // its work may want the lock
+  std::unique_ptr<Alarm> again;  // its work may take the lock
   MutexLock lock(&mutex_);
   if (attempt_ != nullptr) attempt_->opened.connection->Unanswered(attempt_->asked);
   EndAttempt();

@@ -1,7 +1,7 @@
-// Lookups in two steps (PendingLookup): sent at once or when there is a connection, tried again by the timer, so that
-// who asked many nodes need not wait for any one of them for the others to get on.
+// Lookups in two steps (PendingLookup): sent at once, or when there is a connection, and retried by the timer. A caller
+// that asks many nodes need not wait for one of them for the others to make progress.
 //
-// Thread-safety: the function. Lifetime: as store/client/pending.h; the route outlives what it gives.
+// Thread-safety: the function. Lifetime: as store/client/pending.h; the route must outlive the result.
 #ifndef KVLINK_STORE_CLIENT_LOOKUP_H_
 #define KVLINK_STORE_CLIENT_LOOKUP_H_
 

@@ -1,9 +1,8 @@
-// Requests in two steps: asked for, then waited for, so that one thread asks many nodes side by side and takes the
-// first answer that comes.
+// Requests in two steps: first asked, then waited for, so that one thread can ask many nodes concurrently and take the
+// first answer.
 //
-// Thread-safety: Arrivals: all methods, by many threads. A pending request: by one thread at a time. Lifetime: pending
-// requests are destroyed before their store; destroying one gives up what it asked for, and waits for nobody but where
-// it says so.
+// Thread-safety: Arrivals: all methods, from many threads. A pending request: one thread at a time. Lifetime: pending
+// requests must be destroyed before their store. Destroying one abandons the request, and does not block unless stated.
 #ifndef KVLINK_STORE_CLIENT_PENDING_H_
 #define KVLINK_STORE_CLIENT_PENDING_H_
 
@@ -20,13 +19,14 @@
 
 namespace kvlink::store::client {
 
-// Tells whoever waits for many requests which of them can be waited for without delay.
+// Tells a thread that waits for many requests which of them are ready.
 class Arrivals {
  public:
   void Add(uint64_t tag);
-  // The tag of the next request, in the order in which they became ready; nothing: none did by `deadline`.
+  // Returns the tag of the next request, in the order in which they became ready. nullopt: none did before `deadline`.
   std::optional<uint64_t> Next(absl::Time deadline);
-  // From now on `next` is told, of what is ready now as well; nobody waits here any more. Once, and never in a circle.
+  // From now on passes notifications, including pending ones, on to `next`; no thread may wait here any longer. Call
+  // once; must not form a cycle.
   void ForwardTo(std::shared_ptr<Arrivals> next);
 
  private:
@@ -36,8 +36,8 @@ class Arrivals {
   std::shared_ptr<Arrivals> next_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Where a request is to say that it is ready, and as which. Without `arrivals`, nowhere. Whoever waited for it without
-// them meanwhile hears of it all the same; of one that was destroyed, only what it had said before.
+// Where a request reports that it is ready, and under which tag. Without `arrivals`, nowhere. A request that was waited
+// for directly is still reported; a destroyed one only if it had been reported before.
 struct Notify {
   std::shared_ptr<Arrivals> arrivals;
   uint64_t tag = 0;
@@ -46,9 +46,10 @@ struct Notify {
 class PendingLookup {
  public:
   virtual ~PendingLookup() = default;
-  // What Store::Lookup gives. DEADLINE_EXCEEDED where the answer is not there by `deadline` or by that of the request:
-  // before the latter it may be waited for again. Anything else is the end, and before the deadline of the request that
-  // is never DEADLINE_EXCEEDED. The request says once that it is ready: Wait then gives its end, whatever the time.
+  // Returns the result of Store::Lookup. DEADLINE_EXCEEDED: the answer did not arrive before `deadline` or the
+  // request's own deadline; before the latter, Wait may be called again. Any other result is final, and before the
+  // request's deadline that is never DEADLINE_EXCEEDED. The request reports once that it is ready; Wait then returns
+  // the final result, whatever the deadline.
   virtual absl::StatusOr<std::vector<Found>> Wait(absl::Time deadline) = 0;
 };
 
@@ -56,20 +57,21 @@ class PendingReads {
  public:
   using Leases = std::vector<absl::StatusOr<std::unique_ptr<Lease>>>;
   virtual ~PendingReads() = default;
-  // What Store::ReadMany gives. DEADLINE_EXCEEDED: not all have answered by `deadline`, before that of the request; may
-  // be called again. At the latter, those that have not answered are DEADLINE_EXCEEDED and the others what they are.
-  // The bytes of an encoding begin to come when it has answered and somebody is in here. The requests say that they are
-  // ready when all that were asked for have answered: Wait then gives their end, unless some are worth another attempt
-  // or the node allows fewer at a time than were wanted; it is then said again.
+  // Returns the result of Store::ReadMany. DEADLINE_EXCEEDED: some have not answered before `deadline`, and the
+  // request's own deadline has not passed; may be called again. At the latter, those without an answer get
+  // DEADLINE_EXCEEDED and the others their results. An encoding's bytes start to arrive once it has answered and a
+  // thread is in Wait. The request reports that it is ready when all sent requests have answered. Wait then returns the
+  // final result, unless some are worth retrying or the node allows fewer at a time than wanted; in that case it
+  // reports again.
   virtual absl::StatusOr<Leases> Wait(absl::Time deadline) = 0;
 };
 
-// Destroying it waits until nothing of the slabs is read any more: soon, and at most for an attempt to connect. What
-// was on its way may have been stored.
+// The destructor waits until the slabs are no longer read: soon, and at most as long as an attempt to connect takes. A
+// put in progress may have been stored.
 class PendingPut {
  public:
   virtual ~PendingPut() = default;
-  // What Store::Put gives. DEADLINE_EXCEEDED and ready as PendingLookup.
+  // Returns the result of Store::Put. DEADLINE_EXCEEDED and readiness as PendingLookup.
   virtual absl::StatusOr<PutResult> Wait(absl::Time deadline) = 0;
 };
 

@@ -1,5 +1,5 @@
-// A put is a conversation: begin, room, slabs one after the other as memory comes free, commit. It needs a thread for
-// as long as it lasts, which a bounded number of threads lend to puts in two steps.
+// A put is a dialogue: begin, memory, slabs one by one as memory becomes free, commit. It occupies a thread throughout,
+// so two-step puts share a bounded number of threads.
 #include "store/client/puts.h"
 
 #include <algorithm>
@@ -46,7 +46,7 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
   order.silence = route->options().silence;
   const absl::Duration silence = order.silence;
   ++route->counters().pushes;
-  absl::Duration silent;  // so long attempts have waited for a node that gave no sign
+  absl::Duration silent;  // total time that attempts waited for a node without a sign of life
   auto result = WithRetries(&route->retries(), deadline, [&]() -> absl::StatusOr<PutResult> {
     if (end != nullptr && end->cancelled()) return absl::CancelledError("the put was given up");
     const absl::Time begun = SteadyNow();
@@ -64,7 +64,7 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
       silent += SteadyNow() - begun;
     }
     if (silent < silence || SteadyNow() >= deadline) return opened.status();
-    // Not to be tried again.
+    // Ends the retries.
     return absl::AbortedError("");
   });
   if (absl::IsAborted(result.status()) && silent >= silence) {
@@ -79,7 +79,7 @@ absl::StatusOr<PutResult> Carry(Route* route, absl::string_view ns, const Manife
   return result;
 }
 
-// Shared by who waits and by the thread whose turn comes.
+// Shared by the waiter and the thread whose turn comes.
 class PutCall {
  public:
   PutCall(Route* route, absl::string_view ns, const Manifest& manifest,

@@ -1,7 +1,7 @@
-// Puts over a route: tried again until their deadline, while the node gives signs of itself. In two steps they are
-// carried out on threads of the resources.
+// Puts over a route: retried until their deadline, as long as the node shows signs of life. Two-step puts run on
+// threads of the resources.
 //
-// Thread-safety: all functions. Lifetime: as store/client/pending.h; the route outlives what they give.
+// Thread-safety: all functions. Lifetime: as store/client/pending.h; the route must outlive the results.
 #ifndef KVLINK_STORE_CLIENT_PUTS_H_
 #define KVLINK_STORE_CLIENT_PUTS_H_
 

@@ -1,4 +1,4 @@
-// TCP connections of the system's own, because its errno says what a refused connection is; they send nothing.
+// Uses plain TCP connections, because errno tells whether a connection was refused; sends no data.
 #include "store/client/reachable.h"
 
 #include <fcntl.h>
@@ -30,7 +30,7 @@ absl::Status Refused(const std::string& address, int error) {
       absl::StrCat("no node can be reached at ", address, " (", std::strerror(error), "): check the address"));
 }
 
-// A connection that is being made.
+// A connection being made.
 struct Attempt {
   Descriptor socket;
   std::optional<absl::Status> ended;
@@ -38,7 +38,7 @@ struct Attempt {
 
 Attempt Begin(const std::string& address, const transport::SocketAddress& at) {
   Attempt attempt{Descriptor(::socket(at.get()->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), {}};
-  // Without a socket nobody knows; gRPC will say so.
+  // Without a socket the answer is unknown; gRPC will report it.
   if (attempt.socket.get() < 0 || connect(attempt.socket.get(), at.get(), at.length) == 0) {
     attempt.ended = absl::OkStatus();
   } else if (errno != EINPROGRESS) {
@@ -47,7 +47,7 @@ Attempt Begin(const std::string& address, const transport::SocketAddress& at) {
   return attempt;
 }
 
-// Of a socket that can be written to.
+// The outcome of the connection, once its socket is writable.
 absl::Status OutcomeOf(const std::string& address, const Descriptor& socket) {
   int error = 0;
   socklen_t length = sizeof error;
@@ -64,8 +64,8 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
     return absl::UnavailableError(
         absl::StrCat("the host of ", address, " is not known: ", resolved.status().message(), "; check the name"));
   }
-  // All at once: "localhost" is ::1 as well on most hosts, where a node at 127.0.0.1 does not listen, and the first
-  // address may be one that drops what is sent to it.
+  // All at once: on most hosts "localhost" is also ::1, where a node at 127.0.0.1 does not listen, and the first
+  // address may drop packets silently.
   std::vector<Attempt> attempts;
   for (const transport::SocketAddress& at : *resolved) attempts.push_back(Begin(address, at));
   while (true) {

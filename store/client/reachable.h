@@ -1,6 +1,5 @@
-// Whether anybody listens at a node's address, told at once and in words of ours: gRPC would try again for seconds and
-// then speak of subchannels.
-// Thread-safety: a function.
+// Checks whether a node's address accepts connections, at once and with our own messages; gRPC would retry for seconds
+// and then talk about subchannels. Thread-safety: the function.
 #ifndef KVLINK_STORE_CLIENT_REACHABLE_H_
 #define KVLINK_STORE_CLIENT_REACHABLE_H_
 
@@ -11,9 +10,9 @@
 
 namespace kvlink::store::client {
 
-// Connects to "host:port" and hangs up. UNAVAILABLE: the name does not resolve, or nobody listens there;
-// DEADLINE_EXCEEDED: nothing answered, as where packets are dropped. Both say what to do. OK also where that cannot be
-// found out.
+// Connects to "host:port" and disconnects. UNAVAILABLE: the name does not resolve, or nothing listens there.
+// DEADLINE_EXCEEDED: no answer, as when packets are dropped. Both messages say what to do. OK also if that cannot be
+// determined.
 absl::Status CheckReachable(const std::string& address, absl::Time deadline);
 
 }  // namespace kvlink::store::client

@@ -1,6 +1,6 @@
-// Reads go in rounds: all that are left are asked for, as many at a time as the node allows; those that cannot be
-// mapped are pulled; those that failed and are worth it make the next round, together. So a node that is away costs the
-// patience of one read, however many are wanted.
+// Reads proceed in rounds. A round requests everything left, as many at a time as the node allows, and pulls what
+// cannot be mapped; failures worth a retry form the next round, together. So an absent node costs the patience of one
+// read, however many are wanted.
 #include "store/client/reads.h"
 
 #include <algorithm>
@@ -22,9 +22,9 @@
 namespace kvlink::store::client {
 namespace {
 
-constexpr size_t kMaxLeasesAsked = 256;  // of mapped memory, that are not answered yet
+constexpr size_t kMaxLeasesAsked = 256;  // leases on mapped memory, not answered yet
 
-// An encoding that cannot be mapped may still be pulled over a transport.
+// Whether the encoding may still be pulled over a transport although it cannot be mapped.
 bool MappingFailed(const absl::Status& status) {
   if (MovedEpoch(status).has_value()) return false;
   return absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
@@ -56,7 +56,7 @@ class Reads : public PendingReads {
   }
 
   absl::StatusOr<Leases> Wait(absl::Time deadline) override;
-  // Asks for what it can.
+  // Sends the first requests.
   void Begin() {
     Step();
     if (over_) signal_->Raise();
@@ -66,21 +66,21 @@ class Reads : public PendingReads {
   struct Asked {
     size_t index = 0;
     std::shared_ptr<NodeConnection> connection;
-    std::unique_ptr<MappedLease> lease;  // one of the two
+    std::unique_ptr<MappedLease> lease;  // exactly one of the two is set
     std::shared_ptr<Pull> pull;
     bool answered() const { return lease != nullptr ? lease->answered() : pull->answered(); }
   };
-  // The outcome of a dial, as the thread that dials leaves it.
+  // The outcome of a dial, left by the dialling thread.
   struct Dialled {
     Mutex mutex;
     std::optional<absl::StatusOr<Route::Opened>> opened ABSL_GUARDED_BY(mutex);
   };
 
-  // All that can be done without waiting.
+  // Does everything that can be done without blocking.
   void Step();
-  // False: not yet.
+  // Returns false if no connection is open yet.
   bool Open();
-  // Whether there was anything to do.
+  // Return whether there was anything to do.
   bool AskSome();
   bool StartAnswered();
   void AskOne(size_t index);
@@ -95,13 +95,13 @@ class Reads : public PendingReads {
   const std::shared_ptr<Signal> signal_;
   std::vector<EncodingAddress> addresses_;
   Leases results_;
-  std::vector<size_t> round_;  // what this round is about
-  std::deque<size_t> left_;    // of it, what is not asked for yet
+  std::vector<size_t> round_;  // encodings of this round
+  std::deque<size_t> left_;    // of them, those not requested yet
   std::vector<Asked> asked_;
-  std::vector<size_t> unmapped_;  // of it, what is to be pulled
+  std::vector<size_t> unmapped_;  // of them, those to be pulled
   Need need_ = Need::kMessages;
   std::optional<Route::Opened> opened_;
-  std::shared_ptr<Dialled> dialled_;  // while somebody dials
+  std::shared_ptr<Dialled> dialled_;  // set while a thread dials
   int attempt_ = 0;
   absl::Time again_ = absl::InfinitePast();  // when the round begins
   std::unique_ptr<Alarm> again_alarm_;
@@ -228,7 +228,7 @@ void Reads::EndRound() {
   for (const size_t index : round_) {
     const absl::Status& status = results_[index].status();
     if (!absl::IsUnavailable(status) && !absl::IsResourceExhausted(status)) continue;
-    // A failure that is not worth a retry stays as it is.
+    // A failure not worth a retry is final.
     if (absl::IsResourceExhausted(status) && !RetryAfter(status).has_value()) continue;
     failed.push_back(index);
     worst = status;

@@ -1,7 +1,7 @@
-// Reads in two steps (PendingReads): requests go out and answers are taken by whoever waits, the leases' memory too,
-// because a carrier's thread has no time to make memory.
+// Reads in two steps (PendingReads). The thread that waits sends requests, takes answers and allocates the leases'
+// memory, because a carrier's thread has no time to allocate memory.
 //
-// Thread-safety: the function. Lifetime: as store/client/pending.h; the route outlives what it gives.
+// Thread-safety: the function. Lifetime: as store/client/pending.h; the route must outlive the result.
 #ifndef KVLINK_STORE_CLIENT_READS_H_
 #define KVLINK_STORE_CLIENT_READS_H_
 
@@ -15,7 +15,7 @@
 
 namespace kvlink::store::client {
 
-// As RemoteStore::AskReads, into `region` where there is one.
+// As RemoteStore::AskReads; reads into `region` if there is one.
 absl::StatusOr<std::unique_ptr<PendingReads>> AskReads(Route* route, std::shared_ptr<Region> region,
                                                        absl::string_view ns, Codec codec,
                                                        absl::Span<const ReadRequest> requests, absl::Time deadline,

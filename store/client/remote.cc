@@ -115,7 +115,7 @@ class Remote : public RemoteStore {
   std::string ReadCarrier() const override { return route_.ReadCarrier(); }
 
  private:
-  // The way of payloads, for what is done once.
+  // The payload path, for one-time operations.
   absl::StatusOr<DataPath*> Path() {
     const absl::Time deadline = SteadyNow() + options_.connect_timeout;
     KVLINK_RETURN_IF_ERROR(route_.Establish(deadline));
@@ -204,7 +204,7 @@ absl::Status Remote::Act(proto::EncodingAction::Action act, absl::string_view ns
                          Codec codec) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   const absl::Time deadline = SteadyNow() + options_.request_timeout;
-  // One number for all attempts: the node carries it out once.
+  // One number for all attempts, so that the node carries it out once.
   const uint64_t id = route_.requests().next_id.fetch_add(1);
   return WithRetries(&route_.retries(), route_.Patience(deadline), [&]() -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(const Route::Opened opened, route_.Acquire(Need::kMessages, deadline));

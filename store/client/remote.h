@@ -1,22 +1,21 @@
 // The Store interface over a store node in another process or on another host (docs/architecture.md "The store as a
-// service"). Semantics and statuses are those of store.h; what differs:
-//   - A node that cannot be reached gives UNAVAILABLE, which for a reader is a miss. Calls are tried again within their
-//     deadline (RemoteOptions::request_timeout where the interface has none) and a budget of retries; repeating one is
-//     harmless. UNAUTHENTICATED: the node does not know the key. PERMISSION_DENIED: the key does not allow it.
-//   - Read begins to move the bytes at once. A layer that comes damaged, late or not at all makes its lease useless:
-//     WaitLayer then gives DATA_LOSS, DEADLINE_EXCEEDED or UNAVAILABLE, and a counter moves. A wrong checksum is told
-//     to the node, which looks at what it stores.
+// service"). Semantics and statuses are those of store.h, with these differences:
+//   - A node that cannot be reached gives UNAVAILABLE, which a reader treats as a miss. Calls are retried within their
+//     deadline (RemoteOptions::request_timeout if the interface has none) and a retry budget; repeating one is
+//     harmless. UNAUTHENTICATED: the node does not know the key. PERMISSION_DENIED: the key does not allow the call.
+//   - Read starts moving the bytes at once. A layer that arrives damaged, late or not at all makes its lease unusable:
+//     WaitLayer returns DATA_LOSS, DEADLINE_EXCEEDED or UNAVAILABLE, and is counted. Wrong checksums are reported to
+//     the node, which checks what it stores.
 //   - On the node's own host, reads map the node's memory and copy nothing; such a lease may lapse (Lease::intact).
-//   - ReadTo receives into a device's region where UCX reaches its memory and reads do not map. After several failures
-//   there
-//     in a row, each a miss as any other, reads arrive on the host for a while (RemoteOptions::region_rest).
+//   - ReadTo receives into a device region if UCX reaches its memory and reads do not map. After several consecutive
+//     failures there, each a miss like any other, reads arrive on the host for a while (RemoteOptions::region_rest).
 //   - Pins belong to the session: they end with the process, or with the node.
-//   - A node of a cluster answers for what it has, and for what it owns by the placement at the request's epoch
-//     (RemoteOptions::placement) or its own. Of anything else, and of every Put, it says that it has moved:
-//     FAILED_PRECONDITION of which MovedEpoch (proto/data.h) gives the node's epoch, and Found::moved. Whoever chose
-//     the node looks at its placement again where that epoch is another.
+//   - A cluster's node answers for what it has, and for what it owns under the placement of the request's epoch
+//     (RemoteOptions::placement) or its own. For anything else, and for a Put of what it does not own, it answers
+//     "moved": FAILED_PRECONDITION, from which MovedEpoch (proto/data.h) extracts the node's epoch, and Found::moved.
+//     If that epoch differs from the caller's, the caller checks its placement again.
 //
-// Thread-safety: all methods. Lifetime: leases and slab memory are released before the store.
+// Thread-safety: all methods. Lifetime: leases and slab memory must be released before the store.
 #ifndef KVLINK_STORE_CLIENT_REMOTE_H_
 #define KVLINK_STORE_CLIENT_REMOTE_H_
 
@@ -39,7 +38,7 @@
 
 namespace kvlink::store::client {
 
-// How the bytes of encodings come. kAuto: the first of the others, in their order, that works.
+// How the bytes of encodings travel. kAuto: the first of the others, in order, that works.
 enum class Carrier : uint8_t { kAuto, kMapped, kUcx, kGrpc };
 
 // "auto", "mapped", "ucx", "grpc". INVALID_ARGUMENT for any other name; the message lists the names.
@@ -48,130 +47,133 @@ absl::string_view CarrierName(Carrier carrier);
 
 struct RemoteOptions {
   std::string address;  // host:port of the node's gRPC service
-  std::string key;      // of the node's access file; empty where the node has none
+  std::string key;      // from the node's access file; empty if the node has none
   transport::TlsOptions tls;
-  // Where mapping does not work, kMapped is refused by OpenRemote. Writes never map: they take ucx, then grpc. With TLS
-  // kUcx, which encrypts nothing, is taken only where it is named.
+  // If mapping does not work, OpenRemote refuses kMapped. Writes never map: they use UCX, otherwise gRPC. With TLS,
+  // kUcx, which encrypts nothing, is used only if named explicitly.
   Carrier carrier = Carrier::kAuto;
   bool map = true;   // kAuto may map
   std::string name;  // of this process, for the node's logs
 
-  // Shared with other stores. Null: the store has its own, of which the next three say how large (as ResourceOptions);
-  // they mean nothing otherwise.
+  // Shared with other stores. Null: the store makes its own, sized by the next three members (as ResourceOptions);
+  // otherwise those are ignored.
   std::shared_ptr<ClientResources> resources;
   int64_t receive_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
   absl::Duration idle_memory = absl::Seconds(10);
 
-  absl::Duration connect_timeout = absl::Seconds(5);   // of one attempt to connect
+  absl::Duration connect_timeout = absl::Seconds(5);   // per attempt
   absl::Duration request_timeout = absl::Seconds(5);   // of lookups, pins, catalog and administration
-  absl::Duration transfer_timeout = absl::Minutes(1);  // an encoding that has not arrived by then never will
-  // A Put whose node gives no sign of itself for so long (no answer, no bytes taken) ends with UNAVAILABLE, whatever
-  // its deadline. While nobody listens at the node's address, Put waits for it to be started again.
+  absl::Duration transfer_timeout = absl::Minutes(1);  // an encoding not complete by then is given up
+  // A Put whose node shows no sign of life for this long (no answer, no bytes taken) ends with UNAVAILABLE, whatever
+  // its deadline. While nothing listens at the node's address, Put waits for the node to be restarted.
   absl::Duration silence = absl::Seconds(10);
   absl::Duration region_rest = absl::Minutes(1);  // see above
-  // How long lookups, reads and pins are tried again while the node cannot be reached: encoding a document is better
-  // than waiting for a node to come back. Puts and the catalog are tried again until their deadlines.
+  // How long lookups, reads and pins are retried while the node is unreachable: encoding a document is better than
+  // waiting for a node to return. Puts and the catalog are retried until their deadlines.
   absl::Duration patience = absl::Seconds(1);
 
-  // Connections that nobody used for so long are closed, and dialled again when they are needed; without any, and
-  // without pins, the session ends, too.
+  // Connections unused for this long are closed, and redialled on demand. Without connections and pins, the session
+  // ends too.
   absl::Duration idle_connection = absl::Minutes(1);
-  // OpenRemote then reaches for nobody: whether the node is there, the first request finds out.
+  // OpenRemote does not connect; the first request finds out whether the node is reachable.
   bool connect_later = false;
 
-  // The epoch of the placement by which this node was chosen, asked for each request, on any thread; empty: the node
-  // stands alone.
+  // Returns the epoch of the placement by which this node was chosen. Called for each request, on any thread; empty:
+  // the node is not part of a cluster.
   std::function<uint64_t()> placement;
 
-  // For tests and benches: data travels over `transport`, which lives as long as the store, to `data_address` (empty:
-  // the first address that the node names), whatever `carrier` says.
+  // For tests and benches: data travels over `transport`, which must outlive the store, to `data_address` (empty: the
+  // first address the node names), whatever `carrier` is.
   std::shared_ptr<transport::Transport> transport;
   std::string data_address;
 };
 
-// Of a store since it was opened.
+// Counters of a store since it was opened.
 struct RemoteCounters {
-  int64_t pulls = 0;             // reads over a transport that began
-  int64_t failed_pulls = 0;      // of these, those that did not arrive whole, for whatever reason but release
-  int64_t corrupt_slabs = 0;     // wrong checksums, mapped ones included
-  int64_t device_pulls = 0;      // of the pulls, those into a device's region
-  int64_t device_fallbacks = 0;  // that were meant for one and arrived on the host: it was full, or left alone
-  int64_t late_layers = 0;       // WaitLayer gave DEADLINE_EXCEEDED
+  int64_t pulls = 0;             // reads begun over a transport
+  int64_t failed_pulls = 0;      // of these, those that did not arrive completely, for any reason except release
+  int64_t corrupt_slabs = 0;     // wrong checksums, including mapped reads
+  int64_t device_pulls = 0;      // of the pulls, those into a device region
+  int64_t device_fallbacks = 0;  // intended for a region, but received on the host: it was full, or resting
+  int64_t late_layers = 0;       // WaitLayer returned DEADLINE_EXCEEDED
   int64_t mapped_leases = 0;
-  int64_t lapsed_leases = 0;  // mapped ones whose memory the node took back while they were held
+  int64_t lapsed_leases = 0;  // mapped leases whose memory the node reclaimed while they were held
   int64_t verified_bytes = 0;
-  int64_t known_bytes = 0;  // of layers that were verified before in the same residency
+  int64_t known_bytes = 0;  // of layers already verified in the same residency
   int64_t pushes = 0;
   int64_t failed_pushes = 0;
   int64_t retries = 0;     // of calls
   int64_t reconnects = 0;  // data connections after the first
   int64_t sessions = 0;    // opened
-  // Of the resources, for all their stores on the same transport:
+  // Of the resources, shared by all their stores on the same transport:
   int64_t receive_bytes_used = 0;  // now, by encodings
   int64_t receive_bytes = 0;       // now, registered
   int64_t sending_bytes = 0;
 };
 
-// Some layers, heads and tokens of an encoding; zeros stand for everything.
+// Some layers, heads and tokens of an encoding; zeros mean everything.
 struct EncodingPart {
   int64_t first_layer = 0, layers = 0;
   int64_t first_head = 0, heads = 0;
   int64_t tokens = 0;  // a prefix: a multiple of 512, or all
 };
 
-// A hold on a part, as Lease on the whole.
+// A hold on a part, as Lease is on a whole encoding.
 class PartLease {
  public:
   virtual ~PartLease() = default;
-  // Of the whole encoding.
+  // The manifest of the whole encoding.
   virtual const Manifest& manifest() const = 0;
   virtual Tier source() const = 0;
   virtual absl::Status WaitLayer(int64_t layer, absl::Time deadline) = 0;
-  // The blocks of the part's tokens of one head. REQUIRES: WaitLayer(layer) returned OK; the part holds that head.
+  // The blocks of the part's tokens of one head. REQUIRES: WaitLayer(layer) returned OK, and the part contains that
+  // head.
   virtual absl::Span<const std::byte> head(int64_t layer, int64_t head) const = 0;
 };
 
 class RemoteStore : public Store {
  public:
-  // As Read. Always over a transport. INVALID_ARGUMENT: the encoding has no such part.
+  // Like Read, but always over a transport. INVALID_ARGUMENT: the encoding has no such part.
   virtual absl::StatusOr<std::unique_ptr<PartLease>> ReadPart(absl::string_view ns, const Identity& identity,
                                                               Codec codec, const Etag& etag, const EncodingPart& part,
                                                               absl::Time deadline) = 0;
-  // Memory, on a page boundary, from which Put sends without a copy: slabs of a Put that lie in it stay unchanged until
-  // Put returns, and may be used again then. Serves all stores of the same resources and transport.
-  // RESOURCE_EXHAUSTED, UNAVAILABLE.
+  // Allocates page-aligned memory from which Put sends without a copy. Slabs of a Put in it must not change until Put
+  // returns; then it may be reused. Usable by all stores with the same resources and transport. RESOURCE_EXHAUSTED,
+  // UNAVAILABLE.
   virtual absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes) = 0;
 
-  // Lookup, ReadMany and Put in two steps. Asking does not wait for the network, not even for a connection: where there
-  // is none, threads of the resources dial, and the request follows. INVALID_ARGUMENT; DEADLINE_EXCEEDED: it has passed
-  // already; RESOURCE_EXHAUSTED: too many wait for threads. What happens later is what Wait gives.
+  // Lookup, ReadMany and Put in two steps. Asking does not wait for the network, not even for a connection: if there is
+  // none, threads of the resources dial, and the request follows. INVALID_ARGUMENT. DEADLINE_EXCEEDED: it has already
+  // passed. RESOURCE_EXHAUSTED: too many requests wait for threads. Wait returns all later errors.
   virtual absl::StatusOr<std::unique_ptr<PendingLookup>> AskLookup(absl::string_view ns,
                                                                    absl::Span<const Identity> identities, Codec codec,
                                                                    absl::Time deadline, const Notify& notify = {}) = 0;
-  // `buffer` may be nullptr, or of another store: what comes over the transport that it was opened with lands there,
-  // and everything else on the host.
+  // `buffer` may be nullptr, or opened by another store: bytes that arrive over the transport it was opened with go
+  // there, all others to the host.
   virtual absl::StatusOr<std::unique_ptr<PendingReads>> AskReads(DeviceBuffer* buffer, absl::string_view ns,
                                                                  Codec codec, absl::Span<const ReadRequest> requests,
                                                                  absl::Time deadline, const Notify& notify = {}) = 0;
-  // The manifest and what the slabs refer to stay as they are until Wait gave the end or the pending put is destroyed.
+  // The manifest and the memory behind `slabs` must not change until Wait has returned the final result or the pending
+  // put is destroyed.
   virtual absl::StatusOr<std::unique_ptr<PendingPut>> AskPut(absl::string_view ns, const Manifest& manifest,
                                                              absl::Span<const absl::Span<const std::byte>> slabs,
                                                              absl::Time deadline, const Notify& notify = {}) = 0;
 
-  // For nodes that compare themselves with this one; the key has the right `repair`. Digests of slots, in order, as
-  // many as are wanted. UNIMPLEMENTED: the node is of an older build.
+  // For nodes that compare themselves with this one; the key needs the `repair` right. Returns the digests of `slots`,
+  // in order. UNIMPLEMENTED: the node runs an older build.
   virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;
-  // Encodings of a slot behind `after` (nothing: from the first), by (namespace, identity, codec), as many as a message
-  // holds.
+  // Encodings of a slot after `after` (nullopt: from the first), ordered by (namespace, identity, codec), as many as
+  // fit into a message.
   virtual absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) = 0;
   virtual RemoteCounters Counters() const = 0;
-  // How reads come now: "mapped", "ucx", "grpc", or "transport" where one was given.
+  // How reads travel now: "mapped", "ucx", "grpc", or "transport" if one was given.
   virtual std::string ReadCarrier() const = 0;
 };
 
-// Opens a session and connects. INVALID_ARGUMENT: the options. UNAUTHENTICATED: the key. UNAVAILABLE: nobody answers at
-// the address, or no carrier works; says what was tried. Stats().io says which carrier serves, and why no better one.
+// Opens a session and connects. INVALID_ARGUMENT: the options. UNAUTHENTICATED: the key. UNAVAILABLE: nothing answers
+// at the address, or no carrier works; the message says what was tried. Stats().io names the carrier in use, and why no
+// better one is.
 absl::StatusOr<std::unique_ptr<RemoteStore>> OpenRemote(const RemoteOptions& options);
 
 }  // namespace kvlink::store::client

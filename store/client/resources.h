@@ -1,8 +1,8 @@
-// What a process has once, however many nodes it talks to: transports, receive and sending memory, threads, and the
-// budget of retries. Given to each store by RemoteOptions::resources; a store without them makes its own.
+// Resources that a process needs only once, for any number of nodes: transports, receive and send memory, threads, and
+// the retry budget. Passed to each store in RemoteOptions::resources; a store without them makes its own.
 //
-// Thread-safety: all functions. Ownership: shared by the stores and by leases; leases and slab memory hold what they
-// need of it.
+// Thread-safety: all functions. Ownership: shared by the stores and by leases; leases and slab memory keep alive what
+// they need.
 #ifndef KVLINK_STORE_CLIENT_RESOURCES_H_
 #define KVLINK_STORE_CLIENT_RESOURCES_H_
 
@@ -14,17 +14,17 @@
 namespace kvlink::store::client {
 
 struct ResourceOptions {
-  // Bounds, for each transport, of registered, prefaulted memory, which grows with need and is given back when nobody
-  // has used it for `idle_memory`. Read gives RESOURCE_EXHAUSTED when leases of any node fill the receive memory. An
-  // encoding's largest slab must fit into the sending memory.
+  // Limits, per transport, of registered, prefaulted memory. It grows on demand and is released after `idle_memory`
+  // without use. Read returns RESOURCE_EXHAUSTED when leases, of any nodes, fill the receive memory. An encoding's
+  // largest slab must fit into the send memory.
   int64_t receive_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
   absl::Duration idle_memory = absl::Seconds(10);
-  // Nodes that are connected to at a time by requests in two steps; more wait. Each is a thread. A node that
-  // does not answer at all holds one for as long as an attempt to connect lasts: so there are more of them than nodes
-  // that are expected to vanish together.
+  // Nodes that two-step requests dial at a time, one thread each; more wait. A node that does not answer at all
+  // occupies a thread for as long as an attempt to connect lasts, so there should be more threads than nodes expected
+  // to vanish together.
   int dials = 16;
-  // Puts in two steps that are carried out at a time, of all nodes; more wait. Each is a thread, once there was one.
+  // Two-step puts carried out at a time, for all nodes, one thread each, started with the first; more wait.
   int puts = 16;
 };
 

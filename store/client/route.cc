@@ -1,5 +1,6 @@
-// Requests in two steps must not wait for a connection, and there may be a hundred nodes to connect to: a few threads
-// of the resources dial. Of a node at most one for each need is at it; whoever asks meanwhile joins those who wait.
+// Two-step requests must not wait for a connection, and there may be a hundred nodes to connect to, so a few threads of
+// the resources dial. At most one of them dials a given node for a given need; callers that ask meanwhile join its
+// waiters.
 #include "store/client/route.h"
 
 #include <algorithm>
@@ -34,13 +35,13 @@ absl::Status EndOf(const absl::Status& status, const std::string& address, absl:
   return absl::UnavailableError(absl::StrCat("the node at ", address, " does not answer in time: ", status.message()));
 }
 
-// Shared with the threads that dial: the route may be gone before their turn comes.
+// Shared with the dialling threads: the route may be gone before their turn comes.
 struct Route::Dialling {
   Mutex mutex;
   CondVar changed;
-  Route* route ABSL_GUARDED_BY(mutex) = nullptr;  // null: it is gone
+  Route* route ABSL_GUARDED_BY(mutex) = nullptr;  // null: the route is gone
   int running ABSL_GUARDED_BY(mutex) = 0;
-  std::vector<Done> waiting[2] ABSL_GUARDED_BY(mutex);  // for each need; not empty: a thread will come to it
+  std::vector<Done> waiting[2] ABSL_GUARDED_BY(mutex);  // per need; not empty: a thread will serve it
 };
 
 Route::Route(const RemoteOptions& options)
@@ -65,7 +66,7 @@ Route::~Route() {
     dialling_->route = nullptr;
     while (dialling_->running > 0) dialling_->changed.Wait(&dialling_->mutex);
   }
-  // First what calls back, then what it calls.
+  // First the object that calls back, then the one it calls.
   std::unique_ptr<MappedReader> mapped;
   DataPath* path = nullptr;
   {
@@ -86,7 +87,7 @@ absl::Status Route::Establish(absl::Time deadline) {
     }
   }
   if (established_) return absl::OkStatus();
-  // Without the lock: it dials, and who only looks at the store does not wait for that.
+  // Without the lock: this dials, and callers that only query the store must not wait for it.
   establishing_ = true;
   lock.Release();
   const absl::Status done = EndOf(EstablishOnce(deadline), options_.address, deadline);
@@ -113,7 +114,7 @@ absl::Status Route::EstablishOnce(absl::Time deadline) {
     MutexLock lock(&mutex_);
     why_no_better_ = {absl::StrCat("not mapped: ", mapped.message())};
   }
-  // Each carrier has the time of an attempt, whatever those before it took.
+  // Each carrier gets the time of a full attempt, however long the previous ones took.
   return Data(std::min(deadline, SteadyNow() + 2 * options_.connect_timeout)).status();
 }
 
@@ -239,7 +240,7 @@ void Route::RunDial(const std::shared_ptr<Dialling>& dialling, Need need, const 
     MutexLock lock(&dialling->mutex);
     waiting.swap(dialling->waiting[static_cast<int>(need)]);
   }
-  // Those of a route that is gone have been given up.
+  // Those of a destroyed route have already been abandoned.
   for (const Done& done : waiting) {
     if (route != nullptr) done(opened);
   }

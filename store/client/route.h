@@ -1,7 +1,7 @@
-// The ways to one node: its session, the carriers that serve it, the connections over them, opened when they are needed
-// and closed when nobody uses them. What RemoteStore promises is built on it.
+// The paths to one node: its session, the carriers that serve it, and the connections over them, opened on demand and
+// closed when idle. RemoteStore is built on it.
 //
-// Thread-safety: all methods. Lifetime: everything that was asked for through it ends before it.
+// Thread-safety: all methods. Lifetime: everything requested through it must end before it.
 #ifndef KVLINK_STORE_CLIENT_ROUTE_H_
 #define KVLINK_STORE_CLIENT_ROUTE_H_
 
@@ -27,45 +27,46 @@
 
 namespace kvlink::store::client {
 
-// kMessages: a connection for requests without payloads, which on the node's host serves reads too.
+// kMessages: a connection for requests without payloads; on the node's host, it also serves reads.
 enum class Need : uint8_t { kMessages, kPayloads };
 
-// How a request of a node ends: DEADLINE_EXCEEDED before `deadline`, that of an attempt, is UNAVAILABLE, since who asks
-// would take it for "not yet".
+// The final status of a request to a node. A DEADLINE_EXCEEDED before `deadline`, which is that of an attempt, becomes
+// UNAVAILABLE, since the caller would read it as "not yet".
 absl::Status EndOf(const absl::Status& status, const std::string& address, absl::Time deadline);
 
 class Route {
  public:
   struct Opened {
-    DataPath* path = nullptr;  // null: the connection is over a local socket, to the node whose memory is mapped
-    std::shared_ptr<NodeConnection> connection;  // used for as long as this is held
+    DataPath* path = nullptr;  // null: a connection over a local socket, to a node whose memory is mapped
+    std::shared_ptr<NodeConnection> connection;  // counts as used while this is held
   };
   using Done = std::function<void(const absl::StatusOr<Opened>& opened)>;
 
   explicit Route(const RemoteOptions& options);
   ~Route();
 
-  // Opens a session and chooses carriers, unless that was done. As OpenRemote. DEADLINE_EXCEEDED at `deadline` only.
+  // Opens a session and chooses carriers, unless already done. Statuses as OpenRemote; DEADLINE_EXCEEDED only at
+  // `deadline`.
   absl::Status Establish(absl::Time deadline);
-  // Dials where it must.
+  // Returns a connection; dials if necessary.
   absl::StatusOr<Opened> Acquire(Need need, absl::Time deadline);
-  // What is open now; nothing where somebody must dial first.
+  // Returns an open connection; nullopt if one must be dialled first.
   std::optional<Opened> Present(Need need);
-  // Has a thread of the resources dial, and calls back there, or here where they have no room. The callback must not
-  // wait.
+  // Has a thread of the resources dial, and calls `done` there, or on this thread if they have no room. `done` must not
+  // block.
   void Dial(Need need, Done done);
-  // The way of payloads, chosen when it is first needed.
+  // The payload path, chosen on first use.
   absl::StatusOr<DataPath*> Data(absl::Time deadline);
   // Null: reads do not map.
   MappedReader* mapped() const;
-  // The result of a request on `connection`, where the session's end is UNAVAILABLE, to be tried again.
+  // Converts the result of a request on `connection`: the end of the session becomes UNAVAILABLE, to be retried.
   absl::Status Checked(const NodeConnection& connection, absl::Status status);
   template <typename T>
   absl::StatusOr<T> Checked(const NodeConnection& connection, absl::StatusOr<T> result) {
     if (result.ok()) return result;
     return Checked(connection, result.status());
   }
-  // Until when what the node did not carry out is tried again.
+  // The time until which requests that the node did not carry out are retried.
   absl::Time Patience(absl::Time deadline) const { return std::min(deadline, SteadyNow() + options_.patience); }
 
   const RemoteOptions& options() const { return options_; }
@@ -76,9 +77,9 @@ class Route {
   Control& control() { return control_; }
   RequestSource& requests() { return requests_; }
 
-  // "mapped", or the name of the data path; "nothing" before there is any.
+  // "mapped", or the name of the data path; "nothing" before there is one.
   std::string ReadCarrier() const;
-  // Why reads do not come in a better way; empty: there is none.
+  // Why reads do not use a better carrier; empty: none is better.
   std::string WhyNoBetter() const;
   void FillMemory(RemoteCounters* counters) const;
 
@@ -86,10 +87,10 @@ class Route {
   struct Dialling;
   absl::Status EstablishOnce(absl::Time deadline);
   absl::Status TryMapping();
-  // `problems`: of the carriers that were tried before.
+  // `problems`: of the carriers already tried.
   absl::StatusOr<std::unique_ptr<DataPath>> ChoosePath(absl::Time deadline, std::vector<std::string>* problems);
   static void RunDial(const std::shared_ptr<Dialling>& dialling, Need need, const absl::Status& turn);
-  // The timer's: closes what nobody uses. When to look again.
+  // Called by the timer: closes idle connections. Returns when to look again.
   absl::Time CloseIdle();
 
   const RemoteOptions options_;
@@ -101,10 +102,10 @@ class Route {
 
   mutable Mutex mutex_;
   CondVar changed_;
-  bool establishing_ ABSL_GUARDED_BY(mutex_) = false;  // one of the callers of Establish does
+  bool establishing_ ABSL_GUARDED_BY(mutex_) = false;  // by one of the callers of Establish
   bool established_ ABSL_GUARDED_BY(mutex_) = false;
-  bool choosing_ ABSL_GUARDED_BY(mutex_) = false;  // one of the callers of Data does
-  // These stay once they are there.
+  bool choosing_ ABSL_GUARDED_BY(mutex_) = false;  // by one of the callers of Data
+  // Once set, these stay.
   std::unique_ptr<MappedReader> mapped_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<DataPath> path_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> why_no_better_ ABSL_GUARDED_BY(mutex_);

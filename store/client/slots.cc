@@ -41,7 +41,7 @@ absl::StatusOr<SlotListing> AskSlot(NodeConnection* connection, int slot, const 
   SlotListing listing;
   listing.more = answer.slot_listed().more();
   listing.dropped = FromProto(answer.slot_listed().dropped());
-  // In order and behind `after`: whoever asks for the rest comes to an end.
+  // The entries must ascend and follow `after`, so that listing terminates.
   const SlotEntry* last = after.has_value() ? &*after : nullptr;
   listing.encodings.reserve(static_cast<size_t>(answer.slot_listed().encodings_size()));
   for (const proto::SlotListed::Encoding& encoding : answer.slot_listed().encodings()) {

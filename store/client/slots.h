@@ -1,6 +1,6 @@
-// What a node has of each slot, asked over a connection.
+// Asks a node, over a connection, what it has in each slot.
 //
-// Thread-safety: pure functions over a connection, which is thread-safe.
+// Thread-safety: stateless functions on a thread-safe connection.
 #ifndef KVLINK_STORE_CLIENT_SLOTS_H_
 #define KVLINK_STORE_CLIENT_SLOTS_H_
 
@@ -16,7 +16,8 @@
 
 namespace kvlink::store::client {
 
-// As RemoteStore's of these names; errors as NodeConnection::Call. UNAVAILABLE: the node's answer is none to this.
+// As the RemoteStore methods of these names; errors as NodeConnection::Call. UNAVAILABLE: the node's answer does not
+// match the request.
 absl::StatusOr<std::vector<SlotDigest>> AskSlotDigests(NodeConnection* connection, absl::Span<const uint16_t> slots,
                                                        absl::Time deadline);
 absl::StatusOr<SlotListing> AskSlot(NodeConnection* connection, int slot, const std::optional<SlotEntry>& after,

@@ -1,9 +1,8 @@
-// What of a cluster is hot: encodings that are read so much that further members, beyond the owners, hold copies of
-// them for a while.
+// Hot encodings of a cluster: read so much from their owners that further members hold copies of them for a while.
 //
-// A node that is asked too often for one says so, with how many further copies it wants; the members that come next by
-// the placement (FurtherMembers) copy it, and say that they hold it; clients then read from them as from owners. What
-// nodes say lies in etcd, under their leases (docs/formats.md "Cluster records").
+// A node from which one encoding is read too much publishes that, with the number of further copies it wants. The
+// members that rank next in the placement (FurtherMembers) copy it, and publish that they hold it. Clients then read
+// from them as from owners. All of this is in etcd, under the nodes' leases (docs/formats.md "Cluster records").
 //
 // Thread-safety: immutable values.
 #ifndef KVLINK_STORE_CLUSTER_HOT_H_
@@ -23,7 +22,7 @@
 
 namespace kvlink::store::cluster {
 
-inline constexpr size_t kMaxHotRead = 16, kMaxHotHeld = 32;  // that one node names
+inline constexpr size_t kMaxHotRead = 16, kMaxHotHeld = 32;  // in the record of one node
 
 struct HotName {
   std::string ns;
@@ -32,41 +31,40 @@ struct HotName {
   auto operator<=>(const HotName&) const = default;
 };
 
-// An encoding that is read much, as one node sees it.
+// One hot encoding, as one node sees it.
 struct HotRead {
   HotName name;
-  int copies = 0;                 // beyond the owners, that the node wants; 0: others want some
-  uint64_t reads_per_second = 0;  // at this node
+  int copies = 0;                 // that the node wants beyond the owners; 0: another node wants some
+  uint64_t reads_per_second = 0;  // from this node
   bool operator==(const HotRead&) const = default;
 };
 
-// What one node says.
+// What one node publishes.
 struct HotRecord {
-  std::vector<HotRead> read;  // each once
-  std::vector<HotName> held;  // further copies that are here
-  bool empty() const { return read.empty() && held.empty(); }
+  std::vector<HotRead> read;  // each name once
+  std::vector<HotName> held;  // further copies on this node
   bool operator==(const HotRecord&) const = default;
 };
 
-// What all of them say together.
+// The records of all nodes together.
 class HotView {
  public:
   struct Encoding {
     HotName name;
-    int copies = 0;                 // the most that a node wants
-    uint64_t reads_per_second = 0;  // at all nodes that name it
+    int copies = 0;                 // the most that any node wants
+    uint64_t reads_per_second = 0;  // from all nodes that list it
     std::vector<uint16_t> holders;  // of further copies, ascending
   };
 
-  // `records`: of members, by their index. Null: nothing is hot.
+  // `records`: by index of the member. Null: nothing is hot.
   static std::shared_ptr<const HotView> Make(absl::Span<const std::pair<uint16_t, const HotRecord*>> records);
 
   // By name.
   absl::Span<const Encoding> encodings() const { return encodings_; }
   // Null: it is not hot.
   const Encoding* Find(const HotName& name) const;
-  // Members that hold further copies of encodings of this identity: of some namespace, in some codec. They are asked
-  // without knowing more: whoever has it not says so, and an identity that is hot in several has the same holders.
+  // The members that hold a further copy of this identity, in whatever namespace and codec. Whoever asks them for
+  // another one gets a miss; an identity that is hot in several namespaces has the same further members in all.
   absl::Span<const uint16_t> Holders(const Identity& identity) const;
 
  private:

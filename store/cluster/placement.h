@@ -103,9 +103,9 @@ class Placement {
   PlacementTable current_, next_;
 };
 
-// The members that come after the owners of a slot, the best first: of those that are ACTIVE and no owners of it, now
-// or next, `count` by the same scores, zones or not; fewer where there are no more. Who is among the first n of them
-// does not depend on `count`. REQUIRES: at most kMaxCopies. Takes some microseconds for 1,000 members.
+// The best `count` ACTIVE members that own nothing of the slot, now or next, in the order of their scores, zones aside;
+// fewer if there are no more. The first n do not depend on `count`. REQUIRES: at most kMaxCopies. Takes some
+// microseconds for 1,000 members.
 std::vector<uint16_t> FurtherMembers(const Placement& placement, int slot, int count);
 
 // One copy of one slot that changes its owner.

@@ -39,10 +39,10 @@ struct View {
   ClusterSettings settings;
   Placement placement;
   std::vector<MemberStatus> status;    // in the order of placement.members()
-  std::shared_ptr<const HotView> hot;  // null: nothing is
+  std::shared_ptr<const HotView> hot;  // null: nothing is hot
 
   bool alive(uint16_t member) const { return status[member].incarnation.has_value(); }
-  // Members that hold copies of encodings of the identity beyond its owners.
+  // Members that hold further copies of the identity (hot.h).
   absl::Span<const uint16_t> FurtherHolders(const Identity& identity) const {
     return hot == nullptr ? absl::Span<const uint16_t>() : hot->Holders(identity);
   }

@@ -1,4 +1,4 @@
-// The Store interface over an engine opened with options of the caller's: for tests and benches.
+// The Store interface over an engine opened with the caller's own options, for tests and benches.
 #ifndef KVLINK_STORE_EMBEDDED_EMBEDDED_ENGINE_H_
 #define KVLINK_STORE_EMBEDDED_EMBEDDED_ENGINE_H_
 
@@ -9,7 +9,7 @@
 
 namespace kvlink::store {
 
-// Thread-safety: as Store. The engine is closed with the store.
+// Thread-safety: as Store. The store owns the engine and closes it.
 std::unique_ptr<Store> StoreOver(std::unique_ptr<engine::Engine> engine);
 
 }  // namespace kvlink::store

@@ -29,8 +29,8 @@ constexpr absl::string_view kDocumentsPrefix = "documents/";
 constexpr absl::string_view kCapacityName = "capacity";
 constexpr int64_t kDefaultCapacity = int64_t{64} << 30;
 
-// Segments so large that files stay few, so small that a little store, or one on a little disk, stays little. Those of
-// more than 256 MiB grow to their size.
+// Chooses segments large enough to keep files few, and small enough to keep a small store, or a store on a small disk,
+// small. Segments of more than 256 MiB grow to their size.
 int64_t ChooseSegmentBytes(int64_t capacity, int64_t free) {
   int64_t bytes = int64_t{4} << 30;
   const auto parts = [&bytes] { return bytes > (int64_t{256} << 20) ? 16 : 8; };
@@ -38,8 +38,8 @@ int64_t ChooseSegmentBytes(int64_t capacity, int64_t free) {
   return bytes;
 }
 
-// Encodings are read by way of the DRAM tier: with too little none would ever be, and what the host does not have fails
-// only when it is used.
+// Encodings are read through the DRAM tier: if it is too small, none can ever be read; if it exceeds the host's memory,
+// that would fail only on use.
 absl::Status CheckMemory(int64_t bytes) {
   const int64_t host = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   if (bytes < kMinMemory) {
@@ -53,8 +53,8 @@ absl::Status CheckMemory(int64_t bytes) {
   return absl::OkStatus();
 }
 
-// Whether the usable runs end before a run of blocks that its segment may have: no put wrote it there and no crash left
-// it so, its file was cut.
+// Whether a run lies beyond the end of its segment's usable blocks although the segment may have it. No put and no
+// crash leaves that behind: the file was truncated.
 bool CutOff(const SegmentFiles& segments, absl::Span<const Run> usable, const Run& run) {
   const uint32_t segment = segments.SegmentOf(run.first);
   const Run whole = segments.WholeRun(segment);
@@ -65,8 +65,8 @@ bool CutOff(const SegmentFiles& segments, absl::Span<const Run> usable, const Ru
   });
 }
 
-// Of the records that are astray, those whose blocks were cut off are missing, as those of a file that is gone are:
-// the file may be put back.
+// Classifies astray records whose blocks were cut off as missing, like those of a missing file, because the file may be
+// restored.
 absl::Status FindCutOff(const Index& index, const SegmentFiles& segments, TableLoader::Outcome* loaded) {
   if (loaded->astray.empty()) return absl::OkStatus();
   const std::set<EncodingKey> astray(loaded->astray.begin(), loaded->astray.end());
@@ -84,7 +84,7 @@ absl::Status FindCutOff(const Index& index, const SegmentFiles& segments, TableL
   });
 }
 
-// Threads that read the index at open.
+// Number of threads that read the index at open.
 int LoadShards() { return static_cast<int>(std::min(AvailableProcessors(), 8)); }
 
 }  // namespace
@@ -113,7 +113,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
   auto engine = std::make_unique<EngineImpl>(options);
   const absl::Status started = engine->Start(path);
   if (started.ok()) return std::unique_ptr<Engine>(std::move(engine));
-  // On a disk that is full to the last byte the index cannot even be opened for writing. Reading needs no space.
+  // On a completely full disk the index cannot even be opened for writing. Reading needs no space.
   if (options.read_only || !absl::IsResourceExhausted(started) ||
       !absl::StrContains(started.message(), std::strerror(ENOSPC))) {
     return started;
@@ -121,7 +121,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
   EngineOptions reading = options;
   reading.read_only = true;
   reading.scrub_bytes_per_second = 0;
-  engine = nullptr;  // gives up the lock
+  engine = nullptr;  // releases the lock
   engine = std::make_unique<EngineImpl>(reading, started);
   if (!engine->Start(path).ok()) return started;
   return std::unique_ptr<Engine>(std::move(engine));
@@ -130,7 +130,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const std::string& director
 absl::Status EngineImpl::Start(const std::string& directory) {
   RaiseDescriptorLimit();
   KVLINK_ASSIGN_OR_RETURN(directory_, StoreDirectory::Open(files_, directory, options_.create, options_.read_only));
-  // Segments may be many: they are opened while the index is. Of a new store the index decides first who it is.
+  // There may be many segments, so they are opened concurrently with the index. For a new store, the index must
+  // determine the identity first.
   absl::Status segments;
   Thread opening;
   const auto open_segments = [this, &segments] { segments = OpenSegments(); };
@@ -146,7 +147,7 @@ absl::Status EngineImpl::Start(const std::string& directory) {
   KVLINK_RETURN_IF_ERROR(StartIncarnation());
   if (!options_.read_only) {
     reserve_spent_ = !directory_->RestoreReserve().ok();
-    // The log's content is in tables now, and the log is gone.
+    // The log's contents are now in tables, and the log is gone.
     const DurableManifest::State manifest = index_->durable_manifest();
     directory_->RaiseFloor({index_->LastSequence(), manifest.number, manifest.bytes}).IgnoreError();
   }
@@ -156,7 +157,7 @@ absl::Status EngineImpl::Start(const std::string& directory) {
     group_commit_ = std::make_unique<GroupCommit>([this](GroupCommit::Group* group) { FlushGroup(group); },
                                                   [this](const GroupCommit::Group& group) { CommitGroup(group); });
     maintainer_ = Thread("engine-maintain", [this] { Maintain(); });
-    AskMaintenance();  // what is there may be more than the capacity
+    AskMaintenance();  // the stored data may exceed the capacity
   }
   checker_ = Thread("engine-check", [this] { RunChecks(); });
   return absl::OkStatus();
@@ -185,7 +186,7 @@ absl::Status EngineImpl::OpenIndex() {
   if (!fresh) {
     const absl::Status logs = CheckLogs(files_, directory_->index_path());
     if (!logs.ok()) return advice(logs);
-    // One that is lost is no loss of data, but verify names it.
+    // A lost floor is no data loss, but verify reports it.
     const auto stored_floor = directory_->GetFloor();
     if (!stored_floor.ok() && !absl::IsDataLoss(stored_floor.status())) return stored_floor.status();
     if (stored_floor.ok()) floor = *stored_floor;
@@ -194,7 +195,7 @@ absl::Status EngineImpl::OpenIndex() {
     if (!manifest.ok()) return advice(manifest);
   }
   const auto flushed = [this](uint64_t sequence, const DurableManifest::State& manifest) {
-    // Not raising it loses nothing but a check.
+    // If raising it fails, only a check is lost.
     if (!options_.read_only) directory_->RaiseFloor({sequence, manifest.number, manifest.bytes}).IgnoreError();
   };
   const Index::Options open = {
@@ -254,14 +255,14 @@ absl::Status EngineImpl::LoadCapacity() {
   batch.PutMeta(kCapacityName, value);
   const absl::Status kept = index_->Commit(&batch);
   if (!absl::IsResourceExhausted(kept)) return kept;
-  // On a full disk it holds for this life only.
+  // On a full disk the capacity is kept for this opening only.
   index_->Resume().IgnoreError();
   return absl::OkStatus();
 }
 
 absl::Status EngineImpl::MissingSegments(const TableLoader::Outcome& loaded) const {
   const size_t others = loaded.missing_segments.size() - 1;
-  size_t cut = 0;  // but there
+  size_t cut = 0;  // of these, files that exist
   for (const Run& run : segments_->UsableRuns()) cut += loaded.missing_segments.count(segments_->SegmentOf(run.first));
   const char* const state = cut == 0 ? " missing" : cut > others ? " cut short" : " missing or cut short";
   return absl::FailedPreconditionError(
@@ -308,7 +309,7 @@ absl::Status EngineImpl::LoadTable() {
   TableLoader::Outcome loaded = loader.Finish(segments_->UsableRuns(), segments_->blocks_per_segment());
   KVLINK_RETURN_IF_ERROR(FindCutOff(*index_, *segments_, &loaded));
   if (!loaded.missing.empty() && !options_.drop_missing) return MissingSegments(loaded);
-  // Stray records point to a header, or beyond what a segment may hold.
+  // Astray records point to a header, or beyond the size of a segment.
   std::move(loaded.astray.begin(), loaded.astray.end(), std::back_inserter(drop));
   counters_.integrity_failures += static_cast<int64_t>(drop.size());
   counters_.double_claims += static_cast<int64_t>(loaded.claimed_twice.size());
@@ -373,13 +374,13 @@ void EngineImpl::Close() {
     check_wake_.SignalAll();
   }
   checker_.Join();
-  // Stopped and not reset: writes that end meanwhile still reach it by this pointer.
+  // Stopped but not reset: writes that end meanwhile still reach it through this pointer.
   if (group_commit_ != nullptr) group_commit_->Stop();
-  // The tier's memory is registered with the ring and read into by it; its arena announces chunks to it.
+  // The tier's memory is registered with the ring and read into by it, and the tier's arena announces chunks to it.
   if (tier_ != nullptr) tier_->StopGrowing();
   io_.reset();
   tier_.reset();
-  if (index_ != nullptr) index_->Close().IgnoreError();  // what is in its log is replayed by the next open
+  if (index_ != nullptr) index_->Close().IgnoreError();  // the next open replays its log
 }
 
 absl::Status EngineImpl::Writable() const {
@@ -399,8 +400,8 @@ absl::Status EngineImpl::CommitBatch(IndexBatch* batch) {
     disk_full_ = true;
     KVLINK_RETURN_IF_ERROR(directory_->ReleaseReserve());
   }
-  // RocksDB refuses writes after a failed one until it is told to go on. After a full disk it also tries by itself,
-  // every five seconds, and is busy meanwhile.
+  // After a failed write RocksDB refuses all writes until Resume. After a full disk it also retries by itself, every
+  // five seconds, and is busy in the meantime.
   const absl::Time until = SteadyNow() + absl::Seconds(15);
   absl::Status resumed = index_->Resume();
   while (absl::IsAborted(resumed) && SteadyNow() < until) {

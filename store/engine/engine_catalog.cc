@@ -1,6 +1,5 @@
-// The engine's catalog: documents, tombstones, and who refers to which identity. Changes are made many at a time: a
-// batch is worked out in memory against what the index holds, so that its documents see each other, and becomes durable
-// in one commit.
+// The engine's catalog: documents, tombstones, and references to identities. Changes come in batches. A batch is worked
+// out in memory against the index, so that its documents see each other, and becomes durable in one commit.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -16,7 +15,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr int64_t kDeletedAtATime = 1024;  // of a namespace, in one commit
+constexpr int64_t kDeletedAtATime = 1024;  // per commit, of a namespace
 
 std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
   std::set<Identity> identities;
@@ -24,15 +23,15 @@ std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
   return identities;
 }
 
-// A batch of changes to the catalog of one namespace, not yet in the index.
+// A batch of changes to one namespace's catalog, not yet in the index.
 class CatalogChanges {
  public:
   // `clock`: the store's.
   CatalogChanges(const Index* index, absl::string_view ns, std::function<uint64_t()> clock)
       : index_(*index), ns_(ns), clock_(std::move(clock)) {}
 
-  // The generation that the document has then. FAILED_PRECONDITION: what is there is greater, or has the last
-  // generation of all.
+  // Returns the document's generation afterwards. FAILED_PRECONDITION: the stored entry is greater, or has the last
+  // possible generation.
   absl::StatusOr<uint64_t> Put(absl::string_view id, CatalogEntry entry) {
     KVLINK_ASSIGN_OR_RETURN(Document* const document, Find(id));
     const CatalogEntry& there = document->entry;
@@ -56,7 +55,7 @@ class CatalogChanges {
   }
 
   bool empty() const { return references_.empty() && documents_ == 0 && !AnyChanged(); }
-  // By how much the number of documents grows.
+  // Change in the number of documents.
   int64_t documents() const { return documents_; }
   void AddTo(IndexBatch* batch) const {
     for (const auto& [id, document] : found_) {
@@ -88,7 +87,7 @@ class CatalogChanges {
  private:
   struct Document {
     CatalogEntry entry;
-    bool known = false;  // there is one, and it parses
+    bool known = false;  // it exists and parses
     bool changed = false;
     bool live() const { return known && !entry.tombstone; }
   };
@@ -105,7 +104,7 @@ class CatalogChanges {
       return bytes.status();
     }
     if (!bytes->has_value()) return &it->second;
-    // One that does not parse is replaced: nothing else could repair it.
+    // An entry that does not parse is replaced: nothing else could repair it.
     auto parsed = ParseCatalogEntry(**bytes);
     if (absl::IsUnimplemented(parsed.status())) {
       found_.erase(it);
@@ -184,8 +183,8 @@ void EngineImpl::SetDocumentCount(absl::string_view ns, std::optional<int64_t> c
 absl::StatusOr<Engine::NamespaceDeleted> EngineImpl::DeleteNamespace(absl::string_view ns) {
   KVLINK_RETURN_IF_ERROR(Writable());
   NamespaceDeleted deleted;
-  // Documents before encodings: a document whose encodings are gone is whole, encodings without a document are rubbish.
-  // Each pass goes on where the one before ended, so that writers do not keep it going.
+  // Documents before encodings: a document whose encodings are gone is still intact, while encodings without a document
+  // are garbage. Each pass continues where the previous one ended, so that writers cannot keep it going.
   std::string last;
   for (bool more = true; more;) {
     MutexLock lock(&commit_mutex_);
@@ -199,7 +198,7 @@ absl::StatusOr<Engine::NamespaceDeleted> EngineImpl::DeleteNamespace(absl::strin
           ++entries;
           last = std::string(id);
           batch.DeleteEntry(ns, id);
-          // References of an entry that does not parse lead nowhere, and Verify names them.
+          // The references of an entry that does not parse are dangling, and Verify reports them.
           const auto entry = ParseCatalogEntry(bytes);
           if (!entry.ok()) return true;
           for (const Identity& identity : IdentitiesOf(*entry)) batch.DeleteReference(ns, identity, id);
@@ -247,13 +246,13 @@ absl::StatusOr<std::vector<std::string>> EngineImpl::ListIds(absl::string_view n
                                                              absl::string_view prefix, int64_t limit, bool deleted) {
   std::vector<std::string> ids;
   if (limit <= 0) return ids;
-  // One that does not parse is a document: whoever deletes must see it.
+  // An entry that does not parse counts as a document, so that deletions see it.
   const auto wanted = [deleted](absl::string_view bytes) {
     const auto entry = ParseCatalogEntry(bytes);
     return (entry.ok() && entry->tombstone) == deleted;
   };
   if (after < prefix) {
-    // Scans begin behind an id, and the first that begins with the prefix is the prefix itself.
+    // Scans begin after an id, and the first id with the prefix is the prefix itself.
     KVLINK_ASSIGN_OR_RETURN(const std::optional<std::string> first, index_->GetEntry(ns, prefix));
     if (first.has_value() && wanted(*first)) ids.emplace_back(prefix);
     after = prefix;
@@ -275,7 +274,7 @@ absl::Status EngineImpl::EraseEntry(absl::string_view ns, absl::string_view id) 
   batch.DeleteEntry(ns, id);
   std::vector<EncodingKey> orphans;
   int64_t documents = 0;
-  // Nothing is known of what one refers to that does not parse; `verify` names such references.
+  // The references of an entry that does not parse are unknown; `verify` reports them.
   const auto entry = ParseCatalogEntry(*bytes);
   if (entry.ok() && !entry->tombstone) {
     for (const Identity& identity : IdentitiesOf(*entry)) {

@@ -1,5 +1,5 @@
-// What leaves the engine because a log of drops says so, and the removal of single encodings. The position in the log
-// is a record of the index, written by the commit that removes: a crash never leaves a position without its removals.
+// Removals dictated by a log of drops, and the removal of single encodings. The position in the log is an index record
+// written by the removing commit, so a crash never leaves a position without its removals.
 #include <algorithm>
 #include <utility>
 
@@ -67,7 +67,7 @@ absl::Status EngineImpl::DropAll(const DropPosition& position) {
   batch.DeleteEncodings();
   PutPosition(position, &batch);
   KVLINK_RETURN_IF_ERROR(CommitBatch(&batch));
-  // Slot by slot, so that readers wait for no more than that.
+  // Slot by slot, so that readers wait for at most one slot.
   for (int slot = 0; slot < kSlots; ++slot) {
     for (const SlotEntry& entry : table_.ListSlot(slot, std::nullopt, SIZE_MAX)) {
       const EncodingKey key{entry.ns, entry.identity, entry.codec};

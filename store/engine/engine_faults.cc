@@ -1,7 +1,7 @@
-// The engine's reaction to failed writes and flushes: the blocks of a write that failed are tried one by one, and those
-// that cannot be written are never handed out again, in this life or a later one; a segment whose flush failed takes no
-// more writes until the store is opened again, since what was written before may be gone although a later flush says
-// nothing; the put is written once more elsewhere.
+// The engine's reaction to failed writes and flushes. The blocks of a failed write are tried one by one, and those that
+// cannot be written are never handed out again, even after a restart. A segment whose flush failed takes no more writes
+// until the store is reopened, since earlier writes may be lost although a later flush reports nothing. The put is
+// written once more elsewhere.
 #include <algorithm>
 #include <array>
 #include <map>
@@ -20,14 +20,14 @@ namespace kvlink::engine {
 namespace {
 
 constexpr absl::string_view kBadBlocksName = "bad-blocks";
-// A segment with more bad blocks than this, or than a quarter of it, takes no more encodings.
+// A segment with more bad blocks than this, or than a quarter of its blocks, takes no more encodings.
 constexpr int64_t kMaxBadBlocks = 64;
-constexpr int kMaxTries = 2;  // of writing a put
-// For trying the blocks of a put one by one, while other puts wait to be flushed. What is not tried by then counts as
-// bad: such a device is slow to refuse.
+constexpr int kMaxTries = 2;  // attempts to write a put
+// Time to probe a put's blocks one by one, while other puts wait for their flush. Blocks not probed by then count as
+// bad: a device that is this slow is failing.
 constexpr absl::Duration kProbeTime = absl::Seconds(1);
 
-// The blocks that hold bytes [offset, offset + length) of what is stored of an encoding.
+// The blocks that hold bytes [offset, offset + length) of a stored encoding, manifest included.
 std::vector<Run> BlocksOf(const Runs& runs, int64_t offset, int64_t length) {
   const int64_t first = offset / kSegmentBlockBytes, end = BlocksFor(offset + length);
   std::vector<Run> blocks;
@@ -40,7 +40,7 @@ std::vector<Run> BlocksOf(const Runs& runs, int64_t offset, int64_t length) {
   return blocks;
 }
 
-// `runs` without `bad`, which ascends and lies within them.
+// Returns `runs` without `bad`, which is ascending and lies within them.
 Runs Without(const Runs& runs, const std::vector<Run>& bad) {
   Runs good;
   for (const Run& run : runs) {
@@ -56,7 +56,7 @@ Runs Without(const Runs& runs, const std::vector<Run>& bad) {
   return good;
 }
 
-// In order, each block once.
+// Returns the runs in ascending order, with each block once.
 std::vector<Run> Merged(std::vector<Run> runs) {
   std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.first < b.first; });
   std::vector<Run> merged;
@@ -112,7 +112,7 @@ std::vector<Run> EngineImpl::ProbeBlocks(const std::vector<Run>& blocks) {
       if (SteadyNow() < until) {
         int64_t offset = 0;
         const auto file = segments_->Locate(block, &offset);
-        // Other errors say nothing of the block: whoever is given it next finds out.
+        // Other errors say nothing about the block: its next user will find out.
         if (!file.ok() || !absl::IsDataLoss((*file)->Write(offset, zeros->bytes))) continue;
       }
       const bool adjacent = !bad.empty() && bad.back().first + bad.back().count == block && block != run.first;
@@ -131,7 +131,7 @@ void EngineImpl::KeepBadBlocks() {
   MutexLock lock(&commit_mutex_);
   IndexBatch batch(index_.get());
   batch.PutMeta(kBadBlocksName, SerializeBadBlocks(table_.bad_blocks()));
-  // Where that fails the next life finds out for itself.
+  // If that fails, the bad blocks are found again after the next open.
   CommitBatch(&batch).IgnoreError();
 }
 
@@ -146,7 +146,7 @@ void EngineImpl::SealWornSegments() {
 
 void EngineImpl::Seal(uint32_t segment) {
   segments_->StopGrowing(segment);
-  table_.Seal(segments_->WholeRun(segment));  // also what is being added to it now
+  table_.Seal(segments_->WholeRun(segment));  // including the piece being added to it
   AskMaintenance();
 }
 
@@ -155,7 +155,7 @@ absl::Status EngineImpl::LoadBadBlocks() {
   if (!record.has_value()) return absl::OkStatus();
   const auto runs = ParseBadBlocks(*record);
   if (absl::IsUnimplemented(runs.status())) return runs.status();
-  // A record that is damaged is no reason not to serve: writing finds the blocks again.
+  // A damaged record must not prevent serving: writes will find the bad blocks again.
   if (!runs.ok()) return absl::OkStatus();
   table_.LoseFree(*runs);
   SealWornSegments();
@@ -168,7 +168,7 @@ bool EngineImpl::WriteAgain(const std::shared_ptr<PendingPut>& put) {
     if (!put->status.ok() || put->device.ok() || put->tries >= kMaxTries) return false;
   }
   LoseBadBlocks(put.get());
-  // Other blocks while the put still holds these, if there are any; else what these leave free, or eviction does.
+  // Prefer other blocks that are free while the put still holds these; otherwise use what these free, or an eviction.
   std::optional<Runs> elsewhere = table_.Allocate(put->key.ns, put->location.blocks());
   GiveBackBlocks(put.get());
   if (!elsewhere.has_value()) {

@@ -1,5 +1,5 @@
-// Who the store is and what time it has. Both are numbers that only grow, however the wall clock is set: the last ones
-// are records of the index, and the wall clock moves them on.
+// The store's identity and clock: numbers that only grow, however the wall clock is set. The last values are records in
+// the index, and the wall clock advances them.
 #include <algorithm>
 #include <string>
 
@@ -46,7 +46,7 @@ absl::Status EngineImpl::StartIncarnation() {
   PutNumber(kIncarnationName, incarnation_, &batch);
   const absl::Status kept = index_->Commit(&batch);
   if (!absl::IsResourceExhausted(kept)) return kept;
-  // On a full disk the wall clock alone makes the next one greater.
+  // On a full disk, only the wall clock makes the next incarnation greater.
   index_->Resume().IgnoreError();
   return absl::OkStatus();
 }

@@ -1,8 +1,8 @@
-// The implementation of Engine, included only by store/engine/*.cc.
+// The implementation of Engine. Included only by store/engine/*.cc.
 //
-// Locks, in the order they are taken: space_mutex_ (growing, evicting), commit_mutex_ (one change of the index at a
-// time, and the table follows it before the next), then those that protect what is named with them, and the locks
-// inside of table, tier and files.
+// Lock order: space_mutex_ (growing, evicting), commit_mutex_ (one change of the index at a time; the table follows it
+// before the next), then the locks that guard individual members, and the locks inside the table, the tier and the
+// files.
 #ifndef KVLINK_STORE_ENGINE_ENGINE_IMPL_H_
 #define KVLINK_STORE_ENGINE_ENGINE_IMPL_H_
 
@@ -42,8 +42,9 @@ class IndexBatch;
 class IndexSnapshot;
 struct PendingPut;
 
-// The manifest that an area read from a segment holds. Its etag is the hash of all it says: one that has the etag of
-// the location record is the one that was stored. DATA_LOSS: it is not, or is not one. UNIMPLEMENTED: of another build.
+// Parses the manifest in an area read from a segment. An etag is the hash of the whole manifest, so a manifest with the
+// location record's etag is the one that was stored. DATA_LOSS: it is another one, or not a manifest. UNIMPLEMENTED:
+// written by another build.
 absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& key, const Location& location);
 
 class EncodingLeaseImpl final : public EncodingLease {
@@ -90,22 +91,22 @@ class StreamingPutImpl final : public StreamingPut {
   const EncodingKey key_;
   const PutMode mode_;
   std::shared_ptr<Residency> residency_;
-  std::vector<int64_t> lengths_;     // of layers
+  std::vector<int64_t> lengths_;     // of the layers
   std::shared_ptr<PendingPut> put_;  // from Accept to Release
   std::unique_ptr<RequestCutter> writes_;
-  size_t cut_layers_ = 0;  // that have been cut into writes
+  size_t cut_layers_ = 0;  // layers already cut into writes
   int64_t submitted_bytes_ = 0;
   std::vector<bool> verified_;  // by layer
   absl::Status failure_;
-  std::vector<bool> reserved_;  // by layer; Reserve's own
+  std::vector<bool> reserved_;  // by layer; used only by Reserve
 };
 
 class EngineImpl final : public Engine {
  public:
-  // `unwritable`: why it is opened for reading only although it was to be written.
+  // `unwritable`: why the engine is open read-only although write access was requested.
   explicit EngineImpl(const EngineOptions& options, absl::Status unwritable = absl::OkStatus());
   ~EngineImpl() override;
-  // Once, before anything else; errors as Engine::Open's, after which only the destructor may be called.
+  // Call once, first. Errors as Engine::Open; after an error only the destructor may be called.
   absl::Status Start(const std::string& directory);
 
   std::optional<Info> Find(const EncodingKey& key) override;
@@ -179,16 +180,16 @@ class EngineImpl final : public Engine {
   absl::Status OpenIndex();
   absl::Status LoadTable();
   absl::Status LoadCapacity();
-  // The error for segments that the index names and that are missing.
+  // The error for segments that are named by the index but missing.
   absl::Status MissingSegments(const TableLoader::Outcome& loaded) const;
   absl::Status StartMemory();
   void Close();
-  // Commits a batch; on a full disk gives back the reserve and tries again.
+  // Commits a batch; on a full disk releases the reserve and retries.
   absl::Status CommitBatch(IndexBatch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   absl::Status Writable() const;
 
   // engine_identity.cc
-  // Takes the clock up where it was, and a new incarnation.
+  // Resumes the clock from its stored value, and starts a new incarnation.
   absl::Status StartIncarnation();
   void KeepTime(IndexBatch* batch) const;
 
@@ -198,35 +199,35 @@ class EngineImpl final : public Engine {
     ResidentLease resident;
     bool from_dram = false;
   };
-  // A load whose room is being made: others who want the encoding wait for that.
+  // A load that is making room; other readers of the encoding wait for it.
   struct Load {
-    Eviction evict = Eviction::kNothing;  // what whoever loads may do for room
+    Eviction evict = Eviction::kNothing;  // what the loading thread may evict to make room
     bool begun = false;
     absl::Status status;
   };
-  // Leases what `use` names, loading it where it is not resident.
+  // Leases the encoding held by `use`, loading it if it is not resident.
   absl::StatusOr<Held> Hold(EntryUse use, Eviction evict, absl::Time deadline);
   absl::StatusOr<ResidentLease> StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline);
-  // Reads the manifest that lies before the slabs, and checks that it is the encoding's. DATA_LOSS: it is not, or
-  // cannot be read, and the checker looks at the encoding (AwaitCheck). UNAVAILABLE: it cannot be read now. NOT_FOUND:
-  // removed meanwhile. DEADLINE_EXCEEDED.
+  // Reads the manifest stored before the slabs and checks that it is the encoding's. DATA_LOSS: it is not, or cannot be
+  // read; the checker then looks at the encoding (AwaitCheck). UNAVAILABLE: it cannot be read now. NOT_FOUND: removed
+  // meanwhile. DEADLINE_EXCEEDED.
   absl::StatusOr<Manifest> ReadManifest(const EntryUse& use, bool background, absl::Time deadline);
-  // Its bytes, unchecked, each read that fails made twice; errors as ReadManifest, and nobody is asked to check.
+  // The manifest's bytes, unchecked; a failed read is retried once. Errors as ReadManifest, but requests no check.
   absl::StatusOr<Pages> ReadManifestArea(const EntryUse& use, bool background, absl::Time deadline);
-  // The requests that read the slabs of an encoding from the segments, in layer order, each made twice if it fails.
-  // `held` lives until the last has ended.
+  // Returns the requests that read an encoding's slabs from the segments, in layer order; each is retried once if it
+  // fails. `held` lives until the last one has ended.
   absl::StatusOr<std::vector<IoRequest>> ReadRequests(const std::shared_ptr<Residency>& to, const Location& location,
                                                       bool background, std::shared_ptr<void> held);
-  // Those that write a put's manifest and, behind it, its source.
+  // Returns the requests that write a put's manifest and, after it, its source.
   absl::StatusOr<std::vector<IoRequest>> WriteRequests(const std::shared_ptr<PendingPut>& put);
-  // After a residency was added to the tier: what happened to the encoding meanwhile (another replaced it, a pin)
-  // happens to the residency too. REQUIRES: it is held.
+  // Call after adding a residency to the tier: applies to it what happened to the encoding meanwhile (a replacement, a
+  // pin). REQUIRES: the residency is held.
   void FollowTable(const EncodingKey& key, uint64_t sequence, const Residency* only);
-  // Makes the request repeat itself once where it fails.
+  // Makes a read request retry itself once if it fails.
   void ReadTwice(IoRequest* request);
-  // Its bytes are wrong (`what`): counts it, says so, and the store stops serving it.
+  // The encoding's bytes are wrong (`what`): counts and reports that, and stops serving it.
   void DropDamaged(const EncodingKey& key, uint64_t sequence, absl::string_view what, bool count = true);
-  // False: it was dropped already.
+  // Returns false if it was dropped already.
   bool DropLocked(const EncodingKey& key, uint64_t sequence, bool count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   std::vector<std::string> DocumentsOf(const EncodingKey& key) const;
   void NoteDamage(const DamagedEncoding& damage);
@@ -240,30 +241,30 @@ class EngineImpl final : public Engine {
 
   // engine_namespaces.cc
   absl::Status LoadNamespaces();
-  absl::Status ForgetNamespace(absl::string_view ns);  // its limits
+  absl::Status ForgetNamespace(absl::string_view ns);  // removes its limits
 
   // engine_verify.cc
-  // Whether the encoding was read back for a suspicion lately; it counts as such from now on.
+  // Returns whether the encoding was recently read back after a suspicion; records it as such from now on.
   bool NoteSuspect(uint64_t sequence);
   void VerifyIndex(std::vector<std::string>* problems);
   void VerifyCatalog(const IndexSnapshot& now, std::vector<std::string>* problems);
-  // Whether the table has what the index has under this key.
+  // Whether the table holds what the index has under this key.
   bool Serves(const EncodingKey& key, const Location& location);
 
   // engine_scrub.cc
-  // Reads an encoding back from the segments, a few layers at a time and in the background, and checks it; what is
-  // wrong or cannot be read is read once more. `next` is asked before each layer is read, with its bytes; false ends it
-  // with CANCELLED. DATA_LOSS: damaged. UNAVAILABLE: it cannot be read now. NOT_FOUND: removed meanwhile.
+  // Reads an encoding back from the segments, a few layers at a time and in the background, and checks it; bytes that
+  // are wrong or unreadable are read once more. Calls `next` with each layer's size before reading it; if that returns
+  // false, ends with CANCELLED. DATA_LOSS: damaged. UNAVAILABLE: it cannot be read now. NOT_FOUND: removed meanwhile.
   absl::Status VerifyEncoding(const EntryUse& use, const std::function<bool(int64_t)>& next);
   absl::Status ReadBack(const EntryUse& use, const std::function<bool(int64_t)>& next);
-  // An encoding that failed while it was read: it is read back by the checker, and dropped if it fails again.
+  // An encoding that failed while it was read. The checker reads it back, and drops it if it fails again.
   struct Check {
     EncodingKey key;
     uint64_t sequence = 0;
-    bool counted = false;  // as an integrity failure
+    bool counted = false;  // already counted as an integrity failure
   };
   void AskCheck(const EncodingKey& key, uint64_t sequence, bool counted);
-  // Until no check of it waits or runs, or the deadline has passed.
+  // Waits until no check of it is queued or running, or until the deadline.
   void AwaitCheck(uint64_t sequence, absl::Time deadline);
   std::optional<Check> NextCheck(absl::Time until);
   void CheckOne(const Check& check);
@@ -275,48 +276,50 @@ class EngineImpl final : public Engine {
   // engine_write.cc
   absl::Status TakeSlabs(const std::shared_ptr<const Manifest>& manifest,
                          absl::Span<const absl::Span<const std::byte>> slabs, PendingPut* put);
-  // Whether the manifest is complete, and of slabs of these lengths without gaps.
+  // Checks that the manifest is complete and describes slabs of these lengths without gaps.
   static absl::Status CheckPut(const Manifest& manifest, absl::Span<const int64_t> lengths);
-  // Preconditions of every put: writable, not on a full disk.
+  // Checks the preconditions of every put: the store is writable, and the disk is not full.
   absl::Status CheckRoomToWrite();
-  // INVALID_ARGUMENT: it, or its manifest, is larger than can be stored.
+  // INVALID_ARGUMENT: the encoding or its manifest is too large to be stored.
   absl::StatusOr<std::shared_ptr<PendingPut>> NewPut(EncodingKey key, const Manifest& manifest, PutMode mode);
-  // Writes `put`'s source and hands it to the committer. `verify` (may be empty: verified already) runs in this thread
+  // Writes the put's source and hands it to the committer. `verify` (empty if already verified) runs on this thread
   // while the disk writes.
   absl::Status StartPut(const std::shared_ptr<PendingPut>& put, const std::function<absl::Status()>& verify);
-  // The completion of each write of `put`: notes blocks that could not be written, and calls PartDone.
+  // Returns the completion for each write of `put`: it records blocks that could not be written, and calls PartDone.
   RequestCutter::Done WriteDone(const std::shared_ptr<PendingPut>& put);
   // Subtracts `part` from put->left. The call that reaches zero hands the put to the committer.
   void PartDone(const std::shared_ptr<PendingPut>& put, int64_t part, const absl::Status& status);
   void EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status);
-  // For the committer (group_commit.h): makes the records of those puts durable whose bytes are.
+  // Called by the committer (group_commit.h): makes the records of puts durable once their bytes are.
   void CommitGroup(const std::vector<std::shared_ptr<PendingPut>>& group);
-  // Takes out those that are not admitted any more.
+  // Moves puts that are no longer admitted to `refused`.
   void AskAdmission(std::vector<std::shared_ptr<PendingPut>>* puts,
                     std::vector<std::pair<std::shared_ptr<PendingPut>, absl::Status>>* refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
-  // The puts that are to be stored, at most one of a name; the others go to `losers`.
+  // Returns the puts to be stored, at most one per key; the others go to `losers`.
   std::vector<std::shared_ptr<PendingPut>> Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
                                                    std::vector<std::shared_ptr<PendingPut>>* losers)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
   void FinishLoser(PendingPut* put, const std::optional<Location>& stored, const absl::Status& committed);
   void FinishWinner(PendingPut* put, const absl::Status& committed);
-  // Commits the batch together with the end of these encodings, and counts them in `reason`.
+  // Commits the batch together with the removal of these encodings, and counts them in `reason`.
   absl::Status RemoveKeys(const std::vector<EncodingKey>& keys, IndexBatch* batch, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
   // engine_faults.cc
-  // For the committer: makes the puts' bytes durable, notes what failed, and takes out what is written again.
+  // Called by the committer: makes the puts' bytes durable, records failures, and removes puts that are being written
+  // again from the group.
   void FlushGroup(std::vector<std::shared_ptr<PendingPut>>* group);
-  // Bytes [offset, offset + length) of all that is stored of the encoding could not be written.
+  // Bytes [offset, offset + length) of the stored encoding, manifest included, could not be written.
   void NoteBadBlocks(PendingPut* put, int64_t offset, int64_t length, const absl::Status& why);
-  // Takes the blocks that are bad from the put. REQUIRES: nothing writes to its blocks any more.
+  // Takes the bad blocks away from the put. REQUIRES: no write to its blocks is in progress.
   void LoseBadBlocks(PendingPut* put);
-  // The same, and the others come back to the table.
+  // Likewise, and returns the remaining blocks to the table.
   void GiveBackBlocks(PendingPut* put);
-  // Those of the blocks that cannot be written by themselves either, ascending as they do; for a bounded time.
+  // Returns those of the blocks that cannot be written individually either, in the same ascending order; runs for a
+  // bounded time.
   std::vector<Run> ProbeBlocks(const std::vector<Run>& blocks);
-  // Writes a put that the device refused once more, elsewhere. False: it stays refused.
+  // Writes a put that the device refused once more, elsewhere. Returns false if it remains refused.
   bool WriteAgain(const std::shared_ptr<PendingPut>& put);
   absl::Status LoadBadBlocks();
   void KeepBadBlocks();
@@ -325,23 +328,23 @@ class EngineImpl final : public Engine {
 
   // engine_space.cc
   absl::StatusOr<Runs> AllocateBlocks(absl::string_view ns, int64_t blocks);
-  // INVALID_ARGUMENT, naming the limit: an encoding of so many bytes, with its manifest, can never be stored here.
+  // INVALID_ARGUMENT, naming the limit: an encoding of this size, with its manifest, can never be stored here.
   absl::Status CheckSize(int64_t bytes) const;
   absl::Status NoRoom(absl::string_view ns, int64_t blocks, bool quota) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // Removes what the table picked and counts it in `reason`. How many blocks that was.
+  // Removes the encodings that the table picked, counting them in `reason`. Returns the number of blocks.
   absl::StatusOr<int64_t> Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   bool CanGrow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // Adds a segment. False if the capacity or the disk has no room for one, or none could be made for a while.
+  // Adds a segment piece. Returns false if the capacity or the disk has no room for one, or if recent attempts failed.
   absl::StatusOr<bool> Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // Grow's result where a segment could not be made although there is space.
+  // Grow's result if a segment could not be made although there is space.
   absl::StatusOr<bool> GrowFailed(absl::Status why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // Blocks that the segments may hold at most, and those that they can hold now: without bad blocks and, where none can
-  // be added, new segments.
+  // The maximum number of blocks in segments, and the number they can hold now: without bad blocks and, if no segment
+  // can be added, without new ones.
   int64_t MaxBlocks() const;
   int64_t LimitBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
-  // Empties and removes segments beyond the capacity, as far as what lies there may go.
+  // Empties and removes segments beyond the capacity, as far as their contents may be evicted.
   void Shrink() ABSL_EXCLUSIVE_LOCKS_REQUIRED(space_mutex_);
   void AskMaintenance();
   void Maintain();
@@ -359,24 +362,24 @@ class EngineImpl final : public Engine {
 
   int64_t capacity_ = 0;
   uint64_t incarnation_ = 0;
-  std::atomic<uint64_t> time_{0};  // that Now() said last
-  const absl::Status unwritable_;  // why a store that was to be written was opened for reading only
+  std::atomic<uint64_t> time_{0};  // the last value of Now()
+  const absl::Status unwritable_;  // why a store meant to be writable was opened read-only
 
   Mutex space_mutex_;
-  int64_t free_when_full_ ABSL_GUARDED_BY(space_mutex_) = 0;                    // on the disk when growing failed last
-  absl::Time grow_again_ ABSL_GUARDED_BY(space_mutex_) = absl::InfinitePast();  // at the latest
-  // Since the last segment was added: how often growing failed for another reason than space, and when it first did.
+  int64_t free_when_full_ ABSL_GUARDED_BY(space_mutex_) = 0;  // free disk space when growing last failed
+  absl::Time grow_again_ ABSL_GUARDED_BY(space_mutex_) = absl::InfinitePast();  // when growing is retried at the latest
+  // Since a segment was last added: how often growing failed for a reason other than space, and when it first did.
   int grow_failures_ ABSL_GUARDED_BY(space_mutex_) = 0;
   absl::Time grow_fails_since_ ABSL_GUARDED_BY(space_mutex_);
   absl::Status grow_failure_
       ABSL_GUARDED_BY(space_mutex_);  // why the store makes do with its segments until grow_again_
   Mutex commit_mutex_;
-  mutable Mutex dropped_mutex_;  // taken for moments; changed under commit_mutex_ as well
+  mutable Mutex dropped_mutex_;  // held only briefly; dropped_ is changed under commit_mutex_ as well
   DropPosition dropped_ ABSL_GUARDED_BY(dropped_mutex_);
-  Mutex documents_mutex_;  // taken for moments; whoever changes the index writes under commit_mutex_ as well
+  Mutex documents_mutex_;  // held only briefly; writers hold commit_mutex_ as well
   std::map<std::string, int64_t> documents_ ABSL_GUARDED_BY(documents_mutex_);  // per namespace, tombstones excluded
   std::atomic<uint64_t> next_sequence_{1};
-  std::atomic<bool> disk_full_{false};  // growing failed; tried again when space was added or something deleted
+  std::atomic<bool> disk_full_{false};  // growing failed; retried when space was added or something deleted
   std::atomic<bool> reserve_spent_{false};
 
   Mutex loads_mutex_;
@@ -390,9 +393,9 @@ class EngineImpl final : public Engine {
   std::deque<std::pair<absl::Time, uint64_t>> suspects_in_order_ ABSL_GUARDED_BY(suspects_mutex_);
 
   mutable Mutex check_mutex_;
-  CondVar check_wake_;  // a check came or ended, or the engine is closing
+  CondVar check_wake_;  // a check was added or ended, or the engine is closing
   std::deque<Check> checks_ ABSL_GUARDED_BY(check_mutex_);
-  absl::flat_hash_set<uint64_t> checking_ ABSL_GUARDED_BY(check_mutex_);  // sequences of those that wait or run
+  absl::flat_hash_set<uint64_t> checking_ ABSL_GUARDED_BY(check_mutex_);  // sequences of queued and running checks
   bool stop_checking_ ABSL_GUARDED_BY(check_mutex_) = false;
   Thread checker_;
 

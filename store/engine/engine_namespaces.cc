@@ -1,4 +1,4 @@
-// The engine's namespaces: their limits, kept in the index and enforced by the table.
+// The engine's namespaces: their limits, stored in the index and enforced by the table.
 #include <utility>
 
 #include "base/status.h"
@@ -45,7 +45,7 @@ absl::StatusOr<NamespaceSettings> EngineImpl::PutNamespace(absl::string_view ns,
     NamespaceSettings changed = settings;
     changed.capacity_bytes = change.capacity_bytes.value_or(settings.capacity_bytes);
     changed.pinned_bytes = change.pinned_bytes.value_or(settings.pinned_bytes);
-    // A change that is repeated, since its answer was lost, has been made.
+    // A change repeated because its answer was lost has already been made.
     if (change.revision == settings.revision && changed == settings) return settings;
     const uint64_t revision = change.revision.value_or(settings.revision + 1);
     if (revision <= settings.revision || revision > kMaxNamespaceRevision) {

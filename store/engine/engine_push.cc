@@ -1,5 +1,5 @@
-// The engine's pushes: encodings that come from elsewhere into memory of the tier, and are written as they come. A push
-// takes memory only as its slabs are about to come, so that one which announces much and sends nothing evicts little.
+// The engine's pushes: encodings that arrive from elsewhere in tier memory and are written as they arrive. A push takes
+// memory only shortly before its slabs arrive, so that one that announces much and sends nothing evicts little.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -13,7 +13,7 @@ namespace kvlink::engine {
 namespace {
 
 constexpr size_t kMaxLayers = 1024;
-constexpr int64_t kMaxBytes = int64_t{1} << 48;  // of an encoding, as a location record can say
+constexpr int64_t kMaxBytes = int64_t{1} << 48;  // per encoding; the limit of a location record
 
 }  // namespace
 
@@ -21,7 +21,7 @@ absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const Encodi
                                                                     absl::Span<const int64_t> lengths, PutMode mode) {
   KVLINK_RETURN_IF_ERROR(Writable());
   KVLINK_RETURN_IF_ERROR(CheckRoomToWrite());
-  // All that placing the slabs needs of a manifest; the true one comes later.
+  // The only parts of a manifest needed to place the slabs; the real one comes later.
   auto places = std::make_shared<Manifest>();
   int64_t end = 0;
   for (const int64_t length : lengths) {
@@ -31,18 +31,18 @@ absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const Encodi
     LayerManifest layer;
     layer.offset = end;
     layer.length = length;
-    if (length > 0) layer.components.emplace_back();  // so that it counts
+    if (length > 0) layer.components.emplace_back();  // so that the layer counts as having bytes
     places->layers.push_back(layer);
     end += length;
   }
   if (end == 0 || lengths.size() > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
-  KVLINK_RETURN_IF_ERROR(CheckSize(ManifestArea(1) + end));  // the manifest may be larger than that: Accept sees
+  KVLINK_RETURN_IF_ERROR(CheckSize(ManifestArea(1) + end));  // the manifest may be larger than that; Accept checks
   KVLINK_ASSIGN_OR_RETURN(std::shared_ptr<Residency> residency, tier_->MakeEmpty(key.ns, std::move(places)));
   ++counters_.pushes_open;
   std::unique_ptr<StreamingPut> push = std::make_unique<StreamingPutImpl>(this, key, mode, std::move(residency));
-  // One that finds no room at all is told so before anything is sent.
+  // A push that finds no room at all fails here, before anything is sent.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   KVLINK_RETURN_IF_ERROR(push->Reserve(first - lengths.begin()));
   return push;
@@ -85,7 +85,7 @@ absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
   auto writes =
       std::make_unique<RequestCutter>(engine_->segments_.get(), put->location.runs, engine_->tier_->chunk_bytes(),
                                       /*write=*/true, engine_->WriteDone(put));
-  // It goes to the disk with the first slab.
+  // The manifest goes to disk with the first slab.
   const absl::Status cut = writes->Add(absl::MakeSpan(put->manifest.data(), put->manifest.size()));
   if (!cut.ok()) {
     engine_->table_.Free(key_.ns, put->location.runs);
@@ -97,7 +97,7 @@ absl::Status StreamingPutImpl::Accept(const Manifest& manifest) {
   put->kept = residency_;
   {
     MutexLock lock(&put->mutex);
-    put->left = put->location.stored_bytes() + 1;  // the one: EndPush
+    put->left = put->location.stored_bytes() + 1;  // the 1 is for EndPush
   }
   put_ = std::move(put);
   ++engine_->counters_.puts_in_flight;
@@ -109,7 +109,7 @@ absl::Status StreamingPutImpl::WriteLayer(int64_t layer) {
   if (put_ == nullptr || verified_[layer] || slab(layer).data() == nullptr) {
     return absl::InvalidArgumentError("push: not a layer to be written now");
   }
-  // Bytes that no checksum covers must not show the memory's previous content.
+  // Bytes that no checksum covers must not expose the memory's previous contents.
   const absl::Span<std::byte> bytes = slab(layer);
   const int64_t used = residency_->manifest().shape(layer).used_bytes();
   std::memset(bytes.data() + used, 0, bytes.size() - used);
@@ -123,7 +123,7 @@ absl::Status StreamingPutImpl::WriteLayer(int64_t layer) {
   return SubmitVerified();
 }
 
-// In the order of the layers, so that a write may hold several: those before the first that is not verified.
+// Submits, in layer order so that one write can span several layers, everything before the first unverified layer.
 absl::Status StreamingPutImpl::SubmitVerified() {
   for (; cut_layers_ < verified_.size() && verified_[cut_layers_]; ++cut_layers_) {
     if (lengths_[cut_layers_] == 0) continue;
@@ -142,7 +142,7 @@ std::shared_ptr<PendingPut> StreamingPutImpl::Release(int64_t* left) {
   return std::move(put_);
 }
 
-// The committer frees what a put that failed had taken, once its writes are done.
+// The committer frees the blocks of a failed put, once its writes are done.
 void EngineImpl::EndPush(const std::shared_ptr<PendingPut>& put, int64_t left, const absl::Status& status) {
   group_commit_->Begin();
   PartDone(put, left, status);

@@ -1,5 +1,5 @@
-// The engine's reading side: lookups, leases, loading in layer order. Nobody holds a lock while room is made or bytes
-// are read; who wants what is being loaded waits for that one load.
+// The engine's reading side: lookups, leases, loading in layer order. No lock is held while room is made or bytes are
+// read; readers that want an encoding being loaded wait for that one load.
 #include <algorithm>
 #include <utility>
 
@@ -11,7 +11,7 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr int64_t kMaxNamedDocuments = 16;  // of those that refer to one damaged encoding
+constexpr int64_t kMaxNamedDocuments = 16;  // that refer to one damaged encoding
 constexpr size_t kMaxRecentDamage = 64;
 
 }  // namespace
@@ -33,7 +33,7 @@ absl::StatusOr<Manifest> StoredManifest(const Pages& area, const EncodingKey& ke
 
 absl::Status EncodingLeaseImpl::WaitLayer(int64_t layer, absl::Time deadline) {
   const absl::Status status = resident_->WaitLayer(layer, deadline);
-  // Whoever is told of damage finds the encoding gone, or whole, when they ask again.
+  // After an error about damage, a retrying caller finds the encoding gone or intact.
   if (absl::IsDataLoss(status)) engine_->AwaitCheck(use_.location().sequence, deadline);
   return status;
 }
@@ -76,7 +76,7 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
       const bool from_dram = resident->complete();
       return Held{std::move(use), std::move(resident), from_dram};
     }
-    // Of those who want it, one loads it; the others wait for no more than its room to be found.
+    // One of the readers loads it; the others wait only until room for it is found.
     std::shared_ptr<Load> load;
     bool mine = false;
     {
@@ -96,8 +96,8 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
     }
     if (!mine) {
       if (absl::IsDataLoss(load->status)) AwaitCheck(sequence, deadline);
-      // That one's deadline is not this one's. And this read may evict more than the other, so it may find room where
-      // that one did not.
+      // The other load's deadline is not this one's. And this read may be allowed to evict more, so it may find room
+      // where the other did not.
       if (absl::IsDeadlineExceeded(load->status) && SteadyNow() < deadline) continue;
       if (!absl::IsResourceExhausted(load->status) || load->evict >= evict) KVLINK_RETURN_IF_ERROR(load->status);
       continue;
@@ -110,7 +110,7 @@ absl::StatusOr<EngineImpl::Held> EngineImpl::Hold(EntryUse use, Eviction evict, 
       loads_.erase(sequence);
       loads_changed_.SignalAll();
     }
-    // As of damage that WaitLayer tells of.
+    // As for damage reported by WaitLayer.
     if (absl::IsDataLoss(resident.status())) AwaitCheck(sequence, deadline);
     KVLINK_RETURN_IF_ERROR(resident.status());
     return Held{std::move(use), *std::move(resident), false};
@@ -127,13 +127,13 @@ absl::Status EngineImpl::Touch(const EncodingKey& key) {
 absl::Status EngineImpl::Prefetch(const EncodingKey& key, absl::Time deadline) {
   EntryUse use = table_.Use(key, /*touch=*/true);
   if (!use) return absl::NotFoundError("a miss: nothing to prefetch");
-  // The load goes on without the lease.
+  // The load continues without the lease.
   return Hold(std::move(use), Eviction::kBelowShare, deadline).status();
 }
 
 absl::StatusOr<Pages> EngineImpl::ReadManifestArea(const EntryUse& use, bool background, absl::Time deadline) {
   struct Reading {
-    EntryUse use;  // the blocks stay ours until the read has completed, whoever gives up waiting for it
+    EntryUse use;  // keeps the blocks until the read has completed, even if the caller stops waiting
     Pages area;
     Mutex mutex;
     CondVar changed;
@@ -158,7 +158,7 @@ absl::StatusOr<Pages> EngineImpl::ReadManifestArea(const EntryUse& use, bool bac
   std::vector<IoRequest> requests = cutter.Take(/*all=*/true);
   for (IoRequest& request : requests) {
     request.background = background;
-    // The thread that waits for it has others to serve, and nothing of the encoding can be asked for before.
+    // The waiting thread has others to serve, and nothing else of the encoding can be requested before this.
     request.first = requests.size() == 1;
     ReadTwice(&request);
   }
@@ -182,7 +182,7 @@ absl::StatusOr<Manifest> EngineImpl::ReadManifest(const EntryUse& use, bool back
   if (absl::IsDataLoss(area.status())) AskCheck(use.key(), use.location().sequence, /*counted=*/false);
   KVLINK_RETURN_IF_ERROR(area.status());
   auto manifest = StoredManifest(*area, use.key(), use.location());
-  // Another build wrote it: whole, but not for this one.
+  // Written by another build: intact, but unreadable for this one.
   if (absl::IsUnimplemented(manifest.status())) {
     return absl::NotFoundError(absl::StrCat("a miss: ", manifest.status().message()));
   }
@@ -193,7 +193,7 @@ absl::StatusOr<Manifest> EngineImpl::ReadManifest(const EntryUse& use, bool back
   return manifest;
 }
 
-// First the manifest, which says how large each slab is; then the slabs. What is resident needs neither.
+// Reads the manifest first, which gives the size of each slab; then the slabs. Resident encodings need neither.
 absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Eviction evict, absl::Time deadline) {
   struct Loading {
     explicit Loading(std::atomic<int64_t>* in_flight) : in_flight(in_flight) { ++*in_flight; }
@@ -203,7 +203,7 @@ absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Evictio
   };
   const EncodingKey key = use.key();
   const uint64_t sequence = use.location().sequence;
-  // The blocks stay ours until the last read has completed, whatever happens to the lease.
+  // Keeps the blocks until the last read has completed, whatever happens to the lease.
   const auto hold = std::make_shared<Loading>(&counters_.loads_in_flight);
   hold->use = table_.Use(key, /*touch=*/false);
   if (!hold->use || hold->use.location().sequence != sequence) return absl::NotFoundError("a miss: removed meanwhile");
@@ -214,7 +214,7 @@ absl::StatusOr<ResidentLease> EngineImpl::StartLoad(const EntryUse& use, Evictio
   KVLINK_ASSIGN_OR_RETURN(std::vector<IoRequest> requests,
                           ReadRequests(residency, use.location(), /*background=*/false, hold));
   residency->OnFailed([this, key, sequence, only = residency.get()](bool wrong, const absl::Status& why) {
-    // So that the next reader reads it anew; those who hold this stay keep what has arrived of it.
+    // Makes the next reader read it again; holders of this residency keep what has arrived.
     tier_->Forget(sequence, only);
     if (absl::IsDataLoss(why)) AskCheck(key, sequence, /*counted=*/wrong);
     if (wrong) ++counters_.integrity_failures;
@@ -233,9 +233,8 @@ void EngineImpl::FollowTable(const EncodingKey& key, uint64_t sequence, const Re
   tier_->SetPinned(sequence, table_.Pinned(key));
 }
 
-// A read that fails is asked for once more, at once and into the same place: most that fail, fail once. What fails
-// twice for want of something (memory, a request that was cancelled) says nothing about the bytes, and is not called
-// damage.
+// A failed read is retried once, at once and into the same place: most failures do not repeat. A second failure for
+// lack of resources (memory, a cancelled request) says nothing about the bytes, and is not reported as damage.
 void EngineImpl::ReadTwice(IoRequest* request) {
   request->done = [this, io = io_.get(), again = *request](const absl::Status& first) mutable {
     if (first.ok()) return again.done(first);
@@ -287,7 +286,7 @@ bool EngineImpl::DropLocked(const EncodingKey& key, uint64_t sequence, bool coun
   if (!options_.read_only) {
     IndexBatch batch(index_.get());
     batch.DeleteEncoding(key);
-    // Even if the index cannot be written now, it is not served any more; its blocks then stay taken until the next
+    // If the index cannot be written now, the encoding still is no longer served; its blocks stay taken until the next
     // open.
     if (!CommitBatch(&batch).ok()) {
       EntryUse kept = table_.Use(key, false);

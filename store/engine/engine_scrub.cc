@@ -1,6 +1,6 @@
-// Reading encodings back from the segments, past the DRAM tier: for Verify, Suspect, what failed while it was read, and
-// the scrubber. Whatever a first reading finds wrong is read once more before it counts: a device that fails once is
-// not a damaged encoding. One thread does what nobody waits for: first what was asked for, then rounds over everything.
+// Reads encodings back from the segments, bypassing the DRAM tier: for Verify, Suspect, failed reads, and the scrubber.
+// Anything found wrong is read once more before it counts: a device that fails once is not a damaged encoding. One
+// thread does the background work: first requested checks, then rounds over everything.
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -16,14 +16,15 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr size_t kLayersAhead = 4;  // of one encoding in memory
+constexpr size_t kLayersAhead = 4;  // of one encoding, in memory
 constexpr int64_t kKeysAtOnce = 256;
-constexpr size_t kMaxChecks = 1024;  // that wait: what finds no place is found again by whoever reads it next
-// The scrubber waits while somebody waits for reads, but not forever.
+constexpr size_t kMaxChecks = 1024;  // queued; a check that finds no place is requested again by the next reader
+// The scrubber yields to waiting reads, but only this long.
 constexpr absl::Duration kMaxYield = absl::Milliseconds(100);
 constexpr int kNice = 15;
 
-// Memory for a few layers at a time: layer l lies where layer l - kLayersAhead did. Shared with the reads under way.
+// Memory for a few layers at a time: layer l reuses the memory of layer l - kLayersAhead. Shared with the reads in
+// progress.
 struct LayerBuffers {
   std::vector<Pages> pages;
 
@@ -33,7 +34,7 @@ struct LayerBuffers {
       int64_t bytes = kSlabAlignment;
       for (size_t layer = slot; layer < manifest.layers.size(); layer += kLayersAhead)
         bytes = std::max(bytes, manifest.layers[layer].length);
-      // A page more than it needs: where two slabs touched, one request would read parts of both.
+      // One page more than needed: if two slabs were contiguous, one request would read parts of both.
       KVLINK_ASSIGN_OR_RETURN(Pages pages, Pages::Heap(bytes + kSlabAlignment));
       buffers->pages.push_back(std::move(pages));
     }
@@ -97,7 +98,7 @@ void EngineImpl::AwaitCheck(uint64_t sequence, absl::Time deadline) {
   }
 }
 
-// The next check, or nothing: it is `until`, or the engine is closing.
+// Returns the next check; nullopt at `until`, or if the engine is closing.
 std::optional<EngineImpl::Check> EngineImpl::NextCheck(absl::Time until) {
   MutexLock lock(&check_mutex_);
   while (checks_.empty() && !stop_checking_) {
@@ -125,12 +126,12 @@ bool EngineImpl::closing() const {
   return stop_checking_;
 }
 
-// Waits until so many bytes more are within the limit, and nobody waits for reads; does what was asked for meanwhile.
-// False: the engine is closing.
+// Waits until `bytes` more are within the rate limit and no reader waits for the disk; meanwhile runs requested checks.
+// Returns false if the engine is closing.
 bool EngineImpl::PaceScrub(int64_t bytes, absl::Time* free_at) {
   const absl::Time start = std::max(*free_at, SteadyNow());
   *free_at = start + absl::Seconds(static_cast<double>(bytes) / static_cast<double>(options_.scrub_bytes_per_second));
-  // Also where the disk is slower than the limit: somebody waits for a check.
+  // Also if the disk is slower than the limit: a caller may be waiting for a check.
   while (const auto check = NextCheck(start)) {
     CheckOne(*check);
     if (closing()) return false;
@@ -150,7 +151,7 @@ bool EngineImpl::ScrubRound() {
   std::optional<EncodingKey> after;
   for (;;) {
     const auto keys = index_->KeysAfter(after, kKeysAtOnce);
-    // A listing that fails may succeed in the next round; opening the store says what is wrong with the index.
+    // A listing that fails may succeed in the next round; opening the store reports problems of the index.
     if (!keys.ok() || keys->empty()) return true;
     for (const EncodingKey& key : *keys) {
       const EntryUse use = table_.Use(key, /*touch=*/false);
@@ -169,7 +170,7 @@ bool EngineImpl::ScrubRound() {
 }
 
 void EngineImpl::RunChecks() {
-  // Its checksums are to take no reader's processor; without permission to step back it just goes on.
+  // Checksums should not compete with readers for processors; without permission to lower the priority, it runs anyway.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
   const bool scrubs = options_.scrub_bytes_per_second > 0 && !options_.read_only;
   absl::Time next_round = scrubs ? SteadyNow() : absl::InfiniteFuture();

@@ -1,4 +1,4 @@
-// The engine's space: segments that grow by pieces, eviction at the watermarks.
+// The engine's space: segments that grow by pieces, and eviction at watermarks.
 #include <algorithm>
 #include <utility>
 
@@ -10,9 +10,9 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr int64_t kHighWatermark = 96;  // percent of the blocks: eviction begins
-constexpr int64_t kLowWatermark = 92;   // and ends
-// Left on the disk when a segment is added: a quarter of what is free, within these.
+constexpr int64_t kHighWatermark = 96;  // percent of the blocks at which eviction begins
+constexpr int64_t kLowWatermark = 92;   // and at which it ends
+// Disk space kept free when a segment is added: a quarter of what is free, within these limits.
 constexpr int64_t kMinDiskMargin = int64_t{8} << 20, kMaxDiskMargin = int64_t{64} << 20;
 // One allocation evicts no more than this many times its size, or this many blocks if that is more.
 constexpr int64_t kMaxEvictedTimes = 4, kMaxEvictedBlocks = 256;
@@ -21,9 +21,9 @@ bool FitsDisk(int64_t segment, int64_t free) {
   return free > segment + std::clamp(free / 4, kMinDiskMargin, kMaxDiskMargin);
 }
 
-// A disk that was full need not be for ever, although its free space says nothing of it: a quota, or another's file.
+// A full disk may recover without its free space showing it (a quota, or another user's file), so growing is retried.
 constexpr absl::Duration kGrowAgain = absl::Seconds(1);
-// So often, and for kGrowAgain, must growing have failed before the store evicts instead of refusing.
+// Growing must have failed this often, and for kGrowAgain, before the store evicts instead of refusing.
 constexpr int kMinGrowFailures = 4;
 
 }  // namespace
@@ -53,7 +53,8 @@ absl::Status EngineImpl::CheckSize(int64_t bytes) const {
                                                  of_capacity * kSegmentBlockBytes, " bytes"));
 }
 
-// Below the low watermark: what an eviction made room of is not filled again by copies of what it took.
+// Compares with the low watermark, so that repair does not refill what an eviction has freed with copies of the
+// evicted.
 bool EngineImpl::HasRoom(absl::string_view ns, int64_t bytes) {
   const int64_t blocks = BlocksFor(ManifestArea(1) + bytes);
   const int64_t usable = segments_->usable_blocks(), unusable = table_.unusable_blocks();
@@ -98,9 +99,9 @@ absl::StatusOr<bool> EngineImpl::Grow() {
   return true;
 }
 
-// A failure or two are bad luck: nothing healthy is evicted for it. What fails again and again is as a full disk: the
-// store makes do with the segments it has, and tries again. What the process lacks (descriptors, memory) evicting does
-// not bring back.
+// A failure or two may be bad luck and must not evict healthy encodings. Repeated failure is treated like a full disk:
+// the store makes do with its segments, and retries later. A shortage in the process (descriptors, memory) cannot be
+// cured by evicting.
 absl::StatusOr<bool> EngineImpl::GrowFailed(absl::Status why) {
   why = Annotate(why, "no segment can be added");
   if (absl::IsUnavailable(why)) return why;
@@ -125,10 +126,10 @@ absl::StatusOr<Runs> EngineImpl::AllocateBlocks(absl::string_view ns, int64_t bl
     }
     int64_t evicted = 0;
     if (may_evict <= 0) {
-      // Evicts no more: others that take space as fast as it comes free must not empty the store.
+      // Evicts no more: other puts that take space as fast as it is freed must not empty the store.
     } else if (over > 0) {
       std::vector<EncodingKey> victims;
-      if (table_.FitsLimit(ns, blocks)) victims = table_.PickOf(ns, over);  // what cannot fit at all evicts nothing
+      if (table_.FitsLimit(ns, blocks)) victims = table_.PickOf(ns, over);  // too large to fit: evicts nothing
       KVLINK_ASSIGN_OR_RETURN(evicted, Evict(std::move(victims), &counters_.evicted_quota));
     } else if (const int64_t limit = LimitBlocks(); blocks <= limit) {
       KVLINK_ASSIGN_OR_RETURN(evicted, Evict(table_.PickFor(ns, blocks, limit), &counters_.evicted_capacity));
@@ -137,7 +138,7 @@ absl::StatusOr<Runs> EngineImpl::AllocateBlocks(absl::string_view ns, int64_t bl
       may_evict -= evicted;
       continue;
     }
-    // Something may have come free since.
+    // Blocks may have been freed in the meantime.
     if (auto runs = table_.Allocate(ns, blocks)) return *std::move(runs);
     return NoRoom(ns, blocks, over > 0);
   }
@@ -165,7 +166,7 @@ absl::Status EngineImpl::NoRoom(absl::string_view ns, int64_t blocks, bool quota
 
 absl::StatusOr<int64_t> EngineImpl::Evict(std::vector<EncodingKey> victims, std::atomic<int64_t>* reason) {
   MutexLock lock(&commit_mutex_);
-  // Without what was removed meanwhile, and perhaps put again.
+  // Skips encodings removed meanwhile, and possibly put again.
   std::erase_if(victims, [this](const EncodingKey& key) { return !table_.Picked(key); });
   int64_t blocks = 0;
   for (const EncodingKey& key : victims) {
@@ -189,17 +190,17 @@ void EngineImpl::Shrink() {
   size_t count = 0;
   for (; left > keep; ++count) left -= (int64_t{runs[count].count} + 1) * kSegmentBlockBytes;
   runs.resize(count);
-  // All are sealed before anything is evicted, so that nothing moves from one into another.
+  // Seals all of them before evicting anything, so that nothing moves from one into another.
   for (const Run& run : runs) {
     segments_->StopGrowing(segments_->SegmentOf(run.first));
     table_.Seal(segments_->WholeRun(segments_->SegmentOf(run.first)));
   }
   for (const Run& run : runs) {
     Evict(table_.PickWithin(run), &counters_.evicted_capacity).status().IgnoreError();
-    // Encodings that are pinned or being read stay, and their segment with them, until the next maintenance.
+    // Pinned encodings and those being read stay, and their segment with them, until the next maintenance.
     if (!table_.Forget(run)) continue;
     segments_->Remove(segments_->SegmentOf(run.first)).IgnoreError();
-    KeepBadBlocks();  // a segment that gets the number later has blocks of its own
+    KeepBadBlocks();  // a later segment with the same number has other blocks
   }
 }
 
@@ -219,15 +220,15 @@ void EngineImpl::Maintain() {
     }
     MutexLock lock(&space_mutex_);
     Shrink();
-    // Namespaces over their own limits first: what they give up the whole need not.
+    // Namespaces above their own limits first: what they free need not be evicted overall.
     for (const auto& [ns, blocks] : table_.OverWatermark(kHighWatermark, kLowWatermark)) {
       Evict(table_.PickOf(ns, blocks), &counters_.evicted_quota).status().IgnoreError();
     }
     const int64_t limit = LimitBlocks();
     const int64_t per_piece = segments_->piece_bytes() / kSegmentBlockBytes;
     const int64_t used = segments_->usable_blocks() - table_.unusable_blocks() - table_.free_blocks();
-    // Ahead of need, so that puts do not wait while a piece is filled with zeros. Failing is no harm here: a put that
-    // needs the room tries again and says so.
+    // Grows ahead of need, so that puts do not wait for zero-filling. A failure is harmless here: a put that needs the
+    // room retries and reports it.
     if (segments_->bytes() > 0 && table_.free_blocks() < (per_piece - 1) / 4) Grow().status().IgnoreError();
     if (used * 100 > limit * kHighWatermark) {
       Evict(table_.PickOverall(used - limit * kLowWatermark / 100, limit), &counters_.evicted_capacity)

@@ -1,6 +1,6 @@
-// The engine's check on demand: every byte in the segments, and the index against itself. The index is compared as it
-// was at one moment, in a snapshot, so that nobody has to wait for the comparison; what differs from the store as it is
-// now is looked at again before it is called a problem.
+// The engine's check on demand: every byte in the segments, and the index for consistency. The index is compared as of
+// one snapshot, so that the comparison blocks no other work; a difference from the current state is checked again
+// before it is reported as a problem.
 #include <algorithm>
 #include <utility>
 
@@ -13,14 +13,14 @@
 namespace kvlink::engine {
 namespace {
 
-// A message per kind of problem would do; a broken disk must not fill memory with them.
+// A broken disk must not fill memory with messages.
 constexpr size_t kMaxProblems = 1000;
 constexpr size_t kMaxDamaged = 10000;
 constexpr int64_t kKeysAtOnce = 256;
 constexpr absl::string_view kDocumentsPrefix = "documents/";
-// For reads that are under way already.
+// Limit for reads already in progress.
 constexpr absl::Duration kMaxWait = absl::Seconds(30);
-constexpr size_t kMaxSuspects = 4096;  // remembered
+constexpr size_t kMaxSuspects = 4096;  // remembered at a time
 
 void Report(std::string problem, std::vector<std::string>* problems) {
   if (problems->size() < kMaxProblems) problems->push_back(std::move(problem));
@@ -36,7 +36,7 @@ absl::StatusOr<std::vector<Manifest>> EngineImpl::ListManifests(absl::string_vie
     const EntryUse use = table_.Use(key, /*touch=*/false);
     if (!use) continue;  // removed meanwhile
     auto manifest = ReadManifest(use, /*background=*/true, SteadyNow() + kMaxWait);
-    // What is damaged is being dropped.
+    // Damaged encodings are already being dropped.
     if (absl::IsNotFound(manifest.status()) || absl::IsDataLoss(manifest.status())) continue;
     KVLINK_RETURN_IF_ERROR(manifest.status());
     manifests.push_back(*std::move(manifest));
@@ -55,9 +55,9 @@ absl::Status EngineImpl::Suspect(const EncodingKey& key) {
     absl::Status status;
     for (size_t layer = 0; layer < resident->manifest().layers.size() && status.ok(); ++layer) {
       if (resident->manifest().layers[layer].length == 0) continue;
-      // Verified once already, perhaps: what was right then is what is in doubt.
+      // The layer may have been verified before; what was correct then is what is now in doubt.
       status = resident->WaitLayer(layer, SteadyNow() + kMaxWait);
-      if (!status.ok()) break;  // whoever loaded it has heard of it, too
+      if (!status.ok()) break;  // the thread that loaded it has seen the error too
       status = resident->manifest().VerifyLayer(layer, resident->slab(layer));
       if (status.ok()) continue;
       ++counters_.integrity_failures;
@@ -76,7 +76,7 @@ absl::Status EngineImpl::Suspect(const EncodingKey& key) {
   if (checked_lately && !counted) return absl::OkStatus();
   const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
   if (absl::IsDataLoss(status)) DropDamaged(key, sequence, status.message(), /*count=*/!counted);
-  if (!status.ok()) {  // not found intact: whoever asks next is not told that it was
+  if (!status.ok()) {  // not found intact, so the next caller must not be told that it was
     MutexLock lock(&suspects_mutex_);
     suspects_.erase(sequence);
   }
@@ -106,7 +106,7 @@ absl::StatusOr<Engine::VerifyOutcome> EngineImpl::Verify(const std::function<boo
     if (!keys.ok() || keys->empty()) break;
     for (const EncodingKey& key : *keys) {
       const EntryUse use = table_.Use(key, /*touch=*/false);
-      if (!use) continue;  // removed meanwhile, or its record does not parse, which VerifyIndex says
+      if (!use) continue;  // removed meanwhile, or its record does not parse, which VerifyIndex reports
       const absl::Status status = VerifyEncoding(use, [this](int64_t) { return !closing(); });
       if (absl::IsNotFound(status)) continue;
       if (absl::IsUnimplemented(status)) {
@@ -134,7 +134,7 @@ absl::StatusOr<Engine::VerifyOutcome> EngineImpl::Verify(const std::function<boo
 bool EngineImpl::Serves(const EncodingKey& key, const Location& location) {
   const auto served = table_.Find(key);
   if (served.has_value() && served->sequence == location.sequence) return true;
-  // Removed or replaced since the snapshot; or between a commit and the table's following it, which this lock excludes.
+  // Removed or replaced since the snapshot; or between a commit and the table's update, which this lock excludes.
   MutexLock lock(&commit_mutex_);
   return table_.Find(key).has_value() || !index_->HasLocation(key);
 }
@@ -146,7 +146,7 @@ void EngineImpl::VerifyIndex(std::vector<std::string>* problems) {
   note(index_->VerifyChecksums());
   if (const absl::Status floor = directory_->GetFloor().status(); absl::IsDataLoss(floor)) {
     note(floor);
-    // Whoever asked knows now; the next flush raises the new one.
+    // The caller knows now; the next flush raises the new floor.
     if (!options_.read_only) directory_->ReplaceFloor({}).IgnoreError();
   }
   const IndexSnapshot now(index_.get());

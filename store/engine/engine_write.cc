@@ -14,7 +14,7 @@ namespace {
 
 using Slabs = absl::Span<const absl::Span<const std::byte>>;
 
-// Copies slab by slab where `to` is memory of its own, and checks each while it is still in cache.
+// Copies each slab if `to` has memory of its own, and verifies it while it is still in cache.
 absl::Status FillAndVerify(Slabs slabs, Residency* to) {
   for (size_t layer = 0; layer < slabs.size(); ++layer) {
     if (slabs[layer].empty()) continue;
@@ -31,8 +31,8 @@ absl::Status FillAndVerify(Slabs slabs, Residency* to) {
   return absl::OkStatus();
 }
 
-// Whether the disk may read the slabs where they are: on page boundaries, and with nothing of the caller's in the
-// padding, which readers would be sent.
+// Whether the slabs can be written from where they are: they are page-aligned, and their padding, which is sent to
+// readers, is zero.
 bool CanBorrow(const Manifest& manifest, Slabs slabs) {
   for (size_t layer = 0; layer < slabs.size(); ++layer) {
     const absl::Span<const std::byte> slab = slabs[layer];
@@ -44,7 +44,7 @@ bool CanBorrow(const Manifest& manifest, Slabs slabs) {
   return true;
 }
 
-// Whether a put takes the place of what has its name. Etags are compared byte by byte.
+// Whether a put replaces the stored encoding of the same key. Etags are compared byte by byte.
 bool Replaces(PutMode mode, const Etag& comes, const Etag& there) {
   return mode == PutMode::kReplaceSmallerEtag && comes.bytes > there.bytes;
 }
@@ -75,7 +75,7 @@ absl::StatusOr<Engine::PutOutcome> EngineImpl::Put(absl::string_view ns, const M
   MutexLock lock(&put->mutex);
   while (put->stage != PendingPut::Stage::kDone) {
     if (!put->finished.WaitUntil(&put->mutex, deadline) && put->stage != PendingPut::Stage::kDone) {
-      // Borrowed slabs are the caller's again only when the device has let go of them.
+      // Borrowed slabs must not return to the caller before the device has released them.
       while (put->borrowed && put->source_in_use()) put->finished.Wait(&put->mutex);
       return absl::DeadlineExceededError("put: not durable before the deadline; it may become so");
     }
@@ -99,7 +99,7 @@ absl::Status EngineImpl::CheckPut(const Manifest& manifest, absl::Span<const int
 
 absl::Status EngineImpl::CheckRoomToWrite() {
   if (!reserve_spent_) return absl::OkStatus();
-  // The rest of a full disk is kept for deleting.
+  // The rest of a full disk is reserved for deletions.
   KVLINK_RETURN_IF_ERROR(Annotate(directory_->RestoreReserve(), "the disk is full; delete documents or add space"));
   reserve_spent_ = false;
   return absl::OkStatus();
@@ -128,8 +128,8 @@ absl::StatusOr<std::shared_ptr<PendingPut>> EngineImpl::NewPut(EncodingKey key, 
   return put;
 }
 
-// Slabs on page boundaries, with clean padding, are written from where they are, others from a copy. A copy stays in
-// the DRAM tier where there is room; one that displaced what reads brought would be worth less.
+// Page-aligned slabs with zero padding are written in place, others from a copy. A copy stays in the DRAM tier if there
+// is room, but does not displace what reads have loaded, which is worth more.
 absl::Status EngineImpl::TakeSlabs(const std::shared_ptr<const Manifest>& manifest, Slabs slabs, PendingPut* put) {
   put->borrowed = CanBorrow(*manifest, slabs);
   auto room = tier_->MakeRoom(put->key.ns, manifest, Eviction::kNothing, absl::InfinitePast());
@@ -151,7 +151,7 @@ absl::Status EngineImpl::StartPut(const std::shared_ptr<PendingPut>& put, const 
   KVLINK_ASSIGN_OR_RETURN(put->location.runs, AllocateBlocks(put->key.ns, put->location.blocks()));
   {
     MutexLock lock(&put->mutex);
-    put->left = put->location.stored_bytes() + (verify ? 1 : 0);  // the one: verification, below
+    put->left = put->location.stored_bytes() + (verify ? 1 : 0);  // the 1 is for the verification below
   }
   group_commit_->Begin();
   auto requests = WriteRequests(put);
@@ -162,7 +162,7 @@ absl::Status EngineImpl::StartPut(const std::shared_ptr<PendingPut>& put, const 
   }
   ++counters_.puts_in_flight;
   io_->Submit(*std::move(requests));
-  // While the disk writes. Bytes that fail are never committed: their blocks are freed with the group.
+  // Runs while the disk writes. Bytes that fail are never committed: their blocks are freed with the group.
   if (verify) PartDone(put, 1, verify());
   return absl::OkStatus();
 }
@@ -212,7 +212,7 @@ void EngineImpl::CommitGroup(const GroupCommit::Group& group) {
   }
   std::vector<std::shared_ptr<PendingPut>> winners, losers;
   std::vector<std::pair<std::shared_ptr<PendingPut>, absl::Status>> refused;
-  std::vector<std::optional<Location>> stored;  // in the place of each loser
+  std::vector<std::optional<Location>> stored;  // what is stored in place of each loser
   absl::Status status;
   {
     MutexLock lock(&commit_mutex_);
@@ -253,7 +253,7 @@ void EngineImpl::AskAdmission(std::vector<std::shared_ptr<PendingPut>>* puts,
 std::vector<std::shared_ptr<PendingPut>> EngineImpl::Winners(const std::vector<std::shared_ptr<PendingPut>>& puts,
                                                              std::vector<std::shared_ptr<PendingPut>>* losers) {
   std::vector<std::shared_ptr<PendingPut>> winners;
-  absl::flat_hash_map<EncodingKey, size_t> by_name;  // which of them
+  absl::flat_hash_map<EncodingKey, size_t> by_name;  // index into winners
   for (const auto& put : puts) {
     const Etag& etag = put->location.etag;
     if (const auto here = by_name.find(put->key); here != by_name.end()) {
@@ -276,19 +276,19 @@ void EngineImpl::FinishLoser(PendingPut* put, const std::optional<Location>& sto
   put->source.reset();
   put->kept.reset();
   table_.Free(put->key.ns, put->location.runs);
-  // If what it lost to was in a batch that failed, nothing is stored.
+  // If it lost to a put whose batch failed, nothing is stored.
   const bool lost = stored.has_value() && !Replaces(put->mode, put->location.etag, stored->etag);
   if (!stored.has_value() || (!committed.ok() && !lost)) return put->Finish(Annotate(committed, "put"), Etag(), false);
   put->Finish(absl::OkStatus(), stored->etag, false);
 }
 
 void EngineImpl::FinishWinner(PendingPut* put, const absl::Status& committed) {
-  // The tier takes the memory, or it is freed, before the caller hears of the end.
+  // The memory is passed to the tier, or freed, before the caller learns of the outcome.
   std::shared_ptr<Residency> kept = std::move(put->kept);
   put->source.reset();
   if (!committed.ok()) {
     kept.reset();
-    // Whether the records reached the disk is unknown: the blocks stay taken until the next open, which sees.
+    // Whether the records reached the disk is unknown, so the blocks stay taken until the next open, which finds out.
     return put->Finish(Annotate(committed, "put"), Etag(), false);
   }
   counters_.bytes_written += put->location.bytes;
@@ -318,7 +318,7 @@ absl::Status EngineImpl::RemoveKeys(const std::vector<EncodingKey>& keys, IndexB
 }
 
 std::vector<SlotDigest> EngineImpl::SlotDigests(absl::Span<const uint16_t> slots) {
-  // A group that was admitted is in the table when the lock is free again.
+  // An admitted group is in the table once the lock has been free.
   { MutexLock admitted(&commit_mutex_); }
   return table_.SlotDigests(slots);
 }

@@ -1,5 +1,4 @@
-// Two threads hand groups on to each other, so that the device flushes one group while the index commits the one
-// before.
+// Two threads in a pipeline, so that the device flushes one group while the index commits the previous one.
 #include "store/engine/group_commit.h"
 
 #include <utility>

@@ -1,5 +1,5 @@
-// A request ends where a run, a chunk of registered memory or the size that the disk likes ends; what follows on in
-// memory and on the disk joins the one before, over the ends of pieces.
+// A request ends at the end of a run, of a chunk of registered memory, or at the maximum size. Bytes that follow on
+// both in memory and on disk extend the previous request, across pieces.
 #include "store/engine/request_cutter.h"
 
 #include <algorithm>

@@ -1,13 +1,13 @@
-// The order in which things are evicted: S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
-// 2023). New things enter a small queue; what is used again there moves to the main queue, the rest leaves early. What
-// left is remembered for a while by a ghost, and enters the main queue at once if it comes back.
+// Eviction order: S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). New items enter
+// a small queue; those used again there move to the main queue, the rest are evicted early. A ghost remembers an
+// evicted item for a while; if the item returns, it enters the main queue directly.
 //
-// The small queue's share of the weight is not a fixed tenth: what comes back after it left the small queue shows that
-// it was too short and lengthens it, what comes back after it left the main queue shortens it. With a fixed share
-// things that are used in bursts longer than the small queue miss where LRU would hit (bench/bench_cache).
+// The small queue's share of the weight is not a fixed tenth. An item that returns after it left the small queue shows
+// that the queue was too short, and lengthens it; one that returns after it left the main queue shortens it. With a
+// fixed share, items used in bursts longer than the small queue would miss where LRU would hit (bench/bench_cache).
 //
-// Thread-safety: none; the owner locks. Functions that are passed in may require the owner's lock, which a template
-// cannot name: hence ABSL_NO_THREAD_SAFETY_ANALYSIS where they are called.
+// Thread-safety: none; the owner locks. Callbacks may require the owner's lock, which a template cannot name; hence
+// ABSL_NO_THREAD_SAFETY_ANALYSIS where they are called.
 #ifndef KVLINK_STORE_ENGINE_S3_FIFO_H_
 #define KVLINK_STORE_ENGINE_S3_FIFO_H_
 
@@ -23,7 +23,7 @@
 
 namespace kvlink::engine {
 
-// The queues' entry for a thing.
+// An item in the queues.
 template <typename Key, typename Ghost>
 struct S3FifoItem {
   S3FifoItem* prev = nullptr;
@@ -35,12 +35,12 @@ struct S3FifoItem {
   bool in_main = false;
 };
 
-// Where items are, and are found by key: in a map. Things of which there are many keep theirs themselves.
+// Owns the items and finds them by key, in a map. Types with very many instances store their item themselves.
 template <typename Key, typename Ghost>
 class S3FifoMap {
  public:
   using Item = S3FifoItem<Key, Ghost>;
-  // Null: none.
+  // Null if there is none.
   Item* Find(const Key& key) const {
     const auto it = items_.find(key);
     return it == items_.end() ? nullptr : it->second.get();
@@ -53,7 +53,7 @@ class S3FifoMap {
   absl::flat_hash_map<Key, std::unique_ptr<Item>> items_;
 };
 
-// Key: names one thing in the queues; `Items` finds its item. `Ghost`: what a thing that left is remembered by.
+// Key: identifies an item in the queues; `Items` finds the item. Ghost: remembers an evicted item.
 template <typename Key, typename Ghost = Key, typename Items = S3FifoMap<Key, Ghost>>
 class S3Fifo {
  public:
@@ -70,7 +70,7 @@ class S3Fifo {
     queue.PushBack(item);
     queue.weight += weight;
   }
-  // Notes a use. Unknown keys are ignored.
+  // Records a use. Unknown keys are ignored.
   void Touch(const Key& key) {
     if (Item* const item = items_.Find(key)) item->uses = std::min(item->uses + 1, 3);
   }
@@ -82,17 +82,17 @@ class S3Fifo {
     queue.Remove(item);
     items_.Erase(key);
   }
-  // Takes out the thing to evict next among those `may_evict(key)` allows. Nothing: none is allowed. Where nothing of
-  // the queue whose turn it is may go, the other gives. With `steps` it passes over that many at most, which it
-  // subtracts: with 0 left and nothing found, another call with the same `pass` goes on from there.
+  // Removes and returns the next key to evict for which may_evict(key) is true; nullopt if there is none. If the queue
+  // whose turn it is has no evictable item, the other one is tried. With `steps`, passes over at most that many items
+  // and subtracts them; if it returns nullopt with 0 steps left, another call with the same `pass` continues.
   struct Pass {
     size_t refused = 0, main_steps = 0;
   };
   template <typename MayEvict>
   std::optional<Key> Evict(MayEvict may_evict, size_t* steps = nullptr,
                            Pass* pass = nullptr) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    // Things that may not go are passed over once in the small queue, and in the main queue until the uses of all
-    // others have run out.
+    // Items that may not be evicted are passed over once in the small queue, and in the main queue until the uses of
+    // all others have run out.
     Pass own;
     auto& [refused, main_steps] = pass != nullptr ? *pass : own;
     for (;;) {
@@ -125,9 +125,9 @@ class S3Fifo {
     }
   }
 
-  // How often it was used lately, 0 to 3. REQUIRES: the key is in the queues.
+  // Number of recent uses, 0 to 3. REQUIRES: the key is in the queues.
   int uses(const Key& key) const { return items_.Find(key)->uses; }
-  // Whether is(key) of any.
+  // Whether is(key) is true for any key.
   template <typename Is>
   bool Any(Is is) const ABSL_NO_THREAD_SAFETY_ANALYSIS {
     for (const Queue* queue : {&small_, &main_}) {
@@ -137,7 +137,7 @@ class S3Fifo {
     }
     return false;
   }
-  // Calls visit(key) for each.
+  // Calls visit(key) for each key.
   template <typename Visit>
   void ForEach(Visit visit) const {
     Any([&visit](const Key& key) ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -148,7 +148,7 @@ class S3Fifo {
 
   int64_t weight() const { return small_.weight + main_.weight; }
   size_t size() const { return items_.size(); }
-  // Of the weight, that the small queue may have before it gives first.
+  // The fraction of the weight that the small queue may hold before it is evicted from first.
   double small_share() const { return share_; }
   size_t ghosts() const { return ghosts_.size(); }
 
@@ -160,7 +160,7 @@ class S3Fifo {
     Item* first = nullptr;
     Item* last = nullptr;
     size_t size = 0;
-    int64_t weight = 0;  // kept by whoever pushes and removes
+    int64_t weight = 0;  // maintained by the code that pushes and removes
 
     void PushBack(Item* item) {
       item->prev = last;
@@ -182,7 +182,7 @@ class S3Fifo {
   };
   using Memories = std::list<Memory>;
   struct Ghosts {
-    Memories order;  // of their leaving
+    Memories order;  // in order of eviction
     int64_t weight = 0;
   };
 
@@ -196,11 +196,11 @@ class S3Fifo {
   Key TakeOut(Item* item) {
     const Key key = item->key;
     const Memory memory{absl::HashOf(item->ghost), item->weight, item->in_main};
-    Forget(memory.hash);  // of another thing with this ghost
+    Forget(memory.hash);  // left by another item with the same hash
     Ghosts& ghosts = memory.from_main ? main_ghosts_ : small_ghosts_;
     ghosts.weight += memory.weight;
     ghosts_[memory.hash] = ghosts.order.insert(ghosts.order.end(), memory);
-    // As much as there are things, half of it from each queue; and never many more than things.
+    // Limits the ghosts' weight to that of the items, half of it from each queue, and their number to a small multiple.
     while (small_ghosts_.weight + main_ghosts_.weight > weight() ||
            ghosts_.size() > std::max(4 * items_.size(), kMinGhosts)) {
       const bool from_main =
@@ -218,11 +218,11 @@ class S3Fifo {
     ghosts.order.erase(it->second);
     ghosts_.erase(it);
   }
-  // Whether a ghost remembers it; which queue would have had to be longer is learned from that.
+  // Whether a ghost remembers the item; adapts the share according to the queue it had left.
   bool ComesBack(size_t hash, int64_t weight_of_it) {
     const auto it = ghosts_.find(hash);
     if (it == ghosts_.end()) return false;
-    // The fewer ghosts of a queue there are, the more one that comes back says.
+    // The fewer ghosts a queue has, the more a returning one weighs.
     const double small = std::max<double>(small_ghosts_.weight, 1), main = std::max<double>(main_ghosts_.weight, 1);
     const double part = static_cast<double>(weight_of_it) / std::max<int64_t>(weight(), weight_of_it);
     share_ += part * (it->second->from_main ? -std::max(1.0, small / main) : std::max(1.0, main / small));

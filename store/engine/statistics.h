@@ -1,9 +1,9 @@
-// The figures of an engine, each once: name, what it is, and how it is shown. Members of Engine::Statistics, the values
-// of the Stats call, the JSON of `kvlink status --json` and the metrics of Prometheus are all made from this table.
+// The engine's statistics, each defined once: its name, meaning and presentation. Generates the members of
+// Engine::Statistics, the values of the Stats call, the JSON of `kvlink status --json` and the Prometheus metrics.
 //
-// X(name, kind, metric, labels, help): `name` is the member, and the name in the protocol and in JSON; `kind` is Gauge,
-// or Count for what only ever grows; Prometheus shows it as kvlink_<metric>{labels}, labels written
-// "key=value,key=value". Thread-safety: constants.
+// X(name, kind, metric, labels, help): `name` is the member and the name in the protocol and in JSON; `kind` is Gauge,
+// or Count if it only ever grows; Prometheus shows kvlink_<metric>{labels}, with labels written "key=value,key=value".
+// Thread-safety: constants.
 #ifndef KVLINK_STORE_ENGINE_STATISTICS_H_
 #define KVLINK_STORE_ENGINE_STATISTICS_H_
 

@@ -1,4 +1,4 @@
-// Keys are kept as hashes only, and errors name lines, never keys.
+// Keys are stored only as hashes, and errors name lines, never keys.
 #include "store/node/access.h"
 
 #include <fcntl.h>

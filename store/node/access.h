@@ -1,4 +1,4 @@
-// The access file of a node: keys and their rights (docs/formats.md "Access file").
+// A node's access file: keys and their rights (docs/formats.md "Access file").
 // Thread-safety: plain values.
 #ifndef KVLINK_STORE_NODE_ACCESS_H_
 #define KVLINK_STORE_NODE_ACCESS_H_
@@ -16,23 +16,23 @@
 
 namespace kvlink::store::node {
 
-// Repair is reading, and listing what a node has of each slot: what one node lets another do. Write includes read, and
-// admin all of them.
+// Repair covers reading and listing a node's slots: the right one node grants another. Write includes read; admin
+// includes all.
 enum class Right : uint8_t { kRead = 1, kRepair = 2, kWrite = 3, kAdmin = 4 };
 absl::string_view RightName(Right right);
 bool Includes(Right right, Right needed);
 
 // The rights of one key.
 struct Grant {
-  std::string name;                  // for logs
-  std::array<uint8_t, 32> key = {};  // its hash
+  std::string name;                  // used in logs
+  std::array<uint8_t, 32> key = {};  // SHA-256 of the key
   Right right = Right::kRead;
   bool every_namespace = false;
   std::set<std::string, std::less<>> namespaces;
 
-  // PERMISSION_DENIED, saying what is missing.
+  // PERMISSION_DENIED, saying which right is missing.
   absl::Status Allows(Right needed, absl::string_view ns) const;
-  // For acts on the node as a whole, which need the right over every namespace.
+  // For operations on the node as a whole, which need the right on every namespace.
   absl::Status AllowsAll(Right needed) const;
   bool Covers(absl::string_view ns) const { return every_namespace || namespaces.find(ns) != namespaces.end(); }
   bool operator==(const Grant&) const = default;
@@ -40,28 +40,28 @@ struct Grant {
 
 class AccessList {
  public:
-  // Everybody may do everything, whatever the key.
+  // Allows everything to every client, whatever its key.
   AccessList() = default;
-  // INVALID_ARGUMENT naming the line, never the key.
+  // INVALID_ARGUMENT, naming the line but never the key.
   static absl::StatusOr<AccessList> Parse(absl::string_view text);
-  // NOT_FOUND, INVALID_ARGUMENT (as Parse, naming the file), FAILED_PRECONDITION: others than its owner may read or
-  // change the file, which holds every key.
+  // NOT_FOUND; INVALID_ARGUMENT (as Parse, naming the file); FAILED_PRECONDITION: users other than its owner can read
+  // or change the file, which holds all keys.
   static absl::StatusOr<AccessList> Load(const std::string& path);
 
-  // UNAUTHENTICATED: an unknown key.
+  // UNAUTHENTICATED: unknown key.
   absl::StatusOr<Grant> Find(absl::string_view key) const;
-  // Whether the list still grants this, exactly.
+  // Whether the list still contains exactly this grant.
   bool Holds(const Grant& grant) const;
-  // Whether keys are asked for.
+  // Whether clients need a key.
   bool guarded() const { return guarded_; }
 
  private:
   bool guarded_ = false;
-  // By the hash of the key, so that the time of a look-up tells nothing about the keys.
+  // Keyed by hash, so that the time of a lookup reveals nothing about the keys.
   std::map<std::array<uint8_t, 32>, Grant> grants_;
 };
 
-// The list in force: it can be replaced while the node serves. Thread-safety: all methods.
+// The list in force, which can be replaced while the node serves. Thread-safety: all methods.
 class Access {
  public:
   explicit Access(AccessList list) : guarded_(list.guarded()), list_(std::move(list)) {}
@@ -69,12 +69,12 @@ class Access {
     MutexLock lock(&mutex_);
     return list_.Find(key);
   }
-  // Whether what was found earlier is granted still.
+  // Whether a grant found earlier is still in force.
   bool Holds(const Grant& grant) const {
     MutexLock lock(&mutex_);
     return !guarded_ || list_.Holds(grant);
   }
-  // Whether keys are asked for: the same for as long as the node.
+  // Whether clients need a key; constant over the node's lifetime.
   bool guarded() const { return guarded_; }
   void Replace(AccessList list) {
     MutexLock lock(&mutex_);

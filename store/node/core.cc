@@ -10,7 +10,7 @@ void Draining::Begin() {
   if (!begun_.exchange(true)) log_->Info("draining");
 }
 
-// The door is closed first and then looked behind: a request either sees it closed, or is counted here.
+// First closes the door, then looks inside: a request either sees it closed, or is counted here.
 bool Draining::Finish() {
   if (!refuses_.load() && !traffic_->idle()) return false;
   refuses_.store(true);

@@ -1,7 +1,7 @@
-// Shared by every part of a node: the engine, access rights, sessions, and counts of what is under way. It knows no
-// carrier and no protocol. Made and ended by Node (node.h says in which order).
+// State shared by all parts of a node: the engine, access rights, sessions, and counts of work in progress. Knows no
+// carrier and no protocol. Created and destroyed by Node (node.h says in which order).
 //
-// Thread-safety: each member as its own header says.
+// Thread-safety: each member as documented in its own header.
 #ifndef KVLINK_STORE_NODE_CORE_H_
 #define KVLINK_STORE_NODE_CORE_H_
 
@@ -27,7 +27,7 @@
 
 namespace kvlink::store::node {
 
-// Counts of what is under way on the data path, which keeps them.
+// Counts of work in progress on the data path, which maintains them.
 struct Traffic {
   explicit Traffic(const NodeLimits& limits)
       : connections("connections", limits.connections, limits.connections / limits.administrators_part),
@@ -35,29 +35,30 @@ struct Traffic {
 
   Quota connections, requests;
   std::atomic<int64_t> pulls{0}, pushes{0};
-  std::atomic<int64_t> leases{0};  // of local connections
-  // No pull, push or lease is under way.
+  std::atomic<int64_t> leases{0};  // on local connections
+  // No pull, push or lease is in progress.
   bool idle() const { return pulls.load() == 0 && pushes.load() == 0 && leases.load() == 0; }
 };
 
-// The way to a node's end. Thread-safety: all methods.
+// The states of a node that is shutting down. Thread-safety: all methods.
 class Draining {
  public:
   Draining(Log* log, const Traffic* traffic) : log_(log), traffic_(traffic) {}
 
-  // Takes no more sessions (but of administrators), and pushes no more. For good.
+  // Refuses new sessions (except administrators') and pushes. Permanent.
   void Begin();
-  // The same, and nobody is told: the node ends.
+  // Likewise, without logging: the node is being destroyed.
   void Close() { begun_.store(true); }
   bool begun() const { return begun_.load(); }
-  // Nothing is under way, and nothing can be, because no data request is taken any more. For good, once true.
+  // Returns whether nothing is in progress; if so, also refuses all data requests, so that nothing can be. Once true,
+  // always true.
   bool Finish();
-  // Requests of the data path are refused.
+  // Whether data requests are refused.
   bool refuses() const { return refuses_.load(); }
 
-  // A drain that was asked to stop the process has ended.
+  // Called at the end of a drain that was asked to stop the process.
   void AskStop();
-  // False: nobody has asked until the deadline.
+  // Returns false if the deadline passes before AskStop.
   bool WaitForStop(absl::Time deadline);
 
  private:
@@ -71,14 +72,14 @@ class Draining {
 
 // The node's addresses and version, as told to clients.
 struct Whereabouts {
-  // The rest is complete, and what works beside the node is prepared; no session is opened before.
+  // Everything else is set, and services beside the node are ready; no session is opened before that.
   std::atomic<bool> ready{false};
   std::vector<std::string> data_addresses;
   std::string local_socket, version;
 };
 
 struct Core {
-  // REQUIRES: `engine`, `node_id`, `incarnation` and `metrics` are set before the first client.
+  // REQUIRES: `engine`, `node_id`, `incarnation` and `metrics` are set before the first client connects.
   Core(const NodeLimits& limits, AccessList access, LogSink sink, std::shared_ptr<const Ownership> ownership);
 
   const NodeLimits limits;
@@ -87,14 +88,14 @@ struct Core {
   const absl::Time started;
   Log log;
   std::unique_ptr<engine::Engine> engine;
-  std::string node_id;  // 16 bytes, of the engine
+  std::string node_id;  // 16 bytes, from the engine
   uint64_t incarnation = 0;
   std::unique_ptr<Metrics> metrics;
   Sessions sessions;
-  Strangers strangers;  // at the control service
+  Strangers strangers;  // of the control service
   Namespaces namespaces;
   Traffic traffic;
-  ReadRates read_rates;  // of what is pulled
+  ReadRates read_rates;  // of pulls
   Draining draining;
   Whereabouts whereabouts;
 };

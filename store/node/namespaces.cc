@@ -1,4 +1,4 @@
-// The engine is asked for its namespaces now and then, not at each write: writes are admitted by the table of names
+// The engine is asked for its namespaces periodically, not at each write: writes are admitted by the table of names
 // alone.
 #include "store/node/namespaces.h"
 
@@ -24,7 +24,7 @@ std::set<std::string, std::less<>> NamespacesIn(engine::Engine* engine) {
 
 void Namespaces::Know(const std::set<std::string, std::less<>>& names) {
   Grant nobody;
-  nobody.right = Right::kAdmin;  // they are there, whatever the limit is now
+  nobody.right = Right::kAdmin;  // they exist, whatever the limit is now
   nobody.every_namespace = true;
   for (const std::string& name : names) (void)Admit(nobody, name);
 }

@@ -1,8 +1,8 @@
-// How many namespaces writers may bring into being: each costs a node more than its bytes do (address space, a file of
-// memory, tables), and names are for the asking. A key has its share of them, as of everything (quota.h).
+// Limits how many namespaces writers may create: each costs a node more than its bytes (address space, a memory file,
+// tables), and new names are free. Each key has its share of them, as of everything (quota.h).
 //
-// One that holds nothing any more (no documents, encodings, settings, memory) is forgotten, and may be another's then.
-// One that has had memory of the tier counts for as long as the node runs: the tier keeps a place for it.
+// A namespace that holds nothing any longer (no documents, encodings, settings, memory) is forgotten, and may then be
+// another key's. One that has had tier memory counts as long as the node runs, because the tier keeps a place for it.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_NAMESPACES_H_
@@ -23,24 +23,24 @@
 
 namespace kvlink::store::node {
 
-// Those of which the engine holds anything.
+// The namespaces of which the engine holds anything.
 std::set<std::string, std::less<>> NamespacesIn(engine::Engine* engine);
 
 class Namespaces {
  public:
   Namespaces(int64_t max, int64_t reserve) : quota_("namespaces", max, reserve) {}
 
-  // Those that the store had when it was opened. They are nobody's, and count.
+  // Registers the namespaces the store had when it was opened. They belong to no key, but count.
   void Know(const std::set<std::string, std::less<>>& names);
-  // Before anything is written into `ns`. RESOURCE_EXHAUSTED: it would be one more than the node, or the key, may have.
+  // Call before anything is written into `ns`. RESOURCE_EXHAUSTED: the node, or the key, would exceed its limit.
   absl::Status Admit(const Grant& grant, absl::string_view ns);
-  // Forgets those that are not among `held` and were not admitted since `before`.
+  // Forgets namespaces that are not in `held` and were not admitted since `before`.
   void Forget(const std::set<std::string, std::less<>>& held, absl::Time before);
   int64_t known() const { return quota_.taken(); }
 
  private:
   struct Known {
-    Grant grant;  // under which it counts
+    Grant grant;  // the grant it is charged to
     absl::Time admitted;
   };
   Quota quota_;

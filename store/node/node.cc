@@ -25,12 +25,12 @@
 namespace kvlink::store::node {
 namespace {
 
-// How often time limits are looked at: while something is under way, and else.
+// How often time limits are checked: while work is in progress, and otherwise.
 constexpr absl::Duration kSweepBusy = absl::Milliseconds(250), kSweepIdle = absl::Seconds(1);
-constexpr absl::Duration kForget = absl::Seconds(10);  // between looks for namespaces that hold nothing
-// A crowd that left leaves holes in the heap, hundreds of megabytes of them.
+constexpr absl::Duration kForget = absl::Seconds(10);  // between searches for empty namespaces
+// A departed crowd leaves holes in the heap, hundreds of megabytes of them.
 constexpr absl::Duration kTrim = absl::Minutes(1);
-// Between lines of the log about them.
+// Interval of log lines about strangers.
 constexpr absl::Duration kBetweenStrangers = absl::Seconds(10);
 constexpr absl::Duration kControlGrace = absl::Seconds(1);
 
@@ -40,7 +40,7 @@ absl::StatusOr<bool> IsLoopback(const std::string& address) {
   return transport::IsLoopback(resolved);
 }
 
-// Whether a node without an access file may listen there.
+// Whether a node without an access file may listen on this address.
 absl::Status CheckReach(absl::string_view what, const std::string& address, const AccessList& access) {
   KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(address));
   if (access.guarded() || loopback) return absl::OkStatus();
@@ -50,7 +50,7 @@ absl::Status CheckReach(absl::string_view what, const std::string& address, cons
                    "listen at 127.0.0.1"));
 }
 
-// Keys and tokens of other hosts come over the control address.
+// Other hosts' keys and tokens travel over the control address.
 absl::Status CheckSecret(const NodeOptions& options) {
   KVLINK_RETURN_IF_ERROR(transport::ServerCredentials(options.tls).status());
   KVLINK_ASSIGN_OR_RETURN(const bool loopback, IsLoopback(options.control_address));
@@ -60,7 +60,7 @@ absl::Status CheckSecret(const NodeOptions& options) {
                    " in plain text: give the node a TLS certificate and its key, or allow that"));
 }
 
-// UCX lets whoever connects write into the node's memory, so it listens where it was told and nowhere else.
+// UCX lets any connected peer write into the node's memory, so it must listen only where it was told to.
 absl::Status CheckUcx(const std::string& address, Log* log) {
   KVLINK_ASSIGN_OR_RETURN(const transport::Address parsed, transport::ParseAddress(address));
   KVLINK_ASSIGN_OR_RETURN(const transport::SocketAddress resolved, transport::Resolve(parsed));
@@ -80,20 +80,20 @@ absl::Status CheckUcx(const std::string& address, Log* log) {
   return absl::OkStatus();
 }
 
-// A socket may have a directory of its own, which a group may enter that may not enter the store's.
+// A socket may have a directory of its own, open to a group that must not enter the store's.
 absl::Status MakeSocketDirectory(const std::string& socket) {
   constexpr mode_t kMode = 0750;
   const std::string directory = std::filesystem::path(socket).parent_path();
   if (directory.empty() || mkdir(directory.c_str(), kMode) != 0) {
-    // One that cannot be made and is not there is told of by the socket's own error.
+    // If it cannot be made and does not exist, the socket's own error reports that.
     return absl::OkStatus();
   }
-  if (chmod(directory.c_str(), kMode) == 0) return absl::OkStatus();  // whatever the process's umask is
+  if (chmod(directory.c_str(), kMode) == 0) return absl::OkStatus();  // regardless of the process's umask
   return absl::UnavailableError(absl::StrCat("cannot set the mode of ", directory, ": ", std::strerror(errno)));
 }
 
-// The data path over gRPC, beside the control service. A message may hold megabytes before anybody looks into it, so
-// the session is named in the headers.
+// The data path over gRPC, beside the control service. A message may take megabytes before it is examined, so the
+// session is named in the headers.
 class GrpcDataPart : public ServerPart {
  public:
   GrpcDataPart(transport::GrpcTransport* transport, DataPort* port, Sessions* sessions)
@@ -109,13 +109,13 @@ class GrpcDataPart : public ServerPart {
   Sessions* const sessions_;
 };
 
-// Says how many connections ended because their peer did not speak UCX, or named no session over gRPC: a crowd of them
-// is one line.
+// Logs how many connections ended because their peer did not speak UCX, or named no session over gRPC. A crowd of them
+// makes one line.
 class StrangerLog {
  public:
   explicit StrangerLog(Service* service) : service_(service) {}
   void Look(absl::Time now) {
-    if (now < next_ || !service_->core.whereabouts.ready.load()) return;  // the list is not complete before
+    if (now < next_ || !service_->core.whereabouts.ready.load()) return;  // the list is incomplete before that
     next_ = now + kBetweenStrangers;
     for (const auto& [scheme, transport] : service_->transports) {
       const auto closes = transport->Stats().closes;
@@ -134,8 +134,8 @@ class StrangerLog {
   std::map<std::string, int64_t> told_;
 };
 
-// Of what the process may open, strangers take an eighth, two descriptors each at the control service, and those who
-// wait for it another: enough is left for the store and for those who are known.
+// Of the descriptors the process may open, strangers take an eighth, two each at the control service, and connections
+// waiting for it another eighth. The rest is for the store and for known clients.
 NodeLimits WithinDescriptors(NodeLimits limits) {
   const int part = static_cast<int>(std::max<int64_t>(RaiseDescriptorLimit() / 8, 16));
   limits.unidentified = std::min(limits.unidentified, part / 2);
@@ -143,7 +143,7 @@ NodeLimits WithinDescriptors(NodeLimits limits) {
   return limits;
 }
 
-// As clients are told: a wildcard host is left out, for them to put that of the control address in.
+// The address as told to clients: a wildcard host is omitted, and clients use the control address's host.
 std::string Advertised(const std::string& scheme, const std::string& address) {
   const auto parsed = transport::ParseAddress({address.data(), address.size()});
   const bool wildcard = parsed.ok() && (parsed->host == "0.0.0.0" || parsed->host == "::");
@@ -181,7 +181,7 @@ absl::Status Node::Open(NodeOptions* options) {
     service->data.memory.RemoveMemory(memory.number);
     for (const auto& connection : service->data.connections.All()) connection->MemoryGone(memory.number);
   };
-  // Those who read are few: none of them waits for memory.
+  // There are few reading threads, so none of them waits for memory.
   options->engine.wait_for_room = absl::ZeroDuration();
   options->engine.suspect_interval = options->limits.suspect_again;
   options->engine.damage_found = [service](const engine::DamagedEncoding& damage) {
@@ -260,7 +260,7 @@ absl::Status Node::OpenControl(const NodeOptions& options) {
     addresses_.data.push_back("grpc://" + addresses_.control);
     service_->core.whereabouts.data_addresses.push_back(Advertised("grpc", addresses_.control));
   }
-  // Everything that clients are told is complete.
+  // Everything told to clients is set.
   if (options.admits) Admit();
   return absl::OkStatus();
 }
@@ -304,9 +304,9 @@ absl::Status Node::ReloadAccess() {
   }
   const AccessList held = *list;
   service_->core.access.Replace(*std::move(list));
-  // Between the two, a session may have been opened with what was read before: it ends here.
+  // A session may have been opened in between with the old list; it ends here.
   const int64_t ended = service_->core.sessions.CloseUnless([&held](const Grant& grant) { return held.Holds(grant); });
-  // A reader that maps the memory keeps what it mapped, but no lease on it.
+  // A reader that maps the memory keeps its mapping, but no leases on it.
   for (const auto& connection : service_->data.connections.All()) {
     const auto session = connection->session();
     if (session != nullptr && !held.Holds(session->grant())) connection->Close("its key was taken away");
@@ -321,7 +321,7 @@ void Node::Drain() { service_->core.draining.Begin(); }
 
 bool Node::WaitForStop(absl::Time deadline) { return service_->core.draining.WaitForStop(deadline); }
 
-// Connections that were just being accepted come late, so the rest is asked again.
+// Connections being accepted appear late, so the loop closes them again.
 void Node::CloseLinks() {
   const absl::Time began = SteadyNow();
   do {
@@ -347,12 +347,13 @@ Node::~Node() {
   service->data.serving->Stop();
   service->data.indexing->Stop();
   service->data.checking->Stop();
-  // Every connection goes when its requests, transfers and writes have ended.
+  // Each connection goes once its requests, transfers and writes have ended.
   CloseLinks();
   if (service->core.engine != nullptr) service->core.sessions.CloseAll();
-  // The engine's chunks still come and go, and no transport is to be told of them any more.
+  // The engine's chunks still come and go, but transports must not be told any longer.
   service->data.memory.Clear();
-  // Transports end with the last of what the network touches, and with it the leases; then nothing needs the engine.
+  // Transports end once the network touches none of their memory any more, and the leases with them; then nothing needs
+  // the engine.
   ports_.clear();
   service->core.engine = nullptr;
   if (serving_) service->core.log.Info("closed");

@@ -1,10 +1,10 @@
 // A store node: one engine, served to workers over the network (and over shared memory on its own host).
 //
-// It serves proto/store.proto (control, gRPC) and proto/data.proto (the data path, over the transports named in the
-// options). Without an access file everybody may do everything, and the node serves this host only.
+// Serves proto/store.proto (control, gRPC) and proto/data.proto (the data path, over the transports named in the
+// options). Without an access file, every client may do everything, and the node serves this host only.
 //
-// Thread-safety: all methods except the destructor. Lifetime: destroying a node refuses and ends what is under way,
-// waits for it, and closes the store; what was acknowledged is durable.
+// Thread-safety: all methods except the destructor. Lifetime: the destructor refuses new work, ends and waits for
+// pending work, and closes the store; everything acknowledged is durable.
 #ifndef KVLINK_STORE_NODE_NODE_H_
 #define KVLINK_STORE_NODE_NODE_H_
 
@@ -31,37 +31,37 @@
 namespace kvlink::store::node {
 
 struct NodeOptions {
-  std::string directory;  // of the store
-  // Of the store in it; what is told of its memory is the node's own. share_memory: readers on this host may map the
-  // tier.
+  std::string directory;  // the store's
+  // Options for the engine; the node sets the callbacks about its memory itself. share_memory: readers on this host may
+  // map the tier.
   engine::EngineOptions engine;
 
-  // "host:port"; port 0 chooses one.
+  // "host:port"; port 0 picks a free one.
   std::string control_address = "127.0.0.1:0";
-  // Of UCX, on one network: whoever can connect can write into this process's memory. Empty: none.
+  // For UCX, on one network: any host that can connect can write into this process's memory. Empty: no UCX.
   std::string data_address;
-  bool grpc_data = true;        // the data path over the control address, too
+  bool grpc_data = true;        // also serve the data path over the control address
   std::string metrics_address;  // http://ADDRESS/metrics for Prometheus; empty: none
   std::string local_socket;     // path for readers on this host; empty: none
   std::string access_file;      // docs/formats.md "Access file"; empty: none
-  // Of the control address, and of the data path over it.
+  // For the control address, and the data path over it.
   transport::TlsOptions tls;
-  // Transports of the caller's making: clients are told "SCHEME://" and the address.
+  // Transports supplied by the caller; clients are told "SCHEME://" and the address.
   struct Carrier {
     std::string scheme;
     std::unique_ptr<transport::Transport> transport;
     std::string address;
   };
   std::vector<Carrier> carriers;
-  // What the node owns in a cluster; none: it stands alone and owns everything.
+  // What the node owns in a cluster; null: it stands alone and owns everything.
   std::shared_ptr<const Ownership> ownership;
 
-  // Sessions are opened from the start; without it only after Admit.
+  // Opens sessions from the start; otherwise only after Admit.
   bool admits = true;
 
   NodeLimits limits;
   LogSink log;          // empty: standard error
-  std::string version;  // of the build, for clients to see
+  std::string version;  // of the build, shown to clients
 };
 
 class Node {
@@ -71,28 +71,29 @@ class Node {
     std::vector<std::string> data;  // "ucx://127.0.0.1:34567"
   };
 
-  // Serves when it returns, but for options.admits. INVALID_ARGUMENT: addresses, the access file; FAILED_PRECONDITION:
-  // an address that other hosts reach, and no access file; UNAVAILABLE: an address is in use; errors of Engine::Open.
+  // Serves when it returns (unless !options.admits). INVALID_ARGUMENT: addresses, the access file. FAILED_PRECONDITION:
+  // an address is reachable from other hosts and there is no access file. UNAVAILABLE: an address is in use. Also the
+  // errors of Engine::Open.
   static absl::StatusOr<std::unique_ptr<Node>> Start(NodeOptions options);
   ~Node();
   Node(const Node&) = delete;
   Node& operator=(const Node&) = delete;
 
   const Addresses& addresses() const { return addresses_; }
-  // For what works on the same store beside the node, and ends before it.
+  // For components that work on the same store beside the node, and end before it.
   engine::Engine* engine() const { return service_->core.engine.get(); }
-  // Of what is pulled. What readers on this host map costs the node nothing, and is not counted.
+  // Of pulls. Mapped reads on this host cost the node nothing, and are not counted.
   const ReadRates& read_rates() const { return service_->core.read_rates; }
   // Opens sessions from now on.
   void Admit();
-  // Takes no more sessions (but of administrators) and pushes; reads go on. For good.
+  // Refuses new sessions (except administrators') and pushes; reads continue. Permanent.
   void Drain();
-  // Waits for the end of a Drain call that asked the process to stop. False: not before the deadline.
+  // Waits for the end of a Drain call that asked the process to stop. Returns false at the deadline.
   bool WaitForStop(absl::Time deadline);
-  // Reads the access file again: sessions whose line is gone or changed end. On errors, which are those of Start and
-  // are logged, everything stays as it is. OK where there is no such file.
+  // Rereads the access file; sessions whose line is gone or changed end. On errors (those of Start; also logged)
+  // nothing changes. OK if there is no such file.
   absl::Status ReloadAccess();
-  // Nothing is under way: pulls, pushes, leases of readers that map the memory.
+  // No pull, push or lease of mapped memory is in progress.
   bool idle() const;
   // For measurements and tests.
   std::string MetricsText() const { return service_->core.metrics->Text(); }
@@ -109,7 +110,7 @@ class Node {
   const std::unique_ptr<Service> service_;
   const std::string access_file_;
   Addresses addresses_;
-  bool serving_ = false;  // Start came to its end
+  bool serving_ = false;  // Start has completed
   std::vector<std::unique_ptr<DataPort>> ports_;
   std::unique_ptr<ControlServer> control_;
 

@@ -1,13 +1,15 @@
-// What of a cluster's encodings a node is an owner of. A node that stands alone owns everything, and is at epoch 0.
+// Which of a cluster's encodings a node owns. A node that stands alone owns everything, and is at epoch 0.
 //
-// Epochs are not compared with each other, but for slots: while a new one spreads, some ask by the old and some by the
-// new, and each is served by whoever owns what he asks for under either. Only a node that is no owner under the
-// request's epoch, nor under its own, says `moved`, with its own epoch (docs/formats.md "Data messages"). Not so
-// pushes: what is pushed counts as a copy, so that only an owner under the next placement takes it, by the node's own
-// epoch when it commits. Nor do slots: whoever compares them by a later epoch than the node's might compare before the
-// last push of the one before.
+// Except for slots, epochs are not compared: while a new one spreads, some clients use the old and some the new, and a
+// request is served by any node that owns the identity under either. Only a node that owns it neither under the
+// request's epoch nor under its own answers `moved`, with its own epoch (docs/formats.md "Data messages").
 //
-// Thread-safety: all methods; they are called for each identity of each request and neither wait nor lock for long.
+// Pushes differ: a pushed encoding counts as a copy, so only an owner under the next placement accepts it, by the
+// node's own epoch at commit. So do slots: a node comparing them under a later epoch than this node's might compare
+// before the last push under the earlier one.
+//
+// Thread-safety: all methods; they are called for each identity of each request, and neither block nor hold a lock for
+// long.
 #ifndef KVLINK_STORE_NODE_OWNERSHIP_H_
 #define KVLINK_STORE_NODE_OWNERSHIP_H_
 
@@ -20,15 +22,15 @@ namespace kvlink::store::node {
 class Ownership {
  public:
   virtual ~Ownership() = default;
-  // The node's own; 0: it stands alone.
+  // The node's epoch; 0: it stands alone.
   virtual uint64_t epoch() const { return 0; }
-  // Whether the node is an owner of the identity at `epoch`, the present one or one that a request names. Of one that
-  // is not known here: false.
+  // Whether the node owns the identity at `epoch`, the current one or one named by a request. False for an epoch
+  // unknown here.
   virtual bool Owns(const Identity& identity, uint64_t epoch) const { return true; }
-  // Whether what is put here at the present epoch is a copy: the node is an owner of it where encodings go.
+  // Whether a put here at the current epoch counts as a copy: the node is an owner where the identity is being placed.
   virtual bool Takes(const Identity& identity) const { return Owns(identity, epoch()); }
 
-  // Whether the node is to answer a request for the identity that names `asked` (0: none).
+  // Whether the node must answer a request for the identity that names the epoch `asked` (0: none).
   bool Answers(const Identity& identity, uint64_t asked) const {
     return Owns(identity, epoch()) || (asked != 0 && Owns(identity, asked));
   }

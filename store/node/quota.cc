@@ -1,5 +1,5 @@
-// A threshold that moves with what is free: no shares to configure, no holder that is shut out, and one that is alone
-// has half of everything.
+// A threshold that moves with the free amount: there are no shares to configure, no holder is shut out, and a lone
+// holder gets half of everything.
 #include "store/node/quota.h"
 
 #include "absl/strings/str_cat.h"

@@ -1,6 +1,5 @@
-// Counts are weighted sums: a byte read at t weighs 2^((t - base) / half-life), so that comparing counts compares what
-// is left of them, and adding touches one entry. Before weights grow out of the range of a double everything is taken
-// relative to a later base.
+// Decay without touching every entry: instead of shrinking old counts, new ones weigh more. A byte read at t weighs
+// 2^((t - base) / half-life). Before weights exceed the range of a double, all counts are rescaled to a later base.
 #include "store/node/read_rates.h"
 
 #include <algorithm>
@@ -30,7 +29,7 @@ void ReadRates::Rebase(absl::Time now) {
 }
 
 ReadRates::Entry& ReadRates::EntryOf(const engine::EncodingKey& key) {
-  // Identities are hashes: nearly every comparison ends with their first bytes.
+  // Identities are hashes, so nearly every comparison ends at their first bytes.
   const auto known = absl::c_find_if(
       entries_, [&key](const Entry& entry) { return entry.key.identity == key.identity && entry.key == key; });
   if (known != entries_.end()) return *known;
@@ -54,7 +53,7 @@ ReadRates::Snapshot ReadRates::Now(absl::Time now) const {
   Snapshot snapshot;
   MutexLock lock(&mutex_);
   if (entries_.empty()) return snapshot;
-  // The sum of a steady rate comes to rate * half-life / ln 2.
+  // A steady rate sums up to rate * half-life / ln 2.
   const double scale = std::log(2.0) / absl::ToDoubleSeconds(half_life_) / WeightAt(now);
   snapshot.bytes_per_second = bytes_ * scale;
   for (const Entry& entry : entries_) {

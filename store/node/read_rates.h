@@ -1,10 +1,9 @@
-// Which encodings of a node are read most of late, and how much: a sketch of a bounded size, to which each read is
-// added.
+// Which encodings were read most from a node lately, and at what rate: a sketch of bounded size.
 //
-// Space-saving (Metwally et al., 2005) over counts that fade: of all that is read, whatever is more than a 64th of the
-// bytes is among the entries, and no rate is above the true one. Adding takes some tens of nanoseconds.
+// This is Space-Saving (Metwally et al., 2005) with counts that decay. Every encoding with more than a 64th of the
+// bytes read is among the entries, and no rate is above the true one. Adding a read takes tens of nanoseconds.
 //
-// Thread-safety: all methods. Times are of SteadyNow(), and ascend nearly.
+// Thread-safety: all methods. Times are of SteadyNow().
 #ifndef KVLINK_STORE_NODE_READ_RATES_H_
 #define KVLINK_STORE_NODE_READ_RATES_H_
 
@@ -27,11 +26,11 @@ class ReadRates {
     double bytes_per_second = 0, reads_per_second = 0;
   };
   struct Snapshot {
-    std::vector<Rate> encodings;  // by bytes, the most first
-    double bytes_per_second = 0;  // of everything that was read
+    std::vector<Rate> encodings;  // in descending order of bytes
+    double bytes_per_second = 0;  // of all reads
   };
 
-  // Of a rate that ends, half is left after so long.
+  // `half_life`: how long it takes a rate to fall to one half when reads stop.
   explicit ReadRates(absl::Duration half_life) : half_life_(half_life) {}
 
   void Add(const engine::EncodingKey& key, int64_t bytes, absl::Time now);
@@ -40,12 +39,12 @@ class ReadRates {
  private:
   struct Entry {
     engine::EncodingKey key;
-    double bytes = 0, reads = 0;  // since it is an entry
-    double before = 0;            // bytes that whoever it took the place of had: it may have had as many itself
+    double bytes = 0, reads = 0;  // since the key has this entry
+    double before = 0;            // bytes counted for the keys before it: the most that it may have missed
     double most() const { return bytes + before; }
   };
 
-  // What a byte weighs that is read now, against one at base_: instead of letting all counts fade, new ones grow.
+  // The weight of a byte read now, relative to one read at base_.
   double WeightAt(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Rebase(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Entry& EntryOf(const engine::EncodingKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -53,7 +52,7 @@ class ReadRates {
   const absl::Duration half_life_;
   mutable Mutex mutex_;
   absl::Time base_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
-  double bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of everything
+  double bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of all reads
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,4 +1,4 @@
-// When a client that was refused is to try again. Thread-safety: a function.
+// When a refused client should retry. Thread-safety: a function.
 #ifndef KVLINK_STORE_NODE_RETRY_AFTER_H_
 #define KVLINK_STORE_NODE_RETRY_AFTER_H_
 

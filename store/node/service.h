@@ -1,5 +1,5 @@
-// The parts of a node together: what they share, the data path, and what the control service and the metrics are shown
-// of both. Only Node and its statistics know them all.
+// All parts of a node: what they share, the data path, and the figures that the control service and the metrics show of
+// both. Only Node and its statistics know them all.
 #ifndef KVLINK_STORE_NODE_SERVICE_H_
 #define KVLINK_STORE_NODE_SERVICE_H_
 
@@ -21,7 +21,7 @@ struct Service {
 
   Core core;
   DataContext data;
-  // By the scheme of their addresses; of the node's ports, which outlive whoever asks.
+  // The transports of the node's ports, by the scheme of their addresses; they outlive their users.
   std::vector<std::pair<std::string, const transport::Transport*>> transports;
   NodeFigures figures;
 };

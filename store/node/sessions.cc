@@ -1,4 +1,4 @@
-// A session is taken out of the table under the lock and ended outside of it: giving back pins asks the engine.
+// A session is removed from the table under the lock and ended outside it, because releasing pins calls the engine.
 #include "store/node/sessions.h"
 
 #include <sys/random.h>
@@ -13,7 +13,7 @@
 namespace kvlink::store::node {
 namespace {
 
-// Of one session. A node's sessions together so remember a bounded amount, whoever fills them.
+// Per session, so that all sessions of a node together remember a bounded amount.
 constexpr size_t kMaxAnswers = 512, kMaxAnswerBytes = size_t{64} << 10;
 
 absl::Status Ended() { return absl::UnauthenticatedError("the session is unknown or has expired: open another one"); }
@@ -85,7 +85,7 @@ bool Session::AddPin(const engine::EncodingKey& key, uint64_t sequence) {
   MutexLock lock(&mutex_);
   if (closed_) return false;
   PinCount& pins = pins_[key];
-  if (pins.sequence > sequence) return true;  // of an encoding that has gone; its pins went with it
+  if (pins.sequence > sequence) return true;  // of an earlier encoding; its pins ended with it
   if (pins.sequence != sequence) pins = {sequence, 0};
   ++pins.count;
   return true;
@@ -149,7 +149,7 @@ absl::StatusOr<std::shared_ptr<Session>> Sessions::Find(absl::string_view token)
 
 absl::Status Sessions::Renew(Session* session) {
   MutexLock lock(&mutex_);
-  // Under the lock that Sweep decides under: one that it took stays ended.
+  // Under the lock under which Sweep decides, so that a session it has taken stays ended.
   if (sessions_.find(session->token()) == sessions_.end() || !session->live(SteadyNow())) return Ended();
   session->Renew(SteadyNow() + lifetime_);
   return absl::OkStatus();

@@ -1,7 +1,7 @@
-// Sessions: who speaks, for how long, and what is theirs and goes with them (pins, answers that a repeated request
-// gets).
+// Sessions: identify clients, expire, and own state that ends with them (pins, and the answers that repeated requests
+// get).
 //
-// Thread-safety: all methods. Lifetime: sessions are shared; one that is closed or expired only refuses.
+// Thread-safety: all methods. Lifetime: sessions are shared; a closed or expired one only refuses requests.
 #ifndef KVLINK_STORE_NODE_SESSIONS_H_
 #define KVLINK_STORE_NODE_SESSIONS_H_
 
@@ -27,15 +27,17 @@
 namespace kvlink::store::node {
 
 inline constexpr size_t kTokenBytes = 16;
-inline constexpr size_t kMaxClientName = 255;  // bytes that are kept of it
-// From the system's generator of random numbers.
+inline constexpr size_t kMaxClientName = 255;  // bytes of the name that are kept
+// From the system's random number generator.
 std::string RandomBytes(size_t count);
 
-// Answers to requests that must not be carried out twice, by request id: those under way, and the latest that ended.
+// Caches answers to requests that must not be carried out twice, by request id: pending ones, and those that ended
+// last.
 class ReplyCache {
  public:
   enum class State { kNew, kUnderWay, kAnswered };
-  // kNew: the caller carries it out and calls Finish or Forget. kAnswered: `*answer` is that of the first.
+  // kNew: the caller must carry the request out and call Finish or Forget. kAnswered: sets `*answer` to the first
+  // answer.
   State Begin(uint64_t id, std::string* answer);
   void Finish(uint64_t id, std::string answer);
   void Forget(uint64_t id);
@@ -56,22 +58,22 @@ class Session {
   Session(std::string token, int64_t number, Grant grant, std::string client, absl::Time expires);
 
   const std::string& token() const { return token_; }
-  // For logs: tokens are secrets.
+  // For logs, since tokens are secret.
   int64_t number() const { return number_; }
   const Grant& grant() const { return grant_; }
   const std::string& client() const { return client_; }
   bool live(absl::Time now) const;
   absl::Time expires() const;
 
-  // UNAUTHENTICATED: expired or closed; PERMISSION_DENIED.
+  // UNAUTHENTICATED: expired or closed. PERMISSION_DENIED.
   absl::Status Check(Right needed, absl::string_view ns) const;
-  // The same for acts on the node as a whole.
+  // Likewise, for operations on the node as a whole.
   absl::Status CheckAll(Right needed) const;
 
-  // Pins that were made for the session, of the encoding that had this name and sequence number. AddPin: false once it
-  // is closed. Those of an earlier encoding of the name are gone, as it is.
+  // Records a pin made for the session, on the encoding with this key and sequence number. Returns false if the session
+  // is closed. Pins of an earlier encoding with the key are gone, as it is.
   bool AddPin(const engine::EncodingKey& key, uint64_t sequence);
-  // Takes one away, and gives the sequence number it was made with. Nothing: it has none of that name.
+  // Removes one pin, and returns the sequence number it was made with; nullopt if the session has none of this key.
   std::optional<uint64_t> TakePin(const engine::EncodingKey& key);
   ReplyCache& answers() { return answers_; }
 
@@ -104,24 +106,24 @@ class Sessions {
     int per_grant = 2048;
     int reserved = 64;  // beyond `sessions`, for administrators of every namespace
   };
-  // Gives back one pin of a session that ended.
+  // Releases one pin of an ended session.
   using Unpin = std::function<void(const engine::EncodingKey& key, uint64_t sequence)>;
   Sessions(const Limits& limits, absl::Duration lifetime, Unpin unpin)
       : limits_(limits), lifetime_(lifetime), unpin_(std::move(unpin)) {}
 
-  // RESOURCE_EXHAUSTED: as many as there may be are open, of the grant or of all.
+  // RESOURCE_EXHAUSTED: the limit of sessions is reached, for the grant or in total.
   absl::StatusOr<std::shared_ptr<Session>> Open(Grant grant, absl::string_view client);
   // UNAUTHENTICATED: no such session, or it has expired.
   absl::StatusOr<std::shared_ptr<Session>> Find(absl::string_view token);
-  // For the full lifetime from now. UNAUTHENTICATED: it has ended.
+  // Extends it to the full lifetime from now. UNAUTHENTICATED: it has ended.
   absl::Status Renew(Session* session);
   void Close(Session* session);
   void CloseAll();
-  // Closes those whose grant `holds` no longer; returns how many.
+  // Closes sessions whose grant does not satisfy `holds`; returns how many.
   int64_t CloseUnless(const std::function<bool(const Grant&)>& holds);
-  // Gives back the pins of a namespace, whichever session has them; returns how many.
+  // Releases all pins of a namespace, of all sessions; returns how many.
   int64_t DropPins(absl::string_view ns);
-  // Closes what has expired; returns how many.
+  // Closes expired sessions; returns how many.
   int64_t Sweep(absl::Time now);
 
   absl::Duration lifetime() const { return lifetime_; }

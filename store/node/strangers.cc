@@ -1,4 +1,4 @@
-// There are a few hundred at most, so a list that is searched is enough.
+// At most a few hundred, so a linear list is enough.
 #include "store/node/strangers.h"
 
 #include <poll.h>
@@ -65,7 +65,7 @@ void Strangers::CutOne() {
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
   const auto oldest =
       std::find_if(strangers_.begin(), strangers_.end(), [&](const Stranger& one) { return one.host == most->first; });
-  shutdown(oldest->socket.get(), SHUT_RDWR);  // gRPC reads the end, and closes it
+  shutdown(oldest->socket.get(), SHUT_RDWR);  // gRPC sees the end, and closes it
   strangers_.erase(oldest);
   ++cut_;
 }

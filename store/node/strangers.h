@@ -1,6 +1,5 @@
-// Connections whose peer has not said who it is, or not with a key that the node knows. There is room for a number of
-// them; where one more comes, one goes: of the host that has the most, the one that has been here longest. So a crowd
-// from some hosts takes no room from the others.
+// Connections whose peer has not identified itself, or not with a key the node knows. Their number is limited; when one
+// more arrives, the oldest of the host with the most is cut off. So a crowd from some hosts takes no room from others.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_STRANGERS_H_
@@ -20,18 +19,19 @@ class Strangers {
  public:
   explicit Strangers(int max) : max_(max) {}
 
-  // `peer`: "host:port". `socket`: a duplicate, at which the connection can be cut.
+  // `peer`: "host:port". `socket`: a duplicate, through which the connection can be shut down.
   void Add(std::string peer, std::string host, Descriptor socket);
-  // The peer has said who it is. Nothing happens where it was known, or did not come by Add. `peer` may have the scheme
-  // that gRPC puts before it.
+  // The peer has identified itself. Does nothing if it was known, or was not added. `peer` may have the scheme that
+  // gRPC prepends.
   void Known(absl::string_view peer);
-  // One of them goes, as where there is no room: the process has no descriptors. False: there is none.
+  // Cuts one of them off, as if there were no room; for when the process has no descriptors left. Returns false if
+  // there is none.
   bool Cut();
-  // Forgets those that have left by themselves: until then each costs a descriptor.
+  // Forgets those that have disconnected; until then each costs a descriptor.
   void Sweep();
   int count() const;
   int max() const { return max_; }
-  int64_t cut() const;  // in all
+  int64_t cut() const;  // in total
 
  private:
   struct Stranger {
@@ -43,7 +43,7 @@ class Strangers {
 
   const int max_;
   mutable Mutex mutex_;
-  std::list<Stranger> strangers_ ABSL_GUARDED_BY(mutex_);  // in the order they came
+  std::list<Stranger> strangers_ ABSL_GUARDED_BY(mutex_);  // in order of arrival
   int64_t cut_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

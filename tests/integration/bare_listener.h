@@ -1,5 +1,5 @@
-// A listener that takes connections as often as it is told, holds so many, the oldest of which it closes for the next,
-// and does nothing else: what a crowd costs whoever shares the machine with it, whoever it is that it crowds.
+// A listener that accepts connections at a given rate, holds a given number of them, closing the oldest for the next,
+// and does nothing else. Shows what a crowd costs other processes on the machine, whatever it connects to.
 // Thread-safety: one thread.
 #ifndef KVLINK_TESTS_INTEGRATION_BARE_LISTENER_H_
 #define KVLINK_TESTS_INTEGRATION_BARE_LISTENER_H_
@@ -14,7 +14,7 @@ namespace kvlink::testing {
 
 class BareListener {
  public:
-  // `path` empty: at a port of 127.0.0.1; else a Unix socket (SOCK_SEQPACKET) there.
+  // Empty `path`: at a port of 127.0.0.1; otherwise a Unix socket (SOCK_SEQPACKET) there.
   BareListener(const std::string& path, double connections_per_second, int held);
   ~BareListener();
   // host:port, or the path.

@@ -1,4 +1,4 @@
-// Shared by tests of the binary: a folder, a tiny model, a store, and short ways to run commands on them.
+// Shared by tests of the binary: a directory, a tiny model, a store, and shortcuts to run commands on them.
 #ifndef KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_
 #define KVLINK_TESTS_INTEGRATION_CLI_WORKPLACE_H_
 
@@ -32,9 +32,9 @@ class CliTest : public ::testing::Test {
   // The output of inspect --json.
   nlohmann::json Inspect(const std::vector<std::string>& arguments) const;
 
-  // n JSON lines "d0".."dn-1", texts of some 40 tokens each.
+  // JSON lines for documents "d<begin>" to "d<end - 1>", each some 40 tokens long.
   static std::string Lines(int begin, int end);
-  // Catalogued documents have their encodings (a sample is asked for). Returns how many documents there are.
+  // Checks that catalogued documents have their encodings (by a sample). Returns the number of documents.
   int CheckCatalogued() const;
 
   std::filesystem::path root_;
@@ -42,8 +42,8 @@ class CliTest : public ::testing::Test {
   std::string store_;
 };
 
-// EXPECTs a refusal: an exit status that says of what kind, and exactly one line on standard error that begins with
-// "kvlink COMMAND: " and holds each of `parts`.
+// Expects a refusal: an exit status for its kind, and exactly one line on standard error that begins with "kvlink
+// COMMAND: " and contains each of `parts`.
 void ExpectRefused(const Finished& finished, const std::string& command, const std::vector<std::string>& parts);
 
 }  // namespace kvlink::testing

@@ -1,5 +1,5 @@
-// A crowd of peers that a node does not know and that mean harm: raw sockets, no client of ours. Each peer connects,
-// says what its turn of a list of speeches is, reads nothing, and comes again at once when it is cut.
+// A crowd of hostile peers unknown to a node: raw sockets, not our client. Each peer connects, sends its turn of a list
+// of speeches, reads nothing, and reconnects at once when it is cut off.
 // Thread-safety: as documented.
 #ifndef KVLINK_TESTS_INTEGRATION_HOSTILE_CROWD_H_
 #define KVLINK_TESTS_INTEGRATION_HOSTILE_CROWD_H_
@@ -19,21 +19,21 @@ namespace kvlink::testing {
 struct CrowdOptions {
   std::string address;  // host:port, or the path of a socket (SOCK_SEQPACKET)
   int peers = 0;
-  // Sent by peer i when it has connected: number i modulo their count. An empty one sends nothing.
+  // Peer i sends speech i modulo their count after connecting. An empty speech sends nothing.
   std::vector<std::string> speeches;
 };
 
-// The peers, driven by one thread. It yields to every other thread of the machine: those whom it stands for have
-// processors of their own. Thread-safe.
+// The peers, driven by one thread. It yields to every other thread of the machine, because real peers would have their
+// own processors. Thread-safe.
 class HostileCrowd {
  public:
   explicit HostileCrowd(CrowdOptions options);
   ~HostileCrowd();
 
-  // Waits until every peer has asked for a connection. False: it did not come to that.
+  // Waits until every peer has requested a connection. False: not in time.
   bool WaitForAll(absl::Duration within) const;
   int connected() const { return connected_.load(); }          // now
-  int64_t connections() const { return connections_.load(); }  // since the start, those that were cut included
+  int64_t connections() const { return connections_.load(); }  // since the start, including those that were cut off
 
  private:
   struct Peer {
@@ -41,7 +41,7 @@ class HostileCrowd {
     bool spoke = false, came = false;
   };
   void Run();
-  // Connects anew. False: the system or the listener has no room now.
+  // Reconnects. False: the system or the listener has no room now.
   bool Connect(size_t index);
   void Cut(size_t index);
   void Speak(size_t index);
@@ -51,20 +51,20 @@ class HostileCrowd {
   std::atomic<bool> stop_{false};
   std::atomic<int> connected_{0}, came_{0};
   std::atomic<int64_t> connections_{0};
-  // The thread's.
+  // Used only by the thread.
   std::vector<Peer> peers_;
-  std::deque<size_t> waiting_;  // to connect, the next one first
+  std::deque<size_t> waiting_;  // to connect, in order
   Thread thread_;
 };
 
-// Lets the calling thread run only where no other wants to.
+// Lets the calling thread run only when no other needs to.
 void YieldToOthers();
 
-// Speeches to the service over gRPC. `token`: the hexadecimal digits of a session's, or empty: of nobody.
+// Speeches for the gRPC service. `token`: a session's token in hexadecimal digits, or empty: no session.
 std::vector<std::string> GrpcSpeeches(const std::string& token = "");
-// To the listener of UCX: what is none of its messages, what begins as one, and what never goes on.
+// For the UCX listener: what is not a UCX message, what begins like one, and what never continues.
 std::vector<std::string> UcxSpeeches();
-// To the Unix socket: frames of docs/formats.md "Transport frames", whole, broken, and without an identity.
+// For the Unix socket: frames of docs/formats.md "Transport frames", whole, broken, and without an identity.
 std::vector<std::string> LocalSpeeches();
 
 }  // namespace kvlink::testing

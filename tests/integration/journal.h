@@ -1,4 +1,4 @@
-// A journal of writes by clients of a store under faults: encodings begun, acknowledged, and removed since. Kept in a
+// A journal of writes by clients of a store under faults: encodings begun, acknowledged, and later removed. Kept in a
 // file that outlives the clients.
 // Thread-safety: all methods; any number of processes may share the file.
 #ifndef KVLINK_TESTS_INTEGRATION_JOURNAL_H_
@@ -17,23 +17,23 @@ namespace kvlink::testing {
 
 class Journal {
  public:
-  // Made if it is not there. Aborts the program if it cannot be written: a test has nothing to go on with.
+  // Creates the file if needed. Aborts the program if it cannot be written, because the test cannot continue.
   explicit Journal(std::string path);
   const std::string& path() const { return path_; }
 
   void Started(uint64_t number) { Write('?', number); }
-  // Before the caller relies on it: what this says survives the process.
+  // Call before relying on it: the record survives the process.
   void Acknowledged(uint64_t number);
-  // Its acknowledgement binds no more.
+  // Its acknowledgement no longer counts.
   void Removed(uint64_t number);
-  // How often that was called on this object. Asked before known(): a number of it that goes later, this counts.
+  // The number of Removed calls on this object. Read it before known(): it then counts every removal after known().
   int64_t removals() const { return removals_.load(); }
 
-  // Of this object's own Acknowledged, and of what the file held when it was opened.
+  // Numbers from this object's Acknowledged calls, and from the file when it was opened.
   std::vector<uint64_t> known() const;
 
   struct Contents {
-    std::set<uint64_t> started, acknowledged;  // what was acknowledged is among what was started
+    std::set<uint64_t> started, acknowledged;  // `acknowledged` is a subset of `started`
   };
   Contents Read() const;
 

@@ -1,4 +1,4 @@
-// A `kvlink store` of its own process, which tests start, kill and start again on the same ports.
+// A `kvlink store` in its own process, which tests start, kill and restart on the same ports.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_TESTS_INTEGRATION_NODE_PROCESS_H_
 #define KVLINK_TESTS_INTEGRATION_NODE_PROCESS_H_
@@ -14,19 +14,19 @@ namespace kvlink::testing {
 
 class NodeProcess {
  public:
-  // `arguments`: further options of `kvlink store`.
+  // `arguments`: additional options of `kvlink store`.
   explicit NodeProcess(std::string directory, std::vector<std::string> arguments = {}, SubprocessOptions options = {});
 
-  // Starts it and waits until it serves. False, with a test failure, if it ends or does not serve within a minute.
-  // Started again, it listens where it listened before.
+  // Starts it and waits until it serves. False, with a test failure, if it ends or does not serve within a minute. When
+  // restarted, it listens at the same addresses.
   bool Start();
   // kill -9.
   void Kill();
-  // SIGTERM; its exit status.
+  // SIGTERM; returns its exit status.
   int Stop();
   Subprocess& process() { return *process_; }
 
-  // Its ready message: "grpc", "ucx", "socket", "metrics".
+  // Its ready message, with "grpc", "ucx", "socket", "metrics".
   const nlohmann::json& ready() const { return ready_; }
   // For --store.
   std::string address() const { return ready_["grpc"]; }

@@ -1,4 +1,4 @@
-// A node within the test's process, for limits and transports that `kvlink store` has no options for.
+// A node in the test's process, for limits and transports that `kvlink store` has no options for.
 #ifndef KVLINK_TESTS_INTEGRATION_OWN_NODE_H_
 #define KVLINK_TESTS_INTEGRATION_OWN_NODE_H_
 

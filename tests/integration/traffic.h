@@ -1,8 +1,8 @@
-// Clients of a store that write and read under faults, and what they may find.
+// Clients of a store that write and read under faults, and what they may observe.
 //
-// Invariants: a read that succeeds gives the bytes that were written; an acknowledged encoding is there, whole; any
-// other is whole or absent; a call ends by its deadline (kHangGuard is how much later it may end on a machine that has
-// much to do); a call that fails says that the store was not reachable, too late or full.
+// Invariants: a successful read returns the bytes that were written; an acknowledged encoding is there, whole; any
+// other is whole or absent; a call ends by its deadline (plus kHangGuard, for a busy machine); a failed call says that
+// the store was unreachable, late or full.
 #ifndef KVLINK_TESTS_INTEGRATION_TRAFFIC_H_
 #define KVLINK_TESTS_INTEGRATION_TRAFFIC_H_
 
@@ -29,29 +29,29 @@ namespace kvlink::testing {
 
 inline constexpr char kTrafficNamespace[] = "faults";
 inline constexpr absl::Duration kHangGuard = absl::Seconds(20);
-// Deadline of calls that no fault disturbs.
+// Deadline of calls without faults.
 inline constexpr absl::Duration kPatience = absl::Minutes(1);
 
-// Encoding number `number`, from 20 KiB to 4 MiB: everything follows from the number. The latest ones are kept.
+// Encoding number `number`, from 20 KiB to 4 MiB, derived entirely from the number. The most recent ones are cached.
 // Thread-safe.
 std::shared_ptr<const Synthetic> EncodingOf(uint64_t number);
-// 4 MiB; 2 <= layers of every encoding.
+// 4 MiB; every encoding has at least 2 layers.
 inline bool IsLarge(uint64_t number) { return number % 4 == 0 || number % 4 == 3; }
 
 struct TrafficOptions {
   uint64_t seed = 1;
-  uint64_t first = 0;       // number of its first own encoding; further ones follow
+  uint64_t first = 0;       // number of its first own encoding; others follow
   double writes = 0.5;      // share of calls
-  bool large_only = false;  // of what it writes
-  // So many encodings of its own, made beforehand, are written, removed and written again, so that most of the time
-  // bytes are under way. 0: ever new ones, which stay.
+  bool large_only = false;  // for its writes
+  // This many encodings of its own, made in advance, are written, removed and written again, so that bytes are nearly
+  // always in transit. 0: always new encodings, which stay.
   size_t recycle = 0;
-  bool evictions = false;                      // what was acknowledged may be gone
+  bool evictions = false;                      // acknowledged encodings may be gone
   bool corruption = false;                     // the network flips bits
   absl::Duration deadline = absl::Seconds(5);  // of each call
 };
 
-// Counts of clients' calls and their results; shared by several. Thread-safe.
+// Counts clients' calls and their results; may be shared. Thread-safe.
 class TrafficCounts {
  public:
   void Add(const std::string& what);
@@ -65,24 +65,24 @@ class TrafficCounts {
   std::map<std::string, int64_t> counts_ ABSL_GUARDED_BY(mutex_);
 };
 
-// One client's calls, one after another. Thread-safety: one thread at a time.
+// One client's calls, in sequence. Thread-safety: one thread at a time.
 class Traffic {
  public:
-  // All outlive it. `store` has request_timeout == options.deadline, if it has one.
+  // All arguments outlive it. `store` has request_timeout == options.deadline, if it has one.
   Traffic(store::Store* store, Journal* journal, TrafficCounts* counts, const TrafficOptions& options);
 
-  // One call, as the seed chooses. An error: a promise was broken.
+  // Makes one call, chosen by the seed. An error means a broken promise.
   absl::Status Step();
   absl::Status Write(uint64_t number);
   absl::Status Read(uint64_t number);
 
  private:
   uint64_t NewNumber();
-  // The next of those that are written again and again, removed if it was written before.
+  // The next recycled number, removed if it was written before.
   absl::StatusOr<uint64_t> Recycled();
-  // `removals`: of the journal, when it said that the number is known.
+  // `removals`: journal->removals() from before the number was seen to be known.
   absl::Status ReadSince(uint64_t number, int64_t removals);
-  // Whether a call begun at `start` may have ended so.
+  // Checks whether a call begun at `start` may end with this status.
   absl::Status Judge(const std::string& call, uint64_t number, const absl::Status& status, absl::Time start);
 
   store::Store* const store_;
@@ -91,7 +91,7 @@ class Traffic {
   const TrafficOptions options_;
   std::mt19937_64 random_;
   uint64_t next_;
-  // That are recycled, the one to take next first; and whether it was written before.
+  // Recycled numbers, next one first, and whether each was written before.
   std::deque<std::pair<uint64_t, bool>> own_;
 };
 
@@ -102,25 +102,25 @@ class TrafficThread {
   ~TrafficThread() { Stop().IgnoreError(); }
   // Waits for its last call to end.
   absl::Status Stop();
-  // False: a promise was broken; Stop says which.
+  // False: a promise was broken; Stop returns which.
   bool going() const { return going_.load(); }
   const TrafficCounts& counts() const { return counts_; }
-  // Waits until `more` further calls that write or read have succeeded. False: it did not come to that.
+  // Waits until `more` further writes or reads have succeeded. False: not in time.
   bool WaitForSuccesses(int64_t more, absl::Duration within);
 
  private:
   TrafficCounts counts_;
   Traffic traffic_;
   std::atomic<bool> stop_{false}, going_{true};
-  absl::Status outcome_;  // the thread's, until it has ended
+  absl::Status outcome_;  // written by the thread until it ends
   Thread thread_;
 };
 
-// Writes encodings `first` to `first` + `count` - 1, which no fault disturbs. Returns what went wrong.
+// Writes encodings `first` to `first` + `count` - 1, without faults. Returns what went wrong.
 absl::Status WriteAll(store::Store* store, Journal* journal, uint64_t first, uint64_t count);
 
-// Everything that the journal names, read back: what was acknowledged is there and right, the rest whole or absent; and
-// the store's own verification agrees. `evictions`: what was acknowledged may be gone.
+// Reads back everything in the journal: acknowledged encodings must be present and correct, others whole or absent; the
+// store's own verification must agree. `evictions`: acknowledged encodings may be gone.
 absl::Status CheckJournal(store::Store* store, const Journal& journal, bool evictions = false);
 
 }  // namespace kvlink::testing

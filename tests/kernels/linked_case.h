@@ -30,16 +30,16 @@ struct Placement {
 struct Request {
   std::vector<Placement> placements;
   std::vector<int64_t> fresh;  // ascending global positions: system, links, question, recomputed tokens
-  std::vector<int64_t> rows;   // which of the fresh ones are queries, ascending
+  std::vector<int64_t> rows;   // fresh tokens that are queries, ascending
 };
 
-// A case before any memory: plain data, so that tests can write one out.
+// A case without any memory: plain data, so that tests can write one out.
 struct CaseShape {
   kernels::AttentionParams params;
   kernels::RopeConfig rope;
   Codec codec = Codec::kRawF32;
   kernels::Dtype activations = kernels::Dtype::kF32;  // q, out and private KV
-  std::vector<int64_t> documents;                     // tokens of each
+  std::vector<int64_t> documents;                     // tokens per document
   std::vector<Request> requests;
   std::vector<float> sinks;  // [heads], or empty
   uint64_t seed = 0;
@@ -51,9 +51,9 @@ struct CaseShape {
 // at offsets to 100,000 in any order, 0, 1 or 5 links, 1-3 requests that share documents, hidden sets, soft caps,
 // sinks.
 CaseShape RandomShape(uint64_t seed);
-// The same with a question of 17 to 150 tokens in each request, and every fresh token a query.
+// The same with a question of 17 to 150 tokens in each request, and with every fresh token as a query.
 CaseShape WithManyRows(CaseShape shape);
-// Products of a query's number and a key's, roughly: what the scalar oracle needs.
+// Roughly the number of multiplications of query and key elements that the scalar oracle needs.
 double Work(const CaseShape& shape);
 
 class LinkedCase {
@@ -66,7 +66,7 @@ class LinkedCase {
     std::vector<float> out;  // [rows][H * D]
     std::vector<float> lse;  // [rows][H]
   };
-  // Linked attention of the rows of the given requests in one batch.
+  // Linked attention of the given requests' rows in one batch.
   Answer Run(const std::vector<size_t>& requests);
   // One attention of one request over keys shifted by ShiftKeys to their global positions; raw-f32 only.
   Answer RunMaterialised(size_t request);
@@ -78,7 +78,7 @@ class LinkedCase {
   struct Document {
     DeviceTensor slab;
     std::vector<const std::byte*> layers;  // a poisoned slab, then the document's: the test reads layer 1
-    KeysValues plain;                      // what the stored bytes mean
+    KeysValues plain;                      // the values of the stored bytes
   };
   struct Private {
     DeviceTensor pages;
@@ -95,7 +95,7 @@ class LinkedCase {
                       std::vector<float>* queries, std::vector<int32_t>* table);
   kernels::KvSegment PrivateSegment(const Private& fresh, const std::vector<int64_t>& positions) const;
   Answer Attend(const kernels::AttentionBatch& batch, const std::vector<float>& queries);
-  // Keys as stored (rotated at `positions`, factor included) back to unrotated ones.
+  // Rotates stored keys (rotated to `positions`, including the factor) back to unrotated ones.
   void Unrotate(const std::vector<int64_t>& positions, std::vector<float>* keys) const;
   std::vector<float> Normal(int64_t count);
 

@@ -1,5 +1,5 @@
 // The contract of store.h, checked on every implementation: contract_test.cc is part of several test programs, each of
-// which says what is to be tested.
+// which names the stores to test.
 #ifndef KVLINK_TESTS_STORE_CONTRACT_H_
 #define KVLINK_TESTS_STORE_CONTRACT_H_
 
@@ -14,14 +14,14 @@
 
 namespace kvlink::testing {
 
-// A store somewhere, empty at first.
+// A store somewhere, initially empty.
 class StorePlace {
  public:
   virtual ~StorePlace() = default;
   virtual store::Store* store() = 0;
-  // Closes everything, and opens it again on the same directory.
+  // Closes everything and reopens it on the same directory.
   virtual void Reopen() = 0;
-  // Whether a reader's leases are the store's too, or the bytes are a copy of the reader's own.
+  // Whether a reader's leases count in the store, or the bytes are the reader's own copy.
   virtual bool leases_count() const { return true; }
 };
 

@@ -11,7 +11,7 @@
 
 namespace kvlink::testing {
 
-// Fails writes and creations of files whose path contains a word.
+// Fails writes and creations of files whose path contains a given word.
 class FailingIo : public engine::IoObserver {
  public:
   absl::StatusOr<uint64_t> WriteStarted(const std::string& path, int64_t, absl::Span<const std::byte>) override {

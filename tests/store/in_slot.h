@@ -1,4 +1,4 @@
-// Synthetic encodings of slots that a test chooses, and variants of one name.
+// Synthetic encodings in slots chosen by a test, and variants of one name.
 #ifndef KVLINK_TESTS_STORE_IN_SLOT_H_
 #define KVLINK_TESTS_STORE_IN_SLOT_H_
 
@@ -10,7 +10,7 @@
 
 namespace kvlink::testing {
 
-// Number `number` of slot `slot`. Each `variant` has bits of its own, and so an etag.
+// Number `number` in slot `slot`. Each `variant` has its own bits, and so its own etag.
 inline Synthetic MakeInSlot(uint64_t number, int slot, int variant = 0, Codec codec = Codec::kRawBf16,
                             int64_t tokens = 40) {
   Synthetic made = MakeSynthetic(number, 2, tokens, 1, 32, codec);

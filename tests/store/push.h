@@ -1,4 +1,4 @@
-// Pushes into an engine, as a node makes them.
+// Pushes into an engine, like a node.
 #ifndef KVLINK_TESTS_STORE_PUSH_H_
 #define KVLINK_TESTS_STORE_PUSH_H_
 
@@ -22,7 +22,7 @@ inline std::vector<int64_t> LengthsOf(const Synthetic& s) {
   return lengths;
 }
 
-// Begins and fills a push; the padding gets what a hostile or careless sender could leave in it.
+// Begins and fills a push; the padding gets bytes that a hostile or careless sender could leave there.
 inline absl::StatusOr<std::unique_ptr<engine::StreamingPut>> FillPush(
     engine::Engine* engine, const engine::EncodingKey& key, const Synthetic& s,
     engine::PutMode mode = engine::PutMode::kKeepExisting) {
@@ -37,11 +37,11 @@ inline absl::StatusOr<std::unique_ptr<engine::StreamingPut>> FillPush(
   return push;
 }
 
-// Accepts, writes and commits it, and waits for the outcome. DEADLINE_EXCEEDED: it hangs; INTERNAL: it was told twice.
+// Accepts, writes and commits it, and waits for the outcome. DEADLINE_EXCEEDED: it hangs; INTERNAL: reported twice.
 inline absl::StatusOr<engine::Engine::PutOutcome> CommitFilledPush(engine::Engine* engine,
                                                                    std::unique_ptr<engine::StreamingPut> push,
                                                                    const Manifest& manifest) {
-  // Outlives this call, should the outcome come after all.
+  // Outlives this call, in case the outcome still arrives later.
   struct Outcome {
     Mutex mutex;
     CondVar ended;

@@ -59,8 +59,8 @@ struct Synthetic {
   int64_t bytes() const { return manifest.bytes(); }
 };
 
-// The encoding of "document" number `number`: everything follows from the arguments, so that a reader can make it again
-// and compare. Slabs of even numbers lie on pages.
+// The encoding of "document" number `number`: derived entirely from the arguments, so that a reader can recreate and
+// compare it. Slabs of even numbers lie on pages.
 inline Synthetic MakeSynthetic(uint64_t number, int64_t layers = 2, int64_t tokens = 40, int64_t kv_heads = 1,
                                int64_t head_dim = 32, Codec codec = Codec::kRawBf16) {
   Synthetic made;
@@ -98,14 +98,14 @@ inline CatalogEntry EntryOf(const std::vector<const Synthetic*>& parts, uint64_t
   return entry;
 }
 
-// An entry as it was put: when it was written is the store's to say.
+// An entry as it was put: the store sets the time of writing.
 inline std::string ContentOf(CatalogEntry entry) {
   entry.written_at_us = 0;
   return SerializeCatalogEntry(entry);
 }
 
-// Writes `bytes` over `needle`, of the same length, in the segments of the store at `path`. Returns how often it was
-// found.
+// Overwrites `needle` with `bytes`, of the same length, in the segments of the store at `path`. Returns the number of
+// occurrences.
 inline int CopyInSegments(const std::string& path, const std::string& bytes, const std::string& needle) {
   int found = 0;
   for (const auto& file : std::filesystem::directory_iterator(path + "/segments")) {
@@ -121,14 +121,14 @@ inline int CopyInSegments(const std::string& path, const std::string& bytes, con
   return found;
 }
 
-// Flips a bit of these bytes, likewise.
+// Likewise flips a bit of these bytes.
 inline int FlipInSegments(const std::string& path, const std::string& needle) {
   std::string flipped = needle;
   flipped[5] = static_cast<char>(flipped[5] ^ 1);
   return CopyInSegments(path, flipped, needle);
 }
 
-// Of an encoding's bytes, or of its manifest before them.
+// Flips a bit of an encoding's bytes, or of the manifest before them.
 inline int FlipOnDisk(const std::string& path, const Synthetic& encoding) {
   return FlipInSegments(path, std::string(reinterpret_cast<const char*>(encoding.slabs[0].data()), 64));
 }
@@ -136,8 +136,8 @@ inline int FlipManifestOnDisk(const std::string& path, const Synthetic& encoding
   return FlipInSegments(path, SerializeManifest(encoding.manifest).substr(kEnvelopeBytes, 64));
 }
 
-// A layer of a lease, compared byte by byte. ABORTED: the bytes may not be the encoding's any more, and the lease says
-// so (Lease::intact, asked after the bytes were used, as its users do).
+// Compares a layer of a lease byte by byte. ABORTED: the bytes may no longer be the encoding's, and the lease says so
+// (Lease::intact, called after the bytes were used, as its users do).
 inline absl::Status CompareLayer(store::Lease* lease, const Synthetic& expected, size_t layer, absl::Time deadline) {
   const absl::Status arrived = lease->WaitLayer(static_cast<int64_t>(layer), deadline);
   if (!arrived.ok()) return arrived;
@@ -165,7 +165,7 @@ inline absl::Status ReadAndCompare(store::Store* store, absl::string_view ns, co
   return absl::OkStatus();
 }
 
-// Empties the DRAM tier, of which a node may hold something for a moment after it answered. False: it stays in use.
+// Empties the DRAM tier; a node may still hold something briefly after it answered. False: it stays in use.
 inline bool EmptyDramTier(store::Store* store) {
   const absl::Time limit = SteadyNow() + absl::Seconds(60);
   while (true) {

@@ -11,7 +11,7 @@
 
 namespace kvlink::testing {
 
-// All that the tier needs to know of an encoding: layers of these bytes, one behind the other.
+// All the tier needs to know about an encoding: consecutive layers of these lengths.
 inline std::shared_ptr<const Manifest> ManifestOf(absl::Span<const int64_t> lengths) {
   auto manifest = std::make_shared<Manifest>();
   int64_t end = 0;

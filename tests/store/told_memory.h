@@ -1,4 +1,4 @@
-// Where the DRAM tier's memory lies, by what it told of its chunks. Thread-safety: all methods.
+// Finds the DRAM tier's memory from the chunks it reported. Thread-safety: all methods.
 #ifndef KVLINK_TESTS_STORE_TOLD_MEMORY_H_
 #define KVLINK_TESTS_STORE_TOLD_MEMORY_H_
 
@@ -14,7 +14,7 @@ namespace kvlink::testing {
 
 class ToldMemory {
  public:
-  // A chunk_ready. Chunks that left stay known: they come back where they were.
+  // For chunk_ready. Chunks that left stay known, because they come back at the same place.
   void Add(const engine::TierChunk& chunk) {
     MutexLock lock(&mutex_);
     chunks_[{chunk.memory, chunk.offset}] = chunk;
@@ -23,7 +23,7 @@ class ToldMemory {
     MutexLock lock(&mutex_);
     chunks_.clear();
   }
-  // Null: nothing was told of it.
+  // Null: not reported.
   std::byte* At(const engine::Place& place) const {
     MutexLock lock(&mutex_);
     auto next = chunks_.upper_bound({place.memory, place.offset});

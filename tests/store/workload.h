@@ -1,4 +1,4 @@
-// A workload on a store whose outcome is known: what was promised, and what may be found after a crash at any moment.
+// A workload on a store with a known outcome: what was promised, and what may be found after a crash at any moment.
 #ifndef KVLINK_TESTS_STORE_WORKLOAD_H_
 #define KVLINK_TESTS_STORE_WORKLOAD_H_
 
@@ -22,29 +22,28 @@ struct Change {
   bool deletes = false;
 
   std::string id() const { return absl::StrCat("doc-", thread, "-", document); }
-  // The encodings the version consists of: the first is its own, a second is shared with other documents.
+  // The version's encodings: the first is its own, a second is shared with other documents.
   std::vector<Synthetic> Encodings() const;
   CatalogEntry Entry() const;
 };
 
-// How an encoding comes into a namespace of the store.
+// How to put an encoding into a namespace of the store.
 using PutEncoding = std::function<absl::Status(absl::string_view ns, const Synthetic& encoding)>;
 PutEncoding PutInto(store::Store* store);
 
-// Makes `count` changes to documents of its own (of `thread`), calling started before and acknowledged after each. The
-// changes follow from the seed. Stops at the first failure.
+// Makes `count` changes to documents of `thread`, calling started before and acknowledged after each. The changes are
+// derived from the seed. Stops at the first failure.
 absl::Status RunChanges(store::Store* store, const PutEncoding& put, uint64_t seed, int thread, int count,
                         const std::function<void(const Change&)>& started,
                         const std::function<void(const Change&)>& acknowledged);
 
-// Which change was started and acknowledged when. Thread-safe.
+// When each change was started and acknowledged. Thread-safe.
 class Ledger {
  public:
   void Started(const Change& change, int64_t moment);
   void Acknowledged(const Change& change, int64_t moment);
-  // Checks a store opened after a crash at `moment`: every promised document is there and reads back, nothing else than
-  // what was written is served, verify agrees, and the work can be taken up again. `evictions`: encodings may have been
-  // evicted.
+  // Checks a store opened after a crash at `moment`: every promised document is there and reads back, only written
+  // contents are served, verify agrees, and work can continue. `evictions`: encodings may have been evicted.
   absl::Status Check(store::Store* store, int64_t moment, bool evictions) const;
 
  private:

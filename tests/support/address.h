@@ -1,4 +1,4 @@
-// An address for a server of a test that is ended and comes back. Thread-safety: yes.
+// An address for a test server that stops and comes back. Thread-safety: yes.
 #ifndef KVLINK_TESTS_SUPPORT_ADDRESS_H_
 #define KVLINK_TESTS_SUPPORT_ADDRESS_H_
 
@@ -6,8 +6,8 @@
 
 namespace kvlink::testing {
 
-// "HOST:PORT", at which nobody listens now; `host` is an IPv4 address of this machine. The port is below those that
-// Linux gives to whoever asks for any: one of them could be another's when the server comes back.
+// "HOST:PORT" without a listener; `host` is an IPv4 address of this machine. The port is below Linux's ephemeral range,
+// so that no other process is assigned it before the server comes back.
 std::string UnusedAddress(const std::string& host = "127.0.0.1");
 
 }  // namespace kvlink::testing

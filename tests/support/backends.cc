@@ -27,7 +27,7 @@ std::unique_ptr<kernels::Backend> MakeCuda() {
   return backend.ok() ? *std::move(backend) : nullptr;
 }
 
-// Whether this build and this machine have CUDA. Says once why not.
+// Whether this build and this machine have CUDA. Prints once why not.
 bool HasCuda() {
   static const bool has = [] {
     const auto backend = kernels::MakeCudaBackend({});

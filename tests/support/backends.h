@@ -1,4 +1,4 @@
-// Every backend this build has, for tests that run on each. A new backend is added in backends.cc, nowhere else.
+// Every backend of this build, for tests that run on each. Add new backends only in backends.cc.
 #ifndef KVLINK_TESTS_SUPPORT_BACKENDS_H_
 #define KVLINK_TESTS_SUPPORT_BACKENDS_H_
 
@@ -15,12 +15,12 @@ namespace kvlink::testing {
 struct BackendFactory {
   std::string name;  // letters, digits and underscores: part of test names
   std::function<std::unique_ptr<kernels::Backend>()> make;
-  bool on_device = false;  // its memory is not to be touched by the host
+  bool on_device = false;  // the host must not access its memory
 };
 inline std::ostream& operator<<(std::ostream& out, const BackendFactory& factory) { return out << factory.name; }
 
 std::vector<BackendFactory> AllBackends();
-// Those whose memory is the host's.
+// Backends with host memory.
 std::vector<BackendFactory> HostBackends();
 
 }  // namespace kvlink::testing

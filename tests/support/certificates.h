@@ -7,9 +7,8 @@
 namespace kvlink::testing {
 
 bool HaveOpenssl();
-// Makes in `directory`: two authorities, ca.pem and stranger.pem; node.pem and client.pem with their node.key and
-// client.key, of the authority ca, for 127.0.0.1 and localhost. False: a command failed, which is a failure of the
-// test.
+// Creates in `directory`: two authorities, ca.pem and stranger.pem; and node.pem and client.pem with node.key and
+// client.key, signed by ca, for 127.0.0.1 and localhost. False, with a test failure, if a command fails.
 bool MakeCertificates(const std::string& directory);
 
 }  // namespace kvlink::testing

@@ -139,7 +139,7 @@ void ExpectWithin(const std::vector<float>& actual, const std::vector<double>& e
   double worst_excess = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
     const double value = static_cast<double>(actual[i]);
-    if (value == expected[i]) continue;  // infinities too
+    if (value == expected[i]) continue;  // also infinities
     const double error = std::fabs(value - expected[i]);
     if (error <= tolerance[i]) continue;
     ++misses;

@@ -1,4 +1,4 @@
-// Tensors in a backend's memory for tests: uploaded, poisoned, downloaded, with the gaps between rows watched.
+// Tensors in a backend's memory for tests: uploaded, poisoned, downloaded, with the gaps between rows checked.
 #ifndef KVLINK_TESTS_SUPPORT_DEVICE_TENSOR_H_
 #define KVLINK_TESTS_SUPPORT_DEVICE_TENSOR_H_
 
@@ -12,14 +12,14 @@
 
 namespace kvlink::testing {
 
-// Owns memory of a backend, which must outlive it. Aborts the process where the backend fails: a test has nothing to go
-// on with.
+// Owns memory of a backend, which must outlive it. Aborts the process if the backend fails, because no test can
+// continue then.
 class DeviceTensor {
  public:
-  // Every byte 0xff (NaN as f32 and bf16, -1 as an integer). Empty `strides` are dense.
+  // Every byte is 0xff (NaN as f32 and bf16, -1 as an integer). Empty `strides` mean dense.
   static DeviceTensor Poisoned(kernels::Backend* backend, kernels::Dtype dtype, std::vector<int64_t> sizes,
                                std::vector<int64_t> strides = {});
-  // Row-major `values`, rounded to `dtype` (f32 or bf16), the gaps poisoned.
+  // Row-major `values`, rounded to `dtype` (f32 or bf16), with poisoned gaps.
   static DeviceTensor Of(kernels::Backend* backend, kernels::Dtype dtype, std::vector<int64_t> sizes,
                          const std::vector<float>& values, std::vector<int64_t> strides = {});
   // Dense integers or bytes.
@@ -45,7 +45,7 @@ class DeviceTensor {
     if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
     return values;
   }
-  // Whether everything between the elements is still poison.
+  // Whether everything between the elements is still poisoned.
   bool GapsIntact() const;
 
  private:
@@ -58,7 +58,7 @@ class DeviceTensor {
   kernels::Tensor view_;
 };
 
-// The values as rounded to `dtype`.
+// The values rounded to `dtype`.
 std::vector<float> Rounded(std::vector<float> values, kernels::Dtype dtype);
 
 // Expects |actual - expected| <= absolute[i] or absolute + relative * |expected|; reports the worst element. NaN is
@@ -68,7 +68,7 @@ void ExpectClose(const std::vector<float>& actual, const std::vector<double>& ex
 void ExpectWithin(const std::vector<float>& actual, const std::vector<double>& expected,
                   const std::vector<double>& tolerance, const std::string& what);
 
-// Memory for an operation's workspace; empty where none is needed.
+// Memory for an operation's workspace; empty if none is needed.
 class DeviceWorkspace {
  public:
   DeviceWorkspace(kernels::Backend* backend, int64_t bytes);

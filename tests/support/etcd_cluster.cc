@@ -1,4 +1,5 @@
-// Administers etcd by its JSON gateway, so that tests need neither etcdctl nor messages that the product does not use.
+// Administers etcd through its JSON gateway, so that tests need neither etcdctl nor messages that the product does not
+// use.
 #include "tests/support/etcd_cluster.h"
 
 #include <arpa/inet.h>
@@ -41,7 +42,7 @@ Descriptor Connect(const std::string& endpoint) {
   return connection;
 }
 
-// The number after `"name":"` of a JSON text; empty if there is none.
+// The number after `"name":"` in a JSON text; empty if there is none.
 std::string NumberOf(const std::string& json, const std::string& name) {
   const std::string begin = absl::StrCat("\"", name, "\":\"");
   const size_t at = json.find(begin);
@@ -49,7 +50,7 @@ std::string NumberOf(const std::string& json, const std::string& name) {
   return json.substr(at + begin.size(), json.find('"', at + begin.size()) - at - begin.size());
 }
 
-// As JSON holds bytes.
+// Encoded as bytes are in JSON.
 constexpr char kShared[] = "c2hhcmVkLw==", kSharedEnd[] = "c2hhcmVkMA==";  // "shared/", "shared0"
 
 }  // namespace
@@ -115,7 +116,7 @@ void EtcdCluster::Start(Member* member) {
 }
 
 void EtcdCluster::AwaitServing(const Member& member) const {
-  // etcd listens for clients when it has found the others.
+  // etcd listens for clients once it has found the others.
   const absl::Time deadline = SteadyNow() + kPatience;
   while (Connect(member.endpoint).get() < 0) {
     ASSERT_TRUE(member.process->running()) << member.name << " ended: " << member.process->errors();
@@ -131,7 +132,7 @@ void EtcdCluster::Kill(int member) {
 
 void EtcdCluster::Freeze(int member) {
   members_[member].process->Signal(SIGSTOP);
-  // The signal is sent when Signal returns; the process may still run for a moment.
+  // Signal returns once the signal is sent; the process may still run briefly.
   siginfo_t stopped = {};
   EXPECT_EQ(waitid(P_PID, static_cast<id_t>(members_[member].process->pid()), &stopped, WSTOPPED), 0);
   members_[member].frozen = true;

@@ -1,4 +1,4 @@
-// A real etcd of one or more members on this host, which a test kills, freezes and starts again.
+// A real etcd of one or more members on this host, which a test kills, freezes and restarts.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_TESTS_SUPPORT_ETCD_CLUSTER_H_
 #define KVLINK_TESTS_SUPPORT_ETCD_CLUSTER_H_
@@ -15,12 +15,12 @@ namespace kvlink::testing {
 
 class EtcdCluster {
  public:
-  // Whether the program is there (Debian's etcd-server). Tests skip where it is not.
+  // Whether the program is installed (Debian's etcd-server). Tests skip if not.
   static bool Installed();
 
-  // Starts the members and waits until they serve; that they do not is a failure of the test. `arguments` are given to
-  // each member. `scheme` "https": clients speak TLS, as `arguments` say, and Post does not work. `host`: an address of
-  // this machine, at which they listen.
+  // Starts the members and waits until they serve; otherwise the test fails. `arguments` are passed to each member.
+  // `scheme` "https": clients speak TLS, as configured by `arguments`, and Post does not work. `host`: the address of
+  // this machine to listen at.
   explicit EtcdCluster(int members, const std::vector<std::string>& arguments = {}, const std::string& scheme = "http",
                        const std::string& host = "127.0.0.1");
   ~EtcdCluster();
@@ -28,28 +28,28 @@ class EtcdCluster {
   EtcdCluster& operator=(const EtcdCluster&) = delete;
 
   int size() const { return static_cast<int>(members_.size()); }
-  // "host:port" of clients.
+  // Client endpoint, "host:port".
   const std::string& endpoint(int member) const { return members_[member].endpoint; }
   std::string endpoints() const;
 
   void Kill(int member);  // kill -9
   void Freeze(int member);
   void Thaw(int member);
-  // One that was killed, with what it has on its disk. Waits until it serves.
+  // Restarts a killed member with the contents of its disk. Waits until it serves.
   void Restart(int member);
 
-  // Keeps what the only member has on its disk, and brings it back later, as an operator does with a backup.
+  // Saves the disk contents of the only member, and restores them later, like an operator with a backup.
   void Backup();
   void Restore();
 
-  // The member that leads now; waits until one does. Asks only members that run.
+  // The current leader; waits for one. Asks only running members.
   int Leader();
-  // etcd's API as JSON: "/v3/auth/enable", "{}". The answer; empty on an error.
+  // Calls etcd's JSON API: "/v3/auth/enable", "{}". Returns the answer; empty on an error.
   std::string Post(int member, const std::string& path, const std::string& json) const;
   // Drops the history before `revision`.
   void Compact(int64_t revision);
-  // The users "root" and "reader", whose passwords are their names, and whom etcd demands from now on. reader may read
-  // what begins with "shared/".
+  // Creates the users "root" and "reader", with their names as passwords, and requires authentication from now on.
+  // reader may read keys that begin with "shared/".
   void EnableAuthentication();
 
  private:

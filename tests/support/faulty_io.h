@@ -1,5 +1,5 @@
-// An observer that makes the store's I/O fail as devices and kernels do: by rules, each for some files, actions and
-// errors, chosen by a seed.
+// An observer that makes the store's I/O fail as devices and kernels do: by rules for certain files, actions and
+// errors, at random from a seed.
 #ifndef KVLINK_TESTS_SUPPORT_FAULTY_IO_H_
 #define KVLINK_TESTS_SUPPORT_FAULTY_IO_H_
 
@@ -23,14 +23,14 @@ class FaultyIo : public engine::IoObserver {
   enum class Action : uint8_t { kOpen, kRead, kWrite, kSync };
   struct Rule {
     Action action = Action::kWrite;
-    std::string path;  // part of it
+    std::string path;  // a substring of it
     int error = 0;     // errno
     double chance = 1;
-    int64_t times = INT64_MAX;            // how often it strikes
-    int64_t offset = 0, end = INT64_MAX;  // only what touches these bytes; reads and writes
+    int64_t times = INT64_MAX;            // how often it applies
+    int64_t offset = 0, end = INT64_MAX;  // only accesses to these bytes; reads and writes
   };
 
-  // `recording` (may be null) is told of everything that does not fail, and of flushes that do.
+  // `recording` (may be null) sees everything that does not fail, and flushes that do.
   explicit FaultyIo(uint64_t seed, RecordingIo* recording = nullptr) : recording_(recording), random_(seed) {}
 
   void Add(Rule rule) {

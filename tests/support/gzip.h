@@ -1,4 +1,4 @@
-// Bytes as gzip, for those that read or refuse them.
+// Compresses bytes with gzip, for tests of readers.
 #ifndef KVLINK_TESTS_SUPPORT_GZIP_H_
 #define KVLINK_TESTS_SUPPORT_GZIP_H_
 

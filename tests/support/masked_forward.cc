@@ -14,7 +14,7 @@ namespace {
 
 using Vector = std::vector<double>;
 
-// A weight [n, k], held [k, n] so that products run along memory.
+// A weight [n, k], stored as [k, n] so that products run along memory.
 struct Matrix {
   int64_t n = 0;
   int64_t k = 0;
@@ -42,7 +42,7 @@ class Oracle {
     std::vector<int64_t> rows(tokens_.size());
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
-      // Of the last layer only the wanted rows matter, beside all keys and values.
+      // In the last layer only the wanted rows matter, beside all keys and values.
       if (layer + 1 == config_.layers) rows.assign(wanted.begin(), wanted.end());
       KVLINK_RETURN_IF_ERROR(Layer(layer, rows));
     }
@@ -59,7 +59,7 @@ class Oracle {
     }
     return matrix;
   }
-  // A vector, or zeros where the model has none.
+  // A vector, or zeros if the model has none.
   absl::StatusOr<Vector> LoadVector(const std::string& name, int64_t n, bool present) {
     if (!present) return Vector(n, 0.0);
     std::vector<float> values(n);

@@ -1,5 +1,5 @@
-// The oracle of linked attention: one forward pass of a whole prompt under the segment mask, in
-// plain f64 loops over the model's weights, sharing no code with the backends but the rope frequencies.
+// The oracle of linked attention: one forward pass of a whole prompt under the segment mask, in plain f64 loops over
+// the model's weights. Shares no code with the backends except the rope frequencies.
 #ifndef KVLINK_TESTS_SUPPORT_MASKED_FORWARD_H_
 #define KVLINK_TESTS_SUPPORT_MASKED_FORWARD_H_
 
@@ -19,7 +19,7 @@ struct MaskedToken {
   int64_t segment = 0;
 };
 
-// Logits [wanted, vocab] of tokens (indices, ascending).
+// Returns the logits [wanted, vocab] of tokens (ascending indices).
 absl::StatusOr<std::vector<float>> MaskedForward(const model::Weights& weights, absl::Span<const MaskedToken> tokens,
                                                  absl::Span<const float> extra_embeddings,
                                                  absl::Span<const int64_t> wanted);

@@ -1,5 +1,5 @@
-// PostgreSQL refuses to run as root, where it runs as the user "postgres" that its package makes. Each of its processes
-// is in a group of its own, so signals go to all children of the first.
+// PostgreSQL refuses to run as root; then it runs as the user "postgres" that its package creates. Each of its
+// processes has its own process group, so signals go to all children of the first.
 #include "tests/support/postgres.h"
 
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 
 constexpr absl::Duration kPatience = absl::Minutes(1), kLook = absl::Milliseconds(20);
 
-// Of the newest version; empty where there is none.
+// The directory of the newest version's programs; empty if there is none.
 std::string Programs() {
   int newest = 0;
   std::error_code ignored;
@@ -50,7 +50,7 @@ char StateOf(pid_t process) {
   return state;
 }
 
-// Gives the directory to the user that the server runs as.
+// Gives the directory to the server's user.
 void Own(const ScratchDirectory& directory) {
   if (geteuid() != 0) return;
   const passwd* const user = getpwnam(ServerUser().c_str());
@@ -81,7 +81,7 @@ std::vector<std::string> PostgresServer::AsServer(std::vector<std::string> comma
 
 PostgresServer::PostgresServer(const PostgresOptions& options)
     : options_(options), directory_(std::make_unique<ScratchDirectory>(/*in_memory=*/!options.durable)) {
-  // What initdb makes is made once, and copied.
+  // The result of initdb is made once and copied.
   static const ScratchDirectory made(/*in_memory=*/true);
   if (!fs::exists(made.path() + "/data")) {
     Own(made);
@@ -170,7 +170,7 @@ std::vector<pid_t> PostgresServer::Processes() const {
 
 void PostgresServer::Freeze() {
   if (!process_->running()) return;
-  // The first makes no others once it is stopped.
+  // Once stopped, the first process starts no others.
   kill(process_->pid(), SIGSTOP);
   Await("it does not stop", [this] { return StateOf(process_->pid()) == 'T'; });
   for (const pid_t process : Processes()) kill(process, SIGSTOP);
@@ -200,7 +200,7 @@ void PostgresServer::Restart() {
 
 void PostgresServer::Stop() {
   process_->Signal(SIGINT);
-  // It waits for a standby that does not follow; an operator then asks it to stop at once.
+  // It waits for a standby that does not follow; an operator would then request an immediate stop.
   const absl::Time limit = SteadyNow() + absl::Seconds(20);
   while (process_->running() && SteadyNow() < limit) absl::SleepFor(kLook);
   if (process_->running()) process_->Signal(SIGQUIT);

@@ -21,7 +21,7 @@ std::string Parent(const std::string& path) {
   return slash == std::string::npos ? "" : path.substr(0, slash);
 }
 
-// A file's content while it is rebuilt: bytes written, and a size that may go beyond them (zeros).
+// A file's content during rebuilding: bytes written, and a size that may exceed them (zeros).
 struct Content {
   std::string bytes;
   int64_t size = 0;
@@ -92,7 +92,7 @@ int64_t RecordingIo::Now() const {
 void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& directory) const {
   std::mt19937_64 random(seed);
   const auto chance = [&random](double p) { return std::uniform_real_distribution<double>(0, 1)(random) < p; };
-  // Some losses take nearly everything unflushed, some nearly nothing.
+  // Some losses drop nearly everything unflushed, some nearly nothing.
   const double keep = std::uniform_real_distribution<double>(0, 1)(random);
 
   MutexLock lock(&mutex_);
@@ -104,12 +104,12 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
     return kind == Kind::kCreate || kind == Kind::kRename || kind == Kind::kRemove || kind == Kind::kMakeDirectory;
   };
 
-  // Pass 1, over what truly happened: which file each write and flush went to, and how far each directory was flushed.
+  // Pass 1, over what really happened: the file of each write and flush, and how far each directory was flushed.
   Namespace live;
   std::map<const Event*, std::shared_ptr<Content>> file_of;
   std::map<std::string, int64_t> directory_flushed;                   // path -> start of its last flush
   std::map<std::shared_ptr<Content>, std::vector<int64_t>> flushes;   // starts of flushes that ended in time
-  std::map<std::shared_ptr<Content>, std::vector<int64_t>> failures;  // moments of flushes that failed
+  std::map<std::shared_ptr<Content>, std::vector<int64_t>> failures;  // moments of failed flushes
   for (const Event* event : events) {
     switch (event->kind) {
       case Kind::kCreate:
@@ -119,7 +119,7 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
         file_of[event] = live[event->path];
         break;
       case Kind::kRename:
-        // RocksDB's own log is not written through the seam, only renamed.
+        // RocksDB's own log is written without the observer, and only renamed through it.
         if (const auto it = live.find(event->path); it != live.end()) {
           file_of[event] = live[event->to] = it->second;
           Remove(&live, event->path);
@@ -148,7 +148,7 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
     }
   }
 
-  // Pass 2: names, directory by directory a prefix.
+  // Pass 2: names; for each directory, a prefix of its changes.
   std::map<std::string, std::vector<const Event*>> changes;
   for (const Event* event : events) {
     if (is_name(event->kind)) changes[Parent(event->path)].push_back(event);
@@ -181,7 +181,7 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
     if (it == file_of.end() || is_name(event->kind)) continue;
     Content& content = *it->second;
     const int64_t done = event->kind == Kind::kResize ? event->started : event->ended;
-    // The first flush after it decides.
+    // The first flush after the change decides.
     const auto first_after = [done, &it](const auto& moments) {
       int64_t first = INT64_MAX;
       if (const auto found = moments.find(it->second); found != moments.end()) {
@@ -200,11 +200,11 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
       content.Put(event->offset, event->bytes.data(), length);
       continue;
     }
-    // Gone, or torn; the size may have grown all the same.
+    // Lost or torn; the size may have grown all the same.
     if (chance(0.3)) content.size = std::max(content.size, event->offset + length);
     if (!chance(keep)) continue;
     for (int64_t at = 0; at < length;) {
-      // Sectors are those of the file, not of the write.
+      // Sectors are aligned to the file, not to the write.
       const int64_t piece = std::min(length - at, kSector - (event->offset + at) % kSector);
       if (chance(0.5)) content.Put(event->offset + at, event->bytes.data() + at, piece);
       at += piece;
@@ -212,7 +212,7 @@ void RecordingIo::Rebuild(int64_t moment, uint64_t seed, const std::string& dire
   }
 
   for (const auto& [path, content] : names) {
-    // Sorted, so that a directory comes before what it holds.
+    // Sorted, so that directories come before their contents.
     const std::filesystem::path full = std::filesystem::path(directory) / path;
     if (!std::filesystem::exists(full.parent_path())) continue;  // its directory was lost
     if (content->directory) {

@@ -1,12 +1,11 @@
-// Records what a store does to its files, and rebuilds the states a power loss at any moment could have left.
+// Records what a store does to its files, and rebuilds the states that a power loss at any moment could have left.
 //
-// The rules of a legal state. A write is durable if a flush of its file began after the write had ended, and ended
-// before the moment, and no flush that failed came between. Any other write may be there, may be gone, or may be there
-// in part, in sectors of 512 bytes. Creating, renaming and removing become durable with a flush of their directory; of
-// those not flushed, a prefix in their order is there, directory by directory. Sizes go with the writes and flushes
-// that set them.
+// The rules of a legal state. A write is durable if a flush of its file began after the write ended and ended before
+// the moment, with no failed flush between. Any other write may be present, lost, or partly present, in sectors of 512
+// bytes. Creating, renaming and removing become durable with a flush of their directory; of the unflushed changes to
+// each directory, a prefix is present. Sizes follow the writes and flushes that set them.
 //
-// Thread-safety: recording is thread-safe; Rebuild only when nothing records.
+// Thread-safety: recording is thread-safe; Rebuild only while nothing records.
 #ifndef KVLINK_TESTS_SUPPORT_RECORDING_IO_H_
 #define KVLINK_TESTS_SUPPORT_RECORDING_IO_H_
 
@@ -22,7 +21,7 @@ namespace kvlink::testing {
 
 class RecordingIo : public engine::IoObserver {
  public:
-  // Paths below `root` are recorded, relative to it; `root` itself exists.
+  // Records paths below `root`, relative to it; `root` itself must exist.
   explicit RecordingIo(std::string root) : root_(std::move(root)) {}
 
   absl::StatusOr<uint64_t> WriteStarted(const std::string& path, int64_t offset,
@@ -30,7 +29,7 @@ class RecordingIo : public engine::IoObserver {
   void WriteEnded(uint64_t write) override;
   absl::StatusOr<uint64_t> SyncStarted(const std::string& path) override;
   void SyncEnded(uint64_t sync) override;
-  // A flush of a file failed: what was written to it and not flushed before is lost, whatever later flushes say.
+  // A flush of a file failed: writes not flushed before are lost, whatever later flushes report.
   void SyncFailed(const std::string& path);
   void Created(const std::string& path) override;
   void Resized(const std::string& path, int64_t size) override;
@@ -38,9 +37,9 @@ class RecordingIo : public engine::IoObserver {
   void Removed(const std::string& path) override;
   void DirectoryCreated(const std::string& path) override;
 
-  // How much has been recorded: a moment, for Rebuild and for saying when something was promised.
+  // The number of events so far: a moment, for Rebuild and for noting when something was promised.
   int64_t Now() const;
-  // Makes in `directory` (empty) the state after a power loss at `moment`, as `seed` chooses among the legal ones.
+  // Creates in `directory` (empty) the state after a power loss at `moment`; `seed` chooses among the legal states.
   void Rebuild(int64_t moment, uint64_t seed, const std::string& directory) const;
 
  private:

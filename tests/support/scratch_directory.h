@@ -11,8 +11,7 @@
 
 namespace kvlink::testing {
 
-// A directory of its own, removed with the object. In memory where there is memory, so that tests do not wait for a
-// disk.
+// A directory of its own, removed with the object. Optionally in memory, so that tests do not wait for a disk.
 class ScratchDirectory {
  public:
   explicit ScratchDirectory(bool in_memory = false) {

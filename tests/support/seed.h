@@ -1,4 +1,4 @@
-// The seed of randomised tests, and whether they run in full.
+// The seed of randomised tests, and whether they run with full counts.
 #ifndef KVLINK_TESTS_SUPPORT_SEED_H_
 #define KVLINK_TESTS_SUPPORT_SEED_H_
 
@@ -9,7 +9,7 @@
 
 namespace kvlink::testing {
 
-// KVLINK_SEED, or a fixed number. Printed once for each process.
+// KVLINK_SEED, or a fixed number. Printed once per process.
 inline uint64_t TestSeed() {
   static const uint64_t seed = [] {
     const char* text = std::getenv("KVLINK_SEED");
@@ -26,7 +26,7 @@ inline bool Soak() {
   return text != nullptr && std::string(text) == "1";
 }
 
-// How many seeds a test of faults over processes runs: TestSeed() and those after it. Fewer where all is slow.
+// The number of seeds for a fault test with processes: TestSeed() and those after it. Fewer where everything is slow.
 inline int FaultSeeds() {
 #if defined(__SANITIZE_THREAD__)
   return Soak() ? 20 : 1;

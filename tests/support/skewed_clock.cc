@@ -1,6 +1,6 @@
-// Loaded into a process by LD_PRELOAD: its wall clock is KVLINK_CLOCK_SKEW seconds off; steady clocks are not. The file
-// KVLINK_CLOCK_SKEW_FILE, where there is one, holds further seconds and is read again with each call, so that a test
-// moves the clock while the process runs.
+// Loaded into a process by LD_PRELOAD: shifts its wall clock by KVLINK_CLOCK_SKEW seconds; steady clocks are unchanged.
+// The file KVLINK_CLOCK_SKEW_FILE, if it exists, holds additional seconds and is read on each call, so that a test can
+// move the clock while the process runs.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/time.h>

@@ -16,7 +16,7 @@
 namespace kvlink::testing {
 
 Subprocess::Subprocess(const std::vector<std::string>& arguments, const SubprocessOptions& options) {
-  signal(SIGPIPE, SIG_IGN);  // a child that ends before it has read its input
+  signal(SIGPIPE, SIG_IGN);  // a child may end before it has read its input
   int pipe_ends[2];
   if (pipe2(pipe_ends, O_CLOEXEC) != 0) std::abort();
   output_ = memfd_create("output", MFD_CLOEXEC);
@@ -133,7 +133,7 @@ int64_t OpenDescriptors(pid_t process) {
 double ProcessorSeconds(pid_t process) {
   std::ifstream file("/proc/" + std::to_string(process) + "/stat");
   std::string word;
-  std::getline(file, word, ')');  // the program's name may hold spaces
+  std::getline(file, word, ')');  // the program's name may contain spaces
   for (int field = 3; field < 14; ++field) file >> word;
   int64_t user = 0, system = 0;
   file >> user >> system;

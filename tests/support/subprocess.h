@@ -1,4 +1,4 @@
-// Runs a program to its end, or starts it and lets the test kill it.
+// Runs a program until it ends, or starts it and lets the test kill it.
 // Thread-safety: one thread at a time for each object.
 #ifndef KVLINK_TESTS_SUPPORT_SUBPROCESS_H_
 #define KVLINK_TESTS_SUPPORT_SUBPROCESS_H_
@@ -12,7 +12,7 @@
 namespace kvlink::testing {
 
 struct SubprocessOptions {
-  std::string input;                      // of its standard input
+  std::string input;                      // for its standard input
   bool keep_input_open = false;           // after `input`, until CloseInput
   int64_t file_size_limit = 0;            // RLIMIT_FSIZE; 0: none
   int64_t descriptor_limit = 0;           // soft RLIMIT_NOFILE; 0: this process's
@@ -32,10 +32,10 @@ class Subprocess {
   void CloseInput();
   void Kill();              // kill -9
   void Signal(int signal);  // SIGSTOP, SIGCONT
-  // Exit status; 128 + the signal that ended it.
+  // Exit status, or 128 + the signal that ended it.
   int Wait();
   bool running();
-  // Negative once it has ended and that was noticed.
+  // Negative once it has ended and this was noticed.
   pid_t pid() const { return pid_; }
   // Its output so far.
   std::string output() const;
@@ -57,10 +57,10 @@ struct Finished {
 };
 Finished RunToEnd(const std::vector<std::string>& arguments, const SubprocessOptions& options = {});
 
-// Of a process of this user; 0 if there is none.
+// For a process of this user; 0 if there is none.
 int64_t ResidentBytes(pid_t process);
 int64_t OpenDescriptors(pid_t process);
-double ProcessorSeconds(pid_t process);  // that it has used
+double ProcessorSeconds(pid_t process);  // used so far
 
 }  // namespace kvlink::testing
 

@@ -28,7 +28,7 @@ std::string Utf8(int code) {
   return {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
 }
 
-// GPT-2's letter for each byte: printable ones stand for themselves, the rest take the letters from U+0100 on.
+// GPT-2's letter for each byte: printable bytes stand for themselves, the others get the letters from U+0100 on.
 std::vector<std::string> ByteLetters() {
   std::vector<std::string> letters;
   int next = 256;
@@ -130,7 +130,7 @@ class TensorWriter {
     int64_t elements = 1;
     for (const int64_t size : shape) elements *= size;
     const size_t begin = data_.size() * sizeof(float);
-    // Sums of uniforms from raw bits: std::normal_distribution differs from library to library.
+    // Sums of uniforms from raw bits: std::normal_distribution differs between libraries.
     for (int64_t i = 0; i < elements; ++i) {
       double sum = 0;
       for (int k = 0; k < 4; ++k) sum += static_cast<double>(random_() >> 11) * 0x1p-53 - 0.5;

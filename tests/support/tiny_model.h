@@ -1,5 +1,5 @@
-// A small random model for tests that need a whole one but not a good one: a Hugging Face directory with config.json,
-// model.safetensors (f32), tokenizer.json (byte-level BPE: 3 control tokens, 256 bytes, a few merges) and
+// A small random model for tests that need a complete model but not a good one: a Hugging Face directory with
+// config.json, model.safetensors (f32), tokenizer.json (byte-level BPE: 3 control tokens, 256 bytes, a few merges) and
 // tokenizer_config.json (ChatML). The same options give the same bytes.
 // Thread-safety: pure functions over the file system.
 #ifndef KVLINK_TESTS_SUPPORT_TINY_MODEL_H_
@@ -30,12 +30,12 @@ struct TinyModelOptions {
   uint64_t seed = 1;
 };
 
-// Control tokens of the tokenizer it writes. kTinyEnd ends a turn and is the end-of-sequence token; there is no BOS.
+// Control tokens of its tokenizer. kTinyEnd ends a turn and is the end-of-sequence token; there is no BOS.
 inline constexpr int32_t kTinyEndOfText = 0;  // <|endoftext|>
 inline constexpr int32_t kTinyStart = 1;      // <|im_start|>
 inline constexpr int32_t kTinyEnd = 2;        // <|im_end|>
 
-// Makes `directory` (parents included) and writes the model there.
+// Creates `directory` (including parents) and writes the model there.
 absl::Status WriteTinyModel(const std::string& directory, const TinyModelOptions& options);
 
 }  // namespace kvlink::testing

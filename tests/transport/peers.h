@@ -1,4 +1,4 @@
-// Two ends of a connection for the tests of transports, over each carrier on the machine itself.
+// Two ends of a connection for the tests of transports, over each carrier within this machine.
 #ifndef KVLINK_TESTS_TRANSPORT_PEERS_H_
 #define KVLINK_TESTS_TRANSPORT_PEERS_H_
 
@@ -17,17 +17,17 @@
 
 namespace kvlink::testing {
 
-// Waits in tests end after this; only a failure takes as long.
+// Waits in tests end after this time; only a failing test takes as long.
 inline absl::Time Patience() { return SteadyNow() + absl::Seconds(60); }
 
-// Keeps what a connection tells.
+// Records the events of a connection.
 class Inbox : public transport::ConnectionEvents {
  public:
   void OnMessage(absl::string_view message) override;
   void OnClosed(const absl::Status& why) override;
-  // The next message; nothing once the connection is closed.
+  // The next message; nullopt once the connection is closed.
   std::optional<std::string> Next();
-  // Waits for the end.
+  // Waits until the connection is closed.
   absl::Status Closed();
   bool closed();
   int closings();
@@ -40,7 +40,7 @@ class Inbox : public transport::ConnectionEvents {
   int closings_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// The completion of one operation; aborts the test program if it comes twice.
+// The completion of one operation; aborts the test program if called twice.
 class Completion {
  public:
   Completion() : state_(std::make_shared<State>()) {}
@@ -62,11 +62,11 @@ class Completion {
   std::shared_ptr<State> state_;
 };
 
-// Memory whose end of use by the transport can be waited for.
+// Memory that can be waited for until the transport no longer uses it.
 class WatchedSlice {
  public:
   WatchedSlice(std::shared_ptr<transport::RegisteredBuffer> buffer, int64_t offset, int64_t length);
-  // A slice that counts as in use until the transport has dropped it. Once.
+  // A slice that counts as in use until the transport has dropped it. Call once.
   transport::Slice Take();
   bool free() const;
   bool WaitFree() const;
@@ -77,7 +77,7 @@ class WatchedSlice {
   std::shared_ptr<Use> use_;
 };
 
-// An acceptor of connections that keeps them.
+// Accepts connections and keeps them.
 class Server {
  public:
   // Listens at a port of its own choosing.
@@ -102,10 +102,10 @@ class Server {
 
 enum class Carrier { kLoopback, kUcx, kGrpc, kLocal };
 std::string CarrierName(Carrier carrier);
-// To listen at: a port of the transport's choosing, or a path that nobody had before.
+// An address to listen at: a port chosen by the transport, or an unused path.
 std::string NewAddress(Carrier carrier);
 
-// A client and a server, each with a transport of its own, connected.
+// A connected client and server, each with its own transport.
 struct Peers {
   explicit Peers(Carrier carrier, const transport::TransportOptions& options = {});
   std::unique_ptr<transport::Transport> server_transport, client_transport;
@@ -114,13 +114,13 @@ struct Peers {
   std::shared_ptr<transport::Connection> client, accepted;
 };
 
-// A transport of its own. For UCX over the machine's loopback device.
+// A new transport; for UCX, over the machine's loopback device.
 std::unique_ptr<transport::Transport> NewTransport(Carrier carrier, const transport::TransportOptions& options = {});
 
 // Addresses at which this process listens, in /proc/net's hexadecimal: "0100007F" is 127.0.0.1.
 std::multiset<std::string> Listening();
 
-// Bytes that tell which payload they belong to.
+// Bytes that identify their payload.
 void Fill(transport::Slice slice, uint64_t seed);
 bool Check(const transport::Slice& slice, uint64_t seed);
 

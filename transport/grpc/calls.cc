@@ -14,7 +14,7 @@ namespace {
 
 constexpr char kMethod[] = "/kvlink.store.v1.Data/Connect";
 constexpr char kCallerMetadata[] = "kvlink-caller-bin";
-constexpr int kHolds = 2;  // of a client's call: writing and reading
+constexpr int kHolds = 2;  // for a client's call: one for writing, one for reading
 
 // "ipv4:127.0.0.1:34567" -> "127.0.0.1:34567"
 std::string PeerName(const std::string& peer) {
@@ -22,7 +22,7 @@ std::string PeerName(const std::string& peer) {
   return peer.compare(0, kIpv4.size(), kIpv4.data(), kIpv4.size()) == 0 ? peer.substr(kIpv4.size()) : peer;
 }
 
-// gRPC's until it is over.
+// Owned by gRPC until the call is over.
 class RefusedCall : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   explicit RefusedCall(const absl::Status& why) { Finish(ToGrpc(why)); }

@@ -1,4 +1,5 @@
-// The two ends of a call of /kvlink.store.v1.Data/Connect. Thread-safety and lifetime as transport/grpc/stream.h.
+// The client and server ends of a /kvlink.store.v1.Data/Connect call. Thread-safety and lifetime as
+// transport/grpc/stream.h.
 #ifndef KVLINK_TRANSPORT_GRPC_CALLS_H_
 #define KVLINK_TRANSPORT_GRPC_CALLS_H_
 
@@ -20,14 +21,15 @@
 
 namespace kvlink::transport {
 
-// A channel and its calls. The last reference to a channel must not go on a thread of gRPC's, which would wait for
-// itself; so a wire holds it, and this takes over where calls outlive wires. Thread-safety: all of it.
+// Counts calls and keeps their channels alive. The last reference to a channel must not be dropped on a gRPC thread,
+// which would wait for itself. Wires hold channels; where a call outlives its wire, this class takes the channel over.
+// Thread-safety: all methods.
 class Channels {
  public:
   void Begin();
   void End();
   void Bury(std::shared_ptr<grpc::Channel> channel);
-  // Until all calls that began are over, which are cancelled. Not on a thread of gRPC's.
+  // Waits until all begun calls are over; they have been cancelled. Must not be called on a gRPC thread.
   void WaitForCalls();
 
  private:
@@ -39,8 +41,8 @@ class Channels {
 
 class ClientCall : public Stream, private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // Begins a call, which says who calls in its headers. `events` are told on the progress thread, which this is, and
-  // keep the channel until it is over.
+  // Starts a call that names `caller` in its headers. Must be called on the progress thread, where `events` are then
+  // delivered; `events` keeps the channel until the call is over.
   static std::shared_ptr<ClientCall> Start(std::shared_ptr<Mailbox> mailbox, std::shared_ptr<Channels> channels,
                                            std::shared_ptr<grpc::Channel> channel, StreamEvents* events,
                                            const std::string& caller);
@@ -65,8 +67,8 @@ class ClientCall : public Stream, private grpc::ClientBidiReactor<grpc::ByteBuff
 
 class ServerCall : public Stream, public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // For the handler of the call, which returns it. `take` gets it on the progress thread, before anything is told;
-  // where that thread has ended, the call is refused.
+  // Called by the handler of the call, which returns the result as its reactor. `take` receives it on the progress
+  // thread before any event; if that thread has ended, the call is refused.
   static std::shared_ptr<ServerCall> Start(std::shared_ptr<Mailbox> mailbox, grpc::CallbackServerContext* context,
                                            std::function<void(std::shared_ptr<ServerCall>)> take);
   ServerCall(std::shared_ptr<Mailbox> mailbox, grpc::CallbackServerContext* context);
@@ -91,11 +93,11 @@ class ServerCall : public Stream, public grpc::ServerBidiReactor<grpc::ByteBuffe
 
   const std::string peer_;
   Mutex call_mutex_;
-  Reference call_ ABSL_GUARDED_BY(call_mutex_);  // until the call is over: it holds what was written last
+  Reference call_ ABSL_GUARDED_BY(call_mutex_);  // until the call is over; holds what was written last
   std::shared_ptr<ServerCall> self_;             // gRPC's reference
 };
 
-// The service with that one method.
+// The service with this one method.
 class DataService : public grpc::Service {
  public:
   using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>*;
@@ -103,9 +105,9 @@ class DataService : public grpc::Service {
   explicit DataService(Handler handler);
 };
 
-// Whom the headers of a call name; empty: nobody.
+// Returns the caller named in a call's headers, or "" if none.
 absl::string_view CallerOf(const grpc::CallbackServerContext& context);
-// For the handler of a call that ends with an error, of which nothing is read.
+// Returns a reactor that ends the call with `why` and reads nothing from it.
 DataService::Reactor RefuseCall(const absl::Status& why);
 
 }  // namespace kvlink::transport

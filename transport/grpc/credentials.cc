@@ -1,5 +1,5 @@
-// gRPC reports a file that is no PEM only when the first connection fails, and then without a name; so files are looked
-// at here, where the message can say which one it is.
+// gRPC reports a file that is not PEM only when the first connection fails, and then without its name. So the files are
+// checked here, where the message can name them.
 #include "transport/grpc/credentials.h"
 
 #include <fstream>
@@ -48,7 +48,7 @@ absl::StatusOr<Pem> ReadAll(const TlsOptions& options) {
 bool ReachesThisHostOnly(const std::string& address) {
   const auto parsed = ParseAddress({address.data(), address.size()});
   if (!parsed.ok()) return false;
-  const auto resolved = ResolveAll(*parsed);  // gRPC may take any of them
+  const auto resolved = ResolveAll(*parsed);  // gRPC may use any of them
   return resolved.ok() && absl::c_all_of(*resolved, IsLoopback);
 }
 

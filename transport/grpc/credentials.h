@@ -1,5 +1,5 @@
-// Credentials of connections over gRPC, from TlsOptions. Files are read once, here.
-// Thread-safety: functions that may be called from any thread.
+// Credentials for connections over gRPC, made from TlsOptions. The files are read once, here.
+// Thread-safety: all functions may be called from any thread.
 #ifndef KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 #define KVLINK_TRANSPORT_GRPC_CREDENTIALS_H_
 
@@ -14,13 +14,13 @@
 
 namespace kvlink::transport {
 
-// Plain text where the options are empty. INVALID_ARGUMENT: a file is missing from the options, cannot be read, or
-// holds no PEM.
+// Plain text if the options are empty. INVALID_ARGUMENT: a required file is not given, cannot be read, or holds no PEM.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ChannelCredentials(const TlsOptions& options);
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const TlsOptions& options);
 
-// Whether a client may connect to `address` ("host:port") like this: the errors of ChannelCredentials, and
-// FAILED_PRECONDITION where it would send a key in plain text to another host and nobody allowed that.
+// Checks whether a client may connect to `address` ("host:port") with these options. Returns the errors of
+// ChannelCredentials, and FAILED_PRECONDITION if a key would travel in plain text to another host and `insecure` is not
+// set.
 absl::Status CheckSecrecy(const TlsOptions& options, const std::string& address, bool sends_key);
 
 }  // namespace kvlink::transport

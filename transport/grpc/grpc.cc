@@ -20,9 +20,9 @@ namespace kvlink::transport {
 namespace {
 
 constexpr size_t kMaxCallerBytes = 1024;
-constexpr int kBeatsPerPing = 5;  // gRPC asks a silent peer as often, in heartbeat limits
+constexpr int kBeatsPerPing = 5;  // interval at which gRPC pings a silent peer, in heartbeat limits
 
-// The user's `accept`, for as long as there is a listener.
+// The user's `accept`, as long as there is a listener.
 struct Door {
   Mutex mutex;
   Accept accept ABSL_GUARDED_BY(mutex);
@@ -127,7 +127,7 @@ class TransportOverGrpc : public GrpcTransport {
           return DataService::Reactor(ServerCall::Start(mailbox_, context, take).get());
         });
     builder->RegisterService(service.get());
-    // Finds dead peers whose connection holds sources of payloads.
+    // Finds dead peers whose connection still holds payload sources.
     builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kBeatsPerPing * heartbeat_ms_);
     builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, heartbeat_ms_);
     builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -138,8 +138,8 @@ class TransportOverGrpc : public GrpcTransport {
   }
   std::unique_ptr<Wire> Dial(const std::string& caller, const std::string& target) {
     grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // what is for this host stays on it
-    // A connection of its own, which goes with the channel; and no copies of what was sent, for another try.
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // traffic for this host stays on it
+    // A connection of its own, destroyed with the channel; and no copies of sent data kept for retries.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
     auto wire = std::make_unique<GrpcWire>(&host_->thread(), &host_->counters(), target);
@@ -166,8 +166,8 @@ class TransportOverGrpc : public GrpcTransport {
   const std::shared_ptr<Mailbox> mailbox_;
   const std::shared_ptr<Channels> channels_ = std::make_shared<Channels>();
   Mutex mutex_;
-  std::vector<std::unique_ptr<DataService>> services_ ABSL_GUARDED_BY(mutex_);  // outlive the servers
-  std::vector<std::unique_ptr<grpc::Server>> servers_ ABSL_GUARDED_BY(mutex_);  // of Listen
+  std::vector<std::unique_ptr<DataService>> services_ ABSL_GUARDED_BY(mutex_);  // must outlive the servers
+  std::vector<std::unique_ptr<grpc::Server>> servers_ ABSL_GUARDED_BY(mutex_);  // created by Listen
 };
 
 }  // namespace

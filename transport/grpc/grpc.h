@@ -1,12 +1,12 @@
-// A transport over gRPC, for where UCX cannot go: through proxies, over TLS, from hosts that are not trusted as UCX has
-// to trust (transport/ucx/ucx.h). Each connection is one call of /kvlink.store.v1.Data/Connect, a stream both ways;
-// what its messages hold is in docs/formats.md "Transport frames".
+// A transport over gRPC, for where UCX cannot be used: through proxies, over TLS, from hosts that cannot be given the
+// trust UCX requires (transport/ucx/ucx.h). Each connection is one bidirectional streaming call of
+// /kvlink.store.v1.Data/Connect; docs/formats.md "Transport frames" describes its messages.
 //
-// gRPC reads payloads where they lie, and what it received is copied once, into the receive. A connection reads ahead
-// a few MiB and writes one message at a time, so gRPC's flow control holds back a sender whose receiver is slow.
+// gRPC reads outgoing payloads in place; incoming payloads are copied once, into the posted receive. A connection reads
+// a few MiB ahead and writes one message at a time, so gRPC's flow control holds back a sender whose receiver is slow.
 //
-// Quarantine: a source is in use until gRPC lets go of it. Where the other side takes nothing any more, a client ends
-// that with the connection; a server only when its own keepalive has found the peer dead.
+// Quarantine: a source stays in use until gRPC releases it. If the peer stops reading, a client ends that by closing
+// the connection; a server only once its own keepalive has found the peer dead.
 //
 // Thread-safety and lifetime as transport.h.
 #ifndef KVLINK_TRANSPORT_GRPC_GRPC_H_
@@ -25,19 +25,20 @@ namespace kvlink::transport {
 
 class GrpcTransport : public Transport {
  public:
-  // Adds the service to a server that is to be built, and the channel arguments that it needs. It accepts until the
-  // listener that this returns is destroyed (its address is empty). The server is shut down and destroyed before this
+  // Adds the service, and the channel arguments it needs, to a server under construction. Accepts connections until the
+  // returned listener (whose address is empty) is destroyed. The server must be shut down and destroyed before this
   // transport.
-  // `admit` may be null. It is asked with the `caller` of ConnectAs (empty: none was named) on a thread of gRPC's
-  // before anything of the stream is read, and returns soon; its error is the stream's.
+  //
+  // `admit` may be null. It is called on a gRPC thread with the `caller` of ConnectAs (empty: none was named) before
+  // anything is read from the stream, and must return soon; an error from it becomes the stream's.
   using Admit = std::function<absl::Status(absl::string_view caller)>;
   virtual std::unique_ptr<Listener> Register(grpc::ServerBuilder* builder, Accept accept, Admit admit) = 0;
   using Transport::Register;
 
-  // Listen makes a server of its own, in plain text, whose port is in use until the transport is destroyed.
+  // Listen creates a plain-text server of its own, whose port stays in use until the transport is destroyed.
 };
 
-// `credentials` of clients; null: plain text. INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED.
+// `credentials` are for client connections; null: plain text. INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<GrpcTransport>> NewGrpcTransport(
     const TransportOptions& options, std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
 

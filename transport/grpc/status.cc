@@ -1,4 +1,4 @@
-// Statuses cross gRPC by number and message; payloads of absl's stay behind.
+// Statuses cross gRPC as code and message; absl's payloads are dropped.
 #include "transport/grpc/status.h"
 
 #include <string>

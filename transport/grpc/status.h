@@ -1,4 +1,4 @@
-// absl's statuses as gRPC's, and back: the codes are the same numbers. Thread-safety: pure functions.
+// Converts between absl and gRPC statuses; the codes have the same numbers. Thread-safety: pure functions.
 #ifndef KVLINK_TRANSPORT_GRPC_STATUS_H_
 #define KVLINK_TRANSPORT_GRPC_STATUS_H_
 

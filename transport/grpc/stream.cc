@@ -5,10 +5,9 @@
 namespace kvlink::transport {
 namespace {
 
-constexpr int64_t kPieceBytes = int64_t{1}
-                                << 20;            // of a payload in one message; gRPC takes 4 MiB unless told otherwise
-constexpr int64_t kReadAhead = int64_t{4} << 20;  // once as much waits for the progress thread, no more is read
-constexpr int64_t kArrivalCost = 256;             // what a message takes besides its bytes
+constexpr int64_t kPieceBytes = int64_t{1} << 20;  // max payload bytes per message; gRPC's default limit is 4 MiB
+constexpr int64_t kReadAhead = int64_t{4} << 20;   // reading pauses while this much waits for the progress thread
+constexpr int64_t kArrivalCost = 256;              // overhead of a message besides its bytes
 
 void Release(void* source) { delete static_cast<std::shared_ptr<PayloadSource>*>(source); }
 
@@ -47,7 +46,7 @@ void Stream::Enqueue(Outgoing outgoing, Queue* queue) {
   WriteMore();
 }
 
-// Reports frames as taken; payloads report by their destructor that they were not sent.
+// Reports frames as taken. Payloads report through their destructor that they were not sent.
 void Stream::Drop(Queue* queue) {
   for (Outgoing& outgoing : *queue) {
     if (outgoing.taken != nullptr) mailbox_->Post(std::move(outgoing.taken));

@@ -1,5 +1,5 @@
-// One call between gRPC's threads, where its operations begin and end, and the progress thread, where the connection
-// lives.
+// One gRPC call, between gRPC's threads, where its operations start and complete, and the progress thread, where its
+// connection lives.
 //
 // Thread-safety: as each method says. Lifetime: kept by gRPC until the call is over, and by its wire.
 #ifndef KVLINK_TRANSPORT_GRPC_STREAM_H_
@@ -22,13 +22,13 @@
 
 namespace kvlink::transport {
 
-// The way to the progress thread for those who may outlive it. Thread-safety: all of it.
+// Posts to the progress thread for objects that may outlive it. Thread-safety: all methods.
 class Mailbox {
  public:
   explicit Mailbox(ProgressThread* thread) : thread_(thread) {}
-  // False: the thread has ended, and `work` is dropped.
+  // Returns false if the thread has ended; `work` is then dropped.
   bool Post(std::function<void()> work);
-  // Before the thread is destroyed.
+  // Call before the thread is destroyed.
   void Close();
 
  private:
@@ -36,7 +36,7 @@ class Mailbox {
   ProgressThread* thread_ ABSL_GUARDED_BY(mutex_);
 };
 
-// A payload that gRPC reads. Tells the progress thread when it is not read any more.
+// A payload that gRPC reads. Its destructor tells the progress thread that the payload is no longer read.
 class PayloadSource {
  public:
   PayloadSource(std::shared_ptr<Mailbox> mailbox, Slice from, std::function<void(bool sent)> done)
@@ -45,7 +45,7 @@ class PayloadSource {
   PayloadSource(const PayloadSource&) = delete;
   PayloadSource& operator=(const PayloadSource&) = delete;
   const Slice& from() const { return from_; }
-  // gRPC has taken all of it. By the thread that then drops its reference.
+  // gRPC has taken all of it. Called by the thread that then drops its reference.
   void SetSent() { sent_ = true; }
 
  private:
@@ -55,22 +55,22 @@ class PayloadSource {
   bool sent_ = false;
 };
 
-// Events of a stream, on the progress thread.
+// Events of a stream, delivered on the progress thread.
 class StreamEvents {
  public:
   virtual ~StreamEvents() = default;
   virtual void OnBuffer(const grpc::ByteBuffer& buffer) = 0;
-  // Nothing more comes; what had come was told.
+  // No more buffers follow; everything that arrived has been delivered.
   virtual void OnEnd(const absl::Status& why) = 0;
-  // Last: gRPC has no operation of this call any more.
+  // The last event: gRPC has no operation of this call left.
   virtual void OnOver() = 0;
 };
 
-// The kind of a message of the stream, its first byte.
+// The kind of a stream message: its first byte.
 enum class StreamMessage : char {
   kFrame = 0,    // a frame
   kPayload = 1,  // a payload frame, then the first bytes of the payload
-  kPiece = 2,    // the next bytes of the payload that was begun last
+  kPiece = 2,    // the next bytes of the payload begun last
 };
 
 class Stream : public std::enable_shared_from_this<Stream> {
@@ -78,36 +78,37 @@ class Stream : public std::enable_shared_from_this<Stream> {
   explicit Stream(std::shared_ptr<Mailbox> mailbox) : mailbox_(std::move(mailbox)) {}
   virtual ~Stream() = default;
 
-  // Progress thread. Null: tells nothing any more.
+  // Progress thread only. After null, no more events are delivered.
   void set_events(StreamEvents* events) { events_ = events; }
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
 
-  // Any thread. Frames are sent in order, each with `taken` when gRPC has taken it or it is dropped; payloads too, but
-  // frames go first, also between the pieces of a payload.
+  // Any thread. Frames are sent in order; `taken` is called when gRPC has taken the frame or it is dropped. Payloads
+  // are sent in order too, but frames go first, even between the pieces of a payload.
   void SendFrame(std::string frame, std::function<void()> taken);
   void SendPayload(std::string frame, std::shared_ptr<PayloadSource> source);
-  // While false, nothing more is taken from gRPC, whose flow control then holds the other side back.
+  // While false, nothing more is taken from gRPC, whose flow control then holds the peer back.
   void SetReading(bool reading);
-  // Ends the call; where `flush`, when what was sent is taken.
+  // Ends the call; with `flush`, once gRPC has taken everything queued.
   void Close(bool flush);
 
  protected:
-  // Any thread, each while none of its kind is under way; gRPC may answer before they return.
+  // Any thread, one operation of each kind at a time; gRPC may complete it before these return.
   virtual void StartReading(grpc::ByteBuffer* into) = 0;
   virtual void StartWriting(const grpc::ByteBuffer* from) = 0;
-  // Once, no write is under way and none begins any more; a read only where reads_to_the_end.
+  // Called once, when no write is in progress and none will start; a read may be in progress only if
+  // reads_to_the_end().
   virtual void End(bool cancelled) = 0;
-  // Fails the operations under way. May be called late, and more than once.
+  // Fails the operations in progress. May be called late, and more than once.
   virtual void Cancel() = 0;
-  // Whether reading goes on until gRPC says that there is no more, and the call ends with that (a client's).
+  // Whether reading continues until gRPC reports the end, which then ends the call (true for clients).
   virtual bool reads_to_the_end() const = 0;
   virtual void ReadFailed() = 0;
 
-  // From gRPC; ReadMore also once to begin.
+  // Called by gRPC; ReadMore is also called once to start.
   void ReadMore();
   void ReadDone(bool ok);
   void WriteDone(bool ok);
-  // The other side will say nothing more, for the reason that is told first.
+  // The peer will send nothing more. The first reason is the one reported.
   void Ended(const absl::Status& why);
   void Over();
 
@@ -116,14 +117,14 @@ class Stream : public std::enable_shared_from_this<Stream> {
     std::string frame;
     std::function<void()> taken;
     std::shared_ptr<PayloadSource> source;
-    int64_t begun = 0;  // bytes of the payload
+    int64_t begun = 0;  // bytes of the payload sent so far
   };
   using Queue = std::deque<Outgoing>;
   enum class State { kOpen, kFlushing, kCancelled };
 
   void Enqueue(Outgoing outgoing, Queue* queue);
   void WriteMore();
-  // Makes a message of what comes next. False: nothing does.
+  // Builds the next message. Returns false if there is none.
   bool NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndIfDue();
   void Drop(Queue* queue);
@@ -131,25 +132,25 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void Deliver();
 
   const std::shared_ptr<Mailbox> mailbox_;
-  StreamEvents* events_ = nullptr;  // the progress thread's
+  StreamEvents* events_ = nullptr;  // progress thread only
 
   Mutex mutex_;
   State state_ ABSL_GUARDED_BY(mutex_) = State::kOpen;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;  // End was called, or is about to be
-  int starting_ ABSL_GUARDED_BY(mutex_) = 0;     // reads that are decided on and not yet gRPC's
+  int starting_ ABSL_GUARDED_BY(mutex_) = 0;     // reads decided on but not yet given to gRPC
 
-  // The buffer is gRPC's while writing_.
+  // gRPC owns the buffer while writing_.
   bool writing_ ABSL_GUARDED_BY(mutex_) = false, write_failed_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer write_buffer_;
-  std::optional<Outgoing> written_ ABSL_GUARDED_BY(mutex_);  // what the message in the buffer completes
+  std::optional<Outgoing> written_ ABSL_GUARDED_BY(mutex_);  // completed by the message in the buffer
   Queue frames_ ABSL_GUARDED_BY(mutex_), payloads_ ABSL_GUARDED_BY(mutex_);
 
-  // The buffer is gRPC's while reading_.
+  // gRPC owns the buffer while reading_.
   bool held_back_ ABSL_GUARDED_BY(mutex_) = false;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false, read_failed_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer read_buffer_;
   std::deque<grpc::ByteBuffer> arrived_ ABSL_GUARDED_BY(mutex_);
-  int64_t arrived_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // until they are handled
+  int64_t arrived_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // not yet handled
   bool delivery_posted_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
   bool end_told_ ABSL_GUARDED_BY(mutex_) = false, over_ ABSL_GUARDED_BY(mutex_) = false;

@@ -16,7 +16,7 @@ constexpr size_t kPayloadFrameBytes = static_cast<size_t>(kFrameHeaderBytes) + 1
 
 }  // namespace
 
-// The bytes of a message, in the slices that they came in.
+// Reads a message's bytes from its slices.
 class GrpcWire::Reader {
  public:
   explicit Reader(const grpc::ByteBuffer& buffer) {
@@ -24,7 +24,7 @@ class GrpcWire::Reader {
     for (const grpc::Slice& slice : slices_) left_ += slice.size();
   }
   size_t left() const { return left_; }
-  // The next `bytes`, or as many as there are. `into` may be null.
+  // Reads up to `bytes` bytes; returns how many. `into` may be null.
   size_t Read(char* into, size_t bytes) {
     bytes = std::min(bytes, left_);
     for (size_t rest = bytes; rest > 0;) {
@@ -112,7 +112,7 @@ void GrpcWire::OnBuffer(const grpc::ByteBuffer& buffer) {
   reader.Read(&kind, 1);
   switch (static_cast<StreamMessage>(kind)) {
     case StreamMessage::kFrame:
-      // One byte more than any frame has, so that a longer one is seen to be none.
+      // One byte more than the longest frame, so that a longer one is recognised as invalid.
       return session->OnFrame(reader.ReadString(static_cast<size_t>(kFrameHeaderBytes + kMaxMessageBytes + 1)));
     case StreamMessage::kPayload:
       return OnPayload(session.get(), &reader);
@@ -154,7 +154,7 @@ void GrpcWire::Violation(Session* session, absl::string_view reason, absl::strin
   session->Shut(absl::InvalidArgumentError(absl::StrCat(peer_, " broke the protocol: ", what)), reason, false);
 }
 
-// Ends what is arriving, if somebody waits for it.
+// Ends the payload that is arriving, if it has a receive.
 void GrpcWire::PayloadDone(const absl::Status& status) {
   const auto done = std::exchange(arriving_, {}).done;
   if (done == nullptr) return;

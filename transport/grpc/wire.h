@@ -1,4 +1,4 @@
-// A connection over a stream of gRPC. Thread-safety and lifetime as transport/wire.h.
+// A connection over a gRPC stream. Thread-safety and lifetime as transport/wire.h.
 #ifndef KVLINK_TRANSPORT_GRPC_WIRE_H_
 #define KVLINK_TRANSPORT_GRPC_WIRE_H_
 
@@ -17,12 +17,12 @@ namespace kvlink::transport {
 
 class GrpcWire : public Wire, public StreamEvents {
  public:
-  // Bind comes next. `counters` as of HostBuffer.
+  // Call Bind next. `counters`: those of HostBuffer.
   GrpcWire(ProgressThread* thread, const Counters* counters, std::string peer)
       : thread_(thread), counters_(counters), peer_(std::move(peer)) {}
   ~GrpcWire() override;
   void Bind(std::shared_ptr<Stream> stream) { stream_ = std::move(stream); }
-  // Of a client: what gRPC still holds to send goes with the channel, when the call is over.
+  // Client only: keeps the channel, with the data gRPC still has to send, until the call is over.
   void Keep(std::shared_ptr<grpc::Channel> channel, std::shared_ptr<Channels> channels) {
     channel_ = std::move(channel);
     channels_ = std::move(channels);
@@ -43,10 +43,10 @@ class GrpcWire : public Wire, public StreamEvents {
  private:
   class StreamOffer;
   class Reader;
-  // The payload that is arriving.
+  // The payload being received.
   struct Arriving {
     int64_t left = 0;
-    std::byte* into = nullptr;  // null: nobody wants it
+    std::byte* into = nullptr;  // null: dropped
     std::function<void(const absl::Status&)> done;
   };
 
@@ -64,7 +64,7 @@ class GrpcWire : public Wire, public StreamEvents {
   std::shared_ptr<Channels> channels_;
   std::weak_ptr<Session> session_;
   Arriving arriving_;
-  int64_t under_way_ = 0;  // payloads that gRPC may read, and completions on their way
+  int64_t under_way_ = 0;  // payloads gRPC may still read, and completions in flight
   bool over_ = false, closing_ = false;
   std::function<void()> closed_;
 };

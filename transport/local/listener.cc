@@ -1,5 +1,5 @@
-// Connections are taken at a limited rate: in a crowd that is cut and comes again at once, most of the thread is left
-// to the connections that there are, and whoever wants in waits in the system's queue.
+// Accepts connections at a limited rate. In a crowd that is cut off and reconnects at once, this leaves most of the
+// thread's time to existing connections, while new ones wait in the kernel's queue.
 #include "transport/local/listener.h"
 
 #include <sys/epoll.h>
@@ -16,16 +16,16 @@
 namespace kvlink::transport {
 namespace {
 
-// A leaky bucket: so many connections fill it, and one drains from it in so long.
+// A leaky bucket: its capacity, and the time in which one connection drains.
 constexpr int64_t kBucket = 64;
 constexpr absl::Duration kDrain = absl::Milliseconds(1);
-constexpr absl::Duration kPause = absl::Milliseconds(100);  // where the system has no room
+constexpr absl::Duration kPause = absl::Milliseconds(100);  // if the system has no room
 
 absl::Status ListenError(const std::string& path, absl::string_view what) {
   return absl::UnavailableError(absl::StrCat("listening at ", path, ": ", what));
 }
 
-// OK: nothing is there, or a socket that nobody listens at.
+// OK if nothing exists there, or a socket on which no process listens.
 absl::Status MayReplace(const std::string& path, const sockaddr_un& address) {
   struct stat file = {};
   if (lstat(path.c_str(), &file) != 0) {
@@ -60,7 +60,8 @@ absl::StatusOr<std::unique_ptr<LocalSocket>> LocalSocket::Bind(const std::string
   Descriptor bound(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (bound.get() < 0) return ListenError(path, std::strerror(errno));
   KVLINK_RETURN_IF_ERROR(MayReplace(path, address));
-  // Made under another name, so that it has its permissions and takes connections once it has its own.
+  // Created under a temporary name, so that it already has its permissions and accepts connections when it gets its
+  // final name.
   const std::string making = absl::StrCat(path, ".", getpid());
   KVLINK_ASSIGN_OR_RETURN(const sockaddr_un temporary, LocalAddress(making));
   unlink(making.c_str());
@@ -106,7 +107,7 @@ void LocalSocket::Ready(uint32_t) {
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (errno == EAGAIN) return;
-    // No descriptors or memory: those who wait stay in the queue, and asking again at once would help nobody.
+    // Out of descriptors or memory: waiting clients stay in the queue, and retrying at once would not help.
     return ListenAgain(now + kPause);
   }
   ListenAgain(now + kDrain);

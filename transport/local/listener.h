@@ -1,5 +1,5 @@
-// A Unix socket that takes connections. Thread-safety: Bind from any thread; the rest from the progress thread, except
-// the destructor (after Stop).
+// A Unix socket that accepts connections. Thread-safety: Bind from any thread, the rest from the progress thread,
+// except the destructor (after Stop).
 #ifndef KVLINK_TRANSPORT_LOCAL_LISTENER_H_
 #define KVLINK_TRANSPORT_LOCAL_LISTENER_H_
 
@@ -26,7 +26,7 @@ class LocalSocket : public Watcher {
   static absl::StatusOr<std::unique_ptr<LocalSocket>> Bind(const std::string& path, mode_t mode);
   ~LocalSocket() override;
 
-  // Hands each connection to `take`. False: the system refused.
+  // Passes each connection to `take`. Returns false if the system refuses.
   bool Start(Poller* poller, ProgressThread* thread, std::function<void(Descriptor)> take);
   void Stop();
   void Ready(uint32_t events) override;
@@ -40,11 +40,11 @@ class LocalSocket : public Watcher {
 
   const Descriptor socket_;
   const std::string path_;
-  const struct stat file_;  // which one is ours
+  const struct stat file_;  // identifies our socket file
   Poller* poller_ = nullptr;
   ProgressThread* thread_ = nullptr;
   uint64_t watch_ = 0;
-  // When the bucket of connections taken will be empty.
+  // When the token bucket of accepted connections will be empty.
   absl::Time empty_at_ = absl::InfinitePast();
   std::function<void(Descriptor)> take_;
 };

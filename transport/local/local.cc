@@ -54,7 +54,7 @@ class LocalHandle : public LocalConnection {
     }
     std::string frame(static_cast<size_t>(kFrameHeaderBytes), '\0');
     frame.append(message.data(), message.size());
-    auto shared = std::make_shared<std::vector<Descriptor>>(std::move(copies));  // std::function copies what it holds
+    auto shared = std::make_shared<std::vector<Descriptor>>(std::move(copies));  // std::function copies its captures
     session->thread()->Post([session, frame = std::move(frame), shared]() mutable {
       auto* const wire = static_cast<LocalWire*>(session->wire());
       wire->Enclose(std::move(*shared));
@@ -76,7 +76,7 @@ class LocalHandle : public LocalConnection {
   PeerCredentials credentials() const override { return shared_->credentials; }
 
  private:
-  // Not within the call, as transport.h says; where the thread is gone, nothing hears of it.
+  // Not within the call itself, as transport.h promises; unless the thread is gone.
   void Refuse(std::function<void()> done) {
     const auto session = shared_->session.lock();
     if (session == nullptr || !session->thread()->Post(done)) done();
@@ -85,7 +85,7 @@ class LocalHandle : public LocalConnection {
   const std::shared_ptr<LocalShared> shared_;
 };
 
-// Between the session and the user's events: adds what came beside a message.
+// Between the session and the user's events: adds the descriptors attached to a message.
 class WithDescriptors : public ConnectionEvents {
  public:
   WithDescriptors(std::shared_ptr<ConnectionEvents> user, std::shared_ptr<LocalShared> shared)
@@ -117,7 +117,7 @@ class LocalListener : public Listener {
   const std::unique_ptr<LocalSocket> socket_;
 };
 
-// A connected socket.
+// Returns a connected socket.
 absl::StatusOr<Descriptor> ConnectSocket(const std::string& path, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const sockaddr_un address, LocalAddress(path));
   Descriptor made(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -126,7 +126,7 @@ absl::StatusOr<Descriptor> ConnectSocket(const std::string& path, absl::Time dea
     if (errno != EAGAIN && errno != EINTR) {
       return absl::UnavailableError(absl::StrCat("connecting to ", path, ": ", std::strerror(errno)));
     }
-    // More wait to be accepted than the system queues.
+    // The kernel's queue of connections to be accepted is full.
     if (SteadyNow() >= deadline) return absl::DeadlineExceededError(absl::StrCat(path, ": not accepted in time"));
     absl::SleepFor(absl::Milliseconds(1));
   }
@@ -157,7 +157,7 @@ class LocalTransportOverSockets : public LocalTransport {
     const auto shared = static_cast<LocalWire*>(wire.get())->shared();
     auto adapter = std::make_shared<WithDescriptors>(std::move(events), shared);
     shared->takes_descriptors = adapter->takes_descriptors();
-    // Used at most once; std::function copies what it holds.
+    // Used at most once; std::function copies its captures.
     const auto dialled = std::make_shared<std::unique_ptr<Wire>>(std::move(wire));
     KVLINK_ASSIGN_OR_RETURN(
         auto inner, host_->Connect([dialled]() -> absl::StatusOr<std::unique_ptr<Wire>> { return std::move(*dialled); },
@@ -199,7 +199,7 @@ class LocalTransportOverSockets : public LocalTransport {
                        });
   }
 
-  const std::unique_ptr<Poller> poller_;  // outlives the host's thread
+  const std::unique_ptr<Poller> poller_;  // must outlive the host's thread
   const std::unique_ptr<SessionHost> host_;
 };
 

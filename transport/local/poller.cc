@@ -13,7 +13,7 @@
 namespace kvlink::transport {
 namespace {
 
-constexpr int kEvents = 64;  // before other work gets its turn
+constexpr int kEvents = 64;  // per round, so that other work gets its turn
 
 epoll_event Interest(uint64_t id, uint32_t events) {
   epoll_event interest = {};
@@ -33,7 +33,7 @@ absl::StatusOr<std::unique_ptr<Poller>> Poller::Create() {
   return std::unique_ptr<Poller>(new Poller(std::move(epoll)));
 }
 
-// One byte more than any frame has, so that a longer packet is seen to be no frame.
+// One byte more than the longest frame, so that a longer packet is recognised as invalid.
 Poller::Poller(Descriptor epoll)
     : epoll_(std::move(epoll)), packet_(static_cast<size_t>(kFrameHeaderBytes + kMaxMessageBytes + 1), '\0') {}
 
@@ -63,7 +63,7 @@ bool Poller::Poll() {
   epoll_event events[kEvents];
   const int count = epoll_wait(epoll_.get(), events, kEvents, 0);
   for (int i = 0; i < count; ++i) {
-    const auto found = watched_.find(events[i].data.u64);  // an earlier one may have made it be forgotten
+    const auto found = watched_.find(events[i].data.u64);  // an earlier watcher may have forgotten it
     if (found != watched_.end()) found->second.watcher->Ready(events[i].events);
   }
   return count > 0;

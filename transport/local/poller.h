@@ -1,6 +1,6 @@
-// The sockets of a local transport, as the event source of its progress thread.
+// The event source of a local transport's progress thread: its sockets.
 //
-// Thread-safety: the progress thread, except Create and the destructor (that thread is not running then).
+// Thread-safety: the progress thread, except Create and the destructor (that thread must not be running).
 #ifndef KVLINK_TRANSPORT_LOCAL_POLLER_H_
 #define KVLINK_TRANSPORT_LOCAL_POLLER_H_
 
@@ -18,7 +18,7 @@ namespace kvlink::transport {
 class Watcher {
  public:
   virtual ~Watcher() = default;
-  // `events` as epoll's. May forget any watcher, itself included.
+  // `events` are epoll's. May call Forget for any watcher, including itself.
   virtual void Ready(uint32_t events) = 0;
 };
 
@@ -27,17 +27,17 @@ class Poller : public EventSource {
   // RESOURCE_EXHAUSTED: no file descriptors.
   static absl::StatusOr<std::unique_ptr<Poller>> Create();
 
-  // Calls `watcher` while `fd` is ready for `events`, until Forget(id), which comes before `fd` is closed. 0: the
-  // system refused, and it is never called.
+  // Calls `watcher` while `fd` is ready for `events`, until Forget(id), which must come before `fd` is closed. Returns
+  // 0 if the system refuses; `watcher` is then never called.
   uint64_t Watch(int fd, uint32_t events, Watcher* watcher);
   void Change(uint64_t id, uint32_t events);
   void Forget(uint64_t id);
 
-  // Memory for the packet that is being read.
+  // Buffer for the packet being read.
   std::string& packet() { return packet_; }
 
   bool Poll() override;
-  bool Arm() override { return true; }  // what is ready stays ready
+  bool Arm() override { return true; }  // level-triggered: a ready socket stays ready
   int fd() const override { return epoll_.get(); }
 
  private:

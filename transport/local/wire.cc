@@ -15,16 +15,16 @@
 namespace kvlink::transport {
 namespace {
 
-constexpr int kPackets = 16;        // of one socket before the others get their turn
-constexpr int kLastPackets = 4096;  // that a peer which is gone may have left behind
+constexpr int kPackets = 16;        // per socket and round, so that the others get their turn
+constexpr int kLastPackets = 4096;  // that a departed peer may have left behind
 constexpr int kLargestPacket = static_cast<int>(kFrameHeaderBytes + kMaxMessageBytes);
 
-// Room for the descriptors of one packet.
+// Space for the descriptors of one packet.
 struct Control {
   alignas(cmsghdr) char bytes[CMSG_SPACE(sizeof(int) * kMaxDescriptors)];
 };
 
-// Takes over the descriptors of a packet that was received.
+// Takes over the descriptors of a received packet.
 std::vector<Descriptor> TakeDescriptors(msghdr* message) {
   std::vector<Descriptor> taken;
   for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr; header = CMSG_NXTHDR(message, header)) {
@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<LocalWire>> LocalWire::Open(Poller* poller, Progr
   }
   shared->credentials = {credentials.pid, credentials.uid, credentials.gid};
   shared->peer = absl::StrCat(path, " (process ", credentials.pid, ")");
-  // A packet must fit into the buffer as a whole; the system counts twice what is asked for.
+  // A packet must fit into the buffer as a whole; the kernel doubles the requested size.
   setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kLargestPacket, sizeof(kLargestPacket));
   int room = 0;
   length = sizeof(room);
@@ -83,7 +83,7 @@ void LocalWire::SendFrame(std::string frame, std::function<void()> taken) {
   if (queue_.size() == 1) SetInterest();
 }
 
-// Never asked for: no buffer is one of ours.
+// Never called by the session, since no buffer is ours.
 void LocalWire::SendPayload(std::string, const Slice&, std::function<void(const absl::Status&)> done) {
   thread_->Defer([done = std::move(done)] { done(absl::UnavailableError("a local connection carries no payloads")); });
 }
@@ -104,7 +104,7 @@ void LocalWire::Shut() {
     DropEnclosed();
   }
   if (closed_ == nullptr) return;
-  // Deferred, so that frames are reported as taken before.
+  // Deferred, so that frames are reported as taken first.
   thread_->Defer([closed = std::exchange(closed_, nullptr), keep = shared_->session.lock()] { closed(); });
 }
 
@@ -115,7 +115,7 @@ void LocalWire::Ready(uint32_t events) {
     if (queue_.empty() || broken_) Shut();
     return;
   }
-  if ((events & (EPOLLERR | EPOLLHUP)) != 0) reading_ = true;  // there is an end to what it may say
+  if ((events & (EPOLLERR | EPOLLHUP)) != 0) reading_ = true;  // the remaining input is finite
   if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) Read(kPackets);
 }
 
@@ -128,7 +128,7 @@ bool LocalWire::Read(int packets) {
     msghdr message = {};
     message.msg_iov = &bytes;
     message.msg_iovlen = 1;
-    // Without room, the system closes descriptors before this process has them.
+    // Without space for them, the kernel closes the descriptors before this process sees them.
     if (shared_->takes_descriptors) {
       message.msg_control = control.bytes;
       message.msg_controllen = sizeof(control.bytes);
@@ -136,7 +136,7 @@ bool LocalWire::Read(int packets) {
     const ssize_t length = recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (length < 0 && errno == EINTR) continue;
     if (length < 0 && errno == ECONNRESET && !reset_) {
-      reset_ = true;  // what it had sent before is still there
+      reset_ = true;  // data sent before the reset is still readable
       continue;
     }
     if (length < 0 && errno == EAGAIN && !reset_) return true;
@@ -193,7 +193,7 @@ bool LocalWire::Give(Outgoing* outgoing) {
   return true;
 }
 
-// The peer may have said something before it went, which comes first.
+// The peer may have sent something before it went away, which is delivered first.
 void LocalWire::Broken(int error) {
   if (std::exchange(broken_, true)) return;
   thread_->Defer([this, keep = shared_->session.lock(), error] {

@@ -1,4 +1,4 @@
-// A connection over a Unix socket: one frame for each packet. Thread-safety and lifetime as transport/wire.h.
+// A connection over a Unix socket: one frame per packet. Thread-safety and lifetime as transport/wire.h.
 #ifndef KVLINK_TRANSPORT_LOCAL_WIRE_H_
 #define KVLINK_TRANSPORT_LOCAL_WIRE_H_
 
@@ -18,21 +18,22 @@
 
 namespace kvlink::transport {
 
-// State that a wire shares with the handle and the events of its connection.
+// State that a wire shares with its connection's handle and events.
 struct LocalShared {
   PeerCredentials credentials;
   std::string peer;
   std::atomic<int> queued_descriptors{0};
-  std::weak_ptr<Session> session;  // set before the connection is anybody's
+  std::weak_ptr<Session> session;  // set before the connection is handed out
 
-  // The progress thread's.
-  std::vector<Descriptor> arrived;  // beside the frame that is being handled
+  // Progress thread only.
+  std::vector<Descriptor> arrived;  // attached to the frame being handled
   bool takes_descriptors = false;
 };
 
 class LocalWire : public Wire, public Watcher {
  public:
-  // `socket` is connected. UNAVAILABLE: the system does not say who is there, or takes no packets as large as frames.
+  // `socket` is connected. UNAVAILABLE: the system does not report the peer's credentials, or accepts no packets as
+  // large as frames.
   static absl::StatusOr<std::unique_ptr<LocalWire>> Open(Poller* poller, ProgressThread* thread, Descriptor socket,
                                                          const std::string& path);
   ~LocalWire() override;
@@ -46,9 +47,9 @@ class LocalWire : public Wire, public Watcher {
   std::string peer() const override { return shared_->peer; }
   void Ready(uint32_t events) override;
 
-  // Descriptors to go with the next frame.
+  // Attaches descriptors to the next frame.
   void Enclose(std::vector<Descriptor> descriptors) { enclosed_ = std::move(descriptors); }
-  // Where there was no next frame after all.
+  // Drops them if the next frame is not sent after all.
   void DropEnclosed() { CountDown(&enclosed_); }
   const std::shared_ptr<LocalShared>& shared() const { return shared_; }
 
@@ -61,10 +62,10 @@ class LocalWire : public Wire, public Watcher {
   LocalWire(Poller* poller, ProgressThread* thread, Descriptor socket, std::shared_ptr<LocalShared> shared)
       : poller_(poller), thread_(thread), shared_(std::move(shared)), socket_(std::move(socket)) {}
 
-  // At most `packets`. False: there is nothing more to come.
+  // Reads at most `packets` packets. Returns false if no more will come.
   bool Read(int packets);
   void Write();
-  // Sends. False: the system does not take it now.
+  // Sends one frame. Returns false if the system cannot take it now.
   bool Give(Outgoing* outgoing);
   void Broken(int error);
   void Disconnect(int error);
@@ -81,7 +82,7 @@ class LocalWire : public Wire, public Watcher {
   std::vector<Descriptor> enclosed_;
   std::deque<Outgoing> queue_;
   bool broken_ = false;  // nothing can be sent any more
-  bool reset_ = false;   // the peer closed without having read everything
+  bool reset_ = false;   // the peer closed without reading everything
   bool closing_ = false, shut_ = false, reading_ = true;
   std::function<void()> closed_;
 };

@@ -29,8 +29,8 @@ ucs_memory_type_t MemoryTypeOf(const MemoryPlace& place) {
 
 namespace {
 
-// UCX says some things for each try that fails, a hundred thousand times a second where descriptors are short: of what
-// it survives, so many lines are enough.
+// UCX logs some messages for each failed attempt, a hundred thousand times a second when descriptors run out. For
+// errors it survives, this many lines are enough.
 constexpr int kLinesASecond = 10;
 bool MayLog() {
   static std::atomic<int64_t> second{0};
@@ -51,9 +51,10 @@ ucs_log_func_rc_t LogToStandardError(const char* file, unsigned line, const char
   return UCS_LOG_FUNC_RC_STOP;
 }
 
-// UCX 1.13 refuses what connects beyond a number of descriptors that it watches, 1024 by itself, and closes the refused
-// connection's descriptor twice (tcp_listener.c): the second time it may be somebody else's. With as many as the
-// process can have, or far more than a node has peers, it never does. The environment was read with the library.
+// UCX 1.13 refuses connections beyond a number of watched descriptors, 1024 by default, and closes a refused
+// connection's descriptor twice (tcp_listener.c); by the second time it may have been reused. With as many as the
+// process can open, or far more than a node has peers, it never refuses any. Set here because the library has already
+// read the environment.
 void WatchAllDescriptors() {
   if (getenv("UCX_ASYNC_MAX_EVENTS") != nullptr) return;
   const auto enough = static_cast<unsigned>(std::min(DescriptorLimit(), int64_t{1} << 16));
@@ -67,20 +68,20 @@ void Prefer(ucp_config_t* config, const std::string& name, const std::string& va
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string& device) {
-  // UCX's library catches them when it is loaded; they are the process's to handle.
+  // UCX's library installs signal handlers when it is loaded; signals are the process's to handle.
   static std::once_flag once;
   std::call_once(once, [] {
     ucs_log_push_handler(LogToStandardError);
     WatchAllDescriptors();
     const auto& caught = ucs_global_opts.error_signals;
     for (unsigned i = 0; i < caught.count; ++i) ucs_debug_disable_signal(caught.signals[i]);
-    // A node that was killed listens at its port again at once, whatever is left of its connections. UCX takes this
-    // from the environment alone.
+    // Lets a restarted node listen on its port at once, even if old connections linger. UCX reads this from the
+    // environment only.
     setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
-    // UCX 1.13 aborts the process on an assertion (tcp_ep.c, PUT_TX_WAITING_ACK) when a connection is cut while its tcp
-    // writes straight into a peer's memory. Without that, payloads come in pieces of these sizes, which must be large
-    // enough that the system calls do not count and small enough for the receiver's cache: a process holds one for each
-    // connection that is in the middle of a piece.
+    // UCX 1.13 aborts the process on an assertion (tcp_ep.c, PUT_TX_WAITING_ACK) if a connection is cut while its TCP
+    // writes directly into a peer's memory. Without direct writes, payloads arrive in pieces of the sizes below: large
+    // enough to amortise system calls and small enough for the receiver's cache. A process holds one piece for each
+    // connection that is in the middle of one.
     setenv("UCX_TCP_PUT_ENABLE", "n", 0);
     setenv("UCX_TCP_RX_SEG_SIZE", "512k", 0);
     setenv("UCX_TCP_TX_SEG_SIZE", "512k", 0);
@@ -89,16 +90,16 @@ absl::StatusOr<std::shared_ptr<UcxContext>> UcxContext::Create(const std::string
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return UcxError("reading its configuration", status);
   if (!device.empty()) Prefer(config, "NET_DEVICES", device);
-  // Nor may tcp send from where a payload lies: a send of that kind that finds the peer gone is completed twice, on
-  // which UCX aborts the process (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). This makes it send from a piece of its
-  // own, and does not touch what RDMA does for a rendezvous.
+  // TCP must not send directly from the payload either: if such a send finds the peer gone, it is completed twice, on
+  // which UCX aborts the process (tcp_ep.c, uct_tcp_ep_sendv; still so in 2026). This setting makes it send from a
+  // buffer of its own, and does not affect RDMA rendezvous.
   Prefer(config, "ZCOPY_THRESH", "inf");
-  // port_guard.cc looks for this version in a peer's first message.
+  // port_guard.cc expects this version in a peer's first message.
   ucp_config_modify(config, "SA_DATA_VERSION", "v1");
   ucp_params_t params = {};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-  params.mt_workers_shared = 1;  // buffers come and go on other threads than the worker's
+  params.mt_workers_shared = 1;  // buffers are registered and released on other threads than the worker's
   params.name = "kvlink";
   ucp_context_h context = nullptr;
   status = ucp_init(&params, config, &context);

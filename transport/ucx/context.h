@@ -1,4 +1,4 @@
-// UCX's context, and memory registered with it. Thread-safety: all of it. A buffer keeps its context.
+// The UCX context and memory registered with it. Thread-safety: all methods. A buffer keeps its context alive.
 #ifndef KVLINK_TRANSPORT_UCX_CONTEXT_H_
 #define KVLINK_TRANSPORT_UCX_CONTEXT_H_
 
@@ -13,15 +13,15 @@
 
 namespace kvlink::transport {
 
-// UNAVAILABLE, "ucx: <what>: <UCX's words>".
+// Returns UNAVAILABLE: "ucx: <what>: <UCX's message>".
 absl::Status UcxError(absl::string_view what, ucs_status_t status);
 
-// UCX's name for the type of memory there.
+// UCX's memory type for a place.
 ucs_memory_type_t MemoryTypeOf(const MemoryPlace& place);
 
 class UcxContext {
  public:
-  // `device`: the one network device that is used; empty: all. The environment goes before what is set here.
+  // `device`: the only network device to use; empty: all. Environment variables override what is set here.
   static absl::StatusOr<std::shared_ptr<UcxContext>> Create(const std::string& device = "");
   ~UcxContext() { ucp_cleanup(context_); }
   UcxContext(const UcxContext&) = delete;
@@ -35,7 +35,7 @@ class UcxContext {
 
 class UcxBuffer : public RegisteredBuffer {
  public:
-  // UNIMPLEMENTED, RESOURCE_EXHAUSTED; as Transport::Register.
+  // As Transport::Register: UNIMPLEMENTED, RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::shared_ptr<UcxBuffer>> Register(std::shared_ptr<UcxContext> context,
                                                              std::shared_ptr<Counters> counters, std::byte* data,
                                                              int64_t bytes, const MemoryPlace& place,

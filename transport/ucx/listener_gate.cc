@@ -1,6 +1,6 @@
-// UCX takes one connection for each event of the socket that its thread reports to it, and gets none but in its turn.
-// The turn begins when our handler, of another descriptor of the socket, finds somebody waiting, and it ends with the
-// next batch of events: that of the socket and that of `turn_` are both in it.
+// UCX accepts one connection per socket event that its thread reports, and gets events only during its turn. The turn
+// begins when our handler, on a duplicate of the socket, finds a waiting connection. It ends with the next batch of
+// events, which contains both the socket's and that of `turn_`.
 #include "transport/ucx/listener_gate.h"
 
 #include <fcntl.h>
@@ -32,7 +32,7 @@ std::unique_ptr<ListenerGate> ListenerGate::Make(int listening, int64_t admitted
 
 ListenerGate::~ListenerGate() {
   for (const Descriptor* handled : {&watched_, &turn_}) ucs_async_remove_handler(handled->get(), 1);  // waits for it
-  MutexLock lock(&mutex_);  // for ThreadSanitizer, which does not see that wait
+  MutexLock lock(&mutex_);  // for ThreadSanitizer, which cannot see that wait
 }
 
 void ListenerGate::Admit(int64_t connections) {

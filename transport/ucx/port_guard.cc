@@ -1,6 +1,5 @@
-// Descriptors are looked at in slices, so that a node with thousands of connections does not wait for it. A descriptor
-// may stand for another socket by the time that something is done about it: what is found is looked at once more while
-// UCX stands still.
+// Descriptors are checked in slices, so that a node with thousands of connections is not held up. By the time it is
+// acted on, a descriptor may refer to another socket, so it is checked again while UCX stands still.
 #include "transport/ucx/port_guard.h"
 
 #include <dirent.h>
@@ -22,21 +21,21 @@
 namespace kvlink::transport {
 namespace {
 
-// Descriptors of one look, some 2 us each: few, since messages wait for it.
+// Descriptors checked per slice, at about 2 us each: few, because messages wait meanwhile.
 constexpr size_t kSlice = 32;
 constexpr absl::Duration kBetweenSlices = absl::Milliseconds(2);
-// Connections are let in at one a millisecond, as at the other listeners, and so many at once.
+// Connections are let in at one per millisecond, as at the other listeners, with bursts of up to this many.
 constexpr int64_t kBucket = 256;
 constexpr absl::Duration kDrain = absl::Milliseconds(1), kWhileShut = absl::Milliseconds(10);
-// UCX's own connections begin with a magic number of 8 bytes.
+// Connections between UCX workers begin with a magic number of 8 bytes.
 constexpr uint64_t kFirstBytes = 8;
-// UCX's message at a listener: a length, a status, padding, and up to 2 KiB that belong to it.
+// A UCX message at a listener: a length, a status, padding, and a body of up to 2 KiB.
 constexpr int kLengthBytes = 8, kMaxMessage = 2048;
-// The body of the first message, from byte 16 on, begins with the number of the peer's endpoint, then the version and
-// kind of what follows, the same for all our clients (context.cc pins the version). UCX ends the process at kinds that
-// it does not know.
+// The body of the first message, from byte 16 on, begins with the number of the peer's endpoint, followed by the
+// version and kind of the rest, which are the same for all our clients (context.cc pins the version). UCX aborts the
+// process on kinds it does not know.
 constexpr int kStatus = 8, kMessageBegin = 16, kKind = 24, kMessageHead = 27;
-constexpr uint32_t kOurKind = 0x0102;  // version 1, errors are told to the peer; an address comes with it
+constexpr uint32_t kOurKind = 0x0102;  // version 1; errors are reported to the peer; an address is included
 
 std::vector<int> Descriptors() {
   std::vector<int> open;
@@ -68,29 +67,28 @@ uint64_t BytesReceived(int fd) {
   return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 ? info.tcpi_bytes_received : kFirstBytes;
 }
 
-// Lets through segments without bytes, and those that begin with a length (little-endian, 8 bytes) of up to 2 KiB, or
-// with as much of one as they hold, and bring no more than belongs to it: UCX ends the process where more comes. Where
-// the head of a message follows, it must be one of ours. The filter sees each segment by itself, from its TCP header
-// on.
+// Passes segments without data, and segments that begin with a length (little-endian, 8 bytes) of up to 2 KiB, or with
+// as much of one as they hold, and contain no more than that message; UCX aborts the process if more arrives. If a
+// message head follows, it must be one of ours. The filter sees each segment separately, from its TCP header on.
 bool Filter(int fd) {
   constexpr int kRest = 32, kPass = 49, kDrop = 50;
-  constexpr int kHeader = 0, kHighByte = 1;  // cells of the filter's memory
+  constexpr int kHeader = 0, kHighByte = 1;  // cells of the filter's scratch memory
   const auto op = [](uint16_t code, uint32_t k) { return sock_filter{code, 0, 0, k}; };
-  // From the instruction at `here` to that at `yes` or `no`.
+  // Jumps from the instruction at `here` to the one at `yes` or `no`.
   const auto jump = [](int here, uint16_t test, uint32_t k, int yes, int no) {
     return sock_filter{static_cast<uint16_t>(BPF_JMP | test), static_cast<uint8_t>(yes - here - 1),
                        static_cast<uint8_t>(no - here - 1), k};
   };
   std::array<sock_filter, 51> program = {
-      op(BPF_LD | BPF_B | BPF_ABS, 12),  // data offset, in words, in the upper half
+      op(BPF_LD | BPF_B | BPF_ABS, 12),  // data offset in words, in the upper four bits
       op(BPF_ALU | BPF_RSH | BPF_K, 2),
       op(BPF_ALU | BPF_AND | BPF_K, 0x3c),
       op(BPF_ST, kHeader),
       op(BPF_MISC | BPF_TAX, 0),
       op(BPF_LD | BPF_W | BPF_LEN, 0),
       op(BPF_ALU | BPF_SUB | BPF_X, 0),
-      jump(7, BPF_JGE | BPF_K, 2, 8, kPass),          // up to a byte, which may be anything
-      jump(8, BPF_JGE | BPF_K, kLengthBytes, 9, 13),  // less than the length: its second byte says enough
+      jump(7, BPF_JGE | BPF_K, 2, 8, kPass),          // at most one byte of data: may be anything
+      jump(8, BPF_JGE | BPF_K, kLengthBytes, 9, 13),  // shorter than the length: its second byte suffices
       op(BPF_LD | BPF_W | BPF_IND, 4),                // bytes 4 to 7 of the length
       jump(10, BPF_JEQ | BPF_K, 0, 11, kDrop),
       op(BPF_LD | BPF_H | BPF_IND, 2),  // bytes 2 and 3
@@ -104,7 +102,7 @@ bool Filter(int fd) {
       op(BPF_LDX | BPF_W | BPF_MEM, kHighByte),
       op(BPF_ALU | BPF_ADD | BPF_X, 0),
       op(BPF_ALU | BPF_ADD | BPF_K, kMessageBegin),
-      op(BPF_MISC | BPF_TAX, 0),  // where the message ends, from the TCP header on
+      op(BPF_MISC | BPF_TAX, 0),  // where the message ends, relative to the TCP header
       op(BPF_LD | BPF_W | BPF_LEN, 0),
       jump(24, BPF_JGT | BPF_X, 0, kRest, 25),
       op(BPF_LDX | BPF_W | BPF_MEM, kHeader),
@@ -114,8 +112,8 @@ bool Filter(int fd) {
       jump(29, BPF_JEQ | BPF_K, 0, 30, kDrop),
       op(BPF_LD | BPF_H | BPF_IND, kKind),
       jump(31, BPF_JEQ | BPF_K, kOurKind, kPass, kDrop),
-      // More than the length says. With a length of 0 this can be the rest of a message whose first 1 to 7 bytes came
-      // before it: then its kind stands as much nearer.
+      // More than the length says. If the length is 0, this may be the rest of a message whose first 1 to 7 bytes came
+      // in an earlier segment; its kind then lies that much earlier.
       op(BPF_LDX | BPF_W | BPF_MEM, kHeader),
       op(BPF_LD | BPF_H | BPF_IND, 0),
       jump(34, BPF_JEQ | BPF_K, 0, 35, kDrop),
@@ -133,7 +131,7 @@ bool Filter(int fd) {
 
 }  // namespace
 
-// Strangers may take a part of what the process has.
+// Strangers may use part of the process's descriptors.
 PortGuard::PortGuard(Hooks hooks)
     : hooks_(std::move(hooks)),
       max_strangers_(std::clamp(DescriptorLimit() / 8, int64_t{16}, kMaxStrangers)),
@@ -172,8 +170,8 @@ std::string PortGuard::StrangerAt(int fd) const {
   return is_known ? "" : name;
 }
 
-// The length has come and is sane, so UCX reads no more than that, whatever it is. The filter does not know, and drops
-// what follows in a segment of its own; the peer's TCP brings it again.
+// The length has arrived and is valid, so UCX reads no more than that, whatever it contains. The filter cannot know and
+// drops continuation segments; the peer's TCP sends them again.
 void PortGuard::LetTheRestIn(int fd) {
   const int unused = 0;
   strangers_[fd].began = setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0 || errno == ENOENT;
@@ -181,8 +179,8 @@ void PortGuard::LetTheRestIn(int fd) {
 
 bool PortGuard::Remove(int fd) {
   bool& shut = strangers_[fd].shut;
-  if (!std::exchange(shut, true)) return shutdown(fd, SHUT_RDWR) == 0;  // UCX reads the end, and closes it
-  // It has stopped reading. An error reaches it all the same.
+  if (!std::exchange(shut, true)) return shutdown(fd, SHUT_RDWR) == 0;  // UCX sees the end and closes it
+  // UCX has stopped reading it, but still sees an error.
   const sockaddr none = {AF_UNSPEC, {}};
   if (ports_.at(LocalPort(fd))) connect(fd, &none, sizeof(none));
   return false;
@@ -240,11 +238,12 @@ bool PortGuard::LookAtSome(absl::Time now, int64_t* closed) {
 
 void PortGuard::EndRound() {
   std::erase_if(strangers_, [this](const auto& entry) { return entry.second.round != round_; });
-  // Whoever came since the round began has not been looked at, and who may still come counts as well.
+  // Connections accepted since the round began have not been checked, so they count as strangers, as do those still
+  // admitted.
   room_ = max_strangers_ - static_cast<int64_t>(strangers_.size()) - (admitted_ - taken_before_);
 }
 
-// Who may come counts as a stranger: all gates together hold no more than half of them back.
+// Connections still admitted count as strangers; all gates together reserve no more than half of the limit for them.
 int64_t PortGuard::BucketOf(size_t gates) const {
   return std::clamp(max_strangers_ / (2 * static_cast<int64_t>(gates)), int64_t{1}, kBucket);
 }

@@ -59,7 +59,7 @@ class UcxTransport : public Transport {
 
  private:
   const std::shared_ptr<UcxContext> context_;
-  const std::unique_ptr<UcxWorker> worker_;  // its sessions end, and its thread, before it goes
+  const std::unique_ptr<UcxWorker> worker_;  // must outlive its sessions and its thread
   const std::unique_ptr<SessionHost> host_;
 };
 

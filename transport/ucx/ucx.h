@@ -1,14 +1,13 @@
-// A transport over UCX: tcp everywhere, RDMA where UCX has it. One UCX worker and one thread that owns it.
+// A transport over UCX: TCP everywhere, RDMA where UCX has it. One UCX worker, and one thread that owns it.
 //
-// Payloads are active messages with rendezvous, so they go from the source into the receive without a copy of ours. UCX
-// reads its own environment (UCX_NET_DEVICES, UCX_TLS, ...).
+// Payloads are active messages with rendezvous, so they go from the source to the receive without a copy of ours. UCX
+// reads its own environment variables (UCX_NET_DEVICES, UCX_TLS, ...).
 //
-// Peers that do not speak UCX are kept away (port_guard.h), and counted as "stranger".
+// Peers that do not speak UCX are kept out (port_guard.h) and counted as "stranger".
 //
-// Trust: UCX itself does not protect a process from a peer that speaks UCX but not our protocol: its tcp writes
-// wherever a peer's packet says, and it ends the process on messages that it does not expect. What session.h refuses,
-// it refuses to peers that run UCX as it is. Give the port to hosts that may be trusted so far, and carry the others'
-// frames over gRPC.
+// Trust: UCX does not protect a process from a peer that speaks UCX but not our protocol: over TCP it writes wherever a
+// packet says, and it aborts the process on messages it does not expect. session.h's checks protect only against peers
+// that run an unmodified UCX. Expose the port only to hosts trusted that far, and serve the others over gRPC.
 //
 // Thread-safety and lifetime as transport.h.
 #ifndef KVLINK_TRANSPORT_UCX_UCX_H_
@@ -22,10 +21,10 @@
 
 namespace kvlink::transport {
 
-// `only_at`, "host:port": UCX uses the network device that has this address, and no other. Without, UCX's tcp listens
-// at a port of its own on every device, whatever Listen was told; so whoever listens names the address here too. Empty,
-// or an address that stands for all ("0.0.0.0:0"): every device. UCX_NET_DEVICES in the environment goes before it.
-// INVALID_ARGUMENT (options, address), UNAVAILABLE (no device has the address, or UCX does not start here),
+// `only_at`, "host:port": UCX uses the network device with this address, and no other. Otherwise UCX's TCP listens on a
+// port of its own on every device, whatever address is passed to Listen, so a process that listens should pass the
+// address here too. Empty, or a wildcard address ("0.0.0.0:0"): every device. UCX_NET_DEVICES in the environment
+// overrides it. INVALID_ARGUMENT (options, address), UNAVAILABLE (no device has the address, or UCX does not start),
 // RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<Transport>> NewUcxTransport(const TransportOptions& options,
                                                            absl::string_view only_at = "");

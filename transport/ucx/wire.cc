@@ -9,7 +9,7 @@ namespace kvlink::transport {
 
 namespace {
 
-// Said, and not left for UCX to find out: what it does not know of a device's memory it takes for the host's.
+// Set explicitly, because UCX takes device memory it does not know for host memory.
 void SetMemory(const RegisteredBuffer& buffer, ucp_request_param_t* params) {
   params->op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   params->memory_type = MemoryTypeOf(buffer.place());
@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<UcxWire>> UcxWire::Open(ucp_worker_h worker, cons
 UcxWire::~UcxWire() {
   *self_ = nullptr;
   if (endpoint_ == nullptr) return;
-  // Only where the transport ended without waiting for this connection any longer; nobody hears of the rest.
+  // Only if the transport ended without waiting for this connection any longer; nothing is notified of the rest.
   ucp_request_param_t params = {};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
   params.flags = UCP_EP_CLOSE_FLAG_FORCE;
@@ -81,7 +81,7 @@ void UcxWire::OnSent(void* request, ucs_status_t status, void* user_data) {
   ucp_request_free(request);
   Request* const ours = static_cast<Request*>(user_data);
   if (UcxWire* const wire = *ours->wire) return wire->Finish(ours, status);
-  delete ours;  // nobody hears of it
+  delete ours;  // the wire is gone
 }
 
 void UcxWire::OnReceived(void* request, ucs_status_t status, size_t, void* user_data) {
@@ -90,7 +90,7 @@ void UcxWire::OnReceived(void* request, ucs_status_t status, size_t, void* user_
 
 void UcxWire::Finish(Request* request, ucs_status_t status) {
   const std::unique_ptr<Request> ended(request);
-  const auto keep = session_.lock();  // and so this wire
+  const auto keep = session_.lock();  // keeps the session, and so this wire
   absl::Status result;
   if (status == kDropped) {
     result = absl::CancelledError(absl::StrCat(peer_, " dropped the payload"));
@@ -143,7 +143,7 @@ void UcxWire::Close(bool flush, std::function<void()> closed) {
   closed_ = std::move(closed);
   closing_ = true;
   force_ = force_ || !flush;
-  // Not here: this may be within one of UCX's own calls.
+  // Deferred, because this may run within a call of UCX.
   thread_->Defer([this, keep = session_.lock()] {
     if (force_) {
       ForceClose();
@@ -155,7 +155,7 @@ void UcxWire::Close(bool flush, std::function<void()> closed) {
   });
 }
 
-// Operations under way then end, with an error, once UCX has let go of the connection.
+// Pending operations then complete with an error, once UCX has released the connection.
 void UcxWire::ForceClose() {
   const ucp_ep_h endpoint = std::exchange(endpoint_, nullptr);
   if (endpoint == nullptr) return;

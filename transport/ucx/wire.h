@@ -17,13 +17,13 @@ namespace kvlink::transport {
 
 // Ids of the active messages.
 inline constexpr unsigned kFrameMessage = 0, kPayloadMessage = 1;
-// How a rendezvous ends whose payload the receiver does not want; UCX tells the sender. ("Cancelled" it says by itself
-// of requests on an endpoint that failed.)
+// Status that ends the rendezvous of a payload the receiver does not want; UCX passes it to the sender. (UCX itself
+// uses "cancelled" for requests on a failed endpoint.)
 inline constexpr ucs_status_t kDropped = UCS_ERR_REJECTED;
 
 class UcxWire : public Wire {
  public:
-  // `params` says where to (an address or a connection request). UNAVAILABLE.
+  // `params` says where to connect (an address or a connection request). UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<UcxWire>> Open(ucp_worker_h worker, const UcxContext* context,
                                                        ProgressThread* thread, ucp_ep_params_t params,
                                                        std::string peer);
@@ -36,7 +36,7 @@ class UcxWire : public Wire {
   bool Owns(const RegisteredBuffer& buffer) const override;
   std::string peer() const override { return peer_; }
 
-  // Within the handler of an active message: starts receiving what `descriptor` stands for. False: it did not start.
+  // Within an active message's handler: starts receiving the data of `descriptor`. Returns false if that fails.
   bool Receive(void* descriptor, const Slice& into, std::function<void(const absl::Status&)> done);
   ucp_ep_h endpoint() const { return endpoint_; }
   const std::weak_ptr<Session>& session() const { return session_; }
@@ -51,7 +51,7 @@ class UcxWire : public Wire {
   static void OnFailed(void* self, ucp_ep_h endpoint, ucs_status_t status);
   ucp_request_param_t Params(Request* request) const;
   Request* Begin(std::function<void(const absl::Status&)> done);
-  // UCX's answer to an operation: what ended at once ends in the next round.
+  // Handles UCX's answer to an operation; one that completed at once is finished in the next round.
   void Started(Request* request, ucs_status_ptr_t answer);
   void Finish(Request* request, ucs_status_t status);
   void ForceClose();
@@ -61,7 +61,7 @@ class UcxWire : public Wire {
   const UcxContext* const context_;
   ProgressThread* const thread_;
   const std::string peer_;
-  // The requests' pointer to the wire: null once it is gone. UCX may end them later, with the worker.
+  // The wire, for its requests: null once it is destroyed. UCX may complete requests later, with the worker.
   const std::shared_ptr<UcxWire*> self_ = std::make_shared<UcxWire*>(this);
   std::weak_ptr<Session> session_;
   ucp_ep_h endpoint_ = nullptr;  // null once closed

@@ -15,9 +15,9 @@
 namespace kvlink::transport {
 namespace {
 
-constexpr int kPolls = 16;  // of UCX before other work gets its turn
+constexpr int kPolls = 16;  // of UCX per round, so that other work gets its turn
 
-// The payload that a rendezvous offers.
+// The payload offered by a rendezvous.
 class UcxOffer : public Offer {
  public:
   UcxOffer(UcxWire* wire, void* descriptor, size_t bytes)
@@ -35,11 +35,11 @@ class UcxOffer : public Offer {
   bool received_ = false;
 };
 
-// As long as it is there, the thread on which UCX handles connections, of all workers of the process, stands still.
+// While it exists, the thread on which UCX handles connections, for all workers of the process, stands still.
 class StillAsyncThread {
  public:
   StillAsyncThread() : event_(eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    // Either mode of threads is the same thread.
+    // Both thread modes use the same thread.
     set_ = event_.get() >= 0 && ucs_async_set_event_handler(UCS_ASYNC_MODE_THREAD_SPINLOCK, event_.get(),
                                                             UCS_EVENT_SET_EVREAD, Stand, this, nullptr) == UCS_OK;
     MutexLock lock(&mutex_);
@@ -51,7 +51,7 @@ class StillAsyncThread {
       over_ = true;
       changed_.SignalAll();
     }
-    if (set_) ucs_async_remove_handler(event_.get(), 1);  // waits for its end
+    if (set_) ucs_async_remove_handler(event_.get(), 1);  // waits for it to finish
     (void)ended_.load(std::memory_order_acquire);
   }
   StillAsyncThread(const StillAsyncThread&) = delete;
@@ -71,14 +71,14 @@ class StillAsyncThread {
 
   const Descriptor event_;
   bool set_ = false;
-  std::atomic<int> ended_{0};  // for ThreadSanitizer, which does not see how UCX tells of the end
+  std::atomic<int> ended_{0};  // for ThreadSanitizer, which cannot see UCX's synchronisation
   Mutex mutex_;
   CondVar changed_;
   bool still_ ABSL_GUARDED_BY(mutex_) = false, over_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// UCX's thread would note that the connection can be written to, and find that note when another one has its
-// descriptor, on which UCX aborts the process (UCX 1.13, tcp_sockcm_ep.c).
+// Otherwise UCX's thread would record that the connection is writable and find that record after its descriptor was
+// reused, on which UCX aborts the process (UCX 1.13, tcp_sockcm_ep.c).
 void Reject(ucp_listener_h listener, ucp_conn_request_h request) {
   const StillAsyncThread still;
   ucp_listener_reject(listener, request);
@@ -126,7 +126,7 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(std::shared_ptr<Ucx
 }
 
 UcxWorker::~UcxWorker() {
-  // Between the two, nobody may speak.
+  // Between the two, no peer may connect.
   const StillAsyncThread still;
   guard_.RemoveGates();
   for (const auto& listening : listenings_) ucp_listener_destroy(listening->listener);
@@ -240,12 +240,12 @@ ucs_status_t UcxWorker::OnFrame(void* self, const void*, size_t, void* data, siz
 ucs_status_t UcxWorker::OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
                                   const ucp_am_recv_param_t* param) {
   auto* const worker = static_cast<UcxWorker*>(self);
-  // UCX's header is aligned to nothing; frames are read byte by byte.
+  // UCX does not align its header; frames are read byte by byte.
   const absl::string_view frame(static_cast<const char*>(header), header_length);
   const auto session = worker->host_->Find(FrameToken(frame));
   const bool rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
   if (session == nullptr) return rendezvous ? kDropped : UCS_OK;
-  // One that came without rendezvous is of no use; the session refuses it for its length.
+  // A payload without rendezvous is invalid; offered as 0 bytes, so that the session refuses it for its length.
   UcxOffer offer(static_cast<UcxWire*>(session->wire()), data, rendezvous ? length : 0);
   session->OnPayload(frame, &offer);
   if (!rendezvous) return UCS_OK;

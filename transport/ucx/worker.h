@@ -1,7 +1,6 @@
-// A UCX worker: what it receives goes to the sessions of its host.
+// A UCX worker: passes what it receives to the sessions of its host.
 //
-// Thread-safety: the progress thread of the host, except Create and the destructor (when that thread is not
-// there).
+// Thread-safety: the host's progress thread, except Create and the destructor (that thread must not be running).
 #ifndef KVLINK_TRANSPORT_UCX_WORKER_H_
 #define KVLINK_TRANSPORT_UCX_WORKER_H_
 
@@ -26,21 +25,21 @@ class UcxWorker : public EventSource {
  public:
   static absl::StatusOr<std::unique_ptr<UcxWorker>> Create(std::shared_ptr<UcxContext> context);
   ~UcxWorker() override;
-  // Before the first Listen or Dial.
+  // Call before the first Listen or Dial.
   void Bind(SessionHost* host);
 
   bool Poll() override;
   bool Arm() override { return ucp_worker_arm(worker_) == UCS_OK; }
   int fd() const override { return fd_; }
 
-  // A wire to `address`, which connects in the background.
+  // Returns a wire to `address`, which connects in the background.
   absl::StatusOr<std::unique_ptr<Wire>> Dial(const SocketAddress& address);
 
-  // One stays until the worker goes: UCX keeps pointers to its listener in connections that have not said yet what they
-  // want (tcp_listener.c), and follows them on a thread of its own.
+  // A listener. It stays until the worker is destroyed: UCX keeps pointers to it in connections that have not yet
+  // identified themselves (tcp_listener.c), and follows them on a thread of its own.
   struct Listening {
     UcxWorker* worker = nullptr;
-    Accept accept;  // null: who comes is refused
+    Accept accept;  // null: connections are refused
     ucp_listener_h listener = nullptr;
     Address bound;
   };
@@ -55,7 +54,8 @@ class UcxWorker : public EventSource {
   static ucs_status_t OnPayload(void* self, const void* header, size_t header_length, void* data, size_t length,
                                 const ucp_am_recv_param_t* param);
   void TakeConnection(ucp_conn_request_h request, const Listening& listening);
-  // Keeps the ports of listeners, and the one at which every worker of UCX listens by itself, for those who speak UCX.
+  // Guards the listeners' ports, and the one at which every UCX worker listens by itself, against peers that do not
+  // speak UCX.
   void Guard();
 
   const std::shared_ptr<UcxContext> context_;
@@ -64,7 +64,7 @@ class UcxWorker : public EventSource {
   SessionHost* host_ = nullptr;
   std::vector<std::unique_ptr<Listening>> listenings_;
   PortGuard guard_;
-  // Accepted and not heard of yet: the first frame names its endpoint, later ones a token.
+  // Accepted, with no frame received yet: the first frame is matched by its endpoint, later ones by a token.
   absl::flat_hash_map<ucp_ep_h, std::weak_ptr<Session>> silent_;
 };
 

@@ -53,7 +53,7 @@ struct Flags {
 
 volatile std::sig_atomic_t interrupted = 0;
 
-// From --question, the operands or standard input.
+// Takes the question from --question, the operands or standard input.
 absl::Status TakeQuestion(const Arguments& arguments, Flags& flags) {
   const std::vector<std::string>& operands = arguments.operands();
   if (arguments.given("question") && !operands.empty()) {
@@ -144,7 +144,7 @@ absl::Status Parse(absl::Span<char* const> args, Arguments& arguments, Flags& fl
   flags.ask.sampling.min_p = static_cast<float>(flags.min_p);
   flags.ask.sampling.seed = static_cast<uint64_t>(flags.seed);
   flags.ask.store_needed = !flags.documents.empty() || !flags.parts.empty() || !flags.questions.empty();
-  // A single linked answer keeps little of its own; everything else may fill the context (0).
+  // A single linked answer needs little private KV; everything else may fill the context (0).
   if (!flags.chat && !flags.compare && flags.questions.empty() && flags.ask.linker == "concat") {
     const size_t bytes = flags.question.size() + flags.ask.system.size();  // a token is a byte at least
     flags.ask.private_tokens = static_cast<int64_t>(bytes) + flags.ask.max_tokens + 1024;
@@ -192,7 +192,7 @@ std::string Describe(const infer::Answer& answer, const infer::RequestStats& sta
       stats.prompt_tokens, Tiers(stats));
 }
 
-// One answer, streamed to standard output. `turn`: how many came before it in the same chat. Returns the answer's text.
+// Streams one answer to standard output and returns its text. `turn`: the number of earlier answers in the chat.
 absl::StatusOr<std::string> Answer(infer::Chat& chat, const Flags& flags, const std::string& question, int turn) {
   bool begun = false;
   const auto answer = chat.Ask(question, LimitsOf(flags), [&begun](absl::string_view text) {
@@ -227,14 +227,15 @@ std::string Times(double linked, double full) {
   return absl::StrFormat("%s%.1f times later; linking pays for longer documents", times, linked / full);
 }
 
-// The answer without the space around it, indented, on as few lines as it has.
+// Trims the answer and indents its further lines.
 std::string Indented(absl::string_view answer) {
   std::string text(absl::StripAsciiWhitespace(answer));
   for (size_t at = 0; (at = text.find('\n', at)) != std::string::npos; ++at) text.insert(at + 1, "                ");
   return text;
 }
 
-// Both answers of one question, one after the other: the full prefill reads nothing, so neither helps the other.
+// Prints both answers to one question. They run one after the other; the full prefill reads nothing, so neither helps
+// the other.
 absl::Status Compare(AskSession& session, const Flags& flags, const Question& question,
                      const std::vector<infer::RequestDocument>& documents, Totals* totals) {
   const auto linked_chat = session.NewChat(session.linker(), documents);
@@ -284,7 +285,7 @@ void PrintTotals(const Totals& totals, bool compared) {
   std::fflush(stdout);
 }
 
-// Whether `text` holds what was expected, as a line and in the totals.
+// Prints whether `text` contains an expected answer, and counts it in the totals.
 void Judge(const Question& question, const std::string& text, Totals* totals) {
   if (question.expected.empty()) return;
   const bool right = Holds(text, question.expected);
@@ -303,7 +304,7 @@ absl::Status AnswerOne(AskSession& session, const Flags& flags, const Question& 
   return absl::OkStatus();
 }
 
-// A question that cannot be answered is named, and the others are answered.
+// A question that cannot be answered is reported, and the rest are still answered.
 absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std::vector<Question>& questions) {
   Totals totals;
   int failed = 0;
@@ -328,7 +329,8 @@ absl::Status AnswerQuestions(AskSession& session, const Flags& flags, const std:
   return absl::AbortedError(absl::StrCat(failed, " of ", questions.size(), " questions were not answered"));
 }
 
-// The first ^C ends the answer, or the wait for a question; reads are not begun again, as std::signal would have it.
+// The first ^C ends the answer, or the wait for a question: without SA_RESTART, blocked reads return, which std::signal
+// does not guarantee.
 void StopOnInterrupt() {
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupted = 1; };
@@ -348,7 +350,7 @@ absl::Status Converse(AskSession& session, const Flags& flags, std::vector<infer
     const std::string question(absl::StripAsciiWhitespace(line));
     if (question.empty()) continue;
     const absl::Status answered = Answer(*chat, flags, question, turn++).status();
-    // A conversation that has reached its end has not failed.
+    // Reaching the end of the context is not a failure of the conversation.
     if (absl::IsOutOfRange(answered) && turn > 1) {
       std::fprintf(stderr, "[%s; begin another conversation to go on]\n", Printable(answered.message()).c_str());
       return absl::OkStatus();

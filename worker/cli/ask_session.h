@@ -1,4 +1,4 @@
-// The parts behind `kvlink ask`: model, store, generator, and documents by id or file.
+// Implements `kvlink ask`: model, store, generator, and documents by id or file.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_CLI_ASK_SESSION_H_
 #define KVLINK_WORKER_CLI_ASK_SESSION_H_
@@ -27,22 +27,22 @@ struct AskOptions {
   std::string system;
   int64_t max_tokens = 256;
   kernels::SampleParams sampling;
-  int64_t device_memory = int64_t{4} << 30;    // of a device, for encodings
-  int64_t host_memory = 0;                     // for copies of encodings beside a device; 0: none
-  int64_t device_buffer = int64_t{512} << 20;  // of a device, where encodings arrive from a node; 0: none
-  bool store_needed = true;                    // documents are named by id
+  int64_t device_memory = int64_t{4} << 30;    // bytes of device memory for encodings
+  int64_t host_memory = 0;                     // bytes of host memory for copies of encodings beside a device; 0: none
+  int64_t device_buffer = int64_t{512} << 20;  // bytes of device memory in which encodings arrive from a node; 0: none
+  bool store_needed = true;                    // some document is named by id
   int64_t private_tokens = 0;                  // GeneratorOptions
 };
 
-// A folder for a store that is gone with the object: of an answer that needs no stored document, where there is no
-// store.
+// A temporary directory for a store, removed with the object. Used when no store exists and the answer needs no stored
+// document.
 class ScratchStore {
  public:
   ScratchStore() = default;
   ~ScratchStore();
   ScratchStore(const ScratchStore&) = delete;
   ScratchStore& operator=(const ScratchStore&) = delete;
-  // UNAVAILABLE naming the folder for temporary files, where nothing can be made in it.
+  // UNAVAILABLE, naming the directory for temporary files, if nothing can be created in it.
   absl::Status Make();
   const std::string& path() const { return path_; }
 
@@ -55,13 +55,13 @@ class AskSession {
   static absl::StatusOr<std::unique_ptr<AskSession>> Open(const AskOptions& options);
 
   // Adds parts of a catalogued document, each as a document of the request. NOT_FOUND naming it; OUT_OF_RANGE if it has
-  // fewer parts; FAILED_PRECONDITION if another model wrote it, or it was under another secret.
+  // fewer parts; FAILED_PRECONDITION if it was written by another model or under another secret.
   absl::Status AddStored(const DocumentParts& wanted, std::vector<infer::RequestDocument>* documents);
-  // Adds the documents of a text or JSON lines file (or directory of these), tokenised as ingest would.
+  // Adds the documents of a text or JSON lines file (or a directory of these), tokenised as ingest does.
   absl::Status AddFromFile(const std::string& path, std::vector<infer::RequestDocument>* documents);
 
   std::unique_ptr<infer::Chat> NewChat(link::Linker linker, std::vector<infer::RequestDocument> documents);
-  // One chunk of prefill that counts for nothing: afterwards scratch memory is there, and times are comparable.
+  // Runs one discarded chunk of prefill, so that scratch memory is allocated and times are comparable.
   absl::Status WarmUp();
 
   // A note about the store for the user, or empty.
@@ -77,7 +77,7 @@ class AskSession {
   AskOptions options_;
   std::string note_;
   link::Linker linker_ = link::Linker::kConcat;
-  // In the order of lifetimes.
+  // In order of lifetime.
   OpenedModel opened_;
   std::unique_ptr<model::ChatTemplate> template_;
   model::ChatOptions chat_options_;

@@ -1,5 +1,5 @@
-// The commands that need a model. Each gets the arguments after its name and returns what RunProgram prints and turns
-// into the exit status.
+// The commands that need a model. Each takes the arguments after its name and returns the status that RunProgram prints
+// and turns into the exit status.
 #ifndef KVLINK_WORKER_CLI_COMMANDS_H_
 #define KVLINK_WORKER_CLI_COMMANDS_H_
 

@@ -1,5 +1,5 @@
-// A range has an option of its own and is never part of --doc, because every character that could part the two may
-// stand in an id.
+// A range has its own option instead of being part of --doc, because any character that could separate the two may
+// occur in an id.
 #include "worker/cli/document_parts.h"
 
 #include "absl/strings/numbers.h"

@@ -1,4 +1,4 @@
-// kvlink ingest: documents into the store. ^C ends reading, so that what is under way is finished and counted.
+// kvlink ingest: writes documents into the store. ^C stops reading; documents in progress are finished and counted.
 #include "worker/ingest/ingest.h"
 
 #include <atomic>
@@ -65,11 +65,11 @@ struct Flags {
   bool quiet = false;
 };
 
-// The source whose reading ^C ends; raised from the handler, which writes to an eventfd and does nothing else.
+// The source to stop on ^C. The signal handler only writes to an eventfd.
 std::atomic<const ingest::DocumentSource*> interrupted_source{nullptr};
 volatile std::sig_atomic_t interrupted = 0;
 
-// For as long as the object: the first ^C ends reading, the second one the process.
+// While the object exists, the first ^C stops reading and the second ends the process.
 class StopOnInterrupt {
  public:
   explicit StopOnInterrupt(const ingest::DocumentSource* source) {
@@ -160,7 +160,7 @@ absl::StatusOr<std::unique_ptr<ingest::DocumentSource>> OpenSource(const Argumen
   return ingest::DocumentSource::Open(arguments.operands(), options);
 }
 
-// "a.jsonl:3: document 'x': ..." on one line of standard error.
+// Prints "a.jsonl:3: document 'x': ..." as one line on standard error.
 void PrintFailure(const ingest::Failure& failure) {
   const std::string place = failure.id.empty()
                                 ? std::string(failure.where)
@@ -239,7 +239,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(encoder_options.tenant_secret, TenantSecret(arguments, flags.store));
   KVLINK_ASSIGN_OR_RETURN(const PlaceKind kind, PlaceOf(flags.store));
   KVLINK_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(flags.model));
-  // What can be refused is refused before a store is made.
+  // Refuse what can be refused before creating a store.
   KVLINK_RETURN_IF_ERROR(ingest::ChunkLimitsOf(flags.chunk_tokens, opened.model->config().context).status());
   std::unique_ptr<ingest::RejectFile> rejects;
   if (!flags.rejects.empty()) {
@@ -298,7 +298,7 @@ absl::Status RunIngest(absl::Span<char* const> args) {
   absl::Status pruned;
   if (flags.prune && status.ok() && interrupted == 0) pruned = Prune(place.store.get(), *source, counts, &seen, flags);
   const absl::Status outcome = Outcome(status, counts, flags, kind != PlaceKind::kDirectory);
-  // Failed documents are the lesser news.
+  // Other errors take precedence over failed documents.
   return !pruned.ok() && (outcome.ok() || absl::IsAborted(outcome)) ? pruned : outcome;
 }
 

@@ -1,4 +1,4 @@
-// kvlink inspect: what a store, a document or a model consists of. What concerns the store is store/cli's.
+// kvlink inspect: shows the contents of a store, a document or a model. store/cli implements the part about the store.
 #include "store/cli/inspect.h"
 
 #include <map>

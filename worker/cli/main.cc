@@ -1,4 +1,4 @@
-// kvlink: documents encoded once, answers from their encodings.
+// kvlink: encodes documents once and answers from their encodings.
 #include "base/cli/program.h"
 #include "store/cli/commands.h"
 #include "worker/cli/commands.h"

@@ -1,4 +1,4 @@
-// Shapes of well-known models, for planning without having one.
+// Shapes of well-known models, for planning without the model files.
 // Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_CLI_MODEL_SHAPES_H_
 #define KVLINK_WORKER_CLI_MODEL_SHAPES_H_
@@ -23,12 +23,12 @@ struct ModelShape {
   int64_t head_dim = 0;
   int64_t context = 0;
 
-  // Weights a token is multiplied with in the layers: what prefill costs, embeddings and head left out.
+  // Weights in the layers that each token is multiplied with: the cost of prefill, without embeddings and head.
   int64_t layer_parameters() const;
 };
 
 ModelShape ShapeOf(absl::string_view name, const model::ModelConfig& config);
-// A built-in name, in any case. NOT_FOUND with the nearest name.
+// Looks up a built-in name, ignoring case. NOT_FOUND suggests the nearest name.
 absl::StatusOr<ModelShape> BuiltInShape(absl::string_view name);
 std::vector<std::string> BuiltInNames();
 

@@ -1,4 +1,4 @@
-// Opens the model that commands work with, from the options they share. The only place that chooses a backend.
+// Opens the model for commands, from the options they share. The only place that chooses a backend.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_CLI_OPEN_H_
 #define KVLINK_WORKER_CLI_OPEN_H_
@@ -33,14 +33,14 @@ struct ModelFlags {
 // --model, --profile, --device, --compute, --threads.
 void AddModelFlags(Arguments& arguments, ModelFlags& flags);
 
-// The weights of --model; NOT_FOUND says how to name another one.
+// Opens the weights at `path`; NOT_FOUND says how to name another model.
 absl::StatusOr<std::unique_ptr<model::Weights>> OpenModelWeights(const std::string& path);
 
-// A model ready to run. Members are destroyed in reverse order: what comes later may refer to what comes earlier.
+// A model ready to run. Members are destroyed in reverse order: later members may refer to earlier ones.
 struct OpenedModel {
   std::string path;
   std::unique_ptr<kernels::Backend> backend;
-  std::unique_ptr<model::Weights> weights;  // the tokenizer's and template's source; packed weights do not need it
+  std::unique_ptr<model::Weights> weights;  // source of the tokenizer and template; packed weights do not need it
   std::unique_ptr<model::Tokenizer> tokenizer;
   std::unique_ptr<model::Model> model;
   Fingerprint fingerprint;
@@ -49,7 +49,7 @@ struct OpenedModel {
 absl::StatusOr<OpenedModel> OpenModel(const ModelFlags& flags);
 
 // FAILED_PRECONDITION, naming the document and what to do, if `entry` was written by another model than `fingerprint`
-// or under another secret: who cannot compute a document's names is not given its encodings.
+// or under another secret: a user who cannot compute a document's identities must not get its encodings.
 absl::Status CheckEntry(absl::string_view id, const CatalogEntry& entry, const Fingerprint& fingerprint,
                         absl::string_view tenant_secret);
 

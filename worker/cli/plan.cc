@@ -1,4 +1,4 @@
-// kvlink plan: what encodings of a model weigh, and from which bandwidth on loading them beats computing them.
+// kvlink plan: the size of a model's encodings, and the bandwidth above which loading them beats computing them.
 #include <algorithm>
 #include <filesystem>
 
@@ -67,7 +67,7 @@ absl::StatusOr<ModelShape> FindShape(const std::string& name) {
   return ShapeOf(name, weights->config());
 }
 
-// Tokens a second of encoding one document here, after one that warms up.
+// Measures the tokens per second of encoding one document on this machine, after a warm-up.
 absl::StatusOr<double> MeasurePrefill(const ModelFlags& flags, int64_t tokens) {
   KVLINK_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(flags));
   KVLINK_ASSIGN_OR_RETURN(const auto encoder, encode::Encoder::Create(opened.model.get(), opened.fingerprint, {}));
@@ -81,7 +81,7 @@ absl::StatusOr<double> MeasurePrefill(const ModelFlags& flags, int64_t tokens) {
   return static_cast<double>(document.size()) / std::max(1e-6, absl::ToDoubleSeconds(SteadyNow() - begin));
 }
 
-// Where the rate comes from, in words.
+// Describes where the rate comes from.
 std::string SourceOfRate(const Flags& flags) {
   if (flags.measure) return "measured here";
   if (flags.prefill_rate > 0) return "as given";

@@ -56,7 +56,7 @@ class EncoderImpl final : public Encoder {
   }
 
   absl::Status Prepare() {
-    // Slabs are checksummed and stored from host memory.
+    // Slabs are checksummed and stored from host memory, so on a device they are transferred first.
     if (model_->backend()->device().type != kernels::DeviceType::kCpu) {
       KVLINK_ASSIGN_OR_RETURN(transfer_, kernels::Transfer::Create(model_->backend()));
     }
@@ -64,9 +64,9 @@ class EncoderImpl final : public Encoder {
   }
 
  private:
-  // Makes room for a batch, and for one document of `pages` pages.
+  // Provides pages for a batch, and for one document of `pages` pages.
   absl::Status EnsurePages(int64_t pages) {
-    // A batch of whole pages, one more for a document that began in the pass before.
+    // A batch of whole pages, plus one for a document that began in the previous pass.
     const int64_t wanted = std::max(pages, PagesFor(options_.batch_tokens)) + 1;
     if (pages_ != nullptr && pages_->total_pages() >= wanted) return absl::OkStatus();
     pages_.reset();
@@ -92,8 +92,8 @@ class EncoderImpl final : public Encoder {
     return absl::OkStatus();
   }
 
-  // The pieces of the next forward pass, from `next` on, which is advanced. A document is cut only at multiples of
-  // batch_tokens from its own beginning: where it is cut does not depend on its neighbours.
+  // Returns the pieces of the next forward pass and advances `next` past them. A document is cut only at multiples of
+  // batch_tokens from its own beginning, so its cuts do not depend on its neighbours.
   std::vector<Piece> NextPass(absl::Span<const absl::Span<const int32_t>> documents, Piece& next) const {
     std::vector<Piece> pass;
     int64_t rows = options_.batch_tokens;
@@ -107,7 +107,7 @@ class EncoderImpl final : public Encoder {
       rows -= end - next.begin;
       pages -= need;
       next = end == tokens ? Piece{next.document + 1} : Piece{next.document, end};
-      if (next.begin > 0) break;  // its next rows read these: another pass
+      if (next.begin > 0) break;  // its next rows read these, so they need another pass
     }
     return pass;
   }
@@ -146,7 +146,7 @@ class EncoderImpl final : public Encoder {
       encoded.slabs.emplace_back(data + layer.offset, layer.length);
     }
     const absl::Status packed = PackLayers(shape, sequence, encoded);
-    // Also after an error: a layer that is still being packed reads pages that are given back now.
+    // Wait even after an error: a layer still being packed reads pages that are about to be released.
     const absl::Status finished = stream_->Synchronize();
     KVLINK_RETURN_IF_ERROR(packed);
     KVLINK_RETURN_IF_ERROR(finished);
@@ -154,7 +154,7 @@ class EncoderImpl final : public Encoder {
     return encoded;
   }
 
-  // While one layer is packed, the one before leaves the device and is checksummed.
+  // While one layer is packed, the previous one leaves the device and is checksummed.
   absl::Status PackLayers(const SlabShape& shape, const model::KvSequence& sequence, Encoded& encoded) {
     const int64_t layers = model_->config().layers;
     KVLINK_RETURN_IF_ERROR(EnsureSlabs(shape.slab_bytes()));
@@ -182,7 +182,7 @@ class EncoderImpl final : public Encoder {
                    .slab = kernels::Tensor::Dense(slab, kernels::Dtype::kU8, backend.device(), {shape.slab_bytes()})});
   }
 
-  // Where a layer is packed: on a device into one of two slabs in turn, else where it stays.
+  // Where a layer is packed: alternately into one of two slabs on a device, otherwise into its final place.
   std::byte* Slab(int64_t layer, const Encoded& encoded) const {
     if (transfer_ == nullptr) return const_cast<std::byte*>(encoded.slabs[layer].data());
     return static_cast<std::byte*>(slabs_.data()) + layer % 2 * (slabs_.bytes() / 2);
@@ -201,7 +201,7 @@ class EncoderImpl final : public Encoder {
   const std::unique_ptr<model::ForwardContext> context_;
   const std::unique_ptr<kernels::Stream> stream_;
   std::unique_ptr<model::KvPages> pages_;
-  // On a device: what is packed there, and how it leaves.
+  // On a device: memory to pack into, and the transfer to the host.
   kernels::Buffer slabs_;
   std::unique_ptr<kernels::Transfer> transfer_;
 };

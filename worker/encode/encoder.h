@@ -1,6 +1,6 @@
-// Documents to encodings: fingerprint of the model, identity of the tokens, one forward pass over many documents,
-// packing into slabs, manifest. What ingest does in bulk and infer does for a document that is not in the store.
-// Thread-safety: an Encoder by one thread at a time; FingerprintOf and identities from any.
+// Turns documents into encodings: fingerprint of the model, identity of the tokens, one forward pass over many
+// documents, packing into slabs, manifest. Ingest uses it in bulk; infer uses it for documents the store lacks.
+// Thread-safety: one thread at a time for an Encoder; any thread for FingerprintOf and identities.
 #ifndef KVLINK_WORKER_ENCODE_ENCODER_H_
 #define KVLINK_WORKER_ENCODE_ENCODER_H_
 
@@ -25,14 +25,14 @@ absl::StatusOr<Fingerprint> FingerprintOf(const model::Weights& weights, bool us
 
 struct Encoded {
   Manifest manifest;      // sealed
-  kernels::Buffer bytes;  // on the host, wherever they were computed
-  // [layers] into `bytes`, each on a 4096-byte boundary: a store writes it to disk from there.
+  kernels::Buffer bytes;  // on the host, even if computed on a device
+  // [layers] views into `bytes`, each on a 4096-byte boundary: the store writes them to disk from there.
   std::vector<absl::Span<const std::byte>> slabs;
 };
 
 struct EncoderOptions {
   Codec codec = Codec::kRawBf16;
-  int64_t batch_tokens = 2048;  // most rows of one forward pass; a longer document is run in several, still exactly
+  int64_t batch_tokens = 2048;  // rows of one forward pass; longer documents take several, without loss of exactness
   std::string tenant_secret;    // empty: plain SHA-256 identities
 };
 
@@ -44,9 +44,10 @@ class Encoder {
   virtual ~Encoder() = default;
   virtual const EncoderOptions& options() const = 0;
   virtual Identity IdentityOf(absl::Span<const int32_t> tokens) const = 0;
-  // Encodes each document alone (causal within itself, positions from 0), packed into as few forward passes as fit.
-  // Same order. On the host the bits do not depend on what else is in the call; a device may add up in another order.
-  // INVALID_ARGUMENT: an empty document or one longer than the context, by index. RESOURCE_EXHAUSTED: no memory.
+  // Encodes each document alone (causal within itself, positions from 0), in as few forward passes as possible. Results
+  // are in the order of the documents. On the host the bits do not depend on the other documents of the call; a device
+  // may sum in another order. INVALID_ARGUMENT: an empty document or one longer than the context, by index.
+  // RESOURCE_EXHAUSTED: no memory.
   virtual absl::StatusOr<std::vector<Encoded>> Encode(absl::Span<const absl::Span<const int32_t>> documents) = 0;
 };
 

@@ -58,7 +58,7 @@ Fingerprint HashModel(const model::Weights& weights) {
   return fingerprint;
 }
 
-// Names this state of the model's files; nullopt if one cannot be looked at.
+// A digest of the current state of the model's files; nullopt if a file cannot be examined.
 std::optional<std::array<uint8_t, 32>> StateOf(const model::Weights& weights) {
   Hasher hasher;
   hasher.Number<uint32_t>(kFingerprintVersion);
@@ -110,7 +110,7 @@ absl::StatusOr<Fingerprint> FingerprintOf(const model::Weights& weights, bool us
     if (const auto cached = ReadCache(CachePath(weights), *state)) return *cached;
   }
   const Fingerprint fingerprint = HashModel(weights);
-  // A file that changed while it was hashed must not be remembered.
+  // Do not cache the fingerprint of files that changed while they were hashed.
   if (state.has_value() && StateOf(weights) == state) WriteCache(CachePath(weights), *state, fingerprint);
   return fingerprint;
 }

@@ -1,4 +1,4 @@
-// The canonical text of a configuration, which fingerprints hash, and the checks that every reader ends with.
+// The canonical text of a configuration, which fingerprints hash, and the checks that every reader runs last.
 #include "worker/files/config.h"
 
 #include <cmath>
@@ -36,7 +36,7 @@ absl::Status CheckRange(absl::string_view field, int64_t value, int64_t low, int
       absl::StrCat("model configuration: ", field, " is ", value, ", expected ", low, " to ", high));
 }
 
-// %.17g tells any two doubles apart.
+// %.17g distinguishes any two doubles.
 std::string Exact(double value) { return absl::StrFormat("%.17g", value); }
 
 }  // namespace
@@ -48,11 +48,11 @@ std::string ModelConfig::Canonical() const {
                   intermediate, "\nheads ", heads, "\nkv_heads ", kv_heads, "\nhead_dim ", head_dim, "\nvocab ", vocab);
   absl::StrAppend(&text, "\nrms_eps ", Exact(rms_eps), "\ntied_embeddings ", tied_embeddings ? 1 : 0, "\nqkv_bias ",
                   qkv_bias ? 1 : 0, "\nqk_norm ", qk_norm ? 1 : 0);
-  // Named only where they are there: the fingerprints of models without them stay what they were.
+  // Only if present, so that fingerprints of models without biases stay unchanged.
   if (output_bias) absl::StrAppend(&text, "\noutput_bias 1");
   if (mlp_bias) absl::StrAppend(&text, "\nmlp_bias 1");
   absl::StrAppend(&text, "\nrope ", RopeTypeName(r.type), " theta ", Exact(r.theta), " rotary_dim ", r.rotary_dim);
-  // Only what the type reads, so that a default some writer leaves in does not make another fingerprint.
+  // Only the values that this type reads, so that a default left in the file does not change the fingerprint.
   if (r.type != kernels::RopeConfig::Type::kDefault) absl::StrAppend(&text, " factor ", Exact(r.factor));
   if (r.type == kernels::RopeConfig::Type::kLlama3) {
     absl::StrAppend(&text, " low ", Exact(r.low_freq_factor), " high ", Exact(r.high_freq_factor), " original ",

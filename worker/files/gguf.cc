@@ -1,5 +1,5 @@
-// Parses a GGUF in one pass over its bytes. The file may be hostile: each count is checked against the bytes that are
-// left before anything is allocated by it.
+// Parses a GGUF in one pass over its bytes. The file may be hostile: each count is checked against the remaining bytes
+// before it sizes an allocation.
 #include "worker/files/gguf.h"
 
 #include <algorithm>
@@ -112,7 +112,7 @@ absl::Status WrongType(absl::string_view key, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat("key ", key, " is no ", expected));
 }
 
-// Reads forward through bytes it never leaves.
+// Reads forward and never leaves the given bytes.
 class Cursor {
  public:
   explicit Cursor(absl::Span<const std::byte> bytes) : bytes_(bytes) {}
@@ -224,7 +224,7 @@ class GgufFile::Parser {
     if (value->element_type == kArray) return cursor_.Error(absl::StrCat("key ", key, " is an array of arrays"));
     const uint64_t begin = cursor_.offset();
     if (value->element_type == kString) {
-      // Each has at least its length, so a count beyond the bytes ends the loop early.
+      // Each string takes at least its length field, so a count beyond the bytes ends the loop early.
       for (uint64_t i = 0; i < value->count; ++i) {
         KVLINK_RETURN_IF_ERROR(cursor_.TakeString(UINT64_MAX, key).status());
       }
@@ -368,7 +368,7 @@ absl::StatusOr<std::optional<std::vector<absl::string_view>>> GgufFile::Strings(
   if (value == nullptr) return std::optional<std::vector<absl::string_view>>();
   if (value->type != kArray || value->element_type != kString) return WrongType(key, "array of strings");
   std::vector<absl::string_view> strings;
-  strings.reserve(value->count);  // Parse has read as many
+  strings.reserve(value->count);  // Parse has checked the count
   Cursor cursor(value->bytes);
   for (uint64_t i = 0; i < value->count; ++i) {
     KVLINK_ASSIGN_OR_RETURN(const absl::string_view text, cursor.TakeString(UINT64_MAX, key));

@@ -6,9 +6,9 @@
 //   tensors x {string name, u32 rank, u64 sizes[rank] (innermost first), u32 type, u64 offset}
 //   padding to general.alignment (32), then tensor data, each tensor at its offset from here
 //
-// Everything is checked in Parse: counts and lengths against the bytes there are, names for being unique UTF-8, tensors
-// for lying within the file, aligned, and apart from each other. Memory taken is proportional to the bytes given.
-// Thread-safety: immutable after Parse. Lifetime: a GgufFile refers to the bytes it was parsed from.
+// Parse checks everything: counts and lengths against the bytes present, names for unique UTF-8, tensors for lying
+// within the file, alignment and overlap. Memory use is proportional to the bytes given. Thread-safety: immutable after
+// Parse. Lifetime: a GgufFile refers to the bytes it was parsed from.
 #ifndef KVLINK_WORKER_FILES_GGUF_H_
 #define KVLINK_WORKER_FILES_GGUF_H_
 
@@ -28,17 +28,17 @@ namespace kvlink::model {
 
 class GgufFile {
  public:
-  // INVALID_ARGUMENT with the byte offset for anything malformed; UNIMPLEMENTED for another version, byte order, or a
-  // tensor type we do not read, naming the tensor.
+  // INVALID_ARGUMENT with the byte offset for malformed input; UNIMPLEMENTED for another version or byte order, or for
+  // an unsupported tensor type, naming the tensor.
   static absl::StatusOr<GgufFile> Parse(absl::Span<const std::byte> bytes);
 
-  // In the order of the file; shapes outermost first.
+  // In file order; shapes outermost first.
   const std::vector<SourceTensor>& tensors() const { return tensors_; }
   const SourceTensor* FindTensor(absl::string_view name) const;
 
   bool Has(absl::string_view key) const { return values_.contains(key); }
-  // nullopt if the key is missing; INVALID_ARGUMENT if it has another type (any integer type is taken for an integer,
-  // any number for a number).
+  // nullopt if the key is missing; INVALID_ARGUMENT if it has another type (Integer accepts any integer type, Number
+  // any numeric type).
   absl::StatusOr<std::optional<int64_t>> Integer(absl::string_view key) const;
   absl::StatusOr<std::optional<double>> Number(absl::string_view key) const;
   absl::StatusOr<std::optional<bool>> Bool(absl::string_view key) const;
@@ -61,7 +61,7 @@ class GgufFile {
   absl::flat_hash_map<std::string, size_t> tensor_index_;
 };
 
-// The configuration of the model in the file. UNIMPLEMENTED for an architecture, rope or extension that we do not run.
+// Returns the configuration of the model. UNIMPLEMENTED for an unsupported architecture, rope or extension.
 absl::StatusOr<ModelConfig> GgufModelConfig(const GgufFile& file);
 // A GGUF's tokenizer (keys tokenizer.ggml.*).
 struct GgufTokenizer {

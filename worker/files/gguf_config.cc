@@ -1,4 +1,4 @@
-// Model configuration and tokenizer description out of a GGUF's metadata. Keys as ggml's specification lists them.
+// Reads model configuration and tokenizer description from GGUF metadata. Keys are those of ggml's specification.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -15,13 +15,13 @@
 namespace kvlink::model {
 namespace {
 
-// Tokens that end a turn or a text under their usual names; chat models emit them although only one is declared as eos.
+// Usual names of tokens that end a turn or a text; chat models emit them although only one is declared as eos.
 constexpr absl::string_view kEndTokens[] = {"<|endoftext|>",   "<|im_end|>", "<|end_of_text|>", "<|eot_id|>",
                                             "<|eom_id|>",      "<|end|>",    "<end_of_turn>",   "</s>",
                                             "<|end_of_turn|>", "<EOT>"};
 constexpr int32_t kControlToken = 3;
 
-// Keys of variants of these architectures that we do not compute, with the value that leaves the result alone.
+// Keys for variants of these architectures that we do not compute, with the value that has no effect.
 struct Neutral {
   absl::string_view suffix;
   double value;
@@ -56,7 +56,7 @@ class Reader {
   const absl::string_view architecture_;
 };
 
-// "No scaling" is said by leaving the type out, by "none", or by a factor of 1.
+// A missing type, "none" and a factor of 1 all mean no scaling.
 absl::StatusOr<kernels::RopeConfig> ReadRope(const GgufFile& file, const Reader& reader, int64_t rotary_dim,
                                              int64_t context) {
   using Type = kernels::RopeConfig::Type;
@@ -91,7 +91,7 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const GgufFile& file, const Reader&
       return absl::UnimplementedError(
           absl::StrCat("key ", reader.Key("rope.scaling.yarn_log_multiplier"), " is not supported"));
     }
-    // ggml multiplies the derived factor by attn_factor; 0 leaves it derived.
+    // ggml multiplies the derived factor by attn_factor; 0 keeps the derived one.
     if (attn_factor != 1) rope.attention_factor = attn_factor * (0.1 * std::log(factor) + 1);
   }
   if (file.FindTensor("rope_factors_long.weight") != nullptr ||
@@ -209,7 +209,7 @@ absl::StatusOr<ModelConfig> GgufModelConfig(const GgufFile& file) {
     return absl::UnimplementedError(absl::StrCat("key llama.rope.dimension_count is ", rotary_dim, " with heads of ",
                                                  config.head_dim, ": partial rotation is not supported for llama"));
   }
-  // Sizes are checked before anything is allocated by them.
+  // Check sizes before they determine an allocation.
   config.rope.rotary_dim = rotary_dim;
   config.window.assign(config.layers > 0 && config.layers <= 1024 ? config.layers : 0, window);
   KVLINK_RETURN_IF_ERROR(config.Validate());

@@ -1,4 +1,4 @@
-// Tokenizers as GGUF files describe them: the names of pre-tokenizers are turned into the steps they stand for.
+// Tokenizers described by GGUF files: translates the names of pre-tokenizers into their steps.
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -18,8 +18,7 @@ struct NamedPreTokenizer {
   bool compose = false, ignore_merges = false;
 };
 
-// The steps that each name stands for in the models that carry it. The converters leave the normaliser out: Qwen2's is
-// NFC.
+// The steps that each name stands for in published models. Converters omit the normaliser: Qwen2's is NFC.
 const std::vector<NamedPreTokenizer>& NamedPreTokenizers() {
   const auto split = [](SplitPattern pattern) { return PieceStep{PieceStep::kSplit, pattern}; };
   static const auto* const table = new std::vector<NamedPreTokenizer>{

@@ -1,5 +1,5 @@
-// Reads config.json as transformers does, defaults and precedence included; a key that would change the result and is
-// not understood is refused by name.
+// Reads config.json as transformers does, including defaults and precedence. Keys that would change the result but are
+// not supported are refused by name.
 #include "worker/files/hf_config.h"
 
 #include <algorithm>
@@ -19,8 +19,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Python writes Infinity, -Infinity and NaN, which are not JSON. As strings they are read, and where such a value is
-// asked for, the key is named.
+// Python writes Infinity, -Infinity and NaN, which are not JSON. Quoting them lets the file parse; using such a value
+// is then an error that names the key.
 std::string QuoteNonFinite(absl::string_view text) {
   std::string out;
   bool quoted = false;
@@ -55,7 +55,7 @@ absl::StatusOr<Json> ParseObject(absl::string_view text, absl::string_view what)
   return json;
 }
 
-// Reads keys of one JSON object; null counts as missing, as it does for the writers of these files.
+// Reads keys of one JSON object; null counts as missing, as in the libraries that write these files.
 class ObjectReader {
  public:
   explicit ObjectReader(const Json& object) : object_(object) {}
@@ -145,7 +145,7 @@ absl::Status RefuseVariants(const ObjectReader& reader) {
   return absl::OkStatus();
 }
 
-// llama and qwen3 read attention_bias, llama mlp_bias too; qwen2 always has biases of q, k and v, mistral never any.
+// llama and qwen3 read attention_bias, and llama mlp_bias; qwen2 always has biases for q, k and v, mistral never.
 absl::Status ReadBiases(const ObjectReader& reader, ModelConfig* config) {
   const bool llama = config->architecture == "llama";
   config->qkv_bias = config->architecture == "qwen2";
@@ -168,7 +168,7 @@ absl::Status RefusePartialRotation(const ObjectReader& reader) {
   return absl::OkStatus();
 }
 
-// rope_parameters (new) holds everything; rope_theta + rope_scaling (old) share it out. The type is "rope_type" or
+// rope_parameters (new) holds everything; rope_theta and rope_scaling (old) split it. The type is "rope_type" or
 // "type".
 absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t head_dim, int64_t context) {
   using Type = kernels::RopeConfig::Type;
@@ -176,8 +176,8 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   kernels::RopeConfig rope;
   rope.rotary_dim = head_dim;
   KVLINK_ASSIGN_OR_RETURN(rope.theta, reader.NumberOr("rope_theta", 10000));
-  // Where both are there, transformers lets the old one win as a whole, unless it is empty: users add it by hand, after
-  // a model card.
+  // If both exist, transformers lets the old key win entirely, unless it is empty: users add it by hand, following a
+  // model card.
   const Json* parameters = reader.Find("rope_scaling");
   if (parameters == nullptr || parameters->empty()) parameters = reader.Find("rope_parameters");
   if (parameters == nullptr) return rope;
@@ -199,7 +199,7 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   KVLINK_ASSIGN_OR_RETURN(const auto original, p.Integer("original_max_position_embeddings"));
   rope.original_context = outer_original.value_or(original.value_or(context));
   KVLINK_ASSIGN_OR_RETURN(auto factor, p.Number("factor"));
-  // A yarn factor of null is derived from the lengths.
+  // A null yarn factor is derived from the lengths.
   if (!factor.has_value() && rope.type == Type::kYarn && p.Has("factor") && rope.original_context > 0) {
     factor = static_cast<double>(context) / static_cast<double>(rope.original_context);
   }
@@ -226,8 +226,8 @@ absl::StatusOr<kernels::RopeConfig> ReadRope(const ObjectReader& reader, int64_t
   return rope;
 }
 
-// llama ignores the key. mistral has a window of 4,096 unless the file says another or null, in all layers or, as
-// Ministral, in those that layer_types names. qwen2 and qwen3 have one where layer_types or max_window_layers say so.
+// llama ignores the key. mistral has a window of 4,096 unless the file gives another or null, in all layers or, for
+// Ministral, in those named by layer_types. qwen2 and qwen3 have one where layer_types or max_window_layers says so.
 absl::Status ReadWindows(const ObjectReader& reader, ModelConfig* config) {
   constexpr int64_t kMistralWindow = 4096;
   config->window.assign(config->layers, 0);
@@ -314,7 +314,7 @@ absl::Status ReadShapes(const ObjectReader& reader, ModelConfig* config) {
   KVLINK_RETURN_IF_ERROR(ReadBiases(reader, config));
   config->qk_norm = config->architecture == "qwen3";
   config->rope.rotary_dim = config->head_dim;
-  // Checked before anything is allocated by them.
+  // Check before they determine an allocation.
   config->window.assign(config->layers > 0 && config->layers <= 1024 ? config->layers : 0, 0);
   return config->Validate();
 }
@@ -374,7 +374,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseSafetensor
           absl::StrCat("model.safetensors.index.json: tensor ", absl::Utf8SafeCEscape(tensor), " has no file name"));
     }
     const std::string& name = file.get_ref<const std::string&>();
-    // A plain name, so that an index cannot point outside its directory.
+    // Only plain names, so that an index cannot point outside its directory.
     if (name.find('/') != std::string::npos || name.find('\0') != std::string::npos ||
         !absl::EndsWith(name, ".safetensors")) {
       return absl::InvalidArgumentError(absl::StrCat("model.safetensors.index.json: tensor ",

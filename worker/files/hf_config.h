@@ -17,15 +17,15 @@ namespace kvlink::model {
 
 inline constexpr int64_t kMaxConfigBytes = 1 << 20;
 
-// `generation_config`: empty if there is none. INVALID_ARGUMENT naming the key that is missing or malformed;
-// UNIMPLEMENTED for an architecture or variant that we do not run, naming the key.
+// `generation_config` is empty if there is none. INVALID_ARGUMENT naming the missing or malformed key; UNIMPLEMENTED
+// for an unsupported architecture or variant, naming the key.
 absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config, absl::string_view generation_config);
 
-// "chat_template" of a tokenizer_config.json: a string, or the one named "default" of a list. Empty if there is none.
+// "chat_template" of a tokenizer_config.json: a string, or the list entry named "default". Empty if there is none.
 absl::StatusOr<std::string> ParseHfChatTemplate(absl::string_view tokenizer_config);
 
-// The shards of a model.safetensors.index.json: (tensor, file) by name of the tensor. INVALID_ARGUMENT for file names
-// that are no plain names.
+// The shards listed in a model.safetensors.index.json, as (tensor, file), ordered by tensor name. INVALID_ARGUMENT for
+// file names with a path.
 absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseSafetensorsIndex(absl::string_view index);
 
 }  // namespace kvlink::model

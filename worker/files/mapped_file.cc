@@ -1,4 +1,4 @@
-// Maps whole files read-only: weights are larger than what should be copied. Small files are read.
+// Maps whole files read-only, because weights are too large to copy. Small files are read.
 #include "worker/files/mapped_file.h"
 
 #include <fcntl.h>

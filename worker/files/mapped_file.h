@@ -1,7 +1,7 @@
 // A file mapped read-only into memory.
-// Thread-safety: immutable after Open. Lifetime: spans point into the mapping and live as long as the object. A file
-// that another process shortens while it is mapped ends this process with SIGBUS, as with every mapped reader: model
-// files are not edited in place.
+// Thread-safety: immutable after Open. Lifetime: spans point into the mapping and live as long as the object. As with
+// any mapping, another process that truncates the file ends this one with SIGBUS; model files must not be edited in
+// place.
 #ifndef KVLINK_WORKER_FILES_MAPPED_FILE_H_
 #define KVLINK_WORKER_FILES_MAPPED_FILE_H_
 
@@ -17,7 +17,7 @@ namespace kvlink::model {
 
 class MappedFile {
  public:
-  // NOT_FOUND if there is no such file; INVALID_ARGUMENT if it is empty or no regular file.
+  // NOT_FOUND if there is no such file; INVALID_ARGUMENT if it is empty or not a regular file.
   static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -34,7 +34,7 @@ class MappedFile {
   const size_t size_;
 };
 
-// The whole of a small file. NOT_FOUND if there is none; INVALID_ARGUMENT if it has more than `limit` bytes.
+// Reads a whole small file. NOT_FOUND if there is none; INVALID_ARGUMENT if it is larger than `limit` bytes.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t limit);
 
 }  // namespace kvlink::model

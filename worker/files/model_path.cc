@@ -1,4 +1,4 @@
-// One interpretation of a model path, so that weights and tokenizer cannot come from different models.
+// The single interpretation of a model path, so that weights and tokenizer cannot come from different models.
 #include "worker/files/model_path.h"
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// Where the parts of a model lie: the one interpretation of the path that OpenWeights and OpenTokenizer take.
+// Locates the parts of a model: interprets the path given to OpenWeights and OpenTokenizer.
 // Thread-safety: pure functions over the file system.
 #ifndef KVLINK_WORKER_FILES_MODEL_PATH_H_
 #define KVLINK_WORKER_FILES_MODEL_PATH_H_
@@ -14,9 +14,9 @@ struct ModelPath {
   std::string directory;  // the directory with config.json; empty: a GGUF
 };
 
-// A file is taken for a GGUF. A directory with config.json is a Hugging Face one; without, it must hold exactly one
-// .gguf. NOT_FOUND for a path that is not there; INVALID_ARGUMENT for an empty path, and a
-// directory that holds no model or several.
+// A file is treated as a GGUF. A directory with config.json is a Hugging Face model; any other directory must contain
+// exactly one .gguf. NOT_FOUND if the path does not exist; INVALID_ARGUMENT for an empty path, and for a directory with
+// no model or several.
 absl::StatusOr<ModelPath> ResolveModelPath(const std::string& path);
 
 }  // namespace kvlink::model

@@ -1,4 +1,4 @@
-// Finds the files that describe a tokenizer and hands their bytes to the parser of worker/text.
+// Finds the files that describe a tokenizer and passes their bytes to the parser in worker/text.
 #include "worker/files/open_tokenizer.h"
 
 #include "base/status.h"

@@ -13,10 +13,10 @@
 
 namespace kvlink::model {
 
-// UNIMPLEMENTED for a pre-tokenizer or model type that we do not reproduce.
+// UNIMPLEMENTED for an unsupported pre-tokenizer or model type.
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeGgufTokenizer(GgufTokenizer description);
 
-// The tokenizer of a model path as OpenWeights takes it.
+// Opens the tokenizer at a model path, as OpenWeights interprets it.
 absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(const std::string& path);
 
 }  // namespace kvlink::model

@@ -1,5 +1,5 @@
-// Parses the JSON header event by event, so that a hostile one is refused at its first wrong event, and checks that the
-// tensors cover the data exactly.
+// Parses the JSON header event by event, so that a hostile header is refused at its first wrong event, and checks that
+// the tensors cover the data exactly.
 #include "worker/files/safetensors.h"
 
 #include <algorithm>
@@ -27,7 +27,7 @@ struct Entry {
   bool has_shape = false;
 };
 
-// 0 for a dtype we do not know.
+// 0 for an unknown dtype.
 uint64_t DtypeBits(absl::string_view dtype) {
   static constexpr std::pair<absl::string_view, uint64_t> kBits[] = {
       {"F64", 64}, {"I64", 64},    {"U64", 64},    {"F32", 32},    {"I32", 32}, {"U32", 32},
@@ -39,7 +39,7 @@ uint64_t DtypeBits(absl::string_view dtype) {
   return 0;
 }
 
-// Takes the header event by event, so that a hostile one is refused at its first wrong event instead of being built.
+// Processes header events one by one, without building the JSON.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   std::vector<Entry>& entries() { return entries_; }
@@ -179,7 +179,7 @@ absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(absl::Span<const std:
     KVLINK_ASSIGN_OR_RETURN(SourceTensor tensor, MakeTensor(std::move(entry), data));
     tensors.push_back(std::move(tensor));
   }
-  // Empty tensors go before the one that starts at the same byte.
+  // Empty tensors sort before the one that starts at the same byte.
   std::sort(tensors.begin(), tensors.end(), [](const SourceTensor& a, const SourceTensor& b) {
     return std::make_pair(a.bytes.data(), a.bytes.size()) < std::make_pair(b.bytes.data(), b.bytes.size());
   });

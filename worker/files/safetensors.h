@@ -5,8 +5,8 @@
 //              "__metadata__": {..}}
 //   the rest   tensor data; offsets count from here
 //
-// Checked in Parse: the header is at most 16 MiB of flat JSON without duplicate names, every tensor has the bytes its
-// shape needs, and the tensors cover the data exactly, without gap or overlap (the format demands it).
+// Parsing checks that the header is at most 16 MiB of flat JSON without duplicate names, that every tensor has the
+// bytes its shape needs, and that the tensors cover the data exactly, without gap or overlap (as the format demands).
 // Thread-safety: pure function; the result refers to the bytes given.
 #ifndef KVLINK_WORKER_FILES_SAFETENSORS_H_
 #define KVLINK_WORKER_FILES_SAFETENSORS_H_
@@ -19,9 +19,9 @@
 
 namespace kvlink::model {
 
-// Tensors in the order of their data. INVALID_ARGUMENT for anything malformed, naming the tensor; UNIMPLEMENTED for a
-// dtype that the format does not define today. Types other than F32, F16 and BF16 are listed, but cannot be read as
-// weights.
+// Returns tensors in the order of their data. INVALID_ARGUMENT for malformed input, naming the tensor; UNIMPLEMENTED
+// for a dtype that the format does not define today. Types other than F32, F16 and BF16 are listed but cannot be read
+// as weights.
 absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(absl::Span<const std::byte> bytes);
 
 }  // namespace kvlink::model

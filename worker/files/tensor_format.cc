@@ -1,4 +1,4 @@
-// Expansion of each element format to f32. Written for compilers to vectorise; the bit layouts are ggml's.
+// Expands each element format to f32. Written so that compilers vectorise it; the bit layouts are ggml's.
 #include "worker/files/tensor_format.h"
 
 #include <bit>
@@ -154,7 +154,7 @@ void ExpandQ2K(const std::byte* in, int64_t blocks, float* out) {
 }
 
 // 32 bytes of third bits (bit r of byte j: run r, element j), 64 of low bit pairs as in Q2_K, 12 with the 6-bit scales
-// of 16 groups (low nibbles in the first 8, high bit pairs in the last 4), d. A third bit of 0 takes 4 away.
+// of 16 groups (low nibbles in the first 8, high bit pairs in the last 4), d. A third bit of 0 subtracts 4.
 void ExpandQ3K(const std::byte* in, int64_t blocks, float* out) {
   for (; blocks > 0; --blocks, in += 110, out += 256) {
     const float d = Half(in + 108);
@@ -168,8 +168,8 @@ void ExpandQ3K(const std::byte* in, int64_t blocks, float* out) {
   }
 }
 
-// 6-bit scale and minimum of group g out of the 12 packed bytes: groups 0..3 in bytes 0..3 and 4..7; groups 4..7 have
-// their low four bits in bytes 8..11 and their high two bits on top of the bytes of groups 0..3.
+// The 6-bit scale and minimum of group g, from the 12 packed bytes: groups 0..3 in bytes 0..3 and 4..7; groups 4..7
+// have their low four bits in bytes 8..11 and their high two bits on top of the bytes of groups 0..3.
 struct ScaleMin {
   float scale, min;
 };

@@ -22,19 +22,19 @@ namespace kvlink::model {
 
 struct TensorFormat {
   absl::string_view name;  // "F32", "Q4_K", ...
-  int ggml_type = -1;      // its number in a GGUF; -1: none
+  int ggml_type = -1;      // its number in GGUF files; -1: none
   int64_t block_elements = 0;
   int64_t block_bytes = 0;
   // Expands `blocks` blocks. `in` may have any alignment.
   void (*expand)(const std::byte* in, int64_t blocks, float* out) = nullptr;
 };
 
-// nullptr for a format we do not read.
+// nullptr for an unsupported format.
 const TensorFormat* FindTensorFormat(absl::string_view name);
 const TensorFormat* FindGgmlTensorFormat(uint32_t ggml_type);
-// ggml's name of a type, whether or not we read it ("Q2_K").
+// ggml's name of a type ("Q2_K"), whether supported or not.
 absl::string_view GgmlTypeName(uint32_t ggml_type);
-// "F32, F16, BF16, ...": for messages.
+// "F32, F16, BF16, ...", for messages.
 absl::string_view TensorFormatNames();
 
 }  // namespace kvlink::model

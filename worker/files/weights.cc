@@ -1,5 +1,5 @@
-// One set of canonical names over both containers. What GGUF converters changed (names, the order of Q and K rows) is
-// undone while reading, and shapes are checked before anybody computes with them.
+// One set of canonical names over both containers. Reading undoes what GGUF converters change (names, the order of Q
+// and K rows), and shapes are checked before any computation.
 #include "worker/files/weights.h"
 
 #include <algorithm>
@@ -29,7 +29,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A GGUF's name of a canonical tensor; empty if it has none.
+// The GGUF name of a canonical tensor; empty if it has none.
 std::string GgufName(absl::string_view canonical) {
   static constexpr std::pair<absl::string_view, absl::string_view> kGlobal[] = {
       {"model.embed_tokens.weight", "token_embd.weight"},
@@ -59,7 +59,7 @@ std::string GgufName(absl::string_view canonical) {
 
 class SourceWeights : public Weights {
  public:
-  // A source's input to the shared implementation.
+  // What a source passes to the shared implementation.
   struct Source {
     ModelConfig config;
     std::vector<SourceTensor> tensors;
@@ -68,7 +68,7 @@ class SourceWeights : public Weights {
     std::string chat_template;
     bool gguf_names = false;
     bool bare_names = false;  // without "model.": saved from the base model
-    // Q and K rows stand in the order of interleaved rotation pairs (llama conversions).
+    // Q and K rows are in the order of interleaved rotation pairs (llama conversions).
     bool interleaved = false;
   };
 
@@ -126,7 +126,7 @@ class SourceWeights : public Weights {
     }
     if (tensor->shape[0] % head_dim != 0) return fail("has no whole number of heads");
     for (int64_t i = 0; i < rows; ++i) {
-      // Row (half s, pair p) of a head stands at 2p + s in the file.
+      // Row (half s, pair p) of a head is stored at 2p + s.
       const int64_t row = row_begin + i, in_head = row % head_dim;
       const int64_t stored = row - in_head + in_head % (head_dim / 2) * 2 + in_head / (head_dim / 2);
       format->expand(tensor->bytes.data() + stored * row_bytes, blocks, out.data() + i * columns);
@@ -155,7 +155,7 @@ class SourceWeights : public Weights {
                                                    absl::StrJoin(shape, ", "), "]"));
   }
 
-  // Every tensor a forward pass needs is there and as large as the configuration says.
+  // Checks that every tensor of a forward pass exists and has the configured size.
   absl::Status CheckShapes() const {
     const ModelConfig& c = source_.config;
     const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
@@ -222,14 +222,14 @@ absl::StatusOr<std::unique_ptr<Weights>> OpenGguf(const std::string& path) {
   return SourceWeights::Make(std::move(source));
 }
 
-// An optional small file: empty if it is not there.
+// An optional small file: empty if it does not exist.
 absl::StatusOr<std::string> ReadOptional(const fs::path& path) {
   absl::StatusOr<std::string> text = ReadSmallFile(path.string(), kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) return std::string();
   return text;
 }
 
-// The .safetensors files of a directory, and what the index says about them (empty without one).
+// The .safetensors files of a directory, and the contents of its index (empty without one).
 struct Shards {
   std::vector<std::string> files;
   std::vector<std::pair<std::string, std::string>> index;  // (tensor, file)
@@ -239,7 +239,7 @@ absl::StatusOr<Shards> FindShards(const fs::path& directory) {
   Shards shards;
   std::error_code error;
   constexpr int64_t kMaxIndexBytes = 16 << 20;
-  // As transformers, which does not look at an index beside it.
+  // Like transformers, ignore an index beside it.
   if (fs::exists(directory / "model.safetensors", error)) {
     shards.files.push_back("model.safetensors");
     return shards;
@@ -264,14 +264,14 @@ absl::StatusOr<Shards> FindShards(const fs::path& directory) {
   return shards;
 }
 
-// The tensor of this name, or nullptr.
+// The tensor with this name, or nullptr.
 const SourceTensor* FindByName(const std::vector<SourceTensor>& tensors, absl::string_view name) {
   const auto it = std::find_if(tensors.begin(), tensors.end(), [&](const SourceTensor& t) { return t.name == name; });
   return it == tensors.end() ? nullptr : &*it;
 }
 
-// Tensors prevail over config.json, as in transformers: an output matrix that differs from the embedding is used
-// although the embedding is said to be tied.
+// Tensors override config.json, as in transformers: an output matrix that differs from the embedding is used even if
+// the configuration says that the embedding is tied.
 void FollowTensors(SourceWeights::Source& source) {
   const SourceTensor* embedding = FindByName(source.tensors, "model.embed_tokens.weight");
   if (embedding == nullptr) {
@@ -318,7 +318,7 @@ absl::StatusOr<std::unique_ptr<Weights>> OpenDirectory(const std::string& path) 
   FollowTensors(source);
   KVLINK_ASSIGN_OR_RETURN(source.chat_template, ReadOptional(directory / "chat_template.jinja"));
   if (source.chat_template.empty()) {
-    // Bigger than the other configurations: it lists the added tokens.
+    // Larger than other configuration files: it lists the added tokens.
     constexpr int64_t kMaxTokenizerConfigBytes = 16 << 20;
     const auto text = ReadSmallFile((directory / "tokenizer_config.json").string(), kMaxTokenizerConfigBytes);
     if (!text.ok() && !absl::IsNotFound(text.status())) return text.status();
@@ -334,7 +334,7 @@ absl::StatusOr<std::unique_ptr<Weights>> OpenDirectory(const std::string& path) 
 absl::StatusOr<std::unique_ptr<Weights>> OpenWeights(const std::string& path) {
   KVLINK_ASSIGN_OR_RETURN(const ModelPath model, ResolveModelPath(path));
   auto weights = model.gguf.empty() ? OpenDirectory(model.directory) : OpenGguf(model.gguf);
-  // Files we could not open name themselves.
+  // Errors from opening a file already name it.
   if (!weights.ok() && !absl::StartsWith(weights.status().message(), path)) return Annotate(weights.status(), path);
   return weights;
 }

@@ -1,9 +1,9 @@
-// A model's weights on disk, behind one interface for GGUF v3 files and Hugging Face directories (safetensors, single
-// or sharded). Files are mapped, not copied.
+// A model's weights on disk, with one interface for GGUF v3 files and Hugging Face directories (safetensors, single or
+// sharded). Files are mapped, not copied.
 //
-// Thread-safety: const methods may be called at once. Lifetime: spans point into the mapping and live as long as the
-// object. Errors: NOT_FOUND for a missing file, INVALID_ARGUMENT for a truncated, hostile or inconsistent one,
-// UNIMPLEMENTED for an architecture, tensor type or rope type we do not run; each message names the file, the tensor or
+// Thread-safety: const methods may be called concurrently. Lifetime: spans point into the mapping and live as long as
+// the object. Errors: NOT_FOUND for a missing file, INVALID_ARGUMENT for a truncated, hostile or inconsistent one,
+// UNIMPLEMENTED for an unsupported architecture, tensor type or rope type; each message names the file, the tensor or
 // key, and what to do.
 #ifndef KVLINK_WORKER_FILES_WEIGHTS_H_
 #define KVLINK_WORKER_FILES_WEIGHTS_H_
@@ -31,14 +31,14 @@ class Weights {
  public:
   virtual ~Weights() = default;
   virtual const ModelConfig& config() const = 0;
-  // All tensors ordered by name: what the model fingerprint hashes.
+  // All tensors, ordered by name, as the model fingerprint hashes them.
   virtual const std::vector<SourceTensor>& tensors() const = 0;
-  // Files that make up the model (weights and configuration), for the fingerprint's (inode, size, mtime) cache.
+  // The files of the model (weights and configuration), for the fingerprint's (inode, size, mtime) cache.
   virtual const std::vector<std::string>& files() const = 0;
-  // Reads a tensor under its canonical name ("model.layers.3.self_attn.q_proj.weight", "lm_head.weight", Hugging Face
-  // spelling whatever the source) as f32, rows [row_begin, row_begin + rows) of its first dimension, dequantised, and
-  // with GGUF's q/k row permutation undone. `out` has rows * (product of the other dimensions) elements. NOT_FOUND if
-  // the model has no such tensor; INVALID_ARGUMENT if the range or the size of `out` disagrees.
+  // Reads rows [row_begin, row_begin + rows) of a tensor's first dimension as f32, dequantised, with GGUF's q/k row
+  // permutation undone. The canonical name is Hugging Face's, whatever the source
+  // ("model.layers.3.self_attn.q_proj.weight", "lm_head.weight"). `out` has rows * (product of the other dimensions)
+  // elements. NOT_FOUND if the model has no such tensor; INVALID_ARGUMENT for a wrong range or size of `out`.
   virtual absl::Status Read(absl::string_view canonical_name, int64_t row_begin, int64_t rows,
                             absl::Span<float> out) const = 0;
   virtual bool Has(absl::string_view canonical_name) const = 0;

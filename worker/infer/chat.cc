@@ -45,7 +45,7 @@ RequestStats Chat::TurnSince(const RequestStats& before, const Answer& answer, i
 
 absl::StatusOr<Answer> Chat::Ask(absl::string_view question, const Limits& limits, const OnText& on_text) {
   const absl::Time began = SteadyNow();
-  // The remaining time, for calls one after another.
+  // The remaining time, for consecutive calls.
   const auto left = [&] { return Limits{limits.timeout - (SteadyNow() - began), limits.cancelled}; };
   const int64_t fed = conversation_ == nullptr ? 0 : conversation_->length();
   const RequestStats before = conversation_ == nullptr ? RequestStats() : conversation_->stats();
@@ -78,8 +78,8 @@ absl::Status Chat::First(absl::string_view question, const Limits& limits) {
   return absl::OkStatus();
 }
 
-// Renders the conversation with a mark in place of each answer; what stands behind the last mark is the new part: the
-// end of the answer's turn, the user's turn, the head of the next answer.
+// Renders the conversation with a mark in place of each answer. The text after the last mark is new: the end of the
+// answer's turn, the user's turn, and the head of the next answer.
 absl::Status Chat::Next(absl::string_view question, const Limits& limits) {
   std::vector<model::ChatMessage> messages;
   if (!settings_.system.empty()) messages.push_back({"system", {{settings_.system}}});

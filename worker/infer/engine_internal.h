@@ -27,7 +27,7 @@ struct Generator::Rows {
   absl::Span<const int32_t> tokens;
   absl::Span<const int64_t> positions;
   std::vector<int64_t> slots;
-  bool sample = true;                    // the token behind the last row
+  bool sample = true;                    // sample the token after the last row
   std::vector<float>* scores = nullptr;  // logits of every row, appended
 };
 

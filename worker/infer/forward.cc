@@ -18,7 +18,7 @@ absl::Status Grow(kernels::Backend& backend, int64_t bytes, kernels::Buffer* buf
   return absl::OkStatus();
 }
 
-// Dense rows of logits, which are there when the stream has been waited for.
+// Appends dense rows of logits, which are valid once the stream has been waited for.
 absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, const kernels::Tensor& logits,
                           std::vector<float>* out) {
   const size_t begin = out->size();
@@ -29,11 +29,11 @@ absl::Status AppendLogits(kernels::Backend& backend, kernels::Stream& stream, co
 
 }  // namespace
 
-// Segments are listed once, however many conversations read them: encodings first, then private KV.
+// Lists each segment once, however many conversations read it: encodings first, then private KV.
 struct Generator::Assembly {
   model::BatchArrays arrays;
   std::vector<std::shared_ptr<Resident>> residents;  // encodings of the pass
-  std::vector<std::shared_ptr<Resident>> arriving;   // of these, those not all of whose layers have arrived
+  std::vector<std::shared_ptr<Resident>> arriving;   // those of `residents` with layers still to arrive
 
   explicit Assembly(absl::Span<Rows> all) {
     std::vector<int64_t> first;
@@ -61,7 +61,7 @@ struct Generator::Assembly {
 
   void AddEncodings(const Rows& rows, int64_t first_row) {
     for (const Conversation::Read& read : rows.conversation->reads_) {
-      if (rows.positions.empty() || rows.positions.back() < read.offset) continue;  // it is behind all of them
+      if (rows.positions.empty() || rows.positions.back() < read.offset) continue;  // the segment comes after all rows
       const auto [it, is_new] = index_.try_emplace(read.resident.get(), static_cast<int32_t>(arrays.segments.size()));
       if (is_new) {
         arrays.segments.push_back(read.resident->segment());
@@ -114,7 +114,7 @@ absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
       const absl::Status arrived = resident->WaitLayer(layer, deadline);
       if (arrived.ok()) continue;
       KVLINK_RETURN_IF_ERROR(call.Check());
-      // One that was computed here cannot be of no use: the device failed.
+      // A document computed here has no fallback: then the device failed.
       if (resident->source() != store::Tier::kNone) useless->push_back(resident);
       return arrived;
     }
@@ -125,7 +125,7 @@ absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
   absl::StatusOr<kernels::Tensor> logits = model_->Forward(*context->forward, batch);
   CountGraphs(before, context->forward->graphs());
   absl::Status status = logits.status();
-  // Before anything of the pass is given out. A pass that failed may have failed over such bytes too.
+  // Check before publishing any result of the pass. A pass that failed may also have failed because of such bytes.
   if (useless->empty()) {
     for (const std::shared_ptr<Resident>& resident : assembly.residents) {
       if (!resident->intact()) useless->push_back(resident);
@@ -133,7 +133,7 @@ absl::Status Generator::Forward(absl::Span<Rows> rows, const Call& call,
     if (!useless->empty()) status = absl::AbortedError("the store took back encodings while they were read");
   }
   if (status.ok()) status = Sample(*context, rows, *logits);
-  // Streams that lacked memory when they were made, or that the device failed, stay useless.
+  // Discard streams that lacked memory when they were created, or whose device failed: they stay unusable.
   if (!absl::IsResourceExhausted(status) && !absl::IsInternal(status)) GiveContext(std::move(context));
   return status;
 }
@@ -155,7 +155,7 @@ absl::Status Generator::Sample(Context& context, absl::Span<Rows> rows, const ke
   std::vector<kernels::SampleParams> params(rows.size());
   absl::Status launched = LaunchSampling(context, rows, logits, absl::MakeSpan(params));
   if (launched.ok()) launched = backend.CopyOut(*context.stream, context.sampled.data(), ids.data(), bytes);
-  // Also after an error: what was launched writes to the caller's memory.
+  // Wait even after an error: launched work writes to the caller's memory.
   const absl::Status finished = context.stream->Synchronize();
   KVLINK_RETURN_IF_ERROR(launched);
   KVLINK_RETURN_IF_ERROR(finished);
@@ -171,7 +171,7 @@ absl::Status Generator::LaunchSampling(Context& context, absl::Span<Rows> rows, 
   kernels::Stream& stream = *context.stream;
   const kernels::Tensor sampled = kernels::Tensor::Dense(context.sampled.data(), kernels::Dtype::kI32, backend.device(),
                                                          {static_cast<int64_t>(rows.size())});
-  int64_t row = 0;  // of logits, behind those of the conversations before
+  int64_t row = 0;  // of logits, after those of the previous conversations
   for (size_t i = 0; i < rows.size(); ++i) {
     Rows& one = rows[i];
     const int64_t mine = one.scores != nullptr ? static_cast<int64_t>(one.tokens.size()) : one.sample ? 1 : 0;

@@ -27,7 +27,7 @@ absl::Status CheckLinkEmbeddings(const GeneratorOptions& options, const model::M
       " slots of ", options.profile.links_per_document, " links ", config.hidden, " wide make ", wanted));
 }
 
-// A region of the device, lent to the store.
+// A region of device memory, lent to the store.
 absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> OpenDeviceBuffer(store::Store* store, kernels::Backend* backend,
                                                                       int64_t bytes) {
   if (store == nullptr || bytes == 0) return absl::UnimplementedError("no region of the device was asked for");
@@ -179,7 +179,7 @@ absl::StatusOr<std::unique_ptr<Conversation>> Generator::StartPlanned(const link
 
 absl::Status Generator::ReadDocuments(Conversation& conversation, const Identities& computed, bool holds,
                                       const Call& call) {
-  std::vector<ResidentPool::Wanted> wanted;  // each once, however often it is read
+  std::vector<ResidentPool::Wanted> wanted;  // each once, even if read repeatedly
   std::vector<absl::Span<const int32_t>> documents;
   absl::flat_hash_map<Identity, size_t> index;
   for (const Conversation::Read& read : conversation.reads_) {
@@ -237,7 +237,7 @@ absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>
       missing.push_back(i);
     }
   }
-  // In groups, so that the call's limits are looked at in between.
+  // In groups, so that the call's limits are checked in between.
   for (size_t begin = 0; begin < missing.size();) {
     KVLINK_RETURN_IF_ERROR(call.Check());
     std::vector<absl::Span<const int32_t>> group;
@@ -246,7 +246,7 @@ absl::Status Generator::EncodeMissing(absl::Span<const absl::Span<const int32_t>
       tokens += static_cast<int64_t>(group.back().size());
     }
     absl::StatusOr<std::vector<encode::Encoded>> encoded = encoder_->Encode(group);
-    if (absl::IsResourceExhausted(encoded.status())) encoder_ = nullptr;  // as it may be what holds the memory
+    if (absl::IsResourceExhausted(encoded.status())) encoder_ = nullptr;  // the encoder itself may hold the memory
     KVLINK_RETURN_IF_ERROR(encoded.status());
     for (encode::Encoded& one : *encoded) {
       const auto shared = std::make_shared<const encode::Encoded>(std::move(one));
@@ -266,14 +266,14 @@ void Generator::Forget(absl::Span<Rows> rows, const Resident* useless) {
     for (Conversation::Read& read : one.conversation->reads_) {
       if (read.resident.get() != useless) continue;
       read.resident = nullptr;
-      --(one.conversation->stats_.*read.counted);  // whoever serves it in the end is counted
+      --(one.conversation->stats_.*read.counted);  // only where the document is finally read counts
     }
   }
 }
 
 absl::Status Generator::Run(absl::Span<Rows> rows, const Call& call) {
-  // An encoding that was taken back is read anew once; then it is computed here, as one of no use is at once, and that
-  // cannot fail. So this ends after as many rounds as there are documents, twice.
+  // A lapsed encoding is read again once, then computed here; an unusable one is computed here at once. Computing
+  // cannot fail in this way, so the loop ends after at most two rounds per document.
   Identities lapsed, computed;
   while (true) {
     for (const Rows& one : rows) {

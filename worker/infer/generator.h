@@ -1,16 +1,16 @@
-// Linked decoding: answers a prompt over documents from their stored encodings, one forward pass over the fresh tokens
-// first, then one for each token of the answer. Tokens in, tokens out; worker/infer/chat.h puts text around it.
+// Linked decoding: answers a prompt over documents from their stored encodings, with one forward pass over the fresh
+// tokens, then one per token of the answer. Works on tokens; worker/infer/chat.h adds text.
 //
-// A document that the store does not have, or whose bytes arrive damaged or too late, is encoded on the spot and
-// written back: that costs time and moves a counter, and never fails the request. Attention never reads a layer before
-// its bytes are verified, and nothing is kept of a pass during which the store took the memory of an encoding back: the
-// encoding is read anew and the pass done again.
+// A document that the store lacks, or whose bytes arrive damaged or late, is encoded on the spot and written back. This
+// costs time and increments a counter, and never fails the request. Attention never reads a layer before its bytes are
+// verified. If the store takes back the memory of an encoding during a pass, the results of the pass are discarded, the
+// encoding is read again and the pass repeated.
 //
-// Thread-safety: an Generator may be used from many threads at once, each with conversations of its own; a Conversation
-// by one thread at a time. Lifetime: model, store and generator outlive every conversation; model and store outlive the
-// generator. Errors common to all: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation
-// stands where it stood before the call; RESOURCE_EXHAUSTED when the private KV is full, or a device: a request waits
-// for room for its encodings, and fails alone where there is none in time.
+// Thread-safety: a Generator by many threads at once, each with its own conversations; a Conversation by one thread at
+// a time. Lifetime: model, store and generator outlive every conversation; model and store outlive the generator.
+// Errors of all calls: CANCELLED and DEADLINE_EXCEEDED by the caller's limits, after which a conversation is as it was
+// before the call; RESOURCE_EXHAUSTED when the private KV or a device is full: a request waits for room for its
+// encodings, and only that request fails if it gets none in time.
 #ifndef KVLINK_WORKER_INFER_GENERATOR_H_
 #define KVLINK_WORKER_INFER_GENERATOR_H_
 
@@ -40,21 +40,21 @@ namespace kvlink::infer {
 
 struct GeneratorOptions {
   std::string ns = "default";
-  Codec codec = Codec::kRawBf16;  // of the encodings it reads and writes
+  Codec codec = Codec::kRawBf16;  // of the encodings read and written
   std::string tenant_secret;
   link::LinkProfile profile;
-  // Rows [slots * N, hidden] that link ids from the vocabulary's end on stand for; empty where the profile uses
-  // ordinary ids.
+  // Rows [slots * N, hidden] for link ids, which start at the end of the vocabulary; empty if the profile uses ordinary
+  // ids.
   std::vector<float> link_embeddings;
   // Private KV of all conversations together, in tokens; 0: the model's context.
   int64_t private_tokens = 0;
-  int64_t prefill_chunk = 1024;                        // most fresh rows of one forward pass
-  int64_t graph_rows = 64;                             // ForwardBatch, where all layers are there; 0: no graphs
-  int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, all it has for encodings
-  int64_t host_bytes = 0;                              // HostTier: pinned host memory, of a device alone; 0: none
-  // Of a device's memory, beside the budget: where encodings arrive from a network that reaches it, until they have
-  // their place in the budget. What it has no room for arrives by way of the host. 0: everything does. The model's
-  // backend then outlives the store.
+  int64_t prefill_chunk = 1024;                        // maximum fresh rows of one forward pass
+  int64_t graph_rows = 64;                             // ForwardBatch, if all layers have arrived; 0: no graphs
+  int64_t resident_budget_bytes = int64_t{256} << 20;  // ResidentPool; on a device, for all encodings
+  int64_t host_bytes = 0;                              // HostTier: pinned host memory, with a device only; 0: none
+  // Bytes of device memory, outside the budget, in which encodings arrive from a network that reaches it, until they
+  // have their place in the budget. Encodings that do not fit arrive through the host. 0: all do. If set, the backend
+  // must outlive the store.
   int64_t device_buffer_bytes = 0;
   int64_t write_back_bytes = int64_t{256} << 20;  // WriteBack's queue; 0: nothing is written back
   // How long one layer of an encoding may take to arrive before the document is encoded instead.
@@ -69,7 +69,7 @@ struct Limits {
 
 struct RequestDocument {
   std::vector<int32_t> tokens;
-  std::optional<Identity> identity;  // as the catalog has it; computed from the tokens where absent
+  std::optional<Identity> identity;  // from the catalog; computed from the tokens if absent
 };
 
 struct Request {
@@ -85,19 +85,18 @@ struct Request {
 
 // The cost of a request.
 struct RequestStats {
-  absl::Duration
-      time_to_first_token;         // from the call until the first token was sampled, loading and verification included
-  absl::Duration decode_time;      // of decode steps since
-  int64_t decoded_tokens = 0;      // by those steps
-  int64_t prompt_tokens = 0;       // positions in front of the answer
-  int64_t fresh_tokens = 0;        // of these, computed by this request
-  int64_t documents_resident = 0;  // encodings by where they were found
-  int64_t documents_host = 0;      // copies of our own in host memory
+  absl::Duration time_to_first_token;  // from the call to the first sampled token, including loading and verification
+  absl::Duration decode_time;          // of the decode steps since then
+  int64_t decoded_tokens = 0;          // by those steps
+  int64_t prompt_tokens = 0;           // positions before the answer
+  int64_t fresh_tokens = 0;            // of these, computed by this request
+  int64_t documents_resident = 0;      // encodings, by where they were found
+  int64_t documents_host = 0;          // in our own copies in host memory
   int64_t documents_dram = 0;
   int64_t documents_disk = 0;
-  int64_t documents_direct = 0;   // of these two, those that arrived in the device's memory
-  int64_t documents_encoded = 0;  // not in the store, damaged or late
-  int64_t bytes_host = 0;         // of encodings, by where they were read
+  int64_t documents_direct = 0;   // of these two, received in device memory
+  int64_t documents_encoded = 0;  // missing, damaged or late
+  int64_t bytes_host = 0;         // of encodings, by where they were read from
   int64_t bytes_dram = 0;
   int64_t bytes_segments = 0;
 };
@@ -110,11 +109,11 @@ class Conversation {
   Conversation(const Conversation&) = delete;
   Conversation& operator=(const Conversation&) = delete;
 
-  // Positions that have been fed, and the token sampled behind the last of them (not fed yet).
+  // Positions fed so far, and the token sampled after the last of them (not fed yet).
   int64_t length() const { return length_; }
   int32_t next() const { return next_; }
   const RequestStats& stats() const { return stats_; }
-  // Distribution `next` was sampled from, [vocab]; empty unless Request::keep_logits.
+  // The distribution from which `next` was sampled, [vocab]; empty unless Request::keep_logits.
   absl::Span<const float> logits() const { return logits_; }
 
  private:
@@ -123,14 +122,14 @@ class Conversation {
     std::shared_ptr<Resident> resident;  // nullptr: to be read before the next pass
     int64_t offset = 0;
     int64_t document = 0;                      // index into documents_
-    Identity identity;                         // as the request names it
-    int64_t RequestStats::*counted = nullptr;  // where the document stands in the figures
+    Identity identity;                         // as named by the request
+    int64_t RequestStats::*counted = nullptr;  // the statistic that counts this document
   };
   Conversation(Generator* generator, model::KvPages* pages) : generator_(generator), sequence_(pages) {}
 
   Generator* const generator_;
   model::KvSequence sequence_;
-  std::vector<RequestDocument> documents_;  // what encodes them again
+  std::vector<RequestDocument> documents_;  // to encode them again
   std::vector<Read> reads_;
   kernels::SampleParams sampling_;
   int64_t length_ = 0;
@@ -142,39 +141,39 @@ class Conversation {
 
 class Generator {
  public:
-  // INVALID_ARGUMENT: a profile or link embeddings that do not fit the model; host memory or a device buffer for a
-  // backend on the host.
-  // RESOURCE_EXHAUSTED: no memory for the private KV. `store` may be nullptr: every document is encoded on the spot.
+  // `store` may be nullptr: every document is then encoded on the spot. INVALID_ARGUMENT: a profile or link embeddings
+  // that do not fit the model; host memory or a device buffer with a backend on the host. RESOURCE_EXHAUSTED: no memory
+  // for the private KV.
   static absl::StatusOr<std::unique_ptr<Generator>> Create(const model::Model* model, const Fingerprint& fingerprint,
                                                            store::Store* store, GeneratorOptions options);
-  // Writes back what is queued.
+  // Writes back queued encodings.
   ~Generator();
 
   // Prefill: reads (or encodes) the documents, computes the fresh tokens and samples the first token of the answer.
   // INVALID_ARGUMENT and FAILED_PRECONDITION as link::MakePlan.
   absl::StatusOr<std::unique_ptr<Conversation>> Start(const Request& request);
-  // The same for a plan of the caller's own, whose positions may have gaps.
+  // The same for the caller's own plan, whose positions may have gaps.
   absl::StatusOr<std::unique_ptr<Conversation>> StartPlanned(const link::LinkPlan& plan, const Request& request);
-  // One decode step of several different conversations in one forward pass: feeds each one's next() and samples the one
-  // behind it. A document that several of them read is read once. OUT_OF_RANGE, changing nothing: the context of one is
-  // full.
+  // One decode step of several distinct conversations in one forward pass: feeds each one's next() and samples the
+  // token after it. Documents read by several of them are read once. OUT_OF_RANGE, changing nothing, if the context of
+  // any of them is full.
   absl::Status StepBatch(absl::Span<Conversation* const> conversations, const Limits& limits);
   absl::Status Step(Conversation& conversation, const Limits& limits) { return StepBatch({&conversation}, limits); }
-  // Feeds `tokens` behind what has been fed and samples the token behind them. next() has not been fed: a caller that
-  // keeps it puts it first. OUT_OF_RANGE, changing nothing, when they do not fit into the context.
+  // Feeds `tokens` and samples the token after them. next() has not been fed yet: a caller that keeps it puts it first.
+  // OUT_OF_RANGE, changing nothing, if they do not fit into the context.
   absl::Status Extend(Conversation& conversation, absl::Span<const int32_t> tokens, const Limits& limits);
-  // As Extend, and returns the logits behind each of the tokens, [tokens, vocab]; for measurements.
+  // Like Extend, and returns the logits after each token, [tokens, vocab]; for measurements.
   absl::StatusOr<std::vector<float>> Score(Conversation& conversation, absl::Span<const int32_t> tokens,
                                            const Limits& limits);
-  // How the next tokens of a conversation are sampled.
+  // Sets how the conversation's next tokens are sampled.
   void SetSampling(Conversation& conversation, const kernels::SampleParams& sampling) {
     conversation.sampling_ = sampling;
   }
 
   const model::Model& model() const { return *model_; }
   const GeneratorOptions& options() const { return options_; }
-  // OK: encodings arrive in the device's memory where there is room. Else why they come by way of the host; that is no
-  // error of any request.
+  // OK if encodings arrive in device memory while there is room. Otherwise the reason why they come through the host;
+  // this is not an error of any request.
   const absl::Status& device_buffer() const { return device_buffer_; }
   bool IsEnd(int32_t token) const;  // of the end-of-sequence set
   Identity IdentityOf(absl::Span<const int32_t> tokens) const;
@@ -184,22 +183,22 @@ class Generator {
 
   struct Stats {
     int64_t requests = 0;
-    int64_t damaged = 0;  // encodings that failed their checksum while a request read them, and were encoded again
-    int64_t late = 0;     // that did not arrive in time, or could not be read, and were encoded again
-    int64_t lapsed = 0;   // whose memory the store took back during a pass, which was done again
-    int64_t encoded = 0;  // documents encoded on the spot, for these reasons and for misses
-    int64_t graphs = 0;   // passes that ran as one graph of a device
-    int64_t graphs_failed = 0;  // that should have, and ran as others do
+    int64_t damaged = 0;        // encodings that failed their checksum during a request and were encoded again
+    int64_t late = 0;           // encodings that arrived late or could not be read, and were encoded again
+    int64_t lapsed = 0;         // encodings whose memory the store took back during a pass, which was repeated
+    int64_t encoded = 0;        // documents encoded on the spot, for these reasons and on misses
+    int64_t graphs = 0;         // passes that ran as one graph of a device
+    int64_t graphs_failed = 0;  // passes whose recording failed and that ran directly
     ResidentPool::Stats pool;
     WriteBack::Stats write_back;
   };
   Stats stats() const;
 
  private:
-  struct Call;      // one call's deadline and cancellation
+  struct Call;      // deadline and cancellation of a call
   struct Rows;      // fresh rows of one conversation in a forward pass
   struct Assembly;  // a batch as Model::Forward takes it
-  struct Context;   // streams and scratch of one forward pass at a time
+  struct Context;   // streams and scratch memory, used by one forward pass at a time
   using Identities = absl::flat_hash_set<Identity>;
   friend class Conversation;
 
@@ -207,24 +206,24 @@ class Generator {
             absl::StatusOr<std::shared_ptr<store::DeviceBuffer>> device_buffer);
 
   absl::Status UploadLinkEmbeddings();
-  // Fills in the residents that a conversation lacks: from the pool, the store (except those to be `computed`), or the
-  // encoder. `holds`: as in Patience.
+  // Fills in the residents that a conversation lacks, from the pool, the store (except those to be `computed`) or the
+  // encoder. `holds`: see Patience.
   absl::Status ReadDocuments(Conversation& conversation, const Identities& computed, bool holds, const Call& call);
-  // Encodes the documents of those that are missing.
+  // Encodes the documents of the misses.
   absl::Status EncodeMissing(absl::Span<const absl::Span<const int32_t>> documents,
                              absl::Span<ResidentPool::Acquired> acquired, const Call& call);
   // Computes the fresh tokens chunk by chunk.
   absl::Status Prefill(Conversation& conversation, const link::LinkPlan& plan, const Call& call);
-  // Runs rows whose slots are taken; samples where rows ask for it. Again, with others in their place, where encodings
-  // prove to be of no use on the way.
+  // Runs rows whose slots are allocated, and samples where rows ask for it. If encodings turn out to be unusable,
+  // replaces them and repeats the pass.
   absl::Status Run(absl::Span<Rows> rows, const Call& call);
-  // One pass. `useless`: what made it fail, if encodings did; it then left nothing behind but the rows' slots.
+  // One pass. `useless`: the encodings that made it fail, if any; only the rows' slots then remain.
   absl::Status Forward(absl::Span<Rows> rows, const Call& call, std::vector<std::shared_ptr<Resident>>* useless);
   void CountGraphs(const model::ForwardContext::Graphs& before, const model::ForwardContext::Graphs& now);
-  // Lets go of an encoding wherever the rows' conversations read it.
+  // Removes an encoding from all reads of the rows' conversations.
   void Forget(absl::Span<Rows> rows, const Resident* useless);
   absl::Status Sample(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits);
-  // Into context.sampled, and logits to where they are wanted. `params`: one for each of `rows`, until it is done.
+  // Writes to context.sampled, and copies requested logits. `params`: one for each of `rows`, valid until completion.
   absl::Status LaunchSampling(Context& context, absl::Span<Rows> rows, const kernels::Tensor& logits,
                               absl::Span<kernels::SampleParams> params);
   absl::Status Feed(absl::Span<Rows> rows, const Call& call);

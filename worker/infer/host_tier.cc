@@ -35,7 +35,8 @@ void HostCopy::Fill(int64_t layer, absl::Span<const std::byte> slab) {
 std::shared_ptr<HostCopy> HostTier::Make(const SlabShape& stored, int64_t layers) {
   const int64_t wanted = (layers * stored.slab_bytes() + kPieceBytes - 1) / kPieceBytes;
   while (true) {
-    std::shared_ptr<const HostCopy> evicted;  // ends without the mutex, which it takes
+    std::shared_ptr<const HostCopy> evicted;  // declared first: its destructor takes the mutex, so it must run after
+                                              // the unlock
     MutexLock lock(&mutex_);
     while (static_cast<int64_t>(free_.size()) < wanted && Grow()) {
     }
@@ -79,7 +80,7 @@ bool HostTier::Grow() {
   if (pieces <= 0) return false;
   auto block = backend_->AllocatePinned(pieces * kPieceBytes);
   if (!block.ok()) return false;
-  // Taken from the end: in the order of addresses.
+  // free_ is used from its end: this hands pieces out in the order of their addresses.
   for (int64_t piece = pieces; piece-- > 0;) {
     free_.push_back(static_cast<std::byte*>(block->data()) + piece * kPieceBytes);
   }

@@ -1,10 +1,10 @@
-// The second tier of a device's residents: encodings as they are stored (raw, q8, q4), copied to pinned host memory,
-// from where they arrive again without the store. Never more than its budget, in pieces of kPieceBytes, of which each
-// copy takes whole ones; the least recently used goes first. Pinning waits for the device, so that memory once pinned
-// is kept, and used again.
+// The second tier of a device's residents: encodings in their stored form (raw, q8, q4), copied to pinned host memory,
+// from which they return without the store. Uses at most its budget, in pieces of kPieceBytes; each copy takes whole
+// pieces, and the least recently used copy is evicted first. Pinning waits for the device, so pinned memory is kept and
+// reused.
 //
-// All content is verified: a copy is kept only when it is whole, and the store had not taken back any of the bytes by
-// the time they were copied. So no store can fail a copy any more.
+// All content is verified: a copy is kept only if it is complete and the store had not taken back any of the bytes
+// before they were copied. So no store can invalidate a copy.
 //
 // Thread-safety: all methods of HostTier; a HostCopy by one thread at a time until it is kept, then by all. Lifetime:
 // the backend outlives the tier, the tier every copy.
@@ -28,7 +28,7 @@ namespace kvlink::infer {
 
 class HostTier;
 
-// One encoding. Its memory goes back to the tier with the object.
+// One encoding. Its destructor returns its memory to the tier.
 class HostCopy {
  public:
   ~HostCopy();
@@ -38,7 +38,7 @@ class HostCopy {
   const SlabShape& stored() const { return stored_; }  // of each layer
   int64_t layers() const { return layers_; }
   void Fill(int64_t layer, absl::Span<const std::byte> slab);
-  // The slab of a layer, in parts that follow each other; Parts: to be filled.
+  // The slab of a layer, as consecutive parts; Parts() for writing.
   std::vector<absl::Span<std::byte>> Parts(int64_t layer) const;
   std::vector<absl::Span<const std::byte>> layer(int64_t layer) const;
 
@@ -60,23 +60,23 @@ class HostTier {
   HostTier(kernels::Backend* backend, int64_t budget_bytes)
       : backend_(backend), max_pieces_(budget_bytes / kPieceBytes) {}
 
-  // An empty copy to be filled; evicts for it. nullptr: there is no room, or no memory.
+  // Returns an empty copy to be filled, evicting others for it. nullptr: no room or no memory.
   std::shared_ptr<HostCopy> Make(const SlabShape& stored, int64_t layers);
-  // Takes a copy that is whole. One that is there already stays.
+  // Keeps a complete copy. An existing copy of the same identity stays.
   void Keep(const Identity& identity, std::shared_ptr<const HostCopy> copy);
-  // nullptr: not here. Else it is the one used last.
+  // nullptr: not found. A copy that is found becomes the most recently used.
   std::shared_ptr<const HostCopy> Find(const Identity& identity);
 
   struct Stats {
     int64_t copies = 0;
-    int64_t bytes = 0;  // in use, also of copies that are not kept yet, or not any more
+    int64_t bytes = 0;  // in use, including copies not kept yet or no longer kept
     int64_t evictions = 0;
   };
   Stats stats() const;
 
  private:
   friend class HostCopy;
-  // Pinned at once.
+  // Pieces pinned at once.
   static constexpr int64_t kBlockPieces = 64;
   struct Entry {
     Identity identity;
@@ -85,11 +85,11 @@ class HostTier {
   using Lru = std::list<Entry>;  // least recently used first
 
   void Give(absl::Span<std::byte* const> pieces);
-  // False: the budget or the host has no more.
+  // False: the budget or the host has no more memory.
   bool Grow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether `pieces` can be had at all now, by evicting.
+  // Whether evicting can free `pieces` now.
   bool Attainable(int64_t pieces) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Forgets the least recently used copy that nobody else refers to. To be let go without the mutex.
+  // Forgets and returns the least recently used copy with no other reference. Release it without the mutex.
   std::shared_ptr<const HostCopy> Evict() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   kernels::Backend* const backend_;

@@ -94,7 +94,7 @@ absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<c
     kept_ = deps_.host->Make(stored_, static_cast<int64_t>(layer_data_.size()));
   }
   if (on_device_) {
-    // It is no mapped lease: what was verified stays.
+    // Not a mapped lease, so verified bytes stay valid.
     return deps_.decoder->DecodeOnDevice(stored_, slab.data(),
                                          kept_ == nullptr ? std::vector<absl::Span<std::byte>>() : kept_->Parts(layer),
                                          CopyOf(layer));
@@ -104,7 +104,7 @@ absl::Status Resident::CopyLayer(int64_t layer, const Source& from, absl::Span<c
   } else {
     KVLINK_RETURN_IF_ERROR(deps_.decoder->Decode(stored_, slab, CopyOf(layer)));
   }
-  // Only now is it known that what was copied is what was verified.
+  // Only now is it certain that the copied bytes are the verified ones.
   if (from.lease != nullptr && !from.lease->intact()) {
     kept_ = nullptr;
     return absl::UnavailableError(

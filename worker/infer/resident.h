@@ -1,10 +1,10 @@
-// One encoding in the memory that attention reads. Raw and q8 encodings are read where a backend on the host finds them
-// in the store's lease; on a device every encoding has a copy of its own there, and q4 is expanded into one everywhere.
-// The copy is made layer by layer as they arrive, and what it was made from is released when it is whole. Where there
-// is a second tier in host memory (host_tier.h), a layer arrives by way of it, and the host's copy is kept once it is
-// whole; a layer that arrived on the device is copied there as well, from the device.
+// One encoding in the memory that attention reads. On the host, raw and q8 encodings are read in place from the store's
+// lease. On a device every encoding gets its own copy, and q4 is expanded into a copy everywhere. The copy is made
+// layer by layer as layers arrive; its source is released once it is complete. With a second tier in host memory
+// (host_tier.h), a layer arrives through it, and the host's copy is kept once complete; layers that arrive on the
+// device are copied back to it.
 //
-// Thread-safety: all methods of Resident. Lifetime: the deps, and whoever counts the room, outlive a resident.
+// Thread-safety: all methods of Resident. Lifetime: the deps, and the owner of the budget, outlive a resident.
 #ifndef KVLINK_WORKER_INFER_RESIDENT_H_
 #define KVLINK_WORKER_INFER_RESIDENT_H_
 
@@ -27,7 +27,7 @@
 
 namespace kvlink::infer {
 
-// The share of a budget that one resident takes, given back with the object.
+// One resident's share of a budget, returned by the destructor.
 class Reservation {
  public:
   Reservation() = default;
@@ -44,7 +44,7 @@ class Reservation {
   }
   int64_t bytes() const { return bytes_; }
 
-  kernels::Buffer memory;  // of the copy, where the resident makes one
+  kernels::Buffer memory;  // for the copy, if the resident makes one
 
  private:
   void reset() {
@@ -59,17 +59,17 @@ class Reservation {
 
 class Resident {
  public:
-  // Bytes of a resident of such an encoding.
+  // Bytes of the resident of such an encoding.
   static int64_t Bytes(const SlabShape& stored, int64_t layers) {
     return layers * kernels::SlabDecoder::DecodedShape(stored).slab_bytes();
   }
-  // Dependencies of residents: both outlive them. `host` may be nullptr.
+  // Dependencies of residents; both must outlive them. `host` may be nullptr.
   struct Deps {
     kernels::SlabDecoder* decoder = nullptr;
     HostTier* host = nullptr;
   };
-  // Of bytes in a store, of bytes computed here, and of a copy in host memory. `reservation` has Bytes(), and as much
-  // memory where decoder->Decodes().
+  // Make a resident from bytes in a store, from bytes computed here, or from a copy in host memory. `reservation` has
+  // Bytes(), and that much memory if decoder->Decodes().
   static std::shared_ptr<Resident> FromLease(std::unique_ptr<store::Lease> lease, Reservation reservation,
                                              const Deps& deps);
   static std::shared_ptr<Resident> FromEncoded(std::shared_ptr<const encode::Encoded> encoded, Reservation reservation,
@@ -79,29 +79,29 @@ class Resident {
 
   const Identity& identity() const { return identity_; }
   int64_t tokens() const { return resident_.tokens; }
-  // Where the bytes came from; kNone: from no store.
+  // Where the bytes came from; kNone if not from a store.
   store::Tier source() const { return source_; }
-  bool from_host() const { return from_host_; }           // else what came from no store was computed here
-  bool received_on_device() const { return on_device_; }  // it came from the network without touching the host
+  bool from_host() const { return from_host_; }           // otherwise, if not from a store, computed here
+  bool received_on_device() const { return on_device_; }  // arrived from the network without touching the host
   int64_t stored_bytes() const { return static_cast<int64_t>(layer_data_.size()) * stored_.slab_bytes(); }
   int64_t bytes() const { return reservation_.bytes(); }
 
-  // Waits until the layer is verified and where attention reads it. To be called in layer order. DATA_LOSS,
-  // DEADLINE_EXCEEDED and UNAVAILABLE as Lease::WaitLayer, and the decoder's errors; the resident then is of no use.
+  // Waits until the layer is verified and in its place for attention. Call in layer order. DATA_LOSS, DEADLINE_EXCEEDED
+  // and UNAVAILABLE as Lease::WaitLayer, and the decoder's errors; the resident is then unusable.
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
-  // As Lease::intact, of what attention reads.
+  // Like Lease::intact, for the bytes that attention reads.
   bool intact() const;
   // True once WaitLayer has returned OK for every layer.
   bool ready() const {
     return ready_layers_.load(std::memory_order_acquire) == static_cast<int64_t>(layer_data_.size());
   }
-  // Whether no store can fail it any more.
+  // Whether no store can invalidate it any more.
   bool certain() const { return ready() || source_ == store::Tier::kNone; }
-  // The segment that attention reads; layer l only after WaitLayer(l) returned OK. Valid as long as the resident.
+  // The segment for attention; layer l may be read only after WaitLayer(l) returned OK. Valid as long as the resident.
   kernels::KvSegment segment() const;
 
  private:
-  // Where the bytes are read from: one of these, or none when the copy is whole.
+  // The source of the bytes: one of these, or none once the copy is complete.
   struct Source {
     std::shared_ptr<store::Lease> lease;
     std::shared_ptr<const encode::Encoded> encoded;
@@ -114,7 +114,7 @@ class Resident {
   std::byte* CopyOf(int64_t layer) const {
     return static_cast<std::byte*>(reservation_.memory.data()) + layer * resident_.slab_bytes();
   }
-  // Makes the copy of one layer. `slab`: where it lies, unless that is a copy in host memory.
+  // Copies one layer. `slab`: its location, unless it comes from a copy in host memory.
   absl::Status CopyLayer(int64_t layer, const Source& from, absl::Span<const std::byte> slab)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(decoding_);
 
@@ -131,10 +131,10 @@ class Resident {
   Source from_ ABSL_GUARDED_BY(source_mutex_);
 
   Mutex decoding_;                                             // held while a layer is decoded
-  std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(decoding_);  // being filled; nullptr: none is kept
+  std::shared_ptr<HostCopy> kept_ ABSL_GUARDED_BY(decoding_);  // being filled; nullptr: no copy is made
   std::atomic<int64_t> ready_layers_{0};                       // layers; advanced under decoding_
-  // Where there is no copy, element l is written once, under decoding_, before ready_layers_ passes l, and read only by
-  // those who waited for it.
+  // Without a copy, element l is written once, under decoding_, before ready_layers_ passes l, and read only by threads
+  // that waited for it.
   std::vector<const std::byte*> layer_data_;
 };
 

@@ -10,11 +10,11 @@
 namespace kvlink::infer {
 namespace {
 
-// How often a call that waits for room looks whether it was cancelled.
+// How often a call that waits for room checks for cancellation.
 constexpr absl::Duration kAskEvery = absl::Milliseconds(50);
 
-// Whether the manifest describes equal layers of the shape this model reads. Anything else is another model's, or
-// another document's, whatever its name.
+// Whether the manifest describes equal layers of the shape this model reads. Otherwise it belongs to another model or
+// document, whatever its name.
 bool Fits(const Manifest& manifest, int64_t layers, const SlabShape& wanted, const Fingerprint& fingerprint) {
   if (manifest.model != fingerprint || manifest.codec != wanted.codec || manifest.tokens != wanted.tokens ||
       static_cast<int64_t>(manifest.layers.size()) != layers) {
@@ -60,7 +60,7 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
     KVLINK_ASSIGN_OR_RETURN(Admission admission, Admit(wanted, join, patience));
     if (host_ != nullptr) {
       for (const Acquired& answer : admission.answers) {
-        if (answer.resident != nullptr) host_->Find(answer.resident->identity());  // it is in use
+        if (answer.resident != nullptr) host_->Find(answer.resident->identity());  // mark it as recently used
       }
     }
     const absl::Time deadline = std::min(patience.deadline, SteadyNow() + options_.load_timeout);
@@ -68,7 +68,7 @@ absl::StatusOr<std::vector<ResidentPool::Acquired>> ResidentPool::Acquire(absl::
     Load(allocated.ok(), wanted, admission, deadline);
     KVLINK_RETURN_IF_ERROR(allocated);
     if (Join(wanted, admission, deadline)) return std::move(admission.answers);
-    // Encodings that others did not load need room of this call's own: once more, from the beginning, holding nothing.
+    // Encodings that other calls failed to load need room of this call's own: start over, holding nothing.
   }
   return absl::InternalError("resident pool: a call that joins no other one waited for one");
 }
@@ -97,7 +97,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
     }
     changed_.WaitUntil(&mutex_, std::min(patience.deadline, now + kAskEvery));
     if (!patience.cancelled) continue;
-    lock.Release();  // it is the caller's code
+    lock.Release();  // the caller's code must not run under the lock
     const bool cancelled = patience.cancelled();
     lock.Reacquire();
     if (!cancelled) continue;
@@ -105,7 +105,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
     break;
   }
   turns_.erase(turn);
-  changed_.SignalAll();  // the next one's turn
+  changed_.SignalAll();  // it may be the next one's turn
   KVLINK_RETURN_IF_ERROR(status);
   return admission;
 }
@@ -113,7 +113,7 @@ absl::StatusOr<ResidentPool::Admission> ResidentPool::Admit(absl::Span<const Wan
 bool ResidentPool::TryAdmit(absl::Span<const Wanted> wanted, bool join, bool turn, Admission* admission) {
   *admission = {};
   admission->answers.resize(wanted.size());
-  std::vector<size_t> needy;  // get room
+  std::vector<size_t> needy;  // those that need room
   std::vector<Lru::iterator> hits;
   int64_t bytes = 0;
   for (size_t i = 0; i < wanted.size(); ++i) {
@@ -153,7 +153,7 @@ absl::Status ResidentPool::AllocateRooms(Admission& admission) {
     if (answer.reservation.bytes() == 0) continue;
     auto memory = model_->backend()->Allocate(answer.reservation.bytes());
     if (absl::IsResourceExhausted(memory.status())) {
-      Clear();  // what nobody refers to may be what fills it
+      Clear();  // unreferenced residents may be what fills it
       memory = model_->backend()->Allocate(answer.reservation.bytes());
     }
     if (!memory.ok()) return memory.status();
@@ -198,7 +198,7 @@ void ResidentPool::LoadFromStore(absl::Span<const Wanted> wanted, Admission& adm
   if (missing.empty()) return;
   const auto found = store_->Lookup(options_.ns, identities, options_.codec);
   if (!found.ok() || found->size() != identities.size()) return CountError();
-  // All of a request are asked for together, so that over a node their round trips are one.
+  // Ask for all encodings of a request together, so that a node takes one round trip.
   std::vector<store::ReadRequest> reads;
   std::vector<size_t> present;  // of loaded
   for (size_t n = 0; n < missing.size(); ++n) {
@@ -225,7 +225,7 @@ std::vector<absl::StatusOr<std::unique_ptr<store::Lease>>> ResidentPool::ReadMan
     again.push_back(reads[i]);
   }
   if (again.empty()) return leases;
-  // Leases that only this pool still holds may be what fills the tier.
+  // Leases held only by this pool may be what fills the tier.
   Clear();
   auto others = store_->ReadMany(options_.device_buffer.get(), options_.ns, options_.codec, again, deadline);
   for (size_t k = 0; k < exhausted.size(); ++k) leases[exhausted[k]] = std::move(others[k]);
@@ -266,7 +266,7 @@ void ResidentPool::Settle(const Wanted& wanted, std::shared_ptr<Resident> loaded
   }
   answer->resident = loaded;
   answer->loaded = loaded != nullptr;
-  if (it == index_.end()) return;  // one that was inserted was even dropped again
+  if (it == index_.end()) return;  // one was inserted and already dropped again
   if (loaded != nullptr) {
     it->second->resident = std::move(loaded);
   } else {
@@ -304,7 +304,7 @@ std::shared_ptr<Resident> ResidentPool::Insert(std::shared_ptr<const encode::Enc
   } else {
     std::shared_ptr<Resident>& there = place->resident;
     if (there != nullptr && there->certain()) return there;
-    // One that is still arriving may yet fail; this one cannot.
+    // That one is still arriving and may fail; this one cannot.
     there = resident;
   }
   changed_.SignalAll();
@@ -340,7 +340,7 @@ void ResidentPool::Drop(const Resident* resident) {
 
 void ResidentPool::Trim() {
   MutexLock lock(&mutex_);
-  // Otherwise residents that nobody waits for any more would keep their room after they arrive.
+  // Otherwise residents that no request waits for would keep their room after they arrive.
   for (auto it = lru_.begin(); it != lru_.end();) {
     const bool left = it->idle() && it->resident->received_on_device() && !it->resident->ready();
     it = left ? Evict(it) : std::next(it);

@@ -21,7 +21,7 @@ WriteBack::~WriteBack() {
 bool WriteBack::Offer(std::shared_ptr<const encode::Encoded> encoded) {
   const int64_t bytes = encoded->manifest.bytes();
   MutexLock lock(&mutex_);
-  // One that alone is larger than the queue may still go when nothing else is queued.
+  // An encoding larger than the whole queue is accepted when nothing else is queued.
   if (stop_ || (queued_bytes_ > 0 && queued_bytes_ + bytes > options_.queue_bytes)) {
     ++stats_.refused;
     return false;

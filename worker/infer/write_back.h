@@ -1,6 +1,6 @@
-// Stores, in the background, encodings that requests had to compute because the store missed.
-// Bounded: what does not fit into the queue is not written (it will be computed again), and each write has a deadline.
-// Thread-safety: all methods. Lifetime: the store outlives the object. Ownership: shares the encodings until written.
+// Stores, in the background, encodings that requests had to compute because the store missed. Bounded: encodings that
+// do not fit into the queue are dropped (and computed again later), and each write has a deadline. Thread-safety: all
+// methods. Lifetime: the store outlives the object. Ownership: shares the encodings until written.
 #ifndef KVLINK_WORKER_INFER_WRITE_BACK_H_
 #define KVLINK_WORKER_INFER_WRITE_BACK_H_
 
@@ -25,7 +25,7 @@ class WriteBack {
     absl::Duration put_timeout = absl::Seconds(30);
   };
   WriteBack(store::Store* store, const Options& options);
-  // Writes what is queued, each within its deadline, and ends the thread.
+  // Writes queued encodings, each within its deadline, and ends the thread.
   ~WriteBack();
 
   // Queues `encoded`; false if the queue is full.
@@ -36,7 +36,7 @@ class WriteBack {
   struct Stats {
     int64_t written = 0;
     int64_t refused = 0;  // the queue was full
-    int64_t failed = 0;   // the store would not have them
+    int64_t failed = 0;   // refused by the store
     std::string last_error;
   };
   Stats stats() const;
@@ -49,7 +49,7 @@ class WriteBack {
   mutable Mutex mutex_;
   CondVar changed_;
   std::deque<std::shared_ptr<const encode::Encoded>> queue_ ABSL_GUARDED_BY(mutex_);
-  int64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // the one being written included
+  int64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // including the one being written
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Stats stats_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;

@@ -1,4 +1,4 @@
-// A queue between threads with a limit on the weight (bytes, tokens) of what waits in it.
+// A queue between threads that limits the total weight (bytes, tokens) of its items.
 // Thread-safety: all methods.
 #ifndef KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_
 #define KVLINK_WORKER_INGEST_BOUNDED_QUEUE_H_
@@ -21,11 +21,11 @@ namespace kvlink::ingest {
 template <typename T>
 class BoundedQueue {
  public:
-  // `patience`: how long a push waits for room.
+  // `patience`: how long a push waits for space.
   BoundedQueue(int64_t limit, absl::Duration patience) : limit_(limit), patience_(patience) {}
 
-  // Waits until the weight fits (an item heavier than the limit fits into an empty queue). CANCELLED after Close;
-  // DEADLINE_EXCEEDED when nobody takes anything out.
+  // Waits until the weight fits (an empty queue accepts an item heavier than the limit). CANCELLED after Close;
+  // DEADLINE_EXCEEDED if no space becomes free within the patience.
   absl::Status Push(T item, int64_t weight) {
     const absl::Time deadline = SteadyNow() + patience_;
     MutexLock lock(&mutex_);
@@ -42,9 +42,9 @@ class BoundedQueue {
     return absl::OkStatus();
   }
 
-  // Waits for one item at least, and then for `linger` or until so much is there, so that many are taken at a time;
-  // then takes as many as wait there up to `weight` (one in any case). Empty: the queue was finished and is empty, or
-  // closed. Where it lingers, it is the only one that takes.
+  // Waits for at least one item, then up to `linger` for `weight` to accumulate, so that items are taken in batches.
+  // Takes items up to `weight`, at least one. Empty if the queue was finished and is drained, or was closed. With
+  // `linger`, the caller must be the only consumer.
   std::vector<T> Pop(int64_t weight, absl::Duration linger = absl::ZeroDuration()) {
     std::vector<T> taken;
     MutexLock lock(&mutex_);
@@ -68,14 +68,14 @@ class BoundedQueue {
     return taken;
   }
 
-  // Nothing more is pushed; what waits is still taken.
+  // No more pushes follow; queued items are still taken.
   void Finish() {
     MutexLock lock(&mutex_);
     finished_ = true;
     filled_.SignalAll();
     room_.SignalAll();
   }
-  // Everybody stops; what waits is dropped.
+  // Stops producers and consumers; queued items are dropped.
   void Close() {
     MutexLock lock(&mutex_);
     closed_ = true;
@@ -92,7 +92,7 @@ class BoundedQueue {
   CondVar filled_;
   std::deque<std::pair<T, int64_t>> items_ ABSL_GUARDED_BY(mutex_);
   int64_t weight_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;  // who lingers needs no signal before
+  int64_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;  // a lingering consumer needs no signal below this weight
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -1,7 +1,7 @@
-// A text is first taken apart into pieces that fit: paragraphs, of those that do not fit sentences, of those that do
-// not fit runs of tokens. Pieces are then joined as long as they fit. Tokens of pieces do not add up exactly to those
-// of their whole, so that each part is tokenised once more as it will stand, and gives pieces back while it is too
-// long.
+// First the text is split into pieces that fit: paragraphs; sentences of paragraphs that are too long; runs of tokens
+// of sentences that are too long. Then pieces are joined as long as they fit. The token counts of pieces do not add up
+// exactly to that of their concatenation, so each part is tokenised again in its final form, and drops pieces while it
+// is too long.
 #include "worker/ingest/chunk.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace {
 bool IsSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
-// What ends where a piece ends.
+// What ends at the end of a piece.
 enum class End { kParagraph, kSentence, kNothing };
 
 struct Range {
@@ -35,13 +35,13 @@ size_t SkipSpace(absl::string_view text, size_t at) {
   return at;
 }
 
-// The end of the paragraph that begins at `begin`, with the empty lines behind it.
+// The end of the paragraph that begins at `begin`, including the empty lines after it.
 size_t ParagraphEnd(absl::string_view text, Range range) {
   for (size_t at = range.begin; at < range.end; ++at) {
     if (text[at] != '\n') continue;
     const size_t next = std::min(SkipSpace(text, at), range.end);
     if (std::count(text.begin() + at, text.begin() + next, '\n') < 2) continue;
-    // The white space in front of the next line is that line's.
+    // White space before the next line belongs to that line.
     size_t end = next;
     while (next < range.end && end > at && text[end - 1] != '\n') --end;
     return end;
@@ -49,7 +49,7 @@ size_t ParagraphEnd(absl::string_view text, Range range) {
   return range.end;
 }
 
-// Bytes of a mark at `at` that ends a sentence; 0: none.
+// Bytes of the mark at `at` that ends a sentence; 0: none.
 size_t SentenceMark(absl::string_view text, size_t at) {
   for (const absl::string_view mark : {"。", "！", "？"}) {
     if (text.substr(at, mark.size()) == mark) return mark.size();
@@ -60,7 +60,7 @@ size_t SentenceMark(absl::string_view text, size_t at) {
   return end == text.size() || IsSpace(text[end]) ? end - at : 0;
 }
 
-// The end of the sentence or line that begins at `begin`, with the white space behind it.
+// The end of the sentence or line that begins at `begin`, including the white space after it.
 size_t SentenceEnd(absl::string_view text, Range range) {
   for (size_t at = range.begin; at < range.end; ++at) {
     const size_t mark = SentenceMark(text, at);
@@ -103,7 +103,7 @@ class Cutter {
     return static_cast<int64_t>(tokens.size());
   }
 
-  // Adds the pieces of a range, each of which `find` finds the end of. `last`: what ends with the range.
+  // Splits a range into pieces; `find` returns the end of each. `last`: what ends with the range.
   absl::Status TakeApart(Range range, End each, Finder find, End last) {
     while (range.begin < range.end) {
       const Range one = {range.begin, find(text_, range)};
@@ -121,7 +121,7 @@ class Cutter {
     return absl::OkStatus();
   }
 
-  // Pieces of at most `most` tokens, in front of `place`.
+  // Inserts pieces of at most `most` tokens before `place`.
   absl::Status CutHard(Range range, int64_t most, End ends, std::vector<Piece>::iterator place) {
     std::vector<Piece> found;
     while (range.begin < range.end) {
@@ -134,9 +134,9 @@ class Cutter {
     return absl::OkStatus();
   }
 
-  // The beginning of a range, of at most `most` tokens, or one character.
+  // The beginning of a range, with at most `most` tokens, or one character.
   absl::StatusOr<Piece> FirstOf(Range range, int64_t most) const {
-    constexpr size_t kBytesPerToken = 16;  // so far it looks ahead
+    constexpr size_t kBytesPerToken = 16;  // how far it looks ahead
     Range seen = {range.begin, std::min(range.end, range.begin + kBytesPerToken * static_cast<size_t>(most) + 4)};
     seen.end = WholeCharacters(seen);
     const absl::string_view text = text_.substr(seen.begin, seen.end - seen.begin);
@@ -145,7 +145,7 @@ class Cutter {
     if (count <= most) return Piece{seen, count};
     Range cut = {range.begin, range.begin + BytesOf(tokens, most, text.size())};
     cut.end = WholeCharacters(cut);
-    // At white space, if that leaves three quarters.
+    // Cut at white space if that keeps three quarters.
     size_t space = cut.end;
     while (space > cut.begin && !IsSpace(text_[space - 1])) --space;
     if (4 * (space - cut.begin) >= 3 * (cut.end - cut.begin)) cut.end = space;
@@ -153,18 +153,18 @@ class Cutter {
     return Piece{cut, left};
   }
 
-  // Bytes of the first `most` of `tokens`, which are those of `bytes` bytes.
+  // The number of bytes of the first `most` of `tokens`, which cover `bytes` bytes.
   size_t BytesOf(const std::vector<int32_t>& tokens, int64_t most, size_t bytes) const {
     size_t all = 0, first = 0;
     for (size_t i = 0; i < tokens.size(); ++i) {
       all += i == 0 ? tokenizer_.FirstTokenBytes(tokens[i]).size() : tokenizer_.TokenBytes(tokens[i]).size();
       if (static_cast<int64_t>(i) + 1 == most) first = all;
     }
-    // Of a tokenizer that changes the text, the share.
+    // If the tokenizer changes the text, estimate proportionally.
     return all == bytes ? first : bytes * static_cast<size_t>(most) / tokens.size();
   }
 
-  // The end of the last whole character of the range; at least one is in it.
+  // The end of the last whole character of the range, which includes at least one.
   size_t WholeCharacters(Range range) const {
     size_t end = range.end;
     while (end > range.begin && end < text_.size() && IsContinuation(text_[end])) --end;
@@ -174,7 +174,7 @@ class Cutter {
     return end;
   }
 
-  // Makes a part of pieces from `first` on; the index of the first piece behind it.
+  // Makes a part of the pieces from `first` on; returns the index of the next piece.
   absl::StatusOr<size_t> Join(size_t first, std::vector<Chunk>* chunks) {
     size_t end = first;
     int64_t tokens = 0;
@@ -197,7 +197,7 @@ class Cutter {
         --end;
         continue;
       }
-      // One piece alone, whose tokens together with the template's are more than both.
+      // A single piece whose tokens, together with the template, exceed the sum of both.
       const Piece whole = pieces_[first];
       if (whole.tokens < 2) {
         return absl::InvalidArgumentError(
@@ -209,7 +209,8 @@ class Cutter {
     }
   }
 
-  // Behind the last piece of [first, end) that ends a paragraph, else a sentence, and leaves the part half full.
+  // The position after the last piece of [first, end) that ends a paragraph, or else a sentence, with the part half
+  // full.
   size_t GoodEnd(size_t first, size_t end) const {
     for (const End wanted : {End::kParagraph, End::kSentence}) {
       int64_t tokens = 0;

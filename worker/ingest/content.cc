@@ -1,5 +1,5 @@
-// The model fingerprint says nothing about the tokenizer, which lies in a file of its own and may be mended: so the
-// digest covers the vocabulary and what the tokenizer makes of a sample that shows how it splits and normalises.
+// The model fingerprint does not cover the tokenizer, which is a file of its own and may be corrected later. So the
+// digest covers the vocabulary and the tokens of a sample that shows how the tokenizer splits and normalises.
 #include "worker/ingest/content.h"
 
 #include <cstdint>

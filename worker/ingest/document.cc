@@ -1,4 +1,4 @@
-// What one document becomes, and what its catalog entry says about it.
+// Prepares a document and compares it with its catalog entry.
 #include "worker/ingest/document.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace kvlink::ingest {
 namespace {
 
-// Bounds of a catalog entry (docs/formats.md); a token is 5 bytes at most.
+// Limits of a catalog entry (docs/formats.md); a token takes at most 5 bytes.
 constexpr int64_t kMaxParts = 4096;
 constexpr int64_t kMaxTokenBytes = 5;
 
@@ -23,7 +23,7 @@ absl::Status CheckSize(const Document& document) {
   CatalogEntry entry;
   entry.title = document.title;
   entry.parts = document.parts;
-  // Generation, content and times are less than that.
+  // Generation, content and times take less than that.
   const int64_t bytes = static_cast<int64_t>(SerializeCatalogEntry(entry).size()) + 256;
   if (bytes <= kMaxEntryBytes) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("the document has ", document.tokens,
@@ -57,7 +57,7 @@ bool SaysTheSame(const CatalogEntry& entry, const Fingerprint& model, const Docu
                     [](const CatalogPart& a, const CatalogPart& b) { return a.identity == b.identity; });
 }
 
-// The content says all of it; the rest is compared because it costs nothing.
+// The content digest alone decides; the other fields are compared because that costs nothing.
 bool IsUnchanged(const CatalogEntry& entry, const Fingerprint& model, const ReadDocument& read) {
   return entry.content == read.content && entry.model == model && entry.title == read.item.title &&
          !entry.parts.empty();

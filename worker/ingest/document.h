@@ -1,4 +1,4 @@
-// A document on its way through an ingest. Private to worker/ingest.
+// A document inside an ingest. Private to worker/ingest.
 #ifndef KVLINK_WORKER_INGEST_DOCUMENT_H_
 #define KVLINK_WORKER_INGEST_DOCUMENT_H_
 
@@ -17,7 +17,7 @@
 
 namespace kvlink::ingest {
 
-// Read, and named by what it says.
+// Read and digested.
 struct ReadDocument {
   SourceItem item;
   ContentDigest content;
@@ -32,19 +32,19 @@ struct Document {
   ContentDigest content;
   std::vector<CatalogPart> parts;
   int64_t tokens = 0;     // of all parts
-  bool replaces = false;  // the catalog has something else under its id
+  bool replaces = false;  // the catalog has different contents under this id
 
-  // What is still to be done for it, and what became of that; under the run's lock once the document is planned.
+  // Remaining work and its outcome; guarded by the run's lock once the document is planned.
   int64_t pending = 0;
-  bool encoded_here = false;  // this run encodes one of its parts for it
+  bool encoded_here = false;  // this run encodes one of its parts on its behalf
   absl::Status status;
 };
 
-// INVALID_ARGUMENT: a document without text or tokens, or with more parts or tokens than a catalog entry may have.
+// INVALID_ARGUMENT: a document without text or tokens, or with more parts or tokens than a catalog entry allows.
 absl::StatusOr<Document> Prepare(const model::Tokenizer& tokenizer, const link::LinkProfile& profile,
                                  const ChunkLimits& limits, const encode::Encoder& encoder, const ReadDocument& read);
 
-// Whether `entry` names the same parts as this run would, whoever wrote it.
+// Whether `entry` names the same parts that this run would write, whoever wrote it.
 bool SaysTheSame(const CatalogEntry& entry, const Fingerprint& model, const Document& document);
 // Whether a document may be skipped if its encodings are in the store.
 bool IsUnchanged(const CatalogEntry& entry, const Fingerprint& model, const ReadDocument& read);

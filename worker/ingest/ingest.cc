@@ -1,6 +1,6 @@
-// One reader, one that looks documents up and tokenises those that are not complete, one encoder (the calling thread)
-// and several writers, with a bounded queue between each two. The first error that ends the run closes the queues, and
-// everybody stops at the next one.
+// A reader, a checker that looks documents up and tokenises incomplete ones, an encoder (the calling thread) and
+// several writers, connected by bounded queues. The first error that ends the run closes the queues, and every stage
+// stops at its next queue operation.
 #include "worker/ingest/ingest.h"
 
 #include <algorithm>
@@ -24,16 +24,16 @@
 namespace kvlink::ingest {
 namespace {
 
-// Bytes of text that wait to be looked up, and that are looked up at a time, after the time that many take to gather.
+// Bytes of text queued for lookup, and looked up at a time; kGather is how long a batch may take to accumulate.
 constexpr int64_t kReadBytes = int64_t{32} << 20, kCheckBytes = int64_t{2} << 20, kReadDocumentBytes = 512;
 constexpr absl::Duration kGather = absl::Milliseconds(20);
-// Bytes of encodings that a writer takes from the queue at a time; catalogued together.
+// Bytes of encodings that a writer takes from the queue at a time and catalogues together.
 constexpr int64_t kWriteBytes = int64_t{16} << 20;
 
 using DocumentPtr = std::shared_ptr<Document>;
 
-// One job of a writer: stores the encoding of a part, if there is one. Each of the documents then waits for one thing
-// less, and is catalogued when it waits for nothing.
+// A writer's job: stores the encoding of a part, if there is one. Each of the documents then has one thing less to wait
+// for, and is catalogued when nothing is left.
 struct WriteJob {
   Identity identity;
   absl::Span<const int32_t> tokens;  // of the first document
@@ -41,7 +41,7 @@ struct WriteJob {
   std::vector<DocumentPtr> documents;
 };
 
-// Errors of one document; others mean that the next one would fail likewise.
+// Distinguishes errors of one document from errors that the next one would meet as well.
 bool EndsTheRun(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
@@ -77,7 +77,7 @@ class Run {
         jobs_(options.queued_bytes, options.patience) {}
 
   absl::Status Execute(IngestCounts* counts) {
-    // One for all documents of the run, which is how duplicates are told from what was there before (IsOfThisRun).
+    // One generation for the whole run distinguishes duplicates from earlier entries (IsOfThisRun).
     KVLINK_ASSIGN_OR_RETURN(const uint64_t began_us, store_.Clock());
     if (generation_ == 0) generation_ = began_us;
     Thread reader("ingest-read", [this] { ReadAll(); });
@@ -90,7 +90,7 @@ class Run {
     for (Thread& writer : writers) writer.Join();
     prepared_.Close();
     read_.Close();
-    if (Stopped()) input_.source->Stop();  // the reader may wait for input that nobody needs any more
+    if (Stopped()) input_.source->Stop();  // the reader may be waiting for input that is no longer needed
     checker.Join();
     reader.Join();
     const int64_t evicted = Stopped() ? 0 : store_.CountEvicted();
@@ -161,7 +161,7 @@ class Run {
     prepared_.Finish();
   }
 
-  // Skips what is complete, and hands on the rest.
+  // Skips complete documents and passes on the rest.
   absl::Status CheckBatch(const std::vector<ReadDocument>& documents) {
     std::vector<std::string> ids;
     for (const ReadDocument& document : documents) ids.push_back(document.item.id);
@@ -189,14 +189,14 @@ class Run {
     return absl::OkStatus();
   }
 
-  // Another document that this run wrote, which is how duplicates are found that lie too far apart for RecentIds. Only
-  // a generation that is the run's own tells that: of two such documents with a generation that was given, the later
-  // one replaces the earlier.
+  // Whether this run wrote the entry, for another document of the same id: this finds duplicates too far apart for
+  // RecentIds. Only a generation chosen by the run shows that; with a given generation, the later of two such documents
+  // replaces the earlier.
   bool IsOfThisRun(const CatalogEntry& entry) const {
     return options_.generation == 0 && entry.generation == generation_;
   }
 
-  // Which documents are unchanged and have all their encodings; they are counted.
+  // Determines which documents are unchanged and have all their encodings, and counts them.
   absl::StatusOr<std::vector<bool>> FindComplete(const std::vector<ReadDocument>& documents,
                                                  const PatientStore::Entries& entries) {
     std::vector<bool> complete(documents.size());
@@ -249,7 +249,7 @@ class Run {
     }
     if (cut > 0) Count([&](IngestCounts& counts) { counts.cut += cut; });
     KVLINK_ASSIGN_OR_RETURN(std::vector<WriteJob> missing, Plan(last.documents));
-    // A long document has more parts than one pass takes, and than memory may have room for.
+    // A long document may have more parts than one pass takes, or than fit into memory.
     for (size_t next = 0; next < missing.size();) {
       const size_t begin = next;
       std::vector<absl::Span<const int32_t>> texts;
@@ -274,8 +274,8 @@ class Run {
     return jobs_.Push(std::move(last), last_weight);
   }
 
-  // A job for each part that has no encoding and none on its way. Each document waits for those of its parts, and for
-  // one more.
+  // Makes a job for each part whose encoding neither exists nor is being computed. Each document waits for the jobs of
+  // its parts, plus one.
   absl::StatusOr<std::vector<WriteJob>> Plan(const std::vector<DocumentPtr>& documents) {
     std::vector<std::pair<DocumentPtr, const CatalogPart*>> parts;
     std::vector<Identity> identities;
@@ -327,14 +327,14 @@ class Run {
     }
   }
 
-  // Stores an encoding; the documents that waited for nothing else go to `stored`.
+  // Stores an encoding; documents that waited for nothing else go to `stored`.
   void Write(WriteJob& job, std::vector<DocumentPtr>* stored) {
     const absl::Status status = Put(job);
     if (EndsTheRun(status)) Stop(Annotate(status, absl::StrCat("at document '", job.documents[0]->id, "'")));
     std::vector<DocumentPtr> finished;
     {
       MutexLock lock(&mutex_);
-      // From here on a lookup finds the encoding (or it failed): nobody waits for it any more.
+      // From here on a lookup finds the encoding (or it failed), so waiting documents are released.
       const auto waiting = waiting_.find(job.identity);
       if (job.encoded.has_value() && waiting != waiting_.end()) {
         for (DocumentPtr& document : waiting->second) job.documents.push_back(std::move(document));
@@ -364,7 +364,7 @@ class Run {
     if (EndsTheRun(status)) Stop(Annotate(status, absl::StrCat("at document '", document.id, "'")));
   }
 
-  // Writes the entries of documents whose encodings are durable, all together.
+  // Writes the entries of documents whose encodings are durable, in one batch.
   void Catalogue(const std::vector<DocumentPtr>& documents) {
     if (documents.empty()) return;
     const std::vector<absl::Status> statuses = PutEntries(documents);
@@ -395,7 +395,7 @@ class Run {
     return absl::OkStatus();
   }
 
-  // A status for each.
+  // Returns one status per document.
   std::vector<absl::Status> PutEntries(const std::vector<DocumentPtr>& documents) {
     std::vector<store::DocumentPut> puts;
     for (const DocumentPtr& document : documents) {
@@ -408,7 +408,7 @@ class Run {
       puts.push_back({document->id, std::move(entry)});
     }
     std::vector<absl::Status> statuses = store_.PutDocuments(puts);
-    // Whoever ingested the same at the same time has written what this run would have: it is complete.
+    // Another process may have ingested the same document concurrently: if its entry equals ours, it is complete.
     std::vector<std::string> refused;
     std::vector<size_t> places;
     for (size_t i = 0; i < documents.size(); ++i) {
@@ -457,7 +457,7 @@ class Run {
     if (options_.stop_at_first_failure) Stop(absl::AbortedError("stopped at the first failure"));
   }
 
-  // Ends the run; the first reason is the one returned.
+  // Ends the run; only the first reason is returned.
   void Stop(const absl::Status& status) {
     {
       MutexLock lock(&mutex_);
@@ -482,7 +482,7 @@ class Run {
   const ChunkLimits limits_;
   const ContentDigester digester_;
   PatientStore store_;
-  uint64_t generation_;  // set before the threads run
+  uint64_t generation_;  // set before the threads start
   const int64_t batch_tokens_;
   BoundedQueue<ReadDocument> read_;  // by bytes
   BoundedQueue<Document> prepared_;  // by tokens
@@ -492,7 +492,7 @@ class Run {
   IngestCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  // Documents that an encoding now between plan and put will serve, besides those of its job.
+  // Documents served by an encoding that is between plan and put, other than those of its job.
   absl::flat_hash_map<Identity, std::vector<DocumentPtr>> waiting_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,17 +1,16 @@
-// Bulk indexing: documents from a source are looked up in the catalog, and those that are not complete there are
-// tokenised, cut into parts where they are too long, encoded in batches and written to a store, each with its catalog
-// entry.
+// Bulk encoding: looks up documents from a source in the catalog; tokenises incomplete ones, cuts those that are too
+// long into parts, encodes them in batches and writes them to a store, each with its catalog entry.
 //
 //   source -> look up many at a time, skip what is complete -> tokenise, cut -> encode equal text once, in batches
 //          -> put and catalogue (several threads)
 //
-// A catalog entry is written after its encodings are durable: a document that the catalog names is complete. Ingest may
-// be ended at any moment, also by kill -9, and run again: documents whose entry has the content digest that this run
-// would write (docs/formats.md "Content digest"), and whose encodings are in the store, are skipped without being
-// tokenised; the rest is done, and what is there of it is not encoded again.
+// A catalog entry is written after its encodings are durable, so a document in the catalog is complete. Ingest may be
+// ended at any moment, even by kill -9, and run again: documents whose entry has the content digest that this run would
+// write (docs/formats.md "Content digest"), and whose encodings are in the store, are skipped without being tokenised.
+// The others are completed, without encoding again what is already there.
 //
-// Thread-safety: Ingest runs threads of its own; callbacks are called from these, one at a time.
-// Lifetime: what Input points to must outlive the call.
+// Thread-safety: Ingest runs its own threads and calls callbacks from them, one at a time. Lifetime: the objects that
+// Input points to must outlive the call.
 #ifndef KVLINK_WORKER_INGEST_INGEST_H_
 #define KVLINK_WORKER_INGEST_INGEST_H_
 
@@ -37,35 +36,36 @@ struct IngestOptions {
   // (StoreStats::clock_us), so that a later run replaces what an earlier one wrote or deleted, whichever host runs it.
   // A document whose entry has a higher generation fails.
   uint64_t generation = 0;
-  // Most tokens of a part of a document; 0: what is longer than the context is cut into halves of it (chunk.h).
+  // Maximum tokens of a part; 0: only documents longer than the context are cut, into halves of it (chunk.h).
   int64_t chunk_tokens = 0;
-  // A document whose id does not begin with it fails: the source owns these ids and no others (prune.h).
+  // Documents whose ids do not begin with this prefix fail: the source owns only these ids (prune.h).
   std::string prefix;
   bool stop_at_first_failure = false;
   int writers = 3;
   int64_t queued_bytes = int64_t{256} << 20;  // encodings waiting to be written
   absl::Duration put_timeout = absl::Minutes(2);
   absl::Duration patience = absl::Minutes(15);  // how long a stage waits for the next one before the run ends
-  // How long the store may be away (a node that is started again, a database that stands still) before the run ends.
+  // How long the store may be unavailable (a node restarting, a stalled database) before the run ends.
   absl::Duration outage = absl::Seconds(60);
 };
 
 struct IngestCounts {
-  int64_t documents = 0;  // read, good or bad
+  int64_t documents = 0;  // read, whether valid or not
   int64_t added = 0;      // catalogued by this run
-  int64_t replaced = 0;   // of `added`: the id stood for another text, title or model before
-  int64_t skipped = 0;    // complete already
+  int64_t replaced = 0;   // of `added`: the id had another text, title or model before
+  int64_t skipped = 0;    // already complete
   int64_t failed = 0;
-  int64_t shared = 0;       // of `added`: their encodings were in the store, or are another document's of this run
-  int64_t cut = 0;          // of those tokenised by this run: documents of several parts
+  int64_t shared = 0;       // of `added`: all their encodings were in the store, or belong to another document of this
+                            // run
+  int64_t cut = 0;          // of those tokenised by this run: documents with several parts
   int64_t encodings = 0;    // computed by this run
   int64_t tokens = 0;       // of these
   int64_t bytes = 0;        // of encodings written by this run
-  int64_t position = 0;     // of the source, up to the documents done
-  uint64_t generation = 0;  // of the entries that this run writes
+  int64_t position = 0;     // in the source, up to the documents done
+  uint64_t generation = 0;  // of the entries written by this run
   uint64_t began_us = 0;    // when the run began, by the store's clock (StoreStats::clock_us)
-  // After the run. Encodings of documents that were added or skipped and are no longer in the store, since it had no
-  // room for all of them; and the bytes of all.
+  // Set after the run: encodings of documents added or skipped that have been evicted from the store since, because it
+  // could not hold all of them; and the bytes of all encodings.
   int64_t evicted = 0;
   int64_t corpus_bytes = 0;
 };
@@ -74,19 +74,19 @@ struct IngestInput {
   DocumentSource* source = nullptr;
   const model::Tokenizer* tokenizer = nullptr;
   const link::LinkProfile* profile = nullptr;
-  int64_t context = 0;  // most tokens of an encoding
+  int64_t context = 0;  // maximum tokens of an encoding
   Fingerprint fingerprint;
   encode::Encoder* encoder = nullptr;
   store::Store* store = nullptr;
-  SeenIds* seen = nullptr;  // gets the ids of all documents of the source, good or bad; may be nullptr
+  SeenIds* seen = nullptr;  // receives the ids of all documents of the source, valid or not; may be nullptr
 };
 
-// A document, or a place in the source, that failed. Valid during the call.
+// A document or a place in the source that failed. Valid during the call.
 struct Failure {
   absl::string_view where;
   int64_t position = 0;     // SourceItem
-  absl::string_view id;     // empty: it has none
-  absl::string_view title;  // empty where they are not at hand
+  absl::string_view id;     // empty if unknown
+  absl::string_view title;  // title and text: empty if not available
   absl::string_view text;
   absl::Status status;
 };
@@ -98,10 +98,10 @@ struct IngestCallbacks {
   std::function<void(const IngestCounts& counts)> progress;
 };
 
-// OK even if documents failed or were evicted again: see IngestCounts. An error ends the run: INVALID_ARGUMENT for
-// options that do not fit, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or was away for
-// too long, DEADLINE_EXCEEDED when a stage stands still, and the encoder's errors. What was stored stays. `counts` is
-// filled in either case.
+// Returns OK even if documents failed or were evicted again: see IngestCounts. An error ends the run: INVALID_ARGUMENT
+// for unsuitable options, RESOURCE_EXHAUSTED when the store is full, UNAVAILABLE when it is closing or was away too
+// long, DEADLINE_EXCEEDED when a stage stalls, and the encoder's errors. Stored encodings remain. `counts` is filled in
+// either case.
 absl::Status Ingest(const IngestInput& input, const IngestOptions& options, const IngestCallbacks& callbacks,
                     IngestCounts* counts);
 

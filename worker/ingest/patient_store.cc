@@ -1,5 +1,5 @@
-// What a store says while it is away is waited out; everything else would be the same a second later. All calls may be
-// repeated: entries have the generation of the run.
+// Retries the errors of a store that is away; any other error would recur. All calls may be repeated, because entries
+// have the generation of the run.
 #include "worker/ingest/patient_store.h"
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 namespace kvlink::ingest {
 namespace {
 
-// Encodings that a run notes: some 60 MB, whatever the corpus.
+// Limit of the encodings a run notes: some 60 MB, whatever the corpus.
 constexpr size_t kMaxNoted = size_t{1} << 20;
 
-// A database that stands still, or loses its primary, is DEADLINE_EXCEEDED or ABORTED.
+// A database that stalls or loses its primary gives DEADLINE_EXCEEDED or ABORTED.
 bool IsAway(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
 }

@@ -1,6 +1,6 @@
-// The store as one run uses it: calls are repeated while the store is away, and the encodings that the corpus needs are
-// noted, so that those which had to make room for later ones are counted in the end. Private to worker/ingest.
-// Thread-safety: all methods.
+// The store as one run uses it: repeats calls while the store is away, and notes the encodings that the corpus needs,
+// so that those evicted in favour of later ones can be counted at the end. Private to worker/ingest. Thread-safety: all
+// methods.
 #ifndef KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 #define KVLINK_WORKER_INGEST_PATIENT_STORE_H_
 
@@ -26,23 +26,23 @@ class PatientStore {
   PatientStore(store::Store* store, std::string ns, Codec codec, absl::Duration outage)
       : store_(store), ns_(std::move(ns)), codec_(codec), outage_(outage) {}
 
-  // As those of the store.
+  // Like those of the store.
   absl::StatusOr<uint64_t> Clock();
   using Entries = std::vector<absl::StatusOr<CatalogEntry>>;
   absl::StatusOr<Entries> GetDocuments(const std::vector<std::string>& ids);
-  // What is found is noted.
+  // Notes what is found.
   absl::StatusOr<std::vector<store::Found>> Lookup(const std::vector<Identity>& identities);
   // Whether it was written; noted in either case.
   absl::StatusOr<bool> Put(const encode::Encoded& encoded, absl::Duration timeout);
-  // A status for each.
+  // One status per document.
   std::vector<absl::Status> PutDocuments(const std::vector<store::DocumentPut>& documents);
 
-  // Calls no longer wait for the store to come back.
+  // Stops waiting for the store to return.
   void Stop() { stopped_ = true; }
-  // Bytes of what was noted.
+  // Bytes of the noted encodings.
   int64_t corpus_bytes();
-  // Noted encodings that are not in the store any more. Of a large corpus only a part is noted, so that this is a lower
-  // bound. 0 where the store does not answer any more.
+  // Counts noted encodings that are no longer in the store. Only part of a large corpus is noted, so this is a lower
+  // bound. 0 if the store does not answer.
   int64_t CountEvicted();
 
  private:

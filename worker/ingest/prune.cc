@@ -1,4 +1,4 @@
-// Two listings: the first one counts, so that a limit can be kept without a list of what would go; the second deletes.
+// Lists the catalog twice: the first pass counts, to enforce the limit without keeping a list; the second deletes.
 #include "worker/ingest/prune.h"
 
 #include <functional>
@@ -15,12 +15,12 @@ namespace {
 using store::DocumentInfo;
 using Page = std::vector<DocumentInfo>;
 
-// Calls `take` with the documents whose id begins with `prefix`, a page at a time.
+// Calls `take` with the documents whose ids begin with `prefix`, page by page.
 absl::Status ForEachPage(store::DocumentCatalog* catalog, const PruneOptions& options,
                          const std::function<absl::Status(const Page&)>& take) {
   std::string after = options.prefix;
   if (!after.empty()) {
-    // The listing begins after the prefix, which may be a document itself.
+    // The listing starts after the prefix, but the prefix may itself be a document.
     const auto itself = catalog->GetDocument(options.ns, after);
     if (!itself.ok() && !absl::IsNotFound(itself.status())) return itself.status();
     if (itself.ok()) {
@@ -63,7 +63,7 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
   }
   KVLINK_RETURN_IF_ERROR(seen->Finish());
   const Shard& shard = source.shard();
-  // By the time too: a run that began earlier, and so has a lower generation, may have put it while this one read.
+  // Compare the time as well: a run that began earlier, and so has a lower generation, may have put it during this one.
   const auto vanished = [&](const DocumentInfo& document) {
     return document.generation <= counts.generation && document.written_at_us <= counts.began_us &&
            !seen->Contains(document.id);
@@ -93,7 +93,7 @@ absl::StatusOr<int64_t> Prune(store::DocumentCatalog* catalog, const DocumentSou
     if (deletions.empty()) return absl::OkStatus();
     KVLINK_ASSIGN_OR_RETURN(const auto statuses, catalog->DeleteDocuments(options.ns, deletions));
     for (const absl::Status& status : statuses) {
-      // Somebody put it again meanwhile.
+      // Another process put it again meanwhile.
       if (!status.ok() && !absl::IsFailedPrecondition(status)) return status;
       deleted += status.ok() ? 1 : 0;
     }

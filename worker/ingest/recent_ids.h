@@ -1,4 +1,4 @@
-// The latest ids of a run, to find those that are used twice. Some 40 MB, whatever the corpus: beyond that, duplicates
+// The most recent ids of a run, to find ids used twice. Takes some 40 MB, whatever the corpus; duplicates further apart
 // are found by their catalog entries (Run::IsOfThisRun).
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_INGEST_RECENT_IDS_H_
@@ -15,7 +15,7 @@ namespace kvlink::ingest {
 
 class RecentIds {
  public:
-  // Where the id was used before, if that is known.
+  // Returns where the id was used before, if known.
   std::optional<std::string> Add(const std::string& id, const std::string& where) {
     const auto [it, is_new] = where_.try_emplace(id, where);
     if (!is_new) return it->second;

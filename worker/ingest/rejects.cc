@@ -1,4 +1,4 @@
-// Each line is flushed, so that a run that is killed leaves what it had found.
+// Flushes each line, so that a killed run leaves what it had found.
 #include "worker/ingest/rejects.h"
 
 #include <cerrno>
@@ -32,7 +32,7 @@ absl::Status RejectFile::Add(const Failure& failure) {
   line["reason"] = std::string(failure.status.message());
   if (!failure.title.empty()) line["title"] = std::string(failure.title);
   if (!failure.text.empty()) line["text"] = std::string(failure.text);
-  // Names and reasons may hold bytes that are not UTF-8, as the input did.
+  // Names and reasons may contain bytes that are not UTF-8, as the input did.
   const std::string bytes = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size() || std::fflush(file_) != 0) return Fail();
   return absl::OkStatus();

@@ -1,10 +1,10 @@
-// A file of the documents that a run did not take, as JSON lines:
+// A file of the documents that a run rejected, as JSON lines:
 //
 //   {"where": "docs.jsonl:17", "position": 4711, "id": "...", "reason": "...", "title": "...", "text": "..."}
 //
-// `where` and `position` say where the document stands (file and line, bytes of all inputs up to its end). `id` is
-// there where it was known, `title` and `text` where they could be read: such a line can be mended and ingested as it
-// is. Thread-safety: one thread at a time.
+// `where` and `position` locate the document (file and line; bytes of all inputs up to its end). `id` is present if it
+// was known, `title` and `text` if they could be read: such a line can be corrected and ingested as it is.
+// Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_INGEST_REJECTS_H_
 #define KVLINK_WORKER_INGEST_REJECTS_H_
 
@@ -21,10 +21,10 @@ namespace kvlink::ingest {
 
 class RejectFile {
  public:
-  // Writes `path`.partial, which takes the place of `path` when it is complete: so `path` may be an input of the run.
+  // Writes `path`.partial, which replaces `path` when complete, so `path` may be an input of the run.
   // PERMISSION_DENIED, NOT_FOUND and the like naming the file.
   static absl::StatusOr<std::unique_ptr<RejectFile>> Create(const std::string& path);
-  // What was added stays in `path`.partial unless Finish was called.
+  // Leaves added lines in `path`.partial unless Finish was called.
   ~RejectFile();
   // RESOURCE_EXHAUSTED and the like naming the file.
   absl::Status Add(const Failure& failure);

@@ -1,5 +1,5 @@
-// Runs are not merged: a look in each is a binary search over pages that the kernel keeps as long as it has room, and a
-// hundred million ids are 25 runs.
+// Runs are not merged: searching one is a binary search over pages that the kernel caches while it has room, and a
+// hundred million ids make 25 runs.
 #include "worker/ingest/seen_ids.h"
 
 #include <fcntl.h>

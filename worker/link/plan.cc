@@ -98,7 +98,7 @@ absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input) {
   }
   const LinkProfile& profile = *input.profile;
   const bool from_encodings = input.linker != Linker::kFull;
-  // The markers belong to how a model was tuned to read encodings; an ordinary prefill has none.
+  // The markers are part of tuning a model to read encodings; an ordinary prefill has none.
   const bool markers = from_encodings && !input.documents.empty();
   const int64_t links = input.linker == Linker::kLinks ? profile.links_per_document : 0;
   const int64_t first_link = profile.first_link_id ? *profile.first_link_id : input.vocab;

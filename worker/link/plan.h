@@ -1,6 +1,5 @@
-// Linkers: turn (documents, question) into a plan that says at which position every token stands, which documents are
-// read from their encodings, and which tokens are fresh (computed by this request).
-// Thread-safety: pure functions and plain values.
+// Linkers: turn documents and a question into a plan that gives the position of every token, the documents read from
+// their encodings, and the fresh tokens (computed by this request). Thread-safety: pure functions and plain values.
 #ifndef KVLINK_WORKER_LINK_PLAN_H_
 #define KVLINK_WORKER_LINK_PLAN_H_
 
@@ -25,13 +24,13 @@ enum class Linker {
 absl::StatusOr<Linker> ParseLinker(absl::string_view name);
 absl::string_view LinkerName(Linker linker);
 
-// A prompt around the documents, tokenised: what stands before the first document and what stands after the last.
+// A tokenised prompt around the documents: the tokens before the first document and after the last.
 struct PromptTokens {
   std::vector<int32_t> before;
   std::vector<int32_t> after;
 };
-// Renders the chat with the documents' place as the profile says, and tokenises each side with EncodeSpans. BOS comes
-// first exactly once if the tokenizer has one and the template or model wants it.
+// Renders the chat with the documents where the profile places them, and tokenises each side with EncodeSpans. BOS
+// comes first exactly once if the tokenizer has one and the template or model asks for it.
 absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const model::ChatTemplate& chat,
                                         const model::ChatOptions& options, const LinkProfile& profile,
                                         absl::string_view system, absl::string_view question);
@@ -53,14 +52,14 @@ struct PlanInput {
   Linker linker = Linker::kConcat;
   const LinkProfile* profile = nullptr;
   int64_t vocab = 0;
-  int64_t context = 0;        // most positions
-  int64_t answer_tokens = 1;  // room to leave
+  int64_t context = 0;        // maximum number of positions
+  int64_t answer_tokens = 1;  // room to leave in the context
   PromptTokens prompt;
   std::vector<absl::Span<const int32_t>> documents;  // tokens of each, in order
   bool allow_untrained_links = false;                // measurements only
 };
-// INVALID_ARGUMENT: no room left for question or answer (says how many tokens over), more documents than slots, an
-// empty document. FAILED_PRECONDITION: kLinks with a profile that has no trained links.
+// INVALID_ARGUMENT: no room left for question or answer (says by how many tokens), more documents than slots, an empty
+// document. FAILED_PRECONDITION: kLinks with a profile that has no trained links.
 absl::StatusOr<LinkPlan> MakePlan(const PlanInput& input);
 
 }  // namespace kvlink::link

@@ -1,4 +1,4 @@
-// Reads a profile's JSON. Unknown keys are errors: a misspelt one would silently give another prompt.
+// Reads a profile's JSON. Unknown keys are errors: a misspelt key would silently change the prompt.
 #include "worker/link/profile.h"
 
 #include <filesystem>
@@ -26,7 +26,7 @@ absl::Status FieldError(absl::string_view field, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("link profile: '", field, "' ", what));
 }
 
-// Typed reads of one object. An absent field leaves the default; a misspelt one is an error, never a default.
+// Typed reads from one object. An absent field keeps its default; a misspelt one is an error.
 class Fields {
  public:
   explicit Fields(const Json& object) : object_(object) {}
@@ -203,7 +203,7 @@ std::string DocumentText(const LinkProfile& profile, absl::string_view title, ab
       const size_t before = form.rfind('\n', place);
       const size_t begin = before == std::string::npos ? 0 : before + 1;
       const size_t end = form.find('\n', place);
-      // A template that keeps title and text on one line loses only the placeholder.
+      // If title and text share a line, only the placeholder is removed.
       const std::string line = form.substr(begin, end == std::string::npos ? end : end - begin);
       if (line.find("{text}") == std::string::npos) {
         form.erase(begin, end == std::string::npos ? end : end + 1 - begin);

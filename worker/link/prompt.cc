@@ -1,5 +1,5 @@
-// MakePrompt: the chat around the documents. Where a turn begins only the template knows, so it is rendered with marks
-// in place of texts, and what stands between the marks is compared.
+// MakePrompt: the chat around the documents. Only the template knows where a turn begins, so it is rendered with marks
+// in place of texts, and the text between marks is compared.
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
@@ -24,7 +24,8 @@ std::vector<ChatMessage> Messages(absl::string_view system, absl::string_view qu
   return messages;
 }
 
-// The text of a rendering after mark `from`, up to mark `to` or (-1) to its end. False without the marks.
+// Appends the rendered text from mark `from` (-1: the beginning) to mark `to` (-1: the end). False if a mark is
+// missing.
 bool Between(absl::Span<const RenderedSpan> spans, int from, int to, std::string* text) {
   bool inside = from < 0;
   for (const RenderedSpan& span : spans) {
@@ -35,13 +36,13 @@ bool Between(absl::Span<const RenderedSpan> spans, int from, int to, std::string
   return inside && to < 0;
 }
 
-// The template's text in front of a user's: between an answer and the next question it writes the end of the answer,
-// which a chat that ends there shows alone, and the opening of the question. Empty where a template cannot be probed
-// that way.
+// The template's text that opens a user turn. Between an answer and the next question the template writes the end of
+// the answer's turn, which a chat that ends there shows alone, followed by this opening. Empty if a template cannot be
+// probed this way.
 std::string UserTurnOpening(const model::ChatTemplate& chat, model::ChatOptions options) {
   enum { kQuestion, kAnswer, kNext };
   options.add_generation_prompt = false;
-  options.eos_token = "";  // some put it at the end of the whole
+  options.eos_token = "";  // some templates put it at the very end
   std::vector<ChatMessage> messages = {{"user", {{"", kQuestion}}}, {"assistant", {{"", kAnswer}}}};
   const auto two = chat.Render(messages, options);
   messages.push_back({"user", {{"", kNext}}});
@@ -54,9 +55,9 @@ std::string UserTurnOpening(const model::ChatTemplate& chat, model::ChatOptions 
   return absl::ConsumePrefix(&opening, end) ? std::string(opening) : "";
 }
 
-// Bytes of the rendering up to the end of the system's own turn, the template's own one included that some families
-// write where nobody gives a system text. 0 where there is none: nothing but BOS stands in front of the user's turn, or
-// the template puts the system text into it.
+// Bytes of the rendering up to the end of the system turn, including the default one that some families write when no
+// system text is given. 0 without a system turn: only BOS precedes the user turn, or the template puts the system text
+// into the user turn.
 int64_t SystemTurnBytes(const model::ChatTemplate& chat, const model::ChatOptions& options,
                         absl::Span<const RenderedSpan> spans) {
   std::string before;
@@ -67,7 +68,7 @@ int64_t SystemTurnBytes(const model::ChatTemplate& chat, const model::ChatOption
   absl::string_view text = absl::StripAsciiWhitespace(turn);
   if (!options.bos_token.empty()) absl::ConsumePrefix(&text, options.bos_token);
   if (absl::StripAsciiWhitespace(text).empty()) return 0;
-  // The opening of the turn is the template's: a system text that ends like it does not begin one.
+  // Only the template opens a turn: a system text that happens to end like an opening does not.
   int64_t bytes = 0;
   for (const RenderedSpan& span : spans) {
     if (span.mark == kDocuments) break;
@@ -131,7 +132,7 @@ absl::StatusOr<PromptTokens> MakePrompt(const model::Tokenizer& tokenizer, const
   PromptTokens prompt;
   KVLINK_ASSIGN_OR_RETURN(prompt.before, model::EncodeSpans(tokenizer, sides.before));
   KVLINK_ASSIGN_OR_RETURN(prompt.after, model::EncodeSpans(tokenizer, sides.after));
-  // Whether there is a BOS is the template's to say; a template and a tokenizer that both add one would make two.
+  // The template decides whether there is a BOS; if template and tokenizer both add one, drop the duplicate.
   const std::optional<int32_t> bos = tokenizer.bos();
   if (bos && prompt.before.size() >= 2 && prompt.before[0] == *bos && prompt.before[1] == *bos) {
     prompt.before.erase(prompt.before.begin());

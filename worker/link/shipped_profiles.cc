@@ -1,10 +1,10 @@
-// The profiles that come with the program, as the JSON that a user would write.
+// The profiles shipped in the binary, in the JSON that a user would write.
 #include "worker/link/shipped_profiles.h"
 
 namespace kvlink::link {
 namespace {
 
-// A chat model that was never tuned for linked documents.
+// For chat models that were not tuned for linked documents.
 constexpr absl::string_view kUntuned = R"json({
   "name": "untuned",
   "trained": false,
@@ -13,8 +13,8 @@ constexpr absl::string_view kUntuned = R"json({
   "place": "in-user"
 })json";
 
-// The authors' Llama-3 checkpoints (arXiv 2502.16002) use ids that Llama-3 keeps reserved: link j of slot i is
-// 128011 + i * N + j, 40 slots; 128254 opens the documents and 128255 closes them.
+// The authors' Llama-3 checkpoints (arXiv 2502.16002) use reserved ids of Llama-3: link j of slot i is 128011 + i * N +
+// j, 40 slots; 128254 opens the documents and 128255 closes them.
 constexpr absl::string_view kLlama1 = R"json({
   "name": "kvlink-llama-1",
   "trained": true,

@@ -1,4 +1,4 @@
-// The link profiles that are part of the binary, as JSON text (docs/formats.md "Link profile").
+// The link profiles built into the binary, as JSON text (docs/formats.md "Link profile").
 // Thread-safety: constants.
 #ifndef KVLINK_WORKER_LINK_SHIPPED_PROFILES_H_
 #define KVLINK_WORKER_LINK_SHIPPED_PROFILES_H_

@@ -1,4 +1,4 @@
-// BatchArrays: what forward passes are put together from.
+// BatchArrays: assembles the arrays of a forward pass.
 #include <algorithm>
 
 #include "worker/model/model.h"

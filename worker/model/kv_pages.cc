@@ -1,5 +1,5 @@
-// Pages of private keys and values from one allocation, with a free list: a sequence grows by a page, and its end gives
-// them back.
+// Pages of private keys and values from one allocation, with a free list: a sequence takes pages as it grows and
+// returns them when it ends.
 #include <utility>
 
 #include "base/mutex.h"

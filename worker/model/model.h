@@ -1,9 +1,8 @@
-// A decoder-only transformer on a Backend: weights packed once, forward passes over ragged batches of fresh tokens that
-// read encodings and private KV through linked attention. The code here does not know which backend it runs on.
+// A decoder-only transformer on a Backend: weights packed once, and forward passes over ragged batches of fresh tokens
+// that read encodings and private KV through linked attention. This code does not depend on the backend.
 //
-// Thread-safety: a Model is immutable after Load; each Forward call needs a ForwardContext of its own.
-// Ownership: the Model owns its packed weights; the caller owns the Backend (which must outlive the Model), contexts
-// and KV pages.
+// Thread-safety: a Model is immutable after Load; each concurrent Forward call needs its own ForwardContext. Ownership:
+// the Model owns its packed weights; the caller owns the Backend (which must outlive the Model), contexts and KV pages.
 #ifndef KVLINK_WORKER_MODEL_MODEL_H_
 #define KVLINK_WORKER_MODEL_MODEL_H_
 
@@ -20,7 +19,7 @@
 
 namespace kvlink::model {
 
-// Pages of private KV: a page holds 64 tokens of every layer. Fixed capacity, given at construction.
+// Pages of private KV, each with 64 tokens of every layer. The capacity is fixed at construction.
 class KvPages {
  public:
   // RESOURCE_EXHAUSTED if there is no memory. dtype f32 or bf16.
@@ -35,7 +34,7 @@ class KvPages {
   int64_t block_stride() const { return block_stride_; }  // bytes: a page of one layer
   Codec codec() const { return dtype_ == kernels::Dtype::kF32 ? Codec::kRawF32 : Codec::kRawBf16; }
 
-  // Thread-safe. RESOURCE_EXHAUSTED, taking none, when fewer than `count` pages are free.
+  // Thread-safe. RESOURCE_EXHAUSTED, taking no page, if fewer than `count` are free.
   absl::StatusOr<std::vector<int32_t>> Take(int64_t count);
   void Give(absl::Span<const int32_t> pages);
   int64_t free_pages() const;
@@ -56,7 +55,7 @@ class KvPages {
   std::unique_ptr<Impl> impl_;
 };
 
-// The private KV of one request or of one document being encoded: tokens appended in ascending global position.
+// The private KV of one request, or of one document being encoded: tokens appended in ascending global position.
 class KvSequence {
  public:
   explicit KvSequence(KvPages* pages) : pages_(pages) {}
@@ -64,9 +63,8 @@ class KvSequence {
   KvSequence(const KvSequence&) = delete;
   KvSequence& operator=(const KvSequence&) = delete;
 
-  // Makes room for `positions` (ascending, beyond the last) and returns the slots they will be written to by the next
-  // forward pass. RESOURCE_EXHAUSTED, changing nothing, when pages run out; INVALID_ARGUMENT for positions out of
-  // order.
+  // Allocates slots for `positions` (ascending, beyond the last) and returns them; the next forward pass writes to
+  // them. RESOURCE_EXHAUSTED, changing nothing, when pages run out; INVALID_ARGUMENT for positions out of order.
   absl::StatusOr<std::vector<int64_t>> Append(absl::Span<const int64_t> positions);
   // Drops all tokens from index `tokens` on.
   void Truncate(int64_t tokens);
@@ -90,41 +88,41 @@ struct ForwardBatch {
   KvPages* pages = nullptr;
   absl::Span<const kernels::KvSegment> segments;  // private KV included
   absl::Span<const kernels::KvRead> reads;
-  absl::Span<const int64_t> logits_rows;  // rows whose logits are wanted, ascending
-  // Called before a layer reads its segments, in layer order: waits for slabs that are still arriving. A non-OK status
-  // ends the pass and is returned as it is. May be empty.
+  absl::Span<const int64_t> logits_rows;  // rows whose logits are requested, ascending
+  // Called before a layer reads its segments, in layer order: waits for slabs that are still arriving. An error ends
+  // the pass and is returned unchanged. May be empty.
   std::function<absl::Status(int64_t layer)> before_layer;
-  // A pass of at most so many rows may be recorded and launched as one graph, which a device runs with less said
-  // between its kernels; before_layer is not called then. Results are the same to the bit.
+  // A pass of at most this many rows may be recorded and launched as one graph, which saves launch overhead on a
+  // device; before_layer is then not called. Results are identical to the bit.
   int64_t graph_rows = 0;
 };
 
-// The arrays behind a ForwardBatch, as they are collected: the rows of one request after another, then what they read,
-// in the order of segments, each of which is listed once.
+// The arrays of a ForwardBatch while it is assembled: the rows of one request after another, then their reads, in the
+// order of segments. Each segment is listed once.
 struct BatchArrays {
   std::vector<int32_t> tokens;
   std::vector<int64_t> positions, slots, logits_rows;
   std::vector<kernels::KvSegment> segments;
   std::vector<kernels::KvRead> reads;
 
-  // Fresh rows of one request, at ascending positions. Returns the first of them.
+  // Appends fresh rows of one request, at ascending positions. Returns the index of the first.
   int64_t AddRows(absl::Span<const int32_t> tokens, absl::Span<const int64_t> positions,
                   absl::Span<const int64_t> slots);
-  // Rows from `first_row` on, which are at `positions`, read a segment that was placed at `offset`: those not before
-  // it.
+  // Lets the rows from `first_row` on, which are at `positions`, read a segment placed at `offset`; rows before the
+  // segment do not read it.
   void AddRead(int32_t segment, absl::Span<const int64_t> positions, int64_t first_row, int64_t offset);
-  // `rows` rows from `first_row` on read their own keys and values, of which nobody else knows.
+  // Lets `rows` rows from `first_row` on read their own request's keys and values.
   void AddPrivate(const KvSequence& sequence, int64_t first_row, int64_t rows);
-  // Refers to this object, which then stays as it is.
+  // The batch refers to this object, which must then not change.
   ForwardBatch Batch(KvPages* pages) const;
 };
 
-// Streams, workspaces and plans of one caller, grown as needed and used again.
+// Streams, workspaces and plans of one caller, grown on demand and reused.
 class ForwardContext {
  public:
   struct Graphs {
     int64_t launched = 0;  // passes that ran as one graph
-    int64_t failed = 0;    // that were not recorded when it was tried, and ran as others do
+    int64_t failed = 0;    // passes whose recording failed and that ran directly instead
   };
   virtual ~ForwardContext() = default;
   const Graphs& graphs() const { return graphs_; }
@@ -136,10 +134,10 @@ class ForwardContext {
 class Model {
  public:
   struct Options {
-    // Dequantised weights and progress: called with the share done, 0..1. May be empty.
+    // Called with the fraction of weights loaded, 0..1. May be empty.
     std::function<void(double)> progress;
   };
-  // INVALID_ARGUMENT for tensors missing or of the wrong shape, naming them.
+  // INVALID_ARGUMENT for missing tensors or wrong shapes, naming them.
   static absl::StatusOr<std::unique_ptr<Model>> Load(kernels::Backend* backend, const Weights& weights,
                                                      const Options& options);
   virtual ~Model() = default;
@@ -148,16 +146,16 @@ class Model {
   virtual kernels::Backend* backend() const = 0;
   virtual const kernels::Rope& rope() const = 0;
   virtual std::unique_ptr<ForwardContext> NewContext() const = 0;
-  // OK: passes that may run as graphs do. Else what came of the last one of several in a row that could not be
-  // recorded: since then none is tried. Thread-safe.
+  // OK while passes may still run as graphs. Otherwise the last of several consecutive recording failures, after which
+  // no pass is recorded. Thread-safe.
   virtual absl::Status recording() const = 0;
   // Embedding row of a token as f32 [hidden].
   virtual absl::Status EmbeddingRow(int32_t token, absl::Span<float> out) const = 0;
 
-  // Runs the layers over the batch, writing fresh keys and values to `pages` before each layer's attention, and returns
-  // logits [logits_rows, vocab] f32 in the backend's memory, valid until the context's next use. Empty logits_rows:
-  // the last layer's output is not computed and the tensor has zero rows (encode). INVALID_ARGUMENT for ids, rows or
-  // slots out of range; before_layer's status; what the backend returns.
+  // Runs the layers over the batch. Before each layer's attention, writes its fresh keys and values to `pages`. Returns
+  // logits [logits_rows, vocab] f32 in the backend's memory, valid until the context's next use. With empty logits_rows
+  // (encode), the last layer's output is not computed and the tensor has zero rows. INVALID_ARGUMENT for ids, rows or
+  // slots out of range; the status of before_layer; errors of the backend.
   virtual absl::StatusOr<kernels::Tensor> Forward(ForwardContext& context, const ForwardBatch& batch) const = 0;
 };
 

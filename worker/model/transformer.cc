@@ -31,7 +31,7 @@ class Context final : public ForwardContext {
     return Tensor::Dense(buffers_[slot].data(), dtype, backend_->device(), sizes);
   }
 
-  // To be called while nothing runs.
+  // Call only while nothing runs.
   absl::Status ReserveWorkspace(int64_t bytes) {
     if (workspace_.bytes() >= bytes) return absl::OkStatus();
     workspace_.reset();
@@ -40,8 +40,8 @@ class Context final : public ForwardContext {
   }
   kernels::Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
 
-  // Where the graph of passes of this shape is kept. nullptr: this is the first one, which runs as it is, so that what
-  // a device prepares at first use is there.
+  // Returns the slot for the graph of passes of this shape. nullptr for the first pass of a shape: it runs directly, so
+  // that whatever a device initialises on first use is in place.
   std::unique_ptr<kernels::Graph>* GraphOf(const std::array<int64_t, 3>& shape) {
     const auto found = std::find_if(shapes_.begin(), shapes_.end(), [&](const Shape& s) { return s.shape == shape; });
     if (found != shapes_.end()) {
@@ -59,7 +59,7 @@ class Context final : public ForwardContext {
     std::array<int64_t, 3> shape;
     std::unique_ptr<kernels::Graph> graph;
   };
-  static constexpr size_t kMaxGraphs = 8;  // each takes some memory of the device
+  static constexpr size_t kMaxGraphs = 8;  // each takes some device memory
   kernels::Backend* const backend_;
   std::vector<kernels::Buffer> buffers_;
   kernels::Buffer workspace_;
@@ -126,7 +126,7 @@ absl::Status CheckBatch(const ForwardBatch& batch, const ModelConfig& config) {
   return absl::OkStatus();
 }
 
-// One forward pass: the tensors of the batch, and the steps over them.
+// One forward pass: the tensors of the batch and the steps over them.
 class Pass {
  public:
   Pass(const Transformer& model, Context& context, const ForwardBatch& batch)
@@ -140,7 +140,7 @@ class Pass {
   absl::StatusOr<Tensor> Run() {
     KVLINK_RETURN_IF_ERROR(CheckBatch(batch_, config_));
     const absl::Status launched = Launch();
-    // Also after an error: what was launched still reads the caller's memory.
+    // Wait even after an error: launched work still reads the caller's memory.
     const absl::Status finished = context_.stream->Synchronize();
     KVLINK_RETURN_IF_ERROR(launched);
     KVLINK_RETURN_IF_ERROR(finished);
@@ -171,7 +171,7 @@ class Pass {
     return recorded;
   }
 
-  // Everything after Prepare(): it allocates nothing, waits for nothing, and can be done again.
+  // Everything after Prepare(). Allocates nothing, waits for nothing, and can be repeated.
   absl::Status LaunchLayers(const std::function<absl::Status(int64_t)>& before_layer) {
     residual_ = all_residual_;
     attention_ = all_attention_;
@@ -245,8 +245,8 @@ class Pass {
          VectorOf(weight, backend_.device()), static_cast<float>(config_.rms_eps), normed_.Slice(begin, count)});
   }
 
-  // Norm, QKV, keys and values to their pages, attention over everything the rows see. After the last layer's keys and
-  // values an encode has all it came for.
+  // Norm, QKV, keys and values to their pages, attention over everything the rows see. An encode needs nothing beyond
+  // the last layer's keys and values.
   absl::Status Attend(int64_t index, bool pending, const std::function<absl::Status(int64_t)>& before_layer) {
     const Layer& layer = model_.layer(index);
     KVLINK_RETURN_IF_ERROR(Norm(layer.input_norm, pending, 0, rows_));
@@ -289,7 +289,7 @@ class Pass {
     return Linear(gated, *layer.down, &layer.down_bias, kernels::Epilogue::kNone, delta);
   }
 
-  // The last layer's second half, final norm and output matrix, only for the rows whose logits are wanted.
+  // The last layer's second half, final norm and output matrix, only for the rows whose logits are requested.
   absl::Status Finish(int64_t last) {
     const absl::Span<const int64_t> wanted = batch_.logits_rows;
     const auto count = static_cast<int64_t>(wanted.size());
@@ -318,7 +318,7 @@ class Pass {
     return backend_.CopyIn(*context_.stream, context_.wanted_rows.data(), wanted_.data, wanted_.bytes);
   }
 
-  // Moves scattered wanted rows together, so that the weights are read once. An embedding lookup is a gather.
+  // Gathers scattered requested rows, so that the weights are read once. An embedding lookup serves as the gather.
   absl::Status GatherWanted() {
     KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {wanted_, residual_, {}, wanted_residual_}));
     KVLINK_RETURN_IF_ERROR(backend_.Embed(*context_.stream, {wanted_, attention_, {}, wanted_attention_}));
@@ -336,7 +336,7 @@ class Pass {
   const kernels::Rope* rope_ = nullptr;
   Tensor ids_, positions_, slots_, all_residual_, normed_, qkv_, query_, all_attention_, gated_, delta_, logits_;
   Tensor wanted_, wanted_residual_, wanted_attention_;
-  Tensor residual_, attention_;  // of the rows that go on: all, then those that are wanted
+  Tensor residual_, attention_;  // of the remaining rows: all, then only the requested ones
 };
 
 }  // namespace

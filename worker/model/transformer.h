@@ -1,4 +1,4 @@
-// The implementation of Model: weights as its backend wants them. Private to worker/model.
+// The implementation of Model, with weights in the backend's layout. Private to worker/model.
 #ifndef KVLINK_WORKER_MODEL_TRANSFORMER_H_
 #define KVLINK_WORKER_MODEL_TRANSFORMER_H_
 
@@ -12,7 +12,7 @@
 
 namespace kvlink::model {
 
-// Buffers hold f32 vectors in the backend's memory; empty where the architecture has none.
+// Buffers hold f32 vectors in the backend's memory; empty if the architecture has no such vector.
 struct Layer {
   kernels::Buffer input_norm;
   std::unique_ptr<kernels::PackedMatrix> qkv;  // [(H + 2G) * D, hidden]
@@ -28,10 +28,10 @@ struct Layer {
   kernels::Buffer down_bias;
 };
 
-// Whether recording passes is still tried. Thread-safe.
+// Whether to keep trying to record passes. Thread-safe.
 class Recordings {
  public:
-  static constexpr int kMaxFailures = 3;  // in a row; then it is not tried any more
+  static constexpr int kMaxFailures = 3;  // in a row, before giving up
   bool tried() const { return failures_.load(std::memory_order_relaxed) < kMaxFailures; }
   void Ended(const absl::Status& status) {
     MutexLock lock(&mutex_);

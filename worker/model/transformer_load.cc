@@ -1,5 +1,5 @@
-// Model::Load: reads tensors under their canonical names, joins what is multiplied together, packs it. Layers load in
-// parallel.
+// Model::Load: reads tensors by their canonical names, concatenates matrices that are multiplied together, and packs
+// them. Layers load in parallel.
 #include <algorithm>
 #include <atomic>
 #include <utility>
@@ -16,7 +16,7 @@ namespace {
 using kernels::Dtype;
 using kernels::Tensor;
 
-// Threads that dequantise; packing inside the backend has its own.
+// Threads for dequantising; packing in the backend uses its own.
 constexpr int kMaxLoadThreads = 8;
 
 }  // namespace
@@ -39,7 +39,7 @@ class Loader {
 
  private:
   void Work() {
-    std::vector<float> scratch;  // kept from matrix to matrix: the first touch of memory is slow
+    std::vector<float> scratch;  // reused for every matrix: the first touch of memory is slow
     for (int64_t layer = next_.fetch_add(1); layer < config_.layers; layer = next_.fetch_add(1)) {
       const absl::Status status = LoadLayer(layer, &scratch);
       MutexLock lock(&mutex_);
@@ -50,7 +50,7 @@ class Loader {
     }
   }
 
-  // A vector into the backend's memory.
+  // Loads a vector into the backend's memory.
   absl::Status LoadVector(absl::Span<const std::pair<std::string, int64_t>> parts, kernels::Buffer* out) {
     std::vector<float> host;
     for (const auto& [name, size] : parts) {
@@ -68,7 +68,7 @@ class Loader {
     return stream->Synchronize();
   }
 
-  // Matrices [rows_i, k] one below the other, packed as one.
+  // Stacks matrices [rows_i, k] and packs them as one.
   absl::StatusOr<std::unique_ptr<kernels::PackedMatrix>> LoadMatrix(
       absl::Span<const std::pair<std::string, int64_t>> parts, int64_t k, std::vector<float>* scratch) {
     int64_t rows = 0;

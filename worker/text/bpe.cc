@@ -1,5 +1,5 @@
-// Merges by a heap of candidates over a linked list of symbols: O(n log n) where scanning for the best pair would be
-// quadratic in the length of a word, and words may be as long as a text.
+// Merges by a heap of candidates over a linked list of symbols: O(n log n). Scanning for the best pair would be
+// quadratic in the length of a word, and a word may be as long as the text.
 #include "worker/text/bpe.h"
 
 #include <algorithm>

@@ -1,8 +1,8 @@
-// Byte-pair encoding: joins neighbouring symbols of a word, always the pair of the lowest rank and of these the
-// leftmost, until no pair has a rank (Sennrich et al., arXiv 1508.07909). SentencePiece's BPE is the same with ranks
-// from the scores of its pieces.
+// Byte-pair encoding: repeatedly joins the pair of neighbouring symbols with the lowest rank (of these the leftmost)
+// until no pair has a rank (Sennrich et al., arXiv 1508.07909). SentencePiece's BPE is the same, with ranks from the
+// scores of its pieces.
 //
-// Thread-safety: building is by one thread; const methods by any number. A Workspace belongs to one thread at a time.
+// Thread-safety: build on one thread; const methods on any number. A Workspace belongs to one thread at a time.
 #ifndef KVLINK_WORKER_TEXT_BPE_H_
 #define KVLINK_WORKER_TEXT_BPE_H_
 
@@ -16,7 +16,7 @@ namespace kvlink::model {
 
 class BpeMerges {
  public:
-  // Room that Apply reuses from word to word.
+  // Memory that Apply reuses from word to word.
   struct Workspace {
     struct Symbol {
       int32_t id;  // -1: joined to an earlier symbol
@@ -29,12 +29,12 @@ class BpeMerges {
     std::vector<Candidate> heap;
   };
 
-  // `left` and `right` side by side become `merged`; lower ranks first. A pair given again replaces its earlier
+  // Lets `left` and `right` side by side become `merged`; lower ranks first. A repeated pair replaces its earlier
   // meaning. Ids are not negative.
   void Add(int32_t left, int32_t right, int32_t rank, int32_t merged) { merges_[Key(left, right)] = {rank, merged}; }
   void Reserve(size_t count) { merges_.reserve(count); }
 
-  // Appends to `out` what the symbols `word` merge to. O(n log n); n < 2^31.
+  // Appends the symbols that `word` merges to. O(n log n); n < 2^31.
   void Apply(absl::Span<const int32_t> word, Workspace& workspace, std::vector<int32_t>& out) const;
 
  private:

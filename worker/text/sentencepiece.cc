@@ -1,5 +1,5 @@
-// SentencePiece's scores turned into BPE merges: each piece that two others make up is a merge of the rank of its
-// score, so that one merging algorithm serves both kinds of vocabulary.
+// Turns SentencePiece's scores into BPE merges: each piece that two others make up is a merge ranked by its score, so
+// that one merging algorithm serves both kinds of vocabulary.
 #include "worker/text/sentencepiece.h"
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 namespace kvlink::model {
 namespace {
 
-// Pieces longer than this are nowhere (SentencePiece's own limit is 16 characters by default) and would make cutting
-// quadratic.
+// No published vocabulary has longer pieces (SentencePiece's own limit defaults to 16 characters), and cutting takes
+// quadratic time.
 constexpr size_t kMaxPieceBytes = 1024;
 
 // Rank of each score: 0 for the highest.

@@ -1,4 +1,4 @@
-// Shared by all tokenizers: encoding spans of different trust, and streaming bytes that may end inside a character.
+// Shared by all tokenizers: encodes spans of different trust, and streams bytes that may end inside a character.
 #include "worker/text/tokenizer.h"
 
 #include "base/status.h"

@@ -1,8 +1,8 @@
 // Text to token ids and back: byte-level BPE (GPT-2, SmolLM, Llama-3, Qwen2 pre-tokenizers) and SentencePiece BPE with
 // byte fallback, parsed from a tokenizer.json. worker/files/open_tokenizer.h makes one from a GGUF or a path.
 //
-// Thread-safety: a Tokenizer is immutable and may be used from many threads; a StreamDecoder by one at a time.
-// Errors: UNIMPLEMENTED for a pre-tokenizer, normaliser or model type we do not reproduce exactly (never a silent
+// Thread-safety: a Tokenizer is immutable and may be used by many threads; a StreamDecoder by one at a time. Errors:
+// UNIMPLEMENTED for a pre-tokenizer, normaliser or model type that we do not reproduce exactly (never a silent
 // fallback); INVALID_ARGUMENT for a malformed description, naming the key.
 #ifndef KVLINK_WORKER_TEXT_TOKENIZER_H_
 #define KVLINK_WORKER_TEXT_TOKENIZER_H_
@@ -19,7 +19,7 @@
 
 namespace kvlink::model {
 
-// A piece of text and whether control tokens may be recognised in it. Text of users and documents is never trusted.
+// A piece of text, and whether control tokens are recognised in it. Text of users and documents is never trusted.
 struct TextSpan {
   std::string text;
   bool trusted = false;
@@ -29,43 +29,44 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   virtual int64_t vocab_size() const = 0;
-  // Token ids of valid UTF-8 text. `parse_special`: added tokens marked special match in the text; otherwise they are
-  // ordinary characters (added tokens that are not special match always, as in the reference). No BOS is added.
-  // Without `parse_special` no text gives a special token, except the unknown token and one that spells a single byte.
-  // INVALID_ARGUMENT with the byte offset for invalid UTF-8.
+  // Returns the token ids of valid UTF-8 text. With `parse_special`, added tokens marked special match in the text;
+  // without it they are ordinary characters (added tokens that are not special always match, as in the reference). Adds
+  // no BOS. Without `parse_special` no text produces a special token, except the unknown token and tokens that spell a
+  // single byte. INVALID_ARGUMENT with the byte offset for invalid UTF-8.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool parse_special) const = 0;
-  // As Encode, for text that stands directly after the token `previous`: SentencePiece puts its word-initial space in
-  // front of text only at the start and after added tokens. Byte-level vocabularies make no difference.
+  // Like Encode, for text directly after the token `previous`: SentencePiece adds its word-initial space only at the
+  // start and after added tokens. With byte-level vocabularies there is no difference.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeAfter(int32_t previous, absl::string_view text,
                                                            bool parse_special) const {
     return Encode(text, parse_special);
   }
-  // Exact bytes of one token, special tokens included as their text ("<|im_end|>"). Empty for ids out of range.
+  // The exact bytes of one token; special tokens as their text ("<|im_end|>"). Empty for ids out of range.
   virtual std::string TokenBytes(int32_t id) const = 0;
-  // The same where the token begins a text: without the space that SentencePiece's Encode puts in front.
+  // The same for a token that begins a text: without the space that SentencePiece's Encode adds.
   virtual std::string FirstTokenBytes(int32_t id) const { return TokenBytes(id); }
-  // Text of `ids`. Special tokens are left out when `skip_special`. Bytes that are not valid UTF-8 become U+FFFD, one
-  // for each maximal subpart of a sequence.
+  // The text of `ids`, without special tokens if `skip_special`. Bytes that are not valid UTF-8 become U+FFFD, one for
+  // each maximal subpart of a sequence.
   virtual std::string Decode(absl::Span<const int32_t> ids, bool skip_special) const = 0;
-  // Id of a token by its exact text: an added token's content, or an ordinary one as the vocabulary spells it ("Ġthe").
+  // Finds a token by its exact text: an added token's content, or an ordinary token in the vocabulary's spelling
+  // ("Ġthe").
   virtual std::optional<int32_t> TokenId(absl::string_view text) const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual std::optional<int32_t> bos() const = 0;
 };
 
-// Encodes spans one after another: control tokens match only in trusted spans, and a token never crosses from one trust
-// level to the other. Neighbouring spans of equal trust are joined first.
+// Encodes consecutive spans: control tokens match only in trusted spans, and no token crosses from one trust level to
+// the other. Neighbouring spans of equal trust are joined first.
 absl::StatusOr<std::vector<int32_t>> EncodeSpans(const Tokenizer& tokenizer, absl::Span<const TextSpan> spans);
 
-// Streams text: holds back bytes of an incomplete UTF-8 sequence until it is complete or cannot become valid. All that
-// Push and Finish returned, joined, is Decode(ids, false): leave special tokens out by not pushing them. `tokenizer`
-// must outlive it.
+// Streams text: holds back an incomplete UTF-8 sequence until it is complete or cannot become valid. The concatenated
+// results of Push and Finish equal Decode(ids, false); to omit special tokens, do not push them. `tokenizer` must
+// outlive the object.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
-  // Text that became certain with this token.
+  // Returns the text completed by this token.
   std::string Push(int32_t id);
-  // The rest, incomplete sequences as U+FFFD.
+  // Returns the rest, with incomplete sequences as U+FFFD.
   std::string Finish();
 
  private:
@@ -74,7 +75,7 @@ class StreamDecoder {
   bool first_ = true;
 };
 
-// From the bytes of a tokenizer.json.
+// Parses the bytes of a tokenizer.json.
 absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerJson(absl::string_view json);
 
 }  // namespace kvlink::model

@@ -1,4 +1,4 @@
-// Finds added tokens as the reference does, and applies the conditions (whole word, stripping) that may reject a match.
+// Finds added tokens like the reference, and applies the conditions (whole word, stripping) that may reject a match.
 #include "worker/text/tokenizer_added.h"
 
 #include <algorithm>
@@ -27,7 +27,7 @@ bool StartsWithWord(absl::string_view text) {
   return !text.empty() && IsWord(NextCharacter(text, position));
 }
 
-// Where the white space at the end of `text` begins, not before `from`.
+// The start of the white space at the end of `text`, not before `from`.
 size_t TrailingSpace(absl::string_view text, size_t from) {
   size_t start = text.size();
   while (start > from) {
@@ -61,7 +61,7 @@ void AddedTokenMatcher::Add(absl::string_view pattern, const AddedToken& token) 
     if (added) entry_of_node_.push_back(-1);
     node = it->second;
   }
-  if (entry_of_node_[node] >= 0) return;  // of two with one text the first counts
+  if (entry_of_node_[node] >= 0) return;  // of two entries with the same text, the first counts
   entry_of_node_[node] = static_cast<int32_t>(entries_.size());
   entries_.push_back({token.id, token.special, token.single_word, token.lstrip, token.rstrip});
 }
@@ -80,7 +80,7 @@ int32_t AddedTokenMatcher::Longest(absl::string_view text, size_t position, size
 }
 
 void AddedTokenMatcher::Split(absl::string_view text, bool parse_special, std::vector<TextSection>& sections) const {
-  size_t done = 0;  // sections reach up to here
+  size_t done = 0;  // end of the sections so far
   size_t position = 0;
   while (position < text.size()) {
     size_t size = 0;

@@ -1,4 +1,4 @@
-// Added tokens: texts that become one token wherever they stand, before any other splitting.
+// Added tokens: texts that become one token wherever they occur, before any other splitting.
 //
 // Thread-safety: immutable once built.
 #ifndef KVLINK_WORKER_TEXT_TOKENIZER_ADDED_H_
@@ -13,18 +13,18 @@
 
 namespace kvlink::model {
 
-// One entry of "added_tokens" in a tokenizer.json; the flags have the meaning that Hugging Face's tokenizers give them.
+// One entry of "added_tokens" in a tokenizer.json; the flags have the meaning of Hugging Face's tokenizers.
 struct AddedToken {
   std::string content;
   int32_t id = -1;
-  bool special = false;      // matched only where control tokens may be recognised
+  bool special = false;      // matched only where control tokens are recognised
   bool single_word = false;  // not directly beside a word character
-  bool lstrip = false;       // takes white space before it along
-  bool rstrip = false;       // takes white space after it along
+  bool lstrip = false;       // includes white space before it
+  bool rstrip = false;       // includes white space after it
   bool normalized = false;   // matched in the normalised text
 };
 
-// A part of a text: a token found in it, or (id < 0) text between tokens. Never both empty and without a token.
+// A section of a text: a token found in it, or (id < 0) non-empty text between tokens.
 struct TextSection {
   absl::string_view text;
   int32_t id = -1;
@@ -34,13 +34,13 @@ class AddedTokenMatcher {
  public:
   static constexpr size_t kMaxContentBytes = 1024;
 
-  // Matches `token` by `pattern` (its content, normalised where it says so). An empty pattern never matches.
-  // Precondition: pattern.size() <= kMaxContentBytes.
+  // Matches `token` by `pattern`: its content, normalised if the token says so. An empty pattern never matches.
+  // REQUIRES: pattern.size() <= kMaxContentBytes.
   void Add(absl::string_view pattern, const AddedToken& token);
   bool empty() const { return entries_.empty(); }
 
-  // Appends the sections of `text` (valid UTF-8) in order: the leftmost match, of these the longest, then on after it.
-  // A special token is left in its text when `parse_special` is false; its place is passed over all the same.
+  // Appends the sections of `text` (valid UTF-8) in order: the leftmost match, of these the longest, then onwards from
+  // its end. Without `parse_special`, a special token stays part of the text, but matching still resumes after it.
   void Split(absl::string_view text, bool parse_special, std::vector<TextSection>& sections) const;
 
  private:
@@ -48,11 +48,11 @@ class AddedTokenMatcher {
     int32_t id;
     bool special, single_word, lstrip, rstrip;
   };
-  // The longest entry at `position`, -1 if none; its length in `size`.
+  // Returns the longest entry at `position`, or -1, and its length in `size`.
   int32_t Longest(absl::string_view text, size_t position, size_t& size) const;
 
   std::vector<Entry> entries_;
-  // A trie over bytes: node 0 is the root; (node << 8 | byte) leads on. An entry ends at a node.
+  // A trie over bytes: node 0 is the root, (node << 8 | byte) an edge. An entry ends at a node.
   absl::flat_hash_map<uint64_t, int32_t> edges_;
   std::vector<int32_t> entry_of_node_ = {-1};
   bool starts_[256] = {};

@@ -1,5 +1,5 @@
-// The steps of the tokenizers library in its order: added tokens, normaliser, pre-tokenizer, merges. Decoding undoes
-// them. Each step is one that a description may ask for; what is not known was refused by the readers.
+// The steps of the tokenizers library in its order: added tokens, normaliser, pre-tokenizer, merges. Decoding reverses
+// them. A description contains only supported steps; its readers refuse the rest.
 #include "worker/text/tokenizer_bpe.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@
 namespace kvlink::model {
 namespace {
 
-// Of the characters that spell bytes, the first that is not itself a printable byte of Latin-1.
+// The first of the characters that spell bytes other than printable Latin-1 ones.
 constexpr char32_t kFirstSpelledByte = 0x100;
 
 bool SpellsItself(int byte) { return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD); }
@@ -28,7 +28,7 @@ std::string Utf8Of(char32_t c) {
   return out;
 }
 
-// The byte that a token such as "<0x0A>" stands for, -1 if it is none.
+// The byte for which a token such as "<0x0A>" stands; -1 for any other token.
 int FallbackByte(absl::string_view token) {
   if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return -1;
   int value = 0;
@@ -52,7 +52,7 @@ void SplitAtMarks(absl::string_view text, std::vector<absl::string_view>& pieces
   }
 }
 
-// Where a text stands in its sequence; decides about SentencePiece's space in front of it.
+// The position of a text in its sequence, which decides whether SentencePiece adds a space.
 enum class Standing { kFirst, kAfterAdded, kAfterText };
 
 class BpeTokenizer final : public Tokenizer {
@@ -99,14 +99,14 @@ class BpeTokenizer final : public Tokenizer {
   void CharactersToSymbols(absl::string_view word, std::vector<int32_t>& symbols) const;
   void AppendUnknown(bool& open, std::vector<int32_t>& symbols) const;
 
-  TokenizerDescription d_;  // without its tokens, merges and added tokens once Init is through
+  TokenizerDescription d_;  // without its tokens, merges and added tokens after Init
   int32_t bos_ = -1;
   BpeMerges merges_;
   AddedTokenMatcher raw_added_, normalized_added_;
   absl::flat_hash_map<std::string, int32_t> ids_;
   std::vector<std::string> bytes_;  // by id
   std::vector<bool> special_, added_;
-  std::array<int32_t, 256> byte_ids_;  // byte_level: of the byte; otherwise of "<0xNN>"; -1: none
+  std::array<int32_t, 256> byte_ids_;  // byte_level: token of the byte; otherwise of "<0xNN>"; -1: none
 };
 
 absl::Status BpeTokenizer::Init(TokenizerDescription description) {
@@ -128,7 +128,7 @@ absl::Status BpeTokenizer::Init(TokenizerDescription description) {
       return absl::InvalidArgumentError(
           absl::StrCat("merge of rank ", merge.rank, " names an id outside the vocabulary"));
     }
-    // No text, however spelled, may become a control token: those are matched, or not, before any merge.
+    // No text, however spelled, may merge into a control token: control tokens match only before the merges, if at all.
     if (!special_[merge.merged]) merges_.Add(merge.left, merge.right, merge.rank, merge.merged);
   }
   d_.tokens = {};
@@ -140,7 +140,7 @@ absl::Status BpeTokenizer::Init(TokenizerDescription description) {
 absl::Status BpeTokenizer::InitTokens() {
   size_t size = d_.tokens.size();
   for (const AddedToken& token : d_.added) {
-    // Files number their tokens without large gaps; a huge id would only cost memory.
+    // Files number tokens without large gaps; a huge id would only waste memory.
     if (token.id < 0 || static_cast<size_t>(token.id) > d_.tokens.size() * 4 + d_.added.size() + 4096) {
       return absl::InvalidArgumentError(
           absl::StrCat("added token \"", token.content, "\": id ", token.id, " is out of range"));
@@ -177,7 +177,7 @@ absl::Status BpeTokenizer::InitAdded() {
     (token.normalized ? normalized_added_ : raw_added_).Add(pattern, token);
     added_[token.id] = true;
     special_[token.id] = special_[token.id] || token.special;
-    bytes_[token.id] = pattern;  // a normalised token stands for what it matched
+    bytes_[token.id] = pattern;  // a normalised token decodes to what it matched
   }
   return absl::OkStatus();
 }
@@ -195,8 +195,8 @@ void BpeTokenizer::InitBytes() {
   }
   for (int byte = 0; byte < 256; ++byte) {
     const auto found = ids_.find(d_.byte_level ? Utf8Of(ByteCharacter(byte)) : absl::StrFormat("<0x%02X>", byte));
-    // A control token that is one byte of the alphabet stays the spelling of that byte: there is no other, and text
-    // must not be lost.
+    // A control token that is one byte of the alphabet still spells that byte: nothing else does, and text must not be
+    // lost.
     const bool usable = found != ids_.end() && (d_.byte_level || !special_[found->second]);
     byte_ids_[byte] = usable ? found->second : -1;
   }
@@ -283,7 +283,7 @@ std::string BpeTokenizer::Normalize(absl::string_view text, bool prefix) const {
 
 void BpeTokenizer::EncodeText(Standing standing, absl::string_view text, Scratch& scratch,
                               std::vector<int32_t>& out) const {
-  std::deque<std::string> owned;  // pieces that a step rewrote
+  std::deque<std::string> owned;  // pieces rewritten by a step
   auto& pieces = scratch.pieces;
   pieces.assign(1, text);
   for (const PieceStep& step : d_.pieces) {
@@ -340,7 +340,7 @@ void BpeTokenizer::EncodeWord(absl::string_view word, Scratch& scratch, std::vec
   merges_.Apply(scratch.symbols, scratch.merges, out);
 }
 
-// `open`: the symbol before is an unknown one that this may join.
+// `open`: the previous symbol is an unknown one that this may join.
 void BpeTokenizer::AppendUnknown(bool& open, std::vector<int32_t>& symbols) const {
   if (d_.unknown >= 0 && !(open && d_.fuse_unknown)) symbols.push_back(d_.unknown);
   open = true;

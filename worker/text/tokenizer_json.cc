@@ -1,5 +1,5 @@
-// Reads a tokenizer.json into a TokenizerDescription. Every key of the parts we reproduce is either understood or named
-// in an error, so that no tokenizer is almost right.
+// Reads a tokenizer.json into a TokenizerDescription. Every key of the supported parts is either understood or named in
+// an error, so that no tokenizer is only almost right.
 #include "worker/text/tokenizer_json.h"
 
 #include <optional>
@@ -46,7 +46,7 @@ absl::StatusOr<bool> Flag(const Json& object, absl::string_view where, const cha
   return value.get<bool>();
 }
 
-// Text of the member `key`, which must be there.
+// Text of the member `key`, which is required.
 absl::StatusOr<absl::string_view> Text(const Json& object, absl::string_view where, const char* key) {
   if (!object.is_object()) return Malformed(where, "is not an object");
   const Json& value = Member(object, key);
@@ -60,7 +60,8 @@ absl::StatusOr<int32_t> Id(const Json& value, absl::string_view where) {
   return value.get<int32_t>();
 }
 
-// The steps of a normaliser, pre-tokenizer or decoder: itself, or the members of a Sequence (not nested), none if null.
+// The steps of a normaliser, pre-tokenizer or decoder: the members of a Sequence (not nested), a single step, or none
+// if null.
 absl::StatusOr<std::vector<const Json*>> Steps(const Json& value, absl::string_view where, const char* members) {
   constexpr size_t kMaxSteps = 16;
   if (value.is_null()) return std::vector<const Json*>();
@@ -84,7 +85,7 @@ absl::StatusOr<absl::string_view> LiteralPattern(const Json& step, absl::string_
 
 absl::Status ReadNormalizer(const Json& root, TokenizerDescription& description) {
   constexpr absl::string_view kWhere = "normalizer";
-  constexpr size_t kMaxText = 64;  // of what is put in, so that a text cannot grow without bound
+  constexpr size_t kMaxText = 64;  // of inserted text, so that a text cannot grow without bound
   KVLINK_ASSIGN_OR_RETURN(const auto steps, Steps(Member(root, "normalizer"), kWhere, "normalizers"));
   int growing = 0;
   for (const Json* step : steps) {
@@ -117,7 +118,7 @@ absl::Status ReadMetaspace(const Json& json, absl::string_view where, PieceStep&
     return Unsupported(where, absl::StrCat("the Metaspace replacement \"", replacement, "\""));
   step.kind = PieceStep::kMetaspace;
   KVLINK_ASSIGN_OR_RETURN(step.split_marks, Flag(json, where, "split", true));
-  // Files of before 2024 say add_prefix_space.
+  // Files from before 2024 use add_prefix_space.
   KVLINK_ASSIGN_OR_RETURN(const bool add, Flag(json, where, "add_prefix_space", true));
   step.prefix = add ? PieceStep::kAlways : PieceStep::kNever;
   if (!json.contains("prepend_scheme")) return absl::OkStatus();
@@ -137,7 +138,8 @@ absl::Status ReadSplit(const Json& json, absl::string_view where, PieceStep& ste
   KVLINK_ASSIGN_OR_RETURN(const bool invert, Flag(json, where, "invert", false));
   const auto known = FindSplitPattern(regex);
   if (!known.has_value()) return Unsupported(where, absl::StrCat("the regular expression ", regex));
-  // Inverted and kept, or taken apart at matches: the same pieces, as each pattern leaves nothing between its matches.
+  // Inverted and kept, or split at matches: the pieces are the same, because each pattern leaves nothing between its
+  // matches.
   if (invert || behavior != "Isolated")
     return Unsupported(where, absl::StrCat("the split behaviour ", behavior, invert ? ", inverted," : ""));
   step.pattern = *known;
@@ -249,7 +251,7 @@ absl::Status ReadVocabulary(const Json& model, TokenizerDescription& description
   for (const auto& [text, value] : vocabulary.items()) {
     const std::string where = absl::StrCat("model.vocab[\"", absl::string_view(text).substr(0, 100), "\"]");
     KVLINK_ASSIGN_OR_RETURN(const int32_t id, Id(value, where));
-    // Vocabularies number their tokens without large gaps; a huge id would only cost memory.
+    // Vocabularies number tokens without large gaps; a huge id would only waste memory.
     if (static_cast<size_t>(id) > vocabulary.size() * 4 + 4096)
       return Malformed(where, absl::StrCat("has the id ", id, ", too large for ", vocabulary.size(), " tokens"));
     if (static_cast<size_t>(id) >= description.tokens.size()) description.tokens.resize(id + 1);
@@ -293,7 +295,7 @@ absl::Status ReadMerges(const Json& model, TokenizerDescription& description) {
 absl::Status ReadModel(const Json& root, TokenizerDescription& description) {
   const Json& model = Member(root, "model");
   if (!model.is_object()) return Malformed("model", "is missing or not an object");
-  // Old files leave the type out; only BPE has merges.
+  // Old files omit the type; only BPE has merges.
   if (model.contains("type") || !model.contains("merges")) {
     KVLINK_ASSIGN_OR_RETURN(const absl::string_view type, Text(model, "model", "type"));
     if (type != "BPE") return Unsupported("model.type", type);

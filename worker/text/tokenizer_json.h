@@ -1,5 +1,5 @@
-// The files of Hugging Face's tokenizers library (https://huggingface.co/docs/tokenizers): tokenizer.json, and of
-// tokenizer_config.json the token that begins a sequence. Thread-safety: pure functions.
+// Files of Hugging Face's tokenizers library (https://huggingface.co/docs/tokenizers): tokenizer.json, and the token
+// that begins a sequence from tokenizer_config.json. Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_TEXT_TOKENIZER_JSON_H_
 #define KVLINK_WORKER_TEXT_TOKENIZER_JSON_H_
 
@@ -12,11 +12,11 @@
 
 namespace kvlink::model {
 
-// The largest published ones have 34 MB.
+// The largest published files have 34 MB.
 inline constexpr int64_t kMaxTokenizerJsonBytes = int64_t{128} << 20;
 
-// `tokenizer_config` may be empty. Its "bos_token" counts before the post-processor of `tokenizer`, from which bos()
-// comes otherwise (a template that begins with a special token). Errors as ParseTokenizerJson.
+// `tokenizer_config` may be empty. Its "bos_token" takes precedence over the post-processor of `tokenizer`, which
+// otherwise supplies bos() (a template that begins with a special token). Errors as ParseTokenizerJson.
 absl::StatusOr<std::unique_ptr<Tokenizer>> ParseTokenizerFiles(absl::string_view tokenizer,
                                                                absl::string_view tokenizer_config);
 

@@ -1,5 +1,5 @@
-// The regular expressions of published pre-tokenizers written out by hand: they need a lookahead over Unicode classes,
-// which RE2 lacks, and run in linear time here.
+// The regular expressions of published pre-tokenizers, written by hand: they need a lookahead over Unicode classes,
+// which RE2 lacks. They run in linear time.
 #include "worker/text/tokenizer_split.h"
 
 #include <cstdint>
@@ -63,7 +63,7 @@ class Splitter {
     if (first == 's' || first == 't' || first == 'm' || first == 'd') return position + 2;
     if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l'))
       return position + 3;
-    // Without regard to case, the long s is an s too.
+    // When ignoring case, the long s is an s too.
     if (any_case && rest.substr(1, 2) == "\xC5\xBF") return position + 3;
     return position;
   }

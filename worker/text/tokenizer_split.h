@@ -1,8 +1,9 @@
-// Pre-tokenizers: how text is cut into the words inside which byte-pair merges happen. Each is a hand-written reading
-// of one published regular expression, byte for byte the same splits; there is no general engine, so that no pattern
-// can be slow or deep.
+// Pre-tokenizers: split text into the words within which byte-pair merges happen. Each implements one published regular
+// expression by hand, with byte-for-byte the same splits; there is no general engine, so no pattern can be slow or
+// recurse deeply.
 //
-// Thread-safety: pure functions. Text is valid UTF-8; pieces point into it, are never empty and together are all of it.
+// Thread-safety: pure functions. Text must be valid UTF-8; pieces point into it, are never empty, and together cover
+// it.
 #ifndef KVLINK_WORKER_TEXT_TOKENIZER_SPLIT_H_
 #define KVLINK_WORKER_TEXT_TOKENIZER_SPLIT_H_
 
@@ -26,7 +27,7 @@ enum class SplitPattern {
   kDigitRuns,
 };
 
-// The pattern whose regular expression is exactly `regex`; nullopt for one we do not know.
+// The pattern for exactly this regular expression; nullopt for an unknown one.
 std::optional<SplitPattern> FindSplitPattern(absl::string_view regex);
 
 // Appends the pieces of `text` to `pieces`, in order. Linear in the length of the text.

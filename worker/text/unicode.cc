@@ -1,4 +1,4 @@
-// Classes by binary search in tables of ranges; composition by the algorithm of Unicode 16.0, section 3.11.
+// Classes by binary search in range tables; composition by the algorithm of Unicode 16.0, section 3.11.
 #include "worker/text/unicode.h"
 
 #include <algorithm>
@@ -62,7 +62,7 @@ void AppendDecomposed(char32_t c, std::vector<Mark>& out) {
     out.push_back({c, CombiningClass(c)});
     return;
   }
-  AppendDecomposed(found->first, out);  // the table's chains are four deep at most
+  AppendDecomposed(found->first, out);  // the table's chains are at most four deep
   if (found->second != 0) AppendDecomposed(found->second, out);
 }
 
@@ -85,7 +85,7 @@ char32_t Compose(char32_t a, char32_t b) {
   return found == pairs->end() ? 0 : found->second;
 }
 
-// Orders each run of marks by combining class.
+// Sorts each run of marks by combining class.
 void OrderMarks(std::vector<Mark>& marks) {
   for (auto it = marks.begin(); it != marks.end();) {
     if (it->combining_class == 0) {
@@ -126,14 +126,14 @@ std::string ComposeCanonical(absl::string_view text) {
   bool changes = false;
   for (size_t position = 0; position < text.size();) {
     const char32_t c = NextCharacter(text, position);
-    changes = changes || c >= 0x300;  // below, every character is its own NFC and starts anew
+    changes = changes || c >= 0x300;  // all lower characters are starters in NFC
   }
   if (!changes) return std::string(text);
   marks.reserve(text.size());
   for (size_t position = 0; position < text.size();) AppendDecomposed(NextCharacter(text, position), marks);
   OrderMarks(marks);
 
-  // Each mark joins the last starter unless one of the same or a higher class stands between (Unicode 16.0, D117).
+  // Each mark joins the last starter unless one of the same or a higher class comes between (Unicode 16.0, D117).
   constexpr size_t kNone = static_cast<size_t>(-1);
   size_t starter = kNone, size = 0;
   for (const Mark mark : marks) {

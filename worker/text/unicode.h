@@ -1,7 +1,7 @@
-// The part of Unicode that tokenizers need beside UTF-8: a few character classes, canonical composition (NFC).
+// The parts of Unicode that tokenizers need besides UTF-8: a few character classes, and canonical composition (NFC).
 //
-// Tables are of Unicode 16.0 (unicode_tables.inc), the version of the regular expressions that published tokenizers are
-// run with; packaged libraries are older (utf8proc 2.8: 15.0) and would take newer letters for symbols.
+// Tables are of Unicode 16.0 (unicode_tables.inc), the version used by the regular expressions of published tokenizers;
+// packaged libraries are older (utf8proc 2.8: 15.0) and would classify newer letters as symbols.
 // Thread-safety: pure functions.
 #ifndef KVLINK_WORKER_TEXT_UNICODE_H_
 #define KVLINK_WORKER_TEXT_UNICODE_H_

@@ -1,5 +1,5 @@
-// Runs a plan: streamed groups merge as they go, deferred ones into slots that are merged at the end. Work items are
-// taken by threads as they come; the result does not depend on which thread took what.
+// Runs a plan: streamed groups merge as they go, deferred ones write slots that are merged at the end. Threads take
+// work items as they become free; the result does not depend on which thread took which.
 #include "kernels/cpu/attention/attention.h"
 
 #include <algorithm>
@@ -12,10 +12,10 @@ namespace {
 
 constexpr int64_t kMaxTilePanels = 4;
 
-// Rows of a tile of the streamed groups: large, because each tile reads (and converts) the keys again; small enough
-// that all threads have work. No effect on the results.
+// Rows per tile of the streamed groups: large, because each tile reads (and converts) the keys again; small enough to
+// give all threads work. Does not affect the results.
 int64_t TileRows(const CpuPlan& plan, const AttentionSizes& sizes, const Threads& threads) {
-  constexpr double kReadCost = 3;  // of reading the keys, in vectors of a panel
+  constexpr double kReadCost = 3;  // cost of reading the keys, in vectors of a panel
   int64_t best_rows = 1;
   double best_cost = 0;
   for (int64_t panels = kMaxTilePanels; panels >= 1; --panels) {
@@ -98,7 +98,7 @@ class Runner {
     }
     const int64_t tiles = tiles_[plan_.streamed().size()];
     threads_.For(tiles * sizes_.kv_heads, [&](int64_t item, int thread) {
-      // Later rows see more: take them first.
+      // Later rows see more tokens: take them first.
       const int64_t tile = tiles - 1 - item / sizes_.kv_heads;
       const int64_t which = std::upper_bound(tiles_, tiles_ + plan_.streamed().size() + 1, tile) - tiles_ - 1;
       const CpuPlan::Group& group = plan_.groups()[plan_.streamed()[which]];
@@ -192,7 +192,7 @@ class Runner {
   const AttentionSizes sizes_;
   const int64_t tile_rows_, max_rows_;
   Arena arena_;
-  int64_t* tiles_;  // of the streamed groups, running totals
+  int64_t* tiles_;  // per streamed group, cumulative
   float* narrow_;
   float* wide_;
   std::byte* scratch_;

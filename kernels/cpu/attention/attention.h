@@ -9,11 +9,11 @@
 
 namespace kvlink::kernels::cpu {
 
-// `tiles` multiplies what groups of several rows read from bf16 segments; nullptr: everything in f32.
+// `tiles` multiplies bf16 segments for groups of several rows; nullptr: everything in f32.
 int64_t AttentionWorkspaceBytes(const CpuPlan& plan, const AttentionParams& params, const Threads& threads,
                                 MultiplyTiles tiles);
 
-// Arguments are validated already.
+// Arguments are already validated.
 void LinkedAttention(const CpuPlan& plan, const LinkedAttentionArgs& args, const Threads& threads, MultiplyTiles tiles);
 
 }  // namespace kvlink::kernels::cpu

@@ -1,5 +1,5 @@
-// Scores and weighted values in AMX tiles. Keys are multiplied where they are stored; values are turned over once for
-// all panels of rows.
+// Scores and weighted values in AMX tiles. Keys are multiplied in place; values are transposed once for all panels of
+// rows.
 #include "kernels/cpu/attention/attention_amx.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kTileWords = kTileBytes / 4;
 constexpr int64_t kRowBytes = kTileDepth * 2;  // of a tile
 
-// Where the tokens that are multiplied begin and end: whole steps.
+// The range of tokens that are multiplied, in whole steps.
 int64_t StepBegin(int64_t begin) { return begin / kTileDepth * kTileDepth; }
 int64_t StepEnd(int64_t end) { return RoundUp(end, kTileDepth); }
 
@@ -41,7 +41,7 @@ void TiledPanels::TakeBlock(const SegmentReader& reader, int64_t block, int64_t 
   const int64_t dim = sizes_.dim;
   const std::byte* keys = reader.Stored(block, /*values=*/false);
   const int64_t first = in_split * kBlockTokens;
-  // Tiles read whole rows of 16 tokens. Scores of tokens beyond the last are not looked at, whatever lies there.
+  // Tiles read whole rows of 16 tokens. Scores of tokens beyond the last are ignored, whatever is stored there.
   const bool in_place = dim % kTileDepth == 0 && RoundUp(count, kTileSide) <= reader.Held(block);
   if (in_place) {
     keys_[in_split] = {keys, dim * 2};
@@ -85,7 +85,7 @@ float* TiledPanels::Scores(int64_t p, int64_t begin, int64_t end, int64_t width,
 
 void TiledPanels::Values(float* scratch, int64_t begin, int64_t end, int64_t width, float* sums) const {
   const int64_t first = StepBegin(begin), steps = (StepEnd(end) - first) / kTileDepth;
-  std::fill_n(scratch, (begin - first) * width, 0.0f);  // scores of tokens before the first that is seen
+  std::fill_n(scratch, (begin - first) * width, 0.0f);  // scores of tokens before the first one seen
   kernels_.tiles_of_pairs(scratch, end - first, width, steps * kTileDepth, weights_);
   TileProduct product;
   product.a = {values_ + first * sizes_.padded, kRowBytes, kTileBytes, sizes_.padded * kRowBytes};

@@ -1,8 +1,8 @@
 // The two products of a wide tile in bf16 tiles (amx.h), for segments stored as raw-bf16: queries are rounded to bf16
-// once turned, exponentials once taken; sums are f32. Masks, softmax and merging are those of the f32 form.
+// after rotation, exponentials after evaluation; sums are f32. Masks, softmax and merging are those of the f32 form.
 //
-//   scores[token][lane] = keys[token][dim] queries[dim][lane]         keys are read where they are stored
-//   sums[dim][lane]     = values^T[dim][token] weights[token][lane]   values are turned over once for all panels
+//   scores[token][lane] = keys[token][dim] queries[dim][lane]         keys are read in place
+//   sums[dim][lane]     = values^T[dim][token] weights[token][lane]   values are transposed once for all panels
 #ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
 #define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_AMX_H_
 
@@ -17,22 +17,23 @@
 
 namespace kvlink::kernels::cpu {
 
-// A WideTile's queries, keys and values as bf16 tiles. Tokens are counted from the beginning of the split. Memory is
-// lent by the arena; not thread-safe.
+// A WideTile's queries, keys and values as bf16 tiles. Tokens are counted from the beginning of the split. The arena
+// provides the memory; not thread-safe.
 class TiledPanels {
  public:
-  // Where `multiply` is nullptr it takes no segment, and no memory.
+  // If `multiply` is nullptr, it takes no segment and no memory.
   TiledPanels(MultiplyTiles multiply, const AttentionSizes& sizes, int64_t max_rows, Arena& arena);
 
   bool Takes(const KvSegment& segment) const { return multiply_ != nullptr && segment.codec == Codec::kRawBf16; }
-  // Panel p reads with queries[dim][width].
+  // Sets the queries[dim][width] of panel p.
   void TakeQueries(int64_t p, const float* queries, int64_t width);
-  // Block `block` of the segment, of which the first `count` tokens may be read, is block `in_split` of the split. Keys
-  // may stay where they are: the segment must, too, until the next split.
+  // Loads block `block` of the segment, of which the first `count` tokens may be read, as block `in_split` of the
+  // split. Keys may be used in place: the segment must stay until the next split.
   void TakeBlock(const SegmentReader& reader, int64_t block, int64_t in_split, int64_t count);
-  // Scores of panel p over tokens [begin, end), somewhere in `scratch` [kSplitTokens][width]: returns where.
+  // Computes panel p's scores over tokens [begin, end), somewhere in `scratch` [kSplitTokens][width]; returns their
+  // place.
   float* Scores(int64_t p, int64_t begin, int64_t end, int64_t width, float* scratch) const;
-  // sums[dim][width] = values times what softmax left in the same scratch, which this overwrites.
+  // sums[dim][width] = values times the softmax output in the same scratch, which this overwrites.
   void Values(float* scratch, int64_t begin, int64_t end, int64_t width, float* sums) const;
 
  private:

@@ -1,4 +1,4 @@
-// Groups rows by the reads they share and decides, by the group alone, whether it is streamed or deferred.
+// Groups rows by the reads they share; whether a group is streamed or deferred depends only on the group.
 #include "kernels/cpu/attention/attention_plan.h"
 
 #include <algorithm>
@@ -53,7 +53,7 @@ void CpuPlan::FindUnits() {
       group_reads_[i].first_slot = group.slots;
       group.slots += group_reads_[i].splits;
       for (int64_t split = 0; split < group_reads_[i].splits; ++split) {
-        Unit unit;  // of one entry; joined below
+        Unit unit;  // with one entry; joined below
         unit.segment = batch_.reads[group_reads_[i].read].segment;
         unit.split = split;
         unit.entries_begin = static_cast<int64_t>(entries_.size());

@@ -1,8 +1,8 @@
 // The schedule of LinkedAttention for one batch.
 //
-// Rows with the same list of reads form a group. What a row computes is a sequence of partial results, one for each
-// (read, split of 256 tokens) in order, merged in order; so the result depends neither on the batch nor on which thread
-// computed what. Two ways to run it:
+// Rows with the same list of reads form a group. A row computes a sequence of partial results, one for each (read,
+// split of 256 tokens) in order, merged in order, so the result depends neither on the batch nor on the threads. There
+// are two ways to run it:
 //   streamed  (groups of many rows)  a work item is a tile of rows and a kv head, and merges as it goes
 //   deferred  (groups of few rows)   a work item is a split of a segment and a kv head, for every group that reads it,
 //                                    so that shared segments are read once; partials are stored in slots and merged
@@ -49,7 +49,7 @@ class CpuPlan : public AttentionPlan {
     int64_t entries_begin = 0;
     int64_t entries_end = 0;
   };
-  // Arguments are validated already.
+  // Arguments are already validated.
   void Build(const AttentionBatch& batch, const Threads& threads);
 
   int64_t rows() const override { return static_cast<int64_t>(batch_.positions.size()); }

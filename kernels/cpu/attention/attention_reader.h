@@ -1,4 +1,4 @@
-// Shared by the forms of LinkedAttention: sizes, scratch memory, and the reading of stored keys and values.
+// Shared by all forms of LinkedAttention: sizes, scratch memory, and reading of stored keys and values.
 #ifndef KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_READER_H_
 #define KVLINK_KERNELS_CPU_ATTENTION_ATTENTION_READER_H_
 
@@ -14,7 +14,7 @@ namespace kvlink::kernels::cpu {
 inline int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t RoundUp(int64_t a, int64_t b) { return DivideUp(a, b) * b; }
 
-// Sizes that follow from the parameters, in elements.
+// Sizes derived from the parameters, in elements.
 struct AttentionSizes {
   AttentionSizes(const AttentionParams& params, int64_t lanes, int64_t panel_vectors)
       : dim(params.head_dim),
@@ -29,7 +29,7 @@ struct AttentionSizes {
   const int64_t dim, padded, group, kv_heads, lanes, panel;
 };
 
-// Lends pieces of a block of memory, each on a 64-byte boundary. With no memory it only counts.
+// Hands out pieces of a block of memory, each on a 64-byte boundary. Without memory it only counts.
 class Arena {
  public:
   explicit Arena(void* data) : data_(static_cast<std::byte*>(data)) {}
@@ -56,10 +56,10 @@ struct F32Rows {
 class SegmentReader {
  public:
   SegmentReader(const KvSegment& segment, int64_t layer, int64_t kv_head, const AttentionSizes& sizes);
-  // Rows [begin, end) of block `block`, keys or values: in place where they are f32 (and, where `whole_vectors`, their
-  // length is a multiple of kNarrowPad), else converted into scratch [end - begin][padded].
+  // Rows [begin, end) of block `block`, keys or values: in place if they are f32 (and, with `whole_vectors`, their
+  // length is a multiple of kNarrowPad), otherwise converted into scratch [end - begin][padded].
   F32Rows Rows(int64_t block, int64_t begin, int64_t end, bool values, bool whole_vectors, float* scratch) const;
-  // The keys or values of a block as stored, and how many tokens' lie there.
+  // A block's keys or values as stored; Held is how many tokens its layout has.
   const std::byte* Stored(int64_t block, bool values) const;
   int64_t Held(int64_t block) const { return segment_.padded_blocks ? kBlockTokens : shape_.block_tokens(block); }
 

@@ -8,7 +8,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention/attention_simd.cc"
 #include "hwy/foreach_target.h"
-// After foreach_target.h, as Highway asks.
+// After foreach_target.h, as Highway requires.
 #include "hwy/highway.h"
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/cpu/tile-inl.h"
@@ -71,8 +71,8 @@ void TilesOfPairs(const float* from, int64_t rows, int64_t columns, int64_t padd
 }
 
 #if HWY_TARGET != HWY_SCALAR
-// Each round interleaves rows i and i + 4, which turns the six bits of (row, column) left by one; after three rounds
-// rows are columns.
+// Each round interleaves rows i and i + 4, which rotates the six bits of (row, column) left by one; after three rounds
+// rows and columns are swapped.
 HWY_INLINE void Transpose8x8(const uint16_t* from, int64_t from_stride, uint16_t* to, int64_t to_stride) {
   const hn::FixedTag<uint16_t, 8> d;
   hn::Vec<decltype(d)> rows[8], next[8];
@@ -214,7 +214,7 @@ void MaskLanes(float* scores, int64_t tokens, int64_t panel, const ScoreMask& ma
   }
 }
 
-// The vectors of a token side by side: the scores are walked in the order they lie in.
+// The vectors of a token side by side, so that scores are walked in memory order.
 template <int kVectors>
 void SoftmaxOf(float* scores, int64_t tokens, float* largest, float* sum) {
   const DF d;

@@ -1,4 +1,4 @@
-// One tile against one split: turns queries to the read's offset, masks, and keeps a running softmax per lane.
+// One tile against one split: rotates queries to the read's offset, masks, and keeps a running softmax per lane.
 #include "kernels/cpu/attention/attention_tile.h"
 
 #include <cmath>
@@ -15,7 +15,7 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
-// Scores are in log2 units, except where a softcap needs them as they are.
+// Scores are in log2 units, unless a softcap needs natural ones.
 float ScoreScale(const AttentionParams& params) { return params.softcap > 0 ? params.scale : params.scale * kLog2E; }
 
 // Query head `head` of `row` as f32, rotated to the row's position and scaled; to[dim].
@@ -55,11 +55,11 @@ void WriteLse(const LinkedAttentionArgs& args, int64_t row, int64_t head, float 
   args.lse.as<float>()[row * args.lse.strides[0] + head * args.lse.strides[1]] = lse;
 }
 
-// First token of the read that the row's window reaches.
+// The first token of the read within the row's window.
 int64_t WindowBegin(const CpuPlan& plan, const KvRead& read, int64_t row, int64_t window) {
   if (window == 0) return 0;
   const KvSegment& segment = plan.batch().segments[read.segment];
-  const int64_t before = plan.batch().positions[row] - window;  // the last position outside
+  const int64_t before = plan.batch().positions[row] - window;  // the last position outside the window
   if (segment.positions == nullptr) return std::clamp<int64_t>(before + 1 - read.offset, 0, segment.tokens);
   return std::upper_bound(segment.positions, segment.positions + segment.tokens, before) - segment.positions;
 }
@@ -126,7 +126,7 @@ void WideTile::BeginRead(const CpuPlan::GroupRead& group_read) {
     int64_t row = -1;
     for (int64_t i = 0; i < vectors(p) * sizes_.lanes; ++i) {
       const int64_t at = p * sizes_.panel + i;
-      const int64_t lane_row = std::min(at / sizes_.group, rows_ - 1);  // lanes beyond the last do as it does
+      const int64_t lane_row = std::min(at / sizes_.group, rows_ - 1);  // lanes beyond the last repeat it
       if (lane_row == row) {
         lo_[at] = lo_[at - 1];
         hi_[at] = hi_[at - 1];

@@ -15,18 +15,18 @@
 
 namespace kvlink::kernels::cpu {
 
-// A tile of rows and a kv head in wide form. Memory is lent by the arena; not thread-safe.
+// A tile of rows and a kv head in wide form. The arena provides the memory; not thread-safe.
 class WideTile {
  public:
-  // bf16 segments are multiplied in tiles where `tiles` is not nullptr.
+  // If `tiles` is not nullptr, it multiplies bf16 segments.
   WideTile(const CpuPlan& plan, const LinkedAttentionArgs& args, const AttentionSizes& sizes, int64_t max_rows,
            MultiplyTiles tiles, Arena& arena);
   // Starts on rows [row_begin, row_begin + rows) of `group` and takes their queries.
   void Begin(const CpuPlan::Group& group, int64_t row_begin, int64_t rows, int64_t kv_head);
-  // Turns the queries towards a read of the group.
+  // Rotates the queries for a read of the group.
   void BeginRead(const CpuPlan::GroupRead& read);
-  // Computes the partial results of a split; partial(panel) is where that panel's goes, done(panel) is called once it
-  // is there. A panel that sees nothing of the split is skipped.
+  // Computes the partial results of a split; partial(panel) returns the destination, and done(panel) is called once it
+  // is written. Panels that see nothing of the split are skipped.
   template <typename Partial, typename Done>
   void Split(const CpuPlan::GroupRead& read, int64_t split, Partial&& partial, Done&& done) {
     if (!BeginSplit(read, split)) return;
@@ -69,8 +69,8 @@ class WideTile {
   const AttentionSizes& sizes_;
   const AttentionKernels& kernels_;
   TiledPanels tiled_;
-  float* base_;    // [panel][dim][lanes] queries turned to their positions, scaled
-  float* turned_;  // the same, turned back by the read's offset
+  float* base_;    // [panel][dim][lanes] queries rotated to their positions, scaled
+  float* turned_;  // the same, rotated back by the read's offset
   float* scores_;  // [kSplitTokens][panel]
   float* keys_;    // [kSplitTokens][padded]
   float* values_;

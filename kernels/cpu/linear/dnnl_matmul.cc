@@ -1,4 +1,4 @@
-// oneDNN primitives are made once per shape; row counts are rounded up to a few, so that there are few of them.
+// oneDNN primitives are created once per shape; row counts are rounded up to a few values to limit their number.
 #include "kernels/cpu/linear/dnnl_matmul.h"
 
 #include <algorithm>
@@ -42,7 +42,7 @@ namespace {
 
 constexpr size_t kMaxPrimitives = 256;  // a model has a handful of shapes, each at most kRowCounts.size()
 
-// oneDNN asks OpenMP how many threads to use: says `threads` while it lives.
+// Sets the number of OpenMP threads, which oneDNN queries, during its lifetime.
 class TeamSize {
  public:
 #ifdef _OPENMP

@@ -1,4 +1,4 @@
-// bf16 matrix multiply by oneDNN, behind an interface that has none of its types and throws none of its exceptions.
+// bf16 matrix multiply by oneDNN, behind an interface without its types or exceptions.
 #ifndef KVLINK_KERNELS_CPU_LINEAR_DNNL_MATMUL_H_
 #define KVLINK_KERNELS_CPU_LINEAR_DNNL_MATMUL_H_
 
@@ -13,19 +13,19 @@ namespace kvlink::kernels::cpu {
 // Thread-safe.
 class DnnlMatmul {
  public:
-  // A weight matrix in the layout oneDNN wants. Immutable.
+  // A weight matrix in oneDNN's layout. Immutable.
   class Weights {
    public:
     virtual ~Weights() = default;
     virtual int64_t bytes() const = 0;
   };
 
-  // UNIMPLEMENTED where the build has no oneDNN or it cannot multiply bf16 on this CPU.
+  // UNIMPLEMENTED in a build without oneDNN, or if oneDNN cannot multiply bf16 on this CPU.
   static absl::StatusOr<std::unique_ptr<DnnlMatmul>> Make(int threads);
   virtual ~DnnlMatmul() = default;
 
-  // Rows that a call with `rows` computes: primitives are made for a few row counts only, which bounds how many there
-  // are.
+  // The number of rows computed for a call with `rows`: primitives exist for a few row counts only, which bounds their
+  // number.
   static int64_t PaddedRows(int64_t rows);
 
   // weight: [n, k] bf16, dense.

@@ -1,5 +1,5 @@
-// Cuts rows and columns so that x stays in the second-level cache and a panel in the first; few rows read the weights
-// once, many read them once for each block of rows.
+// Blocks rows and columns so that x stays in the second-level cache and a panel in the first; a few rows read the
+// weights once, many rows once per block of rows.
 #include "kernels/cpu/linear/linear.h"
 
 #include <algorithm>
@@ -15,13 +15,13 @@
 namespace kvlink::kernels::cpu {
 namespace {
 
-// Steps of k that one tile multiplies at a stretch: its rows of x and its part of a panel stay in the first-level
+// Steps of k that one tile multiplies at a stretch: its rows of x and its part of a panel then stay in the first-level
 // cache.
 constexpr int64_t kStretch = 640;
-// x of the rows that are multiplied together stays in the second-level cache.
+// x of the rows multiplied together stays in the second-level cache.
 constexpr int64_t kRowBlockBytes = 5 << 18;
 constexpr int64_t kMinRowBlock = 128, kMaxRowBlock = 512;
-// Fewer rows together are not worth reading the weights once more.
+// For fewer rows, reading the weights again does not pay off.
 constexpr int64_t kFewestRows = 24;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -45,10 +45,10 @@ class Matrix : public PackedMatrix {
   const int64_t n_, k_;
 };
 
-// Steps of k in one stretch, even so that bf16 words are not cut.
+// Steps of k per stretch, even so that bf16 words are not split.
 int64_t Stretch(int64_t k) { return RoundUp(DivideUp(k, DivideUp(k, kStretch)), 2); }
 
-// Rows that are multiplied together; cut further where there are too few panels to keep the threads busy to the end.
+// Rows multiplied together; fewer if there are too few panels to keep the threads busy to the end.
 int64_t RowBlock(int64_t rows, int64_t k, int64_t panels, int64_t threads, int64_t tile_rows) {
   const int64_t most = std::clamp(kRowBlockBytes / (4 * k), kMinRowBlock, kMaxRowBlock);
   const int64_t wanted = threads == 1 ? 1 : std::min(DivideUp(8 * threads, panels), rows / kFewestRows);
@@ -56,7 +56,7 @@ int64_t RowBlock(int64_t rows, int64_t k, int64_t panels, int64_t threads, int64
   return std::min(rows, RoundUp(DivideUp(rows, blocks), tile_rows));
 }
 
-// Whether gate and up fall on panels of their own, so that a pair of panels gives finished columns.
+// Whether gate and up fall on separate panels, so that a pair of panels gives finished columns.
 bool Paired(const Matrix& matrix, const MatmulKernels& kernels, Epilogue epilogue) {
   return epilogue == Epilogue::kSiluMul && (matrix.n() / 2) % kernels.panel == 0;
 }
@@ -76,12 +76,12 @@ bool Bf16Holds(const float* values, int64_t count) {
   return lost == 0;
 }
 
-// Rows of x that the multiply can read in place: f32 whose rows do not all fall into the same few cache sets.
+// Whether the multiply can read x in place: f32 whose rows do not all fall into the same few cache sets.
 bool InPlace(const LinearArgs& args, bool bf16) {
   return args.x.dtype == Dtype::kF32 && !bf16 && (args.x.strides[0] * 4) % 2048 != 0;
 }
 
-// A copy's row: never a multiple of 2048 bytes.
+// The row stride of a copy: never a multiple of 2048 bytes.
 int64_t CopyStride(int64_t k) { return RoundUp(k, 16) + 16; }
 
 struct Scratch {
@@ -155,14 +155,14 @@ int64_t Linear::WorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogu
   const MatmulKernels& kernels = GetMatmulKernels();
   int64_t floats = rows * CopyStride(k);
   if (epilogue == Epilogue::kSiluMul && !Paired(matrix, kernels, epilogue)) floats += RoundUp(rows * n, 16);
-  // More rows never need less, so that a workspace for the most rows serves all.
+  // More rows never need less, so a workspace for the most rows serves all.
   return 4 *
          (floats + threads_.count() * ThreadFloats(std::min(rows, kMaxRowBlock + kernels.tile_rows), kernels.panel));
 }
 
 namespace {
 
-// One call with panels.
+// One call with packed panels.
 class PanelMultiply {
  public:
   PanelMultiply(const LinearArgs& args, const Threads& threads, bool bf16)
@@ -208,7 +208,7 @@ class PanelMultiply {
   }
 
  private:
-  // x in f32, rounded to bf16 where the multiply is in bf16.
+  // Copies x as f32, rounded to bf16 if the multiply is in bf16.
   void CopyX(float* to) {
     const int64_t stride = CopyStride(k_);
     threads_.For(DivideUp(rows_, 16), [&](int64_t item, int) {
@@ -276,7 +276,7 @@ class PanelMultiply {
     });
   }
 
-  // Gate panel p and the up panel that belongs to it.
+  // Computes gate panel p and its up panel.
   void Pair(int64_t p, int64_t row, float* c) {
     const int64_t half = matrix_.n() / 2, column = p * panel_;
     float* up = c + row_block_ * panel_;
@@ -299,7 +299,7 @@ class PanelMultiply {
   int64_t x_stride_ = 0;
 };
 
-// One call with oneDNN: rows are rounded to bf16 and padded to a row count that has a primitive.
+// One call with oneDNN: rows are rounded to bf16 and padded to a row count with a primitive.
 absl::Status DnnlMultiply(DnnlMatmul& dnnl, const LinearArgs& args, const Threads& threads) {
   const auto& matrix = static_cast<const Matrix&>(*args.weight);
   const MatmulKernels& kernels = GetMatmulKernels();

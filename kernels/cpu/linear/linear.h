@@ -1,10 +1,10 @@
 // Linear: x W^T with prepacked weights.
 //
 // Two forms of packed weights:
-//   panels  our own multiply (matmul_simd.h), f32 arithmetic. Weights that bf16 holds exactly are kept in bf16, which
+//   panels  our own multiply (matmul_simd.h), f32 arithmetic. Weights that are exact in bf16 are kept in bf16, which
 //           halves what a decode step reads and changes no bit of the result. A row's result does not depend on the
 //           other rows.
-//   oneDNN  bf16 arithmetic: AMX where the CPU has it.
+//   oneDNN  bf16 arithmetic: AMX if the CPU has it.
 // Measured without AMX (Xeon with AVX-512, avx512_bf16): oneDNN's f32 reaches 75-90% of the FMA peak, panels 90-97%;
 // oneDNN's bf16 50%.
 #ifndef KVLINK_KERNELS_CPU_LINEAR_LINEAR_H_
@@ -27,9 +27,9 @@ class Linear {
   Linear(Threads threads, bool bf16);
   ~Linear();
 
-  // As Backend::PackWeights, LinearWorkspaceBytes and Linear; arguments are validated already.
+  // Like Backend::PackWeights, LinearWorkspaceBytes and Linear; arguments are already validated.
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(const Tensor& weight) const;
-  // Whether a matrix is one of ours.
+  // Whether Pack made the matrix.
   bool Packed(const PackedMatrix& weight) const;
   int64_t WorkspaceBytes(int64_t rows, const PackedMatrix& weight, Epilogue epilogue) const;
   // The caller reports errors to the stream (Fail).

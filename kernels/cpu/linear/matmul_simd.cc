@@ -1,10 +1,10 @@
-// Tiles of rows by panel columns whose sums stay in registers; the next weights are prefetched ahead.
+// Tiles of rows by panel columns whose sums stay in registers; the next weights are prefetched.
 #include "kernels/cpu/linear/matmul_simd.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/linear/matmul_simd.cc"
 #include "hwy/foreach_target.h"
-// After foreach_target.h, as Highway asks.
+// After foreach_target.h, as Highway requires.
 #include "hwy/highway.h"
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/cpu/tile-inl.h"

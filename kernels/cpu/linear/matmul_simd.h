@@ -1,4 +1,4 @@
-// The vector kernels of Linear, chosen for the CPU at run time. Sizes are in elements.
+// The vector kernels of Linear, selected for the CPU at run time. Sizes are in elements.
 #ifndef KVLINK_KERNELS_CPU_LINEAR_MATMUL_SIMD_H_
 #define KVLINK_KERNELS_CPU_LINEAR_MATMUL_SIMD_H_
 
@@ -14,7 +14,7 @@ struct MatmulKernels {
   int64_t panel = 0;
   int tile_rows = 0;
   // c[rows][panel] (+)= x[rows][k] * panel, rows of c c_stride apart, each element one chain of fused multiply-adds in
-  // the order of k. While it computes it fetches `ahead_lines` cache lines from `ahead` for every four steps.
+  // the order of k. Meanwhile prefetches `ahead_lines` cache lines from `ahead` every four steps.
   void (*tile_f32)(int rows, const float* x, int64_t x_stride, const float* panel, int64_t k, float* c,
                    int64_t c_stride, bool accumulate, const void* ahead, int64_t ahead_lines) = nullptr;
   // As tile_f32; k is even unless it ends the matrix.

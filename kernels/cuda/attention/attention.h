@@ -1,4 +1,4 @@
-// LinkedAttention on the device: what the plan of a batch looks like there, and the launches.
+// LinkedAttention on the device: the layout of a batch's plan, and the launches.
 //
 // A *unit* is keys that rows read together, in one of two forms:
 //   deferred  a split of 256 tokens of one segment, for every row of every request that reads it
@@ -6,8 +6,8 @@
 // An *entry* of a unit is a row that reads it; its heads of one kv head are up to 64 rows of a tile, and an *item* is
 // as many entries of a unit as fill a tile. A thread block computes one item for one kv head (and, where a kv head
 // serves more than 64 heads, 64 of them): softmax and weighted values of its rows over the unit's keys, written to a
-// *slot* of the workspace as (largest score, sum, values). A row's slots lie one after another in the order of its
-// reads and splits, and are merged in that order: nothing depends on who else is in the batch.
+// *slot* of the workspace as (largest score, sum, values). A row's slots are consecutive, in the order of its reads and
+// splits, and are merged in that order: nothing depends on the rest of the batch.
 //
 // Two requests, A with rows 0 and 1, B with row 2; all read document D (300 tokens, so two splits), A also document E:
 //
@@ -39,19 +39,19 @@ inline constexpr int kItemSizes = 7;
 
 struct AttentionSegment {
   int64_t head_stride = 0, block_stride = 0, tokens = 0;
-  int64_t table = -1;      // of its blocks, in `tables`; -1: block b is the b-th
-  int64_t positions = -1;  // of its tokens, in `positions`; -1: token j of a read stands at offset + j
+  int64_t table = -1;      // of its blocks, in `tables`; -1: block b is at index b
+  int64_t positions = -1;  // of its tokens, in `positions`; -1: token j of a read is at position offset + j
   int32_t codec = 0;
   int32_t padded = 0;
 };
 struct AttentionRead {
   int64_t offset = 0;
-  int64_t hidden = -1;  // first word in `hidden`; -1: nothing is
+  int64_t hidden = -1;  // first word in `hidden`; -1: nothing is hidden
 };
 // Blocks [block_begin, block_end) of a segment.
 struct AttentionStep {
   int32_t segment = 0, block_begin = 0, block_end = 0;
-  int32_t read = -1;       // of all entries; -1 in deferred units, whose entries say it
+  int32_t read = -1;       // of all entries; -1 in deferred units, whose entries have it
   int64_t ends_begin = 0;  // streamed: ends[ends_begin + entry]
 };
 struct AttentionUnit {
@@ -108,7 +108,7 @@ struct AttentionLaunch {
   float* values = nullptr;  // [slots][heads][dim]
 };
 
-// attention_tensor.cu: keys and values of raw-bf16 and q8 segments in tensor cores. Head dimensions it has kernels for.
+// attention_tensor.cu: raw-bf16 and q8 segments on tensor cores, for the head dimensions that have a kernel.
 bool TensorAttentionHas(int64_t dim);
 int LaunchTensorAttention(void* stream, const AttentionLaunch& launch);
 // attention_scalar.cu: any codec and head dimension, in f32.

@@ -1,4 +1,4 @@
-// Around the attention itself: the angles of a plan before it, the merge of a row's slots after it.
+// Steps around attention: the angles of a plan before it, the merge of a row's slots after it.
 #include <cmath>
 
 #include "kernels/cuda/attention/attention.h"
@@ -9,9 +9,9 @@ namespace kvlink::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kAtOnce = 4;  // dimensions of a lane
+constexpr int kAtOnce = 4;  // dimensions per lane
 
-// A warp for each (row, head), in two passes over the states: the largest score first, then one factor for each slot.
+// One warp per (row, head), in two passes over the states: the largest score, then one factor per slot.
 KVLINK_KERNEL(kThreads, 4) MergeAttentionKernel(AttentionLaunch l) {
   const int64_t item = BlockX() * (kThreads / 32) + ThreadIndex() / 32;
   const int64_t row = item / l.heads, head = item % l.heads, lane = ThreadIndex() % 32;
@@ -27,7 +27,7 @@ KVLINK_KERNEL(kThreads, 4) MergeAttentionKernel(AttentionLaunch l) {
   }
   const float log2_sum = nothing ? kNothingSeen : largest + log2f(sum);
   float share = nothing ? 0 : 1 / sum;
-  // A sink adds a power of two and no value.
+  // A sink adds a power of two but no value.
   if (l.sinks != nullptr && !nothing) share /= 1 + Exp2(l.sinks[head] * kLog2E - log2_sum);
   const int64_t to = row * l.out.strides[0] + head * l.dim;
   for (int64_t first = lane; first < l.dim; first += 32 * kAtOnce) {

@@ -20,7 +20,7 @@ constexpr int64_t kSplitBlocks = kSplitTokens / kBlockTokens;
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUp(int64_t a, int64_t b) { return DivideUp(a, b) * b; }
 
-// The order of AttentionPlanView's arrays, and of the others that are uploaded with them.
+// The order of AttentionPlanView's arrays, and of the other arrays uploaded with them.
 enum SectionOf : size_t {
   kSegments,
   kReads,
@@ -42,7 +42,7 @@ enum SectionOf : size_t {
 }  // namespace
 
 CudaPlan::~CudaPlan() {
-  // The copies may still be under way.
+  // Copies may still be in progress.
   if (event_ != nullptr) {
     static_cast<void>(SynchronizeEvent(event_));
     DestroyEvent(event_);
@@ -177,7 +177,7 @@ void CudaPlan::FindUnits() {
   std::vector<Part> parts;
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Group& group = groups_[g];
-    AttentionUnit unit;  // where the group is streamed: few and long, so they come first
+    AttentionUnit unit;  // if the group is streamed; such units are few and long, so they come first
     unit.steps_begin = static_cast<int64_t>(steps_.size());
     unit.entries = static_cast<int32_t>(group.row_count);
     unit.row_begin = static_cast<int32_t>(group.row_begin);
@@ -227,7 +227,7 @@ void CudaPlan::FindUnits() {
   }
 }
 
-// Whether a unit reads what only the kernel in f32 can.
+// Whether a unit reads something that only the f32 kernel supports.
 bool CudaPlan::Scalar(const AttentionUnit& unit) const {
   for (int64_t s = unit.steps_begin; s < unit.steps_begin + unit.steps; ++s) {
     const int32_t segment = steps_[static_cast<size_t>(s)].segment;
@@ -246,7 +246,7 @@ void CudaPlan::FindItems() {
       for (size_t u = 0; u < units_.size(); ++u) {
         if (Scalar(units_[u]) != scalar) continue;
         wants_scalar_ = wants_scalar_ || scalar;
-        // Later rows of a streamed unit see more: take them first.
+        // Later rows of a streamed unit see more tokens: take them first.
         for (int32_t i = (units_[u].entries - 1) / step; i >= 0; --i) {
           items_.push_back({static_cast<int32_t>(u), i * step});
         }

@@ -1,10 +1,10 @@
-// The schedule of LinkedAttention for one batch, in device memory; kernels/cuda/attention/attention.h says what it
-// consists of.
+// The schedule of LinkedAttention for one batch, in device memory; kernels/cuda/attention/attention.h describes its
+// parts.
 //
-// Rows with the same list of reads form a group. Groups are deferred, so that a segment which many rows and requests
-// share is read once, unless they have so many rows or splits that their partial results would cost more memory than
-// they save; those are streamed. What a group becomes, and in which order its partial results are merged, follows from
-// the group alone. Used by one thread at a time; the batch's spans must outlive it.
+// Rows with the same list of reads form a group. Groups are deferred, so that a segment shared by many rows and
+// requests is read once, unless they have so many rows or splits that their partial results would cost more memory than
+// they save; those are streamed. How a group runs, and in which order its partial results are merged, depends only on
+// the group. Used by one thread at a time; the batch's spans must outlive it.
 #ifndef KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_PLAN_H_
 #define KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_PLAN_H_
 
@@ -20,7 +20,7 @@
 
 namespace kvlink::kernels::cuda {
 
-// Groups of more rows, or of more (row, read, split) triples, are streamed.
+// Groups with more rows, or with more (row, read, split) triples, are streamed.
 inline constexpr int64_t kMaxDeferredRows = 128;
 inline constexpr int64_t kMaxDeferredSlots = 8192;
 
@@ -31,8 +31,8 @@ class CudaPlan : public AttentionPlan {
   CudaPlan(const CudaPlan&) = delete;
   CudaPlan& operator=(const CudaPlan&) = delete;
 
-  // Arguments are validated already; nothing reads an earlier plan of this object any more. Copies are made in
-  // `upload`; kernels of other streams wait by Ready(). RESOURCE_EXHAUSTED without memory.
+  // Arguments are already validated; no kernel may still read an earlier plan of this object. Copies are made in
+  // `upload`; kernels of other streams wait through Ready(). RESOURCE_EXHAUSTED without memory.
   absl::Status Build(const AttentionBatch& batch, void* upload);
   absl::Status Ready(CudaStream& stream) const;
 
@@ -41,11 +41,11 @@ class CudaPlan : public AttentionPlan {
   int64_t slots() const { return row_slots_.empty() ? 0 : row_slots_.back(); }
   bool wants_scalar() const { return wants_scalar_; }
 
-  // Fills what the plan knows of a launch: its view and the angles of a rope.
+  // Fills in the plan's part of a launch: its view and the angles of a rope.
   void Describe(int rope, AttentionLaunch* launch) const;
-  // The items whose segments tensor cores can read (or the others), by the logarithm of their entries.
+  // Selects the items whose segments tensor cores can read (or the others), by the logarithm of their entries.
   void ChooseItems(bool scalar, int size, AttentionLaunch* launch) const;
-  // Where the segments' keys lie in this layer. They are copied anew where they changed since Build.
+  // The locations of the segments' keys in this layer. Copied again if they have changed since Build.
   absl::StatusOr<const void* const*> LayerData(CudaStream& stream, int64_t layer) const;
 
   // For tests: the schedule on the host.
@@ -113,7 +113,7 @@ class CudaPlan : public AttentionPlan {
   int64_t pinned_bytes_ = 0, device_bytes_ = 0;
 };
 
-// Of one launch: the item size that fills tiles best, and the workspace.
+// For one launch: the item size that fills tiles best, and the workspace.
 int ItemSize(int64_t group);
 int64_t AttentionWorkspaceBytes(int64_t slots, const AttentionParams& params);
 

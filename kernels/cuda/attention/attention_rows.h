@@ -1,4 +1,4 @@
-// Shared by the attention kernels: the identity of a tile's row, the tokens it sees, the place of a block of keys.
+// Shared by the attention kernels: the identity of a tile's row, the tokens it sees, the location of a block of keys.
 #ifndef KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_ROWS_H_
 #define KVLINK_KERNELS_CUDA_ATTENTION_ATTENTION_ROWS_H_
 
@@ -62,7 +62,7 @@ struct TileRow {
 struct RowView {
   int32_t read;
   int32_t begin, end;
-  int64_t hidden;  // as AttentionRead has it
+  int64_t hidden;  // as in AttentionRead
 
   KVLINK_DEVICE RowView(const AttentionLaunch& l, const Tile& tile, const AttentionStep& step, const TileRow& row) {
     if (tile.unit.streamed != 0) {
@@ -78,13 +78,13 @@ struct RowView {
     begin = 0;
     if (l.window == 0) return;
     const AttentionSegment& segment = l.plan.segments[step.segment];
-    const int64_t before = l.plan.row_positions[row.row] - l.window;  // the last position outside
+    const int64_t before = l.plan.row_positions[row.row] - l.window;  // the last position outside the window
     if (segment.positions < 0) {
       const int64_t first = before + 1 - reads.offset;
       begin = static_cast<int32_t>(first < 0 ? 0 : first < end ? first : end);
       return;
     }
-    int32_t low = 0, high = end;  // the first token beyond `before` is within
+    int32_t low = 0, high = end;  // find the first token after `before`
     while (low < high) {
       const int32_t middle = low + (high - low) / 2;
       if (l.plan.positions[segment.positions + middle] <= before) {
@@ -102,8 +102,8 @@ struct KeyBlock {
   const unsigned char* keys;
   const unsigned char* values;
   const unsigned char* scales;  // q8: of the keys, then of the values
-  int32_t held;                 // tokens that the layout of the block has
-  int32_t tokens;               // of them, those of the segment
+  int32_t held;                 // tokens in the layout of the block
+  int32_t tokens;               // of these, tokens of the segment
 
   KVLINK_DEVICE KeyBlock(const AttentionLaunch& l, const AttentionStep& step, int64_t kv_head, int32_t block,
                          int64_t row_bytes) {
@@ -129,7 +129,7 @@ KVLINK_DEVICE void QueryAngle(const AttentionLaunch& l, int32_t row, int32_t rea
   *sine = ps * oc - pc * os;
 }
 
-// A score as a power of two's exponent.
+// Converts a score to the exponent of a power of two.
 KVLINK_DEVICE float FinishScore(const AttentionLaunch& l, float dot) {
   const float score = dot * l.scale;
   return (l.softcap > 0 ? l.softcap * tanhf(score / l.softcap) : score) * kLog2E;

@@ -1,5 +1,5 @@
-// Linked attention in f32 for any codec and head dimension, a warp for each row of a tile: the lanes share 32 tokens
-// among them for the scores, and the dimensions for the values.
+// Linked attention in f32 for any codec and head dimension, one warp per row of a tile: the lanes divide 32 tokens
+// among themselves for the scores, and the dimensions for the values.
 #include <cmath>
 
 #include "kernels/cuda/attention/attention.h"
@@ -11,7 +11,7 @@ namespace kvlink::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int64_t kWideDim = 1024;  // beyond it a block is one warp, for the sake of shared memory
+constexpr int64_t kWideDim = 1024;  // beyond this, a block is a single warp, to limit shared memory
 
 // Shared by one warp.
 struct WarpMemory {
@@ -88,7 +88,7 @@ KVLINK_DEVICE void AddStep(const AttentionLaunch& l, const AttentionStep& step, 
     for (int64_t d = lane; d < l.dim; d += 32) {
       float value = memory.values[d] * keep;
       for (int32_t t = 0; t < count; ++t) {
-        // A value that is not seen may be anything.
+        // The value of a token that is not seen may be anything.
         if (memory.weights[t] != 0) {
           value += memory.weights[t] * Element<kCodec>(block.values + (in_block + t) * row_bytes, d);
         }

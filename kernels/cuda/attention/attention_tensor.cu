@@ -1,7 +1,7 @@
-// Linked attention of raw-bf16 and q8 segments in tensor cores: tiles of 64 rows (heads of a kv head, of the rows that
-// read the same keys), 16 for each warp, against blocks of 64 tokens. Keys and values are brought to shared memory
-// while the block before is computed, once for all rows of the tile; q8 widens on the way, its scales going to the
-// scores and the weights. A query is turned in f32 to the offset of its read, and rounded once.
+// Linked attention of raw-bf16 and q8 segments on tensor cores: tiles of 64 rows (heads of a kv head, of the rows that
+// read the same keys), 16 per warp, against blocks of 64 tokens. Keys and values are loaded into shared memory while
+// the previous block is computed, once for all rows of the tile; q8 is widened on the way, its scales applied to scores
+// and weights. A query is turned in f32 to the offset of its read, and rounded once.
 #include <cmath>
 
 #include "kernels/cuda/attention/attention.h"
@@ -18,7 +18,7 @@ constexpr int kWarpRows = 16;
 constexpr int kTokens = kTokensOfBlock;
 static_assert(kWarps * kWarpRows == kTileRows);
 
-// 16 bytes after each row: eight rows that ldmatrix reads together then lie in different banks.
+// 16 bytes of padding per row, so that the eight rows ldmatrix reads together lie in different banks.
 template <int kDim>
 struct Shared {
   static constexpr int kStride = kDim + 8;
@@ -31,7 +31,7 @@ struct Shared {
   int32_t warp_begin[kWarps], warp_end[kWarps];
 };
 
-// The least that a device of compute capability 8 or 9 gives to one block.
+// The smallest shared memory per block on devices of compute capability 8 or 9.
 static_assert(sizeof(Shared<128>) <= 99 << 10);
 
 struct alignas(16) Bytes16 {
@@ -111,7 +111,7 @@ KVLINK_DEVICE void LoadBlock(const AttentionLaunch& l, const AttentionStep& step
   }
 }
 
-// The 16 rows of a warp: who they are, and what they see of the step.
+// The 16 rows of a warp: their identity, and the tokens of the step they see.
 template <int kDim>
 KVLINK_DEVICE void FindRows(const AttentionLaunch& l, const Tile& tile, const AttentionStep& step,
                             Shared<kDim>& shared) {
@@ -146,7 +146,7 @@ KVLINK_DEVICE void FindRows(const AttentionLaunch& l, const Tile& tile, const At
   }
 }
 
-// Their queries, turned for the step. Flat loops, so that many loads are under way at a time.
+// Their queries, turned for the step. Flat loops keep many loads in flight.
 template <int kDim>
 KVLINK_DEVICE void TurnQueries(const AttentionLaunch& l, const Tile& tile, Shared<kDim>& shared) {
   const int lane = ThreadIndex() % 32, first = ThreadIndex() / 32 * kWarpRows;
@@ -169,8 +169,8 @@ KVLINK_DEVICE void TurnQueries(const AttentionLaunch& l, const Tile& tile, Share
   for (int i = rows * kDim + lane; i < kWarpRows * kDim; i += 32) shared.query[first + i / kDim][i % kDim] = 0;
 }
 
-// The two rows of the 16 whose scores and values a lane holds, lane / 4 and 8 more: their softmax so far. `sum` is the
-// lane's own part.
+// The two rows of the 16 whose scores and values a lane holds, lane / 4 and lane / 4 + 8: their running softmax. `sum`
+// is the lane's own part.
 struct RowState {
   float largest = kNothingSeen, sum = 0;
 };
@@ -181,7 +181,7 @@ KVLINK_DEVICE void AddBlock(const AttentionLaunch& l, int32_t block, bool q8, in
                             RowState (&states)[2], float (&values)[kDim / 8][4]) {
   const int lane = ThreadIndex() % 32, first = ThreadIndex() / 32 * kWarpRows;
   const int matrix = lane / 8, in_matrix = lane % 8;
-  SyncWarp();  // what follows is one instruction of the whole warp
+  SyncWarp();  // the next instructions are executed by the whole warp
   float scores[kTokens / 8][4];
 #pragma unroll
   for (int i = 0; i < kTokens / 8; ++i) {
@@ -243,7 +243,7 @@ KVLINK_DEVICE void AddBlock(const AttentionLaunch& l, int32_t block, bool q8, in
       values[i][2 * half + 1] *= keep;
     }
   }
-  // The weights, as they lie, are the left operand of the next product.
+  // The weights already have the layout of the next product's left operand.
 #pragma unroll
   for (int i = 0; i < kTokens / 16; ++i) {
     uint32_t a[4];
@@ -301,7 +301,7 @@ TensorAttentionKernel(AttentionLaunch l) {
   for (int32_t s = 0; s < tile.unit.steps; ++s) {
     const AttentionStep step = l.plan.steps[tile.unit.steps_begin + s];
     const bool q8 = l.plan.segments[step.segment].codec == kCodecQ8;
-    SyncThreads();  // the step before is read to its end
+    SyncThreads();  // the previous step has been read completely
     FindRows<kDim>(l, tile, step, shared);
     SyncThreads();
     int32_t begin = shared.warp_begin[0], end = shared.warp_end[0];
@@ -319,7 +319,7 @@ TensorAttentionKernel(AttentionLaunch l) {
     for (int32_t block = first; block < last; ++block) {
       const int buffer = (block - first) % 2;
       CopyWait<0>();
-      SyncThreads();  // all of the block is there, and the other buffer is read to its end
+      SyncThreads();  // this block is complete, and the other buffer has been read completely
       if (block + 1 < last) LoadBlock<kDim>(l, step, tile.kv_head, block + 1, q8, 1 - buffer, shared);
       CopyCommit();
       if (block * kTokens < own_end && (block + 1) * kTokens > own_begin) {

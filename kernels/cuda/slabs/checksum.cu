@@ -1,6 +1,6 @@
-// XXH3-64 of ranges, a warp for each. Within a block of 1024 bytes the stripes only add up: lane l takes word l % 8 of
-// every fourth stripe from stripe l / 8 on, so that a load of the warp is 256 bytes in a row. Blocks follow one
-// another.
+// XXH3-64 of ranges, one warp each. Within a block of 1024 bytes the stripes are only summed: lane l takes word l % 8
+// of every fourth stripe from stripe l / 8 on, so that each load of the warp covers 256 consecutive bytes. Blocks are
+// processed in sequence.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/slabs/xxh3.h"
@@ -9,9 +9,9 @@ namespace kvlink::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kSteps = 4;  // stripes of a block that one lane takes
+constexpr int kSteps = 4;  // stripes of a block per lane
 
-// The contribution of the first `stripes` stripes of one block to the sum of lane l's word, l % 8.
+// The contribution of a block's first `stripes` stripes to the sum of lane l's word, l % 8.
 KVLINK_DEVICE uint64_t SumStripes(const uint64_t (&words)[kSteps], const uint64_t (&secret)[kSteps], int64_t stripes) {
   const int group = ThreadIndex() % 32 / 8;
   uint64_t products = 0, plain = 0;
@@ -47,11 +47,11 @@ KVLINK_DEVICE uint64_t OfLong(const unsigned char* in, int64_t length) {
     for (int j = 0; j < kSteps; ++j) words[j] = next[j];
   }
   sum += SumStripes(words, secret, rest);
-  // The last 64 bytes are a stripe of their own, whatever was read of them before.
+  // The last 64 bytes are a stripe of their own, even if partly read before.
   const uint64_t last = xxh3::Read64(in + length - xxh3::kStripe + 8 * word);
   sum += xxh3::MultiplyHalves(last ^ xxh3::Secret(121 + 8 * word)) + ShuffleXor(last, 1);
   const uint64_t keyed = sum ^ xxh3::Secret(11 + 8 * word);
-  uint64_t folded = xxh3::Fold(keyed, ShuffleXor(keyed, 1));  // of lanes 2i and 2i + 1 alike
+  uint64_t folded = xxh3::Fold(keyed, ShuffleXor(keyed, 1));  // the same in lanes 2i and 2i + 1
   folded += ShuffleXor(folded, 2);
   folded += ShuffleXor(folded, 4);
   return xxh3::Avalanche(static_cast<uint64_t>(length) * xxh3::kPrime64_1 + folded);

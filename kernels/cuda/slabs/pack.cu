@@ -1,4 +1,4 @@
-// Packing private KV into a slab; the arithmetic is kernels/codec.h's.
+// Packs private KV into a slab; kernels/codec.h defines the arithmetic.
 #include "kernels/codec.h"
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
@@ -35,7 +35,7 @@ struct Source {
   }
 };
 
-// The smallest and largest of a group; a number that is not finite is both.
+// The smallest and largest of a group; `finite` is false if any value is not.
 struct Bounds {
   float smallest = 3.402823466e38f, largest = -3.402823466e38f;
   bool finite = true;
@@ -65,14 +65,14 @@ KVLINK_DEVICE bool PackRaw(const Source& source, const BlockView& to) {
   for (int64_t i = ThreadIndex(); i < 2 * to.tokens * to.dim; i += kThreads) {
     const int64_t row = i / to.dim, d = i % to.dim;
     const float x = source.Element(row < to.tokens ? row : kBlock + row - to.tokens, d);
-    // An f32 may be finite, and its bf16 not.
+    // A finite f32 may round to an infinite bf16.
     finite = finite && isfinite(to.codec == kCodecRawBf16 ? Bf16ToFloat(ToBf16(x)) : x);
     to.StoreRaw(to.Key(row), d, x);  // values follow the keys
   }
   return finite;
 }
 
-// A warp for each row.
+// One warp per row.
 KVLINK_DEVICE bool PackQ8(const Source& source, const BlockView& to) {
   bool finite = true;
   const int lane = ThreadIndex() % 32;
@@ -92,7 +92,7 @@ KVLINK_DEVICE bool PackQ8(const Source& source, const BlockView& to) {
   return finite;
 }
 
-// A thread for each byte of the keys' rows (two channels), then a warp for each value.
+// One thread per byte of the keys' rows (two channels), then one warp per value.
 KVLINK_DEVICE bool PackQ4(const Source& source, const BlockView& to) {
   bool finite = true;
   for (int64_t byte = ThreadIndex(); byte < to.dim / 2; byte += kThreads) {
@@ -134,7 +134,7 @@ KVLINK_DEVICE bool PackQ4(const Source& source, const BlockView& to) {
   return finite;
 }
 
-// A thread block for each block of each head.
+// One thread block per block of each head.
 KVLINK_KERNEL(kThreads, 4) PackKernel(PackLaunch l) {
   const int64_t block = l.first_block + BlockX(), head = BlockY();
   const Source source(l, head, block);

@@ -1,4 +1,4 @@
-// Elements of stored blocks, for kernels. The layout is base/slab.h's.
+// Elements of stored blocks, for kernels. base/slab.h defines the layout.
 #ifndef KVLINK_KERNELS_CUDA_SLABS_SLAB_VIEW_H_
 #define KVLINK_KERNELS_CUDA_SLABS_SLAB_VIEW_H_
 
@@ -10,7 +10,7 @@
 
 namespace kvlink::kernels::cuda {
 
-// The values of base/slab.h's Codec; backend.cc holds them against it.
+// The values of base/slab.h's Codec; backend.cc asserts that they agree.
 inline constexpr int kCodecRawBf16 = 1, kCodecRawF32 = 2, kCodecQ8 = 3, kCodecQ4 = 4;
 inline constexpr int64_t kBlock = 64;  // tokens
 
@@ -40,7 +40,7 @@ struct BlockView {
   KVLINK_DEVICE unsigned char* ValueScale(int64_t t) const { return Scales() + 4 * dim + 2 * t; }
   KVLINK_DEVICE unsigned char* ValueMin(int64_t t) const { return Scales() + 4 * dim + 2 * (tokens + t); }
 
-  // Element d of key or value t as it is stored: keys of q4 are not rotated.
+  // Element d of key or value t in its stored form: keys of q4 are not rotated.
   KVLINK_DEVICE float LoadKey(int64_t t, int64_t d) const {
     if (codec == kCodecQ4) return LoadBf16(KeyMin(d)) + LoadBf16(KeyScale(d)) * Nibble(Key(t), d);
     return LoadPlain(Key(t), d, t);
@@ -49,7 +49,7 @@ struct BlockView {
     if (codec == kCodecQ4) return LoadBf16(ValueMin(t)) + LoadBf16(ValueScale(t)) * Nibble(Value(t), d);
     return LoadPlain(Value(t), d, tokens + t);
   }
-  // Of a raw block.
+  // For raw blocks.
   KVLINK_DEVICE void StoreRaw(unsigned char* row, int64_t d, float value) const {
     if (codec == kCodecRawBf16) {
       reinterpret_cast<uint16_t*>(row)[d] = ToBf16(value);

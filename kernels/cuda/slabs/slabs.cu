@@ -1,4 +1,4 @@
-// Decoding a slab to a raw one, and the materialising shift.
+// Decodes a slab to a raw one, and shifts keys.
 #include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/operations.h"
@@ -8,10 +8,10 @@ namespace kvlink::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int64_t kTokens = 16;     // of a block's 64, for each thread block
-constexpr int64_t kShiftRows = 16;  // (token, head) rows for each thread block
+constexpr int64_t kTokens = 16;     // of a block's 64, per thread block
+constexpr int64_t kShiftRows = 16;  // (token, head) rows per thread block
 
-// A thread block takes 16 tokens of one block through all heads, so that an angle serves them all. A thread takes two
+// A thread block handles 16 tokens of one block across all heads, so that they share the angles. A thread handles two
 // elements of a row: a rotated pair of the key, or two neighbours.
 KVLINK_KERNEL(kThreads, 4) DecodeKernel(DecodeLaunch l) {
   constexpr int64_t kParts = kBlock / kTokens;
@@ -44,7 +44,7 @@ KVLINK_KERNEL(kThreads, 4) DecodeKernel(DecodeLaunch l) {
   }
 }
 
-// All rows turn by the same angles.
+// All rows rotate by the same angles.
 KVLINK_KERNEL(kThreads, 4) ShiftKeysKernel(ShiftKeysLaunch l) {
   const int64_t rest = l.dim - 2 * l.rope.half;
   for (int64_t i = ThreadIndex(); i < l.rope.half + rest; i += kThreads) {

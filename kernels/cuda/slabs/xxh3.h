@@ -1,5 +1,5 @@
-// XXH3-64 with seed 0 (xxHash 0.8's specification) for kernels: a whole input by one thread where it is short, parts of
-// a long one for a warp.
+// XXH3-64 with seed 0 (xxHash 0.8's specification) for kernels: short inputs by one thread, parts of long ones by a
+// warp.
 #ifndef KVLINK_KERNELS_CUDA_SLABS_XXH3_H_
 #define KVLINK_KERNELS_CUDA_SLABS_XXH3_H_
 
@@ -13,7 +13,7 @@ inline constexpr uint64_t kPrime32_1 = 0x9E3779B1, kPrime32_2 = 0x85EBCA77, kPri
 inline constexpr uint64_t kPrime64_1 = 0x9E3779B185EBCA87, kPrime64_2 = 0xC2B2AE3D27D4EB4F,
                           kPrime64_3 = 0x165667B19E3779F9, kPrime64_4 = 0x85EBCA77C2B2AE63,
                           kPrime64_5 = 0x27D4EB2F165667C5;
-inline constexpr int64_t kShort = 240;  // bytes up to which an input has no stripes
+inline constexpr int64_t kShort = 240;  // bytes up to which an input is hashed without stripes
 inline constexpr int64_t kStripe = 64, kStripes = 16, kBlockBytes = kStripe * kStripes;
 
 // The default secret, as little-endian words.
@@ -25,7 +25,7 @@ KVLINK_DEVICE_TABLE uint64_t kSecret[24] = {
     0xfca1477d58be162b, 0xce31d07ad1b8f88f, 0x280416958f3acb45, 0x7e404bbbcafbd7af,
 };
 
-// 8 bytes of the secret from byte `at` on.
+// 8 bytes of the secret, starting at byte `at`.
 KVLINK_DEVICE uint64_t Secret(int64_t at) {
   const int64_t word = at / 8;
   const int shift = static_cast<int>(at % 8) * 8;

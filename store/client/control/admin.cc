@@ -1,4 +1,4 @@
-// Each method is one call of the node, or as many as its bound on one call asks for.
+// Each method makes one call to the node, or as many as the limit per call makes necessary.
 #include "store/client/control/admin.h"
 
 #include <algorithm>
@@ -33,7 +33,7 @@ class GrpcAdmin : public NodeAdmin {
   absl::Status Drain(bool stop, const std::function<bool(const DrainState&)>& progress, absl::Time deadline) override;
 
  private:
-  // Calls until nothing is left, each call going on where the one before ended.
+  // Repeats the call until nothing is left, each continuing where the previous one ended.
   template <typename Request>
   absl::StatusOr<Deleted> DeleteAll(grpc::Status (Control::Stub::*method)(grpc::ClientContext*, const Request&,
                                                                           v1::DeleteProgress*),
@@ -148,7 +148,7 @@ absl::Status GrpcAdmin::Drain(bool stop, const std::function<bool(const DrainSta
     }
     if (!wanted) context.TryCancel();
     const grpc::Status status = reader->Finish();
-    // A node that stops may be gone before it has said goodbye.
+    // A node that stops may be gone before it has closed the stream.
     if (drained) return absl::OkStatus();
     if (!wanted) return absl::CancelledError("no longer waited for; the node goes on draining");
     return control_.Outcome(status, context, session.number);

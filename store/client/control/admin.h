@@ -1,7 +1,7 @@
-// An operator's interface to a node: statistics, deletion, limits of namespaces, drain.
+// An operator's interface to a node: statistics, deletion, namespace limits, drain.
 //
-// Thread-safety: all methods. Errors common to all: UNAVAILABLE (nobody answers), DEADLINE_EXCEEDED, UNAUTHENTICATED
-// (the node does not know the key), PERMISSION_DENIED (the key is not an administrator's).
+// Thread-safety: all methods. Errors common to all: UNAVAILABLE (no answer), DEADLINE_EXCEEDED, UNAUTHENTICATED (the
+// node does not know the key), PERMISSION_DENIED (not an administrator's key).
 #ifndef KVLINK_STORE_CLIENT_CONTROL_ADMIN_H_
 #define KVLINK_STORE_CLIENT_CONTROL_ADMIN_H_
 
@@ -21,12 +21,13 @@ namespace kvlink::store::client {
 
 struct NamespaceLimits {
   std::string name;
-  int64_t capacity_bytes = 0;  // most bytes of segments; 0: no limit of its own
-  int64_t pinned_bytes = 0;    // most pinned bytes; 0: the node's default
-  uint64_t revision = 0;       // of these limits; 0: none were ever set
+  int64_t capacity_bytes = 0;  // max bytes in segments; 0: no limit of its own
+  int64_t pinned_bytes = 0;    // max pinned bytes; 0: the node's default
+  uint64_t revision = 0;       // of these limits; 0: never set
 };
 
-// Only what is set changes, and the revision: to the one given, which must be above the one that holds, or the next.
+// Changes only the members that are set. The revision becomes the given one, which must be above the current one, or
+// the next.
 struct NamespaceChange {
   std::string name;
   std::optional<int64_t> capacity_bytes, pinned_bytes;
@@ -35,7 +36,7 @@ struct NamespaceChange {
 
 struct NamespaceOutcome {
   NamespaceLimits limits;
-  int64_t bytes_over = 0;  // of encodings, above the capacity: being evicted
+  int64_t bytes_over = 0;  // encoding bytes above the capacity, being evicted
 };
 
 struct Deleted {
@@ -56,7 +57,7 @@ struct NodeStatus {
   std::map<std::string, std::string> texts;  // "version", "state", "io", addresses
 };
 
-// Work still under way on a draining node.
+// Work still in progress on a draining node.
 struct DrainState {
   int64_t pulls = 0;
   int64_t pushes = 0;
@@ -67,33 +68,33 @@ struct DrainState {
 
 class NodeAdmin {
  public:
-  // Connects with the first call. A mistake in the options is what each call then returns.
+  // Does not connect until the first call. Invalid options are reported by every call.
   static std::unique_ptr<NodeAdmin> Create(const ControlOptions& options);
   virtual ~NodeAdmin() = default;
 
   virtual absl::StatusOr<NodeStatus> Status(absl::Time deadline) = 0;
-  // Sets what is given and leaves the rest; returns what holds then. Durable, and in force at once.
-  // FAILED_PRECONDITION, changing nothing: the revision is not above the one that holds; the message names both.
+  // Sets the given limits, leaves the others, and returns those now in force. Durable, and effective at once.
+  // FAILED_PRECONDITION, with nothing changed: the revision is not above the current one; the message names both.
   virtual absl::StatusOr<NamespaceOutcome> SetNamespace(const NamespaceChange& change, absl::Time deadline) = 0;
-  // The limits of a namespace, without changing them.
+  // Returns the limits of a namespace without changing them.
   absl::StatusOr<NamespaceOutcome> GetNamespace(const std::string& name, absl::Time deadline) {
     return SetNamespace({name}, deadline);
   }
-  // All of a namespace: documents, what is remembered of deleted ones, encodings, pins, limits. Needs the right 'admin'
-  // over it.
+  // Deletes everything in a namespace: documents, records of deleted ones, encodings, pins, limits. Requires the
+  // `admin` right on it.
   virtual absl::StatusOr<Deleted> DeleteNamespace(const std::string& name, absl::Time deadline) = 0;
-  // Documents by id. `forget`: their generations, too, so that any may follow (needs 'admin'). One status for each id;
-  // NOT_FOUND where there is none.
+  // Deletes documents by id. `forget`: erases their generations too, so that any generation may follow (requires
+  // `admin`). Returns one status per id; NOT_FOUND if there is no such document.
   virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::string& ns,
                                                                     const std::vector<std::string>& ids, bool forget,
                                                                     absl::Time deadline) = 0;
-  // Documents whose id begins with `prefix`. What was deleted before an error stays deleted.
+  // Deletes the documents whose id begins with `prefix`. Those deleted before an error stay deleted.
   virtual absl::StatusOr<Deleted> DeletePrefix(const std::string& ns, const std::string& prefix,
                                                absl::Time deadline) = 0;
-  // Takes back all pins of a namespace, whichever session holds them; returns how many (needs 'admin').
+  // Releases all pins of a namespace, of all sessions; returns how many (requires `admin`).
   virtual absl::StatusOr<int64_t> DropPins(const std::string& ns, absl::Time deadline) = 0;
-  // Returns when the node has drained. `progress` is told how far it is; returning false stops waiting (CANCELLED), not
-  // the drain. `stop`: the node's process ends then.
+  // Drains the node and returns when it has drained. Calls `progress` with the state so far; if it returns false, stops
+  // waiting (CANCELLED), but not the drain. `stop`: the node's process then exits.
   virtual absl::Status Drain(bool stop, const std::function<bool(const DrainState&)>& progress,
                              absl::Time deadline) = 0;
 };

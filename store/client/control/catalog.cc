@@ -88,7 +88,8 @@ absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Catalog::Get(absl::str
       return absl::UnavailableError("the node answered about other documents");
     }
     for (int i = 0; i < request.ids_size(); ++i) {
-      // Large entries fill an answer before all are in it: the rest is asked for again, and at least one came.
+      // Large entries may fill an answer before all are in it; the rest is requested again. At least one is always
+      // there.
       const absl::Status status = StatusOf(response.results(i));
       if (absl::IsResourceExhausted(status) && i > 0) break;
       entries.push_back(status.ok() ? ParseCatalogEntry(response.entries(i)) : status);
@@ -148,7 +149,7 @@ absl::StatusOr<std::vector<DocumentInfo>> Catalog::List(absl::string_view ns, ab
     for (const v1::DocumentInfo& one : response.documents()) {
       documents.push_back({one.id(), one.generation(), one.title(), one.tokens(), one.written_at_us()});
     }
-    // The node ends a page early where titles are long, and a page of documents that are deleted meanwhile is empty.
+    // The node ends a page early if titles are long, and a page of documents deleted meanwhile is empty.
     if (response.next().empty()) break;
     request.set_after(response.next());
   }
@@ -171,7 +172,7 @@ absl::StatusOr<std::vector<Store::Listed>> Catalog::ListEncodings(absl::string_v
       KVLINK_ASSIGN_OR_RETURN(Manifest manifest, ParseManifest(bytes));
       listed.push_back({std::string(ns), std::move(manifest)});
     }
-    // The node ends a page early where manifests are large, so only an empty one is the last.
+    // The node ends a page early if manifests are large, so only an empty page is the last.
     if (response.manifests_size() == 0) break;
     request.set_after(std::string(BytesOf(listed.back().manifest.identity)));
   }
@@ -240,7 +241,7 @@ absl::StatusOr<VerifyReport> Catalog::Verify(const std::function<bool(int64_t, i
 
 void Catalog::DropDramTier() {
   v1::DropDramTierResponse response;
-  // For measurements: a node that is not there shows itself by the next call.
+  // For measurements, so errors are ignored; the next call will report them.
   (void)control_->Call(&Stub::DropDramTier, v1::DropDramTierRequest(), &response, DeadlineFor(timeout_, 0));
 }
 

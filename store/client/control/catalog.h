@@ -1,4 +1,4 @@
-// The catalog and the administration of a node, over its gRPC service. Semantics as store.h.
+// A node's catalog and administration, over its gRPC service. Semantics as store.h.
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLIENT_CONTROL_CATALOG_H_
 #define KVLINK_STORE_CLIENT_CONTROL_CATALOG_H_
@@ -21,7 +21,7 @@ class Catalog {
  public:
   Catalog(Control* control, absl::Duration timeout) : control_(control), timeout_(timeout) {}
 
-  // One call for up to kMaxCatalogBatch documents and kMaxCatalogBatchBytes.
+  // One call takes up to kMaxCatalogBatch documents and kMaxCatalogBatchBytes.
   absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> Put(absl::string_view ns,
                                                             absl::Span<const DocumentPut> documents);
   absl::StatusOr<std::vector<absl::StatusOr<CatalogEntry>>> Get(absl::string_view ns,

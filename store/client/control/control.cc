@@ -1,5 +1,5 @@
-// The session is renewed, and an idle one closed, by calls that nobody waits for: one thread does it for all nodes, and
-// one of them that stands still must not hold the others up.
+// Renewals and closings of idle sessions are asynchronous calls: one thread makes them for all nodes, and a node that
+// hangs must not hold up the others.
 #include "store/client/control/control.h"
 
 #include <grpcpp/create_channel.h>
@@ -23,26 +23,26 @@
 namespace kvlink::store::client {
 namespace {
 
-constexpr int kMaxAnswer = 64 << 20;  // manifests of one identity come together
+constexpr int kMaxAnswer = 64 << 20;  // all manifests of an identity come in one answer
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
 constexpr absl::Duration kRenewTimeout = absl::Seconds(5), kRenewAgain = absl::Seconds(1);
 constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
-// Between attempts to connect to a node that is not there, which cost next to nothing; how long one may take; and how
-// long a call waits for the one that is being made.
+// Interval between attempts to connect to an unreachable node, which cost next to nothing; how long an attempt may
+// take; and how long a call waits for the attempt in progress.
 constexpr int kFirstReconnectMs = 50, kMaxReconnectMs = 200, kConnectMs = 1000;
 constexpr absl::Duration kApproach = absl::Milliseconds(100);
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address, const transport::TlsOptions& tls) {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // what is for this host stays on it
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // traffic for this host stays on it
   arguments.SetMaxReceiveMessageSize(kMaxAnswer);
-  // A node that was restarted is found again soon.
+  // Finds a restarted node again soon.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // its name says otherwise
-  // Connections of one store are its own, so that another's backoff is not ours.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // the time limit of an attempt, despite the name
+  // Each store has its own connections, so that another store's backoff does not affect it.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // Without usable files there are no credentials, and CheckSecrecy has said so.
+  // Without usable files there are no credentials, and CheckSecrecy has reported that.
   auto credentials = transport::ChannelCredentials(tls);
   return grpc::CreateCustomChannel(address, credentials.ok() ? *credentials : grpc::InsecureChannelCredentials(),
                                    arguments);
@@ -59,7 +59,7 @@ std::optional<absl::Duration> RetryAfterOf(const grpc::ClientContext& context) {
   return absl::Milliseconds(milliseconds);
 }
 
-// gRPC says in its own words, and at length, that it found no server of its kind.
+// Replaces gRPC's long message about a missing server.
 absl::Status Plainly(const absl::Status& status) {
   if (!absl::IsUnavailable(status) || !absl::StartsWith(status.message(), "failed to connect to all addresses")) {
     return status;
@@ -74,7 +74,7 @@ absl::Status Plainly(const absl::Status& status) {
 
 }  // namespace
 
-// Released by its callback, with the context of a call that is over.
+// Released by its callback, together with the context of the finished call.
 struct Control::Background {
   OpenedSession session;
   absl::Time asked;
@@ -114,19 +114,19 @@ Control::~Control() {
   grpc::ClientContext context;
   Prepare(&context, session.token, SteadyNow() + kGoodbye);
   v1::CloseSessionResponse response;
-  // Whatever comes of it, the session ends: soon, or when its time is over.
+  // If this fails, the session still ends, at its expiry.
   (void)stub_->CloseSession(&context, {}, &response);
 }
 
 void Control::FillContext(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
-  // gRPC does not know infinite futures of ours.
+  // gRPC cannot represent our infinite future.
   context->set_deadline(ToSystemClock(std::min(deadline, SteadyNow() + absl::Hours(24))));
   if (!token.empty()) context->AddMetadata(kTokenMetadata, absl::BytesToHexString(token));
 }
 
 void Control::Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline) {
-  // After a failure gRPC refuses calls at once until it is connected, and sees that it is only while a thread waits
-  // within it: without this one, the calls to a node that is back would fail until gRPC looks by itself, every 5 s.
+  // After a failure gRPC refuses calls until it is connected, but notices a connection only while a thread waits within
+  // it. Without this wait, calls to a node that has returned would fail until gRPC's own check, every 5 s.
   if (channel_->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
     channel_->WaitForConnected(ToSystemClock(std::min(deadline, SteadyNow() + kApproach)));
   }
@@ -247,7 +247,7 @@ std::shared_ptr<Control::Background> Control::BeginBackground(const OpenedSessio
   auto call = std::make_shared<Background>();
   call->session = session;
   call->asked = SteadyNow();
-  call->context.set_wait_for_ready(true);  // as Prepare, without waiting
+  call->context.set_wait_for_ready(true);  // like Prepare, without blocking
   FillContext(&call->context, session.token, deadline);
   background_.insert(call);
   return call;
@@ -268,11 +268,11 @@ absl::Time Control::Keep() {
     number_.store(0, std::memory_order_release);
     return absl::InfiniteFuture();
   }
-  renew_at_ = now + kRenewAgain;  // unless this one succeeds
+  renew_at_ = now + kRenewAgain;  // unless this renewal succeeds
   const absl::Time again = renew_at_;
   const auto call = BeginBackground(session_, now + kRenewTimeout);
   lock.Release();
-  // An ended session is opened again by who needs one.
+  // An ended session is reopened by the next caller that needs one.
   stub_->async()->RenewSession(&call->context, &call->renew, &call->renewed, [this, call](grpc::Status status) {
     Renewed(call->session, call->asked, status, call->renewed, call->context).IgnoreError();
     EndBackground(call);

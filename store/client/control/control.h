@@ -1,9 +1,9 @@
-// The node's gRPC service as a client uses it: the session, kept open and opened again when it has ended, and calls
-// that carry its token.
+// A client's view of a node's gRPC service: the session, kept open and reopened when it has ended, and calls that carry
+// its token.
 //
-// Thread-safety: all methods. Errors common to all: UNAVAILABLE (with RetryAfter where the node said so),
-// DEADLINE_EXCEEDED, UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED, UNIMPLEMENTED (the node
-// speaks no protocol that this build speaks; says which to upgrade).
+// Thread-safety: all methods. Errors common to all: UNAVAILABLE (with RetryAfter if the node sent one),
+// DEADLINE_EXCEEDED, UNAUTHENTICATED (the node does not know the key), PERMISSION_DENIED, UNIMPLEMENTED (no common
+// protocol; the message says which side to upgrade).
 #ifndef KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
 #define KVLINK_STORE_CLIENT_CONTROL_CONTROL_H_
 
@@ -30,12 +30,12 @@
 namespace kvlink::store::client {
 
 struct OpenedSession {
-  uint64_t number = 0;  // 1, 2, ...: of this client's sessions
+  uint64_t number = 0;  // counts this client's sessions: 1, 2, ...
   std::string token;
   std::string node_id;  // 16 bytes
   uint64_t incarnation = 0;
-  uint32_t protocol = 0;          // that this build and the node speak
-  std::vector<std::string> data;  // "ucx://host:port", as the node names them
+  uint32_t protocol = 0;          // agreed on by this build and the node
+  std::vector<std::string> data;  // addresses as the node names them: "ucx://host:port"
   std::string local_socket;
 };
 
@@ -43,28 +43,28 @@ class Control {
  public:
   using Stub = v1::Store::Stub;
 
-  // A mistake in the options (files that cannot be read, a key over plain text to another host) is what each call
-  // returns. The others outlive it.
+  // Invalid options (unreadable files, a key over plain text to another host) are reported by every call. The other
+  // arguments must outlive this.
   Control(const ControlOptions& options, Timer* timer, RetryPolicy* retries, ClientCounters* counters);
   // Closes the session.
   ~Control();
 
-  // The session; opens one if there is none. One attempt.
+  // Returns the session, opening one if there is none. Makes one attempt.
   absl::StatusOr<OpenedSession> Session(absl::Time deadline);
-  // Of the open session; 0 if there is none.
+  // The number of the open session; 0 if there is none.
   uint64_t number() const { return number_.load(std::memory_order_acquire); }
-  // Asks the node for a longer session. UNAUTHENTICATED, and number() is another, if the session has ended.
+  // Renews the session at the node. UNAUTHENTICATED: the session has ended, and number() has changed.
   absl::Status Renew(uint64_t number, absl::Time deadline);
-  // That session has ended.
+  // Notes that a session has ended.
   void Ended(uint64_t number);
-  // Pins of that session have become more, or fewer.
+  // Adds to the number of pins of a session.
   void CountPins(uint64_t number, int64_t change);
-  // Ends a session that has no pins and that no call has used since `before`. Does not wait.
+  // Ends the session if it has no pins and no call has used it since `before`. Does not block.
   void EndIdle(absl::Time before);
-  // A call that is under way uses the session for as long as the result is there.
+  // A call in progress holds the result, which marks the session as used.
   std::shared_ptr<void> Use() { return usage_.Hold(std::make_shared<char>()); }
 
-  // A call with retries; one over an ended session is made again in a new one.
+  // Makes a call with retries; if the session has ended, retries in a new one.
   template <typename Request, typename Response>
   absl::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                     const Request& request, Response* response, absl::Time deadline) {
@@ -79,27 +79,27 @@ class Control {
     });
   }
   Stub* stub() const { return stub_.get(); }
-  // Before each call. Waits a moment (0.1 s) for the node to be connected again, where it was lost.
+  // Call before each RPC. If the connection to the node was lost, waits briefly (0.1 s) for it to return.
   void Prepare(grpc::ClientContext* context, const std::string& token, absl::Time deadline);
-  // The outcome of a call. An UNAUTHENTICATED of the session is UNAVAILABLE, to be tried again at once.
+  // Converts the outcome of an RPC. UNAUTHENTICATED because of the session becomes UNAVAILABLE, to be retried at once.
   absl::Status Outcome(const grpc::Status& status, const grpc::ClientContext& context, uint64_t session);
 
  private:
   absl::StatusOr<OpenedSession> OpenSession(absl::Time deadline);
-  // What a renewal, asked for at `asked`, came to.
+  // Handles the outcome of a renewal that was requested at `asked`.
   absl::Status Renewed(const OpenedSession& session, absl::Time asked, const grpc::Status& status,
                        const v1::Session& response, const grpc::ClientContext& context);
   void FillContext(grpc::ClientContext* context, const std::string& token, absl::Time deadline);
-  // The timer's: renews the session in good time, waiting for nobody. When it is to be called again.
+  // Called by the timer: renews the session in good time, without blocking. Returns when to be called again.
   absl::Time Keep();
   struct Background;
-  // A call nobody waits for; the destructor ends it.
+  // An asynchronous call; the destructor cancels it.
   std::shared_ptr<Background> BeginBackground(const OpenedSession& session, absl::Time deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndBackground(const std::shared_ptr<Background>& call);
 
   const std::string address_, key_, name_;
-  const absl::Status mistake_;  // of the options
+  const absl::Status mistake_;  // invalid options
   RetryPolicy* const retries_;
   ClientCounters* const counters_;
   const std::shared_ptr<grpc::Channel> channel_;
@@ -108,7 +108,7 @@ class Control {
   std::atomic<uint64_t> number_{0};
   Mutex mutex_;
   CondVar changed_;
-  OpenedSession session_ ABSL_GUARDED_BY(mutex_);  // meaningful while number_ is not 0
+  OpenedSession session_ ABSL_GUARDED_BY(mutex_);  // meaningful while number_ != 0
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
   bool opening_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time renew_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();

@@ -7,7 +7,7 @@
 
 namespace kvlink::store::client {
 
-// As RemoteCounters.
+// See RemoteCounters.
 struct ClientCounters {
   std::atomic<int64_t> pulls{0}, failed_pulls{0}, corrupt_slabs{0}, late_layers{0};
   std::atomic<int64_t> mapped_leases{0}, lapsed_leases{0}, verified_bytes{0}, known_bytes{0};

@@ -1,5 +1,5 @@
-// When to try again, and how often: backoff with jitter, and a budget that all calls of a client share, so that nodes
-// in trouble are not asked more than they would be otherwise.
+// When to retry, and how often: backoff with jitter, and a budget shared by all calls of a client, so that retries do
+// not add load to nodes in trouble.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLIENT_CONTROL_RETRY_H_
@@ -19,17 +19,17 @@
 
 namespace kvlink::store::client {
 
-// When the node said to try again, kept with the status; nothing if it did not.
+// Attaches the delay the node asked for to a status. RetryAfter returns it, or nullopt if the node sent none.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration after);
 std::optional<absl::Duration> RetryAfter(const absl::Status& status);
 
-// `base` * 2^attempt, at most `most`, of which a random half is taken away.
+// `base` * 2^attempt, at most `most`, minus a random part of up to half.
 absl::Duration JitteredBackoff(absl::Duration base, absl::Duration most, int attempt);
 
-// How many retries there may be. Shared by the nodes of a client.
+// How many retries are allowed. Shared by the nodes of a client.
 class RetryBudget {
  public:
-  // False: none now.
+  // Returns false if none is available now.
   bool TakeOne();
   void Succeeded();
 
@@ -40,13 +40,13 @@ class RetryBudget {
   absl::Time filled_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 
-// Of one node. `budget` and `counters` outlive it.
+// The policy for one node. `budget` and `counters` must outlive it.
 class RetryPolicy {
  public:
   RetryPolicy(RetryBudget* budget, ClientCounters* counters) : budget_(budget), counters_(counters) {}
 
-  // How long to wait after the `attempt`th attempt (from 0) ended so; nothing: that is the answer. Tried again is what
-  // the node did not carry out: UNAVAILABLE, and RESOURCE_EXHAUSTED where it said when to come back.
+  // Returns how long to wait after attempt number `attempt` (from 0) ended with `status`; nullopt: do not retry. Only
+  // requests that the node did not carry out are retried: UNAVAILABLE, and RESOURCE_EXHAUSTED with a retry delay.
   std::optional<absl::Duration> Wait(const absl::Status& status, int attempt, absl::Time deadline);
   void Succeeded() { budget_->Succeeded(); }
 
@@ -61,7 +61,7 @@ const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
   return result.status();
 }
 
-// Calls `attempt` until it succeeds, the policy has enough of it, or the next one would begin after `deadline`.
+// Calls `attempt` until it succeeds, the policy declines a retry, or the next one would start after `deadline`.
 template <typename Attempt>
 auto WithRetries(RetryPolicy* policy, absl::Time deadline, Attempt attempt) {
   for (int n = 0;; ++n) {

@@ -1,4 +1,4 @@
-// An alarm is an entry under a number, which the thread looks up again after the work: the alarm may be gone by then.
+// An alarm is an entry under a number. After the work, the thread looks it up again, since the alarm may be gone.
 #include "store/client/control/timer.h"
 
 #include <algorithm>
@@ -60,7 +60,7 @@ Alarm::Alarm(Timer* timer, std::function<absl::Time()> work) : timer_(timer) {
 }
 
 Alarm::~Alarm() {
-  std::shared_ptr<const Timer::Work> work;  // goes without the lock
+  std::shared_ptr<const Timer::Work> work;  // released without the lock
   MutexLock lock(&timer_->mutex_);
   const auto entry = timer_->entries_.find(id_);
   timer_->SetWhen(id_, &entry->second, absl::InfiniteFuture());

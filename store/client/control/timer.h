@@ -1,7 +1,7 @@
-// Short work at its time, on one thread for all nodes of a client: sessions and leases are renewed, calls tried again,
-// what is idle given up.
+// Runs short tasks when due, on one thread for all nodes of a client: renewals of sessions and leases, retries, release
+// of idle resources.
 //
-// Thread-safety: all methods. Lifetime: alarms end before their timer.
+// Thread-safety: all methods. Lifetime: alarms must be destroyed before their timer.
 #ifndef KVLINK_STORE_CLIENT_CONTROL_TIMER_H_
 #define KVLINK_STORE_CLIENT_CONTROL_TIMER_H_
 
@@ -36,25 +36,25 @@ class Timer {
   Mutex mutex_;
   CondVar changed_, done_;
   std::map<uint64_t, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  std::set<std::pair<absl::Time, uint64_t>> order_ ABSL_GUARDED_BY(mutex_);  // of those that are set
+  std::set<std::pair<absl::Time, uint64_t>> order_ ABSL_GUARDED_BY(mutex_);  // of the entries that are set
   uint64_t last_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: none
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Thread thread_;
 };
 
-// Work that a timer runs when it is due, never twice at once.
+// Work that a timer runs when due, never concurrently with itself.
 class Alarm {
  public:
-  // Not set at first. `work` must not wait; it returns when it is due again, InfiniteFuture: when Set says so.
+  // Initially not set. `work` must not block; it returns when it is next due, or InfiniteFuture() to wait for Set.
   Alarm(Timer* timer, std::function<absl::Time()> work);
-  // The work does not run afterwards. Waits for its end, except within the work itself, so the caller holds no lock
-  // that the work takes.
+  // After this, the work does not run again. Waits for it to finish, except when called from the work itself, so the
+  // caller must hold no lock that the work takes.
   ~Alarm();
   Alarm(const Alarm&) = delete;
   Alarm& operator=(const Alarm&) = delete;
 
-  // Due at `when`, or before if that was said while the work runs.
+  // Makes the alarm due at `when`, or earlier if an earlier time was set while the work runs.
   void Set(absl::Time when);
 
  private:

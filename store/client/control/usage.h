@@ -1,6 +1,6 @@
-// Whether anybody uses a thing, and since when nobody does.
+// Tracks whether an object is in use, and since when it is not.
 //
-// Thread-safety: all methods. Lifetime: holds may outlive the usage.
+// Thread-safety: all methods. Lifetime: holds may outlive the Usage.
 #ifndef KVLINK_STORE_CLIENT_CONTROL_USAGE_H_
 #define KVLINK_STORE_CLIENT_CONTROL_USAGE_H_
 
@@ -16,13 +16,14 @@ namespace kvlink::store::client {
 
 class Usage {
  public:
-  // Used for as long as the result, or a copy of it, is there; it points to `thing` and keeps it.
+  // Marks the object as used while the result, or a copy of it, exists. The result points to `thing` and keeps it
+  // alive.
   template <typename Thing>
   std::shared_ptr<Thing> Hold(std::shared_ptr<Thing> thing) {
     Thing* const pointer = thing.get();
     return std::shared_ptr<Thing>(std::make_shared<Held>(state_, std::move(thing)), pointer);
   }
-  // Nobody has used it since `before`.
+  // Whether it has been unused since `before`.
   bool IdleSince(absl::Time before) const {
     return state_->users.load(std::memory_order_acquire) == 0 &&
            state_->last.load(std::memory_order_acquire) <= absl::ToUnixNanos(before);

@@ -1,5 +1,5 @@
-// First fit within pieces. A piece is made without the lock, its bytes counted before: populating and registering
-// memory takes milliseconds, and ranges come back on the carrier's thread meanwhile.
+// First fit within pieces. A new piece is created without the lock, its bytes counted beforehand: populating and
+// registering memory takes milliseconds, and meanwhile ranges are returned on the carrier's thread.
 #include "store/client/data/arena.h"
 
 #include <algorithm>
@@ -13,8 +13,7 @@
 namespace kvlink::store::client {
 namespace {
 
-// A piece is as large as what it is made for, and as what is there already, so that their number stays small; within
-// these bounds.
+// A piece is at least as large as needed and as all existing memory, so that pieces stay few; within these limits.
 constexpr int64_t kMinPiece = int64_t{2} << 20, kMaxStep = int64_t{32} << 20;
 
 int64_t Rounded(int64_t length) { return (length + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment; }
@@ -106,7 +105,7 @@ void Arena::Give(const Place& place) {
 
 int64_t Arena::Reserve(int64_t missing, std::list<Piece>* given_up) {
   if (transport_ == nullptr) return 0;
-  // Idle pieces, each too small for the request, make room for one that is large enough.
+  // Gives up idle pieces, each too small for the request, to make room for one that is large enough.
   for (auto it = pieces_.begin(); it != pieces_.end() && bytes_ + missing > max_bytes_;) {
     const auto piece = it++;
     if (piece->used > 0) continue;

@@ -1,11 +1,11 @@
-// Registered memory handed out in ranges: what encodings are received in and are sent from. A range comes back when
-// nobody refers to it any more, the transport included.
+// Registered memory handed out in ranges, for receiving and sending encodings. A range is returned when its last
+// reference, including the transport's, is dropped.
 //
-// The memory is as large as its use: it grows piece by piece, each registered by itself, up to a limit, and a piece
-// that nobody has used for a while is given back (Trim). So the first read of a process waits for the memory of that
-// read and not for all that may ever be needed. A range lies in one piece.
+// The memory follows its use: it grows by pieces, each registered separately, up to a limit, and Trim releases pieces
+// unused for a while. So a process's first read waits only for its own memory, not for all that may ever be needed. A
+// range lies in one piece.
 //
-// Thread-safety: all methods. Ownership: slices share the arena.
+// Thread-safety: all methods. Ownership: slices share ownership of the arena.
 #ifndef KVLINK_STORE_CLIENT_DATA_ARENA_H_
 #define KVLINK_STORE_CLIENT_DATA_ARENA_H_
 
@@ -28,20 +28,21 @@ namespace kvlink::store::client {
 
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
-  // `name` for messages: "receive memory". `grown` (may be empty) is called after the arena has taken memory, so that
-  // somebody trims it later. The transport lives longer.
+  // `name`: used in messages, e.g. "receive memory". `grown` (may be empty): called after the arena has grown, so that
+  // the owner can schedule Trim. The transport must outlive the arena.
   Arena(transport::Transport* transport, int64_t max_bytes, std::string name, std::function<void()> grown = {});
-  // Over memory that is registered already, and stays.
+  // Over memory that is already registered and stays so.
   Arena(std::shared_ptr<transport::RegisteredBuffer> buffer, std::string name);
 
-  // Ranges of these lengths, on page boundaries, all or none; an empty slice for 0. RESOURCE_EXHAUSTED: no room now.
+  // Takes ranges of these lengths, page-aligned, all or none; an empty slice for length 0. RESOURCE_EXHAUSTED: no room
+  // now.
   absl::StatusOr<std::vector<transport::Slice>> Take(absl::Span<const int64_t> lengths);
-  // One range; waits for room. RESOURCE_EXHAUSTED: larger than the arena. DEADLINE_EXCEEDED.
+  // Takes one range; waits for room. RESOURCE_EXHAUSTED: larger than the arena. DEADLINE_EXCEEDED.
   absl::StatusOr<transport::Slice> TakeOne(int64_t length, absl::Time deadline);
-  // Gives back pieces that nobody has used since `before`.
+  // Releases pieces unused since `before`.
   void Trim(absl::Time before);
   int64_t used() const;
-  // Memory that the arena has now.
+  // Bytes of memory the arena has now.
   int64_t bytes() const;
 
  private:
@@ -49,7 +50,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   struct Piece {
     std::shared_ptr<transport::RegisteredBuffer> buffer;
     int64_t bytes = 0;
-    std::map<int64_t, int64_t> free;  // offset -> length, never adjacent
+    std::map<int64_t, int64_t> free;  // offset -> length; adjacent ranges are merged
     int64_t used = 0;
     absl::Time idle_since;
   };
@@ -58,16 +59,16 @@ class Arena : public std::enable_shared_from_this<Arena> {
     int64_t offset = 0, length = 0;
   };
 
-  // Finds room without growing. Where there is none: *missing, the bytes for which there was none, and nothing is
-  // taken.
+  // Finds room without growing. On failure takes nothing and sets *missing to the bytes that did not fit.
   std::optional<std::vector<Place>> Allocate(absl::Span<const int64_t> lengths, int64_t* missing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<Place> AllocateOne(int64_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(const Place& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Give(const Place& place);
-  // How large a piece for `missing` bytes becomes, its bytes reserved; idle pieces make room for it. 0: no room.
+  // Reserves bytes for a new piece with room for `missing`, giving up idle pieces if necessary. Returns the piece's
+  // size, or 0 if there is no room.
   int64_t Reserve(int64_t missing, std::list<Piece>* given_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Makes a piece whose bytes are reserved.
+  // Creates a piece whose bytes are reserved.
   absl::Status Grow(int64_t bytes);
   transport::Slice SliceOf(const Place& place, int64_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -76,9 +77,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   const std::string name_;
   const std::function<void()> grown_;
   mutable Mutex mutex_;
-  CondVar freed_;  // or grown
+  CondVar freed_;  // a range was freed, or the arena has grown
   std::list<Piece> pieces_ ABSL_GUARDED_BY(mutex_);
-  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the pieces, and of those that are being made
+  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the pieces, including those being created
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -20,16 +20,16 @@ absl::StatusOr<std::shared_ptr<transport::Transport>> Shared(absl::StatusOr<std:
   return std::shared_ptr<transport::Transport>(*std::move(made));
 }
 
-// What distinguishes transports: gRPC's by what secures them.
+// What distinguishes transports: for gRPC, its TLS files.
 std::string NameOf(Carrier carrier, const transport::TlsOptions& tls) {
   if (carrier != Carrier::kGrpc) return "ucx";
   return absl::StrCat("grpc ", absl::CEscape(tls.ca_file), " ", absl::CEscape(tls.certificate_file), " ",
                       absl::CEscape(tls.key_file));
 }
 
-// One of a kind for all resources of a process, as long as any of them is there. UCX's workers are served by one thread
-// of UCX, which takes an event for the handler of another worker that got the same file descriptor, and aborts the
-// process (UCX 1.13, async.c); and threads and buffers are better shared anyhow.
+// Shares one transport of a kind among all resources of the process, as long as any of them exists. One UCX thread
+// serves all UCX workers; it may deliver an event to the handler of another worker that got the same file descriptor,
+// and aborts the process (UCX 1.13, async.c). Threads and buffers are better shared anyway.
 absl::StatusOr<std::shared_ptr<transport::Transport>> SharedTransport(Carrier carrier,
                                                                       const transport::TlsOptions& tls) {
   static Mutex mutex;

@@ -1,7 +1,7 @@
-// What store/client/resources.h promises: the parts of a client that there is one of, however many nodes there are.
+// The implementation of store/client/resources.h: the parts that a client has once, for any number of nodes.
 //
-// Thread-safety: all methods. Lifetime: shared by the stores; what they submitted to its threads has ended before they
-// let go of it.
+// Thread-safety: all methods. Lifetime: shared by the stores. Before a store releases it, the work the store submitted
+// to its threads has ended.
 #ifndef KVLINK_STORE_CLIENT_DATA_CLIENT_RESOURCES_H_
 #define KVLINK_STORE_CLIENT_DATA_CLIENT_RESOURCES_H_
 
@@ -28,9 +28,9 @@ class ClientResources {
  public:
   explicit ClientResources(const ResourceOptions& options);
 
-  // UCX or gRPC, made when it is first asked for. UNAVAILABLE: it does not work in this process; says why.
+  // UCX or gRPC, created on first use. UNAVAILABLE: it does not work in this process; the message says why.
   absl::StatusOr<std::shared_ptr<TransportMemory>> OfCarrier(Carrier carrier, const transport::TlsOptions& tls);
-  // A transport of the caller's.
+  // For a transport supplied by the caller.
   std::shared_ptr<TransportMemory> OfTransport(std::shared_ptr<transport::Transport> transport);
   // For mapped memory. RESOURCE_EXHAUSTED: no file descriptors.
   absl::StatusOr<transport::LocalTransport*> Local();
@@ -39,7 +39,7 @@ class ClientResources {
   RetryBudget& retries() { return retries_; }
   Verifier& verifier() { return verifier_; }
   Worker& dials() { return dials_; }
-  // Started when it is first asked for.
+  // Started on first use.
   Worker& puts();
 
  private:
@@ -49,7 +49,7 @@ class ClientResources {
   Mutex mutex_;
   std::unique_ptr<transport::LocalTransport> local_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<TransportMemory>> carriers_ ABSL_GUARDED_BY(mutex_);
-  // As long as any store uses them.
+  // Kept as long as any store uses them.
   std::map<transport::Transport*, std::weak_ptr<TransportMemory>> given_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Worker> puts_ ABSL_GUARDED_BY(mutex_);
   Verifier verifier_;

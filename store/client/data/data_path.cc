@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<DataPath>> DataPath::Create(Carrier carrier, cons
         if (target.empty()) {
           auto named = DataAddress(session.data, scheme, address);
           if (!named.ok()) return absl::UnavailableError(named.status().message());
-          // With TLS the server of the control service, whose certificate is for the name that the user gave.
+          // With TLS, use the control service's address, since its certificate is for the name that the user gave.
           target = scheme == "grpc" && tls ? address : *std::move(named);
         }
         auto connection = std::make_shared<NodeConnection>(source, nullptr);

@@ -1,4 +1,4 @@
-// The way of payloads to a node: the connection over a transport, and that transport's memory.
+// The payload path to a node: a connection over a transport, and that transport's memory.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLIENT_DATA_DATA_PATH_H_
@@ -21,8 +21,8 @@ namespace kvlink::store::client {
 
 class DataPath {
  public:
-  // Over UCX, gRPC, or the transport of the options. What is given outlives it. UNAVAILABLE: it does not work in this
-  // process; says why.
+  // Uses UCX, gRPC, or the transport in the options. The arguments must outlive it. UNAVAILABLE: it does not work in
+  // this process; the message says why.
   static absl::StatusOr<std::unique_ptr<DataPath>> Create(Carrier carrier, const RemoteOptions& options,
                                                           ClientResources* resources, Control* control,
                                                           ClientCounters* counters, RequestSource* source);
@@ -44,8 +44,8 @@ class DataPath {
   std::unique_ptr<NodeChannel> channel_;
 };
 
-// The address of "scheme://host:port" in `data`, an empty host replaced by that of `address`; the first of any scheme
-// where `scheme` is empty. NOT_FOUND: the node names none.
+// Returns the address of "scheme://host:port" in `data`, with an empty host replaced by that of `address`; the first of
+// any scheme if `scheme` is empty. NOT_FOUND: the node names none.
 absl::StatusOr<std::string> DataAddress(absl::Span<const std::string> data, absl::string_view scheme,
                                         absl::string_view address);
 

@@ -17,7 +17,7 @@
 namespace kvlink::store::client {
 namespace {
 
-constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would end this process
+constexpr int kSeals = F_SEAL_SHRINK;  // without it, a truncation by the node would kill this process
 constexpr int kRenewsPerLease = 4;
 constexpr absl::Duration kMinRenewal = absl::Milliseconds(10);
 
@@ -109,7 +109,7 @@ absl::Status MappedReader::Try(absl::Time deadline) {
 absl::Status MappedReader::Flush(absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto connection, channel_->Acquire(deadline));
   proto::Request request = connection->NewRequest("", deadline);
-  request.mutable_renew();  // a node handles releases and renewals in their order
+  request.mutable_renew();  // a node handles releases and renewals in order
   return connection->Call(request, deadline).status();
 }
 
@@ -120,7 +120,7 @@ absl::Time MappedReader::Renew() {
     every = renew_every_;
   }
   const absl::Time next = SteadyNow() + every;
-  // A connection that is gone has no leases left to be renewed.
+  // A closed connection has no leases left to renew.
   const auto connection = held_->load() == 0 ? nullptr : channel_->Present();
   if (connection == nullptr) return next;
   proto::Request request = connection->NewRequest("", next);

@@ -1,8 +1,8 @@
-// Reads on the node's own host: its DRAM tier, mapped. Nothing is copied; the node keeps the pages for as long as the
-// lease is renewed, and says through a table of generations when it did not.
+// Reads on the node's own host by mapping its DRAM tier. Nothing is copied. The node keeps the pages as long as the
+// lease is renewed; a table of generations shows when it has not.
 //
-// Thread-safety: all methods. Lifetime: leases are released before the reader, and it before what it is created with;
-// the mappings live as long as anybody reads them, the node's end included.
+// Thread-safety: all methods. Lifetime: leases must be released before the reader, and the reader before its
+// constructor's arguments. A mapping lives as long as anything reads it, even beyond the node.
 #ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_H_
 #define KVLINK_STORE_CLIENT_DATA_MAPPED_H_
 
@@ -27,11 +27,11 @@
 
 namespace kvlink::store::client {
 
-// Memory of another process, for reading.
+// Another process's memory, mapped read-only.
 class Mapping {
  public:
-  // FAILED_PRECONDITION: not sealed as docs/formats.md says, so that it could shrink under the reader, or smaller than
-  // `bytes`. UNAVAILABLE: the system does not map it.
+  // FAILED_PRECONDITION: not sealed as docs/formats.md requires, so that it could shrink under the reader, or smaller
+  // than `bytes`. UNAVAILABLE: the system cannot map it.
   static absl::StatusOr<std::shared_ptr<const Mapping>> Map(const Descriptor& descriptor, int64_t bytes);
   ~Mapping();
   Mapping(const Mapping&) = delete;
@@ -64,26 +64,26 @@ class MappedReader {
                RequestSource* source, absl::Duration connect_timeout);
   ~MappedReader();
 
-  // For messages without payloads too. Acquire also gives UNAVAILABLE where the node has no local socket.
+  // Also for messages without payloads. Acquire also returns UNAVAILABLE if the node has no local socket.
   NodeChannel& channel() { return *channel_; }
-  // Whether the node's memory can be mapped here at all: connects, and waits for the table of generations.
+  // Finds out whether the node's memory can be mapped at all: connects and waits for the table of generations.
   absl::Status Try(absl::Time deadline);
-  // Waits until the node has handled what was sent before: leases that were released are released there.
+  // Waits until the node has handled everything sent before, so that released leases are released there too.
   absl::Status Flush(absl::Time deadline);
 
  private:
   absl::StatusOr<std::shared_ptr<NodeConnection>> Dial(const OpenedSession& session, absl::Time deadline);
-  // The timer's: renews all leases. When to do so again.
+  // Called by the timer: renews all leases. Returns when to do so again.
   absl::Time Renew();
 
   transport::LocalTransport* const transport_;
   ClientCounters* const counters_;
   RequestSource* const source_;
-  const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);  // leases
+  const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);  // number of leases
   std::unique_ptr<NodeChannel> channel_;
 
   mutable Mutex mutex_;
-  // Of the node and its incarnation: residencies are numbered anew with each.
+  // The node and its incarnation; each incarnation numbers its residencies anew.
   std::pair<std::string, uint64_t> node_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<VerifiedLayers> verified_ ABSL_GUARDED_BY(mutex_);
   absl::Duration renew_every_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);

@@ -13,7 +13,7 @@ namespace {
 
 constexpr absl::Duration kGoodbye = absl::Seconds(30);
 
-// The value of a generation's slot, loaded after everything that was read of the pages before.
+// The value of a generation's slot, loaded after all previous reads of the pages.
 uint64_t GenerationNow(const uint64_t* slot) {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -76,7 +76,7 @@ void SharedTier::OnUnsolicited(const proto::Answer& answer, std::vector<Descript
   if (!answer.has_shared_memory()) return;
   const proto::SharedMemory& shared = answer.shared_memory();
   if (shared.bytes() == 0) {
-    Memory gone;  // unmapped outside of the lock, when the last lease in it has ended
+    Memory gone;  // unmapped outside the lock, when the last lease in it has ended
     MutexLock lock(&mutex_);
     if (const auto found = memories_.find(shared.memory()); found != memories_.end()) {
       gone = std::move(found->second);
@@ -132,7 +132,7 @@ absl::Status LeaseState::AwaitLayer(int64_t layer, absl::Time deadline) {
 void LeaseState::OnAnswer(const absl::Status& status, const proto::Answer& answer) {
   MutexLock lock(&mutex_);
   if (!status.ok()) {
-    // The last answer. The connection keeps this object while it keeps the caller.
+    // The last answer. While the connection holds the caller, it also keeps this object.
     failed_ = status;
     TellAnswered();
     connection_->Forget(answer.id());
@@ -200,7 +200,7 @@ absl::StatusOr<std::unique_ptr<MappedLease>> MappedLease::Ask(std::shared_ptr<No
   name->set_identity(std::string(BytesOf(address.identity)));
   name->set_codec(static_cast<uint32_t>(address.codec));
   name->set_etag(std::string(BytesOf(address.etag)));
-  std::unique_ptr<MappedLease> lease(new MappedLease(state));  // from now on it is given back
+  std::unique_ptr<MappedLease> lease(new MappedLease(state));  // from now on its destructor returns it
   KVLINK_RETURN_IF_ERROR(connection->Ask(request, state));
   return lease;
 }
@@ -279,7 +279,7 @@ absl::Status MappedLease::WaitLayer(int64_t layer, absl::Time deadline) {
   }
   const absl::Status status = manifest_.VerifyLayer(layer, slab);
   counters.verified_bytes += static_cast<int64_t>(slab.size());
-  // Asked after the bytes were read: what was verified is what the lease is for.
+  // Checked after reading the bytes, so that what was verified is what the lease covers.
   if (!intact()) return Lapsed();
   if (status.ok()) {
     verified.Add(residency_, layer, static_cast<int64_t>(manifest_.layers.size()));

@@ -1,6 +1,6 @@
-// The node's memory as a mapped reader sees it over one connection, and its leases on it. Private to store/client.
+// A mapped reader's view, over one connection, of the node's memory and its leases on it. Private to store/client.
 //
-// Thread-safety: all methods. Lifetime: a tier is shared by its connection and the leases; a mapping by its readers.
+// Thread-safety: all methods. Lifetime: a tier is shared by its connection and leases; a mapping by its readers.
 #ifndef KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
 #define KVLINK_STORE_CLIENT_DATA_MAPPED_LEASE_H_
 
@@ -25,16 +25,16 @@ namespace kvlink::store::client {
 
 class LeaseState;
 
-// The memory that the node has shared over a connection, and news of its leases.
+// The memory the node has shared over a connection, and its notices about leases.
 class SharedTier : public UnsolicitedSink {
  public:
   SharedTier(std::shared_ptr<VerifiedLayers> verified, std::shared_ptr<std::atomic<int64_t>> held,
              ClientCounters* counters)
       : verified_(std::move(verified)), held_(std::move(held)), counters_(counters) {}
 
-  // Until the table of generations is mapped. FAILED_PRECONDITION, UNAVAILABLE: it cannot be. DEADLINE_EXCEEDED.
+  // Waits until the table of generations is mapped. FAILED_PRECONDITION, UNAVAILABLE: it cannot be. DEADLINE_EXCEEDED.
   absl::Status WaitReady(absl::Time deadline);
-  // nullptr: no such memory, or another namespace's.
+  // nullptr: there is no such memory, or it belongs to another namespace.
   std::shared_ptr<const Mapping> Find(uint32_t memory, absl::string_view ns) const;
   std::shared_ptr<const Mapping> generations() const;
   VerifiedLayers& verified() { return *verified_; }
@@ -63,19 +63,19 @@ class SharedTier : public UnsolicitedSink {
 // The state of one lease, as the carrier reports it.
 class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseState> {
  public:
-  // `signal` (may be null) is told of the answer.
+  // `signal` (may be null) is notified of the answer.
   LeaseState(std::shared_ptr<NodeConnection> connection, std::shared_ptr<SharedTier> tier,
              std::shared_ptr<Signal> signal)
       : connection_(std::move(connection)), tier_(std::move(tier)), signal_(std::move(signal)) {}
   ~LeaseState() override;
 
-  // Await then waits for nobody.
+  // If true, Await does not block.
   bool answered() const;
-  // The node's answer, its manifest complete.
+  // Returns the node's answer, with the complete manifest.
   absl::StatusOr<proto::Leased> Await(absl::Time deadline);
-  // Until layers [0, layer] are there. UNAVAILABLE, DEADLINE_EXCEEDED, DATA_LOSS.
+  // Waits until layers [0, layer] are present. UNAVAILABLE, DEADLINE_EXCEEDED, DATA_LOSS.
   absl::Status AwaitLayer(int64_t layer, absl::Time deadline);
-  // Gives the lease back, now or when it comes.
+  // Returns the lease to the node, now or when it is granted.
   void Release();
   void OnLayersReady(const absl::Status& status, int64_t ready);
 
@@ -92,10 +92,10 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
   const std::shared_ptr<SharedTier> tier_;
   mutable Mutex mutex_;
   CondVar changed_;
-  std::shared_ptr<Signal> signal_ ABSL_GUARDED_BY(mutex_);  // until it is answered
+  std::shared_ptr<Signal> signal_ ABSL_GUARDED_BY(mutex_);  // until answered
   proto::Leased leased_ ABSL_GUARDED_BY(mutex_);
   uint64_t request_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t lease_ = 0;  // the node's number; set by the carrier's thread
+  uint64_t lease_ = 0;  // the node's number for it; set on the carrier's thread
   bool begun_ ABSL_GUARDED_BY(mutex_) = false, complete_ ABSL_GUARDED_BY(mutex_) = false;
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t ready_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -104,9 +104,9 @@ class LeaseState : public AnswerSink, public std::enable_shared_from_this<LeaseS
 
 class MappedLease : public Lease {
  public:
-  // As Store::Read; FAILED_PRECONDITION: the node does not share the memory of this encoding.
-  // Two steps, so that many can be asked for before the first answer is waited for.
-  // `signal` expects the answer and is told of it.
+  // Statuses as Store::Read; FAILED_PRECONDITION: the node does not share this encoding's memory. In two steps, so that
+  // many leases can be requested before the first answer is waited for. `signal` expects the answer and is notified of
+  // it.
   static absl::StatusOr<std::unique_ptr<MappedLease>> Ask(std::shared_ptr<NodeConnection> connection,
                                                           const EncodingAddress& address, absl::Time deadline,
                                                           std::shared_ptr<Signal> signal);
@@ -134,7 +134,7 @@ class MappedLease : public Lease {
     int64_t offset = 0;
   };
   std::shared_ptr<const Mapping> generations_;
-  std::vector<Slab> slabs_;  // of each layer
+  std::vector<Slab> slabs_;  // by layer
   const uint64_t* slot_ = nullptr;
   uint64_t generation_ = 0, residency_ = 0;
   mutable std::atomic<bool> lapsed_{false};

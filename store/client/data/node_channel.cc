@@ -11,7 +11,7 @@
 namespace kvlink::store::client {
 namespace {
 
-// An attempt on a node that is not there costs next to nothing, and one that is back is not to be kept waiting.
+// An attempt to reach an absent node costs next to nothing, and a returning node should be found soon.
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(20), kMaxBackoff = absl::Milliseconds(250);
 constexpr absl::Duration kClosing = absl::Seconds(10);
 
@@ -95,7 +95,7 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Acquire(absl::Time 
     failures_ = 0;
     return usage_.Hold(connection_);
   }
-  // A caller in a hurry says nothing about the node.
+  // A caller's short deadline says nothing about the node.
   if (!absl::IsDeadlineExceeded(connected.status()) || SteadyNow() >= now + connect_timeout_) {
     const absl::Duration backoff = JitteredBackoff(kFirstBackoff, kMaxBackoff, failures_++);
     not_before_ = SteadyNow() + backoff;
@@ -125,7 +125,7 @@ absl::StatusOr<std::shared_ptr<NodeConnection>> NodeChannel::Connect(std::shared
       connection->WaitClosed(deadline);
       connection = nullptr;
     }
-    // Where the node was started again, the session names addresses of the start before, and its token is nobody's.
+    // If the node was restarted, the session names addresses of the previous incarnation, and its token is unknown.
     const absl::Status renewed = control_->Renew(session.number, deadline);
     if (absl::IsUnauthenticated(renewed) && attempt == 0) continue;
     if (!absl::IsUnauthenticated(failed)) return failed;

@@ -1,5 +1,5 @@
-// The one data connection over one carrier: dialled when it is first needed, in the present session, and again when it
-// has closed, which it also is where nobody uses it.
+// The one data connection over a carrier: dialled on first use, in the current session, and redialled after it has
+// closed; an idle connection is closed too.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLIENT_DATA_NODE_CHANNEL_H_
@@ -22,20 +22,20 @@ namespace kvlink::store::client {
 
 class NodeChannel {
  public:
-  // Makes a connection for a session; says hello is the channel's part.
+  // Makes a connection for a session. The channel then sends the hello.
   using Dial =
       std::function<absl::StatusOr<std::shared_ptr<NodeConnection>>(const OpenedSession& session, absl::Time deadline)>;
   NodeChannel(Control* control, ClientCounters* counters, absl::Duration connect_timeout, Dial dial)
       : control_(control), counters_(counters), connect_timeout_(connect_timeout), dial_(std::move(dial)) {}
-  ~NodeChannel();  // as Close
+  ~NodeChannel();  // calls Close()
 
-  // The open connection, used for as long as the result is held. One of the callers dials, the others wait for it.
-  // UNAVAILABLE (with RetryAfter soon after an attempt that failed: it is not made again yet), DEADLINE_EXCEEDED,
-  // FAILED_PRECONDITION (what answers there is another node), and what Control gives.
+  // Returns the open connection, which counts as used while the result is held. One caller dials, the others wait for
+  // it. UNAVAILABLE (soon after a failed attempt with RetryAfter, since it is not repeated yet), DEADLINE_EXCEEDED,
+  // FAILED_PRECONDITION (another node answers at the address), and the errors of Control.
   absl::StatusOr<std::shared_ptr<NodeConnection>> Acquire(absl::Time deadline);
-  // As Acquire, without dialling or waiting; null where there is none.
+  // Like Acquire, without dialling or blocking; null if no connection is open.
   std::shared_ptr<NodeConnection> Present();
-  // Closes a connection that nobody has used since `before`. Does not wait. Whether there is none.
+  // Closes a connection unused since `before`. Does not block. Returns whether there is no connection now.
   bool CloseIdle(absl::Time before);
   // Closes, waits until the transport is done with all connections (10 s at most), and stays closed.
   void Close();
@@ -53,21 +53,21 @@ class NodeChannel {
     return connection_ != nullptr && connection_->open() && connection_->session() == control_->number();
   }
 
-  // The connection is none any more, but kept until the transport is done with it.
+  // Moves the connection to retired_, where it is kept until the transport is done with it.
   void Retire() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Forgets those that it is done with.
+  // Drops retired connections that the transport is done with.
   void Prune() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   CondVar changed_;
-  Usage usage_;  // begins under the lock
+  Usage usage_;  // updated under the lock
   std::shared_ptr<NodeConnection> connection_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<NodeConnection>> retired_
-      ABSL_GUARDED_BY(mutex_);  // closed, but perhaps not yet for the transport
+      ABSL_GUARDED_BY(mutex_);  // closed, but possibly still in use by the transport
   bool dialling_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   int connections_ ABSL_GUARDED_BY(mutex_) = 0;
-  int failures_ ABSL_GUARDED_BY(mutex_) = 0;  // in a row
+  int failures_ ABSL_GUARDED_BY(mutex_) = 0;  // consecutive
   absl::Time not_before_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Status last_failure_ ABSL_GUARDED_BY(mutex_);
 };

@@ -89,7 +89,7 @@ void Slots::Give() {
     changed_.Signal();
     waiting.swap(waiting_);
   }
-  // All of them: who was told might not want it any more.
+  // Raises all of them: a waiter that is told may no longer want the slot.
   for (const auto& one : waiting) {
     if (const auto signal = one.lock()) signal->Raise();
   }
@@ -167,7 +167,7 @@ void NodeConnection::Forget(uint64_t id) {
 }
 
 void NodeConnection::Tell(const proto::Request& request) {
-  // If it is lost, the node gives up what it concerns anyway: at the end of the connection, or by its time limit.
+  // If it is lost, the node still cleans up, at the end of the connection or by its time limit.
   (void)carrier_->SendMessage(SerializeRequest(request, protocol_.load(std::memory_order_relaxed)));
 }
 
@@ -188,7 +188,7 @@ void NodeConnection::Unanswered(absl::Time asked) {
     MutexLock lock(&mutex_);
     if (heard >= silent_until_) silent_ = absl::ZeroDuration();
     if (heard >= asked) return;
-    // Requests that waited at the same time count once.
+    // Counts the time of concurrently waiting requests once.
     silent_ += std::max(absl::ZeroDuration(), now - std::max(asked, silent_until_));
     silent_until_ = now;
     if (silent_ < kSilence) return;
@@ -202,7 +202,7 @@ void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::ve
   heard_.store(absl::ToUnixNanos(SteadyNow()), std::memory_order_relaxed);
   const absl::StatusOr<proto::Answer> answer = ParseAnswer(message);
   if (!answer.ok()) {
-    // It cannot be told whose answer this was, so the whole connection ends.
+    // The answer's request is unknown, so the whole connection ends.
     {
       MutexLock lock(&mutex_);
       unreadable_ = answer.status();
@@ -218,7 +218,7 @@ void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::ve
   {
     MutexLock lock(&mutex_);
     const auto found = sinks_.find(answer->id());
-    if (found == sinks_.end()) return;  // given up meanwhile
+    if (found == sinks_.end()) return;  // abandoned meanwhile
     sink = found->second;
   }
   sink->OnAnswer(StatusOf(*answer), *answer);

@@ -1,7 +1,7 @@
-// One open data connection to the node: requests out, answers to those who wait for them, numbers for receives.
+// One open data connection to a node: sends requests, passes answers to their waiters, numbers receives.
 //
-// Thread-safety: all methods. Lifetime: shared by the channel that dialled it, by everything under way on it, and by
-// the transport until OnClosed.
+// Thread-safety: all methods. Lifetime: shared by the channel that dialled it, its pending operations, and, until
+// OnClosed, the transport.
 #ifndef KVLINK_STORE_CLIENT_DATA_NODE_CONNECTION_H_
 #define KVLINK_STORE_CLIENT_DATA_NODE_CONNECTION_H_
 
@@ -25,29 +25,29 @@
 
 namespace kvlink::store::client {
 
-// Receives the answers to a request. Called by the carrier's thread, in order; must return soon.
+// Receives the answers to a request. Called on the carrier's thread, in order; must return soon.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
-  // `status` is that of the answer.
+  // `status` is the answer's.
   virtual void OnAnswer(const absl::Status& status, const proto::Answer& answer) = 0;
-  // The connection is closed: no more answers.
+  // The connection is closed; no more answers follow.
   virtual void OnClosed(const absl::Status& why) = 0;
 };
 
-// Receives answers that belong to no request (local connections). As AnswerSink.
+// Receives answers that belong to no request (local connections). Called as AnswerSink is.
 class UnsolicitedSink {
  public:
   virtual ~UnsolicitedSink() = default;
   virtual void OnUnsolicited(const proto::Answer& answer, std::vector<Descriptor> descriptors) = 0;
 };
 
-// A queue of answers for a thread that waits for them.
+// A queue of answers for a waiting thread.
 class AnswerQueue : public AnswerSink {
  public:
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override;
   void OnClosed(const absl::Status& why) override;
-  // The next one, or its error. UNAVAILABLE: closed. DEADLINE_EXCEEDED.
+  // Returns the next answer, or its error. UNAVAILABLE: closed. DEADLINE_EXCEEDED.
   absl::StatusOr<proto::Answer> Next(absl::Time deadline);
 
  private:
@@ -57,13 +57,13 @@ class AnswerQueue : public AnswerSink {
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
 };
 
-// At most so many at a time.
+// A counting semaphore: at most this many holders at a time.
 class Slots {
  public:
   explicit Slots(int most) : free_(most) {}
-  // DEADLINE_EXCEEDED.
+  // Waits for a free slot. DEADLINE_EXCEEDED.
   absl::Status Take(absl::Time deadline);
-  // False: none is free; `freed` is raised when that may have changed.
+  // Returns false if none is free; `freed` is then raised when that may have changed.
   bool TryTake(const std::shared_ptr<Signal>& freed);
   void Give();
 
@@ -74,7 +74,7 @@ class Slots {
   std::vector<std::weak_ptr<Signal>> waiting_ ABSL_GUARDED_BY(mutex_);
 };
 
-// What all requests of a client share, over whatever connection they go.
+// State shared by all requests of a client, over any connection.
 struct RequestSource {
   std::atomic<uint64_t> next_id{1};
   std::function<uint64_t()> placement;  // RemoteOptions::placement
@@ -82,44 +82,44 @@ struct RequestSource {
 
 class NodeConnection : public transport::LocalEvents, public std::enable_shared_from_this<NodeConnection> {
  public:
-  // `source` outlives it. `unsolicited` may be null.
+  // `source` must outlive it. `unsolicited` may be null.
   NodeConnection(RequestSource* source, std::shared_ptr<UnsolicitedSink> unsolicited)
       : source_(source), unsolicited_(std::move(unsolicited)) {}
 
-  // Before anything else.
+  // Call first.
   void Bind(std::shared_ptr<transport::Connection> connection);
-  // Says who speaks, first and again after a new session. UNAUTHENTICATED: the node does not know the session.
-  // FAILED_PRECONDITION: it does, but is another node, or another start of it, than the session is with.
+  // Identifies this client to the node, initially and after each new session. UNAUTHENTICATED: the node does not know
+  // the session. FAILED_PRECONDITION: it does, but is another node, or another incarnation, than the session's.
   absl::Status Hello(const OpenedSession& session, absl::Time deadline);
   uint64_t session() const { return session_.load(std::memory_order_acquire); }
   // From the node's Welcome.
   absl::Duration lease() const { return lease_; }
   Slots& pulls() { return *pulls_; }
   Slots& pushes() { return *pushes_; }
-  // Receives of one pull that may be open at a time, so that all pulls together stay within what a connection bears.
+  // Receives that one pull may have open at a time, so that all pulls together stay within the connection's limit.
   int receives_per_pull() const { return receives_per_pull_; }
 
   bool open() const { return open_.load(std::memory_order_acquire); }
   void Close();
-  // Waits until the transport has no more to do with the connection. False at the deadline.
+  // Waits until the transport is done with the connection. Returns false at the deadline.
   bool WaitClosed(absl::Time deadline);
   transport::Connection* carrier() const { return carrier_.get(); }
   const std::shared_ptr<UnsolicitedSink>& unsolicited() const { return unsolicited_; }
 
-  // A request with a number of its own, or that of an earlier one.
+  // Returns a request with a new number, or with `id`.
   proto::Request NewRequest(absl::string_view ns, absl::Time deadline, uint64_t id = 0) const;
   // Sends a request whose answers go to `sink` until Forget. UNAVAILABLE, RESOURCE_EXHAUSTED (with RetryAfter): not
   // sent.
   absl::Status Ask(const proto::Request& request, std::shared_ptr<AnswerSink> sink);
   void Forget(uint64_t id);
-  // Sends a request whose answer nobody waits for, if it can.
+  // Sends a request whose answer is ignored. Best effort.
   void Tell(const proto::Request& request);
-  // No answer has come since `asked` that was waited for. A connection that kept silent while requests waited, for two
-  // seconds in all since it was last heard of, is given up.
+  // Reports that no answer has arrived since `asked` although one was awaited. A connection that has been silent for
+  // two seconds in total while requests waited, since it was last heard of, is closed.
   void Unanswered(absl::Time asked);
-  // Asks, and waits for one answer, or says that it is unanswered.
+  // Sends a request and waits for one answer; if none comes, calls Unanswered.
   absl::StatusOr<proto::Answer> Call(const proto::Request& request, absl::Time deadline);
-  // `count` numbers for receives; returns the first.
+  // Allocates `count` consecutive numbers for receives; returns the first.
   uint64_t NewPayloadIds(int64_t count) { return next_payload_id_.fetch_add(count, std::memory_order_relaxed); }
 
   void OnMessage(absl::string_view message) override;
@@ -133,7 +133,7 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   std::atomic<uint32_t> protocol_{kProtocols.max};
   std::atomic<uint64_t> session_{0};
   std::atomic<uint64_t> next_payload_id_{1};
-  std::atomic<int64_t> heard_{0};  // nanoseconds since 1970
+  std::atomic<int64_t> heard_{0};  // of the last answer; nanoseconds since 1970
 
   // Set before the connection is shared.
   std::shared_ptr<transport::Connection> carrier_;
@@ -145,14 +145,14 @@ class NodeConnection : public transport::LocalEvents, public std::enable_shared_
   Mutex mutex_;
   CondVar gone_;
   absl::flat_hash_map<uint64_t, std::shared_ptr<AnswerSink>> sinks_ ABSL_GUARDED_BY(mutex_);
-  absl::Duration silent_ ABSL_GUARDED_BY(mutex_);  // of Unanswered
+  absl::Duration silent_ ABSL_GUARDED_BY(mutex_);  // total silence, for Unanswered
   absl::Time silent_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Status why_ ABSL_GUARDED_BY(mutex_);
-  absl::Status unreadable_ ABSL_GUARDED_BY(mutex_);  // why an answer could not be read
+  absl::Status unreadable_ ABSL_GUARDED_BY(mutex_);  // why an answer could not be parsed
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// The milliseconds until `deadline` as requests carry them.
+// The milliseconds until `deadline`, as carried by requests.
 uint32_t RemainingMilliseconds(absl::Time deadline);
 
 }  // namespace kvlink::store::client

@@ -16,7 +16,7 @@ constexpr uint32_t kMaxLayers = 1024;
 
 bool Whole(const proto::Part& part) { return part.heads() == 0 && part.first_head() == 0 && part.tokens() == 0; }
 
-// The status for a waiter, one of those that store.h names.
+// Converts a status for a waiter to one that store.h allows.
 absl::Status AsWaited(const absl::Status& why) {
   if (absl::IsDataLoss(why) || absl::IsDeadlineExceeded(why) || absl::IsUnavailable(why)) return why;
   return absl::UnavailableError(absl::StrCat("the transfer ended: ", why.message()));
@@ -116,7 +116,7 @@ absl::Status Pull::SendRequest(const proto::Part& part) {
     MutexLock lock(&mutex_);
     holds_slot_ = true;
   }
-  // The bytes may come for longer than the caller waits for the manifest.
+  // The bytes may arrive for longer than the caller waits for the manifest.
   proto::Request request = connection_->NewRequest(address_.ns, receive_deadline_);
   id_ = request.id();
   proto::Pull* const pull = request.mutable_pull();
@@ -217,7 +217,7 @@ void Pull::OnReceived(size_t piece, const absl::Status& status, int64_t bytes) {
 }
 
 void Pull::Verify(size_t piece) {
-  transport::Slice slice;  // keeps the memory, should the pull be released meanwhile
+  transport::Slice slice;  // keeps the memory even if the pull is released meanwhile
   {
     MutexLock lock(&mutex_);
     if (stopped_ || states_[piece] != State::kReceived) return;
@@ -242,7 +242,7 @@ void Pull::Verify(size_t piece) {
 
 absl::Status Pull::VerifyBytes(const Piece& piece, const transport::Slice& slice) const {
   if (on_device_) return context_.region->Verify(manifest_, piece, slice);
-  // The zeros behind the last head belong to no unit, so nothing else vouches for them.
+  // The zeros after the last head belong to no unit, so no checksum covers them.
   const int64_t used = manifest_.shape(piece.layer).used_bytes();
   if (piece.offset + piece.length > used) {
     std::memset(slice.data() + (used - piece.offset), 0, piece.offset + piece.length - used);

@@ -1,8 +1,8 @@
-// One encoding, or a part of one, on its way from the node: its manifest, then piece after piece into receive memory,
-// of the host or of a device, each verified where it arrived before anybody sees it.
+// Receives one encoding, or a part of one, from the node: its manifest, then piece after piece into receive memory of
+// the host or of a device. Each piece is verified in place before any reader sees it.
 //
-// Thread-safety: all methods. Lifetime: shared by the lease, by the connection until the end is known, and by what is
-// under way; verifier, counters and receive memory outlive it.
+// Thread-safety: all methods. Lifetime: shared by the lease, by the connection until the outcome is known, and by
+// pending operations; the verifier, counters and receive memory must outlive it.
 #ifndef KVLINK_STORE_CLIENT_DATA_PULL_H_
 #define KVLINK_STORE_CLIENT_DATA_PULL_H_
 
@@ -39,27 +39,26 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
  public:
   struct Context {
     Arena* receive_memory;
-    std::shared_ptr<Region> region;  // goes before `receive_memory`, where there is room; may be nullptr
+    std::shared_ptr<Region> region;  // preferred to `receive_memory` while it has room; may be nullptr
     Verifier* verifier;
     ClientCounters* counters;
     absl::Duration transfer_timeout;
   };
-  // Asks, waits for the manifest until `deadline`, and lets the bytes come. NOT_FOUND: a miss. RESOURCE_EXHAUSTED: the
-  // receive memory is full, or with RetryAfter, the node is busy. UNAVAILABLE, DEADLINE_EXCEEDED. INVALID_ARGUMENT: no
-  // such part. DATA_LOSS: the node's manifest is damaged or another encoding's.
+  // Sends the request, waits for the manifest until `deadline`, and starts receiving. NOT_FOUND: a miss.
+  // RESOURCE_EXHAUSTED: the receive memory is full or, with RetryAfter, the node is busy. UNAVAILABLE,
+  // DEADLINE_EXCEEDED. INVALID_ARGUMENT: no such part. DATA_LOSS: the node's manifest is damaged or another encoding's.
   static absl::StatusOr<std::shared_ptr<Pull>> Begin(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                      const EncodingAddress& address, const proto::Part& part,
                                                      absl::Time deadline);
-  // Begin in two steps, so that many pulls can be asked for before the first answer is waited for. Ask sends the
-  // request; the caller has taken a slot of connection->pulls(), which the pull gives back in any case. Statuses as
-  // Begin.
-  // `signal` (may be null) expects the answer and is told of it.
+  // Begin in two steps, so that many pulls can be requested before the first answer is waited for. Ask sends the
+  // request. The caller must have taken a slot of connection->pulls(), which the pull always returns. Statuses as
+  // Begin. `signal` (may be null) expects the answer and is notified of it.
   static absl::StatusOr<std::shared_ptr<Pull>> Ask(const Context& context, std::shared_ptr<NodeConnection> connection,
                                                    const EncodingAddress& address, const proto::Part& part,
                                                    std::shared_ptr<Signal> signal);
-  // Start then waits for nobody.
+  // If true, Start does not block.
   bool answered() const;
-  // Waits for the manifest and lets the bytes come. Once; where it fails the pull is over.
+  // Waits for the manifest and starts receiving. Call once; after an error the pull is over.
   absl::Status Start(const proto::Part& part, absl::Time deadline);
   Pull(const Context& context, std::shared_ptr<NodeConnection> connection, const EncodingAddress& address,
        std::shared_ptr<Signal> signal);
@@ -69,10 +68,10 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   // Whether the bytes are in the region.
   bool on_device() const { return on_device_; }
   absl::Status WaitLayer(int64_t layer, absl::Time deadline);
-  // Bytes [offset, offset + length) of a layer's slab, where they arrived. REQUIRES: WaitLayer(layer) returned OK and
-  // the part has them.
+  // Bytes [offset, offset + length) of a layer's slab, where they arrived. REQUIRES: WaitLayer(layer) returned OK, and
+  // the part contains them.
   absl::Span<const std::byte> Bytes(int64_t layer, int64_t offset, int64_t length) const;
-  // Nobody waits any more: stops what is under way and gives the memory back.
+  // Stops pending operations and releases the memory; no reader may be waiting any longer.
   void Release();
 
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override;
@@ -85,16 +84,16 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   absl::Status StartReceiving(const proto::Part& part, absl::Time deadline);
   absl::StatusOr<std::string> AwaitManifest(absl::Time deadline);
   absl::Status Prepare(const std::string& manifest, const proto::Part& part);
-  // Memory for pieces of these lengths.
+  // Takes memory for pieces of these lengths.
   absl::StatusOr<std::vector<transport::Slice>> TakeMemory(absl::Span<const int64_t> lengths);
   void LandMore();
   void OnReceived(size_t piece, const absl::Status& status, int64_t bytes);
-  // Verifies a piece that has arrived, unless somebody else is at it: the verifier's thread, or who waits for it, which
-  // has nothing better to do.
+  // Verifies a piece that has arrived, unless another thread already does: either the verifier's thread or a waiting
+  // reader, which is idle anyway.
   void Verify(size_t piece);
   absl::Status VerifyBytes(const Piece& piece, const transport::Slice& slice) const;
   void Suspect();
-  // The first call ends the pull: nobody who waits gets a layer that has not arrived yet.
+  // Only the first call has an effect. It ends the pull: readers get no layer that has not arrived yet.
   void Fail(absl::Status why, bool tell_node);
   void Stop(bool tell_node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TellAnswered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -106,23 +105,23 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   uint64_t id_ = 0;
   uint64_t first_payload_ = 0;
 
-  // Set by Begin, before the pull is anybody else's.
+  // Set by Begin, before the pull is shared.
   Manifest manifest_;
   Tier tier_ = Tier::kNone;
   bool on_device_ = false;
   std::vector<Piece> pieces_;
-  std::vector<size_t> first_piece_;  // of each layer, and the number of pieces
+  std::vector<size_t> first_piece_;  // per layer, and finally the number of pieces
 
   mutable Mutex mutex_;
   CondVar changed_;
-  std::shared_ptr<NodeConnection> use_ ABSL_GUARDED_BY(mutex_);  // until it is stopped
-  std::shared_ptr<Signal> signal_ ABSL_GUARDED_BY(mutex_);       // until it is answered
+  std::shared_ptr<NodeConnection> use_ ABSL_GUARDED_BY(mutex_);  // until stopped
+  std::shared_ptr<Signal> signal_ ABSL_GUARDED_BY(mutex_);       // until answered
   std::string manifest_bytes_ ABSL_GUARDED_BY(mutex_);
-  bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the manifest is whole
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the manifest is complete
   std::vector<transport::Slice> slices_ ABSL_GUARDED_BY(mutex_);
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
-  std::vector<bool> awaited_ ABSL_GUARDED_BY(mutex_);  // pieces of which somebody wants to hear
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // piece to receive next
+  std::vector<bool> awaited_ ABSL_GUARDED_BY(mutex_);  // pieces with a waiting reader
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // next piece to receive
   size_t good_ ABSL_GUARDED_BY(mutex_) = 0;
   int receiving_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);
@@ -130,7 +129,7 @@ class Pull : public AnswerSink, public std::enable_shared_from_this<Pull> {
   bool holds_slot_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Leases over pulls. `tokens`: of the part.
+// Leases over pulls. `tokens`: number of tokens in the part.
 std::unique_ptr<Lease> LeaseOver(std::shared_ptr<Pull> pull);
 std::unique_ptr<PartLease> PartOver(std::shared_ptr<Pull> pull, int64_t tokens);
 

@@ -1,5 +1,5 @@
-// Every wait of an attempt goes through AwaitSigns: a node that is slow is asked whether it is there, and has all the
-// time of the deadline; one that stands still is left after PushOrder::silence.
+// All waits of an attempt use AwaitSigns: a slow node is asked for a sign of life and may use the whole deadline; a
+// node that shows none is abandoned after PushOrder::silence.
 #include "store/client/data/push.h"
 
 #include <algorithm>
@@ -15,14 +15,14 @@
 namespace kvlink::store::client {
 namespace {
 
-// How long an answer to a repeated commit is waited for before the push is made anew.
+// How long to wait for the answer to a repeated commit before starting the push again.
 constexpr absl::Duration kRepeat = absl::Seconds(2);
 constexpr absl::Duration kLook = absl::Milliseconds(50);
-constexpr absl::Duration kQuestion = absl::Seconds(2);  // for a node to say that it is there
+constexpr absl::Duration kQuestion = absl::Seconds(2);  // for a node to show a sign of life
 
 absl::Status Cancelled() { return absl::CancelledError("the put was given up"); }
 
-// A push under way: its sends, and the answers that may come meanwhile.
+// A push in progress: its sends, and the answers that may arrive meanwhile.
 class Push : public AnswerSink {
  public:
   void OnAnswer(const absl::Status& status, const proto::Answer& answer) override {
@@ -49,7 +49,7 @@ class Push : public AnswerSink {
     MutexLock lock(&mutex_);
     --under_way_;
     if (status.ok()) heard_ = SteadyNow();
-    // A node that gave the push up says why in its answer, which may come a little later.
+    // A node that abandoned the push gives the reason in its answer, which may arrive a little later.
     if (!status.ok() && unsent_.ok()) unsent_ = status;
     changed_.SignalAll();
   }
@@ -61,7 +61,7 @@ class Push : public AnswerSink {
     MutexLock lock(&mutex_);
     return !failed_.ok() || !unsent_.ok();
   }
-  // Until nothing is sent any more, or something went wrong. DEADLINE_EXCEEDED.
+  // Waits until all sends have completed, or one has failed. DEADLINE_EXCEEDED.
   absl::Status WaitSent(absl::Time deadline) {
     MutexLock lock(&mutex_);
     while (under_way_ > 0 && failed_.ok() && unsent_.ok()) {
@@ -72,7 +72,7 @@ class Push : public AnswerSink {
     if (!failed_.ok()) return failed_;
     return unsent_;
   }
-  // When the node last gave a sign: an answer, or bytes that it took.
+  // When the node last showed a sign of life: an answer, or bytes it took.
   absl::Time heard() {
     MutexLock lock(&mutex_);
     return heard_;
@@ -86,25 +86,25 @@ class Push : public AnswerSink {
   AnswerQueue answers_;
   Mutex mutex_;
   CondVar changed_;
-  bool answered_ ABSL_GUARDED_BY(mutex_) = false;  // the commit
+  bool answered_ ABSL_GUARDED_BY(mutex_) = false;  // the commit was answered
   int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time heard_ ABSL_GUARDED_BY(mutex_) = SteadyNow();
   absl::Status failed_ ABSL_GUARDED_BY(mutex_), unsent_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Whether the node is there: a lookup of nothing much, which a node answers whatever its disks do.
+// Checks whether the node is alive, by a small lookup, which a node answers even if its disks hang.
 absl::Status AskForSign(NodeConnection* connection, const PushOrder& order, absl::Time deadline) {
   proto::Request request = connection->NewRequest(order.ns, deadline);
   request.mutable_lookup()->set_codec(static_cast<uint32_t>(order.manifest->codec));
   request.mutable_lookup()->set_identities(std::string(BytesOf(order.manifest->identity)));
   const auto answer = connection->Call(request, deadline);
-  // Any answer is a sign.
+  // Any answer is a sign of life.
   return absl::IsDeadlineExceeded(answer.status()) || absl::IsUnavailable(answer.status()) ? answer.status()
                                                                                            : absl::OkStatus();
 }
 
-// The result of `wait`, which is given a time limit, by `deadline`. UNAVAILABLE, with order->silent, where the node
-// gave no sign meanwhile; the connection is closed then.
+// Calls `wait` with time limits until it returns a result, or until `deadline`. UNAVAILABLE, with order->silent set, if
+// the node showed no sign of life; the connection is then closed.
 template <typename Wait>
 auto AwaitSigns(NodeConnection* connection, PushOrder* order, Push* push, absl::Time deadline, Wait wait)
     -> decltype(wait(deadline)) {
@@ -148,7 +148,7 @@ absl::StatusOr<PutResult> AwaitDone(NodeConnection* connection, PushOrder* order
   return PutResultOf(answer.push_done().written(), ToEtag(answer.push_done().etag()), order->manifest->etag);
 }
 
-// A push that failed meanwhile does not wait for room any longer.
+// Stops waiting for room if the push fails meanwhile.
 absl::StatusOr<transport::Slice> TakeRoom(Arena* sending, int64_t length, Push* push, absl::Time deadline) {
   while (true) {
     auto room = sending->TakeOne(length, std::min(deadline, SteadyNow() + kLook));
@@ -177,7 +177,7 @@ absl::Status SendSlabs(NodeConnection* connection, PushOrder* order, uint64_t fi
   return AwaitSigns(connection, order, push.get(), deadline, [&](absl::Time until) { return push->WaitSent(until); });
 }
 
-// The node found something wrong. Where the slabs are as the manifest says, it happened on their way.
+// The node found wrong bytes. If our slabs match the manifest, they were damaged on the way.
 absl::Status CheckSlabs(const PushOrder& order, const absl::Status& refusal) {
   for (size_t layer = 0; layer < order.slabs.size(); ++layer) {
     if (order.slabs[layer].empty()) continue;
@@ -186,7 +186,7 @@ absl::Status CheckSlabs(const PushOrder& order, const absl::Status& refusal) {
   return absl::UnavailableError(absl::StrCat("slabs were damaged on their way: ", refusal.message()));
 }
 
-// From PushReady on. The manifest goes ahead of the slabs: the node then writes each as soon as it is there.
+// Everything after PushReady. The manifest is sent ahead of the slabs, so that the node can write each one on arrival.
 absl::StatusOr<PutResult> Deliver(NodeConnection* connection, PushOrder* order, uint64_t id, uint64_t first_payload,
                                   const std::shared_ptr<Push>& push, absl::Time deadline) {
   order->offered = true;
@@ -196,15 +196,15 @@ absl::StatusOr<PutResult> Deliver(NodeConnection* connection, PushOrder* order, 
   if (!sent.ok()) {
     for (size_t layer = 0; layer < order->slabs.size(); ++layer)
       connection->carrier()->CancelSend(first_payload + layer);
-    // Unless the node has taken its receives back, or has answered already, no answer can be counted on.
+    // Unless the node has withdrawn its receives or answered already, an answer is not certain to come.
     if (order->silent || (!absl::IsCancelled(sent) && !push->answered())) return sent;
     deadline = std::min(deadline, SteadyNow() + kRepeat);
   }
   auto done = AwaitDone(connection, order, push.get(), deadline);
   if (!sent.ok() && absl::IsDeadlineExceeded(done.status())) return absl::UnavailableError(sent.message());
-  // Only a lost answer leaves open what became of it.
+  // Only a lost answer leaves the outcome unknown.
   if (!absl::IsUnavailable(done.status()) && !absl::IsDeadlineExceeded(done.status())) order->committed = 0;
-  // The node has dropped the push and says to begin again.
+  // The node has dropped the push and asks to begin again.
   if (absl::IsFailedPrecondition(done.status())) return absl::UnavailableError(done.status().message());
   if (absl::IsInvalidArgument(done.status())) return CheckSlabs(*order, done.status());
   return done;
@@ -229,7 +229,7 @@ absl::StatusOr<PutResult> Attempt(NodeConnection* connection, PushOrder* order, 
     result = absl::UnavailableError("the node answered a push with something else");
   } else if (!answer->push_ready().etag().empty()) {
     const Etag etag = ToEtag(answer->push_ready().etag());
-    // Ours of the attempt before, as far as anybody can tell.
+    // Presumably stored by our previous attempt.
     result = PutResultOf(order->offered && etag == order->manifest->etag, etag, order->manifest->etag);
   } else {
     result = Deliver(connection, order, id, answer->push_ready().first_payload(), push, deadline);
@@ -288,7 +288,7 @@ absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connec
     auto done = AwaitDone(connection.get(), order, push.get(), limit);
     connection->Forget(order->committed);
     if (done.ok() || absl::IsUnavailable(done.status())) return done;
-    // The node does not know of it: it was not carried out, or long ago.
+    // The node does not know the commit: it was not carried out, or long ago.
   }
   KVLINK_RETURN_IF_ERROR(TakeSlot(connection.get(), *order, deadline));
   auto result = Attempt(connection.get(), order, deadline);

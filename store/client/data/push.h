@@ -1,6 +1,6 @@
-// One encoding on its way to the node.
+// Sends one encoding to the node.
 //
-// Thread-safety: pure functions over thread-safe parts; a call waits.
+// Thread-safety: functions on thread-safe parts; a call blocks.
 #ifndef KVLINK_STORE_CLIENT_DATA_PUSH_H_
 #define KVLINK_STORE_CLIENT_DATA_PUSH_H_
 
@@ -21,13 +21,13 @@
 
 namespace kvlink::store::client {
 
-// Ends a push that is under way on another thread. Thread-safety: all methods.
+// Ends a push in progress on another thread. Thread-safety: all methods.
 class PushEnd {
  public:
-  // The push, and each that begins, ends with CANCELLED soon.
+  // Makes the push, and any begun later, end soon with CANCELLED.
   void Cancel();
   bool cancelled() const;
-  // Who is to hear of it: as a connection that closed.
+  // Registers the push to be told by Cancel, as if its connection had closed.
   void Attach(const std::shared_ptr<AnswerSink>& push);
 
  private:
@@ -40,21 +40,20 @@ struct PushOrder {
   std::string ns;
   const Manifest* manifest;
   absl::Span<const absl::Span<const std::byte>> slabs;
-  // The slice to send a slab from without a copy, if it lies in registered memory.
+  // Returns the slice to send a slab from without a copy, if it lies in registered memory.
   std::function<std::optional<transport::Slice>(absl::Span<const std::byte>)> registered;
   Arena* sending;
-  // The attempt ends when the node has given no sign of itself for so long.
+  // The attempt ends when the node has shown no sign of life for this long.
   absl::Duration silence = absl::InfiniteDuration();
   PushEnd* end = nullptr;  // may be null
-  // Kept up to date. A commit of an earlier attempt all of whose slabs were sent, and whose answer did not come; 0:
-  // none.
+  // Updated by each attempt. Id of a commit by an earlier attempt that had sent all slabs and got no answer; 0: none.
   uint64_t committed = 0;
-  bool offered = false;  // some attempt has sent its commit: what is stored may be ours
-  bool silent = false;   // the last attempt ended for `silence`
+  bool offered = false;  // some attempt has sent its commit, so what is stored may be ours
+  bool silent = false;   // the last attempt ended because of `silence`
 };
 
-// One attempt. When it has failed, nothing of the caller's slabs is read any more. Errors as Store::Put, and CANCELLED
-// by PushOrder::end; what UNAVAILABLE or CANCELLED ended may have been carried out.
+// Makes one attempt. After it fails, the caller's slabs are no longer read. Errors as Store::Put, and CANCELLED by
+// PushOrder::end. A push that ended with UNAVAILABLE or CANCELLED may have been carried out.
 absl::StatusOr<PutResult> PushOnce(const std::shared_ptr<NodeConnection>& connection, PushOrder* order,
                                    absl::Time deadline);
 

@@ -45,7 +45,7 @@ void Region::Ended(bool good) {
   failures_ = good ? 0 : failures_ + 1;
   if (failures_ < kMaxFailures) return;
   rests_until_ = SteadyNow() + rest_;
-  --failures_;  // then one will do
+  --failures_;  // after the rest, one more failure suffices
 }
 
 }  // namespace kvlink::store::client

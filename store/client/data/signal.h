@@ -1,6 +1,7 @@
-// Wakes whoever waits for a pending request, and tells its Arrivals, when there is something to do for it.
+// Wakes the thread waiting for a pending request, and notifies the request's Arrivals, when the request needs
+// attention.
 //
-// Thread-safety: all methods; called by carriers' threads, under their callers' locks: it takes none but its own.
+// Thread-safety: all methods. Called on carriers' threads under their callers' locks, so it takes no locks but its own.
 #ifndef KVLINK_STORE_CLIENT_DATA_SIGNAL_H_
 #define KVLINK_STORE_CLIENT_DATA_SIGNAL_H_
 
@@ -21,26 +22,26 @@ class Signal {
     MutexLock lock(&mutex_);
     ++awaited_;
   }
-  // It has come, or never will. Arrivals hear of the last.
+  // An answer has come, or never will. The last one notifies the Arrivals.
   void Answered() {
     MutexLock lock(&mutex_);
     raised_ = true;
     changed_.SignalAll();
     if (--awaited_ == 0) Tell();
   }
-  // There is something to do.
+  // There is work to do.
   void Raise() {
     MutexLock lock(&mutex_);
     raised_ = true;
     changed_.SignalAll();
     Tell();
   }
-  // Arrivals hear no more of it.
+  // Stops notifying the Arrivals.
   void Mute() {
     MutexLock lock(&mutex_);
     notify_.arrivals = nullptr;
   }
-  // Until it was raised, or answered, since the last call that returned true. False: not by `deadline`.
+  // Waits until the signal was raised or answered since the last call that returned true. Returns false at `deadline`.
   bool Wait(absl::Time deadline) {
     MutexLock lock(&mutex_);
     while (!raised_) {

@@ -20,7 +20,7 @@ void TransportMemory::Grown() {
   if (!watched_.exchange(true)) trim_.Set(SteadyNow() + idle_ / 2);
 }
 
-// What is there is looked at now and then: it may be in use for hours, and taking and giving ranges tells nobody.
+// Checks periodically: memory may be in use for hours, and taking and returning ranges does not notify the timer.
 absl::Time TransportMemory::Trim() {
   watched_ = false;
   const absl::Time now = SteadyNow();

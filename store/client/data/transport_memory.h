@@ -1,4 +1,4 @@
-// A transport and the memory that is registered with it, which all nodes reached over it share.
+// A transport and the memory registered with it, shared by all nodes reached over it.
 //
 // Thread-safety: all methods. Ownership: shared by the resources and by each node's data path; slices may outlive it.
 #ifndef KVLINK_STORE_CLIENT_DATA_TRANSPORT_MEMORY_H_
@@ -23,18 +23,18 @@ namespace kvlink::store::client {
 
 class TransportMemory {
  public:
-  // `timer` outlives it.
+  // `timer` must outlive it.
   TransportMemory(std::shared_ptr<transport::Transport> transport, const ResourceOptions& options, Timer* timer);
   const std::shared_ptr<transport::Transport>& transport() const { return transport_; }
   Arena& receive_memory() { return *receive_memory_; }
   Arena& sending() { return *sending_; }
   absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> AllocateSlabs(int64_t bytes);
-  // The memory of AllocateSlabs that `slab` lies in, if it does.
+  // Returns the slice for `slab` if it lies in memory from AllocateSlabs.
   std::optional<transport::Slice> Registered(absl::Span<const std::byte> slab);
 
  private:
   void Grown();
-  // The timer's: gives back what nobody has used for a while. When to do so again.
+  // Called by the timer: releases memory unused for a while. Returns when to do so again.
   absl::Time Trim();
 
   const std::shared_ptr<transport::Transport> transport_;

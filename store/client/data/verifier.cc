@@ -13,8 +13,8 @@
 namespace kvlink::store::client {
 
 void Verifier::Submit(std::function<void()> work) {
-  // Bounded by the receive memory, so that no queue of its own need refuse it. What it did not take, whoever waits for
-  // the piece verifies itself.
+  // Bounded by the receive memory, so the queue's own limit can be bypassed. Pieces dropped here are verified by their
+  // waiters.
   worker_
       .AddAdmitted({[work = std::move(work)](const absl::Status& turn) {
         if (turn.ok()) work();
@@ -43,7 +43,7 @@ absl::Status VerifyPiece(const Manifest& manifest, const Piece& piece, PieceChec
   const int64_t end = std::min(piece.offset + piece.length, shape.used_bytes());
   const int64_t units = shape.units_per_head();
   std::vector<int64_t> offsets, lengths;
-  int64_t unit = piece.offset / shape.head_bytes() * units;  // of the layer
+  int64_t unit = piece.offset / shape.head_bytes() * units;  // within the layer
   const int64_t first = unit;
   for (; unit < shape.kv_heads * units && shape.unit_offset(unit / units, unit % units) < end; ++unit) {
     offsets.push_back(shape.unit_offset(unit / units, unit % units) - piece.offset);

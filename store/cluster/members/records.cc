@@ -63,7 +63,7 @@ class Fields {
 
   // Of a part of a record.
   Fields(absl::string_view what, json object) : what_(what), record_(std::move(object)) {
-    if (!record_.is_object()) Fail("it holds what is no JSON object");
+    if (!record_.is_object()) Fail("an element is no JSON object");
   }
 
   // The objects of an array, each taken by `take`.
@@ -281,7 +281,7 @@ std::string SerializeHot(const HotRecord& record) {
   for (;;) {
     std::string bytes = Dump({{"format", kRecordFormat}, {"read", read}, {"held", held}});
     if (bytes.size() <= kMaxRecordBytes) return bytes;
-    // Namespaces of long names.
+    // The names of namespaces are long.
     json& longer = held.size() > read.size() ? held : read;
     longer.erase(longer.size() - 1);
   }

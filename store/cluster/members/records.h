@@ -71,7 +71,7 @@ std::string SerializeMember(const MemberRecord& record);
 std::string SerializeAlive(const AliveRecord& record);
 std::string SerializeProgress(const ProgressRecord& record);
 std::string SerializeEpoch(const EpochRecord& record);
-// As much of it as may be written, the first of each list.
+// Leaves out the last of each list where a record may not hold all of them.
 std::string SerializeHot(const HotRecord& record);
 
 // INVALID_ARGUMENT: not such a record, or a field that is missing, of another kind, or out of its range, named.

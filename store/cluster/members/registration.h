@@ -53,7 +53,7 @@ class Registration {
   // How far the node is, for the others to see: only the latest is written, at once where it is complete, else once a
   // second.
   void Publish(const ProgressRecord& progress);
-  // What is hot on the node: likewise, once a second.
+  // What is hot on the node: only the latest is written, once a second.
   void Publish(const HotRecord& hot);
   // CompleteDrain of administration.h, after which ended() is OK.
   absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
@@ -68,14 +68,14 @@ class Registration {
     kRenew,   // as the member that it is
     kReturn,  // as the member that it was before etcd was set back
   };
-  // A record beside that of who is alive, under the same lease, as it is to be.
+  // A record to be written under the lease.
   struct Draft {
     std::string bytes;
     bool at_once = false;
   };
   struct Written {
     std::string bytes;
-    absl::Time again = absl::InfinitePast();  // when another may be written that is not to be at once
+    absl::Time again = absl::InfinitePast();  // when the next one that is not at_once may be written
   };
   // A lease that is kept, and the client that it lives in.
   struct Lease {

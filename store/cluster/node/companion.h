@@ -37,7 +37,8 @@ struct CompanionContext {
   // How far the node is with holding what it owns. By it, and not before it is complete, a joining node becomes active,
   // and a draining one leaves once the others are complete. Any thread; from Start to Stop.
   std::function<void(const ProgressRecord&)> publish;
-  // Which copies of hot encodings are here beyond what the node owns, for clients to read them. As `publish`.
+  // Which further copies the node holds (store/cluster/hot.h), whenever that changes. Clients may read them from then
+  // on. Any thread; from Start to Stop.
   std::function<void(const std::vector<HotName>&)> hold;
   EventSink events;
 };

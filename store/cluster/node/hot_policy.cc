@@ -53,18 +53,18 @@ void HotPolicy::Decide(const HotName& name, const View& view, absl::Time now, St
     state->settled = now + options_.settle;
   }
   if (enough >= state->copies) {
-    state->cools = absl::InfiniteFuture();
-  } else if (state->cools == absl::InfiniteFuture()) {
-    state->cools = now + options_.cool;
-  } else if (now >= state->cools) {
+    state->cooled = absl::InfiniteFuture();
+  } else if (state->cooled == absl::InfiniteFuture()) {
+    state->cooled = now + options_.cool;
+  } else if (now >= state->cooled) {
     state->copies = enough;
-    state->cools = absl::InfiniteFuture();
+    state->cooled = absl::InfiniteFuture();
   }
 }
 
 std::vector<HotRead> HotPolicy::Look(const node::ReadRates::Snapshot& rates, const View& view, absl::Time now) {
   std::vector<HotRead> hot;
-  // Where every member is an owner there is nobody to copy it.
+  // If every member owns every slot, there are no further members.
   const bool others = view.placement.members().size() > static_cast<size_t>(view.placement.current().width());
   if (options_.bytes_per_second == 0 || !others) {
     states_.clear();
@@ -78,11 +78,11 @@ std::vector<HotRead> HotPolicy::Look(const node::ReadRates::Snapshot& rates, con
       at = states_.erase(at);
       continue;
     }
-    const auto told = static_cast<double>(state.told_reads);
-    if (state.reads_per_second > 2 * told || state.reads_per_second < told / 2) {
-      state.told_reads = static_cast<uint64_t>(std::ceil(state.reads_per_second));
+    const auto published = static_cast<double>(state.published_reads);
+    if (state.reads_per_second > 2 * published || state.reads_per_second < published / 2) {
+      state.published_reads = static_cast<uint64_t>(std::ceil(state.reads_per_second));
     }
-    hot.push_back({name, state.copies, state.told_reads});
+    hot.push_back({name, state.copies, state.published_reads});
     ++at;
   }
   return hot;

@@ -1,4 +1,4 @@
-// What changes a member's own state, and tells what is hot here: a thread compares, a few times a second, what has been
+// What changes a member's own state, and publishes what is hot: a thread compares, a few times a second, what has been
 // published with what the view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided
 // at, so that a member that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
 #include "store/cluster/node/member_node.h"
@@ -269,7 +269,7 @@ void MemberNode::Hold(const std::vector<HotName>& held) {
   wake_.SignalAll();
 }
 
-void MemberNode::TellHot() {
+void MemberNode::PublishHot() {
   const absl::Time now = SteadyNow();
   HotRecord hot;
   hot.read = hot_policy_->Look(node_->read_rates().Now(now), *membership_->view(), now);
@@ -277,9 +277,9 @@ void MemberNode::TellHot() {
     MutexLock lock(&mutex_);
     hot.held = held_;
   }
-  if (hot == told_hot_) return;
+  if (hot == published_hot_) return;
   registration_->Publish(hot);
-  told_hot_ = std::move(hot);
+  published_hot_ = std::move(hot);
 }
 
 void MemberNode::Log(Severity severity, absl::string_view event, absl::string_view what) {
@@ -340,7 +340,7 @@ void MemberNode::Run() {
       if (stop_) return;
     }
     if (ended().has_value()) return;
-    TellHot();
+    PublishHot();
     // What fails is tried with the next look; an epoch that has passed is no failure.
     const absl::Status step = Step();
     const bool passed = absl::IsFailedPrecondition(step) || absl::IsAborted(step) || absl::IsNotFound(step);

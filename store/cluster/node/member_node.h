@@ -82,8 +82,8 @@ class MemberNode {
   void CheckWeight(uint32_t capacity);
   void Publish(const ProgressRecord& progress);
   void Hold(const std::vector<HotName>& held);
-  // What is hot here, where it is something else than before.
-  void TellHot();
+  // Publishes what is hot on the node, if that has changed.
+  void PublishHot();
   void Log(Severity severity, absl::string_view event, absl::string_view what);
   EventSink events();
   absl::Status Step();
@@ -99,7 +99,7 @@ class MemberNode {
   std::vector<std::unique_ptr<Companion>> companions_;
   std::set<NodeId> awaited_;               // of the thread: as it was logged last
   std::unique_ptr<HotPolicy> hot_policy_;  // of the thread
-  HotRecord told_hot_;                     // of the thread
+  HotRecord published_hot_;                // of the thread
 
   mutable Mutex mutex_;
   CondVar wake_;

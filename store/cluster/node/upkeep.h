@@ -18,7 +18,7 @@ namespace kvlink::store::cluster {
 struct UpkeepOptions {
   // Towards the other members; `address` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
-  // How much and how often; what it is told, and whom it tells, is set here.
+  // Amounts and times of repair. Node, peers and callbacks are set here.
   RepairOptions repair;
   // Opens the drop log of the cluster's database, ready for use. Not called where the cluster names no database.
   std::function<absl::StatusOr<std::unique_ptr<database::DropLog>>(const ClusterSettings& settings,

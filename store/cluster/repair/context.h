@@ -48,28 +48,28 @@ class Stopping {
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Further copies of what is hot, which stay although the node does not own their slots.
+// The further copies that this node keeps although it does not own their slots.
 class KeptCopies {
  public:
   void Set(std::set<engine::EncodingKey> kept) {
     MutexLock lock(&mutex_);
-    some_left_ |= !std::includes(kept.begin(), kept.end(), kept_.begin(), kept_.end());
+    released_ |= !std::includes(kept.begin(), kept.end(), kept_.begin(), kept_.end());
     kept_ = std::move(kept);
   }
   bool Has(const engine::EncodingKey& key) const {
     MutexLock lock(&mutex_);
     return kept_.contains(key);
   }
-  // Whether some are not kept any more that were at the last call.
-  bool TakeLeft() {
+  // Whether any was dropped from the set since the last call.
+  bool TakeReleased() {
     MutexLock lock(&mutex_);
-    return std::exchange(some_left_, false);
+    return std::exchange(released_, false);
   }
 
  private:
   mutable Mutex mutex_;
   std::set<engine::EncodingKey> kept_ ABSL_GUARDED_BY(mutex_);
-  bool some_left_ ABSL_GUARDED_BY(mutex_) = false;
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 struct RepairContext {
@@ -83,7 +83,7 @@ struct RepairContext {
         rate(this->options.bytes_per_second, absl::Milliseconds(100)),
         ledger(this->options.progress) {}
 
-  // OK: copies of what a peer lists that had carried out the drops up to there may be asked for. UNAVAILABLE: later.
+  // UNAVAILABLE: the peer, which has carried out the drops up to there, must carry out more before it is copied from.
   absl::Status CheckDrops(const DropPosition& peer) const {
     if (drops == nullptr || drops->Knows(peer)) return absl::OkStatus();
     return absl::UnavailableError("the peer has not carried out the drops that this node has forgotten");

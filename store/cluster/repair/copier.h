@@ -23,10 +23,10 @@ struct CopySource {
   DropPosition dropped;
 };
 
-// What peers list under one name, of whatever etags: the greatest, and who has that.
+// The encoding with the greatest etag that peers list under one name, and which of them list it.
 struct Offered {
   SlotEntry entry;
-  std::vector<CopySource> sources;  // none: nobody lists it
+  std::vector<CopySource> sources;  // empty: no peer lists it
 
   void Add(SlotEntry listed, CopySource source) {
     if (!sources.empty() && listed.etag.bytes < entry.etag.bytes) return;
@@ -38,8 +38,8 @@ struct Offered {
   }
 };
 
-// Whatever is as hot as this was used again since it came, and not only by a repair: something else may be evicted for
-// a copy of it.
+// From this heat on, an encoding has been used again since it came, and not only by a repair: copying it may evict
+// something else.
 inline constexpr int kHeatToEvict = 2;
 
 struct Copy {

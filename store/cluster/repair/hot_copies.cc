@@ -1,6 +1,6 @@
-// Nobody's clients ask for a copy before it is told of, and it is told of only while it is what the owners have. So
-// whatever goes wrong here costs a copy less. Nothing is removed here: what is not kept any more is as every encoding
-// of a slot that the node does not own (unowned.h).
+// Clients ask this node only for copies that it reports, and it reports only those that match the owners'. So a failure
+// here costs one copy, and nothing else. Nothing is removed here either: a copy that is no longer kept is an encoding
+// of a slot that the node does not own, like any other (unowned.h).
 #include "store/cluster/repair/hot_copies.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kStopLook = absl::Milliseconds(50);
-constexpr int64_t kMemoryPart = 8;  // of the memory tier, for all further copies
+constexpr int64_t kMemoryPart = 8;  // one part in so many of the memory tier is for further copies
 
 engine::EncodingKey KeyOf(const HotName& name) { return {name.ns, name.identity, name.codec}; }
 
@@ -87,10 +87,10 @@ void HotCopies::Compare(const View& view, Entry* entry) {
   const bool all = AtOwners(view, name, &offered);
   const auto here = context_->engine->Find(KeyOf(name));
   if (offered.sources.empty()) {
-    // Where some owner could not be asked, it is that one's.
+    // An owner that could not be asked may still have it.
     kept.held = kept.held && here.has_value() && !all;
   } else if (here.has_value() && here->location.etag.bytes >= offered.entry.etag.bytes) {
-    // A greater etag is the owners' as well, once they have compared.
+    // If the etag is greater, the owners' repair fetches it from here; until then it is not what they have.
     kept.held = here->location.etag == offered.entry.etag;
     kept.bytes = here->location.bytes;
   } else {

@@ -20,27 +20,27 @@ class HotCopies {
  public:
   explicit HotCopies(RepairContext* context);
 
-  // Follows the views until the repairer is to end.
+  // Follows the views until the repairer stops.
   void Run();
 
  private:
   struct Kept {
-    absl::Time until;                           // wanted by somebody, or not for long
-    absl::Time compare = absl::InfinitePast();  // with the owners, again
-    int64_t bytes = 0;                          // of what is held
-    bool held = false;                          // what the owners have is here
+    absl::Time until;                           // unless it is wanted again
+    absl::Time compare = absl::InfinitePast();  // when to compare it with the owners' next
+    bool held = false;                          // this node has what the owners have
+    int64_t bytes = 0;                          // while held
   };
   using Entry = std::map<HotName, Kept>::value_type;
 
-  // What somebody wants more copies of, and this node comes next for.
+  // The encodings of which this node is to hold further copies.
   std::set<HotName> WantedHere(const View& view) const;
   void Look(const View& view);
-  // What the owners have of it; false: some could not be asked.
+  // Asks all owners. False: some could not be asked.
   bool AtOwners(const View& view, const HotName& name, Offered* offered);
   void Compare(const View& view, Entry* entry);
   void CopyHere(Offered offered, Entry* entry);
   bool HasRoomFor(const SlotEntry& entry) const;
-  // Tells which are held, where they are others than before.
+  // Reports which copies are held, if that has changed.
   void Tell();
 
   RepairContext* const context_;

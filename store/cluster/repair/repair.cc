@@ -1,6 +1,6 @@
 // The repairer's thread: when a pass runs, over which slots, and what follows it. The parts do the work: plan.h says
 // what a view asks of this node, pass.h compares and lists, copier.h copies, unowned.h removes, hot_copies.h
-// goes on beside it.
+// makes further copies on a thread of its own.
 #include "store/cluster/repair/repair.h"
 
 #include <algorithm>
@@ -126,7 +126,7 @@ void Repairer::Impl::Run() {
       RunPass(pending_only);
       continue;
     }
-    if (context_.kept.TakeLeft()) unowned_.LookAgain();
+    if (context_.kept.TakeReleased()) unowned_.LookAgain();
     // Not while slots of its own may still come from where it would be removed.
     const bool complete = !fresh_ && context_.ledger.progress().complete();
     if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);

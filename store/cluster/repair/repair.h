@@ -21,10 +21,10 @@
 // What is removed: encodings of slots that the node has not owned for `keep_unowned`, under the current placement or
 // the next, each once every present owner lists it with the same or a greater etag; never otherwise. Pinned ones stay.
 //
-// Further copies (store/cluster/hot.h): of an encoding that a node says is hot, and of whose slot this node comes next
-// behind the owners, a copy is made and compared with theirs, again and again, beside the passes and within their rate.
-// It is not removed while it is hot, nor for `keep_hot` afterwards. All of them take no more than an eighth of the
-// memory tier; where a put would evict, the rule above holds.
+// Further copies (store/cluster/hot.h): if an encoding is hot and this node is one of the further members that are to
+// hold it, a thread of its own copies it from the owners, within the rate, and compares it with theirs from time to
+// time. The copy is kept while somebody wants it, and for `keep_hot` afterwards. All further copies together take at
+// most an eighth of the memory tier. A put that would evict follows the rule above.
 //
 // Order: slots that the node gains (it is no current owner) before those it has. A peer that is down, frozen or wrong
 // delays the slots that only it can give; they are tried again with growing pauses of up to a minute, while others go
@@ -77,7 +77,7 @@ struct RepairStatistics {
   int64_t left_as_dropped = 0;           // not copied: the identity was dropped
   int64_t peer_errors = 0;
   int64_t removed = 0, removed_bytes = 0;  // not owned here any more
-  int64_t hot_held = 0;                    // further copies, now
+  int64_t hot_held = 0;                    // further copies held now
 };
 
 struct RepairOptions {
@@ -90,11 +90,11 @@ struct RepairOptions {
   absl::Duration retry = absl::Seconds(1);  // the first pause; and the least between two passes
   absl::Duration keep_unowned = absl::Minutes(10);
   absl::Duration copy_timeout = absl::Minutes(1);  // of one encoding
-  // Of what is hot: how often it is looked at, and each copy compared with the owners'.
+  // How often this node looks for hot encodings, and compares each further copy with the owners'.
   absl::Duration hot_look = absl::Seconds(1), hot_compare = absl::Seconds(10);
-  absl::Duration keep_hot = absl::Minutes(1);  // when nobody wants it any more
-  // Told which further copies are here, whenever they are others, for clients to know; on a thread of the repairer,
-  // which waits meanwhile. Empty: none are made.
+  absl::Duration keep_hot = absl::Minutes(1);  // a further copy that nobody wants any more
+  // Told which further copies this node holds, whenever that changes; they are what the owners have. On a thread of the
+  // repairer, which waits meanwhile. Empty: this node makes none.
   std::function<void(const std::vector<HotName>&)> hold;
   // Told when a pass begins under another epoch, some times a second while it goes on, and at once when all is
   // complete. On repair's thread, which waits meanwhile. Empty: nobody. A member that joins becomes active when the

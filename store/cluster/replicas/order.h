@@ -31,7 +31,7 @@ using Owners = absl::InlinedVector<uint16_t, 4>;  // indices into members()
 // The owners under the current or the next placement, each once, those under both first.
 Owners OwnersOf(const Placement& placement, const Identity& identity);
 
-// OwnersOf, and behind them those that hold copies of it beyond: where it may be.
+// OwnersOf, followed by the members that hold further copies (View::FurtherHolders).
 Owners HoldersOf(const View& view, const Identity& identity);
 
 // HoldersOf, the best to ask first: those that do not rest, that are alive, that own it now and next or hold a further

@@ -1,4 +1,4 @@
-// Free runs twice, by address and by length, so that neighbours merge and the best fit is found in O(log n).
+// Keeps the free runs twice, by address and by length, so that neighbours merge and the best fit is found in O(log n).
 #include "store/engine/disk/allocator.h"
 
 #include <algorithm>

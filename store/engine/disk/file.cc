@@ -20,7 +20,7 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:  // this process's limit
+    case EFBIG:  // this process's file size limit
       return absl::ResourceExhaustedError(message);
     case EMFILE:
       return absl::UnavailableError(absl::StrCat(message, "; raise the limit of open files (ulimit -n)"));
@@ -28,15 +28,15 @@ absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view 
     case ENOMEM:
     case ENOBUFS:
     case EAGAIN:
-    case ENOLINK:  // of the path to the device, not of what it holds
-    case EBADE:    // reserved by another
+    case ENOLINK:  // of the path to the device, not of its contents
+    case EBADE:    // reserved by another host
       return absl::UnavailableError(message);
     case EACCES:
     case EPERM:
     case EROFS:
       return absl::FailedPreconditionError(message);
     case EIO:
-    // The kernel's translations of errors that a disk reports.
+    // The kernel's translations of errors reported by a disk.
     case ENODATA:
     case EREMOTEIO:
     case EILSEQ:
@@ -118,7 +118,7 @@ absl::StatusOr<std::unique_ptr<File>> FileSystem::Open(const std::string& path, 
   bool direct = options.direct;
   int fd = open(path.c_str(), flags | (direct ? O_DIRECT : 0), 0600);
   if (fd < 0 && errno == EINVAL && direct) {
-    // The file may have been made before O_DIRECT was refused.
+    // The file may have been created before O_DIRECT was refused.
     direct = false;
     if (options.create) unlink(path.c_str());
     fd = open(path.c_str(), flags, 0600);

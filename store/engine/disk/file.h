@@ -1,8 +1,8 @@
-// Files and directories of the store, each change told to the IoObserver.
-// Thread-safety: a File may be read and written from many threads; FileSystem is stateless.
-// Errors: NOT_FOUND (no such file), RESOURCE_EXHAUSTED (no space left, quota), FAILED_PRECONDITION (no permission, or a
-// read-only file system), UNAVAILABLE (no descriptors or memory: nothing is wrong with the file), DATA_LOSS (the device
-// failed, or the file ends early); all name the action and the path.
+// The store's files and directories. Reports every change to the IoObserver.
+// Thread-safety: a File may be read and written from many threads; FileSystem is stateless. Errors: NOT_FOUND (no such
+// file), RESOURCE_EXHAUSTED (no space left, quota), FAILED_PRECONDITION (no permission, or a read-only file system),
+// UNAVAILABLE (out of descriptors or memory; the file itself is fine), DATA_LOSS (the device failed, or the file is too
+// short). All messages name the action and the path.
 #ifndef KVLINK_STORE_ENGINE_DISK_FILE_H_
 #define KVLINK_STORE_ENGINE_DISK_FILE_H_
 
@@ -20,27 +20,27 @@
 
 namespace kvlink::engine {
 
-// Status for errno `error` of `action` ("write", "open") on `path`.
+// The status for errno `error` from `action` ("write", "open") on `path`.
 absl::Status ErrnoStatus(int error, absl::string_view action, absl::string_view path);
 
 class File {
  public:
   int fd() const { return descriptor_.get(); }
   const std::string& path() const { return path_; }
-  // Whether it was opened with O_DIRECT: offsets, lengths and addresses are then multiples of 4096.
+  // Whether it is open with O_DIRECT, so that offsets, lengths and addresses must be multiples of 4096.
   bool direct() const { return direct_; }
   IoObserver* observer() const { return observer_; }
 
-  // Whole range or an error.
+  // Read and Write transfer the whole range or return an error.
   absl::Status Read(int64_t offset, absl::Span<std::byte> bytes) const;
   absl::Status Write(int64_t offset, absl::Span<const std::byte> bytes);
   // fdatasync.
   absl::Status Sync();
   absl::StatusOr<int64_t> Size() const;
-  // DATA_LOSS: `action` ("read", "write") found nothing at `offset`, since the file ends before it.
+  // Returns DATA_LOSS: `action` ("read", "write") reached the end of the file at `offset`.
   absl::Status EndsBefore(absl::string_view action, int64_t offset) const;
   absl::Status Resize(int64_t size);
-  // Reserves space up to `size` where the file system can, and sets the size.
+  // Reserves space up to `size` if the file system can, and sets the size.
   absl::Status Allocate(int64_t size);
 
  private:
@@ -60,24 +60,24 @@ class FileSystem {
 
   struct OpenOptions {
     bool write = false;
-    bool create = false;  // a new file; ALREADY_EXISTS if there is one
-    bool direct = false;  // O_DIRECT; falls back to buffered where the file system refuses it
+    bool create = false;  // a new file; ALREADY_EXISTS if it exists
+    bool direct = false;  // O_DIRECT; falls back to buffered if the file system refuses it
   };
   absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path, const OpenOptions& options) const;
-  // OK if it is there already.
+  // OK if it already exists.
   absl::Status MakeDirectory(const std::string& path) const;
   absl::Status Rename(const std::string& from, const std::string& to) const;
-  // OK if there was none.
+  // OK if it does not exist.
   absl::Status Remove(const std::string& path) const;
   absl::Status SyncDirectory(const std::string& path) const;
   bool Exists(const std::string& path) const;
   // Names in a directory, sorted, without "." and "..".
   absl::StatusOr<std::vector<std::string>> List(const std::string& path) const;
-  // A small file as a whole. RESOURCE_EXHAUSTED beyond `limit`.
+  // Reads a whole small file. RESOURCE_EXHAUSTED if it exceeds `limit`.
   absl::StatusOr<std::string> ReadWhole(const std::string& path, int64_t limit) const;
-  // Replaces `directory`/`name` durably and atomically (write to name.tmp, flush, rename, flush the directory).
+  // Durably and atomically replaces `directory`/`name` (writes name.tmp, flushes, renames, flushes the directory).
   absl::Status WriteWhole(const std::string& directory, const std::string& name, absl::string_view bytes) const;
-  // Bytes an ordinary user may still allocate.
+  // Bytes an unprivileged user may still allocate.
   absl::StatusOr<int64_t> FreeSpace(const std::string& path) const;
 
  private:

@@ -1,5 +1,6 @@
-// Which request to the disk comes next. Somebody waits for a read; writes and the scrubber's reads are bulk: few of
-// them are in flight while reads are, so that a read waits behind little, and some always are, so that they end.
+// Decides which disk request comes next. A caller waits for each read; writes and the scrubber's reads are bulk. While
+// reads are active, few bulk requests are in flight, so that a read waits behind little; but some always are, so that
+// bulk work makes progress.
 //
 // Thread-safety: none; the owner locks.
 #ifndef KVLINK_STORE_ENGINE_DISK_IO_QUEUE_H_
@@ -13,9 +14,9 @@
 namespace kvlink::engine {
 
 struct IoLimits {
-  int all = 0;                // requests in flight
-  int bulk = 0;               // of these bulk, while there are no reads
-  int bulk_beside_reads = 0;  // and while there are: as many places are kept for it
+  int all = 0;                // max requests in flight
+  int bulk = 0;               // of these, max bulk requests while there are no reads
+  int bulk_beside_reads = 0;  // and while there are reads; this many places are reserved for bulk
 };
 
 template <typename Item>
@@ -23,7 +24,7 @@ class IoQueue {
  public:
   explicit IoQueue(const IoLimits& limits) : limits_(limits) {}
 
-  // `first`: before what waits of its kind.
+  // `first`: ahead of the waiting items of its kind.
   void Push(Item item, bool bulk, bool first = false) {
     std::deque<Item>& waiting = (bulk ? bulk_ : reads_).waiting;
     if (first) {
@@ -32,7 +33,8 @@ class IoQueue {
       waiting.push_back(std::move(item));
     }
   }
-  // The next item to start, which counts as in flight until Ended. Nothing: none waits, or the limits are reached.
+  // Returns the next item to start, which counts as in flight until Ended. nullopt: none waits, or the limits are
+  // reached.
   std::optional<Item> Next() {
     const bool reading = !reads_.waiting.empty() || reads_.in_flight > 0;
     const int kept = bulk_.waiting.empty() ? 0 : limits_.bulk_beside_reads - bulk_.in_flight;

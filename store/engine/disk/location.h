@@ -1,5 +1,5 @@
-// Where an encoding lies: its name, and its location record in the index (docs/formats.md "Location record", at most
-// 768 bytes, and some 50 of most). Thread-safety: plain values and pure functions.
+// An encoding's key and its location record in the index (docs/formats.md "Location record"; at most 768 bytes,
+// typically about 50). Thread-safety: plain values and pure functions.
 #ifndef KVLINK_STORE_ENGINE_DISK_LOCATION_H_
 #define KVLINK_STORE_ENGINE_DISK_LOCATION_H_
 
@@ -18,9 +18,9 @@ namespace kvlink::engine {
 inline constexpr int64_t kSegmentBlockBytes = 64 << 10;
 inline constexpr int kMaxRuns = 64;
 
-// Blocks for `bytes` bytes.
+// Number of blocks needed for `bytes` bytes.
 inline constexpr int64_t BlocksFor(int64_t bytes) { return (bytes + kSegmentBlockBytes - 1) / kSegmentBlockBytes; }
-// Bytes that a manifest of `bytes` bytes takes before the slabs of its encoding.
+// Bytes that a manifest of `bytes` bytes occupies ahead of its encoding's slabs.
 inline constexpr int64_t ManifestArea(int64_t bytes) {
   return (bytes + kSlabAlignment - 1) / kSlabAlignment * kSlabAlignment;
 }
@@ -37,7 +37,7 @@ struct EncodingKey {
   }
 };
 
-// The same, over bytes of another.
+// An EncodingKey whose namespace is a view into other memory.
 struct KeyView {
   absl::string_view ns;
   Identity identity;
@@ -46,15 +46,15 @@ struct KeyView {
   EncodingKey ToKey() const { return {std::string(ns), identity, codec}; }
 };
 
-// namespace | 0 | identity | codec. Names have no zero byte (store.h), so the order is that of (namespace, identity,
+// Format: namespace | 0 | identity | codec. Names have no zero byte (store.h), so keys sort by (namespace, identity,
 // codec).
 std::string EncodeKey(const EncodingKey& key);
-// INVALID_ARGUMENT for anything EncodeKey does not write.
+// INVALID_ARGUMENT for anything EncodeKey does not produce.
 absl::StatusOr<EncodingKey> DecodeKey(absl::string_view bytes);
-// `ns` is part of `bytes`.
+// The result's `ns` points into `bytes`.
 absl::StatusOr<KeyView> DecodeKeyView(absl::string_view bytes);
 
-// Consecutive blocks, numbered through all segments: block b of segment s is s * blocks_per_segment + b.
+// Consecutive blocks, numbered across all segments: block b of segment s is s * blocks_per_segment + b.
 struct Run {
   uint32_t first = 0;
   uint32_t count = 0;
@@ -65,25 +65,24 @@ using Runs = absl::InlinedVector<Run, 2>;
 struct Location {
   Etag etag;
   int32_t tokens = 0;
-  int32_t manifest_bytes = 0;  // as it is serialised
+  int32_t manifest_bytes = 0;  // of the serialised manifest
   int64_t bytes = 0;           // of all slabs, a multiple of 4096
-  uint64_t sequence = 0;       // of the put, ascending: the order of eviction is rebuilt from it
-  Runs runs;                   // the bytes in order: the manifest's, then the slabs'; 1..kMaxRuns
+  uint64_t sequence = 0;       // of the put, ascending; the eviction order is rebuilt from it
+  Runs runs;                   // where the bytes lie, in order: the manifest's, then the slabs'; 1..kMaxRuns
 
   int64_t manifest_area() const { return ManifestArea(manifest_bytes); }
-  int64_t stored_bytes() const { return manifest_area() + bytes; }  // of manifest and slabs
+  int64_t stored_bytes() const { return manifest_area() + bytes; }  // manifest and slabs
   int64_t blocks() const { return BlocksFor(stored_bytes()); }
 };
 
-// The blocks of a store that could not be written (docs/formats.md "Bad blocks record"): at most kMaxBadRuns of `runs`.
+// The blocks of a store that could not be written (docs/formats.md "Bad blocks record"): at most kMaxBadRuns runs.
 inline constexpr size_t kMaxBadRuns = size_t{1} << 16;
 std::string SerializeBadBlocks(const std::vector<Run>& runs);
-// INVALID_ARGUMENT, UNIMPLEMENTED as ParseLocation.
+// Errors as ParseLocation.
 absl::StatusOr<std::vector<Run>> ParseBadBlocks(absl::string_view bytes);
 
 std::string SerializeLocation(const Location& location);
-// INVALID_ARGUMENT for anything damaged or inconsistent, UNIMPLEMENTED for another major version, and for a run on
-// another device than 0.
+// INVALID_ARGUMENT: damaged or inconsistent. UNIMPLEMENTED: another major version, or a run on a device other than 0.
 absl::StatusOr<Location> ParseLocation(absl::string_view bytes);
 
 }  // namespace kvlink::engine

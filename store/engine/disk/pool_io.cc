@@ -1,4 +1,4 @@
-// The bounded pool of threads that serves where io_uring is not permitted, and the choice between the two.
+// The bounded thread pool used if io_uring is not permitted, and the choice between the two.
 #include <optional>
 #include <utility>
 
@@ -57,7 +57,7 @@ class PoolIo : public BulkIo {
                                    : file->Read(request->offset, absl::MakeSpan(request->data, request->length)));
       MutexLock lock(&mutex_);
       queue_.Ended(bulk);
-      wake_.SignalAll();  // bulk may have waited for a read to end
+      wake_.SignalAll();  // bulk requests may have waited for a read to end
     }
   }
 

@@ -1,10 +1,10 @@
-// A segment's length is a multiple of its pieces only when the last of them is on the disk: the last block of a piece
-// is added when all others have been flushed. So a length says what may be used. What a crash left half made is cut off
-// when the file grows, and not before: opening cuts nothing, so that a length that is wrong for another reason can
-// still be found to be so.
+// A segment's length is a multiple of its piece size only if its last piece is completely on disk: the last block of a
+// piece is added after all others have been flushed. So the length tells what is usable. The remains of a crash are cut
+// off when the file grows, and not before: opening cuts nothing, so that a length that is wrong for another reason can
+// still be detected.
 //
-// One map of segments, and a list of those whose files are kept open, least recently used last. A file that anybody
-// uses is shared, whether it is kept or not, so that all writes and flushes of a segment go through one descriptor.
+// One map of segments, and a list of those whose files are kept open, in order of last use. All users of a segment
+// share one file, kept or not, so that its writes and flushes go through one descriptor.
 #include "store/engine/disk/segment_files.h"
 
 #include <algorithm>
@@ -29,12 +29,12 @@ constexpr int64_t kHeaderPayload = 16 + 4 + 8 + 8;
 constexpr absl::string_view kSuffix = ".seg";
 constexpr int64_t kMinOpen = 8, kMaxOpen = 1024;
 constexpr int64_t kPieceBytes = int64_t{256} << 20;
-constexpr int64_t kStep = 1 << 20;  // is written at a time
-// Of a file that is not written past the page cache: what waits there makes others' flushes wait.
+constexpr int64_t kStep = 1 << 20;  // written at a time
+// For a file written through the page cache: unflushed data there delays other flushes.
 constexpr int64_t kMaxUnflushed = 16 << 20;
 static_assert(kStep % kSegmentBlockBytes == 0 && kMaxUnflushed % kStep == 0);
 
-// Of bytes [from, to) that were added to a file the blocks `bad` could not be written.
+// Checks that not every block of the added bytes [from, to) is in `bad`, the blocks that could not be written.
 absl::Status CheckAnyWritten(const File& file, const std::vector<Run>& bad, int64_t from, int64_t to) {
   if (static_cast<int64_t>(bad.size()) < (to - from) / kSegmentBlockBytes) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat("no block of what is added to ", file.path(), " can be written"));
@@ -97,7 +97,7 @@ absl::Status SegmentFiles::OpenExisting() {
 }
 
 absl::StatusOr<std::optional<int64_t>> SegmentFiles::CheckHeader(uint32_t number, const File& file) {
-  alignas(4096) std::byte header[4096];  // as O_DIRECT demands
+  alignas(4096) std::byte header[4096];  // aligned for O_DIRECT
   const auto read = [&]() -> absl::StatusOr<absl::string_view> {
     KVLINK_RETURN_IF_ERROR(file.Read(0, absl::MakeSpan(header)));
     const auto payload = OpenEnvelope(
@@ -106,7 +106,7 @@ absl::StatusOr<std::optional<int64_t>> SegmentFiles::CheckHeader(uint32_t number
     return *payload;
   };
   auto payload = read();
-  if (!payload.ok()) payload = read();  // a read may fail, or bring other bytes, just once
+  if (!payload.ok()) payload = read();  // a read may fail, or return wrong bytes, just once
   if (!payload.ok()) {
     problems_.push_back(std::string(payload.status().message()));
     return std::nullopt;
@@ -137,7 +137,7 @@ absl::StatusOr<SegmentFiles::Segment> SegmentFiles::Examine(uint32_t number, Fil
   segment.piece_bytes = piece.value_or(options_.segment_bytes);
   segment.bytes = options_.segment_bytes;
   if (!piece.has_value()) {
-    // What was committed lies within the file, however it grew.
+    // Committed data lies within the file, however it grew.
     const int64_t whole = std::min(size, segment.bytes) / kSegmentBlockBytes * kSegmentBlockBytes;
     segment.bytes = std::max(whole, 2 * kSegmentBlockBytes);
     segment.grows = false;
@@ -167,7 +167,7 @@ absl::Status SegmentFiles::Zero(uint32_t number, File* file, int64_t from, int64
   for (int64_t offset = from; offset < to && !options_.sparse;) {
     const int64_t length = std::min(kStep, to - offset);
     absl::Status written = file->Write(offset, absl::MakeConstSpan(buffer.get(), length));
-    // Block by block where the device refuses, to learn which it is.
+    // If the device refuses, block by block, to find out which ones are bad.
     for (int64_t at = offset; absl::IsDataLoss(written) && at < offset + length; at += kSegmentBlockBytes) {
       const absl::Status block = file->Write(at, absl::MakeConstSpan(buffer.get(), kSegmentBlockBytes));
       if (absl::IsDataLoss(block)) {
@@ -193,7 +193,7 @@ absl::Status SegmentFiles::WriteHeader(uint32_t number, File* file) const {
   AppendField<uint64_t>(options_.segment_bytes, &payload);
   AppendField<uint64_t>(piece_bytes_, &payload);
   const std::string header = WrapEnvelope(kSegmentKind, payload);
-  alignas(4096) std::byte bytes[4096] = {};  // as O_DIRECT demands
+  alignas(4096) std::byte bytes[4096] = {};  // aligned for O_DIRECT
   std::memcpy(bytes, header.data(), header.size());
   KVLINK_RETURN_IF_ERROR(file->Write(0, absl::MakeConstSpan(bytes)));
   for (int64_t offset = sizeof(bytes); offset < kSegmentBlockBytes; offset += sizeof(kZeros)) {
@@ -232,7 +232,7 @@ absl::StatusOr<std::vector<Run>> SegmentFiles::Extend(uint32_t number, File* fil
   if (status.ok()) status = extend(to - kSegmentBlockBytes, to);
   if (status.ok()) status = CheckAnyWritten(*file, bad, from, to);
   if (status.ok()) return bad;
-  file->Resize(from).IgnoreError();  // else the next try does it
+  file->Resize(from).IgnoreError();  // otherwise the next attempt does it
   return status;
 }
 
@@ -262,7 +262,7 @@ absl::StatusOr<std::optional<SegmentFiles::Grown>> SegmentFiles::GrowExisting() 
     return Grown{RunOf(number, from, to), *std::move(bad)};
   }
   if (absl::IsResourceExhausted(bad.status()) || absl::IsUnavailable(bad.status())) return bad.status();
-  // Another file has another place on the device.
+  // Another file lies elsewhere on the device.
   StopGrowing(number);
   return std::nullopt;
 }
@@ -290,7 +290,7 @@ absl::StatusOr<SegmentFiles::Grown> SegmentFiles::GrowNew() {
       MutexLock lock(&mutex_);
       CloseDownTo(static_cast<int64_t>(recent_.size()) / 2);
     }
-    // The first file keeps its place on the device until the second has another.
+    // The first file keeps its space on the device until the second has been given other space.
     bad = Make(number, second);
   }
   files_.Remove(first).IgnoreError();
@@ -373,11 +373,11 @@ absl::StatusOr<std::shared_ptr<File>> SegmentFiles::FileOf(uint32_t number, Segm
     const FileSystem::OpenOptions options = {.write = !options_.read_only, .direct = options_.allow_direct};
     auto opened = files_.Open(PathOf(number), options);
     if (absl::IsUnavailable(opened.status()) && recent_.size() > 1) {
-      // Where descriptors are short, fewer are kept.
+      // If descriptors run out, keep fewer files open.
       CloseDownTo(static_cast<int64_t>(recent_.size()) / 2);
       opened = files_.Open(PathOf(number), options);
     }
-    // NOT_FOUND is of segments that the store does not have; this one it has.
+    // NOT_FOUND is reserved for segments that the store does not have; it has this one.
     if (absl::IsNotFound(opened.status())) return absl::UnavailableError(opened.status().message());
     KVLINK_RETURN_IF_ERROR(opened.status());
     file = *std::move(opened);

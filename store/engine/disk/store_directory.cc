@@ -32,7 +32,7 @@ constexpr char kFloorName[] = "FLOOR";
 constexpr char kLockName[] = "LOCK";
 constexpr char kReserveName[] = "reserve";
 
-// "by process 123", as far as the lock file says.
+// Returns "by process 123", if the lock file names one.
 std::string Holder(int fd) {
   char text[32] = {};
   const ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
@@ -41,7 +41,7 @@ std::string Holder(int fd) {
   return pid.empty() ? "by another process" : absl::StrCat("by process ", pid);
 }
 
-// Nobody but the owner may look into a store: it holds documents, and whoever opens its lock file can hold the lock.
+// Restricts a store to its owner: it holds documents, and any user who can open its lock file could hold the lock.
 absl::Status KeepToOwner(const std::string& path) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "stat", path);
@@ -100,11 +100,12 @@ absl::StatusOr<std::unique_ptr<StoreDirectory>> StoreDirectory::Open(const FileS
 
 absl::Status StoreDirectory::CheckForeign() const {
   KVLINK_ASSIGN_OR_RETURN(const auto names, files_.List(path_));
-  // The reserve is made after STORE, segments are as well: whether the index is there or not, this was a store.
+  // The reserve and the segments are created after STORE, so if either exists this was a store, with or without its
+  // index.
   const std::string segments = segments_path();
   if (files_.Exists(segments)) {
     KVLINK_ASSIGN_OR_RETURN(const auto files, files_.List(segments));
-    // A mount point may hold what is not the store's.
+    // A mount point may contain unrelated files.
     const bool any = std::any_of(files.begin(), files.end(),
                                  [](const std::string& name) { return absl::StrContains(name, ".seg"); });
     if (any || files_.Exists(path_ + "/" + kReserveName)) {
@@ -136,8 +137,8 @@ absl::Status StoreDirectory::Lock(bool read_only) {
   }
   if (!read_only) {
     KVLINK_RETURN_IF_ERROR(KeepToOwner(lock_path));
-    // For the message above only: not worth a flush, and not told to the observer. A full disk is no reason not to
-    // open.
+    // Only for the message above, so neither flushed nor reported to the observer. A full disk must not prevent
+    // opening.
     const std::string pid = absl::StrCat(getpid(), "\n");
     if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0) {
       const absl::Status status = ErrnoStatus(errno, "write", lock_path);
@@ -187,7 +188,7 @@ absl::Status StoreDirectory::SetIdentity(const Identity& identity) {
   identity_ = identity;
   const size_t slash = path_.find_last_of('/');
   const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : path_.substr(0, slash);
-  // The directory itself is new too; a parent we may not open is not ours to flush.
+  // The directory itself is new too. A parent we may not open is not ours to flush.
   files_.SyncDirectory(parent).IgnoreError();
   return absl::OkStatus();
 }
@@ -200,7 +201,7 @@ absl::StatusOr<StoreDirectory::Floor> StoreDirectory::GetFloor() const {
   const auto bytes = files_.ReadWhole(path, 4096);
   if (absl::IsNotFound(bytes.status())) return lost(" is missing");
   if (absl::IsResourceExhausted(bytes.status())) return lost(" is damaged");
-  // That the disk does not give it now says nothing of what it is.
+  // That the disk cannot read it now says nothing about its contents.
   if (absl::IsDataLoss(bytes.status())) return absl::UnavailableError(bytes.status().message());
   KVLINK_RETURN_IF_ERROR(bytes.status());
   const auto payload = OpenEnvelope(kFloorKind, *bytes);

@@ -1,7 +1,7 @@
-// Segment I/O through io_uring. One thread reaps completions; whoever submits fills the submission queue.
+// Segment I/O through io_uring. One thread reaps completions; the submitting thread fills the submission queue.
 //
-// Every field a request has is written and read under mutex_, by the submitter before it enters the ring and by the
-// reaper after it left: that is the happens-before the kernel's ring gives but ThreadSanitizer cannot see.
+// All fields of a request are accessed under mutex_, by the submitter before it enters the ring and by the reaper after
+// it has left. This gives ThreadSanitizer the happens-before that the kernel's ring provides but it cannot see.
 #include <liburing.h>
 #include <sys/resource.h>
 
@@ -143,7 +143,7 @@ class UringIo : public BulkIo {
     return io_uring_register_buffers_update_tag(&ring_, number, &memory, &tag, 1);
   }
 
-  // The registered chunk that holds the whole range, or -1.
+  // The registered chunk that contains the whole range, or -1.
   int ChunkOf(const std::byte* data, int64_t length) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (registered_.empty()) return -1;
     const uintptr_t address = reinterpret_cast<uintptr_t>(data);
@@ -156,7 +156,7 @@ class UringIo : public BulkIo {
   void Prepare(int index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const Slot& slot = slots_[index];
     const IoRequest& request = slot.request;
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);  // there is always one: the ring has twice the depth
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);  // never null: the ring has twice the depth
     std::byte* data = request.data + slot.done_bytes;
     const int64_t offset = request.offset + slot.done_bytes;
     const int64_t length = request.length - slot.done_bytes;
@@ -185,11 +185,11 @@ class UringIo : public BulkIo {
   }
 
   void SubmitRing() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    // EINTR and EAGAIN leave the entries in the ring.
+    // On EINTR and EAGAIN the entries stay in the ring.
     for (int tries = 0; io_uring_sq_ready(&ring_) > 0 && tries < 1000; ++tries) io_uring_submit(&ring_);
   }
 
-  // Takes note of one completion. True if the request is finished, its outcome in `finished`.
+  // Records one completion. Returns true if the request is finished, with its outcome in `finished`.
   bool Complete(int index, int result, std::vector<std::pair<IoRequest, absl::Status>>* finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Slot& slot = slots_[index];
@@ -216,8 +216,8 @@ class UringIo : public BulkIo {
     return true;
   }
 
-  // The kernel may have refused entries for lack of memory (SubmitRing), and no completion may be due that would bring
-  // another try: so it does not wait for ever, where the kernel can do that without an entry of its own.
+  // The kernel may have refused entries for lack of memory (SubmitRing) with no completion pending that would trigger a
+  // retry. So it waits with a timeout, if the kernel supports that without an extra entry.
   int WaitForCompletion(io_uring_cqe** cqe) {
     if ((ring_.features & IORING_FEAT_EXT_ARG) == 0) return io_uring_wait_cqe(&ring_, cqe);
     __kernel_timespec wait{.tv_sec = 0, .tv_nsec = kRetryNanoseconds};
@@ -255,7 +255,7 @@ class UringIo : public BulkIo {
       for (auto& [request, status] : finished) request.done(status);
       finished.clear();
       if (!stopping) continue;
-      // Callbacks may have asked for more, such as another try of a failed read.
+      // Callbacks may have submitted more, such as retries of failed reads.
       MutexLock lock(&mutex_);
       if (queue_.idle()) return;
     }
@@ -265,7 +265,7 @@ class UringIo : public BulkIo {
   Thread reaper_;
   mutable Mutex mutex_;
   CondVar idle_;
-  // The submission side is used under mutex_; the completion side by the reaper only.
+  // The submission side is used under mutex_, the completion side by the reaper only.
   io_uring ring_{};
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> free_ ABSL_GUARDED_BY(mutex_);

@@ -25,7 +25,7 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view action) 
   if (status.IsNotFound()) return absl::NotFoundError(message);
   if (status.IsBusy()) return absl::AbortedError(message);
   if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
-  // RocksDB has no codes of its own for the following.
+  // RocksDB has no status codes of its own for the following.
   for (const int error : {EACCES, EPERM, EROFS}) {
     if (status.IsIOError() && absl::StrContains(message, std::strerror(error))) {
       return absl::FailedPreconditionError(absl::StrCat(message, "; the index must be readable and writable for us"));
@@ -74,8 +74,7 @@ rocksdb::ColumnFamilyOptions FamilyOptions(bool compress) {
   return options;
 }
 
-// RocksDB's diary, not kept: what goes wrong comes back as the status of a call, and the library aborts where a file
-// that may not grow refuses the diary.
+// Discards RocksDB's info log: errors are returned as statuses, and the library aborts if the info log cannot grow.
 class NoLog : public rocksdb::Logger {
  public:
   NoLog() : rocksdb::Logger(rocksdb::NUM_INFO_LOG_LEVELS) {}
@@ -92,12 +91,12 @@ rocksdb::DBOptions DatabaseOptions(bool create, rocksdb::Env* env) {
   options.max_background_jobs = 2;
   options.max_open_files = static_cast<int>(std::clamp<int64_t>(DescriptorLimit() / 4, 20, 256));
   options.info_log = std::make_shared<NoLog>();
-  // The log of a killed process is replayed when the next one opens, before it serves.
+  // After a crash, the log is replayed on the next open, before the store serves; so it is kept short.
   options.max_total_wal_size = 8 << 20;
   options.skip_stats_update_on_db_open = true;
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
-  // Every write is synced, so what a power loss can tear is the last group of the log; what precedes it is kept.
+  // Every write is synced, so a power loss can tear only the last group of the log; everything before it is kept.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
   return options;
 }
@@ -106,7 +105,7 @@ class FlushListener : public rocksdb::EventListener {
  public:
   explicit FlushListener(std::function<void(uint64_t)> flushed) : flushed_(std::move(flushed)) {}
   void OnFlushCompleted(rocksdb::DB*, const rocksdb::FlushJobInfo& info) override { flushed_(info.largest_seqno); }
-  // A compaction's changes to the MANIFEST are durable too: a MANIFEST cut before them would name files that are gone.
+  // A compaction's changes to the MANIFEST are durable too; cutting it before them would name deleted files.
   void OnCompactionCompleted(rocksdb::DB*, const rocksdb::CompactionJobInfo&) override { flushed_(0); }
 
  private:
@@ -130,7 +129,7 @@ void IndexBatch::DeleteEncoding(const EncodingKey& key) {
 }
 
 void IndexBatch::DeleteEncodings() {
-  // Names are UTF-8: no key begins with this byte.
+  // Names are UTF-8, so no key begins with this byte.
   batch_.DeleteRange(index_->families_[Index::kLocation], rocksdb::Slice(), "\xff");
 }
 
@@ -161,7 +160,7 @@ void IndexBatch::DeleteMeta(absl::string_view name) {
 absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory, const Options& options) {
   std::unique_ptr<Index> index(new Index());
   index->env_ = rocksdb::NewCompositeEnv(ObservedRocksDbFileSystem(options.observer, &index->manifest_));
-  // Compactions are nobody's hurry: opening and serving go first.
+  // Compactions are not urgent: opening and serving go first.
   index->env_->LowerThreadPoolCPUPriority(rocksdb::Env::LOW);
   rocksdb::DBOptions database = DatabaseOptions(options.create, index->env_.get());
   if (options.flushed) {
@@ -183,7 +182,7 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
                                      : rocksdb::DB::Open(database, directory, families, &handles, &db);
   if (!status.ok()) {
     const absl::Status why = FromRocks(status, "open");
-    // A missing or misnamed file shows as one of these. Other errors of input and output say nothing of what is stored.
+    // A missing or misnamed file appears as one of these. Other I/O errors say nothing about the stored data.
     const bool damaged = status.IsInvalidArgument() || status.IsPathNotFound() || status.IsNotFound();
     return damaged ? absl::DataLossError(why.message()) : why;
   }
@@ -200,7 +199,7 @@ absl::Status Index::Close() {
   if (db_ == nullptr) return absl::OkStatus();
   absl::Status status;
   for (rocksdb::ColumnFamilyHandle*& family : families_) {
-    // A read-only database refuses; it has nothing to write.
+    // A read-only database refuses, and has nothing to write.
     const rocksdb::Status flushed = db_->Flush(rocksdb::FlushOptions(), family);
     if (!flushed.ok() && !flushed.IsNotSupported() && status.ok()) status = FromRocks(flushed, "flush");
     db_->DestroyColumnFamilyHandle(family).PermitUncheckedError();
@@ -252,7 +251,7 @@ absl::Status Index::ScanLocations(int shard, int shards,
   options.readahead_size = 2 << 20;
   options.fill_cache = false;
   std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, families_[kLocation]));
-  // Identities are hashes: a shard is a range of their first byte, in each namespace.
+  // Identities are hashes, so a shard is a range of their first byte, in each namespace.
   const int first = 256 * shard / shards, last = 256 * (shard + 1) / shards;
   it->SeekToFirst();
   while (it->Valid()) {
@@ -269,7 +268,7 @@ absl::Status Index::ScanLocations(int shard, int shards,
       }
       record(*key, ParseLocation(ToView(it->value())));
     }
-    // A key without a zero byte starts with no prefix.
+    // A key without a zero byte does not start with any prefix.
     if (ns.size() == any.size())
       return absl::DataLossError("the index holds a record that is not the key of an encoding");
     if (it->Valid() && it->key().starts_with(prefix)) it->Seek(absl::StrCat(ns, "\1"));
@@ -285,7 +284,7 @@ absl::StatusOr<std::vector<EncodingKey>> Index::ListKeys(absl::string_view ns, c
   for (it->Seek(ReferencePrefix(ns, after)); it->Valid() && it->key().starts_with(prefix); it->Next()) {
     auto key = DecodeKey(ToView(it->key()));
     if (!key.ok()) return absl::DataLossError(key.status().message());
-    // The zero identity is the start; nothing is named so.
+    // The zero identity means the start; no encoding has it.
     if (key->identity == after) continue;
     if (static_cast<int64_t>(keys.size()) >= limit && (keys.empty() || key->identity != keys.back().identity)) break;
     keys.push_back(*std::move(key));

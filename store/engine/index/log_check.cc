@@ -19,7 +19,7 @@ constexpr int64_t kHeader = 7;  // u32 masked CRC32C of type and payload, u16 le
 constexpr uint8_t kFull = 1, kFirst = 2, kLast = 4;
 constexpr int64_t kMaxLogBytes = int64_t{1} << 30;
 
-// CRC32C, eight bytes at a time: table t is of bytes with t bytes behind them.
+// CRC32C, eight bytes at a time: table t is for a byte followed by t others.
 using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
 constexpr CrcTables MakeCrcTables() {
   CrcTables tables{};
@@ -54,7 +54,7 @@ uint32_t MaskedCrc(absl::string_view bytes) {
 
 struct Record {
   bool intact = false;
-  bool empty = false;  // zeros, or the few bytes at the end of a block: nothing was written here
+  bool empty = false;  // zeros, or the last few bytes of a block: nothing was written here
   uint8_t type = 0;
   int64_t end = 0;
 };
@@ -95,7 +95,7 @@ LogScan ScanLog(absl::string_view log) {
       continue;
     }
     if (record.empty) {
-      // Preallocated space, or a hole where a lost write was: what follows in the block counts only if it is intact.
+      // Preallocated space, or the hole of a lost write: what follows in the block counts only if it is intact.
       const bool zeros = std::all_of(log.begin() + at, log.begin() + record.end, [](char c) { return c == 0; });
       if (!zeros && record.end - at >= kHeader && scan.bad < 0) scan.bad = at;
       if (zeros || scan.bad < 0) {
@@ -108,7 +108,7 @@ LogScan ScanLog(absl::string_view log) {
     break;
   }
   if (scan.bad < 0) return scan;
-  // Behind the damage records begin at any byte of this block, and at the start of each later one.
+  // After the damage, records may begin at any byte of this block, and at the start of each later one.
   const int64_t block_end = std::min(size, (scan.bad / kBlock + 1) * kBlock);
   for (at = scan.bad + 1; at < block_end && !scan.starts_after_bad; ++at) {
     const Record record = ReadRecord(log, at);
@@ -127,12 +127,12 @@ LogScan ScanLog(absl::string_view log) {
 
 namespace {
 
-// The MANIFEST's records are edits of tags and values (RocksDB's VersionEdit). Those that say which logs are needed
-// come first; at the first tag that is not among these a record is left.
+// Reads the MANIFEST's records: edits of tags and values (RocksDB's VersionEdit). The tags that name the needed logs
+// come first; reading stops at the first tag that is not one of these.
 class EditReader {
  public:
   explicit EditReader(absl::string_view bytes) : bytes_(bytes) {}
-  // 0: none is said.
+  // 0 if the edit names none.
   uint64_t FirstLog() {
     constexpr uint64_t kComparator = 1, kLog = 2, kNextFile = 3, kSequence = 4, kPrevLog = 9, kFirstLog = 10;
     constexpr uint64_t kMaxColumnFamily = 203, kDatabaseId = 8193;
@@ -174,7 +174,7 @@ class EditReader {
   absl::string_view bytes_;
 };
 
-// "MANIFEST-000012", as CURRENT says; empty if it does not.
+// Returns the name in CURRENT, e.g. "MANIFEST-000012", or "" if it cannot be read.
 std::string CurrentManifest(const FileSystem& files, const std::string& index_path) {
   const auto current = files.ReadWhole(index_path + "/CURRENT", 4096);
   return current.ok() ? std::string(absl::StripTrailingAsciiWhitespace(*current)) : "";
@@ -202,7 +202,7 @@ uint64_t FirstLogNeeded(absl::string_view manifest) {
 
 absl::Status CutTornManifest(const FileSystem& files, const std::string& index_path, uint64_t durable_number,
                              int64_t durable_bytes, bool read_only) {
-  const std::string name = CurrentManifest(files, index_path);  // RocksDB says what is wrong with it
+  const std::string name = CurrentManifest(files, index_path);  // RocksDB reports problems with it
   absl::string_view digits = name;
   uint64_t number = 0;
   if (!absl::ConsumePrefix(&digits, "MANIFEST-") || !absl::SimpleAtoi(digits, &number)) return absl::OkStatus();
@@ -227,7 +227,7 @@ absl::Status CheckLogs(const FileSystem& files, const std::string& index_path) {
   const auto manifest = files.ReadWhole(index_path + "/" + CurrentManifest(files, index_path), kMaxLogBytes);
   const uint64_t first = manifest.ok() ? FirstLogNeeded(*manifest) : 0;
   std::string damaged;
-  for (const std::string& name : *names) {  // numbered with leading zeros: in the order they were written
+  for (const std::string& name : *names) {  // zero-padded numbers: in the order they were written
     if (!absl::EndsWith(name, ".log")) continue;
     uint64_t number = 0;
     if (absl::SimpleAtoi(absl::StripSuffix(name, ".log"), &number) && number < first) continue;

@@ -1,9 +1,9 @@
-// Tells a damaged log of the index from one whose end a crash tore off, which RocksDB cannot.
+// Distinguishes a damaged log of the index from one whose end a crash tore off, which RocksDB cannot do.
 //
-// RocksDB replays its write-ahead log up to the first record that does not check out and drops the rest, as it must
-// where the end was torn. Every change of ours is flushed before the next is written, so what a crash tears is the last
-// record; one that does not check out with an intact one behind it was damaged later, and changes that were
-// acknowledged would be dropped silently. (A damaged last record looks the same as a torn one.)
+// RocksDB replays its write-ahead log up to the first record that fails its check and drops the rest, which is right if
+// the end was torn. We flush every change before the next one is written, so a crash can tear only the last record. A
+// bad record followed by an intact one was damaged later, and acknowledged changes would be dropped silently. (A
+// damaged last record looks the same as a torn one.)
 //
 // Log format: https://github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format, without recycling.
 // Thread-safety: pure functions.
@@ -19,19 +19,19 @@
 
 namespace kvlink::engine {
 
-// Cuts off the end of the database's MANIFEST that a crash tore, which RocksDB refuses to open. DATA_LOSS: damage
-// within the first `durable_bytes` of MANIFEST number `durable_number`, which no crash can tear. With `read_only`
-// nothing is cut.
+// Cuts the end that a crash tore off the database's MANIFEST, which RocksDB would refuse to open. DATA_LOSS: damage
+// within the first `durable_bytes` of MANIFEST number `durable_number`, which no crash can tear. With `read_only`, cuts
+// nothing.
 absl::Status CutTornManifest(const FileSystem& files, const std::string& index_path, uint64_t durable_number,
                              int64_t durable_bytes, bool read_only);
 
-// Checks the logs of a closed database, without those that the MANIFEST says are no longer needed: RocksDB removes them
-// late. DATA_LOSS naming file and byte; OK if there are none. UNAVAILABLE: one cannot be read now.
+// Checks the logs of a closed database, except those that the MANIFEST says are no longer needed, which RocksDB removes
+// late. OK if there are no logs. DATA_LOSS, naming file and byte. UNAVAILABLE: a log cannot be read now.
 absl::Status CheckLogs(const FileSystem& files, const std::string& index_path);
 
 struct LogScan {
-  int64_t bad = -1;               // where the first record lies that does not check out; -1: none
-  bool starts_after_bad = false;  // whether an intact record begins behind it
+  int64_t bad = -1;               // offset of the first record that fails its check; -1: none
+  bool starts_after_bad = false;  // whether an intact record begins after it
   bool any = false;               // whether there is any intact record
 };
 LogScan ScanLog(absl::string_view log);

@@ -1,4 +1,4 @@
-// The record of a namespace's limits in the index (docs/formats.md "Namespace record"). Thread-safety: pure functions.
+// A namespace's limits as a record in the index (docs/formats.md "Namespace record"). Thread-safety: pure functions.
 #ifndef KVLINK_STORE_ENGINE_INDEX_NAMESPACE_SETTINGS_H_
 #define KVLINK_STORE_ENGINE_INDEX_NAMESPACE_SETTINGS_H_
 
@@ -14,7 +14,7 @@ namespace kvlink::engine {
 inline constexpr uint64_t kMaxNamespaceRevision = INT64_MAX;
 
 std::string SerializeNamespaceSettings(const NamespaceSettings& settings);
-// INVALID_ARGUMENT for anything damaged, UNIMPLEMENTED for another major version.
+// INVALID_ARGUMENT: damaged. UNIMPLEMENTED: another major version.
 absl::StatusOr<NamespaceSettings> ParseNamespaceSettings(absl::string_view bytes);
 
 }  // namespace kvlink::engine

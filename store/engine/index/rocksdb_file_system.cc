@@ -36,7 +36,7 @@ class NoObserver : public IoObserver {
   void DirectoryCreated(const std::string&) override {}
 };
 
-// The number of a MANIFEST-NNNNNN, or 0.
+// Returns the number of a MANIFEST-NNNNNN, or 0.
 uint64_t ManifestNumber(absl::string_view path) {
   const size_t slash = path.find_last_of('/');
   absl::string_view name = slash == absl::string_view::npos ? path : path.substr(slash + 1);
@@ -197,7 +197,7 @@ class ObservedFileSystem : public rocksdb::FileSystemWrapper {
     if (status.ok()) observer_->Renamed(from, to);
     return status;
   }
-  // RocksDB then renames or copies, which is observed.
+  // RocksDB then renames or copies instead, which is observed.
   IOStatus LinkFile(const std::string&, const std::string&, const IOOptions&, IODebugContext*) override {
     return IOStatus::NotSupported("hard links under observation");
   }

@@ -1,4 +1,4 @@
-// RocksDB's file system behind the seam of io_observer.h.
+// RocksDB's file system with the seam of io_observer.h. Thread-safety: all functions are thread-safe.
 #ifndef KVLINK_STORE_ENGINE_INDEX_ROCKSDB_FILE_SYSTEM_H_
 #define KVLINK_STORE_ENGINE_INDEX_ROCKSDB_FILE_SYSTEM_H_
 
@@ -11,7 +11,7 @@
 
 namespace kvlink::engine {
 
-// How far the MANIFEST written last is known to be durable. Thread-safe.
+// How much of the latest MANIFEST is known to be durable. Thread-safe.
 class DurableManifest {
  public:
   struct State {
@@ -22,7 +22,7 @@ class DurableManifest {
     MutexLock lock(&mutex_);
     return state_;
   }
-  // Only ever moves forward.
+  // Moves forward only.
   void Raise(const State& state) {
     MutexLock lock(&mutex_);
     if (state.number > state_.number || (state.number == state_.number && state.bytes > state_.bytes)) state_ = state;
@@ -33,8 +33,8 @@ class DurableManifest {
   State state_ ABSL_GUARDED_BY(mutex_);
 };
 
-// RocksDB's own file system, telling `observer` (may be null) of every change and `manifest` of every flush of a
-// MANIFEST. Both outlive it.
+// Returns RocksDB's own file system, which reports every change to `observer` (may be null) and every flush of a
+// MANIFEST to `manifest`. Both must outlive it.
 std::shared_ptr<rocksdb::FileSystem> ObservedRocksDbFileSystem(IoObserver* observer, DurableManifest* manifest);
 
 }  // namespace kvlink::engine

@@ -1,7 +1,7 @@
-// The store's state in memory: every location record and its users, free blocks, the owners of the others, and the
-// order of eviction of each namespace.
+// The store's state in memory: every location record and its uses, the free blocks, the owners of the other blocks, and
+// each namespace's eviction order.
 //
-// A removed encoding's blocks become free when the last use of it ends; until then its namespace is charged for them.
+// A removed encoding's blocks become free when its last use ends; until then its namespace is charged for them.
 // Thread-safety: all methods. EntryUses must be destroyed before the table.
 #ifndef KVLINK_STORE_ENGINE_INDEX_TABLE_H_
 #define KVLINK_STORE_ENGINE_INDEX_TABLE_H_
@@ -32,7 +32,7 @@ namespace kvlink::engine {
 
 class Table;
 
-// A hold on an encoding's blocks: while it lives they are not given to another encoding, and it is not evicted.
+// A hold on an encoding's blocks: while it lives, they are not reused and the encoding is not evicted.
 class EntryUse {
  public:
   EntryUse() = default;
@@ -42,7 +42,7 @@ class EntryUse {
   explicit operator bool() const { return entry_ != nullptr; }
   EncodingKey key() const;
   const Location& location() const;
-  // Forgets the hold without giving it back: the blocks stay taken until the store is opened again.
+  // Drops the hold without releasing it: the blocks stay taken until the store is reopened.
   void Abandon() { entry_ = nullptr; }
 
  private:
@@ -58,84 +58,86 @@ class Table {
   ~Table();
 
   struct PinState {
-    uint64_t sequence = 0;  // the encoding's
+    uint64_t sequence = 0;  // of the encoding
     bool pinned = false;    // after the change
   };
 
   std::optional<Location> Find(const EncodingKey& key) const;
-  // Empty if there is none. `touch`: counts as a use for the order of eviction.
+  // Empty if there is no such encoding. `touch`: counts as a use in the eviction order.
   EntryUse Use(const EncodingKey& key, bool touch);
-  // What has the key already is removed, without a moment in which nothing has it; returned is its sequence. REQUIRES:
-  // the location's blocks are allocated for its namespace.
+  // Atomically replaces any encoding with the same key, and returns its sequence. REQUIRES: the location's blocks are
+  // allocated for its namespace.
   std::optional<uint64_t> Insert(const EncodingKey& key, const Location& location);
-  // False if it is not there (or, with `sequence` given, another put's).
+  // Returns false if the key is absent or, with `sequence` given, belongs to another put.
   bool Remove(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
-  // Codecs of an identity that are there.
+  // The stored variants (codecs) of an identity.
   std::vector<EncodingKey> Variants(absl::string_view ns, const Identity& identity) const;
 
-  // Counted. NOT_FOUND: not there (or being evicted), or nothing to unpin. RESOURCE_EXHAUSTED: the blocks that the
-  // namespace's pinned encodings occupy would come to more than its limit, or `max_bytes` where it has none. Errors
-  // change nothing.
+  // Pins are counted. NOT_FOUND: absent (or being evicted), or nothing to unpin. RESOURCE_EXHAUSTED: the blocks of the
+  // namespace's pinned encodings would exceed its limit, or `max_bytes` if it has none. Errors change nothing.
   absl::StatusOr<PinState> Pin(const EncodingKey& key, int64_t max_bytes);
-  // With `sequence`: NOT_FOUND as well if another put's encoding has the name by now.
+  // With `sequence`, also NOT_FOUND if the key now belongs to another put.
   absl::StatusOr<PinState> Unpin(const EncodingKey& key, std::optional<uint64_t> sequence = std::nullopt);
   bool Pinned(const EncodingKey& key) const;
 
-  // Limits of namespaces. SetLimits only notes them: see OverLimit.
+  // Limits of namespaces. SetLimits only records them; see OverLimit.
   void SetLimits(absl::string_view ns, const NamespaceSettings& limits);
-  // As if SetLimits had never been called.
+  // Restores the state before any SetLimits.
   void ForgetLimits(absl::string_view ns);
   std::map<std::string, NamespaceSettings> LimitsAll() const;
 
   // Blocks.
   void AddFree(Run run);
-  // Nothing if the namespace's limit or the free blocks do not suffice.
+  // nullopt if the namespace's limit or the free blocks do not suffice.
   std::optional<Runs> Allocate(absl::string_view ns, int64_t blocks);
   void Free(absl::string_view ns, const Runs& runs);
   int64_t free_blocks() const;
 
-  // Blocks of allocated runs that cannot be written: nobody is charged for them, and they are never free again.
+  // Removes unwritable blocks from allocated runs: no namespace is charged for them, and they never become free again.
   void Lose(absl::string_view ns, absl::Span<const Run> bad);
-  // The same for blocks that a former life found bad. REQUIRES: the table is loaded. What an encoding occupies is left.
+  // Likewise for blocks found bad before the store was opened. REQUIRES: the table is loaded. Blocks occupied by an
+  // encoding are skipped.
   void LoseFree(absl::Span<const Run> bad);
-  // Ascending, merged where adjacent.
+  // Ascending; adjacent runs are merged.
   std::vector<Run> bad_blocks() const;
-  // No block of a segment is handed out any more, as BlockAllocator::Seal; what lies there stays. Idempotent.
+  // Stops handing out blocks of a segment, as BlockAllocator::Seal; its encodings stay. Idempotent.
   void Seal(Run segment);
-  // Forgets a sealed segment. False, changing nothing, if something in it is occupied.
+  // Forgets a sealed segment. Returns false, changing nothing, if any of it is occupied.
   bool Forget(Run segment);
-  // Bad ones, and those of sealed segments that nobody occupies.
+  // Bad blocks, plus unoccupied blocks of sealed segments.
   int64_t unusable_blocks() const;
-  // Evictable encodings that lie in a segment, as PickOf.
+  // Picks the evictable encodings in a segment; see PickOf.
   std::vector<EncodingKey> PickWithin(Run segment);
-  // Whether a namespace would occupy no more than `percent` of its limit with so many blocks more.
+  // Whether a namespace with `more` additional blocks would occupy at most `percent` of its limit.
   bool WithinLimit(absl::string_view ns, int64_t more, int64_t percent) const;
-  // Whether so many blocks are within a namespace's limit by themselves.
+  // Whether `blocks` by themselves fit into a namespace's limit.
   bool FitsLimit(absl::string_view ns, int64_t blocks) const;
-  // How many blocks a namespace would be over its limit with so many more. 0: none.
+  // By how many blocks a namespace with `more` additional ones would exceed its limit; 0 if it would not.
   int64_t OverLimit(absl::string_view ns, int64_t more) const;
-  // Namespaces that occupy more than `high` percent of their limit, and by how many blocks they exceed `low` percent.
+  // Namespaces that occupy more than `high` percent of their limit, each with the number of blocks above `low` percent.
   std::vector<std::pair<std::string, int64_t>> OverWatermark(int64_t high, int64_t low) const;
 
-  // The next encodings to evict, together at least `blocks` if that many may go. They cannot be pinned any more; the
-  // caller removes them or puts them back.
+  // Picks the next encodings to evict, with at least `blocks` blocks in total if that many are evictable. Picked
+  // encodings can no longer be pinned; the caller must remove them or put them back.
   std::vector<EncodingKey> PickOf(absl::string_view ns, int64_t blocks);
-  // From what occupies most relative to its share of `limit` blocks. A namespace's share is its limit; those without
-  // one have together what the limits leave, at least a tenth; where that is more than there is, all shares shrink.
+  // Picks from the namespace that occupies most relative to its share of `limit` blocks. A namespace's share is its
+  // limit; namespaces without one share what the limits leave, at least a tenth. If the shares exceed the total, all
+  // are scaled down.
   std::vector<EncodingKey> PickOverall(int64_t blocks, int64_t limit);
-  // To make room for so many blocks of a namespace: from what is over its share, the most relative to it first; then
-  // from the namespace itself (from all without a limit, if it has none); from others within their shares only if it
-  // stays within its own. By age where the holes that leaves will do; where they would lie too far apart for the runs
-  // of one encoding, what occupies the cheapest stretches of adjacent blocks.
+  // Picks encodings to make room for `blocks` blocks of a namespace: first from namespaces above their shares, the most
+  // relative to its share first; then from the namespace itself (from all without a limit, if it has none); from others
+  // within their shares only if the namespace stays within its own. Picks by age if the resulting holes suffice; if
+  // they would be too scattered for the runs of one encoding, picks the owners of the cheapest stretches of adjacent
+  // blocks.
   std::vector<EncodingKey> PickFor(absl::string_view ns, int64_t blocks, int64_t limit);
   void PutBack(const EncodingKey& key);
-  // Whether what has this name was picked. Something put again since was not.
+  // Whether the encoding with this key is picked. One put again since is not.
   bool Picked(const EncodingKey& key) const;
 
-  // Slots: what there is of each, by digests that follow every change, and a chain of its entries. Together 2.5 MiB,
-  // and 16 bytes of each entry.
+  // Slots: a digest of each slot, updated with every change, and a chain of its entries. In total 2.5 MiB plus 16 bytes
+  // per entry.
   std::vector<SlotDigest> SlotDigests(absl::Span<const uint16_t> slots) const;
-  // Behind `after` (none: from the first) in the order of keys, at most `limit`.
+  // Entries after `after` (none: from the first) in key order, at most `limit`.
   std::vector<SlotEntry> ListSlot(int slot, const std::optional<EncodingKey>& after, size_t limit) const;
 
   std::vector<NamespaceUse> Namespaces() const;
@@ -161,7 +163,7 @@ class Table {
     bool operator()(const Entry* a, const Name& b) const;
     bool operator()(const Name& a, const Entry* b) const { return (*this)(b, a); }
   };
-  // Entries keep their place in the order of eviction themselves.
+  // Each entry stores its own position in the eviction order.
   class Places {
    public:
     using Item = S3FifoItem<Entry*, uint64_t>;
@@ -177,18 +179,18 @@ class Table {
     std::string name;
     uint64_t seed = 0;         // NamespaceSeed of the name
     int64_t bytes = 0;         // of encodings
-    int64_t blocks = 0;        // taken by encodings, by puts on their way, and by what is removed but in use
+    int64_t blocks = 0;        // occupied by encodings, by puts in progress, and by removed encodings still in use
     int64_t pinned = 0;        // encodings
-    int64_t pinned_bytes = 0;  // of blocks
+    int64_t pinned_bytes = 0;  // in blocks
     std::optional<NamespaceSettings> limits;
     absl::flat_hash_set<Entry*, NameHash, SameName> entries;
     S3Fifo<Entry*, uint64_t, Places> order;
 
-    int64_t limit_blocks() const;  // INT64_MAX: none
+    int64_t limit_blocks() const;  // INT64_MAX if unlimited
   };
   struct Slot {
     SlotDigest digest;
-    Entry* first = nullptr;  // of its chain
+    Entry* first = nullptr;  // head of the chain
   };
   struct Shares;
 
@@ -196,7 +198,7 @@ class Table {
   Entry* FindLocked(const EncodingKey& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Namespace& NamespaceOf(absl::string_view ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const Namespace* Known(absl::string_view ns) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Every entry that can be found is in its slot.
+  // Every entry that lookups can find is in its slot.
   void AddToSlot(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeFromSlot(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void Toggle(const Entry& entry, SlotDigest* digest);
@@ -206,26 +208,26 @@ class Table {
   void LoseLocked(Run run) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeEntry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Shares SharesOf(int64_t limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes the next victim of a namespace, and what that gives from `*blocks`. False: nothing may go. `for_space`: only
-  // what gives blocks that can be handed out again.
+  // Takes the next victim of a namespace and subtracts what that frees from `*blocks`. Returns false if nothing is
+  // evictable. `for_space`: only victims whose blocks can be reused.
   bool EvictOne(Namespace* ns, bool for_space, int64_t* blocks, std::vector<EncodingKey>* victims)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Victim by victim from the namespace of those allowed that occupies most relative to its share.
+  // Takes victims one by one, each from the allowed namespace that occupies most relative to its share.
   template <typename Allowed>
   void EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vector<EncodingKey>* victims)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // PickFor where free blocks are scattered.
+  // PickFor when the free blocks are scattered.
   std::vector<EncodingKey> PickAdjacent(absl::string_view ns, int64_t blocks, int64_t limit);
   std::vector<EncodingKey> PickByAge(Namespace* of, int64_t blocks, int64_t limit)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whom PickAdjacent may take from, and how many blocks at most.
+  // The namespaces PickAdjacent may evict from, and at most how many blocks of each.
   absl::flat_hash_map<const Namespace*, int64_t> MayGive(const Namespace& of, int64_t blocks, int64_t limit) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Fills adjacent_ where it is too old.
+  // Refills adjacent_ if it is too old.
   void RefreshAdjacent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(adjacent_mutex_);
 
-  // Runs of encodings by address, as of some time ago: entries are looked at again before they are believed.
+  // Runs of encodings by address, possibly stale: entries are checked again before use.
   struct Occupied {
     Run run;
     Entry* entry = nullptr;
@@ -235,8 +237,8 @@ class Table {
   size_t adjacent_cursor_ ABSL_GUARDED_BY(adjacent_mutex_) = 0;
 
   mutable Mutex mutex_;
-  int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;               // of entries since adjacent_ was filled
-  std::map<uint32_t, uint32_t> bad_ ABSL_GUARDED_BY(mutex_);  // first block -> count; neighbours are merged
+  int64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;               // to entries since adjacent_ was filled
+  std::map<uint32_t, uint32_t> bad_ ABSL_GUARDED_BY(mutex_);  // first block -> count; adjacent runs are merged
   int64_t bad_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, Namespace, std::less<>> namespaces_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Entry[]>> pool_ ABSL_GUARDED_BY(mutex_);

@@ -10,11 +10,11 @@
 
 namespace kvlink::engine {
 
-inline constexpr size_t kPoolEntries = 4096;  // taken from the system at a time
+inline constexpr size_t kPoolEntries = 4096;  // allocated at a time
 
 static_assert(sizeof(Location) == 64);
 
-// One encoding. Lean, because a node has millions of them.
+// One encoding. Kept small, because a node holds millions of them.
 struct EntryUse::Entry {
   Table::Namespace* ns = nullptr;
   Identity identity;
@@ -25,12 +25,12 @@ struct EntryUse::Entry {
   int32_t uses = 0;
   int32_t pins = 0;
   Codec codec = Codec::kRawBf16;
-  bool dead = false;     // removed; lives on for its uses
+  bool dead = false;     // removed, but still in use
   bool leaving = false;  // picked for eviction
   bool in_order = false;
 
   EncodingKey key() const { return {ns->name, identity, codec}; }
-  // Its key among the ghosts of the eviction order. Identities are hashes, and a collision does no harm.
+  // Its key among the ghosts of the eviction order. Identities are hashes, and a collision is harmless.
   uint64_t ghost() const {
     uint64_t start;
     std::memcpy(&start, identity.bytes.data(), sizeof(start));

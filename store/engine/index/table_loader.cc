@@ -9,7 +9,7 @@
 namespace kvlink::engine {
 namespace {
 
-// Millions of entries lie all over memory: what comes so many steps later is fetched already.
+// Millions of entries are scattered in memory: prefetch those needed this many steps later.
 constexpr size_t kPrefetch = 16;
 
 void Prefetch(const void* data, size_t bytes) {
@@ -39,7 +39,7 @@ void TableLoader::Add(int shard, const KeyView& key, const Location& location) {
   ++to.counts[to.last];
 }
 
-// All that was added becomes the table's.
+// Moves everything added into the table.
 void TableLoader::Gather() {
   MutexLock lock(&table_->mutex_);
   absl::flat_hash_map<Namespace*, int64_t> counts;
@@ -69,7 +69,7 @@ std::vector<TableLoader::Claim> TableLoader::Claims() const {
 void TableLoader::Judge(const std::vector<Claim>& claims, absl::Span<const Run> usable, uint32_t blocks_per_segment,
                         Outcome* outcome) {
   verdicts_.assign(entries_.size(), Verdict::kGood);
-  uint64_t end = 0;  // of the run reaching furthest so far
+  uint64_t end = 0;  // of the run that reaches furthest so far
   uint32_t owner = 0;
   auto within = usable.begin();
   std::set<uint32_t> present;
@@ -114,7 +114,7 @@ std::vector<Run> TableLoader::Unclaimed(const std::vector<Claim>& claims, absl::
 TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable, uint32_t blocks_per_segment) {
   Outcome outcome;
   Gather();
-  // In the order of their puts, which is the order of eviction.
+  // In the order of the puts, which becomes the eviction order.
   std::vector<std::pair<uint64_t, uint32_t>> order(entries_.size());
   Thread sorting("index-sort", [&] {
     for (size_t i = 0; i < entries_.size(); ++i) order[i] = {entries_[i]->location.sequence, static_cast<uint32_t>(i)};
@@ -136,7 +136,7 @@ TableLoader::Outcome TableLoader::Finish(absl::Span<const Run> usable, uint32_t 
   for (size_t i = 0; i < order.size(); ++i) {
     const uint32_t index = order[i].second;
     Entry* const entry = entries_[index];
-    // Entries lie in the order of their names.
+    // Entries lie in memory in the order of their names.
     if (i + kPrefetch < order.size()) Prefetch(entries_[order[i + kPrefetch].second], sizeof(Entry));
     if (verdicts_[index] != Verdict::kGood) {
       auto& list = verdicts_[index] == Verdict::kTwice    ? outcome.claimed_twice

@@ -1,5 +1,5 @@
-// Fills an empty table with what the index holds: millions of records, from several threads.
-// Thread-safety: Add by one thread for each shard, the rest by one.
+// Fills an empty table from the index: millions of records, from several threads. Thread-safety: Add from one thread
+// per shard; the rest from one thread.
 #ifndef KVLINK_STORE_ENGINE_INDEX_TABLE_LOADER_H_
 #define KVLINK_STORE_ENGINE_INDEX_TABLE_LOADER_H_
 
@@ -20,18 +20,18 @@ class TableLoader {
   TableLoader(Table* table, int shards);
   ~TableLoader();
 
-  // REQUIRES: no two have one name.
+  // REQUIRES: keys are unique.
   void Add(int shard, const KeyView& key, const Location& location);
 
   struct Outcome {
-    std::vector<EncodingKey> claimed_twice;  // all that claim a block another claims too; none of them is served
-    std::vector<EncodingKey> astray;         // their blocks are not among the usable ones
-    std::vector<EncodingKey> missing;        // they lie in segments that are not there
-    std::set<uint32_t> missing_segments;     // these
-    uint64_t last_sequence = 0;              // of all
+    std::vector<EncodingKey> claimed_twice;  // all claimants of a block that is claimed twice; none is served
+    std::vector<EncodingKey> astray;         // their blocks are outside the usable ones
+    std::vector<EncodingKey> missing;        // in segments that do not exist
+    std::set<uint32_t> missing_segments;     // those segments
+    uint64_t last_sequence = 0;              // the highest of all
   };
-  // The order of eviction becomes that of the puts, and free what nobody claims of `usable` (ascending, a run
-  // for each segment of `blocks_per_segment` blocks that is there). Once.
+  // Call once, last. Sets the eviction order to the order of the puts, and frees the unclaimed blocks of `usable`
+  // (ascending; one run for each existing segment of `blocks_per_segment` blocks).
   Outcome Finish(absl::Span<const Run> usable, uint32_t blocks_per_segment);
 
  private:
@@ -39,7 +39,7 @@ class TableLoader {
   using Namespace = Table::Namespace;
   struct Shard {
     std::vector<std::unique_ptr<Entry[]>> pool;
-    size_t used = 0;  // of the last of them
+    size_t used = 0;  // entries used in the last pool
     Namespace* last = nullptr;
     absl::flat_hash_map<Namespace*, int64_t> counts;
   };

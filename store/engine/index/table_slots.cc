@@ -1,5 +1,5 @@
-// What there is of each slot. The entries of one are a chain, so that listing a slot looks at no others, and a digest
-// is changed by what comes and goes, so that comparing slots looks at no entry at all.
+// The contents of each slot. A slot's entries form a chain, so that listing a slot touches no others, and its digest is
+// updated with every change, so that comparing slots touches no entry at all.
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -59,7 +59,7 @@ std::vector<SlotEntry> Table::ListSlot(int slot, const std::optional<EncodingKey
                     [&](const Entry* a, const Entry* b) { return name(*a) < name(*b); });
   for (auto it = entries.begin(); it != end; ++it) {
     const Entry& entry = **it;
-    // What was picked to leave is in no order any more.
+    // Entries picked for eviction are no longer in the order.
     const int heat = entry.in_order ? entry.place.uses + (entry.place.in_main ? 4 : 0) : 0;
     listed.push_back({entry.ns->name, entry.identity, entry.codec, entry.location.etag, entry.location.bytes, heat});
   }

@@ -1,5 +1,5 @@
-// Which encodings go when room is needed: by the order of eviction of each namespace and its share of the whole, or,
-// where free blocks lie apart, by what occupies the cheapest stretches of adjacent blocks (windows.h).
+// Chooses the encodings to evict: by each namespace's eviction order and share of the total or, if free blocks are
+// scattered, by the cheapest stretches of adjacent blocks (windows.h).
 #include <algorithm>
 #include <utility>
 
@@ -10,21 +10,21 @@
 namespace kvlink::engine {
 namespace {
 
-// Of encodings, looked at for one allocation: enough to choose from, few enough not to keep readers waiting.
+// Occupied runs considered per allocation: enough to choose from, few enough not to delay readers.
 constexpr size_t kMaxPieces = size_t{1} << 16;
 constexpr int kMaxSlices = 4;
-// adjacent_ is filled again once so much of it has changed.
+// adjacent_ is refilled when this much of it has changed.
 constexpr int64_t kStalePart = 8, kStaleChanges = 64;
 
 }  // namespace
 
-// How the blocks are shared out.
+// How the blocks are divided into shares.
 struct Table::Shares {
-  double shrink = 1;  // of all shares, so that together they are no more than there is
-  int64_t pool = 1;   // of those without a limit together
+  double shrink = 1;  // scales all shares so that together they fit
+  int64_t pool = 1;   // joint share of the namespaces without a limit
   int64_t pool_blocks = 0;
 
-  // Of 1: has just its share. Those without a limit stand and fall together.
+  // Usage relative to the share; 1 is exactly the share. Namespaces without a limit count jointly.
   double Use(const Namespace& ns, int64_t more = 0) const {
     const bool in_pool = ns.limit_blocks() == INT64_MAX;
     const double share = static_cast<double>(std::max<int64_t>(1, in_pool ? pool : ns.limit_blocks())) * shrink;
@@ -76,7 +76,7 @@ void Table::EvictMost(int64_t limit, Allowed allowed, int64_t* blocks, std::vect
   for (auto& [name, ns] : namespaces_) {
     if (!ns.entries.empty()) left.push_back(&ns);
   }
-  // Victims count as gone, so that the next one is picked where most is left.
+  // Counts victims as gone, so that the next one is picked where most is left.
   absl::flat_hash_map<const Namespace*, int64_t> gone;
   int64_t gone_of_pool = 0;
   while (*blocks > 0) {
@@ -132,7 +132,7 @@ std::vector<EncodingKey> Table::PickFor(absl::string_view ns, int64_t blocks, in
     MutexLock lock(&mutex_);
     int64_t occupied = 0;
     for (const auto& [name, space] : namespaces_) occupied += space.blocks;
-    // Half of what kMaxRuns holes of the usual size hold: not every hole is as large as the usual one.
+    // Half of what kMaxRuns holes of average size hold, since not every hole is of average size.
     const int64_t by_age = size_ > 0 ? occupied / size_ * kMaxRuns / 2 : blocks;
     const int64_t free = allocator_.free_blocks();
     if (free < blocks && blocks <= by_age) return PickByAge(&NamespaceOf(ns), blocks - free, limit);
@@ -204,8 +204,8 @@ std::vector<EncodingKey> Table::PickAdjacent(absl::string_view ns, int64_t block
 
     absl::flat_hash_map<const Namespace*, int64_t> given;
     for (const int32_t owner : chosen) given[owners[owner]->ns] += owners[owner]->location.blocks();
-    // A namespace over its share gives no more than the excess; if it would, it gives nothing, and the choice starts
-    // over.
+    // A namespace above its share gives at most the excess; if this choice exceeds that, the namespace gives nothing,
+    // and the choice starts over.
     bool again = false;
     for (const auto& [giver, count] : given) again |= count > may[giver] && may.erase(giver) > 0;
     if (again) continue;

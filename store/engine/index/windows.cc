@@ -1,6 +1,6 @@
-// For numbers of runs that an encoding may have (all small ones, and fewer of the larger), every window of that many
-// blocks is priced by two pointers over the pieces in the order of their addresses; the cheapest that do not overlap
-// are taken. That costs a sort and a dozen passes, whatever the size of the store.
+// For selected numbers of runs (all small ones, and fewer of the larger), a two-pointer pass over the pieces in address
+// order prices every window of the length required; the cheapest non-overlapping ones are taken. That costs a sort and
+// a dozen passes, whatever the size of the store.
 #include "store/engine/index/windows.h"
 
 #include <algorithm>
@@ -15,10 +15,10 @@ namespace {
 
 struct Window {
   int64_t cost = 0;
-  size_t first = 0, last = 0;  // pieces, both inclusive
+  size_t first = 0, last = 0;  // indices of pieces, both inclusive
 };
 
-// The windows of at least `length` blocks that begin or end with a piece, and hold no piece more than they need.
+// Returns the windows of at least `length` blocks that begin or end at a piece and contain no unneeded piece.
 std::vector<Window> WindowsOf(const std::vector<Piece>& pieces, int64_t length) {
   std::vector<Window> windows;
   size_t first = 0;
@@ -41,9 +41,9 @@ std::vector<Window> WindowsOf(const std::vector<Piece>& pieces, int64_t length) 
   return windows;
 }
 
-// The cheapest `count` windows that share no piece. Nothing: there are not that many.
+// Returns the cheapest `count` windows that share no piece; nullopt if there are not that many.
 std::optional<std::vector<Window>> Cheapest(std::vector<Window> windows, int count) {
-  // A heap, since few of many are looked at.
+  // A heap, since few of many are examined.
   const auto dearer = [](const Window& a, const Window& b) {
     return std::pair(a.cost, a.first) > std::pair(b.cost, b.first);
   };
@@ -63,7 +63,7 @@ std::optional<std::vector<Window>> Cheapest(std::vector<Window> windows, int cou
   return std::nullopt;
 }
 
-// The longest stretches of adjacent pieces that together suffice: what is left where no equal windows do.
+// Returns the longest stretches of adjacent pieces that together suffice: the fallback if no equal windows do.
 std::optional<std::vector<Window>> Longest(const std::vector<Piece>& pieces, int64_t blocks) {
   std::vector<std::pair<int64_t, Window>> stretches;
   for (size_t i = 0; i < pieces.size(); ++i) {
@@ -84,7 +84,7 @@ std::optional<std::vector<Window>> Longest(const std::vector<Piece>& pieces, int
   return chosen;
 }
 
-// The cheapest encoding whose own runs, of which there are at most kMaxRuns, are enough. Nothing: none is.
+// Returns the cheapest encoding whose own runs (at most kMaxRuns) suffice; nullopt if there is none.
 std::optional<std::pair<int64_t, int32_t>> CheapestAlone(const std::vector<Piece>& pieces, int64_t blocks) {
   std::map<int32_t, int64_t> sizes;
   for (const Piece& piece : pieces) {
@@ -107,7 +107,7 @@ std::vector<int32_t> CheapestWindows(std::vector<Piece>* pieces, int64_t blocks)
   std::optional<int64_t> best_cost;
   const auto consider = [&](const std::optional<std::vector<Window>>& windows) {
     if (!windows.has_value()) return;
-    // An owner that lies in several windows is evicted, and paid for, once.
+    // An owner in several windows is evicted, and paid for, once.
     std::set<int32_t> owners;
     int64_t cost = 0;
     for (const Window& window : *windows) {

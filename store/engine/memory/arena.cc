@@ -1,5 +1,5 @@
-// Chunks come and go under grow_mutex_, one at a time, because the system calls that bring pages take long; what is
-// free changes under mutex_, which is never held during one.
+// Chunks are added and removed under grow_mutex_, one at a time, because the system calls that provide pages are slow.
+// Free memory is tracked under mutex_, which is never held during such a call.
 #include "store/engine/memory/arena.h"
 
 #include <algorithm>
@@ -16,16 +16,16 @@
 namespace kvlink::engine {
 namespace {
 
-// Ready memory kept ahead of what is in use, by all arenas together.
+// Prefaulted memory kept ahead of use, over all arenas.
 constexpr int64_t kAhead = int64_t{128} << 20;
 constexpr absl::Duration kTrimEvery = absl::Seconds(1);
 
 constexpr int64_t kFirstPieceBytes = int64_t{1} << 30;
 constexpr int64_t kMaxChunkBytes = int64_t{32} << 20;
-constexpr int64_t kMaxChunks = 16384;  // that io_uring registers
-constexpr int kMaxPieces = 16384;      // of 65530 mappings that the kernel gives a process
+constexpr int64_t kMaxChunks = 16384;  // io_uring's limit of registered buffers
+constexpr int kMaxPieces = 16384;      // out of the 65530 mappings the kernel allows a process
 
-// Of a small budget smaller chunks, so that there is something to share out.
+// A small budget gets smaller chunks, so that there is something to share.
 int64_t ChunkBytes(const ArenaPoolOptions& options) {
   if (options.chunk_bytes > 0) return options.chunk_bytes;
   const auto limit = static_cast<uint64_t>(std::max<int64_t>(options.limit, 1));
@@ -146,7 +146,7 @@ Pages ArenaPool::Allocate(Arena* arena, int64_t bytes) {
       arena->wanted_ = true;
       arena->refused_ = absl::OkStatus();
       if (!free_numbers_.empty() && NextToPrefault() != nullptr) wake_.Signal();
-      for (const auto& piece : arena->pieces_) {  // older ones first: the newest may go again
+      for (const auto& piece : arena->pieces_) {  // older ones first: the newest may be removed again
         const auto offset = piece->map_.Allocate(bytes);
         if (offset.has_value()) return Pages(piece.get(), piece->mapping_->base() + *offset, bytes);
       }
@@ -205,7 +205,7 @@ std::vector<Arena*> ArenaPool::Givers(const Arena* arena) const {
       givers.push_back(other.get());
     }
   }
-  // Of equals the one that was used longest ago.
+  // Of equal arenas, the one used longest ago.
   std::sort(givers.begin(), givers.end(), [](const Arena* a, const Arena* b) {
     return a->chunks_ != b->chunks_ ? a->chunks_ > b->chunks_ : a->turn_ < b->turn_;
   });
@@ -239,7 +239,7 @@ bool ArenaPool::MakeSpace(Arena* arena, int64_t bytes) {
 }
 
 bool ArenaPool::Reserve(Arena* arena, int64_t bytes) {
-  bytes = std::min(bytes, piece_bytes());  // more comes in parts
+  bytes = std::min(bytes, piece_bytes());  // larger allocations are split
   {
     MutexLock lock(&mutex_);
     if (NarrowestWindow(arena, bytes).piece != nullptr) return true;
@@ -302,7 +302,7 @@ ArenaPool::Window ArenaPool::FindEmpty(const Arena* arena, const Window& keep) c
   Window found;
   for (const auto& other : arenas_) {
     const bool own = other.get() == arena;
-    // Of others first, and of those that have most.
+    // Other arenas first, and of those the one with most chunks.
     if (best != nullptr && (own || (best != arena && best->chunks_ >= other->chunks_))) continue;
     for (auto piece = other->pieces_.rbegin(); piece != other->pieces_.rend(); ++piece) {
       int chunk = (*piece)->map_.chunks() - 1;
@@ -328,16 +328,17 @@ bool ArenaPool::Grow(Arena* arena, int64_t bytes) {
   };
   {
     MutexLock lock(&mutex_);
-    if (fits()) return true;  // another caller's doing
+    if (fits()) return true;  // thanks to another caller
     if (!find()) return false;
   }
   if (window.piece == nullptr && (bytes == 0 || !AddPiece(arena, bytes).ok())) return false;
   {
-    // All of it anew: meanwhile others freed memory and allocated, and AddPiece may have taken pieces out.
+    // Everything again: meanwhile other threads may have freed and allocated memory, and AddPiece may have removed
+    // pieces.
     MutexLock lock(&mutex_);
     if (fits()) return true;
     if (!find()) return false;
-    if (window.piece == nullptr) return bytes > 0;  // another caller's doing: AddPiece is for the next attempt
+    if (window.piece == nullptr) return bytes > 0;  // another caller used it; the next attempt adds a piece
     window.first = FirstAbsent(window);
     if (from.piece != nullptr) from.piece->map_.Withdraw(from.first);
   }
@@ -357,7 +358,7 @@ bool ArenaPool::Vacate(MemoryPiece* piece, int chunk) {
     number = piece->registered_[chunk];
     ABSL_ASSERT(number >= 0 && piece->map_.withdrawn(chunk) && piece->map_.used(chunk) == 0);
   }
-  // First what pins the pages: pinned ones do not go back to the system.
+  // First release what pins the pages: pinned pages are not returned to the system.
   if (options_.chunk_leaves) options_.chunk_leaves(ChunkOf(piece, chunk, number));
   const bool removed = piece->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).ok();
   if (!removed && options_.chunk_ready) options_.chunk_ready(ChunkOf(piece, chunk, number));
@@ -383,7 +384,7 @@ bool ArenaPool::Populate(MemoryPiece* piece, int chunk) {
   }
   const bool there = piece->mapping_->Populate(chunk * chunk_bytes_, chunk_bytes_).ok();
   if (there && options_.chunk_ready) options_.chunk_ready(ChunkOf(piece, chunk, number));
-  // Part of a chunk is useless.
+  // A partly populated chunk is useless.
   if (!there) piece->mapping_->Remove(chunk * chunk_bytes_, chunk_bytes_).IgnoreError();
   MutexLock lock(&mutex_);
   if (!there) {

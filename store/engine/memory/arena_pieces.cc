@@ -1,6 +1,5 @@
-// Pieces of address space come when an arena needs one, and go when nothing has been in use in them for a while, or at
-// once where another arena cannot have one otherwise. How many there may be at a time is bounded by what the process
-// may have open and mapped.
+// Pieces of address space are added when an arena needs one, and removed when they have been unused for a while, or at
+// once if another arena cannot get one otherwise. Their number is limited by what the process may have open and mapped.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -13,8 +12,8 @@ namespace kvlink::engine {
 
 absl::StatusOr<int> ArenaPool::SizeOfNext(const Arena* arena, int64_t bytes) const {
   const int needed = static_cast<int>((bytes + chunk_bytes_ - 1) / chunk_bytes_);
-  // What is used may cut address space up, so there is more of it than memory. Not without end: an arena in which too
-  // little hangs together evicts.
+  // Allocations may fragment address space, so there is more of it than memory. But not without limit: an arena without
+  // enough contiguous space evicts.
   const int room = 2 * std::max(chunks_, 1) - arena->reserved_;
   if (needed > room) {
     return absl::ResourceExhaustedError(absl::StrCat("namespace '", arena->ns_, "' has address space for ",
@@ -49,7 +48,7 @@ absl::Status ArenaPool::AddPiece(Arena* arena, int64_t bytes) {
     arena->pieces_.push_back(piece);
     arena->reserved_ += chunks;
     ++pieces_;
-    wake_.Signal();  // which looks after it
+    wake_.Signal();  // the prefaulter, which watches it
     return absl::OkStatus();
   };
   absl::Status added = add();
@@ -68,7 +67,7 @@ int ArenaPool::RemoveUnused(absl::Time since) {
       for (const auto& piece : arena->pieces_) {
         PageMap& map = piece->map_;
         if (map.used() > 0 || piece->unused_since_ > since) continue;
-        bool moving = false;  // somebody is about to move a chunk that they withdrew
+        bool moving = false;  // a thread is about to move a chunk it withdrew
         for (int chunk = 0; chunk < map.chunks(); ++chunk) moving |= map.withdrawn(chunk);
         if (moving) continue;
         for (int chunk = 0; chunk < map.chunks(); ++chunk) {
@@ -97,7 +96,7 @@ bool ArenaPool::RemovePiece(const std::shared_ptr<MemoryPiece>& piece) {
     MutexLock lock(&mutex_);
     Arena* const arena = piece->arena_;
     if (!all) {
-      piece->unused_since_ = SteadyNow();  // what the system refuses it may refuse for long
+      piece->unused_since_ = SteadyNow();  // the system may keep refusing, so do not retry soon
       return false;
     }
     std::erase(arena->pieces_, piece);

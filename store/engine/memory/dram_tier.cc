@@ -1,5 +1,5 @@
-// Memory is taken, evicted and moved without a lock across the steps: whoever finds none evicts, tries again, and waits
-// only where nothing may be evicted.
+// Memory is taken, evicted and moved in separate steps without a lock across them: a thread that finds none evicts and
+// retries, and waits only if nothing may be evicted.
 #include "store/engine/memory/dram_tier.h"
 
 #include <algorithm>
@@ -11,9 +11,9 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr size_t kMaxSteps = 1024;  // of eviction, under one lock
+constexpr size_t kMaxSteps = 1024;  // of eviction, per locking
 constexpr int64_t kMaxResidencies = int64_t{1} << 24;
-// The cost of losing a byte; without either, it is 1 to 4 by how often it was used.
+// The cost of losing a byte. A byte that is neither pinned nor leased costs 1 to 4, depending on its uses.
 constexpr int64_t kPinnedCost = 1000, kLeasedCost = 100000;
 
 std::vector<Pages> AllocatePages(ArenaPool* pool, Arena* arena, const Manifest& manifest) {
@@ -84,7 +84,7 @@ absl::StatusOr<std::shared_ptr<Residency>> DramTier::MakeRoom(absl::string_view 
   KVLINK_RETURN_IF_ERROR(CheckFits(*manifest));
   Space* const space = SpaceOf(ns);
   for (;;) {
-    // Read before memory is looked for: what is freed after it ends the wait below.
+    // Read before looking for memory, so that memory freed after this ends the wait below.
     const uint64_t changes = pool_->changes();
     if (auto residency = TryTake(space->arena, manifest)) return residency;
     if (EvictFor(space, evict, bytes)) continue;
@@ -167,7 +167,7 @@ std::shared_ptr<Residency> DramTier::TakeOut(uint64_t sequence) {
 
 std::shared_ptr<Residency> DramTier::EvictOne(Space* space, bool also_read) {
   for (const bool also_pinned : {false, true}) {
-    // Of many that are held a few are passed over at a time: others want the lock as well.
+    // Passes over only a few held encodings per locking, since other threads need the lock too.
     size_t left = 0;
     S3Fifo<uint64_t>::Pass pass;
     do {
@@ -194,7 +194,7 @@ std::shared_ptr<Residency> DramTier::EvictOne(Space* space, bool also_read) {
 
 std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space, bool revoke) const {
   const int64_t size = pool_->chunk_bytes();
-  absl::flat_hash_map<std::pair<const MemoryPiece*, int64_t>, Chunk> chunks;  // of what lies in them
+  absl::flat_hash_map<std::pair<const MemoryPiece*, int64_t>, Chunk> chunks;  // of their contents
   const auto add = [&](const Residency& residency, int64_t worth, uint64_t name, std::vector<uint64_t> Chunk::*names) {
     for (const Pages& pages : residency.pages()) {
       int64_t first = pages.piece()->offset(pages.data());
@@ -209,7 +209,7 @@ std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space, bool 
       }
     }
   };
-  // Only what goes at once: not what is leased for good, nor what a read from the disk still holds.
+  // Only what can be evicted at once: nothing firmly leased, and nothing that a disk read still holds.
   space.order.ForEach([&](uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const Holding& holding = residents_.at(sequence);
     if (holding.leases > (revoke ? holding.revocable : 0) || holding.residency.use_count() > 1) return;
@@ -227,7 +227,7 @@ std::optional<DramTier::Chunk> DramTier::CheapestChunk(const Space& space, bool 
   std::optional<Chunk> best;
   for (const ChunkUse& use : pool_->Used(space.arena)) {
     Chunk& chunk = chunks[{use.piece.get(), use.chunk}];
-    if (use.bytes != chunk.bytes) continue;  // more is in it
+    if (use.bytes != chunk.bytes) continue;  // something else is in it too
     if (best.has_value() && chunk.cost >= best->cost) continue;
     best = chunk;
     best->piece = use.piece;
@@ -258,7 +258,7 @@ bool DramTier::MoveChunkTo(Space* space, int64_t bytes, bool revoke) {
       }
       evictions_ += static_cast<int64_t>(leaving.size());
     }
-    leaving.clear();  // their generations change, and then the chunk is empty
+    leaving.clear();  // changes their generations; then the chunk is empty
     pool_->Move(chunk->piece.get(), chunk->number, space->arena, bytes);
     return true;
   }
@@ -302,7 +302,7 @@ ResidentLease DramTier::Add(uint64_t sequence, std::shared_ptr<Residency> reside
 
 bool DramTier::Resident(uint64_t sequence) const {
   MutexLock lock(&mutex_);
-  return residents_.contains(sequence);  // what fails leaves at once, by Residency::OnFailed
+  return residents_.contains(sequence);  // a failed residency leaves at once, through Residency::OnFailed
 }
 
 void DramTier::Touch(uint64_t sequence) {
@@ -315,10 +315,10 @@ void DramTier::Release(uint64_t sequence, std::shared_ptr<Residency> residency) 
   {
     MutexLock lock(&mutex_);
     --leases_;
-    // It may have been forgotten meanwhile; the lease then held the last of it, which goes after the lock.
+    // It may have been forgotten meanwhile; the lease then holds the last reference, which is released after the lock.
     auto it = residents_.find(sequence);
     if (it == residents_.end() || it->second.residency != residency) return;
-    residency.reset();  // at once: who counts leases counts holders, too
+    residency.reset();  // at once: counts of leases and of holders must agree
     if (--it->second.leases > 0) return;
   }
   pool_->Changed();
@@ -338,17 +338,17 @@ void DramTier::Forget(uint64_t sequence, const Residency* only) {
 
 void DramTier::MakeRevocable(ResidentLease* lease) {
   {
-    std::shared_ptr<Residency> dropped;  // after the lock, though the tier holds it as well
+    std::shared_ptr<Residency> dropped;  // released after the lock, although the tier holds it too
     MutexLock lock(&mutex_);
     const auto it = residents_.find(lease->sequence_);
-    // A forgotten resident stays for as long as its lease.
+    // A forgotten resident stays as long as its lease.
     if (it == residents_.end() || it->second.residency != lease->residency_) return;
     ++it->second.revocable;
     lease->revocable_ = lease->residency_->number();
     dropped = std::move(lease->residency_);
     lease->residency_ = nullptr;
   }
-  pool_->Changed();  // whoever waits for room may have it now
+  pool_->Changed();  // a thread waiting for room may find it now
 }
 
 void DramTier::ReleaseRevocable(uint64_t sequence, uint64_t number) {

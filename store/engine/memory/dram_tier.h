@@ -1,10 +1,11 @@
-// The DRAM tier: which encodings are resident, who holds them, and what leaves first (S3-FIFO in each namespace; leased
-// ones stay, pinned ones go last). An encoding is named by the sequence number of its put, which no two puts share.
+// The DRAM tier: which encodings are resident, who leases them, and what is evicted first (S3-FIFO per namespace;
+// leased encodings stay, pinned ones go last). An encoding is identified by the sequence number of its put, which is
+// unique.
 //
-// Each namespace's encodings lie in memory of their own. While there is memory left everybody takes what they need;
-// then a namespace that has more than its fair share makes room among its own, and one that has less gets memory from
-// the namespace that has most over its share. So none is pushed below its share by others, and none is kept below it by
-// readers of others that only map what they lease: their leases are revoked where nothing else gives way.
+// Each namespace's encodings lie in memory of their own. As long as memory is left, every namespace takes what it
+// needs. After that, a namespace with more than its fair share evicts its own encodings, and one with less gets memory
+// from the namespace furthest above its share. So others never push a namespace below its share, nor do readers that
+// merely map what they lease: their leases are revoked if nothing else can be evicted.
 //
 // Thread-safety: all methods. Leases and residencies must be destroyed before the tier.
 #ifndef KVLINK_STORE_ENGINE_MEMORY_DRAM_TIER_H_
@@ -35,11 +36,11 @@ class DramTier;
 // How much may be evicted to make room.
 enum class Eviction {
   kNothing,
-  kBelowShare,  // what is needed, while the namespace that asks has less than its share
-  kAnything,    // what is needed and not held
+  kBelowShare,  // as needed, while the requesting namespace has less than its share
+  kAnything,    // as needed, except leased encodings
 };
 
-// A hold on a resident encoding: it stays in the tier while this lives.
+// A lease on a resident encoding: it stays in the tier as long as this lives.
 class ResidentLease {
  public:
   ResidentLease() = default;
@@ -49,8 +50,8 @@ class ResidentLease {
   explicit operator bool() const { return residency_ != nullptr; }
   Residency& operator*() const { return *residency_; }
   Residency* operator->() const { return residency_.get(); }
-  // From now on this only asks for the memory to stay: where a namespace below its share needs it, the tier takes it
-  // back, which the generation says. For readers that map the tier and look at that. This is empty afterwards.
+  // Turns this into a revocable lease, and leaves this object empty. If a namespace below its share needs the memory,
+  // the tier reclaims it and changes the generation. For readers that map the tier and check the generation.
   void MakeRevocable();
 
  private:
@@ -58,12 +59,12 @@ class ResidentLease {
   DramTier* tier_ = nullptr;
   uint64_t sequence_ = 0;
   std::shared_ptr<Residency> residency_;
-  uint64_t revocable_ = 0;  // Residency::number() of what it asks for; `residency_` is null then
+  uint64_t revocable_ = 0;  // Residency::number() of a revocable lease; `residency_` is then null
 };
 
 struct DramTierOptions {
-  ArenaPoolOptions memory;  // what is told of it must not call the tier
-  // Most residencies and pushes at a time; 0: as many as find room, up to 16 million.
+  ArenaPoolOptions memory;  // its callbacks must not call the tier
+  // Maximum residencies and pushes at a time; 0: as many as fit, up to 16 million.
   int64_t max_residencies = 0;
 };
 
@@ -72,50 +73,51 @@ class DramTier {
   // RESOURCE_EXHAUSTED, UNAVAILABLE as Mapping::Create.
   static absl::StatusOr<std::unique_ptr<DramTier>> Create(DramTierOptions options);
 
-  // Memory for an encoding, in a row or each layer by itself; what is not leased makes room, as far as it may. Waits,
-  // up to `wait_until`, only for memory whose last read or write is still under way. RESOURCE_EXHAUSTED; UNAVAILABLE as
-  // Mapping::Create.
+  // Allocates memory for an encoding, contiguously or layer by layer; unleased encodings are evicted as far as `evict`
+  // allows. Waits, until `wait_until`, only for memory whose last read or write is in progress. RESOURCE_EXHAUSTED;
+  // UNAVAILABLE as Mapping::Create.
   absl::StatusOr<std::shared_ptr<Residency>> MakeRoom(absl::string_view ns, std::shared_ptr<const Manifest> manifest,
                                                       Eviction evict, absl::Time wait_until);
-  // The same for what comes slowly, a layer at a time: no memory yet, only a place among the residencies.
+  // Likewise for an encoding that arrives slowly, layer by layer: takes no memory yet, only a place among the
+  // residencies.
   absl::StatusOr<std::shared_ptr<Residency>> MakeEmpty(absl::string_view ns, std::shared_ptr<const Manifest> manifest);
-  // Memory for one layer of it. Never waits. Errors as MakeRoom.
+  // Allocates memory for one layer of it. Never waits. Errors as MakeRoom.
   absl::Status TakeLayer(Residency* residency, int64_t layer, Eviction evict);
-  // The same outside of the tier, from the heap: for a put that finds the tier full of leases, and to read what the
-  // tier is not to hold.
+  // Allocates from the heap instead: for a put that finds the tier full of leases, and for reads the tier should not
+  // hold.
   static absl::StatusOr<std::shared_ptr<Residency>> Outside(std::shared_ptr<const Manifest> manifest);
 
-  // A lease on a resident encoding; empty if it is not resident, or has failed (Residency::failed).
+  // Leases a resident encoding; empty if it is not resident, or has failed (Residency::failed).
   ResidentLease Acquire(uint64_t sequence);
-  // Makes an encoding of MakeRoom's namespace resident and leases it. If it became so meanwhile, `residency` is dropped
-  // and `*added` is false. One that has failed is replaced.
+  // Makes an encoding from MakeRoom resident and leases it. If it has become resident meanwhile, drops `residency` and
+  // sets `*added` to false. A failed residency is replaced.
   ResidentLease Add(uint64_t sequence, std::shared_ptr<Residency> residency, bool pinned, bool* added);
   bool Resident(uint64_t sequence) const;
-  // Counts as a use for the order of eviction.
+  // Counts as a use in the eviction order.
   void Touch(uint64_t sequence);
-  // Takes it out of the tier; those who hold it keep its memory. With `only`: no other stay of it than this.
+  // Removes an encoding from the tier; leases keep its memory. With `only`: only if this is the residency.
   void Forget(uint64_t sequence, const Residency* only = nullptr);
   void SetPinned(uint64_t sequence, bool pinned);
-  // Takes out everything not leased.
+  // Removes everything not leased.
   void Drop();
 
-  // Before the I/O that chunks are announced to is destroyed.
+  // Call before the I/O to which chunks are announced is destroyed.
   void StopGrowing() { pool_->StopGrowing(); }
 
   int64_t capacity() const { return pool_->limit(); }
   int64_t used() const { return pool_->used(); }
   std::map<std::string, int64_t> used_by_namespace() const;
   int64_t present() const { return pool_->present(); }  // bytes of memory taken from the system
-  // No request to the disk should cross a multiple of this address.
+  // Disk requests should not cross a multiple of this address.
   int64_t chunk_bytes() const { return pool_->chunk_bytes(); }
   int chunks() const { return pool_->chunks(); }
   int64_t leases() const;
   int64_t evictions() const;
-  int64_t revoked() const;  // encodings that were taken from revocable leases
+  int64_t revoked() const;  // encodings taken back from revocable leases
   struct NamespaceMemory {
     std::string ns;
     int64_t present = 0;    // bytes of memory taken from the system
-    int64_t used = 0;       // bytes of them
+    int64_t used = 0;       // bytes in use, of these
     int64_t resident = 0;   // bytes of encodings
     int64_t encodings = 0;  // resident
   };
@@ -124,7 +126,7 @@ class DramTier {
 
  private:
   friend class ResidentLease;
-  // Of one namespace.
+  // The memory and eviction order of one namespace.
   struct Space {
     Arena* arena = nullptr;
     S3Fifo<uint64_t> order;
@@ -133,10 +135,10 @@ class DramTier {
     std::shared_ptr<Residency> residency;
     Space* space = nullptr;
     int leases = 0;
-    int revocable = 0;  // of the leases
+    int revocable = 0;  // of these leases
     bool pinned = false;
   };
-  // Not resident any more, but asked for by revocable leases.
+  // No longer resident, but still in use by revocable leases.
   struct Leftover {
     std::shared_ptr<Residency> residency;
     Space* space = nullptr;
@@ -152,21 +154,23 @@ class DramTier {
   ResidentLease LeaseOf(uint64_t sequence, Holding* resident) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NoRoom(const Space& space, int64_t bytes) const;
   absl::Status CheckFits(const Manifest& manifest) const;
-  // One step towards room for `bytes`: something left, or a chunk came. False: nothing may.
+  // One step towards room for `bytes`: evicts something, or obtains a chunk. Returns false if nothing is allowed.
   bool EvictFor(Space* space, Eviction evict, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Whether memory comes back without anybody's doing: what loads hold that nobody waits for, or puts on their way.
+  // Whether memory will be released without further eviction: by loads that no reader waits for, or by puts in
+  // progress.
   bool MemoryReturns(const Space& space) const;
-  // Takes out what leaves next; the caller drops it outside the lock. Null if nothing may leave. What is still being
-  // read is left alone, unless `also_read`: it would be read for nothing, and its memory does not come back at once.
+  // Removes the next encoding to evict; the caller drops it outside the lock. Null if none may be evicted. Skips
+  // encodings that are still being read unless `also_read`: their reads would be wasted, and their memory would not
+  // come back at once.
   std::shared_ptr<Residency> EvictOne(Space* space, bool also_read) ABSL_LOCKS_EXCLUDED(mutex_);
   std::shared_ptr<Residency> TakeOut(uint64_t sequence) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Moves a chunk of memory to `space` from one that has to give. False if none has, or all theirs is held; `revoke`:
-  // held by more than revocable leases.
+  // Moves a chunk of memory to `space` from a namespace that must give one. Returns false if there is none, or if all
+  // its chunks are leased; `revoke`: by more than revocable leases.
   bool MoveChunkTo(Space* space, int64_t bytes, bool revoke) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The chunk of `space` that is cheapest to empty, and what is in it. Nothing: something in each is held.
+  // The chunk of `space` that is cheapest to empty, and its contents. nullopt: each contains something leased.
   struct Chunk {
     std::shared_ptr<MemoryPiece> piece;
-    int number = 0;  // in the piece
+    int number = 0;  // within the piece
     int64_t bytes = 0;
     int64_t cost = 0;
     std::vector<uint64_t> residents;  // sequences
@@ -178,7 +182,7 @@ class DramTier {
   const std::unique_ptr<ArenaPool> pool_;
   std::atomic<uint64_t> next_number_{1};
   mutable Mutex mutex_;
-  std::map<std::string, Space, std::less<>> spaces_ ABSL_GUARDED_BY(mutex_);  // stay
+  std::map<std::string, Space, std::less<>> spaces_ ABSL_GUARDED_BY(mutex_);  // entries are never removed
   absl::flat_hash_map<uint64_t, Holding> residents_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, Leftover> leftovers_ ABSL_GUARDED_BY(mutex_);  // by Residency::number()
   absl::flat_hash_map<const Arena*, Space*> space_of_ ABSL_GUARDED_BY(mutex_);

@@ -41,8 +41,8 @@ std::optional<GenerationSlot> GenerationTable::Take() {
 }
 
 void GenerationTable::GiveBack(uint64_t slot) {
-  // The pages are written again only by who took the locks that are released after this: whoever sees such a write
-  // finds the new value.
+  // The pages are rewritten only by threads that have taken the locks released after this, so a reader that sees such a
+  // write also sees the new value.
   Value(slot).fetch_add(1, std::memory_order_acq_rel);
   MutexLock lock(&mutex_);
   free_.push_back(slot);

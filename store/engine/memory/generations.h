@@ -1,7 +1,7 @@
-// The table of generations: one u64 for each residency in the DRAM tier, which readers that map the tier look at to
-// learn whether the bytes they use are still what they were (docs/formats.md, "Shared memory").
+// The table of generations: one u64 for each residency in the DRAM tier. Readers that map the tier check it to learn
+// whether the bytes they use are still the same (docs/formats.md, "Shared memory").
 //
-// Thread-safety: all methods. Slots must be given back before the table is destroyed.
+// Thread-safety: all methods. Slots must be released before the table is destroyed.
 #ifndef KVLINK_STORE_ENGINE_MEMORY_GENERATIONS_H_
 #define KVLINK_STORE_ENGINE_MEMORY_GENERATIONS_H_
 
@@ -20,8 +20,8 @@ namespace kvlink::engine {
 
 class GenerationTable;
 
-// A slot of the table for as long as its holder's pages are its own. Destruction changes the slot's value first and
-// gives the slot back then: destroy it before the pages may be written by another or go back to the system.
+// A slot of the table, valid as long as its holder owns its pages. The destructor first changes the slot's value and
+// then releases the slot. Must be destroyed before the pages are reused or returned to the system.
 class GenerationSlot {
  public:
   GenerationSlot() = default;
@@ -43,11 +43,11 @@ class GenerationTable {
   // `shared`: in a memfd. RESOURCE_EXHAUSTED, UNAVAILABLE as Mapping::Create.
   static absl::StatusOr<std::unique_ptr<GenerationTable>> Create(int64_t slots, bool shared);
 
-  // Nothing: all slots are taken.
+  // nullopt: all slots are taken.
   std::optional<GenerationSlot> Take();
 
   int64_t taken() const;
-  // As Mapping's: what readers map, the slots' values one after another. -1 if not shared.
+  // The mapping for readers: the slots' values, one after another. -1 if not shared.
   int descriptor() const { return mapping_->descriptor(); }
   int64_t bytes() const { return mapping_->bytes(); }
 
@@ -62,7 +62,7 @@ class GenerationTable {
   const std::unique_ptr<Mapping> mapping_;
   const int64_t slots_;
   mutable Mutex mutex_;
-  // The slots used last are used first, so that a table hardly used takes hardly any memory.
+  // Recently used slots are reused first, so that a sparsely used table takes little memory.
   std::vector<uint64_t> free_ ABSL_GUARDED_BY(mutex_);
   int64_t used_ ABSL_GUARDED_BY(mutex_) = 0;  // slots from here on were never taken
 };

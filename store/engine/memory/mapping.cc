@@ -1,4 +1,4 @@
-// Here the memfd is open only while it is made: the mapping writes, and readers get a descriptor that cannot.
+// The memfd is open only while the mapping is created: the mapping writes, and readers get a read-only descriptor.
 #include "store/engine/memory/mapping.h"
 
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include "base/descriptor.h"
 #include "base/status.h"
 
-// Missing from older headers of glibc.
+// Missing from older glibc headers.
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -41,11 +41,11 @@ absl::Status Failed(absl::string_view what, int64_t bytes) {
 }
 
 void TouchEach(std::byte* data, int64_t bytes, int64_t step) {
-  // Not a plain write: the byte may be in use.
+  // An atomic operation rather than a write, since the byte may be in use.
   for (int64_t i = 0; i < bytes; i += step) __atomic_fetch_or(reinterpret_cast<unsigned char*>(data + i), 0, 0);
 }
 
-// Address space of nothing, its base aligned.
+// Reserves aligned address space without memory.
 absl::StatusOr<std::byte*> Reserve(int64_t bytes, int64_t alignment) {
   const int64_t slack = alignment - kPageBytes;
   void* const got = mmap(nullptr, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -57,7 +57,7 @@ absl::StatusOr<std::byte*> Reserve(int64_t bytes, int64_t alignment) {
   return start + before;
 }
 
-// A memfd of `bytes` bytes, open for writing.
+// Returns a memfd of `bytes` bytes, open for writing.
 absl::StatusOr<Descriptor> NewMemfd(int64_t bytes) {
   int fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (fd < 0 && errno == EINVAL) fd = memfd_create("kvlink", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -67,8 +67,8 @@ absl::StatusOr<Descriptor> NewMemfd(int64_t bytes) {
   return memfd;
 }
 
-// All of the memfd, or (-1) anonymous memory, over address space that was reserved and aligned first, so that a failed
-// mapping leaves nothing.
+// Maps the whole memfd or (-1) anonymous memory over address space that was reserved and aligned first, so that a
+// failed mapping leaves nothing behind.
 absl::StatusOr<std::byte*> Map(int memfd, const MappingOptions& options) {
   KVLINK_ASSIGN_OR_RETURN(std::byte* const data, Reserve(options.bytes, options.alignment));
   const int kind = memfd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
@@ -82,8 +82,8 @@ absl::StatusOr<std::byte*> Map(int memfd, const MappingOptions& options) {
   return data;
 }
 
-// Seals the memfd and returns a descriptor of it that cannot write. Nobody else can open it anew: that takes its owner,
-// who could as well attach to the process.
+// Seals the memfd and returns a read-only descriptor of it. Only its owner could reopen it for writing, and the owner
+// could as well attach to the process.
 absl::StatusOr<int> SealForReaders(int fd, const MappingOptions& options) {
   const int descriptor = open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return Failed("no second descriptor", options.bytes);
@@ -103,7 +103,7 @@ absl::StatusOr<std::unique_ptr<Mapping>> Mapping::Create(const MappingOptions& o
     KVLINK_ASSIGN_OR_RETURN(memfd, NewMemfd(options.bytes));
   }
   KVLINK_ASSIGN_OR_RETURN(mapping->base_, Map(memfd.get(), options));
-  if (options.shared) {  // the seal against writing spares the mapping that is there
+  if (options.shared) {  // the seal against writing does not affect the existing mapping
     KVLINK_ASSIGN_OR_RETURN(mapping->descriptor_, SealForReaders(memfd.get(), options));
   }
   return mapping;
@@ -117,8 +117,8 @@ Mapping::~Mapping() {
 absl::Status Mapping::Populate(int64_t offset, int64_t bytes) {
   std::byte* const data = base_ + offset;
   if (descriptor_ >= 0 && bytes % kHugePageBytes == 0 && reinterpret_cast<uintptr_t>(data) % kHugePageBytes == 0) {
-    // Memory of files gets huge pages by this call even where the system gives them to nobody unasked; it fills up from
-    // one small page each. Failing leaves small pages.
+    // Gives file memory huge pages even if the system gives none by default: it fills up from one small page each. If
+    // it fails, small pages remain.
     TouchEach(data, bytes, kHugePageBytes);
     madvise(data, bytes, MADV_COLLAPSE);
   }

@@ -1,5 +1,5 @@
-// Which bytes of a piece of memory are free: ranges of 4096-byte pages over address space of which some chunks are
-// backed by memory ("present") and the others are not.
+// Tracks the free bytes of a memory piece: ranges of 4096-byte pages in address space of which some chunks are backed
+// by memory ("present").
 //
 // Thread-safety: none; the owner locks.
 #ifndef KVLINK_STORE_ENGINE_MEMORY_PAGE_MAP_H_
@@ -16,30 +16,30 @@ namespace kvlink::engine {
 
 class PageMap {
  public:
-  // No chunk is present.
+  // Initially no chunk is present.
   PageMap(int64_t chunk_bytes, int chunks) : chunk_bytes_(chunk_bytes), chunks_(chunks) {}
 
-  // The smallest free range of `bytes` or more, from its start. Nothing: none is that long.
+  // Allocates at the start of the smallest free range of at least `bytes`. nullopt: none is that long.
   std::optional<int64_t> Allocate(int64_t bytes);
-  // REQUIRES: allocated in one call, freed in one.
+  // REQUIRES: the range is exactly one that Allocate returned.
   void Free(int64_t offset, int64_t bytes);
   // Whether Allocate would succeed.
   bool Fits(int64_t bytes) const { return by_size_.lower_bound({bytes, 0}) != by_size_.end(); }
 
-  // REQUIRES: absent. All of it is free from now on.
+  // Makes a chunk present and all of it free. REQUIRES: absent.
   void Add(int chunk);
-  // Nothing is allocated in the chunk any more, and what is freed does not become free. REQUIRES: present.
+  // Stops allocating in the chunk; memory freed in it does not become free. REQUIRES: present.
   void Withdraw(int chunk);
-  // REQUIRES: withdrawn, and nothing in it is used.
+  // REQUIRES: withdrawn, and nothing in it is in use.
   void Remove(int chunk);
 
-  // Chunks [first, second) that have to be present so that `bytes` fit, chosen so that as few as possible
-  // are absent. Nothing: what is used cuts the address space up too much.
+  // Returns the chunks [first, second) that must be present for `bytes` to fit, with as few absent ones as possible.
+  // nullopt: the ranges in use fragment the address space too much.
   std::optional<std::pair<int, int>> Window(int64_t bytes) const;
 
   bool present(int chunk) const { return chunks_[chunk].present; }
   bool withdrawn(int chunk) const { return chunks_[chunk].withdrawn; }
-  // Present, and nothing in it is used.
+  // Present, not withdrawn, and unused.
   bool empty(int chunk) const {
     return chunks_[chunk].present && !chunks_[chunk].withdrawn && chunks_[chunk].used == 0;
   }
@@ -65,7 +65,7 @@ class PageMap {
   std::vector<Chunk> chunks_;
   int64_t present_ = 0;
   int64_t used_ = 0;
-  std::map<int64_t, int64_t> free_;                // offset -> bytes, neighbours merged
+  std::map<int64_t, int64_t> free_;                // offset -> bytes; adjacent ranges are merged
   std::set<std::pair<int64_t, int64_t>> by_size_;  // (bytes, offset)
 };
 

@@ -1,5 +1,5 @@
-// How far each layer has arrived, and who is told. One lock, never held while a layer is verified or somebody is
-// called.
+// How far each layer has arrived, and which callbacks to notify. One lock, never held while a layer is verified or a
+// callback runs.
 #include "store/engine/memory/residency.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace kvlink::engine {
 Residency::Residency(std::shared_ptr<const Manifest> manifest, std::vector<Pages> pages, GenerationSlot generation,
                      uint64_t number)
     : manifest_(std::move(manifest)), pages_(std::move(pages)), generation_(std::move(generation)), number_(number) {
-  if (pages_.empty()) return;  // Borrow and WithoutPages set them
+  if (pages_.empty()) return;  // set later by Borrow and WithoutPages
   if (pages_.front().piece() != nullptr) arena_ = pages_.front().piece()->arena();
   std::vector<absl::Span<std::byte>> slabs;
   const bool whole = pages_.size() == 1;
@@ -36,7 +36,7 @@ std::shared_ptr<Residency> Residency::Borrow(std::shared_ptr<const Manifest> man
   auto residency = std::make_shared<Residency>(std::move(manifest), std::vector<Pages>());
   std::vector<absl::Span<std::byte>> places;
   for (const absl::Span<const std::byte> slab : slabs) {
-    // Requests have one type of address for reading and writing; these are only written from.
+    // Requests have one address type for reading and writing; these are only read from.
     places.push_back(absl::MakeSpan(const_cast<std::byte*>(slab.data()), slab.size()));
   }
   residency->SetSlabs(places);

@@ -1,5 +1,5 @@
-// The message of a call is asked for only when the scheduler says so: until then a caller costs what its headers do.
-// Whatever gRPC tells of a call only changes its phase, which is the scheduler's; no thread of gRPC's ever waits here.
+// A call's message is read only when the scheduler says so; until then, the call costs no more than its headers. gRPC's
+// events only change a call's phase, which belongs to the scheduler; no gRPC thread ever blocks here.
 #include "store/node/control/call.h"
 
 #include <grpc/grpc.h>
@@ -72,7 +72,7 @@ absl::StatusOr<std::string> ControlCall::Run() {
     return absl::UnauthenticatedError("the session has expired: open another one");
   }
   auto answer = method_->run(this, request);
-  // gRPC must have let go of the last message before the call is finished; the sweeper sees to it that it does.
+  // gRPC must have released the last message before the call is finished; the sweeper ensures that it does.
   MutexLock lock(&mutex_);
   while (writing_) changed_.Wait(&mutex_);
   return answer;

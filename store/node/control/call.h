@@ -1,5 +1,5 @@
-// One call of the control service, between gRPC's threads, where its operations begin and end, and the scheduler, which
-// decides when it goes on (scheduler.h).
+// One call of the control service, between gRPC's threads, where its operations start and complete, and the scheduler,
+// which decides when it proceeds (scheduler.h).
 //
 // Thread-safety: as each method says. Lifetime: kept by gRPC until the call is over, and by the scheduler.
 #ifndef KVLINK_STORE_NODE_CONTROL_CALL_H_
@@ -26,23 +26,23 @@ namespace kvlink::store::node {
 class CallScheduler;
 class ControlCall;
 
-// How a method of the service is carried out.
+// How a method of the service is executed.
 struct ControlMethod {
   std::string name;  // "PutDocuments"
   Operation operation = Operation::kAdministration;
-  // Bounds on the fields of its request, checked before it is parsed (proto/wire.h).
+  // Limits on the request's fields, checked before parsing (proto/wire.h).
   int64_t max_fields = 16;
   int nested_field = 0;
-  // Takes long, answers with a stream, and needs the right 'admin' over everything.
+  // Long-running; answers with a stream and requires the `admin` right on everything.
   bool streams = false;
-  // On a thread of ours; may wait. The request is a message of gRPC as it came; so is the answer, which a stream leaves
-  // empty.
+  // Runs on a thread of ours; may block. Request and answer are serialised messages; a streaming method returns an
+  // empty answer.
   std::function<absl::StatusOr<std::string>(ControlCall* call, const std::string& request)> run;
 };
 
 class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<ControlCall> {
  public:
-  // The caller: a session, or, for a call that opens one, only its key's grant.
+  // The caller: a session or, for a call that opens one, only the grant of its key.
   struct Caller {
     Grant grant;
     std::shared_ptr<Session> session;
@@ -50,32 +50,32 @@ class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_sh
 
   ControlCall(CallScheduler* scheduler, grpc::CallbackServerContext* context, const ControlMethod* method,
               Caller caller);
-  // Lives until gRPC has done with it, or it is disowned before gRPC has seen it.
+  // The object lives until gRPC is done with it, or until Disown() if gRPC has not seen it.
   static std::shared_ptr<ControlCall> Make(CallScheduler* scheduler, grpc::CallbackServerContext* context,
                                            const ControlMethod* method, Caller caller);
   void Disown() { self_ = nullptr; }
-  // A call that is answered without being asked anything: by `answer`, or with the error.
+  // Returns a call that is answered immediately, with `answer` or its error, without reading the request.
   static grpc::ServerGenericBidiReactor* Answered(CallScheduler* scheduler, grpc::CallbackServerContext* context,
                                                   absl::StatusOr<std::string> answer);
 
-  // For who carries it out, on any thread.
+  // For the thread that executes the call, and any other.
   const ControlMethod& method() const { return *method_; }
   const Grant& grant() const { return caller_.grant; }
   Session* session() const { return caller_.session.get(); }
   const std::string& peer() const { return peer_; }
-  // The client has gone, its time is over, or the node closes: what is left of the work need not be done.
+  // The client has gone, the deadline has passed or the node is closing: remaining work may be skipped.
   bool cancelled() const { return cancelled_.load(); }
-  // Of a stream: sends a message, and waits until gRPC has taken the one before. False: cancelled.
+  // For streams: sends a message after waiting until gRPC has taken the previous one. Returns false if cancelled.
   bool Write(const std::string& message);
-  // Waits, but not when cancelled.
+  // Sleeps for at most `most`; returns early if cancelled.
   void Pause(absl::Duration most);
 
-  // For the scheduler. Read and Answer at most once each, in this order; neither under a lock.
+  // For the scheduler. Read and Answer at most once each, in this order, and not under a lock.
   void Read();
-  // REQUIRES: the message has arrived. Carries the call out.
+  // Executes the call. REQUIRES: the message has arrived.
   absl::StatusOr<std::string> Run();
   void Answer(const absl::StatusOr<std::string>& answer);
-  // Fails gRPC's pending operations of the call. May be called late, and more than once.
+  // Fails gRPC's pending operations on the call. May be called late, and more than once.
   void Cancel();
   void SetCancelled();
 
@@ -91,8 +91,8 @@ class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_sh
   using Reference = std::unique_ptr<grpc_call, Unref>;
 
   CallScheduler* const scheduler_;
-  grpc::CallbackServerContext* const context_;  // until it is over
-  const ControlMethod* const method_;           // null: an Answered one
+  grpc::CallbackServerContext* const context_;  // valid until the call is over
+  const ControlMethod* const method_;           // null for calls made by Answered
   const Caller caller_;
   const std::string peer_;
   const absl::Time arrived_;
@@ -102,15 +102,15 @@ class ControlCall : public grpc::ServerGenericBidiReactor, public std::enable_sh
   Mutex mutex_;
   CondVar changed_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false, write_failed_ ABSL_GUARDED_BY(mutex_) = false;
-  grpc::ByteBuffer write_buffer_;  // gRPC's while writing_
+  grpc::ByteBuffer write_buffer_;  // owned by gRPC while writing_
   Reference call_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<ControlCall> self_;  // gRPC's reference
 
   friend class CallScheduler;
   enum class Phase { kWaiting, kBeginning, kReceiving, kQueued, kRunning, kAnswering };
-  // The scheduler's, under its lock.
+  // Used by the scheduler, under its lock.
   Phase phase_ = Phase::kWaiting;
-  bool ended_early_ = false;  // while kBeginning
+  bool ended_early_ = false;  // set while kBeginning
   absl::Time deadline_ = absl::InfiniteFuture();
   bool holds_slot_ = false;
 };

@@ -1,6 +1,6 @@
-// One generic service takes every call, so that nothing of a call is read before its headers have said whose it is.
-// Channel arguments bound what gRPC itself does for a peer: no compression, 4 MiB a message, an end for silent
-// connections.
+// One generic service takes every call, so that nothing of a call is read before its headers have identified the
+// caller. Channel arguments limit gRPC's own work for a peer: no compression, messages of 4 MiB, and timeouts for
+// silent connections.
 #include "store/node/control/control.h"
 
 #include <grpcpp/generic/async_generic_service.h>
@@ -26,20 +26,20 @@
 namespace kvlink::store::node {
 namespace {
 
-constexpr int kHandshakeMilliseconds = 20 * 1000;      // for TLS, and for the first frame of HTTP/2
-constexpr int kIdleMilliseconds = 60 * 1000;           // of a connection without calls
-constexpr int kAgeMilliseconds = 30 * 60 * 1000;       // then a connection takes no more calls, and its client dials
-constexpr int kKeepaliveMilliseconds = 2 * 60 * 1000;  // between questions whether a silent peer is there
+constexpr int kHandshakeMilliseconds = 20 * 1000;      // for TLS, and for the first HTTP/2 frame
+constexpr int kIdleMilliseconds = 60 * 1000;           // for a connection without calls
+constexpr int kAgeMilliseconds = 30 * 60 * 1000;       // then a connection takes no more calls; its client redials
+constexpr int kKeepaliveMilliseconds = 2 * 60 * 1000;  // between probes of a silent peer
 constexpr int kKeepaliveTimeoutMilliseconds = 20 * 1000;
-constexpr int kMaxStreams = 16;  // calls of one connection at a time
-// Any number of pings: each is answered, up to what a peer has read. Above a limit gRPC 1.51 says so once for each ping
-// that it finds in its buffer, which costs a thousand times as much.
+constexpr int kMaxStreams = 16;  // concurrent calls per connection
+// Allows any number of pings: each is answered, up to what the peer has read. With a limit, gRPC 1.51 reports each
+// excess ping in its buffer, which costs a thousand times as much.
 constexpr int kMaxPingStrikes = 0;
 constexpr int kMaxMetadataBytes = 8 * 1024;
 
 constexpr absl::string_view kStorePrefix = "/kvlink.store.v1.Store/";
 constexpr absl::string_view kHealthCheck = "/grpc.health.v1.Health/Check";
-// grpc.health.v1.HealthCheckResponse with its one field.
+// grpc.health.v1.HealthCheckResponse, which has one field.
 constexpr char kHealthy[] = "\x08\x01", kUnhealthy[] = "\x08\x02";
 
 absl::string_view MetadataOf(const grpc::CallbackServerContext& context, const char* name) {
@@ -55,7 +55,7 @@ class Entrance : public grpc::CallbackGenericService {
 
   grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override {
     absl::string_view name = context->method();
-    // Whichever service is asked about: they all serve or drain together. So the question need not be read.
+    // All services serve or drain together, so the request need not be read to know which one it asks about.
     if (name == kHealthCheck) {
       return ControlCall::Answered(&scheduler_, context, std::string(core_->draining.begun() ? kUnhealthy : kHealthy));
     }
@@ -79,7 +79,7 @@ class Entrance : public grpc::CallbackGenericService {
   void Stop() { scheduler_.Stop(); }
 
  private:
-  // From the headers alone.
+  // Identifies the caller from the headers alone.
   absl::StatusOr<ControlCall::Caller> CallerOf(const grpc::CallbackServerContext& context,
                                                const ControlMethod& method) const {
     ControlCall::Caller caller;
@@ -122,7 +122,7 @@ class GrpcControlServer : public ControlServer {
     builder.SetResourceQuota(quota);
     builder.SetMaxReceiveMessageSize(static_cast<int>(limits.control_message_bytes));
     builder.SetMaxSendMessageSize(-1);
-    // A message that says it is compressed is refused by its headers, and would not be inflated if it were not.
+    // A message marked as compressed is refused by its headers; otherwise it would still not be inflated.
     builder.SetDefaultCompressionAlgorithm(GRPC_COMPRESS_NONE);
     builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
     builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
@@ -136,7 +136,7 @@ class GrpcControlServer : public ControlServer {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMilliseconds);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, kMaxPingStrikes);
-    // Connections come in at the gate.
+    // Connections come in through the gate.
     using External = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
     acceptor_ = builder.experimental().AddExternalConnectionAcceptor(External::FROM_FD, credentials);
     builder.RegisterCallbackGenericService(&entrance_);

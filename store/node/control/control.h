@@ -1,8 +1,8 @@
-// The node's gRPC service (proto/store.proto): sessions, catalog, namespaces, administration; beside it the Check of
-// grpc.health.v1. The headers of a call identify the caller; calls of anybody else are refused unread and at once. Each
-// grant has a limit on what is read, carried out and answered at a time (scheduler.h).
+// The node's gRPC service (proto/store.proto): sessions, catalog, namespaces, administration; also Check of
+// grpc.health.v1. A call's headers identify its caller; calls from unknown callers are refused at once, unread. Each
+// grant is limited in how much is read, executed and answered at a time (scheduler.h).
 //
-// Thread-safety: all methods. Lifetime: what it is given outlives it.
+// Thread-safety: all methods. Lifetime: the arguments of Start must outlive it.
 #ifndef KVLINK_STORE_NODE_CONTROL_CONTROL_H_
 #define KVLINK_STORE_NODE_CONTROL_CONTROL_H_
 
@@ -21,7 +21,7 @@ class ServerBuilder;
 
 namespace kvlink::store::node {
 
-// A service beside the node's own.
+// Another service on the same server.
 class ServerPart {
  public:
   virtual ~ServerPart() = default;
@@ -30,15 +30,15 @@ class ServerPart {
 
 class ControlServer {
  public:
-  // `address` is "host:port"; port 0 chooses one. `beside` (may be null) is another service of the server's.
-  // UNAVAILABLE: in use, or not ours. INVALID_ARGUMENT: the files of `tls`.
+  // `address` is "host:port"; port 0 picks a free one. `beside` (may be null) is added to the server. UNAVAILABLE: the
+  // address is in use, or not this host's. INVALID_ARGUMENT: the files of `tls`.
   static absl::StatusOr<std::unique_ptr<ControlServer>> Start(Core* core, const Figures* figures,
                                                               const std::string& address,
                                                               const transport::TlsOptions& tls, ServerPart* beside);
-  virtual ~ControlServer() = default;  // as Stop
+  virtual ~ControlServer() = default;  // calls Stop()
 
   virtual std::string address() const = 0;
-  // Takes no more calls; those under way are ended after `grace`.
+  // Accepts no more calls; ends those in progress after `grace`.
   virtual void Stop(absl::Duration grace) = 0;
 };
 

@@ -1,6 +1,5 @@
-// gRPC takes every connection that comes and makes some 30 KiB of each, more with each call; ten thousand peers that
-// nobody knows would take the node's memory and processors. Connections are cheap until gRPC has them, so a crowd waits
-// here.
+// gRPC takes every connection and spends about 30 KiB on each, more with each call, so ten thousand unknown peers would
+// take the node's memory and processors. Connections are cheap until gRPC has them, so a crowd waits here.
 #include "store/node/control/gate.h"
 
 #include <fcntl.h>
@@ -23,9 +22,9 @@
 namespace kvlink::store::node {
 namespace {
 
-constexpr int kAtOnce = 64;                                // accepted in one go
-constexpr absl::Duration kPause = absl::Milliseconds(10);  // between them, in a crowd
-constexpr absl::Duration kTurn = absl::Milliseconds(10);   // between those that gRPC gets, in a crowd
+constexpr int kAtOnce = 64;                                // accepted per round
+constexpr absl::Duration kPause = absl::Milliseconds(10);  // between rounds, in a crowd
+constexpr absl::Duration kTurn = absl::Milliseconds(10);   // between connections passed to gRPC, in a crowd
 
 Descriptor ListenAt(const transport::SocketAddress& address) {
   Descriptor made(socket(address.get()->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -42,7 +41,7 @@ absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Listen(const std
                                                                        int max_waiting) {
   KVLINK_ASSIGN_OR_RETURN(transport::Address named, transport::ParseAddress(address));
   std::unique_ptr<ConnectionGate> gate(new ConnectionGate(strangers, max_waiting));
-  // A name may stand for several addresses, not all of which this host has: one is enough.
+  // A name may resolve to several addresses, some of them not this host's: one is enough.
   KVLINK_ASSIGN_OR_RETURN(auto all, transport::ResolveAll(named));
   for (size_t i = 0; i < all.size(); ++i) {
     Descriptor made = ListenAt(all[i]);
@@ -83,7 +82,7 @@ void ConnectionGate::Run() {
   while (true) {
     absl::Time now = SteadyNow();
     HandOver(now);
-    // Waits for the end, a connection, or somebody's turn.
+    // Waits for the stop event, a connection, or the next turn.
     std::vector<pollfd> events = {{wake_.get(), POLLIN, 0}};
     absl::Time until = count_ > 0 ? next_ : absl::InfiniteFuture();
     if (now >= listen_again_) {
@@ -108,7 +107,7 @@ void ConnectionGate::Take(int listener) {
     if (taken.get() < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       if (errno == EAGAIN) return;
-      // No descriptors or memory: asking again at once would help nobody. A stranger makes room.
+      // Out of descriptors or memory: retrying at once would not help. Cutting a stranger off makes room.
       const bool is_cut = (errno == EMFILE || errno == ENFILE) && strangers_->Cut();
       listen_again_ = SteadyNow() + (is_cut ? kPause : 10 * kPause);
       return;
@@ -141,7 +140,7 @@ void ConnectionGate::HandOver(absl::Time now) {
     if (turn->second.empty()) waiting_.erase(turn);
     int given = fcntl(first.socket.get(), F_DUPFD_CLOEXEC, 0);
     if (given < 0 && strangers_->Cut()) given = fcntl(first.socket.get(), F_DUPFD_CLOEXEC, 0);
-    if (given < 0) continue;  // no descriptors: this one goes
+    if (given < 0) continue;  // out of descriptors: drops this one
     strangers_->Add(std::move(first.peer), last_host_, std::move(first.socket));
     if (Crowded()) next_ = now + kTurn;
     give_(first.listener, given);

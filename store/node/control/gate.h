@@ -1,6 +1,6 @@
-// Takes the connections of the control service and hands them to gRPC, which has no limit of its own: everyone is a
-// stranger (strangers.h) until a call has said whose it is. While there are many strangers, connections are handed over
-// at a limited rate, and hosts take turns.
+// Accepts the control service's connections and passes them to gRPC, which has no limit of its own. Every connection is
+// a stranger (strangers.h) until one of its calls has identified its peer. While there are many strangers, connections
+// are passed on at a limited rate, with hosts taking turns.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_CONTROL_GATE_H_
@@ -23,16 +23,17 @@ namespace kvlink::store::node {
 
 class ConnectionGate {
  public:
-  // Takes a connection over, a descriptor that it closes. `listener`: where it came in.
+  // Takes over a connection, as a descriptor that it must close. `listener`: the index of the listening socket it
+  // arrived at.
   using Give = std::function<void(int listener, int connection)>;
 
-  // Listens at "host:port"; port 0 chooses one. Nobody is taken before Start. `strangers` outlives it. Up to
-  // `max_waiting` connections wait for gRPC. UNAVAILABLE: in use, or not this host's.
+  // Listens on "host:port"; port 0 picks a free one. Accepts nothing before Start. `strangers` must outlive it. At most
+  // `max_waiting` connections wait to be passed to gRPC. UNAVAILABLE: the address is in use, or not this host's.
   static absl::StatusOr<std::unique_ptr<ConnectionGate>> Listen(const std::string& address, Strangers* strangers,
                                                                 int max_waiting);
-  // Once. `give` is called by a thread of the gate, until the gate is destroyed.
+  // Call once. `give` is called on the gate's thread, until the gate is destroyed.
   void Start(Give give);
-  // Takes nobody any more; once, and as the destructor does.
+  // Stops accepting. The destructor calls it too.
   void Stop();
   ~ConnectionGate() { Stop(); }
 
@@ -47,7 +48,7 @@ class ConnectionGate {
   ConnectionGate(Strangers* strangers, int max_waiting)
       : strangers_(strangers), max_waiting_(static_cast<size_t>(max_waiting)) {}
   void Run();
-  // Whether strangers are so many that everybody waits.
+  // Whether there are so many strangers that every connection must wait.
   bool Crowded() const;
   void Take(int listener);
   void HandOver(absl::Time now);
@@ -55,15 +56,15 @@ class ConnectionGate {
   Strangers* const strangers_;
   const size_t max_waiting_;
   std::vector<Descriptor> listeners_;
-  Descriptor wake_;  // an event: the end
+  Descriptor wake_;  // an eventfd: stop
   std::string address_;
   Give give_;
 
-  // The thread's.
-  std::map<std::string, std::deque<Waiting>> waiting_;  // by host; no empty queues
-  size_t count_ = 0;                                    // that wait
-  std::string last_host_;                               // whose turn it was
-  absl::Time next_ = absl::InfinitePast();              // when the next one may be handed over
+  // Used only by the thread.
+  std::map<std::string, std::deque<Waiting>> waiting_;  // by host; queues are never empty
+  size_t count_ = 0;                                    // waiting connections
+  std::string last_host_;                               // the host served last
+  absl::Time next_ = absl::InfinitePast();              // when the next connection may be passed on
   absl::Time listen_again_ = absl::InfinitePast();
   Thread thread_;
 };

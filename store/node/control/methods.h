@@ -1,6 +1,6 @@
-// The methods of proto/store.proto, by name: what a call of each does to the node.
+// The methods of proto/store.proto, by name.
 //
-// Thread-safety: all methods; they run on the scheduler's threads and may wait for the engine.
+// Thread-safety: all methods; they run on the scheduler's threads and may block on the engine.
 #ifndef KVLINK_STORE_NODE_CONTROL_METHODS_H_
 #define KVLINK_STORE_NODE_CONTROL_METHODS_H_
 
@@ -21,9 +21,10 @@ class ControlMethods {
  public:
   ControlMethods(Core* node, const Figures* figures);
 
-  // Null: there is none of that name.
+  // Returns null if there is no such method.
   const ControlMethod* Find(absl::string_view name) const;
-  // The grant of this key, for a call that opens a session. UNAUTHENTICATED, UNAVAILABLE (the node starts or drains).
+  // Returns a key's grant, for a call that opens a session. UNAUTHENTICATED, UNAVAILABLE (the node is starting or
+  // draining).
   absl::StatusOr<Grant> Greet(absl::string_view key, const std::string& peer) const;
 
  private:

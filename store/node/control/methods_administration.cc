@@ -1,5 +1,5 @@
-// Administration. Verify and Drain are streams: they tell how far they are a few times a second, and end when nobody
-// listens.
+// Administration. Verify and Drain are streams: they report progress a few times a second, and end when the client is
+// gone.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -18,11 +18,11 @@ namespace kvlink::store::node {
 namespace {
 
 constexpr int64_t kMaxEncodings = 1024;
-constexpr int64_t kMaxManifestBytes = int64_t{3} << 20;  // of one answer, the last identity aside
-constexpr size_t kMaxDamaged = 10000;                    // named by one Verify
+constexpr int64_t kMaxManifestBytes = int64_t{3} << 20;  // per answer, not counting the last identity
+constexpr size_t kMaxDamaged = 10000;                    // reported by one Verify
 constexpr absl::Duration kNewsEvery = absl::Milliseconds(200);
 
-// One of a limited number of places, for as long as it lives.
+// Holds one of a limited number of places during its lifetime.
 class Place {
  public:
   Place(std::atomic<int>* taken, int most) : taken_(taken), got_(taken->fetch_add(1) < most) {}
@@ -78,7 +78,7 @@ absl::Status ControlMethods::ListEncodings(ControlCall* call, const v1::ListEnco
   KVLINK_ASSIGN_OR_RETURN(
       const auto manifests,
       node_->engine->ListManifests(View(request.ns()), after, std::min<int64_t>(request.limit(), kMaxEncodings)));
-  // All variants of an identity come together, because the next call begins after an identity.
+  // All variants of an identity go into one answer, because the next call starts after an identity.
   int64_t bytes = 0;
   for (size_t i = 0; i < manifests.size(); ++i) {
     if (bytes > kMaxManifestBytes && manifests[i].identity != manifests[i - 1].identity) break;

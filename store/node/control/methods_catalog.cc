@@ -1,5 +1,4 @@
-// The catalog. A call has a result for each document; an answer stays within the message bound, and says where it
-// ended.
+// The catalog. A call has one result per document; an answer stays within the message limit and says where it ended.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -15,9 +14,9 @@
 namespace kvlink::store::node {
 namespace {
 
-constexpr int kMaxDocuments = 1024;                    // of a call
-constexpr int64_t kMaxAnswerBytes = int64_t{3} << 20;  // of what documents put into one answer
-constexpr int kMaxTries = 8;                           // to delete what others replace meanwhile
+constexpr int kMaxDocuments = 1024;                    // per call
+constexpr int64_t kMaxAnswerBytes = int64_t{3} << 20;  // bytes of documents in one answer
+constexpr int kMaxTries = 8;                           // to delete a document that other clients keep replacing
 
 absl::Status CheckBatch(int count) {
   if (count >= 1 && count <= kMaxDocuments) return absl::OkStatus();
@@ -65,7 +64,7 @@ absl::Status ControlMethods::PutDocuments(ControlCall* call, const v1::PutDocume
   }
   if (call->cancelled()) return Gone();
   KVLINK_RETURN_IF_ERROR(node_->namespaces.Admit(call->grant(), View(request.ns())));
-  // Documents that passed the checks go in one commit.
+  // The documents that passed the checks go into one commit.
   std::vector<engine::Engine::EntryPut> valid;
   for (size_t i = 0; i < puts.size(); ++i) {
     if (checked[i].ok()) valid.push_back(puts[i]);
@@ -115,7 +114,7 @@ absl::Status ControlMethods::GetDocuments(ControlCall* call, const v1::GetDocume
   return absl::OkStatus();
 }
 
-// One that is replaced while it is being deleted is deleted as it is then.
+// A document replaced while it is being deleted is deleted in its new state.
 absl::Status ControlMethods::DeleteOne(ControlCall* call, const std::string& ns, const v1::DeletedDocument& document) {
   KVLINK_RETURN_IF_ERROR(ValidateName("document id", View(document.id())));
   if (document.forget()) {
@@ -138,7 +137,7 @@ absl::Status ControlMethods::DeleteDocuments(ControlCall* call, const v1::Delete
                                              v1::Results* reply) {
   KVLINK_RETURN_IF_ERROR(CheckNamespace(*call->session(), Right::kWrite, request.ns()));
   KVLINK_RETURN_IF_ERROR(CheckBatch(request.documents_size()));
-  // Tombstones of a stated generation go in one commit, the others one by one.
+  // Tombstones with a given generation go into one commit, the others one by one.
   std::vector<CatalogEntry> tombstones(request.documents_size());
   std::vector<engine::Engine::EntryPut> puts;
   std::vector<absl::Status> outcomes(request.documents_size());
@@ -191,7 +190,7 @@ absl::Status ControlMethods::ListDocuments(ControlCall* call, const v1::ListDocu
   for (const std::string& id : ids) {
     if (call->cancelled()) return Gone();
     const auto entry = node_->engine->GetEntry(View(request.ns()), View(id));
-    if (absl::IsNotFound(entry.status())) continue;  // deleted since
+    if (absl::IsNotFound(entry.status())) continue;  // deleted meanwhile
     KVLINK_RETURN_IF_ERROR(entry.status());
     v1::DocumentInfo* const info = reply->add_documents();
     info->set_id(id);

@@ -1,5 +1,5 @@
-// Namespaces: their limits, and their end. Deleting one takes back its pins first, which belong to sessions; what a
-// call that was cut short leaves behind is consistent, and the same call goes on with it.
+// Namespaces: limits and deletion. Deleting one first releases its pins, which belong to sessions. An interrupted call
+// leaves a consistent state, and repeating it continues.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -67,7 +67,7 @@ absl::Status ControlMethods::DeleteNamespace(ControlCall* call, const v1::Delete
 absl::Status ControlMethods::ListNamespaces(ControlCall* call, const v1::ListNamespacesRequest& request,
                                             v1::ListNamespacesResponse* reply) {
   std::map<std::string, engine::NamespaceSettings> all = node_->engine->NamespaceSettingsAll();
-  // Those without settings of their own, too.
+  // Also namespaces without settings of their own.
   const engine::Engine::Statistics statistics = node_->engine->Stats();
   for (const auto& use : statistics.namespaces) all.try_emplace(use.ns);
   for (const auto& [ns, documents] : statistics.documents) all.try_emplace(ns);

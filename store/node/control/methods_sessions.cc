@@ -1,5 +1,5 @@
-// Sessions. A key is looked at before the message of the call that carries it is read (Greet); what is left to a call
-// is to make the session and to say where the node is to be found.
+// Sessions. A key is checked before the message of its call is read (Greet); the call itself only creates the session
+// and tells where to find the node.
 #include <string>
 #include <utility>
 
@@ -61,7 +61,8 @@ absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessio
     return protocol.status();
   }
   KVLINK_ASSIGN_OR_RETURN(const auto session, node_->sessions.Open(call->grant(), View(request.client())));
-  // The list may have been replaced since the headers came: either this sees it, or the reload sees the session.
+  // The list may have been replaced since the headers arrived: either this sees the new list, or the reload sees the
+  // session.
   if (!node_->access.Holds(session->grant())) {
     node_->sessions.Close(session.get());
     return absl::UnauthenticatedError("the key is not in the node's access file");
@@ -76,7 +77,7 @@ absl::Status ControlMethods::OpenSession(ControlCall* call, const v1::OpenSessio
 
 absl::Status ControlMethods::RenewSession(ControlCall* call, const v1::RenewSessionRequest& request,
                                           v1::Session* reply) {
-  // The rest of the session is the time to finish what it is doing.
+  // The session's remaining time is for finishing its work.
   if (node_->draining.begun() && call->grant().right != Right::kAdmin) {
     return absl::UnavailableError("the node is draining and renews no sessions: use another");
   }

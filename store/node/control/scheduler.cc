@@ -1,5 +1,5 @@
-// One lock over all calls: there are at most about a thousand, and what is done under it is counting. gRPC is never
-// called under it, because gRPC may call back at once.
+// One lock for all calls: there are at most about a thousand, and only counting is done under it. gRPC is never called
+// under it, because gRPC may call back at once.
 #include "store/node/control/scheduler.h"
 
 #include <sys/resource.h>
@@ -17,10 +17,10 @@ namespace {
 
 constexpr absl::Duration kSweepEvery = absl::Milliseconds(100);
 constexpr absl::Duration kForever = absl::Hours(24);
-constexpr int kStreams = 4;  // carried out at a time
-constexpr int kNice = 15;    // of streams: what reads the whole store takes no reader's processor
+constexpr int kStreams = 4;  // executed at a time
+constexpr int kNice = 15;    // of stream threads: reading the whole store must not take processors from readers
 
-// This thread steps back behind those that serve; without permission it just goes on.
+// Lowers this thread's priority below the serving threads'; without permission it runs anyway.
 void StepBack() {
   (void)setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), getpriority(PRIO_PROCESS, 0) + kNice);
 }
@@ -128,7 +128,7 @@ void CallScheduler::Begin(const Calls& calls) {
     call->Read();
     {
       MutexLock lock(&mutex_);
-      if (call->phase_ != Phase::kBeginning) continue;  // its message is here already
+      if (call->phase_ != Phase::kBeginning) continue;  // its message has already arrived
       call->phase_ = Phase::kReceiving;
       if (!call->ended_early_) continue;
       (void)TakeForAnswer(call);
@@ -147,7 +147,7 @@ void CallScheduler::Received(const std::shared_ptr<ControlCall>& call) {
 
 bool CallScheduler::TakeForAnswer(const std::shared_ptr<ControlCall>& call) {
   if (call->phase_ == Phase::kRunning || call->phase_ == Phase::kAnswering) return false;
-  // Its Read is about to be made, and once it is answered gRPC may be done with it: Begin answers.
+  // Its Read is about to be called, and gRPC may be done with an answered call, so Begin answers it afterwards.
   if (call->phase_ == Phase::kBeginning) {
     call->ended_early_ = true;
     return false;
@@ -203,7 +203,7 @@ std::shared_ptr<ControlCall> CallScheduler::NextToRun(bool streams, bool adminis
   for (auto it = queue_.begin(); it != queue_.end(); ++it) {
     ControlCall* const call = it->get();
     if (call->method().streams != streams || (administrators && !IsAdministrator(*call))) continue;
-    // One grant leaves a thread to the others.
+    // One grant must leave a thread to the others.
     Share& share = ShareOf(*call);
     if (!streams && share.running >= std::max(1, limits_.control_threads - 1)) continue;
     std::shared_ptr<ControlCall> next = std::move(*it);

@@ -51,8 +51,8 @@ absl::Status DoOne(DataContext* context, Session* session, proto::EncodingAction
   }
 }
 
-// What this node does not own it acts on as far as it is here. A miss, and a removal, are then for the owner too; a pin
-// is here or nowhere.
+// A node acts on an encoding it does not own, if it has it. Misses and removals then concern the owner too; a pin
+// exists only where it was made.
 bool HasMoved(const Call& call, proto::EncodingAction::Action action, const Identity& identity,
               const absl::Status& status) {
   if (action == proto::EncodingAction::UNPIN) return false;
@@ -77,7 +77,7 @@ bool IsIndexing(proto::EncodingAction::Action action) {
 void DoAction(std::shared_ptr<Call> call) {
   const proto::EncodingAction& action = call->request().action();
   Session* const session = call->session().get();
-  // Counted acts must not be done twice by a request that came twice.
+  // Counted actions must not be carried out twice for a repeated request.
   const bool counted = action.action() == proto::EncodingAction::PIN || action.action() == proto::EncodingAction::UNPIN;
   if (counted) {
     std::string answer;

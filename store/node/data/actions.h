@@ -1,4 +1,4 @@
-// Acts on many encodings: pin, unpin, touch, prefetch, remove, suspect.
+// Actions on many encodings: pin, unpin, touch, prefetch, remove, suspect.
 #ifndef KVLINK_STORE_NODE_DATA_ACTIONS_H_
 #define KVLINK_STORE_NODE_DATA_ACTIONS_H_
 
@@ -10,10 +10,10 @@
 namespace kvlink::store::node {
 
 Right RightFor(proto::EncodingAction::Action action);
-// Whether it fills the store or works in the background, rather than serving a reader.
+// Whether the action fills the store or works in the background, rather than serving a reader.
 bool IsIndexing(proto::EncodingAction::Action action);
-// Answers the call, which is an action. What the deadline leaves undone gets DEADLINE_EXCEEDED as its code. REQUIRES:
-// rights are checked; a thread that may wait.
+// Answers the call, which is an action. Encodings not handled before the deadline get the code DEADLINE_EXCEEDED.
+// REQUIRES: rights are checked; a thread that may block.
 void DoAction(std::shared_ptr<Call> call);
 
 }  // namespace kvlink::store::node

@@ -108,7 +108,7 @@ ClientConnection::ClientConnection(DataContext* context, std::unique_ptr<ClientC
 }
 
 ClientConnection::~ClientConnection() {
-  channel_ = nullptr;  // once all connections are gone, the transports go
+  channel_ = nullptr;  // once all connections are gone, the transports are destroyed
   context_->connections.Gone();
 }
 
@@ -146,7 +146,7 @@ void ClientConnection::MemoryGone(uint32_t memory) {
 }
 
 void ClientConnection::Close(absl::string_view why) {
-  // A crowd of nobodies does not fill the log.
+  // A crowd of unidentified peers must not fill the log.
   if (session() == nullptr) return channel_->Close();
   context_->log.Info("connection_closing",
                      {{"connection", number_}, {"peer", channel_->peer()}, {"why", std::string(why)}});
@@ -314,7 +314,7 @@ void ClientConnection::Sweep(absl::Time now) {
     return;
   }
   const bool live = speaker->live(now);
-  // It may name another session, as one that has just come may name its first.
+  // The client may name another session within the time a new connection has to name its first.
   session_ended_ = live ? absl::InfiniteFuture() : std::min(session_ended_, now);
   if (now - session_ended_ > context_->limits.hello_within) return Close("its session has ended");
   if (!channel_->carries_descriptors()) return;
@@ -323,7 +323,7 @@ void ClientConnection::Sweep(absl::Time now) {
     MutexLock lock(&mutex_);
     holds = !leases_.empty();
   }
-  // Closing frees the leases. The client comes back with a connection and leases that are good.
+  // Closing releases the leases. The client returns with a new connection and valid leases.
   if (holds && now - heard() > context_->limits.lease) Close("it was silent for longer than leases last");
   if (holds && !live) Close("its session has ended");
 }
@@ -337,7 +337,7 @@ std::shared_ptr<ClientConnection> ClientConnections::Add(const std::shared_ptr<C
                                                          int max_unidentified) {
   open_.fetch_add(1);
   MutexLock lock(&mutex_);
-  // Forgets those that are gone, now and then.
+  // Drops expired entries from time to time.
   if (connections_.size() >= 2 * static_cast<size_t>(alive_) + 16) {
     connections_.erase(
         std::remove_if(connections_.begin(), connections_.end(), [](const auto& known) { return known.expired(); }),

@@ -1,8 +1,8 @@
-// One client's connection to the node's data path, whatever carries it: who speaks, what is under way for it, and how
-// answers and payloads reach it.
+// One client's connection to the node's data path, over any carrier: the client's session, its work in progress, and
+// the way to send it answers and payloads.
 //
-// Thread-safety: all methods. Lifetime: shared by the carrier (until the connection has closed) and by every request
-// under way; the node waits for the last one to go.
+// Thread-safety: all methods. Lifetime: shared by the carrier (until the connection has closed) and by every pending
+// request; the node waits for the last reference.
 #ifndef KVLINK_STORE_NODE_DATA_CLIENT_CONNECTION_H_
 #define KVLINK_STORE_NODE_DATA_CLIENT_CONNECTION_H_
 
@@ -36,31 +36,32 @@ class ClientChannel {
   virtual ~ClientChannel() = default;
   // Errors as transport::Connection::SendMessage.
   virtual absl::Status Send(absl::string_view answer) = 0;
-  // With a file descriptor, of which the receiver gets its own. UNIMPLEMENTED: this carrier has none.
+  // Sends an answer with a file descriptor, which the receiver gets as a duplicate. UNIMPLEMENTED: the carrier does not
+  // support it.
   virtual absl::Status SendDescriptor(absl::string_view answer, int descriptor);
   virtual bool carries_descriptors() const { return false; }
-  // Where payloads travel; null: they do not. Lives as long as the channel.
+  // The connection that carries payloads, or null. Lives as long as the channel.
   virtual transport::Connection* payloads() { return nullptr; }
-  // Of MemoryMap.
+  // The transport's number in the MemoryMap.
   virtual size_t transport() const { return 0; }
   virtual void Close() = 0;
   virtual std::string peer() const = 0;
 };
 
-// A pull or a push that is under way on a connection. Ends itself, or is ended here; answers its request once.
+// A pull or push in progress on a connection. It ends itself, or End ends it; it answers its request once.
 class Transfer {
  public:
   virtual ~Transfer() = default;
-  // Ends it as soon as what is on its way has been stopped. Not to be called with a lock held.
+  // Ends it as soon as its pending I/O has stopped. Must not be called with a lock held.
   virtual void End(const absl::Status& why) = 0;
-  // Ends it if its time is up.
+  // Ends it if its deadline has passed.
   virtual void Sweep(absl::Time now) = 0;
 };
 
-// One request that is being answered. Destroying it without an answer answers with INTERNAL: none is ever lost.
+// One request being answered. If destroyed without an answer, it answers INTERNAL, so that no request stays unanswered.
 class Call {
  public:
-  // `charged`: bytes that the request was charged with in its key's quotas, where it was; the destructor returns them.
+  // `charged`: the bytes charged to the quotas of the request's key, if any; the destructor returns them.
   Call(std::shared_ptr<ClientConnection> connection, std::shared_ptr<Session> session, proto::Request request,
        Operation operation, absl::Time deadline, std::optional<int64_t> charged);
   ~Call();
@@ -71,26 +72,26 @@ class Call {
   proto::Request& request() { return request_; }
   uint64_t id() const { return request_.id(); }
   const std::string& ns() const { return request_.ns(); }
-  // Its owner in the lanes: a key in a namespace.
+  // The owner of its work in the lanes: a key in a namespace.
   std::string owner() const;
   absl::Time deadline() const { return deadline_; }
   void set_deadline(absl::Time deadline) { deadline_ = deadline; }
   engine::EncodingKey KeyOf(absl::string_view identity, uint32_t codec) const;
 
-  // Whether the node is to answer for the identity, by the request's epoch of the placement or its own.
+  // Whether the node must answer for the identity, by the request's placement epoch or its own.
   bool Owns(const Identity& identity) const;
   uint64_t epoch() const;  // the node's
-  // `status`, but what is missed (NOT_FOUND) and not the node's has moved (MovedStatus).
+  // Returns `status`, except that a miss (NOT_FOUND) of an identity the node does not own becomes MovedStatus.
   absl::Status UnlessMoved(const Identity& identity, absl::Status status) const;
 
-  // Before the last answer.
+  // Sends an answer that is not the last.
   void More(proto::Answer answer) const;
-  // The last one. Only the first call of either counts.
+  // Sends the last answer. Only the first call of Answer and Refuse counts.
   void Answer(proto::Answer answer);
   void Refuse(const absl::Status& status);
-  // An answer that was given before.
+  // Sends an answer given before, as the last.
   void Repeat(absl::string_view bytes);
-  // The last answer went out with More.
+  // Marks the last answer as already sent by More.
   void Answered();
   // A later PushCommit answers for this request.
   void SuppressAnswer() { ended_.store(true); }
@@ -108,7 +109,7 @@ class Call {
   std::atomic<bool> ended_{false};
 };
 
-// A status as an answer: with the time after which to try again, of RESOURCE_EXHAUSTED and UNAVAILABLE; MovedStatus as
+// Converts a status to an answer: RESOURCE_EXHAUSTED and UNAVAILABLE carry the time to retry after; MovedStatus becomes
 // Moved.
 proto::Answer Refusal(uint64_t id, const absl::Status& status);
 
@@ -124,55 +125,55 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
   const std::string& carrier() const { return carrier_; }
   int64_t number() const { return number_; }
 
-  // The protocol of the client's latest request, in which it is answered.
+  // The protocol of the client's latest request; answers use it too.
   uint32_t protocol() const { return protocol_.load(std::memory_order_relaxed); }
   void Speaks(uint32_t protocol) { protocol_.store(protocol, std::memory_order_relaxed); }
-  // A client that does not take its answers loses the connection.
+  // Sends an answer. A client that does not take its answers loses the connection.
   void Send(const proto::Answer& answer);
   void SendBytes(absl::string_view answer);
-  // Gives the client memory to map, unless it has it; before anything that is said about it. Errors as
-  // ClientChannel::SendDescriptor.
+  // Shares memory for the client to map, unless it has it already. Call before anything that refers to that memory is
+  // sent. Errors as ClientChannel::SendDescriptor.
   absl::Status SendMemory(const engine::TierMemory& memory);
-  // Tells the client, if it was given that memory, that nothing will lie in it any more.
+  // If the client has that memory, tells it that nothing will lie in it any longer.
   void MemoryGone(uint32_t memory);
   void Close(absl::string_view why);
 
   std::shared_ptr<Session> session() const;
-  // Sets the session; the connection, its transfers and leases stay charged to the first one's key. RESOURCE_EXHAUSTED:
-  // that key has its share of connections; UNAVAILABLE: closed.
+  // Sets the session. The connection, its transfers and leases stay charged to the first session's key.
+  // RESOURCE_EXHAUSTED: that key has its share of connections. UNAVAILABLE: closed.
   absl::Status Identify(std::shared_ptr<Session> session);
   void Heard();
   absl::Time heard() const;
   absl::Time opened() const { return opened_; }
 
-  // Requests that wait or run. False: as many as one connection may have.
+  // Counts pending requests. Returns false at the connection's limit.
   bool AddRequest();
   void RemoveRequest() { requests_.fetch_sub(1, std::memory_order_relaxed); }
 
-  // Requests queued in a lane, from Waits to Began, so that a Cancel reaches one that has no Transfer yet.
+  // Tracks requests queued in a lane, from Waits to Began, so that a Cancel reaches one that has no Transfer yet.
   void Waits(uint64_t id);
-  // True: cancelled since Waits.
+  // Whether the request was cancelled since Waits.
   bool Cancelled(uint64_t id) const;
   void CancelWaiting(uint64_t id);
-  // As Cancelled, the last time.
+  // As Cancelled; ends the tracking.
   bool Began(uint64_t id);
 
-  // Transfers. RESOURCE_EXHAUSTED: the connection's or the node's limit; INVALID_ARGUMENT: the id is in use;
+  // Transfers. RESOURCE_EXHAUSTED: the connection's or the node's limit. INVALID_ARGUMENT: the id is in use.
   // UNAVAILABLE: closed.
   enum class Kind { kPull, kPush };
   absl::Status AddTransfer(Kind kind, uint64_t id, std::shared_ptr<Transfer> transfer);
   void RemoveTransfer(Kind kind, uint64_t id);
   std::shared_ptr<Transfer> FindTransfer(Kind kind, uint64_t id) const;
-  // Ids for the receives of a push.
+  // Allocates ids for the receives of a push.
   uint64_t TakePayloadIds(int64_t count) { return next_payload_id_.fetch_add(static_cast<uint64_t>(count)); }
 
-  // Leases of a local connection. As AddTransfer.
+  // Leases of a local connection. Errors as AddTransfer.
   absl::StatusOr<uint64_t> AddLease(std::shared_ptr<engine::EncodingLease> lease);
   void RemoveLease(uint64_t lease);
 
-  // From the carrier: the connection is gone.
+  // Called by the carrier when the connection is gone.
   void OnClosed(const absl::Status& why);
-  // Ends what took too long.
+  // Ends transfers whose deadline has passed.
   void Sweep(absl::Time now);
 
  private:
@@ -191,33 +192,33 @@ class ClientConnection : public std::enable_shared_from_this<ClientConnection> {
 
   mutable Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<Session> holder_ ABSL_GUARDED_BY(mutex_);   // the first: under its grant quotas are charged
+  std::shared_ptr<Session> holder_ ABSL_GUARDED_BY(mutex_);   // the first one; quotas are charged to its grant
   std::map<uint64_t, bool> waiting_ ABSL_GUARDED_BY(mutex_);  // request -> whether it was cancelled
   Transfers pulls_ ABSL_GUARDED_BY(mutex_), pushes_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<engine::EncodingLease>> leases_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_lease_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 
-  absl::Time session_ended_ = absl::InfiniteFuture();  // Sweep's
+  absl::Time session_ended_ = absl::InfiniteFuture();  // used only by Sweep
 
-  Mutex memory_mutex_;  // also the order of SharedMemory before what needs it
+  Mutex memory_mutex_;  // also orders SharedMemory before messages that refer to it
   std::set<uint32_t> memories_sent_ ABSL_GUARDED_BY(memory_mutex_);
 };
 
 // All connections of a node.
 class ClientConnections {
  public:
-  // Takes a connection that has just come. Returns the one that goes for it where more than `max_unidentified` have not
-  // said who they are: the one that has been silent longest. Null: none.
+  // Adds a new connection. If more than `max_unidentified` connections are unidentified, returns the one that has been
+  // silent longest, for the caller to close; otherwise null.
   std::shared_ptr<ClientConnection> Add(const std::shared_ptr<ClientConnection>& connection, int max_unidentified);
   void Identified(const ClientConnection& connection);
   void Closed(const ClientConnection& connection);
-  void Gone();  // one that was constructed
+  void Gone();  // one that was constructed is destroyed
   void Constructed();
   std::vector<std::shared_ptr<ClientConnection>> All() const;
   int64_t open() const { return open_.load(std::memory_order_relaxed); }
   int64_t NextNumber() { return ++numbers_; }
-  // Waits until all are destroyed, and their channel. False at the deadline.
+  // Waits until all connections and their channels are destroyed. Returns false at the deadline.
   bool WaitGone(absl::Time deadline);
 
  private:
@@ -226,7 +227,7 @@ class ClientConnections {
   CondVar gone_;
   std::vector<std::weak_ptr<ClientConnection>> connections_ ABSL_GUARDED_BY(mutex_);
   std::map<int64_t, std::weak_ptr<ClientConnection>> unidentified_
-      ABSL_GUARDED_BY(mutex_);  // by number: in the order they came
+      ABSL_GUARDED_BY(mutex_);  // by number: in order of arrival
   int64_t alive_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -1,7 +1,8 @@
-// The data path's context: parts of the node that it was given, and its own. Its connections, transfers and lanes know
-// nothing else of a node.
+// The context of the data path: the parts of the node it uses, and its own. Its connections, transfers and lanes know
+// nothing else about a node.
 //
-// Thread-safety: each member as its own header says. Lifetime: the core outlives it, and it every connection.
+// Thread-safety: each member as documented in its own header. Lifetime: the core outlives it, and it outlives every
+// connection.
 #ifndef KVLINK_STORE_NODE_DATA_CONTEXT_H_
 #define KVLINK_STORE_NODE_DATA_CONTEXT_H_
 
@@ -31,11 +32,12 @@ struct DataContext {
   ClientConnections connections;
   PullCredit pull_credit;
   PushCredit push_credit;
-  // Shared among keys, as connections and requests are.
+  // Shared among keys, like connections and requests.
   Quota request_bytes, pull_quota, push_quota, lease_quota;
-  std::atomic<int64_t> manifest_bytes{0};                   // of pushes, not yet committed
-  const std::shared_ptr<transport::MessageBudget> answers;  // of all carriers
-  // Lanes: requests that a reader waits for; those that fill the store, at lower priority; checks of stored bytes.
+  std::atomic<int64_t> manifest_bytes{0};                   // of pushes not yet committed
+  const std::shared_ptr<transport::MessageBudget> answers;  // over all carriers
+  // Lanes for: requests that a reader waits for; requests that fill the store, at lower priority; checks of stored
+  // bytes.
   std::unique_ptr<Worker> serving, indexing, checking;
 };
 

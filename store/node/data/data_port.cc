@@ -50,7 +50,7 @@ class ClientEvents : public transport::ConnectionEvents {
   const std::shared_ptr<ClientConnection> connection_;
 };
 
-// For a connection that was just made, which has yet to say whose it is.
+// Adds a new connection, which is not identified yet.
 std::shared_ptr<transport::ConnectionEvents> Admit(DataContext* context, std::unique_ptr<ClientChannel> channel,
                                                    const std::string& carrier) {
   const auto connection = std::make_shared<ClientConnection>(context, std::move(channel), carrier);
@@ -95,7 +95,7 @@ absl::StatusOr<std::unique_ptr<DataPort>> DataPort::Open(DataContext* context, s
 }
 
 absl::StatusOr<std::unique_ptr<DataPort>> DataPort::OpenLocal(DataContext* context, const std::string& path) {
-  // Whoever connects must show a session's token. Without an access file sessions are for the asking.
+  // A client that connects must present a session's token. Without an access file, any client can get a session.
   const mode_t mode = context->core->access.guarded() ? 0660 : 0600;
   KVLINK_ASSIGN_OR_RETURN(auto transport, transport::NewLocalTransport(DataPort::Options(*context)));
   transport::LocalTransport* const local = transport.get();

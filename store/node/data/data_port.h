@@ -1,6 +1,7 @@
-// The data path over one transport: accepts connections, and registers the tier's memory with it.
+// The data path over one transport: accepts connections, and registers the tier's memory with the transport.
 //
-// Thread-safety: all methods. Lifetime: the context outlives it; Close() first, then wait for the connections to go.
+// Thread-safety: all methods. Lifetime: the context must outlive it. Call Close() first, then wait for the connections
+// to end.
 #ifndef KVLINK_STORE_NODE_DATA_DATA_PORT_H_
 #define KVLINK_STORE_NODE_DATA_DATA_PORT_H_
 
@@ -16,10 +17,10 @@ namespace kvlink::store::node {
 
 class DataPort {
  public:
-  // For transports of a node: what bounds its clients.
+  // Options for the transports of a node, with its limits on clients.
   static transport::TransportOptions Options(const DataContext& context);
 
-  // Errors as transport::Transport::Listen. `scheme` is that of the address: "ucx".
+  // Errors as transport::Transport::Listen. `scheme` is the address's, e.g. "ucx".
   static absl::StatusOr<std::unique_ptr<DataPort>> Open(DataContext* context, std::string scheme,
                                                         std::unique_ptr<transport::Transport> transport,
                                                         const std::string& address);
@@ -28,7 +29,7 @@ class DataPort {
   // transport::LocalTransport::ListenLocal.
   static absl::StatusOr<std::unique_ptr<DataPort>> OpenLocal(DataContext* context, const std::string& path);
 
-  // Over a transport that somebody else makes listen, with `acceptor`, and says so by Listens. It has no address.
+  // For a transport that the caller makes listen, with acceptor(), and reports by Listens(). Has no address.
   static std::unique_ptr<DataPort> Over(DataContext* context, std::string scheme,
                                         std::unique_ptr<transport::Transport> transport);
   const transport::Accept& acceptor() const { return acceptor_; }
@@ -38,7 +39,7 @@ class DataPort {
   std::string address() const { return scheme_ + "://" + address_; }
   const std::string& scheme() const { return scheme_; }
   const transport::Transport* transport() const { return transport_.get(); }
-  // No more connections.
+  // Accepts no more connections.
   void Close() { listener_ = nullptr; }
 
  private:

@@ -19,7 +19,7 @@
 namespace kvlink::store::node {
 namespace {
 
-// A lookup of at most so many identities is answered on the carrier's thread: about 0.2 ms.
+// A lookup of at most this many identities is answered on the carrier's thread: about 0.2 ms.
 constexpr size_t kLookupAtOnce = 1024;
 
 void Hello(const std::shared_ptr<ClientConnection>& connection, const proto::Request& request) {
@@ -100,7 +100,7 @@ void Cancel(ClientConnection* connection, uint64_t request) {
   }
 }
 
-// In a lane, at its turn.
+// Runs in a lane, at the request's turn.
 void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>), const absl::Status& turn) {
   ClientConnection* const connection = call->connection().get();
   const uint64_t id = call->id();
@@ -111,7 +111,7 @@ void Begin(const std::shared_ptr<Call>& call, void (*run)(std::shared_ptr<Call>)
   } else {
     run(call);
   }
-  // A Cancel that came while it began found nothing to end yet.
+  // A Cancel that arrived while the call was starting may have found nothing to end.
   if (connection->Began(id)) Cancel(connection, id);
 }
 
@@ -164,7 +164,7 @@ absl::Status CheckAddressee(const DataContext& context, const proto::Request& re
                                                     ": say hello and ask again"));
 }
 
-// Of renewals and releases, which are of the connection, no namespace is asked; slots are of all namespaces.
+// Renewals and releases concern the connection and need no namespace; slots span all namespaces.
 absl::Status CheckRights(const Session& session, const proto::Request& request, Right right) {
   const auto body = request.body_case();
   if (body == proto::Request::kRenew || body == proto::Request::kRelease) {
@@ -182,7 +182,7 @@ absl::Time DeadlineOf(const NodeLimits& limits, const proto::Request& request) {
   return SteadyNow() + std::min(left, limits.longest_request);
 }
 
-// Against the key's share of what waits and runs.
+// Charges a waiting or running request to its key's share.
 absl::Status Charge(DataContext* context, const Grant& grant, int64_t bytes) {
   KVLINK_RETURN_IF_ERROR(context->traffic.requests.Take(grant));
   const absl::Status taken = context->request_bytes.Take(grant, bytes);
@@ -198,7 +198,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
     return connection->Send(Refusal(id, absl::UnauthenticatedError("say hello first, with the token of a session")));
   }
   const Route route = RouteOf(request);
-  if (request.has_release()) {  // what is given back is taken, whether or not there is room for the request
+  if (request.has_release()) {  // released leases are always accepted, even if there is no room for the request
     for (const uint64_t lease : request.release().leases()) connection->RemoveLease(lease);
   }
   absl::Status refused = CheckAddressee(*context, request);
@@ -206,7 +206,7 @@ void Carry(const std::shared_ptr<ClientConnection>& connection, proto::Request r
   if (refused.ok() && !connection->AddRequest()) {
     refused = absl::ResourceExhaustedError("as many requests of this connection wait as may");
   }
-  // Requests that are answered before this returns are not charged: they neither wait nor run beside others.
+  // Requests answered before this returns are not charged: they neither wait nor run alongside others.
   std::optional<int64_t> charged;
   if (route.where != Route::kAtOnce || request.has_push_commit()) {
     charged = static_cast<int64_t>(request.ByteSizeLong());

@@ -1,10 +1,11 @@
-// Requests of the data path, whatever carries them: parsed, checked, and answered at once or handed to a lane.
+// Handles requests of the data path, over any carrier: parses and checks them, then answers at once or passes them to a
+// lane.
 //
-// Order of the checks: the message, who speaks (Hello), the incarnation, rights over the namespace, the limits, the
-// deadline. A message that cannot be read ends the connection; everything else is answered. Who owns what is asked for
-// is looked at last, by each request for itself: what is here is served, whoever owns it.
+// Checks, in this order: the message, the client's identity (Hello), the incarnation, the rights on the namespace, the
+// limits, the deadline. An unreadable message closes the connection; everything else is answered. Ownership is checked
+// last, by each request itself: the node serves what it has, whoever owns it.
 //
-// Thread-safety: any thread, for one connection one at a time. OnMessage returns within a fraction of a millisecond.
+// Thread-safety: any thread, one call at a time per connection. OnMessage returns within a fraction of a millisecond.
 #ifndef KVLINK_STORE_NODE_DATA_DISPATCHER_H_
 #define KVLINK_STORE_NODE_DATA_DISPATCHER_H_
 

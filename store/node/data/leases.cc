@@ -13,27 +13,27 @@
 namespace kvlink::store::node {
 namespace {
 
-// Tells a client which layers of its lease are there, until all are.
+// Tells a client which layers of its lease have arrived, until all have.
 class ReadyNews : public std::enable_shared_from_this<ReadyNews> {
  public:
   ReadyNews(std::shared_ptr<ClientConnection> connection, uint64_t number,
             const std::shared_ptr<engine::EncodingLease>& lease)
       : connection_(std::move(connection)), number_(number), lease_(lease) {}
 
-  // Layers [0, first) were told of.
+  // Layers [0, first) have been reported.
   void Begin(int64_t first) { Wait(first); }
 
  private:
-  // Ends where the lease has ended: it is not kept alive from here.
+  // Stops if the lease has ended; does not keep it alive.
   void Wait(int64_t layer) {
     while (true) {
       const auto lease = lease_.lock();
       if (lease == nullptr) return;
       if (layer >= static_cast<int64_t>(lease->manifest().layers.size())) {
-        // The client looks at the generation whenever it has used the bytes: it can do without the lease.
+        // The client checks the generation after each use of the bytes, so it no longer needs a firm lease.
         return lease->MakeRevocable();
       }
-      // 0: waiting, 1: called within OnLayerRead, 2: OnLayerRead has returned first.
+      // 0: waiting; 1: called within OnLayerRead; 2: OnLayerRead has returned first.
       const auto state = std::make_shared<std::atomic<int>>(0);
       lease->OnLayerRead(layer, [self = shared_from_this(), layer, state](const absl::Status& status) {
         self->Tell(layer, status);
@@ -60,7 +60,7 @@ class ReadyNews : public std::enable_shared_from_this<ReadyNews> {
   const std::weak_ptr<engine::EncodingLease> lease_;
 };
 
-// Layers [0, n) that are there now. Only looks.
+// The number of leading layers that have arrived. Does not wait.
 int64_t LayersReadNow(engine::EncodingLease* lease) {
   const int64_t layers = static_cast<int64_t>(lease->manifest().layers.size());
   int64_t arrived = 0;
@@ -94,7 +94,7 @@ absl::Status Take(const std::shared_ptr<Call>& call) {
     if (place.memory != 0) memories.insert(place.memory);
   }
   for (const uint32_t number : memories) {
-    const auto memory = context->memory.Find(number);  // which is there: the lease holds what lies in it
+    const auto memory = context->memory.Find(number);  // present, since the lease holds bytes in it
     if (!memory.has_value() || memory->descriptor < 0 || memory->ns != call->ns()) {
       return absl::FailedPreconditionError("the node does not share its memory: pull instead");
     }

@@ -1,10 +1,11 @@
-// The memory of the engine's tier as the carriers know it: registered with each transport chunk by chunk, as chunks
-// come and go. A network that was told of memory keeps the pages that were there at that time: one registration for all
-// of a piece's address space would pin what is not there yet, and go on using pages that were given back.
+// The engine's tier memory as the carriers see it: registered with each transport chunk by chunk, as chunks come and
+// go. A network registration pins the pages present at that time, so registering a whole piece's address space would
+// pin pages that are not present yet, and keep using pages that were given back.
 //
-// A range that spans chunks is registered as a whole when it is first asked for, until the first of its chunks goes.
+// A range that spans chunks is registered as a whole on first use, until the first of its chunks goes.
 //
-// Thread-safety: all methods. Lifetime: the engine's memory outlives the buffers; Clear() before the engine ends.
+// Thread-safety: all methods. Lifetime: the engine's memory must outlive the buffers; call Clear() before the engine is
+// destroyed.
 #ifndef KVLINK_STORE_NODE_DATA_MEMORY_MAP_H_
 #define KVLINK_STORE_NODE_DATA_MEMORY_MAP_H_
 
@@ -25,24 +26,24 @@ namespace kvlink::store::node {
 
 class MemoryMap {
  public:
-  // Memory whose chunks will come; and that has none any more.
+  // AddMemory: memory whose chunks will follow. RemoveMemory: it has no chunks any longer.
   void AddMemory(const engine::TierMemory& memory);
   void RemoveMemory(uint32_t memory);
-  // A chunk is there, before anything in it is handed out: registers it with every transport.
+  // A chunk is present, and nothing in it has been handed out yet: registers it with every transport.
   void AddChunk(const engine::TierChunk& chunk);
-  // Nothing in it is in use any more: no transport knows it when this returns.
+  // Nothing in the chunk is in use any longer. When this returns, no transport has it registered.
   void RemoveChunk(const engine::TierChunk& chunk);
-  // Registers the chunks that are there and those that will come. Returns the number to ask Buffer with. The transport
-  // outlives Clear().
+  // Registers all present and future chunks with a transport. Returns the number to pass to Find. The transport must
+  // outlive Clear().
   size_t AddTransport(transport::Transport* transport);
   void Clear();
 
-  // `bytes` at `place`, which are in use. UNAVAILABLE: that transport cannot reach the memory.
+  // Returns `bytes` at `place`, which are in use, as a slice. UNAVAILABLE: the transport cannot reach the memory.
   absl::StatusOr<transport::Slice> Find(size_t transport, const engine::Place& place, int64_t bytes);
   std::optional<engine::TierMemory> Find(uint32_t memory) const;
 
  private:
-  // Whole chunks of one memory: number, first byte, bytes.
+  // Whole chunks of one memory: its number, the first byte, the length.
   struct Range {
     uint32_t memory;
     int64_t first, bytes;

@@ -1,5 +1,5 @@
-// A waiter is woken by returns of its own connection alone: whoever waits has something in flight there, and its return
-// comes.
+// A waiter is woken only by returns of its own connection. That suffices: every waiter's connection has bytes in
+// flight, which will be returned.
 #include "store/node/data/pull_credit.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ void PullCredit::Ended(const Pull& pull) {
                 waiting.end());
 }
 
-// A key that has been sent nothing for a while is in nobody's way, whatever it asked for.
+// A key that was sent nothing for a while delays no other, whatever it has requested.
 bool PullCredit::GoesFirst(const Pull& pull) const {
   const auto found = keys_.find(pull.key);
   const int64_t sent = found == keys_.end() ? 0 : found->second.sent_lately;
@@ -65,7 +65,7 @@ void PullCredit::Return(const Pull& pull, int64_t bytes) {
     connection.in_flight -= bytes;
     left = connection.waiting.size();
   }
-  // One at a time: each takes its bytes before the next is judged, and one that is ending takes nothing.
+  // One at a time: each takes its bytes before the next is considered, and a pull that is ending takes none.
   while (true) {
     std::function<void()> again;
     {

@@ -17,9 +17,9 @@
 namespace kvlink::store::node {
 namespace {
 
-// Sends of one pull that are open at a time: enough to keep a network busy with pieces of 64 KiB, and as few as the
-// pulls of a connection can share its transport::kMaxOperations.
-constexpr int kMaxSends = 32;  // as many as a client grants: none waits for room after another
+// Open sends of one pull: enough to keep a network busy with pieces of 64 KiB, and few enough that a connection's pulls
+// can share its transport::kMaxOperations.
+constexpr int kMaxSends = 32;  // as many as a client grants, so that no send waits for a receive
 
 class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
  public:
@@ -41,7 +41,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     context_->push_credit.PullEnded();
   }
 
-  // Sends what may be sent now, and asks to be called when the next layer is there. Finish is to be called after it.
+  // Sends what may be sent now, and asks to be called when the next layer has arrived. The caller must call Finish
+  // afterwards.
   void Advance() {
     if (Pass(Event::kAsked) != Phase::kAdvancing) return;
     do {
@@ -61,7 +62,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     Finish();
   }
 
-  // Answers, if nothing is left to be done.
+  // Answers, if nothing is left to do.
   void Finish() {
     std::shared_ptr<Call> call;
     absl::Status why;
@@ -86,8 +87,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   }
 
  private:
-  // One thread at a time advances. What is asked of it meanwhile, also by a layer that is there already and says so
-  // within the call that asks for it, makes that thread look again instead of going deeper.
+  // Only one thread advances at a time. Requests made meanwhile, also by a layer that has already arrived and says so
+  // within the call, make that thread look again instead of recursing.
   enum class Phase { kResting, kAdvancing, kAskedAgain };
   enum class Event { kAsked, kSent };
   static Phase After(Phase phase, Event event) {
@@ -134,13 +135,13 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     if (waits_for_credit_) return;
     const size_t number = next_++;
     open_.insert(number);
-    // Under the lock, so that pieces start in their order; it only hands over.
+    // Under the lock, so that pieces start in order; Send only queues.
     connection_->channel()->payloads()->Send(
         first_payload_ + number, *slice, deadline_,
         [self = shared_from_this(), number](const absl::Status& status) { self->Sent(number, status); });
   }
 
-  // The bytes of a piece, with the lease: it ends when the network does not touch them any more.
+  // The bytes of a piece, holding the lease until the network no longer touches them.
   absl::StatusOr<transport::Slice> SliceOf(const Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     engine::Place place = lease_->place(piece.layer);
     place.offset += piece.offset;
@@ -168,7 +169,7 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
     }
   }
 
-  // There may be credit.
+  // Called when there may be credit.
   void GoOn() {
     {
       MutexLock lock(&mutex_);
@@ -207,8 +208,8 @@ class Pull : public Transfer, public std::enable_shared_from_this<Pull> {
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);
   bool waits_for_credit_ ABSL_GUARDED_BY(mutex_) = false;  // GoOn() will be called
-  int64_t read_layers_ ABSL_GUARDED_BY(mutex_) = 0;        // layers [0, read_layers_) are there
-  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the layer asked for last; Received() comes while it is not there
+  int64_t read_layers_ ABSL_GUARDED_BY(mutex_) = 0;        // layers [0, read_layers_) have arrived
+  int64_t awaited_ ABSL_GUARDED_BY(mutex_) = -1;  // the last layer requested; Received() is called when it arrives
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kResting;
   std::optional<absl::Status> why_ ABSL_GUARDED_BY(mutex_);  // set: nothing more is sent
 };
@@ -246,10 +247,10 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
       });
   if (!sent.ok()) {
     transfer->End(sent);
-    return absl::OkStatus();  // answered
+    return absl::OkStatus();  // already answered
   }
   transfer->Advance();
-  // Nothing to send, or all was sent meanwhile.
+  // There was nothing to send, or everything has already been sent.
   transfer->Finish();
   return absl::OkStatus();
 }

@@ -1,7 +1,7 @@
-// Pulls: the bytes of an encoding, from the tier's memory to a reader, in the order of layers.
+// Pulls: send an encoding's bytes from the tier's memory to a reader, in layer order.
 //
-// Nothing is copied and nothing verified here (the reader does, end to end). The encoding is leased until the last byte
-// has left; a layer that is still being read from segments goes out when it has arrived.
+// Nothing is copied or verified here (the reader verifies, end to end). The encoding is leased until the last byte has
+// been sent; a layer still being read from segments is sent once it has arrived.
 #ifndef KVLINK_STORE_NODE_DATA_PULLS_H_
 #define KVLINK_STORE_NODE_DATA_PULLS_H_
 
@@ -15,12 +15,12 @@
 
 namespace kvlink::store::node {
 
-// Answers the call, which is a pull, once: when all pieces are sent, or why not. REQUIRES: rights are checked; a thread
-// that may wait.
+// Answers the call, which is a pull, once: when all pieces are sent, or with the error. REQUIRES: rights are checked; a
+// thread that may block.
 void StartPull(std::shared_ptr<Call> call);
 
-// Sends a manifest in messages of bounded size: `fill(piece, more, first)` makes each one's answer; what it returns is
-// sent with More.
+// Sends a manifest in messages of bounded size: `fill(piece, more, first)` makes the answer for each, which is sent
+// with More.
 using ManifestPiece = std::function<proto::Answer(absl::string_view piece, bool more, bool first)>;
 absl::Status SendManifest(const Manifest& manifest, const Call& call, const ManifestPiece& fill);
 

@@ -30,7 +30,7 @@ bool PushCredit::Take(const std::string& owner, int64_t bytes, std::function<voi
   return false;
 }
 
-// Nobody needs to be woken when the time after a pull is over: whoever waits does so for what is taken to be returned.
+// The end of the time after a pull needs no wake-up: waiting pushes are woken when taken credit is returned.
 int64_t PushCredit::Room() const {
   if (pulls_ > 0) return beside_pulls_;
   return SteadyNow() - last_pull_ < shortly_ ? beside_pulls_ : alone_;
@@ -42,7 +42,7 @@ void PushCredit::Wake() {
     MutexLock lock(&mutex_);
     left = waiting_.size();
   }
-  // One at a time: each takes what it takes before the next is judged, and one that is gone takes nothing.
+  // One at a time: each takes its credit before the next is considered, and one that has gone takes none.
   for (; left > 0; --left) {
     std::function<void()> again;
     {

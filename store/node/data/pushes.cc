@@ -16,12 +16,11 @@
 namespace kvlink::store::node {
 namespace {
 
-// Receives of one push that are open at a time, so that the pushes of a connection fit in its
-// transport::kMaxOperations.
+// Open receives of one push, few enough that a connection's pushes fit into its transport::kMaxOperations.
 constexpr size_t kMaxReceives = 64;
 
-// Slabs and manifest may come in any order. Once the manifest is here, each slab is verified and written when it has
-// arrived, while others are still on their way; the commit follows the last of them.
+// Slabs and the manifest may arrive in any order. Once the manifest has arrived, each slab is verified and written on
+// arrival, while others are still on their way; the commit follows the last one.
 class Push : public Transfer, public std::enable_shared_from_this<Push> {
  public:
   Push(Call* begin, engine::EncodingKey key, std::unique_ptr<engine::StreamingPut> memory)
@@ -40,7 +39,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   uint64_t first_payload() const { return first_payload_; }
 
-  // Lays out memory as far as there is credit.
+  // Provides memory as far as there is credit.
   void Advance() {
     absl::Status receive;
     int64_t bytes = 0;
@@ -62,7 +61,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     End(receive);
   }
 
-  // A piece of the manifest; with the last one the slabs that are there begin to be written.
+  // Takes a piece of the manifest; after the last one, slabs that have arrived start being written.
   void Commit(std::shared_ptr<Call> call) {
     const proto::PushCommit& commit = call->request().push_commit();
     const int64_t bytes = static_cast<int64_t>(commit.manifest().size());
@@ -90,7 +89,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     std::set<size_t> open;
     {
       MutexLock lock(&mutex_);
-      // A commit under way is left alone: it ends soon, and its outcome answers a repeated commit.
+      // Leaves a commit in progress alone: it ends soon, and its outcome answers a repeated commit.
       if (phase_ == Phase::kCommitting || !Pass(Event::kEnd)) return;
       why_ = why;
       open = open_;
@@ -105,7 +104,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     std::shared_ptr<Call> commit;
     {
       MutexLock lock(&mutex_);
-      // With everything here it only waits for its turn.
+      // If everything has arrived, the push only waits for its turn.
       if (phase_ == Phase::kEnded || (phase_ != Phase::kReceiving && missing_ == 0)) return;
       progressed = progressed_;
       commit = commit_;
@@ -119,16 +118,16 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
  private:
   enum class Phase {
-    kReceiving,   // the manifest is not complete
-    kComplete,    // nothing is written, and no turn was asked for
-    kAccepting,   // a turn was asked for, which begins with the manifest
-    kWaiting,     // for slabs, between turns
-    kWriting,     // a turn was asked for, or writes
-    kCommitting,  // the engine's
-    kEnded,       // as why_ and outcome_ say
+    kReceiving,   // the manifest is incomplete
+    kComplete,    // the manifest is complete; no turn was requested yet
+    kAccepting,   // the first turn was requested; it begins with the manifest
+    kWaiting,     // between turns, for slabs
+    kWriting,     // a turn was requested or is writing
+    kCommitting,  // in the engine
+    kEnded,       // as described by why_ and outcome_
   };
   enum class Event { kManifest, kTurn, kAccepted, kNothingLeft, kCommit, kEnd };
-  // Nullopt: that cannot happen now.
+  // nullopt: the event cannot happen in this phase.
   static std::optional<Phase> After(Phase phase, Event event) {
     const auto from = [phase](Phase before, Phase after) {
       return phase == before ? std::optional(after) : std::nullopt;
@@ -149,7 +148,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     }
     return std::nullopt;
   }
-  // False, and nothing changes: the event cannot happen now.
+  // Returns false, changing nothing, if the event cannot happen in this phase.
   bool Pass(Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const std::optional<Phase> after = After(phase_, event);
     phase_ = after.value_or(phase_);
@@ -226,23 +225,23 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     AskToWrite();
   }
 
-  // Asks for a turn, if there is something to write and no turn has been asked for.
+  // Requests a turn, if there is something to write and no turn was requested yet.
   void AskToWrite() {
     {
       MutexLock lock(&mutex_);
       if (received_.empty() || !Pass(Event::kTurn)) return;
     }
-    // The number of pushes is limited, and each asks for one turn at a time: they need no place in the queue.
+    // Pushes are limited in number, and each requests one turn at a time, so they bypass the queue's limit.
     const absl::Status added = context_->indexing->AddAdmitted(
         {.work = [self = shared_from_this()](const absl::Status& turn) { self->Write(turn); }, .owner = owner_});
     if (!added.ok()) End(added);
   }
 
-  // Writes what has arrived until now; the turn that writes the last slab commits.
+  // Writes everything that has arrived; the turn that writes the last slab commits.
   void Write(const absl::Status& turn) {
     absl::Status status = turn.ok() ? AcceptManifest() : turn;
     while (status.ok()) {
-      std::shared_ptr<Memory> memory;  // stays while it is written, should the push end meanwhile
+      std::shared_ptr<Memory> memory;  // kept while it is being written, even if the push ends meanwhile
       size_t layer = 0;
       {
         MutexLock lock(&mutex_);
@@ -262,7 +261,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     CommitAll();
   }
 
-  // The first turn's.
+  // Part of the first turn.
   absl::Status AcceptManifest() {
     std::string bytes;
     std::shared_ptr<Memory> memory;
@@ -287,7 +286,8 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
       if (phase_ == Phase::kEnded || !Pass(Event::kCommit)) return;
       push = std::move(memory_->push);
     }
-    // The slot may move away until then: who writes would count a copy that is none, and nobody would come for it.
+    // The slot may move away before the commit: the writer would then count a copy that is not one and that no node
+    // would fetch.
     const auto admit = [ownership = context_->core->ownership, identity = key_.identity] {
       return ownership->Takes(identity) ? absl::OkStatus() : MovedStatus(ownership->epoch());
     };
@@ -314,7 +314,7 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     return absl::OkStatus();
   }
 
-  // The commit has ended.
+  // Called when the commit has ended.
   void Done(const absl::StatusOr<engine::Engine::PutOutcome>& outcome) {
     {
       MutexLock lock(&mutex_);
@@ -325,14 +325,15 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
     Finish();
   }
 
-  // By who ended it, once: nothing comes or is written any more. Gives the memory back and answers.
+  // Called once, by the thread that ended the push: nothing more arrives or is written. Releases the memory and
+  // answers.
   void Finish() {
     std::shared_ptr<Call> commit;
     absl::Status why;
     std::optional<engine::Engine::PutOutcome> outcome;
     {
       MutexLock lock(&mutex_);
-      // Slices on their way keep it for as long as they need it.
+      // Slices still in use keep it alive as long as they need it.
       memory_ = nullptr;
       commit = std::move(commit_);
       why = why_;
@@ -364,16 +365,16 @@ class Push : public Transfer, public std::enable_shared_from_this<Push> {
 
   Mutex mutex_;
   std::shared_ptr<Memory> memory_ ABSL_GUARDED_BY(mutex_);
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // layer to lay out next
-  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);      // layers laid out and not filled
-  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;        // layers
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;            // next layer to get memory
+  std::set<size_t> open_ ABSL_GUARDED_BY(mutex_);      // layers with memory, not filled yet
+  int64_t missing_ ABSL_GUARDED_BY(mutex_) = 0;        // layers not received yet
   std::set<size_t> received_ ABSL_GUARDED_BY(mutex_);  // layers to be written
   bool asked_for_credit_ ABSL_GUARDED_BY(mutex_) = false;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kReceiving;
   absl::Time progressed_ ABSL_GUARDED_BY(mutex_);
   std::string manifest_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Call> commit_ ABSL_GUARDED_BY(mutex_);
-  absl::Status why_ ABSL_GUARDED_BY(mutex_);  // it ended; OK: with outcome_
+  absl::Status why_ ABSL_GUARDED_BY(mutex_);  // how it ended; OK: see outcome_
   std::optional<engine::Engine::PutOutcome> outcome_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -387,7 +388,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
     return absl::FailedPreconditionError("payloads do not travel on this connection: push over another");
   }
   engine::EncodingKey key = call->KeyOf(begin.identity(), begin.codec());
-  // Also where it is here already: an answer from who is no owner counts for no replica.
+  // Even if the encoding is already here: an answer from a node that does not own it must not count as a replica.
   if (!context->core->ownership->Takes(key.identity)) return MovedStatus(call->epoch());
   proto::Answer answer;
   if (const auto found = context->core->engine->Find(key); found.has_value()) {
@@ -398,7 +399,7 @@ absl::Status Begin(const std::shared_ptr<Call>& call) {
   KVLINK_RETURN_IF_ERROR(context->core->namespaces.Admit(call->session()->grant(), key.ns));
   const std::vector<int64_t> lengths(begin.lengths().begin(), begin.lengths().end());
   KVLINK_ASSIGN_OR_RETURN(auto memory, context->core->engine->BeginPush(key, lengths));
-  // Refuses here if the transport cannot reach the memory. The first slab has its place.
+  // Refuses here if the transport cannot reach the memory. The first slab already has its memory.
   const auto first = std::find_if(lengths.begin(), lengths.end(), [](int64_t length) { return length > 0; });
   const engine::Place place = memory->place(first - lengths.begin());
   KVLINK_RETURN_IF_ERROR(

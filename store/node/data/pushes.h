@@ -1,8 +1,8 @@
-// Pushes: the bytes of an encoding, from a writer straight into the tier's memory, then to segments.
+// Pushes: receive an encoding's bytes from a writer directly into the tier's memory, then write them to segments.
 //
-// The node lays out memory (as much at a time as PushCredit says), the writer fills it, the commit carries the
-// manifest. Nothing of a push is visible before it is durable; a push that is cancelled, cut off, or gets nothing for
-// NodeLimits::push_progress leaves nothing.
+// The node provides memory (as much at a time as PushCredit allows), the writer fills it, and the commit carries the
+// manifest. Nothing of a push is visible before it is durable. A push that is cancelled, disconnected, or makes no
+// progress for NodeLimits::push_progress leaves nothing behind.
 #ifndef KVLINK_STORE_NODE_DATA_PUSHES_H_
 #define KVLINK_STORE_NODE_DATA_PUSHES_H_
 
@@ -12,9 +12,9 @@
 
 namespace kvlink::store::node {
 
-// Answers a PushBegin. REQUIRES: rights are checked; a thread that may wait.
+// Answers a PushBegin. REQUIRES: rights are checked; a thread that may block.
 void BeginPush(std::shared_ptr<Call> call);
-// Takes in a PushCommit; answers it when the encoding is durable, or why it will not be. Does not wait.
+// Handles a PushCommit; answers it once the encoding is durable, or with the error. Does not block.
 void CommitPush(std::shared_ptr<Call> call);
 
 }  // namespace kvlink::store::node

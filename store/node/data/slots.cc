@@ -1,4 +1,4 @@
-// One answer is one message: whoever lists a slot asks again behind the last encoding that came.
+// One answer is one message: a client lists the rest of a slot with another request, after the last encoding received.
 #include "store/node/data/slots.h"
 
 #include <optional>
@@ -11,8 +11,8 @@
 namespace kvlink::store::node {
 namespace {
 
-// Whether whoever compares goes by a placement that this node has not heard of: it would take pushes after the
-// comparison that are to be asked for before.
+// Whether the comparing node uses a placement this node has not heard of. This node would then still accept pushes
+// after the comparison that the comparison must include.
 bool IsBehind(Call* call) { return call->epoch() != 0 && call->epoch() < call->request().placement(); }
 
 }  // namespace
@@ -36,7 +36,7 @@ void ListSlot(std::shared_ptr<Call> call) {
   }
   proto::Answer answer;
   proto::SlotListed* const listed = answer.mutable_slot_listed();
-  // Before the listing, which has then gone through every drop up to there.
+  // Taken before the listing, which therefore reflects every drop up to it.
   ToProto(engine->dropped(), listed->mutable_dropped());
   int64_t bytes = 0;
   for (const SlotEntry& entry : engine->ListSlot(static_cast<int>(list.slot()), after, kMaxSlotEntries + 1)) {

@@ -1,4 +1,4 @@
-// What the node has of each slot, for another that compares itself with it.
+// Reports what the node has in each slot, to nodes that compare themselves with it.
 #ifndef KVLINK_STORE_NODE_DATA_SLOTS_H_
 #define KVLINK_STORE_NODE_DATA_SLOTS_H_
 
@@ -8,7 +8,7 @@
 
 namespace kvlink::store::node {
 
-// Answer the call, from memory. REQUIRES: rights are checked; the call is of that kind.
+// Answer the call, from memory. REQUIRES: rights are checked; the call is of this kind.
 void GiveSlotDigests(std::shared_ptr<Call> call);
 void ListSlot(std::shared_ptr<Call> call);
 

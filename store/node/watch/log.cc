@@ -1,5 +1,6 @@
-// A line is made where it is logged, and written by a thread of its own: a pipe that nobody reads holds up that thread
-// alone. Standard error is asked before each write whether it takes something, so that even that thread can be ended.
+// Lines are formatted where they are logged and written by a separate thread, so that a pipe without a reader blocks
+// only that thread. Each write to standard error first checks that it can take data, so that even that thread can be
+// stopped.
 #include "store/node/watch/log.h"
 
 #include <poll.h>
@@ -18,7 +19,7 @@ namespace {
 
 constexpr int kPollMilliseconds = 100;
 constexpr absl::Duration kGoodbye = absl::Seconds(1);
-constexpr size_t kPipeTakes = 4096;  // of a pipe that says it takes something
+constexpr size_t kPipeTakes = 4096;  // a writable pipe takes at least this much
 
 using Json = nlohmann::ordered_json;
 
@@ -105,7 +106,7 @@ void Log::Run() {
       writing_ = true;
     }
     WriteLine(line);
-    if (sink_ == nullptr && hurry_.load()) return;  // nobody takes the rest
+    if (sink_ == nullptr && hurry_.load()) return;  // the rest would not be taken
     if (const int64_t dropped = dropped_.load(); dropped > said) {
       WriteLine(Dump(Json{{"time", TimeOf(absl::Now())},
                           {"level", LevelName(Level::kWarning)},

@@ -1,9 +1,9 @@
-// The node's log: one JSON object a line, with `time`, `level`, `event` and the fields of the event. It never holds
-// the text of a document, a key or a token. Events that repeat fast are left out and counted ("suppressed" of the next
+// The node's log: one JSON object per line, with `time`, `level`, `event` and the event's fields. It never contains a
+// document's text, a key or a token. Rapidly repeating events are omitted and counted (in `suppressed` of the next
 // one).
 //
-// Logging never waits for the reader: lines queue, at most kMaxQueuedBytes of them, and a thread writes them. Lines
-// that find no room are dropped; the next line written says how many.
+// Logging never waits for the log's reader: lines are queued, up to kMaxQueuedBytes, and a thread writes them. Lines
+// that do not fit are dropped; the next line written says how many.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_WATCH_LOG_H_
@@ -26,8 +26,8 @@
 
 namespace kvlink::store::node {
 
-// Gets lines without their end, one call at a time, on the log's thread. May be slow, but must end: the log's
-// destructor waits for it.
+// Receives lines without their newline, one call at a time, on the log's thread. May be slow, but must return: the
+// log's destructor waits for it.
 using LogSink = std::function<void(absl::string_view line)>;
 
 class Log {
@@ -37,9 +37,9 @@ class Log {
   using Value = std::variant<int64_t, double, bool, std::string>;
   using Fields = std::initializer_list<std::pair<absl::string_view, Value>>;
 
-  // Empty: to standard error, which may be a pipe that nobody reads.
+  // An empty sink means standard error, which may be a pipe without a reader.
   explicit Log(LogSink sink);
-  // Writes what is queued, but waits at most a second for a standard error that takes nothing.
+  // Writes the queued lines, but waits at most a second if standard error takes nothing.
   ~Log();
   // `event` is one of a fixed set of names.
   void Write(Level level, absl::string_view event, Fields fields);
@@ -47,13 +47,13 @@ class Log {
   void Warning(absl::string_view event, Fields fields = {}) { Write(Level::kWarning, event, fields); }
   void Error(absl::string_view event, Fields fields = {}) { Write(Level::kError, event, fields); }
 
-  // Lines that found no room.
+  // Number of lines dropped for lack of room.
   int64_t dropped() const { return dropped_.load(); }
-  // Waits until everything that was logged before is written.
+  // Waits until everything logged before is written.
   void Flush();
 
  private:
-  // Lines of one event: at most kBurst at once, and kRate a second.
+  // Limits per event: at most kBurst lines at once, and kRate per second.
   static constexpr double kBurst = 20, kRate = 5;
   struct Allowance {
     double lines = kBurst;
@@ -66,7 +66,7 @@ class Log {
 
   const LogSink sink_;
   std::atomic<int64_t> dropped_{0};
-  std::atomic<bool> hurry_{false};  // standard error is given no more than a second
+  std::atomic<bool> hurry_{false};  // write to standard error for at most another second
   Mutex mutex_;
   CondVar changed_;
   std::map<std::string, Allowance, std::less<>> allowances_ ABSL_GUARDED_BY(mutex_);

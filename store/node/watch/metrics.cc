@@ -20,7 +20,7 @@ prometheus::Histogram::BucketBoundaries LatencyBuckets() {
   return {2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30};
 }
 
-// Readings as families: one for each name.
+// Groups readings into families by name.
 class Asked : public prometheus::Collectable {
  public:
   explicit Asked(Metrics::Readings readings) : readings_(std::move(readings)) {}

@@ -1,5 +1,5 @@
-// A node's metrics, for Prometheus. Counters and histograms are kept here; what other parts know anyway (tiers,
-// namespaces, transports) is read at each scrape.
+// A node's Prometheus metrics. Keeps counters and histograms; reads at each scrape what other parts know anyway (tiers,
+// namespaces, transports).
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_NODE_WATCH_METRICS_H_
@@ -43,7 +43,7 @@ absl::string_view OperationName(Operation operation);
 
 class Metrics {
  public:
-  // A value that is read when somebody asks: kvlink_NAME{LABELS}.
+  // A value read at each scrape: kvlink_NAME{LABELS}.
   struct Reading {
     std::string name, help;
     bool counts = false;  // only ever grows
@@ -55,15 +55,15 @@ class Metrics {
   explicit Metrics(Readings readings);
   ~Metrics();
 
-  // An operation that ended so, this long after it came.
+  // Records the end of an operation, its duration and its outcome.
   void Ended(Operation operation, absl::Duration took, absl::StatusCode code);
   void Malformed() { malformed_.fetch_add(1, std::memory_order_relaxed); }
   int64_t malformed() const { return malformed_.load(std::memory_order_relaxed); }
 
-  // Serves http://ADDRESS/metrics. UNAVAILABLE: cannot listen there. Returns the address with the port that was chosen.
+  // Serves http://ADDRESS/metrics. Returns the address, with the chosen port. UNAVAILABLE: cannot listen there.
   absl::StatusOr<std::string> Serve(const std::string& address);
   void StopServing();
-  // The page as it is served.
+  // The page as served.
   std::string Text() const;
 
  private:

@@ -1,5 +1,5 @@
-// One thread that waits for all connections at once: a server with a thread for each connection would be held up by as
-// many silent ones.
+// One thread waits for all connections at once: a server with a thread per connection could be blocked by that many
+// silent ones.
 #include "store/node/watch/page_server.h"
 
 #include <poll.h>
@@ -24,10 +24,10 @@ namespace kvlink::store::node {
 namespace {
 
 constexpr int64_t kMaxPeers = 64;
-constexpr int kAtOnce = 16;  // accepted before those who are there are looked at
+constexpr int kAtOnce = 16;  // accepted before existing peers are served
 constexpr size_t kMaxRequest = 8192;
 constexpr absl::Duration kRequestWithin = absl::Seconds(10), kAnswerWithin = absl::Seconds(10);
-constexpr absl::Duration kPause = absl::Milliseconds(100);  // where the system has no room
+constexpr absl::Duration kPause = absl::Milliseconds(100);  // if the system has no room
 
 std::string Answer(absl::string_view status, absl::string_view type, absl::string_view body) {
   return absl::StrCat("HTTP/1.1 ", status, "\r\nContent-Type: ", type, "\r\nContent-Length: ", body.size(),
@@ -101,7 +101,7 @@ void PageServer::Take(absl::Time now) {
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (errno == EAGAIN) return;
-    // No descriptors or memory.
+    // Out of descriptors or memory.
     if (!peers_.empty()) MakeRoom();
     listen_again_ = now + kPause;
     return;

@@ -1,7 +1,7 @@
-// One page over HTTP, for Prometheus: GET /metrics. A connection gets one answer and is closed.
+// Serves one page over HTTP, for Prometheus: GET /metrics. A connection gets one answer and is closed.
 //
-// Connections that do not ask cost a descriptor each and nobody's turn: there is room for a number of them, and where
-// one more comes, the one that has been silent longest goes.
+// Connections that send no request cost a descriptor each but delay no other. Their number is limited; when one more
+// arrives, the longest silent is closed.
 //
 // Thread-safety: all methods. Ownership: a thread of its own calls `page` until the object is destroyed.
 #ifndef KVLINK_STORE_NODE_WATCH_PAGE_SERVER_H_
@@ -24,7 +24,7 @@ class PageServer {
  public:
   using Page = std::function<std::string()>;
 
-  // Serves at "host:port"; port 0 chooses one. INVALID_ARGUMENT: no address. UNAVAILABLE: cannot listen there.
+  // Serves at "host:port"; port 0 picks a free one. INVALID_ARGUMENT: not an address. UNAVAILABLE: cannot listen there.
   static absl::StatusOr<std::unique_ptr<PageServer>> Start(const std::string& address, Page page);
   ~PageServer();
 
@@ -33,7 +33,7 @@ class PageServer {
  private:
   struct Peer {
     Descriptor socket;
-    absl::Time until;  // it is closed then, whatever it does
+    absl::Time until;  // closed at this time in any case
     std::string request, answer;
     size_t sent = 0;
   };
@@ -41,7 +41,7 @@ class PageServer {
   void Run();
   void Take(absl::Time now);
   void MakeRoom();
-  // Goes on with a peer; false: it is done with.
+  // Continues with a peer. Returns false when done with it.
   bool Serve(Peer* peer, absl::Time now);
   std::string AnswerTo(absl::string_view request) const;
 
@@ -50,8 +50,8 @@ class PageServer {
   std::string address_;
   Descriptor listener_, wake_;
 
-  // The thread's.
-  std::list<Peer> peers_;  // in the order they came
+  // Used only by the thread.
+  std::list<Peer> peers_;  // in order of arrival
   absl::Time listen_again_ = absl::InfinitePast();
   Thread thread_;
 };

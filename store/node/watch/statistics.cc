@@ -1,6 +1,6 @@
-// A figure is a row of a table: its name, how Prometheus shows it, and where its value comes from. The protocol and
-// JSON have the names, Prometheus the metrics, and neither has a list of its own. What has a variable number of values
-// (namespaces, transports) follows the tables.
+// Each statistic is a row in a table: its name, its form in Prometheus, and the source of its value. The protocol and
+// JSON use the names, Prometheus the metrics; none has a list of its own. Statistics with a variable number of values
+// (namespaces, transports) follow the tables.
 #include "store/node/watch/statistics.h"
 
 #include <utility>
@@ -18,11 +18,11 @@ namespace {
 using Labels = std::map<std::string, std::string>;
 constexpr bool kGauge = false, kCount = true;
 
-// Sources of every statistic, collected once for all of them.
+// Sources of all statistics, collected once.
 struct Sources {
   Service* service;
   const engine::Engine::Statistics& engine;
-  transport::TransportStats transports;  // their sums
+  transport::TransportStats transports;  // summed
 };
 
 struct Row {

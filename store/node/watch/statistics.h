@@ -1,5 +1,5 @@
-// The figures of a node, each once in a table (statistics.cc, and store/engine/statistics.h for the engine's), for the
-// Stats call and for Prometheus. Thread-safety: any thread, while the node serves.
+// A node's statistics, each defined once in a table (statistics.cc, and store/engine/statistics.h for the engine's),
+// for the Stats call and for Prometheus. Thread-safety: any thread, while the node serves.
 #ifndef KVLINK_STORE_NODE_WATCH_STATISTICS_H_
 #define KVLINK_STORE_NODE_WATCH_STATISTICS_H_
 
@@ -15,7 +15,7 @@ namespace kvlink::store::node {
 
 struct Service;
 
-// A figure as it is shown: `name` in the protocol and in JSON, kvlink_`metric`{labels} in Prometheus.
+// How a statistic is shown: `name` in the protocol and in JSON, kvlink_`metric`{labels} in Prometheus.
 struct Statistic {
   const char* name;
   bool counts;  // only ever grows
@@ -23,10 +23,10 @@ struct Statistic {
   const char* labels;  // "key=value,key=value"
   const char* help;
 };
-// All of them, in the order in which they are shown.
+// All of them, in display order.
 std::vector<Statistic> AllStatistics();
 
-// Figures of one namespace.
+// Statistics of one namespace.
 struct NamespaceFigures {
   engine::NamespaceSettings settings;
   int64_t encodings = 0, bytes = 0, pinned_bytes = 0, documents = 0, dram_bytes = 0;
@@ -34,7 +34,7 @@ struct NamespaceFigures {
 std::map<std::string, NamespaceFigures> NamespacesOf(const engine::Engine::Statistics& statistics,
                                                      const std::map<std::string, engine::NamespaceSettings>& settings);
 
-// The figures of all parts, for those that know only their own. Lifetime: the service outlives it.
+// The statistics of all parts, for code that knows only its own part. Lifetime: the service must outlive it.
 class Figures {
  public:
   virtual ~Figures() = default;

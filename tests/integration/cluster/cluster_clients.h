@@ -1,4 +1,4 @@
-// Clients of a cluster that write, read and delete while something happens to it, and record what they were answered.
+// Clients of a cluster that write, read and delete while something happens to it, and record the answers.
 //
 // Thread-safety: one thread at a time. Ownership: starts threads `cluster-client`, which end with the object.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_CLUSTER_CLIENTS_H_
@@ -20,11 +20,11 @@
 
 namespace kvlink::testing {
 
-// How long a call took.
+// The duration of a call.
 struct Timing {
   CallKind kind = CallKind::kRead;
   int64_t begun = 0, ended = 0;  // ns of one steady clock
-  std::string failed;            // why; empty: it did not
+  std::string failed;            // the reason; empty: it succeeded
 };
 
 struct ClientsOptions {
@@ -35,7 +35,7 @@ struct ClientsOptions {
 
 class ClusterClients {
  public:
-  // Connects; a test failure if it cannot.
+  // Connects; the test fails if it cannot.
   ClusterClients(const ClusterProcesses& cluster, const ClientsOptions& options);
   ~ClusterClients();
 
@@ -46,7 +46,7 @@ class ClusterClients {
   std::vector<Call> calls() const { return history_.calls(); }
   std::vector<Timing> timings() const;
   store::cluster::ReplicatedStore* store() { return store_.get(); }
-  // Reads everything that was acknowledged and not deleted, once, into the history.
+  // Reads everything acknowledged and not deleted once, into the history.
   void ReadAll();
 
  private:

@@ -1,8 +1,8 @@
-// A whole cluster on a network of its own: members of etcd, PostgreSQL, and `kvlink store` nodes on hosts with
-// addresses of their own, all real processes that a test kills, freezes and cuts off.
+// A whole cluster on its own network: members of etcd, PostgreSQL, and `kvlink store` nodes on separate hosts with
+// their own addresses, all real processes that a test kills, freezes and cuts off.
 //
-// Clients of the test's process come from network().local(0). etcd listens at local(1), PostgreSQL at local(2), so that
-// a host is cut off from each alone.
+// Clients in the test's process connect from network().local(0). etcd listens at local(1), PostgreSQL at local(2), so
+// that a host can be cut off from each separately.
 //
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_CLUSTER_PROCESSES_H_
@@ -23,7 +23,7 @@
 namespace kvlink::testing {
 
 struct ClusterShape {
-  int nodes = 5;        // that are started
+  int nodes = 5;        // started at once
   int spare_hosts = 0;  // for nodes that join later
   int copies = 2, acknowledged = 2;
   int etcd_members = 3;
@@ -32,11 +32,10 @@ struct ClusterShape {
 
 class ClusterProcesses {
  public:
-  // Why none can be made here; empty: it can.
+  // Why a cluster cannot be created here; empty: it can.
   static std::string WhyNot();
 
-  // Makes the cluster and starts its nodes; they serve, and are active, when it returns. What fails is a failure of the
-  // test.
+  // Creates the cluster and starts its nodes; on return they serve and are active. The test fails if this fails.
   explicit ClusterProcesses(const ClusterShape& shape);
   ~ClusterProcesses();
   ClusterProcesses(const ClusterProcesses&) = delete;
@@ -48,32 +47,32 @@ class ClusterProcesses {
   int hosts() const { return static_cast<int>(nodes_.size()); }
   // "HOST:PORT,.../NAME".
   std::string name() const;
-  // Of the clients' key, which nodes know as an administrator's.
+  // The clients' key, which has administrator rights at the nodes.
   const std::string& key() const { return key_; }
 
-  // Of the node's control service.
+  // Address of the node's control service.
   std::string address(int node) const;
-  // Starts it, on the directory that it had before; false, with a test failure, if it does not serve within a minute.
+  // Starts a node on its previous directory; false, with a test failure, if it does not serve within a minute.
   bool Start(int node);
   void Kill(int node);  // kill -9
-  int Stop(int node);   // SIGTERM; its exit status
+  int Stop(int node);   // SIGTERM; returns its exit status
   void Freeze(int node);
   void Thaw(int node);
   bool running(int node);
   Subprocess& process(int node) { return *nodes_[node].process; }
-  // What it has on its disk goes.
+  // Erases its disk.
   void EmptyDisk(int node);
-  // Leaves no free space on its disk, until FreeDisk.
+  // Fills its disk until FreeDisk.
   void FillDisk(int node);
   void FreeDisk(int node);
-  // Its wall clock is so many seconds off from now on.
+  // Shifts its wall clock by this many seconds from now on.
   void MoveClock(int node, int seconds);
 
-  // Runs kvlink with these arguments and those that say which cluster.
+  // Runs kvlink with these arguments and those that identify the cluster.
   Finished Kvlink(std::vector<std::string> arguments) const;
-  // Until these nodes are active members. False, with a test failure: not within two minutes.
+  // Waits until these nodes are active members. False, with a test failure, after two minutes.
   bool AwaitActive(const std::vector<int>& nodes);
-  // Until nothing is left to copy on any member that is alive, as `kvlink status` says. Likewise.
+  // Waits until no live member has anything left to copy, according to `kvlink status`. Likewise.
   bool AwaitRepaired();
 
  private:

@@ -1,10 +1,10 @@
-// A network of hosts on this machine: network namespaces with addresses of their own, joined by a bridge, whose routes
-// and links a test cuts. Processes of the test's own namespace are on it, too, at several addresses, so that they can
-// be cut off one by one.
+// A network of hosts on this machine: network namespaces with their own addresses, joined by a bridge, whose routes and
+// links a test cuts. Processes of the test's own namespace are also on it, at several addresses, so that they can be
+// cut off separately.
 //
 //   ip netns exec NAME program    runs on a host
 //
-// Thread-safety: one thread at a time. What it made goes with it.
+// Thread-safety: one thread at a time. The destructor removes everything created.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_NETWORK_H_
 #define KVLINK_TESTS_INTEGRATION_CLUSTER_NETWORK_H_
 
@@ -15,11 +15,11 @@ namespace kvlink::testing {
 
 class Network {
  public:
-  // Why this process may not make one, or what of the machine is missing; empty: it may.
+  // Why this process cannot create one: missing rights, or something missing on the machine; empty: it can.
   static std::string WhyNot();
 
-  // `hosts` of them, and `locals` addresses of this namespace; the first of these is where its connections come from.
-  // A test failure if it cannot be made.
+  // Creates `hosts` hosts and `locals` addresses of this namespace, whose connections come from the first of them. The
+  // test fails if this fails.
   Network(int hosts, int locals);
   ~Network();
   Network(const Network&) = delete;
@@ -27,21 +27,21 @@ class Network {
 
   const std::string& address(int host) const { return hosts_[host].address; }
   const std::string& local(int which) const { return locals_[which]; }
-  // What begins a command that is to run on the host.
+  // The command prefix that runs a program on the host.
   std::vector<std::string> On(int host) const;
 
-  // What the host sends to the address is dropped; what comes from there arrives.
+  // Drops what the host sends to the address; the other direction still works.
   void Drop(int host, const std::string& to);
-  // The host hears nobody and nobody hears it.
+  // Cuts the host off from all others.
   void Isolate(int host);
-  // At most so many bytes a second leave the host.
+  // Limits the bytes per second that leave the host.
   void Slow(int host, int bytes_per_second);
-  // All as it was in the beginning.
+  // Undoes all of the above.
   void Heal(int host);
 
  private:
   struct Host {
-    std::string name, address, outer, inner;  // the ends of its link
+    std::string name, address, outer, inner;  // both ends of its link
     std::vector<std::string> dropped;
     bool isolated = false, slow = false;
   };

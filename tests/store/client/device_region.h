@@ -1,4 +1,4 @@
-// A device whose memory is the host's, as far as the network can tell: a transport that reaches it, and a region of it.
+// A device that, to the network, has host memory: a transport that reaches it, and a region of it.
 #ifndef KVLINK_TESTS_STORE_CLIENT_DEVICE_REGION_H_
 #define KVLINK_TESTS_STORE_CLIENT_DEVICE_REGION_H_
 
@@ -14,7 +14,7 @@
 
 namespace kvlink::testing {
 
-// Takes a device's memory for the host's.
+// Treats a device's memory as the host's.
 class ReachesDevices : public ForwardingTransport {
  public:
   using ForwardingTransport::ForwardingTransport;
@@ -25,13 +25,13 @@ class ReachesDevices : public ForwardingTransport {
   }
 };
 
-// Lets a client reach devices over the transport that it has, or UCX's tcp.
+// Lets a client reach devices over its transport, or over UCX's tcp.
 inline void ReachDevices(store::client::RemoteOptions* client) {
   if (client->transport == nullptr) client->transport = NewTransport(Carrier::kUcx);
   client->transport = std::make_shared<ReachesDevices>(client->transport);
 }
 
-// A region of host memory. Its checksums fail while they are told to.
+// A region of host memory. Its checksums fail on demand.
 class TestRegion {
  public:
   explicit TestRegion(int64_t bytes) : memory_(std::make_shared<Memory>(bytes, SlabAllocator<std::byte>(true))) {}
@@ -53,7 +53,7 @@ class TestRegion {
   bool Holds(absl::Span<const std::byte> bytes) const {
     return bytes.data() >= memory_->data() && bytes.data() + bytes.size() <= memory_->data() + memory_->size();
   }
-  // Of the memory itself, a reference that is not the test's.
+  // Whether something other than the test refers to the memory.
   bool kept() const { return memory_.use_count() > 1; }
 
   std::atomic<bool> fails = false;

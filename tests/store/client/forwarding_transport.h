@@ -1,5 +1,5 @@
-// A transport and a connection that pass everything on to another one: tests derive from them what differs in one
-// thing. Thread-safety and lifetime: as the inner one, which they share.
+// A transport and a connection that forward everything to another one; tests derive from them and change one thing.
+// Thread-safety and lifetime: as the inner one, which they share.
 #ifndef KVLINK_TESTS_STORE_CLIENT_FORWARDING_TRANSPORT_H_
 #define KVLINK_TESTS_STORE_CLIENT_FORWARDING_TRANSPORT_H_
 

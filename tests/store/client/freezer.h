@@ -1,6 +1,6 @@
-// A network on which single nodes can be made to stand still: what they say is kept, or nobody gets through to them.
+// A network on which single nodes can be frozen: their messages are held back, or no connection reaches them.
 //
-// Thread-safety: all methods. Lifetime: as ForwardingTransport; thawed, and open to all, before it is destroyed.
+// Thread-safety: all methods. Lifetime: as ForwardingTransport; thaw and open all before destruction.
 #ifndef KVLINK_TESTS_STORE_CLIENT_FREEZER_H_
 #define KVLINK_TESTS_STORE_CLIENT_FREEZER_H_
 
@@ -21,7 +21,7 @@ class Freezer : public ForwardingTransport {
  public:
   using ForwardingTransport::ForwardingTransport;
 
-  // Messages of the node at `address` after the next `messages` are kept.
+  // Holds back messages of the node at `address` after the next `messages`.
   void Freeze(const std::string& address, int messages = 0) {
     MutexLock lock(&mutex_);
     nodes_[address].frozen = true;
@@ -46,7 +46,7 @@ class Freezer : public ForwardingTransport {
     }
     node.connections.clear();
   }
-  // Connections that are open now.
+  // Currently open connections.
   int64_t open() const { return open_.load(); }
   // Connecting waits until Open.
   void Shut(const std::string& address) {

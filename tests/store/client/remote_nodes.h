@@ -1,4 +1,4 @@
-// Several nodes in this process, and clients of them that share their resources and a transport.
+// Several nodes in this process, and clients that share their resources and a transport.
 //
 // Thread-safety: one thread.
 #ifndef KVLINK_TESTS_STORE_CLIENT_REMOTE_NODES_H_
@@ -22,7 +22,7 @@ namespace kvlink::testing {
 
 inline absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
-// Waits until a counter has the value. False: not in time.
+// Waits until a counter has this value. False: not in time.
 template <typename Counter>
 bool Becomes(Counter counter, int64_t value) {
   const absl::Time limit = Soon();
@@ -52,7 +52,7 @@ class RemoteNodes {
   TestNode& node(int i) { return *nodes_[i]; }
   std::string data_address(int i) const { return nodes_[i]->data_address(); }
   Freezer& network() { return *network_; }
-  // Of this object; clients have their own references.
+  // Drops this object's reference; clients have their own.
   void DropResources() { resources_ = nullptr; }
 
   store::client::RemoteOptions Options(int i) const {
@@ -63,7 +63,7 @@ class RemoteNodes {
     options.transport = network_;
     return options;
   }
-  // Null, and the test fails, where it does not open.
+  // Null, with a test failure, if it does not open.
   std::unique_ptr<store::client::RemoteStore> Open(int i, const Change& change = {}) const {
     store::client::RemoteOptions options = Options(i);
     if (change) change(&options);

@@ -1,4 +1,4 @@
-// A node and a client of it, for the tests of store/client: over the loopback, UCX's tcp, gRPC or mapped memory.
+// A node and a client for the tests of store/client: over the loopback, UCX's tcp, gRPC or mapped memory.
 #ifndef KVLINK_TESTS_STORE_CLIENT_REMOTE_PLACE_H_
 #define KVLINK_TESTS_STORE_CLIENT_REMOTE_PLACE_H_
 
@@ -18,9 +18,9 @@ namespace kvlink::testing {
 struct RemotePlaceOptions {
   std::string way = "loopback";  // "loopback", "ucx", "grpc", "mapped"
   StorePlaceOptions store;
-  std::function<void(store::node::NodeOptions*)> node;        // last word on the node's options
-  std::function<void(store::client::RemoteOptions*)> client;  // and on the client's
-  // Puts a transport that goes wrong in front of each side. Off until they are enabled.
+  std::function<void(store::node::NodeOptions*)> node;        // may change the node's options
+  std::function<void(store::client::RemoteOptions*)> client;  // may change the client's
+  // Puts a faulty transport in front of each side, initially disabled.
   bool faulty = false;
   transport::FaultOptions faults;
 };
@@ -36,14 +36,14 @@ class RemotePlace : public StorePlace {
   void Reopen() override;
   bool leases_count() const override { return options_.way == "mapped"; }
 
-  // The node comes back at the same address.
+  // The node restarts at the same address.
   void StopNode() { node_->Stop(); }
   void StartNode() { node_->Start(); }
   void CloseClient();
   void OpenClient();
   store::client::RemoteOptions ClientOptions();
   TestNode& node() { return *node_; }
-  // Of the present node and client; null unless options.faulty.
+  // Of the current node and client; null unless options.faulty.
   transport::FaultyTransport* node_faults() { return node_faults_; }
   transport::FaultyTransport* client_faults() { return client_faults_.get(); }
   void EnableFaults(bool on);

@@ -1,4 +1,4 @@
-// An address of this host at which nothing answers a connection, as that of a host that is cut off.
+// An address of this host that answers no connection, like a host that is cut off.
 // Thread-safety: one thread.
 #ifndef KVLINK_TESTS_STORE_CLIENT_SILENT_ADDRESS_H_
 #define KVLINK_TESTS_STORE_CLIENT_SILENT_ADDRESS_H_
@@ -16,7 +16,7 @@
 
 namespace kvlink::testing {
 
-// A listener whose queue is full: Linux then drops what asks for a connection.
+// A listener with a full queue: Linux then drops connection requests.
 class SilentAddress {
  public:
   SilentAddress() {

@@ -1,4 +1,4 @@
-// A connection to nobody. Thread-safety: all methods.
+// A connection without a peer. Thread-safety: all methods.
 #ifndef KVLINK_TESTS_STORE_CLIENT_SILENT_CONNECTION_H_
 #define KVLINK_TESTS_STORE_CLIENT_SILENT_CONNECTION_H_
 
@@ -11,7 +11,7 @@
 
 namespace kvlink::testing {
 
-// Takes messages, and sends none.
+// Accepts messages and sends none.
 class SilentConnection : public transport::Connection {
  public:
   absl::Status SendMessage(absl::string_view) override { return absl::OkStatus(); }

@@ -1,5 +1,5 @@
-// A real etcd with clusters in it, and what tests of their members share.
-// Thread-safety: one thread at a time, but for Events.
+// A real etcd with clusters in it, and helpers shared by tests of their members.
+// Thread-safety: one thread at a time, except for Events.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_CLUSTER_ETCD_H_
 #define KVLINK_TESTS_STORE_CLUSTER_CLUSTER_ETCD_H_
 
@@ -22,7 +22,7 @@ namespace kvlink::testing {
 
 namespace cluster = store::cluster;
 
-// A test fails after it; nothing waits for all of it where all is well.
+// A test fails after this time; a passing test never waits this long.
 inline absl::Time Patience() { return SteadyNow() + absl::Minutes(1); }
 
 inline bool Eventually(const std::function<bool()>& holds) {
@@ -38,7 +38,7 @@ inline cluster::NodeId NodeOf(uint8_t number) {
   return id;
 }
 
-// What was told to an EventSink. Thread-safety: all methods.
+// The events given to an EventSink. Thread-safety: all methods.
 class Events {
  public:
   cluster::EventSink sink() {
@@ -69,7 +69,7 @@ class ClusterTest : public ::testing::Test {
     etcd_ = std::make_unique<EtcdCluster>(members, arguments);
     if (members > 1) etcd_->Leader();
   }
-  // Fails over fast.
+  // Configured for fast failover.
   cluster::ClusterAddress Address(const std::string& name = "default") const {
     cluster::ClusterAddress address;
     address.etcd.endpoints = etcd_->endpoints();
@@ -113,7 +113,7 @@ class ClusterTest : public ::testing::Test {
     options.events = events_.sink();
     return options;
   }
-  // The member's index in the view; none: a failure.
+  // The member's index in the view; the test fails if there is none.
   static int IndexOf(const cluster::View& view, uint8_t node) {
     const auto& members = view.placement.members();
     for (size_t i = 0; i < members.size(); ++i) {

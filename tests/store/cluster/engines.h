@@ -1,5 +1,5 @@
-// Engines as the members of a cluster in one process: what each owns, who is alive, and how one repairs itself from the
-// others, who may fail.
+// Engines as members of a cluster in one process: what each owns, which are alive, and how one repairs itself from the
+// others, which may fail.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_ENGINES_H_
 #define KVLINK_TESTS_STORE_CLUSTER_ENGINES_H_
 
@@ -20,7 +20,7 @@
 
 namespace kvlink::testing {
 
-// The view that a test sets. Thread-safe.
+// A view set by the test. Thread-safe.
 class SettableView : public store::cluster::ViewSource {
  public:
   void Set(std::shared_ptr<const store::cluster::View> view);
@@ -34,13 +34,13 @@ class SettableView : public store::cluster::ViewSource {
   std::shared_ptr<const store::cluster::View> view_ ABSL_GUARDED_BY(mutex_);
 };
 
-// How a member fails those who ask it. Thread-safe.
+// How a member fails its callers. Thread-safe.
 struct PeerFaults {
   std::atomic<bool> down{false};
-  std::atomic<int> down_after{-1};      // so many reads more it serves; -1: any number
-  std::atomic<bool> frozen{false};      // reads end with their deadline
+  std::atomic<int> down_after{-1};      // serves this many more reads; -1: any number
+  std::atomic<bool> frozen{false};      // reads last until their deadline
   std::atomic<bool> damaged{false};     // reads end with DATA_LOSS
-  std::function<void()> before_answer;  // set before anybody asks
+  std::function<void()> before_answer;  // set before any request
 };
 
 class EngineCluster {
@@ -49,7 +49,6 @@ class EngineCluster {
     store::cluster::NodeId id = {};
     store::cluster::MemberState state = store::cluster::MemberState::kActive;
     bool member = true, alive = true;
-    store::cluster::HotRecord hot;  // that it says
     std::unique_ptr<ScratchDirectory> directory;
     std::unique_ptr<engine::Engine> engine;
     PeerFaults faults;
@@ -62,28 +61,28 @@ class EngineCluster {
 
   Node& node(int i) { return *nodes_[i]; }
   int size() const { return static_cast<int>(nodes_.size()); }
-  // A member more, with an empty engine. Publish follows.
+  // Adds a member with an empty engine. Publish it afterwards.
   int Add(store::cluster::MemberState state);
-  // An empty engine in place of the node's.
+  // Replaces the node's engine by an empty one.
   void Replace(int i);
   void Reopen(int i);
-  // Members, who is alive, and what is hot are from now on as the nodes say. The epoch grows if `moves`.
+  // From now on, members, liveness and hot encodings are as in the nodes. The epoch grows if `moves`.
   void Publish(bool moves = true);
   std::shared_ptr<const store::cluster::View> view() const { return views_.view(); }
   SettableView* views() { return &views_; }
 
-  // Puts it at the owners under next.
+  // Puts it at the owners under the next placement.
   void Put(const Synthetic& s, const std::string& ns = "ns");
   void PutAt(int i, const Synthetic& s, const std::string& ns = "ns");
   bool Has(int i, const Synthetic& s, const std::string& ns = "ns");
   bool Owns(int i, const Synthetic& s) const;
 
   store::cluster::RepairOptions Options(int i);
-  // `drops`: those of the node.
+  // Passes the node's drops to the repair.
   void StartRepair(int i, const std::function<void(store::cluster::RepairOptions*)>& change = {});
   void StopRepair(int i) { nodes_[i]->repairer = nullptr; }
-  // Until the node's repair says that all is complete at the present epoch, and has gone over all at least `passes`
-  // times. Fails the test where that takes a minute.
+  // Waits until the node's repair reports everything complete at the current epoch and has made at least `passes`
+  // more passes. The test fails after a minute.
   void WaitComplete(int i, int64_t passes = 1);
 
  private:
@@ -96,10 +95,10 @@ class EngineCluster {
   std::vector<std::unique_ptr<Node>> nodes_;
 };
 
-// Waits until it is so. False: it was not within a minute.
+// Waits until it is true. False: not within a minute.
 bool Eventually(const std::function<bool()>& is);
 
-// Digests of all slots.
+// The digests of all slots.
 std::vector<SlotDigest> AllDigests(engine::Engine* engine);
 
 }  // namespace kvlink::testing

@@ -1,5 +1,5 @@
 // A drop log in memory, with the promises of store/database/drop_log.h: positions, registration, trimming, and the ways
-// in which a database goes away and comes back older.
+// in which a database disappears and comes back older.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_FAKE_DROP_LOG_H_
 #define KVLINK_TESTS_STORE_CLUSTER_FAKE_DROP_LOG_H_
 
@@ -26,12 +26,12 @@ class FakeDropLog : public store::database::DropLog {
     last_ = {last_.transaction + 1, 1};
     rows_.push_back({last_, {ns, identity}});
   }
-  // Other transactions go on.
+  // Other transactions continue.
   void MoveOn() {
     MutexLock lock(&mutex_);
     last_ = {last_.transaction + 1, 0};
   }
-  // Forgets rows up to here, whoever has read them.
+  // Trims all rows so far, whoever has read them.
   void TrimAll() {
     MutexLock lock(&mutex_);
     rows_.clear();
@@ -41,28 +41,28 @@ class FakeDropLog : public store::database::DropLog {
     MutexLock lock(&mutex_);
     gone_ = gone;
   }
-  // Positions stored, by all.
+  // Positions stored by all nodes.
   int64_t stores() {
     MutexLock lock(&mutex_);
     return stores_;
   }
-  // The node's next registrations fail, although the rest of the log is there.
+  // Makes the node's registrations fail, while the rest of the log works.
   void RefuseRegistration(bool refuse) {
     MutexLock lock(&mutex_);
     refuses_ = refuse;
   }
-  // A transaction is open, whose number lies so far below the end. 0: none is.
+  // Opens a transaction whose number lies this far below the end. 0: none.
   void Hold(uint64_t open) {
     MutexLock lock(&mutex_);
     open_ = open;
   }
-  // It ends with a drop.
+  // Ends it with a drop.
   void EndHeld(const std::string& ns, std::optional<Identity> identity) {
     MutexLock lock(&mutex_);
     rows_.push_back({{last_.transaction - std::exchange(open_, 0), 1}, {ns, identity}});
     std::sort(rows_.begin(), rows_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   }
-  // As it is now; and back to that.
+  // The current state, to restore later.
   struct State {
     DropPosition last, trimmed;
     std::vector<std::pair<DropPosition, store::database::Drop>> rows;

@@ -1,4 +1,4 @@
-// A catalog over an empty database of its own, on a server that all tests of a program share.
+// A catalog over its own empty database, on a server shared by all tests of a program.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_TESTS_STORE_DATABASE_OWN_DATABASE_H_
 #define KVLINK_TESTS_STORE_DATABASE_OWN_DATABASE_H_
@@ -18,22 +18,22 @@ namespace kvlink::testing {
 
 inline constexpr std::array<uint8_t, 16> kClusterId = {0xc1, 0x05};
 
-// Skips where PostgreSQL is not installed.
+// Skips if PostgreSQL is not installed.
 #define KVLINK_NEEDS_POSTGRES()                        \
   if (!::kvlink::testing::PostgresServer::Installed()) \
   GTEST_SKIP() << "PostgreSQL is not installed (package postgresql)"
 
-// Started with the first call, ended with the program's tests.
+// Starts on the first call and ends with the program's tests.
 PostgresServer& SharedServer();
 
 class OwnDatabase {
  public:
-  // An empty database of `server`, made ready.
+  // Creates an empty database on `server` and prepares it.
   explicit OwnDatabase(PostgresServer& server = SharedServer());
 
   const std::string& name() const { return name_; }
   store::database::DatabaseOptions options() const;
-  // Another client of the same database.
+  // Opens another client of the same database.
   std::unique_ptr<store::database::DatabaseCatalog> Open(const store::database::DatabaseOptions& options) const;
   std::unique_ptr<store::database::DatabaseCatalog> Open() const { return Open(options()); }
   store::database::DatabaseCatalog* operator->() const { return catalog_.get(); }
@@ -51,7 +51,7 @@ Identity IdentityOf(uint64_t number);
 CatalogEntry EntryWith(const std::vector<uint64_t>& identities, uint64_t generation);
 store::database::NodeId NodeOf(uint8_t number);
 
-// What `node` would remove: all drops up to the end of the log, after which its position is stored.
+// What `node` would remove: reads all drops up to the end of the log, then stores its position.
 std::vector<store::database::Drop> Consume(store::database::DropLog& log, const store::database::NodeId& node,
                                            store::database::DropPosition* position, int64_t limit = 100);
 

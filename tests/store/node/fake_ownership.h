@@ -1,4 +1,4 @@
-// What a node owns, as a test says, while nodes ask.
+// Ownership of a node as set by a test, while nodes query it.
 #ifndef KVLINK_TESTS_STORE_NODE_FAKE_OWNERSHIP_H_
 #define KVLINK_TESTS_STORE_NODE_FAKE_OWNERSHIP_H_
 
@@ -14,7 +14,7 @@ namespace kvlink::testing {
 // Thread-safe.
 class FakeOwnership : public store::node::Ownership {
  public:
-  // At `epoch` the node owns these.
+  // At `epoch`, the node owns exactly these.
   void Own(uint64_t epoch, std::set<Identity> identities) {
     MutexLock lock(&mutex_);
     owned_[epoch] = std::move(identities);

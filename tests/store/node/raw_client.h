@@ -1,5 +1,5 @@
-// A node for tests, and a client that speaks to it message by message: nothing of store/client, so that it can also say
-// what no client of ours would.
+// A node for tests, and a client that talks to it message by message, without store/client, so that it can also send
+// what our clients never would.
 #ifndef KVLINK_TESTS_STORE_NODE_RAW_CLIENT_H_
 #define KVLINK_TESTS_STORE_NODE_RAW_CLIENT_H_
 
@@ -30,7 +30,7 @@ class LogLines {
  public:
   store::node::LogSink Sink();
   std::vector<std::string> lines() const;
-  // How many lines hold `text`.
+  // How many lines contain `text`.
   int Count(absl::string_view text) const;
 
  private:
@@ -41,10 +41,10 @@ class LogLines {
   const std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
-// An access file for nodes; nobody else may read it.
+// An access file for nodes, with permissions for its owner only.
 void WriteAccessFile(const std::string& path, const std::string& lines);
 
-// A node on a directory of its own, reached over the loopback or UCX's tcp.
+// A node on its own directory, reached over the loopback or UCX's tcp.
 class TestNode {
  public:
   using Change = std::function<void(store::node::NodeOptions*)>;
@@ -76,7 +76,7 @@ class RawControl {
  public:
   explicit RawControl(const std::string& address);
   absl::StatusOr<store::v1::Session> Open(const std::string& key = "", const std::string& client = "test");
-  // A context with the session's token (or another), and a deadline.
+  // A context with the session's token (or another) and a deadline.
   std::unique_ptr<grpc::ClientContext> Context() const;
   void set_token(const std::string& token) { token_ = token; }
   const std::string& token() const { return token_; }
@@ -91,20 +91,20 @@ class RawControl {
 // One connection of the data path.
 class RawData {
  public:
-  // Fails the test where it cannot connect. `token`: of the session that calls, which gRPC is told before anything.
+  // The test fails if it cannot connect. `token`: the calling session's, which gRPC sends first.
   RawData(transport::Transport* transport, const std::string& address, const std::string& token = "");
   ~RawData();
 
-  // Gives the request an id, unless it has one, and sends it.
+  // Gives the request an id unless it has one, and sends it.
   uint64_t Send(proto::Request request);
-  // Bytes as they are.
+  // Sends bytes unchanged.
   absl::Status SendBytes(absl::string_view bytes) { return connection_->SendMessage(bytes); }
-  // The next answer to that request. UNAVAILABLE: the connection was closed; errors of the answer are not statuses
-  // here.
+  // The next answer to that request. UNAVAILABLE: the connection was closed. Error answers are returned as answers, not
+  // as statuses.
   absl::StatusOr<proto::Answer> Next(uint64_t id);
-  // The next answer whatever it is for.
+  // The next answer to any request.
   absl::StatusOr<proto::Answer> NextOfAny();
-  // The answer, or the error that it is.
+  // The answer, or its error as a status.
   absl::StatusOr<proto::Answer> Ask(proto::Request request);
 
   absl::Status Hello(const std::string& token);
@@ -130,12 +130,12 @@ class RawData {
   uint64_t TakePayloadIds(uint64_t count);
   uint64_t next_id() { return ++last_id_; }
 
-  // Parts of the above, to be left unfinished. The requests without ids.
+  // Requests of the above without ids, to be left unfinished.
   static proto::Request PushBegin(const std::string& ns, const Synthetic& encoding);
   static proto::Request PushCommit(const std::string& ns, uint64_t id, const Manifest& manifest);
   static proto::Request PullOf(const std::string& ns, const Manifest& manifest, uint64_t first_payload,
                                uint32_t receives);
-  // A buffer that holds the bytes.
+  // A registered buffer with these bytes.
   absl::StatusOr<std::shared_ptr<transport::RegisteredBuffer>> Registered(absl::Span<const std::byte> bytes);
 
  private:
@@ -143,10 +143,10 @@ class RawData {
   const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   std::shared_ptr<transport::Connection> connection_;
   uint64_t last_id_ = 0, last_payload_ = 0;
-  std::multimap<uint64_t, proto::Answer> early_;  // answers to other requests than the one asked for
+  std::multimap<uint64_t, proto::Answer> early_;  // answers to requests other than the awaited one
 };
 
-// The status that an answer stands for.
+// The status that an answer represents.
 absl::Status StatusOf(const proto::Answer& answer);
 
 }  // namespace kvlink::testing

@@ -1,4 +1,4 @@
-// The CUDA backend with its kernels run on the host (kernels/cuda/device.h says how).
+// The CUDA backend with its kernels run on the host (see kernels/cuda/device.h).
 #ifndef KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
 #define KVLINK_TESTS_SUPPORT_CUDA_EMULATION_BACKEND_H_
 
@@ -9,11 +9,11 @@
 namespace kvlink::testing {
 
 std::unique_ptr<kernels::Backend> MakeEmulatedCudaBackend();
-// Makes every allocation of device and pinned memory fail, or succeed again.
+// Makes all allocations of device and pinned memory fail, or succeed again.
 void SetEmulatedDeviceExhausted(bool exhausted);
-// From now on no recording of operations succeeds; or they do again.
+// Makes all recordings of operations fail, or succeed again.
 void SetEmulatedDeviceUnrecordable(bool unrecordable);
-// Of memory of the emulated device that is in use, by all its backends.
+// Bytes of emulated device memory in use, by all its backends.
 int64_t EmulatedDeviceBytes();
 
 }  // namespace kvlink::testing

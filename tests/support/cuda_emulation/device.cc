@@ -15,7 +15,7 @@ struct QueuedCopy {
 };
 struct CopyQueue {
   std::vector<QueuedCopy> copies;
-  std::vector<size_t> groups;  // where each committed group ends
+  std::vector<size_t> groups;  // the end of each committed group
 };
 std::vector<CopyQueue>& Queues() {
   static auto* queues = new std::vector<CopyQueue>(1024);
@@ -35,8 +35,8 @@ struct MatrixOperand {
 };
 
 // PTX ISA, "Warp-level matrix load instruction: ldmatrix", figure of the fragment layout of one 8x8 matrix with .b16
-// elements: lane l holds elements (l / 4, 2 (l % 4)) and (l / 4, 2 (l % 4) + 1), with .trans of the transposed matrix.
-// Lanes 8i..8i+7 give the addresses of the rows of matrix i.
+// elements: lane l holds elements (l / 4, 2 (l % 4)) and (l / 4, 2 (l % 4) + 1), with .trans those of the transposed
+// matrix. Lanes 8i..8i+7 give the addresses of the rows of matrix i.
 template <bool kTransposed>
 void LoadForWarp(void* const* operands) {
   uint16_t matrix[4][8][8];

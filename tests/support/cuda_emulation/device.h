@@ -103,7 +103,7 @@ void LoadMatrices(uint32_t (&out)[4], const void* shared_row);
 void LoadMatricesTransposed(uint32_t (&out)[4], const void* shared_row);
 void MultiplyAdd(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
-// Runs `kernel` behind what was queued in the stream before, or records it.
+// Runs `kernel` after the work queued in the stream, or records it.
 void RunOrRecord(void* stream, std::function<void()> kernel);
 template <typename... P>
 int Launch(void* stream, int64_t grid_x, int64_t grid_y, int threads, int64_t shared, void (*kernel)(P...),

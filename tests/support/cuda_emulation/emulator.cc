@@ -31,8 +31,8 @@ constexpr size_t kStackBytes = 128 << 10;
   std::abort();
 }
 
-// A stack and where it was left. swapcontext asks the kernel for the signal mask each time, which takes most of the
-// time of such a program; a dozen instructions do where we have them.
+// A stack and its saved position. swapcontext asks the kernel for the signal mask on each switch, which would take most
+// of the time; on x86-64 a dozen instructions replace it.
 #if defined(__x86_64__)
 struct Context {
   void* stack_pointer = nullptr;
@@ -61,7 +61,7 @@ KvlinkSwitchStack:
 .popsection
 )");
 void Prepare(Context& context, char* stack, void (*entry)()) {
-  // Six registers, the entry as the return address, and a place where entry's own would be.
+  // Six registers, the entry as the return address, and space for entry's own return address.
   void** top = reinterpret_cast<void**>(stack + kStackBytes) - 8;
   std::memset(static_cast<void*>(top), 0, 8 * sizeof(void*));
   top[6] = reinterpret_cast<void*>(entry);
@@ -79,7 +79,7 @@ void Prepare(Context& context, char* stack, void (*entry)()) {
 void SwitchTo(Context& from, const Context& to) { swapcontext(&from, &to); }
 #endif
 
-// Something that a number of fibers reach before any goes on.
+// A point that a number of fibers must reach before any continues.
 struct Meeting {
   int arrived = 0;
   uint32_t held = 0;  // how often all have arrived
@@ -157,7 +157,7 @@ class Machine {
  private:
   static void Enter();
 
-  // Whether any lane ran.
+  // Returns whether any lane ran.
   bool RunWarp(int warp, bool descending) {
     bool moved = false;
     for (int i = 0; i < kLanes; ++i) {

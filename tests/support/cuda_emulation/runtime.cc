@@ -1,6 +1,6 @@
-// kernels/cuda/runtime.h and matmul.h over host memory. Device memory is of exactly the size that was asked for, so
-// that AddressSanitizer sees what lies beyond, and holds 0xff at first. Copies are made as late as a device may make
-// them: when their stream is waited for, or something behind them in it is carried out; and so is a graph, all of it.
+// kernels/cuda/runtime.h and matmul.h over host memory. Device memory has exactly the requested size, so that
+// AddressSanitizer detects accesses beyond it, and initially holds 0xff. Copies and whole graphs run as late as on a
+// device: when their stream is waited for, or when later work in it runs.
 #include "kernels/cuda/runtime.h"
 
 #include <unistd.h>
@@ -27,13 +27,13 @@
 namespace kvlink::kernels::cuda {
 namespace {
 
-int token;  // every event
+int token;  // stands for every event
 
 // One piece of a stream's work.
 struct Work {
   enum Kind { kCopy, kFill, kKernel, kMatmul } kind;
   std::function<void()> run;
-  const void* to = nullptr;  // of a copy
+  const void* to = nullptr;  // copies only
   const void* from = nullptr;
   size_t bytes = 0;
 };
@@ -56,7 +56,7 @@ class Streams {
     streams_.erase(stream);
     delete static_cast<char*>(stream);
   }
-  // To be done later.
+  // Queues work to run later.
   void Add(void* stream, Work work) {
     MutexLock lock(&mutex_);
     State& state = streams_[stream];
@@ -65,7 +65,7 @@ class Streams {
   void Add(void* stream, const Works& works) {
     for (const Work& work : works) Add(stream, work);
   }
-  // To be done now, behind what is pending.
+  // Runs work now, after what is pending.
   void Do(void* stream, Work work) {
     {
       MutexLock lock(&mutex_);
@@ -96,7 +96,7 @@ class Streams {
     MutexLock lock(&mutex_);
     streams_[stream].voided = true;
   }
-  // False: it was voided.
+  // False if it was voided.
   bool Take(void* stream, Works* recorded) {
     MutexLock lock(&mutex_);
     State& state = streams_[stream];
@@ -104,7 +104,7 @@ class Streams {
     *recorded = std::move(state.recorded);
     return !state.voided;
   }
-  // Whether a copy that is still to be made reads or writes any of these bytes.
+  // Whether a pending copy reads or writes any of these bytes.
   bool Use(const void* memory, int64_t bytes) {
     const auto* begin = static_cast<const std::byte*>(memory);
     const auto overlaps = [&](const void* data, size_t count) {
@@ -145,7 +145,7 @@ absl::Status CheckNotRecording(absl::string_view what) {
   return absl::InternalError(absl::StrCat(what, " while operations are recorded"));
 }
 
-// A plain loop that holds its caller to what matmul.h asks for.
+// A plain loop that checks the requirements of matmul.h.
 class PlainMatmul : public Matmul {
  public:
   int64_t WorkspaceBytes() const override { return 1000; }
@@ -227,7 +227,7 @@ absl::Status SynchronizeStream(void* stream) {
 }
 absl::StatusOr<void*> CreateEvent() { return &token; }
 void DestroyEvent(void*) {}
-// Done at once, so that nobody has to wait for it.
+// Complete at once, so that there is nothing to wait for.
 absl::Status RecordEvent(void*, void* stream) { return SynchronizeStream(stream); }
 absl::Status WaitEvent(void* stream, void*) {
   return stream == recording ? CheckNotRecording("waiting for an event of another stream") : absl::OkStatus();
@@ -257,7 +257,7 @@ bool UpdateExecutable(void* executable, void* graph) {
   return true;
 }
 void DestroyExecutable(void* executable) { DestroyGraph(executable); }
-// Carried out as late as a device may.
+// Runs as late as a device may run it.
 absl::Status LaunchExecutable(void* executable, void* stream) {
   TheStreams().Add(stream, *static_cast<Works*>(executable));
   return absl::OkStatus();
@@ -300,7 +300,7 @@ absl::StatusOr<void*> AllocatePlain(int64_t bytes) { return AllocateDevice(bytes
 void FreePlain(void* memory) { FreeDevice(memory); }
 absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return AllocateExactly(bytes); }
 void FreePinned(void* memory) {
-  TheStreams().FinishAll();  // as cudaFreeHost does
+  TheStreams().FinishAll();  // like cudaFreeHost
   std::free(memory);
 }
 

@@ -43,7 +43,7 @@ class GgufBuilder {
     for (const int32_t value : values) Raw(value);
     return *this;
   }
-  // `sizes` innermost first, as in the file.
+  // `sizes` with the innermost first, as in the file.
   GgufBuilder& Tensor(absl::string_view name, const std::vector<uint64_t>& sizes, uint32_t type, uint64_t offset) {
     in_tensors_ = true;
     ++tensors_;
@@ -53,7 +53,7 @@ class GgufBuilder {
     in_tensors_ = false;
     return *this;
   }
-  // An F32 tensor behind the ones before it.
+  // An F32 tensor after the previous ones.
   GgufBuilder& Zeros(absl::string_view name, const std::vector<uint64_t>& sizes) {
     uint64_t bytes = 4;
     for (const uint64_t size : sizes) bytes *= size;

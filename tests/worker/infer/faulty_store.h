@@ -1,6 +1,6 @@
-// A store in front of a real one that fails where it is told to.
-// Thread-safety: as Store; the methods that tell it before anything else uses it. Bytes that are taken back change
-// under whoever reads them, so those leases by one thread at a time.
+// A store in front of a real one that fails on demand. Thread-safety: as Store; call the methods that configure it
+// before anything else uses it. Bytes taken back change while they are read, so those leases must be used by one thread
+// at a time.
 #ifndef KVLINK_TESTS_WORKER_INFER_FAULTY_STORE_H_
 #define KVLINK_TESTS_WORKER_INFER_FAULTY_STORE_H_
 
@@ -30,28 +30,28 @@ class FaultyStore final : public store::Store {
   }
   // Waiting for `layer` of this encoding lasts until the deadline.
   void DelayLayer(const Identity& identity, int64_t layer) { layers_[identity] = {layer, absl::OkStatus()}; }
-  // The next `times`; all for -1.
+  // Applies to the next `times` lookups; -1: to all.
   void FailLookups(absl::Status status, int times = -1) {
     lookups_ = std::move(status);
     failing_lookups_ = times;
   }
   void FailReads(absl::Status status) { reads_ = std::move(status); }
   void FailPuts(absl::Status status) { puts_ = std::move(status); }
-  // The memory of the next `times` leases of this encoding is given to others: right after the `checks`th call of
-  // intact() (from 0), or for -1 after the last layer was waited for.
+  // Gives the memory of the next `times` leases of this encoding to others: right after the `checks`th call of intact()
+  // (from 0), or for -1 after the last layer was waited for.
   void TakeBack(const Identity& identity, int checks, int times) { taken_back_[identity] = {checks, times}; }
-  // Leases whose memory was given to others.
+  // Leases whose memory was taken back.
   int taken_back() const { return taken_; }
-  // Called when an encoding is durable, by whoever put it.
+  // Called when an encoding is durable, on the thread that put it.
   void OnPut(std::function<void(const Identity&)> on_put) { on_put_ = std::move(on_put); }
-  // Times that the store was asked for encodings, one or many: over a node, round trips.
+  // The number of requests for encodings, single or batched: over a node, round trips.
   int asked() const { return asked_; }
-  // Calls of the catalog, each for one or many documents.
+  // The number of catalog calls, each for one or many documents.
   int catalog_gets() const { return catalog_gets_; }
   int catalog_puts() const { return catalog_puts_; }
-  // Every call of the catalog lasts as long as a slow network makes it.
+  // Every catalog call takes this long, as over a slow network.
   void DelayCatalog(absl::Duration delay) { catalog_delay_ = delay; }
-  // The store's clock and the host's differ by so much.
+  // Shifts the store's clock relative to the host's.
   void AdvanceClock(uint64_t microseconds) { clock_ahead_us_ += microseconds; }
 
   absl::StatusOr<std::vector<store::Found>> Lookup(absl::string_view ns, absl::Span<const Identity> identities,
@@ -159,7 +159,7 @@ class FaultyStore final : public store::Store {
     const absl::Status status_;
   };
 
-  // On a copy of the bytes, which is overwritten at its moment.
+  // A lease on a copy of the bytes, which is overwritten at its moment.
   class ShortLease final : public store::Lease {
    public:
     ShortLease(std::unique_ptr<store::Lease> real, int checks, std::atomic<int>* taken)

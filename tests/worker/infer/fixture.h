@@ -1,4 +1,4 @@
-// Shared by the tests of worker/infer: a tiny model on a backend, a real embedded store in a directory of its own, an
+// Shared by the tests of worker/infer: a tiny model on a backend, a real embedded store in its own directory, a
 // generator.
 #ifndef KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
 #define KVLINK_TESTS_WORKER_INFER_FIXTURE_H_
@@ -30,7 +30,7 @@ namespace kvlink::infer {
 using testing::Soak;
 using testing::TestSeed;
 
-// A directory that goes with the object.
+// A directory removed with the object.
 class TempDirectory {
  public:
   TempDirectory() {
@@ -50,7 +50,7 @@ class TempDirectory {
   std::string path_;
 };
 
-// A model and what belongs to it. Members are ordered by lifetime.
+// A model and its parts. Members are ordered by lifetime.
 struct Loaded {
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<model::Weights> weights;
@@ -73,7 +73,7 @@ inline Loaded LoadModel(const std::string& path, std::unique_ptr<kernels::Backen
   return loaded;
 }
 
-// A backend that computes in f32: the fast one where this build has it.
+// An f32 backend: the fast one if this build has it.
 inline std::unique_ptr<kernels::Backend> FastF32() {
   std::unique_ptr<kernels::Backend> backend;
   for (const testing::BackendFactory& factory : testing::AllBackends()) {
@@ -103,7 +103,7 @@ inline double LargestDifference(absl::Span<const float> a, absl::Span<const floa
   double most = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
-    if (!(difference <= most)) most = difference;  // a NaN stays
+    if (!(difference <= most)) most = difference;  // keeps a NaN
   }
   return most;
 }
@@ -127,23 +127,23 @@ inline double Divergence(absl::Span<const float> p, absl::Span<const float> q) {
   return divergence;
 }
 
-// The scalar backend, and every device.
+// The scalar backend and every device backend.
 inline std::vector<testing::BackendFactory> GeneratorBackends() {
   std::vector<testing::BackendFactory> backends = testing::AllBackends();
   std::erase_if(backends, [](const auto& backend) { return backend.name != "ref" && !backend.on_device; });
   return backends;
 }
 
-// An generator's surroundings: a backend, four documents, a prompt.
+// A generator's surroundings: a backend, four documents, a prompt.
 class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
  protected:
   void SetUp() override {
     testing::TinyModelOptions model;
     model.seed = 11;
-    model.tied = false;  // tied random embeddings only repeat the last token
+    model.tied = false;  // tied random embeddings would only repeat the last token
     if (GetParam().on_device) {
       model.layers = 2;     // emulation is slow
-      model.head_dim = 64;  // one that tensor cores take
+      model.head_dim = 64;  // supported by the tensor kernels
       model.heads = 2;
       model.kv_heads = 1;
     }
@@ -158,10 +158,10 @@ class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
     prompt_ = {RandomTokens(random, 5, model.vocab), RandomTokens(random, 9, model.vocab)};
   }
 
-  // Of logits that are computed in another order. They are of the order of 1, and so is what bf16 rounds on the way to
-  // them, by 2^-9 each time.
+  // For logits computed in another order. They are of order 1, and so are the values that bf16 rounds on the way, by
+  // 2^-9 each time.
   double tolerance() const { return bf16_ ? 0.05 : 1e-4; }
-  // In which encodings are as exact as the arithmetic.
+  // The codec that is as exact as the arithmetic.
   Codec exact() const { return bf16_ ? Codec::kRawBf16 : Codec::kRawF32; }
   GeneratorOptions Options(Codec codec) const {
     GeneratorOptions options;
@@ -210,7 +210,7 @@ class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
   static std::vector<float> LogitsOf(const Conversation& conversation) {
     return {conversation.logits().begin(), conversation.logits().end()};
   }
-  // Encodes all documents into the store, through an generator of its own.
+  // Encodes all documents into the store, with a separate generator.
   void FillStore() { FillStore(exact()); }
   void FillStore(Codec codec) {
     const auto generator = MakeGenerator(store_.get(), Options(codec));
@@ -225,7 +225,7 @@ class GeneratorTest : public ::testing::TestWithParam<testing::BackendFactory> {
 
   TempDirectory directory_;
   Loaded loaded_;
-  bool bf16_ = false;  // what the backend computes in
+  bool bf16_ = false;  // the backend computes in bf16
   std::unique_ptr<store::Store> store_;
   std::vector<RequestDocument> documents_;
   link::PromptTokens prompt_;

@@ -1,4 +1,4 @@
-// Ingests JSON lines into a store of its own with a tiny model. Shared by the tests of this folder.
+// Ingests JSON lines into a separate store with a tiny model. Shared by the tests of this folder.
 #ifndef KVLINK_TESTS_WORKER_INGEST_INGEST_FIXTURE_H_
 #define KVLINK_TESTS_WORKER_INGEST_INGEST_FIXTURE_H_
 
@@ -118,7 +118,7 @@ class IngestTest : public ::testing::Test {
   Fingerprint fingerprint_;
   std::unique_ptr<encode::Encoder> encoder_;
   std::unique_ptr<store::Store> store_;
-  store::Store* through_ = nullptr;  // in front of it, for Run
+  store::Store* through_ = nullptr;  // in front of store_, for Run
   Shard shard_;
   std::unique_ptr<DocumentSource> source_;  // of the last run
   std::unique_ptr<SeenIds> seen_;

@@ -1,4 +1,4 @@
-// Runs a model over one sequence, for tests; and reads golden files.
+// Runs a model over one sequence, for tests, and reads golden files.
 #ifndef KVLINK_TESTS_WORKER_MODEL_RUN_MODEL_H_
 #define KVLINK_TESTS_WORKER_MODEL_RUN_MODEL_H_
 
@@ -16,11 +16,11 @@
 
 namespace kvlink::model {
 
-// Tensors of a safetensors file by name.
+// The tensors of a safetensors file, by name.
 class Golden {
  public:
   static absl::StatusOr<Golden> Open(const std::string& path);
-  // A copy; empty if there is no such tensor of this type.
+  // Returns a copy; empty if there is no such tensor of this type.
   std::vector<int32_t> Ints(const std::string& name) const;
   std::vector<float> Floats(const std::string& name) const;
 
@@ -40,10 +40,10 @@ class Runner {
   KvPages* pages() { return pages_.get(); }
   ForwardContext& context() { return *context_; }
 
-  // Appends `tokens` to `sequence` behind what it holds and runs them. Logits of all of them, or of the last one only,
-  // on the host.
+  // Appends `tokens` to `sequence` and runs them. Returns the logits of all of them, or only of the last one, on the
+  // host.
   absl::StatusOr<kernels::Tensor> Run(KvSequence& sequence, absl::Span<const int32_t> tokens, bool all_logits);
-  // One token for each sequence in one pass; logits of all.
+  // Runs one token for each sequence in one pass; returns the logits of all.
   absl::StatusOr<kernels::Tensor> Step(absl::Span<const std::unique_ptr<KvSequence>> sequences,
                                        absl::Span<const int32_t> tokens);
 
@@ -60,7 +60,7 @@ class Runner {
 // Row `row` of a logits tensor.
 absl::Span<const float> Row(const kernels::Tensor& logits, int64_t row);
 int32_t ArgMax(absl::Span<const float> values);
-// Largest, mean, log-sum-exp, root of the mean square: the columns of the goldens' "stats".
+// Largest, mean, log-sum-exp, root mean square: the columns of the goldens' "stats".
 std::vector<double> Stats(absl::Span<const float> values);
 // KL(p || q) of the softmax of two rows.
 double KlDivergence(absl::Span<const float> p, absl::Span<const float> q);

@@ -22,7 +22,7 @@ namespace {
 
 constexpr size_t kBufferBytes = 256 << 10;
 
-// The raw file, read through a buffer that decoders look into.
+// The raw file, read through a buffer that decoders can inspect.
 class RawFile {
  public:
   RawFile(int descriptor, std::string name, const Interrupt* interrupt)
@@ -34,14 +34,14 @@ class RawFile {
   RawFile& operator=(const RawFile&) = delete;
 
   const std::string& name() const { return name_; }
-  // Bytes read and not used yet.
+  // Bytes read but not yet used.
   absl::Span<const char> buffered() const { return {buffer_.data() + begin_, end_ - begin_}; }
   void Use(size_t bytes) {
     begin_ += bytes;
     position_.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
   }
   int64_t position() const { return position_.load(std::memory_order_relaxed); }
-  // Reads on until at least `least` bytes are buffered or the file ends. REQUIRES: least <= buffer size.
+  // Reads until at least `least` bytes are buffered or the file ends. REQUIRES: least <= buffer size.
   absl::Status Fill(size_t least) {
     if (end_ - begin_ >= least) return absl::OkStatus();
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
@@ -142,7 +142,7 @@ class ZstdStream final : public StreamBase {
       KVLINK_RETURN_IF_ERROR(file_->Fill(1));
       const absl::Span<const char> in = file_->buffered();
       ZSTD_inBuffer from{in.data(), in.size(), 0};
-      // With no input left, what the decoder still holds comes out.
+      // With no input left, this flushes what the decoder still holds.
       const size_t code = ZSTD_decompressStream(context_.get(), &to, &from);
       if (ZSTD_getErrorCode(code) == ZSTD_error_frameParameter_windowTooLarge) {
         return absl::InvalidArgumentError(
@@ -171,7 +171,7 @@ class ZstdStream final : public StreamBase {
   bool inside_ = false;  // a frame
 };
 
-// What a file's name says of it, and its first bytes do not.
+// Refuses a file whose name promises a compression that its first bytes do not show.
 absl::Status CheckName(const std::string& path, absl::Span<const char> begin) {
   absl::string_view what;
   if (absl::EndsWith(path, ".gz")) what = "gzip";
@@ -193,7 +193,7 @@ bool StartsWith(absl::Span<const char> bytes, absl::string_view magic) {
 
 absl::StatusOr<std::unique_ptr<ByteStream>> ByteStream::Open(const std::string& path, const Interrupt* interrupt) {
   const bool standard_input = path == "-";
-  // A named pipe would be waited for by open itself.
+  // Without O_NONBLOCK, open itself would block on a named pipe.
   const int flags = O_RDONLY | O_CLOEXEC | (interrupt != nullptr ? O_NONBLOCK : 0);
   const int descriptor = standard_input ? STDIN_FILENO : open(path.c_str(), flags);
   if (descriptor < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be opened"));
@@ -204,7 +204,7 @@ absl::StatusOr<std::unique_ptr<ByteStream>> ByteStream::Open(const std::string& 
   }
   KVLINK_RETURN_IF_ERROR(file->Fill(4));
   if (StartsWith(file->buffered(), "\x1f\x8b")) return std::make_unique<GzipStream>(std::move(file));
-  // A frame of zstd, or one to be skipped: 0x184d2a50 to 0x184d2a5f, little-endian.
+  // A zstd frame, or a skippable frame: 0x184d2a50 to 0x184d2a5f, little-endian.
   const absl::Span<const char> begin = file->buffered();
   const bool skipped = begin.size() >= 4 && (begin[0] & 0xf0) == 0x50 && StartsWith(begin.subspan(1), "\x2a\x4d\x18");
   if (skipped || StartsWith(begin, "\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(file));

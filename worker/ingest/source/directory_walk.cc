@@ -1,5 +1,5 @@
-// Names of folders are sorted with a "/" behind them, so that the order is that of whole paths. What cannot be looked
-// at is told and not left out: it may be a document, and what the source does not have is deleted.
+// Names of directories sort with a trailing "/", so that the order is that of whole paths. Entries that cannot be
+// examined are reported, not skipped: they may be documents, and documents that the source lacks are deleted.
 #include "worker/ingest/source/directory_walk.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// The files below a folder, in order of their paths. Only the names of one folder at each level are in memory, however
-// many files there are. Hidden files are left out, and links to folders are not followed.
+// The files below a directory, in order of their paths. Holds only the names of one directory per level in memory,
+// however many files there are. Skips hidden files, and does not follow links to directories.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_WORKER_INGEST_SOURCE_DIRECTORY_WALK_H_
 #define KVLINK_WORKER_INGEST_SOURCE_DIRECTORY_WALK_H_
@@ -20,25 +20,25 @@ class DirectoryWalk {
   struct Entry {
     std::string path;
     std::string below;  // the path from the top
-    // UNAVAILABLE: a folder that cannot be listed, or not to its end; or nobody can say whether it is a file, because
-    // the file system fails or a link leads nowhere.
+    // UNAVAILABLE: a directory that cannot be listed completely, or an entry whose kind is unknown because the file
+    // system fails or a link leads nowhere.
     absl::Status status;
   };
-  // The next regular file, or what failed (`below` is empty for the top); nullopt at the end. What vanishes meanwhile
-  // is left out.
+  // The next regular file or failure (`below` is empty for the top); nullopt at the end. Files that vanish meanwhile
+  // are skipped.
   std::optional<Entry> Next();
 
  private:
   struct Name {
-    std::string name;      // of a folder with a "/" behind it
-    absl::Status unknown;  // why nobody can say what it is
+    std::string name;      // of a directory with a trailing "/"
+    absl::Status unknown;  // why its kind is unknown
   };
   struct Level {
-    std::string below;  // of the folder, with its "/"; empty for the top
+    std::string below;  // of the directory, with a trailing "/"; empty for the top
     std::vector<Name> names;
     size_t next = 0;
   };
-  // Goes down into a folder.
+  // Lists a directory and descends into it.
   absl::Status List(const std::string& below);
 
   const std::string top_;

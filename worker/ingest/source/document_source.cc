@@ -32,7 +32,7 @@ bool IsDocument(absl::string_view name) {
   return IsJsonLines(name) || absl::EndsWith(plain, ".txt") || absl::EndsWith(plain, ".md");
 }
 
-// Whether a name says neither lines nor text: a whole JSON document, or a table.
+// Whether a name suggests neither lines nor text: a whole JSON document, or a table.
 bool IsAmbiguous(absl::string_view name) {
   name = WithoutCompression(name);
   return absl::EndsWithIgnoreCase(name, ".json") || absl::EndsWithIgnoreCase(name, ".csv");
@@ -53,7 +53,7 @@ absl::Status CheckUtf8(absl::string_view text) {
                                                  "); convert the text to UTF-8"));
 }
 
-// One line of JSON into `item`.
+// Parses one line of JSON into `item`.
 absl::Status ParseLine(const std::string& line, SourceItem* item) {
   KVLINK_RETURN_IF_ERROR(CheckUtf8(line));
   JsonLine read;
@@ -117,7 +117,7 @@ absl::Status DocumentSource::AddPath(const std::string& path) {
   return absl::OkStatus();
 }
 
-// A first walk counts; the files are found again when their turn comes.
+// This first walk only counts; the files are found again when it is their turn.
 absl::Status DocumentSource::AddDirectory(const std::string& path) {
   bool any = false;
   DirectoryWalk walk(path);
@@ -184,7 +184,7 @@ std::optional<SourceItem> DocumentSource::Next() {
 }
 
 bool DocumentSource::IsOurs(const SourceItem& item) const {
-  // Of a place without its folders: the processes may have mounted them elsewhere.
+  // Without directories: other processes may have mounted the input elsewhere.
   if (item.id.empty()) return options_.shard.Has(absl::string_view(item.where).substr(item.where.rfind('/') + 1));
   return options_.shard.Has(item.id);
 }
@@ -222,7 +222,7 @@ std::optional<SourceItem> DocumentSource::NextLine() {
     SourceItem item;
     item.position = finished_bytes_ + lines_->position();
     if (!line.ok()) {
-      // Nothing after this can be read: the next call goes on with the next input.
+      // The rest of this input cannot be read; continue with the next one.
       item.where = name;
       item.status = line.status();
       FinishInput();

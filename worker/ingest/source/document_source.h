@@ -1,16 +1,16 @@
 // Documents from JSON lines, text files, directories and standard input.
 //
-//   JSON lines   one object a line: {"id": "...", "title": "...", "text": "..."}; id may be an integer, title may be
-//                missing, other members are ignored. Names ending in .jsonl or .ndjson (and .gz or .zst after that).
-//   text files   one document a file: its id is the file's name, its title the name without extensions. All other
-//                names, except .json and .csv, of which nobody can tell what is meant: the options say it.
+//   JSON lines   one object per line: {"id": "...", "title": "...", "text": "..."}; id may be an integer, title is
+//                optional, other members are ignored. Names ending in .jsonl or .ndjson (and .gz or .zst after that).
+//   text files   one document per file: its id is the file's name, its title the name without extensions. All other
+//                names; .json and .csv are ambiguous, so for these the options must decide.
 //   directories  every .txt, .md, .jsonl and .ndjson file in them (compressed or not), in order of name; ids of text
 //                files are their paths from the directory. Links to directories are not followed, hidden files are
-//                left out. A folder that cannot be listed is one failed item.
+//                skipped. A directory that cannot be listed is one failed item.
 //   "-"          JSON lines on standard input, unless the options say text.
 //
-// Of a corpus that several processes share, each source gives the documents of one shard: by their ids, and what has no
-// id by the place where it stands (name of its file and line), so that it is in one shard as well. Text files of other
+// When several processes share a corpus, each source yields the documents of one shard, chosen by id. Items without an
+// id are assigned by their location (file name and line), so they too are in exactly one shard. Text files of other
 // shards are not read.
 //
 // Thread-safety: one thread at a time, but Stop() from any.
@@ -36,44 +36,44 @@ namespace kvlink::ingest {
 
 struct SourceOptions {
   enum class Format { kAuto, kJsonLines, kText } format = Format::kAuto;
-  // For one text file or standard input as text; empty: from the file's name.
+  // For a single text file or standard input as text; empty: derived from the file's name.
   std::string id;
   std::string title;
   int64_t max_document_bytes = int64_t{64} << 20;  // of a line or of a text file, decompressed
   Shard shard;
 };
 
-// One document, or why it could not be read. `where` is "file" or "file:line".
+// One document, or the reason why it could not be read. `where` is "file" or "file:line".
 struct SourceItem {
   std::string where;
   absl::Status status;
-  std::string id;  // empty if it is not known
+  std::string id;  // empty if unknown
   std::string title;
   std::string text;      // valid UTF-8
-  int64_t position = 0;  // bytes of all inputs (compressed where they are) up to the end of this document
+  int64_t position = 0;  // bytes of all inputs, before decompression, up to the end of this document
 };
 
 class DocumentSource {
  public:
-  // Counts what the inputs are. INVALID_ARGUMENT: no inputs, "-" twice, an id or a title for more than one text, a
-  // .json or .csv file without a format. NOT_FOUND naming a path that is not there; a directory without documents.
+  // Examines the inputs. INVALID_ARGUMENT: no inputs, "-" twice, an id or a title for more than one text, a .json or
+  // .csv file without a format. NOT_FOUND naming a missing path, or a directory without documents.
   static absl::StatusOr<std::unique_ptr<DocumentSource>> Open(const std::vector<std::string>& paths,
                                                               const SourceOptions& options);
-  // The next document of the shard, good or bad; nullopt at the end. What is wrong with one document or one file never
-  // ends the others.
+  // The next document of the shard, valid or not; nullopt at the end. An error in one document or file never stops the
+  // others.
   std::optional<SourceItem> Next();
-  // From now on, and at once, Next() returns nullopt where it would have to read on. For signal handlers too.
+  // From now on Next() returns nullopt, at once, instead of reading more. Safe in signal handlers.
   void Stop() const {
     stopped_ = true;
     interrupt_->Raise();
   }
   bool stopped() const { return stopped_; }
   const Shard& shard() const { return options_.shard; }
-  // So far: items without an id, of whatever shard. What they were to be nobody can say.
+  // Items without an id so far, of any shard: what they contain is unknown.
   int64_t unnamed() const { return unnamed_; }
-  // Bytes of all inputs; 0 if that is not known (standard input).
+  // Bytes of all inputs; 0 if unknown (standard input).
   int64_t total_bytes() const { return total_bytes_; }
-  // Files of directories that are none of the kinds above.
+  // Files in directories that are of none of the kinds above.
   int64_t ignored_files() const { return ignored_files_; }
 
  private:
@@ -83,17 +83,17 @@ class DocumentSource {
     bool directory = false;
     bool json_lines = false;
     int64_t bytes = 0;
-    absl::Status status = absl::OkStatus();  // why it cannot be read, where that is known already
+    absl::Status status = absl::OkStatus();  // the reason why it cannot be read, if already known
   };
   DocumentSource(const SourceOptions& options, std::unique_ptr<Interrupt> interrupt)
       : options_(options), interrupt_(std::move(interrupt)) {}
   absl::Status AddPath(const std::string& path);
   absl::Status AddDirectory(const std::string& path);
   bool AreJsonLines(const std::string& name, bool otherwise) const;
-  // The next file to be read into current_; false at the end.
+  // Makes the next file to read current_; false at the end.
   bool TakeInput();
   void FinishInput();
-  // The next item, of whatever shard; of a text of another one only its id.
+  // The next item, of any shard; for a text of another shard, only its id.
   std::optional<SourceItem> NextOfAll();
   bool IsOurs(const SourceItem& item) const;
   std::optional<SourceItem> NextLine();
@@ -103,7 +103,7 @@ class DocumentSource {
   const std::unique_ptr<const Interrupt> interrupt_;
   mutable std::atomic<bool> stopped_{false};
   int64_t unnamed_ = 0;
-  std::vector<Input> inputs_;  // as they were named: files and directories
+  std::vector<Input> inputs_;  // as given: files and directories
   int64_t total_bytes_ = 0;
   int64_t ignored_files_ = 0;
   bool total_known_ = true;

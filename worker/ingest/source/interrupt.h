@@ -18,9 +18,9 @@ class Interrupt {
   Interrupt(const Interrupt&) = delete;
   Interrupt& operator=(const Interrupt&) = delete;
 
-  // For good: waits under way and all later ones end.
+  // Permanent: ends all current and later waits.
   void Raise() const;
-  // Waits until reading `descriptor` does not block. CANCELLED: raised.
+  // Waits until reading `descriptor` would not block. CANCELLED: raised.
   absl::Status WaitReadable(int descriptor) const;
 
  private:

@@ -1,5 +1,5 @@
-// The parser reports what it meets, and nothing is built but the three members: other values may be large, nested
-// deeply or numbers that no type holds, and nobody needs them. Its errors come as values too, not as exceptions.
+// The parser reports events, and only the three members are built: other values may be large, deeply nested, or numbers
+// that fit no type. Errors are returned as values, not thrown as exceptions.
 #include "worker/ingest/source/json_line.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// A member as far as anybody asks.
+// A member, as far as it is needed.
 struct Member {
   absl::string_view name;
   bool there = false;
@@ -28,7 +28,7 @@ struct Member {
 class Handler final : public nlohmann::json_sax<Json> {
  public:
   Member id{.name = "id"}, title{.name = "title"}, text{.name = "text"};
-  absl::string_view type;  // of the whole
+  absl::string_view type;  // of the whole value
   absl::Status error;
 
   bool null() override {
@@ -82,7 +82,7 @@ class Handler final : public nlohmann::json_sax<Json> {
   }
 
  private:
-  // Where the value goes that comes now; nullptr: nobody asks for it.
+  // Where the current value goes; nullptr if it is not needed.
   Member* Value(absl::string_view of_type) {
     if (depth_ == 0) type = of_type;
     return depth_ == 1 ? std::exchange(current_, nullptr) : nullptr;
@@ -98,7 +98,7 @@ class Handler final : public nlohmann::json_sax<Json> {
   }
 
   int64_t depth_ = 0;
-  Member* current_ = nullptr;  // of the key before
+  Member* current_ = nullptr;  // named by the last key
 };
 
 }  // namespace

@@ -16,7 +16,7 @@ struct JsonLine {
 };
 
 // `line` is valid UTF-8. The id may be an integer; the title may be missing or null; other members are ignored.
-// INVALID_ARGUMENT, saying at which byte or which member: what was read before it, the id above all, is in `out`.
+// INVALID_ARGUMENT, naming the byte or member; `out` then holds what was read before, in particular the id.
 absl::Status ParseJsonLine(const std::string& line, JsonLine* out);
 
 }  // namespace kvlink::ingest

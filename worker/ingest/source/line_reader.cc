@@ -36,7 +36,7 @@ absl::StatusOr<std::optional<LineReader::Line>> LineReader::Next() {
   return std::optional<Line>(std::move(line));
 }
 
-// In proportion: what was read at once may be the end of more compressed bytes, or of fewer.
+// Interpolated: the bytes buffered at once may stem from more or fewer compressed bytes.
 int64_t LineReader::position() const {
   if (end_ == 0) return stream_->position();
   const double share = static_cast<double>(begin_) / static_cast<double>(end_);

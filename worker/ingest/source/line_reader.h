@@ -24,12 +24,11 @@ class LineReader {
   struct Line {
     std::string text;       // without its end ("\n" or "\r\n")
     int64_t number = 0;     // from 1
-    bool too_long = false;  // it has more than max_bytes, and `text` is only its beginning
+    bool too_long = false;  // longer than max_bytes; `text` is only its beginning
   };
   // nullopt at the end. A last line without "\n" counts. Errors of ByteStream::Read; the reader is then done.
   absl::StatusOr<std::optional<Line>> Next();
-  // Bytes of the file (compressed where it is) up to the end of the last line, as far as that can be told inside of
-  // what was read at once.
+  // Bytes of the file, before decompression, up to the end of the last line; interpolated within a buffer.
   int64_t position() const;
 
  private:

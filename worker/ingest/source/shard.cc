@@ -1,4 +1,4 @@
-// Numbers from 0, as Kubernetes counts the pods of a job, so that one manifest serves all of them.
+// Numbered from 0, as Kubernetes numbers the pods of a job, so that one manifest serves all of them.
 #include "worker/ingest/source/shard.h"
 
 #include <vector>

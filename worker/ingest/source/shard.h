@@ -1,6 +1,6 @@
-// One of several processes that ingest a corpus together, and which documents are its own: those whose id has the
-// shard's number, XXH3-64 of the id (seed 0) modulo the number of shards. Every document is in exactly one shard,
-// whatever the order of the corpus and whoever reads it.
+// One of several processes that ingest a corpus together, and which documents it handles: those whose XXH3-64 of the id
+// (seed 0), modulo the number of shards, is the shard's number. Every document is in exactly one shard, whatever the
+// order of the corpus and whichever process reads it.
 // Thread-safety: a plain value and pure functions.
 #ifndef KVLINK_WORKER_INGEST_SOURCE_SHARD_H_
 #define KVLINK_WORKER_INGEST_SOURCE_SHARD_H_
@@ -26,10 +26,10 @@ struct Shard {
   }
 };
 
-// "2/8": the third of eight. INVALID_ARGUMENT: anything else, and more than kMaxShards.
+// "2/8" is the third of eight. INVALID_ARGUMENT: any other form, and more than kMaxShards.
 absl::StatusOr<Shard> ParseShard(absl::string_view text);
-// One pod of an indexed job of Kubernetes: `index` is its JOB_COMPLETION_INDEX, or nullptr where there is none.
-// INVALID_ARGUMENT: no index, or one that is not below `count`.
+// The shard of one pod of an indexed Kubernetes job: `index` is its JOB_COMPLETION_INDEX, or nullptr if unset.
+// INVALID_ARGUMENT: no index, or an index not below `count`.
 absl::StatusOr<Shard> ShardOfJob(int64_t count, const char* index);
 
 }  // namespace kvlink::ingest

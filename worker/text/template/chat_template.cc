@@ -1,4 +1,4 @@
-// Puts messages into the interpreter's values, with the trust of each character, and takes spans out again.
+// Converts messages to the interpreter's values, with the trust of each character, and the result back to spans.
 #include "worker/text/template/chat_template.h"
 
 #include <algorithm>
@@ -18,8 +18,7 @@ using jinja::Value;
 
 constexpr size_t kMaxTemplateBytes = 256 << 10;
 
-// Templates build control tokens from the role ('<|' + message['role'] + '|>'), so the names that are fixed are
-// trusted.
+// Templates build control tokens from the role ('<|' + message['role'] + '|>'), so the standard names are trusted.
 bool KnownRole(absl::string_view role) {
   for (const absl::string_view known : {"system", "user", "assistant", "tool"}) {
     if (role == known) return true;
@@ -71,7 +70,7 @@ class JinjaChatTemplate : public ChatTemplate {
     };
     absl::StatusOr<Text> text = jinja::Evaluate(body_, variables, options.date);
     if (!text.ok()) {
-      // The text of raise_exception stands alone.
+      // raise_exception's message is returned without a prefix.
       return absl::IsFailedPrecondition(text.status()) ? text.status() : Annotate(text.status(), "chat template");
     }
     std::vector<RenderedSpan> spans = jinja::TextSpans(*text);

@@ -1,4 +1,4 @@
-// The tree of a parsed template. Immutable after parsing; ChatTemplate owns all of it.
+// The tree of a parsed template. Immutable after parsing; owned by ChatTemplate.
 #ifndef KVLINK_WORKER_TEXT_TEMPLATE_JINJA_AST_H_
 #define KVLINK_WORKER_TEXT_TEMPLATE_JINJA_AST_H_
 
@@ -83,8 +83,8 @@ struct Statement {
   Body otherwise;
 };
 
-// INVALID_ARGUMENT "line N: ..." for syntax, UNIMPLEMENTED naming a statement we do not have, RESOURCE_EXHAUSTED for
-// nesting.
+// INVALID_ARGUMENT "line N: ..." for syntax errors, UNIMPLEMENTED naming an unsupported statement, RESOURCE_EXHAUSTED
+// for nesting.
 absl::StatusOr<Body> ParseTemplate(absl::string_view source);
 
 }  // namespace kvlink::model::jinja

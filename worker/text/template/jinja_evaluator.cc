@@ -1,5 +1,5 @@
-// Runs statements. Every loop and copy spends from one budget, so that a template cannot run for ever; what cannot be
-// evaluated as Python would evaluate it is an error with its line.
+// Executes statements. Every loop and copy spends from one budget, so that a template cannot run forever. What cannot
+// be evaluated exactly as in Python is an error with its line number.
 #include "worker/text/template/jinja_evaluator.h"
 
 #include <algorithm>

@@ -19,12 +19,12 @@ namespace kvlink::model::jinja {
 
 using Variables = std::vector<std::pair<std::string, Value>>;
 
-// The text of the template. `date` answers strftime_now as ChatOptions::date says.
-// INVALID_ARGUMENT "line N: ..." for what Python would raise, UNIMPLEMENTED for a filter, test or method we do not
-// have, FAILED_PRECONDITION with the text of raise_exception, RESOURCE_EXHAUSTED for the bounds of jinja_value.h.
+// Returns the text of the template. `date` is the result of strftime_now, as ChatOptions::date. INVALID_ARGUMENT "line
+// N: ..." for what Python would raise, UNIMPLEMENTED for an unsupported filter, test or method, FAILED_PRECONDITION
+// with the message of raise_exception, RESOURCE_EXHAUSTED for the bounds of jinja_value.h.
 absl::StatusOr<Text> Evaluate(const Body& body, const Variables& variables, const std::string& date);
 
-// The arguments of a call, a filter or a test, and where it stands.
+// The arguments of a call, a filter or a test, and its line.
 struct Arguments {
   std::vector<Value> values;
   std::vector<std::pair<std::string, Value>> named;
@@ -44,7 +44,7 @@ class Evaluator {
  private:
   using Scope = std::map<std::string, Value, std::less<>>;
   enum class Flow { kNormal, kBreak, kContinue };
-  // How deep evaluation may descend, macros within macros included.
+  // Maximum depth of evaluation, including macros within macros.
   static constexpr int kMaxDescent = 400;
   class Nest {
    public:
@@ -63,7 +63,7 @@ class Evaluator {
   absl::StatusOr<Flow> ExecuteFor(const Statement& statement);
   absl::StatusOr<Flow> ExecuteLoop(const Statement& statement, std::vector<Value> items);
   absl::Status ExecuteSet(const Statement& statement);
-  // The text of `body` in a scope of its own, through the filters of `filters` where it is not null.
+  // The text of `body` in its own scope, passed through `filters` unless null.
   Result Capture(const Body& body, const Expression* filters, int line);
   absl::Status Assign(const Statement& statement, const Value& value);
   absl::Status Emit(const Text& text, int line);
@@ -111,17 +111,17 @@ class Evaluator {
   absl::Status Error(int line, absl::string_view what) const;
   absl::Status Unimplemented(int line, absl::string_view what) const;
   absl::Status CheckBudget(int line) const;
-  // One step, one level deeper: RESOURCE_EXHAUSTED when either is too many.
+  // Counts one step and one level; RESOURCE_EXHAUSTED beyond either limit.
   absl::Status Enter(int line);
-  // The value of new text or of a new container, after its cost and its size.
+  // Make a value of new text or a new container, after charging its cost and checking its size.
   Result NewText(Text text, int line);
   Result NewList(std::vector<Value> items, int line, bool tuple = false);
   Result NewDict(std::vector<std::pair<Value, Value>> entries, int line);
-  // The cost of searching one text for another; RESOURCE_EXHAUSTED beyond it.
+  // Charges the cost of searching `text` for `part`; RESOURCE_EXHAUSTED beyond the budget.
   absl::Status SpendSearch(const Text& text, const Text& part, int line);
   Result ReplaceText(const Text& text, const Text& from, const Text& to, int64_t count, int line);
   Result JoinText(const std::vector<Value>& items, const Text& separator, int line);
-  // An argument that must be a string or an integer; `fallback` where it is missing or none.
+  // An argument that must be a string or an integer; `fallback` if it is missing or none.
   absl::StatusOr<Text> TextArgument(const Arguments& arguments, size_t position, absl::string_view name,
                                     std::optional<Text> fallback);
   absl::StatusOr<int64_t> IntArgument(const Arguments& arguments, size_t position, absl::string_view name,
@@ -130,8 +130,8 @@ class Evaluator {
   const std::string date_;
   Budget budget_;
   int depth_ = 0;
-  std::vector<Scope> scopes_;  // 0: what the caller gave and our functions; 1: the template's own
-  size_t frame_ = 1;           // scopes below belong to the callers of a macro and are hidden from it
+  std::vector<Scope> scopes_;  // 0: the caller's variables and our functions; 1: the template's own
+  size_t frame_ = 1;           // scopes from 2 up to here belong to the callers of a macro and are hidden from it
   Text* output_ = nullptr;
 };
 

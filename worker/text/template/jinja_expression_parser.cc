@@ -1,4 +1,4 @@
-// Expressions by precedence, one function for each level, as Jinja's own parser has them.
+// Parses expressions by precedence, one function per level, as in Jinja's own parser.
 #include "worker/text/template/jinja_expression_parser.h"
 
 #include "base/status.h"

@@ -1,5 +1,5 @@
-// The expression half of the template parser: recursive descent with the precedences of Jinja 3 (a filter binds tighter
-// than any operator, a test as tight). jinja_parser.cc builds the statements on it.
+// The expression half of the template parser: recursive descent with the precedences of Jinja 3 (filters and tests bind
+// tighter than any operator). jinja_parser.cc builds statements on top of it.
 //
 // Thread-safety: one parser serves one template on one thread.
 #ifndef KVLINK_WORKER_TEXT_TEMPLATE_JINJA_EXPRESSION_PARSER_H_
@@ -25,7 +25,7 @@ class ExpressionParser {
 
   explicit ExpressionParser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-  // Counts how deep the descent is.
+  // Counts the depth of the descent.
   class Nest {
    public:
     explicit Nest(ExpressionParser* parser) : parser_(parser) { ++parser_->nesting_; }
@@ -101,7 +101,7 @@ class ExpressionParser {
   // Appends an operand (which may be null).
   absl::Status Add(Expression& parent, ExpressionPtr child) const;
   Result Join(Kind kind, std::string name, ExpressionPtr left, ExpressionPtr right) const;
-  // a, b, c: a tuple where there is a comma. `without_condition`: leaves an "if" to the caller.
+  // a, b, c: a tuple if there is a comma. `without_condition`: leaves an "if" to the caller.
   Result ParseTuple(bool without_condition);
   Result ParseExpression();
   Result ParseOr();
@@ -116,9 +116,9 @@ class ExpressionParser {
   Result ParsePrimary();
   Result ParsePostfix(ExpressionPtr value);
   Result ParseSubscript(ExpressionPtr value);
-  // The arguments in parentheses, `value` being the first operand (null in the filters of a block).
+  // The arguments in parentheses; `value` is the first operand (null in the filters of a block).
   Result ParseCall(Kind kind, std::string name, ExpressionPtr value);
-  // Filters, tests and calls after a value. `first_is_name`: at the name of a filter, as in a filter block.
+  // Filters, tests and calls after a value. `first_is_name`: starts at the name of a filter, as in a filter block.
   Result ParseFilters(ExpressionPtr value, bool first_is_name);
   Result ParseTest(ExpressionPtr value);
 

@@ -12,7 +12,7 @@ namespace {
 
 using Kind = Expression::Kind;
 
-// How Jinja names the type in "'dict object' has no attribute".
+// Jinja's name for the type, as in "'dict object' has no attribute".
 std::string ObjectName(const Value& value) { return absl::StrCat("'", value.TypeName(), " object'"); }
 
 bool HasMethod(const Value& value, const std::string& name) {
@@ -51,7 +51,7 @@ Value LoopAttribute(const Loop& loop, const std::string& name, bool& known) {
   return Value();
 }
 
-// The positions that Python's slice takes from a sequence of `size`.
+// The positions that a Python slice selects from a sequence of `size`.
 std::vector<size_t> SlicePositions(int64_t size, const Value* start, const Value* stop, int64_t step) {
   const auto bound = [&](const Value* value, int64_t fallback) {
     if (value == nullptr || value->is_none()) return fallback;
@@ -361,7 +361,7 @@ Evaluator::Result Evaluator::EvalConcat(const Expression& expression) {
   for (const ExpressionPtr& arg : expression.args) {
     KVLINK_ASSIGN_OR_RETURN(const Value value, Eval(*arg));
     out += value.string() != nullptr ? *value.string() : ToText(value, budget_);
-    if (static_cast<int64_t>(out.size()) > kMaxOutputBytes) break;  // NewText says so
+    if (static_cast<int64_t>(out.size()) > kMaxOutputBytes) break;  // NewText reports the error
   }
   return NewText(std::move(out), expression.line);
 }

@@ -1,5 +1,5 @@
-// Filters and tests of the template interpreter: those that published chat templates use, and what Jinja has beside
-// them for the same values. Others are UNIMPLEMENTED by name.
+// Filters and tests of the template interpreter: those that published chat templates use, and Jinja's others for the
+// same values. All others are UNIMPLEMENTED, by name.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,7 +14,7 @@
 namespace kvlink::model::jinja {
 namespace {
 
-// Whether there is a cased character, and all of them are of that case.
+// Whether there is a cased character and all cased characters are of the given case.
 bool AllCase(const Text& text, bool upper) {
   bool any = false;
   for (const char32_t c : text) {
@@ -105,7 +105,7 @@ Evaluator::Result Evaluator::IndentFilter(const Text& text, const Arguments& arg
         i == 0 ? first != nullptr && first->Truthy() : !lines[i].empty() || (blank != nullptr && blank->Truthy());
     if (indented) out += indent;
     out += lines[i];
-    if (static_cast<int64_t>(out.size()) > kMaxOutputBytes) break;  // NewText says so
+    if (static_cast<int64_t>(out.size()) > kMaxOutputBytes) break;  // NewText reports the error
   }
   return NewText(std::move(out), arguments.line);
 }

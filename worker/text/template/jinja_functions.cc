@@ -11,7 +11,7 @@
 namespace kvlink::model::jinja {
 namespace {
 
-// A format of strftime is a format of absl::FormatTime for all that chat templates ask for.
+// For all formats that chat templates use, strftime and absl::FormatTime agree.
 std::string FormatDate(const std::string& format, const std::string& date) {
   static constexpr char kDateFormat[] = "%d %b %Y";
   if (!date.empty() && format == kDateFormat) return date;
@@ -83,7 +83,7 @@ Evaluator::Result Evaluator::CallGlobal(const std::string& name, const Arguments
     }
     return NewList(std::move(items), line);
   }
-  // namespace(...) and dict(...): named values, after those of a dictionary.
+  // namespace(...) and dict(...): named values, preceded by those of a dictionary argument.
   std::vector<std::pair<Value, Value>> entries;
   if (!arguments.values.empty()) {
     const Dict* dict = arguments.values[0].dict();
@@ -191,7 +191,7 @@ Evaluator::Result Evaluator::JoinText(const std::vector<Value>& items, const Tex
   for (size_t i = 0; i < items.size(); ++i) {
     if (i > 0) out += separator;
     out += items[i].string() != nullptr ? *items[i].string() : ToText(items[i], budget_);
-    if (static_cast<int64_t>(out.size()) > kMaxOutputBytes) break;  // NewText says so
+    if (static_cast<int64_t>(out.size()) > kMaxOutputBytes) break;  // NewText reports the error
   }
   return NewText(std::move(out), line);
 }

@@ -1,5 +1,5 @@
-// Cuts a template into data and tokens, and applies the whitespace rules (trim_blocks, lstrip_blocks, minus signs) that
-// transformers sets.
+// Splits a template into data and tokens, and applies the whitespace rules (trim_blocks, lstrip_blocks, minus signs)
+// that transformers sets.
 #include "worker/text/template/jinja_lexer.h"
 
 #include <algorithm>
@@ -52,7 +52,7 @@ class Lexer {
     return tokens_.back();
   }
 
-  // Text up to the next tag without what the tag's sign or lstrip_blocks takes from its end, then the tag.
+  // Adds the text up to the next tag, minus what the tag's sign or lstrip_blocks strips from its end, then the tag.
   absl::Status DataAndTag() {
     size_t tag = at_;
     while (tag + 1 < source_.size() &&
@@ -81,8 +81,8 @@ class Lexer {
     }
   }
 
-  // After the end of a tag: "-" takes all whitespace that follows; without a sign a tag that is no variable takes one
-  // newline.
+  // After the end of a tag: "-" strips all whitespace that follows; without a sign, any tag except a variable strips
+  // one newline.
   void StripAfter(char32_t sign, bool trim) {
     const size_t begin = at_;
     if (sign == '-') {
@@ -102,7 +102,7 @@ class Lexer {
     return absl::OkStatus();
   }
 
-  // At "{% raw %}"? Leaves the position alone.
+  // Whether "{% raw %}" is next. Does not advance.
   bool AtRaw() const {
     size_t at = at_ + 2;
     if (at < source_.size() && (source_[at] == '-' || source_[at] == '+')) ++at;
@@ -145,7 +145,7 @@ class Lexer {
     Push(begin);
     Skip(2);
     if (Peek() == '-' || Peek() == '+') Skip(1);
-    std::string open;  // brackets within the tag: inside them "}}" ends nothing
+    std::string open;  // brackets open within the tag: inside them, "}}" does not end it
     while (true) {
       SkipSpace();
       if (at_ >= source_.size()) return Error(variable ? "\"{{\" has no \"}}\"" : "\"{%\" has no \"%}\"");
@@ -243,7 +243,7 @@ class Lexer {
     return absl::OkStatus();
   }
 
-  // Python's escapes; an unknown one stands for itself, backslash included.
+  // Python's escapes; an unknown escape is kept as it is, backslash included.
   absl::Status Escape(Text& text) {
     static constexpr char32_t kFrom[] = U"\\'\"abfnrtv";
     static constexpr char32_t kTo[] = U"\\'\"\a\b\f\n\r\t\v";
@@ -287,7 +287,7 @@ class Lexer {
   const Text source_;
   size_t at_ = 0;
   int line_ = 1;
-  bool line_start_ = true;  // whether what was consumed last ended a line
+  bool line_start_ = true;  // whether the last character consumed ended a line
   std::vector<Token> tokens_;
 };
 

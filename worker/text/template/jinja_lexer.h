@@ -1,5 +1,5 @@
-// Cuts a template into its text and the tokens between its tags, with the whitespace rules of the environment that chat
-// templates are written for: trim_blocks and lstrip_blocks on, keep_trailing_newline off, "-" and "+" beside a tag.
+// Splits a template into its text and the tokens within its tags, with the whitespace rules that chat templates are
+// written for: trim_blocks and lstrip_blocks on, keep_trailing_newline off, "-" and "+" beside a tag.
 // Reference: https://jinja.palletsprojects.com/en/stable/templates/#whitespace-control
 //
 // Thread-safety: pure functions.
@@ -38,7 +38,7 @@ struct Token {
   double number = 0;    // kFloat
 };
 
-// INVALID_ARGUMENT "line N: ..." for what is no template. The last token is kEnd.
+// INVALID_ARGUMENT "line N: ..." for an invalid template. The last token is kEnd.
 absl::StatusOr<std::vector<Token>> Tokenize(absl::string_view source);
 
 }  // namespace kvlink::model::jinja

@@ -22,7 +22,7 @@ class Parser : private ExpressionParser {
   }
 
  private:
-  // Statements up to one of `ends`, whose name it returns with the position after that name; empty `ends`: to the end.
+  // Parses statements up to one of `ends` and returns its name, positioned after it. Empty `ends`: parses to the end.
   absl::StatusOr<std::string> ParseBody(std::initializer_list<absl::string_view> ends, Body& body) {
     Nest nest(this);
     KVLINK_RETURN_IF_ERROR(CheckNesting());
@@ -70,7 +70,7 @@ class Parser : private ExpressionParser {
       KVLINK_ASSIGN_OR_RETURN(statement.value, ParseFilters(nullptr, /*first_is_name=*/true));
       return EndBody("endfilter", statement.body);
     }
-    // transformers' mark of what an assistant wrote; it renders as its body.
+    // transformers uses this tag to mark what an assistant wrote; it renders as its body.
     if (name == "generation") {
       statement.kind = Statement::Kind::kScope;
       return EndBody("endgeneration", statement.body);

@@ -1,5 +1,5 @@
-// Text as code points that carry their trust and marks in the bits above Unicode: every string operation that moves a
-// character moves them along.
+// Text as code points with trust and marks in the bits above Unicode, so that every string operation that moves a
+// character moves them too.
 #include "worker/text/template/jinja_text.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Values and how Python writes and compares them: repr, JSON, equality across number types.
+// Values, and how Python formats and compares them: repr, JSON, equality across number types.
 #include "worker/text/template/jinja_value.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace kvlink::model::jinja {
 namespace {
 
-// Python's repr(float): the shortest digits that read back, in exponent form below 1e-4 and from 1e16.
+// Python's repr(float): the shortest digits that read back exactly, in exponent form below 1e-4 and from 1e16.
 std::string FloatText(double value, bool json) {
   if (std::isnan(value)) return json ? "NaN" : "nan";
   if (std::isinf(value)) return absl::StrCat(value < 0 ? "-" : "", json ? "Infinity" : "inf");
@@ -28,7 +28,7 @@ void AppendHex(uint32_t value, int digits, Text& out) {
   for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) out += U"0123456789abcdef"[(value >> shift) & 15];
 }
 
-// Escapes are of the same trust as the character they stand for.
+// Escapes have the trust of the character they replace.
 void AppendEscape(char32_t c, absl::string_view escape, Text& out) {
   for (const char x : escape) out += static_cast<char32_t>(x) | (c & kUntrusted);
 }
@@ -144,7 +144,7 @@ void NewLine(int64_t indent, int level, Text& out) {
   out.append(static_cast<size_t>(indent * level), U' ');
 }
 
-// Text of a JSON key: strings, and what Python turns into one.
+// Appends a JSON key: strings, and whatever Python converts to one.
 bool AppendJsonKey(const Value& key, Text& out) {
   if (const Text* text = key.string()) {
     AppendJsonString(*text, out);
@@ -353,7 +353,7 @@ bool Equal(const Value& a, const Value& b, Budget& budget) {
 const Value* FindKey(const Dict& dict, const Value& key, Budget& budget) {
   if (!budget.Spend(1 + static_cast<int64_t>(dict.entries.size() / 64))) return nullptr;
   for (const auto& [candidate, value] : dict.entries) {
-    // Keys of one type are what is common; the comparison of strings first looks at their lengths.
+    // Fast path: keys usually have the same type, and comparing strings checks lengths first.
     if (candidate.string() != nullptr && key.string() != nullptr) {
       if (SameText(*candidate.string(), *key.string())) return &value;
     } else if (Equal(candidate, key, budget)) {

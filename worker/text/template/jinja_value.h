@@ -2,8 +2,8 @@
 // lists and tuples, dictionaries in insertion order, namespaces, functions and the loop variable.
 //
 // Values are shared and immutable, except namespaces and loops. Those two are "opaque": neither may be stored in a
-// namespace, so that no cycle of references can arise. Containers know their depth, so that a deep one is refused when
-// it is built.
+// namespace, so that reference cycles cannot arise. Containers know their depth, so that deep ones are refused on
+// creation.
 //
 // Thread-safety: values of one rendering belong to the thread that renders.
 #ifndef KVLINK_WORKER_TEXT_TEMPLATE_JINJA_VALUE_H_
@@ -25,15 +25,15 @@ inline constexpr int kMaxNesting = 64;
 inline constexpr int64_t kMaxSteps = 1000000;
 inline constexpr int64_t kMaxOutputBytes = int64_t{16} << 20;
 
-// The steps that one rendering has left. Once exhausted it stays so, and the rendering fails.
+// The remaining steps of one rendering. Once exhausted it stays so, and the rendering fails.
 class Budget {
  public:
-  // False when there is nothing left.
+  // False if the budget is exhausted.
   bool Spend(int64_t steps) {
     left_ = steps > left_ ? -1 : left_ - steps;
     return left_ >= 0;
   }
-  // The cost of making `characters` of text: one step for 64.
+  // The cost of creating `characters` of text: one step per 64.
   bool SpendText(size_t characters) { return Spend(1 + static_cast<int64_t>(characters / 64)); }
   bool exhausted() const { return left_ < 0; }
 
@@ -61,7 +61,7 @@ class Value {
   static Value Int(int64_t value);
   static Value Float(double value);
   static Value String(Text text);
-  // Trusted text of this program.
+  // Trusted text from a literal of this program.
   static Value String(absl::string_view ascii) { return String(Ascii(ascii)); }
   static Value MakeList(std::vector<Value> items, bool tuple = false);
   static Value MakeDict(std::vector<std::pair<Value, Value>> entries);
@@ -74,11 +74,11 @@ class Value {
   bool is_bool() const { return std::holds_alternative<bool>(data_); }
   bool is_int() const { return std::holds_alternative<int64_t>(data_); }
   bool is_float() const { return std::holds_alternative<double>(data_); }
-  // As Python: a bool is a number.
+  // As in Python, a bool is a number.
   bool is_number() const { return is_bool() || is_int() || is_float(); }
   bool is_integer() const { return is_bool() || is_int(); }
 
-  // The part, or null when the value is of another type.
+  // The content, or null if the value has another type.
   const Undefined* undefined() const { return std::get_if<Undefined>(&data_); }
   const Text* string() const { return Get<const Text>(); }
   const List* list() const { return Get<const List>(); }
@@ -91,11 +91,11 @@ class Value {
   double AsDouble() const;
 
   bool Truthy() const;
-  // "str", "list", ... as Python names the type.
+  // Python's name of the type: "str", "list", ...
   absl::string_view TypeName() const;
-  // Containers within containers, 0 for plain values.
+  // Nesting depth of containers, 0 for plain values.
   int depth() const;
-  // Whether a namespace or a loop can be reached.
+  // Whether a namespace or loop is reachable.
   bool opaque() const;
 
  private:
@@ -122,7 +122,7 @@ struct Dict {
   std::vector<std::pair<Value, Value>> entries;
   int depth = 1;
   bool opaque = false;
-  // Null when there is none.
+  // Null if there is none.
   const Value* Find(absl::string_view ascii_key) const;
 };
 
@@ -149,13 +149,14 @@ struct Loop {
   Value changed;  // the arguments of the last loop.changed()
 };
 
-// Python's ==. Spends steps by the size of what it compares; false once the budget has run dry.
+// Python's ==. Spends steps by the size of the operands; false once the budget is exhausted.
 bool Equal(const Value& a, const Value& b, Budget& budget);
-// Entry of a dictionary by key, or null.
+// The dictionary entry with this key, or null.
 const Value* FindKey(const Dict& dict, const Value& key, Budget& budget);
-// Python's str() and repr(). Strings within keep their trust.
+// Python's str() and repr(). Strings inside keep their trust.
 Text ToText(const Value& value, Budget& budget);
-// json.dumps(value, ensure_ascii=False, indent=indent); indent < 0: one line. False for what JSON cannot say.
+// json.dumps(value, ensure_ascii=False, indent=indent); indent < 0: one line. False for values that JSON cannot
+// express.
 bool ToJson(const Value& value, int64_t indent, Budget& budget, Text& out);
 
 }  // namespace kvlink::model::jinja

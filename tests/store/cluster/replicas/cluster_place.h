@@ -1,5 +1,5 @@
-// A cluster of nodes in this process, and a replicated store over it; who is a member, and in which state, is what the
-// test says.
+// A cluster of nodes in this process, and a replicated store over it; the test decides who is a member and in which
+// state.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
 #define KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
 
@@ -29,19 +29,19 @@ struct TestMember {
   bool member = true;
 };
 
-// Node ids are numbers, so that members() has the order of the list.
+// Node ids are numbers, so that members() is in the order of the list.
 store::cluster::NodeId NodeIdOf(int number);
 std::shared_ptr<const store::cluster::View> MakeView(uint64_t epoch, int copies, int acknowledged,
                                                      const std::vector<TestMember>& members);
 
-// Thread-safe. Keeps the views before, by their epochs.
+// Thread-safe. Keeps earlier views, by epoch.
 class TestViews : public store::cluster::ViewSource {
  public:
   void Set(std::shared_ptr<const store::cluster::View> view);
   std::shared_ptr<const store::cluster::View> view() const override;
   std::shared_ptr<const store::cluster::View> WaitForChange(const std::shared_ptr<const store::cluster::View>& than,
                                                             absl::Time deadline) const override;
-  // Whether the member owns the identity under the view of that epoch; of one that is not known: false.
+  // Whether the member owns the identity under the view of that epoch; false if the view is unknown.
   bool Owns(int member, const Identity& identity, uint64_t epoch) const;
 
  private:
@@ -55,7 +55,7 @@ struct ClusterPlaceOptions {
   int nodes = 3;
   int copies = 2;
   int acknowledged = 2;
-  bool own_catalog = false;  // the catalog is that of node 0
+  bool own_catalog = false;  // the catalog of node 0
   StorePlaceOptions store;
   std::function<void(int number, store::node::NodeOptions*)> node;
   std::function<void(store::cluster::ReplicatedOptions*)> client;
@@ -72,24 +72,24 @@ class ClusterPlace : public StorePlace {
   void Reopen() override;
   bool leases_count() const override { return false; }
 
-  // They come back at the same address. The view knows nothing of it.
+  // A node restarts at the same address. The view does not change.
   void Stop(int node) { nodes_[node]->Stop(); }
   void Start(int node) { nodes_[node]->Start(); }
   void OpenStore();
   void CloseStore() { store_ = nullptr; }
-  // The store over one node alone.
+  // The store over a single node.
   std::unique_ptr<store::client::RemoteStore> OpenNode(int node);
   TestNode& node(int number) { return *nodes_[number]; }
 
   // The members of the next view: change them and call Publish.
   std::vector<TestMember>& members() { return members_; }
-  // The next epoch, for nodes and clients.
+  // Publishes the next epoch to nodes and clients.
   void Publish();
-  // What the nodes go by, and what the client does.
+  // The views of the nodes, and of the client.
   TestViews& node_views() { return *node_views_; }
   TestViews& client_views() { return *client_views_; }
   std::shared_ptr<const store::cluster::View> view() { return client_views_->view(); }
-  // Numbers of the nodes that own it under the next placement, or the current one.
+  // Numbers of the nodes that own it under the next placement, or otherwise the current one.
   std::vector<int> Owners(const Identity& identity);
 
  private:

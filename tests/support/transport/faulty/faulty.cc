@@ -13,7 +13,7 @@
 namespace kvlink::transport {
 namespace {
 
-// Decides what strikes next.
+// Decides which fault comes next.
 class Dice {
  public:
   explicit Dice(FaultOptions options) : options_(std::move(options)), random_(options_.seed) {}
@@ -121,7 +121,7 @@ class Decorator : public FaultyTransport {
       MutexLock lock(&mutex_);
       channels.swap(channels_);
     }
-    // The inner connections go before their transport; what that still tells is passed on before the thread ends.
+    // The inner connections are destroyed before their transport; its last events are passed on before the thread ends.
     thread_->Run([&channels] {
       for (const auto& weak : channels) {
         if (const auto channel = weak.lock()) channel->Abandon();

@@ -1,12 +1,12 @@
-// A transport that goes wrong as told: wraps another one and harms what its connections carry. For tests.
+// A transport with faults on demand: wraps another one and damages the traffic of its connections. For tests.
 //
-// Faults strike what is sent through the wrapped transport; wrap both sides to harm both ways. With one seed and one
-// order of calls the same calls are struck. What the decorator holds back keeps its deadline and its quarantine.
+// Faults apply to what is sent through the wrapped transport; wrap both sides to damage both directions. The same seed
+// and order of calls give the same faults. Operations held back by the decorator keep their deadline and quarantine.
 //
-//   drop     a message or payload vanishes; Send completes with OK, as it would where the network lost it later
-//   delay    it waits `delay` before it goes on, and others overtake it
-//   reorder  it goes behind the next one of its connection (or `delay`, where none follows)
-//   corrupt  one bit is flipped; the source itself stays as it is
+//   drop     a message or payload vanishes; Send completes with OK, as if the network lost it later
+//   delay    it waits `delay` before it continues, and others overtake it
+//   reorder  it follows the next one of its connection (or waits `delay` if there is none)
+//   corrupt  one bit is flipped; the source itself stays unchanged
 //   cut      the connection is closed
 //   freeze   no message or payload leaves and no message reaches the connection for `freeze`
 //
@@ -29,7 +29,7 @@ namespace kvlink::transport {
 enum class Fault : uint8_t { kNone, kDrop, kDelay, kReorder, kCorrupt, kCut, kFreeze };
 inline constexpr int kFaults = 7;
 
-// The chance of each fault, for each message and each payload; together at most 1.
+// The probability of each fault, per message and per payload; together at most 1.
 struct FaultRates {
   double drop = 0, delay = 0, reorder = 0, corrupt = 0, cut = 0, freeze = 0;
 };
@@ -39,16 +39,16 @@ struct FaultOptions {
   FaultRates messages, payloads;
   absl::Duration delay = absl::Milliseconds(20);
   absl::Duration freeze = absl::Milliseconds(100);
-  // Asked before the rates: the fault of the `n`th (from 0) message or payload of the transport, or nothing to leave it
-  // to the rates. Called under a lock.
+  // Called before the rates apply: returns the fault of the transport's `n`th (from 0) message or payload, or nullopt
+  // to leave it to the rates. Called under a lock.
   std::function<absl::optional<Fault>(bool payload, int64_t n)> schedule;
 };
 
 class FaultyTransport : public Transport {
  public:
-  // Off: everything passes unharmed. On at first.
+  // When off, everything passes unharmed. Initially on.
   virtual void Enable(bool on) = 0;
-  // How often each fault has struck.
+  // The number of faults of each kind so far.
   virtual std::map<Fault, int64_t> struck() const = 0;
 };
 

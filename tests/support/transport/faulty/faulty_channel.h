@@ -17,23 +17,23 @@ namespace kvlink::transport {
 
 class FaultyChannel : public std::enable_shared_from_this<FaultyChannel> {
  public:
-  // `thread` and `allocator` outlive what the channel is asked to do.
+  // `thread` and `allocator` outlive all operations of the channel.
   FaultyChannel(ProgressThread* thread, Transport* allocator, absl::Duration delay, absl::Duration freeze)
       : thread_(thread), allocator_(allocator), delay_(delay), freeze_(freeze) {}
 
-  // Events for the inner transport, which pass them on to `events` on the decorator's thread. Any thread.
+  // Returns events for the inner transport, passed on to `events` on the decorator's thread. Any thread.
   std::shared_ptr<ConnectionEvents> Wrap(std::shared_ptr<ConnectionEvents> events);
   // Any thread, once, before the connection is used.
   void Bind(std::shared_ptr<Connection> inner);
 
-  // The user's calls, struck by `fault`; `draw` says where a corruption goes.
+  // The user's calls, with `fault` applied; `draw` chooses the place of a corruption.
   void SendMessage(std::string message, Fault fault, uint64_t draw);
   void Send(uint64_t id, Slice from, absl::Time deadline, Sent done, Fault fault, uint64_t draw);
   void PostReceive(uint64_t id, Slice into, absl::Time deadline, Received done);
   void CancelReceive(uint64_t id);
   void CancelSend(uint64_t id);
   void Close();
-  // Lets go of the inner connection.
+  // Releases the inner connection.
   void Abandon();
 
   bool closed() const { return closed_; }  // any thread
@@ -41,7 +41,7 @@ class FaultyChannel : public std::enable_shared_from_this<FaultyChannel> {
 
  private:
   class Events;
-  // Something on its way out that waits. `go` passes it on; `fail` (of a send) completes it instead.
+  // An outgoing operation that is held. `go` passes it on; `fail` (of a send) completes it instead.
   struct Held {
     bool behind_next = false;
     bool send = false;
@@ -53,7 +53,7 @@ class FaultyChannel : public std::enable_shared_from_this<FaultyChannel> {
 
   void OnMessage(std::string message);
   void OnClosed(const absl::Status& why);
-  // Applies the faults that strike at passing: cut, freeze, delay, reorder. False: the operation is over.
+  // Applies the faults of passing on: cut, freeze, delay, reorder. False: the operation is over.
   void Pass(Held held, absl::Time deadline, Fault fault);
   void Hold(Held held, absl::Time due, absl::Time deadline);
   void Go(int64_t number);
@@ -72,7 +72,7 @@ class FaultyChannel : public std::enable_shared_from_this<FaultyChannel> {
   absl::Time frozen_until_ = absl::InfinitePast();
   std::map<int64_t, Held> held_;  // in the order of the calls
   int64_t last_ = 0;
-  std::deque<std::string> inbound_;  // messages that came while frozen
+  std::deque<std::string> inbound_;  // messages received while frozen
 };
 
 }  // namespace kvlink::transport

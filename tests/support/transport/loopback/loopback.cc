@@ -14,7 +14,7 @@
 namespace kvlink::transport {
 namespace {
 
-// One side of a connection, as the other side reaches it. Open from the start; work for a closed side is dropped.
+// One side of a connection, as reached by the other. Open from the start; work for a closed side is dropped.
 class End : public std::enable_shared_from_this<End> {
  public:
   explicit End(ProgressThread* thread) : thread_(thread) {}
@@ -27,7 +27,7 @@ class End : public std::enable_shared_from_this<End> {
     MutexLock lock(&mutex_);
     closed_ = true;
   }
-  // Runs `work` with the session of this side on its thread.
+  // Runs `work` with this side's session on its thread.
   void Deliver(std::function<void(Session*)> work) {
     MutexLock lock(&mutex_);
     if (closed_) return;
@@ -35,7 +35,7 @@ class End : public std::enable_shared_from_this<End> {
       if (const auto session = self->session()) work(session.get());
     });
   }
-  // Runs `work` on the thread of this side, also after Close. REQUIRES: the side waits for it before its thread ends.
+  // Runs `work` on this side's thread, even after Close. REQUIRES: the side waits for it before its thread ends.
   void Return(std::function<void()> work) { thread_->Post(std::move(work)); }
 
  private:
@@ -86,7 +86,7 @@ class LoopbackWire : public Wire {
   std::string peer() const override { return peer_; }
 
  private:
-  // On its way to the other side. Comes back to this side when it was handled there, or dropped.
+  // In transit to the other side. Returns to this side once handled or dropped there.
   struct Flight {
     std::shared_ptr<End> home;
     std::function<void(const absl::Status&)> back;
@@ -159,7 +159,7 @@ class LoopbackNetwork {
     MutexLock lock(&mutex_);
     listening_.erase(address);
   }
-  // The near side of a new connection; the far side is on its way to its transport.
+  // Returns the near side of a new connection; the far side is in transit to its transport.
   absl::StatusOr<std::unique_ptr<Wire>> Dial(const std::string& address, ProgressThread* thread) {
     MutexLock lock(&mutex_);
     const auto found = listening_.find(address);
@@ -167,7 +167,7 @@ class LoopbackNetwork {
     SessionHost* const host = found->second.host;
     const auto near = std::make_shared<End>(thread), far = std::make_shared<End>(&host->thread());
     const std::string number = absl::StrCat("loopback:", ++connections_);
-    // Posted before anything that the near side sends.
+    // Posted before anything the near side sends.
     host->thread().Post([host, near, far, number, accept = found->second.accept] {
       const bool room = host->HasRoom();
       const auto session =

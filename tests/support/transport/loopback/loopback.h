@@ -1,5 +1,5 @@
-// A transport within one process: its connections lead to other transports on the same network object. For tests
-// alone. Every transport has its own thread; a payload is copied once.
+// A transport within one process: its connections lead to other transports on the same network object. Only for tests.
+// Every transport has its own thread; a payload is copied once.
 //
 // Thread-safety and lifetime as transport.h.
 #ifndef KVLINK_TESTS_SUPPORT_TRANSPORT_LOOPBACK_LOOPBACK_H_
@@ -12,7 +12,7 @@
 
 namespace kvlink::transport {
 
-// Where addresses are known. Shared by the transports on it.
+// Resolves addresses. Shared by the transports on it.
 class LoopbackNetwork;
 std::shared_ptr<LoopbackNetwork> NewLoopbackNetwork();
 
