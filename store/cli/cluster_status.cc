@@ -185,6 +185,21 @@ std::string SilenceTowards(absl::Span<const Line> lines, absl::string_view what,
                       FormatClock(absl::Seconds(longest)), "\n");
 }
 
+nlohmann::json ToJson(const cluster::HotView::Encoding& hot) {
+  return {{"namespace", hot.name.ns},
+          {"identity", hot.name.identity.Hex()},
+          {"codec", std::string(CodecName(hot.name.codec))},
+          {"reads_per_second", hot.reads_per_second},
+          {"copies_wanted", hot.copies},
+          {"copies", hot.holders.size()}};
+}
+
+std::string Draw(const cluster::HotView::Encoding& hot) {
+  return absl::StrFormat("hot: %s of namespace %s (%s): about %d reads/s, %d of %d copies beyond its owners\n",
+                         hot.name.identity.Hex(), Printable(hot.name.ns), std::string(CodecName(hot.name.codec)),
+                         hot.reads_per_second, hot.holders.size(), hot.copies);
+}
+
 }  // namespace
 
 std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) {
@@ -201,13 +216,16 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
     if (found != progress.end()) lines.back().progress = found->second;
   }
   const Repairing repairing = RepairingOf(*view, lines);
+  const auto hot = view->hot == nullptr ? absl::Span<const cluster::HotView::Encoding>() : view->hot->encodings();
   if (json) {
+    nlohmann::json hot_encodings = nlohmann::json::array();
+    for (const cluster::HotView::Encoding& one : hot) hot_encodings.push_back(ToJson(one));
     nlohmann::json members = nlohmann::json::array();
     for (const Line& line : lines) members.push_back(ToJson(line));
     nlohmann::json all = {{"cluster", view->settings.name},   {"cluster_id", cluster::IdHex(view->settings.id)},
                           {"copies", view->settings.copies},  {"acknowledged", view->settings.acknowledged},
                           {"epoch", view->placement.epoch()}, {"members", std::move(members)},
-                          {"namespaces", ToJson(namespaces)}};
+                          {"namespaces", ToJson(namespaces)}, {"hot", std::move(hot_encodings)}};
     if (!limits.ok()) all["database_problem"] = std::string(limits.status().message());
     all["slots"] = {{"moving", repairing.moving},
                     {"away", repairing.away},
@@ -234,6 +252,7 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
   absl::StrAppend(&text, SilenceTowards(lines, "etcd", &store::StoreStats::etcd_unreachable_s),
                   SilenceTowards(lines, "the database", &store::StoreStats::database_unreachable_s));
   for (const Line& line : lines) absl::StrAppend(&text, Draw(line));
+  for (const cluster::HotView::Encoding& one : hot) absl::StrAppend(&text, Draw(one));
   absl::StrAppend(&text, Draw(namespaces));
   return text;
 }

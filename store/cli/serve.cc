@@ -127,6 +127,7 @@ struct StoreCommandFlags {
   int64_t weight = 0;
   std::string peer_key_file, peer_ca;
   int64_t repair = int64_t{256} << 20;
+  int64_t hot = store::cluster::HotOptions().bytes_per_second;
 };
 
 absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, StoreCommandFlags& flags) {
@@ -177,6 +178,10 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
                  &flags.peer_key_file);
   arguments.Text("peer-ca", "FILE", "CA certificates (PEM) to verify the other members' certificates.", &flags.peer_ca);
   arguments.Bytes("repair", "Maximum bytes per second to copy from other members.", &flags.repair);
+  arguments.Bytes("hot",
+                  "Bytes per second of one encoding pulled from this node above which other members hold copies of it "
+                  "for a while; 0: never.",
+                  &flags.hot);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (!arguments.operands().empty()) {
@@ -184,7 +189,7 @@ absl::Status ParseStore(absl::Span<char* const> args, Arguments& arguments, Stor
         absl::StrCat("unexpected operand '", arguments.operands()[0], "'; name the directory with --store"));
   }
   if (flags.repair < 1) return absl::InvalidArgumentError("option --repair: must be at least 1 byte per second");
-  for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair"}) {
+  for (const char* option : {"zone", "weight", "advertise", "peer-key-file", "peer-ca", "repair", "hot"}) {
     if (arguments.given(option) && flags.cluster.cluster.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("option --", option, " requires --cluster"));
     }
@@ -276,9 +281,10 @@ absl::StatusOr<Serving> Serve(const StoreCommandFlags& flags) {
   options.zone = flags.zone;
   if (flags.weight > 0) options.weight = static_cast<uint32_t>(flags.weight);
   options.advertise = flags.advertise;
+  options.hot.bytes_per_second = flags.hot;
   store::cluster::UpkeepOptions upkeep;
   KVLINK_ASSIGN_OR_RETURN(upkeep.peers, PeerOptions(flags));
-  upkeep.bytes_per_second = flags.repair;
+  upkeep.repair.bytes_per_second = flags.repair;
   upkeep.open_database = PrepareDatabase;
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   KVLINK_ASSIGN_OR_RETURN(serving.member,

@@ -86,10 +86,14 @@ class Best {
 
 // A member as the inner loop needs it.
 struct Contender {
+  Contender(const Member& of, uint16_t index)
+      : seed(Xxh3(of.node_id.data(), of.node_id.size())), inverse(kNever / of.weight), member(index) {}
   uint64_t seed = 0;     // of its node id
   uint64_t inverse = 0;  // (2^64 - 1) / weight
   uint16_t member = 0;
 };
+
+uint64_t SaltOf(int slot) { return Mix(static_cast<uint64_t>(slot) + 1); }
 
 class Contest {
  public:
@@ -97,8 +101,7 @@ class Contest {
       : width_(std::min(copies, static_cast<int>(eligible.size()))) {
     std::map<std::string, std::vector<Contender>> zones;
     for (const uint16_t index : eligible) {
-      const Member& member = members[index];
-      zones[member.zone].push_back({Xxh3(member.node_id.data(), member.node_id.size()), kNever / member.weight, index});
+      zones[members[index].zone].emplace_back(members[index], index);
     }
     for (auto& [name, contenders] : zones) zones_.push_back(std::move(contenders));
   }
@@ -112,7 +115,7 @@ class Contest {
     for (int slot = 0; width_ > 0 && slot < kSlots; ++slot) {
       apart.Clear();
       any.Clear();
-      const uint64_t salt = Mix(static_cast<uint64_t>(slot) + 1);
+      const uint64_t salt = SaltOf(slot);
       for (const auto& zone : zones_) RunZone(zone, salt, &apart, &any);
       AppendOwners(apart, any, &owners);
     }
@@ -203,6 +206,27 @@ absl::StatusOr<Placement> Placement::Compute(uint64_t epoch, int copies, std::ve
   placement.next_ = table(after);
   placement.current_ = before == after ? placement.next_ : table(before);
   return placement;
+}
+
+std::vector<uint16_t> FurtherMembers(const Placement& placement, int slot, int count) {
+  const std::vector<Member>& members = placement.members();
+  const auto owns = [slot](const PlacementTable& table, uint16_t member) {
+    const absl::Span<const uint16_t> owners = table.Owners(slot);
+    return std::find(owners.begin(), owners.end(), member) != owners.end();
+  };
+  Best best(count);
+  for (size_t i = 0; i < members.size(); ++i) {
+    const auto member = static_cast<uint16_t>(i);
+    if (members[i].state != MemberState::kActive || owns(placement.current(), member) ||
+        owns(placement.next(), member)) {
+      continue;
+    }
+    const Contender one(members[i], member);
+    best.Offer({MultiplyHigh(NegativeLog(Mix(one.seed ^ SaltOf(slot)) | 1), one.inverse), member});
+  }
+  std::vector<uint16_t> further;
+  for (const Candidate& one : best.candidates()) further.push_back(one.member);
+  return further;
 }
 
 void ForEachMove(const PlacementTable& from, const PlacementTable& to, const std::function<bool(const Move&)>& visit) {

@@ -103,6 +103,11 @@ class Placement {
   PlacementTable current_, next_;
 };
 
+// The best `count` ACTIVE members that own nothing of the slot, now or next, in the order of their scores, zones aside;
+// fewer if there are no more. The first n do not depend on `count`. REQUIRES: at most kMaxCopies. Takes some
+// microseconds for 1,000 members.
+std::vector<uint16_t> FurtherMembers(const Placement& placement, int slot, int count);
+
 // One copy of one slot that changes its owner.
 struct Move {
   int slot = 0;

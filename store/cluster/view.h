@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "store/cluster/hot.h"
 #include "store/cluster/placement.h"
 
 namespace kvlink::store::cluster {
@@ -32,14 +33,20 @@ struct MemberStatus {
   // Set while it keeps its lease: which start of the node that is. Nothing moves because it is gone.
   std::optional<uint64_t> incarnation;
   int64_t alive_since = 0;  // etcd's revision at which it came alive; changes with each lease
+  bool operator==(const MemberStatus&) const = default;
 };
 
 struct View {
   ClusterSettings settings;
   Placement placement;
-  std::vector<MemberStatus> status;  // in the order of placement.members()
+  std::vector<MemberStatus> status;    // in the order of placement.members()
+  std::shared_ptr<const HotView> hot;  // null: nothing is hot
 
   bool alive(uint16_t member) const { return status[member].incarnation.has_value(); }
+  // Members that hold further copies of the identity (hot.h).
+  absl::Span<const uint16_t> FurtherHolders(const Identity& identity) const {
+    return hot == nullptr ? absl::Span<const uint16_t>() : hot->Holders(identity);
+  }
 };
 
 class ViewSource {

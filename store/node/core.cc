@@ -40,6 +40,7 @@ Core::Core(const NodeLimits& limits, AccessList access, LogSink sink, std::share
       strangers(limits.unidentified),
       namespaces(limits.namespaces, limits.namespaces / limits.administrators_part),
       traffic(limits),
+      read_rates(limits.read_rates_half_life),
       draining(&log, &traffic) {}
 
 }  // namespace kvlink::store::node

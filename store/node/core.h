@@ -19,6 +19,7 @@
 #include "store/node/namespaces.h"
 #include "store/node/ownership.h"
 #include "store/node/quota.h"
+#include "store/node/read_rates.h"
 #include "store/node/sessions.h"
 #include "store/node/strangers.h"
 #include "store/node/watch/log.h"
@@ -94,6 +95,7 @@ struct Core {
   Strangers strangers;  // of the control service
   Namespaces namespaces;
   Traffic traffic;
+  ReadRates read_rates;  // of pulls
   Draining draining;
   Whereabouts whereabouts;
 };

@@ -44,6 +44,8 @@ struct NodeLimits {
   absl::Duration push_yields = absl::Milliseconds(100);  // how long after a pull pushes still give way
   int64_t manifest_bytes = int64_t{256} << 20;           // of all pushes not yet committed
 
+  absl::Duration read_rates_half_life = absl::Seconds(2);  // of the rates by encoding (read_rates.h)
+
   int serving_threads = 2, indexing_threads = 2;
   int serving_queue = 2048, indexing_queue = 512, checking_queue = 64;
   absl::Duration suspect_again = absl::Minutes(10);  // an encoding checked within this time is not checked again

@@ -22,6 +22,7 @@
 #include "store/node/data/data_port.h"
 #include "store/node/limits.h"
 #include "store/node/ownership.h"
+#include "store/node/read_rates.h"
 #include "store/node/service.h"
 #include "store/node/watch/log.h"
 #include "transport/tls.h"
@@ -82,6 +83,8 @@ class Node {
   const Addresses& addresses() const { return addresses_; }
   // For components that work on the same store beside the node, and end before it.
   engine::Engine* engine() const { return service_->core.engine.get(); }
+  // Of pulls. Mapped reads on this host cost the node nothing, and are not counted.
+  const ReadRates& read_rates() const { return service_->core.read_rates; }
   // Opens sessions from now on.
   void Admit();
   // Refuses new sessions (except administrators') and pushes; reads continue. Permanent.

@@ -1,7 +1,6 @@
 // What etcd holds of a cluster, and the file that binds a store to one: whatever parses must survive being written and
 // read again. The first byte says which: 'c' the cluster, 'm' a member, 'a' who is alive, 'p' progress, 'e' the epoch,
-// 'k' a key, 'h' how a cluster is named on a command line, 'b' the payload of a CLUSTER file, which gets its envelope
-// here.
+// 'h' what is hot, 'k' a key, 'b' the payload of a CLUSTER file, which gets its envelope here.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -42,6 +41,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     case 'e':
       Check(ParseEpoch, SerializeEpoch, rest);
+      break;
+    case 'h':
+      Check(ParseHot, SerializeHot, rest);
       break;
     case 'k':
       if (const auto key = ParseKey("x", rest); key.has_value() && KeyOf("x", key->kind, key->id) != rest) std::abort();

@@ -72,6 +72,11 @@ void Contents::Put(const etcd::KeyValue& kv) {
           kv.key, ParseProgress(kv.value), &wrong_liveness_, [&](ProgressRecord record) { progress_[id] = record; },
           [&] { progress_.erase(id); });
       break;
+    case KeyKind::kHot:
+      TakeOr(
+          kv.key, ParseHot(kv.value), &wrong_liveness_, [&](HotRecord record) { hot_[id] = std::move(record); },
+          [&] { hot_.erase(id); });
+      break;
   }
 }
 
@@ -95,6 +100,9 @@ void Contents::Delete(absl::string_view name) {
       break;
     case KeyKind::kProgress:
       progress_.erase(key->id);
+      break;
+    case KeyKind::kHot:
+      hot_.erase(key->id);
       break;
   }
 }
@@ -126,6 +134,7 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   view->settings = settings_->record;
   const uint64_t epoch = epoch_.has_value() ? static_cast<uint64_t>(epoch_->revision) : 0;
   std::vector<Member> members;
+  std::vector<std::pair<uint16_t, const HotRecord*>> hot;
   // In order of node id, as Placement has them.
   for (const auto& [id, stored] : members_) {
     members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state});
@@ -134,8 +143,12 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
       status.incarnation = alive->second.record.incarnation;
       status.alive_since = alive->second.revision;
     }
+    if (const auto known = hot_.find(id); known != hot_.end()) {
+      hot.emplace_back(static_cast<uint16_t>(view->status.size()), &known->second);
+    }
     view->status.push_back(std::move(status));
   }
+  view->hot = HotView::Make(hot);
   const bool kept = before != nullptr && before->placement.epoch() == epoch &&
                     before->placement.copies() == view->settings.copies &&
                     std::equal(members.begin(), members.end(), before->placement.members().begin(),

@@ -31,7 +31,7 @@ class Contents {
   int64_t revision() const { return revision_; }
   // The first record that stands in the way of a view, or OK. NOT_FOUND: there is no cluster.
   absl::Status Check() const;
-  // Of who is alive, or of progress: records that are as none.
+  // Of who is alive, of progress, of what is hot: records that are as none.
   absl::Status CheckLiveness() const;
   // Whether the node left or was removed and has not joined again (EpochRecord::removed).
   bool Removed(const NodeId& id) const;
@@ -57,6 +57,7 @@ class Contents {
   std::map<NodeId, Stored<MemberRecord>> members_;
   std::map<NodeId, Stored<AliveRecord>> alive_;
   std::map<NodeId, ProgressRecord> progress_;
+  std::map<NodeId, HotRecord> hot_;
   std::map<std::string, absl::Status> wrong_, wrong_liveness_;  // by key
 };
 

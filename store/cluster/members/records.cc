@@ -23,6 +23,7 @@ using nlohmann::json;
 constexpr uint64_t kMaxNumber = uint64_t{1} << 62;
 constexpr uint32_t kMaxProtocol = 255;
 constexpr size_t kMaxBuildBytes = 256, kMaxAddressBytes = 512, kMaxChangeBytes = 512;
+constexpr size_t kMaxNamespaceBytes = 255, kMaxCodecBytes = 16;
 
 bool IsNameCharacter(char c) { return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.'; }
 
@@ -57,6 +58,28 @@ class Fields {
     if (status_.ok() && format > kRecordFormat) {
       status_ = absl::UnimplementedError(absl::StrCat(
           "the ", what_, " has format ", format, "; this build reads format ", kRecordFormat, ": use a newer build"));
+    }
+  }
+
+  // Of a part of a record.
+  Fields(absl::string_view what, json object) : what_(what), record_(std::move(object)) {
+    if (!record_.is_object()) Fail("an element is no JSON object");
+  }
+
+  // The objects of an array, each taken by `take`.
+  template <typename Take>
+  void Each(const char* name, size_t max, const Take& take) {
+    const json* const value = Find(name);
+    if (value == nullptr) return;
+    if (!value->is_array() || value->size() > max) {
+      Fail(absl::StrCat("'", name, "' is no array of at most ", max));
+      return;
+    }
+    const std::string what = absl::StrCat("'", name, "' of the ", what_);
+    for (const json& object : *value) {
+      Fields fields(what, object);
+      take(&fields);
+      if (status_.ok()) status_ = fields.status_;
     }
   }
 
@@ -102,6 +125,20 @@ class Fields {
     }
     if (!good) Fail(absl::StrCat("'", name, "' is no array of at most ", max, " times 32 hexadecimal digits"));
     return ids;
+  }
+  HotName Name() {
+    HotName name;
+    name.ns = Text("namespace", kMaxNamespaceBytes);
+    if (status_.ok() && name.ns.empty()) Fail("'namespace' is empty");
+    const std::string hex = Text("identity", 2 * sizeof(name.identity.bytes)), codec = Text("codec", kMaxCodecBytes);
+    const auto identity = Identity::FromHex(hex);
+    if (!identity.ok()) Fail("'identity' is not 64 hexadecimal digits");
+    const auto known = ParseCodec(codec);
+    if (!known.ok()) Fail("'codec' is none that this build knows");
+    if (!status_.ok()) return name;
+    name.identity.bytes = identity->bytes;
+    name.codec = *known;
+    return name;
   }
   MemberState State(const char* name) {
     const std::string text = Text(name, 16);
@@ -242,6 +279,31 @@ std::string SerializeEpoch(const EpochRecord& record) {
                {"removed", std::move(removed)}});
 }
 
+std::string SerializeHot(const HotRecord& record) {
+  const auto named = [](const HotName& name) {
+    return json{
+        {"namespace", name.ns}, {"identity", name.identity.Hex()}, {"codec", std::string(CodecName(name.codec))}};
+  };
+  json read = json::array(), held = json::array();
+  for (const HotRead& one : record.read) {
+    if (read.size() == kMaxHotRead) break;
+    read.push_back(named(one.name));
+    read.back()["copies"] = std::clamp(one.copies, 0, kMaxCopies);
+    read.back()["reads_per_second"] = std::min(one.reads_per_second, kMaxNumber);
+  }
+  for (const HotName& one : record.held) {
+    if (held.size() == kMaxHotHeld) break;
+    held.push_back(named(one));
+  }
+  for (;;) {
+    std::string bytes = Dump({{"format", kRecordFormat}, {"read", read}, {"held", held}});
+    if (bytes.size() <= kMaxRecordBytes) return bytes;
+    // The names of namespaces are long.
+    json& longer = held.size() > read.size() ? held : read;
+    longer.erase(longer.size() - 1);
+  }
+}
+
 absl::StatusOr<ClusterSettings> ParseCluster(absl::string_view name, absl::string_view bytes) {
   Fields fields("record of the cluster", bytes);
   ClusterSettings settings;
@@ -300,6 +362,20 @@ absl::StatusOr<EpochRecord> ParseEpoch(absl::string_view bytes) {
   return record;
 }
 
+absl::StatusOr<HotRecord> ParseHot(absl::string_view bytes) {
+  Fields fields("record of what is hot", bytes);
+  HotRecord record;
+  fields.Each("read", kMaxHotRead, [&record](Fields* one) {
+    HotRead read{.name = one->Name()};
+    read.copies = static_cast<int>(one->Number("copies", 0, kMaxCopies));
+    read.reads_per_second = one->Number("reads_per_second", 0, kMaxNumber);
+    record.read.push_back(std::move(read));
+  });
+  fields.Each("held", kMaxHotHeld, [&record](Fields* one) { record.held.push_back(one->Name()); });
+  KVLINK_RETURN_IF_ERROR(fields.status());
+  return record;
+}
+
 std::string IdHex(const NodeId& id) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
 }
@@ -339,6 +415,8 @@ std::string KeyOf(absl::string_view cluster, KeyKind kind, const NodeId& id) {
       return absl::StrCat(cluster, "/alive/", IdHex(id));
     case KeyKind::kProgress:
       return absl::StrCat(cluster, "/progress/", IdHex(id));
+    case KeyKind::kHot:
+      return absl::StrCat(cluster, "/hot/", IdHex(id));
   }
   return "";
 }
@@ -354,6 +432,8 @@ std::optional<ParsedKey> ParseKey(absl::string_view cluster, absl::string_view k
     parsed.kind = KeyKind::kAlive;
   } else if (absl::ConsumePrefix(&key, "progress/")) {
     parsed.kind = KeyKind::kProgress;
+  } else if (absl::ConsumePrefix(&key, "hot/")) {
+    parsed.kind = KeyKind::kHot;
   } else {
     return std::nullopt;
   }

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "proto/data.h"
+#include "store/cluster/hot.h"
 #include "store/cluster/placement.h"
 #include "store/cluster/view.h"
 
@@ -74,6 +75,8 @@ std::string SerializeMember(const MemberRecord& record);
 std::string SerializeAlive(const AliveRecord& record);
 std::string SerializeProgress(const ProgressRecord& record);
 std::string SerializeEpoch(const EpochRecord& record);
+// Leaves out the last of each list where a record may not hold all of them.
+std::string SerializeHot(const HotRecord& record);
 
 // INVALID_ARGUMENT: not such a record, or a field that is missing, of another kind, or out of its range, named.
 // UNIMPLEMENTED: of a newer format. `name`: of the cluster, which is in the key.
@@ -82,6 +85,7 @@ absl::StatusOr<MemberRecord> ParseMember(absl::string_view json);
 absl::StatusOr<AliveRecord> ParseAlive(absl::string_view json);
 absl::StatusOr<ProgressRecord> ParseProgress(absl::string_view json);
 absl::StatusOr<EpochRecord> ParseEpoch(absl::string_view json);
+absl::StatusOr<HotRecord> ParseHot(absl::string_view json);
 
 // 32 hexadecimal digits in lower case.
 std::string IdHex(const NodeId& id);
@@ -92,7 +96,7 @@ absl::string_view StateName(MemberState state);
 
 // Keys, behind kKeyPrefix.
 inline constexpr char kKeyPrefix[] = "/kvlink/";
-enum class KeyKind { kCluster, kEpoch, kMember, kAlive, kProgress };
+enum class KeyKind { kCluster, kEpoch, kMember, kAlive, kProgress, kHot };
 // `id`: of a member; nothing of it where the kind has none.
 std::string KeyOf(absl::string_view cluster, KeyKind kind, const NodeId& id = {});
 struct ParsedKey {

@@ -19,7 +19,7 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(200), kCallTimeout = absl::Seconds(5);
-constexpr absl::Duration kBetweenProgress = absl::Seconds(1);
+constexpr absl::Duration kBetweenDrafts = absl::Seconds(1);
 constexpr absl::Duration kRevokeTimeout = absl::Seconds(2);
 // Beyond twice its time no lease lives that nobody keeps: etcd gives each its whole time again when its leader changes.
 constexpr absl::Duration kGrace = absl::Seconds(2);
@@ -65,9 +65,16 @@ Registration::~Registration() {
   lease_.client->Revoke(id, SteadyNow() + kRevokeTimeout).IgnoreError();
 }
 
+// Others wait for the end of progress, and look at the rest.
 void Registration::Publish(const ProgressRecord& progress) {
+  Publish(KeyKind::kProgress, {SerializeProgress(progress), progress.complete()});
+}
+
+void Registration::Publish(const HotRecord& hot) { Publish(KeyKind::kHot, {SerializeHot(hot)}); }
+
+void Registration::Publish(KeyKind kind, Draft draft) {
   MutexLock lock(&mutex_);
-  progress_ = progress;
+  drafts_[kind] = std::move(draft);
   wake_.SignalAll();
 }
 
@@ -167,7 +174,7 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
     return absl::AbortedError("the member's entry in etcd was changed all the time by somebody else");
   }
   lease_.keep = nullptr;
-  written_.reset();
+  written_.clear();
   {
     MutexLock lock(&mutex_);
     lost_ = false;
@@ -233,21 +240,22 @@ void Registration::Look() {
   if (entered.ok() && lost) Tell(Severity::kInfo, "member_lease_renewed", "the node is known to be alive again");
 }
 
-void Registration::WriteProgress() {
-  std::optional<ProgressRecord> progress;
+void Registration::WriteDrafts() {
+  std::map<KeyKind, Draft> drafts;
   {
     MutexLock lock(&mutex_);
-    progress = progress_;
+    drafts = drafts_;
     if (lost_) return;
   }
-  if (!progress.has_value() || progress == written_ || lease_.keep == nullptr) return;
-  // Others wait for the end of it, and look at the rest.
-  if (!progress->complete() && SteadyNow() < write_after_) return;
-  const std::string key = KeyOf(membership_->connection()->cluster(), KeyKind::kProgress, options_.node_id);
-  // What fails is written with the next look, or under the next lease.
-  if (lease_.client->Put(key, SerializeProgress(*progress), lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) {
-    written_ = progress;
-    write_after_ = SteadyNow() + kBetweenProgress;
+  if (lease_.keep == nullptr) return;
+  for (auto& [kind, draft] : drafts) {
+    Written& written = written_[kind];
+    if (draft.bytes == written.bytes || (!draft.at_once && SteadyNow() < written.again)) continue;
+    const std::string key = KeyOf(membership_->connection()->cluster(), kind, options_.node_id);
+    // What fails is written with the next look, or under the next lease.
+    if (lease_.client->Put(key, draft.bytes, lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) {
+      written = {std::move(draft.bytes), SteadyNow() + kBetweenDrafts};
+    }
   }
 }
 
@@ -271,7 +279,7 @@ void Registration::Run() {
       if (stop_) return;
     }
     Look();
-    WriteProgress();
+    WriteDrafts();
   }
 }
 

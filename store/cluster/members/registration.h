@@ -1,4 +1,5 @@
-// A running node's entry in etcd: its record among the members, and under a lease that it is alive, and how far it is.
+// A running node's entry in etcd: its record among the members, and under a lease that it is alive, how far it is, and
+// what is hot on it.
 //
 // The lease is kept alive and, where it was lost, granted anew for as long as the object lives; nothing moves
 // meanwhile. Of two processes with one node id (a directory that was copied) the later is refused. Where the same node
@@ -11,6 +12,7 @@
 #define KVLINK_STORE_CLUSTER_MEMBERS_REGISTRATION_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,6 +53,8 @@ class Registration {
   // How far the node is, for the others to see: only the latest is written, at once where it is complete, else once a
   // second.
   void Publish(const ProgressRecord& progress);
+  // What is hot on the node: only the latest is written, once a second.
+  void Publish(const HotRecord& hot);
   // CompleteDrain of administration.h, after which ended() is OK.
   absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
   // Whether, as far as this process knows, etcd holds the lease by which other members know that the node is alive.
@@ -66,6 +70,15 @@ class Registration {
     kRenew,   // as the member that it is
     kReturn,  // as the member that it was before etcd was set back
   };
+  // A record to be written under the lease.
+  struct Draft {
+    std::string bytes;
+    bool at_once = false;
+  };
+  struct Written {
+    std::string bytes;
+    absl::Time again = absl::InfinitePast();  // when the next one that is not at_once may be written
+  };
   // A lease that is kept, and the client that it lives in.
   struct Lease {
     std::shared_ptr<etcd::Client> client;
@@ -80,7 +93,8 @@ class Registration {
   absl::Status Occupied(const AliveRecord& other) const;
   bool Alive(const View& view) const;
   void Look();
-  void WriteProgress();
+  void Publish(KeyKind kind, Draft draft);
+  void WriteDrafts();
   void End(absl::Status why);
   void Tell(Severity severity, absl::string_view event, absl::string_view what) const;
   void Run();
@@ -89,16 +103,15 @@ class Registration {
   const RegistrationOptions options_;
 
   // Of the thread, and before and after it of Start and the destructor.
-  Lease lease_;                                    // empty: none
-  std::optional<ProgressRecord> written_;          // under this lease
-  absl::Time write_after_ = absl::InfinitePast();  // what is not complete
+  Lease lease_;                         // empty: none
+  std::map<KeyKind, Written> written_;  // under this lease
 
   mutable Mutex mutex_;
   CondVar wake_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool lost_ ABSL_GUARDED_BY(mutex_) = false;  // the lease
   bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
-  std::optional<ProgressRecord> progress_ ABSL_GUARDED_BY(mutex_);
+  std::map<KeyKind, Draft> drafts_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> ended_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;
 };

@@ -43,6 +43,9 @@ struct CompanionContext {
   // How far the node is with holding what it owns. By it, and not before it is complete, a joining node becomes active,
   // and a draining one leaves once the others are complete. Any thread; from Start to Stop.
   std::function<void(const ProgressRecord&)> publish;
+  // Which further copies the node holds (store/cluster/hot.h), whenever that changes. Clients may read them from then
+  // on. Any thread; from Start to Stop.
+  std::function<void(const std::vector<HotName>&)> hold;
   EventSink events;
 };
 using MakeCompanion = std::function<absl::StatusOr<std::unique_ptr<Companion>>(const CompanionContext& context)>;

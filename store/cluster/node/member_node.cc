@@ -1,6 +1,6 @@
-// What changes a member's own state: a thread compares, a few times a second, what has been published with what the
-// view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided at, so that a member
-// that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
+// What changes a member's own state, and publishes what is hot: a thread compares, a few times a second, what has been
+// published with what the view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided
+// at, so that a member that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
 #include "store/cluster/node/member_node.h"
 
 #include <algorithm>
@@ -160,6 +160,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   KVLINK_RETURN_IF_ERROR(Register(std::move(registration), deadline));
   CheckWeight(capacity);
   for (const auto& companion : companions_) companion->Start();
+  hot_policy_ = std::make_unique<HotPolicy>(options.hot);
   thread_ = Thread("cluster-state", [this] { Run(); });
   return absl::OkStatus();
 }
@@ -180,6 +181,7 @@ absl::Status MemberNode::StartCompanions(const MemberNodeOptions& options, absl:
                                  ownership_.get(),
                                  id_,
                                  [this](const ProgressRecord& progress) { Publish(progress); },
+                                 [this](const std::vector<HotName>& held) { Hold(held); },
                                  events()};
   for (const MakeCompanion& make : options.companions) {
     KVLINK_ASSIGN_OR_RETURN(auto companion, make(context));
@@ -268,6 +270,25 @@ void MemberNode::Publish(const ProgressRecord& progress) {
   wake_.SignalAll();
 }
 
+void MemberNode::Hold(const std::vector<HotName>& held) {
+  MutexLock lock(&mutex_);
+  held_ = held;
+  wake_.SignalAll();
+}
+
+void MemberNode::PublishHot() {
+  const absl::Time now = SteadyNow();
+  HotRecord hot;
+  hot.read = hot_policy_->Look(node_->read_rates().Now(now), *membership_->view(), now);
+  {
+    MutexLock lock(&mutex_);
+    hot.held = held_;
+  }
+  if (hot == published_hot_) return;
+  registration_->Publish(hot);
+  published_hot_ = std::move(hot);
+}
+
 void MemberNode::Log(Severity severity, absl::string_view event, absl::string_view what) {
   const auto level = severity == Severity::kInfo      ? node::Log::Level::kInfo
                      : severity == Severity::kWarning ? node::Log::Level::kWarning
@@ -345,6 +366,7 @@ void MemberNode::Run() {
     }
     if (ended().has_value()) return;
     ShareLimits();
+    PublishHot();
     // What fails is tried with the next look; an epoch that has passed is no failure.
     const absl::Status step = Step();
     const bool passed = absl::IsFailedPrecondition(step) || absl::IsAborted(step) || absl::IsNotFound(step);

@@ -27,6 +27,7 @@
 #include "store/cluster/members/ownership.h"
 #include "store/cluster/members/registration.h"
 #include "store/cluster/node/companion.h"
+#include "store/cluster/node/hot_policy.h"
 #include "store/node/node.h"
 #include "store/node/watch/log.h"
 
@@ -41,7 +42,8 @@ struct MemberNodeOptions {
   // host:port of the control service, as others reach it; port 0: the one it listens at. Empty: where it listens.
   std::string advertise;
   absl::Duration ttl = absl::Seconds(10);  // of the lease
-  std::vector<MakeCompanion> companions;   // prepared and started in this order, stopped in the opposite one
+  HotOptions hot;
+  std::vector<MakeCompanion> companions;  // prepared and started in this order, stopped in the opposite one
 };
 
 // The members, as indices into `view.placement.members()`, that a draining member has to wait for: those that gain what
@@ -79,6 +81,9 @@ class MemberNode {
   absl::Status StartCompanions(const MemberNodeOptions& options, absl::Time deadline);
   void CheckWeight(uint32_t capacity);
   void Publish(const ProgressRecord& progress);
+  void Hold(const std::vector<HotName>& held);
+  // Publishes what is hot on the node, if that has changed.
+  void PublishHot();
   void Log(Severity severity, absl::string_view event, absl::string_view what);
   EventSink events();
   void ShareLimits();
@@ -97,12 +102,15 @@ class MemberNode {
   std::unique_ptr<node::Node> node_;
   std::unique_ptr<Registration> registration_;
   std::vector<std::unique_ptr<Companion>> companions_;
-  std::set<NodeId> awaited_;  // of the thread: as it was logged last
+  std::set<NodeId> awaited_;               // of the thread: as it was logged last
+  std::unique_ptr<HotPolicy> hot_policy_;  // of the thread
+  HotRecord published_hot_;                // of the thread
 
   mutable Mutex mutex_;
   CondVar wake_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<ProgressRecord> progress_ ABSL_GUARDED_BY(mutex_);
+  std::vector<HotName> held_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;
 };
 

@@ -12,7 +12,6 @@
 #include "store/cluster/node/figures.h"
 #include "store/cluster/node/limit_follower.h"
 #include "store/cluster/repair/drops.h"
-#include "store/cluster/repair/repair.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -57,12 +56,12 @@ class Upkeep final : public Companion {
     }
     client::RemoteOptions peers = options_.peers;
     peers.placement = [membership = context_.membership] { return membership->view()->placement.epoch(); };
-    RepairOptions repair;
+    RepairOptions repair = options_.repair;
     repair.self = context_.node;
     repair.open_peer = RemotePeers(std::move(peers));
-    repair.bytes_per_second = options_.bytes_per_second;
     repair.report = report;
     repair.progress = [publish = context_.publish](const RepairProgress& progress) { publish(RecordOf(progress)); };
+    repair.hold = context_.hold;
     repairer_ = std::make_unique<Repairer>(context_.engine, context_.membership,
                                            drops_ == nullptr ? nullptr : drops_->memory(), std::move(repair));
     return absl::OkStatus();

@@ -3,7 +3,6 @@
 #ifndef KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 #define KVLINK_STORE_CLUSTER_NODE_UPKEEP_H_
 
-#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -11,6 +10,7 @@
 #include "absl/time/time.h"
 #include "store/client/remote.h"
 #include "store/cluster/node/companion.h"
+#include "store/cluster/repair/repair.h"
 #include "store/cluster/view.h"
 #include "store/database/database.h"
 
@@ -19,7 +19,8 @@ namespace kvlink::store::cluster {
 struct UpkeepOptions {
   // Towards the other members; `address`, `node_id` and `placement` are set here. The key has the right `repair`.
   client::RemoteOptions peers;
-  int64_t bytes_per_second = int64_t{256} << 20;  // of repair; at least 1
+  // Amounts and times of repair. Node, peers and callbacks are set here.
+  RepairOptions repair;
   // Opens the cluster's database, ready for use. Not called if the cluster names none: nothing is dropped then, and
   // limits do not change.
   std::function<absl::StatusOr<std::unique_ptr<database::DatabaseCatalog>>(const ClusterSettings& settings,

@@ -1,11 +1,13 @@
 // What the parts of a repairer share.
 //
-// Thread-safety: each member as its own header says; Stopping: all methods. Lifetime: the repairer's.
+// Thread-safety: each member as its own header says; Stopping, KeptCopies: all methods. Lifetime: the repairer's.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -46,8 +48,29 @@ class Stopping {
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-// Of a slot. A node has some thousands; a peer that lists without an end is left.
-inline constexpr int64_t kMaxListed = int64_t{1} << 18;
+// The further copies that this node keeps although it does not own their slots.
+class KeptCopies {
+ public:
+  void Set(std::set<engine::EncodingKey> kept) {
+    MutexLock lock(&mutex_);
+    released_ |= !std::includes(kept.begin(), kept.end(), kept_.begin(), kept_.end());
+    kept_ = std::move(kept);
+  }
+  bool Has(const engine::EncodingKey& key) const {
+    MutexLock lock(&mutex_);
+    return kept_.contains(key);
+  }
+  // Whether any was dropped from the set since the last call.
+  bool TakeReleased() {
+    MutexLock lock(&mutex_);
+    return std::exchange(released_, false);
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::set<engine::EncodingKey> kept_ ABSL_GUARDED_BY(mutex_);
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
+};
 
 struct RepairContext {
   RepairContext(engine::Engine* engine, const ViewSource* views, std::shared_ptr<const DropMemory> drops,
@@ -60,6 +83,12 @@ struct RepairContext {
         rate(this->options.bytes_per_second, absl::Milliseconds(100)),
         ledger(this->options.progress) {}
 
+  // UNAVAILABLE: the peer, which has carried out the drops up to there, must carry out more before it is copied from.
+  absl::Status CheckDrops(const DropPosition& peer) const {
+    if (drops == nullptr || drops->Knows(peer)) return absl::OkStatus();
+    return absl::UnavailableError("the peer has not carried out the drops that this node has forgotten");
+  }
+
   engine::Engine* const engine;
   const ViewSource* const views;
   const std::shared_ptr<const DropMemory> drops;  // may be null
@@ -67,6 +96,7 @@ struct RepairContext {
   Peers peers;
   RateLimit rate;
   Ledger ledger;
+  KeptCopies kept;
   Stopping stopping;
 };
 

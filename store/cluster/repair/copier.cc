@@ -91,12 +91,10 @@ absl::StatusOr<engine::Engine::PutOutcome> CommitAndWait(engine::Engine* engine,
 
 }  // namespace
 
-Copier::Copier(RepairContext* context)
+Copier::Copier(RepairContext* context, int threads)
     : context_(context),
-      worker_(Worker::Options{.name = "repair-copy",
-                              .threads = std::clamp(context->options.copies, 1, 64),
-                              .max_queued = 4096,
-                              .nice = 10}) {}
+      worker_(Worker::Options{
+          .name = "repair-copy", .threads = std::clamp(threads, 1, 64), .max_queued = 4096, .nice = 10}) {}
 
 void Copier::Run(std::vector<Copy>* copies) {
   struct Waiting {

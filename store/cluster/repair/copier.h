@@ -6,9 +6,11 @@
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -23,6 +25,25 @@ struct CopySource {
   std::string address;
   DropPosition dropped;
 };
+
+// The encoding with the greatest etag that peers list under one name, and which of them list it.
+struct Offered {
+  SlotEntry entry;
+  std::vector<CopySource> sources;  // empty: no peer lists it
+
+  void Add(SlotEntry listed, CopySource source) {
+    if (!sources.empty() && listed.etag.bytes < entry.etag.bytes) return;
+    const int heat = !sources.empty() && listed.etag == entry.etag ? std::max(entry.heat, listed.heat) : listed.heat;
+    if (listed.etag != entry.etag) sources.clear();
+    entry = std::move(listed);
+    entry.heat = heat;
+    sources.push_back(std::move(source));
+  }
+};
+
+// From this heat on, an encoding has been used again since it came, and not only by a repair: copying it may evict
+// something else.
+inline constexpr int kHeatToEvict = 2;
 
 struct Copy {
   SlotEntry entry;
@@ -46,7 +67,8 @@ struct CopyPart {
 
 class Copier {
  public:
-  explicit Copier(RepairContext* context);
+  // `threads`: copies at a time.
+  Copier(RepairContext* context, int threads);
 
   // Sets the outcome of each; what the repairer's end leaves undone has failed.
   void Run(std::vector<Copy>* copies);

@@ -15,7 +15,6 @@ namespace {
 
 constexpr size_t kBatch = 1024;
 constexpr int64_t kBatchBytes = int64_t{256} << 20;
-constexpr int kHot = 2;  // used again since it came, and not only by a repair
 constexpr int64_t kHotPart = 16;
 
 }  // namespace
@@ -149,39 +148,17 @@ void Pass::List(Work* work) {
 absl::Status Pass::ListAt(uint16_t peer, const Work& work, WantedByKey* wanted) {
   const NodeId& node = view_->placement.members()[peer].node_id;
   const std::string& address = view_->status[peer].address;
-  KVLINK_ASSIGN_OR_RETURN(const auto opened, context_->peers.Get(node, address));
-  int64_t listed = 0;
-  std::optional<SlotEntry> after;
-  for (bool more = true; more;) {
+  return context_->peers.ListSlot(node, address, work.slot->slot, [&](SlotListing* listing) -> absl::Status {
     if (context_->stopping.begun()) return absl::CancelledError("repair ends");
-    auto listing = opened->ListSlot(work.slot->slot, after);
-    if (!listing.ok()) {
-      context_->peers.Failed(node, address, listing.status());
-      return listing.status();
-    }
-    listed += static_cast<int64_t>(listing->encodings.size());
-    if (listed > kMaxListed) return absl::UnavailableError("the peer lists more encodings than a slot has");
-    if (context_->drops != nullptr && !context_->drops->Knows(listing->dropped)) {
-      return absl::UnavailableError("the peer has not carried out the drops that this node has forgotten");
-    }
-    more = listing->more && !listing->encodings.empty();
-    if (more) after = listing->encodings.back();
+    KVLINK_RETURN_IF_ERROR(context_->CheckDrops(listing->dropped));
     for (SlotEntry& entry : listing->encodings) {
       engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
       const auto here = context_->engine->Find(key);
       if (here.has_value() && here->location.etag.bytes >= entry.etag.bytes) continue;
-      const CopySource source{node, address, listing->dropped};
-      const auto [known, added] = wanted->try_emplace(std::move(key));
-      Wanted& want = known->second;
-      if (!added && want.entry.etag == entry.etag) {
-        want.entry.heat = std::max(want.entry.heat, entry.heat);
-        want.sources.push_back(source);
-      } else if (added || want.entry.etag.bytes < entry.etag.bytes) {
-        want = {std::move(entry), {source}};
-      }
+      (*wanted)[std::move(key)].Add(std::move(entry), {node, address, listing->dropped});
     }
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 void Pass::Choose(Work* work, WantedByKey wanted) {
@@ -212,7 +189,7 @@ void Pass::Choose(Work* work, WantedByKey wanted) {
 
 bool Pass::HasRoomFor(const SlotEntry& entry) {
   if (context_->engine->HasRoom(entry.ns, copy_bytes_ + entry.bytes)) return true;
-  if (entry.heat < kHot || hot_taken_ + entry.bytes > hot_bytes_) return false;
+  if (entry.heat < kHeatToEvict || hot_taken_ + entry.bytes > hot_bytes_) return false;
   hot_taken_ += entry.bytes;
   return true;
 }

@@ -44,11 +44,7 @@ class Pass {
     bool unknown = false;    // some owner could not be asked
     int64_t more = 0;        // bytes that a peer has more
   };
-  struct Wanted {
-    SlotEntry entry;
-    std::vector<CopySource> sources;
-  };
-  using WantedByKey = std::map<engine::EncodingKey, Wanted>;
+  using WantedByKey = std::map<engine::EncodingKey, Offered>;
 
   bool Goes() const;
   bool Asks(uint16_t peer) const { return scope_.whole || scope_.peers.contains(peer); }

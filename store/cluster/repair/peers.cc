@@ -13,6 +13,8 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kMaxRest = absl::Minutes(1);
+// Of a slot. A node has some thousands; a peer that lists without an end is left.
+constexpr int64_t kMaxListed = int64_t{1} << 18;
 
 class RemotePeer : public RepairPeer {
  public:
@@ -68,6 +70,26 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
   state.peer = *opened;
   state.address = address;
   return *opened;
+}
+
+absl::Status Peers::ListSlot(const NodeId& node, const std::string& address, int slot,
+                             const std::function<absl::Status(SlotListing*)>& visit) {
+  KVLINK_ASSIGN_OR_RETURN(const auto peer, Get(node, address));
+  int64_t listed = 0;
+  std::optional<SlotEntry> after;
+  for (bool more = true; more;) {
+    auto listing = peer->ListSlot(slot, after);
+    if (!listing.ok()) {
+      Failed(node, address, listing.status());
+      return listing.status();
+    }
+    listed += static_cast<int64_t>(listing->encodings.size());
+    if (listed > kMaxListed) return absl::UnavailableError("the peer lists more encodings than a slot has");
+    more = listing->more && !listing->encodings.empty();
+    if (more) after = listing->encodings.back();
+    KVLINK_RETURN_IF_ERROR(visit(&*listing));
+  }
+  return absl::OkStatus();
 }
 
 void Peers::Worked(const NodeId& node) {

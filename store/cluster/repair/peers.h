@@ -55,6 +55,10 @@ class Peers {
 
   // UNAVAILABLE: it rests. Errors of OpenPeer, after which it does.
   absl::StatusOr<std::shared_ptr<RepairPeer>> Get(const NodeId& node, const std::string& address);
+  // Calls `visit` for each part of what the peer has of a slot, until it returns an error, which is then the result.
+  // Errors of Get, and of the peer, which rests then. UNAVAILABLE: it lists more than a slot has.
+  absl::Status ListSlot(const NodeId& node, const std::string& address, int slot,
+                        const std::function<absl::Status(SlotListing*)>& visit);
   // It did what it was asked for.
   void Worked(const NodeId& node);
   // It did not, for this reason: it is opened anew, after a rest. Of one that has not heard of the epoch yet

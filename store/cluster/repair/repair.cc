@@ -1,5 +1,6 @@
 // The repairer's thread: when a pass runs, over which slots, and what follows it. The parts do the work: plan.h says
-// what a view asks of this node, pass.h compares and lists, copier.h copies, unowned.h removes.
+// what a view asks of this node, pass.h compares and lists, copier.h copies, unowned.h removes, hot_copies.h
+// makes further copies on a thread of its own.
 #include "store/cluster/repair/repair.h"
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "base/thread.h"
 #include "store/cluster/repair/context.h"
 #include "store/cluster/repair/copier.h"
+#include "store/cluster/repair/hot_copies.h"
 #include "store/cluster/repair/pass.h"
 #include "store/cluster/repair/plan.h"
 #include "store/cluster/repair/unowned.h"
@@ -27,15 +29,21 @@ constexpr absl::Duration kMaxRetry = absl::Minutes(1);
 class Repairer::Impl {
  public:
   Impl(engine::Engine* engine, const ViewSource* views, std::shared_ptr<const DropMemory> drops, RepairOptions options)
-      : context_(engine, views, std::move(drops), std::move(options)), copier_(&context_), unowned_(&context_) {}
+      : context_(engine, views, std::move(drops), std::move(options)),
+        copier_(&context_, context_.options.copies),
+        unowned_(&context_) {}
   ~Impl() { Stop(); }
 
   void Start() {
     thread_ = Thread("repair", [this] { Run(); });
+    if (!context_.options.hold) return;
+    hot_ = std::make_unique<HotCopies>(&context_);
+    hot_thread_ = Thread("hot-copies", [this] { hot_->Run(); });
   }
   void Stop() {
     context_.stopping.Begin();
     thread_.Join();
+    hot_thread_.Join();
   }
   void Restart() { context_.ledger.Reset(); }
   const RepairContext& context() const { return context_; }
@@ -50,6 +58,7 @@ class Repairer::Impl {
   RepairContext context_;
   Copier copier_;
   Unowned unowned_;
+  std::unique_ptr<HotCopies> hot_;  // null: no further copies
 
   // Of the thread.
   std::shared_ptr<const View> view_;
@@ -59,7 +68,7 @@ class Repairer::Impl {
   std::set<uint16_t> back_;   // members that came alive and were not compared with since
   absl::Duration retry_;
   absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // passes ended
-  Thread thread_;
+  Thread thread_, hot_thread_;
 };
 
 void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
@@ -68,6 +77,7 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   const bool moved = view_ == nullptr || view->placement.epoch() != view_->placement.epoch() ||
                      view->placement.members() != view_->placement.members();
   const std::vector<Member>& members = view->placement.members();
+  const bool only_hot = !moved && view->status == view_->status;
   bool anew = moved;
   if (!moved) {
     for (const uint16_t member : CameBack(*view_, *view)) {
@@ -83,6 +93,7 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
     fresh_ = true;
   }
   view_ = std::move(view);
+  if (only_hot) return;
   plan_ = PlanRepair(*view_, context_.options.self);
   context_.ledger.Begin(plan_, moved);
   unowned_.Follow(plan_);
@@ -133,6 +144,7 @@ void Repairer::Impl::Run() {
       RunPass(whole);
       continue;
     }
+    if (context_.kept.TakeReleased()) unowned_.LookAgain();
     // Not while slots of its own may still come from where it would be removed.
     const bool complete = !fresh_ && context_.ledger.progress().complete();
     if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);

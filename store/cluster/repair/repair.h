@@ -21,6 +21,11 @@
 // What is removed: encodings of slots that the node has not owned for `keep_unowned`, under the current placement or
 // the next, each once every present owner lists it with the same or a greater etag; never otherwise. Pinned ones stay.
 //
+// Further copies (store/cluster/hot.h): if an encoding is hot and this node is one of the further members that are to
+// hold it, a thread of its own copies it from the owners, within the rate, and compares it with theirs from time to
+// time. The copy is kept while somebody wants it, and for `keep_hot` afterwards. All further copies together take at
+// most an eighth of the memory tier. A put that would evict follows the rule above.
+//
 // Order: slots that the node gains (it is no current owner) before those it has. A peer that is down, frozen or wrong
 // delays the slots that only it can give; they are tried again with growing pauses of up to a minute, while others go
 // on. An owner that is not alive is not waited for, unless no current owner of a slot that the node gains is.
@@ -33,9 +38,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "store/cluster/hot.h"
 #include "store/cluster/repair/drop_memory.h"
 #include "store/cluster/repair/peers.h"
 #include "store/cluster/view.h"
@@ -71,6 +78,7 @@ struct RepairStatistics {
   int64_t peer_errors = 0;
   int64_t peers_failing = 0;               // at present: their latest request failed
   int64_t removed = 0, removed_bytes = 0;  // not owned here any more
+  int64_t hot_held = 0;                    // further copies held now
 };
 
 struct RepairOptions {
@@ -87,6 +95,12 @@ struct RepairOptions {
   // of the memory that they are received in.
   int64_t part_bytes = int64_t{16} << 20;
   absl::Duration copy_timeout = absl::Minutes(1);  // of a part
+  // How often this node looks for hot encodings, and compares each further copy with the owners'.
+  absl::Duration hot_look = absl::Seconds(1), hot_compare = absl::Seconds(10);
+  absl::Duration keep_hot = absl::Minutes(1);  // a further copy that nobody wants any more
+  // Told which further copies this node holds, whenever that changes; they are what the owners have. On a thread of the
+  // repairer, which waits meanwhile. Empty: this node makes none.
+  std::function<void(const std::vector<HotName>&)> hold;
   // Told when a pass begins under another epoch, some times a second while it goes on, and at once when all is
   // complete. On repair's thread, which waits meanwhile. Empty: nobody. A member that joins becomes active when the
   // progress of the present epoch is complete.

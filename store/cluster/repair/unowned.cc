@@ -28,6 +28,8 @@ void Unowned::Follow(const RepairPlan& plan) {
   due_ = now + context_->options.keep_unowned;
 }
 
+void Unowned::LookAgain() { due_ = std::min(due_, SteadyNow()); }
+
 void Unowned::Remove(const View& view) {
   std::vector<uint16_t> slots;
   const absl::Time before = SteadyNow() - context_->options.keep_unowned;
@@ -52,31 +54,20 @@ std::optional<Unowned::Owned> Unowned::AtOwners(const View& view, int slot) {
   const SlotOwners owners = AllOwners(view.placement, slot);
   for (const uint16_t owner : owners) {
     if (!view.alive(owner)) return std::nullopt;
-    const NodeId& node = view.placement.members()[owner].node_id;
-    const auto peer = context_->peers.Get(node, view.status[owner].address);
-    if (!peer.ok()) return std::nullopt;
     Owned here;
-    int64_t listed = 0;
-    std::optional<SlotEntry> after;
-    for (bool more = true; more;) {
-      auto listing = (*peer)->ListSlot(slot, after);
-      if (!listing.ok()) {
-        context_->peers.Failed(node, view.status[owner].address, listing.status());
-        return std::nullopt;
-      }
-      listed += static_cast<int64_t>(listing->encodings.size());
-      if (listed > kMaxListed) return std::nullopt;
-      more = listing->more && !listing->encodings.empty();
-      if (more) after = listing->encodings.back();
-      for (const SlotEntry& entry : listing->encodings) {
-        engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
-        const auto known = all.find(key);
-        if (!first && known == all.end()) continue;
-        Etag least = entry.etag;
-        if (!first) least.bytes = std::min(least.bytes, known->second.bytes);
-        here.emplace(std::move(key), least);
-      }
-    }
+    const absl::Status listed = context_->peers.ListSlot(
+        view.placement.members()[owner].node_id, view.status[owner].address, slot, [&](SlotListing* listing) {
+          for (const SlotEntry& entry : listing->encodings) {
+            engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
+            const auto known = all.find(key);
+            if (!first && known == all.end()) continue;
+            Etag least = entry.etag;
+            if (!first) least.bytes = std::min(least.bytes, known->second.bytes);
+            here.emplace(std::move(key), least);
+          }
+          return absl::OkStatus();
+        });
+    if (!listed.ok()) return std::nullopt;
     all = std::move(here);
     first = false;
   }
@@ -94,6 +85,7 @@ bool Unowned::RemoveSlot(const View& view, int slot) {
     if (page.empty()) return all;
     for (const SlotEntry& entry : page) {
       after = {entry.ns, entry.identity, entry.codec};
+      if (context_->kept.Has(*after)) continue;
       const auto there = owned->find(*after);
       if (there == owned->end() || there->second.bytes < entry.etag.bytes) {
         all = false;

@@ -23,6 +23,8 @@ class Unowned {
   void Follow(const RepairPlan& plan);
   // When there is something to look at again; infinite: there is nothing.
   absl::Time due() const { return due_; }
+  // Some further copies are no longer kept (KeptCopies).
+  void LookAgain();
   // Goes over the slots that were not owned for long enough.
   void Remove(const View& view);
 

@@ -86,7 +86,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
   std::vector<std::shared_ptr<ClusterNode>> owners;
   std::vector<Breaker::Probe> probes;
   std::vector<std::string> resting;
-  for (const uint16_t member : OwnersOf(nodes.view->placement, identity)) {
+  for (const uint16_t member : every ? HoldersOf(*nodes.view, identity) : OwnersOf(nodes.view->placement, identity)) {
     const std::shared_ptr<ClusterNode>& node = nodes.nodes[member];
     Breaker::Probe probe = node->TryProbe(Work::kLookup);
     if (probe != nullptr || !node->Rests(Work::kLookup)) {

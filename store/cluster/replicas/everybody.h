@@ -24,8 +24,8 @@ using NodeSpan = absl::Span<const std::shared_ptr<ClusterNode>>;
 std::vector<absl::Status> AskEach(NodeSpan nodes,
                                   const std::function<absl::Status(size_t, client::RemoteStore*)>& call);
 
-// Calls `act` at all owners, but for those that rest. `every`: UNAVAILABLE where one of them could not; else OK where
-// one could. NOT_FOUND: all say so.
+// Calls `act` at all owners, but for those that rest. `every`: also where further copies are, and UNAVAILABLE where one
+// of them could not; else OK where one could. NOT_FOUND: all say so.
 absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool every,
                          const std::function<absl::Status(client::RemoteStore*)>& act);
 

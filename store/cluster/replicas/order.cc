@@ -41,13 +41,21 @@ Owners OwnersOf(const Placement& placement, const Identity& identity) {
   return owners;
 }
 
+Owners HoldersOf(const View& view, const Identity& identity) {
+  Owners holders = OwnersOf(view.placement, identity);
+  for (const uint16_t member : view.FurtherHolders(identity)) {
+    if (!absl::c_linear_search(holders, member)) holders.push_back(member);
+  }
+  return holders;
+}
+
 Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_view zone,
                      const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random, int* equals) {
   const absl::Span<const uint16_t> current = view.placement.CurrentOwners(identity);
   const absl::Span<const uint16_t> next = view.placement.NextOwners(identity);
   const std::vector<Member>& members = view.placement.members();
   absl::InlinedVector<std::pair<Rank, uint16_t>, 4> ranked;
-  const Owners all = OwnersOf(view.placement, identity);
+  const Owners all = HoldersOf(view, identity);
   if (all.size() < 2) {
     if (equals != nullptr) *equals = static_cast<int>(all.size());
     return all;
@@ -58,7 +66,7 @@ Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_vi
     Rank rank{0, 0};
     if (now.resting) rank.place += 16;
     if (!view.alive(member)) rank.place += 8;
-    if (!owns_now) rank.place += 4;
+    if (owns_next && !owns_now) rank.place += 4;
     if (owns_now && !owns_next) rank.place += 2;
     if (members[member].zone != zone) rank.place += 1;
     rank.chance = -std::log(std::uniform_real_distribution<double>(1e-12, 1)(*random)) * SecondsAt(now);

@@ -31,10 +31,13 @@ using Owners = absl::InlinedVector<uint16_t, 4>;  // indices into members()
 // The owners under the current or the next placement, each once, those under both first.
 Owners OwnersOf(const Placement& placement, const Identity& identity);
 
-// OwnersOf, the best to ask first: those that do not rest, that are alive, that own it now and next, then now, then
-// next (such a one may not be filled yet), that are in `zone`. Among equals the choice is random, in proportion to how
-// fast they answer, so that all of them share the load of an encoding that many want.
-// `equals`, unless null: how many of the first are as good as the first.
+// OwnersOf, followed by the members that hold further copies (View::FurtherHolders).
+Owners HoldersOf(const View& view, const Identity& identity);
+
+// HoldersOf, the best to ask first: those that do not rest, that are alive, that own it now and next or hold a further
+// copy, then now, then next (such a one may not be filled yet), that are in `zone`. Among equals the choice is random,
+// in proportion to how fast they answer, so that all of them share the load of an encoding that many want. `equals`,
+// unless null: how many of the first are as good as the first.
 Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_view zone,
                      const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random,
                      int* equals = nullptr);

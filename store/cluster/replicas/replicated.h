@@ -4,8 +4,9 @@
 //     no sign for 250 ms. What no owner that answers has is a miss: `present` false, NOT_FOUND. UNAVAILABLE only where
 //     no node of the cluster can be reached, or it has no members; UNAUTHENTICATED and PERMISSION_DENIED where nobody
 //     else answered.
-//   - Of a document that many want, reads are spread over its owners. A lease goes on at the next owner, under the same
-//     etag, where the first stops in the middle; it fails when the last has.
+//   - Of a document that many want, reads are spread over its owners, and over the further members that hold copies of
+//     it while it is hot. A lease goes on at the next owner, under the same etag, where the first stops in the middle;
+//     it fails when the last has.
 //   - A node that has failed several times in a row rests, and nobody waits for it meanwhile: with everything if it
 //     answers no lookups, else with reads or puts alone, whose disk may hang. It is tried by requests of that kind that
 //     are sent to others as well.
@@ -17,8 +18,8 @@
 //     encoding, and the greatest etag of all answers is the result's (kOtherThere unless it is the put's own): it is
 //     the one that stays when owners have compared, and until then either may be found.
 //   - Pin pins every copy that can be reached, and is OK if there is one. Pins belong to the sessions with the nodes;
-//     a copy that is made later is not pinned. Remove needs every owner: UNAVAILABLE, naming those that may have kept
-//     theirs.
+//     a copy that is made later is not pinned. Remove needs every owner, and whoever holds a further copy: UNAVAILABLE,
+//     naming those that may have kept theirs.
 //   - Stats are summed over the nodes that answer, copies and all; UNAVAILABLE if none does. ListEncodings names each
 //     encoding once, of differing copies the one with the greatest etag; UNAVAILABLE where so many nodes are away that
 //     something acknowledged may be missing. Verify reads every copy on every node, side by side; a node that does not

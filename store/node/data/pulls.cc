@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "proto/part.h"
 #include "store/node/data/context.h"
@@ -230,6 +231,9 @@ absl::Status Start(const std::shared_ptr<Call>& call) {
         absl::StrCat("the part has ", pieces.size(), " pieces, but the pull has ", pull.payloads(), " receives"));
   }
   const Tier tier = lease->from_dram() ? Tier::kDram : Tier::kDisk;
+  int64_t bytes = 0;
+  for (const Piece& piece : pieces) bytes += piece.length;
+  context->core->read_rates.Add(key, bytes, SteadyNow());
 
   const auto transfer = std::make_shared<Pull>(call, lease, std::move(pieces));
   KVLINK_RETURN_IF_ERROR(call->connection()->AddTransfer(ClientConnection::Kind::kPull, call->id(), transfer));

@@ -150,13 +150,16 @@ void EngineCluster::Publish(bool moves) {
   ASSERT_TRUE(placement.ok()) << placement.status();
   auto view = std::make_shared<View>();
   view->placement = *std::move(placement);
+  std::vector<std::pair<uint16_t, const store::cluster::HotRecord*>> hot;
   for (const Member& member : view->placement.members()) {
     const int i = member.node_id[0] - 1;
     store::cluster::MemberStatus status;
     status.address = absl::StrCat(i);
     if (nodes_[i]->alive) status.incarnation = nodes_[i]->incarnation;
+    hot.emplace_back(static_cast<uint16_t>(view->status.size()), &nodes_[i]->hot);
     view->status.push_back(std::move(status));
   }
+  view->hot = store::cluster::HotView::Make(hot);
   views_.Set(std::move(view));
 }
 

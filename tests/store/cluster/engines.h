@@ -67,7 +67,7 @@ class EngineCluster {
   // Replaces the node's engine by an empty one.
   void Replace(int i);
   void Reopen(int i);
-  // From now on, members and liveness are as in the nodes. The epoch grows if `moves`.
+  // From now on, members, liveness and hot encodings are as in the nodes. The epoch grows if `moves`.
   void Publish(bool moves = true);
   std::shared_ptr<const store::cluster::View> view() const { return views_.view(); }
   SettableView* views() { return &views_; }

@@ -280,6 +280,45 @@ TEST(PlacementTest, GoldenTables) {
   EXPECT_THAT(std::vector<uint16_t>(owners.begin(), owners.end()), ElementsAre(8, 5, 0));
 }
 
+// Whoever would own a slot if there were more copies comes after its owners.
+TEST(PlacementTest, FurtherMembersAreThoseThatComeNext) {
+  const std::vector<Member> members = Members(30, 4);
+  const Placement placement = Place(members, 2), more = Place(members, 6);
+  std::map<uint16_t, int> first;
+  for (int slot = 0; slot < kSlots; slot += 11) {
+    const auto owners = more.next().Owners(slot);
+    const std::vector<uint16_t> further = FurtherMembers(placement, slot, 4);
+    ASSERT_EQ(further, std::vector<uint16_t>(owners.begin() + 2, owners.end())) << slot;
+    for (int count = 0; count < 4; ++count) {
+      ASSERT_EQ(FurtherMembers(placement, slot, count),
+                std::vector<uint16_t>(further.begin(), further.begin() + count));
+    }
+    ++first[further[0]];
+  }
+  EXPECT_EQ(first.size(), members.size()) << "all take part in it";
+}
+
+TEST(PlacementTest, FurtherMembersAreActiveAndOwnNothingOfTheSlot) {
+  std::vector<Member> members = Members(6);
+  members[1].state = MemberState::kJoining;
+  members[2].state = MemberState::kDraining;
+  const Placement placement = Place(members, 2);
+  for (int slot = 0; slot < kSlots; slot += 101) {
+    const std::vector<uint16_t> further = FurtherMembers(placement, slot, kMaxCopies);
+    std::set<uint16_t> seen(further.begin(), further.end());
+    EXPECT_EQ(seen.size(), further.size());
+    for (const PlacementTable* table : {&placement.current(), &placement.next()}) {
+      for (const uint16_t owner : table->Owners(slot)) seen.insert(owner);
+    }
+    for (const uint16_t member : further) EXPECT_EQ(placement.members()[member].state, MemberState::kActive);
+    for (size_t i = 0; i < members.size(); ++i) {
+      const bool active = placement.members()[i].state == MemberState::kActive;
+      EXPECT_TRUE(!active || seen.contains(static_cast<uint16_t>(i))) << "slot " << slot << ", member " << i;
+    }
+  }
+  EXPECT_TRUE(FurtherMembers(Place(Members(2), 2), 7, 3).empty());
+}
+
 TEST(PlacementTest, BadInputIsNamed) {
   const auto error = [](std::vector<Member> members, int copies) {
     const auto placement = Placement::Compute(1, copies, std::move(members));

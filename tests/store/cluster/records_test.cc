@@ -26,6 +26,12 @@ NodeId Id() {
   return id;
 }
 
+Identity IdentityOf(uint8_t number) {
+  Identity identity;
+  identity.bytes[0] = number;
+  return identity;
+}
+
 constexpr char kCluster[] =
     R"({"acknowledged":1,"copies":2,"database":"postgresql://db/kvlink","format":1,"id":"000102030405060708090a0b0c0d0e0f"})";
 constexpr char kMember[] =
@@ -33,6 +39,9 @@ constexpr char kMember[] =
 constexpr char kAlive[] = R"({"address":"host:7400","format":1,"incarnation":1700000000000000})";
 constexpr char kProgress[] =
     R"({"bytes_left":5000000000,"bytes_per_second":1000,"epoch":42,"format":1,"slots":65536,"slots_done":7})";
+constexpr char kHot[] =
+    R"({"format":1,"held":[{"codec":"q8","identity":"0100000000000000000000000000000000000000000000000000000000000000","namespace":"b"}],)"
+    R"("read":[{"codec":"raw-bf16","copies":3,"identity":"0200000000000000000000000000000000000000000000000000000000000000","namespace":"a","reads_per_second":900}]})";
 constexpr char kEpoch[] =
     R"({"change":"a: weight 2","format":1,"founders":2,"removed":["000102030405060708090a0b0c0d0e0f"]})";
 
@@ -60,6 +69,12 @@ TEST(ClusterRecords, GoldenBytes) {
   EXPECT_EQ(SerializeProgress(progress), kProgress);
   EXPECT_EQ(*ParseProgress(kProgress), progress);
 
+  HotRecord hot;
+  hot.read = {{{"a", IdentityOf(2), Codec::kRawBf16}, 3, 900}};
+  hot.held = {{"b", IdentityOf(1), Codec::kQ8}};
+  EXPECT_EQ(SerializeHot(hot), kHot);
+  EXPECT_EQ(*ParseHot(kHot), hot);
+
   EXPECT_EQ(SerializeEpoch({2, "a: weight 2", {Id()}}), kEpoch);
   EXPECT_EQ(ParseEpoch(kEpoch)->founders, 2);
   EXPECT_EQ(ParseEpoch(kEpoch)->removed, std::vector{Id()});
@@ -68,7 +83,7 @@ TEST(ClusterRecords, GoldenBytes) {
   for (const KeyKind kind : {KeyKind::kCluster, KeyKind::kEpoch}) {
     EXPECT_EQ(ParseKey("x", KeyOf("x", kind))->kind, kind);
   }
-  for (const KeyKind kind : {KeyKind::kMember, KeyKind::kAlive, KeyKind::kProgress}) {
+  for (const KeyKind kind : {KeyKind::kMember, KeyKind::kAlive, KeyKind::kProgress, KeyKind::kHot}) {
     const auto key = ParseKey("x", KeyOf("x", kind, Id()));
     ASSERT_TRUE(key.has_value());
     EXPECT_EQ(key->kind, kind);
@@ -109,6 +124,20 @@ TEST(ClusterRecords, WhatIsTooLongIsCut) {
   EXPECT_EQ(epoch->change, std::string(511, 'x'));
   const auto progress = ParseProgress(SerializeProgress({1, 2, 1, UINT64_MAX, UINT64_MAX}));
   EXPECT_TRUE(progress.ok()) << progress.status();
+  HotRecord hot;
+  for (uint8_t i = 0; i < 100; ++i) {
+    hot.read.push_back({{std::string(255, '"'), IdentityOf(i), Codec::kQ4}, 1000, UINT64_MAX});
+    hot.held.push_back(hot.read.back().name);
+  }
+  const auto cut = ParseHot(SerializeHot(hot));
+  ASSERT_TRUE(cut.ok()) << cut.status();
+  EXPECT_GT(cut->read.size(), 5u);
+  EXPECT_GT(cut->held.size(), 5u);
+  for (HotName* name : {&hot.read[0].name, &hot.held[0]}) name->ns = "a";
+  hot.read.resize(kMaxHotRead + 1, hot.read[0]);
+  hot.held.resize(kMaxHotHeld + 1, hot.held[0]);
+  hot.read.resize(1);
+  EXPECT_EQ(ParseHot(SerializeHot(hot))->read[0].copies, kMaxCopies);
 }
 
 TEST(ClusterRecords, EveryFieldIsChecked) {
@@ -147,6 +176,29 @@ TEST(ClusterRecords, EveryFieldIsChecked) {
                  {R"("slots_done":7)", R"("slots_done":65537)"},
                  {R"("epoch":42)", R"("epoch":null)"},
                  {R"("bytes_left":5000000000)", R"("bytes_left":-1)"}});
+  ExpectRefused(kHot, [](const std::string& bytes) { return ParseHot(bytes); },
+                {{R"("copies":3)", R"("copies":17)"},
+                 {R"("copies":3)", R"("copies":-1)"},
+                 {R"("copies":3,)", ""},
+                 {R"("reads_per_second":900)", R"("reads_per_second":-1)"},
+                 {R"("identity":"02)", R"("identity":"2)"},
+                 {R"("identity":"02)", R"("identity":"XX)"},
+                 {R"("codec":"q8")", R"("codec":"q9")"},
+                 {R"("codec":"q8",)", ""},
+                 {R"("namespace":"b")", R"("namespace":"")"},
+                 {R"("namespace":"b")", "\"namespace\":\"a\\u0000b\""},
+                 {R"("namespace":"b")", R"("namespace":7)"},
+                 {R"("held":[)", R"("held":[7,)"},
+                 {R"("held":[)", R"("held":{},"x":[)"},
+                 {R"("read":[)", R"("read":[{},)"}});
+  const std::string one = R"({"codec":"q8","identity":")" + std::string(64, '1') + R"(","namespace":"b"})";
+  const auto held = [&one](size_t count) {
+    std::string list;
+    for (size_t i = 0; i < count; ++i) absl::StrAppend(&list, i == 0 ? "" : ",", one);
+    return ParseHot(absl::StrCat(R"({"format":1,"read":[],"held":[)", list, "]}")).status();
+  };
+  EXPECT_TRUE(held(kMaxHotHeld).ok()) << held(kMaxHotHeld);
+  EXPECT_THAT(std::string(held(kMaxHotHeld + 1).message()), HasSubstr("'held'"));
   ExpectRefused(kEpoch, [](const std::string& bytes) { return ParseEpoch(bytes); },
                 {{R"("founders":2)", R"("founders":17)"},
                  {R"("change":"a: weight 2")", R"("change":2)"},

@@ -58,10 +58,18 @@ TEST_F(RegistrationTest, ComesAndGoes) {
     const cluster::ProgressRecord progress{view->placement.epoch(), 10, 3, 1000, 0};
     (*registration)->Publish(progress);
     EXPECT_TRUE(Eventually([&] { return membership->progress() == std::map{std::pair(NodeOf(1), progress)}; }));
+    EXPECT_EQ(membership->view()->hot, nullptr);
+    const cluster::HotRecord hot{{}, {{"ns", Identity(), Codec::kQ8}}};
+    (*registration)->Publish(hot);
+    ASSERT_TRUE(Eventually([&] { return membership->view()->hot != nullptr; }));
+    EXPECT_EQ(membership->view()->FurtherHolders(Identity()), (std::vector<uint16_t>{0}));
+    EXPECT_EQ(membership->view()->placement.next().Owners(0).data(), view->placement.next().Owners(0).data())
+        << "nothing is computed anew";
   }
   // Revoked, not run out.
   ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
   EXPECT_TRUE(membership->progress().empty());
+  EXPECT_EQ(membership->view()->hot, nullptr);
   EXPECT_EQ(membership->view()->status.size(), 1u);
 }
 
@@ -161,7 +169,8 @@ TEST_F(RegistrationTest, ALostLeaseIsGrantedAnew) {
   const uint64_t epoch = membership->view()->placement.epoch();
   const cluster::ProgressRecord progress{epoch, 10, 10, 0, 0};
   (*registration)->Publish(progress);
-  ASSERT_TRUE(Eventually([&] { return membership->progress().size() == 1; }));
+  (*registration)->Publish(cluster::HotRecord{{{{"ns", Identity(), Codec::kQ8}, 1, 7}}, {}});
+  ASSERT_TRUE(Eventually([&] { return membership->progress().size() == 1 && membership->view()->hot != nullptr; }));
   for (const bool revoke : {true, false}) {
     const auto found = client->Get(key, {}, Patience());
     ASSERT_TRUE(found.ok() && found->found.size() == 1) << found.status();
@@ -175,6 +184,7 @@ TEST_F(RegistrationTest, ALostLeaseIsGrantedAnew) {
       return again.ok() && again->found.size() == 1 && again->found[0].create_revision > found->found[0].mod_revision;
     }));
     EXPECT_TRUE(Eventually([&] { return membership->progress() == std::map{std::pair(NodeOf(1), progress)}; }));
+    EXPECT_TRUE(Eventually([&] { return membership->view()->hot != nullptr; }));
   }
   ASSERT_TRUE(Eventually([&] { return AliveIn(*membership->view(), 1); }));
   EXPECT_EQ(membership->view()->placement.epoch(), epoch);

@@ -133,6 +133,31 @@ class OrderTest : public ::testing::Test {
   std::minstd_rand random_{static_cast<uint32_t>(TestSeed())};
 };
 
+TEST_F(OrderTest, WhoHoldsAFurtherCopyIsAskedAsAnOwner) {
+  auto view = std::make_shared<View>(*MakeView(1, 2, 2, std::vector<TestMember>(5)));
+  const Identity hot = IdentityOf(1), other = IdentityOf(2);
+  HotRecord record;
+  record.held = {{"ns", hot, Codec::kRawBf16}};
+  const std::vector<uint16_t> further = FurtherMembers(view->placement, SlotOf(hot), 2);
+  const Owners owners = OwnersOf(view->placement, hot);
+  // One that owns it meanwhile may say so, too.
+  view->hot = HotView::Make({{further[0], &record}, {further[1], &record}, {owners[0], &record}});
+  EXPECT_EQ(HoldersOf(*view, hot), (Owners{owners[0], owners[1], further[0], further[1]}));
+  EXPECT_EQ(HoldersOf(*view, other), OwnersOf(view->placement, other));
+  std::map<uint16_t, int> first;
+  for (int i = 0; i < 4000; ++i) {
+    int equals = 0;
+    const Owners order = OrderOfOwners(
+        *view, hot, "", [this](uint16_t member) { return conditions_[member]; }, &random_, &equals);
+    ASSERT_EQ(order.size(), 4u);
+    ASSERT_EQ(equals, 4);
+    ++first[order[0]];
+  }
+  for (const uint16_t member : HoldersOf(*view, hot)) EXPECT_NEAR(first[member], 1000, 200) << member;
+  conditions_[further[0]].resting = true;
+  EXPECT_EQ(Order(*view, hot).back(), further[0]);
+}
+
 TEST_F(OrderTest, OwnersOfBothPlacementsComeFirst) {
   std::vector<TestMember> members(4);
   members[2].state = MemberState::kJoining;

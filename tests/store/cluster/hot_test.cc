@@ -1,0 +1,178 @@
+// What a node calls hot, and how many copies it wants: by rates and views that the test makes.
+#include <cmath>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "store/cluster/node/hot_policy.h"
+#include "tests/support/seed.h"
+
+namespace kvlink::store::cluster {
+namespace {
+
+using ::kvlink::testing::TestSeed;
+
+Identity IdentityOf(uint8_t number) {
+  Identity identity;
+  identity.bytes[0] = number;
+  return identity;
+}
+
+HotName NameOf(uint8_t number) { return {"ns", IdentityOf(number), Codec::kRawBf16}; }
+
+constexpr double kLimit = 1000;  // bytes a second
+
+TEST(HotView, IsWhatAllNodesSayTogether) {
+  EXPECT_EQ(HotView::Make({}), nullptr);
+  const HotRecord empty;
+  EXPECT_EQ(HotView::Make({{uint16_t{1}, &empty}}), nullptr);
+  HotRecord a, b, c;
+  a.read = {{NameOf(1), 3, 100}, {NameOf(2), 1, 10}};
+  b.read = {{NameOf(1), 5, 50}};
+  b.held = {NameOf(2), NameOf(2)};
+  HotName elsewhere = NameOf(2);
+  elsewhere.ns = "other";
+  c.held = {NameOf(2), elsewhere};
+  const auto view = HotView::Make({{uint16_t{7}, &a}, {uint16_t{4}, &b}, {uint16_t{2}, &c}});
+  ASSERT_EQ(view->encodings().size(), 3u);
+  const HotView::Encoding* const one = view->Find(NameOf(1));
+  ASSERT_NE(one, nullptr);
+  EXPECT_EQ(one->copies, 5);
+  EXPECT_EQ(one->reads_per_second, 150u);
+  EXPECT_TRUE(one->holders.empty());
+  EXPECT_EQ(view->Find(NameOf(2))->holders, (std::vector<uint16_t>{2, 4}));
+  EXPECT_EQ(view->Find(elsewhere)->copies, 0);
+  EXPECT_EQ(view->Find(NameOf(3)), nullptr);
+  EXPECT_TRUE(view->Holders(IdentityOf(1)).empty());
+  EXPECT_EQ(view->Holders(IdentityOf(2)).size(), 2u) << "each once, whatever it holds of it";
+}
+
+class HotPolicyTest : public ::testing::Test {
+ protected:
+  HotPolicyTest() {
+    std::vector<Member> members;
+    for (uint8_t i = 1; i <= 20; ++i) members.push_back({{i}, "", 1, MemberState::kActive});
+    view_.placement = *Placement::Compute(1, 2, members);
+    view_.status.resize(members.size());
+    Forget();
+  }
+  void Forget() { policy_.emplace(HotOptions{.bytes_per_second = static_cast<int64_t>(kLimit), .max_copies = 8}); }
+  // One look, while number 1 takes so many bytes a second of the node and everything else so many.
+  int Copies(double bytes, double others = 0) {
+    now_ += absl::Milliseconds(300);
+    node::ReadRates::Snapshot rates;
+    rates.bytes_per_second = bytes + others;
+    rates.encodings.push_back({{"ns", IdentityOf(1), Codec::kRawBf16}, bytes, bytes / 10});
+    told_ = policy_->Look(rates, view_, now_);
+    if (told_.empty()) return 0;
+    EXPECT_EQ(told_.size(), 1u);
+    EXPECT_EQ(told_[0].name, NameOf(1));
+    return told_[0].copies;
+  }
+  // The last of the looks of so long.
+  int CopiesFor(absl::Duration time, double bytes) {
+    int copies = 0;
+    for (const absl::Time until = now_ + time; now_ < until;) copies = Copies(bytes);
+    return copies;
+  }
+  // So many members hold it, and somebody wants `wanted`.
+  void SetHolders(int holders, int wanted = 0) {
+    HotRecord wants, holds;
+    wants.read = {{NameOf(1), wanted, 5}};
+    holds.held = {NameOf(1)};
+    std::vector<std::pair<uint16_t, const HotRecord*>> all = {{uint16_t{0}, &wants}};
+    for (int i = 0; i < holders; ++i) all.emplace_back(static_cast<uint16_t>(i), &holds);
+    view_.hot = HotView::Make(all);
+  }
+
+  View view_;
+  std::vector<HotRead> told_;
+  absl::Time now_ = absl::UnixEpoch();
+  std::optional<HotPolicy> policy_;
+};
+
+TEST_F(HotPolicyTest, OnlyWhatIsAboveTheLimitAndAConsiderablePartIsHot) {
+  EXPECT_EQ(Copies(kLimit * 0.99), 0);
+  EXPECT_EQ(Copies(kLimit * 2, kLimit * 100), 0) << "the node is busy with everything";
+  EXPECT_TRUE(told_.empty());
+  EXPECT_EQ(Copies(kLimit * 2, kLimit * 2), 2) << "4 limits at two owners";
+  EXPECT_EQ(told_[0].reads_per_second, 200u);
+}
+
+TEST_F(HotPolicyTest, AsManyCopiesAsBringEachHolderBelowTheLimit) {
+  for (const auto& [bytes, copies] : {std::pair(1.001, 1), {1.6, 2}, {3.4, 5}, {100.0, 8}}) {
+    Forget();
+    EXPECT_EQ(Copies(kLimit * bytes), copies) << bytes;
+  }
+  Forget();
+  policy_.emplace(HotOptions{.bytes_per_second = 0});
+  EXPECT_EQ(Copies(kLimit * 100), 0) << "never";
+}
+
+TEST_F(HotPolicyTest, NobodyIsLeftWhereEveryMemberIsAnOwner) {
+  view_.placement = *Placement::Compute(2, 20, view_.placement.members());
+  EXPECT_EQ(Copies(kLimit * 100), 0);
+}
+
+// The rates of the last seconds are those from before the copies.
+TEST_F(HotPolicyTest, MoreCopiesComeOnlyWhenTheLastOnesShow) {
+  EXPECT_EQ(Copies(kLimit * 2), 2);
+  SetHolders(2);
+  EXPECT_EQ(CopiesFor(HotOptions().settle - absl::Seconds(1), kLimit * 2), 2);
+  EXPECT_EQ(CopiesFor(absl::Seconds(2), kLimit * 2), 6) << "8 limits at four holders";
+}
+
+TEST_F(HotPolicyTest, CopiesGoWhenHalfTheLimitWouldDoForAWhile) {
+  EXPECT_EQ(Copies(kLimit * 2), 2);
+  SetHolders(2);
+  EXPECT_EQ(CopiesFor(absl::Hours(1), kLimit * 0.51), 2) << "2.04 limits: five at half of it";
+  EXPECT_EQ(CopiesFor(HotOptions().cool - absl::Seconds(1), 0), 2);
+  EXPECT_EQ(Copies(kLimit), 2) << "it was hot again, and the while begins anew";
+  EXPECT_EQ(CopiesFor(HotOptions().cool - absl::Seconds(1), kLimit * 0.35), 2);
+  EXPECT_EQ(CopiesFor(absl::Seconds(2), kLimit * 0.35), 1) << "1.4 limits: three at half of it";
+  SetHolders(1);
+  EXPECT_EQ(CopiesFor(HotOptions().cool + absl::Seconds(2), 0), 0);
+  EXPECT_TRUE(told_.empty());
+}
+
+TEST_F(HotPolicyTest, WhatOthersWantIsToldWithItsRate) {
+  SetHolders(1, /*wanted=*/3);
+  EXPECT_EQ(Copies(kLimit / 10), 0);
+  ASSERT_EQ(told_.size(), 1u);
+  EXPECT_EQ(told_[0].reads_per_second, 10u);
+  EXPECT_EQ(CopiesFor(absl::Seconds(5), kLimit / 7), 0);
+  EXPECT_EQ(told_[0].reads_per_second, 10u) << "it has not doubled";
+  EXPECT_EQ(Copies(kLimit / 4), 0);
+  EXPECT_EQ(told_[0].reads_per_second, 25u);
+  SetHolders(1, /*wanted=*/0);
+  EXPECT_EQ(Copies(kLimit / 4), 0);
+  EXPECT_TRUE(told_.empty());
+}
+
+// Whatever the demand, once it is steady the copies become steady, and no holder gives more than the limit.
+TEST_F(HotPolicyTest, SteadyDemandEndsInSteadyCopies) {
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 20; ++round) {
+    Forget();
+    const double demand = kLimit * std::uniform_real_distribution<>(2.01, 9.5)(random);
+    double rate = 0;
+    int wanted = 0, held = 0, changes = 0;
+    SetHolders(0);
+    for (int look = 0; look < 1000; ++look) {
+      // A half-life of two seconds; copies come and go some looks after they are wanted.
+      rate += (demand / (2 + held) - rate) * (1 - std::exp2(-0.3 / 2));
+      const int now = Copies(rate * std::uniform_real_distribution<>(0.98, 1.02)(random));
+      changes += now != wanted ? 1 : 0;
+      wanted = now;
+      if (look % 7 == 0 && held != wanted) SetHolders(held = wanted, wanted);
+    }
+    EXPECT_LE(demand / (2 + held), kLimit * 1.05) << demand;
+    EXPECT_LE(changes, 4) << demand;
+  }
+}
+
+}  // namespace
+}  // namespace kvlink::store::cluster
