@@ -94,6 +94,8 @@ constexpr Row<Repairs> kRepairRows[] = {
     {{"cluster_copies_without_room", kCount, "cluster_copies_without_room_total", "",
       "Encodings not copied because they would have evicted others"},
      [](const Repairs& from) { return from.statistics.left_for_room; }},
+    {{"cluster_hot_copies", kGauge, "cluster_hot_copies", "", "Further copies of hot encodings that the node holds"},
+     [](const Repairs& from) { return from.statistics.hot_held; }},
     {{"cluster_peers_failing", kGauge, "cluster_peers_failing", "", "Members whose latest answer to repair was an error"},
      [](const Repairs& from) { return from.statistics.peers_failing; }},
     {{"cluster_unowned_removed", kCount, "cluster_unowned_removed_total", "", "Encodings removed because other members own them now"},

@@ -50,6 +50,7 @@ class EngineCluster {
     store::cluster::MemberState state = store::cluster::MemberState::kActive;
     bool member = true, alive = true;
     uint64_t incarnation = 1;
+    store::cluster::HotRecord hot;  // what it publishes
     std::unique_ptr<ScratchDirectory> directory;
     std::unique_ptr<engine::Engine> engine;
     PeerFaults faults;

@@ -14,7 +14,7 @@
 #include "store/client/control/admin.h"
 #include "store/cluster/node/member_node.h"
 #include "store/cluster/node/upkeep.h"
-#include "store/database/database.h"
+#include "tests/store/cluster/cluster_database.h"
 #include "tests/store/cluster/cluster_etcd.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/postgres.h"
@@ -50,17 +50,6 @@ class FiguresTest : public ClusterTest {
       nodes_.push_back(*std::move(node));
     }
   }
-  static absl::StatusOr<std::unique_ptr<DatabaseCatalog>> OpenDatabase(const cluster::ClusterSettings& settings,
-                                                                       absl::Time deadline) {
-    store::database::DatabaseOptions options;
-    options.connection = settings.database;
-    options.cluster_id = settings.id;
-    auto catalog = DatabaseCatalog::Open(options);
-    if (!catalog.ok()) return catalog.status();
-    const absl::Status prepared = (*catalog)->Prepare(deadline);
-    if (!prepared.ok()) return prepared;
-    return catalog;
-  }
   absl::StatusOr<std::unique_ptr<MemberNode>> StartNode(const std::string& name) {
     cluster::MemberNodeOptions options;
     options.node.directory = scratch_.path() + "/" + name;
@@ -70,9 +59,7 @@ class FiguresTest : public ClusterTest {
     options.cluster = Address();
     options.ttl = absl::Seconds(1);
     cluster::UpkeepOptions upkeep;
-    upkeep.open_log = [](const cluster::ClusterSettings& settings, absl::Time deadline) {
-      return OpenDatabase(settings, deadline);
-    };
+    upkeep.open_database = OpenDatabase;
     options.companions = {cluster::MakeUpkeep(std::move(upkeep))};
     return MemberNode::Start(std::move(options), Patience());
   }

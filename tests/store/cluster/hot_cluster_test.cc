@@ -13,7 +13,7 @@
 #include "store/cluster/node/member_node.h"
 #include "store/cluster/node/upkeep.h"
 #include "store/cluster/replicas/replicated.h"
-#include "store/database/database.h"
+#include "tests/store/cluster/cluster_database.h"
 #include "tests/store/cluster/cluster_etcd.h"
 #include "tests/store/database/own_database.h"
 #include "tests/store/synthetic.h"
@@ -65,17 +65,6 @@ class HotClusterTest : public ClusterTest {
     while (!nodes_.empty()) nodes_.pop_back();
   }
 
-  static absl::StatusOr<std::unique_ptr<DatabaseCatalog>> OpenDatabase(const cluster::ClusterSettings& settings,
-                                                                       absl::Time deadline) {
-    store::database::DatabaseOptions options;
-    options.connection = settings.database;
-    options.cluster_id = settings.id;
-    auto opened = DatabaseCatalog::Open(options);
-    if (!opened.ok()) return opened;
-    const absl::Status prepared = (*opened)->Prepare(deadline);
-    if (!prepared.ok()) return prepared;
-    return opened;
-  }
   // What takes minutes takes a part of a second, and a few reads a second are many.
   cluster::MemberNodeOptions OptionsOf(int i) {
     cluster::MemberNodeOptions options;
@@ -92,10 +81,7 @@ class HotClusterTest : public ClusterTest {
     upkeep.repair.hot_compare = absl::Milliseconds(100);
     upkeep.repair.keep_hot = absl::Milliseconds(100);
     upkeep.repair.keep_unowned = absl::ZeroDuration();
-    upkeep.open_log = [](const cluster::ClusterSettings& settings,
-                         absl::Time deadline) -> absl::StatusOr<std::unique_ptr<store::database::DropLog>> {
-      return OpenDatabase(settings, deadline);
-    };
+    upkeep.open_database = OpenDatabase;
     options.companions = {cluster::MakeUpkeep(std::move(upkeep))};
     return options;
   }

@@ -8,8 +8,9 @@
 #include "store/client/remote.h"
 #include "store/cluster/node/binding.h"
 #include "store/cluster/node/upkeep.h"
+#include "tests/store/cluster/cluster_database.h"
 #include "tests/store/cluster/cluster_etcd.h"
-#include "tests/store/cluster/fake_drop_log.h"
+#include "tests/store/database/own_database.h"
 #include "tests/store/node/raw_client.h"
 #include "tests/store/synthetic.h"
 #include "tests/support/scratch_directory.h"
@@ -329,19 +330,20 @@ TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
 // It began before the drop, which does not find it, and repair would bring it back to all owners. A push that begins
 // after the drop is new.
 TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
+  KVLINK_NEEDS_POSTGRES();
   StartEtcd(1);
   cluster::ClusterSettings settings;
   settings.copies = settings.acknowledged = 1;
-  settings.database = "host=nowhere";
+  settings.database = SharedServer().connection(SharedServer().NewDatabase());
   ASSERT_TRUE(cluster::CreateCluster(Connect().get(), settings, Patience()).ok());
   const auto network = transport::NewLoopbackNetwork();
   auto carrier = transport::NewLoopbackTransport(network, {}), mine = transport::NewLoopbackTransport(network, {});
   ASSERT_TRUE(carrier.ok() && mine.ok());
-  FakeDropLog* log = nullptr;
+  store::database::DatabaseCatalog* database = nullptr;
   cluster::UpkeepOptions upkeep;
-  upkeep.open_log = [&log](const cluster::ClusterSettings&, absl::Time) {
-    auto opened = std::make_unique<FakeDropLog>();
-    log = opened.get();
+  upkeep.open_database = [&database](const cluster::ClusterSettings& settings, absl::Time deadline) {
+    auto opened = OpenDatabase(settings, deadline);
+    if (opened.ok()) database = opened->get();
     return opened;
   };
   auto options = OptionsOf("node");
@@ -362,8 +364,11 @@ TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
   const Synthetic dropped = MakeSynthetic(1), other = MakeSynthetic(2);
   const auto ready = data.Ask(RawData::PushBegin("ns", dropped)), kept = data.Ask(RawData::PushBegin("ns", other));
   ASSERT_TRUE(ready.ok() && kept.ok()) << ready.status() << kept.status();
-  log->Append("ns", dropped.manifest.identity);
-  ASSERT_TRUE(Eventually([&] { return engine->dropped().transaction >= log->last().transaction; }));
+  ASSERT_TRUE(database->PutDocument("ns", "d", EntryOf({&dropped}, 0)).ok());
+  ASSERT_TRUE(database->DeleteDocument("ns", "d", 0).ok());
+  const auto end = database->End(Patience());
+  ASSERT_TRUE(end.ok()) << end.status();
+  ASSERT_TRUE(Eventually([&] { return engine->dropped().transaction >= end->transaction; }));
   const auto pushed = data.FinishPush("ns", dropped, *ready);
   EXPECT_EQ(pushed.status().code(), absl::StatusCode::kAborted) << pushed.status();
   EXPECT_FALSE(engine->Find({"ns", dropped.manifest.identity, dropped.manifest.codec}).has_value());
