@@ -155,7 +155,7 @@ TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
     const std::string status = cli::ClusterStatus(opened_, /*json=*/false, /*one_line=*/false);
     EXPECT_THAT(status,
                 HasSubstr(absl::StrCat("hot: ", deleted.manifest.identity.Hex(), " of namespace ns (raw-bf16)")));
-    EXPECT_THAT(status, HasSubstr("2 of 2 copies beyond its owners"));
+    EXPECT_THAT(status, HasSubstr("2 of 2 further copies"));
     EXPECT_THAT(cli::ClusterStatus(opened_, /*json=*/true, /*one_line=*/true), HasSubstr(R"("copies_wanted":2)"));
     for (const uint16_t member : further) {
       const MemberNode& node = NodeOfMember(member);
