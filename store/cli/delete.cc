@@ -30,12 +30,13 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Deletes documents of a namespace: those with the given IDs, those on a list, or those whose ids begin\n"
-    "with a prefix. Encodings that no other document refers to are deleted too. This cannot be undone.\n\n"
+    "Deletes documents of a namespace: those with the given IDs, those on a list, or those whose ids\n"
+    "begin with a prefix. Encodings that no other document refers to are deleted too. This cannot be\n"
+    "undone.\n\n"
     "  kvlink delete moon mars                              two documents\n"
     "  kvlink delete --from old.txt                         the ids in a file, one per line\n"
     "  kvlink delete --prefix wiki/                         every document whose id begins with wiki/\n"
-    "  kvlink delete --namespace typo --whole-namespace     an entire namespace: documents, encodings, limits\n"
+    "  kvlink delete --namespace typo --whole-namespace     an entire namespace, including its limits\n"
     "  kvlink delete --namespace docs --unpin               only the pins that sessions of a node hold\n\n"
     "The generation of a deleted document is kept, so that a late writer cannot bring it back; only a\n"
     "higher generation can. --forget deletes the generation too, to repair an id whose generation was set\n"

@@ -203,9 +203,9 @@ absl::Status RunMembers(absl::Span<char* const> args) {
   Arguments arguments(
       "members", "[list | weight NODE N | zone NODE ZONE | remove NODE]",
       "Lists the members of a cluster, or changes one: weight sets its share of the encodings relative to\n"
-      "other members, zone its failure domain ('' for none), and remove takes it out of the cluster. NODE is\n"
-      "a member's address or the first digits of its node id.\n\n"
-      "To remove a running node, use kvlink drain NODE, which hands over what it holds first.");
+      "other members, zone its failure domain ('' for none), and remove takes it out of the cluster. NODE\n"
+      "is a member's address or the first digits of its node id.\n\n"
+      "To remove a running node, use kvlink drain NODE, which lets it hand over what it holds first.");
   AddClusterFlags(arguments, flags.cluster);
   arguments.Flag("force", "Remove a member even if it is alive; the cluster loses what only it holds.", &flags.force);
   arguments.Flag("json", "Print JSON.", &flags.json);
