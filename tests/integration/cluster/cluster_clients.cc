@@ -20,7 +20,7 @@ namespace {
 constexpr char kNamespace[] = "history";
 constexpr absl::Duration kDeadline = absl::Seconds(10), kPause = absl::Milliseconds(3);
 constexpr int kClients = 3, kReader = kClients;  // the reader is that of ReadAll
-constexpr size_t kRecent = 400;                  // of what was written, that is read
+constexpr size_t kFirst = 8, kRecent = 400;      // of what is written: before the first read, and that is read
 
 bool UsesDocuments(int client) { return client > 0; }
 std::string IdOf(uint64_t number) { return absl::StrCat("document-", number); }
@@ -60,6 +60,13 @@ void ClusterClients::Start() {
   if (store_ == nullptr) return;
   stop_.store(false);
   for (int i = 0; i < kClients; ++i) threads_.emplace_back("cluster-client", [this, i] { Run(i); });
+  const auto reads = [this] {
+    MutexLock lock(&mutex_);
+    return written_.size() >= kFirst;
+  };
+  for (const absl::Time deadline = SteadyNow() + kDeadline; !reads() && SteadyNow() < deadline;) {
+    absl::SleepFor(kPause);
+  }
 }
 
 void ClusterClients::Stop() {
@@ -81,7 +88,7 @@ void ClusterClients::Run(int client) {
       recent.assign(written_.end() - static_cast<int64_t>(std::min(kRecent, written_.size())), written_.end());
     }
     const uint64_t dice = random() % 100;
-    if (recent.size() < 8 || dice < 20) {
+    if (recent.size() < kFirst || dice < 20) {
       Write(client, next_.fetch_add(1));
     } else if (dice < 70 || !UsesDocuments(client)) {
       Read(client, recent[random() % recent.size()]);

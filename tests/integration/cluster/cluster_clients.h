@@ -34,6 +34,7 @@ class ClusterClients {
   ClusterClients(const ClusterProcesses& cluster, uint64_t seed);
   ~ClusterClients();
 
+  // On return there are encodings to read.
   void Start();
   void Stop();
 

@@ -96,9 +96,9 @@ class ClusterFaultTest : public ::testing::Test {
     SCOPED_TRACE(what);
     if (fault.prepare) fault.prepare(cluster, node);
     ClusterClients clients(*cluster, seed);
+    clients.Start();
     Phases at;
     at.begun = ClusterClients::Now();
-    clients.Start();
     absl::SleepFor(Calm());
     at.broken = ClusterClients::Now();
     fault.begin(cluster, node);
