@@ -81,13 +81,14 @@ void Registration::Publish(KeyKind kind, Draft draft) {
 absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
   const auto set = [this](bool leaving) {
     MutexLock lock(&mutex_);
-    leaving_ = leaving;
+    return std::exchange(leaving_, leaving);
   };
   // Before, so that whoever sees the record gone knows why.
-  set(true);
+  const bool again = set(true);
   const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, deadline);
-  // It stays, and may be removed later: only what may have been carried out is its leaving.
-  if (!left.ok() && !absl::IsUnknown(left.status())) set(false);
+  // It stays, and may be removed later: only what may have been carried out, now or before, is its leaving.
+  const bool may_have_left = left.ok() || absl::IsUnknown(left.status()) || (again && absl::IsNotFound(left.status()));
+  if (!may_have_left) set(false);
   return left.status();
 }
 
@@ -252,10 +253,9 @@ void Registration::WriteDrafts() {
     Written& written = written_[kind];
     if (draft.bytes == written.bytes || (!draft.at_once && SteadyNow() < written.again)) continue;
     const std::string key = KeyOf(membership_->connection()->cluster(), kind, options_.node_id);
-    // What fails is written with the next look, or under the next lease.
-    if (lease_.client->Put(key, draft.bytes, lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) {
-      written = {std::move(draft.bytes), SteadyNow() + kBetweenDrafts};
-    }
+    // What fails, and what comes after it, is written with the next look, or under the next lease.
+    if (!lease_.client->Put(key, draft.bytes, lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) return;
+    written = {std::move(draft.bytes), SteadyNow() + kBetweenDrafts};
   }
 }
 

@@ -55,7 +55,8 @@ class Registration {
   void Publish(const ProgressRecord& progress);
   // What is hot on the node: only the latest is written, once a second.
   void Publish(const HotRecord& hot);
-  // CompleteDrain of administration.h, after which ended() is OK.
+  // CompleteDrain of administration.h, after which ended() is OK, also if it is called again (NOT_FOUND) before the
+  // view shows it.
   absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
   // Whether, as far as this process knows, etcd holds the lease by which other members know that the node is alive.
   bool lease_held() const;

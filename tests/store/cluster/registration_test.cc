@@ -215,6 +215,8 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
   ASSERT_TRUE(drained.ok()) << drained.status();
   ASSERT_TRUE(Eventually([&] { return membership->view()->placement.epoch() == *drained; }));
   ASSERT_TRUE((*drains)->LeaveDrained(*drained, Patience()).ok());
+  // Whoever has not seen it in the view yet leaves again.
+  EXPECT_EQ((*drains)->LeaveDrained(*drained, Patience()).code(), absl::StatusCode::kNotFound);
   ASSERT_TRUE(Eventually([&] { return (*drains)->ended().has_value(); }));
   EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
 }
