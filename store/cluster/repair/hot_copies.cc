@@ -42,6 +42,7 @@ bool HotCopies::AtOwners(const View& view, const HotName& name, Offered* offered
   for (const uint16_t owner : AllOwners(view.placement, slot)) {
     const NodeId& node = view.placement.members()[owner].node_id;
     const std::string& address = view.status[owner].address;
+    if (node == context_->options.self) continue;  // it has become one
     if (!view.alive(owner)) {
       all = false;
       continue;

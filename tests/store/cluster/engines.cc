@@ -195,9 +195,10 @@ store::cluster::RepairOptions EngineCluster::Options(int i) {
   options.retry = absl::Milliseconds(2);
   options.interval = absl::Milliseconds(20);
   options.copy_timeout = absl::Seconds(10);
-  options.open_peer = [this](
+  options.open_peer = [this, i](
                           const store::cluster::NodeId&,
                           const std::string& address) -> absl::StatusOr<std::shared_ptr<store::cluster::RepairPeer>> {
+    EXPECT_NE(address, absl::StrCat(i)) << "a node asks itself";
     Node* const node = nodes_[std::stoi(address)].get();
     if (node->faults.down) return absl::UnavailableError("nobody listens");
     return std::make_shared<EnginePeer>(node);

@@ -132,6 +132,23 @@ TEST_F(HotCopiesTest, AreWhatTheOwnersHave) {
   EXPECT_TRUE(Eventually([&] { return Held(further).empty(); })) << "no owner has it: nobody is to read it here";
 }
 
+TEST_F(HotCopiesTest, OfAMemberThatBecomesAnOwnerIsNoFurtherCopy) {
+  EngineCluster cluster(4);
+  const Synthetic hot = MakeSynthetic(1);
+  cluster.Put(hot);
+  const int further = Further(cluster, hot, 1)[0], owner = FirstOwner(cluster, hot);
+  cluster.node(owner).hot.read = {{NameOf(hot), 1, 1000}};
+  cluster.Publish(/*moves=*/false);
+  Start(&cluster);
+  EXPECT_TRUE(Eventually([&] { return !Held(further).empty(); }));
+  cluster.node(owner).state = MemberState::kDraining;
+  cluster.Publish();
+  ASSERT_TRUE(cluster.Owns(further, hot));
+  EXPECT_TRUE(Eventually([&] { return Held(further).empty(); }));
+  cluster.WaitComplete(further, 3);
+  EXPECT_TRUE(cluster.Has(further, hot));
+}
+
 TEST_F(HotCopiesTest, TakeAPartOfTheMemoryTierAtMost) {
   EngineCluster cluster(3, /*copies=*/1);
   std::vector<Synthetic> all;
