@@ -62,7 +62,7 @@ absl::Status CheckReachable(const std::string& address, absl::Time deadline) {
   const auto resolved = transport::ResolveAll(parsed);
   if (!resolved.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("cannot resolve the host of ", address, ": ", resolved.status().message(), "; check the name"));
+        absl::StrCat("cannot resolve the host of ", resolved.status().message(), "; check the name"));
   }
   // All at once: on most hosts "localhost" is also ::1, where a node at 127.0.0.1 does not listen, and the first
   // address may drop packets silently.

@@ -15,8 +15,8 @@ namespace kvlink::store::client {
 
 struct ResourceOptions {
   // Limits, per transport, of registered, prefaulted memory. It grows on demand and is released after `idle_memory`
-  // without use. Read returns RESOURCE_EXHAUSTED when leases, of any nodes, fill the receive memory. An encoding's
-  // largest slab must fit into the send memory.
+  // without use. Read returns RESOURCE_EXHAUSTED when leases, of any nodes, fill the receive memory; Put returns
+  // INVALID_ARGUMENT for a slab that is larger than the send memory, and not in memory of AllocateSlabs.
   int64_t receive_bytes = int64_t{256} << 20;
   int64_t sending_bytes = int64_t{64} << 20;
   absl::Duration idle_memory = absl::Seconds(10);
