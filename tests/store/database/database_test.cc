@@ -196,7 +196,7 @@ TEST(DatabaseTest, LimitsOfNamespacesHaveRevisions) {
   EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after an answer that was lost
   const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Soon()).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(stale));
-  EXPECT_THAT(Message(stale), HasSubstr("revision 9 holds, and 9"));
+  EXPECT_THAT(Message(stale), HasSubstr("revision 9 does not replace the current revision 9"));
   EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", -1, {}, {}}, Soon()).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(database->PutNamespace({"b", 1, {}, 0}, Soon()).status()));
   ASSERT_TRUE(database->PutNamespace({"last", {}, {}, INT64_MAX}, Soon()).ok());
