@@ -22,7 +22,8 @@ constexpr absl::Duration kDeadline = absl::Seconds(10), kPause = absl::Milliseco
 constexpr int kClients = 3, kReader = kClients;  // the reader is that of ReadAll
 constexpr size_t kFirst = 8, kRecent = 400;      // of what is written: before the first read, and that is read
 
-bool UsesDocuments(int client) { return client > 0; }
+bool UsesDocuments(int client) { return client != 0; }
+bool Writes(int client) { return client != 1; }
 std::string IdOf(uint64_t number) { return absl::StrCat("document-", number); }
 bool IsAbsent(const absl::Status& status) { return absl::IsNotFound(status); }
 
@@ -88,11 +89,13 @@ void ClusterClients::Run(int client) {
       recent.assign(written_.end() - static_cast<int64_t>(std::min(kRecent, written_.size())), written_.end());
     }
     const uint64_t dice = random() % 100;
-    if (recent.size() < kFirst || dice < 20) {
+    if (Writes(client) && (recent.size() < kFirst || dice < 20)) {
       Write(client, next_.fetch_add(1));
+    } else if (recent.empty()) {
+      // Nothing to read yet.
     } else if (dice < 70 || !UsesDocuments(client)) {
       Read(client, recent[random() % recent.size()]);
-    } else if (dice < 95) {
+    } else if (dice < 95 || !Writes(client)) {
       GetDocument(client, recent[random() % recent.size()]);
     } else {
       Delete(client, recent[random() % recent.size()]);

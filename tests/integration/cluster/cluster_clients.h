@@ -1,5 +1,5 @@
-// Clients of a cluster that write, read and delete while something happens to it, and record the answers. One of them
-// leaves documents alone, so that the nodes have requests while the others wait for the database.
+// Clients of a cluster that write, read and delete while something happens to it, and record the answers. One leaves
+// documents alone and one only reads, so that nodes have requests while others wait for the database or for a copy.
 //
 // Thread-safety: one thread at a time. Ownership: starts threads `cluster-client`, which end with the object.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_CLUSTER_CLIENTS_H_

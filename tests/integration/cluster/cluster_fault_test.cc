@@ -45,11 +45,12 @@ struct Times {
 };
 
 // Of requests to nodes; of reads alone where writes wait for every copy.
-Times TimesOf(const std::vector<Timing>& timings, int64_t from, int64_t to, bool puts) {
+template <typename Counts>
+Times TimesOf(const std::vector<Timing>& timings, bool puts, Counts counts) {
   Times times;
   for (const Timing& one : timings) {
     if (OfDocument(one.kind) || (one.kind == CallKind::kPut && !puts)) continue;
-    if (one.ended >= from && one.begun <= to) times.all.push_back(one.ended - one.begun);
+    if (counts(one)) times.all.push_back(one.ended - one.begun);
   }
   std::sort(times.all.begin(), times.all.end());
   return times;
@@ -123,8 +124,9 @@ class ClusterFaultTest : public ::testing::Test {
   void Judge(const Fault& fault, const Phases& at, const ClusterClients& clients, int acknowledged) {
     const auto timings = clients.timings();
     const bool puts = acknowledged == 1;
-    const Times before = TimesOf(timings, at.begun, at.broken, puts),
-                during = TimesOf(timings, at.broken, at.healed, puts);
+    const auto ended_before = [&at](const Timing& one) { return one.ended >= at.begun && one.ended < at.broken; };
+    const auto met = [&at](const Timing& one) { return one.ended >= at.broken && one.begun <= at.healed; };
+    const Times before = TimesOf(timings, puts, ended_before), during = TimesOf(timings, puts, met);
     std::printf("  before: %s\n  during: %s\n", Show(before).c_str(), Show(during).c_str());
     Figures& figures = figures_[fault.name];
     ++figures.schedules;
