@@ -69,7 +69,7 @@ MemberNode* Cluster::Add() {
   options.cluster = address();
   options.weight = 1;
   store::cluster::UpkeepOptions upkeep;
-  upkeep.bytes_per_second = bytes_per_second_;
+  upkeep.repair.bytes_per_second = bytes_per_second_;
   options.companions.push_back(store::cluster::MakeUpkeep(std::move(upkeep)));
   nodes_.push_back(Must(MemberNode::Start(std::move(options), Soon())));
   return nodes_.back().get();
