@@ -200,7 +200,10 @@ std::shared_ptr<const Nodes> NodeSet::Now() {
 }
 
 std::shared_ptr<const Nodes> NodeSet::After(const std::shared_ptr<const Nodes>& than, absl::Time deadline) {
-  source_->WaitForChange(than->view, deadline);
+  std::shared_ptr<const View> view = than->view;
+  while (view->placement.epoch() == than->view->placement.epoch() && SteadyNow() < deadline) {
+    view = source_->WaitForChange(view, deadline);
+  }
   return Now();
 }
 

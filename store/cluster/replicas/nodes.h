@@ -141,7 +141,8 @@ class NodeSet {
 
   // As the view is now. Cheap while it stays.
   std::shared_ptr<const Nodes> Now();
-  // As Now, once the view is another than that of `than`, or at the deadline.
+  // As Now, once the epoch is another than that of `than`, or at the deadline. Views also change with leases and hot
+  // encodings, which nobody waits for.
   std::shared_ptr<const Nodes> After(const std::shared_ptr<const Nodes>& than, absl::Time deadline);
 
  private:
