@@ -9,7 +9,7 @@
 //     it fails when the last has.
 //   - A node that has failed several times in a row rests, and nobody waits for it meanwhile: with everything if it
 //     answers no lookups, else with reads or puts alone, whose disk may hang. It is tried by requests of that kind that
-//     are sent to others as well.
+//     are sent to others as well, and briefly by those that no other owner answers.
 //   - Put is sent to all owners under the next placement at once, and acknowledged when as many copies are durable as
 //     the cluster asks for (ClusterSettings::acknowledged). The others go on for at most 30 s: in the background, or
 //     where that would take too much memory, while the caller waits and they take its bytes. They are counted as
