@@ -409,10 +409,15 @@ TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
     EXPECT_TRUE(Eventually([&] { return store()->Counters().moved > 0; }));
     place_->client_views().Set(now);
   });
-  const auto found = store()->Lookup("ns", IdentitiesOf(fresh), Codec::kRawBf16);
+  // A lookup may ask few nodes, and node 0 not among them.
+  const absl::Time limit = Soon();
+  int present = 0;
+  do {
+    const auto found = store()->Lookup("ns", IdentitiesOf(fresh), Codec::kRawBf16);
+    present = found.ok() ? Present(*found) : 0;
+  } while (present == 30 && store()->Counters().moved == 0 && SteadyNow() < limit);
   later.join();
-  ASSERT_TRUE(found.ok()) << found.status();
-  EXPECT_EQ(Present(*found), 30);
+  EXPECT_EQ(present, 30);
   EXPECT_GT(store()->Counters().moved, 0);
 }
 
