@@ -190,7 +190,7 @@ absl::Status RunStatus(absl::Span<char* const> args) {
     }
     std::fflush(stdout);
     if (!flags.watch) return absl::OkStatus();
-    if (OutputFailed()) return absl::OkStatus();  // nobody looks any more
+    if (OutputFailed()) return absl::OkStatus();  // the reader is gone
     before = status;
     then = now;
     absl::SleepFor(absl::Seconds(flags.interval));
@@ -199,7 +199,7 @@ absl::Status RunStatus(absl::Span<char* const> args) {
 
 namespace {
 
-// What is printed about a namespace besides its limits.
+// Printed about a namespace in addition to its limits.
 struct Use {
   std::optional<store::NamespaceStats> stats;  // unset: it holds nothing
   std::string capacity_note;

@@ -10,11 +10,12 @@
 
 namespace kvlink::cli {
 
-// Its members as etcd names them, with what each says of itself, and its namespaces, as text or as JSON in one object
-// (on one line where `one_line`). Asks all nodes side by side; of those that do not answer it says so.
+// Returns the members listed in etcd, with each one's own status, and the namespaces, as text or as one JSON object (on
+// one line if `one_line`). Asks all nodes concurrently, and marks those that do not answer.
 std::string ClusterStatus(const ClusterStore& cluster, bool json, bool one_line);
 
-// How a node sees its cluster, from the values of its statistics, as lines of text. Empty if it is not a member.
+// Describes in lines of text how a node sees its cluster, from the values of its statistics. Empty if it is not a
+// member.
 std::string MemberStatus(const std::map<std::string, int64_t>& values);
 
 }  // namespace kvlink::cli

@@ -57,7 +57,7 @@ struct Flags {
 class Place {
  public:
   virtual ~Place() = default;
-  // One status for each id; NOT_FOUND where there is none.
+  // Returns one status for each id; NOT_FOUND if there is no such document.
   virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids,
                                                                     bool forget) = 0;
   virtual absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) = 0;
@@ -65,7 +65,7 @@ class Place {
   virtual absl::StatusOr<bool> HasNamespace() = 0;
   virtual absl::StatusOr<store::client::Deleted> DeleteNamespace() = 0;
   virtual absl::StatusOr<int64_t> DropPins() = 0;
-  // Waits until the bytes of what was deleted are gone, where they are not with the call that deletes.
+  // Waits until the bytes of deleted encodings are gone, if the deleting call did not remove them.
   virtual absl::Status AwaitRemoved(absl::Time) { return absl::OkStatus(); }
 };
 
@@ -93,7 +93,7 @@ class NodePlace final : public Place {
   const std::string ns_;
 };
 
-// Of a store that this process opens.
+// Deletes in a store that this process opens.
 class StorePlace : public Place {
  public:
   StorePlace(store::Store* store, std::string ns) : store_(store), ns_(std::move(ns)) {}
@@ -108,7 +108,7 @@ class StorePlace : public Place {
     std::vector<store::DocumentDeletion> deletions;
     for (size_t i = 0; i < ids.size(); ++i) {
       statuses.push_back(entries[i].status());
-      // A damaged entry is deleted as well: nobody else can.
+      // Deletes damaged entries too: no other command can.
       if (absl::IsNotFound(entries[i].status())) continue;
       deletions.push_back({ids[i]});
       statuses.back() = absl::OkStatus();
@@ -121,7 +121,7 @@ class StorePlace : public Place {
     return statuses;
   }
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
-    // Documents are ingested by the same clock.
+    // The clock that also gives ingested documents their generations.
     KVLINK_ASSIGN_OR_RETURN(const uint64_t now, store_->Clock());
     return store_->DeletePrefix(ns_, prefix, now);
   }
@@ -250,7 +250,7 @@ absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const 
 absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
   if (flags.whole_namespace) {
     KVLINK_ASSIGN_OR_RETURN(const bool there, place.HasNamespace());
-    // Deleted all the same: generations of deleted documents may be left, which statistics do not count.
+    // Deletes it in any case: generations of deleted documents may be left, which statistics do not count.
     KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, place.DeleteNamespace());
     if (!there && deleted.documents == 0 && deleted.encodings == 0) {
       return absl::NotFoundError(absl::StrCat("namespace '", flags.store.ns, "': no documents, no encodings; kvlink ",

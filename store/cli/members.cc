@@ -249,7 +249,7 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const auto made,
                           cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
   if (!made.database.empty()) {
-    // Nodes make the tables, too, when they start.
+    // Nodes also make the tables when they start.
     const auto prepared = PrepareDatabase(made, SteadyNow() + kCallTimeout);
     KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(), "the cluster is made, but its nodes cannot start yet"));
   }

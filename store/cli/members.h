@@ -1,4 +1,4 @@
-// Members of a cluster as an operator names them. Thread-safety: functions that may be called from any thread.
+// Members of a cluster as an operator names them. Thread-safety: all functions.
 #ifndef KVLINK_STORE_CLI_MEMBERS_H_
 #define KVLINK_STORE_CLI_MEMBERS_H_
 
@@ -13,12 +13,12 @@
 
 namespace kvlink::cli {
 
-// The member that `name` stands for: its address, or the first digits of its node id, at least four. INVALID_ARGUMENT:
-// it stands for several, or is neither; NOT_FOUND: for none.
+// Finds a member by its address, or by the first digits of its node id, at least four. INVALID_ARGUMENT: several
+// members match, or `name` is neither; NOT_FOUND: none matches.
 absl::StatusOr<store::cluster::NodeId> FindMember(const store::cluster::View& view, absl::string_view name);
 
-// kvlink drain NODE: says that the member drains (or, with `cancel`, that it stays), and with `wait` waits until it has
-// left, until `deadline`.
+// kvlink drain NODE: makes the member drain (or, with `cancel`, stay), and with `wait` waits until it has left, at most
+// until `deadline`.
 absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
                          absl::Time deadline);
 
