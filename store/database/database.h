@@ -15,9 +15,9 @@
 // methods that take a deadline end at the earlier of both.
 //
 // A commit whose answer was lost is repeated, on whichever server takes writes then. If an entry names its generation,
-// this is the same write. So it is for generation 0, unless another client put the same document in between: then that
-// entry is replaced (as catalog.h says of clients), or, if the repetition fails, it is unknown whether the first
-// attempt was carried out.
+// this is the same write. The same holds for generation 0, unless another client put the same document in between: then
+// that entry is replaced (as catalog.h says of clients), or, if an error is returned in the end, it is unknown whether
+// the first attempt was carried out.
 //
 // Clocks: generations and times that the store assigns come from the database's clock, in microseconds since 1970, and
 // are later than the document's previous ones. Documents of one call get different times. After a failover to a server

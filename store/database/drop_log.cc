@@ -76,8 +76,7 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
   batch.end = after;
   for (int row = 0; row < rows[2].size(); ++row) {
     batch.end = PositionIn(rows[2], row);
-    if (!rows[2].IsNull(row, 4))
-      continue;  // a document refers to the identity again, or the namespace has documents again
+    if (!rows[2].IsNull(row, 4)) continue;  // a document refers to it again, or is in the namespace
     if (rows[2].IsNull(row, 3)) {
       batch.drops.push_back({std::string(rows[2].Bytes(row, 2)), std::nullopt});
       continue;

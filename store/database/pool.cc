@@ -134,8 +134,7 @@ absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
     if (status.ok()) {
       const std::string timeout = absl::StrCat(absl::ToInt64Milliseconds(options_.operation_timeout));
       status = (*connection)->Run({Query{&kSetSession, Parameters().Text(timeout)}}, until).status();
-      if (absl::IsDeadlineExceeded(status))
-        status = absl::UnavailableError(status.message());  // another host may answer
+      if (absl::IsDeadlineExceeded(status)) status = absl::UnavailableError(status.message());  // another may answer
     }
     if (status.ok()) {
       MutexLock lock(&mutex_);
