@@ -10,12 +10,11 @@
 
 namespace kvlink::cli {
 
-// Returns the members listed in etcd, with each one's own status, and the namespaces, as text or as one JSON object (on
-// one line if `one_line`). Asks all nodes concurrently, and marks those that do not answer.
+// The members that etcd lists, what each reports of itself, and the namespaces: as text, or as one JSON object (on one
+// line if `one_line`). Asks all nodes in parallel, and names those that do not answer.
 std::string ClusterStatus(const ClusterStore& cluster, bool json, bool one_line);
 
-// Describes in lines of text how a node sees its cluster, from the values of its statistics. Empty if it is not a
-// member.
+// Lines of text that say how a node sees its cluster, from its statistics. Empty if it is not a member.
 std::string MemberStatus(const std::map<std::string, int64_t>& values);
 
 }  // namespace kvlink::cli

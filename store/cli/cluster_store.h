@@ -21,19 +21,19 @@ struct ClusterStore {
   std::unique_ptr<store::cluster::ReplicatedStore> store;     // destroyed before the membership
 };
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
-// the cluster. Connects to nodes and the database on demand.
+// the cluster. Nodes and the database are contacted when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
-// Adds the number of documents, which only the catalog knows. Counting scans all of them; in a large catalog it does
-// not finish in time, and `io` then says so. Errors of DatabaseCatalog.
+// Adds the number of documents, which only the catalog knows. Counting scans them all, so in a large catalog it does
+// not finish in time; `io` then says so. Errors of DatabaseCatalog.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats);
 
 // Waits until every member has removed all encodings that were deleted before the call. DEADLINE_EXCEEDED, naming the
 // members that have not; errors of DatabaseCatalog.
 absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline);
 
-// Opens the database of a cluster and prepares its tables; waits until `deadline` for a database that is not reachable
-// yet. Errors of DatabaseCatalog::Open and Prepare, naming the cluster.
+// The database of a cluster, with our tables in it; waits until `deadline` for one that is not up yet. Errors of
+// DatabaseCatalog::Open and Prepare, naming the cluster.
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
     const store::cluster::ClusterSettings& settings, absl::Time deadline);
 

@@ -13,12 +13,13 @@
 
 namespace kvlink::cli {
 
-// Finds a member by its address, or by the first digits of its node id, at least four. INVALID_ARGUMENT: several
-// members match, or `name` is neither; NOT_FOUND: none matches.
+// The member with the address `name`, or whose node id begins with it (at least four digits). INVALID_ARGUMENT: it is
+// neither an address nor digits, or several members match; NOT_FOUND: none does.
 absl::StatusOr<store::cluster::NodeId> FindMember(const store::cluster::View& view, absl::string_view name);
 
-// kvlink drain NODE: makes the member drain (or, with `cancel`, stay), and with `wait` waits until it has left, at most
-// until `deadline`.
+// kvlink drain NODE: starts the member's drain, or cancels it with `cancel`. With `wait`, waits until it has left.
+// Errors of ClusterAddressOf, Membership::Open, FindMember, Drain and CancelDrain. With `wait`: ABORTED: the drain
+// was cancelled; FAILED_PRECONDITION: the member cannot leave; DEADLINE_EXCEEDED, naming the members waited for.
 absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
                          absl::Time deadline);
 
