@@ -5,6 +5,7 @@
 // answer counts if it still comes. It is left behind earlier where it is slower than nearly always, and the budget of
 // hedges allows it. Where an owner has said that it does not have the encoding, those left behind are waited for until
 // the call has taken kMissPatience; where none has said anything, until nobody has given a sign for Cluster::patience.
+// Nodes that rest are left out. Where none of the others says anything, one of them is asked and has kMissPatience.
 //
 // Thread-safety: one thread. Lifetime: what Cluster points to outlives it.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
@@ -90,10 +91,11 @@ class Scatter {
   struct Item {
     absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> order;  // still to be asked, the best last
     absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> asked;
-    int waiting = 0;  // requests of which it is part
-    int awaited = 0;  // of these, those not left behind
+    std::shared_ptr<ClusterNode> last_resort;  // rests, and is asked where the others do not answer; may be null
+    int waiting = 0;                           // requests of which it is part
+    int awaited = 0;                           // of these, those not left behind
     bool had = false, moved = false;
-    bool missed = false;  // an owner said so
+    bool missed = false;  // an owner said so, or there is but the last resort
   };
   struct Sent {
     uint64_t tag = 0;
