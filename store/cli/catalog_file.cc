@@ -1,5 +1,5 @@
-// Only the entry of a line is read back, in the bytes that a store keeps, with their version and checksum, so that a
-// field added to entries later needs no change here. The rest of a line is for people and their tools.
+// Import reads only the id and the entry of a line. The entry is in the store's format, with its version and checksum,
+// so that fields added to entries later need no change here. The rest of a line is for people and their tools.
 #include "store/cli/catalog_file.h"
 
 #include <utility>

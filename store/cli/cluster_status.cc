@@ -48,9 +48,9 @@ absl::Duration TimeLeft(const cluster::ProgressRecord& progress) {
 struct Repairing {
   int64_t moving = 0;     // copies of slots that change their owner
   int64_t away = 0;       // copies of slots whose owner is not alive
-  int64_t unchecked = 0;  // copies of slots that living owners have yet to compare, and to copy where they differ
+  int64_t unchecked = 0;  // copies of slots that live owners have yet to compare, and to copy if they differ
   int64_t bytes_left = 0;
-  absl::Duration time_left;  // of the slowest member, since members copy side by side
+  absl::Duration time_left;  // of the slowest member, since members copy in parallel
 };
 
 Repairing RepairingOf(const cluster::View& view, const std::vector<Line>& lines) {

@@ -28,8 +28,8 @@ absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 // not finish in time; `io` then says so. Errors of DatabaseCatalog.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats);
 
-// Waits until every member has removed what was deleted before the call. DEADLINE_EXCEEDED, naming those that have not;
-// errors of DatabaseCatalog.
+// Waits until every member has removed all encodings that were deleted before the call. DEADLINE_EXCEEDED, naming the
+// members that have not; errors of DatabaseCatalog.
 absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline);
 
 // The database of a cluster, with our tables in it; waits until `deadline` for one that is not up yet. Errors of

@@ -1,4 +1,4 @@
-// kvlink inspect, as far as it is about the contents of a store. `kvlink` adds models.
+// The part of kvlink inspect that shows the contents of a store. `kvlink` adds models.
 // Thread-safety: one thread at a time.
 #ifndef KVLINK_STORE_CLI_INSPECT_H_
 #define KVLINK_STORE_CLI_INSPECT_H_

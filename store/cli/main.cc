@@ -1,4 +1,4 @@
-// kvlink-store: the store alone, for hosts that only keep encodings: no kernels, no models.
+// kvlink-store: the store without kernels and models, for hosts that only store encodings.
 #include "base/cli/program.h"
 #include "store/cli/commands.h"
 

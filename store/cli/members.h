@@ -1,4 +1,4 @@
-// Members of a cluster as an operator names them. Thread-safety: functions that may be called from any thread.
+// Members of a cluster as an operator names them. Thread-safety: all functions.
 #ifndef KVLINK_STORE_CLI_MEMBERS_H_
 #define KVLINK_STORE_CLI_MEMBERS_H_
 
@@ -18,8 +18,8 @@ namespace kvlink::cli {
 absl::StatusOr<store::cluster::NodeId> FindMember(const store::cluster::View& view, absl::string_view name);
 
 // kvlink drain NODE: starts the member's drain, or cancels it with `cancel`. With `wait`, waits until it has left.
-// Errors of ClusterAddressOf, Membership::Open, FindMember, Drain and CancelDrain. With `wait`: ABORTED: somebody
-// cancelled the drain; FAILED_PRECONDITION: the member cannot leave; DEADLINE_EXCEEDED, naming who is waited for.
+// Errors of ClusterAddressOf, Membership::Open, FindMember, Drain and CancelDrain. With `wait`: ABORTED: the drain
+// was cancelled; FAILED_PRECONDITION: the member cannot leave; DEADLINE_EXCEEDED, naming the members waited for.
 absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
                          absl::Time deadline);
 

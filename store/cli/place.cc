@@ -212,7 +212,7 @@ absl::StatusOr<std::unique_ptr<store::Store>> OpenWaiting(const std::string& dir
 
 // Advice for a directory that could not be opened.
 absl::string_view HintOf(const absl::Status& status) {
-  // Errors for other reasons, such as a lack of descriptors, say themselves what helps.
+  // Errors with other causes, such as a lack of descriptors, already contain advice.
   if (absl::IsUnavailable(status) && absl::StrContains(status.message(), "in use by process"))
     return "wait for it with --wait SECONDS, or share it with kvlink store";
   if (absl::IsPermissionDenied(status)) return "ask its owner, who may share it with kvlink store";

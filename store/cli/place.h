@@ -64,7 +64,7 @@ enum class StoreUse {
   kCreate,    // creates a missing directory and store
   kExisting,  // creates nothing
   kReadOnly,  // changes nothing
-  kReading,   // as kExisting, or as kReadOnly if this process may not write there
+  kReading,   // like kExisting, or like kReadOnly if this process may not write there
 };
 
 struct OpenedStore {
@@ -85,8 +85,8 @@ absl::StatusOr<std::string> NodeKey(const StoreFlags& flags);
 absl::Status HintAtKey(const absl::Status& status);
 // Names this process in the node's logs: "kvlink/host/pid".
 std::string ClientName();
-// Memory that slabs are sent from, of a node's or a cluster's store: a quarter of --memory, for an encoding's largest
-// slab must fit into it.
+// Bytes of memory from which a node's or a cluster's store sends slabs: a quarter of --memory, since an encoding's
+// largest slab must fit into it.
 int64_t SendingBytes(const StoreFlags& flags);
 
 // The secret that names encodings (docs/formats.md "Identity"): the bytes of --secret-file without a final newline;

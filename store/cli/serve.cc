@@ -99,7 +99,7 @@ class EndsAtOnce {
       if (poll(waiting, 2, -1) < 0 && errno != EINTR) return;
       signalfd_siginfo info;
       if (waiting[0].revents == 0 || read(signals.get(), &info, sizeof(info)) != sizeof(info)) continue;
-      if (info.ssi_signo == SIGHUP) continue;  // at the start the file is about to be read; at the end nobody new comes
+      if (info.ssi_signo == SIGHUP) continue;  // at the start the file is read anyway; at the end no new client comes
       const int signal = static_cast<int>(info.ssi_signo);
       sigset_t set;
       sigemptyset(&set);
@@ -316,7 +316,7 @@ absl::Status RunStore(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const Descriptor signals, CatchEndSignals());
   std::error_code error;
   const bool existed = std::filesystem::exists(flags.store.store + "/STORE", error);
-  // Declared before what is served, so that it still watches while that is destroyed.
+  // Declared before the node, so that it still watches while the node is destroyed.
   std::optional<EndsAtOnce> ends_at_once(std::in_place, signals);
   KVLINK_ASSIGN_OR_RETURN(const Serving serving, Serve(flags));
   ends_at_once.reset();

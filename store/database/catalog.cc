@@ -1,9 +1,9 @@
-// Documents. A batch is worked out in this process, by the same rules as the embedded catalog's, against what the
-// database says of its documents: one round trip locks and reads them, a second one writes what changed and commits.
+// Documents. This process works out a batch, by the same rules as the embedded catalog, against the stored state of its
+// documents: one round trip locks and reads them, a second one writes the changes and commits.
 //
-// Locks are taken in one order by everybody, so that nobody waits for each other: documents that are there by id, then
-// new ones by id, then identities that lose a reference. A document that somebody else made in between is found when it
-// is inserted, and the batch is worked out anew.
+// All transactions take locks in one order, so that they cannot deadlock: existing documents by id, then new ones by
+// id, then identities that lose a reference. If another client makes a document in between, the insertion fails, and
+// the batch is worked out again.
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -35,7 +35,7 @@ std::set<Identity> IdentitiesOf(const CatalogEntry& entry) {
   return identities;
 }
 
-// As the column documents.identities holds them: one after another.
+// The format of the column documents.identities: one identity after another.
 std::string Join(const std::set<Identity>& identities) {
   std::string joined;
   for (const Identity& identity : identities) absl::StrAppend(&joined, ViewOf(identity));
@@ -61,7 +61,7 @@ int64_t TokensOf(const CatalogEntry& entry) {
   return tokens;
 }
 
-// References of documents to identities, as the two arrays that statements take.
+// References of documents to identities, as the two arrays that statements expect.
 struct References {
   std::vector<Identity> identities;
   std::vector<absl::string_view> ids;
@@ -77,7 +77,7 @@ struct References {
   }
 };
 
-// Takes the references away and writes what nobody refers to any more to the drop log.
+// Removes the references, and appends identities without references to the drop log.
 void AppendRemoval(absl::string_view ns, const References& removed, std::vector<Query>* queries) {
   if (removed.ids.empty()) return;
   const std::set<Identity> identities(removed.identities.begin(), removed.identities.end());
@@ -92,14 +92,14 @@ void AppendRemoval(absl::string_view ns, const References& removed, std::vector<
   queries->push_back({&kInsertDrops, Parameters().Text(ns).BytesOf(views)});
 }
 
-// The columns of kvlink.documents. Views are of what outlives the object.
+// The columns of kvlink.documents. The viewed strings must outlive the object.
 struct Columns {
   std::vector<absl::string_view> ids, titles, entries;
   std::vector<int64_t> generations, written, tokens;
   std::vector<char> tombstones;
   std::vector<std::string> identities;
 
-  // `bytes`: the entry serialised, as it is stored: without when it was written, which has a column of its own.
+  // `bytes`: the serialised entry as stored, without its time of writing, which has its own column.
   void Add(absl::string_view id, const CatalogEntry& entry, const std::set<Identity>& of_parts,
            absl::string_view bytes) {
     ids.push_back(id);
@@ -125,7 +125,7 @@ struct Columns {
   }
 };
 
-// A put with its entry serialised, or why it is none.
+// A put with its serialised entry; `status` says why an entry is invalid.
 struct Prepared {
   const DocumentPut* put;
   absl::Status status;
@@ -151,11 +151,11 @@ std::vector<Prepared> Prepare(absl::Span<const DocumentPut> puts) {
 
 using Generations = std::vector<absl::StatusOr<uint64_t>>;
 
-// Documents that all name their generation, and of which none is there, take one round trip. ABORTED, and nothing was
-// changed: some are there, or somebody else makes them just now.
+// Inserts new documents that all name their generation, in one round trip. ABORTED, with nothing changed: some exist
+// already, or another client is making them.
 absl::Status InsertNew(Connection& connection, absl::string_view ns, absl::Span<const Prepared> puts,
                        absl::Time deadline, Generations& generations) {
-  // Everybody inserts in order of id.
+  // All clients insert in order of id.
   std::map<absl::string_view, const Prepared*> by_id;
   for (const Prepared& one : puts) {
     if (!one.status.ok() || one.put->entry.generation == 0 || !by_id.emplace(one.put->id, &one).second) {
@@ -199,9 +199,9 @@ class Batch {
  private:
   struct Document {
     bool in_table = false;
-    bool known = false;                 // there is an entry to be replaced
-    const Prepared* changed = nullptr;  // by what
-    absl::Status unusable;              // why it can neither be compared with nor replaced
+    bool known = false;                 // has an entry that a put would replace
+    const Prepared* changed = nullptr;  // the put that replaced it
+    absl::Status unusable;              // why the entry can be neither compared nor replaced
     CatalogEntry entry;
     std::set<Identity> identities_in_table;
   };
@@ -252,7 +252,7 @@ class Batch {
     } else if (absl::IsUnimplemented(entry.status())) {
       document.unusable = entry.status();
     } else {
-      document.known = false;  // nothing but replacing it could repair one that does not parse
+      document.known = false;  // does not parse; only replacing it can repair it
     }
     return absl::OkStatus();
   }
@@ -268,7 +268,7 @@ class Batch {
       if (!*takes_place) return there.generation;
     }
     CatalogEntry entry = put.entry;
-    // No two of a batch have one time, and none an earlier one than it had.
+    // Times within a batch are unique, and later than the document's previous time.
     entry.written_at_us = std::max(clock_us_++, there.written_at_us + 1);
     if (entry.generation == 0) entry.generation = std::max(entry.written_at_us, there.generation + 1);
     document.entry = std::move(entry);
@@ -325,7 +325,7 @@ absl::StatusOr<std::vector<absl::StatusOr<uint64_t>>> DatabaseImpl::PutDocuments
     Generations put;
     const absl::Status status =
         pool_.Run(absl::InfiniteFuture(), [&](Connection& connection, absl::Time deadline) -> absl::Status {
-          // A try that fails costs a round trip, so it is made where the last batch was all new.
+          // A failed attempt costs a round trip, so it is made only if the last batch was all new.
           if (last_was_new_) {
             const absl::Status inserted = InsertNew(connection, ns, prepared, deadline, put);
             if (!absl::IsAborted(inserted)) return inserted;
@@ -391,7 +391,7 @@ absl::Status DatabaseImpl::ReadDocuments(absl::string_view ns, absl::Span<const 
       } else if (rows[0].Flag(row->second, 1)) {
         entries[i] = absl::NotFoundError(absl::StrCat("document ", id, " in ", ns, " was deleted"));
       } else if (rows[0].IsNull(row->second, 2)) {
-        left.push_back(i);  // the answer is as large as it may be
+        left.push_back(i);  // the answer reached its size limit
       } else {
         auto entry = ParseCatalogEntry(rows[0].Bytes(row->second, 2));
         if (entry.ok()) entry->written_at_us = static_cast<uint64_t>(rows[0].Integer(row->second, 3));
@@ -429,7 +429,7 @@ absl::StatusOr<std::vector<DocumentInfo>> DatabaseImpl::ListDocuments(absl::stri
 absl::StatusOr<NamespaceDeletion> DatabaseImpl::DeleteNamespace(absl::string_view ns) {
   KVLINK_RETURN_IF_ERROR(ValidateName("namespace", ns));
   NamespaceDeletion deleted;
-  // Each page goes on where the one before ended, so that writers do not keep it going.
+  // Each page continues where the previous one ended, so that concurrent writers cannot keep this running.
   std::string after;
   for (bool more = true; more;) {
     NamespaceDeletion page;

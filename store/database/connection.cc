@@ -1,8 +1,8 @@
-// Queries of one Run are sent as one pipeline that ends in a synchronisation: the server carries them out one after
-// another while it is still sent the rest. A statement is prepared in the same pipeline as its first use.
+// Run sends its queries as one pipeline that ends in a synchronisation: the server carries out the first ones while it
+// still receives the rest. A statement is prepared in the same pipeline as its first use.
 //
-// libpq tries the hosts of a connection string one after another, but its own time limit for each does not hold where
-// it must not block: a frozen host would stand before all others. So each host is a connection attempt of ours.
+// libpq tries the hosts of a connection string one after another, but its time limit per host does not apply in
+// non-blocking mode: a frozen host would block all others. So this file makes one connection attempt per host.
 #include "store/database/connection.h"
 
 #include <libpq-fe.h>
@@ -22,7 +22,7 @@
 namespace kvlink::store::database {
 namespace {
 
-constexpr int kMinServer = 130000;  // of the type xid8
+constexpr int kMinServer = 130000;  // has the type xid8
 
 struct FreeOptions {
   void operator()(PQconninfoOption* options) const { PQconninfoFree(options); }
@@ -30,7 +30,7 @@ struct FreeOptions {
 
 std::vector<std::string> SplitList(const std::string& list) { return absl::StrSplit(list, ','); }
 
-// poll(), again after a signal. False: the deadline has passed.
+// Calls poll(), and repeats it after a signal. Returns false if the deadline has passed.
 bool Poll(int descriptor, short events, absl::Time deadline) {
   for (;;) {
     const absl::Duration left = deadline - SteadyNow();
@@ -42,8 +42,8 @@ bool Poll(int descriptor, short events, absl::Time deadline) {
   }
 }
 
-// Of a host that is named, as numbers, in the order of the system; none where there is nothing to be looked up, or that
-// fails: libpq then says why.
+// The numeric addresses of a named host, in the system's order. Empty if there is nothing to look up or the lookup
+// fails, for which libpq then gives the reason.
 std::vector<std::string> AddressesOf(const Host& host) {
   std::string name;
   for (const auto& [keyword, value] : host.parameters) {
@@ -64,7 +64,7 @@ std::vector<std::string> AddressesOf(const Host& host) {
   return addresses;
 }
 
-// 1 to n of a list that has one value, or n of them; libpq's own rule.
+// Value i of a list with one value for all hosts, or one per host; libpq's own rule.
 std::string ValueAt(const std::vector<std::string>& values, size_t i) {
   if (values.size() == 1) return values[0];
   return i < values.size() ? values[i] : "";
@@ -76,7 +76,7 @@ absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text)
   char* error = nullptr;
   const std::unique_ptr<PQconninfoOption, FreeOptions> parsed(PQconninfoParse(text.c_str(), &error));
   if (parsed == nullptr) {
-    // What libpq says may quote the string, and with it a password that stands in the wrong place.
+    // libpq's message may quote the string, and with it a misplaced password.
     PQfreemem(error);
     return absl::InvalidArgumentError(
         "the connection string of the database cannot be parsed; write postgresql://USER@HOST:PORT/DATABASE");
@@ -99,7 +99,7 @@ absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text)
     } else if (keyword == "port") {
       ports = SplitList(value);
     } else {
-      // The later of two holds.
+      // Of two values for a keyword, the later one applies.
       shared.emplace_back(keyword, value);
     }
   }
@@ -129,7 +129,7 @@ void Connection::Finish::operator()(pg_conn* connection) const { PQfinish(connec
 
 Connection::~Connection() = default;
 
-// libpq tries the addresses of a name one after another, but again without a limit for each that holds here.
+// libpq also tries the addresses of a name one after another, again without a time limit that applies here.
 absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Host& host, absl::Time deadline) {
   const std::vector<std::string> addresses = AddressesOf(host);
   if (addresses.size() < 2) return OpenOne(host, "", deadline);
@@ -202,7 +202,7 @@ bool Connection::in_transaction() const { return PQtransactionStatus(connection_
 
 bool Connection::broken() {
   if (broken_ || PQstatus(connection_.get()) != CONNECTION_OK) return true;
-  // Between operations a server says nothing but its farewell.
+  // Between operations a server sends nothing except its termination message.
   pollfd waiting{PQsocket(connection_.get()), POLLIN, 0};
   if (poll(&waiting, 1, 0) > 0) {
     broken_ = PQconsumeInput(connection_.get()) != 1 || PQstatus(connection_.get()) != CONNECTION_OK;
@@ -231,7 +231,7 @@ absl::Status Connection::Flush(absl::Time deadline) {
     if (left < 0) return Lost();
     if (left == 0) return absl::OkStatus();
     KVLINK_RETURN_IF_ERROR(Await(/*write=*/true, deadline));
-    // The server may wait for us to read before it reads more.
+    // The server may not read more until this client has read its answers.
     if (PQconsumeInput(connection_.get()) != 1) return Lost();
   }
 }
@@ -273,7 +273,7 @@ absl::StatusOr<Rows> Connection::Receive(const Statement& statement, bool* abort
     if (absl::IsUnavailable(error)) return Broken(std::move(error));
     return error;
   }
-  // A transaction that failed answers a commit with what it does instead.
+  // The server answers the commit of a failed transaction with ROLLBACK.
   if (&statement == &kCommit && absl::string_view(PQcmdStatus(result)) != "COMMIT") {
     return absl::AbortedError(absl::StrCat("database ", host_.name, ": the transaction was rolled back"));
   }
@@ -285,7 +285,7 @@ absl::StatusOr<Rows> Connection::Receive(const Statement& statement, bool* abort
 }
 
 absl::StatusOr<std::vector<Rows>> Connection::Run(absl::Span<const Query> queries, absl::Time deadline) {
-  // What is sent: for each query whether it is preceded by its preparation.
+  // For each query, whether its preparation was sent before it.
   std::vector<bool> prepares;
   for (const Query& query : queries) {
     const char* const name = query.statement->name;
@@ -306,7 +306,7 @@ absl::StatusOr<std::vector<Rows>> Connection::Run(absl::Span<const Query> querie
     const bool ok = received.ok() && !aborted;
     if (keep && ok) rows.push_back(*std::move(received));
     if (broken_) return false;
-    // Each ends with a null.
+    // The results of each statement end with a null.
     const auto end = NextResult(deadline);
     if (!end.ok() && first.ok()) first = end.status();
     if (end.ok() && *end != nullptr) Rows discarded(*end);

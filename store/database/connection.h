@@ -1,5 +1,5 @@
-// One connection to one server. Everything that waits for the server has a deadline of SteadyNow(): libpq is used
-// without blocking, also while it connects.
+// One connection to one server. Every wait for the server has a deadline of SteadyNow(): libpq is used in non-blocking
+// mode, even while it connects.
 //
 // Thread-safety: one thread at a time. Errors: server_errors.h; DEADLINE_EXCEEDED, the server did not answer in time.
 // After UNAVAILABLE and DEADLINE_EXCEEDED the connection is broken.
@@ -34,40 +34,41 @@ struct Host {
   std::string name;                                             // for messages: "db1:5432"
   std::vector<std::pair<std::string, std::string>> parameters;  // libpq's keywords and values
 };
-// The hosts of a connection string, in its order; each demands a server that takes writes, unless the string says
-// otherwise. INVALID_ARGUMENT: it cannot be parsed, or holds a password.
+// Returns the hosts of a connection string, in its order; each demands a server that takes writes, unless the string
+// says otherwise. INVALID_ARGUMENT: it cannot be parsed, or holds a password.
 absl::StatusOr<std::vector<Host>> ParseConnectionString(const std::string& text);
 
 class Connection {
  public:
-  // `host` outlives the connection.
+  // `host` must outlive the connection.
   static absl::StatusOr<std::unique_ptr<Connection>> Open(const Host& host, absl::Time deadline);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Carries out the queries in order, in one round trip, and returns the rows of each. They are one transaction, unless
-  // they begin or end others themselves. The error is that of the first one that failed; those after it are not carried
-  // out, and a transaction that was begun is left to be rolled back.
+  // Carries out the queries in order, in one round trip, and returns the rows of each. They form one transaction,
+  // unless they begin or end others themselves. The error is that of the first query that failed; later ones are not
+  // carried out, and the caller must roll back a transaction that was begun.
   absl::StatusOr<std::vector<Rows>> Run(absl::Span<const Query> queries, absl::Time deadline);
   bool in_transaction() const;
-  // Of no use any more. Sees without waiting whether the server has closed it.
+  // Whether the connection can no longer be used. Notices without blocking that the server has closed it.
   bool broken();
   const Host& host() const { return host_; }
 
  private:
   explicit Connection(const Host& host) : host_(host) {}
-  // At this address of the host; empty: at what its parameters say.
+  // Connects to this address of the host; empty: to the one that its parameters name.
   static absl::StatusOr<std::unique_ptr<Connection>> OpenOne(const Host& host, const std::string& address,
                                                              absl::Time deadline);
   absl::Status Connect(const std::string& address, absl::Time deadline);
   absl::Status CheckServer() const;
   absl::Status Send(const Query& query);
-  // Waits until the server may be read from, or, where `write` is set, written to.
+  // Waits until the connection is readable, or, if `write` is set, readable or writable.
   absl::Status Await(bool write, absl::Time deadline);
   absl::Status Flush(absl::Time deadline);
-  // The next result; nothing where there is none.
+  // Receives the result of a statement. *aborted: the server skipped the statement because an earlier one failed.
   absl::StatusOr<Rows> Receive(const Statement& statement, bool* aborted, absl::Time deadline);
+  // The next result; null at the end of a statement's results.
   absl::StatusOr<struct pg_result*> NextResult(absl::Time deadline);
   absl::Status Broken(absl::Status status);
   absl::Status Lost();

@@ -47,16 +47,16 @@ class DatabaseImpl final : public DatabaseCatalog {
   absl::StatusOr<int64_t> Trim(absl::Duration retention, absl::Time deadline) override;
 
  private:
-  // Of the ids, those that are in no cache are read into `entries`.
+  // Reads the documents whose entry is not set yet into `entries`.
   absl::Status ReadDocuments(absl::string_view ns, absl::Span<const std::string> ids,
                              std::vector<std::optional<absl::StatusOr<CatalogEntry>>>& entries);
-  // Runs the queries alone, as one transaction.
+  // Runs the queries as one transaction of their own.
   absl::StatusOr<std::vector<Rows>> Ask(absl::Span<const Query> queries, absl::Time deadline);
 
   const DatabaseOptions options_;
   Pool pool_;
   EntriesCache cache_;
-  std::atomic<bool> last_was_new_{true};  // of a batch: none of its documents was there
+  std::atomic<bool> last_was_new_{true};  // none of the last batch's documents existed
   Mutex mutex_;
   std::vector<std::string> silent_ ABSL_GUARDED_BY(mutex_);  // consumers that were silent at the last Trim
 };

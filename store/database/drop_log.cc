@@ -1,6 +1,6 @@
-// The drop log. What a consumer reads is taken from one snapshot: the horizon below which no transaction is open, up to
-// where the log was trimmed, and the rows between. Who adds, removes or trims for consumers holds one lock, so that
-// nobody trims what a node that registers at the same time is to read.
+// The drop log. A consumer reads from one snapshot: the horizon below which no transaction is open, the position up to
+// which the log was trimmed, and the rows between them. One lock covers adding and removing consumers and trimming, so
+// that no row is trimmed that a node registering at the same time must read.
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -17,8 +17,8 @@
 namespace kvlink::store::database {
 namespace {
 
-constexpr int64_t kMaxDrops = 65536;        // of one read
-constexpr int64_t kTrimmedAtATime = 10000;  // rows of one transaction
+constexpr int64_t kMaxDrops = 65536;        // per read
+constexpr int64_t kTrimmedAtATime = 10000;  // rows per transaction
 constexpr absl::Duration kMinLook = absl::Milliseconds(20), kMaxLook = absl::Milliseconds(500);
 
 absl::string_view ViewOf(const NodeId& node) { return {reinterpret_cast<const char*>(node.data()), node.size()}; }
@@ -76,7 +76,7 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
   batch.end = after;
   for (int row = 0; row < rows[2].size(); ++row) {
     batch.end = PositionIn(rows[2], row);
-    if (!rows[2].IsNull(row, 4)) continue;  // some document refers to it again, or is in the namespace
+    if (!rows[2].IsNull(row, 4)) continue;  // a document refers to it again, or is in the namespace
     if (rows[2].IsNull(row, 3)) {
       batch.drops.push_back({std::string(rows[2].Bytes(row, 2)), std::nullopt});
       continue;

@@ -1,5 +1,5 @@
-// Emptying a full cache costs one read of each entry again, and needs no order of use. What counts against the bound is
-// a little too much (what was replaced or forgotten counts until then), never too little.
+// A full cache is emptied, which costs one more read of each entry and needs no order of use. The byte count may be too
+// high (replaced and forgotten entries count until the cache is emptied), never too low.
 #include "store/database/entries_cache.h"
 
 #include "absl/strings/str_cat.h"
@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kMaxBytes = int64_t{64} << 20;
 
-// Names hold no control characters.
+// Names contain no control characters.
 std::string KeyOf(absl::string_view ns, absl::string_view id) { return absl::StrCat(ns, "\n", id); }
 
 int64_t BytesOf(absl::string_view key, const CatalogEntry& entry) {

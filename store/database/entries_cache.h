@@ -1,6 +1,6 @@
-// Entries that were read a short while ago, for who accepts them as old as that (DatabaseOptions::staleness).
+// Caches entries read recently, for callers that accept entries of that age (DatabaseOptions::staleness).
 //
-// Thread-safety: all methods. Bounded: when it is full it is emptied.
+// Thread-safety: all methods. Bounded: a full cache is emptied.
 #ifndef KVLINK_STORE_DATABASE_ENTRIES_CACHE_H_
 #define KVLINK_STORE_DATABASE_ENTRIES_CACHE_H_
 
@@ -21,9 +21,9 @@ class EntriesCache {
   explicit EntriesCache(absl::Duration staleness) : staleness_(staleness) {}
   bool enabled() const { return staleness_ > absl::ZeroDuration(); }
 
-  // Nothing: it is not known, or was read longer ago than the staleness.
+  // nullopt: the entry is not cached, or was read longer ago than the staleness.
   std::optional<CatalogEntry> Find(absl::string_view ns, absl::string_view id);
-  // Taken before a read begins; what the read finds is kept only if nothing was forgotten since then.
+  // Take it before a read begins: Keep() stores what the read found only if nothing was forgotten since.
   uint64_t epoch();
   void Keep(absl::string_view ns, absl::string_view id, const CatalogEntry& entry, absl::Time read, uint64_t epoch);
   void Forget(absl::string_view ns, absl::string_view id);

@@ -1,5 +1,5 @@
-// A connection that breaks takes the idle ones with it: they are to the same server. Waiting between attempts grows
-// from 20 ms to half a second, with chance in it, so that clients do not come back all at once.
+// If a connection breaks, the idle ones are closed too, since they lead to the same server. The pause between attempts
+// grows from 20 ms to half a second, with jitter, so that clients do not return all at once.
 #include "store/database/pool.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace {
 constexpr int kMaxConflicts = 20;
 constexpr absl::Duration kMinPause = absl::Milliseconds(20), kMaxPause = absl::Milliseconds(500);
 
-// Half of `pause` and up to as much again.
+// A random duration between 0.5 and 1.5 times `pause`.
 absl::Duration Jittered(absl::Duration pause) {
   const auto chance = static_cast<double>(absl::GetCurrentTimeNanos() / 1000 % 1000) / 1000;
   return pause * (0.5 + chance);
@@ -40,7 +40,7 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
   for (int conflicts = 0;;) {
     auto taken = Take(deadline);
     absl::Status status = taken.status();
-    // The server had no connection for this client, as after a failover, when all come back together.
+    // The server had no connection left for this client, as after a failover, when all clients return together.
     const bool full = absl::IsResourceExhausted(status);
     const bool used = taken.ok() && taken->used;
     if (taken.ok()) {
@@ -50,7 +50,7 @@ absl::Status Pool::Repeat(absl::Time deadline, bool check, Work work) {
     if (absl::IsAborted(status) && ++conflicts <= kMaxConflicts) {
       pause = kMinPause;
     } else if (absl::IsUnavailable(status) || full) {
-      if (used) continue;  // the idle ones are gone, too: the next is a new one
+      if (used) continue;  // the idle connections are closed too, so the next one is new
       patient_until = std::min(patient_until, SteadyNow() + options_.patience);
     } else {
       return status;
@@ -71,7 +71,7 @@ absl::Status Pool::Attempt(Pooled& pooled, bool check, absl::Time deadline, Work
   }
   if (status.ok()) status = work(connection, deadline);
   if (!connection.broken() && connection.in_transaction()) {
-    // On an error the connection is broken, and the server rolls back by itself.
+    // If this fails, the connection is broken, and the server rolls back by itself.
     (void)connection.Run({Query{&kRollback, {}}}, deadline);
   }
   return status;
@@ -104,7 +104,7 @@ absl::StatusOr<Pool::Pooled> Pool::Take(absl::Time deadline) {
 }
 
 void Pool::Give(Pooled pooled) {
-  std::vector<Pooled> closed;  // without the lock
+  std::vector<Pooled> closed;  // destroyed after the lock is released
   const bool broken = pooled.connection->broken() || pooled.connection->in_transaction();
   MutexLock lock(&mutex_);
   --taken_;
@@ -142,7 +142,7 @@ absl::StatusOr<Pool::Pooled> Pool::Connect(absl::Time deadline) {
       return Pooled{*std::move(connection)};
     }
     reasons.emplace_back(status.message());
-    // Of several errors one that another attempt does not mend tells most.
+    // Prefers an error that another attempt would not fix: it tells most.
     if (error.ok() || absl::IsUnavailable(error)) error = status;
   }
   if (hosts_.size() == 1) return error;

@@ -1,6 +1,6 @@
-// Connections to whichever server takes writes: a bounded number, made when they are needed and kept for the next.
+// Connections to whichever server takes writes: a bounded number, made on demand and kept for later operations.
 //
-// Thread-safety: all methods. Ownership: owns its connections; calls must have returned before it ends.
+// Thread-safety: all methods. Ownership: owns its connections; calls must have returned before it is destroyed.
 #ifndef KVLINK_STORE_DATABASE_POOL_H_
 #define KVLINK_STORE_DATABASE_POOL_H_
 
@@ -24,19 +24,19 @@ class Pool {
 
   Pool(const DatabaseOptions& options, std::vector<Host> hosts);
 
-  // Runs `work` over a connection whose tables are those of the cluster. Where it returns ABORTED, again on the same
-  // server, at most 20 times; where it returns UNAVAILABLE, again on whichever server takes writes then, for the
-  // patience of the options. What it has not committed is rolled back. Ends by the earlier of `deadline` and the
-  // operation timeout; the deadline that `work` gets.
+  // Runs `work` on a connection whose tables are those of the cluster. If it returns ABORTED, repeats it on the same
+  // server, at most 20 times; if UNAVAILABLE, on whichever server takes writes then, for the patience of the options.
+  // Rolls back whatever `work` has not committed. Ends by the earlier of `deadline` and the operation timeout, which
+  // `work` gets as its deadline.
   absl::Status Run(absl::Time deadline, Work work);
-  // As Run, whatever the tables are.
+  // Like Run, without checking the tables.
   absl::Status RunUnchecked(absl::Time deadline, Work work);
 
  private:
   struct Pooled {
     std::unique_ptr<Connection> connection;
     bool checked = false;
-    bool used = false;  // by an operation before: that it is broken says nothing about the server
+    bool used = false;  // by an earlier operation: if it is broken, that says nothing about the server
   };
   absl::Status Repeat(absl::Time deadline, bool check, Work work);
   absl::Status Attempt(Pooled& pooled, bool check, absl::Time deadline, Work work);

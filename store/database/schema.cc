@@ -1,5 +1,5 @@
-// A migration is a list of statements that brings the tables from the version before to its own; the first one makes
-// them. What a version means stands in docs/formats.md "Database".
+// A migration is a list of statements that brings the tables from the previous version to its own; the first one makes
+// them. docs/formats.md "Database" describes the versions.
 #include "store/database/schema.h"
 
 #include <string>
@@ -12,8 +12,8 @@
 namespace kvlink::store::database {
 namespace {
 
-// To version 1. Names are compared by their bytes. Entries do not compress (tokens are numbers of few bytes), and lie
-// beside the row where they are long.
+// To version 1. Names are compared by their bytes. Entries do not compress (tokens are numbers of few bytes); long ones
+// are stored outside the row.
 constexpr const char* kTables[] = {
     "CREATE SCHEMA IF NOT EXISTS kvlink",
     R"sql(CREATE TABLE kvlink.kvlink_schema (
@@ -71,7 +71,7 @@ absl::Status Refuse(const Connection& connection, absl::string_view why) {
   return absl::FailedPreconditionError(absl::StrCat("database ", connection.host().name, ": ", why));
 }
 
-// The version, if the tables are those of the cluster.
+// Returns the version if the tables are those of the cluster.
 absl::StatusOr<int64_t> VersionOf(const Connection& connection, const Rows& rows, const ClusterId& cluster) {
   if (rows.size() != 1)
     return Refuse(connection, "its table kvlink.kvlink_schema has no row; restore it from a backup");

@@ -1,5 +1,5 @@
-// The tables and their version. A build reads the version that it writes and no other: an older one is migrated by
-// whoever prepares the database first, a newer one is refused.
+// The tables and their version. A build reads only the version that it writes: the first process that prepares the
+// database migrates an older one; a newer one is refused.
 // Thread-safety: pure functions over a connection, which one thread at a time uses.
 #ifndef KVLINK_STORE_DATABASE_SCHEMA_H_
 #define KVLINK_STORE_DATABASE_SCHEMA_H_
@@ -15,10 +15,11 @@ namespace kvlink::store::database {
 
 using ClusterId = std::array<uint8_t, 16>;
 
-// FAILED_PRECONDITION: there are no tables, they are of another version (both are named) or of another cluster.
+// FAILED_PRECONDITION: the tables are missing, of another version (both are named) or of another cluster.
 absl::Status CheckSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
 
-// Makes the tables or migrates them, under a lock, in one transaction. FAILED_PRECONDITION as CheckSchema.
+// Makes the tables or migrates them, under a lock, in one transaction. FAILED_PRECONDITION: they are of a newer version
+// or of another cluster.
 absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, absl::Time deadline);
 
 }  // namespace kvlink::store::database

@@ -1,5 +1,5 @@
-// Errors of a server are told by their SQLSTATE, since texts are in the server's language. libpq keeps the SQLSTATE of
-// what ended an attempt to connect to itself, but prints it where errors are to be verbose: "FATAL:  28P01: ...".
+// Server errors are identified by their SQLSTATE, since their texts are in the server's language. libpq does not expose
+// the SQLSTATE of a failed attempt to connect, but prints it in verbose errors: "FATAL:  28P01: ...".
 #include "store/database/server_errors.h"
 
 #include <libpq-fe.h>
@@ -22,7 +22,7 @@ struct Meaning {
   absl::string_view advice;
 };
 
-// The first that fits.
+// The first match applies.
 constexpr Meaning kMeanings[] = {
     {"28P01", absl::StatusCode::kUnauthenticated,
      "the password is wrong or missing: give it in PGPASSFILE (~/.pgpass), PGPASSWORD or a service file"},
@@ -38,16 +38,16 @@ constexpr Meaning kMeanings[] = {
      "the server has no connections left: raise its max_connections, or connect by a session pooler"},
     {"53", absl::StatusCode::kResourceExhausted, "the server lacks resources"},
     {"40", absl::StatusCode::kAborted, ""},
-    {"23505", absl::StatusCode::kAborted, ""},  // a document that another transaction made just now
+    {"23505", absl::StatusCode::kAborted, ""},  // another transaction has just made the document
     {"57014", absl::StatusCode::kDeadlineExceeded, ""},
     {"25006", absl::StatusCode::kUnavailable, "the server takes no writes"},
     {"57P", absl::StatusCode::kUnavailable, ""},  // shutting down, starting
-    {"58", absl::StatusCode::kUnavailable, ""},   // errors of the server's system
+    {"58", absl::StatusCode::kUnavailable, ""},   // system errors of the server
     {"08", absl::StatusCode::kUnavailable, ""},
-    {"25P0", absl::StatusCode::kUnavailable, ""},  // it has ended a session that was idle
+    {"25P0", absl::StatusCode::kUnavailable, ""},  // the server ended an idle session
 };
 
-// The first line, without "FATAL:  " and the SQLSTATE.
+// The first line of the text.
 std::string FirstLine(absl::string_view text) {
   const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
   return lines.empty() ? "no reason given" : std::string(absl::StripAsciiWhitespace(lines[0]));
@@ -62,7 +62,7 @@ absl::Status Make(absl::string_view state, absl::string_view text, absl::string_
   return absl::InternalError(absl::StrCat("database ", host, ": ", text, " (SQLSTATE ", state, ")"));
 }
 
-// "FATAL:  28P01: password ..." has the state 28P01, at the place returned; npos: there is none.
+// Finds the SQLSTATE in a line like "FATAL:  28P01: password ..." and returns its offset, or npos.
 size_t FindState(absl::string_view line) {
   for (size_t at = line.find(": "); at != absl::string_view::npos; at = line.find(": ", at + 1)) {
     if (at < 5) continue;
@@ -82,7 +82,7 @@ absl::Status ConnectError(const pg_conn* connection, absl::string_view host) {
   if (PQconnectionNeedsPassword(connection) != 0) {
     return Make("28P01", absl::StrCat("the server wants a password of ", PQuser(connection)), host);
   }
-  // Of several attempts (addresses of one name, with TLS and without) the last line that tells a state decides.
+  // There may be several attempts (addresses of one name, with and without TLS): the last line with a state decides.
   std::string said;
   absl::string_view state;
   for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipWhitespace())) {

@@ -1,8 +1,8 @@
-// Statements take and return many rows at a time, as arrays. All of them find each row by its whole key, whatever the
-// server believes of its tables: one that it has not counted since it was empty would be joined by scanning all of it
-// for each row. So there are no joins: a row is looked up in a LATERAL subquery with a LIMIT, which no planner takes
-// apart, and changed by where it lies (ctid), which nobody else changes while this transaction holds the lock of its
-// document. kSetSession forbids what is left to choose.
+// Statements take and return many rows at a time, as arrays. Each finds every row by its whole key, whatever the server
+// believes about its tables: if it has no statistics since a table was empty, a join would scan all of it for each row.
+// So there are no joins: a row is looked up in a LATERAL subquery with a LIMIT, which no planner takes apart, and
+// changed by its ctid, which no other transaction changes while this one holds the lock of the document. kSetSession
+// disables the remaining choices.
 #include "store/database/statements.h"
 
 namespace kvlink::store::database {
@@ -23,7 +23,8 @@ const Statement kCommit = {"", "COMMIT", {}};
 const Statement kRollback = {"", "ROLLBACK", {}};
 const Statement kScanTables = {"", "SET LOCAL enable_seqscan = on", {}};
 
-// What a session that is lost in the middle of a transaction may hold up is bounded by the server. Plans are made once.
+// The server's timeouts bound how long a session lost in the middle of a transaction holds up others. Plans are made
+// once.
 const Statement kSetSession = {"", R"sql(
 SELECT set_config(s.name, s.value, false)
 FROM (VALUES ('statement_timeout', $1::text), ('idle_in_transaction_session_timeout', $1), ('lock_timeout', '0'),
@@ -43,9 +44,9 @@ ON CONFLICT (one) DO UPDATE SET version = excluded.version)sql",
 
 const Statement kClock = {"clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", kOneInteger};
 
-// Those of the documents $2 that are there, locked in the order of the array, which is that of ids, so that two batches
-// never wait for each other. What they say is returned where it decides: where the generation that is to be put, $3, is
-// theirs, or 0; or -1, of a deletion, which only another one could be equal to: entries are large.
+// Locks the existing documents among $2, in the order of the array, which is that of ids, so that two batches cannot
+// deadlock. Entries are large, so one is returned only if it decides: if the generation to be put, $3, is 0 or the
+// document's own; or -1, a deletion, which can only equal a tombstone.
 constexpr Column kLockColumns[] = {kText, kInteger, kFlag, kInteger, kBytes, kBytes};
 const Statement kLockDocuments = {"lock_documents", R"sql(
 SELECT d.id, d.generation, d.tombstone, d.written_at, d.identities,
@@ -54,7 +55,7 @@ FROM unnest($2::text[], $3::bigint[]) AS w(id, generation)
 CROSS JOIN LATERAL (SELECT * FROM kvlink.documents WHERE ns = $1::text AND id = w.id COLLATE "C" LIMIT 1
                     FOR NO KEY UPDATE) AS d)sql",
                                   kLockColumns};
-// Each is written later than the one before, and not before $5 says.
+// Each document is written later than the one before, and not before its time in $5.
 const Statement kInsertDocuments = {"insert_documents",
                                     R"sql(
 INSERT INTO kvlink.documents (ns, id, generation, tombstone, written_at, tokens, title, identities, entry)
@@ -88,9 +89,9 @@ DELETE FROM kvlink.refs WHERE ctid = ANY(ARRAY(
   CROSS JOIN LATERAL (SELECT ctid FROM kvlink.refs
                       WHERE ns = $1::text AND identity = w.identity AND id = w.id COLLATE "C" LIMIT 1) AS place)))sql",
                                      {}};
-// Two transactions that each take one of the last two references away must not each see the other's: who takes
-// references away holds the locks of their identities, taken in order, until its commit. There are 128 for all
-// identities: a server has room for a few thousand locks.
+// Two transactions that each remove one of the last two references must not each see the other's reference: a
+// transaction that removes references holds the locks of their identities, taken in order, until its commit. All
+// identities share 128 locks: a server has room for a few thousand.
 const Statement kLockIdentities = {
     "lock_identities", "SELECT pg_advisory_xact_lock(1263943755, k::integer) FROM unnest($1::bigint[]) AS k",
     kOneNothing};
@@ -101,7 +102,7 @@ SELECT pg_current_xact_id(), $1::text, w.identity FROM unnest($2::bytea[]) AS w(
 WHERE (SELECT true FROM kvlink.refs r WHERE r.ns = $1 AND r.identity = w.identity LIMIT 1) IS NULL)sql",
                                 {}};
 
-// Entries of up to 4 MiB: none behind the first 32 MiB. A length is known without reading them.
+// Entries take up to 4 MiB each: returns none after the first 32 MiB. Their lengths are known without reading them.
 constexpr Column kGetColumns[] = {kText, kFlag, kBytes, kInteger};
 const Statement kGetDocuments = {"get_documents", R"sql(
 SELECT g.id, g.tombstone, CASE WHEN NOT g.tombstone AND g.before < 33554432 THEN g.entry END, g.written_at
@@ -137,7 +138,7 @@ DELETE FROM kvlink.documents WHERE ctid = ANY(ARRAY(
 const Statement kDeleteNamespace = {"delete_namespace", "DELETE FROM kvlink.namespaces WHERE ns = $1::text", {}};
 const Statement kDropNamespace = {
     "drop_namespace", "INSERT INTO kvlink.drop_log (transaction, ns) VALUES (pg_current_xact_id(), $1::text)", {}};
-// A limit below 0 stays as it is; revision 0 is the next.
+// A parameter below 0 leaves that limit unchanged; revision 0 means the next one.
 constexpr Column kNamespaceColumns[] = {kText, kInteger, kInteger, kInteger};
 const Statement kPutNamespace = {"put_namespace", R"sql(
 INSERT INTO kvlink.namespaces AS n (ns, capacity_bytes, pinned_bytes, revision)
@@ -152,11 +153,10 @@ const Statement kListNamespaces = {
     "list_namespaces", "SELECT ns, capacity_bytes, pinned_bytes, revision FROM kvlink.namespaces ORDER BY ns",
     kNamespaceColumns};
 
-// Who changes which consumers there are, or trims.
+// Held while consumers are added or removed, and while the log is trimmed.
 const Statement kLockConsumers = {"", "SELECT pg_advisory_xact_lock(1263943755, -2)", kOneNothing};
-// A position beyond every transaction that there was is of a database that this one was restored from: as if it were
-// not there.
-// The slowest of the others, or the end.
+// A position beyond the database's last transaction dates from before it was restored from a backup, and is ignored.
+// Registers at the position of the slowest other consumer, or at the end.
 const Statement kRegister = {"register", R"sql(
 INSERT INTO kvlink.consumers AS c (node_id, transaction, sequence, updated)
 SELECT $1::bytea, p.transaction, p.sequence, clock_timestamp()
@@ -170,7 +170,7 @@ RETURNING transaction, sequence)sql",
                              kPositionColumns};
 const Statement kPositionOf = {
     "position_of", "SELECT transaction, sequence FROM kvlink.consumers WHERE node_id = $1::bytea", kPositionColumns};
-// Up to where the log was trimmed, and the transactions below which none is open, and above which there was none.
+// The position up to which the log was trimmed, the oldest open transaction, and the end of all transactions.
 constexpr Column kHorizonColumns[] = {kTransaction, kInteger, kTransaction, kTransaction};
 const Statement kReadHorizon = {"read_horizon", R"sql(
 SELECT transaction, sequence, pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())
@@ -198,7 +198,7 @@ WHERE c.node_id = $1)sql",
                                   {}};
 const Statement kForget = {"forget", "DELETE FROM kvlink.consumers WHERE node_id = $1::bytea", {}};
 const Statement kForgetAll = {"", "DELETE FROM kvlink.consumers", {}};
-// Consumers that are silent and hold something back; forgetting others frees nothing. Those in $2 are deleted.
+// Consumers that are silent and hold up the log; forgetting others frees nothing. Deletes those in $2.
 constexpr Column kNodeColumns[] = {kBytes};
 const Statement kForgetSilent = {"forget_silent",
                                  R"sql(
@@ -222,7 +222,7 @@ const Statement kSlowest = {"slowest", R"sql(
 SELECT transaction, sequence FROM kvlink.consumers WHERE transaction <= pg_snapshot_xmax(pg_current_snapshot())
 ORDER BY transaction, sequence LIMIT 1)sql",
                             kPositionColumns};
-// The greatest first; how many there are is how many were deleted.
+// Returns the deleted rows, the greatest first.
 const Statement kTrim = {"trim", R"sql(
 WITH gone AS (DELETE FROM kvlink.drop_log WHERE ctid = ANY(ARRAY(
                 SELECT ctid FROM kvlink.drop_log WHERE (transaction, sequence) <= ($1::xid8, $2::bigint)

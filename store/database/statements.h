@@ -1,4 +1,4 @@
-// Every statement that is sent to the server, in one place: a test explains each over a large table.
+// Every statement sent to the server, in one place: a test runs EXPLAIN on each over a large table.
 // Thread-safety: constants.
 #ifndef KVLINK_STORE_DATABASE_STATEMENTS_H_
 #define KVLINK_STORE_DATABASE_STATEMENTS_H_
@@ -9,7 +9,7 @@
 namespace kvlink::store::database {
 
 struct Statement {
-  const char* name;  // under which a connection prepares it; "": it is parsed each time
+  const char* name;  // under which a connection prepares it; "": parsed each time
   const char* sql;
   absl::Span<const Column> columns;  // of its rows
 };
@@ -23,7 +23,7 @@ extern const Statement kLockPage, kDeleteDocuments, kDeleteNamespace, kDropNames
 extern const Statement kLockConsumers, kRegister, kPositionOf, kReadHorizon, kReadDrops, kStorePosition, kForget,
     kForgetAll, kForgetSilent, kTrimAll, kPositionsOf, kSlowest, kTrim, kStoreTrimmed;
 
-// Those that are prepared.
+// The statements that connections prepare.
 absl::Span<const Statement* const> PreparedStatements();
 
 }  // namespace kvlink::store::database

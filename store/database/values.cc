@@ -11,7 +11,7 @@
 namespace kvlink::store::database {
 namespace {
 
-// Types have fixed numbers (pg_type.dat of PostgreSQL).
+// PostgreSQL's types have fixed numbers (pg_type.dat).
 constexpr Oid kBool = 16, kBytea = 17, kInt8 = 20, kText = 25, kXid8 = 5069, kVoid = 2278;
 
 template <typename T>

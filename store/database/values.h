@@ -1,4 +1,4 @@
-// Values on their way to and from the server, in its binary format: no escaping, no parsing, and arrays in one piece.
+// Values to and from the server, in its binary format: no escaping, no parsing, and arrays in one piece.
 // Thread-safety: one thread at a time for each object.
 #ifndef KVLINK_STORE_DATABASE_VALUES_H_
 #define KVLINK_STORE_DATABASE_VALUES_H_
@@ -19,7 +19,7 @@ namespace kvlink::store::database {
 // The parameters $1, $2, ... of a statement. Methods append one and return the object.
 class Parameters {
  public:
-  Parameters&& Integer(int64_t value) &&;  // bigint; as xid8 where the statement says so
+  Parameters&& Integer(int64_t value) &&;  // bigint, or xid8 if the statement says so
   Parameters&& Text(absl::string_view value) &&;
   Parameters&& Bytes(absl::string_view value) && { return std::move(*this).Text(value); }
   Parameters&& Integers(absl::Span<const int64_t> values) &&;
@@ -36,19 +36,19 @@ class Parameters {
 // A column of a result.
 enum class Column : char { kInteger, kText, kBytes, kFlag, kTransaction, kNothing };
 
-// The rows that a statement returned, of columns that were checked to be what the statement says.
+// The rows that a statement returned. Their columns were checked against the statement's.
 class Rows {
  public:
-  explicit Rows(pg_result* result);  // takes it
+  explicit Rows(pg_result* result);  // takes ownership
 
   int size() const;
   bool IsNull(int row, int column) const;
-  // Of columns of that kind that are not null. A view lives as long as the object.
+  // The value of a non-null column of that kind. A view lives as long as the object.
   int64_t Integer(int row, int column) const;
   uint64_t Transaction(int row, int column) const { return static_cast<uint64_t>(Integer(row, column)); }
   bool Flag(int row, int column) const;
   absl::string_view Bytes(int row, int column) const;
-  // How many rows a statement that returns none has changed.
+  // The number of rows changed by a statement that returns none.
   int64_t changed() const;
 
  private:

@@ -1,4 +1,4 @@
-// Takes what its rate allows every 5 ms, as a node's gates do.
+// Every 5 ms, accepts as many connections as its rate allows, as a node's gates do.
 #include "tests/integration/bare_listener.h"
 
 #include <gtest/gtest.h>
@@ -48,7 +48,7 @@ void BareListener::Run(double connections_per_second, int held) {
     while (taken < due) {
       Descriptor next(accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (next.get() < 0) {
-        taken = due;  // nobody waits; what was not used is not kept
+        taken = due;  // no connection waits; unused allowance expires
         break;
       }
       ++taken;

@@ -1,4 +1,5 @@
-// Bad input: each case is refused with one line that says what, where and what to do, and harms nothing that is stored.
+// Bad input: each case is refused with one line that says what is wrong, where, and what to do, and harms no stored
+// data.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <unistd.h>
@@ -70,7 +71,7 @@ TEST_F(CliTest, WhatWasTypedWrongIsNamed) {
   ExpectRefused(Run("ingest", {input, "--codecs", "q8"}), "ingest", {"--codecs", "--codec"});
   ExpectRefused(Run("ingest", {input, "--codec", "q5"}), "ingest", {"q5", "raw-bf16"});
   ExpectRefused(Run("ingest", {input, "--device", "tpu"}), "ingest", {"tpu", "cuda"});
-  const Finished on_device = Run("ingest", {input, "--device", "cuda"});  // works where there is one
+  const Finished on_device = Run("ingest", {input, "--device", "cuda"});  // works if the machine has one
   if (on_device.status != 0) ExpectRefused(on_device, "ingest", {"--device cpu"});
   EXPECT_NE(on_device.status, 5) << "trying again would not help";
   ExpectRefused(Run("ingest", {Path("nothing.jsonl")}), "ingest", {"nothing.jsonl", "no such file"});

@@ -1,5 +1,5 @@
-// Mistakes in a cluster, its database or its members, as an operator meets them: each is named in one line that says
-// what, where and what to do, and whatever can go on does.
+// Mistakes in a cluster, its database or its members, as an operator meets them: each is reported in one line that says
+// what is wrong, where, and what to do, and everything that can continue does.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -32,7 +32,7 @@ class CliClusterMistakesTest : public CliClusterTest {
                                   absl::StrCat(acknowledged), "--database", postgres_->connection()});
     ASSERT_EQ(made.status, 0) << made.errors;
   }
-  // An active member.
+  // Starts an active member.
   void StartNode(std::vector<std::string> arguments = {}) {
     arguments.insert(arguments.end(), {"--cluster", place_, "--capacity", "1G", "--memory", "64M"});
     nodes_.push_back(
@@ -142,7 +142,7 @@ TEST_F(CliClusterMistakesTest, TwoClustersOnOneHost) {
   Create(1, 1);
   StartNode();
   ASSERT_EQ(Ingest(0, 8).status, 0);
-  // They share etcd, the PostgreSQL server and the host.
+  // The clusters share etcd, the PostgreSQL server and the host.
   const std::string here = place_;
   place_ = here + "/other";
   const std::string database = postgres_->connection(postgres_->NewDatabase());
@@ -152,7 +152,7 @@ TEST_F(CliClusterMistakesTest, TwoClustersOnOneHost) {
   EXPECT_EQ(Members()["members"].size(), 1u);
   EXPECT_THAT(Check(), HasSubstr("2 documents, 0 of them"));
   EXPECT_EQ(Kvlink({"delete", "d4", "--wait", "60"}).status, 0);
-  // An address and a directory belong to one of them.
+  // An address or directory belongs to only one of them.
   const std::string taken = nodes_[0]->address();
   const Finished address = Kvlink({"store", "--store", Directory("third"), "--listen", taken, "--data", "none"});
   EXPECT_NE(address.status, 0);

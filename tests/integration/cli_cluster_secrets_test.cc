@@ -1,4 +1,4 @@
-// A cluster whose etcd and database demand TLS and credentials: with them everything works, and without one of them the
+// A cluster whose etcd and database demand TLS and credentials: with them everything works, and if one is missing the
 // message says which.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -48,7 +48,7 @@ class CliClusterSecretsTest : public CliClusterTest {
             "KVLINK_ETCD_PASSWORD_FILE=" + etcd_password_, "PGPASSFILE=" + database_password_};
   }
   Finished Run(const std::vector<std::string>& words) const { return Kvlink(words, {.environment = Environment()}); }
-  // As Run, with an empty `variable`.
+  // Like Run, with an empty `variable`.
   Finished RunWithout(const std::string& variable, std::vector<std::string> words) const {
     std::vector<std::string> environment = Environment();
     for (std::string& one : environment) {

@@ -1,4 +1,4 @@
-// Documents are ingested into a cluster and asked for, by the binary, over a real etcd and a real PostgreSQL; with a
+// Runs the binary to ingest documents into a cluster and ask about them, over a real etcd and a real PostgreSQL, with a
 // node killed in between.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -65,7 +65,7 @@ class CliClusterStoreTest : public CliTest {
     EXPECT_EQ(finished.status, 0) << finished.errors;
     return nlohmann::json::parse(finished.output, nullptr, false);
   }
-  // Of a status, as JSON; null: nothing.
+  // The namespace's part of a status; null: not listed.
   static nlohmann::json NamespaceIn(const nlohmann::json& status, const std::string& ns) {
     for (const auto& one : status["namespaces"]) {
       if (one["name"] == ns) return one;
@@ -88,7 +88,7 @@ class CliClusterStoreTest : public CliTest {
       return !one.is_null() && one["capacity_bytes"] == capacity && one["revision"] == revision;
     });
   }
-  // Whether each node enforces about `share` of a capacity, and all together enforce it.
+  // Whether each node enforces about `share`, and all together `capacity`.
   bool SharesAre(const std::string& ns, int64_t share, int64_t capacity) const {
     int64_t sum = 0;
     for (const auto& node : nodes_) {
@@ -149,7 +149,7 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   EXPECT_GE(encodings, 60);
   EXPECT_THAT(Kvlink({"status"}).output, AllOf(HasSubstr(nodes_[0]->address()), HasSubstr("alive")));
 
-  // Without one of the founders everything is still there.
+  // Without one of the founders all documents are still there.
   nodes_[0]->Kill();
   const Finished without = ask();
   ASSERT_EQ(without.status, 0) << without.errors;
@@ -166,7 +166,7 @@ TEST_F(CliClusterStoreTest, DocumentsAreIngestedAskedForAndDeleted) {
   EXPECT_EQ(Json({"inspect", "store"})["namespaces"].size(), 0u);
 }
 
-// A limit is of all nodes together, copies counted. Each encoding here takes one block of 64 KiB.
+// A limit applies to all nodes together, counting copies. Each encoding here takes one block of 64 KiB.
 TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
   ASSERT_EQ(IngestInto("other", 0, 20).status, 0);
   const Finished ingested = IngestInto("docs", 0, 90);
@@ -182,14 +182,14 @@ TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
   EXPECT_TRUE(Eventually([&] { return Copies("docs") <= 96; }));
   EXPECT_GE(Copies("docs"), 48) << "not much more than the limit demands";
   EXPECT_TRUE(SharesAre("docs", 2 << 20, 6 << 20));
-  // What comes takes the room of its own namespace.
+  // New encodings displace those of their own namespace.
   const Finished more = IngestInto("docs", 100, 160);
   EXPECT_TRUE(more.status == 0 || more.status == 7) << more.errors;
   EXPECT_LE(Copies("docs"), 96);
   EXPECT_EQ(Copies("other"), 40);
   EXPECT_THAT(Kvlink({"status"}).output, HasSubstr(" of 6 MiB"));
 
-  // What is older changes nothing, what is given for one node is refused, what is not given stays.
+  // An older revision changes nothing, a limit for one node is refused, a limit not given stays.
   const Finished old = Kvlink({"namespace", "docs", "--capacity", "20M", "--revision", "4"});
   EXPECT_EQ(old.status, 4);
   ExpectRefused(old, "namespace", {"revision 4 does not replace the current revision 5"});
@@ -203,13 +203,13 @@ TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
               AllOf(HasSubstr("capacity 6 MiB"), HasSubstr("pinned limit 1 MiB"), HasSubstr("revision 6")));
   EXPECT_TRUE(Eventually([&] { return AllHave("docs", 6 << 20, 6); }));
 
-  // Too small for any encoding at any node.
+  // Too small for any encoding on any node.
   EXPECT_EQ(Kvlink({"namespace", "tiny", "--capacity", "64K"}).status, 0);
   EXPECT_TRUE(Eventually([&] { return AllHave("tiny", 64 << 10, 1); }));
   const Finished none = IngestInto("tiny", 0, 2);
   EXPECT_EQ(none.status, 7) << none.errors;
 
-  // Limits go with their namespace.
+  // Limits are deleted with their namespace.
   EXPECT_EQ(Kvlink({"delete", "--namespace", "docs", "--whole-namespace"}).status, 0);
   EXPECT_TRUE(Eventually(
       [&] { return absl::c_all_of(nodes_, [](const auto& node) { return AtNode(*node, "docs").is_null(); }); }));
@@ -223,7 +223,7 @@ TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
   ASSERT_EQ(IngestInto("other", 0, 20).status, 0);
   ASSERT_EQ(IngestInto("docs", 0, 60).status, 0);
   ASSERT_GE(Copies("docs"), 120);
-  // A node that was away has what holds when it serves again.
+  // A node that was away has the current limits when it serves again.
   nodes_[2]->Kill();
   EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "3M"}).status, 0);
   EXPECT_THAT(Kvlink({"namespace", "docs"}).output,
@@ -235,14 +235,14 @@ TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
   EXPECT_EQ(Copies("other"), 40);
   EXPECT_TRUE(SharesAre("docs", 1 << 20, 3 << 20));
 
-  // A node that joins takes a share, and the others give it.
+  // A joining node takes a share, and those of the others shrink.
   nodes_.push_back(MakeNode(3));
   ASSERT_TRUE(nodes_.back()->Start());
   EXPECT_TRUE(Eventually([&] { return SharesAre("docs", 768 << 10, 3 << 20); }));
   EXPECT_TRUE(Eventually([&] { return Copies("docs") <= 48; }));
   EXPECT_GE(Copies("other"), 40) << "and those that moved, where they were";
 
-  // Without the database each goes on with what it has.
+  // Without the database each node keeps the limits it has.
   postgres_->Kill();
   EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "1M"}).status, 5);
   EXPECT_THAT(Kvlink({"status"}).output, HasSubstr("limits of namespaces are unknown"));
@@ -252,7 +252,7 @@ TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
   EXPECT_TRUE(Eventually([&] { return AllHave("docs", 1 << 20, 2); }));
 }
 
-// Counting the documents of a large catalog does not end in time; the rest is known all the same.
+// If counting the documents of a large catalog takes too long, the rest is still shown.
 TEST_F(CliClusterStoreTest, ACatalogThatCannotBeCountedInTime) {
   std::thread holder([&] {
     postgres_->Sql("BEGIN; LOCK TABLE kvlink.documents; SELECT pg_advisory_lock(7); SELECT pg_sleep(20); COMMIT");
@@ -293,7 +293,7 @@ TEST_F(CliClusterStoreTest, WhatIsMistakenIsSaid) {
   ExpectRefused(RunToEnd({KVLINK_BINARY, "inspect", "store", "--cluster", etcd_->endpoints() + "/other"}), "inspect",
                 {"'other'", "default"});
   ExpectRefused(Kvlink({"delete", "d0", "--forget"}), "delete", {"node"});
-  // What the environment says is a default: an option goes before it.
+  // The environment sets a default: an option takes precedence.
   const std::string cluster = "KVLINK_STORE=etcd://" + etcd_->endpoints();
   const Finished empty = RunToEnd({KVLINK_BINARY, "inspect", "store"}, {.environment = {cluster}});
   EXPECT_EQ(empty.status, 0) << empty.errors;

@@ -1,4 +1,4 @@
-// A cluster as an operator makes, sees and changes it, by the binary and a real etcd.
+// An operator creates, inspects and changes a cluster, with the binary and a real etcd.
 #include "tests/integration/cli_cluster.h"
 
 #include <gmock/gmock.h>
@@ -45,7 +45,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Member(a.address())["alive"], true);
   EXPECT_EQ(Member(a.address())["slots"], 65536);
   EXPECT_EQ(Member(b.address())["weight"], 5);
-  // It joins until it has all it owns, which here is nothing.
+  // A node joins until it has all it owns, which here is nothing.
   ASSERT_TRUE(Becomes(c.address(), "active"));
   const Finished shown = Kvlink({"members", "list"});
   EXPECT_THAT(shown.output, AllOf(HasSubstr(id_a), HasSubstr(a.address()), HasSubstr("active"), HasSubstr("east")));
@@ -55,14 +55,14 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Member(a.address())["weight"], 9);
   EXPECT_EQ(Member(b.address())["zone"], "west");
 
-  // One that runs hands over first; then its process ends.
+  // A running node hands over first; then its process ends.
   ExpectRefused(Kvlink({"members", "remove", c.address()}), "members", {c.address(), "is alive", "--force"});
   const Finished left = Kvlink({"drain", c.address(), "--wait"});
   EXPECT_EQ(left.status, 0) << left.errors;
   EXPECT_THAT(left.output, HasSubstr("has left"));
   EXPECT_EQ(c.process().Wait(), 0) << c.process().errors();
   EXPECT_EQ(Members()["members"].size(), 2u);
-  // It may come back; and may be thrown out.
+  // It may return, and may be removed by force.
   ASSERT_TRUE(c.Start());
   ASSERT_TRUE(Becomes(c.address(), "active"));
   EXPECT_EQ(Kvlink({"members", "remove", c.address(), "--force"}).status, 0);
@@ -70,7 +70,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_THAT(c.process().errors(), HasSubstr("was removed from the cluster"));
   EXPECT_EQ(Members()["members"].size(), 2u);
 
-  // One that others wait for does not leave, and may stay.
+  // A draining node cannot leave while another must still copy from it, and may cancel.
   b.process().Signal(SIGSTOP);
   EXPECT_EQ(Kvlink({"drain", a.address()}).status, 0);
   EXPECT_EQ(Member(a.address())["state"], "draining");
@@ -78,7 +78,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Member(a.address())["state"], "active");
   b.process().Signal(SIGCONT);
 
-  // A node that ended is a member still; started again it has its weight from before.
+  // A stopped node remains a member; restarted, it has its previous weight.
   EXPECT_EQ(a.Stop(), 0) << a.process().errors();
   EXPECT_EQ(Member(a.address())["alive"], false);
   a.Kill();
@@ -91,7 +91,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   EXPECT_EQ(Members()["members"].size(), 1u);
 }
 
-// A node that waits for others while it starts ends when it is told so.
+// A node that waits for other services while it starts ends on SIGTERM.
 TEST_F(CliClusterTest, EndsWhileItStarts) {
   ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
   etcd_->Freeze(0);
@@ -142,7 +142,7 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   ExpectRefused(Kvlink({"members", "zone", node.address(), "a b"}), "members", {"'a b'"});
   EXPECT_EQ(node.Stop(), 0);
 
-  // The directory is that cluster's, and no other one's.
+  // The directory belongs to that cluster and no other.
   place_ = here + "/other";
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {"no cluster 'other'", "default"});
@@ -160,7 +160,7 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   EXPECT_FALSE(std::filesystem::exists(Directory("new")));
 }
 
-// A node serves when the database is there and this cluster's; before that it says what is wrong, and is no member.
+// A node serves only if the database is reachable and this cluster's; otherwise it says why, and is no member.
 TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   if (!PostgresServer::Installed()) GTEST_SKIP() << "no PostgreSQL here (Debian's postgresql)";
   const PostgresServer postgres;

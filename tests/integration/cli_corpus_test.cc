@@ -115,7 +115,7 @@ TEST_F(CliTest, RejectsAreWrittenAsideUntilTheRunIsComplete) {
   EXPECT_THAT(whole.errors, HasSubstr("in.jsonl:4: document 'empty'"));
   EXPECT_EQ(CheckCatalogued(), 2);
   EXPECT_THAT(Contents(rejects), AllOf(HasSubstr("in.jsonl:3"), HasSubstr("\"id\":\"empty\"")));
-  // They do not hold all that the input does.
+  // A rejects file does not hold all that the input does, so it must not replace one.
   ExpectRefused(Run("ingest", {file, "--rejects", file}), "ingest", {file, "is an input"});
   ExpectRefused(Run("ingest", {Path("."), "--rejects", rejects}), "ingest", {rejects, "lies in one"});
   ExpectRefused(Run("ingest", {file, "--rejects", Path("no/such/file")}), "ingest", {Path("no/such/file.partial")});

@@ -88,7 +88,7 @@ TEST_F(CliTest, KilledAtAnyMomentItResumes) {
   const int documents = 150;
   const std::string input = Write("in.jsonl", Lines(0, documents));
   const std::vector<std::string> arguments = {input, "-", "--batch-tokens", "64"};
-  // Kills fall within the time that a whole run takes here, however fast the machine is.
+  // Kills fall within the duration of a whole run on this machine.
   const absl::Time begin = SteadyNow();
   ASSERT_EQ(Run("ingest", arguments).status, 0);
   const int64_t whole = absl::ToInt64Microseconds(SteadyNow() - begin);
@@ -97,7 +97,7 @@ TEST_F(CliTest, KilledAtAnyMomentItResumes) {
   for (int round = 0; round < rounds; ++round) {
     fs::remove_all(store_);
     for (int kill = 0; kill < 3; ++kill) {
-      // Behind the file it waits for more on standard input, so that it never ends by itself.
+      // After the file it waits for more on standard input, so that it never ends by itself.
       Subprocess process(Command("ingest", arguments), {.keep_input_open = true});
       absl::SleepFor(absl::Microseconds(random() % whole));
       ASSERT_TRUE(process.running()) << process.errors();
@@ -109,7 +109,7 @@ TEST_F(CliTest, KilledAtAnyMomentItResumes) {
       EXPECT_EQ(verify.status, 0) << verify.output << verify.errors;
       const int catalogued = CheckCatalogued();
       if (catalogued > 0) {
-        // Every text differs: no document without an encoding.
+        // Every text differs, so every document has an encoding of its own.
         EXPECT_LE(catalogued, Inspect({"store"})["namespaces"][0]["encodings"].get<int>());
       }
       interrupted += catalogued < documents;
@@ -202,7 +202,7 @@ TEST_F(CliTest, AnotherModelsDocumentsAreIngestedAgain) {
 TEST_F(CliTest, ADamagedEncodingIsFoundDroppedAndMadeAgain) {
   const std::string input = Write("in.jsonl", Lines(0, 4));
   ASSERT_EQ(Run("ingest", {input}).status, 0);
-  // The bytes of encodings are what is not zero in the segment files, behind their headers.
+  // The nonzero bytes of segment files, after their headers, belong to encodings.
   int flipped = 0;
   for (const auto& entry : fs::recursive_directory_iterator(fs::path(store_) / "segments")) {
     if (!entry.is_regular_file()) continue;

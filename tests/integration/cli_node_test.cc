@@ -1,5 +1,5 @@
-// A store served to other processes: the same encodings and answers as in process, whatever carries them; what an
-// operator sees and does; who is refused.
+// A store served to other processes: the same encodings and answers as in process, over every carrier; an operator's
+// commands; refusals.
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
@@ -29,7 +29,7 @@ class CliNodeTest : public CliTest {
     CliTest::SetUp();
     directory_ = store_;
   }
-  // From here on commands use the node.
+  // Makes subsequent commands use the node.
   void Use(const NodeProcess& node) { store_ = node.address(); }
   void UseDirectory(const std::string& directory) { store_ = directory; }
 
@@ -82,7 +82,7 @@ TEST_P(CliCarrierTest, ThreeProcessesStoreAndAnswerAsOneDoes) {
   EXPECT_EQ(linked.status, 0) << linked.errors;
   EXPECT_EQ(linked.output, answer.output);
   EXPECT_THAT(linked.errors, AllOf(HasSubstr("encodings: 3 from"), Not(HasSubstr("encoded now"))));
-  // Killed and started again, it reads them from its segments.
+  // Killed and restarted, the node reads them from its segments.
   node.Kill();
   ASSERT_TRUE(node.Start());
   const Finished later = Ask(carrier);
@@ -92,7 +92,7 @@ TEST_P(CliCarrierTest, ThreeProcessesStoreAndAnswerAsOneDoes) {
   EXPECT_EQ(verified.status, 0) << verified.errors;
   EXPECT_THAT(verified.output, HasSubstr("8 encodings"));
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
-  // The log holds nothing that a document or a user said.
+  // The log contains no text of documents or users.
   const std::string log = node.process().errors();
   EXPECT_THAT(log, HasSubstr("\"event\":\"connection_opened\""));
   for (const char* said : {"grains", "glass", "Number "}) EXPECT_THAT(log, Not(HasSubstr(said)));
@@ -118,7 +118,7 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   const Finished set = admin({"namespace", "default", "--capacity", "1G"});
   EXPECT_EQ(set.status, 0) << set.errors;
   EXPECT_THAT(set.output, HasSubstr("default: capacity 1 GiB, the node's default pinned limit; 4 documents"));
-  // Only what is given is set, and nothing given shows.
+  // Only the given limit is set; without one, the command shows both.
   EXPECT_THAT(admin({"namespace", "default", "--pinned", "100M"}).output,
               HasSubstr("capacity 1 GiB, pinned limit 100"));
   EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("capacity 1 GiB, pinned limit 100 MiB"));
@@ -150,7 +150,7 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   EXPECT_EQ(late.status, 5);
   EXPECT_THAT(late.errors, HasSubstr("drain"));
   const Finished stopped = admin({"drain", "--stop"});
-  // A drained node opens no new session; an administrator's is one of them, and may.
+  // A drained node opens no sessions, except an administrator's.
   EXPECT_EQ(stopped.status, 0) << stopped.errors;
   EXPECT_EQ(node.process().Wait(), 0) << node.process().errors();
 }
@@ -166,7 +166,7 @@ TEST_F(CliNodeTest, KilledWhileItIsWrittenTo) {
     NodeProcess node(directory_);
     ASSERT_TRUE(node.Start());
     Use(node);
-    // It waits for more behind the file, so that it cannot end before the node does.
+    // It waits for more input after the file, so that it cannot end before the node does.
     Subprocess ingest(Command("ingest", {input, "-", "--batch-tokens", "64", "--outage", "5"}),
                       {.keep_input_open = true});
     absl::SleepFor(absl::Microseconds(random() % 600000));
@@ -174,7 +174,7 @@ TEST_F(CliNodeTest, KilledWhileItIsWrittenTo) {
     if (random() % 2 == 0) {
       ASSERT_TRUE(node.Start());
       ingest.CloseInput();
-      const int status = ingest.Wait();  // it went on, or said what failed
+      const int status = ingest.Wait();  // it continued, or reported what failed
       if (status != 0) {
         EXPECT_THAT(ingest.errors(), HasSubstr("kvlink ingest: "));
       }
@@ -264,7 +264,7 @@ TEST_F(CliNodeTest, SighupReadsTheAccessFileAnew) {
   EXPECT_EQ(node.Stop(), 0);
 }
 
-// Whoever reaches UCX's port is trusted (docs/operations.md).
+// A node trusts every peer that reaches UCX's port (docs/operations.md).
 TEST_F(CliNodeTest, UcxListensBeyondThisHostOnlyWhereItIsNamed) {
   const std::string access = Key("access", "a 0123456789abcdef0 write default\n");
   NodeProcess node(directory_, {"--listen", "0.0.0.0:0", "--data", "auto", "--access-file", access, "--insecure"});

@@ -1,4 +1,4 @@
-// Identities under a tenant's secret: whoever has it finds the encodings, nobody else does.
+// Identities under a tenant's secret: only clients with the secret find the encodings.
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
@@ -42,7 +42,7 @@ TEST_F(CliSecretTest, EncodingsAreFoundUnderTheirSecretOnly) {
   ExpectRefused(Ask({"--doc", "d1"}, other), "ask", {"'d1'", "with another tenant secret", "--secret-file"});
   ExpectRefused(Ask({"--doc", "d1"}), "ask", {"'d1'", "with a tenant secret", "--secret-file"});
 
-  // The same texts by file: names that nobody else computes.
+  // The same texts by file: other secrets lead to other identities.
   EXPECT_THAT(Ask({"--file", input}, ours).errors, HasSubstr("encodings: 2 from disk"));
   EXPECT_THAT(Ask({"--file", input}, other).errors, HasSubstr("encodings: 2 encoded now"));
   EXPECT_THAT(Ask({"--file", input}).errors, HasSubstr("encodings: 2 encoded now"));

@@ -1,4 +1,4 @@
-// Messages and exit statuses of commands: they are true, and go where they should.
+// Messages and exit statuses of commands: they are true, and go to the right stream.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <unistd.h>
@@ -22,7 +22,7 @@ using ::testing::Not;
 
 class CliWordsTest : public CliTest {
  protected:
-  // Through a shell, which redirects.
+  // Runs a command through a shell, with redirections.
   Finished Shell(const std::string& command, const std::vector<std::string>& arguments,
                  const std::string& redirections) const {
     std::string line;
@@ -89,7 +89,7 @@ TEST_F(CliWordsTest, AMistypedAddressIsNoDirectoryAndOnlyIngestCreates) {
 }
 
 TEST_F(CliWordsTest, WhatWasEvictedAgainIsNoSuccess) {
-  // 2 layers of some 40 tokens take a block of 64 KiB each document; a store of 2 MiB holds some thirty.
+  // Each document, 2 layers of about 40 tokens, takes a block of 64 KiB; a store of 2 MiB holds about thirty.
   const Finished crowded = Run("ingest", {Write("in.jsonl", Lines(0, 120)), "--capacity", "2M"});
   EXPECT_EQ(crowded.status, 7) << crowded.output << crowded.errors;
   EXPECT_THAT(crowded.output, HasSubstr("120 added"));
@@ -114,7 +114,7 @@ TEST_F(CliWordsTest, ReplacedIsToldFromAdded) {
 TEST_F(CliWordsTest, AnInterruptedIngestSaysHowFarItCame) {
   Subprocess process(Command("ingest", {"-"}), {.input = Lines(0, 5), .keep_input_open = true});
   const absl::Time deadline = SteadyNow() + absl::Seconds(120);
-  // Until it has read what there is: ^C must find the handler installed.
+  // Waits until it has read its input: the handler must be installed before ^C.
   while (!fs::exists(fs::path(store_) / "STORE") && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
   absl::SleepFor(absl::Seconds(1));
   process.Signal(SIGINT);
@@ -139,7 +139,7 @@ TEST_F(CliWordsTest, ClosedStreamsAreNotTheStoresFiles) {
   const std::string input = Write("in.jsonl", Lines(0, 2));
   EXPECT_EQ(Shell("ingest", {input}, "<&- >&- 2>&-").status, 0);
   EXPECT_EQ(Shell("ask", {"--doc", "d0", "--max-tokens", "2", "why?"}, "<&- >&- 2>&-").status, 0);
-  // Nor are they what libraries open before main, which would never end.
+  // Nor does a file that a library opens before main become standard input: reading it would never end.
   EXPECT_EQ(Shell("ingest", {"-"}, "<&-").status, 0);
   std::ifstream lock(store_ + "/LOCK");
   const std::string held{std::istreambuf_iterator<char>(lock), std::istreambuf_iterator<char>()};
@@ -183,7 +183,7 @@ TEST_F(CliWordsTest, AskSaysWhatItAnswersFrom) {
   ExpectRefused(Run("ask", {"   "}), "ask", {"empty"});
   const Finished piped = RunToEnd(Command("ask", {"--doc", "d0", "--max-tokens", "2", "-"}), {.input = "why?\n"});
   EXPECT_EQ(piped.status, 0) << piped.errors;
-  // No empty line before an error.
+  // An error is not preceded by an empty line.
   EXPECT_EQ(Run("ask", {"--doc", "nobody", "why?"}).output, "");
 
   const std::string questions = Write("questions.jsonl",

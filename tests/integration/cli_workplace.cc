@@ -67,7 +67,7 @@ std::string CliTest::Lines(int begin, int end) {
 
 int CliTest::CheckCatalogued() const {
   const nlohmann::json documents = Inspect({"documents", "--limit", "100000"});
-  // Each question is a process of its own: a sample.
+  // A sample only, since each inspection starts a process.
   const size_t step = documents.size() / 8 + 1;
   for (size_t i = 0; i < documents.size(); i += step) {
     const nlohmann::json entry = Inspect({"document", documents[i]["id"].get<std::string>()});

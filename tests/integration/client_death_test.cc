@@ -1,5 +1,5 @@
-// Clients that die in the middle of what they do: the node gets back what they held, and over many of them it does not
-// grow.
+// Clients that die in the middle of their calls: the node takes back what they held, and does not grow over many such
+// deaths.
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -47,7 +47,7 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   for (int cycle = 0; cycle < cycles && !HasFailure(); ++cycle) {
     const std::string role = roles[random() % roles.size()];
     SCOPED_TRACE(absl::StrCat("cycle ", cycle, ", ", role));
-    // It writes into a journal of its own, which is removed once checked.
+    // A pushing client writes into its own journal, which is removed once checked.
     const std::string path = scratch_.path() + "/pushes";
     if (role == "push") std::filesystem::remove(path);
     const auto client = StartClientProcess(node_.address(), carrier, role == "push" ? path : journal.path(), role,
@@ -90,10 +90,10 @@ TEST_P(ClientDeathTest, CyclesOfKilledClientsLeaveNothingBehind) {
   }
   EXPECT_LE(OpenDescriptors(node_.process().pid()), descriptors + 2);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  // A posted receive buffer left behind in each cycle would be 4 MiB of each, and 80 MiB in the shortest run.
+  // Posted receives left behind would be 4 MiB per cycle, 80 MiB in the shortest run.
   EXPECT_LE(grown, int64_t{48} << 20);
 #endif
-  // Memory that a push of a dead client kept would be in use still.
+  // Memory kept by a push of a dead client would still be in use.
   EXPECT_TRUE(EmptyDramTier(store->get()));
   store->reset();
   EXPECT_EQ(node_.Stop(), 0) << node_.process().errors();

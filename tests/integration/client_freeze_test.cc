@@ -1,5 +1,5 @@
-// Clients that stand still in the middle of what they do, while the node goes on: it takes back and uses again what
-// they held. Once they go on they notice, and never use wrong bytes (store_client_process.cc compares each).
+// Clients that freeze in the middle of their calls: the node takes back and reuses what they held. When they resume
+// they notice that, and never use wrong bytes (store_client_process.cc compares every byte).
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -19,9 +19,9 @@
 namespace kvlink::testing {
 namespace {
 
-constexpr uint64_t kEncodings = 24;  // half of them of 4 MiB: several times the node's memory
+constexpr uint64_t kEncodings = 24;  // half of them have 4 MiB: several times the node's memory
 
-// "lapsed" of "lapsed 3, used 17", what a client prints at its end.
+// Returns a count of those that a client prints at its end: 3 for "lapsed" of "lapsed 3, used 17".
 int64_t CountIn(const std::string& output, const std::string& what) {
   const size_t ready = output.find("ready\n");
   if (ready == std::string::npos) return 0;
@@ -53,8 +53,8 @@ class ClientFreezeTest : public ::testing::TestWithParam<const char*> {
   std::string address() const { return node_->addresses().control; }
   int64_t Hits() const { return figures_->Get("hits_dram") + figures_->Get("hits_segments"); }
 
-  // Freezes a client at a random moment, lets the node use its memory for something else if the freeze is a long one,
-  // and lets it go on. Returns what it counted; empty, with a test failure, if it did anything wrong.
+  // Freezes a client at a random moment, makes the node reuse its memory if the freeze is long, and resumes the client.
+  // Returns the counts it printed; any misbehaviour is a test failure.
   std::string FreezeOnce(const std::string& role, uint64_t seed, bool long_freeze) {
     std::mt19937_64 random(seed);
     const auto client = StartClientProcess(address(), GetParam(), journal_.path(), role, random());
@@ -62,7 +62,7 @@ class ClientFreezeTest : public ::testing::TestWithParam<const char*> {
     absl::SleepFor(absl::Microseconds(random() % 50000));
     client->Signal(SIGSTOP);
     if (long_freeze) {
-      // Everything is taken from it, and its pages are used again and again.
+      // The node takes back everything, and reuses the pages several times.
       EXPECT_TRUE(figures_->WaitForAtMost(kNothingHeld));
       const absl::Status intact = CheckJournal(store_.get(), journal_);
       EXPECT_TRUE(intact.ok()) << intact;
@@ -104,7 +104,7 @@ TEST_P(ClientFreezeTest, WhileItHoldsLeases) {
     lapsed += CountIn(output, "lapsed");
   }
   std::printf("%lld leases lapsed\n", static_cast<long long>(lapsed));
-  // A copy of its own is the reader's for as long as it likes; mapped pages are the node's.
+  // A reader keeps its own copies as long as it likes; mapped pages belong to the node.
   if (GetParam() == std::string("mapped")) {
     EXPECT_GT(lapsed, 0);
   }

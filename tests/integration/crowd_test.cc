@@ -1,5 +1,5 @@
-// Very many clients that do nothing: connections to gRPC that say little or nothing, and data sessions. The node goes
-// on serving, its memory stays bounded, and all is given back when they go.
+// Very many idle clients: gRPC connections that send little or nothing, and data sessions. The node keeps serving, its
+// memory stays bounded, and it releases everything when they leave.
 #include <arpa/inet.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -27,7 +27,7 @@
 namespace kvlink::testing {
 namespace {
 
-// A connection that begins HTTP/2, if `speaks`, and then does nothing.
+// Opens a connection that begins HTTP/2, if `speaks`, and then does nothing.
 Descriptor ConnectIdle(const std::string& address, bool speaks) {
   const size_t colon = address.rfind(':');
   int port = 0;
@@ -49,7 +49,7 @@ Descriptor ConnectIdle(const std::string& address, bool speaks) {
   return socket;
 }
 
-// Sessions with a data connection each, over UCX and over the local socket in turn.
+// Sessions with a data connection each, alternately over UCX and the local socket.
 class Sessions {
  public:
   explicit Sessions(const NodeProcess& node)
@@ -100,7 +100,7 @@ class Sessions {
     open_.push_back(std::move(open));
     return true;
   }
-  // Whether the node has welcomed all.
+  // Whether the node has welcomed all sessions.
   bool AllWelcome() {
     for (Open& open : open_) {
       const auto message = open.inbox->Next();
@@ -145,7 +145,7 @@ class Sessions {
 
 class CrowdTest : public ::testing::Test {
  protected:
-  // Few descriptors, as a shell gives them: the node asks for more itself.
+  // Few descriptors, as under a shell: the node raises the limit itself.
   explicit CrowdTest(const SubprocessOptions& options = {.descriptor_limit = 256})
       : scratch_(/*in_memory=*/true),
         node_(scratch_.path() + "/store", {"--capacity", "1G", "--memory", "64M", "--scrub", "0"}, options) {}
@@ -159,7 +159,7 @@ class CrowdTest : public ::testing::Test {
     resident_ = Resident();
     descriptors_ = Descriptors();
   }
-  // A client of each carrier that comes now is served as if nobody else were there.
+  // A new client of each carrier is served as if it were alone.
   void Serves() {
     for (const std::string carrier : {"ucx", "grpc", "mapped"}) {
       auto store = store::client::OpenRemote(ClientOptions(node_.address(), carrier, kHangGuard));
@@ -216,7 +216,7 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
     ASSERT_NO_FATAL_FAILURE(Serves());
     const int64_t grown = Resident() - resident_;
     PrintIdle(count, "idle connections");
-    // Of those whom it does not know the node keeps so many and no more, whoever of them waits and whoever is cut.
+    // The number of unidentified connections the node keeps is limited, whichever of them wait or are cut.
     EXPECT_LE(Descriptors(), descriptors_ + 1024 + 2 * 256 + 64);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     EXPECT_LT(grown, int64_t{96} << 20);
@@ -226,7 +226,7 @@ TEST_F(CrowdTest, IdleConnectionsOfGrpc) {
     if (round == 0) resident_after_first = Resident();
   }
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  // The allocator keeps some free pages of each connection, and more after a second crowd; a third adds little.
+  // The allocator keeps some free pages per connection, and more after a second crowd; a third adds little.
   EXPECT_LT(Resident(), resident_after_first + (int64_t{32} << 20) + count * (int64_t{16} << 10))
       << "a second crowd needs what the first gave back";
 #endif
@@ -238,7 +238,7 @@ class FewDescriptorsTest : public CrowdTest {
   FewDescriptorsTest() : CrowdTest({.descriptor_limit = 256, .descriptor_limit_is_hard = true}) {}
 };
 
-// A crowd as large as all descriptors that the node may have leaves enough for those who say who they are.
+// A crowd as large as the node's limit on descriptors leaves enough of them for identified clients.
 TEST_F(FewDescriptorsTest, ACrowdTakesAPartOfThem) {
   std::vector<Descriptor> sockets;
   for (int i = 0; i < 256 && !HasFailure(); ++i) sockets.push_back(ConnectIdle(node_.address(), i % 4 != 0));

@@ -1,4 +1,4 @@
-// A node whose disk is full, or slow. What it cannot do it says by the deadline; what it acknowledged stands.
+// A node whose disk is full or slow. It reports failures by the deadline, and keeps what it acknowledged.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -20,8 +20,7 @@ const char* CarrierOf(uint64_t seed) {
   return kCarriers[seed % 3];
 }
 
-// No file may grow beyond a limit: segments cannot be made, or not the whole of one can be written; the index runs full
-// too.
+// Limits the size of files: segments cannot be made, or not be written whole, and the index fills up too.
 TEST(DiskFaultTest, Full) {
   int64_t refused = 0;
   for (int i = 0; i < FaultSeeds() && !::testing::Test::HasFailure(); ++i) {
@@ -30,7 +29,7 @@ TEST(DiskFaultTest, Full) {
     std::mt19937_64 random(seed);
     ScratchDirectory scratch(/*in_memory=*/true);
     const std::string directory = scratch.path() + "/store";
-    // A limit of files is one of shared memory, too: without readers that map it, and without UCX, which makes some.
+    // The limit also applies to shared memory, so there are no mapping readers and no UCX, which both use it.
     const char* const carrier = "grpc";
     const std::vector<std::string> arguments = {"--capacity", "1G",   "--memory", "32M",
                                                 "--socket",   "none", "--data",   "none"};
@@ -46,7 +45,7 @@ TEST(DiskFaultTest, Full) {
       EXPECT_EQ(node.Stop(), 0);
     }
     {
-      // From what the index alone needs to nearly a segment.
+      // From what the index alone needs to almost a segment.
       NodeProcess node(directory, arguments, {.file_size_limit = (int64_t{256} << 10) << (random() % 6)});
       ASSERT_TRUE(node.Start());
       std::vector<std::unique_ptr<BusyClient>> clients;
@@ -54,7 +53,7 @@ TEST(DiskFaultTest, Full) {
         TrafficOptions options;
         options.seed = random();
         options.first = 1000 * (client + 1);
-        options.writes = 0.7;  // of ever new ones
+        options.writes = 0.7;  // always of new encodings
         clients.push_back(std::make_unique<BusyClient>(ClientOptions(node.address(), carrier), &journal, options));
         ASSERT_TRUE(clients.back()->ok());
       }
@@ -83,7 +82,7 @@ TEST(DiskFaultTest, Full) {
   EXPECT_GT(refused, 0);
 }
 
-// Reads, writes and flushes that take their time, some of them much longer than a call.
+// Delays reads, writes and flushes, some of them much longer than a call may take.
 class SlowDisk : public engine::IoObserver {
  public:
   explicit SlowDisk(uint64_t seed) : random_(seed) {}
@@ -135,7 +134,7 @@ TEST(DiskFaultTest, Slow) {
     ScratchDirectory scratch(/*in_memory=*/true);
     SlowDisk disk(seed);
     store::node::NodeOptions node_options = OwnNodeOptions(scratch.path());
-    node_options.engine.dram_bytes = int64_t{24} << 20;  // reads go to the disk
+    node_options.engine.dram_bytes = int64_t{24} << 20;  // so small that reads go to the disk
     node_options.engine.observer = &disk;
     const auto node = StartOwnNode(std::move(node_options));
     ASSERT_NE(node, nullptr);

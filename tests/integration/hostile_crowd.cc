@@ -1,5 +1,5 @@
-// HTTP/2 is written by hand: a library would not say half of it. One epoll serves all peers, so that ten thousand need
-// one thread.
+// HTTP/2 is written by hand, since a library would refuse to send half of it. One epoll serves all peers, so that ten
+// thousand need one thread.
 #include "tests/integration/hostile_crowd.h"
 
 #include <arpa/inet.h>
@@ -32,7 +32,7 @@
 namespace kvlink::testing {
 namespace {
 
-constexpr absl::Duration kAgain = absl::Milliseconds(5);  // after a connection was not taken
+constexpr absl::Duration kAgain = absl::Milliseconds(5);  // until a refused peer reconnects
 constexpr int kHosts = 8;                                 // addresses that the crowd comes from
 
 // Big-endian.
@@ -42,14 +42,14 @@ std::string Number(uint64_t value, int bytes) {
   return out;
 }
 
-// Of HTTP/2.
+// Types and flags of HTTP/2 frames.
 constexpr uint8_t kData = 0, kHeaders = 1, kSettings = 4, kPing = 6, kEndStream = 1, kEndHeaders = 4;
 
 std::string Http2Frame(uint8_t type, uint8_t flags, uint32_t stream, const std::string& body) {
   return absl::StrCat(Number(body.size(), 3), Number(type, 1), Number(flags, 1), Number(stream, 4), body);
 }
 
-// `window`: how many bytes of an answer the node may send unasked.
+// `window`: how many bytes of answers the node may send before an update.
 std::string Preface(uint32_t window = 65535) {
   return absl::StrCat("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
                       Http2Frame(kSettings, 0, 0, Number(4, 2) + Number(window, 4)));
@@ -60,7 +60,7 @@ std::string Header(const std::string& name, const std::string& value) {
 }
 
 struct Http2Call {
-  std::string method;  // with the service
+  std::string method;  // including the service
   std::string token;
   bool gzip = false;
 };
@@ -74,7 +74,7 @@ std::string Begin(uint32_t stream, const Http2Call& call) {
   return Http2Frame(kHeaders, kEndHeaders, stream, headers);
 }
 
-// A message of gRPC, or its beginning where `claims` is longer than the bytes.
+// A gRPC message, or its beginning if `claims` exceeds the bytes.
 std::string Message(uint32_t stream, bool compressed, const std::string& bytes, size_t claims, bool last) {
   const std::string message = absl::StrCat(Number(compressed ? 1 : 0, 1), Number(claims, 4), bytes);
   std::string out;
@@ -107,7 +107,7 @@ std::vector<std::string> GrpcSpeeches(const std::string& token) {
   const std::string zipped = Gzip(std::string(size_t{16} << 20, '\0'));
   std::string asked = Preface(0), pings = Preface();
   for (uint32_t i = 0; i < 32; ++i) {
-    // Answers that find no room, since the window is empty.
+    // Answers that cannot be sent, since the window is 0.
     const std::string method = i % 2 == 0 || token.empty() ? "/grpc.health.v1.Health/Check" : store + "Stats";
     asked += Begin(2 * i + 1, {method, token}) + Message(2 * i + 1, false, "", 0, true);
   }
@@ -117,15 +117,15 @@ std::vector<std::string> GrpcSpeeches(const std::string& token) {
   return {
       "",
       Preface(),
-      // Streams that say nothing.
+      // Streams without messages.
       Preface() + streams(store + "OpenSession", 1),
       Preface() + streams(store + "PutDocuments", 48),
       Preface() + streams(connect, 16),
-      // Messages that are small on the way and large when they are read.
+      // Messages that are small on the wire and large once parsed.
       Preface() + Begin(1, {store + "PutDocuments", token, true}) + Message(1, true, zipped, zipped.size(), true),
       Preface() + Begin(1, {connect, token, true}) + Message(1, true, zipped, zipped.size(), false),
       Preface() + Begin(1, {store + "PutDocuments", token}) + Message(1, false, repetitive, repetitive.size(), true),
-      // The beginning of a long one.
+      // The beginning of a long message.
       Preface() + Begin(1, {connect, token}) + Message(1, false, std::string(60000, 'x'), size_t{4} << 20, false),
       asked,
       pings,
@@ -141,7 +141,7 @@ std::vector<std::string> UcxSpeeches() {
       "",
       RandomBytes(&random, 5000),
       absl::StrCat("GET / HTTP/1.1\r\nX: ", std::string(4100, 'x'), "\r\n\r\n"),
-      // Begin as a message of UCX, and never end, or hold nonsense.
+      // Begin like a UCX message, and never end, or contain nonsense.
       length(600) + std::string(8, '\0') + RandomBytes(&random, 100),
       length(600) + std::string(8, '\0') + RandomBytes(&random, 600),
       length(uint64_t{1} << 40) + RandomBytes(&random, 100),
@@ -222,7 +222,7 @@ bool HostileCrowd::Connect(size_t index) {
     at->sin_port = htons(static_cast<uint16_t>(port));
     inet_pton(AF_INET, options_.address.substr(0, colon).c_str(), &at->sin_addr);
     length = sizeof(*at);
-    // From several addresses, for more ports; and a port is free as soon as it is closed.
+    // Several source addresses give more ports; without linger, a closed port is free at once.
     sockaddr_in from = {};
     from.sin_family = AF_INET;
     from.sin_addr.s_addr = htonl(0x7f000002 + static_cast<uint32_t>(index % kHosts));

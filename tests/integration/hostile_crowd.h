@@ -62,7 +62,7 @@ void YieldToOthers();
 
 // Speeches for the gRPC service. `token`: a session's token in hexadecimal digits, or empty: no session.
 std::vector<std::string> GrpcSpeeches(const std::string& token = "");
-// For the UCX listener: what is not a UCX message, what begins like one, and what never continues.
+// For the UCX listener: bytes that are not a UCX message, that only begin like one, or that never continue.
 std::vector<std::string> UcxSpeeches();
 // For the Unix socket: frames of docs/formats.md "Transport frames", whole, broken, and without an identity.
 std::vector<std::string> LocalSpeeches();

@@ -1,5 +1,5 @@
-// A node beside ten thousand hostile peers at each of its listeners (a few hundred without KVLINK_SOAK): what a client
-// of its own waits, what memory the node needs, and whether an administrator gets in. The times are printed, and
+// A node under ten thousand hostile peers at each of its listeners (a few hundred without KVLINK_SOAK): how long a
+// legitimate client waits, how much memory the node needs, and whether an administrator gets in. Times are printed and
 // recorded as properties; only the bounds are asserted.
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -38,7 +38,7 @@ constexpr int64_t kMemory = int64_t{128} << 20;  // --memory of NodeProcess
 constexpr char kReader[] = "reader-key-123456", kWriter[] = "writer-key-123456", kAdmin[] = "admin-key-1234567",
                kGreedy[] = "greedy-key-123456";
 
-// The most memory that a process has had.
+// The peak memory of a process.
 int64_t PeakBytes(pid_t process) {
   std::ifstream status(absl::StrCat("/proc/", process, "/status"));
   std::string word;
@@ -84,7 +84,7 @@ class HostileSoakTest : public ::testing::Test {
     EXPECT_TRUE(store.ok()) << carrier << ": " << store.status();
     return store.ok() ? *std::move(store) : nullptr;
   }
-  // A new client with an administrator's key.
+  // Connects a new client with an administrator's key.
   void ExpectAdministratorGetsIn() {
     const absl::Time begun = SteadyNow();
     const auto admin = store::client::NodeAdmin::Create({node_->address(), kAdmin, "administrator", {}});
@@ -93,7 +93,7 @@ class HostileSoakTest : public ::testing::Test {
     ++administrators_;
     slowest_administrator_ = std::max(slowest_administrator_, SteadyNow() - begun);
   }
-  // Lookups and small pulls of a client that behaves, and administrators who come meanwhile.
+  // Measures lookups and small pulls of a legitimate client, while administrators connect.
   Latencies Measure(store::client::RemoteStore* store, int count) {
     Latencies latencies;
     absl::Time next_administrator = SteadyNow();
@@ -139,7 +139,7 @@ class HostileSoakTest : public ::testing::Test {
   }
   static int Samples() { return Soak() ? 3000 : 200; }
 
-  // `carrier`: of the client that behaves.
+  // `carrier`: of the legitimate client.
   void BesideACrowd(const std::string& listener, const std::string& carrier, CrowdOptions options) {
     const auto store = Client(kReader, carrier);
     ASSERT_NE(store, nullptr);
@@ -154,9 +154,9 @@ class HostileSoakTest : public ::testing::Test {
     const double rate =
         static_cast<double>(crowd->connections() - came) / absl::ToDoubleSeconds(SteadyNow() - begun_during);
     const int held = crowd->connected();
-    // Whoever comes now is served, too.
+    // A new client is served too.
     const absl::Time begun = SteadyNow();
-    // Over UCX, which tells nobody apart before its own handshake, it may take several tries: told, not asserted.
+    // UCX cannot tell peers apart before its own handshake, so it may take several tries: reported, not asserted.
     store::client::RemoteOptions late = ClientOptions(node_->address(), carrier, kPatience);
     late.key = kReader;
     int tries = 0;
@@ -167,7 +167,7 @@ class HostileSoakTest : public ::testing::Test {
     }
     EXPECT_TRUE(served || carrier == "ucx") << "a new client, after " << tries << " tries";
     const absl::Duration waited = SteadyNow() - begun;
-    // The machine's part: the crowd beside the node, at a listener of this process that does nothing with it.
+    // The machine's share of the cost: the same crowd at a listener of this process, which only accepts it.
     crowd = nullptr;
     const bool local = options.address[0] == '/';
     const BareListener bare(local ? scratch_.path() + "/bare" : "", rate, held);
@@ -197,7 +197,7 @@ TEST_F(HostileSoakTest, Grpc) {
 
 TEST_F(HostileSoakTest, Ucx) {
   const std::string address = node_->ready()["ucx"];
-  // Some speak UCX and say no more.
+  // Some peers speak UCX and then send nothing.
   const auto transport = NewTransport(Carrier::kUcx);
   std::vector<std::shared_ptr<transport::Connection>> silent;
   for (int i = 0; i < (Soak() ? 200 : 20); ++i) {
@@ -214,7 +214,7 @@ TEST_F(HostileSoakTest, Socket) {
   EXPECT_EQ(node_->Stop(), 0) << node_->process().errors();
 }
 
-// One key that may read opens all it can, and reads no answer.
+// A client whose key may read opens all it can, and reads no answers.
 class Greedy {
  public:
   Greedy(const std::string& address, const Manifest& manifest) : control_(address), manifest_(manifest) {
@@ -228,7 +228,7 @@ class Greedy {
     MutexLock lock(&mutex_);
     return token_;
   }
-  // Waits until it was refused what it asked for.
+  // Waits until the node has refused it something.
   bool WaitRefused(absl::Duration within) const {
     const absl::Time deadline = SteadyNow() + within;
     while (!refused_.load() && SteadyNow() < deadline) absl::SleepFor(absl::Milliseconds(20));
@@ -262,7 +262,7 @@ class Greedy {
             std::make_unique<RawData>(is_ucx ? ucx.get() : grpc.get(), data.substr(data.find("//") + 2), token());
         if (!connection->Hello(token()).ok()) continue;
         ++connections_;
-        // Pulls that no room is made for.
+        // Pulls for which it posts no receives.
         for (int k = 0; k < 64; ++k, ++pulls_) {
           connection->Send(RawData::PullOf("a", manifest_, connection->TakePayloadIds(2), 2));
         }
@@ -298,7 +298,7 @@ TEST_F(HostileSoakTest, OneKeyThatOpensAllItCan) {
   const Latencies before = Measure(store.get(), Samples());
   Greedy greedy(node_->address(), encoding_.manifest);
   EXPECT_TRUE(greedy.WaitRefused(absl::Minutes(5))) << greedy.Text();
-  // And its calls, whose answers it does not read.
+  // The crowd adds calls with this key, whose answers it does not read.
   const std::string token = greedy.token();
   HostileCrowd crowd(
       {node_->address(), peers_ / 10, GrpcSpeeches(absl::BytesToHexString({token.data(), token.size()}))});

@@ -1,11 +1,11 @@
-// One of several processes that ingest a corpus together, which tests kill.
+// One of several processes that ingest a corpus together, and that tests kill.
 //
 //   ingest_shard_process STORE MODEL INPUT SHARD LOG [prune]
 //
-// STORE is a node, or a cluster where it begins with "etcd://".
+// STORE is a node, or, if it begins with "etcd://", a cluster.
 // LOG gets a line for each encoding, "E IDENTITY" before it is computed and "P IDENTITY" when it is durable: one file
-// for all processes, in the order in which things happened. At the end it says "ADDED SKIPPED FAILED PRUNED" on
-// standard output. Status 1, with a line on standard error, if the run failed.
+// for all processes, in the order of events. At the end the process prints "ADDED SKIPPED FAILED PRUNED" on standard
+// output. Status 1, with a line on standard error, if the run failed.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -95,7 +95,7 @@ absl::Status Run(const std::vector<std::string>& words) {
                                   .store = &store,
                                   .seen = &seen};
   ingest::IngestOptions options;
-  options.queued_bytes = int64_t{128} << 10;  // what is in flight is little
+  options.queued_bytes = int64_t{128} << 10;  // keeps the bytes in flight small
   ingest::IngestCounts counts;
   KVLINK_RETURN_IF_ERROR(ingest::Ingest(input, options, {}, &counts));
   int64_t pruned = 0;

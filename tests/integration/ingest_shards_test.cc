@@ -1,6 +1,6 @@
 // Four processes ingest a corpus into one node, or a cluster of three, and are killed at random throughout: in the end
-// the catalog is the corpus, and nothing was encoded again that was durable before. Then runs over a corpus that did
-// not change, and that did a little.
+// the catalog equals the corpus, and no durable encoding was computed again. Then they ingest the corpus unchanged, and
+// again with small changes.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -62,7 +62,7 @@ class IngestShards : public ::testing::TestWithParam<Place> {
     if (InCluster()) {
       etcd_ = std::make_unique<EtcdCluster>(1);
       postgres_ = std::make_unique<PostgresServer>();
-      // Both copies are acknowledged: whoever looks an encoding up finds it, whichever owner answers first.
+      // Both copies are acknowledged: a lookup finds the encoding, whichever owner answers first.
       const Finished made = RunToEnd({KVLINK_BINARY, "cluster", "create", "--cluster", etcd_->endpoints(), "--copies",
                                       "2", "--acknowledged", "2", "--database", postgres_->connection()});
       ASSERT_EQ(made.status, 0) << made.errors;
@@ -90,7 +90,7 @@ class IngestShards : public ::testing::TestWithParam<Place> {
     return std::make_unique<Subprocess>(words);
   }
 
-  // To the end, all shards at once, each killed `kills` times within `span`.
+  // Runs all shards concurrently to their end, with `kills` kills per shard within `span`.
   Totals RunAll(bool prune, int kills, absl::Duration span, std::mt19937_64& random) {
     std::vector<std::unique_ptr<Subprocess>> shards;
     for (int i = 0; i < kShards; ++i) shards.push_back(StartShard(i, prune));
@@ -126,7 +126,7 @@ class IngestShards : public ::testing::TestWithParam<Place> {
     return lines;
   }
 
-  // The documents of the catalog are those of the corpus, made from its texts, and all their encodings are there.
+  // Expects the documents of the catalog to be those of the corpus, made from its texts, with all their encodings.
   void ExpectCatalogIs(const Corpus& corpus) {
     cli::StoreFlags flags;
     if (InCluster()) {
@@ -196,8 +196,8 @@ TEST_P(IngestShards, KilledAtRandomTheyLeaveTheCorpusAndEncodeNothingAgain) {
     EXPECT_FALSE(durable.contains(identity)) << "encoded again, though it was durable";
     again += encoded[identity]++ > 0 ? 1 : 0;
   }
-  // What a shard had encoded and not stored when it was killed: what waits for each writer, and in the queue before
-  // them, 8 KiB at least each, and one batch.
+  // The most encodings that a killed shard had computed but not stored: those waiting for each writer and in the queue
+  // before them, at least 8 KiB each, and one batch.
   constexpr int kInFlight = 4 * (128 / 8) + 8;
   EXPECT_LE(again, killed_ * kInFlight);
   std::printf("%d shards killed; %zu encodings, %d of them begun again\n", killed_, encoded.size(), again);
@@ -209,7 +209,7 @@ TEST_P(IngestShards, KilledAtRandomTheyLeaveTheCorpusAndEncodeNothingAgain) {
   EXPECT_EQ(totals.pruned, 0);
   EXPECT_EQ(ReadLog().size(), before);
 
-  // One in a hundred changes, one vanishes, one moves to another id; killed meanwhile, too.
+  // Of every hundred documents one changes, one vanishes, and one moves to another id; shards are killed meanwhile.
   for (int i = 0; i < documents; i += 100) {
     corpus[absl::StrCat("d", i)] = TextOf(i, 1);
     corpus.erase(absl::StrCat("d", i + 1));

@@ -23,7 +23,7 @@ Journal::Journal(std::string path)
   known_.assign(contents.acknowledged.begin(), contents.acknowledged.end());
 }
 
-// One write for each line: whoever is killed leaves whole ones.
+// Writes each line at once, so that a killed process leaves only whole lines.
 void Journal::Write(char what, uint64_t number) const {
   const std::string line = absl::StrCat(std::string(1, what), number, "\n");
   if (write(file_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
@@ -42,7 +42,7 @@ void Journal::Removed(uint64_t number) {
   Write('-', number);
   MutexLock lock(&mutex_);
   known_.erase(std::remove(known_.begin(), known_.end(), number), known_.end());
-  ++removals_;  // last: who sees the count does not see the number any more
+  ++removals_;  // last: a caller that sees the new count no longer sees the number
 }
 
 std::vector<uint64_t> Journal::known() const {

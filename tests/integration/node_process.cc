@@ -28,7 +28,7 @@ bool NodeProcess::Start() {
   const absl::Time deadline = SteadyNow() + absl::Minutes(1);
   while (SteadyNow() < deadline && process_->running()) {
     const std::string output = process_->output();
-    // UCX may have something to say before it.
+    // UCX may print messages before it.
     const size_t begin = output.find('{');
     if (begin != std::string::npos && output.find('\n', begin) != std::string::npos) {
       nlohmann::json ready =

@@ -1,5 +1,5 @@
-// A node that is killed, or told to end, and started again on its ports while clients write and read. Each of them goes
-// on with the store it has open; what was acknowledged is there, what was not is whole or absent.
+// A node that is killed or stopped, and restarted on its ports, while clients write and read. Each client continues
+// with the store it has open; acknowledged encodings are there, others are whole or absent.
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -23,8 +23,8 @@ int Seeds() { return Soak() ? FaultSeeds() : 2; }
 
 struct Load {
   const char* name;
-  std::vector<double> writes;  // of each client, the share of writes
-  bool may_drain;              // SIGTERM or kill -9, by the seed; else kill -9
+  std::vector<double> writes;  // for each client, the share of writes
+  bool may_drain;              // SIGTERM or kill -9, chosen by the seed; otherwise kill -9
 };
 
 const Load kPushes = {"Pushes", {1, 1}, false};
@@ -62,7 +62,7 @@ void NodeRestartTest::RunOnce(uint64_t seed) {
     options.seed = random();
     options.first = 1000000 * (seed % 1000) + 100000 * (i + 1);
     options.writes = load().writes[i];
-    // Those that only write take many bytes at a time, to be met in the middle of it.
+    // Clients that only write send many bytes at a time, so that the fault hits them in the middle.
     options.large_only = options.writes == 1;
     options.recycle = 8;
     clients.push_back(std::make_unique<BusyClient>(ClientOptions(node.address(), carrier()), &journal, options));
@@ -110,7 +110,7 @@ INSTANTIATE_TEST_SUITE_P(Loads, NodeRestartTest,
                            return absl::StrCat(std::get<0>(info.param).name, "_", std::get<1>(info.param));
                          });
 
-// A node that stands still, and goes on: calls end by their deadlines, and later ones succeed.
+// A node that freezes and resumes: calls end by their deadlines, and later ones succeed.
 class NodeFreezeTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(NodeFreezeTest, CallsEndByTheirDeadlinesAndLaterOnesSucceed) {
@@ -137,7 +137,7 @@ TEST_P(NodeFreezeTest, CallsEndByTheirDeadlinesAndLaterOnesSucceed) {
     }
     absl::SleepFor(absl::Microseconds(random() % 100000));
     node.process().Signal(SIGSTOP);
-    // Longer than a call and than the heartbeat, which catches whoever calls; then shorter, in turn.
+    // Alternately longer than a call and the heartbeat, which fails the calls in progress, and shorter.
     absl::SleepFor(absl::Milliseconds(i % 2 == 0 ? 2000 + random() % 2000 : 100 + random() % 900));
     node.process().Signal(SIGCONT);
   }
@@ -159,7 +159,7 @@ TEST_P(NodeFreezeTest, CallsEndByTheirDeadlinesAndLaterOnesSucceed) {
   EXPECT_EQ(node.Stop(), 0) << node.process().errors();
 }
 
-// A node that stands still is told from one that is slow or away, long before the deadline of a put.
+// A client distinguishes a frozen node from a slow or absent one, long before the deadline of a put.
 TEST_P(NodeFreezeTest, APutIsGivenUpSoon) {
   ScratchDirectory scratch(/*in_memory=*/true);
   NodeProcess node(scratch.path() + "/store", {"--capacity", "1G"});

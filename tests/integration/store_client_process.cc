@@ -1,10 +1,10 @@
-// A client of a store node that tests kill and freeze: makes calls (traffic.h) until its standard input ends.
+// A client of a store node, which tests kill and freeze: makes calls (traffic.h) until its standard input ends.
 //
 //   store_client_process ADDRESS CARRIER JOURNAL SEED FIRST ROLE
 //
 // ROLE: "push" and "pull" write and read without end; "hold" keeps leases on encodings of the journal and compares
-// their bytes over and over. Says "ready" when a first call has succeeded, and at the end what it did. Status 1, with a
-// line on standard error, if a promise was broken.
+// their bytes repeatedly. Prints "ready" when a first call has succeeded, and counts of its calls at the end. Status 1,
+// with a line on standard error, if a promise was broken.
 #include <poll.h>
 #include <unistd.h>
 
@@ -31,13 +31,13 @@ bool InputEnded() {
   return poll(&input, 1, 0) > 0 && read(STDIN_FILENO, &byte, 1) == 0;
 }
 
-// Leases on encodings, whose bytes are used for as long as they are intact.
+// Holds leases on encodings, and uses their bytes as long as the leases are intact.
 class Holder {
  public:
   Holder(store::Store* store, Journal* journal, uint64_t seed)
       : store_(store), known_(journal->known()), random_(seed), held_(kHeld) {}
 
-  // Uses one layer of what one slot holds; takes a lease where there is none. An error: a promise was broken.
+  // Uses one layer of a random lease, or takes a lease if that place is empty. An error means a broken promise.
   absl::Status Step() {
     Held& held = held_[random_() % held_.size()];
     if (held.lease == nullptr) return Take(&held);

@@ -101,7 +101,7 @@ absl::Status Traffic::Step() {
   const double draw = static_cast<double>(random_() >> 11) / static_cast<double>(uint64_t{1} << 53);
   const uint64_t which = random_();
   if (draw < options_.writes) {
-    // Now and then one that it has written before.
+    // Occasionally an encoding that it has written before.
     if (options_.recycle == 0 && next_ > options_.first && which % 8 == 0) {
       return Write(options_.first + which / 8 % (next_ - options_.first));
     }
@@ -125,12 +125,12 @@ absl::StatusOr<uint64_t> Traffic::Recycled() {
   auto [number, written] = own_.front();
   own_.pop_front();
   if (written) {
-    // No promise binds any more from here on, whether the removal succeeds or not.
+    // From here on no promise applies to it, whether or not the removal succeeds.
     journal_->Removed(number);
     const absl::Time start = SteadyNow();
     const absl::Status removed = store_->Remove(kTrafficNamespace, EncodingOf(number)->manifest.identity);
     KVLINK_RETURN_IF_ERROR(Judge("remove", number, removed, start));
-    // A removal that is still on its way may strike at any time: that number is not used again.
+    // A failed removal may still take effect at any time, so the number is not used again.
     if (!removed.ok()) number = NewNumber();
   }
   own_.emplace_back(number, true);
@@ -164,7 +164,7 @@ absl::Status Traffic::ReadSince(uint64_t number, int64_t removals) {
 
 absl::Status Traffic::Judge(const std::string& call, uint64_t number, const absl::Status& status, absl::Time start) {
   const absl::Duration took = SteadyNow() - start;
-  // A read begins with a lookup, which has its own.
+  // A read begins with a lookup, which has a deadline of its own.
   const absl::Duration allowed = call == "read" ? 2 * options_.deadline : options_.deadline;
   if (took > allowed + kHangGuard) {
     return absl::InternalError(absl::StrCat(call, " of ", number, " took ", absl::FormatDuration(took),
@@ -179,7 +179,7 @@ absl::Status Traffic::Judge(const std::string& call, uint64_t number, const absl
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kAborted:  // of a read: its mapped lease lapsed
-      // Nobody is there, or nobody has time: no need to ask at once.
+      // The store is unreachable or busy: no need to retry at once.
       absl::SleepFor(absl::Milliseconds(2));
       return absl::OkStatus();
     case absl::StatusCode::kNotFound:

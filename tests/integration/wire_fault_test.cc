@@ -1,6 +1,6 @@
-// A node and its clients over a network that loses, delays, reorders, damages, cuts and freezes what they say, both
-// ways. Calls fail or succeed by their deadlines, never with wrong bytes; once the network is well again, all goes
-// well.
+// A node and its clients over a network that drops, delays, reorders, damages, cuts and freezes their messages, both
+// ways. Calls fail or succeed by their deadlines, never with wrong bytes; once the network is repaired, all calls
+// succeed.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -33,7 +33,7 @@ constexpr Kind kKinds[] = {{"Drop", Fault::kDrop},       {"Delay", Fault::kDelay
 
 using Case = std::tuple<Kind, bool>;
 
-// A node and two clients, the second one patient, each behind a faulty transport of its own, whose faults begin with
+// A node and two clients, the second one patient, each behind its own faulty transport, whose faults begin with
 // Enable.
 class WireFaultTest : public ::testing::TestWithParam<Case> {
  protected:
@@ -50,7 +50,7 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
     return *std::move(faulty);
   }
 
-  // `options` of the faults on either side.
+  // `options`: the faults on both sides.
   void Open(const FaultOptions& options) {
     scratch_ = std::make_unique<ScratchDirectory>(/*in_memory=*/true);
     journal_ = std::make_unique<Journal>(scratch_->path() + "/journal");
@@ -102,10 +102,11 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
     options.corruption = std::get<0>(GetParam()).fault == Fault::kCorrupt;
     return options;
   }
-  // The network is well: the client goes on, what was acknowledged is there, and nothing is left over on the node.
+  // Repairs the network and expects that the client continues, acknowledged encodings are there, and the node holds
+  // nothing.
   void ExpectWell() {
     Enable(false);
-    // A connection that the faults broke is noticed with the first call that it spoils.
+    // The client notices a connection broken by the faults only when a call fails on it.
     const absl::Time deadline = SteadyNow() + kHangGuard;
     absl::Status status;
     do {
@@ -121,11 +122,11 @@ class WireFaultTest : public ::testing::TestWithParam<Case> {
   std::unique_ptr<ScratchDirectory> scratch_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<store::node::Node> node_;
-  std::vector<transport::FaultyTransport*> faulty_;  // of the node, and of each client
+  std::vector<transport::FaultyTransport*> faulty_;  // the node's, then each client's
   std::vector<std::unique_ptr<store::client::RemoteStore>> stores_;
 };
 
-// Each message and each payload of a write and a read, one after another.
+// Disturbs each message and each payload of a write and a read, one at a time.
 TEST_P(WireFaultTest, EachInTurn) {
   const Fault fault = std::get<0>(GetParam()).fault;
   const int64_t most = Soak() ? 40 : 12;

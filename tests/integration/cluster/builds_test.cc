@@ -1,5 +1,5 @@
-// Builds of different protocols in one cluster: those with one in common work together, and one without is refused by
-// name. The rolling restart among the faults (faults.h) does the same under load.
+// Builds of different protocols in one cluster: those with one in common work together, and a build without is refused
+// by name. The rolling restart among the faults (faults.h) does the same under load.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -39,8 +39,7 @@ TEST_F(BuildsTest, NeighboursWorkTogetherAndOthersAreRefusedByName) {
 
   const std::string words = absl::StrCat("the client speaks protocol ", kProtocols.max + 1, ", and the node protocol ",
                                          kProtocols.max, ": upgrade the node");
-  // The build after the next is served by the next one's node only, and does not join a cluster with a node of this
-  // build.
+  // Only the next build's node serves the build after the next, which cannot join a cluster with a node of this build.
   const Finished told = StatusBy(NEXT_BUILD, here, AfterNext());
   EXPECT_NE(told.status, 0);
   EXPECT_THAT(told.errors, AllOf(HasSubstr("kvlink-store status: "), HasSubstr(here.address()), HasSubstr(words)));
@@ -52,7 +51,7 @@ TEST_F(BuildsTest, NeighboursWorkTogetherAndOthersAreRefusedByName) {
   EXPECT_THAT(refused.errors, AllOf(HasSubstr("kvlink-store store: "), HasSubstr(here.address()), HasSubstr(words)));
   EXPECT_EQ(Members()["members"].size(), 2u);
 
-  // Once the last node of this build is gone, it joins; then this build is refused.
+  // Once the last node of this build is gone, the build after the next joins; then this build is refused.
   EXPECT_EQ(here.Stop(), 0);
   NodeProcess after = NextIn("after", AfterNext());
   ASSERT_TRUE(after.Start());

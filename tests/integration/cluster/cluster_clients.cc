@@ -1,4 +1,4 @@
-// An encoding and a document go by one number, from which everything follows; so a deletion of the document drops that
+// An encoding and a document share one number, from which everything is derived, so deleting the document drops that
 // encoding and no other.
 #include "tests/integration/cluster/cluster_clients.h"
 
@@ -20,7 +20,7 @@ namespace {
 constexpr char kNamespace[] = "history";
 constexpr absl::Duration kDeadline = absl::Seconds(10), kPause = absl::Milliseconds(3);
 constexpr int kClients = 3, kReader = kClients;  // the reader is that of ReadAll
-constexpr size_t kFirst = 8, kRecent = 400;      // of what is written: before the first read, and that is read
+constexpr size_t kFirst = 8, kRecent = 400;      // encodings written before the first read; latest ones to read from
 
 bool UsesDocuments(int client) { return client != 0; }
 bool Writes(int client) { return client != 1; }
@@ -113,8 +113,8 @@ Call ClusterClients::Begin(int client, CallKind kind, uint64_t key) const {
   return call;
 }
 
-// What failed may have been carried out, or may still be: a call that says that nothing was written does not exist for
-// replicas of which some took it.
+// A failed call may have been carried out, or may still be: with replicas, some of which may have taken the write, no
+// error says that nothing was written.
 void ClusterClients::End(Call call, const absl::Status& status) {
   call.ended = Now();
   call.ending = status.ok() ? Ending::kOk : IsAbsent(status) ? Ending::kAbsent : Ending::kUnknown;
@@ -147,7 +147,7 @@ void ClusterClients::Read(int client, uint64_t number) {
   const auto encoding = EncodingOf(number);
   Call read = Begin(client, CallKind::kRead, number);
   const absl::Status status = ReadAndCompare(store_.get(), kNamespace, *encoding, nullptr, SteadyNow() + kDeadline);
-  // Wrong bytes are a value that nobody wrote.
+  // Wrong bytes are recorded as a value that no client wrote.
   read.value = absl::IsInternal(status) ? ~number : number;
   End(read, absl::IsInternal(status) ? absl::OkStatus() : status);
 }
@@ -162,7 +162,7 @@ void ClusterClients::GetDocument(int client, uint64_t number) {
 }
 
 void ClusterClients::Delete(int client, uint64_t number) {
-  // From now on the encoding may go at any time.
+  // From now on the encoding may be dropped at any time.
   Call remove = Begin(client, CallKind::kRemove, number);
   remove.ended = remove.begun;
   remove.ending = Ending::kUnknown;

@@ -1,9 +1,9 @@
-// A cluster of five nodes, each on a host of its own, beside three members of etcd and PostgreSQL, while one thing at a
-// time goes wrong, as a seed says; and what its clients were answered (history.h says what must hold).
+// A cluster of five nodes on separate hosts, with three members of etcd and PostgreSQL, under one fault at a time,
+// chosen by a seed; and the answers its clients got (history.h says what must hold).
 //
-// With two copies, of which one is acknowledged, no request to the nodes may fail, whatever happens to one of them.
-// With both acknowledged, writes to a node that is gone fail, and nothing that was acknowledged may be missed. Requests
-// to the catalog fail only where the database takes no writes for longer than they look for one that does.
+// With two copies and one acknowledgement, no request to the nodes may fail, whatever happens to one of them. With two
+// acknowledgements, writes to an absent node fail, and nothing acknowledged may be missed. Requests to the catalog fail
+// only if no database server takes writes for longer than they search for one.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -27,8 +27,8 @@ namespace {
 
 constexpr int64_t kSlow = 1000000000;  // ns
 constexpr absl::Duration kFault = absl::Seconds(4);
-// A request to the catalog looks for a server for three seconds. One that began at most so long before the server was
-// back had two seconds left and must not fail.
+// A request to the catalog searches for a server for three seconds. If it began at most this long before the server was
+// back, it had two seconds left and must not fail.
 constexpr int64_t kCatalogPatience = 1000000000;  // ns
 
 // Before and after a fault.
@@ -44,7 +44,7 @@ struct Times {
   }
 };
 
-// Of requests to nodes; of reads alone where writes wait for every copy.
+// Durations of requests to nodes; without `puts`, of reads only, for when writes wait for every copy.
 template <typename Counts>
 Times TimesOf(const std::vector<Timing>& timings, bool puts, Counts counts) {
   Times times;
@@ -63,7 +63,7 @@ std::string Show(const Times& times) {
                       times.at(0.999), " longest ", times.at(1), " ms");
 }
 
-// All schedules of one kind.
+// The schedules of one kind of fault.
 struct Figures {
   int schedules = 0;
   Times before, during;
@@ -77,7 +77,7 @@ class ClusterFaultTest : public ::testing::Test {
     if (const std::string why = ClusterProcesses::WhyNot(); !why.empty()) GTEST_SKIP() << why;
   }
 
-  // One fault after the other, as the seeds say, and what must hold after each.
+  // Runs one fault per seed, one after the other, and checks after each what must hold.
   void RunSeeds(int acknowledged, int seeds) {
     ClusterShape shape;
     shape.spare_hosts = 1;
@@ -116,7 +116,7 @@ class ClusterFaultTest : public ::testing::Test {
     if (fault.restore && !HasFailure()) fault.restore(cluster, node);
   }
 
-  // When what happened, on the clock of calls.
+  // The times of events, on the clock of calls.
   struct Phases {
     int64_t begun = 0, broken = 0, begin_returned = 0, healed = 0;
   };
@@ -157,13 +157,13 @@ class ClusterFaultTest : public ::testing::Test {
     }
     figures.failed += failed;
     if (refused_puts > 0) std::printf("  %ld writes were refused\n", refused_puts);
-    // What one owner alone acknowledged is missed while that one is away.
+    // An encoding that only one owner has acknowledged is missed while that owner is away.
     std::vector<Excuse> excuses;
     if (acknowledged == 1 && fault.away) excuses.push_back({at.broken, ClusterClients::Now()});
     for (const std::string& line : Check(clients.calls(), excuses)) ADD_FAILURE() << line;
   }
 
-  // A line for each kind.
+  // Prints one line for each kind of fault.
   void PrintFigures(int acknowledged) {
     std::printf("\nRequests to nodes, of 2 copies %d acknowledged%s; times in ms\n", acknowledged,
                 acknowledged > 1 ? ", without writes" : "");
@@ -181,7 +181,7 @@ class ClusterFaultTest : public ::testing::Test {
     std::fflush(stdout);
   }
 
-  std::map<std::string, Figures> figures_;  // by kind
+  std::map<std::string, Figures> figures_;  // by kind of fault
 };
 
 TEST_F(ClusterFaultTest, NoRequestFails) { RunSeeds(/*acknowledged=*/1, Soak() ? 100 : 5); }

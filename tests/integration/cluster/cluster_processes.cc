@@ -1,4 +1,4 @@
-// Each node has a disk of its own, a tmpfs of a bounded size, so that a full disk is full and nobody else's.
+// Each node has its own disk, a tmpfs of bounded size, so that it can be filled without affecting the others.
 #include "tests/integration/cluster/cluster_processes.h"
 
 #include <fcntl.h>

@@ -96,7 +96,7 @@ class ClusterProcesses {
   struct Node {
     std::string directory;
     std::unique_ptr<Subprocess> process;
-    int clock_seconds = 0, disk_milliseconds = 0;  // as tests/support/host_faults.cc
+    int clock_seconds = 0, disk_milliseconds = 0;  // see tests/support/host_faults.cc
   };
   std::string HostFaults(int node) const { return nodes_[node].directory + "/../host-faults"; }
   void WriteHostFaults(int node) const;
@@ -106,7 +106,7 @@ class ClusterProcesses {
   std::unique_ptr<Network> network_;
   std::unique_ptr<EtcdCluster> etcd_;
   std::unique_ptr<PostgresServer> postgres_, standby_;
-  std::string other_port_;  // of the database's server that is not there, or follows
+  std::string other_port_;  // of the database's second server, which may not be running
   std::string key_, key_file_, access_file_, database_;
   std::vector<Node> nodes_;
 };

@@ -92,7 +92,7 @@ const std::vector<Fault>& Faults() {
       {.name = "drain",
        .begin = [](C c, int n) { c->Drain(n); },
        .end = [](C, int) {},
-       // With what it had, or as a new node.
+       // Returns with its encodings, or as a new node.
        .restore =
            [](C c, int n) {
              if (n % 2 == 0) c->EmptyDisk(n);

@@ -1,5 +1,5 @@
-// The kinds of faults of a cluster, and what its clients may notice of each.
-// Thread-safety: as ClusterProcesses.
+// The kinds of faults in a cluster, and what its clients may notice of each.
+// Thread-safety: same as ClusterProcesses.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_FAULTS_H_
 #define KVLINK_TESTS_INTEGRATION_CLUSTER_FAULTS_H_
 

@@ -1,5 +1,5 @@
-// Each rule looks at one key at a time, in the order in which calls began, and asks whether some order of the calls
-// that overlap explains the answer. That is less than linearizability, which a cache does not promise.
+// Each rule checks one key at a time, in the order in which calls began: some order of overlapping calls must explain
+// each answer. That is weaker than linearizability, which a cache does not promise.
 #include "tests/integration/cluster/history.h"
 
 #include <algorithm>
@@ -42,7 +42,7 @@ std::string Text(const Call& call) {
                       call.value, " by client ", call.client, " in [", call.begun, ", ", call.ended, "]");
 }
 
-// When a call can no longer take effect.
+// The time after which a call can no longer take effect.
 int64_t LatestEffect(const Call& call) { return call.ending == Ending::kUnknown ? kNever : call.ended; }
 
 using Calls = std::vector<const Call*>;
@@ -60,7 +60,7 @@ class Checker {
   }
 
   void Document(const Calls& calls) {
-    std::map<int, const Call*> latest;  // of each client, that showed the highest generation
+    std::map<int, const Call*> latest;  // for each client, the call that showed the highest generation
     for (const Call* call : calls) {
       if (call->kind == CallKind::kGetDocument && call->ending == Ending::kAbsent) {
         MayMiss(calls, *call, CallKind::kPutDocument, CallKind::kDeleteDocument);
@@ -68,7 +68,7 @@ class Checker {
       if (call->ending != Ending::kOk || call->kind == CallKind::kDeleteDocument) continue;
       if (call->kind == CallKind::kGetDocument) StaysDeleted(calls, *call);
       const Call*& seen = latest[call->client];
-      // A client's calls follow each other, so that their order is that of their beginnings.
+      // A client's calls are sequential, so they are ordered by their beginnings.
       if (seen != nullptr && call->kind == CallKind::kGetDocument && call->value < seen->value &&
           call->begun >= seen->ended) {
         Broken(4, "a client saw a document go back in generation", {seen, call});
@@ -99,8 +99,8 @@ class Checker {
                        [from, to](const Excuse& excuse) { return excuse.begin <= to && excuse.end >= from; });
   }
 
-  // A miss breaks a promise where a put was acknowledged before it began, and nothing after that put's beginning may
-  // have removed it. Catalogs lose nothing, whatever is excused of nodes.
+  // A miss breaks a promise if a put was acknowledged before the read began, and no removal may have taken effect since
+  // the put began. Excuses for nodes do not apply to the catalog, which must lose nothing.
   void MayMiss(const Calls& calls, const Call& read, CallKind puts, CallKind removals) {
     for (const Call* put : calls) {
       if (put->kind != puts || put->ending != Ending::kOk || put->ended > read.begun) continue;
@@ -113,8 +113,8 @@ class Checker {
     }
   }
 
-  // A document that was found breaks a promise where a deletion was acknowledged before the call began, and no put of
-  // a generation above the deletion's may have been carried out since.
+  // Finding a document breaks a promise if a deletion was acknowledged before the call began, and no put of a
+  // generation above the deletion's may have taken effect since.
   void StaysDeleted(const Calls& calls, const Call& found) {
     for (const Call* deletion : calls) {
       if (deletion->kind != CallKind::kDeleteDocument || deletion->ending != Ending::kOk ||

@@ -1,4 +1,4 @@
-// The checker of histories, on histories that break each rule and on those that only look as if they did.
+// The checker of histories, on histories that break each rule and on histories that only seem to.
 #include "tests/integration/cluster/history.h"
 
 #include <gmock/gmock.h>
@@ -56,7 +56,7 @@ TEST(HistoryTest, DocumentsStayDeleted) {
       Check({PutDocument(1, 2, 10), DeleteDocument(3, 4, 11), PutDocument(5, 6, 12), GetDocument(7, 8, 10)}, {}),
       ElementsAre(HasSubstr("rule 2")))
       << "the one before the deletion";
-  // A put of the catalog's choosing that nobody heard the end of may be carried out after the deletion.
+  // A put with a generation chosen by the catalog and an unknown outcome may take effect after the deletion.
   EXPECT_THAT(Check({PutDocument(1, 2, 0, Ending::kUnknown), DeleteDocument(3, 4, 0), GetDocument(5, 6, 13)}, {}),
               IsEmpty());
 }

@@ -1,4 +1,4 @@
-// By the commands of iproute2: what they do is read in one look, and a test has time for them.
+// Uses the commands of iproute2: they are easy to read, and fast enough for a test.
 #include "tests/integration/cluster/network.h"
 
 #include <gtest/gtest.h>
@@ -44,7 +44,7 @@ std::string Network::WhyNot() {
 
 Network::Network(int hosts, int locals) {
   bridge_ = Unique();
-  // A subnet of its own, so that tests run beside each other.
+  // A separate subnet, so that tests can run in parallel.
   const std::string subnet = absl::StrCat("10.", 64 + getpid() / 256 % 128, ".", getpid() % 256, ".");
   Must(absl::StrCat("link add ", bridge_, " type bridge"));
   Must(absl::StrCat("link set ", bridge_, " up"));
@@ -70,7 +70,7 @@ Network::Network(int hosts, int locals) {
 
 Network::~Network() {
   for (size_t i = 0; i < hosts_.size(); ++i) Heal(static_cast<int>(i));
-  for (const Host& host : hosts_) Ip(absl::StrCat("netns del ", host.name));  // and with it its link
+  for (const Host& host : hosts_) Ip(absl::StrCat("netns del ", host.name));  // also removes its link
   Ip(absl::StrCat("link del ", bridge_));
 }
 

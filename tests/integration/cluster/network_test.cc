@@ -1,4 +1,4 @@
-// The network of the fault tests does what they rely on.
+// Checks that the network of the fault tests does what they rely on.
 #include "tests/integration/cluster/network.h"
 
 #include <gtest/gtest.h>
@@ -35,10 +35,10 @@ TEST(NetworkTest, HostsAreCutOffAndComeBack) {
   EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
   network.Heal(0);
   EXPECT_TRUE(Reaches(network, 0, network.address(1), kPort));
-  network.Drop(1, network.address(0));  // its answers only
+  network.Drop(1, network.address(0));  // drops only its answers
   EXPECT_FALSE(Reaches(network, 0, network.address(1), kPort));
   network.Heal(1);
-  EXPECT_TRUE(Connects({}, network.address(1), kPort));  // from the first of the locals
+  EXPECT_TRUE(Connects({}, network.address(1), kPort));  // connects from the first local address
   network.DropFrom(network.local(0), 1);
   EXPECT_FALSE(Connects({}, network.address(1), kPort));
   EXPECT_TRUE(Reaches(network, 0, network.address(1), kPort));

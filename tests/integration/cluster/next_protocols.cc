@@ -1,5 +1,6 @@
-// Replaces proto/protocols.cc and thereby makes a program of the same libraries the next build: it speaks one protocol
-// more, with the same messages. With KVLINK_FORGETS set it is the build after that, which no longer speaks this one's.
+// Replaces proto/protocols.cc and thereby turns a program of the same libraries into the next build: it speaks one more
+// protocol, with the same messages. With KVLINK_FORGETS set it is the build after that, which no longer speaks this
+// one's.
 #include <cstdlib>
 
 #include "proto/data.h"

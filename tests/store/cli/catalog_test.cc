@@ -1,4 +1,4 @@
-// kvlink catalog: the bytes of its file, and a catalog that goes from one store to another.
+// kvlink catalog: the bytes of its file, and moving a catalog from one store to another.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

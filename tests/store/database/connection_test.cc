@@ -1,4 +1,4 @@
-// Servers that are gone, frozen, full or strict: what is said, and that nothing takes longer than it may.
+// Servers that are gone, frozen, full or strict: the messages are right, and no call exceeds its time limit.
 #include <sys/stat.h>
 
 #include <cstdlib>
@@ -101,7 +101,7 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   status = GetFrom(absl::StrReplaceAll(server.connection("open"), {{"kvlink@", "plain@"}}));
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(Message(status), HasSubstr("max_connections"));
-  // As after a failover, when all come back together: a connection comes free.
+  // As after a failover, when all clients return together: a connection becomes free.
   DatabaseOptions patient;
   patient.patience = absl::Seconds(60);
   patient.operation_timeout = absl::Seconds(60);
@@ -136,7 +136,7 @@ TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
   ASSERT_EQ(catalog->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
   server.Freeze();
   const absl::Time begin = SteadyNow();
-  // On a connection that was there, and on new ones.
+  // On an open connection, and on new ones.
   EXPECT_TRUE(absl::IsDeadlineExceeded(catalog->PutDocument("ns", "b", EntryWith({2}, 1))));
   EXPECT_TRUE(absl::IsUnavailable(catalog->GetDocument("ns", "a").status()));
   EXPECT_TRUE(absl::IsUnavailable(catalog->End(SteadyNow() + absl::Milliseconds(200)).status()));
@@ -159,7 +159,7 @@ TEST(ConnectionTest, AServerThatComesBackIsFound) {
   ASSERT_TRUE(impatient->GetDocument("ns", "a").ok());
   server.Kill();
   EXPECT_TRUE(absl::IsUnavailable(impatient->PutDocument("ns", "b", EntryWith({1}, 1))));
-  // Of several, those that it may still answer.
+  // Of several documents, the cached ones are still answered.
   EXPECT_TRUE(absl::IsUnavailable(impatient->GetDocuments("ns", {"c"}).status()));
   EXPECT_FALSE(impatient->GetDocument("ns", "b").ok());
   options = database.options();
@@ -170,7 +170,7 @@ TEST(ConnectionTest, AServerThatComesBackIsFound) {
   waits.Join();
   EXPECT_TRUE(database->GetDocument("ns", "a").ok());
   EXPECT_TRUE(impatient->GetDocument("ns", "c").ok());
-  // One that is stopped in good order says farewell to idle connections.
+  // A server that stops cleanly closes idle connections.
   server.Stop();
   server.Restart();
   EXPECT_EQ(database->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus());
@@ -204,7 +204,7 @@ TEST(ConnectionTest, FailsOverToTheStandby) {
   options.patience = absl::Minutes(1);
   const auto catalog = database.Open(options);
   ASSERT_EQ(catalog->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
-  // The standby alone takes no writes, and says so.
+  // The standby alone takes no writes; the message says so.
   DatabaseOptions alone = options;
   alone.patience = absl::ZeroDuration();
   alone.connection = standby->connection(database.name());

@@ -1,5 +1,5 @@
-// The contract of store.h over a node of a cluster, as small as can be: encodings in a directory, documents in the
-// database, and the drop log between them, consumed after each change.
+// The contract of store.h over a minimal node of a cluster: encodings in a directory, documents in the database, and
+// between them the drop log, consumed after each change.
 #include "tests/store/contract.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Documents, namespaces, the schema: what the contract of store.h does not say.
+// Documents, namespaces, the schema: the behaviour that the contract of store.h does not cover.
 #include "store/database/database.h"
 
 #include <atomic>
@@ -36,7 +36,7 @@ TEST(DatabaseTest, OfEqualGenerationsTheGreaterEntryStays) {
   ASSERT_EQ(database->PutDocument("ns", "a", greater), absl::OkStatus());
   EXPECT_TRUE(absl::IsFailedPrecondition(database->PutDocument("ns", "a", less)));
   EXPECT_EQ(database->GetDocument("ns", "a")->parts[0].identity, greater.parts[0].identity);
-  // As the embedded catalog: a tombstone of the same generation is greater than any document.
+  // As in the embedded catalog, a tombstone of the same generation is greater than any document.
   ASSERT_EQ(database->DeleteDocument("ns", "a", 7), absl::OkStatus());
   EXPECT_TRUE(absl::IsFailedPrecondition(database->PutDocument("ns", "a", greater)));
   EXPECT_TRUE(absl::IsNotFound(database->GetDocument("ns", "a").status()));
@@ -53,7 +53,7 @@ TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
               HasSubstr("document a: generation 4 does not replace the stored generation 5"));
   EXPECT_GT(*(*put)[3], 5u);
   EXPECT_EQ(database->GetDocument("ns", "a")->parts[0].identity, testing::IdentityOf(4));
-  // What was there only within the batch leaves no reference, and nothing to be dropped.
+  // An entry that existed only within the batch leaves no reference and no drop.
   EXPECT_EQ(database.Sql("SELECT string_agg(id, ',' ORDER BY id) FROM kvlink.refs"), "a,b");
   EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.drop_log"), "0");
 }
@@ -69,7 +69,7 @@ TEST(EntriesCacheTest, ASlowReadDoesNotTakeThePlaceOfALaterOne) {
   EXPECT_EQ(cache.Find("ns", "a")->generation, 3u);
 }
 
-// More of them than one answer of the server holds.
+// More entries than one answer of the server holds.
 TEST(DatabaseTest, ManyLargeEntriesAreRead) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
@@ -111,7 +111,7 @@ TEST(DatabaseTest, ListsInTheOrderOfBytes) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<DocumentPut> puts;
-  const std::vector<std::string> ids = {"B", "a", "a/1", "a1", "b", "z", "\xc3\xa4"};  // as bytes are ordered
+  const std::vector<std::string> ids = {"B", "a", "a/1", "a1", "b", "z", "\xc3\xa4"};  // in byte order
   for (const std::string& id : ids) puts.push_back({id, EntryWith({1}, 1)});
   std::swap(puts[0], puts[5]);
   ASSERT_TRUE(database->PutDocuments("ns", puts).ok());
@@ -193,7 +193,7 @@ TEST(DatabaseTest, LimitsOfNamespacesHaveRevisions) {
   EXPECT_EQ(changed->capacity_bytes, 200);
   EXPECT_EQ(changed->pinned_bytes, 10) << "what is not given stays";
   EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);
-  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after an answer that was lost
+  EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after a lost answer
   const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Soon()).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(stale));
   EXPECT_THAT(Message(stale), HasSubstr("revision 9 does not replace the current revision 9"));
@@ -223,7 +223,7 @@ TEST(DatabaseTest, TheCacheAnswersWithinItsStaleness) {
   ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({2}, 2)), absl::OkStatus());
   EXPECT_EQ(cached->GetDocument("ns", "a")->generation, 1u);
   EXPECT_EQ(database->GetDocument("ns", "a")->generation, 2u);
-  // What it puts or deletes itself it sees.
+  // It sees its own puts and deletions.
   ASSERT_EQ(cached->PutDocument("ns", "a", EntryWith({3}, 3)), absl::OkStatus());
   EXPECT_EQ(cached->GetDocument("ns", "a")->generation, 3u);
   ASSERT_EQ(cached->DeleteDocument("ns", "a", 4), absl::OkStatus());
@@ -295,7 +295,7 @@ TEST(DatabaseTest, AUserWithoutRightsIsTold) {
   EXPECT_TRUE(absl::IsPermissionDenied(database.Open(poor)->Prepare(Soon())));
 }
 
-// What servers say where they are full, in each other's way, or stopping. A trigger says it in their place.
+// Errors of servers that are full, have conflicts or stop. A trigger raises them in the test.
 TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;

@@ -1,4 +1,4 @@
-// The drop log: what appears in it, in which order, and who waits for whom.
+// The drop log: its contents, their order, and which calls wait for which nodes.
 #include "store/database/drop_log.h"
 
 #include <algorithm>
@@ -41,7 +41,7 @@ TEST(DropLogTest, HoldsWhatLostItsLastReference) {
   auto position = *database->Register(NodeOf(1), Soon());
   ASSERT_TRUE(database->PutDocuments("ns", {{"a", EntryWith({1, 2}, 1)}, {"b", EntryWith({2, 3}, 1)}}).ok());
   EXPECT_THAT(Consume(*database.Open(), NodeOf(1), &position), IsEmpty());
-  // Replaced: 1 is gone, 2 is still b's.
+  // Replaced: 1 is dropped, b still refers to 2.
   ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({4}, 2)), absl::OkStatus());
   auto drops = Consume(*database.Open(), NodeOf(1), &position);
   EXPECT_THAT(IdentitiesIn(drops), ElementsAre(IdentityOf(1)));
@@ -79,7 +79,7 @@ TEST(DropLogTest, LeavesOutANamespaceThatHasDocumentsAgain) {
   ASSERT_TRUE(database->DeleteNamespace("ns").ok());
   ASSERT_EQ(database->PutDocument("ns", "c", EntryWith({2, 3}, 1)), absl::OkStatus());
   EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
-  // Of documents that were deleted again nothing is left to be kept.
+  // If the new documents were deleted too, the namespace is dropped.
   ASSERT_TRUE(database->DeleteNamespace("ns").ok());
   ASSERT_EQ(database->PutDocument("ns", "c", EntryWith({2}, 1)), absl::OkStatus());
   ASSERT_EQ(database->DeleteDocument("ns", "c", 2), absl::OkStatus());
@@ -87,7 +87,7 @@ TEST(DropLogTest, LeavesOutANamespaceThatHasDocumentsAgain) {
   EXPECT_EQ(std::count_if(drops.begin(), drops.end(), [](const Drop& drop) { return !drop.identity.has_value(); }), 1);
 }
 
-// As after the whole cluster was off for longer than the retention.
+// The state after the whole cluster was off for longer than the retention.
 TEST(DropLogTest, WhoHasPassedAllOfTheLogIsNotForgotten) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
@@ -103,7 +103,7 @@ TEST(DropLogTest, WhoHasPassedAllOfTheLogIsNotForgotten) {
   EXPECT_EQ(database->PositionOf(NodeOf(2), Soon()).status(), absl::OkStatus());
 }
 
-// A transaction that took its number first and commits last must not be passed.
+// Readers must not pass a transaction that took its number first and commits last.
 TEST(DropLogTest, WaitsForTransactionsThatAreOpen) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
@@ -124,7 +124,7 @@ TEST(DropLogTest, WaitsForTransactionsThatAreOpen) {
   const absl::Status early = database->WaitForConsumers(end, nodes, SteadyNow() + absl::Seconds(1));
   EXPECT_TRUE(absl::IsDeadlineExceeded(early)) << early;
   EXPECT_THAT(std::string(early.message()), HasSubstr("01000000"));
-  slow.Kill();  // rolled back: what it wrote never appears
+  slow.Kill();  // rolled back: its row never appears
   while (SharedServer().Sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") != "0") {
     absl::SleepFor(absl::Milliseconds(10));
   }
@@ -146,7 +146,7 @@ TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
   EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
   late.Join();
   EXPECT_TRUE(absl::IsOutOfRange(database->WaitForConsumers(end, {NodeOf(9)}, Soon())));
-  // A node that joined meanwhile may hold what the others had yet to remove; one that was removed holds up nobody.
+  // A node that joined meanwhile may hold encodings the others had yet to remove; a removed node is not waited for.
   for (const int node : {3, 4}) {
     ASSERT_EQ(database->Register(NodeOf(static_cast<uint8_t>(node)), Soon()).status(), absl::OkStatus());
   }
@@ -161,7 +161,7 @@ TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
   EXPECT_THAT(std::string(behind.message()), AllOf(HasSubstr("0300000"), Not(HasSubstr("0400000"))));
   ASSERT_EQ(database->StorePosition(NodeOf(3), end, Soon()), absl::OkStatus());
   EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
-  // Earlier positions are passed as well; a position does not go back.
+  // A stored position does not go back.
   EXPECT_EQ(database->StorePosition(NodeOf(1), DropPosition{}, Soon()), absl::OkStatus());
   EXPECT_EQ(*database->PositionOf(NodeOf(1), Soon()), one);
 }
@@ -182,10 +182,10 @@ TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
   ASSERT_EQ(database->StorePosition(NodeOf(1), part->end, Soon()), absl::OkStatus());
   EXPECT_EQ(*database->Trim(absl::Hours(1), Soon()), 4);
   EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops(begin, 10, Soon()).status()));
-  // One that begins now begins where the slowest is.
+  // A node that registers now begins at the slowest position.
   EXPECT_EQ(*database->Register(NodeOf(3), Soon()), part->end);
-  // When the clock jumps all seem silent. One that still is at the next trim is forgotten, and what it has not read may
-  // be trimmed.
+  // When the clock jumps, all nodes seem silent. A node still silent at the next trim is forgotten, and rows it has not
+  // read may be trimmed.
   const auto jump = [&database] {
     database.Sql("UPDATE kvlink.consumers SET updated = updated - make_interval(hours => 2)");
   };
@@ -207,7 +207,7 @@ TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
   EXPECT_TRUE(database->ReadDrops(fast, 10, Soon())->caught_up);
 }
 
-// As after a dump was read into a new server, whose transactions begin at small numbers.
+// The state after a dump was loaded into a new server, whose transactions begin at small numbers.
 TEST(DropLogTest, GoesOnWherePositionsAreOfAnotherServer) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
@@ -236,7 +236,7 @@ TEST(DropLogTest, ForgetsAllAfterABackupWasRestored) {
   auto position = *database->Register(NodeOf(1), Soon());
   ASSERT_EQ(database->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
   ASSERT_EQ(database->DeleteDocument("ns", "a", 2), absl::OkStatus());
-  // A position of a database that was ahead of this one.
+  // A position from a database that was ahead of this one.
   EXPECT_TRUE(absl::IsOutOfRange(database->ReadDrops({position.transaction + 1000000, 0}, 10, Soon()).status()));
   ASSERT_EQ(database->ForgetConsumers(Soon()), absl::OkStatus());
   EXPECT_TRUE(absl::IsOutOfRange(database->PositionOf(NodeOf(1), Soon()).status()));

@@ -47,11 +47,11 @@ class OwnDatabase {
 
 absl::Time Soon();
 Identity IdentityOf(uint64_t number);
-// An entry of parts with these identities and a few tokens each.
+// An entry whose parts have these identities and a few tokens each.
 CatalogEntry EntryWith(const std::vector<uint64_t>& identities, uint64_t generation);
 store::database::NodeId NodeOf(uint8_t number);
 
-// What `node` would remove: reads all drops up to the end of the log, then stores its position.
+// Returns what `node` would remove: reads all drops up to the end of the log, then stores its position.
 std::vector<store::database::Drop> Consume(store::database::DropLog& log, const store::database::NodeId& node,
                                            store::database::DropPosition* position, int64_t limit = 100);
 

@@ -1,5 +1,5 @@
-// How the server finds rows: the plan of every statement, over large tables with the planner's own choice, and over
-// tables that it believes to be empty with the settings of our sessions.
+// How the server finds rows: checks the plan of every statement over large tables, with default settings and with those
+// of our sessions, and over tables that the server believes to be empty, with those of our sessions.
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,15 +17,15 @@ namespace {
 
 using ::kvlink::testing::OwnDatabase;
 
-// Of each table, what has to be looked up in its index.
+// For each table, the condition that must be looked up in its index.
 constexpr std::pair<const char*, const char*> kKeys[] = {
     {"documents", "(id "}, {"refs", "(identity = "}, {"drop_log", "transaction, "}};
 
 constexpr char kOurSettings[] =
     "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; ";
 
-// A document with one part of its own and one that it shares with nine others; every tenth is a tombstone, whose parts
-// were dropped.
+// Each document has a part of its own and one shared with nine others; every tenth is a tombstone. Each part of a
+// document's own has a row in the drop log.
 void Fill(const OwnDatabase& database, int64_t documents) {
   const std::string count = absl::StrCat(documents);
   database.Sql(absl::StrCat(
@@ -71,13 +71,13 @@ void CheckPlans(const OwnDatabase& database, const std::string& settings) {
         EXPECT_FALSE(absl::StrContains(lines[i], refused)) << plan;
       }
       for (const auto& [table, key] : kKeys) {
-        // One is named as in " on documents d  (cost=...".
+        // A plan names a table as in " on documents d  (cost=...".
         if (!absl::StrContains(lines[i], absl::StrCat(" on ", table, " ")) || absl::StrContains(lines[i], "Conflict")) {
           continue;
         }
         EXPECT_FALSE(absl::StrContains(lines[i], "Seq Scan") || absl::StrContains(lines[i], "Bitmap")) << plan;
         if (!absl::StrContains(lines[i], "Index")) continue;
-        // By the whole key, or from some place of it on.
+        // By the whole key, or from a position within it.
         ASSERT_LT(i + 1, lines.size()) << plan;
         EXPECT_TRUE(absl::StrContains(lines[i + 1], "Index Cond")) << plan;
         EXPECT_TRUE(absl::StrContains(lines[i + 1], key)) << plan;
@@ -95,7 +95,7 @@ TEST(PlanTest, EveryStatementFindsItsRowsByAnIndex) {
   CheckPlans(database, kOurSettings);
 }
 
-// A plan that was made when the tables were new serves until the server counts them, and they may be large by then.
+// A plan made when the tables were new stays in use until the server analyzes them; they may be large by then.
 TEST(PlanTest, AlsoWhereTheServerBelievesThatTablesAreEmpty) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;

@@ -1,5 +1,5 @@
-// Many clients change the same few documents, by seed, while the log is read; the server may be killed meanwhile.
-// Triggers that only this test has write down what happened in the server.
+// Many clients change the same few documents, chosen by a seed, while a consumer reads the log; the server may be
+// killed meanwhile. Triggers that only this test installs record what happened in the server.
 #include <atomic>
 #include <map>
 #include <random>
@@ -33,7 +33,7 @@ using ::kvlink::testing::Soon;
 
 constexpr int kClients = 6, kDocuments = 8, kIdentities = 8;
 
-// Who took references away, in the order of the locks; and that no generation goes back.
+// Records which transactions removed references, in the order of the locks, and refuses generations that go back.
 constexpr char kWitness[] = R"sql(
 CREATE TABLE public.removals (sequence bigserial, identity bytea, transaction xid8);
 CREATE FUNCTION public.removed() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -45,7 +45,7 @@ RETURN NEW; END $$;
 CREATE TRIGGER forward BEFORE UPDATE ON kvlink.documents FOR EACH ROW EXECUTE FUNCTION public.forward();
 )sql";
 
-// The greatest generation of each document that was acknowledged.
+// The greatest acknowledged generation of each document.
 class Acknowledged {
  public:
   void Add(const std::string& id, uint64_t generation) {
@@ -64,14 +64,14 @@ class Acknowledged {
 
 std::string IdOf(uint64_t number) { return absl::StrCat("document-", number); }
 
-// One change of up to five documents. Without faults everything but a greater generation is a failure.
+// Changes up to five documents. Without faults, the only error allowed is that a stored generation is greater.
 void Change(DatabaseCatalog& catalog, std::mt19937_64& random, std::atomic<uint64_t>& generations, bool faults,
             Acknowledged& acknowledged) {
   std::vector<DocumentPut> puts;
   for (uint64_t i = 0, count = 1 + random() % 5; i < count; ++i) {
     std::vector<uint64_t> identities;
     for (uint64_t part = 0, parts = random() % 4; part < parts; ++part) identities.push_back(random() % kIdentities);
-    // Some at the end, some in between, some as the store says.
+    // The latest, one of the latest, or one that the store assigns.
     const uint64_t generation = random() % 4 == 0 ? 0 : generations++ - random() % 3;
     puts.push_back({IdOf(random() % kDocuments), EntryWith(identities, generation)});
     puts.back().entry.tombstone = identities.empty();
@@ -93,8 +93,8 @@ void Change(DatabaseCatalog& catalog, std::mt19937_64& random, std::atomic<uint6
 
 std::vector<std::string> Lines(const std::string& text) { return absl::StrSplit(text, '\n', absl::SkipEmpty()); }
 
-// References are those of the documents that are there; who took the last one away wrote a drop; nobody lost what was
-// acknowledged.
+// The references match the documents; the transaction that removed the last reference wrote a drop; no acknowledged
+// generation was lost.
 void CheckDatabase(const OwnDatabase& database, Acknowledged& acknowledged) {
   std::set<std::string> references;
   std::vector<std::string> ids;
@@ -126,8 +126,8 @@ void CheckDatabase(const OwnDatabase& database, Acknowledged& acknowledged) {
   }
 }
 
-// What a consumer saw is in the order of the log, nothing twice; and it has seen the last drop of whatever nobody
-// refers to.
+// The consumer saw drops in the order of the log, none twice, and has seen a drop of every identity without
+// references.
 void CheckSeen(const OwnDatabase& database, const std::vector<Drop>& seen) {
   const auto log =
       Lines(database.Sql("SELECT encode(identity, 'hex') FROM kvlink.drop_log ORDER BY transaction, sequence"));
@@ -144,7 +144,7 @@ void CheckSeen(const OwnDatabase& database, const std::vector<Drop>& seen) {
   for (const std::string& hex : referred) last.erase(hex);
   for (const auto& [hex, place] : last) {
     EXPECT_TRUE(last_seen.contains(hex)) << hex << " was dropped, and the consumer does not know";
-    // An earlier drop of the same identity reads the same: only that there is one counts.
+    // Drops of one identity look the same, so it only counts that one was seen.
   }
 }
 
@@ -199,12 +199,12 @@ TEST(RaceTest, ManyClientsChangeTheSameDocuments) {
   }
 }
 
-// Documents that share their parts are deleted all at once: whoever is the last one must know.
+// Documents that share their parts are deleted concurrently: the last deletion must write the drops.
 TEST(RaceTest, TheLastOfManyThatLeaveTogetherWritesTheDrop) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;
   database.Sql(kWitness);
-  // Time between taking a reference away and asking whether any is left.
+  // Adds time between removing a reference and checking whether any is left.
   database.Sql(
       "CREATE FUNCTION public.dally() RETURNS trigger LANGUAGE plpgsql AS $$ "
       "BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$");
