@@ -56,15 +56,15 @@ class HotView {
     std::vector<uint16_t> holders;  // of further copies, ascending
   };
 
-  // `records`: by index of the member. Null: nothing is hot.
+  // `records`: each with the index of its member. Null if nothing is hot.
   static std::shared_ptr<const HotView> Make(absl::Span<const std::pair<uint16_t, const HotRecord*>> records);
 
-  // By name.
+  // In order of name.
   absl::Span<const Encoding> encodings() const { return encodings_; }
-  // Null: it is not hot.
+  // Null if it is not hot.
   const Encoding* Find(const HotName& name) const;
-  // The members that hold a further copy of this identity, in whatever namespace and codec. Whoever asks them for
-  // another one gets a miss; an identity that is hot in several namespaces has the same further members in all.
+  // The members that hold a further copy of this identity, in any namespace and codec; a request to them for another
+  // namespace or codec may miss. An identity that is hot in several namespaces has the same further members in all.
   absl::Span<const uint16_t> Holders(const Identity& identity) const;
 
  private:
