@@ -73,7 +73,7 @@ class EngineCluster {
   std::shared_ptr<const store::cluster::View> view() const { return views_.view(); }
   SettableView* views() { return &views_; }
 
-  // Puts it at the owners under the next placement.
+  // Puts the encoding at its owners under the next placement.
   void Put(const Synthetic& s, const std::string& ns = "ns");
   void PutAt(int i, const Synthetic& s, const std::string& ns = "ns");
   bool Has(int i, const Synthetic& s, const std::string& ns = "ns");
@@ -97,7 +97,7 @@ class EngineCluster {
   std::vector<std::unique_ptr<Node>> nodes_;
 };
 
-// Waits until it is true. False: not within a minute.
+// Waits until the condition is true. False if it is not within a minute.
 bool Eventually(const std::function<bool()>& is);
 
 // The digests of all slots.

@@ -23,7 +23,7 @@ T Must(absl::StatusOr<T> made, const char* what) {
   return *std::move(made);
 }
 
-// Of the member with that number, whose id is known before the node is asked anything.
+// What the member with this number owns by the test's views. Its id is set before the node gets any request.
 class ViewOwnership : public store::node::Ownership {
  public:
   ViewOwnership(std::shared_ptr<const TestViews> views, const std::vector<TestMember>* members, int number)
