@@ -1,7 +1,8 @@
-// Hot encodings of a cluster: read so much from their owners that further members hold copies of them for a while.
+// Hot encodings of a cluster: those read so much from their owners that further members hold copies of them for a
+// while.
 //
-// A node from which one encoding is read too much publishes that, with the number of further copies it wants. The
-// members that rank next in the placement (FurtherMembers) copy it, and publish that they hold it. Clients then read
+// A node from which one encoding is read too much publishes the encoding and the number of further copies it wants. The
+// members that rank next in the placement (FurtherMembers) copy it and publish that they hold it. Clients then read
 // from them as from owners. All of this is in etcd, under the nodes' leases (docs/formats.md "Cluster records").
 //
 // Thread-safety: immutable values.
@@ -34,12 +35,12 @@ struct HotName {
 // One hot encoding, as one node sees it.
 struct HotRead {
   HotName name;
-  int copies = 0;                 // that the node wants beyond the owners; 0: another node wants some
+  int copies = 0;                 // wanted by the node beyond the owners; 0: only another node wants some
   uint64_t reads_per_second = 0;  // from this node
   bool operator==(const HotRead&) const = default;
 };
 
-// What one node publishes.
+// The record that one node publishes.
 struct HotRecord {
   std::vector<HotRead> read;  // each name once
   std::vector<HotName> held;  // further copies on this node
@@ -51,7 +52,7 @@ class HotView {
  public:
   struct Encoding {
     HotName name;
-    int copies = 0;                 // the most that any node wants
+    int copies = 0;                 // the maximum that any node wants
     uint64_t reads_per_second = 0;  // from all nodes that list it
     std::vector<uint16_t> holders;  // of further copies, ascending
   };

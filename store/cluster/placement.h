@@ -1,5 +1,5 @@
-// Which nodes of a cluster own an encoding: a pure function of the members, computed once for each epoch and then
-// looked up (docs/formats.md "Placement").
+// Computes which nodes of a cluster own an encoding: a pure function of the members, evaluated once for each epoch and
+// then looked up (docs/formats.md "Placement").
 //
 // An identity falls into one of 65,536 slots by its first two bytes; identities are SHA-256, so slots fill evenly. The
 // owners of a slot are the best members by weighted rendezvous hashing: a member owns slots in proportion to its

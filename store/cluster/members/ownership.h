@@ -1,5 +1,5 @@
-// What a member owns at the present epoch, and at the sixteen before it, for clients that have not seen the present
-// one. At each epoch it owns the slots that the current or the next table gives it.
+// Tells what a member owns at the present epoch, and at the sixteen before it for clients that have not seen the
+// present one. At each epoch it owns the slots that the current or the next table gives it.
 //
 // Before the node's id is known it owns everything, so that no request is sent elsewhere by mistake.
 //

@@ -52,7 +52,7 @@ struct AliveRecord {
   uint64_t incarnation = 0;
   std::string address;  // as in its MemberRecord; tells apart two processes with one node id
 };
-// How much of what a member owns it holds; under its lease.
+// How far a member has filled the slots that it owns; under its lease.
 struct ProgressRecord {
   uint64_t epoch = 0;       // of the placement that the numbers refer to
   uint32_t slots = 0;       // that the member owns

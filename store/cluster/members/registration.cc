@@ -222,7 +222,8 @@ void Registration::Look() {
   const auto self = std::find_if(members.begin(), members.end(),
                                  [this](const Member& one) { return one.node_id == options_.node_id; });
   const bool member = self != members.end();
-  // Removing a member leaves a note. An etcd with neither the member nor the note was set back to before it joined.
+  // Removing a member leaves a note. If etcd has neither the member nor the note, it went back to before the member
+  // joined.
   const bool removed = !member && membership_->Removed(options_.node_id);
   bool lost, leaving;
   {

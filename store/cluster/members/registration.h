@@ -39,7 +39,7 @@ class Registration {
  public:
   // Registers the node; on return it is a living member in the view of `membership`. Waits for the lease of a dead
   // process with this node id to end. ALREADY_EXISTS: another process with this node id is alive; the message names
-  // both addresses. Errors of administration.h.
+  // both addresses. DEADLINE_EXCEEDED: etcd did not report the registration in time. Errors of administration.h.
   static absl::StatusOr<std::unique_ptr<Registration>> Start(Membership* membership, RegistrationOptions options,
                                                              absl::Time deadline);
   // Waits, as Start, until the node may be registered, but writes nothing. Call it before steps that must not be taken

@@ -1,4 +1,4 @@
-// Which cluster a store directory belongs to: its file CLUSTER (docs/formats.md "Store directory"). A directory that
+// Binds a store directory to a cluster, by its file CLUSTER (docs/formats.md "Store directory"). A directory that
 // has belonged to one cluster may join no other, which would serve its encodings under the wrong placement and with
 // another catalog.
 //

@@ -40,8 +40,8 @@ struct CompanionContext {
   const Membership* membership = nullptr;
   MemberOwnership* ownership = nullptr;  // decides which pushes the node admits
   NodeId node = {};
-  // Publishes how much of what the node owns it holds. Once this is complete, a joining node becomes active; a draining
-  // node leaves once the others are complete. Any thread; from Start to Stop.
+  // Publishes how far the node has filled the slots that it owns. Once this is complete, a joining node becomes active;
+  // a draining node leaves once the others are complete. Any thread; from Start to Stop.
   std::function<void(const ProgressRecord&)> publish;
   // Publishes which further copies the node holds (store/cluster/hot.h), whenever that changes. Clients may read them
   // from then on. Any thread; from Start to Stop.

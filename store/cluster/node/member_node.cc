@@ -303,7 +303,7 @@ EventSink MemberNode::events() {
 }
 
 // Namespace limits apply to the whole cluster, and the node's share of them follows the slots it owns. While it is not
-// a member, as after etcd was set back, it keeps its last share.
+// a member, as after etcd went back, it keeps its last share.
 void MemberNode::ShareLimits() {
   if (const auto share = ownership_->share()) node_->engine()->SetShareOfLimits(*share);
 }

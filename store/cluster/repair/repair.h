@@ -32,8 +32,8 @@
 // up to a minute, while other slots proceed. Owners that are not alive are not awaited, unless the node gains a slot of
 // which no current owner is alive.
 //
-// Thread-safety: all methods. Ownership: starts the threads `repair`, `hot-copies` (if `hold` is set) and `repair-copy`.
-// Lifetime: engine and views must outlive it.
+// Thread-safety: all methods. Ownership: starts the threads `repair`, `hot-copies` (if `hold` is set) and
+// `repair-copy`. Lifetime: engine and views must outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_REPAIR_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_REPAIR_H_
 

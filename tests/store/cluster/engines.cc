@@ -1,3 +1,4 @@
+// Peers call the other engines directly, so a test repairs within one process and without a network.
 #include "tests/store/cluster/engines.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Engines as members of a cluster in one process: what each owns, which are alive, and how one repairs itself from the
-// others, which may fail.
+// Engines as members of a cluster in one process, which repair themselves from each other. The test sets their states,
+// which of them are alive, and how they fail.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_ENGINES_H_
 #define KVLINK_TESTS_STORE_CLUSTER_ENGINES_H_
 

@@ -1,5 +1,5 @@
 // Hot encodings in a whole cluster: real nodes over a real etcd and a real database, and a client that reads one
-// encoding all the time.
+// encoding continuously.
 #include <atomic>
 #include <memory>
 #include <string>

@@ -1,4 +1,4 @@
-// Whole nodes as members, against a real etcd: directories, joining, draining, and what a node refuses to be.
+// Whole nodes as members, against a real etcd: directories, joining, draining, and refused starts.
 #include "store/cluster/node/member_node.h"
 
 #include <filesystem>

@@ -1,3 +1,5 @@
+// Addresses are chosen before the nodes start, so that a restarted node keeps its own. Ids come from the nodes' stores,
+// so the first view is published once all have started.
 #include "tests/store/cluster/replicas/cluster_place.h"
 
 #include <cstdio>

@@ -1,5 +1,5 @@
-// A cluster of nodes in this process, and a replicated store over it; the test decides who is a member and in which
-// state.
+// A cluster of nodes in this process, and a replicated store over it; the test decides which nodes are members, and in
+// which state.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
 #define KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
 
@@ -63,7 +63,7 @@ struct ClusterPlaceOptions {
   std::function<void(store::cluster::ReplicatedOptions*)> client;
 };
 
-// Thread-safety: the store's methods; the rest by one thread.
+// Thread-safety: the store's methods; the rest: one thread.
 class ClusterPlace : public StorePlace {
  public:
   explicit ClusterPlace(ClusterPlaceOptions options);
