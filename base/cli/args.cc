@@ -140,7 +140,7 @@ void Arguments::Texts(absl::string_view name, absl::string_view placeholder, abs
 
 void Arguments::Integer(absl::string_view name, absl::string_view placeholder, absl::string_view help, int64_t min,
                         int64_t max, int64_t* out) {
-  Add(name, placeholder, help, absl::StrCat(*out), [=](absl::string_view value) -> absl::Status {
+  Add(name, placeholder, help, *out < min ? "" : absl::StrCat(*out), [=](absl::string_view value) -> absl::Status {
     int64_t number = 0;
     if (!absl::SimpleAtoi(value, &number) || number < min || number > max) {
       return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not an integer from ", min, " to ", max));
@@ -174,7 +174,8 @@ void Arguments::Real(absl::string_view name, absl::string_view placeholder, absl
 }
 
 void Arguments::Bytes(absl::string_view name, absl::string_view help, int64_t* out) {
-  Add(name, kBytes, help, FormatBytes(static_cast<double>(*out)), [out](absl::string_view value) -> absl::Status {
+  const std::string by_default = *out < 0 ? "" : FormatBytes(static_cast<double>(*out));
+  Add(name, kBytes, help, by_default, [out](absl::string_view value) -> absl::Status {
     KVLINK_ASSIGN_OR_RETURN(*out, ParseBytes(value));
     return absl::OkStatus();
   });

@@ -32,7 +32,7 @@ class Arguments {
         operands_usage_(operands),
         summary_(summary) {}
 
-  // The value a variable has when it is bound is the default, which the help shows.
+  // The value a variable has when it is bound is the default, which the help shows; a value below the minimum is none.
   void Flag(absl::string_view name, absl::string_view help, bool* out);
   void Text(absl::string_view name, absl::string_view placeholder, absl::string_view help, std::string* out);
   // May be given several times; values keep their order.

@@ -1,4 +1,4 @@
-// kvlink status, namespace, drain: what an operator asks of a node, over its gRPC service alone, or of a cluster.
+// kvlink status, namespace and drain, for a node (which needs only its gRPC service) or for a cluster.
 #include "store/client/control/admin.h"
 
 #include <unistd.h>
@@ -63,7 +63,7 @@ int64_t Value(const store::client::NodeStatus& status, const std::string& name) 
 
 std::string Bytes(int64_t bytes) { return FormatBytes(static_cast<double>(bytes)); }
 
-// "12.3 MiB/s" of a counter between two readings.
+// How fast a counter grew between two readings, as "12.3 MiB/s".
 std::string Rate(const store::client::NodeStatus& now, const store::client::NodeStatus& before, const std::string& name,
                  double seconds) {
   if (seconds <= 0) return "";
@@ -110,7 +110,7 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
                     Value(status, "hit_tokens_dram") + Value(status, "hit_tokens_segments"), " tokens read"));
   absl::StrAppend(&text, MemberStatus(status.values));
   if (const int64_t failures = Value(status, "integrity_failures"); failures > 0) {
-    line("damage", absl::StrCat(failures, " damaged encodings were found and dropped"));
+    line("damage", absl::StrCat(failures, " damaged encodings found and dropped"));
   }
   for (const auto& ns : status.namespaces) {
     line("namespace",
@@ -127,17 +127,18 @@ std::string Draw(const std::string& address, const store::client::NodeStatus& st
 
 absl::Status NoOperands(const Arguments& arguments) {
   if (arguments.operands().empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError("it takes no operands; name the node with --store HOST:PORT");
+  return absl::InvalidArgumentError(
+      absl::StrCat("unexpected operand '", arguments.operands()[0], "'; name the node with --store HOST:PORT"));
 }
 
-// Whether the command addresses a cluster. If it names a node wrongly, OpenAdmin says so.
+// Whether the command addresses a cluster. OpenAdmin reports an invalid --store.
 absl::StatusOr<bool> AsksCluster(const Arguments& arguments, const StoreFlags& flags) {
   const auto place = PlaceOf(flags);
   if (!place.ok() && arguments.given("cluster")) return place.status();
   return place.ok() && *place == PlaceKind::kCluster;
 }
 
-// Home, and clear what is below: a terminal shows one picture.
+// With --watch, moves a terminal's cursor home and clears the screen, so that each picture replaces the last.
 void BeginPicture(const AdminFlags& flags) {
   if (flags.watch && !flags.json && isatty(STDOUT_FILENO)) absl::PrintF("\x1b[H\x1b[J");
 }
@@ -160,13 +161,13 @@ absl::Status RunStatus(absl::Span<char* const> args) {
   AdminFlags flags;
   flags.store.memory = int64_t{64} << 20;  // nothing is read
   Arguments arguments("status", "",
-                      "Shows a node: its tiers, namespaces and traffic. With --cluster its members: what each holds,\n"
-                      "whether it is alive, and what it has still to copy.");
+                      "Shows a node's tiers, namespaces and traffic. With --cluster, shows the members of the cluster\n"
+                      "instead: whether each is alive, what it holds and what it still has to copy.");
   AddNodeFlags(arguments, flags.store);
   AddClusterFlags(arguments, flags.store.cluster);
-  arguments.Flag("watch", "Draw it again and again, with rates.", &flags.watch);
-  arguments.Number("interval", "SECONDS", "Time between two drawings.", &flags.interval);
-  arguments.Flag("json", "Print JSON, with --watch an object a line.", &flags.json);
+  arguments.Flag("watch", "Refresh until interrupted, and show rates.", &flags.watch);
+  arguments.Number("interval", "SECONDS", "Time between refreshes.", &flags.interval);
+  arguments.Flag("json", "Print JSON; with --watch, one object per line.", &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
@@ -190,7 +191,7 @@ absl::Status RunStatus(absl::Span<char* const> args) {
     }
     std::fflush(stdout);
     if (!flags.watch) return absl::OkStatus();
-    if (OutputFailed()) return absl::OkStatus();  // nobody looks any more
+    if (OutputFailed()) return absl::OkStatus();  // nobody is reading
     before = status;
     then = now;
     absl::SleepFor(absl::Seconds(flags.interval));
@@ -199,28 +200,28 @@ absl::Status RunStatus(absl::Span<char* const> args) {
 
 namespace {
 
-// What is printed about a namespace besides its limits.
+// What is shown of a namespace besides its limits.
 struct Use {
   std::optional<store::NamespaceStats> stats;  // unset: it holds nothing
   std::string capacity_note;
-  std::string default_pinned;  // "the node's default"
+  std::string default_pinned;  // shown if no pinned limit is set
   int64_t bytes_over = 0;
   std::string remark;
 };
 
-// "default: capacity 20 MiB, pinned at most the node's default; 5 documents, 5 encodings, 8.91 MiB, 0 B pinned"
+// "docs: capacity 20 MiB, pinned limit 1 MiB; 5 documents, 5 encodings, 8.91 MiB, 0 B pinned; revision 2"
 void Print(const store::NamespaceLimits& limits, const Use& use) {
-  std::string line =
-      absl::StrCat(Printable(limits.name), ": capacity ",
-                   limits.capacity_bytes > 0 ? absl::StrCat(Bytes(limits.capacity_bytes), use.capacity_note)
-                                             : std::string("not limited"),
-                   ", pinned at most ", limits.pinned_bytes > 0 ? Bytes(limits.pinned_bytes) : use.default_pinned);
+  std::string line = absl::StrCat(
+      Printable(limits.name), ": capacity ",
+      limits.capacity_bytes > 0 ? absl::StrCat(Bytes(limits.capacity_bytes), use.capacity_note)
+                                : std::string("unlimited"),
+      ", ", limits.pinned_bytes > 0 ? absl::StrCat("pinned limit ", Bytes(limits.pinned_bytes)) : use.default_pinned);
   if (use.stats.has_value()) {
     absl::StrAppend(&line, "; ", use.stats->documents, " documents, ", use.stats->encodings, " encodings, ",
                     Bytes(use.stats->bytes), ", ", Bytes(use.stats->pinned_bytes), " pinned");
   }
   if (limits.revision > 0) absl::StrAppend(&line, "; revision ", limits.revision);
-  if (use.bytes_over > 0) absl::StrAppend(&line, "; ", Bytes(use.bytes_over), " above the capacity are being evicted");
+  if (use.bytes_over > 0) absl::StrAppend(&line, "; ", Bytes(use.bytes_over), " over capacity, being evicted");
   if (!use.remark.empty()) absl::StrAppend(&line, "; ", use.remark);
   absl::PrintF("%s\n", line);
 }
@@ -232,13 +233,13 @@ absl::Status AskNode(const StoreFlags& flags, const store::NamespaceChange& chan
   const auto status = admin->Status(SteadyNow() + kCallTimeout);
   KVLINK_RETURN_IF_ERROR(HintAtKey(status.status()));
   Use use;
-  use.default_pinned = "the node's default";
+  use.default_pinned = "the node's default pinned limit";
   use.bytes_over = outcome->bytes_over;
   for (const auto& ns : status->namespaces) {
     if (ns.limits.name != change.name) continue;
     use.stats = {ns.limits.name, ns.encodings, ns.bytes, ns.pinned_bytes, ns.documents};
     if (ns.node_capacity_bytes != ns.limits.capacity_bytes) {
-      use.capacity_note = absl::StrCat(" in the cluster and ", Bytes(ns.node_capacity_bytes), " on this node");
+      use.capacity_note = absl::StrCat(" in the cluster, ", Bytes(ns.node_capacity_bytes), " on this node");
     }
   }
   Print(outcome->limits, use);
@@ -263,8 +264,8 @@ absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& c
   store::StoreStats sum = store::cluster::SumOf(nodes);
   KVLINK_RETURN_IF_ERROR(Annotate(AddCatalogStats(cluster.catalog.get(), &sum), PlaceName(flags)));
   Use use;
-  use.capacity_note = " of all copies together";
-  use.default_pinned = "the nodes' defaults";
+  use.capacity_note = " for all copies together";
+  use.default_pinned = "each node's default pinned limit";
   const auto found = absl::c_find_if(sum.namespaces, [&](const auto& one) { return one.name == change.name; });
   if (found != sum.namespaces.end()) use.stats = *found;
   if (limits->capacity_bytes > 0 && use.stats.has_value()) {
@@ -272,7 +273,7 @@ absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& c
   }
   const auto failed = [](const store::cluster::NodeReport& node) { return !node.stats.ok(); };
   if (const auto first = absl::c_find_if(nodes, failed); first != nodes.end()) {
-    use.remark = absl::StrCat("without ", absl::c_count_if(nodes, failed), " of ", nodes.size(),
+    use.remark = absl::StrCat("not counting ", absl::c_count_if(nodes, failed), " of ", nodes.size(),
                               " nodes: ", Printable(first->stats.status().message()));
   }
   Print(*limits, use);
@@ -283,26 +284,28 @@ absl::Status AskCluster(const StoreFlags& flags, const store::NamespaceChange& c
 
 absl::Status RunNamespace(absl::Span<char* const> args) {
   StoreFlags store;
-  store.memory = int64_t{64} << 20;  // nothing is read
-  int64_t capacity = 0, pinned = 0, revision = 0;
-  Arguments arguments("namespace", "NAME",
-                      "Shows how much of a node the namespace NAME may take and takes, after setting what is given.\n"
-                      "A namespace at its limit evicts its own encodings; it never takes room from another.\n\n"
-                      "With --cluster, limits apply to all nodes together, counting every copy of an encoding; each\n"
-                      "node enforces its share of them, about a second after a change.");
+  store.memory = int64_t{64} << 20;                  // nothing is read
+  int64_t capacity = -1, pinned = -1, revision = 0;  // no defaults
+  Arguments arguments(
+      "namespace", "NAME",
+      "Sets the given limits of the namespace NAME, then shows its limits and what it uses. A namespace\n"
+      "at its limit evicts its own encodings, never those of another namespace.\n\n"
+      "With --cluster, limits apply to all nodes together, counting every copy of an encoding. Each\n"
+      "node enforces its share of them, about a second after a change.");
   AddNodeFlags(arguments, store);
   AddClusterFlags(arguments, store.cluster);
-  arguments.Bytes("capacity", "Most disk space for its encodings; 0: as much as there is. Not given: as it is.",
+  arguments.Bytes("capacity", "Maximum disk space for its encodings; 0: unlimited. If not given: unchanged.",
                   &capacity);
   arguments.Bytes("pinned",
-                  "Most disk space that its pinned encodings may take; 0: the node's default. Not given: as it is.",
+                  "Maximum disk space for its pinned encodings; 0: the node's default. If not given: unchanged.",
                   &pinned);
   arguments.Integer("revision", "N",
-                    "Of these limits: set them only if those that hold have a lower one. Not given: the next.", 1,
+                    "Revision of these limits; it must be above the current one. If not given: the next one.", 1,
                     INT64_MAX, &revision);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
-  if (arguments.operands().size() != 1) return absl::InvalidArgumentError("say which namespace: kvlink namespace NAME");
+  if (arguments.operands().size() != 1)
+    return absl::InvalidArgumentError("expected one namespace: kvlink namespace NAME");
   KVLINK_RETURN_IF_ERROR(store::ValidateName("namespace", arguments.operands()[0]));
   store::NamespaceChange change{.name = arguments.operands()[0]};
   if (arguments.given("capacity")) change.capacity_bytes = capacity;
@@ -316,26 +319,28 @@ absl::Status RunDrain(absl::Span<char* const> args) {
   AdminFlags flags;
   ClusterFlags cluster;
   Arguments arguments("drain", "[NODE]",
-                      "Lets a node finish: it takes no new sessions and no new encodings, serves those who hold on,\n"
-                      "and this command ends when nothing is under way any more.\n\n"
-                      "With NODE, the address or the first digits of the node id of a member of a cluster: it serves\n"
-                      "on until the other members have what it holds, then leaves the cluster, and ends.");
+                      "Drains a node: it accepts no new sessions or encodings but completes what is under way. The\n"
+                      "command returns when the node has nothing left to do.\n\n"
+                      "With NODE, drains a member of a cluster: it keeps serving until the other members have copies\n"
+                      "of what it holds, then leaves the cluster and exits. NODE is the member's address or the first\n"
+                      "digits of its node id.");
   AddNodeFlags(arguments, flags.store);
   AddClusterFlags(arguments, cluster);
-  arguments.Flag("stop", "Without NODE: the node's process ends then.", &flags.stop);
+  arguments.Flag("stop", "Without NODE: then stop the node's process.", &flags.stop);
   arguments.Flag("wait", "With NODE: wait until it has left.", &flags.wait);
-  arguments.Flag("cancel", "With NODE: it stays after all.", &flags.cancel);
-  arguments.Number("timeout", "SECONDS", "How long to wait.", &flags.timeout);
+  arguments.Flag("cancel", "With NODE: cancel its drain; the member stays.", &flags.cancel);
+  arguments.Number("timeout", "SECONDS", "Maximum time to wait.", &flags.timeout);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   const absl::Time deadline = SteadyNow() + absl::Seconds(flags.timeout);
   if (arguments.operands().size() == 1) {
-    if (flags.stop)
-      return absl::InvalidArgumentError("--stop goes without NODE: a member that has drained ends by itself");
+    if (flags.stop) {
+      return absl::InvalidArgumentError("--stop is not for members of a cluster: a drained member exits by itself");
+    }
     return DrainMember(cluster, arguments.operands()[0], flags.cancel, flags.wait, deadline);
   }
   if (flags.wait || flags.cancel || arguments.given("cluster")) {
-    return absl::InvalidArgumentError("say which member: kvlink drain NODE");
+    return absl::InvalidArgumentError("expected a member: kvlink drain NODE");
   }
   KVLINK_RETURN_IF_ERROR(NoOperands(arguments));
   KVLINK_ASSIGN_OR_RETURN(const auto admin, OpenAdmin(flags.store));

@@ -38,8 +38,6 @@ constexpr absl::string_view kSummary =
 
 absl::Status Errno(const std::string& path) { return absl::ErrnoToStatus(errno, path); }
 
-std::string CountOf(int64_t documents) { return absl::StrCat(documents, documents == 1 ? " document" : " documents"); }
-
 absl::Status WriteLine(std::FILE* file, const std::string& line, const std::string& path) {
   if (std::fwrite(line.data(), 1, line.size(), file) != line.size() || std::fputc('\n', file) == EOF)
     return Errno(path);

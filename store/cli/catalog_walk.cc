@@ -5,10 +5,13 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
 #include "base/slab.h"
 #include "base/status.h"
 
 namespace kvlink::cli {
+
+std::string CountOf(int64_t documents) { return absl::StrCat(documents, documents == 1 ? " document" : " documents"); }
 
 absl::Status WalkCatalog(store::Store& store, absl::string_view ns,
                          const std::function<absl::Status(absl::Span<const Listed>)>& visit) {

@@ -1,8 +1,9 @@
-// Visits every document of a namespace with its entry, page by page.
+// Visits every document of a namespace with its entry, page by page; and how the commands count them.
 // Thread-safety: as the store.
 #ifndef KVLINK_STORE_CLI_CATALOG_WALK_H_
 #define KVLINK_STORE_CLI_CATALOG_WALK_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -25,6 +26,9 @@ struct Listed {
 // at the first error of the store or of `visit`, and returns it.
 absl::Status WalkCatalog(store::Store& store, absl::string_view ns,
                          const std::function<absl::Status(absl::Span<const Listed>)>& visit);
+
+// "1 document", "12 documents".
+std::string CountOf(int64_t documents);
 
 // Returns for each document whether all its parts have an encoding, in any codec.
 absl::StatusOr<std::vector<bool>> HaveEncodings(store::Store& store, absl::string_view ns,

@@ -1,4 +1,4 @@
-// kvlink members shows what etcd says; this asks the nodes as well, and needs a key where they do.
+// kvlink members shows what etcd knows. This asks the nodes as well, so it needs a key if they do.
 #include "store/cli/cluster_status.h"
 
 #include <algorithm>
@@ -37,14 +37,14 @@ struct Line {
   std::optional<cluster::ProgressRecord> progress;
 };
 
-// Infinite: the rate is not known.
+// Infinite if the rate is not known.
 absl::Duration TimeLeft(const cluster::ProgressRecord& progress) {
   if (progress.bytes_left == 0) return absl::ZeroDuration();
   if (progress.bytes_per_second == 0) return absl::InfiniteDuration();
   return absl::Seconds(static_cast<double>(progress.bytes_left) / static_cast<double>(progress.bytes_per_second));
 }
 
-// How far the cluster is from holding every copy where its placement says.
+// What is missing until every copy is where the placement wants it.
 struct Repairing {
   int64_t moving = 0;     // copies of slots that change their owner
   int64_t away = 0;       // copies of slots whose owner is not alive
@@ -74,7 +74,7 @@ Repairing RepairingOf(const cluster::View& view, const std::vector<Line>& lines)
 std::string Draw(const Repairing& repairing) {
   if (repairing.moving + repairing.away + repairing.unchecked + repairing.bytes_left == 0) return "";
   std::string text =
-      absl::StrCat("copies of slots: ", repairing.moving, " move, ", repairing.away, " lack their node, ",
+      absl::StrCat("copies of slots: ", repairing.moving, " moving, ", repairing.away, " without a live node, ",
                    repairing.unchecked, " to check; ", Bytes(repairing.bytes_left), " to copy");
   if (repairing.bytes_left > 0 && repairing.time_left < absl::InfiniteDuration()) {
     absl::StrAppend(&text, ", ", FormatClock(repairing.time_left), " left");
@@ -133,7 +133,7 @@ std::string Draw(const Line& line) {
   return text + "\n";
 }
 
-// A namespace over all nodes that answer.
+// A namespace on all nodes that answer.
 struct Use {
   store::NamespaceStats stats;
   store::NamespaceLimits limits;
@@ -172,7 +172,7 @@ std::string Draw(const std::map<std::string, Use>& uses) {
   return text;
 }
 
-// "the database has not answered 2 of 3 members for 1:12", by those that answer; nothing where it answers them all.
+// "the database has not answered 2 of 3 members for 1:12", as the members report it; empty if it answers all of them.
 std::string SilenceTowards(absl::Span<const Line> lines, absl::string_view what, int64_t store::StoreStats::*since) {
   int64_t members = 0, longest = 0;
   for (const Line& line : lines) {
@@ -195,7 +195,7 @@ nlohmann::json ToJson(const cluster::HotView::Encoding& hot) {
 }
 
 std::string Draw(const cluster::HotView::Encoding& hot) {
-  return absl::StrFormat("hot: %s of namespace %s (%s): about %d reads/s, %d of %d copies beyond its owners\n",
+  return absl::StrFormat("hot: %s of namespace %s (%s): about %d reads/s, %d of %d further copies\n",
                          hot.name.identity.Hex(), Printable(hot.name.ns), std::string(CodecName(hot.name.codec)),
                          hot.reads_per_second, hot.holders.size(), hot.copies);
 }
@@ -242,12 +242,12 @@ std::string ClusterStatus(const ClusterStore& opened, bool json, bool one_line) 
                                   view->settings.acknowledged, " acknowledged\n");
   if (!health.status.ok()) {
     const bool away = absl::IsUnavailable(health.status) || absl::IsDeadlineExceeded(health.status);
-    absl::StrAppend(&text, away ? "etcd has not answered for " : "what is known of the cluster may be old, for ",
+    absl::StrAppend(&text, away ? "etcd has not answered for " : "the view of the cluster has been out of date for ",
                     FormatClock(SteadyNow() - health.since), ": ", Printable(health.status.message()), "\n");
   }
   absl::StrAppend(&text, Draw(repairing));
   if (!limits.ok()) {
-    absl::StrAppend(&text, "limits of namespaces are not known: ", Printable(limits.status().message()), "\n");
+    absl::StrAppend(&text, "the limits of namespaces are unknown: ", Printable(limits.status().message()), "\n");
   }
   absl::StrAppend(&text, SilenceTowards(lines, "etcd", &store::StoreStats::etcd_unreachable_s),
                   SilenceTowards(lines, "the database", &store::StoreStats::database_unreachable_s));
@@ -264,14 +264,14 @@ std::string MemberStatus(const std::map<std::string, int64_t>& values) {
   };
   if (!values.contains("cluster_epoch")) return "";
   std::string text =
-      absl::StrFormat("%-11s epoch %d, %d members, of which %d alive; has %d of %d slots, %s to copy\n", "cluster",
+      absl::StrFormat("%-11s epoch %d, %d members, %d of them alive; has %d of %d slots, %s to copy\n", "cluster",
                       value("epoch"), value("members_joining") + value("members_active") + value("members_draining"),
                       value("members_alive"), value("slots_done"), value("slots"), Bytes(value("bytes_left")));
   const auto more = [&text](const auto&... words) {
     absl::StrAppendFormat(&text, "%-11s %s\n", "", absl::StrCat(words...));
   };
   if (const int64_t failing = value("peers_failing"); failing > 0) {
-    more(failing, " members fail the requests of repair");
+    more(failing, " members fail repair's requests");
   }
   for (const auto& [what, name] :
        {std::pair("etcd", "etcd_unreachable_s"), {"the database", "database_unreachable_s"}}) {

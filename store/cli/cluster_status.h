@@ -10,11 +10,11 @@
 
 namespace kvlink::cli {
 
-// Its members as etcd names them, with what each says of itself, and its namespaces, as text or as JSON in one object
-// (on one line where `one_line`). Asks all nodes side by side; of those that do not answer it says so.
+// The members that etcd lists, what each reports of itself, and the namespaces: as text, or as one JSON object (on one
+// line if `one_line`). Asks all nodes in parallel, and names those that do not answer.
 std::string ClusterStatus(const ClusterStore& cluster, bool json, bool one_line);
 
-// How a node sees its cluster, from the values of its statistics, as lines of text. Empty if it is not a member.
+// Lines of text that say how a node sees its cluster, from its statistics. Empty if it is not a member.
 std::string MemberStatus(const std::map<std::string, int64_t>& values);
 
 }  // namespace kvlink::cli

@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> OpenCatalog(
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats) {
   const auto counted = catalog->Stats(SteadyNow() + kApproach);
   if (absl::IsDeadlineExceeded(counted.status())) {
-    absl::StrAppend(&stats->io, stats->io.empty() ? "" : "; ", "documents are too many to be counted in time");
+    absl::StrAppend(&stats->io, stats->io.empty() ? "" : "; ", "too many documents to count in time");
     return absl::OkStatus();
   }
   KVLINK_RETURN_IF_ERROR(counted.status());

@@ -18,21 +18,21 @@ namespace kvlink::cli {
 struct ClusterStore {
   std::shared_ptr<store::cluster::Membership> membership;
   std::shared_ptr<store::database::DatabaseCatalog> catalog;  // used by the store
-  std::unique_ptr<store::cluster::ReplicatedStore> store;     // goes before the membership
+  std::unique_ptr<store::cluster::ReplicatedStore> store;     // destroyed before the membership
 };
 // REQUIRES: PlaceOf(flags) is kCluster. Errors of ClusterAddressOf, Membership::Open and DatabaseCatalog::Open, naming
-// the cluster. Nodes and the database are reached for when they are needed.
+// the cluster. Nodes and the database are contacted when they are needed.
 absl::StatusOr<ClusterStore> OpenClusterStore(const StoreFlags& flags);
 
-// Adds the number of documents, which only the catalog knows. Counting scans all of them; in a large catalog it does
-// not finish in time, which `io` then says. Errors of DatabaseCatalog.
+// Adds the number of documents, which only the catalog knows. Counting scans them all, so in a large catalog it does
+// not finish in time; `io` then says so. Errors of DatabaseCatalog.
 absl::Status AddCatalogStats(store::database::DatabaseCatalog* catalog, store::StoreStats* stats);
 
 // Waits until every member has removed what was deleted before the call. DEADLINE_EXCEEDED, naming those that have not;
 // errors of DatabaseCatalog.
 absl::Status AwaitRemoved(const ClusterStore& cluster, absl::Time deadline);
 
-// The database of a cluster, with our tables in it; waits until `deadline` for one that is not there yet. Errors of
+// The database of a cluster, with our tables in it; waits until `deadline` for one that is not up yet. Errors of
 // DatabaseCatalog::Open and Prepare, naming the cluster.
 absl::StatusOr<std::unique_ptr<store::database::DatabaseCatalog>> PrepareDatabase(
     const store::cluster::ClusterSettings& settings, absl::Time deadline);

@@ -1,5 +1,5 @@
 // kvlink delete: documents, namespaces and pins. A directory is opened and changed by this process; a node is asked,
-// since only it may take back what sessions hold.
+// since only the node can revoke what its sessions hold.
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -19,6 +19,7 @@
 #include "base/cli/standard_streams.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "store/cli/catalog_walk.h"
 #include "store/cli/cluster_store.h"
 #include "store/cli/commands.h"
 #include "store/cli/place.h"
@@ -29,16 +30,17 @@ namespace kvlink::cli {
 namespace {
 
 constexpr absl::string_view kSummary =
-    "Deletes documents of a namespace: those named by ID, those of a list, or those whose id begins with\n"
-    "a prefix. Encodings that no document refers to any more go with them. What is deleted is gone.\n\n"
+    "Deletes documents of a namespace: those with the given IDs, those on a list, or those whose ids\n"
+    "begin with a prefix. Encodings that no other document refers to are deleted too. This cannot be\n"
+    "undone.\n\n"
     "  kvlink delete moon mars                              two documents\n"
-    "  kvlink delete --from old.txt                         the ids in a file, one a line\n"
-    "  kvlink delete --prefix wiki/                         every document below wiki/\n"
-    "  kvlink delete --namespace typo --whole-namespace     all of a namespace: documents, encodings, limits\n"
-    "  kvlink delete --namespace docs --unpin               nothing but the pins that sessions of a node hold\n\n"
-    "A deleted document leaves its generation behind, so that a late writer does not bring it back; a\n"
-    "higher generation does. --forget removes that too: it repairs an id whose generation was set too\n"
-    "high. On a node it needs the right 'admin', as do --whole-namespace and --unpin.";
+    "  kvlink delete --from old.txt                         the ids in a file, one per line\n"
+    "  kvlink delete --prefix wiki/                         every document whose id begins with wiki/\n"
+    "  kvlink delete --namespace typo --whole-namespace     an entire namespace, including its limits\n"
+    "  kvlink delete --namespace docs --unpin               only the pins that sessions of a node hold\n\n"
+    "The generation of a deleted document is kept, so that a late writer cannot bring it back; only a\n"
+    "higher generation can. --forget deletes the generation too, to repair an id whose generation was set\n"
+    "too high. On a node, --forget, --whole-namespace and --unpin require the right 'admin'.";
 
 constexpr absl::Duration kCallTimeout = absl::Minutes(2);
 constexpr size_t kMaxListBytes = size_t{64} << 20;
@@ -53,11 +55,11 @@ struct Flags {
   bool forget = false;
 };
 
-// Deletion, as directories, nodes and clusters offer it.
+// Where to delete: a directory, a node or a cluster.
 class Place {
  public:
   virtual ~Place() = default;
-  // One status for each id; NOT_FOUND where there is none.
+  // One status for each id; NOT_FOUND: there is no such document.
   virtual absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids,
                                                                     bool forget) = 0;
   virtual absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) = 0;
@@ -65,7 +67,7 @@ class Place {
   virtual absl::StatusOr<bool> HasNamespace() = 0;
   virtual absl::StatusOr<store::client::Deleted> DeleteNamespace() = 0;
   virtual absl::StatusOr<int64_t> DropPins() = 0;
-  // Waits until the bytes of what was deleted are gone, where they are not with the call that deletes.
+  // Waits until the bytes of what was deleted are gone, if deleting leaves them for later.
   virtual absl::Status AwaitRemoved(absl::Time) { return absl::OkStatus(); }
 };
 
@@ -93,22 +95,22 @@ class NodePlace final : public Place {
   const std::string ns_;
 };
 
-// Of a store that this process opens.
+// A store that this process opens.
 class StorePlace : public Place {
  public:
   StorePlace(store::Store* store, std::string ns) : store_(store), ns_(std::move(ns)) {}
   absl::StatusOr<std::vector<absl::Status>> DeleteDocuments(const std::vector<std::string>& ids, bool forget) override {
     if (forget) {
       return absl::FailedPreconditionError(
-          "only a node that is its own catalog forgets documents: serve a directory with kvlink store, or delete the "
-          "whole namespace");
+          "only a node with a catalog of its own can --forget: serve a directory with kvlink store, or use "
+          "--whole-namespace");
     }
     KVLINK_ASSIGN_OR_RETURN(const auto entries, store_->GetDocuments(ns_, ids));
     std::vector<absl::Status> statuses;
     std::vector<store::DocumentDeletion> deletions;
     for (size_t i = 0; i < ids.size(); ++i) {
       statuses.push_back(entries[i].status());
-      // A damaged entry is deleted as well: nobody else can.
+      // A damaged entry is deleted as well: there is no other way to remove it.
       if (absl::IsNotFound(entries[i].status())) continue;
       deletions.push_back({ids[i]});
       statuses.back() = absl::OkStatus();
@@ -121,7 +123,7 @@ class StorePlace : public Place {
     return statuses;
   }
   absl::StatusOr<int64_t> DeletePrefix(const std::string& prefix) override {
-    // Documents are ingested by the same clock.
+    // Ingest takes generations from the same clock.
     KVLINK_ASSIGN_OR_RETURN(const uint64_t now, store_->Clock());
     return store_->DeletePrefix(ns_, prefix, now);
   }
@@ -135,7 +137,7 @@ class StorePlace : public Place {
   }
   absl::StatusOr<int64_t> DropPins() override {
     return absl::FailedPreconditionError(
-        "pins are taken back on the node that holds them, named with --store; those of a directory end with their "
+        "pins are released on the node that holds them: name it with --store; in a directory, pins end with their "
         "process");
   }
 
@@ -177,7 +179,7 @@ absl::StatusOr<std::unique_ptr<Place>> OpenPlace(const Flags& flags) {
   return std::make_unique<NodePlace>(std::move(admin), flags.store.ns);
 }
 
-// Lines of a file or of standard input, without empty ones.
+// The lines of a file or of standard input, without empty ones.
 absl::StatusOr<std::vector<std::string>> ReadIds(const std::string& path) {
   std::FILE* const file = path == "-" ? stdin : std::fopen(path.c_str(), "re");
   if (file == nullptr) return absl::ErrnoToStatus(errno, path);
@@ -192,33 +194,33 @@ absl::StatusOr<std::vector<std::string>> ReadIds(const std::string& path) {
   if (file != stdin) std::fclose(file);
   if (failed) return absl::ErrnoToStatus(error, path);
   if (text.size() > kMaxListBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": more than ", kMaxListBytes, " bytes of ids; split it"));
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is longer than ", kMaxListBytes, " bytes; split it"));
   }
   std::vector<std::string> ids;
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     absl::ConsumeSuffix(&line, "\r");
     if (!line.empty()) ids.emplace_back(line);
   }
-  if (ids.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": no ids; write one a line"));
+  if (ids.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": contains no ids; write one per line"));
   return ids;
 }
 
-// Exactly one thing to delete, so that no slip deletes more than was meant.
+// Requires exactly one thing to delete, so that no slip deletes more than was meant.
 absl::Status CheckWhat(const Arguments& arguments, const Flags& flags) {
   const int what = (arguments.operands().empty() ? 0 : 1) + (arguments.given("prefix") ? 1 : 0) +
                    (flags.from.empty() ? 0 : 1) + (flags.whole_namespace ? 1 : 0) + (flags.unpin ? 1 : 0);
   if (what != 1) {
     return absl::InvalidArgumentError(
-        "say one thing to delete: ids, or one of --from, --prefix, --whole-namespace, --unpin");
+        "expected exactly one thing to delete: ids, or one of --from, --prefix, --whole-namespace and --unpin");
   }
   if (arguments.given("prefix") && flags.prefix.empty()) {
     return absl::InvalidArgumentError("--prefix is empty; --whole-namespace deletes everything");
   }
   if ((flags.whole_namespace || flags.unpin) && !arguments.given("namespace")) {
-    return absl::InvalidArgumentError("name the namespace with --namespace, also the one called 'default'");
+    return absl::InvalidArgumentError("name the namespace with --namespace, even if it is 'default'");
   }
   if (flags.forget && arguments.operands().empty() && flags.from.empty()) {
-    return absl::InvalidArgumentError("--forget is for ids");
+    return absl::InvalidArgumentError("--forget requires ids, or a list of them with --from");
   }
   return absl::OkStatus();
 }
@@ -236,25 +238,26 @@ absl::Status DeleteIds(Place& place, const std::vector<std::string>& ids, const 
       if (first_failure.ok() || absl::IsNotFound(first_failure)) first_failure = statuses[i];
       std::fprintf(stderr, "%s\n",
                    OneLine(absl::StrCat("kvlink delete: document '", batch[i], "'"),
-                           absl::IsNotFound(statuses[i]) ? absl::string_view("not there") : statuses[i].message())
+                           absl::IsNotFound(statuses[i]) ? absl::string_view("not found") : statuses[i].message())
                        .c_str());
     }
   }
-  absl::PrintF("%d documents deleted\n", deleted);
+  absl::PrintF("%s deleted\n", CountOf(deleted));
   if (first_failure.ok()) return absl::OkStatus();
   return absl::Status(first_failure.code(),
                       absl::StrCat(ids.size() - deleted, " of ", ids.size(), " documents were not deleted, ", missing,
-                                   " of them not there"));
+                                   " of them not found"));
 }
 
 absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Flags& flags) {
   if (flags.whole_namespace) {
     KVLINK_ASSIGN_OR_RETURN(const bool there, place.HasNamespace());
-    // Deleted all the same: generations of deleted documents may be left, which statistics do not count.
+    // Deleted in any case: generations of deleted documents, which statistics do not count, may be left.
     KVLINK_ASSIGN_OR_RETURN(const store::client::Deleted deleted, place.DeleteNamespace());
     if (!there && deleted.documents == 0 && deleted.encodings == 0) {
-      return absl::NotFoundError(absl::StrCat("namespace '", flags.store.ns, "': no documents, no encodings; kvlink ",
-                                              "inspect store and kvlink status list those that have some"));
+      return absl::NotFoundError(absl::StrCat("namespace '", flags.store.ns,
+                                              "' has no documents and no encodings; kvlink inspect store lists those "
+                                              "that do"));
     }
     absl::PrintF("namespace %s: %d documents and %d encodings deleted\n", Printable(flags.store.ns), deleted.documents,
                  deleted.encodings);
@@ -262,12 +265,12 @@ absl::Status Delete(Place& place, const std::vector<std::string>& ids, const Fla
   }
   if (flags.unpin) {
     KVLINK_ASSIGN_OR_RETURN(const int64_t pins, place.DropPins());
-    absl::PrintF("namespace %s: %d pins taken back\n", Printable(flags.store.ns), pins);
+    absl::PrintF("namespace %s: %d pins released\n", Printable(flags.store.ns), pins);
     return absl::OkStatus();
   }
   if (!flags.prefix.empty()) {
     KVLINK_ASSIGN_OR_RETURN(const int64_t deleted, place.DeletePrefix(flags.prefix));
-    absl::PrintF("%d documents deleted\n", deleted);
+    absl::PrintF("%s deleted\n", CountOf(deleted));
     return absl::OkStatus();
   }
   return DeleteIds(place, ids, flags);
@@ -282,11 +285,12 @@ absl::Status RunDelete(absl::Span<char* const> args) {
   AddPlaceFlags(arguments, flags.store);
   arguments.Text("namespace", "NAME", "Namespace of the documents.", &flags.store.ns);
   arguments.Text("prefix", "TEXT", "Delete every document whose id begins with TEXT.", &flags.prefix);
-  arguments.Text("from", "FILE", "Delete the documents whose ids stand in FILE (- for standard input), one a line.",
+  arguments.Text("from", "FILE", "Delete the documents whose ids are in FILE (- for standard input), one per line.",
                  &flags.from);
-  arguments.Flag("whole-namespace", "Delete all of the namespace, and its limits.", &flags.whole_namespace);
-  arguments.Flag("unpin", "Delete no document; take back every pin of the namespace on a node.", &flags.unpin);
-  arguments.Flag("forget", "Remember nothing of the documents: any generation may follow.", &flags.forget);
+  arguments.Flag("whole-namespace", "Delete the entire namespace, including its limits.", &flags.whole_namespace);
+  arguments.Flag("unpin", "Delete no documents; release all pins of the namespace on a node.", &flags.unpin);
+  arguments.Flag("forget", "Delete the generations of the documents too, so that any generation may follow.",
+                 &flags.forget);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   KVLINK_RETURN_IF_ERROR(CheckWhat(arguments, flags));

@@ -1,4 +1,4 @@
-// kvlink cluster, members, drain NODE: what an operator does with a cluster, by its etcd alone. Nodes follow what they
+// kvlink cluster, members and drain NODE: administration of a cluster, through its etcd alone. Nodes act on what they
 // find there.
 #include "store/cli/members.h"
 
@@ -39,7 +39,7 @@ absl::StatusOr<std::unique_ptr<cluster::Membership>> OpenCluster(const ClusterFl
   return cluster::Membership::Open(std::move(options), SteadyNow() + kCallTimeout);
 }
 
-// Of one member: how many slots it has before and after what is under way.
+// How many slots a member owns now, and after the change in progress.
 struct Shares {
   int now = 0, next = 0;
 };
@@ -149,7 +149,7 @@ absl::Status Change(const cluster::Membership& membership, const std::vector<std
   if (verb == "weight") {
     int64_t weight = 0;
     if (!absl::SimpleAtoi(words[2], &weight)) {
-      return absl::InvalidArgumentError(absl::StrCat("weight '", words[2], "' is not a whole number"));
+      return absl::InvalidArgumentError(absl::StrCat("weight '", words[2], "' is not an integer"));
     }
     KVLINK_RETURN_IF_ERROR(cluster::ValidateWeight(weight));
     epoch = cluster::SetWeight(connection, id, static_cast<uint32_t>(weight), deadline);
@@ -159,10 +159,10 @@ absl::Status Change(const cluster::Membership& membership, const std::vector<std
     what = words[2].empty() ? "is in no zone" : absl::StrCat("is in zone ", words[2]);
   } else {
     epoch = cluster::Remove(connection, id, force, deadline);
-    what = "is no member any more";
+    what = "is no longer a member";
   }
   KVLINK_RETURN_IF_ERROR(epoch.status());
-  absl::PrintF("%s %s, at epoch %d\n", cluster::IdHex(id), what, *epoch);
+  absl::PrintF("%s %s (epoch %d)\n", cluster::IdHex(id), what, *epoch);
   return absl::OkStatus();
 }
 
@@ -173,10 +173,12 @@ absl::StatusOr<cluster::NodeId> FindMember(const cluster::View& view, absl::stri
   const bool hex = digits.size() <= 32 && std::all_of(digits.begin(), digits.end(), absl::ascii_isxdigit);
   if (!hex && !absl::StrContains(name, ':')) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "'", name, "' names no member: give its address, or the first digits of its node id (kvlink members)"));
+        "'", name,
+        "' is neither the address of a member nor the first digits of a node id; kvlink members lists both"));
   }
   if (hex && digits.size() < kMinPrefix) {
-    return absl::InvalidArgumentError(absl::StrCat("'", name, "': give at least ", kMinPrefix, " digits of a node id"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", name, "': expected at least ", kMinPrefix, " digits of a node id"));
   }
   std::vector<cluster::NodeId> found;
   for (size_t i = 0; i < view.status.size(); ++i) {
@@ -187,11 +189,11 @@ absl::StatusOr<cluster::NodeId> FindMember(const cluster::View& view, absl::stri
   if (found.size() == 1) return found[0];
   if (found.empty()) {
     return absl::NotFoundError(absl::StrCat("cluster '", view.settings.name, "' has no member '", name,
-                                            "'; kvlink members shows those it has"));
+                                            "'; kvlink members lists its members"));
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "'", name,
-      "' stands for several members: ", absl::StrJoin(found, ", ", [](std::string* out, const cluster::NodeId& id) {
+      "' matches several members: ", absl::StrJoin(found, ", ", [](std::string* out, const cluster::NodeId& id) {
         absl::StrAppend(out, cluster::IdHex(id));
       })));
 }
@@ -200,12 +202,12 @@ absl::Status RunMembers(absl::Span<char* const> args) {
   MembersFlags flags;
   Arguments arguments(
       "members", "[list | weight NODE N | zone NODE ZONE | remove NODE]",
-      "Shows the members of a cluster, or changes one: what it weighs against the others (capacity, in\n"
-      "the unit of all of them), in which failure domain it stands ('' for none), that it is no member\n"
-      "any more. NODE is its address, or the first digits of its node id.\n\n"
-      "A node that runs is removed by kvlink drain NODE, which lets it hand over what it holds.");
+      "Lists the members of a cluster, or changes one: weight sets its share of the encodings relative to\n"
+      "other members, zone its failure domain ('' for none), and remove takes it out of the cluster. NODE\n"
+      "is a member's address or the first digits of its node id.\n\n"
+      "To remove a running node, use kvlink drain NODE, which lets it hand over what it holds first.");
   AddClusterFlags(arguments, flags.cluster);
-  arguments.Flag("force", "Remove a member that is alive: what only it holds is lost to the cluster.", &flags.force);
+  arguments.Flag("force", "Remove a member even if it is alive; the cluster loses what only it holds.", &flags.force);
   arguments.Flag("json", "Print JSON.", &flags.json);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
@@ -213,10 +215,10 @@ absl::Status RunMembers(absl::Span<char* const> args) {
   const std::string verb = words.empty() ? "list" : words[0];
   const size_t wanted = verb == "list" ? 1 : verb == "remove" ? 2 : verb == "weight" || verb == "zone" ? 3 : 0;
   if (wanted == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("'", verb, "': say list, weight, zone or remove"));
+    return absl::InvalidArgumentError(absl::StrCat("'", verb, "': expected list, weight, zone or remove"));
   }
   if (words.size() != wanted && !words.empty()) {
-    return absl::InvalidArgumentError("write list, weight NODE N, zone NODE ZONE, or remove NODE");
+    return absl::InvalidArgumentError("expected list, weight NODE N, zone NODE ZONE or remove NODE");
   }
   KVLINK_ASSIGN_OR_RETURN(const auto membership, OpenCluster(flags.cluster));
   return wanted == 1 ? List(*membership, flags.json) : Change(*membership, words, flags.force);
@@ -225,22 +227,23 @@ absl::Status RunMembers(absl::Span<char* const> args) {
 absl::Status RunCluster(absl::Span<char* const> args) {
   ClusterFlags flags;
   cluster::ClusterSettings settings;
-  int64_t copies = settings.copies, acknowledged = settings.acknowledged;
+  int64_t copies = settings.copies, acknowledged = 0;
   Arguments arguments("cluster", "create",
-                      "Makes a cluster in etcd: how many nodes keep each encoding, how many of them have it on disk\n"
-                      "before a write is acknowledged, and in which database its documents are. Nodes then join with\n"
-                      "kvlink store --cluster.\n\n"
-                      "The connection string holds no password, since whoever reads etcd sees it: each process has\n"
-                      "it in the file that PGPASSFILE names.");
+                      "Creates a cluster in etcd: how many nodes keep each encoding, how many of them must have it on\n"
+                      "disk before a write is acknowledged, and which database keeps the documents. Nodes then join\n"
+                      "with kvlink store --cluster.\n\n"
+                      "The connection string must not contain a password, since everyone who can read etcd can see\n"
+                      "it; each process takes the password from the file that PGPASSFILE names.");
   AddClusterFlags(arguments, flags);
-  arguments.Integer("copies", "N", "Nodes that keep each encoding.", 1, cluster::kMaxCopies, &copies);
-  arguments.Integer("acknowledged", "N", "Copies on disk before a write is acknowledged; not given: all.", 1,
-                    cluster::kMaxCopies, &acknowledged);
-  arguments.Text("database", "CONNSTRING", "Of PostgreSQL: postgresql://USER@HOST/NAME.", &settings.database);
+  arguments.Integer("copies", "N", "Number of nodes that keep each encoding.", 1, cluster::kMaxCopies, &copies);
+  arguments.Integer("acknowledged", "N", "Number of copies on disk before a write is acknowledged. If not given: all.",
+                    1, cluster::kMaxCopies, &acknowledged);
+  arguments.Text("database", "CONNSTRING", "Connection string of the PostgreSQL database: postgresql://USER@HOST/NAME.",
+                 &settings.database);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();
   if (arguments.operands() != std::vector<std::string>{"create"}) {
-    return absl::InvalidArgumentError("say what to do: kvlink cluster create");
+    return absl::InvalidArgumentError("expected kvlink cluster create");
   }
   settings.copies = static_cast<int>(copies);
   settings.acknowledged = static_cast<int>(arguments.given("acknowledged") ? acknowledged : copies);
@@ -249,9 +252,9 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   KVLINK_ASSIGN_OR_RETURN(const auto made,
                           cluster::CreateCluster(connection.get(), settings, SteadyNow() + kCallTimeout));
   if (!made.database.empty()) {
-    // Nodes make the tables, too, when they start.
+    // Nodes would create the tables, too; here a mistake shows earlier.
     const auto prepared = PrepareDatabase(made, SteadyNow() + kCallTimeout);
-    KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(), "the cluster is made, but its nodes cannot start yet"));
+    KVLINK_RETURN_IF_ERROR(Annotate(prepared.status(), "the cluster was created, but its nodes cannot start yet"));
   }
   absl::PrintF("cluster %s (%s): %d copies, %d acknowledged; nodes join with kvlink store --cluster %s\n", made.name,
                cluster::IdHex(made.id), made.copies, made.acknowledged, connection->ToString());
@@ -260,7 +263,7 @@ absl::Status RunCluster(absl::Span<char* const> args) {
 
 namespace {
 
-// Until the member has left.
+// Waits until the member has left.
 absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::NodeId& id, absl::Time deadline) {
   ProgressBar bar;
   std::string awaited;
@@ -270,7 +273,8 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     const auto self = std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
     if (self == members.end()) return absl::OkStatus();
     if (self->state != cluster::MemberState::kDraining) {
-      return absl::AbortedError(absl::StrCat(cluster::IdHex(id), " does not drain any more: somebody let it stay"));
+      return absl::AbortedError(
+          absl::StrCat(cluster::IdHex(id), " is no longer draining: somebody cancelled the drain"));
     }
     uint64_t bytes = 0;
     std::vector<std::string> names;
@@ -282,18 +286,18 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     }
     if (view->placement.next().width() == 0) {
       return absl::FailedPreconditionError(absl::StrCat(
-          cluster::IdHex(id), " cannot leave: no other member is active; let it stay with kvlink drain --cancel"));
+          cluster::IdHex(id), " cannot leave: no other member is active; cancel with kvlink drain NODE --cancel"));
     }
     if (names.empty() && !view->alive(static_cast<uint16_t>(self - members.begin()))) {
       return absl::FailedPreconditionError(absl::StrCat(cluster::IdHex(id),
-                                                        " is not alive, so it cannot leave by itself; the others hold "
-                                                        "what it held: kvlink members remove takes it out"));
+                                                        " is not alive, so it cannot leave by itself; the others have "
+                                                        "what it held: take it out with kvlink members remove"));
     }
     awaited = names.empty() ? "the member itself" : absl::StrJoin(names, ", ");
-    bar.Update(-1, absl::StrCat("waits for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),
+    bar.Update(-1, absl::StrCat("waiting for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),
                                 " to copy"));
   }
-  return absl::DeadlineExceededError(absl::StrCat(cluster::IdHex(id), " still drains: it waits for ", awaited));
+  return absl::DeadlineExceededError(absl::StrCat(cluster::IdHex(id), " is still draining, waiting for ", awaited));
 }
 
 }  // namespace
@@ -308,10 +312,10 @@ absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, boo
                             : cluster::Drain(membership->connection(), id, call);
   KVLINK_RETURN_IF_ERROR(epoch.status());
   if (cancel) {
-    absl::PrintF("%s stays, at epoch %d\n", cluster::IdHex(id), *epoch);
+    absl::PrintF("%s stays (epoch %d)\n", cluster::IdHex(id), *epoch);
     return absl::OkStatus();
   }
-  absl::PrintF("%s drains, at epoch %d\n", cluster::IdHex(id), *epoch);
+  absl::PrintF("%s is draining (epoch %d)\n", cluster::IdHex(id), *epoch);
   std::fflush(stdout);
   if (!wait) return absl::OkStatus();
   for (auto now = membership->view(); now->placement.epoch() < *epoch && SteadyNow() < deadline;) {

@@ -13,12 +13,13 @@
 
 namespace kvlink::cli {
 
-// The member that `name` stands for: its address, or the first digits of its node id, at least four. INVALID_ARGUMENT:
-// it stands for several, or is neither; NOT_FOUND: for none.
+// The member with the address `name`, or whose node id begins with it (at least four digits). INVALID_ARGUMENT: it is
+// neither an address nor digits, or several members match; NOT_FOUND: none does.
 absl::StatusOr<store::cluster::NodeId> FindMember(const store::cluster::View& view, absl::string_view name);
 
-// kvlink drain NODE: says that the member drains (or, with `cancel`, that it stays), and with `wait` waits until it has
-// left, until `deadline`.
+// kvlink drain NODE: starts the member's drain, or cancels it with `cancel`. With `wait`, waits until it has left.
+// Errors of ClusterAddressOf, Membership::Open, FindMember, Drain and CancelDrain. With `wait`: ABORTED: somebody
+// cancelled the drain; FAILED_PRECONDITION: the member cannot leave; DEADLINE_EXCEEDED, naming who is waited for.
 absl::Status DrainMember(const ClusterFlags& flags, const std::string& node, bool cancel, bool wait,
                          absl::Time deadline);
 

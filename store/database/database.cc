@@ -67,11 +67,11 @@ absl::StatusOr<NamespaceLimits> DatabaseImpl::PutNamespace(const NamespaceChange
         one.pinned_bytes == change.pinned_bytes.value_or(one.pinned_bytes)) {
       return one;
     }
-    return absl::FailedPreconditionError(absl::StrCat("namespace '", change.name, "': revision ", one.revision,
-                                                      " holds, and ", change.revision.value_or(one.revision),
-                                                      " does not replace it"));
+    return absl::FailedPreconditionError(absl::StrCat("namespace '", change.name, "': revision ",
+                                                      change.revision.value_or(one.revision),
+                                                      " does not replace the current revision ", one.revision));
   }
-  return absl::AbortedError(absl::StrCat("namespace '", change.name, "': somebody deletes it; try again"));
+  return absl::AbortedError(absl::StrCat("namespace '", change.name, "': it is being deleted; try again"));
 }
 
 absl::StatusOr<std::vector<NamespaceLimits>> DatabaseImpl::ListNamespaces(absl::Time deadline) {

@@ -128,24 +128,28 @@ absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::
                                             absl::Time deadline) {
   std::vector<absl::string_view> ids;
   for (const NodeId& node : nodes) ids.push_back(ViewOf(node));
+  std::vector<std::string> behind;
+  const auto late = [&behind] {
+    return absl::DeadlineExceededError(
+        absl::StrCat("not every node has carried out what was deleted: ", absl::StrJoin(behind, ", "), " ",
+                     behind.size() == 1 ? "has" : "have", " yet to"));
+  };
   for (absl::Duration look = kMinLook;; look = std::min(look * 2, kMaxLook)) {
-    KVLINK_ASSIGN_OR_RETURN(const auto rows,
-                            Ask({Query{&kPositionsOf, PositionParameters(position).BytesOf(ids)}}, deadline));
+    const auto rows = Ask({Query{&kPositionsOf, PositionParameters(position).BytesOf(ids)}}, deadline);
+    if (absl::IsDeadlineExceeded(rows.status()) && !behind.empty()) return late();  // the look before says who
+    KVLINK_RETURN_IF_ERROR(rows.status());
+    const auto& positions = (*rows)[0];
     std::set<absl::string_view> unknown(ids.begin(), ids.end());
-    std::vector<std::string> behind;
-    for (int row = 0; row < rows[0].size(); ++row) {
-      unknown.erase(rows[0].Bytes(row, 0));
-      if (!rows[0].Flag(row, 1)) behind.push_back(Hex(rows[0].Bytes(row, 0)));
+    behind.clear();
+    for (int row = 0; row < positions.size(); ++row) {
+      unknown.erase(positions.Bytes(row, 0));
+      if (!positions.Flag(row, 1)) behind.push_back(Hex(positions.Bytes(row, 0)));
     }
     if (!unknown.empty())
       return Annotate(Unknown(nodes[std::find(ids.begin(), ids.end(), *unknown.begin()) - ids.begin()]),
                       "waiting for the drop log");
     if (behind.empty()) return absl::OkStatus();
-    if (SteadyNow() + look >= deadline) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("not every node has carried out what was deleted: ", absl::StrJoin(behind, ", "), " ",
-                       behind.size() == 1 ? "has" : "have", " yet to"));
-    }
+    if (SteadyNow() + look >= deadline) return late();
     absl::SleepFor(look);
   }
 }

@@ -64,13 +64,13 @@ class CliClusterSecretsTest : public CliClusterTest {
 TEST_F(CliClusterSecretsTest, WhoHasThemIsServedAndTheOthersAreTold) {
   const std::string endpoint = etcd_->endpoint(0);
   // etcd without TLS, with a certificate of another authority, without a user, with a wrong password.
-  ExpectRefused(RunWithout("KVLINK_ETCD_CA", {"members"}), "members", {endpoint, "does it demand TLS?"});
+  ExpectRefused(RunWithout("KVLINK_ETCD_CA", {"members"}), "members", {endpoint, "if it requires TLS"});
   ExpectRefused(Run({"members", "--etcd-ca", Directory("stranger.pem")}), "members",
-                {endpoint, "not of the authority in " + Directory("stranger.pem")});
+                {endpoint, "not signed by the CA in " + Directory("stranger.pem")});
   const std::vector<std::string> tls = {"members", "--etcd-ca", Directory("ca.pem")};
-  ExpectRefused(Kvlink(tls), "members", {endpoint, "demands a user"});
+  ExpectRefused(Kvlink(tls), "members", {endpoint, "requires a user"});
   ExpectRefused(Run({"members", "--etcd-password-file", Secret("wrong", "guessed\n")}), "members",
-                {endpoint, "does not know user root"});
+                {endpoint, "does not accept user root"});
 
   // The database without TLS, and without a password.
   const std::string to_plain = postgres_->connection() + "?sslmode=disable",
@@ -79,10 +79,10 @@ TEST_F(CliClusterSecretsTest, WhoHasThemIsServedAndTheOthersAreTold) {
                     here = place_;
   place_ = here + "/plain";
   ExpectRefused(Run({"cluster", "create", "--database", to_plain}), "cluster",
-                {"the cluster is made", "127.0.0.1:" + postgres_->port(), "TLS"});
+                {"the cluster was created", "127.0.0.1:" + postgres_->port(), "TLS"});
   place_ = here + "/locked";
   ExpectRefused(RunWithout("PGPASSFILE", {"cluster", "create", "--database", to_database}), "cluster",
-                {"the cluster is made", "127.0.0.1:" + postgres_->port(), "PGPASSFILE"});
+                {"the cluster was created", "127.0.0.1:" + postgres_->port(), "PGPASSFILE"});
   const Finished locked = RunWithout(
       "PGPASSFILE", {"store", "--store", Directory("locked"), "--listen", "127.0.0.1:0", "--cluster", place_});
   EXPECT_EQ(locked.status, 4) << locked.errors;

@@ -176,7 +176,7 @@ TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
 
   const Finished set = Kvlink({"namespace", "docs", "--capacity", "6M", "--revision", "5"});
   ASSERT_EQ(set.status, 0) << set.errors;
-  EXPECT_THAT(set.output, AllOf(HasSubstr("docs: capacity 6 MiB of all copies together"), HasSubstr("90 documents"),
+  EXPECT_THAT(set.output, AllOf(HasSubstr("docs: capacity 6 MiB for all copies together"), HasSubstr("90 documents"),
                                 HasSubstr("revision 5")));
   EXPECT_TRUE(Eventually([&] { return AllHave("docs", 6 << 20, 5); }));
   EXPECT_TRUE(Eventually([&] { return Copies("docs") <= 96; }));
@@ -192,15 +192,15 @@ TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
   // What is older changes nothing, what is given for one node is refused, what is not given stays.
   const Finished old = Kvlink({"namespace", "docs", "--capacity", "20M", "--revision", "4"});
   EXPECT_EQ(old.status, 4);
-  ExpectRefused(old, "namespace", {"revision 5 holds, and 4 does not replace it"});
+  ExpectRefused(old, "namespace", {"revision 4 does not replace the current revision 5"});
   const std::string one = nodes_[0]->address();
   const Finished at_one = RunToEnd({KVLINK_BINARY, "namespace", "docs", "--capacity", "1G", "--store", one});
   EXPECT_EQ(at_one.status, 4);
   ExpectRefused(at_one, "namespace", {"kvlink namespace docs --cluster"});
   EXPECT_THAT(RunToEnd({KVLINK_BINARY, "namespace", "docs", "--store", one}).output,
-              AllOf(HasSubstr("capacity 6 MiB in the cluster and "), HasSubstr(" on this node")));
+              AllOf(HasSubstr("capacity 6 MiB in the cluster, "), HasSubstr(" on this node")));
   EXPECT_THAT(Kvlink({"namespace", "docs", "--pinned", "1M"}).output,
-              AllOf(HasSubstr("capacity 6 MiB"), HasSubstr("pinned at most 1 MiB"), HasSubstr("revision 6")));
+              AllOf(HasSubstr("capacity 6 MiB"), HasSubstr("pinned limit 1 MiB"), HasSubstr("revision 6")));
   EXPECT_TRUE(Eventually([&] { return AllHave("docs", 6 << 20, 6); }));
 
   // Too small for any encoding at any node.
@@ -216,7 +216,7 @@ TEST_F(CliClusterStoreTest, QuotasAreTheClusters) {
   const Finished gone =
       RunToEnd({KVLINK_BINARY, "namespace", "docs"}, {.environment = {"KVLINK_STORE=etcd://" + etcd_->endpoints()}});
   EXPECT_EQ(gone.status, 0) << gone.errors;
-  EXPECT_THAT(gone.output, HasSubstr("docs: capacity not limited, pinned at most the nodes' defaults"));
+  EXPECT_THAT(gone.output, HasSubstr("docs: capacity unlimited, each node's default pinned limit"));
 }
 
 TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
@@ -227,7 +227,7 @@ TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
   nodes_[2]->Kill();
   EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "3M"}).status, 0);
   EXPECT_THAT(Kvlink({"namespace", "docs"}).output,
-              AllOf(HasSubstr("capacity 3 MiB"), HasSubstr("revision 1"), HasSubstr("without 1 of 3 nodes")));
+              AllOf(HasSubstr("capacity 3 MiB"), HasSubstr("revision 1"), HasSubstr("not counting 1 of 3 nodes")));
   ASSERT_TRUE(nodes_[2]->Start());
   EXPECT_EQ(AtNode(*nodes_[2], "docs")["capacity_bytes"], 3 << 20);
   EXPECT_TRUE(Eventually([&] { return AllHave("docs", 3 << 20, 1); }));
@@ -245,7 +245,7 @@ TEST_F(CliClusterStoreTest, QuotasFollowTheMembers) {
   // Without the database each goes on with what it has.
   postgres_->Kill();
   EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "1M"}).status, 5);
-  EXPECT_THAT(Kvlink({"status"}).output, HasSubstr("limits of namespaces are not known"));
+  EXPECT_THAT(Kvlink({"status"}).output, HasSubstr("limits of namespaces are unknown"));
   EXPECT_TRUE(AllHave("docs", 3 << 20, 1));
   postgres_->Restart();
   EXPECT_EQ(Kvlink({"namespace", "docs", "--capacity", "1M"}).status, 0);
@@ -263,7 +263,7 @@ TEST_F(CliClusterStoreTest, ACatalogThatCannotBeCountedInTime) {
   }
   const nlohmann::json store = Json({"inspect", "store"});
   holder.join();
-  EXPECT_THAT(store["io"].get<std::string>(), HasSubstr("too many to be counted"));
+  EXPECT_THAT(store["io"].get<std::string>(), HasSubstr("too many documents to count"));
 }
 
 TEST_F(CliClusterStoreTest, StatusSaysForHowLongNobodyAnswers) {

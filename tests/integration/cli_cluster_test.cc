@@ -147,7 +147,7 @@ TEST_F(CliClusterTest, WhatIsMistakenIsSaidInALine) {
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {"no cluster 'other'", "default"});
   ExpectRefused(Kvlink({"cluster", "create", "--database", "postgresql://kvlink@127.0.0.1:1/kvlink"}), "cluster",
-                {"the cluster is made", "127.0.0.1"});
+                {"the cluster was created", "127.0.0.1"});
   EXPECT_EQ(Members()["database"], "postgresql://kvlink@127.0.0.1:1/kvlink");
   ExpectRefused(Kvlink({"store", "--store", Directory("node"), "--listen", "127.0.0.1:0"}), "store",
                 {Directory("node"), "'default'", "'other'"});
@@ -172,7 +172,7 @@ TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   const std::string here = place_;
   place_ = here + "/other";
   ExpectRefused(Kvlink({"cluster", "create", "--database", postgres.connection()}), "cluster",
-                {"the cluster is made", "name the database of this cluster"});
+                {"the cluster was created", "name the database of this cluster"});
   const Finished taken = Kvlink({"store", "--store", Directory("other"), "--listen", "127.0.0.1:0", "--data", "none"});
   EXPECT_EQ(taken.status, 4) << taken.errors;
   EXPECT_THAT(taken.errors, HasSubstr("name the database of this cluster"));

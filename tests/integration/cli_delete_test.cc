@@ -46,8 +46,8 @@ TEST_P(CliDeleteTest, DocumentsById) {
   EXPECT_EQ(Inspect({"store"})["namespaces"][0]["encodings"], 2);
   const Finished missing = Delete({"d0", "d1"});
   EXPECT_EQ(missing.status, 3);
-  EXPECT_EQ(missing.output, "1 documents deleted\n");
-  EXPECT_THAT(missing.errors, AllOf(HasSubstr("'d0': not there"), HasSubstr("1 of 2 documents were not deleted")));
+  EXPECT_EQ(missing.output, "1 document deleted\n");
+  EXPECT_THAT(missing.errors, AllOf(HasSubstr("'d0': not found"), HasSubstr("1 of 2 documents were not deleted")));
   // A later ingest brings it back.
   EXPECT_THAT(Run("ingest", {Write("in.jsonl", Lines(0, 1))}).output, HasSubstr("1 added"));
   EXPECT_EQ(Documents(), (std::vector<std::string>{"d0", "d3"}));
@@ -58,7 +58,7 @@ TEST_P(CliDeleteTest, DocumentsOfAListAndByPrefix) {
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(8, 12))}).status, 0);
   EXPECT_EQ(Delete({"--from", Write("old.txt", "d8\r\n\nd10\n")}).output, "2 documents deleted\n");
   EXPECT_EQ(Documents(), (std::vector<std::string>{"d11", "d9"}));
-  EXPECT_EQ(Delete({"--from", "-"}, "d9\n").output, "1 documents deleted\n");
+  EXPECT_EQ(Delete({"--from", "-"}, "d9\n").output, "1 document deleted\n");
   ASSERT_EQ(Run("ingest", {Write("in.jsonl", Lines(8, 12))}).status, 0);
   EXPECT_EQ(Delete({"--prefix", "d1"}).output, "2 documents deleted\n");
   EXPECT_EQ(Documents(), (std::vector<std::string>{"d8", "d9"}));
@@ -89,7 +89,7 @@ TEST_P(CliDeleteTest, AGenerationSetTooHighIsRepaired) {
     EXPECT_EQ(repaired.status, 0) << repaired.errors;
     const Finished unknown = Delete({"--namespace", "locked", "--forget", "d0"});
     EXPECT_EQ(unknown.status, 3) << unknown.errors;
-    EXPECT_THAT(unknown.errors, HasSubstr("not there"));
+    EXPECT_THAT(unknown.errors, HasSubstr("not found"));
   } else {
     EXPECT_EQ(Delete({"--namespace", "locked", "--whole-namespace"}).status, 0);
   }

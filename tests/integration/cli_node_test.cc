@@ -117,12 +117,12 @@ TEST_F(CliNodeTest, StatusNamespacesAndDrain) {
   };
   const Finished set = admin({"namespace", "default", "--capacity", "1G"});
   EXPECT_EQ(set.status, 0) << set.errors;
-  EXPECT_THAT(set.output, HasSubstr("default: capacity 1 GiB, pinned at most the node's default; 4 documents"));
+  EXPECT_THAT(set.output, HasSubstr("default: capacity 1 GiB, the node's default pinned limit; 4 documents"));
   // Only what is given is set, and nothing given shows.
   EXPECT_THAT(admin({"namespace", "default", "--pinned", "100M"}).output,
-              HasSubstr("capacity 1 GiB, pinned at most 100"));
-  EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("capacity 1 GiB, pinned at most 100 MiB"));
-  EXPECT_THAT(admin({"namespace", "default", "--pinned", "0"}).output, HasSubstr("capacity 1 GiB, pinned at most the"));
+              HasSubstr("capacity 1 GiB, pinned limit 100"));
+  EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("capacity 1 GiB, pinned limit 100 MiB"));
+  EXPECT_THAT(admin({"namespace", "default", "--pinned", "0"}).output, HasSubstr("capacity 1 GiB, the node's default"));
   EXPECT_THAT(admin({"namespace", "default"}).output, HasSubstr("; revision 3"));
   const Finished old = admin({"namespace", "default", "--capacity", "2G", "--revision", "3"});
   EXPECT_NE(old.status, 0);

@@ -82,7 +82,7 @@ TEST_F(CliWordsTest, AMistypedAddressIsNoDirectoryAndOnlyIngestCreates) {
   ExpectRefused(RunToEnd({KVLINK_BINARY, "ask", "--store", store_, "--model", Path("nope"), "hi"}), "ask", {"nope"});
   const Finished answered = Run("ask", {"--file", input, "--max-tokens", "2", "why?"});
   EXPECT_EQ(answered.status, 0) << answered.errors;
-  EXPECT_THAT(answered.errors, HasSubstr("not kept"));
+  EXPECT_THAT(answered.errors, HasSubstr("will not be saved"));
   EXPECT_FALSE(fs::exists(store_));
   EXPECT_THAT(Run("ingest", {input}).output, HasSubstr(absl::StrCat("created a new store in ", store_)));
   EXPECT_THAT(Run("ingest", {input}).output, Not(HasSubstr("created")));

@@ -57,7 +57,7 @@ absl::StatusOr<std::vector<store::Found>> PatientStore::Lookup(const std::vector
 }
 
 absl::StatusOr<bool> PatientStore::Put(const encode::Encoded& encoded, absl::Duration timeout) {
-  // Not when the run begins: the store of a cluster counts its documents for this, which may take seconds.
+  // Only for a run that writes: the store of a cluster counts its documents for this, which may take seconds.
   absl::call_once(evictions_noted_, [this] {
     const auto stats = store_->Stats();
     MutexLock lock(&mutex_);

@@ -167,6 +167,9 @@ absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy&
       Read(peer.get(), copy, whole ? CopyPart{.bytes = copy.entry.bytes} : CopyPart{{.layers = 1, .heads = 1}});
   if (!first.ok()) return Failed(source, first.status());
   const Manifest manifest = (*first)->manifest();
+  const std::vector<CopyPart> parts = PartsOf(manifest, context_->options.part_bytes);
+  // What only brought the manifest holds no memory while the rest is read.
+  if (!whole || parts.size() != 1) first->reset();
   std::vector<int64_t> lengths;
   for (const auto& layer : manifest.layers) lengths.push_back(layer.length);
   const engine::EncodingKey key{copy.entry.ns, copy.entry.identity, copy.entry.codec};
@@ -174,9 +177,8 @@ absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy&
   const absl::Status accepted = push->Accept(manifest);
   if (absl::IsResourceExhausted(accepted) || absl::IsInvalidArgument(accepted)) return Copy::Outcome::kNoRoom;
   KVLINK_RETURN_IF_ERROR(accepted);
-  const std::vector<CopyPart> parts = PartsOf(manifest, context_->options.part_bytes);
   for (const CopyPart& part : parts) {
-    auto lease = whole && parts.size() == 1 ? std::move(first) : Read(peer.get(), copy, part);
+    auto lease = *first != nullptr ? std::move(first) : Read(peer.get(), copy, part);
     const absl::Status filled = lease.ok() ? Fill(manifest, part, lease->get(), push.get()) : lease.status();
     if (!filled.ok()) return Failed(source, filled);
   }

@@ -68,8 +68,8 @@ TEST(Arguments, ErrorsAreOneLineAndSayWhatToType) {
       {{"--bytes", "inf"}, "512M"},
       {{"--rate", "0"}, "above 0"},
       {{"--rate", "nan"}, "above 0"},
-      {{"--choice", "c"}, "none of a, b"},
-      {{"--choice", "evil\n\x1b[2J"}, "none of a, b"},
+      {{"--choice", "c"}, "not one of a, b"},
+      {{"--choice", "evil\n\x1b[2J"}, "not one of a, b"},
   };
   for (const auto& [words, message] : cases) {
     const absl::Status status = Parse(words).status;
@@ -95,6 +95,12 @@ TEST(Arguments, HelpIsWrappedAndTellsUnits) {
   EXPECT_THAT(help, HasSubstr("\n                 word word"));
   EXPECT_THAT(help, HasSubstr("word end.\n  --bytes BYTES  Bytes. (default 1 KiB)\n"));
   for (const absl::string_view line : absl::StrSplit(help, '\n')) EXPECT_LE(line.size(), 100u) << line;
+  // A value below the minimum is no default.
+  int64_t no_bytes = -1, no_number = 0;
+  Arguments without("test", "", "Summary.");
+  without.Bytes("bytes", "Bytes.", &no_bytes);
+  without.Integer("number", "N", "A number.", 1, 10, &no_number);
+  EXPECT_EQ(without.Help().find("default"), std::string::npos) << without.Help();
 }
 
 TEST(Arguments, BytesGoBothWays) {

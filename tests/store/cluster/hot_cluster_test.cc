@@ -24,7 +24,6 @@ namespace {
 
 using cluster::HotView;
 using cluster::MemberNode;
-using store::database::DatabaseCatalog;
 using ::testing::HasSubstr;
 
 class HotClusterTest : public ClusterTest {
@@ -52,11 +51,11 @@ class HotClusterTest : public ClusterTest {
       return absl::c_all_of(view->placement.members(),
                             [](const auto& member) { return member.state == cluster::MemberState::kActive; });
     }));
-    catalog_ = *OpenDatabase(opened_.membership->view()->settings, Patience());
+    opened_.catalog = *OpenDatabase(opened_.membership->view()->settings, Patience());
     store::cluster::ReplicatedOptions options;
     options.node.carrier = store::client::Carrier::kGrpc;
     options.resources.receive_bytes = int64_t{16} << 20;
-    auto opened = store::cluster::OpenReplicated(opened_.membership, catalog_, options);
+    auto opened = store::cluster::OpenReplicated(opened_.membership, opened_.catalog, options);
     ASSERT_TRUE(opened.ok()) << opened.status();
     opened_.store = *std::move(opened);
   }
@@ -115,7 +114,6 @@ class HotClusterTest : public ClusterTest {
 
   ScratchDirectory scratch_;
   std::vector<std::unique_ptr<MemberNode>> nodes_;
-  std::shared_ptr<DatabaseCatalog> catalog_;
   cli::ClusterStore opened_;
 };
 
@@ -157,7 +155,7 @@ TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
     const std::string status = cli::ClusterStatus(opened_, /*json=*/false, /*one_line=*/false);
     EXPECT_THAT(status,
                 HasSubstr(absl::StrCat("hot: ", deleted.manifest.identity.Hex(), " of namespace ns (raw-bf16)")));
-    EXPECT_THAT(status, HasSubstr("2 of 2 copies beyond its owners"));
+    EXPECT_THAT(status, HasSubstr("2 of 2 further copies"));
     EXPECT_THAT(cli::ClusterStatus(opened_, /*json=*/true, /*one_line=*/true), HasSubstr(R"("copies_wanted":2)"));
     for (const uint16_t member : further) {
       const MemberNode& node = NodeOfMember(member);

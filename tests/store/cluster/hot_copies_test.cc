@@ -136,7 +136,7 @@ TEST_F(HotCopiesTest, TakeAPartOfTheMemoryTierAtMost) {
   EngineCluster cluster(3, /*copies=*/1);
   std::vector<Synthetic> all;
   int64_t bytes = 0;
-  for (uint64_t i = 0; i < 12; ++i) {
+  for (uint64_t i = 0; i < 15; ++i) {
     all.push_back(MakeSynthetic(i, 4, 512));
     bytes += all.back().bytes();
     cluster.Put(all.back());

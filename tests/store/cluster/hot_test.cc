@@ -114,7 +114,9 @@ TEST_F(HotPolicyTest, AsManyCopiesAsBringEachHolderBelowTheLimit) {
 }
 
 TEST_F(HotPolicyTest, NobodyIsLeftWhereEveryMemberIsAnOwner) {
-  view_.placement = *Placement::Compute(2, 20, view_.placement.members());
+  const std::vector<Member> all = view_.placement.members();
+  view_.placement = *Placement::Compute(2, 3, {all.begin(), all.begin() + 3});
+  view_.status.resize(3);
   EXPECT_EQ(Copies(kLimit * 100), 0);
 }
 
