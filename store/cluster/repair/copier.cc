@@ -168,7 +168,7 @@ absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy&
   if (!first.ok()) return Failed(source, first.status());
   const Manifest manifest = (*first)->manifest();
   const std::vector<CopyPart> parts = PartsOf(manifest, context_->options.part_bytes);
-  // What only brought the manifest holds no memory while the rest is read.
+  // Release a part that was read only for the manifest, so that it holds no memory while the others are read.
   if (!whole || parts.size() != 1) first->reset();
   std::vector<int64_t> lengths;
   for (const auto& layer : manifest.layers) lengths.push_back(layer.length);

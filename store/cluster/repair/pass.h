@@ -51,8 +51,8 @@ class Pass {
   bool Asks(uint16_t peer) const { return scope_.whole || scope_.peers.contains(peer); }
   bool Compare();
   using WorkByPeer = std::map<uint16_t, std::vector<Work*>>;
-  // The work by members that own none of its slots. They may have the only copy of an encoding that was pushed too
-  // late, or while all owners were unreachable.
+  // Groups the work by the members that do not own its slots. They may have the only copy of an encoding that was
+  // pushed too late, or while all owners were unreachable.
   WorkByPeer OfStrangers();
   // Compares with one peer. False if it could not be asked; if it is an owner, the work is then marked unknown.
   bool CompareWith(uint16_t peer, const std::vector<Work*>& work, bool owner);

@@ -1,7 +1,7 @@
 // A lease on an encoding that several nodes hold: if one stops in the middle, the remaining layers come from the next
 // owner, under the same etag.
 //
-// Thread-safety: as Lease (store/store.h).
+// Thread-safety: as Lease (store/encodings.h).
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_LEASE_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_LEASE_H_
 

@@ -85,7 +85,7 @@ class StuckTest : public ::testing::Test {
   void Open(ClusterPlaceOptions options) {
     options.node = [this, more = options.node](int number, store::node::NodeOptions* node) {
       node->engine.observer = &disks_[number];
-      node->engine.allow_uring = false;  // threads of the disk's own wait, and not those that ask it
+      node->engine.allow_uring = false;  // a hanging disk then blocks its own threads, not its callers
       if (more) more(number, node);
     };
     place_ = std::make_unique<ClusterPlace>(std::move(options));
