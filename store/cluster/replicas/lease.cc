@@ -224,8 +224,8 @@ absl::Status ReplicatedLease::OpenNext(int64_t layer, absl::Time deadline) {
       if (absl::c_any_of(parts_, [&](const auto& part) { return part->node == node; })) continue;
     }
     if (SteadyNow() >= deadline) break;
-    const absl::Duration patience = member == owners.back() ? cluster_->patience : kMissPatience;
-    auto lease = ReadAt(node, layer, patience, deadline);
+    const bool short_time = member != owners.back() || node->Rests(Work::kRead);
+    auto lease = ReadAt(node, layer, short_time ? kMissPatience : cluster_->patience, deadline);
     if (lease != nullptr && lease->on_device() == on_device()) {
       Add(node, std::move(lease));
       ++cluster_->counters->changed_owner;
@@ -250,11 +250,8 @@ bool ReplicatedLease::Came(int64_t layer) const {
 
 std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, int64_t layer,
                                                absl::Duration patience, absl::Time deadline) {
-  Breaker::Probe probe;
-  if (node->Rests(Work::kRead)) {
-    probe = node->TryProbe(Work::kRead);
-    if (probe == nullptr) return nullptr;
-  }
+  // Resting nodes are asked too, but last, since the lease has no other nodes.
+  const Breaker::Probe probe = node->TryProbe(Work::kRead);
   const auto store = node->Store();
   if (!store.ok()) return nullptr;
   const absl::Time asked = SteadyNow(), limit = std::min(deadline, asked + patience);

@@ -59,6 +59,7 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
     const size_t i = which[k];
     Item& item = items_[i];
     item.order.clear();
+    item.last_resort = nullptr;
     bool any = false;  // a node may be asked
     for (const uint16_t member : orders[k]) {
       const std::shared_ptr<ClusterNode>& node = nodes_->nodes[member];
@@ -66,21 +67,21 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
       if (condition(member).resting) {
         const auto known = absl::c_find_if(resting_, [&](const auto& one) { return one.first == node; });
         if (known == resting_.end()) resting_.emplace_back(node, i);
-        // Ask it only if there is no other node, and as a probe.
-        if (any) continue;
-        if (!absl::c_any_of(probed_, [&](const auto& one) { return one.first == node; })) {
+        // Ask it first only as a probe, and only if there is no other node.
+        const auto probes = [&] {
+          if (absl::c_any_of(probed_, [&](const auto& one) { return one.first == node; })) return true;
           Breaker::Probe probe = node->TryProbe(work_);
-          if (probe == nullptr) continue;
+          if (probe == nullptr) return false;
           probed_.emplace_back(node, std::move(probe));
+          return true;
+        };
+        if (any || !probes()) {
+          if (item.last_resort == nullptr && orders[k].size() > 1) item.last_resort = node;
+          continue;
         }
       }
       any = true;
       item.order.push_back(node);
-    }
-    // If all of several owners rest, probably this machine was slow: ask the best, but wait only for a short time.
-    if (!any && orders[k].size() > 1 && item.asked.empty()) {
-      item.order.push_back(nodes_->nodes[orders[k].front()]);
-      item.missed = true;
     }
     absl::c_reverse(item.order);
   }
@@ -90,7 +91,13 @@ bool Scatter::SendRound() {
   std::map<ClusterNode*, std::pair<std::shared_ptr<ClusterNode>, std::vector<size_t>>> round;
   for (size_t i = 0; i < items_.size(); ++i) {
     Item& item = items_[i];
-    if (item.had || item.awaited > 0 || item.order.empty()) continue;
+    if (item.had || item.awaited > 0) continue;
+    // If no node has answered, a resting one may be back, or this machine was slow: ask it, but wait only briefly.
+    if (item.order.empty() && item.last_resort != nullptr && !item.missed) {
+      item.order.push_back(item.last_resort);
+      item.missed = true;
+    }
+    if (item.order.empty()) continue;
     std::shared_ptr<ClusterNode> node = std::move(item.order.back());
     item.order.pop_back();
     if (!item.asked.empty()) ++cluster_->counters->next_owners;

@@ -6,6 +6,8 @@
 // answer still counts if it comes. A node is left behind earlier if it is slower than it nearly always is and the
 // budget of hedges allows it. If an owner has answered that it lacks the encoding, the call waits for nodes left behind
 // until it has taken kMissPatience; if no owner has answered, until no node has given a sign for Cluster::patience.
+// Resting nodes are left out; if no other node answers, one of them is asked, and the call waits for it until it has
+// taken kMissPatience.
 //
 // Thread-safety: one thread. Lifetime: the objects that Cluster points to must outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
@@ -92,10 +94,11 @@ class Scatter {
   struct Item {
     absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> order;  // owners yet to be asked, best last
     absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> asked;
-    int waiting = 0;  // requests in progress that contain it
-    int awaited = 0;  // of these, those not left behind
+    std::shared_ptr<ClusterNode> last_resort;  // rests; asked if no other node answers; may be null
+    int waiting = 0;                           // requests in progress that contain it
+    int awaited = 0;                           // of these, those not left behind
     bool had = false, moved = false;
-    bool missed = false;  // an owner answered that it lacks the encoding
+    bool missed = false;  // an owner lacks it, or only the last resort is left
   };
   struct Sent {
     uint64_t tag = 0;

@@ -19,8 +19,10 @@ namespace {
 
 constexpr char kNamespace[] = "history";
 constexpr absl::Duration kDeadline = absl::Seconds(10), kPause = absl::Milliseconds(3);
-constexpr size_t kRecent = 400;  // of what was written, that is read
+constexpr int kClients = 3, kReader = kClients;  // the reader is that of ReadAll
+constexpr size_t kRecent = 400;                  // of what was written, that is read
 
+bool UsesDocuments(int client) { return client > 0; }
 std::string IdOf(uint64_t number) { return absl::StrCat("document-", number); }
 bool IsAbsent(const absl::Status& status) { return absl::IsNotFound(status); }
 
@@ -31,7 +33,7 @@ int64_t ClusterClients::Now() {
       .count();
 }
 
-ClusterClients::ClusterClients(const ClusterProcesses& cluster, const ClientsOptions& options) : options_(options) {
+ClusterClients::ClusterClients(const ClusterProcesses& cluster, uint64_t seed) : seed_(seed) {
   const absl::Status opened = Open(cluster);
   EXPECT_TRUE(opened.ok()) << opened;
 }
@@ -57,7 +59,7 @@ ClusterClients::~ClusterClients() { Stop(); }
 void ClusterClients::Start() {
   if (store_ == nullptr) return;
   stop_.store(false);
-  for (int i = 0; i < options_.threads; ++i) threads_.emplace_back("cluster-client", [this, i] { Run(i); });
+  for (int i = 0; i < kClients; ++i) threads_.emplace_back("cluster-client", [this, i] { Run(i); });
 }
 
 void ClusterClients::Stop() {
@@ -71,7 +73,7 @@ std::vector<Timing> ClusterClients::timings() const {
 }
 
 void ClusterClients::Run(int client) {
-  std::mt19937_64 random(options_.seed * 1000 + static_cast<uint64_t>(client));
+  std::mt19937_64 random(seed_ * 1000 + static_cast<uint64_t>(client));
   while (!stop_.load()) {
     std::vector<uint64_t> recent;
     {
@@ -81,7 +83,7 @@ void ClusterClients::Run(int client) {
     const uint64_t dice = random() % 100;
     if (recent.size() < 8 || dice < 20) {
       Write(client, next_.fetch_add(1));
-    } else if (dice < 70 || !options_.documents) {
+    } else if (dice < 70 || !UsesDocuments(client)) {
       Read(client, recent[random() % recent.size()]);
     } else if (dice < 95) {
       GetDocument(client, recent[random() % recent.size()]);
@@ -119,7 +121,7 @@ void ClusterClients::Write(int client, uint64_t number) {
   const absl::Status written = store_->Put(kNamespace, encoding->manifest, spans, SteadyNow() + kDeadline).status();
   End(put, written);
   if (!written.ok()) return;
-  if (options_.documents) {
+  if (UsesDocuments(client)) {
     Call document = Begin(client, CallKind::kPutDocument, number);
     const std::vector<store::DocumentPut> puts = {{IdOf(number), EntryOf({encoding.get()}, 0)}};
     auto outcome = store_->PutDocuments(kNamespace, puts);
@@ -168,8 +170,8 @@ void ClusterClients::ReadAll() {
     written = written_;
   }
   for (const uint64_t number : written) {
-    Read(/*client=*/99, number);
-    if (options_.documents) GetDocument(/*client=*/99, number);
+    Read(kReader, number);
+    GetDocument(kReader, number);
   }
 }
 

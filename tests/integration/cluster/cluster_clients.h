@@ -1,4 +1,5 @@
-// Clients of a cluster that write, read and delete while something happens to it, and record the answers.
+// Clients of a cluster that write, read and delete while something happens to it, and record the answers. One of them
+// leaves documents alone, so that the nodes have requests while the others wait for the database.
 //
 // Thread-safety: one thread at a time. Ownership: starts threads `cluster-client`, which end with the object.
 #ifndef KVLINK_TESTS_INTEGRATION_CLUSTER_CLUSTER_CLIENTS_H_
@@ -27,16 +28,10 @@ struct Timing {
   std::string failed;            // the reason; empty: it succeeded
 };
 
-struct ClientsOptions {
-  uint64_t seed = 1;
-  int threads = 3;
-  bool documents = true;  // also puts, gets and deletes documents
-};
-
 class ClusterClients {
  public:
   // Connects; the test fails if it cannot.
-  ClusterClients(const ClusterProcesses& cluster, const ClientsOptions& options);
+  ClusterClients(const ClusterProcesses& cluster, uint64_t seed);
   ~ClusterClients();
 
   void Start();
@@ -59,7 +54,7 @@ class ClusterClients {
   Call Begin(int client, CallKind kind, uint64_t key) const;
   void End(Call call, const absl::Status& status);
 
-  const ClientsOptions options_;
+  const uint64_t seed_;
   std::shared_ptr<store::cluster::Membership> membership_;
   std::shared_ptr<store::database::DatabaseCatalog> catalog_;
   std::unique_ptr<store::cluster::ReplicatedStore> store_;

@@ -26,10 +26,13 @@ namespace kvlink::testing {
 namespace {
 
 constexpr int64_t kSlow = 1000000000;  // ns
-constexpr absl::Duration kCalm = absl::Seconds(3), kFault = absl::Seconds(4);
+constexpr absl::Duration kFault = absl::Seconds(4);
 // A request to the catalog looks for a server for three seconds. One that began at most so long before the server was
 // back had two seconds left and must not fail.
 constexpr int64_t kCatalogPatience = 1000000000;  // ns
+
+// Before and after a fault.
+absl::Duration Calm() { return absl::Seconds(Soak() ? 3 : 1); }
 
 double Milliseconds(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
@@ -92,20 +95,18 @@ class ClusterFaultTest : public ::testing::Test {
     const std::string what = absl::StrCat("seed ", seed, ": ", fault.name, ", node ", node);
     SCOPED_TRACE(what);
     if (fault.prepare) fault.prepare(cluster, node);
-    ClientsOptions options;
-    options.seed = seed;
-    ClusterClients clients(*cluster, options);
+    ClusterClients clients(*cluster, seed);
     Phases at;
     at.begun = ClusterClients::Now();
     clients.Start();
-    absl::SleepFor(kCalm);
+    absl::SleepFor(Calm());
     at.broken = ClusterClients::Now();
     fault.begin(cluster, node);
     at.begin_returned = ClusterClients::Now();
     absl::SleepFor(kFault);
     fault.end(cluster, node);
     at.healed = ClusterClients::Now();
-    absl::SleepFor(kCalm);
+    absl::SleepFor(Calm());
     clients.Stop();
     clients.ReadAll();
     std::printf("%s\n", what.c_str());

@@ -346,6 +346,8 @@ TEST(TwoStepTest, APutThatIsGivenUpMakesRoomForTheNext) {
     SCOPED_TRACE(answers);
     nodes.network().Freeze(nodes.data_address(0), answers);
     auto stuck = Must(stores[0]->AskPut("ns", one->manifest, one->spans(), Soon()));
+    // Until it has the thread: of puts that wait for one, those of any node may be first.
+    EXPECT_TRUE(Becomes([&] { return stores[0]->Counters().pushes; }, answers + 1));
     auto waits = Must(stores[1]->AskPut("ns", other.manifest, other.spans(), Soon()));
     auto never = Must(stores[1]->AskPut("ns", one->manifest, one->spans(), Soon()));
     const absl::Status waiting = waits->Wait(SteadyNow() + kMoment).status();

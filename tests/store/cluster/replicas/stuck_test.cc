@@ -209,6 +209,20 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   EXPECT_TRUE(Holds(1, next));
 }
 
+TEST_F(StuckTest, ANodeThatRestsIsAskedWhereTheOthersFail) {
+  Open({.nodes = 2});
+  const Synthetic one = MakeSynthetic(1);
+  ASSERT_EQ(Put(store(), one), absl::OkStatus());
+  place_->Stop(0);
+  ASSERT_TRUE(Eventually([&] { return place_->Report(0).resting; }));
+  place_->Start(0);
+  place_->Stop(1);
+  const int64_t before = store()->Counters().read_requests;
+  store()->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon()).status().IgnoreError();
+  EXPECT_EQ(store()->Counters().read_requests, before + 2);
+  EXPECT_TRUE(Eventually([&] { return ReadAndCompare(store(), "ns", one).ok(); }));
+}
+
 TEST_F(StuckTest, WhatGoesOnEndsWithItsDeadline) {
   Open({.nodes = 2, .copies = 2, .acknowledged = 1});
   disks_[1].Hang();
