@@ -1,3 +1,5 @@
+// Merges the nodes' records through an ordered map, so that encodings() is sorted by name and Find() a binary search.
+// Clients call Holders() for every read, so it has a hash table of its own, by identity alone.
 #include "store/cluster/hot.h"
 
 #include <algorithm>

@@ -1,7 +1,8 @@
-// Hot encodings of a cluster: read so much from their owners that further members hold copies of them for a while.
+// Hot encodings of a cluster: those read so much from their owners that further members hold copies of them for a
+// while.
 //
-// A node from which one encoding is read too much publishes that, with the number of further copies it wants. The
-// members that rank next in the placement (FurtherMembers) copy it, and publish that they hold it. Clients then read
+// A node from which one encoding is read too much publishes the encoding and the number of further copies it wants. The
+// members that rank next in the placement (FurtherMembers) copy it and publish that they hold it. Clients then read
 // from them as from owners. All of this is in etcd, under the nodes' leases (docs/formats.md "Cluster records").
 //
 // Thread-safety: immutable values.
@@ -34,12 +35,12 @@ struct HotName {
 // One hot encoding, as one node sees it.
 struct HotRead {
   HotName name;
-  int copies = 0;                 // that the node wants beyond the owners; 0: another node wants some
+  int copies = 0;                 // wanted by the node beyond the owners; 0: only another node wants some
   uint64_t reads_per_second = 0;  // from this node
   bool operator==(const HotRead&) const = default;
 };
 
-// What one node publishes.
+// The record that one node publishes.
 struct HotRecord {
   std::vector<HotRead> read;  // each name once
   std::vector<HotName> held;  // further copies on this node
@@ -51,20 +52,20 @@ class HotView {
  public:
   struct Encoding {
     HotName name;
-    int copies = 0;                 // the most that any node wants
+    int copies = 0;                 // the maximum that any node wants
     uint64_t reads_per_second = 0;  // from all nodes that list it
     std::vector<uint16_t> holders;  // of further copies, ascending
   };
 
-  // `records`: by index of the member. Null: nothing is hot.
+  // `records`: each with the index of its member. Null if nothing is hot.
   static std::shared_ptr<const HotView> Make(absl::Span<const std::pair<uint16_t, const HotRecord*>> records);
 
-  // By name.
+  // In order of name.
   absl::Span<const Encoding> encodings() const { return encodings_; }
-  // Null: it is not hot.
+  // Null if it is not hot.
   const Encoding* Find(const HotName& name) const;
-  // The members that hold a further copy of this identity, in whatever namespace and codec. Whoever asks them for
-  // another one gets a miss; an identity that is hot in several namespaces has the same further members in all.
+  // The members that hold a further copy of this identity, in any namespace and codec; a request to them for another
+  // namespace or codec may miss. An identity that is hot in several namespaces has the same further members in all.
   absl::Span<const uint16_t> Holders(const Identity& identity) const;
 
  private:

@@ -1,10 +1,10 @@
-// Weighted rendezvous hashing in integers, because logarithms of libms differ in their last bits and every node and
-// client must compute the same table.
+// Weighted rendezvous hashing in integers, because the logarithms of math libraries differ in their last bits and every
+// node and client must compute the same table.
 //
-// The share of a member is right when its score for a slot is an exponential variable of a rate that is its weight, and
-// the smallest score wins: -ln(y) / weight with y uniform in (0, 1). A table of 1,000 members takes 65 million scores.
-// Since -ln(y) >= 1 - y, a subtraction and a multiplication rule out most of them: only those that may be among the
-// best so far need the logarithm. That changes no result; docs/formats.md defines results without it.
+// A member gets its share if its score for a slot is an exponential variable with its weight as the rate, and the
+// smallest score wins: -ln(y) / weight with y uniform in (0, 1). A table of 1,000 members takes 65 million scores.
+// Since -ln(y) >= 1 - y, a subtraction and a multiplication rule out most of them: only scores that may be among the
+// best so far need the logarithm. This changes no result; docs/formats.md defines results without it.
 #include "store/cluster/placement.h"
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace {
 using Wide = unsigned __int128;
 
 constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();
-// More than the logarithm may come out below 1 - y, in its last place: there (y near 1) it is a few units too small.
+// An upper bound on how far the computed logarithm may fall below 1 - y: near y = 1 it is a few units too small.
 constexpr uint64_t kSlack = 128;
 
 uint64_t MultiplyHigh(uint64_t a, uint64_t b) { return static_cast<uint64_t>(static_cast<Wide>(a) * b >> 64); }
@@ -74,7 +74,7 @@ class Best {
     for (; at > 0 && candidate < candidates_[at - 1]; --at) candidates_[at] = candidates_[at - 1];
     candidates_[at] = candidate;
   }
-  // No greater score gets in.
+  // Offer() rejects greater scores.
   uint64_t limit_score() const { return limit_ == 0 ? 0 : size_ < limit_ ? kNever : candidates_[size_ - 1].score; }
   absl::Span<const Candidate> candidates() const { return absl::MakeConstSpan(candidates_.data(), size_); }
 
@@ -111,7 +111,7 @@ class Contest {
     owners.reserve(static_cast<size_t>(kSlots) * width_);
     const int zones = std::min(width_, static_cast<int>(zones_.size()));
     Best apart(zones);                      // the best of each zone
-    Best any(zones < width_ ? width_ : 0);  // who fills up where zones are few
+    Best any(zones < width_ ? width_ : 0);  // fills up the owners if there are fewer zones
     for (int slot = 0; width_ > 0 && slot < kSlots; ++slot) {
       apart.Clear();
       any.Clear();

@@ -1,4 +1,4 @@
-// Which encodings were read most from a node lately, and at what rate: a sketch of bounded size.
+// Tracks which encodings were read most from a node lately, and at what rate, in a sketch of bounded size.
 //
 // This is Space-Saving (Metwally et al., 2005) with counts that decay. Every encoding with more than a 64th of the
 // bytes read is among the entries, and no rate is above the true one. Adding a read takes tens of nanoseconds.
@@ -39,8 +39,8 @@ class ReadRates {
  private:
   struct Entry {
     engine::EncodingKey key;
-    double bytes = 0, reads = 0;  // since the key has this entry
-    double before = 0;            // bytes counted for the keys before it: the most that it may have missed
+    double bytes = 0, reads = 0;  // since the key got this entry
+    double before = 0;            // bytes counted for the entry's earlier keys: an upper bound on what this key missed
     double most() const { return bytes + before; }
   };
 

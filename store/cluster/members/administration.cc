@@ -1,6 +1,6 @@
-// Each change is made of what was read: read, decide, commit on the condition that what was decided on is still so. The
+// Each change reads, decides, and commits on the condition that the records it was decided on have not changed. The
 // record of the epoch is a condition of every change of the placement, so that these happen one after the other: of two
-// that would each leave one active member, the second sees the first.
+// concurrent drains that would each leave one active member, the second sees the first.
 #include "store/cluster/members/administration.h"
 
 #include <sys/random.h>
@@ -22,13 +22,13 @@ namespace {
 
 constexpr absl::Duration kMinPause = absl::Milliseconds(5), kMaxPause = absl::Milliseconds(50);
 
-// What is to be done about one member.
+// A change of one member.
 struct Change {
-  std::optional<MemberRecord> record;  // to be written; nothing: deleted
+  std::optional<MemberRecord> record;  // to write; nullopt: delete the member
   std::string what;                    // for the record of the epoch
   bool places = true;                  // the placement changes
-  bool founds = false;                 // one of the first members
-  bool done = false;                   // it is so already
+  bool founds = false;                 // adds a founder
+  bool done = false;                   // already in effect
 };
 using Decide = std::function<absl::StatusOr<Change>(const Contents& contents, const MemberRecord* record)>;
 
@@ -41,7 +41,7 @@ absl::StatusOr<Contents> Read(Connection* connection, etcd::Client* client, absl
   return contents;
 }
 
-// Names the members that left: a node that finds itself no member and is not named was one before etcd was set back.
+// Lists the members that left: a node that is neither a member nor listed was a member before etcd went back.
 EpochRecord NextEpoch(const NodeId& id, const Contents& contents, const Change& change) {
   EpochRecord epoch;
   if (contents.epoch().has_value()) epoch = contents.epoch()->record;
@@ -78,9 +78,9 @@ uint64_t EpochOf(const Contents& contents) {
 }
 
 struct Attempt {
-  // Nothing: somebody else was faster, or nobody knows; look again.
+  // nullopt: another change came first, or the outcome is unknown; try again.
   std::optional<uint64_t> epoch;
-  absl::Status refused;  // by what was decided, not by etcd
+  absl::Status refused;  // by `decide`, not by etcd
   bool unknown = false;  // whether the change was carried out
 };
 
@@ -113,7 +113,7 @@ absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const D
   do {
     const std::shared_ptr<etcd::Client> client = connection->client();
     const auto tried = TryOnce(connection, client.get(), id, decide, deadline);
-    // An etcd that was set back is asked once more, by a new client; so is one that is another than it was.
+    // If etcd went back to an older state or was replaced, retry once with a new client.
     if (NeedsAnotherClient(tried.status()) && !std::exchange(renewed, true)) {
       KVLINK_RETURN_IF_ERROR(connection->Renew(client));
       continue;
@@ -142,7 +142,7 @@ absl::Status NoMember(const Connection& connection, const NodeId& id) {
   return absl::NotFoundError(absl::StrCat(connection.ToString(), " has no member ", IdHex(id)));
 }
 
-// A change of one field of a member that is there.
+// Changes one field of an existing member.
 absl::StatusOr<uint64_t> Modify(
     Connection* connection, const NodeId& id, absl::Time deadline,
     const std::function<absl::StatusOr<std::string>(const Contents&, MemberRecord*)>& edit) {
@@ -190,7 +190,7 @@ absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSet
       client->Commit({{etcd::Compare::Absent(key)}, {etcd::PutOp{key, value}}, {etcd::GetOp{key}}}, deadline);
   if (made.ok() && made->succeeded) return settings;
   if (!made.ok() && !absl::IsUnknown(made.status())) return made.status();
-  // The id is ours alone: if it is there, this was carried out.
+  // The id is random: if etcd holds it, this call created the cluster.
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, deadline));
   if (got.found.empty()) return made.ok() ? absl::AbortedError("the cluster came and went: try again") : made.status();
   if (got.found[0].value == value) return settings;
@@ -249,14 +249,14 @@ absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool f
       [&](const Contents& contents, const MemberRecord* record) -> absl::StatusOr<Change> {
         if (record == nullptr && !seen) return NoMember(*connection, id);
         Change change;
-        change.done = record == nullptr;  // by the attempt before, or by somebody else
+        change.done = record == nullptr;  // by the previous attempt, or another caller
         change.what = absl::StrCat(IdHex(id), ": removed");
         if (!change.done && !force && contents.alive().contains(id)) {
           return absl::FailedPreconditionError(
               absl::StrCat(IdHex(id), " at ", record->address,
                            " is alive: let it hand over what it holds with kvlink drain, or remove it with --force"));
         }
-        // Without it nobody would own anything, and who drains would have nobody to wait for.
+        // Without it no member would own anything, and draining members would have none to wait for.
         if (!change.done && !force && record->state == MemberState::kActive && contents.members().size() > 1 &&
             !OthersActive(contents, id)) {
           return absl::FailedPreconditionError(
@@ -306,7 +306,8 @@ absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id,
 
 namespace {
 
-// Of another member that is alive: whoever asks that one would reach this one. Its lease may be about to end.
+// ABORTED if another living member has this address: requests to that member would reach this node. May pass later,
+// since its lease may be about to end.
 absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std::string& address) {
   for (const auto& [other, alive] : contents.alive()) {
     if (other == id || alive.record.address != address || !contents.members().contains(other)) continue;
@@ -319,12 +320,12 @@ absl::Status CheckAddress(const Contents& contents, const NodeId& id, const std:
 
 enum class Adds {
   kAnyone,
-  kReturning,  // unless it was removed
+  kReturning,  // any node that was not removed
   kNobody,
 };
 
-// Refuses one that speaks nothing that a living member speaks: it would be written to by nobody, copy from nobody, and
-// hold up every drain. A cluster of which no member is alive may be started again with any build.
+// Refuses a node that has no protocol in common with some living member: they could neither write to nor copy from each
+// other, and every drain would be held up. A cluster without living members may be restarted with any build.
 absl::Status CheckProtocol(const Contents& contents, const NodeId& id, ProtocolRange spoken) {
   for (const auto& [other, alive] : contents.alive()) {
     const auto member = contents.members().find(other);
@@ -338,7 +339,7 @@ absl::Status CheckProtocol(const Contents& contents, const NodeId& id, ProtocolR
 
 absl::StatusOr<MemberRecord> SetMember(Connection* connection, const NodeId& id, const MemberRecord& record, Adds adds,
                                        absl::Time deadline) {
-  // What readers refuse would stop everybody.
+  // A record that readers refuse would stop the whole cluster.
   KVLINK_RETURN_IF_ERROR(ParseMember(SerializeMember(record)).status());
   MemberRecord holds;
   const auto decide = [&](const Contents& contents, const MemberRecord* there) -> absl::StatusOr<Change> {

@@ -1,12 +1,15 @@
-// What changes a cluster: its making, and the states, weights and zones of its members. Each change is one transaction
-// of etcd that is carried out only on what was read before it, together with the record of the epoch: two changes never
-// mix, and each placement has an epoch of its own. What somebody else changed meanwhile is read again, until the
-// deadline. Whether a change whose answer was lost was carried out is found by reading: a change that is there already
-// is OK.
+// Changes a cluster: creates it, and sets the states, weights and zones of its members.
 //
-// Errors common to all: those of etcd::Client, but UNKNOWN only where etcd could not be read again in time. NOT_FOUND:
-// no such cluster, or member. ABORTED: others changed the members all the time. UNIMPLEMENTED, INVALID_ARGUMENT: a
-// record is of a newer format, or none. Thread-safety: all functions. They keep nothing.
+// Each change is one etcd transaction, conditional on the records it was decided on, the record of the epoch among
+// them: two changes never mix, and each placement has an epoch of its own. If other changes intervene, a function reads
+// again and retries until the deadline. If the answer to a change was lost, the function reads again to find out
+// whether it was carried out; a change that is already in effect is OK.
+//
+// Errors of all functions: those of etcd::Client, with UNKNOWN only if etcd could not be read again in time. NOT_FOUND:
+// no such cluster or member. ABORTED: other changes intervened until the deadline. UNIMPLEMENTED: a record has a newer
+// format; INVALID_ARGUMENT: a record is malformed.
+//
+// Thread-safety: all functions; they keep no state. The connection outlives the call.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_ADMINISTRATION_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_ADMINISTRATION_H_
 
@@ -22,43 +25,43 @@
 
 namespace kvlink::store::cluster {
 
-// Makes the cluster that `connection` names; `settings.id` and `name` are set here. Returns its settings.
-// ALREADY_EXISTS: there is one. INVALID_ARGUMENT: as ValidateSettings.
+// Creates the cluster that `connection` names, with a random id; `settings.id` and `settings.name` are ignored. Returns
+// its settings. ALREADY_EXISTS: a cluster has this name. INVALID_ARGUMENT: as ValidateSettings.
 absl::StatusOr<ClusterSettings> CreateCluster(Connection* connection, ClusterSettings settings, absl::Time deadline);
 
-// Each returns the epoch from which the change holds.
+// Each of the following returns the epoch from which the change holds.
 //
-// ACTIVE to DRAINING: the member serves on while others take over what it holds, and then leaves by CompleteDrain.
-// FAILED_PRECONDITION: it is joining (it holds nothing to hand over: remove it), or no other is active.
+// ACTIVE to DRAINING: the member keeps serving while others take over what it holds, then leaves by CompleteDrain.
+// FAILED_PRECONDITION: it is joining (it holds nothing to hand over: remove it), or no other member is active.
 absl::StatusOr<uint64_t> Drain(Connection* connection, const NodeId& id, absl::Time deadline);
 // DRAINING to ACTIVE. FAILED_PRECONDITION: it is joining.
 absl::StatusOr<uint64_t> CancelDrain(Connection* connection, const NodeId& id, absl::Time deadline);
 absl::StatusOr<uint64_t> SetWeight(Connection* connection, const NodeId& id, uint32_t weight, absl::Time deadline);
 absl::StatusOr<uint64_t> SetZone(Connection* connection, const NodeId& id, const std::string& zone,
                                  absl::Time deadline);
-// Deletes the member. What only it holds is lost to the cluster. FAILED_PRECONDITION, unless `force`: it is alive, or
-// the only active one while there are others. A node that is removed while it runs ends. One that hears of it late ends
-// as well, unless kMaxRemoved others were removed meanwhile: it then joins again.
+// Deletes the member. The cluster loses what only that member holds. FAILED_PRECONDITION, unless `force`: it is alive,
+// or it is the only active one of several members. A node that is removed while it runs ends. One that learns of its
+// removal late ends as well, unless kMaxRemoved other members were removed meanwhile: it then joins again.
 absl::StatusOr<uint64_t> Remove(Connection* connection, const NodeId& id, bool force, absl::Time deadline);
 
-// For the node itself. JOINING to ACTIVE: it holds what it owns at `epoch`. FAILED_PRECONDITION: the placement has
-// another epoch by now.
+// For the node itself, once it holds all that it owns at `epoch`. JOINING to ACTIVE. FAILED_PRECONDITION: the placement
+// now has another epoch.
 absl::StatusOr<uint64_t> CompleteJoin(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
-// Deletes a DRAINING member: the others hold at `epoch` what it held. FAILED_PRECONDITION: as CompleteJoin, it does not
-// drain (any more), or no other is active.
+// For the node itself, once the others hold, at `epoch`, what it held. Deletes a DRAINING member. FAILED_PRECONDITION:
+// as CompleteJoin, or it is not draining, or no other member is active.
 absl::StatusOr<uint64_t> CompleteDrain(Connection* connection, const NodeId& id, uint64_t epoch, absl::Time deadline);
 
-// For Registration. Adds the member if there is none, as joining; the first members of a new cluster, as many as it has
-// copies, are active at once, since there is nothing to fill them with. Of one that is there, sets address, build and
-// protocol; state, weight and zone stay. Returns the record that holds then. RESOURCE_EXHAUSTED: there are kMaxMembers.
-// INVALID_ARGUMENT: no reader would take the record. ABORTED: another member is alive at its address. UNIMPLEMENTED:
-// one that is alive speaks no protocol that the record names.
+// For Registration. Adds the member, as joining; a founder is active at once. If the member exists, sets its address,
+// build and protocol, and keeps its state, weight and zone. Returns the resulting record. RESOURCE_EXHAUSTED: there are
+// kMaxMembers. INVALID_ARGUMENT: readers would refuse the record. ABORTED: another member is alive at its address.
+// UNIMPLEMENTED: a living member speaks none of the record's protocols.
 absl::StatusOr<MemberRecord> AddMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                        absl::Time deadline);
-// As AddMember, for a node that was a member before etcd was set back. NOT_FOUND: it was removed, or left.
+// As AddMember, for a node that was a member before etcd was restored to an older state. NOT_FOUND: the node was
+// removed, or left.
 absl::StatusOr<MemberRecord> ReturnMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                           absl::Time deadline);
-// As AddMember, of a member that is there. NOT_FOUND: it is none (any more).
+// As AddMember, for an existing member only. NOT_FOUND: the node is not a member, or no longer one.
 absl::StatusOr<MemberRecord> UpdateMember(Connection* connection, const NodeId& id, const MemberRecord& record,
                                           absl::Time deadline);
 

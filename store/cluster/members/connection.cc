@@ -1,4 +1,5 @@
-// One client for everything that a process does with a cluster, so that whoever finds it useless renews it for all.
+// One client serves all that a process does with a cluster, so that the first caller to find it unusable renews it for
+// all of them.
 #include "store/cluster/members/connection.h"
 
 #include <utility>

@@ -1,7 +1,8 @@
-// Where a cluster is found, and the way to it: a client of its etcd, in whose place another comes when etcd went back
-// to an older state or is another one.
+// The address of a cluster, and a connection to it: a client of its etcd, which Renew() replaces after etcd went back
+// to an older state or was replaced by another etcd.
 //
-// Thread-safety: Connection: all methods. Lifetime: whoever holds a client by its pointer may go on with it.
+// Thread-safety: Connection: all methods. Lifetime: callers may keep using a client that was replaced, since they share
+// its ownership.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_CONNECTION_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_CONNECTION_H_
 
@@ -18,19 +19,20 @@
 namespace kvlink::store::cluster {
 
 struct ClusterAddress {
-  etcd::ClientOptions etcd;  // its prefix is not used: the keys of clusters begin with kKeyPrefix
+  etcd::ClientOptions etcd;  // its prefix is ignored: the keys of clusters begin with kKeyPrefix
   std::string name = "default";
 };
-// "HOST:PORT[,HOST:PORT...][/NAME]" into endpoints and name. INVALID_ARGUMENT, saying how it is written.
+// Parses "HOST:PORT[,HOST:PORT...][/NAME]". INVALID_ARGUMENT, with a message that gives this form.
 absl::StatusOr<ClusterAddress> ParseClusterAddress(absl::string_view text);
 
-// What happens to a cluster's member or client, for a log. Called on threads of this folder; must not call it back.
+// Receives events of a cluster's member or client, for a log. Called on threads of this folder; must not call back into
+// it.
 enum class Severity { kInfo, kWarning, kError };
 using EventSink = std::function<void(Severity severity, absl::string_view event, absl::string_view what)>;
 
 class Connection {
  public:
-  // Connects with the first call. Errors as etcd::Client::Open.
+  // Does not connect; the first call does. Errors of etcd::Client::Open.
   static absl::StatusOr<std::unique_ptr<Connection>> Open(const ClusterAddress& address);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -40,8 +42,8 @@ class Connection {
   std::string ToString() const;
   // Never null.
   std::shared_ptr<etcd::Client> client() const;
-  // After an error that `used` does not recover from (NeedsAnotherClient): opens another client, unless somebody did.
-  // Errors as Open, and the client stays.
+  // Call after an error that `used` does not recover from (NeedsAnotherClient): opens another client, unless another
+  // caller has done so. Errors of Open, with the client unchanged.
   absl::Status Renew(const std::shared_ptr<etcd::Client>& used);
 
  private:
@@ -52,7 +54,7 @@ class Connection {
   std::shared_ptr<etcd::Client> client_ ABSL_GUARDED_BY(mutex_);
 };
 
-// etcd is at an older revision than it was, or is another etcd.
+// Whether the error says that etcd is at an older revision than before, or is another etcd.
 bool NeedsAnotherClient(const absl::Status& status);
 
 }  // namespace kvlink::store::cluster

@@ -1,5 +1,5 @@
-// Keeps what was parsed, and of what could not be parsed why: a record that was wrong and is written anew is right
-// again, without reading everything.
+// Keeps each parsed record, or the error if it could not be parsed, by key: once a malformed record is rewritten, its
+// error goes without reading everything again.
 #include "store/cluster/members/contents.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 namespace kvlink::store::cluster {
 namespace {
 
-// Takes a parsed record into `to`, or out of it, and notes why.
+// Passes a parsed record to `take`. If parsing failed, calls `drop` and keeps the error in `wrong`.
 template <typename Record, typename Take, typename Drop>
 void TakeOr(const std::string& key, absl::StatusOr<Record> parsed, std::map<std::string, absl::Status>* wrong,
             const Take& take, const Drop& drop) {
@@ -135,7 +135,7 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   const uint64_t epoch = epoch_.has_value() ? static_cast<uint64_t>(epoch_->revision) : 0;
   std::vector<Member> members;
   std::vector<std::pair<uint16_t, const HotRecord*>> hot;
-  // In order of node id, as Placement has them.
+  // In order of node id, like Placement::members().
   for (const auto& [id, stored] : members_) {
     members.push_back({id, stored.record.zone, stored.record.weight, stored.record.state});
     MemberStatus status{stored.record.address, stored.record.build, std::nullopt};

@@ -1,5 +1,6 @@
-// All that etcd holds of one cluster at one revision, and the view of it. Of this folder.
-// Thread-safety: plain values.
+// The records that etcd holds of one cluster at one revision, from which it makes a view. Internal to this folder.
+//
+// Thread-safety: none; a plain value.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_CONTENTS_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_CONTENTS_H_
 
@@ -23,19 +24,21 @@ class Contents {
  public:
   explicit Contents(std::string cluster = "") : cluster_name_(std::move(cluster)) {}
 
-  // One key as it is now. Others than of this cluster are ignored.
+  // Put() and Delete() apply one change of a key. They ignore keys that do not belong to this cluster.
   void Put(const etcd::KeyValue& key_value);
   void Delete(absl::string_view key);
   void set_revision(int64_t revision) { revision_ = revision; }
 
   int64_t revision() const { return revision_; }
-  // The first record that stands in the way of a view, or OK. NOT_FOUND: there is no cluster.
+  // OK, or why no view can be made. NOT_FOUND: there is no cluster. INVALID_ARGUMENT: a record is malformed, or that of
+  // the epoch is missing. UNIMPLEMENTED: a record has a newer format.
   absl::Status Check() const;
-  // Of who is alive, of progress, of what is hot: records that are as none.
+  // As Check(), for records of liveness, progress and hot encodings. Those that are malformed count as absent.
   absl::Status CheckLiveness() const;
   // Whether the node left or was removed and has not joined again (EpochRecord::removed).
   bool Removed(const NodeId& id) const;
-  // REQUIRES: Check() is OK. The placement of `before`, which may be null, is kept where it is that of these members.
+  // REQUIRES: Check() is OK. Keeps the placement of `before`, which may be null, if it has the same epoch and members.
+  // Errors of Placement::Compute.
   absl::StatusOr<std::shared_ptr<const View>> MakeView(const std::shared_ptr<const View>& before) const;
 
   template <typename Record>

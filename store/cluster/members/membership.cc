@@ -1,8 +1,9 @@
-// One thread reads, watches, and reads again whenever the watch cannot go on. The contents are those of one revision
-// after each batch, because a watch tells all of a revision together; a view is only ever made between two batches.
+// One thread reads, watches, and reads again whenever the watch cannot continue. After each batch the contents are
+// those of one revision, because a watch delivers all changes of a revision together; views are made only between
+// batches.
 //
-// A watch that is quiet hears from etcd every progress_interval; so an etcd that is silent for longer is one that does
-// not answer, and the health says so.
+// etcd reports progress to a quiet watch every progress_interval, so an etcd that is silent for longer does not answer,
+// and health() says so.
 #include "store/cluster/members/membership.h"
 
 #include <algorithm>
@@ -20,12 +21,12 @@
 namespace kvlink::store::cluster {
 namespace {
 
-// Of one reading; the destructor waits for it.
+// Limit of one read; the destructor may wait that long.
 constexpr absl::Duration kReadTimeout = absl::Seconds(5);
 constexpr absl::Duration kMinPause = absl::Milliseconds(100), kMaxPause = absl::Seconds(5);
 constexpr size_t kMaxNames = 16;
 
-// NOT_FOUND, naming the clusters that etcd holds, as far as it tells them.
+// NOT_FOUND, naming the clusters that etcd holds if it can be asked.
 absl::Status NoSuchCluster(const Connection& connection, absl::Time deadline) {
   const std::string where = absl::StrCat("etcd at ", connection.ToString());
   const absl::string_view endpoints = absl::string_view(where).substr(0, where.rfind('/'));
@@ -133,7 +134,7 @@ absl::Status Membership::ReadAnew(absl::Time deadline) {
   return absl::OkStatus();
 }
 
-// One batch. An error is the watch's.
+// Applies one batch of the watch. Errors of etcd::Watch::Next; CANCELLED: the membership ends.
 absl::Status Membership::Follow() {
   const etcd::ClientOptions& etcd = options_.address.etcd;
   const absl::Time deadline = SteadyNow() + etcd.progress_interval + etcd.connect_timeout + 2 * etcd.answer_timeout;
@@ -168,7 +169,7 @@ absl::Status Membership::Follow() {
   return absl::OkStatus();
 }
 
-// Makes a view of the contents, if they are such that one can be made: an error leaves the last one.
+// Makes a view of the contents. On an error of Check() or MakeView(), or for another cluster, the last view stays.
 absl::Status Membership::Publish() {
   MutexLock contents_lock(&contents_mutex_);
   KVLINK_RETURN_IF_ERROR(contents_.Check());
@@ -189,7 +190,7 @@ absl::Status Membership::Publish() {
   MutexLock lock(&mutex_);
   view_ = made;
   changed_.SignalAll();
-  // The view is right, though somebody may be missing among the living.
+  // An error here leaves the view valid, but a living member may be missing.
   return contents_.CheckLiveness();
 }
 
@@ -199,7 +200,7 @@ void Membership::SetHealth(const absl::Status& status) {
     MutexLock lock(&mutex_);
     before = std::exchange(health_.status, status);
     if (status.ok()) health_.since = SteadyNow();
-    if (view_ == nullptr) return;  // Open tells
+    if (view_ == nullptr) return;  // Open returns it
   }
   if (before.code() == status.code()) return;
   if (status.ok()) {
@@ -209,14 +210,14 @@ void Membership::SetHealth(const absl::Status& status) {
   }
 }
 
-// After an error of reading or watching.
+// Call after an error of reading or watching.
 void Membership::Recover(const absl::Status& why) {
   if (absl::IsCancelled(why)) return;
   SetHealth(why);
-  if (absl::IsDeadlineExceeded(why) || absl::IsUnavailable(why)) return;  // a watch goes on where it is
+  if (absl::IsDeadlineExceeded(why) || absl::IsUnavailable(why)) return;  // the watch resumes by itself
   went_back_ |= absl::IsDataLoss(why);
   watch_.reset();
-  // Where no other client can be opened, this one says why again.
+  // If no other client can be opened, the next read fails for the same reason.
   if (NeedsAnotherClient(why)) connection_->Renew(client_).IgnoreError();
 }
 

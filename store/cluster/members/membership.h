@@ -1,16 +1,17 @@
-// The cluster as etcd tells it: read once at one revision and followed from there.
+// Follows the state of a cluster in etcd: reads it once at one revision and watches it from there.
 //
-// The view has all of what one revision of etcd holds, or of an earlier one: never some of each. The placement is
-// computed again only when its epoch changes; that a lease ends or begins, an address or a build changes, moves nothing
-// and only changes the status. Where etcd cannot be asked, is compacted, restarts or fails over, the last view stays
-// and the membership goes on when it can; health() says what is wrong. Where etcd comes back at an older state than it
-// had (restored from a snapshot), everything is read anew, and the epoch may go back, which is logged.
+// A view always shows one revision of etcd, never a mix of two. The placement is recomputed only when its epoch
+// changes; a lease that begins or ends, or a changed address or build, moves no slots and changes only the status.
+// While etcd is unreachable, compacted, restarting or failing over, the last view stays, and following resumes when it
+// can; health() says what is wrong. If etcd returns at an older state (restored from a snapshot), everything is read
+// again, and the epoch may go back, which is logged.
 //
-// Records that this build does not understand: of the cluster, the epoch or a member they leave the last view in place,
-// since a placement without them would be another one; of who is alive they are as none. health() names them.
+// If this build cannot parse a record of the cluster, the epoch or a member, the last view stays, since a placement
+// without that record would be a different one. Liveness records that it cannot parse count as absent. health() names
+// the record.
 //
-// Thread-safety: all methods. Ownership: starts one thread, `cluster-watch`. Lifetime: outlives those that were given
-// it; the destructor ends what is under way, which takes some seconds at most where etcd is silent.
+// Thread-safety: all methods. Ownership: starts one thread, `cluster-watch`. Lifetime: must outlive the objects that
+// were given it; the destructor ends work in progress, which takes some seconds at most if etcd does not answer.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_MEMBERSHIP_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_MEMBERSHIP_H_
 
@@ -34,25 +35,26 @@ namespace kvlink::store::cluster {
 
 struct MembershipOptions {
   ClusterAddress address;
-  // The cluster must be this one, whatever it is called. Nothing: whichever has the name.
+  // The id that the cluster must have. nullopt: any cluster with the name will do.
   std::optional<std::array<uint8_t, 16>> cluster_id;
-  EventSink events;  // empty: none
-  // Called with each view before view() returns it, one call at a time: within Open, then on the thread. Must not call
-  // the membership.
+  EventSink events;  // may be empty
+  // Called with each view before view() returns it, one call at a time: within Open, then on `cluster-watch`. Must not
+  // call the membership.
   std::function<void(const std::shared_ptr<const View>&)> on_view;
 };
 
 struct MembershipHealth {
-  absl::Status status;   // OK: the view is what etcd holds; else why it may be old
-  absl::Time since;      // of SteadyNow(): when the view was last known to be what etcd holds
-  int64_t revision = 0;  // of etcd, up to which its changes are known
+  absl::Status status;   // OK: the view matches etcd; else why it may be old
+  absl::Time since;      // of SteadyNow(): when the view was last known to match etcd
+  int64_t revision = 0;  // etcd revision up to which changes are known
 };
 
 class Membership final : public ViewSource {
  public:
-  // The first view is there when it returns. NOT_FOUND: etcd holds no cluster of this name; the message names those it
-  // holds. FAILED_PRECONDITION: it is another cluster than `cluster_id`. UNIMPLEMENTED, INVALID_ARGUMENT: a record,
-  // named, is of a newer format or no such record. Errors of etcd::Client (none within `deadline`, credentials, TLS).
+  // Returns with the first view available. NOT_FOUND: etcd holds no cluster of this name; the message names those it
+  // holds. FAILED_PRECONDITION: the cluster's id is not `cluster_id`. UNIMPLEMENTED: a record, named in the message,
+  // has a newer format; INVALID_ARGUMENT: it is malformed. Errors of etcd::Client (no answer by `deadline`,
+  // credentials, TLS).
   static absl::StatusOr<std::unique_ptr<Membership>> Open(MembershipOptions options, absl::Time deadline);
   ~Membership() override;
   Membership(const Membership&) = delete;
@@ -63,13 +65,13 @@ class Membership final : public ViewSource {
                                             absl::Time deadline) const override;
 
   MembershipHealth health() const;
-  // What members have published, by node id; of those that keep their lease.
+  // Progress published by the members that keep their lease, by node id.
   std::map<NodeId, ProgressRecord> progress() const;
 
-  // Whether the node left or was removed and has not joined again. As of view(), or later.
+  // Whether the node left or was removed and has not joined again. As recent as view(), or more so.
   bool Removed(const NodeId& id) const;
 
-  // For those who change what etcd holds.
+  // For callers that change the cluster (administration.h).
   Connection* connection() const { return connection_.get(); }
 
  private:
@@ -85,11 +87,11 @@ class Membership final : public ViewSource {
   const MembershipOptions options_;
   const std::unique_ptr<Connection> connection_;
 
-  // Of the thread, and before it of Open.
+  // Used by Open, then only by the thread.
   std::shared_ptr<etcd::Client> client_;
-  std::unique_ptr<etcd::Watch> watch_;  // within client_; null: read anew
-  bool went_back_ = false;              // etcd has said so, and was not read since
-  absl::Status published_;              // whether view_ is made of contents_
+  std::unique_ptr<etcd::Watch> watch_;  // belongs to client_; null: read everything again
+  bool went_back_ = false;              // etcd reported an older state and was not read since
+  absl::Status published_;              // outcome of making view_ from contents_
 
   mutable Mutex contents_mutex_;  // held while a placement is computed
   Contents contents_ ABSL_GUARDED_BY(contents_mutex_);
@@ -97,7 +99,7 @@ class Membership final : public ViewSource {
   mutable Mutex mutex_;
   mutable CondVar changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  etcd::Watch* waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;  // that the destructor cancels
+  etcd::Watch* waiting_ ABSL_GUARDED_BY(mutex_) = nullptr;  // canceled by the destructor
   std::shared_ptr<const View> view_ ABSL_GUARDED_BY(mutex_);
   MembershipHealth health_ ABSL_GUARDED_BY(mutex_);
   Thread thread_;

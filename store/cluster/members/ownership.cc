@@ -1,4 +1,4 @@
-// A bit for each slot of each epoch: what is asked for each identity of each request is one look.
+// Keeps a bit for each slot of each epoch, since every request asks once for each of its identities.
 #include "store/cluster/members/ownership.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ void MemberOwnership::Update(const std::shared_ptr<const View>& view) {
     return;
   }
   const auto known = eras();
-  // Not by the epoch alone: etcd that was set back may come to the same one with others.
+  // The epoch alone does not tell: after etcd went back, it may reach the same epoch with other members.
   if (known != nullptr && known->front()->epoch == view->placement.epoch() && members_ == view->placement.members()) {
     return;
   }
@@ -50,7 +50,7 @@ void MemberOwnership::Add(const Placement& placement) {
   if (member) era->share = static_cast<double>(era->owned.count()) / (kSlots * placement.copies());
   auto made = std::make_shared<Eras>();
   made->push_back(era);
-  // An epoch that does not follow the last one is of another history, in which those before it may have been others.
+  // An epoch that is not greater than the last belongs to another history, whose former epochs may have differed.
   if (const auto known = eras(); known != nullptr && known->front()->epoch < era->epoch) {
     const size_t former = std::min(known->size(), kFormerEpochs);
     made->insert(made->end(), known->begin(), known->begin() + static_cast<ptrdiff_t>(former));

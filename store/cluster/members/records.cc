@@ -1,5 +1,5 @@
-// JSON, so that an operator reads and etcdctl shows it. Every record goes through Fields, which checks one field at a
-// time and keeps the first fault, so that a parser reads as the list of what a record holds.
+// Records are JSON, so that etcdctl shows them and operators can read them. Parsers read through Fields, which checks
+// one field at a time and keeps the first error, so that each parser is a plain list of the fields of its record.
 #include "store/cluster/members/records.h"
 
 #include <algorithm>
@@ -38,12 +38,12 @@ bool IsText(absl::string_view text) {
          std::none_of(text.begin(), text.end(), [](char c) { return absl::ascii_iscntrl(c); });
 }
 
-// Text that is no valid UTF-8 cannot be stored; no caller has such.
+// Replaces invalid UTF-8, which JSON cannot hold; no caller passes any.
 std::string Dump(const json& record) { return record.dump(-1, ' ', false, json::error_handler_t::replace); }
 
 class Fields {
  public:
-  // `format` comes first: what else a newer record holds is not looked at.
+  // Checks `format` first: the other fields of a newer record are not read.
   Fields(absl::string_view what, absl::string_view bytes) : what_(what) {
     if (bytes.size() > kMaxRecordBytes) {
       Fail(absl::StrCat("has ", bytes.size(), " bytes, more than ", kMaxRecordBytes));
@@ -61,12 +61,12 @@ class Fields {
     }
   }
 
-  // Of a part of a record.
+  // Reads a part of a record.
   Fields(absl::string_view what, json object) : what_(what), record_(std::move(object)) {
     if (!record_.is_object()) Fail("an element is no JSON object");
   }
 
-  // The objects of an array, each taken by `take`.
+  // Calls `take` with each object of an array.
   template <typename Take>
   void Each(const char* name, size_t max, const Take& take) {
     const json* const value = Find(name);
@@ -184,8 +184,8 @@ class Fields {
   absl::Status status_;
 };
 
-// Whether `text`, a connection string of either form, gives a password. What libpq would not take as one it refuses
-// itself; this one finds what would be published.
+// Whether `text`, a connection string in either form, contains a password. Errs towards finding one, since the string
+// is published; libpq itself refuses malformed strings.
 bool HoldsPassword(absl::string_view text) {
   const std::string lower = absl::AsciiStrToLower(text);
   if (absl::StrContains(lower, "password")) return true;
@@ -269,7 +269,7 @@ std::string SerializeProgress(const ProgressRecord& record) {
 }
 
 std::string SerializeEpoch(const EpochRecord& record) {
-  // Cut where it is longer than readers take it: it is for people.
+  // Cut to the length that readers accept; it is only for people to read.
   const absl::string_view change = absl::string_view(record.change).substr(0, kMaxChangeBytes);
   json removed = json::array();
   for (const NodeId& id : record.removed) removed.push_back(IdHex(id));
@@ -298,7 +298,7 @@ std::string SerializeHot(const HotRecord& record) {
   for (;;) {
     std::string bytes = Dump({{"format", kRecordFormat}, {"read", read}, {"held", held}});
     if (bytes.size() <= kMaxRecordBytes) return bytes;
-    // The names of namespaces are long.
+    // Possible only with long names of namespaces.
     json& longer = held.size() > read.size() ? held : read;
     longer.erase(longer.size() - 1);
   }

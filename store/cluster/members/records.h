@@ -1,7 +1,8 @@
-// What etcd holds of a cluster: JSON values under "/kvlink/NAME/" (docs/formats.md "Cluster records").
+// The records that etcd holds of a cluster: JSON values under "/kvlink/NAME/" (docs/formats.md "Cluster records").
 //
-// Readers check every field they know, take no number out of its range, and ignore fields they do not know. Each record
-// has a `format`; one above this build's is refused by name.
+// Readers check every field they know, refuse numbers out of range, and ignore fields they do not know. Each record has
+// a `format`; readers refuse one above this build's.
+//
 // Thread-safety: values and pure functions.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_RECORDS_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_RECORDS_H_
@@ -26,17 +27,17 @@ inline constexpr size_t kMaxRecordBytes = size_t{16} << 10;
 inline constexpr size_t kMaxRemoved = 64;
 inline constexpr size_t kMaxZoneBytes = 64, kMaxClusterNameBytes = 64, kMaxDatabaseBytes = 2048;
 
-// Names of a cluster and of zones: letters, digits, '-', '_' and '.'; a zone may be empty. INVALID_ARGUMENT, naming
-// which.
+// Names of clusters and zones consist of letters, digits, '-', '_' and '.'; a zone may be empty. INVALID_ARGUMENT, with
+// the name in the message.
 absl::Status ValidateClusterName(absl::string_view name);
 absl::Status ValidateZone(absl::string_view zone);
-// 1 .. kMaxWeight. INVALID_ARGUMENT.
+// INVALID_ARGUMENT: `weight` is not in [1, kMaxWeight].
 absl::Status ValidateWeight(int64_t weight);
-// Numbers in their range, at least one copy acknowledged, and a connection string of PostgreSQL that holds no password
-// (etcd is read by everybody; who connects has it in PGPASSFILE). INVALID_ARGUMENT.
+// INVALID_ARGUMENT: the name is not valid, a number is out of range, no copy is acknowledged, or the PostgreSQL
+// connection string holds a password (every process of the cluster reads etcd; passwords belong in PGPASSFILE).
 absl::Status ValidateSettings(const ClusterSettings& settings);
 
-// One member, but for its node id, which is in the key.
+// One member, without its node id, which is in the key.
 struct MemberRecord {
   std::string address;  // host:port of its control service
   std::string zone;
@@ -49,23 +50,23 @@ struct MemberRecord {
 // Under the lease of a running node.
 struct AliveRecord {
   uint64_t incarnation = 0;
-  std::string address;  // as in its MemberRecord: which process it is, where two have one node id
+  std::string address;  // as in its MemberRecord; tells apart two processes with one node id
 };
-// How far a member is with holding what it owns; under its lease.
+// How far a member has filled the slots that it owns; under its lease.
 struct ProgressRecord {
-  uint64_t epoch = 0;       // of the placement that the numbers are of
-  uint32_t slots = 0;       // that it owns
-  uint32_t slots_done = 0;  // of them, those of which it holds all that the other owners have
-  uint64_t bytes_left = 0;  // to copy here, as far as is known
+  uint64_t epoch = 0;       // of the placement that the numbers refer to
+  uint32_t slots = 0;       // that the member owns
+  uint32_t slots_done = 0;  // of those, slots of which it holds all that the other owners hold
+  uint64_t bytes_left = 0;  // still to be copied, as far as known
   uint64_t bytes_per_second = 0;
-  // The member has all it owns at `epoch`.
+  // Whether the member holds all that it owns at `epoch`.
   bool complete() const { return slots_done == slots; }
   bool operator==(const ProgressRecord&) const = default;
 };
-// Written with every change of the placement, whose epoch is the revision of etcd at which this was written last.
+// Written with every change of the placement. The epoch is the etcd revision of the last write of this record.
 struct EpochRecord {
-  int founders = 0;    // members that were active at once, since there was nothing to fill them with
-  std::string change;  // the last one, for people
+  int founders = 0;    // how many members have been active at once, since there was nothing to fill them with
+  std::string change;  // the latest one, for people to read
   // Members that left or were removed and have not joined again: the last kMaxRemoved, the latest last.
   std::vector<NodeId> removed;
 };
@@ -75,11 +76,11 @@ std::string SerializeMember(const MemberRecord& record);
 std::string SerializeAlive(const AliveRecord& record);
 std::string SerializeProgress(const ProgressRecord& record);
 std::string SerializeEpoch(const EpochRecord& record);
-// Leaves out the last of each list where a record may not hold all of them.
+// Omits the last elements of the lists if they exceed the limits of a record.
 std::string SerializeHot(const HotRecord& record);
 
-// INVALID_ARGUMENT: not such a record, or a field that is missing, of another kind, or out of its range, named.
-// UNIMPLEMENTED: of a newer format. `name`: of the cluster, which is in the key.
+// INVALID_ARGUMENT: not such a record, or a field, named in the message, is missing, of the wrong type, or out of
+// range. UNIMPLEMENTED: a newer format. `name`: the cluster's, which is in the key.
 absl::StatusOr<ClusterSettings> ParseCluster(absl::string_view name, absl::string_view json);
 absl::StatusOr<MemberRecord> ParseMember(absl::string_view json);
 absl::StatusOr<AliveRecord> ParseAlive(absl::string_view json);
@@ -87,23 +88,23 @@ absl::StatusOr<ProgressRecord> ParseProgress(absl::string_view json);
 absl::StatusOr<EpochRecord> ParseEpoch(absl::string_view json);
 absl::StatusOr<HotRecord> ParseHot(absl::string_view json);
 
-// 32 hexadecimal digits in lower case.
+// 32 lower-case hexadecimal digits.
 std::string IdHex(const NodeId& id);
-// Nothing: `hex` is not such.
+// nullopt if `hex` is not 32 lower-case hexadecimal digits.
 std::optional<NodeId> IdFromHex(absl::string_view hex);
 // "joining", "active", "draining".
 absl::string_view StateName(MemberState state);
 
-// Keys, behind kKeyPrefix.
+// Keys, without the prefix kKeyPrefix.
 inline constexpr char kKeyPrefix[] = "/kvlink/";
 enum class KeyKind { kCluster, kEpoch, kMember, kAlive, kProgress, kHot };
-// `id`: of a member; nothing of it where the kind has none.
+// `id`: of a member; ignored if keys of this kind have none.
 std::string KeyOf(absl::string_view cluster, KeyKind kind, const NodeId& id = {});
 struct ParsedKey {
   KeyKind kind = KeyKind::kCluster;
   NodeId id = {};
 };
-// Nothing: not a key of this cluster that this build knows.
+// nullopt if this is not a key of this cluster that this build knows.
 std::optional<ParsedKey> ParseKey(absl::string_view cluster, absl::string_view key);
 
 }  // namespace kvlink::store::cluster

@@ -1,9 +1,9 @@
-// The alive key is written under one lease at a time, on the condition of what was read before: two processes that come
-// at once cannot both be in it. Who is in it and cannot be displaced is waited for as long as a lease lives that nobody
-// keeps; who is there still is alive.
+// The alive key is written under one lease at a time, on condition that it has not changed since it was read, so that
+// two processes cannot both claim it. If it names a process that this one may not displace, Enter() waits for as long
+// as an abandoned lease can live; a process that is still there after that is alive.
 //
-// The thread looks at the view several times a second rather than waiting for it, because it also waits for its lease
-// and for progress to write; a look is a comparison of pointers.
+// The thread polls the view several times a second rather than waiting for a change, because it also waits for a lost
+// lease and for drafts to write; looking at an unchanged view is cheap.
 #include "store/cluster/members/registration.h"
 
 #include <algorithm>
@@ -21,7 +21,8 @@ namespace {
 constexpr absl::Duration kLook = absl::Milliseconds(200), kCallTimeout = absl::Seconds(5);
 constexpr absl::Duration kBetweenDrafts = absl::Seconds(1);
 constexpr absl::Duration kRevokeTimeout = absl::Seconds(2);
-// Beyond twice its time no lease lives that nobody keeps: etcd gives each its whole time again when its leader changes.
+// Added to twice a lease's time, which is the longest that an abandoned lease lives: etcd restarts its time when the
+// leader changes.
 constexpr absl::Duration kGrace = absl::Seconds(2);
 
 }  // namespace
@@ -61,11 +62,11 @@ Registration::~Registration() {
   if (lease_.keep == nullptr) return;
   const etcd::LeaseId id = lease_.keep->id();
   lease_.keep = nullptr;
-  // Where etcd is gone it ends by itself.
+  // If etcd is unreachable, the lease expires by itself.
   lease_.client->Revoke(id, SteadyNow() + kRevokeTimeout).IgnoreError();
 }
 
-// Others wait for the end of progress, and look at the rest.
+// Complete progress is written at once, since other members wait for it.
 void Registration::Publish(const ProgressRecord& progress) {
   Publish(KeyKind::kProgress, {SerializeProgress(progress), progress.complete()});
 }
@@ -83,10 +84,11 @@ absl::Status Registration::LeaveDrained(uint64_t epoch, absl::Time deadline) {
     MutexLock lock(&mutex_);
     return std::exchange(leaving_, leaving);
   };
-  // Before, so that whoever sees the record gone knows why.
+  // Set before the call, so that the thread knows the reason when it sees the record gone.
   const bool again = set(true);
   const auto left = CompleteDrain(membership_->connection(), options_.node_id, epoch, deadline);
-  // It stays, and may be removed later: only what may have been carried out, now or before, is its leaving.
+  // Unless the removal may have been carried out, now or by an earlier call, the member stays, and a later removal is
+  // not its own leaving.
   const bool may_have_left = left.ok() || absl::IsUnknown(left.status()) || (again && absl::IsNotFound(left.status()));
   if (!may_have_left) set(false);
   return left.status();
@@ -102,7 +104,8 @@ std::optional<absl::Status> Registration::ended() const {
   return ended_;
 }
 
-// The record of the member, then a lease and the alive key. Returns when both are there, or could be.
+// Writes the member record, then the alive key under a lease. Returns when both are written, or for kLook when they
+// could be.
 absl::Status Registration::Enter(Entry entry, absl::Time deadline) {
   const absl::Time other_until = SteadyNow() + 2 * options_.ttl + kGrace;
   bool renewed = false;
@@ -127,7 +130,7 @@ absl::Status Registration::Enter(Entry entry, absl::Time deadline) {
   }
 }
 
-// False: `other` is there. ABORTED: something changed meanwhile; again.
+// False if the process `other` holds the alive key. ABORTED: a record changed meanwhile; try again.
 absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, absl::Time deadline) {
   Connection* const connection = membership_->connection();
   const absl::Time by = std::min(deadline, SteadyNow() + kCallTimeout);
@@ -135,17 +138,17 @@ absl::StatusOr<bool> Registration::TryEnter(Entry entry, AliveRecord* other, abs
   const std::string key = KeyOf(connection->cluster(), KeyKind::kAlive, options_.node_id);
   KVLINK_ASSIGN_OR_RETURN(const auto got, client->Get(key, {}, by));
   if (!got.found.empty()) {
-    // What cannot be read is no reason to stay away for long: it is under a lease, too.
+    // A malformed record blocks this node only for a while: it is under a lease, too.
     const auto parsed = ParseAlive(got.found[0].value);
     if (parsed.ok()) *other = *parsed;
     if (!parsed.ok() || !Displaces(*other, entry)) return false;
     if (entry == Entry::kRenew && other->incarnation == options_.incarnation && lease_.keep != nullptr &&
         got.found[0].lease == lease_.keep->id() && lease_.keep->valid_until() > SteadyNow()) {
-      return true;  // all is as it should be
+      return true;  // nothing to renew
     }
   }
   if (entry == Entry::kLook) return true;
-  // One that was removed while it was cut off must not come back by itself.
+  // A member that was removed while disconnected must not return by itself.
   const auto set = entry == Entry::kStart ? AddMember : entry == Entry::kReturn ? ReturnMember : UpdateMember;
   KVLINK_ASSIGN_OR_RETURN(const MemberRecord holds, set(connection, options_.node_id, options_.record, by));
   if (entry == Entry::kStart && (holds.weight != options_.record.weight || holds.zone != options_.record.zone)) {
@@ -190,8 +193,8 @@ absl::StatusOr<bool> Registration::Take(std::shared_ptr<etcd::Client> client, in
   return true;
 }
 
-// Whether this process takes the place of the one that the alive key names. One at our own address has ended, since we
-// listen there; what it left may have come back with an older state of etcd.
+// Whether this process replaces the one that the alive key names. A process at this node's own address has ended, since
+// this node listens there; its record may have come back with an older state of etcd.
 bool Registration::Displaces(const AliveRecord& other, Entry entry) const {
   if (other.incarnation == options_.incarnation) return true;
   const bool starts = entry == Entry::kLook || entry == Entry::kStart;
@@ -205,7 +208,7 @@ absl::Status Registration::Occupied(const AliveRecord& other) const {
       ", may not be it too: one of their directories is a copy of the other; give this one an empty directory"));
 }
 
-// In the view as this process.
+// Whether the view shows this process as alive.
 bool Registration::Alive(const View& view) const {
   const auto& members = view.placement.members();
   const auto self = std::lower_bound(members.begin(), members.end(), options_.node_id,
@@ -214,14 +217,15 @@ bool Registration::Alive(const View& view) const {
          view.status[self - members.begin()].incarnation == options_.incarnation;
 }
 
-// Mends what of the entry is missing, and finds that it was taken away.
+// Restores missing parts of the entry, and ends the registration if the member was removed or replaced.
 void Registration::Look() {
   const std::shared_ptr<const View> view = membership_->view();
   const auto& members = view->placement.members();
   const auto self = std::find_if(members.begin(), members.end(),
                                  [this](const Member& one) { return one.node_id == options_.node_id; });
   const bool member = self != members.end();
-  // Removing a member leaves a note. An etcd with neither the member nor the note was set back to before it joined.
+  // Removing a member leaves a note. If etcd has neither the member nor the note, it went back to before the member
+  // joined.
   const bool removed = !member && membership_->Removed(options_.node_id);
   bool lost, leaving;
   {
@@ -253,7 +257,7 @@ void Registration::WriteDrafts() {
     Written& written = written_[kind];
     if (draft.bytes == written.bytes || (!draft.at_once && SteadyNow() < written.again)) continue;
     const std::string key = KeyOf(membership_->connection()->cluster(), kind, options_.node_id);
-    // What fails, and what comes after it, is written with the next look, or under the next lease.
+    // A failed write, and those after it, are retried at the next look, or under the next lease.
     if (!lease_.client->Put(key, draft.bytes, lease_.keep->id(), SteadyNow() + kCallTimeout).ok()) return;
     written = {std::move(draft.bytes), SteadyNow() + kBetweenDrafts};
   }

@@ -1,13 +1,12 @@
-// A running node's entry in etcd: its record among the members, and under a lease that it is alive, how far it is, and
-// what is hot on it.
+// A running node's entry in etcd: its member record and, under a lease, records that it is alive, of its progress, and
+// of what is hot on it.
 //
-// The lease is kept alive and, where it was lost, granted anew for as long as the object lives; nothing moves
-// meanwhile. Of two processes with one node id (a directory that was copied) the later is refused. Where the same node
-// was started again, its new process takes the place of the one before: at once if it has the same address, else when
-// that one's lease has ended.
+// The object keeps the lease alive and, if it is lost, obtains another; no slots move meanwhile. Of two processes with
+// one node id (a copied directory) the later is refused. When a node is restarted, its new process replaces the
+// previous one: at once if it has the same address, else once the previous lease has ended.
 //
-// Thread-safety: all methods. Ownership: starts one thread, `cluster-member`, and that of the lease. Lifetime: within
-// its Membership's. The destructor revokes the lease (for some seconds at most) and leaves the record of the member.
+// Thread-safety: all methods. Ownership: starts one thread, `cluster-member`, and the lease's. Lifetime: the Membership
+// must outlive it. The destructor revokes the lease (which takes some seconds at most) and leaves the member record.
 #ifndef KVLINK_STORE_CLUSTER_MEMBERS_REGISTRATION_H_
 #define KVLINK_STORE_CLUSTER_MEMBERS_REGISTRATION_H_
 
@@ -30,57 +29,56 @@ namespace kvlink::store::cluster {
 struct RegistrationOptions {
   NodeId node_id = {};
   uint64_t incarnation = 0;
-  // Weight and zone hold when it joins; later they are changed in etcd alone. State: ignored.
+  // Weight and zone apply when the node joins; later they change only in etcd. The state is ignored.
   MemberRecord record;
   absl::Duration ttl = absl::Seconds(10);
-  EventSink events;  // empty: none
+  EventSink events;  // may be empty
 };
 
 class Registration {
  public:
-  // The node is a member, alive, and `membership` knows it, when it returns. ALREADY_EXISTS: another process with this
-  // node id is alive; the message names both addresses. Waits for the end of the lease of one that is not. Errors as
-  // administration.h.
+  // Registers the node; on return it is a living member in the view of `membership`. Waits for the lease of a dead
+  // process with this node id to end. ALREADY_EXISTS: another process with this node id is alive; the message names
+  // both addresses. DEADLINE_EXCEEDED: etcd did not report the registration in time. Errors of administration.h.
   static absl::StatusOr<std::unique_ptr<Registration>> Start(Membership* membership, RegistrationOptions options,
                                                              absl::Time deadline);
-  // Waits as Start until the node may be registered, and leaves nothing: what must not be done for a directory that is
-  // a copy is done after it. Errors as Start.
+  // Waits, as Start, until the node may be registered, but writes nothing. Call it before steps that must not be taken
+  // for a copied directory. Errors of Start.
   static absl::Status AwaitPlace(Membership* membership, const RegistrationOptions& options, absl::Time deadline);
   ~Registration();
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
 
-  // How far the node is, for the others to see: only the latest is written, at once where it is complete, else once a
-  // second.
+  // Publishes the node's progress. Only the latest is written, at once if complete, else at most once a second.
   void Publish(const ProgressRecord& progress);
-  // What is hot on the node: only the latest is written, once a second.
+  // Publishes what is hot on the node. Only the latest is written, at most once a second.
   void Publish(const HotRecord& hot);
-  // CompleteDrain of administration.h, after which ended() is OK, also if it is called again (NOT_FOUND) before the
-  // view shows it.
+  // Calls CompleteDrain (administration.h), after which ended() is OK, also if it is called again (NOT_FOUND) before
+  // the view shows it. Errors of CompleteDrain.
   absl::Status LeaveDrained(uint64_t epoch, absl::Time deadline);
-  // Whether, as far as this process knows, etcd holds the lease by which other members know that the node is alive.
+  // Whether, as far as this process knows, etcd holds the lease that tells other members that the node is alive.
   bool lease_held() const;
-  // Once the node is no member any more, for good: OK, it drained and left; NOT_FOUND: it was removed; ALREADY_EXISTS:
-  // another process took its place. It should end.
+  // nullopt while the node is a member. Afterwards, for good: OK: it drained and left; NOT_FOUND: it was removed;
+  // ALREADY_EXISTS: another process took its place. The node should then end.
   std::optional<absl::Status> ended() const;
 
  private:
   enum class Entry {
-    kLook,    // whether it could start
-    kStart,   // as a member, a new one if there is none
-    kRenew,   // as the member that it is
-    kReturn,  // as the member that it was before etcd was set back
+    kLook,    // check whether it could start
+    kStart,   // as a member, added if new
+    kRenew,   // as the member it is
+    kReturn,  // as the member it was before etcd went back
   };
-  // A record to be written under the lease.
+  // A record to write under the lease.
   struct Draft {
     std::string bytes;
     bool at_once = false;
   };
   struct Written {
     std::string bytes;
-    absl::Time again = absl::InfinitePast();  // when the next one that is not at_once may be written
+    absl::Time again = absl::InfinitePast();  // when the next draft that is not at_once may be written
   };
-  // A lease that is kept, and the client that it lives in.
+  // A lease that is kept alive, and the client that keeps it.
   struct Lease {
     std::shared_ptr<etcd::Client> client;
     std::unique_ptr<etcd::KeepAlive> keep;
@@ -103,7 +101,7 @@ class Registration {
   Membership* const membership_;
   const RegistrationOptions options_;
 
-  // Of the thread, and before and after it of Start and the destructor.
+  // Used by Start, then only by the thread, and by the destructor after it.
   Lease lease_;                         // empty: none
   std::map<KeyKind, Written> written_;  // under this lease
 

@@ -1,3 +1,4 @@
+// One small envelope that is always rewritten as a whole, so that a crash leaves the old file or the new one.
 #include "store/cluster/node/binding.h"
 
 #include <utility>

@@ -1,7 +1,8 @@
-// Which cluster a store directory belongs to: its file CLUSTER (docs/formats.md "Store directory"). A directory that
-// was once of a cluster is of no other one: what it holds would be served there under the wrong placement and with
+// Binds a store directory to a cluster, by its file CLUSTER (docs/formats.md "Store directory"). A directory that
+// has belonged to one cluster may join no other, which would serve its encodings under the wrong placement and with
 // another catalog.
-// Thread-safety: functions over files; one caller at a time for each directory, who holds the store.
+//
+// Thread-safety: all functions; the writer of a directory must have its store open.
 #ifndef KVLINK_STORE_CLUSTER_NODE_BINDING_H_
 #define KVLINK_STORE_CLUSTER_NODE_BINDING_H_
 
@@ -17,7 +18,7 @@ namespace kvlink::store::cluster {
 
 struct Binding {
   std::array<uint8_t, 16> cluster_id = {};
-  std::string cluster_name;  // when it was bound, for messages
+  std::string cluster_name;  // at the time of binding, for messages
   bool operator==(const Binding&) const = default;
 };
 
@@ -25,10 +26,10 @@ std::string SerializeBinding(const Binding& binding);
 // INVALID_ARGUMENT: damaged; UNIMPLEMENTED: another format version.
 absl::StatusOr<Binding> ParseBinding(absl::string_view bytes);
 
-// Nothing: the directory is of no cluster, or is not there. DATA_LOSS: the file is damaged; UNIMPLEMENTED; errors of
-// reading it.
+// nullopt if the directory belongs to no cluster, or does not exist. DATA_LOSS: the file is damaged; UNIMPLEMENTED:
+// another format version; errors of reading it.
 absl::StatusOr<std::optional<Binding>> ReadBinding(const std::string& directory);
-// Durable on return. Errors of writing it; what was there is then as before.
+// Durable on return. Errors of writing the file, with the previous one unchanged.
 absl::Status WriteBinding(const std::string& directory, const Binding& binding);
 
 }  // namespace kvlink::store::cluster

@@ -1,4 +1,4 @@
-// What works beside a node for as long as it is a member of a cluster: repair, the consumer of drops. MemberNode starts
+// A service that runs beside a node while it is a member of a cluster: repair, the consumer of drops. MemberNode starts
 // and stops it.
 #ifndef KVLINK_STORE_CLUSTER_NODE_COMPANION_H_
 #define KVLINK_STORE_CLUSTER_NODE_COMPANION_H_
@@ -18,33 +18,33 @@
 
 namespace kvlink::store::cluster {
 
-// Thread-safety: as each implementation says; these are called one at a time, in this order.
+// Thread-safety: MemberNode calls Prepare, Start and Stop one at a time, in this order.
 class Companion {
  public:
   virtual ~Companion() = default;
-  // Before the others know of the node: what has to be done first. On an error the node does not start.
+  // Does what must be done before other members know of the node. On an error the node does not start.
   virtual absl::Status Prepare(absl::Time deadline) = 0;
-  // The node is a member, and alive. Must not wait.
+  // Called once the node is a living member. Must not wait.
   virtual void Start() = 0;
-  // Ends what is under way. The node is alive still, and serves. Also without Start. `left`: it is no member any more,
-  // having drained, and nobody is to wait for it.
+  // Ends work in progress, while the node is still alive and serving. Also called without Start. `left`: the node has
+  // drained and is no longer a member, so nothing should wait for it.
   virtual void Stop(bool left) = 0;
   // Its statistics, shown with the node's. Called on any thread, between an OK of Prepare and the call of Stop; must
   // not block.
   virtual std::vector<node::Figure> Figures() const { return {}; }
 };
 
-// What a companion is given; all of it outlives the companion.
+// The parts of a node that a companion may use; all of them outlive it.
 struct CompanionContext {
   engine::Engine* engine = nullptr;
   const Membership* membership = nullptr;
   MemberOwnership* ownership = nullptr;  // decides which pushes the node admits
   NodeId node = {};
-  // How far the node is with holding what it owns. By it, and not before it is complete, a joining node becomes active,
-  // and a draining one leaves once the others are complete. Any thread; from Start to Stop.
+  // Publishes how far the node has filled the slots that it owns. Once this is complete, a joining node becomes active;
+  // a draining node leaves once the others are complete. Any thread; from Start to Stop.
   std::function<void(const ProgressRecord&)> publish;
-  // Which further copies the node holds (store/cluster/hot.h), whenever that changes. Clients may read them from then
-  // on. Any thread; from Start to Stop.
+  // Publishes which further copies the node holds (store/cluster/hot.h), whenever that changes. Clients may read them
+  // from then on. Any thread; from Start to Stop.
   std::function<void(const std::vector<HotName>&)> hold;
   EventSink events;
 };

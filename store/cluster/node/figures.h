@@ -1,5 +1,6 @@
 // The statistics that a member of a cluster has beyond those of any node: its membership, repair and drops. Each is
 // defined once, in a table (figures.cc); store/node/watch/statistics.h says how they are shown.
+//
 // Thread-safety: all functions; they do not block.
 #ifndef KVLINK_STORE_CLUSTER_NODE_FIGURES_H_
 #define KVLINK_STORE_CLUSTER_NODE_FIGURES_H_

@@ -1,3 +1,5 @@
+// Keeps a state for each encoding that is hot here or wanted by another node, at most kMaxHotRead, and decides for each
+// on its own. Two timers give hysteresis: `settled` delays more copies, `cooled` delays fewer.
 #include "store/cluster/node/hot_policy.h"
 
 #include <algorithm>

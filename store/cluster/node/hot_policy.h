@@ -1,12 +1,12 @@
 // Decides which encodings are hot on a node, and how many further copies of each it wants (store/cluster/hot.h).
 //
-// An encoding is hot if it takes more bytes a second of the node than a limit, and a considerable part of all that is
+// An encoding is hot if its bytes pulled from the node per second exceed a limit and a considerable part of all bytes
 // pulled from it: if many encodings keep a node busy, more nodes help, not more copies. The node wants as many copies
 // as bring each holder below the limit, assuming that all of them are read equally. It wants more once the rates show
 // the effect of the last ones, and fewer once half the limit would do for a while. So a rate close to a threshold does
 // not make the number of copies flap.
 //
-// Thread-safety: by one thread. Times are of SteadyNow().
+// Thread-safety: one thread. Times are of SteadyNow().
 #ifndef KVLINK_STORE_CLUSTER_NODE_HOT_POLICY_H_
 #define KVLINK_STORE_CLUSTER_NODE_HOT_POLICY_H_
 
@@ -34,8 +34,8 @@ class HotPolicy {
  public:
   explicit HotPolicy(HotOptions options) : options_(options) {}
 
-  // What to publish now, at most kMaxHotRead encodings: those that are hot here, and the rates of those that other
-  // nodes want copies of. A rate is updated when it has doubled or halved, so that the record rarely changes.
+  // Returns what to publish now, at most kMaxHotRead encodings: those that are hot here, and the rates of those that
+  // other nodes want copies of. A rate is updated when it has doubled or halved, so that the record rarely changes.
   std::vector<HotRead> Look(const node::ReadRates::Snapshot& rates, const View& view, absl::Time now);
 
  private:
@@ -50,7 +50,7 @@ class HotPolicy {
 
   void Take(const node::ReadRates::Snapshot& rates, const View& view);
   void Decide(const HotName& name, const View& view, absl::Time now, State* state) const;
-  // How many holders are needed for none of them to give more than `limit` bytes a second.
+  // How many holders are needed so that none serves more than `limit` bytes per second.
   static int HoldersFor(const State& state, double limit);
 
   const HotOptions options_;

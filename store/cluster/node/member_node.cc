@@ -1,6 +1,6 @@
-// What changes a member's own state, and publishes what is hot: a thread compares, a few times a second, what has been
-// published with what the view asks for, and tells etcd. Both steps are conditional on the epoch that they were decided
-// at, so that a member that joins meanwhile, and of whose slots nobody has reported yet, makes them be decided again.
+// A thread looks at the view a few times a second, publishes what is hot, and completes a join or drain of this member
+// once the published progress allows it. Completing is conditional on the epoch at which it was decided: if a member
+// joins meanwhile, whose slots no progress covers yet, it is decided again.
 #include "store/cluster/node/member_node.h"
 
 #include <algorithm>
@@ -22,12 +22,12 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(300), kCallTimeout = absl::Seconds(5);
-// Who is asked first, and may be misspelled.
+// For the first request to etcd, whose address may be misspelled.
 constexpr absl::Duration kEtcdTimeout = absl::Seconds(15);
 
 bool IsWildcard(absl::string_view host) { return host.empty() || host == "0.0.0.0" || host == "::" || host == "*"; }
 
-// Nothing of it can be found out only when the node listens already, but for the port.
+// The address to advertise. Checked before the node starts: everything but the port is known by then.
 absl::StatusOr<transport::Address> AdvertisedHost(const MemberNodeOptions& options) {
   const bool named = !options.advertise.empty();
   auto address = transport::ParseAddress(named ? options.advertise : options.node.control_address);
@@ -39,7 +39,7 @@ absl::StatusOr<transport::Address> AdvertisedHost(const MemberNodeOptions& optio
                    named ? "name one of them" : "name one of them with --advertise HOST:PORT"));
 }
 
-// A sink for two logs at once.
+// A sink that two logs can use at once.
 node::LogSink Shared(node::LogSink sink) {
   if (!sink) return sink;
   struct State {
@@ -57,8 +57,9 @@ uint32_t DefaultWeight(int64_t capacity_bytes) {
   return static_cast<uint32_t>(std::clamp<int64_t>(capacity_bytes >> 30, 1, kMaxWeight));
 }
 
-// Which drops a directory that no cluster has bound has missed is not known, so a cluster with a catalog would remove
-// all that is in it. One whose drops were carried out is of the cluster; it has lost its file.
+// Refuses a directory that holds encodings but is bound to no cluster: which drops it missed is unknown, so a cluster
+// with a catalog would remove all of them. A directory at a position of this cluster's drop log belongs to the cluster
+// and has only lost its file.
 absl::Status CheckUnbound(const std::string& directory, const ClusterSettings& settings, engine::Engine* engine) {
   const auto namespaces = engine->Stats().namespaces;
   const int64_t encodings = std::accumulate(namespaces.begin(), namespaces.end(), int64_t{0},
@@ -94,7 +95,7 @@ std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, Progr
     const absl::Span<const uint16_t> current = placement.current().Owners(slot);
     if (!Contains(current, *self)) continue;
     const absl::Span<const uint16_t> next = placement.next().Owners(slot);
-    // Of the dead that held it already others are as good, if there are any.
+    // A dead owner that has the slot already is not awaited if any next owner is alive.
     const bool kept = std::any_of(next.begin(), next.end(), [&](uint16_t owner) { return view.alive(owner); });
     for (const uint16_t owner : next) {
       if (!Contains(current, owner) || view.alive(owner) || !kept) awaited.insert(owner);
@@ -131,7 +132,7 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   const ClusterSettings settings = membership_->view()->settings;
   const std::string directory = options.node.directory, build = options.node.version;
   KVLINK_ASSIGN_OR_RETURN(node_, node::Node::Start(std::move(options.node)));
-  // The store is ours: nobody else binds it meanwhile.
+  // This process has the store open, so no other binds it meanwhile.
   KVLINK_ASSIGN_OR_RETURN(const auto binding, ReadBinding(directory));
   if (!binding.has_value()) {
     KVLINK_RETURN_IF_ERROR(CheckUnbound(directory, settings, node_->engine()));
@@ -152,10 +153,10 @@ absl::Status MemberNode::Open(MemberNodeOptions options, absl::Time deadline) {
   const uint32_t capacity = DefaultWeight(statistics.capacity_bytes);
   if (!options.weight.has_value()) options.weight = capacity;
   KVLINK_ASSIGN_OR_RETURN(RegistrationOptions registration, MakeRegistration(options, build));
-  // Companions take what others know of the node to be about this directory.
+  // First, because companions assume that what others know of the node refers to this directory.
   KVLINK_RETURN_IF_ERROR(Registration::AwaitPlace(membership_.get(), registration, deadline));
   KVLINK_RETURN_IF_ERROR(StartCompanions(options, deadline));
-  // What was dropped while it was away is gone.
+  // The companions have removed what was dropped while the node was away.
   node_->Admit();
   KVLINK_RETURN_IF_ERROR(Register(std::move(registration), deadline));
   CheckWeight(capacity);
@@ -229,7 +230,8 @@ absl::Status MemberNode::Register(RegistrationOptions registration, absl::Time d
   return absl::OkStatus();
 }
 
-// Others are told a share by the weight, and this node evicts what of it has no room.
+// Warns if the weight exceeds the capacity: placement gives the node a share by its weight, and it evicts what it
+// cannot hold.
 void MemberNode::CheckWeight(uint32_t capacity) {
   const std::shared_ptr<const View> view = membership_->view();
   const std::optional<uint16_t> self = IndexOf(*view, id_);
@@ -301,7 +303,7 @@ EventSink MemberNode::events() {
 }
 
 // Namespace limits apply to the whole cluster, and the node's share of them follows the slots it owns. While it is not
-// a member, as after etcd was set back, it keeps its last share.
+// a member, as after etcd went back, it keeps its last share.
 void MemberNode::ShareLimits() {
   if (const auto share = ownership_->share()) node_->engine()->SetShareOfLimits(*share);
 }
@@ -318,7 +320,7 @@ std::vector<node::Figure> MemberNode::Figures() const {
   return all;
 }
 
-// Whether the state of this member has come to its end, which etcd is then told.
+// Completes a join or drain of this member if it is ready.
 absl::Status MemberNode::Step() {
   const std::shared_ptr<const View> view = membership_->view();
   const std::optional<uint16_t> self = IndexOf(*view, id_);
@@ -367,7 +369,7 @@ void MemberNode::Run() {
     if (ended().has_value()) return;
     ShareLimits();
     PublishHot();
-    // What fails is tried with the next look; an epoch that has passed is no failure.
+    // An error is retried at the next look; an outdated epoch is not an error.
     const absl::Status step = Step();
     const bool passed = absl::IsFailedPrecondition(step) || absl::IsAborted(step) || absl::IsNotFound(step);
     const absl::StatusCode code = passed ? absl::StatusCode::kOk : step.code();

@@ -1,13 +1,13 @@
-// A node as a member of a cluster: the node (store/node), what it knows of the cluster, its entry in etcd, and what
-// works beside it.
+// A node as a member of a cluster: the node (store/node), its view of the cluster, its entry in etcd, and its
+// companions.
 //
-// Order of starting: etcd is asked which cluster it is, the directory must be of that one or of none, the node starts,
-// nobody else may run as it, companions prepare, the node opens sessions, it is registered, companions start. Order of
-// ending: companions stop, the entry that says it is alive goes, the node ends. While etcd is gone everything goes on
-// with what was known.
+// Starting: read from etcd which cluster it is; check that the directory belongs to it or to none; start the node;
+// check that no other process runs as it; prepare companions; open sessions; register; start companions. Ending: stop
+// companions; remove the alive record; end the node. While etcd is unreachable, everything continues with the last
+// view.
 //
-// Thread-safety: all methods except the destructor. Ownership: starts one thread, `cluster-state`, and those of its
-// parts.
+// Thread-safety: all methods except Leave and the destructor. Ownership: starts one thread, `cluster-state`, and those
+// of its parts.
 #ifndef KVLINK_STORE_CLUSTER_NODE_MEMBER_NODE_H_
 #define KVLINK_STORE_CLUSTER_NODE_MEMBER_NODE_H_
 
@@ -34,30 +34,31 @@
 namespace kvlink::store::cluster {
 
 struct MemberNodeOptions {
-  node::NodeOptions node;  // its ownership and figures are set here; its log is told of the cluster, too
+  node::NodeOptions node;  // `ownership` and `figures` are set here; its log also gets cluster events
   ClusterAddress cluster;
-  // Both hold when it joins; later they are changed in etcd alone.
+  // Zone and weight apply when the node joins; later they change only in etcd.
   std::string zone;
-  std::optional<uint32_t> weight;  // none: GiB that the segment files may take
-  // host:port of the control service, as others reach it; port 0: the one it listens at. Empty: where it listens.
+  std::optional<uint32_t> weight;  // nullopt: the GiB that the segment files may take
+  // host:port at which others reach the control service; port 0: the port it listens on. Empty: the address it listens
+  // on.
   std::string advertise;
   absl::Duration ttl = absl::Seconds(10);  // of the lease
   HotOptions hot;
   std::vector<MakeCompanion> companions;  // prepared and started in this order, stopped in the opposite one
 };
 
-// The members, as indices into `view.placement.members()`, that a draining member has to wait for: those that gain what
-// it holds, and those alive that hold the same, or the dead where nobody alive does, unless they have said that they
-// have all of it at the epoch of the view.
+// The members, as indices into `view.placement.members()`, that a draining member must wait for: the next owners of its
+// slots that have not published complete progress at the view's epoch. Next owners that are current owners too and are
+// not alive count only for slots without a living next owner.
 std::set<uint16_t> AwaitedByDrain(const View& view, const std::map<NodeId, ProgressRecord>& progress,
                                   const NodeId& draining);
 
 class MemberNode {
  public:
-  // A member that serves, when it returns; nothing is left of it on an error but an entry of a member in etcd.
-  // INVALID_ARGUMENT: zone, weight or address; it listens everywhere and `advertise` says nothing. FAILED_PRECONDITION:
-  // the directory is of another cluster, or of none and holds encodings that the cluster's catalog does not know.
-  // Errors of Membership::Open, Node::Start, Registration::Start, companions.
+  // On return the node is a member and serves. On an error the member record may stay in etcd, and nothing else.
+  // INVALID_ARGUMENT: zone, weight or address; or it listens on all addresses and `advertise` names none.
+  // FAILED_PRECONDITION: the directory belongs to another cluster, or to none and holds encodings that the cluster's
+  // catalog does not know. Errors of Membership::Open, Node::Start, Registration::Start, and companions.
   static absl::StatusOr<std::unique_ptr<MemberNode>> Start(MemberNodeOptions options, absl::Time deadline);
   ~MemberNode();
   MemberNode(const MemberNode&) = delete;
@@ -66,10 +67,10 @@ class MemberNode {
   node::Node* node() const { return node_.get(); }
   const Membership& membership() const { return *membership_; }
   const NodeId& id() const { return id_; }
-  // As Registration's: it should end.
+  // As Registration::ended().
   std::optional<absl::Status> ended() const;
-  // Stops companions and takes the entry away, so that others ask it no more, while the node goes on. Once, before the
-  // end; not beside another call.
+  // Stops companions and removes the alive record, so that others stop asking this node, while it keeps serving. The
+  // destructor calls it too. Not concurrently with any other call.
   void Leave();
 
  private:
@@ -102,7 +103,7 @@ class MemberNode {
   std::unique_ptr<node::Node> node_;
   std::unique_ptr<Registration> registration_;
   std::vector<std::unique_ptr<Companion>> companions_;
-  std::set<NodeId> awaited_;               // of the thread: as it was logged last
+  std::set<NodeId> awaited_;               // of the thread: as last logged
   std::unique_ptr<HotPolicy> hot_policy_;  // of the thread
   HotRecord published_hot_;                // of the thread
 

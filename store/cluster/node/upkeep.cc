@@ -1,5 +1,4 @@
-// Drops come first and end last: nothing is copied before it is known what was dropped, nor after nobody knows any
-// more.
+// The consumer of drops starts before repair and ends after it: nothing is copied while it is unknown what was dropped.
 #include "store/cluster/node/upkeep.h"
 
 #include <algorithm>
@@ -19,7 +18,7 @@ namespace {
 constexpr absl::Duration kForgetTimeout = absl::Seconds(5);
 
 ProgressRecord RecordOf(const RepairProgress& progress) {
-  // Whatever peers said: what the record cannot hold nobody reads.
+  // Clamped, since the numbers come from peers and readers refuse a record with numbers out of range.
   const auto number = [](int64_t value) {
     return static_cast<uint64_t>(std::clamp<int64_t>(value, 0, int64_t{1} << 62));
   };
@@ -75,7 +74,7 @@ class Upkeep final : public Companion {
     if (repairer_ != nullptr) repairer_->Stop();
     if (limits_ != nullptr) limits_->Stop();
     if (drops_ != nullptr) drops_->Stop();
-    // Where that fails the log forgets the node by itself, after a while.
+    // If this fails, the log forgets the node by itself after a while.
     if (left && database_ != nullptr) database_->Forget(context_.node, SteadyNow() + kForgetTimeout).IgnoreError();
   }
   std::vector<node::Figure> Figures() const override {

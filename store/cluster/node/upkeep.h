@@ -17,9 +17,10 @@
 namespace kvlink::store::cluster {
 
 struct UpkeepOptions {
-  // Towards the other members; `address`, `node_id` and `placement` are set here. The key has the right `repair`.
+  // For connections to other members; `address`, `node_id` and `placement` are set here. The key needs the right
+  // `repair`.
   client::RemoteOptions peers;
-  // Amounts and times of repair. Node, peers and callbacks are set here.
+  // Limits and times of repair. Node, peers and callbacks are set here.
   RepairOptions repair;
   // Opens the cluster's database, ready for use. Not called if the cluster names none: nothing is dropped then, and
   // limits do not change.
@@ -27,8 +28,8 @@ struct UpkeepOptions {
                                                                            absl::Time deadline)>
       open_database;
 };
-// Prepare ends when everything is carried out that was dropped before, and current limits are applied: errors of
-// `open_database`, DropConsumer::CatchUp and LimitFollower::CatchUp.
+// Prepare carries out all earlier drops and applies the current limits. Errors of `open_database`,
+// DropConsumer::CatchUp and LimitFollower::CatchUp.
 MakeCompanion MakeUpkeep(UpkeepOptions options);
 
 }  // namespace kvlink::store::cluster

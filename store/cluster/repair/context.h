@@ -1,4 +1,4 @@
-// What the parts of a repairer share.
+// The state that the parts of a repairer share.
 //
 // Thread-safety: each member as its own header says; Stopping, KeptCopies: all methods. Lifetime: the repairer's.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_CONTEXT_H_
@@ -22,7 +22,7 @@
 
 namespace kvlink::store::cluster {
 
-// That the repairer is to end.
+// Tells the parts that the repairer is stopping.
 class Stopping {
  public:
   void Begin() {
@@ -34,7 +34,7 @@ class Stopping {
     MutexLock lock(&mutex_);
     return begun_;
   }
-  // Waits until then. False: it is to end.
+  // Waits until `time`. False if the repairer is stopping.
   bool WaitUntil(absl::Time time) const {
     MutexLock lock(&mutex_);
     while (!begun_ && wake_.WaitUntil(&mutex_, time)) {
@@ -83,7 +83,8 @@ struct RepairContext {
         rate(this->options.bytes_per_second, absl::Milliseconds(100)),
         ledger(this->options.progress) {}
 
-  // UNAVAILABLE: the peer, which has carried out the drops up to there, must carry out more before it is copied from.
+  // UNAVAILABLE: a peer that has carried out the drops up to `peer` must carry out more before this node copies from
+  // it.
   absl::Status CheckDrops(const DropPosition& peer) const {
     if (drops == nullptr || drops->Knows(peer)) return absl::OkStatus();
     return absl::UnavailableError("the peer has not carried out the drops that this node has forgotten");

@@ -1,5 +1,5 @@
-// A part is read from the peer while the disk writes the one before: a layer goes to the engine as soon as it is whole,
-// and is verified there as well.
+// A part is read from the peer while the disk writes the previous one: each layer goes to the engine, which verifies it
+// again, as soon as it is whole.
 #include "store/cluster/repair/copier.h"
 
 #include <algorithm>
@@ -14,12 +14,13 @@
 namespace kvlink::store::cluster {
 namespace {
 
-// How long a copy waits for this node to have carried out as many drops as its source.
+// How long a copy waits for this node to carry out the drops that its source has.
 constexpr absl::Duration kWaitForDrops = absl::Seconds(5);
 
 bool IsGone(const absl::Status& status) { return absl::IsNotFound(status) || MovedEpoch(status).has_value(); }
 
-// Whether a copy may be stored, asked when it commits. Holds what it needs: a put may commit after its deadline.
+// Makes the function that decides, at commit, whether a copy may be stored. It owns its state, since a put may commit
+// after its deadline.
 std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops, const SlotEntry& entry,
                                         const DropPosition& peer) {
   if (drops == nullptr) return nullptr;
@@ -35,7 +36,7 @@ std::function<absl::Status()> Admission(std::shared_ptr<const DropMemory> drops,
   };
 }
 
-// In order: layers together up to `max_bytes`, or heads of one layer where it is larger.
+// Parts of up to `max_bytes` in order: whole layers together, or some heads of a layer that is larger.
 std::vector<CopyPart> PartsOf(const Manifest& manifest, int64_t max_bytes) {
   std::vector<CopyPart> parts;
   bool open = false;  // the last one may take another layer
@@ -60,7 +61,7 @@ std::vector<CopyPart> PartsOf(const Manifest& manifest, int64_t max_bytes) {
   return parts;
 }
 
-// DEADLINE_EXCEEDED: it may still become durable.
+// DEADLINE_EXCEEDED: the put may still become durable.
 absl::StatusOr<engine::Engine::PutOutcome> CommitAndWait(engine::Engine* engine,
                                                          std::unique_ptr<engine::StreamingPut> push,
                                                          std::function<absl::Status()> admission,
@@ -123,7 +124,7 @@ void Copier::Run(std::vector<Copy>* copies) {
 
 void Copier::One(Copy* copy) {
   RepairContext& context = *context_;
-  // The one of which the least is asked first.
+  // Try the least loaded source first.
   auto& sources = copy->sources;
   std::sort(sources.begin(), sources.end(), [&context](const CopySource& a, const CopySource& b) {
     return context.peers.Load(a.node) < context.peers.Load(b.node);
@@ -145,11 +146,12 @@ void Copier::One(Copy* copy) {
   if (!all_gone) copy->outcome = Copy::Outcome::kFailed;
 }
 
-// An error of a read, of a source or of this node.
+// Handles an error of a read: kGone, or the error again after counting it and, if the peer is at fault, letting it
+// rest.
 absl::StatusOr<Copy::Outcome> Copier::Failed(const CopySource& source, const absl::Status& why) {
   if (IsGone(why)) return Copy::Outcome::kGone;
   if (absl::IsCancelled(why)) return why;
-  // Damage is of one encoding, and full memory of this node; the rest says something about the peer.
+  // DATA_LOSS concerns one encoding and RESOURCE_EXHAUSTED this node's memory; other errors are the peer's.
   if (!absl::IsDataLoss(why) && !absl::IsResourceExhausted(why)) {
     context_->peers.Failed(source.node, source.address, why);
   }
@@ -159,14 +161,14 @@ absl::StatusOr<Copy::Outcome> Copier::Failed(const CopySource& source, const abs
 
 absl::StatusOr<Copy::Outcome> Copier::From(const CopySource& source, const Copy& copy) {
   KVLINK_ASSIGN_OR_RETURN(const auto peer, context_->peers.Get(source.node, source.address));
-  // The manifest comes with every part. A head of one layer is the smallest that brings it.
+  // Every part brings the manifest; one head of one layer is the smallest part.
   const bool whole = copy.entry.bytes <= context_->options.part_bytes;
   auto first =
       Read(peer.get(), copy, whole ? CopyPart{.bytes = copy.entry.bytes} : CopyPart{{.layers = 1, .heads = 1}});
   if (!first.ok()) return Failed(source, first.status());
   const Manifest manifest = (*first)->manifest();
   const std::vector<CopyPart> parts = PartsOf(manifest, context_->options.part_bytes);
-  // What only brought the manifest holds no memory while the rest is read.
+  // Release a part that was read only for the manifest, so that it holds no memory while the others are read.
   if (!whole || parts.size() != 1) first->reset();
   std::vector<int64_t> lengths;
   for (const auto& layer : manifest.layers) lengths.push_back(layer.length);
@@ -212,7 +214,7 @@ absl::Status Copier::Fill(const Manifest& manifest, const CopyPart& part, client
 
 absl::StatusOr<Copy::Outcome> Copier::Commit(const CopySource& source, const Copy& copy,
                                              std::unique_ptr<engine::StreamingPut> push) {
-  // A peer that is a poll of the log ahead is no reason to read it all again.
+  // Wait for a peer that is one poll of the log ahead, rather than fail and read everything again.
   if (context_->drops != nullptr) (void)context_->drops->WaitFor(source.dropped, SteadyNow() + kWaitForDrops);
   const auto admission = Admission(context_->drops, copy.entry, source.dropped);
   const absl::Status admitted = admission ? admission() : absl::OkStatus();
@@ -225,7 +227,8 @@ absl::StatusOr<Copy::Outcome> Copier::Commit(const CopySource& source, const Cop
   }
   KVLINK_RETURN_IF_ERROR(outcome.status());
   if (!outcome->written) return Copy::Outcome::kThere;
-  // As hot here as it was there: or what was worth evicting for would be the next to go.
+  // Make the copy as hot here as at the source; otherwise an encoding that was worth evicting others for would be
+  // evicted next.
   const int uses = copy.entry.heat > 3 ? 2 : copy.entry.heat;
   const engine::EncodingKey key{copy.entry.ns, copy.entry.identity, copy.entry.codec};
   for (int i = 0; i < uses; ++i) context_->engine->Touch(key).IgnoreError();

@@ -1,8 +1,9 @@
-// Copies encodings from peers, several at a time and within the rate. Each arrives in parts
-// (RepairOptions::part_bytes), so that its size is bounded by the stores alone, and it may take as long as its parts
-// make progress.
+// Copies encodings from peers, several at a time and within the rate limit. Each arrives in parts
+// (RepairOptions::part_bytes), so that only the stores limit its size, and a copy may last as long as its parts make
+// progress.
 //
-// Thread-safety: by one thread at a time. Lifetime: within that of the context.
+// Thread-safety: one thread at a time. Ownership: starts the threads `repair-copy`. Lifetime: the context must outlive
+// it.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_COPIER_H_
 
@@ -19,14 +20,14 @@
 
 namespace kvlink::store::cluster {
 
-// Who lists an encoding, where it is reached, and how far it had carried out the drops then.
+// A peer that lists an encoding, its address, and the drops that it had carried out when it listed it.
 struct CopySource {
   NodeId node = {};
   std::string address;
   DropPosition dropped;
 };
 
-// The encoding with the greatest etag that peers list under one name, and which of them list it.
+// The encoding with the greatest etag that peers list under one name, and the peers that list it.
 struct Offered {
   SlotEntry entry;
   std::vector<CopySource> sources;  // empty: no peer lists it
@@ -41,8 +42,8 @@ struct Offered {
   }
 };
 
-// From this heat on, an encoding has been used again since it came, and not only by a repair: copying it may evict
-// something else.
+// From this heat on, an encoding has been used again since it was stored, and not only by repair: copying it may evict
+// others.
 inline constexpr int kHeatToEvict = 2;
 
 struct Copy {
@@ -50,16 +51,16 @@ struct Copy {
   uint16_t slot = 0;
   absl::InlinedVector<CopySource, 2> sources;
   enum class Outcome : uint8_t {
-    kFailed,  // to be tried again
+    kFailed,  // will be retried
     kCopied,
-    kThere,    // what is here is as good by now
+    kThere,    // the node now has as good a copy
     kGone,     // no source has it any more
     kDropped,  // the identity was dropped
-    kNoRoom,   // the store does not take it
+    kNoRoom,   // the store refused it
   } outcome = Outcome::kFailed;
 };
 
-// What is asked of a peer at a time.
+// One read from a peer.
 struct CopyPart {
   client::EncodingPart what;
   int64_t bytes = 0;
@@ -67,19 +68,19 @@ struct CopyPart {
 
 class Copier {
  public:
-  // `threads`: copies at a time.
+  // `threads`: concurrent copies, 1 to 64.
   Copier(RepairContext* context, int threads);
 
-  // Sets the outcome of each; what the repairer's end leaves undone has failed.
+  // Sets the outcome of each copy; when the repairer stops, unfinished copies are kFailed.
   void Run(std::vector<Copy>* copies);
 
  private:
   void One(Copy* copy);
   absl::StatusOr<Copy::Outcome> From(const CopySource& source, const Copy& copy);
   absl::StatusOr<Copy::Outcome> Failed(const CopySource& source, const absl::Status& why);
-  // Waits for the rate, then asks. CANCELLED: the repairer is to end.
+  // Waits for the rate limit, then reads. CANCELLED: the repairer is stopping.
   absl::StatusOr<std::unique_ptr<client::PartLease>> Read(RepairPeer* peer, const Copy& copy, const CopyPart& part);
-  // Moves what arrives of the part into the push; of whole layers, to the disk.
+  // Moves the part into the push as it arrives, and writes each layer to disk once it is whole.
   absl::Status Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
                     engine::StreamingPut* push);
   absl::StatusOr<Copy::Outcome> Commit(const CopySource& source, const Copy& copy,

@@ -1,3 +1,5 @@
+// Keeps a 16-byte hash of each dropped name with the end of its batch, in order of the log and by hash. Beyond the
+// limit it forgets the oldest and raises `since_`, so that older peers become kUnknown rather than wrongly allowed.
 #include "store/cluster/repair/drop_memory.h"
 
 #include <cstring>
@@ -5,7 +7,7 @@
 namespace kvlink::store::cluster {
 
 DropMemory::Mark DropMemory::MarkOf(absl::string_view ns, const std::optional<Identity>& identity) {
-  // Identities are hashes. That of no identity is of the whole namespace.
+  // Identities are hashes, so the zero identity is free to mean the whole namespace.
   const EncodingHash hash = HashEncoding(NamespaceSeed(ns), identity.value_or(Identity()), Codec::kRawBf16, Etag());
   Mark mark;
   std::memcpy(mark.data(), &hash.low, sizeof(hash.low));

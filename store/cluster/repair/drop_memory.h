@@ -1,19 +1,21 @@
-// What a node remembers of the drops that it carried out: enough to tell whether a copy from another node, or a push in
-// progress, would bring back what was dropped.
+// Remembers the latest drops that a node carried out, to tell whether a copy from another node, or a push in progress,
+// would bring back a dropped identity.
 //
-// Rule of copies, for a peer that had carried out everything up to p when it listed the encoding:
-//   - p is of the same log, and not before the oldest drop that is remembered: else nothing is known (kUnknown), until
-//     the peer has gone on;
-//   - p is not beyond what this node has carried out (kAhead): it follows soon. A log that was restored from an older
-//     state is why this matters: a peer that has not noticed yet names positions that mean something else by now;
-//   - no drop of the identity, nor of its namespace, that is remembered lies behind p (kDropped): it may have been
-//     listed from before that drop.
+// A copy is allowed if all of the following hold for p, the position up to which the peer had carried out the log when
+// it listed the encoding:
+//   - p belongs to the same log and is not before the oldest remembered drop; else nothing is known (kUnknown), until
+//     the peer has advanced;
+//   - p is not ahead of this node's position (kAhead), which soon follows. This matters after a log was restored from
+//     an older state: the positions of a peer that has not noticed yet mean something else by now;
+//   - no remembered drop of the identity or its namespace lies after p (kDropped): the peer may have listed the
+//     encoding before carrying out that drop.
+//
 // A push counts as listed by this node itself when the push began; kDropped and kUnknown refuse it.
 //
 // The rule is applied when the copy or push commits, under the lock under which drops remove. A drop is remembered
 // before its removal takes that lock: either the removal finds the copy, or the copy finds the drop.
 //
-// Thread-safety: all methods. Ownership: shared by the consumer of the log and by copies on their way.
+// Thread-safety: all methods. Ownership: shared by the consumer of the log and copies in progress.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_DROP_MEMORY_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_DROP_MEMORY_H_
 
@@ -37,25 +39,25 @@ class DropMemory {
  public:
   enum class Verdict { kAllowed, kDropped, kAhead, kUnknown };
 
-  // At most so many drops, of some 70 bytes each. At first nothing is known.
+  // Remembers at most `remembered` drops, some 70 bytes each. At first nothing is known.
   explicit DropMemory(int64_t remembered) : remembered_(remembered) {}
 
-  // The node holds nothing that was dropped at or before `position`, and no drop is remembered.
+  // Forgets all drops. The node holds nothing that was dropped at or before `position`.
   void Reset(const DropPosition& position);
-  // Nothing is known any more, until Reset.
+  // From now on nothing is known, until Reset.
   void Close();
-  // Of a batch that ends at `end`; before any of it is carried out.
+  // Remembers a batch of drops that ends at `end`. Call before carrying out any of it.
   void Remember(absl::Span<const database::Drop> drops, const DropPosition& end);
-  // It was carried out.
+  // Call when the batch that ends at `end` was carried out.
   void Advance(const DropPosition& end);
 
-  // Of a copy listed by a peer at `peer`.
+  // The verdict on a copy from a peer that listed it at position `peer`.
   Verdict Ask(absl::string_view ns, const Identity& identity, const DropPosition& peer) const;
   // Whether to refuse a push that began when the node had carried out everything up to `since`.
   bool DroppedSince(absl::string_view ns, const Identity& identity, const DropPosition& since) const;
-  // Whether copies from the peer are worth asking for: false: kUnknown.
+  // Whether copies from a peer at position `peer` can be allowed; false if all of them are kUnknown.
   bool Knows(const DropPosition& peer) const;
-  // Waits until the peer is not kAhead. False: it is at the deadline.
+  // Waits until this node has carried out the drops up to `peer`. False if it has not by the deadline.
   bool WaitFor(const DropPosition& peer, absl::Time deadline) const;
 
  private:
@@ -67,8 +69,8 @@ class DropMemory {
   const int64_t remembered_;
   mutable Mutex mutex_;
   mutable CondVar advanced_;
-  std::optional<DropPosition> position_ ABSL_GUARDED_BY(mutex_);  // carried out; none: nothing is known
-  DropPosition since_ ABSL_GUARDED_BY(mutex_);                    // every drop behind this one is remembered
+  std::optional<DropPosition> position_ ABSL_GUARDED_BY(mutex_);  // carried out; nullopt: nothing is known
+  DropPosition since_ ABSL_GUARDED_BY(mutex_);                    // every drop after this position is remembered
   std::deque<std::pair<DropPosition, Mark>> order_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<Mark, DropPosition> latest_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,5 +1,5 @@
-// Batch by batch: what is dropped is remembered, then removed, and only then does the position move on: in the store
-// with the removals, in memory after them, in the database at last.
+// Works batch by batch: drops are remembered, then carried out, and only then does the position advance: in the store
+// together with the removals, in memory after them, in the database last.
 #include "store/cluster/repair/drops.h"
 
 #include <algorithm>
@@ -46,7 +46,7 @@ void DropConsumer::Report(absl::string_view event, absl::string_view what) const
   if (options_.report) options_.report(event, what);
 }
 
-// Finds out where this node is in the log.
+// Finds this node's position in the log; registers or empties the node if it has none.
 absl::Status DropConsumer::Begin() {
   const DropPosition kept = engine_->dropped();
   if (kept.log != options_.log) {
@@ -66,8 +66,8 @@ absl::Status DropConsumer::Begin() {
 absl::Status DropConsumer::Empty(absl::string_view why) {
   memory_->Close();
   begun_ = false;
-  // First: a log that is away would have the node emptied again and again, of what it took meanwhile. What fails behind
-  // this finds its old position, which is as good or as bad as it was.
+  // Register first: if the log were unreachable after emptying, the node would be emptied again and again, losing what
+  // it stored meanwhile. If a later step fails, the node still has its old position and tries again.
   KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
   Report("drop_log_emptied", why);
   KVLINK_RETURN_IF_ERROR(engine_->DropAll(Ours(registered)));
@@ -79,11 +79,12 @@ absl::Status DropConsumer::Empty(absl::string_view why) {
   return absl::OkStatus();
 }
 
-// The log does not go on from where this node is.
+// Handles a log that does not continue from this node's position.
 absl::Status DropConsumer::Lost(absl::string_view why) {
   KVLINK_ASSIGN_OR_RETURN(const auto end, log_->End(Deadline()));
   if (Ours(end) >= engine_->dropped()) return Empty(why);
-  // Below every transaction that is open: the end lies beyond them, and their drops would never be read.
+  // Register, rather than start at `end`, gives a position below all open transactions, whose drops would else never be
+  // read.
   KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
   Report("drop_log_went_back", why);
   memory_->Close();
@@ -96,7 +97,7 @@ absl::Status DropConsumer::Lost(absl::string_view why) {
 
 absl::Status DropConsumer::CarryOut(const database::DropBatch& batch) {
   const DropPosition end = Ours(batch.end);
-  // Each time is a commit in the store.
+  // Advancing costs a commit in the store.
   const bool waits = batch.caught_up && SteadyNow() < moved_on_at_ + options_.move_on;
   if (batch.drops.empty() && (waits || end == engine_->dropped())) return absl::OkStatus();
   memory_->Remember(batch.drops, end);
@@ -136,7 +137,7 @@ absl::Status DropConsumer::Step(bool* caught_up) {
   KVLINK_RETURN_IF_ERROR(batch.status());
   KVLINK_RETURN_IF_ERROR(CarryOut(*batch));
   *caught_up = batch->caught_up;
-  // Of a node that is behind, others wait for the drops and not for its telling.
+  // While the node is behind, an empty batch is not worth reporting: others wait for the drops.
   if (!batch->drops.empty() || batch->caught_up) return StorePosition(!batch->drops.empty());
   return absl::OkStatus();
 }

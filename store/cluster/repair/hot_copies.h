@@ -1,7 +1,6 @@
-// Makes and keeps the copies of what is hot that this node is to hold beyond the owners (store/cluster/hot.h,
-// repair.h).
+// Makes and keeps the further copies of hot encodings that this node should hold (store/cluster/hot.h, repair.h).
 //
-// Thread-safety: by one thread. Lifetime: within that of the context.
+// Thread-safety: one thread. Lifetime: the context must outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_HOT_COPIES_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_HOT_COPIES_H_
 
@@ -25,17 +24,17 @@ class HotCopies {
 
  private:
   struct Kept {
-    absl::Time until;                           // unless it is wanted again
+    absl::Time until;                           // when to give it up, unless it is wanted again
     absl::Time compare = absl::InfinitePast();  // when to compare it with the owners' next
     bool held = false;                          // this node has what the owners have
     int64_t bytes = 0;                          // while held
   };
   using Entry = std::map<HotName, Kept>::value_type;
 
-  // The encodings of which this node is to hold further copies.
+  // The encodings of which this node should hold further copies.
   std::set<HotName> WantedHere(const View& view) const;
   void Look(const View& view);
-  // Asks all owners. False: some could not be asked.
+  // Asks all owners what they list. False if some could not be asked.
   bool AtOwners(const View& view, const HotName& name, Offered* offered);
   void Compare(const View& view, Entry* entry);
   void CopyHere(Offered offered, Entry* entry);

@@ -1,3 +1,4 @@
+// Each slot counts its own bytes left, so that finishing or copying part of one subtracts exactly what it added.
 #include "store/cluster/repair/ledger.h"
 
 #include <algorithm>
@@ -70,7 +71,7 @@ void Ledger::Copied(uint16_t slot, int64_t bytes) {
   const int64_t less = std::min(bytes, left_[slot]);
   left_[slot] -= less;
   progress_.bytes_left -= less;
-  // The rate of the last seconds: half of what is older is forgotten at a time.
+  // The rate over the last seconds: when the interval is too long, both bytes and time are halved.
   const absl::Time now = SteadyNow();
   if (rate_bytes_ == 0) rate_since_ = now - absl::Seconds(1);
   rate_bytes_ += bytes;

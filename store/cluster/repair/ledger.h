@@ -1,6 +1,6 @@
-// What repair has done and what is left: progress within an epoch, and counts since the start.
+// Keeps account of repair: its progress within an epoch, and counts since the start.
 //
-// Thread-safety: all methods; Begin, Left, Done and Tell by repair's thread.
+// Thread-safety: all methods; Begin, Left, Done and Tell only on repair's thread.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_LEDGER_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_LEDGER_H_
 
@@ -20,21 +20,22 @@ class Ledger {
  public:
   explicit Ledger(std::function<void(const RepairProgress&)> tell) : tell_(std::move(tell)) {}
 
-  // Another view. What was done stays done, unless the members are others than before (`moved`), or it was reset.
+  // Starts on another view. Done slots stay done unless the members changed (`moved`) or the ledger was reset.
   void Begin(const RepairPlan& plan, bool moved);
-  // The node holds nothing any more: nothing is done, nor becomes so before Begin is called again.
+  // Call when the node has emptied itself: no slot is done, nor becomes done before the next Begin.
   void Reset();
-  // Not since a Reset.
+  // False from a Reset until the next Begin.
   bool valid() const;
-  // Of a slot that is not done: what a peer has more of it.
+  // Sets how many more bytes of the slot a peer holds. Ignored for done slots.
   void Left(uint16_t slot, int64_t bytes);
   void Done(uint16_t slot);
   bool done(uint16_t slot) const;
   void Copied(uint16_t slot, int64_t bytes);
-  // Changes the counts.
+  // Calls `change` with the counts, under the lock.
   void Count(const std::function<void(RepairStatistics*)>& change);
 
-  // Tells of the progress if it changed, and something was told a while ago or all is complete. Called without locks.
+  // Passes on the progress if it changed and was last passed on a while ago, or is complete, or has another epoch; with
+  // `at_once`, in any case. Call without locks.
   void Tell(bool at_once = false);
   RepairProgress progress() const;
   RepairStatistics statistics() const;
@@ -49,11 +50,11 @@ class Ledger {
   std::bitset<kSlots> owned_ ABSL_GUARDED_BY(mutex_), done_ ABSL_GUARDED_BY(mutex_);
   std::vector<int64_t> left_ ABSL_GUARDED_BY(mutex_) = std::vector<int64_t>(kSlots);
   RepairStatistics statistics_ ABSL_GUARDED_BY(mutex_);
-  // Of the rate: bytes copied since then.
+  // For the rate: bytes copied since rate_since_.
   absl::Time rate_since_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   int64_t rate_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  // Of Tell.
+  // Used by Tell only.
   absl::Time told_at_ = absl::InfinitePast();
   RepairProgress told_;
 };

@@ -1,6 +1,6 @@
-// Peer after peer for the digests, which are few messages; then slot after slot in the plan's order, gathering what is
-// to be copied until that keeps the copier busy for a while. A slot is done when every peer was compared and nothing of
-// what it lacks was left for later.
+// First asks one peer after the other for digests, which takes few messages; then lists slot after slot in the plan's
+// order, collecting copies until there are enough to keep the copier busy for a while. A slot is done when it was
+// compared with every peer and no copy of it failed.
 #include "store/cluster/repair/pass.h"
 
 #include <algorithm>

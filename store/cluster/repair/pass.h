@@ -1,6 +1,7 @@
-// One pass over slots of a plan: compares them with the other owners, lists those that differ, copies what lacks.
+// One pass over slots of a plan: compares them with the other owners, lists those that differ, and copies what this
+// node lacks.
 //
-// Thread-safety: by one thread. Lifetime: within that of the context and the copier.
+// Thread-safety: one thread. Lifetime: context, copier and plan must outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_PASS_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_PASS_H_
 
@@ -18,7 +19,7 @@
 
 namespace kvlink::store::cluster {
 
-// What a pass compares: all slots with all members, owners or not; or, where it is not whole, `slots` with their
+// Selects what a pass compares: all slots with all members, owners or not; or, if not `whole`, `slots` with their
 // owners, and all slots with `peers`.
 struct PassScope {
   bool whole = true;
@@ -31,18 +32,18 @@ class Pass {
   Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> view, const RepairPlan& plan,
        PassScope scope);
 
-  // False: it was cut short, since the placement has changed, the node was emptied, or the repairer is to end.
+  // False if it was cut short because the placement changed, the node was emptied, or the repairer is stopping.
   bool Run();
-  // Slots that some owner could not be asked about, or of which something was not copied. After Run.
+  // After Run(): the slots about which some owner could not be asked, or of which something was not copied.
   const std::bitset<kSlots>& left() const { return left_; }
 
  private:
   struct Work {
     const OwnedSlot* slot = nullptr;
-    bool everywhere = true;  // with all its owners
-    SlotOwners differ;       // of the peers
+    bool everywhere = true;  // compared with all its owners
+    SlotOwners differ;       // the peers whose digests differ
     bool unknown = false;    // some owner could not be asked
-    int64_t more = 0;        // bytes that a peer has more
+    int64_t more = 0;        // the most bytes that a peer holds beyond this node's
   };
   using WantedByKey = std::map<engine::EncodingKey, Offered>;
 
@@ -50,27 +51,28 @@ class Pass {
   bool Asks(uint16_t peer) const { return scope_.whole || scope_.peers.contains(peer); }
   bool Compare();
   using WorkByPeer = std::map<uint16_t, std::vector<Work*>>;
-  // Of slots that others own: a copy that came too late or while all owners were away is nowhere else.
+  // Groups the work by the members that do not own its slots. They may have the only copy of an encoding that was
+  // pushed too late, or while all owners were unreachable.
   WorkByPeer OfStrangers();
-  // Of the peer; false: it could not be asked, and of an owner that is remembered.
+  // Compares with one peer. False if it could not be asked; if it is an owner, the work is then marked unknown.
   bool CompareWith(uint16_t peer, const std::vector<Work*>& work, bool owner);
   void List(Work* work);
   absl::Status ListAt(uint16_t peer, const Work& work, WantedByKey* wanted);
   void Choose(Work* work, WantedByKey wanted);
-  // Whether the store takes it: not where something would have to go for what is not hotter.
+  // Whether to copy the encoding: if the store has room, or the encoding is hot enough to evict others for it.
   bool HasRoomFor(const SlotEntry& entry);
   void CopyAll();
-  // The slot is as its owners have it.
+  // Marks the slot as done.
   void Settle(const Work& work);
 
   RepairContext* const context_;
   Copier* const copier_;
   const std::shared_ptr<const View> view_;
   const PassScope scope_;
-  const int64_t hot_bytes_;  // that may be copied in this pass although something goes for it
+  const int64_t hot_bytes_;  // limit of bytes copied in this pass although they evict others
   std::vector<Work> work_;
   std::vector<Copy> copies_;
-  std::vector<Work*> listed_;  // whose copies are among copies_
+  std::vector<Work*> listed_;  // their copies are in copies_
   int64_t copy_bytes_ = 0, hot_taken_ = 0;
   std::bitset<kSlots> left_;
 };

@@ -1,3 +1,5 @@
+// Peers are opened and closed without the lock, since either may take as long as the network. Of several requests that
+// fail at once, the first decides the rest.
 #include "store/cluster/repair/peers.h"
 
 #include <algorithm>
@@ -13,7 +15,7 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kMaxRest = absl::Minutes(1);
-// Of a slot. A node has some thousands; a peer that lists without an end is left.
+// Limit of encodings listed for one slot, which are some thousands; stops a peer that lists without end.
 constexpr int64_t kMaxListed = int64_t{1} << 18;
 
 class RemotePeer : public RepairPeer {
@@ -38,7 +40,7 @@ class RemotePeer : public RepairPeer {
 
 OpenPeer RemotePeers(client::RemoteOptions options) {
   options.map = false;  // parts come over a transport
-  // A hundred peers cost no more memory and threads than one.
+  // All peers share them, so that a hundred cost no more memory and threads than one.
   if (options.resources == nullptr) {
     options.resources = client::NewClientResources({.receive_bytes = options.receive_bytes,
                                                     .sending_bytes = options.sending_bytes,
@@ -106,7 +108,7 @@ void Peers::Worked(const NodeId& node) {
 
 void Peers::Failed(const NodeId& node, const std::string& address, const absl::Status& why) {
   if (MovedEpoch(why).has_value()) return;
-  std::shared_ptr<RepairPeer> closed;  // without the lock
+  std::shared_ptr<RepairPeer> closed;  // destroyed without the lock
   if (Rest(node, why.code(), &closed) && report_) {
     report_("repair_peer_failed", absl::StrCat(address, ": ", why.ToString()));
   }
@@ -117,7 +119,7 @@ bool Peers::Rest(const NodeId& node, absl::StatusCode code, std::shared_ptr<Repa
   State& state = states_[node];
   *closed = std::move(state.peer);
   const bool news = std::exchange(state.failed, code) != code;
-  if (SteadyNow() < state.not_before) return news;  // of requests that went on side by side, the first counts
+  if (SteadyNow() < state.not_before) return news;  // of concurrent requests, the first counts
   state.rest = std::clamp(2 * state.rest, rest_, kMaxRest);
   state.not_before = SteadyNow() + state.rest;
   return news;

@@ -1,7 +1,7 @@
-// The other nodes, as repair sees them: each is opened when it is first needed, kept while it works, and left alone for
-// a while after an error.
+// The other nodes, as repair sees them: each is connected to when first needed, kept while it works, and left to rest
+// for a while after an error.
 //
-// Thread-safety: all methods.
+// Thread-safety: all methods. Lifetime: callers share the ownership of a RepairPeer.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_PEERS_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_PEERS_H_
 
@@ -25,11 +25,11 @@
 
 namespace kvlink::store::cluster {
 
-// One of them. Thread-safety: all methods. Each ends within a timeout of its own.
+// One other node. Thread-safety: all methods. Each returns within a timeout of its own.
 class RepairPeer {
  public:
   virtual ~RepairPeer() = default;
-  // As client::RemoteStore's of these names.
+  // As the methods of these names in client::RemoteStore.
   virtual absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) = 0;
   virtual absl::StatusOr<SlotListing> ListSlot(int slot, const std::optional<SlotEntry>& after) = 0;
   virtual absl::StatusOr<std::unique_ptr<client::PartLease>> ReadPart(const SlotEntry& entry,
@@ -37,43 +37,44 @@ class RepairPeer {
                                                                       absl::Time deadline) = 0;
 };
 
-// Errors as client::OpenRemote.
+// Errors of client::OpenRemote.
 using OpenPeer =
     std::function<absl::StatusOr<std::shared_ptr<RepairPeer>>(const NodeId& node, const std::string& address)>;
-// Over the network. `options`: of each but for its address and node id; the key has the right `repair` over all
-// namespaces.
+// Opens peers over the network. `options` apply to each of them, except for address and node id; the key needs the
+// right `repair` over all namespaces.
 OpenPeer RemotePeers(client::RemoteOptions options);
 
 class Peers {
  public:
   using Report = std::function<void(absl::string_view event, absl::string_view what)>;
 
-  // After an error a peer rests for `rest`, then twice as long, up to a minute. `report`, where there is one, is told
-  // of an error of another kind than the one before, and of its end: RepairOptions.
+  // After an error a peer rests for `rest`, then twice as long, up to a minute. `report`, which may be empty, is called
+  // when a peer fails with another code than before, and when it works again (RepairOptions).
   Peers(OpenPeer open, absl::Duration rest, Report report)
       : open_(std::move(open)), rest_(rest), report_(std::move(report)) {}
 
-  // UNAVAILABLE: it rests. Errors of OpenPeer, after which it does.
+  // Opens the peer if necessary. UNAVAILABLE: it rests. Errors of OpenPeer, after which it rests.
   absl::StatusOr<std::shared_ptr<RepairPeer>> Get(const NodeId& node, const std::string& address);
-  // Calls `visit` for each part of what the peer has of a slot, until it returns an error, which is then the result.
-  // Errors of Get, and of the peer, which rests then. UNAVAILABLE: it lists more than a slot has.
+  // Calls `visit` with each part of the peer's listing of a slot, until it returns an error, which is then the result.
+  // Errors of Get, and of the peer, which rests then. UNAVAILABLE: it lists more than a slot can have.
   absl::Status ListSlot(const NodeId& node, const std::string& address, int slot,
                         const std::function<absl::Status(SlotListing*)>& visit);
-  // It did what it was asked for.
+  // Call when the peer has answered a request.
   void Worked(const NodeId& node);
-  // It did not, for this reason: it is opened anew, after a rest. Of one that has not heard of the epoch yet
-  // (MovedStatus) nothing changes.
+  // Call when a request failed because of the peer: it rests and is then opened again. Ignores the error of a peer that
+  // has not seen the epoch yet (MovedStatus).
   void Failed(const NodeId& node, const std::string& address, const absl::Status& why);
   // The number of peers whose latest request failed.
   int64_t failing() const;
-  // Whether it rests.
+  // Whether the peer rests.
   bool Rests(const NodeId& node) const;
-  // The members have changed: forgets others, and ends all rests.
+  // Call when the members have changed: forgets all other peers, and ends all rests.
   void Keep(const std::vector<Member>& members);
-  // It is alive again: ends its rest.
+  // Call when the peer is alive again: ends its rest.
   void CameBack(const NodeId& node);
 
-  // Bytes that were asked of it and have not come, and that were ever asked of it.
+  // Began and Ended account for bytes requested from the peer; Load returns the bytes in progress, and the bytes ever
+  // requested.
   void Began(const NodeId& node, int64_t bytes);
   void Ended(const NodeId& node, int64_t bytes);
   std::pair<int64_t, int64_t> Load(const NodeId& node) const;
@@ -84,11 +85,11 @@ class Peers {
     std::string address;
     absl::Duration rest;
     absl::Time not_before = absl::InfinitePast();
-    absl::StatusCode failed = absl::StatusCode::kOk;  // of what it was asked last
+    absl::StatusCode failed = absl::StatusCode::kOk;  // of the latest request
     int64_t asked = 0, asked_ever = 0;
   };
 
-  // It rests, and `closed` was its connection. Whether the error is of another kind than the one before.
+  // Starts a rest and moves the connection to `closed`. Whether the code differs from the previous one.
   bool Rest(const NodeId& node, absl::StatusCode code, std::shared_ptr<RepairPeer>* closed);
 
   const OpenPeer open_;

@@ -1,3 +1,5 @@
+// One sweep over both tables of the placement. A stable partition puts gained slots first, each group in order of
+// slots.
 #include "store/cluster/repair/plan.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// What a view asks of one node: the slots that it owns, and who can be asked for each.
+// Derives from a view what one node must repair: the slots that it owns, and the peers to ask for each.
 //
 // Thread-safety: values and pure functions.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_PLAN_H_
@@ -19,24 +19,24 @@ using SlotOwners = absl::InlinedVector<uint16_t, 4>;
 
 struct OwnedSlot {
   uint16_t slot = 0;
-  bool gained = false;  // the node is no current owner
-  // Whoever is to be asked is alive: some current owner at least, where the node gains the slot and there are any.
+  bool gained = false;  // the node is not a current owner
+  // Whether the slot can be compared: false if the node gains it and its current owners exist, but none is alive.
   bool given = false;
   SlotOwners peers;  // other owners, current and next, that are alive
 };
 
 struct RepairPlan {
   uint64_t epoch = 0;
-  bool member = false;           // the node is one
-  std::vector<OwnedSlot> slots;  // that it owns under next; the gained ones first
+  bool member = false;           // the node is a member
+  std::vector<OwnedSlot> slots;  // owned under next; gained ones first
   std::bitset<kSlots> owned;     // under current or next
 };
 RepairPlan PlanRepair(const View& view, const NodeId& self);
 
-// Members that came alive between two views of the same members; also those that lost their lease and have a new one.
+// Members that came alive between two views of the same members, or have a new lease.
 std::set<uint16_t> CameBack(const View& before, const View& view);
 
-// Every owner of a slot, current or next, once.
+// All owners of a slot, current or next, each once.
 SlotOwners AllOwners(const Placement& placement, int slot);
 
 }  // namespace kvlink::store::cluster

@@ -1,6 +1,6 @@
-// So many bytes a second: a bucket of tokens that says when its next bytes may go.
+// Limits bytes per second: a token bucket that says when the next bytes may move.
 //
-// Thread-safety: all methods.
+// Thread-safety: all methods; none waits.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_RATE_LIMIT_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_RATE_LIMIT_H_
 
@@ -14,11 +14,11 @@ namespace kvlink::store::cluster {
 
 class RateLimit {
  public:
-  // REQUIRES: at least 1 byte a second. `burst`: for as long as nobody took any, bytes are saved up.
+  // REQUIRES: at least 1 byte per second. `burst`: the longest idle time for which bytes are saved up.
   RateLimit(int64_t bytes_per_second, absl::Duration burst) : bytes_per_second_(bytes_per_second), burst_(burst) {}
 
-  // Takes the bytes, and says from when on they may move: those that were taken before come first. Between any two
-  // moments so go no more bytes than the rate, a burst and the last that were taken.
+  // Takes the bytes and returns the time from which they may move, after all bytes taken earlier. So in any interval no
+  // more bytes move than the rate allows, plus one burst and the last bytes taken.
   absl::Time Take(int64_t bytes, absl::Time now) {
     MutexLock lock(&mutex_);
     const absl::Time from = std::max(free_at_, now - burst_);

@@ -1,5 +1,5 @@
-// The repairer's thread: when a pass runs, over which slots, and what follows it. The parts do the work: plan.h says
-// what a view asks of this node, pass.h compares and lists, copier.h copies, unowned.h removes, hot_copies.h
+// The repairer's thread decides when a pass runs, and over which slots. The parts do the work: plan.h derives from a
+// view what this node must repair, pass.h compares and lists, copier.h copies, unowned.h removes, and hot_copies.h
 // makes further copies on a thread of its own.
 #include "store/cluster/repair/repair.h"
 
@@ -21,7 +21,7 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr absl::Duration kLook = absl::Milliseconds(50);  // for the end, and Restart, while it waits for views
+constexpr absl::Duration kLook = absl::Milliseconds(50);  // how often it looks for Stop and Restart
 constexpr absl::Duration kMaxRetry = absl::Minutes(1);
 
 }  // namespace
@@ -52,7 +52,7 @@ class Repairer::Impl {
   void Run();
   void SeeView(std::shared_ptr<const View> view);
   void RunPass(bool whole);
-  // When the next pass is due, with what is known now.
+  // When the next pass is due, as known now, and whether it is a whole one.
   absl::Time NextPass(bool* whole);
 
   RepairContext context_;
@@ -60,20 +60,20 @@ class Repairer::Impl {
   Unowned unowned_;
   std::unique_ptr<HotCopies> hot_;  // null: no further copies
 
-  // Of the thread.
+  // Used by the thread `repair` only.
   std::shared_ptr<const View> view_;
   RepairPlan plan_;
   bool fresh_ = true;         // no whole pass since the members changed
-  std::bitset<kSlots> left_;  // by the last pass, of those it went over
-  std::set<uint16_t> back_;   // members that came alive and were not compared with since
+  std::bitset<kSlots> left_;  // slots not done by the last pass
+  std::set<uint16_t> back_;   // members that came alive and are yet to be compared with
   absl::Duration retry_;
-  absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // passes ended
+  absl::Time whole_at_ = absl::InfinitePast(), last_at_ = absl::InfinitePast();  // when passes ended
   Thread thread_, hot_thread_;
 };
 
 void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   if (view == view_) return;
-  // Not by the epoch alone: etcd that was set back may come to the same one with others.
+  // The epoch alone does not tell: after etcd went back, it may reach the same epoch with other members.
   const bool moved = view_ == nullptr || view->placement.epoch() != view_->placement.epoch() ||
                      view->placement.members() != view_->placement.members();
   const std::vector<Member>& members = view->placement.members();
@@ -81,7 +81,7 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
   bool anew = moved;
   if (!moved) {
     for (const uint16_t member : CameBack(*view_, *view)) {
-      // While this node was taken for dead nobody wrote to it.
+      // While this node counted as dead, clients did not write to it.
       anew |= members[member].node_id == context_.options.self;
       context_.peers.CameBack(members[member].node_id);
       back_.insert(member);
@@ -104,7 +104,7 @@ void Repairer::Impl::SeeView(std::shared_ptr<const View> view) {
 
 absl::Time Repairer::Impl::NextPass(bool* whole) {
   *whole = true;
-  // Leases may come and go: not at every change at once.
+  // Not at once after every change, since leases may come and go.
   if (fresh_) return last_at_ + context_.options.retry;
   const absl::Time due = whole_at_ + context_.options.interval;
   const absl::Time next = back_.empty() ? last_at_ + retry_ : last_at_ + context_.options.retry;
@@ -145,7 +145,7 @@ void Repairer::Impl::Run() {
       continue;
     }
     if (context_.kept.TakeReleased()) unowned_.LookAgain();
-    // Not while slots of its own may still come from where it would be removed.
+    // Only once the node's own slots are filled.
     const bool complete = !fresh_ && context_.ledger.progress().complete();
     if (plan_.member && complete && SteadyNow() >= unowned_.due()) unowned_.Remove(*view_);
     const absl::Time until = std::min(plan_.member ? due : absl::InfiniteFuture(), SteadyNow() + kLook);

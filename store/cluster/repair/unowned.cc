@@ -1,5 +1,4 @@
-// Which slots were owned lately is known from this start on: what a node held before it was started is looked at as if
-// it had owned all of it until then.
+// Ownership is known only from the start of the process on, so the node counts as the owner of every slot until then.
 #include "store/cluster/repair/unowned.h"
 
 #include <algorithm>

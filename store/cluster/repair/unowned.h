@@ -1,6 +1,6 @@
-// Takes away the encodings of slots that a node does not own any more, once their owners have them.
+// Removes the encodings of slots that a node no longer owns, once their owners have them.
 //
-// Thread-safety: by one thread. Lifetime: within that of the context.
+// Thread-safety: one thread. Lifetime: the context must outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPAIR_UNOWNED_H_
 #define KVLINK_STORE_CLUSTER_REPAIR_UNOWNED_H_
 
@@ -19,20 +19,20 @@ class Unowned {
  public:
   explicit Unowned(RepairContext* context);
 
-  // Another view holds from now on.
+  // Takes the plan of a new view.
   void Follow(const RepairPlan& plan);
-  // When there is something to look at again; infinite: there is nothing.
+  // When to call Remove() next; InfiniteFuture if there is nothing to remove.
   absl::Time due() const { return due_; }
-  // Some further copies are no longer kept (KeptCopies).
+  // Makes Remove() due, because some further copies are no longer kept (KeptCopies).
   void LookAgain();
-  // Goes over the slots that were not owned for long enough.
+  // Goes over the slots that have been unowned for `keep_unowned`.
   void Remove(const View& view);
 
  private:
-  using Owned = std::map<engine::EncodingKey, Etag>;  // by each owner: the smallest etag
-  // False: something stays.
+  using Owned = std::map<engine::EncodingKey, Etag>;  // held by all owners; the smallest etag
+  // False if something remains.
   bool RemoveSlot(const View& view, int slot);
-  // What all of the slot's owners have. Nothing: some could not be asked.
+  // The encodings that all owners of the slot hold. nullopt: some owner could not be asked.
   std::optional<Owned> AtOwners(const View& view, int slot);
 
   RepairContext* const context_;

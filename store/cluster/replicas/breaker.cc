@@ -9,7 +9,7 @@ namespace kvlink::store::cluster {
 BreakerState Next(BreakerState state, BreakerEvent event) {
   switch (event) {
     case BreakerEvent::kAnswered:
-      return BreakerState::kClosed;  // also by an answer that was not expected any more
+      return BreakerState::kClosed;  // even if the answer was no longer expected
     case BreakerEvent::kFailed:
       return state == BreakerState::kHalfOpen ? BreakerState::kOpen : state;
     case BreakerEvent::kTooOften:
@@ -41,7 +41,7 @@ void Breaker::Answered() {
 void Breaker::Failed(absl::Time now) {
   MutexLock lock(&mutex_);
   ++failures_;
-  // What was under way when it opened says nothing new.
+  // A request sent before the breaker opened says nothing new.
   if (state_ == BreakerState::kOpen) return;
   Move(failures_ >= kFailuresInARow ? BreakerEvent::kTooOften : BreakerEvent::kFailed);
   if (state_ == BreakerState::kOpen) Rest(now);

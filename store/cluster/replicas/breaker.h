@@ -1,11 +1,15 @@
-// Whether a node is worth a request: one that has failed several times in a row rests, and is then tried by one request
-// at a time that nobody waits for, until it answers again.
+// Decides whether to send a node requests. A node that has failed several times in a row rests; then it is probed with
+// one request at a time, on which no caller depends, until it answers again.
 //
-//   closed     failures in a row      open
-//   open       its rest is over and a probe is sent      half-open
-//   half-open  the probe is answered      closed;   the probe fails      open, for longer;   it is given up      open
+//   state      event                                  next state
+//   closed     several failures in a row              open
+//   open       its rest is over, and a probe is sent  half-open
+//   half-open  the probe is answered                  closed
+//   half-open  the probe fails                        open, for longer
+//   half-open  the probe is given up                  open
 //
-// An answer of whatever kind is a success: the node is there. Rests double from 0.5 s to 30 s, less a random part.
+// Any answer, even an error, is a success: it shows that the node works. Rests double from 0.5 s to 30 s, less a random
+// part.
 //
 // Thread-safety: Next is a pure function; a Breaker: all methods. Lifetime: a Breaker outlives its probes.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_BREAKER_H_
@@ -22,17 +26,17 @@ namespace kvlink::store::cluster {
 enum class BreakerState : uint8_t {
   kClosed,    // takes requests
   kOpen,      // rests
-  kHalfOpen,  // a probe is under way
+  kHalfOpen,  // a probe is in progress
 };
 enum class BreakerEvent : uint8_t {
   kAnswered,
-  kFailed,    // no answer, or none in time
+  kFailed,    // no answer in time
   kTooOften,  // the last of several failures in a row
-  kProbed,    // its rest is over, and a request is sent to see
-  kUntold,    // nothing was learnt by that
+  kProbed,    // its rest is over, and a probe is sent
+  kUntold,    // the probe was given up
 };
 
-// The one transition function.
+// The transition function.
 BreakerState Next(BreakerState state, BreakerEvent event);
 
 class Breaker {
@@ -40,8 +44,8 @@ class Breaker {
   struct GiveBack {
     void operator()(Breaker* breaker) const { breaker->Untold(); }
   };
-  // The right to send a node that rests one request, and to say what came of it: Answered or Failed. Where it goes
-  // before that, somebody else may have it at once. Null: there is none.
+  // The right to send one request to a resting node and to report its outcome by Answered() or Failed(). If destroyed
+  // before, another caller may get the right at once.
   using Probe = std::unique_ptr<Breaker, GiveBack>;
 
   static constexpr int kFailuresInARow = 3;
@@ -53,7 +57,7 @@ class Breaker {
   int failures() const;
   void Answered();
   void Failed(absl::Time now);
-  // To one caller at a time, once a rest is over.
+  // Gives the right to one caller at a time, once a rest is over; else null.
   Probe TryProbe(absl::Time now);
 
  private:

@@ -1,4 +1,4 @@
-// Counters of a replicated store. Thread-safety: atomics.
+// The counters of a replicated store while it runs. Thread-safety: atomics.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_COUNTERS_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_COUNTERS_H_
 
@@ -7,7 +7,7 @@
 
 namespace kvlink::store::cluster {
 
-// As ReplicatedCounters.
+// As the fields of ReplicatedCounters.
 struct Counters {
   std::atomic<int64_t> lookups{0}, lookup_requests{0}, reads{0}, read_requests{0};
   std::atomic<int64_t> next_owners{0}, hedges{0}, stuck{0}, moved{0}, changed_owner{0};

@@ -1,5 +1,4 @@
-// These calls wait for their answers, so each takes a thread for as long as it is under way: they are rare, and a
-// client that makes none has no such threads.
+// Each call blocks a thread until its answer comes. Such calls are rare, so the threads live only as long as the calls.
 #include "store/cluster/replicas/everybody.h"
 
 #include <algorithm>
@@ -99,7 +98,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
   if (owners.empty() && resting.empty()) return NoMembers(nodes);
   auto statuses = AskEach(owners, [&](size_t, client::RemoteStore* store) {
     const absl::Status status = act(store);
-    // It had it, or not, and says that it is no owner: with that it has done its part.
+    // A node that answers `moved` is not an owner and has removed its copy, if it had one.
     return MovedEpoch(status).has_value() && every ? absl::OkStatus() : status;
   });
   const bool any = absl::c_any_of(statuses, [](const absl::Status& status) { return status.ok(); });
@@ -183,7 +182,7 @@ absl::StatusOr<std::vector<StoreAdmin::Listed>> MergedListing(const Nodes& nodes
   }
   std::vector<StoreAdmin::Listed> result;
   for (auto& [key, one] : merged) {
-    // Identities are listed whole, with all their codecs: the next call begins after one.
+    // List an identity with all its codecs, since the next call continues after the identity.
     const bool begins = result.empty() || result.back().manifest.identity != one.manifest.identity;
     if (begins && static_cast<int64_t>(result.size()) >= limit) break;
     result.push_back(std::move(one));
@@ -194,7 +193,7 @@ absl::StatusOr<std::vector<StoreAdmin::Listed>> MergedListing(const Nodes& nodes
 absl::StatusOr<VerifyReport> VerifyEach(const Nodes& nodes, const std::function<bool(int64_t, int64_t)>& progress) {
   if (nodes.nodes.empty()) return NoMembers(nodes);
   Mutex mutex;
-  std::vector<std::pair<int64_t, int64_t>> done(nodes.nodes.size());  // bytes, and in all
+  std::vector<std::pair<int64_t, int64_t>> done(nodes.nodes.size());  // bytes verified, and bytes in total
   std::vector<VerifyReport> reports(nodes.nodes.size());
   bool go_on = true;
   const auto statuses = AskEach(nodes.nodes, [&](size_t i, client::RemoteStore* store) -> absl::Status {
@@ -226,7 +225,7 @@ absl::StatusOr<VerifyReport> VerifyEach(const Nodes& nodes, const std::function<
     for (const std::string& problem : reports[i].index_problems) {
       all.index_problems.push_back(absl::StrCat(address, ": ", problem));
     }
-    // What others found is not lost for it: it is dropped by now, and no later run would name it.
+    // Keep the findings of the other nodes: they have dropped the damaged encodings, so no later run would report them.
     if (!statuses[i].ok())
       all.index_problems.push_back(absl::StrCat(address, ": not verified: ", statuses[i].message()));
   }

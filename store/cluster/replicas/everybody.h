@@ -1,6 +1,7 @@
-// What is asked of all nodes of a cluster, or of some, side by side: pins, removal, administration.
+// Calls that go to all or several nodes of a cluster at the same time: pins, removal, administration. replicated.h
+// defines their semantics.
 //
-// Thread-safety: all functions. Semantics as replicated.h says.
+// Thread-safety: all functions.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_EVERYBODY_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_EVERYBODY_H_
 
@@ -19,13 +20,15 @@
 namespace kvlink::store::cluster {
 
 using NodeSpan = absl::Span<const std::shared_ptr<ClusterNode>>;
-// Calls `call` with the number of each node and the store over it, up to 16 at a time, and returns the statuses: those
-// of the calls, or why there was none. Waits for all.
+// Calls `call` with the index of each node and the store over it, up to 16 at a time, and waits for all. Returns the
+// status of each call, or why it could not be made.
 std::vector<absl::Status> AskEach(NodeSpan nodes,
                                   const std::function<absl::Status(size_t, client::RemoteStore*)>& call);
 
-// Calls `act` at all owners, but for those that rest. `every`: also where further copies are, and UNAVAILABLE where one
-// of them could not; else OK where one could. NOT_FOUND: all say so.
+// Calls `act` on all owners except those that rest. OK if one call succeeded. With `every`, calls it on members with
+// further copies too, and UNAVAILABLE means that some member failed or rests. NOT_FOUND, without `every`: no call
+// succeeded, and an owner lacks the encoding. Returns errors that concern the client (arguments, credentials,
+// resources) unchanged.
 absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool every,
                          const std::function<absl::Status(client::RemoteStore*)>& act);
 

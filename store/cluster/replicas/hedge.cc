@@ -1,4 +1,4 @@
-// Means instead of percentiles: two numbers a node, which follow a change of its load within some tens of answers.
+// Means instead of percentiles: two numbers per node, which follow a change of its load within some tens of answers.
 #include "store/cluster/replicas/hedge.h"
 
 #include <algorithm>

@@ -1,8 +1,8 @@
-// When a second node is asked before the first has answered, and how often that may happen.
+// Decides when to ask a second node before the first has answered, and how often.
 //
-// A node that has not answered after kNoProgress is taken for stuck, and others are asked: that is recovery, and always
+// A node that has given no sign for kNoProgress counts as stuck, and others are asked: that is recovery, and always
 // allowed. Asking earlier, after the time in which a node nearly always answers, is a hedge: it cuts the slowest
-// answers, and is paid for with load. A budget keeps it at kShare of what is asked anyhow.
+// answers at the cost of load. A budget limits hedges to kShare of the other requests.
 //
 // Thread-safety: all methods.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_HEDGE_H_
@@ -14,22 +14,22 @@
 namespace kvlink::store::cluster {
 
 inline constexpr absl::Duration kNoProgress = absl::Milliseconds(250);
-// How long a call takes at most for an encoding that an owner does not have, whoever else is silent.
+// The longest that a call takes for an encoding that one owner does not have, while other owners are silent.
 inline constexpr absl::Duration kMissPatience = absl::Milliseconds(750);
-// A layer that takes so long, while its node gives signs, is worth a read of the next owner, as far as the budget of
-// hedges goes.
+// A layer that takes this long although its node makes progress is worth a read from the next owner, if the budget of
+// hedges allows it.
 inline constexpr absl::Duration kSlowLayer = absl::Milliseconds(500);
 
-// How long a node takes to answer: a running mean, and the mean deviation from it.
+// How long a node takes to answer: a running mean and mean deviation.
 class Latency {
  public:
   void Add(absl::Duration took);
-  // As if none were known.
+  // Forgets all answers.
   void Forget();
   // Zero before the first answer.
   absl::Duration mean() const;
-  // Few answers take longer: mean + 6 mean deviations, which of an exponential distribution is the 99th percentile.
-  // 2 ms .. kNoProgress; kNoProgress until enough answers are known.
+  // A time that few answers exceed: the mean plus 6 mean deviations, which for an exponential distribution is the 99th
+  // percentile. From 2 ms to kNoProgress; kNoProgress until kEnough answers are known.
   absl::Duration HedgeAfter() const;
 
  private:
@@ -43,9 +43,9 @@ class Latency {
 class HedgeBudget {
  public:
   static constexpr double kShare = 0.05, kMaxTokens = 10;
-  // So many requests were sent that are no hedges.
+  // Counts `requests` that were sent and are not hedges.
   void Asked(int requests);
-  // Takes the right to one hedge, if there is any.
+  // Takes the right to one hedge. False if the budget is spent.
   bool TryTake();
 
  private:

@@ -1,6 +1,6 @@
-// A list of leases of single nodes, and for each layer which of them verified it. Whoever waits, waits for the newest
-// that is of use, and looks at the others; the first to find it stuck or broken asks the next owner, while all go on to
-// look at those that there are.
+// A list of leases of single nodes and, for each layer, the one that verified it. A caller waits for the newest usable
+// lease and polls the others. The first caller to find it stuck or broken asks the next owner, while all others keep
+// polling the existing leases.
 #include "store/cluster/replicas/lease.h"
 
 #include <algorithm>
@@ -19,10 +19,10 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kClockSlack = absl::Milliseconds(1);
-// How often those that are not waited for are looked at.
+// How often the leases other than the newest are polled.
 constexpr absl::Duration kLook = absl::Milliseconds(20);
 
-// A lease of one node. Counts as under way at the node until its last layer is there.
+// A lease of one node. Counts as a request in progress at the node until its last layer has arrived.
 struct Part {
   Part(std::shared_ptr<ClusterNode> from, std::unique_ptr<Lease> over)
       : node(std::move(from)), lease(std::move(over)), progress(node->Progress()), signed_at(SteadyNow()) {
@@ -35,11 +35,11 @@ struct Part {
   void Arrived() {
     if (!arrived.exchange(true)) --node->under_way();
   }
-  const std::shared_ptr<ClusterNode> node;  // goes after the lease
+  const std::shared_ptr<ClusterNode> node;  // destroyed after the lease
   std::unique_ptr<Lease> lease;
   std::atomic<bool> arrived{false};
-  std::atomic<bool> gave{false};  // a layer that this one verified was given out
-  // Of the node, when it was last looked at, and when it had last changed. Under the lease's mutex.
+  std::atomic<bool> gave{false};  // a layer that it verified was given to the caller
+  // The node's progress when last looked at, and when it had last changed. Guarded by ReplicatedLease::mutex_.
   int64_t progress;
   absl::Time signed_at;
 };
@@ -78,20 +78,20 @@ class ReplicatedLease : public Lease {
     live_.push_back(parts_.back().get());
   }
   absl::Status Give(Part* part, int64_t layer);
-  // Whether anything came from the node since it was last asked; a node that is slow with many is not stuck.
+  // Whether anything came from the node since the last call: a node that is slow with many requests is not stuck.
   bool GaveSign(Part* part);
-  // Whether somebody asks the next owner; then waits for a moment.
+  // Whether another caller is asking the next owner; if so, waits for a moment.
   bool OthersChange(absl::Time deadline);
-  // After `part` failed with `why`, or, OK, gave no sign: another is tried, if there is any. `why` where nobody is
-  // left.
+  // Call after `part` failed with `why`, or gave no sign (`why` is OK). Tries another owner if there is one. Returns
+  // `why` if no lease is left.
   absl::Status Change(int64_t layer, Part* part, const absl::Status& why, absl::Time deadline);
-  // A lease of the next owner that has the encoding where this lease may use it, unless the layer comes meanwhile.
-  // NOT_FOUND: there is none. DEADLINE_EXCEEDED: not all were asked, or had the time to answer.
+  // Opens a lease at the next owner that has the encoding in the same kind of memory, unless the layer arrives
+  // meanwhile. NOT_FOUND: there is none. DEADLINE_EXCEEDED: not all owners were asked, or had time to answer.
   absl::Status OpenNext(int64_t layer, absl::Time deadline);
-  // Null: it does not have it, or not in time, or the layer came meanwhile.
+  // Null if the node does not have the encoding or does not answer in time, or the layer arrived meanwhile.
   std::unique_ptr<Lease> ReadAt(const std::shared_ptr<ClusterNode>& node, int64_t layer, absl::Duration patience,
                                 absl::Time deadline);
-  // Whether one of those that there are has brought it.
+  // Whether one of the existing leases has the layer.
   bool Came(int64_t layer) const;
 
   const Cluster* const cluster_;
@@ -99,9 +99,9 @@ class ReplicatedLease : public Lease {
   const Part* first_ = nullptr;  // set by the constructor
   mutable Mutex mutex_;
   CondVar changed_;
-  std::vector<std::unique_ptr<Part>> parts_ ABSL_GUARDED_BY(mutex_);  // every one that was opened
-  std::vector<Part*> live_ ABSL_GUARDED_BY(mutex_);    // that may still bring layers; the last is waited for
-  std::vector<Part*> layers_ ABSL_GUARDED_BY(mutex_);  // who verified each; null: nobody yet
+  std::vector<std::unique_ptr<Part>> parts_ ABSL_GUARDED_BY(mutex_);  // all that were opened
+  std::vector<Part*> live_ ABSL_GUARDED_BY(mutex_);    // may still bring layers; callers wait for the last
+  std::vector<Part*> layers_ ABSL_GUARDED_BY(mutex_);  // which part verified each; null: none yet
   bool opening_ ABSL_GUARDED_BY(mutex_) = false;
   bool nobody_else_ ABSL_GUARDED_BY(mutex_) = false;  // all owners were asked
 };
@@ -127,7 +127,7 @@ absl::Status ReplicatedLease::WaitLayer(int64_t layer, absl::Time deadline) {
     bool others = false;
     {
       MutexLock lock(&mutex_);
-      // The last one broke, and who found that asks the next owner.
+      // The last lease broke, and the caller that found it is asking the next owner.
       while (live_.empty() && opening_) {
         if (!changed_.WaitUntil(&mutex_, deadline) && live_.empty() && opening_) {
           return absl::DeadlineExceededError("the layer did not arrive in time");
@@ -187,10 +187,10 @@ absl::Status ReplicatedLease::Change(int64_t layer, Part* part, const absl::Stat
   {
     MutexLock lock(&mutex_);
     const auto at = absl::c_find(live_, part);
-    // Others have changed already, or do.
+    // Another caller has changed already, or is doing so.
     if (opening_ || at == live_.end() || part != live_.back()) return absl::OkStatus();
     if (!why.ok()) live_.erase(at);
-    if (nobody_else_ && why.ok()) {  // those that are stuck, in turns
+    if (nobody_else_ && why.ok()) {  // take turns among the stuck ones
       std::rotate(live_.begin(), live_.end() - 1, live_.end());
       live_.back()->signed_at = SteadyNow();
     }
@@ -203,7 +203,7 @@ absl::Status ReplicatedLease::Change(int64_t layer, Part* part, const absl::Stat
   changed_.SignalAll();
   if (opened.ok()) return opened;
   if (absl::IsDeadlineExceeded(opened)) {
-    // Whoever waits next finds it broken again, and goes on from here.
+    // The next caller finds the lease broken again, and continues from here.
     if (!why.ok()) live_.push_back(part);
     return opened;
   }
@@ -250,7 +250,7 @@ bool ReplicatedLease::Came(int64_t layer) const {
 
 std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode>& node, int64_t layer,
                                                absl::Duration patience, absl::Time deadline) {
-  // Those that rest are asked, too, after the others: the lease has nobody else.
+  // Resting nodes are asked too, but last, since the lease has no other nodes.
   const Breaker::Probe probe = node->TryProbe(Work::kRead);
   const auto store = node->Store();
   if (!store.ok()) return nullptr;
@@ -269,7 +269,7 @@ std::unique_ptr<Lease> ReplicatedLease::ReadAt(const std::shared_ptr<ClusterNode
   }
   const absl::Status status = leases.ok() ? leases->front().status() : leases.status();
   const absl::Duration took = SteadyNow() - asked;
-  // It is no failure of the node that the caller was in a hurry.
+  // A short deadline of the caller is not the node's failure.
   if (!absl::IsDeadlineExceeded(status) || took >= kNoProgress) node->Ended(Work::kRead, status, took);
   return status.ok() ? std::move(leases->front()).value() : nullptr;
 }

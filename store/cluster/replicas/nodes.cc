@@ -1,5 +1,5 @@
-// A snapshot is made once for each view, and takes over the nodes of the one before whose address is the same: what was
-// learnt of them, and their connections, outlive changes of the membership.
+// A snapshot is made once for each view, and takes over the nodes of the previous one whose address is unchanged, so
+// that their connections and records outlive changes of the membership.
 #include "store/cluster/replicas/nodes.h"
 
 #include <algorithm>
@@ -40,18 +40,18 @@ bool ClusterNode::opened() const {
 void ClusterNode::Failed(Work work, absl::Duration took) {
   const absl::Time now = SteadyNow();
   seen(work).latency.Add(std::max(took, kNoProgress));
-  // While it is not known to be there, whatever fails is one more reason to think that it is not.
+  // While lookups rest, a failure of any work confirms that the node is gone.
   if (Rests(Work::kLookup) && work != Work::kLookup) seen(Work::kLookup).breaker.Failed(now);
   seen(work).breaker.Failed(now);
 }
 
 void ClusterNode::Ended(Work work, const absl::Status& status, std::optional<absl::Duration> took) {
   if (IsNoAnswer(status)) return Failed(work, took.value_or(kNoProgress));
-  // That it lacks something, it knows from memory.
+  // A miss is answered from memory, so it says nothing about the disk.
   if (work == Work::kRead && (absl::IsNotFound(status) || MovedEpoch(status).has_value())) {
     return seen(Work::kLookup).breaker.Answered();
   }
-  // What it did before it rested is not what it does now.
+  // Latencies from before the rest no longer apply.
   if (!seen(work).breaker.closed()) seen(work).latency.Forget();
   if (took.has_value()) seen(work).latency.Add(*took);
   seen(work).breaker.Answered();
@@ -136,7 +136,7 @@ void ClusterNode::Probe(Work work, absl::string_view ns, const ReadRequest& requ
     const absl::Status status = probe_->Poll();
     const absl::Duration took = SteadyNow() - probe_->at;
     if (absl::IsDeadlineExceeded(status) && took < kProbeTimeout) return;
-    // Nobody looked at when it came.
+    // Without a duration: the answer may have come long before this look.
     Ended(probe_->work, status);
     probe_.reset();
   }
@@ -181,7 +181,7 @@ std::shared_ptr<const Nodes> NodeSet::Now() {
   }
   nodes->view = std::move(view);
   before = std::exchange(now_, std::move(nodes));
-  // Closing waits for the network, which nobody here has to.
+  // Close on another thread, since closing waits for the network.
   std::vector<std::shared_ptr<ClusterNode>> gone;
   for (auto& [id, node] : known) {
     if (node != nullptr && node->opened()) gone.push_back(std::move(node));

@@ -1,12 +1,11 @@
-// The nodes of a cluster as one client knows them: a store over each, opened when it is first needed, and what was seen
-// of it.
+// The nodes of a cluster as one client knows them: for each a store, opened when first needed, and a record of its
+// failures and latencies.
 //
-// Lookups are answered from memory, reads and puts by a disk that may hang alone. So there is a breaker and a latency
-// for each kind of work. A node that does not answer lookups is not there, and rests with everything.
+// Nodes answer lookups from memory, but reads and puts from a disk, which may hang on its own. So each kind of work has
+// its own breaker and latency. A node that does not answer lookups counts as gone, and rests for all work.
 //
-// Thread-safety: all methods. Lifetime: a Nodes is an immutable snapshot, shared by the calls that began with it; a
-// node is shared by the snapshots, leases and pending requests that use it, and outlives its cluster's membership as
-// long as these do.
+// Thread-safety: all methods. Lifetime: a Nodes is an immutable snapshot, shared by the calls that began with it. A
+// ClusterNode is shared by the snapshots, leases and pending requests that use it, and may thus outlive its membership.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_NODES_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_NODES_H_
 
@@ -30,16 +29,16 @@
 
 namespace kvlink::store::cluster {
 
-// Nodes with puts that have given no sign for so long are not waited for. Bytes count when a whole slab is taken, and
+// Puts do not wait for nodes whose puts have given no sign for this long. Bytes count when a whole slab is taken, and
 // slabs that are sent together arrive together.
 inline constexpr absl::Duration kNoPutSign = absl::Milliseconds(750);
 
-// Whether a request that ended so was not answered.
+// Whether the status means that a request was not answered.
 bool IsNoAnswer(const absl::Status& status);
 
-// What a node is asked for.
+// Kinds of work that a node does.
 enum class Work : uint8_t {
-  kLookup,  // and pins, removal, administration
+  kLookup,  // also pins, removal, administration
   kRead,
   kPut,
 };
@@ -50,38 +49,38 @@ class ClusterNode {
       : address_(std::move(address)), options_(std::move(options)) {}
 
   const std::string& address() const { return address_; }
-  // The store over it; reaches for nobody. Errors of OpenRemote for options that are wrong.
+  // The store over the node; does not connect. Errors of client::OpenRemote for invalid options.
   absl::StatusOr<std::shared_ptr<client::RemoteStore>> Store();
   // Whether Store was called.
   bool opened() const;
 
-  // No answer came, or none in time: counts as an answer after kNoProgress at least.
+  // Records that no answer came in time; for the latency it counts as an answer after at least kNoProgress.
   void Failed(Work work, absl::Duration took = kNoProgress);
-  // What became of a request by its status: an answer, or a failure to get one. `took`: nothing, where it says nothing
-  // of other requests.
+  // Records the end of a request: an answer, or none, by `status`. `took`: nullopt if its duration is not typical of
+  // other requests.
   void Ended(Work work, const absl::Status& status, std::optional<absl::Duration> took = std::nullopt);
-  // It was given up after so long, and may have been answered later.
+  // Records that a request was given up after this time; it might have been answered later.
   void GivenUp(Work work, absl::Duration after);
-  // Changes with every answer to a read, and every layer, that comes from the node: tells a slow one from a stuck one.
+  // A count that changes with every read answer and every layer from the node, to tell a slow node from a stuck one.
   int64_t Progress() const;
 
-  // Puts to it that are under way. `answered`: it ended as the node said, and was not given up.
+  // Count the puts in progress. `answered`: the node ended the put; it was not given up.
   void PutBegan();
   void PutEnded(bool answered);
   int puts() const;
-  // When its puts last gave a sign: it took bytes or answered, or the first of them began.
+  // When the puts last gave a sign: the node took bytes or answered, or the first put began.
   absl::Time PutsMoved();
-  // Several are under way, and none has given a sign for a while: a further one would only wait with them.
+  // Whether several puts are in progress and none has given a sign for a while: another one would only wait with them.
   bool PutsStuck();
 
-  // Whether it is not to be asked for that, but as a probe.
+  // Whether the node may be asked for this work only as a probe.
   bool Rests(Work work) const;
-  // The right to ask it all the same, where a rest is over. Null: there is none, or it does not rest.
+  // The right to probe the node, once a rest is over. Null if there is none, or the node does not rest.
   Breaker::Probe TryProbe(Work work);
-  // Where it rests and may be probed, asks it for one encoding (a lookup, or a read if that is what fails), for which
-  // nobody waits; and looks at what became of the last one.
+  // If the node rests and may be probed, asks it for one encoding (by a lookup, or by a read if reads fail) without
+  // waiting for the answer. Also records the outcome of the previous probe.
   void Probe(Work work, absl::string_view ns, const ReadRequest& request, Codec codec);
-  // Lookups, or this work, have failed since they were last answered.
+  // Whether lookups, or this work, have failed since they were last answered.
   bool Fails(Work work) const;
 
   Condition condition(Work work) const;
@@ -94,7 +93,7 @@ class ClusterNode {
     Breaker breaker;
     Latency latency;
   };
-  // A request for which nobody waits.
+  // A probe in progress.
   struct Asked {
     Breaker::Probe right;
     Work work;
@@ -106,10 +105,10 @@ class ClusterNode {
 
   Seen& seen(Work work) { return seen_[static_cast<int>(work)]; }
   const Seen& seen(Work work) const { return seen_[static_cast<int>(work)]; }
-  // Whose breaker keeps it from that work: lookups', or the work's own.
+  // The work whose breaker decides about `work`: lookups if theirs is not closed, else `work` itself.
   Work Resting(Work work) const { return seen(Work::kLookup).breaker.closed() ? work : Work::kLookup; }
   absl::StatusOr<Asked> AskProbe(Work work, absl::string_view ns, const ReadRequest& request, Codec codec);
-  // Of the store over it; zeros before there is one.
+  // Counters of the store; zeros before it is opened.
   client::RemoteCounters Counters() const;
 
   const std::string address_;
@@ -121,12 +120,12 @@ class ClusterNode {
   std::shared_ptr<client::RemoteStore> store_ ABSL_GUARDED_BY(mutex_);
   int puts_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time puts_moved_ ABSL_GUARDED_BY(mutex_);
-  int64_t pushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // when that was last looked at
+  int64_t pushed_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // when last looked at
   Mutex probe_mutex_;
-  std::optional<Asked> probe_ ABSL_GUARDED_BY(probe_mutex_);  // goes before store_
+  std::optional<Asked> probe_ ABSL_GUARDED_BY(probe_mutex_);  // destroyed before store_
 };
 
-// What is known at one time: a view, and the node of each member.
+// A snapshot: a view, and the node of each member.
 struct Nodes {
   std::shared_ptr<const View> view;
   std::vector<std::shared_ptr<ClusterNode>> nodes;  // in the order of view->placement.members()
@@ -134,15 +133,15 @@ struct Nodes {
 
 class NodeSet {
  public:
-  // `options`: for each node, but for its address, its id and the placement.
+  // `options` apply to each node, except for address, node id and placement.
   NodeSet(std::shared_ptr<ViewSource> source, client::RemoteOptions options);
-  // Waits until what is no member's any more is closed, as far as nobody uses it.
+  // Waits until the nodes of former members are closed, except those still in use elsewhere.
   ~NodeSet();
 
-  // As the view is now. Cheap while it stays.
+  // The snapshot of the present view. Cheap while the view stays the same.
   std::shared_ptr<const Nodes> Now();
-  // As Now, once the epoch is another than that of `than`, or at the deadline. Views also change with leases and hot
-  // encodings, which nobody waits for.
+  // Waits until the epoch is another than that of `than`, or until the deadline, and returns Now(). Views also change
+  // with leases and hot encodings, for which no caller waits.
   std::shared_ptr<const Nodes> After(const std::shared_ptr<const Nodes>& than, absl::Time deadline);
 
  private:
@@ -150,7 +149,7 @@ class NodeSet {
   const client::RemoteOptions options_;
   Mutex mutex_;
   std::shared_ptr<const Nodes> now_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<Worker> closing_ ABSL_GUARDED_BY(mutex_);  // once a member has gone
+  std::unique_ptr<Worker> closing_ ABSL_GUARDED_BY(mutex_);  // created when the first member leaves
 };
 
 }  // namespace kvlink::store::cluster

@@ -1,5 +1,5 @@
-// A rank of each owner, and within a rank a weighted shuffle: of keys -log(u) / weight the smallest is a member with a
-// probability in proportion to its weight (Efraimidis and Spirakis, 2006).
+// Ranks the owners, with a weighted shuffle within each rank: of keys -log(u) / weight, the smallest belongs to a
+// member with a probability proportional to its weight (Efraimidis and Spirakis, 2006).
 #include "store/cluster/replicas/order.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 namespace kvlink::store::cluster {
 namespace {
 
-// What a node takes at least: of two that answer within it neither is better.
+// The minimum time of a request: of two nodes that answer faster, neither is better.
 constexpr double kFloorSeconds = 200e-6;
 
 double SecondsAt(const Condition& condition) {

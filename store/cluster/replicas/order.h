@@ -1,4 +1,4 @@
-// In which order the owners of an identity are asked.
+// The order in which the owners of an identity are asked.
 //
 // Thread-safety: pure functions.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_ORDER_H_
@@ -19,32 +19,32 @@
 
 namespace kvlink::store::cluster {
 
-// Of a member, what this client has seen.
+// The condition of a member, as this client has seen it.
 struct Condition {
   bool resting = false;     // its breaker is not closed
-  absl::Duration expected;  // until it answers; zero: not known
-  int under_way = 0;        // requests of this client
+  absl::Duration expected;  // time until it answers; zero: not known
+  int under_way = 0;        // requests of this client in progress
 };
 
 using Owners = absl::InlinedVector<uint16_t, 4>;  // indices into members()
 
-// The owners under the current or the next placement, each once, those under both first.
+// The owners under the current or the next placement, each once; owners under both come first.
 Owners OwnersOf(const Placement& placement, const Identity& identity);
 
 // OwnersOf, followed by the members that hold further copies (View::FurtherHolders).
 Owners HoldersOf(const View& view, const Identity& identity);
 
-// HoldersOf, the best to ask first: those that do not rest, that are alive, that own it now and next or hold a further
-// copy, then now, then next (such a one may not be filled yet), that are in `zone`. Among equals the choice is random,
-// in proportion to how fast they answer, so that all of them share the load of an encoding that many want. `equals`,
-// unless null: how many of the first are as good as the first.
+// HoldersOf, best first. In order of weight, a member is better if it does not rest; if it is alive; if it owns the
+// identity now and next or holds a further copy, rather than now only, rather than next only (it may not be filled
+// yet); if it is in `zone`. Among equals the order is random, weighted by how fast they answer, so that all of them
+// share the load of a popular encoding. Sets `equals`, unless null, to the number of members as good as the first.
 Owners OrderOfOwners(const View& view, const Identity& identity, absl::string_view zone,
                      const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random,
                      int* equals = nullptr);
 
-// Where several owners are equally good for each of many encodings, chooses those that are so for the most of them, so
-// that few nodes are asked: moves one of the first equals[i] of orders[i] to its front. For requests that cost a node
-// much more than what is asked in them. Fast nodes, and by chance any, are preferred to others.
+// Given many encodings with several equally good owners each, chooses owners so that few nodes are asked: moves one of
+// the first equals[i] of orders[i] to its front. For requests that cost a node much more than their contents do.
+// Prefers fast nodes, with some randomness.
 void AskFewNodes(std::vector<Owners>* orders, absl::Span<const int> equals,
                  const std::function<Condition(uint16_t)>& condition, std::minstd_rand* random);
 

@@ -1,6 +1,6 @@
-// All owners are written to at once. What still goes on when enough of them have acknowledged cannot use the caller's
-// slabs any more, so it has a copy from the beginning; where every owner has to acknowledge there is none. Where copies
-// would take too much memory, the caller goes at the pace of all owners that take its bytes, and gives up the others.
+// Writes to all owners at once. Writes that continue after enough owners have acknowledged cannot use the caller's
+// slabs, so they use a copy from the beginning; no copy is made if every owner must acknowledge. If copies would take
+// too much memory, the caller waits for all owners that still take its bytes, and gives up the others.
 #include "store/cluster/replicas/puts.h"
 
 #include <algorithm>
@@ -22,11 +22,11 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr int kMaxLooks = 3;  // at the placement, for one put
-// A node that has not heard yet that it is an owner is asked again: so often, so long after.
+constexpr int kMaxLooks = 3;  // at the placement, per put
+// How often, and after what pause, to retry a node that has not seen yet that it is an owner.
 constexpr int kMaxBehind = 10;
 constexpr absl::Duration kBehind = absl::Milliseconds(50);
-constexpr int kMaxPutsOfNode = 8;  // at a time
+constexpr int kMaxPutsOfNode = 8;  // concurrent
 constexpr absl::Duration kTurn = absl::Milliseconds(5);
 constexpr std::align_val_t kPage{4096};
 
@@ -54,30 +54,30 @@ struct Puts::Body {
   const int64_t bytes;
 };
 
-// One owner.
+// The put at one owner.
 struct Puts::Target {
   ~Target() { GiveUp(); }
-  // It ended so, as far as is known now.
+  // Ends the put with its status, as far as known.
   void Over(const absl::Status& status) {
     if (pending == nullptr) return;
-    // A deadline that comes while the node takes bytes says nothing of it.
+    // A deadline that expires while the node takes bytes says nothing about the node.
     const bool early = absl::IsDeadlineExceeded(status) && SteadyNow() < node->PutsMoved() + kNoPutSign;
     if (!early) node->Ended(Work::kPut, status);
     pending = nullptr;
     probe = nullptr;
     node->PutEnded(/*answered=*/!IsNoAnswer(status));
   }
-  // What became of it is nobody's doing, or not known.
+  // Ends the put without blaming the node.
   void GiveUp() {
     if (pending != nullptr) node->PutEnded(/*answered=*/false);
     pending = nullptr;
     probe = nullptr;
   }
   std::shared_ptr<ClusterNode> node;
-  Breaker::Probe probe;                         // where the node rested
+  Breaker::Probe probe;                         // if the node rested
   std::unique_ptr<client::PendingPut> pending;  // null: over
   std::optional<absl::StatusOr<PutResult>> end;
-  absl::Time again = absl::InfiniteFuture();  // when it is asked again
+  absl::Time again = absl::InfiniteFuture();  // when to send it again
   bool put_off = false;                       // until the node has fewer puts
   int behind = 0;
   bool under_way() const { return pending != nullptr || again != absl::InfiniteFuture(); }
@@ -94,27 +94,28 @@ class Puts::Call {
 
  private:
   int acknowledged() const { return nodes_->view->settings.acknowledged; }
-  // Sends to those owners that were not sent to before.
+  // Sends to the owners that this call has not sent to yet.
   void SendToOwners();
   void Send(Target* target);
-  // Waits until something has ended, and gives those up that have left the cluster or its living.
+  // Waits until a put has ended, and gives up those at nodes that have died or left the cluster.
   void Wait();
   void End(Target* target, absl::StatusOr<PutResult> end);
-  // It is not sent, or given up, for a reason that is not the node's.
+  // Ends the target without blaming its node: it is not sent, or given up.
   static void Refuse(Target* target, absl::Status why);
   bool under_way() const {
     return absl::c_any_of(targets_, [](const auto& target) { return target->under_way(); });
   }
-  // Owners that have the encoding's bytes durably: these, or with `others`, any of the identity.
+  // The number of owners that hold the encoding durably: with this etag or, if `others`, with any.
   int Copies(bool others) const;
   bool Enough() const { return Copies(/*others=*/true) >= acknowledged(); }
-  // Whether an owner that is well only has too many puts: then the caller waits with it, and is no faster than all.
+  // Whether a healthy owner was put off only because it has too many puts: the caller then waits too, so that callers
+  // are no faster than the slowest healthy owner.
   bool WaitsForTurn() const {
     return absl::c_any_of(targets_, [](const auto& target) { return target->put_off && !target->node->PutsStuck(); });
   }
-  // Whether an owner that was not given a copy of the slabs still takes them.
+  // Whether an owner still takes bytes of the caller's slabs.
   bool Taken() const;
-  // Whether the view has another placement, which may have other owners.
+  // Whether the view now has another placement, and thus possibly other owners.
   bool LookAgain();
   absl::StatusOr<PutResult> Answer() const;
   absl::Status Failure() const;
@@ -166,7 +167,7 @@ absl::StatusOr<PutResult> Puts::Call::Run() {
   return answer;
 }
 
-// Those whose puts are stuck come last, and are left to repair where the others suffice.
+// Owners whose puts are stuck come last, and are left to repair if the others suffice.
 void Puts::Call::SendToOwners() {
   std::vector<Target*> stuck;
   for (const uint16_t member : nodes_->view->placement.NextOwners(manifest_.identity)) {
@@ -196,7 +197,7 @@ void Puts::Call::SendToOwners() {
 void Puts::Call::Send(Target* target) {
   target->again = absl::InfiniteFuture();
   target->end.reset();
-  // Each takes a thread for as long as the node keeps it; one node must not have all of them.
+  // Each put occupies a thread until the node has answered; one node must not occupy all of them.
   target->put_off = target->node->puts() >= kMaxPutsOfNode;
   if (target->put_off) {
     target->again = SteadyNow() + kTurn;
@@ -278,7 +279,7 @@ bool Puts::Call::LookAgain() {
 
 absl::StatusOr<PutResult> Puts::Call::Answer() const {
   if (!Enough()) return Failure();
-  // The greatest etag stays in the end: owners that have another are repaired.
+  // The greatest etag prevails: owners with another are repaired.
   PutResult answer{PutOutcome::kThere, {}};
   for (const auto& target : targets_) {
     if (!target->end.has_value() || !target->end->ok()) continue;
@@ -302,7 +303,7 @@ absl::Status Puts::Call::Failure() const {
     const bool ours =
         absl::IsInvalidArgument(status) || absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status);
     if (ours) return Annotate(status, absl::StrCat("put: the node at ", target->node->address()));
-    // Of several reasons none is the reason.
+    // If the reasons differ, the code is UNAVAILABLE.
     const bool own = absl::IsResourceExhausted(status) || absl::IsDeadlineExceeded(status);
     code = own && (first || code == status.code()) ? status.code() : absl::StatusCode::kUnavailable;
     first = false;
@@ -344,7 +345,7 @@ void Puts::GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<T
     if (!follower_.joinable()) follower_ = Thread("put-rest", [this] { Follow(); });
   }
   arrivals->ForwardTo(ends_);
-  ends_->Add(0);  // there is an earlier limit
+  ends_->Add(0);  // wakes the follower, since a limit may be earlier now
 }
 
 void Puts::Follow() {
@@ -357,7 +358,7 @@ void Puts::Follow() {
     }
     for (Rest& rest : TakeEnded(ends_->Next(until))) {
       const auto end = rest.target->pending->Wait(absl::InfinitePast());
-      // What was said was said by one before it.
+      // The tag was of an earlier target at the same address, so this put has not ended.
       if (absl::IsDeadlineExceeded(end.status()) && SteadyNow() < rest.limit) {
         MutexLock lock(&mutex_);
         rest_.push_back(std::move(rest));

@@ -1,6 +1,7 @@
-// Writes to the owners of an encoding. Semantics as replicated.h says.
+// Writes to the owners of an encoding. replicated.h defines the semantics.
 //
-// Thread-safety: all methods. Lifetime: the destructor waits for what goes on in the background, which is bounded.
+// Thread-safety: all methods. Ownership: starts one thread, `put-rest`, when first needed. Lifetime: the cluster must
+// outlive it; the destructor waits for puts in the background, kRest at most.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_PUTS_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_PUTS_H_
 
@@ -25,7 +26,7 @@ namespace kvlink::store::cluster {
 
 class Puts {
  public:
-  // What goes on after an acknowledgement does so for so long at most.
+  // The longest that a put continues in the background after it was acknowledged.
   static constexpr absl::Duration kRest = absl::Seconds(30);
 
   // `max_rest_bytes`: as ReplicatedOptions.
@@ -34,7 +35,7 @@ class Puts {
 
   absl::StatusOr<PutResult> Put(absl::string_view ns, const Manifest& manifest,
                                 absl::Span<const absl::Span<const std::byte>> slabs, absl::Time deadline);
-  // Bytes of puts that are acknowledged and go on.
+  // Bytes copied for puts that are in progress or continue in the background.
   int64_t rest_bytes() const { return rest_bytes_; }
 
  private:
@@ -42,20 +43,22 @@ class Puts {
   struct Body;
   struct Target;
 
-  // A copy of what is put, for as long as it goes on; null: there are too many.
+  // A copy of the slabs for puts that may continue after the acknowledgement; null if copies would exceed
+  // max_rest_bytes.
   std::shared_ptr<Body> Copy(const Manifest& manifest, absl::Span<const absl::Span<const std::byte>> slabs);
-  // One that goes on in the background.
+  // A put that continues in the background.
   struct Rest {
     std::shared_ptr<Body> body;
-    std::unique_ptr<Target> target;  // goes before the body that it sends
+    std::unique_ptr<Target> target;  // destroyed before the body that it sends
     absl::Time limit;
   };
 
-  // Ends the puts of `targets`, whose deadline that is, in the background; `arrivals` hears of them.
+  // Completes the puts of `targets` in the background, until `deadline` at most. Their arrivals are forwarded from
+  // `arrivals`.
   void GoOn(const std::shared_ptr<Body>& body, std::vector<std::unique_ptr<Target>> targets, client::Arrivals* arrivals,
             absl::Time deadline);
   void Follow();
-  // Those of `rest` that have ended, or whose time is over, taken from it.
+  // Removes from rest_ and returns the put with this tag, and those whose time is over.
   std::vector<Rest> TakeEnded(std::optional<uint64_t> tag);
 
   const Cluster* const cluster_;
@@ -65,7 +68,7 @@ class Puts {
   Mutex mutex_;
   std::list<Rest> rest_ ABSL_GUARDED_BY(mutex_);
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  Thread follower_ ABSL_GUARDED_BY(mutex_);  // once there was any
+  Thread follower_ ABSL_GUARDED_BY(mutex_);  // started with the first rest
 };
 
 }  // namespace kvlink::store::cluster

@@ -1,4 +1,4 @@
-// Both are a Scatter; what differs is the request, and what its answer means.
+// Lookups and reads are each a Scatter, with its own request and its own meaning of answers.
 #include "store/cluster/replicas/reads.h"
 
 #include <utility>
@@ -18,7 +18,7 @@ bool NobodyReachable(const Nodes& nodes, Work work) {
   return absl::c_all_of(nodes.nodes, [work](const auto& node) { return node->Fails(work); });
 }
 
-// Why nothing at all was answered; OK where that is a miss.
+// Why no node answered; OK if this counts as a miss.
 absl::Status WhyNothing(const Scatter& scatter, Work work) {
   if (scatter.answered()) return absl::OkStatus();
   if (!scatter.refused().ok()) return scatter.refused();
@@ -32,7 +32,7 @@ absl::Status WhyNothing(const Scatter& scatter, Work work) {
 
 class LookupRequest : public Scatter::Request {
  public:
-  // `found`: of the whole call.
+  // `found` holds the results of the whole call.
   LookupRequest(std::unique_ptr<client::PendingLookup> pending, absl::Span<const size_t> which,
                 std::vector<Found>* found)
       : pending_(std::move(pending)), which_(which.begin(), which.end()), found_(found) {}
@@ -61,7 +61,7 @@ using Leases = std::vector<absl::StatusOr<std::unique_ptr<Lease>>>;
 
 class ReadsRequest : public Scatter::Request {
  public:
-  // `leases`: of the whole call.
+  // `leases` holds the results of the whole call.
   ReadsRequest(const Cluster* cluster, std::shared_ptr<ClusterNode> node, std::unique_ptr<client::PendingReads> pending,
                std::vector<std::pair<size_t, Wanted>> wanted, Leases* leases)
       : cluster_(cluster),
@@ -90,10 +90,10 @@ class ReadsRequest : public Scatter::Request {
                                                         : Verdict::kMissed);
       if (failed) no_answer = status;
       if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status)) refused = status;
-      // What the caller can do something about goes before a miss.
+      // An error that the caller can act on takes precedence over a miss.
       if (!lease.ok() && (absl::IsResourceExhausted(status) || absl::IsDataLoss(status))) lease = status;
     }
-    // That is said of the client, whatever it asks for.
+    // The refusal concerns the client, not this request.
     if (!refused.ok() && !absl::c_linear_search(verdicts, Verdict::kHad)) return refused;
     const bool silent = absl::c_all_of(verdicts, [](Verdict verdict) { return verdict == Verdict::kFailed; });
     if (silent) return absl::UnavailableError(no_answer.message());

@@ -1,6 +1,6 @@
-// Lookups and reads over the nodes of a cluster. Semantics as replicated.h says.
+// Lookups and reads over the nodes of a cluster. replicated.h defines their semantics.
 //
-// Thread-safety: all functions. Lifetime: `cluster` outlives the leases.
+// Thread-safety: all functions. Lifetime: `cluster` must outlive the leases.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_READS_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_READS_H_
 

@@ -1,5 +1,5 @@
-// Puts the parts together: nodes.h knows the nodes, scatter.h asks owners, lease.h survives them, puts.h writes,
-// everybody.h asks all.
+// Puts the parts together: nodes.h keeps the nodes, scatter.h asks owners, lease.h moves a lease to another owner,
+// puts.h writes, and everybody.h asks all nodes.
 #include "store/cluster/replicas/replicated.h"
 
 #include <algorithm>
@@ -24,7 +24,8 @@ client::RemoteOptions NodeOptions(const ReplicatedOptions& options) {
   client::RemoteOptions node = options.node;
   node.resources = client::NewClientResources(options.resources);
   node.connect_later = true;
-  // Another owner is asked then. Those that dial are few, and must not wait long for hosts that are gone.
+  // Give up early, since another owner is asked then. The threads that connect are few, and must not wait long for
+  // hosts that are gone.
   node.patience = kNoProgress;
   node.connect_timeout = std::min(node.connect_timeout, kConnectTimeout);
   return node;
@@ -120,7 +121,7 @@ class Replicated : public ReplicatedStore {
   std::vector<NodeReport> Nodes() override { return ReportNodes(*nodes_.Now()); }
 
  private:
-  // The buffer that OpenDeviceBuffer gave; null: none of these.
+  // The shared pointer to a buffer from OpenDeviceBuffer; null for any other.
   std::shared_ptr<DeviceBuffer> Known(const DeviceBuffer* buffer);
 
   const std::shared_ptr<DocumentCatalog> catalog_;
@@ -135,7 +136,7 @@ class Replicated : public ReplicatedStore {
 };
 
 absl::StatusOr<std::shared_ptr<DeviceBuffer>> Replicated::OpenDeviceBuffer(const DeviceRegion& region) {
-  // Registered once, with the transport that all nodes share: whichever node can be reached by it will do.
+  // Registered once, with the transport that all nodes share, so any node that can be reached will do.
   absl::Status why = absl::UnavailableError("the cluster has no members");
   const std::shared_ptr<const struct Nodes> now = nodes_.Now();
   for (size_t i = 0; i < now->nodes.size(); ++i) {

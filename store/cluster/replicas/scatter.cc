@@ -1,6 +1,6 @@
-// One thread does all of it: requests are asked for without waiting (store/client/pending.h), and their ends arrive in
-// one queue. Rounds are kept, so that what is missed at several nodes makes one more request a node and not one an
-// encoding.
+// The caller's thread does everything: it sends requests without waiting (store/client/pending.h), and their ends
+// arrive in one queue. It works in rounds, so that encodings missed at several nodes cost one more request per node and
+// not one per encoding.
 #include "store/cluster/replicas/scatter.h"
 
 #include <algorithm>
@@ -35,13 +35,13 @@ Scatter::Scatter(const Cluster* cluster, absl::Span<const Identity> identities, 
 Scatter::~Scatter() {
   for (const Sent& sent : sent_) {
     sent.node->under_way() -= static_cast<int>(sent.which.size());
-    // Of the others it is known that they were slow.
+    // Requests left behind as stuck were counted already.
     if (!sent.left_behind || sent.hedged) sent.node->GivenUp(work_, SteadyNow() - sent.at);
   }
 }
 
 void Scatter::ChooseOrders(absl::Span<const size_t> which) {
-  // One look at each node: what changes while orders are chosen is this call's own doing.
+  // Look at each node once: changes while orders are chosen come from this call itself.
   std::vector<std::optional<Condition>> conditions(nodes_->nodes.size());
   const auto condition = [&](uint16_t member) {
     if (!conditions[member].has_value()) conditions[member] = nodes_->nodes[member]->condition(work_);
@@ -53,21 +53,21 @@ void Scatter::ChooseOrders(absl::Span<const size_t> which) {
     int* const equal = &equals[orders.size()];
     orders.push_back(OrderOfOwners(*nodes_->view, identities_[i], cluster_->zone, condition, &Random(), equal));
   }
-  // A lookup costs a node by the request, a read by what is asked in it.
+  // The cost of a lookup grows with the number of requests, that of a read with the number of encodings.
   if (work_ == Work::kLookup) AskFewNodes(&orders, equals, condition, &Random());
   for (size_t k = 0; k < which.size(); ++k) {
     const size_t i = which[k];
     Item& item = items_[i];
     item.order.clear();
     item.last_resort = nullptr;
-    bool any = false;  // that does not rest
+    bool any = false;  // a node may be asked
     for (const uint16_t member : orders[k]) {
       const std::shared_ptr<ClusterNode>& node = nodes_->nodes[member];
       if (absl::c_linear_search(item.asked, node)) continue;
       if (condition(member).resting) {
         const auto known = absl::c_find_if(resting_, [&](const auto& one) { return one.first == node; });
         if (known == resting_.end()) resting_.emplace_back(node, i);
-        // As a probe only where there is nobody else.
+        // Ask it first only as a probe, and only if there is no other node.
         const auto probes = [&] {
           if (absl::c_any_of(probed_, [&](const auto& one) { return one.first == node; })) return true;
           Breaker::Probe probe = node->TryProbe(work_);
@@ -92,7 +92,7 @@ bool Scatter::SendRound() {
   for (size_t i = 0; i < items_.size(); ++i) {
     Item& item = items_[i];
     if (item.had || item.awaited > 0) continue;
-    // Where nobody says anything, one that rests may be back, or this machine was slow: it is asked, for a short time.
+    // If no node has answered, a resting one may be back, or this machine was slow: ask it, but wait only briefly.
     if (item.order.empty() && item.last_resort != nullptr && !item.missed) {
       item.order.push_back(item.last_resort);
       item.missed = true;
@@ -148,7 +148,7 @@ void Scatter::Take(Sent* sent, absl::Time at) {
     if (!verdicts.ok()) continue;
     if ((*verdicts)[k] == Verdict::kMoved) {
       ++cluster_->counters->moved;
-      // Whoever is behind has nothing to tell about where it is.
+      // A node with an older view does not know where the encoding is.
       item.moved = item.moved || sent->request->moved_epoch() > nodes_->view->placement.epoch();
     }
     item.missed = item.missed || (*verdicts)[k] == Verdict::kMissed;
@@ -158,7 +158,7 @@ void Scatter::Take(Sent* sent, absl::Time at) {
 }
 
 bool Scatter::Counts(const Sent& sent) const {
-  // When it was left behind it was counted; and that the call's time is over is not the node's doing.
+  // A node left behind as stuck was counted then, and the end of the call's time is not the node's failure.
   return (!sent.left_behind || sent.hedged) && (!over_ || SteadyNow() >= sent.signed_at + kNoProgress);
 }
 
@@ -240,7 +240,7 @@ void Scatter::Run(absl::Time deadline) {
     const absl::Time until = std::min(Patience(begun, deadline), signed_at_ + cluster_->patience);
     if (now >= until) break;
     const auto awaited_requests = absl::c_count_if(sent_, [](const Sent& sent) { return !sent.left_behind; });
-    // A lookup does nothing with its first answers until the last has come.
+    // A lookup cannot use its first answers before the last has come, so it wakes once.
     const size_t wanted = work_ == Work::kLookup ? std::max<size_t>(1, awaited_requests) : 1;
     absl::Time at;
     for (auto tag = arrivals_->Next(std::min(look, until), wanted, &at); tag.has_value();

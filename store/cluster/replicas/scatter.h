@@ -1,13 +1,15 @@
-// One call for many encodings: each is asked of one of its owners, in one request a node, all side by side; those that
-// are not had there are asked of their next owners in another round, until each is had or all its owners were asked.
+// One call for many encodings. Asks one owner of each, with one request per node and all requests at the same time;
+// encodings that an owner lacks are asked of their next owners in another round, until each is found or all its owners
+// were asked.
 //
-// A node that gives no sign for kNoProgress is left behind: what it was asked for goes to the next owners, and its
-// answer counts if it still comes. It is left behind earlier where it is slower than nearly always, and the budget of
-// hedges allows it. Where an owner has said that it does not have the encoding, those left behind are waited for until
-// the call has taken kMissPatience; where none has said anything, until nobody has given a sign for Cluster::patience.
-// Nodes that rest are left out. Where none of the others says anything, one of them is asked and has kMissPatience.
+// A node that gives no sign for kNoProgress is left behind: its encodings are asked of their next owners, and its
+// answer still counts if it comes. A node is left behind earlier if it is slower than it nearly always is and the
+// budget of hedges allows it. If an owner has answered that it lacks the encoding, the call waits for nodes left behind
+// until it has taken kMissPatience; if no owner has answered, until no node has given a sign for Cluster::patience.
+// Resting nodes are left out; if no other node answers, one of them is asked, and the call waits for it until it has
+// taken kMissPatience.
 //
-// Thread-safety: one thread. Lifetime: what Cluster points to outlives it.
+// Thread-safety: one thread. Lifetime: the objects that Cluster points to must outlive it.
 #ifndef KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
 #define KVLINK_STORE_CLUSTER_REPLICAS_SCATTER_H_
 
@@ -31,35 +33,35 @@
 
 namespace kvlink::store::cluster {
 
-// What the calls of one store share.
+// The state that the calls of one store share.
 struct Cluster {
   NodeSet* nodes;
   HedgeBudget* hedges;
   Counters* counters;
   std::string zone;
-  absl::Duration patience;  // how long a call waits for a sign of nodes when nobody else is left to ask
+  absl::Duration patience;  // how long a call waits for a sign when no other node is left to ask
 };
 
-// What became of one encoding at one node.
+// A node's answer for one encoding.
 enum class Verdict : uint8_t {
   kHad,
   kMissed,
   kMoved,   // the node does not own it
-  kFailed,  // it could not say
+  kFailed,  // the node could not tell
 };
 
 class Scatter {
  public:
-  // A request to one node, on its way.
+  // A request to one node, in progress.
   class Request {
    public:
     virtual ~Request() = default;
-    // The end of it, for each encoding that was asked for; DEADLINE_EXCEEDED before it. Never waits. Other statuses:
-    // no answer came.
+    // The verdict on each encoding of the request. Never waits. DEADLINE_EXCEEDED: the request has not ended. Other
+    // statuses: no answer came.
     virtual absl::StatusOr<std::vector<Verdict>> Poll() = 0;
-    // Its time is over. What has been answered of it is what Poll gives then, if anything.
+    // Ends the request. Poll() then gives what has been answered so far, if anything.
     virtual void Expire() {}
-    // Afterwards: the greatest epoch of those that a node named which does not own something.
+    // After it has ended: the greatest epoch in `moved` answers.
     uint64_t moved_epoch() const { return moved_epoch_; }
 
    protected:
@@ -76,53 +78,55 @@ class Scatter {
   Scatter(const Cluster* cluster, absl::Span<const Identity> identities, Work work, Ask ask);
   ~Scatter();
 
-  // Until each is had, or nobody is left to ask; at most until `deadline`, which is that of the requests, too.
+  // Runs until each encoding is found or no node is left to ask, but no longer than until `deadline`, which is also the
+  // deadline of the requests.
   void Run(absl::Time deadline);
 
-  // Afterwards. Whether any node said anything.
+  // The following are valid after Run. Whether any node answered.
   bool answered() const { return answered_; }
   const std::shared_ptr<const Nodes>& nodes() const { return nodes_; }
-  // Why a node that answered would not serve this client (its key, a version); OK: none said so.
+  // Why a node refused to serve this client (its key, a version); OK if none did.
   const absl::Status& refused() const { return refused_; }
-  // Members that rest and own one of the encodings, with which of them.
+  // Resting members that own one of the encodings, each with the index of one.
   const std::vector<std::pair<std::shared_ptr<ClusterNode>, size_t>>& resting() const { return resting_; }
 
  private:
   struct Item {
-    absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> order;  // still to be asked, the best last
+    absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> order;  // owners yet to be asked, best last
     absl::InlinedVector<std::shared_ptr<ClusterNode>, 4> asked;
-    std::shared_ptr<ClusterNode> last_resort;  // rests, and is asked where the others do not answer; may be null
-    int waiting = 0;                           // requests of which it is part
+    std::shared_ptr<ClusterNode> last_resort;  // rests; asked if no other node answers; may be null
+    int waiting = 0;                           // requests in progress that contain it
     int awaited = 0;                           // of these, those not left behind
     bool had = false, moved = false;
-    bool missed = false;  // an owner said so, or there is but the last resort
+    bool missed = false;  // an owner lacks it, or only the last resort is left
   };
   struct Sent {
     uint64_t tag = 0;
     std::shared_ptr<ClusterNode> node;
     std::vector<size_t> which;
     std::unique_ptr<Request> request;
-    absl::Time at, signed_at;  // when it was sent, and when the node last gave a sign
+    absl::Time at, signed_at;  // when sent, and when the node last gave a sign
     int64_t progress = 0;
     bool left_behind = false, hedged = false;
   };
 
   void ChooseOrders(absl::Span<const size_t> which);
-  // Sends requests for all encodings that wait for nobody; false: there were none.
+  // Sends requests for all encodings that no awaited request contains. False if there were none.
   bool SendRound();
   void Send(const std::shared_ptr<ClusterNode>& node, std::vector<size_t> which);
-  // Takes the result of a request, if there is one; it came by `at`.
+  // Takes the result of a request, if it has ended; it ended by `at`.
   void Take(Sent* sent, absl::Time at);
-  // Whether it says that the node failed, and was not counted as such before.
+  // Whether the end of the request without an answer is a failure of the node that was not counted yet.
   bool Counts(const Sent& sent) const;
   void Refuse(const absl::Status& status);
   void LeaveBehind(Sent* sent);
-  // Leaves those behind that are stuck or slow; returns when to look again: now, if any was.
+  // Leaves behind nodes that are stuck or slow. Returns when to look again: `now` if any was left behind.
   absl::Time CheckProgress(absl::Time now);
-  // Looks again at where those are that no owner had, and one of them does not own.
+  // Takes a newer view for encodings that no owner had and of which some node answered `moved`. False if there is
+  // nothing to ask again.
   bool LookAgain(absl::Time deadline);
   bool Unfinished() const;
-  // Until when to wait for those that were left behind.
+  // Until when to wait for nodes that were left behind.
   absl::Time Patience(absl::Time begun, absl::Time deadline) const;
 
   const Cluster* const cluster_;
@@ -132,13 +136,13 @@ class Scatter {
   std::shared_ptr<const Nodes> nodes_;
   const std::shared_ptr<client::Arrivals> arrivals_ = std::make_shared<client::Arrivals>();
   std::vector<Item> items_;
-  std::list<Sent> sent_;  // on their way
+  std::list<Sent> sent_;  // in progress
   uint64_t next_tag_ = 1;
   absl::Time signed_at_;  // when any node last gave a sign
   bool answered_ = false, looked_again_ = false, over_ = false;
   absl::Status refused_;
   std::vector<std::pair<std::shared_ptr<ClusterNode>, size_t>> resting_;
-  // That rest, and are asked by this call all the same.
+  // Resting nodes that this call asks as probes.
   std::vector<std::pair<std::shared_ptr<ClusterNode>, Breaker::Probe>> probed_;
 };
 

@@ -1,4 +1,4 @@
-// The database of a cluster, ready for use, as kvlink store opens it.
+// Opens the database of a cluster as kvlink store does. Thread-safety: all functions.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_CLUSTER_DATABASE_H_
 #define KVLINK_TESTS_STORE_CLUSTER_CLUSTER_DATABASE_H_
 

@@ -56,7 +56,7 @@ TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
   EXPECT_TRUE(Eventually([&] { return gone(one); }));
   EXPECT_TRUE(cluster.Has(0, two) && cluster.Has(1, three)) << "others refer to them";
 
-  // A node that is away meanwhile catches up before anything else.
+  // A node that was down catches up before anything else.
   for (int i = 0; i < 2; ++i) cluster.StopRepair(i);
   cluster.node(1).drops = nullptr;
   cluster.Reopen(1);
@@ -65,7 +65,7 @@ TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
   consume(1);
   EXPECT_TRUE(gone(two) && gone(three));
   EXPECT_EQ(cluster.node(1).drops->statistics().emptied, 0);
-  // What comes again with another document is of use again, on both.
+  // An encoding that another document refers to again is kept again, on both nodes.
   ASSERT_TRUE(database->PutDocument("ns", "c", EntryWith({1, 4}, 1)).ok());
   cluster.PutAt(0, one);
   cluster.PutAt(0, four);
@@ -78,7 +78,7 @@ TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_TRUE(database->WaitForConsumers(*end, nodes, Soon()).ok());
 
-  // The log begins anew, and so do the nodes.
+  // When the log starts again, so do the nodes.
   cluster.PutAt(0, one);
   ASSERT_TRUE(database->ForgetConsumers(Soon()).ok());
   EXPECT_TRUE(Eventually([&] {

@@ -56,7 +56,7 @@ class DropsTest : public ::testing::Test {
     Consume(i);
     cluster_.node(i).drops->Start();
   }
-  // Until the node has carried out everything of the log.
+  // Waits until the node has carried out the whole log.
   void WaitFor(int i) {
     EXPECT_TRUE(Eventually([&] {
       const DropPosition position = cluster_.node(i).engine->dropped();
@@ -91,7 +91,7 @@ TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
   EXPECT_EQ(log_.consumers()[cluster_.node(0).id].transaction, log_.last().transaction);
   EXPECT_EQ(cluster_.node(0).drops->statistics().drops, 3);
 
-  // Started again it goes on where it was, and first carries out what came meanwhile.
+  // After a restart it continues at its position, and first carries out the drops made meanwhile.
   cluster_.node(0).drops = nullptr;
   cluster_.Reopen(0);
   log_.Append("ns", b.manifest.identity);
@@ -150,13 +150,13 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
     log_.Append("ns", a.manifest.identity);
     log_.TrimAll();
   }));
-  // It is not known to the database any more.
+  // The database no longer knows the node.
   EXPECT_TRUE(restarted([&] { ASSERT_TRUE(log_.Forget(cluster_.node(0).id, Soon()).ok()); }));
-  // Its position is of another log.
+  // Its position belongs to another log.
   EXPECT_TRUE(restarted([&] { ASSERT_TRUE(cluster_.node(0).engine->Drop({}, {{1}, 5, 5}).ok()); }));
-  // It was never a consumer, and holds something.
+  // It holds encodings and was never a consumer.
   EXPECT_TRUE(restarted([&] { ASSERT_TRUE(cluster_.node(0).engine->Drop({}, {}).ok()); }));
-  // While it runs.
+  // The same while it runs.
   cluster_.PutAt(0, a);
   cluster_.node(0).drops->Start();
   ASSERT_TRUE(log_.ForgetConsumers(Soon()).ok());
@@ -167,7 +167,7 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
   EXPECT_TRUE(cluster_.Has(0, a));
 }
 
-// Whose transactions go on all the time, that of telling a position among them.
+// Transactions never stop in the database, since reporting a position is one too.
 TEST_F(DropsTest, ALogWithoutDropsMakesNoWork) {
   DropOptions options = Options(0);
   options.move_on = options.store_position = absl::Hours(1);
@@ -183,14 +183,14 @@ TEST_F(DropsTest, ALogWithoutDropsMakesNoWork) {
   }
   EXPECT_EQ(log_.stores(), stores);
   EXPECT_EQ(cluster_.node(0).engine->dropped(), before);
-  // Of what is dropped everybody hears at once.
+  // A drop is reported at once.
   log_.Append("ns", MakeSynthetic(1).manifest.identity);
   ASSERT_TRUE(drops.CatchUp(Soon()).ok());
   EXPECT_EQ(log_.stores(), stores + 1);
   EXPECT_EQ(cluster_.node(0).engine->dropped().transaction, log_.last().transaction);
 }
 
-// Or it would wipe what it takes meanwhile, again and again.
+// Otherwise it would lose what it stores meanwhile, again and again.
 TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
   int emptied = 0;
   DropOptions options = Options(0);
@@ -213,7 +213,7 @@ TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
   EXPECT_THAT(events(), ElementsAre("drop_log_emptied"));
 }
 
-// What was open when the log was restored commits later, below the end that it had then.
+// Transactions that were open in the restored state commit later, below the log's end at that time.
 TEST_F(DropsTest, OfADatabaseThatWentBackOpenTransactionsAreRead) {
   Consume(0);
   const Synthetic a = MakeSynthetic(1);
@@ -278,7 +278,7 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
   EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAhead);
   EXPECT_EQ(memory.Ask("ns", a, (DropPosition{{8}, 10, 0})), Verdict::kUnknown);
   EXPECT_FALSE(memory.WaitFor(at(11), SteadyNow() + absl::Milliseconds(1)));
-  // From the moment on from which it is remembered, before it is carried out.
+  // A drop counts once it is remembered, before it is carried out.
   memory.Remember({{"ns", a}}, at(11));
   EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kDropped);
   EXPECT_EQ(memory.Ask("ns", b, at(10)), Verdict::kAllowed);
@@ -294,7 +294,7 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
   memory.Advance(at(12));
   EXPECT_EQ(memory.Ask("all", b, at(11)), Verdict::kDropped);
   EXPECT_EQ(memory.Ask("all", b, at(12)), Verdict::kAllowed);
-  // The oldest is forgotten: whoever is before it is not believed any more.
+  // The oldest drop is forgotten, so peers before it are no longer believed.
   memory.Remember({{"ns", b}}, at(13));
   memory.Advance(at(13));
   EXPECT_EQ(memory.Ask("ns", b, at(10)), Verdict::kUnknown);
@@ -304,9 +304,9 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
   EXPECT_EQ(memory.Ask("ns", a, at(13)), Verdict::kUnknown);
 }
 
-// Three nodes that hold the same repair each other without a pause, while documents come and are dropped, nodes stop
-// consuming, start again, lose their disks, and the log is trimmed. What was dropped and did not come again is nowhere
-// once all have caught up; and on no node, at any time after that node carried the drop out.
+// Three nodes with equal contents repair each other without a pause while documents are written and dropped, nodes stop
+// consuming, restart and lose their disks, and the log is trimmed. A dropped encoding that was not written again is on
+// no node once all have caught up, and never on a node that has carried out the drop.
 TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
   for (int run = 0; run < FaultSeeds(); ++run) {
     const uint64_t seed = TestSeed() + static_cast<uint64_t>(run);
@@ -328,7 +328,7 @@ TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
       cluster.node(i).drops->Start();
       cluster.StartRepair(i, [](RepairOptions* repair) { repair->interval = absl::Milliseconds(1); });
     };
-    // Answers linger, so that drops overtake copies.
+    // Answers are delayed, so that drops overtake copies.
     for (int i = 0; i < 3; ++i) {
       cluster.node(i).faults.before_answer = [i, seed] {
         thread_local std::mt19937_64 lingering(seed + static_cast<uint64_t>(i));
@@ -346,7 +346,7 @@ TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
         case 2:
         case 3:
         case 4:
-          // A write that reached only some owners.
+          // A write that reaches only some owners.
           all.push_back(MakeInSlot(1 + all.size(), static_cast<int>(random() % 3)));
           live.insert(all.size() - 1);
           cluster.PutAt(node, all.back());
@@ -354,13 +354,13 @@ TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
           break;
         case 9:
           if (step % 4 != 0) break;
-          // It does not lose the only copy of anything.
+          // First let another node have a copy of everything.
           EXPECT_TRUE(Eventually([&] {
             return std::all_of(live.begin(), live.end(), [&](size_t s) { return cluster.Has((node + 1) % 3, all[s]); });
           }));
           cluster.StopRepair(node);
           cluster.node(node).drops = nullptr;
-          // The others ask it meanwhile, so that it is not taken away from under them.
+          // Stop the other repairs too, since they use this node's engine.
           for (int i = 0; i < 3; ++i) cluster.StopRepair(i);
           if (random() % 3 == 0) {
             cluster.Replace(node);
@@ -375,14 +375,14 @@ TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
           break;
         default: {
           if (live.empty()) break;
-          // A document that was written long enough ago: no push of it is on its way.
+          // An earlier document, so no push of it is in progress.
           const auto dropped = std::next(live.begin(), static_cast<int64_t>(random() % live.size()));
           log.Append("ns", all[*dropped].manifest.identity);
           live.erase(dropped);
         }
       }
       absl::SleepFor(absl::Microseconds(random() % 2000));
-      // Whatever a node has carried out it does not hold, now or later: the step after this one finds it too.
+      // A node never again holds what it has dropped; later steps check it too.
       if (step % 10 != 0) continue;
       const auto last = log.last();
       for (int i = 0; i < 3; ++i) {

@@ -1,3 +1,4 @@
+// Peers call the other engines directly, so a test repairs within one process and without a network.
 #include "tests/store/cluster/engines.h"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ class EnginePart : public store::client::PartLease {
   const std::unique_ptr<engine::EncodingLease> lease_;
 };
 
-// As store/node/data/slots.cc and a client of it do.
+// Answers as store/node/data/slots.cc and its client do.
 class EnginePeer : public store::cluster::RepairPeer {
  public:
   explicit EnginePeer(EngineCluster::Node* node) : node_(node) {}
@@ -98,7 +99,7 @@ std::shared_ptr<const View> SettableView::WaitForChange(const std::shared_ptr<co
 }
 
 EngineCluster::EngineCluster(int nodes, int copies, int64_t capacity) : copies_(copies), capacity_(capacity) {
-  nodes_.reserve(16);  // whoever opens a peer looks while a member is added
+  nodes_.reserve(16);  // other threads look up peers while a member is added
   for (int i = 0; i < nodes; ++i) Add(MemberState::kActive);
   Publish();
 }

@@ -1,5 +1,5 @@
-// Engines as members of a cluster in one process: what each owns, which are alive, and how one repairs itself from the
-// others, which may fail.
+// Engines as members of a cluster in one process, which repair themselves from each other. The test sets their states,
+// which of them are alive, and how they fail.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_ENGINES_H_
 #define KVLINK_TESTS_STORE_CLUSTER_ENGINES_H_
 
@@ -73,7 +73,7 @@ class EngineCluster {
   std::shared_ptr<const store::cluster::View> view() const { return views_.view(); }
   SettableView* views() { return &views_; }
 
-  // Puts it at the owners under the next placement.
+  // Puts the encoding at its owners under the next placement.
   void Put(const Synthetic& s, const std::string& ns = "ns");
   void PutAt(int i, const Synthetic& s, const std::string& ns = "ns");
   bool Has(int i, const Synthetic& s, const std::string& ns = "ns");
@@ -97,7 +97,7 @@ class EngineCluster {
   std::vector<std::unique_ptr<Node>> nodes_;
 };
 
-// Waits until it is true. False: not within a minute.
+// Waits until the condition is true. False if it is not within a minute.
 bool Eventually(const std::function<bool()>& is);
 
 // The digests of all slots.

@@ -31,7 +31,7 @@ class FakeDropLog : public store::database::DropLog {
     MutexLock lock(&mutex_);
     last_ = {last_.transaction + 1, 0};
   }
-  // Trims all rows so far, whoever has read them.
+  // Trims all rows so far, whether or not all nodes have read them.
   void TrimAll() {
     MutexLock lock(&mutex_);
     rows_.clear();

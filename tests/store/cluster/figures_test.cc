@@ -1,5 +1,5 @@
-// What members tell of their cluster, in the protocol and to Prometheus: two nodes that repair each other and carry the
-// drops of a real database out, while etcd is killed and the database frozen.
+// The statistics of cluster members, over the protocol and for Prometheus: two nodes repair each other and carry out
+// the drops of a real database, while etcd is killed and the database frozen.
 #include "store/cluster/node/figures.h"
 
 #include <map>
@@ -63,7 +63,7 @@ class FiguresTest : public ClusterTest {
     options.companions = {cluster::MakeUpkeep(std::move(upkeep))};
     return MemberNode::Start(std::move(options), Patience());
   }
-  // What the node says of its cluster over the protocol.
+  // The node's cluster statistics over the protocol.
   Values ValuesOf(int node) const {
     const auto admin = store::client::NodeAdmin::Create({nodes_[node]->node()->addresses().control, "", "figures", {}});
     const auto status = admin->Status(Patience());
@@ -75,7 +75,7 @@ class FiguresTest : public ClusterTest {
     }
     return values;
   }
-  // The same, as Prometheus gets it: by metric and labels.
+  // The same for Prometheus, by metric and labels.
   Values PageOf(int node) const {
     Values values;
     for (const absl::string_view line : absl::StrSplit(nodes_[node]->node()->MetricsText(), '\n')) {
@@ -102,7 +102,7 @@ TEST_F(FiguresTest, SayWhatAMemberDoesInTheProtocolAndToPrometheus) {
     const auto put = nodes_[0]->node()->engine()->Put("ns", encoding->manifest, encoding->spans(), Patience());
     ASSERT_TRUE(put.ok()) << put.status();
   }
-  // The first member was alone when it compared; a view that changes makes the second look again.
+  // The second member compared before these puts; a new view makes it compare again.
   ASSERT_TRUE(cluster::SetWeight(Connect().get(), nodes_[0]->id(), 2, Patience()).ok());
   ASSERT_TRUE(Eventually([&] { return ValuesOf(1)["cluster_copied_encodings"] == 2; }));
   ASSERT_TRUE(catalog_->DeleteDocument("ns", dropped.manifest.identity.Hex(), 0).ok());
@@ -128,7 +128,7 @@ TEST_F(FiguresTest, SayWhatAMemberDoesInTheProtocolAndToPrometheus) {
   EXPECT_GT(values.at("cluster_copied_bytes"), 0);
   EXPECT_GT(values.at("cluster_drop_log_transaction"), 0);
 
-  // What is gone is not shown any more, by a node that goes on.
+  // The node keeps running, but no longer shows statistics of parts that have stopped.
   nodes_[1]->Leave();
   const Values left = ValuesOf(1);
   EXPECT_TRUE(left.contains("cluster_epoch"));

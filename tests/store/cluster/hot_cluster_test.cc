@@ -1,5 +1,5 @@
 // Hot encodings in a whole cluster: real nodes over a real etcd and a real database, and a client that reads one
-// encoding all the time.
+// encoding continuously.
 #include <atomic>
 #include <memory>
 #include <string>
@@ -64,7 +64,7 @@ class HotClusterTest : public ClusterTest {
     while (!nodes_.empty()) nodes_.pop_back();
   }
 
-  // What takes minutes takes a part of a second, and a few reads a second are many.
+  // Shortens minutes to fractions of a second, and lowers the limit to a few reads per second.
   cluster::MemberNodeOptions OptionsOf(int i) {
     cluster::MemberNodeOptions options;
     options.node.directory = absl::StrCat(scratch_.path(), "/", i);
@@ -104,7 +104,7 @@ class HotClusterTest : public ClusterTest {
     const auto statistics = node.node()->engine()->Stats();
     return statistics.hits_dram + statistics.hits_segments;
   }
-  // Members that say that they hold a further copy.
+  // Members that report a further copy.
   std::vector<uint16_t> Holders(const Synthetic& encoding) const {
     const auto view = opened_.membership->view();
     const HotView::Encoding* const hot =
@@ -117,7 +117,7 @@ class HotClusterTest : public ClusterTest {
   cli::ClusterStore opened_;
 };
 
-// Reads an encoding all the time. A read that is neither the bytes nor a miss fails the test.
+// Reads an encoding continuously. Any result other than its bytes or a miss fails the test.
 class Reader {
  public:
   Reader(store::Store* store, const Synthetic& encoding)
@@ -162,7 +162,7 @@ TEST_F(HotClusterTest, ComesToFurtherMembersIsReadThereAndGoes) {
       const int64_t before = Reads(node);
       EXPECT_TRUE(Eventually([&] { return Reads(node) >= before + 20; })) << "reads are spread over all that hold it";
     }
-    // No node has it any more, owner or not, and none gets it back while it is still asked for.
+    // No node keeps it, owner or not, and none gets it back while it is still being read.
     reader.may_miss = true;
     const auto removed = opened_.store->DeleteDocument("ns", "deleted", 0);
     ASSERT_TRUE(removed.ok()) << removed;

@@ -1,5 +1,5 @@
-// Further copies of what is hot, between engines in one process: who makes them, how long they stay, and what is not
-// done for them.
+// Further copies of hot encodings, between engines in one process: which nodes make them, how long they stay, and what
+// is not done for them.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -43,7 +43,7 @@ class HotCopiesTest : public ::testing::Test {
     MutexLock lock(&mutex_);
     return held_[i];
   }
-  // Numbers of the nodes that come next for it.
+  // Numbers of the first `count` further members.
   static std::vector<int> Further(const EngineCluster& cluster, const Synthetic& s, int count) {
     const auto view = cluster.view();
     std::vector<int> numbers;
@@ -76,7 +76,7 @@ TEST_F(HotCopiesTest, ComeWhileSomebodyWantsThemAndGoAfterwards) {
     EXPECT_TRUE(Eventually([&] { return Held(further[k]) == std::vector<HotName>{NameOf(hot)}; }));
     EXPECT_TRUE(cluster.Has(further[k], hot));
   }
-  // More of them, and those before stay: what a node does not own is looked at all the time.
+  // One more copy; the earlier ones stay, although the nodes continuously remove what they do not own.
   says[0].copies = 3;
   cluster.Publish(/*moves=*/false);
   EXPECT_TRUE(Eventually([&] { return cluster.Has(further[2], hot); }));
@@ -112,13 +112,13 @@ TEST_F(HotCopiesTest, AreWhatTheOwnersHave) {
   EXPECT_TRUE(Eventually([&] { return cluster.Has(further, smaller) && !Held(further).empty(); }));
   cluster.Put(greater);
   EXPECT_TRUE(Eventually([&] { return cluster.Has(further, greater) && !Held(further).empty(); }));
-  // While an owner is away, it may be the one that has it.
+  // While an owner is unreachable, it may be the one that has the encoding.
   const auto remove = [&](int i) { EXPECT_TRUE(cluster.node(i).engine->Remove("ns", greater.manifest.identity).ok()); };
   std::vector<int> owners;
   for (int i = 0; i < cluster.size(); ++i) {
     if (!cluster.Owns(i, greater)) continue;
     owners.push_back(i);
-    cluster.StopRepair(i);  // or it would get it back
+    cluster.StopRepair(i);  // otherwise it would copy it again
   }
   ASSERT_EQ(owners.size(), 2u);
   cluster.node(owners[0]).alive = false;

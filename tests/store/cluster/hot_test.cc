@@ -1,4 +1,4 @@
-// What a node calls hot, and how many copies it wants: by rates and views that the test makes.
+// What counts as hot on a node, and how many copies it wants, by rates and views that the test makes.
 #include <cmath>
 #include <optional>
 #include <random>
@@ -23,7 +23,7 @@ Identity IdentityOf(uint8_t number) {
 
 HotName NameOf(uint8_t number) { return {"ns", IdentityOf(number), Codec::kRawBf16}; }
 
-constexpr double kLimit = 1000;  // bytes a second
+constexpr double kLimit = 1000;  // bytes per second
 
 TEST(HotView, IsWhatAllNodesSayTogether) {
   EXPECT_EQ(HotView::Make({}), nullptr);
@@ -60,7 +60,8 @@ class HotPolicyTest : public ::testing::Test {
     Forget();
   }
   void Forget() { policy_.emplace(HotOptions{.bytes_per_second = static_cast<int64_t>(kLimit), .max_copies = 8}); }
-  // One look, while number 1 takes so many bytes a second of the node and everything else so many.
+  // One look at rates in bytes per second: `bytes` for encoding 1, and `others` for all others. Returns the copies
+  // wanted.
   int Copies(double bytes, double others = 0) {
     now_ += absl::Milliseconds(300);
     node::ReadRates::Snapshot rates;
@@ -72,13 +73,13 @@ class HotPolicyTest : public ::testing::Test {
     EXPECT_EQ(told_[0].name, NameOf(1));
     return told_[0].copies;
   }
-  // The last of the looks of so long.
+  // Looks for this long and returns the last result.
   int CopiesFor(absl::Duration time, double bytes) {
     int copies = 0;
     for (const absl::Time until = now_ + time; now_ < until;) copies = Copies(bytes);
     return copies;
   }
-  // So many members hold it, and somebody wants `wanted`.
+  // Makes a view in which `holders` members hold encoding 1 and another node wants `wanted` copies.
   void SetHolders(int holders, int wanted = 0) {
     HotRecord wants, holds;
     wants.read = {{NameOf(1), wanted, 5}};
@@ -119,7 +120,7 @@ TEST_F(HotPolicyTest, NobodyIsLeftWhereEveryMemberIsAnOwner) {
   EXPECT_EQ(Copies(kLimit * 100), 0);
 }
 
-// The rates of the last seconds are those from before the copies.
+// The rates still date from before the copies.
 TEST_F(HotPolicyTest, MoreCopiesComeOnlyWhenTheLastOnesShow) {
   EXPECT_EQ(Copies(kLimit * 2), 2);
   SetHolders(2);
@@ -154,7 +155,7 @@ TEST_F(HotPolicyTest, WhatOthersWantIsToldWithItsRate) {
   EXPECT_TRUE(told_.empty());
 }
 
-// Whatever the demand, once it is steady the copies become steady, and no holder gives more than the limit.
+// For any steady demand, the number of copies becomes steady, and no holder serves more than the limit.
 TEST_F(HotPolicyTest, SteadyDemandEndsInSteadyCopies) {
   std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 20; ++round) {
@@ -164,7 +165,7 @@ TEST_F(HotPolicyTest, SteadyDemandEndsInSteadyCopies) {
     int wanted = 0, held = 0, changes = 0;
     SetHolders(0);
     for (int look = 0; look < 1000; ++look) {
-      // A half-life of two seconds; copies come and go some looks after they are wanted.
+      // A half-life of two seconds; copies appear and disappear some looks after the decision.
       rate += (demand / (2 + held) - rate) * (1 - std::exp2(-0.3 / 2));
       const int now = Copies(rate * std::uniform_real_distribution<>(0.98, 1.02)(random));
       changes += now != wanted ? 1 : 0;

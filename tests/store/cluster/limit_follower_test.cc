@@ -60,7 +60,7 @@ class LimitFollowerTest : public ::testing::Test {
 
 TEST_F(LimitFollowerTest, WhatTheDatabaseSaysHolds) {
   OwnDatabase database;
-  // From when the node stood alone.
+  // Limits from before the node joined.
   ASSERT_TRUE(engine_->PutNamespace("alone", {.capacity_bytes = 1 << 20}).ok());
   ASSERT_TRUE(database->PutNamespace({"a", 2 << 20, 1 << 20, 7}, Soon()).ok());
   const auto catalog = database.Open();
@@ -70,7 +70,7 @@ TEST_F(LimitFollowerTest, WhatTheDatabaseSaysHolds) {
   ASSERT_TRUE(database->PutNamespace({"a", 3 << 20, {}, {}}, Soon()).ok());
   ASSERT_TRUE(database->PutNamespace({"b", {}, 5, {}}, Soon()).ok());
   EXPECT_TRUE(Become({{"a", {3 << 20, 1 << 20, 8}}, {"b", {0, 5, 1}}}));
-  // A namespace that was deleted has none, and begins again below the revision that the node had.
+  // A deleted namespace has no limits, and starts again below the node's revision.
   ASSERT_TRUE(database->DeleteNamespace("a").ok());
   EXPECT_TRUE(Become({{"b", {0, 5, 1}}}));
   ASSERT_TRUE(database->PutNamespace({"a", {}, {}, 9}, Soon()).ok());
@@ -78,7 +78,7 @@ TEST_F(LimitFollowerTest, WhatTheDatabaseSaysHolds) {
   ASSERT_TRUE(database->DeleteNamespace("a").ok());
   ASSERT_TRUE(database->PutNamespace({"a", 1 << 20, {}, {}}, Soon()).ok());
   EXPECT_TRUE(Become({{"a", {1 << 20, 0, 1}}, {"b", {0, 5, 1}}}));
-  // Where drops are carried out late, they take limits that were given since.
+  // A drop that is carried out late removes limits that were set since; they come back.
   ASSERT_TRUE(engine_->DeleteNamespace("a").ok());
   EXPECT_TRUE(Become({{"a", {1 << 20, 0, 1}}, {"b", {0, 5, 1}}}));
 }

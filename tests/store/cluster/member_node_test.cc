@@ -1,4 +1,4 @@
-// Whole nodes as members, against a real etcd: directories, joining, draining, and what a node refuses to be.
+// Whole nodes as members, against a real etcd: directories, joining, draining, and refused starts.
 #include "store/cluster/node/member_node.h"
 
 #include <filesystem>
@@ -23,7 +23,7 @@ using cluster::MemberState;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// Stands for repair: says that the node has all it owns, as soon as it is let.
+// Stands in for repair: reports that the node holds all that it owns once `complete` is set.
 class Filler : public cluster::Companion {
  public:
   struct Control {
@@ -120,7 +120,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   ASSERT_TRUE(binding.ok() && binding->has_value()) << binding.status();
   EXPECT_EQ((*binding)->cluster_id, settings.id);
 
-  // It becomes active when it has what it owns, and not before.
+  // It becomes active only once it holds what it owns.
   filler_.complete = false;
   auto options = OptionsOf("second");
   options.zone = "b";
@@ -131,7 +131,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   EXPECT_TRUE(Eventually([&] { return Logged("weight_above_capacity"); })) << "7 of 3 GiB";
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
-  // Limits are the cluster's, and each enforces its share of them.
+  // Limits apply to the cluster; each node enforces its share.
   EXPECT_EQ(first->node()->engine()->share_of_limits(), 1) << "it has all until the second is filled";
   filler_.complete = true;
   ASSERT_TRUE(Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
@@ -141,7 +141,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
     return sum > 0.999 && sum < 1.001;
   }));
 
-  // It leaves when the others have what it held, and not before.
+  // It leaves only once the others hold what it held.
   filler_.complete = false;
   const auto drained = cluster::Drain(Connect().get(), second->id(), Patience());
   ASSERT_TRUE(drained.ok()) << drained.status();
@@ -205,7 +205,7 @@ TEST_F(MemberNodeTest, ADirectoryOfAnotherCluster) {
   EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition) << other;
   EXPECT_THAT(std::string(other.message()), AllOf(HasSubstr(Directory("node")), HasSubstr("'a'"),
                                                   HasSubstr(cluster::IdHex(a.id)), HasSubstr(cluster::IdHex(b.id))));
-  // The name is another cluster's now.
+  // The name now belongs to another cluster.
   ASSERT_TRUE(Connect("a")->client()->Delete("a/", true, Patience()).ok());
   Create("a");
   EXPECT_EQ(StartStatus(OptionsOf("node", "a")).code(), absl::StatusCode::kFailedPrecondition);
@@ -215,7 +215,7 @@ TEST_F(MemberNodeTest, ADirectoryOfAnotherCluster) {
   EXPECT_FALSE(std::filesystem::exists(Directory("new"))) << "nothing is made for a cluster that is not there";
 }
 
-// One that stood alone may join; what its catalog holds is said.
+// A store without encodings may join; the log reports the documents in its catalog.
 TEST_F(MemberNodeTest, AStoreThatStoodAlone) {
   StartEtcd(1);
   Create();
@@ -231,7 +231,7 @@ TEST_F(MemberNodeTest, AStoreThatStoodAlone) {
   EXPECT_TRUE(Eventually([&] { return Logged("documents_not_served"); }));
 }
 
-// A cluster's catalog knows nothing of what such a store holds, so that a member would remove it all.
+// The cluster's catalog does not know the encodings of such a store, so a member would remove all of them.
 TEST_F(MemberNodeTest, AStoreThatHoldsEncodingsOfItsOwn) {
   StartEtcd(1);
   cluster::ClusterSettings settings;
@@ -251,7 +251,7 @@ TEST_F(MemberNodeTest, AStoreThatHoldsEncodingsOfItsOwn) {
   EXPECT_THAT(std::string(refused.message()), AllOf(HasSubstr(Directory("node")), HasSubstr("1 encodings")));
   EXPECT_FALSE(cluster::ReadBinding(Directory("node"))->has_value());
   EXPECT_TRUE(Open()->view()->status.empty());
-  // One that has followed the cluster's drops is its own; somebody removed the file that says so.
+  // A store that has followed the cluster's drops belongs to it, even if its CLUSTER file was removed.
   put("lost", {made->id, 1, 1});
   EXPECT_NE(Start(OptionsOf("lost")), nullptr);
 }
@@ -275,8 +275,8 @@ TEST_F(MemberNodeTest, WhatOthersReach) {
   EXPECT_EQ(node->membership().view()->status[0].address, "localhost" + control.substr(control.rfind(':')));
 }
 
-// With repair beside them, over the network: who joins is filled and becomes active, who drains leaves when all it held
-// is elsewhere, and each encoding is at its owners then.
+// With repair over the network: a joining node is filled and becomes active; a draining node leaves once others hold
+// everything; each encoding is then at its owners.
 TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
   StartEtcd(1);
   Create();
@@ -327,8 +327,8 @@ TEST_F(MemberNodeTest, RepairFillsAndHandsOver) {
   owners_have();
 }
 
-// It began before the drop, which does not find it, and repair would bring it back to all owners. A push that begins
-// after the drop is new.
+// The drop cannot remove a push that has begun and not committed, and repair would spread it to all owners. A push that
+// begins after the drop is admitted.
 TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
   KVLINK_NEEDS_POSTGRES();
   StartEtcd(1);
@@ -377,7 +377,7 @@ TEST_F(MemberNodeTest, APushThatADropOvertakesIsRefused) {
   EXPECT_TRUE(engine->Find({"ns", dropped.manifest.identity, dropped.manifest.codec}).has_value());
 }
 
-// The database may have it that nothing may be served yet.
+// Without its database, for example, a node must not serve.
 TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
   class Refuses : public cluster::Companion {
    public:
@@ -393,7 +393,7 @@ TEST_F(MemberNodeTest, WhatCannotBePreparedDoesNotJoin) {
   EXPECT_TRUE(Open()->view()->status.empty());
 }
 
-// What was dropped while it was away is not served: nobody gets a session before companions are prepared.
+// Clients get no session before companions are prepared, so the node does not serve what was dropped while it was down.
 TEST_F(MemberNodeTest, OpensNoSessionBeforeItIsPrepared) {
   class Asks : public cluster::Companion {
    public:
@@ -430,7 +430,7 @@ TEST_F(MemberNodeTest, OpensNoSessionBeforeItIsPrepared) {
   EXPECT_TRUE(opened.ok()) << opened.status();
 }
 
-// Who drains waits for who gains what it holds, dead or alive, and of the others for the living.
+// A draining member waits for members that gain its slots, dead or alive, and for living ones that share them.
 TEST(AwaitedByDrain, IsWhoGains) {
   cluster::View view;
   std::vector<cluster::Member> members;
@@ -452,7 +452,7 @@ TEST(AwaitedByDrain, IsWhoGains) {
   progress[NodeOf(4)] = {10, 5, 5, 0, 0};
   EXPECT_EQ(AwaitedByDrain(view, progress, NodeOf(1)), Set{});
 
-  // Nobody gains where all had everything; those that stay are asked only while they are alive, but for the last.
+  // If all members own everything, none gains; the others are awaited only if alive, unless none is.
   members.resize(3);
   view.placement = *cluster::Placement::Compute(10, 3, members);
   view.status.resize(3);

@@ -1,5 +1,5 @@
-// What a process knows of a cluster, against a real etcd: changes, blips, compaction, members of etcd that die and
-// freeze, a snapshot of yesterday, names and credentials.
+// A process's view of a cluster in a real etcd: changes, short disconnections, compaction, members of etcd that die and
+// freeze, a restored snapshot, names and credentials.
 #include "store/cluster/members/membership.h"
 
 #include <algorithm>
@@ -27,7 +27,7 @@ class MembershipTest : public ClusterTest {
     const auto added = cluster::AddMember(connection, NodeOf(node), RecordOf(node), Patience());
     ASSERT_TRUE(added.ok()) << added.status();
   }
-  // Until the view has the epoch.
+  // Waits until the view has reached the epoch.
   static bool Reaches(const cluster::Membership& membership, uint64_t epoch) {
     return Eventually([&] { return membership.view()->placement.epoch() >= epoch; });
   }
@@ -46,7 +46,7 @@ TEST_F(MembershipTest, FollowsChanges) {
   EXPECT_EQ(membership->view()->settings.id, settings.id);
   EXPECT_EQ(membership->view()->placement.epoch(), 0u);
   EXPECT_TRUE(membership->view()->placement.members().empty());
-  // The first members have nothing to be filled with; the others join.
+  // Founders are active at once; later members join.
   const auto first = membership->view();
   for (uint8_t node = 1; node <= 3; ++node) Add(connection.get(), node);
   ASSERT_TRUE(Eventually([&] { return membership->view()->status.size() == 3; }));
@@ -63,7 +63,7 @@ TEST_F(MembershipTest, FollowsChanges) {
     EXPECT_GT(*changed, epoch);
     ASSERT_TRUE(Reaches(*membership, *changed));
     EXPECT_EQ(membership->view()->placement.epoch(), *changed);
-    // Whoever reads it all anew has the same.
+    // A process that reads everything again has the same epoch.
     EXPECT_EQ(Open()->view()->placement.epoch(), *changed);
     epoch = *changed;
   };
@@ -78,7 +78,7 @@ TEST_F(MembershipTest, FollowsChanges) {
   changes(cluster::CompleteDrain(connection.get(), NodeOf(1), epoch, Patience()));
   changes(cluster::Remove(connection.get(), NodeOf(2), false, Patience()));
   EXPECT_EQ(membership->view()->status.size(), 1u);
-  // What is so already is no change.
+  // Setting the present value changes nothing.
   EXPECT_EQ(*cluster::SetWeight(connection.get(), NodeOf(3), 1, Patience()), epoch);
 }
 
@@ -110,7 +110,7 @@ TEST_F(MembershipTest, WhatMayNotBeChanged) {
             absl::StatusCode::kNotFound);
 }
 
-// Somebody has to own what a member that drains hands over, and to have it.
+// Some member must take over, and hold, what a draining member hands over.
 TEST_F(MembershipTest, TheLastActiveStays) {
   StartEtcd(1);
   Create();
@@ -127,7 +127,7 @@ TEST_F(MembershipTest, TheLastActiveStays) {
   EXPECT_EQ(left.status().code(), absl::StatusCode::kFailedPrecondition) << left.status();
   EXPECT_EQ(Open()->view()->status.size(), 1u);
   ASSERT_TRUE(cluster::CancelDrain(connection.get(), NodeOf(1), Patience()).ok());
-  // A member that joins holds nothing yet.
+  // A joining member holds nothing yet.
   Add(connection.get(), 3);
   EXPECT_EQ(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).status().code(),
             absl::StatusCode::kFailedPrecondition);
@@ -135,7 +135,7 @@ TEST_F(MembershipTest, TheLastActiveStays) {
   EXPECT_TRUE(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).ok()) << "of one that nobody needs";
 }
 
-// What is written is what readers take: a record that they refuse would stop all of them.
+// Only records that readers accept are written: one that they refuse would stop all of them.
 TEST_F(MembershipTest, WhatAMemberMayBe) {
   StartEtcd(1);
   Create();
@@ -150,15 +150,15 @@ TEST_F(MembershipTest, WhatAMemberMayBe) {
   record.build = "a\nb";
   EXPECT_EQ(code(record), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(Open()->view()->status.empty());
-  // The change is told in a text that is cut.
+  // The description of the change is cut to its limit.
   record = RecordOf(1);
   record.address = std::string(500, 'h') + ":7400";
   EXPECT_EQ(code(record), absl::StatusCode::kOk);
   EXPECT_TRUE(OpenStatus(Address()).ok()) << OpenStatus(Address());
-  // Who is no member is not made one by what was meant for a member.
+  // UpdateMember does not add members.
   EXPECT_EQ(cluster::UpdateMember(connection.get(), NodeOf(2), RecordOf(2), Patience()).status().code(),
             absl::StatusCode::kNotFound);
-  // An address is one living member's.
+  // Two living members may not share an address.
   const auto membership = Open();
   const auto registration = Register(membership.get(), 2);
   ASSERT_TRUE(registration.ok()) << registration.status();
@@ -168,7 +168,7 @@ TEST_F(MembershipTest, WhatAMemberMayBe) {
   EXPECT_EQ(Open()->view()->status.size(), 2u);
 }
 
-// Of two that drain at once, where one has to stay, one is told so.
+// If only one of two concurrent drains is possible, the other one fails.
 TEST_F(MembershipTest, ChangesHappenOneAfterTheOther) {
   StartEtcd(1);
   Create("default", 8);
@@ -205,7 +205,7 @@ TEST_F(MembershipTest, ABlipMovesNothing) {
   EXPECT_EQ(*back->status[0].incarnation, 2u);
   for (const auto& view : {gone, back}) {
     EXPECT_EQ(view->placement.epoch(), before->placement.epoch());
-    // Not even computed again.
+    // The table was not even recomputed.
     EXPECT_EQ(view->placement.next().Owners(0).data(), before->placement.next().Owners(0).data());
   }
 }
@@ -219,7 +219,7 @@ TEST_F(MembershipTest, GoesOnAfterCompactionAndRestart) {
   uint32_t weight = 1;
   Add(connection.get(), 1);
   for (int round = 0; round < (Soak() ? 50 : 6); ++round) {
-    // While etcd is away, and what follows is compacted before the membership is back.
+    // Changes while etcd is down, compacted before the membership has reconnected.
     const bool compact = random() % 2 == 0;
     if (random() % 2 == 0) {
       etcd_->Kill(0);
@@ -259,7 +259,7 @@ TEST_F(MembershipTest, WithoutEtcdTheLastViewStays) {
   EXPECT_EQ(membership->view()->placement.epoch(), view->placement.epoch());
 }
 
-// Leaders of etcd that die or freeze, while the cluster changes and nodes stay registered.
+// Leaders of etcd die or freeze while the cluster changes; nodes stay registered.
 TEST_F(MembershipTest, FailsOverWithEtcd) {
   StartEtcd(3);
   Create();
@@ -290,8 +290,8 @@ TEST_F(MembershipTest, FailsOverWithEtcd) {
   EXPECT_FALSE(events_.Told("etcd_set_back"));
 }
 
-// Members come, go and change from several sides while etcd loses and freezes members: whoever sees an epoch sees the
-// same members under it, and in the end all see the same.
+// Several callers add, remove and change members while members of etcd die and freeze: all views of one epoch have the
+// same members, and in the end all views are the same.
 TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
   StartEtcd(3);
   Create("default", 3);
@@ -359,7 +359,7 @@ TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
     kill ? etcd_->Kill(member) : etcd_->Freeze(member);
     for (Thread& thread : threads) thread.Join();
     kill ? etcd_->Restart(member) : etcd_->Thaw(member);
-    // One that reads all of it anew, beside those that followed.
+    // A membership that reads everything again, beside those that followed.
     const auto late = open();
     for (const auto& one : memberships) {
       ASSERT_TRUE(Reaches(*one, late->view()->placement.epoch())) << one->health().status;
@@ -368,8 +368,8 @@ TEST_F(MembershipTest, AnEpochIsTheSameForEverybody) {
   EXPECT_GT(epochs.size(), 10u);
 }
 
-// A snapshot of yesterday: everything is read anew, the epoch goes back and that is said; a running node whose record
-// the snapshot lacks is a member again without anybody's help.
+// After a snapshot is restored, everything is read again, and the log reports that the epoch went back; a running node
+// whose record the snapshot lacks becomes a member again by itself.
 TEST_F(MembershipTest, RestoredFromASnapshot) {
   StartEtcd(1);
   Create();
@@ -390,7 +390,7 @@ TEST_F(MembershipTest, RestoredFromASnapshot) {
   })) << membership->health().status;
   EXPECT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
   EXPECT_FALSE((*registration)->ended().has_value());
-  // And goes on from there.
+  // And the membership follows later changes.
   const auto changed = cluster::SetWeight(Connect().get(), NodeOf(1), 3, Patience());
   ASSERT_TRUE(changed.ok()) << changed.status();
   ASSERT_TRUE(Eventually([&] { return membership->view()->placement.epoch() == *changed; }));
@@ -410,7 +410,7 @@ TEST_F(MembershipTest, NamesAndIdentities) {
   EXPECT_EQ(wrong.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(wrong.message()),
               AllOf(HasSubstr("no cluster 'c'"), HasSubstr("a, b"), HasSubstr(etcd_->endpoint(0))));
-  // Two in one etcd see nothing of each other.
+  // Two clusters in one etcd do not see each other.
   const auto of_a = Open("a"), of_b = Open("b");
   EXPECT_EQ(IndexOf(*of_a->view(), 2), -1);
   EXPECT_EQ(IndexOf(*of_b->view(), 1), -1);
@@ -420,7 +420,7 @@ TEST_F(MembershipTest, NamesAndIdentities) {
   ASSERT_TRUE(Eventually([&] { return of_b->view()->placement.members()[0].weight == 7; }));
   EXPECT_EQ(of_a->view()->placement.epoch(), epoch);
 
-  // Another cluster of the same name.
+  // Another cluster with the same name.
   cluster::MembershipOptions options;
   options.address = Address("a");
   options.cluster_id = b.id;
@@ -437,7 +437,7 @@ TEST_F(MembershipTest, NamesAndIdentities) {
   EXPECT_EQ(of_a->view()->status.size(), 1u);
 }
 
-// A record of a later build leaves the view as it is, and is named; so is one that somebody damaged by hand.
+// A record of a later build, or one damaged by hand, leaves the view as it is and is named.
 TEST_F(MembershipTest, RecordsThatAreNotUnderstood) {
   StartEtcd(1);
   Create();
@@ -460,7 +460,7 @@ TEST_F(MembershipTest, RecordsThatAreNotUnderstood) {
   }
   put(member, cluster::SerializeMember(RecordOf(1)));
   EXPECT_TRUE(Eventually([&] { return membership->health().status.ok(); }));
-  // Of the living and of what is not ours nothing stops.
+  // Malformed liveness records and foreign keys stop nothing.
   put("alive/" + cluster::IdHex(NodeOf(1)), "nothing");
   ASSERT_TRUE(Eventually([&] { return absl::IsInvalidArgument(membership->health().status); }));
   EXPECT_FALSE(AliveIn(*membership->view(), 1));
@@ -485,7 +485,7 @@ TEST_F(MembershipTest, CredentialsAndWrongAddresses) {
   EXPECT_EQ(OpenStatus(address).code(), absl::StatusCode::kUnauthenticated);
   address.etcd.password = "root";
   EXPECT_TRUE(OpenStatus(address).ok()) << OpenStatus(address);
-  address.etcd.user = address.etcd.password = "reader";  // of something else
+  address.etcd.user = address.etcd.password = "reader";  // may read other keys only
   EXPECT_EQ(OpenStatus(address).code(), absl::StatusCode::kPermissionDenied);
   address.etcd.endpoints = "127.0.0.1:1";
   const absl::Status gone = OpenStatus(address, SteadyNow() + absl::Seconds(1));

@@ -1,4 +1,4 @@
-// What a member says it owns: by the tables of the present epoch and of those before it.
+// What a member owns by the tables of the present epoch and of former ones.
 #include "store/cluster/members/ownership.h"
 
 #include <memory>
@@ -67,7 +67,7 @@ TEST(MemberOwnership, OwnsWhatEitherTableSays) {
   EXPECT_EQ(Owned(stranger, 10), 0);
 }
 
-// Of copies: where there are fewer members than copies, what is missing is nobody's.
+// Shares are of all copies: with fewer members than copies, no member has the shares of the missing copies.
 TEST(MemberOwnership, ItsShareOfAllCopies) {
   std::vector<MemberOwnership> members(4);
   for (uint8_t i = 0; i < 4; ++i) members[i].SetNode(NodeOf(i + 1));
@@ -86,7 +86,7 @@ TEST(MemberOwnership, ItsShareOfAllCopies) {
   update(ViewOf(3, 3));
   EXPECT_NEAR(sum(), 1, 1e-9);
   EXPECT_NEAR(share(2), 1.0 / 3, 0.02);
-  // Who joins has its share, and those before it keep theirs until it is active.
+  // A joining member has its share, and the others keep theirs until it is active.
   update(ViewOf(4, 4, MemberState::kJoining));
   EXPECT_NEAR(share(0), 1.0 / 3, 0.02);
   EXPECT_NEAR(share(3), 1.0 / 4, 0.02);
@@ -108,12 +108,12 @@ TEST(MemberOwnership, RemembersSixteenEpochs) {
   EXPECT_EQ(Owned(ownership, 4), kSlots);
   EXPECT_EQ(Owned(ownership, 3), 0) << "forgotten";
   EXPECT_EQ(Owned(ownership, 21), 0) << "not heard of";
-  // Set back: what was after it never was, and what was before it may have been otherwise.
+  // etcd went back: later epochs no longer exist, and earlier ones may have differed.
   ownership.Update(ViewOf(15, 5));
   EXPECT_EQ(ownership.epoch(), 15u);
   EXPECT_EQ(Owned(ownership, 16), 0);
   EXPECT_EQ(Owned(ownership, 14), 0);
-  // The same epoch again, of other members.
+  // The same epoch with other members.
   ownership.Update(ViewOf(15, 2));
   EXPECT_EQ(Owned(ownership, 15), kSlots);
 }

@@ -1,4 +1,4 @@
-// Placement: shares by weight, what moves when members change, zones, and that the table is the same everywhere.
+// Placement: shares by weight, moves when members change, zones, and equality of tables everywhere.
 #include "store/cluster/placement.h"
 
 #include <algorithm>
@@ -33,7 +33,7 @@ NodeId IdOf(int number) {
   return id;
 }
 
-// The first half of them weighs 1, the others `heavy`; `zones` take turns.
+// The first half of the members weigh 1, the others `heavy`; zones alternate.
 std::vector<Member> Members(int count, uint32_t heavy = 1, int zones = 1) {
   std::vector<Member> members;
   for (int i = 0; i < count; ++i) {
@@ -79,7 +79,7 @@ TEST(PlacementTest, SharesFollowWeights) {
   }
   EXPECT_NEAR(of_weight[1] / (500 * per_weight), 1, 0.05);
   EXPECT_NEAR(of_weight[4] / (2000 * per_weight), 1, 0.05);
-  // Shares deviate as chance has it, no more.
+  // Shares deviate no more than by chance.
   EXPECT_NEAR(deviation / static_cast<double>(members.size()), 1, 0.15);
 }
 
@@ -91,7 +91,7 @@ TEST(PlacementTest, FewMembersShareWithinFivePercent) {
   }
 }
 
-// What moves is what the changed member gains or loses, and nothing between others.
+// Only what the changed member gains or loses moves, and nothing moves between others.
 TEST(PlacementTest, AChangeMovesTheMinimum) {
   const std::vector<Member> members = Members(200, 4);
   const Placement before = Place(members, 3);
@@ -128,7 +128,7 @@ TEST(PlacementTest, ZonesAreApart) {
   }
 }
 
-// A zone that goes moves only the copies that were in it.
+// Removing a zone moves only the copies that were in it.
 TEST(PlacementTest, AZoneVanishes) {
   const std::vector<Member> members = Members(30, 1, 3);
   std::vector<Member> left;
@@ -153,7 +153,7 @@ TEST(PlacementTest, MoreCopiesThanMembers) {
     const auto owners = placement.next().Owners(slot);
     ASSERT_EQ(owners[0] + owners[1], 1);
   }
-  // A third member is a copy more of each slot.
+  // A third member adds one copy of each slot.
   int added = 0;
   const Placement three = Place(Members(3), 5);
   ForEachMove(placement.next(), three.next(), [&](const Move& move) {
@@ -174,7 +174,7 @@ TEST(PlacementTest, MovesEndWhenToldTo) {
   EXPECT_EQ(moves, 3);
 }
 
-// Who joins is in the next table alone, who drains in the current one.
+// A joining member is only in the next table, a draining one only in the current table.
 TEST(PlacementTest, JoiningAndDraining) {
   std::vector<Member> members = Members(10);
   members[3].state = MemberState::kJoining;
@@ -216,7 +216,7 @@ TEST(PlacementTest, TheOrderOfMembersDoesNotMatter) {
   for (int slot = 0; slot < kSlots; ++slot) ASSERT_EQ(first.next().Owners(slot), second.next().Owners(slot));
 }
 
-// As docs/formats.md "Placement" says it, with the logarithm of libm and nothing left out.
+// Computes owners literally as docs/formats.md "Placement" says, with libm's logarithm and no shortcuts.
 std::vector<uint16_t> OwnersByTheBook(const std::vector<Member>& sorted, int slot, size_t copies) {
   const auto mix = [](uint64_t x) {
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
@@ -247,7 +247,7 @@ std::vector<uint16_t> OwnersByTheBook(const std::vector<Member>& sorted, int slo
 TEST(PlacementTest, TheTableIsWhatTheFormatSays) {
   for (const int zones : {1, 2, 3, 7, 40}) {
     std::vector<Member> members = Members(40, 1000, zones);
-    // One that weighs next to nothing, in a zone of its own.
+    // One member weighs next to nothing and has a zone of its own.
     members[20].weight = 1;
     members[20].zone = "alone";
     const Placement placement = Place(members, 3);
@@ -259,8 +259,8 @@ TEST(PlacementTest, TheTableIsWhatTheFormatSays) {
   }
 }
 
-// A build that computes another table sends encodings where others do not look: whatever changes these numbers is a
-// new format.
+// A build that computes another table sends encodings to nodes that other builds do not ask, so a change of these
+// numbers is a new format.
 TEST(PlacementTest, GoldenTables) {
   const auto digest = [](const PlacementTable& table) {
     std::string bytes;
@@ -280,7 +280,7 @@ TEST(PlacementTest, GoldenTables) {
   EXPECT_THAT(std::vector<uint16_t>(owners.begin(), owners.end()), ElementsAre(8, 5, 0));
 }
 
-// Whoever would own a slot if there were more copies comes after its owners.
+// The members that would own a slot if there were more copies follow its owners.
 TEST(PlacementTest, FurtherMembersAreThoseThatComeNext) {
   const std::vector<Member> members = Members(30, 4);
   const Placement placement = Place(members, 2), more = Place(members, 6);

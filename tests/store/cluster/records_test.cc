@@ -1,4 +1,4 @@
-// What etcd holds of a cluster, to the byte; and that whatever else is there is refused by name.
+// The records of a cluster in etcd, byte by byte, and errors that name what is wrong in malformed ones.
 #include "store/cluster/members/records.h"
 
 #include <string>
@@ -98,7 +98,7 @@ template <typename Parse>
 void ExpectRefused(const std::string& good, const Parse& parse,
                    const std::vector<std::pair<std::string, std::string>>& changes) {
   ASSERT_TRUE(parse(good).ok()) << parse(good).status();
-  // What a later build adds is ignored.
+  // Fields that a later build adds are ignored.
   EXPECT_TRUE(parse(absl::StrReplaceAll(good, {{"{", R"({"a_new_field":{"x":[1]},)"}})).ok());
   const auto newer = parse(absl::StrReplaceAll(good, {{R"("format":1)", R"("format":2)"}}));
   EXPECT_EQ(newer.status().code(), absl::StatusCode::kUnimplemented) << newer.status();
@@ -117,7 +117,7 @@ void ExpectRefused(const std::string& good, const Parse& parse,
   }
 }
 
-// Whatever is written can be read.
+// Every record that is written can be read.
 TEST(ClusterRecords, WhatIsTooLongIsCut) {
   const auto epoch = ParseEpoch(SerializeEpoch({1, std::string(511, 'x') + "\xc3\xa9 and more", {}}));
   ASSERT_TRUE(epoch.ok()) << epoch.status();
@@ -212,7 +212,7 @@ TEST(ClusterRecords, EveryFieldIsChecked) {
   EXPECT_EQ(ParseEpoch(SerializeEpoch(many)).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// Nested deeper than a parser that recurses would bear.
+// Nested too deeply for a recursive parser.
 TEST(ClusterRecords, DepthIsNoDanger) {
   const std::string deep = absl::StrCat(R"({"x":)", std::string(7000, '['), std::string(7000, ']'), "}");
   EXPECT_FALSE(ParseMember(deep).ok());

@@ -1,4 +1,4 @@
-// A node's entry in etcd: kept, renewed, taken over by its next start, refused to a copy.
+// A node's entry in etcd: kept, renewed, taken over by the node's next process, refused to a copy.
 #include "store/cluster/members/registration.h"
 
 #include "gmock/gmock.h"
@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 
 class RegistrationTest : public ClusterTest {
  protected:
-  // Holds back what etcd reports while it is closed.
+  // While closed, holds back changes from etcd.
   class Gate {
    public:
     void Set(bool closed) {
@@ -66,14 +66,14 @@ TEST_F(RegistrationTest, ComesAndGoes) {
     EXPECT_EQ(membership->view()->placement.next().Owners(0).data(), view->placement.next().Owners(0).data())
         << "nothing is computed anew";
   }
-  // Revoked, not run out.
+  // The lease was revoked; it did not expire.
   ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
   EXPECT_TRUE(membership->progress().empty());
   EXPECT_EQ(membership->view()->hot, nullptr);
   EXPECT_EQ(membership->view()->status.size(), 1u);
 }
 
-// The address changes with a start, weight and zone do not: they are the administrator's then.
+// A restart changes the address, but not weight and zone, which administrators may have set.
 TEST_F(RegistrationTest, WhatAStartChanges) {
   StartEtcd(1);
   Create();
@@ -91,12 +91,12 @@ TEST_F(RegistrationTest, WhatAStartChanges) {
   EXPECT_TRUE(events_.Told("member_settings_kept"));
 }
 
-// Killed, so that its lease is still there: the next start at the same address does not wait for its end.
+// A killed process leaves its lease: the next process at the same address does not wait for it to end.
 TEST_F(RegistrationTest, TheNextStartTakesOver) {
   StartEtcd(1);
   Create();
   const auto membership = Open();
-  // What a killed process leaves: nobody keeps it.
+  // Leave what a killed process leaves: a lease that is not kept alive.
   ASSERT_TRUE(Register(membership.get(), 1).ok());
   const auto client = membership->connection()->client();
   const auto leave = [&](uint64_t incarnation, absl::Duration ttl) {
@@ -111,7 +111,7 @@ TEST_F(RegistrationTest, TheNextStartTakesOver) {
     ASSERT_TRUE(registration.ok()) << registration.status();
     EXPECT_EQ(*membership->view()->status[0].incarnation, 3u);
   }
-  // At another address it waits for the end of the lease.
+  // At another address it waits for the lease to end.
   leave(4, absl::Seconds(1));
   const auto registration = Register(membership.get(), 1, 5, "127.0.0.1:7999");
   ASSERT_TRUE(registration.ok()) << registration.status();
@@ -157,7 +157,7 @@ TEST_F(RegistrationTest, WhoSpeaksNoProtocolOfALivingMember) {
   EXPECT_TRUE(start().ok());
 }
 
-// The lease ends, and the key is deleted, under a node that runs: it is there again.
+// A running node restores its key after its lease has ended or the key was deleted.
 TEST_F(RegistrationTest, ALostLeaseIsGrantedAnew) {
   StartEtcd(1);
   Create();
@@ -206,7 +206,7 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
   EXPECT_EQ((*goes)->ended()->code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE((*stays)->ended().has_value());
 
-  // Whoever drained may go.
+  // A member that has drained may leave.
   const auto drains = Register(membership.get(), 3);
   ASSERT_TRUE(drains.ok()) << drains.status();
   const auto joined = cluster::CompleteJoin(connection, NodeOf(3), membership->view()->placement.epoch(), Patience());
@@ -221,8 +221,8 @@ TEST_F(RegistrationTest, EndsWhereTheNodeIsNoMemberAnyMore) {
   EXPECT_TRUE((*drains)->ended()->ok()) << *(*drains)->ended();
 }
 
-// etcd was restored so that its revisions did not go back, and nobody removed the members. The first to return writes
-// an epoch that lacks the other, which hears of all this later.
+// etcd was restored without its revisions going back, and the members were not removed. The first to return writes an
+// epoch without the other, which learns of all this later.
 TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
   StartEtcd(1);
   Create();
@@ -250,7 +250,7 @@ TEST_F(RegistrationTest, ComesBackWhereNobodyRemovedIt) {
   EXPECT_FALSE((*second)->ended().has_value()) << *(*second)->ended();
 }
 
-// A node that was removed comes back only by being started, as long as its removal is remembered.
+// A removed node returns only by a restart, as long as its removal is remembered.
 TEST_F(RegistrationTest, WhoMayReturn) {
   StartEtcd(1);
   Create();
@@ -281,7 +281,7 @@ TEST_F(RegistrationTest, WhoMayReturn) {
   EXPECT_TRUE(returns(1).ok()) << "it is forgotten";
 }
 
-// Removed while it hears of nothing: what it does to be alive again does not make it a member.
+// The node is removed while disconnected; renewing its lease does not make it a member again.
 TEST_F(RegistrationTest, OneThatWasRemovedWhileCutOffEnds) {
   StartEtcd(1);
   Create();
@@ -298,14 +298,14 @@ TEST_F(RegistrationTest, OneThatWasRemovedWhileCutOffEnds) {
   EXPECT_TRUE(removed.ok()) << removed.status();
   EXPECT_TRUE(connection->client()->Revoke(alive->found[0].lease, Patience()).ok());
   EXPECT_TRUE(Eventually([&] { return events_.Told("member_lease_lost"); }));
-  absl::SleepFor(absl::Seconds(1));  // some looks; with fewer less is tested
+  absl::SleepFor(absl::Seconds(1));  // lets it look a few times; a weaker test if it looks less often
   gate.Set(false);
   ASSERT_TRUE(Eventually([&] { return (*registration)->ended().has_value(); }));
   EXPECT_EQ((*registration)->ended()->code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(Open()->view()->status.empty());
 }
 
-// A drain that was not completed is none: who is thrown out later has not drained.
+// A member whose drain was not completed, and that is removed later, has not drained.
 TEST_F(RegistrationTest, WhatCouldNotLeaveHasNotDrained) {
   StartEtcd(1);
   Create();

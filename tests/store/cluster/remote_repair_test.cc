@@ -1,4 +1,4 @@
-// Repair from a node in another process's place: over gRPC, with a key that may repair and no more.
+// Repair from a node as from another process: over gRPC, with a key that may only repair.
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,10 +28,10 @@ class RemoteRepairTest : public ::testing::Test {
     peer_ = std::make_unique<TestNode>(testing::Carrier::kLoopback, [this](node::NodeOptions* options) {
       options->access_file = access_.path() + "/access";
       options->control_address = control_.empty() ? options->control_address : control_;
-      // Memory that could be mapped, and is not.
+      // Offers memory for mapping, which repair must not use.
       options->engine.share_memory = true;
       options->local_socket = access_.path() + "/socket";
-      // Of loopback nobody in this test has the other end.
+      // Nothing in this test connects over loopback.
       options->carriers.clear();
     });
     control_ = (*peer_)->addresses().control;
@@ -117,11 +117,11 @@ TEST_F(RemoteRepairTest, WhatThePeerHasComesHere) {
   EXPECT_TRUE(HasAll(all));
   EXPECT_EQ(repairer_->statistics().failed, 0);
   EXPECT_EQ(repairer_->statistics().peer_errors, 0);
-  // Verified: what is stored is what was put.
+  // The copies are the bytes that were put.
   for (const Synthetic& s : all) ExpectSame(s);
 }
 
-// A joining node would never be complete, and a lost copy never made again.
+// Otherwise a joining node would never be complete, and a lost copy never restored.
 TEST_F(RemoteRepairTest, AnEncodingMayBeLargerThanTheMemoryForReceiving) {
   const std::vector<Synthetic> all = {MakeSynthetic(1, /*layers=*/3, /*tokens=*/1000, /*kv_heads=*/2, /*head_dim=*/64),
                                       MakeSynthetic(2, /*layers=*/40, /*tokens=*/700, /*kv_heads=*/1, /*head_dim=*/32)};

@@ -1,4 +1,4 @@
-// Repair between engines in one process: what a node lacks it gets, whatever its peers do meanwhile, and nothing else
+// Repair between engines in one process: a node gets what it lacks, whatever its peers do meanwhile, and nothing else
 // moves.
 #include "store/cluster/repair/repair.h"
 
@@ -60,7 +60,7 @@ TEST(Repair, AnEmptiedNodeIsFilledExactly) {
   EXPECT_EQ(statistics.failed, 0);
   EXPECT_EQ(statistics.removed, 0);
   EXPECT_EQ(cluster.node(1).repairer->progress().bytes_left, 0);
-  // Passes of equals list nothing and copy nothing.
+  // Passes between equal nodes list and copy nothing.
   cluster.WaitComplete(1, 3);
   EXPECT_EQ(cluster.node(1).repairer->statistics().copied, statistics.copied);
   EXPECT_EQ(cluster.node(1).repairer->statistics().slots_listed, statistics.slots_listed);
@@ -131,7 +131,7 @@ TEST(Repair, AJoinMovesWhatTheNewMemberOwnsAndNothingElse) {
     EXPECT_TRUE(told.back().complete());
     EXPECT_EQ(told.back().time_left(), absl::ZeroDuration());
   }
-  // Once it is active, those who do not own any more what it took over let it go.
+  // Once it is active, nodes remove what it owns in their place.
   cluster.node(joining).state = MemberState::kActive;
   cluster.Publish();
   EXPECT_TRUE(Eventually([&] {
@@ -187,14 +187,14 @@ TEST(Repair, NothingIsRemovedThatAnOwnerLacksAndOwnersFetchIt) {
   cluster.StartRepair(0, quick);
   cluster.WaitComplete(0, 3);
   EXPECT_EQ(cluster.node(0).repairer->statistics().removed, 0);
-  // The owners get what one of them has, or a member that is none any more, and then it goes here.
+  // The owners get what only one of them, or only a former owner, has; then node 0 removes it.
   cluster.StartRepair(1, quick);
   cluster.StartRepair(2, quick);
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().removed == 20; }));
   for (const Synthetic& s : strays) EXPECT_TRUE(!cluster.Has(0, s) && cluster.Has(1, s) && cluster.Has(2, s));
 }
 
-// Its interval is an hour, and no view comes.
+// The interval is an hour, and the view does not change.
 TEST(Repair, ANodeThatEmptiedItselfIsFilledAtOnceAndNotCompleteUntilThen) {
   EngineCluster cluster(2);
   const std::vector<Synthetic> all = Many(40);
@@ -227,7 +227,7 @@ TEST(Repair, AnEpochThatComesAgainWithOtherMembersIsAnother) {
   cluster.WaitComplete(0, 0);
 }
 
-// Has one encoding in slot 7, as it says, and lists others behind every one.
+// Claims to have one encoding in slot 7, but its listing never ends.
 class EndlessPeer : public RepairPeer {
  public:
   absl::StatusOr<std::vector<SlotDigest>> SlotDigests(absl::Span<const uint16_t> slots) override {
@@ -266,7 +266,7 @@ TEST(Repair, APeerThatListsWithoutAnEndIsLeft) {
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
 }
 
-// Once of each kind of error, and of its end.
+// One report for each kind of error, and one for its end.
 TEST(Repair, OperatorsHearOfAPeerThatFails) {
   Mutex mutex;
   std::vector<std::string> events;
@@ -299,7 +299,7 @@ TEST(Repair, APeerThatDiesInTheMiddleOnlyDelays) {
   EXPECT_FALSE(progress.complete());
   for (const int node : {1, 2}) cluster.node(node).faults.down_after = -1;
   cluster.node(2).faults.down = false;
-  // The other lost its lease, and is not waited for.
+  // The other peer has lost its lease, and is not awaited.
   cluster.node(1).alive = false;
   cluster.Publish(/*moves=*/false);
   cluster.WaitComplete(0, 0);
@@ -372,7 +372,7 @@ TEST(Repair, NothingIsEvictedForWhatIsNotHotter) {
   EXPECT_LE(cluster.node(0).engine->Stats().evictions - evictions, 8);
 }
 
-// Of slots that are done already.
+// Even if the slots were done before.
 TEST(Repair, WhatAPassLeftIsTriedAgainSoon) {
   EngineCluster cluster(2);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
@@ -388,7 +388,7 @@ TEST(Repair, WhatAPassLeftIsTriedAgainSoon) {
   EXPECT_TRUE(Eventually([&] { return cluster.Has(0, s); }));
 }
 
-// When a lease comes and goes, only its own node compares with all others, since nobody wrote to it meanwhile.
+// When a lease ends and begins again, only the node itself compares with all others, since clients did not write to it.
 TEST(Repair, WhoComesBackIsComparedAlone) {
   EngineCluster cluster(3, /*copies=*/3);
   cluster.StartRepair(0, [](RepairOptions* options) { options->interval = absl::Hours(1); });
@@ -439,11 +439,11 @@ TEST(RateLimit, NoMoreThanTheRateABurstAndTheLastGo) {
     const double allowed = absl::ToDoubleSeconds(now - start) * kRate + 2 * kRate + 700;
     ASSERT_LE(static_cast<double>(gone), allowed);
   }
-  // And who always has something to send gets the rate.
+  // A caller that always has bytes to send gets the full rate.
   EXPECT_GE(static_cast<double>(gone), 0.99 * kRate * absl::ToDoubleSeconds(now - start - idle));
 }
 
-// The copies go through the limit: so many bytes take so long, whatever the machine does.
+// Copies pass the rate limit, so their bytes take a minimum time on any machine.
 TEST(Repair, CopiesTakeTokens) {
   EngineCluster cluster(2);
   const std::vector<Synthetic> all = Many(40);

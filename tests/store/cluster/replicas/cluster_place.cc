@@ -1,3 +1,5 @@
+// Addresses are chosen before the nodes start, so that a restarted node keeps its own. Ids come from the nodes' stores,
+// so the first view is published once all have started.
 #include "tests/store/cluster/replicas/cluster_place.h"
 
 #include <cstdio>
@@ -23,7 +25,7 @@ T Must(absl::StatusOr<T> made, const char* what) {
   return *std::move(made);
 }
 
-// Of the member with that number, whose id is known before the node is asked anything.
+// What the member with this number owns by the test's views. Its id is set before the node gets any request.
 class ViewOwnership : public store::node::Ownership {
  public:
   ViewOwnership(std::shared_ptr<const TestViews> views, const std::vector<TestMember>* members, int number)

@@ -1,5 +1,5 @@
-// A cluster of nodes in this process, and a replicated store over it; the test decides who is a member and in which
-// state.
+// A cluster of nodes in this process, and a replicated store over it; the test decides which nodes are members, and in
+// which state.
 #ifndef KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
 #define KVLINK_TESTS_STORE_CLUSTER_REPLICAS_CLUSTER_PLACE_H_
 
@@ -28,7 +28,7 @@ struct TestMember {
   store::cluster::MemberState state = store::cluster::MemberState::kActive;
   bool alive = true;
   bool member = true;
-  std::optional<NodeId> id = std::nullopt;  // none: NodeIdOf its number
+  std::optional<NodeId> id = std::nullopt;  // nullopt: NodeIdOf its number
 };
 
 // Ids in the order of their numbers.
@@ -63,7 +63,7 @@ struct ClusterPlaceOptions {
   std::function<void(store::cluster::ReplicatedOptions*)> client;
 };
 
-// Thread-safety: the store's methods; the rest by one thread.
+// Thread-safety: the store's methods; the rest: one thread.
 class ClusterPlace : public StorePlace {
  public:
   explicit ClusterPlace(ClusterPlaceOptions options);
@@ -91,7 +91,7 @@ class ClusterPlace : public StorePlace {
   TestViews& node_views() { return *node_views_; }
   TestViews& client_views() { return *client_views_; }
   std::shared_ptr<const store::cluster::View> view() { return client_views_->view(); }
-  // Numbers of the nodes that own it under the next placement, or otherwise the current one.
+  // Numbers of the nodes that own the identity under the next placement, or otherwise the current one.
   std::vector<int> Owners(const Identity& identity);
   // The client's report on that node. REQUIRES: it is a member.
   store::cluster::NodeReport Report(int node);

@@ -1,5 +1,5 @@
-// Nodes that are stopped by a signal in the middle of what they do, by seed: nothing is said on any connection, and
-// nothing is closed. Every byte that is read is compared; no read fails while one owner of each encoding goes on.
+// Nodes that a signal stops at random moments (by seed): their connections stay open and silent. Every byte read is
+// compared; no read fails while one owner of each encoding keeps running.
 #include <atomic>
 #include <csignal>
 #include <map>
@@ -25,7 +25,7 @@ constexpr int kNodes = 3;
 
 absl::Time Soon() { return SteadyNow() + absl::Seconds(60); }
 
-// Three nodes in processes of their own, which stand alone and serve whatever they have.
+// Three nodes in separate processes; none is a member of a cluster, so they serve everything they hold.
 class FrozenTest : public ::testing::Test {
  protected:
   FrozenTest() {
@@ -42,7 +42,7 @@ class FrozenTest : public ::testing::Test {
       EXPECT_TRUE(session.ok()) << session.status();
       if (session.ok()) started[ToNodeId(session->node_id()).value()] = {address, std::move(node)};
     }
-    // Numbers of nodes are those of the members of the view.
+    // Nodes are numbered like the members of the view.
     std::vector<TestMember> members;
     for (auto& [id, node] : started) {
       members.push_back({.address = node.first, .id = id});
@@ -68,7 +68,7 @@ class FrozenTest : public ::testing::Test {
 TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
   std::vector<Synthetic> documents;
   for (int i = 0; i < 12; ++i) {
-    documents.push_back(MakeSynthetic(i, 24, 600, 2, 64));  // some MiB each, so that a freeze finds them on their way
+    documents.push_back(MakeSynthetic(i, 24, 600, 2, 64));  // some MiB each, so that a freeze hits transfers
     ASSERT_TRUE(store_->Put("ns", documents[i].manifest, documents[i].spans(), Soon()).ok());
   }
   for (int round = 0; round < FaultSeeds(); ++round) {
@@ -96,7 +96,7 @@ TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
     Thaw(node);
     stop = true;
     for (std::thread& reader : readers) reader.join();
-    // What answers again is asked again.
+    // A node that answers again is asked again.
     const absl::Time again = Soon();
     while (store_->Nodes()[node].resting && SteadyNow() < again) {
       EXPECT_TRUE(ReadAndCompare(store_.get(), "ns", documents[random() % documents.size()]).ok());
@@ -105,7 +105,7 @@ TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
   }
 }
 
-// The lease is taken, the node that brings it stops, and another brings the layers that are left.
+// The node that serves a lease stops, and another delivers the remaining layers.
 TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
   const Synthetic one = MakeSynthetic(1, 30, 600, 4, 64);
   ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Soon()).ok());
@@ -114,12 +114,12 @@ TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
   for (int attempt = 0; attempt < 50 && store_->Counters().changed_owner == 0; ++attempt) {
     const auto lease = store_->Read("ns", one.manifest.identity, one.manifest.codec, one.manifest.etag, Soon());
     ASSERT_TRUE(lease.ok()) << lease.status();
-    // One of the two brings it; the other goes on.
+    // One of the two serves the lease; the other takes over.
     Freeze(owners[attempt % 2]);
     for (size_t layer = 0; layer < one.slabs.size(); ++layer) {
       EXPECT_EQ(CompareLayer(lease->get(), one, layer, Soon()), absl::OkStatus()) << layer;
     }
-    // Those that came first stay where they are.
+    // Layers that arrived earlier stay where they are.
     for (size_t layer = 0; layer < one.slabs.size(); ++layer) {
       EXPECT_EQ(CompareLayer(lease->get(), one, layer, Soon()), absl::OkStatus()) << layer;
     }
@@ -129,7 +129,7 @@ TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
   EXPECT_GT(store_->Counters().changed_owner, 0);
 }
 
-// A frozen owner cannot acknowledge; the put says so, and names it.
+// A frozen owner cannot acknowledge; the put's error names it.
 TEST_F(FrozenTest, APutIsNotAcknowledgedByOneThatIsFrozen) {
   const Synthetic one = MakeSynthetic(1);
   ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Soon()).ok());

@@ -1,4 +1,4 @@
-// What a client of a cluster decides without a network: whom to ask first, whom not at all, and when to ask a second.
+// Decisions of a client without a network: which node to ask first, which not at all, and when to ask a second.
 #include <algorithm>
 #include <array>
 #include <map>
@@ -100,7 +100,7 @@ TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
   }
   EXPECT_LE(taken, kRequests * HedgeBudget::kShare);
   EXPECT_GE(taken, kRequests * HedgeBudget::kShare - 2);
-  // What is not used does not pile up.
+  // Unused budget does not accumulate.
   budget.Asked(kRequests);
   taken = 0;
   while (budget.TryTake()) ++taken;
@@ -140,7 +140,7 @@ TEST_F(OrderTest, WhoHoldsAFurtherCopyIsAskedAsAnOwner) {
   record.held = {{"ns", hot, Codec::kRawBf16}};
   const std::vector<uint16_t> further = FurtherMembers(view->placement, SlotOf(hot), 2);
   const Owners owners = OwnersOf(view->placement, hot);
-  // One that owns it meanwhile may say so, too.
+  // A holder may have become an owner meanwhile.
   view->hot = HotView::Make({{further[0], &record}, {further[1], &record}, {owners[0], &record}});
   EXPECT_EQ(HoldersOf(*view, hot), (Owners{owners[0], owners[1], further[0], further[1]}));
   EXPECT_EQ(HoldersOf(*view, other), OwnersOf(view->placement, other));
@@ -214,7 +214,7 @@ TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
   };
   auto count = first();
   EXPECT_NEAR(count[0], kReads / 2, kReads / 20);
-  // The slow one, and the one with much under way, get less, and not nothing.
+  // A slow node, or one with many requests in progress, gets less, but not nothing.
   conditions_[0].expected = absl::Milliseconds(4);
   conditions_[1].expected = absl::Milliseconds(1);
   count = first();
@@ -250,7 +250,7 @@ TEST_F(OrderTest, FewNodesAreAskedWhereARequestIsWhatCosts) {
     for (const uint16_t node : nodes) ++count[node];
   }
   for (uint16_t member = 0; member < 4; ++member) EXPECT_GT(count[member], 20) << "all share the load";
-  // One that is worse for all is asked for nothing that another has.
+  // A node that is worse for all encodings is asked for none that another node has.
   conditions_[1].resting = true;
   for (int round = 0; round < 20; ++round) EXPECT_FALSE(asked().contains(1));
   conditions_.clear();

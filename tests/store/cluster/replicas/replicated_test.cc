@@ -1,4 +1,4 @@
-// A replicated store over nodes that are there, stop, come back, join, drain, and do not agree about who owns what.
+// A replicated store over nodes that run, stop, restart, join, drain, and disagree about ownership.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -42,7 +42,7 @@ std::vector<Identity> IdentitiesOf(const std::vector<Synthetic>& documents) {
 absl::Status Put(store::Store* store, const Synthetic& s) {
   return store->Put("ns", s.manifest, s.spans(), Soon()).status();
 }
-// Of another etag under the same identity.
+// An encoding with another etag and the same identity.
 Synthetic Variant(const Synthetic& of, int number) {
   Synthetic variant = MakeSynthetic(number, static_cast<int64_t>(of.slabs.size()));
   variant.manifest.identity = of.manifest.identity;
@@ -53,7 +53,7 @@ int64_t Present(const std::vector<store::Found>& found) {
   return absl::c_count_if(found, [](const store::Found& one) { return one.present; });
 }
 
-// Waits until it holds; false: it never did.
+// Waits until the condition holds. False if it does not in time.
 bool Eventually(const std::function<bool()>& holds) {
   for (const absl::Time limit = Soon(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
     if (holds()) return true;
@@ -68,7 +68,7 @@ class ReplicatedTest : public ::testing::Test {
   void PutAll(const std::vector<Synthetic>& documents) {
     for (const Synthetic& one : documents) ASSERT_EQ(Put(store(), one), absl::OkStatus());
   }
-  // Nodes that hold it now.
+  // Nodes that hold the encoding now.
   std::vector<int> Holders(const Synthetic& s) {
     std::vector<int> holders;
     for (size_t i = 0; i < place_->members().size(); ++i) {
@@ -98,7 +98,7 @@ TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
   EXPECT_EQ(store()->Counters().next_owners, 0) << "the first owner had all of it";
 }
 
-// A client has no connection to most nodes yet when it reads of them first.
+// At its first read from a node, a client usually has no connection to it yet.
 TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
   Open({.client = [](store::cluster::ReplicatedOptions* client) { ReachDevices(&client->node); }});
   const auto documents = Documents(12);
@@ -135,7 +135,7 @@ TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
   EXPECT_LE(store()->Counters().lookup_requests - hits, 6) << "the other owners, once";
   EXPECT_EQ(store()->Counters().next_owners, 40);
 
-  // And so do reads.
+  // Reads behave likewise.
   std::vector<store::ReadRequest> wanted;
   for (const Synthetic& one : documents) wanted.push_back({one.manifest.identity, one.manifest.etag});
   const auto leases = store()->ReadMany(nullptr, "ns", Codec::kRawBf16, wanted, Soon());
@@ -195,7 +195,7 @@ TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
     more(60);
     place_->Start(node);
     more(20);
-    // Probes find out that it is back: then another may stop.
+    // Probes find that the node is back; then another one may stop.
     const auto owned = [&](const Synthetic& one) {
       return absl::c_linear_search(place_->Owners(one.manifest.identity), node);
     };
@@ -213,7 +213,7 @@ TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
 
 TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
   Open({.nodes = 3});
-  // It accepts connections, and says nothing.
+  // Accepts connections and never answers.
   const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
@@ -237,8 +237,8 @@ TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
   close(silent);
 }
 
-// Two nodes were started again at each other's address, and the client has not heard of it. Nor have they: each takes
-// whatever it is given.
+// Two nodes were restarted at each other's address, which the client does not know. They have no placement, so each
+// takes whatever it is given.
 TEST_F(ReplicatedTest, NobodyIsTakenForTheNodeThatWasThere) {
   const auto alone = [](int, store::node::NodeOptions* node) { node->ownership = nullptr; };
   Open({.nodes = 2, .copies = 1, .acknowledged = 1, .node = alone});
@@ -301,7 +301,7 @@ TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
   }
   EXPECT_GT(refused, 0);
   EXPECT_EQ(store()->Counters().lacking, refused);
-  // It leaves the cluster: others own its slots.
+  // The node leaves the cluster, and others own its slots.
   place_->members()[1].member = false;
   place_->Publish();
   PutAll(documents);
@@ -386,7 +386,7 @@ TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
   const auto documents = Documents(30);
   PutAll(documents);
   const auto old = place_->view();
-  // Node 0 leaves: what it owned is now at others, as if they had been filled.
+  // Node 0 leaves, and the others get what it owned, as if they had been filled.
   place_->members()[0].member = false;
   place_->Publish();
   const auto now = place_->view();
@@ -401,7 +401,7 @@ TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
       ASSERT_EQ(Put(place_->OpenNode(owner).get(), one), absl::OkStatus());
     }
   }
-  // The nodes have forgotten the placement by which the client asks, and the client hears of the new one late.
+  // The nodes do not know the epoch by which the client asks, and the client gets the new view late.
   auto stranger = std::make_shared<store::cluster::View>(*old);
   stranger->placement = *store::cluster::Placement::Compute(1000, 2, old->placement.members());
   place_->client_views().Set(stranger);
@@ -428,7 +428,7 @@ TEST_F(ReplicatedTest, PutsFollowThePlacement) {
   place_->Publish();
   const auto now = place_->view();
   auto stranger = std::make_shared<store::cluster::View>(*old);
-  // Of an epoch that the nodes do not know: else they would serve who still asks by it.
+  // An epoch that the nodes do not know; otherwise they would serve a client that still uses it.
   stranger->placement = *store::cluster::Placement::Compute(0, 2, old->placement.members());
   const auto documents = Documents(30);
   for (const Synthetic& one : documents) {

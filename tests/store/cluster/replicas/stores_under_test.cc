@@ -1,5 +1,5 @@
-// The contract of store.h over a cluster of one node, whose catalog stands for the database: in a larger one there are
-// more copies than the contract counts.
+// The contract of store.h over a cluster of one node, whose catalog stands in for the database. A larger cluster would
+// have more copies than the contract counts.
 #include "tests/store/cluster/replicas/cluster_place.h"
 #include "tests/store/contract.h"
 

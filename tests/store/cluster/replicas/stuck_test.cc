@@ -1,5 +1,5 @@
 // A replicated store over nodes that answer some requests and not others: their disks hang or are full, or the client
-// may not do what it asks for.
+// lacks a right.
 #include <array>
 #include <functional>
 #include <memory>
@@ -29,7 +29,7 @@ absl::Status Put(store::Store* store, const Synthetic& s, absl::Time deadline = 
   return store->Put("ns", s.manifest, s.spans(), deadline).status();
 }
 
-// Waits until it holds; false: it never did.
+// Waits until the condition holds. False if it does not in time.
 bool Eventually(const std::function<bool()>& holds) {
   for (const absl::Time limit = Soon(); SteadyNow() < limit; absl::SleepFor(absl::Milliseconds(5))) {
     if (holds()) return true;
@@ -37,7 +37,7 @@ bool Eventually(const std::function<bool()>& holds) {
   return false;
 }
 
-// A connection whose payloads are sent one after the other, each after a while.
+// A connection that sends payloads one at a time, each after a pause.
 class SlowConnection : public ForwardingConnection {
  public:
   SlowConnection(std::shared_ptr<transport::Connection> inner, absl::Duration each)
@@ -56,11 +56,11 @@ class SlowConnection : public ForwardingConnection {
   Worker worker_{{.name = "slow-sends"}};
 };
 
-// A network on which the node at an address is such a connection away.
+// A network with a SlowConnection to one address.
 class SlowNetwork : public ForwardingTransport {
  public:
   using ForwardingTransport::ForwardingTransport;
-  // Before it is connected to.
+  // Call before connecting to the address.
   void Slow(const std::string& address, absl::Duration each) {
     address_ = address;
     each_ = each;
@@ -85,7 +85,7 @@ class StuckTest : public ::testing::Test {
   void Open(ClusterPlaceOptions options) {
     options.node = [this, more = options.node](int number, store::node::NodeOptions* node) {
       node->engine.observer = &disks_[number];
-      node->engine.allow_uring = false;  // threads of the disk's own wait, and not those that ask it
+      node->engine.allow_uring = false;  // a hanging disk then blocks its own threads, not its callers
       if (more) more(number, node);
     };
     place_ = std::make_unique<ClusterPlace>(std::move(options));
@@ -95,7 +95,7 @@ class StuckTest : public ::testing::Test {
     const auto found = place_->OpenNode(number)->Lookup("ns", {s.manifest.identity}, s.manifest.codec);
     return found.ok() && (*found)[0].present;
   }
-  // The disk of an owner of it; returns which.
+  // Makes the disk of one owner hang; returns the owner's number.
   int HangOwner(const Synthetic& s) {
     const int owner = place_->Owners(s.manifest.identity)[0];
     disks_[owner].Hang();
@@ -134,7 +134,7 @@ TEST_F(StuckTest, ANodeThatTakesBytesSlowlyIsLeftOutOfNoPut) {
         }});
   network->Slow(place_->node(2).data_address(), absl::Milliseconds(40));
   for (int i = 0; i < 3; ++i) ASSERT_EQ(Put(store(), MakeSynthetic(i, 30)), absl::OkStatus());
-  // So long, none of them has ended there.
+  // The slow node has completed none of these puts within kNoPutSign.
   absl::SleepFor(store::cluster::kNoPutSign);
   const Synthetic next = MakeSynthetic(10);
   ASSERT_EQ(Put(store(), next), absl::OkStatus());
@@ -301,7 +301,7 @@ class StuckLeaseTest : public StuckTest {
     ASSERT_GT(FlipOnDisk(place_->node(0).directory() + "/store", one_), 0);
     Lease(/*other=*/1);
   }
-  // Of the one owner, since the disk of the other hangs.
+  // Takes a lease from one owner, since the disk of the other hangs.
   void Lease(int other) {
     disks_[other].Hang();
     auto lease = store()->Read("ns", one_.manifest.identity, one_.manifest.codec, one_.manifest.etag, Soon());
@@ -312,7 +312,7 @@ class StuckLeaseTest : public StuckTest {
     LetGo();
     lease_ = nullptr;
   }
-  // Somebody asks an owner after the call.
+  // Waits until an owner has been asked since `before` was taken.
   void AwaitRequest(int64_t before) {
     EXPECT_TRUE(Eventually([&] { return store()->Counters().read_requests > before; }));
   }
