@@ -22,8 +22,6 @@ namespace kvlink::store::cluster {
 namespace {
 
 constexpr absl::Duration kLook = absl::Milliseconds(300), kCallTimeout = absl::Seconds(5);
-// For the first request to etcd, whose address may be misspelled.
-constexpr absl::Duration kEtcdTimeout = absl::Seconds(15);
 
 bool IsWildcard(absl::string_view host) { return host.empty() || host == "0.0.0.0" || host == "::" || host == "*"; }
 
