@@ -37,13 +37,6 @@ struct Line {
   std::optional<cluster::ProgressRecord> progress;
 };
 
-// Infinite if the rate is not known.
-absl::Duration TimeLeft(const cluster::ProgressRecord& progress) {
-  if (progress.bytes_left == 0) return absl::ZeroDuration();
-  if (progress.bytes_per_second == 0) return absl::InfiniteDuration();
-  return absl::Seconds(static_cast<double>(progress.bytes_left) / static_cast<double>(progress.bytes_per_second));
-}
-
 // What is missing until every copy is where the placement wants it.
 struct Repairing {
   int64_t moving = 0;     // copies of slots that change their owner
@@ -66,7 +59,7 @@ Repairing RepairingOf(const cluster::View& view, const std::vector<Line>& lines)
     if (!line.progress.has_value() || line.progress->epoch != view.placement.epoch()) continue;
     repairing.unchecked += line.progress->slots - line.progress->slots_done;
     repairing.bytes_left += static_cast<int64_t>(line.progress->bytes_left);
-    repairing.time_left = std::max(repairing.time_left, TimeLeft(*line.progress));
+    repairing.time_left = std::max(repairing.time_left, line.progress->time_left());
   }
   return repairing;
 }

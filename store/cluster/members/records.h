@@ -15,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "proto/data.h"
 #include "store/cluster/hot.h"
 #include "store/cluster/placement.h"
@@ -61,6 +62,12 @@ struct ProgressRecord {
   uint64_t bytes_per_second = 0;
   // Whether the member holds all that it owns at `epoch`.
   bool complete() const { return slots_done == slots; }
+  // Infinite: the rate is not known.
+  absl::Duration time_left() const {
+    if (bytes_left == 0) return absl::ZeroDuration();
+    if (bytes_per_second == 0) return absl::InfiniteDuration();
+    return absl::Seconds(static_cast<double>(bytes_left) / static_cast<double>(bytes_per_second));
+  }
   bool operator==(const ProgressRecord&) const = default;
 };
 // Written with every change of the placement. The epoch is the etcd revision of the last write of this record.

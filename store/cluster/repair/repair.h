@@ -60,13 +60,6 @@ struct RepairProgress {
   int64_t bytes_left = 0;             // as far as known: what peers have more of the slots that are not done
   int64_t bytes_per_second = 0;       // copied lately
   bool complete() const { return slots_done == slots; }
-  // InfiniteDuration if not known.
-  absl::Duration time_left() const {
-    if (bytes_left == 0) return absl::ZeroDuration();
-    return bytes_per_second == 0
-               ? absl::InfiniteDuration()
-               : absl::Seconds(static_cast<double>(bytes_left) / static_cast<double>(bytes_per_second));
-  }
   bool operator==(const RepairProgress&) const = default;
 };
 
