@@ -16,6 +16,9 @@ namespace {
 
 // How long a copy waits for this node to carry out the drops that its source has.
 constexpr absl::Duration kWaitForDrops = absl::Seconds(5);
+// How soon a part is asked for again when the receive memory is full, which other copies will release, or when the peer
+// is busy.
+constexpr absl::Duration kRetryWithoutMemory = absl::Milliseconds(20);
 
 bool IsGone(const absl::Status& status) { return absl::IsNotFound(status) || MovedEpoch(status).has_value(); }
 
@@ -191,7 +194,13 @@ absl::StatusOr<std::unique_ptr<client::PartLease>> Copier::Read(RepairPeer* peer
   if (!context_->stopping.WaitUntil(context_->rate.Take(part.bytes, SteadyNow()))) {
     return absl::CancelledError("repair ends");
   }
-  return peer->ReadPart(copy.entry, part.what, SteadyNow() + context_->options.copy_timeout);
+  const absl::Time deadline = SteadyNow() + context_->options.copy_timeout;
+  while (true) {
+    auto lease = peer->ReadPart(copy.entry, part.what, deadline);
+    const absl::Time again = SteadyNow() + kRetryWithoutMemory;
+    if (!absl::IsResourceExhausted(lease.status()) || again > deadline) return lease;
+    if (!context_->stopping.WaitUntil(again)) return absl::CancelledError("repair ends");
+  }
 }
 
 absl::Status Copier::Fill(const Manifest& manifest, const CopyPart& part, client::PartLease* lease,
