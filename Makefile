@@ -66,7 +66,7 @@ annotations:
 	cmake --preset release >/dev/null && cmake --build build/release -j $(JOBS) --target generated_headers
 	python3 tests/annotations.py build/release $(JOBS)
 
-# AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow; fuzzers replay their corpus here.
+# AddressSanitizer and UndefinedBehaviorSanitizer over all tests but those labelled slow.
 asan: asan-build
 	LSAN_OPTIONS="suppressions=$(CURDIR)/tests/lsan.supp print_suppressions=0" $(call CTEST,asan) -L asan
 
@@ -81,7 +81,7 @@ tsan: tsan-build
 tsan-build:
 	$(call BUILD,tsan,tsan_tests)
 
-# Every fuzzer for FUZZ_SECONDS, from its corpus.
+# Every fuzzer for FUZZ_SECONDS, from its corpus, which it repeats first.
 FUZZ_SECONDS ?= 15
 fuzz:
 	$(call BUILD,fuzz,fuzzers)

@@ -41,12 +41,24 @@ if(KVLINK_SANITIZE)
   endif()
 endif()
 
-# Precompiled headers, in the trees of GCC's sanitizers alone: a fifth of their time of building. The release tree has none, so a file that
-# does not include what it needs fails there. kernels/ compiles single files with flags of their own and does without.
+# Precompiled headers, for tests and, in the trees of GCC's sanitizers, for everything: a third of the time of building. The product's files
+# have none in the release tree, so that one that does not include what it needs fails there. kernels/ compiles single files with flags of
+# their own and does without.
+set(KVLINK_TEST_PCH OFF)
 set(KVLINK_PCH OFF)
-if(KVLINK_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(KVLINK_PCH ON)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT KVLINK_BARE)
+  set(KVLINK_TEST_PCH ON)
   add_compile_options(-pthread)  # who links threads has it, and a header is good only where all macros are the same
+  if(KVLINK_SANITIZE)
+    set(KVLINK_PCH ON)
+  endif()
+endif()
+
+# Each target of a sanitized tree, but those of kernels/, is one translation unit: half the time of building. The release tree, which people
+# build again and again, compiles file by file.
+if(KVLINK_SANITIZE)
+  set(CMAKE_UNITY_BUILD ON)
+  set(CMAKE_UNITY_BUILD_BATCH_SIZE 0)
 endif()
 
 # What `make asan`, `make tsan` and `make fuzz` build; kvlink_test and kvlink_fuzzer add to them.
@@ -64,7 +76,9 @@ function(kvlink_library name)
   if(KVLINK_FUZZ AND NOT KVLINK_UNFUZZED)
     target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
-  if(KVLINK_PCH AND NOT KVLINK_NO_PCH)
+  if(KVLINK_IN_TESTS AND NOT KVLINK_NUMERIC_TESTS AND NOT KVLINK_NO_PCH)
+    kvlink_test_options(${name})
+  elseif(KVLINK_PCH AND NOT KVLINK_NO_PCH)
     target_precompile_headers(${name} REUSE_FROM kvlink_pch)
   endif()
 endfunction()
@@ -76,32 +90,43 @@ function(kvlink_binary name)
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS})
 endfunction()
 
-# Of the tests' own files. What is sanitized is the product: `make asan` compiles tests without optimization, and without the
-# checks of UndefinedBehaviorSanitizer, which are a third of the time. Folders whose tests compute what they compare with say
+# Of the tests' own files. Two thirds of a build from nothing are tests, and what they test is compiled elsewhere: they have no optimization,
+# and in `make asan` no checks of UndefinedBehaviorSanitizer. Folders whose tests compute what they compare with say
 # set(KVLINK_NUMERIC_TESTS ON): there running would take longer than is saved.
-set(KVLINK_TEST_OPTIONS -O1)
+set(KVLINK_TEST_OPTIONS -O0)
 set(KVLINK_NUMERIC_TEST_OPTIONS -O1)
 if(KVLINK_SANITIZE MATCHES "undefined")
-  set(KVLINK_TEST_OPTIONS -O0 -fno-sanitize=undefined)
+  list(APPEND KVLINK_TEST_OPTIONS -fno-sanitize=undefined)
   list(APPEND KVLINK_NUMERIC_TEST_OPTIONS -fno-sanitize=undefined)
 endif()
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
   set(KVLINK_TEST_OPTIONS)
   set(KVLINK_NUMERIC_TEST_OPTIONS)
 endif()
-if(KVLINK_PCH)
-  set(common <algorithm> <atomic> <functional> <map> <memory> <optional> <string> <utility> <vector> <absl/container/flat_hash_map.h>
-    <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/string_view.h> <absl/time/time.h> <absl/types/span.h>)
+# Whoever uses a precompiled header must have the options with which it was compiled.
+function(kvlink_test_options name)
+  target_compile_options(${name} PRIVATE ${KVLINK_TEST_OPTIONS} -fPIE)
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)  # -fPIE says it, for libraries and executables alike
+  if(KVLINK_TEST_PCH AND NOT name STREQUAL "kvlink_test_pch")
+    target_precompile_headers(${name} REUSE_FROM kvlink_test_pch)
+  endif()
+endfunction()
+# kvlink_precompiled(NAME HEADERS): a target that holds them.
+function(kvlink_precompiled name)
   file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/nothing.cc CONTENT "// Holds precompiled headers.\n" @ONLY)
-  add_library(kvlink_pch OBJECT ${CMAKE_BINARY_DIR}/generated/nothing.cc)
-  target_link_libraries(kvlink_pch PRIVATE kvlink_options)
-  target_precompile_headers(kvlink_pch PRIVATE ${common})
-  add_library(kvlink_test_pch OBJECT ${CMAKE_BINARY_DIR}/generated/nothing.cc)
-  target_link_libraries(kvlink_test_pch PRIVATE kvlink_options)
+  add_library(${name} OBJECT ${CMAKE_BINARY_DIR}/generated/nothing.cc)
+  target_link_libraries(${name} PRIVATE kvlink_options)
+  target_precompile_headers(${name} PRIVATE ${ARGN})
+endfunction()
+set(common <algorithm> <atomic> <functional> <map> <memory> <optional> <string> <utility> <vector> <absl/container/flat_hash_map.h>
+  <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/string_view.h> <absl/time/time.h> <absl/types/span.h>)
+if(KVLINK_PCH)
+  kvlink_precompiled(kvlink_pch ${common})
+endif()
+if(KVLINK_TEST_PCH)
+  kvlink_precompiled(kvlink_test_pch ${common} <random> <thread> <gmock/gmock.h> <gtest/gtest.h>)
   target_link_libraries(kvlink_test_pch PRIVATE GTest::gmock GTest::gtest_main)
-  target_compile_options(kvlink_test_pch PRIVATE ${KVLINK_TEST_OPTIONS} -fPIE)  # as executables have it
-  set_target_properties(kvlink_test_pch PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-  target_precompile_headers(kvlink_test_pch PRIVATE ${common} <random> <thread> <gmock/gmock.h> <gtest/gtest.h>)
+  kvlink_test_options(kvlink_test_pch)
 endif()
 
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/tests_source_dir.h CONTENT "#define KVLINK_SOURCE_DIR \"@CMAKE_SOURCE_DIR@\"\n" @ONLY)
@@ -116,14 +141,10 @@ function(kvlink_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
-  # Two thirds of a build from nothing are tests, and what they test is compiled elsewhere.
   if(KVLINK_NUMERIC_TESTS)
     target_compile_options(${name} PRIVATE ${KVLINK_NUMERIC_TEST_OPTIONS})
   else()
-    target_compile_options(${name} PRIVATE ${KVLINK_TEST_OPTIONS})
-    if(KVLINK_PCH)
-      target_precompile_headers(${name} REUSE_FROM kvlink_test_pch)
-    endif()
+    kvlink_test_options(${name})
   endif()
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
@@ -142,21 +163,14 @@ function(kvlink_test name)
     ENVIRONMENT "UCX_NET_DEVICES=lo;UCX_MEM_EVENTS=n")
 endfunction()
 
-# kvlink_fuzzer(NAME SOURCES x_fuzzer.cc [DEPS ...]) : LLVMFuzzerTestOneInput over tests/fuzz/corpus/NAME.
+# kvlink_fuzzer(NAME SOURCES x_fuzzer.cc [DEPS ...]) : LLVMFuzzerTestOneInput over tests/fuzz/corpus/NAME. Only in the tree of `make fuzz`.
 function(kvlink_fuzzer name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE kvlink_options ${ARG_DEPS})
-  set(replay ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name})
-  if(KVLINK_FUZZ)
-    target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
-    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-    list(PREPEND replay -runs=0)
-  else()
-    target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/fuzz/replay_main.cc)
-  endif()
-  add_test(NAME ${name}_replay COMMAND ${name} ${replay})
-  set_tests_properties(${name}_replay PROPERTIES TIMEOUT 300 LABELS asan)
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  add_test(NAME ${name}_replay COMMAND ${name} -runs=0 ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name})
+  set_tests_properties(${name}_replay PROPERTIES TIMEOUT 300)
   add_dependencies(fuzzers ${name})
-  add_dependencies(asan_tests ${name})
 endfunction()

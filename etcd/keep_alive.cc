@@ -18,7 +18,7 @@ namespace {
 absl::Duration Margin(absl::Duration ttl) { return std::min(absl::Seconds(1), ttl / 5); }
 
 // Pause after a failed renewal (which takes time itself), as a fraction of the lease's time.
-constexpr double kPause = 0.05;
+constexpr double kPauseShare = 0.05;
 
 }  // namespace
 
@@ -83,7 +83,7 @@ void KeepAlive::Run() {
     if (status.ok()) continue;
     if (!absl::IsNotFound(status)) {
       // Any other error may be transient while the lease lives.
-      if (!cancellation_->SleepUntil(std::min(lost, SteadyNow() + ttl * kPause))) return;
+      if (!cancellation_->SleepUntil(std::min(lost, SteadyNow() + ttl * kPauseShare))) return;
       if (SteadyNow() < lost) continue;
       status = absl::DeadlineExceededError(
           absl::StrCat("the etcd lease ", absl::Hex(id_), " was not renewed in time: ", status.message()));

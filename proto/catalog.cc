@@ -12,19 +12,16 @@
 namespace kvlink {
 namespace {
 
+using internal::CopyDigest;
+
 // "KVLC"
 constexpr EnvelopeKind kCatalogKind{0x434C564B, 2, 0, "catalog entry", 2};
-constexpr int64_t kMaxBytes = int64_t{128} << 20;
+constexpr int64_t kMaxPayload = int64_t{128} << 20;
 constexpr int64_t kMaxParts = 4096;
 constexpr int64_t kMaxTokens = int64_t{1} << 24;  // per part, as in SlabShape
 
-absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("catalog entry: ", what)); }
-
-template <int kBytes>
-bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
-  if (from.size() != kBytes) return false;
-  std::memcpy(to.bytes.data(), from.data(), kBytes);
-  return true;
+absl::Status BadEntry(absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("catalog entry: ", what));
 }
 
 // The part of an entry that callers determine. The write time is set by the store and not compared.
@@ -56,27 +53,27 @@ std::string SerializeCatalogEntry(const CatalogEntry& entry) {
 
 absl::StatusOr<CatalogEntry> ParseCatalogEntry(absl::string_view bytes) {
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kCatalogKind, bytes));
-  if (static_cast<int64_t>(payload.size()) > kMaxBytes) return Bad("too large");
-  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("catalog entry", payload, {5, kMaxParts, kMaxBytes}));
+  if (static_cast<int64_t>(payload.size()) > kMaxPayload) return BadEntry("too large");
+  KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("catalog entry", payload, {5, kMaxParts, kMaxPayload}));
   proto::CatalogEntry message;
-  if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return Bad("malformed");
+  if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return BadEntry("malformed");
 
   CatalogEntry entry;
   entry.generation = message.generation();
   entry.tombstone = message.tombstone();
-  if (!CopyDigest(message.model(), entry.model)) return Bad("the model fingerprint has the wrong length");
+  if (!CopyDigest(message.model(), entry.model)) return BadEntry("the model fingerprint has the wrong length");
   entry.title = message.title();
   entry.written_at_us = message.written_at_us();
   if (!message.content().empty() && !CopyDigest(message.content(), entry.content)) {
-    return Bad("the content digest has the wrong length");
+    return BadEntry("the content digest has the wrong length");
   }
   entry.parts.reserve(message.parts_size());
   for (const proto::CatalogPart& part : message.parts()) {
     CatalogPart out;
-    if (!CopyDigest(part.identity(), out.identity)) return Bad("an identity has the wrong length");
-    if (part.tokens_size() > kMaxTokens) return Bad("a part has too many tokens");
+    if (!CopyDigest(part.identity(), out.identity)) return BadEntry("an identity has the wrong length");
+    if (part.tokens_size() > kMaxTokens) return BadEntry("a part has too many tokens");
     out.tokens.assign(part.tokens().begin(), part.tokens().end());
-    if (part.begin() > part.end()) return Bad("a part ends before it begins");
+    if (part.begin() > part.end()) return BadEntry("a part ends before it begins");
     out.begin = part.begin();
     out.end = part.end();
     entry.parts.push_back(std::move(out));

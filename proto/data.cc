@@ -12,6 +12,7 @@
 #include "base/slab.h"
 #include "base/status.h"
 #include "proto/envelope.h"
+#include "proto/manifest.h"
 #include "proto/wire.h"
 
 namespace kvlink {
@@ -21,13 +22,12 @@ constexpr uint32_t kRequestMagic = 0x524C564B, kAnswerMagic = 0x414C564B;  // "K
 constexpr char kMovedPayload[] = "kvlink-moved-epoch";
 constexpr size_t kTokenBytes = 16, kNodeIdBytes = 16;
 constexpr size_t kIdentityBytes = sizeof(Identity::bytes), kEtagBytes = sizeof(Etag::bytes);
-constexpr int kMaxLayers = 1024;
 constexpr size_t kMaxName = 255;
 constexpr uint32_t kMaxTier = 2;
 constexpr size_t kLogBytes = 16;
 constexpr uint64_t kMaxEncoding = uint64_t{1} << 48;
 
-absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
+absl::Status BadMessage(absl::string_view what) { return absl::InvalidArgumentError(what); }
 
 EnvelopeKind KindOf(uint32_t magic) {
   const ProtocolRange spoken = SpokenProtocols();
@@ -44,28 +44,28 @@ bool Packed(const std::string& identities) {
 
 absl::Status CheckName(const proto::EncodingName& name) {
   if (name.identity().size() != kIdentityBytes || name.etag().size() != kEtagBytes) {
-    return Bad("an encoding's name has an identity of 32 and an etag of 16 bytes");
+    return BadMessage("an encoding's name has an identity of 32 and an etag of 16 bytes");
   }
-  if (!KnownCodec(name.codec())) return Bad("unknown codec");
+  if (!KnownCodec(name.codec())) return BadMessage("unknown codec");
   return absl::OkStatus();
 }
 
 absl::Status CheckPull(const proto::Pull& pull) {
   KVLINK_RETURN_IF_ERROR(CheckName(pull.name()));
-  if (pull.payloads() < 1 || pull.payloads() > kMaxPieces) return Bad("a pull has 1 to 65536 receives");
+  if (pull.payloads() < 1 || pull.payloads() > kMaxPieces) return BadMessage("a pull has 1 to 65536 receives");
   const uint64_t last = pull.first_payload() + pull.payloads();
-  if (last < pull.first_payload()) return Bad("receives of a pull reach beyond 2^64");
-  if (pull.part().tokens() < 0) return Bad("a part of fewer than 0 tokens");
+  if (last < pull.first_payload()) return BadMessage("receives of a pull reach beyond 2^64");
+  if (pull.part().tokens() < 0) return BadMessage("a part of fewer than 0 tokens");
   return absl::OkStatus();
 }
 
 absl::Status CheckPushBegin(const proto::PushBegin& push) {
-  if (push.identity().size() != kIdentityBytes) return Bad("an identity has 32 bytes");
-  if (!KnownCodec(push.codec())) return Bad("unknown codec");
-  if (push.lengths_size() < 1 || push.lengths_size() > kMaxLayers) return Bad("a push has 1 to 1024 layers");
+  if (push.identity().size() != kIdentityBytes) return BadMessage("an identity has 32 bytes");
+  if (!KnownCodec(push.codec())) return BadMessage("unknown codec");
+  if (push.lengths_size() < 1 || push.lengths_size() > kMaxLayers) return BadMessage("a push has 1 to 1024 layers");
   for (const int64_t length : push.lengths()) {
     if (length < 0 || length > (int64_t{1} << 30) || length % kSlabAlignment != 0) {
-      return Bad("a slab has 0 to 2^30 bytes, a multiple of 4096");
+      return BadMessage("a slab has 0 to 2^30 bytes, a multiple of 4096");
     }
   }
   return absl::OkStatus();
@@ -73,66 +73,70 @@ absl::Status CheckPushBegin(const proto::PushBegin& push) {
 
 absl::Status CheckAction(const proto::EncodingAction& action) {
   if (!proto::EncodingAction::Action_IsValid(action.action()) || action.action() == proto::EncodingAction::NONE)
-    return Bad("unknown action on encodings");
-  if (action.action() != proto::EncodingAction::REMOVE && !KnownCodec(action.codec())) return Bad("unknown codec");
-  if (!Packed(action.identities())) return Bad("an action names 1 to 4096 identities of 32 bytes");
+    return BadMessage("unknown action on encodings");
+  if (action.action() != proto::EncodingAction::REMOVE && !KnownCodec(action.codec()))
+    return BadMessage("unknown codec");
+  if (!Packed(action.identities())) return BadMessage("an action names 1 to 4096 identities of 32 bytes");
   return absl::OkStatus();
 }
 
 absl::Status CheckSlotDigests(const proto::SlotDigests& digests) {
   const size_t bytes = digests.slots().size();
   if (bytes % sizeof(uint16_t) != 0 || bytes == 0 || bytes / sizeof(uint16_t) > kMaxSlotsAsked) {
-    return Bad("digests are asked of 1 to 4096 slots, of 2 bytes each");
+    return BadMessage("digests are asked of 1 to 4096 slots, of 2 bytes each");
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckSlotList(const proto::SlotList& list) {
-  if (list.slot() >= static_cast<uint32_t>(kSlots)) return Bad("there are 65536 slots");
+  if (list.slot() >= static_cast<uint32_t>(kSlots)) return BadMessage("there are 65536 slots");
   if (list.after_identity().empty()) {
-    return list.after_ns().empty() && list.after_codec() == 0 ? absl::OkStatus() : Bad("a name without an identity");
+    return list.after_ns().empty() && list.after_codec() == 0 ? absl::OkStatus()
+                                                              : BadMessage("a name without an identity");
   }
-  if (list.after_identity().size() != kIdentityBytes) return Bad("an identity has 32 bytes");
-  if (list.after_ns().size() > kMaxName) return Bad("a namespace's name has at most 255 bytes");
-  return KnownCodec(list.after_codec()) ? absl::OkStatus() : Bad("unknown codec");
+  if (list.after_identity().size() != kIdentityBytes) return BadMessage("an identity has 32 bytes");
+  if (list.after_ns().size() > kMaxName) return BadMessage("a namespace's name has at most 255 bytes");
+  return KnownCodec(list.after_codec()) ? absl::OkStatus() : BadMessage("unknown codec");
 }
 
 absl::Status CheckSlotDigestsFound(const proto::SlotDigestsFound& found) {
   const size_t bytes = found.records().size();
   if (bytes % kSlotDigestBytes != 0 || bytes / kSlotDigestBytes > kMaxSlotsAsked) {
-    return Bad("digests of slots have 32 bytes each and are at most 4096");
+    return BadMessage("digests of slots have 32 bytes each and are at most 4096");
   }
   // So that sums over all slots, and differences, do not overflow.
   for (int64_t i = 0; i < static_cast<int64_t>(bytes) / kSlotDigestBytes; ++i) {
-    if (SlotDigestAt(found.records(), i).bytes > kMaxSlotBytes) return Bad("a slot of more than 2^46 bytes");
+    if (SlotDigestAt(found.records(), i).bytes > kMaxSlotBytes) return BadMessage("a slot of more than 2^46 bytes");
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckSlotListed(const proto::SlotListed& listed) {
-  if (listed.encodings_size() > kMaxSlotEntries) return Bad("more than 2048 encodings of a slot");
-  if (listed.more() && listed.encodings().empty()) return Bad("no encodings, but more to follow");
+  if (listed.encodings_size() > kMaxSlotEntries) return BadMessage("more than 2048 encodings of a slot");
+  if (listed.more() && listed.encodings().empty()) return BadMessage("no encodings, but more to follow");
   for (const proto::SlotListed::Encoding& encoding : listed.encodings()) {
     if (encoding.identity().size() != kIdentityBytes || encoding.etag().size() != kEtagBytes) {
-      return Bad("an encoding's name has an identity of 32 and an etag of 16 bytes");
+      return BadMessage("an encoding's name has an identity of 32 and an etag of 16 bytes");
     }
-    if (!KnownCodec(encoding.codec())) return Bad("unknown codec");
-    if (encoding.ns().empty() || encoding.ns().size() > kMaxName) return Bad("a namespace's name has 1 to 255 bytes");
-    if (encoding.bytes() > kMaxEncoding) return Bad("an encoding of more than 2^48 bytes");
-    if (encoding.heat() > static_cast<uint32_t>(kMaxHeat)) return Bad("a heat above 7");
+    if (!KnownCodec(encoding.codec())) return BadMessage("unknown codec");
+    if (encoding.ns().empty() || encoding.ns().size() > kMaxName)
+      return BadMessage("a namespace's name has 1 to 255 bytes");
+    if (encoding.bytes() > kMaxEncoding) return BadMessage("an encoding of more than 2^48 bytes");
+    if (encoding.heat() > static_cast<uint32_t>(kMaxHeat)) return BadMessage("a heat above 7");
   }
   const std::string& log = listed.dropped().log();
-  return log.empty() || log.size() == kLogBytes ? absl::OkStatus() : Bad("a log's name has 16 bytes");
+  return log.empty() || log.size() == kLogBytes ? absl::OkStatus() : BadMessage("a log's name has 16 bytes");
 }
 
 absl::Status CheckBody(const proto::Request& request) {
   switch (request.body_case()) {
     case proto::Request::kHello:
-      return request.hello().token().size() == kTokenBytes ? absl::OkStatus() : Bad("a session's token has 16 bytes");
+      return request.hello().token().size() == kTokenBytes ? absl::OkStatus()
+                                                           : BadMessage("a session's token has 16 bytes");
     case proto::Request::kLookup:
-      if (!KnownCodec(request.lookup().codec())) return Bad("unknown codec");
+      if (!KnownCodec(request.lookup().codec())) return BadMessage("unknown codec");
       return Packed(request.lookup().identities()) ? absl::OkStatus()
-                                                   : Bad("a lookup names 1 to 4096 identities of 32 bytes");
+                                                   : BadMessage("a lookup names 1 to 4096 identities of 32 bytes");
     case proto::Request::kPull:
       return CheckPull(request.pull());
     case proto::Request::kPushBegin:
@@ -146,7 +150,7 @@ absl::Status CheckBody(const proto::Request& request) {
     case proto::Request::kRelease:
       return request.release().leases_size() >= 1 && request.release().leases_size() <= kMaxIdentities
                  ? absl::OkStatus()
-                 : Bad("a release names 1 to 4096 leases");
+                 : BadMessage("a release names 1 to 4096 leases");
     case proto::Request::kSlotDigests:
       return CheckSlotDigests(request.slot_digests());
     case proto::Request::kSlotList:
@@ -163,37 +167,39 @@ absl::Status CheckBody(const proto::Request& request) {
 absl::Status CheckBody(const proto::Answer& answer) {
   switch (answer.body_case()) {
     case proto::Answer::kWelcome:
-      return answer.welcome().node_id().size() == kNodeIdBytes ? absl::OkStatus() : Bad("a node id has 16 bytes");
+      return answer.welcome().node_id().size() == kNodeIdBytes ? absl::OkStatus()
+                                                               : BadMessage("a node id has 16 bytes");
     case proto::Answer::kFound: {
       const size_t bytes = answer.found().records().size();
       if (bytes % kFoundRecordBytes != 0 || bytes / kFoundRecordBytes > kMaxIdentities) {
-        return Bad("found records have 40 bytes each and are at most 4096");
+        return BadMessage("found records have 40 bytes each and are at most 4096");
       }
       for (size_t i = 0; i < bytes / kFoundRecordBytes; ++i) {
-        if (FoundRecordAt(answer.found().records(), i).tier > kMovedTier) return Bad("unknown tier");
+        if (FoundRecordAt(answer.found().records(), i).tier > kMovedTier) return BadMessage("unknown tier");
       }
       return absl::OkStatus();
     }
     case proto::Answer::kPushReady:
       return answer.push_ready().etag().empty() || answer.push_ready().etag().size() == kEtagBytes
                  ? absl::OkStatus()
-                 : Bad("an etag has 16 bytes");
+                 : BadMessage("an etag has 16 bytes");
     case proto::Answer::kPushDone:
-      return answer.push_done().etag().size() == kEtagBytes ? absl::OkStatus() : Bad("an etag has 16 bytes");
+      return answer.push_done().etag().size() == kEtagBytes ? absl::OkStatus() : BadMessage("an etag has 16 bytes");
     case proto::Answer::kPullStarted:
-      return answer.pull_started().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
+      return answer.pull_started().tier() <= kMaxTier ? absl::OkStatus() : BadMessage("unknown tier");
     case proto::Answer::kActionDone:
-      return answer.action_done().codes().size() <= kMaxIdentities ? absl::OkStatus() : Bad("too many codes");
+      return answer.action_done().codes().size() <= kMaxIdentities ? absl::OkStatus() : BadMessage("too many codes");
     case proto::Answer::kLeased:
       if (std::max(answer.leased().offsets_size(), answer.leased().memories_size()) > kMaxLayers)
-        return Bad("more than 1024 layers");
-      return answer.leased().tier() <= kMaxTier ? absl::OkStatus() : Bad("unknown tier");
+        return BadMessage("more than 1024 layers");
+      return answer.leased().tier() <= kMaxTier ? absl::OkStatus() : BadMessage("unknown tier");
     case proto::Answer::kSharedMemory:
-      return answer.shared_memory().ns().size() <= kMaxName ? absl::OkStatus() : Bad("a name has at most 255 bytes");
+      return answer.shared_memory().ns().size() <= kMaxName ? absl::OkStatus()
+                                                            : BadMessage("a name has at most 255 bytes");
     case proto::Answer::kMoved:
       return answer.code() == static_cast<uint32_t>(absl::StatusCode::kFailedPrecondition)
                  ? absl::OkStatus()
-                 : Bad("a moved encoding must have the code FAILED_PRECONDITION");
+                 : BadMessage("a moved encoding must have the code FAILED_PRECONDITION");
     case proto::Answer::kSlotDigestsFound:
       return CheckSlotDigestsFound(answer.slot_digests_found());
     case proto::Answer::kSlotListed:
@@ -293,14 +299,14 @@ std::string SerializeAnswer(const proto::Answer& answer, uint32_t protocol) {
 absl::StatusOr<proto::Request> ParseRequest(absl::string_view bytes, uint64_t* id, uint32_t* protocol) {
   KVLINK_ASSIGN_OR_RETURN(proto::Request request, Parse<proto::Request>(KindOf(kRequestMagic), bytes, id));
   if (protocol != nullptr) *protocol = *EnvelopeMajor(KindOf(kRequestMagic), bytes);
-  if (request.ns().size() > kMaxName) return Bad("request: a namespace's name has at most 255 bytes");
+  if (request.ns().size() > kMaxName) return BadMessage("request: a namespace's name has at most 255 bytes");
   return request;
 }
 
 absl::StatusOr<proto::Answer> ParseAnswer(absl::string_view bytes) {
   KVLINK_ASSIGN_OR_RETURN(proto::Answer answer, Parse<proto::Answer>(KindOf(kAnswerMagic), bytes, nullptr));
   if (answer.code() > static_cast<uint32_t>(absl::StatusCode::kUnauthenticated)) {
-    return Bad("answer: unknown status code");
+    return BadMessage("answer: unknown status code");
   }
   return answer;
 }

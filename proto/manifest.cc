@@ -5,17 +5,16 @@
 #include "absl/strings/str_cat.h"
 #include "base/little_endian.h"
 #include "base/status.h"
+#include "proto/wire.h"
 
 namespace kvlink {
 namespace {
 
-constexpr int64_t kMaxLayers = 1024;
-constexpr size_t kMaxBuild = 256;                // bytes of the name, which no budget counts
-constexpr int64_t kMaxBytes = int64_t{1} << 50;  // per encoding: far beyond any real one, so that sums cannot overflow
+using internal::BadManifest;
+
+constexpr size_t kMaxBuild = 256;  // bytes of the name, which no budget counts
 constexpr absl::string_view kEtagMagic = "KVLINKET";
 constexpr uint32_t kEtagVersion = 2;
-
-absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("manifest: ", what)); }
 
 // Checks for the only layer layout this build knows: one K and one V component over the same range.
 absl::Status ValidateComponents(const Manifest& manifest, int64_t layer) {
@@ -36,27 +35,27 @@ absl::Status ValidateComponents(const Manifest& manifest, int64_t layer) {
   }
   if (record.components.size() != 2 || record.components[0].kind != ComponentKind::kKey ||
       record.components[1].kind != ComponentKind::kValue) {
-    return Bad(absl::StrCat(where, "needs one key and one value component"));
+    return BadManifest(absl::StrCat(where, "needs one key and one value component"));
   }
   const Component& key = record.components[0];
   const Component& value = record.components[1];
   const SlabShape shape = manifest.shape(layer);
   KVLINK_RETURN_IF_ERROR(Annotate(shape.Validate(), absl::StrCat("manifest: layer ", layer)));
   if (value.heads != key.heads || value.dim != key.dim)
-    return Bad(absl::StrCat(where, "keys and values differ in shape"));
+    return BadManifest(absl::StrCat(where, "keys and values differ in shape"));
   if (key.rotary_dim < 0 || key.rotary_dim > key.dim || key.rotary_dim % 2 != 0 || value.rotary_dim != 0) {
-    return Bad(absl::StrCat(where, "rotary dimension ", key.rotary_dim, " of ", key.dim));
+    return BadManifest(absl::StrCat(where, "rotary dimension ", key.rotary_dim, " of ", key.dim));
   }
   if (key.rotation != (shape.keys_rotated() ? Rotation::kLocal : Rotation::kNone) ||
       value.rotation != Rotation::kNone) {
-    return Bad(absl::StrCat(where, "rotation does not match codec ", CodecName(manifest.codec)));
+    return BadManifest(absl::StrCat(where, "rotation does not match codec ", CodecName(manifest.codec)));
   }
   if (record.length != shape.slab_bytes()) {
-    return Bad(absl::StrCat(where, "length ", record.length, " where the shape needs ", shape.slab_bytes()));
+    return BadManifest(absl::StrCat(where, "length ", record.length, " where the shape needs ", shape.slab_bytes()));
   }
   for (const Component* component : {&key, &value}) {
     if (component->offset != record.offset || component->length != shape.used_bytes()) {
-      return Bad(absl::StrCat(where, "a component's range does not match the layer"));
+      return BadManifest(absl::StrCat(where, "a component's range does not match the layer"));
     }
   }
   return absl::OkStatus();
@@ -64,11 +63,11 @@ absl::Status ValidateComponents(const Manifest& manifest, int64_t layer) {
 
 absl::Status CheckSlab(const Manifest& manifest, int64_t layer, absl::Span<const std::byte> slab) {
   if (layer < 0 || layer >= static_cast<int64_t>(manifest.layers.size())) {
-    return Bad(absl::StrCat("no layer ", layer, " among ", manifest.layers.size()));
+    return BadManifest(absl::StrCat("no layer ", layer, " among ", manifest.layers.size()));
   }
   if (static_cast<int64_t>(slab.size()) != manifest.layers[layer].length) {
-    return Bad(absl::StrCat("slab of layer ", layer, " has ", slab.size(), " bytes, the manifest says ",
-                            manifest.layers[layer].length));
+    return BadManifest(absl::StrCat("slab of layer ", layer, " has ", slab.size(), " bytes, the manifest says ",
+                                    manifest.layers[layer].length));
   }
   return absl::OkStatus();
 }
@@ -176,7 +175,7 @@ absl::Status Manifest::VerifyLayer(int64_t layer, absl::Span<const std::byte> sl
   if (layers[layer].components.empty()) return absl::OkStatus();
   const SlabShape layer_shape = shape(layer);
   size_t index = static_cast<size_t>(unit_index(layer, 0, 0));
-  if (unit_checksums.size() < index + LayerUnits(*this, layer)) return Bad("checksums are missing");
+  if (unit_checksums.size() < index + LayerUnits(*this, layer)) return BadManifest("checksums are missing");
   for (int64_t head = 0; head < layer_shape.kv_heads; ++head) {
     for (int64_t unit = 0; unit < layer_shape.units_per_head(); ++unit) {
       if (unit_checksums[index++] == UnitChecksum(layer_shape, head, unit, slab)) continue;
@@ -191,31 +190,33 @@ void Manifest::Seal() { etag = EtagOf(*this); }
 
 absl::Status Manifest::Validate() const {
   if (layers.empty() || static_cast<int64_t>(layers.size()) > kMaxLayers) {
-    return Bad(absl::StrCat(layers.size(), " layers, not 1 to ", kMaxLayers));
+    return BadManifest(absl::StrCat(layers.size(), " layers, not 1 to ", kMaxLayers));
   }
-  if (build.size() > kMaxBuild) return Bad(absl::StrCat("the name of a build has ", build.size(), " bytes"));
-  if (CodecName(codec) == "unknown") return Bad(absl::StrCat("codec number ", static_cast<int>(codec)));
+  if (build.size() > kMaxBuild) return BadManifest(absl::StrCat("the name of a build has ", build.size(), " bytes"));
+  if (CodecName(codec) == "unknown") return BadManifest(absl::StrCat("codec number ", static_cast<int>(codec)));
   int64_t end = 0;
   int64_t units = 0;
   for (size_t l = 0; l < layers.size(); ++l) {
     const LayerManifest& record = layers[l];
     if (record.offset != end) {
-      return Bad(absl::StrCat("layer ", l, " at offset ", record.offset, " where the one before ends at ", end));
+      return BadManifest(
+          absl::StrCat("layer ", l, " at offset ", record.offset, " where the one before ends at ", end));
     }
     if (record.components.empty()) {
-      if (record.length != 0) return Bad(absl::StrCat("layer ", l, " has bytes and no components"));
+      if (record.length != 0) return BadManifest(absl::StrCat("layer ", l, " has bytes and no components"));
       continue;
     }
     KVLINK_RETURN_IF_ERROR(ValidateComponents(*this, l));
-    if (record.length > kMaxBytes - end) return Bad(absl::StrCat("layer ", l, " ends beyond ", kMaxBytes, " bytes"));
+    if (record.length > kMaxEncodingBytes - end)
+      return BadManifest(absl::StrCat("layer ", l, " ends beyond ", kMaxEncodingBytes, " bytes"));
     end += record.length;
     units += LayerUnits(*this, l);
   }
-  if (units == 0) return Bad("no layer has keys and values");
+  if (units == 0) return BadManifest("no layer has keys and values");
   if (static_cast<int64_t>(unit_checksums.size()) != units) {
-    return Bad(absl::StrCat(unit_checksums.size(), " unit checksums where the layers have ", units, " units"));
+    return BadManifest(absl::StrCat(unit_checksums.size(), " unit checksums where the layers have ", units, " units"));
   }
-  if (etag != EtagOf(*this)) return Bad("the etag does not match the content");
+  if (etag != EtagOf(*this)) return BadManifest("the etag does not match the content");
   return absl::OkStatus();
 }
 

@@ -37,6 +37,9 @@ struct LayerManifest {
   int64_t length = 0;                 // including padding
 };
 
+inline constexpr int64_t kMaxLayers = 1024;
+// Far beyond any real encoding, so that sums cannot overflow.
+inline constexpr int64_t kMaxEncodingBytes = int64_t{1} << 50;
 // Maximum size of a serialised manifest, including its envelope.
 inline constexpr int64_t kMaxManifestBytes = int64_t{64} << 20;
 

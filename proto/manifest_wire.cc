@@ -15,13 +15,14 @@
 namespace kvlink {
 namespace {
 
+using internal::BadManifest;
+using internal::CopyDigest;
+
 // "KVLM"
 constexpr EnvelopeKind kManifestKind{0x4D4C564B, 2, 0, "manifest", /*oldest=*/2};
 constexpr int kLayersField = 9;
-constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxRunBytes = 1024;
-constexpr int kMaxComponents = 16;               // per layer: a count must not create many from few bytes
-constexpr int64_t kMaxBytes = int64_t{1} << 50;  // per encoding, so that sums cannot overflow
+constexpr int kMaxComponents = 16;  // per layer: a count must not create many from few bytes
 
 // The type of a component's elements, for readers that do not know the codec's number.
 enum class StoredDtype : uint32_t { kBf16 = 1, kF32 = 2, kInt8 = 3, kNibbles = 4 };
@@ -52,15 +53,6 @@ StoredScales ScalesOf(Codec codec, ComponentKind kind) {
   }
 }
 
-absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("manifest: ", what)); }
-
-template <int kBytes>
-bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
-  if (from.size() != kBytes) return false;
-  std::memcpy(to.bytes.data(), from.data(), kBytes);
-  return true;
-}
-
 // Refuses a manifest whose writer transformed the bytes in a way this build does not know.
 absl::Status RefuseReserved(const proto::Manifest& message) {
   if (message.cipher() != 0 || !message.data_key_id().empty() || !message.mac().empty()) {
@@ -78,9 +70,10 @@ absl::Status RefuseReserved(const proto::Manifest& message) {
 absl::StatusOr<LayerManifest> ReadLayer(const proto::LayerRun& message, Codec codec, size_t layer) {
   LayerManifest out;
   out.length = message.length();
-  if (out.length < 0 || out.length > kMaxBytes) return Bad(absl::StrCat("layer ", layer, ": length ", out.length));
+  if (out.length < 0 || out.length > kMaxEncodingBytes)
+    return BadManifest(absl::StrCat("layer ", layer, ": length ", out.length));
   if (message.components_size() > kMaxComponents) {
-    return Bad(absl::StrCat("layer ", layer, ": ", message.components_size(), " components"));
+    return BadManifest(absl::StrCat("layer ", layer, ": ", message.components_size(), " components"));
   }
   for (const proto::Component& from : message.components()) {
     if (from.kind() < 1 || from.kind() > 4) {
@@ -92,17 +85,18 @@ absl::StatusOr<LayerManifest> ReadLayer(const proto::LayerRun& message, Codec co
     to.heads = from.heads();
     to.dim = from.dim();
     to.rotary_dim = from.rotary_dim();
-    if (from.rotation() < 1 || from.rotation() > 2) return Bad(absl::StrCat("layer ", layer, ": unknown rotation"));
+    if (from.rotation() < 1 || from.rotation() > 2)
+      return BadManifest(absl::StrCat("layer ", layer, ": unknown rotation"));
     to.rotation = static_cast<Rotation>(from.rotation());
     to.offset = from.offset();
     to.length = from.length();
     if (to.offset < 0 || to.length < 0 || to.offset > out.length || to.length > out.length - to.offset) {
-      return Bad(absl::StrCat("layer ", layer, ": a component ends beyond the slab"));
+      return BadManifest(absl::StrCat("layer ", layer, ": a component ends beyond the slab"));
     }
     const bool known = to.kind == ComponentKind::kKey || to.kind == ComponentKind::kValue;
     if (known && (from.dtype() != static_cast<uint32_t>(DtypeOf(codec)) ||
                   from.scales() != static_cast<uint32_t>(ScalesOf(codec, to.kind)))) {
-      return Bad(absl::StrCat("layer ", layer, ": dtype or scales do not match codec ", CodecName(codec)));
+      return BadManifest(absl::StrCat("layer ", layer, ": dtype or scales do not match codec ", CodecName(codec)));
     }
     out.components.push_back(to);
   }
@@ -119,7 +113,8 @@ absl::Status ReadLayers(const proto::Manifest& message, Manifest* manifest) {
   int64_t layers = 0;
   for (const proto::LayerRun& run : message.layers()) {
     if (run.count() < 1 || run.count() > kMaxLayers - layers) {
-      return Bad(absl::StrCat("a run of ", run.count(), " layers behind ", layers, "; there are at most ", kMaxLayers));
+      return BadManifest(
+          absl::StrCat("a run of ", run.count(), " layers behind ", layers, "; there are at most ", kMaxLayers));
     }
     layers += run.count();
   }
@@ -128,7 +123,8 @@ absl::Status ReadLayers(const proto::Manifest& message, Manifest* manifest) {
   for (const proto::LayerRun& run : message.layers()) {
     KVLINK_ASSIGN_OR_RETURN(LayerManifest layer, ReadLayer(run, manifest->codec, manifest->layers.size()));
     for (uint32_t i = 0; i < run.count(); ++i) {
-      if (layer.length > kMaxBytes - end) return Bad(absl::StrCat("its slabs are more than ", kMaxBytes, " bytes"));
+      if (layer.length > kMaxEncodingBytes - end)
+        return BadManifest(absl::StrCat("its slabs are more than ", kMaxEncodingBytes, " bytes"));
       MoveTo(end, &layer);
       end += layer.length;
       manifest->layers.push_back(layer);
@@ -191,17 +187,17 @@ std::string SerializeManifest(const Manifest& manifest) {
 }
 
 absl::StatusOr<Manifest> ParseManifest(absl::string_view bytes) {
-  if (static_cast<int64_t>(bytes.size()) > kMaxManifestBytes) return Bad("too large");
+  if (static_cast<int64_t>(bytes.size()) > kMaxManifestBytes) return BadManifest("too large");
   KVLINK_ASSIGN_OR_RETURN(const absl::string_view payload, OpenEnvelope(kManifestKind, bytes));
   KVLINK_RETURN_IF_ERROR(internal::CheckFieldBound("manifest", payload, {kLayersField, kMaxLayers, kMaxRunBytes}));
   proto::Manifest message;
-  if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return Bad("malformed");
+  if (!message.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) return BadManifest("malformed");
   KVLINK_RETURN_IF_ERROR(RefuseReserved(message));
 
   Manifest manifest;
   if (!CopyDigest(message.identity(), manifest.identity) || !CopyDigest(message.model(), manifest.model) ||
       !CopyDigest(message.etag(), manifest.etag)) {
-    return Bad("the identity, model or etag has the wrong length");
+    return BadManifest("the identity, model or etag has the wrong length");
   }
   if (message.codec() > 255 || CodecName(static_cast<Codec>(message.codec())) == "unknown") {
     return absl::UnimplementedError(

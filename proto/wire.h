@@ -1,12 +1,16 @@
-// Limits on hostile protobuf payloads, checked before the parser allocates: a two-byte field may expand to a
-// hundred-byte object. Thread-safety: pure functions.
+// What parsers of protobuf payloads share, first of all limits on hostile ones, checked before the parser allocates: a
+// two-byte field may expand to a hundred-byte object. Thread-safety: pure functions.
 #ifndef KVLINK_PROTO_WIRE_H_
 #define KVLINK_PROTO_WIRE_H_
 
 #include <cstdint>
+#include <cstring>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "proto/digest.h"
 
 namespace kvlink::internal {
 
@@ -24,6 +28,18 @@ absl::Status CheckFieldBound(absl::string_view name, absl::string_view payload, 
 // `max_nested_fields`.
 absl::Status CheckFieldCount(absl::string_view name, absl::string_view payload, int64_t max_fields, int nested,
                              int64_t max_nested_fields);
+
+// False, and `to` unchanged, unless `from` has the digest's length.
+template <int kBytes>
+bool CopyDigest(const std::string& from, Digest<kBytes>& to) {
+  if (from.size() != kBytes) return false;
+  std::memcpy(to.bytes.data(), from.data(), kBytes);
+  return true;
+}
+
+inline absl::Status BadManifest(absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("manifest: ", what));
+}
 
 }  // namespace kvlink::internal
 

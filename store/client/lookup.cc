@@ -227,10 +227,10 @@ void LookupCall::GiveUp() {
   again = std::move(again_);
 }
 
-class Pending : public PendingLookup {
+class StartedLookup : public PendingLookup {
  public:
-  explicit Pending(std::shared_ptr<LookupCall> call) : call_(std::move(call)) {}
-  ~Pending() override { call_->GiveUp(); }
+  explicit StartedLookup(std::shared_ptr<LookupCall> call) : call_(std::move(call)) {}
+  ~StartedLookup() override { call_->GiveUp(); }
   absl::StatusOr<std::vector<Found>> Wait(absl::Time deadline) override { return call_->Wait(deadline); }
 
  private:
@@ -246,7 +246,7 @@ absl::StatusOr<std::unique_ptr<PendingLookup>> AskLookup(Route* route, absl::str
   if (SteadyNow() >= deadline) return absl::DeadlineExceededError("lookup: the deadline has passed");
   auto call = std::make_shared<LookupCall>(route, ns, identities, codec, deadline, notify);
   call->Begin();
-  return std::make_unique<Pending>(std::move(call));
+  return std::make_unique<StartedLookup>(std::move(call));
 }
 
 }  // namespace kvlink::store::client

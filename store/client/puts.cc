@@ -186,10 +186,10 @@ void PutCall::GiveUp() {
   state_ = State::kDone;
 }
 
-class Pending : public PendingPut {
+class StartedPut : public PendingPut {
  public:
-  explicit Pending(std::shared_ptr<PutCall> call) : call_(std::move(call)) {}
-  ~Pending() override { call_->GiveUp(); }
+  explicit StartedPut(std::shared_ptr<PutCall> call) : call_(std::move(call)) {}
+  ~StartedPut() override { call_->GiveUp(); }
   absl::StatusOr<PutResult> Wait(absl::Time deadline) override { return call_->Wait(deadline); }
 
  private:
@@ -212,7 +212,7 @@ absl::StatusOr<std::unique_ptr<PendingPut>> AskPut(Route* route, absl::string_vi
   KVLINK_RETURN_IF_ERROR(route->resources().puts().Add({.work = [call](const absl::Status& turn) { call->Run(turn); },
                                                         .deadline = deadline,
                                                         .owner = route->options().address}));
-  return std::make_unique<Pending>(std::move(call));
+  return std::make_unique<StartedPut>(std::move(call));
 }
 
 }  // namespace kvlink::store::client

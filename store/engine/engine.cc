@@ -24,7 +24,6 @@ namespace {
 
 constexpr int64_t kMinMemory = 64 << 10;
 constexpr absl::string_view kUuidName = "uuid";
-constexpr absl::string_view kDocumentsPrefix = "documents/";
 
 constexpr absl::string_view kCapacityName = "capacity";
 constexpr int64_t kDefaultCapacity = int64_t{64} << 30;

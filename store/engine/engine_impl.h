@@ -35,6 +35,11 @@
 
 namespace kvlink::engine {
 
+// Keys that a walk over the index reads at once.
+inline constexpr int64_t kKeysAtOnce = 256;
+// Index metadata: the number of documents of each namespace.
+inline constexpr absl::string_view kDocumentsPrefix = "documents/";
+
 class EngineImpl;
 class GroupCommit;
 class Index;

@@ -12,7 +12,6 @@
 namespace kvlink::engine {
 namespace {
 
-constexpr size_t kMaxLayers = 1024;
 constexpr int64_t kMaxBytes = int64_t{1} << 48;  // per encoding; the limit of a location record
 
 }  // namespace
@@ -35,7 +34,7 @@ absl::StatusOr<std::unique_ptr<StreamingPut>> EngineImpl::BeginPush(const Encodi
     places->layers.push_back(layer);
     end += length;
   }
-  if (end == 0 || lengths.size() > kMaxLayers) {
+  if (end == 0 || static_cast<int64_t>(lengths.size()) > kMaxLayers) {
     return absl::InvalidArgumentError(absl::StrCat("push: ", end, " bytes in ", lengths.size(), " layers"));
   }
   KVLINK_RETURN_IF_ERROR(CheckSize(ManifestArea(1) + end));  // the manifest may be larger than that; Accept checks

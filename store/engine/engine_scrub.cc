@@ -17,7 +17,6 @@ namespace kvlink::engine {
 namespace {
 
 constexpr size_t kLayersAhead = 4;  // of one encoding, in memory
-constexpr int64_t kKeysAtOnce = 256;
 constexpr size_t kMaxChecks = 1024;  // queued; a check that finds no place is requested again by the next reader
 // The scrubber yields to waiting reads, but only this long.
 constexpr absl::Duration kMaxYield = absl::Milliseconds(100);

@@ -16,8 +16,6 @@ namespace {
 // A broken disk must not fill memory with messages.
 constexpr size_t kMaxProblems = 1000;
 constexpr size_t kMaxDamaged = 10000;
-constexpr int64_t kKeysAtOnce = 256;
-constexpr absl::string_view kDocumentsPrefix = "documents/";
 // Limit for reads already in progress.
 constexpr absl::Duration kMaxWait = absl::Seconds(30);
 constexpr size_t kMaxSuspects = 4096;  // remembered at a time

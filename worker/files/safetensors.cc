@@ -18,8 +18,8 @@ namespace kvlink::model {
 namespace {
 
 constexpr uint64_t kMaxHeader = 16 << 20;
-constexpr size_t kMaxTensors = 1 << 16;
-constexpr size_t kMaxRank = 8;
+constexpr size_t kMaxEntries = 1 << 16;
+constexpr size_t kMaxListed = 8;
 
 struct Entry {
   std::string name, dtype;
@@ -52,7 +52,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool binary(binary_t&) override { return Value("binary"); }
   bool number_unsigned(number_unsigned_t value) override {
     if (depth_ == 3 && list_ != nullptr) {
-      if (list_->size() >= kMaxRank) return Fail("a list of more than 8 numbers");
+      if (list_->size() >= kMaxListed) return Fail("a list of more than 8 numbers");
       list_->push_back(value);
       return true;
     }
@@ -70,7 +70,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (depth_ == 2) {
       metadata_ = name_ == "__metadata__";
       if (metadata_) return true;
-      if (entries_.size() >= kMaxTensors) return Fail("too many tensors");
+      if (entries_.size() >= kMaxEntries) return Fail("too many tensors");
       entries_.emplace_back();
       entries_.back().name = name_;
       return true;

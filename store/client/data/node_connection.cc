@@ -16,7 +16,7 @@ constexpr absl::Duration kSilence = absl::Seconds(2);
 constexpr absl::Duration kQueueFull = absl::Milliseconds(10);
 constexpr int kMaxReceivesPerPull = 256;
 
-absl::Status StatusOf(const proto::Answer& answer) {
+absl::Status AnswerStatus(const proto::Answer& answer) {
   if (answer.code() == 0) return absl::OkStatus();
   if (answer.has_moved()) return MovedStatus(answer.moved().epoch());
   absl::Status status(static_cast<absl::StatusCode>(answer.code()), answer.message());
@@ -221,7 +221,7 @@ void NodeConnection::OnMessageWithDescriptors(absl::string_view message, std::ve
     if (found == sinks_.end()) return;  // abandoned meanwhile
     sink = found->second;
   }
-  sink->OnAnswer(StatusOf(*answer), *answer);
+  sink->OnAnswer(AnswerStatus(*answer), *answer);
 }
 
 void NodeConnection::OnClosed(const absl::Status& why) {

@@ -12,8 +12,6 @@
 namespace kvlink::store::client {
 namespace {
 
-constexpr uint32_t kMaxLayers = 1024;
-
 bool Whole(const proto::Part& part) { return part.heads() == 0 && part.first_head() == 0 && part.tokens() == 0; }
 
 // Converts a status for a waiter to one that store.h allows.
@@ -123,7 +121,7 @@ absl::Status Pull::SendRequest(const proto::Part& part) {
   pull->mutable_name()->set_codec(static_cast<uint32_t>(address_.codec));
   pull->mutable_name()->set_etag(std::string(BytesOf(address_.etag)));
   *pull->mutable_part() = part;
-  const uint32_t receives = Whole(part) ? kMaxLayers : kMaxPieces;
+  const uint32_t receives = Whole(part) ? uint32_t{kMaxLayers} : kMaxPieces;
   first_payload_ = connection_->NewPayloadIds(receives);
   pull->set_first_payload(first_payload_);
   pull->set_payloads(receives);
