@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include "proto/node_id.h"
 #include "store/database/database_impl.h"
 
 namespace kvlink::store::database {
@@ -21,15 +22,12 @@ constexpr int64_t kMaxDrops = 65536;        // per read
 constexpr int64_t kTrimmedAtATime = 10000;  // rows per transaction
 constexpr absl::Duration kMinLook = absl::Milliseconds(20), kMaxLook = absl::Milliseconds(500);
 
-absl::string_view ViewOf(const NodeId& node) { return {reinterpret_cast<const char*>(node.data()), node.size()}; }
-std::string Hex(absl::string_view node) { return absl::BytesToHexString(node); }
-
 DropPosition PositionIn(const Rows& rows, int row, int column = 0) {
   return {rows.Transaction(row, column), rows.Integer(row, column + 1)};
 }
 
 absl::Status Unknown(const NodeId& node) {
-  return absl::OutOfRangeError(absl::StrCat("the drop log does not know node ", Hex(ViewOf(node)),
+  return absl::OutOfRangeError(absl::StrCat("the drop log does not know node ", absl::BytesToHexString(BytesOf(node)),
                                             ": it left, or was silent for too long; it has to begin empty"));
 }
 
@@ -42,13 +40,13 @@ Parameters PositionParameters(const DropPosition& position) {
 absl::StatusOr<DropPosition> DatabaseImpl::Register(const NodeId& node, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kBegin, {}}, Query{&kLockConsumers, {}},
-                               Query{&kRegister, Parameters().Bytes(ViewOf(node))}, Query{&kCommit, {}}},
+                               Query{&kRegister, Parameters().Bytes(BytesOf(node))}, Query{&kCommit, {}}},
                               deadline));
   return PositionIn(rows[2], 0);
 }
 
 absl::StatusOr<DropPosition> DatabaseImpl::PositionOf(const NodeId& node, absl::Time deadline) {
-  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(ViewOf(node))}}, deadline));
+  KVLINK_ASSIGN_OR_RETURN(const auto rows, Ask({Query{&kPositionOf, Parameters().Bytes(BytesOf(node))}}, deadline));
   if (rows[0].size() == 0) return Unknown(node);
   return PositionIn(rows[0], 0);
 }
@@ -95,7 +93,7 @@ absl::StatusOr<DropBatch> DatabaseImpl::ReadDrops(const DropPosition& after, int
 absl::Status DatabaseImpl::StorePosition(const NodeId& node, const DropPosition& position, absl::Time deadline) {
   KVLINK_ASSIGN_OR_RETURN(const auto rows,
                           Ask({Query{&kStorePosition, Parameters()
-                                                          .Bytes(ViewOf(node))
+                                                          .Bytes(BytesOf(node))
                                                           .Integer(static_cast<int64_t>(position.transaction))
                                                           .Integer(position.sequence)}},
                               deadline));
@@ -103,7 +101,7 @@ absl::Status DatabaseImpl::StorePosition(const NodeId& node, const DropPosition&
 }
 
 absl::Status DatabaseImpl::Forget(const NodeId& node, absl::Time deadline) {
-  return Ask({Query{&kForget, Parameters().Bytes(ViewOf(node))}}, deadline).status();
+  return Ask({Query{&kForget, Parameters().Bytes(BytesOf(node))}}, deadline).status();
 }
 
 absl::Status DatabaseImpl::ForgetConsumers(absl::Time deadline) {
@@ -127,7 +125,7 @@ absl::StatusOr<DropPosition> DatabaseImpl::End(absl::Time deadline) {
 absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::Span<const NodeId> nodes,
                                             absl::Time deadline) {
   std::vector<absl::string_view> ids;
-  for (const NodeId& node : nodes) ids.push_back(ViewOf(node));
+  for (const NodeId& node : nodes) ids.push_back(BytesOf(node));
   std::vector<std::string> behind;
   const auto late = [&behind] {
     return absl::DeadlineExceededError(
@@ -143,7 +141,7 @@ absl::Status DatabaseImpl::WaitForConsumers(const DropPosition& position, absl::
     behind.clear();
     for (int row = 0; row < positions.size(); ++row) {
       unknown.erase(positions.Bytes(row, 0));
-      if (!positions.Flag(row, 1)) behind.push_back(Hex(positions.Bytes(row, 0)));
+      if (!positions.Flag(row, 1)) behind.push_back(absl::BytesToHexString(positions.Bytes(row, 0)));
     }
     if (!unknown.empty())
       return Annotate(Unknown(nodes[std::find(ids.begin(), ids.end(), *unknown.begin()) - ids.begin()]),

@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "proto/node_id.h"
 
 namespace kvlink::store::database {
 namespace {
@@ -64,9 +65,6 @@ constexpr const char* kTables[] = {
 constexpr absl::Span<const char* const> kMigrations[] = {kTables};
 constexpr int64_t kVersion = std::size(kMigrations);
 
-std::string Hex(absl::string_view id) { return absl::BytesToHexString(id); }
-absl::string_view ViewOf(const ClusterId& id) { return {reinterpret_cast<const char*>(id.data()), id.size()}; }
-
 absl::Status Refuse(const Connection& connection, absl::string_view why) {
   return absl::FailedPreconditionError(absl::StrCat("database ", connection.host().name, ": ", why));
 }
@@ -76,9 +74,10 @@ absl::StatusOr<int64_t> VersionOf(const Connection& connection, const Rows& rows
   if (rows.size() != 1)
     return Refuse(connection, "its table kvlink.kvlink_schema has no row; restore it from a backup");
   const int64_t version = rows.Integer(0, 0);
-  if (rows.Bytes(0, 1) != ViewOf(cluster)) {
-    return Refuse(connection, absl::StrCat("it is of the cluster ", Hex(rows.Bytes(0, 1)), ", not of ",
-                                           Hex(ViewOf(cluster)), "; name the database of this cluster"));
+  if (rows.Bytes(0, 1) != BytesOf(cluster)) {
+    return Refuse(connection,
+                  absl::StrCat("it is of the cluster ", absl::BytesToHexString(rows.Bytes(0, 1)), ", not of ",
+                               absl::BytesToHexString(BytesOf(cluster)), "; name the database of this cluster"));
   }
   if (version > kVersion) {
     return Refuse(connection, absl::StrCat("its tables are of version ", version, ", this build knows version ",
@@ -112,7 +111,7 @@ absl::Status PrepareSchema(Connection& connection, const ClusterId& cluster, abs
   std::vector<Query> queries;
   for (const Statement& statement : statements) queries.push_back({&statement, {}});
   if (version < kVersion) {
-    queries.push_back({&kAddSchema, Parameters().Integer(kVersion).Bytes(ViewOf(cluster))});
+    queries.push_back({&kAddSchema, Parameters().Integer(kVersion).Bytes(BytesOf(cluster))});
   }
   queries.push_back({&kCommit, {}});
   return connection.Run(queries, deadline).status();

@@ -12,7 +12,7 @@ namespace kvlink::store::database {
 namespace {
 
 // PostgreSQL's types have fixed numbers (pg_type.dat).
-constexpr Oid kBool = 16, kBytea = 17, kInt8 = 20, kText = 25, kXid8 = 5069, kVoid = 2278;
+constexpr Oid kBool = 16, kBytea = 17, kInt8 = 20, kTextOid = 25, kXid8 = 5069, kVoid = 2278;
 
 template <typename T>
 void AppendBigEndian(T value, std::string* out) {
@@ -49,7 +49,7 @@ Oid TypeOf(Column column) {
     case Column::kInteger:
       return kInt8;
     case Column::kText:
-      return kText;
+      return kTextOid;
     case Column::kBytes:
       return kBytea;
     case Column::kFlag:
@@ -93,7 +93,7 @@ Parameters&& Parameters::Flags(absl::Span<const char> values) && {
 }
 
 Parameters&& Parameters::Texts(absl::Span<const absl::string_view> values) && {
-  values_.push_back(ArrayOf(kText, values));
+  values_.push_back(ArrayOf(kTextOid, values));
   return std::move(*this);
 }
 

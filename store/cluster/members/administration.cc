@@ -20,7 +20,7 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr absl::Duration kMinPause = absl::Milliseconds(5), kMaxPause = absl::Milliseconds(50);
+constexpr absl::Duration kMinRetryPause = absl::Milliseconds(5), kMaxRetryPause = absl::Milliseconds(50);
 
 // A change of one member.
 struct Change {
@@ -128,7 +128,7 @@ absl::StatusOr<uint64_t> Carry(Connection* connection, const NodeId& id, const D
     if (tried->epoch.has_value()) return *tried->epoch;
     unknown = tried->unknown;
     absl::SleepFor(absl::Nanoseconds(std::uniform_int_distribution<int64_t>(
-        absl::ToInt64Nanoseconds(kMinPause), absl::ToInt64Nanoseconds(kMaxPause))(random)));
+        absl::ToInt64Nanoseconds(kMinRetryPause), absl::ToInt64Nanoseconds(kMaxRetryPause))(random)));
   } while (SteadyNow() < deadline);
   if (unknown) {
     return absl::UnknownError(

@@ -14,7 +14,7 @@
 namespace kvlink::store::cluster {
 namespace {
 
-constexpr int64_t kBatch = 4096;  // drops of one read
+constexpr int64_t kDropsRead = 4096;  // drops of one read
 constexpr absl::Duration kMaxPause = absl::Seconds(5);
 
 bool MayPass(const absl::Status& status) {
@@ -132,7 +132,7 @@ absl::Status DropConsumer::Step(bool* caught_up) {
   *caught_up = false;
   if (!begun_) KVLINK_RETURN_IF_ERROR(Begin());
   begun_ = true;
-  const auto batch = log_->ReadDrops(Theirs(engine_->dropped()), kBatch, Deadline());
+  const auto batch = log_->ReadDrops(Theirs(engine_->dropped()), kDropsRead, Deadline());
   if (absl::IsOutOfRange(batch.status())) return Lost(batch.status().message());
   KVLINK_RETURN_IF_ERROR(batch.status());
   KVLINK_RETURN_IF_ERROR(CarryOut(*batch));
