@@ -76,7 +76,7 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   status = with_password("wrong");
   EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
   EXPECT_THAT(Message(status), AllOf(HasSubstr("PGPASSFILE"), Not(HasSubstr("wrong\n")), Not(HasSubstr("LOCATION"))));
-  EXPECT_THAT(Message(with_password("right")), HasSubstr("no tables of KVLink"));
+  EXPECT_THAT(Message(with_password("right")), HasSubstr("no KVLink tables"));
 
   status = GetFrom(server.connection("tls"));
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;

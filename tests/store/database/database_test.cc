@@ -238,7 +238,7 @@ TEST(DatabaseTest, SaysWhatIsWrongWithTheTables) {
   for (const absl::Status& status :
        {database.Open(other)->GetDocument("ns", "a").status(), database.Open(other)->Prepare(Soon())}) {
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-    EXPECT_THAT(Message(status), AllOf(HasSubstr("cluster c1050000"), HasSubstr("not of bb000000")));
+    EXPECT_THAT(Message(status), AllOf(HasSubstr("cluster c1050000"), HasSubstr("not to bb000000")));
   }
   database.Sql("UPDATE kvlink.kvlink_schema SET version = 99");
   for (const absl::Status& status :
@@ -250,7 +250,7 @@ TEST(DatabaseTest, SaysWhatIsWrongWithTheTables) {
   empty.connection = SharedServer().connection(SharedServer().NewDatabase());
   const absl::Status status = database.Open(empty)->PutDocument("ns", "a", EntryWith({1}, 1));
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(Message(status), HasSubstr("no tables of KVLink"));
+  EXPECT_THAT(Message(status), HasSubstr("no KVLink tables"));
 }
 
 TEST(DatabaseTest, ManyPrepareAtOnce) {
