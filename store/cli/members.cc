@@ -291,7 +291,7 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     if (names.empty() && !view->alive(static_cast<uint16_t>(self - members.begin()))) {
       return absl::FailedPreconditionError(absl::StrCat(cluster::IdHex(id),
                                                         " is not alive, so it cannot leave by itself; the others have "
-                                                        "what it held: take it out with kvlink members remove"));
+                                                        "its encodings: remove it with kvlink members remove"));
     }
     awaited = names.empty() ? "the member itself" : absl::StrJoin(names, ", ");
     bar.Update(-1, absl::StrCat("waiting for ", names.size(), " members, ", FormatBytes(static_cast<double>(bytes)),

@@ -29,7 +29,7 @@ TEST_F(CliClusterTest, MadeJoinedChangedAndLeft) {
   const Finished made = Kvlink({"cluster", "create", "--copies", "2", "--acknowledged", "1"});
   ASSERT_EQ(made.status, 0) << made.errors;
   EXPECT_THAT(made.output, AllOf(HasSubstr("2 copies, 1 acknowledged"), HasSubstr("--cluster " + place_)));
-  ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "there is a cluster of this name"});
+  ExpectRefused(Kvlink({"cluster", "create"}), "cluster", {place_, "a cluster of this name already exists"});
 
   NodeProcess a = NodeIn("a", {"--zone", "east"}), b = NodeIn("b", {"--weight", "5"}), c = NodeIn("c");
   ASSERT_TRUE(a.Start() && b.Start() && c.Start());

@@ -114,7 +114,7 @@ absl::Status Contents::Check() const {
   }
   if (!epoch_.has_value() && !members_.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("etcd's ", kKeyPrefix, KeyOf(cluster_name_, KeyKind::kEpoch),
-                                                   " is missing, which is written with every change of the members"));
+                                                   " is missing, though every change of the members writes it"));
   }
   return absl::OkStatus();
 }

@@ -92,7 +92,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
       owners.push_back(node);
       probes.push_back(std::move(probe));
     } else {
-      resting.push_back(absl::StrCat(node->address(), ": it has not answered lately"));
+      resting.push_back(absl::StrCat(node->address(), ": no recent answer"));
     }
   }
   if (owners.empty() && resting.empty()) return NoMembers(nodes);
@@ -109,7 +109,7 @@ absl::Status ActAtOwners(const Nodes& nodes, const Identity& identity, bool ever
     if (ours) return status;
   }
   const bool missed = absl::c_any_of(statuses, [](const absl::Status& status) { return absl::IsNotFound(status); });
-  if (!every && missed) return absl::NotFoundError("a miss: no owner that can be reached has the encoding");
+  if (!every && missed) return absl::NotFoundError("a miss: no reachable owner has the encoding");
   const std::string failures = Failures(owners, statuses);
   if (!failures.empty()) resting.push_back(failures);
   return absl::UnavailableError(absl::StrJoin(resting, "; "));
