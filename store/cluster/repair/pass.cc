@@ -117,7 +117,7 @@ bool Pass::CompareWith(uint16_t peer, const std::vector<Work*>& work, bool owner
     const auto theirs = (*opened)->SlotDigests(slots);
     if (!theirs.ok() || theirs->size() != slots.size()) {
       context_->peers.Failed(node, address,
-                             theirs.ok() ? absl::InternalError("it gave digests of other slots") : theirs.status());
+                             theirs.ok() ? absl::InternalError("it sent digests of other slots") : theirs.status());
       return fail(begin);
     }
     context_->peers.Worked(node);
@@ -149,7 +149,7 @@ absl::Status Pass::ListAt(uint16_t peer, const Work& work, WantedByKey* wanted) 
   const NodeId& node = view_->placement.members()[peer].node_id;
   const std::string& address = view_->status[peer].address;
   return context_->peers.ListSlot(node, address, work.slot->slot, [&](SlotListing* listing) -> absl::Status {
-    if (context_->stopping.begun()) return absl::CancelledError("repair ends");
+    if (context_->stopping.begun()) return absl::CancelledError("repair is stopping");
     KVLINK_RETURN_IF_ERROR(context_->CheckDrops(listing->dropped));
     for (SlotEntry& entry : listing->encodings) {
       engine::EncodingKey key{entry.ns, entry.identity, entry.codec};
