@@ -143,6 +143,7 @@ absl::Status DropConsumer::Step(bool* caught_up) {
 }
 
 void DropConsumer::Looked(const absl::Status& status, bool caught_up) {
+  MutexLock lock(&mutex_);
   statistics_.look = status;
   statistics_.caught_up = status.ok() && caught_up;
   if (!status.ok()) ++statistics_.errors;
@@ -155,17 +156,17 @@ absl::Status DropConsumer::CatchUp(absl::Time deadline) {
   for (;;) {
     bool caught_up = false;
     const absl::Status status = Step(&caught_up);
-    MutexLock lock(&mutex_);
     Looked(status, caught_up);
     if (status.ok() && caught_up) return absl::OkStatus();
     if (!status.ok()) {
-      if (!MayPass(status) || stop_ || SteadyNow() + pause >= deadline) return status;
-      wake_.WaitUntil(&mutex_, SteadyNow() + pause);
+      const absl::Time again = SteadyNow() + pause;
+      if (!MayPass(status) || again >= deadline || !stopping_.WaitUntil(again)) return status;
       pause = std::min(2 * pause, kMaxPause);
     } else if (SteadyNow() >= deadline) {
       return absl::DeadlineExceededError("the drops of the cluster were not carried out in time");
+    } else if (stopping_.begun()) {
+      return absl::UnavailableError("the node is closing");
     }
-    if (stop_) return absl::UnavailableError("the node is closing");
   }
 }
 
@@ -174,11 +175,7 @@ void DropConsumer::Start() {
 }
 
 void DropConsumer::Stop() {
-  {
-    MutexLock lock(&mutex_);
-    stop_ = true;
-    wake_.SignalAll();
-  }
+  stopping_.Begin();
   thread_.Join();
 }
 
@@ -199,13 +196,9 @@ void DropConsumer::Follow() {
       Report("drop_log_back", "the log of drops is read again");
     }
     pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
-    MutexLock lock(&mutex_);
     Looked(status, caught_up);
-    if (status.ok() && !caught_up && !stop_) continue;
-    const absl::Time until = SteadyNow() + pause;
-    while (!stop_ && wake_.WaitUntil(&mutex_, until)) {
-    }
-    if (stop_) return;
+    if (status.ok() && !caught_up && !stopping_.begun()) continue;
+    if (!stopping_.WaitUntil(SteadyNow() + pause)) return;
   }
 }
 
