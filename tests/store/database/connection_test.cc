@@ -40,7 +40,7 @@ absl::Status GetFrom(const std::string& connection, DatabaseOptions options = {}
   return (*catalog)->GetDocument("ns", "a").status();
 }
 
-TEST(ConnectionTest, NamesEveryHostThatIsNotThere) {
+TEST(ConnectionTest, NamesEveryUnreachableHost) {
   const std::string one = testing::UnusedAddress(), two = testing::UnusedAddress();
   DatabaseOptions options;
   options.patience = absl::Milliseconds(100);
@@ -49,7 +49,7 @@ TEST(ConnectionTest, NamesEveryHostThatIsNotThere) {
   EXPECT_THAT(Message(status), AllOf(HasSubstr(one), HasSubstr(two), HasSubstr("refused"), Not(HasSubstr("\n"))));
 }
 
-TEST(ConnectionTest, SaysWhatTheServerWants) {
+TEST(ConnectionTest, ExplainsRefusedConnections) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server({.settings = {"max_connections=5", "superuser_reserved_connections=1"},
                          .access = "local all all trust\n"
@@ -114,7 +114,7 @@ TEST(ConnectionTest, SaysWhatTheServerWants) {
   leaves.Join();
 }
 
-TEST(ConnectionTest, APasswordOfTheEnvironmentIsUsed) {
+TEST(ConnectionTest, UsesPasswordFromEnvironment) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server({.access = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"});
   server.Sql("ALTER ROLE kvlink PASSWORD 'in the environment'");
@@ -124,7 +124,7 @@ TEST(ConnectionTest, APasswordOfTheEnvironmentIsUsed) {
   unsetenv("PGPASSWORD");
 }
 
-TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
+TEST(ConnectionTest, FrozenServerDelaysNoCaller) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server;
   const OwnDatabase database(server);
@@ -147,7 +147,7 @@ TEST(ConnectionTest, AFrozenServerHoldsNobodyUp) {
   EXPECT_EQ(catalog->PutDocument("ns", "b", EntryWith({2}, 1)), absl::OkStatus());
 }
 
-TEST(ConnectionTest, AServerThatComesBackIsFound) {
+TEST(ConnectionTest, ReconnectsToReturningServer) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server;
   const OwnDatabase database(server);
@@ -176,7 +176,7 @@ TEST(ConnectionTest, AServerThatComesBackIsFound) {
   EXPECT_EQ(database->PutDocument("ns", "d", EntryWith({4}, 1)), absl::OkStatus());
 }
 
-TEST(ConnectionTest, AnEntryIsReadFromTheCacheWhereTheDatabaseIsGone) {
+TEST(ConnectionTest, ReadsCachedEntryWithoutDatabase) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server;
   const OwnDatabase database(server);

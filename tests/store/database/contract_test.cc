@@ -150,5 +150,5 @@ std::vector<StoreMaker> StoresUnderTest() {
 namespace kvlink::store {
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(StoreContractTest);
 
-TEST(DatabaseContractTest, IsTestedWherePostgresIs) { KVLINK_NEEDS_POSTGRES(); }
+TEST(DatabaseContractTest, RunsWithPostgres) { KVLINK_NEEDS_POSTGRES(); }
 }  // namespace kvlink::store

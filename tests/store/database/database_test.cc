@@ -27,7 +27,7 @@ using ::testing::Not;
 
 std::string Message(const absl::Status& status) { return std::string(status.message()); }
 
-TEST(DatabaseTest, OfEqualGenerationsTheGreaterEntryStays) {
+TEST(DatabaseTest, GreaterEntryWinsAtEqualGenerations) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   CatalogEntry less = EntryWith({1}, 7), greater = EntryWith({2}, 7);
@@ -42,7 +42,7 @@ TEST(DatabaseTest, OfEqualGenerationsTheGreaterEntryStays) {
   EXPECT_TRUE(absl::IsNotFound(database->GetDocument("ns", "a").status()));
 }
 
-TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
+TEST(DatabaseTest, SecondPutOfOneIdSeesTheFirst) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   const auto put = database->PutDocuments(
@@ -58,7 +58,7 @@ TEST(DatabaseTest, OfTwoWithOneIdTheSecondMeetsTheFirst) {
   EXPECT_EQ(database.Sql("SELECT count(*) FROM kvlink.drop_log"), "0");
 }
 
-TEST(EntriesCacheTest, ASlowReadDoesNotTakeThePlaceOfALaterOne) {
+TEST(EntriesCacheTest, SlowReadDoesNotReplaceLaterOne) {
   EntriesCache cache(absl::Hours(1));
   const absl::Time now = SteadyNow();
   cache.Keep("ns", "a", EntryWith({2}, 2), now, cache.epoch());
@@ -70,7 +70,7 @@ TEST(EntriesCacheTest, ASlowReadDoesNotTakeThePlaceOfALaterOne) {
 }
 
 // More entries than one answer of the server holds.
-TEST(DatabaseTest, ManyLargeEntriesAreRead) {
+TEST(DatabaseTest, ReadsManyLargeEntries) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<std::string> ids;
@@ -107,7 +107,7 @@ TEST(DatabaseTest, KeepsEveryGenerationAndTitle) {
   EXPECT_EQ((*listed)[0].tokens, 3);
 }
 
-TEST(DatabaseTest, ListsInTheOrderOfBytes) {
+TEST(DatabaseTest, ListsInByteOrder) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<DocumentPut> puts;
@@ -127,7 +127,7 @@ TEST(DatabaseTest, ListsInTheOrderOfBytes) {
   EXPECT_THAT(listed, ::testing::ElementsAre("B", "a", "a/1", "b", "z", "\xc3\xa4"));
 }
 
-TEST(DatabaseTest, MoreThanAGroupInOneCall) {
+TEST(DatabaseTest, SplitsLargeCalls) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   std::vector<DocumentPut> puts;
@@ -169,7 +169,7 @@ TEST(DatabaseTest, ReplacesADamagedEntryAndReportsItUntilThen) {
   EXPECT_TRUE(database->GetDocument("ns", "a").ok());
 }
 
-TEST(DatabaseTest, RefusesWhatNoStoreKeeps) {
+TEST(DatabaseTest, RefusesInvalidArguments) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   EXPECT_TRUE(absl::IsInvalidArgument(database->PutDocuments("", {{"a", EntryWith({1}, 1)}}).status()));
@@ -230,7 +230,7 @@ TEST(DatabaseTest, TheCacheAnswersWithinItsStaleness) {
   EXPECT_TRUE(absl::IsNotFound(cached->GetDocument("ns", "a").status()));
 }
 
-TEST(DatabaseTest, SaysWhatIsWrongWithTheTables) {
+TEST(DatabaseTest, ReportsWrongTables) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   DatabaseOptions other = database.options();
@@ -253,7 +253,7 @@ TEST(DatabaseTest, SaysWhatIsWrongWithTheTables) {
   EXPECT_THAT(Message(status), HasSubstr("no KVLink tables"));
 }
 
-TEST(DatabaseTest, ManyPrepareAtOnce) {
+TEST(DatabaseTest, PreparesConcurrently) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   DatabaseOptions empty = database.options();
@@ -273,7 +273,7 @@ TEST(DatabaseTest, ManyPrepareAtOnce) {
   EXPECT_EQ(database.Open(empty)->PutDocument("ns", "a", EntryWith({1}, 1)), absl::OkStatus());
 }
 
-TEST(DatabaseTest, AUserWithoutRightsIsTold) {
+TEST(DatabaseTest, NamesMissingPrivileges) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   database.Sql("DROP ROLE IF EXISTS poor");
@@ -296,7 +296,7 @@ TEST(DatabaseTest, AUserWithoutRightsIsTold) {
 }
 
 // Errors of servers that are full, have conflicts or stop. A trigger raises them in the test.
-TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
+TEST(DatabaseTest, MapsServerErrorsToCodes) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   database.Sql(
@@ -331,7 +331,7 @@ TEST(DatabaseTest, WhatTheServerSaysBecomesACode) {
   EXPECT_EQ(put_with("00000", 0), absl::OkStatus());
 }
 
-TEST(DatabaseTest, TakesNoPasswordInTheConnectionString) {
+TEST(DatabaseTest, RefusesPasswordInConnectionString) {
   for (const char* text : {"postgresql://kvlink:secret@127.0.0.1/x", "host=127.0.0.1 password=secret",
                            "postgresql://127.0.0.1/x?password=secret", "nonsense secret"}) {
     const absl::Status status = DatabaseCatalog::Open({.connection = text, .cluster_id = kClusterId}).status();

@@ -35,7 +35,7 @@ std::vector<Identity> IdentitiesIn(const std::vector<Drop>& drops) {
   return identities;
 }
 
-TEST(DropLogTest, HoldsWhatLostItsLastReference) {
+TEST(DropLogTest, LogsIdentitiesWithoutReferences) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto position = *database->Register(NodeOf(1), Soon());
@@ -58,7 +58,7 @@ TEST(DropLogTest, HoldsWhatLostItsLastReference) {
   EXPECT_EQ(*database->PositionOf(NodeOf(1), Soon()), position);
 }
 
-TEST(DropLogTest, LeavesOutWhatIsReferredToAgain) {
+TEST(DropLogTest, SkipsIdentityReferencedAgain) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto position = *database->Register(NodeOf(1), Soon());
@@ -71,7 +71,7 @@ TEST(DropLogTest, LeavesOutWhatIsReferredToAgain) {
   EXPECT_THAT(IdentitiesIn(Consume(*database.Open(), NodeOf(1), &position)), ElementsAre(IdentityOf(1)));
 }
 
-TEST(DropLogTest, LeavesOutANamespaceThatHasDocumentsAgain) {
+TEST(DropLogTest, SkipsNamespaceThatHasDocumentsAgain) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto position = *database->Register(NodeOf(1), Soon());
@@ -88,7 +88,7 @@ TEST(DropLogTest, LeavesOutANamespaceThatHasDocumentsAgain) {
 }
 
 // The state after the whole cluster was off for longer than the retention.
-TEST(DropLogTest, WhoHasPassedAllOfTheLogIsNotForgotten) {
+TEST(DropLogTest, KeepsConsumersThatHaveReadTheWholeLog) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto one = *database->Register(NodeOf(1), Soon()), two = *database->Register(NodeOf(2), Soon());
@@ -104,7 +104,7 @@ TEST(DropLogTest, WhoHasPassedAllOfTheLogIsNotForgotten) {
 }
 
 // Readers must not pass a transaction that took its number first and commits last.
-TEST(DropLogTest, WaitsForTransactionsThatAreOpen) {
+TEST(DropLogTest, WaitsForOpenTransactions) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto position = *database->Register(NodeOf(1), Soon());
@@ -132,7 +132,7 @@ TEST(DropLogTest, WaitsForTransactionsThatAreOpen) {
   EXPECT_EQ(database->WaitForConsumers(end, nodes, Soon()), absl::OkStatus());
 }
 
-TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
+TEST(DropLogTest, WaitsForAllConsumers) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto one = *database->Register(NodeOf(1), Soon()), two = *database->Register(NodeOf(2), Soon());
@@ -166,7 +166,7 @@ TEST(DropLogTest, SomebodyWaitsUntilAllHavePassed) {
   EXPECT_EQ(*database->PositionOf(NodeOf(1), Soon()), one);
 }
 
-TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
+TEST(DropLogTest, TrimsBelowSlowestConsumer) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   const auto begin = *database->Register(NodeOf(1), Soon());
@@ -208,7 +208,7 @@ TEST(DropLogTest, IsTrimmedBelowTheSlowest) {
 }
 
 // The state after a dump was loaded into a new server, whose transactions begin at small numbers.
-TEST(DropLogTest, GoesOnWherePositionsAreOfAnotherServer) {
+TEST(DropLogTest, ContinuesWithPositionsOfAnotherServer) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   ASSERT_TRUE(database->Register(NodeOf(1), Soon()).ok() && database->Register(NodeOf(2), Soon()).ok());
@@ -230,7 +230,7 @@ TEST(DropLogTest, GoesOnWherePositionsAreOfAnotherServer) {
   EXPECT_EQ(database->WaitForConsumers(end, {NodeOf(1), NodeOf(2)}, Soon()), absl::OkStatus());
 }
 
-TEST(DropLogTest, ForgetsAllAfterABackupWasRestored) {
+TEST(DropLogTest, ForgetsNodesAfterRestoredBackup) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   auto position = *database->Register(NodeOf(1), Soon());

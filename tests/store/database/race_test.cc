@@ -200,7 +200,7 @@ TEST(RaceTest, ManyClientsChangeTheSameDocuments) {
 }
 
 // Documents that share their parts are deleted concurrently: the last deletion must write the drops.
-TEST(RaceTest, TheLastOfManyThatLeaveTogetherWritesTheDrop) {
+TEST(RaceTest, LastOfConcurrentDeletionsWritesDrop) {
   KVLINK_NEEDS_POSTGRES();
   const OwnDatabase database;
   database.Sql(kWitness);
@@ -226,7 +226,7 @@ TEST(RaceTest, TheLastOfManyThatLeaveTogetherWritesTheDrop) {
   }
 }
 
-TEST(RaceTest, TheServerIsKilledInTheMiddleOfCommits) {
+TEST(RaceTest, ServerIsKilledDuringCommits) {
   KVLINK_NEEDS_POSTGRES();
   for (int i = 0; i < (FaultSeeds() + 2) / 3; ++i) {
     const uint64_t seed = testing::TestSeed() + i;
