@@ -28,7 +28,7 @@ Synthetic Encoding(uint64_t number) {
   return made;
 }
 
-TEST(DatabaseDrops, ADeletedDocumentLeavesEveryNodeAndDoesNotComeBack) {
+TEST(DatabaseDrops, DeletedDocumentLeavesEveryNodeForGood) {
   KVLINK_NEEDS_POSTGRES();
   OwnDatabase database;
   const auto log = database.Open();

@@ -74,7 +74,7 @@ class DropsTest : public ::testing::Test {
   EngineCluster cluster_{3, /*copies=*/3};
 };
 
-TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
+TEST_F(DropsTest, DropsEveryCodecAndKeepsPosition) {
   Consume(0);
   const Synthetic a = MakeInSlot(1, 1), a_q8 = MakeInSlot(1, 1, 0, Codec::kQ8), b = MakeInSlot(2, 2),
                   c = MakeInSlot(3, 3);
@@ -102,7 +102,7 @@ TEST_F(DropsTest, WhatIsDroppedLeavesInEveryCodecAndThePositionIsKept) {
   EXPECT_THAT(events(), IsEmpty());
 }
 
-TEST_F(DropsTest, ItFollowsTheLogAndOutlivesTheDatabase) {
+TEST_F(DropsTest, FollowsLogAndSurvivesLossOfDatabase) {
   Follow(0);
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
   cluster_.PutAt(0, a);
@@ -119,7 +119,7 @@ TEST_F(DropsTest, ItFollowsTheLogAndOutlivesTheDatabase) {
   EXPECT_THAT(events(), ElementsAre("drop_log_gone", "drop_log_back"));
 }
 
-TEST_F(DropsTest, ANodeDoesNotServeBeforeItHasCaughtUp) {
+TEST_F(DropsTest, CatchesUpBeforeServing) {
   Consume(0);
   const Synthetic a = MakeSynthetic(1);
   cluster_.PutAt(0, a);
@@ -134,7 +134,7 @@ TEST_F(DropsTest, ANodeDoesNotServeBeforeItHasCaughtUp) {
   EXPECT_FALSE(cluster_.Has(0, a));
 }
 
-TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
+TEST_F(DropsTest, EmptiesNodeThatMayHaveMissedDrops) {
   const Synthetic a = MakeSynthetic(1);
   const auto restarted = [&](const std::function<void()>& meanwhile) {
     cluster_.PutAt(0, a);
@@ -168,7 +168,7 @@ TEST_F(DropsTest, WhoCannotKnowWhatItMissedEmptiesItself) {
 }
 
 // Transactions never stop in the database, since reporting a position is one too.
-TEST_F(DropsTest, ALogWithoutDropsMakesNoWork) {
+TEST_F(DropsTest, LogWithoutDropsCausesNoWork) {
   DropOptions options = Options(0);
   options.move_on = options.store_position = absl::Hours(1);
   DropConsumer drops(cluster_.node(0).engine.get(), &log_, options);
@@ -191,7 +191,7 @@ TEST_F(DropsTest, ALogWithoutDropsMakesNoWork) {
 }
 
 // Otherwise it would lose what it stores meanwhile, again and again.
-TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
+TEST_F(DropsTest, RegistersBeforeEmptyingNode) {
   int emptied = 0;
   DropOptions options = Options(0);
   options.emptied = [&emptied] { ++emptied; };
@@ -214,7 +214,7 @@ TEST_F(DropsTest, ANodeEmptiesItselfOnlyOnceItIsRegistered) {
 }
 
 // Transactions that were open in the restored state commit later, below the log's end at that time.
-TEST_F(DropsTest, OfADatabaseThatWentBackOpenTransactionsAreRead) {
+TEST_F(DropsTest, ReadsOpenTransactionsOfRestoredDatabase) {
   Consume(0);
   const Synthetic a = MakeSynthetic(1);
   cluster_.PutAt(0, a);
@@ -232,7 +232,7 @@ TEST_F(DropsTest, OfADatabaseThatWentBackOpenTransactionsAreRead) {
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
 }
 
-TEST_F(DropsTest, ADatabaseThatWentBackIsNoticedAndGoneOnWith) {
+TEST_F(DropsTest, ContinuesWithRestoredDatabase) {
   Follow(0);
   const Synthetic a = MakeSynthetic(1), b = MakeSynthetic(2);
   cluster_.PutAt(0, a);
@@ -250,7 +250,7 @@ TEST_F(DropsTest, ADatabaseThatWentBackIsNoticedAndGoneOnWith) {
 }
 
 // The dump is from before the node joined, and the node was down when it was restored.
-TEST_F(DropsTest, OfADatabaseThatWentBackANodeThatStartsKeepsWhatItHolds) {
+TEST_F(DropsTest, StartingNodeKeepsEncodingsAfterDatabaseRestore) {
   const FakeDropLog::State before_it_joined = log_.Save();
   for (int i = 0; i < 9; ++i) log_.MoveOn();
   Consume(0);
@@ -266,7 +266,7 @@ TEST_F(DropsTest, OfADatabaseThatWentBackANodeThatStartsKeepsWhatItHolds) {
   EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the log that there is";
 }
 
-TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
+TEST(DropMemory, RecognizesListingsFromBeforeDrop) {
   const auto at = [](uint64_t transaction) { return DropPosition{{7}, transaction, 0}; };
   const Identity a = MakeSynthetic(1).manifest.identity, b = MakeSynthetic(2).manifest.identity;
   using Verdict = DropMemory::Verdict;
@@ -307,7 +307,7 @@ TEST(DropMemory, TellsWhatAPeerListedFromBeforeADrop) {
 // Three nodes with equal contents repair each other without a pause while documents are written and dropped, nodes stop
 // consuming, restart and lose their disks, and the log is trimmed. A dropped encoding that was not written again is on
 // no node once all have caught up, and never on a node that has carried out the drop.
-TEST_F(DropsTest, NothingThatWasDroppedComesBack) {
+TEST_F(DropsTest, DroppedEncodingsStayDropped) {
   for (int run = 0; run < FaultSeeds(); ++run) {
     const uint64_t seed = TestSeed() + static_cast<uint64_t>(run);
     SCOPED_TRACE(seed);

@@ -94,7 +94,7 @@ class FiguresTest : public ClusterTest {
   std::vector<std::unique_ptr<MemberNode>> nodes_;
 };
 
-TEST_F(FiguresTest, SayWhatAMemberDoesInTheProtocolAndToPrometheus) {
+TEST_F(FiguresTest, ReportMemberByProtocolAndPrometheus) {
   const Synthetic kept = MakeSynthetic(1), dropped = MakeSynthetic(2);
   for (const Synthetic* encoding : {&kept, &dropped}) {
     const CatalogEntry entry = EntryOf({encoding}, 0);
@@ -136,7 +136,7 @@ TEST_F(FiguresTest, SayWhatAMemberDoesInTheProtocolAndToPrometheus) {
   EXPECT_FALSE(left.contains("cluster_lease_held"));
 }
 
-TEST_F(FiguresTest, SayThatEtcdAndTheDatabaseAreGone) {
+TEST_F(FiguresTest, ReportUnreachableEtcdAndDatabase) {
   const auto is = [this](const Values& expected) {
     const Values values = ValuesOf(0);
     for (const auto& [name, value] : expected) {

@@ -58,7 +58,7 @@ class LimitFollowerTest : public ::testing::Test {
   std::atomic<int> gone_{0}, back_{0};
 };
 
-TEST_F(LimitFollowerTest, WhatTheDatabaseSaysHolds) {
+TEST_F(LimitFollowerTest, AppliesLimitsOfDatabase) {
   OwnDatabase database;
   // Limits from before the node joined.
   ASSERT_TRUE(engine_->PutNamespace("alone", {.capacity_bytes = 1 << 20}).ok());
@@ -83,7 +83,7 @@ TEST_F(LimitFollowerTest, WhatTheDatabaseSaysHolds) {
   EXPECT_TRUE(Become({{"a", {1 << 20, 0, 1}}, {"b", {0, 5, 1}}}));
 }
 
-TEST_F(LimitFollowerTest, WithoutTheDatabaseItHasWhatItHad) {
+TEST_F(LimitFollowerTest, KeepsLimitsWithoutDatabase) {
   PostgresServer server;
   OwnDatabase database(server);
   ASSERT_TRUE(database->PutNamespace({"a", 2 << 20, {}, {}}, Soon()).ok());

@@ -41,7 +41,7 @@ int Owned(const MemberOwnership& ownership, uint64_t epoch) {
   return owned;
 }
 
-TEST(MemberOwnership, OwnsWhatEitherTableSays) {
+TEST(MemberOwnership, OwnsSlotsOfEitherTable) {
   MemberOwnership ownership;
   EXPECT_TRUE(ownership.Owns(IdentityIn(0), 7)) << "before it is known who it is";
   const auto view = ViewOf(10, 4, MemberState::kJoining);
@@ -68,7 +68,7 @@ TEST(MemberOwnership, OwnsWhatEitherTableSays) {
 }
 
 // Shares are of all copies: with fewer members than copies, no member has the shares of the missing copies.
-TEST(MemberOwnership, ItsShareOfAllCopies) {
+TEST(MemberOwnership, ShareIsOfAllCopies) {
   std::vector<MemberOwnership> members(4);
   for (uint8_t i = 0; i < 4; ++i) members[i].SetNode(NodeOf(i + 1));
   const auto share = [&](int member) { return members[member].share().value_or(0); };

@@ -83,7 +83,7 @@ TEST(PlacementTest, SharesFollowWeights) {
   EXPECT_NEAR(deviation / static_cast<double>(members.size()), 1, 0.15);
 }
 
-TEST(PlacementTest, FewMembersShareWithinFivePercent) {
+TEST(PlacementTest, SharesOfFewMembersAreWithinFivePercent) {
   const std::vector<Member> members = Members(20, 4);
   const auto owned = Owned(Place(members, 1).next());
   for (const Member& member : members) {
@@ -92,7 +92,7 @@ TEST(PlacementTest, FewMembersShareWithinFivePercent) {
 }
 
 // Only what the changed member gains or loses moves, and nothing moves between others.
-TEST(PlacementTest, AChangeMovesTheMinimum) {
+TEST(PlacementTest, ChangeMovesMinimum) {
   const std::vector<Member> members = Members(200, 4);
   const Placement before = Place(members, 3);
   auto owned = Owned(before.next());
@@ -116,7 +116,7 @@ TEST(PlacementTest, AChangeMovesTheMinimum) {
   EXPECT_EQ(CountMoves(before.next(), heavier.next()), grown);
 }
 
-TEST(PlacementTest, ZonesAreApart) {
+TEST(PlacementTest, SeparatesZones) {
   const Placement three = Place(Members(30, 4, 3), 3), two = Place(Members(30, 1, 2), 5);
   for (int slot = 0; slot < kSlots; ++slot) {
     std::set<std::string> zones;
@@ -129,7 +129,7 @@ TEST(PlacementTest, ZonesAreApart) {
 }
 
 // Removing a zone moves only the copies that were in it.
-TEST(PlacementTest, AZoneVanishes) {
+TEST(PlacementTest, RemovesZone) {
   const std::vector<Member> members = Members(30, 1, 3);
   std::vector<Member> left;
   for (const Member& member : members) {
@@ -165,7 +165,7 @@ TEST(PlacementTest, MoreCopiesThanMembers) {
   EXPECT_TRUE(Place({}, 2).next().Owners(7).empty());
 }
 
-TEST(PlacementTest, MovesEndWhenToldTo) {
+TEST(PlacementTest, StopsVisitingMoves) {
   int moves = 0;
   ForEachMove(Place({}, 1).next(), Place(Members(1), 1).next(), [&](const Move& move) {
     EXPECT_EQ(move.slot, moves);
@@ -207,7 +207,7 @@ TEST(PlacementTest, SlotsComeFromTheFirstBytes) {
   EXPECT_EQ(placement.CurrentOwners(identity), placement.next().Owners(0x1234));
 }
 
-TEST(PlacementTest, TheOrderOfMembersDoesNotMatter) {
+TEST(PlacementTest, IgnoresOrderOfMembers) {
   std::vector<Member> members = Members(50, 4, 4);
   const Placement first = Place(members, 3);
   std::shuffle(members.begin(), members.end(), std::mt19937_64(1));
@@ -244,7 +244,7 @@ std::vector<uint16_t> OwnersByTheBook(const std::vector<Member>& sorted, int slo
   return owners;
 }
 
-TEST(PlacementTest, TheTableIsWhatTheFormatSays) {
+TEST(PlacementTest, TableMatchesFormat) {
   for (const int zones : {1, 2, 3, 7, 40}) {
     std::vector<Member> members = Members(40, 1000, zones);
     // One member weighs next to nothing and has a zone of its own.
@@ -281,7 +281,7 @@ TEST(PlacementTest, GoldenTables) {
 }
 
 // The members that would own a slot if there were more copies follow its owners.
-TEST(PlacementTest, FurtherMembersAreThoseThatComeNext) {
+TEST(PlacementTest, FurtherMembersFollowOwners) {
   const std::vector<Member> members = Members(30, 4);
   const Placement placement = Place(members, 2), more = Place(members, 6);
   std::map<uint16_t, int> first;
@@ -319,7 +319,7 @@ TEST(PlacementTest, FurtherMembersAreActiveAndOwnNothingOfTheSlot) {
   EXPECT_TRUE(FurtherMembers(Place(Members(2), 2), 7, 3).empty());
 }
 
-TEST(PlacementTest, BadInputIsNamed) {
+TEST(PlacementTest, NamesBadInput) {
   const auto error = [](std::vector<Member> members, int copies) {
     const auto placement = Placement::Compute(1, copies, std::move(members));
     EXPECT_EQ(placement.status().code(), absl::StatusCode::kInvalidArgument);

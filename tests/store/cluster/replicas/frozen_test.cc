@@ -65,7 +65,7 @@ class FrozenTest : public ::testing::Test {
   std::unique_ptr<store::cluster::ReplicatedStore> store_;
 };
 
-TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
+TEST_F(FrozenTest, ReadsContinueAtOtherOwner) {
   std::vector<Synthetic> documents;
   for (int i = 0; i < 12; ++i) {
     documents.push_back(MakeSynthetic(i, 24, 600, 2, 64));  // some MiB each, so that a freeze hits transfers
@@ -106,7 +106,7 @@ TEST_F(FrozenTest, ReadsGoOnAtTheOtherOwner) {
 }
 
 // The node that serves a lease stops, and another delivers the remaining layers.
-TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
+TEST_F(FrozenTest, LeaseContinuesAtOtherOwner) {
   const Synthetic one = MakeSynthetic(1, 30, 600, 4, 64);
   ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Soon()).ok());
   const auto& members = views_->view()->placement;
@@ -130,7 +130,7 @@ TEST_F(FrozenTest, ALeaseGoesOnInTheMiddle) {
 }
 
 // A frozen owner cannot acknowledge; the put's error names it.
-TEST_F(FrozenTest, APutIsNotAcknowledgedByOneThatIsFrozen) {
+TEST_F(FrozenTest, FrozenOwnerDoesNotAcknowledgePut) {
   const Synthetic one = MakeSynthetic(1);
   ASSERT_TRUE(store_->Put("ns", one.manifest, one.spans(), Soon()).ok());
   const Synthetic next = MakeSynthetic(2);

@@ -26,7 +26,7 @@ Identity IdentityOf(uint64_t number) {
   return identity;
 }
 
-TEST(Breaker, HasOneTransitionForEachStateAndEvent) {
+TEST(Breaker, EachStateAndEventHasOneTransition) {
   using S = BreakerState;
   using E = BreakerEvent;
   const std::map<std::pair<S, E>, S> expected = {
@@ -42,7 +42,7 @@ TEST(Breaker, HasOneTransitionForEachStateAndEvent) {
   for (const auto& [from, to] : expected) EXPECT_EQ(Next(from.first, from.second), to);
 }
 
-TEST(Breaker, OpensAfterFailuresInARowOnly) {
+TEST(Breaker, OpensOnlyAfterConsecutiveFailures) {
   Breaker breaker;
   const absl::Time now = SteadyNow();
   for (int round = 0; round < 5; ++round) {
@@ -54,7 +54,7 @@ TEST(Breaker, OpensAfterFailuresInARowOnly) {
   }
 }
 
-TEST(Breaker, GivesOneProbeForEachRestAndRestsLonger) {
+TEST(Breaker, AllowsOneProbePerRestAndRestsLonger) {
   Breaker breaker;
   absl::Time now = SteadyNow();
   for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
@@ -89,7 +89,7 @@ TEST(Breaker, GivesOneProbeForEachRestAndRestsLonger) {
   EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests begin anew";
 }
 
-TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
+TEST(Hedge, BudgetIsShareOfRequests) {
   HedgeBudget budget;
   EXPECT_FALSE(budget.TryTake());
   constexpr int kRequests = 10000;
@@ -107,7 +107,7 @@ TEST(Hedge, TheBudgetIsAShareOfWhatIsAsked) {
   EXPECT_EQ(taken, static_cast<int>(HedgeBudget::kMaxTokens));
 }
 
-TEST(Hedge, ComesAfterNearlyAllAnswers) {
+TEST(Hedge, DelayExceedsNearlyAllAnswers) {
   Latency latency;
   EXPECT_EQ(latency.HedgeAfter(), kNoProgress);
   std::mt19937_64 random(TestSeed());
@@ -133,7 +133,7 @@ class OrderTest : public ::testing::Test {
   std::minstd_rand random_{static_cast<uint32_t>(TestSeed())};
 };
 
-TEST_F(OrderTest, WhoHoldsAFurtherCopyIsAskedAsAnOwner) {
+TEST_F(OrderTest, HoldersOfFurtherCopiesRankAsOwners) {
   auto view = std::make_shared<View>(*MakeView(1, 2, 2, std::vector<TestMember>(5)));
   const Identity hot = IdentityOf(1), other = IdentityOf(2);
   HotRecord record;
@@ -183,7 +183,7 @@ TEST_F(OrderTest, OwnersOfBothPlacementsComeFirst) {
   EXPECT_GT(moved, 0);
 }
 
-TEST_F(OrderTest, TheDeadTheFarAndTheRestingComeLater) {
+TEST_F(OrderTest, DeadDistantAndRestingNodesComeLater) {
   std::vector<TestMember> members(3);
   members[0].zone = "a";
   members[1].zone = "b";
@@ -203,7 +203,7 @@ TEST_F(OrderTest, TheDeadTheFarAndTheRestingComeLater) {
   }
 }
 
-TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
+TEST_F(OrderTest, EqualOwnersShareReadsOfOneEncoding) {
   const auto view = MakeView(1, 2, 2, std::vector<TestMember>(2));
   const Identity hot = IdentityOf(1);
   constexpr int kReads = 10000;
@@ -225,7 +225,7 @@ TEST_F(OrderTest, EqualOwnersShareTheReadsOfOneEncoding) {
   EXPECT_NEAR(count[0], kReads / 11, kReads / 20);
 }
 
-TEST_F(OrderTest, FewNodesAreAskedWhereARequestIsWhatCosts) {
+TEST_F(OrderTest, AsksFewNodesIfRequestsDominateCost) {
   const auto view = MakeView(1, 2, 2, std::vector<TestMember>(4));
   const auto condition = [this](uint16_t member) { return conditions_[member]; };
   const auto asked = [&] {

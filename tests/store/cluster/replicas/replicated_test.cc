@@ -82,7 +82,7 @@ class ReplicatedTest : public ::testing::Test {
   std::unique_ptr<ClusterPlace> place_;
 };
 
-TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
+TEST_F(ReplicatedTest, EveryOwnerStoresAndServesPuts) {
   Open({});
   for (const Synthetic& one : Documents(6)) {
     ASSERT_EQ(Put(store(), one), absl::OkStatus());
@@ -99,7 +99,7 @@ TEST_F(ReplicatedTest, EveryOwnerHasWhatWasPutAndAnyServesIt) {
 }
 
 // At its first read from a node, a client usually has no connection to it yet.
-TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
+TEST_F(ReplicatedTest, FirstReadOfNodeReachesDevice) {
   Open({.client = [](store::cluster::ReplicatedOptions* client) { ReachDevices(&client->node); }});
   const auto documents = Documents(12);
   PutAll(documents);
@@ -119,7 +119,7 @@ TEST_F(ReplicatedTest, TheFirstReadOfANodeGoesToTheDevice) {
   for (const auto& node : store()->NodeCounters()) EXPECT_EQ(node.sessions, 1) << "it was opened by this";
 }
 
-TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
+TEST_F(ReplicatedTest, LookupOfManySendsOneRequestPerNode) {
   Open({});
   const auto documents = Documents(40), absent = Documents(40, 100);
   PutAll(documents);
@@ -150,7 +150,7 @@ TEST_F(ReplicatedTest, ALookupOfManyIsOneRequestANode) {
   EXPECT_LE(store()->Counters().read_requests, 3);
 }
 
-TEST_F(ReplicatedTest, WhatOneOwnerLacksTheOtherHas) {
+TEST_F(ReplicatedTest, FindsAndReadsEncodingsOfEitherOwner) {
   Open({});
   const auto documents = Documents(20);
   for (const Synthetic& one : documents) {
@@ -164,7 +164,7 @@ TEST_F(ReplicatedTest, WhatOneOwnerLacksTheOtherHas) {
   EXPECT_GT(store()->Counters().next_owners, 0);
 }
 
-TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
+TEST_F(ReplicatedTest, StoppingNodeFailsNoRead) {
   Open({});
   const auto documents = Documents(24);
   PutAll(documents);
@@ -211,7 +211,7 @@ TEST_F(ReplicatedTest, ANodeThatStopsInTheMiddleFailsNoRead) {
   EXPECT_EQ(failed, 0);
 }
 
-TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
+TEST_F(ReplicatedTest, SilentMemberDelaysOnlyBriefly) {
   Open({.nodes = 3});
   // Accepts connections and never answers.
   const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -239,7 +239,7 @@ TEST_F(ReplicatedTest, AMemberThatNeverAnswersSlowsNobodyForLong) {
 
 // Two nodes were restarted at each other's address, which the client does not know. They have no placement, so each
 // takes whatever it is given.
-TEST_F(ReplicatedTest, NobodyIsTakenForTheNodeThatWasThere) {
+TEST_F(ReplicatedTest, DetectsNodesAtSwappedAddresses) {
   const auto alone = [](int, store::node::NodeOptions* node) { node->ownership = nullptr; };
   Open({.nodes = 2, .copies = 1, .acknowledged = 1, .node = alone});
   const auto documents = Documents(12);
@@ -278,7 +278,7 @@ TEST_F(ReplicatedTest, NobodyIsTakenForTheNodeThatWasThere) {
   for (const Synthetic& one : documents) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
+TEST_F(ReplicatedTest, PutNamesMissingOwners) {
   Open({});
   PutAll(Documents(3));
   place_->Stop(1);
@@ -307,7 +307,7 @@ TEST_F(ReplicatedTest, APutNamesTheOwnersThatItLacks) {
   PutAll(documents);
 }
 
-TEST_F(ReplicatedTest, ANodeThatDiesDuringPutsLosesNothingAcknowledged) {
+TEST_F(ReplicatedTest, AcknowledgedPutsSurviveDyingNode) {
   Open({});
   const auto documents = Documents(40);
   std::set<size_t> acknowledged;
@@ -337,7 +337,7 @@ TEST_F(ReplicatedTest, ANodeThatDiesDuringPutsLosesNothingAcknowledged) {
   for (const size_t i : acknowledged) EXPECT_EQ(ReadAndCompare(store(), "ns", documents[i]), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, WhatIsNotWaitedForGoesOn) {
+TEST_F(ReplicatedTest, UnawaitedPutsContinue) {
   Open({.nodes = 2, .copies = 2, .acknowledged = 1});
   const auto documents = Documents(10);
   PutAll(documents);
@@ -355,7 +355,7 @@ TEST_F(ReplicatedTest, WhatIsNotWaitedForGoesOn) {
   EXPECT_EQ(ReadAndCompare(store(), "ns", alone), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, OfDifferentEtagsTheGreaterIsSaidAndBothAreRead) {
+TEST_F(ReplicatedTest, ReportsGreaterEtagAndReadsBoth) {
   Open({.nodes = 2});
   const Synthetic a = MakeSynthetic(2, 3), b = Variant(a, 4);
   ASSERT_NE(a.manifest.etag, b.manifest.etag);
@@ -381,7 +381,7 @@ TEST_F(ReplicatedTest, OfDifferentEtagsTheGreaterIsSaidAndBothAreRead) {
   EXPECT_EQ((*listed)[0].manifest.etag, greater);
 }
 
-TEST_F(ReplicatedTest, WhoeverAsksByAnOldPlacementLooksAgain) {
+TEST_F(ReplicatedTest, RetriesWithNewPlacement) {
   Open({.nodes = 4});
   const auto documents = Documents(30);
   PutAll(documents);
@@ -444,7 +444,7 @@ TEST_F(ReplicatedTest, PutsFollowThePlacement) {
   }
 }
 
-TEST_F(ReplicatedTest, ANodeThatJoinsTakesWritesAndIsAskedLast) {
+TEST_F(ReplicatedTest, JoiningNodeTakesWritesAndIsAskedLast) {
   Open({.nodes = 3});
   const auto documents = Documents(30);
   PutAll(documents);
@@ -465,7 +465,7 @@ TEST_F(ReplicatedTest, ANodeThatJoinsTakesWritesAndIsAskedLast) {
   for (const Synthetic& one : more) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, PinsHoldEveryCopyAndRemovalTakesEveryCopy) {
+TEST_F(ReplicatedTest, PinsAndRemovesEveryCopy) {
   Open({});
   const Synthetic one = MakeSynthetic(1);
   EXPECT_TRUE(absl::IsNotFound(store()->Pin("ns", one.manifest.identity, one.manifest.codec)));
@@ -490,7 +490,7 @@ TEST_F(ReplicatedTest, PinsHoldEveryCopyAndRemovalTakesEveryCopy) {
   EXPECT_EQ(store()->Pin("ns", one.manifest.identity, one.manifest.codec).code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(ReplicatedTest, AListingNamesEachEncodingOnceInOrder) {
+TEST_F(ReplicatedTest, ListsEachEncodingOnceInOrder) {
   Open({});
   const auto documents = Documents(30);
   PutAll(documents);
@@ -511,7 +511,7 @@ TEST_F(ReplicatedTest, AListingNamesEachEncodingOnceInOrder) {
   EXPECT_TRUE(absl::IsUnavailable(store()->ListEncodings("ns", {}, 100).status()));
 }
 
-TEST_F(ReplicatedTest, VerificationReadsEveryCopyAndNamesTheNodes) {
+TEST_F(ReplicatedTest, VerifiesEveryCopyAndNamesNodes) {
   Open({});
   const auto documents = Documents(10);
   PutAll(documents);
@@ -537,7 +537,7 @@ TEST_F(ReplicatedTest, VerificationReadsEveryCopyAndNamesTheNodes) {
   EXPECT_THAT(report->index_problems[0], HasSubstr(place_->members()[2].address));
 }
 
-TEST_F(ReplicatedTest, ADamagedCopyIsReadFromTheOtherOwner) {
+TEST_F(ReplicatedTest, ReadsDamagedCopyFromOtherOwner) {
   Open({.nodes = 2});
   const Synthetic one = MakeSynthetic(2, 6);
   ASSERT_EQ(Put(store(), one), absl::OkStatus());
@@ -546,7 +546,7 @@ TEST_F(ReplicatedTest, ADamagedCopyIsReadFromTheOtherOwner) {
   for (int i = 0; i < 12; ++i) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
 }
 
-TEST_F(ReplicatedTest, NobodyReachableIsUnavailableAndOneIsEnoughForAMiss) {
+TEST_F(ReplicatedTest, MissNeedsOneReachableOwner) {
   Open({.nodes = 2,
         .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Milliseconds(600); }});
   const auto documents = Documents(4);
@@ -565,7 +565,7 @@ TEST_F(ReplicatedTest, NobodyReachableIsUnavailableAndOneIsEnoughForAMiss) {
   EXPECT_TRUE(Eventually([&] { return ReadAndCompare(store(), "ns", documents[0]).ok(); }));
 }
 
-TEST_F(ReplicatedTest, OfAnEmptyClusterEverythingIsUnavailable) {
+TEST_F(ReplicatedTest, EmptyClusterIsUnavailable) {
   Open({.nodes = 1, .copies = 1, .acknowledged = 1});
   place_->members()[0].member = false;
   place_->Publish();

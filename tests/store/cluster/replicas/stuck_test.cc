@@ -109,7 +109,7 @@ class StuckTest : public ::testing::Test {
   std::unique_ptr<ClusterPlace> place_;
 };
 
-TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
+TEST_F(StuckTest, PutWithoutCopyDoesNotWaitForHangingDisk) {
   Open({.copies = 3, .acknowledged = 2, .client = [](store::cluster::ReplicatedOptions* options) {
           options->max_rest_bytes = 0;
         }});
@@ -125,7 +125,7 @@ TEST_F(StuckTest, APutOfWhichThereIsNoCopyDoesNotWaitForADiskThatHangs) {
   EXPECT_EQ(ReadAndCompare(store(), "ns", next), absl::OkStatus());
 }
 
-TEST_F(StuckTest, ANodeThatTakesBytesSlowlyIsLeftOutOfNoPut) {
+TEST_F(StuckTest, SlowNodeTakesPartInEveryPut) {
   auto ucx = transport::NewUcxTransport({});
   ASSERT_TRUE(ucx.ok()) << ucx.status();
   const auto network = std::make_shared<SlowNetwork>(*std::move(ucx));
@@ -142,7 +142,7 @@ TEST_F(StuckTest, ANodeThatTakesBytesSlowlyIsLeftOutOfNoPut) {
   EXPECT_EQ(store()->Counters().lacking, 0);
 }
 
-TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
+TEST_F(StuckTest, NodeWithHangingDiskRestsDespiteLookups) {
   Open({.nodes = 2});
   std::vector<Synthetic> documents;
   for (int i = 0; i < 8; ++i) {
@@ -175,7 +175,7 @@ TEST_F(StuckTest, ANodeWhoseDiskHangsRestsWithReadsThoughItAnswersLookups) {
   })) << "it serves reads again";
 }
 
-TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
+TEST_F(StuckTest, RefusalEndsRest) {
   constexpr int64_t kCapacity = 8 << 20;
   Open({.nodes = 2,
         .copies = 2,
@@ -209,7 +209,7 @@ TEST_F(StuckTest, ARefusalIsAnAnswerOfANodeThatRested) {
   EXPECT_TRUE(Holds(1, next));
 }
 
-TEST_F(StuckTest, ANodeThatRestsIsAskedWhereTheOthersFail) {
+TEST_F(StuckTest, AsksRestingNodeIfOthersFail) {
   Open({.nodes = 2});
   const Synthetic one = MakeSynthetic(1);
   ASSERT_EQ(Put(store(), one), absl::OkStatus());
@@ -223,7 +223,7 @@ TEST_F(StuckTest, ANodeThatRestsIsAskedWhereTheOthersFail) {
   EXPECT_TRUE(Eventually([&] { return ReadAndCompare(store(), "ns", one).ok(); }));
 }
 
-TEST_F(StuckTest, WhatGoesOnEndsWithItsDeadline) {
+TEST_F(StuckTest, UnawaitedPutEndsAtDeadline) {
   Open({.nodes = 2, .copies = 2, .acknowledged = 1});
   disks_[1].Hang();
   const absl::Time begun = SteadyNow();
@@ -232,7 +232,7 @@ TEST_F(StuckTest, WhatGoesOnEndsWithItsDeadline) {
   EXPECT_LT(SteadyNow(), begun + absl::Seconds(20)) << "what goes on for longer is held for 30 s";
 }
 
-TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
+TEST_F(StuckTest, DeathOfNodeDoesNotCountAsPutFailure) {
   Open({.nodes = 2});
   disks_[1].Hang();
   std::vector<std::thread> puts;
@@ -253,7 +253,7 @@ TEST_F(StuckTest, ANodeThatIsTakenForDeadIsNoFailureOfItsPuts) {
   EXPECT_EQ(Put(store(), MakeSynthetic(10)), absl::OkStatus());
 }
 
-TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
+TEST_F(StuckTest, SlowReadsWithProgressAreNotMisses) {
   constexpr int kDocuments = 60;
   static constexpr absl::Duration kPatience = absl::Seconds(1);
   Open({.nodes = 1,
@@ -277,7 +277,7 @@ TEST_F(StuckTest, ReadsThatTakeLongAreNoMissesWhileTheyMakeProgress) {
   }
 }
 
-TEST_F(StuckTest, AReadThatTheKeyDoesNotAllowIsNoMiss) {
+TEST_F(StuckTest, ForbiddenReadIsNotMiss) {
   const ScratchDirectory directory(/*in_memory=*/true);
   const std::string file = directory.path() + "/access";
   WriteAccessFile(file, "reader sixteen-letters-r read other\n");
@@ -321,7 +321,7 @@ class StuckLeaseTest : public StuckTest {
   std::unique_ptr<store::Lease> lease_;
 };
 
-TEST_F(StuckLeaseTest, WhoeverComesWhileTheNextOwnerIsAskedWaitsForIt) {
+TEST_F(StuckLeaseTest, ConcurrentCallersAwaitNextOwner) {
   ASSERT_NO_FATAL_FAILURE(OpenDamaged());
   const int64_t before = store()->Counters().read_requests;
   std::thread first([&] { EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus()); });
@@ -333,7 +333,7 @@ TEST_F(StuckLeaseTest, WhoeverComesWhileTheNextOwnerIsAskedWaitsForIt) {
   second.join();
 }
 
-TEST_F(StuckLeaseTest, AnOwnerThatHadNoTimeIsAskedAgain) {
+TEST_F(StuckLeaseTest, AsksOwnerAgainThatRanOutOfTime) {
   ASSERT_NO_FATAL_FAILURE(OpenDamaged());
   const absl::Status hurried = lease_->WaitLayer(0, SteadyNow() + absl::Milliseconds(50));
   EXPECT_TRUE(absl::IsDeadlineExceeded(hurried)) << hurried;
@@ -341,7 +341,7 @@ TEST_F(StuckLeaseTest, AnOwnerThatHadNoTimeIsAskedAgain) {
   EXPECT_EQ(CompareLayer(lease_.get(), one_, 0, Soon()), absl::OkStatus());
 }
 
-TEST_F(StuckLeaseTest, TheFirstOwnerMayBringALayerWhileTheNextIsAsked) {
+TEST_F(StuckLeaseTest, FirstOwnerMayDeliverWhileNextIsAsked) {
   Open(
       {.nodes = 2, .client = [](store::cluster::ReplicatedOptions* options) { options->patience = absl::Minutes(2); }});
   ASSERT_EQ(Put(store(), one_), absl::OkStatus());
