@@ -39,7 +39,7 @@ class Gate {
     MutexLock lock(&mutex_);
     while (!open_ && changed_.WaitUntil(&mutex_, deadline)) {
     }
-    EXPECT_TRUE(open_) << "nobody opened it in time";
+    EXPECT_TRUE(open_) << "it was not opened in time";
   }
 
  private:

@@ -157,7 +157,7 @@ TEST_F(ClientTest, ComparesInTransactions) {
   EXPECT_FALSE(client->Commit({{unequal}, {}, {}}, Patience())->succeeded);
 
   result = client->Commit({{}, {DeleteOp{"", true}, PutOp{"other", "x"}}, {}}, Patience());
-  EXPECT_FALSE(result.ok()) << "etcd changes no key twice";
+  EXPECT_FALSE(result.ok()) << "etcd does not change a key twice";
   EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << result.status();
   result = client->Commit({{}, {DeleteOp{"key"}, PutOp{"other", "x"}}, {}}, Patience());
   ASSERT_TRUE(result.ok()) << result.status();
@@ -274,7 +274,7 @@ TEST_F(ClientTest, WatchesReportEachChangeOnceInOrder) {
     EXPECT_GE(batch->revision, last);
   }
   EXPECT_EQ(puts, 20u);
-  EXPECT_EQ(deletions, 3u) << "all of one revision come together";
+  EXPECT_EQ(deletions, 3u) << "a revision arrives whole";
   EXPECT_EQ(watch->Next(SteadyNow() + absl::Milliseconds(50)).status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 

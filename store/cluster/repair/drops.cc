@@ -50,7 +50,7 @@ void DropConsumer::Report(absl::string_view event, absl::string_view what) const
 absl::Status DropConsumer::Begin() {
   const DropPosition kept = engine_->dropped();
   if (kept.log != options_.log) {
-    if (!engine_->Stats().namespaces.empty()) return Empty("what it holds was not kept by this log");
+    if (!engine_->Stats().namespaces.empty()) return Empty("its encodings were not stored under this drop log");
     KVLINK_ASSIGN_OR_RETURN(const auto registered, log_->Register(options_.node, Deadline()));
     KVLINK_RETURN_IF_ERROR(engine_->Drop({}, Ours(registered)));
     memory_->Reset(Ours(registered));
@@ -163,7 +163,7 @@ absl::Status DropConsumer::CatchUp(absl::Time deadline) {
       if (!MayPass(status) || again >= deadline || !stopping_.WaitUntil(again)) return status;
       pause = std::min(2 * pause, kMaxPause);
     } else if (SteadyNow() >= deadline) {
-      return absl::DeadlineExceededError("the drops of the cluster were not carried out in time");
+      return absl::DeadlineExceededError("the node did not carry out the drops of the cluster in time");
     } else if (stopping_.begun()) {
       return absl::UnavailableError("the node is closing");
     }
@@ -193,7 +193,7 @@ void DropConsumer::Follow() {
     if (!status.ok() && !std::exchange(gone, true)) Report("drop_log_gone", status.message());
     if (status.ok() && std::exchange(gone, false)) {
       TrimLater();
-      Report("drop_log_back", "the log of drops is read again");
+      Report("drop_log_back", "the drop log can be read again");
     }
     pause = status.ok() ? options_.poll : std::min(2 * pause, kMaxPause);
     Looked(status, caught_up);

@@ -238,12 +238,12 @@ TEST_F(DropsTest, ContinuesWithRestoredDatabase) {
   cluster_.PutAt(0, a);
   cluster_.PutAt(0, b);
   WaitFor(0);
-  const FakeDropLog::State yesterday = log_.Save();
+  const FakeDropLog::State saved = log_.Save();
   log_.Append("ns", a.manifest.identity);
   EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, a); }));
-  log_.Restore(yesterday);
+  log_.Restore(saved);
   EXPECT_TRUE(Eventually([&] { return cluster_.node(0).drops->statistics().went_back == 1; }));
-  EXPECT_TRUE(cluster_.Has(0, b)) << "what it holds it keeps";
+  EXPECT_TRUE(cluster_.Has(0, b)) << "it keeps its encodings";
   log_.Append("ns", b.manifest.identity);
   EXPECT_TRUE(Eventually([&] { return !cluster_.Has(0, b); }));
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
@@ -263,7 +263,7 @@ TEST_F(DropsTest, StartingNodeKeepsEncodingsAfterDatabaseRestore) {
   EXPECT_THAT(events(), ElementsAre("drop_log_went_back"));
   log_.Append("ns", a.manifest.identity);
   ASSERT_TRUE(cluster_.node(0).drops->CatchUp(Soon()).ok());
-  EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the log that there is";
+  EXPECT_FALSE(cluster_.Has(0, a)) << "it follows the current log";
 }
 
 TEST(DropMemory, RecognizesListingsFromBeforeDrop) {
@@ -286,10 +286,10 @@ TEST(DropMemory, RecognizesListingsFromBeforeDrop) {
   memory.Advance(at(11));
   EXPECT_TRUE(memory.WaitFor(at(11), SteadyNow()));
   EXPECT_EQ(memory.Ask("ns", a, at(10)), Verdict::kDropped);
-  EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAllowed) << "the peer has it although it carried the drop out";
+  EXPECT_EQ(memory.Ask("ns", a, at(11)), Verdict::kAllowed) << "the peer still has it after the drop";
   EXPECT_TRUE(memory.DroppedSince("ns", a, at(10)) && memory.DroppedSince("ns", b, at(9)));
   EXPECT_FALSE(memory.DroppedSince("ns", a, at(11)) || memory.DroppedSince("ns", b, at(10)));
-  EXPECT_FALSE(memory.DroppedSince("ns", a, at(12))) << "it goes on as soon as the node has";
+  EXPECT_FALSE(memory.DroppedSince("ns", a, at(12))) << "the node has caught up";
   memory.Remember({{"all", std::nullopt}}, at(12));
   memory.Advance(at(12));
   EXPECT_EQ(memory.Ask("all", b, at(11)), Verdict::kDropped);

@@ -152,7 +152,7 @@ TEST_F(FiguresTest, ReportUnreachableEtcdAndDatabase) {
     return is({{"cluster_lease_held", 0}, {"cluster_etcd_unreachable_s", 1}, {"cluster_view_old_s", 1}});
   }));
   EXPECT_TRUE(Eventually([&] { return is({{"cluster_database_unreachable_s", 1}, {"cluster_drop_log_lag_s", 1}}); }));
-  EXPECT_EQ(ValuesOf(0)["cluster_members_active"], 2) << "as it was known last";
+  EXPECT_EQ(ValuesOf(0)["cluster_members_active"], 2) << "as last known";
   postgres_->Thaw();
   etcd_->Restart(0);
   EXPECT_TRUE(Eventually([&] {

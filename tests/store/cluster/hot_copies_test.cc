@@ -129,7 +129,7 @@ TEST_F(HotCopiesTest, MatchOwners) {
   cluster.node(owners[0]).alive = true;
   remove(owners[0]);
   cluster.Publish(/*moves=*/false);
-  EXPECT_TRUE(Eventually([&] { return Held(further).empty(); })) << "no owner has it: nobody is to read it here";
+  EXPECT_TRUE(Eventually([&] { return Held(further).empty(); })) << "no owner has it, so this copy must not be read";
 }
 
 TEST_F(HotCopiesTest, BecomeOrdinaryCopiesAtNewOwner) {

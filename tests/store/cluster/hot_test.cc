@@ -47,7 +47,7 @@ TEST(HotView, CombinesReportsOfAllNodes) {
   EXPECT_EQ(view->Find(elsewhere)->copies, 0);
   EXPECT_EQ(view->Find(NameOf(3)), nullptr);
   EXPECT_TRUE(view->Holders(IdentityOf(1)).empty());
-  EXPECT_EQ(view->Holders(IdentityOf(2)).size(), 2u) << "each once, whatever it holds of it";
+  EXPECT_EQ(view->Holders(IdentityOf(2)).size(), 2u) << "each once, however much it holds";
 }
 
 class HotPolicyTest : public ::testing::Test {
@@ -133,7 +133,7 @@ TEST_F(HotPolicyTest, RemovesCopiesAfterLowDemandForAWhile) {
   SetHolders(2);
   EXPECT_EQ(CopiesFor(absl::Hours(1), kLimit * 0.51), 2) << "2.04 limits: five at half of it";
   EXPECT_EQ(CopiesFor(HotOptions().cool - absl::Seconds(1), 0), 2);
-  EXPECT_EQ(Copies(kLimit), 2) << "it was hot again, and the while begins anew";
+  EXPECT_EQ(Copies(kLimit), 2) << "it was hot again, so the time starts again";
   EXPECT_EQ(CopiesFor(HotOptions().cool - absl::Seconds(1), kLimit * 0.35), 2);
   EXPECT_EQ(CopiesFor(absl::Seconds(2), kLimit * 0.35), 1) << "1.4 limits: three at half of it";
   SetHolders(1);

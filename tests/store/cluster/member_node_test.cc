@@ -132,7 +132,7 @@ TEST_F(MemberNodeTest, JoinsServesAndLeaves) {
   ASSERT_TRUE(Eventually([&] { return first->membership().progress().contains(second->id()); }));
   EXPECT_EQ(StateOf(*first->membership().view(), second->id()), MemberState::kJoining);
   // Limits apply to the cluster; each node enforces its share.
-  EXPECT_EQ(first->node()->engine()->share_of_limits(), 1) << "it has all until the second is filled";
+  EXPECT_EQ(first->node()->engine()->share_of_limits(), 1) << "it owns all until the second is filled";
   filler_.complete = true;
   ASSERT_TRUE(Eventually([&] { return StateOf(*first->membership().view(), second->id()) == MemberState::kActive; }));
   EXPECT_TRUE(Eventually([&] { return first->node()->engine()->share_of_limits() < 0.35; })) << "3 of 10";
@@ -192,7 +192,7 @@ TEST_F(MemberNodeTest, RefusesCopiedDirectory) {
   const absl::Status copy = StartStatus(OptionsOf("copy"));
   EXPECT_EQ(copy.code(), absl::StatusCode::kAlreadyExists) << copy;
   EXPECT_THAT(std::string(copy.message()), HasSubstr(node->node()->addresses().control));
-  EXPECT_EQ(filler_.prepared, prepared) << "nothing was done as the node that the other one is";
+  EXPECT_EQ(filler_.prepared, prepared) << "a refused node prepares nothing";
   EXPECT_FALSE(node->ended().has_value());
 }
 
@@ -212,7 +212,7 @@ TEST_F(MemberNodeTest, RefusesDirectoryOfAnotherCluster) {
   EXPECT_EQ(StartStatus(OptionsOf("node", "c")).code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(std::filesystem::exists(Directory("new")));
   EXPECT_EQ(StartStatus(OptionsOf("new", "c")).code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(std::filesystem::exists(Directory("new"))) << "nothing is made for a cluster that is not there";
+  EXPECT_FALSE(std::filesystem::exists(Directory("new"))) << "a refused node creates no directory";
 }
 
 // A store without encodings may join; the log reports the documents in its catalog.
@@ -462,7 +462,7 @@ TEST(AwaitedByDrain, WaitsForMembersThatGainSlots) {
   members.resize(2);
   view.placement = *cluster::Placement::Compute(10, 2, members);
   view.status.resize(2);
-  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1}) << "it alone has, or has not, what the other holds";
+  EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1}) << "the other owner may lack encodings";
   view.status[1].incarnation = 1;
   EXPECT_EQ(AwaitedByDrain(view, {}, NodeOf(1)), Set{1});
 }

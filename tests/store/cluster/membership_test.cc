@@ -132,7 +132,7 @@ TEST_F(MembershipTest, LastActiveMemberStays) {
   EXPECT_EQ(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).status().code(),
             absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(cluster::Remove(connection.get(), NodeOf(3), false, Patience()).ok());
-  EXPECT_TRUE(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).ok()) << "of one that nobody needs";
+  EXPECT_TRUE(cluster::Remove(connection.get(), NodeOf(1), false, Patience()).ok()) << "a member that none needs";
 }
 
 // Only records that readers accept are written: one that they refuse would stop all of them.

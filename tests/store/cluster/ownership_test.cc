@@ -43,7 +43,7 @@ int Owned(const MemberOwnership& ownership, uint64_t epoch) {
 
 TEST(MemberOwnership, OwnsSlotsOfEitherTable) {
   MemberOwnership ownership;
-  EXPECT_TRUE(ownership.Owns(IdentityIn(0), 7)) << "before it is known who it is";
+  EXPECT_TRUE(ownership.Owns(IdentityIn(0), 7)) << "before its identity is known";
   const auto view = ViewOf(10, 4, MemberState::kJoining);
   ownership.Update(view);
   ownership.SetNode(NodeOf(1));
@@ -107,7 +107,7 @@ TEST(MemberOwnership, RemembersSixteenEpochs) {
   EXPECT_GT(Owned(ownership, 19), 0);
   EXPECT_EQ(Owned(ownership, 4), kSlots);
   EXPECT_EQ(Owned(ownership, 3), 0) << "forgotten";
-  EXPECT_EQ(Owned(ownership, 21), 0) << "not heard of";
+  EXPECT_EQ(Owned(ownership, 21), 0) << "not known";
   // etcd went back: later epochs no longer exist, and earlier ones may have differed.
   ownership.Update(ViewOf(15, 5));
   EXPECT_EQ(ownership.epoch(), 15u);

@@ -64,7 +64,7 @@ TEST_F(RegistrationTest, RegistersAndLeaves) {
     ASSERT_TRUE(Eventually([&] { return membership->view()->hot != nullptr; }));
     EXPECT_EQ(membership->view()->FurtherHolders(Identity()), (std::vector<uint16_t>{0}));
     EXPECT_EQ(membership->view()->placement.next().Owners(0).data(), view->placement.next().Owners(0).data())
-        << "nothing is computed anew";
+        << "the tables are reused";
   }
   // The lease was revoked; it did not expire.
   ASSERT_TRUE(Eventually([&] { return !AliveIn(*membership->view(), 1); }));
@@ -266,7 +266,7 @@ TEST_F(RegistrationTest, RemovedNodeReturnsOnlyByRestart) {
   const auto remove = [&](uint8_t node) {
     return cluster::Remove(connection, NodeOf(node), true, Patience()).status();
   };
-  EXPECT_TRUE(returns(1).ok()) << "etcd knows nothing of it";
+  EXPECT_TRUE(returns(1).ok()) << "etcd does not have it";
   ASSERT_TRUE(remove(1).ok());
   EXPECT_EQ(returns(1).code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(Eventually([&] { return membership->Removed(NodeOf(1)); }));

@@ -3,6 +3,8 @@
 #include "store/cluster/repair/repair.h"
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/clock.h"
+#include "base/thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "store/cluster/repair/rate_limit.h"
@@ -122,7 +125,7 @@ TEST(Repair, JoinMovesOnlyEncodingsOfTheNewMember) {
   EXPECT_EQ(cluster.node(joining).repairer->statistics().copied_bytes, least);
   for (int node = 0; node < 3; ++node) {
     EXPECT_EQ(cluster.node(node).repairer->statistics().copied, 0);
-    EXPECT_EQ(cluster.node(node).repairer->statistics().removed, 0) << "current owners hold what they own until then";
+    EXPECT_EQ(cluster.node(node).repairer->statistics().removed, 0) << "current owners keep their encodings until then";
   }
   {
     MutexLock lock(&mutex);
@@ -264,6 +267,33 @@ TEST(Repair, AbandonsEndlessListing) {
     options->retry = absl::Hours(1);
   });
   EXPECT_TRUE(Eventually([&] { return cluster.node(0).repairer->statistics().peer_errors > 0; }));
+}
+
+// Closing a peer takes as long as the network does.
+TEST(Repair, APeerWithAnotherAddressIsClosedWithoutHoldingUpTheOthers) {
+  class ClosingPeer : public EndlessPeer {
+   public:
+    explicit ClosingPeer(std::function<void()> closes) : closes_(std::move(closes)) {}
+    ~ClosingPeer() override { closes_(); }
+
+   private:
+    const std::function<void()> closes_;
+  };
+  Thread other;
+  std::atomic<bool> went_on{false}, waited{false};
+  Peers* all = nullptr;
+  const auto closes = [&] {
+    if (waited.exchange(true)) return;
+    other = Thread("other", [&] { went_on = all->failing() == 0; });
+    EXPECT_TRUE(Eventually([&] { return went_on.load(); }));
+  };
+  Peers peers([&](const NodeId&, const std::string&) { return std::make_shared<ClosingPeer>(closes); },
+              absl::Seconds(1), nullptr);
+  all = &peers;
+  ASSERT_TRUE(peers.Get({}, "10.0.0.1:7400").ok());
+  ASSERT_TRUE(peers.Get({}, "10.0.0.2:7400").ok());
+  EXPECT_TRUE(waited);
+  other.Join();
 }
 
 // One report for each kind of error, and one for its end.

@@ -191,7 +191,7 @@ TEST(DatabaseTest, LimitsOfNamespacesHaveRevisions) {
   ASSERT_TRUE(changed.ok()) << changed.status();
   EXPECT_EQ(changed->revision, 2u);
   EXPECT_EQ(changed->capacity_bytes, 200);
-  EXPECT_EQ(changed->pinned_bytes, 10) << "what is not given stays";
+  EXPECT_EQ(changed->pinned_bytes, 10) << "limits not given stay";
   EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);
   EXPECT_EQ(database->PutNamespace({"b", 300, 10, 9}, Soon())->revision, 9u);  // as after a lost answer
   const absl::Status stale = database->PutNamespace({"b", 400, 10, 9}, Soon()).status();

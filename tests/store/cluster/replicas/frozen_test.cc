@@ -140,7 +140,7 @@ TEST_F(FrozenTest, FrozenOwnerDoesNotAcknowledgePut) {
   EXPECT_FALSE(put.ok());
   EXPECT_NE(std::string(put.status().message()).find(views_->view()->status[owners[0]].address), std::string::npos)
       << put.status();
-  EXPECT_EQ(ReadAndCompare(store_.get(), "ns", next), absl::OkStatus()) << "the other copy is there";
+  EXPECT_EQ(ReadAndCompare(store_.get(), "ns", next), absl::OkStatus()) << "the other copy exists";
   Thaw(owners[0]);
   EXPECT_TRUE(store_->Put("ns", next.manifest, next.spans(), Soon()).ok());
 }

@@ -68,25 +68,25 @@ TEST(Breaker, AllowsOneProbePerRestAndRestsLonger) {
     EXPECT_EQ(breaker.state(), BreakerState::kHalfOpen);
     EXPECT_EQ(breaker.TryProbe(now), nullptr) << "one at a time";
     const absl::Duration rested = now - began;
-    EXPECT_GE(rested, before / 2) << "a half of it may be left to chance";
+    EXPECT_GE(rested, before / 2) << "rests vary by at most half";
     EXPECT_LE(rested, Breaker::kMaxRest + absl::Milliseconds(10));
     before = rested;
     breaker.Failed(now);
     EXPECT_EQ(breaker.state(), BreakerState::kOpen);
     probe = nullptr;
-    EXPECT_EQ(breaker.TryProbe(now), nullptr) << "it was told, and rests again";
+    EXPECT_EQ(breaker.TryProbe(now), nullptr) << "the probe failed, so it rests again";
   }
   EXPECT_GE(before, Breaker::kMaxRest / 2);
   while (breaker.TryProbe(now) == nullptr) now += absl::Milliseconds(10);
-  EXPECT_EQ(breaker.state(), BreakerState::kOpen) << "nothing was learnt";
+  EXPECT_EQ(breaker.state(), BreakerState::kOpen) << "the probe reported nothing";
   {
     const Breaker::Probe next = breaker.TryProbe(now);
-    EXPECT_NE(next, nullptr) << "by whoever is next";
+    EXPECT_NE(next, nullptr) << "the next caller may probe";
     breaker.Answered();
   }
   EXPECT_TRUE(breaker.closed());
   for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
-  EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests begin anew";
+  EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests start again";
 }
 
 TEST(Hedge, BudgetIsShareOfRequests) {
@@ -175,7 +175,7 @@ TEST_F(OrderTest, OwnersOfBothPlacementsComeFirst) {
       const bool now = absl::c_linear_search(current, member), then = absl::c_linear_search(next, member);
       ASSERT_TRUE(now || then);
       const int place = now && then ? 0 : now ? 1 : 2;
-      EXPECT_GE(place, before) << "those that are not filled yet come last";
+      EXPECT_GE(place, before) << "owners not filled yet come last";
       before = place;
       moved += place > 0;
     }
@@ -197,7 +197,7 @@ TEST_F(OrderTest, DeadDistantAndRestingNodesComeLater) {
     view = MakeView(2, 3, 2, members);
     EXPECT_EQ(Order(*view, identity, "a")[2], 0);
     conditions_[1].resting = true;
-    EXPECT_EQ(Order(*view, identity, "a")[2], 1) << "whoever does not answer, even if it is alive";
+    EXPECT_EQ(Order(*view, identity, "a")[2], 1) << "a node that does not answer, even if alive";
     conditions_.clear();
     members[0].alive = true;
   }

@@ -232,8 +232,8 @@ TEST_F(ReplicatedTest, SilentMemberDelaysOnlyBriefly) {
     ASSERT_TRUE(found.ok()) << found.status();
     EXPECT_EQ(Present(*found), 30);
   }
-  EXPECT_LE(store()->Counters().stuck, 3) << "others are asked, which are faster";
-  EXPECT_TRUE(Eventually([&] { return place_->Report(2).resting; })) << "whoever has to ask it lets it rest";
+  EXPECT_LE(store()->Counters().stuck, 3) << "faster owners are asked";
+  EXPECT_TRUE(Eventually([&] { return place_->Report(2).resting; })) << "its failures let it rest";
   close(silent);
 }
 
@@ -269,10 +269,11 @@ TEST_F(ReplicatedTest, DetectsNodesAtSwappedAddresses) {
   for (int node = 0; node < 2; ++node) {
     EXPECT_EQ(encodings(node), before[node]);
     const auto now = place_->node(node)->engine()->Stats();
-    EXPECT_EQ(now.hits_dram + now.hits_segments + now.misses, 0) << "nothing was asked of it";
+    EXPECT_EQ(now.hits_dram + now.hits_segments + now.misses, 0) << "it received no request";
     RawControl control(place_->members()[node].address);
     ASSERT_TRUE(control.Open().ok());
-    EXPECT_TRUE(Eventually([&] { return control.Stats()->values().at("sessions") == 1; })) << "others are given back";
+    EXPECT_TRUE(Eventually([&] { return control.Stats()->values().at("sessions") == 1; }))
+        << "the client keeps one session";
   }
   place_->Publish();
   for (const Synthetic& one : documents) EXPECT_EQ(ReadAndCompare(store(), "ns", one), absl::OkStatus());
@@ -506,7 +507,7 @@ TEST_F(ReplicatedTest, ListsEachEncodingOnceInOrder) {
   }
   EXPECT_EQ(listed, identities);
   place_->Stop(2);
-  EXPECT_TRUE(store()->ListEncodings("ns", {}, 100).ok()) << "one node less than acknowledged copies";
+  EXPECT_TRUE(store()->ListEncodings("ns", {}, 100).ok()) << "one node fewer than acknowledged copies";
   place_->Stop(1);
   EXPECT_TRUE(absl::IsUnavailable(store()->ListEncodings("ns", {}, 100).status()));
 }

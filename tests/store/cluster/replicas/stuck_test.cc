@@ -197,7 +197,7 @@ TEST_F(StuckTest, RefusalEndsRest) {
   ASSERT_TRUE(Eventually([&] {
     const auto found = store()->Lookup("ns", {there.manifest.identity}, there.manifest.codec);
     return found.ok() && (*found)[0].present;
-  })) << "it is connected to";
+  })) << "it is connected";
   absl::SleepFor(store::cluster::Breaker::kFirstRest);
   const Synthetic large = MakeSynthetic(10, 6, 4096, 2, 64);
   ASSERT_GT(large.manifest.bytes(), kCapacity);
@@ -229,7 +229,7 @@ TEST_F(StuckTest, UnawaitedPutEndsAtDeadline) {
   const absl::Time begun = SteadyNow();
   ASSERT_EQ(Put(store(), MakeSynthetic(1), begun + absl::Seconds(1)), absl::OkStatus());
   EXPECT_TRUE(Eventually([&] { return store()->Counters().lacking == 1; }));
-  EXPECT_LT(SteadyNow(), begun + absl::Seconds(20)) << "what goes on for longer is held for 30 s";
+  EXPECT_LT(SteadyNow(), begun + absl::Seconds(20)) << "it continued after its deadline";
 }
 
 TEST_F(StuckTest, DeathOfNodeDoesNotCountAsPutFailure) {
