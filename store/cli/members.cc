@@ -273,8 +273,7 @@ absl::Status AwaitDrained(const cluster::Membership& membership, const cluster::
     const auto self = std::find_if(members.begin(), members.end(), [&](const auto& one) { return one.node_id == id; });
     if (self == members.end()) return absl::OkStatus();
     if (self->state != cluster::MemberState::kDraining) {
-      return absl::AbortedError(
-          absl::StrCat(cluster::IdHex(id), " is no longer draining: somebody cancelled the drain"));
+      return absl::AbortedError(absl::StrCat(cluster::IdHex(id), " is no longer draining: its drain was cancelled"));
     }
     uint64_t bytes = 0;
     std::vector<std::string> names;
