@@ -135,6 +135,19 @@ TEST_F(RemoteRepairTest, AnEncodingMayBeLargerThanTheMemoryForReceiving) {
   for (const Synthetic& s : all) ExpectSame(s);
 }
 
+// The part that brings the manifest is not read again.
+TEST_F(RemoteRepairTest, EachPartOfALargeEncodingIsReadOnce) {
+  constexpr int64_t kLayers = 3, kHeads = 2;
+  const Synthetic s = MakeSynthetic(1, kLayers, /*tokens=*/1000, kHeads, /*head_dim=*/64);
+  PutAtPeer({s});
+  Publish(control_);
+  StartRepair("peer-key-12345678", int64_t{64} << 20, /*part_bytes=*/300 << 10);  // one head
+  EXPECT_TRUE(Eventually([&] { return repairer_->progress().complete() && repairer_->statistics().passes > 0; }));
+  ExpectSame(s);
+  const engine::Engine::Statistics at_peer = (*peer_)->engine()->Stats();
+  EXPECT_EQ(at_peer.hits_dram + at_peer.hits_segments, kLayers * kHeads);
+}
+
 TEST_F(RemoteRepairTest, APeerThatComesBackIsAskedAgain) {
   std::vector<Synthetic> all;
   for (uint64_t i = 0; i < 10; ++i) all.push_back(MakeSynthetic(i));
