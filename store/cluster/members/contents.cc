@@ -156,7 +156,8 @@ absl::StatusOr<std::shared_ptr<const View>> Contents::MakeView(const std::shared
   if (kept) {
     view->placement = before->placement;
   } else {
-    KVLINK_ASSIGN_OR_RETURN(view->placement, Placement::Compute(epoch, view->settings.copies, std::move(members)));
+    KVLINK_ASSIGN_OR_RETURN(view->placement, Placement::Compute(epoch, view->settings.copies, std::move(members),
+                                                                before == nullptr ? nullptr : &before->placement));
   }
   return view;
 }

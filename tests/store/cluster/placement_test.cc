@@ -9,12 +9,14 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/seed.h"
 
 namespace kvlink::store::cluster {
 namespace {
@@ -257,6 +259,75 @@ TEST(PlacementTest, TableMatchesFormat) {
           << "slot " << slot << ", zones " << zones;
     }
   }
+}
+
+// What follows from a former placement is what would be computed without it.
+TEST(PlacementTest, IgnoresFormerPlacement) {
+  std::mt19937_64 random(testing::TestSeed());
+  const auto any = [&random](uint64_t below) { return static_cast<int>(random() % below); };
+  for (int run = 0; run < 4; ++run) {
+    int copies = 1 + any(4);
+    const int zones = 1 + any(5);
+    int named = 0;
+    const auto fresh = [&] {
+      return Member{IdOf(run * 1000 + named++), absl::StrCat("zone-", any(zones)), 1u + any(4),
+                    static_cast<MemberState>(any(3))};
+    };
+    std::vector<Member> members;
+    Placement before = Place(members, copies);
+    for (int step = 0; step < 25; ++step) {
+      // Mostly one change at a time, as in a cluster.
+      for (int changes = 1 + any(4) / 3 * any(4); changes > 0; --changes) {
+        const int what = members.size() < 3 ? 0 : any(7);
+        Member* const one = what < 2 ? nullptr : &members[any(members.size())];
+        if (what < 2) members.insert(members.begin() + any(members.size() + 1), fresh());
+        if (what == 2) members.erase(members.begin() + any(members.size()));
+        if (what == 3) one->weight = 1u + any(4);
+        if (what == 4) one->zone = absl::StrCat("zone-", any(zones));
+        if (what >= 5) one->state = static_cast<MemberState>(any(3));
+      }
+      if (any(12) == 0) copies = 1 + any(4);
+      auto after = Placement::Compute(2 + step, copies, members, &before);
+      ASSERT_TRUE(after.ok()) << after.status();
+      const Placement anew = Place(members, copies);
+      ASSERT_EQ(after->members(), anew.members());
+      for (const auto& [made, expected] :
+           {std::pair(&after->current(), &anew.current()), std::pair(&after->next(), &anew.next())}) {
+        ASSERT_EQ(made->members(), anew.members());
+        ASSERT_EQ(made->width(), expected->width()) << "run " << run << ", step " << step;
+        for (int slot = 0; slot < kSlots; ++slot) {
+          ASSERT_TRUE(made->Owners(slot) == expected->Owners(slot))
+              << "run " << run << ", step " << step << ", slot " << slot << ", " << members.size() << " members, "
+              << zones << " zones";
+        }
+      }
+      before = *std::move(after);
+    }
+  }
+}
+
+// Nothing is computed if no member that may own slots differs: when one that joined is full, and when one has drained.
+TEST(PlacementTest, SharesUnchangedTables) {
+  std::vector<Member> members = Members(5);
+  const Placement settled = Place(members, 2);
+  const auto after = [](const Placement& before, std::vector<Member> now) {
+    return *Placement::Compute(2, 2, std::move(now), &before);
+  };
+  const auto same = [](const PlacementTable& a, const PlacementTable& b) {
+    return a.Owners(0).data() == b.Owners(0).data();
+  };
+  members[2].state = MemberState::kDraining;
+  const Placement draining = after(settled, members);
+  EXPECT_TRUE(same(draining.current(), settled.current()));
+  EXPECT_FALSE(same(draining.next(), settled.next()));
+  members[2].state = MemberState::kJoining;
+  const Placement joining = after(draining, members);
+  EXPECT_TRUE(same(joining.current(), draining.next()));
+  EXPECT_TRUE(same(joining.next(), draining.current()));
+  members[2].state = MemberState::kActive;
+  const Placement joined = after(joining, members);
+  EXPECT_TRUE(same(joined.current(), joining.next()));
+  EXPECT_TRUE(same(joined.next(), joining.next()));
 }
 
 // A build that computes another table sends encodings to nodes that other builds do not ask, so a change of these
