@@ -238,7 +238,9 @@ absl::Status RunCluster(absl::Span<char* const> args) {
   arguments.Integer("copies", "N", "Number of nodes that keep each encoding.", 1, cluster::kMaxCopies, &copies);
   arguments.Integer("acknowledged", "N", "Number of copies on disk before a write is acknowledged. If not given: all.",
                     1, cluster::kMaxCopies, &acknowledged);
-  arguments.Text("database", "CONNSTRING", "Connection string of the PostgreSQL database: postgresql://USER@HOST/NAME.",
+  arguments.Text("database", "CONNSTRING",
+                 "Connection string of the PostgreSQL database: postgresql://USER@HOST/NAME. If not given: the cluster "
+                 "keeps encodings but neither documents nor limits.",
                  &settings.database);
   KVLINK_RETURN_IF_ERROR(arguments.Parse(args));
   if (arguments.help_wanted()) return absl::OkStatus();

@@ -179,6 +179,18 @@ TEST_F(CliClusterTest, TheDatabaseOfACluster) {
   EXPECT_EQ(Members()["members"].size(), 0u);
 }
 
+// Status shows all that needs no database; what needs one says that there is none.
+TEST_F(CliClusterTest, NoDatabase) {
+  ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);
+  NodeProcess node = NodeIn("node");
+  ASSERT_TRUE(node.Start());
+  const Finished shown = Kvlink({"status"});
+  EXPECT_EQ(shown.status, 0) << shown.errors;
+  EXPECT_THAT(shown.output, AllOf(HasSubstr("without a database"), HasSubstr("--database"), HasSubstr(node.address()),
+                                  HasSubstr("0 encodings")));
+  ExpectRefused(Kvlink({"namespace", "docs"}), "namespace", {place_, "without a database", "--database"});
+}
+
 // The environment names the cluster for clients; credentials come from files.
 TEST_F(CliClusterTest, EnvironmentAndCredentials) {
   ASSERT_EQ(Kvlink({"cluster", "create"}).status, 0);

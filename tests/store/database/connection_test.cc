@@ -49,6 +49,13 @@ TEST(ConnectionTest, NamesEveryUnreachableHost) {
   EXPECT_THAT(Message(status), AllOf(HasSubstr(one), HasSubstr(two), HasSubstr("refused"), Not(HasSubstr("\n"))));
 }
 
+// libpq would take an empty string for the database of the environment.
+TEST(ConnectionTest, NoDatabase) {
+  const absl::Status status = GetFrom("");
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(Message(status), AllOf(HasSubstr("without a database"), HasSubstr("--database")));
+}
+
 TEST(ConnectionTest, ExplainsRefusedConnections) {
   KVLINK_NEEDS_POSTGRES();
   PostgresServer server({.settings = {"max_connections=5", "superuser_reserved_connections=1"},
