@@ -25,6 +25,7 @@ Pass::Pass(RepairContext* context, Copier* copier, std::shared_ptr<const View> v
       copier_(copier),
       view_(std::move(view)),
       scope_(std::move(scope)),
+      memory_bytes_(context->engine->Stats().dram_bytes),
       hot_bytes_(context->engine->Stats().capacity_bytes / kHotPart) {
   for (const OwnedSlot& slot : plan.slots) {
     const bool everywhere = scope_.whole || scope_.slots.test(slot.slot);
@@ -188,6 +189,7 @@ void Pass::Choose(Work* work, WantedByKey wanted) {
 }
 
 bool Pass::HasRoomFor(const SlotEntry& entry) {
+  if (entry.bytes > memory_bytes_) return false;
   if (context_->engine->HasRoom(entry.ns, copy_bytes_ + entry.bytes)) return true;
   if (entry.heat < kHeatToEvict || hot_taken_ + entry.bytes > hot_bytes_) return false;
   hot_taken_ += entry.bytes;

@@ -378,6 +378,29 @@ TEST(Repair, CopiesDespiteFrozenAndDamagedPeers) {
   }
 }
 
+// Members may have different amounts of memory, and one must not wait for ever for what it cannot take.
+TEST(Repair, AnEncodingBeyondTheMemoryOfANodeHoldsNothingUp) {
+  EngineCluster cluster(2);
+  EngineCluster::Node& large = cluster.node(1);
+  large.engine = nullptr;
+  engine::EngineOptions options;
+  options.dram_bytes = 64 << 20;
+  options.capacity_bytes = 256 << 20;
+  options.segment_bytes = 1 << 20;
+  auto opened = engine::Engine::Open(large.directory->path() + "/store", options);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  large.engine = *std::move(opened);
+  const Synthetic beyond = MakeSynthetic(1, /*layers=*/2, /*tokens=*/40960), other = MakeSynthetic(2);
+  ASSERT_GT(beyond.bytes(), cluster.node(0).engine->Stats().dram_bytes);
+  cluster.PutAt(1, beyond);
+  cluster.PutAt(1, other);
+  cluster.StartRepair(0);
+  cluster.WaitComplete(0);
+  EXPECT_TRUE(cluster.Has(0, other));
+  EXPECT_FALSE(cluster.Has(0, beyond));
+  EXPECT_GT(cluster.node(0).repairer->statistics().left_for_room, 0);
+}
+
 TEST(Repair, EvictsNothingForColderEncodings) {
   EngineCluster cluster(2, /*copies=*/2, /*capacity=*/8 << 20);
   const std::vector<Synthetic> here = Many(110), there = Many(100, 1000);
