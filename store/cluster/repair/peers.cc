@@ -67,9 +67,10 @@ absl::StatusOr<std::shared_ptr<RepairPeer>> Peers::Get(const NodeId& node, const
     Failed(node, address, opened.status());
     return opened.status();
   }
+  std::shared_ptr<RepairPeer> closed = *opened;  // swapped for the previous one, which is destroyed without the lock
   MutexLock lock(&mutex_);
   State& state = states_[node];
-  state.peer = *opened;
+  state.peer.swap(closed);
   state.address = address;
   return *opened;
 }
