@@ -89,6 +89,21 @@ TEST(Breaker, AllowsOneProbePerRestAndRestsLonger) {
   EXPECT_NE(breaker.TryProbe(now + Breaker::kFirstRest), nullptr) << "rests start again";
 }
 
+// A call keeps the right until it returns, which may be after the next probe was sent.
+TEST(Breaker, AProbeThatHasEndedLeavesTheNextAlone) {
+  Breaker breaker;
+  absl::Time now = SteadyNow();
+  for (int i = 0; i < Breaker::kFailuresInARow; ++i) breaker.Failed(now);
+  Breaker::Probe first = breaker.TryProbe(now += Breaker::kMaxRest);
+  ASSERT_NE(first, nullptr);
+  breaker.Failed(now);
+  const Breaker::Probe second = breaker.TryProbe(now += Breaker::kMaxRest);
+  ASSERT_NE(second, nullptr);
+  first = nullptr;
+  EXPECT_EQ(breaker.state(), BreakerState::kHalfOpen);
+  EXPECT_EQ(breaker.TryProbe(now + Breaker::kMaxRest), nullptr) << "one at a time";
+}
+
 TEST(Hedge, BudgetIsShareOfRequests) {
   HedgeBudget budget;
   EXPECT_FALSE(budget.TryTake());
